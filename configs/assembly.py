@@ -1,0 +1,171 @@
+"""From checked settings to working parts: environments, model, learner, planner, agent, trainer."""
+
+import warnings
+from dataclasses import asdict, dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+
+from configs.schema import MachineConfig, TrainConfig
+from envs.make import episode_limit, make_vector
+from envs.settings import TaskConfig
+from policies.agent import Agent
+from policies.checkpoint import Identity
+from policies.curves import Curve
+from policies.trainer import Trainer
+from worldmodel.learner import Learner
+from worldmodel.model import STATE, WorldModel
+from worldmodel.planner import Planner
+from worldmodel.replay import Replay
+from worldmodel.settings import PlannerConfig
+
+ENDLESS = (
+    1000  # control steps an episode without an end is cut to in an evaluation, and its discount taken from
+)
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where to compute, and whether to compile."""
+
+    device: torch.device
+    compiled: bool
+
+
+def prepare(config: MachineConfig) -> Machine:
+    """Set threads; resolve `auto`. Raises ValueError for a device that is not there."""
+    torch.set_num_threads(config.threads)
+    torch.set_float32_matmul_precision("medium")
+    name = config.device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"device={config.device}: this machine has no CUDA device; device=cpu works")
+    compiled = config.compile == "true" or (config.compile == "auto" and compiler_works())
+    return Machine(torch.device(name), compiled)
+
+
+def compiler_works() -> bool:
+    """Whether torch.compile has a C++ compiler here; warns once, plainly, if not."""
+    from torch._inductor.cpp_builder import get_cpp_compiler  # noqa: PLC0415
+    from torch._inductor.exc import InvalidCxxCompiler  # noqa: PLC0415
+
+    try:
+        get_cpp_compiler()
+    except InvalidCxxCompiler:
+        warnings.warn(
+            "no C++ compiler: running 2-3 times slower (Debian, Ubuntu: apt-get install g++)", stacklevel=2
+        )
+        return False
+    return True
+
+
+def discount_of(limit: int | None) -> float:
+    """Discount of one control step, from an episode's length: (n - 5) / n with n = length / 5 bounded to 0.95..0.995.
+
+    Source: TD-MPC2 (arXiv 2310.16828), appendix: a fifth of an episode is the horizon.
+    """
+    n = (limit or ENDLESS) / 5
+    return float(np.clip((n - 1) / n, 0.95, 0.995))
+
+
+@dataclass(frozen=True)
+class Assembly:
+    """The parts of a training run. `close` ends the environments."""
+
+    config: TrainConfig
+    machine: Machine
+
+    @cached_property
+    def env(self):
+        """The training environments."""
+        return make_vector(self.config.task, self.config.envs)
+
+    @cached_property
+    def evaluation_env(self):
+        """An environment for each evaluation episode, in this process."""
+        return make_vector(self.config.task, self.config.evaluation.episodes, processes=False)
+
+    @cached_property
+    def limit(self) -> int:
+        """Control steps of an episode."""
+        return episode_limit(self.env) or ENDLESS
+
+    @cached_property
+    def step_discount(self) -> float:
+        """Discount of one control step."""
+        return discount_of(episode_limit(self.env))
+
+    @cached_property
+    def curve(self) -> Curve:
+        """What a token is, as motion."""
+        return Curve.of(self.config.model.token, self.env.single_action_space.shape[0])
+
+    @cached_property
+    def learner(self) -> Learner:
+        """Model, target and optimiser, seeded."""
+        with torch.random.fork_rng():
+            torch.manual_seed(self.config.seed)
+            state_size = self.env.single_observation_space[STATE].shape[0]
+            model = WorldModel(state_size, self.curve.token_size, self.config.model).to(self.machine.device)
+        return Learner(model, self.token_discount, self.config.learning, self.machine.compiled)
+
+    @property
+    def token_discount(self) -> float:
+        """Discount over one whole token."""
+        return self.step_discount**self.config.model.token.length
+
+    @cached_property
+    def trainer(self) -> Trainer:
+        """The loop, at its beginning."""
+        config, model = self.config, self.learner.model
+        generator = torch.Generator().manual_seed(config.seed)
+        planner = Planner(model, self.token_discount, config.planner, self.machine.compiled)
+        agent = Agent(model, self.curve, planner, generator, explore=True)
+        replay = Replay(config.replay.capacity, config.envs, model.state_size, self.curve.action_size)
+        return Trainer(
+            self.env,
+            self.learner,
+            agent,
+            replay,
+            self.curve,
+            generator,
+            config,
+            config.task.action_repeat,
+            self.step_discount,
+        )
+
+    def evaluator(self, planned: bool, seed: int) -> Agent:
+        """An agent of the current model that does not explore: the planner's, or the policy alone."""
+        model = self.learner.model
+        planner = Planner(model, self.token_discount, self.config.planner) if planned else None
+        return Agent(model, self.curve, planner, torch.Generator().manual_seed(seed))
+
+    def identity(self) -> Identity:
+        """What a checkpoint of now is for."""
+        return Identity(
+            asdict(self.config.task),
+            self.learner.model.state_size,
+            self.curve.action_size,
+            self.step_discount,
+            self.trainer.env_steps,
+            self.config.model,
+            self.config.planner,
+        )
+
+    def close(self) -> None:
+        """End the environments' processes."""
+        self.env.close()
+        if "evaluation_env" in self.__dict__:
+            self.evaluation_env.close()
+
+
+def loaded_agent(
+    identity: Identity, model: WorldModel, planned: bool, seed: int, planner: PlannerConfig | None = None
+) -> tuple[Agent, TaskConfig]:
+    """An agent from a checkpoint, and the task it is for."""
+    curve = Curve.of(identity.model.token, identity.action_size)
+    discount = identity.discount**identity.model.token.length
+    chosen = Planner(model, discount, planner or identity.planner) if planned else None
+    return Agent(model, curve, chosen, torch.Generator().manual_seed(seed)), TaskConfig(**identity.task)

@@ -1,0 +1,92 @@
+"""How a command starts and ends: help, Hydra, one line for a mistake, one JSON line for a result."""
+
+import json
+import os
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from configs.schema import register
+from configs.strict import unknown
+
+MISTAKE = 2
+
+
+def run(name: str, help_text: str, body: Callable[[dict, Path], dict]) -> None:
+    """Compose the config `name`, call `body(keys and values, run folder)`, print its result as the last line.
+
+    A mistake of the user's (ValueError or OSError) ends the program with one line on stderr and exit code 2.
+    """
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        print(help_text)
+        return
+    import hydra  # noqa: PLC0415
+    from hydra.core.hydra_config import HydraConfig  # noqa: PLC0415
+    from hydra.errors import HydraException  # noqa: PLC0415
+
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    OmegaConf.register_new_resolver("semagram.label", lambda task, gym_id: gym_id or task, replace=True)
+    register()
+    outcome: list[dict | Exception] = []
+
+    def task(config: DictConfig) -> None:
+        folder = Path(HydraConfig.get().runtime.output_dir)
+        try:
+            outcome.append(body(OmegaConf.to_container(config, resolve=True), folder))
+        except (ValueError, OSError, ArithmeticError) as error:
+            if os.environ.get("SEMAGRAM_TRACEBACK"):
+                raise
+            outcome.append(error)
+
+    try:
+        hydra.main(version_base="1.3", config_path=None, config_name=name)(task)()
+    except HydraException as error:
+        _refuse(_explain(error, name))
+    for end in outcome:
+        if isinstance(end, Exception):
+            _refuse(_one_line(end))
+        print(json.dumps(end))
+
+
+def _refuse(message: str) -> None:
+    print(f"semagram: {message}", file=sys.stderr)
+    raise SystemExit(MISTAKE)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _explain(error: Exception, name: str) -> str:
+    """Hydra's paragraphs as one line, with the valid choices."""
+    text = str(error)
+    if found := re.search(r"Could not override '([^']+)'", text):
+        return unknown(found[1], known_keys(name))
+    if found := re.search(r"Could not find 'task/([^']+)'", text):
+        from envs.suite import find  # noqa: PLC0415
+
+        try:
+            find(found[1])
+        except ValueError as missing:
+            return _one_line(missing)
+    return _one_line(error)
+
+
+def known_keys(name: str) -> list[str]:
+    """Every key of a command's config, dotted."""
+    from hydra.core.config_store import ConfigStore  # noqa: PLC0415
+
+    keys: list[str] = ["task.name", "task.id", "task.action_repeat", "task.max_decisions", "task"]
+
+    def walk(node, prefix: str) -> None:
+        for key, value in node.items():
+            if prefix or key not in ("defaults", "hydra"):
+                keys.append(f"{prefix}{key}")
+                if isinstance(value, DictConfig):
+                    walk(value, f"{prefix}{key}.")
+
+    walk(ConfigStore.instance().load(f"{name}.yaml").node, "")
+    return keys

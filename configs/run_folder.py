@@ -1,0 +1,77 @@
+"""The folder a run leaves: config.yaml, metrics.csv, summary.json, checkpoints/."""
+
+import csv
+import io
+import json
+import os
+from pathlib import Path
+
+from omegaconf import OmegaConf
+
+from policies.folders import FolderError, replace_file
+from worldmodel.learner import UPDATE_METRICS
+
+COLUMNS = (
+    "env_steps",
+    "decisions",
+    "updates",
+    "episode_return",
+    "episode_length",
+    "eval_return",
+    "eval_std",
+    "eval_policy_return",
+    *UPDATE_METRICS,
+    "plan_spread",
+)
+
+
+class RunFolder:
+    """Paths and writers of one run. Nothing in metrics.csv depends on the clock, so that two equal runs write the same."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.checkpoints = path / "checkpoints"
+        self.metrics = path / "metrics.csv"
+
+    def begin(self, config: dict) -> None:
+        """Write the config and an empty metrics file."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        replace_file(self.path / "config.yaml", OmegaConf.to_yaml(config).encode())
+        replace_file(self.metrics, (",".join(COLUMNS) + "\n").encode())
+
+    def config(self) -> dict:
+        """The config it began with. Raises FolderError."""
+        path = self.path / "config.yaml"
+        if not path.is_file():
+            raise FolderError(f"resume={self.path}: not a run folder (it has no config.yaml)")
+        return OmegaConf.to_container(OmegaConf.load(path))
+
+    def metrics_size(self) -> int:
+        """Bytes of metrics.csv, on disk for good."""
+        with open(self.metrics, "rb") as file:
+            os.fsync(file.fileno())
+        return self.metrics.stat().st_size
+
+    def rewind(self, size: int) -> None:
+        """Drop the rows written after a checkpoint. Raises FolderError if there are fewer than it had."""
+        if not self.metrics.is_file() or self.metrics.stat().st_size < size:
+            raise FolderError(f"{self.metrics}: shorter than at the checkpoint, which had {size} bytes")
+        os.truncate(self.metrics, size)
+
+    def log(self, row: dict[str, float]) -> None:
+        """Append a row; columns it does not have stay empty. Raises ValueError for a column that is not known."""
+        if extra := set(row) - set(COLUMNS):
+            raise ValueError(f"no such columns: {', '.join(sorted(extra))}")
+        text = io.StringIO()
+        cells = ["" if name not in row or row[name] != row[name] else _number(row[name]) for name in COLUMNS]
+        csv.writer(text, lineterminator="\n").writerow(cells)
+        with open(self.metrics, "a") as file:
+            file.write(text.getvalue())
+
+    def summary(self, result: dict) -> None:
+        """Write summary.json."""
+        replace_file(self.path / "summary.json", (json.dumps(result, indent=1) + "\n").encode())
+
+
+def _number(value: float) -> str:
+    return str(value) if isinstance(value, int) else f"{value:.8g}"

@@ -1,0 +1,60 @@
+"""From plain keys and values to frozen dataclasses: a misspelt key, a wrong type or a value out of range is refused."""
+
+import difflib
+import types
+import typing
+from dataclasses import MISSING, fields, is_dataclass
+
+
+class ConfigError(ValueError):
+    """A key or value that cannot be taken; one line, with what would be right."""
+
+
+def build(cls: type, data: dict, where: str = ""):
+    """The dataclass `cls` from nested plain data. Raises ConfigError naming the full key."""
+    known = {f.name: f for f in fields(cls)}
+    kinds = typing.get_type_hints(cls)
+    for key in data:
+        if key not in known:
+            raise ConfigError(unknown(f"{where}{key}", [f"{where}{name}" for name in known]))
+    values = {}
+    for name, f in known.items():
+        if name in data:
+            values[name] = _value(kinds[name], data[name], f"{where}{name}")
+        elif f.default is MISSING and f.default_factory is MISSING:
+            raise ConfigError(f"{where}{name}: missing")
+    try:
+        return cls(**values)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def unknown(key: str, known: list[str]) -> str:
+    """One line about a key that does not exist, with those it may have meant."""
+    close = difflib.get_close_matches(key, known, n=3, cutoff=0.6)
+    siblings = [k for k in known if k.rpartition(".")[0] == key.rpartition(".")[0]]
+    hint = f"did you mean {' or '.join(close)}?" if close else f"valid here: {', '.join(siblings or known)}"
+    return f"{key}: no such key; {hint}"
+
+
+def _value(kind, value, where: str):
+    if is_dataclass(kind):
+        if not isinstance(value, dict):
+            raise ConfigError(f"{where}={value}: a group of keys ({', '.join(f.name for f in fields(kind))})")
+        return build(kind, value, f"{where}.")
+    if isinstance(kind, types.UnionType):
+        if value is None and type(None) in typing.get_args(kind):
+            return None
+        kind = next(k for k in typing.get_args(kind) if k is not type(None))
+    if kind is str and isinstance(value, bool):
+        value = str(value).lower()  # compile=true reaches us as a truth value
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
+        raise ConfigError(f"{where}={value}: {_NAMES[kind]}")
+    if kind is float and value != value:
+        raise ConfigError(f"{where}={value}: a number, not NaN")
+    return value
+
+
+_NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}

@@ -1,0 +1,49 @@
+"""semagram-train: train a world model on a task; leaves a run folder with its picture, video and checkpoints."""
+
+from pathlib import Path
+
+HELP = """\
+semagram-train: train a latent world model that plans, on a task in simulation.
+
+  semagram-train                                    the default task, cartpole-swingup
+  semagram-train task=walker-walk seed=3            any dm_control suite task by its name
+  semagram-train task=gym task.id=Pendulum-v1       any installed Gymnasium environment with continuous actions
+  semagram-train resume=runs/walker-walk/<run>      go on where it stopped, bit for bit
+
+Keys, with their defaults (a key is set as key=value, in any order):
+
+  task=cartpole-swingup    what to learn; `python -m envs.suite` lists the suite's names
+  steps=100000             environment steps in all
+  seed=1                   makes the run repeatable
+  envs=1                   environments stepped side by side (more cores, more of them)
+  device=cpu               cpu, cuda or auto
+  threads=1                of the CPU; a second one brings little at these sizes
+  compile=auto             true, false, or auto: where a C++ compiler is found
+  video=true               leave rollout.mp4 (needs EGL or OSMesa; without them the run goes on without a video)
+  evaluation.every=25000   environment steps between evaluations of evaluation.episodes=10 episodes
+  checkpoint.every=10000   environment steps between checkpoints; the newest checkpoint.keep=2 stay
+  hydra.run.dir=...        where to put the run folder (default runs/<task>/<time>-seed<seed>)
+
+The model, its learning and its planner have keys of their own: `semagram-train --cfg job` prints them all.
+
+Leaves in the run folder: config.yaml, metrics.csv, summary.json, curve.png, rollout.mp4, checkpoints/.
+Progress goes to stderr; the last line of stdout is one JSON object, the same as summary.json.
+"""
+
+
+def main() -> None:
+    """Run the command."""
+    from configs.command import run  # noqa: PLC0415
+
+    run("train", HELP, train)
+
+
+def train(keys: dict, folder: Path) -> dict:
+    """Train as `keys` say and leave everything in `folder`; returns the summary. Raises ValueError, OSError."""
+    from configs.training import Training  # noqa: PLC0415
+
+    return Training.begin(keys, folder).run()
+
+
+if __name__ == "__main__":
+    main()

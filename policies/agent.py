@@ -1,0 +1,81 @@
+"""The acting policy: observation in, action out, one token at a time."""
+
+import torch
+from torch import Tensor
+
+from policies.curves import Curve
+from worldmodel.model import STATE, WorldModel
+from worldmodel.planner import Memory, Planner
+
+
+class Agent:
+    """Acts for B environments: keeps each one's current token, decodes it at control rate, plans the next at its end."""
+
+    def __init__(
+        self,
+        model: WorldModel,
+        curve: Curve,
+        planner: Planner | None,
+        generator: torch.Generator,
+        explore: bool = False,
+    ):
+        """Without a planner the policy's mode is executed; with `explore`, the plan's own spread is added as noise."""
+        self.model, self.curve, self.planner = model, curve, planner
+        self.generator, self.explore = generator, explore
+        self.memory: Memory | None = None
+        self.actions: Tensor | None = None
+        self.at = torch.zeros(0, dtype=torch.long)
+        self.spread = 0.0
+
+    def reset(self, ended: Tensor) -> None:
+        """Forget the token and the plan of the environments (B,) whose episode ended."""
+        self.at[ended] = self.curve.config.length
+        if self.memory is not None:
+            self.memory = Memory(self.memory.mean, self.memory.valid & ~ended)
+
+    @torch.no_grad()
+    def act(self, observation: dict[str, Tensor]) -> Tensor:
+        """The next action (B, A) in [-1, 1] for each observation; `observation.state` is (B, S)."""
+        count = len(observation[STATE])
+        if self.actions is None or len(self.at) != count:
+            self.memory = None
+            self.at = torch.full((count,), self.curve.config.length)
+            self.actions = torch.zeros(count, self.curve.config.length, self.curve.action_size)
+        due = self.at >= self.curve.config.length
+        if bool(due.any()):
+            self._begin(observation, due)
+        action = self.actions[torch.arange(count), self.at]
+        self.at += 1
+        return action
+
+    def _begin(self, observation: dict[str, Tensor], due: Tensor) -> None:
+        """Choose the next token where one is due; the others keep theirs, and their memory."""
+        if self.planner is None:
+            token = self.model.policy(self.model.encode(observation)).mode.cpu()
+        else:
+            plan = self.planner.plan(observation, self.memory, self.generator)
+            self.memory = plan.memory().where(due, self.memory)
+            token, spread = plan.tokens[0].cpu(), plan.spread[0].cpu()
+            self.spread = float(spread.mean())
+            if self.explore:
+                noise = torch.randn(token.shape, generator=self.generator)
+                token = (token + spread * noise).clamp(-1, 1)
+        self.actions = torch.where(due[:, None, None], self.curve.decode(token), self.actions)
+        self.at[due] = 0
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What the next action depends on, beside the model."""
+        if self.actions is None:
+            return {}
+        saved = {"actions": self.actions, "at": self.at, "spread": torch.tensor(self.spread)}
+        if self.memory is not None:
+            saved |= {"memory_mean": self.memory.mean, "memory_valid": self.memory.valid}
+        return saved
+
+    def load_state_dict(self, saved: dict[str, Tensor]) -> None:
+        """Take back what `state_dict` gave."""
+        self.actions, self.memory = saved.get("actions"), None
+        if self.actions is not None:
+            self.at, self.spread = saved["at"].clone(), float(saved["spread"])
+        if "memory_mean" in saved:
+            self.memory = Memory(saved["memory_mean"], saved["memory_valid"])

@@ -1,0 +1,152 @@
+"""Checkpoints: a folder with everything a run's future depends on, and the part of it that acting needs."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from policies.folders import (
+    FolderError,
+    check_folder,
+    read_tensors,
+    sync_folder,
+    tensor_bytes,
+    write_folder,
+)
+from policies.trainer import Trainer
+from worldmodel.model import WorldModel
+from worldmodel.settings import ModelConfig, PlannerConfig, TokenConfig
+
+CONFIG, MODEL, LEARNER, REPLAY, LOOP = (
+    "config.json",
+    "model.safetensors",
+    "learner.safetensors",
+    "replay.safetensors",
+    "loop.safetensors",
+)
+PROGRESS = "progress.json"
+LAST = "last"
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a checkpoint is for: the task, its sizes, and the settings that acting needs."""
+
+    task: dict
+    state_size: int
+    action_size: int
+    discount: float
+    env_steps: int
+    model: ModelConfig
+    planner: PlannerConfig
+
+
+def versions() -> dict[str, str]:
+    """The versions that results depend on."""
+    return {name: version(name) for name in ("semagram", "torch", "numpy", "mujoco", "gymnasium")}
+
+
+def save_checkpoint(
+    folder: Path, identity: Identity, trainer: Trainer, progress: dict[str, float], keep: int
+) -> Path:
+    """Write `folder`/<env steps>, point `folder`/last at it, remove all but the newest `keep`.
+
+    `progress` is the caller's own, and comes back from `load_trainer`.
+
+    Raises FloatingPointError if a weight is not finite (nothing is written, the last good one stays), OSError.
+    """
+    learner = trainer.learner
+    for name, value in learner.model.state_dict().items():
+        if not bool(torch.isfinite(value).all()):
+            raise FloatingPointError(f"weight {name} is not finite; the last good checkpoint was kept")
+    path = folder / f"{identity.env_steps:09d}"
+    files = {
+        CONFIG: json.dumps({"type": "semagram"} | asdict(identity), indent=1).encode(),
+        MODEL: tensor_bytes(learner.model.state_dict()),
+        LEARNER: tensor_bytes(learner.state_dict()),
+        LOOP: tensor_bytes(trainer.state_dict()),
+        REPLAY: tensor_bytes(trainer.replay.state_dict()),
+        PROGRESS: json.dumps(progress).encode(),
+    }
+    write_folder(path, files, versions())
+    _point(folder / LAST, path.name)
+    for old in sorted(p for p in folder.iterdir() if p.name.isdigit())[:-keep]:
+        shutil.rmtree(old)
+    return path
+
+
+def _point(link: Path, name: str) -> None:
+    aside = link.with_name(f".{link.name}.{os.getpid()}")
+    aside.unlink(missing_ok=True)
+    aside.symlink_to(name)
+    os.replace(aside, link)
+    sync_folder(link.parent)
+
+
+def newest(folder: Path) -> Path:
+    """The newest checkpoint in a run's `checkpoints` folder. Raises FolderError when there is none."""
+    found = sorted(p for p in folder.glob("*") if p.name.isdigit())
+    if not found:
+        raise FolderError(f"{folder}: holds no checkpoint")
+    return found[-1]
+
+
+def read_identity(path: Path) -> Identity:
+    """What a checkpoint is for. Raises FolderError naming what is missing or damaged."""
+    check_folder(path, (CONFIG, MODEL))
+    try:
+        saved = json.loads((path / CONFIG).read_text())
+        if saved.pop("type") != "semagram":
+            raise FolderError(f"{path / CONFIG}: not a Semagram checkpoint")
+        model = dict(saved.pop("model"))
+        model["token"] = TokenConfig(**model["token"])
+        return Identity(
+            **saved | {"model": ModelConfig(**model), "planner": PlannerConfig(**saved["planner"])}
+        )
+    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        raise FolderError(f"{path / CONFIG}: not the settings of a Semagram checkpoint ({error})") from error
+
+
+def load_model(path: Path, identity: Identity, token_size: int) -> WorldModel:
+    """The model of a checkpoint, for acting. Raises FolderError if its tensors do not fit its settings."""
+    model = WorldModel(identity.state_size, token_size, identity.model)
+    load_into(model, path)
+    return model
+
+
+def load_into(model: WorldModel, path: Path) -> None:
+    """Read a checkpoint's tensors into a model in place. Raises FolderError if they do not fit or are not finite."""
+    saved = read_tensors(path / MODEL)
+    for name, value in saved.items():
+        if not bool(torch.isfinite(value).all()):
+            raise FolderError(f"{path / MODEL}: weight {name} is not finite")
+    _fit(model.state_dict(), saved, path / MODEL)
+    model.load_state_dict(saved)
+
+
+def _fit(wanted: dict[str, Tensor], saved: dict[str, Tensor], path: Path) -> None:
+    for name, value in wanted.items():
+        if name not in saved or saved[name].shape != value.shape:
+            got = tuple(saved[name].shape) if name in saved else "missing"
+            raise FolderError(f"{path}: {name} is {got}, {tuple(value.shape)} is needed")
+
+
+def load_trainer(path: Path, trainer: Trainer, warn: Callable[[str], None]) -> dict[str, float]:
+    """Bring a trainer to where it was when the checkpoint was saved; returns `progress`. Raises FolderError."""
+    check_folder(path, (CONFIG, MODEL, LEARNER, LOOP, REPLAY, PROGRESS))
+    load_into(trainer.learner.model, path)
+    saved = read_tensors(path / LEARNER)
+    _fit(trainer.learner.state_dict(), saved, path / LEARNER)
+    trainer.learner.load_state_dict(saved)
+    try:
+        trainer.replay.load_state_dict(read_tensors(path / REPLAY))
+        trainer.load_state_dict(read_tensors(path / LOOP), warn)
+    except (KeyError, ValueError) as error:
+        raise FolderError(f"{path}: does not fit this run ({error})") from error
+    return json.loads((path / PROGRESS).read_text())

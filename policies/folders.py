@@ -1,0 +1,103 @@
+"""Folders that are whole or absent: written aside, fsynced, renamed; each with a manifest of sizes and SHA-256 sums."""
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+MANIFEST = "manifest.json"
+
+
+class FolderError(ValueError):
+    """A saved folder cannot be read; the message says which file and what is wrong with it."""
+
+
+def write_folder(path: Path, files: dict[str, bytes], versions: dict[str, str]) -> None:
+    """Write `files` and their manifest as the folder `path`, which appears complete or not at all.
+
+    Raises OSError (a full disk, a missing right); what was half-written is removed.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.parent / f".{path.name}.{os.getpid()}"
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir()
+    sums = {
+        name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in files.items()
+    }
+    manifest = json.dumps({"versions": versions, "files": sums}, indent=1).encode()
+    try:
+        for name, data in {**files, MANIFEST: manifest}.items():
+            write_synced(aside / name, data)
+        sync_folder(aside)
+        if path.exists():
+            shutil.rmtree(path)
+        os.rename(aside, path)
+        sync_folder(path.parent)
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+
+
+def write_synced(path: Path, data: bytes) -> None:
+    """Write a file and wait until the disk has it."""
+    with open(path, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Put `data` in the place of the file `path` in one step."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        write_synced(aside, data)
+        os.replace(aside, path)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
+
+
+def sync_folder(path: Path) -> None:
+    """Wait until the disk has a folder's names."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def check_folder(path: Path, needed: tuple[str, ...]) -> dict:
+    """The manifest of a folder whose needed files are there with their recorded sums. Raises FolderError."""
+    if not path.is_dir():
+        raise FolderError(f"{path}: no such folder")
+    try:
+        manifest = json.loads((path / MANIFEST).read_text())
+        files = manifest["files"]
+        for name in needed:
+            entry = files[name]
+            data = (path / name).read_bytes()
+            if len(data) != entry["bytes"] or hashlib.sha256(data).hexdigest() != entry["sha256"]:
+                raise FolderError(f"{path / name}: damaged (its SHA-256 is not the one in {MANIFEST})")
+    except FileNotFoundError as error:
+        raise FolderError(f"{error.filename}: missing, so {path} is not a whole checkpoint") from error
+    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        raise FolderError(f"{path / MANIFEST}: not a manifest of {', '.join(needed)}") from error
+    return manifest
+
+
+def tensor_bytes(tensors: dict[str, Tensor]) -> bytes:
+    """Tensors in the safetensors format."""
+    return save({name: t.detach().cpu().contiguous() for name, t in tensors.items()})
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Tensors of a safetensors file. Raises FolderError."""
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise FolderError(f"{path}: not readable as safetensors ({error})") from error

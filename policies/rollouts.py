@@ -1,0 +1,57 @@
+"""Whole episodes with an agent, in as many environments as there are episodes."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from policies.agent import Agent
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """Returns (N,) and lengths (N,) in control steps of N episodes."""
+
+    returns: np.ndarray
+    lengths: np.ndarray
+
+
+def episode_seeds(seed: int, stream: int, episode: int, count: int) -> list[int]:
+    """Reset seeds of environments 0..count-1 for their given episode; streams do not meet (0 training, 1 evaluation)."""
+    return [
+        int(np.random.SeedSequence([seed, stream, i, episode]).generate_state(1)[0]) for i in range(count)
+    ]
+
+
+def as_tensors(observation: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
+    """An environment's observation as tensors of its own."""
+    return {key: torch.from_numpy(np.array(value, dtype=np.float32)) for key, value in observation.items()}
+
+
+def rollout(env, agent: Agent, seed: int, limit: int, tick: Callable[[], None] | None = None) -> Rollout:
+    """Run one episode in each of the N environments of `env`, until each has ended or `limit` control steps are done.
+
+    An environment that ended early goes on unseen, with action 0, until all have. `tick` is called at each step.
+    """
+    count = env.num_envs
+    observation, _ = env.reset(seed=episode_seeds(seed, 1, 0, count))
+    agent.reset(torch.ones(count, dtype=torch.bool)) if agent.actions is not None else None
+    returns, lengths = np.zeros(count), np.zeros(count, dtype=int)
+    alive = np.ones(count, dtype=bool)
+    for _ in range(limit):
+        action = agent.act(as_tensors(observation)).numpy().copy()
+        action[~alive] = 0
+        observation, reward, terminated, truncated, _ = env.step(action)
+        returns += reward * alive
+        lengths += alive
+        ended = terminated | truncated
+        alive &= ~ended
+        if tick:
+            tick()
+        if not alive.any():
+            break
+        if ended.any():
+            # It must be reset before the next step; what it does then is not counted.
+            observation, _ = env.reset(seed=episode_seeds(seed, 1, 1, count), options={"reset_mask": ended})
+    return Rollout(returns, lengths)

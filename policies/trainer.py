@@ -1,0 +1,190 @@
+"""The training loop: act, remember, learn; evaluated and saved at intervals, resumable at any step."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from policies.agent import Agent
+from policies.curves import Curve
+from policies.rollouts import as_tensors, episode_seeds
+from policies.settings import LoopConfig
+from worldmodel.learner import UPDATE_METRICS, Learner
+from worldmodel.losses import Batch
+from worldmodel.model import STATE
+from worldmodel.replay import Replay, Window
+
+
+@dataclass(frozen=True)
+class EpisodeEnd:
+    """A training episode that ended: its return, its length in control steps, and the newest update's metrics."""
+
+    episode_return: float
+    episode_length: int
+    metrics: dict[str, float]
+
+
+class Trainer:
+    """Steps E environments and learns; everything its future depends on is in `state_dict`."""
+
+    def __init__(
+        self,
+        env,
+        learner: Learner,
+        agent: Agent,
+        replay: Replay,
+        curve: Curve,
+        generator: torch.Generator,
+        config: LoopConfig,
+        action_repeat: int,
+        step_discount: float,
+    ):
+        self.env, self.learner, self.agent, self.replay = env, learner, agent, replay
+        self.curve, self.generator, self.config = curve, generator, config
+        self.action_repeat, self.step_discount = action_repeat, step_discount
+        count = env.num_envs
+        self.steps = 0  # control steps, over all environments
+        self.episode = np.zeros(count, dtype=int)
+        self.returns, self.lengths = np.zeros(count), np.zeros(count, dtype=int)
+        self.metrics = torch.full((len(UPDATE_METRICS),), torch.nan)
+        self.observation: dict[str, Tensor] = {}
+
+    @property
+    def env_steps(self) -> int:
+        """Environment steps so far: control steps times the action repeat."""
+        return self.steps * self.action_repeat
+
+    def run(self, until: int) -> Iterator[EpisodeEnd | None]:
+        """Train until `until` environment steps; yields after every step, with the episode that ended in it, if any."""
+        if not self.observation:
+            self._begin(np.ones(self.env.num_envs, dtype=bool))
+        while self.env_steps < until:
+            ended = self._step()
+            self._learn()
+            yield from ended or [None]
+
+    def _step(self) -> list[EpisodeEnd]:
+        count = self.env.num_envs
+        if self.steps < self.config.seed_steps:
+            action = torch.rand(count, self.curve.action_size, generator=self.generator) * 2 - 1
+        else:
+            action = self.agent.act(self.observation)
+        observation, reward, terminated, truncated, _ = self.env.step(action.numpy())
+        self.observation = as_tensors(observation)
+        state = self.observation[STATE]
+        for i in range(count):
+            self.replay.add(i, action[i], float(reward[i]), state[i], bool(terminated[i]))
+        self.learner.model.normaliser.observe(state)
+        self.steps += count
+        self.returns += reward
+        self.lengths += 1
+        ended = terminated | truncated
+        if not ended.any():
+            return []
+        metrics = dict(zip(UPDATE_METRICS, self.metrics.tolist(), strict=True))
+        metrics["plan_spread"] = self.agent.spread
+        ends = [
+            EpisodeEnd(float(self.returns[i]), int(self.lengths[i]), metrics) for i in np.flatnonzero(ended)
+        ]
+        self._begin(ended)
+        return ends
+
+    def _begin(self, ended: np.ndarray) -> None:
+        """Begin a new episode in the environments (E,) that ended."""
+        self.episode[ended] += 1
+        self.observation = self._reset(ended)
+        for i in np.flatnonzero(ended):
+            self.replay.start(int(i), self.observation[STATE][i])
+        self.learner.model.normaliser.observe(self.observation[STATE][torch.from_numpy(ended)])
+        self.returns[ended], self.lengths[ended] = 0, 0
+        if self.agent.actions is not None:
+            self.agent.reset(torch.from_numpy(ended))
+
+    def _reset(self, ended: np.ndarray) -> dict[str, Tensor]:
+        count = self.env.num_envs
+        seeds = [episode_seeds(self.config.seed, 0, int(self.episode[i]), count)[i] for i in range(count)]
+        observation, _ = self.env.reset(seed=seeds, options={"reset_mask": ended.copy()})
+        return as_tensors(observation)
+
+    def _learn(self) -> None:
+        """The updates that the steps so far allow: none while seeding, then all that seeding saved up."""
+        if self.steps < self.config.seed_steps:
+            return
+        per_step = self.learner.config.updates_per_decision / self.curve.config.length
+        for _ in range(int(self.steps * per_step) - self.learner.updates):
+            window = self.replay.sample(
+                self.learner.config.batch,
+                self.learner.config.horizon,
+                self.curve.config.length,
+                self.generator,
+            )
+            self.metrics = self.learner.update(self._batch(window), self.generator)
+
+    def _batch(self, window: Window) -> Batch:
+        """Steps to tokens: control points, reward discounted over the token, whether the episode goes on."""
+        discount = self.step_discount ** torch.arange(self.curve.config.length)
+        return Batch(
+            state=window.state,
+            token=self.curve.encode(window.action),
+            reward=(window.reward * discount).sum(-1),
+            proceed=1 - window.terminated.float(),
+            valid=window.valid.float(),
+        )
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Counters, random state and the running episodes' progress."""
+        return {
+            "steps": torch.tensor(self.steps),
+            "episode": torch.from_numpy(self.episode.copy()),
+            "returns": torch.from_numpy(self.returns.copy()),
+            "lengths": torch.from_numpy(self.lengths.copy()),
+            "metrics": self.metrics.clone(),
+            "generator": self.generator.get_state(),
+            "observation": self.observation[STATE],
+        } | {f"agent.{name}": t for name, t in self.agent.state_dict().items()}
+
+    def load_state_dict(self, saved: dict[str, Tensor], warn: Callable[[str], None]) -> None:
+        """Take back what `state_dict` gave; the replay must hold its steps again.
+
+        The environments are brought back to where they were by taking the running episodes' actions once more from
+        the same seeds. Where one does not come out at the same observation (it is not deterministic), `warn` is told
+        and new episodes begin.
+        """
+        self.steps = int(saved["steps"])
+        self.episode = saved["episode"].numpy().copy()
+        self.returns, self.lengths = saved["returns"].numpy().copy(), saved["lengths"].numpy().copy()
+        self.metrics = saved["metrics"].clone()
+        self.observation = {STATE: saved["observation"].clone()}
+        self.agent.load_state_dict({n[6:]: t for n, t in saved.items() if n.startswith("agent.")})
+        if not self._retrace():
+            warn(
+                "the environment did not come back to where it was: it is not deterministic; new episodes begin"
+            )
+            self._begin(np.ones(self.env.num_envs, dtype=bool))
+        self.generator.set_state(saved["generator"])
+
+    def _retrace(self) -> bool:
+        """Step every environment through its running episode; each starts so late that all arrive together."""
+        count, most = self.env.num_envs, int(self.lengths.max())
+        observation = self._reset(np.ones(count, dtype=bool))
+        for t in range(most):
+            starting = self.lengths == most - t
+            if t and starting.any():
+                observation = self._reset(starting)
+            done = t - (most - self.lengths)  # steps into its episode; negative while it waits
+            action = torch.zeros(count, self.curve.action_size)
+            for i in np.flatnonzero(done >= 0):
+                row = (int(self.replay.head[i]) - int(self.lengths[i]) + int(done[i])) % self.replay.rows
+                action[i] = self.replay.action[i, row]
+            stepped, _, terminated, truncated, _ = self.env.step(action.numpy())
+            observation, ended = as_tensors(stepped), terminated | truncated
+            if (ended & (done >= 0)).any():
+                return False
+            if ended.any():
+                observation = self._reset(ended)
+        late = self.lengths == 0
+        if most and late.any():
+            observation = self._reset(late)
+        return torch.equal(observation[STATE], self.observation[STATE])

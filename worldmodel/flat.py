@@ -1,0 +1,30 @@
+"""All parameters of a module in one buffer, so that Adam, clipping and averaging are single operations."""
+
+import torch
+from torch import Tensor, nn
+
+
+def flatten(module: nn.Module) -> Tensor:
+    """Move every parameter of `module` into one new 1-D buffer, of which it becomes a view; return the buffer.
+
+    The order is that of `module.named_parameters()`.
+    """
+    parameters = list(module.parameters())
+    buffer = torch.cat([p.detach().reshape(-1) for p in parameters])
+    start = 0
+    for p in parameters:
+        p.data = buffer[start : start + p.numel()].view_as(p)
+        start += p.numel()
+    return buffer
+
+
+def segment(module: nn.Module, prefix: str) -> slice:
+    """Where the parameters whose names start with `prefix` stand in the buffer. Raises ValueError if scattered."""
+    start, places = 0, []
+    for name, p in module.named_parameters():
+        if name.startswith(prefix):
+            places.append((start, start + p.numel()))
+        start += p.numel()
+    if not places or any(a[1] != b[0] for a, b in zip(places, places[1:], strict=False)):
+        raise ValueError(f"parameters named {prefix}* do not stand together")
+    return slice(places[0][0], places[-1][1])

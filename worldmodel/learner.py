@@ -1,0 +1,117 @@
+"""One update: losses, gradients, clipping, Adam, the target net and the return scale."""
+
+import copy
+import math
+
+import torch
+from torch import Tensor
+
+from worldmodel.flat import flatten, segment
+from worldmodel.losses import METRICS, Batch, loss
+from worldmodel.model import WorldModel
+from worldmodel.settings import LearningConfig
+
+UPDATE_METRICS = (*METRICS, "gradient_norm", "return_scale")
+
+
+class LearningFault(ArithmeticError):
+    """A loss or a gradient stopped being finite; the message names it."""
+
+
+class Learner:
+    """Holds the model, its target and its optimiser; `update` takes one step of gradient descent."""
+
+    BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
+
+    def __init__(self, model: WorldModel, discount: float, config: LearningConfig, compiled: bool = False):
+        """`discount`: over one whole token."""
+        self.model, self.discount, self.config = model, discount, config
+        self.flat = flatten(model)
+        self.parameters = list(model.parameters())
+        self.target = copy.deepcopy(model.value).requires_grad_(False)
+        self.target_flat = flatten(self.target)
+        self.value_segment = segment(model, "value.")
+        actor = segment(model, "actor.")
+        self.groups = (slice(0, actor.start), actor)
+        if actor.stop != self.flat.numel():
+            raise ValueError("the actor's parameters must come last")
+        self.rate = torch.full_like(self.flat, config.learning_rate)
+        self.rate[segment(model, "encoder.")] *= config.encoder_rate
+        self.first, self.second = torch.zeros_like(self.flat), torch.zeros_like(self.flat)
+        self.updates = 0
+        self.scale = torch.ones(())
+        self._loss = torch.compile(loss, dynamic=False) if compiled else loss
+        self._apply = torch.compile(adam, dynamic=False) if compiled else adam
+
+    def update(self, batch: Batch, generator: torch.Generator) -> Tensor:
+        """Take one step; returns UPDATE_METRICS as a tensor (9,). Raises LearningFault before a weight is touched."""
+        self.learn(batch, self.noise(batch, generator))
+        return self.metrics
+
+    def noise(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """The standard normal draws one update uses."""
+        return tuple(torch.randn(2, *batch.token.shape[1:], generator=generator))
+
+    def learn(self, batch: Batch, noise: tuple[Tensor, Tensor]) -> None:
+        """One step with given noise."""
+        total, parts, estimate = self._loss(
+            self.model, self.target, batch, noise, self.scale, self.discount, self.config
+        )
+        gradients = torch.autograd.grad(total, self.parameters)
+        gradient = torch.cat([g.reshape(-1) for g in gradients])
+        norms = torch.stack([torch.linalg.vector_norm(gradient[group]) for group in self.groups])
+        if not math.isfinite(float(norms.sum())):
+            bad = [name for name, value in zip(METRICS, parts, strict=True) if not torch.isfinite(value)]
+            raise LearningFault(f"update {self.updates}: {', '.join(bad) or 'the gradient'} is not finite")
+        self.updates += 1
+        correction = torch.tensor([1 - self.BETA1**self.updates, 1 - self.BETA2**self.updates])
+        with torch.no_grad():
+            for group, norm in zip(self.groups, norms, strict=True):
+                shrink = (self.config.clip / (norm + 1e-6)).clamp(max=1.0)
+                self._apply(
+                    self.flat[group],
+                    gradient[group],
+                    self.first[group],
+                    self.second[group],
+                    self.rate[group],
+                    shrink,
+                    correction,
+                )
+            self.target_flat.lerp_(self.flat[self.value_segment], self.config.target_rate)
+            low, high = torch.quantile(estimate, torch.tensor([0.05, 0.95]))
+            self.scale.lerp_((high - low).clamp(min=1.0), 0.01)
+        self.metrics = torch.cat([parts, norms[:1], self.scale.view(1)])
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What a bit-identical resume needs beside the model's own state."""
+        return {
+            "first": self.first,
+            "second": self.second,
+            "target": self.target_flat,
+            "scale": self.scale,
+            "updates": torch.tensor(self.updates),
+        }
+
+    def load_state_dict(self, saved: dict[str, Tensor]) -> None:
+        """Take back what `state_dict` gave."""
+        self.first.copy_(saved["first"])
+        self.second.copy_(saved["second"])
+        self.target_flat.copy_(saved["target"])
+        self.scale.copy_(saved["scale"])
+        self.updates = int(saved["updates"])
+
+
+def adam(
+    parameter: Tensor,
+    gradient: Tensor,
+    first: Tensor,
+    second: Tensor,
+    rate: Tensor,
+    shrink: Tensor,
+    correction: Tensor,
+) -> None:
+    """Adam in place over flat vectors (Kingma & Ba 2015, algorithm 1); `correction` holds 1 - beta^t for both betas."""
+    gradient = gradient * shrink
+    first.lerp_(gradient, 1 - Learner.BETA1)
+    second.lerp_(gradient.square(), 1 - Learner.BETA2)
+    parameter.sub_(rate * (first / correction[0]) / ((second / correction[1]).sqrt() + Learner.EPSILON))

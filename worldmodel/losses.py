@@ -1,0 +1,122 @@
+"""What the world model learns from: one scalar to minimise, from a batch of token windows."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.func import functional_call
+
+from worldmodel import twohot
+from worldmodel.model import STATE, ValueHeads, WorldModel
+from worldmodel.settings import LearningConfig
+
+METRICS = (
+    "loss_consistency",
+    "loss_reward",
+    "loss_value",
+    "loss_policy",
+    "loss_continue",
+    "policy_entropy",
+    "value_mean",
+)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """H tokens for B starts, as the nets see them.
+
+    state (H+1, B, S); token (H, B, P); reward (H, B), discounted over each token; proceed (H, B), 0 where the episode
+    terminated within the token; valid (H, B), 0 where the token never happened.
+    """
+
+    state: Tensor
+    token: Tensor
+    reward: Tensor
+    proceed: Tensor
+    valid: Tensor
+
+
+def window_returns(reward: Tensor, proceed: Tensor, valid: Tensor, value: Tensor, discount: float) -> Tensor:
+    """Targets (H, B): the rewards from each token to the window's last valid one, then `value` (B,), V after that one.
+
+    G_t = R_t + g c_t G_{t+1}, and V in the place of G_{t+1} where no valid token follows; g is the discount over one
+    token, c whether the episode goes on. One bootstrap a window: an n-step return (Sutton & Barto 2018, eq. 7.1) with n
+    from H down to 1.
+    """
+    targets: list[Tensor] = []
+    following = value
+    for t in reversed(range(len(reward))):
+        if t + 1 < len(reward):
+            following = torch.where(valid[t + 1] > 0, following, value)
+        following = reward[t] + discount * proceed[t] * following
+        targets.append(following)
+    return torch.stack(targets[::-1])
+
+
+def loss(
+    model: WorldModel,
+    target: ValueHeads,
+    batch: Batch,
+    noise: tuple[Tensor, Tensor],
+    scale: Tensor,
+    discount: float,
+    config: LearningConfig,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Total loss (), its parts in the order of METRICS (7,), and the value estimates of the first latents (B,).
+
+    `noise`: standard normal (B, P) for the value's targets and (B, P) for the policy. `scale`: the current spread of
+    returns, which makes the policy's step independent of the reward's unit. World-model losses reach the encoder;
+    the policy's reaches only the policy. Structure of the losses: Hansen et al. 2024 (arXiv 2310.16828), eq. 3-5,
+    with returns over the whole window, a continue head, and the policy's loss on the first latent only.
+    """
+    steps = len(batch.reward)
+    with torch.no_grad():
+        ahead = model.encode({STATE: batch.state[1:].flatten(0, 1)})
+        ahead = ahead.unflatten(0, (steps, -1))
+        end = (batch.valid.sum(0).long() - 1).clamp(min=0)
+        last = ahead.gather(0, end.view(1, -1, 1).expand(1, -1, ahead.shape[-1]))[0]
+        proposed, _ = model.policy(last).sample(noise[0])
+        value = twohot.mean(target(last, proposed)).amin(0)
+        returns = window_returns(batch.reward, batch.proceed, batch.valid, value, discount)
+        weight = batch.valid * config.rho ** torch.arange(steps, device=value.device).unsqueeze(1)
+
+    z = model.encode({STATE: batch.state[0]})
+    latents, features, consistency = [z], [], torch.zeros((), device=z.device)
+    for t in range(steps):
+        features.append(model.leap(z, batch.token[t]))
+        z = model.next(features[-1])
+        # Nothing is to be predicted beyond a termination: no latent follows it.
+        consistency = (
+            consistency + (weight[t] * batch.proceed[t] * (z - ahead[t]).square().mean(-1)).mean() / steps
+        )
+        latents.append(z)
+    before, tokens, weight = torch.cat(latents[:-1]), batch.token.flatten(0, 1), weight.flatten()
+    outcome = model.outcome(torch.cat(features))
+    reward = (weight * twohot.cross_entropy(outcome[:, :-1], batch.reward.flatten())).mean()
+    continuation = (
+        weight * F.binary_cross_entropy_with_logits(outcome[:, -1], batch.proceed.flatten(), reduction="none")
+    ).mean()
+    heads = model.value(before, tokens)
+    value_loss = (weight * twohot.cross_entropy(heads, returns.flatten())).mean()
+
+    first = latents[0].detach()
+    policy = model.policy(first)
+    token, log_density = policy.sample(noise[1])
+    frozen = {name: p.detach() for name, p in model.value.named_parameters()}
+    estimate = twohot.mean(functional_call(model.value, frozen, (first, token))).mean(0)
+    policy_loss = (config.entropy * log_density - estimate / scale).mean()
+    if config.imitation:
+        policy_loss = (
+            policy_loss - config.imitation * (batch.valid[0] * policy.log_density(batch.token[0])).mean()
+        )
+
+    total = (
+        config.consistency * consistency
+        + config.reward * reward
+        + config.value * value_loss
+        + config.continuation * continuation
+        + policy_loss
+    )
+    parts = (consistency, reward, value_loss, policy_loss, continuation, -log_density.mean(), estimate.mean())
+    return total, torch.stack([p.detach() for p in parts]), estimate.detach()

@@ -1,0 +1,40 @@
+"""Online mean and variance of the state, so that every sensor reaches the encoder at a like scale."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class Normaliser(nn.Module):
+    """(x - mean) / sqrt(variance + floor^2), clipped to +-10.
+
+    Statistics are exact over everything seen (Chan et al. 1979, pairwise update), in double precision.
+    The floor keeps a sensor that hardly moves from becoming noise.
+    """
+
+    FLOOR = 1e-2
+    CLIP = 10.0
+
+    def __init__(self, size: int):
+        super().__init__()
+        self.register_buffer("count", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("total_mean", torch.zeros(size, dtype=torch.float64))
+        self.register_buffer("total_square", torch.zeros(size, dtype=torch.float64))
+        self.register_buffer("mean", torch.zeros(size))
+        self.register_buffer("scale", torch.ones(size))
+
+    @torch.no_grad()
+    def observe(self, x: Float[Tensor, "B S"]) -> None:
+        """Take B more states into the statistics."""
+        x = x.double()
+        n, total = x.shape[0], self.count + x.shape[0]
+        delta = x.mean(0) - self.total_mean
+        self.total_square += (x - x.mean(0)).square().sum(0) + delta.square() * self.count * n / total
+        self.total_mean += delta * n / total
+        self.count.copy_(total)
+        self.mean.copy_(self.total_mean)
+        self.scale.copy_((self.total_square / total + self.FLOOR**2).rsqrt())
+
+    def forward(self, x: Float[Tensor, "B S"]) -> Float[Tensor, "B S"]:
+        """Normalise states."""
+        return ((x - self.mean) * self.scale).clamp(-self.CLIP, self.CLIP)

@@ -1,0 +1,185 @@
+"""Planning: search over sentences of tokens in imagination.
+
+Model-predictive path integral control (Williams et al. 2015, arXiv 1509.01149; in latent space: Hansen et al. 2022,
+arXiv 2203.04955), anchored on the policy: candidates are drawn around the policy's own rollout and around the last
+plan, elites are weighted by return in units of their own spread, and their mean is executed.
+"""
+
+import time
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from worldmodel import twohot
+from worldmodel.model import WorldModel
+from worldmodel.settings import PlannerConfig
+
+
+class PlanFault(ArithmeticError):
+    """No candidate had a finite return."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What one plan leaves to the next: its mean sentence (T, B, P), and whether (B,) it still applies."""
+
+    mean: Tensor
+    valid: Tensor
+
+    def where(self, chosen: Tensor, other: "Memory | None") -> "Memory":
+        """This memory for the environments (B,) chosen, the other one for the rest."""
+        if other is None:
+            return Memory(self.mean, self.valid & chosen)
+        mean = torch.where(chosen[None, :, None], self.mean, other.mean)
+        return Memory(mean, torch.where(chosen, self.valid, other.valid))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The sentence chosen for each of B latents.
+
+    tokens, spread (T, B, P): weighted mean and deviation of the elites. returns, weights (B, E): of the elites.
+    elites (T, B, E, P). latent (B, D): where the plan starts. spent: iterations done.
+    """
+
+    tokens: Tensor
+    spread: Tensor
+    returns: Tensor
+    weights: Tensor
+    elites: Tensor
+    latent: Tensor
+    spent: int
+
+    def memory(self) -> Memory:
+        """Shift by one token, to start the next plan from."""
+        mean = torch.cat([self.tokens[1:], self.tokens[-1:]])
+        return Memory(mean, torch.ones(mean.shape[1], dtype=torch.bool))
+
+
+def propose(
+    model: WorldModel, z: Float[Tensor, "B D"], noise: Float[Tensor, "T B N P"]
+) -> Float[Tensor, "T B N P"]:
+    """Roll the policy out in imagination, N times from each latent; where the noise is 0 it is the policy's mode."""
+    horizon, size, count, _ = noise.shape
+    z = z.repeat_interleave(count, 0)
+    tokens = []
+    for t in range(horizon):
+        w, _ = model.policy(z).sample(noise[t].flatten(0, 1))
+        tokens.append(w.view(size, count, -1))
+        if t + 1 < horizon:
+            z = model.next(model.leap(z, w))
+    return torch.stack(tokens)
+
+
+def score(
+    model: WorldModel,
+    z: Float[Tensor, "B D"],
+    tokens: Float[Tensor, "T B N P"],
+    discount: float,
+    depths: bool,
+) -> Float[Tensor, "B N"]:
+    """Return of each sentence. With `depths`, the mean over k = 0..T of: k imagined rewards, then a value.
+
+    The mean over depths weighs the value at each depth the same, so that no single bad one can win.
+    """
+    horizon, size, count, _ = tokens.shape
+    z = z.repeat_interleave(count, 0)
+    total = torch.zeros(len(z), device=z.device)
+    earned, factor = torch.zeros_like(total), torch.ones_like(total)
+    for t in range(horizon):
+        w = tokens[t].flatten(0, 1)
+        if depths:
+            total = total + earned + factor * twohot.mean(model.value(z, w)).mean(0)
+        imagined = model.step(z, w)
+        earned = earned + factor * imagined.reward
+        factor = factor * discount * torch.sigmoid(imagined.continue_logit)
+        z = imagined.latent
+    total = total + earned + factor * twohot.mean(model.value(z, model.policy(z).mode)).mean(0)
+    return (total / (horizon + 1) if depths else total).view(size, count)
+
+
+def refine(
+    model: WorldModel,
+    z: Float[Tensor, "B D"],
+    fixed: Float[Tensor, "T B M P"],
+    centre: Float[Tensor, "T B N P"],
+    spread: Float[Tensor, "T B P"],
+    noise: Float[Tensor, "T B N P"],
+    discount: float,
+    config: PlannerConfig,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """One iteration: candidates are `fixed` and centre + spread * noise; returns the elites' statistics.
+
+    Gives mean and spread (T, B, P), returns and weights (B, E), elites (T, B, E, P). A candidate whose return is not
+    finite is ranked last, with weight 0.
+    """
+    drawn = (centre + spread.unsqueeze(2) * noise).clamp(-1, 1)
+    candidates = torch.cat([fixed, drawn], 2)
+    returns = score(model, z, candidates, discount, config.depths)
+    returns = torch.where(torch.isfinite(returns), returns, -torch.inf)
+    best, index = returns.topk(config.elites, -1)
+    index = index[None, :, :, None].expand(len(candidates), -1, -1, candidates.shape[-1])
+    elites = candidates.gather(2, index)
+    finite = torch.isfinite(best)
+    known = torch.where(finite, best, 0.0)
+    count = finite.sum(-1, keepdim=True).clamp(min=1)
+    middle = known.sum(-1, keepdim=True) / count
+    deviation = (torch.where(finite, known - middle, 0.0).square().sum(-1, keepdim=True) / count).sqrt()
+    weights = torch.softmax((best - best[:, :1]) / (config.temperature * deviation + 1e-6), -1)
+    mean = torch.einsum("be,tbep->tbp", weights, elites)
+    variance = torch.einsum("be,tbep->tbp", weights, (elites - mean.unsqueeze(2)).square())
+    return mean, variance.sqrt().clamp(config.min_spread, config.spread), best, weights, elites
+
+
+class Planner:
+    """Plans for B latents at once, within a budget of iterations or of time."""
+
+    def __init__(self, model: WorldModel, discount: float, config: PlannerConfig, compiled: bool = False):
+        self.model, self.discount, self.config = model, discount, config
+        wrap = (lambda f: torch.compile(f, dynamic=False)) if compiled else (lambda f: f)
+        self._encode, self._propose, self._refine = wrap(model.encode), wrap(propose), wrap(refine)
+
+    @torch.no_grad()
+    def plan(
+        self,
+        observation: dict[str, Tensor],
+        memory: Memory | None,
+        generator: torch.Generator,
+        deadline: float | None = None,
+    ) -> Plan:
+        """Plan from B observations. `deadline`: a time of time.perf_counter() after which no iteration begins.
+
+        Returns the best so far at the latest one iteration after the deadline. Raises PlanFault if some observation
+        leaves no candidate with a finite return.
+        """
+        config = self.config
+        z = self._encode(observation)
+        shape = (config.horizon, len(z), config.samples, self.model.token_size)
+        noise = torch.randn(config.iterations, *shape, generator=generator)
+        own, free = config.policy_samples, config.samples - config.policy_samples
+        noise[0, :, :, 0] = 0  # the first rollout is the policy's mode
+        fixed = self._propose(self.model, z, noise[0, :, :, :own])
+        mode = fixed[:, :, :1]
+        last = (
+            mode
+            if memory is None
+            else torch.where(memory.valid[None, :, None, None], memory.mean.unsqueeze(2), mode)
+        )
+        half = free // 2
+        centre = torch.cat([mode.expand(-1, -1, free - half, -1), last.expand(-1, -1, half, -1)], 2)
+        spread = torch.full((config.horizon, len(z), self.model.token_size), config.spread)
+        noise[0, :, :, -1] = 0  # and the last candidate is the last plan itself
+        spent = 0
+        for i in range(config.iterations):
+            if spent and deadline is not None and time.perf_counter() >= deadline:
+                break
+            mean, spread, returns, weights, elites = self._refine(
+                self.model, z, fixed, centre, spread, noise[i, :, :, own:], self.discount, config
+            )
+            centre = mean.unsqueeze(2).expand_as(centre)
+            spent += 1
+        if not bool(torch.isfinite(mean).all()):
+            raise PlanFault("no candidate plan has a finite return: a weight or an observation is not finite")
+        return Plan(mean, spread, returns, weights, elites, z, spent)
