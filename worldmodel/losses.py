@@ -97,8 +97,9 @@ def loss(
     continuation = (
         weight * F.binary_cross_entropy_with_logits(outcome[:, -1], batch.proceed.flatten(), reduction="none")
     ).mean()
-    heads = model.value(before, tokens)
-    value_loss = (weight * twohot.cross_entropy(heads, returns.flatten())).mean()
+    rows = config.value_horizon * len(batch.reward[0])
+    heads = model.value(before[:rows], tokens[:rows])
+    value_loss = (weight[:rows] * twohot.cross_entropy(heads, returns.flatten()[:rows])).mean()
 
     first = latents[0].detach()
     policy = model.policy(first)
@@ -107,9 +108,9 @@ def loss(
     estimate = twohot.mean(functional_call(model.value, frozen, (first, token))).mean(0)
     policy_loss = (config.entropy * log_density - estimate / scale).mean()
     if config.imitation:
-        policy_loss = (
-            policy_loss - config.imitation * (batch.valid[0] * policy.log_density(batch.token[0])).mean()
-        )
+        done = twohot.mean(heads[:, : len(first)].detach()).mean(0)
+        better = batch.valid[0] * (done > estimate.detach())
+        policy_loss = policy_loss + config.imitation * (better * (policy.mode - batch.token[0]).square().sum(-1)).mean()
 
     total = (
         config.consistency * consistency

@@ -1,4 +1,4 @@
-"""What can be set about the world model, its learning and its planner. No torch here: commands read it to print help."""
+"""What can be set about the world model, its learning and its planner. No torch: commands read it to print help."""
 
 from dataclasses import dataclass, field
 
@@ -47,17 +47,24 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class LearningConfig:
-    """The losses, the optimiser and the target net. Horizons count tokens."""
+    """The losses, the optimiser and the target net.
+
+    `horizon`: tokens imagined in an update, each weighted `rho` times the one before. `value_horizon`: how many of
+    their latents the value learns on (1: encoded ones only). `consistency`, `reward`, `value`, `continuation`: weights
+    of the losses. `entropy`, `imitation`: of the policy's entropy, and of its distance to the tokens that were taken,
+    where the value finds those better. `encoder_rate`: the encoder's learning rate, as a share of `learning_rate`.
+    """
 
     batch: int = 128
     horizon: int = 3
+    value_horizon: int = 1
     rho: float = 0.5
     consistency: float = 20.0
     reward: float = 0.1
     value: float = 0.1
     continuation: float = 0.1
     entropy: float = 1e-4
-    imitation: float = 0.0
+    imitation: float = 1.0
     learning_rate: float = 3e-4
     encoder_rate: float = 0.3
     clip: float = 20.0
@@ -69,6 +76,10 @@ class LearningConfig:
         for name in ("batch", "horizon"):
             if getattr(self, name) < 1:
                 raise ValueError(f"learning.{name}={getattr(self, name)}: at least 1")
+        if not 1 <= self.value_horizon <= self.horizon:
+            raise ValueError(
+                f"learning.value_horizon={self.value_horizon}: from 1 to learning.horizon={self.horizon}"
+            )
         for name in ("rho", "target_rate"):
             if not 0 < getattr(self, name) <= 1:
                 raise ValueError(f"learning.{name}={getattr(self, name)}: above 0, at most 1")

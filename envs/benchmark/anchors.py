@@ -1,0 +1,72 @@
+"""Published returns to stand beside ours (sources: published/README.md)."""
+
+import csv
+import re
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+
+STEPS = {"100k": 100_000, "200k": 200_000, "500k": 500_000, "1M": 1_000_000}  # tdmpc2.csv's columns
+BEST_AT = 100_000  # environment steps at which best_100k.csv holds
+
+
+@dataclass(frozen=True)
+class Anchor:
+    """A published mean return after `env_steps` environment steps, and who published it."""
+
+    env_steps: int
+    mean_return: float
+    by: str
+
+
+def canonical(task: str) -> str:
+    """The name the published tables use.
+
+    `dm_control/ball_in_cup-catch-v0`, `ball_in_cup-catch` and `cup-catch` are one task; dm_control's
+    underscores (`finger-turn_easy`) become hyphens. Names of other suites pass unchanged.
+    """
+    if task.startswith("dm_control/"):
+        task = re.sub(r"-v\d+$", "", task.removeprefix("dm_control/"))
+    if re.search(r"-v\d+$", task) or ":" in task:
+        return task
+    return task.replace("ball_in_cup-", "cup-").replace("_", "-")
+
+
+def published(task: str) -> dict[int, float]:
+    """TD-MPC2's published mean return (or success rate) by environment steps; empty if it published none."""
+    return dict(_tdmpc2().get(canonical(task), {}))
+
+
+def best(task: str) -> Anchor | None:
+    """The best published return at 100k environment steps that we found, or None."""
+    return _best().get(canonical(task))
+
+
+def scale(task: str) -> float | None:
+    """The return that counts as 1: 1000 for DMControl, 1 for a success rate, None where nobody fixed one."""
+    name = canonical(task)
+    if name in _tdmpc2():
+        rate = re.match(r"mw-|myo-|(lift|pick|stack)-|turn-faucet", name)
+        return 1.0 if rate else 1000.0
+    return 1000.0 if re.fullmatch(r"[a-z]+(-[a-z0-9]+)+", name) and not re.search(r"-v\d+$", name) else None
+
+
+@cache
+def _tdmpc2() -> dict[str, dict[int, float]]:
+    return {
+        row["task"]: {steps: float(row[column]) for column, steps in STEPS.items()}
+        for row in _read("tdmpc2.csv")
+    }
+
+
+@cache
+def _best() -> dict[str, Anchor]:
+    return {
+        row["task"]: Anchor(BEST_AT, float(row["return_at_100k"]), row["by"])
+        for row in _read("best_100k.csv")
+    }
+
+
+def _read(name: str) -> list[dict[str, str]]:
+    text = (files("envs.benchmark") / "published" / name).read_text(encoding="utf-8")
+    return list(csv.DictReader(text.splitlines()))

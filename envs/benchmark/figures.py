@@ -1,0 +1,170 @@
+"""Learning curves as PNG files: one run, or a grid of tasks, with published returns marked."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from envs.benchmark.anchors import Anchor
+from envs.benchmark.atomic import replacing
+from envs.benchmark.curves import Curve, smooth, trace
+from envs.benchmark.table import steps
+
+# Okabe and Ito's colours, which colour-blind readers tell apart. The anchor differs in shape too.
+OURS, POLICY, ANCHOR, INK, PALE = "#0072B2", "#009E73", "#D55E00", "#333333", "#D9D9D9"
+DASHES = (0, (4, 2))
+THEIRS = "TD-MPC2, published"
+DPI = 150
+SIZE = (8.0, 5.0)  # inches: 1200 x 750 pixels, made to be read at 800 x 500
+TILE = (3.2, 2.5)  # inches of one task in a grid
+STYLE = {"font.size": 11, "axes.titlesize": 13, "text.color": INK, "axes.labelcolor": INK}
+SMALL = {**STYLE, "font.size": 9, "axes.titlesize": 10}
+
+
+def learning_curve(path: Path | str, curve: Curve, anchors: Mapping[int, float], title: str) -> None:
+    """Write one run's picture: training returns, their moving mean, evaluations, TD-MPC2's published points.
+
+    anchors: published mean return by environment steps. Raises OSError; a picture already there then stays.
+    """
+    with rc_context(STYLE):
+        _save(path, draw_learning_curve(curve, anchors, title))
+
+
+def small_multiples(
+    path: Path | str,
+    runs: Mapping[str, Sequence[Curve]],
+    anchors: Mapping[str, Mapping[int, float]],
+    best: Mapping[str, Anchor] | None = None,
+) -> None:
+    """Write a grid of tasks: a thin line a seed, their mean, their range as a band, published returns.
+
+    Raises ValueError for no tasks, and OSError; a picture already there then stays.
+    """
+    with rc_context(SMALL):
+        _save(path, draw_small_multiples(runs, anchors, best or {}))
+
+
+def draw_learning_curve(curve: Curve, anchors: Mapping[int, float], title: str) -> Figure:
+    """The figure that `learning_curve` writes."""
+    figure = Figure(figsize=SIZE, dpi=DPI, layout="constrained")
+    axes = figure.add_subplot()
+    axes.plot(curve.train_steps, curve.train_return, color=PALE, lw=1, label="training episode")
+    if len(curve.train_return) >= 5:
+        mean = smooth(curve.train_return, len(curve.train_return) // 10)
+        axes.plot(curve.train_steps, mean, color=OURS, lw=2, alpha=0.45, label="moving mean")
+    if np.isfinite(curve.eval_policy_return).any():
+        look = {"color": POLICY, "lw": 0, "marker": "s", "ms": 5, "mfc": "white", "mew": 1.3}
+        axes.plot(curve.eval_steps, curve.eval_policy_return, **look, label="policy alone")
+    if len(curve.eval_steps):
+        bars = {"elinewidth": 1.2, "capsize": 3, "color": OURS, "marker": "o", "ms": 6, "lw": 0}
+        axes.errorbar(curve.eval_steps, curve.eval_return, curve.eval_std, **bars, label="evaluation ± std")
+    _anchors(axes, anchors, curve.end)
+    _axes(axes, curve.end)
+    axes.set(xlabel="environment steps", ylabel="return")
+    figure.suptitle(title, x=0.01, ha="left", fontsize=13, fontweight="bold")
+    key = axes.get_legend_handles_labels()
+    figure.legend(*key, loc="outside lower left", ncols=5, frameon=False, fontsize=9, columnspacing=1.4)
+    return figure
+
+
+def draw_small_multiples(
+    runs: Mapping[str, Sequence[Curve]],
+    anchors: Mapping[str, Mapping[int, float]],
+    best: Mapping[str, Anchor],
+) -> Figure:
+    """The figure that `small_multiples` writes."""
+    if not runs:
+        raise ValueError("no tasks to draw")
+    columns = min(4, len(runs)) if len(runs) not in (5, 6, 9) else 3
+    lines = -(-len(runs) // columns)
+    figure = Figure(figsize=(TILE[0] * columns, TILE[1] * lines + 0.5), dpi=DPI, layout="constrained")
+    for place, (task, curves) in enumerate(sorted(runs.items())):
+        axes = figure.add_subplot(lines, columns, place + 1)
+        end = max([curve.end for curve in curves], default=0.0)
+        _seeds(axes, curves)
+        _anchors(axes, anchors.get(task, {}), end)
+        if task in best and best[task].env_steps <= 1.05 * end:
+            star = {"marker": "*", "ms": 11, "mfc": "white", "mec": ANCHOR, "lw": 0, "clip_on": False}
+            axes.plot(best[task].env_steps, best[task].mean_return, **star, gid="best", zorder=5)
+        _axes(axes, end)
+        axes.set_title(task, loc="left", fontweight="bold")
+    figure.supxlabel("environment steps", fontsize=9)
+    figure.supylabel("return", fontsize=9)
+    figure.legend(handles=_key(bool(best)), loc="outside upper left", ncols=4, frameon=False, fontsize=9)
+    return figure
+
+
+def _seeds(axes: Axes, curves: Sequence[Curve]) -> None:
+    """A thin line a seed; mean and range on the steps that all of them have reached."""
+    traces = [(x, y) for x, y in map(trace, curves) if len(x)]
+    for x, y in traces:
+        axes.plot(x, y, color=OURS, lw=0.8, alpha=0.5, gid="seed")
+    if not traces:
+        return
+    first, last = max(x[0] for x, _ in traces), min(x[-1] for x, _ in traces)
+    grid = np.unique(np.concatenate([x for x, _ in traces]))
+    grid = grid[(first <= grid) & (grid <= last)]
+    returns = np.array([np.interp(grid, x, y) for x, y in traces])
+    axes.plot(grid, returns.mean(0), color=OURS, lw=2.2, gid="mean")
+    axes.fill_between(grid, returns.min(0), returns.max(0), color=OURS, alpha=0.15, lw=0, gid="range")
+
+
+def _anchors(axes: Axes, anchors: Mapping[int, float], end: float) -> None:
+    """Published returns, diamonds on a dashed line. If all lie beyond the run, the first as a level."""
+    near = {at: value for at, value in sorted(anchors.items()) if at <= 1.05 * end}
+    look = {"color": ANCHOR, "ls": DASHES, "lw": 1.2, "zorder": 4}
+    if len(near) == 1:
+        ((_, value),) = near.items()
+        axes.axhline(value, **look | {"alpha": 0.5}, gid="level")
+    if near:
+        points = {"marker": "D", "ms": 7, "mec": "white", "clip_on": False, "gid": "anchors", "label": THEIRS}
+        axes.plot(list(near), list(near.values()), **look, **points)
+    elif anchors:
+        at = min(anchors)
+        axes.axhline(anchors[at], **look, gid="anchors", label=THEIRS)
+        high = (
+            anchors[at] > sum(axes.get_ylim()) / 2
+        )  # a run starts low on the left and ends high on the right
+        edge, side = (0, "left") if high else (1, "right")
+        said = {
+            "xycoords": ("axes fraction", "data"),
+            "xytext": (4 - 8 * edge, 3),
+            "ha": side,
+            "color": ANCHOR,
+        }
+        words = f"at {steps(at)} steps"
+        axes.annotate(words, (edge, anchors[at]), textcoords="offset points", fontsize="small", **said)
+
+
+def _axes(axes: Axes, end: float) -> None:
+    """Steps as 50k and 1M; no frame; returns of 0 to 1000 on one scale, others on their own."""
+    axes.xaxis.set_major_formatter(lambda value, _: steps(value))
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color("#999999")
+    axes.tick_params(color="#999999", labelcolor=INK)
+    axes.grid(axis="y", color="#EEEEEE", lw=0.8)
+    axes.set_axisbelow(True)
+    axes.set_xlim(0, 1.02 * end or 1)
+    low, high = axes.get_ylim()
+    if low > -100 and 300 < high < 1150:
+        axes.set_ylim(0, 1030)
+        axes.set_yticks(range(0, 1001, 250))
+
+
+def _key(best: bool) -> list[Line2D]:
+    """What the lines and marks of a grid mean."""
+    key = [
+        Line2D([], [], color=OURS, lw=2.2, label="Semagram: mean and range of the seeds"),
+        Line2D([], [], color=ANCHOR, ls=DASHES, lw=1.2, marker="D", mec="white", label=THEIRS),
+    ]
+    star = Line2D([], [], color=ANCHOR, marker="*", ms=11, mfc="white", lw=0, label="best published")
+    return [*key, star] if best else key
+
+
+def _save(path: Path | str, figure: Figure) -> None:
+    with replacing(path) as draft:
+        figure.savefig(draft, format="png", metadata={"Software": None})

@@ -1,0 +1,119 @@
+"""Interquartile mean and bootstrap intervals, for few runs of many tasks.
+
+Source: Agarwal et al. 2021, "Deep Reinforcement Learning at the Edge of the Statistical Precipice"
+(rliable, arXiv 2108.13264). The package of that name wants pandas, seaborn, arch and statsmodels and was last
+released in 2024; what we need of it is these few lines.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+from numpy import ndarray
+from scipy.stats import trim_mean
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate and its confidence interval, in the data's unit. The ends are NaN if there is one run."""
+
+    estimate: float
+    low: float
+    high: float
+
+
+def normalise(returns: Float[ndarray, "*n"], full: float = 1000.0) -> Float[ndarray, "*n"]:
+    """Scores in units of the `full` return: 1000 is the ceiling of every dm_control task, 0 its floor."""
+    return np.asarray(returns, float) / full
+
+
+def interquartile_mean(scores: Float[ndarray, "*b n"]) -> Float[ndarray, "*b"]:
+    """Mean of what is left once the lowest and the highest floor(n / 4) of the last axis are dropped.
+
+    Raises ValueError for an empty axis or a score that is not finite.
+    """
+    return trim_mean(_checked(scores), 0.25, axis=-1)
+
+
+def bootstrap_mean(
+    values: Float[ndarray, "*b n"],
+    rng: np.random.Generator,
+    resamples: int = 10_000,
+    confidence: float = 0.95,
+) -> tuple[Float[ndarray, "*b"], Float[ndarray, "*b"]]:
+    """Ends (low, high) of the percentile bootstrap interval of the mean along the last axis.
+
+    A resample draws n of the n values with replacement: its mean is `weights @ values`, the weights
+    multinomial / n and shared by all leading axes. Few values make the interval too narrow: of n = 3 the 95 %
+    interval is their range, which covers the mean of a symmetric distribution in 75 % of cases.
+    Both ends are NaN for n = 1. Raises ValueError for no values or one that is not finite.
+    """
+    values = _checked(values)
+    n = values.shape[-1]
+    if n == 1:
+        nothing = np.full(values.shape[:-1], np.nan)
+        return nothing, nothing
+    weights = rng.multinomial(n, np.full(n, 1 / n), size=resamples) / n
+    low, high = np.quantile(values @ weights.T, _ends(confidence), axis=-1)
+    return low, high
+
+
+def mean_interval(
+    values: Sequence[float] | ndarray, rng: np.random.Generator, confidence: float = 0.95
+) -> Interval:
+    """Mean of one sample of values with its percentile bootstrap interval (see `bootstrap_mean`)."""
+    values = np.asarray(values, float)
+    low, high = bootstrap_mean(values, rng, confidence=confidence)
+    return Interval(float(values.mean()), float(low), float(high))
+
+
+def stratified_resamples(
+    tasks: Sequence[Float[ndarray, "_"]], rng: np.random.Generator, resamples: int
+) -> Float[ndarray, "resamples runs"]:
+    """Bootstrap resamples in which a run is only ever replaced by a run of its own task.
+
+    The columns are the tasks' runs one after the other; tasks may have different numbers of runs.
+    """
+    drawn = []
+    for runs in map(_checked, tasks):
+        drawn.append(runs[rng.integers(len(runs), size=(resamples, len(runs)))])
+    if not drawn:
+        raise ValueError("no tasks to resample")
+    return np.concatenate(drawn, axis=1)
+
+
+def stratified_interval(
+    tasks: Sequence[Float[ndarray, "_"]],
+    rng: np.random.Generator,
+    statistic: Callable[[ndarray], ndarray] = interquartile_mean,
+    resamples: int = 10_000,
+    confidence: float = 0.95,
+) -> Interval:
+    """`statistic` of all runs of all tasks with its stratified percentile bootstrap interval.
+
+    tasks: one array of normalised scores per task, one score per seed. statistic: reduces the last axis.
+    The ends are NaN if no task has two runs. Raises ValueError for no tasks, a task without runs, or a score
+    that is not finite.
+    """
+    drawn = statistic(stratified_resamples(tasks, rng, resamples))
+    estimate = float(statistic(np.concatenate([np.asarray(runs, float) for runs in tasks])))
+    if max(len(runs) for runs in tasks) < 2:
+        return Interval(estimate, np.nan, np.nan)
+    low, high = np.quantile(drawn, _ends(confidence))
+    return Interval(estimate, float(low), float(high))
+
+
+def _ends(confidence: float) -> tuple[float, float]:
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence={confidence}: above 0, below 1")
+    return (1 - confidence) / 2, (1 + confidence) / 2
+
+
+def _checked(values: Sequence[float] | ndarray) -> ndarray:
+    values = np.asarray(values, float)
+    if values.ndim == 0 or values.shape[-1] == 0:
+        raise ValueError("no values to take a statistic of")
+    if not np.isfinite(values).all():
+        raise ValueError("a value is not finite")
+    return values

@@ -1,0 +1,140 @@
+"""From a task's settings to an environment with one observation, one action range and one meaning of its end.
+
+The law that resuming a run rests on: `reset(seed=s)` and a sequence of actions give bit-identical
+observations and rewards, whatever the environment or the process did before.
+"""
+
+import difflib
+import functools
+import math
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces, wrappers
+
+from envs import suite, supported
+from envs.faults import FiniteGuard
+from envs.settings import TaskConfig
+from envs.vector import Processes
+
+STATE = "observation.state"
+
+
+def make(task: TaskConfig, render: bool = False) -> gymnasium.Env:
+    """The environment of a task; with `render`, one that `envs.rendering.frame` can draw.
+
+    Observations: Dict of `observation.state`, Box (S,) float32: the environment's own keys in alphabetical
+    order, flattened. Actions: Box [-1, 1] (A,) float32, rescaled to the environment's range. An action is
+    held for `task.action_repeat` steps, or until the episode ends; rewards are summed. `terminated` means
+    that nothing can be earned afterwards, `truncated` that only the time ran out. `metadata` holds
+    `episode_limit` (see there) and `render_fps`, in decisions per second.
+
+    Raises:
+        ValueError: an unknown Gymnasium id, or spaces that are not supported; one line.
+    """
+    env = _gym(task, render) if task.name == "gym" else suite.build(task.name)
+    labels = supported.labels(task, env.observation_space)
+    env.action_space = supported.actions(task, env.action_space)
+
+    limit, seconds = _limit(env), _seconds(env)
+    if task.action_repeat > 1:
+        env = wrappers.RepeatAction(env, task.action_repeat)
+    own = env.action_space
+    if np.any(own.low != -1) or np.any(own.high != 1):
+        env = wrappers.RescaleAction(env, -np.ones_like(own.low), np.ones_like(own.high))
+    env.action_space = spaces.Box(-1.0, 1.0, own.shape, np.float32)
+    env = wrappers.FlattenObservation(env)
+    space = spaces.Dict({STATE: spaces.Box(-np.inf, np.inf, (len(labels),), np.float32)})
+    env = wrappers.TransformObservation(env, _state, space)
+    decisions = None if limit is None else math.ceil(limit / task.action_repeat)
+    if task.max_decisions:
+        env = wrappers.TimeLimit(env, task.max_decisions)
+        decisions = min(task.max_decisions, decisions or task.max_decisions)
+    env = FiniteGuard(env, task.label, labels, () if task.name == "gym" else _divergence())
+    env.metadata = {
+        **env.metadata,
+        "episode_limit": decisions,
+        "render_fps": 1 / (seconds * task.action_repeat),
+    }
+    return env
+
+
+def make_vector(task: TaskConfig, count: int, processes: bool = True) -> gymnasium.vector.VectorEnv:
+    """`count` environments of a task, stepped together: one in this process, several in a process each.
+
+    Nothing resets by itself. Start with `reset(seed=[s0, s1, ...])`. After a `step`, reset those that ended,
+    and only those, before the next step:
+
+        ended = terminated | truncated  # (count,) bool
+        if ended.any():
+            observations, _ = vector.reset(seed=seeds, options={"reset_mask": ended})
+
+    `seeds` is a list of `count` Python ints from 0 to 2**32 - 1 (those of environments that go on are
+    ignored; a None keeps that environment's generator going). The mask is a numpy bool array with at least
+    one True; Gymnasium takes it *out of* the dict, so pass a new dict each time. The observations come back
+    for all: first ones where reset, the last ones elsewhere. Close it when done; if this process is killed,
+    the others end by themselves.
+
+    Raises:
+        ValueError: count below 1, or what `make` raises.
+        EnvironmentFault: in whichever process it appeared, from `reset` or `step`.
+    """
+    if count < 1:
+        raise ValueError(f"envs={count}: at least 1")
+    if count > 1 and processes:
+        return Processes(functools.partial(make, task), count)
+    disabled = gymnasium.vector.AutoresetMode.DISABLED
+    return gymnasium.vector.SyncVectorEnv([functools.partial(make, task)] * count, autoreset_mode=disabled)
+
+
+def episode_limit(env: gymnasium.Env | gymnasium.vector.VectorEnv) -> int | None:
+    """The decisions after which an episode is truncated; None if that never happens."""
+    return env.metadata["episode_limit"]
+
+
+def _gym(task: TaskConfig, render: bool) -> gymnasium.Env:
+    """An installed Gymnasium environment, or ValueError: unknown, or without something that it needs."""
+    try:
+        with suite.quiet():
+            mode = "rgb_array" if render else None
+            return gymnasium.make(task.id, render_mode=mode, disable_env_checker=True)
+    except (gymnasium.error.UnregisteredEnv, ModuleNotFoundError) as error:
+        close = difflib.get_close_matches(task.id, gymnasium.registry, n=3) or [
+            "Pendulum-v1",
+            "HalfCheetah-v5",
+        ]
+        raise ValueError(
+            f"task.id={task.id}: no such environment is installed ({_line(error)}); "
+            f"close to it: {', '.join(close)}"
+        ) from error
+    except (gymnasium.error.Error, ImportError) as error:
+        raise ValueError(f"task.id={task.id}: {_line(error)}") from error
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def _state(observation: np.ndarray) -> dict[str, np.ndarray]:
+    return {STATE: observation.astype(np.float32)}
+
+
+def _limit(env: gymnasium.Env) -> int | None:
+    """The environment steps, before any action repeat, after which an episode is truncated; None if never."""
+    if env.spec.max_episode_steps is not None:
+        return env.spec.max_episode_steps
+    steps = getattr(env.unwrapped, "_step_limit", math.inf)
+    return None if math.isinf(steps) else math.ceil(steps)
+
+
+def _seconds(env: gymnasium.Env) -> float:
+    """How long an environment step lasts: by its own word, or by the frames a second of its videos."""
+    seconds = getattr(env.unwrapped, "dt", None)
+    return float(seconds) if seconds else 1 / (env.metadata.get("render_fps") or 30)
+
+
+def _divergence() -> tuple[type[Exception], ...]:
+    """What dm_control raises when the physics diverges."""
+    from dm_control.rl.control import PhysicsError  # noqa: PLC0415
+
+    return (PhysicsError,)
