@@ -1,5 +1,6 @@
 """From checked settings to working parts: environments, model, learner, planner, agent, trainer."""
 
+import logging
 import warnings
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -20,9 +21,7 @@ from worldmodel.planner import Planner
 from worldmodel.replay import Replay
 from worldmodel.settings import PlannerConfig
 
-ENDLESS = (
-    1000  # control steps an episode without an end is cut to in an evaluation, and its discount taken from
-)
+ENDLESS = 1000  # control steps an episode without an end is cut to in an evaluation, and its discount taken from
 
 
 @dataclass(frozen=True)
@@ -37,6 +36,7 @@ def prepare(config: MachineConfig) -> Machine:
     """Set threads; resolve `auto`. Raises ValueError for a device that is not there."""
     torch.set_num_threads(config.threads)
     torch.set_float32_matmul_precision("medium")
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # says at each start that there is no CUDA
     name = config.device
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -54,9 +54,7 @@ def compiler_works() -> bool:
     try:
         get_cpp_compiler()
     except InvalidCxxCompiler:
-        warnings.warn(
-            "no C++ compiler: running 2-3 times slower (Debian, Ubuntu: apt-get install g++)", stacklevel=2
-        )
+        warnings.warn("no C++ compiler: running 2-3 times slower (Debian, Ubuntu: apt-get install g++)", stacklevel=2)
         return False
     return True
 
@@ -162,10 +160,15 @@ class Assembly:
 
 
 def loaded_agent(
-    identity: Identity, model: WorldModel, planned: bool, seed: int, planner: PlannerConfig | None = None
+    identity: Identity,
+    model: WorldModel,
+    planned: bool,
+    seed: int,
+    planner: PlannerConfig | None = None,
+    compiled: bool = False,
 ) -> tuple[Agent, TaskConfig]:
     """An agent from a checkpoint, and the task it is for."""
     curve = Curve.of(identity.model.token, identity.action_size)
     discount = identity.discount**identity.model.token.length
-    chosen = Planner(model, discount, planner or identity.planner) if planned else None
+    chosen = Planner(model, discount, planner or identity.planner, compiled) if planned else None
     return Agent(model, curve, chosen, torch.Generator().manual_seed(seed)), TaskConfig(**identity.task)

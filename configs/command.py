@@ -15,14 +15,15 @@ from configs.strict import unknown
 MISTAKE = 2
 
 
-def run(name: str, help_text: str, body: Callable[[dict, Path], dict]) -> None:
+def run(name: str, help_text: str, body: Callable[[dict, Path], dict]) -> list[dict]:
     """Compose the config `name`, call `body(keys and values, run folder)`, print its result as the last line.
 
-    A mistake of the user's (ValueError or OSError) ends the program with one line on stderr and exit code 2.
+    A mistake of the user's (ValueError or OSError) ends the program with one line on stderr and exit code 2; a folder
+    that is still empty then is removed. Returns what was printed.
     """
     if {"-h", "--help"} & set(sys.argv[1:]):
         print(help_text)
-        return
+        return []
     import hydra  # noqa: PLC0415
     from hydra.core.hydra_config import HydraConfig  # noqa: PLC0415
     from hydra.errors import HydraException  # noqa: PLC0415
@@ -40,6 +41,8 @@ def run(name: str, help_text: str, body: Callable[[dict, Path], dict]) -> None:
             if os.environ.get("SEMAGRAM_TRACEBACK"):
                 raise
             outcome.append(error)
+        finally:
+            _prune(folder)
 
     try:
         hydra.main(version_base="1.3", config_path=None, config_name=name)(task)()
@@ -49,6 +52,22 @@ def run(name: str, help_text: str, body: Callable[[dict, Path], dict]) -> None:
         if isinstance(end, Exception):
             _refuse(_one_line(end))
         print(json.dumps(end))
+    return outcome
+
+
+def given() -> set[str]:
+    """The keys that the user set on the command line, dotted."""
+    from hydra.core.hydra_config import HydraConfig  # noqa: PLC0415
+
+    return {text.lstrip("+~").partition("=")[0].partition("@")[0] for text in HydraConfig.get().overrides.task}
+
+
+def _prune(folder: Path) -> None:
+    """Remove the folder Hydra made, and those above it, as far as they are empty."""
+    for path in (folder, *folder.parents):
+        if path == Path.cwd() or not path.is_dir() or any(path.iterdir()):
+            return
+        path.rmdir()
 
 
 def _refuse(message: str) -> None:
@@ -72,6 +91,9 @@ def _explain(error: Exception, name: str) -> str:
             find(found[1])
         except ValueError as missing:
             return _one_line(missing)
+    choice = r"Could not find '([^'/]+)/([^']+)'\s+Available options in '[^']+':\s+(.+?)\s+Config"
+    if found := re.search(choice, text, re.DOTALL):
+        return f"{found[1]}={found[2]}: one of {', '.join(found[3].split())}"
     return _one_line(error)
 
 

@@ -24,9 +24,7 @@ def film(path: Path, task: TaskConfig, agent: Agent, say: Callable[[str], None],
     try:
         observation, _ = env.reset(seed=episode_seeds(seed, 2, 0, 1)[0])
         first = frame(env, HEIGHT, WIDTH)
-        with imageio.get_writer(
-            aside, fps=round(env.metadata["render_fps"]), codec="libx264", quality=7
-        ) as video:
+        with imageio.get_writer(aside, fps=round(env.metadata["render_fps"]), codec="libx264", quality=7) as video:
             video.append_data(first)
             for _ in range(episode_limit(env) or LONGEST):
                 action = agent.act({key: value[None] for key, value in as_tensors(observation).items()})

@@ -26,7 +26,7 @@ COLUMNS = (
 
 
 class RunFolder:
-    """Paths and writers of one run. Nothing in metrics.csv depends on the clock, so that two equal runs write the same."""
+    """Paths and writers of one run. Nothing in metrics.csv depends on the clock: two equal runs write the same."""
 
     def __init__(self, path: Path):
         self.path = path

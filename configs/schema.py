@@ -1,7 +1,8 @@
 """Every key of every command, as strict dataclasses; Hydra's defaults are made from them, so each stands once."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 
+from envs.benchmark.suites import SUITES
 from envs.settings import TaskConfig
 from envs.suite import NAMES
 from policies.settings import CheckpointConfig, EvaluationConfig, LoopConfig, ReplayConfig
@@ -29,10 +30,9 @@ class MachineConfig:
 
 
 @dataclass(frozen=True)
-class TrainConfig(LoopConfig, MachineConfig):
-    """The keys of semagram-train."""
+class AgentConfig(MachineConfig):
+    """What a training run is made of, whatever its task, seed and length."""
 
-    task: TaskConfig = field(default_factory=lambda: TaskConfig(DEFAULT_TASK))
     model: ModelConfig = field(default_factory=ModelConfig)
     learning: LearningConfig = field(default_factory=LearningConfig)
     planner: PlannerConfig = field(default_factory=PlannerConfig)
@@ -40,35 +40,104 @@ class TrainConfig(LoopConfig, MachineConfig):
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     envs: int = 1
-    video: bool = True
-    resume: str = ""
 
     def __post_init__(self):
         """Raise ValueError for a value out of range."""
-        LoopConfig.__post_init__(self)
         MachineConfig.__post_init__(self)
         if self.envs < 1:
             raise ValueError(f"envs={self.envs}: at least 1")
 
 
 @dataclass(frozen=True)
+class TrainConfig(LoopConfig, AgentConfig):
+    """The keys of semagram-train."""
+
+    task: TaskConfig = field(default_factory=lambda: TaskConfig(DEFAULT_TASK))
+    video: bool = True
+    resume: str = ""
+
+    def __post_init__(self):
+        """Raise ValueError for a value out of range."""
+        LoopConfig.__post_init__(self)
+        AgentConfig.__post_init__(self)
+
+
+@dataclass(frozen=True)
 class EvaluateConfig(MachineConfig):
-    """The keys of semagram-eval."""
+    """The keys of semagram-eval. `planner` holds the settings to change; those that are None stay the checkpoint's."""
 
     checkpoint: str = ""
     episodes: int = 10
     seed: int = 100
     video: bool = False
+    planner: dict = field(default_factory=lambda: {f.name: None for f in fields(PlannerConfig)})
 
     def __post_init__(self):
         """Raise ValueError for a value out of range."""
         MachineConfig.__post_init__(self)
-        if not self.checkpoint:
-            raise ValueError(
-                "checkpoint=: the folder of a checkpoint, e.g. checkpoint=runs/…/checkpoints/last"
-            )
         if self.episodes < 1:
             raise ValueError(f"episodes={self.episodes}: at least 1")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed={self.seed}: from 0 to {2**32 - 1}")
+
+
+@dataclass(frozen=True)
+class PeerConfig:
+    """Another agent to run beside ours: `tdmpc2` from the checkout at `path`, or `none`.
+
+    `python`: the interpreter of its own environment, made where it is not given. `decisions`: time so many of its
+    decisions and of ours in alternation, instead of running the suite.
+    """
+
+    name: str = "none"
+    path: str = ""
+    python: str = ""
+    decisions: int = 0
+
+    def __post_init__(self):
+        """Raise ValueError for a peer that is not known or has no checkout."""
+        if self.name not in PEERS:
+            raise ValueError(f"peer={self.name}: one of {', '.join(PEERS)}")
+        if self.name != "none" and not self.path:
+            raise ValueError(f"peer.path=: a checkout of {self.name}, e.g. peer.path=../{self.name}")
+        if self.decisions < 0:
+            raise ValueError(f"peer.decisions={self.decisions}: at least 0")
+
+
+PEERS = ("none", "tdmpc2")
+
+
+@dataclass(frozen=True)
+class BenchConfig(AgentConfig):
+    """The keys of semagram-bench. What is empty or None is the suite's."""
+
+    suite: str = "dmc-quick"
+    tasks: list[str] = field(default_factory=list)
+    seeds: int | None = None
+    steps: int | None = None
+    seed_steps: int = LoopConfig.seed_steps
+    workers: int | str = "auto"
+    agent: str = "semagram"
+    out: str = "runs/bench/${suite}-${agent}"
+    video: bool = False
+    table: list[str] | str = ""
+    readme: str = ""
+    peer: PeerConfig = field(default_factory=PeerConfig)
+
+    def __post_init__(self):
+        """Raise ValueError for a value out of range."""
+        AgentConfig.__post_init__(self)
+        if self.suite not in SUITES:
+            raise ValueError(f"suite={self.suite}: one of {', '.join(SUITES)}")
+        for name in ("seeds", "steps"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}: at least 1")
+        if self.workers != "auto" and not (isinstance(self.workers, int) and self.workers >= 1):
+            raise ValueError(f"workers={self.workers}: auto, or a number of at least 1")
+        if not self.agent or set(self.agent) & set("/\\ \n"):
+            raise ValueError(f"agent={self.agent}: a name without spaces or slashes")
+        if self.readme and not self.table:
+            raise ValueError("readme=: only with table=, the results that go into it")
 
 
 def register() -> None:
@@ -78,23 +147,26 @@ def register() -> None:
     store = ConfigStore.instance()
     for name in NAMES:
         store.store(group="task", name=name, node=asdict(TaskConfig(name)))
-    store.store(
-        group="task", name="gym", node={"name": "gym", "id": "", "action_repeat": 1, "max_decisions": 0}
-    )
+    store.store(group="task", name="gym", node={"name": "gym", "id": "", "action_repeat": 1, "max_decisions": 0})
     train = asdict(TrainConfig())
     del train["task"]
     folder = "runs/${semagram.label:${task.name},${task.id}}/${now:%Y-%m-%d_%H-%M-%S}-seed${seed}"
-    store.store(
-        name="train", node={"defaults": [{"task": DEFAULT_TASK}, *QUIET, "_self_"], **train, **_hydra(folder)}
-    )
-    evaluate = {"checkpoint": "", "episodes": 10, "seed": 100, "video": False, **asdict(MachineConfig())}
+    store.store(name="train", node={"defaults": [{"task": DEFAULT_TASK}, *QUIET, "_self_"], **train, **_hydra(folder)})
     store.store(
         name="evaluate",
         node={
             "defaults": [*QUIET, "_self_"],
-            **evaluate,
+            **asdict(EvaluateConfig()),
             **_hydra("runs/evaluations/${now:%Y-%m-%d_%H-%M-%S}"),
         },
+    )
+    for name in PEERS:
+        store.store(group="peer", name=name, node={f.name: f.default for f in fields(PeerConfig)} | {"name": name})
+    bench = asdict(BenchConfig())
+    del bench["peer"]
+    store.store(
+        name="bench",
+        node={"defaults": [{"peer": "none"}, *QUIET, "_self_"], **bench, **_hydra("${out}")},
     )
 
 

@@ -31,8 +31,10 @@ def build(cls: type, data: dict, where: str = ""):
 
 def unknown(key: str, known: list[str]) -> str:
     """One line about a key that does not exist, with those it may have meant."""
-    close = difflib.get_close_matches(key, known, n=3, cutoff=0.6)
-    siblings = [k for k in known if k.rpartition(".")[0] == key.rpartition(".")[0]]
+    group, _, leaf = key.rpartition(".")
+    siblings = [k for k in known if k.rpartition(".")[0] == group]
+    own = difflib.get_close_matches(leaf, [k.rpartition(".")[2] for k in siblings], n=3, cutoff=0.6)
+    close = [k for k in siblings if k.rpartition(".")[2] in own] or difflib.get_close_matches(leaf, known, n=3)
     hint = f"did you mean {' or '.join(close)}?" if close else f"valid here: {', '.join(siblings or known)}"
     return f"{key}: no such key; {hint}"
 
@@ -43,9 +45,11 @@ def _value(kind, value, where: str):
             raise ConfigError(f"{where}={value}: a group of keys ({', '.join(f.name for f in fields(kind))})")
         return build(kind, value, f"{where}.")
     if isinstance(kind, types.UnionType):
-        if value is None and type(None) in typing.get_args(kind):
-            return None
-        kind = next(k for k in typing.get_args(kind) if k is not type(None))
+        return _either(typing.get_args(kind), value, where)
+    if typing.get_origin(kind) is list:
+        if not isinstance(value, list):
+            raise ConfigError(f"{where}={value}: a list, e.g. {where}=[a,b]")
+        return [_value(typing.get_args(kind)[0], item, where) for item in value]
     if kind is str and isinstance(value, bool):
         value = str(value).lower()  # compile=true reaches us as a truth value
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
@@ -57,4 +61,17 @@ def _value(kind, value, where: str):
     return value
 
 
-_NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+def _either(kinds: tuple, value, where: str):
+    """The value as the first of several kinds that takes it."""
+    if value is None and type(None) in kinds:
+        return None
+    kinds = [kind for kind in kinds if kind is not type(None)]
+    for kind in kinds[:-1]:
+        try:
+            return _value(kind, value, where)
+        except ConfigError:
+            continue
+    return _value(kinds[-1], value, where)
+
+
+_NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "text", dict: "a group of keys"}

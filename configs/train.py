@@ -13,14 +13,16 @@ semagram-train: train a latent world model that plans, on a task in simulation.
 Keys, with their defaults (a key is set as key=value, in any order):
 
   task=cartpole-swingup    what to learn; `python -m envs.suite` lists the suite's names
-  steps=100000             environment steps in all
+  steps=25000              environment steps in all (enough for the default task; most want 100000 or more)
   seed=1                   makes the run repeatable
   envs=1                   environments stepped side by side (more cores, more of them)
   device=cpu               cpu, cuda or auto
   threads=1                of the CPU; a second one brings little at these sizes
   compile=auto             true, false, or auto: where a C++ compiler is found
   video=true               leave rollout.mp4 (needs EGL or OSMesa; without them the run goes on without a video)
-  evaluation.every=25000   environment steps between evaluations of evaluation.episodes=10 episodes
+  seed_steps=500           random decisions before it learns
+  replay.capacity=1000000  decisions it remembers
+  evaluation.every=50000   environment steps between evaluations of evaluation.episodes=10 episodes
   checkpoint.every=10000   environment steps between checkpoints; the newest checkpoint.keep=2 stay
   hydra.run.dir=...        where to put the run folder (default runs/<task>/<time>-seed<seed>)
 
@@ -40,9 +42,14 @@ def main() -> None:
 
 def train(keys: dict, folder: Path) -> dict:
     """Train as `keys` say and leave everything in `folder`; returns the summary. Raises ValueError, OSError."""
+    from configs.command import given  # noqa: PLC0415
+    from configs.schema import TrainConfig  # noqa: PLC0415
+    from configs.strict import build  # noqa: PLC0415
+
+    build(TrainConfig, keys)  # a mistake is answered before PyTorch is imported
     from configs.training import Training  # noqa: PLC0415
 
-    return Training.begin(keys, folder).run()
+    return Training.begin(keys, folder, given()).run()
 
 
 if __name__ == "__main__":

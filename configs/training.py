@@ -3,44 +3,61 @@
 import signal
 import sys
 import time
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import torch
+from omegaconf import OmegaConf
 from tqdm import tqdm
 
 from configs.assembly import Assembly, prepare
 from configs.films import film
+from configs.pace import measure
 from configs.run_folder import RunFolder
 from configs.schema import TrainConfig
-from configs.strict import build
+from configs.strict import ConfigError, build
 from envs.benchmark.anchors import published
 from envs.benchmark.curves import read_curve
 from envs.benchmark.figures import learning_curve
-from policies.checkpoint import load_trainer, newest, save_checkpoint, versions
+from envs.settings import TaskConfig
+from policies.agent import Agent
+from policies.checkpoint import load_trainer, newest, read_identity, save_checkpoint, versions
+from policies.folders import FolderError
 from policies.rollouts import Rollout, rollout
 from worldmodel.arithmetic import plan_gflop, update_gflop
+from worldmodel.planner import Planner
 
-RESUMABLE = ("steps", "threads", "video", "compile", "resume", "evaluation", "checkpoint", "device")
+RESUMABLE = ("steps", "threads", "video", "compile", "evaluation", "checkpoint", "device")
 
 
 class Stopped(Exception):
-    """The run was told to stop by a signal."""
+    """The run was told to stop by a signal, and is between two steps."""
 
 
 @dataclass
 class Training:
-    """One run. `seconds` is the time spent training, evaluations left out, over all its sittings."""
+    """One run.
+
+    `seconds` is the time spent training, evaluations left out, over all its sittings; `evaluated` the environment steps
+    at the last evaluation; `signal` the name of the signal that asked it to stop.
+    """
 
     config: TrainConfig
     parts: Assembly
     folder: RunFolder
     seconds: float = 0.0
+    evaluated: int = 0
+    signal: str = ""
 
     @classmethod
-    def begin(cls, keys: dict, path: Path) -> "Training":
-        """A new run in the folder `path`, or the continuation of `resume`. Raises ConfigError, FolderError."""
+    def begin(cls, keys: dict, path: Path, given: Collection[str] = ()) -> "Training":
+        """A new run in the folder `path`, or the continuation of `resume`, of which only RESUMABLE keys can change.
+
+        `given`: the keys that the user set, dotted. Raises ConfigError, FolderError.
+        """
         if keys["resume"]:
-            return cls._resume(keys)
+            return cls._resume(keys, given)
         config = build(TrainConfig, keys)
         parts = Assembly(config, prepare(config))
         parts.env  # noqa: B018  a task that cannot be made is refused before anything is written
@@ -49,22 +66,24 @@ class Training:
         return run
 
     @classmethod
-    def _resume(cls, keys: dict) -> "Training":
+    def _resume(cls, keys: dict, given: Collection[str]) -> "Training":
         folder = RunFolder(Path(keys["resume"]))
-        saved = folder.config()
-        config = build(TrainConfig, saved | {k: keys[k] for k in RESUMABLE})
+        config = build(TrainConfig, _changed(folder.config(), keys, given))
         run = cls(config, Assembly(config, prepare(config)), folder)
         path = newest(folder.checkpoints)
+        task = read_identity(path).task
+        if task != asdict(config.task):
+            raise FolderError(f"{path}: a checkpoint of {TaskConfig(**task).label}, not of {config.task.label}")
         progress = load_trainer(path, run.parts.trainer, run._say)
         folder.rewind(int(progress["metrics_bytes"]))
         run.seconds = float(progress["seconds"])
+        run.evaluated = int(progress.get("evaluated", run.parts.trainer.env_steps))
         run._say(f"going on from {path}")
         return run
 
     def run(self) -> dict:
         """Train to the end; returns the summary. A SIGTERM or an interrupt saves a checkpoint first."""
-        for name in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(name, _stop)
+        before = {number: signal.signal(number, self._ask) for number in (signal.SIGTERM, signal.SIGINT)}
         trainer, config = self.parts.trainer, self.config
         bar = tqdm(
             total=config.steps,
@@ -77,40 +96,46 @@ class Training:
         try:
             with bar:
                 self._loop(bar)
-        except Stopped as stopped:
+            return self._finish()
+        except Stopped:
             self._save()
-            self._say(f"stopped by {stopped}; go on with: semagram-train resume={self.folder.path}")
+            self._say(f"stopped by {self.signal}; go on with: semagram-train resume={self.folder.path}")
             raise SystemExit(130) from None
-        result = self._finish()
-        self.parts.close()
-        return result
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            self.parts.close()
+
+    def _ask(self, number, frame) -> None:
+        """Stop at the next step's end, where everything is consistent; the same signal again kills at once."""
+        self.signal = signal.Signals(number).name
+        signal.signal(number, signal.SIG_DFL)
+
+    def _heed(self) -> None:
+        if self.signal:
+            raise Stopped
 
     def _loop(self, bar: tqdm) -> None:
         trainer, config = self.parts.trainer, self.config
-        marks = (config.evaluation.every, config.checkpoint.every)
-        before, started = trainer.env_steps, time.perf_counter()
-        for ended in trainer.run(config.steps):
-            if ended is not None:
-                self.folder.log(
-                    self._position()
-                    | {"episode_return": ended.episode_return, "episode_length": ended.episode_length}
-                    | ended.metrics
-                )
-                bar.set_postfix_str(f"return {ended.episode_return:.0f}", refresh=False)
-            now = trainer.env_steps
-            if now == before:
-                continue
-            bar.update(now - before)
-            evaluate, save = (bool(m) and now // m > before // m for m in marks)
-            before = now
-            if evaluate or save:
-                self.seconds += time.perf_counter() - started
-                if evaluate and now < config.steps:
-                    self._evaluate(f"{now} steps")
-                if save and now < config.steps:
-                    self._save()
-                started = time.perf_counter()
-        self.seconds += time.perf_counter() - started
+        while trainer.env_steps < config.steps:
+            every, now = config.evaluation.every, trainer.env_steps
+            if every and now // every > self.evaluated // every:
+                self._evaluate(f"{now} steps")
+            started = time.perf_counter()
+            for ended in trainer.run(now + 1):  # one step, in which several episodes may end
+                if ended is not None:
+                    self.folder.log(
+                        self._position()
+                        | {"episode_return": ended.episode_return, "episode_length": ended.episode_length}
+                        | ended.metrics
+                    )
+                    bar.set_postfix_str(f"return {ended.episode_return:.0f}", refresh=False)
+            self.seconds += time.perf_counter() - started
+            bar.update(trainer.env_steps - now)
+            every = config.checkpoint.every
+            if trainer.env_steps // every > now // every and trainer.env_steps < config.steps:
+                self._save()
+            self._heed()
 
     def _position(self) -> dict[str, int]:
         trainer = self.parts.trainer
@@ -120,13 +145,11 @@ class Training:
             "updates": self.parts.learner.updates,
         }
 
-    def _evaluate(self, when: str) -> tuple[Rollout, Rollout, float]:
-        """Evaluate with the planner and without it; also returns the planner's decisions per second."""
-        env, seed = self.parts.evaluation_env, self.config.evaluation.seed
-        started = time.perf_counter()
-        planned = rollout(env, self.parts.evaluator(True, seed), seed, self.parts.limit)
-        rate = planned.lengths.sum() / (time.perf_counter() - started)
-        alone = rollout(env, self.parts.evaluator(False, seed), seed, self.parts.limit)
+    def _evaluate(self, when: str) -> tuple[Rollout, Rollout]:
+        """Evaluate with the planner and without it."""
+        env, seed, limit = self.parts.evaluation_env, self.config.evaluation.seed, self.parts.limit
+        planned = rollout(env, self.parts.evaluator(True, seed), seed, limit, self._heed)
+        alone = rollout(env, self.parts.evaluator(False, seed), seed, limit, self._heed)
         self.folder.log(
             self._position()
             | {
@@ -135,14 +158,19 @@ class Training:
                 "eval_policy_return": float(alone.returns.mean()),
             }
         )
+        self.evaluated = self.parts.trainer.env_steps
         self._say(
             f"{when}: return {planned.returns.mean():.0f} ± {planned.returns.std():.0f}, "
             f"policy alone {alone.returns.mean():.0f}"
         )
-        return planned, alone, rate
+        return planned, alone
 
     def _save(self) -> None:
-        progress = {"metrics_bytes": self.folder.metrics_size(), "seconds": self.seconds}
+        progress = {
+            "metrics_bytes": self.folder.metrics_size(),
+            "seconds": self.seconds,
+            "evaluated": self.evaluated,
+        }
         save_checkpoint(
             self.folder.checkpoints,
             self.parts.identity(),
@@ -153,8 +181,11 @@ class Training:
 
     def _finish(self) -> dict:
         config, learner, trainer = self.config, self.parts.learner, self.parts.trainer
-        planned, alone, rate = self._evaluate("at the end")
-        self._save()
+        self._save()  # before the last evaluation, so that going on from here leaves no row twice
+        planned, alone = self._evaluate("at the end")
+        planner = Planner(learner.model, self.parts.token_discount, config.planner, self.parts.machine.compiled)
+        agent = Agent(learner.model, self.parts.curve, planner, torch.Generator().manual_seed(0))
+        pace = measure(config.task, agent)
         update = update_gflop(learner) * config.learning.updates_per_decision
         result = {
             "task": config.task.label,
@@ -170,7 +201,7 @@ class Training:
             "gflop_per_decision": round(
                 update + plan_gflop(learner.model, self.parts.token_discount, config.planner), 3
             ),
-            "decisions_per_second": round(float(rate), 1),
+            "decisions_per_second": round(pace.per_second, 1),
             "parameters": int(learner.flat.numel()),
             "device": str(self.parts.machine.device),
             "versions": versions(),
@@ -189,5 +220,13 @@ class Training:
         tqdm.write(text, file=sys.stderr)
 
 
-def _stop(number, frame) -> None:
-    raise Stopped(signal.Signals(number).name)
+def _changed(saved: dict, keys: dict, given: Collection[str]) -> dict:
+    """The config a run began with, with the RESUMABLE keys that are `given`. Raises ConfigError for another one."""
+    old, new = OmegaConf.create(saved), OmegaConf.create(keys)
+    for name in sorted(set(given) - {"resume"}):
+        was, wanted = OmegaConf.select(old, name), OmegaConf.select(new, name)
+        if name.partition(".")[0] in RESUMABLE:
+            OmegaConf.update(old, name, wanted)
+        elif was != wanted:
+            raise ConfigError(f"{name}: fixed when this run began; on resuming, {', '.join(RESUMABLE)} can change")
+    return OmegaConf.to_container(old)

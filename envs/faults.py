@@ -26,9 +26,7 @@ class FiniteGuard(gymnasium.Wrapper):
     is what the environment's physics raises when it diverges.
     """
 
-    def __init__(
-        self, env: gymnasium.Env, task: str, labels: list[str], divergence: tuple[type[Exception], ...]
-    ):
+    def __init__(self, env: gymnasium.Env, task: str, labels: list[str], divergence: tuple[type[Exception], ...]):
         """Guard `env`; `task` is what messages call it."""
         super().__init__(env)
         self._task, self._labels, self._divergence = task, labels, divergence

@@ -96,16 +96,18 @@ def _gym(task: TaskConfig, render: bool) -> gymnasium.Env:
     """An installed Gymnasium environment, or ValueError: unknown, or without something that it needs."""
     try:
         with suite.quiet():
-            mode = "rgb_array" if render else None
-            return gymnasium.make(task.id, render_mode=mode, disable_env_checker=True)
+            env = gymnasium.make(task.id, disable_env_checker=True)
+            if render and "rgb_array" in (env.metadata.get("render_modes") or ()):  # known only once it is made
+                env.close()
+                env = gymnasium.make(task.id, disable_env_checker=True, render_mode="rgb_array")
+            return env
     except (gymnasium.error.UnregisteredEnv, ModuleNotFoundError) as error:
         close = difflib.get_close_matches(task.id, gymnasium.registry, n=3) or [
             "Pendulum-v1",
             "HalfCheetah-v5",
         ]
         raise ValueError(
-            f"task.id={task.id}: no such environment is installed ({_line(error)}); "
-            f"close to it: {', '.join(close)}"
+            f"task.id={task.id}: no such environment is installed ({_line(error)}); close to it: {', '.join(close)}"
         ) from error
     except (gymnasium.error.Error, ImportError) as error:
         raise ValueError(f"task.id={task.id}: {_line(error)}") from error
@@ -116,7 +118,8 @@ def _line(error: Exception) -> str:
 
 
 def _state(observation: np.ndarray) -> dict[str, np.ndarray]:
-    return {STATE: observation.astype(np.float32)}
+    with np.errstate(over="ignore"):  # it becomes infinite, which the guard then names
+        return {STATE: observation.astype(np.float32)}
 
 
 def _limit(env: gymnasium.Env) -> int | None:

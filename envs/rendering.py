@@ -10,6 +10,7 @@ import functools
 import importlib
 import os
 import sys
+import textwrap
 import weakref
 
 import gymnasium
@@ -43,12 +44,11 @@ def choose_backend() -> str:
 
 
 class Canvas:
-    """Draws one MuJoCo model, height by width pixels, through its first camera, or from afar if it has none."""
+    """Draws one MuJoCo model, height by width pixels, through its first camera (or from afar without one)."""
 
     def __init__(self, model, height: int, width: int):
         """Raise RenderingUnavailable if no context for drawing can be had."""
         import mujoco  # noqa: PLC0415
-        from OpenGL.error import Error as OpenGLError  # noqa: PLC0415
 
         backend = choose_backend()
         if backend == "disabled":
@@ -62,9 +62,9 @@ class Canvas:
             self._context = importlib.import_module(CONTEXTS[backend]).GLContext(width, height)
             self._context.make_current()
             self._drawing = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100.value)
-        except (ImportError, RuntimeError, AttributeError, OpenGLError, mujoco.FatalError) as error:
-            line = " ".join(str(error).split())
-            raise RenderingUnavailable(f"no video: {backend} does not start ({line}); {INSTALL}") from error
+        except Exception as error:  # PyOpenGL's own errors can't be imported before MuJoCo has chosen its platform
+            why = textwrap.shorten(str(error), 100)
+            raise RenderingUnavailable(f"no video: {backend} does not start ({why}); {INSTALL}") from error
         _close_at_exit()
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN.value, self._drawing)
         self._scene = mujoco.MjvScene(model, maxgeom=2000)
@@ -84,9 +84,7 @@ class Canvas:
         import mujoco  # noqa: PLC0415
 
         self._context.make_current()
-        if not np.array_equal(
-            self._terrain, self.model.hfield_data
-        ):  # some tasks make a new one for each episode
+        if not np.array_equal(self._terrain, self.model.hfield_data):  # some tasks make a new one for each episode
             self._terrain = self.model.hfield_data.copy()
             for field in range(self.model.nhfield):
                 mujoco.mjr_uploadHField(self.model, self._drawing, field)
@@ -95,7 +93,7 @@ class Canvas:
         mujoco.mjr_render(self._rectangle, self._scene, self._drawing)
         pixels = np.empty((*self.size, 3), np.uint8)
         mujoco.mjr_readPixels(pixels, None, self._rectangle, self._drawing)
-        return pixels[::-1]
+        return np.ascontiguousarray(pixels[::-1])
 
     def __del__(self):
         """Free what OpenGL holds for it."""
@@ -144,15 +142,13 @@ def _state(base: gymnasium.Env):
 
 def _own(env: gymnasium.Env) -> np.ndarray:
     """The frame that an environment draws of itself."""
+    if env.render_mode != "rgb_array":
+        raise RenderingUnavailable(f"no video: {env.spec.id} draws nothing (it has no render mode rgb_array)")
     try:
         pixels = env.render()
     except (gymnasium.error.Error, ImportError, RuntimeError, NotImplementedError) as error:
         raise RenderingUnavailable(f"no video: {' '.join(str(error).split())}") from error
-    if not isinstance(pixels, np.ndarray) or pixels.ndim != 3:
-        raise RenderingUnavailable(
-            "no video: this environment draws nothing (it has no render mode rgb_array)"
-        )
-    return pixels
+    return np.asarray(pixels)
 
 
 def _resized(pixels: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -23,23 +23,17 @@ class TaskConfig:
         """Fill in the action repeat. Raise ValueError, naming the key, for a task that can't be made."""
         if self.name == "gym":
             if not self.id:
-                raise ValueError(
-                    "task.id=: the Gymnasium environment, e.g. task.id=Pendulum-v1 or package:Id-v0"
-                )
+                raise ValueError("task.id=: the Gymnasium environment, e.g. task.id=Pendulum-v1 or package:Id-v0")
         else:
             find(self.name)
             if self.id:
-                raise ValueError(
-                    f"task.id={self.id}: only with task.name=gym, not with task.name={self.name}"
-                )
+                raise ValueError(f"task.id={self.id}: only with task.name=gym, not with task.name={self.name}")
         if self.action_repeat is None:
             object.__setattr__(self, "action_repeat", 1 if self.name == "gym" else 2)
         if self.action_repeat < 1:
             raise ValueError(f"task.action_repeat={self.action_repeat}: at least 1")
         if self.max_decisions < 0:
-            raise ValueError(
-                f"task.max_decisions={self.max_decisions}: at least 0 (0: the environment's own limit)"
-            )
+            raise ValueError(f"task.max_decisions={self.max_decisions}: at least 0 (0: the environment's own limit)")
 
     @property
     def label(self) -> str:

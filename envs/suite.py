@@ -7,9 +7,9 @@ names.
 import contextlib
 import difflib
 import io
-import logging
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 
 TASKS: tuple[tuple[str, str], ...] = tuple(
@@ -63,14 +63,18 @@ def find(name: str) -> tuple[str, str]:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep MuJoCo from logging that an attribute of the model file it compiles is deprecated."""
-    absl = logging.getLogger("absl")
-    level = absl.level
-    absl.setLevel(logging.ERROR)
+    """Keep MuJoCo from warning that a model file which it compiles in here has a deprecated attribute.
+
+    It would print that and leave a MUJOCO_LOG.TXT where the command was started.
+    """
+    import mujoco  # noqa: PLC0415
+
+    warn = mujoco.get_mju_user_warning()
+    mujoco.set_mju_user_warning(lambda message: None)
     try:
         yield
     finally:
-        absl.setLevel(level)
+        mujoco.set_mju_user_warning(warn)
 
 
 @contextlib.contextmanager
@@ -96,15 +100,14 @@ def importing() -> Iterator[None]:
     printed = io.StringIO()
     os.environ["MUJOCO_GL"] = "disabled"
     try:
-        with contextlib.redirect_stdout(printed):
+        # dm_control also switches every deprecation warning of the process on; that ends with this block.
+        with contextlib.redirect_stdout(printed), warnings.catch_warnings():
             yield
     finally:
         del os.environ["MUJOCO_GL"]
         if backend is not None:
             os.environ["MUJOCO_GL"] = backend
-        sys.stdout.writelines(
-            line for line in printed.getvalue().splitlines(keepends=True) if "locomotion" not in line
-        )
+        sys.stdout.writelines(line for line in printed.getvalue().splitlines(keepends=True) if "locomotion" not in line)
 
 
 def build(name: str):
@@ -120,9 +123,7 @@ def build(name: str):
         import numpy as np  # noqa: PLC0415
         import shimmy  # noqa: F401, PLC0415
     with quiet():
-        env = gymnasium.make(
-            f"dm_control/{domain}-{task}-v0", task_kwargs={"random": 0}, disable_env_checker=True
-        )
+        env = gymnasium.make(f"dm_control/{domain}-{task}-v0", task_kwargs={"random": 0}, disable_env_checker=True)
     if (domain, task) == ("quadruped", "escape"):  # its reset would open a window to show the new terrain in
         env.unwrapped.physics._make_rendering_contexts = lambda: None
     env.unwrapped.np_random = np.random.RandomState()

@@ -9,7 +9,10 @@ from worldmodel.planner import Memory, Planner
 
 
 class Agent:
-    """Acts for B environments: keeps each one's current token, decodes it at control rate, plans the next at its end."""
+    """Acts for B environments: keeps each one's current token, decodes it at control rate, plans the next at its end.
+
+    B may change from one call to the next; then everything is forgotten.
+    """
 
     def __init__(
         self,
@@ -19,7 +22,10 @@ class Agent:
         generator: torch.Generator,
         explore: bool = False,
     ):
-        """Without a planner the policy's mode is executed; with `explore`, the plan's own spread is added as noise."""
+        """Without a planner the policy's mode is executed, with one the elites' mean.
+
+        With `explore` it is an elite drawn by its weight, plus noise of the plan's own spread.
+        """
         self.model, self.curve, self.planner = model, curve, planner
         self.generator, self.explore = generator, explore
         self.memory: Memory | None = None
@@ -31,7 +37,7 @@ class Agent:
         """Forget the token and the plan of the environments (B,) whose episode ended."""
         self.at[ended] = self.curve.config.length
         if self.memory is not None:
-            self.memory = Memory(self.memory.mean, self.memory.valid & ~ended)
+            self.memory = Memory(self.memory.mean, self.memory.valid & ~ended.to(self.memory.valid.device))
 
     @torch.no_grad()
     def act(self, observation: dict[str, Tensor]) -> Tensor:
@@ -58,8 +64,10 @@ class Agent:
             token, spread = plan.tokens[0].cpu(), plan.spread[0].cpu()
             self.spread = float(spread.mean())
             if self.explore:
+                chosen = torch.multinomial(plan.weights.cpu(), 1, generator=self.generator)
+                elite = plan.elites[0].cpu()[torch.arange(len(chosen)), chosen[:, 0]]
                 noise = torch.randn(token.shape, generator=self.generator)
-                token = (token + spread * noise).clamp(-1, 1)
+                token = (elite + spread * noise).clamp(-1, 1)
         self.actions = torch.where(due[:, None, None], self.curve.decode(token), self.actions)
         self.at[due] = 0
 

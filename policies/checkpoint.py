@@ -52,10 +52,8 @@ def versions() -> dict[str, str]:
     return {name: version(name) for name in ("semagram", "torch", "numpy", "mujoco", "gymnasium")}
 
 
-def save_checkpoint(
-    folder: Path, identity: Identity, trainer: Trainer, progress: dict[str, float], keep: int
-) -> Path:
-    """Write `folder`/<env steps>, point `folder`/last at it, remove all but the newest `keep`.
+def save_checkpoint(folder: Path, identity: Identity, trainer: Trainer, progress: dict[str, float], keep: int) -> Path:
+    """Write `folder`/<env steps>, point `folder`/last at it, remove all but it and the newest others, `keep` in all.
 
     `progress` is the caller's own, and comes back from `load_trainer`.
 
@@ -76,8 +74,11 @@ def save_checkpoint(
     }
     write_folder(path, files, versions())
     _point(folder / LAST, path.name)
-    for old in sorted(p for p in folder.iterdir() if p.name.isdigit())[:-keep]:
+    others = sorted(p for p in folder.iterdir() if p.name.isdigit() and p != path)
+    for old in others[: max(0, len(others) + 1 - keep)]:
         shutil.rmtree(old)
+    for half in folder.glob(".*"):  # what a save that was killed left behind
+        half.unlink() if half.is_symlink() else shutil.rmtree(half)
     return path
 
 
@@ -106,10 +107,8 @@ def read_identity(path: Path) -> Identity:
             raise FolderError(f"{path / CONFIG}: not a Semagram checkpoint")
         model = dict(saved.pop("model"))
         model["token"] = TokenConfig(**model["token"])
-        return Identity(
-            **saved | {"model": ModelConfig(**model), "planner": PlannerConfig(**saved["planner"])}
-        )
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        return Identity(**saved | {"model": ModelConfig(**model), "planner": PlannerConfig(**saved["planner"])})
+    except (AttributeError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise FolderError(f"{path / CONFIG}: not the settings of a Semagram checkpoint ({error})") from error
 
 
@@ -135,6 +134,8 @@ def _fit(wanted: dict[str, Tensor], saved: dict[str, Tensor], path: Path) -> Non
         if name not in saved or saved[name].shape != value.shape:
             got = tuple(saved[name].shape) if name in saved else "missing"
             raise FolderError(f"{path}: {name} is {got}, {tuple(value.shape)} is needed")
+    for name in saved.keys() - wanted.keys():
+        raise FolderError(f"{path}: {name} is {tuple(saved[name].shape)}, none is needed")
 
 
 def load_trainer(path: Path, trainer: Trainer, warn: Callable[[str], None]) -> dict[str, float]:

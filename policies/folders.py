@@ -1,9 +1,11 @@
 """Folders that are whole or absent: written aside, fsynced, renamed; each with a manifest of sizes and SHA-256 sums."""
 
+import ctypes
 import hashlib
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -11,6 +13,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 MANIFEST = "manifest.json"
+AT_FDCWD, RENAME_EXCHANGE = -100, 2  # linux/fcntl.h, linux/fs.h
 
 
 class FolderError(ValueError):
@@ -20,27 +23,41 @@ class FolderError(ValueError):
 def write_folder(path: Path, files: dict[str, bytes], versions: dict[str, str]) -> None:
     """Write `files` and their manifest as the folder `path`, which appears complete or not at all.
 
-    Raises OSError (a full disk, a missing right); what was half-written is removed.
+    A folder that is already there stays until it is exchanged for the new one. Raises OSError (a full disk, a missing
+    right); what was half-written is removed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.parent / f".{path.name}.{os.getpid()}"
     shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir()
-    sums = {
-        name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in files.items()
-    }
+    sums = {name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in files.items()}
     manifest = json.dumps({"versions": versions, "files": sums}, indent=1).encode()
     try:
+        aside.mkdir()
         for name, data in {**files, MANIFEST: manifest}.items():
             write_synced(aside / name, data)
         sync_folder(aside)
         if path.exists():
-            shutil.rmtree(path)
-        os.rename(aside, path)
+            _exchange(aside, path)
+        else:
+            os.rename(aside, path)
         sync_folder(path.parent)
-    except BaseException:
+    finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def _exchange(aside: Path, path: Path) -> None:
+    """Let two folders change names in one step; where the system cannot, `path` is absent for a moment."""
+    swap = getattr(ctypes.CDLL(None), "renameat2", None) if sys.platform == "linux" else None
+    if swap and swap(AT_FDCWD, os.fsencode(aside), AT_FDCWD, os.fsencode(path), RENAME_EXCHANGE) == 0:
+        return
+    old = aside.with_name(f"{aside.name}.old")
+    os.rename(path, old)
+    try:
+        os.rename(aside, path)
+    except OSError:
+        os.rename(old, path)
         raise
+    os.rename(old, aside)
 
 
 def write_synced(path: Path, data: bytes) -> None:
@@ -85,7 +102,7 @@ def check_folder(path: Path, needed: tuple[str, ...]) -> dict:
                 raise FolderError(f"{path / name}: damaged (its SHA-256 is not the one in {MANIFEST})")
     except FileNotFoundError as error:
         raise FolderError(f"{error.filename}: missing, so {path} is not a whole checkpoint") from error
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
+    except (KeyError, TypeError, json.JSONDecodeError, UnicodeDecodeError) as error:
         raise FolderError(f"{path / MANIFEST}: not a manifest of {', '.join(needed)}") from error
     return manifest
 

@@ -18,10 +18,8 @@ class Rollout:
 
 
 def episode_seeds(seed: int, stream: int, episode: int, count: int) -> list[int]:
-    """Reset seeds of environments 0..count-1 for their given episode; streams do not meet (0 training, 1 evaluation)."""
-    return [
-        int(np.random.SeedSequence([seed, stream, i, episode]).generate_state(1)[0]) for i in range(count)
-    ]
+    """Reset seeds of environments 0..count-1 for their given episode; streams (0 training, 1 evaluation) do not meet."""
+    return [int(np.random.SeedSequence([seed, stream, i, episode]).generate_state(1)[0]) for i in range(count)]
 
 
 def as_tensors(observation: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:

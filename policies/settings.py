@@ -19,7 +19,7 @@ class ReplayConfig:
 class EvaluationConfig:
     """Evaluation during training: every so many environment steps (0: only at the end), in so many episodes."""
 
-    every: int = 25_000
+    every: int = 50_000
     episodes: int = 10
     seed: int = 1000
 
@@ -48,7 +48,7 @@ class CheckpointConfig:
 class LoopConfig:
     """The loop itself: environment steps in all, random control steps before learning starts."""
 
-    steps: int = 100_000
+    steps: int = 25_000
     seed_steps: int = 500
     seed: int = 1
 

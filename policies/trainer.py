@@ -85,9 +85,7 @@ class Trainer:
             return []
         metrics = dict(zip(UPDATE_METRICS, self.metrics.tolist(), strict=True))
         metrics["plan_spread"] = self.agent.spread
-        ends = [
-            EpisodeEnd(float(self.returns[i]), int(self.lengths[i]), metrics) for i in np.flatnonzero(ended)
-        ]
+        ends = [EpisodeEnd(float(self.returns[i]), int(self.lengths[i]), metrics) for i in np.flatnonzero(ended)]
         self._begin(ended)
         return ends
 
@@ -120,7 +118,8 @@ class Trainer:
                 self.curve.config.length,
                 self.generator,
             )
-            self.metrics = self.learner.update(self._batch(window), self.generator)
+            batch = self._batch(window).to(self.learner.model.device)
+            self.metrics = self.learner.update(batch, self.generator)
 
     def _batch(self, window: Window) -> Batch:
         """Steps to tokens: control points, reward discounted over the token, whether the episode goes on."""
@@ -159,9 +158,7 @@ class Trainer:
         self.observation = {STATE: saved["observation"].clone()}
         self.agent.load_state_dict({n[6:]: t for n, t in saved.items() if n.startswith("agent.")})
         if not self._retrace():
-            warn(
-                "the environment did not come back to where it was: it is not deterministic; new episodes begin"
-            )
+            warn("the environment did not come back to where it was: it is not deterministic; new episodes begin")
             self._begin(np.ones(self.env.num_envs, dtype=bool))
         self.generator.set_state(saved["generator"])
 

@@ -1,5 +1,6 @@
 """What a decision costs: floating-point operations of matrix products, counted, not estimated."""
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -8,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from worldmodel.learner import Learner
 from worldmodel.losses import Batch, loss
 from worldmodel.model import STATE
-from worldmodel.planner import propose, refine
+from worldmodel.planner import Planner
 from worldmodel.settings import PlannerConfig
 
 
@@ -38,16 +39,7 @@ def update_gflop(learner: Learner) -> float:
 def plan_gflop(model, discount: float, config: PlannerConfig) -> float:
     """GFLOP of one plan for one observation at the full budget."""
     device = next(model.parameters()).device
-    shape = (config.horizon, 1, config.samples, model.token_size)
-    noise = torch.zeros(shape, device=device)
-    own = config.policy_samples
-
-    @torch.no_grad()
-    def work():
-        z = model.encode({STATE: torch.zeros(1, model.state_size, device=device)})
-        fixed = propose(model, z, noise[:, :, :own])
-        spread = torch.ones(config.horizon, 1, model.token_size, device=device)
-        for _ in range(config.iterations):
-            refine(model, z, fixed, noise[:, :, own:], spread, noise[:, :, own:], discount, config)
-
-    return gflop(work)
+    planner = Planner(model, discount, config)
+    observation = {STATE: torch.zeros(1, model.state_size, device=device)}
+    generator = torch.Generator().manual_seed(0)
+    return gflop(lambda: planner.plan(observation, None, generator, deadline=math.inf))

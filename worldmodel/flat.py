@@ -1,5 +1,7 @@
 """All parameters of a module in one buffer, so that Adam, clipping and averaging are single operations."""
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 
@@ -25,6 +27,6 @@ def segment(module: nn.Module, prefix: str) -> slice:
         if name.startswith(prefix):
             places.append((start, start + p.numel()))
         start += p.numel()
-    if not places or any(a[1] != b[0] for a, b in zip(places, places[1:], strict=False)):
+    if not places or any(a[1] != b[0] for a, b in pairwise(places)):
         raise ValueError(f"parameters named {prefix}* do not stand together")
     return slice(places[0][0], places[-1][1])

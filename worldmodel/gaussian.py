@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-LOG_STD_MIN, LOG_STD_MAX = -10.0, 2.0
+LOG_STD_MIN, LOG_STD_MAX = -3.0, 1.0
 
 
 @dataclass(frozen=True)
@@ -41,11 +41,7 @@ class SquashedGaussian:
     def log_density(self, w: Tensor) -> Tensor:
         """Log-density (...,) of tokens w (..., P) inside [-1, 1]; the edges are moved in by 1e-3."""
         u = torch.atanh(w.clamp(-0.999, 0.999))
-        normal = (
-            -0.5 * ((u - self.mean) / self.log_std.exp()).square()
-            - self.log_std
-            - 0.5 * math.log(2 * math.pi)
-        )
+        normal = -0.5 * ((u - self.mean) / self.log_std.exp()).square() - self.log_std - 0.5 * math.log(2 * math.pi)
         return (normal - self._log_slope(u)).sum(-1)
 
     @staticmethod

@@ -24,9 +24,7 @@ class Linear(nn.Module):
     Output (..., outputs), or (heads, B, outputs); always fp32.
     """
 
-    def __init__(
-        self, inputs: int, outputs: int, heads: int = 0, dtype: torch.dtype = torch.float32, zero=False
-    ):
+    def __init__(self, inputs: int, outputs: int, heads: int = 0, dtype: torch.dtype = torch.float32, zero=False):
         super().__init__()
         lead = (heads,) if heads else ()
         self.dtype = dtype
@@ -49,9 +47,7 @@ class Linear(nn.Module):
 class NormedLinear(Linear):
     """activation(LayerNorm(W x + b)): SiLU, or SimNorm when `group` is given."""
 
-    def __init__(
-        self, inputs: int, outputs: int, heads: int = 0, dtype: torch.dtype = torch.float32, group: int = 0
-    ):
+    def __init__(self, inputs: int, outputs: int, heads: int = 0, dtype: torch.dtype = torch.float32, group: int = 0):
         super().__init__(inputs, outputs, heads, dtype)
         self.group = group
         lead = (heads, 1) if heads else ()
@@ -65,9 +61,7 @@ class NormedLinear(Linear):
         return simnorm(y, self.group) if self.group else F.silu(y)
 
 
-def mlp(
-    inputs: int, width: int, outputs: int, heads: int, dtype: torch.dtype, zero: bool = False
-) -> nn.Sequential:
+def mlp(inputs: int, width: int, outputs: int, heads: int, dtype: torch.dtype, zero: bool = False) -> nn.Sequential:
     """Two normed layers and a linear one; `zero` starts the last layer at 0."""
     return nn.Sequential(
         NormedLinear(inputs, width, heads, dtype),

@@ -39,7 +39,8 @@ class Learner:
         self.rate[segment(model, "encoder.")] *= config.encoder_rate
         self.first, self.second = torch.zeros_like(self.flat), torch.zeros_like(self.flat)
         self.updates = 0
-        self.scale = torch.ones(())
+        self.scale = torch.ones((), device=self.flat.device)
+        self.quantiles = torch.tensor([0.05, 0.95], device=self.flat.device)
         self._loss = torch.compile(loss, dynamic=False) if compiled else loss
         self._apply = torch.compile(adam, dynamic=False) if compiled else adam
 
@@ -50,7 +51,7 @@ class Learner:
 
     def noise(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """The standard normal draws one update uses."""
-        return tuple(torch.randn(2, *batch.token.shape[1:], generator=generator))
+        return tuple(torch.randn(2, *batch.token.shape[1:], generator=generator).to(self.flat.device))
 
     def learn(self, batch: Batch, noise: tuple[Tensor, Tensor]) -> None:
         """One step with given noise."""
@@ -64,7 +65,8 @@ class Learner:
             bad = [name for name, value in zip(METRICS, parts, strict=True) if not torch.isfinite(value)]
             raise LearningFault(f"update {self.updates}: {', '.join(bad) or 'the gradient'} is not finite")
         self.updates += 1
-        correction = torch.tensor([1 - self.BETA1**self.updates, 1 - self.BETA2**self.updates])
+        powers = [1 - self.BETA1**self.updates, 1 - self.BETA2**self.updates]
+        correction = torch.tensor(powers, device=self.flat.device)
         with torch.no_grad():
             for group, norm in zip(self.groups, norms, strict=True):
                 shrink = (self.config.clip / (norm + 1e-6)).clamp(max=1.0)
@@ -78,7 +80,7 @@ class Learner:
                     correction,
                 )
             self.target_flat.lerp_(self.flat[self.value_segment], self.config.target_rate)
-            low, high = torch.quantile(estimate, torch.tensor([0.05, 0.95]))
+            low, high = torch.quantile(estimate, self.quantiles)
             self.scale.lerp_((high - low).clamp(min=1.0), 0.01)
         self.metrics = torch.cat([parts, norms[:1], self.scale.view(1)])
 

@@ -1,6 +1,6 @@
 """What the world model learns from: one scalar to minimise, from a batch of token windows."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 import torch.nn.functional as F
@@ -35,6 +35,10 @@ class Batch:
     reward: Tensor
     proceed: Tensor
     valid: Tensor
+
+    def to(self, device: torch.device) -> "Batch":
+        """The same batch on a device."""
+        return Batch(*(getattr(self, f.name).to(device) for f in fields(self)))
 
 
 def window_returns(reward: Tensor, proceed: Tensor, valid: Tensor, value: Tensor, discount: float) -> Tensor:
@@ -87,9 +91,7 @@ def loss(
         features.append(model.leap(z, batch.token[t]))
         z = model.next(features[-1])
         # Nothing is to be predicted beyond a termination: no latent follows it.
-        consistency = (
-            consistency + (weight[t] * batch.proceed[t] * (z - ahead[t]).square().mean(-1)).mean() / steps
-        )
+        consistency = consistency + (weight[t] * batch.proceed[t] * (z - ahead[t]).square().mean(-1)).mean() / steps
         latents.append(z)
     before, tokens, weight = torch.cat(latents[:-1]), batch.token.flatten(0, 1), weight.flatten()
     outcome = model.outcome(torch.cat(features))

@@ -34,9 +34,7 @@ class ValueHeads(nn.Module):
 
     def __init__(self, config: ModelConfig, token_size: int, dtype: torch.dtype):
         super().__init__()
-        self.net = mlp(
-            config.latent + token_size, config.width, config.bins, config.value_heads, dtype, zero=True
-        )
+        self.net = mlp(config.latent + token_size, config.width, config.bins, config.value_heads, dtype, zero=True)
 
     def forward(self, z: Float[Tensor, "B D"], w: Float[Tensor, "B P"]) -> Float[Tensor, "E B N"]:
         """Logits of each head over the return that follows token w in latent z."""
@@ -58,17 +56,20 @@ class WorldModel(nn.Module):
         self.encoder = nn.Sequential(
             NormedLinear(state_size, h, dtype=dtype), NormedLinear(h, d, dtype=dtype, group=config.group)
         )
-        self.trunk = nn.Sequential(
-            NormedLinear(d + token_size, h, dtype=dtype), NormedLinear(h, h, dtype=dtype)
-        )
+        self.trunk = nn.Sequential(NormedLinear(d + token_size, h, dtype=dtype), NormedLinear(h, h, dtype=dtype))
         self.next = NormedLinear(h, d, dtype=dtype, group=config.group)
         self.outcome = Linear(h, config.bins + 1, dtype=dtype, zero=True)
         self.value = ValueHeads(config, token_size, dtype)
         self.actor = mlp(d, h, 2 * token_size, 0, dtype)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes."""
+        return self.normaliser.mean.device
+
     def encode(self, observation: dict[str, Tensor]) -> Float[Tensor, "B D"]:
-        """Latent of an observation with LeRobot's keys; `observation.state` is (B, S)."""
-        return self.encoder(self.normaliser(observation[STATE]))
+        """Latent of an observation with LeRobot's keys; `observation.state` is (B, S), on any device."""
+        return self.encoder(self.normaliser(observation[STATE].to(self.device)))
 
     def step(self, z: Float[Tensor, "B D"], w: Float[Tensor, "B P"]) -> Imagined:
         """Imagine one token: where it leads, what it earns, whether the episode goes on."""
@@ -88,13 +89,10 @@ class WorldModel(nn.Module):
 def matmul_dtype(precision: str) -> torch.dtype:
     """bf16 where asked for, or under `auto` where the CPU (avx512_bf16, amx) or a GPU multiplies it natively."""
     if precision == "auto":
-        fast = torch.cuda.is_available() or torch.ops.mkldnn._is_mkldnn_bf16_supported() and _native_bf16()
+        fast = torch.cuda.is_available() or (torch.ops.mkldnn._is_mkldnn_bf16_supported() and _native_bf16())
         return torch.bfloat16 if fast else torch.float32
     return torch.bfloat16 if precision == "bf16" else torch.float32
 
 
 def _native_bf16() -> bool:
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-
-
-__all__ = ["STATE", "Imagined", "Linear", "ValueHeads", "WorldModel", "matmul_dtype"]

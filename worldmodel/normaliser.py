@@ -26,7 +26,7 @@ class Normaliser(nn.Module):
     @torch.no_grad()
     def observe(self, x: Float[Tensor, "B S"]) -> None:
         """Take B more states into the statistics."""
-        x = x.double()
+        x = x.to(self.total_mean)
         n, total = x.shape[0], self.count + x.shape[0]
         delta = x.mean(0) - self.total_mean
         self.total_square += (x - x.mean(0)).square().sum(0) + delta.square() * self.count * n / total

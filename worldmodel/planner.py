@@ -30,6 +30,7 @@ class Memory:
 
     def where(self, chosen: Tensor, other: "Memory | None") -> "Memory":
         """This memory for the environments (B,) chosen, the other one for the rest."""
+        chosen = chosen.to(self.valid.device)
         if other is None:
             return Memory(self.mean, self.valid & chosen)
         mean = torch.where(chosen[None, :, None], self.mean, other.mean)
@@ -55,12 +56,10 @@ class Plan:
     def memory(self) -> Memory:
         """Shift by one token, to start the next plan from."""
         mean = torch.cat([self.tokens[1:], self.tokens[-1:]])
-        return Memory(mean, torch.ones(mean.shape[1], dtype=torch.bool))
+        return Memory(mean, torch.ones(mean.shape[1], dtype=torch.bool, device=mean.device))
 
 
-def propose(
-    model: WorldModel, z: Float[Tensor, "B D"], noise: Float[Tensor, "T B N P"]
-) -> Float[Tensor, "T B N P"]:
+def propose(model: WorldModel, z: Float[Tensor, "B D"], noise: Float[Tensor, "T B N P"]) -> Float[Tensor, "T B N P"]:
     """Roll the policy out in imagination, N times from each latent; where the noise is 0 it is the policy's mode."""
     horizon, size, count, _ = noise.shape
     z = z.repeat_interleave(count, 0)
@@ -103,22 +102,20 @@ def score(
 def refine(
     model: WorldModel,
     z: Float[Tensor, "B D"],
-    fixed: Float[Tensor, "T B M P"],
-    centre: Float[Tensor, "T B N P"],
-    spread: Float[Tensor, "T B P"],
-    noise: Float[Tensor, "T B N P"],
+    kept: Float[Tensor, "T B K P"],
+    kept_returns: Float[Tensor, "B K"],
+    fresh: Float[Tensor, "T B N P"],
     discount: float,
     config: PlannerConfig,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """One iteration: candidates are `fixed` and centre + spread * noise; returns the elites' statistics.
+    """One iteration: score the `fresh` sentences, choose the elites among them and those `kept` from before.
 
     Gives mean and spread (T, B, P), returns and weights (B, E), elites (T, B, E, P). A candidate whose return is not
     finite is ranked last, with weight 0.
     """
-    drawn = (centre + spread.unsqueeze(2) * noise).clamp(-1, 1)
-    candidates = torch.cat([fixed, drawn], 2)
-    returns = score(model, z, candidates, discount, config.depths)
-    returns = torch.where(torch.isfinite(returns), returns, -torch.inf)
+    scored = score(model, z, fresh, discount, config.depths)
+    returns = torch.cat([kept_returns, torch.where(torch.isfinite(scored), scored, -torch.inf)], 1)
+    candidates = torch.cat([kept, fresh], 2)
     best, index = returns.topk(config.elites, -1)
     index = index[None, :, :, None].expand(len(candidates), -1, -1, candidates.shape[-1])
     elites = candidates.gather(2, index)
@@ -127,7 +124,8 @@ def refine(
     count = finite.sum(-1, keepdim=True).clamp(min=1)
     middle = known.sum(-1, keepdim=True) / count
     deviation = (torch.where(finite, known - middle, 0.0).square().sum(-1, keepdim=True) / count).sqrt()
-    weights = torch.softmax((best - best[:, :1]) / (config.temperature * deviation + 1e-6), -1)
+    unit = config.temperature * (deviation.square() + config.indifference**2).sqrt()
+    weights = torch.softmax((best - best[:, :1]) / unit, -1)
     mean = torch.einsum("be,tbep->tbp", weights, elites)
     variance = torch.einsum("be,tbep->tbp", weights, (elites - mean.unsqueeze(2)).square())
     return mean, variance.sqrt().clamp(config.min_spread, config.spread), best, weights, elites
@@ -151,34 +149,37 @@ class Planner:
     ) -> Plan:
         """Plan from B observations. `deadline`: a time of time.perf_counter() after which no iteration begins.
 
-        Returns the best so far at the latest one iteration after the deadline. Raises PlanFault if some observation
-        leaves no candidate with a finite return.
+        Without one it is `deadline_ms` of the settings from now, or never where that is 0. Returns the best so far at
+        the latest one iteration after the deadline. Raises PlanFault if some observation leaves no candidate with a
+        finite return.
         """
         config = self.config
+        if deadline is None and config.deadline_ms:
+            deadline = time.perf_counter() + config.deadline_ms / 1000
         z = self._encode(observation)
         shape = (config.horizon, len(z), config.samples, self.model.token_size)
-        noise = torch.randn(config.iterations, *shape, generator=generator)
+        noise = torch.randn(config.iterations, *shape, generator=generator).to(z.device)
         own, free = config.policy_samples, config.samples - config.policy_samples
         noise[0, :, :, 0] = 0  # the first rollout is the policy's mode
         fixed = self._propose(self.model, z, noise[0, :, :, :own])
         mode = fixed[:, :, :1]
         last = (
-            mode
-            if memory is None
-            else torch.where(memory.valid[None, :, None, None], memory.mean.unsqueeze(2), mode)
+            mode if memory is None else torch.where(memory.valid[None, :, None, None], memory.mean.unsqueeze(2), mode)
         )
         half = free // 2
         centre = torch.cat([mode.expand(-1, -1, free - half, -1), last.expand(-1, -1, half, -1)], 2)
-        spread = torch.full((config.horizon, len(z), self.model.token_size), config.spread)
         noise[0, :, :, -1] = 0  # and the last candidate is the last plan itself
+        fresh = torch.cat([fixed, (centre + config.spread * noise[0, :, :, own:]).clamp(-1, 1)], 2)
+        elites, returns = fresh[:, :, :0], fresh.new_empty(len(z), 0)
         spent = 0
         for i in range(config.iterations):
-            if spent and deadline is not None and time.perf_counter() >= deadline:
-                break
+            if spent:
+                if deadline is not None and time.perf_counter() >= deadline:
+                    break
+                fresh = (mean.unsqueeze(2) + spread.unsqueeze(2) * noise[i, :, :, config.elites :]).clamp(-1, 1)
             mean, spread, returns, weights, elites = self._refine(
-                self.model, z, fixed, centre, spread, noise[i, :, :, own:], self.discount, config
+                self.model, z, elites, returns, fresh, self.discount, config
             )
-            centre = mean.unsqueeze(2).expand_as(centre)
             spent += 1
         if not bool(torch.isfinite(mean).all()):
             raise PlanFault("no candidate plan has a finite return: a weight or an observation is not finite")

@@ -12,15 +12,15 @@ class Window:
     """H consecutive tokens of L control steps each, for B starts.
 
     state (H+1, B, S): at the token boundaries. action (H, B, L, A) and reward (H, B, L): per control step.
-    terminated (H, B): the episode ended within this token; its later steps are zero.
+    terminated (H, B): the episode ended within this token or before it; all later steps are zero.
     valid (H, B): the token happened: all of its steps are known, or it ended by termination, and none before it ended.
     """
 
-    state: Tensor
-    action: Tensor
-    reward: Tensor
-    terminated: Tensor
-    valid: Tensor
+    state: Float[Tensor, "H1 B S"]
+    action: Float[Tensor, "H B L A"]
+    reward: Float[Tensor, "H B L"]
+    terminated: Bool[Tensor, "H B"]
+    valid: Bool[Tensor, "H B"]
 
 
 class Replay:
@@ -122,8 +122,10 @@ class Replay:
 
     def load_state_dict(self, saved: dict[str, Tensor]) -> None:
         """Take back what `state_dict` gave. Raises ValueError if the sizes differ."""
-        if int(saved["rows"]) != self.rows or saved["head"].shape != self.head.shape:
-            raise ValueError(f"the saved replay has {int(saved['rows'])} rows, this one {self.rows}")
+        sizes = len(saved["head"]), int(saved["rows"]), saved["state"].shape[-1], saved["action"].shape[-1]
+        own = len(self.head), self.rows, self.state.shape[-1], self.action.shape[-1]
+        if sizes != own:
+            raise ValueError(f"the saved replay has (environments, rows, state, action) {sizes}, this one {own}")
         for name in _ROWS:
             getattr(self, name)[:, : saved[name].shape[1]] = saved[name]
         self.head.copy_(saved["head"])
@@ -131,5 +133,3 @@ class Replay:
 
 
 _ROWS = ("state", "action", "reward", "terminated", "final")
-
-__all__ = ["Bool", "Replay", "Window"]

@@ -16,9 +16,7 @@ class TokenConfig:
         if not 1 <= self.knots <= self.length:
             raise ValueError(f"model.token.knots={self.knots}: from 1 to model.token.length={self.length}")
         if not 0 <= self.degree < self.knots:
-            raise ValueError(
-                f"model.token.degree={self.degree}: from 0 to model.token.knots-1={self.knots - 1}"
-            )
+            raise ValueError(f"model.token.degree={self.degree}: from 0 to model.token.knots-1={self.knots - 1}")
 
 
 @dataclass(frozen=True)
@@ -77,9 +75,7 @@ class LearningConfig:
             if getattr(self, name) < 1:
                 raise ValueError(f"learning.{name}={getattr(self, name)}: at least 1")
         if not 1 <= self.value_horizon <= self.horizon:
-            raise ValueError(
-                f"learning.value_horizon={self.value_horizon}: from 1 to learning.horizon={self.horizon}"
-            )
+            raise ValueError(f"learning.value_horizon={self.value_horizon}: from 1 to learning.horizon={self.horizon}")
         for name in ("rho", "target_rate"):
             if not 0 < getattr(self, name) <= 1:
                 raise ValueError(f"learning.{name}={getattr(self, name)}: above 0, at most 1")
@@ -92,7 +88,11 @@ class LearningConfig:
 
 @dataclass(frozen=True)
 class PlannerConfig:
-    """Model-predictive path integral control over sentences of tokens, anchored on the policy."""
+    """Model-predictive path integral control over sentences of tokens, anchored on the policy.
+
+    Elites are weighted by exp(return / (`temperature` x their spread)); differences in return below `indifference`
+    count for little, so that where the model sees nothing to choose the plan stays broad, and explores.
+    """
 
     samples: int = 64
     policy_samples: int = 16
@@ -102,6 +102,7 @@ class PlannerConfig:
     spread: float = 0.5
     min_spread: float = 0.05
     temperature: float = 0.5
+    indifference: float = 0.1
     depths: bool = True
     deadline_ms: float = 0.0
 
@@ -111,13 +112,11 @@ class PlannerConfig:
             raise ValueError(
                 f"planner.policy_samples={self.policy_samples}: from 1 to planner.samples-1={self.samples - 1}"
             )
-        if not 1 <= self.elites <= self.samples:
-            raise ValueError(f"planner.elites={self.elites}: from 1 to planner.samples={self.samples}")
+        if not 1 <= self.elites < self.samples:
+            raise ValueError(f"planner.elites={self.elites}: from 1 to planner.samples-1={self.samples - 1}")
         if self.iterations < 1 or self.horizon < 1:
             raise ValueError("planner.iterations and planner.horizon: at least 1")
         if not 0 < self.min_spread <= self.spread:
-            raise ValueError(
-                f"planner.min_spread={self.min_spread}: above 0, at most planner.spread={self.spread}"
-            )
+            raise ValueError(f"planner.min_spread={self.min_spread}: above 0, at most planner.spread={self.spread}")
         if self.temperature <= 0 or self.deadline_ms < 0:
             raise ValueError("planner.temperature: above 0; planner.deadline_ms: at least 0")

@@ -30,7 +30,7 @@ def mean(logits: Float[Tensor, "*B N"]) -> Float[Tensor, "*B"]:
     return symexp((logits.softmax(-1) * bins(logits.shape[-1]).to(logits.device)).sum(-1))
 
 
-def cross_entropy(logits: Float[Tensor, "*H B N"], target: Float[Tensor, "*B"]) -> Float[Tensor, "*H B"]:
+def cross_entropy(logits: Float[Tensor, "*H B N"], target: Float[Tensor, "B"]) -> Float[Tensor, "*H B"]:
     """Cross-entropy to the two-hot code of `target` (all its mass on the two nearest bins)."""
     count = logits.shape[-1]
     width = 2 * BOUND / (count - 1)

@@ -53,18 +53,12 @@ def scale(task: str) -> float | None:
 
 @cache
 def _tdmpc2() -> dict[str, dict[int, float]]:
-    return {
-        row["task"]: {steps: float(row[column]) for column, steps in STEPS.items()}
-        for row in _read("tdmpc2.csv")
-    }
+    return {row["task"]: {steps: float(row[column]) for column, steps in STEPS.items()} for row in _read("tdmpc2.csv")}
 
 
 @cache
 def _best() -> dict[str, Anchor]:
-    return {
-        row["task"]: Anchor(BEST_AT, float(row["return_at_100k"]), row["by"])
-        for row in _read("best_100k.csv")
-    }
+    return {row["task"]: Anchor(BEST_AT, float(row["return_at_100k"]), row["by"]) for row in _read("best_100k.csv")}
 
 
 def _read(name: str) -> list[dict[str, str]]:

@@ -4,14 +4,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Float
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from numpy import ndarray
 
 from envs.benchmark.anchors import Anchor
 from envs.benchmark.atomic import replacing
 from envs.benchmark.curves import Curve, smooth, trace
+from envs.benchmark.statistics import mean_interval
 from envs.benchmark.table import steps
 
 # Okabe and Ito's colours, which colour-blind readers tell apart. The anchor differs in shape too.
@@ -48,6 +51,15 @@ def small_multiples(
         _save(path, draw_small_multiples(runs, anchors, best or {}))
 
 
+def paired_strips(path: Path | str, samples: Mapping[str, Float[ndarray, "n"]], title: str) -> None:
+    """Write a strip of dots for each sample of returns, item i of each joined by a line, with means and intervals.
+
+    Raises ValueError for no samples or samples of unequal size, and OSError; a picture already there then stays.
+    """
+    with rc_context(STYLE):
+        _save(path, draw_paired_strips(samples, title))
+
+
 def draw_learning_curve(curve: Curve, anchors: Mapping[int, float], title: str) -> Figure:
     """The figure that `learning_curve` writes."""
     figure = Figure(figsize=SIZE, dpi=DPI, layout="constrained")
@@ -68,6 +80,33 @@ def draw_learning_curve(curve: Curve, anchors: Mapping[int, float], title: str) 
     figure.suptitle(title, x=0.01, ha="left", fontsize=13, fontweight="bold")
     key = axes.get_legend_handles_labels()
     figure.legend(*key, loc="outside lower left", ncols=5, frameon=False, fontsize=9, columnspacing=1.4)
+    return figure
+
+
+def draw_paired_strips(samples: Mapping[str, Float[ndarray, "n"]], title: str) -> Figure:
+    """The figure that `paired_strips` writes: the mean of each sample is a bar with its 95 % bootstrap interval."""
+    values = np.array(list(samples.values()), float)
+    if values.ndim != 2 or not values.size:
+        raise ValueError("no samples, or samples of unequal size, to draw")
+    places = np.arange(len(values))
+    figure = Figure(figsize=(1.5 + 1.8 * len(values), SIZE[1]), dpi=DPI, layout="constrained")
+    axes = figure.add_subplot()
+    axes.plot(places, values, color=PALE, lw=0.8, zorder=1)
+    for place, returns, color in zip(places, values, [OURS, POLICY] * len(values), strict=False):
+        axes.plot(np.full(len(returns), place), returns, color=color, marker="o", ms=6, lw=0, alpha=0.6, gid="episodes")
+        mean = mean_interval(returns, np.random.default_rng(0))
+        if np.isfinite(mean.low):
+            ends = [[mean.estimate - mean.low], [mean.high - mean.estimate]]
+            axes.errorbar(place + 0.16, mean.estimate, ends, color=color, capsize=3, elinewidth=1.5, lw=0)
+        axes.plot(place + 0.16, mean.estimate, color=color, marker="_", ms=16, mew=2.5, gid="mean")
+        axes.annotate(
+            f"{mean.estimate:.0f}", (place + 0.16, mean.estimate), (10, 0), textcoords="offset points", va="center"
+        )
+    _axes(axes, 1)
+    axes.set_xlim(-0.4, places[-1] + 0.6)
+    axes.set_xticks(places, list(samples))
+    axes.set_ylabel("return of an episode")
+    figure.suptitle(title, x=0.01, ha="left", fontsize=13, fontweight="bold")
     return figure
 
 
@@ -126,9 +165,7 @@ def _anchors(axes: Axes, anchors: Mapping[int, float], end: float) -> None:
     elif anchors:
         at = min(anchors)
         axes.axhline(anchors[at], **look, gid="anchors", label=THEIRS)
-        high = (
-            anchors[at] > sum(axes.get_ylim()) / 2
-        )  # a run starts low on the left and ends high on the right
+        high = anchors[at] > sum(axes.get_ylim()) / 2  # a run starts low on the left and ends high on the right
         edge, side = (0, "left") if high else (1, "right")
         said = {
             "xycoords": ("axes fraction", "data"),

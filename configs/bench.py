@@ -1,0 +1,91 @@
+"""semagram-bench: many runs of a suite side by side, and the table, the curves and the numbers that come of them."""
+
+import sys
+from pathlib import Path
+
+HELP = """\
+semagram-bench: train on every task of a suite with several seeds, and compare with published results.
+
+  semagram-bench                                       three tasks, one seed, 20,000 steps: a first look
+  semagram-bench suite=dmc-100k                        eight tasks x three seeds x 100,000 steps
+  semagram-bench suite=dmc-ablation agent=no-depths planner.depths=false
+                                                       the same with a setting changed, under a name of its own
+  semagram-bench tasks=[walker-run,Pendulum-v1] steps=50000 seeds=2
+  semagram-bench table=docs/results/dmc-100k.csv readme=README.md
+                                                       write the README's table from a results file; runs nothing
+  semagram-bench suite=dmc-quick peer=tdmpc2 peer.path=../tdmpc2
+                                                       run the official TD-MPC2 too, from a checkout of it
+
+It can be stopped at any moment, even killed, and goes on where it was when the same command is given again: finished
+runs are in results.csv, others have checkpoints. A worker that dies is tried again, three times at most.
+
+Keys, with their defaults:
+
+  suite=dmc-quick          dmc-quick, dmc-100k or dmc-ablation
+  tasks=[]                 these tasks instead of the suite's (suite names, or Gymnasium ids)
+  seeds=null               how many seeds, 1 and up; null: as many as the suite says
+  steps=null               environment steps of a run; null: as many as the suite says
+  workers=auto             runs at a time; auto: one for each core
+  agent=semagram           the name in the results for these settings
+  out=runs/bench/<suite>-<agent>
+                           the folder for everything
+  table=""                 a results file, or a list of them, to make a table of instead of running anything
+  readme=""                with table=: a Markdown file to put it in, where <!-- results:begin --> stands
+  peer=none                tdmpc2: run the official TD-MPC2 as well
+  peer.path=""             its checkout
+  peer.python=""           an interpreter that has what it needs; else an environment is made with uv, once
+  peer.decisions=0         above 0: run no suite, but time so many of its decisions and of ours in alternation
+
+Every key of semagram-train except task, seed and resume works, too: device, threads (of one worker), compile, envs,
+seed_steps, video (here false), model.*, learning.*, planner.*, replay.*, evaluation.*, checkpoint.*.
+
+Leaves in the folder: results.csv (a line a run), table.md, curves.png and every run's own folder <task>-seed<seed>,
+with its log.txt. Progress goes to stderr; the last line of stdout is one JSON object. Exit code 1 if a run failed.
+"""
+
+
+def main() -> None:
+    """Run the command."""
+    from configs.command import run  # noqa: PLC0415
+
+    outcome = run("bench", HELP, bench)
+    if any(result.get("failed") for result in outcome):
+        sys.exit(1)
+
+
+def bench(keys: dict, folder: Path) -> dict:
+    """Run a suite, or only make tables, as `keys` say; returns the result. Raises ValueError, OSError."""
+    from configs.schema import BenchConfig  # noqa: PLC0415
+    from configs.strict import build  # noqa: PLC0415
+
+    config = build(BenchConfig, keys)
+    if config.table:
+        return tabulate(config)
+    if config.peer.decisions:
+        from configs.duel import duel  # noqa: PLC0415
+
+        return duel(config, folder)
+    from configs.benchmark import Benchmark  # noqa: PLC0415
+
+    return Benchmark.begin(config, folder).run()
+
+
+def tabulate(config) -> dict:
+    """Make the table of one or several results files; put it into `readme` or, without one, on stderr."""
+    from configs import report  # noqa: PLC0415
+    from envs.benchmark.results import read  # noqa: PLC0415
+
+    paths = [config.table] if isinstance(config.table, str) else config.table
+    results = [result for path in paths for result in read(path)]
+    if config.readme:
+        changed = report.update_readme(Path(config.readme), results)
+        print(f"{config.readme}: {'written' if changed else 'was up to date'}", file=sys.stderr)
+    else:
+        print(report.document(results), file=sys.stderr)
+    names = report.agents(results)
+    agent = config.agent if config.agent in names or not names else names[0]
+    return {"table": paths, **report.summary(results, agent)}
+
+
+if __name__ == "__main__":
+    main()

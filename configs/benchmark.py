@@ -1,0 +1,165 @@
+"""A benchmark from its first run to its table; what is done already is not done again."""
+
+import fcntl
+import json
+import os
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from configs import peers, report
+from configs.jobs import Job, quoted
+from configs.pool import Pool, Stopped
+from configs.progress import Screen
+from configs.schema import BenchConfig, TrainConfig
+from configs.strict import ConfigError
+from envs.benchmark.atomic import replacing
+from envs.benchmark.results import Result, append, latest, read
+from envs.benchmark.suites import SUITES, Suite
+
+FIXED = ("model", "learning", "planner", "replay", "seed_steps", "envs")
+FREE = ("device", "threads", "compile", "video", "evaluation", "checkpoint")
+RESULTS, SETTINGS, LOCK = "results.csv", "settings.json", ".lock"
+PATIENCE = 60  # seconds to wait for the workers of a bench that was killed
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A suite's runs in a folder. `lock`: a descriptor; the folder is ours while it, or a worker's copy, is open."""
+
+    config: BenchConfig
+    suite: Suite
+    folder: Path
+    screen: Screen
+    lock: int
+
+    @classmethod
+    def begin(cls, config: BenchConfig, folder: Path) -> "Benchmark":
+        """Take the folder, new or begun. Raises ConfigError if it is in use or was begun with other settings."""
+        suite = SUITES[config.suite]
+        suite = Suite(tuple(config.tasks) or suite.tasks, config.seeds or suite.seeds, config.steps or suite.steps)
+        for task in suite.tasks:
+            Job(config.agent, task, 1, 1, folder).task_config()  # an unknown task is refused before anything is written
+        if config.peer.name != "none":
+            peers.check(config.peer)
+        screen = Screen()
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = _take(folder, screen)
+        _same_settings(folder, config, suite.steps)
+        return cls(config, suite, folder, screen, lock)
+
+    def run(self) -> dict:
+        """Run what is not done; returns the result, with the runs that failed under `failed`."""
+        jobs, failed = self.jobs(), {}
+        todo = [job for job in jobs if not self._collect(job)]
+        if len(todo) < len(jobs):
+            self.screen.say(f"{len(jobs) - len(todo)} of {len(jobs)} runs are done already")
+        workers = os.cpu_count() or 1 if self.config.workers == "auto" else self.config.workers
+        pool = Pool(workers, self.screen, self.config.threads, (self.lock,))
+        try:
+            for job, fault in pool.run(todo):
+                if fault or not self._collect(job):
+                    failed[job.folder.name] = fault or "it left no result"
+                said = failed.get(job.folder.name) or self._said(job)
+                self.screen.say(f"{job.name}: {said}")
+                self._report(jobs)
+        except Stopped:
+            self.screen.say("stopped; the same command goes on from here")
+            raise SystemExit(130) from None
+        results = self._report(jobs)
+        if results:
+            self.screen.say(report.terminal(results))
+        result = {"suite": self.config.suite, **report.summary(results, self.config.agent)}
+        return result | {"failed": failed, "out": str(self.folder)}
+
+    def jobs(self) -> list[Job]:
+        """Every run; every task gets its first seed before any gets its second, and the peer's come last."""
+        ours, theirs = [], []
+        for seed in range(1, self.suite.seeds + 1):
+            for task in self.suite.tasks:
+                place = f"{task.replace('/', '_')}-seed{seed}"
+                run = (task, seed, self.suite.steps)
+                ours.append(Job(self.config.agent, *run, self.folder / place, tuple(settings(self.config))))
+                if self.config.peer.name != "none":
+                    theirs.append(peers.job(self.config.peer, *run, self.folder / f"{self.config.peer.name}-{place}"))
+        return ours + theirs
+
+    def _results(self) -> list[Result]:
+        path = self.folder / RESULTS
+        return latest(read(path)) if path.exists() else []
+
+    def _mine(self, job: Job, result: Result) -> bool:
+        step = job.task_config().action_repeat * self.config.envs
+        near = job.steps <= result.env_steps < job.steps + step
+        return (result.task, result.seed, result.agent) == (job.task, job.seed, job.agent) and near
+
+    def _collect(self, job: Job) -> bool:
+        """Whether a run's result is in results.csv; it is added if the run is finished."""
+        if any(self._mine(job, result) for result in self._results()):
+            return True
+        result = job.result()
+        if result is None or not self._mine(job, result):
+            return False
+        append(self.folder / RESULTS, result)
+        return True
+
+    def _said(self, job: Job) -> str:
+        (result,) = (r for r in self._results() if self._mine(job, r))
+        return f"return {result.return_mean:.0f} ± {result.return_std:.0f} after {result.train_seconds / 60:.1f} min"
+
+    def _report(self, jobs: list[Job]) -> list[Result]:
+        """Write table and curves of the runs so far; returns their results."""
+        results = self._results()
+        curves: dict = {}
+        for job in jobs:
+            if job.agent == self.config.agent and (curve := job.curve()) is not None and curve.end:
+                curves.setdefault(job.task, []).append(curve)
+        if results:
+            report.write(self.folder, results, curves)
+        return results
+
+
+def settings(config: BenchConfig) -> list[str]:
+    """The keys, `name=value`, in which the runs differ from semagram-train's defaults."""
+    default, found = asdict(TrainConfig()), []
+
+    def walk(value, usual, name: str) -> None:
+        if isinstance(value, dict):
+            for key in value:
+                walk(value[key], usual[key], f"{name}.{key}")
+        elif value != usual:
+            found.append(f"{name}={quoted(value) if isinstance(value, str) else json.dumps(value)}")
+
+    for name in FIXED + FREE:
+        value = getattr(config, name)
+        walk(value if isinstance(value, (bool, int, str)) else asdict(value), default[name], name)
+    return found
+
+
+def _take(folder: Path, screen: Screen) -> int:
+    """A lock on the folder, which the workers hold as well; one left by a killed bench's workers is waited for."""
+    lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    for second in range(PATIENCE):
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return lock
+        except BlockingIOError:
+            if second == 0:
+                screen.say(f"{folder} is in use; waiting a minute for it (a killed bench's workers save and end)")
+            time.sleep(1)
+    raise ConfigError(f"out={folder}: another semagram-bench is running there")
+
+
+def _same_settings(folder: Path, config: BenchConfig, steps: int) -> None:
+    """Refuse to mix runs with different settings under one name, or to shorten them."""
+    now = {name: asdict(v) if hasattr(v := getattr(config, name), "__dataclass_fields__") else v for name in FIXED}
+    path = folder / SETTINGS
+    if path.exists():
+        before = json.loads(path.read_text())
+        for name in FIXED:
+            if before[name] != now[name]:
+                raise ConfigError(f"out={folder}: begun with other settings of {name}; take another agent= or out=")
+        if before["steps"] > steps:
+            raise ConfigError(f"steps={steps}: {folder} was begun with {before['steps']}; take another out=")
+    with replacing(path) as draft:
+        draft.write_text(json.dumps({**now, "steps": steps}, indent=1) + "\n")

@@ -1,0 +1,61 @@
+"""semagram-eval: how good a checkpoint is, with its planner and without, and what a decision costs."""
+
+from pathlib import Path
+
+HELP = """\
+semagram-eval: run a trained checkpoint for some episodes, with the planner and without it.
+
+  semagram-eval checkpoint=runs/walker-walk/<run>                     the run's newest checkpoint, 10 episodes
+  semagram-eval checkpoint=<run>/checkpoints/000050000 episodes=20    one checkpoint
+  semagram-eval checkpoint=<run> video=true                           leave a video, too
+  semagram-eval checkpoint=<run> planner.samples=256 planner.iterations=4
+                                                                      plan with another budget than it was trained with
+  semagram-eval checkpoint=<run> planner.deadline_ms=5                ... or for five milliseconds a decision
+
+Keys, with their defaults:
+
+  checkpoint=              a run folder, its checkpoints folder, or one checkpoint; it also says which task
+  episodes=10              episodes; the planner and the policy alone get the same ones
+  seed=100                 chooses the episodes
+  video=false              leave rollout.mp4 (needs EGL or OSMesa; without them there is no video)
+  planner.<key>=null       samples, policy_samples, elites, iterations, horizon, spread, min_spread, temperature,
+                           indifference, depths, deadline_ms; null leaves the checkpoint's own setting
+  device=cpu               cpu, cuda or auto
+  threads=1                of the CPU
+  compile=auto             of the timed decisions; false is quicker to start and decides more slowly
+  hydra.run.dir=...        where to put the results (default runs/evaluations/<time>)
+
+Leaves in the folder: summary.json, returns.png (every episode with the planner and without) and, with video=true,
+rollout.mp4. Progress goes to stderr; the last line of stdout is one JSON object, the same as summary.json:
+
+  return_mean, return_std, return_interval    with the planner; the interval is the 95 % bootstrap one of the mean
+  policy_return_mean, ...                     the same of the policy alone
+  plan_ms_p50, plan_ms_p99                    one decision for one environment, from an observation to a token
+  decisions_per_second                        of those, with the planner on
+  plan_gflop                                  arithmetic of one plan
+  gflop_per_decision                          of a plan and of the updates that training makes for it; null without
+                                              the run's summary.json
+  train_seconds, env_steps_per_second         of the training up to this checkpoint; null where it does not say
+"""
+
+
+def main() -> None:
+    """Run the command."""
+    from configs.command import run  # noqa: PLC0415
+
+    run("evaluate", HELP, evaluate)
+
+
+def evaluate(keys: dict, folder: Path) -> dict:
+    """Evaluate as `keys` say and leave everything in `folder`; returns the summary. Raises ValueError, OSError."""
+    from configs.schema import EvaluateConfig  # noqa: PLC0415
+    from configs.strict import build  # noqa: PLC0415
+
+    config = build(EvaluateConfig, keys)  # a mistake is answered before PyTorch is imported
+    from configs.evaluation import Evaluation  # noqa: PLC0415
+
+    return Evaluation.begin(config).run(folder)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,207 @@
+"""An evaluation of a checkpoint: episodes, time, arithmetic, picture and video."""
+
+import json
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from configs.assembly import ENDLESS, Machine, loaded_agent, prepare
+from configs.films import film
+from configs.pace import measure
+from configs.schema import EvaluateConfig
+from configs.strict import ConfigError, build
+from envs.benchmark.figures import paired_strips
+from envs.benchmark.statistics import mean_interval
+from envs.make import episode_limit, make_vector
+from envs.settings import TaskConfig
+from policies.agent import Agent
+from policies.checkpoint import (
+    LAST,
+    PROGRESS,
+    Identity,
+    load_model,
+    newest,
+    read_identity,
+    versions,
+)
+from policies.curves import Curve
+from policies.folders import MANIFEST, FolderError, replace_file
+from policies.rollouts import Rollout, rollout
+from worldmodel.arithmetic import plan_gflop
+from worldmodel.model import STATE, WorldModel
+from worldmodel.settings import PlannerConfig
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A checkpoint at `path`, loaded, and how to evaluate it."""
+
+    config: EvaluateConfig
+    machine: Machine
+    path: Path
+    identity: Identity
+    model: WorldModel
+    planner: PlannerConfig
+
+    @classmethod
+    def begin(cls, config: EvaluateConfig) -> "Evaluation":
+        """Load what `config` says. Raises ConfigError, FolderError."""
+        if not config.checkpoint:
+            raise ConfigError("checkpoint=: a run folder or a checkpoint, e.g. checkpoint=runs/walker-walk/<run>")
+        path = find(Path(config.checkpoint))
+        identity = read_identity(path)
+        changed = {name: value for name, value in config.planner.items() if value is not None}
+        planner = build(PlannerConfig, asdict(identity.planner) | changed, "planner.")
+        machine = prepare(config)
+        token_size = Curve.of(identity.model.token, identity.action_size).token_size
+        model = load_model(path, identity, token_size).to(machine.device)
+        return cls(config, machine, path, identity, model, planner)
+
+    def run(self, folder: Path) -> dict:
+        """Evaluate; leaves summary.json, a picture and perhaps a video. Returns the summary."""
+        planned, alone = self._episodes(True), self._episodes(False)
+        task = self._agent(True)[1]
+        pace = measure(task, self._agent(True, self.machine.compiled)[0])
+        trained = self._training()
+        result = {
+            "task": task.label,
+            "seed": self.config.seed,
+            "env_steps": self.identity.env_steps,
+            **_returns("return", planned),
+            "episodes": self.config.episodes,
+            **_returns("policy_return", alone),
+            "returns": _rounded(planned.returns),
+            "policy_returns": _rounded(alone.returns),
+            "train_seconds": trained,
+            "env_steps_per_second": trained and round(self.identity.env_steps / trained, 2),
+            "gflop_per_decision": self._decision_gflop(),
+            "plan_gflop": round(self._plan_gflop(self.planner), 4),
+            "decisions_per_second": round(pace.per_second, 1),
+            "plan_ms_p50": round(pace.percentile(50), 3),
+            "plan_ms_p99": round(pace.percentile(99), 3),
+            "parameters": sum(p.numel() for p in self.model.parameters()),
+            "device": str(self.machine.device),
+            "versions": versions(),
+            "planner": asdict(self.planner),
+            "checkpoint": str(self.path),
+        }
+        folder.mkdir(parents=True, exist_ok=True)
+        replace_file(folder / "summary.json", (json.dumps(result, indent=1) + "\n").encode())
+        samples = {"with the planner": planned.returns, "policy alone": alone.returns}
+        steps = self.identity.env_steps
+        paired_strips(folder / "returns.png", samples, f"{task.label}, {steps:,} steps")
+        if self.config.video:
+            film(folder / "rollout.mp4", task, self._agent(True)[0], _say, self.config.seed)
+        _say(
+            f"return {result['return_mean']:.0f} ± {result['return_std']:.0f}, policy alone "
+            f"{result['policy_return_mean']:.0f}, {result['plan_ms_p50']:.1f} ms a plan: {folder}"
+        )
+        return result
+
+    def _agent(self, planned: bool, compiled: bool = False) -> tuple[Agent, TaskConfig]:
+        return loaded_agent(self.identity, self.model, planned, self.config.seed, self.planner, compiled)
+
+    def _episodes(self, planned: bool) -> Rollout:
+        agent, task = self._agent(planned)
+        if planned and self.planner.deadline_ms:  # a deadline is for one environment's plan
+            count = range(self.config.episodes)
+            agent = OneByOne([self._agent(True, self.machine.compiled)[0] for _ in count])
+        env = make_vector(task, self.config.episodes, processes=False)
+        try:
+            self._fits(env)
+            limit = episode_limit(env) or ENDLESS
+            with tqdm(
+                total=limit,
+                desc="with the planner" if planned else "policy alone",
+                unit="decision",
+                file=sys.stderr,
+                dynamic_ncols=True,
+                mininterval=0.5 if sys.stderr.isatty() else 30,
+            ) as bar:
+                return rollout(env, agent, self.config.seed, limit, bar.update)
+        finally:
+            env.close()
+
+    def _fits(self, env) -> None:
+        """Raise FolderError if the task has other observations or actions than when the checkpoint was made."""
+        for name, space, size in (
+            ("observation.state", env.single_observation_space[STATE], self.identity.state_size),
+            ("action", env.single_action_space, self.identity.action_size),
+        ):
+            if space.shape != (size,):
+                raise FolderError(f"{self.path}: its {name} has {size} numbers, the task's has {space.shape[0]}")
+
+    def _plan_gflop(self, planner: PlannerConfig) -> float:
+        return plan_gflop(self.model, self.identity.discount**self.identity.model.token.length, planner)
+
+    def _training(self) -> float | None:
+        """Seconds of training before this checkpoint, if it says so."""
+        try:
+            return round(json.loads((self.path / PROGRESS).read_text())["seconds"], 1) or None
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def _decision_gflop(self) -> float | None:
+        """The run's own figure for update and plan, its plan replaced by the one used here."""
+        try:
+            whole = json.loads((self.path.parent.parent / "summary.json").read_text())["gflop_per_decision"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        return round(whole - self._plan_gflop(self.identity.planner) + self._plan_gflop(self.planner), 3)
+
+
+class OneByOne:
+    """Acts for N environments by an agent each, one after the other."""
+
+    def __init__(self, agents: list[Agent]):
+        self.agents = agents
+
+    @property
+    def actions(self) -> Tensor | None:
+        """Not None once it has acted."""
+        return self.agents[0].actions
+
+    def reset(self, ended: Tensor) -> None:
+        """Tell the agents of the environments (N,) whose episode ended."""
+        for agent, end in zip(self.agents, ended.split(1), strict=True):
+            agent.reset(end)
+
+    def act(self, observation: dict[str, Tensor]) -> Tensor:
+        """The next action (N, A)."""
+        own = [{key: value[i : i + 1] for key, value in observation.items()} for i in range(len(self.agents))]
+        return torch.cat([agent.act(seen) for agent, seen in zip(self.agents, own, strict=True)])
+
+
+def find(path: Path) -> Path:
+    """The checkpoint that a run's folder, its folder of checkpoints or one checkpoint means. Raises FolderError."""
+    if not path.is_dir():
+        raise FolderError(f"checkpoint={path}: no such folder")
+    if (path / MANIFEST).exists():
+        return path.resolve() if path.name == LAST else path
+    for folder in (path / "checkpoints", path):
+        if folder.is_dir() and any(entry.name.isdigit() for entry in folder.iterdir()):
+            return newest(folder)
+    raise FolderError(f"checkpoint={path}: holds no checkpoint")
+
+
+def _returns(name: str, played: Rollout) -> dict:
+    """Mean, standard deviation and 95 % bootstrap interval of the mean."""
+    interval = mean_interval(played.returns, np.random.default_rng(0))
+    return {
+        f"{name}_mean": round(interval.estimate, 3),
+        f"{name}_std": round(float(played.returns.std()), 3),
+        f"{name}_interval": None if np.isnan(interval.low) else _rounded((interval.low, interval.high)),
+    }
+
+
+def _rounded(values) -> list[float]:
+    return [round(float(value), 3) for value in values]
+
+
+def _say(text: str) -> None:
+    tqdm.write(text, file=sys.stderr)

@@ -1,0 +1,121 @@
+"""One run of a benchmark: its command line, how far it is, and its result."""
+
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+
+from envs.benchmark.curves import Curve, read_curve
+from envs.benchmark.results import Result, ResultsError
+from envs.settings import TaskConfig
+from envs.suite import NAMES
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class Job:
+    """`agent` trains on a task for `steps` environment steps in `folder`; `settings` are the keys that differ."""
+
+    agent: str
+    task: str
+    seed: int
+    steps: int
+    folder: Path
+    settings: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """What to call it."""
+        return f"{self.task} seed {self.seed}"
+
+    def command(self) -> list[str]:
+        """The command line that begins the run or, where it left a checkpoint, goes on from there."""
+        if self.begun():
+            # What is fixed when a run begins is in its own config; the bench has seen to it that it is the same.
+            keys = [f"resume={quoted(self.folder)}"]
+        else:
+            place = f"hydra.run.dir={quoted(self.folder)}"
+            keys = [*self._task_keys(), f"seed={self.seed}", *self.settings, place]
+        return [sys.executable, "-m", "configs.worker", str(os.getpid()), f"steps={self.steps}", *keys]
+
+    def task_config(self) -> TaskConfig:
+        """The task by its name in the suite, or by its Gymnasium id. Raises ValueError for neither."""
+        if self.task not in NAMES and (":" in self.task or re.search(r"-v\d+$", self.task)):
+            return TaskConfig("gym", self.task)
+        return TaskConfig(self.task)
+
+    def _task_keys(self) -> list[str]:
+        task = self.task_config()
+        return [f"task={task.name}", *[f"task.id={quoted(task.id)}"] * bool(task.id)]
+
+    def begun(self) -> bool:
+        """Whether there is a checkpoint to go on from."""
+        return any(path.name.isdigit() for path in (self.folder / "checkpoints").glob("*"))
+
+    def curve(self) -> Curve | None:
+        """What it has measured so far; None before its first line."""
+        try:
+            return read_curve(self.folder / "metrics.csv")
+        except ResultsError:
+            return None
+
+    def result(self) -> Result | None:
+        """The finished run's result; None if it is not finished."""
+        try:
+            summary = json.loads((self.folder / "summary.json").read_text())
+        except (OSError, json.JSONDecodeError):
+            return None
+        if summary["env_steps"] < self.steps:
+            return None
+        columns = (
+            "env_steps return_mean return_std episodes policy_return_mean train_seconds env_steps_per_second "
+            "gflop_per_decision decisions_per_second parameters"
+        )
+        return Result(
+            task=self.task,
+            seed=self.seed,
+            agent=self.agent,
+            device=device(summary["device"]),
+            commit=commit(),
+            returns=tuple(summary["returns"]),
+            **{name: summary[name] for name in columns.split()},
+        )
+
+
+def quoted(value: object) -> str:
+    """A value as Hydra reads it back, whatever is in it."""
+    text = str(value).replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{text}'"
+
+
+def device(name: str) -> str:
+    """What computed: the processor's own name for `cpu`."""
+    if name != "cpu":
+        return name
+    try:
+        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    except OSError:
+        found = None
+    return found[1].strip() if found else platform.processor() or platform.machine()
+
+
+@cache
+def commit() -> str:
+    """The commit this code is at, with a + where it was changed since; outside a checkout its version."""
+    try:
+        head, changed = _git("rev-parse", "--short", "HEAD"), _git("status", "--porcelain", "--untracked-files=no")
+    except (OSError, subprocess.SubprocessError):
+        return f"v{version('semagram')}"
+    return head + "+" * bool(changed)
+
+
+def _git(*arguments: str) -> str:
+    command = ["git", "-C", str(CHECKOUT), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()

@@ -1,0 +1,53 @@
+"""How fast an agent decides for one environment, as on a robot."""
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from envs.make import make_vector
+from envs.settings import TaskConfig
+from policies.agent import Agent
+from policies.rollouts import as_tensors, episode_seeds
+
+WARM_UP = 5  # decisions, in the first of which a compiler may run
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Milliseconds (N,) of the agent's own time for each of N decisions: from an observation to a token."""
+
+    milliseconds: np.ndarray
+
+    @property
+    def per_second(self) -> float:
+        """Decisions per second of the agent's own time."""
+        return 1000 / float(self.milliseconds.mean())
+
+    def percentile(self, share: float) -> float:
+        """Milliseconds that `share` percent of the decisions stayed below."""
+        return float(np.percentile(self.milliseconds, share))
+
+
+def measure(task: TaskConfig, agent: Agent, decisions: int = 100) -> Pace:
+    """Let the agent act in one environment and time each choice of a token; the environment's time is left out."""
+    env = make_vector(task, 1)
+    times, episode = [], 0
+    try:
+        observation, _ = env.reset(seed=episode_seeds(0, 2, episode, 1))
+        while len(times) < decisions + WARM_UP:
+            due = agent.actions is None or bool((agent.at >= agent.curve.config.length).any())
+            seen = as_tensors(observation)
+            started = time.perf_counter()
+            action = agent.act(seen)
+            if due:
+                times.append(time.perf_counter() - started)
+            observation, _, terminated, truncated, _ = env.step(action.numpy())
+            if bool((terminated | truncated).any()):
+                episode += 1
+                observation, _ = env.reset(seed=episode_seeds(0, 2, episode, 1))
+                agent.reset(torch.ones(1, dtype=torch.bool))
+    finally:
+        env.close()
+    return Pace(1000 * np.array(times[WARM_UP:]))

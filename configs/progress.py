@@ -1,0 +1,66 @@
+"""How a benchmark's workers are doing: a line each, redrawn in a terminal, printed once a minute elsewhere."""
+
+import sys
+import time
+from collections.abc import Sequence
+from typing import TextIO
+
+from envs.benchmark.table import steps
+
+EVERY = 60.0  # seconds between reports where there is no terminal
+
+
+class Screen:
+    """Shows the workers on `stream`."""
+
+    def __init__(self, stream: TextIO | None = None, every: float = EVERY):
+        self.stream = stream or sys.stderr
+        self.live = self.stream.isatty()
+        self.every, self.shown_at, self.drawn = every, time.monotonic(), 0
+
+    def show(self, workers: Sequence, waiting: int) -> None:
+        """Draw the workers' lines, if it is time to."""
+        now = time.monotonic()
+        if now - self.shown_at < (1.0 if self.live else self.every):
+            return
+        self.shown_at = now
+        lines = [describe(worker, now) for worker in workers] + [f"{waiting} more waiting"] * bool(waiting)
+        self._clear()
+        self.stream.write("".join(f"{line}\n" for line in lines))
+        self.drawn = len(lines) if self.live else 0
+        self.stream.flush()
+
+    def say(self, text: str) -> None:
+        """Print something that stays."""
+        self._clear()
+        self.stream.write(f"{text}\n")
+        self.stream.flush()
+
+    def _clear(self) -> None:
+        if self.drawn:
+            self.stream.write(f"\x1b[{self.drawn}F\x1b[J")
+            self.drawn = 0
+
+
+def describe(worker, now: float) -> str:
+    """One line about a worker: task, seed, steps, rate, newest return, time left."""
+    job, curve = worker.job, worker.job.curve()
+    done = curve.end if curve else 0.0
+    worker.steps_before = min(done, done if worker.steps_before is None else worker.steps_before)
+    text = f"{job.name:<27} {steps(done):>6} of {steps(job.steps)} steps"
+    rate = (done - worker.steps_before) / (now - worker.started)
+    if rate > 0:
+        text += f"  {rate:4.0f}/s"
+        if done < job.steps:
+            text += f"  {duration((job.steps - done) / rate)} left"
+    if curve is not None and len(curve.train_return):
+        text += f"  return {curve.train_return[-1]:.0f}"
+    return text
+
+
+def duration(seconds: float) -> str:
+    """A duration for people: 40 s, 12 min, 3.5 h."""
+    for unit, name, form in ((3600, "h", ".1f"), (60, "min", ".0f")):
+        if seconds >= unit:
+            return f"{seconds / unit:{form}} {name}"
+    return f"{seconds:.0f} s"

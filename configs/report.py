@@ -1,0 +1,76 @@
+"""What a benchmark leaves: results as a table, pictures and one JSON object; the README's block made from a CSV."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from envs.benchmark import ablations, anchors, table
+from envs.benchmark.atomic import replacing
+from envs.benchmark.block import update_block
+from envs.benchmark.curves import Curve
+from envs.benchmark.figures import small_multiples
+from envs.benchmark.results import Result, latest
+
+BLOCK = "results"
+PEERS = ("tdmpc2",)
+
+
+def agents(results: Sequence[Result]) -> list[str]:
+    """The agents that are ours, the default first."""
+    names = {r.agent for r in results} - set(PEERS)
+    return sorted(names, key=lambda name: (name != "semagram", name))
+
+
+def document(results: Sequence[Result]) -> str:
+    """Markdown: a table for each agent of ours and, where there are several, one that compares them."""
+    names = agents(results)
+    parts = []
+    for name in names:
+        heading = f"**{name}**\n\n" if len(names) > 1 else ""
+        parts.append(f"{heading}{table.markdown(table.rows(results, name))}\n\n{table.caption(results, name)}")
+    if len(names) > 1 and ablations.common(results, names):
+        parts.append(ablations.markdown(results, names))
+    return "\n\n".join(parts)
+
+
+def terminal(results: Sequence[Result]) -> str:
+    """The same tables in fixed width."""
+    return "\n\n".join(table.text(table.rows(results, name)) for name in agents(results))
+
+
+def write(folder: Path, results: Sequence[Result], curves: Mapping[str, Sequence[Curve]]) -> None:
+    """Write table.md and curves.png into a benchmark's folder."""
+    with replacing(folder / "table.md") as draft:
+        draft.write_text(document(results) + "\n", encoding="utf-8")
+    curves = {task: list(runs) for task, runs in curves.items() if runs}
+    if curves:
+        published = {task: anchors.published(task) for task in curves}
+        best = {task: anchor for task in curves if (anchor := anchors.best(task))}
+        small_multiples(folder / "curves.png", curves, published, best)
+
+
+def summary(results: Sequence[Result], agent: str) -> dict:
+    """The result as one JSON object: interquartile mean, how many tasks reach TD-MPC2's published return, means."""
+    rows = table.rows(results, agent)
+    pooled = table.summary(rows)
+    beside = [row for row in rows if row.published is not None]
+    return {
+        "agent": agent,
+        "tasks": [row.task for row in rows],
+        "seeds": max((len(row.seeds) for row in rows), default=0),
+        "iqm": None if pooled is None else round(pooled.estimate, 4),
+        "iqm_interval": None if pooled is None else [_finite(pooled.low), _finite(pooled.high)],
+        "at_least_published": [sum(row.ours.estimate >= row.published for row in beside), len(beside)],
+        "return_mean": {row.task: round(row.ours.estimate, 2) for row in rows},
+        "policy_return_mean": {row.task: None if row.policy is None else round(row.policy, 2) for row in rows},
+        "train_seconds": {row.task: round(60 * row.minutes, 1) for row in rows},
+        "commit": sorted({r.commit for r in latest(list(results)) if r.agent == agent}),
+    }
+
+
+def update_readme(path: Path, results: Sequence[Result]) -> bool:
+    """Put the table into the README's block; True if that changed it. Raises BlockError, OSError."""
+    return update_block(path, BLOCK, document(results))
+
+
+def _finite(value: float) -> float | None:
+    return round(value, 4) if value == value else None

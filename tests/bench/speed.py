@@ -1,0 +1,65 @@
+"""Prints what an update and a plan cost: milliseconds, compiled and not, and GFLOP; TD-MPC2's beside them if asked.
+
+    python tests/bench/speed.py [task=cheetah-run] [count=100] [peer=<checkout of TD-MPC2>] [python=<its interpreter>]
+
+Ours runs on one thread, TD-MPC2 on every core, in alternation. The last line is one JSON object. Not a test.
+"""
+
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+from configs.duel import alternate, milliseconds
+from configs.peers import Theirs
+from configs.schema import PeerConfig, TrainConfig
+from configs.stopwatch import Ours
+from envs.settings import TaskConfig
+
+KINDS = ("update", "plan")
+WARM_UP = 10
+
+
+def main() -> None:
+    """Measure, print, and print it as JSON."""
+    keys = {"task": "cheetah-run", "count": "100", "peer": "", "python": ""}
+    keys |= dict(pair.split("=", 1) for pair in sys.argv[1:])
+    task, count = TaskConfig(keys["task"]), int(keys["count"])
+    result, costs = {}, {}
+    for name, compiled in (("compiled", "auto"), ("not compiled", "false")):
+        ours = Ours(TrainConfig(task=task, compile=compiled))
+        costs[name] = ours.cost()
+        for kind in KINDS:
+            ours.time(kind, WARM_UP)
+            show(result, name, kind, ours.time(kind, count), costs[name])
+        ours.close()
+    if keys["peer"]:
+        beside(result, task, keys, max(count // 10, 3))
+    print(json.dumps({"task": task.label, "parameters": costs["compiled"]["parameters"], **result}))
+
+
+def beside(result: dict, task: TaskConfig, keys: dict, count: int) -> None:
+    """Add TD-MPC2's figures, and ours that were taken between them."""
+    log = Path(tempfile.mkdtemp()) / "peer.txt"
+    theirs = Theirs(PeerConfig("tdmpc2", keys["peer"], keys["python"]), task.name, os.cpu_count() or 1, log)
+    ours = Ours(TrainConfig(task=task))
+    cost = theirs.cost()
+    for kind in KINDS:
+        mine, its = alternate(ours, theirs, kind, count)
+        show(result, "compiled, in alternation", kind, mine, ours.cost())
+        show(result, "tdmpc2", kind, its, cost)
+    theirs.close()
+    ours.close()
+
+
+def show(result: dict, name: str, kind: str, seconds: list[float], cost: dict) -> None:
+    """Print one line and keep its numbers."""
+    ms = milliseconds(seconds)
+    gflop = cost["gflop"][kind]
+    result.setdefault(name, {})[kind] = {**ms, "gflop": gflop, "gflop_per_second": round(1000 * gflop / ms["p50"], 1)}
+    print(f"{name:<26}{kind:<8}{ms['p50']:>9.2f} ms (p99 {ms['p99']:.2f})  {gflop:.3f} GFLOP")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,193 @@
+"""What the tests share: shapes and types checked while they run, seeded randomness, a tiny model, toy environments."""
+
+import functools
+import os
+from types import SimpleNamespace
+
+import gymnasium
+import hypothesis
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from jaxtyping import install_import_hook
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+torch.set_num_threads(1)
+
+STATE = "observation.state"
+PACKAGES = ("worldmodel", "policies")
+# An int is as good as a float, as it is to a static type checker.
+install_import_hook(PACKAGES, "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
+
+hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True, database=None)
+hypothesis.settings.load_profile("repeatable")
+
+
+class Slide(gymnasium.Env):
+    """A point pushed along a line: state (place, speed, clock); deterministic from its seed and its actions.
+
+    `action` (2,) moves and accelerates it. With a `limit` the episode terminates off |place| > 1 and is truncated
+    after `limit` steps; without one it never ends. `memory` makes it keep something over a reset, as an environment
+    that is not deterministic does.
+    """
+
+    observation_space = spaces.Dict({STATE: spaces.Box(-np.inf, np.inf, (3,), np.float32)})
+    action_space = spaces.Box(-1.0, 1.0, (2,), np.float32)
+
+    def __init__(self, limit: int | None = None, memory: bool = False):
+        self.limit, self.memory, self.resets = limit, memory, 0
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.resets += 1
+        self.place, self.speed, self.clock = self.np_random.uniform(-0.3, 0.3), 0.0, 0
+        if self.memory:
+            self.speed = float(self.resets)
+        return self._see(), {}
+
+    def step(self, action):
+        assert self.action_space.contains(action), action
+        self.clock += 1
+        self.speed = 0.8 * self.speed + 0.2 * float(action[1])
+        self.place += 0.4 * float(action[0]) + 0.1 * self.speed + 0.05 * self.np_random.normal()
+        terminated = self.limit is not None and abs(self.place) > 1
+        self.place = float(np.clip(self.place, -1, 1))
+        reward = 1 - self.place**2 - 0.1 * self.speed**2
+        return self._see(), reward, terminated, self.clock == self.limit, {}
+
+    def _see(self):
+        return {STATE: np.array([self.place, self.speed, np.sin(self.clock)], dtype=np.float32)}
+
+
+def slides(*limits: int | None, memory: bool = False) -> gymnasium.vector.SyncVectorEnv:
+    """A vector of Slides, one for each limit, which reset only when told to."""
+    return gymnasium.vector.SyncVectorEnv(
+        [functools.partial(Slide, limit, memory) for limit in limits],
+        autoreset_mode=gymnasium.vector.AutoresetMode.DISABLED,
+    )
+
+
+def token_settings(length: int):
+    """A token of `length` steps: an action, a straight line or a parabola."""
+    from worldmodel.settings import TokenConfig  # noqa: PLC0415
+
+    knots = {1: 1, 2: 2, 4: 3}[length]
+    return TokenConfig(length, knots, knots - 1)
+
+
+def tiny_config(**changes):
+    """The smallest model that has every part."""
+    from worldmodel.settings import ModelConfig  # noqa: PLC0415
+
+    return ModelConfig(**{"latent": 16, "group": 4, "width": 16, "bins": 11, "precision": "fp32"} | changes)
+
+
+def tiny_model(state_size: int = 3, token_size: int = 2, seed: int = 0, **changes):
+    """A model of that size in which no head is still zero; its normaliser has seen something."""
+    from worldmodel.model import WorldModel  # noqa: PLC0415
+
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = WorldModel(state_size, token_size, tiny_config(**changes))
+        for p in model.parameters():
+            if not p.detach().any():
+                torch.nn.init.normal_(p, std=0.1)
+        model.normaliser.observe(torch.randn(20, state_size))
+    return model
+
+
+def trainer(env, length: int = 1, weights: int = 0, capacity: int = 200, **changes):
+    """A trainer at its beginning. `weights` seeds the model only: a resumed one must not depend on it."""
+    from policies.agent import Agent  # noqa: PLC0415
+    from policies.curves import Curve  # noqa: PLC0415
+    from policies.settings import LoopConfig  # noqa: PLC0415
+    from policies.trainer import Trainer  # noqa: PLC0415
+    from worldmodel.learner import Learner  # noqa: PLC0415
+    from worldmodel.planner import Planner  # noqa: PLC0415
+    from worldmodel.replay import Replay  # noqa: PLC0415
+    from worldmodel.settings import LearningConfig, PlannerConfig  # noqa: PLC0415
+
+    curve = Curve.of(token_settings(length), env.single_action_space.shape[0])
+    state_size = env.single_observation_space[STATE].shape[0]
+    model = tiny_model(state_size, curve.token_size, weights, token=curve.config)
+    learning = LearningConfig(**{"batch": 8, "updates_per_decision": 1.0} | changes)
+    planning = PlannerConfig(samples=8, policy_samples=2, elites=4, iterations=2, horizon=2)
+    generator = torch.Generator().manual_seed(1)
+    discount = 0.9**length
+    planner = Planner(model, discount, planning)
+    agent = Agent(model, curve, planner, generator, explore=True)
+    replay = Replay(capacity, env.num_envs, state_size, env.single_action_space.shape[0])
+    loop = LoopConfig(steps=1000, seed_steps=8, seed=1)
+    learner = Learner(model, discount, learning)
+    return Trainer(env, learner, agent, replay, curve, generator, loop, 2, 0.9)
+
+
+def identity(of):
+    """What a checkpoint of a toy trainer is for."""
+    from policies.checkpoint import Identity  # noqa: PLC0415
+
+    model = of.learner.model
+    planning = of.agent.planner.config
+    return Identity(
+        {"name": "slide"},
+        model.state_size,
+        of.curve.action_size,
+        of.step_discount,
+        of.env_steps,
+        model.config,
+        planning,
+    )
+
+
+def two_hot_logits(x: torch.Tensor, count: int) -> torch.Tensor:
+    """Logits of the two-hot code of x (...,): what the cross-entropy to x pulls towards, read off its gradient.
+
+    At even logits that gradient is 1 / count - code.
+    """
+    from worldmodel import twohot  # noqa: PLC0415
+
+    even = torch.zeros(x.numel(), count, requires_grad=True)
+    (gradient,) = torch.autograd.grad(twohot.cross_entropy(even, x.flatten()).sum(), even)
+    return (1 / count - gradient).clamp(min=1e-12).log().view(*x.shape, count)
+
+
+TINY_KEYS = (
+    *("model.latent=16", "model.group=4", "model.width=16", "model.bins=11", "model.precision=fp32"),
+    *("learning.batch=8", "learning.horizon=2", "compile=false", "video=false"),
+    *("planner.samples=8", "planner.policy_samples=2", "planner.elites=4", "planner.horizon=2"),
+    *("seed_steps=60", "evaluation.episodes=2", "evaluation.every=400", "checkpoint.every=150"),
+)
+"""Keys of a command that make a run tiny."""
+
+
+TOYS = SimpleNamespace(
+    tiny_keys=TINY_KEYS,
+    Slide=Slide,
+    slides=slides,
+    token_settings=token_settings,
+    tiny_config=tiny_config,
+    tiny_model=tiny_model,
+    trainer=trainer,
+    identity=identity,
+    two_hot_logits=two_hot_logits,
+)
+
+
+@pytest.fixture(scope="session")
+def toys():
+    """The makers above, which a test cannot import (another installed package is also called `tests`)."""
+    return TOYS
+
+
+@pytest.fixture
+def generator():
+    """A seeded generator."""
+    return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture
+def model():
+    """A tiny model of states (3,) and tokens (2,)."""
+    return tiny_model()

@@ -1,0 +1,132 @@
+"""Kills a save before each of its operations on the disk and says what is then there; test_folders.py runs it.
+
+    python crashes.py folder|checkpoint|full FOLDER
+
+The last line of its output is a JSON list: what a reader found after each kill, `old`, `new` or what is wrong.
+"""
+
+import json
+import os
+import resource
+import runpy
+import shutil
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from policies.checkpoint import load_trainer, newest, save_checkpoint
+from policies.folders import FolderError, check_folder, write_folder
+
+OPERATIONS = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.symlink", "shutil.rmtree", "fsync"}
+
+
+def kill_before(operation: int, root: str) -> None:
+    """Arm this process to die just before its so-manieth operation on the disk under `root`."""
+    left = [operation]
+
+    def count(event, arguments):
+        if event in OPERATIONS and (event == "fsync" or root in str(arguments[:2])):
+            left[0] -= 1
+            if left[0] < 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    fsync = os.fsync
+
+    def counted(handle):
+        count("fsync", ())
+        fsync(handle)
+
+    os.fsync = counted
+    sys.addaudithook(count)
+
+
+def kill_everywhere(root: Path, prepare: Callable[[], None], save: Callable[[], None], read: Callable[[], str]):
+    """Prepare, save, be killed and read, one operation later each time, until the save gets through."""
+    found, through = [], False
+    while not through:
+        shutil.rmtree(root, ignore_errors=True)
+        prepare()
+        child = os.fork()
+        if not child:
+            try:
+                kill_before(len(found), str(root))
+                save()
+            finally:
+                os._exit(1 if sys.exception() else 0)
+        _, status = os.waitpid(child, 0)
+        if os.WIFEXITED(status) and os.WEXITSTATUS(status):
+            raise RuntimeError("the save failed by itself")
+        through = os.WIFEXITED(status)
+        try:
+            found.append(read())
+        except (FolderError, OSError) as error:
+            found.append(repr(error))
+    return found
+
+
+def folder(root: Path) -> list[str]:
+    """One folder is put in the place of another."""
+    path = root / "saved"
+
+    def save(text):
+        write_folder(path, {"a": text.encode() * 5000, "b": b"always"}, {})
+
+    def read():
+        check_folder(path, ("a", "b"))
+        return (path / "a").read_text()[:3]
+
+    return kill_everywhere(root, lambda: save("old"), lambda: save("new"), read)
+
+
+def checkpoint(root: Path) -> list[str]:
+    """A run's next checkpoint, of which one is kept; and afterwards that one written again."""
+    toys = runpy.run_path(str(Path(__file__).with_name("conftest.py")))["TOYS"]
+    trainer = toys.trainer(toys.slides(5, 7))
+
+    def save(steps):
+        for _ in trainer.run(steps):
+            pass
+        save_checkpoint(root, toys.identity(trainer), trainer, {"seconds": 0}, 1)
+
+    def read():
+        path, kept = newest(root), {"old": 8 * 2, "new": 12 * 2}
+        if steps := [steps for steps in kept.values() if (root / "last").resolve().name == f"{steps:09d}"]:
+            check_folder(root / "last", ("model.safetensors",))
+        load_trainer(path, toys.trainer(toys.slides(5, 7), weights=1), print)
+        return next(name for name, steps_ in kept.items() if steps and path.name == f"{steps_:09d}")
+
+    save(8 * 2)
+    shutil.copytree(root, aside := root.with_name("first"), symlinks=True)
+    found = kill_everywhere(root, lambda: shutil.copytree(aside, root, symlinks=True), lambda: save(12 * 2), read)
+    shutil.copytree(root, aside := root.with_name("second"), symlinks=True)
+    again = kill_everywhere(root, lambda: shutil.copytree(aside, root, symlinks=True), lambda: save(12 * 2), read)
+    if left := [p.name for p in root.iterdir() if p.name not in ("last", f"{12 * 2:09d}")]:
+        found.append(f"left behind: {left}")
+    return found + [{"new": "old"}.get(name, name) for name in again[:-1]] + again[-1:]
+
+
+def full(root: Path) -> list[str]:
+    """A disk on which a file of more than 8 kB finds no room."""
+    path = root / "saved"
+    write_folder(path, {"a": b"old", "b": b"old"}, {})
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, resource.RLIM_INFINITY))
+    found = []
+    for files in ({"a": b"new" * 5000, "b": b"new"}, {"a": b"new", "b": b"new" * 5000}):
+        try:
+            write_folder(path, files, {})
+        except OSError as error:
+            found.append(type(error).__name__)
+        check_folder(path, ("a", "b"))
+        found.append((path / "a").read_text())
+        found += [p.name for p in root.iterdir() if p != path]
+    return found
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    here = Path(sys.argv[2]) / "here"
+    here.mkdir()
+    print(json.dumps({"folder": folder, "checkpoint": checkpoint, "full": full}[sys.argv[1]](here)))

@@ -1,0 +1,204 @@
+"""Laws of the acting agent and its rollouts: when it plans, what it forgets, and that neighbours do not meet."""
+
+import numpy as np
+import pytest
+import torch
+
+from policies.agent import Agent
+from policies.curves import Curve
+from policies.rollouts import episode_seeds, rollout
+from worldmodel.model import STATE
+from worldmodel.planner import Planner
+from worldmodel.settings import PlannerConfig
+
+PLANNING = PlannerConfig(samples=8, policy_samples=2, elites=4, iterations=2, horizon=2)
+
+
+@pytest.fixture
+def make(toys):
+    """Makes agents: of token length `length`, with a planner or with the policy alone."""
+
+    def agent(length=1, planned=True, explore=False, seed=0):
+        curve = Curve.of(toys.token_settings(length), 2)
+        model = toys.tiny_model(3, curve.token_size)
+        planner = Planner(model, 0.9, PLANNING) if planned else None
+        return Agent(model, curve, planner, torch.Generator().manual_seed(seed), explore)
+
+    return agent
+
+
+def seen(count=1, seed=0):
+    """Random observations of `count` environments."""
+    return {STATE: torch.randn(count, 3, generator=torch.Generator().manual_seed(seed))}
+
+
+def counted(agent):
+    """Make the agent note each plan; returns the notes."""
+    plans, plan = [], agent.planner.plan
+
+    def noting(*args, **kwargs):
+        plans.append(plan(*args, **kwargs))
+        return plans[-1]
+
+    agent.planner.plan = noting
+    return plans
+
+
+@pytest.mark.parametrize("length", [1, 2, 4])
+def test_it_plans_once_a_token(make, length):
+    agent = make(length)
+    plans = counted(agent)
+    for t in range(8):
+        agent.act(seen(2, t))
+        assert len(plans) == t // length + 1
+
+
+@pytest.mark.parametrize("length", [1, 2, 4])
+def test_its_actions_are_the_tokens_curve(make, length):
+    agent = make(length)
+    plans = counted(agent)
+    actions = torch.stack([agent.act(seen(2, t)) for t in range(2 * length)], 1)
+    for n, plan in enumerate(plans):
+        assert torch.equal(actions[:, n * length : (n + 1) * length], agent.curve.decode(plan.tokens[0]))
+
+
+@pytest.mark.parametrize("length", [1, 4])
+@pytest.mark.parametrize(("planned", "explore"), [(True, True), (True, False), (False, False)])
+def test_actions_are_in_range(make, length, planned, explore):
+    agent = make(length, planned, explore)
+    with torch.no_grad():
+        agent.model.actor[-1].bias[: agent.curve.token_size] = 50  # a policy that wants more than there is
+    for t in range(2 * length):
+        assert agent.act(seen(200, t)).abs().max() <= 1
+
+
+@pytest.mark.parametrize("length", [1, 4])
+@pytest.mark.parametrize("planned", [True, False])
+def test_after_a_reset_it_is_as_new(make, length, planned):
+    used, new = make(length, planned), make(length, planned)
+    for t in range(2 * length + 1):
+        used.act(seen(1, t))
+    used.reset(torch.tensor([True]))
+    used.generator.manual_seed(5)
+    new.generator.manual_seed(5)
+    for t in range(length + 1):
+        assert torch.equal(used.act(seen(1, t)), new.act(seen(1, t)))
+
+
+def test_without_a_reset_it_remembers(make):
+    used, new = make(), make()
+    used.act(seen())
+    used.generator.manual_seed(5)
+    new.generator.manual_seed(5)
+    assert not torch.equal(used.act(seen()), new.act(seen()))
+
+
+@pytest.mark.parametrize("length", [2, 4])
+def test_environments_out_of_phase_act_as_each_alone(make, length):
+    together, apart = make(length, planned=False), [make(length, planned=False) for _ in range(2)]
+    lost = torch.tensor([False, True])
+    for t in range(4 * length):
+        if t == length + 1:  # the second one's episode ends in the middle of a token
+            together.reset(lost)
+            apart[1].reset(torch.tensor([True]))
+        both = together.act(seen(2, t))
+        for i, agent in enumerate(apart):
+            own = agent.act({STATE: seen(2, t)[STATE][i : i + 1]})
+            assert torch.allclose(both[i : i + 1], own, atol=1e-6)
+
+
+def test_a_neighbours_reset_leaves_a_token_and_its_plan(make):
+    agent, other = make(4), make(4)
+    for t in range(6):
+        agent.act(seen(2, t))
+        other.act(seen(2, t))
+    agent.reset(torch.tensor([False, True]))
+    one, two = agent.act(seen(2, 6)), other.act(seen(2, 6))
+    assert torch.equal(one[0], two[0])
+    assert not torch.equal(one[1], two[1])
+    assert torch.equal(agent.memory.mean[:, 0], other.memory.mean[:, 0])
+
+
+def test_it_explores_as_widely_as_the_plan_is_unsure(make):
+    still, restless = make(), make(explore=True)
+    plans = counted(restless)
+    away = restless.act(seen(500)) - plans[0].tokens[0]
+    assert torch.equal(still.act(seen(500)), plans[0].tokens[0].clamp(-1, 1))
+    inside = (plans[0].tokens[0].abs() + 3 * plans[0].spread[0]) < 1  # where nothing is clamped
+    assert 0.5 < (away / plans[0].spread[0])[inside].std() < 2
+    assert restless.spread == pytest.approx(float(plans[0].spread[0].mean()))
+
+
+def test_another_number_of_environments_begins_anew(make):
+    agent = make(4)
+    agent.act(seen(2))
+    assert agent.act(seen(3)).shape == (3, 2)
+    assert agent.at.tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize("length", [1, 4])
+@pytest.mark.parametrize("steps", [0, 1, 3])
+@pytest.mark.parametrize("planned", [True, False])
+def test_an_agent_read_back_goes_on_to_the_bit(make, length, steps, planned):
+    one, other = make(length, planned, True), make(length, planned, True, seed=9)
+    for t in range(steps):
+        one.act(seen(2, t))
+    other.load_state_dict({name: t.clone() for name, t in one.state_dict().items()})
+    other.generator.set_state(one.generator.get_state())
+    for t in range(6):
+        assert torch.equal(one.act(seen(2, t)), other.act(seen(2, t)))
+        assert one.spread == other.spread
+
+
+def test_saving_and_acting_do_not_meet(make):
+    agent = make(4)
+    agent.act(seen(2))
+    saved = {name: t.clone() for name, t in agent.state_dict().items()}
+    agent.act(seen(2, 1))
+    again = make(4)
+    again.load_state_dict(saved)
+    again.act(seen(2, 1))
+    assert saved["at"].tolist() == [1, 1]
+
+
+def test_a_rollout_is_the_episodes_written_out(make, toys):
+    env, agent = toys.slides(15, 4, 9), make(4, planned=False)
+    ticks = []
+    result = rollout(env, agent, 3, 100, lambda: ticks.append(1))
+    assert len(ticks) == result.lengths.max() <= 15
+    for i, limit in enumerate((15, 4, 9)):
+        single, alone = toys.Slide(limit), make(4, planned=False)
+        observation, _ = single.reset(seed=episode_seeds(3, 1, 0, 3)[i])
+        total, length, over = 0.0, 0, False
+        while not over:
+            action = alone.act({STATE: torch.from_numpy(observation[STATE])[None]})[0].numpy()
+            observation, reward, terminated, truncated, _ = single.step(action)
+            total, length, over = total + reward, length + 1, terminated or truncated
+        assert result.lengths[i] == length
+        assert result.returns[i] == pytest.approx(total, abs=1e-4)
+
+
+def test_a_rollout_forgets_the_one_before(make, toys):
+    env, agent = toys.slides(6, 6), make(4)
+    one = rollout(env, agent, 3, 100)
+    agent.generator.manual_seed(0)
+    again = rollout(env, agent, 3, 100)
+    assert np.array_equal(one.returns, again.returns)
+
+
+def test_a_rollout_without_an_end_stops_at_its_limit(make, toys):
+    result = rollout(toys.slides(None, None), make(planned=False), 0, 12)
+    assert result.lengths.tolist() == [12, 12]
+    assert np.isfinite(result.returns).all()
+
+
+def test_seeds_do_not_repeat():
+    seeds = [
+        s
+        for run in (0, 1)
+        for stream in (0, 1, 2)
+        for episode in range(10)
+        for s in episode_seeds(run, stream, episode, 4)
+    ]
+    assert len(set(seeds)) == len(seeds)
+    assert episode_seeds(0, 0, 3, 4)[:2] == episode_seeds(0, 0, 3, 2)

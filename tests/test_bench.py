@@ -1,0 +1,305 @@
+"""Laws of the benchmark: a dead worker is tried again, a dead benchmark goes on, and nothing is done twice."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+
+from configs import benchmark, pool, report
+from configs.bench import tabulate
+from configs.benchmark import Benchmark, settings
+from configs.jobs import Job
+from configs.pool import Pool
+from configs.progress import Screen, duration
+from configs.schema import BenchConfig
+from configs.strict import ConfigError, build
+from envs.benchmark.block import BlockError, block_is_current
+from envs.benchmark.results import Result, append, read
+from envs.benchmark.suites import SUITES
+from envs.suite import NAMES
+from worldmodel.settings import LearningConfig, PlannerConfig
+
+HOME = Path(__file__).resolve().parent.parent
+PATIENCE = 600  # seconds
+TINY = ("Pendulum-v1", "MountainCarContinuous-v0")
+
+
+@pytest.fixture(scope="module")
+def keys(toys, tmp_path_factory):
+    """The keys of a tiny benchmark of two tasks."""
+    return [*toys.tiny_keys, f"tasks=[{','.join(TINY)}]", "seeds=1", "steps=900", "workers=2", "evaluation.every=0"]
+
+
+class Silent(Screen):
+    """A screen that shows nothing but keeps what is said; `at` is called with the workers whenever they are shown."""
+
+    def __init__(self, at=lambda workers: None):
+        super().__init__(open("/dev/null", "w"))  # noqa: SIM115
+        self.at, self.said = at, []
+
+    def show(self, workers, waiting):
+        """Let the test see the workers."""
+        self.at(workers)
+
+    def say(self, text):
+        """Keep it."""
+        self.said.append(text)
+
+
+@pytest.fixture(scope="module")
+def done(keys, tmp_path_factory):
+    """A benchmark whose first worker was killed once it had a checkpoint: its folder, its process, its words."""
+    home = tmp_path_factory.mktemp("bench")
+    log = home / "log.txt"
+    killed = []
+    with open(log, "wb") as file:
+        process = subprocess.Popen(command(keys), cwd=home, stdout=subprocess.PIPE, stderr=file)
+    first = home / "out" / "Pendulum-v1-seed1"
+    wait_for(process, lambda: saved(first))
+    for worker in workers(home):
+        if f"{first.name}" in worker[1]:
+            killed.append(worker[0])
+            subprocess.run(["kill", "-9", str(worker[0])], check=True)
+    out, _ = process.communicate(timeout=PATIENCE)
+    assert len(killed) == 1
+    return home, process.returncode, json.loads(out.decode().splitlines()[-1]), log.read_text()
+
+
+def command(keys, *more):
+    """The benchmark's command line."""
+    return [sys.executable, "-m", "configs.bench", *keys, "out=out", *more]
+
+
+def workers(home):
+    """Process ids and command lines of the workers under `home`."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            line, place = (folder / "cmdline").read_bytes().decode(), (folder / "cwd").readlink()
+        except OSError:
+            continue
+        if "configs.worker" in line and place == home:
+            found.append((int(folder.name), line))
+    return found
+
+
+def saved(run):
+    """The newest checkpoint's steps of a run folder, 0 without one."""
+    return max([int(p.name) for p in (run / "checkpoints").glob("[0-9]*")], default=0)
+
+
+def wait_for(process, happens):
+    """Wait until something happens, while the process lives."""
+    until = time.monotonic() + PATIENCE
+    while not happens():
+        assert process.poll() is None
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+def test_a_killed_worker_is_tried_again_and_all_is_there_at_the_end(done):
+    home, code, result, said = done
+    assert code == 0
+    assert "Pendulum-v1 seed 1: killed by SIGKILL; trying again" in said
+    assert "going on from" in (home / "out" / "Pendulum-v1-seed1" / "log.txt").read_text()
+    assert {p.name for p in (home / "out").iterdir()} == {
+        *("results.csv", "table.md", "curves.png", "settings.json", ".lock"),
+        *(f"{task}-seed1" for task in TINY),
+    }
+    results = read(home / "out" / "results.csv")
+    assert {(r.task, r.seed, r.env_steps, r.agent) for r in results} == {(task, 1, 900, "semagram") for task in TINY}
+    assert (result["suite"], result["agent"], result["seeds"], result["failed"]) == ("dmc-quick", "semagram", 1, {})
+    assert result["tasks"] == sorted(TINY)
+    assert result["return_mean"] == {r.task: round(r.return_mean, 2) for r in results}
+    assert result["at_least_published"] == [0, 0]
+    assert "Pendulum-v1" in (home / "out" / "table.md").read_text()
+
+
+def test_a_finished_benchmark_does_nothing_again(done, keys):
+    home, _, result, _ = done
+    before = {p: p.stat().st_mtime_ns for p in (home / "out").rglob("*/*") if p.is_file()}
+    csv = (home / "out" / "results.csv").read_bytes()
+    again = subprocess.run(command(keys), cwd=home, capture_output=True, text=True, check=True)
+    assert json.loads(again.stdout.splitlines()[-1]) == result
+    assert "2 of 2 runs are done already" in again.stderr
+    assert (home / "out" / "results.csv").read_bytes() == csv
+    assert {p: p.stat().st_mtime_ns for p in (home / "out").rglob("*/*") if p.is_file()} == before
+
+
+def test_killed_or_told_to_stop_it_takes_its_workers_along_and_goes_on(done, keys, tmp_path):
+    """Killed in the middle, begun again at once, told to stop, begun again: the numbers are those of the other one."""
+    logs = tmp_path / "log.txt"
+    runs = [tmp_path / "out" / f"{task}-seed1" for task in TINY]
+
+    def start():
+        with open(logs, "ab") as file:
+            return subprocess.Popen(command(keys), cwd=tmp_path, stdout=subprocess.PIPE, stderr=file)
+
+    process = start()
+    wait_for(process, lambda: all(map(saved, runs)))
+    process.kill()
+    process.communicate()
+    process = start()
+    sign = "going on from"
+    wait_for(process, lambda: all(sign in (run / "log.txt").read_text() for run in runs))
+    assert all("stopped by SIGTERM" in (run / "log.txt").read_text() for run in runs)
+    process.send_signal(signal.SIGTERM)
+    out, _ = process.communicate(timeout=PATIENCE)
+    assert (process.returncode, out) == (130, b"")
+    assert not workers(tmp_path)
+    assert logs.read_text().endswith("stopped; the same command goes on from here\n")
+    process = start()
+    out, _ = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0
+    home, _, result, _ = done
+    assert json.loads(out.decode().splitlines()[-1])["return_mean"] == result["return_mean"]
+    for run in runs:
+        assert (run / "metrics.csv").read_bytes() == (home / "out" / run.name / "metrics.csv").read_bytes()
+
+
+def test_other_settings_or_fewer_steps_do_not_mix_with_what_is_there(done, keys):
+    home = done[0]
+    for more, said in ((("learning.batch=9",), "other settings of learning"), (("steps=100",), "begun with 900")):
+        refused = subprocess.run(command(keys, *more), cwd=home, capture_output=True, text=True, check=False)
+        assert (refused.returncode, refused.stdout, refused.stderr.count("\n")) == (2, "", 1)
+        assert said in refused.stderr
+
+
+class Fake:
+    """A process that ends with a code of its own."""
+
+    def __init__(self, code):
+        self.returncode = code
+
+    def poll(self):
+        """Its code, once it has ended."""
+        return self.returncode
+
+    def terminate(self):
+        """Nothing to end."""
+
+    def wait(self):
+        """Nothing to wait for."""
+
+
+def test_a_worker_gets_three_tries_but_one_for_a_mistake_and_the_rest_goes_on(monkeypatch, tmp_path):
+    codes = {"good": [0], "bad": [1, -9, 1, 0], "wrong": [2, 0], "unlucky": [-9, -9, 0]}
+    started = []
+
+    def start(job, threads, keep):
+        started.append(job.task)
+        job.folder.mkdir(exist_ok=True)
+        (job.folder / "log.txt").write_text("first\nlast\n")
+        return pool.Worker(job, Fake(codes[job.task].pop(0)))
+
+    monkeypatch.setattr(pool.Worker, "start", start)
+    monkeypatch.setattr(pool, "POLL", 0.0)
+    screen = Silent()
+    jobs = [Job("a", name, 1, 100, tmp_path / name) for name in codes]
+    ended = {job.task: why for job, why in Pool(2, screen).run(jobs)}
+    assert ended == {"good": "", "bad": "ended with code 1: last", "wrong": "ended with code 2: last", "unlucky": ""}
+    assert {name: started.count(name) for name in codes} == {"good": 1, "bad": 3, "wrong": 1, "unlucky": 3}
+    assert len(screen.said) == 4
+
+
+def test_every_task_gets_its_first_seed_before_any_gets_its_second(monkeypatch, tmp_path):
+    monkeypatch.setattr(benchmark, "Screen", Silent)
+    jobs = Benchmark.begin(BenchConfig(suite="dmc-100k"), tmp_path).jobs()
+    tasks = SUITES["dmc-100k"].tasks
+    assert [(job.task, job.seed) for job in jobs] == [(task, seed) for seed in (1, 2, 3) for task in tasks]
+    assert {job.steps for job in jobs} == {100_000}
+    assert len({job.folder for job in jobs}) == 24
+
+
+def test_two_benchmarks_do_not_share_a_folder(monkeypatch, tmp_path):
+    monkeypatch.setattr(benchmark, "Screen", Silent)
+    monkeypatch.setattr(benchmark, "PATIENCE", 1)
+    first = Benchmark.begin(BenchConfig(), tmp_path)
+    with pytest.raises(ConfigError, match="another semagram-bench"):
+        Benchmark.begin(BenchConfig(), tmp_path)
+    assert first.folder == tmp_path
+
+
+def test_what_is_passed_on_is_what_differs_from_the_defaults():
+    assert settings(BenchConfig(video=True)) == []
+    changed = BenchConfig(
+        learning=LearningConfig(batch=7, rho=0.25), planner=PlannerConfig(depths=False), compile="false", seed_steps=9
+    )
+    assert settings(changed) == [
+        *("learning.batch=7", "learning.rho=0.25", "planner.depths=false", "seed_steps=9"),
+        *("compile='false'", "video=false"),
+    ]
+
+
+def test_suites_are_of_known_tasks():
+    for suite in SUITES.values():
+        assert not set(suite.tasks) - set(NAMES)
+        assert len(set(suite.tasks)) == len(suite.tasks)
+    assert {name: (len(s.tasks), s.seeds, s.steps) for name, s in SUITES.items()} == {
+        "dmc-quick": (3, 1, 20_000),
+        "dmc-100k": (8, 3, 100_000),
+        "dmc-ablation": (3, 3, 50_000),
+    }
+
+
+def test_durations_are_written_for_people():
+    assert [*map(duration, (5, 59, 90, 3600, 9000))] == ["5 s", "59 s", "2 min", "1.0 h", "2.5 h"]
+
+
+def result(task, seed, mean, agent="semagram"):
+    """A finished run."""
+    numbers = (100_000, mean, 0.0, 1, mean - 10, 600.0, 166.0, 4.0, 100.0, 1)
+    return Result(task, seed, agent, *numbers, "a CPU", "abc", (mean,))
+
+
+@pytest.fixture
+def table(tmp_path):
+    """Writes a results file."""
+
+    def write(name, *results):
+        for item in results:
+            append(tmp_path / name, item)
+        return str(tmp_path / name)
+
+    return write
+
+
+def test_the_readme_is_made_from_a_results_file(table, tmp_path, capsys):
+    path = table("results.csv", result("walker-walk", 1, 970.0), result("hopper-stand", 1, 20.0))
+    readme = tmp_path / "README.md"
+    readme.write_text("# Head\n<!-- results:begin -->\n<!-- results:end -->\ntail")
+    config = build(BenchConfig, asdict(BenchConfig()) | {"table": path, "readme": str(readme)})
+    made = tabulate(config)
+    assert (made["at_least_published"], made["iqm"]) == ([1, 2], 0.495)
+    assert "**970**" in readme.read_text()
+    assert block_is_current(readme, report.BLOCK, report.document(read(path)))
+    tabulate(config)
+    assert capsys.readouterr().err.splitlines() == [f"{readme}: written", f"{readme}: was up to date"]
+
+
+def test_several_results_files_become_one_comparison(table, capsys):
+    ours = table("ours.csv", result("walker-walk", 1, 970.0))
+    theirs = table("plain.csv", result("walker-walk", 1, 485.0, "no-planner"))
+    made = tabulate(replace(BenchConfig(), table=[theirs, ours], agent="no-planner"))
+    assert (made["agent"], made["iqm"]) == ("no-planner", 0.485)
+    shown = capsys.readouterr().err
+    assert "| no-planner | 485 | 0.485 | 0.50 |" in shown
+    assert shown.index("**semagram**") < shown.index("**no-planner**")
+
+
+def test_the_readme_shows_the_committed_results():
+    """Fails when docs/results/dmc-100k.csv has changed and the README's table has not."""
+    path, readme = HOME / "docs" / "results" / "dmc-100k.csv", HOME / "README.md"
+    if not path.exists():
+        return
+    command = "semagram-bench table=docs/results/dmc-100k.csv readme=README.md"
+    try:
+        current = block_is_current(readme, report.BLOCK, report.document(read(path)))
+    except BlockError as error:
+        pytest.fail(f"{error}: put them where the table belongs, then run {command}")
+    assert current, f"README.md's table is stale; run {command}"

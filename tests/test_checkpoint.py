@@ -1,0 +1,226 @@
+"""Laws of checkpoints: a run read back is the run itself; what does not fit, or is not finite, is refused by name."""
+
+import dataclasses
+import json
+import shutil
+
+import pytest
+import torch
+
+from policies.checkpoint import (
+    LAST,
+    load_model,
+    load_trainer,
+    newest,
+    read_identity,
+    save_checkpoint,
+)
+from policies.folders import FolderError, read_tensors, tensor_bytes, write_folder
+
+
+def never(text):
+    """A warning that must not come."""
+    raise AssertionError(text)
+
+
+def advance(trainer, steps):
+    """Run to so many control steps; what was yielded."""
+    return list(trainer.run(steps * trainer.action_repeat))
+
+
+def save(toys, trainer, folder, keep=2, **progress):
+    """A checkpoint of now."""
+    return save_checkpoint(folder, toys.identity(trainer), trainer, progress, keep)
+
+
+@pytest.fixture
+def trained(toys):
+    """A trainer that has learned a little."""
+    trainer = toys.trainer(toys.slides(7))
+    advance(trainer, 12)
+    return trainer
+
+
+def rewrite(path, name, tensors):
+    """Put other tensors into a checkpoint, sums and all."""
+    files = {p.name: p.read_bytes() for p in path.iterdir() if p.name != "manifest.json"}
+    write_folder(path, files | {name: tensor_bytes(tensors)}, {})
+
+
+def test_the_identity_comes_back(toys, trained, tmp_path):
+    path = save(toys, trained, tmp_path)
+    assert path.name == "000000024"
+    assert read_identity(path) == toys.identity(trained)
+
+
+def test_the_model_comes_back_to_the_bit(toys, trained, tmp_path):
+    path = save(toys, trained, tmp_path)
+    model = load_model(path, read_identity(path), trained.curve.token_size)
+    wanted = trained.learner.model.state_dict()
+    assert all(torch.equal(t, wanted[name]) for name, t in model.state_dict().items())
+    assert set(wanted) == set(model.state_dict())
+
+
+def test_progress_comes_back(toys, trained, tmp_path):
+    path = save(toys, trained, tmp_path, seconds=1.5, metrics_bytes=7)
+    progress = load_trainer(path, toys.trainer(toys.slides(7), weights=1), never)
+    assert progress == {"seconds": 1.5, "metrics_bytes": 7}
+
+
+def test_nothing_is_pickled(toys, trained, tmp_path):
+    for file in save(toys, trained, tmp_path).iterdir():
+        assert file.suffix in (".json", ".safetensors")
+
+
+@pytest.mark.parametrize("keep", [1, 2, 3])
+def test_the_newest_are_kept_and_last_is_the_newest(toys, trained, tmp_path, keep):
+    for steps in range(12, 17):
+        advance(trained, steps)
+        path = save(toys, trained, tmp_path, keep)
+        assert newest(tmp_path) == path
+        assert (tmp_path / LAST).resolve() == path.resolve()
+        kept = sorted(p.name for p in tmp_path.iterdir() if p.name != LAST)
+        assert kept == [f"{2 * s:09d}" for s in range(max(12, steps - keep + 1), steps + 1)]
+
+
+def test_what_was_just_saved_is_kept_whatever_else_lies_there(toys, trained, tmp_path):
+    for stranger in ("000009998", "000009999"):
+        shutil.copytree(save(toys, trained, tmp_path / "other"), tmp_path / stranger)
+    path = save(toys, trained, tmp_path)
+    assert read_identity(path).env_steps == 24
+    assert read_identity(tmp_path / LAST).env_steps == 24
+
+
+def test_the_same_step_can_be_saved_again(toys, trained, tmp_path):
+    save(toys, trained, tmp_path, seconds=1.0)
+    path = save(toys, trained, tmp_path, seconds=2.0)
+    assert json.loads((path / "progress.json").read_text()) == {"seconds": 2.0}
+    assert sorted(p.name for p in tmp_path.iterdir()) == [path.name, LAST]
+
+
+def test_what_a_killed_save_left_is_cleared_by_the_next(toys, trained, tmp_path):
+    (tmp_path / ".000000022.1234").mkdir()
+    (tmp_path / ".000000022.1234" / "replay.safetensors").write_bytes(b"half")
+    (tmp_path / ".last.1234").symlink_to("000000022")
+    save(toys, trained, tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["000000024", LAST]
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_a_weight_that_is_not_finite_is_never_saved(toys, trained, tmp_path, bad):
+    good = save(toys, trained, tmp_path)
+    before = {p.name: p.read_bytes() for p in good.iterdir()}
+    advance(trained, 13)
+    trained.learner.flat[5] = bad
+    with pytest.raises(FloatingPointError, match=r"weight encoder\.0\.weight is not finite"):
+        save(toys, trained, tmp_path)
+    assert newest(tmp_path) == good
+    assert {p.name: p.read_bytes() for p in good.iterdir()} == before
+    assert sorted(p.name for p in tmp_path.iterdir()) == [good.name, LAST]
+
+
+def test_no_checkpoint_is_said_so(tmp_path):
+    with pytest.raises(FolderError, match="holds no checkpoint"):
+        newest(tmp_path)
+    with pytest.raises(FolderError, match="holds no checkpoint"):
+        newest(tmp_path / "none")
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_a_damaged_file_is_named_before_anything_is_read_from_it(toys, trained, tmp_path, name):
+    path = save(toys, trained, tmp_path)
+    data = bytearray((path / name).read_bytes())
+    data[len(data) // 2] ^= 4
+    (path / name).write_bytes(data)
+    with pytest.raises(FolderError, match=f"{name}: damaged"):
+        read_identity(path)
+
+
+@pytest.mark.parametrize("name", ["model", "learner", "loop", "replay"])
+def test_a_trainer_reads_no_damaged_file(toys, trained, tmp_path, name):
+    path = save(toys, trained, tmp_path)
+    file = path / f"{name}.safetensors"
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(FolderError, match=f"{name}.safetensors: damaged"):
+        load_trainer(path, toys.trainer(toys.slides(7)), never)
+
+
+@pytest.mark.parametrize(
+    "saved",
+    [
+        {"type": "other"},
+        {},
+        [],
+        {"type": "semagram"},
+        {"type": "semagram", "model": {"widht": 3, "token": {}}},
+        {"type": "semagram", "model": 3},
+        "text",
+    ],
+)
+def test_settings_of_something_else_are_refused_by_name(tmp_path, saved):
+    write_folder(tmp_path / "x", {"config.json": json.dumps(saved).encode(), "model.safetensors": b""}, {})
+    with pytest.raises(FolderError, match=r"x/config\.json: not ") as caught:
+        read_identity(tmp_path / "x")
+    assert "\n" not in str(caught.value)
+
+
+def test_settings_out_of_range_are_refused_in_one_line(toys, trained, tmp_path):
+    path = save(toys, trained, tmp_path)
+    settings = json.loads((path / "config.json").read_text())
+    settings["model"]["latent"] = 17
+    write_folder(tmp_path / "x", {"config.json": json.dumps(settings).encode(), "model.safetensors": b""}, {})
+    with pytest.raises(ValueError, match=r"model\.latent=17") as caught:
+        read_identity(tmp_path / "x")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("change", [{"width": 24}, {"latent": 24}, {"value_heads": 3}, {"bins": 13}])
+def test_a_checkpoint_of_another_size_is_refused_in_one_line(toys, trained, tmp_path, change):
+    path = save(toys, trained, tmp_path)
+    other = dataclasses.replace(read_identity(path), model=toys.tiny_config(**change))
+    with pytest.raises(FolderError, match=r"model\.safetensors: .* is .*, .* is needed$") as caught:
+        load_model(path, other, trained.curve.token_size)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_trainer_of_another_size_is_refused_in_one_line(toys, trained, tmp_path):
+    path = save(toys, trained, tmp_path)
+    for other in (
+        toys.trainer(toys.slides(7), length=4),
+        toys.trainer(toys.slides(7, 7)),
+        toys.trainer(toys.slides(7), capacity=100),
+    ):
+        with pytest.raises(FolderError, match=str(path)) as caught:
+            load_trainer(path, other, never)
+        assert "\n" not in str(caught.value)
+
+
+def test_tensors_missing_or_too_many_are_refused_in_one_line(toys, trained, tmp_path):
+    path = save(toys, trained, tmp_path)
+    tensors = read_tensors(path / "model.safetensors")
+    name = "trunk.0.weight"
+    for spoiled in ({n: t for n, t in tensors.items() if n != name}, tensors | {"trunk.9.weight": torch.ones(1)}):
+        rewrite(path, "model.safetensors", spoiled)
+        with pytest.raises(FolderError, match=r"model\.safetensors: trunk\.\d\.weight is ") as caught:
+            load_model(path, read_identity(path), trained.curve.token_size)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("file", "name"), [("learner", "first"), ("loop", "generator"), ("replay", "reward")])
+def test_a_missing_part_of_the_run_is_refused_in_one_line(toys, trained, tmp_path, file, name):
+    path = save(toys, trained, tmp_path)
+    tensors = read_tensors(path / f"{file}.safetensors")
+    del tensors[name]
+    rewrite(path, f"{file}.safetensors", tensors)
+    with pytest.raises(FolderError, match=name) as caught:
+        load_trainer(path, toys.trainer(toys.slides(7)), never)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_saved_weight_that_is_not_finite_is_refused(toys, trained, tmp_path):
+    path = save(toys, trained, tmp_path)
+    tensors = read_tensors(path / "model.safetensors")
+    tensors["next.weight"][0, 0] = torch.nan
+    rewrite(path, "model.safetensors", tensors)
+    with pytest.raises(FolderError, match=r"next\.weight is not finite"):
+        load_model(path, read_identity(path), trained.curve.token_size)

@@ -1,0 +1,217 @@
+"""Laws of the commands: help is fast and whole; a mistake costs one line, exit code 2, and leaves nothing behind."""
+
+import importlib
+import json
+import resource
+import shutil
+import subprocess
+import sys
+from dataclasses import asdict
+
+import pytest
+
+from configs.schema import BenchConfig, EvaluateConfig, TrainConfig
+from configs.strict import ConfigError, build
+
+CONFIGS = {"train": TrainConfig, "evaluate": EvaluateConfig, "bench": BenchConfig}
+
+
+@pytest.fixture
+def command(tmp_path, monkeypatch, capfd):
+    """Runs a command in this process, in an empty folder; gives its exit code, standard output and error."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(name, *arguments):
+        monkeypatch.setattr(sys, "argv", [name, *arguments])
+        capfd.readouterr()
+        try:
+            importlib.import_module(f"configs.{name}").main()
+            code = 0
+        except SystemExit as end:
+            code = end.code
+        return code, *capfd.readouterr()
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def trained(toys, tmp_path_factory):
+    """A run folder with checkpoints."""
+    folder = tmp_path_factory.mktemp("commands") / "run"
+    keys = [
+        *toys.tiny_keys,
+        "task=gym",
+        "task.id=Pendulum-v1",
+        "task.max_decisions=50",
+        "steps=200",
+        "evaluation.every=0",
+    ]
+    command = [sys.executable, "-m", "configs.train", *keys, f"hydra.run.dir={folder}"]
+    subprocess.run(command, check=True, capture_output=True)
+    return folder
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_help_is_fast_and_names_every_key(name):
+    before = spent()
+    command = [sys.executable, "-m", f"configs.{name}", "--help"]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert spent() - before < 3
+    config = asdict(CONFIGS[name]())
+    missing = [key for key in config if key not in shown.stdout]
+    assert not missing
+    assert max(map(len, shown.stdout.splitlines())) <= 120
+    assert not shown.stderr
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_help_imports_nothing_heavy(name):
+    code = f"import sys; sys.argv = ['x', '--help']; import configs.{name} as c; c.main(); print([*sys.modules])"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(shown.stdout.splitlines()[-1].strip("[]").replace("'", "").split(", "))
+    assert not loaded & {"torch", "numpy", "gymnasium", "hydra", "matplotlib"}
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "said"),
+    [
+        ("train", ["step=10"], "step: no such key; did you mean steps"),
+        ("train", ["learning.bach=10"], "learning.bach: no such key; did you mean learning.batch?"),
+        ("train", ["steps=0"], "steps=0: at least 1"),
+        ("train", ["steps=many"], "steps=many: a whole number"),
+        ("train", ["learning.rho=2"], "learning.rho=2"),
+        ("train", ["planner.elites=100"], "planner.elites=100: from 1 to planner.samples"),
+        ("train", ["task=walker-wlak"], "no such task; close to it: walker-walk"),
+        ("train", ["task=gym"], "task.id=: the Gymnasium environment"),
+        ("train", ["task=gym", "task.id=Pendulam-v1"], "close to it: Pendulum-v1"),
+        ("train", ["task=gym", "task.id=CartPole-v1"], "CartPole-v1: its actions are Discrete(2)"),
+        ("train", ["device=cuda:9"], "device=cuda:9"),
+        ("train", ["resume=nowhere"], "resume=nowhere: not a run folder"),
+        ("evaluate", [], "checkpoint=: a run folder or a checkpoint"),
+        ("evaluate", ["checkpoint=nowhere"], "checkpoint=nowhere: no such folder"),
+        ("evaluate", ["checkpoint=nowhere", "episodes=0"], "episodes=0: at least 1"),
+        ("evaluate", ["chekpoint=nowhere"], "chekpoint: no such key; did you mean checkpoint"),
+        ("evaluate", ["checkpoint=.", "planner.sample=3"], "planner.sample: no such key; did you mean planner.samples"),
+        ("bench", ["suite=dmc-slow"], "suite=dmc-slow: one of dmc-quick, dmc-100k, dmc-ablation"),
+        ("bench", ["worker=2"], "worker: no such key; did you mean workers?"),
+        ("bench", ["workers=0"], "workers=0: auto, or a number"),
+        ("bench", ["tasks=[walker-wlak]"], "no such task; close to it: walker-walk"),
+        ("bench", ["tasks=walker-walk"], "tasks=walker-walk: a list"),
+        ("bench", ["learning.rho=2"], "learning.rho=2"),
+        ("bench", ["agent=a/b"], "agent=a/b: a name without"),
+        ("bench", ["peer=tdmpc2"], "peer.path=: a checkout of tdmpc2"),
+        ("bench", ["peer=dreamer"], "peer=dreamer: one of none, tdmpc2"),
+        ("bench", ["table=nowhere.csv"], "nowhere.csv: No such file"),
+        ("bench", ["readme=README.md"], "readme=: only with table="),
+    ],
+)
+def test_a_mistake_is_one_line_and_nothing_is_written(command, tmp_path, monkeypatch, name, arguments, said):
+    import torch  # noqa: PLC0415
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    code, out, err = command(name, *arguments)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith("semagram: ")
+    assert said in err
+    assert not [*tmp_path.iterdir()]
+
+
+def test_a_mistake_ends_a_process_the_same_way(tmp_path):
+    command = [sys.executable, "-m", "configs.train", "sede=3"]
+    ended = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr == "semagram: sede: no such key; did you mean seed?\n"
+    assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "learner.safetensors", "replay.safetensors", "config.json"])
+def test_a_damaged_checkpoint_is_named(command, trained, tmp_path, name):
+    run = shutil.copytree(trained, tmp_path / "run", symlinks=True)
+    file = run / "checkpoints" / "last" / name
+    file.write_bytes(file.read_bytes()[:-1] + b"!")
+    before = contents(run)
+    code, out, err = command("train", f"resume={run}")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert f"{name}: damaged" in err
+    assert contents(run) == before
+    if name in ("model.safetensors", "config.json"):
+        code, out, err = command("evaluate", f"checkpoint={run}")
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert f"{name}: damaged" in err
+    assert [*tmp_path.iterdir()] == [run]
+
+
+def test_a_checkpoint_that_is_missing_something_is_named(command, trained, tmp_path):
+    run = shutil.copytree(trained, tmp_path / "run", symlinks=True)
+    (run / "checkpoints" / "last" / "model.safetensors").unlink()
+    for name, key in (("train", "resume"), ("evaluate", "checkpoint")):
+        code, _, err = command(name, f"{key}={run}")
+        assert (code, err.count("\n")) == (2, 1)
+        assert "model.safetensors: missing" in err
+    shutil.rmtree(run / "checkpoints")
+    (run / "checkpoints").mkdir()
+    for name, key in (("train", "resume"), ("evaluate", "checkpoint")):
+        code, _, err = command(name, f"{key}={run}")
+        assert (code, err.count("\n")) == (2, 1)
+        assert "holds no checkpoint" in err
+
+
+def test_a_checkpoint_of_another_task_is_refused(command, trained, tmp_path):
+    run = shutil.copytree(trained, tmp_path / "run", symlinks=True)
+    config = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(config.replace("max_decisions: 50", "max_decisions: 60"))
+    code, out, err = command("train", f"resume={run}")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "a checkpoint of Pendulum-v1" in err
+    assert "60" in err
+
+
+def test_a_checkpoint_whose_task_has_changed_is_refused(command, trained, tmp_path):
+    run = shutil.copytree(trained, tmp_path / "run", symlinks=True)
+    checkpoint = run / "checkpoints" / "last"
+    saved = json.loads((checkpoint / "config.json").read_text())
+    saved["task"]["id"] = "MountainCarContinuous-v0"
+    data = json.dumps(saved).encode()
+    resign(checkpoint, "config.json", data)
+    code, out, err = command("evaluate", f"checkpoint={run}")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "observation.state has 3 numbers, the task's has 2" in err
+
+
+def test_what_was_fixed_at_the_beginning_cannot_change_on_resuming(command, trained, tmp_path):
+    before = contents(trained)
+    for key in ("seed=9", "learning.batch=16", "task=walker-walk", "seed_steps=7"):
+        code, out, err = command("train", f"resume={trained}", key)
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert f"{key.partition('=')[0]}: fixed when this run began" in err
+    assert contents(trained) == before
+    assert not [*tmp_path.iterdir()]
+
+
+def test_values_of_the_wrong_kind_are_refused():
+    keys = asdict(BenchConfig())
+    for name, value in (("seeds", 1.5), ("workers", "many"), ("tasks", [1]), ("video", 1), ("out", 3), ("planner", 1)):
+        with pytest.raises(ConfigError, match=name):
+            build(BenchConfig, keys | {name: value})
+    assert build(BenchConfig, keys | {"workers": 3, "seeds": None, "table": ["a", "b"]}).table == ["a", "b"]
+
+
+def spent():
+    """Seconds of processor time that ended child processes used: of the clock's, others may take what they like."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def contents(folder):
+    """Every file's bytes."""
+    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def resign(checkpoint, name, data):
+    """Put `data` in a checkpoint's file and its sum in the manifest."""
+    import hashlib  # noqa: PLC0415
+
+    manifest = json.loads((checkpoint / "manifest.json").read_text())
+    manifest["files"][name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    (checkpoint / name).write_bytes(data)
+    (checkpoint / "manifest.json").write_text(json.dumps(manifest))

@@ -1,0 +1,102 @@
+"""Laws of the curves: hull, inverse, symmetry, and the ordinary action as the limit case."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from policies.curves import Curve, basis
+from worldmodel.settings import TokenConfig
+
+shapes = st.integers(1, 8).flatmap(
+    lambda length: st.integers(1, length).flatmap(
+        lambda knots: st.tuples(st.just(length), st.just(knots), st.integers(0, knots - 1))
+    )
+)
+
+
+def uniform(*shape, seed=0):
+    """Numbers in [-1, 1]."""
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+
+
+@given(shapes)
+def test_weights_are_a_partition_of_unity(shape):
+    weights = basis(*shape)
+    assert weights.shape == shape[:2]
+    assert (weights >= 0).all()
+    assert torch.allclose(weights.sum(1), torch.ones(shape[0]), atol=1e-6)
+    assert (weights.sum(0) > 0).all()  # every control point is felt
+
+
+@given(shapes, st.integers(0, 99))
+def test_actions_stay_within_their_control_points(shape, seed):
+    curve = Curve.of(TokenConfig(*shape), 2)
+    token = uniform(5, curve.token_size, seed=seed)
+    actions, points = curve.decode(token), token.unflatten(-1, (-1, 2))
+    assert (actions <= points.amax(1, keepdim=True) + 1e-6).all()
+    assert (actions >= points.amin(1, keepdim=True) - 1e-6).all()
+
+
+@given(shapes, st.integers(0, 99))
+def test_encoding_undoes_decoding(shape, seed):
+    curve = Curve.of(TokenConfig(*shape), 3)
+    token = uniform(2, 4, curve.token_size, seed=seed)
+    actions = curve.decode(token)
+    assert actions.shape == (2, 4, shape[0], 3)
+    assert torch.allclose(curve.encode(actions), token, atol=1e-3)
+
+
+@given(shapes, st.integers(0, 99))
+def test_encoding_is_least_squares_within_bounds(shape, seed):
+    curve = Curve.of(TokenConfig(*shape), 2)
+    actions = 0.1 * uniform(3, shape[0], 2, seed=seed)
+    token = curve.encode(actions)
+    assert token.abs().max() <= 1
+    if token.abs().max() < 1:  # nothing was clamped: what is left over is orthogonal to every curve
+        left = actions - curve.decode(token)
+        assert (curve.weights.T @ left).abs().max() < 1e-4
+    assert curve.encode(100 * actions).abs().max() <= 1
+
+
+@given(shapes, st.integers(0, 99))
+def test_a_curve_run_backwards_is_the_curve_of_its_points_backwards(shape, seed):
+    length, knots, degree = shape
+    if degree == 0 and length % knots:
+        return  # steps shared between two plateaus cannot be mirrored
+    curve = Curve.of(TokenConfig(*shape), 1)
+    token = uniform(1, knots, seed=seed)
+    assert torch.allclose(curve.decode(token.flip(-1)), curve.decode(token).flip(-2), atol=1e-5)
+
+
+@given(shapes)
+def test_a_constant_is_held(shape):
+    curve = Curve.of(TokenConfig(*shape), 1)
+    assert torch.allclose(curve.decode(torch.full((curve.token_size,), 0.7)), torch.tensor(0.7))
+
+
+@pytest.mark.parametrize("length", [1, 2, 4, 8])
+def test_one_point_is_one_action_held(length):
+    curve = Curve.of(TokenConfig(length, 1, 0), 3)
+    token = uniform(6, 3)
+    assert torch.equal(curve.decode(token), token.unsqueeze(1).expand(6, length, 3))
+
+
+@pytest.mark.parametrize("length", [2, 4, 8])
+def test_two_points_are_a_straight_line(length):
+    curve = Curve.of(TokenConfig(length, 2, 1), 1)
+    at = (torch.arange(length) + 0.5) / length
+    assert torch.allclose(curve.decode(torch.tensor([-1.0, 1.0])).flatten(), 2 * at - 1, atol=1e-6)
+
+
+def test_one_step_and_one_point_change_no_bit():
+    curve = Curve.of(TokenConfig(1, 1, 0), 6)
+    token = uniform(3, 128, 6)
+    assert torch.equal(curve.decode(token), token.unsqueeze(-2))
+    assert torch.equal(curve.encode(token.unsqueeze(-2)), token)
+
+
+@pytest.mark.parametrize(("length", "knots", "degree"), [(1, 2, 0), (4, 0, 0), (4, 2, 2), (4, 2, -1)])
+def test_a_token_no_curve_can_have_is_refused(length, knots, degree):
+    with pytest.raises(ValueError, match=r"model\.token\."):
+        TokenConfig(length, knots, degree)

@@ -1,0 +1,143 @@
+"""Laws of several environments together: each is as it would be alone, faults come through, no process outlives us."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cloudpickle
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium import spaces
+
+from envs.faults import EnvironmentFault, FiniteGuard
+from envs.make import episode_limit, make, make_vector
+from envs.settings import TaskConfig
+from envs.vector import Processes
+
+STATE = "observation.state"
+TASK = TaskConfig("finger-spin", max_decisions=4)
+cloudpickle.register_pickle_by_value(sys.modules[__name__])  # a process can't import a test
+
+
+class Broken(gymnasium.Env):
+    """Gives a reward of infinity as soon as it is pushed."""
+
+    observation_space = spaces.Dict({STATE: spaces.Box(-1, 1, (1,), np.float32)})
+    action_space = spaces.Box(-1, 1, (1,), np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        return {STATE: np.zeros(1, np.float32)}, {}
+
+    def step(self, action):
+        return {STATE: action}, np.inf if action[0] else 0.0, False, False, {}
+
+
+def broken():
+    return FiniteGuard(Broken(), "broken", ["x"], ())
+
+
+@pytest.fixture(scope="module", params=[1, 2])
+def vector(request):
+    """One environment, in this process, and two, in others."""
+    vector = make_vector(TASK, request.param)
+    yield vector
+    vector.close()
+
+
+def test_each_environment_is_what_it_would_be_alone(vector):
+    count = vector.num_envs
+    alone = [make(TASK) for _ in range(count)]
+    actions = np.random.default_rng(0).uniform(-1, 1, (4, *vector.action_space.shape)).astype(np.float32)
+    seeds = [7, 3][:count]
+    observations, _ = vector.reset(seed=seeds)
+    assert observations[STATE].dtype == np.float32
+    np.testing.assert_array_equal(
+        observations[STATE], [env.reset(seed=seed)[0][STATE] for env, seed in zip(alone, seeds, strict=True)]
+    )
+    for action in actions:
+        observations, rewards, terminated, truncated, _ = vector.step(action)
+        steps = [env.step(part) for env, part in zip(alone, action, strict=True)]
+        np.testing.assert_array_equal(observations[STATE], [step[0][STATE] for step in steps])
+        np.testing.assert_array_equal(rewards, [step[1] for step in steps])
+        np.testing.assert_array_equal([terminated, truncated], np.transpose([step[2:4] for step in steps]))
+    assert truncated.all()
+    assert episode_limit(vector) == episode_limit(alone[0]) == 4
+
+
+def test_a_mask_resets_those_that_ended_and_no_other(vector):
+    count = vector.num_envs
+    last = np.arange(count) == count - 1
+    first, _ = vector.reset(seed=list(range(count)))
+    before = vector.step(np.ones(vector.action_space.shape, np.float32))[0][STATE]
+    after = vector.reset(seed=[50] * count, options={"reset_mask": last})[0][STATE]
+    np.testing.assert_array_equal(after[:-1], before[:-1])
+    np.testing.assert_array_equal(after[-1], make(TASK).reset(seed=50)[0][STATE])
+    assert not np.array_equal(after[-1], first[STATE][-1])
+    ends = [vector.step(np.zeros(vector.action_space.shape, np.float32))[3] for _ in range(3)]
+    np.testing.assert_array_equal(ends[-1], ~last)  # the others have gone on with their episode, it has not
+    vector.reset(seed=[0] * count)
+
+
+def test_a_fault_comes_out_of_its_process_with_its_state():
+    vector = Processes(broken, 2)
+    vector.reset(seed=[0, 1])
+    vector.step(np.zeros((2, 1), np.float32))
+    with pytest.raises(EnvironmentFault, match="broken, decision 2: the reward is inf") as caught:
+        vector.step(np.float32([[0], [0.5]]))
+    assert caught.value.action == np.float32([0.5])
+    assert caught.value.observation[STATE] == np.float32([0.5])
+    assert caught.value.reward == np.inf
+    vector.close()
+
+
+def test_starting_processes_leaves_the_environment_variables(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    monkeypatch.delenv("MKL_NUM_THREADS", raising=False)
+    vector = Processes(broken, 2)
+    threads = [len(list(Path(f"/proc/{process.pid}/task").iterdir())) for process in vector.processes]
+    vector.close()
+    assert os.environ["OMP_NUM_THREADS"] == "7"
+    assert "MKL_NUM_THREADS" not in os.environ
+    assert threads == [1, 1]
+
+
+def test_no_environments_are_refused():
+    with pytest.raises(ValueError, match="envs=0: at least 1"):
+        make_vector(TASK, 0)
+
+
+def alive(pid):
+    """Whether a process runs; one that is dead but not yet buried does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_the_processes_die_with_a_parent_that_is_killed():
+    code = """
+import time
+from envs.make import make_vector
+from envs.settings import TaskConfig
+vector = make_vector(TaskConfig("cartpole-swingup"), 2)
+print(*[process.pid for process in vector.processes], flush=True)
+time.sleep(600)
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as parent:
+        children = [int(pid) for pid in parent.stdout.readline().split()]
+        assert len(children) == 2
+        assert all(alive(pid) for pid in children)
+        parent.send_signal(signal.SIGKILL)
+        errors = parent.stderr.read()  # ends when every process that could write has
+    until = time.monotonic() + 10
+    while any(alive(pid) for pid in children) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not any(alive(pid) for pid in children)
+    assert "Traceback" not in errors

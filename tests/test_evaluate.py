@@ -1,0 +1,196 @@
+"""Laws of an evaluation: what it reports, that it can be repeated, and that a budget is kept."""
+
+import json
+import shutil
+import warnings
+from dataclasses import asdict, replace
+
+import numpy as np
+import pytest
+import torch
+
+from configs.evaluation import Evaluation, OneByOne, find
+from configs.pace import measure
+from configs.schema import EvaluateConfig, TrainConfig
+from configs.strict import ConfigError, build
+from configs.training import Training
+from envs.benchmark.figures import draw_paired_strips
+from envs.settings import TaskConfig
+from policies.agent import Agent
+from policies.curves import Curve
+from policies.folders import FolderError
+from policies.rollouts import rollout
+from worldmodel.planner import Planner
+from worldmodel.settings import PlannerConfig, TokenConfig
+
+TASK = TaskConfig("gym", "Pendulum-v1", max_decisions=40)
+SHARED = {
+    *("task", "seed", "env_steps", "return_mean", "return_std", "episodes", "train_seconds", "env_steps_per_second"),
+    *("gflop_per_decision", "decisions_per_second", "parameters", "device", "versions"),
+}
+
+
+@pytest.fixture(scope="module")
+def run(toys, tmp_path_factory):
+    """A finished run's folder."""
+    keys = asdict(TrainConfig(task=TASK))
+    for key in (*toys.tiny_keys, "steps=300", "evaluation.every=0"):
+        name, _, value = key.partition("=")
+        *groups, last = name.split(".")
+        place = keys
+        for group in groups:
+            place = place[group]
+        place[last] = value if isinstance(place[last], str) else json.loads(value)
+    folder = tmp_path_factory.mktemp("evaluate") / "run"
+    Training.begin(keys, folder).run()
+    return folder
+
+
+def evaluation(checkpoint, planner=None, **keys):
+    """An evaluation, its few keys checked."""
+    plain = asdict(EvaluateConfig()) | {"checkpoint": str(checkpoint), "compile": "false", "episodes": 3} | keys
+    plain["planner"] = plain["planner"] | (planner or {})
+    return Evaluation.begin(build(EvaluateConfig, plain))
+
+
+@pytest.fixture(scope="module")
+def evaluated(run, tmp_path_factory):
+    """The summary of an evaluation, and the folder it left."""
+    folder = tmp_path_factory.mktemp("evaluated")
+    return evaluation(run).run(folder), folder
+
+
+def test_it_reports_what_training_does_and_more(run, evaluated):
+    summary, folder = evaluated
+    assert {p.name for p in folder.iterdir()} == {"summary.json", "returns.png"}
+    assert json.loads((folder / "summary.json").read_text()) == summary
+    assert not SHARED - set(summary)
+    assert (summary["task"], summary["env_steps"], summary["seed"], summary["episodes"]) == ("Pendulum-v1", 300, 100, 3)
+    for name, returns in (("return", summary["returns"]), ("policy_return", summary["policy_returns"])):
+        low, high = summary[f"{name}_interval"]
+        assert min(returns) <= low <= summary[f"{name}_mean"] <= high <= max(returns)
+        assert summary[f"{name}_mean"] == pytest.approx(np.mean(returns), abs=2e-3)
+        assert summary[f"{name}_std"] == pytest.approx(np.std(returns), abs=2e-3)
+    assert 0 < summary["plan_ms_p50"] <= summary["plan_ms_p99"]
+    assert 0 < summary["plan_gflop"] < 1
+    trained = json.loads((run / "summary.json").read_text())
+    for name in ("gflop_per_decision", "train_seconds", "parameters", "device", "versions"):
+        assert summary[name] == trained[name]
+
+
+def test_it_can_be_repeated_and_another_seed_is_another_sample(run, evaluated, tmp_path):
+    again = evaluation(run / "checkpoints" / "last").run(tmp_path)
+    other = evaluation(run, seed=101).run(tmp_path)
+    for name in ("returns", "policy_returns"):
+        assert again[name] == evaluated[0][name]
+        assert other[name] != evaluated[0][name]
+
+
+def test_the_planner_can_be_changed_and_only_it(run, evaluated, tmp_path):
+    wide = evaluation(run, {"samples": 32, "iterations": 4})
+    assert wide.planner == replace(wide.identity.planner, samples=32, iterations=4)
+    summary = wide.run(tmp_path)
+    assert summary["policy_returns"] == evaluated[0]["policy_returns"]
+    assert summary["returns"] != evaluated[0]["returns"]
+    assert summary["plan_gflop"] > 4 * evaluated[0]["plan_gflop"]
+    assert summary["planner"]["samples"] == 32
+
+
+@pytest.mark.parametrize(
+    ("planner", "said"),
+    [
+        ({"samples": 0}, "planner.policy_samples=2: from 1 to"),
+        ({"samples": 2.5}, "planner.samples=2.5: a whole number"),
+        ({"sample": 3}, "planner.sample: no such key; did you mean planner.samples"),
+        ({"deadline_ms": -1.0}, "planner.deadline_ms: at least 0"),
+    ],
+)
+def test_a_planner_that_cannot_be_is_refused(run, planner, said):
+    with pytest.raises(ConfigError, match=said):
+        evaluation(run, planner)
+
+
+def test_one_episode_has_no_interval_and_a_lone_checkpoint_no_history(run, tmp_path):
+    alone = tmp_path / "a" / "b" / "moved"
+    shutil.copytree(run / "checkpoints" / "last", alone)
+    (alone / "progress.json").unlink()
+    summary = evaluation(alone, episodes=1).run(tmp_path / "out")
+    for name in ("return_interval", "train_seconds", "env_steps_per_second", "gflop_per_decision"):
+        assert summary[name] is None
+
+
+def test_every_way_to_name_a_checkpoint_means_the_same(run):
+    newest = (run / "checkpoints" / "last").resolve()
+    names = (run, run / "checkpoints", run / "checkpoints" / "last", newest)
+    assert [find(name).resolve() for name in names] == [newest] * 4
+    older = next(p for p in (run / "checkpoints").iterdir() if p.name.isdigit() and p != newest)
+    assert find(older) == older
+    for name in (run.parent, run / "nothing"):
+        with pytest.raises(FolderError, match=r"checkpoint="):
+            find(name)
+
+
+def test_a_film_is_made_or_the_reason_said(run, tmp_path, capsys):
+    """Pendulum draws itself, with pygame, which we do not install."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        evaluation(run, video=True, episodes=1).run(tmp_path)
+    assert (tmp_path / "rollout.mp4").exists() != ("no video: " in capsys.readouterr().err)
+
+
+def agent(model, planner, length=1):
+    """An agent that plans."""
+    curve = Curve.of(TokenConfig(length, 1, 0), 1)
+    return Agent(model, curve, Planner(model, 0.9, planner), torch.Generator().manual_seed(0))
+
+
+def test_a_deadline_of_the_settings_is_kept(toys):
+    """At most one iteration begins before it and ends after it."""
+    model = toys.tiny_model(3, 1)
+    config = PlannerConfig(samples=32, policy_samples=8, elites=8, iterations=1, horizon=2)
+    one = measure(TASK, agent(model, config), 60)
+    many = replace(config, iterations=200)
+    free = measure(TASK, agent(model, many), 5)
+    deadline = 10 * one.percentile(50)
+    kept = measure(TASK, agent(model, replace(many, deadline_ms=deadline)), 60)
+    assert free.percentile(50) > 3 * deadline
+    assert kept.percentile(50) <= deadline + 2 * one.percentile(99)
+    assert kept.percentile(50) > 0.8 * deadline
+
+
+def test_a_pace_counts_decisions_and_not_steps(toys):
+    config = PlannerConfig(samples=8, policy_samples=2, elites=4, iterations=1, horizon=1)
+    chosen, calls = agent(toys.tiny_model(3, 1), config, length=4), []
+    begin = chosen._begin
+    chosen._begin = lambda *given: calls.append(1) or begin(*given)
+    pace = measure(TASK, chosen, 30)
+    assert len(pace.milliseconds) == 30
+    assert len(calls) == 35
+    assert pace.percentile(0) <= 1000 / pace.per_second <= pace.percentile(100)
+
+
+def test_one_by_one_is_what_each_would_do_alone(toys):
+    config = PlannerConfig(samples=8, policy_samples=2, elites=4, iterations=2, horizon=2)
+    model, env = toys.tiny_model(3, 2), toys.slides(7, 5, 9)
+
+    def acting():
+        return Agent(model, Curve.of(TokenConfig(), 2), Planner(model, 0.9, config), torch.Generator().manual_seed(0))
+
+    together = rollout(env, OneByOne([acting() for _ in range(3)]), 3, 20)
+    assert together.lengths.max() <= 9
+    single = toys.slides(7)
+    alone = rollout(single, OneByOne([acting()]), 3, 20)
+    assert alone.returns[0] == together.returns[0]
+    assert rollout(single, acting(), 3, 20).returns[0] == alone.returns[0]
+
+
+def test_strips_show_every_episode_and_their_means():
+    figure = draw_paired_strips({"a": np.array([1.0, 2.0, 6.0]), "b": np.array([4.0, 4.0, 4.0])}, "title")
+    (axes,) = figure.axes
+    dots = [line.get_ydata().tolist() for line in axes.lines if line.get_gid() == "episodes"]
+    means = [float(np.squeeze(line.get_ydata())) for line in axes.lines if line.get_gid() == "mean"]
+    assert dots == [[1, 2, 6], [4, 4, 4]]
+    assert means == [3, 4]
+    for samples in ({}, {"a": np.array([])}):
+        with pytest.raises(ValueError, match="no samples"):
+            draw_paired_strips(samples, "title")

@@ -1,0 +1,204 @@
+"""Laws of the update: one flat buffer, Adam to the letter, an averaged target, and a fault that changes nothing."""
+
+import copy
+import dataclasses
+
+import pytest
+import torch
+
+from worldmodel.arithmetic import update_gflop
+from worldmodel.flat import flatten, segment
+from worldmodel.learner import UPDATE_METRICS, Learner, LearningFault
+from worldmodel.losses import METRICS, Batch, loss
+from worldmodel.settings import LearningConfig
+
+CONFIG = LearningConfig(batch=8)
+H = CONFIG.horizon
+
+
+def batch(seed=0, size=8):
+    """A batch in which one episode terminates and one is cut."""
+    g = torch.Generator().manual_seed(seed)
+    proceed, valid = torch.ones(H, size), torch.ones(H, size)
+    proceed[-1, 0], valid[-1, 1] = 0, 0
+    state, reward = torch.randn(H + 1, size, 3, generator=g), torch.randn(H, size, generator=g)
+    return Batch(state, torch.rand(H, size, 2, generator=g) * 2 - 1, reward, proceed, valid)
+
+
+def everything(learner):
+    """A copy of all that an update may change."""
+    kept = {"flat": learner.flat} | learner.state_dict()
+    return {name: t.clone() for name, t in kept.items()}
+
+
+def equal(one, other):
+    """Whether two such copies are the same to the bit."""
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_flat_buffer_is_the_parameters_themselves(model):
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    flat = flatten(model)
+    assert flat.numel() == sum(p.numel() for p in before.values())
+    for name, p in model.named_parameters():
+        assert torch.equal(p, before[name])
+    flat += 1
+    for name, p in model.named_parameters():
+        assert torch.equal(p, before[name] + 1)
+    part = segment(model, "value.")
+    flat[part] = 5
+    for name, p in model.named_parameters():
+        assert bool((p == 5).all()) == name.startswith("value.")
+
+
+def test_parameters_that_do_not_stand_together_are_refused(model):
+    with pytest.raises(ValueError, match="nothing"):
+        segment(model, "nothing")
+    scattered = torch.nn.ModuleDict({"a": torch.nn.Linear(1, 1), "b": torch.nn.Linear(1, 1)})
+    scattered["a"].extra = torch.nn.Linear(1, 1)
+    assert segment(scattered, "a.") == slice(0, 4)
+    with pytest.raises(ValueError, match="together"):
+        segment(torch.nn.ModuleDict({"ax": torch.nn.Linear(1, 1), "b": scattered["b"], "ay": scattered["a"]}), "a")
+
+
+def test_loading_weights_goes_into_the_buffer(model, toys):
+    learner = Learner(model, 0.9, CONFIG)
+    other = toys.tiny_model(seed=5)
+    model.load_state_dict(other.state_dict())
+    assert torch.equal(learner.flat, torch.cat([p.detach().flatten() for p in other.parameters()]))
+
+
+@pytest.mark.parametrize("clip", [1e-2, 1e3])
+def test_updates_are_adams_with_each_groups_norm_clipped(model, clip):
+    """Step by step against torch.optim.Adam, clip_grad_norm_ and an average written out."""
+    config = dataclasses.replace(CONFIG, clip=clip, learning_rate=1e-2, encoder_rate=0.5, target_rate=0.1)
+    copied, target = copy.deepcopy(model), copy.deepcopy(model.value)
+    learner = Learner(model, 0.9, config)
+    encoder = list(copied.encoder.parameters())
+    actor = list(copied.actor.parameters())
+    world = [p for name, p in copied.named_parameters() if not name.startswith("actor.")]
+    others = [p for p in copied.parameters() if all(p is not e for e in encoder)]
+    adam = torch.optim.Adam([{"params": encoder, "lr": 0.5e-2}, {"params": others, "lr": 1e-2}])
+    for n in range(5):
+        noise = learner.noise(batch(n), torch.Generator().manual_seed(n))
+        total, _, _ = loss(copied, target, batch(n), noise, learner.scale.clone(), 0.9, config)
+        adam.zero_grad()
+        total.backward()
+        for group in (world, actor):
+            torch.nn.utils.clip_grad_norm_(group, clip)
+        adam.step()
+        with torch.no_grad():
+            for mean, p in zip(target.parameters(), copied.value.parameters(), strict=True):
+                mean.copy_(0.9 * mean + 0.1 * p)
+        learner.learn(batch(n), noise)
+        expected = torch.cat([p.detach().flatten() for p in copied.parameters()])
+        assert torch.allclose(learner.flat, expected, atol=1e-5)
+        average = torch.cat([p.detach().flatten() for p in target.parameters()])
+        assert torch.allclose(learner.target_flat, average, atol=1e-5)
+    assert learner.updates == 5
+
+
+def test_clipping_one_group_leaves_the_other(model, toys):
+    """The actor's step does not depend on how large the world model's gradient is."""
+    steps = []
+    for consistency in (1.0, 1e6):
+        fresh = toys.tiny_model()
+        learner = Learner(fresh, 0.9, dataclasses.replace(CONFIG, consistency=consistency, clip=1e-3))
+        before = learner.flat.clone()
+        learner.update(batch(), torch.Generator().manual_seed(0))
+        actor = segment(fresh, "actor.")
+        steps.append((learner.flat - before)[actor])
+    assert torch.equal(*steps)
+    assert steps[0].any()
+
+
+def test_the_target_starts_as_the_value_and_is_no_part_of_it(model, generator):
+    learner = Learner(model, 0.9, CONFIG)
+    assert torch.equal(learner.target_flat, learner.flat[segment(model, "value.")])
+    assert not any(p.requires_grad for p in learner.target.parameters())
+    learner.flat.add_(1)
+    assert not torch.equal(learner.target_flat, learner.flat[segment(model, "value.")])
+
+
+@pytest.mark.parametrize("field", ["state", "token", "reward"])
+def test_a_batch_that_is_not_finite_leaves_everything_untouched(model, generator, field):
+    learner = Learner(model, 0.9, CONFIG)
+    learner.update(batch(), generator)
+    before = everything(learner)
+    spoiled = getattr(batch(), field).clone()
+    spoiled[0, 3] = torch.nan
+    with pytest.raises(LearningFault, match=r"^update 1: loss_\w+.* not finite$"):
+        learner.update(dataclasses.replace(batch(), **{field: spoiled}), generator)
+    assert equal(everything(learner), before)
+    learner.update(batch(), generator)  # and it can go on
+
+
+def test_a_gradient_that_is_not_finite_is_named_as_such(model, generator):
+    learner = Learner(model, 0.9, dataclasses.replace(CONFIG, consistency=3e38))
+    before = everything(learner)
+    with pytest.raises(LearningFault, match="the gradient is not finite"):
+        learner.update(batch(), generator)
+    assert equal(everything(learner), before)
+
+
+def test_learning_makes_the_losses_of_a_fixed_batch_smaller(model):
+    config = dataclasses.replace(CONFIG, learning_rate=3e-3)
+    learner, data = Learner(model, 0.9, config), batch()
+    noise = learner.noise(data, torch.Generator().manual_seed(0))
+
+    def losses():
+        return dict(zip(METRICS, loss(model, learner.target, data, noise, learner.scale, 0.9, config)[1], strict=True))
+
+    before = losses()
+    for _ in range(100):
+        learner.learn(data, noise)
+    after = losses()
+    for name in ("loss_consistency", "loss_reward", "loss_value", "loss_continue"):
+        assert after[name] < 0.8 * before[name], name
+
+
+def test_the_policy_alone_learns_to_find_tokens_of_a_higher_value(model):
+    nothing = dict.fromkeys(("consistency", "reward", "value", "continuation", "imitation", "entropy"), 0.0)
+    learner = Learner(model, 0.9, dataclasses.replace(CONFIG, learning_rate=3e-3, **nothing))
+    noise, values = learner.noise(batch(), torch.Generator().manual_seed(0)), []
+    before, actor = learner.flat.clone(), segment(model, "actor.")
+    for _ in range(50):
+        learner.learn(batch(), noise)
+        values.append(float(learner.metrics[UPDATE_METRICS.index("value_mean")]))
+    assert values[-1] > values[0]
+    assert torch.equal(learner.flat[: actor.start], before[: actor.start])
+
+
+def test_metrics_are_finite_and_in_order(model, generator):
+    learner = Learner(model, 0.9, CONFIG)
+    metrics = dict(zip(UPDATE_METRICS, learner.update(batch(), generator).tolist(), strict=True))
+    assert all(value == value for value in metrics.values())
+    assert metrics["gradient_norm"] > 0
+    assert metrics["return_scale"] == pytest.approx(float(learner.scale))
+
+
+def test_a_learner_read_back_goes_on_to_the_bit(toys):
+    one, other = (Learner(toys.tiny_model(seed=s), 0.9, CONFIG) for s in (0, 1))
+    for n in range(3):
+        one.update(batch(n), torch.Generator().manual_seed(n))
+    other.model.load_state_dict(one.model.state_dict())
+    other.load_state_dict({name: t.clone() for name, t in one.state_dict().items()})
+    for learner in (one, other):
+        learner.update(batch(9), torch.Generator().manual_seed(9))
+    assert equal(everything(one), everything(other))
+
+
+def test_the_same_draws_give_the_same_update(toys):
+    ends = []
+    for _ in range(2):
+        learner = Learner(toys.tiny_model(), 0.9, CONFIG)
+        learner.update(batch(), torch.Generator().manual_seed(4))
+        ends.append(everything(learner))
+    assert equal(*ends)
+
+
+def test_an_updates_arithmetic_grows_with_the_batch(toys):
+    small, large = (
+        update_gflop(Learner(toys.tiny_model(), 0.9, dataclasses.replace(CONFIG, batch=n))) for n in (8, 24)
+    )
+    assert large == pytest.approx(3 * small)

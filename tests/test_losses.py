@@ -1,0 +1,220 @@
+"""Laws of the losses: what a target is, what must not matter, and which weights which loss may move."""
+
+import dataclasses
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from worldmodel.losses import METRICS, Batch, loss, window_returns
+from worldmodel.model import WorldModel
+from worldmodel.settings import LearningConfig
+
+DISCOUNT = 0.9
+CONFIG = LearningConfig(batch=6)
+
+
+def batch(seed=0, horizon=CONFIG.horizon, size=6, dtype=torch.float32):
+    """Windows of which the first goes to the end, the second terminates, the third is cut, the fourth never began."""
+    g = torch.Generator().manual_seed(seed)
+    state = torch.randn(horizon + 1, size, 3, generator=g, dtype=dtype)
+    token = torch.rand(horizon, size, 2, generator=g, dtype=dtype) * 2 - 1
+    reward = torch.randn(horizon, size, generator=g, dtype=dtype)
+    proceed, valid = torch.ones(horizon, size, dtype=dtype), torch.ones(horizon, size, dtype=dtype)
+    proceed[1:, 1], valid[2:, 1] = 0, 0
+    valid[1:, 2] = 0
+    valid[:, 3] = 0
+    return Batch(state, token, reward, proceed, valid)
+
+
+def noise(size=6, seed=1, dtype=torch.float32):
+    """The draws of one loss."""
+    g = torch.Generator().manual_seed(seed)
+    return tuple(torch.randn(2, size, 2, generator=g, dtype=dtype))
+
+
+def target_of(toys, **changes):
+    """A target net that is not the model's own."""
+    return toys.tiny_model(seed=7, **changes).value.requires_grad_(False)
+
+
+def gradients(model, target, data, config, scale=1.0):
+    """The gradient of the total, by parameter, and the total."""
+    total, parts, _ = loss(model, target, data, noise(), torch.tensor(scale), DISCOUNT, config)
+    names = [name for name, _ in model.named_parameters()]
+    return dict(zip(names, torch.autograd.grad(total, list(model.parameters())), strict=True)), total, parts
+
+
+def changed(data, **fields):
+    """A batch with some fields replaced."""
+    return dataclasses.replace(data, **fields)
+
+
+@given(st.lists(st.lists(st.floats(-3, 3), min_size=1, max_size=5), min_size=1, max_size=4), st.booleans())
+def test_returns_are_the_sum_written_out(rewards, terminates):
+    horizon, size = 5, len(rewards)
+    reward, proceed, valid = torch.zeros(horizon, size), torch.ones(horizon, size), torch.zeros(horizon, size)
+    for b, known in enumerate(rewards):
+        reward[: len(known), b] = torch.tensor(known)
+        valid[: len(known), b] = 1
+        if terminates:
+            proceed[len(known) - 1 :, b] = 0
+    value = torch.arange(size) + 1.0
+    targets = window_returns(reward, proceed, valid, value, DISCOUNT)
+    for b, known in enumerate(rewards):
+        for t in range(len(known)):
+            want = sum(DISCOUNT**k * r for k, r in enumerate(known[t:]))
+            if not terminates:
+                want += DISCOUNT ** (len(known) - t) * float(value[b])
+            assert float(targets[t, b]) == pytest.approx(want, abs=1e-4)
+
+
+def test_a_terminated_tokens_target_ignores_the_value(generator):
+    reward = torch.randn(3, 4, generator=generator)
+    proceed = torch.tensor([1.0, 0.0, 0.0]).unsqueeze(1).expand(3, 4)
+    valid = torch.tensor([1.0, 1.0, 0.0]).unsqueeze(1).expand(3, 4)
+    one, other = (window_returns(reward, proceed, valid, torch.full((4,), v), DISCOUNT) for v in (0.0, 1e6))
+    assert torch.equal(one[:2], other[:2])
+    assert torch.equal(one[1], reward[1])
+
+
+@pytest.mark.parametrize("imitation", [0.0, 0.1])
+def test_what_never_happened_does_not_matter(toys, model, imitation):
+    data, target = batch(), target_of(toys)
+    config = dataclasses.replace(CONFIG, imitation=imitation)
+    before, total, _ = gradients(model, target, data, config)
+    absent = data.valid == 0
+    assert absent.any()
+    state = data.state.clone()
+    state[1:][absent] = 37.0
+    others = (
+        changed(data, state=state),
+        changed(data, token=torch.where(absent.unsqueeze(-1), 0.77, data.token)),
+        changed(data, reward=torch.where(absent, 1e3, data.reward)),
+        changed(data, proceed=torch.where(absent, 1 - data.proceed, data.proceed)),
+    )
+    for other in others:
+        after, again, _ = gradients(model, target, other, config)
+        assert torch.equal(again, total)
+        assert all(torch.equal(after[name], before[name]) for name in before)
+
+
+def test_what_did_happen_does_matter(toys, model):
+    data, target, config = batch(), target_of(toys), CONFIG
+    _, total, _ = gradients(model, target, data, config)
+    for name in ("state", "token", "reward"):
+        field = getattr(data, name).clone()
+        field[0, 2] += 0.1
+        assert gradients(model, target, changed(data, **{name: field}), config)[1] != total
+
+
+def test_nothing_is_learned_from_beyond_a_termination(toys, model):
+    data, target, config = batch(), target_of(toys), CONFIG
+    before, total, _ = gradients(model, target, data, config)
+    state = data.state.clone()
+    state[2, 1] = 37.0  # what was seen after the token that ended the episode
+    after, again, _ = gradients(model, target, changed(data, state=state), config)
+    assert torch.equal(again, total)
+    assert all(torch.equal(after[name], before[name]) for name in before)
+
+
+def test_the_policys_loss_moves_the_policy_only(toys, model):
+    data, target, config = batch(), target_of(toys), CONFIG
+    one, _, _ = gradients(model, target, data, config)
+    other, _, _ = gradients(model, target, data, dataclasses.replace(config, entropy=10.0, imitation=1.0), 3.0)
+    for name in one:
+        assert torch.equal(one[name], other[name]) != name.startswith("actor."), name
+
+
+@pytest.mark.parametrize("part", ["consistency", "reward", "value", "continuation"])
+def test_no_other_loss_moves_the_policy(toys, model, part):
+    data, target, config = batch(), target_of(toys), CONFIG
+    one, _, _ = gradients(model, target, data, config)
+    more = dataclasses.replace(config, **{part: 10 * getattr(config, part)})
+    other, _, _ = gradients(model, target, data, more)
+    assert all(torch.equal(one[n], other[n]) for n in one if n.startswith("actor."))
+    assert any(not torch.equal(one[n], other[n]) for n in one if n.startswith("encoder."))
+
+
+def test_the_return_scale_keeps_the_policys_step_independent_of_the_unit(toys, model):
+    """With values twice as large and a scale twice as large, the policy moves the same."""
+    config = dataclasses.replace(CONFIG, entropy=0.0, imitation=0.0)
+    data, target = batch(), target_of(toys)
+    one, _, parts = gradients(model, target, data, config, 2.0)
+    other, _, halved = gradients(model, target, data, config, 4.0)
+    for name in one:
+        if name.startswith("actor."):
+            assert torch.allclose(one[name], 2 * other[name], atol=1e-7), name
+    at = METRICS.index("loss_policy")
+    assert float(parts[at]) == pytest.approx(2 * float(halved[at]), rel=1e-5)
+
+
+@settings(max_examples=10)
+@given(st.integers(0, 99))
+def test_a_batch_in_another_order_has_the_same_loss(toys, seed):
+    model, target, config = toys.tiny_model(), target_of(toys), CONFIG
+    data, draws = batch(), noise()
+    order = torch.randperm(6, generator=torch.Generator().manual_seed(seed))
+    mixed = Batch(*(getattr(data, f.name)[:, order] for f in dataclasses.fields(data)))
+    one, parts, estimate = loss(model, target, data, draws, torch.ones(()), DISCOUNT, config)
+    other, again, swapped = loss(model, target, mixed, tuple(n[order] for n in draws), torch.ones(()), DISCOUNT, config)
+    assert float(one.detach()) == pytest.approx(float(other.detach()), rel=1e-5)
+    assert torch.allclose(parts, again, atol=1e-4)
+    assert torch.allclose(estimate[order], swapped, atol=1e-5)
+
+
+class Exact(WorldModel):
+    """In double precision; where no gradient is asked for, it encodes and proposes as the reference does.
+
+    So its losses, as functions of its weights, have the stopped gradients' targets held still.
+    """
+
+    reference: list
+
+    def encode(self, observation):
+        return super().encode(observation) if torch.is_grad_enabled() else self.reference[0].encode(observation)
+
+    def policy(self, z):
+        return super().policy(z) if torch.is_grad_enabled() else self.reference[0].policy(z)
+
+
+@pytest.mark.parametrize("group", ["encoder", "trunk", "next", "outcome", "value", "actor"])
+def test_gradients_agree_with_finite_differences(toys, monkeypatch, group):
+    monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)  # the layers' way back from bf16
+    plain = toys.tiny_model()
+    model = Exact(3, 2, plain.config)
+    model.load_state_dict(plain.state_dict())
+    target = target_of(toys)
+    for net in (plain, model, target):
+        net.double()
+        for part in net.modules():
+            if hasattr(part, "dtype"):
+                part.dtype = torch.float64
+    model.reference = [plain]  # in a list: not a part of the model
+    data, draws = batch(dtype=torch.float64), noise(dtype=torch.float64)
+    ones = dict.fromkeys(("consistency", "reward", "value", "continuation"), 1.0)
+    config = dataclasses.replace(CONFIG, imitation=0.1, **ones)
+    names = (
+        ["loss_policy"] if group == "actor" else [m for m in METRICS if m.startswith("loss_") and m != "loss_policy"]
+    )
+    chosen = [METRICS.index(name) for name in names]
+
+    def run():
+        return loss(model, target, data, draws, torch.tensor(1.5, dtype=torch.float64), DISCOUNT, config)
+
+    weights = list(getattr(model, group).parameters())
+    exact = torch.autograd.grad(run()[0], weights)
+    g = torch.Generator().manual_seed(3)
+    for _ in range(3):
+        direction = [torch.randn(w.shape, generator=g, dtype=torch.float64) for w in weights]
+        sides = []
+        for sign in (1, -2, 1):  # forth, back, home
+            with torch.no_grad():
+                for w, d in zip(weights, direction, strict=True):
+                    w.add_(d, alpha=sign * 1e-6)
+            sides.append(float(run()[1][chosen].sum()))
+        slope = (sides[0] - sides[1]) / 2e-6
+        along = sum(float((e * d).sum()) for e, d in zip(exact, direction, strict=True))
+        assert along == pytest.approx(slope, rel=1e-5, abs=1e-7)
+        assert abs(along) > 1e-4

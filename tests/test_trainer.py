@@ -1,0 +1,249 @@
+"""Laws of the training loop: what it remembers, how often it learns, and that a run resumed is the run itself."""
+
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from policies.checkpoint import load_trainer, save_checkpoint
+from worldmodel.model import STATE
+
+LIMITS = {1: (9,), 3: (7, 12, 9)}
+
+
+def never(text):
+    """A warning that must not come."""
+    raise AssertionError(text)
+
+
+def advance(trainer, steps):
+    """Run to so many control steps; the episodes that ended on the way, as plain numbers."""
+    ends = [end for end in trainer.run(steps * trainer.action_repeat) if end]
+    return [(e.episode_return, e.episode_length, {n: repr(v) for n, v in e.metrics.items()}) for e in ends]
+
+
+def digest(trainer):
+    """Everything there is of a trainer, hashed part by part."""
+    parts = trainer.learner.model.state_dict() | trainer.learner.state_dict() | trainer.state_dict()
+    parts |= {f"replay.{name}": t for name, t in trainer.replay.state_dict().items()}
+    return {name: hashlib.sha256(t.contiguous().numpy().tobytes()).hexdigest() for name, t in parts.items()}
+
+
+def save(toys, trainer, folder):
+    """A checkpoint of now."""
+    return save_checkpoint(folder, toys.identity(trainer), trainer, {}, 99)
+
+
+@pytest.mark.parametrize("length", [1, 4])
+@pytest.mark.parametrize("envs", [1, 3])
+def test_a_run_resumed_anywhere_is_the_run_itself(toys, tmp_path, envs, length):
+    """Saved after every few steps, read into other objects with other weights, run on to the end."""
+    saves, end = [range(4, 45, 8), range(6, 45, 9)][envs == 3], 51
+    whole = toys.trainer(toys.slides(*LIMITS[envs]), length)
+    paths, seen, middle = [], [], 0
+    for steps in saves:
+        seen += advance(whole, steps)
+        paths.append((save(toys, whole, tmp_path), len(seen)))
+        middle += bool((whole.lengths > 0).any())
+    seen += advance(whole, end)
+    assert middle > 2 and len(seen) > 3
+
+    unsaved = toys.trainer(toys.slides(*LIMITS[envs]), length)
+    assert advance(unsaved, end) == seen
+    assert digest(unsaved) == digest(whole)
+
+    for n, (path, before) in enumerate(paths):
+        resumed = toys.trainer(toys.slides(*LIMITS[envs]), length, weights=n + 1)
+        load_trainer(path, resumed, never)
+        assert advance(resumed, end) == seen[before:]
+        assert digest(resumed) == digest(whole)
+
+
+RESUME = """
+import json, runpy, sys
+from pathlib import Path
+tests = Path(sys.argv[1])
+toys = runpy.run_path(str(tests / "conftest.py"))["TOYS"]
+laws = runpy.run_path(str(tests / "test_trainer.py"))
+from policies.checkpoint import load_trainer
+trainer = toys.trainer(toys.slides(*laws["LIMITS"][3]), 4, weights=9)
+load_trainer(Path(sys.argv[2]), trainer, laws["never"])
+print(json.dumps([laws["advance"](trainer, 51), laws["digest"](trainer)]))
+"""
+
+
+def test_another_process_resumes_to_the_bit(toys, tmp_path):
+    whole = toys.trainer(toys.slides(*LIMITS[3]), 4)
+    advance(whole, 24)
+    path = save(toys, whole, tmp_path)
+    seen = advance(whole, 51)
+    done = subprocess.run(
+        [sys.executable, "-c", RESUME, Path(__file__).parent, path],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=500,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    ends, sums = json.loads(done.stdout.splitlines()[-1])
+    assert [tuple(end) for end in ends] == seen
+    assert sums == digest(whole)
+
+
+def test_an_episode_without_an_end_is_resumed_too(toys, tmp_path):
+    whole = toys.trainer(toys.slides(None, None))
+    assert advance(whole, 30) == []
+    path = save(toys, whole, tmp_path)
+    advance(whole, 40)
+    resumed = toys.trainer(toys.slides(None, None), weights=1)
+    load_trainer(path, resumed, never)
+    assert resumed.lengths.tolist() == [15, 15]
+    advance(resumed, 40)
+    assert digest(resumed) == digest(whole)
+
+
+def test_a_full_ring_is_resumed_too(toys, tmp_path):
+    whole = toys.trainer(toys.slides(9), capacity=12)
+    advance(whole, 40)
+    path = save(toys, whole, tmp_path)
+    advance(whole, 60)
+    resumed = toys.trainer(toys.slides(9), capacity=12, weights=1)
+    load_trainer(path, resumed, never)
+    advance(resumed, 60)
+    assert digest(resumed) == digest(whole)
+
+
+@pytest.mark.parametrize("envs", [1, 3])
+def test_an_environment_that_does_not_come_back_is_said_and_begun_anew(toys, tmp_path, envs):
+    whole = toys.trainer(toys.slides(*LIMITS[envs], memory=True))
+    advance(whole, 24)
+    path = save(toys, whole, tmp_path)
+    resumed, warnings = toys.trainer(toys.slides(*LIMITS[envs], memory=True), weights=1), []
+    load_trainer(path, resumed, warnings.append)
+    (warning,) = warnings
+    assert "not deterministic" in warning and "\n" not in warning
+    assert resumed.lengths.tolist() == [0] * envs
+    assert torch.equal(resumed.learner.flat, whole.learner.flat)
+    ends = advance(resumed, 60)
+    assert ends and all(np.isfinite(value) and length <= 12 for value, length, _ in ends)
+    last = resumed.replay.window(torch.zeros(1, dtype=torch.long), resumed.replay.head[:1] - 1, 1, 1)
+    assert last.state.isfinite().all()
+
+
+def test_an_episode_longer_than_the_replay_is_begun_anew(toys, tmp_path):
+    whole = toys.trainer(toys.slides(None), capacity=12)
+    advance(whole, 30)
+    path = save(toys, whole, tmp_path)
+    resumed, warnings = toys.trainer(toys.slides(None), capacity=12), []
+    load_trainer(path, resumed, warnings.append)
+    assert len(warnings) == 1
+    advance(resumed, 40)
+
+
+def test_the_replay_holds_what_the_environments_did(toys):
+    """Every step, its reward, and where the episode stopped; rewards add up to the returns told."""
+    trainer = toys.trainer(toys.slides(*LIMITS[3]))
+    ends = advance(trainer, 90)
+    replay, told = trainer.replay, []
+    for env in range(3):
+        total, length, held = 0.0, 0, int(replay.filled[env])
+        for row in range(held - 1):
+            if not replay.final[env, row]:
+                total, length = total + float(replay.reward[env, row]), length + 1
+            if replay.final[env, row + 1]:  # an episode's last observation, or the present
+                told += [(round(total, 4), length)] if length and row + 1 < held - 1 else []
+                total, length = 0.0, 0
+    assert sorted(told) == sorted((round(value, 4), length) for value, length, _ in ends)
+    assert int((~replay.final).sum()) == trainer.steps == 90
+    assert replay.action.abs().max() <= 1
+    ended_early = sum(length not in LIMITS[3] for _, length, _ in ends)
+    assert ended_early > 0
+    assert int(replay.terminated.sum()) >= ended_early
+
+
+@pytest.mark.parametrize(("length", "rate"), [(1, 1.0), (4, 1.0), (1, 0.5), (4, 2.0), (1, 0.0)])
+def test_it_learns_so_many_times_a_decision(toys, length, rate):
+    trainer = toys.trainer(toys.slides(9), length, updates_per_decision=rate)
+    for n, _ in enumerate(trainer.run(40), 1):
+        assert trainer.steps == n
+        due = 0 if n < trainer.config.seed_steps else int(n * rate / length)
+        assert trainer.learner.updates == due
+
+
+def test_it_yields_after_every_step_and_counts_the_repeats(toys):
+    trainer = toys.trainer(toys.slides(None))
+    assert [end for end in trainer.run(20)] == [None] * 10
+    assert (trainer.steps, trainer.env_steps) == (10, 20)
+    assert list(trainer.run(20)) == []
+
+
+def test_the_normaliser_sees_every_state_once(toys):
+    trainer = toys.trainer(toys.slides(*LIMITS[3]))
+    before = float(trainer.learner.model.normaliser.count)
+    ends = advance(trainer, 60)
+    assert float(trainer.learner.model.normaliser.count) - before == 60 + 3 + len(ends)
+
+
+@pytest.mark.parametrize("length", [1, 4])
+def test_a_batch_is_its_window_in_tokens(toys, length):
+    trainer = toys.trainer(toys.slides(*LIMITS[3]), length)
+    advance(trainer, 30)
+    window = trainer.replay.sample(64, 3, length, trainer.generator)
+    batch = trainer._batch(window)
+    written_out = sum(0.9**n * window.reward[:, :, n] for n in range(length))
+    assert torch.allclose(batch.reward, written_out)
+    assert torch.equal(batch.proceed, 1 - window.terminated.float())
+    assert torch.equal(batch.valid, window.valid.float())
+    assert torch.equal(batch.state, window.state)
+    if length == 1:
+        assert torch.equal(batch.token, window.action.squeeze(2))
+    executed = trainer.curve.decode(batch.token)
+    known = window.valid & ~window.terminated
+    assert known.any()
+    assert (executed - window.action)[known].abs().max() < 0.7  # windows begin anywhere: a fit, not a copy
+
+
+def test_the_first_steps_are_random_and_then_the_agents(toys):
+    trainer = toys.trainer(toys.slides(None))
+    acted, act = [], trainer.agent.act
+
+    def noting(observation):
+        acted.append(trainer.steps)
+        return act(observation)
+
+    trainer.agent.act = noting
+    advance(trainer, 12)
+    assert acted == [8, 9, 10, 11]
+
+
+def test_seeds_make_runs(toys):
+    runs = []
+    for _ in range(2):
+        trainer = toys.trainer(toys.slides(*LIMITS[3]))
+        advance(trainer, 30)
+        runs.append(digest(trainer))
+    assert runs[0] == runs[1]
+    other = toys.trainer(toys.slides(*LIMITS[3]))
+    other.generator.manual_seed(2)
+    advance(other, 30)
+    assert digest(other)["generator"] != runs[0]["generator"]
+    assert digest(other)["replay.action"] != runs[0]["replay.action"]
+
+
+def test_an_episodes_observations_are_its_own(toys):
+    """The last observation of one episode and the first of the next both stand in the replay, apart."""
+    trainer = toys.trainer(toys.slides(5))
+    advance(trainer, 20)
+    replay = trainer.replay
+    firsts = [0, *(int(r) + 1 for r in replay.final[0, : int(replay.head[0])].nonzero().flatten())]
+    assert len(firsts) > 2
+    for row in firsts:
+        assert replay.state[0, row, 2] == 0  # the clock of a fresh episode
+        if row:
+            assert replay.state[0, row - 1, 2] != 0
+    assert torch.equal(trainer.observation[STATE][0], replay.state[0, int(replay.head[0])])
