@@ -121,7 +121,9 @@ class Assembly:
         generator = torch.Generator().manual_seed(config.seed)
         planner = Planner(model, self.token_discount, config.planner, self.machine.compiled)
         agent = Agent(model, self.curve, planner, generator, explore=True)
-        replay = Replay(config.replay.capacity, config.envs, model.state_size, self.curve.action_size)
+        replay = Replay(
+            config.replay.capacity, config.envs, model.state_size, self.curve.action_size, self.curve.token_size
+        )
         return Trainer(
             self.env,
             self.learner,

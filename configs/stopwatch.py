@@ -27,6 +27,7 @@ class Ours:
             torch.randn(shape[0] + 1, shape[1], model.state_size, generator=generator),
             torch.rand(*shape, model.token_size, generator=generator) * 2 - 1,
             *(torch.ones(shape) for _ in range(3)),
+            torch.zeros(shape[1], model.token_size),
         ).to(self.parts.machine.device)
 
     def time(self, what: str, count: int) -> list[float]:

@@ -188,13 +188,7 @@ class Stopwatch:
 
     def cost(self) -> dict:
         """Arithmetic of its matrix products, and its parameters."""
-        from torch.utils.flop_counter import FlopCounterMode  # noqa: PLC0415
-
-        gflop = {}
-        for name, work in (("update", self._update), ("plan", self._plan)):
-            with FlopCounterMode(display=False) as counter:
-                work()
-            gflop[name] = round(counter.get_total_flops() / 1e9, 3)
+        gflop = {"update": round(_gflop(self._update), 3), "plan": round(_gflop(self._plan), 3)}
         return {"gflop": gflop, "parameters": self.agent.model.total_params}
 
     def _update(self):
@@ -210,6 +204,25 @@ class Stopwatch:
         self._update()
         if done:
             self.observation = self.env.reset()
+
+
+def _gflop(work) -> float:
+    """GFLOP of the matrix products that `work` runs. (FlopCounterMode itself trips over a TensorDict in a backward.)"""
+    from torch.utils._python_dispatch import TorchDispatchMode  # noqa: PLC0415
+    from torch.utils.flop_counter import flop_registry  # noqa: PLC0415
+
+    class Counter(TorchDispatchMode):
+        total = 0
+
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            out = function(*args, **(kwargs or {}))
+            if count := flop_registry.get(function._overloadpacket):
+                self.total += count(*args, **(kwargs or {}), out_val=out)
+            return out
+
+    with Counter() as counter:
+        work()
+    return counter.total / 1e9
 
 
 def serve(root: Path, task: str, seed: int) -> None:

@@ -32,6 +32,7 @@ class Agent:
         self.actions: Tensor | None = None
         self.at = torch.zeros(0, dtype=torch.long)
         self.spread = 0.0
+        self.choice: list[Tensor | None] = []  # the tokens (P,) that the planner chose in the last `act`, where it did
 
     def reset(self, ended: Tensor) -> None:
         """Forget the token and the plan of the environments (B,) whose episode ended."""
@@ -48,6 +49,7 @@ class Agent:
             self.at = torch.full((count,), self.curve.config.length)
             self.actions = torch.zeros(count, self.curve.config.length, self.curve.action_size)
         due = self.at >= self.curve.config.length
+        self.choice = [None] * count
         if bool(due.any()):
             self._begin(observation, due)
         action = self.actions[torch.arange(count), self.at]
@@ -63,12 +65,14 @@ class Agent:
             self.memory = plan.memory().where(due, self.memory)
             token, spread = plan.tokens[0].cpu(), plan.spread[0].cpu()
             self.spread = float(spread.mean())
+            self.choice = [token[i] if due[i] else None for i in range(len(due))]
             if self.explore:
                 chosen = torch.multinomial(plan.weights.cpu(), 1, generator=self.generator)
                 elite = plan.elites[0].cpu()[torch.arange(len(chosen)), chosen[:, 0]]
                 noise = torch.randn(token.shape, generator=self.generator)
                 token = (elite + spread * noise).clamp(-1, 1)
-        self.actions = torch.where(due[:, None, None], self.curve.decode(token), self.actions)
+        # A mean of bounded tokens, or of control points, can be an ulp out of bounds.
+        self.actions = torch.where(due[:, None, None], self.curve.decode(token).clamp(-1, 1), self.actions)
         self.at[due] = 0
 
     def state_dict(self) -> dict[str, Tensor]:

@@ -18,7 +18,7 @@ class Rollout:
 
 
 def episode_seeds(seed: int, stream: int, episode: int, count: int) -> list[int]:
-    """Reset seeds of environments 0..count-1 for their given episode; streams (0 training, 1 evaluation) do not meet."""
+    """Reset seeds of environments 0..count-1 for a given episode; streams (0 training, 1 evaluation) do not meet."""
     return [int(np.random.SeedSequence([seed, stream, i, episode]).generate_state(1)[0]) for i in range(count)]
 
 

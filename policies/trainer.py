@@ -69,13 +69,15 @@ class Trainer:
         count = self.env.num_envs
         if self.steps < self.config.seed_steps:
             action = torch.rand(count, self.curve.action_size, generator=self.generator) * 2 - 1
+            choice = [None] * count
         else:
             action = self.agent.act(self.observation)
+            choice = self.agent.choice
         observation, reward, terminated, truncated, _ = self.env.step(action.numpy())
         self.observation = as_tensors(observation)
         state = self.observation[STATE]
         for i in range(count):
-            self.replay.add(i, action[i], float(reward[i]), state[i], bool(terminated[i]))
+            self.replay.add(i, action[i], float(reward[i]), state[i], bool(terminated[i]), choice[i])
         self.learner.model.normaliser.observe(state)
         self.steps += count
         self.returns += reward
@@ -124,12 +126,14 @@ class Trainer:
     def _batch(self, window: Window) -> Batch:
         """Steps to tokens: control points, reward discounted over the token, whether the episode goes on."""
         discount = self.step_discount ** torch.arange(self.curve.config.length)
+        token = self.curve.encode(window.action)
         return Batch(
             state=window.state,
-            token=self.curve.encode(window.action),
+            token=token,
             reward=(window.reward * discount).sum(-1),
             proceed=1 - window.terminated.float(),
             valid=window.valid.float(),
+            choice=torch.where(window.chose.unsqueeze(1), window.choice, token[0]),
         )
 
     def state_dict(self) -> dict[str, Tensor]:

@@ -1,8 +1,9 @@
 """Kills a save before each of its operations on the disk and says what is then there; test_folders.py runs it.
 
-    python crashes.py folder|checkpoint|full FOLDER
+    python crashes.py FOLDER
 
-The last line of its output is a JSON list: what a reader found after each kill, `old`, `new` or what is wrong.
+The last line of its output is JSON: for each kind of save a list of what a reader found after each kill, `old`, `new` or
+what is wrong.
 """
 
 import json
@@ -127,6 +128,9 @@ def full(root: Path) -> list[str]:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    here = Path(sys.argv[2]) / "here"
-    here.mkdir()
-    print(json.dumps({"folder": folder, "checkpoint": checkpoint, "full": full}[sys.argv[1]](here)))
+    found = {}
+    for act in (folder, checkpoint, full):
+        here = Path(sys.argv[1]) / act.__name__ / "here"
+        here.mkdir(parents=True)
+        found[act.__name__] = act(here)
+    print(json.dumps(found))

@@ -62,6 +62,19 @@ def test_its_actions_are_the_tokens_curve(make, length):
         assert torch.equal(actions[:, n * length : (n + 1) * length], agent.curve.decode(plan.tokens[0]))
 
 
+def test_it_says_what_the_planner_chose_and_when(make):
+    agent = make(4, explore=True)
+    plans = counted(agent)
+    for t in range(6):
+        if t == 3:
+            agent.reset(torch.tensor([False, True]))
+        agent.act(seen(2, t))
+        begun = [t in (0, 4), t in (0, 3)]
+        assert [choice is not None for choice in agent.choice] == begun
+        for i, choice in enumerate(agent.choice):
+            assert choice is None or torch.equal(choice, plans[-1].tokens[0, i])
+
+
 @pytest.mark.parametrize("length", [1, 4])
 @pytest.mark.parametrize(("planned", "explore"), [(True, True), (True, False), (False, False)])
 def test_actions_are_in_range(make, length, planned, explore):

@@ -23,12 +23,11 @@ from policies.folders import (
 FILES = {"a": b"alpha" * 100, "b": b""}
 
 
-def crashes(kind, folder):
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
     """What crashes.py found."""
-    program = Path(__file__).with_name("crashes.py")
-    done = subprocess.run(
-        [sys.executable, program, kind, folder], capture_output=True, text=True, check=False, timeout=500
-    )
+    program, folder = Path(__file__).with_name("crashes.py"), tmp_path_factory.mktemp("crashes")
+    done = subprocess.run([sys.executable, program, folder], capture_output=True, text=True, check=False, timeout=500)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -42,15 +41,14 @@ def test_what_is_written_is_there(tmp_path):
 
 
 @pytest.mark.parametrize(("kind", "least"), [("folder", 15), ("checkpoint", 60)])
-def test_killed_anywhere_a_save_leaves_the_old_or_the_new(tmp_path, kind, least):
-    found = crashes(kind, tmp_path)
-    assert set(found) == {"old", "new"}
-    assert found[0] == "old" and found[-1] == "new"
-    assert len(found) > least
+def test_killed_anywhere_a_save_leaves_the_old_or_the_new(found, kind, least):
+    assert set(found[kind]) == {"old", "new"}
+    assert found[kind][0] == "old" and found[kind][-1] == "new"
+    assert len(found[kind]) > least
 
 
-def test_a_full_disk_leaves_the_old(tmp_path):
-    assert crashes("full", tmp_path) == ["OSError", "old"] * 2
+def test_a_full_disk_leaves_the_old(found):
+    assert found["full"] == ["OSError", "old"] * 2
 
 
 class Trip:

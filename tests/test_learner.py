@@ -22,7 +22,9 @@ def batch(seed=0, size=8):
     proceed, valid = torch.ones(H, size), torch.ones(H, size)
     proceed[-1, 0], valid[-1, 1] = 0, 0
     state, reward = torch.randn(H + 1, size, 3, generator=g), torch.randn(H, size, generator=g)
-    return Batch(state, torch.rand(H, size, 2, generator=g) * 2 - 1, reward, proceed, valid)
+    return Batch(
+        state, torch.rand(H, size, 2, generator=g) * 2 - 1, reward, proceed, valid, torch.rand(size, 2, generator=g)
+    )
 
 
 def everything(learner):

@@ -25,7 +25,7 @@ def batch(seed=0, horizon=CONFIG.horizon, size=6, dtype=torch.float32):
     proceed[1:, 1], valid[2:, 1] = 0, 0
     valid[1:, 2] = 0
     valid[:, 3] = 0
-    return Batch(state, token, reward, proceed, valid)
+    return Batch(state, token, reward, proceed, valid, token[0])
 
 
 def noise(size=6, seed=1, dtype=torch.float32):
@@ -93,6 +93,7 @@ def test_what_never_happened_does_not_matter(toys, model, imitation):
         changed(data, token=torch.where(absent.unsqueeze(-1), 0.77, data.token)),
         changed(data, reward=torch.where(absent, 1e3, data.reward)),
         changed(data, proceed=torch.where(absent, 1 - data.proceed, data.proceed)),
+        changed(data, choice=torch.where(absent[0].unsqueeze(-1), 0.77, data.choice)),
     )
     for other in others:
         after, again, _ = gradients(model, target, other, config)
@@ -156,7 +157,8 @@ def test_a_batch_in_another_order_has_the_same_loss(toys, seed):
     model, target, config = toys.tiny_model(), target_of(toys), CONFIG
     data, draws = batch(), noise()
     order = torch.randperm(6, generator=torch.Generator().manual_seed(seed))
-    mixed = Batch(*(getattr(data, f.name)[:, order] for f in dataclasses.fields(data)))
+    shuffled = {f.name: getattr(data, f.name)[:, order] for f in dataclasses.fields(data) if f.name != "choice"}
+    mixed = Batch(**shuffled, choice=data.choice[order])
     one, parts, estimate = loss(model, target, data, draws, torch.ones(()), DISCOUNT, config)
     other, again, swapped = loss(model, target, mixed, tuple(n[order] for n in draws), torch.ones(()), DISCOUNT, config)
     assert float(one.detach()) == pytest.approx(float(other.detach()), rel=1e-5)
@@ -195,10 +197,8 @@ def test_gradients_agree_with_finite_differences(toys, monkeypatch, group):
     data, draws = batch(dtype=torch.float64), noise(dtype=torch.float64)
     ones = dict.fromkeys(("consistency", "reward", "value", "continuation"), 1.0)
     config = dataclasses.replace(CONFIG, imitation=0.1, **ones)
-    names = (
-        ["loss_policy"] if group == "actor" else [m for m in METRICS if m.startswith("loss_") and m != "loss_policy"]
-    )
-    chosen = [METRICS.index(name) for name in names]
+    own = [(name == "loss_policy") == (group == "actor") for name in METRICS]
+    chosen = [n for n, name in enumerate(METRICS) if name.startswith("loss_") and own[n]]
 
     def run():
         return loss(model, target, data, draws, torch.tensor(1.5, dtype=torch.float64), DISCOUNT, config)

@@ -319,7 +319,7 @@ for compiled in (False, True):
     h = learner.config.horizon
     ones = torch.ones(h, 8)
     g.manual_seed(2)
-    batch = Batch(torch.randn(h + 1, 8, 3, generator=g), torch.zeros(h, 8, 2), ones, ones, ones)
+    batch = Batch(torch.randn(h + 1, 8, 3, generator=g), torch.zeros(h, 8, 2), ones, ones, ones, torch.zeros(8, 2))
     for _ in range(2):
         learner.update(batch, g)
     learned.append(learner.flat.clone())

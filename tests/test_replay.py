@@ -1,14 +1,16 @@
 """Laws of the replay: what a window may show, what it must not know, and what is drawn how often."""
 
+import dataclasses
+
 import pytest
 import scipy.stats
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from worldmodel.replay import Replay
+from worldmodel.replay import Replay, Window
 
-S, A = 2, 3
+S, A, P = 2, 3, 4
 SHAPES = [(1, 1), (1, 2), (1, 4), (3, 1), (3, 2), (2, 4)]  # horizon, length
 
 
@@ -16,7 +18,7 @@ class Diary:
     """Writes a Replay and, beside it, a plain list of rows: the reference. Every number written is another one."""
 
     def __init__(self, capacity, envs):
-        self.replay = Replay(capacity, envs, S, A)
+        self.replay = Replay(capacity, envs, S, A, P)
         self.rows = [[] for _ in range(envs)]
         self.serial = 0
 
@@ -35,8 +37,9 @@ class Diary:
 
     def step(self, env, terminated=False):
         action, reward, state = self._numbers(A), float(self._numbers(1)), self._numbers(S)
-        self.rows[env][-1] |= {"action": action, "reward": reward, "terminated": terminated}
-        self.replay.add(env, action, reward, state, terminated)
+        choice = self._numbers(P) if self.serial % 2 else None
+        self.rows[env][-1] |= {"action": action, "reward": reward, "terminated": terminated, "choice": choice}
+        self.replay.add(env, action, reward, state, terminated, choice)
         self._see(env, state)
 
     def steps(self):
@@ -74,6 +77,9 @@ class Diary:
             for b, (e, i, _) in enumerate(held):
                 for got, want in zip(fields, self.expected(e, i, horizon, length), strict=True):
                     assert torch.equal(got[:, b], want), (horizon, length, e, i)
+                choice = self.rows[e][i]["choice"]
+                assert bool(window.chose[b]) == (choice is not None)
+                assert choice is None or torch.equal(window.choice[b], choice)
 
 
 episodes = st.lists(st.tuples(st.integers(0, 9), st.booleans()), max_size=6)  # steps, whether it terminates
@@ -138,9 +144,9 @@ def test_a_full_ring_drops_its_oldest_steps():
     for _ in range(20):
         diary.step(0)
     window = diary.replay.window(torch.zeros(6, dtype=torch.long), torch.tensor([r for *_, r in diary.steps()]), 1, 1)
-    per_step = A + 1 + S
-    newest = diary.serial - torch.arange(6).flip(0) * per_step - S
-    assert window.reward.flatten().tolist() == newest.tolist()
+    newest = [row["reward"] for row in diary.rows[0] if row["action"] is not None]
+    assert window.reward.flatten().tolist() == newest
+    assert newest[-1] > diary.serial - 10
     assert len(diary.replay) == 7
 
 
@@ -161,7 +167,7 @@ def test_steps_are_drawn_uniformly_over_all_environments(generator):
 
 @pytest.mark.parametrize("steps", [4, 25])
 def test_a_replay_read_back_gives_the_same_windows_and_goes_on_alike(steps):
-    one, other = Diary(20, 2), Replay(20, 2, S, A)
+    one, other = Diary(20, 2), Replay(20, 2, S, A, P)
     for env in (0, 1):
         one.start(env)
         for n in range(steps + env):
@@ -169,11 +175,11 @@ def test_a_replay_read_back_gives_the_same_windows_and_goes_on_alike(steps):
     other.load_state_dict({name: t.clone() for name, t in one.replay.state_dict().items()})
     for again in range(3):
         windows = [replay.sample(32, 2, 2, torch.Generator().manual_seed(again)) for replay in (one.replay, other)]
-        for name in ("state", "action", "reward", "terminated", "valid"):
+        for name in (f.name for f in dataclasses.fields(Window)):
             assert torch.equal(getattr(windows[0], name), getattr(windows[1], name))
         one.step(0)
         row = one.rows[0]
-        other.add(0, row[-2]["action"], row[-2]["reward"], row[-1]["state"], False)
+        other.add(0, row[-2]["action"], row[-2]["reward"], row[-1]["state"], False, row[-2]["choice"])
 
 
 def test_rows_never_written_are_not_saved():
@@ -183,7 +189,9 @@ def test_rows_never_written_are_not_saved():
     assert diary.replay.state_dict()["state"].shape == (1, 2, S)
 
 
-@pytest.mark.parametrize("other", [Replay(21, 1, S, A), Replay(40, 2, S, A), Replay(20, 1, S + 1, A)])
+@pytest.mark.parametrize(
+    "other", [Replay(21, 1, S, A, P), Replay(40, 2, S, A, P), Replay(20, 1, S + 1, A, P), Replay(20, 1, S, A)]
+)
 def test_a_replay_of_another_size_is_refused(other):
     diary = Diary(20, 1)
     diary.start(0)

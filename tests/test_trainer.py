@@ -202,6 +202,9 @@ def test_a_batch_is_its_window_in_tokens(toys, length):
     assert torch.equal(batch.state, window.state)
     if length == 1:
         assert torch.equal(batch.token, window.action.squeeze(2))
+    assert torch.equal(batch.choice[window.chose], window.choice[window.chose])
+    assert torch.equal(batch.choice[~window.chose], batch.token[0][~window.chose])
+    assert 0 < window.chose.sum() < 64
     executed = trainer.curve.decode(batch.token)
     known = window.valid & ~window.terminated
     assert known.any()
@@ -219,6 +222,26 @@ def test_the_first_steps_are_random_and_then_the_agents(toys):
     trainer.agent.act = noting
     advance(trainer, 12)
     assert acted == [8, 9, 10, 11]
+
+
+@pytest.mark.parametrize("length", [1, 4])
+def test_what_the_planner_chose_is_remembered_where_it_did(toys, length):
+    trainer, chosen = toys.trainer(toys.slides(None), length), []
+    plan = trainer.agent.planner.plan
+
+    def noting(*args):
+        chosen.append(plan(*args))
+        return chosen[-1]
+
+    trainer.agent.planner.plan = noting
+    advance(trainer, 16)
+    assert len(chosen) == 8 // length
+    for n in range(16):
+        window = trainer.replay.window(torch.tensor([0]), torch.tensor([n]), 1, length)
+        planned = n >= 8 and n % length == 0
+        assert bool(window.chose) == planned
+        if planned:
+            assert torch.equal(window.choice, chosen[(n - 8) // length].tokens[0])
 
 
 def test_seeds_make_runs(toys):

@@ -26,7 +26,7 @@ def update_gflop(learner: Learner) -> float:
     h, b, p = config.horizon, config.batch, model.token_size
     ones = torch.ones(h, b, device=learner.flat.device)
     zeros = torch.zeros(h + 1, b, max(p, model.state_size), device=learner.flat.device)
-    batch = Batch(zeros[..., : model.state_size], zeros[:h, :, :p], ones, ones, ones)
+    batch = Batch(zeros[..., : model.state_size], zeros[:h, :, :p], ones, ones, ones, zeros[0, :, :p])
     noise = (zeros[0, :, :p], zeros[0, :, :p])
 
     def work():

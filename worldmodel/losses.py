@@ -27,7 +27,8 @@ class Batch:
     """H tokens for B starts, as the nets see them.
 
     state (H+1, B, S); token (H, B, P); reward (H, B), discounted over each token; proceed (H, B), 0 where the episode
-    terminated within the token; valid (H, B), 0 where the token never happened.
+    terminated within the token; valid (H, B), 0 where the token never happened; choice (B, P), what the planner chose
+    for the first token, which was then executed with noise.
     """
 
     state: Tensor
@@ -35,6 +36,7 @@ class Batch:
     reward: Tensor
     proceed: Tensor
     valid: Tensor
+    choice: Tensor
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on a device."""
@@ -112,7 +114,8 @@ def loss(
     if config.imitation:
         done = twohot.mean(heads[:, : len(first)].detach()).mean(0)
         better = batch.valid[0] * (done > estimate.detach())
-        policy_loss = policy_loss + config.imitation * (better * (policy.mode - batch.token[0]).square().sum(-1)).mean()
+        distance = (policy.mode - batch.choice).square().sum(-1)
+        policy_loss = policy_loss + config.imitation * (better * distance).mean()
 
     total = (
         config.consistency * consistency

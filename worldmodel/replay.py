@@ -14,6 +14,7 @@ class Window:
     state (H+1, B, S): at the token boundaries. action (H, B, L, A) and reward (H, B, L): per control step.
     terminated (H, B): the episode ended within this token or before it; all later steps are zero.
     valid (H, B): the token happened: all of its steps are known, or it ended by termination, and none before it ended.
+    choice (B, P): the token that the planner chose for the first step, before any exploration; chose (B,): it did.
     """
 
     state: Float[Tensor, "H1 B S"]
@@ -21,6 +22,8 @@ class Window:
     reward: Float[Tensor, "H B L"]
     terminated: Bool[Tensor, "H B"]
     valid: Bool[Tensor, "H B"]
+    choice: Float[Tensor, "B P"]
+    chose: Bool[Tensor, "B"]
 
 
 class Replay:
@@ -32,14 +35,19 @@ class Replay:
     later tokens are invalid. Truncation is therefore never mistaken for termination.
     """
 
-    def __init__(self, capacity: int, envs: int, state_size: int, action_size: int):
-        """Keep the newest `capacity` steps in all; raises ValueError if that leaves an environment under 2 rows."""
+    def __init__(self, capacity: int, envs: int, state_size: int, action_size: int, token_size: int | None = None):
+        """Keep the newest `capacity` steps in all; raises ValueError if that leaves an environment under 2 rows.
+
+        `token_size` P is the action's size unless given.
+        """
         self.rows = capacity // envs + 1
         if self.rows < 2:
             raise ValueError(f"replay.capacity={capacity}: at least 1 step for each of {envs} environments")
         self.state = torch.zeros(envs, self.rows, state_size)
         self.action = torch.zeros(envs, self.rows, action_size)
         self.reward = torch.zeros(envs, self.rows)
+        self.choice = torch.zeros(envs, self.rows, token_size or action_size)
+        self.chose = torch.zeros(envs, self.rows, dtype=torch.bool)
         self.terminated = torch.zeros(envs, self.rows, dtype=torch.bool)
         self.final = torch.ones(envs, self.rows, dtype=torch.bool)
         self.head = torch.full((envs,), -1)  # row of the newest observation
@@ -54,12 +62,24 @@ class Replay:
         self._push(env, state)
 
     def add(
-        self, env: int, action: Float[Tensor, "A"], reward: float, state: Float[Tensor, "S"], terminated: bool
+        self,
+        env: int,
+        action: Float[Tensor, "A"],
+        reward: float,
+        state: Float[Tensor, "S"],
+        terminated: bool,
+        choice: Float[Tensor, "P"] | None = None,
     ) -> None:
-        """Add one step: the action taken from the newest observation, its reward, what was seen next."""
+        """Add one step: the action taken from the newest observation, its reward, what was seen next.
+
+        `choice`: the token that the planner chose at this step, if it did.
+        """
         row = int(self.head[env])
         self.action[env, row] = action
         self.reward[env, row] = reward
+        self.chose[env, row] = choice is not None
+        if choice is not None:
+            self.choice[env, row] = choice
         self.terminated[env, row] = terminated
         self.final[env, row] = False
         self._push(env, state)
@@ -112,6 +132,8 @@ class Replay:
             reward=(self.reward[env, rows[:-1]] * known).view(shape).transpose(1, 2),
             terminated=terminated,
             valid=valid,
+            choice=self.choice[env, row],
+            chose=self.chose[env, row],
         )
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -122,14 +144,15 @@ class Replay:
 
     def load_state_dict(self, saved: dict[str, Tensor]) -> None:
         """Take back what `state_dict` gave. Raises ValueError if the sizes differ."""
-        sizes = len(saved["head"]), int(saved["rows"]), saved["state"].shape[-1], saved["action"].shape[-1]
-        own = len(self.head), self.rows, self.state.shape[-1], self.action.shape[-1]
+        wide = ("state", "action", "choice")
+        sizes = len(saved["head"]), int(saved["rows"]), *(saved[name].shape[-1] for name in wide)
+        own = len(self.head), self.rows, *(getattr(self, name).shape[-1] for name in wide)
         if sizes != own:
-            raise ValueError(f"the saved replay has (environments, rows, state, action) {sizes}, this one {own}")
+            raise ValueError(f"the saved replay has (environments, rows, {', '.join(wide)}) {sizes}, this one {own}")
         for name in _ROWS:
             getattr(self, name)[:, : saved[name].shape[1]] = saved[name]
         self.head.copy_(saved["head"])
         self.filled.copy_(saved["filled"])
 
 
-_ROWS = ("state", "action", "reward", "terminated", "final")
+_ROWS = ("state", "action", "reward", "terminated", "final", "choice", "chose")
