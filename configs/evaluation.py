@@ -155,10 +155,10 @@ class Evaluation:
         return round(whole - self._plan_gflop(self.identity.planner) + self._plan_gflop(self.planner), 3)
 
 
-class OneByOne:
+class OneByOne(Agent):
     """Acts for N environments by an agent each, one after the other."""
 
-    def __init__(self, agents: list[Agent]):
+    def __init__(self, agents: list[Agent]):  # what an Agent keeps, each of them keeps for itself
         self.agents = agents
 
     @property

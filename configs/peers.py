@@ -73,14 +73,22 @@ class PeerJob(Job):
 
     def command(self) -> list[str]:
         """The launcher's command line."""
-        keys = {"task": self.task, "seed": self.seed, "steps": self.steps, "out": self.folder, "parent": os.getpid()}
-        return [self.python, str(LAUNCHER), self.checkout, "train", *(f"{k}={v}" for k, v in keys.items())]
+        keys = [f"task={canonical(self.task)}", f"seed={self.seed}", f"steps={self.steps}"]
+        return [
+            self.python,
+            str(LAUNCHER),
+            self.checkout,
+            "train",
+            *keys,
+            f"out={self.folder}",
+            f"parent={os.getpid()}",
+        ]
 
 
 def job(peer: PeerConfig, task: str, seed: int, steps: int, folder: Path) -> PeerJob:
     """A run of the peer. Raises ConfigError if it cannot be run."""
     python, checkout = interpreter(peer), str(check(peer))
-    return PeerJob(peer.name, canonical(task), seed, steps, folder, python=python, checkout=checkout)
+    return PeerJob(peer.name, task, seed, steps, folder, python=python, checkout=checkout)
 
 
 class Theirs:
@@ -88,7 +96,7 @@ class Theirs:
 
     def __init__(self, peer: PeerConfig, task: str, threads: int, log: Path):
         checkout, python = check(peer), interpreter(peer)
-        keys = [f"task={task}", "seed=1", f"parent={os.getpid()}"]
+        keys = [f"task={canonical(task)}", "seed=1", f"parent={os.getpid()}"]
         self.log = log
         with open(log, "wb") as file:
             self.process = subprocess.Popen(
@@ -110,9 +118,8 @@ class Theirs:
 
     def close(self) -> None:
         """End the process."""
-        self.process.stdin.close()
         self.process.kill()
-        self.process.wait()
+        self.process.communicate()
 
     def _ask(self, question: dict) -> dict:
         try:

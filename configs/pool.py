@@ -93,6 +93,9 @@ class Pool:
                 signal.signal(number, handler)
 
     def _ask(self, number, frame) -> None:
+        if self.signal:  # asked twice: no time for a checkpoint
+            for worker in self.workers:
+                worker.process.kill()
         self.signal = number
 
     def _stop(self) -> None:

@@ -20,7 +20,6 @@ from configs.strict import ConfigError, build
 from envs.benchmark.anchors import published
 from envs.benchmark.curves import read_curve
 from envs.benchmark.figures import learning_curve
-from envs.settings import TaskConfig
 from policies.agent import Agent
 from policies.checkpoint import load_trainer, newest, read_identity, save_checkpoint, versions
 from policies.folders import FolderError
@@ -71,9 +70,9 @@ class Training:
         config = build(TrainConfig, _changed(folder.config(), keys, given))
         run = cls(config, Assembly(config, prepare(config)), folder)
         path = newest(folder.checkpoints)
-        task = read_identity(path).task
-        if task != asdict(config.task):
-            raise FolderError(f"{path}: a checkpoint of {TaskConfig(**task).label}, not of {config.task.label}")
+        made = read_identity(path).task
+        if other := [f"task.{k}={made.get(k)}, not {v}" for k, v in asdict(config.task).items() if made.get(k) != v]:
+            raise FolderError(f"{path}: a checkpoint of another task ({'; '.join(other)})")
         progress = load_trainer(path, run.parts.trainer, run._say)
         folder.rewind(int(progress["metrics_bytes"]))
         run.seconds = float(progress["seconds"])

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from worldmodel.ranges import check
+
 
 @dataclass(frozen=True)
 class ReplayConfig:
@@ -11,8 +13,7 @@ class ReplayConfig:
 
     def __post_init__(self):
         """Raise ValueError for no room at all."""
-        if self.capacity < 1:
-            raise ValueError(f"replay.capacity={self.capacity}: at least 1")
+        check("replay.", self, "capacity", low=1)
 
 
 @dataclass(frozen=True)
@@ -25,10 +26,9 @@ class EvaluationConfig:
 
     def __post_init__(self):
         """Raise ValueError for a value out of range."""
-        if self.every < 0:
-            raise ValueError(f"evaluation.every={self.every}: at least 0")
-        if self.episodes < 1:
-            raise ValueError(f"evaluation.episodes={self.episodes}: at least 1")
+        check("evaluation.", self, "every", low=0)
+        check("evaluation.", self, "episodes", low=1)
+        check("evaluation.", self, "seed", low=0, high=2**32 - 1)
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,7 @@ class CheckpointConfig:
 
     def __post_init__(self):
         """Raise ValueError for a value out of range."""
-        if self.every < 1 or self.keep < 1:
-            raise ValueError("checkpoint.every and checkpoint.keep: at least 1")
+        check("checkpoint.", self, "every keep", low=1)
 
 
 @dataclass(frozen=True)
@@ -54,9 +53,5 @@ class LoopConfig:
 
     def __post_init__(self):
         """Raise ValueError for a value out of range."""
-        if self.steps < 1:
-            raise ValueError(f"steps={self.steps}: at least 1")
-        if self.seed_steps < 1:
-            raise ValueError(f"seed_steps={self.seed_steps}: at least 1")
-        if not 0 <= self.seed < 2**32:
-            raise ValueError(f"seed={self.seed}: from 0 to {2**32 - 1}")
+        check("", self, "steps seed_steps", low=1)
+        check("", self, "seed", low=0, high=2**32 - 1)

@@ -181,6 +181,14 @@ def toys():
     return TOYS
 
 
+@pytest.fixture(autouse=True, scope="module")
+def arithmetic():
+    """A command that runs in the tests' process chooses how matrices are multiplied; the next module's tests do not."""
+    before = torch.get_float32_matmul_precision()
+    yield
+    torch.set_float32_matmul_precision(before)
+
+
 @pytest.fixture
 def generator():
     """A seeded generator."""

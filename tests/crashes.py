@@ -2,8 +2,8 @@
 
     python crashes.py FOLDER
 
-The last line of its output is JSON: for each kind of save a list of what a reader found after each kill, `old`, `new` or
-what is wrong.
+The last line of its output is JSON: for each kind of save a list of what a reader found after each kill, `old`, `new`
+or what is wrong.
 """
 
 import json

@@ -6,11 +6,17 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize
+from omegaconf import OmegaConf
 
 from configs.run_folder import COLUMNS
+from configs.schema import register
+from configs.training import Training
+from envs.make import make_vector
 
 SHARED = {
     *("task", "seed", "env_steps", "return_mean", "return_std", "episodes", "train_seconds", "env_steps_per_second"),
@@ -61,15 +67,62 @@ class Trainings:
 
 @pytest.fixture(scope="module")
 def runs(toys, tmp_path_factory):
-    """Trainings on a task of the suite, and one of them, `whole`, that nothing interrupted."""
-    keys = [*toys.tiny_keys, "task=pendulum-swingup", "task.max_decisions=30", "steps=1300"]
+    """Trainings on a task of the suite, and one of them, `whole`, that nothing interrupts, under way."""
+    keys = [*toys.tiny_keys, "task=pendulum-swingup", "task.max_decisions=30", "steps=900"]
     trainings = Trainings(tmp_path_factory.mktemp("training"), keys)
-    trainings.result = trainings.finish(trainings.begin("whole"))
-    return trainings
+    trainings.whole = trainings.begin("whole")
+    yield trainings
+    trainings.whole.kill()
+    trainings.whole.communicate()
 
 
-def test_a_run_leaves_everything(runs):
-    folder = runs.home / "whole"
+@pytest.fixture(scope="module")
+def whole(runs):
+    """The result of that one, and its metrics.csv."""
+    return runs.finish(runs.whole), runs.metrics("whole")
+
+
+def keys_of(*texts):
+    """The keys of a run, as its command makes them of the command line."""
+    with initialize(version_base="1.3", config_path=None):
+        register()
+        return OmegaConf.to_container(compose("train", [*texts]), resolve=True)
+
+
+def test_killed_at_any_moment_it_goes_on_to_the_same_numbers(runs, request):
+    moments = random.Random(1)
+    process = runs.begin("killed")
+    for _ in range(2):
+        runs.wait_for(process, "killed", runs.saved("killed"))
+        time.sleep(moments.uniform(0, 0.4))
+        process.kill()
+        process.communicate()
+        process = runs.start("resume=killed")
+    result = runs.finish(process)
+    expected, metrics = request.getfixturevalue("whole")
+    assert runs.metrics("killed") == metrics
+    changing = ("train_seconds", "env_steps_per_second", "decisions_per_second", "run")
+    assert {k: v for k, v in result.items() if k not in changing} == {
+        k: v for k, v in expected.items() if k not in changing
+    }
+
+
+def test_told_to_stop_it_saves_and_says_how_to_go_on(runs, whole):
+    process = runs.begin("stopped")
+    runs.wait_for(process, "stopped", 0)
+    process.send_signal(signal.SIGTERM)
+    out, _ = process.communicate(timeout=PATIENCE)
+    assert (process.returncode, out) == (130, b"")
+    assert runs.saved("stopped") % 150 or runs.saved("stopped") > 150
+    said = (runs.home / "log.txt").read_text()
+    assert "stopped by SIGTERM; go on with: semagram-train resume=" in said
+    assert said.rstrip().endswith("stopped")
+    runs.finish(runs.start("resume=stopped"))
+    assert runs.metrics("stopped") == whole[1]
+
+
+def test_a_run_leaves_everything(runs, whole):
+    folder, (result, metrics) = runs.home / "whole", whole
     assert {p.name for p in folder.iterdir()} == {
         "config.yaml",
         "metrics.csv",
@@ -77,77 +130,56 @@ def test_a_run_leaves_everything(runs):
         "curve.png",
         "checkpoints",
     }
-    assert json.loads((folder / "summary.json").read_text()) == runs.result
-    assert not SHARED - set(runs.result)
-    assert (runs.result["task"], runs.result["env_steps"], runs.result["episodes"]) == ("pendulum-swingup", 1300, 2)
-    assert len(runs.result["returns"]) == 2
-    assert {p.name for p in (folder / "checkpoints").iterdir()} == {"000001200", "000001300", "last"}
-    rows = runs.metrics("whole").decode().splitlines()
+    assert json.loads((folder / "summary.json").read_text()) == result
+    assert not SHARED - set(result)
+    assert (result["task"], result["env_steps"], result["episodes"]) == ("pendulum-swingup", 900, 2)
+    assert len(result["returns"]) == 2
+    assert {p.name for p in (folder / "checkpoints").iterdir()} == {"000000750", "000000900", "last"}
+    rows = metrics.decode().splitlines()
     assert rows[0] == ",".join(COLUMNS)
     table = [dict(zip(COLUMNS, row.split(","), strict=True)) for row in rows[1:]]
-    assert [int(row["env_steps"]) for row in table if row["eval_return"]] == [400, 800, 1200, 1300]
-    assert [int(row["env_steps"]) for row in table if row["episode_return"]] == list(range(60, 1301, 60))
+    assert [int(row["env_steps"]) for row in table if row["eval_return"]] == [400, 800, 900]
+    assert [int(row["env_steps"]) for row in table if row["episode_return"]] == list(range(60, 901, 60))
     assert {row["episode_length"] for row in table if row["episode_return"]} == {"30"}
     assert b"done: " in (runs.home / "log.txt").read_bytes()
 
 
-def test_killed_at_any_moment_it_goes_on_to_the_same_numbers(runs):
-    moments = random.Random(1)
-    process, kills = runs.begin("killed"), 0
-    while True:
-        before = runs.saved("killed")
-        runs.wait_for(process, "killed", before)
-        time.sleep(moments.uniform(0, 0.4))
-        process.kill()
-        process.communicate()
-        if process.returncode != -signal.SIGKILL or kills == 3:
-            break
-        kills += 1
-        process = runs.start("resume=killed")
-    result = runs.finish(runs.start("resume=killed"))
-    assert kills
-    assert runs.metrics("killed") == runs.metrics("whole")
-    changing = ("train_seconds", "env_steps_per_second", "decisions_per_second", "run")
-    assert {k: v for k, v in result.items() if k not in changing} == {
-        k: v for k, v in runs.result.items() if k not in changing
-    }
+class Power(BaseException):
+    """The current failed."""
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_told_to_stop_it_saves_and_says_how_to_go_on(runs, number):
-    name = number.name
-    process = runs.begin(name)
-    runs.wait_for(process, name, 0)
-    process.send_signal(number)
-    out, _ = process.communicate(timeout=PATIENCE)
-    assert (process.returncode, out) == (130, b"")
-    assert runs.saved(name) % 150 or runs.saved(name) > 150
-    said = (runs.home / "log.txt").read_text()
-    assert f"stopped by {name}; go on with: semagram-train resume=" in said
-    assert said.rstrip().endswith(name)
-    runs.finish(runs.start(f"resume={name}"))
-    assert runs.metrics(name) == runs.metrics("whole")
-
-
-def test_side_by_side_environments_whose_episodes_end_together_are_all_recorded(toys, tmp_path):
+@pytest.mark.parametrize("save", [1, 2])
+def test_episodes_that_end_together_are_all_recorded(toys, tmp_path, monkeypatch, save):
     """A checkpoint falls on the step in which both episodes end; neither's row may get lost."""
-    keys = [*toys.tiny_keys, "task=gym", "task.id=Pendulum-v1", "task.max_decisions=75", "envs=2", "steps=450"]
-    runs = Trainings(tmp_path, [*keys, "evaluation.every=0"])
-    whole = runs.begin("whole")
-    process = runs.begin("killed")
-    runs.wait_for(process, "killed", 0)
-    process.kill()
-    process.communicate()
-    assert runs.saved("killed") < 450
-    runs.finish(runs.start("resume=killed"))
-    runs.finish(whole)
-    assert runs.metrics("killed") == runs.metrics("whole")
-    ends = [line.split(",")[0] for line in runs.metrics("whole").decode().splitlines()[1:-1]]
-    assert ends == ["150", "150", "300", "300", "450", "450"]
+    keys = keys_of(
+        *(*toys.tiny_keys, "task=gym", "task.id=Pendulum-v1", "task.max_decisions=75", "envs=2"),
+        *("steps=450", "evaluation.every=0"),
+    )
+    monkeypatch.setattr("configs.assembly.make_vector", partial(make_vector, processes=False))
+    if save == 1:
+        Training.begin(keys, tmp_path / "whole").run()
+        rows = (tmp_path / "whole" / "metrics.csv").read_text().splitlines()
+        assert [row.split(",")[0] for row in rows[1:-1]] == ["150", "150", "300", "300", "450", "450"]
+    left, real = [save], Training._save
+
+    def failing(training):
+        real(training)
+        left[0] -= 1
+        if not left[0]:
+            raise Power
+
+    monkeypatch.setattr(Training, "_save", failing)
+    with pytest.raises(Power):
+        Training.begin(keys, tmp_path / "killed").run()
+    monkeypatch.setattr(Training, "_save", real)
+    Training.begin(keys | {"resume": str(tmp_path / "killed")}, tmp_path).run()
+    rows = (tmp_path / "killed" / "metrics.csv").read_text().splitlines()
+    assert [row.split(",")[0] for row in rows[1:-1]] == ["150", "150", "300", "300", "450", "450"]
 
 
-def test_going_on_with_more_steps_is_as_if_they_had_been_asked_for_at_once(runs):
-    runs.finish(runs.begin("short", "steps=600"))
-    assert runs.metrics("short") != runs.metrics("whole")
-    runs.finish(runs.start("resume=short", "steps=1300"))
-    assert runs.metrics("short") == runs.metrics("whole")
+def test_going_on_with_more_steps_is_as_if_they_had_been_asked_for_at_once(runs, whole, tmp_path):
+    Training.begin(keys_of(*runs.keys, "steps=500"), tmp_path / "short").run()
+    assert (tmp_path / "short" / "metrics.csv").read_bytes() != whole[1]
+    more = keys_of(f"resume='{tmp_path / 'short'}'", "steps=900")
+    Training.begin(more, tmp_path, {"resume", "steps"}).run()
+    assert (tmp_path / "short" / "metrics.csv").read_bytes() == whole[1]

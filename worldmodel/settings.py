@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+from worldmodel.ranges import check
+
 
 @dataclass(frozen=True)
 class TokenConfig:
@@ -13,10 +15,9 @@ class TokenConfig:
 
     def __post_init__(self):
         """Raise ValueError unless 1 <= knots <= length and degree < knots."""
-        if not 1 <= self.knots <= self.length:
-            raise ValueError(f"model.token.knots={self.knots}: from 1 to model.token.length={self.length}")
-        if not 0 <= self.degree < self.knots:
-            raise ValueError(f"model.token.degree={self.degree}: from 0 to model.token.knots-1={self.knots - 1}")
+        check("model.token.", self, "length", low=1)
+        check("model.token.", self, "knots", low=1, high=self.length, why=" (model.token.length)")
+        check("model.token.", self, "degree", low=0, high=self.knots - 1, why=" (model.token.knots - 1)")
 
 
 @dataclass(frozen=True)
@@ -33,12 +34,10 @@ class ModelConfig:
 
     def __post_init__(self):
         """Raise ValueError for sizes that no net can have."""
+        check("model.", self, "latent group width value_heads", low=1)
+        check("model.", self, "bins", low=3)
         if self.latent % self.group:
             raise ValueError(f"model.latent={self.latent}: a multiple of model.group={self.group}")
-        if min(self.latent, self.group, self.width, self.value_heads) < 1:
-            raise ValueError("model.latent, group, width and value_heads: at least 1")
-        if self.bins < 3:
-            raise ValueError(f"model.bins={self.bins}: at least 3")
         if self.precision not in ("auto", "bf16", "fp32"):
             raise ValueError(f"model.precision={self.precision}: one of auto, bf16, fp32")
 
@@ -49,8 +48,8 @@ class LearningConfig:
 
     `horizon`: tokens imagined in an update, each weighted `rho` times the one before. `value_horizon`: how many of
     their latents the value learns on (1: encoded ones only). `consistency`, `reward`, `value`, `continuation`: weights
-    of the losses. `entropy`, `imitation`: of the policy's entropy, and of its distance to the tokens that were taken,
-    where the value finds those better. `encoder_rate`: the encoder's learning rate, as a share of `learning_rate`.
+    of the losses. `entropy`, `imitation`: of the policy's entropy, and of its distance to the tokens that the planner
+    chose, where the value finds those better. `encoder_rate`: the encoder's share of `learning_rate`.
     """
 
     batch: int = 128
@@ -63,7 +62,7 @@ class LearningConfig:
     continuation: float = 0.1
     entropy: float = 1e-4
     imitation: float = 1.0
-    learning_rate: float = 3e-4
+    learning_rate: float = 8e-4
     encoder_rate: float = 0.3
     clip: float = 20.0
     target_rate: float = 0.01
@@ -71,19 +70,11 @@ class LearningConfig:
 
     def __post_init__(self):
         """Raise ValueError for a value outside its range."""
-        for name in ("batch", "horizon"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"learning.{name}={getattr(self, name)}: at least 1")
-        if not 1 <= self.value_horizon <= self.horizon:
-            raise ValueError(f"learning.value_horizon={self.value_horizon}: from 1 to learning.horizon={self.horizon}")
-        for name in ("rho", "target_rate"):
-            if not 0 < getattr(self, name) <= 1:
-                raise ValueError(f"learning.{name}={getattr(self, name)}: above 0, at most 1")
-        for name in ("learning_rate", "encoder_rate", "clip"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"learning.{name}={getattr(self, name)}: above 0")
-        if self.updates_per_decision < 0:
-            raise ValueError(f"learning.updates_per_decision={self.updates_per_decision}: at least 0")
+        check("learning.", self, "batch horizon", low=1)
+        check("learning.", self, "value_horizon", low=1, high=self.horizon, why=" (learning.horizon)")
+        check("learning.", self, "rho target_rate", above=0, high=1)
+        check("learning.", self, "learning_rate encoder_rate clip", above=0)
+        check("learning.", self, "consistency reward value continuation entropy imitation updates_per_decision", low=0)
 
 
 @dataclass(frozen=True)
@@ -108,15 +99,9 @@ class PlannerConfig:
 
     def __post_init__(self):
         """Raise ValueError for a budget that cannot be spent."""
-        if not 1 <= self.policy_samples < self.samples:
-            raise ValueError(
-                f"planner.policy_samples={self.policy_samples}: from 1 to planner.samples-1={self.samples - 1}"
-            )
-        if not 1 <= self.elites < self.samples:
-            raise ValueError(f"planner.elites={self.elites}: from 1 to planner.samples-1={self.samples - 1}")
-        if self.iterations < 1 or self.horizon < 1:
-            raise ValueError("planner.iterations and planner.horizon: at least 1")
-        if not 0 < self.min_spread <= self.spread:
-            raise ValueError(f"planner.min_spread={self.min_spread}: above 0, at most planner.spread={self.spread}")
-        if self.temperature <= 0 or self.deadline_ms < 0:
-            raise ValueError("planner.temperature: above 0; planner.deadline_ms: at least 0")
+        check("planner.", self, "samples", low=2)
+        check("planner.", self, "policy_samples elites", low=1, high=self.samples - 1, why=" (planner.samples - 1)")
+        check("planner.", self, "iterations horizon", low=1)
+        check("planner.", self, "min_spread", above=0, high=self.spread, why=" (planner.spread)")
+        check("planner.", self, "spread temperature", above=0)
+        check("planner.", self, "indifference deadline_ms", low=0)

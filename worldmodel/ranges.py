@@ -1,0 +1,31 @@
+"""Checks of settings: a value out of range is refused in one line, by its full key, with the range."""
+
+import math
+
+
+def check(
+    prefix: str,
+    config: object,
+    names: str,
+    low: float | None = None,
+    above: float | None = None,
+    high: float | None = None,
+    why: str = "",
+) -> None:
+    """Raise ValueError unless each field of `names` is finite, >= `low`, > `above` and <= `high`, as far as given.
+
+    `prefix` stands before the names in the message (`planner.`), `why` after the range (` (planner.samples - 1)`).
+    """
+    for name in names.split():
+        value = getattr(config, name)
+        right = math.isfinite(value)
+        right &= (low is None or value >= low) and (above is None or value > above) and (high is None or value <= high)
+        if not right:
+            raise ValueError(f"{prefix}{name}={value}: {_range(low, above, high)}{why}")
+
+
+def _range(low: float | None, above: float | None, high: float | None) -> str:
+    if low is not None and high is not None:
+        return f"from {low} to {high}"
+    words = [f"at least {low}" if low is not None else "", f"above {above}" if above is not None else ""]
+    return ", ".join([*filter(None, words), *([f"at most {high}"] if high is not None else [])]) or "a finite number"
