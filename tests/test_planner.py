@@ -219,6 +219,35 @@ def test_no_iteration_begins_after_the_deadline_and_one_is_always_done(model, mo
     assert same(plan, short)  # what is returned is the plan of the iterations done
 
 
+def test_the_settings_deadline_counts_from_the_call(model, monkeypatch):
+    planner = Planner(model, 0.9, dataclasses.replace(CONFIG, iterations=6, deadline_ms=1500.0))
+    now, refine = [100.0], planner._refine
+    monkeypatch.setattr(planning, "time", types.SimpleNamespace(perf_counter=lambda: now[0]))
+
+    def slow(*args):
+        now[0] += 1.0
+        return refine(*args)
+
+    planner._refine = slow
+    assert planner.plan(seen(1), None, seeded()).spent == 2
+
+
+def test_a_plan_that_went_on_for_longer_is_no_worse(model, monkeypatch):
+    """The noise held, the best sentence of n iterations is still there after n + 1."""
+    draws, observation = torch.randn(5, 2, 3, 32, 2, generator=seeded()), seen(3)
+    monkeypatch.setattr(torch, "randn", lambda *shape, generator: draws[: shape[0]].clone())
+    best = torch.stack(
+        [
+            Planner(model, 0.9, dataclasses.replace(CONFIG, iterations=n))
+            .plan(observation, None, seeded())
+            .returns[:, 0]
+            for n in range(1, 6)
+        ]
+    )
+    assert (best.diff(dim=0) >= -1e-6).all()
+    assert (best[-1] > best[0]).any()
+
+
 def test_a_batch_is_planned_as_each_alone(model, monkeypatch):
     """With the noise held, so that no plan can lean on its neighbours."""
     draws = torch.randn(3, 2, 4, 32, 2, generator=seeded())

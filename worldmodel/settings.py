@@ -82,19 +82,21 @@ class PlannerConfig:
     """Model-predictive path integral control over sentences of tokens, anchored on the policy.
 
     Elites are weighted by exp(return / (`temperature` x their spread)); differences in return below `indifference`
-    count for little, so that where the model sees nothing to choose the plan stays broad, and explores.
+    count for little, so that where the model sees nothing to choose the plan stays broad, and explores. A sentence of
+    `horizon` tokens is scored by its imagined rewards and the value at its end; with `depths`, by the mean of that over
+    every shorter horizon too.
     """
 
     samples: int = 64
     policy_samples: int = 16
     elites: int = 16
     iterations: int = 2
-    horizon: int = 3
+    horizon: int = 5
     spread: float = 0.5
     min_spread: float = 0.05
     temperature: float = 0.5
     indifference: float = 0.1
-    depths: bool = True
+    depths: bool = False
     deadline_ms: float = 0.0
 
     def __post_init__(self):
