@@ -89,6 +89,13 @@ def test_two_points_are_a_straight_line(length):
     assert torch.allclose(curve.decode(torch.tensor([-1.0, 1.0])).flatten(), 2 * at - 1, atol=1e-6)
 
 
+@given(shapes)
+def test_a_curve_begins_and_ends_at_its_outer_points(shape):
+    """What `clamped` means, seen through steps short enough."""
+    weights = basis(2000, *shape[1:])
+    assert weights[0, 0] > 0.99 and weights[-1, -1] > 0.99
+
+
 def test_one_step_and_one_point_change_no_bit():
     curve = Curve.of(TokenConfig(1, 1, 0), 6)
     token = uniform(3, 128, 6)

@@ -101,13 +101,24 @@ def test_what_never_happened_does_not_matter(toys, model, imitation):
         assert all(torch.equal(after[name], before[name]) for name in before)
 
 
-def test_what_did_happen_does_matter(toys, model):
-    data, target, config = batch(), target_of(toys), CONFIG
-    _, total, _ = gradients(model, target, data, config)
-    for name in ("state", "token", "reward"):
-        field = getattr(data, name).clone()
-        field[0, 2] += 0.1
-        assert gradients(model, target, changed(data, **{name: field}), config)[1] != total
+@pytest.mark.parametrize(
+    ("name", "felt"),
+    [
+        ("state", {"consistency", "reward", "value", "continue", "policy"}),
+        ("token", {"consistency", "reward", "value", "continue"}),
+        ("reward", {"reward", "value"}),
+        ("proceed", {"consistency", "value", "continue"}),
+    ],
+)
+def test_what_did_happen_matters_where_it_should(toys, model, name, felt):
+    data, target = batch(), target_of(toys)
+    config = dataclasses.replace(CONFIG, imitation=0.0)
+    _, _, before = gradients(model, target, data, config)
+    field = getattr(data, name).clone()
+    field[0, 2] -= 0.5
+    _, _, after = gradients(model, target, changed(data, **{name: field}), config)
+    parts = {m.removeprefix("loss_") for m, a, b in zip(METRICS, before, after, strict=True) if a != b}
+    assert parts & {"consistency", "reward", "value", "continue", "policy"} == felt
 
 
 def test_nothing_is_learned_from_beyond_a_termination(toys, model):
