@@ -6,7 +6,7 @@ import gymnasium
 import numpy as np
 
 
-class EnvironmentFault(RuntimeError):
+class EnvironmentFault(ArithmeticError):
     """An environment gave a number that is not finite, or its physics diverged.
 
     `action` (A,) is what it was given (None at a reset), `observation` and `reward` what it gave (None where

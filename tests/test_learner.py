@@ -181,6 +181,7 @@ def test_metrics_are_finite_and_in_order(model, generator):
 
 def test_a_learner_read_back_goes_on_to_the_bit(toys):
     one, other = (Learner(toys.tiny_model(seed=s), 0.9, CONFIG) for s in (0, 1))
+    one.scale.fill_(3.0)
     for n in range(3):
         one.update(batch(n), torch.Generator().manual_seed(n))
     other.model.load_state_dict(one.model.state_dict())
