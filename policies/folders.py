@@ -57,7 +57,7 @@ def _exchange(aside: Path, path: Path) -> None:
     except OSError:
         os.rename(old, path)
         raise
-    os.rename(old, aside)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def write_synced(path: Path, data: bytes) -> None:
