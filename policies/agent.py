@@ -1,6 +1,7 @@
 """The acting policy: observation in, action out, one token at a time."""
 
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from policies.curves import Curve
@@ -34,14 +35,14 @@ class Agent:
         self.spread = 0.0
         self.choice: list[Tensor | None] = []  # the tokens (P,) that the planner chose in the last `act`, where it did
 
-    def reset(self, ended: Tensor) -> None:
+    def reset(self, ended: Bool[Tensor, "B"]) -> None:
         """Forget the token and the plan of the environments (B,) whose episode ended."""
         self.at[ended] = self.curve.config.length
         if self.memory is not None:
             self.memory = Memory(self.memory.mean, self.memory.valid & ~ended.to(self.memory.valid.device))
 
     @torch.no_grad()
-    def act(self, observation: dict[str, Tensor]) -> Tensor:
+    def act(self, observation: dict[str, Tensor]) -> Float[Tensor, "B A"]:
         """The next action (B, A) in [-1, 1] for each observation; `observation.state` is (B, S)."""
         count = len(observation[STATE])
         if self.actions is None or len(self.at) != count:
@@ -56,7 +57,7 @@ class Agent:
         self.at += 1
         return action
 
-    def _begin(self, observation: dict[str, Tensor], due: Tensor) -> None:
+    def _begin(self, observation: dict[str, Tensor], due: Bool[Tensor, "B"]) -> None:
         """Choose the next token where one is due; the others keep theirs, and their memory."""
         if self.planner is None:
             token = self.model.policy(self.model.encode(observation)).mode.cpu()

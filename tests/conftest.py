@@ -29,22 +29,23 @@ class Slide(gymnasium.Env):
     """A point pushed along a line: state (place, speed, clock); deterministic from its seed and its actions.
 
     `action` (2,) moves and accelerates it. With a `limit` the episode terminates off |place| > 1 and is truncated
-    after `limit` steps; without one it never ends. `memory` makes it keep something over a reset, as an environment
-    that is not deterministic does.
+    after `limit` steps; without one it never ends. `memory` makes no two resets alike, as in an environment that is not
+    deterministic.
     """
 
     observation_space = spaces.Dict({STATE: spaces.Box(-np.inf, np.inf, (3,), np.float32)})
     action_space = spaces.Box(-1.0, 1.0, (2,), np.float32)
+    resets = 0
 
     def __init__(self, limit: int | None = None, memory: bool = False):
-        self.limit, self.memory, self.resets = limit, memory, 0
+        self.limit, self.memory = limit, memory
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
-        self.resets += 1
         self.place, self.speed, self.clock = self.np_random.uniform(-0.3, 0.3), 0.0, 0
         if self.memory:
-            self.speed = float(self.resets)
+            Slide.resets += 1
+            self.speed = 0.01 * Slide.resets
         return self._see(), {}
 
     def step(self, action):
@@ -98,7 +99,7 @@ def tiny_model(state_size: int = 3, token_size: int = 2, seed: int = 0, **change
     return model
 
 
-def trainer(env, length: int = 1, weights: int = 0, capacity: int = 200, **changes):
+def trainer(env, length: int = 1, weights: int = 0, capacity: int = 200, precision: str = "fp32", **changes):
     """A trainer at its beginning. `weights` seeds the model only: a resumed one must not depend on it."""
     from policies.agent import Agent  # noqa: PLC0415
     from policies.curves import Curve  # noqa: PLC0415
@@ -111,8 +112,8 @@ def trainer(env, length: int = 1, weights: int = 0, capacity: int = 200, **chang
 
     curve = Curve.of(token_settings(length), env.single_action_space.shape[0])
     state_size = env.single_observation_space[STATE].shape[0]
-    model = tiny_model(state_size, curve.token_size, weights, token=curve.config)
-    learning = LearningConfig(**{"batch": 8, "updates_per_decision": 1.0} | changes)
+    model = tiny_model(state_size, curve.token_size, weights, token=curve.config, precision=precision)
+    learning = LearningConfig(**{"batch": 8, "updates_per_decision": 0.5} | changes)
     planning = PlannerConfig(samples=8, policy_samples=2, elites=4, iterations=2, horizon=2)
     generator = torch.Generator().manual_seed(1)
     discount = 0.9**length

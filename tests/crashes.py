@@ -18,7 +18,18 @@ from pathlib import Path
 
 import torch
 
-from policies.checkpoint import load_trainer, newest, save_checkpoint
+from policies.checkpoint import (
+    CONFIG,
+    LAST,
+    LEARNER,
+    LOOP,
+    MODEL,
+    PROGRESS,
+    REPLAY,
+    load_trainer,
+    newest,
+    save_checkpoint,
+)
 from policies.folders import FolderError, check_folder, write_folder
 
 OPERATIONS = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.symlink", "shutil.rmtree", "fsync"}
@@ -86,27 +97,34 @@ def checkpoint(root: Path) -> list[str]:
     """A run's next checkpoint, of which one is kept; and afterwards that one written again."""
     toys = runpy.run_path(str(Path(__file__).with_name("conftest.py")))["TOYS"]
     trainer = toys.trainer(toys.slides(5, 7))
+    names = {f"{2 * 8:09d}": "old", f"{2 * 12:09d}": "new"}
 
-    def save(steps):
-        for _ in trainer.run(steps):
+    def advance(steps):
+        for _ in trainer.run(2 * steps):
             pass
+
+    def save():
         save_checkpoint(root, toys.identity(trainer), trainer, {"seconds": 0}, 1)
 
     def read():
-        path, kept = newest(root), {"old": 8 * 2, "new": 12 * 2}
-        if steps := [steps for steps in kept.values() if (root / "last").resolve().name == f"{steps:09d}"]:
-            check_folder(root / "last", ("model.safetensors",))
-        load_trainer(path, toys.trainer(toys.slides(5, 7), weights=1), print)
-        return next(name for name, steps_ in kept.items() if steps and path.name == f"{steps_:09d}")
+        path = newest(root)
+        check_folder(path, (CONFIG, MODEL, LEARNER, LOOP, REPLAY, PROGRESS))
+        check_folder(root / LAST, (CONFIG, MODEL))
+        return names[path.name]
 
-    save(8 * 2)
-    shutil.copytree(root, aside := root.with_name("first"), symlinks=True)
-    found = kill_everywhere(root, lambda: shutil.copytree(aside, root, symlinks=True), lambda: save(12 * 2), read)
-    shutil.copytree(root, aside := root.with_name("second"), symlinks=True)
-    again = kill_everywhere(root, lambda: shutil.copytree(aside, root, symlinks=True), lambda: save(12 * 2), read)
-    if left := [p.name for p in root.iterdir() if p.name not in ("last", f"{12 * 2:09d}")]:
+    advance(8)
+    save()
+    shutil.copytree(root, first := root.with_name("first"), symlinks=True)
+    advance(12)
+    found = kill_everywhere(root, lambda: shutil.copytree(first, root, symlinks=True), save, read)
+    shutil.copytree(root, second := root.with_name("second"), symlinks=True)
+    again = kill_everywhere(root, lambda: shutil.copytree(second, root, symlinks=True), save, read)
+    if set(again) != {"new"}:
+        found.append(f"written again: {set(again)}")
+    load_trainer(newest(root), toys.trainer(toys.slides(5, 7), weights=1), print)
+    if left := [p.name for p in root.iterdir() if p.name not in (LAST, newest(root).name)]:
         found.append(f"left behind: {left}")
-    return found + [{"new": "old"}.get(name, name) for name in again[:-1]] + again[-1:]
+    return found
 
 
 def full(root: Path) -> list[str]:

@@ -72,7 +72,7 @@ def test_nothing_is_pickled(toys, trained, tmp_path):
         assert file.suffix in (".json", ".safetensors")
 
 
-@pytest.mark.parametrize("keep", [1, 2, 3])
+@pytest.mark.parametrize("keep", [1, 2, 6])
 def test_the_newest_are_kept_and_last_is_the_newest(toys, trained, tmp_path, keep):
     for steps in range(12, 17):
         advance(trained, steps)
@@ -162,6 +162,14 @@ def test_settings_of_something_else_are_refused_by_name(tmp_path, saved):
     with pytest.raises(FolderError, match=r"x/config\.json: not ") as caught:
         read_identity(tmp_path / "x")
     assert "\n" not in str(caught.value)
+
+
+def test_a_checkpoint_of_another_kind_is_refused(toys, trained, tmp_path):
+    path = save(toys, trained, tmp_path)
+    settings = json.loads((path / "config.json").read_text()) | {"type": "act"}
+    write_folder(tmp_path / "x", {"config.json": json.dumps(settings).encode(), "model.safetensors": b""}, {})
+    with pytest.raises(FolderError, match=r"not a Semagram checkpoint$"):
+        read_identity(tmp_path / "x")
 
 
 def test_settings_out_of_range_are_refused_in_one_line(toys, trained, tmp_path):

@@ -42,7 +42,7 @@ def test_what_is_written_is_there(tmp_path):
     assert os.listdir(tmp_path / "deep") == ["x"]
 
 
-@pytest.mark.parametrize(("kind", "least"), [("folder", 10), ("checkpoint", 40)])
+@pytest.mark.parametrize(("kind", "least"), [("folder", 10), ("checkpoint", 20)])
 def test_killed_anywhere_a_save_leaves_the_old_or_the_new(found, kind, least):
     assert set(found[kind]) == {"old", "new"}
     assert found[kind][0] == "old" and found[kind][-1] == "new"

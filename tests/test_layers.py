@@ -1,5 +1,6 @@
 """Laws of the layers: simplices, ensembles that are their members, precisions that agree, exact statistics."""
 
+import jaxtyping
 import pytest
 import torch
 from hypothesis import given
@@ -105,6 +106,13 @@ def test_a_normalised_state_is_standard_bounded_and_calm(generator):
     assert normaliser(torch.full((1, 3), 1e9)).max() == normaliser.CLIP
     still = normaliser(x[:1] + 1e-3)[0, 2]  # a sensor that never moved: small changes stay small
     assert still.abs() < 0.2
+
+
+def test_shapes_are_checked_while_the_tests_run():
+    with pytest.raises(jaxtyping.TypeCheckError, match="x"):
+        Normaliser(3)(torch.zeros(3))
+    with pytest.raises(jaxtyping.TypeCheckError, match="group"):
+        simnorm(torch.zeros(8), "4")
 
 
 def test_before_anything_was_seen_states_pass_unchanged(generator):

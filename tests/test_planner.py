@@ -286,17 +286,15 @@ def test_a_memory_that_no_longer_applies_is_ignored(model):
     assert same(planner.plan(seen(3), stale, seeded()), planner.plan(seen(3), None, seeded()))
 
 
-def test_a_good_memory_is_kept(bowl):
-    """One iteration of few samples, a policy far off: the plan is no worse than the one remembered."""
-    config = PlannerConfig(samples=8, policy_samples=2, elites=1, iterations=1, horizon=2, spread=0.1)
-    model = bowl(mode=-2.0)
-    best = torch.stack([BEST, torch.zeros(2)])[:, None, :]
-    remembered = score(model, torch.zeros(1, 2), best[:, :, None], 0.9, config.depths)[0, 0]
-    planner = Planner(model, 0.9, config)
-    with_memory = planner.plan(origin(), Memory(best, torch.tensor([True])), seeded())
-    without = planner.plan(origin(), None, seeded())
-    assert with_memory.returns[0, 0] >= remembered - 1e-5
-    assert without.returns[0, 0] < remembered - 0.1
+def test_a_good_memory_is_kept_as_it_is(bowl):
+    """One iteration of few and wild samples around a policy far off: nothing is as good as the plan remembered."""
+    config = PlannerConfig(samples=8, policy_samples=2, elites=1, iterations=1, horizon=2, spread=3.0)
+    planner = Planner(bowl(mode=-2.0), 0.9, config)
+    best = torch.stack([BEST, torch.zeros(2)])[:, None]
+    for seed in range(5):
+        plan = planner.plan(origin(), Memory(best, torch.tensor([True])), seeded(seed))
+        assert torch.equal(plan.elites[:, 0, 0], best[:, 0])
+        assert not torch.equal(planner.plan(origin(), None, seeded(seed)).elites[:, 0, 0], best[:, 0])
 
 
 def test_memories_mix_by_environment():
@@ -340,6 +338,9 @@ planned, learned = [], []
 for compiled in (False, True):
     torch.manual_seed(0)
     model = WorldModel(3, 2, ModelConfig(latent=16, group=4, width=16, bins=11, precision="fp32"))
+    for p in model.parameters():
+        if not p.detach().any():
+            torch.nn.init.normal_(p, std=0.1)
     config = PlannerConfig(samples=8, policy_samples=2, elites=4, iterations=2, horizon=2)
     seen = {STATE: torch.linspace(-1, 1, 3)[None]}
     plan = Planner(model, 0.9, config, compiled).plan(seen, None, torch.Generator().manual_seed(1))

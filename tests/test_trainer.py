@@ -39,11 +39,16 @@ def save(toys, trainer, folder):
     return save_checkpoint(folder, toys.identity(trainer), trainer, {}, 99)
 
 
+def beginnings(replay):
+    """The rows at which the first environment's episodes begin."""
+    return [0, *(int(row) + 1 for row in replay.final[0, : int(replay.head[0])].nonzero().flatten())]
+
+
 @pytest.mark.parametrize("length", [1, 4])
 @pytest.mark.parametrize("envs", [1, 3])
 def test_a_run_resumed_anywhere_is_the_run_itself(toys, tmp_path, envs, length):
     """Saved after every few steps, read into other objects with other weights, run on to the end."""
-    saves, end = [range(4, 45, 8), range(6, 45, 9)][envs == 3], 51
+    saves, end = [range(4, 41, 9), range(6, 41, 9)][envs == 3], 45
     whole = toys.trainer(toys.slides(*LIMITS[envs]), length)
     paths, seen, middle = [], [], 0
     for steps in saves:
@@ -51,7 +56,7 @@ def test_a_run_resumed_anywhere_is_the_run_itself(toys, tmp_path, envs, length):
         paths.append((save(toys, whole, tmp_path), len(seen)))
         middle += bool((whole.lengths > 0).any())
     seen += advance(whole, end)
-    assert middle > 2 and len(seen) > 3
+    assert middle > 2 and len(seen) > 2
 
     unsaved = toys.trainer(toys.slides(*LIMITS[envs]), length)
     assert advance(unsaved, end) == seen
@@ -71,14 +76,15 @@ tests = Path(sys.argv[1])
 toys = runpy.run_path(str(tests / "conftest.py"))["TOYS"]
 laws = runpy.run_path(str(tests / "test_trainer.py"))
 from policies.checkpoint import load_trainer
-trainer = toys.trainer(toys.slides(*laws["LIMITS"][3]), 4, weights=9)
+trainer = toys.trainer(toys.slides(*laws["LIMITS"][3]), 4, weights=9, precision="bf16")
 load_trainer(Path(sys.argv[2]), trainer, laws["never"])
 print(json.dumps([laws["advance"](trainer, 51), laws["digest"](trainer)]))
 """
 
 
 def test_another_process_resumes_to_the_bit(toys, tmp_path):
-    whole = toys.trainer(toys.slides(*LIMITS[3]), 4)
+    """With products in bf16, as they are where a CPU has them."""
+    whole = toys.trainer(toys.slides(*LIMITS[3]), 4, precision="bf16")
     advance(whole, 24)
     path = save(toys, whole, tmp_path)
     seen = advance(whole, 51)
@@ -161,9 +167,10 @@ def test_the_replay_holds_what_the_environments_did(toys):
     assert sorted(told) == sorted((round(value, 4), length) for value, length, _ in ends)
     assert int((~replay.final).sum()) == trainer.steps == 90
     assert replay.action.abs().max() <= 1
-    ended_early = sum(length not in LIMITS[3] for _, length, _ in ends)
-    assert ended_early > 0
-    assert int(replay.terminated.sum()) >= ended_early
+    off = replay.state[:, 1:, 0].abs() == 1  # a Slide terminates where it goes off its line, and only there
+    happened = ~replay.final[:, :-1]
+    assert torch.equal(replay.terminated[:, :-1][happened], off[happened])
+    assert 0 < replay.terminated.sum() < len(ends)  # both kinds of end
 
 
 @pytest.mark.parametrize(("length", "rate"), [(1, 1.0), (4, 1.0), (1, 0.5), (4, 2.0), (1, 0.0)])
@@ -263,10 +270,19 @@ def test_an_episodes_observations_are_its_own(toys):
     trainer = toys.trainer(toys.slides(5))
     advance(trainer, 20)
     replay = trainer.replay
-    firsts = [0, *(int(r) + 1 for r in replay.final[0, : int(replay.head[0])].nonzero().flatten())]
+    firsts = beginnings(replay)
     assert len(firsts) > 2
     for row in firsts:
         assert replay.state[0, row, 2] == 0  # the clock of a fresh episode
         if row:
             assert replay.state[0, row - 1, 2] != 0
     assert torch.equal(trainer.observation[STATE][0], replay.state[0, int(replay.head[0])])
+    assert len({float(replay.state[0, row, 0]) for row in firsts}) == len(firsts)  # each from a seed of its own
+
+
+def test_no_token_outlives_its_episode(toys):
+    trainer = toys.trainer(toys.slides(5), length=4)
+    advance(trainer, 40)
+    later = [row for row in beginnings(trainer.replay)[:-1] if row > 10]
+    assert len(later) > 3
+    assert all(trainer.replay.chose[0, row] for row in later)

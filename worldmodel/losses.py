@@ -4,6 +4,7 @@ from dataclasses import dataclass, fields
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor
 from torch.func import functional_call
 
@@ -31,19 +32,25 @@ class Batch:
     for the first token, which was then executed with noise.
     """
 
-    state: Tensor
-    token: Tensor
-    reward: Tensor
-    proceed: Tensor
-    valid: Tensor
-    choice: Tensor
+    state: Float[Tensor, "H1 B S"]
+    token: Float[Tensor, "H B P"]
+    reward: Float[Tensor, "H B"]
+    proceed: Float[Tensor, "H B"]
+    valid: Float[Tensor, "H B"]
+    choice: Float[Tensor, "B P"]
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on a device."""
         return Batch(*(getattr(self, f.name).to(device) for f in fields(self)))
 
 
-def window_returns(reward: Tensor, proceed: Tensor, valid: Tensor, value: Tensor, discount: float) -> Tensor:
+def window_returns(
+    reward: Float[Tensor, "H B"],
+    proceed: Float[Tensor, "H B"],
+    valid: Float[Tensor, "H B"],
+    value: Float[Tensor, "B"],
+    discount: float,
+) -> Float[Tensor, "H B"]:
     """Targets (H, B): the rewards from each token to the window's last valid one, then `value` (B,), V after that one.
 
     G_t = R_t + g c_t G_{t+1}, and V in the place of G_{t+1} where no valid token follows; g is the discount over one

@@ -19,12 +19,12 @@ STATE = "observation.state"
 class Imagined:
     """One imagined jump: next latent (B, D), reward logits (B, bins), continue logit (B,)."""
 
-    latent: Tensor
-    reward_logits: Tensor
-    continue_logit: Tensor
+    latent: Float[Tensor, "B D"]
+    reward_logits: Float[Tensor, "B N"]
+    continue_logit: Float[Tensor, "B"]
 
     @property
-    def reward(self) -> Tensor:
+    def reward(self) -> Float[Tensor, "B"]:
         """Discounted reward over the whole token, (B,)."""
         return twohot.mean(self.reward_logits)
 

@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from worldmodel import twohot
@@ -25,10 +25,10 @@ class PlanFault(ArithmeticError):
 class Memory:
     """What one plan leaves to the next: its mean sentence (T, B, P), and whether (B,) it still applies."""
 
-    mean: Tensor
-    valid: Tensor
+    mean: Float[Tensor, "T B P"]
+    valid: Bool[Tensor, "B"]
 
-    def where(self, chosen: Tensor, other: "Memory | None") -> "Memory":
+    def where(self, chosen: Bool[Tensor, "B"], other: "Memory | None") -> "Memory":
         """This memory for the environments (B,) chosen, the other one for the rest."""
         chosen = chosen.to(self.valid.device)
         if other is None:
@@ -45,12 +45,12 @@ class Plan:
     elites (T, B, E, P). latent (B, D): where the plan starts. spent: iterations done.
     """
 
-    tokens: Tensor
-    spread: Tensor
-    returns: Tensor
-    weights: Tensor
-    elites: Tensor
-    latent: Tensor
+    tokens: Float[Tensor, "T B P"]
+    spread: Float[Tensor, "T B P"]
+    returns: Float[Tensor, "B E"]
+    weights: Float[Tensor, "B E"]
+    elites: Float[Tensor, "T B E P"]
+    latent: Float[Tensor, "B D"]
     spent: int
 
     def memory(self) -> Memory:
