@@ -2,25 +2,20 @@
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from jaxtyping import Float
-from scipy.interpolate import BSpline
 from torch import Tensor
 
+from policies.splines import design, midpoints
 from worldmodel.settings import TokenConfig
 
 
 def basis(length: int, knots: int, degree: int) -> Float[Tensor, "L K"]:
-    """Row i: the weights of the control points at control step i, the curve's parameter being (i + 1/2) / length.
+    """Row i: the weights of the control points at control step i of a token.
 
     Rows are non-negative and sum to 1, so that actions lie in the hull of the control points.
-    Source: de Boor 1978; scipy.interpolate.BSpline.design_matrix evaluates it.
     """
-    inner = np.linspace(0, 1, knots - degree + 1)
-    padded = np.concatenate([np.zeros(degree), inner, np.ones(degree)])
-    at = (np.arange(length) + 0.5) / length
-    return torch.from_numpy(BSpline.design_matrix(at, padded, degree).toarray()).float()
+    return torch.from_numpy(design(midpoints(length), knots, degree)).float()
 
 
 @dataclass(frozen=True)
