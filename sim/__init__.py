@@ -1,1 +1,1 @@
-"""sim/: MuJoCo scenes, fast rendering and a simulated arm. Empty until the arm arrives."""
+"""sim/: MuJoCo scenes and a small arm that demonstrates pick-and-place."""
