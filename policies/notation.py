@@ -1,0 +1,100 @@
+"""Sentences as plain data that JSON can hold, and back; what comes back is checked."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import MISSING, fields
+
+import numpy as np
+
+from policies.vocabulary import KINDS, Sentence, Token, checked, kind
+
+
+def to_plain(sentence: Iterable[Token]) -> list[dict]:
+    """For each token its kind and its parameters: dicts of numbers, text, lists and None."""
+    return [{"kind": kind(t)} | {f.name: _plain(getattr(t, f.name)) for f in fields(t)} for t in sentence]
+
+
+def from_plain(data: list) -> Sentence:
+    """The sentence of such data. Raises ValueError naming the token, what is wrong with it and what would be right."""
+    if not isinstance(data, list):
+        raise ValueError(f"a sentence is a list of tokens, not {type(data).__name__}")
+    tokens = []
+    for i, item in enumerate(data):
+        try:
+            tokens.append(_token(item))
+        except ValueError as error:
+            raise ValueError(f"token {i + 1} of {len(data)}: {error}") from error
+    return checked(tokens)
+
+
+def _plain(value):
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _token(item) -> Token:
+    if not isinstance(item, dict):
+        raise ValueError(f"{item!r}: a dict of a kind and its parameters, e.g. {{'kind': 'grip', 'level': 0}}")
+    name = item.get("kind")
+    if not isinstance(name, str) or name not in KINDS:
+        raise ValueError(f"kind={name!r}: one of {', '.join(KINDS)}")
+    known = {f.name: f for f in fields(KINDS[name])}
+    for key in item.keys() - {"kind"}:
+        if key not in known:
+            raise ValueError(f"{name}.{key}: no such parameter; one of {', '.join(known)}")
+    values = {}
+    for key, f in known.items():
+        if key in item:
+            values[key] = _READERS[key](item[key], f"{name}.{key}")
+        elif f.default is MISSING:
+            raise ValueError(f"{name}.{key}: missing")
+    return KINDS[name](**values)
+
+
+def _number(value, where: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"{where}={value!r}: a finite number")
+    return float(value)
+
+
+def _whole(value, where: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError(f"{where}={value!r}: a whole number")
+    return value
+
+
+def _text(value, where: str) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{where}={value!r}: text")
+    return value
+
+
+def _matrix(value, where: str) -> np.ndarray:
+    rows = value if isinstance(value, list) else []
+    if not rows or any(not isinstance(row, list) or not row or len(row) != len(rows[0]) for row in rows):
+        raise ValueError(f"{where}: a list of rows, one for each control point, all of one length")
+    return np.array([[_number(x, where) for x in row] for row in rows])
+
+
+def _matrix_or_none(value, where: str) -> np.ndarray | None:
+    return None if value is None else _matrix(value, where)
+
+
+def _place(value, where: str) -> tuple[float, ...] | None:
+    if value is None:
+        return None
+    if not isinstance(value, list) or len(value) != 3:
+        raise ValueError(f"{where}={value!r}: three numbers, in metres")
+    return tuple(_number(x, where) for x in value)
+
+
+_READERS = {
+    "points": _matrix,
+    "spread": _matrix_or_none,
+    "degree": _whole,
+    "where": _place,
+    "what": _text,
+    "question": _text,
+    **dict.fromkeys(("seconds", "level", "after"), _number),
+}
