@@ -1,0 +1,100 @@
+"""Ink on paper: a glyph as SVG text, as an image of any size, as a file.
+
+Images are filled by Agg, the rasteriser inside matplotlib, without matplotlib's figures: it is here already, smooths
+edges by exact coverage (no oversampling), and draws a plan within the time of a video frame.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from policies.glyph import Shape, glyph
+from policies.vocabulary import Token, text
+
+INK, NIGHT = "#15151c", "#f1efe8"
+"""The ink's colour on white paper, and on a dark page."""
+SCALE = 1000
+"""SVG units from the middle of a glyph to its edge."""
+
+
+def svg(shapes: Iterable[Shape], title: str = "") -> str:
+    """One SVG document. It is ink on a page of whatever colour: dark on a light one, light where dark is preferred."""
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{-SCALE} {-SCALE} {2 * SCALE} {2 * SCALE}" '
+        f'fill="currentColor" role="img">',
+        f"<title>{_escaped(title)}</title>",
+        f"<style>:root{{color:{INK}}}@media(prefers-color-scheme:dark){{:root{{color:{NIGHT}}}}}</style>",
+    ]
+    for shape in shapes:
+        pale = "" if shape.opacity == 1 else f' fill-opacity="{shape.opacity:.3f}"'
+        parts.append(f'<path class="{shape.role}"{pale} d="{"".join(map(_path, shape.outlines))}"/>')
+    return "\n".join([*parts, "</svg>\n"])
+
+
+def _path(outline: Float[np.ndarray, "n 2"]) -> str:
+    """A closed outline in whole units, each point relative to the one before; none that stays where it was."""
+    points = np.rint(outline * SCALE).astype(int)
+    steps = np.diff(points, axis=0)
+    numbers = "".join(f"{x:+d}{y:+d}" for x, y in steps[np.any(steps != 0, axis=1)])
+    return f"M{points[0, 0]:d} {points[0, 1]:d}l{numbers}z".replace("+", " ").replace("l ", "l") if numbers else ""
+
+
+def picture(
+    shapes: Iterable[Shape],
+    size: int,
+    ink: str = INK,
+) -> UInt8[np.ndarray, "size size 4"]:
+    """A glyph as RGBA, `size` pixels wide and high, on nothing (alpha 0 where there is no ink; not premultiplied)."""
+    from matplotlib.backends.backend_agg import RendererAgg  # noqa: PLC0415  it takes a third of a second
+    from matplotlib.colors import to_rgb  # noqa: PLC0415
+    from matplotlib.path import Path as Outline  # noqa: PLC0415
+    from matplotlib.transforms import Affine2D  # noqa: PLC0415
+
+    paper = RendererAgg(size, size, 72)
+    pen = paper.new_gc()
+    pen.set_linewidth(0)
+    pen.set_snap(False)
+    to_pixels = Affine2D().scale(size / 2, -size / 2).translate(size / 2, size / 2)
+    colour = to_rgb(ink)
+    for shape in shapes:
+        points = np.concatenate([np.concatenate([o, o[:1]]) for o in shape.outlines])
+        codes = np.concatenate([_codes(len(o)) for o in shape.outlines])
+        paper.draw_path(pen, Outline(points, codes), to_pixels, (*colour, shape.opacity))
+    return np.array(paper.buffer_rgba())
+
+
+def _codes(count: int) -> UInt8[np.ndarray, "_"]:
+    from matplotlib.path import Path as Outline  # noqa: PLC0415
+
+    codes = np.full(count + 1, Outline.LINETO, dtype=np.uint8)
+    codes[0], codes[-1] = Outline.MOVETO, Outline.CLOSEPOLY
+    return codes
+
+
+def lay(ink: UInt8[np.ndarray, "h w 4"], paper: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:
+    """An RGBA image over an RGB one."""
+    alpha = ink[..., 3:].astype(np.float32) / 255
+    return np.rint(ink[..., :3] * alpha + paper * (1 - alpha)).astype(np.uint8)
+
+
+def draw(sentence: Iterable[Token], path: Path, size: int = 800) -> None:
+    """Write a sentence's glyph as .svg, or as .png of `size` pixels on white.
+
+    Raises ValueError for another ending or for what is no sentence, OSError where the file cannot be written.
+    """
+    tokens = tuple(sentence)
+    shapes = glyph(tokens)
+    if path.suffix == ".svg":
+        path.write_text(svg(shapes, text(tokens)), encoding="utf-8")
+    elif path.suffix == ".png":
+        from PIL import Image  # noqa: PLC0415
+
+        Image.fromarray(lay(picture(shapes, size), np.full((size, size, 3), 255, np.uint8))).save(path)
+    else:
+        raise ValueError(f"{path}: a glyph is drawn as .svg or .png")
+
+
+def _escaped(title: str) -> str:
+    return title.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
