@@ -6,7 +6,7 @@ from torch import Tensor
 
 from policies.curves import Curve
 from worldmodel.model import STATE, WorldModel
-from worldmodel.planner import Memory, Planner
+from worldmodel.planner import Memory, Plan, Planner
 
 
 class Agent:
@@ -30,6 +30,7 @@ class Agent:
         self.model, self.curve, self.planner = model, curve, planner
         self.generator, self.explore = generator, explore
         self.memory: Memory | None = None
+        self.plan: Plan | None = None  # the newest, which a film shows
         self.actions: Tensor | None = None
         self.at = torch.zeros(0, dtype=torch.long)
         self.spread = 0.0
@@ -62,7 +63,7 @@ class Agent:
         if self.planner is None:
             token = self.model.policy(self.model.encode(observation)).mode.cpu()
         else:
-            plan = self.planner.plan(observation, self.memory, self.generator)
+            plan = self.plan = self.planner.plan(observation, self.memory, self.generator)
             self.memory = plan.memory().where(due, self.memory)
             token, spread = plan.tokens[0].cpu(), plan.spread[0].cpu()
             self.spread = float(spread.mean())
