@@ -1,7 +1,8 @@
-"""rollout.mp4: one episode as a person would watch it."""
+"""rollout.mp4: one episode as a person would watch it, and beside it the glyph of the plan that is being followed."""
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import imageio.v2 as imageio
@@ -11,27 +12,43 @@ from envs.make import episode_limit, make
 from envs.rendering import RenderingUnavailable, frame
 from envs.settings import TaskConfig
 from policies.agent import Agent
+from policies.curves import Curve
+from policies.glyph import glyph
+from policies.ink import draw, lay, picture
 from policies.rollouts import as_tensors, episode_seeds
+from policies.vocabulary import Move
+from worldmodel.planner import Plan
 
 HEIGHT, WIDTH = 240, 320
 LONGEST = 1000  # control steps
+PLANS = ("plan.svg", "plan.png")
 
 
 def film(path: Path, task: TaskConfig, agent: Agent, say: Callable[[str], None], seed: int = 0) -> bool:
-    """Write one episode as an mp4; where nothing can be drawn, `say` why in one line and return False."""
+    """Write one episode as an mp4; where nothing can be drawn, `say` why in one line and return False.
+
+    The plan of its first decision, if the agent plans, is left beside it as plan.svg and plan.png in any case.
+    """
     env = make(task, render=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}.mp4")
+    step_seconds = 1 / env.metadata["render_fps"]
     try:
         observation, _ = env.reset(seed=episode_seeds(seed, 2, 0, 1)[0])
-        first = frame(env, HEIGHT, WIDTH)
-        with imageio.get_writer(aside, fps=round(env.metadata["render_fps"]), codec="libx264", quality=7) as video:
+        action = agent.act(_one(observation))
+        if agent.plan is not None:
+            for name in PLANS:
+                draw(sentence(agent.plan, agent.curve, step_seconds), path.with_name(name))
+        reel = Reel(agent, step_seconds)
+        first = reel.show(frame(env, HEIGHT, WIDTH))
+        with imageio.get_writer(aside, fps=round(1 / step_seconds), codec="libx264", quality=7) as video:
             video.append_data(first)
             for _ in range(episode_limit(env) or LONGEST):
-                action = agent.act({key: value[None] for key, value in as_tensors(observation).items()})
                 observation, _, terminated, truncated, _ = env.step(action[0].numpy())
-                video.append_data(np.ascontiguousarray(frame(env, HEIGHT, WIDTH)))
                 if terminated or truncated:
+                    video.append_data(reel.show(frame(env, HEIGHT, WIDTH)))
                     break
+                action = agent.act(_one(observation))
+                video.append_data(reel.show(frame(env, HEIGHT, WIDTH)))
         os.replace(aside, path)
     except RenderingUnavailable as error:
         say(str(error))
@@ -40,3 +57,34 @@ def film(path: Path, task: TaskConfig, agent: Agent, say: Callable[[str], None],
         aside.unlink(missing_ok=True)
         env.close()
     return True
+
+
+class Reel:
+    """Puts the glyph of an agent's newest plan beside a picture; draws it anew only when there is a new plan."""
+
+    def __init__(self, agent: Agent, step_seconds: float):
+        self.agent, self.step_seconds = agent, step_seconds
+        self.drawn: Plan | None = None
+        self.page = np.full((HEIGHT, HEIGHT, 3), 255, np.uint8)
+
+    def show(self, scene: np.ndarray) -> np.ndarray:
+        """The scene (H, W, 3) as (H, W + H, 3), or as it is where the agent does not plan."""
+        plan = self.agent.plan
+        if plan is None:
+            return np.ascontiguousarray(scene)
+        if plan is not self.drawn:
+            shapes = glyph(sentence(plan, self.agent.curve, self.step_seconds))
+            self.page = lay(picture(shapes, HEIGHT), np.full_like(self.page, 255))
+            self.drawn = plan
+        return np.concatenate([scene, self.page], 1)
+
+
+def sentence(plan: Plan, curve: Curve, step_seconds: float, of: int = 0) -> tuple[Move, ...]:
+    """The motions of a plan for the latent number `of`, with the elites' deviation as their spread."""
+    tokens, spread = (x[:, of].cpu().double().numpy() for x in (plan.tokens, plan.spread))
+    moves = [Move.of(token, curve.config, step_seconds) for token in tokens]
+    return tuple(replace(m, spread=s.reshape(m.points.shape)) for m, s in zip(moves, spread, strict=True))
+
+
+def _one(observation: dict[str, np.ndarray]) -> dict:
+    return {key: value[None] for key, value in as_tensors(observation).items()}
