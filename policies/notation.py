@@ -14,7 +14,7 @@ def to_plain(sentence: Iterable[Token]) -> list[dict]:
     return [{"kind": kind(t)} | {f.name: _plain(getattr(t, f.name)) for f in fields(t)} for t in sentence]
 
 
-def from_plain(data: list) -> Sentence:
+def from_plain(data: object) -> Sentence:
     """The sentence of such data. Raises ValueError naming the token, what is wrong with it and what would be right."""
     if not isinstance(data, list):
         raise ValueError(f"a sentence is a list of tokens, not {type(data).__name__}")

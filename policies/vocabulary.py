@@ -28,7 +28,7 @@ class Move:
     points: Float[np.ndarray, "K A"]
     seconds: float
     degree: int = 3
-    spread: Float[np.ndarray, "K A"] | None = None
+    spread: Float[np.ndarray, "_ _"] | None = None
 
     def __post_init__(self):
         """Take copies that cannot be written to, and check them."""

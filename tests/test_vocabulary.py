@@ -1,0 +1,244 @@
+"""Laws of the vocabulary: what is written comes back, what cannot be is refused, a walk is bounded, joined, at rest."""
+
+import json
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from policies.curves import Curve
+from policies.layout import Layout
+from policies.notation import from_plain, to_plain
+from policies.splines import design
+from policies.vocabulary import KINDS, Ask, Grip, Look, Move, Stop, checked, kind, text
+from policies.walking import Walk
+from worldmodel.settings import TokenConfig
+
+SIZE = 2
+LAYOUT = Layout(4, SIZE, 3, ("cup", "table"), ("which cup?", "may I?"))
+
+unit = st.floats(0, 1)
+seconds = st.floats(0.02, 1.5)
+points = st.integers(0, 9999).map(lambda seed: np.random.default_rng(seed).uniform(-1, 1, (4, SIZE)))
+moves = st.builds(Move, points, seconds, st.just(3), st.one_of(st.none(), points.map(abs)))
+curves = st.tuples(st.integers(1, 6), st.integers(0, 4), st.integers(0, 999), seconds).map(
+    lambda t: Move(np.random.default_rng(t[2]).uniform(-1, 1, (t[0], SIZE)), t[3], min(t[1], t[0] - 1))
+)
+grips = st.builds(Grip, unit, st.floats(0, 2))
+looks = st.builds(Look, st.sampled_from(LAYOUT.things), st.none() | st.tuples(unit, unit, unit))
+asks = st.builds(Ask, st.sampled_from(LAYOUT.questions))
+stops = st.builds(Stop, seconds)
+tokens = st.one_of(moves, grips, looks, asks, stops)
+
+
+def sentences(motions=moves, others=grips | looks | asks):
+    """Sentences that may end in a stop."""
+    ends = st.lists(stops, max_size=1)
+    return st.tuples(st.lists(motions | others, max_size=6), ends).map(lambda pair: (*pair[0], *pair[1]))
+
+
+def actions(walk):
+    """The times (n,) and actions (n, A) of a walk."""
+    pairs = [(time, item) for time, item in walk if isinstance(item, np.ndarray)]
+    return np.array([t for t, _ in pairs]), np.array([a for _, a in pairs]).reshape(-1, SIZE)
+
+
+def test_a_plan_reads_as_one_line():
+    move = np.zeros((4, SIZE))
+    plan = (Move(move, 0.4), Grip(0), Move(move, 0.8), Stop())
+    assert text(plan) == "move(0.4 s) · grip(close) · move(0.8 s) · stop"
+    rest = (Grip(1, 0.25), Grip(0.5), Look("cup", (0.1, -0.2, 0)), Look("table"), Ask("which cup?"))
+    assert text(rest) == ("grip(open, +0.25 s) · grip(0.5) · look(cup at 0.1, -0.2, 0) · look(table) · ask(which cup?)")
+
+
+@given(sentences())
+def test_plain_data_and_back_is_the_same_sentence(sentence):
+    again = from_plain(json.loads(json.dumps(to_plain(sentence))))
+    assert again == sentence
+    assert hash(again) == hash(sentence)
+    assert "\n" not in text(sentence)
+
+
+@given(tokens)
+def test_a_vector_and_back_is_the_same_token(token):
+    vector = LAYOUT.encode(token)
+    assert vector.shape == (LAYOUT.width,)
+    assert LAYOUT.decode(vector) == token
+    own = LAYOUT.places[kind(token)]
+    assert not np.delete(vector, np.r_[0 : len(KINDS), own]).any()
+
+
+def test_places_of_a_vector_are_fixed_and_do_not_overlap():
+    places = list(LAYOUT.places.values())
+    assert list(KINDS) == ["move", "grip", "look", "ask", "stop"]  # ids that are saved depend on it
+    assert places[0].start == len(KINDS)
+    assert all(a.stop == b.start for a, b in pairwise(places))
+    assert LAYOUT.width == 5 + (2 + 2 * 4 * SIZE) + 2 + 5 + 1 + 1
+
+
+@given(moves, moves)
+def test_tokens_are_equal_when_every_number_is(one, other):
+    assert one == Move(one.points.copy(), one.seconds, one.degree, one.spread)
+    same = np.array_equal(one.points, other.points) and one.seconds == other.seconds
+    same = same and to_plain([one]) == to_plain([other])
+    assert (one == other) == same
+    with pytest.raises(ValueError, match="read-only"):
+        one.points[0] = 0
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Move(np.zeros((4, 2)), 0.0), r"^move.seconds=0.0: "),
+        (lambda: Move(np.full((4, 2), 1.5), 1.0), r"^move.points\[0, 0\]=1.5: from -1 to 1$"),
+        (lambda: Move(np.full((4, 2), np.nan), 1.0), r"^move.points\[0, 0\]=nan: from -1 to 1$"),
+        (lambda: Move(np.zeros((3, 2)), 1.0), r"^move.degree=3: from 0 to 2 for 3 control points$"),
+        (lambda: Move(np.zeros((4, 2)), 1.0, 3, np.zeros((4, 1))), r"^move.spread: shape \(4, 1\), \(4, 2\) is needed"),
+        (lambda: Move(np.zeros((4, 2)), 1.0, 3, np.full((4, 2), -1.0)), r"^move.spread\[0, 0\]=-1: from 0 to inf$"),
+        (lambda: Grip(1.2), r"^grip.level=1.2: from 0 to 1 \(closed to open\)$"),
+        (lambda: Grip(1, -1.0), r"^grip.after=-1.0: from 0 to 60.0$"),
+        (lambda: Look("a\nb"), r"^look.what='a\\nb': one line of text$"),
+        (lambda: Look("cup", (0.0, np.inf, 0.0)), r"^look.where=.*: three finite numbers, in metres$"),
+        (lambda: Ask(" "), r"^ask.question=' ': one line of text$"),
+        (lambda: Stop(np.inf), r"^stop.seconds=inf: "),
+        (lambda: checked([Stop(), Grip(1)]), r"^token 1 of 2: stop ends a sentence"),
+        (lambda: checked([Move(np.zeros((4, n)), 1.0) for n in (2, 3)]), r"^move.points: 2 and 3 columns"),
+        (lambda: Walk([], np.array([2.0, 0.0]), 50.0), r"^position .*from -1 to 1"),
+        (
+            lambda: Walk([Move(np.zeros((4, 3)), 1.0)], np.zeros(2), 50.0),
+            r"^move.points: 3 columns, the position has 2$",
+        ),
+        (lambda: LAYOUT.encode(Look("moon")), r"^look.what=moon: one of cup, table$"),
+        (lambda: LAYOUT.encode(Move(np.zeros((5, 2)), 1.0)), r"^move: .*= \(5, 2, 3\), \(4, 2, 3\) is needed$"),
+        (lambda: LAYOUT.decode(np.zeros(LAYOUT.width)), r"^kind \[0.0, .*: one 1 and else 0, in the order move, grip"),
+        (lambda: LAYOUT.decode(np.eye(LAYOUT.width)[1] + np.eye(LAYOUT.width)[-1]), r"^grip: the other kinds' places"),
+        (
+            lambda: LAYOUT.decode(LAYOUT.encode(Ask("may I?")) * 1.0 + 7 * np.eye(LAYOUT.width)[-2]),
+            r"^ask.question: num",
+        ),
+    ],
+)
+def test_what_no_token_can_be_is_refused_in_one_line(make, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        make()
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"kind": "stop"}, "a sentence is a list of tokens, not dict"),
+        ([3], "token 1 of 1: 3: a dict of a kind and its parameters"),
+        ([{"kind": "stop", "seconds": 1}, {"kind": "jump"}], "token 2 of 2: kind='jump': one of move, grip, look, ask"),
+        ([{"kind": ["stop"]}], "token 1 of 1: kind="),
+        ([{"kind": "grip"}], "token 1 of 1: grip.level: missing"),
+        ([{"kind": "grip", "level": "half"}], "token 1 of 1: grip.level='half': a finite number"),
+        ([{"kind": "grip", "level": True}], "token 1 of 1: grip.level=True: a finite number"),
+        ([{"kind": "grip", "levels": 1}], "token 1 of 1: grip.levels: no such parameter; one of level, after"),
+        ([{"kind": "move", "points": [[0, 1], [0]], "seconds": 1}], "token 1 of 1: move.points: a list of rows"),
+        ([{"kind": "move", "points": [[0]], "seconds": 1, "degree": 0.5}], "token 1 of 1: move.degree=0.5: a whole"),
+        ([{"kind": "look", "what": "cup", "where": [1]}], "token 1 of 1: look.where=.1.: three numbers, in metres"),
+        ([{"kind": "look", "what": 1}], "token 1 of 1: look.what=1: text"),
+    ],
+)
+def test_plain_data_that_is_no_sentence_is_refused(data, message):
+    with pytest.raises(ValueError, match=f"^{message}"):
+        from_plain(data)
+
+
+@given(sentences(curves), st.sampled_from(["position", "rate"]), st.sampled_from([10.0, 30.0, 50.0]))
+def test_a_walk_is_bounded_in_order_and_keeps_its_clock(sentence, tie, hz):
+    items = list(Walk(sentence, np.array([0.5, -1.0]), hz, np.array([3.0, -2.0]), tie))
+    assert all(a <= b + 1e-9 for (a, _), (b, _) in pairwise(items))
+    at = np.array([t for t, item in items if isinstance(item, np.ndarray)])
+    np.testing.assert_allclose(at, (np.arange(len(at)) + 0.5) / hz)
+    whole = sum(t.seconds for t in sentence if isinstance(t, Move | Stop)) + 0.3 * sum(
+        isinstance(t, Ask) for t in sentence
+    )
+    assert abs(len(at) - whole * hz) <= 0.5 + 1e-6
+    assert all(np.abs(item).max() <= 1 for _, item in items if isinstance(item, np.ndarray))
+    events = [item for _, item in items if not isinstance(item, np.ndarray)]
+    assert [e for e in events if not isinstance(e, Grip)] == [t for t in sentence if not isinstance(t, Move | Grip)]
+    assert sorted(str(e) for e in events if isinstance(e, Grip)) == sorted(
+        str(t) for t in sentence if isinstance(t, Grip)
+    )
+
+
+@given(st.lists(curves, min_size=1, max_size=4), st.sampled_from(["position", "rate"]))
+def test_a_walk_goes_on_where_each_token_ended(motions, tie):
+    """No step is longer than the rate that the control points allow times the control step, across joints too."""
+    assume(all(m.degree > 0 for m in motions))
+    start, hz = np.array([0.25, -0.5]), 400.0
+    short = [Move(m.points, 0.1, m.degree) for m in motions]
+    _, y = actions(Walk(short, start, hz, tie=tie))
+    fastest = max(2 * len(m.points) * m.degree / 0.1 for m in short)  # p (c' - c) / (knots' distance), |c' - c| <= 2
+    assert np.abs(np.diff(np.vstack([start, y]), axis=0)).max() <= fastest / hz
+
+
+@given(curves, st.integers(0, 99))
+def test_a_tied_motion_begins_with_position_and_rate(motion, seed):
+    assume(motion.degree >= 1 and len(motion.points) > 2)
+    generator = np.random.default_rng(seed)
+    start, rate = generator.uniform(-0.5, 0.5, (2, SIZE))
+    rate *= 0.1 / motion.seconds
+    hz = 1e4 / motion.seconds
+    walk = iter(Walk([motion], start, hz, rate, "rate"))
+    first, second = next(walk)[1], next(walk)[1]
+    np.testing.assert_allclose(first, start + 0.5 * rate / hz, atol=1e-5)
+    np.testing.assert_allclose((second - first) * hz, rate, atol=2e-2 / motion.seconds)
+
+
+@given(curves, seconds, st.integers(0, 99))
+def test_a_stop_continues_and_ends_at_rest_within_bounds(motion, duration, seed):
+    """The rate goes on from the motion's, never grows, and is nothing at the end."""
+    hz = 500.0
+    start = np.random.default_rng(seed).uniform(-1, 1, SIZE)
+    moving = Walk([motion], start, hz)
+    list(moving)
+    stopping = Walk([Stop(duration)], moving.position, hz, moving.rate)
+    _, y = actions(stopping)
+    y = np.vstack([y, stopping.position])
+    assert np.abs(y).max() <= 1
+    speed = np.abs(np.diff(y[:-1], axis=0)) * hz
+    assert (speed <= np.abs(moving.rate) + 1e-6).all()
+    assert (np.diff(speed, axis=0) <= 1e-6).all()
+    assert (speed[-1] <= np.abs(moving.rate) * (2 / (duration * hz)) ** 2 + 1e-6).all()
+    assert not stopping.rate.any()
+    free = np.abs(moving.position + moving.rate * duration / 3) <= 1  # nothing in the way: the rate is met
+    gap = np.abs(y[0] - moving.position - moving.rate / hz / 2)
+    assert (gap[free] <= np.abs(moving.rate)[free] / hz / (duration * hz) + 1e-9).all()
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 0), (2, 2, 1), (4, 2, 1), (4, 3, 2), (8, 5, 3)])
+def test_the_world_models_token_is_a_move(shape):
+    """Untied, at the control rate it was made for, it gives exactly the actions that the agent executes."""
+    curve = Curve.of(TokenConfig(*shape), SIZE)
+    token = torch.rand(curve.token_size, generator=torch.Generator().manual_seed(3)) * 2 - 1
+    step = 0.02
+    walk = Walk([Move.of(token.numpy(), curve.config, step)] * 3, np.zeros(SIZE), 1 / step, tie="none")
+    _, y = actions(walk)
+    np.testing.assert_allclose(y, np.tile(curve.decode(token).numpy(), (3, 1)), atol=1e-6)
+
+
+def test_grips_come_when_they_are_due_and_fill_their_column():
+    move = Move(np.full((4, SIZE), 0.5), 0.4)
+    sentence = (move, Grip(0, 0.1), move, Grip(1, 9.0), Stop(0.2))
+    items = list(Walk(sentence, np.full(SIZE, 0.5), 50.0, gripper=1))
+    times = [(t, item) for t, item in items if not isinstance(item, np.ndarray)]
+    assert [(round(t, 6), item) for t, item in times] == [(0.5, Grip(0, 0.1)), (1.0, Grip(1, 9.0)), (1.0, Stop(0.2))]
+    for time, action in items:
+        if isinstance(action, np.ndarray):
+            np.testing.assert_allclose(action, [0.5, 0.5 if time < 0.5 else -1.0])
+
+
+def test_before_a_question_the_motion_comes_to_rest_and_then_goes_on():
+    ramp = Move(np.linspace(0, 0.6, 4)[:, None].repeat(SIZE, 1), 0.6)
+    walk = Walk([ramp, Ask("may I?"), ramp], np.zeros(SIZE), 50.0)
+    for _, item in walk:
+        if isinstance(item, Ask):
+            assert not walk.rate.any()
+            np.testing.assert_allclose(walk.position, 0.6 + 1.0 * 0.3 / 3)
+    np.testing.assert_allclose(walk.position, (design(np.ones(1), 4, 3) @ ramp.points)[0])
