@@ -120,7 +120,7 @@ class Assembly:
         config, model = self.config, self.learner.model
         generator = torch.Generator().manual_seed(config.seed)
         planner = Planner(model, self.token_discount, config.planner, self.machine.compiled)
-        agent = Agent(model, self.curve, planner, generator, explore=True)
+        agent = Agent(model, self.curve, planner, generator, True, config.planner.replan_every)
         replay = Replay(
             config.replay.capacity, config.envs, model.state_size, self.curve.action_size, self.curve.token_size
         )
@@ -140,7 +140,8 @@ class Assembly:
         """An agent of the current model that does not explore: the planner's, or the policy alone."""
         model = self.learner.model
         planner = Planner(model, self.token_discount, self.config.planner) if planned else None
-        return Agent(model, self.curve, planner, torch.Generator().manual_seed(seed))
+        generator = torch.Generator().manual_seed(seed)
+        return Agent(model, self.curve, planner, generator, every=self.config.planner.replan_every)
 
     def identity(self) -> Identity:
         """What a checkpoint of now is for."""
@@ -172,5 +173,6 @@ def loaded_agent(
     """An agent from a checkpoint, and the task it is for."""
     curve = Curve.of(identity.model.token, identity.action_size)
     discount = identity.discount**identity.model.token.length
-    chosen = Planner(model, discount, planner or identity.planner, compiled) if planned else None
-    return Agent(model, curve, chosen, torch.Generator().manual_seed(seed)), TaskConfig(**identity.task)
+    config, generator = planner or identity.planner, torch.Generator().manual_seed(seed)
+    chosen = Planner(model, discount, config, compiled) if planned else None
+    return Agent(model, curve, chosen, generator, every=config.replan_every), TaskConfig(**identity.task)

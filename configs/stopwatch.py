@@ -10,6 +10,7 @@ from configs.schema import TrainConfig
 from worldmodel.arithmetic import plan_gflop, update_gflop
 from worldmodel.losses import Batch
 from worldmodel.model import STATE
+from worldmodel.planner import Memory
 
 
 class Ours:
@@ -54,7 +55,7 @@ class Ours:
     def _plan(self) -> None:
         observation = {STATE: self.trainer.observation[STATE][:1]}
         plan = self.trainer.agent.planner.plan(observation, self.memory, self.trainer.generator)
-        self.memory = plan.memory()
+        self.memory = Memory.of(self.parts.curve.advance(plan.tokens.cpu(), self.trainer.agent.every))
 
     def _decision(self) -> None:
         for _ in self.trainer.run(self.trainer.env_steps + 1):

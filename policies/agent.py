@@ -10,7 +10,7 @@ from worldmodel.planner import Memory, Plan, Planner
 
 
 class Agent:
-    """Acts for B environments: keeps each one's current token, decodes it at control rate, plans the next at its end.
+    """Acts for B environments: keeps each one's current sentence, decodes it at control rate, plans the next in time.
 
     B may change from one call to the next; then everything is forgotten.
     """
@@ -22,23 +22,33 @@ class Agent:
         planner: Planner | None,
         generator: torch.Generator,
         explore: bool = False,
+        every: int = 0,
     ):
         """Without a planner the policy's mode is executed, with one the elites' mean.
 
-        With `explore` it is an elite drawn by its weight, plus noise of the plan's own spread.
+        With `explore` it is an elite drawn by its weight, plus noise of the plan's own spread. `every`: control steps
+        from one decision to the next; 0: a token's length. Up to that length the rest of a token is dropped; beyond,
+        the plan's next tokens are followed unseen, as far as there are any (the policy alone has one). Raises
+        ValueError for more steps than a plan has.
         """
         self.model, self.curve, self.planner = model, curve, planner
         self.generator, self.explore = generator, explore
+        known = curve.config.length * (planner.config.horizon if planner else 1)
+        if every > known and planner:
+            raise ValueError(f"planner.replan_every={every}: at most {known}, the control steps of a plan")
+        self.every = min(every or curve.config.length, known)
+        self.ahead = -(-self.every // curve.config.length)  # tokens that may be executed before the next decision
         self.memory: Memory | None = None
         self.plan: Plan | None = None  # the newest, which a film shows
         self.actions: Tensor | None = None
         self.at = torch.zeros(0, dtype=torch.long)
         self.spread = 0.0
+        self.imagined = 0  # calls of the model's step so far, over all environments
         self.choice: list[Tensor | None] = []  # the tokens (P,) that the planner chose in the last `act`, where it did
 
     def reset(self, ended: Bool[Tensor, "B"]) -> None:
         """Forget the token and the plan of the environments (B,) whose episode ended."""
-        self.at[ended] = self.curve.config.length
+        self.at[ended] = self.every
         if self.memory is not None:
             self.memory = Memory(self.memory.mean, self.memory.valid & ~ended.to(self.memory.valid.device))
 
@@ -48,9 +58,9 @@ class Agent:
         count = len(observation[STATE])
         if self.actions is None or len(self.at) != count:
             self.memory = None
-            self.at = torch.full((count,), self.curve.config.length)
-            self.actions = torch.zeros(count, self.curve.config.length, self.curve.action_size)
-        due = self.at >= self.curve.config.length
+            self.at = torch.full((count,), self.every)
+            self.actions = torch.zeros(count, self.every, self.curve.action_size)
+        due = self.at >= self.every
         self.choice = [None] * count
         if bool(due.any()):
             self._begin(observation, due)
@@ -59,22 +69,25 @@ class Agent:
         return action
 
     def _begin(self, observation: dict[str, Tensor], due: Bool[Tensor, "B"]) -> None:
-        """Choose the next token where one is due; the others keep theirs, and their memory."""
+        """Decide anew where it is time to; the others keep their tokens, and their memory."""
         if self.planner is None:
-            token = self.model.policy(self.model.encode(observation)).mode.cpu()
+            tokens = self.model.policy(self.model.encode(observation)).mode.cpu().unsqueeze(0)
         else:
             plan = self.plan = self.planner.plan(observation, self.memory, self.generator)
-            self.memory = plan.memory().where(due, self.memory)
-            token, spread = plan.tokens[0].cpu(), plan.spread[0].cpu()
-            self.spread = float(spread.mean())
-            self.choice = [token[i] if due[i] else None for i in range(len(due))]
+            later = self.curve.advance(plan.tokens.cpu(), self.every).to(plan.tokens.device)
+            self.memory = Memory.of(later).where(due, self.memory)
+            tokens, spread = plan.tokens[: self.ahead].cpu(), plan.spread[: self.ahead].cpu()
+            self.spread = float(spread[0].mean())
+            self.imagined += int(plan.imagined[due].sum())
+            self.choice = [tokens[0, i] if due[i] else None for i in range(len(due))]
             if self.explore:
                 chosen = torch.multinomial(plan.weights.cpu(), 1, generator=self.generator)
-                elite = plan.elites[0].cpu()[torch.arange(len(chosen)), chosen[:, 0]]
-                noise = torch.randn(token.shape, generator=self.generator)
-                token = (elite + spread * noise).clamp(-1, 1)
+                elite = plan.elites[: self.ahead].cpu()[:, torch.arange(len(chosen)), chosen[:, 0]]
+                noise = torch.randn(tokens.shape, generator=self.generator)
+                tokens = (elite + spread * noise).clamp(-1, 1)
+        actions = self.curve.decode(tokens).movedim(0, 1).flatten(1, 2)[:, : self.every]
         # A mean of bounded tokens, or of control points, can be an ulp out of bounds.
-        self.actions = torch.where(due[:, None, None], self.curve.decode(token).clamp(-1, 1), self.actions)
+        self.actions = torch.where(due[:, None, None], actions.clamp(-1, 1), self.actions)
         self.at[due] = 0
 
     def state_dict(self) -> dict[str, Tensor]:

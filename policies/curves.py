@@ -45,3 +45,16 @@ class Curve:
     def encode(self, actions: Float[Tensor, "*B L A"]) -> Float[Tensor, "*B P"]:
         """Control points of the least-squares curve through the actions, clamped to [-1, 1]."""
         return (self.inverse @ actions).clamp(-1, 1).flatten(-2)
+
+    def advance(self, sentence: Float[Tensor, "T *B P"], steps: int) -> Float[Tensor, "T *B P"]:
+        """The sentence of T tokens as it stands `steps` control steps later; its last action is held at the end.
+
+        By whole tokens it is exact; in the middle of a token each curve is fitted to what is left of two.
+        """
+        tokens, rest = divmod(steps, self.config.length)
+        if rest == 0:
+            return torch.cat([sentence[tokens:], sentence[-1:].expand(min(tokens, len(sentence)), *sentence.shape[1:])])
+        actions = self.decode(sentence).movedim(0, -3).flatten(-3, -2)  # (*B, T L, A)
+        held = actions[..., -1:, :].expand(*actions.shape[:-2], steps, -1)
+        later = torch.cat([actions, held], -2)[..., steps:, :]
+        return self.encode(later.unflatten(-2, (len(sentence), self.config.length)).movedim(-3, 0))

@@ -18,11 +18,11 @@ PLANNING = PlannerConfig(samples=8, policy_samples=2, elites=4, iterations=2, ho
 def make(toys):
     """Makes agents: of token length `length`, with a planner or with the policy alone."""
 
-    def agent(length=1, planned=True, explore=False, seed=0):
+    def agent(length=1, planned=True, explore=False, seed=0, every=0):
         curve = Curve.of(toys.token_settings(length), 2)
         model = toys.tiny_model(3, curve.token_size)
         planner = Planner(model, 0.9, PLANNING) if planned else None
-        return Agent(model, curve, planner, torch.Generator().manual_seed(seed), explore)
+        return Agent(model, curve, planner, torch.Generator().manual_seed(seed), explore, every)
 
     return agent
 
@@ -60,6 +60,30 @@ def test_its_actions_are_the_tokens_curve(make, length):
     actions = torch.stack([agent.act(seen(2, t)) for t in range(2 * length)], 1)
     for n, plan in enumerate(plans):
         assert torch.equal(actions[:, n * length : (n + 1) * length], agent.curve.decode(plan.tokens[0]))
+
+
+@pytest.mark.parametrize(("length", "every"), [(1, 2), (4, 1), (4, 3), (4, 4), (4, 6), (2, 4)])
+def test_it_follows_its_plan_for_as_long_as_it_is_told(make, length, every):
+    """Part of a token, or more than one; the next plan begins from what is left of this one."""
+    agent = make(length, every=every)
+    plans = counted(agent)
+    actions = torch.stack([agent.act(seen(2, t)) for t in range(3 * every)], 1)
+    assert len(plans) == 3
+    for n, plan in enumerate(plans):
+        whole = agent.curve.decode(plan.tokens).movedim(0, 1).flatten(1, 2)
+        assert torch.equal(actions[:, n * every : (n + 1) * every], whole[:, :every])
+    assert torch.equal(agent.memory.mean, agent.curve.advance(plans[-1].tokens, every))
+    assert agent.imagined == sum(int(plan.imagined.sum()) for plan in plans)
+
+
+def test_more_steps_than_a_plan_has_are_refused(make):
+    with pytest.raises(ValueError, match=r"^planner\.replan_every=9: at most 8, the control steps of a plan$"):
+        make(4, every=9)
+
+
+def test_the_policy_alone_follows_one_token_at_most(make):
+    assert make(4, planned=False, every=8).every == 4
+    assert make(4, planned=False, every=3).every == 3
 
 
 def test_it_says_what_the_planner_chose_and_when(make):

@@ -107,3 +107,34 @@ def test_one_step_and_one_point_change_no_bit():
 def test_a_token_no_curve_can_have_is_refused(length, knots, degree):
     with pytest.raises(ValueError, match=r"model\.token\."):
         TokenConfig(length, knots, degree)
+
+
+@given(shapes, st.integers(0, 4), st.integers(1, 4))
+def test_advancing_by_whole_tokens_is_exact_and_holds_the_last(shape, tokens, count):
+    curve = Curve.of(TokenConfig(*shape), 2)
+    sentence = uniform(count, 3, curve.token_size)
+    later = curve.advance(sentence, tokens * shape[0])
+    for i in range(count):
+        assert torch.equal(later[i], sentence[min(i + tokens, count - 1)])
+
+
+@given(st.integers(2, 6), st.integers(0, 30), st.integers(1, 4))
+def test_where_each_step_has_a_point_advancing_shifts_the_actions(length, steps, count):
+    """K = L interpolates, so nothing is lost in the middle of a token either."""
+    curve = Curve.of(TokenConfig(length, length, 0), 2)
+    sentence = uniform(count, 3, curve.token_size)
+    actions = curve.decode(sentence).movedim(0, 1).flatten(1, 2)
+    later = curve.decode(curve.advance(sentence, steps)).movedim(0, 1).flatten(1, 2)
+    if steps % length:
+        wanted = torch.cat([actions[:, steps:], actions[:, -1:].expand(-1, steps, -1)], 1)[:, : count * length]
+    else:
+        wanted = curve.decode(sentence[[min(i + steps // length, count - 1) for i in range(count)]])
+        wanted = wanted.movedim(0, 1).flatten(1, 2)
+    assert torch.allclose(later, wanted, atol=1e-5)
+
+
+@given(shapes, st.integers(0, 20))
+def test_what_is_held_stays_held(shape, steps):
+    curve = Curve.of(TokenConfig(*shape), 2)
+    sentence = uniform(2).repeat(shape[1]).expand(3, 1, -1)
+    assert torch.allclose(curve.advance(sentence, steps), sentence, atol=1e-5)

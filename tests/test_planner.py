@@ -271,15 +271,6 @@ def test_the_same_generator_state_gives_the_same_plan(model):
     assert not same(one, other)
 
 
-def test_a_plan_leaves_itself_shifted_by_a_token(model):
-    config = dataclasses.replace(CONFIG, horizon=4)
-    plan = Planner(model, 0.9, config).plan(seen(3), None, seeded())
-    memory = plan.memory()
-    assert torch.equal(memory.mean[:-1], plan.tokens[1:])
-    assert torch.equal(memory.mean[-1], plan.tokens[-1])
-    assert memory.valid.all()
-
-
 def test_a_memory_that_no_longer_applies_is_ignored(model):
     planner = Planner(model, 0.9, CONFIG)
     stale = Memory(torch.rand(2, 3, 2, generator=seeded(1)), torch.zeros(3, dtype=torch.bool))

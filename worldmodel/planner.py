@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from worldmodel import twohot
@@ -23,10 +23,16 @@ class PlanFault(ArithmeticError):
 
 @dataclass(frozen=True)
 class Memory:
-    """What one plan leaves to the next: its mean sentence (T, B, P), and whether (B,) it still applies."""
+    """What one plan leaves to the next: its mean sentence (T, B, P), from where that plan begins, and whether (B,) it
+    still applies."""
 
     mean: Float[Tensor, "T B P"]
     valid: Bool[Tensor, "B"]
+
+    @classmethod
+    def of(cls, mean: Float[Tensor, "T B P"]) -> "Memory":
+        """What is to be started from, by every one of the B."""
+        return cls(mean, torch.ones(mean.shape[1], dtype=torch.bool, device=mean.device))
 
     def where(self, chosen: Bool[Tensor, "B"], other: "Memory | None") -> "Memory":
         """This memory for the environments (B,) chosen, the other one for the rest."""
@@ -42,7 +48,8 @@ class Plan:
     """The sentence chosen for each of B latents.
 
     tokens, spread (T, B, P): weighted mean and deviation of the elites. returns, weights (B, E): of the elites.
-    elites (T, B, E, P). latent (B, D): where the plan starts. spent: iterations done.
+    elites (T, B, E, P). latent (B, D): where the plan starts. spent: iterations done. imagined (B,): calls of the
+    model's step for each latent.
     """
 
     tokens: Float[Tensor, "T B P"]
@@ -52,11 +59,7 @@ class Plan:
     elites: Float[Tensor, "T B E P"]
     latent: Float[Tensor, "B D"]
     spent: int
-
-    def memory(self) -> Memory:
-        """Shift by one token, to start the next plan from."""
-        mean = torch.cat([self.tokens[1:], self.tokens[-1:]])
-        return Memory(mean, torch.ones(mean.shape[1], dtype=torch.bool, device=mean.device))
+    imagined: Int[Tensor, "B"]
 
 
 def propose(model: WorldModel, z: Float[Tensor, "B D"], noise: Float[Tensor, "T B N P"]) -> Float[Tensor, "T B N P"]:
@@ -159,28 +162,66 @@ class Planner:
         z = self._encode(observation)
         shape = (config.horizon, len(z), config.samples, self.model.token_size)
         noise = torch.randn(config.iterations, *shape, generator=generator).to(z.device)
-        own, free = config.policy_samples, config.samples - config.policy_samples
-        noise[0, :, :, 0] = 0  # the first rollout is the policy's mode
-        fixed = self._propose(self.model, z, noise[0, :, :, :own])
-        mode = fixed[:, :, :1]
-        last = (
-            mode if memory is None else torch.where(memory.valid[None, :, None, None], memory.mean.unsqueeze(2), mode)
-        )
-        half = free // 2
-        centre = torch.cat([mode.expand(-1, -1, free - half, -1), last.expand(-1, -1, half, -1)], 2)
-        noise[0, :, :, -1] = 0  # and the last candidate is the last plan itself
-        fresh = torch.cat([fixed, (centre + config.spread * noise[0, :, :, own:]).clamp(-1, 1)], 2)
-        elites, returns = fresh[:, :, :0], fresh.new_empty(len(z), 0)
-        spent = 0
-        for i in range(config.iterations):
-            if spent:
-                if deadline is not None and time.perf_counter() >= deadline:
+        first, *more = self._begin(z, memory, noise[0])
+        elites, returns = first[:, :, :0], first.new_empty(len(z), 0)
+        found = self._refine(self.model, z, elites, returns, first, self.discount, config)
+        imagined = torch.full((len(z),), config.policy_samples * (config.horizon - 1) + first[:, 0, :, 0].numel())
+        asking, spent = torch.ones(len(z), dtype=torch.bool, device=z.device), 1
+        for i in range(1, config.iterations + len(more)):
+            if config.budget == "adaptive":
+                asking = asking & (doubt(found[2], config.indifference) > config.agreement)
+                if not bool(asking.any()):
                     break
-                fresh = (mean.unsqueeze(2) + spread.unsqueeze(2) * noise[i, :, :, config.elites :]).clamp(-1, 1)
-            mean, spread, returns, weights, elites = self._refine(
-                self.model, z, elites, returns, fresh, self.discount, config
-            )
+            if deadline is not None and time.perf_counter() >= deadline:
+                break
+            mean, spread, returns, _, elites = found
+            draws = noise[i - len(more), :, :, config.elites :]
+            fresh = more[0] if i <= len(more) else (mean.unsqueeze(2) + spread.unsqueeze(2) * draws).clamp(-1, 1)
+            better = self._refine(self.model, z, elites, returns, fresh, self.discount, config)
+            found = better if bool(asking.all()) else _where(asking, better, found)
+            imagined += asking.cpu() * fresh[:, 0, :, 0].numel()
             spent += 1
+        mean, spread, returns, weights, elites = found
         if not bool(torch.isfinite(mean).all()):
             raise PlanFault("no candidate plan has a finite return: a weight or an observation is not finite")
-        return Plan(mean, spread, returns, weights, elites, z, spent)
+        return Plan(mean, spread, returns, weights, elites, z, spent, imagined)
+
+    def _begin(self, z: Tensor, memory: Memory | None, noise: Float[Tensor, "T B N P"]) -> list[Tensor]:
+        """The first candidates: rollouts of the policy, noise around its mode and around the last plan, and that plan.
+
+        With an adaptive budget in two lots: those that cost no search, and the noise.
+        """
+        config = self.config
+        own, free = config.policy_samples, config.samples - config.policy_samples
+        noise[:, :, 0] = 0  # the first rollout is the policy's mode
+        proposed = self._propose(self.model, z, noise[:, :, :own])
+        mode = last = proposed[:, :, :1]
+        if memory is not None:
+            last = torch.where(memory.valid[None, :, None, None], memory.mean.unsqueeze(2), mode)
+        half = free // 2
+        centre = torch.cat([mode.expand(-1, -1, free - half, -1), last.expand(-1, -1, half, -1)], 2)
+        noise[:, :, -1] = 0  # and the last candidate is the last plan itself
+        around = (centre + config.spread * noise[:, :, own:]).clamp(-1, 1)
+        if config.budget == "fixed":
+            return [torch.cat([proposed, around], 2)]
+        return [torch.cat([proposed, around[:, :, -1:]], 2), around[:, :, :-1]]
+
+
+def doubt(returns: Float[Tensor, "B E"], indifference: float) -> Float[Tensor, "B"]:
+    """How far the elites disagree: the deviation of their returns, relative to the best one's size.
+
+    Candidates whose return is not finite are left out; with none that is, the doubt is infinite.
+    """
+    finite = torch.isfinite(returns)
+    known = torch.where(finite, returns, 0.0)
+    count = finite.sum(-1).clamp(min=1)
+    middle = known.sum(-1) / count
+    deviation = (torch.where(finite, known - middle.unsqueeze(-1), 0.0).square().sum(-1) / count).sqrt()
+    return torch.where(finite.any(-1), deviation / (known.abs().amax(-1) + indifference), torch.inf)
+
+
+def _where(chosen: Bool[Tensor, "B"], new: tuple[Tensor, ...], old: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """What `refine` found last for the latents chosen, and what it found before for the rest."""
+    axis = (1, 1, 0, 0, 1)  # where B stands
+    shapes = [[1] * k + [-1] + [1] * (a.dim() - k - 1) for a, k in zip(new, axis, strict=True)]
+    return tuple(torch.where(chosen.view(v), a, b) for v, a, b in zip(shapes, new, old, strict=True))

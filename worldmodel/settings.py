@@ -85,6 +85,10 @@ class PlannerConfig:
     count for little, so that where the model sees nothing to choose the plan stays broad, and explores. A sentence of
     `horizon` tokens is scored by its imagined rewards and the value at its end; with `depths`, by the mean of that over
     every shorter horizon too.
+
+    A new plan is made every `replan_every` control steps (0: when the token ends). Under the `adaptive` budget the
+    policy's rollouts and the last plan are scored first, and each further iteration is only done while the elites'
+    returns deviate by more than `agreement`, relative to the best; `fixed` does all.
     """
 
     samples: int = 64
@@ -98,6 +102,9 @@ class PlannerConfig:
     indifference: float = 0.1
     depths: bool = False
     deadline_ms: float = 0.0
+    replan_every: int = 0
+    budget: str = "fixed"
+    agreement: float = 0.01
 
     def __post_init__(self):
         """Raise ValueError for a budget that cannot be spent."""
@@ -106,4 +113,11 @@ class PlannerConfig:
         check("planner.", self, "iterations horizon", low=1)
         check("planner.", self, "min_spread", above=0, high=self.spread, why=" (planner.spread)")
         check("planner.", self, "spread temperature", above=0)
-        check("planner.", self, "indifference deadline_ms", low=0)
+        check("planner.", self, "indifference deadline_ms replan_every agreement", low=0)
+        if self.budget not in ("fixed", "adaptive"):
+            raise ValueError(f"planner.budget={self.budget}: fixed or adaptive")
+        if self.budget == "adaptive" and self.elites > self.policy_samples + 1:
+            raise ValueError(
+                f"planner.elites={self.elites}: at most {self.policy_samples + 1} (planner.policy_samples + 1), "
+                "since an adaptive budget chooses its first elites from those and the last plan"
+            )

@@ -1,0 +1,114 @@
+"""Laws of the adaptive budget: between no search and all of it, latent by latent, and counted as it is spent."""
+
+import dataclasses
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from worldmodel.model import STATE
+from worldmodel.planner import Memory, Planner, doubt
+from worldmodel.settings import PlannerConfig
+
+ADAPTIVE = PlannerConfig(
+    samples=32, policy_samples=8, elites=8, iterations=3, horizon=2, budget="adaptive", agreement=0.0
+)
+FIXED = dataclasses.replace(ADAPTIVE, budget="fixed")
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def seen(count, seed=0):
+    return {STATE: torch.randn(count, 3, generator=seeded(seed))}
+
+
+@pytest.fixture
+def model(toys):
+    """A small world whose heads say something."""
+    return toys.tiny_model()
+
+
+@pytest.fixture
+def steps(model, monkeypatch):
+    """How many rows go through the model's trunk, which every imagined step does once."""
+    rows, leap = [], model.leap
+
+    def counting(z, w):
+        rows.append(len(z))
+        return leap(z, w)
+
+    monkeypatch.setattr(model, "leap", counting)
+    return rows
+
+
+def test_what_is_spent_is_counted(model, steps):
+    for config in (FIXED, ADAPTIVE, dataclasses.replace(ADAPTIVE, agreement=1e9)):
+        steps.clear()
+        plan = Planner(model, 0.9, config).plan(seen(1), None, seeded())
+        assert int(plan.imagined[0]) == sum(steps)
+
+
+def test_who_never_agrees_does_everything(model):
+    """Then the same candidates are scored as with the fixed budget, in two lots."""
+    fixed = Planner(model, 0.9, dataclasses.replace(FIXED, iterations=1)).plan(seen(3), None, seeded())
+    whole = Planner(model, 0.9, dataclasses.replace(ADAPTIVE, iterations=1)).plan(seen(3), None, seeded())
+    assert (whole.spent, fixed.spent) == (2, 1)
+    assert torch.equal(whole.imagined, fixed.imagined)
+    assert torch.allclose(whole.returns, fixed.returns, atol=1e-5)
+    assert torch.allclose(whole.tokens, fixed.tokens, atol=1e-5)
+    assert Planner(model, 0.9, ADAPTIVE).plan(seen(3), None, seeded()).spent == ADAPTIVE.iterations + 1
+
+
+def test_who_agrees_at_once_searches_nothing(model):
+    memory = Memory.of(torch.rand(2, 3, 2, generator=seeded(1)))
+    config = dataclasses.replace(ADAPTIVE, agreement=1e9)
+    plan = Planner(model, 0.9, config).plan(seen(3), memory, seeded())
+    assert plan.spent == 1
+    own = config.policy_samples
+    assert (plan.imagined == own * (config.horizon - 1) + (own + 1) * config.horizon).all()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_each_latent_spends_for_itself(model, monkeypatch, seed):
+    """In a batch, whoever agrees keeps the plan that it would have had alone."""
+    count = 6
+    draws = torch.randn(ADAPTIVE.iterations, ADAPTIVE.horizon, count, ADAPTIVE.samples, 2, generator=seeded(seed))
+
+    def plan(config, b, e):
+        monkeypatch.setattr(torch, "randn", lambda *shape, generator: draws[:, :, b:e].clone())
+        return Planner(model, 0.9, config).plan({STATE: observation[STATE][b:e]}, None, seeded())
+
+    observation = seen(count, seed)
+    first = plan(dataclasses.replace(ADAPTIVE, agreement=1e9), 0, count)
+    config = dataclasses.replace(ADAPTIVE, agreement=float(doubt(first.returns, ADAPTIVE.indifference).quantile(0.5)))
+    together = plan(config, 0, count)
+    assert len(set(together.imagined.tolist())) > 1
+    for b in range(count):
+        alone = plan(config, b, b + 1)
+        assert torch.equal(alone.imagined, together.imagined[b : b + 1])
+        assert torch.allclose(alone.tokens, together.tokens[:, b : b + 1], atol=1e-4)
+        assert torch.allclose(alone.returns, together.returns[b : b + 1], atol=1e-4)
+
+
+@given(st.integers(0, 99), st.floats(0.1, 100), st.integers(1, 7))
+def test_doubt_is_relative_and_blind_to_what_is_not_finite(seed, unit, lost):
+    returns = torch.randn(4, 8, generator=seeded(seed)) + 5
+    assert torch.allclose(doubt(unit * returns, unit * 0.1), doubt(returns, 0.1), rtol=1e-3)
+    assert torch.allclose(doubt(torch.full((1, 8), unit), 0.1), torch.zeros(1), atol=1e-6)
+    some = returns.clone()
+    some[:, lost:] = -torch.inf
+    assert torch.allclose(doubt(some, 0.1), doubt(returns[:, :lost], 0.1), rtol=1e-4)
+
+
+def test_without_a_finite_candidate_there_is_every_doubt():
+    assert doubt(torch.full((1, 4), -torch.inf), 0.1) == torch.inf
+
+
+def test_settings_that_cannot_be_are_refused():
+    with pytest.raises(ValueError, match=r"^planner\.budget=some: fixed or adaptive$"):
+        PlannerConfig(budget="some")
+    with pytest.raises(ValueError, match=r"^planner\.elites=16: at most 9 \(planner\.policy_samples \+ 1\)"):
+        PlannerConfig(policy_samples=8, budget="adaptive")
