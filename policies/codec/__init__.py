@@ -1,0 +1,6 @@
+"""policies/codec/: a chunk of actions as a short string of ids, any prefix of which is a coarser curve."""
+
+from policies.codec.codec import Codec
+from policies.codec.settings import CodecConfig
+
+__all__ = ["Codec", "CodecConfig"]

@@ -1,0 +1,105 @@
+"""The smooth part of a chunk: a B-spline from where the arm is, as a few uncorrelated numbers.
+
+Least squares gives the control points after the first, which is the start. In an orthonormal basis of those curves the
+coefficients of all channels are predicted from the start (ridge regression) and what is left is rotated to its
+principal axes (Karhunen-Loeve), so that the first numbers say most about the whole arm's movement.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from policies.codec.settings import CodecConfig
+from policies.splines import design, knots, midpoints
+
+RIDGE = 1e-3
+
+
+@dataclass(frozen=True)
+class Strokes:
+    """The maps between a chunk (T, D), scaled and less its start, and its K numbers.
+
+    numbers = analysis @ chunk - foresight @ (1, start); steps from control point to control point (M x D) = synthesis
+    @ numbers + drift @ (1, start), cut to +-`stride`; actions = basis @ (start, control points). The start of a curve
+    that is not relative is zeros, and its weight too.
+    """
+
+    basis: Float[np.ndarray, "T M+1"]
+    analysis: Float[np.ndarray, "K TD"]
+    foresight: Float[np.ndarray, "K D+1"]
+    synthesis: Float[np.ndarray, "MD K"]
+    drift: Float[np.ndarray, "MD D+1"]
+    stride: Float[np.ndarray, "M D"]
+
+    @classmethod
+    def fit(cls, chunks: Float[np.ndarray, "N T D"], start: Float[np.ndarray, "N D"], config: CodecConfig) -> "Strokes":
+        """From chunks less their start (only relative ones), and those starts, scaled."""
+        length, channels = chunks.shape[1:]
+        count, degree, free = config.control_points, config.degree, not config.relative
+        at = midpoints(length) if free else (np.arange(length) + 1) / length
+        whole = design(at, count, degree)
+        own = whole if free else whole[:, 1:]
+        unitary, sizes, turn = np.linalg.svd(own, full_matrices=False)
+        numbers = np.einsum("tm,ntd->nmd", unitary, chunks).reshape(len(chunks), -1)
+        known = _known(start)
+        guess = np.linalg.solve(known.T @ known + RIDGE * len(known) * np.eye(known.shape[1]), known.T @ numbers)
+        axes = np.linalg.svd(numbers - known @ guess, full_matrices=False)[2]
+        steps = np.eye(own.shape[1]) - np.eye(own.shape[1], k=-1)
+        control = steps @ (turn.T / sizes)  # from orthonormal coefficients to steps between control points
+        analysis = np.einsum("kmd,tm->ktd", axes.reshape(len(axes), -1, channels), unitary)
+        wide = np.kron(control, np.eye(channels))
+        moves = np.abs(numbers @ wide.T).reshape(len(chunks), -1, channels)
+        return cls(
+            whole if not free else np.concatenate([np.zeros((length, 1)), whole], axis=1),
+            analysis.reshape(len(axes), -1),
+            axes @ guess.T,
+            wide @ axes.T,
+            wide @ guess.T,
+            _strides(moves.max(0), count, degree, free),
+        )
+
+    def of_numbers(self, which: Int[np.ndarray, " k"]) -> "Strokes":
+        """The same with some of the numbers only."""
+        kept = self.analysis[which], self.foresight[which], self.synthesis[:, which]
+        return Strokes(self.basis, *kept, self.drift, self.stride)
+
+    def numbers(self, chunk: Float[np.ndarray, "N T D"], start: Float[np.ndarray, "N D"]) -> Float[np.ndarray, "N K"]:
+        """What `curve` makes the chunk of again, as well as K numbers can."""
+        return chunk.reshape(len(chunk), -1) @ self.analysis.T - _known(start) @ self.foresight.T
+
+    def curve(
+        self,
+        numbers: Float[np.ndarray, "N K"],
+        start: Float[np.ndarray, "N D"],
+        known: Float[np.ndarray, "N D"],
+        low: Float[np.ndarray, " D"],
+        high: Float[np.ndarray, " D"],
+    ) -> Float[np.ndarray, "N T D"]:
+        """The curve from `start`, predicted from `known`, its control points within `low` and `high`.
+
+        The curve lies in the hull of its control points: so it stays within the bounds, whatever the numbers are, if it
+        begins there. The bounds on the steps between control points bound its rate in the same way.
+        """
+        steps = numbers @ self.synthesis.T + _known(known) @ self.drift.T
+        steps = steps.reshape(-1, *self.stride.shape)
+        control = np.concatenate([start[:, None], np.clip(steps, -self.stride, self.stride)], axis=1).cumsum(1)
+        return self.basis @ np.clip(control, low, high)
+
+
+def _known(start: np.ndarray) -> np.ndarray:
+    """(1, start) of each chunk."""
+    known = np.empty((len(start), start.shape[1] + 1))
+    known[:, 0], known[:, 1:] = 1, start
+    return known
+
+
+def _strides(moves: np.ndarray, count: int, degree: int, free: bool) -> np.ndarray:
+    """The largest steps (M, D) between control points, as the fastest rate in the data allows.
+
+    A curve's rate is degree x step / gap, the gap between its knots (de Boor 1978): one rate for the whole chunk.
+    """
+    gap = knots(count, degree)[degree + 1 : count + degree] - knots(count, degree)[1:count]
+    between = moves[1:] if free else moves
+    allowed = (between / gap[:, None]).max(0) * gap[:, None]
+    return np.concatenate([np.full((1, moves.shape[1]), np.inf), allowed]) if free else allowed

@@ -1,0 +1,201 @@
+"""From demonstrations to a codec: which channels switch, the strokes of the others, and the order of the bits."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float
+
+from policies.codec.bits import IdString, order
+from policies.codec.companding import Trees
+from policies.codec.scaling import Scaling
+from policies.codec.settings import CodecConfig
+from policies.codec.strokes import Strokes
+from policies.codec.switches import PARTS, Switches, any_duration, bank, fit_events, render, resting_levels
+from policies.splines import design
+
+STROKE_BITS, EVENT_BITS = 8, (6, 3, 3)
+SLOTS = 4  # events of a channel in a chunk, at most
+ENOUGH = 0.7  # one more slot must bring the error below so much of what it was
+CLEARLY = 0.5  # a channel switches if events leave less than so much of a curve's squared error
+SAMPLE = 400  # chunks on which the worth of an event's bits is measured
+
+
+def fit(
+    episodes: list[np.ndarray],
+    config: CodecConfig,
+    limits: tuple | None = None,
+    switching: Sequence[int] | None = None,
+    stride: int = 3,
+) -> tuple:
+    """The parts of a Codec, in its order; see `Codec.fit`."""
+    episodes = _checked(episodes, config.length)
+    scaling = Scaling.fit(episodes, config.margin, limits)
+    scaled = [np.clip(scaling.scale(e), scaling.low, scaling.high) for e in episodes]
+    windows = windows_of(scaled, config.length + 1, stride)
+    start, chunks = windows[:, 0] * config.relative, windows[:, 1:]
+    switches = find_switches(chunks, start, config, switching)
+    events = switches.numbers(chunks, start)
+    event_trees = grow_events(events, switches.length)
+    smooth = without_events(chunks, start, events, switches)
+    strokes = Strokes.fit(smooth, start, config)
+    numbers = strokes.numbers(smooth, start)
+    trees = Trees.grow(numbers, STROKE_BITS).after(event_trees)
+    gains = event_gains(chunks, start, events, switches, event_trees)
+    errors = trees.errors[switches.count :]
+    gains += [
+        [((switches.count + k,), float(e[b] - e[b + 1])) for b in range(STROKE_BITS)] for k, e in enumerate(errors)
+    ]
+    budget = config.ids * config.bits
+    refines = order(gains, budget)
+    used = np.unique(np.concatenate([np.arange(switches.count), refines]))
+    renamed = np.full(len(trees.values), -1)
+    renamed[used] = np.arange(len(used))
+    refines = np.concatenate([renamed[refines], np.full(budget - len(refines), -1, dtype=int)])
+    strokes = strokes.of_numbers(used[switches.count :] - switches.count)
+    string = IdString(config.ids, config.bits, refines, len(used))
+    return config, scaling, strokes, switches, trees.of_numbers(used), string
+
+
+def windows_of(episodes: list[np.ndarray], length: int, stride: int) -> Float[np.ndarray, "N L D"]:
+    """Every window of `length` steps that begins at a multiple of `stride`."""
+    return np.stack([e[i : i + length] for e in episodes for i in range(0, len(e) - length + 1, stride)])
+
+
+def _checked(episodes: list[np.ndarray], length: int) -> list[np.ndarray]:
+    episodes = [np.asarray(e, dtype=float) for e in episodes]
+    if not episodes or any(e.ndim != 2 or e.shape[1] != episodes[0].shape[1] for e in episodes):
+        raise ValueError(f"episodes: arrays (steps, D) of one D, not {sorted({e.shape[1:] for e in episodes})}")
+    for i, episode in enumerate(episodes):
+        if not np.isfinite(episode).all():
+            raise ValueError(f"episode {i}: a number that is not finite")
+    if max(map(len, episodes)) <= length:
+        longest = max(map(len, episodes))
+        raise ValueError(f"codec.length={length}: below the longest episode's {longest} steps")
+    return [e for e in episodes if len(e) > length]
+
+
+def find_switches(chunks: np.ndarray, start: np.ndarray, config: CodecConfig, given: Sequence[int] | None) -> Switches:
+    """The channels that switch: those given, or those that events describe clearly better than a curve does."""
+    channels = range(chunks.shape[2]) if given is None else given
+    length = config.length
+    curves = design((np.arange(length) + 1) / length, config.control_points, config.degree)[:, 1:]
+    across = np.eye(length) - curves @ np.linalg.pinv(curves)
+    some = slice(None, None, max(1, len(chunks) // SAMPLE))
+    found, slots, durations = {}, 1, {1.0}
+    for channel in channels if config.events else ():
+        signal, base = chunks[some, :, channel], start[some, channel]
+        levels = resting_levels(chunks[:, :, channel])
+        if levels is None or len(levels) < 2:
+            if given is not None:
+                raise ValueError(f"switching: channel {channel} does not rest on two levels or more")
+            continue
+        curve_error = np.mean(((signal - base[:, None]) @ across.T) ** 2)
+        events, error = _events(signal, base, levels)
+        if given is not None or error < CLEARLY * curve_error:
+            found[channel], slots = levels, max(slots, events.shape[1])
+            durations |= _durations(events, length)
+    most = max(map(len, found.values()), default=1)
+    levels = np.array([np.pad(v, (0, most - len(v)), mode="edge") for v in found.values()]).reshape(len(found), most)
+    return Switches(tuple(found), levels, tuple(sorted(durations)), slots, length)
+
+
+def _events(signal: np.ndarray, base: np.ndarray, levels: np.ndarray) -> tuple[np.ndarray, float]:
+    """As many events as a chunk needs, of any duration, and the mean squared error that they leave."""
+    error, best = np.inf, np.empty((len(signal), 0, PARTS))
+    ramps = bank(signal.shape[1], any_duration(signal.shape[1]))
+    while best.shape[1] < SLOTS:
+        events = fit_events(signal, base, levels, best.shape[1] + 1, ramps)
+        left = float(np.mean((render(events[:, None], base[:, None], signal.shape[1])[..., 0] - signal) ** 2))
+        if left > ENOUGH * error:
+            break
+        error, best = left, events
+    return best, error
+
+
+def _durations(events: np.ndarray, length: int) -> set[float]:
+    """The few durations that stand for all those of the events."""
+    taken = events[events[..., 0] < length][:, 2]
+    if not len(taken):
+        return {1.0}
+    depth = EVENT_BITS[2]
+    return set(Trees.grow(taken[:, None], depth).values[0, 2**depth :].tolist())
+
+
+def without_events(chunks: np.ndarray, start: np.ndarray, events: np.ndarray, switches: Switches) -> np.ndarray:
+    """What is left of the chunks for a curve that begins at zero."""
+    left = chunks - start[:, None]
+    if switches.channels:
+        channels = list(switches.channels)
+        left[:, :, channels] = chunks[:, :, channels] - switches.render(events, start)
+    return left
+
+
+def grow_events(events: np.ndarray, length: int) -> Trees:
+    """Trees for the events' numbers. Without a bit there is no event: it begins when the chunk has ended."""
+    depth = max(EVENT_BITS)
+    count = events.shape[1]
+    trees = Trees(np.zeros((count, 2**depth)), np.zeros((count, 2 ** (depth + 1))), np.zeros((count, depth + 1)))
+    for k in range(count):
+        happens = events[:, k - k % PARTS] < length
+        of = events[:, k] if k % PARTS == 0 or not happens.any() else events[happens, k]
+        tree = Trees.grow(of[:, None], depth)
+        trees.splits[k], trees.values[k], trees.errors[k] = tree.splits[0], tree.values[0], tree.errors[0]
+    trees.values[::PARTS, 1] = length
+    return trees
+
+
+def event_gains(
+    chunks: np.ndarray, start: np.ndarray, events: np.ndarray, switches: Switches, trees: Trees
+) -> list[list[tuple[tuple[int, ...], float]]]:
+    """For each event slot the bits to spend on it, in groups, and the squared error of a chunk that each group saves.
+
+    An event's begin says nothing without its level, so several bits may have to be bought together.
+    """
+    some = slice(None, None, max(1, len(chunks) // SAMPLE))
+    events, start, chunks = events[some], start[some], chunks[some]
+    exact = (
+        np.stack([_at_depth(trees, k, EVENT_BITS[k % PARTS], events[:, k]) for k in range(events.shape[1])], axis=1)
+        if events.shape[1]
+        else events
+    )
+    offers = []
+    for slot in range(events.shape[1] // PARTS):
+        first = slot * PARTS
+        channel = slot // switches.slots
+        target = chunks[:, :, switches.channels[channel]]
+
+        def error(depths: tuple[int, ...], first=first, channel=channel, target=target) -> float:
+            trial = exact.copy()
+            for part, depth in enumerate(depths):
+                trial[:, first + part] = _at_depth(trees, first + part, depth, events[:, first + part])
+            return float(((switches.render(trial, start)[:, :, channel] - target) ** 2).sum(1).mean())
+
+        offers.append(_path(error, first))
+    return offers
+
+
+def _path(error, first: int) -> list[tuple[tuple[int, ...], float]]:
+    """Groups of bits of one event in the order of what they save a bit, looking a few bits ahead."""
+    at, known = (0, 0, 0), {(0, 0, 0): error((0, 0, 0))}
+    path = []
+    while True:
+        ahead = [
+            tuple(np.add(at, more))
+            for more in np.ndindex(4, 3, 2)
+            if any(more) and all(a + m <= most for a, m, most in zip(at, more, EVENT_BITS, strict=True))
+        ]
+        if not ahead:
+            return path
+        known |= {depths: error(depths) for depths in ahead if depths not in known}
+        best = max(ahead, key=lambda depths: (known[at] - known[depths]) / (sum(depths) - sum(at)))
+        group = tuple(first + part for part in range(PARTS) for _ in range(best[part] - at[part]))
+        path.append((group, known[at] - known[best]))
+        at = best
+
+
+def _at_depth(trees: Trees, k: int, depth: int, values: np.ndarray) -> np.ndarray:
+    """Numbers k as their first `depth` bits say."""
+    node = np.ones(len(values), dtype=int)
+    for _ in range(depth):
+        node = 2 * node + (values >= trees.splits[k, node])
+    return trees.values[k, node]
