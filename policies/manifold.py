@@ -1,0 +1,211 @@
+"""A token that is not one point but a manifold of them: a Gaussian with a low-rank covariance, in closed form.
+
+Sigma = S (I + V diag(g) V^T) S, with S diagonal (`scale`), V orthonormal (`axes`, P x R) and g >= -1 (`gain`). A factor
+U U^T + D is of this form, and it is closed under all that is done to a token: conditioning lets g fall below 0 along
+what was learned (to -1 where it is known exactly), and a product adds precisions,
+Sigma^-1 = S^-1 (I - V diag(g / (1 + g)) V^T) S^-1. Nothing costs more than a QR of P x (R + M) and an eigenproblem of
+that many columns, M the numbers conditioned on. Source: Paraschos et al. 2013 (ProMPs); Woodbury's identity.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Manifold:
+    """N(mean, Sigma) over the P numbers of a token, for any leading dimensions; the fields may broadcast over them."""
+
+    mean: Float[Tensor, "*#B P"]
+    scale: Float[Tensor, "*#B P"]
+    axes: Float[Tensor, "*#B P R"]
+    gain: Float[Tensor, "*#B R"]
+
+    @classmethod
+    def of(
+        cls, mean: Float[Tensor, "*B P"], factor: Float[Tensor, "*B P R"], rest: Float[Tensor, "*B P"]
+    ) -> "Manifold":
+        """N(mean, factor factor^T + diag(rest)); `rest` (variances) is positive.
+
+        Raises ValueError if it is not.
+        """
+        if not bool((rest > 0).all()):
+            raise ValueError(f"rest: variances above 0; the smallest is {float(rest.min()):g}")
+        scale = rest.sqrt()
+        return cls._from_core(mean, scale, factor / scale[..., None], torch.ones_like(factor[..., 0, :]))
+
+    @classmethod
+    def nearest(
+        cls, mean: Float[Tensor, "*B P"], scatter: Float[Tensor, "*B P P"], rank: int, floor: float = 1e-3
+    ) -> "Manifold":
+        """The likeliest N(mean, U U^T + c I), U of `rank` columns, for data of that scatter; c at least `floor`^2.
+
+        So a planner's elites become a token again. Source: Tipping and Bishop 1999, eq. 7 and 8.
+        Raises ValueError unless 0 <= rank <= P.
+        """
+        values, vectors = torch.linalg.eigh(scatter)
+        size = values.shape[-1]
+        if not 0 <= rank <= size:
+            raise ValueError(f"rank={rank}: from 0 to {size}, the numbers in a token")
+        kept = slice(size - rank, size)
+        rest = values[..., : size - rank].sum(-1, keepdim=True) / max(1, size - rank)
+        rest = rest.clamp(min=floor**2)
+        factor = vectors[..., kept] * (values[..., kept] - rest).clamp(min=0).sqrt()[..., None, :]
+        return cls.of(mean, factor, rest.expand(*rest.shape[:-1], size))
+
+    @classmethod
+    def _from_core(cls, mean: Tensor, scale: Tensor, columns: Tensor, signs: Tensor) -> "Manifold":
+        """Sigma = S (I + C diag(signs) C^T) S for any columns C (..., P, R), brought to orthonormal axes.
+
+        A gain is never below -1, but for rounding: those that rounding cannot tell from -1 are -1.
+        """
+        axes, gain = _orthonormal(columns, signs)
+        level = 1 + gain
+        tiny = columns.shape[-2] * torch.finfo(gain.dtype).eps * level.amax(-1, keepdim=True).clamp(min=1)
+        return cls(mean, scale, axes, torch.where(level < tiny, -torch.ones_like(gain), gain))
+
+    @property
+    def covariance(self) -> Float[Tensor, "*B P P"]:
+        """Sigma, whole; nothing here needs it."""
+        size = self.scale.shape[-1]
+        core = torch.eye(size, dtype=self.scale.dtype) + (self.axes * self.gain[..., None, :]) @ self.axes.mT
+        return self.scale[..., :, None] * core * self.scale[..., None, :]
+
+    @property
+    def entropy(self) -> Float[Tensor, "*B"]:
+        """In nats: how much freedom the token leaves; minus infinity if a direction is known exactly."""
+        log_det = 2 * self.scale.log().sum(-1) + torch.log1p(self.gain).sum(-1)
+        return 0.5 * (self.scale.shape[-1] * (1 + math.log(2 * math.pi)) + log_det)
+
+    def sample(self, noise: Float[Tensor, "*N P"]) -> Float[Tensor, "*N P"]:
+        """Tokens (..., P) from standard normal `noise` (..., P), whose shape ends in this manifold's own.
+
+        mean + S (I + V (sqrt(1 + g) - 1) V^T) noise, the symmetric root of Sigma.
+        """
+        along = torch.einsum("...pr,...p->...r", self.axes, noise) * ((1 + self.gain).sqrt() - 1)
+        return self.mean + self.scale * (noise + torch.einsum("...pr,...r->...p", self.axes, along))
+
+    def log_density(self, w: Float[Tensor, "*N P"]) -> Float[Tensor, "*N"]:
+        """Log-density (...,) of tokens w (..., P). Raises ValueError if a direction is known exactly: none has one."""
+        if not bool((self.gain > -1).all()):
+            raise ValueError("a token that was conditioned without noise has no density; condition it with a deviation")
+        away = (w - self.mean) / self.scale
+        along = torch.einsum("...pr,...p->...r", self.axes, away)
+        distance = away.square().sum(-1) - (along.square() * self.gain / (1 + self.gain)).sum(-1)
+        size = self.scale.shape[-1]
+        return 0.5 * (size - distance) - self.entropy
+
+    def read(self, rows: Float[Tensor, "M P"]) -> tuple[Float[Tensor, "*B M"], Float[Tensor, "*B M"]]:
+        """Mean and deviation, each (..., M), of the linear readings rows @ w; of a curve's values, the tube."""
+        left = rows * self.scale[..., None, :]
+        along = left @ self.axes
+        variance = left.square().sum(-1) + (along.square() * self.gain[..., None, :]).sum(-1)
+        return self.mean @ rows.mT, variance.clamp(min=0).sqrt()
+
+    def condition(
+        self,
+        rows: Float[Tensor, "M P"],
+        value: Float[Tensor, "*C M"],
+        deviation: float | Float[Tensor, "M"] = 0.0,
+    ) -> "Manifold":
+        """The token given that rows @ w was measured to be `value` (..., M), off by `deviation` (0: exactly).
+
+        mean + K (value - rows mean), Sigma - K rows Sigma, with K = Sigma rows^T (rows Sigma rows^T + deviation^2)^-1.
+        Raises ValueError if the measurements fix one another, or what is fixed already, exactly.
+        """
+        root, gap = self._innovation(rows, value, deviation)
+        gain = torch.linalg.solve_triangular(root, self._seen(rows).mT, upper=False).mT  # S^-1 Sigma rows^T root^-T
+        step = torch.linalg.solve_triangular(root, gap[..., None], upper=False)
+        mean = self.mean + self.scale * (gain @ step)[..., 0]
+        columns = torch.cat([self.axes.expand(*gain.shape[:-1], -1), gain], -1)
+        signs = torch.cat([self.gain.expand(*gain.shape[:-2], -1), -torch.ones_like(gain[..., 0, :])], -1)
+        return Manifold._from_core(mean, self.scale, columns, signs)
+
+    def evidence(
+        self,
+        rows: Float[Tensor, "M P"],
+        value: Float[Tensor, "*C M"],
+        deviation: float | Float[Tensor, "M"] = 0.0,
+    ) -> Float[Tensor, "*D"]:
+        """Log-density (...,) of measuring rows @ w + deviation * noise = `value` (..., M). Raises as `condition`."""
+        root, gap = self._innovation(rows, value, deviation)
+        white = torch.linalg.solve_triangular(root, gap[..., None], upper=False)[..., 0]
+        log_root = root.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        return -0.5 * (white.square().sum(-1) + len(rows) * math.log(2 * math.pi)) - log_root
+
+    def times(self, other: "Manifold", base: "Manifold | None" = None) -> "Manifold":
+        """Two intentions in one token: the product of the densities, divided by what both knew before (`base`).
+
+        With a base: p(w | a, b) from p(w | a) and p(w | b), exactly, if a and b are independent given w. Raises
+        ValueError if one has an exactly known direction, or if the base knows more than the two together.
+        """
+        parts = [(self, 1.0), (other, 1.0), *([(base, -1.0)] if base is not None else [])]
+        if not all(bool((m.gain > -1).all()) for m, _ in parts):
+            raise ValueError(
+                "a token that was conditioned without noise has no precision; condition it with a deviation"
+            )
+        diagonal = sum(sign * m.scale.square().reciprocal() for m, sign in parts)
+        if not bool((diagonal > 0).all()):
+            raise ValueError("base: it is narrower than the product; divide by what both tokens came from")
+        scale = diagonal.rsqrt()
+        columns = [m.axes * (scale / m.scale)[..., None] for m, _ in parts]
+        batch = torch.broadcast_shapes(*(c.shape[:-1] for c in columns))
+        signs = [(-sign * m.gain / (1 + m.gain)).expand(*batch[:-1], -1) for m, sign in parts]
+        axes, fall = _orthonormal(torch.cat([c.expand(*batch, -1) for c in columns], -1), torch.cat(signs, -1))
+        if not bool((fall > -1).all()):
+            raise ValueError("base: it is narrower than the product; divide by what both tokens came from")
+        gain = -fall / (1 + fall)  # the precision's gains, inverted
+        pull = sum(sign * scale * m._precision_times_mean() for m, sign in parts)
+        along = torch.einsum("...pr,...p->...r", axes, pull) * gain
+        mean = scale * (pull + torch.einsum("...pr,...r->...p", axes, along))
+        return Manifold(mean, scale, axes, gain)
+
+    def divergence(self, other: "Manifold") -> Float[Tensor, "*D"]:
+        """KL(this || other) (...,), in nats: how much more this token says. Raises ValueError as other.log_density."""
+        ratio = self.scale / other.scale
+        fall = other.gain / (1 + other.gain)
+        mine, theirs = self.axes * ratio[..., None], other.axes * ratio[..., None]
+        shared = (other.axes.mT @ mine).square()
+        trace = ratio.square().sum(-1)  # of other's precision times this covariance
+        trace = trace + (mine.square().sum(-2) * self.gain).sum(-1) - (theirs.square().sum(-2) * fall).sum(-1)
+        trace = trace - (fall[..., :, None] * shared * self.gain[..., None, :]).sum((-1, -2))
+        return 0.5 * trace - other.log_density(self.mean) - self.entropy
+
+    def __getitem__(self, index) -> "Manifold":
+        """The manifolds at an index into the leading dimensions."""
+        return Manifold(self.mean[index], self.scale[index], self.axes[index], self.gain[index])
+
+    def _precision_times_mean(self) -> Tensor:
+        away = self.mean / self.scale
+        along = torch.einsum("...pr,...p->...r", self.axes, away) * self.gain / (1 + self.gain)
+        return (away - torch.einsum("...pr,...r->...p", self.axes, along)) / self.scale
+
+    def _seen(self, rows: Tensor) -> Tensor:
+        """S^-1 Sigma rows^T, (..., P, M)."""
+        left = (rows * self.scale[..., None, :]).mT
+        return left + self.axes @ (self.gain[..., None] * (self.axes.mT @ left))
+
+    def _innovation(self, rows: Tensor, value: Tensor, deviation: float | Tensor) -> tuple[Tensor, Tensor]:
+        """The Cholesky root (..., M, M) of the measurement's covariance, and how far it lies from the mean (..., M)."""
+        noise = torch.as_tensor(deviation, dtype=rows.dtype).expand(len(rows)).square()
+        left = rows * self.scale[..., None, :]
+        spread = left @ self._seen(rows)
+        root, failed = torch.linalg.cholesky_ex(0.5 * (spread + spread.mT) + torch.diag(noise))
+        least = 1e2 * len(rows) * torch.finfo(rows.dtype).eps * (left.square().sum(-1) + noise)
+        pivots = root.diagonal(dim1=-2, dim2=-1).square()
+        if bool(failed.any()) or not bool((pivots > least).all()):
+            raise ValueError("the measurements fix what is fixed already, exactly; give them a deviation above 0")
+        return root, value - self.mean @ rows.mT
+
+
+def _orthonormal(columns: Tensor, signs: Tensor) -> tuple[Tensor, Tensor]:
+    """Orthonormal V (..., P, R') and g with V diag(g) V^T = C diag(signs) C^T; R' = min(P, R)."""
+    if columns.shape[-1] == 0:
+        return columns, signs
+    basis, mix = torch.linalg.qr(columns)
+    small = (mix * signs[..., None, :]) @ mix.mT
+    gain, turn = torch.linalg.eigh(0.5 * (small + small.mT))
+    return basis @ turn, gain
