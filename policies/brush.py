@@ -18,8 +18,10 @@ def ease(x: Float[np.ndarray, "*n"]) -> Float[np.ndarray, "*n"]:
 
 
 def pressure(u: Float[np.ndarray, "n"]) -> Float[np.ndarray, "n"]:
-    """How hard the brush is pressed along a stroke (0 to 1): set down quickly, lifted slowly."""
-    return rise(u / 0.25) * (1 - rise((u - 0.3) / 0.7))
+    """How hard the brush is pressed along a stroke (0 to 1): set down quickly, lifted slowly. A beta density."""
+    rising, falling = 1.1, 1.9
+    top = rising / (rising + falling)
+    return (u / top) ** rising * ((1 - u) / (1 - top)) ** falling
 
 
 def ribbon(centre: Float[np.ndarray, "n *A 2"], half: Float[np.ndarray, "n *A"]) -> Float[np.ndarray, "m *A 2"]:

@@ -35,10 +35,32 @@ def svg(shapes: Iterable[Shape], title: str = "") -> str:
 
 def _path(outline: Float[np.ndarray, "n 2"]) -> str:
     """A closed outline in whole units, each point relative to the one before; none that stays where it was."""
-    points = np.rint(outline * SCALE).astype(int)
+    points = np.rint(thinned(outline, 0.4 / SCALE) * SCALE).astype(int)
     steps = np.diff(points, axis=0)
     numbers = "".join(f"{x:+d}{y:+d}" for x, y in steps[np.any(steps != 0, axis=1)])
     return f"M{points[0, 0]:d} {points[0, 1]:d}l{numbers}z".replace("+", " ").replace("l ", "l") if numbers else ""
+
+
+def thinned(outline: Float[np.ndarray, "n 2"], error: float) -> Float[np.ndarray, "m 2"]:
+    """Fewer of an outline's points, none of those left out further than `error` from the line that is left.
+
+    Source: Douglas and Peucker 1973.
+    """
+    keep = np.zeros(len(outline), dtype=bool)
+    keep[[0, -1]] = True
+    spans = [(0, len(outline) - 1)]
+    while spans:
+        first, last = spans.pop()
+        if last - first < 2:
+            continue
+        chord, between = outline[last] - outline[first], outline[first + 1 : last] - outline[first]
+        part = np.clip(between @ chord / max(chord @ chord, 1e-18), 0, 1)
+        off = np.linalg.norm(between - part[:, None] * chord, axis=1)
+        if off.max() > error:
+            far = first + 1 + int(off.argmax())
+            keep[far] = True
+            spans += [(first, far), (far, last)]
+    return outline[keep]
 
 
 def picture(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from policies.vocabulary import Grip, Move, Stop, Token, checked
+from policies.vocabulary import Grip, Move, Sentence, Stop, Token, checked
 
 GAP = 0.44
 """Radians left open at the top, where the ring begins and ends."""
@@ -14,6 +14,8 @@ PAUSE = 0.2
 """Radians that an event outside a motion takes: it has no duration, but needs room to be seen."""
 CROWDED = 0.4
 """Share of the ring that all such events together may take."""
+FINEST = 80
+"""The ruler has no more marks than this; so it is coarser for longer sentences."""
 
 
 @dataclass(frozen=True)
@@ -37,40 +39,66 @@ class Ring:
     def of(cls, sentence: Iterable[Token]) -> "Ring":
         """Lay a sentence out: angles in proportion to seconds, a pause for each event that is not inside a motion."""
         tokens = checked(sentence)
-        total = sum(token.seconds for token in tokens if isinstance(token, Move | Stop))
-        pauses = sum(_pauses(token) for token in tokens)
+        total = sum(map(_seconds, tokens))
+        count = sum(map(_pauses, tokens))
         room = 2 * np.pi - GAP
-        pause = min(PAUSE, CROWDED * room / max(pauses, 1))
-        rate = (room - pauses * pause) / total if total else 0.0
-        spans, at = [], GAP / 2
-        for index, token in enumerate(tokens):
-            begin = at + rate * token.after if isinstance(token, Grip) else at
-            width = rate * token.seconds if isinstance(token, Move | Stop) else pause * _pauses(token)
-            spans.append(Span(index, token, min(begin, 2 * np.pi - GAP / 2), min(begin, 2 * np.pi - GAP / 2) + width))
-            at += width
+        pause = min(PAUSE, CROWDED * room / max(count, 1))
+        rate = (room - count * pause) / total if total else 0.0
+        widths = [rate * _seconds(token) + pause * _pauses(token) for token in tokens]
+        begins = GAP / 2 + np.cumsum([0.0, *widths])
+        angles = _angles(tokens, begins)
+        spans = [
+            Span(i, token, *((float(begins[i]), float(begins[i + 1])) if angles[i] is None else (angles[i], angles[i])))
+            for i, token in enumerate(tokens)
+        ]
         return cls(tuple(spans), rate)
 
     def ticks(self) -> list[tuple[float, int]]:
-        """Angle and rank of every mark of a ruler along the motions: rank -2 each 0.01 s, -1 each 0.1 s, 0 each second.
+        """Angle and rank of every mark of a ruler along the motions: rank r where a multiple of 10^r s ends.
 
-        The rank is that of the longest unit that ends there; units that would give more than 80 marks are left out.
+        The finest rank is -2, or the first of which there are no more than FINEST.
         """
-        moving = [span for span in self.spans if isinstance(span.token, Move | Stop)]
-        total = sum(span.token.seconds for span in moving)
-        finest = next((rank for rank in (-2, -1, 0, 1) if total <= 80 * 10.0**rank), 2)
-        result, elapsed = [], 0.0
+        moving = [span for span in self.spans if _seconds(span.token)]
+        total = sum(_seconds(span.token) for span in moving)
+        finest = next(rank for rank in range(-2, 9) if total <= FINEST * 10.0**rank)
+        unit, elapsed, result = 10.0**finest, 0.0, []
         for span in moving:
-            first = int(np.ceil(elapsed / 10.0**finest - 1e-6))
-            elapsed += span.token.seconds
-            for k in range(first, int(np.ceil(elapsed / 10.0**finest - 1e-6))):
+            first = int(np.ceil(elapsed / unit - 1e-6))
+            elapsed += _seconds(span.token)
+            for k in range(first, int(np.ceil(elapsed / unit - 1e-6))):
                 rank = finest + next((r for r in (2, 1) if k % 10**r == 0), 0)
-                angle = span.end - self.rate * (elapsed - k * 10.0**finest)
-                result.append((angle, rank))
+                result.append((span.end - self.rate * (elapsed - k * unit), rank))
         return result
 
 
+def _seconds(token: Token) -> float:
+    return token.seconds if isinstance(token, Move | Stop) else 0.0
+
+
 def _pauses(token: Token) -> bool:
-    return not isinstance(token, Move | Stop) and not (isinstance(token, Grip) and token.after > 0)
+    return not isinstance(token, Move | Stop) and not _inside(token)
+
+
+def _inside(token: Token) -> bool:
+    return isinstance(token, Grip) and token.after > 0
+
+
+def _angles(tokens: Sentence, begins: Float[np.ndarray, "n"]) -> list[float | None]:
+    """Where the tokens act that fall inside a motion; None for the others. Past the last motion it is its end."""
+    times = np.cumsum([0.0, *map(_seconds, tokens)])
+    result: list[float | None] = []
+    for i, token in enumerate(tokens):
+        if not _inside(token):
+            result.append(None)
+            continue
+        when = float(times[i]) + token.after
+        into = next((j for j in range(i, len(tokens)) if times[j] < when <= times[j + 1]), None)
+        if into is None:
+            result.append(float(begins[-1]))
+            continue
+        part = (when - times[into]) / (times[into + 1] - times[into])
+        result.append(float(begins[into] + part * (begins[into + 1] - begins[into])))
+    return result
 
 
 def polar(angle: Float[np.ndarray, "*n"], radius: Float[np.ndarray, "*n"]) -> Float[np.ndarray, "*n 2"]:

@@ -1,0 +1,149 @@
+"""Laws of ink on paper: the same figure as text and as an image of any size, of exact coverage; and beside a film."""
+
+import re
+import xml.etree.ElementTree as ET
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from configs.films import HEIGHT, Reel, sentence
+from policies.brush import drop
+from policies.curves import Curve
+from policies.glyph import Shape, glyph
+from policies.ink import SCALE, draw, lay, picture, svg, thinned
+from policies.vocabulary import Grip, Move, Stop
+from worldmodel.settings import TokenConfig
+
+
+def plan(seed=0, lanes=3):
+    """Two motions around a grip."""
+    draw_ = np.random.default_rng(seed)
+    one, two = (Move(draw_.uniform(-1, 1, (5, lanes)), 0.5, 3, draw_.uniform(0, 0.3, (5, lanes))) for _ in range(2))
+    return one, Grip(0.0), two, Stop()
+
+
+def white(size):
+    return np.full((size, size, 3), 255, np.uint8)
+
+
+@pytest.mark.parametrize("size", [31, 100, 240])
+def test_a_drop_covers_its_area(size):
+    disc = Shape((drop(0.13, -0.2, 0.5, 400),), 1.0, "mark")
+    covered = picture([disc], size)[..., 3].astype(float).sum() / 255 * (2 / size) ** 2
+    assert covered == pytest.approx(np.pi * 0.25, rel=2e-3)
+
+
+def test_a_picture_stands_upright():
+    """x to the right, y down, as SVG has it."""
+    image = picture([Shape((drop(0.5, -0.5, 0.2),), 1.0, "mark")], 40)
+    assert image[10, 30, 3] == 255 and image[30, 10, 3] == image[10, 10, 3] == image[30, 30, 3] == 0
+
+
+def test_a_hole_shows_the_paper():
+    image = picture([Shape((drop(0.0, 0.0, 0.8), drop(0.0, 0.0, 0.4)[::-1]), 1.0, "mark")], 50)
+    assert image[25, 25, 3] == 0 and image[25, 40, 3] == 255
+
+
+def test_pale_ink_is_as_pale_as_told():
+    image = picture([Shape((drop(0.0, 0.0, 0.8),), 0.4, "wash")], 50, "#ff0000")
+    assert image[25, 25].tolist() == [255, 0, 0, 102]
+    assert lay(image, white(50))[25, 25].tolist() == [255, 153, 153]
+
+
+def test_a_large_picture_is_the_small_one_seen_closely():
+    small, large = (picture(glyph(plan()), size)[..., 3].astype(float) for size in (120, 480))
+    assert np.abs(large.reshape(120, 4, 120, 4).mean((1, 3)) - small).mean() < 1
+
+
+def test_the_same_plan_gives_the_same_picture_and_the_same_text():
+    assert np.array_equal(picture(glyph(plan()), 120), picture(glyph(plan()), 120))
+    assert svg(glyph(plan())) == svg(glyph(plan()))
+
+
+@given(st.integers(0, 50), st.floats(1e-4, 0.05))
+def test_thinning_keeps_within_its_error(seed, error):
+    points = np.cumsum(np.random.default_rng(seed).normal(size=(40, 2)), 0) / 10
+    kept = thinned(points, error)
+    assert len(kept) <= len(points)
+    assert np.array_equal(kept[[0, -1]], points[[0, -1]])
+    for p in points:
+        a, b = kept[:-1], kept[1:]
+        part = np.clip(((p - a) * (b - a)).sum(1) / ((b - a) ** 2).sum(1), 0, 1)[:, None]
+        assert np.linalg.norm(p - a - part * (b - a), axis=1).min() <= error + 1e-9
+
+
+def test_the_svg_holds_the_same_outlines():
+    """Read back, every point of it lies within a unit of a corner or an edge; no point of ours is further from it."""
+    shapes = glyph(plan())
+    root = ET.fromstring(svg(shapes, "a < b & c"))
+    space = "{http://www.w3.org/2000/svg}"
+    assert root.find(f"{space}title").text == "a < b & c"
+    paths = root.findall(f"{space}path")
+    assert len(paths) == len(shapes)
+    for path, shape in zip(paths, shapes, strict=True):
+        assert path.get("class") == shape.role
+        assert float(path.get("fill-opacity", 1)) == pytest.approx(shape.opacity, abs=1e-3)
+        outlines = [read(part) for part in path.get("d").split("z") if part]
+        solid = [o for o in shape.outlines if np.ptp(np.rint(o * SCALE), axis=0).any()]
+        assert len(outlines) == len(solid)
+        for found, meant in zip(outlines, solid, strict=True):
+            gaps = np.linalg.norm(found[:, None] - SCALE * meant[None], axis=2)
+            assert gaps.min(1).max() < 0.75
+
+
+def read(path):
+    """Points of one closed outline, of a move and relative lines."""
+    numbers = np.array([int(n) for n in re.findall(r"-?\d+", path)]).reshape(-1, 2)
+    assert re.fullmatch(r"M-?\d+ -?\d+l[-\d ]+", path)
+    return np.cumsum(numbers, 0)
+
+
+def test_the_ink_of_an_svg_takes_the_pages_colour():
+    text = svg(glyph(plan()))
+    assert 'fill="currentColor"' in text and "prefers-color-scheme:dark" in text
+    assert not re.search(r"<script|href|url\(", text)
+
+
+def test_a_file_is_written_as_its_ending_says(tmp_path):
+    draw(plan(), tmp_path / "plan.svg")
+    draw(plan(), tmp_path / "plan.png", 64)
+    assert (tmp_path / "plan.svg").read_text().startswith("<svg ")
+    from PIL import Image  # noqa: PLC0415
+
+    with Image.open(tmp_path / "plan.png") as image:
+        assert image.size == (64, 64)
+    with pytest.raises(ValueError, match=r"plan\.gif: a glyph is drawn as \.svg or \.png"):
+        draw(plan(), tmp_path / "plan.gif")
+    with pytest.raises(OSError):
+        draw(plan(), tmp_path / "no" / "plan.svg")
+
+
+@pytest.mark.parametrize(("length", "knots", "degree"), [(1, 1, 0), (4, 2, 1), (8, 5, 3)])
+def test_a_plan_of_the_planner_is_a_sentence(length, knots, degree, generator):
+    curve = Curve.of(TokenConfig(length, knots, degree), 3)
+    tokens, spread = (torch.rand(5, 2, curve.token_size, generator=generator) for _ in range(2))
+    moves = sentence(SimpleNamespace(tokens=tokens, spread=spread), curve, 0.02, of=1)
+    assert len(moves) == 5
+    for move, token, deviation in zip(moves, tokens[:, 1], spread[:, 1], strict=True):
+        assert move.seconds == pytest.approx(0.02 * length)
+        assert np.allclose(move.points, token.view(knots, 3)) and np.allclose(move.spread, deviation.view(knots, 3))
+
+
+def test_a_film_shows_the_newest_plan_and_draws_it_once(generator, monkeypatch):
+    curve = Curve.of(TokenConfig(1, 1, 0), 2)
+    plans = [SimpleNamespace(tokens=torch.rand(3, 1, 2, generator=generator), spread=torch.ones(3, 1, 2)) for _ in "ab"]
+    agent = SimpleNamespace(plan=None, curve=curve)
+    reel, scene = Reel(agent, 0.02), np.zeros((HEIGHT, 320, 3), np.uint8)
+    assert np.array_equal(reel.show(scene), scene)
+    pages = []
+    for plan_ in (plans[0], plans[0], plans[1]):
+        agent.plan = plan_
+        shown = reel.show(scene)
+        assert shown.shape == (HEIGHT, 320 + HEIGHT, 3) and not shown[:, :320].any()
+        pages.append(reel.page)
+    assert pages[0] is pages[1] and not np.array_equal(pages[1], pages[2])
+    assert (pages[0] < 128).any()
