@@ -6,6 +6,7 @@ from envs.benchmark.suites import SUITES
 from envs.settings import TaskConfig
 from envs.suite import NAMES
 from policies.settings import CheckpointConfig, EvaluationConfig, LoopConfig, ReplayConfig
+from worldmodel.ranges import check
 from worldmodel.settings import LearningConfig, ModelConfig, PlannerConfig
 
 DEFAULT_TASK = "cartpole-swingup"
@@ -140,6 +141,44 @@ class BenchConfig(AgentConfig):
             raise ValueError("readme=: only with table=, the results that go into it")
 
 
+TOKEN_VERBS = ("fit", "compare", "draw", "demo")
+
+
+@dataclass(frozen=True)
+class TokensConfig:
+    """The keys of semagram-tokens. Chunks last `seconds` at the dataset's rate; the rest as in CodecConfig."""
+
+    verb: str = ""
+    dataset: str = ""
+    out: str = ""
+    seconds: float = 1.0
+    ids: int = 8
+    bits: int = 12
+    knots: int = 0
+    degree: int = 3
+    margin: float = 1.3
+    relative: bool = True
+    events: bool = True
+    held_out: float = 0.3
+    strings: int = 100_000
+    episodes: int = 80
+    seed: int = 0
+
+    def __post_init__(self):
+        """Raise ValueError for a value out of range, or a dataset or folder that is missing."""
+        if self.verb not in TOKEN_VERBS:
+            raise ValueError(f"semagram-tokens {self.verb}: one of {', '.join(TOKEN_VERBS)}")
+        if self.verb == "demo":
+            if not self.out:
+                raise ValueError("out=: a new folder for the demonstrations, e.g. out=runs/arm")
+        elif not self.dataset:
+            raise ValueError("dataset=: a LeRobotDataset's folder; `semagram-tokens demo out=runs/arm` makes one")
+        check("", self, "seconds", above=0)
+        check("", self, "held_out", low=0.05, high=0.9)
+        check("", self, "strings episodes", low=1)
+        check("", self, "seed", low=0, high=2**32 - 1)
+
+
 def register() -> None:
     """Give Hydra the defaults, and every task by its name."""
     from hydra.core.config_store import ConfigStore  # noqa: PLC0415
@@ -158,6 +197,16 @@ def register() -> None:
             "defaults": [*QUIET, "_self_"],
             **asdict(EvaluateConfig()),
             **_hydra("runs/evaluations/${now:%Y-%m-%d_%H-%M-%S}"),
+        },
+    )
+    store.store(
+        name="tokens",
+        node={
+            "defaults": [*QUIET, "_self_"],
+            **asdict(TokensConfig("demo", out="-")),
+            "verb": "",
+            "out": "",
+            **_hydra("runs/tokens/${now:%Y-%m-%d_%H-%M-%S}-${verb}"),
         },
     )
     for name in PEERS:

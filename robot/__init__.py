@@ -1,1 +1,1 @@
-"""robot/: LeRobot robots, simulated and real, and the safety gate before them. Empty until the arm arrives."""
+"""robot/: LeRobot datasets, robots, simulated and real, and the safety gate before them."""

@@ -27,13 +27,13 @@ class CodecConfig:
 
     def __post_init__(self):
         """Raise ValueError for a value out of range."""
-        check("codec.", self, "length", low=2)
-        check("codec.", self, "ids", low=1, high=256)
-        check("codec.", self, "bits", low=1, high=16)
-        check("codec.", self, "degree", low=1, high=5)
-        check("codec.", self, "margin", low=1)
+        check("", self, "length", low=2)
+        check("", self, "ids", low=1, high=256)
+        check("", self, "bits", low=1, high=16)
+        check("", self, "degree", low=1, high=5)
+        check("", self, "margin", low=1)
         if self.knots and not self.degree < self.knots <= self.length:
-            raise ValueError(f"codec.knots={self.knots}: 0, or from {self.degree + 1} to {self.length} (codec.length)")
+            raise ValueError(f"knots={self.knots}: 0, or from {self.degree + 1} to {self.length} (length)")
 
     @property
     def control_points(self) -> int:

@@ -70,7 +70,7 @@ def _checked(episodes: list[np.ndarray], length: int) -> list[np.ndarray]:
             raise ValueError(f"episode {i}: a number that is not finite")
     if max(map(len, episodes)) <= length:
         longest = max(map(len, episodes))
-        raise ValueError(f"codec.length={length}: below the longest episode's {longest} steps")
+        raise ValueError(f"length={length}: below the longest episode's {longest} steps")
     return [e for e in episodes if len(e) > length]
 
 

@@ -1,0 +1,122 @@
+"""What semagram-tokens does: demonstrations to a dataset, a dataset to a codec, its table and its pictures."""
+
+import csv
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+
+from configs.schema import TokensConfig
+from policies.codec import Codec, CodecConfig
+from policies.codec.comparison import Measurement, Ordered, baselines, measure
+from policies.codec.scaling import Scaling
+from policies.codec.training import windows_of
+from robot import datasets
+
+STRIDE = 3  # steps between the chunks that codes are fitted to
+
+
+def demo(config: TokensConfig, folder: Path) -> dict:
+    """Write demonstrations of the simulated arm as a LeRobotDataset."""
+    from sim.demonstrations import CHANNELS, RATE_HZ, demonstrations  # noqa: PLC0415
+
+    out = Path(config.out)
+    if out.exists():  # said before the seconds it takes to make them
+        raise datasets.DatasetError(f"{out}: already there; a dataset is written to a new folder")
+    episodes = demonstrations(config.seed, config.episodes)
+    datasets.write(out, datasets.Recording(episodes, CHANNELS, RATE_HZ), "pick up and put down")
+    return {"dataset": str(out), "episodes": len(episodes), "steps": sum(map(len, episodes)), "rate_hz": RATE_HZ}
+
+
+def fit(config: TokensConfig, folder: Path) -> dict:
+    """Fit a codec to all of a dataset and save it."""
+    recording = datasets.read(Path(config.dataset))
+    codec = Codec.fit(recording.episodes, settings(config, recording.rate_hz))
+    out = Path(config.out) if config.out else folder / "codec"
+    codec.save(out)
+    return {"codec": str(out), "episodes": len(recording.episodes), **about(codec, recording.names)}
+
+
+def compare(config: TokensConfig, folder: Path) -> dict:
+    """Fit every code to most episodes, measure it on the others."""
+    from configs.tokens_figures import rate_distortion  # noqa: PLC0415
+
+    recording = datasets.read(Path(config.dataset))
+    fitted, held_out = split(recording.episodes, config)
+    choice = settings(config, recording.rate_hz)
+    windows = windows_of([e for e in fitted if len(e) > choice.length], choice.length, STRIDE)
+    codec = Codec.fit(fitted, choice, stride=STRIDE)
+    codes = [Ordered(codec)] if choice.relative else []
+    codes += baselines(windows, config.seconds)
+    rows = []
+    for code in codes:
+        rng = np.random.default_rng(config.seed)
+        rows.append(measure(code, held_out, choice.length, config.strings, rng))
+        print(line(rows[-1]), file=sys.stderr, flush=True)
+    _write_table(folder, rows)
+    rate_distortion(folder / "rate-distortion.png", codec, windows, held_out, rows)
+    return {"rows": [asdict(row) for row in rows], **about(codec, recording.names)}
+
+
+def draw(config: TokensConfig, folder: Path) -> dict:
+    """Draw a held-out chunk as its ids refine it."""
+    from configs.tokens_figures import refinement  # noqa: PLC0415
+
+    recording = datasets.read(Path(config.dataset))
+    fitted, held_out = split(recording.episodes, config)
+    codec = Codec.fit(fitted, settings(config, recording.rate_hz))
+    window = windows_of(held_out, codec.config.length + 1, codec.config.length)[0]
+    ids = codec.encode(window[1:], window[0])
+    folder.mkdir(parents=True, exist_ok=True)
+    refinement(folder / "chunk.png", codec, window, ids, recording.names)
+    return {"figure": str(folder / "chunk.png"), "ids": ids.tolist(), **about(codec, recording.names)}
+
+
+def settings(config: TokensConfig, rate_hz: float) -> CodecConfig:
+    """The codec's settings for a dataset of that rate."""
+    names = ("ids", "bits", "knots", "degree", "margin", "relative", "events")
+    return CodecConfig(max(1, round(config.seconds * rate_hz)), **{name: getattr(config, name) for name in names})
+
+
+def split(episodes: list[np.ndarray], config: TokensConfig) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Episodes to fit to and others, scaled so that the former's 1-99 % quantiles are [-1, 1], and cut to that."""
+    if len(episodes) < 2:
+        raise ValueError(f"dataset={config.dataset}: {len(episodes)} episode; at least 2, to hold one out")
+    order = np.random.default_rng(config.seed).permutation(len(episodes))
+    count = min(len(episodes) - 1, max(1, round(config.held_out * len(episodes))))
+    fitted = [episodes[i].astype(float) for i in sorted(order[count:])]
+    scaling = Scaling.fit(fitted, config.margin)
+    held_out = [episodes[i].astype(float) for i in sorted(order[:count])]
+    return tuple([np.clip(scaling.scale(e), -1, 1) for e in part] for part in (fitted, held_out))
+
+
+def about(codec: Codec, names: tuple[str, ...]) -> dict:
+    """A codec in a few words."""
+    bits = codec.config.ids * codec.config.bits
+    switching = [names[c] for c in codec.switches.channels]
+    return {"length": codec.config.length, "channels": list(names), "switching": switching, "string_bits": bits}
+
+
+def line(row: Measurement) -> str:
+    """A row of the table in Markdown."""
+    guesses = "/".join(f"{e:.3f}" for e in row.prefix_rmse)
+    return (
+        f"| {row.codec} | {row.bits:.0f} | {row.ids:.1f} | {row.rmse:.4f} | {row.max_error:.2f} | {row.jump:.4f} "
+        f"| {100 * row.valid:.0f} % | {guesses} | {row.encode_us:.0f} / {row.decode_us:.0f} |"
+    )
+
+
+HEAD = """\
+| codec | bits | ids | RMSE | largest error | jump | valid | RMSE after 1/8, 1/4, 1/2 | encode / decode, us |
+| --- | --- | --- | --- | --- | --- | --- | --- | --- |
+"""
+
+
+def _write_table(folder: Path, rows: list[Measurement]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "table.md").write_text(HEAD + "\n".join(map(line, rows)) + "\n")
+    with open(folder / "table.csv", "w", newline="") as file:
+        table = csv.DictWriter(file, fieldnames=list(asdict(rows[0])), lineterminator="\n")
+        table.writeheader()
+        table.writerows(asdict(replace(row, prefix_rmse=" ".join(f"{e:.6f}" for e in row.prefix_rmse))) for row in rows)

@@ -1,0 +1,43 @@
+"""BEAST (Zhou et al. 2025, arXiv 2506.06072): least-squares control points of clamped B-splines in 256 bins."""
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from policies.codec.baselines.bins import BINS, from_bins, to_bins
+from policies.splines import design
+
+TAIL = 0.005
+RIDGE = 1e-8
+
+
+class Beast:
+    """Chunks (T, D) as `count` x D ids, control point by control point, of a curve of the given degree."""
+
+    continues = False
+
+    def __init__(self, chunks: Float[np.ndarray, "N T D"], count: int = 10, degree: int = 4):
+        self.name, self.vocabulary, self.shape = f"beast-{count}", BINS, (count, chunks.shape[2])
+        self.basis = design(np.linspace(0, 1, chunks.shape[1]), count, degree)
+        gram = self.basis.T @ self.basis + RIDGE * np.eye(count)
+        self.fit = np.linalg.solve(gram, self.basis.T)
+        points = self.fit @ chunks
+        self.low = np.minimum(-1, np.quantile(points, TAIL, axis=0).min(0))
+        self.high = np.maximum(1, np.quantile(points, 1 - TAIL, axis=0).max(0))
+
+    def encode(self, chunk: Float[np.ndarray, "T D"]) -> Int[np.ndarray, " n"]:
+        """The ids of a chunk."""
+        return to_bins(self.fit @ chunk, self.low, self.high).ravel()
+
+    def decode(self, ids: Int[np.ndarray, " n"]) -> Float[np.ndarray, "T D"]:
+        """The chunk of `count` x D ids. Raises ValueError for another number of them."""
+        return self.basis @ from_bins(ids.reshape(self.shape), self.low, self.high)
+
+    def prefix(self, ids: Int[np.ndarray, " n"]) -> Float[np.ndarray, "T D"]:
+        """The best guess from the first ids only: a missing control point stands at the last one known, or at zero."""
+        whole = np.full(self.shape[0] * self.shape[1], np.nan)
+        whole[: len(ids)] = ids
+        points, held = from_bins(whole.reshape(self.shape), self.low, self.high), np.zeros(self.shape[1])
+        for row in points:
+            held = np.where(np.isnan(row), held, row)
+            row[:] = held
+        return self.basis @ points

@@ -1,0 +1,43 @@
+"""256 bins for every number of every step, as in RT-2 and OpenVLA (arXiv 2307.15818, 2406.09246)."""
+
+import numpy as np
+from jaxtyping import Float, Int
+
+BINS = 256
+
+
+def to_bins(values: np.ndarray, low: float | np.ndarray = -1, high: float | np.ndarray = 1) -> np.ndarray:
+    """The nearest of BINS evenly spaced values from `low` to `high`, by number."""
+    return np.clip(np.round((values - low) / (high - low) * (BINS - 1)), 0, BINS - 1).astype(np.int64)
+
+
+def from_bins(numbers: np.ndarray, low: float | np.ndarray = -1, high: float | np.ndarray = 1) -> np.ndarray:
+    """Undo `to_bins`."""
+    return low + numbers / (BINS - 1) * (high - low)
+
+
+class Bins:
+    """Chunks (T, D) in [-1, 1] as T x D ids, step by step."""
+
+    name, vocabulary, continues = "bins", BINS, False
+
+    def __init__(self, chunks: Float[np.ndarray, "N T D"]):
+        self.shape = chunks.shape[1:]
+
+    def encode(self, chunk: Float[np.ndarray, "T D"]) -> Int[np.ndarray, " n"]:
+        """The ids of a chunk."""
+        return to_bins(chunk).ravel()
+
+    def decode(self, ids: Int[np.ndarray, " n"]) -> Float[np.ndarray, "T D"]:
+        """The chunk of T x D ids. Raises ValueError for another number of them."""
+        return from_bins(ids).reshape(self.shape)
+
+    def prefix(self, ids: Int[np.ndarray, " n"]) -> Float[np.ndarray, "T D"]:
+        """The best guess from the first ids only: what is missing rests where it was last, at first in the middle."""
+        known = np.full(self.shape[0] * self.shape[1], np.nan)
+        known[: len(ids)] = from_bins(ids)
+        chunk, held = known.reshape(self.shape), np.zeros(self.shape[1])
+        for row in chunk:
+            held = np.where(np.isnan(row), held, row)
+            row[:] = held
+        return chunk

@@ -1,0 +1,137 @@
+"""LeRobotDataset folders (version 3): the actions of one, episode by episode, and a new one of episodes."""
+
+import json
+import logging
+import os
+import shutil
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+ACTION = "action"
+VERSION = "v3."
+
+
+class DatasetError(ValueError):
+    """A dataset cannot be read; the message says which file and what is wrong with it."""
+
+
+@dataclass(frozen=True)
+class Recording:
+    """Episodes (steps, D) float32 of actions, the D channels' names, and steps a second."""
+
+    episodes: list[np.ndarray]
+    names: tuple[str, ...]
+    rate_hz: float
+
+
+def read(folder: Path) -> Recording:
+    """The actions of a LeRobotDataset on this disk. Raises DatasetError.
+
+    They are read from its Parquet files directly: LeRobot takes seconds to import and decodes the cameras too.
+    """
+    info = _info(folder)
+    feature = info["features"].get(ACTION)
+    if feature is None:
+        raise DatasetError(f"{folder}: no {ACTION!r} among its features: {', '.join(info['features'])}")
+    files = sorted((folder / "data").glob("chunk-*/file-*.parquet"))
+    if not files:
+        raise DatasetError(f"{folder / 'data'}: no chunk-*/file-*.parquet, so no step was recorded")
+    steps, episode, frame = (np.concatenate(parts) for parts in zip(*map(_columns, files), strict=True))
+    if not np.isfinite(steps).all():
+        at = int(np.flatnonzero(~np.isfinite(steps).all(axis=1))[0])
+        raise DatasetError(f"{folder}: episode {episode[at]}, frame {frame[at]}: an action that is not finite")
+    order = np.lexsort((frame, episode))
+    ends = np.flatnonzero(np.diff(episode[order])) + 1
+    return Recording(np.split(steps[order], ends), _names(feature, steps.shape[1]), float(info["fps"]))
+
+
+def _info(folder: Path) -> dict:
+    path = folder / "meta" / "info.json"
+    if not folder.is_dir():
+        raise DatasetError(f"{folder}: no such folder")
+    try:
+        info = json.loads(path.read_text())
+        version, _ = info["codebase_version"], (info["features"].keys(), float(info["fps"]))
+    except FileNotFoundError as error:
+        raise DatasetError(f"{path}: missing, so {folder} is no LeRobotDataset") from error
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise DatasetError(f"{path}: not the description of a LeRobotDataset") from error
+    if not str(version).startswith(VERSION):
+        raise DatasetError(f"{path}: codebase_version {version}, not {VERSION}x; convert it with LeRobot's own script")
+    return info
+
+
+def _columns(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The actions (steps, D), and each step's episode and number in it."""
+    import pyarrow  # noqa: PLC0415
+    import pyarrow.parquet  # noqa: PLC0415
+
+    try:
+        table = pyarrow.parquet.read_table(path, columns=[ACTION, "episode_index", "frame_index"])
+        actions = table[ACTION].combine_chunks()
+        flat = np.asarray(actions.flatten(), dtype=np.float32)
+        return flat.reshape(len(table), -1), np.asarray(table["episode_index"]), np.asarray(table["frame_index"])
+    except (pyarrow.ArrowInvalid, pyarrow.ArrowKeyError, OSError, ValueError, AttributeError) as error:
+        raise DatasetError(f"{path}: not readable; a recording that was killed leaves such a file ({error})") from error
+
+
+def _names(feature: dict, count: int) -> tuple[str, ...]:
+    names = feature.get("names")
+    if isinstance(names, dict):  # older writers group them
+        names = [name for group in names.values() for name in (group if isinstance(group, list) else [group])]
+    return tuple(names) if names and len(names) == count else tuple(f"{ACTION}.{i}" for i in range(count))
+
+
+def write(folder: Path, recording: Recording, task: str) -> None:
+    """Write the recording as a LeRobotDataset, which appears whole or not at all.
+
+    Raises DatasetError for a folder that is already there, OSError. Importing LeRobot takes seconds.
+    """
+    if folder.exists():
+        raise DatasetError(f"{folder}: already there; a dataset is written to a new folder")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    aside = folder.parent / f".{folder.name}.{os.getpid()}"
+    shutil.rmtree(aside, ignore_errors=True)
+    try:
+        with _quiet():
+            _write(aside, recording, task, folder.name)
+        os.rename(aside, folder)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _write(folder: Path, recording: Recording, task: str, name: str) -> None:
+    from lerobot.datasets.lerobot_dataset import LeRobotDataset  # noqa: PLC0415
+
+    shape = (len(recording.names),)
+    dataset = LeRobotDataset.create(
+        repo_id=f"local/{name}",
+        fps=int(recording.rate_hz),
+        root=folder,
+        features={ACTION: {"dtype": "float32", "shape": shape, "names": list(recording.names)}},
+        use_videos=False,
+    )
+    for episode in recording.episodes:
+        for action in episode:
+            dataset.add_frame({ACTION: action.astype(np.float32), "task": task})
+        dataset.save_episode()
+    dataset.finalize()
+
+
+@contextmanager
+def _quiet():
+    """Keep LeRobot's talk of missing video decoders, and a progress bar an episode, from the user."""
+    import datasets  # noqa: PLC0415
+
+    bars, before = datasets.are_progress_bars_disabled(), logging.root.manager.disable
+    datasets.disable_progress_bars()
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+        if not bars:
+            datasets.enable_progress_bars()
