@@ -14,7 +14,7 @@ from envs.settings import TaskConfig
 from policies.agent import Agent
 from policies.curves import Curve
 from policies.glyph import glyph
-from policies.ink import draw, lay, picture
+from policies.ink import draw, picture
 from policies.rollouts import as_tensors, episode_seeds
 from policies.vocabulary import Move
 from worldmodel.planner import Plan
@@ -65,7 +65,7 @@ class Reel:
     def __init__(self, agent: Agent, step_seconds: float):
         self.agent, self.step_seconds = agent, step_seconds
         self.drawn: Plan | None = None
-        self.page = np.full((HEIGHT, HEIGHT, 3), 255, np.uint8)
+        self.page = np.zeros((HEIGHT, HEIGHT, 3), np.uint8)
 
     def show(self, scene: np.ndarray) -> np.ndarray:
         """The scene (H, W, 3) as (H, W + H, 3), or as it is where the agent does not plan."""
@@ -74,7 +74,7 @@ class Reel:
             return np.ascontiguousarray(scene)
         if plan is not self.drawn:
             shapes = glyph(sentence(plan, self.agent.curve, self.step_seconds))
-            self.page = lay(picture(shapes, HEIGHT), np.full_like(self.page, 255))
+            self.page = picture(shapes, HEIGHT, paper="white")[..., :3]
             self.drawn = plan
         return np.concatenate([scene, self.page], 1)
 

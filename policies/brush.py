@@ -1,6 +1,7 @@
 """The brush: outlines, in the plane, of strokes of varying width, drops and rings of ink."""
 
 import hashlib
+from functools import cache
 
 import numpy as np
 from jaxtyping import Float
@@ -35,8 +36,13 @@ def ribbon(centre: Float[np.ndarray, "n *A 2"], half: Float[np.ndarray, "n *A"])
 
 def drop(x: float, y: float, radius: float, sides: int = 28) -> Float[np.ndarray, "n 2"]:
     """A round drop."""
+    return np.array([x, y]) + radius * _round(sides)
+
+
+@cache
+def _round(sides: int) -> Float[np.ndarray, "n 2"]:
     angle = np.linspace(0, 2 * np.pi, sides, endpoint=False)
-    return np.stack([x + radius * np.cos(angle), y + radius * np.sin(angle)], -1)
+    return np.stack([np.cos(angle), np.sin(angle)], -1)
 
 
 def blot(text: str, x: float, y: float, radius: float) -> Float[np.ndarray, "n 2"]:

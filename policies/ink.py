@@ -4,7 +4,8 @@ Images are filled by Agg, the rasteriser inside matplotlib, without matplotlib's
 edges by exact coverage (no oversampling), and draws a plan within the time of a video frame.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import chain, groupby
 from pathlib import Path
 
 import numpy as np
@@ -64,41 +65,43 @@ def thinned(outline: Float[np.ndarray, "n 2"], error: float) -> Float[np.ndarray
 
 
 def picture(
-    shapes: Iterable[Shape],
-    size: int,
-    ink: str = INK,
+    shapes: Iterable[Shape], size: int, ink: str = INK, paper: str | None = None
 ) -> UInt8[np.ndarray, "size size 4"]:
-    """A glyph as RGBA, `size` pixels wide and high, on nothing (alpha 0 where there is no ink; not premultiplied)."""
+    """A glyph as RGBA, `size` pixels wide and high, in colours that matplotlib knows.
+
+    Without `paper` it lies on nothing: alpha is 0 where there is no ink, and colours are not premultiplied.
+    """
     from matplotlib.backends.backend_agg import RendererAgg  # noqa: PLC0415  it takes a third of a second
     from matplotlib.colors import to_rgb  # noqa: PLC0415
     from matplotlib.path import Path as Outline  # noqa: PLC0415
     from matplotlib.transforms import Affine2D  # noqa: PLC0415
 
-    paper = RendererAgg(size, size, 72)
-    pen = paper.new_gc()
+    sheet = RendererAgg(size, size, 72)
+    pen = sheet.new_gc()
     pen.set_linewidth(0)
     pen.set_snap(False)
     to_pixels = Affine2D().scale(size / 2, -size / 2).translate(size / 2, size / 2)
+    if paper is not None:
+        corners = np.array([[-1.1, -1.1], [1.1, -1.1], [1.1, 1.1], [-1.1, 1.1]])
+        sheet.draw_path(pen, Outline(corners), to_pixels, to_rgb(paper))
     colour = to_rgb(ink)
-    for shape in shapes:
-        points = np.concatenate([np.concatenate([o, o[:1]]) for o in shape.outlines])
-        codes = np.concatenate([_codes(len(o)) for o in shape.outlines])
-        paper.draw_path(pen, Outline(points, codes), to_pixels, (*colour, shape.opacity))
-    return np.array(paper.buffer_rgba())
+    for opacity, outlines in _fillings(shapes):
+        points = np.concatenate([part for outline in outlines for part in (outline, outline[:1])])
+        codes = np.full(len(points), Outline.LINETO, dtype=np.uint8)
+        ends = np.cumsum([len(outline) + 1 for outline in outlines])
+        codes[np.concatenate([[0], ends[:-1]])], codes[ends - 1] = Outline.MOVETO, Outline.CLOSEPOLY
+        sheet.draw_path(pen, Outline(points, codes), to_pixels, (*colour, opacity))
+    return np.array(sheet.buffer_rgba())
 
 
-def _codes(count: int) -> UInt8[np.ndarray, "_"]:
-    from matplotlib.path import Path as Outline  # noqa: PLC0415
-
-    codes = np.full(count + 1, Outline.LINETO, dtype=np.uint8)
-    codes[0], codes[-1] = Outline.MOVETO, Outline.CLOSEPOLY
-    return codes
-
-
-def lay(ink: UInt8[np.ndarray, "h w 4"], paper: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:
-    """An RGBA image over an RGB one."""
-    alpha = ink[..., 3:].astype(np.float32) / 255
-    return np.rint(ink[..., :3] * alpha + paper * (1 - alpha)).astype(np.uint8)
+def _fillings(shapes: Iterable[Shape]) -> Iterator[tuple[float, list[Float[np.ndarray, "_ 2"]]]]:
+    """What can be filled at once: lines that are as dark as can be, which all run the same way; others one by one."""
+    for (role, opacity), run in groupby(shapes, key=lambda shape: (shape.role, shape.opacity)):
+        outlines = [list(shape.outlines) for shape in run]
+        if role in ("stroke", "thread") and opacity == 1:
+            outlines = [list(chain.from_iterable(outlines))]
+        for filling in outlines:
+            yield opacity, filling
 
 
 def draw(sentence: Iterable[Token], path: Path, size: int = 800) -> None:
@@ -111,9 +114,9 @@ def draw(sentence: Iterable[Token], path: Path, size: int = 800) -> None:
     if path.suffix == ".svg":
         path.write_text(svg(shapes, text(tokens)), encoding="utf-8")
     elif path.suffix == ".png":
-        from PIL import Image  # noqa: PLC0415
+        import imageio.v2 as imageio  # noqa: PLC0415
 
-        Image.fromarray(lay(picture(shapes, size), np.full((size, size, 3), 255, np.uint8))).save(path)
+        imageio.imwrite(path, picture(shapes, size, paper="white")[..., :3])
     else:
         raise ValueError(f"{path}: a glyph is drawn as .svg or .png")
 

@@ -14,7 +14,7 @@ from configs.films import HEIGHT, Reel, sentence
 from policies.brush import drop
 from policies.curves import Curve
 from policies.glyph import Shape, glyph
-from policies.ink import SCALE, draw, lay, picture, svg, thinned
+from policies.ink import SCALE, draw, picture, svg, thinned
 from policies.vocabulary import Grip, Move, Stop
 from worldmodel.settings import TokenConfig
 
@@ -24,10 +24,6 @@ def plan(seed=0, lanes=3):
     draw_ = np.random.default_rng(seed)
     one, two = (Move(draw_.uniform(-1, 1, (5, lanes)), 0.5, 3, draw_.uniform(0, 0.3, (5, lanes))) for _ in range(2))
     return one, Grip(0.0), two, Stop()
-
-
-def white(size):
-    return np.full((size, size, 3), 255, np.uint8)
 
 
 @pytest.mark.parametrize("size", [31, 100, 240])
@@ -49,9 +45,19 @@ def test_a_hole_shows_the_paper():
 
 
 def test_pale_ink_is_as_pale_as_told():
-    image = picture([Shape((drop(0.0, 0.0, 0.8),), 0.4, "wash")], 50, "#ff0000")
-    assert image[25, 25].tolist() == [255, 0, 0, 102]
-    assert lay(image, white(50))[25, 25].tolist() == [255, 153, 153]
+    disc = Shape((drop(0.0, 0.0, 0.8),), 0.4, "wash")
+    assert picture([disc], 50, "#ff0000")[25, 25].tolist() == [255, 0, 0, 102]
+    on_paper = picture([disc], 50, "#ff0000", paper="white").astype(int)
+    assert np.abs(on_paper[25, 25] - [255, 153, 153, 255]).max() <= 1
+    assert (on_paper[[0, 0, -1, -1], [0, -1, 0, -1]] == 255).all()
+
+
+def test_lines_filled_at_once_cover_what_they_cover_one_by_one():
+    shapes = glyph(plan(lanes=6))
+    single = [Shape(s.outlines, s.opacity, "mark") if s.role in ("stroke", "thread") else s for s in shapes]
+    together, apart = (picture(s, 200)[..., 3].astype(int) for s in (shapes, single))
+    assert np.abs(together - apart).mean() < 0.3
+    assert ((together > 128) == (apart > 128)).mean() > 0.995
 
 
 def test_a_large_picture_is_the_small_one_seen_closely():
