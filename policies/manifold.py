@@ -1,10 +1,10 @@
 """A token that is not one point but a manifold of them: a Gaussian with a low-rank covariance, in closed form.
 
-Sigma = S (I + V diag(g) V^T) S, with S diagonal (`scale`), V orthonormal (`axes`, P x R) and g >= -1 (`gain`). A factor
-U U^T + D is of this form, and it is closed under all that is done to a token: conditioning lets g fall below 0 along
-what was learned (to -1 where it is known exactly), and a product adds precisions,
-Sigma^-1 = S^-1 (I - V diag(g / (1 + g)) V^T) S^-1. Nothing costs more than a QR of P x (R + M) and an eigenproblem of
-that many columns, M the numbers conditioned on. Source: Paraschos et al. 2013 (ProMPs); Woodbury's identity.
+Sigma = S (I - N N^T + V diag(g) V^T) S, with S diagonal (`scale`), V (`axes`, P x R) and N (`known`) orthonormal, and
+g > -1 (`gain`). A factor U U^T + D is of this form, and it is closed under all that is done to a token: conditioning
+lets g fall below 0 along what was learned, and puts into N what became known exactly; a product adds precisions, each
+S^-1 (I - V diag(g / (1 + g)) V^T) S^-1. Nothing costs more than a QR of P x (R + M) and an eigenproblem of that many
+columns, M the numbers conditioned on. Source: Paraschos et al. 2013 (ProMPs); Woodbury's identity.
 """
 
 import math
@@ -23,6 +23,7 @@ class Manifold:
     scale: Float[Tensor, "*#B P"]
     axes: Float[Tensor, "*#B P R"]
     gain: Float[Tensor, "*#B R"]
+    known: Float[Tensor, "*#B P N"]
 
     @classmethod
     def of(
@@ -35,7 +36,8 @@ class Manifold:
         if not bool((rest > 0).all()):
             raise ValueError(f"rest: variances above 0; the smallest is {float(rest.min()):g}")
         scale = rest.sqrt()
-        return cls._from_core(mean, scale, factor / scale[..., None], torch.ones_like(factor[..., 0, :]))
+        axes, gain = _orthonormal(factor / scale[..., None], torch.ones_like(factor[..., 0, :]))
+        return cls(mean, scale, axes, gain, factor[..., :0])
 
     @classmethod
     def nearest(
@@ -56,44 +58,40 @@ class Manifold:
         factor = vectors[..., kept] * (values[..., kept] - rest).clamp(min=0).sqrt()[..., None, :]
         return cls.of(mean, factor, rest.expand(*rest.shape[:-1], size))
 
-    @classmethod
-    def _from_core(cls, mean: Tensor, scale: Tensor, columns: Tensor, signs: Tensor) -> "Manifold":
-        """Sigma = S (I + C diag(signs) C^T) S for any columns C (..., P, R), brought to orthonormal axes.
-
-        A gain is never below -1, but for rounding: those that rounding cannot tell from -1 are -1.
-        """
-        axes, gain = _orthonormal(columns, signs)
-        level = 1 + gain
-        tiny = columns.shape[-2] * torch.finfo(gain.dtype).eps * level.amax(-1, keepdim=True).clamp(min=1)
-        return cls(mean, scale, axes, torch.where(level < tiny, -torch.ones_like(gain), gain))
-
     @property
     def covariance(self) -> Float[Tensor, "*B P P"]:
         """Sigma, whole; nothing here needs it."""
         size = self.scale.shape[-1]
         core = torch.eye(size, dtype=self.scale.dtype) + (self.axes * self.gain[..., None, :]) @ self.axes.mT
+        core = core - self.known @ self.known.mT
         return self.scale[..., :, None] * core * self.scale[..., None, :]
 
     @property
     def entropy(self) -> Float[Tensor, "*B"]:
         """In nats: how much freedom the token leaves; minus infinity if a direction is known exactly."""
+        if self.known.shape[-1]:
+            return torch.full_like(self.mean[..., 0], -torch.inf)
         log_det = 2 * self.scale.log().sum(-1) + torch.log1p(self.gain).sum(-1)
         return 0.5 * (self.scale.shape[-1] * (1 + math.log(2 * math.pi)) + log_det)
 
     def sample(self, noise: Float[Tensor, "*N P"]) -> Float[Tensor, "*N P"]:
         """Tokens (..., P) from standard normal `noise` (..., P), whose shape ends in this manifold's own.
 
-        mean + S (I + V (sqrt(1 + g) - 1) V^T) noise, the symmetric root of Sigma.
+        mean + S (I - N N^T + V (sqrt(1 + g) - 1) V^T) noise: the symmetric root of the core.
         """
-        along = torch.einsum("...pr,...p->...r", self.axes, noise) * ((1 + self.gain).sqrt() - 1)
-        return self.mean + self.scale * (noise + torch.einsum("...pr,...r->...p", self.axes, along))
+        along = _into(self.axes, noise) * ((1 + self.gain).sqrt() - 1)
+        free = noise - _out_of(self.known, _into(self.known, noise)) + _out_of(self.axes, along)
+        return self.mean + self.scale * free
 
-    def log_density(self, w: Float[Tensor, "*N P"]) -> Float[Tensor, "*N"]:
-        """Log-density (...,) of tokens w (..., P). Raises ValueError if a direction is known exactly: none has one."""
-        if not bool((self.gain > -1).all()):
+    def log_density(self, w: Float[Tensor, "*N P"]) -> Float[Tensor, "*D"]:
+        """Log-density (...,) of tokens w (..., P); leading dimensions broadcast.
+
+        Raises ValueError if a direction is known exactly: there is none then.
+        """
+        if self.known.shape[-1]:
             raise ValueError("a token that was conditioned without noise has no density; condition it with a deviation")
         away = (w - self.mean) / self.scale
-        along = torch.einsum("...pr,...p->...r", self.axes, away)
+        along = _into(self.axes, away)
         distance = away.square().sum(-1) - (along.square() * self.gain / (1 + self.gain)).sum(-1)
         size = self.scale.shape[-1]
         return 0.5 * (size - distance) - self.entropy
@@ -101,9 +99,10 @@ class Manifold:
     def read(self, rows: Float[Tensor, "M P"]) -> tuple[Float[Tensor, "*B M"], Float[Tensor, "*B M"]]:
         """Mean and deviation, each (..., M), of the linear readings rows @ w; of a curve's values, the tube."""
         left = rows * self.scale[..., None, :]
-        along = left @ self.axes
-        variance = left.square().sum(-1) + (along.square() * self.gain[..., None, :]).sum(-1)
-        return self.mean @ rows.mT, variance.clamp(min=0).sqrt()
+        along = (left @ self.axes).square() * self.gain[..., None, :]
+        variance = left.square().sum(-1) + along.sum(-1) - (left @ self.known).square().sum(-1)
+        mean, deviation = torch.broadcast_tensors(self.mean @ rows.mT, variance.clamp(min=0).sqrt())
+        return mean, deviation
 
     def condition(
         self,
@@ -120,9 +119,11 @@ class Manifold:
         gain = torch.linalg.solve_triangular(root, self._seen(rows).mT, upper=False).mT  # S^-1 Sigma rows^T root^-T
         step = torch.linalg.solve_triangular(root, gap[..., None], upper=False)
         mean = self.mean + self.scale * (gain @ step)[..., 0]
+        known = self._known_with(rows[torch.as_tensor(deviation).expand(len(rows)) == 0])
         columns = torch.cat([self.axes.expand(*gain.shape[:-1], -1), gain], -1)
         signs = torch.cat([self.gain.expand(*gain.shape[:-2], -1), -torch.ones_like(gain[..., 0, :])], -1)
-        return Manifold._from_core(mean, self.scale, columns, signs)
+        axes, gain = _orthonormal(_without(known, columns), signs)
+        return Manifold(mean, self.scale, axes, gain, known)
 
     def evidence(
         self,
@@ -143,7 +144,7 @@ class Manifold:
         ValueError if one has an exactly known direction, or if the base knows more than the two together.
         """
         parts = [(self, 1.0), (other, 1.0), *([(base, -1.0)] if base is not None else [])]
-        if not all(bool((m.gain > -1).all()) for m, _ in parts):
+        if any(m.known.shape[-1] for m, _ in parts):
             raise ValueError(
                 "a token that was conditioned without noise has no precision; condition it with a deviation"
             )
@@ -155,13 +156,13 @@ class Manifold:
         batch = torch.broadcast_shapes(*(c.shape[:-1] for c in columns))
         signs = [(-sign * m.gain / (1 + m.gain)).expand(*batch[:-1], -1) for m, sign in parts]
         axes, fall = _orthonormal(torch.cat([c.expand(*batch, -1) for c in columns], -1), torch.cat(signs, -1))
-        if not bool((fall > -1).all()):
+        if not bool((fall > 2 * scale.shape[-1] * torch.finfo(fall.dtype).eps - 1).all()):
             raise ValueError("base: it is narrower than the product; divide by what both tokens came from")
         gain = -fall / (1 + fall)  # the precision's gains, inverted
         pull = sum(sign * scale * m._precision_times_mean() for m, sign in parts)
-        along = torch.einsum("...pr,...p->...r", axes, pull) * gain
-        mean = scale * (pull + torch.einsum("...pr,...r->...p", axes, along))
-        return Manifold(mean, scale, axes, gain)
+        along = _into(axes, pull) * gain
+        mean = scale * (pull + _out_of(axes, along))
+        return Manifold(mean, scale, axes, gain, axes[..., :0])
 
     def divergence(self, other: "Manifold") -> Float[Tensor, "*D"]:
         """KL(this || other) (...,), in nats: how much more this token says. Raises ValueError as other.log_density."""
@@ -176,17 +177,24 @@ class Manifold:
 
     def __getitem__(self, index) -> "Manifold":
         """The manifolds at an index into the leading dimensions."""
-        return Manifold(self.mean[index], self.scale[index], self.axes[index], self.gain[index])
+        return Manifold(self.mean[index], self.scale[index], self.axes[index], self.gain[index], self.known[index])
 
     def _precision_times_mean(self) -> Tensor:
         away = self.mean / self.scale
-        along = torch.einsum("...pr,...p->...r", self.axes, away) * self.gain / (1 + self.gain)
-        return (away - torch.einsum("...pr,...r->...p", self.axes, along)) / self.scale
+        along = _into(self.axes, away) * self.gain / (1 + self.gain)
+        return (away - _out_of(self.axes, along)) / self.scale
 
     def _seen(self, rows: Tensor) -> Tensor:
         """S^-1 Sigma rows^T, (..., P, M)."""
         left = (rows * self.scale[..., None, :]).mT
-        return left + self.axes @ (self.gain[..., None] * (self.axes.mT @ left))
+        return _without(self.known, left) + self.axes @ (self.gain[..., None] * (self.axes.mT @ left))
+
+    def _known_with(self, rows: Tensor) -> Tensor:
+        """`known` and what exact readings at `rows` add to it, (..., P, N + rows)."""
+        if not len(rows):
+            return self.known
+        new, _ = torch.linalg.qr(_without(self.known, (rows * self.scale[..., None, :]).mT))
+        return torch.cat([self.known.expand(*new.shape[:-1], -1), new], -1)
 
     def _innovation(self, rows: Tensor, value: Tensor, deviation: float | Tensor) -> tuple[Tensor, Tensor]:
         """The Cholesky root (..., M, M) of the measurement's covariance, and how far it lies from the mean (..., M)."""
@@ -202,10 +210,30 @@ class Manifold:
 
 
 def _orthonormal(columns: Tensor, signs: Tensor) -> tuple[Tensor, Tensor]:
-    """Orthonormal V (..., P, R') and g with V diag(g) V^T = C diag(signs) C^T; R' = min(P, R)."""
+    """Orthonormal V (..., P, R') and g > -1 with V diag(g) V^T = C diag(signs) C^T; R' = min(P, R).
+
+    A deviation below about 1e-7 of the scale (in double precision) drowns in rounding, and becomes that.
+    """
     if columns.shape[-1] == 0:
         return columns, signs
     basis, mix = torch.linalg.qr(columns)
     small = (mix * signs[..., None, :]) @ mix.mT
     gain, turn = torch.linalg.eigh(0.5 * (small + small.mT))
-    return basis @ turn, gain
+    return basis @ turn, gain.clamp(min=columns.shape[-2] * torch.finfo(gain.dtype).eps - 1)
+
+
+def _without(known: Tensor, columns: Tensor) -> Tensor:
+    """Columns (..., P, R) less their part in the span of `known`; taken out twice, for what rounding left."""
+    for _ in range(2 if known.shape[-1] else 0):
+        columns = columns - known @ (known.mT @ columns)
+    return columns
+
+
+def _into(axes: Tensor, w: Tensor) -> Tensor:
+    """The coordinates (..., R) of w (..., P) along axes (..., P, R)."""
+    return torch.einsum("...pr,...p->...r", axes, w)
+
+
+def _out_of(axes: Tensor, along: Tensor) -> Tensor:
+    """The point (..., P) of such coordinates."""
+    return torch.einsum("...pr,...r->...p", axes, along)

@@ -45,7 +45,8 @@ class Mixture:
         away = torch.empty_like(noise)
         for k in chosen.unique():  # conditioning moves means apart, but the spread is a token's own
             own, t = chosen == k, self.tokens
-            away[own] = Manifold(torch.zeros_like(t.scale[k]), t.scale[k], t.axes[k], t.gain[k]).sample(noise[own])
+            still = Manifold(torch.zeros_like(t.scale[k]), t.scale[k], t.axes[k], t.gain[k], t.known[k])
+            away[own] = still.sample(noise[own])
         means = self.tokens.mean.expand(*batch, *self.tokens.mean.shape[-2:])
         return away + means.gather(-2, chosen[..., None].expand(*chosen.shape, size))
 

@@ -4,8 +4,8 @@
 
 For each seed: 80 demonstrations, 56 to fit on and 24 held out; each channel's 1 and 99 % quantiles in the first become
 -1 and 1, what lies beyond is clipped; chunks of 1 s (50 steps) as cubic curves of 10 control points. RMSE is over all
-steps and channels of a chunk; its mean over held-out chunks is given. Writes a row for each number and seed, and prints
-their means. Not a test.
+steps and channels of a chunk; its mean over held-out chunks is given. Seeds are 1, 2, ...: the settings were chosen on
+seed 0. Writes a row for each number and seed, and prints their means. Not a test.
 """
 
 import csv
@@ -40,7 +40,7 @@ def main() -> None:
     torch.set_num_threads(1)
     rows = [
         (seed, *row)
-        for seed in range(int(keys["seeds"]))
+        for seed in range(1, 1 + int(keys["seeds"]))
         for row in measure(seed, int(keys["tokens"]), int(keys["rank"]), float(keys["prior"]))
     ]
     with open(Path(keys["out"]), "w", newline="") as file:
@@ -137,8 +137,8 @@ def proposals(
 
 
 def best(name: str, strand: Strand, samples: Tensor, held: Tensor, counts: tuple[int, ...]) -> Iterator[Row]:
-    """For each n of `counts`, the mean over chunks of the least RMSE among the first n of samples (..., N, P)."""
-    curves = strand.decode(samples, midpoints(STEPS))
+    """For each n of `counts`, the mean over chunks of the least RMSE among the first n samples (..., N, P), clamped."""
+    curves = strand.decode(samples.clamp(-1, 1), midpoints(STEPS))
     off = (curves - held[:, None]).square().mean((-1, -2)).sqrt()
     for count in counts:
         yield f"best of {count}: {name}", float(off[:, :count].amin(1).mean())
