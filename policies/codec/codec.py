@@ -18,7 +18,6 @@ from policies.codec.script import Script
 from policies.codec.settings import CodecConfig
 from policies.codec.strokes import Strokes
 from policies.codec.switches import Switches
-from policies.codec.training import without_events
 
 
 @dataclass(frozen=True)
@@ -111,18 +110,20 @@ class Codec:
 
     def _ids(self, scaled: Float[np.ndarray, "N T D"], start: Float[np.ndarray, "N D"]) -> Int[np.ndarray, "N n"]:
         happening = self._script.cells(self.switches.numbers(scaled, start))
-        smooth = without_events(scaled, start, self._script.rounded(happening), self.switches)
+        smooth = scaled - start[:, None]
+        if self.switches.count:
+            smooth -= self.switches.signal(self._script.rounded(happening), start)
         drawn = self._script.cells(self.strokes.numbers(smooth, start), self.switches.count)
         return self._script.write(np.concatenate([happening, drawn], axis=1))
 
     def _chunk(self, ids: Int[np.ndarray, "N n"], start: Float[np.ndarray, "N D"]) -> Float[np.ndarray, "N T D"]:
-        numbers, channels = self._script.read(ids), list(self.switches.channels)
-        base = start.copy()
-        base[:, channels] = 0
-        chunk = self.strokes.curve(numbers[:, self.switches.count :], base, start, *self._bounds)
-        if channels:
-            chunk[:, :, channels] += self.switches.render(numbers[:, : self.switches.count], start)
-        return np.clip(chunk, self.scaling.low, self.scaling.high)
+        numbers, count = self._script.read(ids), self.switches.count
+        chunk = self.strokes.curve(numbers[:, count:], start, *self._bounds)
+        if count:
+            chunk += self.switches.signal(numbers[:, :count], start)
+            np.maximum(chunk, self.scaling.low, out=chunk)
+            np.minimum(chunk, self.scaling.high, out=chunk)
+        return chunk
 
     @cached_property
     def _script(self) -> Script:

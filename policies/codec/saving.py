@@ -58,6 +58,7 @@ def load(folder: Path) -> tuple:
             tuple(events["durations"]),
             events["slots"],
             config.length,
+            len(parts["scaling"].middle),
         )
         refines = arrays["string.refines"]
         string = IdString(config.ids, config.bits, refines, len(parts["trees"].values))

@@ -72,19 +72,21 @@ class Strokes:
         self,
         numbers: Float[np.ndarray, "N K"],
         start: Float[np.ndarray, "N D"],
-        known: Float[np.ndarray, "N D"],
         low: Float[np.ndarray, " D"],
         high: Float[np.ndarray, " D"],
     ) -> Float[np.ndarray, "N T D"]:
-        """The curve from `start`, predicted from `known`, its control points within `low` and `high`.
+        """The curve from `start`, its control points within `low` and `high`.
 
         The curve lies in the hull of its control points: so it stays within the bounds, whatever the numbers are, if it
         begins there. The bounds on the steps between control points bound its rate in the same way.
         """
-        steps = numbers @ self.synthesis.T + _known(known) @ self.drift.T
+        steps = numbers @ self.synthesis.T + _known(start) @ self.drift.T
         steps = steps.reshape(-1, *self.stride.shape)
-        control = np.concatenate([start[:, None], np.clip(steps, -self.stride, self.stride)], axis=1).cumsum(1)
-        return self.basis @ np.clip(control, low, high)
+        control = np.empty((len(start), len(self.stride) + 1, start.shape[1]))
+        control[:, 0] = start
+        np.minimum(np.maximum(steps, -self.stride), self.stride, out=control[:, 1:])
+        control = np.minimum(np.maximum(control.cumsum(1), low), high)  # np.clip takes twice as long
+        return self.basis @ control
 
 
 def _known(start: np.ndarray) -> np.ndarray:

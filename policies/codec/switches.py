@@ -1,7 +1,7 @@
 """What switches (a gripper, a mode) as events: when, to what level, in how many steps; a spline rings at every one."""
 
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 
 import numpy as np
 from jaxtyping import Float
@@ -21,10 +21,10 @@ BATCH = 256
 
 @dataclass(frozen=True)
 class Switches:
-    """The channels that switch, at most `slots` times in a chunk of `length` steps, to one of `levels` in `durations`.
+    """The channels that switch, at most `slots` times in a chunk of `length` steps, to `levels` in `durations`.
 
     With s_0 where the channel is, s_e the level of event e, w_e and d_e its begin and duration in steps, the channel is
-    s_0 + sum_e (s_e - s_{e-1}) r_e(t), r_e(t) = clip((t - w_e) / d_e, 0, 1), at t = 1 .. length.
+    s_0 + sum_e (s_e - s_{e-1}) r_e(t), r_e(t) = clip((t - w_e) / d_e, 0, 1), at t = 1 .. length. `width`: D, of all.
     """
 
     channels: tuple[int, ...]
@@ -32,6 +32,7 @@ class Switches:
     durations: tuple[float, ...]
     slots: int
     length: int
+    width: int
 
     @property
     def count(self) -> int:
@@ -41,26 +42,59 @@ class Switches:
     def numbers(self, chunk: Float[np.ndarray, "N T D"], start: Float[np.ndarray, "N D"]) -> Float[np.ndarray, "N P"]:
         """The events (channel by channel, slot by slot) that fit the scaled chunks best."""
         found = np.empty((len(chunk), len(self.channels), self.slots, PARTS))
+        ramps = bank(self.length, self.durations)
         for c, channel in enumerate(self.channels):
             for some in range(0, len(chunk), BATCH):
                 rows = slice(some, some + BATCH)
-                target, base = chunk[rows, :, channel], start[rows, channel]
-                found[rows, c] = fit_events(target, base, self.levels[c], self.slots, bank(self.length, self.durations))
+                change = chunk[rows, :, channel] - start[rows, channel, None]
+                found[rows, c] = fit_events(change, start[rows, channel], self.levels[c], self.slots, ramps)
         return found.reshape(len(chunk), -1)
 
-    def render(self, numbers: Float[np.ndarray, "N P"], start: Float[np.ndarray, "N D"]) -> Float[np.ndarray, "N T C"]:
-        """The switching channels, scaled, as the events say."""
-        events = numbers.reshape(len(numbers), len(self.channels), self.slots, PARTS)
-        return render(events, start[:, self.channels], self.length)
+    def signal(self, numbers: Float[np.ndarray, "N P"], start: Float[np.ndarray, "N D"]) -> Float[np.ndarray, "N T D"]:
+        """What the events add to the start, scaled; zero in the channels that do not switch."""
+        events = numbers.reshape(len(numbers), -1, PARTS)
+        heights = rises(events[:, :, 1], start[:, self._places], self.slots)
+        return ramps_of(events, self.length) @ (heights[:, :, None] * self._onto)
+
+    @cached_property
+    def _places(self) -> np.ndarray:
+        return np.array(self.channels, dtype=int)
+
+    @cached_property
+    def _onto(self) -> np.ndarray:
+        """Which channel each event moves (C E, D)."""
+        return np.repeat(np.eye(self.width)[self._places], self.slots, axis=0)
 
 
-def render(events: np.ndarray, base: np.ndarray, length: int) -> np.ndarray:
-    """Events (N, C, E, PARTS) from `base` (N, C) as signals (N, length, C)."""
-    level = np.concatenate([base[:, :, None], events[..., 1]], axis=-1)
-    heights = level[..., 1:] - level[..., :-1]
-    time = np.arange(1, length + 1)[:, None, None]
-    ramps = np.clip((time - events[:, None, :, :, 0]) / np.maximum(events[:, None, :, :, 2], 1), 0, 1)
-    return base[:, None] + (ramps * heights[:, None]).sum(-1)
+def rises(level: Float[np.ndarray, "N CE"], start: Float[np.ndarray, "N C"], slots: int) -> Float[np.ndarray, "N CE"]:
+    """How far each event goes: from the start, or the level of the event before, to its own."""
+    if slots == 1:
+        return level - start
+    heights = level.reshape(len(level), -1, slots).copy()
+    heights[:, :, 1:] -= heights[:, :, :-1].copy()
+    heights[:, :, 0] -= start
+    return heights.reshape(level.shape)
+
+
+def ramps_of(events: Float[np.ndarray, "N E 3"], length: int) -> Float[np.ndarray, "N T E"]:
+    """How much of each event has happened at each step: from 0 to 1."""
+    ramps = (steps(length) - events[:, None, :, 0]) / events[:, None, :, 2]
+    np.maximum(ramps, 0, out=ramps)
+    return np.minimum(ramps, 1, out=ramps)
+
+
+def changes(
+    events: Float[np.ndarray, "N E 3"], start: Float[np.ndarray, " N"], length: int
+) -> Float[np.ndarray, "N T"]:
+    """What the events of one channel add to its start."""
+    heights = rises(events[:, :, 1], start[:, None], events.shape[1])
+    return np.einsum("nte,ne->nt", ramps_of(events, length), heights)
+
+
+@cache
+def steps(length: int) -> Float[np.ndarray, "T 1"]:
+    """When the control steps of a chunk are: 1 .. length after its start."""
+    return np.arange(1.0, length + 1)[:, None]
 
 
 @dataclass(frozen=True)
@@ -81,40 +115,48 @@ def bank(length: int, durations: tuple[float, ...]) -> Bank:
     return Bank(when, duration, ramps, (ramps**2).sum(1))
 
 
-def fit_events(target: np.ndarray, base: np.ndarray, levels: np.ndarray, slots: int, known: Bank) -> np.ndarray:
-    """Events (N, slots, PARTS) for the signals `target` (N, T) that begin at `base` (N,).
+def fit_events(change: np.ndarray, start: np.ndarray, levels: np.ndarray, slots: int, known: Bank) -> np.ndarray:
+    """Events (N, slots, PARTS) for one channel that moves by `change` (N, T) from `start` (N,).
 
     One event after the other is put where it lowers the squared error most, before, between or after those there are.
     """
-    count, length = target.shape
+    count, length = change.shape
     events = np.empty((count, slots, PARTS))
-    events[..., 0], events[..., 1], events[..., 2] = length, base[:, None], 1
-    rows = np.arange(count)
-    ramps = np.zeros((count, slots + 1, length))  # the last is always zero: nothing comes after
+    events[..., 0], events[..., 1], events[..., 2] = length, start[:, None], 1
+    rows, error, ramps = np.arange(count), change, None
     for filled in range(slots):
-        error = target[rows] - (
-            render(events[rows, None], base[rows, None], length)[..., 0] if filled else base[:, None]
-        )
-        rows, error = _unexplained(rows, error)
-        if not len(rows):
-            break
-        gain, place, ramp, level = _best(error, events[rows, :filled, 1], base[rows], ramps[rows], levels, known)
-        for i, at, r, m in zip(*(a[gain > WORTH] for a in (rows, place, ramp, level)), strict=True):
-            events[i, at + 1 : filled + 1], ramps[i, at + 1 : filled + 1] = events[i, at:filled], ramps[i, at:filled]
-            events[i, at], ramps[i, at] = (known.when[r], levels[m], known.duration[r]), known.ramps[r]
-            events[i, filled + 1 :, 1] = events[i, filled, 1]
-        rows = rows[gain > WORTH]
+        left = np.einsum("nt,nt->n", error, error) > WORTH
+        if not left.all():
+            rows, error = rows[left], error[left]
+            if not len(rows):
+                break
+        if filled and ramps is None:
+            ramps = np.zeros((count, slots, length))
+            ramps[:, 0] = ramps_of(events[:, :1], length)[:, :, 0]
+        after = ramps[rows, :filled] if filled else None
+        gain, place, ramp, level = _best(error, events[rows, :filled, 1], start[rows], after, levels, known)
+        worth = gain > WORTH
+        rows, place, ramp, level = rows[worth], place[worth], ramp[worth], level[worth]
+        if filled:
+            for i, at, r in zip(rows, place, ramp, strict=True):
+                events[i, at + 1 : filled + 1] = events[i, at:filled].copy()
+                ramps[i, at + 1 : filled + 1] = ramps[i, at:filled].copy()
+                ramps[i, at] = known.ramps[r]
+        events[rows, place, 0], events[rows, place, 2] = known.when[ramp], known.duration[ramp]
+        events[rows, place, 1] = levels[level]
+        if filled + 1 < slots:
+            events[rows, filled + 1 :, 1] = events[rows, filled, 1][:, None]
+            error = change[rows] - changes(events[rows], start[rows], length)
     return events
 
 
-def _unexplained(rows: np.ndarray, error: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The signals whose error is worth an event."""
-    left = np.einsum("nt,nt->n", error, error) > WORTH
-    return (rows, error) if left.all() else (rows[left], error[left])
-
-
 def _best(
-    error: np.ndarray, before: np.ndarray, base: np.ndarray, ramps: np.ndarray, levels: np.ndarray, known: Bank
+    error: np.ndarray,
+    before: np.ndarray,
+    start: np.ndarray,
+    ramps: np.ndarray | None,
+    levels: np.ndarray,
+    known: Bank,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """The event that lowers each squared error most: by how much, its place among those before, its ramp and level.
 
@@ -131,10 +173,13 @@ def _best(
             energy = known.energy - 2 * after @ known.ramps.T + np.einsum("nt,nt->n", after, after)[:, None]
         else:
             energy = known.energy
-        height = (levels - (before[:, place - 1, None] if place else base[:, None]))[:, :, None]
+        height = (levels - (before[:, place - 1, None] if place else start[:, None]))[:, :, None]
         gain = (height * (2 * along[:, None] - height * np.atleast_2d(energy)[:, None])).reshape(count, -1)
         best = gain.argmax(1)
         found.append((gain[np.arange(count), best], best))
+    if len(found) == 1:
+        gain, best = found[0]
+        return gain, np.zeros(count, dtype=int), best % len(known.when), best // len(known.when)
     gains = np.stack([gain for gain, _ in found])
     place = gains.argmax(0)
     best = np.stack([best for _, best in found])[place, np.arange(count)]

@@ -10,7 +10,7 @@ from policies.codec.companding import Trees
 from policies.codec.scaling import Scaling
 from policies.codec.settings import CodecConfig
 from policies.codec.strokes import Strokes
-from policies.codec.switches import PARTS, Switches, any_duration, bank, fit_events, render, resting_levels
+from policies.codec.switches import PARTS, Switches, any_duration, bank, changes, fit_events, resting_levels
 from policies.splines import design
 
 STROKE_BITS, EVENT_BITS = 8, (6, 3, 3)
@@ -36,7 +36,7 @@ def fit(
     switches = find_switches(chunks, start, config, switching)
     events = switches.numbers(chunks, start)
     event_trees = grow_events(events, switches.length)
-    smooth = without_events(chunks, start, events, switches)
+    smooth = chunks - start[:, None] - switches.signal(events, start)
     strokes = Strokes.fit(smooth, start, config)
     numbers = strokes.numbers(smooth, start)
     trees = Trees.grow(numbers, STROKE_BITS).after(event_trees)
@@ -83,29 +83,29 @@ def find_switches(chunks: np.ndarray, start: np.ndarray, config: CodecConfig, gi
     some = slice(None, None, max(1, len(chunks) // SAMPLE))
     found, slots, durations = {}, 1, {1.0}
     for channel in channels if config.events else ():
-        signal, base = chunks[some, :, channel], start[some, channel]
+        change = chunks[some, :, channel] - start[some, channel, None]
         levels = resting_levels(chunks[:, :, channel])
         if levels is None or len(levels) < 2:
             if given is not None:
                 raise ValueError(f"switching: channel {channel} does not rest on two levels or more")
             continue
-        curve_error = np.mean(((signal - base[:, None]) @ across.T) ** 2)
-        events, error = _events(signal, base, levels)
+        curve_error = np.mean((change @ across.T) ** 2)
+        events, error = _events(change, start[some, channel], levels)
         if given is not None or error < CLEARLY * curve_error:
             found[channel], slots = levels, max(slots, events.shape[1])
             durations |= _durations(events, length)
     most = max(map(len, found.values()), default=1)
     levels = np.array([np.pad(v, (0, most - len(v)), mode="edge") for v in found.values()]).reshape(len(found), most)
-    return Switches(tuple(found), levels, tuple(sorted(durations)), slots, length)
+    return Switches(tuple(found), levels, tuple(sorted(durations)), slots, length, chunks.shape[2])
 
 
-def _events(signal: np.ndarray, base: np.ndarray, levels: np.ndarray) -> tuple[np.ndarray, float]:
+def _events(change: np.ndarray, start: np.ndarray, levels: np.ndarray) -> tuple[np.ndarray, float]:
     """As many events as a chunk needs, of any duration, and the mean squared error that they leave."""
-    error, best = np.inf, np.empty((len(signal), 0, PARTS))
-    ramps = bank(signal.shape[1], any_duration(signal.shape[1]))
+    error, best = np.inf, np.empty((len(change), 0, PARTS))
+    ramps = bank(change.shape[1], any_duration(change.shape[1]))
     while best.shape[1] < SLOTS:
-        events = fit_events(signal, base, levels, best.shape[1] + 1, ramps)
-        left = float(np.mean((render(events[:, None], base[:, None], signal.shape[1])[..., 0] - signal) ** 2))
+        events = fit_events(change, start, levels, best.shape[1] + 1, ramps)
+        left = float(np.mean((changes(events, start, change.shape[1]) - change) ** 2))
         if left > ENOUGH * error:
             break
         error, best = left, events
@@ -119,15 +119,6 @@ def _durations(events: np.ndarray, length: int) -> set[float]:
         return {1.0}
     depth = EVENT_BITS[2]
     return set(Trees.grow(taken[:, None], depth).values[0, 2**depth :].tolist())
-
-
-def without_events(chunks: np.ndarray, start: np.ndarray, events: np.ndarray, switches: Switches) -> np.ndarray:
-    """What is left of the chunks for a curve that begins at zero."""
-    left = chunks - start[:, None]
-    if switches.channels:
-        channels = list(switches.channels)
-        left[:, :, channels] = chunks[:, :, channels] - switches.render(events, start)
-    return left
 
 
 def grow_events(events: np.ndarray, length: int) -> Trees:
@@ -162,13 +153,14 @@ def event_gains(
     for slot in range(events.shape[1] // PARTS):
         first = slot * PARTS
         channel = slot // switches.slots
-        target = chunks[:, :, switches.channels[channel]]
+        moved = switches.channels[channel]
+        target = chunks[:, :, moved] - start[:, moved, None]
 
-        def error(depths: tuple[int, ...], first=first, channel=channel, target=target) -> float:
+        def error(depths: tuple[int, ...], first=first, moved=moved, target=target) -> float:
             trial = exact.copy()
             for part, depth in enumerate(depths):
                 trial[:, first + part] = _at_depth(trees, first + part, depth, events[:, first + part])
-            return float(((switches.render(trial, start)[:, :, channel] - target) ** 2).sum(1).mean())
+            return float(((switches.signal(trial, start)[:, :, moved] - target) ** 2).sum(1).mean())
 
         offers.append(_path(error, first))
     return offers
