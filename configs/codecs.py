@@ -60,9 +60,12 @@ def compare(config: TokensConfig, folder: Path) -> dict:
 
 
 def draw(config: TokensConfig, folder: Path) -> dict:
-    """Draw a held-out chunk as its ids refine it."""
+    """Draw a held-out chunk as its ids refine it, and the episode as a glyph; or the glyph of a sentence."""
+    from configs.glyphs import draw_both, draw_file, spoken  # noqa: PLC0415
     from configs.tokens_figures import refinement  # noqa: PLC0415
 
+    if config.sentence:
+        return draw_file(Path(config.sentence), folder)
     recording = datasets.read(Path(config.dataset))
     fitted, held_out = split(recording.episodes, config)
     codec = Codec.fit(fitted, settings(config, recording.rate_hz))
@@ -70,7 +73,8 @@ def draw(config: TokensConfig, folder: Path) -> dict:
     ids = codec.encode(window[1:], window[0])
     folder.mkdir(parents=True, exist_ok=True)
     refinement(folder / "chunk.png", codec, window, ids, recording.names)
-    return {"figure": str(folder / "chunk.png"), "ids": ids.tolist(), **about(codec, recording.names)}
+    glyph = draw_both(spoken(codec, held_out, recording.rate_hz), folder)
+    return {"figure": str(folder / "chunk.png"), "ids": ids.tolist(), **glyph, **about(codec, recording.names)}
 
 
 def settings(config: TokensConfig, rate_hz: float) -> CodecConfig:

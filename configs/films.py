@@ -1,5 +1,6 @@
 """rollout.mp4: one episode as a person would watch it, and beside it the glyph of the plan that is being followed."""
 
+import json
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,6 +16,7 @@ from policies.agent import Agent
 from policies.curves import Curve
 from policies.glyph import glyph
 from policies.ink import draw, picture
+from policies.notation import to_plain
 from policies.rollouts import as_tensors, episode_seeds
 from policies.vocabulary import Move
 from worldmodel.planner import Plan
@@ -27,7 +29,7 @@ PLANS = ("plan.svg", "plan.png")
 def film(path: Path, task: TaskConfig, agent: Agent, say: Callable[[str], None], seed: int = 0) -> bool:
     """Write one episode as an mp4; where nothing can be drawn, `say` why in one line and return False.
 
-    The plan of its first decision, if the agent plans, is left beside it as plan.svg and plan.png in any case.
+    The plan of its first decision, if the agent plans, is left beside it in any case: plan.svg, plan.png, plan.json.
     """
     env = make(task, render=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}.mp4")
@@ -36,8 +38,10 @@ def film(path: Path, task: TaskConfig, agent: Agent, say: Callable[[str], None],
         observation, _ = env.reset(seed=episode_seeds(seed, 2, 0, 1)[0])
         action = agent.act(_one(observation))
         if agent.plan is not None:
+            first_plan = sentence(agent.plan, agent.curve, step_seconds)
             for name in PLANS:
-                draw(sentence(agent.plan, agent.curve, step_seconds), path.with_name(name))
+                draw(first_plan, path.with_name(name))
+            path.with_name("plan.json").write_text(json.dumps(to_plain(first_plan)))
         reel = Reel(agent, step_seconds)
         first = reel.show(frame(env, HEIGHT, WIDTH))
         with imageio.get_writer(aside, fps=round(1 / step_seconds), codec="libx264", quality=7) as video:

@@ -150,6 +150,7 @@ class TokensConfig:
 
     verb: str = ""
     dataset: str = ""
+    sentence: str = ""
     out: str = ""
     seconds: float = 1.0
     ids: int = 8
@@ -171,7 +172,7 @@ class TokensConfig:
         if self.verb == "demo":
             if not self.out:
                 raise ValueError("out=: a new folder for the demonstrations, e.g. out=runs/arm")
-        elif not self.dataset:
+        elif not self.dataset and not (self.verb == "draw" and self.sentence):
             raise ValueError("dataset=: a LeRobotDataset's folder; `semagram-tokens demo out=runs/arm` makes one")
         check("", self, "seconds", above=0)
         check("", self, "held_out", low=0.05, high=0.9)

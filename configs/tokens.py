@@ -10,13 +10,16 @@ semagram-tokens: chunks of a robot's actions as short strings of ids, for planne
   semagram-tokens fit dataset=runs/arm               fit a codec to the actions of a LeRobotDataset
   semagram-tokens compare dataset=runs/arm           the same on 70 % of the episodes, and on the others the table
                                                      against 256 bins, FAST and BEAST, and a rate-distortion plot
-  semagram-tokens draw dataset=runs/arm              draw a chunk that was held out after 1, 2, 4, ... of its ids
+  semagram-tokens draw dataset=runs/arm              draw a chunk that was held out after 1, 2, 4, ... of its ids, and
+                                                     the beginning of such an episode as a glyph
+  semagram-tokens draw sentence=<run>/plan.json      draw a sentence of tokens as a glyph
 
 Use the codec: from policies.codec import Codec; codec = Codec.load(folder); ids = codec.encode(chunk, start)
 
 Keys, with their defaults:
 
   dataset=""               a LeRobotDataset folder (version 3) on this disk; its actions should be position targets
+  sentence=""              draw: a JSON file, a list of tokens: move, grip, look, ask, stop with their parameters
   seconds=1.0              how long a chunk is, at the dataset's rate
   ids=8 bits=12            ids of a chunk, and bits of an id (12: a vocabulary of 4096)
   knots=0 degree=3         control points of a chunk's curve (0: one for five steps), and its degree
@@ -29,7 +32,7 @@ Keys, with their defaults:
   out=""                   fit: the codec's folder (default <run folder>/codec); demo: the dataset's
   hydra.run.dir=...        where to put the run folder (default runs/tokens/<time>-<verb>)
 
-fit leaves the codec; compare table.csv, table.md and rate-distortion.png; draw chunk.png.
+fit leaves the codec; compare table.csv, table.md and rate-distortion.png; draw chunk.png, glyph.svg and glyph.png.
 Progress goes to stderr; the last line of stdout is one JSON object.
 """
 

@@ -13,9 +13,9 @@ import numpy as np
 from jaxtyping import Float
 
 from policies.brush import drop, pressure, ribbon, rise
+from policies.lines import MANY, Line, strokes, threads
 from policies.marks import mark
 from policies.ring import Ring, polar
-from policies.strokes import MANY, Line, strokes, threads
 from policies.vocabulary import Move, Stop, Token
 
 MIDDLE, BAND, WIDEST = 0.58, 0.315, 0.25

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from policies.brush import pressure, ribbon
 from policies.glyph import UNKNOWN, Lanes, glyph
+from policies.lines import MANY, joined
 from policies.ring import GAP, Ring
 from policies.splines import design
-from policies.strokes import MANY, joined
 from policies.vocabulary import Ask, Grip, Look, Move, Stop
 
 seeds = st.integers(0, 999)
