@@ -60,26 +60,50 @@ class Mixture:
 
 
 def fit(
-    data: Float[Tensor, "N P"], count: int, rank: int, prior: float, generator: torch.Generator, floor: float = 1e-3
+    data: Float[Tensor, "N P"],
+    count: int,
+    rank: int,
+    prior: float,
+    generator: torch.Generator,
+    groups: Int[Tensor, "N"] | None = None,
+    floor: float = 1e-3,
 ) -> Mixture:
     """A mixture of `count` tokens around the k-means of control points (N, P).
 
-    Each cluster's scatter is shrunk towards the clusters' pooled one, as if `prior` more points of that had been seen,
-    and kept as its `rank` strongest directions and an even rest, of deviation `floor` at least.
-    Raises ValueError for more tokens than points, a rank above P, or a prior that is not above 0 (a cluster of one
-    point has no scatter of its own).
+    A cluster's scatter is taken around the mean of its points from *other* `groups` (N,), the episodes they were cut
+    from (each point its own, if not given): an episode's chunks lie close together, and closer to their own mean than
+    a new episode's will. It is shrunk towards the scatter of all clusters, as if `prior` more points of that had been
+    seen, and kept as its `rank` strongest directions and an even rest, of deviation `floor` at least.
+
+    Raises ValueError for more tokens than points, a rank above P, a prior that is not above 0 (a cluster of one group
+    has no scatter of its own), or so many tokens that no cluster has two groups.
     """
     if not prior > 0:
         raise ValueError(f"prior={prior}: above 0")
     chosen, centres = k_means(data, count, generator)
-    away = data - centres[chosen]
-    pooled = away.mT @ away / len(data)
-    scatters, sizes = [], torch.bincount(chosen, minlength=count)
+    away, counted = _away_from_others(data, chosen, torch.arange(len(data)) if groups is None else groups)
+    if not bool(counted.any()):
+        raise ValueError(f"count={count}: so many tokens that none has points of two groups; take fewer")
+    pooled = away[counted].mT @ away[counted] / counted.sum()
+    scatters = []
     for k in range(count):
-        own = away[chosen == k]
+        own = away[counted & (chosen == k)]
         scatters.append((own.mT @ own + prior * pooled) / (len(own) + prior))
-    weights = (sizes + 1.0).to(data.dtype) / (len(data) + count)
+    weights = (torch.bincount(chosen, minlength=count) + 1.0).to(data.dtype) / (len(data) + count)
     return Mixture(weights.log(), Manifold.nearest(centres, torch.stack(scatters), rank, floor))
+
+
+def _away_from_others(data: Tensor, chosen: Tensor, groups: Tensor) -> tuple[Tensor, Tensor]:
+    """Points (N, P) less the mean of their cluster's points from other groups, and whether there are any (N,)."""
+    _, part = torch.unique(torch.stack([chosen, groups]), dim=1, return_inverse=True)
+
+    def total(label: Tensor, values: Tensor) -> Tensor:
+        return values.new_zeros(int(label.max()) + 1, *values.shape[1:]).index_add_(0, label, values)[label]
+
+    ones = torch.ones_like(data[:, :1])
+    others = total(chosen, ones) - total(part, ones)
+    mean = (total(chosen, data) - total(part, data)) / others.clamp(min=1)
+    return data - mean, others[:, 0] > 0
 
 
 def k_means(

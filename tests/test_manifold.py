@@ -368,3 +368,25 @@ def test_indexing_picks_tokens():
     m = manifold(0, (2, 3))
     for i, j in itertools.product(range(2), range(3)):
         close(m[i, j].covariance, m.covariance[i, j])
+
+
+def test_a_clusters_scatter_is_taken_around_the_mean_of_other_groups(generator):
+    """By hand: two groups, of two points and one, whose means are at 1 and 4."""
+    points = torch.tensor([[0.0], [2.0], [4.0]], dtype=torch.double)
+    book = fit(points, 1, 0, 1e-9, generator, groups=torch.tensor([7, 7, 3]))
+    close(book.tokens.mean, torch.tensor([[2.0]], dtype=torch.double))
+    close(book.tokens.covariance, torch.tensor([[[(16.0 + 4.0 + 9.0) / 3]]], dtype=torch.double), 1e-6)
+    with pytest.raises(ValueError, match=r"^count=1: so many tokens that none has points of two groups"):
+        fit(points, 1, 0, 1.0, generator, groups=torch.zeros(3, dtype=torch.long))
+
+
+@given(seeds)
+@settings(max_examples=5)
+def test_held_out_groups_lie_as_far_out_as_the_fit_says(seed):
+    """Groups of 20 points that share an offset: a scatter around their own means would be too small by far."""
+    points = (2 * normal(12, 1, 3, seed=seed) + 0.1 * normal(12, 20, 3, seed=seed + 1)).flatten(0, 1)
+    groups = torch.arange(12).repeat_interleave(20)
+    book = fit(points, 3, 3, 20.0, torch.Generator().manual_seed(seed), groups)
+    alone = fit(points, 3, 3, 20.0, torch.Generator().manual_seed(seed))
+    fresh = 2 * normal(4000, 3, seed=seed + 2)
+    assert float(book.log_density(fresh).mean()) > float(alone.log_density(fresh).mean())
