@@ -67,7 +67,7 @@ class Codec:
         first = self._start(values[..., 0, :] if start is None else start, values.shape[:-2])
         if not np.isfinite(values).all():
             raise ValueError("chunk: a number that is not finite")
-        ids = self._ids(self.scaling.scale(values.reshape(-1, *values.shape[-2:])), first)
+        ids = self._ids(self.scaling.scale(values.reshape(len(first), *values.shape[-2:])), first)
         return _like(ids.reshape(*values.shape[:-2], self.config.ids), chunk)
 
     def decode(self, ids, start=None):
@@ -84,7 +84,7 @@ class Codec:
             raise ValueError(f"ids from {string.min()} to {string.max()}: each from 0 to {self.vocabulary - 1}")
         if start is None and self.config.relative:
             raise ValueError("start: where the arm is, (..., D); only a codec of relative=False decodes without")
-        scaled = self._chunk(string.reshape(-1, count).astype(np.int64), self._start(start, shape))
+        scaled = self._chunk(string.reshape(math.prod(shape), count).astype(np.int64), self._start(start, shape))
         chunk = self.scaling.unscale(scaled).astype(np.float32)
         return _like(chunk.reshape(*shape, self.config.length, self.channels), ids)
 
@@ -97,7 +97,7 @@ class Codec:
             raise ValueError(f"start {first.shape}: {(*shape, self.channels)}, an action for each chunk")
         if not np.isfinite(first).all():
             raise ValueError("start: a number that is not finite")
-        return self.scaling.scale(first.reshape(-1, self.channels))
+        return self.scaling.scale(first.reshape(math.prod(shape), self.channels))
 
     def save(self, folder) -> None:
         """Write the codec as a folder: config.json, codec.safetensors, manifest.json. Raises OSError."""

@@ -27,11 +27,11 @@ class Ordered:
     def __init__(self, codec: Codec):
         self.codec, self.name, self.vocabulary = codec, "semagram", codec.vocabulary
 
-    def encode(self, chunk: Float[np.ndarray, "T D"], start: Float[np.ndarray, " D"]) -> Int[np.ndarray, " n"]:
+    def encode(self, chunk: Float[np.ndarray, "*B T D"], start: Float[np.ndarray, "*B D"]) -> Int[np.ndarray, "*B n"]:
         """The ids of a chunk that begins at `start`."""
         return self.codec.encode(chunk, start)
 
-    def decode(self, ids: Int[np.ndarray, " n"], start: Float[np.ndarray, " D"]) -> Float[np.ndarray, "T D"]:
+    def decode(self, ids: Int[np.ndarray, "*B n"], start: Float[np.ndarray, "*B D"]) -> Float[np.ndarray, "*B T D"]:
         """The chunk."""
         return self.codec.decode(ids, start)
 

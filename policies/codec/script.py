@@ -70,7 +70,7 @@ class Script:
         """The numbers that a prefix of n ids stands for."""
         matrix, roots = self._prefixes[ids.shape[1]]
         bits = (ids[:, :, None] >> self._down) & 1
-        return self.trees.values.take((bits.reshape(len(ids), -1) @ matrix).astype(np.int64) + roots)
+        return self.trees.values.take((bits.reshape(len(ids), len(matrix)) @ matrix).astype(np.int64) + roots)
 
     @cached_property
     def _down(self) -> np.ndarray:

@@ -25,11 +25,11 @@ class Strokes:
     that is not relative is zeros, and its weight too.
     """
 
-    basis: Float[np.ndarray, "T M+1"]
+    basis: Float[np.ndarray, "T _"]
     analysis: Float[np.ndarray, "K TD"]
-    foresight: Float[np.ndarray, "K D+1"]
+    foresight: Float[np.ndarray, "K _"]
     synthesis: Float[np.ndarray, "MD K"]
-    drift: Float[np.ndarray, "MD D+1"]
+    drift: Float[np.ndarray, "MD _"]
     stride: Float[np.ndarray, "M D"]
 
     @classmethod
@@ -66,7 +66,7 @@ class Strokes:
 
     def numbers(self, chunk: Float[np.ndarray, "N T D"], start: Float[np.ndarray, "N D"]) -> Float[np.ndarray, "N K"]:
         """What `curve` makes the chunk of again, as well as K numbers can."""
-        return chunk.reshape(len(chunk), -1) @ self.analysis.T - _known(start) @ self.foresight.T
+        return chunk.reshape(len(chunk), self.analysis.shape[1]) @ self.analysis.T - _known(start) @ self.foresight.T
 
     def curve(
         self,
@@ -81,7 +81,7 @@ class Strokes:
         begins there. The bounds on the steps between control points bound its rate in the same way.
         """
         steps = numbers @ self.synthesis.T + _known(start) @ self.drift.T
-        steps = steps.reshape(-1, *self.stride.shape)
+        steps = steps.reshape(len(start), *self.stride.shape)
         control = np.empty((len(start), len(self.stride) + 1, start.shape[1]))
         control[:, 0] = start
         np.minimum(np.maximum(steps, -self.stride), self.stride, out=control[:, 1:])

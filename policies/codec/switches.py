@@ -17,6 +17,7 @@ SHARP = 2e-3  # of a channel's variance: how closely its levels must stand for a
 LEVELS = 3  # doublings of the number of levels
 LONGEST = 30  # steps that an event takes at most
 BATCH = 256
+SWEEPS = 2  # over the events of a chunk that has several
 
 
 @dataclass(frozen=True)
@@ -48,11 +49,11 @@ class Switches:
                 rows = slice(some, some + BATCH)
                 change = chunk[rows, :, channel] - start[rows, channel, None]
                 found[rows, c] = fit_events(change, start[rows, channel], self.levels[c], self.slots, ramps)
-        return found.reshape(len(chunk), -1)
+        return found.reshape(len(chunk), self.count)
 
     def signal(self, numbers: Float[np.ndarray, "N P"], start: Float[np.ndarray, "N D"]) -> Float[np.ndarray, "N T D"]:
         """What the events add to the start, scaled; zero in the channels that do not switch."""
-        events = numbers.reshape(len(numbers), -1, PARTS)
+        events = numbers.reshape(len(numbers), len(self.channels) * self.slots, PARTS)
         heights = rises(events[:, :, 1], start[:, self._places], self.slots)
         return ramps_of(events, self.length) @ (heights[:, :, None] * self._onto)
 
@@ -70,7 +71,7 @@ def rises(level: Float[np.ndarray, "N CE"], start: Float[np.ndarray, "N C"], slo
     """How far each event goes: from the start, or the level of the event before, to its own."""
     if slots == 1:
         return level - start
-    heights = level.reshape(len(level), -1, slots).copy()
+    heights = level.reshape(len(level), level.shape[1] // slots, slots).copy()
     heights[:, :, 1:] -= heights[:, :, :-1].copy()
     heights[:, :, 0] -= start
     return heights.reshape(level.shape)
@@ -118,73 +119,66 @@ def bank(length: int, durations: tuple[float, ...]) -> Bank:
 def fit_events(change: np.ndarray, start: np.ndarray, levels: np.ndarray, slots: int, known: Bank) -> np.ndarray:
     """Events (N, slots, PARTS) for one channel that moves by `change` (N, T) from `start` (N,).
 
-    One event after the other is put where it lowers the squared error most, before, between or after those there are.
+    One event after the other is put where it lowers the squared error most, before, between or after those there are;
+    then each in turn is taken out and put where it is best among the others.
     """
     count, length = change.shape
-    events = np.empty((count, slots, PARTS))
-    events[..., 0], events[..., 1], events[..., 2] = length, start[:, None], 1
-    rows, error, ramps = np.arange(count), change, None
+    result = np.empty((count, slots, PARTS))
+    result[..., 0], result[..., 1], result[..., 2] = length, start[:, None], 1
+    rows, error, events = np.arange(count), change, result[:, :0]
     for filled in range(slots):
         left = np.einsum("nt,nt->n", error, error) > WORTH
         if not left.all():
-            rows, error = rows[left], error[left]
-            if not len(rows):
-                break
-        if filled and ramps is None:
-            ramps = np.zeros((count, slots, length))
-            ramps[:, 0] = ramps_of(events[:, :1], length)[:, :, 0]
-        after = ramps[rows, :filled] if filled else None
-        gain, place, ramp, level = _best(error, events[rows, :filled, 1], start[rows], after, levels, known)
-        worth = gain > WORTH
-        rows, place, ramp, level = rows[worth], place[worth], ramp[worth], level[worth]
-        if filled:
-            for i, at, r in zip(rows, place, ramp, strict=True):
-                events[i, at + 1 : filled + 1] = events[i, at:filled].copy()
-                ramps[i, at + 1 : filled + 1] = ramps[i, at:filled].copy()
-                ramps[i, at] = known.ramps[r]
-        events[rows, place, 0], events[rows, place, 2] = known.when[ramp], known.duration[ramp]
-        events[rows, place, 1] = levels[level]
+            rows, error, events = rows[left], error[left], events[left]
+        if not len(rows):
+            break
+        events, gain = _put(error, events, start[rows], levels, known)
+        for _ in range(SWEEPS if filled else 0):
+            for e in range(filled + 1):
+                others = np.delete(events, e, axis=1)
+                events, _ = _put(
+                    change[rows] - changes(others, start[rows], length), others, start[rows], levels, known
+                )
+        rows, events = rows[gain > WORTH], events[gain > WORTH]
+        result[rows, : filled + 1] = events
         if filled + 1 < slots:
-            events[rows, filled + 1 :, 1] = events[rows, filled, 1][:, None]
-            error = change[rows] - changes(events[rows], start[rows], length)
-    return events
+            result[rows, filled + 1 :, 1] = events[:, -1:, 1]  # an event that does not happen changes no level
+            error = change[rows] - changes(events, start[rows], length)
+    return result
 
 
-def _best(
-    error: np.ndarray,
-    before: np.ndarray,
-    start: np.ndarray,
-    ramps: np.ndarray | None,
-    levels: np.ndarray,
-    known: Bank,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """The event that lowers each squared error most: by how much, its place among those before, its ramp and level.
+def _put(
+    error: np.ndarray, events: np.ndarray, start: np.ndarray, levels: np.ndarray, known: Bank
+) -> tuple[np.ndarray, np.ndarray]:
+    """The events (N, E, PARTS) and one more, where it lowers the squared error most, and by how much.
 
-    Between events e and e + 1 a new one at level s adds (s - s_e) (r - r_{e+1}) to the signal.
+    Between events e and e + 1 one at level s adds (s - s_e) (r - r_{e+1}) to the signal.
     """
-    count = len(error)
-    onto = error @ known.ramps.T
+    count, here = len(error), events.shape[1]
+    onto, rows = error @ known.ramps.T, np.arange(count)
+    ramps = ramps_of(events, error.shape[1])
     found = []
-    for place in range(before.shape[1] + 1):
-        along = onto
-        if place < before.shape[1]:
-            after = ramps[:, place]
+    for place in range(here + 1):
+        along, energy = onto, known.energy[None]
+        if place < here:
+            after = ramps[:, :, place]
             along = onto - np.einsum("nt,nt->n", error, after)[:, None]
             energy = known.energy - 2 * after @ known.ramps.T + np.einsum("nt,nt->n", after, after)[:, None]
-        else:
-            energy = known.energy
-        height = (levels - (before[:, place - 1, None] if place else start[:, None]))[:, :, None]
-        gain = (height * (2 * along[:, None] - height * np.atleast_2d(energy)[:, None])).reshape(count, -1)
+        height = (levels - (events[:, place - 1, 1, None] if place else start[:, None]))[:, :, None]
+        gain = (height * (2 * along[:, None] - height * energy[:, None])).reshape(count, len(levels) * len(known.when))
         best = gain.argmax(1)
-        found.append((gain[np.arange(count), best], best))
-    if len(found) == 1:
-        gain, best = found[0]
-        return gain, np.zeros(count, dtype=int), best % len(known.when), best // len(known.when)
-    gains = np.stack([gain for gain, _ in found])
-    place = gains.argmax(0)
-    best = np.stack([best for _, best in found])[place, np.arange(count)]
-    level, ramp = np.divmod(best, len(known.when))
-    return gains.max(0), place, ramp, level
+        found.append((gain[rows, best], best))
+    place, (gain, best) = np.zeros(count, dtype=int), found[0]
+    for later in range(1, here + 1):
+        better = found[later][0] > gain
+        place[better] = later
+        gain, best = np.where(better, found[later][0], gain), np.where(better, found[later][1], best)
+    level, ramp = best // len(known.when), best % len(known.when)
+    new = np.stack([known.when[ramp], levels[level], known.duration[ramp]], axis=1)[:, None]
+    if not here:
+        return new, gain
+    order = np.argsort(np.concatenate([np.arange(here) + 0 * place[:, None], place[:, None] - 0.5], axis=1), axis=1)
+    return np.take_along_axis(np.concatenate([events, new], axis=1), order[:, :, None], axis=1), gain
 
 
 def any_duration(length: int) -> tuple[float, ...]:

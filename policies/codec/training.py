@@ -13,7 +13,7 @@ from policies.codec.strokes import Strokes
 from policies.codec.switches import PARTS, Switches, any_duration, bank, changes, fit_events, resting_levels
 from policies.splines import design
 
-STROKE_BITS, EVENT_BITS = 8, (6, 3, 3)
+STROKE_BITS, EVENT_BITS = 8, (8, 3, 4)
 SLOTS = 4  # events of a channel in a chunk, at most
 ENOUGH = 0.7  # one more slot must bring the error below so much of what it was
 CLEARLY = 0.5  # a channel switches if events leave less than so much of a curve's squared error
@@ -172,7 +172,7 @@ def _path(error, first: int) -> list[tuple[tuple[int, ...], float]]:
     path = []
     while True:
         ahead = [
-            tuple(np.add(at, more))
+            tuple(a + m for a, m in zip(at, more, strict=True))
             for more in np.ndindex(4, 3, 2)
             if any(more) and all(a + m <= most for a, m, most in zip(at, more, EVENT_BITS, strict=True))
         ]

@@ -1,0 +1,119 @@
+"""LeRobotDatasets: what is written comes back, LeRobot reads it too, and a broken one is refused in one line."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from pyarrow import parquet
+
+from robot.datasets import DatasetError, Recording, read, write
+
+NAMES = ("shoulder.pos", "gripper.pos")
+
+LEROBOT = """
+import sys, logging
+logging.disable(logging.CRITICAL)
+from lerobot.datasets.lerobot_dataset import LeRobotDataset
+dataset = LeRobotDataset("local/arm", root=sys.argv[1])
+print(len(dataset), dataset.num_episodes, dataset.fps, dataset[3]["action"].tolist())
+"""
+
+
+def recording():
+    rng = np.random.default_rng(0)
+    return Recording([rng.normal(size=(n, 2)).astype(np.float32) for n in (5, 7, 4)], NAMES, 25.0)
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """A dataset written in a process of its own: importing LeRobot leaves warnings that are not ours."""
+    folder = tmp_path_factory.mktemp("sets") / "arm"
+    np.savez(folder.parent / "arm.npz", *recording().episodes)
+    body = (
+        "import sys, numpy as np; from pathlib import Path; from robot.datasets import Recording, write\n"
+        "episodes = list(np.load(sys.argv[1]).values())\n"
+        f"write(Path(sys.argv[2]), Recording(episodes, {NAMES}, 25.0), 'wave')\n"
+        + LEROBOT.replace("argv[1]", "argv[2]")
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", body, str(folder.parent / "arm.npz"), str(folder)],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": os.getcwd()},
+    )
+    return folder, ran
+
+
+def test_what_was_written_comes_back(written):
+    again = read(written[0])
+    assert again.names == NAMES and again.rate_hz == 25
+    assert [e.tolist() for e in again.episodes] == [e.tolist() for e in recording().episodes]
+    assert all(e.dtype == np.float32 for e in again.episodes)
+    assert not list(written[0].parent.glob(".arm*"))
+
+
+def test_lerobot_reads_it_and_nothing_was_printed_besides(written):
+    first = recording().episodes[0]
+    said = written[1].stdout.split(maxsplit=3)
+    assert said[:3] == ["16", "3", "25"] and json.loads(said[3]) == pytest.approx(first[3].tolist())
+    assert "examples/s" not in written[1].stderr and "torchcodec" not in written[1].stderr
+
+
+def test_a_folder_that_is_there_is_not_overwritten(written):
+    with pytest.raises(DatasetError, match="already there"):
+        write(written[0], recording(), "wave")
+
+
+def test_a_folder_that_is_no_dataset_is_refused(tmp_path):
+    with pytest.raises(DatasetError, match="nothing: no such folder"):
+        read(tmp_path / "nothing")
+    with pytest.raises(DatasetError, match=r"info\.json: missing, so .* is no LeRobotDataset"):
+        read(tmp_path)
+
+
+def rewrite(change):
+    def apply(folder):
+        path = folder / "meta" / "info.json"
+        info = json.loads(path.read_text())
+        change(info)
+        path.write_text(json.dumps(info))
+
+    return apply
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (lambda folder: (folder / "meta" / "info.json").write_text("{"), "not the description of a LeRobotDataset"),
+        (rewrite(lambda info: info.pop("fps")), "not the description of a LeRobotDataset"),
+        (rewrite(lambda info: info.update(codebase_version="v2.1")), r"codebase_version v2\.1, not v3\.x"),
+        (rewrite(lambda info: info["features"].pop("action")), "no 'action' among its features: timestamp"),
+        (lambda folder: shutil.rmtree(folder / "data"), "no step was recorded"),
+        (
+            lambda folder: next(folder.rglob("data/*/*.parquet")).write_bytes(b"PAR1"),
+            r"file-000\.parquet: not readable",
+        ),
+    ],
+)
+def test_a_broken_dataset_is_refused_in_one_line(written, tmp_path, damage, says):
+    shutil.copytree(written[0], tmp_path / "arm")
+    damage(tmp_path / "arm")
+    with pytest.raises(DatasetError, match=says):
+        read(tmp_path / "arm")
+
+
+def test_an_action_that_is_not_finite_is_named(written, tmp_path):
+    shutil.copytree(written[0], tmp_path / "arm")
+    path = next((tmp_path / "arm").rglob("data/*/*.parquet"))
+    table = parquet.read_table(path)
+    actions = table["action"].to_pylist()
+    actions[6][1] = float("nan")
+    rows = table.set_column(table.schema.get_field_index("action"), "action", [actions])
+    parquet.write_table(rows, path)
+    with pytest.raises(DatasetError, match="episode 1, frame 1: an action that is not finite"):
+        read(tmp_path / "arm")

@@ -1,0 +1,96 @@
+"""semagram-tokens: each of its verbs ends with one JSON line, and a mistake with one line that says what is right."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+
+from configs import codecs
+from configs.tokens import main
+from policies.codec import Codec
+from robot.datasets import Recording
+from sim.demonstrations import CHANNELS, RATE_HZ, demonstrations
+
+CODES = ["semagram", "bins", "fast-10", "fast-4", "beast-10"]
+
+
+@pytest.fixture(scope="module")
+def episodes():
+    return demonstrations(seed=0, count=10)
+
+
+@pytest.fixture
+def tokens(monkeypatch, capsys, tmp_path, episodes):
+    """Run the command in an empty folder on demonstrations that need no LeRobot to be read."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(codecs.datasets, "read", lambda folder: Recording(episodes, CHANNELS, RATE_HZ))
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["semagram-tokens", *words])
+        main()
+        out, err = capsys.readouterr()
+        assert len(out.splitlines()) == 1
+        return json.loads(out), err
+
+    return run
+
+
+def test_compare_leaves_a_table_and_a_plot(tokens, tmp_path):
+    result, _ = tokens("compare", "dataset=arm", "strings=200", "hydra.run.dir=out")
+    rows = {row["codec"]: row for row in result["rows"]}
+    assert list(rows) == CODES and result["switching"] == ["gripper"]
+    assert set(rows["semagram"]) >= {
+        *("codec", "bits", "ids", "rmse", "max_error", "jump", "valid", "prefix_rmse", "encode_us", "decode_us"),
+    }
+    ours = rows["semagram"]
+    assert ours["bits"] == 96 and ours["ids"] == 8 and ours["valid"] == 1
+    assert ours["rmse"] < rows["fast-4"]["rmse"] and ours["jump"] < rows["fast-4"]["jump"] / 4
+    assert ours["prefix_rmse"][0] < rows["fast-4"]["prefix_rmse"][0] / 2
+    assert rows["bins"]["rmse"] < 1 / 255 and rows["bins"]["bits"] == 50 * 6 * 8
+    assert (tmp_path / "out" / "rate-distortion.png").stat().st_size > 5000
+    assert len((tmp_path / "out" / "table.csv").read_text().splitlines()) == 1 + len(CODES)
+    assert "| semagram | 96 |" in (tmp_path / "out" / "table.md").read_text()
+
+
+def test_fit_leaves_a_codec_that_codes_actions_in_their_own_units(tokens, episodes):
+    result, _ = tokens("fit", "dataset=arm", "ids=6", "seconds=0.5", "out=codec")
+    codec = Codec.load(result["codec"])
+    assert codec.config.length == 25 and result["string_bits"] == 72
+    chunk, start = episodes[0][1:26], episodes[0][0]
+    assert np.abs(codec.decode(codec.encode(chunk, start), start) - chunk).max() < 0.2
+
+
+def test_draw_leaves_a_picture(tokens, tmp_path):
+    result, _ = tokens("draw", "dataset=arm")
+    assert (tmp_path / result["figure"]).stat().st_size > 5000 and len(result["ids"]) == 8
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ((), "semagram-tokens : one of fit, compare, draw, demo"),
+        (("fold",), "semagram-tokens fold: one of fit, compare, draw, demo"),
+        (("fit",), "dataset=: a LeRobotDataset's folder; `semagram-tokens demo out=runs/arm` makes one"),
+        (("demo",), "out=: a new folder for the demonstrations, e.g. out=runs/arm"),
+        (("fit", "dataset=arm", "ids=0"), "ids=0: from 1 to 256"),
+        (("fit", "dataset=arm", "seconds=0.01"), "length=1: at least 2"),
+        (("fit", "dataset=arm", "seconds=60"), "length=3000: below the longest episode's"),
+        (("fit", "dataset=arm", "idz=3"), "idz: no such key; did you mean ids?"),
+        (("compare", "dataset=arm", "held_out=1.5"), "held_out=1.5: from 0.05 to 0.9"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(tokens, capsys, tmp_path, words, says):
+    with pytest.raises(SystemExit) as stop:
+        tokens(*words)
+    err = capsys.readouterr().err
+    assert stop.value.code == 2 and len(err.splitlines()) == 1 and says in err, err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_dataset_that_is_not_there_is_named(monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["semagram-tokens", "fit", "dataset=nothing"])
+    with pytest.raises(SystemExit):
+        main()
+    assert capsys.readouterr().err == "semagram: nothing: no such folder\n"
