@@ -103,7 +103,7 @@ def _wash(stroke: Line, lanes: Lanes) -> list[Shape]:
     """Pale ink: the same amount on more paper is paler."""
     spread = np.minimum(stroke.spread, UNKNOWN)
     ends = rise(stroke.u / 0.35) * rise((1 - stroke.u) / 0.35)
-    opacity = 0.4 / (1 + 4 * spread.mean(0))
+    opacity = 0.55 / (1 + 4 * spread.mean(0))
     result = []
     for layer in LAYERS if len(lanes.rest) <= MANY else LAYERS[:1]:
         outlines = _band(stroke, lanes, layer * lanes.swing * spread * ends[:, None])
