@@ -2,7 +2,7 @@
 
 import csv
 import sys
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -123,4 +123,4 @@ def _write_table(folder: Path, rows: list[Measurement]) -> None:
     with open(folder / "table.csv", "w", newline="") as file:
         table = csv.DictWriter(file, fieldnames=list(asdict(rows[0])), lineterminator="\n")
         table.writeheader()
-        table.writerows(asdict(replace(row, prefix_rmse=" ".join(f"{e:.6f}" for e in row.prefix_rmse))) for row in rows)
+        table.writerows(asdict(row) | {"prefix_rmse": " ".join(f"{e:.6f}" for e in row.prefix_rmse)} for row in rows)

@@ -17,7 +17,7 @@ CODES = ["semagram", "bins", "fast-10", "fast-4", "beast-10"]
 
 @pytest.fixture(scope="module")
 def episodes():
-    return demonstrations(seed=0, count=10)
+    return demonstrations(seed=0, count=24)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ PARTS = 3
 """Numbers of an event: the step it begins at (the chunk's length: none), the level it goes to, the steps it takes."""
 
 STILL = 0.01  # scaled; a channel that moves less in a step rests on a level
-WORTH = 1e-4  # the squared error, summed over a chunk, below which no event is looked for
+WORTH = 0.01  # the squared error, summed over a chunk, below which no event is looked for
 SHARP = 2e-3  # of a channel's variance: how closely its levels must stand for all values it rests on
 LEVELS = 3  # doublings of the number of levels
 LONGEST = 30  # steps that an event takes at most
