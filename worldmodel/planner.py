@@ -196,11 +196,12 @@ class Planner:
         noise[:, :, 0] = 0  # the first rollout is the policy's mode
         proposed = self._propose(self.model, z, noise[:, :, :own])
         mode = last = proposed[:, :, :1]
-        if memory is not None:
+        if memory is not None and config.carry:
             last = torch.where(memory.valid[None, :, None, None], memory.mean.unsqueeze(2), mode)
-        half = free // 2
-        centre = torch.cat([mode.expand(-1, -1, free - half, -1), last.expand(-1, -1, half, -1)], 2)
-        noise[:, :, -1] = 0  # and the last candidate is the last plan itself
+        carried = int(config.carry * free)
+        centre = torch.cat([mode.expand(-1, -1, free - carried, -1), last.expand(-1, -1, carried, -1)], 2)
+        if carried:
+            noise[:, :, -1] = 0  # and the last candidate is the last plan itself
         around = (centre + config.spread * noise[:, :, own:]).clamp(-1, 1)
         if config.budget == "fixed":
             return [torch.cat([proposed, around], 2)]

@@ -98,6 +98,7 @@ class PlannerConfig:
     horizon: int = 5
     spread: float = 0.5
     min_spread: float = 0.05
+    carry: float = 0.5
     temperature: float = 0.5
     indifference: float = 0.1
     depths: bool = False
@@ -114,6 +115,7 @@ class PlannerConfig:
         check("planner.", self, "min_spread", above=0, high=self.spread, why=" (planner.spread)")
         check("planner.", self, "spread temperature", above=0)
         check("planner.", self, "indifference deadline_ms replan_every agreement", low=0)
+        check("planner.", self, "carry", low=0, high=1)
         if self.budget not in ("fixed", "adaptive"):
             raise ValueError(f"planner.budget={self.budget}: fixed or adaptive")
         if self.budget == "adaptive" and self.elites > self.policy_samples + 1:
