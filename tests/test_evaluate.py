@@ -139,6 +139,7 @@ def test_a_film_is_made_or_the_reason_said(run, tmp_path, capsys):
         warnings.simplefilter("ignore", DeprecationWarning)
         evaluation(run, video=True, episodes=1).run(tmp_path)
     assert (tmp_path / "rollout.mp4").exists() != ("no video: " in capsys.readouterr().err)
+    assert all((tmp_path / name).stat().st_size for name in ("plan.svg", "plan.png", "plan.json"))
 
 
 def agent(model, planner, length=1):
