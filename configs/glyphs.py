@@ -26,6 +26,8 @@ def draw_file(path: Path, folder: Path) -> dict:
     """
     try:
         sentence = from_plain(json.loads(path.read_text(encoding="utf-8")))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"sentence={path}: not JSON ({error}); a list of tokens, as in docs/glyph.json") from error
     except ValueError as error:
         raise ValueError(f"sentence={path}: {error}") from error
     return draw_both(sentence, folder)
