@@ -111,14 +111,21 @@ def refine(
     discount: float,
     config: PlannerConfig,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """One iteration: score the `fresh` sentences, choose the elites among them and those `kept` from before.
+    """One iteration: score the `fresh` sentences, `elect` among them and those `kept` from before."""
+    returns = torch.cat([kept_returns, score(model, z, fresh, discount, config.depths)], 1)
+    return elect(torch.cat([kept, fresh], 2), returns, config)
+
+
+def elect(
+    candidates: Float[Tensor, "T B N P"], returns: Float[Tensor, "B N"], config: PlannerConfig
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The elites among candidates of known returns, and what they say together.
 
     Gives mean and spread (T, B, P), returns and weights (B, E), elites (T, B, E, P). A candidate whose return is not
-    finite is ranked last, with weight 0.
+    finite is ranked last, with weight 0. Weights: exp(return / unit), as in MPPI (Williams et al. 2017,
+    arXiv 1707.02342), over elites as in TD-MPC2; `unit` follows the elites' own deviation.
     """
-    scored = score(model, z, fresh, discount, config.depths)
-    returns = torch.cat([kept_returns, torch.where(torch.isfinite(scored), scored, -torch.inf)], 1)
-    candidates = torch.cat([kept, fresh], 2)
+    returns = torch.where(torch.isfinite(returns), returns, -torch.inf)
     best, index = returns.topk(config.elites, -1)
     index = index[None, :, :, None].expand(len(candidates), -1, -1, candidates.shape[-1])
     elites = candidates.gather(2, index)
