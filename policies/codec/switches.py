@@ -156,7 +156,7 @@ def _put(
     """
     count, here = len(error), events.shape[1]
     onto, rows = error @ known.ramps.T, np.arange(count)
-    ramps = ramps_of(events, error.shape[1])
+    ramps = ramps_of(events, error.shape[1]) if here else None
     found = []
     for place in range(here + 1):
         along, energy = onto, known.energy[None]

@@ -13,7 +13,7 @@ from policies.codec.strokes import Strokes
 from policies.codec.switches import PARTS, Switches, any_duration, bank, changes, fit_events, resting_levels
 from policies.splines import design
 
-STROKE_BITS, EVENT_BITS = 8, (8, 3, 4)
+STROKE_BITS, EVENT_BITS = 8, (8, 3, 3)
 SLOTS = 4  # events of a channel in a chunk, at most
 ENOUGH = 0.7  # one more slot must bring the error below so much of what it was
 CLEARLY = 0.5  # a channel switches if events leave less than so much of a curve's squared error
