@@ -212,6 +212,20 @@ def test_a_stop_continues_and_ends_at_rest_within_bounds(motion, duration, seed)
     assert (gap[free] <= np.abs(moving.rate)[free] / hz / (duration * hz) + 1e-9).all()
 
 
+def test_a_stop_with_little_room_brakes_harder_but_does_not_hit_the_edge():
+    """Its rate falls to nothing as it nears the edge, and where there is room it is the same as ever."""
+    hz, start, rate = 1000.0, np.array([0.9, 0.0]), np.array([1.5, 1.5])
+    stopping = Walk([Stop(1.0)], start, hz, rate)
+    _, y = actions(stopping)
+    speed = np.diff(y, axis=0) * hz
+    np.testing.assert_allclose(speed[0], rate, rtol=0.02)
+    np.testing.assert_allclose(stopping.position, [1.0, 0.5])
+    lasts = 3 * 0.1 / 1.5  # seconds: the way v T / 3 is what room there is
+    at = (np.arange(len(speed)) + 1) / hz
+    np.testing.assert_allclose(speed[:, 0], 1.5 * (1 - np.minimum(at / lasts, 1)) ** 2, atol=1e-3)
+    np.testing.assert_allclose(speed[:, 1], 1.5 * (1 - at) ** 2, atol=1e-3)
+
+
 @pytest.mark.parametrize("shape", [(1, 1, 0), (2, 2, 1), (4, 2, 1), (4, 3, 2), (8, 5, 3)])
 def test_the_world_models_token_is_a_move(shape):
     """Untied, at the control rate it was made for, it gives exactly the actions that the agent executes."""
