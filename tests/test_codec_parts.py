@@ -11,6 +11,7 @@ from policies.codec.script import Script
 from policies.codec.settings import CodecConfig
 from policies.codec.strokes import Strokes
 from policies.codec.switches import Switches, bank, changes, fit_events, resting_levels
+from policies.splines import knots
 
 
 @pytest.fixture(scope="module")
@@ -116,3 +117,19 @@ def test_all_numbers_of_a_stroke_are_its_least_squares_curve(relative):
     drawn = strokes.curve(strokes.numbers(paths, start), start, -far, far) - start[:, None]
     left = np.einsum("tm,ntd->nmd", strokes.basis[:, 1:], paths - drawn)
     assert np.abs(left).max() < 1e-8 < np.abs(paths - drawn).max()
+
+
+def test_numbers_that_no_data_has_still_give_a_bounded_curve_of_bounded_rate():
+    """The curve lies in its control points' hull; its rate in that of degree x step / gap between knots."""
+    rng = np.random.default_rng(0)
+    start = rng.uniform(-1, 1, size=(50, 2))
+    strokes = Strokes.fit(np.cumsum(rng.normal(size=(50, 15, 2)), axis=1), start, CodecConfig(length=15, knots=6))
+    wild = strokes.curve(1000 * rng.normal(size=(50, strokes.analysis.shape[0])), start, -np.ones(2), np.full(2, 0.9))
+    assert wild.min() >= -1 - 1e-9 and wild.max() <= max(0.9, start.max()) + 1e-9
+    assert wild.min() < -0.9 and wild.max() > 0.8  # they were at the bounds
+    k = knots(6, 3)
+    fastest = (3 * strokes.stride / (k[4:9] - k[1:6])[:, None]).max(0)
+    far = np.full(2, np.inf)
+    free = strokes.curve(1000 * rng.normal(size=(50, strokes.analysis.shape[0])), start, -far, far)
+    steps = np.abs(np.diff(np.concatenate([start[:, None], free], axis=1), axis=1)).max((0, 1))
+    assert (steps <= fastest / 15 + 1e-9).all() and (steps > 0.5 * fastest / 15).all()
