@@ -18,8 +18,9 @@ Keys, with their defaults:
   episodes=10              episodes; the planner and the policy alone get the same ones
   seed=100                 chooses the episodes
   video=false              leave rollout.mp4 (needs EGL or OSMesa; without them there is no video)
-  planner.<key>=null       samples, policy_samples, elites, iterations, horizon, spread, min_spread, temperature,
-                           indifference, depths, deadline_ms; null leaves the checkpoint's own setting
+  planner.<key>=null       samples, policy_samples, elites, iterations, horizon, spread, min_spread, carry, temperature,
+                           indifference, depths, deadline_ms, replan_every, budget (fixed or adaptive), agreement; null
+                           leaves the checkpoint's own setting
   device=cpu               cpu, cuda or auto
   threads=1                of the CPU
   compile=auto             of the timed decisions; false is quicker to start and decides more slowly
@@ -32,9 +33,10 @@ rollout.mp4. Progress goes to stderr; the last line of stdout is one JSON object
   policy_return_mean, ...                     the same of the policy alone
   plan_ms_p50, plan_ms_p99                    one decision for one environment, from an observation to a token
   decisions_per_second                        of those, with the planner on
-  plan_gflop                                  arithmetic of one plan
-  gflop_per_decision                          of a plan and of the updates that training makes for it; null without
-                                              the run's summary.json
+  plan_gflop                                  arithmetic of one plan, in the mean of these episodes
+  imagined_per_plan                           calls of the world model's step in it
+  gflop_per_decision                          of a control step: its share of plans and of the updates in training;
+                                              null without the run's summary.json
   train_seconds, env_steps_per_second         of the training up to this checkpoint; null where it does not say
 """
 

@@ -64,9 +64,11 @@ class Evaluation:
 
     def run(self, folder: Path) -> dict:
         """Evaluate; leaves summary.json, a picture and perhaps a video. Returns the summary."""
-        planned, alone = self._episodes(True), self._episodes(False)
-        task = self._agent(True)[1]
-        pace = measure(task, self._agent(True, self.machine.compiled)[0])
+        planned, imagined = self._episodes(True)
+        alone, _ = self._episodes(False)
+        agent, task = self._agent(True, self.machine.compiled)
+        pace, every = measure(task, agent), agent.every
+        plan, update = self._plan_gflop(imagined), self._update_gflop()
         trained = self._training()
         result = {
             "task": task.label,
@@ -79,8 +81,9 @@ class Evaluation:
             "policy_returns": _rounded(alone.returns),
             "train_seconds": trained,
             "env_steps_per_second": trained and round(self.identity.env_steps / trained, 2),
-            "gflop_per_decision": self._decision_gflop(),
-            "plan_gflop": round(self._plan_gflop(self.planner), 4),
+            "gflop_per_decision": update and round(update + plan / every, 3),
+            "plan_gflop": round(plan, 4),
+            "imagined_per_plan": round(imagined, 1),
             "decisions_per_second": round(pace.per_second, 1),
             "plan_ms_p50": round(pace.percentile(50), 3),
             "plan_ms_p99": round(pace.percentile(99), 3),
@@ -106,7 +109,8 @@ class Evaluation:
     def _agent(self, planned: bool, compiled: bool = False) -> tuple[Agent, TaskConfig]:
         return loaded_agent(self.identity, self.model, planned, self.config.seed, self.planner, compiled)
 
-    def _episodes(self, planned: bool) -> Rollout:
+    def _episodes(self, planned: bool) -> tuple[Rollout, float]:
+        """The episodes, and how many steps a decision imagined in the mean."""
         agent, task = self._agent(planned)
         if planned and self.planner.deadline_ms:  # a deadline is for one environment's plan
             count = range(self.config.episodes)
@@ -123,7 +127,8 @@ class Evaluation:
                 dynamic_ncols=True,
                 mininterval=0.5 if sys.stderr.isatty() else 30,
             ) as bar:
-                return rollout(env, agent, self.config.seed, limit, bar.update)
+                result = rollout(env, agent, self.config.seed, limit, bar.update)
+            return result, agent.imagined / agent.decided
         finally:
             env.close()
 
@@ -136,8 +141,9 @@ class Evaluation:
             if space.shape != (size,):
                 raise FolderError(f"{self.path}: its {name} has {size} numbers, the task's has {space.shape[0]}")
 
-    def _plan_gflop(self, planner: PlannerConfig) -> float:
-        return plan_gflop(self.model, self.identity.discount**self.identity.model.token.length, planner)
+    def _plan_gflop(self, imagined: float) -> float:
+        discount = self.identity.discount**self.identity.model.token.length
+        return plan_gflop(self.model, discount, self.planner, imagined)
 
     def _training(self) -> float | None:
         """Seconds of training before this checkpoint, if it says so."""
@@ -146,13 +152,12 @@ class Evaluation:
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
-    def _decision_gflop(self) -> float | None:
-        """The run's own figure for update and plan, its plan replaced by the one used here."""
+    def _update_gflop(self) -> float | None:
+        """What the run's updates cost by control step, if it says so."""
         try:
-            whole = json.loads((self.path.parent.parent / "summary.json").read_text())["gflop_per_decision"]
+            return float(json.loads((self.path.parent.parent / "summary.json").read_text())["update_gflop"])
         except (OSError, ValueError, KeyError, TypeError):
             return None
-        return round(whole - self._plan_gflop(self.identity.planner) + self._plan_gflop(self.planner), 3)
 
 
 class OneByOne(Agent):
@@ -165,6 +170,16 @@ class OneByOne(Agent):
     def actions(self) -> Tensor | None:
         """Not None once it has acted."""
         return self.agents[0].actions
+
+    @property
+    def decided(self) -> int:
+        """Decisions of all."""
+        return sum(agent.decided for agent in self.agents)
+
+    @property
+    def imagined(self) -> int:
+        """Calls of the model's step by all."""
+        return sum(agent.imagined for agent in self.agents)
 
     def reset(self, ended: Tensor) -> None:
         """Tell the agents of the environments (N,) whose episode ended."""

@@ -144,10 +144,11 @@ class Training:
             "updates": self.parts.learner.updates,
         }
 
-    def _evaluate(self, when: str) -> tuple[Rollout, Rollout]:
-        """Evaluate with the planner and without it."""
+    def _evaluate(self, when: str) -> tuple[Rollout, Rollout, float]:
+        """Evaluate with the planner and without it; also says how many steps a plan imagined, in the mean."""
         env, seed, limit = self.parts.evaluation_env, self.config.evaluation.seed, self.parts.limit
-        planned = rollout(env, self.parts.evaluator(True, seed), seed, limit, self._heed)
+        agent = self.parts.evaluator(True, seed)
+        planned = rollout(env, agent, seed, limit, self._heed)
         alone = rollout(env, self.parts.evaluator(False, seed), seed, limit, self._heed)
         self.folder.log(
             self._position()
@@ -162,7 +163,7 @@ class Training:
             f"{when}: return {planned.returns.mean():.0f} ± {planned.returns.std():.0f}, "
             f"policy alone {alone.returns.mean():.0f}"
         )
-        return planned, alone
+        return planned, alone, agent.imagined / agent.decided
 
     def _save(self) -> None:
         progress = {
@@ -181,11 +182,14 @@ class Training:
     def _finish(self) -> dict:
         config, learner, trainer = self.config, self.parts.learner, self.parts.trainer
         self._save()  # before the last evaluation, so that going on from here leaves no row twice
-        planned, alone = self._evaluate("at the end")
+        planned, alone, imagined = self._evaluate("at the end")
         planner = Planner(learner.model, self.parts.token_discount, config.planner, self.parts.machine.compiled)
-        agent = Agent(learner.model, self.parts.curve, planner, torch.Generator().manual_seed(0))
+        generator = torch.Generator().manual_seed(0)
+        agent = Agent(learner.model, self.parts.curve, planner, generator, every=config.planner.replan_every)
         pace = measure(config.task, agent)
-        update = update_gflop(learner) * config.learning.updates_per_decision
+        # Both by control step, so that runs with other tokens compare.
+        update = update_gflop(learner) * config.learning.updates_per_decision / config.model.token.length
+        plan = plan_gflop(learner.model, self.parts.token_discount, config.planner, imagined) / agent.every
         result = {
             "task": config.task.label,
             "seed": config.seed,
@@ -197,9 +201,9 @@ class Training:
             "returns": [round(float(r), 3) for r in planned.returns],
             "train_seconds": round(self.seconds, 1),
             "env_steps_per_second": round(trainer.env_steps / max(self.seconds, 1e-9), 2),
-            "gflop_per_decision": round(
-                update + plan_gflop(learner.model, self.parts.token_discount, config.planner), 3
-            ),
+            "gflop_per_decision": round(update + plan, 3),
+            "update_gflop": round(update, 4),
+            "imagined_per_plan": round(imagined, 1),
             "decisions_per_second": round(pace.per_second, 1),
             "parameters": int(learner.flat.numel()),
             "device": str(self.parts.machine.device),

@@ -43,7 +43,7 @@ class Agent:
         self.actions: Tensor | None = None
         self.at = torch.zeros(0, dtype=torch.long)
         self.spread = 0.0
-        self.imagined = 0  # calls of the model's step so far, over all environments
+        self.decided, self.imagined = 0, 0  # decisions, and calls of the model's step, so far over all environments
         self.choice: list[Tensor | None] = []  # the tokens (P,) that the planner chose in the last `act`, where it did
 
     def reset(self, ended: Bool[Tensor, "B"]) -> None:
@@ -70,6 +70,7 @@ class Agent:
 
     def _begin(self, observation: dict[str, Tensor], due: Bool[Tensor, "B"]) -> None:
         """Decide anew where it is time to; the others keep their tokens, and their memory."""
+        self.decided += int(due.sum())
         if self.planner is None:
             tokens = self.model.policy(self.model.encode(observation)).mode.cpu().unsqueeze(0)
         else:

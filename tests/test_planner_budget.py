@@ -7,6 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from worldmodel.arithmetic import gflop, plan_gflop
 from worldmodel.model import STATE
 from worldmodel.planner import Memory, Planner, doubt
 from worldmodel.settings import PlannerConfig
@@ -112,3 +113,15 @@ def test_settings_that_cannot_be_are_refused():
         PlannerConfig(budget="some")
     with pytest.raises(ValueError, match=r"^planner\.elites=16: at most 9 \(planner\.policy_samples \+ 1\)"):
         PlannerConfig(policy_samples=8, budget="adaptive")
+
+
+def test_the_arithmetic_of_a_plan_goes_by_what_it_imagined(model):
+    """To a thousandth for all of the budget; nearly for a part, since a proposal costs less than a scored step."""
+    whole = plan_gflop(model, 0.9, ADAPTIVE)
+    for agreement, tolerance in ((0.0, 0.001), (1e9, 0.2)):
+        planner = Planner(model, 0.9, dataclasses.replace(ADAPTIVE, agreement=agreement))
+        plans = []
+        spent = gflop(lambda planner=planner, plans=plans: plans.append(planner.plan(seen(1), None, seeded())))
+        said = plan_gflop(model, 0.9, planner.config, float(plans[0].imagined[0]))
+        assert said == pytest.approx(spent, rel=tolerance)
+        assert said <= whole * (1 + 1e-9)

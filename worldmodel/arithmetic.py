@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -36,10 +37,12 @@ def update_gflop(learner: Learner) -> float:
     return gflop(work)
 
 
-def plan_gflop(model, discount: float, config: PlannerConfig) -> float:
-    """GFLOP of one plan for one observation at the full budget."""
+def plan_gflop(model, discount: float, config: PlannerConfig, imagined: float | None = None) -> float:
+    """GFLOP of one plan for one observation: of all its budget, or of `imagined` steps of it."""
     device = next(model.parameters()).device
-    planner = Planner(model, discount, config)
+    planner = Planner(model, discount, replace(config, budget="fixed"))
     observation = {STATE: torch.zeros(1, model.state_size, device=device)}
     generator = torch.Generator().manual_seed(0)
-    return gflop(lambda: planner.plan(observation, None, generator, deadline=math.inf))
+    plans = []
+    whole = gflop(lambda: plans.append(planner.plan(observation, None, generator, deadline=math.inf)))
+    return whole if imagined is None else whole * imagined / float(plans[0].imagined[0])
