@@ -1,11 +1,14 @@
 """Folders that are whole or absent: written aside, fsynced, renamed; each with a manifest of sizes and SHA-256 sums."""
 
 import ctypes
+import glob
 import hashlib
 import json
 import os
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -26,12 +29,9 @@ def write_folder(path: Path, files: dict[str, bytes], versions: dict[str, str]) 
     A folder that is already there stays until it is exchanged for the new one. Raises OSError (a full disk, a missing
     right); what was half-written is removed.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.parent / f".{path.name}.{os.getpid()}"
-    shutil.rmtree(aside, ignore_errors=True)
     sums = {name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in files.items()}
     manifest = json.dumps({"versions": versions, "files": sums}, indent=1).encode()
-    try:
+    with aside_of(path) as aside:
         aside.mkdir()
         for name, data in {**files, MANIFEST: manifest}.items():
             write_synced(aside / name, data)
@@ -41,8 +41,34 @@ def write_folder(path: Path, files: dict[str, bytes], versions: dict[str, str]) 
         else:
             os.rename(aside, path)
         sync_folder(path.parent)
+
+
+@contextmanager
+def aside_of(path: Path) -> Iterator[Path]:
+    """A hidden path beside `path`, to write to first: free at the beginning, and removed at the end if still there.
+
+    What processes that are no more (a kill -9) left there is removed, too. Raises OSError.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.parent / f".{path.name}.{os.getpid()}"
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*"):
+        process = left.name.removeprefix(f".{path.name}.")
+        if left == aside or (process.isdecimal() and not _runs(int(process))):
+            shutil.rmtree(left, ignore_errors=True)
+    try:
+        yield aside
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # somebody else's
+        pass
+    return True
 
 
 def _exchange(aside: Path, path: Path) -> None:
@@ -101,7 +127,7 @@ def check_folder(path: Path, needed: tuple[str, ...]) -> dict:
             if len(data) != entry["bytes"] or hashlib.sha256(data).hexdigest() != entry["sha256"]:
                 raise FolderError(f"{path / name}: damaged (its SHA-256 is not the one in {MANIFEST})")
     except FileNotFoundError as error:
-        raise FolderError(f"{error.filename}: missing, so {path} is not a whole checkpoint") from error
+        raise FolderError(f"{error.filename}: missing, so {path} is not whole") from error
     except (KeyError, TypeError, json.JSONDecodeError, UnicodeDecodeError) as error:
         raise FolderError(f"{path / MANIFEST}: not a manifest of {', '.join(needed)}") from error
     return manifest

@@ -3,14 +3,16 @@
 import json
 import logging
 import os
-import shutil
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from policies.folders import aside_of
+
 ACTION = "action"
+COLUMNS = (ACTION, "episode_index", "frame_index")
 VERSION = "v3."
 
 
@@ -39,10 +41,16 @@ def read(folder: Path) -> Recording:
     files = sorted((folder / "data").glob("chunk-*/file-*.parquet"))
     if not files:
         raise DatasetError(f"{folder / 'data'}: no chunk-*/file-*.parquet, so no step was recorded")
-    steps, episode, frame = (np.concatenate(parts) for parts in zip(*map(_columns, files), strict=True))
+    columns = [part for part in map(_columns, files) if len(part[0])]
+    if not columns:
+        raise DatasetError(f"{folder}: no step was recorded")
+    widths = sorted({part[0].shape[1] for part in columns})
+    if len(widths) > 1:
+        raise DatasetError(f"{folder / 'data'}: actions of {' and '.join(map(str, widths))} numbers; all of one width")
+    steps, episode, frame = (np.concatenate(parts) for parts in zip(*columns, strict=True))
     if not np.isfinite(steps).all():
         at = int(np.flatnonzero(~np.isfinite(steps).all(axis=1))[0])
-        raise DatasetError(f"{folder}: episode {episode[at]}, frame {frame[at]}: an action that is not finite")
+        raise DatasetError(f"{folder}: episode {episode[at]}, frame {frame[at]}: not finite as float32")
     order = np.lexsort((frame, episode))
     ends = np.flatnonzero(np.diff(episode[order])) + 1
     return Recording(np.split(steps[order], ends), _names(feature, steps.shape[1]), float(info["fps"]))
@@ -54,11 +62,15 @@ def _info(folder: Path) -> dict:
         raise DatasetError(f"{folder}: no such folder")
     try:
         info = json.loads(path.read_text())
-        version, _ = info["codebase_version"], (info["features"].keys(), float(info["fps"]))
+        version, rate_hz = info["codebase_version"], float(info["fps"])
+        if not 0 < rate_hz < np.inf:
+            raise ValueError(f"fps={rate_hz:g}")
+        if not isinstance(info["features"].get(ACTION, {}), dict):
+            raise ValueError(f"{ACTION}={info['features'][ACTION]}")
     except FileNotFoundError as error:
         raise DatasetError(f"{path}: missing, so {folder} is no LeRobotDataset") from error
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise DatasetError(f"{path}: not the description of a LeRobotDataset") from error
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        raise DatasetError(f"{path}: not the description of a LeRobotDataset ({error})") from error
     if not str(version).startswith(VERSION):
         raise DatasetError(f"{path}: codebase_version {version}, not {VERSION}x; convert it with LeRobot's own script")
     return info
@@ -67,22 +79,39 @@ def _info(folder: Path) -> dict:
 def _columns(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The actions (steps, D), and each step's episode and number in it."""
     import pyarrow  # noqa: PLC0415
+    import pyarrow.compute  # noqa: PLC0415
     import pyarrow.parquet  # noqa: PLC0415
 
     try:
-        table = pyarrow.parquet.read_table(path, columns=[ACTION, "episode_index", "frame_index"])
-        actions = table[ACTION].combine_chunks()
-        flat = np.asarray(actions.flatten(), dtype=np.float32)
-        return flat.reshape(len(table), -1), np.asarray(table["episode_index"]), np.asarray(table["frame_index"])
-    except (pyarrow.ArrowInvalid, pyarrow.ArrowKeyError, OSError, ValueError, AttributeError) as error:
+        table = pyarrow.parquet.read_table(path, columns=list(COLUMNS))
+    except (pyarrow.ArrowInvalid, pyarrow.ArrowKeyError, OSError) as error:
         raise DatasetError(f"{path}: not readable; a recording that was killed leaves such a file ({error})") from error
+    if any(table[name].null_count for name in COLUMNS):
+        raise DatasetError(f"{path}: steps that lack one of {', '.join(COLUMNS)}")
+    actions, widths = table[ACTION].combine_chunks(), [1]
+    if pyarrow.types.is_nested(actions.type):  # LeRobot writes an action of one number as that number
+        widths, actions = pyarrow.compute.list_value_length(actions).unique().to_pylist(), actions.flatten()
+    if len(widths) > 1 or 0 in widths:
+        raise DatasetError(f"{path}: actions of {' and '.join(map(str, sorted(widths)))} numbers; all of one width")
+    try:
+        with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused as such
+            flat = np.asarray(actions, dtype=np.float32)
+    except ValueError as error:
+        raise DatasetError(f"{path}: actions are numbers, not {actions.type}") from error
+    return (
+        flat.reshape(len(table), *(widths or [1])),
+        np.asarray(table["episode_index"]),
+        np.asarray(table["frame_index"]),
+    )
 
 
 def _names(feature: dict, count: int) -> tuple[str, ...]:
     names = feature.get("names")
     if isinstance(names, dict):  # older writers group them
         names = [name for group in names.values() for name in (group if isinstance(group, list) else [group])]
-    return tuple(names) if names and len(names) == count else tuple(f"{ACTION}.{i}" for i in range(count))
+    if not isinstance(names, list) or len(names) != count:
+        names = [f"{ACTION}.{i}" for i in range(count)]
+    return tuple(map(str, names))
 
 
 def write(folder: Path, recording: Recording, task: str) -> None:
@@ -92,15 +121,12 @@ def write(folder: Path, recording: Recording, task: str) -> None:
     """
     if folder.exists():
         raise DatasetError(f"{folder}: already there; a dataset is written to a new folder")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    aside = folder.parent / f".{folder.name}.{os.getpid()}"
-    shutil.rmtree(aside, ignore_errors=True)
-    try:
+    if recording.rate_hz != int(recording.rate_hz):
+        raise DatasetError(f"{folder}: {recording.rate_hz} steps a second; a LeRobotDataset has a whole number of them")
+    with aside_of(folder) as aside:
         with _quiet():
             _write(aside, recording, task, folder.name)
         os.rename(aside, folder)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
 
 
 def _write(folder: Path, recording: Recording, task: str, name: str) -> None:
@@ -114,11 +140,13 @@ def _write(folder: Path, recording: Recording, task: str, name: str) -> None:
         features={ACTION: {"dtype": "float32", "shape": shape, "names": list(recording.names)}},
         use_videos=False,
     )
-    for episode in recording.episodes:
-        for action in episode:
-            dataset.add_frame({ACTION: action.astype(np.float32), "task": task})
-        dataset.save_episode()
-    dataset.finalize()
+    try:
+        for episode in recording.episodes:
+            for action in episode:
+                dataset.add_frame({ACTION: action.astype(np.float32), "task": task})
+            dataset.save_episode()
+    finally:
+        dataset.finalize()  # after an interrupt too: else it writes when it is collected, when its folder is removed
 
 
 @contextmanager

@@ -23,6 +23,19 @@ print(len(dataset), dataset.num_episodes, dataset.fps, dataset[3]["action"].toli
 """
 
 
+INTERRUPTED = f"""
+class Interrupted(list):
+    def __iter__(self):
+        yield from list.__iter__(self)
+        raise KeyboardInterrupt
+
+try:
+    write(Path(sys.argv[2]).with_name("cut"), Recording(Interrupted(episodes), {NAMES}, 25.0), "wave")
+except KeyboardInterrupt:
+    pass
+"""
+
+
 def recording():
     rng = np.random.default_rng(0)
     return Recording([rng.normal(size=(n, 2)).astype(np.float32) for n in (5, 7, 4)], NAMES, 25.0)
@@ -32,11 +45,14 @@ def recording():
 def written(tmp_path_factory):
     """A dataset written in a process of its own: importing LeRobot leaves warnings that are not ours."""
     folder = tmp_path_factory.mktemp("sets") / "arm"
+    for left in (".cut.999999999", ".cut.not-a-process"):
+        (folder.parent / left / "data").mkdir(parents=True)
     np.savez(folder.parent / "arm.npz", *recording().episodes)
     body = (
         "import sys, numpy as np; from pathlib import Path; from robot.datasets import Recording, write\n"
         "episodes = list(np.load(sys.argv[1]).values())\n"
         f"write(Path(sys.argv[2]), Recording(episodes, {NAMES}, 25.0), 'wave')\n"
+        + INTERRUPTED
         + LEROBOT.replace("argv[1]", "argv[2]")
     )
     ran = subprocess.run(
@@ -86,11 +102,34 @@ def rewrite(change):
     return apply
 
 
+def with_actions(table, actions):
+    return table.set_column(table.schema.get_field_index("action"), "action", [actions])
+
+
+def actions_as(change):
+    def apply(folder):
+        path = next(folder.rglob("data/*/*.parquet"))
+        table = parquet.read_table(path)
+        parquet.write_table(with_actions(table, change(table["action"].to_pylist())), path)
+
+    return apply
+
+
+def one_more_file(change):
+    def apply(folder):
+        path = next(folder.rglob("data/*/*.parquet"))
+        parquet.write_table(change(parquet.read_table(path)), path.with_name("file-001.parquet"))
+
+    return apply
+
+
 @pytest.mark.parametrize(
     ("damage", "says"),
     [
         (lambda folder: (folder / "meta" / "info.json").write_text("{"), "not the description of a LeRobotDataset"),
         (rewrite(lambda info: info.pop("fps")), "not the description of a LeRobotDataset"),
+        (rewrite(lambda info: info.update(fps=0)), r"not the description of a LeRobotDataset \(fps=0\)"),
+        (rewrite(lambda info: info["features"].update(action="x")), r"LeRobotDataset \(action=x\)"),
         (rewrite(lambda info: info.update(codebase_version="v2.1")), r"codebase_version v2\.1, not v3\.x"),
         (rewrite(lambda info: info["features"].pop("action")), "no 'action' among its features: timestamp"),
         (lambda folder: shutil.rmtree(folder / "data"), "no step was recorded"),
@@ -98,13 +137,49 @@ def rewrite(change):
             lambda folder: next(folder.rglob("data/*/*.parquet")).write_bytes(b"PAR1"),
             r"file-000\.parquet: not readable",
         ),
+        (actions_as(lambda rows: [rows[0], None, *rows[2:]]), r"file-000\.parquet: steps that lack one of action"),
+        (
+            actions_as(lambda rows: [rows[0][:1], [*rows[1], 0.0], *rows[2:]]),
+            "actions of 1 and 2 and 3 numbers",
+        ),
+        (actions_as(lambda rows: [["a", "b"]] * len(rows)), "actions are numbers, not string"),
+        (actions_as(lambda rows: [[1e300, 0.0], *rows[1:]]), "episode 0, frame 0: not finite as float32"),
+        (one_more_file(lambda table: table.slice(0, 0)), None),
+        (one_more_file(lambda table: with_actions(table, [[0.0]] * len(table))), "actions of 1 and 2 numbers; all of"),
     ],
 )
 def test_a_broken_dataset_is_refused_in_one_line(written, tmp_path, damage, says):
     shutil.copytree(written[0], tmp_path / "arm")
     damage(tmp_path / "arm")
-    with pytest.raises(DatasetError, match=says):
+    if says is None:
+        assert [len(e) for e in read(tmp_path / "arm").episodes] == [5, 7, 4]
+        return
+    with pytest.raises(DatasetError, match=says) as refused:
         read(tmp_path / "arm")
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("names", [["hand"], None, 5])
+def test_an_action_of_one_number_is_read_as_lerobot_writes_it(written, tmp_path, names):
+    """LeRobot stores a feature of shape (1,) as numbers, not as lists of one."""
+    shutil.copytree(written[0], tmp_path / "arm")
+    actions_as(lambda rows: [row[0] for row in rows])(tmp_path / "arm")
+    rewrite(lambda info: info["features"]["action"].update(names=names))(tmp_path / "arm")
+    again = read(tmp_path / "arm")
+    assert [e[:, 0].tolist() for e in again.episodes] == [e[:, 0].tolist() for e in recording().episodes]
+    assert again.names == (("hand",) if names == ["hand"] else ("action.0",))
+
+
+def test_what_interrupted_writing_is_gone_and_what_a_killed_process_left_too(written):
+    """LeRobot's writer ends its files when it is collected, which is after their removal, unless told to before."""
+    assert not (written[0].parent / "cut").exists()
+    assert [path.name for path in written[0].parent.glob(".cut*")] == [".cut.not-a-process"]
+
+
+def test_a_rate_that_lerobot_cannot_hold_is_refused(tmp_path):
+    with pytest.raises(DatasetError, match=r"12\.5 steps a second; a LeRobotDataset has a whole number"):
+        write(tmp_path / "arm", Recording(recording().episodes, NAMES, 12.5), "wave")
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_action_that_is_not_finite_is_named(written, tmp_path):
@@ -115,5 +190,5 @@ def test_an_action_that_is_not_finite_is_named(written, tmp_path):
     actions[6][1] = float("nan")
     rows = table.set_column(table.schema.get_field_index("action"), "action", [actions])
     parquet.write_table(rows, path)
-    with pytest.raises(DatasetError, match="episode 1, frame 1: an action that is not finite"):
+    with pytest.raises(DatasetError, match="episode 1, frame 1: not finite as float32"):
         read(tmp_path / "arm")
