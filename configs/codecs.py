@@ -47,10 +47,8 @@ def compare(config: TokensConfig, folder: Path) -> dict:
     choice = settings(config, recording.rate_hz)
     windows = windows_of([e for e in fitted if len(e) > choice.length], choice.length, STRIDE)
     codec = Codec.fit(fitted, choice, stride=STRIDE)
-    codes = [Ordered(codec)] if choice.relative else []
-    codes += baselines(windows, config.seconds)
     rows = []
-    for code in codes:
+    for code in (Ordered(codec), *baselines(windows, config.seconds)):
         rng = np.random.default_rng(config.seed)
         rows.append(measure(code, held_out, choice.length, config.strings, rng))
         print(line(rows[-1]), file=sys.stderr, flush=True)
@@ -98,7 +96,7 @@ def split(episodes: list[np.ndarray], config: TokensConfig) -> tuple[list[np.nda
 def about(codec: Codec, names: tuple[str, ...]) -> dict:
     """A codec in a few words."""
     bits = codec.config.ids * codec.config.bits
-    switching = [names[c] for c in codec.switches.channels]
+    switching = [names[c] for c in codec.switching]
     return {"length": codec.config.length, "channels": list(names), "switching": switching, "string_bits": bits}
 
 

@@ -26,7 +26,7 @@ def draw_file(path: Path, folder: Path) -> dict:
     """
     try:
         sentence = from_plain(json.loads(path.read_text(encoding="utf-8")))
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"sentence={path}: not JSON ({error}); a list of tokens, as in docs/glyph.json") from error
     except ValueError as error:
         raise ValueError(f"sentence={path}: {error}") from error
@@ -47,7 +47,7 @@ def spoken(codec: Codec, episodes: list[np.ndarray], rate_hz: float) -> Sentence
     Channels that switch become grips, 0 at the lowest value of the data and 1 at the highest. The motions' spread is
     the root mean square, over all episodes, of what the ids leave unsaid of a chunk's control points.
     """
-    switching = list(codec.switches.channels)
+    switching = list(codec.switching)
     smooth = [d for d in range(codec.channels) if d not in switching] or list(range(codec.channels))
     length, relative = codec.config.length, codec.config.relative
     windows = windows_of(episodes, length + 1, length)
@@ -82,4 +82,4 @@ def _switches(levels: np.ndarray) -> list[tuple[int, float]]:
     """For each time that the levels (T + 1,) move: after how many steps, and to which level within [0, 1]."""
     moving = np.concatenate([[False], np.abs(np.diff(levels)) > STILL, [False]])
     borders = np.flatnonzero(np.diff(moving.astype(int)))
-    return [(int(a), float(np.clip(levels[b], 0, 1))) for a, b in pairwise(borders) if moving[a + 1]]
+    return [(int(a), round(float(np.clip(levels[b], 0, 1)), 3)) for a, b in pairwise(borders) if moving[a + 1]]

@@ -100,9 +100,9 @@ def test_limits_are_kept_by_every_string(held_out):
 
 def test_what_switches_is_found_and_keeps_its_corners(codec, held_out):
     chunks, start = held_out
-    assert codec.switches.channels == (GRIP,)
+    assert codec.switching == (GRIP,)
     curves = Codec.fit(movements(0, 30), CodecConfig(length=LENGTH, ids=6, bits=8, events=False))
-    assert curves.switches.channels == ()
+    assert curves.switching == ()
     errors = [
         np.abs(code.decode(code.encode(chunks, start), start) - chunks)[:, :, GRIP].mean() for code in (codec, curves)
     ]
@@ -111,7 +111,7 @@ def test_what_switches_is_found_and_keeps_its_corners(codec, held_out):
 
 def test_the_user_can_name_what_switches(codec):
     named = Codec.fit(movements(0, 10), CONFIG, switching=[GRIP])
-    assert named.switches.channels == (GRIP,)
+    assert named.switching == (GRIP,)
     with pytest.raises(ValueError, match="switching: channel 0 does not rest on two levels or more"):
         Codec.fit(movements(0, 10), CONFIG, switching=[0])
 
@@ -135,6 +135,8 @@ def test_tensors_in_tensors_out(codec, held_out):
     decoded = codec.decode(ids, start)
     assert isinstance(decoded, torch.Tensor) and decoded.dtype == torch.float32
     assert np.array_equal(decoded.numpy(), codec.decode(ids.numpy(), start.numpy()))
+    half = [t.bfloat16() for t in (chunk, start)]  # NumPy has no such numbers
+    assert torch.equal(codec.encode(*half), codec.encode(*(t.float() for t in half)))
 
 
 def test_a_codec_that_is_not_relative_needs_no_start(held_out):
@@ -168,6 +170,23 @@ def test_a_damaged_folder_is_named(codec, tmp_path, name, damage):
         Codec.load(tmp_path / "codec")
 
 
+def test_saving_takes_the_place_of_a_codec_or_of_nothing(codec, tmp_path):
+    """A folder with anything else in it is not replaced: what is in it would be lost."""
+    (tmp_path / "empty").mkdir()
+    codec.save(tmp_path / "empty")
+    codec.save(tmp_path / "empty")
+    assert Codec.load(tmp_path / "empty").config == codec.config
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "config.json").write_text("{}")
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "empty" / "thesis.txt").write_text("mine")
+    for name, kept in (("mine", "mine/config.json"), ("file", "file"), ("empty", "empty/thesis.txt"), (".", "file")):
+        with pytest.raises(FileExistsError, match="already there, and no codec; give a new folder"):
+            codec.save(tmp_path / name)
+        assert (tmp_path / kept).read_text()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "file", "mine"]
+
+
 def test_a_folder_of_another_kind_is_refused(tmp_path):
     with pytest.raises(FolderError, match="no such folder"):
         Codec.load(tmp_path / "nothing")
@@ -186,12 +205,17 @@ def test_bad_input_is_refused_in_one_line(codec, held_out):
         (lambda: codec.decode(ids), "start: where the arm is"),
         (lambda: codec.decode(np.append(ids, 0), start), "at most 6 a chunk"),
         (lambda: codec.decode(ids + 256, start), "each from 0 to 255"),
+        (lambda: codec.decode(ids + 0.5, start), r"ids \(6,\), float64: whole numbers, \(\.\.\., at most 6\)"),
+        (lambda: codec.decode(3, start), r"ids \(\), int64: whole numbers"),
+        (lambda: codec.decode(None, start), r"ids \(\), object: whole numbers"),
+        (lambda: windows_of([chunk], LENGTH + 1, 1), "1 episodes of at most 20 steps: at least 21 are needed in one"),
         (lambda: Codec.fit([], CONFIG), "episodes: "),
         (lambda: Codec.fit([np.zeros((LENGTH, 3))], CONFIG), "length=20: below the longest episode's 20 steps"),
         (lambda: Codec.fit([np.full((50, 3), np.inf)], CONFIG), "episode 0: a number that is not finite"),
         (lambda: Codec.fit(movements(0, 2), CONFIG, limits=([0, 0, 0], [0, 1, 1])), "limits: "),
         (lambda: CodecConfig(ids=0), "ids=0: from 1 to 256"),
         (lambda: CodecConfig(knots=3), "knots=3: 0, or from 4 to 50"),
+        (lambda: CodecConfig(length=3), r"degree=3: from 1 to 2 for chunks of length=3"),
     ):
         with pytest.raises(ValueError, match=says):
             call()

@@ -36,7 +36,7 @@ def codec(episodes):
 
 def test_a_codecs_sentence_says_its_chunks(codec, episodes):
     """Each motion is the decoded chunk, where it did not have to be cut to the range; the hand closes and opens."""
-    assert codec.switches.channels == (2,)
+    assert codec.switching == (2,)
     tokens = spoken(codec, episodes, RATE_HZ)
     moves, grips = ([t for t in tokens if isinstance(t, kind)] for kind in (Move, Grip))
     assert len(moves) == 4 and len(moves) + len(grips) == len(tokens)
@@ -77,7 +77,12 @@ def test_a_file_draws_what_its_sentence_draws(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "reason"),
-    [("{", "plan.json"), ('[{"kind": "jump"}]', "one of move, grip"), ('[{"kind": "stop"}, {"kind": "stop"}]', "stop")],
+    [
+        ("{", "plan.json"),
+        ("[" * 100_000, "not JSON"),
+        ('[{"kind": "jump"}]', "one of move, grip"),
+        ('[{"kind": "stop"}, {"kind": "stop"}]', "stop"),
+    ],
 )
 def test_a_file_that_is_no_sentence_is_refused_by_its_name(tmp_path, content, reason):
     path = tmp_path / "plan.json"

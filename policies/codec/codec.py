@@ -2,22 +2,18 @@
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from policies.codec import saving, training
-from policies.codec.bits import IdString
-from policies.codec.companding import Trees
+from policies.codec.corners import Corners
+from policies.codec.curves import Curves
 from policies.codec.scaling import Scaling
-from policies.codec.script import Script
 from policies.codec.settings import CodecConfig
-from policies.codec.strokes import Strokes
-from policies.codec.switches import Switches
 
 
 @dataclass(frozen=True)
@@ -25,15 +21,13 @@ class Codec:
     """Chunks (..., T, D) of actions in their own units, and ids (..., ids) in [0, 2^bits).
 
     The string is ordered: any prefix of it decodes, to a coarser chunk. It is total: every string decodes, within the
-    bounds and no faster than the data. NumPy arrays give NumPy arrays, tensors give tensors on their device.
+    bounds, and curves no faster than the data (corners may jump). NumPy arrays give NumPy arrays, tensors give tensors
+    on their device.
     """
 
     config: CodecConfig
     scaling: Scaling
-    strokes: Strokes
-    switches: Switches
-    trees: Trees
-    string: IdString
+    writing: Curves | Corners
 
     @classmethod
     def fit(cls, episodes: list[np.ndarray], config: CodecConfig | None = None, **choices) -> "Codec":
@@ -49,6 +43,11 @@ class Codec:
     def channels(self) -> int:
         """D, the numbers in an action."""
         return len(self.scaling.middle)
+
+    @property
+    def switching(self) -> tuple[int, ...]:
+        """The channels that are written as events among curves."""
+        return self.writing.switching
 
     @property
     def vocabulary(self) -> int:
@@ -67,7 +66,7 @@ class Codec:
         first = self._start(values[..., 0, :] if start is None else start, values.shape[:-2])
         if not np.isfinite(values).all():
             raise ValueError("chunk: a number that is not finite")
-        ids = self._ids(self.scaling.scale(values.reshape(len(first), *values.shape[-2:])), first)
+        ids = self.writing.write(self.scaling.scale(values.reshape(len(first), *values.shape[-2:])), first)
         return _like(ids.reshape(*values.shape[:-2], self.config.ids), chunk)
 
     def decode(self, ids, start=None):
@@ -77,6 +76,8 @@ class Codec:
         the vocabulary, too many ids, or a start that is missing or has another shape.
         """
         string = _array(ids)
+        if string.ndim == 0 or string.dtype.kind not in ("iu" if string.size else "iuf"):
+            raise ValueError(f"ids {string.shape}, {string.dtype}: whole numbers, (..., at most {self.config.ids})")
         shape, count = string.shape[:-1], string.shape[-1]
         if count > self.config.ids:
             raise ValueError(f"ids {string.shape}: at most {self.config.ids} a chunk")
@@ -84,7 +85,8 @@ class Codec:
             raise ValueError(f"ids from {string.min()} to {string.max()}: each from 0 to {self.vocabulary - 1}")
         if start is None and self.config.relative:
             raise ValueError("start: where the arm is, (..., D); only a codec of relative=False decodes without")
-        scaled = self._chunk(string.reshape(math.prod(shape), count).astype(np.int64), self._start(start, shape))
+        string = string.reshape(math.prod(shape), count).astype(np.int64)
+        scaled = self.writing.read(string, self._start(start, shape), self.scaling.low, self.scaling.high)
         chunk = self.scaling.unscale(scaled).astype(np.float32)
         return _like(chunk.reshape(*shape, self.config.length, self.channels), ids)
 
@@ -99,6 +101,11 @@ class Codec:
             raise ValueError("start: a number that is not finite")
         return self.scaling.scale(first.reshape(math.prod(shape), self.channels))
 
+    def said(self, ids):
+        """How many ids (...) of strings (..., n) say something; those after them can be left out."""
+        string = _array(ids)
+        return _like(self.writing.said(string), ids)
+
     def save(self, folder) -> None:
         """Write the codec as a folder: config.json, codec.safetensors, manifest.json. Raises OSError."""
         saving.save(self, Path(folder))
@@ -108,36 +115,12 @@ class Codec:
         """The codec that `save` wrote there. Raises FolderError for a folder that is not whole or not a codec's."""
         return cls(*saving.load(Path(folder)))
 
-    def _ids(self, scaled: Float[np.ndarray, "N T D"], start: Float[np.ndarray, "N D"]) -> Int[np.ndarray, "N n"]:
-        happening = self._script.cells(self.switches.numbers(scaled, start))
-        smooth = scaled - start[:, None]
-        if self.switches.count:
-            smooth -= self.switches.signal(self._script.rounded(happening), start)
-        drawn = self._script.cells(self.strokes.numbers(smooth, start), self.switches.count)
-        return self._script.write(np.concatenate([happening, drawn], axis=1))
-
-    def _chunk(self, ids: Int[np.ndarray, "N n"], start: Float[np.ndarray, "N D"]) -> Float[np.ndarray, "N T D"]:
-        numbers, count = self._script.read(ids), self.switches.count
-        chunk = self.strokes.curve(numbers[:, count:], start, *self._bounds)
-        if count:
-            chunk += self.switches.signal(numbers[:, :count], start)
-            np.maximum(chunk, self.scaling.low, out=chunk)
-            np.minimum(chunk, self.scaling.high, out=chunk)
-        return chunk
-
-    @cached_property
-    def _script(self) -> Script:
-        return Script(self.trees, self.string)
-
-    @cached_property
-    def _bounds(self) -> tuple[np.ndarray, np.ndarray]:
-        """Of the control points, scaled; what is added to an event is bounded with it."""
-        free = np.isin(np.arange(self.channels), self.switches.channels)
-        return np.where(free, -np.inf, self.scaling.low), np.where(free, np.inf, self.scaling.high)
-
 
 def _array(values) -> np.ndarray:
-    return values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+    if isinstance(values, Tensor):
+        values = values.detach().cpu()
+        values = (values.float() if values.dtype == torch.bfloat16 else values).numpy()  # which NumPy does not have
+    return np.asarray(values)
 
 
 def _like(values: np.ndarray, given):

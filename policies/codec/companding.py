@@ -67,7 +67,7 @@ def _grow(ordered: np.ndarray, node: int, levels: int, splits: np.ndarray, value
     values[node] = ordered.mean()
     if levels == 0:
         return
-    at = _halves(ordered)
+    at = best_split(ordered)
     if at == 0:  # nothing to gain: both children say the same
         splits[node] = values[node]
         _fill(node, levels, values[node], splits, values)
@@ -85,7 +85,7 @@ def _fill(node: int, levels: int, value: float, splits: np.ndarray, values: np.n
             splits[below] = value
 
 
-def _halves(ordered: np.ndarray) -> int:
+def best_split(ordered: np.ndarray) -> int:
     """How many of the sorted samples go left so that the squared error is least; 0 where a split brings nothing."""
     count = len(ordered)
     if count < FEWEST or ordered[-1] - ordered[0] < 1e-12:

@@ -16,22 +16,27 @@ SHARES = (1 / 8, 1 / 4, 1 / 2)
 """Of its ids, after which a code is asked for its best guess."""
 
 WITHIN = 1.3  # times the half range of the data: a decoded chunk outside is not valid
+ROUNDING = 1e-6  # of float32
 TIMED = 200  # chunks whose coding is timed, one by one
 
 
 class Ordered:
-    """Our codec in the baselines' manner: a chunk continues from where the one before ended."""
-
-    continues = True
+    """Our codec in the baselines' manner: if it is relative, a chunk continues from where the one before ended."""
 
     def __init__(self, codec: Codec):
         self.codec, self.name, self.vocabulary = codec, "semagram", codec.vocabulary
+        self.continues = codec.config.relative
 
-    def encode(self, chunk: Float[np.ndarray, "*B T D"], start: Float[np.ndarray, "*B D"]) -> Int[np.ndarray, "*B n"]:
-        """The ids of a chunk that begins at `start`."""
-        return self.codec.encode(chunk, start)
+    def encode(
+        self, chunk: Float[np.ndarray, "*B T D"], start: Float[np.ndarray, "*B D"] | None = None
+    ) -> Int[np.ndarray, "*B n"]:
+        """The ids of a chunk that begins at `start`: of one chunk, only those that say something."""
+        ids = self.codec.encode(chunk, start)
+        return ids if ids.ndim > 1 else ids[: int(self.codec.said(ids))]
 
-    def decode(self, ids: Int[np.ndarray, "*B n"], start: Float[np.ndarray, "*B D"]) -> Float[np.ndarray, "*B T D"]:
+    def decode(
+        self, ids: Int[np.ndarray, "*B n"], start: Float[np.ndarray, "*B D"] | None = None
+    ) -> Float[np.ndarray, "*B T D"]:
         """The chunk."""
         return self.codec.decode(ids, start)
 
@@ -125,17 +130,17 @@ def _valid(code, written: list[np.ndarray], start: np.ndarray, strings: int, rng
     """The share of random strings, as long as real ones, that decode within bounds."""
     if code.continues:
         from_where = start[rng.integers(len(start), size=strings)]
-        ids = rng.integers(code.vocabulary, size=(strings, len(written[0])))
+        ids = rng.integers(code.vocabulary, size=(strings, max(map(len, written))))
         good = 0
         for some in range(0, strings, 1000):
             chunks = code.decode(ids[some : some + 1000], from_where[some : some + 1000])
-            good += int((np.abs(chunks).max((1, 2)) <= WITHIN + 1e-6).sum())
+            good += int((np.abs(chunks).max((1, 2)) <= WITHIN + ROUNDING).sum())
         return good / strings
     good = 0
     for _ in range(strings):
         ids = rng.integers(code.vocabulary, size=len(written[rng.integers(len(written))]))
         try:
-            good += bool(np.abs(code.decode(ids)).max() <= WITHIN)
+            good += bool(np.abs(code.decode(ids)).max() <= WITHIN + ROUNDING)
         except ValueError:  # the string stands for no chunk
             continue
     return good / strings

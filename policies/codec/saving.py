@@ -11,31 +11,60 @@ from safetensors import numpy as arrays_of
 
 from policies.codec.bits import IdString
 from policies.codec.companding import Trees
+from policies.codec.corners import Corners
+from policies.codec.curves import Curves
 from policies.codec.scaling import Scaling
 from policies.codec.settings import CodecConfig
 from policies.codec.strokes import Strokes
 from policies.codec.switches import Switches
-from policies.folders import FolderError, check_folder, write_folder
+from policies.folders import MANIFEST, FolderError, check_folder, write_folder
 
 CONFIG, ARRAYS = "config.json", "codec.safetensors"
 KIND = "semagram-codec"
+CORNERS = ("channel", "manner", "level")
 
 
 def save(codec, folder: Path) -> None:
-    """Write the codec as the folder, whole or not at all. Raises OSError."""
-    switches = codec.switches
-    about = {
-        "type": KIND,
-        "codec": asdict(codec.config),
-        "switches": {"channels": switches.channels, "durations": switches.durations, "slots": switches.slots},
-    }
-    arrays = {"switches.levels": switches.levels, "string.refines": codec.string.refines}
-    for part in ("scaling", "strokes", "trees"):
-        record = getattr(codec, part)
+    """Write the codec as the folder, whole or not at all, in the place of a codec if one is there.
+
+    Raises FileExistsError for anything else that is there, so that nothing is lost; OSError.
+    """
+    if folder.exists() and not _replaceable(folder):
+        raise FileExistsError(f"{folder}: already there, and no codec; give a new folder")
+    about, parts = {"type": KIND, "codec": asdict(codec.config)}, {"scaling": codec.scaling}
+    arrays: dict[str, np.ndarray] = {}
+    writing = codec.writing
+    if isinstance(writing, Corners):
+        about["writing"] = "corners"
+        arrays |= {f"corners.{name}": getattr(writing, name) for name in CORNERS}
+    else:
+        switches = writing.switches
+        about["writing"] = "curves"
+        about["switches"] = {
+            "channels": switches.channels,
+            "durations": switches.durations,
+            "slots": switches.slots,
+        }
+        arrays |= {"switches.levels": switches.levels, "string.refines": writing.string.refines}
+        parts |= {"strokes": writing.strokes, "trees": writing.trees}
+    for part, record in parts.items():
         arrays |= {f"{part}.{f.name}": getattr(record, f.name) for f in fields(record)}
     data = arrays_of.save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
     files = {CONFIG: json.dumps(about, indent=1).encode(), ARRAYS: data}
     write_folder(folder, files, {name: version(name) for name in ("semagram", "numpy")})
+
+
+def _replaceable(folder: Path) -> bool:
+    """Whether it is a folder that is empty or holds a codec and no more."""
+    if not folder.is_dir():
+        return False
+    names = {path.name for path in folder.iterdir()}
+    if not names:
+        return True
+    try:
+        return names == {CONFIG, ARRAYS, MANIFEST} and json.loads((folder / CONFIG).read_text())["type"] == KIND
+    except (ValueError, KeyError, TypeError, OSError):
+        return False
 
 
 def load(folder: Path) -> tuple:
@@ -47,21 +76,31 @@ def load(folder: Path) -> tuple:
             raise FolderError(f"{folder / CONFIG}: a {about['type']}, not a {KIND}")
         config = CodecConfig(**about["codec"])
         arrays = arrays_of.load_file(folder / ARRAYS)
-        parts = {
-            name: kind(**{f.name: arrays[f"{name}.{f.name}"] for f in fields(kind)})
-            for name, kind in (("scaling", Scaling), ("strokes", Strokes), ("trees", Trees))
-        }
-        events = about["switches"]
-        switches = Switches(
-            tuple(events["channels"]),
-            arrays["switches.levels"],
-            tuple(events["durations"]),
-            events["slots"],
-            config.length,
-            len(parts["scaling"].middle),
-        )
-        refines = arrays["string.refines"]
-        string = IdString(config.ids, config.bits, refines, len(parts["trees"].values))
+        scaling = _record(Scaling, "scaling", arrays)
+        if about["writing"] == "corners":
+            size = (config.length, len(scaling.middle))
+            gestures = [arrays[f"corners.{name}"] for name in CORNERS]
+            writing = Corners(*gestures, *size, config.ids, config.worth**2 * size[0] * size[1])
+        else:
+            writing = _curves(about["switches"], arrays, config, len(scaling.middle))
     except (KeyError, TypeError, json.JSONDecodeError, UnicodeDecodeError, SafetensorError) as error:
         raise FolderError(f"{folder}: not a codec ({type(error).__name__}: {error})") from error
-    return config, parts["scaling"], parts["strokes"], switches, parts["trees"], string
+    return config, scaling, writing
+
+
+def _record(kind: type, name: str, arrays: dict[str, np.ndarray]):
+    return kind(**{f.name: arrays[f"{name}.{f.name}"] for f in fields(kind)})
+
+
+def _curves(events: dict, arrays: dict[str, np.ndarray], config: CodecConfig, width: int) -> Curves:
+    trees = _record(Trees, "trees", arrays)
+    switches = Switches(
+        tuple(events["channels"]),
+        arrays["switches.levels"],
+        tuple(events["durations"]),
+        events["slots"],
+        config.length,
+        width,
+    )
+    string = IdString(config.ids, config.bits, arrays["string.refines"], len(trees.values))
+    return Curves(_record(Strokes, "strokes", arrays), switches, trees, string)

@@ -7,6 +7,9 @@ from jaxtyping import Float
 
 from policies.codec.bits import IdString, order
 from policies.codec.companding import Trees
+from policies.codec.corners import Corners
+from policies.codec.curves import Curves
+from policies.codec.gestures import fit_corners
 from policies.codec.scaling import Scaling
 from policies.codec.settings import CodecConfig
 from policies.codec.strokes import Strokes
@@ -16,6 +19,7 @@ from policies.splines import design
 STROKE_BITS, EVENT_BITS = 8, (8, 3, 3)
 SLOTS = 4  # events of a channel in a chunk, at most
 ENOUGH = 0.7  # one more slot must bring the error below so much of what it was
+FAR = 0.05  # what curves leave at best, from which on corners are tried
 CLEARLY = 0.5  # a channel switches if events leave less than so much of a curve's squared error
 SAMPLE = 400  # chunks on which the worth of an event's bits is measured
 
@@ -33,12 +37,47 @@ def fit(
     scaled = [np.clip(scaling.scale(e), scaling.low, scaling.high) for e in episodes]
     windows = windows_of(scaled, config.length + 1, stride)
     start, chunks = windows[:, 0] * config.relative, windows[:, 1:]
+    return config, scaling, fit_writing(chunks, start, config, switching)
+
+
+def fit_writing(
+    chunks: np.ndarray, start: np.ndarray, config: CodecConfig, switching: Sequence[int] | None
+) -> Curves | Corners:
+    """Curves, or corners: as the settings say, or whichever suits the scaled chunks."""
+    if config.writing == "corners":
+        corners = fit_corners(chunks, start, config)
+        if corners is None:
+            raise ValueError(
+                f"bits={config.bits}: too few for corners of {chunks.shape[2]} channels in {config.length} steps"
+            )
+        return corners
+    curves, left = fit_curves(chunks, start, config, switching)
+    if config.writing == "curves" or np.sqrt(left) < FAR:
+        return curves
+    corners = fit_corners(chunks, start, config)
+    if corners is None:
+        return curves
+    some = slice(None, None, max(1, len(chunks) // SAMPLE))
+    far = np.full(chunks.shape[2], np.inf)
+    errors = [
+        np.mean((writing.read(writing.write(chunks[some], start[some]), start[some], -far, far) - chunks[some]) ** 2)
+        for writing in (corners, curves)
+    ]
+    return corners if errors[0] < CLEARLY * errors[1] else curves
+
+
+def fit_curves(
+    chunks: np.ndarray, start: np.ndarray, config: CodecConfig, switching: Sequence[int] | None
+) -> tuple[Curves, float]:
+    """Curves for scaled chunks, and the mean squared error that no number of ids would mend."""
     switches = find_switches(chunks, start, config, switching)
     events = switches.numbers(chunks, start)
     event_trees = grow_events(events, switches.length)
     smooth = chunks - start[:, None] - switches.signal(events, start)
     strokes = Strokes.fit(smooth, start, config)
     numbers = strokes.numbers(smooth, start)
+    far = np.full(chunks.shape[2], np.inf)
+    left = float(np.mean((strokes.curve(numbers, start, -far, far) - start[:, None] - smooth) ** 2))
     trees = Trees.grow(numbers, STROKE_BITS).after(event_trees)
     gains = event_gains(chunks, start, events, switches, event_trees)
     errors = trees.errors[switches.count :]
@@ -53,11 +92,14 @@ def fit(
     refines = np.concatenate([renamed[refines], np.full(budget - len(refines), -1, dtype=int)])
     strokes = strokes.of_numbers(used[switches.count :] - switches.count)
     string = IdString(config.ids, config.bits, refines, len(used))
-    return config, scaling, strokes, switches, trees.of_numbers(used), string
+    return Curves(strokes, switches, trees.of_numbers(used), string), left
 
 
 def windows_of(episodes: list[np.ndarray], length: int, stride: int) -> Float[np.ndarray, "N L D"]:
-    """Every window of `length` steps that begins at a multiple of `stride`."""
+    """Every window of `length` steps that begins at a multiple of `stride`. Raises ValueError if there is none."""
+    longest = max(map(len, episodes), default=0)
+    if longest < length:
+        raise ValueError(f"{len(episodes)} episodes of at most {longest} steps: at least {length} are needed in one")
     return np.stack([e[i : i + length] for e in episodes for i in range(0, len(e) - length + 1, stride)])
 
 

@@ -31,7 +31,7 @@ def table(saved, key: str, ids: int) -> None:
     """Print a JSON line for each code on one second of a set."""
     fitted, held_out = parts(saved, key)
     codec = Codec.fit(fitted, CodecConfig(length=RATE_HZ, ids=ids, knots=10), stride=4)
-    print(key, "switching", codec.switches.channels, "slots", codec.switches.slots, "levels", codec.switches.levels)
+    print(key, type(codec.writing).__name__, "switching", codec.switching)
     for code in (Ordered(codec), *baselines(windows_of(fitted, RATE_HZ, 4), 1.0)):
         print(json.dumps({"set": key} | measure(code, held_out, RATE_HZ, 2000, np.random.default_rng(0)).__dict__))
 
@@ -47,7 +47,7 @@ def targets(saved, path: str) -> None:
     decoded = {}
     for ids in (8, 16):
         codec = Codec.fit(fitted, CodecConfig(length=50, ids=ids), stride=4)
-        print("targets", ids, "switching", codec.switches.channels, "slots", codec.switches.slots)
+        print("targets", ids, type(codec.writing).__name__, "switching", codec.switching)
         for name, episode in whole.items():
             if int(name.split("/")[1]) < FITTED or not saved[f"{name}/success"]:
                 continue

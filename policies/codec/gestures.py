@@ -1,0 +1,89 @@
+"""Which gestures a robot's chunks are made of: channels, manners and levels, learned from the corners of its data."""
+
+import numpy as np
+from jaxtyping import Float
+
+from policies.codec.companding import best_split
+from policies.codec.corners import Corners
+from policies.codec.settings import CodecConfig
+from policies.codec.tracing import MANNERS, ROWS, trace
+
+FINE = 129  # levels a channel may go to before it is known which there are
+SAMPLE = 400  # chunks whose corners are looked at
+ROUNDS = 10
+
+
+def fit_corners(
+    chunks: Float[np.ndarray, "N T D"], start: Float[np.ndarray, "N D"], config: CodecConfig
+) -> Corners | None:
+    """Corners for chunks like these, scaled; None if there are too few ids for two gestures of every channel."""
+    length, width = chunks.shape[1:]
+    gestures = (2**config.bits - 1) // length
+    if gestures < 2 * width:
+        return None
+    some = slice(None, None, max(1, len(chunks) // SAMPLE))
+    worth = config.worth**2 * length * width
+    return Corners(*learn(chunks[some], start[some], gestures, worth), length, width, config.ids, worth)
+
+
+def learn(
+    chunks: Float[np.ndarray, "N T D"], start: Float[np.ndarray, "N D"], gestures: int, worth: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The channel, manner and level of at most so many gestures: of scaled chunks, those that tell most."""
+    fine = np.linspace(chunks.min((0, 1)), chunks.max((0, 1)), FINE, axis=1)
+    found: dict[tuple[int, int], np.ndarray] = {}
+    for c in range(chunks.shape[2]):
+        levels = np.broadcast_to(fine[c], (1, len(MANNERS), FINE))
+        pieces = [
+            _corners(chunks[i : i + ROWS, :, c], start[i : i + ROWS, c], levels, worth)
+            for i in range(0, len(chunks), ROWS)
+        ]
+        value, manner, weight = (np.concatenate(part) for part in zip(*pieces, strict=True))
+        for m in range(len(MANNERS)):
+            of = manner == m
+            if of.any():
+                found[c, m] = np.repeat(value[of], weight[of])
+    chosen = shared_levels(found, gestures)
+    rows = [(c, m, level) for (c, m), levels in chosen.items() for level in levels]
+    channel, manner, level = (np.array(part) for part in zip(*rows, strict=True))
+    return channel, manner, level
+
+
+def _corners(signal: np.ndarray, start: np.ndarray, levels: np.ndarray, worth: float) -> tuple[np.ndarray, ...]:
+    """Values and manners of the signals' corners, and for how many steps each of them counts."""
+    path: Path = trace(
+        signal, start, np.broadcast_to(levels, (len(signal), *levels.shape[1:])), np.full(len(signal), worth), 1
+    )
+    until = np.concatenate([np.full((len(signal), 1), signal.shape[1]), path.when[:, :-1]], axis=1)
+    until = np.where(until > 0, until, signal.shape[1])
+    real = path.when > 0
+    return path.value[real], path.manner[real], (1 + until - path.when)[real]
+
+
+def shared_levels(samples: dict[tuple[int, int], np.ndarray], count: int) -> dict[tuple[int, int], np.ndarray]:
+    """`count` levels for all samples together: the cell with the largest squared error is halved, again and again."""
+    cells = [(key, np.sort(values)) for key, values in samples.items()]
+    errors = [_scatter(values) for _, values in cells]
+    while len(cells) < count and max(errors) > 0:
+        worst = int(np.argmax(errors))
+        key, values = cells.pop(worst)
+        errors.pop(worst)
+        at = best_split(values)
+        for half in (values[:at], values[at:]) if at else (values,):
+            cells.append((key, half))
+            errors.append(_scatter(half) if at else 0.0)
+    means = {key: np.sort([v.mean() for k, v in cells if k == key]) for key in samples}
+    return {key: _settled(np.sort(values), means[key]) for key, values in samples.items()}
+
+
+def _scatter(values: np.ndarray) -> float:
+    return float(((values - values.mean()) ** 2).sum())
+
+
+def _settled(values: np.ndarray, levels: np.ndarray) -> np.ndarray:
+    """The levels after each has become the mean of the values nearest to it, a few times over (Lloyd 1982)."""
+    for _ in range(ROUNDS):
+        borders = np.searchsorted(values, (levels[1:] + levels[:-1]) / 2)
+        parts = np.split(values, borders)
+        levels = np.array([part.mean() if len(part) else level for part, level in zip(parts, levels, strict=True)])
+    return levels

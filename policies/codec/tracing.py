@@ -1,0 +1,167 @@
+"""The corners of a signal: where to turn, to what level and how, so that corners and error together are least.
+
+Optimal segmentation by dynamic programming (Bellman 1961, On the approximation of curves by line segments): the best
+path that ends in a corner at step t comes from the best path that ends in some corner before it.
+"""
+
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+from jaxtyping import Float, Int
+
+MANNERS = ("jump", "line", "ease")
+"""How a signal gets from one corner to the next: all of it in the last step; evenly; slow, fast and slow again."""
+
+ROWS = 256  # signals traced at once
+
+
+def progress(u: np.ndarray) -> Float[np.ndarray, "M *s"]:
+    """How far each manner is at the share u of the way: 0 to 1."""
+    return np.stack([np.where(u >= 1, 1.0, 0.0), u, u * u * (3 - 2 * u)])
+
+
+@dataclass(frozen=True)
+class Path:
+    """The corners of R signals, in no particular order: at step `when` (0: none) to level `which` in a `manner`.
+
+    `value`: that level; `saves`: by how much the squared error would grow without the corner.
+    """
+
+    when: Int[np.ndarray, "R E"]
+    manner: Int[np.ndarray, "R E"]
+    which: Int[np.ndarray, "R E"]
+    value: Float[np.ndarray, "R E"]
+    saves: Float[np.ndarray, "R E"]
+
+
+def trace(
+    signal: Float[np.ndarray, "R T"],
+    start: Float[np.ndarray, " R"],
+    levels: Float[np.ndarray, "R M L"],
+    worth: Float[np.ndarray, " R"],
+    nearest: int,
+) -> Path:
+    """The corners of each signal, which comes from `start` and may turn at `levels[row, manner]` (infinite: none).
+
+    A corner has to lower the squared error by `worth`. It is one of the `nearest` levels to the signal there.
+    """
+    costs = Segments.of(signal)
+    which, values, allowed = _candidates(signal, start, levels, min(nearest, levels.shape[2]))
+    rows, length = signal.shape
+    manner = np.repeat(np.arange(len(MANNERS)), values.shape[2] // len(MANNERS))
+    states = values.shape[2]
+    total = np.full((rows, length + 1, states), np.inf)
+    total[:, 0, 0] = 0
+    came = np.zeros((rows, length + 1, states), dtype=int)
+    for t in range(1, length + 1):
+        before = values[:, :t, :, None]
+        height = values[:, t, None, None, :] - before
+        cost = (total[:, :t] + costs.holding(values[:, :t], t))[..., None] + costs.moving(before, height, t, manner)
+        cost = cost.reshape(rows, t * states, states)
+        came[:, t] = cost.argmin(1)
+        best = np.take_along_axis(cost, came[:, t, None], 1)[:, 0] + worth[:, None]
+        total[:, t] = np.where(allowed[:, t], best, np.inf)
+    whole = (total + costs.to_the_end(values)).reshape(rows, -1)
+    return _followed(costs, whole.argmin(1), came, which, values, manner)
+
+
+def _candidates(signal: np.ndarray, start: np.ndarray, levels: np.ndarray, nearest: int) -> tuple:
+    """For each step from 0 (the start) the nearest levels of every manner: which, their values, whether there are."""
+    away = np.abs(signal[:, :, None, None] - levels[:, None])
+    near = np.argpartition(away, nearest - 1, axis=3)[..., :nearest]
+    found = np.take_along_axis(away, near, 3) < np.inf
+    values = np.where(found, np.take_along_axis(np.broadcast_to(levels[:, None], away.shape), near, 3), 0)
+    flat = (*signal.shape, len(MANNERS) * nearest)
+    first = np.broadcast_to(start[:, None, None], (len(signal), 1, flat[2]))
+    nothing = np.zeros(first.shape, dtype=int)
+    return (
+        np.concatenate([nothing, near.reshape(flat)], axis=1),
+        np.concatenate([first, values.reshape(flat)], axis=1),
+        np.concatenate([nothing > 0, found.reshape(flat)], axis=1),
+    )
+
+
+@dataclass(frozen=True)
+class Segments:
+    """What R signals x have between any two steps i < j, as (R, T + 1, T + 1): sum x, sum x^2, sum r x by manner.
+
+    The squared error of getting from a (at i) to a + h (at j) in a manner of progress r is
+    sum (x - a)^2 - 2 h sum r (x - a) + h^2 sum r^2, each over the steps i + 1 .. j.
+    """
+
+    sums: Float[np.ndarray, "R T1 T1"]
+    squares: Float[np.ndarray, "R T1 T1"]
+    along: Float[np.ndarray, "R M T1 T1"]
+
+    @classmethod
+    def of(cls, signal: Float[np.ndarray, "R T"]) -> "Segments":
+        """From cumulative moments of the signals about each step i."""
+        length = signal.shape[1]
+        at = np.arange(length + 1) / length
+        powers = at[1:] ** np.arange(4)[:, None, None] * signal
+        total = np.concatenate([np.zeros((4, len(signal), 1)), powers.cumsum(2)], axis=2)
+        m0, m1, m2, m3 = total[:, :, None, :] - total[:, :, :, None]
+        i = at[:, None]
+        reach = np.where(at > i, at - i, 1)
+        even = (m1 - i * m0) / reach
+        eased = 3 * (m2 - 2 * i * m1 + i**2 * m0) / reach**2
+        eased -= 2 * (m3 - 3 * i * m2 + 3 * i**2 * m1 - i**3 * m0) / reach**3
+        last = np.broadcast_to(np.concatenate([np.zeros((len(signal), 1)), signal], axis=1)[:, None], m0.shape)
+        square = np.concatenate([np.zeros((len(signal), 1)), (signal**2).cumsum(1)], axis=1)
+        return cls(m0, square[:, None] - square[:, :, None], np.stack([last, even, eased], axis=1))
+
+    def holding(self, values: np.ndarray, t: int) -> np.ndarray:
+        """Squared errors (R, t, S) of staying at `values` from each step before t until t."""
+        left = np.arange(t, 0, -1.0)[:, None]
+        return self.squares[:, :t, t, None] + values * (values * left - 2 * self.sums[:, :t, t, None])
+
+    def moving(self, before: np.ndarray, height: np.ndarray, t: int, manner: np.ndarray) -> np.ndarray:
+        """What a movement by `height` (R, t, S, S') in each state's manner adds to that."""
+        sizes = _sizes(self.sums.shape[1] - 1)[:, t:0:-1][..., manner][:, :, None]
+        along = self.along[:, :, :t, t].transpose(0, 2, 1)[:, :, None, manner]
+        return height * (height * sizes[1] - 2 * (along - before * sizes[0]))
+
+    def to_the_end(self, values: np.ndarray) -> np.ndarray:
+        """Squared errors (R, T + 1, S) of staying at `values` from each step on."""
+        left = np.arange(values.shape[1] - 1, -1, -1.0)[:, None]
+        return self.squares[:, :, -1, None] + values * (values * left - 2 * self.sums[:, :, -1, None])
+
+    def between(self, i: np.ndarray, a: np.ndarray, j: np.ndarray, b: np.ndarray, manner: np.ndarray) -> np.ndarray:
+        """Squared errors (R, E) of getting from a at i to b at j."""
+        rows, height, reach = np.arange(len(i))[:, None], b - a, j - i
+        sizes = _sizes(self.sums.shape[1] - 1)[:, reach, manner]
+        rest = self.squares[rows, i, j] + a * (a * reach - 2 * self.sums[rows, i, j])
+        return rest + height * (height * sizes[1] - 2 * (self.along[rows, manner, i, j] - a * sizes[0]))
+
+
+@cache
+def _sizes(length: int) -> Float[np.ndarray, "2 T1 M"]:
+    """sum r and sum r^2 of every manner over 0 .. length steps."""
+    shares = [progress(np.arange(1, reach + 1) / max(reach, 1)) for reach in range(length + 1)]
+    return np.stack([[r.sum(1) for r in shares], [(r**2).sum(1) for r in shares]])
+
+
+def _followed(
+    costs: Segments, end: np.ndarray, came: np.ndarray, which: np.ndarray, values: np.ndarray, manner
+) -> Path:
+    """The paths that lead to the states `end` (step x states + state), last corner first."""
+    rows, states = np.arange(len(end)), values.shape[2]
+    passed = [end]
+    while (passed[-1] >= states).any():
+        t, state = np.divmod(passed[-1], states)
+        passed.append(np.where(t > 0, came[rows, t, state], 0))
+    when, state = np.divmod(np.stack(passed, axis=1), states)
+    across = rows[:, None]
+    value, how = values[across, when, state], manner[state]
+    later, last = np.full((len(end), 1), values.shape[1] - 1), value[:, :1]
+    earlier = slice(1, None)
+    until = np.concatenate([later, when[:, :-1]], axis=1)[:, : when.shape[1] - 1]
+    level = np.concatenate([last, value[:, :-1]], axis=1)[:, : when.shape[1] - 1]
+    arrives = np.concatenate([0 * later, how[:, :-1]], axis=1)[:, : when.shape[1] - 1]
+    here, there = slice(None, -1), earlier
+    onwards = np.where(np.arange(when.shape[1] - 1) == 0, value[:, there], level)  # after the last corner it stays
+    saves = costs.between(when[:, there], value[:, there], until, onwards, arrives)
+    saves -= costs.between(when[:, there], value[:, there], when[:, here], value[:, here], how[:, here])
+    saves -= costs.between(when[:, here], value[:, here], until, level, arrives)
+    return Path(when[:, here], how[:, here], which[across, when, state][:, here], value[:, here], saves)
