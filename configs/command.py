@@ -12,14 +12,14 @@ from omegaconf import DictConfig, OmegaConf
 from configs.schema import register
 from configs.strict import unknown
 
-MISTAKE = 2
+MISTAKE, INTERRUPTED = 2, 130
 
 
 def run(name: str, help_text: str, body: Callable[[dict, Path], dict]) -> list[dict]:
     """Compose the config `name`, call `body(keys and values, run folder)`, print its result as the last line.
 
     A mistake of the user's (ValueError or OSError) ends the program with one line on stderr and exit code 2; a folder
-    that is still empty then is removed. Returns what was printed.
+    that is still empty then is removed; so does Ctrl-C, with exit code 130. Returns what was printed.
     """
     if {"-h", "--help"} & set(sys.argv[1:]):
         print(help_text)
@@ -48,6 +48,10 @@ def run(name: str, help_text: str, body: Callable[[dict, Path], dict]) -> list[d
         hydra.main(version_base="1.3", config_path=None, config_name=name)(task)()
     except HydraException as error:
         _refuse(_explain(error, name))
+    except OSError as error:  # Hydra makes the run folder
+        _refuse(_one_line(error))
+    except KeyboardInterrupt:
+        _refuse("interrupted", INTERRUPTED)
     for end in outcome:
         if isinstance(end, Exception):
             _refuse(_one_line(end))
@@ -70,9 +74,9 @@ def _prune(folder: Path) -> None:
         path.rmdir()
 
 
-def _refuse(message: str) -> None:
+def _refuse(message: str, code: int = MISTAKE) -> None:
     print(f"semagram: {message}", file=sys.stderr)
-    raise SystemExit(MISTAKE)
+    raise SystemExit(code)
 
 
 def _one_line(error: Exception) -> str:
@@ -84,6 +88,8 @@ def _explain(error: Exception, name: str) -> str:
     text = str(error)
     if found := re.search(r"Could not override '([^']+)'", text):
         return unknown(found[1], known_keys(name))
+    if found := re.search(r"Error parsing override '([^']+)'\s+missing EQUAL", text):
+        return f"{found[1]}: keys are given as key=value"
     if found := re.search(r"Could not find 'task/([^']+)'", text):
         from envs.suite import find  # noqa: PLC0415
 

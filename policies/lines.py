@@ -42,7 +42,7 @@ def strokes(ring: Ring) -> list[Line]:
 def _levels(span: Span) -> list[Line]:
     """A motion's curves; those of degree 0 are one level after the other."""
     points, spread = span.token.points, span.token.spread
-    spread = np.zeros_like(points) if spread is None else spread
+    spread = np.zeros_like(points) if spread is None else np.minimum(spread, 1e3)  # far more than is ever drawn
     parts = [(points, spread)]
     if span.token.degree == 0:
         parts = [(points[i : i + 1], spread[i : i + 1]) for i in range(len(points))]

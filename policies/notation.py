@@ -1,6 +1,6 @@
 """Sentences as plain data that JSON can hold, and back; what comes back is checked."""
 
-import math
+import sys
 from collections.abc import Iterable
 from dataclasses import MISSING, fields
 
@@ -53,13 +53,13 @@ def _token(item) -> Token:
 
 
 def _number(value, where: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
         raise ValueError(f"{where}={value!r}: a finite number")
     return float(value)
 
 
 def _whole(value, where: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
+    if isinstance(value, bool) or not isinstance(value, int) or abs(value) > sys.maxsize:
         raise ValueError(f"{where}={value!r}: a whole number")
     return value
 

@@ -151,6 +151,13 @@ def test_a_heavier_stroke_is_a_larger_value_and_paler_ink_a_wider_one():
     assert (np.diff([middle(s.outlines[0])[1].max() for s in pale]) > 0).all()
 
 
+def test_a_spread_without_bounds_is_drawn_as_wide_as_can_be():
+    move = Move(np.zeros((4, 1)), 1.0, 3, np.full((4, 1), 1e200))
+    known = replace(move, spread=np.full((4, 1), UNKNOWN * 2))
+    for one, other in zip(of(glyph([move]), "wash"), of(glyph([known]), "wash"), strict=True):
+        assert np.array_equal(one.outlines[0], other.outlines[0])
+
+
 @few
 @given(seeds)
 def test_motions_that_meet_flow_into_one_another(seed):

@@ -61,6 +61,47 @@ def test_fit_leaves_a_codec_that_codes_actions_in_their_own_units(tokens, episod
     assert np.abs(codec.decode(codec.encode(chunk, start), start) - chunk).max() < 0.2
 
 
+def test_a_codec_that_is_not_relative_is_compared_too(tokens, monkeypatch):
+    monkeypatch.setattr("configs.tokens_figures.rate_distortion", lambda *_: None)  # it takes most of the time
+    result, _ = tokens("compare", "dataset=arm", "strings=100", "relative=false", "ids=10", "hydra.run.dir=out")
+    assert [row["codec"] for row in result["rows"]] == CODES
+    ours = result["rows"][0]
+    assert ours["valid"] == 1 and ours["rmse"] < 0.05 and ours["encode_batch_us"] is None
+
+
+def test_a_codec_does_not_take_the_place_of_other_things(tokens, capsys, tmp_path):
+    (tmp_path / "arm").mkdir()
+    (tmp_path / "arm" / "thesis.txt").write_text("mine")
+    with pytest.raises(SystemExit) as stop:
+        tokens("fit", "dataset=arm", "out=arm")
+    assert stop.value.code == 2 and capsys.readouterr().err == (
+        "semagram: arm: already there, and no codec; give a new folder\n"
+    )
+    assert [path.name for path in tmp_path.rglob("*")] == ["arm", "thesis.txt"]
+
+
+@pytest.mark.parametrize("verb", ["compare", "draw"])
+def test_held_out_episodes_that_are_too_short_are_named(tokens, monkeypatch, capsys, episodes, verb):
+    short = [episodes[0], *(e[:40] for e in episodes[1:])]
+    monkeypatch.setattr(codecs.datasets, "read", lambda folder: Recording(short, CHANNELS, RATE_HZ))
+    with pytest.raises(SystemExit) as stop:
+        tokens(verb, "dataset=arm", "seed=1")
+    err = capsys.readouterr().err
+    assert stop.value.code == 2 and "of at most 40 steps: at least 51 are needed in one" in err, err
+    assert len(err.splitlines()) == 1
+
+
+def test_an_interrupt_is_one_line_and_leaves_nothing(tokens, monkeypatch, capsys, tmp_path):
+    def interrupted(folder):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(codecs.datasets, "read", interrupted)
+    with pytest.raises(SystemExit) as stop:
+        tokens("fit", "dataset=arm")
+    assert stop.value.code == 130 and capsys.readouterr().err == "semagram: interrupted\n"
+    assert not list(tmp_path.iterdir())
+
+
 def test_draw_leaves_a_picture(tokens, tmp_path):
     result, _ = tokens("draw", "dataset=arm")
     assert (tmp_path / result["figure"]).stat().st_size > 5000 and len(result["ids"]) == 8
@@ -74,6 +115,8 @@ def test_draw_leaves_a_picture(tokens, tmp_path):
         (("fit",), "dataset=: a LeRobotDataset's folder; `semagram-tokens demo out=runs/arm` makes one"),
         (("demo",), "out=: a new folder for the demonstrations, e.g. out=runs/arm"),
         (("fit", "dataset=arm", "ids=0"), "ids=0: from 1 to 256"),
+        (("fit", "dataset=arm", "twice"), "twice: keys are given as key=value"),
+        (("fit", "dataset=arm", "hydra.run.dir=/dev/null/run"), "Not a directory: '/dev/null/run'"),
         (("fit", "dataset=arm", "seconds=0.01"), "length=1: at least 2"),
         (("fit", "dataset=arm", "seconds=60"), "length=3000: below the longest episode's"),
         (("fit", "dataset=arm", "idz=3"), "idz: no such key; did you mean ids?"),

@@ -136,6 +136,8 @@ def test_what_no_token_can_be_is_refused_in_one_line(make, message):
         ([{"kind": ["stop"]}], "token 1 of 1: kind="),
         ([{"kind": "grip"}], "token 1 of 1: grip.level: missing"),
         ([{"kind": "grip", "level": "half"}], "token 1 of 1: grip.level='half': a finite number"),
+        ([{"kind": "grip", "level": 10**400}], "token 1 of 1: grip.level=1000"),
+        ([{"kind": "move", "points": [[0]], "seconds": 1, "degree": 10**400}], "token 1 of 1: move.degree=1000"),
         ([{"kind": "grip", "level": True}], "token 1 of 1: grip.level=True: a finite number"),
         ([{"kind": "grip", "levels": 1}], "token 1 of 1: grip.levels: no such parameter; one of level, after"),
         ([{"kind": "move", "points": [[0, 1], [0]], "seconds": 1}], "token 1 of 1: move.points: a list of rows"),
