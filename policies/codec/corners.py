@@ -84,7 +84,7 @@ class Corners:
 
     def said(self, ids: Int[np.ndarray, "*B n"]) -> Int[np.ndarray, "*B"]:
         """How many ids there are before nothing but rest."""
-        return ((ids < self.rest) * np.arange(1, ids.shape[-1] + 1)).max(-1, initial=0)
+        return np.asarray(((ids < self.rest) * np.arange(1, ids.shape[-1] + 1)).max(-1, initial=0))
 
     def _all_corners(self, scaled: np.ndarray, start: np.ndarray, worth: float) -> tuple[np.ndarray, np.ndarray]:
         """The ids (N, E) of all corners of the chunks, in no particular order, and what each saves."""
