@@ -9,6 +9,7 @@ from jaxtyping import Float
 
 from policies.splines import beginning, design
 from policies.vocabulary import Ask, Grip, Look, Move, Stop, Token, checked
+from worldmodel.ranges import check
 
 Tie = Literal["none", "position", "rate"]
 
@@ -35,13 +36,16 @@ class Walk:
         tie: Tie = "position",
         gripper: int | None = None,
     ):
-        """Raises ValueError for a sentence that cannot be, or a position that is not in [-1, 1]."""
+        """Raises ValueError for a sentence that cannot be, a position not in [-1, 1], or a value out of range."""
         self.sentence = checked(sentence)
         self.position = np.array(position, dtype=float)
         self.rate = np.zeros_like(self.position) if rate is None else np.array(rate, dtype=float)
         self.rate_hz, self.tie, self.gripper = rate_hz, tie, gripper
         self.clock, self.level = 0.0, None
-        self._done, self._due = 0, []
+        self._done, self._due, self._items = 0, [], self._walk()
+        check("", self, "rate_hz", above=0)
+        if gripper is not None and gripper not in range(len(self.position)):
+            raise ValueError(f"gripper={gripper}: from 0 to {len(self.position) - 1}, a column of the actions")
         if not (np.abs(self.position) <= 1).all() or not np.isfinite(self.rate).all():
             raise ValueError(f"position {self.position}, rate {self.rate}: position from -1 to 1, rate finite")
         for token in self.sentence:
@@ -49,9 +53,11 @@ class Walk:
                 raise ValueError(f"move.points: {token.points.shape[1]} columns, the position has {len(self.position)}")
 
     def __iter__(self) -> Iterator[tuple[float, np.ndarray | Grip | Look | Ask | Stop]]:
-        """Walk on from where the last iteration stopped."""
-        tokens, self.sentence = self.sentence, ()
-        for token in tokens:
+        """Walk on from where the last iteration stopped, in the midst of a motion too."""
+        return self._items
+
+    def _walk(self):
+        for token in self.sentence:
             match token:
                 case Move():
                     yield from self._move(token)

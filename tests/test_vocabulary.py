@@ -107,6 +107,8 @@ def test_tokens_are_equal_when_every_number_is(one, other):
         (lambda: checked([Stop(), Grip(1)]), r"^token 1 of 2: stop ends a sentence"),
         (lambda: checked([Move(np.zeros((4, n)), 1.0) for n in (2, 3)]), r"^move.points: 2 and 3 columns"),
         (lambda: Walk([], np.array([2.0, 0.0]), 50.0), r"^position .*from -1 to 1"),
+        (lambda: Walk([], np.zeros(2), 0.0), r"^rate_hz=0.0: above 0"),
+        (lambda: Walk([], np.zeros(2), 50.0, gripper=2), r"^gripper=2: from 0 to 1, a column of the actions"),
         (
             lambda: Walk([Move(np.zeros((4, 3)), 1.0)], np.zeros(2), 50.0),
             r"^move.points: 3 columns, the position has 2$",
@@ -248,6 +250,19 @@ def test_grips_come_when_they_are_due_and_fill_their_column():
     for time, action in items:
         if isinstance(action, np.ndarray):
             np.testing.assert_allclose(action, [0.5, 0.5 if time < 0.5 else -1.0])
+
+
+def test_a_walk_that_was_left_goes_on_where_it_was():
+    sentence = (Move(np.full((4, SIZE), 0.5), 0.4), Grip(0), Move(np.zeros((3, SIZE)), 0.2, 2), Stop(0.2))
+    whole = list(Walk(sentence, np.zeros(SIZE), 50.0))
+    parts = []
+    walk = Walk(sentence, np.zeros(SIZE), 50.0)
+    for item in walk:
+        parts.append(item)
+        if len(parts) == 3:
+            break
+    parts.extend(walk)
+    assert [t for t, _ in parts] == [t for t, _ in whole]
 
 
 def test_before_a_question_the_motion_comes_to_rest_and_then_goes_on():
