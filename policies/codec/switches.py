@@ -133,13 +133,15 @@ def fit_events(change: np.ndarray, start: np.ndarray, levels: np.ndarray, slots:
         if not len(rows):
             break
         events, gain = _put(error, events, start[rows], levels, known)
+        rows, events = rows[gain > WORTH], events[gain > WORTH]
+        if not len(rows):
+            break
         for _ in range(SWEEPS if filled else 0):
             for e in range(filled + 1):
                 others = np.delete(events, e, axis=1)
                 events, _ = _put(
                     change[rows] - changes(others, start[rows], length), others, start[rows], levels, known
                 )
-        rows, events = rows[gain > WORTH], events[gain > WORTH]
         result[rows, : filled + 1] = events
         if filled + 1 < slots:
             result[rows, filled + 1 :, 1] = events[:, -1:, 1]  # an event that does not happen changes no level

@@ -5,7 +5,7 @@ path that ends in a corner at step t comes from the best path that ends in some 
 """
 
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -51,18 +51,16 @@ def trace(
     rows, length = signal.shape
     manner = np.repeat(np.arange(len(MANNERS)), values.shape[2] // len(MANNERS))
     states = values.shape[2]
-    total = np.full((rows, length + 1, states), np.inf)
+    total = np.full((rows, states, length + 1), np.inf)
     total[:, 0, 0] = 0
+    levels = np.ascontiguousarray(values.transpose(0, 2, 1))
     came = np.zeros((rows, length + 1, states), dtype=int)
     for t in range(1, length + 1):
-        before = values[:, :t, :, None]
-        height = values[:, t, None, None, :] - before
-        cost = (total[:, :t] + costs.holding(values[:, :t], t))[..., None] + costs.moving(before, height, t, manner)
-        cost = cost.reshape(rows, t * states, states)
-        came[:, t] = cost.argmin(1)
-        best = np.take_along_axis(cost, came[:, t, None], 1)[:, 0] + worth[:, None]
-        total[:, t] = np.where(allowed[:, t], best, np.inf)
-    whole = (total + costs.to_the_end(values)).reshape(rows, -1)
+        cost = costs.arriving(total[:, :, :t], levels[:, :, :t], values[:, t], t).reshape(rows, states, states * t)
+        state, step = np.divmod(cost.argmin(2), t)
+        came[:, t] = step * states + state
+        total[:, :, t] = np.where(allowed[:, t], cost.min(2) + worth[:, None], np.inf)
+    whole = (total.transpose(0, 2, 1) + costs.to_the_end(values)).reshape(rows, -1)
     return _followed(costs, whole.argmin(1), came, which, values, manner)
 
 
@@ -111,16 +109,37 @@ class Segments:
         square = np.concatenate([np.zeros((len(signal), 1)), (signal**2).cumsum(1)], axis=1)
         return cls(m0, square[:, None] - square[:, :, None], np.stack([last, even, eased], axis=1))
 
-    def holding(self, values: np.ndarray, t: int) -> np.ndarray:
-        """Squared errors (R, t, S) of staying at `values` from each step before t until t."""
-        left = np.arange(t, 0, -1.0)[:, None]
-        return self.squares[:, :t, t, None] + values * (values * left - 2 * self.sums[:, :t, t, None])
+    def arriving(self, total: np.ndarray, a: np.ndarray, b: np.ndarray, t: int) -> np.ndarray:
+        """The cost (R, M, K, S, t) of states b (R, M K) at t, from states a (R, S, t) before, where `total` was spent.
 
-    def moving(self, before: np.ndarray, height: np.ndarray, t: int, manner: np.ndarray) -> np.ndarray:
-        """What a movement by `height` (R, t, S, S') in each state's manner adds to that."""
-        sizes = _sizes(self.sums.shape[1] - 1)[:, t:0:-1][..., manner][:, :, None]
-        along = self.along[:, :, :t, t].transpose(0, 2, 1)[:, :, None, manner]
-        return height * (height * sizes[1] - 2 * (along - before * sizes[0]))
+        As a polynomial in b, whose coefficients are the same for all states of one manner.
+        """
+        plain, squared = _sizes(self.sums.shape[1] - 1)[:, t:0:-1].transpose(0, 2, 1)[:, :, None]
+        hold = total + self._squares[:, t, None, :t] + a * (a * np.arange(t, 0, -1.0) - 2 * self._sums[:, t, None, :t])
+        a, b = a[:, None], b.reshape(len(b), len(MANNERS), -1, 1, 1)
+        linear = self._along[:, :, t, None, :t] - a * plain
+        curved = a * squared
+        none = hold[:, None] + a * (2 * linear + curved)
+        linear += curved
+        linear *= -2
+        cost = linear[:, :, None] + b * squared[:, None]
+        cost *= b
+        cost += none[:, :, None]
+        return cost
+
+    # The same by where a segment ends, so that all that end in one step lie side by side.
+
+    @cached_property
+    def _sums(self) -> np.ndarray:
+        return np.ascontiguousarray(self.sums.swapaxes(1, 2))
+
+    @cached_property
+    def _squares(self) -> np.ndarray:
+        return np.ascontiguousarray(self.squares.swapaxes(1, 2))
+
+    @cached_property
+    def _along(self) -> np.ndarray:
+        return np.ascontiguousarray(self.along.swapaxes(2, 3))
 
     def to_the_end(self, values: np.ndarray) -> np.ndarray:
         """Squared errors (R, T + 1, S) of staying at `values` from each step on."""
