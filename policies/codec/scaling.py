@@ -33,6 +33,8 @@ class Scaling:
         middle = (top + bottom) / 2
         if limits is None:
             return cls(middle, half, np.full(len(half), -margin), np.full(len(half), margin))
+        if np.shape(limits) != (2, len(half)):
+            raise ValueError(f"limits: (low, high), each of {len(half)} channels")
         low, high = ((np.asarray(limit, dtype=float) - middle) / half for limit in limits)
         if not (low < high).all():
             raise ValueError("limits: each channel's low must be below its high")

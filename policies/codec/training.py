@@ -33,6 +33,11 @@ def fit(
 ) -> tuple:
     """The parts of a Codec, in its order; see `Codec.fit`."""
     episodes = _checked(episodes, config.length)
+    width = episodes[0].shape[1]
+    if not set(switching or ()) <= set(range(width)):
+        raise ValueError(f"switching={list(switching)}: channels from 0 to {width - 1}")
+    if stride < 1:
+        raise ValueError(f"stride={stride}: at least 1")
     scaling = Scaling.fit(episodes, config.margin, limits)
     scaled = [np.clip(scaling.scale(e), scaling.low, scaling.high) for e in episodes]
     windows = windows_of(scaled, config.length + 1, stride)
