@@ -15,6 +15,7 @@ from policies.codec.training import windows_of
 
 FITTED = 14  # of the 20 episodes of each task
 RATE_HZ = 80
+CORNERS = {"writing": "corners", "ids": 24, "bits": 14}
 
 
 def parts(saved, key: str) -> tuple[list[np.ndarray], list[np.ndarray]]:
@@ -27,12 +28,15 @@ def parts(saved, key: str) -> tuple[list[np.ndarray], list[np.ndarray]]:
     return tuple([np.clip(scaling.scale(e), -1, 1) for e in part] for part in (fitted, held_out))
 
 
-def table(saved, key: str, ids: int) -> None:
-    """Print a JSON line for each code on one second of a set."""
+def table(saved, key: str, *choices: dict) -> None:
+    """Print a JSON line for each of our codecs and the other codes, on one second of a set."""
     fitted, held_out = parts(saved, key)
-    codec = Codec.fit(fitted, CodecConfig(length=RATE_HZ, ids=ids, knots=10), stride=4)
-    print(key, type(codec.writing).__name__, "switching", codec.switching)
-    for code in (Ordered(codec), *baselines(windows_of(fitted, RATE_HZ, 4), 1.0)):
+    ours = []
+    for choice in choices:
+        codec = Codec.fit(fitted, CodecConfig(length=RATE_HZ, knots=10, **choice), stride=4)
+        print(key, choice, type(codec.writing).__name__, "switching", codec.switching)
+        ours.append(Ordered(codec))
+    for code in (*ours, *baselines(windows_of(fitted, RATE_HZ, 4), 1.0)):
         print(json.dumps({"set": key} | measure(code, held_out, RATE_HZ, 2000, np.random.default_rng(0)).__dict__))
 
 
@@ -45,24 +49,27 @@ def targets(saved, path: str) -> None:
         whole[name] = np.concatenate([saved[f"{name}/target"], np.concatenate([grip[:1], grip])], axis=1).astype(float)
     fitted = [e for name, e in whole.items() if int(name.split("/")[1]) < FITTED]
     decoded = {}
-    for ids in (8, 16):
-        codec = Codec.fit(fitted, CodecConfig(length=50, ids=ids), stride=4)
-        print("targets", ids, type(codec.writing).__name__, "switching", codec.switching)
+    for label, choice in (("8x12", {"ids": 8}), ("16x12", {"ids": 16}), ("corners", CORNERS)):
+        codec = Codec.fit(fitted, CodecConfig(length=50, **choice), stride=4)
+        bits = []
         for name, episode in whole.items():
             if int(name.split("/")[1]) < FITTED or not saved[f"{name}/success"]:
                 continue
             at, chunks = episode[0], []
             for begin in range(1, len(episode) - 49, 50):
-                chunks.append(codec.decode(codec.encode(episode[begin : begin + 50], at), at))
+                ids = codec.encode(episode[begin : begin + 50], at)
+                bits.append(int(codec.said(ids)) * codec.config.bits)
+                chunks.append(codec.decode(ids, at))
                 at = chunks[-1][-1].astype(float)
-            decoded[f"semagram-{ids}x12/{name}"] = np.concatenate(chunks)
+            decoded[f"semagram-{label}/{name}"] = np.concatenate(chunks)
             decoded[f"true/{name}"] = episode[1:]
+        print("targets", label, type(codec.writing).__name__, codec.switching, "bits a chunk", np.mean(bits), max(bits))
     np.savez_compressed(path, **decoded)
     print("episodes", sum(key.startswith("true") for key in decoded))
 
 
 if __name__ == "__main__":
     episodes = np.load(sys.argv[1])
-    table(episodes, "hand", 8)
-    table(episodes, "action", 21)
+    table(episodes, "hand", {"ids": 8}, CORNERS)
+    table(episodes, "action", {"ids": 21}, {"ids": 64, "bits": 14, "worth": 0.003}, {"ids": 21, "writing": "curves"})
     targets(episodes, sys.argv[2])
