@@ -36,7 +36,9 @@ def tokens(monkeypatch, capsys, tmp_path, episodes):
     return run
 
 
-def test_compare_leaves_a_table_and_a_plot(tokens, tmp_path):
+def test_compare_leaves_a_table_and_a_plot(tokens, monkeypatch, tmp_path):
+    monkeypatch.setattr("configs.tokens_figures.SCALES", (4, 10))  # fewer codes to fit for the plot
+    monkeypatch.setattr("configs.tokens_figures.POINTS", (0.5, 1))
     result, _ = tokens("compare", "dataset=arm", "strings=200", "hydra.run.dir=out")
     rows = {row["codec"]: row for row in result["rows"]}
     assert list(rows) == CODES and result["switching"] == ["gripper"]
