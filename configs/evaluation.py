@@ -82,7 +82,7 @@ class Evaluation:
             "train_seconds": trained,
             "env_steps_per_second": trained and round(self.identity.env_steps / trained, 2),
             "gflop_per_decision": update and round(update + plan / every, 3),
-            "plan_gflop": round(plan, 4),
+            "plan_gflop": round(plan, 6),
             "imagined_per_plan": round(imagined, 1),
             "decisions_per_second": round(pace.per_second, 1),
             "plan_ms_p50": round(pace.percentile(50), 3),

@@ -114,7 +114,7 @@ def trainer(env, length: int = 1, weights: int = 0, capacity: int = 200, precisi
     state_size = env.single_observation_space[STATE].shape[0]
     model = tiny_model(state_size, curve.token_size, weights, token=curve.config, precision=precision)
     learning = LearningConfig(**{"batch": 8, "updates_per_decision": 0.5} | changes)
-    planning = PlannerConfig(samples=8, policy_samples=2, elites=4, iterations=2, horizon=2)
+    planning = PlannerConfig(samples=8, policy_samples=2, elites=4, iterations=2, horizon=2, budget="fixed")
     generator = torch.Generator().manual_seed(1)
     discount = 0.9**length
     planner = Planner(model, discount, planning)
@@ -157,7 +157,7 @@ def two_hot_logits(x: torch.Tensor, count: int) -> torch.Tensor:
 TINY_KEYS = (
     *("model.latent=16", "model.group=4", "model.width=16", "model.bins=11", "model.precision=fp32"),
     *("learning.batch=8", "learning.horizon=2", "compile=false", "video=false"),
-    *("planner.samples=8", "planner.policy_samples=2", "planner.elites=4", "planner.horizon=2"),
+    *("planner.samples=8", "planner.policy_samples=2", "planner.elites=4", "planner.horizon=2", "planner.budget=fixed"),
     *("seed_steps=60", "evaluation.episodes=2", "evaluation.every=400", "checkpoint.every=150"),
 )
 """Keys of a command that make a run tiny."""

@@ -11,7 +11,7 @@ from worldmodel.model import STATE
 from worldmodel.planner import Planner
 from worldmodel.settings import PlannerConfig
 
-PLANNING = PlannerConfig(samples=8, policy_samples=2, elites=4, iterations=2, horizon=2)
+PLANNING = PlannerConfig(samples=8, policy_samples=2, elites=4, iterations=2, horizon=2, budget="fixed")
 
 
 @pytest.fixture

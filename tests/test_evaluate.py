@@ -99,6 +99,14 @@ def test_the_planner_can_be_changed_and_only_it(run, evaluated, tmp_path):
     assert summary["planner"]["samples"] == 32
 
 
+def test_an_adaptive_budget_costs_what_it_spends(run, evaluated, tmp_path):
+    frugal = evaluation(run, {"budget": "adaptive", "agreement": 1e9}).run(tmp_path)
+    whole = evaluated[0]
+    assert frugal["imagined_per_plan"] == 2 * 1 + 3 * 2  # two rollouts, and the last plan, two deep
+    share = frugal["imagined_per_plan"] / whole["imagined_per_plan"]
+    assert frugal["plan_gflop"] == pytest.approx(share * whole["plan_gflop"], rel=0.05)
+
+
 @pytest.mark.parametrize(
     ("planner", "said"),
     [
@@ -154,7 +162,9 @@ def test_a_deadline_of_the_settings_is_kept(toys, monkeypatch):
     fake = types.SimpleNamespace(perf_counter=lambda: clock[0])
     monkeypatch.setattr(planning, "time", fake)
     monkeypatch.setattr(configs.pace, "time", fake)
-    config = PlannerConfig(samples=8, policy_samples=2, elites=4, iterations=50, horizon=1, deadline_ms=5.0)
+    config = PlannerConfig(
+        samples=8, policy_samples=2, elites=4, iterations=50, horizon=1, deadline_ms=5.0, budget="fixed"
+    )
     chosen = agent(toys.tiny_model(3, 1), config)
     refine = chosen.planner._refine
 
@@ -170,7 +180,7 @@ def test_a_deadline_of_the_settings_is_kept(toys, monkeypatch):
 
 
 def test_a_pace_counts_decisions_and_not_steps(toys):
-    config = PlannerConfig(samples=8, policy_samples=2, elites=4, iterations=1, horizon=1)
+    config = PlannerConfig(samples=8, policy_samples=2, elites=4, iterations=1, horizon=1, budget="fixed")
     chosen, calls = agent(toys.tiny_model(3, 1), config, length=4), []
     begin = chosen._begin
     chosen._begin = lambda *given: calls.append(1) or begin(*given)
@@ -181,7 +191,7 @@ def test_a_pace_counts_decisions_and_not_steps(toys):
 
 
 def test_one_by_one_is_what_each_would_do_alone(toys):
-    config = PlannerConfig(samples=8, policy_samples=2, elites=4, iterations=2, horizon=2)
+    config = PlannerConfig(samples=8, policy_samples=2, elites=4, iterations=2, horizon=2, budget="fixed")
     model, env = toys.tiny_model(3, 2), toys.slides(7, 5, 9)
 
     def acting():

@@ -15,7 +15,7 @@ from worldmodel.model import STATE, Imagined, WorldModel
 from worldmodel.planner import Memory, PlanFault, Planner, propose, score
 from worldmodel.settings import PlannerConfig
 
-CONFIG = PlannerConfig(samples=32, policy_samples=8, elites=8, iterations=3, horizon=2)
+CONFIG = PlannerConfig(samples=32, policy_samples=8, elites=8, iterations=3, horizon=2, budget="fixed")
 BEST = torch.tensor([0.4, -0.3])
 
 
@@ -94,7 +94,7 @@ def same(one, other, **tolerance):
 
 def test_it_finds_what_the_policy_alone_does_not(bowl):
     model = bowl()
-    config = PlannerConfig(samples=128, policy_samples=8, elites=16, iterations=6, horizon=1)
+    config = PlannerConfig(samples=128, policy_samples=8, elites=16, iterations=6, horizon=1, budget="fixed")
     plan = Planner(model, 0.9, config).plan(origin(), None, seeded())
     assert (plan.tokens[0, 0] - BEST).abs().max() < 0.05
     sentences = torch.stack([plan.tokens, torch.zeros_like(plan.tokens)], 2)
@@ -105,7 +105,7 @@ def test_it_finds_what_the_policy_alone_does_not(bowl):
 def test_more_iterations_come_nearer(bowl):
     errors = []
     for iterations in (1, 2, 4):
-        config = PlannerConfig(samples=64, policy_samples=4, elites=8, iterations=iterations, horizon=1)
+        config = PlannerConfig(samples=64, policy_samples=4, elites=8, iterations=iterations, horizon=1, budget="fixed")
         plan = Planner(bowl(), 0.9, config).plan(origin(40), None, seeded())
         errors.append(float((plan.tokens[0] - BEST).norm(dim=-1).mean()))
     assert errors[0] > errors[1] > errors[2]
@@ -144,7 +144,7 @@ def test_a_proposal_without_noise_is_the_policys_mode(model):
 
 @pytest.mark.parametrize("mode", [0.0, 10.0, -10.0])
 def test_tokens_are_bounded(bowl, mode):
-    config = dataclasses.replace(CONFIG, spread=3.0)
+    config = dataclasses.replace(CONFIG, spread=3.0, budget="fixed")
     plan = Planner(bowl(mode=mode), 0.9, config).plan(origin(5), None, seeded())
     assert plan.elites.abs().max() <= 1
     assert plan.tokens.abs().max() <= 1 + 1e-6
@@ -279,7 +279,7 @@ def test_a_memory_that_no_longer_applies_is_ignored(model):
 
 def test_a_good_memory_is_kept_as_it_is(bowl):
     """One iteration of few and wild samples around a policy far off: nothing is as good as the plan remembered."""
-    config = PlannerConfig(samples=8, policy_samples=2, elites=1, iterations=1, horizon=2, spread=3.0)
+    config = PlannerConfig(samples=8, policy_samples=2, elites=1, iterations=1, horizon=2, spread=3.0, budget="fixed")
     planner = Planner(bowl(mode=-2.0), 0.9, config)
     best = torch.stack([BEST, torch.zeros(2)])[:, None]
     for seed in range(5):
@@ -332,7 +332,7 @@ for compiled in (False, True):
     for p in model.parameters():
         if not p.detach().any():
             torch.nn.init.normal_(p, std=0.1)
-    config = PlannerConfig(samples=8, policy_samples=2, elites=4, iterations=2, horizon=2)
+    config = PlannerConfig(samples=8, policy_samples=2, elites=4, iterations=2, horizon=2, budget="fixed")
     seen = {STATE: torch.linspace(-1, 1, 3)[None]}
     plan = Planner(model, 0.9, config, compiled).plan(seen, None, torch.Generator().manual_seed(1))
     planned.append(plan.tokens)

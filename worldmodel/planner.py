@@ -9,6 +9,7 @@ import time
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -122,10 +123,14 @@ def elect(
     """The elites among candidates of known returns, and what they say together.
 
     Gives mean and spread (T, B, P), returns and weights (B, E), elites (T, B, E, P). A candidate whose return is not
-    finite is ranked last, with weight 0. Weights: exp(return / unit), as in MPPI (Williams et al. 2017,
-    arXiv 1707.02342), over elites as in TD-MPC2; `unit` follows the elites' own deviation.
+    finite is ranked last, with weight 0, and so are those that stand in where there are too few. Weights:
+    exp(return / unit), as in MPPI (Williams et al. 2017, arXiv 1707.02342), over elites as in TD-MPC2; `unit` follows
+    the elites' own deviation.
     """
     returns = torch.where(torch.isfinite(returns), returns, -torch.inf)
+    if (missing := config.elites - returns.shape[1]) > 0:
+        returns = F.pad(returns, (0, missing), value=-torch.inf)
+        candidates = torch.cat([candidates, candidates[:, :, :1].expand(-1, -1, missing, -1)], 2)
     best, index = returns.topk(config.elites, -1)
     index = index[None, :, :, None].expand(len(candidates), -1, -1, candidates.shape[-1])
     elites = candidates.gather(2, index)

@@ -104,8 +104,8 @@ class PlannerConfig:
     depths: bool = False
     deadline_ms: float = 0.0
     replan_every: int = 0
-    budget: str = "fixed"
-    agreement: float = 0.01
+    budget: str = "adaptive"
+    agreement: float = 0.1
 
     def __post_init__(self):
         """Raise ValueError for a budget that cannot be spent."""
@@ -118,8 +118,3 @@ class PlannerConfig:
         check("planner.", self, "carry", low=0, high=1)
         if self.budget not in ("fixed", "adaptive"):
             raise ValueError(f"planner.budget={self.budget}: fixed or adaptive")
-        if self.budget == "adaptive" and self.elites > self.policy_samples + 1:
-            raise ValueError(
-                f"planner.elites={self.elites}: at most {self.policy_samples + 1} (planner.policy_samples + 1), "
-                "since an adaptive budget chooses its first elites from those and the last plan"
-            )
