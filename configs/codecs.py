@@ -77,7 +77,7 @@ def draw(config: TokensConfig, folder: Path) -> dict:
 
 def settings(config: TokensConfig, rate_hz: float) -> CodecConfig:
     """The codec's settings for a dataset of that rate."""
-    names = ("ids", "bits", "knots", "degree", "margin", "relative", "events")
+    names = ("ids", "bits", "knots", "degree", "margin", "relative", "events", "writing", "worth")
     return CodecConfig(max(1, round(config.seconds * rate_hz)), **{name: getattr(config, name) for name in names})
 
 

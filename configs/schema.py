@@ -160,6 +160,8 @@ class TokensConfig:
     margin: float = 1.3
     relative: bool = True
     events: bool = True
+    writing: str = "auto"
+    worth: float = 0.008
     held_out: float = 0.3
     strings: int = 100_000
     episodes: int = 80

@@ -26,6 +26,8 @@ Keys, with their defaults:
   margin=1.3               decoded actions stay within so many times the half range of the data
   relative=true            a curve begins where the arm is, so that chunks join; false: ids alone say where
   events=true              encode channels that switch as events: when, and to what
+  writing=auto             curves; or corners: an id says when a channel turns, for actions that jump; or auto
+  worth=0.008              corners: an id must lower the mean squared error of a chunk by this squared
   held_out=0.3 seed=0      compare, draw: the share of episodes not fitted to, and which
   strings=100000           compare: random id strings to decode
   episodes=80              demo: how many demonstrations
