@@ -151,7 +151,7 @@ def test_any_string_decodes_within_bounds(codec, ids, where):
     assert chunk.shape == (LENGTH, 2)
     assert np.abs(codec.scaling.scale(chunk.astype(float))).max() <= codec.config.margin + 1e-5
     narrow = codec.writing.read(np.array([ids], dtype=np.int64), np.array([where]), -0.3 * BOUND, 0.2 * BOUND)
-    assert -0.39 - 1e-9 <= narrow.min() and narrow.max() <= 0.26 + 1e-9
+    assert narrow.min() >= -0.39 - 1e-9 and narrow.max() <= 0.26 + 1e-9
 
 
 def test_corners_are_the_same_after_saving(codec, held_out, tmp_path):
