@@ -111,7 +111,7 @@ def refine(
     fresh: Float[Tensor, "T B N P"],
     discount: float,
     config: PlannerConfig,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """One iteration: score the `fresh` sentences, `elect` among them and those `kept` from before."""
     returns = torch.cat([kept_returns, score(model, z, fresh, discount, config.depths)], 1)
     return elect(torch.cat([kept, fresh], 2), returns, config)
@@ -119,13 +119,13 @@ def refine(
 
 def elect(
     candidates: Float[Tensor, "T B N P"], returns: Float[Tensor, "B N"], config: PlannerConfig
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The elites among candidates of known returns, and what they say together.
 
-    Gives mean and spread (T, B, P), returns and weights (B, E), elites (T, B, E, P). A candidate whose return is not
-    finite is ranked last, with weight 0, and so are those that stand in where there are too few. Weights:
-    exp(return / unit), as in MPPI (Williams et al. 2017, arXiv 1707.02342), over elites as in TD-MPC2; `unit` follows
-    the elites' own deviation.
+    Gives mean and spread (T, B, P), returns and weights (B, E), elites (T, B, E, P), and their `doubt` (B,). A
+    candidate whose return is not finite is ranked last, with weight 0, and so are those that stand in where there are
+    too few. Weights: exp(return / unit), as in MPPI (Williams et al. 2017, arXiv 1707.02342), over elites as in
+    TD-MPC2; `unit` follows the elites' own deviation.
     """
     returns = torch.where(torch.isfinite(returns), returns, -torch.inf)
     if (missing := config.elites - returns.shape[1]) > 0:
@@ -134,16 +134,13 @@ def elect(
     best, index = returns.topk(config.elites, -1)
     index = index[None, :, :, None].expand(len(candidates), -1, -1, candidates.shape[-1])
     elites = candidates.gather(2, index)
-    finite = torch.isfinite(best)
-    known = torch.where(finite, best, 0.0)
-    count = finite.sum(-1, keepdim=True).clamp(min=1)
-    middle = known.sum(-1, keepdim=True) / count
-    deviation = (torch.where(finite, known - middle, 0.0).square().sum(-1, keepdim=True) / count).sqrt()
+    deviation = _deviation(best)
     unit = config.temperature * (deviation.square() + config.indifference**2).sqrt()
     weights = torch.softmax((best - best[:, :1]) / unit, -1)
     mean = torch.einsum("be,tbep->tbp", weights, elites)
     variance = torch.einsum("be,tbep->tbp", weights, (elites - mean.unsqueeze(2)).square())
-    return mean, variance.sqrt().clamp(config.min_spread, config.spread), best, weights, elites
+    spread = variance.sqrt().clamp(config.min_spread, config.spread)
+    return mean, spread, best, weights, elites, doubt(best, config.indifference)
 
 
 class Planner:
@@ -181,19 +178,19 @@ class Planner:
         asking, spent = torch.ones(len(z), dtype=torch.bool, device=z.device), 1
         for i in range(1, config.iterations + len(more)):
             if config.budget == "adaptive":
-                asking = asking & (doubt(found[2], config.indifference) > config.agreement)
+                asking = asking & (found[5] > config.agreement)
                 if not bool(asking.any()):
                     break
             if deadline is not None and time.perf_counter() >= deadline:
                 break
-            mean, spread, returns, _, elites = found
+            mean, spread, returns, _, elites, _ = found
             draws = noise[i - len(more), :, :, config.elites :]
             fresh = more[0] if i <= len(more) else (mean.unsqueeze(2) + spread.unsqueeze(2) * draws).clamp(-1, 1)
             better = self._refine(self.model, z, elites, returns, fresh, self.discount, config)
             found = better if bool(asking.all()) else _where(asking, better, found)
             imagined += asking.cpu() * fresh[:, 0, :, 0].numel()
             spent += 1
-        mean, spread, returns, weights, elites = found
+        mean, spread, returns, weights, elites, _ = found
         if not bool(torch.isfinite(mean).all()):
             raise PlanFault("no candidate plan has a finite return: a weight or an observation is not finite")
         return Plan(mean, spread, returns, weights, elites, z, spent, imagined)
@@ -226,15 +223,21 @@ def doubt(returns: Float[Tensor, "B E"], indifference: float) -> Float[Tensor, "
     Candidates whose return is not finite are left out; with none that is, the doubt is infinite.
     """
     finite = torch.isfinite(returns)
+    size = torch.where(finite, returns, 0.0).abs().amax(-1)
+    return torch.where(finite.any(-1), _deviation(returns)[..., 0] / (size + indifference), torch.inf)
+
+
+def _deviation(returns: Float[Tensor, "B E"]) -> Float[Tensor, "B 1"]:
+    """Standard deviation of those that are finite; 0 where none is."""
+    finite = torch.isfinite(returns)
     known = torch.where(finite, returns, 0.0)
-    count = finite.sum(-1).clamp(min=1)
-    middle = known.sum(-1) / count
-    deviation = (torch.where(finite, known - middle.unsqueeze(-1), 0.0).square().sum(-1) / count).sqrt()
-    return torch.where(finite.any(-1), deviation / (known.abs().amax(-1) + indifference), torch.inf)
+    count = finite.sum(-1, keepdim=True).clamp(min=1)
+    middle = known.sum(-1, keepdim=True) / count
+    return (torch.where(finite, known - middle, 0.0).square().sum(-1, keepdim=True) / count).sqrt()
 
 
 def _where(chosen: Bool[Tensor, "B"], new: tuple[Tensor, ...], old: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """What `refine` found last for the latents chosen, and what it found before for the rest."""
-    axis = (1, 1, 0, 0, 1)  # where B stands
+    axis = (1, 1, 0, 0, 1, 0)  # where B stands
     shapes = [[1] * k + [-1] + [1] * (a.dim() - k - 1) for a, k in zip(new, axis, strict=True)]
     return tuple(torch.where(chosen.view(v), a, b) for v, a, b in zip(shapes, new, old, strict=True))
