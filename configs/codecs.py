@@ -2,16 +2,19 @@
 
 import csv
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import numpy as np
 
 from configs.schema import TokensConfig
+from envs.benchmark.atomic import replacing
 from policies.codec import Codec, CodecConfig
 from policies.codec.comparison import Measurement, Ordered, baselines, measure
 from policies.codec.scaling import Scaling
 from policies.codec.training import windows_of
+from policies.folders import replace_file
+from policies.settings import CodecChoices
 from robot import datasets
 
 STRIDE = 3  # steps between the chunks that codes are fitted to
@@ -77,8 +80,8 @@ def draw(config: TokensConfig, folder: Path) -> dict:
 
 def settings(config: TokensConfig, rate_hz: float) -> CodecConfig:
     """The codec's settings for a dataset of that rate."""
-    names = ("ids", "bits", "knots", "degree", "margin", "relative", "events", "writing", "worth")
-    return CodecConfig(max(1, round(config.seconds * rate_hz)), **{name: getattr(config, name) for name in names})
+    choices = {f.name: getattr(config, f.name) for f in fields(CodecChoices)}
+    return CodecConfig(**choices, length=max(1, round(config.seconds * rate_hz)))
 
 
 def split(episodes: list[np.ndarray], config: TokensConfig) -> tuple[list[np.ndarray], list[np.ndarray]]:
@@ -117,8 +120,8 @@ HEAD = """\
 
 def _write_table(folder: Path, rows: list[Measurement]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "table.md").write_text(HEAD + "\n".join(map(line, rows)) + "\n")
-    with open(folder / "table.csv", "w", newline="") as file:
+    replace_file(folder / "table.md", (HEAD + "\n".join(map(line, rows)) + "\n").encode())
+    with replacing(folder / "table.csv") as draft, open(draft, "w", newline="") as file:
         table = csv.DictWriter(file, fieldnames=list(asdict(rows[0])), lineterminator="\n")
         table.writeheader()
         table.writerows(asdict(row) | {"prefix_rmse": " ".join(f"{e:.6f}" for e in row.prefix_rmse)} for row in rows)

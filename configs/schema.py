@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field, fields
 from envs.benchmark.suites import SUITES
 from envs.settings import TaskConfig
 from envs.suite import NAMES
-from policies.settings import CheckpointConfig, EvaluationConfig, LoopConfig, ReplayConfig
+from policies.settings import CheckpointConfig, CodecChoices, EvaluationConfig, LoopConfig, ReplayConfig
 from worldmodel.ranges import check
 from worldmodel.settings import LearningConfig, ModelConfig, PlannerConfig
 
@@ -145,23 +145,14 @@ TOKEN_VERBS = ("fit", "compare", "draw", "demo")
 
 
 @dataclass(frozen=True)
-class TokensConfig:
-    """The keys of semagram-tokens. Chunks last `seconds` at the dataset's rate; the rest as in CodecConfig."""
+class TokensConfig(CodecChoices):
+    """The keys of semagram-tokens. Chunks last `seconds` at the dataset's rate."""
 
     verb: str = ""
     dataset: str = ""
     sentence: str = ""
     out: str = ""
     seconds: float = 1.0
-    ids: int = 8
-    bits: int = 12
-    knots: int = 0
-    degree: int = 3
-    margin: float = 1.3
-    relative: bool = True
-    events: bool = True
-    writing: str = "auto"
-    worth: float = 0.008
     held_out: float = 0.3
     strings: int = 100_000
     episodes: int = 80
@@ -176,6 +167,7 @@ class TokensConfig:
                 raise ValueError("out=: a new folder for the demonstrations, e.g. out=runs/arm")
         elif not self.dataset and not (self.verb == "draw" and self.sentence):
             raise ValueError("dataset=: a LeRobotDataset's folder; `semagram-tokens demo out=runs/arm` makes one")
+        CodecChoices.__post_init__(self)
         check("", self, "seconds", above=0)
         check("", self, "held_out", low=0.05, high=0.9)
         check("", self, "strings episodes", low=1)
@@ -206,7 +198,7 @@ def register() -> None:
         name="tokens",
         node={
             "defaults": [*QUIET, "_self_"],
-            **asdict(TokensConfig("demo", out="-")),
+            **asdict(TokensConfig(verb="demo", out="-")),
             "verb": "",
             "out": "",
             **_hydra("runs/tokens/${now:%Y-%m-%d_%H-%M-%S}-${verb}"),
