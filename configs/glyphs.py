@@ -10,7 +10,7 @@ from policies.codec import Codec
 from policies.codec.training import windows_of
 from policies.ink import draw
 from policies.notation import from_plain
-from policies.splines import design
+from policies.splines import design, ends
 from policies.vocabulary import Grip, Move, Sentence, text
 
 CHUNKS = 4
@@ -72,8 +72,7 @@ def spoken(codec: Codec, episodes: list[np.ndarray], rate_hz: float) -> Sentence
 
 def _points(chunk: np.ndarray, start: np.ndarray, codec: Codec) -> np.ndarray:
     """Control points (K, D) of the least-squares curve through a chunk (T, D), one step after it is at `start` (D,)."""
-    at = (np.arange(len(chunk)) + 1) / len(chunk)
-    weights = design(at, codec.config.control_points, codec.config.degree)
+    weights = design(ends(len(chunk)), codec.config.control_points, codec.config.degree)
     rest = np.linalg.lstsq(weights[:, 1:], chunk - weights[:, :1] * start, rcond=None)[0]
     return np.concatenate([start[None], rest])
 

@@ -34,6 +34,11 @@ def midpoints(length: int) -> np.ndarray:
     return (np.arange(length) + 0.5) / length
 
 
+def ends(length: int) -> np.ndarray:
+    """Where the control steps (length,) lie on a curve that begins one step before the first: at (i + 1) / length."""
+    return (np.arange(length) + 1) / length
+
+
 def design(at: np.ndarray, count: int, degree: int, derivative: int = 0) -> np.ndarray:
     """The matrix (len(at), count) from control points to the curve's `derivative`-th derivative at times in [0, 1].
 
@@ -48,6 +53,12 @@ def design(at: np.ndarray, count: int, degree: int, derivative: int = 0) -> np.n
     return lower @ differences(count, degree, derivative)
 
 
+def gaps(count: int, degree: int) -> np.ndarray:
+    """k_{i+p+1} - k_{i+1} (count - 1,): over which stretch of the curve control point i gives way to the next."""
+    k = knots(count, degree)
+    return k[degree + 1 : count + degree] - k[1:count]
+
+
 def differences(count: int, degree: int, order: int = 1) -> np.ndarray:
     """The matrix (count - order, count) from control points to those of the `order`-th derivative.
 
@@ -58,8 +69,7 @@ def differences(count: int, degree: int, order: int = 1) -> np.ndarray:
         raise ValueError(f"order={order}: at most the degree, {degree}")
     if order == 0:
         return np.eye(count)
-    gap = knots(count, degree)[degree + 1 : count + degree] - knots(count, degree)[1:count]
-    first = degree * (np.eye(count)[1:] - np.eye(count)[:-1]) / gap[:, None]
+    first = degree * (np.eye(count)[1:] - np.eye(count)[:-1]) / gaps(count, degree)[:, None]
     return differences(count - 1, degree - 1, order - 1) @ first
 
 
@@ -72,5 +82,4 @@ def beginning(value: np.ndarray, rate: np.ndarray | None, count: int, degree: in
         return np.stack([value])
     if degree < 1:
         raise ValueError("degree=0: a piecewise constant curve has no rate to begin with")
-    k = knots(count, degree)
-    return np.stack([value, value + np.asarray(rate) * (k[degree + 1] - k[1]) / degree])
+    return np.stack([value, value + np.asarray(rate) * gaps(count, degree)[0] / degree])

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from policies.codec.settings import CodecConfig
-from policies.splines import design, knots, midpoints
+from policies.splines import design, ends, gaps, midpoints
 
 RIDGE = 1e-3
 
@@ -37,7 +37,7 @@ class Strokes:
         """From chunks less their start (only relative ones), and those starts, scaled."""
         length, channels = chunks.shape[1:]
         count, degree, free = config.control_points, config.degree, not config.relative
-        at = midpoints(length) if free else (np.arange(length) + 1) / length
+        at = midpoints(length) if free else ends(length)
         whole = design(at, count, degree)
         own = whole if free else whole[:, 1:]
         unitary, sizes, turn = np.linalg.svd(own, full_matrices=False)
@@ -101,7 +101,7 @@ def _strides(moves: np.ndarray, count: int, degree: int, free: bool) -> np.ndarr
 
     A curve's rate is degree x step / gap, the gap between its knots (de Boor 1978): one rate for the whole chunk.
     """
-    gap = knots(count, degree)[degree + 1 : count + degree] - knots(count, degree)[1:count]
+    gap = gaps(count, degree)
     between = moves[1:] if free else moves
     allowed = (between / gap[:, None]).max(0) * gap[:, None]
     return np.concatenate([np.full((1, moves.shape[1]), np.inf), allowed]) if free else allowed

@@ -14,7 +14,7 @@ from policies.codec.scaling import Scaling
 from policies.codec.settings import CodecConfig
 from policies.codec.strokes import Strokes
 from policies.codec.switches import PARTS, Switches, any_duration, bank, changes, fit_events, resting_levels
-from policies.splines import design
+from policies.splines import design, ends
 
 STROKE_BITS, EVENT_BITS = 8, (8, 3, 3)
 SLOTS = 4  # events of a channel in a chunk, at most
@@ -125,7 +125,7 @@ def find_switches(chunks: np.ndarray, start: np.ndarray, config: CodecConfig, gi
     """The channels that switch: those given, or those that events describe clearly better than a curve does."""
     channels = range(chunks.shape[2]) if given is None else given
     length = config.length
-    curves = design((np.arange(length) + 1) / length, config.control_points, config.degree)[:, 1:]
+    curves = design(ends(length), config.control_points, config.degree)[:, 1:]
     across = np.eye(length) - curves @ np.linalg.pinv(curves)
     some = slice(None, None, max(1, len(chunks) // SAMPLE))
     found, slots, durations = {}, 1, {1.0}
