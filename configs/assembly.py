@@ -136,10 +136,10 @@ class Assembly:
             self.step_discount,
         )
 
-    def evaluator(self, planned: bool, seed: int) -> Agent:
+    def evaluator(self, planned: bool, seed: int, compiled: bool = False) -> Agent:
         """An agent of the current model that does not explore: the planner's, or the policy alone."""
         model = self.learner.model
-        planner = Planner(model, self.token_discount, self.config.planner) if planned else None
+        planner = Planner(model, self.token_discount, self.config.planner, compiled) if planned else None
         generator = torch.Generator().manual_seed(seed)
         return Agent(model, self.curve, planner, generator, every=self.config.planner.replan_every)
 

@@ -68,8 +68,8 @@ class Evaluation:
         alone, _ = self._episodes(False)
         agent, task = self._agent(True, self.machine.compiled)
         pace, every = measure(task, agent), agent.every
-        plan, update = self._plan_gflop(imagined), self._update_gflop()
-        trained = self._training()
+        plan, update = self._plan_gflop(imagined), _recorded(self.path.parent.parent / "summary.json", "update_gflop")
+        trained = round(_recorded(self.path / PROGRESS, "seconds") or 0, 1) or None
         result = {
             "task": task.label,
             "seed": self.config.seed,
@@ -145,20 +145,6 @@ class Evaluation:
         discount = self.identity.discount**self.identity.model.token.length
         return plan_gflop(self.model, discount, self.planner, imagined)
 
-    def _training(self) -> float | None:
-        """Seconds of training before this checkpoint, if it says so."""
-        try:
-            return round(json.loads((self.path / PROGRESS).read_text())["seconds"], 1) or None
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
-
-    def _update_gflop(self) -> float | None:
-        """What the run's updates cost by control step, if it says so."""
-        try:
-            return float(json.loads((self.path.parent.parent / "summary.json").read_text())["update_gflop"])
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
-
 
 class OneByOne(Agent):
     """Acts for N environments by an agent each, one after the other."""
@@ -202,6 +188,14 @@ def find(path: Path) -> Path:
         if folder.is_dir() and any(entry.name.isdigit() for entry in folder.iterdir()):
             return newest(folder)
     raise FolderError(f"checkpoint={path}: holds no checkpoint")
+
+
+def _recorded(path: Path, name: str) -> float | None:
+    """A number that training left in a JSON file, if it did."""
+    try:
+        return float(json.loads(path.read_text())[name])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _returns(name: str, played: Rollout) -> dict:

@@ -7,7 +7,7 @@ import numpy as np
 from policies.codec import Codec
 from policies.codec.baselines.beast import Beast
 from policies.codec.baselines.fast import Fast
-from policies.codec.comparison import Measurement
+from policies.codec.comparison import Measurement, rms
 from policies.codec.training import windows_of
 
 INK, GREY = "#1b1b3a", "#9aa0a6"
@@ -24,7 +24,7 @@ def rate_distortion(
     chunks, start = windows[:, 1:], windows[:, 0] if codec.config.relative else None
     ids = codec.encode(chunks, start)
     counts = range(1, codec.config.ids + 1)
-    ours = [_rms(codec.decode(ids[:, :n], start) - chunks) for n in counts]
+    ours = [rms(codec.decode(ids[:, :n], start) - chunks) for n in counts]
     figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
     axes.plot([n * codec.config.bits for n in counts], ours, "o-", color=INK, label="semagram, every prefix")
     points = next(row.ids for row in rows if row.codec.startswith("beast")) / chunks.shape[2]
@@ -65,11 +65,7 @@ def _point(code, chunks: np.ndarray) -> tuple[float, float]:
     """Mean bits and error of a code."""
     written = [code.encode(chunk) for chunk in chunks]
     error = np.array([code.decode(ids) for ids in written]) - chunks
-    return float(np.mean([len(ids) for ids in written]) * np.log2(code.vocabulary)), _rms(error)
-
-
-def _rms(errors: np.ndarray) -> float:
-    return float(np.sqrt(np.mean(np.square(errors))))
+    return float(np.mean([len(ids) for ids in written]) * np.log2(code.vocabulary)), rms(error)
 
 
 def _pyplot():

@@ -7,7 +7,6 @@ from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import torch
 from omegaconf import OmegaConf
 from tqdm import tqdm
 
@@ -20,12 +19,10 @@ from configs.strict import ConfigError, build
 from envs.benchmark.anchors import published
 from envs.benchmark.curves import read_curve
 from envs.benchmark.figures import learning_curve
-from policies.agent import Agent
 from policies.checkpoint import load_trainer, newest, read_identity, save_checkpoint, versions
 from policies.folders import FolderError
 from policies.rollouts import Rollout, rollout
 from worldmodel.arithmetic import plan_gflop, update_gflop
-from worldmodel.planner import Planner
 
 RESUMABLE = ("steps", "threads", "video", "compile", "evaluation", "checkpoint", "device")
 
@@ -183,9 +180,7 @@ class Training:
         config, learner, trainer = self.config, self.parts.learner, self.parts.trainer
         self._save()  # before the last evaluation, so that going on from here leaves no row twice
         planned, alone, imagined = self._evaluate("at the end")
-        planner = Planner(learner.model, self.parts.token_discount, config.planner, self.parts.machine.compiled)
-        generator = torch.Generator().manual_seed(0)
-        agent = Agent(learner.model, self.parts.curve, planner, generator, every=config.planner.replan_every)
+        agent = self.parts.evaluator(True, 0, self.parts.machine.compiled)
         pace = measure(config.task, agent)
         # Both by control step, so that runs with other tokens compare.
         update = update_gflop(learner) * config.learning.updates_per_decision / config.model.token.length

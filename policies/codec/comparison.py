@@ -82,7 +82,7 @@ def measure(code, episodes: list[np.ndarray], length: int, strings: int, rng: np
     error = np.array([code.decode(ids, *s) for ids, s in zip(written, known, strict=True)]) - chunks
     count = float(np.mean([len(ids) for ids in written]))
     guesses = [
-        _rms([code.prefix(_share(ids, share), *s) - x for ids, x, s in zip(written, chunks, known, strict=True)])
+        rms([code.prefix(_share(ids, share), *s) - x for ids, x, s in zip(written, chunks, known, strict=True)])
         for share in SHARES
     ]
     jump, chained = _joined(code, episodes, length)
@@ -90,7 +90,7 @@ def measure(code, episodes: list[np.ndarray], length: int, strings: int, rng: np
         code.name,
         count * float(np.log2(code.vocabulary)),
         count,
-        _rms(error),
+        rms(error),
         float(np.abs(error).max()),
         jump,
         chained,
@@ -105,7 +105,8 @@ def _share(ids: np.ndarray, share: float) -> np.ndarray:
     return ids[: max(1, round(share * len(ids)))]
 
 
-def _rms(errors) -> float:
+def rms(errors) -> float:
+    """Root mean square of all numbers."""
     return float(np.sqrt(np.mean(np.square(errors))))
 
 
@@ -118,7 +119,7 @@ def _joined(code, episodes: list[np.ndarray], length: int) -> tuple[float, float
         after = _again(code, second, before[-1])
         jumps.append(np.abs((after[0] - before[-1]) - (second[0] - first[-1])).mean())
         errors.append(after - second)
-    return float(np.mean(jumps)), _rms(errors)
+    return float(np.mean(jumps)), rms(errors)
 
 
 def _again(code, chunk: np.ndarray, start: np.ndarray) -> np.ndarray:

@@ -49,25 +49,29 @@ class Task:
     length: int  # control steps of an episode
 
 
+def of_suite(domain: str, name: str, score: Callable) -> tuple[mujoco.MjModel, Callable]:
+    """A dm_control task's model and `start`."""
+    model = suite.load(domain, name).physics.model.ptr
+
+    def start(seed):
+        env = suite.load(domain, name, task_kwargs={"random": seed})
+        env.reset()
+        return env.physics.get_state(SPEC), np.zeros(model.nu), score
+
+    return model, start
+
+
 def cheetah() -> Task:
     """dm_control's cheetah-run: speed up to 10 m/s."""
-    env = suite.load("cheetah", "run")
-    model = env.physics.model.ptr
 
     def score(states, sensors, controls):
         return np.clip(sensors[..., 0] / 10, 0, 1)
 
-    def start(seed):
-        env = suite.load("cheetah", "run", task_kwargs={"random": seed})
-        env.reset()
-        return env.physics.get_state(mujoco.mjtState.mjSTATE_FULLPHYSICS), np.zeros(model.nu), score
-
-    return Task(model, start, 40, 5, 1, 4, 200)
+    return Task(*of_suite("cheetah", "run", score), 40, 5, 1, 4, 200)
 
 
 def cartpole() -> Task:
     """dm_control's cartpole-swingup, its reward written for many states at once."""
-    model = suite.load("cartpole", "swingup").physics.model.ptr
 
     def score(states, sensors, controls):
         x, angle, rate = states[..., 1], states[..., 2], states[..., 4]
@@ -77,12 +81,7 @@ def cartpole() -> Task:
         small_rate = (1 + tolerance(rate, margin=5)) / 2
         return upright * small_control * small_rate * centred
 
-    def start(seed):
-        env = suite.load("cartpole", "swingup", task_kwargs={"random": seed})
-        env.reset()
-        return env.physics.get_state(mujoco.mjtState.mjSTATE_FULLPHYSICS), np.zeros(model.nu), score
-
-    return Task(model, start, 60, 6, 1, 4, 400)
+    return Task(*of_suite("cartpole", "swingup", score), 60, 6, 1, 4, 400)
 
 
 def push() -> Task:
