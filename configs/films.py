@@ -14,6 +14,7 @@ from envs.rendering import RenderingUnavailable, frame
 from envs.settings import TaskConfig
 from policies.agent import Agent
 from policies.curves import Curve
+from policies.folders import replace_file
 from policies.glyph import glyph
 from policies.ink import draw, picture
 from policies.notation import to_plain
@@ -41,7 +42,7 @@ def film(path: Path, task: TaskConfig, agent: Agent, say: Callable[[str], None],
             first_plan = sentence(agent.plan, agent.curve, step_seconds)
             for name in PLANS:
                 draw(first_plan, path.with_name(name))
-            path.with_name("plan.json").write_text(json.dumps(to_plain(first_plan)))
+            replace_file(path.with_name("plan.json"), json.dumps(to_plain(first_plan)).encode())
         reel = Reel(agent, step_seconds)
         first = reel.show(frame(env, HEIGHT, WIDTH))
         with imageio.get_writer(aside, fps=round(1 / step_seconds), codec="libx264", quality=7) as video:

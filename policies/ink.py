@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from policies.folders import replace_file
 from policies.glyph import Shape, glyph
 from policies.vocabulary import Token, text
 
@@ -112,11 +113,11 @@ def draw(sentence: Iterable[Token], path: Path, size: int = 800) -> None:
     tokens = tuple(sentence)
     shapes = glyph(tokens)
     if path.suffix == ".svg":
-        path.write_text(svg(shapes, text(tokens)), encoding="utf-8")
+        replace_file(path, svg(shapes, text(tokens)).encode())
     elif path.suffix == ".png":
-        import imageio.v2 as imageio  # noqa: PLC0415
+        import imageio.v3 as imageio  # noqa: PLC0415
 
-        imageio.imwrite(path, picture(shapes, size, paper="white")[..., :3])
+        replace_file(path, imageio.imwrite("<bytes>", picture(shapes, size, paper="white")[..., :3], extension=".png"))
     else:
         raise ValueError(f"{path}: a glyph is drawn as .svg or .png")
 
