@@ -2,7 +2,7 @@
 
 import logging
 import warnings
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -119,7 +119,8 @@ class Assembly:
         """The loop, at its beginning."""
         config, model = self.config, self.learner.model
         generator = torch.Generator().manual_seed(config.seed)
-        planner = Planner(model, self.token_discount, config.planner, self.machine.compiled)
+        thorough = replace(config.planner, budget="fixed")
+        planner = Planner(model, self.token_discount, thorough, self.machine.compiled)
         agent = Agent(model, self.curve, planner, generator, True, config.planner.replan_every)
         replay = Replay(
             config.replay.capacity, config.envs, model.state_size, self.curve.action_size, self.curve.token_size
@@ -137,8 +138,8 @@ class Assembly:
         )
 
     def evaluator(self, planned: bool, seed: int, compiled: bool = False) -> Agent:
-        """An agent of the current model that does not explore: the planner's, or the policy alone."""
-        model = self.learner.model
+        """An agent that does not explore, by the averaged weights: with the planner, or the policy alone."""
+        model = self.learner.acting
         planner = Planner(model, self.token_discount, self.config.planner, compiled) if planned else None
         generator = torch.Generator().manual_seed(seed)
         return Agent(model, self.curve, planner, generator, every=self.config.planner.replan_every)

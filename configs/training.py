@@ -184,7 +184,7 @@ class Training:
         pace = measure(config.task, agent)
         # Both by control step, so that runs with other tokens compare.
         update = update_gflop(learner) * config.learning.updates_per_decision / config.model.token.length
-        plan = plan_gflop(learner.model, self.parts.token_discount, config.planner, imagined) / agent.every
+        plan = plan_gflop(learner.model, self.parts.token_discount, config.planner) / agent.every
         result = {
             "task": config.task.label,
             "seed": config.seed,

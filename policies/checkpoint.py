@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -60,13 +61,13 @@ def save_checkpoint(folder: Path, identity: Identity, trainer: Trainer, progress
     Raises FloatingPointError if a weight is not finite (nothing is written, the last good one stays), OSError.
     """
     learner = trainer.learner
-    for name, value in learner.model.state_dict().items():
+    for name, value in chain(learner.model.state_dict().items(), learner.acting.state_dict().items()):
         if not bool(torch.isfinite(value).all()):
             raise FloatingPointError(f"weight {name} is not finite; the last good checkpoint was kept")
     path = folder / f"{identity.env_steps:09d}"
     files = {
         CONFIG: json.dumps({"type": "semagram"} | asdict(identity), indent=1).encode(),
-        MODEL: tensor_bytes(learner.model.state_dict()),
+        MODEL: tensor_bytes(learner.acting.state_dict()),
         LEARNER: tensor_bytes(learner.state_dict()),
         LOOP: tensor_bytes(trainer.state_dict()),
         REPLAY: tensor_bytes(trainer.replay.state_dict()),
@@ -141,7 +142,7 @@ def _fit(wanted: dict[str, Tensor], saved: dict[str, Tensor], path: Path) -> Non
 def load_trainer(path: Path, trainer: Trainer, warn: Callable[[str], None]) -> dict[str, float]:
     """Bring a trainer to where it was when the checkpoint was saved; returns `progress`. Raises FolderError."""
     check_folder(path, (CONFIG, MODEL, LEARNER, LOOP, REPLAY, PROGRESS))
-    load_into(trainer.learner.model, path)
+    load_into(trainer.learner.acting, path)
     saved = read_tensors(path / LEARNER)
     _fit(trainer.learner.state_dict(), saved, path / LEARNER)
     trainer.learner.load_state_dict(saved)

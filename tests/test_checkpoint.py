@@ -56,7 +56,7 @@ def test_the_identity_comes_back(toys, trained, tmp_path):
 def test_the_model_comes_back_to_the_bit(toys, trained, tmp_path):
     path = save(toys, trained, tmp_path)
     model = load_model(path, read_identity(path), trained.curve.token_size)
-    wanted = trained.learner.model.state_dict()
+    wanted = trained.learner.acting.state_dict()
     assert all(torch.equal(t, wanted[name]) for name, t in model.state_dict().items())
     assert set(wanted) == set(model.state_dict())
 

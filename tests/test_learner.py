@@ -10,6 +10,7 @@ from worldmodel.arithmetic import update_gflop
 from worldmodel.flat import flatten, segment
 from worldmodel.learner import UPDATE_METRICS, Learner, LearningFault
 from worldmodel.losses import METRICS, Batch, loss
+from worldmodel.model import STATE
 from worldmodel.settings import LearningConfig
 
 CONFIG = LearningConfig(batch=8)
@@ -29,7 +30,7 @@ def batch(seed=0, size=8):
 
 def everything(learner):
     """A copy of all that an update may change."""
-    kept = {"flat": learner.flat} | learner.state_dict()
+    kept = {"average": learner.average} | learner.state_dict()
     return {name: t.clone() for name, t in kept.items()}
 
 
@@ -179,12 +180,33 @@ def test_metrics_are_finite_and_in_order(model, generator):
     assert metrics["return_scale"] == pytest.approx(float(learner.scale))
 
 
+@pytest.mark.parametrize("averaging", [1, 4, 100])
+def test_the_acting_weights_are_the_mean_of_the_newest(toys, averaging):
+    learner = Learner(toys.tiny_model(), 0.9, dataclasses.replace(CONFIG, averaging=averaging))
+    mean = torch.zeros_like(learner.flat)
+    for n in range(1, 9):
+        learner.update(batch(n), torch.Generator().manual_seed(n))
+        share = 1 / min(n, averaging)  # all of them alike at first, then a fading memory
+        mean = (1 - share) * mean + share * learner.flat
+    assert torch.allclose(learner.average, mean, atol=1e-6)
+    assert torch.equal(learner.average, learner.flat) == (averaging == 1)
+    assert torch.equal(torch.cat([p.flatten() for p in learner.acting.parameters()]), learner.average)
+
+
+def test_the_acting_model_normalises_as_the_learning_one_does(model):
+    learner = Learner(model, 0.9, CONFIG)
+    model.normaliser.observe(torch.randn(50, 3) * 4 + 7)
+    state = {STATE: torch.randn(5, 3)}
+    assert torch.equal(learner.acting.normaliser(state[STATE]), model.normaliser(state[STATE]))
+    assert torch.equal(learner.acting.encode(state), model.encode(state))  # no update yet
+
+
 def test_a_learner_read_back_goes_on_to_the_bit(toys):
     one, other = (Learner(toys.tiny_model(seed=s), 0.9, CONFIG) for s in (0, 1))
     one.scale.fill_(3.0)
     for n in range(3):
         one.update(batch(n), torch.Generator().manual_seed(n))
-    other.model.load_state_dict(one.model.state_dict())
+    other.acting.load_state_dict(one.acting.state_dict())
     other.load_state_dict({name: t.clone() for name, t in one.state_dict().items()})
     for learner in (one, other):
         learner.update(batch(9), torch.Generator().manual_seed(9))

@@ -177,6 +177,29 @@ def test_a_batch_in_another_order_has_the_same_loss(toys, seed):
     assert torch.allclose(estimate[order], swapped, atol=1e-5)
 
 
+def test_the_value_learns_on_what_was_seen_not_on_what_was_imagined(toys, model):
+    """The dynamics may be as wrong as they like; each token's own target is met in the latent encoded before it."""
+    data, target, place = batch(), target_of(toys), METRICS.index("loss_value")
+
+    def valued(horizon):
+        config = dataclasses.replace(CONFIG, value_horizon=horizon)
+        return float(loss(model, target, data, noise(), torch.ones(()), DISCOUNT, config)[1][place])
+
+    before = [valued(n) for n in (1, 2, 3)]
+    with torch.no_grad():
+        for p in [*model.trunk.parameters(), *model.next.parameters()]:
+            p.normal_()
+    assert [valued(n) for n in (1, 2, 3)] == before
+    alone, steps = [], ("state", "token", "reward", "proceed", "valid")
+    for n in range(3):
+        later = changed(data, **{name: getattr(data, name)[n:] for name in steps})
+        config = dataclasses.replace(CONFIG, horizon=3 - n, value_horizon=1)
+        alone.append(float(loss(model, target, later, noise(), torch.ones(()), DISCOUNT, config)[1][place]))
+    assert before[0] == pytest.approx(alone[0], rel=1e-5)
+    assert before[2] == pytest.approx(sum(alone), rel=1e-5)
+    assert min(alone) > 0
+
+
 class Exact(WorldModel):
     """In double precision; where no gradient is asked for, it encodes and proposes as the reference does.
 

@@ -29,7 +29,8 @@ def advance(trainer, steps):
 
 def digest(trainer):
     """Everything there is of a trainer, hashed part by part."""
-    parts = trainer.learner.model.state_dict() | trainer.learner.state_dict() | trainer.state_dict()
+    parts = {f"acting.{n}": t for n, t in trainer.learner.acting.state_dict().items()}
+    parts |= trainer.learner.model.state_dict() | trainer.learner.state_dict() | trainer.state_dict()
     parts |= {f"replay.{name}": t for name, t in trainer.replay.state_dict().items()}
     return {name: hashlib.sha256(t.contiguous().numpy().tobytes()).hexdigest() for name, t in parts.items()}
 

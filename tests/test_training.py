@@ -190,3 +190,16 @@ def test_going_on_with_more_steps_is_as_if_they_had_been_asked_for_at_once(runs,
     more = keys_of(f"resume='{tmp_path / 'short'}'", "steps=900")
     Training.begin(more, tmp_path, {"resume", "steps"}).run()
     assert (tmp_path / "short" / "metrics.csv").read_bytes() == whole[1]
+
+
+def test_what_explores_searches_in_full_and_what_is_judged_acts_by_the_averaged_weights(toys, tmp_path):
+    keys = keys_of(*toys.tiny_keys, "task=gym", "task.id=Pendulum-v1", "planner.budget=adaptive", "envs=1")
+    parts = Training.begin(keys, tmp_path / "run").parts
+    try:
+        exploring, judged = parts.trainer.agent, parts.evaluator(True, 0)
+        assert (exploring.explore, exploring.planner.config.budget) == (True, "fixed")
+        assert (judged.explore, judged.planner.config.budget) == (False, "adaptive")
+        assert exploring.model is exploring.planner.model is parts.learner.model
+        assert judged.model is judged.planner.model is parts.learner.acting
+    finally:
+        parts.close()

@@ -1,4 +1,4 @@
-"""One update: losses, gradients, clipping, Adam, the target net and the return scale."""
+"""One update: losses, gradients, clipping, Adam, the target net, the return scale and the averaged weights."""
 
 import copy
 import math
@@ -19,7 +19,11 @@ class LearningFault(ArithmeticError):
 
 
 class Learner:
-    """Holds the model, its target and its optimiser; `update` takes one step of gradient descent."""
+    """Holds the model, its target and its optimiser; `update` takes one step of gradient descent.
+
+    `acting`: the model with its weights averaged over the last updates (Polyak & Juditsky 1992; exponentially, as in
+    Tarvainen & Valpola 2017, arXiv 1703.01780). One update to the next, the newest weights jitter; the mean does not.
+    """
 
     BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 
@@ -30,6 +34,9 @@ class Learner:
         self.parameters = list(model.parameters())
         self.target = copy.deepcopy(model.value).requires_grad_(False)
         self.target_flat = flatten(self.target)
+        self.acting = copy.deepcopy(model)
+        self.acting.normaliser = model.normaliser
+        self.average = flatten(self.acting)
         self.value_segment = segment(model, "value.")
         actor = segment(model, "actor.")
         self.groups = (slice(0, actor.start), actor)
@@ -80,13 +87,15 @@ class Learner:
                     correction,
                 )
             self.target_flat.lerp_(self.flat[self.value_segment], self.config.target_rate)
+            self.average.lerp_(self.flat, max(1 / self.updates, 1 / self.config.averaging))
             low, high = torch.quantile(estimate, self.quantiles)
             self.scale.lerp_((high - low).clamp(min=1.0), 0.01)
         self.metrics = torch.cat([parts, norms[:1], self.scale.view(1)])
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What a bit-identical resume needs beside the model's own state."""
+        """What a bit-identical resume needs beside the acting model's state."""
         return {
+            "weights": self.flat,
             "first": self.first,
             "second": self.second,
             "target": self.target_flat,
@@ -96,6 +105,7 @@ class Learner:
 
     def load_state_dict(self, saved: dict[str, Tensor]) -> None:
         """Take back what `state_dict` gave."""
+        self.flat.copy_(saved["weights"])
         self.first.copy_(saved["first"])
         self.second.copy_(saved["second"])
         self.target_flat.copy_(saved["target"])

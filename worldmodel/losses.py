@@ -81,7 +81,8 @@ def loss(
     `noise`: standard normal (B, P) for the value's targets and (B, P) for the policy. `scale`: the current spread of
     returns, which makes the policy's step independent of the reward's unit. World-model losses reach the encoder;
     the policy's reaches only the policy. Structure of the losses: Hansen et al. 2024 (arXiv 2310.16828), eq. 3-5,
-    with returns over the whole window, a continue head, and the policy's loss on the first latent only.
+    with returns over the whole window, a continue head, the value learnt on encoded latents only (the imagined ones
+    are not where they should be before the model is good), and the policy's loss on the first latent only.
     """
     steps = len(batch.reward)
     with torch.no_grad():
@@ -95,24 +96,25 @@ def loss(
         weight = batch.valid * config.rho ** torch.arange(steps, device=value.device).unsqueeze(1)
 
     z = model.encode({STATE: batch.state[0]})
-    latents, features, consistency = [z], [], torch.zeros((), device=z.device)
+    start, features, consistency = z, [], torch.zeros((), device=z.device)
     for t in range(steps):
         features.append(model.leap(z, batch.token[t]))
         z = model.next(features[-1])
         # Nothing is to be predicted beyond a termination: no latent follows it.
         consistency = consistency + (weight[t] * batch.proceed[t] * (z - ahead[t]).square().mean(-1)).mean() / steps
-        latents.append(z)
-    before, tokens, weight = torch.cat(latents[:-1]), batch.token.flatten(0, 1), weight.flatten()
+    weight = weight.flatten()
     outcome = model.outcome(torch.cat(features))
     reward = (weight * twohot.cross_entropy(outcome[:, :-1], batch.reward.flatten())).mean()
     continuation = (
         weight * F.binary_cross_entropy_with_logits(outcome[:, -1], batch.proceed.flatten(), reduction="none")
     ).mean()
-    rows = config.value_horizon * len(batch.reward[0])
-    heads = model.value(before[:rows], tokens[:rows])
-    value_loss = (weight[:rows] * twohot.cross_entropy(heads, returns.flatten()[:rows])).mean()
+    valued = config.value_horizon or steps
+    seen, tokens = torch.cat([start, *ahead[: valued - 1]]), batch.token[:valued].flatten(0, 1)
+    heads = model.value(seen, tokens)
+    value_loss = (batch.valid[:valued].flatten() * twohot.cross_entropy(heads, returns[:valued].flatten())).mean()
+    value_loss = value_loss * valued
 
-    first = latents[0].detach()
+    first = start.detach()
     policy = model.policy(first)
     token, log_density = policy.sample(noise[1])
     frozen = {name: p.detach() for name, p in model.value.named_parameters()}

@@ -46,15 +46,17 @@ class ModelConfig:
 class LearningConfig:
     """The losses, the optimiser and the target net.
 
-    `horizon`: tokens imagined in an update, each weighted `rho` times the one before. `value_horizon`: how many of
-    their latents the value learns on (1: encoded ones only). `consistency`, `reward`, `value`, `continuation`: weights
-    of the losses. `entropy`, `imitation`: of the policy's entropy, and of its distance to the tokens that the planner
-    chose, where the value finds those better. `encoder_rate`: the encoder's share of `learning_rate`.
+    `horizon`: tokens imagined in an update, each weighted `rho` times the one before. `value_horizon`: on how many of a
+    window's tokens, each in the latent encoded before it, the value learns (0: all). `consistency`, `reward`, `value`,
+    `continuation`: weights of the losses. `entropy`, `imitation`: of the policy's entropy, and of its distance to the
+    tokens that the planner chose, where the value finds those better. `encoder_rate`: the encoder's share of
+    `learning_rate`. `averaging`: over how many of the last updates (a time constant) the weights are averaged that act
+    where nothing is explored; 1: the newest weights act.
     """
 
     batch: int = 128
     horizon: int = 3
-    value_horizon: int = 1
+    value_horizon: int = 0
     rho: float = 0.5
     consistency: float = 20.0
     reward: float = 0.1
@@ -66,14 +68,16 @@ class LearningConfig:
     encoder_rate: float = 0.3
     clip: float = 20.0
     target_rate: float = 0.01
+    averaging: float = 1000.0
     updates_per_decision: float = 1.0
 
     def __post_init__(self):
         """Raise ValueError for a value outside its range."""
         check("learning.", self, "batch horizon", low=1)
-        check("learning.", self, "value_horizon", low=1, high=self.horizon, why=" (learning.horizon)")
+        check("learning.", self, "value_horizon", low=0, high=self.horizon, why=" (learning.horizon)")
         check("learning.", self, "rho target_rate", above=0, high=1)
         check("learning.", self, "learning_rate encoder_rate clip", above=0)
+        check("learning.", self, "averaging", low=1)
         check("learning.", self, "consistency reward value continuation entropy imitation updates_per_decision", low=0)
 
 
@@ -88,7 +92,8 @@ class PlannerConfig:
 
     A new plan is made every `replan_every` control steps (0: when the token ends). Under the `adaptive` budget the
     policy's rollouts and the last plan are scored first, and each further iteration is only done while the elites'
-    returns deviate by more than `agreement`, relative to the best; `fixed` does all.
+    returns deviate by more than `agreement`, relative to the best; `fixed` does all, and so does training in any case:
+    what it is sure of too early it would never explore.
     """
 
     samples: int = 64
