@@ -44,27 +44,24 @@ class Batch:
         return Batch(*(getattr(self, f.name).to(device) for f in fields(self)))
 
 
-def window_returns(
+def window_return(
     reward: Float[Tensor, "H B"],
     proceed: Float[Tensor, "H B"],
     valid: Float[Tensor, "H B"],
     value: Float[Tensor, "B"],
     discount: float,
-) -> Float[Tensor, "H B"]:
-    """Targets (H, B): the rewards from each token to the window's last valid one, then `value` (B,), V after that one.
+) -> Float[Tensor, "B"]:
+    """Targets (B,): the rewards from the first token to the window's last valid one, then `value` (B,), V after it.
 
     G_t = R_t + g c_t G_{t+1}, and V in the place of G_{t+1} where no valid token follows; g is the discount over one
-    token, c whether the episode goes on. One bootstrap a window: an n-step return (Sutton & Barto 2018, eq. 7.1) with n
-    from H down to 1.
+    token, c whether the episode goes on. One bootstrap a window: an n-step return (Sutton & Barto 2018, eq. 7.1).
     """
-    targets: list[Tensor] = []
     following = value
     for t in reversed(range(len(reward))):
         if t + 1 < len(reward):
             following = torch.where(valid[t + 1] > 0, following, value)
         following = reward[t] + discount * proceed[t] * following
-        targets.append(following)
-    return torch.stack(targets[::-1])
+    return following
 
 
 def loss(
@@ -81,8 +78,7 @@ def loss(
     `noise`: standard normal (B, P) for the value's targets and (B, P) for the policy. `scale`: the current spread of
     returns, which makes the policy's step independent of the reward's unit. World-model losses reach the encoder;
     the policy's reaches only the policy. Structure of the losses: Hansen et al. 2024 (arXiv 2310.16828), eq. 3-5,
-    with returns over the whole window, a continue head, the value learnt on encoded latents only (the imagined ones
-    are not where they should be before the model is good), and the policy's loss on the first latent only.
+    with returns over the whole window, a continue head, and the losses of value and policy on the first latent only.
     """
     steps = len(batch.reward)
     with torch.no_grad():
@@ -92,7 +88,7 @@ def loss(
         last = ahead.gather(0, end.view(1, -1, 1).expand(1, -1, ahead.shape[-1]))[0]
         proposed, _ = model.policy(last).sample(noise[0])
         value = twohot.mean(target(last, proposed)).amin(0)
-        returns = window_returns(batch.reward, batch.proceed, batch.valid, value, discount)
+        returns = window_return(batch.reward, batch.proceed, batch.valid, value, discount)
         weight = batch.valid * config.rho ** torch.arange(steps, device=value.device).unsqueeze(1)
 
     z = model.encode({STATE: batch.state[0]})
@@ -108,11 +104,8 @@ def loss(
     continuation = (
         weight * F.binary_cross_entropy_with_logits(outcome[:, -1], batch.proceed.flatten(), reduction="none")
     ).mean()
-    valued = config.value_horizon or steps
-    seen, tokens = torch.cat([start, *ahead[: valued - 1]]), batch.token[:valued].flatten(0, 1)
-    heads = model.value(seen, tokens)
-    value_loss = (batch.valid[:valued].flatten() * twohot.cross_entropy(heads, returns[:valued].flatten())).mean()
-    value_loss = value_loss * valued
+    heads = model.value(start, batch.token[0])
+    value_loss = (batch.valid[0] * twohot.cross_entropy(heads, returns)).mean()
 
     first = start.detach()
     policy = model.policy(first)
@@ -121,7 +114,7 @@ def loss(
     estimate = twohot.mean(functional_call(model.value, frozen, (first, token))).mean(0)
     policy_loss = (config.entropy * log_density - estimate / scale).mean()
     if config.imitation:
-        done = twohot.mean(heads[:, : len(first)].detach()).mean(0)
+        done = twohot.mean(heads.detach()).mean(0)
         better = batch.valid[0] * (done > estimate.detach())
         distance = (policy.mode - batch.choice).square().sum(-1)
         policy_loss = policy_loss + config.imitation * (better * distance).mean()

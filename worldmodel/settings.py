@@ -46,8 +46,7 @@ class ModelConfig:
 class LearningConfig:
     """The losses, the optimiser and the target net.
 
-    `horizon`: tokens imagined in an update, each weighted `rho` times the one before. `value_horizon`: on how many of a
-    window's tokens, each in the latent encoded before it, the value learns (0: all). `consistency`, `reward`, `value`,
+    `horizon`: tokens imagined in an update, each weighted `rho` times the one before. `consistency`, `reward`, `value`,
     `continuation`: weights of the losses. `entropy`, `imitation`: of the policy's entropy, and of its distance to the
     tokens that the planner chose, where the value finds those better. `encoder_rate`: the encoder's share of
     `learning_rate`. `averaging`: over how many of the last updates (a time constant) the weights are averaged that act
@@ -56,7 +55,6 @@ class LearningConfig:
 
     batch: int = 128
     horizon: int = 3
-    value_horizon: int = 0
     rho: float = 0.5
     consistency: float = 20.0
     reward: float = 0.1
@@ -74,7 +72,6 @@ class LearningConfig:
     def __post_init__(self):
         """Raise ValueError for a value outside its range."""
         check("learning.", self, "batch horizon", low=1)
-        check("learning.", self, "value_horizon", low=0, high=self.horizon, why=" (learning.horizon)")
         check("learning.", self, "rho target_rate", above=0, high=1)
         check("learning.", self, "learning_rate encoder_rate clip", above=0)
         check("learning.", self, "averaging", low=1)
