@@ -100,6 +100,7 @@ def test_every_window_is_what_its_definition_says(plans, capacity, random):
         random.choice([todo for todo in waiting if todo]).pop(0)()
     diary.check()
     assert len(diary.replay) == sum(map(len, diary.rows))
+    assert diary.replay.steps == len(list(diary.steps()))
 
 
 @pytest.mark.parametrize("length", [1, 2, 4])
@@ -173,6 +174,7 @@ def test_a_replay_read_back_gives_the_same_windows_and_goes_on_alike(steps):
         for n in range(steps + env):
             one.step(env, n % 5 == 4)
     other.load_state_dict({name: t.clone() for name, t in one.replay.state_dict().items()})
+    assert other.steps == one.replay.steps
     for again in range(3):
         windows = [replay.sample(32, 2, 2, torch.Generator().manual_seed(again)) for replay in (one.replay, other)]
         for name in (f.name for f in dataclasses.fields(Window)):

@@ -52,6 +52,7 @@ class Replay:
         self.final = torch.ones(envs, self.rows, dtype=torch.bool)
         self.head = torch.full((envs,), -1)  # row of the newest observation
         self.filled = torch.zeros(envs, dtype=torch.long)
+        self.steps = 0  # rows that hold a step
 
     def __len__(self) -> int:
         """Rows that hold an observation, over all environments."""
@@ -82,11 +83,13 @@ class Replay:
             self.choice[env, row] = choice
         self.terminated[env, row] = terminated
         self.final[env, row] = False
+        self.steps += 1
         self._push(env, state)
 
     def _push(self, env: int, state: Tensor) -> None:
         row = (int(self.head[env]) + 1) % self.rows
         self.state[env, row] = state
+        self.steps -= not bool(self.final[env, row])  # the ring's oldest, if it comes round
         self.final[env, row] = True
         self.terminated[env, row] = False
         self.head[env] = row
@@ -94,7 +97,7 @@ class Replay:
 
     def starts(self, count: int, generator: torch.Generator) -> tuple[Int[Tensor, "B"], Int[Tensor, "B"]]:
         """Environment and row of `count` steps, uniform over all steps held. Raises ValueError when there are none."""
-        if bool(self.final.all()):
+        if not self.steps:
             raise ValueError("the replay holds no step yet")
         env = torch.empty(count, dtype=torch.long)
         row = torch.empty(count, dtype=torch.long)
@@ -153,6 +156,7 @@ class Replay:
             getattr(self, name)[:, : saved[name].shape[1]] = saved[name]
         self.head.copy_(saved["head"])
         self.filled.copy_(saved["filled"])
+        self.steps = int((~self.final).sum())
 
 
 _ROWS = ("state", "action", "reward", "terminated", "final", "choice", "chose")
