@@ -121,7 +121,7 @@ class Assembly:
         generator = torch.Generator().manual_seed(config.seed)
         thorough = replace(config.planner, budget="fixed")
         planner = Planner(model, self.token_discount, thorough, self.machine.compiled)
-        agent = Agent(model, self.curve, planner, generator, True, config.planner.replan_every)
+        agent = Agent(model, self.curve, planner, generator, config.noise, config.planner.replan_every)
         replay = Replay(
             config.replay.capacity, config.envs, model.state_size, self.curve.action_size, self.curve.token_size
         )

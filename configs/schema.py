@@ -117,6 +117,7 @@ class BenchConfig(AgentConfig):
     seeds: int | None = None
     steps: int | None = None
     seed_steps: int = LoopConfig.seed_steps
+    noise: str = LoopConfig.noise
     workers: int | str = "auto"
     agent: str = "semagram"
     out: str = "runs/bench/${suite}-${agent}"
@@ -128,6 +129,7 @@ class BenchConfig(AgentConfig):
     def __post_init__(self):
         """Raise ValueError for a value out of range."""
         AgentConfig.__post_init__(self)
+        LoopConfig(noise=self.noise)
         if self.suite not in SUITES:
             raise ValueError(f"suite={self.suite}: one of {', '.join(SUITES)}")
         for name in ("seeds", "steps"):

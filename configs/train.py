@@ -21,6 +21,7 @@ Keys, with their defaults (a key is set as key=value, in any order):
   compile=auto             true, false, or auto: where a C++ compiler is found
   video=true               leave rollout.mp4 (needs EGL or OSMesa; without them the run goes on without a video)
   seed_steps=500           random decisions before it learns
+  noise=pink               what exploring adds: pink (swings of every duration) or white
   replay.capacity=1000000  decisions it remembers
   evaluation.every=50000   environment steps between evaluations of evaluation.episodes=10 episodes
   checkpoint.every=10000   environment steps between checkpoints; the newest checkpoint.keep=2 stay

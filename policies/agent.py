@@ -5,6 +5,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from policies.curves import Curve
+from policies.noise import Noise
 from worldmodel.model import STATE, WorldModel
 from worldmodel.planner import Memory, Plan, Planner
 
@@ -21,18 +22,18 @@ class Agent:
         curve: Curve,
         planner: Planner | None,
         generator: torch.Generator,
-        explore: bool = False,
+        explore: str = "",
         every: int = 0,
     ):
         """Without a planner the policy's mode is executed, with one the elites' mean.
 
-        With `explore` it is an elite drawn by its weight, plus noise of the plan's own spread. `every`: control steps
-        from one decision to the next; 0: a token's length. Up to that length the rest of a token is dropped; beyond,
-        the plan's next tokens are followed unseen, as far as there are any (the policy alone has one). Raises
-        ValueError for more steps than a plan has.
+        With `explore`, white or pink, it is an elite drawn by its weight, plus noise of that colour and of the plan's
+        own spread. `every`: control steps from one decision to the next; 0: a token's length. Up to that length the
+        rest of a token is dropped; beyond, the plan's next tokens are followed unseen, as far as there are any (the
+        policy alone has one). Raises ValueError for more steps than a plan has.
         """
         self.model, self.curve, self.planner = model, curve, planner
-        self.generator, self.explore = generator, explore
+        self.generator, self.noise = generator, Noise(explore, generator) if explore else None
         known = curve.config.length * (planner.config.horizon if planner else 1)
         if every > known and planner:
             raise ValueError(f"planner.replan_every={every}: at most {known}, the control steps of a plan")
@@ -81,10 +82,10 @@ class Agent:
             self.spread = float(spread[0].mean())
             self.imagined += int(plan.imagined[due].sum())
             self.choice = [tokens[0, i] if due[i] else None for i in range(len(due))]
-            if self.explore:
+            if self.noise is not None:
                 chosen = torch.multinomial(plan.weights.cpu(), 1, generator=self.generator)
                 elite = plan.elites[: self.ahead].cpu()[:, torch.arange(len(chosen)), chosen[:, 0]]
-                noise = torch.randn(tokens.shape, generator=self.generator)
+                noise = torch.stack([self.noise.draw(*tokens.shape[1:]) for _ in tokens])
                 tokens = (elite + spread * noise).clamp(-1, 1)
         actions = self.curve.decode(tokens).movedim(0, 1).flatten(1, 2)[:, : self.every]
         # A mean of bounded tokens, or of control points, can be an ulp out of bounds.
@@ -93,9 +94,10 @@ class Agent:
 
     def state_dict(self) -> dict[str, Tensor]:
         """What the next action depends on, beside the model."""
+        saved = {} if self.noise is None else {"noise": self.noise.parts}
         if self.actions is None:
-            return {}
-        saved = {"actions": self.actions, "at": self.at, "spread": torch.tensor(self.spread)}
+            return saved
+        saved |= {"actions": self.actions, "at": self.at, "spread": torch.tensor(self.spread)}
         if self.memory is not None:
             saved |= {"memory_mean": self.memory.mean, "memory_valid": self.memory.valid}
         return saved
@@ -103,6 +105,8 @@ class Agent:
     def load_state_dict(self, saved: dict[str, Tensor]) -> None:
         """Take back what `state_dict` gave."""
         self.actions, self.memory = saved.get("actions"), None
+        if self.noise is not None:
+            self.noise.parts = saved["noise"]
         if self.actions is not None:
             self.at, self.spread = saved["at"].clone(), float(saved["spread"])
         if "memory_mean" in saved:

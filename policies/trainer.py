@@ -1,5 +1,6 @@
 """The training loop: act, remember, learn; evaluated and saved at intervals, resumable at any step."""
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -68,7 +69,8 @@ class Trainer:
     def _step(self) -> list[EpisodeEnd]:
         count = self.env.num_envs
         if self.steps < self.config.seed_steps:
-            action = torch.rand(count, self.curve.action_size, generator=self.generator) * 2 - 1
+            normal = self.agent.noise.draw(count, self.curve.action_size)
+            action = torch.erf(normal / math.sqrt(2))  # uniform in [-1, 1]
             choice = [None] * count
         else:
             action = self.agent.act(self.observation)

@@ -118,7 +118,7 @@ def trainer(env, length: int = 1, weights: int = 0, capacity: int = 200, precisi
     generator = torch.Generator().manual_seed(1)
     discount = 0.9**length
     planner = Planner(model, discount, planning)
-    agent = Agent(model, curve, planner, generator, explore=True)
+    agent = Agent(model, curve, planner, generator, explore="pink")
     replay = Replay(capacity, env.num_envs, state_size, env.single_action_space.shape[0], curve.token_size)
     loop = LoopConfig(steps=1000, seed_steps=8, seed=1)
     learner = Learner(model, discount, learning)
