@@ -86,7 +86,7 @@ def test_torque_and_stiffness_are_the_registers(limit, share):
     assert servo.drive(DT_S).torque == share and servo.drive(DT_S).stiffness == 0.5
 
 
-@given(st.floats(0, 1), st.integers(1, 100), st.integers(1, 50))
+@given(st.floats(0, 1), st.integers(1, 100), st.integers(1, 25))
 def test_overload_comes_exactly_when_the_load_stays_above_its_threshold(effort, threshold, tenths):
     servo = powered(Overload_Torque=threshold, Protection_Time=10 * tenths)
     for _ in range(round(tenths * 0.1 / DT_S) - 2):
