@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from copy import copy
 
 import mujoco
 import numpy as np
@@ -18,6 +19,7 @@ class TwinArm:
     """Servos and physics that share one state; `servos[joint]` is what the line talks to."""
 
     def __init__(self, model: mujoco.MjModel, calibration: Mapping[str, JointCalibration]):
+        model = copy(model)  # the servos set its gains
         self.model, self.data = model, mujoco.MjData(model)
         self.dt_s = model.opt.timestep
         self.ids = {joint: model.joint(joint).id for joint in JOINTS}
