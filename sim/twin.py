@@ -136,7 +136,10 @@ class Twin:
         verb = request.pop("do", None)
         if verb not in verbs:
             raise ValueError(f"do={verb}: one of {', '.join(verbs)}")
-        return verbs[verb](**request) or {}
+        answer = verbs[verb](**request) or {}
+        if not self._line.slow_ms:
+            self._late.clear()
+        return answer
 
     def _state(self) -> dict:
         return {**self.arm.state(), "port": self._port.name, **self.summary()}
