@@ -64,19 +64,17 @@ def twin(keys: dict, _folder) -> dict:
     else:
         calibration = twin_calibration.fitting(twin_model.limits(model))
     port_file.parent.mkdir(parents=True, exist_ok=True)
-    server = Twin(
-        TwinArm(model, calibration),
-        config.faults,
-        Path(config.control_file or f"{port_file}.control"),
-        lambda name: _announce(name, port_file),
-    )
-    if not calibration_file.exists():
-        with replacing(calibration_file) as draft:
-            draft.write_text(twin_calibration.text(calibration), encoding="utf-8")
-    gc.collect()
-    gc.freeze()  # what is here stays: no long pauses later
-    print(f"calibration: {calibration_file}; scheduling: {_hurry()}", file=sys.stderr)
-    return {"calibration_file": str(calibration_file), **server.run()}
+    control_file = Path(config.control_file or f"{port_file}.control")
+    with Twin(
+        TwinArm(model, calibration), config.faults, control_file, lambda name: _announce(name, port_file)
+    ) as server:
+        if not calibration_file.exists():
+            with replacing(calibration_file) as draft:
+                draft.write_text(twin_calibration.text(calibration), encoding="utf-8")
+        gc.collect()
+        gc.freeze()  # what is here stays: no long pauses later
+        print(f"calibration: {calibration_file}; scheduling: {_hurry()}", file=sys.stderr)
+        return {"calibration_file": str(calibration_file), **server.run()}
 
 
 def _announce(name: str, port_file) -> None:

@@ -38,16 +38,23 @@ class Twin:
         self._selector.register(self._port, selectors.EVENT_READ, self._hear)
         self._faults = Faults(arm, self._line, self._plug)
 
+    def __enter__(self) -> "Twin":
+        """The twin itself."""
+        return self
+
+    def __exit__(self, *_) -> None:
+        """Take the port and the control channel away."""
+        self._plug(False)
+        self._control.close()
+        self._selector.close()
+
     def run(self) -> dict:
         """Serve until SIGINT, SIGTERM or a request to stop; what there was to serve."""
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._stop)
-        try:
-            self._announce(self._port.name)
-            while not self.stopped:
-                self._turn()
-        finally:
-            self.close()
+        self._announce(self._port.name)
+        while not self.stopped:
+            self._turn()
         return self.summary()
 
     def _stop(self, *_) -> None:
@@ -71,16 +78,16 @@ class Twin:
         """Answer what the host has sent."""
         heard = time.monotonic()
         for packet in self._framer.feed(self._line.carry(self._port.read()), heard):
+            replies = self._bus.answer(packet)
             self._packets += 1
-            for reply in self._bus.answer(packet):
-                self._replies += 1
-                arrived = self._line.carry(reply)
-                if self._line.slow_ms:
-                    self._line.counts["slow"] += 1
-                    self._late.append((heard + self._line.slow_ms / 1000, arrived))
-                elif arrived:
-                    self._port.write(arrived)
-                    self._reply_s.append(time.monotonic() - heard)
+            self._replies += len(replies)
+            arriving = b"".join(self._line.carry(reply) for reply in replies)
+            if self._line.slow_ms:
+                self._line.counts["slow"] += len(replies)
+                self._late.append((heard + self._line.slow_ms / 1000, arriving))
+            elif arriving:
+                self._port.write(arriving)
+                self._reply_s.append(time.monotonic() - heard)
 
     def _send_late(self) -> None:
         while self._late and self._late[0][0] <= time.monotonic():
@@ -156,12 +163,6 @@ class Twin:
             "dropped_s": round(self.arm.dropped_s, 3),
             "faults": dict(injected),
         }
-
-    def close(self) -> None:
-        """Take the port and the control channel away."""
-        self._plug(False)
-        self._control.close()
-        self._selector.close()
 
 
 def _percentiles(name: str, seconds: deque[float]) -> dict:

@@ -1,13 +1,11 @@
 """LeRobot's own driver, as it is, against semagram-twin as a process: it works, and each fault hurts as a real one."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
 import termios
 import time
-from pathlib import Path
 
 import pytest
 
@@ -15,54 +13,21 @@ from sim.servo import OVERLOADED
 from sim.twin_calibration import JOINTS
 from sim.twin_control import TwinControl
 
+pytestmark = pytest.mark.usefixtures("patient_driver")
 START_S = 120.0  # a loaded machine
 
 
-def start(folder: Path, *keys: str) -> subprocess.Popen:
-    """A twin that is up, its port in `folder`/port."""
-    command = [sys.executable, "-m", "configs.twin", f"port_file={folder / 'port'}", *keys]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    end = time.monotonic() + START_S
-    while not (folder / "port").exists():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < end, "the twin does not start"
-        time.sleep(0.02)
-    return process
-
-
-def stop(process: subprocess.Popen, number: int = signal.SIGTERM) -> dict:
-    process.send_signal(number)
-    out, err = process.communicate(timeout=START_S)
-    assert process.returncode == 0, err
-    return json.loads(out.splitlines()[-1])
-
-
-@pytest.fixture(scope="module", autouse=True)
-def patience():
-    """The driver polls without a pause for 50 ms; let them be of its own time, not of others on a loaded machine."""
-    import scservo_sdk  # noqa: PLC0415
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scservo_sdk.PortHandler, "getCurrentTime", lambda _: time.thread_time() * 1e3)
-        yield
-
-
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("twin")
-
-
-@pytest.fixture(scope="module")
-def process(folder):
-    process = start(folder)
-    yield process
-    stop(process)
+def served(start_twin, tmp_path_factory):
+    twin = start_twin(tmp_path_factory.mktemp("twin"))
+    yield twin
+    twin.stop()
 
 
 @pytest.fixture
-def twin(process, folder):
+def twin(served):
     """The control channel of a twin that is in order, at rest, its torque off."""
-    with TwinControl(folder / "port.control") as control:
+    with TwinControl(served.control) as control:
         control.ask("mend")
         control.ask("pull", cable="power")
         control.ask("plug", cable="power")
@@ -72,15 +37,14 @@ def twin(process, folder):
 
 
 @pytest.fixture
-def connect(folder):
+def connect(served):
     """Connects LeRobot's SO-101; what is still connected in the end is cut off."""
     from lerobot.robots.so_follower import SO101Follower, SO101FollowerConfig  # noqa: PLC0415
 
     robots = []
 
-    def connect(path: Path = folder):
-        port = (path / "port").read_text().strip()
-        robot = SO101Follower(SO101FollowerConfig(port=port, id="twin", calibration_dir=path))
+    def connect(twin=served):
+        robot = SO101Follower(SO101FollowerConfig(port=twin.port(), id="twin", calibration_dir=twin.folder))
         robots.append(robot)
         robot.connect()
         return robot
@@ -170,11 +134,11 @@ def test_a_joint_held_by_hand_stays_and_its_servo_gives_up_in_time(twin, connect
         robot.bus.read("Present_Position", "shoulder_pan")
 
 
-def test_a_pulled_usb_cable_is_an_input_error_and_the_arm_holds_its_goal(twin, connect, folder):
+def test_a_pulled_usb_cable_is_an_input_error_and_the_arm_holds_its_goal(twin, connect, served):
     robot = connect()
     robot.send_action(robot.get_observation() | {"shoulder_pan.pos": 45.0})
     twin.ask("pull", cable="usb")
-    assert not (folder / "port").exists()
+    assert not served.port_file.exists()
     with pytest.raises((termios.error, OSError)):
         robot.get_observation()
     end = time.monotonic() + START_S
@@ -233,22 +197,32 @@ def test_a_wrong_request_is_answered_in_words_and_the_channel_stays(twin):
     assert list(twin.ask("state")["joints"]) == list(JOINTS)
 
 
-def test_a_fault_asked_for_by_key_comes_after_the_first_goal_and_goes(connect, tmp_path):
-    process = start(tmp_path, "faults.dead=gripper", "faults.after_s=0.2", "faults.for_s=0.5")
-    robot = connect(tmp_path)
+def test_a_fault_asked_for_by_key_comes_after_the_first_goal_and_goes(start_twin, connect, tmp_path):
+    twin = start_twin(tmp_path, "faults.dead=gripper", "faults.after_s=0.2", "faults.for_s=0.5")
+    robot = connect(twin)
     time.sleep(0.5)
-    seen = robot.get_observation()
-    robot.send_action(seen)
-    with TwinControl(tmp_path / "port.control") as control:
+    robot.send_action(robot.get_observation())
+    with TwinControl(twin.control) as control:
         alive = []
         end = time.monotonic() + START_S
         while alive[-2:] != [False, True] and time.monotonic() < end:
             now = control.ask("state")["joints"]["gripper"]["powered"]
             alive += [now] if alive[-1:] != [now] else []
     assert alive == [True, False, True]
-    result = stop(process, signal.SIGINT)
+    result = twin.stop(signal.SIGINT)
     assert result["faults"] == {"dead": 1} and result["packets"] > 100
     assert result["reply_ms_p50"] <= result["reply_ms_p99"]
-    assert not (tmp_path / "port").exists() and not (tmp_path / "port.control").exists()
-    entries = json.loads(Path(result["calibration_file"]).read_text())
-    assert list(entries) == list(JOINTS) and os.path.dirname(result["calibration_file"]) == str(tmp_path)
+    assert not twin.port_file.exists() and not twin.control.exists()
+    entries = json.loads((tmp_path / "twin.json").read_text())
+    assert list(entries) == list(JOINTS) and result["calibration_file"] == str(tmp_path / "twin.json")
+
+
+def test_a_second_twin_is_refused_and_a_killed_one_replaced(start_twin, tmp_path):
+    twin = start_twin(tmp_path)
+    command = [sys.executable, "-m", "configs.twin", f"port_file={twin.port_file}"]
+    second = subprocess.run(command, capture_output=True, text=True, timeout=START_S, check=False)
+    assert second.returncode == 2 and "another twin listens" in second.stderr.splitlines()[-1]
+    assert twin.process.poll() is None and twin.port_file.exists()
+    twin.process.kill()
+    twin.process.communicate()
+    assert start_twin(tmp_path).stop()["packets"] == 0
