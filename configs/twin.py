@@ -56,17 +56,15 @@ def twin(keys: dict, _folder) -> dict:
     from sim.twin_settings import TwinConfig  # noqa: PLC0415
 
     config = build(TwinConfig, keys)
-    port_file = Path(config.port_file)
-    calibration_file = Path(config.calibration_file or port_file.with_name("twin.json"))
+    port_file, calibration_file = Path(config.port_file), config.calibration_path
     model = twin_model.build(config.scene)
     if calibration_file.exists():
         calibration = twin_calibration.read(calibration_file)
     else:
         calibration = twin_calibration.fitting(twin_model.limits(model))
     port_file.parent.mkdir(parents=True, exist_ok=True)
-    control_file = Path(config.control_file or f"{port_file}.control")
     with Twin(
-        TwinArm(model, calibration), config.faults, control_file, lambda name: _announce(name, port_file)
+        TwinArm(model, calibration), config.faults, config.control_path, lambda name: _announce(name, port_file)
     ) as server:
         if not calibration_file.exists():
             with replacing(calibration_file) as draft:

@@ -73,7 +73,7 @@ class Servo:
         self["ID"] = servo_id
         self.saved = bytes(self.memory[:SAVED])
         self.shaft, self.setpoint, self.speed = shaft, shaft, 0.0
-        self.celsius, self.strained_s = AMBIENT_C, 0.0
+        self.celsius = AMBIENT_C
         self.told = False  # whether the line has ever set a goal
         self.power_on()
 
@@ -97,7 +97,7 @@ class Servo:
                 self[name] = value
         self.memory[:SAVED] = self.saved
         self["Torque_Limit"] = self["Max_Torque_Limit"]
-        self.powered = True
+        self.powered, self.strained_s = True, 0.0
         self.sense(self.shaft, 0.0, 0.0, 0.0)
         self.stay()
 

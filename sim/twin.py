@@ -23,7 +23,7 @@ class Twin:
     """Serves `arm` on a pseudo-terminal until stopped. `announce(name)` is told each new port, '' when it is gone."""
 
     def __init__(self, arm: TwinArm, faults: FaultConfig, control_path: Path, announce: Callable[[str], None]):
-        """Raises OSError, ValueError if the control channel cannot be opened."""
+        """Raises OSError if the control channel cannot be opened."""
         self.arm, self._wanted, self._announce = arm, faults, announce
         self._bus, self._framer, self._line = Bus(arm.servos.values()), Framer(), Line(faults.seed)
         self._selector = selectors.SelectSelector()
@@ -76,8 +76,10 @@ class Twin:
 
     def _hear(self) -> None:
         """Answer what the host has sent."""
-        heard = time.monotonic()
-        for packet in self._framer.feed(self._line.carry(self._port.read()), heard):
+        heard, data = time.monotonic(), self._port.read()
+        if not data:
+            return
+        for packet in self._framer.feed(self._line.carry(data), heard):
             replies = self._bus.answer(packet)
             self._packets += 1
             self._replies += len(replies)

@@ -9,7 +9,6 @@ import socket
 from collections.abc import Callable
 from pathlib import Path
 
-LONGEST_PATH = 107  # bytes of a Unix socket's path
 LONGEST_LINE = 65536
 
 Handler = Callable[[dict], dict]
@@ -19,9 +18,7 @@ class ControlServer:
     """Listens on a Unix socket; `serve` answers what has come, without waiting."""
 
     def __init__(self, path: Path, selector: selectors.BaseSelector, handler: Handler):
-        """Raises ValueError for a path too long, OSError where another twin listens or nothing can be made."""
-        if len(str(path).encode()) > LONGEST_PATH:
-            raise ValueError(f"control_file={path}: a path of at most {LONGEST_PATH} bytes")
+        """Raises OSError where another twin listens or nothing can be made."""
         if path.is_socket():
             if listens(path):
                 raise OSError(f"{path}: another twin listens there; stop it, or give another port_file")

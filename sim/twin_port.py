@@ -39,8 +39,13 @@ class Port:
         return self._ours
 
     def read(self) -> bytes:
-        """What the host has sent, at once."""
-        return os.read(self._ours, CHUNK)
+        """What the host has sent; nothing if nothing waits, or there is no terminal any more."""
+        if not self.plugged:
+            return b""
+        try:
+            return os.read(self._ours, CHUNK)
+        except BlockingIOError:
+            return b""
 
     def write(self, data: bytes) -> None:
         """Send to the host; a line that nobody reads loses what is too much for it."""

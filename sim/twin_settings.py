@@ -2,10 +2,12 @@
 
 import math
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from sim.twin_calibration import JOINTS
 
 CABLES = ("usb", "power", *JOINTS)
+LONGEST_SOCKET = 107  # bytes of a Unix socket's path
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,18 @@ class TwinConfig:
     faults: FaultConfig = field(default_factory=FaultConfig)
 
     def __post_init__(self):
-        """Raise ValueError without a port file."""
+        """Raise ValueError without a port file, or for a control channel that the system cannot open."""
         if not self.port_file:
             raise ValueError("port_file=: a file to write the port's name to, e.g. port_file=runs/twin/port")
+        if len(str(self.control_path).encode()) > LONGEST_SOCKET:
+            raise ValueError(f"control_file={self.control_path}: a path of at most {LONGEST_SOCKET} bytes")
+
+    @property
+    def control_path(self) -> Path:
+        """Where the control channel is."""
+        return Path(self.control_file or f"{self.port_file}.control")
+
+    @property
+    def calibration_path(self) -> Path:
+        """Where the calibration is."""
+        return Path(self.calibration_file or Path(self.port_file).with_name("twin.json"))

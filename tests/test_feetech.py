@@ -80,9 +80,11 @@ def test_a_packet_with_any_one_byte_changed_is_dropped(sent, data):
 
 
 def test_half_a_packet_is_forgotten_after_a_silence():
-    ping, framer = encode(2, PING), Framer()
-    assert framer.feed(ping[:4], 0.0) == []
-    assert len(framer.feed(ping, GAP_S * 2)) == 1
+    half, ping = encode(2, WRITE, bytes(100))[:10], encode(2, PING)
+    hasty, calm = Framer(), Framer()
+    assert hasty.feed(half, 0.0) == calm.feed(half, 0.0) == []
+    assert hasty.feed(ping, GAP_S / 2) == []  # still taken for the rest
+    assert len(calm.feed(ping, GAP_S * 2)) == 1
 
 
 def test_a_write_is_answered_and_read_back_and_a_sync_write_is_silent():

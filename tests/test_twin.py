@@ -1,14 +1,18 @@
 """LeRobot's own driver, as it is, against semagram-twin as a process: it works, and each fault hurts as a real one."""
 
+import contextlib
 import json
+import os
 import signal
 import subprocess
 import sys
 import termios
+import threading
 import time
 
 import pytest
 
+from sim.feetech import PING, encode
 from sim.servo import OVERLOADED
 from sim.twin_calibration import JOINTS
 from sim.twin_control import TwinControl
@@ -181,6 +185,30 @@ def test_slow_replies_are_waited_for_up_to_a_limit(twin, connect):
         robot.get_observation()
     twin.ask("line")
     assert len(robot.get_observation()) == 6
+
+
+def test_a_cable_that_wobbles_while_the_line_is_busy_is_survived(twin, served):
+    stop, ping = threading.Event(), encode(1, PING)
+
+    def talk():
+        while not stop.is_set():
+            try:
+                port = os.open(served.port(), os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK)
+            except OSError:  # not there just now
+                continue
+            with contextlib.suppress(OSError):
+                while not stop.is_set():
+                    os.write(port, ping)
+            os.close(port)
+
+    host = threading.Thread(target=talk)
+    host.start()
+    for _ in range(100):
+        twin.ask("pull", cable="usb")
+        twin.ask("plug", cable="usb")
+    stop.set()
+    host.join()
+    assert twin.ask("state")["port"] == served.port()
 
 
 def test_a_wrong_request_is_answered_in_words_and_the_channel_stays(twin):
