@@ -6,6 +6,7 @@ from envs.benchmark.suites import SUITES
 from envs.settings import TaskConfig
 from envs.suite import NAMES
 from policies.settings import CheckpointConfig, CodecChoices, EvaluationConfig, LoopConfig, ReplayConfig
+from sim.twin_settings import TwinConfig
 from worldmodel.ranges import check
 from worldmodel.settings import LearningConfig, ModelConfig, PlannerConfig
 
@@ -206,6 +207,8 @@ def register() -> None:
             **_hydra("runs/tokens/${now:%Y-%m-%d_%H-%M-%S}-${verb}"),
         },
     )
+    twin = asdict(TwinConfig(port_file="-")) | {"port_file": ""}
+    store.store(name="twin", node={"defaults": [*QUIET, "_self_"], **twin, **_hydra(".")})
     for name in PEERS:
         store.store(group="peer", name=name, node={f.name: f.default for f in fields(PeerConfig)} | {"name": name})
     bench = asdict(BenchConfig())
