@@ -6,6 +6,7 @@ trusted (not finite, stale, out of order, late, a joint missing) latches a Fault
 until `release`. The gate has no clock, no robot and no randomness: the same calls give the same commands.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +27,8 @@ SHARES = (1.0, 0.5, 0.25, 0.125)
 @dataclass(frozen=True)
 class Command:
     """What to send: positions (D,) in the robot's units, None while the gate knows no safe one (then send nothing).
+
+    It knows one once two readings in a row agree on where the arm is.
 
     `rate` (D,) is the command's own, in units/s. `fault` is the latched one; `resting`: the command no longer moves.
     """
@@ -52,16 +55,16 @@ class Gate:
         self._watch = Watch(limits)
         self._at = self._reading = self._goal = self._cause = None
         self._rate = np.zeros(len(limits.names))
-        self._begun = False
+        self._begun, self._read_at = False, -math.inf
 
     def step(self, goal: Timed | None, reading: Timed | None, now: float) -> Command:
         """The command for the time `now`, in seconds of any clock that does not go back. Raises nothing."""
         checked = self._watch.check(goal, reading, now)
         self._cause, before, begun = checked.fault, self._rate, self._begun
         if checked.reading is not None:
-            self._reading = checked.reading
-            if not begun:
-                self._begin(now)
+            if not begun and self._read_at < reading.at:
+                self._begin(checked.reading, now)
+            self._reading, self._read_at = checked.reading, reading.at
         self._latch()
         if begun and checked.dt > 0:
             self._advance(checked, now)
@@ -76,7 +79,7 @@ class Gate:
         return self.fault
 
     def release(self) -> None:
-        """Let the arm move again: the next reading is where it begins, at rest.
+        """Let the arm move again: it begins where the next reading finds it, at rest. A pause before that is not late.
 
         Raises NotReleasable while the command still moves, or the last step still had something wrong.
         """
@@ -93,12 +96,17 @@ class Gate:
         if self.fault is None:
             self.fault = self._cause
 
-    def _begin(self, now: float) -> None:
-        """Begin at the reading, at rest, unless it is too far out. Limits widen to it, and narrow as it comes in."""
-        out = np.maximum(self._low - self._reading, self._reading - self._high) - self._step
+    def _begin(self, reading: np.ndarray, now: float) -> None:
+        """Begin at the reading, at rest, if the one before agrees with it and it is not too far out.
+
+        One wrong reading must not send the arm anywhere. The limits widen to where it is, and narrow as it comes in.
+        """
+        if self._reading is None or (np.abs(reading - self._reading) > self._step).any():
+            return
+        out = np.maximum(self._low - reading, reading - self._high) - self._step
         if (out > 0).any():
             joint = int(np.argmax(out))
-            name, place = self.limits.names[joint], self._reading[joint]
+            name, place = self.limits.names[joint], reading[joint]
             limits = self.limits.joints[name]
             self._cause = self._cause or Fault(
                 FaultKind.OUTSIDE,
@@ -107,7 +115,7 @@ class Gate:
                 now,
             )
             return
-        self._at, self._rate, self._begun = self._reading, np.zeros_like(self._rate), True
+        self._at, self._rate, self._begun = reading, np.zeros_like(self._rate), True
         self._floor, self._ceiling = np.minimum(self._low, self._at), np.maximum(self._high, self._at)
         if self._workspace is not None:
             self._workspace.begin(self._at)

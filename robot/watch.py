@@ -50,12 +50,12 @@ class Watch:
 
     def __init__(self, limits: Limits):
         self._limits, self._names = limits, limits.names
-        self.restart()
         self._last = -math.inf
+        self.restart()
 
     def restart(self) -> None:
-        """Forget the goals and readings seen, not the time."""
-        self._seen = {"goal": -math.inf, "reading": -math.inf}
+        """Forget the goals and readings seen; the next step may come late, but not before the last."""
+        self._seen, self._paused = {"goal": -math.inf, "reading": -math.inf}, True
 
     def check(self, goal: Timed | None, reading: Timed | None, now: float) -> Checked:
         """What of this step can be used. Raises nothing: whatever is wrong is its fault."""
@@ -65,13 +65,13 @@ class Watch:
         except _Wrong as wrong:
             faults.append(Fault(wrong.kind, str(wrong), self._last))
             return Checked(None, None, 0.0, faults[0], math.nan, math.nan, math.nan)
-        if math.isfinite(self._last):
+        if not self._paused:
             loop_margin = self._limits.loop_s - (now - self._last)
             if loop_margin < 0:
                 late = f"{now - self._last:.3f} s since the last step, at most {self._limits.loop_s:g}"
                 faults.append(Fault(FaultKind.LATE, late, now))
         if dt > 0 or not math.isfinite(self._last):
-            self._last = now
+            self._last, self._paused = now, False
         found = {}
         for what, given, age in (
             ("reading", reading, self._limits.observation_age_s),

@@ -22,6 +22,7 @@ class Run:
     def __init__(self, limits=ONE, arm=None, start=0.0, lag=1.0):
         self.gate, self.lag, self.now = Gate(limits, arm), lag, 0.0
         self.place = np.broadcast_to(np.asarray(start, dtype=float), len(limits.names)).copy()
+        self.step(self.place)  # the first reading; the next one confirms it
 
     def step(self, goal, reading=None, dt=DT):
         self.now += dt
@@ -134,11 +135,25 @@ def test_an_arm_that_begins_outside_comes_in_and_does_not_go_back():
     assert Run(start=106.0).step(0.0).fault.kind == FaultKind.OUTSIDE
 
 
-def test_nothing_is_sent_before_the_first_good_reading():
-    run = Run()
-    command = run.step(0.0, reading=np.array([np.nan]))
-    assert command.values is None
+def test_nothing_is_sent_before_two_good_readings_agree():
+    gate = Gate(ONE)
+    for at, place, sent in ((0, np.nan, None), (1, 70.0, None), (1, 70.0, None), (2, 3.0, None), (3, 4.0, 4.0)):
+        now = at * DT
+        command = gate.step(Timed(np.zeros(1), now), Timed(np.array([place]), now), now)
+        assert command.values == sent
     assert command.fault.kind == FaultKind.NOT_FINITE
+
+
+def test_a_late_loop_stops_it_but_a_pause_after_a_release_does_not():
+    run = Run()
+    run.step(10.0)
+    assert run.step(10.0, dt=1.0).fault.kind == FaultKind.LATE
+    run.step(10.0)
+    while not run.step(10.0).resting:
+        pass
+    run.gate.release()
+    assert run.step(10.0, dt=100.0).fault is None
+    assert run.step(10.0, dt=1.0).fault.kind == FaultKind.LATE
 
 
 def test_the_same_calls_give_the_same_commands():

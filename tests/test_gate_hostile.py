@@ -22,9 +22,14 @@ class Audit:
         self.rate, self.acceleration, self.step = (limits.column(k) for k in ("rate", "acceleration", "step"))
         self.at, self.rounding = None, 0.0
 
-    def reachable(self, reading):
-        """Whether the arm may begin there: no further out than one step."""
-        return bool(((reading >= self.low - self.step) & (reading <= self.high + self.step)).all())
+    def begins(self, reading, last):
+        """Whether the arm begins there: two readings agree, and it is no further out than one step."""
+        if reading is None or last is None or reading.at <= last.at:
+            return False
+        agree = np.abs(reading.values - last.values) <= self.step
+        return bool(
+            (agree & (reading.values >= self.low - self.step) & (reading.values <= self.high + self.step)).all()
+        )
 
     def began(self, command, reading, now):
         """The first command, and the first after a release: where the arm is, at rest."""
@@ -33,13 +38,17 @@ class Audit:
         self.at, self.now, self.reading, self.pace = command.values, now, reading, np.zeros_like(self.low)
         self.floor, self.ceiling = np.minimum(self.low, self.at), np.maximum(self.high, self.at)
 
-    def check(self, command, reading, now):
-        """One more command; `reading` and `now` are None if they were not to be gone by."""
+    def check(self, command, reading, now, begun):
+        """One more command; `reading` and `now` are None if they were not to be gone by.
+
+        One that has not begun again after a release holds still.
+        """
         at, dt = command.values, 0.0 if now is None else now - self.now
         self.reading = self.reading if reading is None else reading
         assert np.isfinite(at).all()
-        if dt < SOONEST_S:  # no time has passed: nothing may move
+        if dt < SOONEST_S or not begun:  # no time has passed: nothing may move
             np.testing.assert_array_equal(at, self.at)
+            self.now += max(dt, 0) if dt >= SOONEST_S else 0
             return
         pace = (at - self.at) / dt
         rounding = EPS + 1e-12 * np.abs(at) / dt  # rates are read off positions here
@@ -153,22 +162,22 @@ def ordeal(rng, kinds: set) -> int:
     limits = random_limits(rng)
     gate, audit = Gate(limits), Audit(limits)
     adversary = Adversary(rng, limits, calm=rng.random() < 0.2)
-    begun, released, latest = False, 0, -math.inf
+    begun, released, latest, last = False, 0, -math.inf, None
     for _ in range(EPISODE):
         goal, reading, now = adversary.next()
         command = gate.step(goal, reading, now)
         assert not adversary.calm or command.fault is None, command.fault
         counts = isinstance(now, float) and math.isfinite(now) and now >= latest
-        usable = command.margins.checked.reading
+        usable = reading if command.margins.checked.reading is not None else None
         latest = now if counts and now - latest >= SOONEST_S else latest
-        if not begun and usable is not None and audit.reachable(usable):
-            audit.began(command, usable, latest)
+        if not begun and audit.begins(usable, last):
+            audit.began(command, usable.values, latest)
             begun = True
         elif audit.at is None:
             assert command.values is None
-            assert command.fault is not None
         else:
-            audit.check(command, usable, now if counts else None)
+            audit.check(command, None if usable is None else usable.values, now if counts else None, begun)
+        last = last if usable is None else usable
         adversary.moved(command, latest)
         if command.fault is not None:
             kinds.add(command.fault.kind)
@@ -193,8 +202,9 @@ def test_the_auditor_sees_a_command_that_is_not_allowed():
     limits = Limits({"j": JointLimits(-10, 10, 5, 20, 3)})
     gate, audit = Gate(limits), Audit(limits)
     at = np.zeros(1)
+    gate.step(Timed(at, -0.1), Timed(at, -0.1), -0.1)
     audit.began(gate.step(Timed(at, 0.0), Timed(at, 0.0), 0.0), at, 0.0)
     command = gate.step(Timed(at, 0.1), Timed(at, 0.1), 0.1)
     command.values[:] = 0.3  # 3 units/s after 0.1 s: more than 20 units/s^2
     with pytest.raises(AssertionError, match="acceleration"):
-        audit.check(command, at, 0.1)
+        audit.check(command, at, 0.1, begun=True)
