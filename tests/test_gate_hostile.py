@@ -87,8 +87,9 @@ class Adversary:
     def __init__(self, rng, limits: Limits, calm: bool):
         self.rng, self.limits, self.calm = rng, limits, calm
         self.low, self.high, self.step = (limits.column(k) for k in ("low", "high", "step"))
-        out = 0.0 if calm else 2 * self.step * (rng.random() < 0.5)
-        self.arm = rng.uniform(self.low - out, self.high + out)
+        self.arm = rng.uniform(self.low, self.high)
+        if not calm and rng.random() < 0.3:
+            self.arm = self.high + rng.uniform(0, 3) * self.step
         self.latest, self.calls = rng.uniform(-1e3, 1e3), 0
 
     def next(self):
@@ -151,9 +152,11 @@ class Adversary:
         return goal
 
     def moved(self, command, now):
-        """The arm follows; one that nothing was sent to is moved by hand."""
+        """The arm follows; one that nothing can be sent to is moved by hand."""
         self.latest = now
-        target = (self.low + self.high) / 2 if command.values is None else command.values
+        target = command.values
+        if target is None:
+            target = self.arm if command.fault is None else (self.low + self.high) / 2
         self.arm = self.arm + 0.5 * (target - self.arm)
 
 
