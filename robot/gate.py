@@ -72,11 +72,10 @@ class Gate:
         margins = Margins(self.limits, self._at, self._rate, before, self._reading, checked, self._workspace)
         return Command(values, self._rate.copy(), self.fault, not self._rate.any(), margins)
 
-    def trip(self, kind: FaultKind, message: str, now: float) -> Fault:
-        """Latch a fault found elsewhere, as in the driver; the next steps brake. Returns the one latched."""
-        self._cause = Fault(kind, message, now)
+    def trip(self, fault: Fault) -> None:
+        """Latch a fault found elsewhere, as in the driver, unless one is latched; the next steps brake."""
+        self._cause = fault
         self._latch()
-        return self.fault
 
     def release(self) -> None:
         """Let the arm move again: it begins where the next reading finds it, at rest. A pause before that is not late.

@@ -42,17 +42,21 @@ def is_open(robot) -> bool:
     )
 
 
+def unlock(robot) -> None:
+    """Make the motors' buses usable again after a packet that failed half-way, which LeRobot leaves marked as busy."""
+    for bus, _ in parts(robot):
+        if hasattr(bus, "port_handler"):
+            bus.port_handler.is_using = False
+
+
 def release_motors(robot) -> list[Exception]:
     """Take the torque off each motor, unless the robot's config keeps it on (disable_torque_on_disconnect=false)."""
     errors: list[Exception] = []
     for bus, owner in parts(robot):
         if not bus.is_connected or not getattr(owner.config, "disable_torque_on_disconnect", True):
             continue
-        port = getattr(bus, "port_handler", None)
-        if port is not None:  # what an interrupted packet left behind
-            port.is_using = False
-            attempt(errors, "clear the port", port.clearPort)
         for motor in bus.motors:
+            unlock(robot)
             release = lambda bus=bus, motor=motor: bus.disable_torque(motor, num_retry=RETRIES)  # noqa: E731
             attempt(errors, f"release {motor}", release)
     return errors

@@ -33,11 +33,13 @@ class StopSignals:
             self._number, self._raised = None, False
             self._before = {number: signal.signal(number, self._heard) for number in SIGNALS}
 
-    def restore(self) -> None:
-        """Give them back."""
+    def restore(self) -> int | None:
+        """Give them back. Returns the signal that was heard and is still held back, if any: it is raised no more."""
         for number, before in self._before.items():
             signal.signal(number, before)
-        self._before = {}
+        pending = None if self._raised else self._number
+        self._before, self._number = {}, None
+        return pending
 
     @contextmanager
     def held(self):

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from robot.faults import FaultKind, NotReleasable
+from robot.faults import Fault, FaultKind, NotReleasable
 from robot.gate import Gate
 from robot.limits import Box, JointLimits, Limits, so101
 from robot.watch import Timed
@@ -116,7 +116,7 @@ def test_a_release_while_it_still_moves_is_refused():
     run = Run()
     for _ in range(20):
         run.step(50.0)
-    run.gate.trip(FaultKind.STOP, "asked to", run.now)
+    run.gate.trip(Fault(FaultKind.STOP, "asked to", run.now))
     run.step(50.0)
     with pytest.raises(NotReleasable, match="still braking after stop: asked to"):
         run.gate.release()
