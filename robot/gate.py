@@ -20,7 +20,7 @@ from robot.workspace import Arm, Workspace
 
 RESERVE = 0.1
 """The part of the step limit kept back, so that noise in the reading alone cannot take a command over it."""
-SHARES = (1.0, 0.5, 0.25, 0.125)
+SLIDES, SHARES = (1, 1, 1), (0.75, 0.5, 0.25, 0.125)
 """How much of the way from full braking to the wanted rate is tried, until the tip stays in its box."""
 
 
@@ -147,8 +147,9 @@ class Gate:
         slowest = np.maximum(slowest, -stoppable(self._at - self._floor, self._acceleration, dt))
         fastest = np.minimum(fastest, stoppable(self._ceiling - self._at, self._acceleration, dt))
         down, up = self._near_reading(dt)
-        rate = np.clip(np.clip(wanted, down, up), slowest, fastest)
-        return rate if self._workspace is None else self._in_box(rate, dt)
+        slowest, fastest = np.clip(down, slowest, fastest), np.clip(up, slowest, fastest)
+        rate = np.clip(wanted, slowest, fastest)
+        return rate if self._workspace is None else self._in_box(rate, slowest, fastest, dt)
 
     def _near_reading(self, dt: float) -> tuple[np.ndarray, np.ndarray]:
         """The rates (D,) and (D,) between which the command can stop near the reading, or comes back near it."""
@@ -160,15 +161,22 @@ class Gate:
         back_up, back_down = np.minimum(-below / dt, up), np.maximum(above / dt, down)
         return np.where(below < 0, back_up, down), np.where(above < 0, back_down, up)
 
-    def _in_box(self, rate: np.ndarray, dt: float) -> np.ndarray:
-        """As much of `rate` (D,) as leaves the tip able to stop in its box; full braking always does."""
+    def _in_box(self, rate: np.ndarray, slowest: np.ndarray, fastest: np.ndarray, dt: float) -> np.ndarray:
+        """The rate (D,) near `rate` that leaves the tip able to stop in its box.
+
+        It slides along the faces as far as it can, then goes as much of the way from full braking as leaves it inside;
+        full braking itself always does.
+        """
         brake = braked(self._rate, self._acceleration, dt)
-        for share in SHARES:
+        for share in (*SLIDES, *SHARES):
             part = brake + share * (rate - brake)
             swept = self._workspace.swept(self._at + part * dt, stopping(part, self._acceleration))
             if self._workspace.holds(swept):
                 self._workspace.narrow(swept)
                 return part
+            if share == 1:
+                slid = self._workspace.slid(swept, dt + np.abs(part) / self._acceleration)
+                rate = np.clip(part + slid, slowest, fastest)
         return brake
 
     def _pushed(self, now: float) -> Fault:

@@ -187,17 +187,27 @@ def test_the_tip_never_leaves_its_box_even_while_braking_nor_goes_further_out(se
         assert excess(tip, command.values) <= worst + 1e-9
 
 
+def test_a_goal_below_the_floor_slides_along_it():
+    run = Run(dataclasses.replace(so101("normal"), box=Box(z_low=0.1)), Tip(), np.array([0, 0, 0, 0, 0, 50.0]))
+    for _ in range(300):
+        command = run.step(np.array([60, 30, 30, 30, 30, 50.0]))
+    assert command.fault is None
+    assert abs(command.values[0] - 60) < 0.1
+    assert 0 <= command.margins.box_m < 0.005
+
+
 def test_what_braking_sweeps_is_in_the_bounds_and_they_shrink_to_the_place_at_rest():
     tip, rng = Tip(), np.random.default_rng(0)
     workspace = Workspace(Box(), tip)
     for _ in range(50):
         joints, stopping = rng.uniform(-90, 90, 6), rng.normal(size=6) * 15
-        low, high = workspace.swept(joints, stopping)
+        swept = workspace.swept(joints, stopping)
         for _ in range(20):
             place, _ = tip.place(joints + rng.uniform(0, 1, 6) * stopping)
-            assert (place >= low - 1e-9).all()
-            assert (place <= high + 1e-9).all()
-        np.testing.assert_array_equal(*workspace.swept(joints, np.zeros(6)))
+            assert (place >= swept.low - 1e-9).all()
+            assert (place <= swept.high + 1e-9).all()
+        still = workspace.swept(joints, np.zeros(6))
+        np.testing.assert_array_equal(still.low, still.high)
 
 
 def test_the_tips_change_is_the_slope_of_its_place_and_its_reach_bounds_its_bend():
