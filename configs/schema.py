@@ -3,8 +3,7 @@
 from dataclasses import asdict, dataclass, field, fields
 
 from envs.benchmark.suites import SUITES
-from envs.settings import TaskConfig
-from envs.suite import NAMES
+from envs.settings import NAMES, TaskConfig
 from policies.settings import CheckpointConfig, CodecChoices, EvaluationConfig, LoopConfig, ReplayConfig
 from worldmodel.ranges import check
 from worldmodel.settings import LearningConfig, ModelConfig, PlannerConfig
@@ -180,8 +179,8 @@ def register() -> None:
 
     store = ConfigStore.instance()
     for name in NAMES:
-        store.store(group="task", name=name, node=asdict(TaskConfig(name)))
-    store.store(group="task", name="gym", node={"name": "gym", "id": "", "action_repeat": 1, "max_decisions": 0})
+        store.store(group="task", name=name, node=TaskConfig(name).keys())
+    store.store(group="task", name="gym", node=TaskConfig("gym", "-").keys() | {"id": ""})
     train = asdict(TrainConfig())
     del train["task"]
     folder = "runs/${semagram.label:${task.name},${task.id}}/${now:%Y-%m-%d_%H-%M-%S}-seed${seed}"

@@ -12,7 +12,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces, wrappers
 
-from envs import suite, supported
+from envs import arm, suite, supported
 from envs.faults import FiniteGuard
 from envs.settings import TaskConfig
 from envs.vector import Processes
@@ -32,7 +32,7 @@ def make(task: TaskConfig, render: bool = False) -> gymnasium.Env:
     Raises:
         ValueError: an unknown Gymnasium id, or spaces that are not supported; one line.
     """
-    env = _gym(task, render) if task.name == "gym" else suite.build(task.name)
+    env = _build(task, render)
     labels = supported.labels(task, env.observation_space)
     env.action_space = supported.actions(task, env.action_space)
 
@@ -50,7 +50,7 @@ def make(task: TaskConfig, render: bool = False) -> gymnasium.Env:
     if task.max_decisions:
         env = wrappers.TimeLimit(env, task.max_decisions)
         decisions = min(task.max_decisions, decisions or task.max_decisions)
-    env = FiniteGuard(env, task.label, labels, () if task.name == "gym" else _divergence())
+    env = FiniteGuard(env, task.label, labels, _divergence(task))
     env.metadata = {
         **env.metadata,
         "episode_limit": decisions,
@@ -92,6 +92,13 @@ def episode_limit(env: gymnasium.Env | gymnasium.vector.VectorEnv) -> int | None
     return env.metadata["episode_limit"]
 
 
+def _build(task: TaskConfig, render: bool) -> gymnasium.Env:
+    """The environment as it comes, with its own time limit."""
+    if task.is_arm:
+        return wrappers.TimeLimit(arm.build(task), arm.limit(task))
+    return _gym(task, render) if task.name == "gym" else suite.build(task.name)
+
+
 def _gym(task: TaskConfig, render: bool) -> gymnasium.Env:
     """An installed Gymnasium environment, or ValueError: unknown, or without something that it needs."""
     try:
@@ -124,8 +131,9 @@ def _state(observation: np.ndarray) -> dict[str, np.ndarray]:
 
 def _limit(env: gymnasium.Env) -> int | None:
     """The environment steps, before any action repeat, after which an episode is truncated; None if never."""
-    if env.spec.max_episode_steps is not None:
-        return env.spec.max_episode_steps
+    for found in (env.spec and env.spec.max_episode_steps, getattr(env, "_max_episode_steps", None)):
+        if found is not None:
+            return found
     steps = getattr(env.unwrapped, "_step_limit", math.inf)
     return None if math.isinf(steps) else math.ceil(steps)
 
@@ -136,8 +144,12 @@ def _seconds(env: gymnasium.Env) -> float:
     return float(seconds) if seconds else 1 / (env.metadata.get("render_fps") or 30)
 
 
-def _divergence() -> tuple[type[Exception], ...]:
-    """What dm_control raises when the physics diverges."""
+def _divergence(task: TaskConfig) -> tuple[type[Exception], ...]:
+    """What the task's environment raises when the physics diverges."""
+    if task.is_arm:
+        return (arm.Diverged,)
+    if task.name == "gym":
+        return ()
     from dm_control.rl.control import PhysicsError  # noqa: PLC0415
 
     return (PhysicsError,)
