@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from configs.schema import register
 from configs.strict import unknown
 from envs.settings import ARM_DEFAULTS, ARM_TASKS, TaskConfig, find
+from sim.variation import Variation
 
 MISTAKE, INTERRUPTED = 2, 130
 
@@ -110,6 +111,7 @@ def known_keys(name: str) -> list[str]:
     from hydra.core.config_store import ConfigStore  # noqa: PLC0415
 
     keys: list[str] = [*(f"task.{field.name}" for field in fields(TaskConfig)), "task"]
+    keys += [*(f"randomise.{field.name}" for field in fields(Variation)), "randomise"]
 
     def walk(node, prefix: str) -> None:
         for key, value in node.items():

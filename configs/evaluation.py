@@ -118,7 +118,7 @@ class Evaluation:
         if planned and self.planner.deadline_ms:  # a deadline is for one environment's plan
             count = range(self.config.episodes)
             agent = OneByOne([self._agent(True, self.machine.compiled)[0] for _ in count])
-        env = make_vector(task, self.config.episodes, processes=False)
+        env = make_vector(task, self.config.episodes, processes=False, variation=self.config.randomise)
         try:
             self._fits(env)
             limit = episode_limit(env) or ENDLESS

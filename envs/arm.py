@@ -11,6 +11,7 @@ from robot.targets import Targets
 
 if TYPE_CHECKING:
     from envs.settings import TaskConfig
+    from sim.variation import Variation
 
 LAG = "target_lag"
 
@@ -45,7 +46,7 @@ class JointTargets(gymnasium.Wrapper):
     def reset(self, *, seed: int | None = None, options: dict | None = None):
         """Reset; the first target is where the arm was told to be."""
         observation, info = self.env.reset(seed=seed, options=options)
-        self.target = self.unwrapped.data.ctrl.copy()
+        self.target = self.unwrapped.commanded
         return self._see(observation), {"is_success": bool(info["success"])}
 
     def step(self, action: np.ndarray):
@@ -64,12 +65,12 @@ class JointTargets(gymnasium.Wrapper):
         return seen
 
 
-def build(task: "TaskConfig") -> gymnasium.Env:
-    """The environment of one of the arm's tasks, truncated after the task's seconds."""
+def build(task: "TaskConfig", variation: "Variation | None" = None) -> gymnasium.Env:
+    """The environment of one of the arm's tasks, without a time limit; each episode varies as `variation` says."""
     with suite.importing():
         from sim import so101  # noqa: PLC0415
     with suite.quiet():
-        env = so101.build(task.name, task.control_hz, task.end_on_success)
+        env = so101.build(task.name, task.control_hz, task.end_on_success, variation)
     targets = Targets.at(task.control_hz, *so101.limits(env), task.control)
     return JointTargets(env, targets)
 

@@ -16,12 +16,15 @@ from envs import arm, suite, supported
 from envs.faults import FiniteGuard
 from envs.settings import TaskConfig
 from envs.vector import Processes
+from sim.variation import Variation
 
 STATE = "observation.state"
 
 
-def make(task: TaskConfig, render: bool = False) -> gymnasium.Env:
+def make(task: TaskConfig, render: bool = False, variation: Variation | None = None) -> gymnasium.Env:
     """The environment of a task; with `render`, one that `envs.rendering.frame` can draw.
+
+    `variation`: how the arm differs from its model, from one episode to the next; nothing else can.
 
     Observations: Dict of `observation.state`, Box (S,) float32: the environment's own keys in alphabetical
     order, flattened. Actions: Box [-1, 1] (A,) float32, rescaled to the environment's range. An action is
@@ -30,9 +33,9 @@ def make(task: TaskConfig, render: bool = False) -> gymnasium.Env:
     `episode_limit` (see there) and `render_fps`, in decisions per second.
 
     Raises:
-        ValueError: an unknown Gymnasium id, or spaces that are not supported; one line.
+        ValueError: an unknown Gymnasium id, spaces that are not supported, a variation of something else; one line.
     """
-    env = _build(task, render)
+    env = _build(task, render, variation)
     labels = supported.labels(task, env.observation_space)
     env.action_space = supported.actions(task, env.action_space)
 
@@ -59,7 +62,9 @@ def make(task: TaskConfig, render: bool = False) -> gymnasium.Env:
     return env
 
 
-def make_vector(task: TaskConfig, count: int, processes: bool = True) -> gymnasium.vector.VectorEnv:
+def make_vector(
+    task: TaskConfig, count: int, processes: bool = True, variation: Variation | None = None
+) -> gymnasium.vector.VectorEnv:
     """`count` environments of a task, stepped together: one in this process, several in a process each.
 
     Nothing resets by itself. Start with `reset(seed=[s0, s1, ...])`. After a `step`, reset those that ended,
@@ -81,10 +86,11 @@ def make_vector(task: TaskConfig, count: int, processes: bool = True) -> gymnasi
     """
     if count < 1:
         raise ValueError(f"envs={count}: at least 1")
+    one = functools.partial(make, task, variation=variation)
     if count > 1 and processes:
-        return Processes(functools.partial(make, task), count)
+        return Processes(one, count)
     disabled = gymnasium.vector.AutoresetMode.DISABLED
-    return gymnasium.vector.SyncVectorEnv([functools.partial(make, task)] * count, autoreset_mode=disabled)
+    return gymnasium.vector.SyncVectorEnv([one] * count, autoreset_mode=disabled)
 
 
 def episode_limit(env: gymnasium.Env | gymnasium.vector.VectorEnv) -> int | None:
@@ -92,10 +98,12 @@ def episode_limit(env: gymnasium.Env | gymnasium.vector.VectorEnv) -> int | None
     return env.metadata["episode_limit"]
 
 
-def _build(task: TaskConfig, render: bool) -> gymnasium.Env:
+def _build(task: TaskConfig, render: bool, variation: Variation | None) -> gymnasium.Env:
     """The environment as it comes, with its own time limit."""
     if task.is_arm:
-        return wrappers.TimeLimit(arm.build(task), arm.limit(task))
+        return wrappers.TimeLimit(arm.build(task, variation), arm.limit(task))
+    if variation is not None and not variation.off:
+        raise ValueError(f"randomise=: only for the SO-101's tasks, not {task.label}; randomise=off")
     return _gym(task, render) if task.name == "gym" else suite.build(task.name)
 
 
