@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from lerobot.cameras import CameraConfig
 from lerobot.motors import MotorCalibration
+from lerobot.robots.config import RobotConfig
 from lerobot.robots.robot import Robot
 from lerobot.robots.so_follower import SO101Follower, SO101FollowerConfig
 from lerobot.robots.utils import make_robot_from_config
@@ -15,6 +17,7 @@ from lerobot.utils.errors import DeviceAlreadyConnectedError, DeviceNotConnected
 
 from robot.config_sim_camera import SimCameraConfig
 from robot.config_so101_sim import SO101SimConfig
+from robot.so101_sim import SO101Sim
 from robot.units import TICK_RAD, Units
 from sim.canvas import choose_backend
 from sim.so101 import JOINTS
@@ -55,6 +58,13 @@ def test_both_have_the_same_features(real, folder):
     assert simulated.action_features == real.action_features
     assert list(simulated.action_features) == list(real.action_features)
     assert set(simulated.cameras) == set(real.cameras)
+
+
+def test_lerobots_commands_know_it_by_its_type(folder):
+    """As `--robot.type=` and a camera's `type` name them."""
+    assert RobotConfig.get_choice_class("semagram_so101_sim") is SO101SimConfig
+    assert CameraConfig.get_choice_class("semagram_sim") is SimCameraConfig
+    assert isinstance(make_robot_from_config(SO101SimConfig(id="a", calibration_dir=folder)), SO101Sim)
 
 
 def test_both_have_the_same_methods(real, simulated):
