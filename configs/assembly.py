@@ -78,12 +78,13 @@ class Assembly:
     @cached_property
     def env(self):
         """The training environments."""
-        return make_vector(self.config.task, self.config.envs)
+        return make_vector(self.config.task, self.config.envs, variation=self.config.randomise)
 
     @cached_property
     def evaluation_env(self):
         """An environment for each evaluation episode, in this process."""
-        return make_vector(self.config.task, self.config.evaluation.episodes, processes=False)
+        config = self.config
+        return make_vector(config.task, config.evaluation.episodes, processes=False, variation=config.randomise)
 
     @cached_property
     def limit(self) -> int:
