@@ -9,6 +9,7 @@ import sys
 import time
 from types import SimpleNamespace
 
+import absl.logging
 import gymnasium
 import hypothesis
 import numpy as np
@@ -20,6 +21,8 @@ from jaxtyping import install_import_hook
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 torch.set_num_threads(1)
+# dm_control logs through absl, which closes what it writes to, a test's captured stderr, when Hydra sets up logging.
+absl.logging.get_absl_handler().python_handler.stream = sys.__stderr__
 
 STATE = "observation.state"
 PACKAGES = ("worldmodel", "policies")
