@@ -202,8 +202,8 @@ class Planner:
             return [torch.cat([proposed, around], 2)]
         return [torch.cat([proposed, around[:, :, -1:]], 2), around[:, :, :-1]]
 
-    def _around(self, centre: Float[Tensor, "T B N W"], noise: Float[Tensor, "T B N P"]) -> Float[Tensor, "T B N W"]:
-        """Tokens of the same kinds, their points moved."""
+    def _around(self, centre: Float[Tensor, "T B M W"], noise: Float[Tensor, "T B N P"]) -> Float[Tensor, "T B N W"]:
+        """Tokens of the same kinds, their points moved; M = N, or 1 for all."""
         points = (centre[..., : self.model.points] + noise).clamp(-1, 1)
         kind = centre[..., self.model.points :].expand(*points.shape[:-1], -1)
         return self.model.word(points, kind)
