@@ -19,6 +19,7 @@ from configs.strict import ConfigError, build
 from envs.benchmark.anchors import published
 from envs.benchmark.curves import read_curve
 from envs.benchmark.figures import learning_curve
+from policies.agent import Agent
 from policies.checkpoint import load_trainer, newest, read_identity, save_checkpoint, versions
 from policies.folders import FolderError
 from policies.rollouts import Rollout, rollout
