@@ -78,12 +78,13 @@ class Assembly:
     @cached_property
     def env(self):
         """The training environments."""
-        return make_vector(self.config.task, self.config.envs)
+        return make_vector(self.config.task, self.config.envs, variation=self.config.randomise)
 
     @cached_property
     def evaluation_env(self):
         """An environment for each evaluation episode, in this process."""
-        return make_vector(self.config.task, self.config.evaluation.episodes, processes=False)
+        config = self.config
+        return make_vector(config.task, config.evaluation.episodes, processes=False, variation=config.randomise)
 
     @cached_property
     def limit(self) -> int:
@@ -122,7 +123,7 @@ class Assembly:
         generator = torch.Generator().manual_seed(config.seed)
         thorough = replace(config.planner, budget="fixed")
         planner = Planner(model, self.token_discounts, thorough, self.machine.compiled)
-        agent = Agent(model, self.tokens, planner, generator, True, config.planner.replan_every)
+        agent = Agent(model, self.tokens, planner, generator, config.noise, config.planner.replan_every)
         replay = Replay(
             config.replay.capacity, config.envs, model.state_size, self.tokens.action_size, self.tokens.size
         )

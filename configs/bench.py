@@ -37,7 +37,7 @@ Keys, with their defaults:
   peer.decisions=0         above 0: run no suite, but time so many of its decisions and of ours in alternation
 
 Every key of semagram-train except task, seed and resume works, too: device, threads (of one worker), compile, envs,
-seed_steps, video (here false), model.*, learning.*, planner.*, replay.*, evaluation.*, checkpoint.*.
+seed_steps, noise, video (here false), model.*, learning.*, planner.*, replay.*, evaluation.*, checkpoint.*.
 
 Leaves in the folder: results.csv (a line a run), table.md, curves.png and every run's own folder <task>-seed<seed>,
 with its log.txt. Progress goes to stderr; the last line of stdout is one JSON object. Exit code 1 if a run failed.

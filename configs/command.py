@@ -5,12 +5,15 @@ import os
 import re
 import sys
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
 from configs.schema import register
 from configs.strict import unknown
+from envs.settings import ARM_DEFAULTS, ARM_TASKS, TaskConfig, find
+from sim.variation import Variation
 
 MISTAKE, INTERRUPTED = 2, 130
 
@@ -87,12 +90,12 @@ def _explain(error: Exception, name: str) -> str:
     """Hydra's paragraphs as one line, with the valid choices."""
     text = str(error)
     if found := re.search(r"Could not override '([^']+)'", text):
+        if found[1] in {f"task.{key}" for key in ARM_DEFAULTS}:
+            return f"{found[1]}: only for the SO-101's tasks ({', '.join(ARM_TASKS)})"
         return unknown(found[1], known_keys(name))
     if found := re.search(r"Error parsing override '([^']+)'\s+missing EQUAL", text):
         return f"{found[1]}: keys are given as key=value"
     if found := re.search(r"Could not find 'task/([^']+)'", text):
-        from envs.suite import find  # noqa: PLC0415
-
         try:
             find(found[1])
         except ValueError as missing:
@@ -107,7 +110,8 @@ def known_keys(name: str) -> list[str]:
     """Every key of a command's config, dotted."""
     from hydra.core.config_store import ConfigStore  # noqa: PLC0415
 
-    keys: list[str] = ["task.name", "task.id", "task.action_repeat", "task.max_decisions", "task"]
+    keys: list[str] = [*(f"task.{field.name}" for field in fields(TaskConfig)), "task"]
+    keys += [*(f"randomise.{field.name}" for field in fields(Variation)), "randomise"]
 
     def walk(node, prefix: str) -> None:
         for key, value in node.items():

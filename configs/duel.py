@@ -37,7 +37,7 @@ def milliseconds(seconds: Sequence[float]) -> dict[str, float]:
 def duel(config: BenchConfig, folder: Path) -> dict:
     """Time `peer.decisions` whole decisions (plan, environment step, update) of the peer and more of ours."""
     task = TaskConfig((config.tasks or list(SUITES[config.suite].tasks))[0])
-    shared = ("model", "learning", "planner", "threads", "device", "compile", "seed_steps")
+    shared = ("model", "learning", "planner", "threads", "device", "compile", "seed_steps", "noise")
     settings = {name: getattr(config, name) for name in shared}
     cores = os.cpu_count() or 1
     theirs = Theirs(config.peer, task.name, cores, folder / "peer.txt")

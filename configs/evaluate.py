@@ -18,6 +18,7 @@ Keys, with their defaults:
   episodes=10              episodes; the planner and the policy alone get the same ones
   seed=100                 chooses the episodes
   video=false              leave rollout.mp4 (needs EGL or OSMesa; without them there is no video)
+  randomise=off            mild or strong, and its ranges, for the SO-101's tasks: as in semagram-train
   planner.<key>=null       samples, policy_samples, elites, iterations, horizon, spread, min_spread, carry, temperature,
                            indifference, depths, deadline_ms, replan_every, budget (fixed or adaptive), agreement; null
                            leaves the checkpoint's own setting
@@ -31,6 +32,7 @@ rollout.mp4. Progress goes to stderr; the last line of stdout is one JSON object
 
   return_mean, return_std, return_interval    with the planner; the interval is the 95 % bootstrap one of the mean
   policy_return_mean, ...                     the same of the policy alone
+  success_rate, policy_success_rate           episodes that succeeded at any step; null where the task does not tell
   plan_ms_p50, plan_ms_p99                    one decision for one environment, from an observation to a token
   decisions_per_second                        of those, with the planner on
   plan_gflop                                  arithmetic of one plan, in the mean of these episodes

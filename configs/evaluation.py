@@ -30,7 +30,7 @@ from policies.checkpoint import (
     versions,
 )
 from policies.folders import MANIFEST, FolderError, replace_file
-from policies.rollouts import Rollout, rollout
+from policies.rollouts import Rollout, rollout, success_rates
 from worldmodel.arithmetic import plan_gflop
 from worldmodel.model import STATE, WorldModel
 from worldmodel.settings import PlannerConfig
@@ -75,6 +75,8 @@ class Evaluation:
             **_returns("return", planned),
             "episodes": self.config.episodes,
             **_returns("policy_return", alone),
+            "success_rate": planned.success_rate,
+            "policy_success_rate": alone.success_rate,
             "returns": _rounded(planned.returns),
             "policy_returns": _rounded(alone.returns),
             "train_seconds": trained,
@@ -100,7 +102,8 @@ class Evaluation:
             film(folder / "rollout.mp4", task, self._agent(True)[0], _say, self.config.seed)
         _say(
             f"return {result['return_mean']:.0f} ± {result['return_std']:.0f}, policy alone "
-            f"{result['policy_return_mean']:.0f}, {result['plan_ms_p50']:.1f} ms a plan: {folder}"
+            f"{result['policy_return_mean']:.0f}{success_rates(planned, alone)}, "
+            f"{result['plan_ms_p50']:.1f} ms a plan: {folder}"
         )
         return result
 
@@ -113,7 +116,7 @@ class Evaluation:
         if planned and self.planner.deadline_ms:  # a deadline is for one environment's plan
             count = range(self.config.episodes)
             agent = OneByOne([self._agent(True, self.machine.compiled)[0] for _ in count])
-        env = make_vector(task, self.config.episodes, processes=False)
+        env = make_vector(task, self.config.episodes, processes=False, variation=self.config.randomise)
         try:
             self._fits(env)
             limit = episode_limit(env) or ENDLESS

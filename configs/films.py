@@ -10,7 +10,7 @@ import imageio.v2 as imageio
 import numpy as np
 
 from envs.make import episode_limit, make
-from envs.rendering import RenderingUnavailable, frame
+from envs.rendering import frame
 from envs.settings import TaskConfig
 from policies.agent import Agent
 from policies.folders import replace_file
@@ -20,6 +20,7 @@ from policies.notation import to_plain
 from policies.rollouts import as_tensors, episode_seeds
 from policies.tokens import Tokens
 from policies.vocabulary import Move
+from sim.canvas import RenderingUnavailable
 from worldmodel.planner import Plan
 
 HEIGHT, WIDTH = 240, 320

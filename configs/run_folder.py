@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+from functools import cached_property
 from pathlib import Path
 
 from omegaconf import OmegaConf
@@ -17,16 +18,22 @@ COLUMNS = (
     "updates",
     "episode_return",
     "episode_length",
+    "episode_success",
     "eval_return",
     "eval_std",
     "eval_policy_return",
+    "eval_success",
+    "eval_policy_success",
     *UPDATE_METRICS,
     "plan_spread",
 )
 
 
 class RunFolder:
-    """Paths and writers of one run. Nothing in metrics.csv depends on the clock: two equal runs write the same."""
+    """Paths and writers of one run. Nothing in metrics.csv depends on the clock: two equal runs write the same.
+
+    A run that an older version began goes on with the columns that it began with.
+    """
 
     def __init__(self, path: Path):
         self.path = path
@@ -58,20 +65,27 @@ class RunFolder:
             raise FolderError(f"{self.metrics}: shorter than at the checkpoint, which had {size} bytes")
         os.truncate(self.metrics, size)
 
-    def log(self, row: dict[str, float]) -> None:
+    def log(self, row: dict[str, float | None]) -> None:
         """Append a row; columns it does not have stay empty. Raises ValueError for a column that is not known."""
         if extra := set(row) - set(COLUMNS):
             raise ValueError(f"no such columns: {', '.join(sorted(extra))}")
         text = io.StringIO()
-        cells = ["" if name not in row or row[name] != row[name] else _number(row[name]) for name in COLUMNS]
+        cells = [_number(row.get(name)) for name in self._columns]
         csv.writer(text, lineterminator="\n").writerow(cells)
         with open(self.metrics, "a") as file:
             file.write(text.getvalue())
+
+    @cached_property
+    def _columns(self) -> list[str]:
+        with open(self.metrics) as file:
+            return file.readline().strip().split(",")
 
     def summary(self, result: dict) -> None:
         """Write summary.json."""
         replace_file(self.path / "summary.json", (json.dumps(result, indent=1) + "\n").encode())
 
 
-def _number(value: float) -> str:
+def _number(value: float | None) -> str:
+    if value is None or value != value:
+        return ""
     return str(value) if isinstance(value, int) else f"{value:.8g}"

@@ -3,9 +3,10 @@
 from dataclasses import asdict, dataclass, field, fields
 
 from envs.benchmark.suites import SUITES
-from envs.settings import TaskConfig
-from envs.suite import NAMES
+from envs.settings import NAMES, TaskConfig
 from policies.settings import CheckpointConfig, CodecChoices, EvaluationConfig, LoopConfig, ReplayConfig
+from sim.twin_settings import TwinConfig
+from sim.variation import PRESETS, Variation
 from worldmodel.ranges import check
 from worldmodel.settings import LearningConfig, ModelConfig, PlannerConfig
 
@@ -54,6 +55,7 @@ class TrainConfig(LoopConfig, AgentConfig):
     """The keys of semagram-train."""
 
     task: TaskConfig = field(default_factory=lambda: TaskConfig(DEFAULT_TASK))
+    randomise: Variation = field(default_factory=Variation)
     video: bool = True
     resume: str = ""
 
@@ -71,6 +73,7 @@ class EvaluateConfig(MachineConfig):
     episodes: int = 10
     seed: int = 100
     video: bool = False
+    randomise: Variation = field(default_factory=Variation)
     planner: dict = field(default_factory=lambda: {f.name: None for f in fields(PlannerConfig)})
 
     def __post_init__(self):
@@ -117,6 +120,7 @@ class BenchConfig(AgentConfig):
     seeds: int | None = None
     steps: int | None = None
     seed_steps: int = LoopConfig.seed_steps
+    noise: str = LoopConfig.noise
     workers: int | str = "auto"
     agent: str = "semagram"
     out: str = "runs/bench/${suite}-${agent}"
@@ -128,6 +132,7 @@ class BenchConfig(AgentConfig):
     def __post_init__(self):
         """Raise ValueError for a value out of range."""
         AgentConfig.__post_init__(self)
+        LoopConfig(noise=self.noise)
         if self.suite not in SUITES:
             raise ValueError(f"suite={self.suite}: one of {', '.join(SUITES)}")
         for name in ("seeds", "steps"):
@@ -180,17 +185,24 @@ def register() -> None:
 
     store = ConfigStore.instance()
     for name in NAMES:
-        store.store(group="task", name=name, node=asdict(TaskConfig(name)))
-    store.store(group="task", name="gym", node={"name": "gym", "id": "", "action_repeat": 1, "max_decisions": 0})
+        store.store(group="task", name=name, node=TaskConfig(name).keys())
+    store.store(group="task", name="gym", node=TaskConfig("gym", "-").keys() | {"id": ""})
+    for name, variation in PRESETS.items():
+        store.store(group="randomise", name=name, node=asdict(variation))
     train = asdict(TrainConfig())
-    del train["task"]
+    del train["task"], train["randomise"]
+    evaluate = asdict(EvaluateConfig())
+    del evaluate["randomise"]
     folder = "runs/${semagram.label:${task.name},${task.id}}/${now:%Y-%m-%d_%H-%M-%S}-seed${seed}"
-    store.store(name="train", node={"defaults": [{"task": DEFAULT_TASK}, *QUIET, "_self_"], **train, **_hydra(folder)})
+    store.store(
+        name="train",
+        node={"defaults": [{"task": DEFAULT_TASK}, {"randomise": "off"}, *QUIET, "_self_"], **train, **_hydra(folder)},
+    )
     store.store(
         name="evaluate",
         node={
-            "defaults": [*QUIET, "_self_"],
-            **asdict(EvaluateConfig()),
+            "defaults": [{"randomise": "off"}, *QUIET, "_self_"],
+            **evaluate,
             **_hydra("runs/evaluations/${now:%Y-%m-%d_%H-%M-%S}"),
         },
     )
@@ -204,6 +216,8 @@ def register() -> None:
             **_hydra("runs/tokens/${now:%Y-%m-%d_%H-%M-%S}-${verb}"),
         },
     )
+    twin = asdict(TwinConfig(port_file="-")) | {"port_file": ""}
+    store.store(name="twin", node={"defaults": [*QUIET, "_self_"], **twin, **_hydra(".")})
     for name in PEERS:
         store.store(group="peer", name=name, node={f.name: f.default for f in fields(PeerConfig)} | {"name": name})
     bench = asdict(BenchConfig())

@@ -7,6 +7,7 @@ semagram-train: train a latent world model that plans, on a task in simulation.
 
   semagram-train                                    the default task, cartpole-swingup
   semagram-train task=walker-walk seed=3            any dm_control suite task by its name
+  semagram-train task=so101-touch steps=60000       a task of the SO-101 arm (its keys are below)
   semagram-train task=gym task.id=Pendulum-v1       any installed Gymnasium environment with continuous actions
   semagram-train resume=runs/walker-walk/<run>      go on where it stopped, bit for bit
 
@@ -21,10 +22,21 @@ Keys, with their defaults (a key is set as key=value, in any order):
   compile=auto             true, false, or auto: where a C++ compiler is found
   video=true               leave rollout.mp4 (needs EGL or OSMesa; without them the run goes on without a video)
   seed_steps=500           random decisions before it learns
+  noise=pink               what exploring adds: pink (swings of every duration) or white
   replay.capacity=1000000  decisions it remembers
   evaluation.every=50000   environment steps between evaluations of evaluation.episodes=10 episodes
   checkpoint.every=10000   environment steps between checkpoints; the newest checkpoint.keep=2 stay
   hydra.run.dir=...        where to put the run folder (default runs/<task>/<time>-seed<seed>)
+
+The SO-101's tasks: so101-touch, -look-at, -move, -pick-lift, -pick-return, -pick-and-place, -stack-cube. Their keys:
+
+  task.control_hz=30       joint targets a second, as LeRobot's loops send them
+  task.control=tied        an action moves the last target (at most 2.5 rad/s, the gripper 5), so that a curve begins
+                           where the last ended; absolute: it says the target itself, anywhere in the joint's range
+  task.end_on_success=false  true ends an episode where it succeeds
+  randomise=off            mild or strong: each episode's arm differs from its model; each range is a key, too:
+                           randomise.gains, .friction, .masses (factors), .latency_ms, .offset_deg (of the calibration),
+                           .camera_mm, .camera_deg, .light (factor), e.g. randomise=mild randomise.latency_ms=[0,40]
 
 The model, its learning and its planner have keys of their own: `semagram-train --cfg job` prints them all.
 

@@ -19,10 +19,11 @@ from configs.strict import ConfigError, build
 from envs.benchmark.anchors import published
 from envs.benchmark.curves import read_curve
 from envs.benchmark.figures import learning_curve
+from envs.settings import TaskConfig
 from policies.agent import Agent
 from policies.checkpoint import load_trainer, newest, read_identity, save_checkpoint, versions
 from policies.folders import FolderError
-from policies.rollouts import Rollout, rollout
+from policies.rollouts import Rollout, rollout, success_rates
 from worldmodel.arithmetic import plan_gflop, update_gflop
 
 RESUMABLE = ("steps", "threads", "video", "compile", "evaluation", "checkpoint", "device")
@@ -68,7 +69,7 @@ class Training:
         config = build(TrainConfig, _changed(folder.config(), keys, given))
         run = cls(config, Assembly(config, prepare(config)), folder)
         path = newest(folder.checkpoints)
-        made = read_identity(path).task
+        made = asdict(TaskConfig(**read_identity(path).task))
         if other := [f"task.{k}={made.get(k)}, not {v}" for k, v in asdict(config.task).items() if made.get(k) != v]:
             raise FolderError(f"{path}: a checkpoint of another task ({'; '.join(other)})")
         progress = load_trainer(path, run.parts.trainer, run._say)
@@ -123,7 +124,11 @@ class Training:
                 if ended is not None:
                     self.folder.log(
                         self._position()
-                        | {"episode_return": ended.episode_return, "episode_length": ended.episode_length}
+                        | {
+                            "episode_return": ended.episode_return,
+                            "episode_length": ended.episode_length,
+                            "episode_success": ended.episode_success,
+                        }
                         | ended.metrics
                     )
                     bar.set_postfix_str(f"return {ended.episode_return:.0f}", refresh=False)
@@ -154,12 +159,14 @@ class Training:
                 "eval_return": float(planned.returns.mean()),
                 "eval_std": float(planned.returns.std()),
                 "eval_policy_return": float(alone.returns.mean()),
+                "eval_success": planned.success_rate,
+                "eval_policy_success": alone.success_rate,
             }
         )
         self.evaluated = self.parts.trainer.env_steps
         self._say(
             f"{when}: return {planned.returns.mean():.0f} ± {planned.returns.std():.0f}, "
-            f"policy alone {alone.returns.mean():.0f}"
+            f"policy alone {alone.returns.mean():.0f}{success_rates(planned, alone)}"
         )
         return planned, alone, agent
 
@@ -194,6 +201,8 @@ class Training:
             "return_std": round(float(planned.returns.std()), 3),
             "episodes": len(planned.returns),
             "policy_return_mean": round(float(alone.returns.mean()), 3),
+            "success_rate": planned.success_rate,
+            "policy_success_rate": alone.success_rate,
             "returns": [round(float(r), 3) for r in planned.returns],
             "train_seconds": round(self.seconds, 1),
             "env_steps_per_second": round(trainer.env_steps / max(self.seconds, 1e-9), 2),

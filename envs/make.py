@@ -12,16 +12,19 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces, wrappers
 
-from envs import suite, supported
+from envs import arm, suite, supported
 from envs.faults import FiniteGuard
 from envs.settings import TaskConfig
 from envs.vector import Processes
+from sim.variation import Variation
 
 STATE = "observation.state"
 
 
-def make(task: TaskConfig, render: bool = False) -> gymnasium.Env:
+def make(task: TaskConfig, render: bool = False, variation: Variation | None = None) -> gymnasium.Env:
     """The environment of a task; with `render`, one that `envs.rendering.frame` can draw.
+
+    `variation`: how the arm differs from its model, from one episode to the next; nothing else can.
 
     Observations: Dict of `observation.state`, Box (S,) float32: the environment's own keys in alphabetical
     order, flattened. Actions: Box [-1, 1] (A,) float32, rescaled to the environment's range. An action is
@@ -30,9 +33,9 @@ def make(task: TaskConfig, render: bool = False) -> gymnasium.Env:
     `episode_limit` (see there) and `render_fps`, in decisions per second.
 
     Raises:
-        ValueError: an unknown Gymnasium id, or spaces that are not supported; one line.
+        ValueError: an unknown Gymnasium id, spaces that are not supported, a variation of something else; one line.
     """
-    env = _gym(task, render) if task.name == "gym" else suite.build(task.name)
+    env = _build(task, render, variation)
     labels = supported.labels(task, env.observation_space)
     env.action_space = supported.actions(task, env.action_space)
 
@@ -50,7 +53,7 @@ def make(task: TaskConfig, render: bool = False) -> gymnasium.Env:
     if task.max_decisions:
         env = wrappers.TimeLimit(env, task.max_decisions)
         decisions = min(task.max_decisions, decisions or task.max_decisions)
-    env = FiniteGuard(env, task.label, labels, () if task.name == "gym" else _divergence())
+    env = FiniteGuard(env, task.label, labels, _divergence(task))
     env.metadata = {
         **env.metadata,
         "episode_limit": decisions,
@@ -59,7 +62,9 @@ def make(task: TaskConfig, render: bool = False) -> gymnasium.Env:
     return env
 
 
-def make_vector(task: TaskConfig, count: int, processes: bool = True) -> gymnasium.vector.VectorEnv:
+def make_vector(
+    task: TaskConfig, count: int, processes: bool = True, variation: Variation | None = None
+) -> gymnasium.vector.VectorEnv:
     """`count` environments of a task, stepped together: one in this process, several in a process each.
 
     Nothing resets by itself. Start with `reset(seed=[s0, s1, ...])`. After a `step`, reset those that ended,
@@ -81,15 +86,25 @@ def make_vector(task: TaskConfig, count: int, processes: bool = True) -> gymnasi
     """
     if count < 1:
         raise ValueError(f"envs={count}: at least 1")
+    one = functools.partial(make, task, variation=variation)
     if count > 1 and processes:
-        return Processes(functools.partial(make, task), count)
+        return Processes(one, count)
     disabled = gymnasium.vector.AutoresetMode.DISABLED
-    return gymnasium.vector.SyncVectorEnv([functools.partial(make, task)] * count, autoreset_mode=disabled)
+    return gymnasium.vector.SyncVectorEnv([one] * count, autoreset_mode=disabled)
 
 
 def episode_limit(env: gymnasium.Env | gymnasium.vector.VectorEnv) -> int | None:
     """The decisions after which an episode is truncated; None if that never happens."""
     return env.metadata["episode_limit"]
+
+
+def _build(task: TaskConfig, render: bool, variation: Variation | None) -> gymnasium.Env:
+    """The environment as it comes, with its own time limit."""
+    if task.is_arm:
+        return wrappers.TimeLimit(arm.build(task, variation), arm.limit(task))
+    if variation is not None and not variation.off:
+        raise ValueError(f"randomise=: only for the SO-101's tasks, not {task.label}; randomise=off")
+    return _gym(task, render) if task.name == "gym" else suite.build(task.name)
 
 
 def _gym(task: TaskConfig, render: bool) -> gymnasium.Env:
@@ -124,8 +139,9 @@ def _state(observation: np.ndarray) -> dict[str, np.ndarray]:
 
 def _limit(env: gymnasium.Env) -> int | None:
     """The environment steps, before any action repeat, after which an episode is truncated; None if never."""
-    if env.spec.max_episode_steps is not None:
-        return env.spec.max_episode_steps
+    for found in (env.spec and env.spec.max_episode_steps, getattr(env, "_max_episode_steps", None)):
+        if found is not None:
+            return found
     steps = getattr(env.unwrapped, "_step_limit", math.inf)
     return None if math.isinf(steps) else math.ceil(steps)
 
@@ -136,8 +152,12 @@ def _seconds(env: gymnasium.Env) -> float:
     return float(seconds) if seconds else 1 / (env.metadata.get("render_fps") or 30)
 
 
-def _divergence() -> tuple[type[Exception], ...]:
-    """What dm_control raises when the physics diverges."""
+def _divergence(task: TaskConfig) -> tuple[type[Exception], ...]:
+    """What the task's environment raises when the physics diverges."""
+    if task.is_arm:
+        return (arm.Diverged,)
+    if task.name == "gym":
+        return ()
     from dm_control.rl.control import PhysicsError  # noqa: PLC0415
 
     return (PhysicsError,)

@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from policies.noise import Noise
 from policies.tokens import Tokens
 from worldmodel.model import STATE, WorldModel
 from worldmodel.planner import Memory, Plan, Planner
@@ -21,18 +22,18 @@ class Agent:
         tokens: Tokens,
         planner: Planner | None,
         generator: torch.Generator,
-        explore: bool = False,
+        explore: str = "",
         every: int = 0,
     ):
         """Without a planner the policy's mode is executed, with one the elites' mean.
 
-        With `explore` it is an elite drawn by its weight, plus noise of the plan's own spread. `every`: control steps
-        from one decision to the next; 0: a token's length. Up to that length the rest of a token is dropped; beyond,
-        the plan's next tokens are followed unseen, as far as there are any (the policy alone has one). Raises
-        ValueError for more steps than a plan has.
+        With `explore`, white or pink, it is an elite drawn by its weight, plus noise of that colour and of the plan's
+        own spread. `every`: control steps from one decision to the next; 0: a token's length. Up to that length the
+        rest of a token is dropped; beyond, the plan's next tokens are followed unseen, as far as there are any (the
+        policy alone has one). Raises ValueError for more steps than a plan has.
         """
         self.model, self.tokens, self.planner = model, tokens, planner
-        self.generator, self.explore = generator, explore
+        self.generator, self.noise = generator, Noise(explore, generator) if explore else None
         shortest, longest = (int(find()) for find in (tokens.lengths.min, tokens.lengths.max))
         known = shortest * (planner.config.horizon if planner else 1)
         if every > known and planner:
@@ -93,7 +94,7 @@ class Agent:
             self.spread = float(plan.spread[0].mean())
             self.imagined += int(plan.imagined[due].sum())
             self.choice = [whole[0, i] if due[i] else None for i in range(len(due))]
-            if self.explore:
+            if self.noise is not None:
                 sentences = self._explored(plan)
             until = self._until(sentences)
             same = self.tokens.kind(sentences[0]) == self.tokens.kind(chosen[0])
@@ -117,15 +118,16 @@ class Agent:
         drawn = torch.multinomial(plan.weights.cpu(), 1, generator=self.generator)[:, 0]
         elite = plan.elites[: self.ahead].cpu()[:, torch.arange(len(drawn)), drawn]
         spread = plan.spread[: self.ahead].cpu()
-        noise = torch.randn(spread.shape, generator=self.generator)
+        noise = torch.stack([self.noise.draw(*each.shape) for each in spread])
         points, kind = elite.split([self.tokens.points, self.tokens.size - self.tokens.points], -1)
         return torch.cat([(points + spread * noise).clamp(-1, 1), kind], -1)
 
     def state_dict(self) -> dict[str, Tensor]:
         """What the next action depends on, beside the model."""
+        saved = {} if self.noise is None else {"noise": self.noise.parts}
         if self.actions is None:
-            return {}
-        saved = {
+            return saved
+        saved |= {
             "actions": self.actions,
             "at": self.at,
             "until": self.until,
@@ -139,6 +141,8 @@ class Agent:
     def load_state_dict(self, saved: dict[str, Tensor]) -> None:
         """Take back what `state_dict` gave."""
         self.actions, self.memory = saved.get("actions"), None
+        if self.noise is not None:
+            self.noise.parts = saved["noise"]
         if self.actions is not None:
             self.at, self.until, self.spread = saved["at"].clone(), saved["until"].clone(), float(saved["spread"])
             self.decided, self.covered, self.imagined = saved["counts"].tolist()

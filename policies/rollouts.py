@@ -11,10 +11,19 @@ from policies.agent import Agent
 
 @dataclass(frozen=True)
 class Rollout:
-    """Returns (N,) and lengths (N,) in control steps of N episodes."""
+    """Returns (N,) and lengths (N,) in control steps of N episodes, and whether each succeeded (N,), at any step.
+
+    Where the environment does not tell (`is_success` in its info), nobody knows: None.
+    """
 
     returns: np.ndarray
     lengths: np.ndarray
+    successes: np.ndarray | None = None
+
+    @property
+    def success_rate(self) -> float | None:
+        """The fraction of the episodes that succeeded."""
+        return None if self.successes is None else float(self.successes.mean())
 
 
 def episode_seeds(seed: int, stream: int, episode: int, count: int) -> list[int]:
@@ -27,6 +36,11 @@ def as_tensors(observation: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
     return {key: torch.from_numpy(np.array(value, dtype=np.float32)) for key, value in observation.items()}
 
 
+def succeeded(info: dict) -> np.ndarray | None:
+    """Which of a vector's environments (N,) say that they are where their task wants them; None where none says."""
+    return info["is_success"].astype(bool) if "is_success" in info else None
+
+
 def rollout(env, agent: Agent, seed: int, limit: int, tick: Callable[[], None] | None = None) -> Rollout:
     """Run one episode in each of the N environments of `env`, until each has ended or `limit` control steps are done.
 
@@ -37,12 +51,15 @@ def rollout(env, agent: Agent, seed: int, limit: int, tick: Callable[[], None] |
     agent.reset(torch.ones(count, dtype=torch.bool)) if agent.actions is not None else None
     returns, lengths = np.zeros(count), np.zeros(count, dtype=int)
     alive = np.ones(count, dtype=bool)
+    successes = None
     for _ in range(limit):
         action = agent.act(as_tensors(observation)).numpy().copy()
         action[~alive] = 0
-        observation, reward, terminated, truncated, _ = env.step(action)
+        observation, reward, terminated, truncated, info = env.step(action)
         returns += reward * alive
         lengths += alive
+        if (now := succeeded(info)) is not None:
+            successes = now & alive if successes is None else successes | (now & alive)
         ended = terminated | truncated
         alive &= ~ended
         if tick:
@@ -52,4 +69,11 @@ def rollout(env, agent: Agent, seed: int, limit: int, tick: Callable[[], None] |
         if ended.any():
             # It must be reset before the next step; what it does then is not counted.
             observation, _ = env.reset(seed=episode_seeds(seed, 1, 1, count), options={"reset_mask": ended})
-    return Rollout(returns, lengths)
+    return Rollout(returns, lengths, successes)
+
+
+def success_rates(planned: Rollout, alone: Rollout) -> str:
+    """What to say after the returns about success, with the planner and without; nothing where nobody knows."""
+    if planned.success_rate is None or alone.success_rate is None:
+        return ""
+    return f", success {planned.success_rate:.0%}, policy alone {alone.success_rate:.0%}"

@@ -43,18 +43,24 @@ class CheckpointConfig:
         check("checkpoint.", self, "every keep", low=1)
 
 
+NOISES = ("white", "pink")
+
+
 @dataclass(frozen=True)
 class LoopConfig:
-    """The loop itself: environment steps in all, random control steps before learning starts."""
+    """The loop itself: environment steps in all, random control steps before learning starts, what exploring adds."""
 
     steps: int = 25_000
     seed_steps: int = 500
+    noise: str = "pink"
     seed: int = 1
 
     def __post_init__(self):
         """Raise ValueError for a value out of range."""
         check("", self, "steps seed_steps", low=1)
         check("", self, "seed", low=0, high=2**32 - 1)
+        if self.noise not in NOISES:
+            raise ValueError(f"noise={self.noise}: one of {', '.join(NOISES)}")
 
 
 WRITINGS = ("auto", "curves", "corners")

@@ -1,5 +1,6 @@
 """The training loop: act, remember, learn; evaluated and saved at intervals, resumable at any step."""
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor
 
 from policies.agent import Agent
-from policies.rollouts import as_tensors, episode_seeds
+from policies.rollouts import as_tensors, episode_seeds, succeeded
 from policies.settings import LoopConfig
 from policies.tokens import Tokens
 from worldmodel.learner import UPDATE_METRICS, Learner
@@ -19,11 +20,15 @@ from worldmodel.replay import Replay, Window
 
 @dataclass(frozen=True)
 class EpisodeEnd:
-    """A training episode that ended: its return, its length in control steps, and the newest update's metrics."""
+    """A training episode that ended: its return, its length in control steps, and the newest update's metrics.
+
+    `episode_success`: 1 if it succeeded at any step, 0 if not; None where the environment does not tell.
+    """
 
     episode_return: float
     episode_length: int
     metrics: dict[str, float]
+    episode_success: int | None = None
 
 
 class Trainer:
@@ -48,6 +53,7 @@ class Trainer:
         self.steps = 0  # control steps, over all environments
         self.episode = np.zeros(count, dtype=int)
         self.returns, self.lengths = np.zeros(count), np.zeros(count, dtype=int)
+        self.successes = np.zeros(count, dtype=int)
         self.metrics = torch.full((len(UPDATE_METRICS),), torch.nan)
         self.observation: dict[str, Tensor] = {}
 
@@ -68,12 +74,13 @@ class Trainer:
     def _step(self) -> list[EpisodeEnd]:
         count = self.env.num_envs
         if self.steps < self.config.seed_steps:
-            action = torch.rand(count, self.tokens.action_size, generator=self.generator) * 2 - 1
+            normal = self.agent.noise.draw(count, self.tokens.action_size)
+            action = torch.erf(normal / math.sqrt(2))  # uniform in [-1, 1]
             choice = [None] * count
         else:
             action = self.agent.act(self.observation)
             choice = self.agent.choice
-        observation, reward, terminated, truncated, _ = self.env.step(action.numpy())
+        observation, reward, terminated, truncated, info = self.env.step(action.numpy())
         self.observation = as_tensors(observation)
         state = self.observation[STATE]
         for i in range(count):
@@ -82,12 +89,23 @@ class Trainer:
         self.steps += count
         self.returns += reward
         self.lengths += 1
+        now = succeeded(info)
+        if now is not None:
+            self.successes |= now
         ended = terminated | truncated
         if not ended.any():
             return []
         metrics = dict(zip(UPDATE_METRICS, self.metrics.tolist(), strict=True))
         metrics["plan_spread"] = self.agent.spread
-        ends = [EpisodeEnd(float(self.returns[i]), int(self.lengths[i]), metrics) for i in np.flatnonzero(ended)]
+        ends = [
+            EpisodeEnd(
+                float(self.returns[i]),
+                int(self.lengths[i]),
+                metrics,
+                None if now is None else int(self.successes[i]),
+            )
+            for i in np.flatnonzero(ended)
+        ]
         self._begin(ended)
         return ends
 
@@ -98,7 +116,7 @@ class Trainer:
         for i in np.flatnonzero(ended):
             self.replay.start(int(i), self.observation[STATE][i])
         self.learner.model.normaliser.observe(self.observation[STATE][torch.from_numpy(ended)])
-        self.returns[ended], self.lengths[ended] = 0, 0
+        self.returns[ended], self.lengths[ended], self.successes[ended] = 0, 0, 0
         if self.agent.actions is not None:
             self.agent.reset(torch.from_numpy(ended))
 
@@ -146,6 +164,7 @@ class Trainer:
             "episode": torch.from_numpy(self.episode.copy()),
             "returns": torch.from_numpy(self.returns.copy()),
             "lengths": torch.from_numpy(self.lengths.copy()),
+            "successes": torch.from_numpy(self.successes.copy()),
             "metrics": self.metrics.clone(),
             "generator": self.generator.get_state(),
             "observation": self.observation[STATE],
@@ -161,6 +180,8 @@ class Trainer:
         self.steps = int(saved["steps"])
         self.episode = saved["episode"].numpy().copy()
         self.returns, self.lengths = saved["returns"].numpy().copy(), saved["lengths"].numpy().copy()
+        if "successes" in saved:  # not in a checkpoint of before there were any
+            self.successes = saved["successes"].numpy().copy()
         self.metrics = saved["metrics"].clone()
         self.observation = {STATE: saved["observation"].clone()}
         self.agent.load_state_dict({n[6:]: t for n, t in saved.items() if n.startswith("agent.")})

@@ -1,1 +1,1 @@
-"""sim/: MuJoCo scenes and a small arm that demonstrates pick-and-place."""
+"""sim/: MuJoCo scenes, a small arm that demonstrates pick-and-place, and the SO-101's twin behind a serial port."""

@@ -1,7 +1,12 @@
 """What the tests share: shapes and types checked while they run, seeded randomness, a tiny model, toy environments."""
 
 import functools
+import json
 import os
+import signal
+import subprocess
+import sys
+import time
 from types import SimpleNamespace
 
 import gymnasium
@@ -120,7 +125,7 @@ def trainer(env, length: int = 1, weights: int = 0, capacity: int = 200, precisi
     generator = torch.Generator().manual_seed(1)
     discounts = [0.9**n for n in token_settings(length).lengths]
     planner = Planner(model, discounts, planning)
-    agent = Agent(model, tokens, planner, generator, explore=True)
+    agent = Agent(model, tokens, planner, generator, explore="pink")
     replay = Replay(capacity, env.num_envs, state_size, env.single_action_space.shape[0], tokens.size)
     loop = LoopConfig(steps=1000, seed_steps=8, seed=1)
     learner = Learner(model, discounts, learning)
@@ -190,6 +195,59 @@ def arithmetic():
     before = torch.get_float32_matmul_precision()
     yield
     torch.set_float32_matmul_precision(before)
+
+
+class TwinProcess:
+    """semagram-twin, up and running: `port()` is where LeRobot finds it, `folder`/twin.json its calibration."""
+
+    START_S = 120.0  # a loaded machine
+
+    def __init__(self, folder, *keys: str):
+        self.folder, self.port_file, self.control = folder, folder / "port", folder / "port.control"
+        self.port_file.unlink(missing_ok=True)  # left by one that was killed
+        command = [sys.executable, "-m", "configs.twin", f"port_file={self.port_file}", *keys]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        end = time.monotonic() + self.START_S
+        while not self.port_file.exists():
+            assert self.process.poll() is None, self.process.communicate()
+            assert time.monotonic() < end, "the twin does not start"
+            time.sleep(0.02)
+
+    def port(self) -> str:
+        return self.port_file.read_text().strip()
+
+    def stop(self, number: int = signal.SIGTERM) -> dict:
+        """End it; its last line."""
+        self.process.send_signal(number)
+        out, err = self.process.communicate(timeout=self.START_S)
+        assert self.process.returncode == 0, err
+        return json.loads(out.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def start_twin():
+    """Starts twins: start_twin(folder, *keys); those that still run in the end are killed."""
+    twins = []
+
+    def start(folder, *keys: str) -> TwinProcess:
+        twins.append(TwinProcess(folder, *keys))
+        return twins[-1]
+
+    yield start
+    for twin in twins:
+        if twin.process.poll() is None:
+            twin.process.kill()
+            twin.process.communicate()
+
+
+@pytest.fixture(scope="module")
+def patient_driver():
+    """LeRobot's driver polls for 50 ms; let them be of its own time, not of others' on a loaded machine."""
+    import scservo_sdk  # noqa: PLC0415
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scservo_sdk.PortHandler, "getCurrentTime", lambda _: time.thread_time() * 1e3)
+        yield
 
 
 @pytest.fixture

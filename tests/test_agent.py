@@ -18,7 +18,7 @@ PLANNING = PlannerConfig(samples=8, policy_samples=2, elites=4, iterations=2, ho
 def make(toys):
     """Makes agents: of token length `length`, with a planner or with the policy alone."""
 
-    def agent(length=1, planned=True, explore=False, seed=0, every=0):
+    def agent(length=1, planned=True, explore="", seed=0, every=0):
         tokens = Tokens.of(toys.token_settings(length), 2)
         model = toys.tiny_model(3, tokens.points)
         planner = Planner(model, [0.9], PLANNING) if planned else None
@@ -90,7 +90,7 @@ def test_the_policy_alone_follows_one_token_at_most(make):
 
 
 def test_it_says_what_the_planner_chose_and_when(make):
-    agent = make(4, explore=True)
+    agent = make(4, explore="white")
     plans = counted(agent)
     for t in range(6):
         if t == 3:
@@ -103,7 +103,7 @@ def test_it_says_what_the_planner_chose_and_when(make):
 
 
 @pytest.mark.parametrize("length", [1, 4])
-@pytest.mark.parametrize(("planned", "explore"), [(True, True), (True, False), (False, False)])
+@pytest.mark.parametrize(("planned", "explore"), [(True, "pink"), (True, ""), (False, "")])
 def test_actions_are_in_range(make, length, planned, explore):
     agent = make(length, planned, explore)
     with torch.no_grad():
@@ -160,7 +160,7 @@ def test_a_neighbours_reset_leaves_a_token_and_its_plan(make):
 
 
 def test_it_explores_as_widely_as_the_plan_is_unsure(make):
-    still, restless = make(), make(explore=True)
+    still, restless = make(), make(explore="white")
     plans = counted(restless)
     away = restless.act(seen(500)) - plans[0].tokens[0]
     assert torch.equal(still.act(seen(500)), plans[0].tokens[0].clamp(-1, 1))
@@ -180,7 +180,7 @@ def test_another_number_of_environments_begins_anew(make):
 @pytest.mark.parametrize("steps", [0, 1, 3])
 @pytest.mark.parametrize("planned", [True, False])
 def test_an_agent_read_back_goes_on_to_the_bit(make, length, steps, planned):
-    one, other = make(length, planned, True), make(length, planned, True, seed=9)
+    one, other = make(length, planned, "pink"), make(length, planned, "pink", seed=9)
     for t in range(steps):
         one.act(seen(2, t))
     other.load_state_dict({name: t.clone() for name, t in one.state_dict().items()})

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from envs import rendering
 from envs.make import make
-from envs.rendering import RenderingUnavailable, choose_backend, frame
+from envs.rendering import frame
 from envs.settings import TaskConfig
+from sim import canvas
+from sim.canvas import RenderingUnavailable, choose_backend
 
 STATE = "observation.state"
 
@@ -29,7 +30,12 @@ def drawing():
 
 @pytest.mark.parametrize(
     "task",
-    [TaskConfig("cartpole-swingup"), TaskConfig("quadruped-escape"), TaskConfig("gym", "HalfCheetah-v5")],
+    [
+        TaskConfig("cartpole-swingup"),
+        TaskConfig("quadruped-escape"),
+        TaskConfig("so101-touch"),
+        TaskConfig("gym", "HalfCheetah-v5"),
+    ],
     ids=lambda task: task.label,
 )
 def test_a_frame_shows_the_state_and_leaves_it(drawing, task):
@@ -125,8 +131,8 @@ def test_without_graphics_a_task_works_and_a_frame_says_what_to_install(monkeypa
     monkeypatch.delenv("MUJOCO_GL", raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(rendering, "LIBRARIES", libraries)
-    monkeypatch.setattr(rendering.sys, "platform", "linux")
+    monkeypatch.setattr(canvas, "LIBRARIES", libraries)
+    monkeypatch.setattr(canvas.sys, "platform", "linux")
     env = make(TaskConfig("cartpole-swingup"), render=True)
     env.reset(seed=0)
     with pytest.raises(RenderingUnavailable, match=message) as caught:
@@ -139,8 +145,8 @@ def test_the_backend_that_is_set_is_taken(monkeypatch):
         monkeypatch.setenv("MUJOCO_GL", backend)
         assert choose_backend() == backend
     monkeypatch.delenv("MUJOCO_GL")
-    monkeypatch.setattr(rendering.sys, "platform", "linux")
-    monkeypatch.setattr(rendering, "LIBRARIES", {"egl": "libNone.so", "osmesa": "libc.so.6"})
+    monkeypatch.setattr(canvas.sys, "platform", "linux")
+    monkeypatch.setattr(canvas, "LIBRARIES", {"egl": "libNone.so", "osmesa": "libc.so.6"})
     assert choose_backend() == "osmesa"
 
 
@@ -148,8 +154,9 @@ def draw_elsewhere(**variables):
     """Draw two tasks in another process, since MuJoCo asks for a driver once; what it says, and its errors."""
     code = """
 from envs.make import make
-from envs.rendering import RenderingUnavailable, frame
+from envs.rendering import frame
 from envs.settings import TaskConfig
+from sim.canvas import RenderingUnavailable
 try:
     for task in TaskConfig("cartpole-swingup"), TaskConfig("walker-walk"):
         env = make(task, render=True)

@@ -216,7 +216,8 @@ def test_a_batch_is_its_window_in_tokens(toys, length):
     executed = trainer.tokens.curves[0].decode(batch.token)
     known = window.valid & ~window.terminated
     assert known.any()
-    assert (executed - window.action)[known].abs().max() < 0.7  # windows begin anywhere: a fit, not a copy
+    left = (executed - window.action)[known].square().mean().sqrt()
+    assert left < 0.7 * window.action[known].square().mean().sqrt()  # windows begin anywhere: a fit, not a copy
 
 
 def test_the_first_steps_are_random_and_then_the_agents(toys):

@@ -197,8 +197,8 @@ def test_what_explores_searches_in_full_and_what_is_judged_acts_by_the_averaged_
     parts = Training.begin(keys, tmp_path / "run").parts
     try:
         exploring, judged = parts.trainer.agent, parts.evaluator(True, 0)
-        assert (exploring.explore, exploring.planner.config.budget) == (True, "fixed")
-        assert (judged.explore, judged.planner.config.budget) == (False, "adaptive")
+        assert (exploring.noise is not None, exploring.planner.config.budget) == (True, "fixed")
+        assert (judged.noise is not None, judged.planner.config.budget) == (False, "adaptive")
         assert exploring.model is exploring.planner.model is parts.learner.model
         assert judged.model is judged.planner.model is parts.learner.acting
     finally:

@@ -1,0 +1,112 @@
+"""semagram-twin: a simulated SO-101 on a serial port of its own, for LeRobot's real driver."""
+
+HELP = """semagram-twin: a simulated SO-101 on a serial port, for LeRobot's own driver. It runs until Ctrl-C.
+
+  semagram-twin port_file=runs/twin/port
+
+then, in another terminal:
+
+  lerobot-teleoperate --robot.type=so101_follower --robot.port=$(cat runs/twin/port) \\
+      --robot.id=twin --robot.calibration_dir=runs/twin ...
+
+Keys, with their defaults:
+
+  port_file=""             a file to write the port's name to; removed at the end, and while the USB cable is out
+  calibration_file=""      a LeRobot calibration, read if it exists, written if not (default twin.json beside
+                           port_file); the servos hold it from the start, so that LeRobot does not ask
+  control_file=""          a Unix socket for requests, one JSON object a line (default <port_file>.control)
+  scene=""                 a MuJoCo scene with the SO-101's joints and actuators by name (default the arm on a table)
+
+What is to go wrong:
+
+  faults.lost=0            the share of packets that vanish on the line
+  faults.corrupted=0       the share of packets with a wrong byte
+  faults.slow_ms=0         replies come so much later
+  faults.dead=elbow_flex   a servo dies: silent and limp
+  faults.overload=gripper  a servo protects itself: little torque, an error in each reply
+  faults.held=wrist_flex   a joint is held by hand
+  faults.cable=usb         a cable is pulled: usb, power, or a joint's lead
+  faults.after_s=0         so long after the first goal (0: from the start)
+  faults.for_s=0           for so long (0: for good)
+  faults.seed=0            which packets
+
+docs/twin.md tells what each looks like. The last line of stdout is one JSON object: packets, replies, reply_ms_p50,
+reply_ms_p99, faults.
+"""
+
+
+def main() -> None:
+    """Run the command."""
+    from configs.command import run  # noqa: PLC0415
+
+    run("twin", HELP, twin)
+
+
+def twin(keys: dict, _folder) -> dict:
+    """Serve the twin until it is stopped; returns what it served. Raises ValueError, OSError."""
+    import gc  # noqa: PLC0415
+    import sys  # noqa: PLC0415
+    from pathlib import Path  # noqa: PLC0415
+
+    from configs.strict import build  # noqa: PLC0415
+    from envs.benchmark.atomic import replacing  # noqa: PLC0415
+    from sim import twin_calibration, twin_model  # noqa: PLC0415
+    from sim.twin import Twin  # noqa: PLC0415
+    from sim.twin_arm import TwinArm  # noqa: PLC0415
+    from sim.twin_settings import TwinConfig  # noqa: PLC0415
+
+    config = build(TwinConfig, keys)
+    port_file, calibration_file = Path(config.port_file), config.calibration_path
+    model = twin_model.build(config.scene)
+    if calibration_file.exists():
+        calibration = twin_calibration.read(calibration_file)
+    else:
+        calibration = twin_calibration.fitting(twin_model.limits(model))
+    port_file.parent.mkdir(parents=True, exist_ok=True)
+    with Twin(
+        TwinArm(model, calibration), config.faults, config.control_path, lambda name: _announce(name, port_file)
+    ) as server:
+        if not calibration_file.exists():
+            with replacing(calibration_file) as draft:
+                draft.write_text(twin_calibration.text(calibration), encoding="utf-8")
+        gc.collect()
+        gc.freeze()  # what is here stays: no long pauses later
+        print(f"calibration: {calibration_file}; scheduling: {_hurry()}", file=sys.stderr)
+        return {"calibration_file": str(calibration_file), **server.run()}
+
+
+def _announce(name: str, port_file) -> None:
+    """Write the port's name, whole or not at all; remove the file when there is no port."""
+    import sys  # noqa: PLC0415
+
+    from envs.benchmark.atomic import replacing  # noqa: PLC0415
+
+    if not name:
+        port_file.unlink(missing_ok=True)
+        print("port: unplugged", file=sys.stderr)
+        return
+    with replacing(port_file) as draft:
+        draft.write_text(name + "\n", encoding="utf-8")
+    print(f"port: {name} ({port_file})", file=sys.stderr)
+
+
+def _hurry() -> str:
+    """Ask to be served before others: LeRobot waits 50 ms for an answer, and never repeats a write. What we got."""
+    import os  # noqa: PLC0415
+
+    if not hasattr(os, "sched_setscheduler"):
+        return "ordinary"
+    for name, ask in (
+        ("real-time", lambda: os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))),
+        ("raised", lambda: os.setpriority(os.PRIO_PROCESS, 0, -10)),
+    ):
+        try:
+            ask()
+        except PermissionError:
+            continue
+        return name
+    return "ordinary (the user may not ask for more)"
+
+
+if __name__ == "__main__":
+    main()

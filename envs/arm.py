@@ -1,0 +1,82 @@
+"""The SO-101's tasks as they are learned: a named state, actions that are joint targets, success beside the reward."""
+
+from typing import TYPE_CHECKING
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+
+from envs import suite
+from robot.targets import Targets
+
+if TYPE_CHECKING:
+    from envs.settings import TaskConfig
+    from sim.variation import Variation
+
+LAG = "target_lag"
+
+
+class Diverged(ArithmeticError):
+    """MuJoCo gave up on the arm's state."""
+
+
+class JointTargets(gymnasium.Wrapper):
+    """An environment of `sim.so101` with actions (6,) in [-1, 1], as `robot.targets` reads them.
+
+    Observations: a Dict of so101-nexus's own components, and `target_lag` (6,): the last target less the joints'
+    positions, in rad, which a tied action moves. `info` holds `is_success` alone.
+
+    Raises:
+        Diverged: from `reset` or `step`, where the physics did.
+    """
+
+    def __init__(self, env: gymnasium.Env, targets: Targets):
+        """Take `env`, and how its actions are read."""
+        from sim.so101 import components  # noqa: PLC0415
+
+        super().__init__(env)
+        self.targets = targets
+        self.target = np.zeros(6)  # rad
+        self._parts = components(env)
+        sizes = {name: part.stop - part.start for name, part in self._parts.items()} | {LAG: 6}
+        boxes = {name: spaces.Box(-np.inf, np.inf, (size,), np.float32) for name, size in sizes.items()}
+        self.observation_space = spaces.Dict(boxes)
+        self.action_space = spaces.Box(-1.0, 1.0, (6,), np.float32)
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None):
+        """Reset; the first target is where the arm was told to be."""
+        observation, info = self.env.reset(seed=seed, options=options)
+        self.target = self.unwrapped.commanded
+        return self._see(observation), {"is_success": bool(info["success"])}
+
+    def step(self, action: np.ndarray):
+        """One control step with the next target."""
+        self.target = self.targets.next(self.target, action)
+        observation, reward, terminated, truncated, info = self.env.step(self.target.astype(np.float32))
+        return self._see(observation), float(reward), terminated, truncated, {"is_success": bool(info["success"])}
+
+    def _see(self, observation: np.ndarray) -> dict[str, np.ndarray]:
+        from sim.so101 import diverged  # noqa: PLC0415
+
+        if diverged(self.env):
+            raise Diverged("MuJoCo found a position, velocity or acceleration that is not finite or too large")
+        seen = {name: observation[part] for name, part in self._parts.items()}
+        seen[LAG] = (self.target - observation[self._parts["joint_positions"]]).astype(np.float32)
+        return seen
+
+
+def build(task: "TaskConfig", variation: "Variation | None" = None) -> gymnasium.Env:
+    """The environment of one of the arm's tasks, without a time limit; each episode varies as `variation` says."""
+    with suite.importing():
+        from sim import so101  # noqa: PLC0415
+    with suite.quiet():
+        env = so101.build(task.name, task.control_hz, task.end_on_success, variation)
+    targets = Targets.at(task.control_hz, *so101.limits(env), task.control)
+    return JointTargets(env, targets)
+
+
+def limit(task: "TaskConfig") -> int:
+    """The control steps after which an episode of one of the arm's tasks is truncated."""
+    from sim.so101_tasks import TASKS  # noqa: PLC0415
+
+    return round(TASKS[task.name].seconds * task.control_hz)

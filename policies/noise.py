@@ -1,0 +1,36 @@
+"""The noise that an agent explores with: white, or such that lasts.
+
+White noise undoes itself from one decision to the next; a body with inertia hardly moves by it. Pink noise, whose power
+falls with frequency as 1/f, has swings of every duration, and is the best choice where nothing is known of the task
+(Eberhard et al. 2023, "Pink noise is all you need", ICLR).
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+COLOURS = {"white": (1,), "pink": (1, 4, 16, 64)}
+"""How many draws the parts of a noise last."""
+
+
+class Noise:
+    """Standard normal at each draw; from draw to draw independent (white), or correlated about as 1/f noise is (pink).
+
+    Pink is a sum of equally strong first-order autoregressions whose time constants lie a factor of 4 apart: their
+    spectra add up to nearly 1/f between the shortest and the longest (Keshner 1982, Proc. IEEE 70(3)).
+    """
+
+    def __init__(self, colour: str, generator: torch.Generator):
+        self.generator = generator
+        lasting = torch.tensor(COLOURS[colour], dtype=torch.float32)
+        self.keep = torch.where(lasting > 1, torch.exp(-1 / lasting), 0.0)
+        self.parts = torch.zeros(len(lasting), 0)  # where each part stands
+
+    def draw(self, *shape: int) -> Float[Tensor, "..."]:
+        """The next numbers, of this shape; where it is not that of the last draw, the noise begins anew."""
+        fresh = torch.randn(len(self.keep), *shape, generator=self.generator)
+        if self.parts.shape == fresh.shape:
+            keep = self.keep.view(-1, *[1] * len(shape))
+            fresh = keep * self.parts + (1 - keep.square()).sqrt() * fresh
+        self.parts = fresh
+        return fresh.sum(0) / len(fresh) ** 0.5

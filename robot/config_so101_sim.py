@@ -1,0 +1,35 @@
+"""What can be set about the simulated SO-101, as LeRobot's commands read it: `--robot.type=semagram_so101_sim`."""
+
+from dataclasses import dataclass, field
+
+from lerobot.cameras import CameraConfig
+from lerobot.robots.config import RobotConfig
+
+from sim.so101_tasks import TASKS
+
+
+@RobotConfig.register_subclass("semagram_so101_sim")
+@dataclass(kw_only=True)
+class SO101SimConfig(RobotConfig):
+    """An SO-101 in a scene of so101-nexus. What it shares with LeRobot's `so101_follower` means the same.
+
+    `task`: whose scene, by its name in `sim.so101_tasks`. `seed`: of its first layout. Each command that is sent lasts
+    1 / `control_hz` seconds, which the loop's rate should be.
+    """
+
+    task: str = "so101-touch"
+    seed: int = 0
+    control_hz: float = 30.0
+    cameras: dict[str, CameraConfig] = field(default_factory=dict)
+    max_relative_target: float | dict[str, float] | None = None
+    use_degrees: bool = True
+
+    def __post_init__(self):
+        """Raise ValueError for a value that cannot be."""
+        super().__post_init__()
+        if self.task not in TASKS:
+            raise ValueError(f"robot.task={self.task}: one of {', '.join(TASKS)}")
+        if not 5 <= self.control_hz <= 100:
+            raise ValueError(f"robot.control_hz={self.control_hz}: from 5 to 100")
+        if self.seed < 0:
+            raise ValueError(f"robot.seed={self.seed}: at least 0")

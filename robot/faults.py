@@ -1,0 +1,46 @@
+"""What can be wrong between a goal and a command: a kind, one line that says it, and when."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class FaultKind(StrEnum):
+    """Every reason for which the gate stops the arm."""
+
+    CLOCK = "clock"  # the time given to a step is not a number, or is before the last one
+    LATE = "late-loop"  # too long since the last step
+    MISSING = "missing"  # no goal or no reading, or a joint is not in it
+    SHAPE = "shape"  # not one number for each joint
+    NOT_FINITE = "not-finite"
+    STALE = "stale"  # too old
+    ORDER = "out-of-order"  # older than the one before, or from the future
+    OUTSIDE = "outside"  # the arm is too far outside its limits to begin
+    PUSHED = "pushed"  # the arm was moved away from its command faster than the command may follow
+    DRIVER = "driver"  # the robot's driver failed
+    STOP = "stop"  # asked to stop
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One fault: its kind, one line for a person, and the time of the step that found it, in seconds."""
+
+    kind: FaultKind
+    message: str
+    at: float
+
+    def __str__(self):
+        """The kind and the line."""
+        return f"{self.kind}: {self.message}"
+
+
+class NotReleasable(ValueError):
+    """The gate cannot be released yet; the message says what is still wrong."""
+
+
+class RobotFault(RuntimeError):
+    """The gate has stopped the robot; `fault` says why."""
+
+    def __init__(self, fault: Fault):
+        """Keep the fault with its line."""
+        super().__init__(str(fault))
+        self.fault = fault

@@ -1,0 +1,154 @@
+"""What a robot may be commanded: limits per joint, a box for the gripper's tip, and how old or late things may be.
+
+All are in the robot's own units, as LeRobot gives them: degrees, and 0 to 100 for a gripper.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+
+from worldmodel.ranges import check
+
+SLOWEST_STOP_S = 10.0
+
+
+@dataclass(frozen=True)
+class JointLimits:
+    """One joint: position from `low` to `high`; `rate` in units/s, `acceleration` in units/s^2.
+
+    `step`: how far a command may be from the measured position, which bounds how hard a servo pulls.
+    """
+
+    low: float
+    high: float
+    rate: float
+    acceleration: float
+    step: float
+
+    def __post_init__(self):
+        """Raise ValueError for limits between which nothing can move."""
+        check("", self, "low high", low=-1e6, high=1e6)
+        check("", self, "rate acceleration step", low=1e-3, high=1e6)
+        if self.low >= self.high:
+            raise ValueError(f"low={self.low}: below high, {self.high}")
+        if self.rate > SLOWEST_STOP_S * self.acceleration:
+            raise ValueError(f"rate={self.rate}: at most {SLOWEST_STOP_S:g} s of acceleration, {self.acceleration}")
+
+
+@dataclass(frozen=True)
+class Box:
+    """Where the gripper's tip may be, in metres from the arm's base: x forward, y left, z up from the table."""
+
+    x_low: float = -1.0
+    x_high: float = 1.0
+    y_low: float = -1.0
+    y_high: float = 1.0
+    z_low: float = 0.0
+    z_high: float = 1.0
+
+    def __post_init__(self):
+        """Raise ValueError for a box that holds nothing."""
+        check("box.", self, " ".join(f.name for f in fields(self)), low=-100, high=100)
+        for axis, low, high in zip("xyz", self.low, self.high, strict=True):
+            if low >= high:
+                raise ValueError(f"box.{axis}_low={low}: below box.{axis}_high, {high}")
+
+    @property
+    def low(self) -> np.ndarray:
+        """The lowest corner (3,)."""
+        return np.array([self.x_low, self.y_low, self.z_low])
+
+    @property
+    def high(self) -> np.ndarray:
+        """The highest corner (3,)."""
+        return np.array([self.x_high, self.y_high, self.z_high])
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Limits of a whole robot, its joints in their order.
+
+    `observation_age_s` and `goal_age_s`: older readings or goals are stale; `loop_s`: the longest time between steps.
+    """
+
+    joints: Mapping[str, JointLimits]
+    box: Box | None = None
+    observation_age_s: float = 0.2
+    goal_age_s: float = 0.5
+    loop_s: float = 0.2
+
+    def __post_init__(self):
+        """Raise ValueError for a robot without joints, or a time that is not positive."""
+        if not self.joints:
+            raise ValueError("joints: at least one")
+        for name, joint in self.joints.items():
+            if not isinstance(joint, JointLimits):
+                raise ValueError(f"joints.{name}={joint}: JointLimits")
+        check("", self, "observation_age_s goal_age_s loop_s", above=0, high=60)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The joints' names, in order."""
+        return tuple(self.joints)
+
+    def column(self, field: str) -> np.ndarray:
+        """One field of every joint (D,)."""
+        return np.array([getattr(joint, field) for joint in self.joints.values()], dtype=float)
+
+
+GRIPPER = "gripper"
+TURN, COUNTS = 360.0, 4095  # LeRobot's degrees: a turn is the highest count
+_RANGES = {  # the arm's own, in degrees about the middle of its calibration
+    "shoulder_pan": (-110.0, 110.0),
+    "shoulder_lift": (-100.0, 100.0),
+    "elbow_flex": (-96.8, 96.8),
+    "wrist_flex": (-95.0, 95.0),
+    "wrist_roll": (-157.2, 157.2),
+    GRIPPER: (0.0, 100.0),
+}
+_PACES = {  # rate, acceleration, step; then the gripper's: on an object its step is how hard it presses
+    "careful": ((30.0, 120.0, 12.0), (50.0, 250.0, 20.0)),
+    "normal": ((120.0, 600.0, 25.0), (200.0, 1000.0, 40.0)),
+}
+_BOXES = {"careful": Box(x_low=0.0, z_low=0.02), "normal": Box(z_low=0.0)}
+_EDGES = {"careful": 5.0, "normal": 1.0}  # degrees kept from each end of a joint's range
+PRESETS = tuple(_PACES)
+
+
+def so101(preset: str = "careful", calibration: Mapping | None = None, degrees: bool = True) -> Limits:
+    """The limits of an SO-101 by name: `careful` for a first run, `normal` after it.
+
+    `calibration`: LeRobot's of this arm (joint -> range_min, range_max in counts); a range that is narrower than the
+    arm's own narrows the limits. With `degrees` False (LeRobot's use_degrees) the joints are in -100 to 100 of their
+    calibrated range. Raises ValueError for an unknown preset, or a calibration that lacks a joint or has no range.
+    """
+    if preset not in PRESETS:
+        raise ValueError(f"limits={preset}: one of {', '.join(PRESETS)}")
+    if not degrees and calibration is None:
+        raise ValueError("use_degrees=false: needs the arm's calibration, which says how many degrees 100 is")
+    joints = {}
+    for name, (low, high) in _RANGES.items():
+        rate, acceleration, step = _PACES[preset][name == GRIPPER]
+        joint = JointLimits(low, high, rate, acceleration, step)
+        if name != GRIPPER:
+            half = math.inf if calibration is None else half_range(name, calibration)
+            joint = replace(joint, low=max(low, -half) + _EDGES[preset], high=min(high, half) - _EDGES[preset])
+            if not degrees:
+                joint = JointLimits(**{f.name: getattr(joint, f.name) * 100 / half for f in fields(joint)})
+        joints[name] = joint
+    return Limits(joints, _BOXES[preset])
+
+
+def half_range(name: str, calibration: Mapping) -> float:
+    """Degrees from the middle of a joint's calibrated range to its end. Raises ValueError."""
+    entry = calibration.get(name)
+    if entry is None:
+        raise ValueError(f"calibration: no joint {name!r}, only {', '.join(calibration) or 'none'}")
+    half = (entry.range_max - entry.range_min) / 2 * TURN / COUNTS
+    if not half > 2 * max(_EDGES.values()):
+        raise ValueError(
+            f"calibration: {name} from {entry.range_min} to {entry.range_max}: no range; calibrate the arm"
+        )
+    return half

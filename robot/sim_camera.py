@@ -1,0 +1,59 @@
+"""A camera in the simulated arm's scene, as LeRobot sees cameras; a frame costs milliseconds without a GPU."""
+
+import numpy as np
+from lerobot.cameras import Camera
+from lerobot.utils.errors import DeviceNotConnectedError
+
+from robot.config_sim_camera import SimCameraConfig
+from sim.canvas import Canvas
+
+
+class SimCamera(Camera):
+    """Draws the scene it is shown as it is when read. Frames are (height, width, 3) uint8, RGB."""
+
+    def __init__(self, config: SimCameraConfig):
+        super().__init__(config)
+        self.config = config
+        self._scene = None
+        self._canvas: Canvas | None = None
+
+    def show(self, scene) -> None:
+        """Give it the environment of `sim.so101` that it looks at."""
+        self._scene = scene
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether it can draw."""
+        return self._canvas is not None
+
+    @staticmethod
+    def find_cameras() -> list[dict]:
+        """None: they are where a configuration puts them."""
+        return []
+
+    def connect(self, warmup: bool = True) -> None:
+        """Get ready to draw. Raises DeviceNotConnectedError without a scene, RenderingUnavailable without graphics."""
+        if self._scene is None:
+            raise DeviceNotConnectedError(f"{self}: it is not in a simulated robot")
+        model, view = self._scene.model, self._scene.views[self.config.view]
+        self._canvas = Canvas(model, self.height, self.width, view)
+
+    def read(self, color_mode=None) -> np.ndarray:
+        """The frame of now."""
+        if self._canvas is None:
+            raise DeviceNotConnectedError(f"{self} is not connected")
+        return self._canvas.draw(self._scene.data)
+
+    def async_read(self, timeout_ms: float = 200) -> np.ndarray:
+        """The frame of now."""
+        return self.read()
+
+    def read_latest(self, max_age_ms: int = 500) -> np.ndarray:
+        """The frame of now."""
+        return self.read()
+
+    def disconnect(self) -> None:
+        """Free what OpenGL holds."""
+        if self._canvas is not None:
+            self._canvas.close()
+        self._canvas = None

@@ -1,0 +1,204 @@
+"""One STS3215 servo: its registers, what a write to them does, and how it follows a goal and protects itself."""
+
+import math
+from dataclasses import dataclass
+
+STEPS = 4096  # of one turn of the encoder
+FASTEST = 3400  # steps/s without load
+AMBIENT_C, STALL_RISE_C, COOLING_S = 28.0, 60.0, 300.0  # a plausible motor, not a measured one
+STALL_CURRENT = 415  # in units of 6.5 mA
+OVERHEATED, OVERLOADED = 0x04, 0x20  # bits of Status and of Unloading_Condition
+TORQUE_ON, SET_MIDDLE = 1, 128  # values of Torque_Enable
+SAVED = 40  # registers below this address outlive the power, if they are written while Lock is 0
+SIZE = 87
+
+# name: (address, bytes, sign bit or 0, value from the factory). The names are LeRobot's.
+REGISTERS = {
+    "Firmware_Major_Version": (0, 1, 0, 3),
+    "Firmware_Minor_Version": (1, 1, 0, 10),
+    "Model_Number": (3, 2, 0, 777),
+    "ID": (5, 1, 0, 1),
+    "Response_Status_Level": (8, 1, 0, 1),
+    "Min_Position_Limit": (9, 2, 0, 0),
+    "Max_Position_Limit": (11, 2, 0, STEPS - 1),
+    "Max_Temperature_Limit": (13, 1, 0, 70),
+    "Max_Torque_Limit": (16, 2, 0, 1000),
+    "Phase": (18, 1, 0, 12),
+    "Unloading_Condition": (19, 1, 0, 0x2C),
+    "P_Coefficient": (21, 1, 0, 32),
+    "D_Coefficient": (22, 1, 0, 32),
+    "Homing_Offset": (31, 2, 11, 0),
+    "Operating_Mode": (33, 1, 0, 0),
+    "Protective_Torque": (34, 1, 0, 20),
+    "Protection_Time": (35, 1, 0, 200),
+    "Overload_Torque": (36, 1, 0, 80),
+    "Torque_Enable": (40, 1, 0, 0),
+    "Acceleration": (41, 1, 0, 0),
+    "Goal_Position": (42, 2, 15, 0),
+    "Goal_Velocity": (46, 2, 15, 0),
+    "Torque_Limit": (48, 2, 0, 1000),
+    "Lock": (55, 1, 0, 1),
+    "Present_Position": (56, 2, 15, 0),
+    "Present_Velocity": (58, 2, 15, 0),
+    "Present_Load": (60, 2, 10, 0),
+    "Present_Voltage": (62, 1, 0, 120),
+    "Present_Temperature": (63, 1, 0, round(AMBIENT_C)),
+    "Status": (65, 1, 0, 0),
+    "Moving": (66, 1, 0, 0),
+    "Present_Current": (69, 2, 0, 0),
+    "Maximum_Acceleration": (85, 1, 0, 0),
+}
+READ_ONLY = frozenset([*range(5), *range(56, 71)])
+
+
+@dataclass(frozen=True)
+class Drive:
+    """What a servo asks of its motor: a place in steps, how stiffly (1 at P_Coefficient 16), the torque it may use."""
+
+    target: float
+    stiffness: float
+    torque: float  # share of the stall torque
+
+
+class Servo:
+    """A servo whose shaft stands at `shaft` steps: a real number that goes on counting over full turns.
+
+    `servo[name]` reads and sets a register by its name, signs decoded, whether or not the line may write it.
+    """
+
+    def __init__(self, servo_id: int, shaft: float = STEPS / 2):
+        self.memory = bytearray(SIZE)
+        for name, (*_, value) in REGISTERS.items():
+            self[name] = value
+        self["ID"] = servo_id
+        self.saved = bytes(self.memory[:SAVED])
+        self.shaft, self.setpoint, self.speed = shaft, shaft, 0.0
+        self.celsius = AMBIENT_C
+        self.told = False  # whether the line has ever set a goal
+        self.power_on()
+
+    def __getitem__(self, name: str) -> int:
+        """The register's value, sign decoded."""
+        address, length, sign, _ = REGISTERS[name]
+        value = int.from_bytes(self.memory[address : address + length], "little")
+        return -(value & ~(1 << sign)) if sign and value >> sign & 1 else value
+
+    def __setitem__(self, name: str, value: int) -> None:
+        """Set the register; a value too great for it becomes the greatest it can hold."""
+        address, length, sign, _ = REGISTERS[name]
+        most = (1 << sign if sign else 1 << 8 * length) - 1
+        coded = min(abs(value), most) | (1 << sign if sign and value < 0 else 0)
+        self.memory[address : address + length] = coded.to_bytes(length, "little")
+
+    def power_on(self) -> None:
+        """Start as after the power came: the saved registers, all others as from the factory, no torque."""
+        for name, (address, *_, value) in REGISTERS.items():
+            if address >= SAVED:
+                self[name] = value
+        self.memory[:SAVED] = self.saved
+        self["Torque_Limit"] = self["Max_Torque_Limit"]
+        self.powered, self.strained_s = True, 0.0
+        self.sense(self.shaft, 0.0, 0.0, 0.0)
+        self.stay()
+
+    def power_off(self) -> None:
+        """Go limp and silent."""
+        self.powered = False
+
+    def read(self, address: int, length: int) -> bytes:
+        """The registers from `address` on; zeros beyond the last."""
+        return bytes(self.memory[address : address + length]).ljust(length, b"\0")
+
+    def write(self, address: int, data: bytes) -> None:
+        """Set registers as the line does: what cannot be written stays, and what a write sets off happens."""
+        for at, value in enumerate(data, address):
+            if at >= SIZE or at in READ_ONLY:
+                continue
+            if at == REGISTERS["Torque_Enable"][0]:
+                self._switch(value)
+                continue
+            self.memory[at] = value
+            self.told |= at == REGISTERS["Goal_Position"][0]
+            if at < SAVED and self["Lock"] == 0:
+                self.saved = self.saved[:at] + bytes([value]) + self.saved[at + 1 :]
+
+    def _switch(self, value: int) -> None:
+        if value == SET_MIDDLE:  # the place where the shaft is becomes 2048
+            self["Homing_Offset"] = _wrap(round(self.shaft) - STEPS // 2)
+            self.saved = bytes(self.memory[:SAVED])
+            self.sense(self.shaft, 0.0, 0.0, 0.0)
+            return
+        if value == TORQUE_ON and self["Torque_Enable"] != TORQUE_ON:
+            self.stay()
+        self["Torque_Enable"] = value
+        self._recover()
+
+    def stay(self) -> None:
+        """Make the present place the goal, at rest."""
+        self["Goal_Position"] = self["Present_Position"]
+        self.setpoint, self.speed = self.shaft, 0.0
+
+    def _recover(self) -> None:
+        self["Status"] &= ~OVERLOADED
+        self.strained_s = 0.0
+
+    def overload(self) -> None:
+        """Enter overload protection: little torque, and an error in every reply, until torque is switched."""
+        self["Status"] |= OVERLOADED
+
+    def present(self) -> float:
+        """The shaft's place on the line: the homing offset taken off, within one turn unless Phase bit 4 is set."""
+        place = self.shaft - self["Homing_Offset"]
+        return place if self["Phase"] & 0x10 else (place + 0.5) % STEPS - 0.5
+
+    def drive(self, dt_s: float) -> Drive:
+        """Move the setpoint on by `dt_s`: towards the goal, at Acceleration (100 steps/s^2) up to Goal_Velocity."""
+        status, limit = self["Status"], self["Torque_Limit"] / 1000
+        off = self["Torque_Enable"] != TORQUE_ON or self["Operating_Mode"] != 0 or status & OVERHEATED
+        if not self.powered or off:
+            self.setpoint, self.speed = self.shaft, 0.0
+            return Drive(self.shaft, 0.0, 0.0)
+        low, high = self["Min_Position_Limit"], self["Max_Position_Limit"]
+        goal = self["Goal_Position"]
+        if low or high:
+            goal = max(low, min(high, goal))
+        away = self.shaft + goal - self.present() - self.setpoint
+        fastest = abs(self["Goal_Velocity"]) or FASTEST
+        wanted = min(fastest, abs(away) / dt_s)
+        if rate := 100 * self["Acceleration"]:
+            wanted = min(wanted, math.sqrt(2 * rate * abs(away)))
+            change = math.copysign(wanted, away) - self.speed
+            self.speed += max(-rate * dt_s, min(rate * dt_s, change))
+        else:
+            self.speed = math.copysign(wanted, away)
+        self.setpoint += self.speed * dt_s
+        if status & OVERLOADED:
+            limit = min(limit, self["Protective_Torque"] / 100)
+        return Drive(self.setpoint, self["P_Coefficient"] / 16, min(limit, 1.0))
+
+    def sense(self, shaft: float, speed: float, effort: float, dt_s: float) -> None:
+        """Take in what became of the shaft (steps, steps/s, share of the stall torque), and protect the motor."""
+        self.shaft = shaft
+        self["Present_Position"] = round(self.present())
+        self["Present_Velocity"] = round(speed)
+        self["Present_Load"] = round(1000 * effort)
+        self["Present_Current"] = round(STALL_CURRENT * abs(effort))
+        self["Present_Voltage"] = 120 - round(2 * abs(effort))
+        self["Moving"] = int(abs(speed) > STEPS / 360 or abs(self.speed) > STEPS / 360)
+        self.celsius += dt_s * (STALL_RISE_C * effort**2 + AMBIENT_C - self.celsius) / COOLING_S
+        self["Present_Temperature"] = round(self.celsius)
+        self._protect(abs(effort), dt_s)
+
+    def _protect(self, effort: float, dt_s: float) -> None:
+        conditions = self["Unloading_Condition"]
+        hot = self.celsius >= self["Max_Temperature_Limit"] and conditions & OVERHEATED
+        self["Status"] = self["Status"] & ~OVERHEATED | (OVERHEATED if hot else 0)
+        strained = effort >= self["Overload_Torque"] / 100 - 1e-6
+        self.strained_s = self.strained_s + dt_s if strained else 0.0
+        if conditions & OVERLOADED and self.strained_s >= self["Protection_Time"] / 100 > 0:
+            self.overload()
+
+
+def _wrap(steps: int) -> int:
+    """`steps` less full turns, within what a homing offset can hold."""
+    return max(1 - STEPS // 2, (steps + STEPS // 2) % STEPS - STEPS // 2)

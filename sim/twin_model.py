@@ -1,0 +1,64 @@
+"""The twin's MuJoCo model: the SO-101 on a table, its motors as servos drive them, and a hand for every joint."""
+
+import importlib.util
+from pathlib import Path
+
+import mujoco
+
+from sim.twin_calibration import JOINTS
+
+REST = (0.0, -1.57, 1.57, 0.66, 0.0, 0.0)  # rad; folded, as the arm lies when its motors are off
+
+
+def asset() -> Path:
+    """The MJCF file of the SO-101 in the so101-nexus package, found without importing it (which takes seconds)."""
+    package = importlib.util.find_spec("so101_nexus")
+    return Path(package.submodule_search_locations[0]) / "assets" / "SO101_menagerie" / "so101.xml"
+
+
+def build(scene: Path | str | None = None) -> mujoco.MjModel:
+    """Compile the arm on a bare table, or the `scene` file, which must have the arm's joints and actuators by name.
+
+    Meshes that are only looked at are left out (masses stay: each body states its inertia). An actuator gives a target
+    angle, as a servo does, whatever lies beyond the joint's stops. `hold <joint>` is an equality, off at first, that
+    pins a joint like a hand does. Raises ValueError for a scene that is no such arm.
+    """
+    path = Path(scene) if scene else asset()
+    try:
+        spec = mujoco.MjSpec.from_file(str(path))
+    except ValueError as error:
+        raise ValueError(f"{path}: not a MuJoCo scene: {error}") from error
+    for kind, names in (("joint", {j.name for j in spec.joints}), ("actuator", {a.name for a in spec.actuators})):
+        if missing := [joint for joint in JOINTS if joint not in names]:
+            raise ValueError(f"{path}: no {kind} {', '.join(missing)}; an SO-101 has {', '.join(JOINTS)}")
+    _undress(spec)
+    if not scene:
+        spec.worldbody.add_geom(name="table", type=mujoco.mjtGeom.mjGEOM_PLANE, size=[0, 0, 0.05])
+    for actuator in spec.actuators:
+        actuator.ctrllimited = False
+    for joint in JOINTS:
+        spec.add_equality(
+            name=f"hold {joint}",
+            type=mujoco.mjtEq.mjEQ_JOINT,
+            objtype=mujoco.mjtObj.mjOBJ_JOINT,
+            name1=joint,
+            active=False,
+        )
+    return spec.compile()
+
+
+def limits(model: mujoco.MjModel) -> dict[str, tuple[float, float]]:
+    """Each joint's mechanical stops, rad."""
+    return {joint: tuple(map(float, model.joint(joint).range)) for joint in JOINTS}
+
+
+def _undress(spec: mujoco.MjSpec) -> None:
+    """Delete what nothing collides with, and the meshes that nothing then uses."""
+    for body in spec.bodies:
+        for geom in list(body.geoms):
+            if body.explicitinertial and geom.contype == 0 and geom.conaffinity == 0:
+                spec.delete(geom)
+    used = {geom.meshname for geom in spec.geoms}
+    for mesh in list(spec.meshes):
+        if mesh.name not in used:
+            spec.delete(mesh)

@@ -1,0 +1,75 @@
+"""What can be said to the twin when it starts: where it announces itself, and what is to go wrong."""
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sim.twin_calibration import JOINTS
+
+CABLES = ("usb", "power", *JOINTS)
+LONGEST_SOCKET = 107  # bytes of a Unix socket's path
+
+
+@dataclass(frozen=True)
+class FaultConfig:
+    """What goes wrong, `after_s` seconds after the first goal (0: from the start), for `for_s` seconds (0: for good).
+
+    `lost`, `corrupted`: the share of transfers, either way, that vanish or have a byte changed. `slow_ms`: added to
+    every reply. `dead`: a joint whose servo has died. `overload`: a joint whose servo protects itself. `held`: a joint
+    held by hand. `cable`: what is pulled out: `usb`, `power`, or a joint's lead (with those behind it).
+    """
+
+    lost: float = 0.0
+    corrupted: float = 0.0
+    slow_ms: float = 0.0
+    dead: str = ""
+    overload: str = ""
+    held: str = ""
+    cable: str = ""
+    after_s: float = 0.0
+    for_s: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self):
+        """Raise ValueError for a value out of range."""
+        for name in ("lost", "corrupted"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"faults.{name}={getattr(self, name)}: a share, from 0 to 1")
+        for name in ("slow_ms", "after_s", "for_s"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"faults.{name}={getattr(self, name)}: at least 0")
+        for name in ("dead", "overload", "held"):
+            if getattr(self, name) not in ("", *JOINTS):
+                raise ValueError(f"faults.{name}={getattr(self, name)}: one of {', '.join(JOINTS)}")
+        if self.cable not in ("", *CABLES):
+            raise ValueError(f"faults.cable={self.cable}: one of {', '.join(CABLES)}")
+        if self.seed < 0:
+            raise ValueError(f"faults.seed={self.seed}: at least 0")
+
+
+@dataclass(frozen=True)
+class TwinConfig:
+    """The keys of semagram-twin."""
+
+    port_file: str = ""
+    calibration_file: str = ""
+    control_file: str = ""
+    scene: str = ""
+    faults: FaultConfig = field(default_factory=FaultConfig)
+
+    def __post_init__(self):
+        """Raise ValueError without a port file, or for a control channel that the system cannot open."""
+        if not self.port_file:
+            raise ValueError("port_file=: a file to write the port's name to, e.g. port_file=runs/twin/port")
+        if len(str(self.control_path).encode()) > LONGEST_SOCKET:
+            raise ValueError(f"control_file={self.control_path}: a path of at most {LONGEST_SOCKET} bytes")
+
+    @property
+    def control_path(self) -> Path:
+        """Where the control channel is."""
+        return Path(self.control_file or f"{self.port_file}.control")
+
+    @property
+    def calibration_path(self) -> Path:
+        """Where the calibration is."""
+        return Path(self.calibration_file or Path(self.port_file).with_name("twin.json"))

@@ -1,0 +1,229 @@
+"""Laws of the safety gate on an ordinary day: what it lets through, how it stops, how it is released."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from robot.faults import Fault, FaultKind, NotReleasable
+from robot.gate import Gate
+from robot.limits import Box, JointLimits, Limits, so101
+from robot.watch import Timed
+from robot.workspace import Workspace
+from sim.tip import Tip
+
+DT = 1 / 30
+ONE = Limits({"j": JointLimits(-90, 90, 60, 240, 15)})
+
+
+class Run:
+    """A gate and an arm that reaches `lag` of the way to each command before the next."""
+
+    def __init__(self, limits=ONE, arm=None, start=0.0, lag=1.0):
+        self.gate, self.lag, self.now = Gate(limits, arm), lag, 0.0
+        self.place = np.broadcast_to(np.asarray(start, dtype=float), len(limits.names)).copy()
+        self.step(self.place)  # the first reading; the next one confirms it
+
+    def step(self, goal, reading=None, dt=DT):
+        self.now += dt
+        seen = self.place if reading is None else reading
+        command = self.gate.step(
+            Timed(np.broadcast_to(goal, self.place.shape), self.now), Timed(seen, self.now), self.now
+        )
+        if command.values is not None:
+            self.place = self.place + self.lag * (command.values - self.place)
+        return command
+
+
+def test_a_curve_within_the_limits_passes_unchanged():
+    run, sent, asked = Run(), [], []
+    for k in range(300):
+        asked.append(30 * (1 - np.cos(k * DT)))  # at most 30 units/s and 30 units/s^2
+        sent.append(run.step(asked[-1]).values[0])
+    np.testing.assert_allclose(sent, asked, atol=1e-3)
+    np.testing.assert_allclose(sent[3:], asked[3:], atol=1e-9)  # the first goals tell no rate
+
+
+def test_a_goal_that_jumps_is_reached_without_overshoot_at_full_rate():
+    run = Run()
+    commands = [run.step(50.0) for _ in range(60)]
+    path = np.array([c.values[0] for c in commands])
+    assert (np.diff(path) >= 0).all()
+    assert path.max() <= 50
+    assert abs(path[-1] - 50) < 1e-3
+    assert max(c.rate[0] for c in commands) == 60
+
+
+def test_a_goal_beyond_the_limits_is_taken_to_them():
+    run = Run()
+    for _ in range(100):
+        command = run.step(1e9)
+    assert command.fault is None
+    assert 89.9 < command.values[0] <= 90
+
+
+def test_an_arm_held_fast_is_pulled_by_no_more_than_the_step():
+    run = Run(lag=0.0)
+    for _ in range(60):
+        command = run.step(50.0)
+    assert command.fault is None
+    assert 0.89 * 15 < command.values[0] <= 15
+    assert command.margins.least()["step"] == ("j", pytest.approx(0.1, abs=0.01))
+
+
+def test_an_arm_pushed_slowly_takes_its_command_along_and_one_torn_away_stops_the_gate():
+    run = Run(lag=0.0)
+    for _ in range(60):
+        run.step(50.0)
+    for place in np.linspace(0, -20, 60):
+        command = run.step(50.0, reading=np.array([place]))
+    assert command.fault is None
+    assert command.values[0] <= -20 + 15
+    command = run.step(50.0, reading=np.array([-60.0]))
+    assert command.fault.kind == FaultKind.PUSHED
+    assert "j was moved to -60.0" in command.fault.message
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_after_a_fault_it_brakes_to_rest_holds_and_goes_on_only_when_released(bad):
+    run = Run()
+    for _ in range(20):
+        before = run.step(50.0)
+    command = run.step(bad)
+    assert command.fault.kind == FaultKind.NOT_FINITE
+    path = [before.values[0], command.values[0]]
+    assert path[1] > path[0]  # no dead stop: that would be more than the acceleration
+    while not command.resting:
+        command = run.step(bad)
+        path.append(command.values[0])
+    assert len(path) <= 2 + np.ceil(60 / 240 / DT)
+    with pytest.raises(NotReleasable, match=r"not released: not-finite: the goal of j is"):
+        run.gate.release()
+    held = run.step(0.0)
+    assert held.values[0] == path[-1]
+    assert held.fault is not None
+    assert held.fault == command.fault
+    run.gate.release()
+    run.place = run.place - 1.5  # it sagged
+    assert run.step(0.0).values[0] == run.place[0]
+    for _ in range(100):
+        command = run.step(0.0)
+    assert command.fault is None
+    assert abs(command.values[0]) < 1e-3
+
+
+def test_a_release_while_it_still_moves_is_refused():
+    run = Run()
+    for _ in range(20):
+        run.step(50.0)
+    run.gate.trip(Fault(FaultKind.STOP, "asked to", run.now))
+    run.step(50.0)
+    with pytest.raises(NotReleasable, match="still braking after stop: asked to"):
+        run.gate.release()
+
+
+def test_an_arm_that_begins_outside_comes_in_and_does_not_go_back():
+    run, reached = Run(start=100.0), 100.0
+    for _ in range(20):
+        command = run.step(200.0)
+        assert command.values[0] <= reached + 1e-9
+        reached = min(reached, command.values[0])
+    for _ in range(60):
+        command = run.step(200.0)
+    assert command.fault is None
+    assert command.values[0] <= 90.001
+    assert Run(start=106.0).step(0.0).fault.kind == FaultKind.OUTSIDE
+
+
+def test_nothing_is_sent_before_two_good_readings_agree():
+    gate = Gate(ONE)
+    for at, place, sent in ((0, np.nan, None), (1, 70.0, None), (1, 70.0, None), (2, 3.0, None), (3, 4.0, 4.0)):
+        now = at * DT
+        command = gate.step(Timed(np.zeros(1), now), Timed(np.array([place]), now), now)
+        assert command.values == sent
+    assert command.fault.kind == FaultKind.NOT_FINITE
+
+
+def test_a_late_loop_stops_it_but_a_pause_after_a_release_does_not():
+    run = Run()
+    run.step(10.0)
+    assert run.step(10.0, dt=1.0).fault.kind == FaultKind.LATE
+    run.step(10.0)
+    while not run.step(10.0).resting:
+        pass
+    run.gate.release()
+    assert run.step(10.0, dt=100.0).fault is None
+    assert run.step(10.0, dt=1.0).fault.kind == FaultKind.LATE
+
+
+def test_the_same_calls_give_the_same_commands():
+    runs = [Run(start=3.0), Run(start=3.0)]
+    for goal in np.random.default_rng(0).normal(size=200) * 100:
+        first, second = (run.step(goal).values for run in runs)
+        np.testing.assert_array_equal(first, second)
+
+
+BOX = Box(0.1, 0.35, -0.15, 0.2, 0.05, 0.3)
+
+
+def excess(tip, joints):
+    """How far the tip is outside the box, in metres."""
+    place, _ = tip.place(joints)
+    return max((BOX.low - place).max(), (place - BOX.high).max(), 0.0)
+
+
+@pytest.mark.parametrize(("seed", "inside"), [*((seed, True) for seed in range(6)), (6, False), (7, False)])
+def test_the_tip_never_leaves_its_box_even_while_braking_nor_goes_further_out(seed, inside):
+    rng = np.random.default_rng(seed)
+    tip, limits = Tip(), dataclasses.replace(so101("normal"), box=BOX)
+    start = None
+    while start is None or (excess(tip, start) == 0) != inside:
+        start = rng.uniform(limits.column("low"), limits.column("high"))
+    run, worst, goal = Run(limits, tip, start, lag=0.7), excess(tip, start), start
+    for k in range(250):
+        if k % 20 == 0:
+            goal = rng.uniform(limits.column("low"), limits.column("high"))
+        command = run.step(goal if k != 200 else np.full(6, np.nan), dt=DT * rng.uniform(0.3, 2))
+        assert excess(tip, command.values) <= worst + 1e-9
+
+
+def test_a_goal_below_the_floor_slides_along_it():
+    run = Run(dataclasses.replace(so101("normal"), box=Box(z_low=0.1)), Tip(), np.array([0, 0, 0, 0, 0, 50.0]))
+    for _ in range(300):
+        command = run.step(np.array([60, 30, 30, 30, 30, 50.0]))
+    assert command.fault is None
+    assert abs(command.values[0] - 60) < 0.1
+    assert 0 <= command.margins.box_m < 0.005
+
+
+def test_what_braking_sweeps_is_in_the_bounds_and_they_shrink_to_the_place_at_rest():
+    tip, rng = Tip(), np.random.default_rng(0)
+    workspace = Workspace(Box(), tip)
+    for _ in range(50):
+        joints, stopping = rng.uniform(-90, 90, 6), rng.normal(size=6) * 15
+        swept = workspace.swept(joints, stopping)
+        for _ in range(20):
+            place, _ = tip.place(joints + rng.uniform(0, 1, 6) * stopping)
+            assert (place >= swept.low - 1e-9).all()
+            assert (place <= swept.high + 1e-9).all()
+        still = workspace.swept(joints, np.zeros(6))
+        np.testing.assert_array_equal(still.low, still.high)
+
+
+def test_the_tips_change_is_the_slope_of_its_place_and_its_reach_bounds_its_bend():
+    tip, rng = Tip(), np.random.default_rng(1)
+    for _ in range(20):
+        joints = rng.uniform(-90, 90, 6)
+        _, change = tip.place(joints)
+        for i in range(6):
+            nudge = np.eye(6)[i] * 1e-3
+            after, before = tip.place(joints + nudge), tip.place(joints - nudge)
+            slope = (after[0] - before[0]) / np.deg2rad(2e-3)
+            np.testing.assert_allclose(slope, change[:, i], atol=1e-8)
+            bend = np.linalg.norm((after[1] - before[1]) / np.deg2rad(2e-3), axis=0)
+            assert (bend <= np.minimum(tip.reach, tip.reach[i]) + 1e-6).all()
+
+
+def test_a_box_without_kinematics_is_refused():
+    with pytest.raises(ValueError, match="box: needs the arm's forward kinematics"):
+        Gate(so101("careful"))

@@ -1,0 +1,265 @@
+"""A LeRobot robot behind the gate: the real driver, whose serial port leads to servos that speak the wire protocol."""
+
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(scope="module")
+def arms():
+    """The module of the arm at the end of a wire, which a test cannot import by name."""
+    from importlib.util import module_from_spec, spec_from_file_location  # noqa: PLC0415
+
+    spec = spec_from_file_location("wired_arm", HERE / "wired_arm.py")
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def arm(arms, monkeypatch, tmp_path):
+    return arms.WiredArm(tmp_path, monkeypatch.setattr)
+
+
+def to(robot, degrees: float) -> dict:
+    return dict.fromkeys(robot.action_features, 0.0) | {"shoulder_pan.pos": degrees, "gripper.pos": 50.0}
+
+
+def move(arm, steps=30, degrees=30.0):
+    """Some steps of a loop at about 30 Hz; returns what was sent to the first joint."""
+    sent = []
+    for _ in range(steps):
+        arm.robot.get_observation()
+        sent.append(arm.robot.send_action(to(arm.robot, degrees))["shoulder_pan.pos"])
+        arm.clock.sleep(1 / 30)
+    return sent
+
+
+def test_it_is_the_robot_it_wraps(arm):
+    from lerobot.robots import Robot  # noqa: PLC0415
+
+    assert isinstance(arm.robot, Robot)
+    for name in ("name", "config", "config_class", "id", "robot_type", "action_features", "observation_features"):
+        assert getattr(arm.robot, name) == getattr(arm.inner, name)
+    assert arm.robot.calibration is arm.inner.calibration
+
+
+def test_it_moves_and_says_what_it_sent(arm):
+    with arm.robot as robot:
+        sent = move(arm, 120)
+        assert robot.fault is None
+        assert abs(sent[-1] - 30) < 0.01
+        assert abs(robot.get_observation()["shoulder_pan.pos"] - 30) < 0.5
+    steps = [b - a for a, b in itertools.pairwise(sent)]
+    assert 1 < max(steps) <= robot.gate.limits.joints["shoulder_pan"].rate * (1 / 30 + 3e-3)
+
+
+def test_the_end_is_brake_release_each_motor_close_the_port_close_the_data(arm):
+    with arm.robot as robot:
+        robot.close_with(lambda: arm.chain.log.append("data"))
+        move(arm, 30)
+        moving = robot.command.rate[0]
+        assert moving > 5
+        arm.chain.log.clear()
+    log = arm.chain.log
+    order = [entry for i, entry in enumerate(log) if i == 0 or log[i - 1] != entry]
+    assert order == ["goal", *(f"release {i}" for i in range(1, 7)), *order[7:-2], "close", "data"]
+    assert log.count("goal") > 1
+    assert robot.command.resting
+    assert not robot.is_connected
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), None, "up"])
+def test_what_kills_lerobots_loop_is_a_fault_that_brakes_and_holds(arm, value):
+    with arm.robot as robot:
+        move(arm, 30)
+        for _ in range(30):
+            held = robot.send_action(to(robot, 30.0) | {"elbow_flex.pos": value})
+            arm.clock.sleep(1 / 30)
+        assert robot.fault.kind in ("not-finite", "shape")
+        assert robot.command.resting
+        assert robot.send_action(to(robot, 30.0)) == held
+        robot.release()
+        assert abs(move(arm, 120)[-1] - 30) < 0.01
+
+
+def test_for_loops_that_know_nothing_of_gates_a_fault_ends_them_at_rest(arm):
+    from robot.faults import RobotFault  # noqa: PLC0415
+
+    arm.robot.stop_on_fault = True
+    with pytest.raises(RobotFault, match="not-finite: the goal of shoulder_pan is nan"), arm.robot as robot:
+        move(arm, 30)
+        robot.send_action(to(robot, float("nan")))
+    assert robot.command.resting
+    assert arm.chain.torques() == [0] * 6
+
+
+def test_a_dead_servo_is_a_fault_and_the_others_are_braked_and_released(arm):
+    from robot.faults import RobotFault  # noqa: PLC0415
+
+    message = r"driver: the robot cannot be read: .*no status packet"
+    with pytest.raises(RobotFault, match=message) as caught, arm.robot as robot:
+        move(arm, 30)
+        assert robot.command.rate[0] > 5
+        arm.chain.dead = 3
+        arm.chain.log.clear()
+        robot.get_observation()
+    log = arm.chain.log
+    assert robot.command.resting
+    assert "goal" in log
+    assert [i for i in range(1, 7) if f"release {i}" in log] == [1, 2, 4, 5, 6]
+    assert log[-1] == "close"
+    assert any("release elbow_flex" in note for note in caught.value.__notes__)
+
+
+def test_a_pulled_cable_is_a_fault_and_one_put_back_can_be_released(arm):
+    from robot.faults import NotReleasable, RobotFault  # noqa: PLC0415
+
+    with arm.robot as robot:
+        move(arm, 30)
+        arm.chain.pulled = True
+        with pytest.raises(RobotFault, match=r"driver: the robot cannot be read: .*unplugged"):
+            robot.get_observation()
+        with pytest.raises(NotReleasable, match="not released"):
+            robot.release()
+        arm.chain.pulled = False
+        for _ in range(60):
+            robot.send_action(to(robot, 30.0))
+            arm.clock.sleep(1 / 30)
+        assert robot.command.resting
+        robot.release()
+        assert abs(move(arm, 120)[-1] - 30) < 0.01
+
+
+def test_a_cable_pulled_for_good_ends_with_every_error_and_the_data_closed(arm):
+    arm.robot.connect()
+    move(arm, 30)
+    arm.robot.close_with(lambda: arm.chain.log.append("data"))
+    arm.chain.pulled = True
+    with pytest.raises(ExceptionGroup) as caught:
+        arm.robot.disconnect()
+    tried = {note for error in caught.value.exceptions for note in error.__notes__}
+    assert {"while trying to brake", "while trying to release gripper"} <= tried
+    assert arm.chain.log[-2:] == ["close", "data"]
+    assert not arm.robot.is_connected
+
+
+def test_errors_of_the_end_are_noted_on_what_ended_the_loop(arm):
+    def fail():
+        raise OSError("disk full")
+
+    with pytest.raises(ZeroDivisionError) as caught, arm.robot as robot:
+        robot.close_with(fail)
+        raise ZeroDivisionError
+    assert caught.value.__notes__ == ["while trying to close the data: OSError('disk full')"]
+    assert arm.chain.torques() == [0] * 6
+
+
+def test_a_connection_that_fails_half_way_leaves_no_torque_and_no_open_port(arm, monkeypatch):
+    def fail():
+        arm.inner.bus.enable_torque()
+        raise RuntimeError("no camera")
+
+    monkeypatch.setattr(arm.inner, "configure", fail)
+    with pytest.raises(RuntimeError, match="no camera"):
+        arm.robot.connect()
+    assert arm.chain.torques() == [0] * 6
+    assert arm.chain.log[-1] == "close"
+
+
+def test_torque_stays_on_where_the_config_says_so(arm):
+    arm.inner.config.disable_torque_on_disconnect = False
+    with arm.robot:
+        move(arm, 3)
+    assert arm.chain.torques() == [1] * 6
+
+
+def test_it_rests_for_a_pause_and_goes_on_without_a_fault(arm):
+    with arm.robot as robot:
+        move(arm, 30)
+        robot.rest()
+        assert robot.command.resting
+        arm.clock.sleep(60)
+        assert abs(move(arm, 120)[-1] - 30) < 0.01
+        assert robot.fault is None
+
+
+def test_a_robot_of_other_joints_or_with_its_own_step_limit_is_refused(arm):
+    from robot.gate import Gate  # noqa: PLC0415
+    from robot.gated import GatedRobot  # noqa: PLC0415
+    from robot.limits import JointLimits, Limits  # noqa: PLC0415
+
+    gate = Gate(Limits({"j": JointLimits(0, 1, 1, 1, 1)}))
+    with pytest.raises(ValueError, match=r"the limits are for j\.pos"):
+        GatedRobot(arm.inner, gate)
+    arm.inner.config.max_relative_target = 5.0
+    with pytest.raises(ValueError, match="max_relative_target: leave it unset"):
+        GatedRobot(arm.inner, arm.robot.gate)
+    stranger = SimpleNamespace(name="base", action_features={"x.vel": float}, config=None)
+    with pytest.raises(ValueError, match=r"base: is commanded by x\.vel"):
+        GatedRobot(stranger, gate)
+
+
+LOOP = """
+import sys, time, importlib.util
+spec = importlib.util.spec_from_file_location("wired_arm", {wired!r})
+wired = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(wired)
+arm = wired.WiredArm({folder!r}, setattr, clock=time)
+goal = dict.fromkeys(arm.robot.action_features, 0.0) | {{"shoulder_pan.pos": 90.0, "gripper.pos": 50.0}}
+arm.robot.close_with(lambda: arm.chain.log.append("data"))
+arm.robot.close_with(lambda: print(" ".join(arm.chain.log[-400:]), arm.chain.torques(), flush=True))
+with arm.robot as robot:
+    for k in range(100_000):
+        robot.get_observation()
+        robot.send_action(goal)
+        if k == 10:
+            print("moving", flush=True)
+            {after}
+        time.sleep(0.01)
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "after"),
+    [
+        (signal.SIGINT, ""),
+        (signal.SIGTERM, ""),
+        (signal.SIGHUP, ""),
+        (None, "raise ValueError('the policy failed')"),
+        (None, "arm.chain.dead = 2"),
+    ],
+)
+def test_a_signal_or_an_exception_ends_the_program_in_the_same_order(tmp_path, number, after):
+    wired = str(HERE / "wired_arm.py")
+    program = textwrap.dedent(LOOP).format(wired=wired, folder=str(tmp_path), after=after)
+    process = subprocess.Popen(
+        [sys.executable, "-c", program],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(HERE.parent)},
+    )
+    assert process.stdout.readline() == "moving\n", process.communicate()[1]
+    if number is not None:
+        process.send_signal(number)
+    out, errors = process.communicate(timeout=120)
+    log, torques = out.strip().rsplit(" [", 1)
+    alive = [i for i in range(1, 7) if not (i == 2 and "dead" in after)]
+    assert json.loads(f"[{torques}") == [int(i not in alive) for i in range(1, 7)]
+    last = log.rindex("goal")
+    # LeRobot's own disconnect releases some of them once more.
+    places = [last, *(log.index(f"release {i}", last) for i in alive), log.index("close"), log.index("data")]
+    assert places == sorted(places)
+    assert process.returncode != 0
+    assert (signal.Signals(number).name if number else after and ("driver" if "dead" in after else "failed")) in errors

@@ -1,0 +1,214 @@
+"""The robot contract: the simulated SO-101 and LeRobot's so101_follower cannot be told apart from above."""
+
+import inspect
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from lerobot.cameras import CameraConfig
+from lerobot.motors import MotorCalibration
+from lerobot.robots.config import RobotConfig
+from lerobot.robots.robot import Robot
+from lerobot.robots.so_follower import SO101Follower, SO101FollowerConfig
+from lerobot.robots.utils import make_robot_from_config
+from lerobot.utils.errors import DeviceAlreadyConnectedError, DeviceNotConnectedError
+
+from robot.config_sim_camera import SimCameraConfig
+from robot.config_so101_sim import SO101SimConfig
+from robot.so101_sim import SO101Sim
+from robot.units import TICK_RAD, Units
+from sim.canvas import choose_backend
+from sim.so101 import JOINTS
+
+LOW, HIGH = np.array([-1.9, -1.7, -1.6, -1.6, -2.7, -0.17]), np.array([1.9, 1.7, 1.6, 1.6, 2.7, 1.74])
+KEYS = [f"{joint}.pos" for joint in JOINTS]
+drawing = pytest.mark.skipif(choose_backend() == "disabled", reason="nothing can be drawn on this machine")
+
+
+def cameras(view="wrist"):
+    return {"wrist": SimCameraConfig(width=64, height=48, fps=30, view=view)}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "calibration"
+
+
+@pytest.fixture
+def real(folder):
+    """LeRobot's own driver, without an arm: it tells its features all the same."""
+    return make_robot_from_config(SO101FollowerConfig(port="/dev/null", id="a", calibration_dir=folder))
+
+
+@pytest.fixture
+def simulated(folder):
+    robot = make_robot_from_config(SO101SimConfig(id="a", calibration_dir=folder))
+    robot.connect()
+    yield robot
+    if robot.is_connected:
+        robot.disconnect()
+
+
+def test_both_have_the_same_features(real, folder):
+    simulated = make_robot_from_config(SO101SimConfig(id="a", calibration_dir=folder))
+    assert isinstance(real, SO101Follower)
+    assert simulated.observation_features == real.observation_features
+    assert simulated.action_features == real.action_features
+    assert list(simulated.action_features) == list(real.action_features)
+    assert set(simulated.cameras) == set(real.cameras)
+
+
+def test_lerobots_commands_know_it_by_its_type(folder):
+    """As `--robot.type=` and a camera's `type` name them."""
+    assert RobotConfig.get_choice_class("semagram_so101_sim") is SO101SimConfig
+    assert CameraConfig.get_choice_class("semagram_sim") is SimCameraConfig
+    assert isinstance(make_robot_from_config(SO101SimConfig(id="a", calibration_dir=folder)), SO101Sim)
+
+
+def test_both_have_the_same_methods(real, simulated):
+    for name, method in inspect.getmembers(Robot, inspect.isfunction):
+        if not name.startswith("_"):
+            ours, theirs = getattr(type(simulated), name), getattr(type(real), name)
+            assert list(inspect.signature(ours).parameters) == list(inspect.signature(theirs).parameters), (
+                name,
+                method,
+            )
+
+
+def test_its_configuration_takes_the_keys_of_the_real_one_but_those_of_the_bus():
+    ours, theirs = (set(inspect.signature(c).parameters) for c in (SO101SimConfig, SO101FollowerConfig))
+    of_the_bus = {"port", "num_read_retries", "disable_torque_on_disconnect"}
+    assert theirs - ours == of_the_bus | {f"position_{k}_coefficient" for k in "pid"}
+
+
+@pytest.mark.parametrize("which", ["real", "simulated"])
+def test_unconnected_neither_observes_nor_moves(which, request):
+    robot = request.getfixturevalue(which)
+    if robot.is_connected:
+        robot.disconnect()
+    with pytest.raises(DeviceNotConnectedError):
+        robot.get_observation()
+    with pytest.raises(DeviceNotConnectedError):
+        robot.send_action(dict.fromkeys(KEYS, 0.0))
+
+
+def test_what_it_observes_is_what_its_features_say(simulated):
+    seen = simulated.get_observation()
+    assert list(seen) == list(simulated.observation_features)
+    assert all(type(seen[key]) is float for key in KEYS)
+    with pytest.raises(DeviceAlreadyConnectedError):
+        simulated.connect()
+
+
+@given(arrays(np.float64, 6, elements=st.floats(0, 1)), st.booleans())
+def test_units_are_those_of_the_real_driver(share, degrees):
+    """Of a calibration whose middle is the simulation's zero, as LeRobot's own procedure makes it."""
+    angles = LOW + share * (HIGH - LOW)
+    ends = np.round(np.array([LOW, HIGH]) / TICK_RAD).astype(int) + 2047
+    calibration = {
+        joint: MotorCalibration(i + 1, 0, 0, int(ends[0, i]), int(ends[1, i])) for i, joint in enumerate(JOINTS)
+    }
+    bus = SO101Follower(SO101FollowerConfig(port="/dev/null", use_degrees=degrees)).bus
+    bus.calibration = calibration
+    ticks = {i + 1: round(angle / TICK_RAD) + 2047 for i, angle in enumerate(angles)}
+    told = np.array(list(bus._normalize(ticks).values()))
+    np.testing.assert_allclose(Units(LOW, HIGH, degrees).read(angles), told, atol=0.15)
+
+
+@given(arrays(np.float64, 6, elements=st.floats(0, 1)), st.booleans())
+def test_units_there_and_back(share, degrees):
+    angles, units = LOW + share * (HIGH - LOW), Units(LOW, HIGH, degrees)
+    np.testing.assert_allclose(units.to_rad(units.from_rad(angles)), angles, atol=1e-12)
+    assert np.all(np.abs(units.to_rad(units.read(angles)) - angles) <= TICK_RAD / 2 + 1e-12)
+
+
+def test_it_goes_where_it_is_sent_and_tells_what_was_sent(simulated):
+    goal = dict(zip(KEYS, [20.0, -60.0, 60.0, 30.0, -20.0, 40.0], strict=True))
+    for _ in range(60):
+        assert simulated.send_action(goal) == goal
+    seen = simulated.get_observation()
+    for key in KEYS:
+        assert seen[key] == pytest.approx(goal[key], abs=2.0)
+
+
+def test_a_joint_that_is_not_named_keeps_its_target(simulated):
+    before = simulated.scene.commanded.copy()
+    assert simulated.send_action({"shoulder_pan.pos": 10.0}) == {"shoulder_pan.pos": 10.0}
+    np.testing.assert_allclose(simulated.scene.commanded[1:], before[1:], atol=1e-6)
+    assert simulated.scene.commanded[0] == pytest.approx(np.radians(10), abs=1e-6)
+
+
+def test_a_command_lasts_a_control_period(folder):
+    robot = make_robot_from_config(SO101SimConfig(id="a", calibration_dir=folder, control_hz=50.0))
+    with robot:
+        start = robot.scene.data.time
+        robot.get_observation()
+        robot.send_action({})
+        assert robot.scene.data.time - start == pytest.approx(0.02)
+
+
+def test_no_target_leaves_a_joints_range(simulated):
+    for value in (1e6, -1e6):
+        sent = simulated.send_action(dict.fromkeys(KEYS, value))
+        assert set(sent.values()) == {value}  # as the real driver in degrees, whose servos stop at their own limits
+        low, high = simulated.scene.action_space.low, simulated.scene.action_space.high
+        assert np.all((simulated.scene.commanded >= low) & (simulated.scene.commanded <= high))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_target_that_is_not_finite_is_refused_and_nothing_moves(simulated, value):
+    before = simulated.scene.data.time
+    with pytest.raises(ValueError, match=rf"elbow_flex\.pos={value}: not a finite target"):
+        simulated.send_action({"shoulder_pan.pos": 1.0, "elbow_flex.pos": value})
+    with pytest.raises(ValueError, match=r"elbow\.pos: no such joint; they are shoulder_pan, "):
+        simulated.send_action({"elbow.pos": 0.0})
+    assert simulated.scene.data.time == before
+
+
+def test_relative_targets_are_limited_as_the_real_driver_does(folder):
+    robot = make_robot_from_config(SO101SimConfig(id="a", calibration_dir=folder, max_relative_target=5.0))
+    with robot:
+        here = robot.get_observation()["shoulder_pan.pos"]
+        assert robot.send_action({"shoulder_pan.pos": 90.0})["shoulder_pan.pos"] == pytest.approx(here + 5)
+
+
+def test_a_seed_lays_out_the_same_scene(simulated):
+    def layout(seed):
+        simulated.reset(seed)
+        return simulated.scene.data.qpos.copy()
+
+    one, other, again = layout(1), layout(2), layout(1)
+    assert np.any(one != other)
+    np.testing.assert_array_equal(one, again)
+
+
+@drawing
+def test_cameras_show_the_scene_of_now(folder):
+    robot = make_robot_from_config(SO101SimConfig(id="a", calibration_dir=folder, cameras=cameras("side")))
+    assert robot.observation_features["wrist"] == (48, 64, 3)
+    with robot:
+        before = robot.get_observation()["wrist"]
+        assert before.shape == (48, 64, 3)
+        assert before.dtype == np.uint8
+        for _ in range(20):
+            robot.send_action({"shoulder_lift.pos": 0.0, "elbow_flex.pos": 0.0})
+        assert np.any(robot.get_observation()["wrist"] != before)
+    assert not robot.cameras["wrist"].is_connected
+    with pytest.raises(DeviceNotConnectedError):
+        robot.cameras["wrist"].read()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: SO101SimConfig(task="tuch"), r"^robot\.task=tuch: one of so101-touch, "),
+        (lambda: SO101SimConfig(control_hz=0), r"^robot\.control_hz=0: from 5 to 100$"),
+        (lambda: SO101SimConfig(seed=-1), r"^robot\.seed=-1: at least 0$"),
+        (lambda: cameras("under"), r"^view=under: one of wrist, side, overhead$"),
+    ],
+)
+def test_a_wrong_key_is_one_line(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()

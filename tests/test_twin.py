@@ -1,0 +1,256 @@
+"""LeRobot's own driver, as it is, against semagram-twin as a process: it works, and each fault hurts as a real one."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import termios
+import threading
+import time
+
+import pytest
+
+from sim.feetech import PING, encode
+from sim.servo import OVERLOADED
+from sim.twin_calibration import JOINTS
+from sim.twin_control import TwinControl
+
+pytestmark = pytest.mark.usefixtures("patient_driver")
+START_S = 120.0  # a loaded machine
+
+
+@pytest.fixture(scope="module")
+def served(start_twin, tmp_path_factory):
+    twin = start_twin(tmp_path_factory.mktemp("twin"))
+    yield twin
+    twin.stop()
+
+
+@pytest.fixture
+def twin(served):
+    """The control channel of a twin that is in order, at rest, its torque off."""
+    with TwinControl(served.control) as control:
+        control.ask("mend")
+        control.ask("pull", cable="power")
+        control.ask("plug", cable="power")
+        control.ask("reset")
+        yield control
+        control.ask("mend")
+
+
+@pytest.fixture
+def connect(served):
+    """Connects LeRobot's SO-101; what is still connected in the end is cut off."""
+    from lerobot.robots.so_follower import SO101Follower, SO101FollowerConfig  # noqa: PLC0415
+
+    robots = []
+
+    def connect(twin=served):
+        robot = SO101Follower(SO101FollowerConfig(port=twin.port(), id="twin", calibration_dir=twin.folder))
+        robots.append(robot)
+        robot.connect()
+        return robot
+
+    yield connect
+    for robot in robots:
+        if robot.bus.port_handler.is_open:
+            robot.bus.port_handler.closePort()
+
+
+def move(robot, joint: str, to: float, seconds: float = 1.5) -> dict:
+    """Send a joint somewhere and watch; the last observation."""
+    seen = robot.get_observation()
+    goal = seen | {f"{joint}.pos": to}
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        robot.send_action(goal)
+        time.sleep(0.03)
+        seen = robot.get_observation()
+        if abs(seen[f"{joint}.pos"] - to) < 0.3:
+            break
+    return seen
+
+
+def torque(twin: TwinControl) -> list[bool]:
+    return [joint["torque_on"] for joint in twin.ask("state")["joints"].values()]
+
+
+def test_it_connects_without_a_question_moves_and_lets_go(twin, connect):
+    robot = connect()
+    assert robot.is_calibrated
+    seen = move(robot, "shoulder_pan", 30.0, seconds=20)
+    state = twin.ask("state")["joints"]
+    assert abs(seen["shoulder_pan.pos"] - 30) < 0.3
+    assert abs(state["shoulder_pan"]["position_rad"] - 0.5236) < 0.01  # LeRobot's 30 degrees are the model's
+    assert abs(move(robot, "gripper", 80.0, seconds=20)["gripper.pos"] - 80) < 0.5
+    assert torque(twin) == [True] * 6
+    robot.disconnect()
+    assert torque(twin) == [False] * 6
+
+
+@pytest.mark.parametrize("fault", ["lost", "corrupted"])
+def test_a_few_bad_packets_are_retried(twin, connect, fault):
+    robot = connect()
+    before = twin.ask("state")["faults"].get(fault, 0)
+    twin.ask("line", **{fault: 0.01})
+    for _ in range(40):
+        assert len(robot.get_observation()) == 6
+    assert twin.ask("state")["faults"][fault] > before
+    twin.ask("line", **{fault: 1.0})
+    with pytest.raises(ConnectionError, match="status packet"):
+        robot.get_observation()
+    twin.ask("line")
+    assert len(robot.get_observation()) == 6
+
+
+def test_a_dead_servo_ends_the_loop_and_forbids_the_next_connection(twin, connect):
+    robot = connect()
+    twin.ask("kill", joint="elbow_flex")
+    with pytest.raises(ConnectionError, match="no status packet"):
+        robot.get_observation()
+    robot.bus.port_handler.closePort()
+    with pytest.raises(RuntimeError, match=r"Missing motor IDs:\s+- 3 "):
+        connect()
+    twin.ask("revive", joint="elbow_flex")
+    connect()
+
+
+def test_an_overloaded_servo_is_read_but_cannot_be_let_go(twin, connect):
+    robot = connect()
+    twin.ask("overload", joint="elbow_flex")
+    assert len(robot.get_observation()) == 6  # a sync read does not look at the error
+    with pytest.raises(RuntimeError, match="Overload error"):
+        robot.disconnect()
+    # LeRobot stops at the first error: the joints behind it keep their torque
+    assert torque(twin) == [False, False, False, True, True, True]
+
+
+def test_a_joint_held_by_hand_stays_and_its_servo_gives_up_in_time(twin, connect):
+    robot = connect()
+    twin.ask("hold", joint="shoulder_pan", angle_rad=0.0)
+    end = time.monotonic() + START_S
+    while not twin.ask("state")["joints"]["shoulder_pan"]["status"] & OVERLOADED:
+        assert time.monotonic() < end
+        assert abs(move(robot, "shoulder_pan", 40.0, seconds=0.2)["shoulder_pan.pos"]) < 2
+    with pytest.raises(RuntimeError, match="Overload error"):
+        robot.bus.read("Present_Position", "shoulder_pan")
+
+
+def test_a_pulled_usb_cable_is_an_input_error_and_the_arm_holds_its_goal(twin, connect, served):
+    robot = connect()
+    robot.send_action(robot.get_observation() | {"shoulder_pan.pos": 45.0})
+    twin.ask("pull", cable="usb")
+    assert not served.port_file.exists()
+    with pytest.raises((termios.error, OSError)):
+        robot.get_observation()
+    end = time.monotonic() + START_S
+    while abs(twin.ask("state")["joints"]["shoulder_pan"]["position_rad"] - 0.785) > 0.01:  # it goes on to its goal
+        assert time.monotonic() < end
+    assert torque(twin) == [True] * 6
+    twin.ask("plug", cable="usb")
+    assert abs(connect().get_observation()["shoulder_pan.pos"] - 45) < 1
+
+
+def test_without_power_the_arm_is_silent_and_limp_and_wakes_limp(twin, connect):
+    robot = connect()
+    twin.ask("pull", cable="power")
+    with pytest.raises(ConnectionError, match="no status packet"):
+        robot.get_observation()
+    twin.ask("plug", cable="power")
+    seen = robot.get_observation()
+    robot.send_action(seen | {"shoulder_pan.pos": 45.0})
+    time.sleep(0.3)
+    assert torque(twin) == [False] * 6
+    assert abs(robot.get_observation()["shoulder_pan.pos"] - seen["shoulder_pan.pos"]) < 1
+
+
+def test_a_pulled_lead_takes_the_joints_behind_it(twin, connect):
+    robot = connect()
+    twin.ask("pull", cable="wrist_flex")
+    powered = [joint["powered"] for joint in twin.ask("state")["joints"].values()]
+    assert powered == [True, True, True, False, False, False]
+    assert robot.bus.ping("elbow_flex") == 777 and robot.bus.ping("wrist_flex") is None
+
+
+def test_slow_replies_are_waited_for_up_to_a_limit(twin, connect):
+    robot = connect()
+    twin.ask("line", slow_ms=15)
+    before = time.monotonic()
+    assert len(robot.get_observation()) == 6
+    assert time.monotonic() - before >= 0.015
+    twin.ask("line", slow_ms=10_000)
+    with pytest.raises(ConnectionError, match="no status packet"):
+        robot.get_observation()
+    twin.ask("line")
+    assert len(robot.get_observation()) == 6
+
+
+def test_a_cable_that_wobbles_while_the_line_is_busy_is_survived(twin, served):
+    stop, ping = threading.Event(), encode(1, PING)
+
+    def talk():
+        while not stop.is_set():
+            try:
+                port = os.open(served.port(), os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK)
+            except OSError:  # not there just now
+                continue
+            with contextlib.suppress(OSError):
+                while not stop.is_set():
+                    os.write(port, ping)
+            os.close(port)
+
+    host = threading.Thread(target=talk)
+    host.start()
+    for _ in range(100):
+        twin.ask("pull", cable="usb")
+        twin.ask("plug", cable="usb")
+    stop.set()
+    host.join()
+    assert twin.ask("state")["port"] == served.port()
+
+
+def test_a_wrong_request_is_answered_in_words_and_the_channel_stays(twin):
+    for request, said in (
+        ({"do": "dance"}, "one of state"),
+        ({"do": "kill", "joint": "tail"}, "one of shoulder_pan"),
+        ({"do": "hold"}, "joint"),
+        ({"do": "line", "lost": 2}, "from 0 to 1"),
+        ({"do": "line", "lost": "much"}, "not supported"),
+        ({"do": "reset", "joints": {"elbow_flex": None}}, "elbow_flex"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            twin.ask(request.pop("do"), **request)
+    assert list(twin.ask("state")["joints"]) == list(JOINTS)
+
+
+def test_a_fault_asked_for_by_key_comes_after_the_first_goal_and_goes(start_twin, connect, tmp_path):
+    twin = start_twin(tmp_path, "faults.dead=gripper", "faults.after_s=0.2", "faults.for_s=0.5")
+    robot = connect(twin)
+    time.sleep(0.5)
+    robot.send_action(robot.get_observation())
+    with TwinControl(twin.control) as control:
+        alive = []
+        end = time.monotonic() + START_S
+        while alive[-2:] != [False, True] and time.monotonic() < end:
+            now = control.ask("state")["joints"]["gripper"]["powered"]
+            alive += [now] if alive[-1:] != [now] else []
+    assert alive == [True, False, True]
+    result = twin.stop(signal.SIGINT)
+    assert result["faults"] == {"dead": 1} and result["packets"] > 100
+    assert result["reply_ms_p50"] <= result["reply_ms_p99"]
+    assert not twin.port_file.exists() and not twin.control.exists()
+    entries = json.loads((tmp_path / "twin.json").read_text())
+    assert list(entries) == list(JOINTS) and result["calibration_file"] == str(tmp_path / "twin.json")
+
+
+def test_a_second_twin_is_refused_and_a_killed_one_replaced(start_twin, tmp_path):
+    twin = start_twin(tmp_path)
+    command = [sys.executable, "-m", "configs.twin", f"port_file={twin.port_file}"]
+    second = subprocess.run(command, capture_output=True, text=True, timeout=START_S, check=False)
+    assert second.returncode == 2 and "another twin listens" in second.stderr.splitlines()[-1]
+    assert twin.process.poll() is None and twin.port_file.exists()
+    twin.process.kill()
+    twin.process.communicate()
+    assert start_twin(tmp_path).stop()["packets"] == 0

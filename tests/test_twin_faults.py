@@ -1,0 +1,134 @@
+"""The twin's faults one by one: what each takes away, that it comes back, and that a wrong wish is refused."""
+
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from configs.strict import build as strict
+from configs.twin import main
+from sim.servo import OVERLOADED
+from sim.twin_arm import TwinArm
+from sim.twin_calibration import JOINTS, fitting
+from sim.twin_faults import Faults, Line
+from sim.twin_model import build, limits
+from sim.twin_settings import CABLES, FaultConfig, TwinConfig
+
+
+@pytest.fixture(scope="module")
+def arm():
+    model = build()
+    return TwinArm(model, fitting(limits(model)))
+
+
+@pytest.fixture
+def plugs():
+    """What the host's port was told, in order."""
+    return []
+
+
+@pytest.fixture
+def faults(arm, plugs):
+    made = Faults(arm, Line(), plugs.append)
+    yield made
+    made.mend()
+
+
+def powered(arm: TwinArm) -> list[bool]:
+    return [servo.powered for servo in arm.servos.values()]
+
+
+@given(st.binary(min_size=1, max_size=60), st.integers(0, 99))
+def test_a_line_loses_all_changes_one_byte_or_carries_as_it_was(data, seed):
+    line = Line(seed)
+    assert line.carry(data) == data
+    line.corrupted = 1.0
+    arrived = line.carry(data)
+    assert len(arrived) == len(data) and sum(a != b for a, b in zip(arrived, data, strict=True)) == 1
+    line.lost = 1.0
+    assert line.carry(data) == b""
+    assert line.counts == {"corrupted": 1, "lost": 1}
+
+
+def test_a_line_loses_at_its_rate_and_the_same_with_the_same_seed():
+    runs = []
+    for seed in (3, 3, 4):
+        line = Line(seed)
+        line.lost = 0.2
+        runs.append([line.carry(b"x") for _ in range(2000)])
+    assert 330 < runs[0].count(b"") < 470
+    assert runs[0] == runs[1] != runs[2]
+
+
+@pytest.mark.parametrize("cable", CABLES)
+def test_a_cable_takes_what_hangs_on_it_and_gives_it_back(arm, faults, plugs, cable):
+    faults.pull(cable)
+    alive = {"usb": 6, "power": 0}.get(cable, JOINTS.index(cable) if cable in JOINTS else 0)
+    assert powered(arm) == [True] * alive + [False] * (6 - alive)
+    assert plugs[-1] == (cable != "usb")
+    faults.pull(cable)
+    assert faults.counts == {"cable": 1}  # it is out already
+    faults.plug(cable)
+    assert powered(arm) == [True] * 6 and plugs[-1]
+
+
+def test_a_servo_without_power_comes_back_only_when_all_its_ways_to_it_do(arm, faults):
+    faults.kill("wrist_roll")
+    faults.pull("wrist_flex")
+    faults.pull("power")
+    faults.plug("power")
+    assert powered(arm) == [True, True, True, False, False, False]
+    faults.plug("wrist_flex")
+    assert powered(arm) == [True, True, True, True, False, True]
+    faults.mend()
+    assert powered(arm) == [True] * 6
+
+
+def test_every_key_begins_its_fault_and_mending_ends_it(arm, faults, plugs):
+    faults.begin(FaultConfig(lost=0.1, dead="gripper", overload="elbow_flex", held="shoulder_pan", cable="usb"))
+    assert powered(arm) == [True] * 5 + [False] and not plugs[-1]
+    assert arm.servos["elbow_flex"]["Status"] == OVERLOADED and arm.held("shoulder_pan")
+    assert faults.counts == {"dead": 1, "overload": 1, "held": 1, "cable": 1}
+    faults.mend()
+    assert powered(arm) == [True] * 6 and plugs[-1] and not arm.held("shoulder_pan")
+    arm.servos["elbow_flex"].write(40, b"\x00")
+    assert arm.servos["elbow_flex"]["Status"] == 0
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({"lost": 1.5}, "faults.lost=1.5: a share, from 0 to 1"),
+        ({"slow_ms": -1}, "faults.slow_ms=-1.0: at least 0"),
+        ({"after_s": float("inf")}, "faults.after_s=inf: at least 0"),
+        ({"dead": "tail"}, "faults.dead=tail: one of shoulder_pan"),
+        ({"cable": "hdmi"}, "faults.cable=hdmi: one of usb, power, shoulder_pan"),
+        ({"seed": -1}, "faults.seed=-1: at least 0"),
+        ({"lots": 1}, "faults.lots: no such key; did you mean faults.lost?"),
+    ],
+)
+def test_a_fault_that_cannot_be_is_refused(keys, said):
+    with pytest.raises(ValueError, match=said.replace("?", r"\?")):
+        strict(TwinConfig, {"port_file": "port", "faults": keys})
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ((), "port_file=: a file"),
+        (("port_file=port", "faults.lots=1"), "did you mean faults.lost"),
+        (("port_file=port", "scene=none.xml"), "none.xml: not a MuJoCo scene"),
+        (("port_file=port", "calibration_file=notes.txt"), "notes.txt: not a LeRobot calibration"),
+        ((f"port_file={'long/' * 30}port",), "at most 107 bytes"),
+    ],
+)
+def test_the_command_refuses_in_one_line_and_leaves_nothing(monkeypatch, capsys, tmp_path, words, said):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "notes.txt").write_text("hello")
+    monkeypatch.setattr(sys, "argv", ["semagram-twin", *words])
+    with pytest.raises(SystemExit) as end:
+        main()
+    out, err = capsys.readouterr()
+    assert end.value.code == 2 and out == "" and said in err and len(err.splitlines()) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]

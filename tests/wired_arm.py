@@ -1,0 +1,137 @@
+"""LeRobot's own SO-101 driver whose serial port leads to six servos in this process: they speak Feetech's protocol."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import serial
+
+PING, READ, WRITE, SYNC_READ, SYNC_WRITE, EVERYONE = 1, 2, 3, 0x82, 0x83, 0xFE
+MODEL, LOW, HIGH, OFFSET, TORQUE, GOAL, PRESENT = 3, 9, 11, 31, 40, 42, 56
+JOINTS = ("shoulder_pan", "shoulder_lift", "elbow_flex", "wrist_flex", "wrist_roll", "gripper")
+
+
+class Chain:
+    """Six servos on one wire. `dead` answers no more; `pulled` is the cable. `log` tells what reached them."""
+
+    def __init__(self):
+        self.memory = {number: bytearray(128) for number in range(1, 7)}
+        for number, memory in self.memory.items():
+            memory[0], memory[1], memory[5] = 3, 10, number
+            for address, value in ((MODEL, 777), (LOW, 500), (HIGH, 3595), (GOAL, 2047), (PRESENT, 2047)):
+                memory[address : address + 2] = value.to_bytes(2, "little")
+        self.dead, self.pulled, self.log, self.answers = None, False, [], bytearray()
+
+    def torques(self):
+        return [memory[TORQUE] for memory in self.memory.values()]
+
+    def handle(self, number, instruction, given):
+        if instruction == PING:
+            self.answer(number)
+        elif instruction == READ:
+            self.answer(number, self.memory[number][given[0] : given[0] + given[1]])
+        elif instruction == WRITE:
+            self.write(number, given[0], given[1:])
+            self.answer(number)
+        elif instruction == SYNC_READ:
+            for each in given[2:]:
+                self.follow(self.memory[each])
+                self.answer(each, self.memory[each][given[0] : given[0] + given[1]])
+        elif instruction == SYNC_WRITE:
+            self.log.append("goal")
+            for at in range(2, len(given), given[1] + 1):
+                self.write(given[at], given[0], given[at + 1 : at + 1 + given[1]])
+
+    def follow(self, memory):
+        """Half-way to the goal, while there is torque."""
+        goal, place = (int.from_bytes(memory[a : a + 2], "little") for a in (GOAL, PRESENT))
+        if memory[TORQUE]:
+            memory[PRESENT : PRESENT + 2] = (place + round((goal - place) / 2)).to_bytes(2, "little")
+
+    def write(self, number, address, data):
+        if number == self.dead:
+            return
+        self.memory[number][address : address + len(data)] = data
+        if address == TORQUE and not data[0]:
+            self.log.append(f"release {number}")
+
+    def answer(self, number, data=b""):
+        if number not in (self.dead, EVERYONE):
+            body = bytes([number, len(data) + 2, 0, *data])
+            self.answers += b"\xff\xff" + body + bytes([~sum(body) & 255])
+        elif number == EVERYONE:
+            for each in self.memory:
+                self.answer(each)
+
+
+class Wire:
+    """What serial.Serial gives: each packet is answered at once, or not at all."""
+
+    def __init__(self, chain):
+        self.chain = chain
+
+    def _plugged(self):
+        if self.chain.pulled:
+            raise serial.SerialException("unplugged")
+
+    @property
+    def in_waiting(self):
+        return len(self.chain.answers)
+
+    def write(self, packet):
+        self._plugged()
+        packet = bytes(packet)
+        assert packet[:2] == b"\xff\xff"
+        assert packet[-1] == ~sum(packet[2:-1]) & 255
+        self.chain.handle(packet[2], packet[4], packet[5:-1])
+        return len(packet)
+
+    def read(self, count):
+        self._plugged()
+        data, self.chain.answers = self.chain.answers[:count], self.chain.answers[count:]
+        return bytes(data)
+
+    def flush(self):
+        self._plugged()
+        self.chain.answers.clear()
+
+    reset_input_buffer = flush
+
+    def close(self):
+        self.chain.log.append("close")
+
+
+class Clock:
+    """Time that passes when it is waited for."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def monotonic(self):
+        self.now += 1e-3  # a call over the wire takes a while
+        return self.now
+
+    def sleep(self, seconds):
+        self.now += seconds
+
+
+class WiredArm(SimpleNamespace):
+    """`inner`: LeRobot's SO-101 on the `chain`; `robot`: the same behind a gate with careful limits."""
+
+    def __init__(self, folder, replace, clock=None):
+        from lerobot.robots.so_follower import SO101Follower, SO101FollowerConfig  # noqa: PLC0415
+
+        from robot.gate import Gate  # noqa: PLC0415
+        from robot.gated import GatedRobot  # noqa: PLC0415
+        from robot.limits import so101  # noqa: PLC0415
+        from sim.tip import Tip  # noqa: PLC0415
+
+        servo = {"drive_mode": 0, "homing_offset": 0, "range_min": 500, "range_max": 3595}
+        calibration = {name: {"id": i, **servo} for i, name in enumerate(JOINTS, 1)}
+        Path(folder, "arm.json").write_text(json.dumps(calibration))
+        chain = Chain()
+        replace(serial, "Serial", lambda **_: Wire(chain))
+        inner = SO101Follower(SO101FollowerConfig(port="wire", id="arm", calibration_dir=Path(folder)))
+        clock = clock or Clock()
+        gate = Gate(so101("careful", inner.calibration), Tip())
+        super().__init__(chain=chain, clock=clock, inner=inner, robot=GatedRobot(inner, gate, clock=clock))
