@@ -75,12 +75,12 @@ def slides(*limits: int | None, memory: bool = False) -> gymnasium.vector.SyncVe
     )
 
 
-def token_settings(length: int):
-    """A token of `length` steps: an action, a straight line or a parabola."""
+def token_settings(length: int, *shorter: int):
+    """A token of `length` steps: an action, a straight line or a parabola; and of shorter lengths, if any."""
     from worldmodel.settings import TokenConfig  # noqa: PLC0415
 
     knots = {1: 1, 2: 2, 4: 3}[length]
-    return TokenConfig(length, knots, knots - 1)
+    return TokenConfig(length, knots, knots - 1, shorter)
 
 
 def tiny_config(**changes):
@@ -104,8 +104,10 @@ def tiny_model(state_size: int = 3, points: int = 2, seed: int = 0, forms: torch
     return model
 
 
-def trainer(env, length: int = 1, weights: int = 0, capacity: int = 200, precision: str = "fp32", **changes):
-    """A trainer at its beginning. `weights` seeds the model only: a resumed one must not depend on it."""
+def trainer(
+    env, length: int | tuple[int, ...] = 1, weights: int = 0, capacity: int = 200, precision: str = "fp32", **changes
+):
+    """A trainer at its beginning, with tokens of one length or of several. `weights` seeds the model only: a resumed one must not depend on it."""
     from policies.agent import Agent  # noqa: PLC0415
     from policies.settings import LoopConfig  # noqa: PLC0415
     from policies.tokens import Tokens  # noqa: PLC0415
@@ -115,15 +117,14 @@ def trainer(env, length: int = 1, weights: int = 0, capacity: int = 200, precisi
     from worldmodel.replay import Replay  # noqa: PLC0415
     from worldmodel.settings import LearningConfig, PlannerConfig  # noqa: PLC0415
 
-    tokens = Tokens.of(token_settings(length), env.single_action_space.shape[0])
+    token = token_settings(*((length,) if isinstance(length, int) else length))
+    tokens = Tokens.of(token, env.single_action_space.shape[0])
     state_size = env.single_observation_space[STATE].shape[0]
-    model = tiny_model(
-        state_size, tokens.points, weights, tokens.forms, token=token_settings(length), precision=precision
-    )
+    model = tiny_model(state_size, tokens.points, weights, tokens.forms, token=token, precision=precision)
     learning = LearningConfig(**{"batch": 8, "updates_per_decision": 0.5} | changes)
     planning = PlannerConfig(samples=8, policy_samples=2, elites=4, iterations=2, horizon=2, budget="fixed")
     generator = torch.Generator().manual_seed(1)
-    discounts = [0.9**n for n in token_settings(length).lengths]
+    discounts = [0.9**n for n in token.lengths]
     planner = Planner(model, discounts, planning)
     agent = Agent(model, tokens, planner, generator, explore="pink")
     replay = Replay(capacity, env.num_envs, state_size, env.single_action_space.shape[0], tokens.size)

@@ -19,9 +19,10 @@ def make(toys):
     """Makes agents: of token length `length`, with a planner or with the policy alone."""
 
     def agent(length=1, planned=True, explore="", seed=0, every=0):
-        tokens = Tokens.of(toys.token_settings(length), 2)
-        model = toys.tiny_model(3, tokens.points)
-        planner = Planner(model, [0.9], PLANNING) if planned else None
+        token = toys.token_settings(*((length,) if isinstance(length, int) else length))
+        tokens = Tokens.of(token, 2)
+        model = toys.tiny_model(3, tokens.points, forms=tokens.forms, token=token)
+        planner = Planner(model, [0.9**n for n in token.lengths], PLANNING) if planned else None
         return Agent(model, tokens, planner, torch.Generator().manual_seed(seed), explore, every)
 
     return agent
@@ -87,6 +88,26 @@ def test_the_policy_alone_follows_one_token_at_most(make):
         agent.act(seen(2))
         assert agent.until.tolist() == [steps] * 2
         assert agent.steps_per_decision == steps
+
+
+def test_with_tokens_of_two_lengths_each_environment_keeps_to_its_own(make):
+    """Where the short one wins the next decision comes after one step, where the long one does after four."""
+    agent = make((4, 1), explore="white")
+    for head in (agent.model.outcome, agent.model.value.net[-1]):  # all sentences are worth the same
+        for p in head.parameters():
+            p.data.zero_()
+    begun = torch.zeros(40, dtype=torch.long)
+    seen_lengths = set()
+    for t in range(12):
+        due = agent.due if agent.actions is not None else torch.ones(40, dtype=torch.bool)
+        action = agent.act(seen(40, t))
+        begun[due] = t
+        assert torch.equal(agent.at, t - begun + 1)
+        if due.any():
+            seen_lengths |= set(agent.until[due].tolist())
+        assert action.abs().max() <= 1
+    assert seen_lengths == {1, 4}
+    assert 1 < agent.steps_per_decision < 4
 
 
 def test_it_says_what_the_planner_chose_and_when(make):
@@ -176,7 +197,7 @@ def test_another_number_of_environments_begins_anew(make):
     assert agent.at.tolist() == [1, 1, 1]
 
 
-@pytest.mark.parametrize("length", [1, 4])
+@pytest.mark.parametrize("length", [1, 4, (4, 1)])
 @pytest.mark.parametrize("steps", [0, 1, 3])
 @pytest.mark.parametrize("planned", [True, False])
 def test_an_agent_read_back_goes_on_to_the_bit(make, length, steps, planned):

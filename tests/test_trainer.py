@@ -45,7 +45,7 @@ def beginnings(replay):
     return [0, *(int(row) + 1 for row in replay.final[0, : int(replay.head[0])].nonzero().flatten())]
 
 
-@pytest.mark.parametrize("length", [1, 4])
+@pytest.mark.parametrize("length", [1, 4, (4, 1)])
 @pytest.mark.parametrize("envs", [1, 3])
 def test_a_run_resumed_anywhere_is_the_run_itself(toys, tmp_path, envs, length):
     """Saved after every few steps, read into other objects with other weights, run on to the end."""

@@ -28,20 +28,24 @@ def elect(
     elites = candidates.gather(2, index)
     unit = config.temperature * (_deviation(best).square() + config.indifference**2).sqrt()
     weights = torch.softmax((best - best[:, :1]) / unit, -1)
-    share = alike(weights, elites[0, :, :, points:])
-    mean = torch.einsum("be,tbew->tbw", share, elites)
-    variance = torch.einsum("be,tbep->tbp", share, (elites - mean.unsqueeze(2))[..., :points].square())
+    share, kind = alike(weights, elites[0, :, :, points:])
+    middle = torch.einsum("be,tbep->tbp", share, elites[..., :points])
+    variance = torch.einsum("be,tbep->tbp", share, (elites[..., :points] - middle.unsqueeze(2)).square())
+    mean = torch.cat([middle, kind.expand(len(middle), -1, -1)], -1)
     spread = variance.sqrt().clamp(config.min_spread, config.spread)
     return mean, spread, best, weights, elites, doubt(best, config.indifference)
 
 
-def alike(weights: Float[Tensor, "B E"], kinds: Float[Tensor, "B E K"]) -> Float[Tensor, "B E"]:
-    """The weights of the elites of the kind that has the most in all, scaled to sum to 1; the others' are 0."""
+def alike(
+    weights: Float[Tensor, "B E"], kinds: Float[Tensor, "B E K"]
+) -> tuple[Float[Tensor, "B E"], Float[Tensor, "B K"]]:
+    """The kind that has the most weight in all: its elites' weights, scaled to sum to 1, the others' 0; and its code."""
     if not kinds.shape[-1]:
-        return weights
+        return weights, kinds[:, 0]
     winner = torch.einsum("be,bek->bk", weights, kinds).argmax(-1)
-    share = weights * kinds.gather(-1, winner.view(-1, 1, 1).expand(-1, kinds.shape[1], 1)).squeeze(-1)
-    return share / share.sum(-1, keepdim=True)
+    code = F.one_hot(winner, kinds.shape[-1]).to(kinds.dtype)
+    share = weights * torch.einsum("bek,bk->be", kinds, code)
+    return share / share.sum(-1, keepdim=True), code
 
 
 def doubt(returns: Float[Tensor, "B E"], indifference: float) -> Float[Tensor, "B"]:
