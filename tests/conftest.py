@@ -107,7 +107,10 @@ def tiny_model(state_size: int = 3, points: int = 2, seed: int = 0, forms: torch
 def trainer(
     env, length: int | tuple[int, ...] = 1, weights: int = 0, capacity: int = 200, precision: str = "fp32", **changes
 ):
-    """A trainer at its beginning, with tokens of one length or of several. `weights` seeds the model only: a resumed one must not depend on it."""
+    """A trainer at its beginning, with tokens of one length or of several.
+
+    `weights` seeds the model only: a resumed one must not depend on it.
+    """
     from policies.agent import Agent  # noqa: PLC0415
     from policies.settings import LoopConfig  # noqa: PLC0415
     from policies.tokens import Tokens  # noqa: PLC0415

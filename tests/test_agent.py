@@ -1,5 +1,7 @@
 """Laws of the acting agent and its rollouts: when it plans, what it forgets, and that neighbours do not meet."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -96,6 +98,7 @@ def test_with_tokens_of_two_lengths_each_environment_keeps_to_its_own(make):
     for head in (agent.model.outcome, agent.model.value.net[-1]):  # all sentences are worth the same
         for p in head.parameters():
             p.data.zero_()
+    agent.planner.config = dataclasses.replace(PLANNING, elites=7)
     begun = torch.zeros(40, dtype=torch.long)
     seen_lengths = set()
     for t in range(12):

@@ -39,7 +39,7 @@ def elect(
 def alike(
     weights: Float[Tensor, "B E"], kinds: Float[Tensor, "B E K"]
 ) -> tuple[Float[Tensor, "B E"], Float[Tensor, "B K"]]:
-    """The kind that has the most weight in all: its elites' weights, scaled to sum to 1, the others' 0; and its code."""
+    """Of the kind that has the most weight in all: its elites' weights, which sum to 1, the others' 0; and its code."""
     if not kinds.shape[-1]:
         return weights, kinds[:, 0]
     winner = torch.einsum("be,bek->bk", weights, kinds).argmax(-1)
