@@ -13,7 +13,7 @@ from envs.make import episode_limit, make_vector
 from envs.settings import TaskConfig
 from policies.agent import Agent
 from policies.checkpoint import Identity
-from policies.curves import Curve
+from policies.tokens import Tokens
 from policies.trainer import Trainer
 from worldmodel.learner import Learner
 from worldmodel.model import STATE, WorldModel
@@ -97,9 +97,9 @@ class Assembly:
         return discount_of(episode_limit(self.env))
 
     @cached_property
-    def curve(self) -> Curve:
+    def tokens(self) -> Tokens:
         """What a token is, as motion."""
-        return Curve.of(self.config.model.token, self.env.single_action_space.shape[0])
+        return Tokens.of(self.config.model.token, self.env.single_action_space.shape[0])
 
     @cached_property
     def learner(self) -> Learner:
@@ -107,13 +107,14 @@ class Assembly:
         with torch.random.fork_rng():
             torch.manual_seed(self.config.seed)
             state_size = self.env.single_observation_space[STATE].shape[0]
-            model = WorldModel(state_size, self.curve.token_size, self.config.model).to(self.machine.device)
-        return Learner(model, self.token_discount, self.config.learning, self.machine.compiled)
+            model = WorldModel(state_size, self.tokens.points, self.config.model, self.tokens.forms)
+        model = model.to(self.machine.device)
+        return Learner(model, self.token_discounts, self.config.learning, self.machine.compiled)
 
     @property
-    def token_discount(self) -> float:
-        """Discount over one whole token."""
-        return self.step_discount**self.config.model.token.length
+    def token_discounts(self) -> tuple[float, ...]:
+        """Discount over one whole token, of each length."""
+        return tuple(self.step_discount**length for length in self.config.model.token.lengths)
 
     @cached_property
     def trainer(self) -> Trainer:
@@ -121,17 +122,17 @@ class Assembly:
         config, model = self.config, self.learner.model
         generator = torch.Generator().manual_seed(config.seed)
         thorough = replace(config.planner, budget="fixed")
-        planner = Planner(model, self.token_discount, thorough, self.machine.compiled)
-        agent = Agent(model, self.curve, planner, generator, config.noise, config.planner.replan_every)
+        planner = Planner(model, self.token_discounts, thorough, self.machine.compiled)
+        agent = Agent(model, self.tokens, planner, generator, config.noise, config.planner.replan_every)
         replay = Replay(
-            config.replay.capacity, config.envs, model.state_size, self.curve.action_size, self.curve.token_size
+            config.replay.capacity, config.envs, model.state_size, self.tokens.action_size, self.tokens.size
         )
         return Trainer(
             self.env,
             self.learner,
             agent,
             replay,
-            self.curve,
+            self.tokens,
             generator,
             config,
             config.task.action_repeat,
@@ -141,16 +142,16 @@ class Assembly:
     def evaluator(self, planned: bool, seed: int, compiled: bool = False) -> Agent:
         """An agent that does not explore, by the averaged weights: with the planner, or the policy alone."""
         model = self.learner.acting
-        planner = Planner(model, self.token_discount, self.config.planner, compiled) if planned else None
+        planner = Planner(model, self.token_discounts, self.config.planner, compiled) if planned else None
         generator = torch.Generator().manual_seed(seed)
-        return Agent(model, self.curve, planner, generator, every=self.config.planner.replan_every)
+        return Agent(model, self.tokens, planner, generator, every=self.config.planner.replan_every)
 
     def identity(self) -> Identity:
         """What a checkpoint of now is for."""
         return Identity(
             asdict(self.config.task),
             self.learner.model.state_size,
-            self.curve.action_size,
+            self.tokens.action_size,
             self.step_discount,
             self.trainer.env_steps,
             self.config.model,
@@ -173,8 +174,8 @@ def loaded_agent(
     compiled: bool = False,
 ) -> tuple[Agent, TaskConfig]:
     """An agent from a checkpoint, and the task it is for."""
-    curve = Curve.of(identity.model.token, identity.action_size)
-    discount = identity.discount**identity.model.token.length
+    tokens = Tokens.of(identity.model.token, identity.action_size)
+    discounts = tuple(identity.discount**length for length in identity.model.token.lengths)
     config, generator = planner or identity.planner, torch.Generator().manual_seed(seed)
-    chosen = Planner(model, discount, config, compiled) if planned else None
-    return Agent(model, curve, chosen, generator, every=config.replan_every), TaskConfig(**identity.task)
+    chosen = Planner(model, discounts, config, compiled) if planned else None
+    return Agent(model, tokens, chosen, generator, every=config.replan_every), TaskConfig(**identity.task)

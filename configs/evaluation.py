@@ -29,7 +29,6 @@ from policies.checkpoint import (
     read_identity,
     versions,
 )
-from policies.curves import Curve
 from policies.folders import MANIFEST, FolderError, replace_file
 from policies.rollouts import Rollout, rollout, success_rates
 from worldmodel.arithmetic import plan_gflop
@@ -58,8 +57,7 @@ class Evaluation:
         changed = {name: value for name, value in config.planner.items() if value is not None}
         planner = build(PlannerConfig, asdict(identity.planner) | changed, "planner.")
         machine = prepare(config)
-        token_size = Curve.of(identity.model.token, identity.action_size).token_size
-        model = load_model(path, identity, token_size).to(machine.device)
+        model = load_model(path, identity).to(machine.device)
         return cls(config, machine, path, identity, model, planner)
 
     def run(self, folder: Path) -> dict:
@@ -67,7 +65,7 @@ class Evaluation:
         planned, imagined = self._episodes(True)
         alone, _ = self._episodes(False)
         agent, task = self._agent(True, self.machine.compiled)
-        pace, every = measure(task, agent), agent.every
+        pace, every = measure(task, agent), agent.steps_per_decision
         plan, update = self._plan_gflop(imagined), _recorded(self.path.parent.parent / "summary.json", "update_gflop")
         trained = round(_recorded(self.path / PROGRESS, "seconds") or 0, 1) or None
         result = {
@@ -145,8 +143,8 @@ class Evaluation:
                 raise FolderError(f"{self.path}: its {name} has {size} numbers, the task's has {space.shape[0]}")
 
     def _plan_gflop(self, imagined: float) -> float:
-        discount = self.identity.discount**self.identity.model.token.length
-        return plan_gflop(self.model, discount, self.planner, imagined)
+        discounts = [self.identity.discount**length for length in self.identity.model.token.lengths]
+        return plan_gflop(self.model, discounts, self.planner, imagined)
 
 
 class OneByOne(Agent):

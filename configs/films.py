@@ -13,12 +13,12 @@ from envs.make import episode_limit, make
 from envs.rendering import frame
 from envs.settings import TaskConfig
 from policies.agent import Agent
-from policies.curves import Curve
 from policies.folders import replace_file
 from policies.glyph import glyph
 from policies.ink import draw, picture
 from policies.notation import to_plain
 from policies.rollouts import as_tensors, episode_seeds
+from policies.tokens import Tokens
 from policies.vocabulary import Move
 from sim.canvas import RenderingUnavailable
 from worldmodel.planner import Plan
@@ -40,7 +40,7 @@ def film(path: Path, task: TaskConfig, agent: Agent, say: Callable[[str], None],
         observation, _ = env.reset(seed=episode_seeds(seed, 2, 0, 1)[0])
         action = agent.act(_one(observation))
         if agent.plan is not None:
-            first_plan = sentence(agent.plan, agent.curve, step_seconds)
+            first_plan = sentence(agent.plan, agent.tokens, step_seconds)
             for name in PLANS:
                 draw(first_plan, path.with_name(name))
             replace_file(path.with_name("plan.json"), json.dumps(to_plain(first_plan)).encode())
@@ -79,16 +79,17 @@ class Reel:
         if plan is None:
             return np.ascontiguousarray(scene)
         if plan is not self.drawn:
-            shapes = glyph(sentence(plan, self.agent.curve, self.step_seconds))
+            shapes = glyph(sentence(plan, self.agent.tokens, self.step_seconds))
             self.page = picture(shapes, HEIGHT, paper="white")[..., :3]
             self.drawn = plan
         return np.concatenate([scene, self.page], 1)
 
 
-def sentence(plan: Plan, curve: Curve, step_seconds: float, of: int = 0) -> tuple[Move, ...]:
+def sentence(plan: Plan, tokens: Tokens, step_seconds: float, of: int = 0) -> tuple[Move, ...]:
     """The motions of a plan for the latent number `of`, with the elites' deviation as their spread."""
-    tokens, spread = (x[:, of].cpu().double().numpy() for x in (plan.tokens, plan.spread))
-    moves = [Move.of(token, curve.config, step_seconds) for token in tokens]
+    curve, points = tokens.curve(plan.tokens[0, of].cpu()), plan.tokens[:, of, : tokens.points]
+    points, spread = (x.cpu().double().numpy() for x in (points, plan.spread[:, of]))
+    moves = [Move.of(p, curve.knots, curve.degree, curve.length * step_seconds) for p in points]
     return tuple(replace(m, spread=s.reshape(m.points.shape)) for m, s in zip(moves, spread, strict=True))
 
 

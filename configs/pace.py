@@ -37,7 +37,7 @@ def measure(task: TaskConfig, agent: Agent, decisions: int = 100) -> Pace:
     try:
         observation, _ = env.reset(seed=episode_seeds(0, 2, episode, 1))
         while len(times) < decisions + WARM_UP:
-            due = agent.actions is None or bool((agent.at >= agent.every).any())
+            due = agent.actions is None or bool(agent.due.any())
             seen = as_tensors(observation)
             started = time.perf_counter()
             action = agent.act(seen)

@@ -41,7 +41,7 @@ class Ours:
         planner = self.parts.config.planner
         gflop = {
             "update": round(update_gflop(self.learner), 4),
-            "plan": round(plan_gflop(self.learner.model, self.parts.token_discount, planner), 4),
+            "plan": round(plan_gflop(self.learner.model, self.parts.token_discounts, planner), 4),
         }
         return {"gflop": gflop, "parameters": int(self.learner.flat.numel())}
 
@@ -55,7 +55,9 @@ class Ours:
     def _plan(self) -> None:
         observation = {STATE: self.trainer.observation[STATE][:1]}
         plan = self.trainer.agent.planner.plan(observation, self.memory, self.trainer.generator)
-        self.memory = Memory.of(self.parts.curve.advance(plan.tokens.cpu(), self.trainer.agent.every))
+        tokens = self.parts.tokens
+        later = tokens.advance(plan.tokens.cpu(), tokens.lengths[tokens.kind(plan.tokens[0].cpu())])
+        self.memory = Memory.of(later)
 
     def _decision(self) -> None:
         for _ in self.trainer.run(self.trainer.env_steps + 1):

@@ -48,7 +48,7 @@ def _value(kind, value, where: str):
         return _either(typing.get_args(kind), value, where)
     if (sequence := typing.get_origin(kind)) in (list, tuple):
         if not isinstance(value, list | tuple):
-            raise ConfigError(f"{where}={value}: a list, e.g. {where}=[a,b]")
+            raise ConfigError(f"{where}={value}: a list, e.g. {where}=[{_EXAMPLES[typing.get_args(kind)[0]]}]")
         return sequence(_value(typing.get_args(kind)[0], item, where) for item in value)
     if kind is str and isinstance(value, bool):
         value = str(value).lower()  # compile=true reaches us as a truth value
@@ -74,4 +74,5 @@ def _either(kinds: tuple, value, where: str):
     return _value(kinds[-1], value, where)
 
 
+_EXAMPLES = {str: "a,b", int: "1,2", float: "0.1,0.2"}
 _NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "text", dict: "a group of keys"}

@@ -20,6 +20,7 @@ from envs.benchmark.anchors import published
 from envs.benchmark.curves import read_curve
 from envs.benchmark.figures import learning_curve
 from envs.settings import TaskConfig
+from policies.agent import Agent
 from policies.checkpoint import load_trainer, newest, read_identity, save_checkpoint, versions
 from policies.folders import FolderError
 from policies.rollouts import Rollout, rollout, success_rates
@@ -142,12 +143,12 @@ class Training:
         trainer = self.parts.trainer
         return {
             "env_steps": trainer.env_steps,
-            "decisions": trainer.steps // self.parts.curve.config.length,
+            "decisions": trainer.agent.decided,
             "updates": self.parts.learner.updates,
         }
 
-    def _evaluate(self, when: str) -> tuple[Rollout, Rollout, float]:
-        """Evaluate with the planner and without it; also says how many steps a plan imagined, in the mean."""
+    def _evaluate(self, when: str) -> tuple[Rollout, Rollout, Agent]:
+        """Evaluate with the planner and without it; also gives the agent that planned."""
         env, seed, limit = self.parts.evaluation_env, self.config.evaluation.seed, self.parts.limit
         agent = self.parts.evaluator(True, seed)
         planned = rollout(env, agent, seed, limit, self._heed)
@@ -167,7 +168,7 @@ class Training:
             f"{when}: return {planned.returns.mean():.0f} ± {planned.returns.std():.0f}, "
             f"policy alone {alone.returns.mean():.0f}{success_rates(planned, alone)}"
         )
-        return planned, alone, agent.imagined / agent.decided
+        return planned, alone, agent
 
     def _save(self) -> None:
         progress = {
@@ -186,12 +187,12 @@ class Training:
     def _finish(self) -> dict:
         config, learner, trainer = self.config, self.parts.learner, self.parts.trainer
         self._save()  # before the last evaluation, so that going on from here leaves no row twice
-        planned, alone, imagined = self._evaluate("at the end")
+        planned, alone, evaluated = self._evaluate("at the end")
         agent = self.parts.evaluator(True, 0, self.parts.machine.compiled)
         pace = measure(config.task, agent)
         # Both by control step, so that runs with other tokens compare.
-        update = update_gflop(learner) * config.learning.updates_per_decision / config.model.token.length
-        plan = plan_gflop(learner.model, self.parts.token_discount, config.planner) / agent.every
+        update = update_gflop(learner) * config.learning.updates_per_decision / config.model.token.lengths[0]
+        plan = plan_gflop(learner.model, self.parts.token_discounts, config.planner) / trainer.agent.steps_per_decision
         result = {
             "task": config.task.label,
             "seed": config.seed,
@@ -207,7 +208,7 @@ class Training:
             "env_steps_per_second": round(trainer.env_steps / max(self.seconds, 1e-9), 2),
             "gflop_per_decision": round(update + plan, 3),
             "update_gflop": round(update, 4),
-            "imagined_per_plan": round(imagined, 1),
+            "imagined_per_plan": round(evaluated.imagined / evaluated.decided, 1),
             "decisions_per_second": round(pace.per_second, 1),
             "parameters": int(learner.flat.numel()),
             "device": str(self.parts.machine.device),

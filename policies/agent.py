@@ -1,11 +1,11 @@
 """The acting policy: observation in, action out, one token at a time."""
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from policies.curves import Curve
 from policies.noise import Noise
+from policies.tokens import Tokens
 from worldmodel.model import STATE, WorldModel
 from worldmodel.planner import Memory, Plan, Planner
 
@@ -19,7 +19,7 @@ class Agent:
     def __init__(
         self,
         model: WorldModel,
-        curve: Curve,
+        tokens: Tokens,
         planner: Planner | None,
         generator: torch.Generator,
         explore: str = "",
@@ -32,24 +32,37 @@ class Agent:
         rest of a token is dropped; beyond, the plan's next tokens are followed unseen, as far as there are any (the
         policy alone has one). Raises ValueError for more steps than a plan has.
         """
-        self.model, self.curve, self.planner = model, curve, planner
+        self.model, self.tokens, self.planner = model, tokens, planner
         self.generator, self.noise = generator, Noise(explore, generator) if explore else None
-        known = curve.config.length * (planner.config.horizon if planner else 1)
+        shortest, longest = (int(find()) for find in (tokens.lengths.min, tokens.lengths.max))
+        known = shortest * (planner.config.horizon if planner else 1)
         if every > known and planner:
             raise ValueError(f"planner.replan_every={every}: at most {known}, the control steps of a plan")
-        self.every = min(every or curve.config.length, known)
-        self.ahead = -(-self.every // curve.config.length)  # tokens that may be executed before the next decision
+        self.every = every
+        self.most = every or longest  # control steps between two decisions, at most
+        self.ahead = -(-self.most // shortest)  # tokens that may be executed before the next decision
         self.memory: Memory | None = None
         self.plan: Plan | None = None  # the newest, which a film shows
         self.actions: Tensor | None = None
-        self.at = torch.zeros(0, dtype=torch.long)
+        self.at = self.until = torch.zeros(0, dtype=torch.long)
         self.spread = 0.0
-        self.decided, self.imagined = 0, 0  # decisions, and calls of the model's step, so far over all environments
-        self.choice: list[Tensor | None] = []  # the tokens (P,) that the planner chose in the last `act`, where it did
+        self.decided, self.covered, self.imagined = 0, 0, 0  # so far, over all environments: decisions, the control
+        # steps they were for, and calls of the model's step
+        self.choice: list[Tensor | None] = []  # the tokens (W,) that the planner chose in the last `act`, where it did
+
+    @property
+    def steps_per_decision(self) -> float:
+        """Control steps from one decision to the next, in the mean so far; at most as many before the first."""
+        return self.covered / self.decided if self.decided else float(self.most)
+
+    @property
+    def due(self) -> Bool[Tensor, "B"]:
+        """Which environments decide anew in the next `act`, if as many as before."""
+        return self.at >= self.until
 
     def reset(self, ended: Bool[Tensor, "B"]) -> None:
         """Forget the token and the plan of the environments (B,) whose episode ended."""
-        self.at[ended] = self.every
+        self.at[ended] = self.until[ended]
         if self.memory is not None:
             self.memory = Memory(self.memory.mean, self.memory.valid & ~ended.to(self.memory.valid.device))
 
@@ -59,9 +72,9 @@ class Agent:
         count = len(observation[STATE])
         if self.actions is None or len(self.at) != count:
             self.memory = None
-            self.at = torch.full((count,), self.every)
-            self.actions = torch.zeros(count, self.every, self.curve.action_size)
-        due = self.at >= self.every
+            self.at, self.until = torch.zeros(2, count, dtype=torch.long)
+            self.actions = torch.zeros(count, self.most, self.tokens.action_size)
+        due = self.due
         self.choice = [None] * count
         if bool(due.any()):
             self._begin(observation, due)
@@ -71,33 +84,56 @@ class Agent:
 
     def _begin(self, observation: dict[str, Tensor], due: Bool[Tensor, "B"]) -> None:
         """Decide anew where it is time to; the others keep their tokens, and their memory."""
-        self.decided += int(due.sum())
         if self.planner is None:
-            tokens = self.model.policy(self.model.encode(observation)).mode.cpu().unsqueeze(0)
+            sentences = self.model.favourite(self.model.encode(observation))[0].cpu().unsqueeze(0)
+            until = self._until(sentences).minimum(self.tokens.lengths[self.tokens.kind(sentences[0])])
         else:
             plan = self.plan = self.planner.plan(observation, self.memory, self.generator)
-            later = self.curve.advance(plan.tokens.cpu(), self.every).to(plan.tokens.device)
-            self.memory = Memory.of(later).where(due, self.memory)
-            tokens, spread = plan.tokens[: self.ahead].cpu(), plan.spread[: self.ahead].cpu()
-            self.spread = float(spread[0].mean())
+            whole, device = plan.tokens.cpu(), plan.tokens.device
+            sentences = chosen = whole[: self.ahead]
+            self.spread = float(plan.spread[0].mean())
             self.imagined += int(plan.imagined[due].sum())
-            self.choice = [tokens[0, i] if due[i] else None for i in range(len(due))]
+            self.choice = [whole[0, i] if due[i] else None for i in range(len(due))]
             if self.noise is not None:
-                chosen = torch.multinomial(plan.weights.cpu(), 1, generator=self.generator)
-                elite = plan.elites[: self.ahead].cpu()[:, torch.arange(len(chosen)), chosen[:, 0]]
-                noise = torch.stack([self.noise.draw(*tokens.shape[1:]) for _ in tokens])
-                tokens = (elite + spread * noise).clamp(-1, 1)
-        actions = self.curve.decode(tokens).movedim(0, 1).flatten(1, 2)[:, : self.every]
+                sentences = self._explored(plan)
+            until = self._until(sentences)
+            same = self.tokens.kind(sentences[0]) == self.tokens.kind(chosen[0])
+            later = self.tokens.advance(whole, until.where(same, self._until(chosen))).to(device)
+            self.memory = Memory.of(later).where(due, self.memory)
         # A mean of bounded tokens, or of control points, can be an ulp out of bounds.
-        self.actions = torch.where(due[:, None, None], actions.clamp(-1, 1), self.actions)
+        actions = self.tokens.decode(sentences, self.most).clamp(-1, 1)
+        self.actions = torch.where(due[:, None, None], actions, self.actions)
+        self.until = torch.where(due, until, self.until)
         self.at[due] = 0
+        self.decided += int(due.sum())
+        self.covered += int(until[due].sum())
+
+    def _until(self, sentences: Float[Tensor, "T B W"]) -> Int[Tensor, "B"]:
+        """Control steps to the next decision."""
+        lengths = self.tokens.lengths[self.tokens.kind(sentences[0])]
+        return torch.full_like(lengths, self.every) if self.every else lengths
+
+    def _explored(self, plan: Plan) -> Float[Tensor, "T B W"]:
+        """An elite of each plan, drawn by its weight, with noise of the plan's own spread."""
+        drawn = torch.multinomial(plan.weights.cpu(), 1, generator=self.generator)[:, 0]
+        elite = plan.elites[: self.ahead].cpu()[:, torch.arange(len(drawn)), drawn]
+        spread = plan.spread[: self.ahead].cpu()
+        noise = torch.stack([self.noise.draw(*each.shape) for each in spread])
+        points, kind = elite.split([self.tokens.points, self.tokens.size - self.tokens.points], -1)
+        return torch.cat([(points + spread * noise).clamp(-1, 1), kind], -1)
 
     def state_dict(self) -> dict[str, Tensor]:
         """What the next action depends on, beside the model."""
         saved = {} if self.noise is None else {"noise": self.noise.parts}
         if self.actions is None:
             return saved
-        saved |= {"actions": self.actions, "at": self.at, "spread": torch.tensor(self.spread)}
+        saved |= {
+            "actions": self.actions,
+            "at": self.at,
+            "until": self.until,
+            "spread": torch.tensor(self.spread),
+            "counts": torch.tensor([self.decided, self.covered, self.imagined]),
+        }
         if self.memory is not None:
             saved |= {"memory_mean": self.memory.mean, "memory_valid": self.memory.valid}
         return saved
@@ -108,6 +144,7 @@ class Agent:
         if self.noise is not None:
             self.noise.parts = saved["noise"]
         if self.actions is not None:
-            self.at, self.spread = saved["at"].clone(), float(saved["spread"])
+            self.at, self.until, self.spread = saved["at"].clone(), saved["until"].clone(), float(saved["spread"])
+            self.decided, self.covered, self.imagined = saved["counts"].tolist()
         if "memory_mean" in saved:
             self.memory = Memory(saved["memory_mean"], saved["memory_valid"])

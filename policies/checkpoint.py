@@ -20,6 +20,7 @@ from policies.folders import (
     tensor_bytes,
     write_folder,
 )
+from policies.tokens import Tokens
 from policies.trainer import Trainer
 from worldmodel.model import WorldModel
 from worldmodel.settings import ModelConfig, PlannerConfig, TokenConfig
@@ -107,15 +108,16 @@ def read_identity(path: Path) -> Identity:
         if saved.pop("type") != "semagram":
             raise FolderError(f"{path / CONFIG}: not a Semagram checkpoint")
         model = dict(saved.pop("model"))
-        model["token"] = TokenConfig(**model["token"])
+        model["token"] = TokenConfig(**model["token"] | {"shorter": tuple(model["token"].get("shorter", ()))})
         return Identity(**saved | {"model": ModelConfig(**model), "planner": PlannerConfig(**saved["planner"])})
     except (AttributeError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise FolderError(f"{path / CONFIG}: not the settings of a Semagram checkpoint ({error})") from error
 
 
-def load_model(path: Path, identity: Identity, token_size: int) -> WorldModel:
+def load_model(path: Path, identity: Identity) -> WorldModel:
     """The model of a checkpoint, for acting. Raises FolderError if its tensors do not fit its settings."""
-    model = WorldModel(identity.state_size, token_size, identity.model)
+    tokens = Tokens.of(identity.model.token, identity.action_size)
+    model = WorldModel(identity.state_size, tokens.points, identity.model, tokens.forms)
     load_into(model, path)
     return model
 

@@ -7,7 +7,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from policies.splines import design, midpoints
-from worldmodel.settings import TokenConfig
 
 
 def basis(length: int, knots: int, degree: int) -> Float[Tensor, "L K"]:
@@ -20,27 +19,34 @@ def basis(length: int, knots: int, degree: int) -> Float[Tensor, "L K"]:
 
 @dataclass(frozen=True)
 class Curve:
-    """Tokens (..., P) with P = knots x A, and actions (..., L, A) in [-1, 1]; L = K = 1 makes both the same numbers."""
+    """Points (..., P) with P = knots x A, and actions (..., L, A) in [-1, 1]; L = K = 1 makes both the same numbers."""
 
-    config: TokenConfig
+    length: int
+    knots: int
+    degree: int
     action_size: int
     weights: Tensor
     inverse: Tensor
 
     @classmethod
-    def of(cls, config: TokenConfig, action_size: int) -> "Curve":
-        """The curve of a token's settings."""
-        weights = basis(config.length, config.knots, config.degree)
-        return cls(config, action_size, weights, torch.linalg.pinv(weights))
+    def of(cls, length: int, knots: int, degree: int, action_size: int) -> "Curve":
+        """The curve of `knots` control points over `length` control steps."""
+        weights = basis(length, knots, degree)
+        return cls(length, knots, degree, action_size, weights, torch.linalg.pinv(weights))
 
     @property
-    def token_size(self) -> int:
-        """Numbers in one token."""
-        return self.config.knots * self.action_size
+    def size(self) -> int:
+        """P, the numbers in a token's points."""
+        return self.knots * self.action_size
 
-    def decode(self, token: Float[Tensor, "*B P"]) -> Float[Tensor, "*B L A"]:
+    @property
+    def form(self) -> Float[Tensor, "P P"]:
+        """The projection from any points to the smallest ones that stand for the same motion; none where K <= L."""
+        return torch.kron(self.inverse @ self.weights, torch.eye(self.action_size))
+
+    def decode(self, points: Float[Tensor, "*B P"]) -> Float[Tensor, "*B L A"]:
         """Actions along the curve."""
-        return self.weights @ token.unflatten(-1, (self.config.knots, self.action_size))
+        return self.weights @ points.unflatten(-1, (self.knots, self.action_size))
 
     def encode(self, actions: Float[Tensor, "*B L A"]) -> Float[Tensor, "*B P"]:
         """Control points of the least-squares curve through the actions, clamped to [-1, 1]."""
@@ -51,10 +57,10 @@ class Curve:
 
         By whole tokens it is exact; in the middle of a token each curve is fitted to what is left of two.
         """
-        tokens, rest = divmod(steps, self.config.length)
+        tokens, rest = divmod(steps, self.length)
         if rest == 0:
             return torch.cat([sentence[tokens:], sentence[-1:].expand(min(tokens, len(sentence)), *sentence.shape[1:])])
         actions = self.decode(sentence).movedim(0, -3).flatten(-3, -2)  # (*B, T L, A)
         held = actions[..., -1:, :].expand(*actions.shape[:-2], steps, -1)
         later = torch.cat([actions, held], -2)[..., steps:, :]
-        return self.encode(later.unflatten(-2, (len(sentence), self.config.length)).movedim(-3, 0))
+        return self.encode(later.unflatten(-2, (len(sentence), self.length)).movedim(-3, 0))

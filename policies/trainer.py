@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from policies.agent import Agent
-from policies.curves import Curve
 from policies.rollouts import as_tensors, episode_seeds, succeeded
 from policies.settings import LoopConfig
+from policies.tokens import Tokens
 from worldmodel.learner import UPDATE_METRICS, Learner
 from worldmodel.losses import Batch
 from worldmodel.model import STATE
@@ -40,14 +40,14 @@ class Trainer:
         learner: Learner,
         agent: Agent,
         replay: Replay,
-        curve: Curve,
+        tokens: Tokens,
         generator: torch.Generator,
         config: LoopConfig,
         action_repeat: int,
         step_discount: float,
     ):
         self.env, self.learner, self.agent, self.replay = env, learner, agent, replay
-        self.curve, self.generator, self.config = curve, generator, config
+        self.tokens, self.generator, self.config = tokens, generator, config
         self.action_repeat, self.step_discount = action_repeat, step_discount
         count = env.num_envs
         self.steps = 0  # control steps, over all environments
@@ -74,7 +74,7 @@ class Trainer:
     def _step(self) -> list[EpisodeEnd]:
         count = self.env.num_envs
         if self.steps < self.config.seed_steps:
-            normal = self.agent.noise.draw(count, self.curve.action_size)
+            normal = self.agent.noise.draw(count, self.tokens.action_size)
             action = torch.erf(normal / math.sqrt(2))  # uniform in [-1, 1]
             choice = [None] * count
         else:
@@ -130,28 +130,31 @@ class Trainer:
         """The updates that the steps so far allow: none while seeding, then all that seeding saved up."""
         if self.steps < self.config.seed_steps:
             return
-        per_step = self.learner.config.updates_per_decision / self.curve.config.length
+        per_step = self.learner.config.updates_per_decision / self.tokens.curves[0].length
         for _ in range(int(self.steps * per_step) - self.learner.updates):
-            window = self.replay.sample(
-                self.learner.config.batch,
-                self.learner.config.horizon,
-                self.curve.config.length,
-                self.generator,
-            )
-            batch = self._batch(window).to(self.learner.model.device)
-            self.metrics = self.learner.update(batch, self.generator)
+            self.metrics = self.learner.update(self._draw().to(self.learner.model.device), self.generator)
 
-    def _batch(self, window: Window) -> Batch:
+    def _draw(self) -> Batch:
+        """A batch of windows: of tokens of each length equally many, or one more."""
+        config, kinds = self.learner.config, len(self.tokens.curves)
+        batches = []
+        for kind, curve in enumerate(self.tokens.curves):
+            count = (config.batch + kind) // kinds
+            batches.append(self._batch(self.replay.sample(count, config.horizon, curve.length, self.generator), kind))
+        return Batch.joined(batches)
+
+    def _batch(self, window: Window, kind: int) -> Batch:
         """Steps to tokens: control points, reward discounted over the token, whether the episode goes on."""
-        discount = self.step_discount ** torch.arange(self.curve.config.length)
-        token = self.curve.encode(window.action)
+        discount = self.step_discount ** torch.arange(self.tokens.curves[kind].length)
+        token = self.tokens.encode(window.action, kind)
+        chose = window.chose & (self.tokens.kind(window.choice) == kind)
         return Batch(
             state=window.state,
             token=token,
             reward=(window.reward * discount).sum(-1),
             proceed=1 - window.terminated.float(),
             valid=window.valid.float(),
-            choice=torch.where(window.chose.unsqueeze(1), window.choice, token[0]),
+            choice=torch.where(chose.unsqueeze(1), window.choice, token[0]),
         )
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -196,7 +199,7 @@ class Trainer:
             if t and starting.any():
                 observation = self._reset(starting)
             done = t - (most - self.lengths)  # steps into its episode; negative while it waits
-            action = torch.zeros(count, self.curve.action_size)
+            action = torch.zeros(count, self.tokens.action_size)
             for i in np.flatnonzero(done >= 0):
                 row = (int(self.replay.head[i]) - int(self.lengths[i]) + int(done[i])) % self.replay.rows
                 action[i] = self.replay.action[i, row]

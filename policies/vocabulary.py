@@ -11,7 +11,6 @@ import numpy as np
 from jaxtyping import Float
 
 from worldmodel.ranges import check
-from worldmodel.settings import TokenConfig
 
 LONGEST = 60.0
 """No token lasts longer, in seconds."""
@@ -43,13 +42,13 @@ class Move:
                 )
 
     @classmethod
-    def of(cls, token: Float[np.ndarray, "P"], config: TokenConfig, step_seconds: float) -> "Move":
-        """The motion of a world model's token (P,), P = K x A, of control steps of `step_seconds`.
+    def of(cls, points: Float[np.ndarray, "P"], knots: int, degree: int, seconds: float) -> "Move":
+        """The motion of a world model's token with these points (P,), P = K x A, that lasts so long.
 
         A mean of bounded tokens can be an ulp out of bounds: it is clamped.
         """
-        points = np.clip(np.asarray(token, dtype=float).reshape(config.knots, -1), -1, 1)
-        return cls(points, config.length * step_seconds, config.degree)
+        points = np.clip(np.asarray(points, dtype=float).reshape(knots, -1), -1, 1)
+        return cls(points, seconds, degree)
 
     def __eq__(self, other: object) -> bool:
         """Equal in every number."""

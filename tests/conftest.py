@@ -78,12 +78,12 @@ def slides(*limits: int | None, memory: bool = False) -> gymnasium.vector.SyncVe
     )
 
 
-def token_settings(length: int):
-    """A token of `length` steps: an action, a straight line or a parabola."""
+def token_settings(length: int, *shorter: int):
+    """A token of `length` steps: an action, a straight line or a parabola; and of shorter lengths, if any."""
     from worldmodel.settings import TokenConfig  # noqa: PLC0415
 
     knots = {1: 1, 2: 2, 4: 3}[length]
-    return TokenConfig(length, knots, knots - 1)
+    return TokenConfig(length, knots, knots - 1, shorter)
 
 
 def tiny_config(**changes):
@@ -93,13 +93,13 @@ def tiny_config(**changes):
     return ModelConfig(**{"latent": 16, "group": 4, "width": 16, "bins": 11, "precision": "fp32"} | changes)
 
 
-def tiny_model(state_size: int = 3, token_size: int = 2, seed: int = 0, **changes):
+def tiny_model(state_size: int = 3, points: int = 2, seed: int = 0, forms: torch.Tensor | None = None, **changes):
     """A model of that size in which no head is still zero; its normaliser has seen something."""
     from worldmodel.model import WorldModel  # noqa: PLC0415
 
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = WorldModel(state_size, token_size, tiny_config(**changes))
+        model = WorldModel(state_size, points, tiny_config(**changes), forms)
         for p in model.parameters():
             if not p.detach().any():
                 torch.nn.init.normal_(p, std=0.1)
@@ -107,30 +107,36 @@ def tiny_model(state_size: int = 3, token_size: int = 2, seed: int = 0, **change
     return model
 
 
-def trainer(env, length: int = 1, weights: int = 0, capacity: int = 200, precision: str = "fp32", **changes):
-    """A trainer at its beginning. `weights` seeds the model only: a resumed one must not depend on it."""
+def trainer(
+    env, length: int | tuple[int, ...] = 1, weights: int = 0, capacity: int = 200, precision: str = "fp32", **changes
+):
+    """A trainer at its beginning, with tokens of one length or of several.
+
+    `weights` seeds the model only: a resumed one must not depend on it.
+    """
     from policies.agent import Agent  # noqa: PLC0415
-    from policies.curves import Curve  # noqa: PLC0415
     from policies.settings import LoopConfig  # noqa: PLC0415
+    from policies.tokens import Tokens  # noqa: PLC0415
     from policies.trainer import Trainer  # noqa: PLC0415
     from worldmodel.learner import Learner  # noqa: PLC0415
     from worldmodel.planner import Planner  # noqa: PLC0415
     from worldmodel.replay import Replay  # noqa: PLC0415
     from worldmodel.settings import LearningConfig, PlannerConfig  # noqa: PLC0415
 
-    curve = Curve.of(token_settings(length), env.single_action_space.shape[0])
+    token = token_settings(*((length,) if isinstance(length, int) else length))
+    tokens = Tokens.of(token, env.single_action_space.shape[0])
     state_size = env.single_observation_space[STATE].shape[0]
-    model = tiny_model(state_size, curve.token_size, weights, token=curve.config, precision=precision)
+    model = tiny_model(state_size, tokens.points, weights, tokens.forms, token=token, precision=precision)
     learning = LearningConfig(**{"batch": 8, "updates_per_decision": 0.5} | changes)
     planning = PlannerConfig(samples=8, policy_samples=2, elites=4, iterations=2, horizon=2, budget="fixed")
     generator = torch.Generator().manual_seed(1)
-    discount = 0.9**length
-    planner = Planner(model, discount, planning)
-    agent = Agent(model, curve, planner, generator, explore="pink")
-    replay = Replay(capacity, env.num_envs, state_size, env.single_action_space.shape[0], curve.token_size)
+    discounts = [0.9**n for n in token.lengths]
+    planner = Planner(model, discounts, planning)
+    agent = Agent(model, tokens, planner, generator, explore="pink")
+    replay = Replay(capacity, env.num_envs, state_size, env.single_action_space.shape[0], tokens.size)
     loop = LoopConfig(steps=1000, seed_steps=8, seed=1)
-    learner = Learner(model, discount, learning)
-    return Trainer(env, learner, agent, replay, curve, generator, loop, 2, 0.9)
+    learner = Learner(model, discounts, learning)
+    return Trainer(env, learner, agent, replay, tokens, generator, loop, 2, 0.9)
 
 
 def identity(of):
@@ -142,7 +148,7 @@ def identity(of):
     return Identity(
         {"name": "slide"},
         model.state_size,
-        of.curve.action_size,
+        of.tokens.action_size,
         of.step_discount,
         of.env_steps,
         model.config,

@@ -1,12 +1,14 @@
 """Laws of the acting agent and its rollouts: when it plans, what it forgets, and that neighbours do not meet."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 
 from policies.agent import Agent
-from policies.curves import Curve
 from policies.rollouts import episode_seeds, rollout
+from policies.tokens import Tokens
 from worldmodel.model import STATE
 from worldmodel.planner import Planner
 from worldmodel.settings import PlannerConfig
@@ -19,10 +21,11 @@ def make(toys):
     """Makes agents: of token length `length`, with a planner or with the policy alone."""
 
     def agent(length=1, planned=True, explore="", seed=0, every=0):
-        curve = Curve.of(toys.token_settings(length), 2)
-        model = toys.tiny_model(3, curve.token_size)
-        planner = Planner(model, 0.9, PLANNING) if planned else None
-        return Agent(model, curve, planner, torch.Generator().manual_seed(seed), explore, every)
+        token = toys.token_settings(*((length,) if isinstance(length, int) else length))
+        tokens = Tokens.of(token, 2)
+        model = toys.tiny_model(3, tokens.points, forms=tokens.forms, token=token)
+        planner = Planner(model, [0.9**n for n in token.lengths], PLANNING) if planned else None
+        return Agent(model, tokens, planner, torch.Generator().manual_seed(seed), explore, every)
 
     return agent
 
@@ -59,7 +62,7 @@ def test_its_actions_are_the_tokens_curve(make, length):
     plans = counted(agent)
     actions = torch.stack([agent.act(seen(2, t)) for t in range(2 * length)], 1)
     for n, plan in enumerate(plans):
-        assert torch.equal(actions[:, n * length : (n + 1) * length], agent.curve.decode(plan.tokens[0]))
+        assert torch.equal(actions[:, n * length : (n + 1) * length], agent.tokens.decode(plan.tokens, length))
 
 
 @pytest.mark.parametrize(("length", "every"), [(1, 2), (4, 1), (4, 3), (4, 4), (4, 6), (2, 4)])
@@ -70,9 +73,9 @@ def test_it_follows_its_plan_for_as_long_as_it_is_told(make, length, every):
     actions = torch.stack([agent.act(seen(2, t)) for t in range(3 * every)], 1)
     assert len(plans) == 3
     for n, plan in enumerate(plans):
-        whole = agent.curve.decode(plan.tokens).movedim(0, 1).flatten(1, 2)
+        whole = agent.tokens.decode(plan.tokens, 2 * length)
         assert torch.equal(actions[:, n * every : (n + 1) * every], whole[:, :every])
-    assert torch.equal(agent.memory.mean, agent.curve.advance(plans[-1].tokens, every))
+    assert torch.equal(agent.memory.mean, agent.tokens.curves[0].advance(plans[-1].tokens, every))
     assert agent.imagined == sum(int(plan.imagined.sum()) for plan in plans)
 
 
@@ -82,8 +85,32 @@ def test_more_steps_than_a_plan_has_are_refused(make):
 
 
 def test_the_policy_alone_follows_one_token_at_most(make):
-    assert make(4, planned=False, every=8).every == 4
-    assert make(4, planned=False, every=3).every == 3
+    for every, steps in ((8, 4), (3, 3), (0, 4)):
+        agent = make(4, planned=False, every=every)
+        agent.act(seen(2))
+        assert agent.until.tolist() == [steps] * 2
+        assert agent.steps_per_decision == steps
+
+
+def test_with_tokens_of_two_lengths_each_environment_keeps_to_its_own(make):
+    """Where the short one wins the next decision comes after one step, where the long one does after four."""
+    agent = make((4, 1), explore="white")
+    for head in (agent.model.outcome, agent.model.value.net[-1]):  # all sentences are worth the same
+        for p in head.parameters():
+            p.data.zero_()
+    agent.planner.config = dataclasses.replace(PLANNING, elites=7)
+    begun = torch.zeros(40, dtype=torch.long)
+    seen_lengths = set()
+    for t in range(12):
+        due = agent.due if agent.actions is not None else torch.ones(40, dtype=torch.bool)
+        action = agent.act(seen(40, t))
+        begun[due] = t
+        assert torch.equal(agent.at, t - begun + 1)
+        if due.any():
+            seen_lengths |= set(agent.until[due].tolist())
+        assert action.abs().max() <= 1
+    assert seen_lengths == {1, 4}
+    assert 1 < agent.steps_per_decision < 4
 
 
 def test_it_says_what_the_planner_chose_and_when(make):
@@ -104,7 +131,7 @@ def test_it_says_what_the_planner_chose_and_when(make):
 def test_actions_are_in_range(make, length, planned, explore):
     agent = make(length, planned, explore)
     with torch.no_grad():
-        agent.model.actor[-1].bias[: agent.curve.token_size] = 50  # a policy that wants more than there is
+        agent.model.actor[-1].bias[: agent.tokens.points] = 50  # a policy that wants more than there is
     for t in range(2 * length):
         assert agent.act(seen(200, t)).abs().max() <= 1
 
@@ -173,7 +200,7 @@ def test_another_number_of_environments_begins_anew(make):
     assert agent.at.tolist() == [1, 1, 1]
 
 
-@pytest.mark.parametrize("length", [1, 4])
+@pytest.mark.parametrize("length", [1, 4, (4, 1)])
 @pytest.mark.parametrize("steps", [0, 1, 3])
 @pytest.mark.parametrize("planned", [True, False])
 def test_an_agent_read_back_goes_on_to_the_bit(make, length, steps, planned):

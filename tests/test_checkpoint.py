@@ -55,7 +55,7 @@ def test_the_identity_comes_back(toys, trained, tmp_path):
 
 def test_the_model_comes_back_to_the_bit(toys, trained, tmp_path):
     path = save(toys, trained, tmp_path)
-    model = load_model(path, read_identity(path), trained.curve.token_size)
+    model = load_model(path, read_identity(path))
     wanted = trained.learner.acting.state_dict()
     assert all(torch.equal(t, wanted[name]) for name, t in model.state_dict().items())
     assert set(wanted) == set(model.state_dict())
@@ -187,7 +187,7 @@ def test_a_checkpoint_of_another_size_is_refused_in_one_line(toys, trained, tmp_
     path = save(toys, trained, tmp_path)
     other = dataclasses.replace(read_identity(path), model=toys.tiny_config(**change))
     with pytest.raises(FolderError, match=r"model\.safetensors: .* is .*, .* is needed$") as caught:
-        load_model(path, other, trained.curve.token_size)
+        load_model(path, other)
     assert "\n" not in str(caught.value)
 
 
@@ -210,7 +210,7 @@ def test_tensors_missing_or_too_many_are_refused_in_one_line(toys, trained, tmp_
     for spoiled in ({n: t for n, t in tensors.items() if n != name}, tensors | {"trunk.9.weight": torch.ones(1)}):
         rewrite(path, "model.safetensors", spoiled)
         with pytest.raises(FolderError, match=r"model\.safetensors: trunk\.\d\.weight is ") as caught:
-            load_model(path, read_identity(path), trained.curve.token_size)
+            load_model(path, read_identity(path))
         assert "\n" not in str(caught.value)
 
 
@@ -231,4 +231,4 @@ def test_a_saved_weight_that_is_not_finite_is_refused(toys, trained, tmp_path):
     tensors["next.weight"][0, 0] = torch.nan
     rewrite(path, "model.safetensors", tensors)
     with pytest.raises(FolderError, match=r"next\.weight is not finite"):
-        load_model(path, read_identity(path), trained.curve.token_size)
+        load_model(path, read_identity(path))

@@ -31,8 +31,8 @@ def test_weights_are_a_partition_of_unity(shape):
 
 @given(shapes, st.integers(0, 99))
 def test_actions_stay_within_their_control_points(shape, seed):
-    curve = Curve.of(TokenConfig(*shape), 2)
-    token = uniform(5, curve.token_size, seed=seed)
+    curve = Curve.of(*shape, 2)
+    token = uniform(5, curve.size, seed=seed)
     actions, points = curve.decode(token), token.unflatten(-1, (-1, 2))
     assert (actions <= points.amax(1, keepdim=True) + 1e-6).all()
     assert (actions >= points.amin(1, keepdim=True) - 1e-6).all()
@@ -40,8 +40,8 @@ def test_actions_stay_within_their_control_points(shape, seed):
 
 @given(shapes, st.integers(0, 99))
 def test_encoding_undoes_decoding(shape, seed):
-    curve = Curve.of(TokenConfig(*shape), 3)
-    token = uniform(2, 4, curve.token_size, seed=seed)
+    curve = Curve.of(*shape, 3)
+    token = uniform(2, 4, curve.size, seed=seed)
     actions = curve.decode(token)
     assert actions.shape == (2, 4, shape[0], 3)
     assert torch.allclose(curve.encode(actions), token, atol=1e-3)
@@ -49,7 +49,7 @@ def test_encoding_undoes_decoding(shape, seed):
 
 @given(shapes, st.integers(0, 99))
 def test_encoding_is_least_squares_within_bounds(shape, seed):
-    curve = Curve.of(TokenConfig(*shape), 2)
+    curve = Curve.of(*shape, 2)
     actions = 0.1 * uniform(3, shape[0], 2, seed=seed)
     token = curve.encode(actions)
     assert token.abs().max() <= 1
@@ -64,27 +64,27 @@ def test_a_curve_run_backwards_is_the_curve_of_its_points_backwards(shape, seed)
     length, knots, degree = shape
     if degree == 0 and length % knots:
         return  # steps shared between two plateaus cannot be mirrored
-    curve = Curve.of(TokenConfig(*shape), 1)
+    curve = Curve.of(*shape, 1)
     token = uniform(1, knots, seed=seed)
     assert torch.allclose(curve.decode(token.flip(-1)), curve.decode(token).flip(-2), atol=1e-5)
 
 
 @given(shapes)
 def test_a_constant_is_held(shape):
-    curve = Curve.of(TokenConfig(*shape), 1)
-    assert torch.allclose(curve.decode(torch.full((curve.token_size,), 0.7)), torch.tensor(0.7))
+    curve = Curve.of(*shape, 1)
+    assert torch.allclose(curve.decode(torch.full((curve.size,), 0.7)), torch.tensor(0.7))
 
 
 @pytest.mark.parametrize("length", [1, 2, 4, 8])
 def test_one_point_is_one_action_held(length):
-    curve = Curve.of(TokenConfig(length, 1, 0), 3)
+    curve = Curve.of(length, 1, 0, 3)
     token = uniform(6, 3)
     assert torch.equal(curve.decode(token), token.unsqueeze(1).expand(6, length, 3))
 
 
 @pytest.mark.parametrize("length", [2, 4, 8])
 def test_two_points_are_a_straight_line(length):
-    curve = Curve.of(TokenConfig(length, 2, 1), 1)
+    curve = Curve.of(length, 2, 1, 1)
     at = (torch.arange(length) + 0.5) / length
     assert torch.allclose(curve.decode(torch.tensor([-1.0, 1.0])).flatten(), 2 * at - 1, atol=1e-6)
 
@@ -97,7 +97,7 @@ def test_a_curve_begins_and_ends_at_its_outer_points(shape):
 
 
 def test_one_step_and_one_point_change_no_bit():
-    curve = Curve.of(TokenConfig(1, 1, 0), 6)
+    curve = Curve.of(1, 1, 0, 6)
     token = uniform(3, 128, 6)
     assert torch.equal(curve.decode(token), token.unsqueeze(-2))
     assert torch.equal(curve.encode(token.unsqueeze(-2)), token)
@@ -111,8 +111,8 @@ def test_a_token_no_curve_can_have_is_refused(length, knots, degree):
 
 @given(shapes, st.integers(0, 4), st.integers(1, 4))
 def test_advancing_by_whole_tokens_is_exact_and_holds_the_last(shape, tokens, count):
-    curve = Curve.of(TokenConfig(*shape), 2)
-    sentence = uniform(count, 3, curve.token_size)
+    curve = Curve.of(*shape, 2)
+    sentence = uniform(count, 3, curve.size)
     later = curve.advance(sentence, tokens * shape[0])
     for i in range(count):
         assert torch.equal(later[i], sentence[min(i + tokens, count - 1)])
@@ -121,8 +121,8 @@ def test_advancing_by_whole_tokens_is_exact_and_holds_the_last(shape, tokens, co
 @given(st.integers(2, 6), st.integers(0, 30), st.integers(1, 4))
 def test_where_each_step_has_a_point_advancing_shifts_the_actions(length, steps, count):
     """K = L interpolates, so nothing is lost in the middle of a token either."""
-    curve = Curve.of(TokenConfig(length, length, 0), 2)
-    sentence = uniform(count, 3, curve.token_size)
+    curve = Curve.of(length, length, 0, 2)
+    sentence = uniform(count, 3, curve.size)
     actions = curve.decode(sentence).movedim(0, 1).flatten(1, 2)
     later = curve.decode(curve.advance(sentence, steps)).movedim(0, 1).flatten(1, 2)
     if steps % length:
@@ -135,6 +135,6 @@ def test_where_each_step_has_a_point_advancing_shifts_the_actions(length, steps,
 
 @given(shapes, st.integers(0, 20))
 def test_what_is_held_stays_held(shape, steps):
-    curve = Curve.of(TokenConfig(*shape), 2)
+    curve = Curve.of(*shape, 2)
     sentence = uniform(2).repeat(shape[1]).expand(3, 1, -1)
     assert torch.allclose(curve.advance(sentence, steps), sentence, atol=1e-5)

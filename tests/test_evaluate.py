@@ -19,9 +19,9 @@ from configs.training import Training
 from envs.benchmark.figures import draw_paired_strips
 from envs.settings import TaskConfig
 from policies.agent import Agent
-from policies.curves import Curve
 from policies.folders import FolderError
 from policies.rollouts import rollout
+from policies.tokens import Tokens
 from worldmodel import planner as planning
 from worldmodel.planner import Planner
 from worldmodel.settings import PlannerConfig, TokenConfig
@@ -154,8 +154,8 @@ def test_a_film_is_made_or_the_reason_said(run, tmp_path, capsys):
 
 def agent(model, planner, length=1):
     """An agent that plans."""
-    curve = Curve.of(TokenConfig(length, 1, 0), 1)
-    return Agent(model, curve, Planner(model, 0.9, planner), torch.Generator().manual_seed(0))
+    tokens = Tokens.of(TokenConfig(length, 1, 0), 1)
+    return Agent(model, tokens, Planner(model, [0.9], planner), torch.Generator().manual_seed(0))
 
 
 def test_a_deadline_of_the_settings_is_kept(toys, monkeypatch):
@@ -197,7 +197,9 @@ def test_one_by_one_is_what_each_would_do_alone(toys):
     model, env = toys.tiny_model(3, 2), toys.slides(7, 5, 9)
 
     def acting():
-        return Agent(model, Curve.of(TokenConfig(), 2), Planner(model, 0.9, config), torch.Generator().manual_seed(0))
+        return Agent(
+            model, Tokens.of(TokenConfig(), 2), Planner(model, [0.9], config), torch.Generator().manual_seed(0)
+        )
 
     together = rollout(env, OneByOne([acting() for _ in range(3)]), 3, 20)
     assert together.lengths.max() <= 9

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from configs.films import HEIGHT, Reel, sentence
 from policies.brush import drop
-from policies.curves import Curve
 from policies.glyph import Shape, glyph
 from policies.ink import SCALE, draw, picture, svg, thinned
+from policies.tokens import Tokens
 from policies.vocabulary import Grip, Move, Stop
 from worldmodel.settings import TokenConfig
 
@@ -130,9 +130,9 @@ def test_a_file_is_written_as_its_ending_says(tmp_path):
 
 @pytest.mark.parametrize(("length", "knots", "degree"), [(1, 1, 0), (4, 2, 1), (8, 5, 3)])
 def test_a_plan_of_the_planner_is_a_sentence(length, knots, degree, generator):
-    curve = Curve.of(TokenConfig(length, knots, degree), 3)
-    tokens, spread = (torch.rand(5, 2, curve.token_size, generator=generator) for _ in range(2))
-    moves = sentence(SimpleNamespace(tokens=tokens, spread=spread), curve, 0.02, of=1)
+    known = Tokens.of(TokenConfig(length, knots, degree), 3)
+    tokens, spread = (torch.rand(5, 2, known.points, generator=generator) for _ in range(2))
+    moves = sentence(SimpleNamespace(tokens=tokens, spread=spread), known, 0.02, of=1)
     assert len(moves) == 5
     for move, token, deviation in zip(moves, tokens[:, 1], spread[:, 1], strict=True):
         assert move.seconds == pytest.approx(0.02 * length)
@@ -140,9 +140,9 @@ def test_a_plan_of_the_planner_is_a_sentence(length, knots, degree, generator):
 
 
 def test_a_film_shows_the_newest_plan_and_draws_it_once(generator, monkeypatch):
-    curve = Curve.of(TokenConfig(1, 1, 0), 2)
+    known = Tokens.of(TokenConfig(), 2)
     plans = [SimpleNamespace(tokens=torch.rand(3, 1, 2, generator=generator), spread=torch.ones(3, 1, 2)) for _ in "ab"]
-    agent = SimpleNamespace(plan=None, curve=curve)
+    agent = SimpleNamespace(plan=None, tokens=known)
     reel, scene = Reel(agent, 0.02), np.zeros((HEIGHT, 320, 3), np.uint8)
     assert np.array_equal(reel.show(scene), scene)
     pages = []

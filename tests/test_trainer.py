@@ -45,7 +45,7 @@ def beginnings(replay):
     return [0, *(int(row) + 1 for row in replay.final[0, : int(replay.head[0])].nonzero().flatten())]
 
 
-@pytest.mark.parametrize("length", [1, 4])
+@pytest.mark.parametrize("length", [1, 4, (4, 1)])
 @pytest.mark.parametrize("envs", [1, 3])
 def test_a_run_resumed_anywhere_is_the_run_itself(toys, tmp_path, envs, length):
     """Saved after every few steps, read into other objects with other weights, run on to the end."""
@@ -202,7 +202,7 @@ def test_a_batch_is_its_window_in_tokens(toys, length):
     trainer = toys.trainer(toys.slides(*LIMITS[3]), length)
     advance(trainer, 30)
     window = trainer.replay.sample(64, 3, length, trainer.generator)
-    batch = trainer._batch(window)
+    batch = trainer._batch(window, 0)
     written_out = sum(0.9**n * window.reward[:, :, n] for n in range(length))
     assert torch.allclose(batch.reward, written_out)
     assert torch.equal(batch.proceed, 1 - window.terminated.float())
@@ -213,7 +213,7 @@ def test_a_batch_is_its_window_in_tokens(toys, length):
     assert torch.equal(batch.choice[window.chose], window.choice[window.chose])
     assert torch.equal(batch.choice[~window.chose], batch.token[0][~window.chose])
     assert 0 < window.chose.sum() < 64
-    executed = trainer.curve.decode(batch.token)
+    executed = trainer.tokens.curves[0].decode(batch.token)
     known = window.valid & ~window.terminated
     assert known.any()
     left = (executed - window.action)[known].square().mean().sqrt()

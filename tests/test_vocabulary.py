@@ -15,7 +15,6 @@ from policies.notation import from_plain, to_plain
 from policies.splines import design
 from policies.vocabulary import KINDS, Ask, Grip, Look, Move, Stop, checked, kind, text
 from policies.walking import Walk
-from worldmodel.settings import TokenConfig
 
 SIZE = 2
 LAYOUT = Layout(4, SIZE, 3, ("cup", "table"), ("which cup?", "may I?"))
@@ -233,10 +232,15 @@ def test_a_stop_with_little_room_brakes_harder_but_does_not_hit_the_edge():
 @pytest.mark.parametrize("shape", [(1, 1, 0), (2, 2, 1), (4, 2, 1), (4, 3, 2), (8, 5, 3)])
 def test_the_world_models_token_is_a_move(shape):
     """Untied, at the control rate it was made for, it gives exactly the actions that the agent executes."""
-    curve = Curve.of(TokenConfig(*shape), SIZE)
-    token = torch.rand(curve.token_size, generator=torch.Generator().manual_seed(3)) * 2 - 1
+    curve = Curve.of(*shape, SIZE)
+    token = torch.rand(curve.size, generator=torch.Generator().manual_seed(3)) * 2 - 1
     step = 0.02
-    walk = Walk([Move.of(token.numpy(), curve.config, step)] * 3, np.zeros(SIZE), 1 / step, tie="none")
+    walk = Walk(
+        [Move.of(token.numpy(), curve.knots, curve.degree, curve.length * step)] * 3,
+        np.zeros(SIZE),
+        1 / step,
+        tie="none",
+    )
     _, y = actions(walk)
     np.testing.assert_allclose(y, np.tile(curve.decode(token).numpy(), (3, 1)), atol=1e-6)
 

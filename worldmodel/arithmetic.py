@@ -1,7 +1,7 @@
 """What a decision costs: floating-point operations of matrix products, counted, not estimated."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
@@ -28,19 +28,19 @@ def update_gflop(learner: Learner) -> float:
     ones = torch.ones(h, b, device=learner.flat.device)
     zeros = torch.zeros(h + 1, b, max(p, model.state_size), device=learner.flat.device)
     batch = Batch(zeros[..., : model.state_size], zeros[:h, :, :p], ones, ones, ones, zeros[0, :, :p])
-    noise = (zeros[0, :, :p], zeros[0, :, :p])
+    noise = (zeros[0, :, : model.points], zeros[0, :, : model.points])
 
     def work():
-        total, _, _ = loss(model, learner.target, batch, noise, learner.scale, learner.discount, config)
+        total, _, _ = loss(model, learner.target, batch, noise, learner.scale, learner.discounts, config)
         torch.autograd.grad(total, learner.parameters)
 
     return gflop(work)
 
 
-def plan_gflop(model, discount: float, config: PlannerConfig, imagined: float | None = None) -> float:
+def plan_gflop(model, discounts: Sequence[float], config: PlannerConfig, imagined: float | None = None) -> float:
     """GFLOP of one plan for one observation: of all its budget, or of `imagined` steps of it."""
     device = next(model.parameters()).device
-    planner = Planner(model, discount, replace(config, budget="fixed"))
+    planner = Planner(model, discounts, replace(config, budget="fixed"))
     observation = {STATE: torch.zeros(1, model.state_size, device=device)}
     generator = torch.Generator().manual_seed(0)
     plans = []

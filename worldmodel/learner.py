@@ -2,6 +2,7 @@
 
 import copy
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -27,9 +28,11 @@ class Learner:
 
     BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 
-    def __init__(self, model: WorldModel, discount: float, config: LearningConfig, compiled: bool = False):
-        """`discount`: over one whole token."""
-        self.model, self.discount, self.config = model, discount, config
+    def __init__(self, model: WorldModel, discounts: Sequence[float], config: LearningConfig, compiled: bool = False):
+        """`discounts`: over one whole token, of each kind. Raises ValueError if they are not as many as the kinds."""
+        if len(discounts) != model.kinds:
+            raise ValueError(f"discounts: one for each of {model.kinds} kinds of tokens, not {len(discounts)}")
+        self.model, self.config = model, config
         self.flat = flatten(model)
         self.parameters = list(model.parameters())
         self.target = copy.deepcopy(model.value).requires_grad_(False)
@@ -46,6 +49,7 @@ class Learner:
         self.rate[segment(model, "encoder.")] *= config.encoder_rate
         self.first, self.second = torch.zeros_like(self.flat), torch.zeros_like(self.flat)
         self.updates = 0
+        self.discounts = torch.tensor(discounts, device=self.flat.device)
         self.scale = torch.ones((), device=self.flat.device)
         self.quantiles = torch.tensor([0.05, 0.95], device=self.flat.device)
         self._loss = torch.compile(loss, dynamic=False) if compiled else loss
@@ -58,12 +62,12 @@ class Learner:
 
     def noise(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """The standard normal draws one update uses."""
-        return tuple(torch.randn(2, *batch.token.shape[1:], generator=generator).to(self.flat.device))
+        return tuple(torch.randn(2, len(batch.choice), self.model.points, generator=generator).to(self.flat.device))
 
     def learn(self, batch: Batch, noise: tuple[Tensor, Tensor]) -> None:
         """One step with given noise."""
         total, parts, estimate = self._loss(
-            self.model, self.target, batch, noise, self.scale, self.discount, self.config
+            self.model, self.target, batch, noise, self.scale, self.discounts, self.config
         )
         gradients = torch.autograd.grad(total, self.parameters)
         gradient = torch.cat([g.reshape(-1) for g in gradients])

@@ -1,5 +1,6 @@
 """What the world model learns from: one scalar to minimise, from a batch of token windows."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import torch
@@ -25,19 +26,27 @@ METRICS = (
 
 @dataclass(frozen=True)
 class Batch:
-    """H tokens for B starts, as the nets see them.
+    """H tokens for B starts, as the nets see them; the H tokens of a start are all of one kind.
 
-    state (H+1, B, S); token (H, B, P); reward (H, B), discounted over each token; proceed (H, B), 0 where the episode
-    terminated within the token; valid (H, B), 0 where the token never happened; choice (B, P), what the planner chose
+    state (H+1, B, S); token (H, B, W); reward (H, B), discounted over each token; proceed (H, B), 0 where the episode
+    terminated within the token; valid (H, B), 0 where the token never happened; choice (B, W), what the planner chose
     for the first token, which was then executed with noise.
     """
 
     state: Float[Tensor, "H1 B S"]
-    token: Float[Tensor, "H B P"]
+    token: Float[Tensor, "H B W"]
     reward: Float[Tensor, "H B"]
     proceed: Float[Tensor, "H B"]
     valid: Float[Tensor, "H B"]
-    choice: Float[Tensor, "B P"]
+    choice: Float[Tensor, "B W"]
+
+    @classmethod
+    def joined(cls, batches: Sequence["Batch"]) -> "Batch":
+        """Several batches as one."""
+        if len(batches) == 1:
+            return batches[0]
+        columns = {f.name: [getattr(batch, f.name) for batch in batches] for f in fields(cls)}
+        return cls(**{name: torch.cat(parts, 0 if name == "choice" else 1) for name, parts in columns.items()})
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on a device."""
@@ -49,7 +58,7 @@ def window_return(
     proceed: Float[Tensor, "H B"],
     valid: Float[Tensor, "H B"],
     value: Float[Tensor, "B"],
-    discount: float,
+    discount: Float[Tensor, "B"],
 ) -> Float[Tensor, "B"]:
     """Targets (B,): the rewards from the first token to the window's last valid one, then `value` (B,), V after it.
 
@@ -64,21 +73,33 @@ def window_return(
     return following
 
 
+def bootstrap(
+    model: WorldModel, target: ValueHeads, z: Float[Tensor, "B D"], noise: Float[Tensor, "B P"]
+) -> Float[Tensor, "B"]:
+    """What follows a latent: the least of the target's heads, at a token that the policy draws, of the best kind."""
+    values = []
+    for kind in model.each_kind(z):
+        points, _ = model.policy(z, kind).sample(noise)
+        values.append(twohot.mean(target(z, model.word(points, kind))).amin(0))
+    return torch.stack(values).amax(0)
+
+
 def loss(
     model: WorldModel,
     target: ValueHeads,
     batch: Batch,
     noise: tuple[Tensor, Tensor],
     scale: Tensor,
-    discount: float,
+    discounts: Float[Tensor, "n"],
     config: LearningConfig,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Total loss (), its parts in the order of METRICS (7,), and the value estimates of the first latents (B,).
 
     `noise`: standard normal (B, P) for the value's targets and (B, P) for the policy. `scale`: the current spread of
-    returns, which makes the policy's step independent of the reward's unit. World-model losses reach the encoder;
-    the policy's reaches only the policy. Structure of the losses: Hansen et al. 2024 (arXiv 2310.16828), eq. 3-5,
-    with returns over the whole window, a continue head, and the losses of value and policy on the first latent only.
+    returns, which makes the policy's step independent of the reward's unit. `discounts`: over a whole token of each
+    kind. World-model losses reach the encoder; the policy's reaches only the policy. Structure of the losses: Hansen et
+    al. 2024 (arXiv 2310.16828), eq. 3-5, with returns over the whole window, a continue head, and the losses of value
+    and policy on the first latent only.
     """
     steps = len(batch.reward)
     with torch.no_grad():
@@ -86,9 +107,9 @@ def loss(
         ahead = ahead.unflatten(0, (steps, -1))
         end = (batch.valid.sum(0).long() - 1).clamp(min=0)
         last = ahead.gather(0, end.view(1, -1, 1).expand(1, -1, ahead.shape[-1]))[0]
-        proposed, _ = model.policy(last).sample(noise[0])
-        value = twohot.mean(target(last, proposed)).amin(0)
-        returns = window_return(batch.reward, batch.proceed, batch.valid, value, discount)
+        value = bootstrap(model, target, last, noise[0])
+        fade = model.fade(batch.token[0], discounts)
+        returns = window_return(batch.reward, batch.proceed, batch.valid, value, fade)
         weight = batch.valid * config.rho ** torch.arange(steps, device=value.device).unsqueeze(1)
 
     z = model.encode({STATE: batch.state[0]})
@@ -108,15 +129,17 @@ def loss(
     value_loss = (batch.valid[0] * twohot.cross_entropy(heads, returns)).mean()
 
     first = start.detach()
-    policy = model.policy(first)
-    token, log_density = policy.sample(noise[1])
+    kind = batch.token[0, :, model.points :]
+    policy = model.policy(first, kind)
+    points, log_density = policy.sample(noise[1])
+    token = model.word(points, kind)
     frozen = {name: p.detach() for name, p in model.value.named_parameters()}
     estimate = twohot.mean(functional_call(model.value, frozen, (first, token))).mean(0)
     policy_loss = (config.entropy * log_density - estimate / scale).mean()
     if config.imitation:
         done = twohot.mean(heads.detach()).mean(0)
         better = batch.valid[0] * (done > estimate.detach())
-        distance = (policy.mode - batch.choice).square().sum(-1)
+        distance = (model.word(policy.mode, kind) - batch.choice).square().sum(-1)
         policy_loss = policy_loss + config.imitation * (better * distance).mean()
 
     total = (

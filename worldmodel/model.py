@@ -42,14 +42,26 @@ class ValueHeads(nn.Module):
 
 
 class WorldModel(nn.Module):
-    """z = encode(observation); (z', R, continue) = step(z, w); Q = value(z, w); policy(z) -> distribution over w.
+    """z = encode(observation); (z', R, continue) = step(z, w); Q = value(z, w); policy(z, kind) -> points of w.
 
-    A token w (B, P) has P = knots x action dimensions; how it becomes motion is the policy layer's business.
+    A token w (B, W) is its P points (knots x action dimensions), and where the model knows tokens of n > 1 lengths the
+    one-hot code (n,) of its kind. How it becomes motion is the policy layer's business, except that different points
+    may mean the same motion: `word` gives them the one form of it that the nets know.
     """
 
-    def __init__(self, state_size: int, token_size: int, config: ModelConfig):
+    def __init__(self, state_size: int, points: int, config: ModelConfig, forms: Float[Tensor, "n P P"] | None = None):
+        """`forms`: for each kind the projection from any points to those that stand for the same motion.
+
+        Raises ValueError where there are several kinds and not a form for each.
+        """
         super().__init__()
-        self.config, self.state_size, self.token_size = config, state_size, token_size
+        kinds = len(config.token.lengths)
+        if kinds > 1 and (forms is None or len(forms) != kinds):
+            raise ValueError(f"forms: one for each of {kinds} lengths of tokens")
+        self.config, self.state_size, self.points, self.kinds = config, state_size, points, kinds
+        token_size = self.token_size = points + self.kind_size
+        self.register_buffer("forms", forms if kinds > 1 else None, persistent=False)
+        self.register_buffer("codes", torch.eye(kinds)[:, : self.kind_size], persistent=False)
         dtype = matmul_dtype(config.precision)
         d, h = config.latent, config.width
         self.normaliser = Normaliser(state_size)
@@ -60,7 +72,12 @@ class WorldModel(nn.Module):
         self.next = NormedLinear(h, d, dtype=dtype, group=config.group)
         self.outcome = Linear(h, config.bins + 1, dtype=dtype, zero=True)
         self.value = ValueHeads(config, token_size, dtype)
-        self.actor = mlp(d, h, 2 * token_size, 0, dtype)
+        self.actor = mlp(d + self.kind_size, h, 2 * points, 0, dtype)
+
+    @property
+    def kind_size(self) -> int:
+        """Numbers in a kind's code: none where there is only one."""
+        return self.kinds if self.kinds > 1 else 0
 
     @property
     def device(self) -> torch.device:
@@ -81,9 +98,31 @@ class WorldModel(nn.Module):
         """The feature of one imagined token, which `next` and `outcome` read."""
         return self.trunk(torch.cat([z, w], -1))
 
-    def policy(self, z: Float[Tensor, "B D"]) -> SquashedGaussian:
-        """The distribution over tokens proposed in latent z."""
-        return SquashedGaussian.from_logits(self.actor(z))
+    def policy(self, z: Float[Tensor, "B D"], kind: Float[Tensor, "B K"]) -> SquashedGaussian:
+        """The distribution over the points of tokens proposed in latent z, of a kind for each."""
+        return SquashedGaussian.from_logits(self.actor(torch.cat([z, kind], -1)))
+
+    def word(self, points: Float[Tensor, "*B P"], kind: Float[Tensor, "*B K"]) -> Float[Tensor, "*B W"]:
+        """The token of a kind that has the motion of these points, which is clamped to [-1, 1]."""
+        if self.kinds > 1:
+            formed = torch.einsum("...k,kpq,...q->...p", kind, self.forms, points)
+            points = formed.clamp(-1, 1)
+        return torch.cat([points, kind], -1)
+
+    def each_kind(self, like: Float[Tensor, "B D"]) -> list[Float[Tensor, "B K"]]:
+        """The code of every kind, for each of B latents."""
+        return [code.expand(len(like), -1) for code in self.codes]
+
+    def fade(self, w: Float[Tensor, "*B W"], discounts: Float[Tensor, "n"]) -> Float[Tensor, "*B"]:
+        """The discount over each whole token, from that of each kind."""
+        return w[..., self.points :] @ discounts if self.kinds > 1 else discounts.expand(w.shape[:-1])
+
+    def favourite(self, z: Float[Tensor, "B D"]) -> tuple[Float[Tensor, "B W"], Float[Tensor, "B"]]:
+        """The policy's mode of the kind that the value likes best, and that value."""
+        words = [self.word(self.policy(z, kind).mode, kind) for kind in self.each_kind(z)]
+        values = torch.stack([twohot.mean(self.value(z, w)).mean(0) for w in words])
+        best, index = values.max(0)
+        return torch.stack(words)[index, torch.arange(len(z), device=z.device)], best
 
 
 def matmul_dtype(precision: str) -> torch.dtype:

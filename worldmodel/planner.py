@@ -3,17 +3,21 @@
 Model-predictive path integral control (Williams et al. 2015, arXiv 1509.01149; in latent space: Hansen et al. 2022,
 arXiv 2203.04955), anchored on the policy: candidates are drawn around the policy's own rollout and around the last
 plan, elites are weighted by return in units of their own spread, and their mean is executed.
+
+Where the model knows tokens of several lengths, all tokens of a sentence are of one kind; the kinds take turns among
+the candidates, and compete by their returns.
 """
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from worldmodel import twohot
+from worldmodel.election import elect
 from worldmodel.model import WorldModel
 from worldmodel.settings import PlannerConfig
 
@@ -24,14 +28,14 @@ class PlanFault(ArithmeticError):
 
 @dataclass(frozen=True)
 class Memory:
-    """What one plan leaves to the next: its mean sentence (T, B, P), from where that plan begins, and whether (B,) it
+    """What one plan leaves to the next: its mean sentence (T, B, W), from where that plan begins, and whether (B,) it
     still applies."""
 
-    mean: Float[Tensor, "T B P"]
+    mean: Float[Tensor, "T B W"]
     valid: Bool[Tensor, "B"]
 
     @classmethod
-    def of(cls, mean: Float[Tensor, "T B P"]) -> "Memory":
+    def of(cls, mean: Float[Tensor, "T B W"]) -> "Memory":
         """What is to be started from, by every one of the B."""
         return cls(mean, torch.ones(mean.shape[1], dtype=torch.bool, device=mean.device))
 
@@ -48,28 +52,31 @@ class Memory:
 class Plan:
     """The sentence chosen for each of B latents.
 
-    tokens, spread (T, B, P): weighted mean and deviation of the elites. returns, weights (B, E): of the elites.
-    elites (T, B, E, P). latent (B, D): where the plan starts. spent: iterations done. imagined (B,): calls of the
-    model's step for each latent.
+    tokens (T, B, W), spread (T, B, P): weighted mean of the elites, and deviation of its points, over those of the kind
+    that has the most weight. returns, weights (B, E): of all elites. elites (T, B, E, W). latent (B, D): where the plan
+    starts. spent: iterations done. imagined (B,): calls of the model's step for each latent.
     """
 
-    tokens: Float[Tensor, "T B P"]
+    tokens: Float[Tensor, "T B W"]
     spread: Float[Tensor, "T B P"]
     returns: Float[Tensor, "B E"]
     weights: Float[Tensor, "B E"]
-    elites: Float[Tensor, "T B E P"]
+    elites: Float[Tensor, "T B E W"]
     latent: Float[Tensor, "B D"]
     spent: int
     imagined: Int[Tensor, "B"]
 
 
-def propose(model: WorldModel, z: Float[Tensor, "B D"], noise: Float[Tensor, "T B N P"]) -> Float[Tensor, "T B N P"]:
-    """Roll the policy out in imagination, N times from each latent; where the noise is 0 it is the policy's mode."""
+def propose(
+    model: WorldModel, z: Float[Tensor, "B D"], noise: Float[Tensor, "T B N P"], kinds: Float[Tensor, "N K"]
+) -> Float[Tensor, "T B N W"]:
+    """Roll the policy out in imagination, once for each of N kinds; where the noise is 0 it is the policy's mode."""
     horizon, size, count, _ = noise.shape
-    z = z.repeat_interleave(count, 0)
+    z, kind = z.repeat_interleave(count, 0), kinds.repeat(size, 1)
     tokens = []
     for t in range(horizon):
-        w, _ = model.policy(z).sample(noise[t].flatten(0, 1))
+        points, _ = model.policy(z, kind).sample(noise[t].flatten(0, 1))
+        w = model.word(points, kind)
         tokens.append(w.view(size, count, -1))
         if t + 1 < horizon:
             z = model.next(model.leap(z, w))
@@ -79,8 +86,8 @@ def propose(model: WorldModel, z: Float[Tensor, "B D"], noise: Float[Tensor, "T 
 def score(
     model: WorldModel,
     z: Float[Tensor, "B D"],
-    tokens: Float[Tensor, "T B N P"],
-    discount: float,
+    tokens: Float[Tensor, "T B N W"],
+    discounts: Float[Tensor, "n"],
     depths: bool,
 ) -> Float[Tensor, "B N"]:
     """Return of each sentence. With `depths`, the mean over k = 0..T of: k imagined rewards, then a value.
@@ -97,57 +104,35 @@ def score(
             total = total + earned + factor * twohot.mean(model.value(z, w)).mean(0)
         imagined = model.step(z, w)
         earned = earned + factor * imagined.reward
-        factor = factor * discount * torch.sigmoid(imagined.continue_logit)
+        factor = factor * model.fade(w, discounts) * torch.sigmoid(imagined.continue_logit)
         z = imagined.latent
-    total = total + earned + factor * twohot.mean(model.value(z, model.policy(z).mode)).mean(0)
+    total = total + earned + factor * model.favourite(z)[1]
     return (total / (horizon + 1) if depths else total).view(size, count)
 
 
 def refine(
     model: WorldModel,
     z: Float[Tensor, "B D"],
-    kept: Float[Tensor, "T B K P"],
+    kept: Float[Tensor, "T B K W"],
     kept_returns: Float[Tensor, "B K"],
-    fresh: Float[Tensor, "T B N P"],
-    discount: float,
+    fresh: Float[Tensor, "T B N W"],
+    discounts: Float[Tensor, "n"],
     config: PlannerConfig,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """One iteration: score the `fresh` sentences, `elect` among them and those `kept` from before."""
-    returns = torch.cat([kept_returns, score(model, z, fresh, discount, config.depths)], 1)
-    return elect(torch.cat([kept, fresh], 2), returns, config)
-
-
-def elect(
-    candidates: Float[Tensor, "T B N P"], returns: Float[Tensor, "B N"], config: PlannerConfig
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """The elites among candidates of known returns, and what they say together.
-
-    Gives mean and spread (T, B, P), returns and weights (B, E), elites (T, B, E, P), and their `doubt` (B,). A
-    candidate whose return is not finite is ranked last, with weight 0, and so are those that stand in where there are
-    too few. Weights: exp(return / unit), as in MPPI (Williams et al. 2017, arXiv 1707.02342), over elites as in
-    TD-MPC2; `unit` follows the elites' own deviation.
-    """
-    returns = torch.where(torch.isfinite(returns), returns, -torch.inf)
-    if (missing := config.elites - returns.shape[1]) > 0:
-        returns = F.pad(returns, (0, missing), value=-torch.inf)
-        candidates = torch.cat([candidates, candidates[:, :, :1].expand(-1, -1, missing, -1)], 2)
-    best, index = returns.topk(config.elites, -1)
-    index = index[None, :, :, None].expand(len(candidates), -1, -1, candidates.shape[-1])
-    elites = candidates.gather(2, index)
-    deviation = _deviation(best)
-    unit = config.temperature * (deviation.square() + config.indifference**2).sqrt()
-    weights = torch.softmax((best - best[:, :1]) / unit, -1)
-    mean = torch.einsum("be,tbep->tbp", weights, elites)
-    variance = torch.einsum("be,tbep->tbp", weights, (elites - mean.unsqueeze(2)).square())
-    spread = variance.sqrt().clamp(config.min_spread, config.spread)
-    return mean, spread, best, weights, elites, doubt(best, config.indifference)
+    returns = torch.cat([kept_returns, score(model, z, fresh, discounts, config.depths)], 1)
+    return elect(torch.cat([kept, fresh], 2), returns, model.points, config)
 
 
 class Planner:
     """Plans for B latents at once, within a budget of iterations or of time."""
 
-    def __init__(self, model: WorldModel, discount: float, config: PlannerConfig, compiled: bool = False):
-        self.model, self.discount, self.config = model, discount, config
+    def __init__(self, model: WorldModel, discounts: Sequence[float], config: PlannerConfig, compiled: bool = False):
+        """`discounts`: over one whole token, of each kind. Raises ValueError where a kind would have no candidate."""
+        self.model, self.config = model, config
+        self.discounts = torch.tensor(discounts, device=model.device)
+        if (least := min(config.policy_samples, config.elites)) < model.kinds:
+            raise ValueError(f"planner.policy_samples, planner.elites={least}: at least {model.kinds}, the lengths")
         wrap = (lambda f: torch.compile(f, dynamic=False)) if compiled else (lambda f: f)
         self._encode, self._propose, self._refine = wrap(model.encode), wrap(propose), wrap(refine)
 
@@ -169,11 +154,11 @@ class Planner:
         if deadline is None and config.deadline_ms:
             deadline = time.perf_counter() + config.deadline_ms / 1000
         z = self._encode(observation)
-        shape = (config.horizon, len(z), config.samples, self.model.token_size)
+        shape = (config.horizon, len(z), config.samples, self.model.points)
         noise = torch.randn(config.iterations, *shape, generator=generator).to(z.device)
         first, *more = self._begin(z, memory, noise[0])
         elites, returns = first[:, :, :0], first.new_empty(len(z), 0)
-        found = self._refine(self.model, z, elites, returns, first, self.discount, config)
+        found = self._refine(self.model, z, elites, returns, first, self.discounts, config)
         imagined = torch.full((len(z),), config.policy_samples * (config.horizon - 1) + first[:, 0, :, 0].numel())
         asking, spent = torch.ones(len(z), dtype=torch.bool, device=z.device), 1
         for i in range(1, config.iterations + len(more)):
@@ -185,8 +170,8 @@ class Planner:
                 break
             mean, spread, returns, _, elites, _ = found
             draws = noise[i - len(more), :, :, config.elites :]
-            fresh = more[0] if i <= len(more) else (mean.unsqueeze(2) + spread.unsqueeze(2) * draws).clamp(-1, 1)
-            better = self._refine(self.model, z, elites, returns, fresh, self.discount, config)
+            fresh = more[0] if i <= len(more) else self._around(mean.unsqueeze(2), spread.unsqueeze(2) * draws)
+            better = self._refine(self.model, z, elites, returns, fresh, self.discounts, config)
             found = better if bool(asking.all()) else _where(asking, better, found)
             imagined += asking.cpu() * fresh[:, 0, :, 0].numel()
             spent += 1
@@ -196,44 +181,32 @@ class Planner:
         return Plan(mean, spread, returns, weights, elites, z, spent, imagined)
 
     def _begin(self, z: Tensor, memory: Memory | None, noise: Float[Tensor, "T B N P"]) -> list[Tensor]:
-        """The first candidates: rollouts of the policy, noise around its mode and around the last plan, and that plan.
+        """The first candidates: rollouts of the policy, noise around its modes and around the last plan, and that plan.
 
         With an adaptive budget in two lots: those that cost no search, and the noise.
         """
-        config = self.config
+        config, kinds = self.config, self.model.kinds
         own, free = config.policy_samples, config.samples - config.policy_samples
-        noise[:, :, 0] = 0  # the first rollout is the policy's mode
-        proposed = self._propose(self.model, z, noise[:, :, :own])
-        mode = last = proposed[:, :, :1]
-        if memory is not None and config.carry:
-            last = torch.where(memory.valid[None, :, None, None], memory.mean.unsqueeze(2), mode)
+        noise[:, :, :kinds] = 0  # the first rollouts are the policy's modes
+        turns = self.model.codes[torch.arange(own, device=z.device) % kinds]
+        proposed = self._propose(self.model, z, noise[:, :, :own], turns)
+        modes = proposed[:, :, torch.arange(free, device=z.device) % kinds]
         carried = int(config.carry * free)
-        centre = torch.cat([mode.expand(-1, -1, free - carried, -1), last.expand(-1, -1, carried, -1)], 2)
+        last = modes[:, :, free - carried :]
+        if memory is not None and config.carry:
+            last = torch.where(memory.valid[None, :, None, None], memory.mean.unsqueeze(2), last)
         if carried:
             noise[:, :, -1] = 0  # and the last candidate is the last plan itself
-        around = (centre + config.spread * noise[:, :, own:]).clamp(-1, 1)
+        around = self._around(torch.cat([modes[:, :, : free - carried], last], 2), config.spread * noise[:, :, own:])
         if config.budget == "fixed":
             return [torch.cat([proposed, around], 2)]
         return [torch.cat([proposed, around[:, :, -1:]], 2), around[:, :, :-1]]
 
-
-def doubt(returns: Float[Tensor, "B E"], indifference: float) -> Float[Tensor, "B"]:
-    """How far the elites disagree: the deviation of their returns, relative to the best one's size.
-
-    Candidates whose return is not finite are left out; with none that is, the doubt is infinite.
-    """
-    finite = torch.isfinite(returns)
-    size = torch.where(finite, returns, 0.0).abs().amax(-1)
-    return torch.where(finite.any(-1), _deviation(returns)[..., 0] / (size + indifference), torch.inf)
-
-
-def _deviation(returns: Float[Tensor, "B E"]) -> Float[Tensor, "B 1"]:
-    """Standard deviation of those that are finite; 0 where none is."""
-    finite = torch.isfinite(returns)
-    known = torch.where(finite, returns, 0.0)
-    count = finite.sum(-1, keepdim=True).clamp(min=1)
-    middle = known.sum(-1, keepdim=True) / count
-    return (torch.where(finite, known - middle, 0.0).square().sum(-1, keepdim=True) / count).sqrt()
+    def _around(self, centre: Float[Tensor, "T B M W"], noise: Float[Tensor, "T B N P"]) -> Float[Tensor, "T B N W"]:
+        """Tokens of the same kinds, their points moved; M = N, or 1 for all."""
+        points = (centre[..., : self.model.points] + noise).clamp(-1, 1)
+        kind = centre[..., self.model.points :].expand(*points.shape[:-1], -1)
+        return self.model.word(points, kind)
 
 
 def _where(chosen: Bool[Tensor, "B"], new: tuple[Tensor, ...], old: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

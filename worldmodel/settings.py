@@ -7,14 +7,27 @@ from worldmodel.ranges import check
 
 @dataclass(frozen=True)
 class TokenConfig:
-    """An action token: `knots` control points per action dimension, spanning `length` control steps."""
+    """An action token: `knots` control points per action dimension, spanning `length` control steps.
+
+    `shorter`: further lengths that the same model knows; each token is of one of them.
+    """
 
     length: int = 1
     knots: int = 1
     degree: int = 0
+    shorter: tuple[int, ...] = ()
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Every length in control steps, the shortest first: a token's kind is its place here."""
+        return *sorted(self.shorter), self.length
 
     def __post_init__(self):
-        """Raise ValueError unless 1 <= knots <= length and degree < knots."""
+        """Raise ValueError unless 1 <= knots <= length, degree < knots, and `shorter` are shorter, and distinct."""
+        for one in self.shorter:
+            if not 1 <= one < self.length or self.shorter.count(one) > 1:
+                allowed = f"different lengths from 1 to {self.length - 1}" if self.length > 1 else "empty"
+                raise ValueError(f"model.token.shorter={list(self.shorter)}: {allowed} (model.token.length - 1)")
         check("model.token.", self, "length", low=1)
         check("model.token.", self, "knots", low=1, high=self.length, why=" (model.token.length)")
         check("model.token.", self, "degree", low=0, high=self.knots - 1, why=" (model.token.knots - 1)")
