@@ -57,7 +57,7 @@ def test_a_run_resumed_anywhere_is_the_run_itself(toys, tmp_path, envs, length):
         paths.append((save(toys, whole, tmp_path), len(seen)))
         middle += bool((whole.lengths > 0).any())
     seen += advance(whole, end)
-    assert middle > 2 and len(seen) > 2
+    assert middle >= 2 and len(seen) > 2
 
     unsaved = toys.trainer(toys.slides(*LIMITS[envs]), length)
     assert advance(unsaved, end) == seen
