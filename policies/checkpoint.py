@@ -1,10 +1,13 @@
-"""Checkpoints: a folder with everything a run's future depends on, and the part of it that acting needs."""
+"""Checkpoints: a folder with everything a run's future depends on, and the part of it that acting needs.
+
+It is a LeRobot policy folder, too, and LeRobot's own loader reads it.
+"""
 
 import json
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
@@ -12,6 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from policies import lerobot_files
 from policies.folders import (
     FolderError,
     check_folder,
@@ -66,13 +70,16 @@ def save_checkpoint(folder: Path, identity: Identity, trainer: Trainer, progress
         if not bool(torch.isfinite(value).all()):
             raise FloatingPointError(f"weight {name} is not finite; the last good checkpoint was kept")
     path = folder / f"{identity.env_steps:09d}"
+    sizes = identity.state_size, identity.action_size
+    settings = {"type": "semagram"} | lerobot_files.settings(*sizes) | asdict(identity)
     files = {
-        CONFIG: json.dumps({"type": "semagram"} | asdict(identity), indent=1).encode(),
+        CONFIG: json.dumps(settings, indent=1).encode(),
         MODEL: tensor_bytes(learner.acting.state_dict()),
         LEARNER: tensor_bytes(learner.state_dict()),
         LOOP: tensor_bytes(trainer.state_dict()),
         REPLAY: tensor_bytes(trainer.replay.state_dict()),
         PROGRESS: json.dumps(progress).encode(),
+        **lerobot_files.processors(*sizes),
     }
     write_folder(path, files, versions())
     _point(folder / LAST, path.name)
@@ -107,9 +114,11 @@ def read_identity(path: Path) -> Identity:
         saved = json.loads((path / CONFIG).read_text())
         if saved.pop("type") != "semagram":
             raise FolderError(f"{path / CONFIG}: not a Semagram checkpoint")
-        model = dict(saved.pop("model"))
-        model["token"] = TokenConfig(**model["token"] | {"shorter": tuple(model["token"].get("shorter", ()))})
-        return Identity(**saved | {"model": ModelConfig(**model), "planner": PlannerConfig(**saved["planner"])})
+        own = {field.name: saved[field.name] for field in fields(Identity)}  # the other keys are LeRobot's
+        token = dict(own["model"]["token"])
+        token = TokenConfig(**token | {"shorter": tuple(token.get("shorter", ()))})
+        model, planner = ModelConfig(**own["model"] | {"token": token}), PlannerConfig(**own["planner"])
+        return Identity(**own | {"model": model, "planner": planner})
     except (AttributeError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise FolderError(f"{path / CONFIG}: not the settings of a Semagram checkpoint ({error})") from error
 

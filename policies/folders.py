@@ -29,11 +29,9 @@ def write_folder(path: Path, files: dict[str, bytes], versions: dict[str, str]) 
     A folder that is already there stays until it is exchanged for the new one. Raises OSError (a full disk, a missing
     right); what was half-written is removed.
     """
-    sums = {name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in files.items()}
-    manifest = json.dumps({"versions": versions, "files": sums}, indent=1).encode()
     with aside_of(path) as aside:
         aside.mkdir()
-        for name, data in {**files, MANIFEST: manifest}.items():
+        for name, data in {**files, MANIFEST: manifest(files, versions)}.items():
             write_synced(aside / name, data)
         sync_folder(aside)
         if path.exists():
@@ -41,6 +39,12 @@ def write_folder(path: Path, files: dict[str, bytes], versions: dict[str, str]) 
         else:
             os.rename(aside, path)
         sync_folder(path.parent)
+
+
+def manifest(files: dict[str, bytes], versions: dict[str, str]) -> bytes:
+    """What manifest.json says of files."""
+    sums = {name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in files.items()}
+    return json.dumps({"versions": versions, "files": sums}, indent=1).encode()
 
 
 @contextmanager
@@ -119,8 +123,8 @@ def check_folder(path: Path, needed: tuple[str, ...]) -> dict:
     if not path.is_dir():
         raise FolderError(f"{path}: no such folder")
     try:
-        manifest = json.loads((path / MANIFEST).read_text())
-        files = manifest["files"]
+        said = json.loads((path / MANIFEST).read_text())
+        files = said["files"]
         for name in needed:
             entry = files[name]
             data = (path / name).read_bytes()
@@ -130,7 +134,7 @@ def check_folder(path: Path, needed: tuple[str, ...]) -> dict:
         raise FolderError(f"{error.filename}: missing, so {path} is not whole") from error
     except (KeyError, TypeError, json.JSONDecodeError, UnicodeDecodeError) as error:
         raise FolderError(f"{path / MANIFEST}: not a manifest of {', '.join(needed)}") from error
-    return manifest
+    return said
 
 
 def tensor_bytes(tensors: dict[str, Tensor]) -> bytes:

@@ -32,8 +32,19 @@ class Normaliser(nn.Module):
         self.total_square += (x - x.mean(0)).square().sum(0) + delta.square() * self.count * n / total
         self.total_mean += delta * n / total
         self.count.copy_(total)
+        self._settle()
+
+    @torch.no_grad()
+    def take(self, mean: Float[Tensor, "S"], std: Float[Tensor, "S"], count: int) -> None:
+        """Take the statistics of `count` states from elsewhere, in the place of what was seen."""
+        self.count.fill_(count)
+        self.total_mean.copy_(mean)
+        self.total_square.copy_(std.double().square() * count)
+        self._settle()
+
+    def _settle(self) -> None:
         self.mean.copy_(self.total_mean)
-        self.scale.copy_((self.total_square / total + self.FLOOR**2).rsqrt())
+        self.scale.copy_((self.total_square / self.count + self.FLOOR**2).rsqrt())
 
     def forward(self, x: Float[Tensor, "B S"]) -> Float[Tensor, "B S"]:
         """Normalise states."""

@@ -1,0 +1,81 @@
+"""Semagram's tasks as LeRobot's commands know environments: `--env.type=semagram --env.task=so101-touch`."""
+
+import functools
+from dataclasses import dataclass, fields
+
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
+from lerobot.configs import FeatureType, PolicyFeature
+from lerobot.envs.configs import EnvConfig
+from lerobot.utils.constants import ACTION, OBS_STATE
+
+from envs.settings import TaskConfig
+from sim.variation import PRESETS
+
+STATE = "agent_pos"
+
+
+@EnvConfig.register_subclass("semagram")
+@dataclass
+class SemagramEnv(EnvConfig):
+    """A task by its name, with the keys of semagram-train: `--env.max_decisions` is its `task.max_decisions`.
+
+    `randomise`: off, mild or strong. The frames of a video are `height` x `width` pixels.
+    """
+
+    task: str | None = "so101-touch"
+    id: str = ""
+    action_repeat: int | None = None
+    max_decisions: int = 0
+    control_hz: float | None = None
+    control: str | None = None
+    end_on_success: bool | None = None
+    randomise: str = "off"
+    height: int = 240
+    width: int = 320
+
+    def __post_init__(self):
+        """Look at the task for its sizes. Raises ValueError for one that can't be made; one line."""
+        if self.randomise not in PRESETS:
+            raise ValueError(f"env.randomise={self.randomise}: one of {', '.join(PRESETS)}")
+        states, actions, rate_hz = _sizes(self.settings)
+        self.fps = round(rate_hz)
+        self.features = {
+            ACTION: PolicyFeature(FeatureType.ACTION, (actions,)),
+            STATE: PolicyFeature(FeatureType.STATE, (states,)),
+        }
+        self.features_map = {ACTION: ACTION, STATE: OBS_STATE}
+
+    @property
+    def settings(self) -> TaskConfig:
+        """The task."""
+        own = {field.name: getattr(self, field.name) for field in fields(TaskConfig) if field.name != "name"}
+        return TaskConfig(self.task, **own)
+
+    @property
+    def gym_kwargs(self) -> dict:
+        """None: `create_envs` does not look a task up by a Gymnasium id."""
+        return {}
+
+    def create_envs(self, n_envs: int, use_async_envs: bool = False) -> dict[str, dict[int, VectorEnv]]:
+        """`n_envs` environments of the task, one after the other or in a process each."""
+        from envs.lerobot_view import make  # noqa: PLC0415
+
+        one = functools.partial(make, self.settings, PRESETS[self.randomise], (self.height, self.width))
+        again = {"autoreset_mode": AutoresetMode.SAME_STEP}
+        if use_async_envs and n_envs > 1:
+            vector = AsyncVectorEnv([one] * n_envs, context="spawn", **again)
+        else:
+            vector = SyncVectorEnv([one] * n_envs, **again)
+        return {self.type: {0: vector}}
+
+
+@functools.cache
+def _sizes(task: TaskConfig) -> tuple[int, int, float]:
+    """Numbers in a state and in an action, and control steps a second."""
+    from envs import make  # noqa: PLC0415
+
+    env = make.make(task)
+    try:
+        return env.observation_space[make.STATE].shape[0], env.action_space.shape[0], env.metadata["render_fps"]
+    finally:
+        env.close()

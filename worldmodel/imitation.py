@@ -1,0 +1,50 @@
+"""Learning from recordings alone: where tokens lead, and which were chosen. What they were good for is not learned."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from worldmodel.model import STATE, WorldModel
+
+
+@dataclass(frozen=True)
+class Windows:
+    """H tokens for B starts: state (H+1, B, S); token (H, B, P).
+
+    whole (H, B): 1 where every step of the token was recorded; followed (H, B): where what was seen after it was, too.
+    """
+
+    state: Float[Tensor, "H1 B S"]
+    token: Float[Tensor, "H B P"]
+    whole: Float[Tensor, "H B"]
+    followed: Float[Tensor, "H B"]
+
+
+def imitation_loss(model: WorldModel, windows: Windows, consistency: float) -> tuple[Tensor, dict[str, Tensor]]:
+    """Total loss () and its parts, `loss_consistency` and `loss_imitation`.
+
+    consistency x mean |z_t+1 - sg(encode(o_t+1))|^2 over imagined latents z_t+1 = next(z_t, w_t), z_0 = encode(o_0),
+    plus mean |mode(policy(encode(o_t))) - w_t|^2. Both reach the encoder, which no reward shapes here.
+    """
+    steps = len(windows.token)
+    seen = model.encode({STATE: windows.state.flatten(0, 1)}).unflatten(0, (steps + 1, -1))
+    z, apart = seen[0], []
+    for t in range(steps):
+        z = model.next(model.leap(z, windows.token[t]))
+        apart.append((z - seen[t + 1].detach()).square().mean(-1))
+    kind = windows.token[..., model.points :].flatten(0, 1)
+    mode = model.policy(seen[:-1].flatten(0, 1), kind).mode.unflatten(0, (steps, -1))
+    off = (mode - windows.token[..., : model.points]).square().mean(-1)
+    parts = {
+        "loss_consistency": _mean(torch.stack(apart), windows.followed),
+        "loss_imitation": _mean(off, windows.whole),
+    }
+    total = consistency * parts["loss_consistency"] + parts["loss_imitation"]
+    return total, {name: value.detach() for name, value in parts.items()}
+
+
+def _mean(values: Float[Tensor, "H B"], weight: Float[Tensor, "H B"]) -> Tensor:
+    """The mean of `values` where `weight` is 1; 0 where it never is."""
+    return (values * weight).sum() / weight.sum().clamp(min=1)
