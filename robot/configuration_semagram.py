@@ -77,7 +77,5 @@ class SemagramConfig(PreTrainedConfig):
             raise ValueError(f"policy.horizon={self.horizon}: at least 1")
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"policy.seed={self.seed}: from 0 to {2**32 - 1}")
-        if self.model.token.shorter and not self.task:
-            raise ValueError("policy.model.token.shorter: recordings are learned in tokens of one length; leave it out")
         if self.planned and not self.task:
             raise ValueError("policy.planned=true: it learned from recordings, which do not tell what is good; false")

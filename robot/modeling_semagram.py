@@ -78,6 +78,8 @@ class SemagramPolicy(PreTrainedPolicy):
         `observation.state` (B, H+1, S) at the ends of the tokens and `action` (B, H L, A) in [-1, 1], each with its
         `_is_pad`, True beyond the end of an episode.
         """
+        if len(self.tokens.curves) > 1:
+            raise ValueError("policy.model.token.shorter: recordings are learned in tokens of one length; leave it out")
         if self.training and self.config.planned:
             self.config.planned, self.config.task = False, {}
             self.reset()
