@@ -76,7 +76,7 @@ class Script:
 def touch(script: Script) -> None:
     """Bring the closed fingertips to just above the object."""
     rng = script.rng
-    goal = script.object()[:3] + [*rng.uniform(-0.008, 0.008, 2), rng.uniform(0.018, 0.03)]
+    goal = script.object()[:3] + rng.uniform([-0.008, -0.008, 0.018], [0.008, 0.008, 0.03])
     script.move(script.solve(_leaning(goal, rng), most_m=0.015).joints)
 
 
@@ -131,4 +131,4 @@ def _grasp(script: Script, place: np.ndarray, turned: np.ndarray) -> Reached:
 def _over(script: Script, grasp: Reached, height: float) -> np.ndarray:
     """The joints (5,) with which the hand is so much higher, in metres, and lies as in the grasp."""
     place, axes = script.reach.hand(grasp.joints)
-    return script.solve(Pose(place + [0, 0, height], axes[:, 2], axes[:, 0]), grasp.joints, most_m=0.03).joints
+    return script.solve(Pose(place - height * DOWN, axes[:, 2], axes[:, 0]), grasp.joints, most_m=0.03).joints

@@ -1,4 +1,4 @@
-"""Inverse kinematics of the SO-101: the five joint angles that bring its fingertips to a place, as they should lie there.
+"""Inverse kinematics of the SO-101: the five joint angles that bring its fingertips to a place.
 
 Minimises  (|p(q) - place| / 1 mm)^2 + (TURN |a(q) - approach|)^2 + (TURN |j(q) - across|)^2 + (STAY |q - start|)^2
 over the joints' ranges. Five joints cannot take every pose: the place comes first, how the hand lies second.
