@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field, fields
 from envs.benchmark.suites import SUITES
 from envs.settings import NAMES, TaskConfig
 from policies.settings import CheckpointConfig, CodecChoices, EvaluationConfig, LoopConfig, ReplayConfig
+from robot.recording.settings import RecordConfig
 from sim.twin_settings import TwinConfig
 from sim.variation import PRESETS, Variation
 from worldmodel.ranges import check
@@ -218,6 +219,8 @@ def register() -> None:
     )
     twin = asdict(TwinConfig(port_file="-")) | {"port_file": ""}
     store.store(name="twin", node={"defaults": [*QUIET, "_self_"], **twin, **_hydra(".")})
+    record = asdict(RecordConfig(dataset="-")) | {"dataset": ""}
+    store.store(name="record", node={"defaults": [*QUIET, "_self_"], **record, **_hydra(".")})
     for name in PEERS:
         store.store(group="peer", name=name, node={f.name: f.default for f in fields(PeerConfig)} | {"name": name})
     bench = asdict(BenchConfig())

@@ -60,9 +60,13 @@ class JointTargets(gymnasium.Wrapper):
 
         if diverged(self.env):
             raise Diverged("MuJoCo found a position, velocity or acceleration that is not finite or too large")
-        seen = {name: observation[part] for name, part in self._parts.items()}
-        seen[LAG] = (self.target - observation[self._parts["joint_positions"]]).astype(np.float32)
-        return seen
+        return seen(observation, self._parts, self.target)
+
+
+def seen(observation: np.ndarray, parts: dict[str, slice], target: np.ndarray) -> dict[str, np.ndarray]:
+    """What a learner sees, by name, of so101-nexus's observation (S,) while the arm goes to `target` (6,) in rad."""
+    named = {name: observation[part] for name, part in parts.items()}
+    return named | {LAG: (target - named["joint_positions"]).astype(np.float32)}
 
 
 def build(task: "TaskConfig", variation: "Variation | None" = None) -> gymnasium.Env:

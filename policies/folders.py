@@ -34,11 +34,7 @@ def write_folder(path: Path, files: dict[str, bytes], versions: dict[str, str]) 
         for name, data in {**files, MANIFEST: manifest(files, versions)}.items():
             write_synced(aside / name, data)
         sync_folder(aside)
-        if path.exists():
-            _exchange(aside, path)
-        else:
-            os.rename(aside, path)
-        sync_folder(path.parent)
+        put(aside, path)
 
 
 def manifest(files: dict[str, bytes], versions: dict[str, str]) -> bytes:
@@ -73,6 +69,27 @@ def _runs(process: int) -> bool:
     except PermissionError:  # somebody else's
         pass
     return True
+
+
+def put(aside: Path, path: Path) -> None:
+    """Let the folder `aside` become `path` in one step; what was there becomes `aside`, or is removed."""
+    if path.exists():
+        _exchange(aside, path)
+    else:
+        os.rename(aside, path)
+    sync_folder(path.parent)
+
+
+def sync_tree(path: Path) -> None:
+    """Wait until the disk has every file and name under a folder."""
+    for folder, _, files in os.walk(path):
+        for name in files:
+            handle = os.open(Path(folder, name), os.O_RDONLY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
+        sync_folder(Path(folder))
 
 
 def _exchange(aside: Path, path: Path) -> None:

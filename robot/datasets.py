@@ -124,7 +124,7 @@ def write(folder: Path, recording: Recording, task: str) -> None:
     if recording.rate_hz != int(recording.rate_hz):
         raise DatasetError(f"{folder}: {recording.rate_hz} steps a second; a LeRobotDataset has a whole number of them")
     with aside_of(folder) as aside:
-        with _quiet():
+        with quiet():
             _write(aside, recording, task, folder.name)
         os.rename(aside, folder)
 
@@ -150,7 +150,7 @@ def _write(folder: Path, recording: Recording, task: str, name: str) -> None:
 
 
 @contextmanager
-def _quiet():
+def quiet():
     """Keep LeRobot's talk of missing video decoders, and a progress bar an episode, from the user."""
     import datasets  # noqa: PLC0415
 

@@ -22,7 +22,8 @@ from sim import so101
 class SO101Sim(Robot):
     """Keys, units and features of LeRobot's `so101_follower`. Time passes when a command is sent, and only then.
 
-    `scene`: the environment of `sim.so101`, once connected; `success`: whether the task is done now.
+    `scene`: the environment of `sim.so101`, once connected; `success`: whether the task is done now; `time_s`: how
+    long it has been commanded in all.
     """
 
     config_class = SO101SimConfig
@@ -34,6 +35,7 @@ class SO101Sim(Robot):
         self.cameras = make_cameras_from_configs(config.cameras)
         self.scene: gymnasium.Env | None = None
         self.success = False
+        self.time_s = 0.0
 
     @property
     def _motors(self) -> dict[str, type]:
@@ -118,6 +120,7 @@ class SO101Sim(Robot):
             targets[so101.JOINTS.index(joint)] = value
         low, high = so101.limits(self.scene)
         *_, info = self.scene.step(np.clip(self.units.to_rad(targets), low, high).astype(np.float32))
+        self.time_s += 1 / self.config.control_hz
         self.success = bool(info["success"])
         return {f"{joint}.pos": value for joint, value in goals.items()}
 

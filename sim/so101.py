@@ -83,6 +83,10 @@ class VariedArm:
                 state[parts[name]] += away
         return state
 
+    def state(self) -> np.ndarray:
+        """The observation (S,) of now."""
+        return self._compute_obs_components()
+
     def _believed_pose(self) -> np.ndarray:
         """The hand's pose (7,), place in metres and quaternion, if the joints were where their encoders say."""
         zero = self.model.qpos0[self._nominal.places].copy()

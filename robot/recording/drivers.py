@@ -1,0 +1,104 @@
+"""Who says where the arm goes while it is recorded: a scripted expert, a policy, or a person through a teleoperator."""
+
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+import torch
+from lerobot.teleoperators import Teleoperator
+
+from robot.so101_sim import SO101Sim
+from robot.targets import Targets
+from sim.so101 import JOINTS
+from sim.so101_experts import targets
+
+HOLD_S = 0.3
+"""A script's last target is held so long, which lets the arm arrive."""
+
+
+class Driver(Protocol):
+    """Says goals, step by step."""
+
+    def begin(self, seed: int) -> None:
+        """An episode begins; the arm is where it will begin."""
+
+    def goal(self, observation: dict) -> dict[str, float] | None:
+        """The joints' goals by their keys; None: the episode is over."""
+
+    def close(self) -> None:
+        """No more."""
+
+
+class ScriptDriver:
+    """The expert of the simulated arm's task."""
+
+    def __init__(self, robot: SO101Sim):
+        self._robot = robot
+        self._rows = iter(())
+
+    def begin(self, seed: int) -> None:
+        """Script the episode. Raises Unreachable."""
+        rows = list(targets(self._robot.scene, self._robot.config.task, np.random.default_rng(seed)))
+        self._rows = iter(rows + rows[-1:] * round(HOLD_S * self._robot.config.control_hz))
+
+    def goal(self, observation: dict) -> dict[str, float] | None:
+        """The script's next target."""
+        row = next(self._rows, None)
+        return None if row is None else named(self._robot.units.from_rad(row))
+
+    def close(self) -> None:
+        """Nothing to do."""
+
+
+class PolicyDriver:
+    """An agent in the simulated arm's task. `see(scene, target)`: its state (S,) while the arm goes to `target`."""
+
+    def __init__(self, robot: SO101Sim, agent, control_targets: Targets, see: Callable[..., np.ndarray]):
+        self._robot, self._agent, self._targets, self._see = robot, agent, control_targets, see
+
+    def begin(self, seed: int) -> None:
+        """Forget the last episode."""
+        self._agent.generator.manual_seed(seed)
+        if self._agent.actions is not None:
+            self._agent.reset(torch.ones(1, dtype=torch.bool))
+
+    def goal(self, observation: dict) -> dict[str, float]:
+        """What the agent wants next."""
+        scene = self._robot.scene.unwrapped
+        state = torch.from_numpy(self._see(scene, scene.commanded)[None])
+        action = self._agent.act({"observation.state": state})[0].numpy()
+        return named(self._robot.units.from_rad(self._targets.next(scene.commanded, action)))
+
+    def close(self) -> None:
+        """Nothing to do."""
+
+
+class TeleopDriver:
+    """Any of LeRobot's teleoperators whose actions are the robot's own keys."""
+
+    def __init__(self, teleop: Teleoperator, keys: list[str]):
+        """Connect it. Raises ValueError for one that moves other things."""
+        if missing := [key for key in keys if key not in teleop.action_features]:
+            raise ValueError(
+                f"teleop.type={teleop.name}: moves {', '.join(teleop.action_features)}, not {', '.join(missing)}"
+            )
+        self._teleop, self._keys = teleop, keys
+        teleop.connect()
+
+    def begin(self, seed: int) -> None:
+        """Nothing to do: the person sees."""
+
+    def goal(self, observation: dict) -> dict[str, float]:
+        """Where the person is."""
+        action = self._teleop.get_action()
+        return {key: float(action[key]) for key in self._keys}
+
+    def close(self) -> None:
+        """Disconnect it."""
+        if self._teleop.is_connected:
+            self._teleop.disconnect()
+
+
+def named(values: np.ndarray) -> dict[str, float]:
+    """Values (6,) by LeRobot's keys."""
+    return dict(zip((f"{joint}.pos" for joint in JOINTS), values.tolist(), strict=True))

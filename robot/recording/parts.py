@@ -1,0 +1,203 @@
+"""Episodes on the disk: each becomes, the moment it is finished, a LeRobotDataset of its own.
+
+LeRobot writes the end of its files when a session ends, and loses all of it to a kill. So `.<name>.parts/<number>`
+beside the dataset holds one finished, synced LeRobotDataset an episode, which appeared by a rename; at the end, or at
+the next end, LeRobot's own aggregation makes of the dataset and its parts the new dataset, which takes the old one's
+place in one step. A part whose number the dataset already has was merged before a kill and is dropped.
+"""
+
+import fcntl
+import io
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from policies.folders import aside_of, put, sync_folder, sync_tree
+from robot.datasets import DatasetError, quiet
+
+MEASURED, SUCCESS = "measured_timestamp", "next.success"
+INFO = "meta/info.json"
+EPISODES = "meta/episodes"
+
+
+@dataclass(frozen=True)
+class EpisodeInfo:
+    """What is kept of an episode beside its steps, as columns of LeRobot's table of episodes.
+
+    `success`: at any step; None where nobody knows. `control_hz`: measured. `late_frames`: late by more than 5 ms.
+    """
+
+    seed: int
+    success: bool | None
+    control_hz: float
+    late_frames: int
+    by: str
+
+
+class Parts:
+    """A dataset that grows by episodes. A context: one process at a time holds it. Importing LeRobot takes seconds.
+
+    `features`: LeRobot's, without those it adds itself. Raises DatasetError for a dataset that does not fit.
+    """
+
+    def __init__(self, dataset: Path, features: dict, fps: int, robot_type: str):
+        self.dataset, self.features, self.fps, self.robot_type = dataset, features, fps, robot_type
+        self.folder = dataset.parent / f".{dataset.name}.parts"
+
+    def __enter__(self) -> "Parts":
+        """Lock it; drop what a kill left half done."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._lock = open(self.folder / "lock", "w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            self._lock.close()
+            raise DatasetError(f"{self.dataset}: another process is recording to it") from error
+        try:
+            self.merged = episodes_in(self.dataset, self._wanted()) if self.dataset.exists() else 0
+            for part in self._parts():
+                if int(part.name) < self.merged:
+                    shutil.rmtree(part)
+                else:
+                    episodes_in(part, self._wanted())
+        except BaseException:
+            self._lock.close()
+            raise
+        return self
+
+    def __exit__(self, *_) -> None:
+        """Unlock it; the folder of parts goes when it holds none."""
+        if not self._parts():
+            shutil.rmtree(self.folder)
+        self._lock.close()
+
+    @property
+    def finished(self) -> int:
+        """Episodes that are safe: merged, or a part."""
+        return self.merged + len(self._parts())
+
+    @contextmanager
+    def episode(self) -> Iterator["Draft"]:
+        """A draft of the next episode; unless it is saved it leaves nothing."""
+        path = self.folder / f"{self.finished:06d}"
+        with aside_of(path) as aside:
+            with quiet():
+                draft = Draft(self, aside, path)
+            try:
+                yield draft
+            finally:
+                with quiet():
+                    draft.close()
+
+    def merge(self) -> None:
+        """Make the dataset of itself and its parts."""
+        parts = self._parts()
+        if not parts:
+            return
+        from lerobot.datasets.aggregate import aggregate_datasets  # noqa: PLC0415
+
+        roots = [self.dataset] * self.dataset.exists() + parts
+        with aside_of(self.dataset) as aside, quiet(), redirect_stderr(io.StringIO()):  # LeRobot's progress bars
+            aggregate_datasets(["local/part"] * len(roots), f"local/{self.dataset.name}", roots=roots, aggr_root=aside)
+            sync_tree(aside)
+            put(aside, self.dataset)
+        self.merged += len(parts)
+        for part in parts:
+            shutil.rmtree(part)
+
+    def _parts(self) -> list[Path]:
+        return sorted(path for path in self.folder.glob("*") if path.name.isdigit())
+
+    def _wanted(self) -> dict:
+        return {"fps": self.fps, "robot_type": self.robot_type, "features": self.features}
+
+
+class Draft:
+    """One episode as it is recorded, a LeRobotDataset at `aside`."""
+
+    def __init__(self, parts: Parts, aside: Path, path: Path):
+        from lerobot.datasets.lerobot_dataset import LeRobotDataset  # noqa: PLC0415
+
+        self._parts, self._aside, self._path = parts, aside, path
+        pictures = [feature for feature in parts.features.values() if feature["dtype"] in ("image", "video")]
+        self._dataset = LeRobotDataset.create(
+            repo_id="local/part",
+            fps=parts.fps,
+            root=aside,
+            robot_type=parts.robot_type,
+            features={name: dict(feature) for name, feature in parts.features.items()},
+            use_videos=any(feature["dtype"] == "video" for feature in pictures),
+            image_writer_threads=2 * len(pictures),
+        )
+        self.frames = 0
+
+    def add(self, seen: dict, sent: dict, sentence: str, at_s: float, success: bool | None) -> None:
+        """One step: what the robot observed `at_s` seconds after the first step, and what was sent then."""
+        from lerobot.utils.feature_utils import build_dataset_frame  # noqa: PLC0415
+
+        features = self._parts.features
+        frame = build_dataset_frame(features, seen, "observation") | build_dataset_frame(features, sent, "action")
+        frame |= {MEASURED: np.array([at_s]), "task": sentence}
+        if success is not None:
+            frame[SUCCESS] = np.array([success])
+        self._dataset.add_frame(frame)
+        self.frames += 1
+
+    def save(self, info: EpisodeInfo) -> None:
+        """Finish the episode; when this returns it is safe."""
+        with quiet():
+            self._dataset.save_episode(parallel_encoding=False)  # no process of its own that would outlive a kill
+            self._dataset.finalize()
+        _add_columns(self._aside, {key: value for key, value in asdict(info).items() if value is not None})
+        shutil.rmtree(self._aside / "images", ignore_errors=True)
+        sync_tree(self._aside)
+        os.rename(self._aside, self._path)
+        sync_folder(self._path.parent)
+
+    def close(self) -> None:
+        """End LeRobot's threads and files, which it would otherwise do when its folder is gone."""
+        self._dataset.finalize()
+
+
+def _add_columns(folder: Path, columns: dict) -> None:
+    """Add columns to the table of the one episode in a dataset."""
+    import pyarrow  # noqa: PLC0415
+    import pyarrow.parquet  # noqa: PLC0415
+
+    (path,) = (folder / EPISODES).glob("chunk-*/file-*.parquet")
+    table = pyarrow.parquet.read_table(path)
+    for name, value in columns.items():
+        table = table.append_column(name, pyarrow.array([value]))
+    pyarrow.parquet.write_table(table, path)
+
+
+def episodes_in(dataset: Path, wanted: dict) -> int:
+    """How many episodes a dataset has. Raises DatasetError if it cannot be read or is of another kind than `wanted`."""
+    path = dataset / INFO
+    try:
+        info = json.loads(path.read_text())
+        found = {key: info[key] for key in wanted}
+        count = int(info["total_episodes"])
+    except FileNotFoundError as error:
+        raise DatasetError(f"{path}: missing, so {dataset} is no LeRobotDataset; choose a new folder") from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise DatasetError(f"{path}: not the description of a LeRobotDataset ({error})") from error
+    for key in ("fps", "robot_type"):
+        if found[key] != wanted[key]:
+            raise DatasetError(
+                f"{dataset}: its {key} is {found[key]}, this robot's is {wanted[key]}; choose a new folder"
+            )
+    ours, theirs = wanted["features"], found["features"]
+    if missing := [name for name in ours if name not in theirs]:
+        raise DatasetError(f"{dataset}: has no {', '.join(missing)}; choose a new folder")
+    for name, feature in ours.items():
+        theirs_shape = (theirs[name]["dtype"], list(theirs[name]["shape"]))
+        if theirs_shape != (feature["dtype"], list(feature["shape"])):
+            raise DatasetError(f"{dataset}: its {name} is {theirs_shape}, this robot's another; choose a new folder")
+    return count

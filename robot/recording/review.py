@@ -1,0 +1,108 @@
+"""A recorded dataset in numbers and in a picture."""
+
+import io
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from policies.folders import replace_file
+from robot.recording.parts import EPISODES, MEASURED, SUCCESS
+
+GOOD, BAD, UNKNOWN, INK = "#0072B2", "#D55E00", "#666666", "#333333"  # Okabe and Ito's: told apart by all
+DRAWN = 100
+"""No more episodes than this are drawn, evenly chosen: the picture would be a blot."""
+STYLE = {"font.size": 10, "text.color": INK, "axes.labelcolor": INK}
+
+
+@dataclass(frozen=True)
+class Review:
+    """What a dataset's table of episodes says, an entry an episode. `success` is None where nobody knows."""
+
+    lengths: np.ndarray
+    success: np.ndarray | None
+    control_hz: np.ndarray
+    late: np.ndarray
+    tasks: list[str]
+
+    @classmethod
+    def of(cls, dataset: Path) -> "Review":
+        """Read it. Raises OSError."""
+        columns = _table(sorted((dataset / EPISODES).glob("chunk-*/file-*.parquet")))
+        return cls(
+            np.array(columns["length"]),
+            np.array(columns["success"]) if "success" in columns else None,
+            np.array(columns["control_hz"]),
+            np.array(columns["late_frames"]),
+            [task for tasks in columns["tasks"] for task in tasks],
+        )
+
+    def summary(self) -> dict:
+        """Numbers over all episodes; the rate is that of all their steps together."""
+        seconds = np.sum((self.lengths - 1) / self.control_hz)
+        return {
+            "episodes": len(self.lengths),
+            "frames": int(self.lengths.sum()),
+            "success_rate": None if self.success is None else round(float(self.success.mean()), 4),
+            "control_hz": round(float(np.sum(self.lengths - 1) / seconds), 3) if seconds else None,
+            "late_frames": int(self.late.sum()),
+        }
+
+
+def picture(path: Path, dataset: Path, title: str) -> None:
+    """Draw each joint over time, a curve an episode, those that succeeded in blue with a dot where they first did."""
+    columns = _table(sorted((dataset / "data").glob("chunk-*/file-*.parquet")), _DRAWN_COLUMNS)
+    episode, seconds = np.array(columns["episode_index"]), np.array(columns[MEASURED]).reshape(-1)
+    state = np.array(columns["observation.state"])
+    done = np.array(columns[SUCCESS]).reshape(-1) if SUCCESS in columns else None
+    names = _names(dataset)
+    numbers = np.unique(episode)
+    with rc_context(STYLE):
+        figure = Figure(figsize=(10, 5.6), layout="constrained")
+        grid = figure.subplots(2, math.ceil(len(names) / 2), sharex=True, squeeze=False)
+        for number in numbers[np.linspace(0, len(numbers) - 1, min(DRAWN, len(numbers))).round().astype(int)]:
+            steps = np.flatnonzero(episode == number)
+            first = None if done is None or not done[steps].any() else steps[np.argmax(done[steps])]
+            colour = UNKNOWN if done is None else BAD if first is None else GOOD
+            for axis, values in zip(grid.flat, state.T, strict=False):
+                axis.plot(seconds[steps], values[steps], color=colour, lw=0.8, alpha=0.5)
+                if first is not None:
+                    axis.plot(seconds[first], values[first], "o", color=colour, ms=3.5)
+        for axis, name in zip(grid.flat, names, strict=False):
+            axis.set_title(name.removesuffix(".pos").replace("_", " "), fontsize=10)
+            axis.set_ylabel("0 to 100" if name.startswith("gripper") else "degrees")
+            axis.spines[["top", "right"]].set_visible(False)
+        for axis in grid[-1]:
+            axis.set_xlabel("seconds")
+        marks = [Line2D([], [], color=GOOD, marker="o", ms=4), Line2D([], [], color=BAD)]
+        if done is not None:
+            figure.legend(marks, ["succeeded, from the dot on", "did not"], loc="outside lower center", ncols=2)
+        figure.suptitle(title)
+        drawn = io.BytesIO()
+        figure.savefig(drawn, dpi=130)
+    replace_file(path, drawn.getvalue())
+
+
+_DRAWN_COLUMNS = ("episode_index", MEASURED, SUCCESS, "observation.state")
+
+
+def _table(files: list[Path], wanted: tuple[str, ...] = ()) -> dict[str, list]:
+    """Columns of Parquet files, one after the other; those of `wanted` that are there, or all without statistics."""
+    import pyarrow  # noqa: PLC0415
+    import pyarrow.parquet  # noqa: PLC0415
+
+    tables = []
+    for file in files:
+        there = pyarrow.parquet.read_schema(file).names
+        columns = [name for name in there if name in wanted or (not wanted and "/" not in name)]
+        tables.append(pyarrow.parquet.read_table(file, columns=columns))
+    return pyarrow.concat_tables(tables, promote_options="permissive").to_pydict()
+
+
+def _names(dataset: Path) -> list[str]:
+    return json.loads((dataset / "meta" / "info.json").read_text())["features"]["observation.state"]["names"]

@@ -1,0 +1,131 @@
+"""What can be set about recording. Commands read it to print help: nothing heavy is imported."""
+
+from dataclasses import dataclass, field
+
+from robot.limits import PRESETS
+from sim.so101_tasks import TASKS
+from worldmodel.ranges import check
+
+SIM, REAL, TWIN = "so101-sim", "so101", "so101-twin"
+ROBOTS = (SIM, REAL, TWIN)
+EXPERT, POLICY, TELEOP = "expert", "policy", "teleop"
+BY = (EXPERT, POLICY, TELEOP)
+PREFIX = "so101-"
+SCRIPTED = ("so101-touch", "so101-pick-lift")
+CAMERAS = {"front": "side", "side": "side", "wrist": "wrist", "overhead": "overhead"}
+"""Simulated cameras by name, and where they look from."""
+
+
+@dataclass(frozen=True)
+class RecordConfig:
+    """The keys of semagram-record."""
+
+    dataset: str = ""
+    robot: str = SIM
+    task: str = "touch"
+    sentence: str = ""
+    by: str = EXPERT
+    episodes: int = 20
+    seconds: float = 0.0
+    reset_seconds: float = 0.0
+    control_hz: int = 30
+    real_time: str = "auto"
+    limits: str = ""
+    seed: int = 0
+    port: str = ""
+    id: str = ""
+    calibration_dir: str = ""
+    port_file: str = ""
+    cameras: list[str] = field(default_factory=list)
+    camera: dict = field(default_factory=lambda: {"width": 320, "height": 240})
+    robot_cameras: dict = field(default_factory=dict)
+    video: bool = True
+    teleop: dict = field(default_factory=lambda: {"type": "", "port": "", "id": "", "calibration_dir": ""})
+    checkpoint: str = ""
+    planner: bool = True
+    device: str = "cpu"
+    threads: int = 1
+
+    def __post_init__(self):
+        """Raise ValueError for a value out of range, or one that does not go with the others."""
+        if not self.dataset:
+            raise ValueError("dataset=: the folder to record to, e.g. dataset=runs/touch-demos")
+        for name, known in (("robot", ROBOTS), ("by", BY), ("limits", ("", *PRESETS))):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name}={getattr(self, name)}: one of {', '.join(filter(None, known))}")
+        if self.real_time not in ("auto", "true", "false"):
+            raise ValueError(f"real_time={self.real_time}: one of auto, true, false")
+        check("", self, "episodes threads", low=1)
+        check("", self, "seconds reset_seconds", low=0, high=3600)
+        check("", self, "control_hz", low=5, high=100)
+        check("", self, "seed", low=0, high=2**32 - 1)
+        self._check_robot()
+        self._check_by()
+
+    @property
+    def simulated(self) -> bool:
+        """Whether the robot is the simulated one."""
+        return self.robot == SIM
+
+    @property
+    def paced(self) -> bool:
+        """Whether a second of recording takes a second."""
+        return self.real_time == "true" or (self.real_time == "auto" and (not self.simulated or self.by == TELEOP))
+
+    @property
+    def task_name(self) -> str:
+        """The simulated task's whole name."""
+        return self.task if self.task.startswith(PREFIX) else PREFIX + self.task
+
+    @property
+    def longest_s(self) -> float:
+        """How long an episode lasts at most: unless set, as the task says, a script twice as long."""
+        if self.seconds:
+            return self.seconds
+        return TASKS[self.task_name].seconds * (2 if self.by == EXPERT else 1) if self.simulated else 30.0
+
+    @property
+    def preset(self) -> str:
+        """The gate's limits: careful on a real arm unless told otherwise."""
+        return self.limits or ("careful" if self.robot == REAL else "normal")
+
+    def _check_robot(self) -> None:
+        if self.simulated and self.task_name not in TASKS:
+            names = ", ".join(name.removeprefix(PREFIX) for name in TASKS)
+            raise ValueError(f"task={self.task}: one of {names}")
+        if not self.simulated and not (self.sentence or self.task_name in TASKS):
+            raise ValueError("sentence=: what is done, in words, e.g. sentence='Put the cube in the bowl.'")
+        if not self.simulated and self.real_time == "false":
+            raise ValueError(f"real_time=false: only with robot={SIM}")
+        if self.robot == REAL and not (self.port and self.id):
+            raise ValueError("port= and id=: the arm's, as LeRobot knows it, e.g. port=/dev/ttyACM0 id=my_arm")
+        if self.robot == TWIN and not self.port_file:
+            raise ValueError(
+                "port_file=: the twin's, e.g. port_file=runs/twin/port after `semagram-twin` with the same"
+            )
+        for key, robots in (("port", (REAL,)), ("id", (REAL,)), ("port_file", (TWIN,)), ("calibration_dir", (REAL,))):
+            if getattr(self, key) and self.robot not in robots:
+                raise ValueError(f"{key}={getattr(self, key)}: only with robot={', '.join(robots)}")
+        for name in self.cameras:
+            if not self.simulated or name not in CAMERAS:
+                raise ValueError(
+                    f"cameras=[{name}]: with robot={SIM}, any of {', '.join(CAMERAS)}; a real arm's are robot_cameras"
+                )
+        if self.robot_cameras and self.simulated:
+            raise ValueError(f"robot_cameras=: not with robot={SIM}; its cameras are any of {', '.join(CAMERAS)}")
+        for key, value in self.camera.items():
+            if key not in ("width", "height") or not isinstance(value, int) or not 16 <= value <= 4096:
+                raise ValueError(f"camera.{key}={value}: width and height, from 16 to 4096 pixels")
+
+    def _check_by(self) -> None:
+        if self.by == TELEOP and not self.teleop.get("type"):
+            raise ValueError("teleop.type=: any of LeRobot's teleoperators, e.g. teleop.type=so101_leader")
+        if self.by != TELEOP and any(self.teleop.values()):
+            raise ValueError(f"teleop.type={self.teleop.get('type')}: only with by={TELEOP}")
+        if (self.by == POLICY) != bool(self.checkpoint):
+            raise ValueError(f"checkpoint={self.checkpoint}: a run folder or a checkpoint, with by={POLICY}")
+        if self.by != TELEOP and not self.simulated:
+            raise ValueError(f"by={self.by}: only with robot={SIM}, which tells where its things are; by={TELEOP}")
+        if self.by == EXPERT and self.task_name not in SCRIPTED:
+            names = ", ".join(name.removeprefix(PREFIX) for name in SCRIPTED)
+            raise ValueError(f"task={self.task}: scripts exist for {names}; by={POLICY} or by={TELEOP} for the others")

@@ -1,0 +1,265 @@
+"""semagram-record: what is called safe is safe, what is stored was sent, and when it was."""
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pyarrow import parquet
+
+from robot.datasets import DatasetError
+from robot.recording.pace import Pace, SimulatedTime
+from robot.recording.parts import MEASURED, SUCCESS, Parts
+from robot.recording.settings import RecordConfig
+
+HERE = Path(__file__).parent
+CAREFUL_RATE = 30.0  # degrees a second: the gate's careful limit, a quarter of what the script asks for
+
+
+def run(body: str, *arguments: str) -> subprocess.CompletedProcess:
+    """Run Python in a process of its own: importing LeRobot's datasets leaves warnings that are not ours."""
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(HERE.parent)}
+    command = [sys.executable, "-c", textwrap.dedent(body), *arguments]
+    return subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory):
+    """Two episodes, then a third by the same command, then one of them again elsewhere; and what LeRobot reads."""
+    folder = tmp_path_factory.mktemp("record")
+    ran = run(
+        """
+        import sys
+        from configs.record import main
+        folder = sys.argv[1]
+        def record(*words):
+            sys.argv = ["semagram-record", "seconds=1", "limits=careful", *words]
+            main()
+        record(f"dataset={folder}/touch", "episodes=2")
+        record(f"dataset={folder}/touch", "episodes=3")
+        record(f"dataset={folder}/again", "episodes=1")
+        from lerobot.datasets.lerobot_dataset import LeRobotDataset
+        read = LeRobotDataset("local/touch", root=f"{folder}/touch")
+        print(read.num_episodes, len(read), read.fps, read[len(read) - 1]["task"])
+        """,
+        str(folder),
+    )
+    assert ran.returncode == 0, ran.stderr
+    return folder, ran
+
+
+def column(folder, name):
+    rows = parquet.read_table(next((folder / "data").glob("*/*.parquet")), columns=["episode_index", name]).to_pydict()
+    return np.array(rows["episode_index"]), np.array(rows[name])
+
+
+def episodes(folder):
+    return parquet.read_table(next((folder / "meta" / "episodes").glob("*/*.parquet"))).to_pydict()
+
+
+def test_lerobot_reads_it_and_the_last_line_tells_what_is_there(recorded):
+    folder, ran = recorded
+    *lines, read = ran.stdout.splitlines()
+    first, then, _ = map(json.loads, lines)
+    assert (first["episodes"], then["episodes"]) == (2, 3)
+    assert read.split(maxsplit=3) == ["3", str(then["frames"]), "30", "Touch the red cube."]
+    assert then["dataset"] == str(folder / "touch") and Path(then["picture"]).read_bytes()[1:4] == b"PNG"
+    assert then["control_hz"] == pytest.approx(30, abs=0.01) and then["late_frames"] == 0
+    assert then["success_rate"] == pytest.approx(np.mean(episodes(folder / "touch")["success"]), abs=1e-3)
+    assert ran.stderr.count(": safe, ") == 4
+    assert not list(folder.glob(".*"))
+
+
+def test_the_action_is_what_the_gate_let_through(recorded):
+    numbers, actions = column(recorded[0] / "touch", "action")
+    for number in range(3):
+        rates = np.abs(np.diff(actions[numbers == number], axis=0)) * 30
+        assert rates[:, :5].max() <= CAREFUL_RATE * 1.001
+        assert rates[:, :5].max() > 0.8 * CAREFUL_RATE
+
+
+def test_each_step_has_its_own_time_and_each_episode_its_seed(recorded):
+    numbers, seconds = column(recorded[0] / "touch", MEASURED)
+    for number in range(3):
+        assert seconds[numbers == number][0] == pytest.approx(0, abs=1e-4)
+        np.testing.assert_allclose(np.diff(seconds[numbers == number]), 1 / 30, atol=1e-3)
+    table = episodes(recorded[0] / "touch")
+    assert len(set(table["seed"])) == 3 and table["by"] == ["expert"] * 3
+    assert table["episode_index"] == [0, 1, 2]
+    _, done = column(recorded[0] / "touch", SUCCESS)
+    assert [bool(done[numbers == number].any()) for number in range(3)] == table["success"]
+
+
+def test_the_same_seed_records_the_same(recorded):
+    folder = recorded[0]
+    for name in ("action", "observation.state"):
+        numbers, values = column(folder / "touch", name)
+        np.testing.assert_array_equal(values[numbers == 0], column(folder / "again", name)[1])
+
+
+@pytest.mark.slow
+def test_nothing_that_was_safe_is_lost_to_a_kill(tmp_path):
+    script = HERE / "bench" / "record_kills.py"
+    ran = run(
+        "import runpy, sys; runpy.run_path(sys.argv.pop(1), run_name='__main__')", str(script), str(tmp_path), "4"
+    )
+    assert ran.returncode == 0, ran.stderr
+    told = json.loads(ran.stdout.splitlines()[-1])
+    assert told["lost"] == [] and told["unreadable"] == [] and told["while_recording"] > 0
+
+
+@pytest.fixture(scope="module")
+def arms():
+    """The module of the arm at the end of a wire, which a test cannot import by name."""
+    from importlib.util import module_from_spec, spec_from_file_location  # noqa: PLC0415
+
+    spec = spec_from_file_location("wired_arm", HERE / "wired_arm.py")
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_what_is_kept_is_what_reached_the_servos(arms, monkeypatch, tmp_path):
+    """Through LeRobot's own driver, down to the packets."""
+    from robot.recording.loop import play  # noqa: PLC0415
+
+    class Far:
+        def goal(self, observation):
+            return dict.fromkeys(observation, 0.0) | {"shoulder_pan.pos": 80.0}
+
+    class Kept(list):
+        def add(self, seen, sent, sentence, at_s, success):
+            self.append((sent["shoulder_pan.pos"], at_s, success))
+
+    arm, kept = arms.WiredArm(tmp_path, monkeypatch.setattr), Kept()
+    with arm.robot:
+        assert play(arm.robot, Far(), Pace(30, arm.clock), 1.0, lambda: None, kept, "reach") is None
+        goal = int.from_bytes(arm.chain.memory[1][arms.GOAL : arms.GOAL + 2], "little")
+    sent, at_s, success = map(np.array, zip(*kept, strict=True))
+    assert len(sent) == 30 and set(success) == {None}
+    assert goal == pytest.approx(2047.5 + sent[-1] * 4095 / 360, abs=1.1)
+    assert 5 < sent[-1] < CAREFUL_RATE and (np.diff(sent) <= CAREFUL_RATE * np.diff(at_s) + 0.1).all()
+
+
+class Clock:
+    """Time that passes when it is waited for, and by `work` between ticks."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def monotonic(self):
+        return self.now
+
+    def sleep(self, seconds):
+        self.now += seconds
+
+
+def ticks(work):
+    clock = Clock()
+    pace, times = Pace(20, clock), [0.0]
+    for seconds in work:
+        clock.now += seconds
+        pace.wait()
+        times.append(clock.now)
+    return pace, np.diff(times)
+
+
+def test_a_loop_that_has_time_keeps_its_rate():
+    pace, gaps = ticks([0.01, 0.049, 0.0, 0.03])
+    np.testing.assert_allclose(gaps, 0.05)
+    assert pace.late == 0 and pace.measured_hz == pytest.approx(20)
+
+
+def test_a_loop_that_has_not_says_so_and_does_not_hurry_to_make_up():
+    pace, gaps = ticks([0.01, 0.2, 0.01, 0.052, 0.01])
+    np.testing.assert_allclose(gaps, [0.05, 0.2, 0.05, 0.052, 0.05])
+    assert pace.late == 1  # 2 ms are not late
+    assert pace.measured_hz == pytest.approx(5 / 0.402)
+
+
+def test_simulated_time_passes_only_by_commands():
+    class Robot:
+        time_s = 0.0
+
+    robot = Robot()
+    clock = SimulatedTime(robot)
+    before = clock.monotonic()
+    clock.sleep(5)
+    assert before < clock.monotonic() < before + 1e-3
+    robot.time_s = 2.0
+    assert clock.monotonic() == pytest.approx(2, abs=1e-3)
+
+
+FEATURES = {"action": {"dtype": "float32", "shape": (6,), "names": None}}
+
+
+def dataset(path, **changes):
+    (path / "meta").mkdir(parents=True)
+    info = {"fps": 30, "robot_type": "arm", "features": FEATURES, "total_episodes": 2} | changes
+    (path / "meta" / "info.json").write_text(json.dumps(info))
+
+
+def test_one_process_at_a_time(tmp_path):
+    with (
+        Parts(tmp_path / "a", FEATURES, 30, "arm"),
+        pytest.raises(DatasetError, match=r"a: another process is recording to it$"),
+        Parts(tmp_path / "a", FEATURES, 30, "arm"),
+    ):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_part_that_was_merged_before_a_kill_is_not_merged_again(tmp_path):
+    dataset(tmp_path / "a")
+    for number in (1, 2):
+        dataset(tmp_path / ".a.parts" / f"{number:06d}", total_episodes=1)
+    with Parts(tmp_path / "a", FEATURES, 30, "arm") as parts:
+        assert parts.finished == 3
+        assert [path.name for path in parts.folder.glob("0*")] == ["000002"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"fps": 50}, r"a: its fps is 50, not 30; choose a new folder$"),
+        ({"robot_type": "other"}, r"a: its robot_type is other, not arm"),
+        ({"features": {}}, r"a: has no action; choose"),
+        ({"features": {"action": {"dtype": "float32", "shape": [7]}}}, r"a: its action is \('float32', \[7\]\)"),
+        ({"total_episodes": "x"}, r"info\.json: not the description of a LeRobotDataset"),
+    ],
+)
+def test_a_dataset_of_another_kind_is_refused(tmp_path, changes, says):
+    dataset(tmp_path / "a", **changes)
+    with pytest.raises(DatasetError, match=says), Parts(tmp_path / "a", FEATURES, 30, "arm"):
+        pass
+
+
+REAL = {"dataset": "d", "robot": "so101", "port": "p", "id": "i", "sentence": "s"}
+
+
+@pytest.mark.parametrize(
+    ("keys", "says"),
+    [
+        ({}, r"^dataset=: the folder to record to"),
+        ({"dataset": "d", "robot": "so102"}, r"^robot=so102: one of so101-sim, so101, so101-twin$"),
+        ({"dataset": "d", "task": "tuch"}, r"^task=tuch: one of touch, look-at, "),
+        ({"dataset": "d", "task": "look-at"}, r"^task=look-at: scripts exist for touch, pick-lift; by=policy or"),
+        ({"dataset": "d", "by": "policy"}, r"^checkpoint=: a run folder or a checkpoint, with by=policy$"),
+        ({"dataset": "d", "by": "teleop"}, r"^teleop\.type=: any of LeRobot's teleoperators"),
+        ({"dataset": "d", "episodes": 0}, r"^episodes=0: "),
+        ({"dataset": "d", "cameras": ["under"]}, r"^cameras=\[under\]: with robot=so101-sim, any of front, side"),
+        ({"dataset": "d", "port": "p"}, r"^port=p: only with robot=so101$"),
+        ({"dataset": "d", "robot": "so101-twin", "sentence": "s"}, r"^port_file=: the twin's"),
+        (REAL, r"^by=expert: only with robot=so101-sim, which tells where its things are; by=teleop$"),
+        (REAL | {"id": ""}, r"^port= and id=: the arm's"),
+        (REAL | {"sentence": "", "task": ""}, r"^sentence=: what is done, in words"),
+    ],
+)
+def test_a_mistake_is_one_line(keys, says):
+    with pytest.raises(ValueError, match=says) as refused:
+        RecordConfig(**keys)
+    assert "\n" not in str(refused.value)
