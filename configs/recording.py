@@ -165,7 +165,6 @@ def _policy(config: RecordConfig, robot) -> PolicyDriver:
     from configs.schema import MachineConfig  # noqa: PLC0415
     from envs.arm import seen  # noqa: PLC0415
     from policies.checkpoint import load_model, read_identity  # noqa: PLC0415
-    from policies.curves import Curve  # noqa: PLC0415
     from sim import so101  # noqa: PLC0415
 
     machine = prepare(MachineConfig(config.device, config.threads, "false"))
@@ -177,8 +176,7 @@ def _policy(config: RecordConfig, robot) -> PolicyDriver:
             f"checkpoint={config.checkpoint}: is for task={learned} at {hz} Hz, not {config.task_name} at "
             f"{config.control_hz} Hz"
         )
-    token_size = Curve.of(identity.model.token, identity.action_size).token_size
-    model = load_model(path, identity, token_size).to(machine.device)
+    model = load_model(path, identity).to(machine.device)
     agent, task = loaded_agent(identity, model, config.planner, config.seed)
     targets = Targets.at(task.control_hz, *so101.limits(robot.scene), task.control)
     parts = so101.components(robot.scene)
