@@ -14,6 +14,7 @@ from envs.settings import TaskConfig
 from policies.agent import Agent
 from policies.checkpoint import Identity
 from policies.curves import Curve
+from policies.folders import FolderError
 from policies.trainer import Trainer
 from worldmodel.learner import Learner
 from worldmodel.model import STATE, WorldModel
@@ -172,7 +173,9 @@ def loaded_agent(
     planner: PlannerConfig | None = None,
     compiled: bool = False,
 ) -> tuple[Agent, TaskConfig]:
-    """An agent from a checkpoint, and the task it is for."""
+    """An agent from a checkpoint, and the task it is for. Raises FolderError for one that learned from recordings."""
+    if not identity.task:
+        raise FolderError("checkpoint=: it learned from recordings and has no task; lerobot-rollout runs it on a robot")
     curve = Curve.of(identity.model.token, identity.action_size)
     discount = identity.discount**identity.model.token.length
     config, generator = planner or identity.planner, torch.Generator().manual_seed(seed)
