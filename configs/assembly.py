@@ -13,6 +13,7 @@ from envs.make import episode_limit, make_vector
 from envs.settings import TaskConfig
 from policies.agent import Agent
 from policies.checkpoint import Identity
+from policies.folders import FolderError
 from policies.tokens import Tokens
 from policies.trainer import Trainer
 from worldmodel.learner import Learner
@@ -173,7 +174,9 @@ def loaded_agent(
     planner: PlannerConfig | None = None,
     compiled: bool = False,
 ) -> tuple[Agent, TaskConfig]:
-    """An agent from a checkpoint, and the task it is for."""
+    """An agent from a checkpoint, and the task it is for. Raises FolderError for one that learned from recordings."""
+    if not identity.task:
+        raise FolderError("checkpoint=: it learned from recordings and has no task; lerobot-rollout runs it on a robot")
     tokens = Tokens.of(identity.model.token, identity.action_size)
     discounts = tuple(identity.discount**length for length in identity.model.token.lengths)
     config, generator = planner or identity.planner, torch.Generator().manual_seed(seed)

@@ -24,6 +24,7 @@ class LeRobotView(gymnasium.Wrapper):
         super().__init__(env)
         self.observation_space = spaces.Dict({"agent_pos": env.observation_space[tasks.STATE]})
         self.task, self.task_description, self._size = task, task.replace("-", " "), size
+        self.metadata = {**env.metadata, "render_fps": round(env.metadata["render_fps"])}  # PyAV takes no float
         self._max_episode_steps = tasks.episode_limit(env) or ENDLESS
 
     def reset(self, *, seed: int | None = None, options: dict | None = None):

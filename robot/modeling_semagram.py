@@ -76,19 +76,21 @@ class SemagramPolicy(PreTrainedPolicy):
         """The loss of a batch of recorded windows, and its parts.
 
         `observation.state` (B, H+1, S) at the ends of the tokens and `action` (B, H L, A) in [-1, 1], each with its
-        `_is_pad`, True beyond the end of an episode.
+        `_is_pad`, True beyond the end of an episode. Raises ValueError for another size or range.
         """
         if len(self.tokens.curves) > 1:
             raise ValueError("policy.model.token.shorter: recordings are learned in tokens of one length; leave it out")
         if self.training and self.config.planned:
             self.config.planned, self.config.task = False, {}
             self.reset()
-        steps = self.config.horizon
+        steps, most = self.config.horizon, float(batch[ACTION].abs().max())
+        if not most <= 1.001:
+            raise ValueError(f"{ACTION}: {most:.3g} after LeRobot's normalisation, which should leave none beyond 1")
         actions = batch[ACTION].unflatten(1, (steps, -1))
         here = ~batch[f"{ACTION}_is_pad"].unflatten(1, (steps, -1)).any(-1)
         there = ~batch[f"{OBS_STATE}_is_pad"][:, 1:]
         windows = Windows(
-            state=batch[OBS_STATE].movedim(1, 0),
+            state=self._state(batch).movedim(1, 0),
             token=self.tokens.encode(actions.cpu(), kind=0).to(actions.device).movedim(1, 0),
             whole=here.movedim(1, 0).float(),
             followed=(here & there).movedim(1, 0).float(),
@@ -116,5 +118,5 @@ class SemagramPolicy(PreTrainedPolicy):
         path = Path(model_file)
         if (path.parent / MANIFEST).exists():
             check_folder(path.parent, (CONFIG, MODEL))
-        load_into(model.model, path)
+        load_into(model.model, path.parent)
         return model

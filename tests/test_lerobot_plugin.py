@@ -1,0 +1,201 @@
+"""LeRobot's own commands with Semagram: each finds what it needs, and does what Semagram's own would."""
+
+import importlib.metadata
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tomllib
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from configs.assembly import loaded_agent
+from envs.make import make_vector
+from envs.settings import TaskConfig
+from policies.checkpoint import load_model, read_identity, save_checkpoint
+from policies.folders import FolderError
+from policies.rollouts import as_tensors
+
+PLUGIN = "lerobot_policy_semagram"
+ROOT = Path(__file__).parents[1]
+TASK = TaskConfig("cartpole-swingup", max_decisions=24)
+STEPS, EPISODES = 40, 3
+
+
+def names(*path):
+    """The distributions that a fresh interpreter finds, and where it finds the module that LeRobot imports."""
+    program = (
+        "import site, sys, importlib.metadata as m, importlib.util as u\n"
+        "[site.addsitedir(p) for p in sys.argv[1:]]\n"
+        f"print([d.metadata['Name'] for d in m.distributions()].count({PLUGIN!r}), u.find_spec({PLUGIN!r}).origin)"
+    )
+    command = [sys.executable, "-I", *(["-S"] if path else []), "-c", program, *map(str, path)]
+    count, origin = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    return int(count), Path(origin)
+
+
+def test_a_checkout_has_the_distribution_that_lerobot_looks_for():
+    assert names() == (1, ROOT / "configs" / "plugin" / f"{PLUGIN}.py")
+
+
+def test_a_wheel_has_it_too(tmp_path):
+    """Its files as pyproject.toml lays them out, in a folder of packages of their own."""
+    wheel = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
+    shutil.copytree(ROOT / "configs", tmp_path / "configs", ignore=shutil.ignore_patterns("__pycache__"))
+    for source, name in wheel["force-include"].items():
+        shutil.copy(ROOT / source, tmp_path / name)
+    assert names(tmp_path) == (1, tmp_path / "configs" / "plugin" / f"{PLUGIN}.py")
+
+
+def test_both_distributions_have_one_version():
+    assert importlib.metadata.version(PLUGIN) == importlib.metadata.version("semagram")
+
+
+@pytest.fixture(scope="module")
+def lerobot(tmp_path_factory):
+    """Runs one of LeRobot's commands, offline, in a folder of its own; returns what it said."""
+    home = tmp_path_factory.mktemp("home")
+    env = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(home), "HF_LEROBOT_HOME": str(home / "lerobot")}
+
+    def run(name, *keys, ends=0):
+        command = [Path(sys.executable).with_name(f"lerobot-{name}"), *map(str, keys)]
+        kept = {"capture_output": True, "text": True, "stdin": subprocess.DEVNULL}
+        done = subprocess.run(command, env=env, cwd=home, check=False, **kept)
+        assert done.returncode == ends, done.stderr[-3000:]
+        return done.stdout + done.stderr
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def checkpoint(toys, tmp_path_factory):
+    """A checkpoint for a task of the suite, its tokens four steps long."""
+    env = make_vector(TASK, 1, processes=False)
+    trainer = toys.trainer(env, length=4)
+    list(trainer.run(40))
+    env.close()
+    identity = replace(toys.identity(trainer), task=asdict(TASK))
+    return save_checkpoint(tmp_path_factory.mktemp("run") / "checkpoints", identity, trainer, {}, 1)
+
+
+@pytest.mark.slow
+def test_lerobot_eval_plays_as_semagram_eval_does(lerobot, checkpoint, tmp_path):
+    """The same agent in the same two episodes earns the same, with the planner on: its every action was the same."""
+    said = lerobot(
+        *("eval", f"--policy.path={checkpoint}", "--policy.device=cpu", "--env.type=semagram"),
+        *(f"--env.task={TASK.name}", f"--env.max_decisions={TASK.max_decisions}", "--seed=7"),
+        *("--eval.n_episodes=2", "--eval.batch_size=2", "--eval.use_async_envs=false", f"--output_dir={tmp_path}/out"),
+    )
+    assert "Exception in thread" not in said
+    assert len([film for film in (tmp_path / "out" / "videos").glob("*/*.mp4") if film.stat().st_size]) == 2
+    played = json.loads((tmp_path / "out" / "eval_info.json").read_text())["per_task"][0]["metrics"]["sum_rewards"]
+    identity = read_identity(checkpoint)
+    model = load_model(checkpoint, identity)
+    agent, task = loaded_agent(identity, model, True, 100)
+    env = make_vector(task, 2, processes=False)
+    observation, _ = env.reset(seed=[7, 8])
+    returns = np.zeros(2)
+    for _ in range(TASK.max_decisions):
+        observation, reward, *_ = env.step(agent.act(as_tensors(observation)).numpy())
+        returns += reward
+    env.close()
+    assert returns[0] != returns[1]
+    assert played == pytest.approx(returns.tolist(), rel=1e-9)
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory):
+    """A dataset of the simulated arm waving, as lerobot-record would leave it; its folder."""
+    from lerobot.datasets import LeRobotDataset  # noqa: PLC0415
+    from lerobot.utils.feature_utils import hw_to_dataset_features  # noqa: PLC0415
+
+    from robot.config_so101_sim import SO101SimConfig  # noqa: PLC0415
+    from robot.so101_sim import SO101Sim  # noqa: PLC0415
+
+    folder = tmp_path_factory.mktemp("recorded")
+    robot = SO101Sim(SO101SimConfig(id="a", calibration_dir=folder / "calibration"))
+    robot.connect()
+    features = hw_to_dataset_features(robot.action_features, "action")
+    features |= hw_to_dataset_features(robot.observation_features, "observation")
+    root = folder / "wave"
+    dataset = LeRobotDataset.create("local/wave", 30, root=root, features=features, use_videos=False)
+    for episode in range(EPISODES):
+        robot.reset(episode)
+        for t in range(STEPS):
+            seen = np.array(list(robot.get_observation().values()), np.float32)
+            goals = {name: float(20 + 15 * np.sin(t / 6 + i)) for i, name in enumerate(robot.action_features)}
+            sent = np.array(list(robot.send_action(goals).values()), np.float32)
+            dataset.add_frame({"observation.state": seen, "action": sent, "task": "wave"})
+        dataset.save_episode()
+    dataset.finalize()
+    robot.disconnect()
+    return root
+
+
+@pytest.fixture(scope="module")
+def imitator(lerobot, recorded, tmp_path_factory):
+    """What lerobot-train leaves after a few steps on it, and what it said."""
+    out = tmp_path_factory.mktemp("trained") / "out"
+    said = lerobot(
+        *("train", "--policy.type=semagram", "--policy.device=cpu", "--policy.push_to_hub=false"),
+        *("--dataset.repo_id=local/wave", f"--dataset.root={recorded}", "--num_workers=0", "--batch_size=8"),
+        *("--steps=4", "--save_freq=4", "--log_freq=1", "--wandb.enable=false", f"--output_dir={out}"),
+        *("--policy.model.width=16", "--policy.model.latent=16", "--policy.model.token.length=4"),
+    )
+    return out / "checkpoints" / "last" / "pretrained_model", said
+
+
+@pytest.mark.slow
+def test_lerobot_train_learns_from_a_recording(imitator):
+    path, said = imitator
+    assert "loss_imitation" in said
+    identity = read_identity(path)
+    assert (identity.state_size, identity.action_size, identity.model.token.length) == (6, 6, 4)
+    model = load_model(path, identity)
+    assert float(model.normaliser.count) == STEPS * EPISODES
+    with pytest.raises(FolderError, match="learned from recordings"):
+        loaded_agent(identity, model, False, 0)
+
+
+@pytest.mark.slow
+def test_lerobot_rollout_drives_the_simulated_arm_within_what_was_recorded(lerobot, imitator, recorded, tmp_path):
+    """A policy's token is bounded, so that it never commands what lies beyond its recordings."""
+    from robot.datasets import read  # noqa: PLC0415
+
+    root = tmp_path / "rollout"
+    lerobot(
+        *("rollout", "--strategy.type=episodic", f"--policy.path={imitator[0]}", "--robot.type=semagram_so101_sim"),
+        *("--robot.id=sim", "--task=wave", "--fps=30", "--device=cpu", "--dataset.repo_id=local/rollout_wave"),
+        *(f"--dataset.root={root}", "--dataset.no_stamp=true", "--dataset.push_to_hub=false"),
+        *("--dataset.num_episodes=1", "--dataset.episode_time_s=1", "--dataset.reset_time_s=0"),
+        *("--dataset.single_task=wave", "--dataset.video=false", "--play_sounds=false"),
+    )
+    shown, done = (np.concatenate(read(folder).episodes) for folder in (recorded, root))
+    assert len(done)
+    assert (done >= shown.min(0) - 1e-3).all()
+    assert (done <= shown.max(0) + 1e-3).all()
+
+
+@pytest.mark.slow
+def test_lerobot_replay_moves_the_simulated_arm(lerobot, recorded):
+    said = lerobot(
+        *("replay", "--robot.type=semagram_so101_sim", "--robot.id=sim", "--dataset.repo_id=local/wave"),
+        *(f"--dataset.root={recorded}", "--dataset.episode=1", "--play_sounds=false"),
+    )
+    assert "Replaying" in said
+
+
+@pytest.mark.slow
+def test_lerobot_record_takes_the_simulated_arm(lerobot, tmp_path):
+    """With a leader arm that is not plugged in: the robot is there, and it is the leader that it complains about."""
+    said = lerobot(
+        *("record", "--robot.type=semagram_so101_sim", "--robot.id=sim", "--teleop.type=so101_leader"),
+        *(f"--teleop.port={tmp_path}/none", "--teleop.id=leader", "--dataset.repo_id=local/x"),
+        *(f"--dataset.root={tmp_path}/x", "--dataset.single_task=wave", "--dataset.push_to_hub=false"),
+        ends=1,
+    )
+    assert f"{tmp_path}/none" in said.splitlines()[-1] or "Could not connect on port" in said

@@ -1,0 +1,151 @@
+"""Laws of the LeRobot policy: a checkpoint is one, acts as Semagram's agent does, and comes back from LeRobot whole."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from lerobot.configs import PreTrainedConfig
+from lerobot.policies import make_pre_post_processors
+from lerobot.policies.factory import get_policy_class
+
+from policies.agent import Agent
+from policies.checkpoint import load_model, read_identity, save_checkpoint
+from policies.folders import FolderError, check_folder
+from policies.tokens import Tokens
+from robot import configuration_semagram  # noqa: F401  registers it
+from worldmodel.model import STATE
+from worldmodel.planner import Planner
+
+
+@pytest.fixture(scope="module")
+def checkpoint(toys, tmp_path_factory):
+    """A checkpoint of a trainer whose tokens last four steps."""
+    trainer = toys.trainer(toys.slides(7), length=4)
+    list(trainer.run(40))
+    return save_checkpoint(tmp_path_factory.mktemp("policy"), toys.identity(trainer), trainer, {}, 1)
+
+
+def load(path, **changes):
+    """What LeRobot's own loader makes of a checkpoint."""
+    config = PreTrainedConfig.from_pretrained(path, cli_overrides=["--device=cpu"])
+    for name, value in changes.items():
+        setattr(config, name, value)
+    return get_policy_class(config.type).from_pretrained(path, config=config)
+
+
+def processors(config, path=None):
+    given = {"device_processor": {"device": "cpu"}, "rename_observations_processor": {"rename_map": {}}}
+    return make_pre_post_processors(config, path, preprocessor_overrides=given if path else {})
+
+
+@pytest.mark.parametrize("planned", [True, False])
+def test_it_acts_as_semagrams_own_agent(checkpoint, planned):
+    """Through LeRobot's processors, for two robots, over several tokens and a new episode."""
+    policy, identity = load(checkpoint, planned=planned), read_identity(checkpoint)
+    before, after = processors(policy.config, checkpoint)
+    tokens, token = Tokens.of(identity.model.token, identity.action_size), identity.model.token
+    model = load_model(checkpoint, identity)
+    planner = Planner(model, [identity.discount**token.length], identity.planner) if planned else None
+    agent = Agent(model, tokens, planner, torch.Generator().manual_seed(policy.config.seed))
+    states = torch.randn(11, 2, 3, generator=torch.Generator().manual_seed(1))
+    policy.reset()
+    for t, state in enumerate(states):
+        if t == 6:
+            policy.reset()
+            agent.reset(torch.ones(2, dtype=torch.bool))
+        with torch.inference_mode():
+            action = after(policy.select_action(before({STATE: state})))
+        assert torch.equal(action, agent.act({STATE: state}))
+
+
+def test_a_chunk_is_the_actions_until_the_next_decision(checkpoint):
+    policy, state = load(checkpoint, planned=False), {STATE: torch.randn(2, 3)}
+    chunk = policy.predict_action_chunk(state)
+    steps = [policy.select_action(state) for _ in range(4)]
+    assert torch.equal(chunk, torch.stack(steps, 1))
+
+
+def test_what_lerobot_saves_semagram_reads_and_the_other_way_round(checkpoint, tmp_path):
+    policy = load(checkpoint)
+    for part in (policy, *processors(policy.config, checkpoint)):
+        part.save_pretrained(tmp_path)
+    check_folder(tmp_path, ("config.json", "model.safetensors"))
+    identity = read_identity(checkpoint)
+    assert read_identity(tmp_path) == identity
+    saved, kept = (load_model(path, identity).state_dict() for path in (tmp_path, checkpoint))
+    assert saved.keys() == kept.keys()
+    assert all(torch.equal(saved[name], kept[name]) for name in kept)
+    assert load(tmp_path).config == policy.config
+    for name in ("policy_preprocessor.json", "policy_postprocessor.json"):
+        assert json.loads((tmp_path / name).read_text()) == json.loads((checkpoint / name).read_text())
+
+
+def test_a_checkpoints_processors_are_lerobots_own_by_their_registered_names(checkpoint, tmp_path):
+    """Nothing in a checkpoint names a class to import; the steps are those that LeRobot makes for this policy."""
+    for part in processors(load(checkpoint).config):
+        part.save_pretrained(tmp_path)
+    for name in ("policy_preprocessor.json", "policy_postprocessor.json"):
+        ours, theirs = (json.loads((path / name).read_text()) for path in (checkpoint, tmp_path))
+        assert ours == theirs
+        assert all(set(step) == {"registry_name", "config"} for step in ours["steps"])
+
+
+def test_a_damaged_checkpoint_is_refused(checkpoint, tmp_path):
+    for file in checkpoint.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    data = bytearray((tmp_path / "model.safetensors").read_bytes())
+    data[-1] ^= 4
+    (tmp_path / "model.safetensors").write_bytes(data)
+    with pytest.raises(FolderError, match=r"model\.safetensors: damaged"):
+        load(tmp_path)
+
+
+def test_a_robot_of_another_state_is_refused_in_one_line(checkpoint):
+    with pytest.raises(ValueError, match=r"^observation.state has 6 numbers here, 3 where .* \(slide\)$"):
+        load(checkpoint).select_action({STATE: torch.zeros(1, 6)})
+
+
+def batch(policy, steps):
+    """Recorded windows of which only the first `steps` control steps are within the episode."""
+    h, length = policy.config.horizon, policy.config.model.token.length
+    draw = torch.Generator().manual_seed(2)
+    return {
+        STATE: torch.randn(2, h + 1, 3, generator=draw),
+        "action": torch.rand(2, h * length, 2, generator=draw) * 2 - 1,
+        f"{STATE}_is_pad": (torch.arange(h + 1) * length > steps).expand(2, -1),
+        "action_is_pad": (torch.arange(h * length) >= steps).expand(2, -1),
+    }
+
+
+def test_what_lies_beyond_an_episode_is_not_learned(checkpoint):
+    policy = load(checkpoint)
+    cut = batch(policy, 6)
+    other = {**cut, "action": cut["action"].clone(), STATE: cut[STATE].clone()}
+    other["action"][:, 4:], other[STATE][:, 2:] = 1, 9
+    assert torch.equal(policy.forward(cut)[0], policy.forward(other)[0])
+    other["action"][:, 3] = -other["action"][:, 3]
+    assert not torch.equal(policy.forward(cut)[0], policy.forward(other)[0])
+
+
+def test_once_it_learns_from_recordings_it_no_longer_plans(checkpoint):
+    policy = load(checkpoint)
+    policy.forward(batch(policy, 12))
+    assert policy.config.planned
+    policy.train()
+    loss, parts = policy.forward(batch(policy, 12))
+    assert set(parts) == {"loss_consistency", "loss_imitation"}
+    assert float(loss) == pytest.approx(policy.config.consistency * parts["loss_consistency"] + parts["loss_imitation"])
+    assert not policy.config.planned
+    assert policy.agent.planner is None
+    with pytest.raises(ValueError, match=r"^policy\.planned=true: "):
+        replace(policy.config, planned=True).validate_features()
+
+
+def test_actions_that_were_not_normalised_are_refused(checkpoint):
+    policy = load(checkpoint)
+    for wrong in (37.0, torch.nan):
+        given = batch(policy, 12)
+        given["action"][0, 0, 0] = wrong
+        with pytest.raises(ValueError, match=r"^action: (37|nan) after"):
+            policy.forward(given)
