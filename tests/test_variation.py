@@ -181,7 +181,7 @@ def test_only_the_arm_can_be_varied():
         ({"gains": [0, 1]}, "randomise.gains=[0.0, 1.0]: [low, high] with 0.1 <= low <= high <= 10"),
         ({"friction": [2, 1]}, "randomise.friction=[2.0, 1.0]: [low, high] with 0.1 <= low <= high <= 10"),
         ({"latency_ms": [0]}, "randomise.latency_ms=[0.0]: [low, high] with 0 <= low <= high <= 200"),
-        ({"masses": 2}, "randomise.masses=2: a list, e.g. randomise.masses=[a,b]"),
+        ({"masses": 2}, "randomise.masses=2: a list, e.g. randomise.masses=[0.1,0.2]"),
         ({"light": [0.5, "x"]}, "randomise.light=x: a number"),
         ({"gain": [1, 1]}, "randomise.gain: no such key; did you mean randomise.gains?"),
     ],
