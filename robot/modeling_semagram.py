@@ -47,8 +47,8 @@ class SemagramPolicy(PreTrainedPolicy):
         return Agent(self.model, self.tokens, planner, self.generator, every=config.planner.replan_every)
 
     def reset(self) -> None:
-        """Forget the current token and plan; episodes begin."""
-        self.agent = self._agent()
+        """Forget the current tokens and plans; episodes begin."""
+        self.agent.reset(torch.ones(len(self.agent.at), dtype=torch.bool))
 
     def select_action(self, batch: dict[str, Tensor], **kwargs) -> Float[Tensor, "B A"]:
         """The next action of each of B robots, from `observation.state` (B, S)."""
@@ -82,7 +82,7 @@ class SemagramPolicy(PreTrainedPolicy):
             raise ValueError("policy.model.token.shorter: recordings are learned in tokens of one length; leave it out")
         if self.training and self.config.planned:
             self.config.planned, self.config.task = False, {}
-            self.reset()
+            self.agent = self._agent()
         steps, most = self.config.horizon, float(batch[ACTION].abs().max())
         if not most <= 1.001:
             raise ValueError(f"{ACTION}: {most:.3g} after LeRobot's normalisation, which should leave none beyond 1")

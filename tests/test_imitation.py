@@ -51,7 +51,7 @@ def test_it_comes_to_do_what_was_done(model, windows):
 
 def test_without_a_whole_token_there_is_nothing_to_learn(model, windows):
     nothing = dataclasses.replace(windows, whole=torch.zeros(3, 4), followed=torch.zeros(3, 4))
-    assert float(imitation_loss(model, nothing, 20.0)[0]) == 0
+    assert imitation_loss(model, nothing, 20.0)[0].item() == 0
 
 
 def test_a_normaliser_can_be_told_what_it_would_have_seen(toys):

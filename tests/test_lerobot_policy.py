@@ -135,9 +135,8 @@ def test_once_it_learns_from_recordings_it_no_longer_plans(checkpoint):
     policy.train()
     loss, parts = policy.forward(batch(policy, 12))
     assert set(parts) == {"loss_consistency", "loss_imitation"}
-    assert float(loss.detach()) == pytest.approx(
-        policy.config.consistency * parts["loss_consistency"] + parts["loss_imitation"]
-    )
+    wanted = policy.config.consistency * parts["loss_consistency"] + parts["loss_imitation"]
+    assert loss.item() == pytest.approx(wanted)
     assert not policy.config.planned
     assert policy.agent.planner is None
     with pytest.raises(ValueError, match=r"^policy\.planned=true: "):
