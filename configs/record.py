@@ -1,5 +1,7 @@
 """semagram-record: episodes of an arm as a LeRobotDataset, each safe from the moment it is finished."""
 
+import sys
+
 HELP = """\
 semagram-record: record episodes of an SO-101, simulated or real, as a LeRobotDataset (version 3).
 
@@ -47,6 +49,8 @@ def main() -> None:
     """Run the command."""
     from configs.command import run  # noqa: PLC0415
 
+    # To Hydra `task` is a group of settings, which here it is not.
+    sys.argv = [f"job{word[4:]}" if word.startswith("task=") else word for word in sys.argv]
     run("record", HELP, record)
 
 
@@ -55,6 +59,7 @@ def record(keys: dict, _folder) -> dict:
     from configs.strict import build  # noqa: PLC0415
     from robot.recording.settings import RecordConfig  # noqa: PLC0415
 
+    keys["task"] = keys.pop("job")
     config = build(RecordConfig, keys)  # a mistake is answered before LeRobot is imported
     from configs.recording import Recording  # noqa: PLC0415
 

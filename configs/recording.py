@@ -118,6 +118,7 @@ class Recording:
             seed = int(np.random.SeedSequence([self.config.seed, number, attempt]).generate_state(1)[0])
             if self.config.simulated:
                 robot.robot.reset(seed)
+                robot.forget()
             try:
                 driver.begin(seed)
             except Unreachable as error:

@@ -220,6 +220,7 @@ def register() -> None:
     twin = asdict(TwinConfig(port_file="-")) | {"port_file": ""}
     store.store(name="twin", node={"defaults": [*QUIET, "_self_"], **twin, **_hydra(".")})
     record = asdict(RecordConfig(dataset="-")) | {"dataset": ""}
+    record["job"] = record.pop("task")
     store.store(name="record", node={"defaults": [*QUIET, "_self_"], **record, **_hydra(".")})
     for name in PEERS:
         store.store(group="peer", name=name, node={f.name: f.default for f in fields(PeerConfig)} | {"name": name})

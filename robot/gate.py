@@ -91,6 +91,13 @@ class Gate:
         self.fault, self._goal, self._begun = None, None, False
         self._watch.restart()
 
+    def forget(self) -> None:
+        """Know no more where the arm is, as before the first reading: a simulated one was put somewhere else."""
+        self._at = self._reading = self._goal = None
+        self._rate = np.zeros_like(self._rate)
+        self._begun, self._read_at = False, -math.inf
+        self._watch.restart()
+
     def _latch(self) -> None:
         if self.fault is None:
             self.fault = self._cause

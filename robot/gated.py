@@ -125,6 +125,11 @@ class GatedRobot(WrappedRobot):
         """Let the robot move again after a fault. Raises NotReleasable while its cause is still there."""
         self.gate.release()
 
+    def forget(self) -> None:
+        """Begin anew where the arm is, since it did not move there: a simulation was reset. A fault stays latched."""
+        self.gate.forget()
+        self.command = self._reading = None
+
     def rest(self) -> None:
         """Brake to rest, as before a pause (saving an episode); the next action goes on from there, however late."""
         if self.gate.fault is not None or self.command is None:

@@ -227,3 +227,18 @@ def test_the_tips_change_is_the_slope_of_its_place_and_its_reach_bounds_its_bend
 def test_a_box_without_kinematics_is_refused():
     with pytest.raises(ValueError, match="box: needs the arm's forward kinematics"):
         Gate(so101("careful"))
+
+
+def test_after_it_was_put_elsewhere_it_sends_nothing_of_before():
+    """As a simulation's reset does it: without `forget` the last command would be sent once more."""
+    run = Run()
+    for _ in range(30):
+        run.step(30.0)
+    run.gate.trip(Fault(FaultKind.STOP, "paused", run.now))
+    while not run.step(30.0).resting:
+        pass
+    run.gate.release()
+    run.gate.forget()
+    assert run.step(50.0, reading=np.array([-40.0])).values is None
+    assert run.step(50.0, reading=np.array([-40.0])).values == -40.0
+    assert run.gate.fault is None

@@ -41,7 +41,7 @@ def recorded(tmp_path_factory):
             main()
         record(f"dataset={folder}/touch", "episodes=2")
         record(f"dataset={folder}/touch", "episodes=3")
-        record(f"dataset={folder}/again", "episodes=1")
+        record(f"dataset={folder}/again", "episodes=1", "task=so101-touch")
         from lerobot.datasets.lerobot_dataset import LeRobotDataset
         read = LeRobotDataset("local/touch", root=f"{folder}/touch")
         print(read.num_episodes, len(read), read.fps, read[len(read) - 1]["task"])

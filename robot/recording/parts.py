@@ -190,9 +190,7 @@ def episodes_in(dataset: Path, wanted: dict) -> int:
         raise DatasetError(f"{path}: not the description of a LeRobotDataset ({error})") from error
     for key in ("fps", "robot_type"):
         if found[key] != wanted[key]:
-            raise DatasetError(
-                f"{dataset}: its {key} is {found[key]}, this robot's is {wanted[key]}; choose a new folder"
-            )
+            raise DatasetError(f"{dataset}: its {key} is {found[key]}, not {wanted[key]}; choose a new folder")
     ours, theirs = wanted["features"], found["features"]
     if missing := [name for name in ours if name not in theirs]:
         raise DatasetError(f"{dataset}: has no {', '.join(missing)}; choose a new folder")
