@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field, fields
 from envs.benchmark.suites import SUITES
 from envs.settings import NAMES, TaskConfig
 from policies.settings import CheckpointConfig, CodecChoices, EvaluationConfig, LoopConfig, ReplayConfig
+from robot.running.settings import RunConfig, ServeConfig
 from sim.twin_settings import TwinConfig
 from sim.variation import PRESETS, Variation
 from worldmodel.ranges import check
@@ -218,6 +219,10 @@ def register() -> None:
     )
     twin = asdict(TwinConfig(port_file="-")) | {"port_file": ""}
     store.store(name="twin", node={"defaults": [*QUIET, "_self_"], **twin, **_hydra(".")})
+    run = asdict(RunConfig(checkpoint="-")) | {"checkpoint": ""}
+    store.store(name="run", node={"defaults": [*QUIET, "_self_"], **run, **_hydra(".")})
+    serve = asdict(ServeConfig(checkpoint="-", secret="-")) | {"checkpoint": "", "secret": ""}
+    store.store(name="serve", node={"defaults": [*QUIET, "_self_"], **serve, **_hydra(".")})
     for name in PEERS:
         store.store(group="peer", name=name, node={f.name: f.default for f in fields(PeerConfig)} | {"name": name})
     bench = asdict(BenchConfig())

@@ -48,6 +48,7 @@ def twin(keys: dict, _folder) -> dict:
     import sys  # noqa: PLC0415
     from pathlib import Path  # noqa: PLC0415
 
+    from configs.priority import hurry  # noqa: PLC0415
     from configs.strict import build  # noqa: PLC0415
     from envs.benchmark.atomic import replacing  # noqa: PLC0415
     from sim import twin_calibration, twin_model  # noqa: PLC0415
@@ -71,7 +72,7 @@ def twin(keys: dict, _folder) -> dict:
                 draft.write_text(twin_calibration.text(calibration), encoding="utf-8")
         gc.collect()
         gc.freeze()  # what is here stays: no long pauses later
-        print(f"calibration: {calibration_file}; scheduling: {_hurry()}", file=sys.stderr)
+        print(f"calibration: {calibration_file}; scheduling: {hurry()}", file=sys.stderr)
         return {"calibration_file": str(calibration_file), **server.run()}
 
 
@@ -88,24 +89,6 @@ def _announce(name: str, port_file) -> None:
     with replacing(port_file) as draft:
         draft.write_text(name + "\n", encoding="utf-8")
     print(f"port: {name} ({port_file})", file=sys.stderr)
-
-
-def _hurry() -> str:
-    """Ask to be served before others: LeRobot waits 50 ms for an answer, and never repeats a write. What we got."""
-    import os  # noqa: PLC0415
-
-    if not hasattr(os, "sched_setscheduler"):
-        return "ordinary"
-    for name, ask in (
-        ("real-time", lambda: os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))),
-        ("raised", lambda: os.setpriority(os.PRIO_PROCESS, 0, -10)),
-    ):
-        try:
-            ask()
-        except PermissionError:
-            continue
-        return name
-    return "ordinary (the user may not ask for more)"
 
 
 if __name__ == "__main__":
