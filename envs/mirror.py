@@ -16,6 +16,8 @@ from robot.targets import Targets
 
 CORRECTION = 0.3
 """The share of what a step's reading was off the expected one that is put down to the joints' velocity."""
+DOUBT_RAD_S = 0.3
+"""From here on what was expected is wrong, as of a joint held by hand: the velocity is the readings' difference."""
 STILL = ("so101-touch", "so101-look-at", "so101-move")
 """Tasks that need to know of the scene only where one thing is, which stays there."""
 
@@ -81,7 +83,8 @@ class Mirror:
             self._place(self._read, self._speed, self._bodies)
             self._advance(sent)
             off = (reading - data.qpos[:6]) / dt
-            speed = data.qvel[:6] + CORRECTION * off
+            plain = (reading - self._read) / dt
+            speed = np.where(np.abs(off) > DOUBT_RAD_S, plain, data.qvel[:6] + CORRECTION * off)
         self._read, self._speed, self._sent = reading.copy(), speed, sent.copy()
         self._bodies = bodies or self._bodies
 
@@ -111,6 +114,7 @@ class Mirror:
         data = self._inner.data
         data.qpos[:6], data.qvel[:6] = joints, speed
         data.qpos[6:], data.qvel[6:] = bodies
+        data.qacc_warmstart[:] = 0  # so that what is expected depends on nothing else
 
     def _advance(self, target: np.ndarray) -> None:
         data = self._inner.data

@@ -114,7 +114,7 @@ _PACES = {  # rate, acceleration, step; then the gripper's: on an object its ste
     "trained": ((160.0, 9000.0, 45.0), (300.0, 18000.0, 70.0)),  # above all that `robot.targets` asks for at 30 Hz
 }
 _BOXES = {"careful": Box(x_low=0.0, z_low=0.02), "normal": Box(z_low=0.0), "trained": Box(z_low=0.0)}
-_EDGES = {"careful": 5.0, "normal": 1.0, "trained": 0.0}  # degrees kept from each end of a joint's range
+_EDGES = {"careful": 5.0, "normal": 1.0, "trained": 0.5}  # degrees kept from each end of a joint's range
 PRESETS = tuple(_PACES)
 
 

@@ -103,7 +103,7 @@ def test_a_wrong_expectation_is_corrected_by_the_readings(mirror):
         mirror.follow(joints, mirror.start)
         joints[0] += rate / TASK.control_hz
     state = mirror.state(np.zeros((0, 6)))
-    assert state[places(mirror._env)["joint_velocities"]][0] == pytest.approx(rate, rel=0.5)
+    assert state[places(mirror._env)["joint_velocities"]][0] == pytest.approx(rate, rel=0.1)
 
 
 def test_the_object_is_where_it_is_aimed_and_touching_it_there_is_success(env, mirror):
