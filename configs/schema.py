@@ -6,6 +6,7 @@ from envs.benchmark.suites import SUITES
 from envs.settings import NAMES, TaskConfig
 from policies.settings import CheckpointConfig, CodecChoices, EvaluationConfig, LoopConfig, ReplayConfig
 from robot.recording.settings import RecordConfig
+from robot.running.settings import RunConfig, ServeConfig
 from sim.twin_settings import TwinConfig
 from sim.variation import PRESETS, Variation
 from worldmodel.ranges import check
@@ -222,6 +223,10 @@ def register() -> None:
     record = asdict(RecordConfig(dataset="-")) | {"dataset": ""}
     record["job"] = record.pop("task")
     store.store(name="record", node={"defaults": [*QUIET, "_self_"], **record, **_hydra(".")})
+    run = asdict(RunConfig(checkpoint="-")) | {"checkpoint": ""}
+    store.store(name="run", node={"defaults": [*QUIET, "_self_"], **run, **_hydra(".")})
+    serve = asdict(ServeConfig(checkpoint="-", secret="-")) | {"checkpoint": "", "secret": ""}
+    store.store(name="serve", node={"defaults": [*QUIET, "_self_"], **serve, **_hydra(".")})
     for name in PEERS:
         store.store(group="peer", name=name, node={f.name: f.default for f in fields(PeerConfig)} | {"name": name})
     bench = asdict(BenchConfig())

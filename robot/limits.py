@@ -111,14 +111,16 @@ _RANGES = {  # the arm's own, in degrees about the middle of its calibration
 _PACES = {  # rate, acceleration, step; then the gripper's: on an object its step is how hard it presses
     "careful": ((30.0, 120.0, 12.0), (50.0, 250.0, 20.0)),
     "normal": ((120.0, 600.0, 25.0), (200.0, 1000.0, 40.0)),
+    "trained": ((160.0, 9000.0, 45.0), (300.0, 18000.0, 70.0)),  # above all that `robot.targets` asks for at 30 Hz
 }
-_BOXES = {"careful": Box(x_low=0.0, z_low=0.02), "normal": Box(z_low=0.0)}
-_EDGES = {"careful": 5.0, "normal": 1.0}  # degrees kept from each end of a joint's range
+_BOXES = {"careful": Box(x_low=0.0, z_low=0.02), "normal": Box(z_low=0.0), "trained": Box(z_low=0.0)}
+_EDGES = {"careful": 5.0, "normal": 1.0, "trained": 0.5}  # degrees kept from each end of a joint's range
 PRESETS = tuple(_PACES)
 
 
 def so101(preset: str = "careful", calibration: Mapping | None = None, degrees: bool = True) -> Limits:
-    """The limits of an SO-101 by name: `careful` for a first run, `normal` after it.
+    """The limits of an SO-101 by name: `careful` for a first run, `normal` after it; `trained` lets through all that a
+    policy may have done in simulation, jerks included.
 
     `calibration`: LeRobot's of this arm (joint -> range_min, range_max in counts); a range that is narrower than the
     arm's own narrows the limits. With `degrees` False (LeRobot's use_degrees) the joints are in -100 to 100 of their

@@ -50,7 +50,7 @@ JOINT = {"low": -1.0, "high": 1.0, "rate": 1.0, "acceleration": 1.0, "step": 1.0
 @pytest.mark.parametrize(
     ("make", "line"),
     [
-        (lambda: so101("brave"), "limits=brave: one of careful, normal"),
+        (lambda: so101("brave"), "limits=brave: one of careful, normal, trained"),
         (lambda: so101(degrees=False), "use_degrees=false: needs the arm's calibration"),
         (lambda: so101("careful", {"gripper": FULL["gripper"]}), "no joint 'shoulder_pan', only gripper"),
         (lambda: so101("careful", narrowed(elbow_flex=(2000, 2001))), "elbow_flex from 2000 to 2001: no range"),

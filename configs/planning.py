@@ -1,0 +1,85 @@
+"""A checkpoint's planner behind a socket: in a process of its own on this machine, or at an address."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+from policies.serving.messages import WrongMessage
+
+LOCAL_SECRET = 32
+
+
+def decider(checkpoint: Path, seed: int, device: str, threads: int):
+    """What answers for a checkpoint. Raises FolderError, ValueError."""
+    from configs.assembly import loaded_agent, prepare  # noqa: PLC0415
+    from configs.schema import MachineConfig  # noqa: PLC0415
+    from policies.checkpoint import load_model, read_identity  # noqa: PLC0415
+    from policies.serving.decider import Decider  # noqa: PLC0415
+
+    machine = prepare(MachineConfig(device, threads, "false"))
+    identity = read_identity(checkpoint)
+    model = load_model(checkpoint, identity).to(machine.device)
+    agent, task = loaded_agent(identity, model, True, seed)
+    found = Decider(agent, task.label)
+    found.warm()
+    return found
+
+
+def main() -> None:
+    """The process: answer until the robot hangs up. Ctrl-C in the terminal is for the robot's process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    from policies.serving.connection import Connection  # noqa: PLC0415
+    from policies.serving.server import converse  # noqa: PLC0415
+
+    descriptor, checkpoint, seed, device, threads = sys.argv[1:]
+    secret = sys.stdin.buffer.read()
+    found = decider(Path(checkpoint), int(seed), device, int(threads))
+    with contextlib.suppress(OSError, WrongMessage):  # the robot is gone, which it knows
+        converse(Connection(socket.socket(fileno=int(descriptor)), secret, serving=True), found)
+
+
+class LocalPlanner:
+    """A process that plans; `reach` starts it, and again if it has died."""
+
+    def __init__(self, checkpoint: Path, seed: int, device: str, threads: int):
+        self.secret = os.urandom(LOCAL_SECRET)
+        self._arguments = (str(checkpoint), str(seed), device, str(threads))
+        self._process: subprocess.Popen | None = None
+
+    def reach(self) -> socket.socket:
+        """The robot's end of a socket to a new process."""
+        self.stop()
+        ours, theirs = socket.socketpair()
+        with theirs:
+            command = [sys.executable, "-m", "configs.planning", str(theirs.fileno()), *self._arguments]
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, pass_fds=[theirs.fileno()]
+            )
+        self._process.stdin.write(self.secret)
+        self._process.stdin.close()
+        return ours
+
+    @property
+    def pid(self) -> int:
+        """The process."""
+        return self._process.pid
+
+    def stop(self) -> None:
+        """End the process."""
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait()
+            self._process = None
+
+
+def remote_reach(address: tuple[str, int]):
+    """What opens a socket to a planner elsewhere."""
+    return lambda: socket.create_connection(address, timeout=5.0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""semagram-run: a trained checkpoint on an arm, simulated or real."""
+
+HELP = """\
+semagram-run: run a checkpoint of one of the SO-101's tasks on an arm, at the rate it was trained for (30 Hz).
+
+  semagram-run checkpoint=runs/so101-touch/<run>                                   on the simulated arm
+  semagram-run checkpoint=... robot=so101-twin                                     through LeRobot's driver, on the
+                                                                                   hardware twin: the dress rehearsal
+  semagram-run checkpoint=... robot=so101 port=/dev/ttyACM0 id=my_arm target=[0.25,0.05,0.012] episodes=1
+                                                                                   on yours. Read docs/robot.md first
+
+The next curve is planned, in a process of its own, while the current one runs. If a plan is late the arm follows the
+tail of the curve to rest, and goes on when the plan is there. Everything goes through the safety gate (docs/gate.md).
+
+Keys, with their defaults:
+
+  checkpoint=              a run folder, its checkpoints folder, or one checkpoint; it also says which task
+  robot=so101-sim          so101-sim, so101-twin or so101
+  episodes=10              how many
+  seconds=0                of each; 0: as long as the task's episodes are in training
+  target=[]                where the task's object is: x, y, z in metres from the arm's base (x forward, y left, z up);
+                           needed on a real arm. The twin draws one for each episode, as training does
+  limits=                  careful (the default on a real arm), normal, or trained (the default elsewhere): docs/gate.md
+  lead=2                   control steps before a curve ends that the next one is asked for
+  seed=100                 chooses the episodes
+  port=, id=               of robot=so101: the serial port, and the name it was calibrated under with lerobot-calibrate
+  calibration_dir=         where its calibration is, if not where LeRobot keeps it
+  port_file=               of robot=so101-twin: the port_file of a semagram-twin that runs already; else one is started
+  remote=, secret=         plan on another machine: host:port of a semagram-serve, and the file with the shared secret
+  viewer=terminal          terminal, rerun (if it is installed) or none
+  device=cpu, threads=1    of the planner
+
+Progress goes to stderr. The last line of stdout is one JSON object:
+
+  success_rate, episodes               episodes in which the task was done at any step, by its own judgement
+  control_hz                           ticks a second that there really were
+  missed_deadlines                     plans that were not there when they were due, of `plans`
+  p50_, p99_, max_jitter_ms            how late ticks began; late_ticks: by more than 5 ms; skipped_ticks: left out
+  plan_ms_p50, plan_ms_p99             in the planner; round_ms_p50, round_ms_p99: from asking to having the answer
+  planner_losses                       how often the planner was lost, and looked for again
+  faults                               what the gate stopped the arm for, in order
+  driver                               LeRobot's name of the robot
+  scheduling                           real-time, raised or ordinary: what the system granted the control loop
+  ended                                done, fault, or the signal: exit codes 0, 1, and 128 + its number
+
+Whatever ends it, the arm is braked, each motor released, the port closed. A released arm sinks: after the last episode
+it is first taken back to where it was found.
+"""
+
+
+def main() -> None:
+    """Run the command."""
+    import signal  # noqa: PLC0415
+
+    from configs.command import run as command  # noqa: PLC0415
+
+    for result in command("run", HELP, run):
+        if isinstance(result, dict) and result["ended"] != "done":
+            raise SystemExit(1 if result["ended"] == "fault" else 128 + signal.Signals[result["ended"]])
+
+
+def run(keys: dict, _folder) -> dict:
+    """Run as `keys` say; what happened. Raises ValueError, OSError."""
+    from configs.strict import build  # noqa: PLC0415
+    from robot.running.settings import RunConfig  # noqa: PLC0415
+
+    config = build(RunConfig, keys)  # a mistake is answered before PyTorch is imported
+    from configs.running import Running  # noqa: PLC0415
+
+    return Running.begin(config).run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,190 @@
+"""A run of a checkpoint on an arm: the arm, the task's eyes, the planner and the view, put together and taken apart."""
+
+import contextlib
+import signal
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from lerobot.robots import Robot
+
+from configs.evaluation import find
+from configs.planning import LocalPlanner, remote_reach
+from configs.priority import hurry
+from configs.strict import ConfigError
+from configs.twin_process import TwinProcess
+from envs.mirror import STILL, Mirror, scene_bodies
+from envs.settings import TaskConfig
+from policies.checkpoint import Identity, read_identity
+from policies.rollouts import episode_seeds
+from policies.serving.link import Link
+from policies.serving.messages import Begin
+from policies.serving.sealing import read_secret
+from robot.faults import RobotFault
+from robot.running.arms import connect, driven, gated, new_gate, simulated
+from robot.running.loop import Loop
+from robot.running.settings import REAL, SIM, RunConfig, split_address
+from robot.running.ticks import Ticks, no_collection
+from robot.running.view import Nothing, Rerun, View
+from robot.signals import Stopped
+from robot.units import Units
+from sim.so101_tasks import TASKS
+
+
+@dataclass
+class Running:
+    """One run. `task`: what the checkpoint was trained on."""
+
+    config: RunConfig
+    path: Path
+    identity: Identity
+    task: TaskConfig
+
+    @classmethod
+    def begin(cls, config: RunConfig) -> "Running":
+        """Look at the checkpoint. Raises ConfigError, FolderError."""
+        path = find(Path(config.checkpoint))
+        identity = read_identity(path)
+        task = TaskConfig(**identity.task)
+        if not task.is_arm:
+            raise ConfigError(f"checkpoint={config.checkpoint}: for {task.label}, not for one of the SO-101's tasks")
+        if config.robot != SIM and task.name not in STILL:
+            raise ConfigError(
+                f"robot={config.robot}: {task.name} must see its things move, which only {SIM} tells; "
+                f"{', '.join(STILL)} need none"
+            )
+        return cls(config, path, identity, task)
+
+    def run(self) -> dict:
+        """Run all episodes; what happened. Raises ValueError, OSError for what keeps it from beginning."""
+        config = self.config
+        with contextlib.ExitStack() as stack:
+            show = self._view()
+            link = self._link(stack)
+            with ThreadPoolExecutor(1) as meanwhile:  # both take seconds
+                connecting = meanwhile.submit(link.connect)
+                mirror = Mirror(self.task)
+                stack.callback(mirror.close)
+                inner = self._arm(stack)
+                ready = connecting.result()
+            robot = gated(inner, config.preset)
+            ticks = Ticks(self.task.control_hz)
+            units = Units(mirror.targets.low, mirror.targets.high)
+            lead = min(config.lead, ready.every)
+            bodies = (lambda: scene_bodies(inner.scene)) if config.robot == SIM else (lambda: None)
+            loop = Loop(robot, units, mirror, link, ticks, lead, show, bodies)
+            scheduling = hurry()
+            connect(robot)
+            say(f"{robot}: {self.task.label}, limits={config.preset}, scheduling: {scheduling}")
+            ended = self._drive(loop, mirror)
+        return self._summary(loop, link, ended) | {"scheduling": scheduling}
+
+    def _drive(self, loop: Loop, mirror: Mirror) -> str:
+        """All episodes, and the shutdown whatever ends them; how it ended."""
+        try:
+            with contextlib.ExitStack() as stack, no_collection():
+                stack.push(loop.robot.__exit__)
+                home = loop.read()
+                for episode in range(self.config.episodes):
+                    if not self._prepare(loop, mirror, episode):
+                        return "fault"
+                    done = loop.episode(self.config.seconds or TASKS[self.task.name].seconds)
+                    loop.show.say(f"episode {episode + 1}: {'done' if done else 'not done'}")
+                    if loop.robot.fault is not None and not loop.recover():
+                        return "fault"
+                if self.config.robot != SIM:
+                    loop.approach(home)
+                return "done"
+        except Stopped as stopped:
+            say(str(stopped))
+            return signal.Signals(stopped.number).name
+        except (RobotFault, ExceptionGroup) as fault:  # the group: what went wrong in the shutdown
+            loop.faults.append(str(fault))
+            for line in (fault, *getattr(fault, "__notes__", []), *getattr(fault, "exceptions", [])):
+                say(f"stopped: {line}")
+            return "fault"
+
+    def _prepare(self, loop: Loop, mirror: Mirror, episode: int) -> bool:
+        """Lay out an episode and bring the arm to its beginning; whether it is there."""
+        (seed,) = episode_seeds(self.config.seed, 1, episode, 1)
+        mirror.lay_out(seed)
+        robot = loop.robot
+        if self.config.robot == SIM:
+            robot.rest()
+            robot.robot.reset(seed)
+            loop.placed(new_gate(robot.robot, self.config.preset))
+            return True
+        if self.config.target:
+            mirror.aim(np.array(self.config.target))
+        if not loop.approach(mirror.start) and loop.robot.fault is not None:
+            return loop.recover()
+        return True
+
+    def _view(self):
+        config = self.config
+        if config.viewer == "rerun":
+            return Rerun()
+        if config.viewer == "none":
+            return Nothing()
+        return View(self.identity.model.token, self.task.control_hz, config.episodes)
+
+    def _arm(self, stack: contextlib.ExitStack) -> Robot:
+        config = self.config
+        if config.robot == SIM:
+            return simulated(self.task.name, self.task.control_hz, config.seed)
+        if config.robot == REAL:
+            return driven(config.port, config.id, config.calibration_dir)
+        if config.port_file:
+            path = Path(config.port_file)
+            return driven(path.read_text().strip(), "twin", str(path.parent))
+        twin = TwinProcess()
+        stack.callback(twin.stop)
+        return driven(twin.port, "twin", str(twin.folder))
+
+    def _link(self, stack: contextlib.ExitStack) -> Link:
+        """To the planner. The deadline leaves half of the lead for the way there and back, and for being late."""
+        config, hz = self.config, self.task.control_hz
+        token, every = self.identity.model.token, self.identity.planner.replan_every
+        lead = min(config.lead, every or token.length)
+        begin = Begin(self.task.label, self.identity.state_size, self.identity.action_size, 500.0 * lead / hz)
+        if config.remote:
+            reach = remote_reach(split_address(config.remote, "remote"))
+            link = Link(reach, read_secret(config.secret), begin, say)
+        else:
+            local = LocalPlanner(self.path, config.seed, config.device, config.threads)
+            stack.callback(local.stop)
+            link = Link(local.reach, local.secret, begin, say, patience_s=None)
+        stack.callback(link.close)
+        return link
+
+    def _summary(self, loop: Loop, link: Link, ended: str) -> dict:
+        plans, timing = loop.plans, loop.ticks.summary()
+        return {
+            "success_rate": float(np.mean(loop.successes)) if loop.successes else None,
+            "episodes": len(loop.successes),
+            "control_hz": loop.ticks.mean_hz,
+            "missed_deadlines": plans.late,
+            "plans": plans.count,
+            **_percentiles("plan_ms", plans.plan_ms),
+            **_percentiles("round_ms", plans.round_ms),
+            **timing,
+            "planner_losses": link.losses,
+            "faults": loop.faults,
+            "driver": loop.robot.name,
+            "robot": self.config.robot,
+            "task": self.task.label,
+            "limits": self.config.preset,
+            "ended": ended,
+        }
+
+
+def say(text: str) -> None:
+    """A line on stderr."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def _percentiles(name: str, values: list[float]) -> dict:
+    found = [round(float(v), 3) for v in np.percentile(values, [50, 99])] if values else [None, None]
+    return {f"{name}_p50": found[0], f"{name}_p99": found[1]}

@@ -1,0 +1,77 @@
+"""A sealed connection over a socket: the handshake, then messages, waited for or not."""
+
+import contextlib
+import socket
+
+from policies.serving.messages import Message, WrongMessage
+from policies.serving.sealing import HELLO, Refused, Seal, hello
+
+HANDSHAKE_S = 5.0
+"""From a connection's beginning to its first authentic message, at most."""
+CHUNK = 1 << 16
+
+
+class Connection:
+    """One end of a sealed socket."""
+
+    def __init__(self, sock: socket.socket, secret: bytes, serving: bool, patience_s: float | None = HANDSHAKE_S):
+        """Shake hands; wait at most `patience_s` for each part. Raises Refused, OSError (TimeoutError among them)."""
+        self._socket = sock
+        if sock.family != socket.AF_UNIX:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        sock.settimeout(patience_s)
+        ours, theirs = hello(), b""
+        sock.sendall(ours)
+        while len(theirs) < HELLO.size:
+            theirs += self._read(HELLO.size - len(theirs))
+        self._seal = Seal(secret, ours, theirs, serving)
+        self._waiting: list[Message] = []
+
+    def patient(self) -> None:
+        """Wait as long as it takes from now on."""
+        self._socket.settimeout(None)
+
+    def hurried(self) -> None:
+        """Wait for nothing from now on: `poll` and `send` take what there is and what there is room for."""
+        self._socket.settimeout(0)
+
+    def send(self, message: Message) -> None:
+        """Send it. Raises OSError, also where there is no room for all of it, after which the connection is no use."""
+        data = self._seal.seal(message)
+        if self._socket.gettimeout() == 0:
+            if self._socket.send(data) != len(data):
+                raise ConnectionError("the other side does not read")
+        else:
+            self._socket.sendall(data)
+
+    def receive(self) -> Message:
+        """The next message. Raises Refused, WrongMessage, OSError."""
+        while not self._waiting:
+            self._waiting += self._seal.open(self._read(CHUNK))
+        return self._waiting.pop(0)
+
+    def poll(self) -> list[Message]:
+        """The messages that have come. Raises as `receive`."""
+        try:
+            while True:
+                self._waiting += self._seal.open(self._read(CHUNK))
+        except BlockingIOError:
+            pass
+        except (OSError, WrongMessage):
+            if not self._waiting:  # else what came before it first
+                raise
+        messages, self._waiting = self._waiting, []
+        return messages
+
+    def close(self) -> None:
+        """Hang up; who waits in `receive` is woken."""
+        with contextlib.suppress(OSError):  # where the other side was quicker
+            self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+
+    def _read(self, count: int) -> bytes:
+        data = self._socket.recv(count)
+        if not data:
+            raise Refused("the other side hung up")
+        return data

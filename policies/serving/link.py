@@ -1,0 +1,113 @@
+"""The robot's side: asks for plans without ever waiting; a lost connection is a late plan, and is made again."""
+
+import socket
+import threading
+from collections.abc import Callable
+
+from policies.serving.connection import Connection
+from policies.serving.messages import Answer, Ask, Begin, Message, Ready, Refusal, WrongMessage
+from policies.serving.sealing import Refused
+
+AGAIN_S = 0.5
+
+
+class Link:
+    """A planner at the other end of a socket that `reach` opens, as often as it takes.
+
+    `say` gets one line for each loss. `losses` counts them; `reason` says why the last one was.
+    """
+
+    def __init__(
+        self,
+        reach: Callable[[], socket.socket],
+        secret: bytes,
+        begin: Begin,
+        say: Callable[[str], None],
+        patience_s: float | None = 10.0,
+    ):
+        """Connect later. `patience_s`: how long the planner may take to answer a new connection; None: as it likes."""
+        self._reach, self._secret, self._begin, self._say = reach, secret, begin, say
+        self._patience_s = patience_s
+        self._connection: Connection | None = None
+        self._found: Connection | None = None
+        self._closed, self._number = threading.Event(), 0
+        self.losses, self.reason = 0, ""
+
+    def connect(self) -> Ready:
+        """Connect, and wait until the planner is ready. Raises Refused with the planner's reason, OSError."""
+        self._connection, ready = self._open()
+        return ready
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is someone to ask."""
+        if self._connection is None:
+            self._connection, self._found = self._found, None
+        return self._connection is not None
+
+    def ask(self, state, fresh: bool) -> int | None:
+        """Ask for a decision; its number, or None while there is no connection."""
+        if not self.connected:
+            return None
+        self._number += 1
+        try:
+            self._connection.send(Ask(self._number, fresh, state))
+        except OSError as error:
+            self._lose(error)
+            return None
+        return self._number
+
+    def poll(self) -> list[Answer]:
+        """The decisions that have come."""
+        if self._connection is None:
+            return []
+        try:
+            messages = self._connection.poll()
+            for message in messages:
+                if not isinstance(message, Answer):
+                    raise Refused(_reason(message))
+        except (OSError, WrongMessage) as error:
+            self._lose(error)
+            return []
+        return messages
+
+    def close(self) -> None:
+        """Hang up for good."""
+        self._closed.set()
+        for connection in (self._connection, self._found):
+            if connection is not None:
+                connection.close()
+
+    def _open(self) -> tuple[Connection, Ready]:
+        sock = self._reach()
+        try:
+            connection = Connection(sock, self._secret, False, self._patience_s)
+            connection.send(self._begin)
+            answer = connection.receive()
+            if not isinstance(answer, Ready):
+                raise Refused(_reason(answer))
+            connection.hurried()
+        except BaseException:
+            sock.close()
+            raise
+        return connection, answer
+
+    def _lose(self, error: Exception) -> None:
+        self._connection.close()
+        self._connection = None
+        self.losses += 1
+        self.reason = str(error) or type(error).__name__
+        self._say(f"the planner is lost: {self.reason}; connecting again")
+        threading.Thread(target=self._again, daemon=True).start()
+
+    def _again(self) -> None:
+        while not self._closed.wait(AGAIN_S):
+            try:
+                self._found, _ = self._open()
+                return
+            except (OSError, WrongMessage) as error:
+                self.reason = str(error)
+
+
+def _reason(message: Message) -> str:
+    return message.reason if isinstance(message, Refusal) else f"an unexpected {type(message).__name__}"

@@ -1,0 +1,135 @@
+"""What a robot and its planner say to each other, as typed records and as bytes; what comes back is checked.
+
+A body is: the length of its head (4 bytes, big-endian), the head (JSON: the type, its values, the shapes of its
+arrays), then the arrays one after the other, float32, little-endian. Nothing in it can be executed.
+"""
+
+import json
+import struct
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+VERSION = 1
+LARGEST = 1 << 20
+"""Bytes of the largest body."""
+LONGEST_TEXT = 500
+HEAD = struct.Struct(">I")
+
+
+class WrongMessage(ValueError):
+    """Bytes that are no message; the line says what is wrong."""
+
+
+@dataclass(frozen=True)
+class Begin:
+    """The robot: what it will ask about. A plan is due within `deadline_ms` (0: the planner's own setting)."""
+
+    task: str
+    state_size: int
+    action_size: int
+    deadline_ms: float
+
+
+@dataclass(frozen=True)
+class Ready:
+    """The planner: a decision covers `every` control steps; its tokens have `knots` control points, over `length`."""
+
+    every: int
+    length: int
+    knots: int
+    degree: int
+
+
+@dataclass(frozen=True)
+class Ask:
+    """The robot: decide from `state` (S,). `number` counts up; `fresh`: an episode begins, forget the last plan."""
+
+    number: int
+    fresh: bool
+    state: np.ndarray
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The planner: `actions` (every, A) in [-1, 1], the sentence (T, P) they are from, and the milliseconds it took."""
+
+    number: int
+    plan_ms: float
+    actions: np.ndarray
+    tokens: np.ndarray
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Either: why it goes no further, in one line."""
+
+    reason: str
+
+
+Message = Begin | Ready | Ask | Answer | Refusal
+TYPES: dict[str, type] = {cls.__name__.lower(): cls for cls in (Begin, Ready, Ask, Answer, Refusal)}
+
+
+def pack(message: Message) -> bytes:
+    """The message as bytes. Raises WrongMessage where `unpack` would."""
+    arrays = {f.name: getattr(message, f.name) for f in fields(message) if f.type is np.ndarray}
+    plain = {f.name: getattr(message, f.name) for f in fields(message) if f.type is not np.ndarray}
+    shapes = {name: list(np.shape(value)) for name, value in arrays.items()}
+    head = json.dumps({"type": type(message).__name__.lower(), **plain, "arrays": shapes}).encode()
+    body = HEAD.pack(len(head)) + head + b"".join(np.asarray(a, "<f4").tobytes() for a in arrays.values())
+    unpack(body)
+    return body
+
+
+def unpack(body: bytes) -> Message:
+    """The message of such bytes. Raises WrongMessage."""
+    if len(body) > LARGEST:
+        raise WrongMessage(f"{len(body)} bytes: at most {LARGEST}")
+    if len(body) < HEAD.size or len(body) < HEAD.size + HEAD.unpack_from(body)[0]:
+        raise WrongMessage(f"{len(body)} bytes: cut off")
+    start = HEAD.size + HEAD.unpack_from(body)[0]
+    try:
+        head = json.loads(body[HEAD.size : start])
+    except (ValueError, RecursionError) as error:
+        raise WrongMessage("the head is not JSON") from error
+    if not isinstance(head, dict) or not isinstance(head.get("type"), str) or head["type"] not in TYPES:
+        raise WrongMessage(f"type: one of {', '.join(TYPES)}")
+    cls, shapes = TYPES[head.pop("type")], head.pop("arrays", None)
+    wanted = {f.name for f in fields(cls) if f.type is np.ndarray}
+    if not isinstance(shapes, dict) or set(shapes) != wanted:
+        raise WrongMessage(f"{cls.__name__}.arrays: {', '.join(sorted(wanted)) or 'none'}")
+    values = {f.name: _plain(head, f.name, f.type, cls) for f in fields(cls) if f.name not in wanted}
+    if extra := head.keys() - values.keys():
+        raise WrongMessage(f"{cls.__name__}.{min(extra)}: no such value")
+    for name in (f.name for f in fields(cls) if f.name in wanted):
+        values[name], start = _array(body, start, shapes[name], f"{cls.__name__}.{name}")
+    if start != len(body):
+        raise WrongMessage(f"{cls.__name__}: {len(body) - start} bytes too many")
+    return cls(**values)
+
+
+def _plain(head: dict, name: str, kind: type, cls: type):
+    value, where = head.get(name), f"{cls.__name__}.{name}"
+    if kind is float and type(value) is int:
+        value = float(value) if abs(value) < 2**53 else None
+    if type(value) is not kind:
+        raise WrongMessage(f"{where}: {kind.__name__} is needed")
+    if kind is str and (len(value) > LONGEST_TEXT or not value.isprintable()):
+        raise WrongMessage(f"{where}: one line of at most {LONGEST_TEXT} characters")
+    if kind in (int, float) and not 0 <= value < 2**53:
+        raise WrongMessage(f"{where}: from 0 to 2^53")
+    return value
+
+
+def _array(body: bytes, start: int, shape, where: str) -> tuple[np.ndarray, int]:
+    """The array that begins at `start`, and where it ends."""
+    if not isinstance(shape, list) or not 1 <= len(shape) <= 2 or any(type(n) is not int or n < 1 for n in shape):
+        raise WrongMessage(f"{where}: one or two dimensions of at least 1")
+    size = 4 * shape[0] * (shape[1] if len(shape) == 2 else 1)
+    if size > len(body) - start:
+        raise WrongMessage(f"{where}: cut off")
+    array = np.frombuffer(body, "<f4", size // 4, start).reshape(shape).astype(np.float32)
+    if not np.isfinite(array).all():
+        raise WrongMessage(f"{where}: not finite")
+    return array, start + size

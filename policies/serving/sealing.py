@@ -1,0 +1,89 @@
+"""Messages that only who knows the secret can have written, each once, in order: HMAC-SHA256 over fresh nonces.
+
+Each side first sends MAGIC, its version (2 bytes) and a nonce (16 random bytes). The key of the connection is
+HMAC(secret, both hellos); so nothing recorded on one connection is good on another. Then every frame is: the body's
+length (4 bytes), a tag (32 bytes), the body; the tag is HMAC(key, direction, the frame's number, body), so a frame that
+is repeated, left out, changed or turned round is refused. Nothing is hidden: whoever is on the line can read along.
+"""
+
+import hashlib
+import hmac
+import os
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+from policies.serving.messages import LARGEST, VERSION, Message, pack, unpack
+
+MAGIC = b"SEMAGRAM"
+HELLO = struct.Struct(">8sH16s")
+FRAME = struct.Struct(">I32s")
+NUMBER = struct.Struct(">cQ")
+SHORTEST, LONGEST = 16, 4096  # bytes of a secret
+
+
+class Refused(ConnectionError):
+    """The other side is not one to talk to; the line says why."""
+
+
+def read_secret(path: str | Path) -> bytes:
+    """The secret in a file, without the line's end. Raises ValueError if it is too short, or others can read it."""
+    path = Path(path)
+    if path.stat().st_mode & 0o077:
+        raise ValueError(f"{path}: others may read it; chmod 600 {path}")
+    with path.open("rb") as file:
+        secret = file.read(LONGEST + 1).strip()
+    if not SHORTEST <= len(secret) <= LONGEST:
+        raise ValueError(f"{path}: {len(secret)} bytes; {SHORTEST} to {LONGEST} make a secret: openssl rand -hex 32")
+    return secret
+
+
+def hello() -> bytes:
+    """What a side sends first."""
+    return HELLO.pack(MAGIC, VERSION, os.urandom(16))
+
+
+class Seal:
+    """One side of a connection: seals what goes out, opens what comes in."""
+
+    def __init__(self, secret: bytes, ours: bytes, theirs: bytes, serving: bool):
+        """Take both hellos. Raises Refused for one of another protocol or version, or that is our own."""
+        magic, version, _ = HELLO.unpack(theirs)
+        if magic != MAGIC:
+            raise Refused("the other side does not speak this protocol")
+        if version != VERSION:
+            raise Refused(f"the other side speaks version {version} of the protocol, this one {VERSION}")
+        if ours == theirs:
+            raise Refused("the other side sends back what it gets")
+        both = theirs + ours if serving else ours + theirs
+        self._key = hmac.digest(secret, both, hashlib.sha256)
+        self._ours, self._theirs = (b"P", b"R") if serving else (b"R", b"P")
+        self._sent = self._opened = 0
+        self._held = bytearray()
+
+    def seal(self, message: Message) -> bytes:
+        """The message's frame."""
+        body = pack(message)
+        tag = self._tag(self._ours, self._sent, body)
+        self._sent += 1
+        return FRAME.pack(len(body), tag) + body
+
+    def open(self, data: bytes) -> Iterator[Message]:
+        """The messages that are complete with `data`. Raises Refused for a false frame, WrongMessage for its body."""
+        self._held += data
+        while len(self._held) >= FRAME.size:
+            length, tag = FRAME.unpack_from(self._held)
+            if length > LARGEST:
+                raise Refused(f"a frame of {length} bytes; at most {LARGEST}")
+            if len(self._held) < FRAME.size + length:
+                return
+            body = bytes(self._held[FRAME.size : FRAME.size + length])
+            del self._held[: FRAME.size + length]
+            if not hmac.compare_digest(tag, self._tag(self._theirs, self._opened, body)):
+                why = "changed, repeated or left out" if self._opened else "another secret"
+                raise Refused(f"a message that is not authentic: {why}")
+            self._opened += 1
+            yield unpack(body)
+
+    def _tag(self, direction: bytes, number: int, body: bytes) -> bytes:
+        return hmac.digest(self._key, NUMBER.pack(direction, number) + body, hashlib.sha256)

@@ -1,0 +1,111 @@
+"""The planner's side: robots connect, the newest authentic one has the planner, all others are told one line."""
+
+import contextlib
+import socket
+import threading
+from collections.abc import Callable
+
+from policies.serving.connection import Connection
+from policies.serving.decider import Decider
+from policies.serving.messages import Ask, Begin, Ready, Refusal, WrongMessage
+from policies.serving.sealing import Refused
+
+MOST = 16
+"""Connections that may shake hands at a time."""
+
+
+def converse(connection: Connection, decider: Decider, seated: Callable[[], None] = lambda: None) -> None:
+    """Answer one robot until it hangs up; `seated` is called once it has shown that it knows the secret.
+
+    Raises Refused, WrongMessage, OSError for what ended it; the robot has been told, where it can be.
+    """
+    try:
+        first = connection.receive()
+        connection.patient()
+        seated()
+        if not isinstance(first, Begin):
+            raise WrongMessage(f"{type(first).__name__}: Begin comes first")
+        answer = decider.begin(first)
+        connection.send(answer)
+        if not isinstance(answer, Ready):
+            raise Refused(answer.reason)
+        while True:
+            ask = connection.receive()
+            if not isinstance(ask, Ask):
+                raise WrongMessage(f"{type(ask).__name__}: Ask is all that a robot says after Begin")
+            connection.send(decider.answer(ask))
+    except (Refused, WrongMessage) as error:
+        with contextlib.suppress(OSError):  # where nobody is left to tell
+            connection.send(Refusal(str(error)))
+        raise
+
+
+class Server:
+    """Listens at `address`, (host, port). `say` gets one line for each robot that comes, goes or is refused."""
+
+    def __init__(self, address: tuple[str, int], secret: bytes, decider: Decider, say: Callable[[str], None]):
+        """Raises OSError where it cannot listen."""
+        self._secret, self._decider, self._say = secret, decider, say
+        self._listener = socket.create_server(address, backlog=MOST, family=_family(address[0]))
+        self._lock, self._seat = threading.Lock(), threading.Lock()
+        self._current: Connection | None = None
+        self._room = threading.Semaphore(MOST)
+        self.refused = 0
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Where it listens."""
+        return self._listener.getsockname()[:2]
+
+    def run(self) -> None:
+        """Serve until `close`."""
+        while True:
+            try:
+                sock, peer = self._listener.accept()
+            except OSError:  # closed
+                return
+            if not self._room.acquire(blocking=False):
+                self.refused += 1
+                self._say(f"{peer[0]}: refused: {MOST} others are connecting")
+                sock.close()
+                continue
+            threading.Thread(target=self._serve, args=(sock, peer[0]), daemon=True).start()
+
+    def close(self) -> None:
+        """End: no new robots, and the one that is served is hung up on."""
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        if self._current is not None:
+            self._current.close()
+
+    def _serve(self, sock: socket.socket, name: str) -> None:
+        connection = shaking = None
+        try:
+            shaking = self._room
+            connection = Connection(sock, self._secret, serving=True)
+
+            def seated() -> None:
+                nonlocal shaking
+                self._room.release()
+                shaking = None
+                with self._lock:
+                    if self._current is not None:
+                        self._current.close()
+                    self._current = connection
+                self._seat.acquire()
+                self._say(f"{name}: a robot")
+
+            converse(connection, self._decider, seated)
+        except (OSError, WrongMessage) as error:
+            self.refused += shaking is not None
+            self._say(f"{name}: {'gone' if shaking is None else 'refused'}: {error or type(error).__name__}")
+        finally:
+            if shaking is None:
+                self._seat.release()
+            else:
+                shaking.release()
+            (connection or sock).close()
+
+
+def _family(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET

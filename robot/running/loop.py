@@ -1,0 +1,151 @@
+"""The control loop: read, follow the current curve, send through the gate; meanwhile the next curve is planned."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from robot.faults import NotReleasable
+from robot.gate import Gate
+from robot.gated import SUFFIX, GatedRobot
+from robot.running.motion import Motion
+from robot.running.pursuit import Plans, Pursuit, Senses, Thinker
+from robot.running.ticks import Ticks
+from robot.units import Units
+
+FIRST_S = 5.0
+"""An episode begins with its first plan, or when that has not come by then."""
+NEAR_RAD, SLOW_RAD_S = 0.1, 0.8
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What a view can show after a tick. `work_s`: from the tick's beginning to the command that was sent."""
+
+    episode: int
+    seconds: float
+    rate_hz: float
+    late_s: float
+    work_s: float
+    pursuit: Pursuit
+    plans: Plans
+    robot: GatedRobot
+
+
+class Shows(Protocol):
+    """Who watches (`robot.running.view`)."""
+
+    def __call__(self, moment: Moment) -> None:
+        """Take in a tick."""
+
+    def say(self, text: str) -> None:
+        """Print a line."""
+
+
+class Loop:
+    """Runs episodes of a task on an arm. Angles are in rad; the robot's own units are at its edge only.
+
+    `lead`: so many control steps before a curve ends the next one is asked for, from the state that is expected there.
+    `bodies`: where a simulated scene's things are. `show` is called with a Moment after each tick.
+    """
+
+    def __init__(
+        self,
+        robot: GatedRobot,
+        units: Units,
+        senses: Senses,
+        thinker: Thinker,
+        ticks: Ticks,
+        lead: int,
+        show: "Shows",
+        bodies: Callable[[], object] = lambda: None,
+    ):
+        self.robot, self.ticks, self.plans = robot, ticks, Plans()
+        self.successes: list[bool] = []
+        self.faults: list[str] = []
+        self._units, self._senses, self._thinker, self._lead = units, senses, thinker, lead
+        self._bodies, self.show = bodies, show
+        self._sent: np.ndarray | None = None  # the last target, while the arm is where it was told to be
+        self._keys = [name + SUFFIX for name in robot.gate.limits.names]
+
+    def read(self) -> np.ndarray:
+        """Where the joints (6,) are."""
+        return self._rad(self.robot.get_observation())
+
+    def send(self, target: np.ndarray) -> np.ndarray:
+        """Send a target (6,) through the gate; what was sent."""
+        values = self._units.from_rad(target).tolist()
+        self._sent = self._rad(self.robot.send_action(dict(zip(self._keys, values, strict=True))))
+        return self._sent
+
+    def placed(self, gate: Gate) -> None:
+        """The arm was put somewhere else by other means: begin there, behind a gate that knows nothing of before."""
+        self.robot.gate, self._sent = gate, None
+
+    def approach(self, place: np.ndarray, patience_s: float = 15.0) -> bool:
+        """Move the joints to `place` (6,), slowly; whether they came near in `patience_s`, and without a fault."""
+        start = here = self.read()
+        steps = max(1, round(float(np.abs(place - start).max()) / SLOW_RAD_S * self.ticks.hz))
+        for i in self.ticks.run(steps + round(patience_s * self.ticks.hz)):
+            here = self.read()
+            if i >= steps and np.abs(here - place).max() < NEAR_RAD:
+                return True
+            self.send(start + (place - start) * min(1.0, (i + 1) / steps))
+            if self.robot.fault is not None:
+                self._rest()
+                return False
+        return False
+
+    def episode(self, seconds: float) -> bool:
+        """Run one episode, from where the arm is; whether the task was done at any step. A fault ends it, undone."""
+        motion = Motion(self._senses.targets, self.ticks.hz)
+        pursuit = Pursuit(self._senses, self._thinker, motion, self._lead, self.ticks.hz, self.plans)
+        sent, done, began = self.read() if self._sent is None else self._sent, False, None
+        first = round(FIRST_S * self.ticks.hz)
+        for i in self.ticks.run(first + round(seconds * self.ticks.hz)):
+            started = self.ticks.clock.monotonic()
+            reading = self.read()
+            if np.isfinite(reading).all():  # else the gate stops the arm
+                self._senses.follow(reading, sent, self._bodies())
+            sent = self.send(pursuit.target(sent))
+            worked = self.ticks.clock.monotonic() - started
+            if self.robot.fault is not None:
+                self._rest()
+                done = False
+                break
+            began = i if began is None and (pursuit.moving or i >= first) else began
+            passed = 0.0 if began is None else (i - began) / self.ticks.hz
+            if began is not None:
+                done = done or self._senses.success()
+            if passed >= seconds:
+                break
+            pursuit.think(sent)
+            number, late = len(self.successes) + 1, self.ticks.late_s[-1]
+            moment = Moment(number, passed, self.ticks.rate_hz, late, worked, pursuit, self.plans, self.robot)
+            self.show(moment)
+        self.successes.append(done)
+        return done
+
+    def recover(self, patience_s: float = 5.0) -> bool:
+        """Release the gate once what was wrong is over; whether it was, in `patience_s`."""
+        for _ in self.ticks.run(round(patience_s * self.ticks.hz)):
+            self.send(self.read())
+            try:
+                self.robot.release()
+            except NotReleasable:
+                continue
+            self._sent = None
+            return True
+        return False
+
+    def _rest(self) -> None:
+        """Note the fault, and go on through the gate until the arm is at rest."""
+        self.faults.append(str(self.robot.fault))
+        for _ in self.ticks.run(round(5 * self.ticks.hz)):
+            self.send(self.read())
+            if self.robot.command.resting:
+                return
+
+    def _rad(self, values: dict[str, float]) -> np.ndarray:
+        return self._units.to_rad(np.array([values[key] for key in self._keys], float))

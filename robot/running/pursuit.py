@@ -1,0 +1,104 @@
+"""One episode's plans: asked for before they are needed, begun when they are due, done without while they are late."""
+
+import time
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from robot.running.motion import Motion
+from robot.targets import Targets
+
+FORGET_S = 1.0
+"""A plan that has not come by then is asked for again."""
+
+
+class Senses(Protocol):
+    """What the task makes of the arm's joints (`envs.mirror`)."""
+
+    targets: Targets
+
+    def follow(self, reading: np.ndarray, sent: np.ndarray, bodies=None) -> None:
+        """Take in a reading (6,) in rad, one step after the target `sent` (6,)."""
+
+    def state(self, ahead: np.ndarray) -> np.ndarray:
+        """The state (S,) after the targets `ahead` (n, 6)."""
+
+    def success(self) -> bool:
+        """Whether the task is done now."""
+
+
+class Thinker(Protocol):
+    """Who plans (`policies.serving.link`)."""
+
+    def ask(self, state: np.ndarray, fresh: bool) -> int | None:
+        """Ask for a curve; the question's number, None if nobody can be asked."""
+
+    def poll(self) -> list:
+        """The answers that have come: number, plan_ms, actions (L, 6), tokens."""
+
+
+@dataclass
+class Plans:
+    """How planning went: `late` of `count` curves were not there when due; times in ms, here and in the planner."""
+
+    count: int = 0
+    late: int = 0
+    plan_ms: list[float] = field(default_factory=list)
+    round_ms: list[float] = field(default_factory=list)
+
+
+class Pursuit:
+    """Follows the curves of a planner that is asked `lead` control steps before each is due.
+
+    A curve that is late begins when it comes, unless it is later than it is long: then there is a new one to ask for.
+    """
+
+    def __init__(self, senses: Senses, thinker: Thinker, motion: Motion, lead: int, hz: float, plans: Plans):
+        self._senses, self._thinker, self._motion, self._plans = senses, thinker, motion, plans
+        self._lead, self._forget = lead, round(FORGET_S * hz)
+        self._step = self._due = 0
+        self._asked: tuple[int, float] | None = None  # the number, and when
+        self._next = None
+        self._fresh, self.waiting = True, False  # waiting: a curve was due, and is late
+        self.answer = None  # the one that is followed
+
+    @property
+    def moving(self) -> bool:
+        """Whether there is a curve to follow, so that the episode has begun."""
+        return self.answer is not None
+
+    def target(self, last: np.ndarray) -> np.ndarray:
+        """The target (6,) in rad to send now; `last` (6,) was sent before."""
+        self._hear()
+        if not self._motion.left:
+            if self._next is not None:
+                self.answer, self._next, self.waiting = self._next, None, False
+                self._motion.begin(self.answer.actions)
+            elif self.moving and not self.waiting:
+                self._plans.late += 1
+                self.waiting = True
+        self._step += 1
+        return self._motion.next(last)
+
+    def think(self, last: np.ndarray) -> None:
+        """Ask for the next curve if it is time to, now that the target `last` (6,) has been sent."""
+        if self._asked is not None and self._step - self._due > self._forget:
+            self._asked = None
+        if self._asked is not None or self._next is not None or self._motion.left > self._lead:
+            return
+        state = self._senses.state(self._motion.ahead(last))
+        number = self._thinker.ask(state, self._fresh)
+        if number is not None:
+            self._asked, self._due = (number, time.perf_counter()), self._step + self._motion.left
+
+    def _hear(self) -> None:
+        for answer in self._thinker.poll():
+            if self._asked is None or answer.number != self._asked[0]:
+                continue
+            self._plans.count += 1
+            self._plans.plan_ms.append(answer.plan_ms)
+            self._plans.round_ms.append(1000 * (time.perf_counter() - self._asked[1]))
+            self._asked, self._fresh = None, False
+            if self._step - self._due <= len(answer.actions) or not self.moving:
+                self._next = answer

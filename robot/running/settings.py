@@ -1,0 +1,103 @@
+"""What can be set about running a checkpoint on an arm, and about serving its planner. Commands read it for help."""
+
+import math
+from dataclasses import dataclass, field
+
+from robot.limits import PRESETS
+from worldmodel.ranges import check
+
+SIM, REAL, TWIN = "so101-sim", "so101", "so101-twin"
+ROBOTS = (SIM, REAL, TWIN)
+VIEWS = ("terminal", "rerun", "none")
+PORT = 7766
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """The keys of semagram-run."""
+
+    checkpoint: str = ""
+    robot: str = SIM
+    episodes: int = 10
+    seconds: float = 0.0
+    target: list[float] = field(default_factory=list)
+    limits: str = ""
+    lead: int = 2
+    seed: int = 100
+    port: str = ""
+    id: str = ""
+    calibration_dir: str = ""
+    port_file: str = ""
+    remote: str = ""
+    secret: str = ""
+    viewer: str = "terminal"
+    device: str = "cpu"
+    threads: int = 1
+
+    def __post_init__(self):
+        """Raise ValueError for a value out of range, or one that the robot cannot use."""
+        if not self.checkpoint:
+            raise ValueError("checkpoint=: a run folder or a checkpoint, e.g. checkpoint=runs/so101-touch/<run>")
+        if self.robot not in ROBOTS:
+            raise ValueError(f"robot={self.robot}: one of {', '.join(ROBOTS)}")
+        if self.limits not in ("", *PRESETS):
+            raise ValueError(f"limits={self.limits}: one of {', '.join(PRESETS)}")
+        if self.viewer not in VIEWS:
+            raise ValueError(f"viewer={self.viewer}: one of {', '.join(VIEWS)}")
+        check("", self, "episodes threads lead", low=1)
+        check("", self, "seconds", low=0, high=3600)
+        check("", self, "seed", low=0, high=2**32 - 1)
+        for key, robot in (("port", REAL), ("id", REAL), ("calibration_dir", REAL), ("port_file", TWIN)):
+            if getattr(self, key) and self.robot != robot:
+                raise ValueError(f"{key}={getattr(self, key)}: only with robot={robot}")
+        if self.robot == REAL and not (self.port and self.id):
+            raise ValueError("port= and id=: the arm's, as LeRobot knows it, e.g. port=/dev/ttyACM0 id=my_arm")
+        self._check_target()
+        if self.remote:
+            split_address(self.remote, "remote")
+        if bool(self.remote) != bool(self.secret):
+            raise ValueError("remote= and secret=: both, the planner's host:port and the file with the shared secret")
+
+    @property
+    def preset(self) -> str:
+        """The limits: careful on a real arm unless told otherwise, else as fast as the tasks are learned."""
+        return self.limits or ("careful" if self.robot == REAL else "trained")
+
+    def _check_target(self) -> None:
+        if self.target and (len(self.target) != 3 or not all(math.isfinite(x) and abs(x) <= 1 for x in self.target)):
+            raise ValueError(f"target={self.target}: x, y and z in metres from the arm's base, e.g. [0.25,0.05,0.02]")
+        if self.target and self.robot == SIM:
+            raise ValueError(f"target=: only with robot={REAL} or {TWIN}; the simulated scene has things of its own")
+        if not self.target and self.robot == REAL:
+            raise ValueError("target=: where the task's object is, x, y, z in metres from the arm's base (x forward)")
+
+
+@dataclass(frozen=True)
+class ServeConfig:
+    """The keys of semagram-serve."""
+
+    checkpoint: str = ""
+    host: str = "127.0.0.1"
+    port: int = PORT
+    secret: str = ""
+    seed: int = 100
+    device: str = "cpu"
+    threads: int = 1
+
+    def __post_init__(self):
+        """Raise ValueError for a value out of range or missing."""
+        if not self.checkpoint:
+            raise ValueError("checkpoint=: a run folder or a checkpoint, e.g. checkpoint=runs/so101-touch/<run>")
+        if not self.secret:
+            raise ValueError("secret=: a file only you can read, e.g. openssl rand -hex 32 > s; chmod 600 s; secret=s")
+        check("", self, "port", low=0, high=65535)
+        check("", self, "threads", low=1)
+        check("", self, "seed", low=0, high=2**32 - 1)
+
+
+def split_address(text: str, key: str) -> tuple[str, int]:
+    """Host and port of host:port. Raises ValueError."""
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdigit() or not 0 < int(port) < 65536:
+        raise ValueError(f"{key}={text}: a host and a port, e.g. {key}=192.168.1.20:{PORT}")
+    return host.strip("[]"), int(port)

@@ -1,0 +1,88 @@
+"""A loop's time: ticks at fixed moments of the clock, so that no delay adds up, and how late each one began."""
+
+import gc
+import math
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+
+SPIN_S = 1e-3
+"""The end of a wait that is spent looking at the clock, since the system wakes a sleeper late."""
+LATE_S = 5e-3
+
+
+@dataclass
+class Ticks:
+    """Moments `start + k / hz`. A moment that has passed before its turn is left out, and counted in `skipped`.
+
+    `late_s`: by how much each tick began after its moment. `clock` has `monotonic` and `sleep`.
+    """
+
+    hz: float
+    clock: object = time
+    late_s: list[float] = field(default_factory=list)
+    skipped: int = 0
+    seconds: float = 0.0  # from the first tick to the last, pauses left out
+    _count: int = 0
+    _last: deque[float] = field(default_factory=deque)
+
+    def run(self, count: int) -> Iterator[int]:
+        """Yield 0, 1, ... when each moment has come, `count` moments from now on, those left out among them."""
+        start, k = self.clock.monotonic(), 0
+        self._last = deque(maxlen=round(self.hz) + 1)
+        while k < count:
+            due = start + k / self.hz
+            wait = due - self.clock.monotonic()
+            if wait > SPIN_S:
+                self.clock.sleep(wait - SPIN_S)
+            while (now := self.clock.monotonic()) < due:
+                pass
+            self.late_s.append(now - due)
+            self.seconds += now - (self._last[-1] if self._last else start)
+            self._last.append(now)
+            self._count += k > 0
+            yield k
+            behind = int((self.clock.monotonic() - start) * self.hz)  # the newest moment that has passed
+            self.skipped += max(0, min(behind, count) - (k + 1))
+            k = max(k + 1, behind)
+
+    @property
+    def rate_hz(self) -> float:
+        """Ticks a second, over the last second."""
+        span = self._last[-1] - self._last[0] if len(self._last) > 1 else 0.0
+        return (len(self._last) - 1) / span if span else math.nan
+
+    @property
+    def mean_hz(self) -> float | None:
+        """Ticks a second, over all of them; None without any."""
+        return round(self._count / self.seconds, 3) if self.seconds else None
+
+    def summary(self) -> dict[str, float | int | None]:
+        """ticks, late_ticks (by more than LATE_S), skipped_ticks, p50_jitter_ms, p99_jitter_ms, max_jitter_ms."""
+        values = 1000 * np.percentile(self.late_s, [50, 99, 100]) if self.late_s else [None] * 3
+        p50, p99, most = (None if v is None else round(float(v), 3) for v in values)
+        return {
+            "ticks": len(self.late_s),
+            "late_ticks": sum(late > LATE_S for late in self.late_s),
+            "skipped_ticks": self.skipped,
+            "p50_jitter_ms": p50,
+            "p99_jitter_ms": p99,
+            "max_jitter_ms": most,
+        }
+
+
+@contextmanager
+def no_collection():
+    """Keep Python's garbage collection out of the way; what is there now is never looked at again."""
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+        gc.unfreeze()

@@ -1,0 +1,114 @@
+"""What a person sees while the arm runs: a few lines redrawn on a terminal, elsewhere one line a second."""
+
+import math
+import sys
+from typing import TextIO
+
+from policies.vocabulary import Move, text
+from robot.running.loop import Moment
+from worldmodel.settings import TokenConfig
+
+REDRAW_S, LINE_S = 0.2, 1.0
+BAR = 20
+
+
+class Nothing:
+    """Shows nothing but lines."""
+
+    stream = sys.stderr
+
+    def __call__(self, moment: Moment) -> None:
+        """Take in a tick."""
+
+    def say(self, text: str) -> None:
+        """Print a line."""
+        print(text, file=self.stream, flush=True)
+
+
+class View(Nothing):
+    """Shows moments of a loop on `stream`, no more often than is worth it. `token`: what the answers' tokens are."""
+
+    def __init__(self, token: TokenConfig, hz: float, episodes: int, stream: TextIO = sys.stderr):
+        self._token, self._hz, self._episodes, self.stream = token, hz, episodes, stream
+        self._live = stream.isatty()
+        self._every = round((REDRAW_S if self._live else LINE_S) * hz)
+        self._count, self._drawn = 0, 0
+
+    def __call__(self, moment: Moment) -> None:
+        """Take in a tick."""
+        self._count += 1
+        if self._count % self._every:
+            return
+        lines = self._lines(moment)
+        if not self._live:
+            print(" | ".join(lines[:2]), file=self.stream, flush=True)
+            return
+        if self._drawn:
+            self.stream.write(f"\x1b[{self._drawn}A")
+        self.stream.write("".join(f"\x1b[2K{line}\n" for line in lines))
+        self.stream.flush()
+        self._drawn = len(lines)
+
+    def say(self, text: str) -> None:
+        """Print a line below what is drawn, which stays."""
+        super().say(text)
+        self._drawn = 0
+
+    def sentence(self, moment: Moment) -> str:
+        """The plan that is followed, in the vocabulary's notation."""
+        answer = moment.pursuit.answer
+        if answer is None:
+            return "waiting for the first plan"
+        return text(Move.of(token, self._token, 1 / self._hz) for token in answer.tokens)
+
+    def _lines(self, moment: Moment) -> list[str]:
+        plans, margins = moment.plans, moment.robot.command.margins
+        least = margins.least()
+        plan = f"{plans.plan_ms[-1]:.1f} ms" if plans.plan_ms else "none yet"
+        state = ", waiting for one" if moment.pursuit.waiting else ""
+        lines = [
+            f"episode {moment.episode}/{self._episodes} {moment.seconds:4.1f} s | {moment.rate_hz:.1f} Hz, tick late "
+            f"{1000 * moment.late_s:.1f} ms, read to sent {1000 * moment.work_s:.1f} ms | plan {plan}, "
+            f"{plans.late} late{state}",
+            "least margins: " + ", ".join(f"{kind} {_percent(left)} ({name})" for kind, (name, left) in least.items()),
+        ]
+        if not self._live:
+            return lines
+        for kind, (name, left) in least.items():
+            filled = round(BAR * min(max(left, 0.0), 1.0)) if math.isfinite(left) else 0
+            lines.append(f"  {kind:12} {'█' * filled}{'░' * (BAR - filled)} {_percent(left):>5} {name}")
+        lines[1] = f"margins: tip to its box {100 * margins.box_m:.1f} cm, and the least of each limit of the joints"
+        lines.append(f"token {self.sentence(moment)}")
+        return lines
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %" if math.isfinite(share) else "?"
+
+
+class Rerun(Nothing):
+    """The same, to the rerun viewer."""
+
+    def __init__(self):
+        """Open the viewer. Raises ValueError if it is not installed."""
+        try:
+            import rerun  # noqa: PLC0415
+        except ImportError as error:
+            raise ValueError("viewer=rerun: not installed; uv pip install rerun-sdk, or viewer=terminal") from error
+        self._rerun, self._step = rerun, 0
+        rerun.init("semagram-run", spawn=True)
+
+    def __call__(self, moment: Moment) -> None:
+        """Log a tick."""
+        log, scalars = self._rerun.log, self._rerun.Scalars
+        self._rerun.set_time("tick", sequence=self._step)
+        self._step += 1
+        gate, command = moment.robot.gate, moment.robot.command
+        for name, value in zip(gate.limits.names, command.values, strict=True):
+            log(f"command/{name}", scalars([float(value)]))
+        for kind, (_, left) in command.margins.least().items():
+            log(f"margin/{kind}", scalars([left]))
+        log("tick/late_ms", scalars([1000 * moment.late_s]))
+        log("tick/work_ms", scalars([1000 * moment.work_s]))
+        if moment.plans.plan_ms:
+            log("plan/ms", scalars([moment.plans.plan_ms[-1]]))

@@ -1,0 +1,197 @@
+"""Ticks that do not drift, motions that end at rest, plans that come late."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from robot.running.motion import Motion
+from robot.running.pursuit import Plans, Pursuit
+from robot.running.settings import RunConfig, split_address
+from robot.running.ticks import Ticks
+from robot.targets import Targets
+
+HZ = 30.0
+LOW, HIGH = np.full(6, -2.0), np.full(6, 2.0)
+
+
+class Clock:
+    """Time that passes when it is waited for; a sleeper is woken `late` too late, a look at it costs a microsecond."""
+
+    def __init__(self, late=0.0):
+        self.now, self.late = 100.0, late
+
+    def monotonic(self):
+        self.now += 1e-6
+        return self.now
+
+    def sleep(self, seconds):
+        self.now += seconds + self.late
+
+
+@given(st.lists(st.floats(0, 0.03), min_size=5, max_size=40), st.floats(0, 0.0009))
+def test_ticks_come_at_their_moments_whatever_the_work_and_the_sleep_take(works, late):
+    clock = Clock(late)
+    ticks, begins = Ticks(HZ, clock), []
+    for _ in ticks.run(len(works)):
+        begins.append(clock.now)
+        clock.now += works[len(begins) - 1]
+    away = np.array(begins) - begins[0] - np.arange(len(works)) / HZ
+    assert np.abs(away).max() < 1e-5
+    assert ticks.skipped == 0
+    assert max(ticks.late_s) < 1e-5
+
+
+@given(st.integers(1, 8), st.integers(1, 5), st.floats(0.1, 0.9))
+def test_moments_missed_are_left_out_and_the_next_keeps_its_place(at, missed, more):
+    clock, work = Clock(), (missed + more) / HZ
+    ticks, seen, start = Ticks(HZ, clock), [], None
+    for k in ticks.run(20):
+        start = clock.now if start is None else start
+        seen.append((k, clock.now - start))
+        if k == at:
+            clock.now += work
+    assert len(seen) + ticks.skipped == 20
+    assert ticks.skipped == missed - 1
+    for k, when in seen:
+        late = more / HZ if k == at + missed else 0.0
+        assert when - k / HZ == pytest.approx(late, abs=1e-4)
+
+
+def targets(control="tied") -> Targets:
+    return Targets.at(HZ, LOW, HIGH, control)
+
+
+@settings(max_examples=50)
+@given(st.lists(st.lists(st.floats(-1, 1), min_size=6, max_size=6), min_size=1, max_size=6), st.booleans())
+def test_past_a_curve_the_arm_comes_to_rest_evenly_within_its_range_and_stays(actions, absolute):
+    motion = Motion(targets("absolute" if absolute else "tied"), HZ)
+    motion.begin(np.array(actions))
+    last, path = np.zeros(6), [np.zeros(6)]
+    for _ in range(len(actions) + 20):
+        last = motion.next(last)
+        path.append(last)
+    path = np.array(path)
+    assert (path >= LOW).all()
+    assert (path <= HIGH).all()
+    rates = np.diff(path, axis=0)
+    tail = np.abs(rates[len(actions) - 1 :])
+    assert (np.diff(tail, axis=0) <= 1e-12).all()
+    assert not rates[len(actions) + 7 :].any()
+
+
+def test_what_lies_ahead_is_what_comes():
+    motion, rng = Motion(targets(), HZ), np.random.default_rng(0)
+    motion.begin(rng.uniform(-1, 1, (5, 6)))
+    last = motion.next(np.zeros(6))
+    ahead = motion.ahead(last)
+    assert len(ahead) == motion.left == 4
+    for expected in ahead:
+        last = motion.next(last)
+        assert np.array_equal(last, expected)
+
+
+class Thinker:
+    """Plans curves of four steps, each `delay` steps after the question; the first action of number n is n / 100."""
+
+    def __init__(self, *delays):
+        self.delays, self.asked, self.now, self.due = list(delays), [], 0, []
+
+    def ask(self, state, fresh):
+        self.asked.append((self.now, float(state), fresh))
+        number = len(self.asked)
+        delay = self.delays.pop(0) if self.delays else 1
+        if delay is not None:
+            actions = np.full((4, 6), number / 100)
+            self.due.append((self.now + delay, SimpleNamespace(number=number, plan_ms=1.0, actions=actions)))
+        return number
+
+    def poll(self):
+        ready = [answer for at, answer in self.due if at <= self.now]
+        self.due = [(at, answer) for at, answer in self.due if at > self.now]
+        return ready
+
+
+class Senses:
+    """Whose state is the number of targets that lie ahead."""
+
+    targets = targets()
+
+    def state(self, ahead):
+        return len(ahead)
+
+
+def pursue(thinker, steps, lead=2) -> tuple[list[float], Plans]:
+    """The actions taken, one a step, and how planning went."""
+    plans, motion = Plans(), Motion(targets(), HZ)
+    pursuit = Pursuit(Senses(), thinker, motion, lead, HZ, plans)
+    last, taken = np.zeros(6), []
+    for thinker.now in range(steps):
+        target = pursuit.target(last)
+        taken.append(round(float((target - last)[0] / motion._targets.step[0]), 6))
+        last = target
+        pursuit.think(last)
+    return taken, plans
+
+
+@pytest.mark.parametrize("lead", [1, 2, 4])
+def test_plans_in_time_make_one_unbroken_motion(lead):
+    thinker = Thinker(*[1] * 50)
+    taken, plans = pursue(thinker, 41, lead)
+    assert taken == [0.0] + [n / 100 for n in range(1, 11) for _ in range(4)]
+    assert plans.late == 0
+    assert [state for _, state, _ in thinker.asked[1:]] == [min(lead, 3)] * len(thinker.asked[1:])
+    assert [fresh for *_, fresh in thinker.asked] == [True] + [False] * (len(thinker.asked) - 1)
+
+
+def test_a_late_plan_is_the_tail_of_the_last_curve_then_goes_on():
+    taken, plans = pursue(Thinker(1, 5, 1), 14)
+    assert taken[:5] == [0.0, 0.01, 0.01, 0.01, 0.01]
+    assert 0.01 > taken[5] > taken[6] > 0
+    assert taken[7:11] == [0.02] * 4
+    assert plans.late == 1
+
+
+def test_a_plan_too_late_or_lost_is_asked_for_again_from_rest():
+    taken, plans = pursue(Thinker(1, 15, None, 1), 80)
+    assert plans.late == 1
+    resting = taken.index(0.0, 1)
+    assert set(taken[resting : taken.index(0.04)]) == {0.0}
+    assert 0.02 not in taken
+    assert taken[taken.index(0.04) :][:4] == [0.04] * 4
+
+
+@pytest.mark.parametrize(
+    ("keys", "line"),
+    [
+        ({"checkpoint": ""}, "checkpoint=: a run folder"),
+        ({"robot": "so102"}, "robot=so102: one of so101-sim, so101, so101-twin"),
+        ({"robot": "so101", "target": [0.2, 0.0, 0.0]}, "port= and id="),
+        ({"robot": "so101", "port": "/dev/x", "id": "a"}, "target=: where the task's object is"),
+        ({"robot": "so101-twin", "target": [0.2, 0.0]}, "x, y and z in metres"),
+        ({"robot": "so101-twin", "target": [0.2, float("nan"), 0.0]}, "x, y and z in metres"),
+        ({"target": [0.2, 0.0, 0.0]}, "only with robot=so101 or so101-twin"),
+        ({"port": "/dev/x"}, "port=/dev/x: only with robot=so101"),
+        ({"limits": "brave"}, "limits=brave: one of"),
+        ({"episodes": 0}, "episodes=0"),
+        ({"lead": 0}, "lead=0"),
+        ({"remote": "here"}, "remote=here: a host and a port"),
+        ({"remote": "here:1"}, "remote= and secret=: both"),
+        ({"viewer": "tv"}, "viewer=tv: one of"),
+    ],
+)
+def test_what_cannot_be_run_is_refused_in_one_line(keys, line):
+    with pytest.raises(ValueError, match=line):
+        RunConfig(**{"checkpoint": "c"} | keys)
+
+
+def test_an_address_is_a_host_and_a_port():
+    assert split_address("[::1]:80", "remote") == ("::1", 80)
+    assert split_address("arm.local:7766", "remote") == ("arm.local", 7766)
+
+
+def test_only_a_real_arm_is_careful_unless_told():
+    assert RunConfig("c").preset == RunConfig("c", "so101-twin").preset == "trained"
+    assert RunConfig("c", "so101", target=[0.2, 0.0, 0.0], port="p", id="i").preset == "careful"

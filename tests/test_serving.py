@@ -1,0 +1,313 @@
+"""The planner on a wire, attacked: garbage, replay, other versions and secrets, floods; and one that goes away."""
+
+import contextlib
+import os
+import socket
+import struct
+import threading
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from policies.serving import messages
+from policies.serving.connection import Connection
+from policies.serving.decider import Decider
+from policies.serving.link import Link
+from policies.serving.messages import Answer, Ask, Begin, Ready, Refusal, WrongMessage, pack, unpack
+from policies.serving.sealing import FRAME, HELLO, MAGIC, Refused, Seal, hello, read_secret
+from policies.serving.server import Server
+
+SECRET = b"sixteen bytes or more"
+BEGIN = Begin("reach", 3, 2, 0.0)
+WAIT_S = 60.0  # a loaded machine
+
+
+class Echo(Decider):
+    """A decider whose curve is the state."""
+
+    def __init__(self):
+        self.label = "reach"
+
+    def begin(self, begin):
+        return Ready(2, 2, 2, 1) if begin.task == self.label else Refusal(f"for {self.label}, not {begin.task}")
+
+    def answer(self, ask):
+        return Answer(ask.number, 1.0, np.tile(ask.state[:2], (2, 1)), ask.state[None])
+
+
+@pytest.fixture
+def server():
+    lines = []
+    server = Server(("127.0.0.1", 0), SECRET, Echo(), lines.append)
+    server.lines = lines
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    yield server
+    server.close()
+    thread.join(WAIT_S)
+    assert not thread.is_alive()
+
+
+def until(true) -> None:
+    end = time.monotonic() + WAIT_S
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
+@pytest.fixture
+def dial(server):
+    """Connects robots; they are hung up on in the end."""
+    with contextlib.ExitStack() as stack:
+
+        def dial(secret=SECRET) -> Connection:
+            sock = stack.enter_context(socket.create_connection(server.address))
+            return Connection(sock, secret, serving=False, patience_s=WAIT_S)
+
+        yield dial
+
+
+def works(dial) -> bool:
+    """Whether an honest robot is still served."""
+    connection = dial()
+    connection.send(BEGIN)
+    assert connection.receive() == Ready(2, 2, 2, 1)
+    connection.send(Ask(5, True, np.array([0.25, -1, 3])))
+    answer = connection.receive()
+    connection.close()
+    return answer.number == 5 and answer.actions.tolist() == [[0.25, -1]] * 2
+
+
+finite = st.floats(-1e6, 1e6, width=32)
+plain = st.one_of(
+    st.builds(Begin, st.text("abc-1", max_size=20), st.integers(0, 99), st.integers(0, 99), st.floats(0, 1e6)),
+    st.builds(Ready, *[st.integers(0, 99)] * 4),
+    st.builds(Refusal, st.text("abc ", max_size=99)),
+)
+
+
+@given(plain)
+def test_what_is_unpacked_is_what_was_packed(message):
+    assert unpack(pack(message)) == message
+
+
+@given(st.integers(0, 2**50), st.booleans(), st.lists(finite, min_size=1, max_size=9))
+def test_arrays_come_back_bit_for_bit(number, fresh, state):
+    back = unpack(pack(Ask(number, fresh, np.array(state, np.float32))))
+    assert (back.number, back.fresh) == (number, fresh)
+    assert back.state.tobytes() == np.array(state, np.float32).tobytes()
+
+
+@given(st.binary(max_size=200))
+def test_garbage_is_no_message(body):
+    with pytest.raises(WrongMessage):
+        unpack(body)
+
+
+@settings(max_examples=300)
+@given(st.integers(0, 10_000), st.integers(0, 255))
+def test_a_message_with_any_byte_changed_is_a_message_or_refused_never_another_error(place, value):
+    body = bytearray(pack(Answer(7, 1.5, np.ones((2, 3), np.float32), np.zeros((1, 4), np.float32))))
+    body[place % len(body)] = value
+    try:
+        message = unpack(bytes(body))
+    except WrongMessage:
+        return
+    for array in (message.actions, message.tokens):
+        assert np.isfinite(array).all()
+
+
+@pytest.mark.parametrize(
+    ("message", "line"),
+    [
+        (Ask(1, True, np.array([np.nan])), "Ask.state: not finite"),
+        (Ask(-1, True, np.ones(1)), "Ask.number: from 0"),
+        (Ask(1, True, np.ones((2, 2, 2))), "one or two dimensions"),
+        (Begin("two\nlines", 1, 1, 0.0), "one line"),
+        (Begin("a", 1, 1, float("inf")), "deadline_ms: from 0"),
+        (Ask(1, True, np.ones(messages.LARGEST)), "bytes: at most"),
+    ],
+)
+def test_what_must_not_be_said_is_not(message, line):
+    with pytest.raises(WrongMessage, match=line):
+        pack(message)
+
+
+def pair(secret=SECRET, theirs=SECRET) -> tuple[Seal, Seal]:
+    robot, planner = hello(), hello()
+    return Seal(secret, robot, planner, serving=False), Seal(theirs, planner, robot, serving=True)
+
+
+def test_a_seal_opens_in_order_however_the_bytes_arrive():
+    robot, planner = pair()
+    data = b"".join(robot.seal(Refusal(str(i))) for i in range(3))
+    opened = [m.reason for i in range(len(data)) for m in planner.open(data[i : i + 1])]
+    assert opened == ["0", "1", "2"]
+
+
+def attacks():
+    def replayed(robot, planner):
+        frame = robot.seal(BEGIN)
+        return [frame, frame]
+
+    def left_out(robot, planner):
+        robot.seal(BEGIN)
+        return [robot.seal(BEGIN)]
+
+    def turned_round(robot, planner):
+        return [planner.seal(BEGIN)]
+
+    def of_another_connection(robot, planner):
+        other, _ = pair()
+        return [other.seal(BEGIN)]
+
+    def changed(robot, planner):
+        frame = bytearray(robot.seal(BEGIN))
+        frame[-1] ^= 1
+        return [bytes(frame)]
+
+    def too_long(robot, planner):
+        return [FRAME.pack(messages.LARGEST + 1, bytes(32))]
+
+    return [replayed, left_out, turned_round, of_another_connection, changed, too_long]
+
+
+@pytest.mark.parametrize("attack", attacks(), ids=lambda attack: attack.__name__)
+def test_a_false_frame_is_refused(attack):
+    robot, planner = pair()
+    *good, false = attack(robot, planner)
+    for frame in good:
+        assert list(planner.open(frame)) == [BEGIN]
+    with pytest.raises(Refused):
+        list(planner.open(false))
+
+
+def test_another_secret_is_refused_on_both_sides(server, dial):
+    connection = dial(b"not the shared secret")
+    connection.send(BEGIN)
+    with pytest.raises(Refused, match="not authentic: another secret"):
+        connection.receive()
+    until(lambda: any("refused: a message that is not authentic: another secret" in line for line in server.lines))
+    assert works(dial)
+
+
+@pytest.mark.parametrize(
+    ("opening", "line"),
+    [
+        (b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", "does not speak this protocol"),
+        (os.urandom(4000), "does not speak this protocol"),
+        (HELLO.pack(MAGIC, 99, bytes(16)), "speaks version 99 of the protocol, this one 1"),
+        (HELLO.pack(MAGIC, 1, bytes(16)) + struct.pack(">I", 2**32 - 1) + bytes(64), "a frame of 4294967295 bytes"),
+        (HELLO.pack(MAGIC, 1, bytes(16)) + os.urandom(400), "refused"),
+        (b"", "hung up"),
+    ],
+    ids=["http", "noise", "version", "huge", "noise after hello", "silence"],
+)
+def test_garbage_is_refused_in_one_line_and_others_are_served(server, dial, opening, line):
+    with socket.create_connection(server.address) as sock:
+        sock.sendall(opening)
+        sock.shutdown(socket.SHUT_WR)
+        until(lambda: any(line in said for said in server.lines))
+    assert all("\n" not in said for said in server.lines)
+    assert works(dial)
+
+
+def test_what_was_recorded_on_one_connection_is_refused_on_another(server):
+    robot = hello()
+    frames = []
+    for _ in range(2):
+        with socket.create_connection(server.address) as sock:
+            sock.settimeout(WAIT_S)
+            sock.sendall(robot)
+            planner = sock.recv(HELLO.size, socket.MSG_WAITALL)
+            frames = frames or [Seal(SECRET, robot, planner, serving=False).seal(BEGIN)]
+            sock.sendall(frames[0])
+            until(lambda: server.lines)
+        if "a robot" in server.lines[0]:
+            until(lambda: len(server.lines) > 1)  # it has gone
+            server.lines.clear()
+    until(lambda: any("not authentic" in line for line in server.lines))
+
+
+def test_many_who_say_nothing_do_not_keep_a_robot_out_for_good(server, dial):
+    quiet = [socket.create_connection(server.address) for _ in range(30)]
+    until(lambda: any("others are connecting" in line for line in server.lines))
+    for sock in quiet:
+        sock.close()
+    until(lambda: sum("refused" in line for line in server.lines) == 30)
+    assert works(dial)
+
+
+def test_the_newest_robot_takes_over_and_a_wrong_task_is_told(server, dial):
+    first, second = dial(), dial()
+    first.send(BEGIN)
+    first.receive()
+    second.send(BEGIN)
+    assert second.receive() == Ready(2, 2, 2, 1)
+    with pytest.raises((Refused, OSError)):
+        first.receive()
+    third = dial()
+    third.send(Begin("walk", 3, 2, 0.0))
+    assert third.receive() == Refusal("for reach, not walk")
+
+
+def test_a_message_out_of_turn_ends_the_talk_in_one_line(server, dial):
+    connection = dial()
+    connection.send(Ask(1, True, np.ones(3)))
+    assert connection.receive() == Refusal("Ask: Begin comes first")
+    assert works(dial)
+
+
+def link_to(server, said) -> Link:
+    return Link(lambda: socket.create_connection(server.address), SECRET, BEGIN, said.append)
+
+
+def test_a_link_never_waits_and_finds_a_lost_planner_again(server):
+    said = []
+    link = link_to(server, said)
+    assert link.connect() == Ready(2, 2, 2, 1)
+    assert link.poll() == []
+    answers = []
+
+    def answered() -> bool:
+        answers.extend(link.poll())
+        return bool(answers)
+
+    number = link.ask(np.ones(3), True)
+    until(answered)
+    assert answers[0].number == number
+    server._current.close()  # the cable
+    until(lambda: link.poll() == [] and not link.connected)
+    assert link.ask(np.ones(3), True) is None
+    until(lambda: link.connected)
+    assert link.losses == 1
+    assert said == [f"the planner is lost: {link.reason}; connecting again"]
+    answers.clear()
+    number = link.ask(np.ones(3), True)
+    until(answered)
+    assert answers[0].number == number
+    link.close()
+
+
+def test_a_planner_that_refuses_says_why(server):
+    link = Link(lambda: socket.create_connection(server.address), SECRET, Begin("walk", 3, 2, 0.0), print)
+    with pytest.raises(Refused, match="for reach, not walk"):
+        link.connect()
+
+
+def test_a_secret_is_a_file_that_only_its_owner_reads(tmp_path):
+    path = tmp_path / "secret"
+    path.write_bytes(SECRET + b"\n")
+    path.chmod(0o600)
+    assert read_secret(path) == SECRET
+    path.write_bytes(b"short")
+    with pytest.raises(ValueError, match="5 bytes; 16 to 4096"):
+        read_secret(path)
+    path.chmod(0o640)
+    with pytest.raises(ValueError, match="chmod 600"):
+        read_secret(path)
+    with pytest.raises(OSError, match="No such file"):
+        read_secret(tmp_path / "none")
