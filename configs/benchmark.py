@@ -153,6 +153,7 @@ def _take(folder: Path, screen: Screen) -> int:
 def _same_settings(folder: Path, config: BenchConfig, steps: int) -> None:
     """Refuse to mix runs with different settings under one name, or to shorten them."""
     now = {name: asdict(v) if hasattr(v := getattr(config, name), "__dataclass_fields__") else v for name in FIXED}
+    now = json.loads(json.dumps(now))  # as it reads when it is written
     path = folder / SETTINGS
     if path.exists():
         before = json.loads(path.read_text())

@@ -6,10 +6,12 @@ All are in the robot's own units, as LeRobot gives them: degrees, and 0 to 100 f
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from worldmodel.ranges import check
+
+if TYPE_CHECKING:
+    import numpy as np
 
 SLOWEST_STOP_S = 10.0
 
@@ -56,13 +58,17 @@ class Box:
                 raise ValueError(f"box.{axis}_low={low}: below box.{axis}_high, {high}")
 
     @property
-    def low(self) -> np.ndarray:
+    def low(self) -> "np.ndarray":
         """The lowest corner (3,)."""
+        import numpy as np  # noqa: PLC0415  commands read the presets for their help
+
         return np.array([self.x_low, self.y_low, self.z_low])
 
     @property
-    def high(self) -> np.ndarray:
+    def high(self) -> "np.ndarray":
         """The highest corner (3,)."""
+        import numpy as np  # noqa: PLC0415  commands read the presets for their help
+
         return np.array([self.x_high, self.y_high, self.z_high])
 
 
@@ -93,8 +99,10 @@ class Limits:
         """The joints' names, in order."""
         return tuple(self.joints)
 
-    def column(self, field: str) -> np.ndarray:
+    def column(self, field: str) -> "np.ndarray":
         """One field of every joint (D,)."""
+        import numpy as np  # noqa: PLC0415  commands read the presets for their help
+
         return np.array([getattr(joint, field) for joint in self.joints.values()], dtype=float)
 
 
