@@ -38,6 +38,7 @@ class Recording:
     def run(self) -> dict:
         """Record what is missing, merge, draw. Returns the summary. Raises ValueError, OSError."""
         config, dataset = self.config, Path(self.config.dataset)
+        os.environ.setdefault("SVT_LOG", "1")  # the video encoder: errors only
         robot, clock = arm(config)
         with Parts(dataset, self._features(robot), config.control_hz, robot.robot_type or robot.name) as parts:
             _say(f"{dataset}: {parts.finished} of {config.episodes} episodes are there")
