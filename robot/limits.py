@@ -53,7 +53,8 @@ class Box:
     def __post_init__(self):
         """Raise ValueError for a box that holds nothing."""
         check("box.", self, " ".join(f.name for f in fields(self)), low=-100, high=100)
-        for axis, low, high in zip("xyz", self.low, self.high, strict=True):
+        for axis in "xyz":
+            low, high = getattr(self, f"{axis}_low"), getattr(self, f"{axis}_high")
             if low >= high:
                 raise ValueError(f"box.{axis}_low={low}: below box.{axis}_high, {high}")
 
