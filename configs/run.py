@@ -28,6 +28,8 @@ Keys, with their defaults:
   port_file=               of robot=so101-twin: the port_file of a semagram-twin that runs already; else one is started
   remote=, secret=         plan on another machine: host:port of a semagram-serve, and the file with the shared secret
   viewer=terminal          terminal, rerun (if it is installed) or none
+  real_time=false          ask the system to serve the control loop before everything else, the serial port's own
+                           kernel threads included: only with cores to spare
   device=cpu, threads=1    of the planner
 
 Progress goes to stderr. The last line of stdout is one JSON object:

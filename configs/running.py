@@ -75,7 +75,7 @@ class Running:
             lead = min(config.lead, ready.every)
             bodies = (lambda: scene_bodies(inner.scene)) if config.robot == SIM else (lambda: None)
             loop = Loop(robot, units, mirror, link, ticks, lead, show, bodies)
-            scheduling = hurry()
+            scheduling = hurry() if config.real_time else "ordinary"
             connect(robot)
             say(f"{robot}: {self.task.label}, limits={config.preset}, scheduling: {scheduling}")
             ended = self._drive(loop, mirror)

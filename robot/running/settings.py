@@ -31,6 +31,7 @@ class RunConfig:
     remote: str = ""
     secret: str = ""
     viewer: str = "terminal"
+    real_time: bool = False
     device: str = "cpu"
     threads: int = 1
 
