@@ -115,7 +115,7 @@ class Assembly:
     @property
     def token_discounts(self) -> tuple[float, ...]:
         """Discount over one whole token, of each length."""
-        return tuple(self.step_discount**length for length in self.config.model.token.lengths)
+        return self.config.model.token.discounts(self.step_discount)
 
     @cached_property
     def trainer(self) -> Trainer:
@@ -178,7 +178,7 @@ def loaded_agent(
     if not identity.task:
         raise FolderError("checkpoint=: it learned from recordings and has no task; lerobot-rollout runs it on a robot")
     tokens = Tokens.of(identity.model.token, identity.action_size)
-    discounts = tuple(identity.discount**length for length in identity.model.token.lengths)
+    discounts = identity.model.token.discounts(identity.discount)
     config, generator = planner or identity.planner, torch.Generator().manual_seed(seed)
     chosen = Planner(model, discounts, config, compiled) if planned else None
     return Agent(model, tokens, chosen, generator, every=config.replan_every), TaskConfig(**identity.task)

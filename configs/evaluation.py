@@ -143,7 +143,7 @@ class Evaluation:
                 raise FolderError(f"{self.path}: its {name} has {size} numbers, the task's has {space.shape[0]}")
 
     def _plan_gflop(self, imagined: float) -> float:
-        discounts = [self.identity.discount**length for length in self.identity.model.token.lengths]
+        discounts = self.identity.model.token.discounts(self.identity.discount)
         return plan_gflop(self.model, discounts, self.planner, imagined)
 
 

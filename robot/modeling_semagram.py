@@ -42,7 +42,7 @@ class SemagramPolicy(PreTrainedPolicy):
 
     def _agent(self) -> Agent:
         config = self.config
-        discounts = [config.discount**length for length in config.model.token.lengths]
+        discounts = config.model.token.discounts(config.discount)
         planner = Planner(self.model, discounts, config.planner) if config.planned else None
         return Agent(self.model, self.tokens, planner, self.generator, every=config.planner.replan_every)
 

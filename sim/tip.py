@@ -6,6 +6,8 @@ from functools import cache
 import mujoco
 import numpy as np
 
+from sim.assets import asset
+
 SITE = "gripperframe"
 TURNS = ("shoulder_pan", "shoulder_lift", "elbow_flex", "wrist_flex", "wrist_roll")
 JOINTS = (*TURNS, "gripper")
@@ -14,9 +16,7 @@ JOINTS = (*TURNS, "gripper")
 @cache
 def _model() -> mujoco.MjModel:
     """The arm without its meshes, which take seconds to load; they do not move it."""
-    from so101_nexus import get_so101_simulation_dir  # noqa: PLC0415
-
-    spec = mujoco.MjSpec.from_file(str(get_so101_simulation_dir() / "so101_new_calib.xml"))
+    spec = mujoco.MjSpec.from_file(str(asset("SO101", "so101_new_calib.xml")))
     for geom in list(spec.geoms):
         spec.delete(geom)
     for mesh in list(spec.meshes):

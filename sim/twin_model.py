@@ -1,19 +1,14 @@
 """The twin's MuJoCo model: the SO-101 on a table, its motors as servos drive them, and a hand for every joint."""
 
-import importlib.util
 from pathlib import Path
 
 import mujoco
 
+from sim.assets import asset
 from sim.twin_calibration import JOINTS
 
+ARM = ("SO101_menagerie", "so101.xml")
 REST = (0.0, -1.57, 1.57, 0.66, 0.0, 0.0)  # rad; folded, as the arm lies when its motors are off
-
-
-def asset() -> Path:
-    """The MJCF file of the SO-101 in the so101-nexus package, found without importing it (which takes seconds)."""
-    package = importlib.util.find_spec("so101_nexus")
-    return Path(package.submodule_search_locations[0]) / "assets" / "SO101_menagerie" / "so101.xml"
 
 
 def build(scene: Path | str | None = None) -> mujoco.MjModel:
@@ -23,7 +18,7 @@ def build(scene: Path | str | None = None) -> mujoco.MjModel:
     angle, as a servo does, whatever lies beyond the joint's stops. `hold <joint>` is an equality, off at first, that
     pins a joint like a hand does. Raises ValueError for a scene that is no such arm.
     """
-    path = Path(scene) if scene else asset()
+    path = Path(scene) if scene else asset(*ARM)
     try:
         spec = mujoco.MjSpec.from_file(str(path))
     except ValueError as error:

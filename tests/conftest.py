@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import absl.logging
@@ -255,6 +256,17 @@ def patient_driver():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(scservo_sdk.PortHandler, "getCurrentTime", lambda _: time.thread_time() * 1e3)
         yield
+
+
+@pytest.fixture(scope="module")
+def arms():
+    """The module of the arm at the end of a wire, which a test cannot import by name."""
+    from importlib.util import module_from_spec, spec_from_file_location  # noqa: PLC0415
+
+    spec = spec_from_file_location("wired_arm", Path(__file__).parent / "wired_arm.py")
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture

@@ -15,17 +15,6 @@ import pytest
 HERE = Path(__file__).parent
 
 
-@pytest.fixture(scope="module")
-def arms():
-    """The module of the arm at the end of a wire, which a test cannot import by name."""
-    from importlib.util import module_from_spec, spec_from_file_location  # noqa: PLC0415
-
-    spec = spec_from_file_location("wired_arm", HERE / "wired_arm.py")
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture
 def arm(arms, monkeypatch, tmp_path):
     return arms.WiredArm(tmp_path, monkeypatch.setattr)

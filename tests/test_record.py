@@ -112,17 +112,6 @@ def test_nothing_that_was_safe_is_lost_to_a_kill(tmp_path):
     assert told["lost"] == [] and told["unreadable"] == [] and told["while_recording"] > 0
 
 
-@pytest.fixture(scope="module")
-def arms():
-    """The module of the arm at the end of a wire, which a test cannot import by name."""
-    from importlib.util import module_from_spec, spec_from_file_location  # noqa: PLC0415
-
-    spec = spec_from_file_location("wired_arm", HERE / "wired_arm.py")
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def test_what_is_kept_is_what_reached_the_servos(arms, monkeypatch, tmp_path):
     """Through LeRobot's own driver, down to the packets."""
     from robot.recording.loop import play  # noqa: PLC0415

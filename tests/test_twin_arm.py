@@ -9,10 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sim import twin_calibration
+from sim.assets import asset
 from sim.servo import OVERLOADED, STEPS
 from sim.twin_arm import BACKLOG_S, BURST, TwinArm
 from sim.twin_calibration import JOINTS, JointCalibration, fitting, scale
-from sim.twin_model import asset, build, limits
+from sim.twin_model import ARM, build, limits
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +92,7 @@ def test_a_wrong_calibration_is_refused_in_one_line(model, tmp_path, change, sai
 
 
 def test_leaving_out_what_is_only_looked_at_changes_no_mass(model):
-    whole = mujoco.MjModel.from_xml_path(str(asset()))
+    whole = mujoco.MjModel.from_xml_path(str(asset(*ARM)))
     assert model.ngeom < whole.ngeom
     np.testing.assert_array_equal(model.body_mass, whole.body_mass)
     np.testing.assert_array_equal(model.body_inertia, whole.body_inertia)
@@ -181,7 +182,7 @@ def test_reset_puts_the_arm_down_at_once_and_it_stays(arm):
 def test_a_scene_brings_its_own_bodies(tmp_path):
     scene = tmp_path / "scene.xml"
     scene.write_text(
-        f'<mujoco><include file="{asset()}"/><compiler meshdir="{asset().parent / "assets"}"/><worldbody>'
+        f'<mujoco><include file="{asset(*ARM)}"/><compiler meshdir="{asset(*ARM).parent / "assets"}"/><worldbody>'
         '<geom type="plane" size="0 0 .1"/><body name="cube" pos=".3 0 .02"><freejoint/>'
         '<geom type="box" size=".01 .01 .01" mass=".02"/></body></worldbody></mujoco>'
     )

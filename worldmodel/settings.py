@@ -22,6 +22,10 @@ class TokenConfig:
         """Every length in control steps, the shortest first: a token's kind is its place here."""
         return *sorted(self.shorter), self.length
 
+    def discounts(self, step: float) -> tuple[float, ...]:
+        """Discount over one whole token of each length, from that of one control step."""
+        return tuple(step**length for length in self.lengths)
+
     def __post_init__(self):
         """Raise ValueError unless 1 <= knots <= length, degree < knots, and `shorter` are shorter, and distinct."""
         for one in self.shorter:

@@ -36,7 +36,6 @@ class Decider:
         for _ in range(2):
             self.answer(Ask(0, True, np.zeros(self.agent.model.state_size, np.float32)))
         self._forget()
-        self.agent.decided = 0
 
     def answer(self, ask: Ask) -> Answer | Refusal:
         """Decide. A state of the wrong size is refused."""
