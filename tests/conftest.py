@@ -270,6 +270,18 @@ def arms():
     return module
 
 
+@pytest.fixture(scope="session")
+def drawing():
+    """Skips where MuJoCo itself can't draw."""
+    from sim.canvas import choose_backend  # noqa: PLC0415
+
+    backend = choose_backend()
+    code = "import mujoco; mujoco.GLContext(8, 8).make_current()"
+    environment = os.environ | {"MUJOCO_GL": backend}
+    if backend == "disabled" or subprocess.run([sys.executable, "-c", code], env=environment, check=False).returncode:
+        pytest.skip("nothing can be drawn on this machine")
+
+
 @pytest.fixture
 def generator():
     """A seeded generator."""
