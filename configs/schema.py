@@ -189,13 +189,15 @@ def register() -> None:
     for name in NAMES:
         store.store(group="task", name=name, node=TaskConfig(name).keys())
     store.store(group="task", name="gym", node=TaskConfig("gym", "-").keys() | {"id": ""})
+    several = asdict(TaskConfig("multi", names=("walker-stand", "walker-walk")))
+    store.store(group="task", name="multi", node=several | {"names": [], "action_repeat": None})
     for name, variation in PRESETS.items():
         store.store(group="randomise", name=name, node=asdict(variation))
     train = asdict(TrainConfig())
     del train["task"], train["randomise"]
     evaluate = asdict(EvaluateConfig())
     del evaluate["randomise"]
-    folder = "runs/${semagram.label:${task.name},${task.id}}/${now:%Y-%m-%d_%H-%M-%S}-seed${seed}"
+    folder = "runs/${semagram.label:${task.name},${task.id},${task.names}}/${now:%Y-%m-%d_%H-%M-%S}-seed${seed}"
     store.store(
         name="train",
         node={"defaults": [{"task": DEFAULT_TASK}, {"randomise": "off"}, *QUIET, "_self_"], **train, **_hydra(folder)},

@@ -14,6 +14,8 @@ from gymnasium import spaces, wrappers
 
 from envs import arm, suite, supported
 from envs.faults import FiniteGuard
+from envs.language import Spoken
+from envs.multi import Multi
 from envs.settings import TaskConfig
 from envs.vector import Processes
 from sim.variation import Variation
@@ -21,20 +23,27 @@ from sim.variation import Variation
 STATE = "observation.state"
 
 
-def make(task: TaskConfig, render: bool = False, variation: Variation | None = None) -> gymnasium.Env:
+def make(
+    task: TaskConfig, render: bool = False, variation: Variation | None = None, language: bool = False
+) -> gymnasium.Env:
     """The environment of a task; with `render`, one that `envs.rendering.frame` can draw.
 
     `variation`: how the arm differs from its model, from one episode to the next; nothing else can.
 
     Observations: Dict of `observation.state`, Box (S,) float32: the environment's own keys in alphabetical
-    order, flattened. Actions: Box [-1, 1] (A,) float32, rescaled to the environment's range. An action is
-    held for `task.action_repeat` steps, or until the episode ends; rewards are summed. `terminated` means
-    that nothing can be earned afterwards, `truncated` that only the time ran out. `metadata` holds
-    `episode_limit` (see there) and `render_fps`, in decisions per second.
+    order, flattened; with `language` also of `observation.language`, the task's sentence (`envs.language`).
+    Actions: Box [-1, 1] (A,) float32, rescaled to the environment's range. An action is held for
+    `task.action_repeat` steps, or until the episode ends; rewards are summed. `terminated` means that nothing
+    can be earned afterwards, `truncated` that only the time ran out. `metadata` holds `episode_limit` (see
+    there) and `render_fps`, in decisions per second. Of several tasks, each episode is one (`envs.multi`).
 
     Raises:
-        ValueError: an unknown Gymnasium id, spaces that are not supported, a variation of something else; one line.
+        ValueError: an unknown Gymnasium id, spaces that are not supported or, of several tasks, not the same, a
+            variation of something else, language without a sentence; one line.
     """
+    if task.name == "multi":
+        return Multi({part.name: make(part, render, variation, language) for part in task.parts})
+    sentence = task.words if language else None
     env = _build(task, render, variation)
     labels = supported.labels(task, env.observation_space)
     env.action_space = supported.actions(task, env.action_space)
@@ -59,11 +68,15 @@ def make(task: TaskConfig, render: bool = False, variation: Variation | None = N
         "episode_limit": decisions,
         "render_fps": 1 / (seconds * task.action_repeat),
     }
-    return env
+    return env if sentence is None else Spoken(env, sentence)
 
 
 def make_vector(
-    task: TaskConfig, count: int, processes: bool = True, variation: Variation | None = None
+    task: TaskConfig,
+    count: int,
+    processes: bool = True,
+    variation: Variation | None = None,
+    language: bool = False,
 ) -> gymnasium.vector.VectorEnv:
     """`count` environments of a task, stepped together: one in this process, several in a process each.
 
@@ -86,7 +99,7 @@ def make_vector(
     """
     if count < 1:
         raise ValueError(f"envs={count}: at least 1")
-    one = functools.partial(make, task, variation=variation)
+    one = functools.partial(make, task, variation=variation, language=language)
     if count > 1 and processes:
         return Processes(one, count)
     disabled = gymnasium.vector.AutoresetMode.DISABLED

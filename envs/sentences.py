@@ -59,7 +59,7 @@ SENTENCES: dict[str, str] = {
     "walker-walk": "walk forward at a steady pace",
     "walker-run": "run forward as fast as you can",
     "so101-touch": "touch the cube with the gripper",
-    "so101-look-at": "point the gripper at the cube",
+    "so101-look-at": "turn the gripper to look at the cube",
     "so101-move": "move the gripper to the given place",
     "so101-pick-lift": "pick up the cube and lift it",
     "so101-pick-return": "pick up the cube and come back to where you began",
