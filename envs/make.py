@@ -15,6 +15,8 @@ from gymnasium import spaces, wrappers
 
 from envs import arm, suite, supported
 from envs.faults import FiniteGuard
+from envs.language import Spoken
+from envs.multi import Multi
 from envs.senses import Senses
 from envs.settings import TaskConfig
 from envs.vector import Processes
@@ -33,17 +35,19 @@ def make(
 
     Observations: Dict of the chosen `senses`. `observation.state`, Box (S,) float32: the environment's own keys in
     alphabetical order, flattened. `observation.images.<camera>`, Box (size, size, 3) uint8 (`envs.sight`).
+    `observation.language`, Text: the task's sentence (`envs.language`).
     Actions: Box [-1, 1] (A,) float32, rescaled to the environment's range. An action is held for
     `task.action_repeat` steps, or until the episode ends; rewards are summed. `terminated` means that nothing
     can be earned afterwards, `truncated` that only the time ran out. `metadata` holds `episode_limit` (see
-    there) and `render_fps`, in decisions per second.
+    there) and `render_fps`, in decisions per second. Of several tasks, each episode is one (`envs.multi`).
 
     Raises:
-        ValueError: an unknown Gymnasium id, spaces that are not supported, a variation of something else, a sense
-            that the task does not have or that nothing can be drawn for; one line.
+        ValueError: an unknown Gymnasium id, spaces that are not supported or, of several tasks, not the same, a
+            variation of something else, a sense that the task does not have or that nothing can be drawn for; one line.
     """
-    if senses.language:
-        raise ValueError(f"senses=language: {task.label} has no sentence; senses are state and images.<camera>")
+    if task.name == "multi":
+        return Multi({part.name: make(part, render, variation, senses) for part in task.parts})
+    sentence = task.words if senses.language else None
     env = _build(task, render or bool(senses.cameras), variation)
     labels = supported.labels(task, env.observation_space)
     env.action_space = supported.actions(task, env.action_space)
@@ -68,7 +72,9 @@ def make(
         "episode_limit": decisions,
         "render_fps": 1 / (seconds * task.action_repeat),
     }
-    return _seeing(env, task, senses) if senses.cameras else env
+    if senses.cameras or not senses.state:
+        env = _seeing(env, task, senses)
+    return env if sentence is None else Spoken(env, sentence)
 
 
 def make_vector(
