@@ -128,6 +128,9 @@ def test_a_vector_carries_the_sentences_and_the_tasks(vector):
         later, *_, info = vector.step(np.zeros(vector.action_space.shape, np.float32))
         assert later[LANGUAGE] == observation[LANGUAGE]
         assert list(info["task"]) == [one["task"] for _, one in expected]
+    last = np.arange(count) == count - 1
+    again, _ = vector.reset(seed=[0] * count, options={"reset_mask": last})
+    assert again[LANGUAGE] == (*later[LANGUAGE][:-1], alone.reset(seed=0)[0][LANGUAGE])
 
 
 def test_each_of_a_vector_can_be_told_in_its_own_words_from_the_next_reset_on(vector):
