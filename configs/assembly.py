@@ -7,6 +7,7 @@ from functools import cached_property
 
 import numpy as np
 import torch
+from gymnasium import spaces
 
 from configs.schema import MachineConfig, TrainConfig
 from envs.make import episode_limit, make_vector
@@ -17,9 +18,10 @@ from policies.folders import FolderError
 from policies.tokens import Tokens
 from policies.trainer import Trainer
 from worldmodel.learner import Learner
-from worldmodel.model import STATE, WorldModel
+from worldmodel.model import WorldModel
 from worldmodel.planner import Planner
 from worldmodel.replay import Replay
+from worldmodel.senses import is_image
 from worldmodel.settings import PlannerConfig
 
 ENDLESS = 1000  # control steps an episode without an end is cut to in an evaluation, and its discount taken from
@@ -69,6 +71,11 @@ def discount_of(limit: int | None) -> float:
     return float(np.clip((n - 1) / n, 0.95, 0.995))
 
 
+def senses_of(space: spaces.Dict) -> dict[str, tuple[int, ...]]:
+    """The senses of an environment's observation space, each with the shape of what the model gets of it."""
+    return {key: part.shape for key, part in space.items() if not key.startswith("mask.")}
+
+
 @dataclass(frozen=True)
 class Assembly:
     """The parts of a training run. `close` ends the environments."""
@@ -103,12 +110,16 @@ class Assembly:
         return Tokens.of(self.config.model.token, self.env.single_action_space.shape[0])
 
     @cached_property
+    def senses(self) -> dict[str, tuple[int, ...]]:
+        """What the environments show, each with its shape."""
+        return senses_of(self.env.single_observation_space)
+
+    @cached_property
     def learner(self) -> Learner:
         """Model, target and optimiser, seeded."""
         with torch.random.fork_rng():
             torch.manual_seed(self.config.seed)
-            state_size = self.env.single_observation_space[STATE].shape[0]
-            model = WorldModel(state_size, self.tokens.points, self.config.model, self.tokens.forms)
+            model = WorldModel(self.senses, self.tokens.points, self.config.model, self.tokens.forms)
         model = model.to(self.machine.device)
         return Learner(model, self.token_discounts, self.config.learning, self.machine.compiled)
 
@@ -126,7 +137,12 @@ class Assembly:
         planner = Planner(model, self.token_discounts, thorough, self.machine.compiled)
         agent = Agent(model, self.tokens, planner, generator, config.noise, config.planner.replan_every)
         replay = Replay(
-            config.replay.capacity, config.envs, model.state_size, self.tokens.action_size, self.tokens.size
+            config.replay.room(any(map(is_image, self.senses))),
+            config.envs,
+            self.senses,
+            self.tokens.action_size,
+            self.tokens.size,
+            config.model.vision.lags,
         )
         return Trainer(
             self.env,
@@ -151,7 +167,7 @@ class Assembly:
         """What a checkpoint of now is for."""
         return Identity(
             asdict(self.config.task),
-            self.learner.model.state_size,
+            self.senses,
             self.tokens.action_size,
             self.step_discount,
             self.trainer.env_steps,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from configs.assembly import ENDLESS, Machine, loaded_agent, prepare
+from configs.assembly import ENDLESS, Machine, loaded_agent, prepare, senses_of
 from configs.films import film
 from configs.pace import measure
 from configs.schema import EvaluateConfig
@@ -32,7 +32,7 @@ from policies.checkpoint import (
 from policies.folders import MANIFEST, FolderError, replace_file
 from policies.rollouts import Rollout, rollout, success_rates
 from worldmodel.arithmetic import plan_gflop
-from worldmodel.model import STATE, WorldModel
+from worldmodel.model import WorldModel
 from worldmodel.settings import PlannerConfig
 
 
@@ -135,12 +135,12 @@ class Evaluation:
 
     def _fits(self, env) -> None:
         """Raise FolderError if the task has other observations or actions than when the checkpoint was made."""
-        for name, space, size in (
-            ("observation.state", env.single_observation_space[STATE], self.identity.state_size),
-            ("action", env.single_action_space, self.identity.action_size),
-        ):
-            if space.shape != (size,):
-                raise FolderError(f"{self.path}: its {name} has {size} numbers, the task's has {space.shape[0]}")
+        shown, made = senses_of(env.single_observation_space), self.identity.senses
+        shown["action"], made = env.single_action_space.shape, made | {"action": (self.identity.action_size,)}
+        for key in made.keys() | shown.keys():
+            if made.get(key) != shown.get(key):
+                sizes = ["x".join(map(str, shapes.get(key, (0,)))) for shapes in (made, shown)]
+                raise FolderError(f"{self.path}: its {key} has {sizes[0]} numbers, the task's has {sizes[1]}")
 
     def _plan_gflop(self, imagined: float) -> float:
         discounts = self.identity.model.token.discounts(self.identity.discount)

@@ -57,7 +57,7 @@ def film(path: Path, task: TaskConfig, agent: Agent, say: Callable[[str], None],
                 video.append_data(reel.show(frame(env, HEIGHT, WIDTH)))
         os.replace(aside, path)
     except RenderingUnavailable as error:
-        say(str(error))
+        say(f"no video: {error}")
         return False
     finally:
         aside.unlink(missing_ok=True)

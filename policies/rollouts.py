@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from policies.agent import Agent
+from worldmodel.senses import is_image
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,9 @@ def episode_seeds(seed: int, stream: int, episode: int, count: int) -> list[int]
 
 
 def as_tensors(observation: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
-    """An environment's observation as tensors of its own."""
-    return {key: torch.from_numpy(np.array(value, dtype=np.float32)) for key, value in observation.items()}
+    """An environment's observation as tensors of its own: bytes stay bytes, all else becomes float32."""
+    kinds = {key: np.uint8 if is_image(key) else np.float32 for key in observation}
+    return {key: torch.from_numpy(np.array(value, dtype=kinds[key])) for key, value in observation.items()}
 
 
 def succeeded(info: dict) -> np.ndarray | None:

@@ -12,7 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-KEY = "observation.language"
+from worldmodel.senses import LANGUAGE
+
 TABLE, TOKENIZER = "weights/l2_supercat_256.safetensors", "tokenizers/l2_supercat_tokenizer_config.json"
 
 
@@ -64,7 +65,7 @@ class Words:
 
         found = find_spec("wordllama")
         if found is None or found.origin is None:
-            raise ValueError(f"{KEY}: the package wordllama, which holds the words' vectors, is not installed")
+            raise ValueError(f"{LANGUAGE}: the package wordllama, which holds the words' vectors, is not installed")
         folder = Path(found.origin).parent
         self._tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
         (self._table,) = load_file(folder / TABLE).values()
@@ -74,5 +75,7 @@ def _plain(sentence: str | None, at: int) -> str:
     """The sentence without what makes no difference, or ValueError."""
     words = "" if sentence is None else " ".join(sentence.casefold().split()).rstrip(".! ")
     if not words:
-        raise ValueError(f"{KEY}: sentence {at} is {sentence!r}, without text; it says what to do, e.g. 'walk forward'")
+        raise ValueError(
+            f"{LANGUAGE}: sentence {at} is {sentence!r}, without text; it says what to do, e.g. 'walk forward'"
+        )
     return words

@@ -6,26 +6,28 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from envs.language import LANGUAGE
+from envs.language import KEY as LANGUAGE
 from envs.make import STATE, episode_limit, make, make_vector
 from envs.multi import Multi
+from envs.senses import Senses
 from envs.sentences import PARAPHRASES, SENTENCES
 from envs.settings import TaskConfig
 
+SPOKEN = Senses(("state", "language"))
 WALKERS = ("walker-stand", "walker-walk", "walker-run")
 TASK = TaskConfig("multi", names=WALKERS, max_decisions=5)
 
 
 @pytest.fixture(scope="module")
 def env():
-    env = make(TASK, language=True)
+    env = make(TASK, senses=SPOKEN)
     yield env
     env.close()
 
 
 @pytest.fixture(scope="module", params=[1, 2], ids=["in this process", "in two processes"])
 def vector(request):
-    vector = make_vector(TASK, request.param, language=True)
+    vector = make_vector(TASK, request.param, senses=SPOKEN)
     yield vector
     vector.close()
 
@@ -44,7 +46,7 @@ def play(env, seed, count=5):
 
 
 def test_an_episode_is_what_its_task_alone_would_have_from_that_seed(env):
-    alone = {name: make(TaskConfig(name, max_decisions=5), language=True) for name in WALKERS}
+    alone = {name: make(TaskConfig(name, max_decisions=5), senses=SPOKEN) for name in WALKERS}
     met = set()
     for seed in range(8):
         (task,), said, states, rewards = play(env, seed)
@@ -57,7 +59,7 @@ def test_an_episode_is_what_its_task_alone_would_have_from_that_seed(env):
 
 
 def test_seeds_and_actions_are_retraced_whatever_came_before(env):
-    fresh = make(TASK, language=True)
+    fresh = make(TASK, senses=SPOKEN)
     for seed in (3, 11, 4, 3):
         one, other = play(env, seed), play(fresh, seed)
         assert one[:2] == other[:2]
@@ -67,7 +69,7 @@ def test_seeds_and_actions_are_retraced_whatever_came_before(env):
 
 
 def test_without_a_seed_the_last_seeds_choices_go_on(env):
-    fresh = make(TASK, language=True)
+    fresh = make(TASK, senses=SPOKEN)
     runs = []
     for each in (env, fresh):
         each.reset(seed=9)
@@ -117,7 +119,7 @@ def test_all_are_closed(toys, monkeypatch):
 
 
 def test_a_vector_carries_the_sentences_and_the_tasks(vector):
-    count, alone = vector.num_envs, make(TASK, language=True)
+    count, alone = vector.num_envs, make(TASK, senses=SPOKEN)
     assert vector.single_observation_space[LANGUAGE] == alone.observation_space[LANGUAGE]
     for seeds in ([0, 3][:count], [5, 1][:count]):
         observation, info = vector.reset(seed=seeds)
@@ -147,7 +149,7 @@ def test_each_of_a_vector_can_be_told_in_its_own_words_from_the_next_reset_on(ve
 
 
 def test_a_task_can_be_told_in_the_users_words():
-    env = make(TaskConfig("cartpole-balance", sentence="hold it up"), language=True)
+    env = make(TaskConfig("cartpole-balance", sentence="hold it up"), senses=SPOKEN)
     assert env.reset(seed=0)[0][LANGUAGE] == "hold it up"
     assert isinstance(env.observation_space[LANGUAGE], spaces.Text)
     assert env.observation_space.contains(env.reset(seed=0)[0])
@@ -157,10 +159,15 @@ def test_a_task_can_be_told_in_the_users_words():
     assert LANGUAGE not in make(TaskConfig("cartpole-balance")).observation_space
 
 
+def test_words_alone_are_no_sight():
+    with pytest.raises(ValueError, match=r"^senses=\[language\]: words alone show nothing"):
+        make(TaskConfig("cartpole-balance"), senses=Senses(("language",)))
+
+
 def test_a_gymnasium_task_has_no_words_of_its_own():
     with pytest.raises(ValueError, match=r"^task\.sentence=: what Pendulum-v1 is about, in words"):
-        make(TaskConfig("gym", "Pendulum-v1"), language=True)
-    env = make(TaskConfig("gym", "Pendulum-v1", sentence="swing up"), language=True)
+        make(TaskConfig("gym", "Pendulum-v1"), senses=SPOKEN)
+    env = make(TaskConfig("gym", "Pendulum-v1", sentence="swing up"), senses=SPOKEN)
     assert env.reset(seed=0)[0][LANGUAGE] == "swing up"
 
 
