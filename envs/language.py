@@ -3,9 +3,10 @@
 import gymnasium
 from gymnasium import spaces
 
+from envs.senses import LANGUAGE, key
 from envs.sentences import CHARACTERS, LONGEST, check
 
-LANGUAGE = "observation.language"
+KEY = key(LANGUAGE)
 
 
 class Spoken(gymnasium.Wrapper):
@@ -21,15 +22,15 @@ class Spoken(gymnasium.Wrapper):
         self.sentence: str | None = None
         self._own = self._said = sentence
         text = spaces.Text(LONGEST, charset=CHARACTERS)
-        self.observation_space = spaces.Dict({**env.observation_space, LANGUAGE: text})
+        self.observation_space = spaces.Dict({**env.observation_space, KEY: text})
 
     def reset(self, *, seed: int | None = None, options: dict | None = None):
         """Begin an episode. Raises ValueError, one line, for a sentence that is none."""
-        self._said = check(self._own if self.sentence is None else self.sentence, LANGUAGE)
+        self._said = check(self._own if self.sentence is None else self.sentence, KEY)
         observation, info = self.env.reset(seed=seed, options=options)
-        return observation | {LANGUAGE: self._said}, info
+        return observation | {KEY: self._said}, info
 
     def step(self, action):
         """One decision; the sentence is the episode's."""
         observation, reward, terminated, truncated, info = self.env.step(action)
-        return observation | {LANGUAGE: self._said}, reward, terminated, truncated, info
+        return observation | {KEY: self._said}, reward, terminated, truncated, info

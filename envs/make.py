@@ -17,7 +17,7 @@ from envs import arm, suite, supported
 from envs.faults import FiniteGuard
 from envs.language import Spoken
 from envs.multi import Multi
-from envs.senses import Senses
+from envs.senses import LANGUAGE, Senses
 from envs.settings import TaskConfig
 from envs.vector import Processes
 from sim.variation import Variation
@@ -35,7 +35,7 @@ def make(
 
     Observations: Dict of the chosen `senses`. `observation.state`, Box (S,) float32: the environment's own keys in
     alphabetical order, flattened. `observation.images.<camera>`, Box (size, size, 3) uint8 (`envs.sight`).
-    `observation.language`, Text: the task's sentence (`envs.language`).
+    `observation.language`, the task's sentence, a string (`envs.language`).
     Actions: Box [-1, 1] (A,) float32, rescaled to the environment's range. An action is held for
     `task.action_repeat` steps, or until the episode ends; rewards are summed. `terminated` means that nothing
     can be earned afterwards, `truncated` that only the time ran out. `metadata` holds `episode_limit` (see
@@ -47,6 +47,8 @@ def make(
     """
     if task.name == "multi":
         return Multi({part.name: make(part, render, variation, senses) for part in task.parts})
+    if senses.names == (LANGUAGE,):
+        raise ValueError("senses=[language]: words alone show nothing of what happens; add state or images.<camera>")
     sentence = task.words if senses.language else None
     env = _build(task, render or bool(senses.cameras), variation)
     labels = supported.labels(task, env.observation_space)
@@ -72,8 +74,7 @@ def make(
         "episode_limit": decisions,
         "render_fps": 1 / (seconds * task.action_repeat),
     }
-    if senses.cameras or not senses.state:
-        env = _seeing(env, task, senses)
+    env = _seeing(env, task, senses) if senses.cameras else env
     return env if sentence is None else Spoken(env, sentence)
 
 

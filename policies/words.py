@@ -71,6 +71,17 @@ class Words:
         (self._table,) = load_file(folder / TABLE).values()
 
 
+def vary(vectors: Float[Tensor, "... T"], spread: float, generator: torch.Generator) -> Float[Tensor, "... T"]:
+    """The vectors of other sentences of about the same meaning, to train with, from those of the sentences (length 1).
+
+    Each is moved by `spread` in a random direction and brought back to length 1: from it to the sentence is an angle of
+    about arctan(spread). What a model does then depends on the meaning's direction, not on the one point that it saw.
+    """
+    aside = torch.randn(vectors.shape, generator=generator).to(vectors)
+    normalize = torch.nn.functional.normalize
+    return normalize(vectors + spread * normalize(aside, dim=-1), dim=-1)
+
+
 def _plain(sentence: str | None, at: int) -> str:
     """The sentence without what makes no difference, or ValueError."""
     words = "" if sentence is None else " ".join(sentence.casefold().split()).rstrip(".! ")

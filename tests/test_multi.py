@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from envs.language import LANGUAGE
+from envs.language import KEY as LANGUAGE
 from envs.make import STATE, episode_limit, make, make_vector
 from envs.multi import Multi
 from envs.senses import Senses
 from envs.sentences import PARAPHRASES, SENTENCES
 from envs.settings import TaskConfig
 
+SPOKEN = Senses(("state", "language"))
 WALKERS = ("walker-stand", "walker-walk", "walker-run")
 SPOKEN = Senses(("state", "language"))
 TASK = TaskConfig("multi", names=WALKERS, max_decisions=5)
@@ -130,6 +131,9 @@ def test_a_vector_carries_the_sentences_and_the_tasks(vector):
         later, *_, info = vector.step(np.zeros(vector.action_space.shape, np.float32))
         assert later[LANGUAGE] == observation[LANGUAGE]
         assert list(info["task"]) == [one["task"] for _, one in expected]
+    last = np.arange(count) == count - 1
+    again, _ = vector.reset(seed=[0] * count, options={"reset_mask": last})
+    assert again[LANGUAGE] == (*later[LANGUAGE][:-1], alone.reset(seed=0)[0][LANGUAGE])
 
 
 def test_each_of_a_vector_can_be_told_in_its_own_words_from_the_next_reset_on(vector):
@@ -154,6 +158,11 @@ def test_a_task_can_be_told_in_the_users_words():
     with pytest.raises(ValueError, match=r"^observation\.language: ' ' is without text"):
         env.reset(seed=0)
     assert LANGUAGE not in make(TaskConfig("cartpole-balance")).observation_space
+
+
+def test_words_alone_are_no_sight():
+    with pytest.raises(ValueError, match=r"^senses=\[language\]: words alone show nothing"):
+        make(TaskConfig("cartpole-balance"), senses=Senses(("language",)))
 
 
 def test_a_gymnasium_task_has_no_words_of_its_own():

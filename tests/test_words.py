@@ -12,7 +12,7 @@ import torch
 from envs.sentences import CHARACTERS, PARAPHRASES, SENTENCES, check, sentence
 from envs.settings import ARM_TASKS, NAMES
 from envs.suite import BY_NAME
-from policies.words import Words
+from policies.words import Words, vary
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +79,18 @@ def test_what_all_environments_say_costs_nothing_while_they_say_the_same(words, 
     assert torch.equal(first, words.encode(said))
 
 
+def test_varied_words_keep_their_length_and_turn_as_far_as_asked(words, generator):
+    said = words.encode(["walk forward", "stand still"]).expand(500, 2, -1)
+    for spread in (0.0, 0.5, 2.0):
+        varied = vary(said, spread, generator)
+        torch.testing.assert_close(varied.norm(dim=-1), torch.ones(500, 2))
+        alike = (varied * said).sum(-1)
+        assert abs(alike.mean() - 1 / np.hypot(1, spread)) < 0.02
+        torch.testing.assert_close(torch.nn.functional.normalize(varied.mean(0), dim=-1), said[0], atol=0.02, rtol=0)
+    assert not torch.equal(varied[0], varied[1])
+    torch.testing.assert_close(vary(said, 0.0, generator), said)
+
+
 @pytest.mark.parametrize("text", ["", "  \n", "...", None])
 @pytest.mark.parametrize("how", ["encode", "vectors"])
 def test_a_sentence_without_text_is_refused_in_one_line(words, how, text):
@@ -90,7 +102,7 @@ def test_a_sentence_without_text_is_refused_in_one_line(words, how, text):
 def test_nothing_is_loaded_before_the_first_sentence_nor_set_up_by_it():
     code = """
 import logging, sys
-from policies.words import Words
+from policies.words import Words, vary
 words = Words()
 assert words.size and not {"wordllama", "tokenizers", "safetensors"} & set(sys.modules)
 words.encode(["walk"])
