@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable
 from dataclasses import fields
@@ -15,14 +16,21 @@ from configs.strict import unknown
 from envs.settings import ARM_DEFAULTS, ARM_TASKS, TaskConfig, find
 from sim.variation import Variation
 
-MISTAKE, INTERRUPTED = 2, 130
+FAILED, MISTAKE = 1, 2
+SIGNALLED = 128
+"""A signal's number is added."""
+
+
+class Ended(Exception):
+    """The work ended early, and not by the user's mistake; the message is the one line about it."""
 
 
 def run(name: str, help_text: str, body: Callable[[dict, Path], dict]) -> list[dict]:
     """Compose the config `name`, call `body(keys and values, run folder)`, print its result as the last line.
 
-    A mistake of the user's (ValueError or OSError) ends the program with one line on stderr and exit code 2; a folder
-    that is still empty then is removed; so does Ctrl-C, with exit code 130. Returns what was printed.
+    A mistake of the user's (ValueError or OSError) ends the program with one line on stderr and exit code 2; Ended with
+    exit code 1; Ctrl-C, or another signal that was taken for it (`robot.signals`), with 128 + its number. A folder that
+    is still empty then is removed. Returns what was printed.
     """
     if {"-h", "--help"} & set(sys.argv[1:]):
         print(help_text)
@@ -40,7 +48,7 @@ def run(name: str, help_text: str, body: Callable[[dict, Path], dict]) -> list[d
         folder = Path(HydraConfig.get().runtime.output_dir)
         try:
             outcome.append(body(OmegaConf.to_container(config, resolve=True), folder))
-        except (ValueError, OSError, ArithmeticError) as error:
+        except (ValueError, OSError, ArithmeticError, Ended) as error:
             if os.environ.get("SEMAGRAM_TRACEBACK"):
                 raise
             outcome.append(error)
@@ -53,13 +61,18 @@ def run(name: str, help_text: str, body: Callable[[dict, Path], dict]) -> list[d
         _refuse(_explain(error, name))
     except OSError as error:  # Hydra makes the run folder
         _refuse(_one_line(error))
-    except KeyboardInterrupt:
-        _refuse("interrupted", INTERRUPTED)
+    except KeyboardInterrupt as stop:
+        _refuse(str(stop) or "interrupted", SIGNALLED + getattr(stop, "number", signal.SIGINT))
     for end in outcome:
         if isinstance(end, Exception):
-            _refuse(_one_line(end))
+            _refuse(_one_line(end), FAILED if isinstance(end, Ended) else MISTAKE)
         print(json.dumps(end))
     return outcome
+
+
+def say(text: str) -> None:
+    """A line on stderr."""
+    print(text, file=sys.stderr, flush=True)
 
 
 def given() -> set[str]:
