@@ -188,7 +188,8 @@ FEATURES = {"action": {"dtype": "float32", "shape": (6,), "names": None}}
 
 def dataset(path, **changes):
     (path / "meta").mkdir(parents=True)
-    info = {"fps": 30, "robot_type": "arm", "features": FEATURES, "total_episodes": 2} | changes
+    own = {"index": {"dtype": "int64", "shape": [1], "names": None}}  # what LeRobot adds itself
+    info = {"fps": 30, "robot_type": "arm", "features": FEATURES | own, "total_episodes": 2} | changes
     (path / "meta" / "info.json").write_text(json.dumps(info))
 
 
@@ -217,7 +218,9 @@ def test_a_part_that_was_merged_before_a_kill_is_not_merged_again(tmp_path):
         ({"fps": 50}, r"a: its fps is 50, not 30; choose a new folder$"),
         ({"robot_type": "other"}, r"a: its robot_type is other, not arm"),
         ({"features": {}}, r"a: has no action; choose"),
-        ({"features": {"action": {"dtype": "float32", "shape": [7]}}}, r"a: its action is \('float32', \[7\]\)"),
+        ({"features": FEATURES | {"x": FEATURES["action"]}}, r"a: has x, too; record that here as well, or choose"),
+        ({"features": {"action": {"dtype": "float32", "shape": [7]}}}, r"the shape of its action is \[7\], here \[6\]"),
+        ({"features": {"action": FEATURES["action"] | {"names": ["a"]}}}, r"names of its action is \['a'\], here None"),
         ({"total_episodes": "x"}, r"info\.json: not the description of a LeRobotDataset"),
     ],
 )
