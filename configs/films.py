@@ -13,7 +13,7 @@ from envs.make import episode_limit, make
 from envs.rendering import frame
 from envs.settings import TaskConfig
 from policies.agent import Agent
-from policies.folders import replace_file
+from policies.files import replace_file
 from policies.glyph import glyph
 from policies.ink import draw, picture
 from policies.notation import to_plain

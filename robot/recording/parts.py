@@ -18,7 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
-from policies.folders import aside_of, put, sync_folder, sync_tree
+from policies.files import sync_folder
+from policies.folders import aside_of, put, sync_tree
 from robot.datasets import DatasetError, quiet
 
 MEASURED, SUCCESS = "measured_timestamp", "next.success"
