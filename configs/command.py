@@ -1,11 +1,13 @@
 """How a command starts and ends: help, Hydra, one line for a mistake, one JSON line for a result."""
 
 import json
+import logging
 import os
 import re
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from configs.schema import register
 from configs.strict import unknown
 from envs.settings import ARM_DEFAULTS, ARM_TASKS, TaskConfig, find
+from robot.signals import Stopped
 from sim.variation import Variation
 
 FAILED, MISTAKE = 1, 2
@@ -55,8 +58,10 @@ def run(name: str, help_text: str, body: Callable[[dict, Path], dict]) -> list[d
         finally:
             _prune(folder)
 
+    logging.getLogger("robot.gated").disabled = True  # of a fault the command tells itself
     try:
-        hydra.main(version_base="1.3", config_path=None, config_name=name)(task)()
+        with _stoppable():
+            hydra.main(version_base="1.3", config_path=None, config_name=name)(task)()
     except HydraException as error:
         _refuse(_explain(error, name))
     except OSError as error:  # Hydra makes the run folder
@@ -68,6 +73,22 @@ def run(name: str, help_text: str, body: Callable[[dict, Path], dict]) -> list[d
             _refuse(_one_line(end), FAILED if isinstance(end, Ended) else MISTAKE)
         print(json.dumps(end))
     return outcome
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """SIGTERM and SIGHUP (the terminal closed) end the program as Ctrl-C does, with all that it began."""
+
+    def stop(number: int, _frame) -> None:
+        raise Stopped(number)
+
+    heard = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, stop) for number in heard}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def say(text: str) -> None:

@@ -49,7 +49,7 @@ def main() -> None:
 
 
 class LocalPlanner:
-    """A process that plans; `reach` starts it, and again if it has died."""
+    """A process that plans; `reach` starts it."""
 
     def __init__(self, checkpoint: Path, seed: int, device: str, threads: int):
         self.secret = os.urandom(LOCAL_SECRET)

@@ -13,10 +13,10 @@ from configs.command import Ended, say
 from configs.priority import ORDINARY, hurried
 from robot.arms import connect, gated, simulated
 from robot.config_sim_camera import SimCameraConfig
-from robot.faults import RobotFault
+from robot.faults import RobotFault, in_one_line
 from robot.gated import GatedRobot
-from robot.recording.drivers import Driver, PolicyDriver, ScriptDriver, TeleopDriver
-from robot.recording.loop import play
+from robot.recording.drivers import Driver, DriverLost, PolicyDriver, ScriptDriver, TeleopDriver
+from robot.recording.loop import play, resting
 from robot.recording.pace import Pace, SimulatedTime
 from robot.recording.parts import MEASURED, SUCCESS, EpisodeInfo, Parts
 from robot.recording.review import Review, picture
@@ -49,8 +49,10 @@ class Recording:
             try:
                 if parts.finished < config.episodes:
                     self._record(robot, clock, parts)
-            except RobotFault as fault:
-                raise Ended(f"{fault}; {parts.finished} episodes are safe, the same command goes on") from fault
+            except (RobotFault, DriverLost, ExceptionGroup) as fault:  # the group: of the shutdown
+                raise Ended(
+                    f"{in_one_line(fault)}; {parts.finished} episodes are safe, the same command goes on"
+                ) from fault
             finally:
                 parts.merge()
         review = Review.of(dataset)
@@ -101,23 +103,21 @@ class Recording:
         with ExitStack() as stack:
             stack.push(robot)
             driver = self._driver(robot)
-            stack.callback(driver.close)
+            robot.close_with(driver.close)  # after the arm has come to rest
             while parts.finished < self.config.episodes:
                 self._episode(robot, driver, pace, parts)
                 if self.config.reset_seconds and parts.finished < self.config.episodes:
                     say(f"{self.config.reset_seconds:g} s to put things back: not recorded")
-                    with hurried(self.config.real_time):
+                    with hurried(self.config.real_time), resting(robot):
                         play(robot, driver, pace, self.config.reset_seconds, lambda: None)
-                        robot.rest()
 
     def _episode(self, robot: GatedRobot, driver: Driver, pace: Pace, parts: Parts) -> None:
         config, number = self.config, parts.finished
         seed = self._begin(robot, driver, number)
         judge = (lambda: robot.robot.success) if config.simulated else (lambda: None)
         with parts.episode() as draft:
-            with hurried(config.real_time) as self.scheduling:
+            with hurried(config.real_time) as self.scheduling, resting(robot):
                 done = play(robot, driver, pace, config.longest_s, judge, draft, self._sentence(robot))
-                robot.rest()
             draft.save(EpisodeInfo(seed, done, pace.measured_hz, pace.late, config.by))
         told = {None: "", True: ", success", False: ", no success"}[done]
         say(f"episode {number + 1} of {config.episodes}: safe{told}, {draft.frames} frames, {pace.measured_hz:.1f} Hz")
@@ -160,6 +160,7 @@ class Recording:
 
 def _policy(config: RecordConfig, robot) -> PolicyDriver:
     """A checkpoint as a driver. Raises ValueError for one of another task or rate."""
+    from configs.evaluation import find  # noqa: PLC0415
     from configs.planning import opened  # noqa: PLC0415
     from envs.arm import seen  # noqa: PLC0415
     from sim import so101  # noqa: PLC0415

@@ -23,7 +23,7 @@ from policies.serving.link import Link
 from policies.serving.messages import Begin
 from policies.serving.sealing import read_secret
 from robot.arms import connect, gated, new_gate, simulated
-from robot.faults import RobotFault
+from robot.faults import RobotFault, in_one_line
 from robot.running.loop import Loop
 from robot.running.settings import RunConfig, split_address
 from robot.running.ticks import Ticks, no_collection
@@ -99,12 +99,11 @@ class Running:
                     loop.approach(home)
                 return "done"
         except Stopped as stopped:
-            say(str(stopped))
+            say(in_one_line(stopped))
             return signal.Signals(stopped.number).name
         except (RobotFault, ExceptionGroup) as fault:  # the group: what went wrong in the shutdown
-            loop.faults.append(str(fault))
-            for line in (fault, *getattr(fault, "__notes__", []), *getattr(fault, "exceptions", [])):
-                say(f"stopped: {line}")
+            loop.faults.append(in_one_line(fault))
+            say(f"stopped: {loop.faults[-1]}")
             return "fault"
 
     def _prepare(self, loop: Loop, mirror: Mirror, episode: int) -> bool:
@@ -149,7 +148,7 @@ class Running:
         else:
             local = LocalPlanner(self.path, config.seed, config.device, config.threads)
             stack.callback(local.stop)
-            link = Link(local.reach, local.secret, begin, say, patience_s=None)
+            link = Link(local.reach, local.secret, begin, say, patience_s=None, away_s=0.0)
         stack.callback(link.close)
         return link
 

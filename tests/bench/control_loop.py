@@ -51,6 +51,10 @@ class Thoughtless:
         ready, self._ready = self._ready, []
         return ready
 
+    def gone(self) -> str:
+        """Never."""
+        return ""
+
 
 def main() -> None:
     """Print a line for each kind, and one for each episode before that on stderr."""
