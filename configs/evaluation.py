@@ -33,7 +33,8 @@ from policies.checkpoint import (
     read_identity,
     versions,
 )
-from policies.folders import MANIFEST, FolderError, replace_file
+from policies.files import replace_file
+from policies.folders import MANIFEST, FolderError
 from policies.rollouts import Rollout, rollout, success_rates
 from worldmodel.arithmetic import plan_gflop
 from worldmodel.model import WorldModel

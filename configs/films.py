@@ -14,7 +14,7 @@ from envs.rendering import frame
 from envs.senses import Senses
 from envs.settings import TaskConfig
 from policies.agent import Agent
-from policies.folders import replace_file
+from policies.files import replace_file
 from policies.glyph import glyph
 from policies.ink import draw, picture
 from policies.notation import to_plain
