@@ -17,6 +17,7 @@ from envs import arm, suite, supported
 from envs.faults import FiniteGuard
 from envs.language import Spoken
 from envs.multi import Multi
+from envs.pictures import Pictures, pictures_in
 from envs.senses import LANGUAGE, Senses
 from envs.settings import TaskConfig
 from envs.vector import Processes
@@ -51,10 +52,15 @@ def make(
         raise ValueError("senses=[language]: words alone show nothing of what happens; add state or images.<camera>")
     sentence = task.words if senses.language else None
     env = _build(task, render or bool(senses.cameras), variation)
+    limit, seconds = _limit(env), _seconds(env)
+    pictures = Pictures(env, task) if [*pictures_in(env.observation_space)] else None
+    env = pictures or env
     labels = supported.labels(task, env.observation_space)
+    if pictures and senses.state and not labels:
+        own = ",".join(f"images.{name}" for name in pictures.shapes)
+        raise ValueError(f"senses=state: {task.label} observes pictures alone; senses=[{own}]")
     env.action_space = supported.actions(task, env.action_space)
 
-    limit, seconds = _limit(env), _seconds(env)
     if task.action_repeat > 1:
         env = wrappers.RepeatAction(env, task.action_repeat)
     own = env.action_space
@@ -74,7 +80,7 @@ def make(
         "episode_limit": decisions,
         "render_fps": 1 / (seconds * task.action_repeat),
     }
-    env = _seeing(env, task, senses) if senses.cameras else env
+    env = _seeing(env, task, senses, pictures) if senses.cameras else env
     return env if sentence is None else Spoken(env, sentence)
 
 
@@ -121,11 +127,11 @@ def _wrapped(wrap: Callable[[gymnasium.Env], gymnasium.Env] | None, task: TaskCo
     return env if wrap is None else wrap(env)
 
 
-def _seeing(env: gymnasium.Env, task: TaskConfig, senses: Senses) -> gymnasium.Env:
+def _seeing(env: gymnasium.Env, task: TaskConfig, senses: Senses, pictures: Pictures | None) -> gymnasium.Env:
     from envs.sight import Sight  # noqa: PLC0415
 
     try:
-        return Sight(env, task, senses)
+        return Sight(env, task, senses, pictures)
     except ValueError:
         env.close()
         raise

@@ -51,6 +51,7 @@ def own(env: gymnasium.Env) -> np.ndarray:
 
 
 def resized(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
-    """A frame (H, W, 3 or more) brought to size: each pixel is the mean of those that it covers."""
-    picture = Image.fromarray(np.ascontiguousarray(pixels[..., :3], np.uint8))
+    """A frame (H, W, 1, 3 or more) as (height, width, 3): each pixel is the mean of those that it covers."""
+    pixels = np.broadcast_to(pixels[..., :3], (*pixels.shape[:2], 3))
+    picture = Image.fromarray(np.ascontiguousarray(pixels, np.uint8))
     return np.array(picture.resize((width, height), Image.Resampling.BOX))

@@ -6,8 +6,9 @@ from gymnasium import spaces
 
 from envs.cameras import views
 from envs.faults import EnvironmentFault
+from envs.pictures import Pictures
 from envs.rendering import own, physics, resized
-from envs.senses import STATE, Senses, key
+from envs.senses import MAIN, STATE, Senses, key
 from envs.settings import TaskConfig
 from sim.canvas import Canvas, RenderingUnavailable
 
@@ -16,17 +17,18 @@ class Sight(gymnasium.ObservationWrapper):
     """Observations: a Dict of `observation.images.<camera>`, Box (size, size, 3) uint8, and the state if it is chosen.
 
     A frame is drawn once a decision and shows the state at its end. MuJoCo's are drawn here, all cameras in one
-    context; others draw themselves.
+    context; others draw themselves. `pictures`: those that the environment observes; they are cameras too.
 
     Raises:
         ValueError: a camera that is not there, or nothing can be drawn; one line.
-        EnvironmentFault: from `reset` or `step`, where the frames that the environment draws change their size.
+        EnvironmentFault: from `reset` or `step`, where frames that the environment gives change their size.
     """
 
-    def __init__(self, env: gymnasium.Env, task: TaskConfig, senses: Senses):
+    def __init__(self, env: gymnasium.Env, task: TaskConfig, senses: Senses, pictures: Pictures | None = None):
         super().__init__(env)
-        self._label, self._senses = task.label, senses
-        known = views(task, env)
+        self._label, self._senses, self._pictures = task.label, senses, pictures
+        self._drawn: dict[str, tuple[int, ...]] = dict(pictures.shapes) if pictures else {}
+        known = views(task, env) | dict.fromkeys(self._drawn)
         for camera in senses.cameras:
             if camera not in known:
                 raise ValueError(
@@ -34,13 +36,14 @@ class Sight(gymnasium.ObservationWrapper):
                 )
         self._views = {camera: known[camera] for camera in senses.cameras}
         self._canvas: Canvas | None = None
-        self._drawn: tuple[int, ...] = ()  # the size at which the environment draws itself
         try:
-            if physics(env.unwrapped)[0] is not None:
+            if all(camera in self._drawn for camera in senses.cameras):
+                pass
+            elif physics(env.unwrapped)[0] is not None:
                 self._paper()
             else:
                 env.reset()
-                self._drawn = own(env).shape
+                self._drawn[MAIN] = own(env).shape
         except RenderingUnavailable as error:
             raise ValueError(f"senses=images.{senses.cameras[0]}: {error}") from error
         parts = {key(STATE): env.observation_space[key(STATE)]} if senses.state else {}
@@ -62,15 +65,15 @@ class Sight(gymnasium.ObservationWrapper):
         super().close()
 
     def _look(self, camera: str) -> np.ndarray:
-        model, data = physics(self.env.unwrapped)
-        if model is not None:
+        if camera not in self._drawn:
             canvas = self._paper()
             canvas.look(self._views[camera])
-            return canvas.draw(data)
-        pixels = own(self.env)
-        if pixels.shape != self._drawn:
+            return canvas.draw(physics(self.env.unwrapped)[1])
+        observed = self._pictures is not None and camera in self._pictures.shapes
+        pixels, before = self._pictures.newest[camera] if observed else own(self.env), self._drawn[camera]
+        if pixels.shape != before:
             raise EnvironmentFault(
-                f"{self._label}: images.{camera} is {pixels.shape} now, it was {self._drawn}; a camera keeps its size"
+                f"{self._label}: images.{camera} is {pixels.shape} now, it was {before}; a camera keeps its size"
             )
         return resized(pixels, self._senses.size, self._senses.size)
 

@@ -19,11 +19,6 @@ def labels(task: TaskConfig, space: spaces.Space, name: str = "") -> list[str]:
         raise ValueError(
             f"{task.label}: its observation{where} is {space}; supported: a Box of numbers, or a Dict of them"
         )
-    if space.dtype == np.uint8 and len(space.shape) == 3:
-        raise ValueError(
-            f"{task.label}: its observation{f' {name}' if name else ''} is an image {space.shape}; "
-            "cameras come later, supported now: a Box of numbers, or a Dict of them"
-        )
     return [name + "".join(f"[{i}]" for i in index) for index in np.ndindex(space.shape)]
 
 

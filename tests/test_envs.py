@@ -263,7 +263,8 @@ def test_physics_that_diverges_is_a_fault_and_a_reset_cures_it():
         ({"acts": spaces.Dict({"a": spaces.Box(0, 1, (1,))})}, "its actions are Dict"),
         ({"observed": spaces.Discrete(5)}, r"its observation is Discrete\(5\); supported: a Box of numbers"),
         ({"observed": spaces.Dict({"a": spaces.MultiBinary(5)})}, "its observation a is MultiBinary"),
-        ({"observed": spaces.Box(0, 255, (8, 8, 3), np.uint8)}, "an image .* cameras come later"),
+        ({"observed": spaces.Box(0, 255, (8, 8, 3), np.uint8)}, r"observes pictures alone; senses=\[images.image\]"),
+        ({"observed": spaces.Dict({"a": spaces.Box(0, 255, (3, 8, 8), np.uint8)})}, r"picture a is \(3, 8, 8\); supp"),
     ],
 )
 def test_spaces_that_are_not_supported_are_refused_in_a_line(line, what, message):

@@ -193,6 +193,62 @@ def test_a_camera_that_changes_size_is_a_fault(screen):
     assert "\n" not in str(caught.value)
 
 
+class Gripper(Screen):
+    """Observes numbers and two pictures, one of them grey; a step's action says how bright they are."""
+
+    metadata = {"render_modes": []}  # noqa: RUF012
+    observation_space = spaces.Dict(
+        {
+            "place": spaces.Box(-1, 1, (2,), np.float32),
+            "pixels": spaces.Dict({"top": spaces.Box(0, 255, (40, 20, 3), np.uint8)}),
+            "touch": spaces.Box(0, 255, (10, 10, 1), np.uint8),
+        }
+    )
+    width = 20
+
+    def __init__(self):
+        pass
+
+    def reset(self, *, seed=None, options=None):
+        return self.see(0), {}
+
+    def step(self, action):
+        return self.see(100 * action[0]), 0.0, False, False, {}
+
+    def see(self, light):
+        top, touch = np.zeros((40, self.width, 3), np.uint8), np.full((10, 10, 1), light, np.uint8)
+        top[..., 2] = 2 * light
+        return {"place": np.float32([light, 1]), "pixels": {"top": top}, "touch": touch}
+
+
+@pytest.fixture
+def gripper():
+    """Makes a task of it with the senses given."""
+    gymnasium.register("semagram/Gripper-v0", Gripper)
+    yield lambda *names, **more: make(
+        TaskConfig("gym", "semagram/Gripper-v0", **more), senses=Senses(names or ("state",), 20)
+    )
+    gymnasium.registry.pop("semagram/Gripper-v0")
+
+
+def test_pictures_that_an_environment_observes_are_cameras(gripper):
+    env = gripper("images.top", "state", "images.touch", action_repeat=2)
+    env.reset(seed=0)
+    seen = env.step(np.ones(1, np.float32))[0]
+    assert env.observation_space.contains(seen)
+    np.testing.assert_array_equal(seen[key("images.top")], np.full((20, 20, 3), [0, 0, 200]))
+    np.testing.assert_array_equal(seen[key("images.touch")], np.full((20, 20, 3), 100))
+    np.testing.assert_array_equal(seen[STATE], [100, 1])
+    alone = gripper()
+    assert list(alone.observation_space) == [STATE]
+    np.testing.assert_array_equal(alone.reset(seed=0)[0][STATE], [0, 1])
+    env.unwrapped.width = 30
+    with pytest.raises(EnvironmentFault, match=r"images.top is \(40, 30, 3\) now, it was \(40, 20, 3\)"):
+        env.step(np.ones(1, np.float32))
+    with pytest.raises(ValueError, match=r"images.side: .* no such camera; it has main, top, touch$"):
+        gripper("images.side")
+
+
 @pytest.mark.parametrize(
     ("task", "sense", "message"),
     [
