@@ -29,6 +29,7 @@ class SemagramEnv(EnvConfig):
     control_hz: float | None = None
     control: str | None = None
     end_on_success: bool | None = None
+    sentence: str = ""
     randomise: str = "off"
     height: int = 240
     width: int = 320
@@ -48,7 +49,8 @@ class SemagramEnv(EnvConfig):
     @property
     def settings(self) -> TaskConfig:
         """The task."""
-        own = {field.name: getattr(self, field.name) for field in fields(TaskConfig) if field.name != "name"}
+        names = {field.name for field in fields(TaskConfig)} & {field.name for field in fields(self)} - {"name"}
+        own = {name: getattr(self, name) for name in names}
         return TaskConfig(self.task, **own)
 
     @property

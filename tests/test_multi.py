@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
+from envs import lerobot_view
 from envs.language import KEY as LANGUAGE
 from envs.make import STATE, episode_limit, make, make_vector
 from envs.multi import Multi
 from envs.senses import Senses
 from envs.sentences import PARAPHRASES, SENTENCES
 from envs.settings import TaskConfig
+from sim.variation import Variation
 
 SPOKEN = Senses(("state", "language"))
 WALKERS = ("walker-stand", "walker-walk", "walker-run")
@@ -157,6 +159,18 @@ def test_a_task_can_be_told_in_the_users_words():
     with pytest.raises(ValueError, match=r"^observation\.language: ' ' is without text"):
         env.reset(seed=0)
     assert LANGUAGE not in make(TaskConfig("cartpole-balance")).observation_space
+
+
+@pytest.mark.parametrize(
+    ("task", "words"),
+    [
+        (TaskConfig("cartpole-balance"), SENTENCES["cartpole-balance"]),
+        (TaskConfig("cartpole-balance", sentence="hold it up"), "hold it up"),
+        (TaskConfig("gym", "Pendulum-v1"), "Pendulum v1"),
+    ],
+)
+def test_lerobot_is_told_the_tasks_words(task, words):
+    assert lerobot_view.make(task, Variation(), (8, 8)).task_description == words
 
 
 def test_words_alone_are_no_sight():
