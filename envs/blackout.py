@@ -13,11 +13,15 @@ CONTRAST = 8
 PATIENCE = 3  # frames in a row before anything is said
 
 
-class Blackout(gymnasium.Wrapper):
+def watched(env: gymnasium.Env) -> gymnasium.Env:
+    """The environment, its cameras watched if it has any."""
+    return Blackout(env) if any(name.startswith(key(IMAGES)) for name in env.observation_space) else env
+
+
+class Blackout(gymnasium.ObservationWrapper):
     """Says of each camera with `mask.images.<camera>` whether its frame shows anything.
 
-    That depends on the frame alone. When PATIENCE frames of an episode in a row have shown nothing, it warns, once for
-    each camera.
+    That depends on the frame alone. When PATIENCE frames in a row have shown nothing, it warns, once for each camera.
     """
 
     def __init__(self, env: gymnasium.Env):
@@ -27,18 +31,8 @@ class Blackout(gymnasium.Wrapper):
         self._dark = dict.fromkeys(self._cameras, 0)  # frames in a row
         self._said: set[str] = set()
 
-    def reset(self, *, seed: int | None = None, options: dict | None = None):
-        """Begin an episode."""
-        self._dark = dict.fromkeys(self._cameras, 0)
-        observation, info = self.env.reset(seed=seed, options=options)
-        return self._watch(observation), info
-
-    def step(self, action: np.ndarray):
-        """One decision."""
-        observation, reward, terminated, truncated, info = self.env.step(action)
-        return self._watch(observation), reward, terminated, truncated, info
-
-    def _watch(self, observation: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def observation(self, observation: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The observation with its masks."""
         there = {}
         for camera in self._cameras:
             frame = observation[key(camera)]

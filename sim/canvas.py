@@ -16,6 +16,7 @@ import weakref
 from dataclasses import dataclass
 
 import numpy as np
+from PIL import Image
 
 CONTEXTS = {"egl": "mujoco.egl", "osmesa": "mujoco.osmesa", "glfw": "mujoco.glfw", "cgl": "mujoco.cgl"}
 LIBRARIES = {"egl": "libEGL.so.1", "osmesa": "libOSMesa.so.8"}
@@ -79,15 +80,18 @@ class Canvas:
             raise RenderingUnavailable(f"nothing can be drawn: {why}")
         import mujoco  # noqa: PLC0415
 
-        from sim.detail import SMALL, coarse  # noqa: PLC0415
+        from sim.detail import SMALL, SMOOTH, coarse  # noqa: PLC0415
 
-        model.vis.quality.offsamples = 0
-        model.vis.global_.offheight = max(height, model.vis.global_.offheight)
-        model.vis.global_.offwidth = max(width, model.vis.global_.offwidth)
-        os.environ.setdefault("LP_NUM_THREADS", "0")  # llvmpipe's: a frame is drawn by the thread that asks for it
         small = max(height, width) <= SMALL
+        self._smooth = SMOOTH if small else 1
+        self._rectangle = mujoco.MjrRect(0, 0, self._smooth * width, self._smooth * height)
+        shape = self._rectangle.width, self._rectangle.height
+        model.vis.quality.offsamples = 0
+        model.vis.global_.offwidth = max(shape[0], model.vis.global_.offwidth)
+        model.vis.global_.offheight = max(shape[1], model.vis.global_.offheight)
+        os.environ.setdefault("LP_NUM_THREADS", "0")  # llvmpipe's: a frame is drawn by the thread that asks for it
         try:
-            self._context = importlib.import_module(CONTEXTS[backend]).GLContext(width, height)
+            self._context = importlib.import_module(CONTEXTS[backend]).GLContext(*shape)
             self._context.make_current()
             with coarse(model) if small else contextlib.nullcontext():
                 self._drawing = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100.value)
@@ -101,7 +105,6 @@ class Canvas:
         self._scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = 0
         self._scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = 0
         self._option, self._camera = mujoco.MjvOption(), mujoco.MjvCamera()
-        self._rectangle = mujoco.MjrRect(0, 0, width, height)
         self._terrain = model.hfield_data.copy()
         self.model, self.size = model, (height, width)
         self.look(view)
@@ -141,8 +144,10 @@ class Canvas:
         mujoco.mjv_updateCamera(self.model, data, self._camera, self._scene)
         mujoco.mjv_updateScene(self.model, data, self._option, None, self._camera, every, self._scene)
         mujoco.mjr_render(self._rectangle, self._scene, self._drawing)
-        pixels = np.empty((*self.size, 3), np.uint8)
+        pixels = np.empty((self._rectangle.height, self._rectangle.width, 3), np.uint8)
         mujoco.mjr_readPixels(pixels, None, self._rectangle, self._drawing)
+        if self._smooth > 1:
+            pixels = np.asarray(Image.fromarray(pixels).reduce(self._smooth))
         return np.ascontiguousarray(pixels[::-1])
 
     def close(self) -> None:

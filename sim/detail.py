@@ -1,8 +1,8 @@
 """How finely MuJoCo cuts up what it draws, for small frames, where a facet is less than a pixel.
 
-On llvmpipe the corners are what a small frame's time goes into. At 64 x 64 pixels, in ms of one core: ball-in-cup 3.7
-without and 0.6 with this, walker 1.0 and 0.4, the SO-101 3.1 and 0.6 (MuJoCo cuts its table, which has no end, into
-40,000 squares).
+On llvmpipe the corners are what a small frame's time goes into. In ms of one core at 64 x 64 pixels, without and with:
+ball-in-cup 4.9 and 1.3, walker 1.9 and 0.9, humanoid 5.5 and 1.2, the SO-101 3.6 and 0.9 (MuJoCo cuts its table, which
+has no end, into 40,000 squares).
 """
 
 import contextlib
@@ -13,7 +13,10 @@ import numpy as np
 
 SMALL = 128
 """The longest side of a frame, in pixels, that is drawn coarsely."""
-SLICES, STACKS = 12, 6  # of a sphere, a capsule or a cylinder
+SMOOTH = 2
+"""A small frame is drawn so many times as high and wide, and each pixel is the mean. That costs less here than OpenGL's
+multisampling, and shows what is thinner than a pixel or moves by less."""
+SLICES, STACKS = 10, 4  # of a sphere, a capsule or a cylinder
 ENDLESS = 8.0  # half the side of a plane without end, in sizes of the model
 SQUARES = 64  # along such a plane; it is lit at their corners
 MOST = 100  # squares along the longer side of any plane, if it is as long the other way

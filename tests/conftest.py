@@ -198,6 +198,30 @@ def toys():
     return TOYS
 
 
+@pytest.fixture(scope="session")
+def arm_checkpoint(tmp_path_factory):
+    """An agent for so101-touch that has learned nothing."""
+    from configs.assembly import Assembly, prepare  # noqa: PLC0415
+    from configs.schema import TrainConfig  # noqa: PLC0415
+    from envs.settings import TaskConfig  # noqa: PLC0415
+    from policies.checkpoint import save_checkpoint  # noqa: PLC0415
+    from worldmodel.settings import PlannerConfig  # noqa: PLC0415
+
+    planner = PlannerConfig(samples=8, policy_samples=2, elites=4, iterations=2, horizon=2)
+    config = TrainConfig(
+        task=TaskConfig("so101-touch"),
+        model=tiny_config(token=token_settings(4)),
+        planner=planner,
+        compile="false",
+    )
+    parts = Assembly(config, prepare(config))
+    for _ in parts.trainer.run(30):  # at random
+        pass
+    path = save_checkpoint(tmp_path_factory.mktemp("run"), parts.identity(), parts.trainer, {}, 1)
+    parts.close()
+    return path
+
+
 @pytest.fixture(autouse=True, scope="module")
 def arithmetic():
     """A command that runs in the tests' process chooses how matrices are multiplied; the next module's tests do not."""

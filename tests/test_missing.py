@@ -6,11 +6,13 @@ import warnings
 import gymnasium
 import numpy as np
 import pytest
+import torch
 from gymnasium import spaces
 
 from envs.blackout import PATIENCE, Blackout
 from envs.dropping import Dropping
 from envs.language import Spoken
+from policies.rollouts import as_tensors
 
 STATE, MAIN, SIDE = "observation.state", "observation.images.main", "observation.images.side"
 ACTION = np.zeros(1, np.float32)
@@ -71,6 +73,10 @@ def test_dropped_words_are_blank():
     assert [one["observation.language"] for one in seen] == ["turn the light on", " ", "turn the light on"]
     assert [bool(one["mask.language"][0]) for one in seen] == [True, False, True]
     assert all(env.observation_space.contains(one) for one in seen)
+    vectors = [as_tensors(one)["observation.language"] for one in seen]
+    assert torch.equal(vectors[0], vectors[2])
+    assert vectors[0].any()
+    assert torch.equal(vectors[1], torch.zeros_like(vectors[0]))
 
 
 def test_a_sense_can_be_missing_from_the_first_observation():

@@ -16,8 +16,8 @@ from envs.sentences import PARAPHRASES, SENTENCES
 from envs.settings import TaskConfig
 from sim.variation import Variation
 
-SPOKEN = Senses(("state", "language"))
 WALKERS = ("walker-stand", "walker-walk", "walker-run")
+SPOKEN = Senses(("state", "language"))
 TASK = TaskConfig("multi", names=WALKERS, max_decisions=5)
 
 
