@@ -8,7 +8,7 @@ import torch
 
 from policies.agent import Agent
 from policies.words import Words
-from worldmodel.senses import LANGUAGE, is_image
+from worldmodel.senses import LANGUAGE, is_image, mask
 
 WORDS = Words()
 """One for the process: each sentence is encoded once."""
@@ -41,10 +41,17 @@ def as_tensors(observation: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
     tensors = {}
     for key, value in observation.items():
         if key == LANGUAGE:
-            tensors[key] = WORDS.encode([value])[0] if isinstance(value, str) else WORDS.vectors(tuple(value))
+            tensors[key] = _said(value, observation.get(mask(key)))
         else:
             tensors[key] = torch.from_numpy(np.array(value, dtype=np.uint8 if is_image(key) else np.float32))
     return tensors
+
+
+def _said(value: str | tuple[str, ...], there: np.ndarray | None) -> torch.Tensor:
+    """The words of one environment, or of several, as a vector of each; `there`, a bool for each, says whose count."""
+    strings = (value,) if isinstance(value, str) else tuple(value)
+    vectors = WORDS.vectors(strings, None if there is None else np.reshape(there, -1))
+    return vectors[0] if isinstance(value, str) else vectors
 
 
 def succeeded(info: dict) -> np.ndarray | None:
