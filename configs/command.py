@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from configs.schema import register
 from configs.strict import unknown
-from envs.settings import ARM_DEFAULTS, ARM_TASKS, TaskConfig, find
+from envs.settings import ARM_DEFAULTS, ARM_TASKS, TaskConfig, find, label
 from robot.signals import Stopped
 from sim.variation import Variation
 
@@ -43,7 +43,7 @@ def run(name: str, help_text: str, body: Callable[[dict, Path], dict]) -> list[d
     from hydra.errors import HydraException  # noqa: PLC0415
 
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    OmegaConf.register_new_resolver("semagram.label", lambda task, gym_id: gym_id or task, replace=True)
+    OmegaConf.register_new_resolver("semagram.label", label, replace=True)
     register()
     outcome: list[dict | Exception] = []
 

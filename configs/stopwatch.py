@@ -7,10 +7,11 @@ import torch
 
 from configs.assembly import Assembly, prepare
 from configs.schema import TrainConfig
+from policies.recall import Recall
 from worldmodel.arithmetic import plan_gflop, update_gflop
 from worldmodel.losses import Batch
-from worldmodel.model import STATE
 from worldmodel.planner import Memory
+from worldmodel.senses import STATE
 
 
 class Ours:
@@ -21,11 +22,15 @@ class Ours:
         self.trainer, self.learner = self.parts.trainer, self.parts.learner
         for _ in self.trainer.run((config.seed_steps + config.envs) * config.task.action_repeat):
             pass
-        self.memory = None
+        self.memory, self.recall = None, Recall(config.model.vision.lags)
         shape, model = (config.learning.horizon, config.learning.batch), self.learner.model
         generator = torch.Generator().manual_seed(0)
+        whole = (shape[0] + 1, shape[1])
+        seen = {key: x.unflatten(0, whole) for key, x in model.prepare(model.blank(whole[0] * whole[1])).items()}
+        if STATE in seen:
+            seen[STATE] = torch.randn(*whole, model.state_size, generator=generator)
         self.batch = Batch(
-            torch.randn(shape[0] + 1, shape[1], model.state_size, generator=generator),
+            seen,
             torch.rand(*shape, model.token_size, generator=generator) * 2 - 1,
             *(torch.ones(shape) for _ in range(3)),
             torch.zeros(shape[1], model.token_size),
@@ -53,7 +58,8 @@ class Ours:
         self.learner.update(self.batch, self.trainer.generator)
 
     def _plan(self) -> None:
-        observation = {STATE: self.trainer.observation[STATE][:1]}
+        observation = {key: value[:1] for key, value in self.trainer.observation.items()}
+        observation = self.recall.see(observation)
         plan = self.trainer.agent.planner.plan(observation, self.memory, self.trainer.generator)
         tokens = self.parts.tokens
         later = tokens.advance(plan.tokens.cpu(), tokens.lengths[tokens.kind(plan.tokens[0].cpu())])

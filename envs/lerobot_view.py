@@ -42,7 +42,7 @@ class LeRobotView(gymnasium.Wrapper):
         try:
             return frame(self.env, *self._size)
         except RenderingUnavailable as error:
-            warnings.warn(str(error), stacklevel=2)
+            warnings.warn(f"no video: {error}", stacklevel=2)
             return np.zeros((*self._size, 3), np.uint8)
 
     @staticmethod

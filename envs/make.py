@@ -7,6 +7,7 @@ observations and rewards, whatever the environment or the process did before.
 import difflib
 import functools
 import math
+from collections.abc import Callable
 
 import gymnasium
 import numpy as np
@@ -14,28 +15,42 @@ from gymnasium import spaces, wrappers
 
 from envs import arm, suite, supported
 from envs.faults import FiniteGuard
+from envs.language import Spoken
+from envs.multi import Multi
+from envs.senses import LANGUAGE, Senses
 from envs.settings import TaskConfig
 from envs.vector import Processes
 from sim.variation import Variation
 
 STATE = "observation.state"
+STATE_ALONE = Senses()
 
 
-def make(task: TaskConfig, render: bool = False, variation: Variation | None = None) -> gymnasium.Env:
+def make(
+    task: TaskConfig, render: bool = False, variation: Variation | None = None, senses: Senses = STATE_ALONE
+) -> gymnasium.Env:
     """The environment of a task; with `render`, one that `envs.rendering.frame` can draw.
 
     `variation`: how the arm differs from its model, from one episode to the next; nothing else can.
 
-    Observations: Dict of `observation.state`, Box (S,) float32: the environment's own keys in alphabetical
-    order, flattened. Actions: Box [-1, 1] (A,) float32, rescaled to the environment's range. An action is
-    held for `task.action_repeat` steps, or until the episode ends; rewards are summed. `terminated` means
-    that nothing can be earned afterwards, `truncated` that only the time ran out. `metadata` holds
-    `episode_limit` (see there) and `render_fps`, in decisions per second.
+    Observations: Dict of the chosen `senses`. `observation.state`, Box (S,) float32: the environment's own keys in
+    alphabetical order, flattened. `observation.images.<camera>`, Box (size, size, 3) uint8 (`envs.sight`).
+    `observation.language`, the task's sentence, a string (`envs.language`).
+    Actions: Box [-1, 1] (A,) float32, rescaled to the environment's range. An action is held for
+    `task.action_repeat` steps, or until the episode ends; rewards are summed. `terminated` means that nothing
+    can be earned afterwards, `truncated` that only the time ran out. `metadata` holds `episode_limit` (see
+    there) and `render_fps`, in decisions per second. Of several tasks, each episode is one (`envs.multi`).
 
     Raises:
-        ValueError: an unknown Gymnasium id, spaces that are not supported, a variation of something else; one line.
+        ValueError: an unknown Gymnasium id, spaces that are not supported or, of several tasks, not the same, a
+            variation of something else, a sense that the task does not have or that nothing can be drawn for; one line.
     """
-    env = _build(task, render, variation)
+    if task.name == "multi":
+        return Multi({part.name: make(part, render, variation, senses) for part in task.parts})
+    if senses.names == (LANGUAGE,):
+        raise ValueError("senses=[language]: words alone show nothing of what happens; add state or images.<camera>")
+    sentence = task.words if senses.language else None
+    env = _build(task, render or bool(senses.cameras), variation)
     labels = supported.labels(task, env.observation_space)
     env.action_space = supported.actions(task, env.action_space)
 
@@ -59,13 +74,21 @@ def make(task: TaskConfig, render: bool = False, variation: Variation | None = N
         "episode_limit": decisions,
         "render_fps": 1 / (seconds * task.action_repeat),
     }
-    return env
+    env = _seeing(env, task, senses) if senses.cameras else env
+    return env if sentence is None else Spoken(env, sentence)
 
 
 def make_vector(
-    task: TaskConfig, count: int, processes: bool = True, variation: Variation | None = None
+    task: TaskConfig,
+    count: int,
+    processes: bool = True,
+    variation: Variation | None = None,
+    senses: Senses = STATE_ALONE,
+    wrap: Callable[[gymnasium.Env], gymnasium.Env] | None = None,
 ) -> gymnasium.vector.VectorEnv:
     """`count` environments of a task, stepped together: one in this process, several in a process each.
+
+    `wrap` is what else is done to each of them (`envs.dropping`, `envs.blackout`); it must pickle.
 
     Nothing resets by itself. Start with `reset(seed=[s0, s1, ...])`. After a `step`, reset those that ended,
     and only those, before the next step:
@@ -86,11 +109,26 @@ def make_vector(
     """
     if count < 1:
         raise ValueError(f"envs={count}: at least 1")
-    one = functools.partial(make, task, variation=variation)
+    one = functools.partial(_wrapped, wrap, task, variation=variation, senses=senses)
     if count > 1 and processes:
         return Processes(one, count)
     disabled = gymnasium.vector.AutoresetMode.DISABLED
     return gymnasium.vector.SyncVectorEnv([one] * count, autoreset_mode=disabled)
+
+
+def _wrapped(wrap: Callable[[gymnasium.Env], gymnasium.Env] | None, task: TaskConfig, **what) -> gymnasium.Env:
+    env = make(task, **what)
+    return env if wrap is None else wrap(env)
+
+
+def _seeing(env: gymnasium.Env, task: TaskConfig, senses: Senses) -> gymnasium.Env:
+    from envs.sight import Sight  # noqa: PLC0415
+
+    try:
+        return Sight(env, task, senses)
+    except ValueError:
+        env.close()
+        raise
 
 
 def episode_limit(env: gymnasium.Env | gymnasium.vector.VectorEnv) -> int | None:

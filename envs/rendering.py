@@ -4,6 +4,7 @@ import weakref
 
 import gymnasium
 import numpy as np
+from PIL import Image
 
 from sim.canvas import Canvas, RenderingUnavailable
 
@@ -14,22 +15,22 @@ def frame(env: gymnasium.Env, height: int = 240, width: int = 320) -> np.ndarray
     """What an environment of `make(task, render=True)` looks like now: (height, width, 3) uint8.
 
     MuJoCo environments, the suite's, the arm's and Gymnasium's, are drawn here, from their `view` if they have one;
-    others draw themselves, and are brought to size by taking the nearest pixels.
+    others draw themselves, and are brought to size.
 
     Raises:
         RenderingUnavailable: no graphics library, or the environment draws nothing; one line.
     """
     base = env.unwrapped
-    model, data = _state(base)
+    model, data = physics(base)
     if model is None:
-        return _resized(_own(env), height, width)
+        return resized(own(env), height, width)
     canvas = _canvases.get(base)
     if canvas is None or canvas.model is not model or canvas.size != (height, width):
         canvas = _canvases[base] = Canvas(model, height, width, getattr(base, "view", None))
     return canvas.draw(data)
 
 
-def _state(base: gymnasium.Env):
+def physics(base: gymnasium.Env):
     """The MuJoCo model and data of an environment, or None and None if it has none."""
     physics = getattr(base, "physics", None)
     if physics is not None:
@@ -38,18 +39,18 @@ def _state(base: gymnasium.Env):
     return (model, data) if type(model).__name__ == "MjModel" else (None, None)
 
 
-def _own(env: gymnasium.Env) -> np.ndarray:
-    """The frame that an environment draws of itself."""
+def own(env: gymnasium.Env) -> np.ndarray:
+    """The frame that an environment draws of itself. Raises RenderingUnavailable."""
     if env.render_mode != "rgb_array":
-        raise RenderingUnavailable(f"no video: {env.spec.id} draws nothing (it has no render mode rgb_array)")
+        raise RenderingUnavailable(f"{env.spec.id} draws nothing (it has no render mode rgb_array)")
     try:
         pixels = env.render()
     except (gymnasium.error.Error, ImportError, RuntimeError, NotImplementedError) as error:
-        raise RenderingUnavailable(f"no video: {' '.join(str(error).split())}") from error
+        raise RenderingUnavailable(f"{env.spec.id} draws nothing: {' '.join(str(error).split())}") from error
     return np.asarray(pixels)
 
 
-def _resized(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
-    rows = np.arange(height) * pixels.shape[0] // height
-    columns = np.arange(width) * pixels.shape[1] // width
-    return pixels[rows[:, None], columns, :3].astype(np.uint8)
+def resized(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
+    """A frame (H, W, 3 or more) brought to size: each pixel is the mean of those that it covers."""
+    picture = Image.fromarray(np.ascontiguousarray(pixels[..., :3], np.uint8))
+    return np.array(picture.resize((width, height), Image.Resampling.BOX))

@@ -5,8 +5,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from policies.noise import Noise
+from policies.recall import Recall
 from policies.tokens import Tokens
-from worldmodel.model import STATE, WorldModel
+from worldmodel.model import WorldModel
 from worldmodel.planner import Memory, Plan, Planner
 
 
@@ -38,7 +39,7 @@ class Agent:
         known = shortest * (planner.config.horizon if planner else 1)
         if every > known and planner:
             raise ValueError(f"planner.replan_every={every}: at most {known}, the control steps of a plan")
-        self.every = every
+        self.every, self.recall = every, Recall(model.config.vision.lags)
         self.most = every or longest  # control steps between two decisions, at most
         self.ahead = -(-self.most // shortest)  # tokens that may be executed before the next decision
         self.memory: Memory | None = None
@@ -63,13 +64,17 @@ class Agent:
     def reset(self, ended: Bool[Tensor, "B"]) -> None:
         """Forget the token and the plan of the environments (B,) whose episode ended."""
         self.at[ended] = self.until[ended]
+        self.recall.forget(ended)
         if self.memory is not None:
             self.memory = Memory(self.memory.mean, self.memory.valid & ~ended.to(self.memory.valid.device))
 
     @torch.no_grad()
     def act(self, observation: dict[str, Tensor]) -> Float[Tensor, "B A"]:
-        """The next action (B, A) in [-1, 1] for each observation; `observation.state` is (B, S)."""
-        count = len(observation[STATE])
+        """The next action (B, A) in [-1, 1] for each observation, of one moment: `observation.state` (B, S), and
+        what else the model perceives, `observation.images.<camera>` (B, H, W, 3) uint8. Called every control step.
+        """
+        count = len(next(iter(observation.values())))
+        observation = self.recall.see(observation)
         if self.actions is None or len(self.at) != count:
             self.memory = None
             self.at, self.until = torch.zeros(2, count, dtype=torch.long)
@@ -127,6 +132,7 @@ class Agent:
         saved = {} if self.noise is None else {"noise": self.noise.parts}
         if self.actions is None:
             return saved
+        saved |= {f"recall.{name}": t for name, t in self.recall.state_dict().items()}
         saved |= {
             "actions": self.actions,
             "at": self.at,
@@ -144,6 +150,7 @@ class Agent:
         if self.noise is not None:
             self.noise.parts = saved["noise"]
         if self.actions is not None:
+            self.recall.load_state_dict({n[7:]: t for n, t in saved.items() if n.startswith("recall.")})
             self.at, self.until, self.spread = saved["at"].clone(), saved["until"].clone(), float(saved["spread"])
             self.decided, self.covered, self.imagined = saved["counts"].tolist()
         if "memory_mean" in saved:

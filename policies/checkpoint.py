@@ -27,7 +27,8 @@ from policies.folders import (
 from policies.tokens import Tokens
 from policies.trainer import Trainer
 from worldmodel.model import WorldModel
-from worldmodel.settings import ModelConfig, PlannerConfig, TokenConfig
+from worldmodel.senses import STATE
+from worldmodel.settings import ModelConfig, PlannerConfig
 
 CONFIG, MODEL, LEARNER, REPLAY, LOOP = (
     "config.json",
@@ -42,15 +43,20 @@ LAST = "last"
 
 @dataclass(frozen=True)
 class Identity:
-    """What a checkpoint is for: the task, its sizes, and the settings that acting needs."""
+    """What a checkpoint is for: the task, what is seen of it (`worldmodel.senses`), and the settings acting needs."""
 
     task: dict
-    state_size: int
+    senses: dict[str, tuple[int, ...]]
     action_size: int
     discount: float
     env_steps: int
     model: ModelConfig
     planner: PlannerConfig
+
+    @property
+    def state_size(self) -> int:
+        """Numbers in the state; 0 where it is not perceived."""
+        return self.senses.get(STATE, (0,))[0]
 
 
 def versions() -> dict[str, str]:
@@ -70,7 +76,7 @@ def save_checkpoint(folder: Path, identity: Identity, trainer: Trainer, progress
         if not bool(torch.isfinite(value).all()):
             raise FloatingPointError(f"weight {name} is not finite; the last good checkpoint was kept")
     path = folder / f"{identity.env_steps:09d}"
-    sizes = identity.state_size, identity.action_size
+    sizes = identity.senses, identity.action_size
     settings = {"type": "semagram"} | lerobot_files.settings(*sizes) | asdict(identity)
     files = {
         CONFIG: json.dumps(settings, indent=1).encode(),
@@ -115,10 +121,8 @@ def read_identity(path: Path) -> Identity:
         if saved.pop("type") != "semagram":
             raise FolderError(f"{path / CONFIG}: not a Semagram checkpoint")
         own = {field.name: saved[field.name] for field in fields(Identity)}  # the other keys are LeRobot's
-        token = dict(own["model"]["token"])
-        token = TokenConfig(**token | {"shorter": tuple(token.get("shorter", ()))})
-        model, planner = ModelConfig(**own["model"] | {"token": token}), PlannerConfig(**own["planner"])
-        return Identity(**own | {"model": model, "planner": planner})
+        own["senses"] = {key: tuple(shape) for key, shape in own["senses"].items()}
+        return Identity(**own | {"model": ModelConfig.of(own["model"]), "planner": PlannerConfig(**own["planner"])})
     except (AttributeError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise FolderError(f"{path / CONFIG}: not the settings of a Semagram checkpoint ({error})") from error
 
@@ -126,7 +130,7 @@ def read_identity(path: Path) -> Identity:
 def load_model(path: Path, identity: Identity) -> WorldModel:
     """The model of a checkpoint, for acting. Raises FolderError if its tensors do not fit its settings."""
     tokens = Tokens.of(identity.model.token, identity.action_size)
-    model = WorldModel(identity.state_size, tokens.points, identity.model, tokens.forms)
+    model = WorldModel(identity.senses, tokens.points, identity.model, tokens.forms)
     load_into(model, path)
     return model
 

@@ -6,23 +6,25 @@ nothing is normalised on the way in or out; the steps are there since LeRobot's 
 
 import json
 
-FEATURES = {"STATE": "IDENTITY", "ACTION": "IDENTITY"}
+from worldmodel.senses import STATE, Shapes, is_image
+
+FEATURES = {"STATE": "IDENTITY", "VISUAL": "IDENTITY", "ACTION": "IDENTITY"}
 
 
-def settings(state_size: int, action_size: int) -> dict:
+def settings(senses: Shapes, action_size: int) -> dict:
     """LeRobot's keys of a checkpoint's config.json."""
     return {
-        "input_features": _state(state_size),
+        "input_features": _inputs(senses),
         "output_features": _action(action_size),
         "normalization_mapping": FEATURES,
         "planned": True,
     }
 
 
-def processors(state_size: int, action_size: int) -> dict[str, bytes]:
+def processors(senses: Shapes, action_size: int) -> dict[str, bytes]:
     """policy_preprocessor.json and policy_postprocessor.json."""
     rest = {"eps": 1e-8, "norm_map": FEATURES}
-    features = _state(state_size) | _action(action_size)
+    features = _inputs(senses) | _action(action_size)
     before = [
         _step("rename_observations_processor", rename_map={}),
         _step("to_batch_processor"),
@@ -39,8 +41,11 @@ def processors(state_size: int, action_size: int) -> dict[str, bytes]:
     }
 
 
-def _state(size: int) -> dict:
-    return {"observation.state": {"type": "STATE", "shape": [size]}}
+def _inputs(senses: Shapes) -> dict:
+    """LeRobot's features: frames with their channels first, and not the language, which is its `task`."""
+    frames = {key: {"type": "VISUAL", "shape": [s[2], s[0], s[1]]} for key, s in senses.items() if is_image(key)}
+    state = {STATE: {"type": "STATE", "shape": list(senses[STATE])}} if STATE in senses else {}
+    return state | frames
 
 
 def _action(size: int) -> dict:

@@ -7,13 +7,21 @@ from worldmodel.ranges import check
 
 @dataclass(frozen=True)
 class ReplayConfig:
-    """How many steps are kept, over all environments."""
+    """How many steps are kept, over all environments; no more than `frames` where cameras are seen.
+
+    A frame of 64 x 64 takes 12 kB.
+    """
 
     capacity: int = 1_000_000
+    frames: int = 100_000
 
     def __post_init__(self):
         """Raise ValueError for no room at all."""
-        check("replay.", self, "capacity", low=1)
+        check("replay.", self, "capacity frames", low=1)
+
+    def room(self, cameras: bool) -> int:
+        """How many steps are kept, with cameras or without."""
+        return min(self.capacity, self.frames) if cameras else self.capacity
 
 
 @dataclass(frozen=True)

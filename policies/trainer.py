@@ -14,8 +14,9 @@ from policies.settings import LoopConfig
 from policies.tokens import Tokens
 from worldmodel.learner import UPDATE_METRICS, Learner
 from worldmodel.losses import Batch
-from worldmodel.model import STATE
 from worldmodel.replay import Replay, Window
+from worldmodel.senses import STATE, is_image
+from worldmodel.vision import shift
 
 
 @dataclass(frozen=True)
@@ -82,10 +83,9 @@ class Trainer:
             choice = self.agent.choice
         observation, reward, terminated, truncated, info = self.env.step(action.numpy())
         self.observation = as_tensors(observation)
-        state = self.observation[STATE]
         for i in range(count):
-            self.replay.add(i, action[i], float(reward[i]), state[i], bool(terminated[i]), choice[i])
-        self.learner.model.normaliser.observe(state)
+            self.replay.add(i, action[i], float(reward[i]), self._of(i), bool(terminated[i]), choice[i])
+        self._measure(np.ones(count, dtype=bool))
         self.steps += count
         self.returns += reward
         self.lengths += 1
@@ -114,11 +114,24 @@ class Trainer:
         self.episode[ended] += 1
         self.observation = self._reset(ended)
         for i in np.flatnonzero(ended):
-            self.replay.start(int(i), self.observation[STATE][i])
-        self.learner.model.normaliser.observe(self.observation[STATE][torch.from_numpy(ended)])
+            self.replay.start(int(i), self._of(int(i)))
+        self._measure(ended)
         self.returns[ended], self.lengths[ended], self.successes[ended] = 0, 0, 0
         if self.agent.actions is not None:
             self.agent.reset(torch.from_numpy(ended))
+
+    def _of(self, env: int) -> dict[str, Tensor]:
+        """What one environment shows."""
+        return {key: value[env] for key, value in self.observation.items()}
+
+    def _measure(self, chosen: np.ndarray) -> None:
+        """Take the states of the environments (E,) chosen into the statistics, those that are there."""
+        if STATE in self.observation:
+            here = torch.from_numpy(chosen)
+            if (mask := self.observation.get("mask.state")) is not None:
+                here = here & (mask[:, 0] > 0)
+            if bool(here.any()):
+                self.learner.model.normaliser.observe(self.observation[STATE][here])
 
     def _reset(self, ended: np.ndarray) -> dict[str, Tensor]:
         count = self.env.num_envs
@@ -148,14 +161,19 @@ class Trainer:
         discount = self.step_discount ** torch.arange(self.tokens.curves[kind].length)
         token = self.tokens.encode(window.action, kind)
         chose = window.chose & (self.tokens.kind(window.choice) == kind)
+        seen = {key: self._moved(value) if is_image(key) else value for key, value in window.seen.items()}
         return Batch(
-            state=window.state,
+            seen=self.learner.model.prepare(seen),
             token=token,
             reward=(window.reward * discount).sum(-1),
             proceed=1 - window.terminated.float(),
             valid=window.valid.float(),
             choice=torch.where(chose.unsqueeze(1), window.choice, token[0]),
         )
+
+    def _moved(self, frames: Tensor) -> Tensor:
+        """Frames (H+1, B, F, height, width, 3), each stack moved at random."""
+        return shift(frames.flatten(0, 1), self.learner.config.shift, self.generator).view_as(frames)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Counters, random state and the running episodes' progress."""
@@ -167,8 +185,9 @@ class Trainer:
             "successes": torch.from_numpy(self.successes.copy()),
             "metrics": self.metrics.clone(),
             "generator": self.generator.get_state(),
-            "observation": self.observation[STATE],
-        } | {f"agent.{name}": t for name, t in self.agent.state_dict().items()}
+            **{f"seen.{key}": value for key, value in self.observation.items()},
+            **{f"agent.{name}": t for name, t in self.agent.state_dict().items()},
+        }
 
     def load_state_dict(self, saved: dict[str, Tensor], warn: Callable[[str], None]) -> None:
         """Take back what `state_dict` gave; the replay must hold its steps again.
@@ -183,7 +202,7 @@ class Trainer:
         if "successes" in saved:  # not in a checkpoint of before there were any
             self.successes = saved["successes"].numpy().copy()
         self.metrics = saved["metrics"].clone()
-        self.observation = {STATE: saved["observation"].clone()}
+        self.observation = {n[5:]: t.clone() for n, t in saved.items() if n.startswith("seen.")}
         self.agent.load_state_dict({n[6:]: t for n, t in saved.items() if n.startswith("agent.")})
         if not self._retrace():
             warn("the environment did not come back to where it was: it is not deterministic; new episodes begin")
@@ -212,4 +231,4 @@ class Trainer:
         late = self.lengths == 0
         if most and late.any():
             observation = self._reset(late)
-        return torch.equal(observation[STATE], self.observation[STATE])
+        return all(torch.equal(observation[key], value) for key, value in self.observation.items())

@@ -26,7 +26,7 @@ class SemagramConfig(PreTrainedConfig):
 
     `planned`: act by the planner, which a policy that learned no reward cannot; otherwise by the policy alone. `seed`:
     of the planner's draws. `horizon`: tokens that the world model imagines in a training window. `consistency`: weight
-    of what it imagines against imitation. `state_size` and `action_size` come from the features, `task` and `env_steps`
+    of what it imagines against imitation. `senses` and `action_size` come from the features, `task` and `env_steps`
     from semagram-train.
     """
 
@@ -43,10 +43,15 @@ class SemagramConfig(PreTrainedConfig):
     learning_rate: float = 3e-4
     clip: float = 20.0
     task: dict = field(default_factory=dict)
-    state_size: int = 0
+    senses: dict = field(default_factory=dict)
     action_size: int = 0
     discount: float = 0.95
     env_steps: int = 0
+
+    @property
+    def state_size(self) -> int:
+        """Numbers in the state; 0 before it is known."""
+        return self.senses.get(OBS_STATE, [0])[0]
 
     @property
     def observation_delta_indices(self) -> list[int]:
@@ -78,11 +83,13 @@ class SemagramConfig(PreTrainedConfig):
         if state is None or action is None:
             missing = OBS_STATE if state is None else ACTION
             raise ValueError(f"policy: {missing} is missing among the features; it is all that Semagram acts by")
-        for name, feature, size in (("state_size", state, self.state_size), ("action_size", action, self.action_size)):
+        if others := [key for key in self.senses if key != OBS_STATE]:
+            raise ValueError(f"policy: it perceives {', '.join(others)}; LeRobot's commands run one of the state alone")
+        for name, feature, size in (("state", state, self.state_size), ("action", action, self.action_size)):
             if size not in (0, *feature.shape):
-                raise ValueError(f"policy: {name} is {size} in this checkpoint, {feature.shape[0]} here")
+                raise ValueError(f"policy: {name} has {size} numbers in this checkpoint, {feature.shape[0]} here")
         self.input_features = {OBS_STATE: PolicyFeature(FeatureType.STATE, tuple(state.shape))}
-        self.state_size, self.action_size = state.shape[0], action.shape[0]
+        self.senses, self.action_size = {OBS_STATE: [state.shape[0]]}, action.shape[0]
         if self.horizon < 1:
             raise ValueError(f"policy.horizon={self.horizon}: at least 1")
         if not 0 <= self.seed < 2**32:

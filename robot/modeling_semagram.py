@@ -34,7 +34,8 @@ class SemagramPolicy(PreTrainedPolicy):
         super().__init__(config)
         config.validate_features()
         self.tokens = Tokens.of(config.model.token, config.action_size)
-        self.model = WorldModel(config.state_size, self.tokens.points, config.model, self.tokens.forms)
+        senses = {key: tuple(shape) for key, shape in config.senses.items()}
+        self.model = WorldModel(senses, self.tokens.points, config.model, self.tokens.forms)
         if dataset_stats and OBS_STATE in dataset_stats:
             seen = {name: torch.as_tensor(value) for name, value in dataset_stats[OBS_STATE].items()}
             self.model.normaliser.take(seen["mean"], seen["std"], int(seen["count"].max()))
@@ -91,7 +92,7 @@ class SemagramPolicy(PreTrainedPolicy):
         here = ~batch[f"{ACTION}_is_pad"].unflatten(1, (steps, -1)).any(-1)
         there = ~batch[f"{OBS_STATE}_is_pad"][:, 1:]
         windows = Windows(
-            state=self._state(batch).movedim(1, 0),
+            seen={OBS_STATE: self._state(batch).movedim(1, 0)},
             token=self.tokens.encode(actions.cpu(), kind=0).to(actions.device).movedim(1, 0),
             whole=here.movedim(1, 0).float(),
             followed=(here & there).movedim(1, 0).float(),

@@ -1,10 +1,11 @@
 """Frames of a MuJoCo model without a screen or a GPU: fast, and imported by nobody who does not draw.
 
 Measured on llvmpipe (one core): shadows, reflections, multisampling and fine meshes are what a frame's time goes into;
-without them a frame at 240 x 320 takes milliseconds.
+without them a frame at 240 x 320 takes milliseconds, and a small one (`sim.detail`) half a millisecond.
 """
 
 import atexit
+import contextlib
 import ctypes
 import functools
 import importlib
@@ -15,6 +16,7 @@ import weakref
 from dataclasses import dataclass
 
 import numpy as np
+from PIL import Image
 
 CONTEXTS = {"egl": "mujoco.egl", "osmesa": "mujoco.osmesa", "glfw": "mujoco.glfw", "cgl": "mujoco.cgl"}
 LIBRARIES = {"egl": "libEGL.so.1", "osmesa": "libOSMesa.so.8"}
@@ -43,11 +45,15 @@ def choose_backend() -> str:
     return "disabled"
 
 
+GROUPS = (0, 1, 2)
+
+
 @dataclass(frozen=True)
 class View:
     """Where to look from: a `camera` of the model by its name, or from `distance` metres at the point `lookat` (3,).
 
-    `azimuth` and `elevation` in degrees, as MuJoCo counts them. `groups`: the geometry groups that are drawn.
+    `azimuth` and `elevation` in degrees, as MuJoCo counts them. `groups`: the geometry groups that are drawn; the arm's
+    are without its fine meshes, MuJoCo's own are GROUPS.
     """
 
     camera: str = ""
@@ -61,49 +67,59 @@ class View:
 class Canvas:
     """Draws one MuJoCo model, height by width pixels.
 
-    Without a `view`: through the model's first camera, or from afar where it has none.
+    Without a `view`: through the model's first camera, or from afar where it has none. A frame depends on the state and
+    the model alone, not on those drawn before.
     """
 
     def __init__(self, model, height: int, width: int, view: View | None = None):
         """Raise RenderingUnavailable if no context for drawing can be had."""
-        import mujoco  # noqa: PLC0415
-
         backend = choose_backend()
         if backend == "disabled":
             setting = os.environ.get("MUJOCO_GL")
             why = f"MUJOCO_GL={setting}" if setting else f"neither EGL nor OSMesa is installed; {INSTALL}"
-            raise RenderingUnavailable(f"no video: {why}")
+            raise RenderingUnavailable(f"nothing can be drawn: {why}")
+        import mujoco  # noqa: PLC0415
+
+        from sim.detail import SMALL, SMOOTH, coarse  # noqa: PLC0415
+
+        small = max(height, width) <= SMALL
+        self._smooth = SMOOTH if small else 1
+        self._rectangle = mujoco.MjrRect(0, 0, self._smooth * width, self._smooth * height)
+        shape = self._rectangle.width, self._rectangle.height
         model.vis.quality.offsamples = 0
-        model.vis.global_.offheight = max(height, model.vis.global_.offheight)
-        model.vis.global_.offwidth = max(width, model.vis.global_.offwidth)
+        model.vis.global_.offwidth = max(shape[0], model.vis.global_.offwidth)
+        model.vis.global_.offheight = max(shape[1], model.vis.global_.offheight)
+        os.environ.setdefault("LP_NUM_THREADS", "0")  # llvmpipe's: a frame is drawn by the thread that asks for it
         try:
-            self._context = importlib.import_module(CONTEXTS[backend]).GLContext(width, height)
+            self._context = importlib.import_module(CONTEXTS[backend]).GLContext(*shape)
             self._context.make_current()
-            self._drawing = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100.value)
+            with coarse(model) if small else contextlib.nullcontext():
+                self._drawing = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100.value)
         except Exception as error:  # PyOpenGL's own errors can't be imported before MuJoCo has chosen its platform
             why = textwrap.shorten(str(error), 100)
-            raise RenderingUnavailable(f"no video: {backend} does not start ({why}); {INSTALL}") from error
+            raise RenderingUnavailable(f"nothing can be drawn: {backend} does not start ({why}); {INSTALL}") from error
         _open.add(self)
         _close_at_exit()
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN.value, self._drawing)
         self._scene = mujoco.MjvScene(model, maxgeom=2000)
         self._scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = 0
         self._scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = 0
-        self._option = mujoco.MjvOption()
-        self._camera = mujoco.MjvCamera()
-        mujoco.mjv_defaultFreeCamera(model, self._camera)
-        if view is None and model.ncam:
-            self._camera.type, self._camera.fixedcamid = mujoco.mjtCamera.mjCAMERA_FIXED, 0
-        self._rectangle = mujoco.MjrRect(0, 0, width, height)
+        self._option, self._camera = mujoco.MjvOption(), mujoco.MjvCamera()
         self._terrain = model.hfield_data.copy()
         self.model, self.size = model, (height, width)
-        if view is not None:
-            self.look(view)
+        self.look(view)
 
-    def look(self, view: View) -> None:
+    def look(self, view: View | None) -> None:
         """Draw from elsewhere from now on. Raises KeyError for a camera that the model does not have."""
         import mujoco  # noqa: PLC0415
 
+        mujoco.mjv_defaultOption(self._option)
+        self._option.flags[mujoco.mjtVisFlag.mjVIS_RANGEFINDER] = 0  # as dm_control has it
+        if view is None:
+            mujoco.mjv_defaultFreeCamera(self.model, self._camera)
+            if self.model.ncam:
+                self._camera.type, self._camera.fixedcamid = mujoco.mjtCamera.mjCAMERA_FIXED, 0
+            return
         if view.camera:
             self._camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
             self._camera.fixedcamid = self.model.camera(view.camera).id
@@ -119,15 +135,19 @@ class Canvas:
         import mujoco  # noqa: PLC0415
 
         self._context.make_current()
-        if not np.array_equal(self._terrain, self.model.hfield_data):  # some tasks make a new one for each episode
-            self._terrain = self.model.hfield_data.copy()
+        if self.model.nhfield and not np.array_equal(self._terrain, self.model.hfield_data):
+            self._terrain = self.model.hfield_data.copy()  # some tasks make a new one for each episode
             for field in range(self.model.nhfield):
                 mujoco.mjr_uploadHField(self.model, self._drawing, field)
         every = mujoco.mjtCatBit.mjCAT_ALL.value
+        # A floor without end is laid under the camera of the scene: without this, under that of the frame before.
+        mujoco.mjv_updateCamera(self.model, data, self._camera, self._scene)
         mujoco.mjv_updateScene(self.model, data, self._option, None, self._camera, every, self._scene)
         mujoco.mjr_render(self._rectangle, self._scene, self._drawing)
-        pixels = np.empty((*self.size, 3), np.uint8)
+        pixels = np.empty((self._rectangle.height, self._rectangle.width, 3), np.uint8)
         mujoco.mjr_readPixels(pixels, None, self._rectangle, self._drawing)
+        if self._smooth > 1:
+            pixels = np.asarray(Image.fromarray(pixels).reduce(self._smooth))
         return np.ascontiguousarray(pixels[::-1])
 
     def close(self) -> None:

@@ -94,17 +94,18 @@ def tiny_config(**changes):
     return ModelConfig(**{"latent": 16, "group": 4, "width": 16, "bins": 11, "precision": "fp32"} | changes)
 
 
-def tiny_model(state_size: int = 3, points: int = 2, seed: int = 0, forms: torch.Tensor | None = None, **changes):
-    """A model of that size in which no head is still zero; its normaliser has seen something."""
+def tiny_model(senses: int | dict = 3, points: int = 2, seed: int = 0, forms: torch.Tensor | None = None, **changes):
+    """A model of these senses (or so large a state) with no head still at zero; its normaliser has seen something."""
     from worldmodel.model import WorldModel  # noqa: PLC0415
 
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = WorldModel(state_size, points, tiny_config(**changes), forms)
+        shapes = {"observation.state": (senses,)} if isinstance(senses, int) else senses
+        model = WorldModel(shapes, points, tiny_config(**changes), forms)
         for p in model.parameters():
             if not p.detach().any():
                 torch.nn.init.normal_(p, std=0.1)
-        model.normaliser.observe(torch.randn(20, state_size))
+        model.normaliser.observe(torch.randn(20, model.state_size))
     return model
 
 
@@ -126,15 +127,15 @@ def trainer(
 
     token = token_settings(*((length,) if isinstance(length, int) else length))
     tokens = Tokens.of(token, env.single_action_space.shape[0])
-    state_size = env.single_observation_space[STATE].shape[0]
-    model = tiny_model(state_size, tokens.points, weights, tokens.forms, token=token, precision=precision)
+    senses = {key: space.shape for key, space in env.single_observation_space.items()}
+    model = tiny_model(senses, tokens.points, weights, tokens.forms, token=token, precision=precision)
     learning = LearningConfig(**{"batch": 8, "updates_per_decision": 0.5} | changes)
     planning = PlannerConfig(samples=8, policy_samples=2, elites=4, iterations=2, horizon=2, budget="fixed")
     generator = torch.Generator().manual_seed(1)
     discounts = [0.9**n for n in token.lengths]
     planner = Planner(model, discounts, planning)
     agent = Agent(model, tokens, planner, generator, explore="pink")
-    replay = Replay(capacity, env.num_envs, state_size, env.single_action_space.shape[0], tokens.size)
+    replay = Replay(capacity, env.num_envs, senses, env.single_action_space.shape[0], tokens.size)
     loop = LoopConfig(steps=1000, seed_steps=8, seed=1)
     learner = Learner(model, discounts, learning)
     return Trainer(env, learner, agent, replay, tokens, generator, loop, 2, 0.9)
@@ -148,7 +149,7 @@ def identity(of):
     planning = of.agent.planner.config
     return Identity(
         {"name": "slide"},
-        model.state_size,
+        model.senses,
         of.tokens.action_size,
         of.step_discount,
         of.env_steps,
@@ -291,6 +292,18 @@ def arms():
     module = module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="session")
+def drawing():
+    """Skips where MuJoCo itself can't draw."""
+    from sim.canvas import choose_backend  # noqa: PLC0415
+
+    backend = choose_backend()
+    code = "import mujoco; mujoco.GLContext(8, 8).make_current()"
+    environment = os.environ | {"MUJOCO_GL": backend}
+    if backend == "disabled" or subprocess.run([sys.executable, "-c", code], env=environment, check=False).returncode:
+        pytest.skip("nothing can be drawn on this machine")
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ import torch
 from policies.agent import Agent
 from policies.rollouts import episode_seeds, rollout
 from policies.tokens import Tokens
-from worldmodel.model import STATE
 from worldmodel.planner import Planner
+from worldmodel.senses import STATE
 from worldmodel.settings import PlannerConfig
 
 PLANNING = PlannerConfig(samples=8, policy_samples=2, elites=4, iterations=2, horizon=2, budget="fixed")

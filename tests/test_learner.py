@@ -10,7 +10,7 @@ from worldmodel.arithmetic import update_gflop
 from worldmodel.flat import flatten, segment
 from worldmodel.learner import UPDATE_METRICS, Learner, LearningFault
 from worldmodel.losses import METRICS, Batch, loss
-from worldmodel.model import STATE
+from worldmodel.senses import STATE
 from worldmodel.settings import LearningConfig
 
 CONFIG = LearningConfig(batch=8)
@@ -24,7 +24,12 @@ def batch(seed=0, size=8):
     proceed[-1, 0], valid[-1, 1] = 0, 0
     state, reward = torch.randn(H + 1, size, 3, generator=g), torch.randn(H, size, generator=g)
     return Batch(
-        state, torch.rand(H, size, 2, generator=g) * 2 - 1, reward, proceed, valid, torch.rand(size, 2, generator=g)
+        {STATE: state},
+        torch.rand(H, size, 2, generator=g) * 2 - 1,
+        reward,
+        proceed,
+        valid,
+        torch.rand(size, 2, generator=g),
     )
 
 
@@ -128,10 +133,11 @@ def test_a_batch_that_is_not_finite_leaves_everything_untouched(model, generator
     learner = Learner(model, [0.9], CONFIG)
     learner.update(batch(), generator)
     before = everything(learner)
-    spoiled = getattr(batch(), field).clone()
+    spoiled = (batch().seen[STATE] if field == "state" else getattr(batch(), field)).clone()
     spoiled[0, 3] = torch.nan
+    change = {"seen": {STATE: spoiled}} if field == "state" else {field: spoiled}
     with pytest.raises(LearningFault, match=r"^update 1: loss_\w+.* not finite$"):
-        learner.update(dataclasses.replace(batch(), **{field: spoiled}), generator)
+        learner.update(dataclasses.replace(batch(), **change), generator)
     assert equal(everything(learner), before)
     learner.update(batch(), generator)  # and it can go on
 

@@ -14,8 +14,8 @@ from policies.checkpoint import load_model, read_identity, save_checkpoint
 from policies.folders import FolderError, check_folder
 from policies.tokens import Tokens
 from robot import configuration_semagram  # noqa: F401  registers it
-from worldmodel.model import STATE
 from worldmodel.planner import Planner
+from worldmodel.senses import STATE
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from worldmodel.losses import METRICS, Batch, loss, window_return
 from worldmodel.model import WorldModel
+from worldmodel.senses import STATE
 from worldmodel.settings import LearningConfig
 
 DISCOUNT = 0.9
@@ -26,13 +27,13 @@ def batch(seed=0, horizon=CONFIG.horizon, size=6, dtype=torch.float32):
     proceed[1:, 1], valid[2:, 1] = 0, 0
     valid[1:, 2] = 0
     valid[:, 3] = 0
-    return Batch(state, token, reward, proceed, valid, token[0])
+    return Batch({STATE: state}, token, reward, proceed, valid, token[0])
 
 
 def noise(size=6, seed=1, dtype=torch.float32):
     """The draws of one loss."""
     g = torch.Generator().manual_seed(seed)
-    return tuple(torch.randn(2, size, 2, generator=g, dtype=dtype))
+    return *torch.randn(2, size, 2, generator=g, dtype=dtype), torch.ones(size, 1, dtype=dtype)
 
 
 def target_of(toys, **changes):
@@ -88,10 +89,10 @@ def test_what_never_happened_does_not_matter(toys, model, imitation):
     before, total, _ = gradients(model, target, data, config)
     absent = data.valid == 0
     assert absent.any()
-    state = data.state.clone()
+    state = data.seen[STATE].clone()
     state[1:][absent] = 37.0
     others = (
-        changed(data, state=state),
+        changed(data, seen={STATE: state}),
         changed(data, token=torch.where(absent.unsqueeze(-1), 0.77, data.token)),
         changed(data, reward=torch.where(absent, 1e3, data.reward)),
         changed(data, proceed=torch.where(absent, 1 - data.proceed, data.proceed)),
@@ -116,9 +117,10 @@ def test_what_did_happen_matters_where_it_should(toys, model, name, felt):
     data, target = batch(), target_of(toys)
     config = dataclasses.replace(CONFIG, imitation=0.0)
     _, _, before = gradients(model, target, data, config)
-    field = getattr(data, name).clone()
+    field = (data.seen[STATE] if name == "state" else getattr(data, name)).clone()
     field[0, 2] -= 0.5
-    _, _, after = gradients(model, target, changed(data, **{name: field}), config)
+    change = {"seen": {STATE: field}} if name == "state" else {name: field}
+    _, _, after = gradients(model, target, changed(data, **change), config)
     parts = {m.removeprefix("loss_") for m, a, b in zip(METRICS, before, after, strict=True) if a != b}
     assert parts & {"consistency", "reward", "value", "continue", "policy"} == felt
 
@@ -126,9 +128,9 @@ def test_what_did_happen_matters_where_it_should(toys, model, name, felt):
 def test_nothing_is_learned_from_beyond_a_termination(toys, model):
     data, target, config = batch(), target_of(toys), CONFIG
     before, total, _ = gradients(model, target, data, config)
-    state = data.state.clone()
+    state = data.seen[STATE].clone()
     state[2, 1] = 37.0  # what was seen after the token that ended the episode
-    after, again, _ = gradients(model, target, changed(data, state=state), config)
+    after, again, _ = gradients(model, target, changed(data, seen={STATE: state}), config)
     assert torch.equal(again, total)
     assert all(torch.equal(after[name], before[name]) for name in before)
 
@@ -170,8 +172,9 @@ def test_a_batch_in_another_order_has_the_same_loss(toys, seed):
     model, target, config = toys.tiny_model(), target_of(toys), CONFIG
     data, draws = batch(), noise()
     order = torch.randperm(6, generator=torch.Generator().manual_seed(seed))
-    shuffled = {f.name: getattr(data, f.name)[:, order] for f in dataclasses.fields(data) if f.name != "choice"}
-    mixed = Batch(**shuffled, choice=data.choice[order])
+    columns = ("token", "reward", "proceed", "valid")
+    shuffled = {name: getattr(data, name)[:, order] for name in columns}
+    mixed = Batch({STATE: data.seen[STATE][:, order]}, **shuffled, choice=data.choice[order])
     one, parts, estimate = loss(model, target, data, draws, torch.ones(()), DISCOUNTS, config)
     other, again, swapped = loss(
         model, target, mixed, tuple(n[order] for n in draws), torch.ones(()), DISCOUNTS, config
@@ -199,15 +202,15 @@ def test_the_value_learns_on_what_was_seen_not_on_what_was_imagined(toys, model)
 
 
 class Exact(WorldModel):
-    """In double precision; where no gradient is asked for, it encodes and proposes as the reference does.
+    """In double precision; where no gradient is asked for, it perceives and proposes as the reference does.
 
     So its losses, as functions of its weights, have the stopped gradients' targets held still.
     """
 
     reference: list
 
-    def encode(self, observation):
-        return super().encode(observation) if torch.is_grad_enabled() else self.reference[0].encode(observation)
+    def perceive(self, seen):
+        return super().perceive(seen) if torch.is_grad_enabled() else self.reference[0].perceive(seen)
 
     def policy(self, z, kind):
         return (super() if torch.is_grad_enabled() else self.reference[0]).policy(z, kind)
@@ -217,7 +220,7 @@ class Exact(WorldModel):
 def test_gradients_agree_with_finite_differences(toys, monkeypatch, group):
     monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)  # the layers' way back from bf16
     plain = toys.tiny_model()
-    model = Exact(3, 2, plain.config)
+    model = Exact({STATE: (3,)}, 2, plain.config)
     model.load_state_dict(plain.state_dict())
     target = target_of(toys)
     for net in (plain, model, target):

@@ -11,8 +11,9 @@ import torch
 from worldmodel import planner as planning
 from worldmodel.arithmetic import gflop, plan_gflop
 from worldmodel.gaussian import SquashedGaussian
-from worldmodel.model import STATE, Imagined, WorldModel
+from worldmodel.model import Imagined, WorldModel
 from worldmodel.planner import Memory, PlanFault, Planner, propose, score
+from worldmodel.senses import STATE
 from worldmodel.settings import PlannerConfig
 
 CONFIG = PlannerConfig(samples=32, policy_samples=8, elites=8, iterations=3, horizon=2, budget="fixed")
@@ -29,11 +30,11 @@ class Bowl(WorldModel):
     CODE = None  # the maker of two-hot logits
 
     def __init__(self, config, hole=None, mode=0.0):
-        super().__init__(2, 2, config)
+        super().__init__({STATE: (2,)}, 2, config)
         self.hole, self.mode = hole, mode
 
-    def encode(self, observation):
-        return observation[STATE]
+    def perceive(self, seen):
+        return seen[STATE]
 
     def policy(self, z, kind):
         return SquashedGaussian(torch.full_like(z, self.mode), torch.full_like(z, -1.0))
@@ -321,14 +322,16 @@ torch.compile = functools.partial(torch.compile, backend="aot_eager", fullgraph=
 from worldmodel.planner import Planner
 from worldmodel.learner import Learner
 from worldmodel.losses import Batch
-from worldmodel.model import STATE, WorldModel
+from worldmodel.model import WorldModel
+from worldmodel.senses import STATE
 from worldmodel.settings import LearningConfig, ModelConfig, PlannerConfig
 torch.set_num_threads(1)
 g = torch.Generator().manual_seed(0)
 planned, learned = [], []
 for compiled in (False, True):
     torch.manual_seed(0)
-    model = WorldModel(3, 2, ModelConfig(latent=16, group=4, width=16, bins=11, precision="fp32"))
+    config = ModelConfig(latent=16, group=4, width=16, bins=11, precision="fp32")
+    model = WorldModel({"observation.state": (3,)}, 2, config)
     for p in model.parameters():
         if not p.detach().any():
             torch.nn.init.normal_(p, std=0.1)
@@ -340,7 +343,8 @@ for compiled in (False, True):
     h = learner.config.horizon
     ones = torch.ones(h, 8)
     g.manual_seed(2)
-    batch = Batch(torch.randn(h + 1, 8, 3, generator=g), torch.zeros(h, 8, 2), ones, ones, ones, torch.zeros(8, 2))
+    seen = {"observation.state": torch.randn(h + 1, 8, 3, generator=g)}
+    batch = Batch(seen, torch.zeros(h, 8, 2), ones, ones, ones, torch.zeros(8, 2))
     for _ in range(2):
         learner.update(batch, g)
     learned.append(learner.flat.clone())

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from worldmodel.arithmetic import gflop, plan_gflop
 from worldmodel.election import doubt
-from worldmodel.model import STATE
 from worldmodel.planner import Memory, Planner
+from worldmodel.senses import STATE
 from worldmodel.settings import PlannerConfig
 
 ADAPTIVE = PlannerConfig(

@@ -9,8 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from worldmodel.replay import Replay, Window
+from worldmodel.senses import STATE
 
 S, A, P = 2, 3, 4
+SEEN = {STATE: (S,)}
 SHAPES = [(1, 1), (1, 2), (1, 4), (3, 1), (3, 2), (2, 4)]  # horizon, length
 
 
@@ -18,7 +20,7 @@ class Diary:
     """Writes a Replay and, beside it, a plain list of rows: the reference. Every number written is another one."""
 
     def __init__(self, capacity, envs):
-        self.replay = Replay(capacity, envs, S, A, P)
+        self.replay = Replay(capacity, envs, SEEN, A, P)
         self.rows = [[] for _ in range(envs)]
         self.serial = 0
 
@@ -32,14 +34,14 @@ class Diary:
 
     def start(self, env):
         state = self._numbers(S)
-        self.replay.start(env, state)
+        self.replay.start(env, {STATE: state})
         self._see(env, state)
 
     def step(self, env, terminated=False):
         action, reward, state = self._numbers(A), float(self._numbers(1)), self._numbers(S)
         choice = self._numbers(P) if self.serial % 2 else None
         self.rows[env][-1] |= {"action": action, "reward": reward, "terminated": terminated, "choice": choice}
-        self.replay.add(env, action, reward, state, terminated, choice)
+        self.replay.add(env, action, reward, {STATE: state}, terminated, choice)
         self._see(env, state)
 
     def steps(self):
@@ -73,7 +75,7 @@ class Diary:
         env, _, row = (torch.tensor(x) for x in zip(*held, strict=True))
         for horizon, length in SHAPES:
             window = self.replay.window(env, row, horizon, length)
-            fields = (window.state, window.action, window.reward, window.terminated, window.valid)
+            fields = (window.seen[STATE], window.action, window.reward, window.terminated, window.valid)
             for b, (e, i, _) in enumerate(held):
                 for got, want in zip(fields, self.expected(e, i, horizon, length), strict=True):
                     assert torch.equal(got[:, b], want), (horizon, length, e, i)
@@ -136,7 +138,7 @@ def test_a_step_is_usable_at_once(generator):
     diary.step(1)
     window = diary.replay.sample(4, 1, 1, generator)
     assert window.valid.all()
-    assert torch.equal(window.state[1], diary.rows[1][-1]["state"].expand(4, S))
+    assert torch.equal(window.seen[STATE][1], diary.rows[1][-1]["state"].expand(4, S))
 
 
 def test_a_full_ring_drops_its_oldest_steps():
@@ -168,7 +170,7 @@ def test_steps_are_drawn_uniformly_over_all_environments(generator):
 
 @pytest.mark.parametrize("steps", [4, 25])
 def test_a_replay_read_back_gives_the_same_windows_and_goes_on_alike(steps):
-    one, other = Diary(20, 2), Replay(20, 2, S, A, P)
+    one, other = Diary(20, 2), Replay(20, 2, SEEN, A, P)
     for env in (0, 1):
         one.start(env)
         for n in range(steps + env):
@@ -177,22 +179,29 @@ def test_a_replay_read_back_gives_the_same_windows_and_goes_on_alike(steps):
     assert other.steps == one.replay.steps
     for again in range(3):
         windows = [replay.sample(32, 2, 2, torch.Generator().manual_seed(again)) for replay in (one.replay, other)]
-        for name in (f.name for f in dataclasses.fields(Window)):
+        assert torch.equal(*(window.seen[STATE] for window in windows))
+        for name in (f.name for f in dataclasses.fields(Window) if f.name != "seen"):
             assert torch.equal(getattr(windows[0], name), getattr(windows[1], name))
         one.step(0)
         row = one.rows[0]
-        other.add(0, row[-2]["action"], row[-2]["reward"], row[-1]["state"], False, row[-2]["choice"])
+        other.add(0, row[-2]["action"], row[-2]["reward"], {STATE: row[-1]["state"]}, False, row[-2]["choice"])
 
 
 def test_rows_never_written_are_not_saved():
     diary = Diary(1000, 1)
     diary.start(0)
     diary.step(0)
-    assert diary.replay.state_dict()["state"].shape == (1, 2, S)
+    assert diary.replay.state_dict()[STATE].shape == (1, 2, S)
 
 
 @pytest.mark.parametrize(
-    "other", [Replay(21, 1, S, A, P), Replay(40, 2, S, A, P), Replay(20, 1, S + 1, A, P), Replay(20, 1, S, A)]
+    "other",
+    [
+        Replay(21, 1, SEEN, A, P),
+        Replay(40, 2, SEEN, A, P),
+        Replay(20, 1, {STATE: (S + 1,)}, A, P),
+        Replay(20, 1, SEEN, A),
+    ],
 )
 def test_a_replay_of_another_size_is_refused(other):
     diary = Diary(20, 1)
@@ -204,4 +213,4 @@ def test_a_replay_of_another_size_is_refused(other):
 
 def test_no_room_is_refused():
     with pytest.raises(ValueError, match=r"replay\.capacity=2"):
-        Replay(2, 3, S, A)
+        Replay(2, 3, SEEN, A)

@@ -11,8 +11,8 @@ from policies.tokens import Tokens
 from worldmodel import twohot
 from worldmodel.election import alike, elect
 from worldmodel.losses import Batch, bootstrap, loss
-from worldmodel.model import STATE
 from worldmodel.planner import Planner, propose
+from worldmodel.senses import STATE
 from worldmodel.settings import LearningConfig, PlannerConfig, TokenConfig
 
 SETTINGS = TokenConfig(4, 2, 1, shorter=(2, 1))
@@ -105,12 +105,12 @@ def batch(kind, count=8, seed=0):
     token = torch.cat([uniform(3, count, 4, seed=seed), torch.eye(3)[kind].expand(3, count, -1)], -1)
     ones = torch.ones(3, count)
     reward = torch.randn(3, count, generator=g)
-    return Batch(torch.randn(4, count, 3, generator=g), token, reward, ones, ones, token[0])
+    return Batch({STATE: torch.randn(4, count, 3, generator=g)}, token, reward, ones, ones, token[0])
 
 
 def test_a_mixed_batch_is_the_mean_of_its_parts(mixed, toys):
     target = toys.tiny_model(3, 4, seed=7, forms=TOKENS.forms, token=SETTINGS).value.requires_grad_(False)
-    noise = tuple(torch.randn(2, 24, 4, generator=torch.Generator().manual_seed(5)))
+    noise = (*torch.randn(2, 24, 4, generator=torch.Generator().manual_seed(5)), torch.ones(24, 1))
     parts = [batch(kind, seed=kind) for kind in range(3)]
 
     def losses(data, draws):

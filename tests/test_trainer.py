@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from policies.checkpoint import load_trainer, save_checkpoint
-from worldmodel.model import STATE
+from worldmodel.senses import STATE
 
 LIMITS = {1: (9,), 3: (7, 12, 9)}
 
@@ -139,7 +139,7 @@ def test_an_environment_that_does_not_come_back_is_said_and_begun_anew(toys, tmp
     ends = advance(resumed, 60)
     assert ends and all(np.isfinite(value) and length <= 12 for value, length, _ in ends)
     last = resumed.replay.window(torch.zeros(1, dtype=torch.long), resumed.replay.head[:1] - 1, 1, 1)
-    assert last.state.isfinite().all()
+    assert last.seen[STATE].isfinite().all()
 
 
 def test_an_episode_longer_than_the_replay_is_begun_anew(toys, tmp_path):
@@ -168,7 +168,7 @@ def test_the_replay_holds_what_the_environments_did(toys):
     assert sorted(told) == sorted((round(value, 4), length) for value, length, _ in ends)
     assert int((~replay.final).sum()) == trainer.steps == 90
     assert replay.action.abs().max() <= 1
-    off = replay.state[:, 1:, 0].abs() == 1  # a Slide terminates where it goes off its line, and only there
+    off = replay.seen[STATE][:, 1:, 0].abs() == 1  # a Slide terminates where it goes off its line, and only there
     happened = ~replay.final[:, :-1]
     assert torch.equal(replay.terminated[:, :-1][happened], off[happened])
     assert 0 < replay.terminated.sum() < len(ends)  # both kinds of end
@@ -207,7 +207,7 @@ def test_a_batch_is_its_window_in_tokens(toys, length):
     assert torch.allclose(batch.reward, written_out)
     assert torch.equal(batch.proceed, 1 - window.terminated.float())
     assert torch.equal(batch.valid, window.valid.float())
-    assert torch.equal(batch.state, window.state)
+    assert torch.equal(batch.seen[STATE], window.seen[STATE])
     if length == 1:
         assert torch.equal(batch.token, window.action.squeeze(2))
     assert torch.equal(batch.choice[window.chose], window.choice[window.chose])
@@ -275,11 +275,11 @@ def test_an_episodes_observations_are_its_own(toys):
     firsts = beginnings(replay)
     assert len(firsts) > 2
     for row in firsts:
-        assert replay.state[0, row, 2] == 0  # the clock of a fresh episode
+        assert replay.seen[STATE][0, row, 2] == 0  # the clock of a fresh episode
         if row:
-            assert replay.state[0, row - 1, 2] != 0
-    assert torch.equal(trainer.observation[STATE][0], replay.state[0, int(replay.head[0])])
-    assert len({float(replay.state[0, row, 0]) for row in firsts}) == len(firsts)  # each from a seed of its own
+            assert replay.seen[STATE][0, row - 1, 2] != 0
+    assert torch.equal(trainer.observation[STATE][0], replay.seen[STATE][0, int(replay.head[0])])
+    assert len({float(replay.seen[STATE][0, row, 0]) for row in firsts}) == len(firsts)  # each from a seed of its own
 
 
 def test_no_token_outlives_its_episode(toys):

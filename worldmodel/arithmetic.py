@@ -9,7 +9,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from worldmodel.learner import Learner
 from worldmodel.losses import Batch, loss
-from worldmodel.model import STATE
 from worldmodel.planner import Planner
 from worldmodel.settings import PlannerConfig
 
@@ -25,10 +24,10 @@ def update_gflop(learner: Learner) -> float:
     """GFLOP of one update, forward and backward."""
     model, config = learner.model, learner.config
     h, b, p = config.horizon, config.batch, model.token_size
-    ones = torch.ones(h, b, device=learner.flat.device)
-    zeros = torch.zeros(h + 1, b, max(p, model.state_size), device=learner.flat.device)
-    batch = Batch(zeros[..., : model.state_size], zeros[:h, :, :p], ones, ones, ones, zeros[0, :, :p])
-    noise = (zeros[0, :, : model.points], zeros[0, :, : model.points])
+    ones, token = torch.ones(h, b, device=learner.flat.device), torch.zeros(h, b, p, device=learner.flat.device)
+    seen = {key: x.unflatten(0, (h + 1, b)) for key, x in model.prepare(model.blank((h + 1) * b)).items()}
+    batch = Batch(seen, token, ones, ones, ones, token[0])
+    noise = learner.noise(batch, torch.Generator().manual_seed(0))
 
     def work():
         total, _, _ = loss(model, learner.target, batch, noise, learner.scale, learner.discounts, config)
@@ -39,9 +38,8 @@ def update_gflop(learner: Learner) -> float:
 
 def plan_gflop(model, discounts: Sequence[float], config: PlannerConfig, imagined: float | None = None) -> float:
     """GFLOP of one plan for one observation: of all its budget, or of `imagined` steps of it."""
-    device = next(model.parameters()).device
     planner = Planner(model, discounts, replace(config, budget="fixed"))
-    observation = {STATE: torch.zeros(1, model.state_size, device=device)}
+    observation = model.blank(1)
     generator = torch.Generator().manual_seed(0)
     plans = []
     whole = gflop(lambda: plans.append(planner.plan(observation, None, generator, deadline=math.inf)))

@@ -6,17 +6,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from worldmodel.model import STATE, WorldModel
+from worldmodel.model import WorldModel
 
 
 @dataclass(frozen=True)
 class Windows:
-    """H tokens for B starts: state (H+1, B, S); token (H, B, P).
+    """H tokens for B starts: seen, by the senses' keys, each (H+1, B, ...); token (H, B, P).
 
     whole (H, B): 1 where every step of the token was recorded; followed (H, B): where what was seen after it was, too.
     """
 
-    state: Float[Tensor, "H1 B S"]
+    seen: dict[str, Tensor]
     token: Float[Tensor, "H B P"]
     whole: Float[Tensor, "H B"]
     followed: Float[Tensor, "H B"]
@@ -29,7 +29,8 @@ def imitation_loss(model: WorldModel, windows: Windows, consistency: float) -> t
     plus mean |mode(policy(encode(o_t))) - w_t|^2. Both reach the encoder, which no reward shapes here.
     """
     steps = len(windows.token)
-    seen = model.encode({STATE: windows.state.flatten(0, 1)}).unflatten(0, (steps + 1, -1))
+    seen = model.encode({key: value.flatten(0, 1) for key, value in windows.seen.items()})
+    seen = seen.unflatten(0, (steps + 1, -1))
     z, apart = seen[0], []
     for t in range(steps):
         z = model.next(model.leap(z, windows.token[t]))

@@ -56,15 +56,21 @@ class Learner:
         self._apply = torch.compile(adam, dynamic=False) if compiled else adam
 
     def update(self, batch: Batch, generator: torch.Generator) -> Tensor:
-        """Take one step; returns UPDATE_METRICS as a tensor (9,). Raises LearningFault before a weight is touched."""
+        """Take one step; returns UPDATE_METRICS as a tensor (10,). Raises LearningFault before a weight is touched."""
         self.learn(batch, self.noise(batch, generator))
         return self.metrics
 
-    def noise(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """The standard normal draws one update uses."""
-        return tuple(torch.randn(2, len(batch.choice), self.model.points, generator=generator).to(self.flat.device))
+    def noise(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """The standard normal draws one update uses, and which senses it does not hide."""
+        size, count = len(batch.choice), len(self.model.senses)
+        normal = torch.randn(2, size, self.model.points, generator=generator)
+        keep = torch.ones(size, count)
+        if count > 1:
+            keep = (torch.rand(size, count, generator=generator) >= self.config.dropout).float()
+            keep[keep.sum(1) == 0] = 1  # all hidden: none is
+        return *normal.to(self.flat.device), keep.to(self.flat.device)
 
-    def learn(self, batch: Batch, noise: tuple[Tensor, Tensor]) -> None:
+    def learn(self, batch: Batch, noise: tuple[Tensor, Tensor, Tensor]) -> None:
         """One step with given noise."""
         total, parts, estimate = self._loss(
             self.model, self.target, batch, noise, self.scale, self.discounts, self.config

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from worldmodel import twohot
-from worldmodel.model import STATE, ValueHeads, WorldModel
+from worldmodel.model import ValueHeads, WorldModel
 from worldmodel.settings import LearningConfig
 
 METRICS = (
@@ -21,6 +21,7 @@ METRICS = (
     "loss_continue",
     "policy_entropy",
     "value_mean",
+    "loss_agreement",
 )
 
 
@@ -28,12 +29,12 @@ METRICS = (
 class Batch:
     """H tokens for B starts, as the nets see them; the H tokens of a start are all of one kind.
 
-    state (H+1, B, S); token (H, B, W); reward (H, B), discounted over each token; proceed (H, B), 0 where the episode
-    terminated within the token; valid (H, B), 0 where the token never happened; choice (B, W), what the planner chose
-    for the first token, which was then executed with noise.
+    seen: what `WorldModel.prepare` gave, each (H+1, B, ...). token (H, B, W). reward (H, B), discounted over each
+    token. proceed (H, B), 0 where the episode terminated within the token. valid (H, B), 0 where the token never
+    happened. choice (B, W), what the planner chose for the first token, which was then executed with noise.
     """
 
-    state: Float[Tensor, "H1 B S"]
+    seen: dict[str, Tensor]
     token: Float[Tensor, "H B W"]
     reward: Float[Tensor, "H B"]
     proceed: Float[Tensor, "H B"]
@@ -45,12 +46,14 @@ class Batch:
         """Several batches as one."""
         if len(batches) == 1:
             return batches[0]
-        columns = {f.name: [getattr(batch, f.name) for batch in batches] for f in fields(cls)}
-        return cls(**{name: torch.cat(parts, 0 if name == "choice" else 1) for name, parts in columns.items()})
+        seen = {key: torch.cat([batch.seen[key] for batch in batches], 1) for key in batches[0].seen}
+        columns = {f.name: [getattr(batch, f.name) for batch in batches] for f in fields(cls) if f.name != "seen"}
+        return cls(seen, **{name: torch.cat(parts, 0 if name == "choice" else 1) for name, parts in columns.items()})
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on a device."""
-        return Batch(*(getattr(self, f.name).to(device) for f in fields(self)))
+        seen = {key: value.to(device) for key, value in self.seen.items()}
+        return Batch(seen, *(getattr(self, f.name).to(device) for f in fields(self) if f.name != "seen"))
 
 
 def window_return(
@@ -84,26 +87,45 @@ def bootstrap(
     return torch.stack(values).amax(0)
 
 
+def begin(
+    model: WorldModel, seen: dict[str, Tensor], keep: Float[Tensor, "B n"]
+) -> tuple[Float[Tensor, "B D"], Float[Tensor, ""]]:
+    """The latents of the senses kept, and how far they are from those of all (which are not moved towards them).
+
+    Whatever is left of the senses is to say the same: the latent is a language between them.
+    """
+    encoder = model.encoder
+    seen = model.scaled(seen)
+    parts = encoder.sense(seen)
+    if len(model.senses) == 1:
+        z = encoder.join(parts, keep)
+        return z, torch.zeros((), device=z.device)
+    present = encoder.present(seen)
+    whole, z = encoder.join(parts, present).detach(), encoder.join(parts, present * keep)
+    return z, (z - whole).square().mean()
+
+
 def loss(
     model: WorldModel,
     target: ValueHeads,
     batch: Batch,
-    noise: tuple[Tensor, Tensor],
+    noise: tuple[Tensor, Tensor, Tensor],
     scale: Tensor,
     discounts: Float[Tensor, "n"],
     config: LearningConfig,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Total loss (), its parts in the order of METRICS (7,), and the value estimates of the first latents (B,).
+    """Total loss (), its parts in the order of METRICS (8,), and the value estimates of the first latents (B,).
 
-    `noise`: standard normal (B, P) for the value's targets and (B, P) for the policy. `scale`: the current spread of
-    returns, which makes the policy's step independent of the reward's unit. `discounts`: over a whole token of each
-    kind. World-model losses reach the encoder; the policy's reaches only the policy. Structure of the losses: Hansen et
-    al. 2024 (arXiv 2310.16828), eq. 3-5, with returns over the whole window, a continue head, and the losses of value
-    and policy on the first latent only.
+    `noise`: standard normal (B, P) for the value's targets and (B, P) for the policy, and (B, n): 1 for the senses
+    that are not hidden where the windows begin. `scale`: the current spread of returns, which makes the policy's step
+    independent of the reward's unit. `discounts`: over a whole token of each kind. World-model losses reach the
+    encoder; the policy's reaches only the policy. Structure of the losses: Hansen et al. 2024 (arXiv 2310.16828),
+    eq. 3-5, with returns over the whole window, a continue head, and the losses of value and policy on the first
+    latent only.
     """
     steps = len(batch.reward)
     with torch.no_grad():
-        ahead = model.encode({STATE: batch.state[1:].flatten(0, 1)})
+        ahead = model.perceive({key: value[1:].flatten(0, 1) for key, value in batch.seen.items()})
         ahead = ahead.unflatten(0, (steps, -1))
         end = (batch.valid.sum(0).long() - 1).clamp(min=0)
         last = ahead.gather(0, end.view(1, -1, 1).expand(1, -1, ahead.shape[-1]))[0]
@@ -112,7 +134,7 @@ def loss(
         returns = window_return(batch.reward, batch.proceed, batch.valid, value, fade)
         weight = batch.valid * config.rho ** torch.arange(steps, device=value.device).unsqueeze(1)
 
-    z = model.encode({STATE: batch.state[0]})
+    z, agreement = begin(model, {key: value[0] for key, value in batch.seen.items()}, noise[2])
     start, features, consistency = z, [], torch.zeros((), device=z.device)
     for t in range(steps):
         features.append(model.leap(z, batch.token[t]))
@@ -149,5 +171,8 @@ def loss(
         + config.continuation * continuation
         + policy_loss
     )
-    parts = (consistency, reward, value_loss, policy_loss, continuation, -log_density.mean(), estimate.mean())
+    if len(model.senses) > 1:
+        total = total + config.agreement * agreement
+    entropy = -log_density.mean()
+    parts = (consistency, reward, value_loss, policy_loss, continuation, entropy, estimate.mean(), agreement)
     return total, torch.stack([p.detach() for p in parts]), estimate.detach()

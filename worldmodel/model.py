@@ -6,13 +6,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from worldmodel import senses as naming
 from worldmodel import twohot
+from worldmodel.encoder import Encoder
 from worldmodel.gaussian import SquashedGaussian
 from worldmodel.layers import Linear, NormedLinear, mlp
 from worldmodel.normaliser import Normaliser
+from worldmodel.senses import STATE, Shapes
 from worldmodel.settings import ModelConfig
-
-STATE = "observation.state"
+from worldmodel.vision import patches
 
 
 @dataclass(frozen=True)
@@ -49,30 +51,35 @@ class WorldModel(nn.Module):
     may mean the same motion: `word` gives them the one form of it that the nets know.
     """
 
-    def __init__(self, state_size: int, points: int, config: ModelConfig, forms: Float[Tensor, "n P P"] | None = None):
-        """`forms`: for each kind the projection from any points to those that stand for the same motion.
+    def __init__(self, senses: Shapes, points: int, config: ModelConfig, forms: Float[Tensor, "n P P"] | None = None):
+        """`senses`: the shape of one observation of each (`worldmodel.senses`), in the order that they are kept in.
 
-        Raises ValueError where there are several kinds and not a form for each.
+        `forms`: for each kind the projection from any points to those that stand for the same motion. Raises ValueError
+        where there are several kinds and not a form for each, or for a sense that is not known.
         """
         super().__init__()
         kinds = len(config.token.lengths)
         if kinds > 1 and (forms is None or len(forms) != kinds):
             raise ValueError(f"forms: one for each of {kinds} lengths of tokens")
-        self.config, self.state_size, self.points, self.kinds = config, state_size, points, kinds
+        self.config, self.points, self.kinds = config, points, kinds
+        self.senses = {key: tuple(shape) for key, shape in senses.items()}
         token_size = self.token_size = points + self.kind_size
         self.register_buffer("forms", forms if kinds > 1 else None, persistent=False)
         self.register_buffer("codes", torch.eye(kinds)[:, : self.kind_size], persistent=False)
         dtype = matmul_dtype(config.precision)
         d, h = config.latent, config.width
-        self.normaliser = Normaliser(state_size)
-        self.encoder = nn.Sequential(
-            NormedLinear(state_size, h, dtype=dtype), NormedLinear(h, d, dtype=dtype, group=config.group)
-        )
+        self.normaliser = Normaliser(self.state_size)
+        self.encoder = Encoder(self.senses, config, dtype)
         self.trunk = nn.Sequential(NormedLinear(d + token_size, h, dtype=dtype), NormedLinear(h, h, dtype=dtype))
         self.next = NormedLinear(h, d, dtype=dtype, group=config.group)
         self.outcome = Linear(h, config.bins + 1, dtype=dtype, zero=True)
         self.value = ValueHeads(config, token_size, dtype)
         self.actor = mlp(d + self.kind_size, h, 2 * points, 0, dtype)
+
+    @property
+    def state_size(self) -> int:
+        """Numbers in the state; 0 for a model that does not perceive it."""
+        return self.senses.get(STATE, (0,))[0]
 
     @property
     def kind_size(self) -> int:
@@ -85,8 +92,39 @@ class WorldModel(nn.Module):
         return self.normaliser.mean.device
 
     def encode(self, observation: dict[str, Tensor]) -> Float[Tensor, "B D"]:
-        """Latent of an observation with LeRobot's keys; `observation.state` is (B, S), on any device."""
-        return self.encoder(self.normaliser(observation[STATE].to(self.device)))
+        """Latent of an observation with LeRobot's keys, on any device; one that is missing, is.
+
+        `observation.state` (B, S), `observation.images.<camera>` (B, F, H, W, 3) uint8, the frames of `vision.lags`,
+        `observation.language` (B, T).
+        """
+        return self.perceive(self.prepare(observation))
+
+    def prepare(self, observation: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What `perceive` reads: on the model's device, frames in patches. Nothing in it depends on a weight."""
+        side, ready = self.config.vision.patch, {}
+        for key in self.senses:
+            if key in observation:
+                value = observation[key]
+                ready[key] = (patches(value, side) if naming.is_image(key) else value).to(self.device)
+                if (masked := naming.mask(key)) in observation:
+                    ready[masked] = observation[masked].to(self.device)
+        return ready
+
+    def perceive(self, seen: dict[str, Tensor]) -> Float[Tensor, "B D"]:
+        """Latent of what `prepare` gave."""
+        return self.encoder(self.scaled(seen))
+
+    def scaled(self, seen: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The same, the state normalised."""
+        return seen | {STATE: self.normaliser(seen[STATE])} if STATE in seen else seen
+
+    def blank(self, count: int) -> dict[str, Tensor]:
+        """`count` observations of nothing, for what only asks how much work they are."""
+        frames, ready = len(self.config.vision.lags), {}
+        for key, shape in self.senses.items():
+            whole = (count, frames, *shape) if naming.is_image(key) else (count, *shape)
+            ready[key] = torch.zeros(whole, dtype=torch.uint8 if naming.is_image(key) else torch.float32)
+        return ready
 
     def step(self, z: Float[Tensor, "B D"], w: Float[Tensor, "B P"]) -> Imagined:
         """Imagine one token: where it leads, what it earns, whether the episode goes on."""

@@ -134,7 +134,7 @@ class Planner:
         if (least := min(config.policy_samples, config.elites)) < model.kinds:
             raise ValueError(f"planner.policy_samples, planner.elites={least}: at least {model.kinds}, the lengths")
         wrap = (lambda f: torch.compile(f, dynamic=False)) if compiled else (lambda f: f)
-        self._encode, self._propose, self._refine = wrap(model.encode), wrap(propose), wrap(refine)
+        self._perceive, self._propose, self._refine = wrap(model.perceive), wrap(propose), wrap(refine)
 
     @torch.no_grad()
     def plan(
@@ -153,7 +153,7 @@ class Planner:
         config = self.config
         if deadline is None and config.deadline_ms:
             deadline = time.perf_counter() + config.deadline_ms / 1000
-        z = self._encode(observation)
+        z = self._perceive(self.model.prepare(observation))
         shape = (config.horizon, len(z), config.samples, self.model.points)
         noise = torch.randn(config.iterations, *shape, generator=generator).to(z.device)
         first, *more = self._begin(z, memory, noise[0])

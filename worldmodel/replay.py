@@ -1,23 +1,29 @@
 """Replay: raw control steps in preallocated arrays, usable the moment they are added; samples windows of tokens."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from worldmodel import senses as naming
+from worldmodel.senses import LANGUAGE, Shapes
+
 
 @dataclass(frozen=True)
 class Window:
     """H consecutive tokens of L control steps each, for B starts.
 
-    state (H+1, B, S): at the token boundaries. action (H, B, L, A) and reward (H, B, L): per control step.
+    seen: at the token boundaries, by its key: each (H+1, B, ...), frames (H+1, B, F, height, width, 3), newest and
+    older as `lags` says; where anything was missing, every sense's `mask.<sense>` (H+1, B, 1) beside it.
+    action (H, B, L, A) and reward (H, B, L): per control step.
     terminated (H, B): the episode ended within this token or before it; all later steps are zero.
     valid (H, B): the token happened: all of its steps are known, or it ended by termination, and none before it ended.
     choice (B, P): the token that the planner chose for the first step, before any exploration; chose (B,): it did.
     """
 
-    state: Float[Tensor, "H1 B S"]
+    seen: dict[str, Tensor]
     action: Float[Tensor, "H B L A"]
     reward: Float[Tensor, "H B L"]
     terminated: Bool[Tensor, "H B"]
@@ -35,15 +41,29 @@ class Replay:
     later tokens are invalid. Truncation is therefore never mistaken for termination.
     """
 
-    def __init__(self, capacity: int, envs: int, state_size: int, action_size: int, token_size: int | None = None):
+    def __init__(
+        self,
+        capacity: int,
+        envs: int,
+        senses: Shapes,
+        action_size: int,
+        token_size: int | None = None,
+        lags: Sequence[int] = (0,),
+    ):
         """Keep the newest `capacity` steps in all; raises ValueError if that leaves an environment under 2 rows.
 
-        `token_size` P is the action's size unless given.
+        `token_size` P is the action's size unless given. Each frame is kept once, as bytes; `lags`: of how many steps
+        ago the frames are that a window shows at once, those of before an episode being its first. Of the language,
+        rows keep the number of a sentence.
         """
         self.rows = capacity // envs + 1
         if self.rows < 2:
             raise ValueError(f"replay.capacity={capacity}: at least 1 step for each of {envs} environments")
-        self.state = torch.zeros(envs, self.rows, state_size)
+        naming.check(senses)
+        self.senses, self.lags = dict(senses), tuple(lags)
+        self.seen = {key: _column(key, shape, envs, self.rows) for key, shape in senses.items()}
+        self.present = torch.zeros(envs, self.rows, len(senses), dtype=torch.bool)
+        self.sentences: list[Tensor] = []
         self.action = torch.zeros(envs, self.rows, action_size)
         self.reward = torch.zeros(envs, self.rows)
         self.choice = torch.zeros(envs, self.rows, token_size or action_size)
@@ -58,16 +78,16 @@ class Replay:
         """Rows that hold an observation, over all environments."""
         return int(self.filled.sum())
 
-    def start(self, env: int, state: Float[Tensor, "S"]) -> None:
-        """Begin an episode with its first observation."""
-        self._push(env, state)
+    def start(self, env: int, seen: dict[str, Tensor]) -> None:
+        """Begin an episode with its first observation: of each sense, one value, and perhaps its mask."""
+        self._push(env, seen)
 
     def add(
         self,
         env: int,
         action: Float[Tensor, "A"],
         reward: float,
-        state: Float[Tensor, "S"],
+        seen: dict[str, Tensor],
         terminated: bool,
         choice: Float[Tensor, "P"] | None = None,
     ) -> None:
@@ -84,16 +104,28 @@ class Replay:
         self.terminated[env, row] = terminated
         self.final[env, row] = False
         self.steps += 1
-        self._push(env, state)
+        self._push(env, seen)
 
-    def _push(self, env: int, state: Tensor) -> None:
+    def _push(self, env: int, seen: dict[str, Tensor]) -> None:
         row = (int(self.head[env]) + 1) % self.rows
-        self.state[env, row] = state
+        for i, (key, column) in enumerate(self.seen.items()):
+            mask = seen.get(naming.mask(key))
+            self.present[env, row, i] = key in seen and (mask is None or bool(mask))
+            if key in seen:
+                column[env, row] = self._sentence(seen[key]) if key == LANGUAGE else seen[key]
         self.steps -= not bool(self.final[env, row])  # the ring's oldest, if it comes round
         self.final[env, row] = True
         self.terminated[env, row] = False
         self.head[env] = row
         self.filled[env] = min(int(self.filled[env]) + 1, self.rows)
+
+    def _sentence(self, vector: Float[Tensor, "T"]) -> int:
+        """The number of a sentence."""
+        for i, known in enumerate(self.sentences):
+            if torch.equal(known, vector):
+                return i
+        self.sentences.append(vector.clone())
+        return len(self.sentences) - 1
 
     def starts(self, count: int, generator: torch.Generator) -> tuple[Int[Tensor, "B"], Int[Tensor, "B"]]:
         """Environment and row of `count` steps, uniform over all steps held. Raises ValueError when there are none."""
@@ -130,7 +162,7 @@ class Replay:
         at = torch.minimum(torch.arange(0, steps + 1, length).unsqueeze(1), last_known + 1)
         shape = (horizon, length, len(row))
         return Window(
-            state=self.state[env, (row + at) % self.rows],
+            seen=self._show(env, (row + at) % self.rows),
             action=(self.action[env, rows[:-1]] * known.unsqueeze(-1)).view(*shape, -1).transpose(1, 2),
             reward=(self.reward[env, rows[:-1]] * known).view(shape).transpose(1, 2),
             terminated=terminated,
@@ -139,24 +171,68 @@ class Replay:
             chose=self.chose[env, row],
         )
 
+    def _show(self, env: Int[Tensor, "B"], rows: Int[Tensor, "T B"]) -> dict[str, Tensor]:
+        """What was seen at some rows, frames with those before them."""
+        shown, flat = {}, (env * self.rows + rows).flatten()
+        for key, column in self.seen.items():
+            if naming.is_image(key):
+                lagged = torch.stack([self._before(env, rows, lag) for lag in self.lags], -1)
+                flat_lagged = (env.view(1, -1, 1) * self.rows + lagged).flatten()
+                shown[key] = column.flatten(0, 1).index_select(0, flat_lagged).view(*lagged.shape, *column.shape[2:])
+            elif key == LANGUAGE:
+                shown[key] = torch.stack(self.sentences)[column.flatten()[flat]].unflatten(0, rows.shape)
+            else:
+                shown[key] = column.flatten(0, 1).index_select(0, flat).unflatten(0, rows.shape)
+        present = self.present.flatten(0, 1)[flat].unflatten(0, rows.shape)
+        if not bool(present.all()):
+            masks = present.float().split(1, -1)
+            shown |= {naming.mask(key): here for key, here in zip(self.seen, masks, strict=True)}
+        return shown
+
+    def _before(self, env: Int[Tensor, "B"], rows: Int[Tensor, "T B"], lag: int) -> Int[Tensor, "T B"]:
+        """The rows `lag` steps earlier, or where the episode began."""
+        back, going = torch.zeros_like(rows), torch.ones_like(rows, dtype=torch.bool)
+        for i in range(1, lag + 1):
+            going = going & ~self.final[env, (rows - i) % self.rows]  # a final row belongs to another episode
+            back += going
+        return (rows - back) % self.rows
+
     def state_dict(self) -> dict[str, Tensor]:
         """Everything held, as tensors; rows never written are left out."""
         used = int(self.filled.max())
-        rows = {name: getattr(self, name)[:, :used].contiguous() for name in _ROWS}
+        columns = self._columns()
+        rows = {name: column[:, :used].contiguous() for name, column in columns.items()}
+        if self.sentences:
+            rows["sentences"] = torch.stack(self.sentences)
         return rows | {"head": self.head, "filled": self.filled, "rows": torch.tensor(self.rows)}
+
+    def _columns(self) -> dict[str, Tensor]:
+        """Every column, by the name it is saved under."""
+        return self.seen | {name: getattr(self, name) for name in _ROWS}
 
     def load_state_dict(self, saved: dict[str, Tensor]) -> None:
         """Take back what `state_dict` gave. Raises ValueError if the sizes differ."""
-        wide = ("state", "action", "choice")
-        sizes = len(saved["head"]), int(saved["rows"]), *(saved[name].shape[-1] for name in wide)
-        own = len(self.head), self.rows, *(getattr(self, name).shape[-1] for name in wide)
-        if sizes != own:
-            raise ValueError(f"the saved replay has (environments, rows, {', '.join(wide)}) {sizes}, this one {own}")
-        for name in _ROWS:
-            getattr(self, name)[:, : saved[name].shape[1]] = saved[name]
+        columns = self._columns()
+        sizes = {name: tuple(saved[name].shape[2:]) if name in saved else None for name in columns}
+        own = {name: tuple(column.shape[2:]) for name, column in columns.items()}
+        seats = (len(saved["head"]), int(saved["rows"])), (len(self.head), self.rows)
+        if seats[0] != seats[1]:
+            raise ValueError(f"the saved replay has (environments, rows) {seats[0]}, this one {seats[1]}")
+        if differing := [f"{name} {sizes[name]}, not {own[name]}" for name in own if sizes[name] != own[name]]:
+            raise ValueError(f"the saved replay has {'; '.join(differing)}")
+        for name, column in columns.items():
+            column[:, : saved[name].shape[1]] = saved[name]
+        self.sentences = list(saved["sentences"]) if "sentences" in saved else []
         self.head.copy_(saved["head"])
         self.filled.copy_(saved["filled"])
         self.steps = int((~self.final).sum())
 
 
-_ROWS = ("state", "action", "reward", "terminated", "final", "choice", "chose")
+def _column(key: str, shape: tuple[int, ...], envs: int, rows: int) -> Tensor:
+    """Room for what one sense gives. Pages of it that are never written take no memory."""
+    if naming.is_image(key):
+        return torch.zeros(envs, rows, *shape, dtype=torch.uint8)
+    return torch.zeros(envs, rows, dtype=torch.int32) if key == LANGUAGE else torch.zeros(envs, rows, *shape)
+
+
+_ROWS = ("present", "action", "reward", "terminated", "final", "choice", "chose")

@@ -38,6 +38,24 @@ class TokenConfig:
 
 
 @dataclass(frozen=True)
+class VisionConfig:
+    """How frames are seen: in squares of `patch` pixels a side, `width` features each.
+
+    `lags`: of how many control steps ago the frames are that are seen at once; 0 is now. Two of them show motion.
+    """
+
+    patch: int = 8
+    width: int = 64
+    lags: tuple[int, ...] = (0, 2)
+
+    def __post_init__(self):
+        """Raise ValueError for frames that cannot be."""
+        check("model.vision.", self, "patch width", low=1)
+        if 0 not in self.lags or len(set(self.lags)) < len(self.lags) or not all(0 <= lag <= 32 for lag in self.lags):
+            raise ValueError(f"model.vision.lags={list(self.lags)}: different numbers from 0 to 32, 0 among them")
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     """Sizes of the nets, and the arithmetic they run in (`precision`: auto, bf16 or fp32)."""
 
@@ -48,6 +66,16 @@ class ModelConfig:
     value_heads: int = 2
     precision: str = "auto"
     token: TokenConfig = field(default_factory=TokenConfig)
+    vision: VisionConfig = field(default_factory=VisionConfig)
+
+    @classmethod
+    def of(cls, saved: dict) -> "ModelConfig":
+        """From what `asdict` gave, perhaps through JSON. Raises TypeError for other keys."""
+        token, vision = dict(saved["token"]), dict(saved.get("vision", {}))
+        token["shorter"] = tuple(token.get("shorter", ()))
+        if "lags" in vision:
+            vision["lags"] = tuple(vision["lags"])
+        return cls(**saved | {"token": TokenConfig(**token), "vision": VisionConfig(**vision)})
 
     def __post_init__(self):
         """Raise ValueError for sizes that no net can have."""
@@ -68,6 +96,9 @@ class LearningConfig:
     tokens that the planner chose, where the value finds those better. `encoder_rate`: the encoder's share of
     `learning_rate`. `averaging`: over how many of the last updates (a time constant) the weights are averaged that act
     where nothing is explored; 1: the newest weights act.
+
+    Of several senses each is hidden with probability `dropout` where a window begins (never all), and `agreement`
+    weighs the distance of the latent that is left to that of all. Frames are moved at random by up to `shift` pixels.
     """
 
     batch: int = 128
@@ -85,6 +116,9 @@ class LearningConfig:
     target_rate: float = 0.01
     averaging: float = 1000.0
     updates_per_decision: float = 1.0
+    dropout: float = 0.3
+    agreement: float = 20.0
+    shift: int = 4
 
     def __post_init__(self):
         """Raise ValueError for a value outside its range."""
@@ -93,6 +127,9 @@ class LearningConfig:
         check("learning.", self, "learning_rate encoder_rate clip", above=0)
         check("learning.", self, "averaging", low=1)
         check("learning.", self, "consistency reward value continuation entropy imitation updates_per_decision", low=0)
+        check("learning.", self, "agreement", low=0)
+        check("learning.", self, "dropout", low=0, high=0.9)
+        check("learning.", self, "shift", low=0, high=32)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import torch
 
 from policies.agent import Agent
 from policies.serving.messages import Answer, Ask, Begin, Ready, Refusal
-from worldmodel.model import STATE
+from worldmodel.senses import STATE
 
 
 class Decider:

@@ -1,0 +1,42 @@
+"""The cameras of a task's environment, by name."""
+
+from typing import TYPE_CHECKING
+
+import gymnasium
+
+from envs import suite
+from envs.rendering import physics
+from envs.senses import MAIN
+from sim.canvas import GROUPS, View
+
+if TYPE_CHECKING:
+    from envs.settings import TaskConfig
+
+SECOND = {"quadruped": 2}
+"""Domains of the suite that are learned from pixels through another camera than their first, since Dreamer was."""
+
+
+def views(task: "TaskConfig", env: gymnasium.Env) -> dict[str, View | None]:
+    """Every camera by its name, and where it looks from; None: what the environment shows by itself.
+
+    `main` is the one that benchmarks of learning from pixels use; the others are the arm's own views and the cameras
+    that the MuJoCo model names.
+    """
+    base = env.unwrapped
+    model, _ = physics(base)
+    if model is None:
+        return {MAIN: None}
+    if task.is_arm:
+        own = base.views
+        return {MAIN: own["side"], "front": own["side"], **own, **_named(model, own["side"].groups)}
+    named = _named(model, GROUPS)
+    if task.name == "gym":
+        return {**named, MAIN: None}
+    domain, _ = suite.find(task.name)
+    main = model.camera(SECOND[domain]).name if domain in SECOND else None
+    return {**named, MAIN: named.get(main)}
+
+
+def _named(model, groups: tuple[int, ...]) -> dict[str, View]:
+    names = [model.camera(i).name for i in range(model.ncam)]
+    return {name: View(name, groups=groups) for name in names if name}

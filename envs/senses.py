@@ -1,0 +1,63 @@
+"""Which senses an environment gives. No torch and no Gymnasium here: commands read it to print help."""
+
+import re
+from dataclasses import dataclass
+
+STATE, IMAGES, LANGUAGE = "state", "images.", "language"
+MAIN = "main"
+"""The camera that every task has which can be drawn."""
+CHOICES = "state, images.<camera> (images.main has every task that can be drawn), language"
+SIZES = (16, 512)  # pixels
+
+
+def key(sense: str) -> str:
+    """Where a sense stands in an observation: LeRobot's name for it."""
+    return f"observation.{sense}"
+
+
+def mask_key(sense: str) -> str:
+    """Where an observation says whether a sense is there now, if that can change: bool (1,)."""
+    return f"mask.{sense}"
+
+
+@dataclass(frozen=True)
+class Senses:
+    """What an agent perceives: `names` as in `senses=`, and the height and width of its frames, `image_size=`.
+
+    A name is `state`, `images.<camera>` or `language`.
+    """
+
+    names: tuple[str, ...] = (STATE,)
+    size: int = 64
+
+    def __post_init__(self):
+        """Raise ValueError, naming the key, for what is no list of senses or no size; one line."""
+        if isinstance(self.names, str):
+            raise ValueError(f"senses={self.names}: a list, e.g. senses=[state,images.main]")
+        object.__setattr__(self, "names", tuple(self.names))
+        said = f"senses=[{','.join(map(str, self.names))}]"
+        if not self.names:
+            raise ValueError(f"{said}: at least one of {CHOICES}")
+        for name in self.names:
+            if name not in (STATE, LANGUAGE) and not re.fullmatch(r"images\.[\w-]+", str(name)):
+                raise ValueError(f"{said}: {name} is no sense; they are {CHOICES}")
+            if self.names.count(name) > 1:
+                raise ValueError(f"{said}: {name} twice; each sense once")
+        least, most = SIZES
+        if type(self.size) is not int or not least <= self.size <= most:
+            raise ValueError(f"image_size={self.size}: a whole number of pixels from {least} to {most}")
+
+    @property
+    def state(self) -> bool:
+        """Whether the environment's numbers are among them."""
+        return STATE in self.names
+
+    @property
+    def cameras(self) -> tuple[str, ...]:
+        """The cameras, without `images.`, in the order given."""
+        return tuple(name.removeprefix(IMAGES) for name in self.names if name.startswith(IMAGES))
+
+    @property
+    def language(self) -> bool:
+        """Whether the task's sentence is among them."""
+        return LANGUAGE in self.names

@@ -1,0 +1,50 @@
+"""What a model sees at once that an environment shows one by one: each camera's frame, with those of before it."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from worldmodel.senses import is_image
+
+
+class Recall:
+    """Keeps the last frames of B environments; before an episode's first, there is that one again."""
+
+    def __init__(self, lags: Sequence[int]):
+        """`lags`: of how many control steps ago the frames are that are shown at once."""
+        self.lags, self.depth = tuple(lags), max(lags) + 1
+        self.frames: dict[str, Tensor] = {}  # (B, depth, H, W, 3), the newest last
+        self.fresh = torch.zeros(0, dtype=torch.bool)
+
+    def see(self, observation: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The observation with frames (B, H, W, 3) replaced by (B, F, H, W, 3); called once every control step."""
+        shown = dict(observation)
+        for key, value in observation.items():
+            if not is_image(key):
+                continue
+            kept = self.frames.get(key)
+            every = value.unsqueeze(1).expand(-1, self.depth, *value.shape[1:])
+            if kept is None or kept[:, 0].shape != value.shape or len(self.fresh) != len(value):
+                kept = every
+            else:
+                kept = torch.cat([kept[:, 1:], value.unsqueeze(1)], 1)
+                kept = torch.where(self.fresh.view(-1, *[1] * (kept.dim() - 1)), every, kept)
+            self.frames[key] = kept
+            shown[key] = kept[:, [self.depth - 1 - lag for lag in self.lags]]
+        self.fresh = torch.zeros(len(next(iter(observation.values()))), dtype=torch.bool)
+        return shown
+
+    def forget(self, ended: Bool[Tensor, "B"]) -> None:
+        """The next frames of these environments are an episode's first."""
+        self.fresh = ended | self.fresh if len(self.fresh) == len(ended) else ended.clone()
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The frames kept."""
+        return {f"frames.{key}": kept.contiguous() for key, kept in self.frames.items()} | {"fresh": self.fresh}
+
+    def load_state_dict(self, saved: dict[str, Tensor]) -> None:
+        """Take back what `state_dict` gave."""
+        self.frames = {name[7:]: kept.clone() for name, kept in saved.items() if name.startswith("frames.")}
+        self.fresh = saved["fresh"].clone()

@@ -1,0 +1,251 @@
+"""Laws of what an environment gives to see: frames show the state and nothing else; what can't be had is refused."""
+
+import sys
+
+import cloudpickle
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium import spaces
+
+from envs.blackout import Blackout
+from envs.faults import EnvironmentFault
+from envs.make import STATE, make, make_vector
+from envs.rendering import physics
+from envs.senses import Senses, key
+from envs.settings import TaskConfig
+from sim import canvas
+
+SUITE = TaskConfig("cartpole-swingup")
+ARM = TaskConfig("so101-touch")
+ESCAPE = TaskConfig("quadruped-escape")
+MAIN = key("images.main")
+cloudpickle.register_pickle_by_value(sys.modules[__name__])  # a process can't import a test
+
+
+def seeing(task, *cameras, size=32, state=True):
+    return make(task, senses=Senses((*["state"] * state, *(f"images.{camera}" for camera in cameras)), size))
+
+
+def play(env, seed, count=4):
+    """Observations of an episode's first decisions."""
+    actions = np.random.default_rng(0).uniform(-1, 1, (count, *env.action_space.shape)).astype(np.float32)
+    return [env.reset(seed=seed)[0], *(env.step(action)[0] for action in actions)]
+
+
+def assert_same(some, others):
+    for one, other in zip(some, others, strict=True):
+        assert one.keys() == other.keys()
+        for name in one:
+            np.testing.assert_array_equal(one[name], other[name])
+
+
+@pytest.mark.parametrize("task", [SUITE, ESCAPE, ARM], ids=lambda task: task.label)
+def test_the_same_seed_and_actions_give_the_same_frames_whatever_was_drawn_before(drawing, task):
+    used, fresh = seeing(task, "main"), seeing(task, "main")
+    play(used, 5)
+    first = play(used, 1)
+    assert_same(first, play(fresh, 1))
+    assert all(used.observation_space.contains(observation) for observation in first)
+    assert np.any(first[0][MAIN] != play(fresh, 2, 0)[0][MAIN])
+    assert np.any(first[0][MAIN] != first[-1][MAIN])
+    used.close()
+    fresh.close()
+
+
+def test_a_frame_depends_on_the_physics_state_alone(drawing):
+    one, other = seeing(SUITE, "main"), seeing(SUITE, "main")
+    play(one, 1)
+    play(other, 2, 2)
+    assert np.any(one.observation(play(one, 1)[-1])[MAIN] != other.observation(play(other, 2, 2)[-1])[MAIN])
+    with other.unwrapped.physics.reset_context():
+        other.unwrapped.physics.set_state(one.unwrapped.physics.get_state())
+    blank = {STATE: np.zeros(5, np.float32)}
+    assert_same([one.observation(blank)], [other.observation(blank)])
+    for env in (one, other):
+        env.close()
+
+
+@pytest.mark.parametrize("task", [SUITE, ARM], ids=lambda task: task.label)
+def test_frames_change_nothing_of_an_episode(drawing, task):
+    env, unseen = seeing(task, "main"), make(task)
+    for seen, observation in zip(play(env, 3), play(unseen, 3), strict=True):
+        np.testing.assert_array_equal(seen[STATE], observation[STATE])
+    assert list(unseen.observation_space) == [STATE]
+    env.close()
+
+
+@pytest.mark.parametrize(
+    ("task", "cameras"), [(ARM, ("wrist", "side", "overhead")), (TaskConfig("walker-walk"), ("side", "back"))]
+)
+def test_each_camera_sees_another_picture_the_same_as_alone(drawing, task, cameras):
+    env = seeing(task, *cameras, state=False)
+    together = play(env, 0, 1)
+    env.close()
+    assert set(together[0]) == {key(f"images.{camera}") for camera in cameras}
+    for camera in cameras:
+        alone = seeing(task, camera, state=False)
+        assert_same(
+            [{name: seen[name] for name in seen if name.endswith(f".{camera}")} for seen in together], play(alone, 0, 1)
+        )
+        alone.close()
+    pictures = list(together[-1].values())
+    for i, one in enumerate(pictures):
+        for other in pictures[:i]:
+            assert np.abs(one.astype(float) - other).mean() > 2
+
+
+def test_main_is_the_camera_of_the_benchmarks(drawing):
+    for name, camera in (("quadruped-walk", "y"), ("walker-walk", "side"), ("so101-touch", "front")):
+        env = seeing(TaskConfig(name), "main", camera, state=False)
+        main, named = env.reset(seed=0)[0].values()
+        np.testing.assert_array_equal(main, named)
+        env.close()
+
+
+def test_a_small_frame_shows_what_a_fine_one_shows(drawing):
+    """It is cut up coarsely; the fine one is that of a canvas too large for it, looked at every tenth pixel."""
+    for task in (TaskConfig("cup-catch"), ARM):
+        env = seeing(task, "main", size=64)
+        coarse = env.reset(seed=0)[0][MAIN].astype(float)
+        model, data = physics(env.unwrapped)
+        untouched, _ = physics(make(task).unwrapped)
+        np.testing.assert_array_equal(model.geom_size, untouched.geom_size)
+        assert model.vis.quality.numslices == untouched.vis.quality.numslices
+        view = env.unwrapped.view if task.is_arm else None
+        fine = canvas.Canvas(model, 640, 640, view).draw(data)[5::10, 5::10]
+        assert np.abs(coarse - fine).mean() < 4
+        env.close()
+
+
+def test_two_processes_see_what_one_sees_alone(drawing):
+    senses = Senses(("state", "images.main"), 32)
+    alone = make(SUITE, senses=senses)
+    expected = [play(alone, seed, 2) for seed in (7, 3)]
+    vector = make_vector(SUITE, 2, senses=senses, wrap=Blackout)
+    assert vector.single_observation_space == Blackout(alone).observation_space
+    actions = np.random.default_rng(0).uniform(-1, 1, (2, *alone.action_space.shape)).astype(np.float32)
+    seen = [vector.reset(seed=[7, 3])[0], *(vector.step(np.stack([action] * 2))[0] for action in actions)]
+    vector.close()
+    alone.close()
+    for i, one in enumerate(expected):
+        assert_same(one, [{name: both[name][i] for name in one[0]} for both in seen])
+    assert all(both["mask.images.main"].all() for both in seen)
+
+
+class Screen(gymnasium.Env):
+    """Draws itself: all its pixels have the value `level`, and `side` of them make an edge."""
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012
+    observation_space = spaces.Box(-1, 1, (1,))
+    action_space = spaces.Box(-1, 1, (1,))
+    level, side = 0, 40
+
+    def __init__(self, render_mode=None):
+        self.render_mode = render_mode
+
+    def reset(self, *, seed=None, options=None):
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        return np.zeros(1, np.float32), 0.0, False, False, {}
+
+    def render(self):
+        picture = np.full((self.side, self.side, 3), self.level, np.uint8)
+        picture[::2] += 10
+        return picture
+
+
+class Blind(Screen):
+    """Draws nothing."""
+
+    metadata = {"render_modes": []}  # noqa: RUF012
+
+    def __init__(self):
+        pass
+
+
+@pytest.fixture
+def screen():
+    """Registers the two classes above; makes tasks of them that see."""
+
+    def of(name="Screen"):
+        return seeing(TaskConfig("gym", f"semagram/{name}-v0"), "main", size=20)
+
+    for name, environment in (("Screen", Screen), ("Blind", Blind)):
+        gymnasium.register(f"semagram/{name}-v0", environment)
+    yield of
+    for name in ("Screen", "Blind"):
+        gymnasium.registry.pop(f"semagram/{name}-v0")
+
+
+def test_an_environment_that_draws_itself_is_seen_at_the_size_chosen(screen):
+    frame = screen().reset(seed=0)[0][MAIN]
+    np.testing.assert_array_equal(frame, np.full((20, 20, 3), 5))  # the mean of the rows
+
+
+def test_a_camera_that_changes_size_is_a_fault(screen):
+    env = screen()
+    env.reset(seed=0)
+    env.unwrapped.side = 30
+    with pytest.raises(EnvironmentFault, match=r"images.main is \(30, 30, 3\) now, it was \(40, 40, 3\)") as caught:
+        env.step(np.zeros(1, np.float32))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("task", "sense", "message"),
+    [
+        (
+            TaskConfig("walker-walk"),
+            "images.nose",
+            "^senses=images.nose: walker-walk has no such camera; .* back, main, side",
+        ),
+        (ARM, "images.nose", "it has front, main, overhead, side, wrist, wrist_cam$"),
+        (TaskConfig("gym", "Pendulum-v1"), "language", "^task.sentence=: what Pendulum-v1 is about, in words"),
+    ],
+)
+def test_a_sense_that_is_not_there_is_refused_with_those_that_are(drawing, task, sense, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        make(task, senses=Senses(("state", sense)))
+    assert "\n" not in str(caught.value)
+
+
+def test_an_environment_that_draws_nothing_has_no_camera(screen):
+    with pytest.raises(ValueError, match=r"^senses=images.main: semagram/Blind-v0 draws nothing"):
+        screen("Blind")
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_without_graphics_there_is_no_seeing(monkeypatch, count):
+    monkeypatch.setenv("MUJOCO_GL", "disabled")
+    with pytest.raises(ValueError, match=r"^senses=images.main: nothing can be drawn: MUJOCO_GL=disabled$"):
+        make_vector(SUITE, count, senses=Senses(("images.main",)))
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        ({"names": ()}, r"^senses=\[\]: at least one of state, images.<camera>"),
+        ({"names": "state"}, r"^senses=state: a list"),
+        ({"names": ("state", "sound")}, r"^senses=\[state,sound\]: sound is no sense; they are state,"),
+        ({"names": ("images.",)}, "images. is no sense"),
+        ({"names": ("state", "images.a", "images.a")}, "images.a twice"),
+        ({"size": 8}, "^image_size=8: a whole number of pixels from 16 to 512"),
+        ({"size": 64.0}, "^image_size=64.0"),
+        ({"size": True}, "^image_size=True"),
+    ],
+)
+def test_senses_out_of_range_are_one_line(what, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        Senses(**what)
+    assert "\n" not in str(caught.value)
+
+
+def test_senses_are_told_apart():
+    senses = Senses(["images.b", "state", "images.a", "language"])
+    assert senses.cameras == ("b", "a")
+    assert senses.state
+    assert senses.language
+    assert Senses() == Senses(("state",), 64)
+    assert not Senses(("images.a",)).state

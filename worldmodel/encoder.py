@@ -1,0 +1,67 @@
+"""From any of the senses to one latent: each sense gives its part of the evidence, one layer reads their sum."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from worldmodel import senses as naming
+from worldmodel.layers import NormedLinear
+from worldmodel.senses import Shapes
+from worldmodel.settings import ModelConfig
+from worldmodel.vision import Eye
+
+
+class Encoder(nn.Module):
+    """z = fuse(sum of the parts of the senses that are there, and for each that is missing of what stands in for it).
+
+    What stands in is learned. With one sense alone there is nothing to stand in, and nothing to add.
+    """
+
+    def __init__(self, senses: Shapes, config: ModelConfig, dtype: torch.dtype):
+        """An encoder for each sense by its shape; raises ValueError for a sense that is not known."""
+        super().__init__()
+        naming.check(senses)
+        self.keys = tuple(senses)
+        self.parts = nn.ModuleList(_part(key, shape, config, dtype) for key, shape in senses.items())
+        self.fuse = NormedLinear(config.width, config.latent, dtype=dtype, group=config.group)
+        absent = torch.zeros(len(senses), config.width) if len(senses) > 1 else None
+        self.register_parameter("absent", None if absent is None else nn.Parameter(absent))
+
+    def sense(self, seen: dict[str, Tensor]) -> Float[Tensor, "B n h"]:
+        """The part of each sense; zeros for one that has no key."""
+        found = [part(seen[key]) if key in seen else None for key, part in zip(self.keys, self.parts, strict=True)]
+        like = next((part for part in found if part is not None), None)
+        if like is None:
+            raise ValueError(f"none of the senses {', '.join(self.keys)} is there")
+        return torch.stack([torch.zeros_like(like) if part is None else part for part in found], -2)
+
+    def present(self, seen: dict[str, Tensor]) -> Float[Tensor, "B n"]:
+        """1 where a sense is there."""
+        like = next(seen[key] for key in self.keys if key in seen)
+        lead = like.shape[:-3] if like.dtype == torch.uint8 else like.shape[:-1]
+        columns = []
+        for key in self.keys:
+            if key not in seen:
+                columns.append(torch.zeros(lead, device=like.device))
+            elif naming.mask(key) in seen:
+                columns.append(seen[naming.mask(key)][..., 0].float())
+            else:
+                columns.append(torch.ones(lead, device=like.device))
+        return torch.stack(columns, -1)
+
+    def join(self, parts: Float[Tensor, "B n h"], present: Float[Tensor, "B n"]) -> Float[Tensor, "B D"]:
+        """The latent that the senses present give."""
+        if self.absent is None:
+            return self.fuse(parts[..., 0, :])
+        here = present.unsqueeze(-1)
+        return self.fuse((here * parts + (1 - here) * self.absent).sum(-2))
+
+    def forward(self, seen: dict[str, Tensor]) -> Float[Tensor, "B D"]:
+        """The latent of what is seen, as `WorldModel.prepare` gives it."""
+        return self.join(self.sense(seen), self.present(seen))
+
+
+def _part(key: str, shape: tuple[int, ...], config: ModelConfig, dtype: torch.dtype) -> nn.Module:
+    if naming.is_image(key):
+        return Eye(shape[0], shape[1], config.vision, config.width, dtype)
+    return NormedLinear(shape[0], config.width, dtype=dtype)

@@ -1,0 +1,42 @@
+"""The senses of a model by LeRobot's keys, each with the shape of one observation; and what is said of one missing.
+
+`observation.state` (S,) float32, `observation.images.<camera>` (H, W, 3) uint8, `observation.language` (T,) float32.
+Any may be missing: its key, or by `mask.<sense>` (1,), 0 where it is not to be looked at now.
+"""
+
+from collections.abc import Mapping
+
+STATE = "observation.state"
+IMAGES = "observation.images."
+LANGUAGE = "observation.language"
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+def name(key: str) -> str:
+    """What a sense is called where it is plain that senses are meant: `images.front` of `observation.images.front`."""
+    return key.removeprefix("observation.")
+
+
+def mask(key: str) -> str:
+    """The key that says whether a sense is there."""
+    return f"mask.{name(key)}"
+
+
+def is_image(key: str) -> bool:
+    """Whether a sense is a camera."""
+    return key.startswith(IMAGES)
+
+
+def check(senses: Shapes) -> None:
+    """Raise ValueError, in one line, unless every sense has a known key and a shape that such a sense can have."""
+    if not senses:
+        raise ValueError("a model perceives at least one sense")
+    for key, shape in senses.items():
+        if is_image(key):
+            if len(shape) != 3 or shape[2] != 3 or min(shape) < 1:
+                raise ValueError(f"{key}: frames (height, width, 3), not {tuple(shape)}")
+        elif key not in (STATE, LANGUAGE):
+            raise ValueError(f"{key}: no such sense; {STATE}, {IMAGES}<camera> or {LANGUAGE}")
+        elif len(shape) != 1 or shape[0] < 1:
+            raise ValueError(f"{key}: a vector of numbers, not {tuple(shape)}")

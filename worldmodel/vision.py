@@ -1,0 +1,84 @@
+"""Seeing on a CPU: frames are cut into patches while they are bytes, and merged four by four.
+
+Nothing overlaps, so every layer is one matrix product (the patch stem of Dosovitskiy et al. 2021, arXiv 2010.11929; the
+merging of Liu et al. 2021, arXiv 2103.14030, without attention). Cutting bytes is done outside what is compiled: it is
+memory moved, which eager PyTorch does at the speed of the memory.
+"""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, UInt8
+from numpy.lib.stride_tricks import sliding_window_view
+from torch import Tensor, nn
+
+from worldmodel.layers import NormedLinear
+from worldmodel.settings import VisionConfig
+
+
+def patches(frames: UInt8[Tensor, "*B F H W C"], side: int) -> UInt8[Tensor, "*B Y X N"]:
+    """The frames of one moment and those before it, cut into squares of `side` pixels; N = F side^2 C.
+
+    Where `side` does not divide the height or the width, the last row or column is repeated.
+    """
+    *lead, count, height, width, channels = frames.shape
+    down, right = -height % side, -width % side
+    if down or right:
+        flat = frames.reshape(-1, height, width, channels)
+        flat = torch.cat([flat, flat[:, -1:].expand(-1, down, -1, -1)], 1)
+        flat = torch.cat([flat, flat[:, :, -1:].expand(-1, -1, right, -1)], 2)
+        frames, height, width = flat, height + down, width + right
+    rows, columns = height // side, width // side
+    cut = frames.reshape(-1, count, rows, side, columns, side, channels).permute(0, 2, 4, 1, 3, 5, 6)
+    return cut.reshape(*lead, rows, columns, count * side * side * channels)
+
+
+def shift(frames: UInt8[Tensor, "N F H W C"], pixels: int, generator: torch.Generator) -> UInt8[Tensor, "N F H W C"]:
+    """Each of N stacks moved by its own whole number of up to `pixels` pixels each way, its edge repeated.
+
+    The one augmentation that learning from pixels needs: Kostrikov et al. 2020 (arXiv 2004.13649).
+    """
+    if not pixels:
+        return frames
+    count, stack, height, width, channels = frames.shape
+    down, right = torch.randint(2 * pixels + 1, (2, count), generator=generator)
+    rows = (torch.arange(height) + down.unsqueeze(1) - pixels).clamp(0, height - 1)  # (N, H)
+    first = torch.arange(count * stack).view(count, stack, 1) * height
+    tall = frames.reshape(-1, width, channels).index_select(0, (first + rows.unsqueeze(1)).flatten())
+    wide = tall.new_empty(count, stack * height, width + 2 * pixels, channels)
+    wide[:, :, pixels:-pixels] = tall.view(count, -1, width, channels)
+    wide[:, :, :pixels] = wide[:, :, pixels : pixels + 1]
+    wide[:, :, -pixels:] = wide[:, :, -pixels - 1 : -pixels]
+    lines = wide.view(count, stack * height, -1).numpy()
+    windows = sliding_window_view(lines, width * channels, 2)[:, :, ::channels].transpose(0, 2, 1, 3)  # no copy
+    moved = torch.from_numpy(windows[np.arange(count), right.numpy()])
+    return moved.view(count, stack, height, width, channels)
+
+
+class Eye(nn.Module):
+    """The patches of one camera to one vector: each by itself, then 2 x 2 neighbours merged until few are left."""
+
+    FEW = 4  # patches along a side that are read together
+
+    def __init__(self, height: int, width: int, config: VisionConfig, features: int, dtype: torch.dtype):
+        """Frames of this size; the output has `features` numbers."""
+        super().__init__()
+        rows, columns = -(-height // config.patch), -(-width // config.patch)
+        size = config.width
+        self.stem = NormedLinear(len(config.lags) * config.patch**2 * 3, size, dtype=dtype)
+        merges = []
+        while max(rows, columns) > self.FEW:
+            rows, columns = (rows + 1) // 2, (columns + 1) // 2
+            merges.append(NormedLinear(4 * size, size, dtype=dtype))
+        self.merges = nn.ModuleList(merges)
+        self.whole = NormedLinear(rows * columns * size, features, dtype=dtype)
+
+    def forward(self, x: UInt8[Tensor, "*B Y X N"]) -> Float[Tensor, "*B D"]:
+        """A vector for each set of patches."""
+        lead = x.shape[:-3]
+        x = self.stem((x.flatten(0, -4).to(self.stem.dtype) - 128) / 64)
+        for merge in self.merges:
+            x = F.pad(x, (0, 0, 0, x.shape[2] % 2, 0, x.shape[1] % 2))
+            x = torch.cat([x[:, i::2, j::2] for i in (0, 1) for j in (0, 1)], -1)
+            x = merge(x)
+        return self.whole(x.flatten(1)).view(*lead, -1)
