@@ -21,6 +21,7 @@ from envs.blackout import watched
 from envs.dropping import Dropping
 from envs.make import episode_limit, make, make_vector
 from envs.senses import Senses
+from envs.sentences import PARAPHRASES, other_words
 from envs.settings import TaskConfig
 from policies.agent import Agent
 from policies.checkpoint import (
@@ -37,7 +38,7 @@ from policies.files import replace_file
 from policies.folders import MANIFEST, FolderError, read_tensors
 from policies.memories import Memories
 from policies.one_by_one import OneByOne
-from policies.rollouts import Rollout, rollout, success_rates
+from policies.rollouts import Rollout, by_task, rollout, success_rates
 from worldmodel.arithmetic import plan_gflop
 from worldmodel.model import WorldModel
 from worldmodel.replay import Replay
@@ -98,6 +99,7 @@ class Evaluation:
             "parameters": sum(p.numel() for p in self.model.parameters()),
             "device": str(self.machine.device),
             "versions": versions(),
+            "tasks": {name: round(value, 3) for name, value in by_task(planned).items()} or None,
             "agreement": self._agreement(),
             "planner": asdict(self.planner),
             "checkpoint": str(self.path),
@@ -129,8 +131,7 @@ class Evaluation:
         settings = {"variation": self.config.randomise, "senses": self.senses, "wrap": self._failing}
         env = make_vector(task, self.config.episodes, processes=False, **settings)
         try:
-            if self.config.sentence:
-                self._say_instead(env)
+            self._say_instead(env, task)
             self._fits(env)
             limit = episode_limit(env) or ENDLESS
             with tqdm(
@@ -170,11 +171,24 @@ class Evaluation:
         env = watched(env)
         return Dropping(env, dict.fromkeys(self.config.drop, self.config.drop_at)) if self.config.drop else env
 
-    def _say_instead(self, env) -> None:
-        """Have the sentence of the settings said. Raises ConfigError for a checkpoint that hears none."""
+    def _say_instead(self, env, task: TaskConfig) -> None:
+        """Have said what the settings say. Raises ConfigError for a checkpoint that hears nothing, or without words."""
+        config = self.config
+        if not config.sentence and not config.paraphrases:
+            return
         if not self.senses.language:
-            raise ConfigError(f"sentence={self.config.sentence}: only for a checkpoint with senses=[...,language]")
-        env.set_attr("sentence", self.config.sentence)
+            raise ConfigError("sentence=, paraphrases=: only for a checkpoint with senses=[...,language]")
+        if config.sentence:
+            env.set_attr("sentence", config.sentence)
+            return
+        if lacking := [part.name for part in task.parts if part.name not in PARAPHRASES]:
+            raise ConfigError(f"paraphrases=true: there are none of {', '.join(lacking)}; of {', '.join(PARAPHRASES)}")
+        for number, one in enumerate(env.envs):
+            said = other_words(number)
+            if task.name == "multi":
+                one.get_wrapper_attr("say")(said)
+            else:
+                one.set_wrapper_attr("sentence", said[task.name])
 
     def _fits(self, env) -> None:
         """Raise FolderError if the task has other observations or actions than when the checkpoint was made."""

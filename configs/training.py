@@ -26,7 +26,7 @@ from policies.agent import Agent
 from policies.checkpoint import load_trainer, newest, read_identity, save_checkpoint, versions
 from policies.folders import FolderError
 from policies.memories import Memories
-from policies.rollouts import Rollout, rollout, success_rates
+from policies.rollouts import Rollout, by_task, rollout, success_rates
 from worldmodel.arithmetic import plan_gflop, update_gflop
 
 RESUMABLE = ("steps", "threads", "video", "compile", "evaluation", "checkpoint", "device")
@@ -204,6 +204,7 @@ class Training:
             "return_std": round(float(planned.returns.std()), 3),
             "episodes": len(planned.returns),
             "policy_return_mean": round(float(alone.returns.mean()), 3),
+            "tasks": {name: round(value, 3) for name, value in by_task(planned).items()} or None,
             "success_rate": planned.success_rate,
             "policy_success_rate": alone.success_rate,
             "returns": [round(float(r), 3) for r in planned.returns],

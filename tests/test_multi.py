@@ -12,7 +12,7 @@ from envs.language import KEY as LANGUAGE
 from envs.make import STATE, episode_limit, make, make_vector
 from envs.multi import Multi
 from envs.senses import Senses
-from envs.sentences import PARAPHRASES, SENTENCES
+from envs.sentences import PARAPHRASES, SENTENCES, other_words
 from envs.settings import TaskConfig
 from sim.variation import Variation
 
@@ -250,3 +250,16 @@ def test_several_tasks_are_called_by_all_their_names_and_share_their_settings():
     assert [part.control_hz for part in arms.parts] == [20.0, 20.0]
     assert arms.action_repeat == 1
     assert TaskConfig(**{"name": "multi", "names": list(WALKERS)}) == TaskConfig("multi", names=WALKERS)
+
+
+def test_each_episode_of_a_task_can_be_said_in_other_words():
+    env, heard = make(TASK, senses=SPOKEN), {}
+    for number in (0, 19, 20):
+        env.say(other_words(number))
+        for seed in range(12):
+            observation, info = env.reset(seed=seed)
+            heard[number, info["task"]] = observation[LANGUAGE]
+    for name in WALKERS:
+        assert heard[0, name] == PARAPHRASES[name][0] == heard[20, name]
+        assert heard[19, name] == PARAPHRASES[name][19]
+    env.close()
