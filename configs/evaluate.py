@@ -37,8 +37,8 @@ rollout.mp4. Progress goes to stderr; the last line of stdout is one JSON object
   policy_return_mean, ...                     the same of the policy alone
   success_rate, policy_success_rate           episodes that succeeded at any step; null where the task does not tell
   tasks                                       the mean return of each of several tasks; null for one
-  agreement                                   of several senses, how far each alone gives the latent of all: 1, the same;
-                                              0, as near as that of any other moment
+  agreement                                   of several senses, how far each alone gives the latent of all: 1, the
+                                              same; 0, no nearer than that of any other moment
   plan_ms_p50, plan_ms_p99                    one decision for one environment, from an observation to a token
   decisions_per_second                        of those, with the planner on
   plan_gflop                                  arithmetic of one plan, in the mean of these episodes

@@ -27,7 +27,7 @@ from policies.folders import (
 from policies.tokens import Tokens
 from policies.trainer import Trainer
 from worldmodel.model import WorldModel
-from worldmodel.senses import STATE
+from worldmodel.senses import STATE, name
 from worldmodel.settings import ModelConfig, PlannerConfig
 
 CONFIG, MODEL, LEARNER, REPLAY, LOOP = (
@@ -125,6 +125,12 @@ def read_identity(path: Path) -> Identity:
         return Identity(**own | {"model": ModelConfig.of(own["model"]), "planner": PlannerConfig(**own["planner"])})
     except (AttributeError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise FolderError(f"{path / CONFIG}: not the settings of a Semagram checkpoint ({error})") from error
+
+
+def check_state_alone(path: Path, identity: Identity) -> None:
+    """Raise FolderError, in one line, for a checkpoint that perceives more than the state, which alone a robot gives."""
+    if others := [name(key) for key in identity.senses if key != STATE]:
+        raise FolderError(f"{path}: it perceives {', '.join(others)}; robots give the state alone so far")
 
 
 def load_model(path: Path, identity: Identity) -> WorldModel:
