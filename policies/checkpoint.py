@@ -26,8 +26,9 @@ from policies.folders import (
 )
 from policies.tokens import Tokens
 from policies.trainer import Trainer
+from worldmodel import senses as naming
 from worldmodel.model import WorldModel
-from worldmodel.senses import STATE, name
+from worldmodel.senses import STATE
 from worldmodel.settings import ModelConfig, PlannerConfig
 
 CONFIG, MODEL, LEARNER, REPLAY, LOOP = (
@@ -128,8 +129,8 @@ def read_identity(path: Path) -> Identity:
 
 
 def check_state_alone(path: Path, identity: Identity) -> None:
-    """Raise FolderError, in one line, for a checkpoint that perceives more than the state, which alone a robot gives."""
-    if others := [name(key) for key in identity.senses if key != STATE]:
+    """Raise FolderError, in one line, for a checkpoint that perceives more than the state, all that a robot gives."""
+    if others := [naming.name(key) for key in identity.senses if key != STATE]:
         raise FolderError(f"{path}: it perceives {', '.join(others)}; robots give the state alone so far")
 
 
