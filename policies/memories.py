@@ -29,7 +29,7 @@ class Memories:
         """`count` moments drawn from all that the replay holds. Raises ValueError where that is nothing."""
         env, row = replay.starts(count, torch.Generator().manual_seed(seed))
         seen = {key: value[0] for key, value in replay.window(env, row, 1, 1).seen.items()}
-        newest = {key: value[:, replay.lags.index(0)] for key, value in seen.items() if naming.is_image(key)}
+        newest = {key: value[:, 0] for key, value in seen.items() if naming.is_image(key)}
         ready = model.scaled(model.prepare(seen))
         encoder = model.encoder
         parts, present = encoder.sense(ready), encoder.present(ready)

@@ -63,7 +63,22 @@ def test_an_eye_reads_every_pixel_of_every_frame(height, width):
         assert not torch.equal(eye(patches(other, 8)), out), (t, y, x)
 
 
-@pytest.mark.parametrize("lags", [(), (1, 2), (0, 0), (0, -1), (0, 40)])
+@pytest.mark.parametrize("lags", [(), (1, 2), (2, 0), (0, 0), (0, -1), (0, 40)])
 def test_lags_without_now_are_refused(lags):
     with pytest.raises(ValueError, match=r"^model\.vision\.lags="):
         VisionConfig(lags=lags)
+
+
+def test_an_eye_tells_motion_from_rest_whatever_the_light(generator):
+    """Between two frames alike it sees nothing, and so the same for any number of frames of a scene at rest."""
+    torch.manual_seed(0)
+    two, three = (Eye(16, 16, VisionConfig(width=8, lags=lags), 12, torch.float32) for lags in ((0, 1), (0, 1, 4)))
+    with torch.no_grad():
+        three.stem.weight[:, : 2 * 192] = two.stem.weight
+        for one, other in zip([*two.merges, two.whole], [*three.merges, three.whole], strict=True):
+            other.load_state_dict(one.state_dict())
+    still = frames(5, 1, 16, 16, 3)
+    rest = [eye(patches(still.expand(-1, n, -1, -1, -1), 8)) for eye, n in ((two, 2), (three, 3))]
+    assert torch.allclose(*rest, atol=1e-6)
+    moved = torch.cat([still, still.roll(1, 3)], 1)
+    assert not torch.allclose(two(patches(moved, 8)), rest[0], atol=1e-3)

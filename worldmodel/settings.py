@@ -41,7 +41,7 @@ class TokenConfig:
 class VisionConfig:
     """How frames are seen: in squares of `patch` pixels a side, `width` features each.
 
-    `lags`: of how many control steps ago the frames are that are seen at once; 0 is now. Two of them show motion.
+    `lags`: of how many control steps ago the frames are that are seen at once: 0, now, and others, to show motion.
     """
 
     patch: int = 8
@@ -51,8 +51,12 @@ class VisionConfig:
     def __post_init__(self):
         """Raise ValueError for frames that cannot be."""
         check("model.vision.", self, "patch width", low=1)
-        if 0 not in self.lags or len(set(self.lags)) < len(self.lags) or not all(0 <= lag <= 32 for lag in self.lags):
-            raise ValueError(f"model.vision.lags={list(self.lags)}: different numbers from 0 to 32, 0 among them")
+        if (
+            self.lags[:1] != (0,)
+            or len(set(self.lags)) < len(self.lags)
+            or not all(0 <= lag <= 32 for lag in self.lags)
+        ):
+            raise ValueError(f"model.vision.lags={list(self.lags)}: 0, and then different numbers from 1 to 32")
 
 
 @dataclass(frozen=True)
@@ -120,7 +124,7 @@ class LearningConfig:
     dropout: float = 0.3
     agreement: float = 20.0
     shift: int = 4
-    vary: float = 1.0
+    vary: float = 2.0
 
     def __post_init__(self):
         """Raise ValueError for a value outside its range."""
