@@ -13,9 +13,9 @@ from configs.pool import Pool, Stopped
 from configs.progress import Screen
 from configs.schema import BenchConfig, TrainConfig
 from configs.strict import ConfigError
-from envs.benchmark.atomic import replacing
 from envs.benchmark.results import Result, append, latest, read
 from envs.benchmark.suites import SUITES, Suite
+from policies.files import replace_file
 
 FIXED = ("model", "learning", "planner", "replay", "seed_steps", "noise", "envs")
 FREE = ("device", "threads", "compile", "video", "evaluation", "checkpoint")
@@ -162,5 +162,4 @@ def _same_settings(folder: Path, config: BenchConfig, steps: int) -> None:
                 raise ConfigError(f"out={folder}: begun with other settings of {name}; take another agent= or out=")
         if before["steps"] > steps:
             raise ConfigError(f"steps={steps}: {folder} was begun with {before['steps']}; take another out=")
-    with replacing(path) as draft:
-        draft.write_text(json.dumps({**now, "steps": steps}, indent=1) + "\n")
+    replace_file(path, (json.dumps({**now, "steps": steps}, indent=1) + "\n").encode())

@@ -1,6 +1,7 @@
 """What semagram-tokens does: demonstrations to a dataset, a dataset to a codec, its table and its pictures."""
 
 import csv
+import io
 import sys
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -8,12 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from configs.schema import TokensConfig
-from envs.benchmark.atomic import replacing
 from policies.codec import Codec, CodecConfig
 from policies.codec.comparison import Measurement, Ordered, baselines, measure
 from policies.codec.scaling import Scaling
 from policies.codec.training import windows_of
-from policies.folders import replace_file
+from policies.files import replace_file
 from policies.settings import CodecChoices
 from robot import datasets
 
@@ -121,7 +121,8 @@ HEAD = """\
 def _write_table(folder: Path, rows: list[Measurement]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     replace_file(folder / "table.md", (HEAD + "\n".join(map(line, rows)) + "\n").encode())
-    with replacing(folder / "table.csv") as draft, open(draft, "w", newline="") as file:
-        table = csv.DictWriter(file, fieldnames=list(asdict(rows[0])), lineterminator="\n")
-        table.writeheader()
-        table.writerows(asdict(row) | {"prefix_rmse": " ".join(f"{e:.6f}" for e in row.prefix_rmse)} for row in rows)
+    csv_text = io.StringIO()
+    table = csv.DictWriter(csv_text, fieldnames=list(asdict(rows[0])), lineterminator="\n")
+    table.writeheader()
+    table.writerows(asdict(row) | {"prefix_rmse": " ".join(f"{e:.6f}" for e in row.prefix_rmse)} for row in rows)
+    replace_file(folder / "table.csv", csv_text.getvalue().encode())

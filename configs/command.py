@@ -1,10 +1,13 @@
 """How a command starts and ends: help, Hydra, one line for a mistake, one JSON line for a result."""
 
 import json
+import logging
 import os
 import re
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 
@@ -12,17 +15,25 @@ from omegaconf import DictConfig, OmegaConf
 
 from configs.schema import register
 from configs.strict import unknown
-from envs.settings import ARM_DEFAULTS, ARM_TASKS, TaskConfig, find
+from envs.settings import ARM_DEFAULTS, ARM_TASKS, TaskConfig, find, label
+from robot.signals import Stopped
 from sim.variation import Variation
 
-MISTAKE, INTERRUPTED = 2, 130
+FAILED, MISTAKE = 1, 2
+SIGNALLED = 128
+"""A signal's number is added."""
+
+
+class Ended(Exception):
+    """The work ended early, and not by the user's mistake; the message is the one line about it."""
 
 
 def run(name: str, help_text: str, body: Callable[[dict, Path], dict]) -> list[dict]:
     """Compose the config `name`, call `body(keys and values, run folder)`, print its result as the last line.
 
-    A mistake of the user's (ValueError or OSError) ends the program with one line on stderr and exit code 2; a folder
-    that is still empty then is removed; so does Ctrl-C, with exit code 130. Returns what was printed.
+    A mistake of the user's (ValueError or OSError) ends the program with one line on stderr and exit code 2; Ended with
+    exit code 1; Ctrl-C, or another signal that was taken for it (`robot.signals`), with 128 + its number. A folder that
+    is still empty then is removed. Returns what was printed.
     """
     if {"-h", "--help"} & set(sys.argv[1:]):
         print(help_text)
@@ -32,7 +43,7 @@ def run(name: str, help_text: str, body: Callable[[dict, Path], dict]) -> list[d
     from hydra.errors import HydraException  # noqa: PLC0415
 
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    OmegaConf.register_new_resolver("semagram.label", lambda task, gym_id: gym_id or task, replace=True)
+    OmegaConf.register_new_resolver("semagram.label", label, replace=True)
     register()
     outcome: list[dict | Exception] = []
 
@@ -40,26 +51,49 @@ def run(name: str, help_text: str, body: Callable[[dict, Path], dict]) -> list[d
         folder = Path(HydraConfig.get().runtime.output_dir)
         try:
             outcome.append(body(OmegaConf.to_container(config, resolve=True), folder))
-        except (ValueError, OSError, ArithmeticError) as error:
+        except (ValueError, OSError, ArithmeticError, Ended) as error:
             if os.environ.get("SEMAGRAM_TRACEBACK"):
                 raise
             outcome.append(error)
         finally:
             _prune(folder)
 
+    logging.getLogger("robot.gated").disabled = True  # of a fault the command tells itself
     try:
-        hydra.main(version_base="1.3", config_path=None, config_name=name)(task)()
+        with _stoppable():
+            hydra.main(version_base="1.3", config_path=None, config_name=name)(task)()
     except HydraException as error:
         _refuse(_explain(error, name))
     except OSError as error:  # Hydra makes the run folder
         _refuse(_one_line(error))
-    except KeyboardInterrupt:
-        _refuse("interrupted", INTERRUPTED)
+    except KeyboardInterrupt as stop:
+        _refuse(str(stop) or "interrupted", SIGNALLED + getattr(stop, "number", signal.SIGINT))
     for end in outcome:
         if isinstance(end, Exception):
-            _refuse(_one_line(end))
+            _refuse(_one_line(end), FAILED if isinstance(end, Ended) else MISTAKE)
         print(json.dumps(end))
     return outcome
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """SIGTERM and SIGHUP (the terminal closed) end the program as Ctrl-C does, with all that it began."""
+
+    def stop(number: int, _frame) -> None:
+        raise Stopped(number)
+
+    heard = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, stop) for number in heard}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def say(text: str) -> None:
+    """A line on stderr."""
+    print(text, file=sys.stderr, flush=True)
 
 
 def given() -> set[str]:

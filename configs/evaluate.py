@@ -18,6 +18,8 @@ Keys, with their defaults:
   episodes=10              episodes; the planner and the policy alone get the same ones
   seed=100                 chooses the episodes
   video=false              leave rollout.mp4 (needs EGL or OSMesa; without them there is no video)
+  drop=[]                  senses that fail in mid-episode, e.g. drop=[images.main], from decision drop_at=0 on
+  sentence=''              said in place of the task's own, where the checkpoint hears (senses=[...,language])
   randomise=off            mild or strong, and its ranges, for the SO-101's tasks: as in semagram-train
   planner.<key>=null       samples, policy_samples, elites, iterations, horizon, spread, min_spread, carry, temperature,
                            indifference, depths, deadline_ms, replan_every, budget (fixed or adaptive), agreement; null

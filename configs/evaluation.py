@@ -7,17 +7,21 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from gymnasium import Env
 from torch import Tensor
 from tqdm import tqdm
 
-from configs.assembly import ENDLESS, Machine, loaded_agent, prepare, senses_of
+from configs.assembly import ENDLESS, Machine, loaded_agent, perceived, prepare, senses_of
 from configs.films import film
 from configs.pace import measure
 from configs.schema import EvaluateConfig
 from configs.strict import ConfigError, build
 from envs.benchmark.figures import paired_strips
 from envs.benchmark.statistics import mean_interval
+from envs.blackout import watched
+from envs.dropping import Dropping
 from envs.make import episode_limit, make_vector
+from envs.senses import Senses
 from envs.settings import TaskConfig
 from policies.agent import Agent
 from policies.checkpoint import (
@@ -29,7 +33,8 @@ from policies.checkpoint import (
     read_identity,
     versions,
 )
-from policies.folders import MANIFEST, FolderError, replace_file
+from policies.files import replace_file
+from policies.folders import MANIFEST, FolderError
 from policies.rollouts import Rollout, rollout, success_rates
 from worldmodel.arithmetic import plan_gflop
 from worldmodel.model import WorldModel
@@ -65,7 +70,7 @@ class Evaluation:
         planned, imagined = self._episodes(True)
         alone, _ = self._episodes(False)
         agent, task = self._agent(True, self.machine.compiled)
-        pace, every = measure(task, agent), agent.steps_per_decision
+        pace, every = measure(task, self.senses, agent), agent.steps_per_decision
         plan, update = self._plan_gflop(imagined), _recorded(self.path.parent.parent / "summary.json", "update_gflop")
         trained = round(_recorded(self.path / PROGRESS, "seconds") or 0, 1) or None
         result = {
@@ -99,7 +104,7 @@ class Evaluation:
         steps = self.identity.env_steps
         paired_strips(folder / "returns.png", samples, f"{task.label}, {steps:,} steps")
         if self.config.video:
-            film(folder / "rollout.mp4", task, self._agent(True)[0], _say, self.config.seed)
+            film(folder / "rollout.mp4", task, self.senses, self._agent(True)[0], _say, self.config.seed)
         _say(
             f"return {result['return_mean']:.0f} ± {result['return_std']:.0f}, policy alone "
             f"{result['policy_return_mean']:.0f}{success_rates(planned, alone)}, "
@@ -116,8 +121,11 @@ class Evaluation:
         if planned and self.planner.deadline_ms:  # a deadline is for one environment's plan
             count = range(self.config.episodes)
             agent = OneByOne([self._agent(True, self.machine.compiled)[0] for _ in count])
-        env = make_vector(task, self.config.episodes, processes=False, variation=self.config.randomise)
+        settings = {"variation": self.config.randomise, "senses": self.senses, "wrap": self._failing}
+        env = make_vector(task, self.config.episodes, processes=False, **settings)
         try:
+            if self.config.sentence:
+                self._say_instead(env)
             self._fits(env)
             limit = episode_limit(env) or ENDLESS
             with tqdm(
@@ -132,6 +140,22 @@ class Evaluation:
             return result, agent.imagined / agent.decided
         finally:
             env.close()
+
+    @property
+    def senses(self) -> Senses:
+        """What the checkpoint's model perceives."""
+        return perceived(self.identity.senses)
+
+    def _failing(self, env: Env) -> Env:
+        """The environment whose senses fail as the settings say."""
+        env = watched(env)
+        return Dropping(env, dict.fromkeys(self.config.drop, self.config.drop_at)) if self.config.drop else env
+
+    def _say_instead(self, env) -> None:
+        """Have the sentence of the settings said. Raises ConfigError for a checkpoint that hears none."""
+        if not self.senses.language:
+            raise ConfigError(f"sentence={self.config.sentence}: only for a checkpoint with senses=[...,language]")
+        env.set_attr("sentence", self.config.sentence)
 
     def _fits(self, env) -> None:
         """Raise FolderError if the task has other observations or actions than when the checkpoint was made."""

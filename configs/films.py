@@ -11,9 +11,10 @@ import numpy as np
 
 from envs.make import episode_limit, make
 from envs.rendering import frame
+from envs.senses import Senses
 from envs.settings import TaskConfig
 from policies.agent import Agent
-from policies.folders import replace_file
+from policies.files import replace_file
 from policies.glyph import glyph
 from policies.ink import draw, picture
 from policies.notation import to_plain
@@ -28,12 +29,12 @@ LONGEST = 1000  # control steps
 PLANS = ("plan.svg", "plan.png")
 
 
-def film(path: Path, task: TaskConfig, agent: Agent, say: Callable[[str], None], seed: int = 0) -> bool:
+def film(path: Path, task: TaskConfig, senses: Senses, agent: Agent, say: Callable[[str], None], seed: int = 0) -> bool:
     """Write one episode as an mp4; where nothing can be drawn, `say` why in one line and return False.
 
     The plan of its first decision, if the agent plans, is left beside it in any case: plan.svg, plan.png, plan.json.
     """
-    env = make(task, render=True)
+    env = make(task, render=True, senses=senses)
     aside = path.with_name(f".{path.name}.{os.getpid()}.mp4")
     step_seconds = 1 / env.metadata["render_fps"]
     try:

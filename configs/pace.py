@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from envs.make import make_vector
+from envs.senses import Senses
 from envs.settings import TaskConfig
 from policies.agent import Agent
 from policies.rollouts import as_tensors, episode_seeds
@@ -30,9 +31,9 @@ class Pace:
         return float(np.percentile(self.milliseconds, share))
 
 
-def measure(task: TaskConfig, agent: Agent, decisions: int = 100) -> Pace:
+def measure(task: TaskConfig, senses: Senses, agent: Agent, decisions: int = 100) -> Pace:
     """Let the agent act in one environment and time each choice of a token; the environment's time is left out."""
-    env = make_vector(task, 1)
+    env = make_vector(task, 1, senses=senses)
     times, episode = [], 0
     try:
         observation, _ = env.reset(seed=episode_seeds(0, 2, episode, 1))

@@ -13,17 +13,23 @@ from policies.serving.messages import WrongMessage
 LOCAL_SECRET = 32
 
 
-def decider(checkpoint: Path, seed: int, device: str, threads: int):
-    """What answers for a checkpoint. Raises FolderError, ValueError."""
+def opened(checkpoint: Path, seed: int, device: str, threads: int, planned: bool = True):
+    """A checkpoint's agent, not compiled, and the task it is for. Raises FolderError, ValueError."""
     from configs.assembly import loaded_agent, prepare  # noqa: PLC0415
     from configs.schema import MachineConfig  # noqa: PLC0415
     from policies.checkpoint import load_model, read_identity  # noqa: PLC0415
-    from policies.serving.decider import Decider  # noqa: PLC0415
 
     machine = prepare(MachineConfig(device, threads, "false"))
     identity = read_identity(checkpoint)
     model = load_model(checkpoint, identity).to(machine.device)
-    agent, task = loaded_agent(identity, model, True, seed)
+    return loaded_agent(identity, model, planned, seed)
+
+
+def decider(checkpoint: Path, seed: int, device: str, threads: int):
+    """What answers for a checkpoint. Raises FolderError, ValueError."""
+    from policies.serving.decider import Decider  # noqa: PLC0415
+
+    agent, task = opened(checkpoint, seed, device, threads)
     found = Decider(agent, task.label)
     found.warm()
     return found
@@ -43,7 +49,7 @@ def main() -> None:
 
 
 class LocalPlanner:
-    """A process that plans; `reach` starts it, and again if it has died."""
+    """A process that plans; `reach` starts it."""
 
     def __init__(self, checkpoint: Path, seed: int, device: str, threads: int):
         self.secret = os.urandom(LOCAL_SECRET)

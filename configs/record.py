@@ -25,14 +25,16 @@ Keys, with their defaults:
   seconds=0                an episode's length at most; 0: as the task says, on a real arm 30
   reset_seconds=0          between episodes, driven but not recorded, to put things back
   control_hz=30            goals a second, a whole number
-  real_time=auto           in simulation: true makes a second last a second, as a person needs
+  paced=auto               in simulation: true makes a second last a second, as a person needs
+  real_time=false          ask the system to serve the control loop before everything else, the serial port's own
+                           kernel threads included: only with cores to spare
   limits=""                of the safety gate: normal, or careful (a real arm's own default)
   seed=0                   which layouts, and how the script varies
   cameras=[]               in simulation: front, wrist, overhead; camera.width=320 camera.height=240
   video=true               cameras as videos; false: as images
   port="" id="" calibration_dir=""     so101: as LeRobot knows the arm
   robot_cameras={}         so101: as LeRobot's, e.g. +robot_cameras.front={type:opencv,index_or_path:0,width:640,...}
-  port_file=""             so101-twin: what semagram-twin was given
+  port_file=""             so101-twin: the port_file of a semagram-twin that runs already; else one is started
   teleop.type="" teleop.port="" teleop.id=""    any of LeRobot's teleoperators; its other keys as +teleop.key=value
   checkpoint=""            by=policy: a run folder or a checkpoint; planner=false: its policy alone
 
@@ -42,6 +44,8 @@ simulation next.success, too. The table of episodes (meta/episodes) holds succes
 
 Beside the dataset lies its picture. Progress goes to stderr; the last line of stdout is one JSON object: episodes,
 frames, success_rate, control_hz, late_frames (more than 5 ms late), dataset, picture, ...
+
+Exit codes: 0 done, 1 ended by a fault, 2 a mistake in the command, 128 + its number a signal (130: Ctrl-C).
 """
 
 

@@ -1,24 +1,26 @@
 """A session of recording: an arm, who drives it, episodes that are safe when finished, a dataset and its picture."""
 
 import os
-import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+import time
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from configs.priority import hurry
-from robot.faults import RobotFault
+from configs.arms import wired
+from configs.command import Ended, say
+from configs.priority import ORDINARY, hurried
+from robot.arms import connect, gated, simulated
+from robot.config_sim_camera import SimCameraConfig
+from robot.faults import RobotFault, in_one_line
 from robot.gated import GatedRobot
-from robot.recording.arms import arm
-from robot.recording.drivers import Driver, PolicyDriver, ScriptDriver, TeleopDriver
-from robot.recording.loop import play
-from robot.recording.pace import Pace
+from robot.recording.drivers import Driver, DriverLost, PolicyDriver, ScriptDriver, TeleopDriver
+from robot.recording.loop import play, resting
+from robot.recording.pace import Pace, SimulatedTime
 from robot.recording.parts import MEASURED, SUCCESS, EpisodeInfo, Parts
 from robot.recording.review import Review, picture
-from robot.recording.settings import EXPERT, POLICY, PREFIX, RecordConfig
+from robot.recording.settings import CAMERAS, EXPERT, POLICY, PREFIX, RecordConfig
 from robot.recording.teleops import teleoperator
 from robot.targets import Targets
 from sim.so101_experts import Unreachable
@@ -32,21 +34,25 @@ class Recording:
     """What is being recorded, as `config` says."""
 
     config: RecordConfig
-    scheduling: str = "ordinary"
+    scheduling: str = ORDINARY
     skipped: int = 0
 
     def run(self) -> dict:
         """Record what is missing, merge, draw. Returns the summary. Raises ValueError, OSError."""
         config, dataset = self.config, Path(self.config.dataset)
         os.environ.setdefault("SVT_LOG", "1")  # the video encoder: errors only
-        robot, clock = arm(config)
-        with Parts(dataset, self._features(robot), config.control_hz, robot.robot_type or robot.name) as parts:
-            _say(f"{dataset}: {parts.finished} of {config.episodes} episodes are there")
+        with ExitStack() as stack:
+            robot, clock = self._arm(stack)
+            kind = robot.robot_type or robot.name
+            parts = stack.enter_context(Parts(dataset, self._features(robot), config.control_hz, kind))
+            say(f"{dataset}: {parts.finished} of {config.episodes} episodes are there")
             try:
                 if parts.finished < config.episodes:
                     self._record(robot, clock, parts)
-            except RobotFault as fault:
-                raise OSError(f"{fault}; {parts.finished} episodes are safe, the same command goes on") from fault
+            except (RobotFault, DriverLost, ExceptionGroup) as fault:  # the group: of the shutdown
+                raise Ended(
+                    f"{in_one_line(fault)}; {parts.finished} episodes are safe, the same command goes on"
+                ) from fault
             finally:
                 parts.merge()
         review = Review.of(dataset)
@@ -55,7 +61,7 @@ class Recording:
         rate = summary["success_rate"]
         title = f"{review.tasks[-1]}  {summary['episodes']} episodes by {config.by}"
         picture(drawn, dataset, title if rate is None else f"{title}, {rate:.0%} succeeded")
-        _say(f"{summary['episodes']} episodes, {summary['frames']} frames: {dataset}, {drawn}")
+        say(f"{summary['episodes']} episodes, {summary['frames']} frames: {dataset}, {drawn}")
         return {
             **summary,
             "dataset": str(dataset),
@@ -64,9 +70,21 @@ class Recording:
             "task": review.tasks[-1],
             "by": config.by,
             "skipped": self.skipped,
-            "real_time": config.paced,
+            "paced": config.waits,
             "scheduling": self.scheduling,
         }
+
+    def _arm(self, stack: ExitStack) -> tuple[GatedRobot, object]:
+        """The robot, not yet connected, and the clock by which it lives. Raises ValueError, OSError."""
+        config = self.config
+        if config.simulated:
+            size = {"fps": config.control_hz, **config.camera}
+            cameras = {name: SimCameraConfig(view=CAMERAS[name], **size) for name in config.cameras}
+            robot = simulated(config.task_name, float(config.control_hz), cameras=cameras)
+        else:
+            robot = wired(config, stack, config.robot_cameras)
+        clock = time if config.waits else SimulatedTime(robot)
+        return gated(robot, config.preset, stop_on_fault=True, clock=clock), clock
 
     def _features(self, robot: GatedRobot) -> dict:
         from lerobot.utils.feature_utils import hw_to_dataset_features  # noqa: PLC0415
@@ -81,34 +99,30 @@ class Recording:
 
     def _record(self, robot: GatedRobot, clock, parts: Parts) -> None:
         pace = Pace(self.config.control_hz, clock)
-        robot.connect(calibrate=self.config.simulated or sys.stdin.isatty())
+        connect(robot)
         with ExitStack() as stack:
             stack.push(robot)
-            if not robot.is_calibrated:
-                raise ValueError(f"{robot.calibration_fpath}: not what the motors hold; run lerobot-calibrate")
             driver = self._driver(robot)
-            stack.callback(driver.close)
+            robot.close_with(driver.close)  # after the arm has come to rest
             while parts.finished < self.config.episodes:
                 self._episode(robot, driver, pace, parts)
                 if self.config.reset_seconds and parts.finished < self.config.episodes:
-                    _say(f"{self.config.reset_seconds:g} s to put things back: not recorded")
-                    with self._hurried():
+                    say(f"{self.config.reset_seconds:g} s to put things back: not recorded")
+                    with hurried(self.config.real_time), resting(robot):
                         play(robot, driver, pace, self.config.reset_seconds, lambda: None)
-                        robot.rest()
 
     def _episode(self, robot: GatedRobot, driver: Driver, pace: Pace, parts: Parts) -> None:
         config, number = self.config, parts.finished
         seed = self._begin(robot, driver, number)
         judge = (lambda: robot.robot.success) if config.simulated else (lambda: None)
         with parts.episode() as draft:
-            with self._hurried():
+            with hurried(config.real_time) as self.scheduling, resting(robot):
                 done = play(robot, driver, pace, config.longest_s, judge, draft, self._sentence(robot))
-                robot.rest()
             draft.save(EpisodeInfo(seed, done, pace.measured_hz, pace.late, config.by))
         told = {None: "", True: ", success", False: ", no success"}[done]
-        _say(f"episode {number + 1} of {config.episodes}: safe{told}, {draft.frames} frames, {pace.measured_hz:.1f} Hz")
+        say(f"episode {number + 1} of {config.episodes}: safe{told}, {draft.frames} frames, {pace.measured_hz:.1f} Hz")
         if pace.measured_hz < SLOW * config.control_hz:
-            _say(
+            say(
                 f"too slow: {pace.measured_hz:.1f} Hz instead of {config.control_hz}, {pace.late} of {pace.ticks} "
                 f"frames late; {MEASURED} tells when each really was"
             )
@@ -124,7 +138,7 @@ class Recording:
                 driver.begin(seed)
             except Unreachable as error:
                 self.skipped += 1
-                _say(f"left out a layout: {error}")
+                say(f"left out a layout: {error}")
                 continue
             return seed
         raise ValueError(f"task={self.config.task}: {TRIES} layouts in a row are out of the script's reach")
@@ -143,43 +157,21 @@ class Recording:
             return _policy(self.config, robot.robot)
         return TeleopDriver(teleoperator(self.config.teleop), list(robot.action_features))
 
-    @contextmanager
-    def _hurried(self) -> Iterator[None]:
-        """Be served before others while the arm moves, if a second is to last a second."""
-        if not self.config.paced or not hasattr(os, "sched_getscheduler"):
-            yield
-            return
-        before, how = os.sched_getscheduler(0), os.sched_getparam(0)
-        got = hurry()
-        if got != self.scheduling:
-            self.scheduling = got
-            _say(f"scheduling of the control loop: {got}")
-        try:
-            yield
-        finally:
-            os.sched_setscheduler(0, before, how)
-
 
 def _policy(config: RecordConfig, robot) -> PolicyDriver:
     """A checkpoint as a driver. Raises ValueError for one of another task or rate."""
-    from configs.assembly import loaded_agent, prepare  # noqa: PLC0415
     from configs.evaluation import find  # noqa: PLC0415
-    from configs.schema import MachineConfig  # noqa: PLC0415
+    from configs.planning import opened  # noqa: PLC0415
     from envs.arm import seen  # noqa: PLC0415
-    from policies.checkpoint import load_model, read_identity  # noqa: PLC0415
     from sim import so101  # noqa: PLC0415
 
-    machine = prepare(MachineConfig(config.device, config.threads, "false"))
     path = find(Path(config.checkpoint))
-    identity = read_identity(path)
-    learned, hz = identity.task.get("name"), identity.task.get("control_hz")
-    if learned != config.task_name or hz != config.control_hz:
+    agent, task = opened(path, config.seed, config.device, config.threads, config.planner)
+    if task.name != config.task_name or task.control_hz != config.control_hz:
         raise ValueError(
-            f"checkpoint={config.checkpoint}: is for task={learned} at {hz} Hz, not {config.task_name} at "
-            f"{config.control_hz} Hz"
+            f"checkpoint={config.checkpoint}: is for task={task.label} at {task.control_hz} Hz, not "
+            f"{config.task_name} at {config.control_hz} Hz"
         )
-    model = load_model(path, identity).to(machine.device)
-    agent, task = loaded_agent(identity, model, config.planner, config.seed)
     targets = Targets.at(task.control_hz, *so101.limits(robot.scene), task.control)
     parts = so101.components(robot.scene)
 
@@ -188,7 +180,3 @@ def _policy(config: RecordConfig, robot) -> PolicyDriver:
         return np.concatenate([named[name] for name in sorted(named)]).astype(np.float32)
 
     return PolicyDriver(robot, agent, targets, see)
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)

@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from envs.benchmark import ablations, anchors, table
-from envs.benchmark.atomic import replacing
 from envs.benchmark.block import update_block
 from envs.benchmark.curves import Curve
 from envs.benchmark.figures import small_multiples
 from envs.benchmark.results import Result, latest
+from policies.files import replace_file
 
 BLOCK = "results"
 PEERS = ("tdmpc2",)
@@ -39,8 +39,7 @@ def terminal(results: Sequence[Result]) -> str:
 
 def write(folder: Path, results: Sequence[Result], curves: Mapping[str, Sequence[Curve]]) -> None:
     """Write table.md and curves.png into a benchmark's folder."""
-    with replacing(folder / "table.md") as draft:
-        draft.write_text(document(results) + "\n", encoding="utf-8")
+    replace_file(folder / "table.md", (document(results) + "\n").encode())
     curves = {task: list(runs) for task, runs in curves.items() if runs}
     if curves:
         published = {task: anchors.published(task) for task in curves}

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from policies.folders import FolderError, replace_file
+from policies.files import replace_file
+from policies.folders import FolderError
 from worldmodel.learner import UPDATE_METRICS
 
 COLUMNS = (

@@ -2,7 +2,6 @@
 
 import contextlib
 import signal
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,11 +9,12 @@ from pathlib import Path
 import numpy as np
 from lerobot.robots import Robot
 
+from configs.arms import wired
+from configs.command import say
 from configs.evaluation import find
 from configs.planning import LocalPlanner, remote_reach
-from configs.priority import hurry
+from configs.priority import hurried
 from configs.strict import ConfigError
-from configs.twin_process import TwinProcess
 from envs.mirror import STILL, Mirror, scene_bodies
 from envs.settings import TaskConfig
 from policies.checkpoint import Identity, read_identity
@@ -22,14 +22,15 @@ from policies.rollouts import episode_seeds
 from policies.serving.link import Link
 from policies.serving.messages import Begin
 from policies.serving.sealing import read_secret
-from robot.faults import RobotFault
-from robot.running.arms import connect, driven, gated, new_gate, simulated
+from robot.arms import connect, gated, new_gate, simulated
+from robot.faults import RobotFault, in_one_line
 from robot.running.loop import Loop
-from robot.running.settings import REAL, SIM, RunConfig, split_address
+from robot.running.settings import RunConfig, split_address
 from robot.running.ticks import Ticks, no_collection
 from robot.running.view import Nothing, Rerun, View
 from robot.signals import Stopped
 from robot.units import Units
+from robot.which import SIM
 from sim.so101_tasks import TASKS
 
 
@@ -75,7 +76,7 @@ class Running:
             lead = min(config.lead, ready.every)
             bodies = (lambda: scene_bodies(inner.scene)) if config.robot == SIM else (lambda: None)
             loop = Loop(robot, units, mirror, link, ticks, lead, show, bodies)
-            scheduling = hurry() if config.real_time else "ordinary"
+            scheduling = stack.enter_context(hurried(config.real_time))
             connect(robot)
             say(f"{robot}: {self.task.label}, limits={config.preset}, scheduling: {scheduling}")
             ended = self._drive(loop, mirror)
@@ -98,12 +99,11 @@ class Running:
                     loop.approach(home)
                 return "done"
         except Stopped as stopped:
-            say(str(stopped))
+            say(in_one_line(stopped))
             return signal.Signals(stopped.number).name
         except (RobotFault, ExceptionGroup) as fault:  # the group: what went wrong in the shutdown
-            loop.faults.append(str(fault))
-            for line in (fault, *getattr(fault, "__notes__", []), *getattr(fault, "exceptions", [])):
-                say(f"stopped: {line}")
+            loop.faults.append(in_one_line(fault))
+            say(f"stopped: {loop.faults[-1]}")
             return "fault"
 
     def _prepare(self, loop: Loop, mirror: Mirror, episode: int) -> bool:
@@ -134,14 +134,7 @@ class Running:
         config = self.config
         if config.robot == SIM:
             return simulated(self.task.name, self.task.control_hz, config.seed)
-        if config.robot == REAL:
-            return driven(config.port, config.id, config.calibration_dir)
-        if config.port_file:
-            path = Path(config.port_file)
-            return driven(path.read_text().strip(), "twin", str(path.parent))
-        twin = TwinProcess()
-        stack.callback(twin.stop)
-        return driven(twin.port, "twin", str(twin.folder))
+        return wired(config, stack)
 
     def _link(self, stack: contextlib.ExitStack) -> Link:
         """To the planner. The deadline leaves half of the lead for the way there and back, and for being late."""
@@ -155,7 +148,7 @@ class Running:
         else:
             local = LocalPlanner(self.path, config.seed, config.device, config.threads)
             stack.callback(local.stop)
-            link = Link(local.reach, local.secret, begin, say, patience_s=None)
+            link = Link(local.reach, local.secret, begin, say, patience_s=None, away_s=0.0)
         stack.callback(link.close)
         return link
 
@@ -178,11 +171,6 @@ class Running:
             "limits": self.config.preset,
             "ended": ended,
         }
-
-
-def say(text: str) -> None:
-    """A line on stderr."""
-    print(text, file=sys.stderr, flush=True)
 
 
 def _percentiles(name: str, values: list[float]) -> dict:

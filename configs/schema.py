@@ -3,6 +3,7 @@
 from dataclasses import asdict, dataclass, field, fields
 
 from envs.benchmark.suites import SUITES
+from envs.senses import Senses
 from envs.settings import NAMES, TaskConfig
 from policies.settings import CheckpointConfig, CodecChoices, EvaluationConfig, LoopConfig, ReplayConfig
 from robot.recording.settings import RecordConfig
@@ -44,10 +45,18 @@ class AgentConfig(MachineConfig):
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     envs: int = 1
+    senses: tuple[str, ...] = Senses.names
+    image_size: int = Senses.size
+
+    @property
+    def perceived(self) -> Senses:
+        """What is perceived. Raises ValueError for a sense that is none."""
+        return Senses(self.senses, self.image_size)
 
     def __post_init__(self):
         """Raise ValueError for a value out of range."""
         MachineConfig.__post_init__(self)
+        self.perceived  # noqa: B018  it is checked
         if self.envs < 1:
             raise ValueError(f"envs={self.envs}: at least 1")
 
@@ -69,12 +78,18 @@ class TrainConfig(LoopConfig, AgentConfig):
 
 @dataclass(frozen=True)
 class EvaluateConfig(MachineConfig):
-    """The keys of semagram-eval. `planner` holds the settings to change; those that are None stay the checkpoint's."""
+    """The keys of semagram-eval. `planner` holds the settings to change; those that are None stay the checkpoint's.
+
+    `drop`: senses that fail, at decision `drop_at` of each episode. `sentence`: said in place of the task's own.
+    """
 
     checkpoint: str = ""
     episodes: int = 10
     seed: int = 100
     video: bool = False
+    drop: tuple[str, ...] = ()
+    drop_at: int = 0
+    sentence: str = ""
     randomise: Variation = field(default_factory=Variation)
     planner: dict = field(default_factory=lambda: {f.name: None for f in fields(PlannerConfig)})
 
@@ -85,6 +100,7 @@ class EvaluateConfig(MachineConfig):
             raise ValueError(f"episodes={self.episodes}: at least 1")
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed={self.seed}: from 0 to {2**32 - 1}")
+        check("", self, "drop_at", low=0)
 
 
 @dataclass(frozen=True)
@@ -189,13 +205,15 @@ def register() -> None:
     for name in NAMES:
         store.store(group="task", name=name, node=TaskConfig(name).keys())
     store.store(group="task", name="gym", node=TaskConfig("gym", "-").keys() | {"id": ""})
+    several = asdict(TaskConfig("multi", names=("walker-stand", "walker-walk")))
+    store.store(group="task", name="multi", node=several | {"names": [], "action_repeat": None})
     for name, variation in PRESETS.items():
         store.store(group="randomise", name=name, node=asdict(variation))
     train = asdict(TrainConfig())
     del train["task"], train["randomise"]
     evaluate = asdict(EvaluateConfig())
     del evaluate["randomise"]
-    folder = "runs/${semagram.label:${task.name},${task.id}}/${now:%Y-%m-%d_%H-%M-%S}-seed${seed}"
+    folder = "runs/${semagram.label:${task.name},${task.id},${task.names}}/${now:%Y-%m-%d_%H-%M-%S}-seed${seed}"
     store.store(
         name="train",
         node={"defaults": [{"task": DEFAULT_TASK}, {"randomise": "off"}, *QUIET, "_self_"], **train, **_hydra(folder)},

@@ -8,12 +8,15 @@ semagram-train: train a latent world model that plans, on a task in simulation.
   semagram-train                                    the default task, cartpole-swingup
   semagram-train task=walker-walk seed=3            any dm_control suite task by its name
   semagram-train task=so101-touch steps=60000       a task of the SO-101 arm (its keys are below)
+  semagram-train task=multi task.names=[walker-stand,walker-walk,walker-run]
+                                                    several tasks of one body: each episode is one of them
   semagram-train task=gym task.id=Pendulum-v1       any installed Gymnasium environment with continuous actions
   semagram-train resume=runs/walker-walk/<run>      go on where it stopped, bit for bit
 
 Keys, with their defaults (a key is set as key=value, in any order):
 
   task=cartpole-swingup    what to learn; `python -m envs.suite` lists the suite's names
+  task.sentence=           what to do, in your own words instead of the task's, where the agent observes language
   steps=25000              environment steps in all (enough for the default task; most want 100000 or more)
   seed=1                   makes the run repeatable
   envs=1                   environments stepped side by side (more cores, more of them)
@@ -23,7 +26,10 @@ Keys, with their defaults (a key is set as key=value, in any order):
   video=true               leave rollout.mp4 (needs EGL or OSMesa; without them the run goes on without a video)
   seed_steps=500           random decisions before it learns
   noise=pink               what exploring adds: pink (swings of every duration) or white
-  replay.capacity=1000000  decisions it remembers
+  senses=[state]           what is perceived: state, images.<camera> (images.main: the task's usual one), language;
+                           any of them together, e.g. senses=[state,images.main]; each may fail later (semagram-eval)
+  image_size=64            height and width of the frames, in pixels
+  replay.capacity=1000000  decisions it remembers; with cameras at most replay.frames=100000 of 12 kB each
   evaluation.every=50000   environment steps between evaluations of evaluation.episodes=10 episodes
   checkpoint.every=10000   environment steps between checkpoints; the newest checkpoint.keep=2 stay
   hydra.run.dir=...        where to put the run folder (default runs/<task>/<time>-seed<seed>)
@@ -37,6 +43,11 @@ The SO-101's tasks: so101-touch, -look-at, -move, -pick-lift, -pick-return, -pic
   randomise=off            mild or strong: each episode's arm differs from its model; each range is a key, too:
                            randomise.gains, .friction, .masses (factors), .latency_ms, .offset_deg (of the calibration),
                            .camera_mm, .camera_deg, .light (factor), e.g. randomise=mild randomise.latency_ms=[0,40]
+
+Several tasks of one body in one agent, told apart by their sentences:
+
+  semagram-train task=multi task.names=[walker-stand,walker-walk,walker-run] senses=[state,language] steps=300000
+  task.sentence='...'      a single task in your own words (with senses=[...,language])
 
 The model, its learning and its planner have keys of their own: `semagram-train --cfg job` prints them all.
 

@@ -189,7 +189,7 @@ class Training:
         self._save()  # before the last evaluation, so that going on from here leaves no row twice
         planned, alone, evaluated = self._evaluate("at the end")
         agent = self.parts.evaluator(True, 0, self.parts.machine.compiled)
-        pace = measure(config.task, agent)
+        pace = measure(config.task, config.perceived, agent)
         # Both by control step, so that runs with other tokens compare.
         update = update_gflop(learner) * config.learning.updates_per_decision / config.model.token.lengths[0]
         plan = plan_gflop(learner.model, self.parts.token_discounts, config.planner) / trainer.agent.steps_per_decision
@@ -219,7 +219,8 @@ class Training:
         name = config.task.label
         learning_curve(self.folder.path / "curve.png", read_curve(self.folder.metrics), published(name), name)
         if config.video:
-            film(self.folder.path / "rollout.mp4", config.task, self.parts.evaluator(True, 0), self._say)
+            path, agent = self.folder.path / "rollout.mp4", self.parts.evaluator(True, 0)
+            film(path, config.task, config.perceived, agent, self._say)
         self._say(f"done: {self.folder.path}")
         return result
 

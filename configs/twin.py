@@ -50,7 +50,7 @@ def twin(keys: dict, _folder) -> dict:
 
     from configs.priority import hurry  # noqa: PLC0415
     from configs.strict import build  # noqa: PLC0415
-    from envs.benchmark.atomic import replacing  # noqa: PLC0415
+    from policies.files import replace_file  # noqa: PLC0415
     from sim import twin_calibration, twin_model  # noqa: PLC0415
     from sim.twin import Twin  # noqa: PLC0415
     from sim.twin_arm import TwinArm  # noqa: PLC0415
@@ -68,8 +68,7 @@ def twin(keys: dict, _folder) -> dict:
         TwinArm(model, calibration), config.faults, config.control_path, lambda name: _announce(name, port_file)
     ) as server:
         if not calibration_file.exists():
-            with replacing(calibration_file) as draft:
-                draft.write_text(twin_calibration.text(calibration), encoding="utf-8")
+            replace_file(calibration_file, twin_calibration.text(calibration).encode())
         gc.collect()
         gc.freeze()  # what is here stays: no long pauses later
         print(f"calibration: {calibration_file}; scheduling: {hurry()}", file=sys.stderr)
@@ -80,14 +79,13 @@ def _announce(name: str, port_file) -> None:
     """Write the port's name, whole or not at all; remove the file when there is no port."""
     import sys  # noqa: PLC0415
 
-    from envs.benchmark.atomic import replacing  # noqa: PLC0415
+    from policies.files import replace_file  # noqa: PLC0415
 
     if not name:
         port_file.unlink(missing_ok=True)
         print("port: unplugged", file=sys.stderr)
         return
-    with replacing(port_file) as draft:
-        draft.write_text(name + "\n", encoding="utf-8")
+    replace_file(port_file, f"{name}\n".encode())
     print(f"port: {name} ({port_file})", file=sys.stderr)
 
 

@@ -10,26 +10,24 @@ START_S = 120.0
 
 
 class TwinProcess:
-    """semagram-twin in a folder of its own; `port` is where LeRobot finds it, `folder` has twin.json."""
+    """semagram-twin in a folder of its own; `port_file` says where LeRobot finds it, twin.json is beside it."""
 
     def __init__(self):
         """Start it. Raises OSError if it does not come up."""
         self._temporary = tempfile.TemporaryDirectory(prefix="semagram-twin-")
-        self.folder = Path(self._temporary.name)
-        port_file = self.folder / "port"
+        self.port_file = Path(self._temporary.name) / "port"
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "configs.twin", f"port_file={port_file}"],
+            [sys.executable, "-m", "configs.twin", f"port_file={self.port_file}"],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,  # Ctrl-C is for the run, which lets the arm down before its twin goes
         )
         end = time.monotonic() + START_S
-        while not port_file.exists():
+        while not self.port_file.exists():
             if self._process.poll() is not None or time.monotonic() > end:
                 self.stop()
                 raise OSError("robot=so101-twin: the twin does not start; `semagram-twin port_file=...` says why")
             time.sleep(0.05)
-        self.port = port_file.read_text().strip()
 
     def stop(self) -> None:
         """End it."""

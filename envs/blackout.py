@@ -13,6 +13,11 @@ CONTRAST = 8
 PATIENCE = 3  # frames in a row before anything is said
 
 
+def watched(env: gymnasium.Env) -> gymnasium.Env:
+    """The environment, its cameras watched if it has any."""
+    return Blackout(env) if any(name.startswith(key(IMAGES)) for name in env.observation_space) else env
+
+
 class Blackout(gymnasium.ObservationWrapper):
     """Says of each camera with `mask.images.<camera>` whether its frame shows anything.
 

@@ -1,7 +1,7 @@
 """Semagram's tasks as LeRobot's commands know environments: `--env.type=semagram --env.task=so101-touch`."""
 
 import functools
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields, make_dataclass
 
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 from lerobot.configs import FeatureType, PolicyFeature
@@ -13,22 +13,19 @@ from sim.variation import PRESETS
 
 STATE = "agent_pos"
 
+OWN = [each for each in fields(TaskConfig) if each.name != "name"]  # which LeRobot calls `task`
+TaskKeys = make_dataclass("TaskKeys", [(each.name, each.type, field(default=each.default)) for each in OWN])
+
 
 @EnvConfig.register_subclass("semagram")
 @dataclass
-class SemagramEnv(EnvConfig):
+class SemagramEnv(TaskKeys, EnvConfig):
     """A task by its name, with the keys of semagram-train: `--env.max_decisions` is its `task.max_decisions`.
 
     `randomise`: off, mild or strong. The frames of a video are `height` x `width` pixels.
     """
 
     task: str | None = "so101-touch"
-    id: str = ""
-    action_repeat: int | None = None
-    max_decisions: int = 0
-    control_hz: float | None = None
-    control: str | None = None
-    end_on_success: bool | None = None
     randomise: str = "off"
     height: int = 240
     width: int = 320
@@ -48,8 +45,7 @@ class SemagramEnv(EnvConfig):
     @property
     def settings(self) -> TaskConfig:
         """The task."""
-        own = {field.name: getattr(self, field.name) for field in fields(TaskConfig) if field.name != "name"}
-        return TaskConfig(self.task, **own)
+        return TaskConfig(self.task, **{each.name: getattr(self, each.name) for each in OWN})
 
     @property
     def gym_kwargs(self) -> dict:

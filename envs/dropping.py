@@ -12,6 +12,8 @@ from envs.senses import key
 class Dropping(gymnasium.Wrapper):
     """From some decision of each episode on, senses are missing: all zeros, and `mask.<sense>` False.
 
+    Words cannot be zero, nor empty: of `language` only the mask says that it is not to be read.
+
     `schedule`: the first decision that a sense is missing at, by its name (`state`, `images.main`); 0 is the reset.
     A watch for black frames (`envs.blackout`) goes inside.
 
@@ -41,5 +43,6 @@ class Dropping(gymnasium.Wrapper):
 
     def _lose(self, observation: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         there = {sense: self._decision < first for sense, first in self._schedule.items()}
-        gone = {key(sense): np.zeros_like(observation[key(sense)]) for sense, is_there in there.items() if not is_there}
+        seen = {key(sense): observation[key(sense)] for sense, is_there in there.items() if not is_there}
+        gone = {name: np.zeros_like(value) for name, value in seen.items() if isinstance(value, np.ndarray)}
         return masked({**observation, **gone}, there)

@@ -15,8 +15,10 @@ from gymnasium import spaces, wrappers
 
 from envs import arm, suite, supported
 from envs.faults import FiniteGuard
+from envs.language import Spoken
+from envs.multi import Multi
 from envs.pictures import Pictures, pictures_in
-from envs.senses import Senses
+from envs.senses import LANGUAGE, Senses
 from envs.settings import TaskConfig
 from envs.vector import Processes
 from sim.variation import Variation
@@ -34,17 +36,21 @@ def make(
 
     Observations: Dict of the chosen `senses`. `observation.state`, Box (S,) float32: the environment's own keys in
     alphabetical order, flattened. `observation.images.<camera>`, Box (size, size, 3) uint8 (`envs.sight`).
+    `observation.language`, the task's sentence, a string (`envs.language`).
     Actions: Box [-1, 1] (A,) float32, rescaled to the environment's range. An action is held for
     `task.action_repeat` steps, or until the episode ends; rewards are summed. `terminated` means that nothing
     can be earned afterwards, `truncated` that only the time ran out. `metadata` holds `episode_limit` (see
-    there) and `render_fps`, in decisions per second.
+    there) and `render_fps`, in decisions per second. Of several tasks, each episode is one (`envs.multi`).
 
     Raises:
-        ValueError: an unknown Gymnasium id, spaces that are not supported, a variation of something else, a sense
-            that the task does not have or that nothing can be drawn for; one line.
+        ValueError: an unknown Gymnasium id, spaces that are not supported or, of several tasks, not the same, a
+            variation of something else, a sense that the task does not have or that nothing can be drawn for; one line.
     """
-    if senses.language:
-        raise ValueError(f"senses=language: {task.label} has no sentence; senses are state and images.<camera>")
+    if task.name == "multi":
+        return Multi({part.name: make(part, render, variation, senses) for part in task.parts})
+    if senses.names == (LANGUAGE,):
+        raise ValueError("senses=[language]: words alone show nothing of what happens; add state or images.<camera>")
+    sentence = task.words if senses.language else None
     env = _build(task, render or bool(senses.cameras), variation)
     limit, seconds = _limit(env), _seconds(env)
     pictures = Pictures(env, task) if [*pictures_in(env.observation_space)] else None
@@ -74,7 +80,8 @@ def make(
         "episode_limit": decisions,
         "render_fps": 1 / (seconds * task.action_repeat),
     }
-    return _seeing(env, task, senses, pictures) if senses.cameras else env
+    env = _seeing(env, task, senses, pictures) if senses.cameras else env
+    return env if sentence is None else Spoken(env, sentence)
 
 
 def make_vector(

@@ -1,8 +1,10 @@
 """What can be set about a task. No torch and no Gymnasium here: commands read it to print help."""
 
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
 
 from envs import suite
+from envs.sentences import check, sentence
 from sim.so101_tasks import CONTROLS, TIED
 from sim.so101_tasks import TASKS as ARM_TASKS
 
@@ -15,6 +17,9 @@ ARM_DEFAULTS = {"control_hz": 30.0, "control": TIED, "end_on_success": False}
 @dataclass(frozen=True)
 class TaskConfig:
     """A task: one of the dm_control suite or of the SO-101 by name, or `gym` with the `id` of a Gymnasium environment.
+
+    Or `multi` with the `names` of several tasks of one body, of which each episode is one (`envs.multi`); all are made
+    with the same settings. `sentence` says a single task in the user's own words, where language is observed.
 
     An action is held for `action_repeat` environment steps, which make one decision (unless set: 2 for the
     suite, else 1). `max_decisions` truncates an episode after so many decisions; 0 leaves the environment's
@@ -30,31 +35,67 @@ class TaskConfig:
     control_hz: float | None = None
     control: str | None = None
     end_on_success: bool | None = None
+    names: tuple[str, ...] = ()
+    sentence: str = ""
 
     def __post_init__(self):
         """Fill in what is left open. Raise ValueError, naming the key, for a task that can't be made."""
-        if self.name == "gym":
-            if not self.id:
-                raise ValueError("task.id=: the Gymnasium environment, e.g. task.id=Pendulum-v1 or package:Id-v0")
-        else:
-            find(self.name)
-            if self.id:
-                raise ValueError(f"task.id={self.id}: only with task.name=gym, not with task.name={self.name}")
+        object.__setattr__(self, "names", tuple(self.names))  # a file of JSON has a list
+        self._check_kind()
         if self.action_repeat is None:
-            object.__setattr__(self, "action_repeat", 2 if self.name in suite.NAMES else 1)
+            repeats = {2 if name in suite.NAMES else 1 for name in self.names or (self.name,)}
+            object.__setattr__(self, "action_repeat", max(repeats))
         if self.action_repeat < 1:
             raise ValueError(f"task.action_repeat={self.action_repeat}: at least 1")
         if self.max_decisions < 0:
             raise ValueError(f"task.max_decisions={self.max_decisions}: at least 0 (0: the environment's own limit)")
+        arm = all(name in ARM_TASKS for name in self.names or (self.name,))
         for name, default in ARM_DEFAULTS.items():
-            if not self.is_arm and getattr(self, name) is not None:
+            if not arm and getattr(self, name) is not None:
                 raise ValueError(f"task.{name}={getattr(self, name)}: only for the SO-101's tasks, not {self.label}")
-            if self.is_arm and getattr(self, name) is None:
+            if arm and getattr(self, name) is None:
                 object.__setattr__(self, name, default)
-        if self.is_arm and not 5 <= self.control_hz <= 100:
+        if arm and not 5 <= self.control_hz <= 100:
             raise ValueError(f"task.control_hz={self.control_hz}: from 5 to 100")
-        if self.is_arm and self.control not in CONTROLS:
+        if arm and self.control not in CONTROLS:
             raise ValueError(f"task.control={self.control}: one of {', '.join(CONTROLS)}")
+
+    def _check_kind(self) -> None:
+        """Raise ValueError for a name, and for what only another kind of task has."""
+        if self.name == "gym" and not self.id:
+            raise ValueError("task.id=: the Gymnasium environment, e.g. task.id=Pendulum-v1 or package:Id-v0")
+        if self.name == "multi":
+            if len(set(self.names)) < 2 or len(set(self.names)) < len(self.names):
+                raise ValueError(
+                    f"task.names=[{','.join(self.names)}]: two or more different tasks, "
+                    "e.g. task=multi task.names=[walker-stand,walker-walk,walker-run]"
+                )
+            for name in self.names:
+                find(name, "task.names")
+            if self.sentence:
+                raise ValueError(
+                    f"task.sentence={self.sentence}: only for a single task; each of task.names has its own"
+                )
+        elif self.name != "gym":
+            find(self.name)
+        if self.id and self.name != "gym":
+            raise ValueError(f"task.id={self.id}: only with task.name=gym, not with task.name={self.name}")
+        if self.names and self.name != "multi":
+            raise ValueError(f"task.names=[{','.join(self.names)}]: only with task=multi, not with task={self.name}")
+        if self.sentence:
+            check(self.sentence, "task.sentence")
+
+    @property
+    def parts(self) -> "tuple[TaskConfig, ...]":
+        """The tasks of `multi`, each with its settings; of another, itself."""
+        return tuple(replace(self, name=name, names=()) for name in self.names) or (self,)
+
+    @property
+    def words(self) -> str:
+        """What to do, in a sentence. Raises ValueError where nobody has said it."""
+        if self.name in ("gym", "multi") and not self.sentence:
+            raise ValueError(f"task.sentence=: what {self.label} is about, in words, e.g. task.sentence='walk forward'")
+        return self.sentence or sentence(self.name)
 
     @property
     def is_arm(self) -> bool:
@@ -63,18 +104,23 @@ class TaskConfig:
 
     @property
     def label(self) -> str:
-        """What to call the task in a message or a folder: its name, or its Gymnasium id."""
-        return self.id if self.name == "gym" else self.name
+        """What to call the task in a message or a folder: its name or names, or its Gymnasium id."""
+        return label(self.name, self.id, self.names)
 
     def keys(self) -> dict:
         """Its keys and values, without those that another kind of task has."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 
 
-def find(name: str) -> None:
-    """Raise ValueError, with the closest names, for one that is no task."""
+def label(name: str, gym_id: str, names: Iterable[str]) -> str:
+    """What a task is called that has these settings, right or wrong."""
+    return {"gym": gym_id, "multi": "+".join(names)}.get(name, name)
+
+
+def find(name: str, key: str = "task.name") -> None:
+    """Raise ValueError, with the closest names, for one that is no task; `key` is where it stood."""
     if name.startswith("so101-"):
         if name not in ARM_TASKS:
-            raise ValueError(f"task.name={name}: no such task; the SO-101's are {', '.join(ARM_TASKS)}")
+            raise ValueError(f"{key}={name}: no such task; the SO-101's are {', '.join(ARM_TASKS)}")
     else:
-        suite.find(name)
+        suite.find(name, key)

@@ -49,13 +49,13 @@ NAMES: tuple[str, ...] = (*BY_NAME, *ALIASES)
 """Every name that `find` knows."""
 
 
-def find(name: str) -> tuple[str, str]:
-    """The (domain, task) of a name, or ValueError with the closest names."""
+def find(name: str, key: str = "task.name") -> tuple[str, str]:
+    """The (domain, task) of a name, or ValueError with the closest names; `key` is where it stood."""
     name = ALIASES.get(name, name)
     if name not in BY_NAME:
         close = difflib.get_close_matches(name, NAMES, n=3, cutoff=0.4) or ["cartpole-swingup", "walker-walk"]
         raise ValueError(
-            f"task.name={name}: no such task; close to it: {', '.join(close)}; "
+            f"{key}={name}: no such task; close to it: {', '.join(close)}; "
             "`gym` with task.id for a Gymnasium environment; every name: python -m envs.suite"
         )
     return BY_NAME[name]

@@ -53,6 +53,7 @@ class Processes(gymnasium.vector.AsyncVectorEnv):
             super().__init__(
                 [Started(make, os.getpid())] * count,
                 context="spawn",
+                shared_memory=False,  # from which Gymnasium reads a string once, when it starts
                 autoreset_mode=gymnasium.vector.AutoresetMode.DISABLED,
             )
         finally:

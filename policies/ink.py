@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from policies.folders import replace_file
+from policies.files import replace_file
 from policies.glyph import Shape, glyph
 from policies.vocabulary import Token, text
 

@@ -7,7 +7,11 @@ import numpy as np
 import torch
 
 from policies.agent import Agent
-from worldmodel.senses import is_image
+from policies.words import Words
+from worldmodel.senses import LANGUAGE, is_image
+
+WORDS = Words()
+"""One for the process: each sentence is encoded once."""
 
 
 @dataclass(frozen=True)
@@ -33,9 +37,14 @@ def episode_seeds(seed: int, stream: int, episode: int, count: int) -> list[int]
 
 
 def as_tensors(observation: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
-    """An environment's observation as tensors of its own: bytes stay bytes, all else becomes float32."""
-    kinds = {key: np.uint8 if is_image(key) else np.float32 for key in observation}
-    return {key: torch.from_numpy(np.array(value, dtype=kinds[key])) for key, value in observation.items()}
+    """An environment's observation as tensors of its own: frames stay bytes, words become vectors, all else float32."""
+    tensors = {}
+    for key, value in observation.items():
+        if key == LANGUAGE:
+            tensors[key] = WORDS.encode([value])[0] if isinstance(value, str) else WORDS.vectors(tuple(value))
+        else:
+            tensors[key] = torch.from_numpy(np.array(value, dtype=np.uint8 if is_image(key) else np.float32))
+    return tensors
 
 
 def succeeded(info: dict) -> np.ndarray | None:

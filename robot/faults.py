@@ -17,6 +17,7 @@ class FaultKind(StrEnum):
     OUTSIDE = "outside"  # the arm is too far outside its limits to begin
     PUSHED = "pushed"  # the arm was moved away from its command faster than the command may follow
     DRIVER = "driver"  # the robot's driver failed
+    PLANNER = "planner"  # nobody plans any more
     STOP = "stop"  # asked to stop
 
 
@@ -31,6 +32,20 @@ class Fault:
     def __str__(self):
         """The kind and the line."""
         return f"{self.kind}: {self.message}"
+
+
+TRYING = "while trying to "
+"""How a note on an error begins that says what failed with it."""
+
+
+def in_one_line(error: BaseException) -> str:
+    """What ended a loop, and what could not be done after that (the notes on it, or on a group's errors)."""
+    errors = [error, *getattr(error, "exceptions", ())]
+    notes = [note for each in errors for note in getattr(each, "__notes__", ()) if note.startswith(TRYING)]
+    undone = dict.fromkeys(note.removeprefix(TRYING).partition(":")[0] for note in notes)
+    first = errors[isinstance(error, BaseExceptionGroup)]
+    line = " ".join(str(first).split()) or type(first).__name__
+    return f"{line}; not done: {', '.join(undone)}" if undone else line
 
 
 class NotReleasable(ValueError):

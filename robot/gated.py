@@ -58,6 +58,10 @@ class GatedRobot(WrappedRobot):
     def __del__(self):
         """Nothing: a robot that was not disconnected is shut down when the program ends."""
 
+    def __str__(self):
+        """What it is called."""
+        return str(self.id or self.name)
+
     @property
     def is_connected(self) -> bool:
         """Whether anything of the robot is open."""

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from policies.agent import Agent
 from policies.checkpoint import CONFIG, MODEL, load_into, versions
-from policies.folders import MANIFEST, check_folder, manifest, replace_file, tensor_bytes
+from policies.files import replace_file
+from policies.folders import MANIFEST, check_folder, manifest, tensor_bytes
 from policies.tokens import Tokens
 from robot.configuration_semagram import SemagramConfig
 from worldmodel.imitation import Windows, imitation_loss

@@ -6,6 +6,8 @@ open. Nothing here raises; every function returns the errors it met.
 
 from collections.abc import Callable, Iterator
 
+from robot.faults import TRYING
+
 RETRIES = 2
 
 
@@ -14,7 +16,7 @@ def attempt(errors: list[Exception], what: str, call: Callable[[], object]) -> b
     try:
         call()
     except Exception as error:
-        error.add_note(f"while trying to {what}")
+        error.add_note(f"{TRYING}{what}")
         errors.append(error)
         return False
     return True

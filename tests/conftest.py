@@ -110,12 +110,19 @@ def tiny_model(senses: int | dict = 3, points: int = 2, seed: int = 0, forms: to
 
 
 def trainer(
-    env, length: int | tuple[int, ...] = 1, weights: int = 0, capacity: int = 200, precision: str = "fp32", **changes
+    env,
+    length: int | tuple[int, ...] = 1,
+    weights: int = 0,
+    capacity: int = 200,
+    precision: str = "fp32",
+    vision=None,
+    **changes,
 ):
-    """A trainer at its beginning, with tokens of one length or of several.
+    """A trainer at its beginning, with tokens of one length or of several; `changes`: of what it learns by.
 
     `weights` seeds the model only: a resumed one must not depend on it.
     """
+    from configs.assembly import senses_of  # noqa: PLC0415
     from policies.agent import Agent  # noqa: PLC0415
     from policies.settings import LoopConfig  # noqa: PLC0415
     from policies.tokens import Tokens  # noqa: PLC0415
@@ -127,15 +134,17 @@ def trainer(
 
     token = token_settings(*((length,) if isinstance(length, int) else length))
     tokens = Tokens.of(token, env.single_action_space.shape[0])
-    senses = {key: space.shape for key, space in env.single_observation_space.items()}
-    model = tiny_model(senses, tokens.points, weights, tokens.forms, token=token, precision=precision)
+    senses = senses_of(env.single_observation_space)
+    sizes = {"token": token, "precision": precision} | ({"vision": vision} if vision else {})
+    model = tiny_model(senses, tokens.points, weights, tokens.forms, **sizes)
     learning = LearningConfig(**{"batch": 8, "updates_per_decision": 0.5} | changes)
     planning = PlannerConfig(samples=8, policy_samples=2, elites=4, iterations=2, horizon=2, budget="fixed")
     generator = torch.Generator().manual_seed(1)
     discounts = [0.9**n for n in token.lengths]
     planner = Planner(model, discounts, planning)
     agent = Agent(model, tokens, planner, generator, explore="pink")
-    replay = Replay(capacity, env.num_envs, senses, env.single_action_space.shape[0], tokens.size)
+    lags = model.config.vision.lags
+    replay = Replay(capacity, env.num_envs, senses, env.single_action_space.shape[0], tokens.size, lags)
     loop = LoopConfig(steps=1000, seed_steps=8, seed=1)
     learner = Learner(model, discounts, learning)
     return Trainer(env, learner, agent, replay, tokens, generator, loop, 2, 0.9)
@@ -196,6 +205,30 @@ TOYS = SimpleNamespace(
 def toys():
     """The makers above, which a test cannot import (another installed package is also called `tests`)."""
     return TOYS
+
+
+@pytest.fixture(scope="session")
+def arm_checkpoint(tmp_path_factory):
+    """An agent for so101-touch that has learned nothing."""
+    from configs.assembly import Assembly, prepare  # noqa: PLC0415
+    from configs.schema import TrainConfig  # noqa: PLC0415
+    from envs.settings import TaskConfig  # noqa: PLC0415
+    from policies.checkpoint import save_checkpoint  # noqa: PLC0415
+    from worldmodel.settings import PlannerConfig  # noqa: PLC0415
+
+    planner = PlannerConfig(samples=8, policy_samples=2, elites=4, iterations=2, horizon=2)
+    config = TrainConfig(
+        task=TaskConfig("so101-touch"),
+        model=tiny_config(token=token_settings(4)),
+        planner=planner,
+        compile="false",
+    )
+    parts = Assembly(config, prepare(config))
+    for _ in parts.trainer.run(30):  # at random
+        pass
+    path = save_checkpoint(tmp_path_factory.mktemp("run"), parts.identity(), parts.trainer, {}, 1)
+    parts.close()
+    return path
 
 
 @pytest.fixture(autouse=True, scope="module")

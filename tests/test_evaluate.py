@@ -17,6 +17,7 @@ from configs.schema import EvaluateConfig, TrainConfig
 from configs.strict import ConfigError, build
 from configs.training import Training
 from envs.benchmark.figures import draw_paired_strips
+from envs.senses import Senses
 from envs.settings import TaskConfig
 from policies.agent import Agent
 from policies.folders import FolderError
@@ -176,7 +177,7 @@ def test_a_deadline_of_the_settings_is_kept(toys, monkeypatch):
         return refine(*given)
 
     chosen.planner._refine = slow
-    pace = measure(TASK, chosen, 60)
+    pace = measure(TASK, Senses(), chosen, 60)
     assert 5 <= pace.percentile(0) <= pace.percentile(99) <= 5 + 3
     assert 60 < len(began) < 60 * 25
 
@@ -186,7 +187,7 @@ def test_a_pace_counts_decisions_and_not_steps(toys):
     chosen, calls = agent(toys.tiny_model(3, 1), config, length=4), []
     begin = chosen._begin
     chosen._begin = lambda *given: calls.append(1) or begin(*given)
-    pace = measure(TASK, chosen, 30)
+    pace = measure(TASK, Senses(), chosen, 30)
     assert len(pace.milliseconds) == 30
     assert len(calls) == 35
     assert pace.percentile(0) <= 1000 / pace.per_second <= pace.percentile(100)

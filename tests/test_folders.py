@@ -12,12 +12,12 @@ import pytest
 import torch
 
 from policies import folders
+from policies.files import replace_file
 from policies.folders import (
     MANIFEST,
     FolderError,
     check_folder,
     read_tensors,
-    replace_file,
     tensor_bytes,
     write_folder,
 )
@@ -206,6 +206,7 @@ def test_a_file_that_holds_no_tensors_is_named(tmp_path, content):
 def test_a_file_is_replaced_in_one_step_or_not_at_all(tmp_path, monkeypatch):
     path = tmp_path / "f"
     replace_file(path, b"old")
+    path.chmod(0o640)
     for name in ("fsync", "replace"):
         with monkeypatch.context() as patch:
             patch.setattr(os, name, Trip(0).wrap(getattr(os, name)))
@@ -214,4 +215,4 @@ def test_a_file_is_replaced_in_one_step_or_not_at_all(tmp_path, monkeypatch):
         assert path.read_bytes() == b"old"
         assert os.listdir(tmp_path) == ["f"]
     replace_file(path, b"new")
-    assert path.read_bytes() == b"new"
+    assert path.read_bytes() == b"new" and path.stat().st_mode & 0o777 == 0o640

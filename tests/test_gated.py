@@ -1,18 +1,11 @@
 """A LeRobot robot behind the gate: the real driver, whose serial port leads to servos that speak the wire protocol."""
 
 import itertools
-import json
 import os
 import signal
-import subprocess
-import sys
-import textwrap
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-
-HERE = Path(__file__).parent
 
 
 @pytest.fixture
@@ -199,55 +192,34 @@ def test_a_robot_of_other_joints_or_with_its_own_step_limit_is_refused(arm):
         GatedRobot(stranger, gate)
 
 
-LOOP = """
-import sys, time, importlib.util
-spec = importlib.util.spec_from_file_location("wired_arm", {wired!r})
-wired = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(wired)
-arm = wired.WiredArm({folder!r}, setattr, clock=time)
-goal = dict.fromkeys(arm.robot.action_features, 0.0) | {{"shoulder_pan.pos": 90.0, "gripper.pos": 50.0}}
-arm.robot.close_with(lambda: arm.chain.log.append("data"))
-arm.robot.close_with(lambda: print(" ".join(arm.chain.log[-400:]), arm.chain.torques(), flush=True))
-with arm.robot as robot:
-    for k in range(100_000):
-        robot.get_observation()
-        robot.send_action(goal)
-        if k == 10:
-            print("moving", flush=True)
-            {after}
-        time.sleep(0.01)
-"""
+ENDS = {
+    "SIGINT": lambda arm: os.kill(os.getpid(), signal.SIGINT),
+    "SIGTERM": lambda arm: os.kill(os.getpid(), signal.SIGTERM),
+    "SIGHUP": lambda arm: os.kill(os.getpid(), signal.SIGHUP),
+    "the policy failed": lambda arm: {}["the policy failed"],
+    "driver: the robot cannot be read": lambda arm: setattr(arm.chain, "dead", 2),
+}
 
 
-@pytest.mark.parametrize(
-    ("number", "after"),
-    [
-        (signal.SIGINT, ""),
-        (signal.SIGTERM, ""),
-        (signal.SIGHUP, ""),
-        (None, "raise ValueError('the policy failed')"),
-        (None, "arm.chain.dead = 2"),
-    ],
-)
-def test_a_signal_or_an_exception_ends_the_program_in_the_same_order(tmp_path, number, after):
-    wired = str(HERE / "wired_arm.py")
-    program = textwrap.dedent(LOOP).format(wired=wired, folder=str(tmp_path), after=after)
-    process = subprocess.Popen(
-        [sys.executable, "-c", program],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"PYTHONPATH": str(HERE.parent)},
-    )
-    assert process.stdout.readline() == "moving\n", process.communicate()[1]
-    if number is not None:
-        process.send_signal(number)
-    out, errors = process.communicate(timeout=120)
-    log, torques = out.strip().rsplit(" [", 1)
-    alive = [i for i in range(1, 7) if not (i == 2 and "dead" in after)]
-    assert json.loads(f"[{torques}") == [int(i not in alive) for i in range(1, 7)]
-    end = log[log.rindex("goal") :]
+@pytest.mark.parametrize("said", ENDS)
+def test_a_signal_or_an_exception_ends_the_loop_in_the_same_order(arm, said):
+    from robot.faults import RobotFault  # noqa: PLC0415
+    from robot.signals import Stopped  # noqa: PLC0415
+
+    arm.robot.close_with(lambda: arm.chain.log.append("data"))
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
+    with pytest.raises((Stopped, KeyError, RobotFault), match=said), arm.robot:
+        for k in itertools.count():
+            move(arm, 1, 90.0)
+            if k == 10:
+                assert arm.robot.command.rate[0] > 5
+                arm.chain.log.clear()
+                ENDS[said](arm)
+    log = arm.chain.log
+    alive = [i for i in range(1, 7) if i != arm.chain.dead]
+    assert arm.chain.torques() == [int(i not in alive) for i in range(1, 7)]
+    end = log[len(log) - log[::-1].index("goal") :]
     places = [*(end.index(f"release {i}") for i in alive), end.index("close"), end.index("data")]
     assert places == sorted(places)
-    assert process.returncode != 0
-    assert (signal.Signals(number).name if number else after and ("driver" if "dead" in after else "failed")) in errors
+    assert log.count("goal") > 1 and arm.robot.command.resting
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)] == before

@@ -10,6 +10,7 @@ from gymnasium import spaces
 
 from envs.blackout import PATIENCE, Blackout
 from envs.dropping import Dropping
+from envs.language import Spoken
 
 STATE, MAIN, SIDE = "observation.state", "observation.images.main", "observation.images.side"
 ACTION = np.zeros(1, np.float32)
@@ -66,6 +67,11 @@ def test_a_dropped_sense_is_all_zeros_from_its_decision_on_and_the_others_are_as
 
 def test_a_sense_can_be_missing_from_the_first_observation():
     assert masks(Dropping(Room(), {"images.side": 0}), 200) == {"mask.images.side": [False, False]}
+
+
+def test_words_stay_and_their_mask_says_that_they_are_not_to_be_read():
+    env = Dropping(Spoken(Room(), "stand still"), {"language": 1})
+    assert masks(env, 200, 200) == {"mask.language": [True, False, False]}
 
 
 @pytest.mark.parametrize(

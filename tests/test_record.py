@@ -188,7 +188,8 @@ FEATURES = {"action": {"dtype": "float32", "shape": (6,), "names": None}}
 
 def dataset(path, **changes):
     (path / "meta").mkdir(parents=True)
-    info = {"fps": 30, "robot_type": "arm", "features": FEATURES, "total_episodes": 2} | changes
+    own = {"index": {"dtype": "int64", "shape": [1], "names": None}}  # what LeRobot adds itself
+    info = {"fps": 30, "robot_type": "arm", "features": FEATURES | own, "total_episodes": 2} | changes
     (path / "meta" / "info.json").write_text(json.dumps(info))
 
 
@@ -217,7 +218,9 @@ def test_a_part_that_was_merged_before_a_kill_is_not_merged_again(tmp_path):
         ({"fps": 50}, r"a: its fps is 50, not 30; choose a new folder$"),
         ({"robot_type": "other"}, r"a: its robot_type is other, not arm"),
         ({"features": {}}, r"a: has no action; choose"),
-        ({"features": {"action": {"dtype": "float32", "shape": [7]}}}, r"a: its action is \('float32', \[7\]\)"),
+        ({"features": FEATURES | {"x": FEATURES["action"]}}, r"a: has x, too; record that here as well, or choose"),
+        ({"features": {"action": {"dtype": "float32", "shape": [7]}}}, r"the shape of its action is \[7\], here \[6\]"),
+        ({"features": {"action": FEATURES["action"] | {"names": ["a"]}}}, r"names of its action is \['a'\], here None"),
         ({"total_episodes": "x"}, r"info\.json: not the description of a LeRobotDataset"),
     ],
 )
@@ -242,7 +245,8 @@ REAL = {"dataset": "d", "robot": "so101", "port": "p", "id": "i", "sentence": "s
         ({"dataset": "d", "episodes": 0}, r"^episodes=0: "),
         ({"dataset": "d", "cameras": ["under"]}, r"^cameras=\[under\]: with robot=so101-sim, any of front, side"),
         ({"dataset": "d", "port": "p"}, r"^port=p: only with robot=so101$"),
-        ({"dataset": "d", "robot": "so101-twin", "sentence": "s"}, r"^port_file=: the twin's"),
+        ({"dataset": "d", "port_file": "p"}, r"^port_file=p: only with robot=so101-twin$"),
+        ({"dataset": "d", "paced": "never"}, r"^paced=never: one of auto, true, false$"),
         (REAL, r"^by=expert: only with robot=so101-sim, which tells where its things are; by=teleop$"),
         (REAL | {"id": ""}, r"^port= and id=: the arm's"),
         (REAL | {"sentence": "", "task": ""}, r"^sentence=: what is done, in words"),

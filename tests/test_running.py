@@ -113,6 +113,9 @@ class Thinker:
         self.due = [(at, answer) for at, answer in self.due if at > self.now]
         return ready
 
+    def gone(self):
+        return ""
+
 
 class Senses:
     """Whose state is the number of targets that lie ahead."""

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from envs.benchmark.atomic import replacing
+from policies.files import replace_file
 
 
 class BlockError(ValueError):
@@ -18,8 +18,7 @@ def update_block(path: Path | str, name: str, text: str) -> bool:
     before, inside, after = _split(path, name)
     if inside == _framed(text):
         return False
-    with replacing(path) as draft:
-        draft.write_text(before + _framed(text) + after, encoding="utf-8")
+    replace_file(path, (before + _framed(text) + after).encode())
     return True
 
 

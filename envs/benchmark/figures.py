@@ -1,5 +1,6 @@
 """Learning curves as PNG files: one run, or a grid of tasks, with published returns marked."""
 
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -12,10 +13,10 @@ from matplotlib.lines import Line2D
 from numpy import ndarray
 
 from envs.benchmark.anchors import Anchor
-from envs.benchmark.atomic import replacing
 from envs.benchmark.curves import Curve, smooth, trace
 from envs.benchmark.statistics import mean_interval
 from envs.benchmark.table import steps
+from policies.files import replace_file
 
 # Okabe and Ito's colours, which colour-blind readers tell apart. The anchor differs in shape too.
 OURS, POLICY, ANCHOR, INK, PALE = "#0072B2", "#009E73", "#D55E00", "#333333", "#D9D9D9"
@@ -203,5 +204,6 @@ def _key(best: bool) -> list[Line2D]:
 
 
 def _save(path: Path | str, figure: Figure) -> None:
-    with replacing(path) as draft:
-        figure.savefig(draft, format="png", metadata={"Software": None})
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png", metadata={"Software": None})
+    replace_file(Path(path), drawn.getvalue())

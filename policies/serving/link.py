@@ -2,6 +2,7 @@
 
 import socket
 import threading
+import time
 from collections.abc import Callable
 
 from policies.serving.connection import Connection
@@ -24,10 +25,14 @@ class Link:
         begin: Begin,
         say: Callable[[str], None],
         patience_s: float | None = 10.0,
+        away_s: float = 10.0,
     ):
-        """Connect later. `patience_s`: how long the planner may take to answer a new connection; None: as it likes."""
+        """Connect later. `patience_s`: how long the planner may take to answer a new connection; None: as it likes.
+
+        `away_s`: a planner that was lost for so long is `gone`; 0: at once, and it is not looked for again.
+        """
         self._reach, self._secret, self._begin, self._say = reach, secret, begin, say
-        self._patience_s = patience_s
+        self._patience_s, self._away_s, self._lost_at = patience_s, away_s, 0.0
         self._connection: Connection | None = None
         self._found: Connection | None = None
         self._closed, self._number = threading.Event(), 0
@@ -44,6 +49,12 @@ class Link:
         if self._connection is None:
             self._connection, self._found = self._found, None
         return self._connection is not None
+
+    def gone(self) -> str:
+        """Why there is nobody to ask any more; empty: there is, or may be again."""
+        if self.connected or time.monotonic() - self._lost_at < self._away_s:
+            return ""
+        return f"the planner is gone: {self.reason}"
 
     def ask(self, state, fresh: bool) -> int | None:
         """Ask for a decision; its number, or None while there is no connection."""
@@ -95,8 +106,10 @@ class Link:
     def _lose(self, error: Exception) -> None:
         self._connection.close()
         self._connection = None
-        self.losses += 1
+        self.losses, self._lost_at = self.losses + 1, time.monotonic()
         self.reason = str(error) or type(error).__name__
+        if not self._away_s:
+            return
         self._say(f"the planner is lost: {self.reason}; connecting again")
         threading.Thread(target=self._again, daemon=True).start()
 

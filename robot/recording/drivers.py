@@ -16,8 +16,12 @@ HOLD_S = 0.3
 """A script's last target is held so long, which lets the arm arrive."""
 
 
+class DriverLost(RuntimeError):
+    """Who drove is gone, as a leader arm whose cable was pulled; the message is one line."""
+
+
 class Driver(Protocol):
-    """Says goals, step by step."""
+    """Says goals, step by step. `goal` raises DriverLost."""
 
     def begin(self, seed: int) -> None:
         """An episode begins; the arm is where it will begin."""
@@ -77,20 +81,29 @@ class TeleopDriver:
     """Any of LeRobot's teleoperators whose actions are the robot's own keys."""
 
     def __init__(self, teleop: Teleoperator, keys: list[str]):
-        """Connect it. Raises ValueError for one that moves other things."""
+        """Connect it, without a question. Raises ValueError for one that moves other things or is not calibrated."""
         if missing := [key for key in keys if key not in teleop.action_features]:
             raise ValueError(
                 f"teleop.type={teleop.name}: moves {', '.join(teleop.action_features)}, not {', '.join(missing)}"
             )
         self._teleop, self._keys = teleop, keys
-        teleop.connect()
+        try:
+            teleop.connect(calibrate=False)
+        except RuntimeError as error:  # as LeRobot says that servos are missing
+            raise ConnectionError(f"teleop.type={teleop.name}: {error}") from error
+        if not teleop.is_calibrated:
+            teleop.disconnect()
+            raise ValueError(f"teleop.type={teleop.name}: not calibrated; lerobot-calibrate --teleop.type=...")
 
     def begin(self, seed: int) -> None:
         """Nothing to do: the person sees."""
 
     def goal(self, observation: dict) -> dict[str, float]:
         """Where the person is."""
-        action = self._teleop.get_action()
+        try:
+            action = self._teleop.get_action()
+        except Exception as error:
+            raise DriverLost(f"the teleoperator cannot be read: {' '.join(str(error).split())}") from error
         return {key: float(action[key]) for key in self._keys}
 
     def close(self) -> None:

@@ -1,11 +1,21 @@
 """One episode: read, ask the driver, send through the gate, keep what was read and what was really sent."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from robot.gated import GatedRobot
 from robot.recording.drivers import Driver
 from robot.recording.pace import Pace
 from robot.recording.parts import Draft
+
+
+@contextmanager
+def resting(robot: GatedRobot) -> Iterator[None]:
+    """Bring the arm to rest at the block's end, however it ends: before anything else is done, as to the data."""
+    try:
+        yield
+    finally:
+        robot.rest()
 
 
 def play(

@@ -18,7 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
-from policies.folders import aside_of, put, sync_folder, sync_tree
+from policies.files import sync_folder
+from policies.folders import aside_of, put, sync_tree
 from robot.datasets import DatasetError, quiet
 
 MEASURED, SUCCESS = "measured_timestamp", "next.success"
@@ -191,11 +192,24 @@ def episodes_in(dataset: Path, wanted: dict) -> int:
     for key in ("fps", "robot_type"):
         if found[key] != wanted[key]:
             raise DatasetError(f"{dataset}: its {key} is {found[key]}, not {wanted[key]}; choose a new folder")
-    ours, theirs = wanted["features"], found["features"]
-    if missing := [name for name in ours if name not in theirs]:
-        raise DatasetError(f"{dataset}: has no {', '.join(missing)}; choose a new folder")
-    for name, feature in ours.items():
-        theirs_shape = (theirs[name]["dtype"], list(theirs[name]["shape"]))
-        if theirs_shape != (feature["dtype"], list(feature["shape"])):
-            raise DatasetError(f"{dataset}: its {name} is {theirs_shape}, this robot's another; choose a new folder")
+    _check_features(dataset, found["features"], wanted["features"])
     return count
+
+
+def _check_features(dataset: Path, there: dict, ours: dict) -> None:
+    """Raise DatasetError unless an episode with the features `ours` can be merged with what is there."""
+    from lerobot.utils.constants import DEFAULT_FEATURES  # noqa: PLC0415
+
+    if missing := [name for name in ours if name not in there]:
+        raise DatasetError(f"{dataset}: has no {', '.join(missing)}; choose a new folder, or leave that out here, too")
+    if more := [name for name in there if name not in ours and name not in DEFAULT_FEATURES]:
+        raise DatasetError(f"{dataset}: has {', '.join(more)}, too; record that here as well, or choose a new folder")
+    for name, feature in ours.items():
+        for key, kept in (("dtype", str), ("shape", list), ("names", _names)):
+            found, wanted = (kept(each.get(key)) for each in (there[name], feature))
+            if found != wanted:
+                raise DatasetError(f"{dataset}: the {key} of its {name} is {found}, here {wanted}; choose a new folder")
+
+
+def _names(names) -> list | None:
+    return None if names is None else list(names)

@@ -11,7 +11,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from policies.folders import replace_file
+from policies.files import replace_file
 from robot.recording.parts import EPISODES, MEASURED, SUCCESS
 
 GOOD, BAD, UNKNOWN, INK = "#0072B2", "#D55E00", "#666666", "#333333"  # Okabe and Ito's: told apart by all

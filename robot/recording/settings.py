@@ -3,11 +3,10 @@
 from dataclasses import dataclass, field
 
 from robot.limits import PRESETS
+from robot.which import REAL, SIM, check_arm
 from sim.so101_tasks import TASKS
 from worldmodel.ranges import check
 
-SIM, REAL, TWIN = "so101-sim", "so101", "so101-twin"
-ROBOTS = (SIM, REAL, TWIN)
 EXPERT, POLICY, TELEOP = "expert", "policy", "teleop"
 BY = (EXPERT, POLICY, TELEOP)
 PREFIX = "so101-"
@@ -29,7 +28,8 @@ class RecordConfig:
     seconds: float = 0.0
     reset_seconds: float = 0.0
     control_hz: int = 30
-    real_time: str = "auto"
+    paced: str = "auto"
+    real_time: bool = False
     limits: str = ""
     seed: int = 0
     port: str = ""
@@ -50,11 +50,11 @@ class RecordConfig:
         """Raise ValueError for a value out of range, or one that does not go with the others."""
         if not self.dataset:
             raise ValueError("dataset=: the folder to record to, e.g. dataset=runs/touch-demos")
-        for name, known in (("robot", ROBOTS), ("by", BY), ("limits", ("", *PRESETS))):
+        for name, known in (("by", BY), ("limits", ("", *PRESETS))):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name}={getattr(self, name)}: one of {', '.join(filter(None, known))}")
-        if self.real_time not in ("auto", "true", "false"):
-            raise ValueError(f"real_time={self.real_time}: one of auto, true, false")
+        if self.paced not in ("auto", "true", "false"):
+            raise ValueError(f"paced={self.paced}: one of auto, true, false")
         check("", self, "episodes threads", low=1)
         check("", self, "seconds reset_seconds", low=0, high=3600)
         check("", self, "control_hz", low=5, high=100)
@@ -68,9 +68,9 @@ class RecordConfig:
         return self.robot == SIM
 
     @property
-    def paced(self) -> bool:
+    def waits(self) -> bool:
         """Whether a second of recording takes a second."""
-        return self.real_time == "true" or (self.real_time == "auto" and (not self.simulated or self.by == TELEOP))
+        return self.paced == "true" or (self.paced == "auto" and (not self.simulated or self.by == TELEOP))
 
     @property
     def task_name(self) -> str:
@@ -90,22 +90,14 @@ class RecordConfig:
         return self.limits or ("careful" if self.robot == REAL else "normal")
 
     def _check_robot(self) -> None:
+        check_arm(self)
         if self.simulated and self.task_name not in TASKS:
             names = ", ".join(name.removeprefix(PREFIX) for name in TASKS)
             raise ValueError(f"task={self.task}: one of {names}")
         if not self.simulated and not (self.sentence or self.task_name in TASKS):
             raise ValueError("sentence=: what is done, in words, e.g. sentence='Put the cube in the bowl.'")
-        if not self.simulated and self.real_time == "false":
-            raise ValueError(f"real_time=false: only with robot={SIM}")
-        if self.robot == REAL and not (self.port and self.id):
-            raise ValueError("port= and id=: the arm's, as LeRobot knows it, e.g. port=/dev/ttyACM0 id=my_arm")
-        if self.robot == TWIN and not self.port_file:
-            raise ValueError(
-                "port_file=: the twin's, e.g. port_file=runs/twin/port after `semagram-twin` with the same"
-            )
-        for key, robots in (("port", (REAL,)), ("id", (REAL,)), ("port_file", (TWIN,)), ("calibration_dir", (REAL,))):
-            if getattr(self, key) and self.robot not in robots:
-                raise ValueError(f"{key}={getattr(self, key)}: only with robot={', '.join(robots)}")
+        if not self.simulated and self.paced == "false":
+            raise ValueError(f"paced=false: only with robot={SIM}")
         for name in self.cameras:
             if not self.simulated or name not in CAMERAS:
                 raise ValueError(

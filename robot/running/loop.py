@@ -6,7 +6,7 @@ from typing import Protocol
 
 import numpy as np
 
-from robot.faults import NotReleasable
+from robot.faults import Fault, FaultKind, NotReleasable
 from robot.gate import Gate
 from robot.gated import SUFFIX, GatedRobot
 from robot.running.motion import Motion
@@ -121,6 +121,8 @@ class Loop:
             if passed >= seconds:
                 break
             pursuit.think(sent)
+            if why := self._thinker.gone():
+                self.robot.gate.trip(Fault(FaultKind.PLANNER, why, self.ticks.clock.monotonic()))
             number, late = len(self.successes) + 1, self.ticks.late_s[-1]
             moment = Moment(number, passed, self.ticks.rate_hz, late, worked, pursuit, self.plans, self.robot)
             self.show(moment)
@@ -129,6 +131,8 @@ class Loop:
 
     def recover(self, patience_s: float = 5.0) -> bool:
         """Release the gate once what was wrong is over; whether it was, in `patience_s`."""
+        if self._thinker.gone():
+            return False
         for _ in self.ticks.run(round(patience_s * self.ticks.hz)):
             self.send(self.read())
             try:
@@ -142,6 +146,7 @@ class Loop:
     def _rest(self) -> None:
         """Note the fault, and go on through the gate until the arm is at rest."""
         self.faults.append(str(self.robot.fault))
+        self.show.say(f"stopped: {self.robot.fault}")
         for _ in self.ticks.run(round(5 * self.ticks.hz)):
             self.send(self.read())
             if self.robot.command.resting:

@@ -37,6 +37,9 @@ class Thinker(Protocol):
     def poll(self) -> list:
         """The answers that have come: number, plan_ms, actions (L, 6), tokens."""
 
+    def gone(self) -> str:
+        """Why there is nobody to ask any more; empty: there is, or may be again."""
+
 
 @dataclass
 class Plans:

@@ -4,10 +4,9 @@ import math
 from dataclasses import dataclass, field
 
 from robot.limits import PRESETS
+from robot.which import REAL, SIM, TWIN, check_arm
 from worldmodel.ranges import check
 
-SIM, REAL, TWIN = "so101-sim", "so101", "so101-twin"
-ROBOTS = (SIM, REAL, TWIN)
 VIEWS = ("terminal", "rerun", "none")
 PORT = 7766
 
@@ -39,8 +38,6 @@ class RunConfig:
         """Raise ValueError for a value out of range, or one that the robot cannot use."""
         if not self.checkpoint:
             raise ValueError("checkpoint=: a run folder or a checkpoint, e.g. checkpoint=runs/so101-touch/<run>")
-        if self.robot not in ROBOTS:
-            raise ValueError(f"robot={self.robot}: one of {', '.join(ROBOTS)}")
         if self.limits not in ("", *PRESETS):
             raise ValueError(f"limits={self.limits}: one of {', '.join(PRESETS)}")
         if self.viewer not in VIEWS:
@@ -48,11 +45,7 @@ class RunConfig:
         check("", self, "episodes threads lead", low=1)
         check("", self, "seconds", low=0, high=3600)
         check("", self, "seed", low=0, high=2**32 - 1)
-        for key, robot in (("port", REAL), ("id", REAL), ("calibration_dir", REAL), ("port_file", TWIN)):
-            if getattr(self, key) and self.robot != robot:
-                raise ValueError(f"{key}={getattr(self, key)}: only with robot={robot}")
-        if self.robot == REAL and not (self.port and self.id):
-            raise ValueError("port= and id=: the arm's, as LeRobot knows it, e.g. port=/dev/ttyACM0 id=my_arm")
+        check_arm(self)
         self._check_target()
         if self.remote:
             split_address(self.remote, "remote")

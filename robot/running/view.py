@@ -15,14 +15,12 @@ BAR = 20
 class Nothing:
     """Shows nothing but lines."""
 
-    stream = sys.stderr
-
     def __call__(self, moment: Moment) -> None:
         """Take in a tick."""
 
     def say(self, text: str) -> None:
         """Print a line."""
-        print(text, file=self.stream, flush=True)
+        print(text, file=sys.stderr, flush=True)
 
 
 class View(Nothing):
@@ -51,7 +49,7 @@ class View(Nothing):
 
     def say(self, text: str) -> None:
         """Print a line below what is drawn, which stays."""
-        super().say(text)
+        print(text, file=self.stream, flush=True)
         self._drawn = 0
 
     def sentence(self, moment: Moment) -> str:

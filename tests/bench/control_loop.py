@@ -22,7 +22,7 @@ from envs.settings import TaskConfig
 from policies.checkpoint import read_identity
 from policies.serving.link import Link
 from policies.serving.messages import Begin
-from robot.running.arms import connect, driven, gated
+from robot.arms import connect, gated, twin
 from robot.running.loop import Loop
 from robot.running.ticks import Ticks, no_collection
 from robot.running.view import Nothing
@@ -51,18 +51,22 @@ class Thoughtless:
         ready, self._ready = self._ready, []
         return ready
 
+    def gone(self) -> str:
+        """Never."""
+        return ""
+
 
 def main() -> None:
     """Print a line for each kind, and one for each episode before that on stderr."""
     path, seconds = find(Path(sys.argv[1])), float((sys.argv[2:] or ["120"])[0])
     identity = read_identity(path)
     task = TaskConfig(**identity.task)
-    local, twin = LocalPlanner(path, 0, "cpu", 1), TwinProcess()
+    local, process = LocalPlanner(path, 0, "cpu", 1), TwinProcess()
     begin = Begin(task.label, identity.state_size, identity.action_size, 500 * LEAD / task.control_hz)
     link = Link(local.reach, local.secret, begin, lambda line: print(line, file=sys.stderr), None)
     every = link.connect().every
     mirror = Mirror(task)
-    robot = gated(driven(twin.port, "twin", str(twin.folder)), "trained")
+    robot = gated(twin(process.port_file), "trained")
     scheduling = hurry()
     connect(robot)
     thinkers = {"with planning": link, "without": Thoughtless(every)}
@@ -85,7 +89,7 @@ def main() -> None:
         robot.disconnect()
         link.close()
         local.stop()
-        twin.stop()
+        process.stop()
     for kind, loop in loops.items():
         plans = loop.plans
         row = {"loop": kind, **loop.ticks.summary(), "hz": loop.ticks.mean_hz, "scheduling": scheduling}

@@ -1,0 +1,75 @@
+"""Several tasks of one body as one environment: each episode is one of them, which its seed chooses."""
+
+import gymnasium
+import numpy as np
+
+CHOICE = 0x7A5C
+"""Keeps the choice of a task apart from what the task itself draws from the same seed."""
+
+
+class Multi(gymnasium.Wrapper):
+    """One of several environments at a time; `info["task"]` names it.
+
+    A seed chooses the task, each with the same chance, and the rest of the episode is as that task alone would have
+    it from that seed. `env`, and all that it stands for (`unwrapped`, what it draws), is the episode's own.
+    """
+
+    def __init__(self, parts: dict[str, gymnasium.Env]):
+        """Take at least one environment, by the tasks' names.
+
+        Raises:
+            ValueError: their observations, their actions or their decisions' durations differ; one line.
+        """
+        self._names, self._parts = list(parts), list(parts.values())
+        super().__init__(self._parts[0])
+        for kind in ("observation_space", "action_space"):
+            self._agree({name: getattr(env, kind) for name, env in parts.items()}, kind.split("_")[0] + "s")
+        self._agree({name: env.metadata["render_fps"] for name, env in parts.items()}, "decisions a second")
+        limits = [env.metadata["episode_limit"] for env in self._parts]
+        self.metadata = {**self._parts[0].metadata, "episode_limit": None if None in limits else max(limits)}
+        self._generator = np.random.default_rng()
+        self._task = self._names[0]
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None):
+        """Choose a task by `seed`, and begin an episode of it; without one, the last seed's choices go on."""
+        if seed is None:
+            seed = int(self._generator.integers(2**32))
+        else:
+            self._generator = np.random.default_rng([seed, CHOICE, 1])
+        chosen = int(np.random.default_rng([seed, CHOICE]).integers(len(self._parts)))
+        self.env, self._task = self._parts[chosen], self._names[chosen]
+        observation, info = self.env.reset(seed=seed, options=options)
+        return observation, info | {"task": self._task}
+
+    def step(self, action: np.ndarray):
+        """One decision in the episode's task."""
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        return observation, reward, terminated, truncated, info | {"task": self._task}
+
+    def close(self) -> None:
+        """Close all."""
+        for env in self._parts:
+            env.close()
+
+    @property
+    def sentence(self) -> list[str | None]:
+        """What each says instead of its own sentence, where they have language; set, it is what all say."""
+        return [env.get_wrapper_attr("sentence") for env in self._parts]
+
+    @sentence.setter
+    def sentence(self, text: str | None) -> None:
+        for env in self._parts:
+            env.set_wrapper_attr("sentence", text)
+
+    @staticmethod
+    def _agree(found: dict[str, object], what: str) -> None:
+        (first, expected), *others = found.items()
+        for name, value in others:
+            if value != expected:
+                raise ValueError(
+                    f"task.names: {first} and {name} have different {what}: {_short(expected)}, {_short(value)}"
+                )
+
+
+def _short(value: object) -> str:
+    return " ".join(str(value).split())

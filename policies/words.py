@@ -1,0 +1,92 @@
+"""Sentences as vectors: what `observation.language` is to the model.
+
+The encoder is frozen and static: a sentence is the mean of its tokens' vectors, from the table of 32,000 that WordLlama
+(MIT) distilled from large language models' own. So it costs microseconds, and the order of the words is lost on it.
+"""
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from worldmodel.senses import LANGUAGE
+
+TABLE, TOKENIZER = "weights/l2_supercat_256.safetensors", "tokenizers/l2_supercat_tokenizer_config.json"
+
+
+class Words:
+    """Turns sentences into vectors of `size` numbers and length 1; each sentence once, whoever asks how often.
+
+    Capitals, spaces and a full stop at the end make no difference. Nothing is loaded before the first sentence.
+    """
+
+    size = 256
+
+    def __init__(self):
+        """Know no sentence yet."""
+        self._vectors: dict[str, Tensor] = {}
+        self._table: Tensor | None = None
+        self._strings: tuple[str | None, ...] | None = None
+        self._together = torch.empty(0, self.size)
+
+    def encode(self, sentences: Sequence[str | None]) -> Float[Tensor, "B T"]:
+        """The vectors of B sentences, float32.
+
+        Raises:
+            ValueError: a sentence is missing or has no words; one line.
+        """
+        for at, sentence in enumerate(sentences):
+            if sentence not in self._vectors:
+                self._vectors[sentence] = self._encode(_plain(sentence, at))
+        return torch.stack([self._vectors[sentence] for sentence in sentences])
+
+    def vectors(self, strings: tuple[str | None, ...]) -> Float[Tensor, "B T"]:
+        """The vectors of what B environments say at a step: `encode`, but for free while they say the same.
+
+        The tensor is handed out again then: it is not to be written to.
+        """
+        if strings != self._strings:
+            self._together, self._strings = self.encode(strings), strings
+        return self._together
+
+    def _encode(self, sentence: str) -> Float[Tensor, " T"]:
+        if self._table is None:
+            self._load()
+        tokens = self._tokenizer.encode(sentence, add_special_tokens=False).ids  # of one sentence, so on one thread
+        return torch.nn.functional.normalize(self._table[tokens].float().mean(0), dim=0)
+
+    def _load(self) -> None:
+        """Read the files themselves: the package's own loader looks for one elsewhere, and sets up logging."""
+        from safetensors.torch import load_file  # noqa: PLC0415
+        from tokenizers import Tokenizer  # noqa: PLC0415
+
+        found = find_spec("wordllama")
+        if found is None or found.origin is None:
+            raise ValueError(f"{LANGUAGE}: the package wordllama, which holds the words' vectors, is not installed")
+        folder = Path(found.origin).parent
+        self._tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
+        (self._table,) = load_file(folder / TABLE).values()
+
+
+def vary(vectors: Float[Tensor, "... T"], spread: float, generator: torch.Generator) -> Float[Tensor, "... T"]:
+    """The vectors of other sentences of about the same meaning, to train with, from those of the sentences (length 1).
+
+    Each is moved by `spread` in a random direction and brought back to length 1: from it to the sentence is an angle of
+    about arctan(spread). What a model does then depends on the meaning's direction, not on the one point that it saw.
+    """
+    aside = torch.randn(vectors.shape, generator=generator).to(vectors)
+    normalize = torch.nn.functional.normalize
+    return normalize(vectors + spread * normalize(aside, dim=-1), dim=-1)
+
+
+def _plain(sentence: str | None, at: int) -> str:
+    """The sentence without what makes no difference, or ValueError."""
+    words = "" if sentence is None else " ".join(sentence.casefold().split()).rstrip(".! ")
+    if not words:
+        raise ValueError(
+            f"{LANGUAGE}: sentence {at} is {sentence!r}, without text; it says what to do, e.g. 'walk forward'"
+        )
+    return words

@@ -1,0 +1,74 @@
+"""The arm that a command is about: simulated, or behind LeRobot's driver; then behind the gate, then connected."""
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from lerobot.cameras import CameraConfig
+from lerobot.robots import Robot
+from lerobot.robots.so_follower import SO101Follower, SO101FollowerConfig
+
+from robot.config_sim_camera import SimCameraConfig
+from robot.config_so101_sim import SO101SimConfig
+from robot.gate import Gate
+from robot.gated import GatedRobot
+from robot.limits import so101
+from robot.so101_sim import SO101Sim
+from sim.tip import Tip
+
+
+def simulated(task: str, control_hz: float, seed: int = 0, cameras: Mapping[str, SimCameraConfig] | None = None):
+    """The simulated arm in a task's scene."""
+    return SO101Sim(SO101SimConfig(task=task, control_hz=control_hz, seed=seed, cameras=dict(cameras or {})))
+
+
+def driven(port: str, name: str, calibration_dir: str, cameras: Mapping[str, dict] | None = None) -> Robot:
+    """LeRobot's SO-101 at a serial port; `cameras` by name, with LeRobot's keys.
+
+    Raises ValueError without a calibration, about which LeRobot would ask, or for a camera that cannot be.
+    """
+    import draccus  # noqa: PLC0415
+
+    try:
+        decoded = {key: draccus.decode(CameraConfig, value) for key, value in (cameras or {}).items()}
+    except (draccus.utils.DecodingError, TypeError) as error:
+        raise ValueError(f"robot_cameras: {' '.join(str(error).split())}") from error
+    folder = Path(calibration_dir) if calibration_dir else None
+    robot = SO101Follower(SO101FollowerConfig(port=port, id=name, calibration_dir=folder, cameras=decoded))
+    if not robot.calibration:
+        raise ValueError(
+            f"id={name}: no calibration at {robot.calibration_fpath}; "
+            f"lerobot-calibrate --robot.type=so101_follower --robot.port={port} --robot.id={name}"
+        )
+    return robot
+
+
+def twin(port_file: Path, cameras: Mapping[str, dict] | None = None) -> Robot:
+    """The same driver, at the port of a twin that runs. Raises ValueError where none does."""
+    if not port_file.exists():
+        raise ValueError(f"port_file={port_file}: no such file; start `semagram-twin port_file={port_file}` first")
+    return driven(port_file.read_text().strip(), "twin", str(port_file.parent), cameras)
+
+
+def gated(robot: Robot, preset: str, stop_on_fault: bool = False, clock=time) -> GatedRobot:
+    """The arm behind a gate with the limits of a preset. Raises ValueError for a calibration without a range."""
+    return GatedRobot(robot, new_gate(robot, preset), stop_on_fault, clock)
+
+
+def new_gate(robot: Robot, preset: str) -> Gate:
+    """A gate that knows nothing yet of where the arm is."""
+    return Gate(so101(preset, robot.calibration or None), Tip())
+
+
+def connect(robot: GatedRobot) -> None:
+    """Connect without asking anything. Raises OSError where nothing answers, ValueError for another calibration."""
+    try:
+        robot.connect(calibrate=False)
+    except RuntimeError as error:
+        raise ConnectionError(f"{robot}: {error}") from error
+    if not robot.is_calibrated:
+        robot.disconnect()
+        raise ValueError(
+            f"{robot.calibration_fpath}: not the calibration that the arm's servos hold; "
+            f"lerobot-calibrate --robot.type=so101_follower --robot.id={robot.id} --robot.port=..."
+        )

@@ -1,0 +1,15 @@
+"""Which arm a command is about, and the keys that say where it is. Commands read it to print help."""
+
+SIM, REAL, TWIN = "so101-sim", "so101", "so101-twin"
+ROBOTS = (SIM, REAL, TWIN)
+
+
+def check_arm(config) -> None:
+    """Raise ValueError for `robot`, `port`, `id`, `calibration_dir` or `port_file` that does not go with the others."""
+    if config.robot not in ROBOTS:
+        raise ValueError(f"robot={config.robot}: one of {', '.join(ROBOTS)}")
+    for key, robot in (("port", REAL), ("id", REAL), ("calibration_dir", REAL), ("port_file", TWIN)):
+        if getattr(config, key) and config.robot != robot:
+            raise ValueError(f"{key}={getattr(config, key)}: only with robot={robot}")
+    if config.robot == REAL and not (config.port and config.id):
+        raise ValueError("port= and id=: the arm's, as LeRobot knows it, e.g. port=/dev/ttyACM0 id=my_arm")

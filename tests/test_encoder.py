@@ -1,0 +1,140 @@
+"""Laws of many senses in one latent: what is missing does not matter, what is there does, in whatever order."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from worldmodel.encoder import Encoder
+from worldmodel.learner import Learner
+from worldmodel.losses import METRICS, Batch, begin
+from worldmodel.senses import LANGUAGE, STATE, check, mask
+from worldmodel.settings import LearningConfig, VisionConfig
+
+FRONT, WRIST = "observation.images.front", "observation.images.wrist"
+SENSES = {STATE: (3,), FRONT: (16, 16, 3), WRIST: (24, 16, 3), LANGUAGE: (5,)}
+VISION = VisionConfig(patch=8, width=8, lags=(0, 1))
+
+
+@pytest.fixture
+def model(toys):
+    """A model of two cameras, a state and words."""
+    return toys.tiny_model(SENSES, vision=VISION)
+
+
+def observed(size=4, seed=0):
+    """What every sense gives."""
+    g = torch.Generator().manual_seed(seed)
+    seen = {STATE: torch.randn(size, 3, generator=g), LANGUAGE: torch.randn(size, 5, generator=g)}
+    for key in (FRONT, WRIST):
+        seen[key] = torch.randint(0, 256, (size, 2, *SENSES[key]), dtype=torch.uint8, generator=g)
+    return seen
+
+
+@pytest.mark.parametrize("key", SENSES)
+def test_a_sense_that_is_masked_is_one_that_has_no_key(model, key):
+    seen = observed()
+    others = {name: value for name, value in seen.items() if name != key}
+    noise = observed(seed=1)[key]
+    for value in (seen[key], noise):
+        hidden = seen | {key: value, mask(key): torch.zeros(4, 1)}
+        assert torch.equal(model.encode(hidden), model.encode(others))
+    assert not torch.equal(model.encode(others), model.encode(seen))
+    assert torch.equal(model.encode(seen | {mask(key): torch.ones(4, 1)}), model.encode(seen))
+
+
+def test_masks_are_each_ones_own(model):
+    seen = observed()
+    here = torch.tensor([[1.0], [0.0], [1.0], [0.0]])
+    mixed = model.encode(seen | {mask(FRONT): here})
+    without = model.encode({name: value for name, value in seen.items() if name != FRONT})
+    assert torch.allclose(mixed, torch.where(here > 0, model.encode(seen), without), atol=1e-6)
+
+
+def test_the_order_of_an_observations_keys_does_not_matter(model):
+    seen = observed()
+    assert torch.equal(model.encode(dict(reversed(seen.items()))), model.encode(seen))
+
+
+def test_nothing_at_all_is_refused(model):
+    with pytest.raises(ValueError, match=r"^none of the senses observation\.state, .* is there$"):
+        model.perceive({})
+
+
+@pytest.mark.parametrize(
+    ("senses", "message"),
+    [
+        ({}, "at least one"),
+        ({"observation.smell": (3,)}, "no such sense"),
+        ({FRONT: (16, 16)}, "frames"),
+        ({FRONT: (16, 16, 4)}, "frames"),
+        ({STATE: (3, 3)}, "a vector"),
+        ({STATE: (0,)}, "a vector"),
+    ],
+)
+def test_a_sense_that_cannot_be_is_refused(senses, message, toys):
+    with pytest.raises(ValueError, match=message):
+        check(senses)
+    with pytest.raises(ValueError, match=message):
+        Encoder(senses, toys.tiny_config(), torch.float32)
+
+
+def batch(model, size=6, steps=2):
+    """Windows of everything."""
+    g = torch.Generator().manual_seed(2)
+    ones, token = torch.ones(steps, size), torch.rand(steps, size, 2, generator=g) * 2 - 1
+    ready = model.prepare(observed((steps + 1) * size))
+    seen = {key: value.unflatten(0, (steps + 1, size)) for key, value in ready.items()}
+    return Batch(seen, token, torch.randn(steps, size, generator=g), ones, ones, token[0])
+
+
+def test_learning_brings_the_latents_of_some_senses_to_that_of_all(model, generator):
+    config = LearningConfig(batch=6, horizon=2, learning_rate=3e-3, encoder_rate=1.0, dropout=0.5)
+    learner, data = Learner(model, [0.9], config), batch(model)
+    at, first = METRICS.index("loss_agreement"), {key: value[0] for key, value in data.seen.items()}
+    keep = torch.eye(4)[torch.arange(6) % 4]  # one sense alone
+
+    def apart():
+        with torch.no_grad():
+            return float(begin(model, first, keep)[1])
+
+    before = apart()
+    for _ in range(60):
+        learner.update(data, generator)
+    assert apart() < 0.5 * before
+    assert float(learner.metrics[at]) > 0
+    assert model.encoder.absent.detach().abs().sum() > 0
+
+
+def test_the_latent_of_all_is_not_moved_towards_those_of_some(model):
+    seen = {key: value[0] for key, value in batch(model).seen.items()}
+    _, agreement = begin(model, seen, torch.zeros(6, 4))
+    agreement.backward()
+    felt = [p.grad is not None and bool(p.grad.any()) for p in model.encoder.parts.parameters()]
+    assert not any(felt)  # all was hidden, so only what stands in for it can move
+
+
+def test_never_are_all_senses_hidden(model):
+    config = LearningConfig(batch=6, horizon=2, dropout=0.9)
+    learner, hidden = Learner(model, [0.9], config), 0
+    for seed in range(50):
+        keep = learner.noise(batch(model), torch.Generator().manual_seed(seed))[2]
+        assert keep.shape == (6, 4) and bool((keep.sum(1) > 0).all())
+        hidden += int((keep == 0).sum())
+    assert 0.15 < hidden / (50 * 6 * 4) < 0.35  # 0.9 - 0.9^4
+
+
+def test_one_sense_is_never_hidden_and_draws_nothing(toys):
+    model, draws = toys.tiny_model(), []
+    for dropout in (0.0, 0.9):
+        learner = Learner(model, [0.9], LearningConfig(batch=6, horizon=2, dropout=dropout))
+        data = Batch({STATE: torch.zeros(3, 6, 3)}, *(torch.zeros(2, 6, 2), *[torch.ones(2, 6)] * 3, torch.zeros(6, 2)))
+        g = torch.Generator().manual_seed(0)
+        draws.append((*learner.noise(data, g), g.get_state()))
+    assert all(torch.equal(a, b) for a, b in zip(*draws, strict=True))
+    assert bool(draws[0][2].all())
+
+
+def test_settings_of_vision_come_back_from_json(toys):
+    config = toys.tiny_config(vision=VISION)
+    assert type(config).of(dataclasses.asdict(config)) == config

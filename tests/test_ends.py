@@ -1,0 +1,291 @@
+"""Whatever ends a run or a recording: the arm rests, its torque is as docs/robot.md says, one line, an exit code."""
+
+import dataclasses
+import json
+import math
+import os
+import re
+import signal
+import sys
+import threading
+import time
+
+import pytest
+from lerobot.teleoperators import Teleoperator, TeleoperatorConfig
+
+import configs.recording
+import configs.running
+import robot.arms
+from configs import record, run
+from robot.signals import SIGNALS
+from sim.twin_calibration import JOINTS
+from sim.twin_control import TwinControl
+
+pytestmark = pytest.mark.usefixtures("patient_driver", "patient_gate")
+WAIT_S = 120.0  # a loaded machine
+ON, OFF = [True] * 6, [False] * 6
+
+
+@pytest.fixture
+def patient_gate(monkeypatch):
+    """The gate's limits of time are tested elsewhere; a loaded machine breaks them."""
+    strict = robot.arms.so101
+    later = dict.fromkeys(("loop_s", "observation_age_s", "goal_age_s"), 60.0)
+    monkeypatch.setattr(robot.arms, "so101", lambda *given: dataclasses.replace(strict(*given), **later))
+
+
+@pytest.fixture(scope="module")
+def served(start_twin, tmp_path_factory):
+    twin = start_twin(tmp_path_factory.mktemp("twin"))
+    yield twin
+    twin.stop()
+
+
+@pytest.fixture
+def twin(served):
+    """The control channel of a twin that is in order, at rest, its torque off."""
+    with TwinControl(served.control) as control:
+        control.ask("mend")
+        control.ask("pull", cable="power")
+        control.ask("plug", cable="power")
+        control.ask("reset")
+        yield control
+        control.ask("mend")
+
+
+@pytest.fixture(scope="module")
+def planner(arm_checkpoint, tmp_path_factory):
+    """semagram-run's keys for a planner that serves in a thread."""
+    from configs.planning import decider  # noqa: PLC0415
+    from policies.serving.sealing import read_secret  # noqa: PLC0415
+    from policies.serving.server import Server  # noqa: PLC0415
+
+    secret = tmp_path_factory.mktemp("planner") / "secret"
+    secret.write_text("sixteen bytes or more")
+    secret.chmod(0o600)
+    server = Server(("127.0.0.1", 0), read_secret(secret), decider(arm_checkpoint, 0, "cpu", 1), lambda line: None)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    yield (f"remote=127.0.0.1:{server.address[1]}", f"secret={secret}")
+    server.close()
+    thread.join(WAIT_S)
+
+
+@pytest.fixture
+def running(arm_checkpoint, planner):
+    """The keys of a run that does not end by itself."""
+    return (f"checkpoint={arm_checkpoint}", *planner, "viewer=none", "seconds=60")
+
+
+@pytest.fixture
+def robots(monkeypatch):
+    """The robots that the commands have put behind the gate, the newest last."""
+    made = []
+    for module in (configs.recording, configs.running):
+
+        def gated(*given, inner=module.gated, **keys):
+            made.append(inner(*given, **keys))
+            return made[-1]
+
+        monkeypatch.setattr(module, "gated", gated)
+    return made
+
+
+@pytest.fixture
+def ends(monkeypatch, capsys, tmp_path, robots):
+    """Runs a command; once the arm moves, or `begun()`, `act()`. Its exit code and its one line about it on stderr.
+
+    In the end the arm is at rest and the robot shut down.
+    """
+
+    def moving() -> bool:
+        command = robots[-1].command if robots else None
+        return command is not None and abs(command.rate).max() > 5  # degrees a second
+
+    def ends(main, act, *words, begun=moving) -> tuple[int, str]:
+        over, failed = threading.Event(), []
+
+        def watch():
+            end = time.monotonic() + WAIT_S
+            while not over.is_set() and not begun():
+                if time.monotonic() > end:
+                    failed.append("it did not begin")
+                    return
+                time.sleep(0.01)
+            act()
+
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", ["semagram", *map(str, words)])
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        try:
+            with pytest.raises(SystemExit) as end:
+                main()
+        finally:
+            over.set()
+            watcher.join()
+        assert not failed
+        command = robots[-1].command  # None: between two episodes
+        assert (command is None or command.resting) and not robots[-1].is_connected
+        lines = capsys.readouterr().err.splitlines()
+        told = [line for line in lines if re.search("stopped|gone|cannot", line)]
+        assert len(told) == 1, lines
+        return end.value.code, told[0]
+
+    return ends
+
+
+def signalled(number):
+    return lambda: os.kill(os.getpid(), number)
+
+
+def torque(twin) -> list[bool]:
+    """Each joint's, once the arm is at rest."""
+    end = time.monotonic() + WAIT_S
+    while any(abs(joint["velocity_rad_s"]) > 0.01 for joint in twin.ask("state")["joints"].values()):
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    return [joint["torque_on"] for joint in twin.ask("state")["joints"].values()]
+
+
+def on_the_twin(served, *words) -> tuple[str, ...]:
+    return ("robot=so101-twin", f"port_file={served.port_file}", *words)
+
+
+SILENT = r"stopped: driver: the robot (cannot be read|takes no command): .*"
+TWIN = {  # a fault: what is asked of the twin, the line, the joints' torque in the end
+    "every packet lost": (("line", {"lost": 1.0}), SILENT + "no status packet.*not done: .*release gripper", ON),
+    "every packet spoilt": (("line", {"corrupted": 1.0}), SILENT + "status packet.*not done: .*release gripper", ON),
+    "replies too late": (("line", {"slow_ms": 10_000.0}), SILENT + "no status packet.*not done: .*release", OFF),
+    "a dead servo": (("kill", {"joint": "elbow_flex"}), SILENT + "no status packet.*not done: release elbow_flex", OFF),
+    "the USB cable": (("pull", {"cable": "usb"}), SILENT + "not done: brake, .*release gripper", ON),
+    "the power": (("pull", {"cable": "power"}), SILENT + "no status packet.*not done: release shoulder_pan", OFF),
+    "a servo's lead": (("pull", {"cable": "wrist_flex"}), SILENT + "not done: release wrist_flex, .*gripper", OFF),
+}
+
+
+@pytest.mark.parametrize("fault", TWIN)
+def test_a_fault_of_the_twin_ends_a_run(twin, served, running, ends, fault):
+    (do, arguments), said, left = TWIN[fault]
+    code, line = ends(run.main, lambda: twin.ask(do, **arguments), *running, *on_the_twin(served))
+    assert code == 1
+    assert re.match(said, line), line
+    assert torque(twin) == left
+
+
+UNNOTICED = {"overload": "; not done: release elbow_flex", "hold": ""}
+"""LeRobot reads on without a word; what is wrong is told in the end, if it still is."""
+
+
+@pytest.mark.parametrize("fault", UNNOTICED)
+@pytest.mark.parametrize("number", SIGNALS[:1])
+def test_a_servo_that_gives_up_is_let_go_all_the_same(twin, served, running, ends, fault, number):
+    def act():
+        twin.ask(fault, joint="elbow_flex")
+        signalled(number)()
+
+    code, line = ends(run.main, act, *running, *on_the_twin(served))
+    assert (code, line) == (128 + number, f"stopped by {number.name}{UNNOTICED[fault]}")
+    assert torque(twin) == OFF
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_ends_a_run_on_the_twin(twin, served, running, ends, number):
+    assert ends(run.main, signalled(number), *running, *on_the_twin(served)) == (
+        128 + number,
+        f"stopped by {number.name}",
+    )
+    assert torque(twin) == OFF
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_ends_a_run_in_simulation(running, ends, number):
+    assert ends(run.main, signalled(number), *running) == (128 + number, f"stopped by {number.name}")
+
+
+def test_a_planner_that_is_killed_ends_a_run(arm_checkpoint, ends, monkeypatch):
+    made, inner = [], configs.running.LocalPlanner
+
+    def local(*given):
+        made.append(inner(*given))
+        return made[-1]
+
+    monkeypatch.setattr(configs.running, "LocalPlanner", local)
+    words = (f"checkpoint={arm_checkpoint}", "viewer=none", "seconds=60")
+    code, line = ends(run.main, lambda: os.kill(made[0].pid, signal.SIGKILL), *words)
+    assert code == 1
+    assert line.startswith("stopped: planner: the planner is gone: ")  # hung up, or reset
+
+
+class Wave(Teleoperator):
+    """A person who goes to and fro; `lost` when the leader arm's cable is out."""
+
+    config_class, name = TeleoperatorConfig, "wave"
+    action_features, feedback_features = {f"{joint}.pos": float for joint in JOINTS}, {}
+    is_connected = is_calibrated = lost = False
+
+    def __init__(self):
+        self.steps = 0
+
+    def __del__(self):
+        """Nothing was begun."""
+
+    def connect(self, calibrate=True):
+        self.is_connected = self.is_calibrated = True
+
+    def calibrate(self):
+        raise AssertionError("nobody is there to be asked")
+
+    def configure(self):
+        raise AssertionError("the commands leave that to connect")
+
+    def get_action(self):
+        if self.lost:
+            raise OSError(5, "Input/output error")
+        self.steps += 1
+        return dict.fromkeys(self.action_features, 0.0) | {"shoulder_pan.pos": 40 * math.sin(self.steps / 10)}
+
+    def send_feedback(self, feedback):
+        raise AssertionError("a recording has none")
+
+    def disconnect(self):
+        self.is_connected = False
+
+
+@pytest.fixture
+def person(monkeypatch):
+    """Who drives the recordings."""
+    wave = Wave()
+    monkeypatch.setattr(configs.recording, "teleoperator", lambda keys: wave)
+    return wave
+
+
+RECORD = ("dataset=kept", "by=teleop", "teleop.type=wave", "sentence=Wave.", "episodes=2", "seconds=60")
+NONE_SAFE = "; 0 episodes are safe, the same command goes on"
+
+
+@pytest.mark.parametrize("fault", ["a dead servo", "the USB cable"])
+def test_a_fault_of_the_twin_ends_a_recording(twin, served, ends, person, tmp_path, fault):
+    (do, arguments), said, left = TWIN[fault]
+    code, line = ends(record.main, lambda: twin.ask(do, **arguments), *RECORD, *on_the_twin(served))
+    assert code == 1
+    assert re.match(said.replace("stopped", "semagram") + ".*" + NONE_SAFE, line), line
+    assert torque(twin) == left
+    assert not person.is_connected and not list(tmp_path.iterdir())
+
+
+def test_a_leader_that_is_lost_ends_a_recording(ends, person, tmp_path):
+    code, line = ends(record.main, lambda: setattr(person, "lost", True), *RECORD)
+    assert code == 1
+    assert line == "semagram: the teleoperator cannot be read: [Errno 5] Input/output error" + NONE_SAFE
+    assert not person.is_connected and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_ends_a_recording_whose_finished_episodes_stay(ends, person, tmp_path, number):
+    first, words = tmp_path / ".kept.parts" / "000000", [word for word in RECORD if "seconds" not in word]
+    end = ends(record.main, signalled(number), *words, "seconds=0.3", "episodes=1000", begun=first.exists)
+    assert end == (128 + number, f"semagram: stopped by {number.name}")
+    assert not person.is_connected and [path.name for path in tmp_path.iterdir()] == ["kept"]
+    info = json.loads((tmp_path / "kept" / "meta" / "info.json").read_text())
+    assert info["total_episodes"] >= 1

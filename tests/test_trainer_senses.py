@@ -1,0 +1,119 @@
+"""Laws of training from several senses at once: resumed, it is the run itself; what was missing is remembered so."""
+
+import functools
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+
+from policies.checkpoint import load_model, load_trainer, read_identity, save_checkpoint
+from policies.words import Words
+from worldmodel.senses import LANGUAGE, STATE, mask
+
+FRONT = "observation.images.front"
+SENTENCES = ("stay in the middle", "go to the left")
+
+
+class Shown(gymnasium.Wrapper):
+    """A Slide that is also drawn, as a bar at its place, and told what to do; every third frame is lost."""
+
+    def __init__(self, env):
+        super().__init__(env)
+        self.observation_space = spaces.Dict(
+            {
+                STATE: env.observation_space[STATE],
+                FRONT: spaces.Box(0, 255, (16, 24, 3), np.uint8),
+                mask(FRONT): spaces.Box(0, 1, (1,), np.bool_),
+                LANGUAGE: spaces.Text(30),
+            }
+        )
+
+    def reset(self, **kwargs):
+        observation, info = self.env.reset(**kwargs)
+        self.words = SENTENCES[int(observation[STATE][0] > 0)]
+        return self._show(observation), info
+
+    def step(self, action):
+        observation, *rest = self.env.step(action)
+        return self._show(observation), *rest
+
+    def _show(self, observation):
+        frame = np.zeros((16, 24, 3), np.uint8)
+        frame[:, int(11.5 * (observation[STATE][0] + 1))] = 200
+        lost = self.unwrapped.clock % 3 == 2
+        return observation | {FRONT: frame * (not lost), mask(FRONT): np.array([not lost]), LANGUAGE: self.words}
+
+
+def shown(toys, *limits):
+    """A vector of them."""
+    return gymnasium.vector.SyncVectorEnv(
+        [functools.partial(lambda limit: Shown(toys.Slide(limit)), limit) for limit in limits],
+        autoreset_mode=gymnasium.vector.AutoresetMode.DISABLED,
+    )
+
+
+def advance(trainer, steps):
+    """Run to so many control steps; the metrics of the episodes that ended on the way."""
+    return [repr(end.metrics) for end in trainer.run(steps * trainer.action_repeat) if end]
+
+
+def everything(trainer):
+    """All tensors there are of a trainer."""
+    parts = trainer.learner.model.state_dict() | trainer.learner.state_dict() | trainer.state_dict()
+    return parts | {f"replay.{name}": t for name, t in trainer.replay.state_dict().items()}
+
+
+@pytest.fixture
+def make(toys):
+    """Makes trainers of one or two such environments."""
+    from worldmodel.settings import VisionConfig  # noqa: PLC0415
+
+    vision = VisionConfig(patch=8, width=8, lags=(0, 2))
+    return lambda limits, weights=0: toys.trainer(
+        shown(toys, *limits), weights=weights, vision=vision, dropout=0.4, shift=2
+    )
+
+
+@pytest.mark.parametrize("limits", [(9,), (7, 12)])
+def test_a_run_resumed_is_the_run_itself(make, toys, tmp_path, limits):
+    whole = make(limits)
+    seen = advance(whole, 26)
+    path = save_checkpoint(tmp_path, toys.identity(whole), whole, {}, 1)
+    after = advance(whole, 44)
+    assert seen and after and whole.learner.updates > 10
+
+    resumed = make(limits, weights=3)
+    load_trainer(path, resumed, pytest.fail)
+    assert advance(resumed, 44) == after
+    one, other = everything(whole), everything(resumed)
+    assert one.keys() == other.keys()
+    assert [name for name in one if not torch.equal(one[name], other[name])] == []
+
+
+def test_what_was_seen_is_what_is_learned_from(make):
+    trainer = make((9,))
+    advance(trainer, 30)
+    replay, words = trainer.replay, Words()
+    vectors = words.encode(SENTENCES)
+    for row in range(int(replay.filled[0]) - 1):
+        window = replay.window(torch.tensor([0]), torch.tensor([row]), 1, 1).seen
+        place = window[STATE][0, 0, 0]
+        assert any(torch.equal(window[LANGUAGE][0, 0], vector) for vector in vectors)
+        here = bool(window[mask(FRONT)][0, 0, 0]) if mask(FRONT) in window else True
+        lit = window[FRONT][0, 0, 0].amax((0, 2)).nonzero().flatten().tolist()
+        assert lit == ([int(11.5 * (float(place) + 1))] if here else [])
+    lost = ~replay.present[0, : int(replay.filled[0]), list(replay.seen).index(FRONT)]
+    assert 5 < int(lost.sum()) < 15
+
+
+def test_a_checkpoint_says_what_it_perceives(make, toys, tmp_path):
+    trainer = make((9,))
+    advance(trainer, 12)
+    path = save_checkpoint(tmp_path, toys.identity(trainer), trainer, {}, 1)
+    identity = read_identity(path)
+    assert identity.senses == {STATE: (3,), FRONT: (16, 24, 3), LANGUAGE: (Words.size,)}
+    model = load_model(path, identity)
+    seen = trainer.agent.recall.see(trainer.observation)
+    assert torch.equal(model.encode(seen), trainer.learner.acting.encode(seen))

@@ -1,0 +1,69 @@
+"""Laws of seeing: patches lose nothing, a shift moves and repeats the edge, an eye reads every pixel at any size."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from worldmodel.settings import VisionConfig
+from worldmodel.vision import Eye, patches, shift
+
+
+def frames(*shape, seed=0):
+    """Random bytes."""
+    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+
+
+@given(st.integers(1, 3), st.integers(1, 20), st.integers(1, 20), st.integers(1, 8))
+@settings(max_examples=40)
+def test_patches_are_the_squares_written_out(stack, height, width, side):
+    seen = frames(2, stack, height, width, 3)
+    cut = patches(seen, side)
+    rows, columns = -(-height // side), -(-width // side)
+    assert cut.shape == (2, rows, columns, stack * side * side * 3)
+    squares = cut.view(2, rows, columns, stack, side, side, 3)
+    for y in range(rows * side):
+        for x in range(columns * side):
+            pixel = seen[:, :, min(y, height - 1), min(x, width - 1)]
+            assert torch.equal(squares[:, y // side, x // side, :, y % side, x % side], pixel)
+
+
+@pytest.mark.parametrize("pixels", [1, 4])
+def test_a_shift_is_a_crop_of_the_frame_with_its_edge_repeated(pixels):
+    seen = frames(40, 2, 12, 10, 3)
+    moved = shift(seen, pixels, torch.Generator().manual_seed(3))
+    down, right = torch.randint(2 * pixels + 1, (2, 40), generator=torch.Generator().manual_seed(3))
+    flat = seen.flatten(0, 1).permute(0, 3, 1, 2).float()
+    wide = F.pad(flat, (pixels,) * 4, mode="replicate").unflatten(0, (40, 2))
+    for i in range(40):
+        crop = wide[i, :, :, down[i] : down[i] + 12, right[i] : right[i] + 10].permute(0, 2, 3, 1)
+        assert torch.equal(moved[i].float(), crop)
+    assert len(set(zip(down.tolist(), right.tolist(), strict=True))) > 5
+
+
+def test_no_shift_is_no_shift(generator):
+    seen = frames(3, 1, 8, 8, 3)
+    before = generator.get_state()
+    assert shift(seen, 0, generator) is seen
+    assert torch.equal(generator.get_state(), before)
+
+
+@pytest.mark.parametrize(("height", "width"), [(64, 64), (48, 64), (33, 70), (8, 8)])
+def test_an_eye_reads_every_pixel_of_every_frame(height, width):
+    config = VisionConfig(patch=8, width=16, lags=(0, 1))
+    torch.manual_seed(0)
+    eye = Eye(height, width, config, 24, torch.float32)
+    seen = frames(1, 2, height, width, 3)
+    out = eye(patches(seen, 8))
+    assert out.shape == (1, 24)
+    for t, y, x in ((0, 0, 0), (1, height - 1, width - 1), (0, height // 2, width - 1), (1, height - 1, 0)):
+        other = seen.clone()
+        other[0, t, y, x] = 255 - other[0, t, y, x]
+        assert not torch.equal(eye(patches(other, 8)), out), (t, y, x)
+
+
+@pytest.mark.parametrize("lags", [(), (1, 2), (0, 0), (0, -1), (0, 40)])
+def test_lags_without_now_are_refused(lags):
+    with pytest.raises(ValueError, match=r"^model\.vision\.lags="):
+        VisionConfig(lags=lags)

@@ -1,0 +1,138 @@
+"""Laws of sentences as vectors: one sentence, one vector; close in meaning, close in space; nothing without text."""
+
+import subprocess
+import sys
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from envs.sentences import CHARACTERS, PARAPHRASES, SENTENCES, check, sentence
+from envs.settings import ARM_TASKS, NAMES
+from envs.suite import BY_NAME
+from policies.words import Words, vary
+
+
+@pytest.fixture(scope="module")
+def words():
+    return Words()
+
+
+@pytest.fixture(scope="module")
+def paraphrases(words):
+    """The paraphrases' vectors (3, 20, T), and their tasks' sentences' (3, T)."""
+    said = torch.stack([words.encode(sentences) for sentences in PARAPHRASES.values()])
+    return said, words.encode([SENTENCES[name] for name in PARAPHRASES])
+
+
+def test_a_sentence_has_one_vector_alone_or_among_others_now_or_later(words):
+    sentences = [*SENTENCES.values(), *sum(PARAPHRASES.values(), ())]
+    together = words.encode(sentences)
+    alone = torch.cat([Words().encode([text]) for text in sentences[:3]])
+    assert together.shape == (len(sentences), words.size)
+    assert together.dtype == torch.float32
+    assert torch.equal(together[:3], alone)
+    assert torch.equal(together.flip(0), Words().encode(sentences[::-1]))
+    torch.testing.assert_close(together.norm(dim=1), torch.ones(len(sentences)))
+
+
+def test_the_vectors_are_the_packages_own(words):
+    import wordllama  # noqa: PLC0415
+
+    folder = Path(wordllama.__file__).parent
+    theirs = wordllama.WordLlama.load(cache_dir=folder, disable_download=True)
+    sentences = [*PARAPHRASES["walker-run"]]
+    np.testing.assert_allclose(words.encode(sentences).numpy(), theirs.embed(sentences, norm=True), atol=1e-6)
+
+
+def test_capitals_spaces_and_a_full_stop_do_not_matter(words):
+    one, other = words.encode(["walk forward", "  Walk \n Forward. "])
+    assert torch.equal(one, other)
+    assert not torch.equal(one, words.encode(["walk backward"])[0])
+
+
+def test_paraphrases_are_nearest_to_their_own_tasks_sentence(paraphrases):
+    said, tasks = paraphrases
+    own = (said @ tasks.T).argmax(-1) == torch.arange(3)[:, None]
+    assert own.float().mean() >= 0.95
+    assert not {*sum(PARAPHRASES.values(), ())} & {*SENTENCES.values()}
+
+
+def test_paraphrases_of_a_task_are_nearer_to_each_other_than_to_those_of_others(paraphrases):
+    said, _ = paraphrases
+    alike = torch.einsum("ait,bjt->aibj", said, said)
+    for task in range(3):
+        within = (alike[task, :, task].sum() - 20) / (20 * 19)
+        for other in {0, 1, 2} - {task}:
+            assert within > alike[task, :, other].mean() + 0.05
+
+
+def test_what_all_environments_say_costs_nothing_while_they_say_the_same(words, monkeypatch):
+    said = ("walk forward", "stand still")
+    first = words.vectors(said)
+    with monkeypatch.context() as patch:
+        patch.setattr(words, "encode", None)
+        assert torch.equal(words.vectors(tuple(said)), first)
+    assert torch.equal(words.vectors(said[::-1]), first.flip(0))
+    assert torch.equal(first, words.encode(said))
+
+
+def test_varied_words_keep_their_length_and_turn_as_far_as_asked(words, generator):
+    said = words.encode(["walk forward", "stand still"]).expand(500, 2, -1)
+    for spread in (0.0, 0.5, 2.0):
+        varied = vary(said, spread, generator)
+        torch.testing.assert_close(varied.norm(dim=-1), torch.ones(500, 2))
+        alike = (varied * said).sum(-1)
+        assert abs(alike.mean() - 1 / np.hypot(1, spread)) < 0.02
+        torch.testing.assert_close(torch.nn.functional.normalize(varied.mean(0), dim=-1), said[0], atol=0.02, rtol=0)
+    assert not torch.equal(varied[0], varied[1])
+    torch.testing.assert_close(vary(said, 0.0, generator), said)
+
+
+@pytest.mark.parametrize("text", ["", "  \n", "...", None])
+@pytest.mark.parametrize("how", ["encode", "vectors"])
+def test_a_sentence_without_text_is_refused_in_one_line(words, how, text):
+    with pytest.raises(ValueError, match=r"^observation\.language: sentence 1 is .*, without text; it says") as caught:
+        getattr(words, how)(("walk", text))
+    assert "\n" not in str(caught.value)
+
+
+def test_nothing_is_loaded_before_the_first_sentence_nor_set_up_by_it():
+    code = """
+import logging, sys
+from policies.words import Words, vary
+words = Words()
+assert words.size and not {"wordllama", "tokenizers", "safetensors"} & set(sys.modules)
+words.encode(["walk"])
+assert "wordllama" not in sys.modules and not logging.getLogger().handlers
+"""
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_every_task_has_a_sentence_and_no_two_of_a_body_the_same():
+    assert set(SENTENCES) == {*BY_NAME, *ARM_TASKS}
+    assert all(check(sentence(name), name) for name in NAMES)
+    for one, other in combinations(SENTENCES, 2):
+        if one.split("-")[0] == other.split("-")[0] and ("CMU" in one) == ("CMU" in other):
+            assert SENTENCES[one] != SENTENCES[other]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "^here: '' is without text"),
+        (" ", "^here: ' ' is without text"),
+        ("go " * 60, "^here: 180 characters; at most 120"),
+        ("go\nthere", r"^here: 'go\\nthere' has characters outside Latin-1: '\\n'"),
+        ("走", "^here: .* outside Latin-1"),
+    ],
+)
+def test_a_text_that_no_sentence_can_be_is_refused_in_one_line(text, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        check(text, "here")
+    assert "\n" not in str(caught.value)
+    assert check("Geh geradeaus, é!", "here")
+    assert len(set(CHARACTERS)) == len(CHARACTERS)
