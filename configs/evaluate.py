@@ -19,6 +19,7 @@ Keys, with their defaults:
   seed=100                 chooses the episodes
   video=false              leave rollout.mp4 (needs EGL or OSMesa; without them there is no video)
   drop=[]                  senses that fail in mid-episode, e.g. drop=[images.main], from decision drop_at=0 on
+  paraphrases=false        true: each episode says its task in words that nothing was trained on (the walker's tasks)
   sentence=''              said in place of the task's own, where the checkpoint hears (senses=[...,language])
   randomise=off            mild or strong, and its ranges, for the SO-101's tasks: as in semagram-train
   planner.<key>=null       samples, policy_samples, elites, iterations, horizon, spread, min_spread, carry, temperature,
@@ -35,6 +36,9 @@ rollout.mp4. Progress goes to stderr; the last line of stdout is one JSON object
   return_mean, return_std, return_interval    with the planner; the interval is the 95 % bootstrap one of the mean
   policy_return_mean, ...                     the same of the policy alone
   success_rate, policy_success_rate           episodes that succeeded at any step; null where the task does not tell
+  tasks                                       the mean return of each of several tasks; null for one
+  agreement                                   of several senses, how far each alone gives the latent of all: 1, the
+                                              same; 0, no nearer than that of any other moment
   plan_ms_p50, plan_ms_p99                    one decision for one environment, from an observation to a token
   decisions_per_second                        of those, with the planner on
   plan_gflop                                  arithmetic of one plan, in the mean of these episodes

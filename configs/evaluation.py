@@ -3,12 +3,11 @@
 import json
 import sys
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import torch
 from gymnasium import Env
-from torch import Tensor
 from tqdm import tqdm
 
 from configs.assembly import ENDLESS, Machine, loaded_agent, perceived, prepare, senses_of
@@ -20,13 +19,15 @@ from envs.benchmark.figures import paired_strips
 from envs.benchmark.statistics import mean_interval
 from envs.blackout import watched
 from envs.dropping import Dropping
-from envs.make import episode_limit, make_vector
+from envs.make import episode_limit, make, make_vector
 from envs.senses import Senses
+from envs.sentences import PARAPHRASES, other_words
 from envs.settings import TaskConfig
 from policies.agent import Agent
 from policies.checkpoint import (
     LAST,
     PROGRESS,
+    REPLAY,
     Identity,
     load_model,
     newest,
@@ -34,10 +35,13 @@ from policies.checkpoint import (
     versions,
 )
 from policies.files import replace_file
-from policies.folders import MANIFEST, FolderError
-from policies.rollouts import Rollout, rollout, success_rates
+from policies.folders import MANIFEST, FolderError, read_tensors
+from policies.memories import Memories
+from policies.one_by_one import OneByOne
+from policies.rollouts import Rollout, by_task, rollout, success_rates
 from worldmodel.arithmetic import plan_gflop
 from worldmodel.model import WorldModel
+from worldmodel.replay import Replay
 from worldmodel.settings import PlannerConfig
 
 
@@ -95,6 +99,8 @@ class Evaluation:
             "parameters": sum(p.numel() for p in self.model.parameters()),
             "device": str(self.machine.device),
             "versions": versions(),
+            "tasks": {name: round(value, 3) for name, value in by_task(planned).items()} or None,
+            "agreement": self._agreement(),
             "planner": asdict(self.planner),
             "checkpoint": str(self.path),
         }
@@ -104,7 +110,8 @@ class Evaluation:
         steps = self.identity.env_steps
         paired_strips(folder / "returns.png", samples, f"{task.label}, {steps:,} steps")
         if self.config.video:
-            film(folder / "rollout.mp4", task, self.senses, self._agent(True)[0], _say, self.config.seed)
+            env = self._failing(make(task, render=True, senses=self.senses))
+            film(folder / "rollout.mp4", env, self._agent(True)[0], _say, self.config.seed, self.memories)
         _say(
             f"return {result['return_mean']:.0f} ± {result['return_std']:.0f}, policy alone "
             f"{result['policy_return_mean']:.0f}{success_rates(planned, alone)}, "
@@ -124,8 +131,7 @@ class Evaluation:
         settings = {"variation": self.config.randomise, "senses": self.senses, "wrap": self._failing}
         env = make_vector(task, self.config.episodes, processes=False, **settings)
         try:
-            if self.config.sentence:
-                self._say_instead(env)
+            self._say_instead(env, task)
             self._fits(env)
             limit = episode_limit(env) or ENDLESS
             with tqdm(
@@ -146,16 +152,43 @@ class Evaluation:
         """What the checkpoint's model perceives."""
         return perceived(self.identity.senses)
 
+    @cached_property
+    def memories(self) -> Memories | None:
+        """Moments out of the checkpoint's replay; None where it has been left out (`policies.checkpoint`)."""
+        if not (self.path / REPLAY).exists():
+            return None
+        saved, lags = read_tensors(self.path / REPLAY), self.identity.model.vision.lags
+        return Memories.of(Replay.read(saved, self.identity.senses, lags), self.model)
+
+    def _agreement(self) -> dict[str, float] | None:
+        """How far each of several senses alone says what all say."""
+        if len(self.identity.senses) < 2 or self.memories is None:
+            return None
+        return {sense: round(value, 3) for sense, value in self.memories.agreement().items()}
+
     def _failing(self, env: Env) -> Env:
         """The environment whose senses fail as the settings say."""
         env = watched(env)
         return Dropping(env, dict.fromkeys(self.config.drop, self.config.drop_at)) if self.config.drop else env
 
-    def _say_instead(self, env) -> None:
-        """Have the sentence of the settings said. Raises ConfigError for a checkpoint that hears none."""
+    def _say_instead(self, env, task: TaskConfig) -> None:
+        """Have said what the settings say. Raises ConfigError for a checkpoint that hears nothing, or without words."""
+        config = self.config
+        if not config.sentence and not config.paraphrases:
+            return
         if not self.senses.language:
-            raise ConfigError(f"sentence={self.config.sentence}: only for a checkpoint with senses=[...,language]")
-        env.set_attr("sentence", self.config.sentence)
+            raise ConfigError("sentence=, paraphrases=: only for a checkpoint with senses=[...,language]")
+        if config.sentence:
+            env.set_attr("sentence", config.sentence)
+            return
+        if lacking := [part.name for part in task.parts if part.name not in PARAPHRASES]:
+            raise ConfigError(f"paraphrases=true: there are none of {', '.join(lacking)}; of {', '.join(PARAPHRASES)}")
+        for number, one in enumerate(env.envs):
+            said = other_words(number)
+            if task.name == "multi":
+                one.get_wrapper_attr("say")(said)
+            else:
+                one.set_wrapper_attr("sentence", said[task.name])
 
     def _fits(self, env) -> None:
         """Raise FolderError if the task has other observations or actions than when the checkpoint was made."""
@@ -169,38 +202,6 @@ class Evaluation:
     def _plan_gflop(self, imagined: float) -> float:
         discounts = self.identity.model.token.discounts(self.identity.discount)
         return plan_gflop(self.model, discounts, self.planner, imagined)
-
-
-class OneByOne(Agent):
-    """Acts for N environments by an agent each, one after the other."""
-
-    def __init__(self, agents: list[Agent]):  # what an Agent keeps, each of them keeps for itself
-        self.agents = agents
-
-    @property
-    def actions(self) -> Tensor | None:
-        """Not None once it has acted."""
-        return self.agents[0].actions
-
-    @property
-    def decided(self) -> int:
-        """Decisions of all."""
-        return sum(agent.decided for agent in self.agents)
-
-    @property
-    def imagined(self) -> int:
-        """Calls of the model's step by all."""
-        return sum(agent.imagined for agent in self.agents)
-
-    def reset(self, ended: Tensor) -> None:
-        """Tell the agents of the environments (N,) whose episode ended."""
-        for agent, end in zip(self.agents, ended.split(1), strict=True):
-            agent.reset(end)
-
-    def act(self, observation: dict[str, Tensor]) -> Tensor:
-        """The next action (N, A)."""
-        own = [{key: value[i : i + 1] for key, value in observation.items()} for i in range(len(self.agents))]
-        return torch.cat([agent.act(seen) for agent, seen in zip(self.agents, own, strict=True)])
 
 
 def find(path: Path) -> Path:

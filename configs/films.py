@@ -6,17 +6,18 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import gymnasium
 import imageio.v2 as imageio
 import numpy as np
 
-from envs.make import episode_limit, make
+from configs.sights import Strip
+from envs.make import episode_limit
 from envs.rendering import frame
-from envs.senses import Senses
-from envs.settings import TaskConfig
 from policies.agent import Agent
 from policies.files import replace_file
 from policies.glyph import glyph
 from policies.ink import draw, picture
+from policies.memories import Memories
 from policies.notation import to_plain
 from policies.rollouts import as_tensors, episode_seeds
 from policies.tokens import Tokens
@@ -29,12 +30,20 @@ LONGEST = 1000  # control steps
 PLANS = ("plan.svg", "plan.png")
 
 
-def film(path: Path, task: TaskConfig, senses: Senses, agent: Agent, say: Callable[[str], None], seed: int = 0) -> bool:
-    """Write one episode as an mp4; where nothing can be drawn, `say` why in one line and return False.
+def film(
+    path: Path,
+    env: gymnasium.Env,
+    agent: Agent,
+    say: Callable[[str], None],
+    seed: int = 0,
+    memories: Memories | None = None,
+) -> bool:
+    """Write one episode of `env`, which is closed, as an mp4; where nothing can be drawn, `say` why and return False.
+
+    With `memories` of an agent that has cameras, what these show is seen below, and what the agent expects to see.
 
     The plan of its first decision, if the agent plans, is left beside it in any case: plan.svg, plan.png, plan.json.
     """
-    env = make(task, render=True, senses=senses)
     aside = path.with_name(f".{path.name}.{os.getpid()}.mp4")
     step_seconds = 1 / env.metadata["render_fps"]
     try:
@@ -45,17 +54,17 @@ def film(path: Path, task: TaskConfig, senses: Senses, agent: Agent, say: Callab
             for name in PLANS:
                 draw(first_plan, path.with_name(name))
             replace_file(path.with_name("plan.json"), json.dumps(to_plain(first_plan)).encode())
-        reel = Reel(agent, step_seconds)
-        first = reel.show(frame(env, HEIGHT, WIDTH))
+        reel = Reel(agent, step_seconds, memories)
+        first = reel.show(frame(env, HEIGHT, WIDTH), observation)
         with imageio.get_writer(aside, fps=round(1 / step_seconds), codec="libx264", quality=7) as video:
             video.append_data(first)
             for _ in range(episode_limit(env) or LONGEST):
                 observation, _, terminated, truncated, _ = env.step(action[0].numpy())
                 if terminated or truncated:
-                    video.append_data(reel.show(frame(env, HEIGHT, WIDTH)))
+                    video.append_data(reel.show(frame(env, HEIGHT, WIDTH), observation))
                     break
                 action = agent.act(_one(observation))
-                video.append_data(reel.show(frame(env, HEIGHT, WIDTH)))
+                video.append_data(reel.show(frame(env, HEIGHT, WIDTH), observation))
         os.replace(aside, path)
     except RenderingUnavailable as error:
         say(f"no video: {error}")
@@ -67,18 +76,29 @@ def film(path: Path, task: TaskConfig, senses: Senses, agent: Agent, say: Callab
 
 
 class Reel:
-    """Puts the glyph of an agent's newest plan beside a picture; draws it anew only when there is a new plan."""
+    """Puts the glyph of an agent's newest plan beside a picture, drawn anew only when there is a new plan.
 
-    def __init__(self, agent: Agent, step_seconds: float):
+    With `memories` that have frames, the strip of what is seen and expected comes below.
+    """
+
+    def __init__(self, agent: Agent, step_seconds: float, memories: Memories | None = None):
+        self.strip = None
+        if memories is not None and memories.frames:
+            self.strip = Strip(agent, memories, step_seconds, WIDTH + HEIGHT * (agent.planner is not None))
         self.agent, self.step_seconds = agent, step_seconds
         self.drawn: Plan | None = None
         self.page = np.zeros((HEIGHT, HEIGHT, 3), np.uint8)
 
-    def show(self, scene: np.ndarray) -> np.ndarray:
-        """The scene (H, W, 3) as (H, W + H, 3), or as it is where the agent does not plan."""
+    def show(self, scene: np.ndarray, observation: dict[str, np.ndarray]) -> np.ndarray:
+        """The scene (H, W, 3) with what belongs beside it and below it."""
+        page = np.ascontiguousarray(self._beside(scene))
+        return page if self.strip is None else np.concatenate([page, self.strip.show(observation)])
+
+    def _beside(self, scene: np.ndarray) -> np.ndarray:
+        """The scene as (H, W + H, 3), or as it is where the agent does not plan."""
         plan = self.agent.plan
         if plan is None:
-            return np.ascontiguousarray(scene)
+            return scene
         if plan is not self.drawn:
             shapes = glyph(sentence(plan, self.agent.tokens, self.step_seconds))
             self.page = picture(shapes, HEIGHT, paper="white")[..., :3]

@@ -17,10 +17,11 @@ def opened(checkpoint: Path, seed: int, device: str, threads: int, planned: bool
     """A checkpoint's agent, not compiled, and the task it is for. Raises FolderError, ValueError."""
     from configs.assembly import loaded_agent, prepare  # noqa: PLC0415
     from configs.schema import MachineConfig  # noqa: PLC0415
-    from policies.checkpoint import load_model, read_identity  # noqa: PLC0415
+    from policies.checkpoint import check_state_alone, load_model, read_identity  # noqa: PLC0415
 
     machine = prepare(MachineConfig(device, threads, "false"))
     identity = read_identity(checkpoint)
+    check_state_alone(checkpoint, identity)
     model = load_model(checkpoint, identity).to(machine.device)
     return loaded_agent(identity, model, planned, seed)
 

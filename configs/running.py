@@ -17,7 +17,7 @@ from configs.priority import hurried
 from configs.strict import ConfigError
 from envs.mirror import STILL, Mirror, scene_bodies
 from envs.settings import TaskConfig
-from policies.checkpoint import Identity, read_identity
+from policies.checkpoint import Identity, check_state_alone, read_identity
 from policies.rollouts import episode_seeds
 from policies.serving.link import Link
 from policies.serving.messages import Begin
@@ -48,6 +48,7 @@ class Running:
         """Look at the checkpoint. Raises ConfigError, FolderError."""
         path = find(Path(config.checkpoint))
         identity = read_identity(path)
+        check_state_alone(path, identity)
         task = TaskConfig(**identity.task)
         if not task.is_arm:
             raise ConfigError(f"checkpoint={config.checkpoint}: for {task.label}, not for one of the SO-101's tasks")

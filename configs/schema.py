@@ -80,7 +80,8 @@ class TrainConfig(LoopConfig, AgentConfig):
 class EvaluateConfig(MachineConfig):
     """The keys of semagram-eval. `planner` holds the settings to change; those that are None stay the checkpoint's.
 
-    `drop`: senses that fail, at decision `drop_at` of each episode. `sentence`: said in place of the task's own.
+    `drop`: senses that fail, at decision `drop_at` of each episode. `sentence`: said in place of the task's own;
+    `paraphrases`: each episode says its task in other words, which nothing was trained on.
     """
 
     checkpoint: str = ""
@@ -90,6 +91,7 @@ class EvaluateConfig(MachineConfig):
     drop: tuple[str, ...] = ()
     drop_at: int = 0
     sentence: str = ""
+    paraphrases: bool = False
     randomise: Variation = field(default_factory=Variation)
     planner: dict = field(default_factory=lambda: {f.name: None for f in fields(PlannerConfig)})
 
@@ -101,6 +103,8 @@ class EvaluateConfig(MachineConfig):
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed={self.seed}: from 0 to {2**32 - 1}")
         check("", self, "drop_at", low=0)
+        if self.sentence and self.paraphrases:
+            raise ValueError("sentence=, paraphrases=true: one of them")
 
 
 @dataclass(frozen=True)

@@ -8,15 +8,12 @@ semagram-train: train a latent world model that plans, on a task in simulation.
   semagram-train                                    the default task, cartpole-swingup
   semagram-train task=walker-walk seed=3            any dm_control suite task by its name
   semagram-train task=so101-touch steps=60000       a task of the SO-101 arm (its keys are below)
-  semagram-train task=multi task.names=[walker-stand,walker-walk,walker-run]
-                                                    several tasks of one body: each episode is one of them
   semagram-train task=gym task.id=Pendulum-v1       any installed Gymnasium environment with continuous actions
   semagram-train resume=runs/walker-walk/<run>      go on where it stopped, bit for bit
 
 Keys, with their defaults (a key is set as key=value, in any order):
 
   task=cartpole-swingup    what to learn; `python -m envs.suite` lists the suite's names
-  task.sentence=           what to do, in your own words instead of the task's, where the agent observes language
   steps=25000              environment steps in all (enough for the default task; most want 100000 or more)
   seed=1                   makes the run repeatable
   envs=1                   environments stepped side by side (more cores, more of them)
@@ -44,7 +41,7 @@ The SO-101's tasks: so101-touch, -look-at, -move, -pick-lift, -pick-return, -pic
                            randomise.gains, .friction, .masses (factors), .latency_ms, .offset_deg (of the calibration),
                            .camera_mm, .camera_deg, .light (factor), e.g. randomise=mild randomise.latency_ms=[0,40]
 
-Several tasks of one body in one agent, told apart by their sentences:
+Several tasks of one body in one agent, told apart by their sentences; each episode is one of them:
 
   semagram-train task=multi task.names=[walker-stand,walker-walk,walker-run] senses=[state,language] steps=300000
   task.sentence='...'      a single task in your own words (with senses=[...,language])

@@ -19,11 +19,14 @@ from configs.strict import ConfigError, build
 from envs.benchmark.anchors import published
 from envs.benchmark.curves import read_curve
 from envs.benchmark.figures import learning_curve
+from envs.blackout import watched
+from envs.make import make
 from envs.settings import TaskConfig
 from policies.agent import Agent
 from policies.checkpoint import load_trainer, newest, read_identity, save_checkpoint, versions
 from policies.folders import FolderError
-from policies.rollouts import Rollout, rollout, success_rates
+from policies.memories import Memories
+from policies.rollouts import Rollout, by_task, rollout, success_rates
 from worldmodel.arithmetic import plan_gflop, update_gflop
 
 RESUMABLE = ("steps", "threads", "video", "compile", "evaluation", "checkpoint", "device")
@@ -201,6 +204,7 @@ class Training:
             "return_std": round(float(planned.returns.std()), 3),
             "episodes": len(planned.returns),
             "policy_return_mean": round(float(alone.returns.mean()), 3),
+            "tasks": {name: round(value, 3) for name, value in by_task(planned).items()} or None,
             "success_rate": planned.success_rate,
             "policy_success_rate": alone.success_rate,
             "returns": [round(float(r), 3) for r in planned.returns],
@@ -220,7 +224,8 @@ class Training:
         learning_curve(self.folder.path / "curve.png", read_curve(self.folder.metrics), published(name), name)
         if config.video:
             path, agent = self.folder.path / "rollout.mp4", self.parts.evaluator(True, 0)
-            film(path, config.task, config.perceived, agent, self._say)
+            env = watched(make(config.task, render=True, senses=config.perceived))
+            film(path, env, agent, self._say, memories=Memories.of(trainer.replay, agent.model))
         self._say(f"done: {self.folder.path}")
         return result
 

@@ -23,11 +23,14 @@ class TwinProcess:
             start_new_session=True,  # Ctrl-C is for the run, which lets the arm down before its twin goes
         )
         end = time.monotonic() + START_S
-        while not self.port_file.exists():
-            if self._process.poll() is not None or time.monotonic() > end:
-                self.stop()
-                raise OSError("robot=so101-twin: the twin does not start; `semagram-twin port_file=...` says why")
-            time.sleep(0.05)
+        try:
+            while not self.port_file.exists():
+                if self._process.poll() is not None or time.monotonic() > end:
+                    raise OSError("robot=so101-twin: the twin does not start; `semagram-twin port_file=...` says why")
+                time.sleep(0.05)
+        except BaseException:  # a signal, too
+            self.stop()
+            raise
 
     def stop(self) -> None:
         """End it."""

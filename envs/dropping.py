@@ -10,9 +10,7 @@ from envs.senses import key
 
 
 class Dropping(gymnasium.Wrapper):
-    """From some decision of each episode on, senses are missing: all zeros, and `mask.<sense>` False.
-
-    Words cannot be zero, nor empty: of `language` only the mask says that it is not to be read.
+    """From some decision of each episode on, senses are missing: all zeros, or a blank, and `mask.<sense>` False.
 
     `schedule`: the first decision that a sense is missing at, by its name (`state`, `images.main`); 0 is the reset.
     A watch for black frames (`envs.blackout`) goes inside.
@@ -43,6 +41,9 @@ class Dropping(gymnasium.Wrapper):
 
     def _lose(self, observation: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         there = {sense: self._decision < first for sense, first in self._schedule.items()}
-        seen = {key(sense): observation[key(sense)] for sense, is_there in there.items() if not is_there}
-        gone = {name: np.zeros_like(value) for name, value in seen.items() if isinstance(value, np.ndarray)}
+        gone = {key(sense): _blank(observation[key(sense)]) for sense, is_there in there.items() if not is_there}
         return masked({**observation, **gone}, there)
+
+
+def _blank(value: np.ndarray | str) -> np.ndarray | str:
+    return " " if isinstance(value, str) else np.zeros_like(value)

@@ -20,10 +20,10 @@ class LeRobotView(gymnasium.Wrapper):
     `task`, `task_description`, `_max_episode_steps`: what LeRobot asks an environment for.
     """
 
-    def __init__(self, env: gymnasium.Env, task: str, size: tuple[int, int]):
+    def __init__(self, env: gymnasium.Env, task: str, words: str, size: tuple[int, int]):
         super().__init__(env)
         self.observation_space = spaces.Dict({"agent_pos": env.observation_space[tasks.STATE]})
-        self.task, self.task_description, self._size = task, task.replace("-", " "), size
+        self.task, self.task_description, self._size = task, words, size
         self.metadata = {**env.metadata, "render_fps": round(env.metadata["render_fps"])}  # PyAV takes no float
         self._max_episode_steps = tasks.episode_limit(env) or ENDLESS
 
@@ -56,4 +56,6 @@ class LeRobotView(gymnasium.Wrapper):
 
 def make(task: TaskConfig, variation: Variation, size: tuple[int, int]) -> gymnasium.Env:
     """The environment of a task, as LeRobot sees it; `size`: height and width of its frames."""
-    return LeRobotView(tasks.make(task, render=True, variation=variation), task.label, size)
+    unsaid = task.name == "gym" and not task.sentence
+    words = task.label.replace("-", " ") if unsaid else task.words
+    return LeRobotView(tasks.make(task, render=True, variation=variation), task.label, words, size)

@@ -61,6 +61,12 @@ class Multi(gymnasium.Wrapper):
         for env in self._parts:
             env.set_wrapper_attr("sentence", text)
 
+    def say(self, sentences: dict[str, str]) -> None:
+        """Have each of the tasks named say another sentence from its next reset on."""
+        for name, env in zip(self._names, self._parts, strict=True):
+            if name in sentences:
+                env.set_wrapper_attr("sentence", sentences[name])
+
     @staticmethod
     def _agree(found: dict[str, object], what: str) -> None:
         (first, expected), *others = found.items()

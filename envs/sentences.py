@@ -68,6 +68,12 @@ SENTENCES: dict[str, str] = {
 }
 """By a task's name, what it is called when it is trained."""
 
+
+def other_words(number: int) -> dict[str, str]:
+    """For each task that has paraphrases, one of them; `number` counts round."""
+    return {name: said[number % len(said)] for name, said in PARAPHRASES.items()}
+
+
 PARAPHRASES: dict[str, tuple[str, ...]] = {
     "walker-stand": (
         "stand still",

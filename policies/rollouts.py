@@ -8,7 +8,7 @@ import torch
 
 from policies.agent import Agent
 from policies.words import Words
-from worldmodel.senses import LANGUAGE, is_image
+from worldmodel.senses import LANGUAGE, is_image, mask
 
 WORDS = Words()
 """One for the process: each sentence is encoded once."""
@@ -18,12 +18,14 @@ WORDS = Words()
 class Rollout:
     """Returns (N,) and lengths (N,) in control steps of N episodes, and whether each succeeded (N,), at any step.
 
-    Where the environment does not tell (`is_success` in its info), nobody knows: None.
+    Where the environment does not tell (`is_success` in its info), nobody knows: None. `tasks`: which of several tasks
+    each episode was, where the environment has several.
     """
 
     returns: np.ndarray
     lengths: np.ndarray
     successes: np.ndarray | None = None
+    tasks: tuple[str, ...] = ()
 
     @property
     def success_rate(self) -> float | None:
@@ -41,10 +43,17 @@ def as_tensors(observation: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
     tensors = {}
     for key, value in observation.items():
         if key == LANGUAGE:
-            tensors[key] = WORDS.encode([value])[0] if isinstance(value, str) else WORDS.vectors(tuple(value))
+            tensors[key] = _said(value, observation.get(mask(key)))
         else:
             tensors[key] = torch.from_numpy(np.array(value, dtype=np.uint8 if is_image(key) else np.float32))
     return tensors
+
+
+def _said(value: str | tuple[str, ...], there: np.ndarray | None) -> torch.Tensor:
+    """The words of one environment, or of several, as a vector of each; `there`, a bool for each, says whose count."""
+    strings = (value,) if isinstance(value, str) else tuple(value)
+    vectors = WORDS.vectors(strings, None if there is None else np.reshape(there, -1))
+    return vectors[0] if isinstance(value, str) else vectors
 
 
 def succeeded(info: dict) -> np.ndarray | None:
@@ -58,7 +67,8 @@ def rollout(env, agent: Agent, seed: int, limit: int, tick: Callable[[], None] |
     An environment that ended early goes on unseen, with action 0, until all have. `tick` is called at each step.
     """
     count = env.num_envs
-    observation, _ = env.reset(seed=episode_seeds(seed, 1, 0, count))
+    observation, info = env.reset(seed=episode_seeds(seed, 1, 0, count))
+    tasks = tuple(info.get("task", ()))
     agent.reset(torch.ones(count, dtype=torch.bool)) if agent.actions is not None else None
     returns, lengths = np.zeros(count), np.zeros(count, dtype=int)
     alive = np.ones(count, dtype=bool)
@@ -80,7 +90,13 @@ def rollout(env, agent: Agent, seed: int, limit: int, tick: Callable[[], None] |
         if ended.any():
             # It must be reset before the next step; what it does then is not counted.
             observation, _ = env.reset(seed=episode_seeds(seed, 1, 1, count), options={"reset_mask": ended})
-    return Rollout(returns, lengths, successes)
+    return Rollout(returns, lengths, successes, tasks)
+
+
+def by_task(played: Rollout) -> dict[str, float]:
+    """The mean return of each of several tasks that was played; empty where there is only one."""
+    names = np.array(played.tasks)
+    return {str(name): float(played.returns[names == name].mean()) for name in sorted(set(played.tasks))}
 
 
 def success_rates(planned: Rollout, alone: Rollout) -> str:

@@ -12,10 +12,11 @@ from policies.agent import Agent
 from policies.rollouts import as_tensors, episode_seeds, succeeded
 from policies.settings import LoopConfig
 from policies.tokens import Tokens
+from policies.words import vary
 from worldmodel.learner import UPDATE_METRICS, Learner
 from worldmodel.losses import Batch
 from worldmodel.replay import Replay, Window
-from worldmodel.senses import STATE, is_image
+from worldmodel.senses import LANGUAGE, STATE, is_image
 from worldmodel.vision import shift
 
 
@@ -161,9 +162,8 @@ class Trainer:
         discount = self.step_discount ** torch.arange(self.tokens.curves[kind].length)
         token = self.tokens.encode(window.action, kind)
         chose = window.chose & (self.tokens.kind(window.choice) == kind)
-        seen = {key: self._moved(value) if is_image(key) else value for key, value in window.seen.items()}
         return Batch(
-            seen=self.learner.model.prepare(seen),
+            seen=self.learner.model.prepare({key: self._augmented(key, value) for key, value in window.seen.items()}),
             token=token,
             reward=(window.reward * discount).sum(-1),
             proceed=1 - window.terminated.float(),
@@ -171,9 +171,11 @@ class Trainer:
             choice=torch.where(chose.unsqueeze(1), window.choice, token[0]),
         )
 
-    def _moved(self, frames: Tensor) -> Tensor:
-        """Frames (H+1, B, F, height, width, 3), each stack moved at random."""
-        return shift(frames.flatten(0, 1), self.learner.config.shift, self.generator).view_as(frames)
+    def _augmented(self, key: str, value: Tensor) -> Tensor:
+        """What one sense gave (H+1, B, ...), each as it might have been as well: frames moved, sentences said anew."""
+        if is_image(key):
+            return shift(value.flatten(0, 1), self.learner.config.shift, self.generator).view_as(value)
+        return vary(value, self.learner.config.vary, self.generator) if key == LANGUAGE else value
 
     def state_dict(self) -> dict[str, Tensor]:
         """Counters, random state and the running episodes' progress."""

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -29,7 +30,7 @@ class Words:
         """Know no sentence yet."""
         self._vectors: dict[str, Tensor] = {}
         self._table: Tensor | None = None
-        self._strings: tuple[str | None, ...] | None = None
+        self._asked: tuple[tuple[str | None, bool], ...] | None = None
         self._together = torch.empty(0, self.size)
 
     def encode(self, sentences: Sequence[str | None]) -> Float[Tensor, "B T"]:
@@ -38,19 +39,29 @@ class Words:
         Raises:
             ValueError: a sentence is missing or has no words; one line.
         """
-        for at, sentence in enumerate(sentences):
-            if sentence not in self._vectors:
-                self._vectors[sentence] = self._encode(_plain(sentence, at))
-        return torch.stack([self._vectors[sentence] for sentence in sentences])
+        return torch.stack([self._vector(sentence, at) for at, sentence in enumerate(sentences)])
 
-    def vectors(self, strings: tuple[str | None, ...]) -> Float[Tensor, "B T"]:
+    def vectors(
+        self, strings: tuple[str | None, ...], there: Sequence[bool] | np.ndarray | None = None
+    ) -> Float[Tensor, "B T"]:
         """The vectors of what B environments say at a step: `encode`, but for free while they say the same.
 
-        The tensor is handed out again then: it is not to be written to.
+        `there` says whose counts (None: everyone's); of the others' it is zeros, text or not. The tensor is handed out
+        again while nothing changes: it is not to be written to.
         """
-        if strings != self._strings:
-            self._together, self._strings = self.encode(strings), strings
+        asked = tuple(zip(strings, map(bool, [True] * len(strings) if there is None else there), strict=True))
+        if asked != self._asked:
+            absent = torch.zeros(self.size)
+            self._together = torch.stack(
+                [self._vector(text, at) if here else absent for at, (text, here) in enumerate(asked)]
+            )
+            self._asked = asked
         return self._together
+
+    def _vector(self, sentence: str | None, at: int) -> Float[Tensor, " T"]:
+        if sentence not in self._vectors:
+            self._vectors[sentence] = self._encode(_plain(sentence, at))
+        return self._vectors[sentence]
 
     def _encode(self, sentence: str) -> Float[Tensor, " T"]:
         if self._table is None:

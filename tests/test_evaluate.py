@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import configs.pace
-from configs.evaluation import Evaluation, OneByOne, find
+from configs.evaluation import Evaluation, find
 from configs.pace import measure
 from configs.schema import EvaluateConfig, TrainConfig
 from configs.strict import ConfigError, build
@@ -21,6 +21,7 @@ from envs.senses import Senses
 from envs.settings import TaskConfig
 from policies.agent import Agent
 from policies.folders import FolderError
+from policies.one_by_one import OneByOne
 from policies.rollouts import rollout
 from policies.tokens import Tokens
 from worldmodel import planner as planning

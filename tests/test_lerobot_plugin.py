@@ -55,20 +55,52 @@ def test_both_distributions_have_one_version():
     assert importlib.metadata.version(PLUGIN) == importlib.metadata.version("semagram")
 
 
+COMMANDS = """
+import importlib, json, os, sys, traceback
+import torch
+torch.set_num_threads(1)
+for name in ("eval", "train", "rollout", "replay", "record"):
+    importlib.import_module(f"lerobot.scripts.lerobot_{name}")
+for line in sys.stdin:
+    name, log, *keys = json.loads(line)
+    child = os.fork()
+    if not child:
+        for number in (1, 2):
+            os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        sys.argv, code = [f"lerobot-{name}", *keys], 1
+        try:
+            importlib.import_module(f"lerobot.scripts.lerobot_{name}").main()
+            code = 0
+        except BaseException:
+            traceback.print_exc()
+        sys.stdout.flush()
+        os._exit(code)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+os._exit(0)  # taking so many modules down takes long
+"""
+
+
 @pytest.fixture(scope="module")
 def lerobot(tmp_path_factory):
-    """Runs one of LeRobot's commands, offline, in a folder of its own; returns what it said."""
+    """Runs one of LeRobot's commands, offline, in a folder of its own; returns what it said.
+
+    Each is a process, forked from one that has imported LeRobot, which takes longer than all that they do.
+    """
     home = tmp_path_factory.mktemp("home")
     env = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(home), "HF_LEROBOT_HOME": str(home / "lerobot")}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
+    with subprocess.Popen([sys.executable, "-c", COMMANDS], env=env, cwd=home, **pipes) as parent:
 
-    def run(name, *keys, ends=0):
-        command = [Path(sys.executable).with_name(f"lerobot-{name}"), *map(str, keys)]
-        kept = {"capture_output": True, "text": True, "stdin": subprocess.DEVNULL}
-        done = subprocess.run(command, env=env, cwd=home, check=False, **kept)
-        assert done.returncode == ends, done.stderr[-3000:]
-        return done.stdout + done.stderr
+        def run(name, *keys, ends=0):
+            log = home / f"{name}.log"
+            print(json.dumps([name, str(log), *map(str, keys)]), file=parent.stdin, flush=True)
+            code, said = parent.stdout.readline(), log.read_text()
+            assert code == f"{ends}\n", said[-3000:]
+            return said
 
-    return run
+        yield run
+        parent.stdin.close()
 
 
 @pytest.fixture(scope="module")

@@ -6,11 +6,13 @@ import warnings
 import gymnasium
 import numpy as np
 import pytest
+import torch
 from gymnasium import spaces
 
 from envs.blackout import PATIENCE, Blackout
 from envs.dropping import Dropping
 from envs.language import Spoken
+from policies.rollouts import as_tensors
 
 STATE, MAIN, SIDE = "observation.state", "observation.images.main", "observation.images.side"
 ACTION = np.zeros(1, np.float32)
@@ -65,13 +67,20 @@ def test_a_dropped_sense_is_all_zeros_from_its_decision_on_and_the_others_are_as
             assert "mask.images.side" not in seen
 
 
+def test_dropped_words_are_blank():
+    env = Dropping(Spoken(Room(), "turn the light on"), {"language": 1})
+    seen = [env.reset(seed=0)[0], env.step(ACTION)[0], env.reset(seed=0)[0]]
+    assert [one["observation.language"] for one in seen] == ["turn the light on", " ", "turn the light on"]
+    assert [bool(one["mask.language"][0]) for one in seen] == [True, False, True]
+    assert all(env.observation_space.contains(one) for one in seen)
+    vectors = [as_tensors(one)["observation.language"] for one in seen]
+    assert torch.equal(vectors[0], vectors[2])
+    assert vectors[0].any()
+    assert torch.equal(vectors[1], torch.zeros_like(vectors[0]))
+
+
 def test_a_sense_can_be_missing_from_the_first_observation():
     assert masks(Dropping(Room(), {"images.side": 0}), 200) == {"mask.images.side": [False, False]}
-
-
-def test_words_stay_and_their_mask_says_that_they_are_not_to_be_read():
-    env = Dropping(Spoken(Room(), "stand still"), {"language": 1})
-    assert masks(env, 200, 200) == {"mask.language": [True, False, False]}
 
 
 @pytest.mark.parametrize(

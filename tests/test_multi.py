@@ -2,18 +2,20 @@
 
 import functools
 
+import gymnasium
 import numpy as np
 import pytest
 from gymnasium import spaces
 
+from envs import lerobot_view
 from envs.language import KEY as LANGUAGE
 from envs.make import STATE, episode_limit, make, make_vector
 from envs.multi import Multi
 from envs.senses import Senses
-from envs.sentences import PARAPHRASES, SENTENCES
+from envs.sentences import PARAPHRASES, SENTENCES, other_words
 from envs.settings import TaskConfig
+from sim.variation import Variation
 
-SPOKEN = Senses(("state", "language"))
 WALKERS = ("walker-stand", "walker-walk", "walker-run")
 SPOKEN = Senses(("state", "language"))
 TASK = TaskConfig("multi", names=WALKERS, max_decisions=5)
@@ -86,15 +88,25 @@ def slide(toys, limit=None, rate=30.0):
     return env
 
 
-def test_every_task_comes_as_often_and_the_choice_says_nothing_about_what_the_task_draws(toys):
-    multi = Multi({str(i): slide(toys) for i in range(3)})
-    places = {"0": [], "1": [], "2": []}
-    for seed in range(1500):
-        observation, info = multi.reset(seed=seed)
-        places[info["task"]].append(observation[STATE][0])  # uniform from -0.3 to 0.3
-    for of_task in places.values():
-        assert abs(len(of_task) - 500) < 5 * np.sqrt(1500 * 2 / 9)
-        assert abs(np.mean(of_task)) < 5 * 0.6 / np.sqrt(12 * len(of_task))
+class Die(gymnasium.Env):
+    """Shows a number from 0 to 2, drawn at each reset."""
+
+    observation_space = action_space = spaces.Box(-1, 1, (1,))
+    metadata = {"episode_limit": 1, "render_fps": 1}  # noqa: RUF012
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return int(self.np_random.integers(3)), {}
+
+
+def test_every_task_comes_as_often_and_the_choice_says_nothing_about_what_the_task_draws():
+    multi = Multi({str(i): Die() for i in range(3)})
+    met = np.zeros((3, 3))
+    for seed in range(1800):
+        shown, info = multi.reset(seed=seed)
+        met[int(info["task"]), shown] += 1
+    assert (abs(met.sum(1) - 600) < 5 * np.sqrt(1800 * 2 / 9)).all()
+    assert (abs(met - 200) < 5 * np.sqrt(1800 * 8 / 81)).all()
 
 
 def test_the_longest_episode_is_the_limit(toys):
@@ -158,6 +170,18 @@ def test_a_task_can_be_told_in_the_users_words():
     with pytest.raises(ValueError, match=r"^observation\.language: ' ' is without text"):
         env.reset(seed=0)
     assert LANGUAGE not in make(TaskConfig("cartpole-balance")).observation_space
+
+
+@pytest.mark.parametrize(
+    ("task", "words"),
+    [
+        (TaskConfig("cartpole-balance"), SENTENCES["cartpole-balance"]),
+        (TaskConfig("cartpole-balance", sentence="hold it up"), "hold it up"),
+        (TaskConfig("gym", "Pendulum-v1"), "Pendulum v1"),
+    ],
+)
+def test_lerobot_is_told_the_tasks_words(task, words):
+    assert lerobot_view.make(task, Variation(), (8, 8)).task_description == words
 
 
 def test_words_alone_are_no_sight():
@@ -226,3 +250,16 @@ def test_several_tasks_are_called_by_all_their_names_and_share_their_settings():
     assert [part.control_hz for part in arms.parts] == [20.0, 20.0]
     assert arms.action_repeat == 1
     assert TaskConfig(**{"name": "multi", "names": list(WALKERS)}) == TaskConfig("multi", names=WALKERS)
+
+
+def test_each_episode_of_a_task_can_be_said_in_other_words():
+    env, heard = make(TASK, senses=SPOKEN), {}
+    for number in (0, 19, 20):
+        env.say(other_words(number))
+        for seed in range(12):
+            observation, info = env.reset(seed=seed)
+            heard[number, info["task"]] = observation[LANGUAGE]
+    for name in WALKERS:
+        assert heard[0, name] == PARAPHRASES[name][0] == heard[20, name]
+        assert heard[19, name] == PARAPHRASES[name][19]
+    env.close()

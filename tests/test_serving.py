@@ -1,7 +1,6 @@
 """The planner on a wire, attacked: garbage, replay, other versions and secrets, floods; and one that goes away."""
 
 import contextlib
-import os
 import socket
 import struct
 import threading
@@ -23,6 +22,7 @@ from policies.serving.server import Server
 SECRET = b"sixteen bytes or more"
 BEGIN = Begin("reach", 3, 2, 0.0)
 WAIT_S = 60.0  # a loaded machine
+NOISE = np.random.default_rng(0).bytes(4000)
 
 
 class Echo(Decider):
@@ -198,18 +198,19 @@ def test_another_secret_is_refused_on_both_sides(server, dial):
     ("opening", "line"),
     [
         (b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", "does not speak this protocol"),
-        (os.urandom(4000), "does not speak this protocol"),
+        (NOISE, "does not speak this protocol"),
         (HELLO.pack(MAGIC, 99, bytes(16)), "speaks version 99 of the protocol, this one 1"),
         (HELLO.pack(MAGIC, 1, bytes(16)) + struct.pack(">I", 2**32 - 1) + bytes(64), "a frame of 4294967295 bytes"),
-        (HELLO.pack(MAGIC, 1, bytes(16)) + os.urandom(400), "refused"),
+        (HELLO.pack(MAGIC, 1, bytes(16)) + NOISE[:400], "refused"),
         (b"", "hung up"),
     ],
     ids=["http", "noise", "version", "huge", "noise after hello", "silence"],
 )
 def test_garbage_is_refused_in_one_line_and_others_are_served(server, dial, opening, line):
     with socket.create_connection(server.address) as sock:
-        sock.sendall(opening)
-        sock.shutdown(socket.SHUT_WR)
+        with contextlib.suppress(OSError):  # it may be hung up on before it has said all
+            sock.sendall(opening)
+            sock.shutdown(socket.SHUT_WR)
         until(lambda: any(line in said for said in server.lines))
     assert all("\n" not in said for said in server.lines)
     assert works(dial)

@@ -164,7 +164,7 @@ def test_without_power_the_arm_is_silent_and_limp_and_wakes_limp(twin, connect):
     robot.send_action(seen | {"shoulder_pan.pos": 45.0})
     time.sleep(0.3)
     assert torque(twin) == [False] * 6
-    assert abs(robot.get_observation()["shoulder_pan.pos"] - seen["shoulder_pan.pos"]) < 1
+    assert abs(robot.get_observation()["shoulder_pan.pos"] - seen["shoulder_pan.pos"]) < 5  # as it fell, no further
 
 
 def test_a_pulled_lead_takes_the_joints_behind_it(twin, connect):
@@ -227,12 +227,12 @@ def test_a_wrong_request_is_answered_in_words_and_the_channel_stays(twin):
 
 
 def test_a_fault_asked_for_by_key_comes_after_the_first_goal_and_goes(start_twin, connect, tmp_path):
-    twin = start_twin(tmp_path, "faults.dead=gripper", "faults.after_s=0.2", "faults.for_s=0.5")
+    twin = start_twin(tmp_path, "faults.dead=gripper", "faults.after_s=0.2", "faults.for_s=2")
     robot = connect(twin)
     time.sleep(0.5)
-    robot.send_action(robot.get_observation())
     with TwinControl(twin.control) as control:
-        alive = []
+        alive = [control.ask("state")["joints"]["gripper"]["powered"]]
+        robot.send_action(robot.get_observation())
         end = time.monotonic() + START_S
         while alive[-2:] != [False, True] and time.monotonic() < end:
             now = control.ask("state")["joints"]["gripper"]["powered"]

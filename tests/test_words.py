@@ -73,10 +73,22 @@ def test_what_all_environments_say_costs_nothing_while_they_say_the_same(words, 
     said = ("walk forward", "stand still")
     first = words.vectors(said)
     with monkeypatch.context() as patch:
-        patch.setattr(words, "encode", None)
+        patch.setattr(words, "_vector", None)
         assert torch.equal(words.vectors(tuple(said)), first)
     assert torch.equal(words.vectors(said[::-1]), first.flip(0))
     assert torch.equal(first, words.encode(said))
+
+
+def test_what_does_not_count_is_zeros_with_text_or_without(words):
+    said = ("walk forward", "stand still", None)
+    whole = words.encode(said[:2])
+    for there in ([True, False, False], np.array([True, False, False])):
+        seen = words.vectors(said, there)
+        assert torch.equal(seen[0], whole[0])
+        assert not seen[1:].any()
+    assert torch.equal(words.vectors(said, [True, True, False])[:2], whole)
+    with pytest.raises(ValueError, match=r"sentence 2 is None, without text"):
+        words.vectors(said)
 
 
 def test_varied_words_keep_their_length_and_turn_as_far_as_asked(words, generator):

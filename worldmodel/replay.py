@@ -74,6 +74,15 @@ class Replay:
         self.filled = torch.zeros(envs, dtype=torch.long)
         self.steps = 0  # rows that hold a step
 
+    @classmethod
+    def read(cls, saved: dict[str, Tensor], senses: Shapes, lags: Sequence[int]) -> "Replay":
+        """A replay of the size that gave `saved`. Raises ValueError, KeyError if it did not perceive these senses."""
+        envs, rows = len(saved["head"]), int(saved["rows"])
+        sizes = saved["action"].shape[-1], saved["choice"].shape[-1]
+        replay = cls((rows - 1) * envs, envs, senses, *sizes, lags)
+        replay.load_state_dict(saved)
+        return replay
+
     def __len__(self) -> int:
         """Rows that hold an observation, over all environments."""
         return int(self.filled.sum())

@@ -98,7 +98,8 @@ class LearningConfig:
     where nothing is explored; 1: the newest weights act.
 
     Of several senses each is hidden with probability `dropout` where a window begins (never all), and `agreement`
-    weighs the distance of the latent that is left to that of all. Frames are moved at random by up to `shift` pixels.
+    weighs the distance of the latent that is left to that of all. Frames are moved at random by up to `shift` pixels,
+    and the vectors of sentences by `vary` of their length, as other words for the same would be.
     """
 
     batch: int = 128
@@ -119,6 +120,7 @@ class LearningConfig:
     dropout: float = 0.3
     agreement: float = 20.0
     shift: int = 4
+    vary: float = 1.0
 
     def __post_init__(self):
         """Raise ValueError for a value outside its range."""
@@ -127,7 +129,7 @@ class LearningConfig:
         check("learning.", self, "learning_rate encoder_rate clip", above=0)
         check("learning.", self, "averaging", low=1)
         check("learning.", self, "consistency reward value continuation entropy imitation updates_per_decision", low=0)
-        check("learning.", self, "agreement", low=0)
+        check("learning.", self, "agreement vary", low=0)
         check("learning.", self, "dropout", low=0, high=0.9)
         check("learning.", self, "shift", low=0, high=32)
 

@@ -1,0 +1,64 @@
+"""The strip under a film: what each camera shows now, and beside it what the plan expects to see, out of memory."""
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+
+from policies.agent import Agent
+from policies.memories import Memories, imagined
+from worldmodel import senses as naming
+
+TILE, CAPTION, GAP = 80, 16, 4  # pixels
+MISSING, INK, PAPER = (200, 40, 40), (60, 60, 60), (255, 255, 255)
+
+
+class Strip:
+    """Draws a strip `width` pixels wide: the cameras, a frame in red where one is masked; then the expected frames.
+
+    An expected frame is that of the first camera at the remembered moment whose latent is nearest to the imagined one.
+    """
+
+    height = TILE + CAPTION
+
+    def __init__(self, agent: Agent, memories: Memories, step_seconds: float, width: int):
+        self.agent, self.memories, self.width, self.step = agent, memories, width, step_seconds
+        self.cameras = [key for key in memories.frames]
+        self.plan, self.expected = None, []
+
+    def show(self, observation: dict[str, np.ndarray]) -> np.ndarray:
+        """The strip (height, width, 3) for what an environment shows now."""
+        page = Image.new("RGB", (self.width, self.height), PAPER)
+        ink, left = ImageDraw.Draw(page), GAP
+        for key in self.cameras:
+            there = bool(np.all(observation.get(naming.mask(key), True)))
+            self._tile(
+                page, ink, left, observation[key], f"{naming.name(key)[7:]}{'' if there else ': missing'}", there
+            )
+            left += TILE + GAP
+        for frame, seconds in self._expected():
+            if left + TILE > self.width:
+                break
+            self._tile(page, ink, left, frame, f"in {seconds:.2g} s?", True)
+            left += TILE + GAP
+        return np.asarray(page)
+
+    def _expected(self) -> list[tuple[np.ndarray, float]]:
+        """The remembered frames nearest to the plan's imagined latents, and in how many seconds they are expected."""
+        plan = self.agent.plan
+        if plan is None:
+            return []
+        if plan is not self.plan:
+            frames = self.memories.frames[self.cameras[0]][self.memories.nearest(imagined(self.agent.model, plan))]
+            lengths = self.agent.tokens.lengths[self.agent.tokens.kind(plan.tokens[:, 0].cpu())]
+            self.plan = plan
+            self.expected = list(zip(frames.numpy(), (self.step * torch.cumsum(lengths, 0)).tolist(), strict=True))
+        return self.expected
+
+    @staticmethod
+    def _tile(
+        page: Image.Image, ink: ImageDraw.ImageDraw, left: int, frame: np.ndarray, text: str, there: bool
+    ) -> None:
+        page.paste(Image.fromarray(frame).resize((TILE, TILE), Image.Resampling.NEAREST), (left, CAPTION))
+        if not there:
+            ink.rectangle((left, CAPTION, left + TILE - 1, CAPTION + TILE - 1), outline=MISSING, width=3)
+        ink.text((left, 2), text, fill=INK if there else MISSING)

@@ -1,0 +1,87 @@
+"""Laws of remembered moments: the nearest to a latent is that of itself, and what agrees wholly agrees by 1."""
+
+import numpy as np
+import pytest
+import torch
+
+from configs.sights import MISSING, Strip
+from policies.agent import Agent
+from policies.memories import Memories, imagined
+from policies.tokens import Tokens
+from worldmodel.planner import Planner
+from worldmodel.replay import Replay
+from worldmodel.senses import STATE, mask
+from worldmodel.settings import PlannerConfig, VisionConfig
+
+FRONT = "observation.images.front"
+SENSES = {STATE: (3,), FRONT: (16, 16, 3)}
+VISION = VisionConfig(patch=8, width=8, lags=(0, 1))
+
+
+@pytest.fixture
+def replay():
+    """Forty moments, all different."""
+    g = torch.Generator().manual_seed(0)
+    replay = Replay(60, 1, SENSES, 2, lags=VISION.lags)
+
+    def seen():
+        frame = torch.randint(0, 256, (16, 16, 3), dtype=torch.uint8, generator=g)
+        return {STATE: torch.randn(3, generator=g), FRONT: frame}
+
+    replay.start(0, seen())
+    for _ in range(40):
+        replay.add(0, torch.zeros(2), 0.0, seen(), False)
+    return replay
+
+
+@pytest.fixture
+def model(toys):
+    return toys.tiny_model(SENSES, vision=VISION)
+
+
+def test_a_moment_is_nearest_to_its_own_latent(model, replay):
+    memories = Memories.of(replay, model, 30)
+    assert memories.latents.shape == (30, 16)
+    for i, at in enumerate(memories.nearest(memories.latents).tolist()):
+        assert torch.equal(memories.frames[FRONT][at], memories.frames[FRONT][i])
+
+
+def test_the_latent_of_a_moment_is_what_the_agent_would_have_had(model, replay):
+    memories = Memories.of(replay, model, 12)
+    rows = {replay.seen[FRONT][0, row].numpy().tobytes(): row for row in range(41)}
+    for frame, latent in zip(memories.frames[FRONT], memories.latents, strict=True):
+        row = torch.tensor([rows[frame.numpy().tobytes()]])
+        seen = {key: value[0] for key, value in replay.window(torch.tensor([0]), row, 1, 1).seen.items()}
+        assert torch.allclose(model.encode(seen)[0], latent, atol=1e-6)
+        only = model.encode({STATE: seen[STATE]})[0]
+        assert any(torch.allclose(only, alone, atol=1e-6) for alone in memories.alone[STATE])
+
+
+def test_agreement_is_one_where_a_sense_says_all_and_small_where_it_says_nothing(model, replay):
+    memories = Memories.of(replay, model, 200)
+    same = Memories(memories.frames, memories.latents, dict.fromkeys(SENSES, memories.latents))
+    assert same.agreement() == {"state": 1.0, "images.front": 1.0}
+    other = Memories(memories.frames, memories.latents, dict.fromkeys(SENSES, memories.latents.roll(7, 0)))
+    assert all(abs(value) < 0.2 for value in other.agreement().values())
+
+
+def test_a_strip_shows_the_cameras_the_masks_and_what_is_expected(model, replay, toys):
+    tokens = Tokens.of(toys.token_settings(1), 2)
+    config = PlannerConfig(samples=8, policy_samples=2, elites=4, iterations=1, horizon=3)
+    agent = Agent(model, tokens, Planner(model, [0.9], config), torch.Generator().manual_seed(0))
+    memories = Memories.of(replay, model, 20)
+    strip = Strip(agent, memories, 0.04, 560)
+    frame = np.full((16, 16, 3), 77, np.uint8)
+    seen = {STATE: np.zeros(3, np.float32), FRONT: frame}
+    before = strip.show(seen)
+    assert before.shape == (strip.height, 560, 3)
+    assert (before[20:90, 10:80] == 77).all() and (before[20:, 100:] == 255).all()  # no plan yet: nothing expected
+    agent.act({STATE: torch.zeros(1, 3), FRONT: torch.from_numpy(frame)[None]})
+    after = strip.show(seen)
+    expected = memories.frames[FRONT][memories.nearest(imagined(model, agent.plan))]
+    assert len(expected) == 3
+    for n, remembered in enumerate(expected):
+        tile = after[16 + 2 : 96 : 5, 4 + 84 * (n + 1) + 2 : 84 * (n + 2) : 5]
+        assert np.array_equal(tile, remembered.numpy())
+    lost = strip.show(seen | {mask(FRONT): np.array([False])})
+    assert (lost[17, 10] == MISSING).all() and not (after[17, 10] == MISSING).all()
