@@ -17,7 +17,8 @@ class Sight(gymnasium.ObservationWrapper):
     """Observations: a Dict of `observation.images.<camera>`, Box (size, size, 3) uint8, and the state if it is chosen.
 
     A frame is drawn once a decision and shows the state at its end. MuJoCo's are drawn here, all cameras in one
-    context; others draw themselves. `pictures`: those that the environment observes; they are cameras too.
+    context; others draw themselves. `pictures`: those that the environment observes; they are cameras too, and the
+    first is `main` where nothing else can be drawn.
 
     Raises:
         ValueError: a camera that is not there, or nothing can be drawn; one line.
@@ -27,7 +28,10 @@ class Sight(gymnasium.ObservationWrapper):
     def __init__(self, env: gymnasium.Env, task: TaskConfig, senses: Senses, pictures: Pictures | None = None):
         super().__init__(env)
         self._label, self._senses, self._pictures = task.label, senses, pictures
-        self._drawn: dict[str, tuple[int, ...]] = dict(pictures.shapes) if pictures else {}
+        self._observed = {name: name for name in pictures.shapes} if pictures else {}  # pictures, by their cameras
+        if pictures and physics(env.unwrapped)[0] is None and env.render_mode != "rgb_array":
+            self._observed.setdefault(MAIN, next(iter(pictures.shapes)))
+        self._drawn = {camera: pictures.shapes[name] for camera, name in self._observed.items()}  # not by us: sizes
         known = views(task, env) | dict.fromkeys(self._drawn)
         for camera in senses.cameras:
             if camera not in known:
@@ -69,8 +73,8 @@ class Sight(gymnasium.ObservationWrapper):
             canvas = self._paper()
             canvas.look(self._views[camera])
             return canvas.draw(physics(self.env.unwrapped)[1])
-        observed = self._pictures is not None and camera in self._pictures.shapes
-        pixels, before = self._pictures.newest[camera] if observed else own(self.env), self._drawn[camera]
+        observed, before = self._observed.get(camera), self._drawn[camera]
+        pixels = own(self.env) if observed is None else self._pictures.newest[observed]
         if pixels.shape != before:
             raise EnvironmentFault(
                 f"{self._label}: images.{camera} is {pixels.shape} now, it was {before}; a camera keeps its size"

@@ -232,12 +232,13 @@ def gripper():
 
 
 def test_pictures_that_an_environment_observes_are_cameras(gripper):
-    env = gripper("images.top", "state", "images.touch", action_repeat=2)
+    env = gripper("images.top", "state", "images.touch", "images.main", action_repeat=2)
     env.reset(seed=0)
     seen = env.step(np.ones(1, np.float32))[0]
     assert env.observation_space.contains(seen)
     np.testing.assert_array_equal(seen[key("images.top")], np.full((20, 20, 3), [0, 0, 200]))
     np.testing.assert_array_equal(seen[key("images.touch")], np.full((20, 20, 3), 100))
+    np.testing.assert_array_equal(seen[MAIN], seen[key("images.top")])
     np.testing.assert_array_equal(seen[STATE], [100, 1])
     alone = gripper()
     assert list(alone.observation_space) == [STATE]
