@@ -12,7 +12,7 @@ from lerobot.robots import Robot
 from configs.arms import wired
 from configs.command import say
 from configs.evaluation import find
-from configs.planning import LocalPlanner, remote_reach
+from configs.planning import LocalPlanner, check_senses, remote_reach
 from configs.priority import hurried
 from configs.strict import ConfigError
 from envs.mirror import STILL, Mirror, scene_bodies
@@ -56,6 +56,7 @@ class Running:
                 f"robot={config.robot}: {task.name} must see its things move, which only {SIM} tells; "
                 f"{', '.join(STILL)} need none"
             )
+        check_senses(path, identity.senses)
         return cls(config, path, identity, task)
 
     def run(self) -> dict:
