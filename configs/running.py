@@ -12,12 +12,12 @@ from lerobot.robots import Robot
 from configs.arms import wired
 from configs.command import say
 from configs.evaluation import find
-from configs.planning import LocalPlanner, remote_reach
+from configs.planning import LocalPlanner, check_senses, remote_reach
 from configs.priority import hurried
 from configs.strict import ConfigError
 from envs.mirror import STILL, Mirror, scene_bodies
 from envs.settings import TaskConfig
-from policies.checkpoint import Identity, check_state_alone, read_identity
+from policies.checkpoint import Identity, read_identity
 from policies.rollouts import episode_seeds
 from policies.serving.link import Link
 from policies.serving.messages import Begin
@@ -48,7 +48,6 @@ class Running:
         """Look at the checkpoint. Raises ConfigError, FolderError."""
         path = find(Path(config.checkpoint))
         identity = read_identity(path)
-        check_state_alone(path, identity)
         task = TaskConfig(**identity.task)
         if not task.is_arm:
             raise ConfigError(f"checkpoint={config.checkpoint}: for {task.label}, not for one of the SO-101's tasks")
@@ -57,6 +56,7 @@ class Running:
                 f"robot={config.robot}: {task.name} must see its things move, which only {SIM} tells; "
                 f"{', '.join(STILL)} need none"
             )
+        check_senses(path, identity.senses)
         return cls(config, path, identity, task)
 
     def run(self) -> dict:

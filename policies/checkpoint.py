@@ -26,7 +26,6 @@ from policies.folders import (
 )
 from policies.tokens import Tokens
 from policies.trainer import Trainer
-from worldmodel import senses as naming
 from worldmodel.model import WorldModel
 from worldmodel.senses import STATE
 from worldmodel.settings import ModelConfig, PlannerConfig
@@ -126,12 +125,6 @@ def read_identity(path: Path) -> Identity:
         return Identity(**own | {"model": ModelConfig.of(own["model"]), "planner": PlannerConfig(**own["planner"])})
     except (AttributeError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise FolderError(f"{path / CONFIG}: not the settings of a Semagram checkpoint ({error})") from error
-
-
-def check_state_alone(path: Path, identity: Identity) -> None:
-    """Raise FolderError, in one line, for a checkpoint that perceives more than the state, all that a robot gives."""
-    if others := [naming.name(key) for key in identity.senses if key != STATE]:
-        raise FolderError(f"{path}: it perceives {', '.join(others)}; robots give the state alone so far")
 
 
 def load_model(path: Path, identity: Identity) -> WorldModel:
