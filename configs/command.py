@@ -13,7 +13,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from configs.schema import register
+from configs.store import register
 from configs.strict import unknown
 from envs.settings import ARM_DEFAULTS, ARM_TASKS, TaskConfig, find, label
 from robot.signals import Stopped

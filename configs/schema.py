@@ -1,15 +1,12 @@
-"""Every key of every command, as strict dataclasses; Hydra's defaults are made from them, so each stands once."""
+"""Every key of every command, as strict dataclasses; Hydra's defaults are made from them (`configs.store`)."""
 
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 
 from envs.benchmark.suites import SUITES
 from envs.senses import Senses
-from envs.settings import NAMES, TaskConfig
+from envs.settings import TaskConfig
 from policies.settings import CheckpointConfig, CodecChoices, EvaluationConfig, LoopConfig, ReplayConfig
-from robot.recording.settings import RecordConfig
-from robot.running.settings import RunConfig, ServeConfig
-from sim.twin_settings import TwinConfig
-from sim.variation import PRESETS, Variation
+from sim.variation import Variation
 from worldmodel.ranges import check
 from worldmodel.settings import LearningConfig, ModelConfig, PlannerConfig
 
@@ -199,68 +196,3 @@ class TokensConfig(CodecChoices):
         check("", self, "held_out", low=0.05, high=0.9)
         check("", self, "strings episodes", low=1)
         check("", self, "seed", low=0, high=2**32 - 1)
-
-
-def register() -> None:
-    """Give Hydra the defaults, and every task by its name."""
-    from hydra.core.config_store import ConfigStore  # noqa: PLC0415
-
-    store = ConfigStore.instance()
-    for name in NAMES:
-        store.store(group="task", name=name, node=TaskConfig(name).keys())
-    store.store(group="task", name="gym", node=TaskConfig("gym", "-").keys() | {"id": ""})
-    several = asdict(TaskConfig("multi", names=("walker-stand", "walker-walk")))
-    store.store(group="task", name="multi", node=several | {"names": [], "action_repeat": None})
-    for name, variation in PRESETS.items():
-        store.store(group="randomise", name=name, node=asdict(variation))
-    train = asdict(TrainConfig())
-    del train["task"], train["randomise"]
-    evaluate = asdict(EvaluateConfig())
-    del evaluate["randomise"]
-    folder = "runs/${semagram.label:${task.name},${task.id},${task.names}}/${now:%Y-%m-%d_%H-%M-%S}-seed${seed}"
-    store.store(
-        name="train",
-        node={"defaults": [{"task": DEFAULT_TASK}, {"randomise": "off"}, *QUIET, "_self_"], **train, **_hydra(folder)},
-    )
-    store.store(
-        name="evaluate",
-        node={
-            "defaults": [{"randomise": "off"}, *QUIET, "_self_"],
-            **evaluate,
-            **_hydra("runs/evaluations/${now:%Y-%m-%d_%H-%M-%S}"),
-        },
-    )
-    store.store(
-        name="tokens",
-        node={
-            "defaults": [*QUIET, "_self_"],
-            **asdict(TokensConfig(verb="demo", out="-")),
-            "verb": "",
-            "out": "",
-            **_hydra("runs/tokens/${now:%Y-%m-%d_%H-%M-%S}-${verb}"),
-        },
-    )
-    twin = asdict(TwinConfig(port_file="-")) | {"port_file": ""}
-    store.store(name="twin", node={"defaults": [*QUIET, "_self_"], **twin, **_hydra(".")})
-    record = asdict(RecordConfig(dataset="-")) | {"dataset": ""}
-    record["job"] = record.pop("task")
-    store.store(name="record", node={"defaults": [*QUIET, "_self_"], **record, **_hydra(".")})
-    run = asdict(RunConfig(checkpoint="-")) | {"checkpoint": ""}
-    store.store(name="run", node={"defaults": [*QUIET, "_self_"], **run, **_hydra(".")})
-    serve = asdict(ServeConfig(checkpoint="-", secret="-")) | {"checkpoint": "", "secret": ""}
-    store.store(name="serve", node={"defaults": [*QUIET, "_self_"], **serve, **_hydra(".")})
-    for name in PEERS:
-        store.store(group="peer", name=name, node={f.name: f.default for f in fields(PeerConfig)} | {"name": name})
-    bench = asdict(BenchConfig())
-    del bench["peer"]
-    store.store(
-        name="bench",
-        node={"defaults": [{"peer": "none"}, *QUIET, "_self_"], **bench, **_hydra("${out}")},
-    )
-
-
-QUIET = [{"override hydra/job_logging": "disabled"}, {"override hydra/hydra_logging": "disabled"}]
-
-
-def _hydra(folder: str) -> dict:
-    return {"hydra": {"run": {"dir": folder}, "output_subdir": None}}

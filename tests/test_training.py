@@ -14,7 +14,7 @@ from hydra import compose, initialize
 from omegaconf import OmegaConf
 
 from configs.run_folder import COLUMNS
-from configs.schema import register
+from configs.store import register
 from configs.training import Training
 from envs.make import make_vector
 
