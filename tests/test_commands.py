@@ -125,7 +125,7 @@ def test_a_mistake_ends_a_process_the_same_way(tmp_path):
     command = [sys.executable, "-m", "configs.train", "sede=3"]
     ended = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
     assert (ended.returncode, ended.stdout) == (2, "")
-    assert ended.stderr == "semagram: sede: no such key; did you mean seed?\n"
+    assert ended.stderr == "semagram: sede: no such key; did you mean senses or seed?\n"
     assert not [*tmp_path.iterdir()]
 
 
