@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from worldmodel.losses import METRICS, Batch, loss, window_return
+from worldmodel.losses import METRICS, Batch, confusion, loss, window_return
 from worldmodel.model import WorldModel
 from worldmodel.senses import STATE
 from worldmodel.settings import LearningConfig
@@ -253,3 +253,21 @@ def test_gradients_agree_with_finite_differences(toys, monkeypatch, group):
         along = sum(float((e * d).sum()) for e, d in zip(exact, direction, strict=True))
         assert along == pytest.approx(slope, rel=1e-5, abs=1e-7)
         assert abs(along) > 1e-4
+
+
+def test_confusion_is_that_of_guessing_where_all_look_alike_and_none_where_symbols_differ():
+    symbols = torch.eye(4)[torch.tensor([[0, 1, 2, 3], [1, 2, 3, 0], [2, 3, 0, 1]])]  # three latents of four symbols
+    latents = symbols.transpose(1, 2).flatten(1)  # a symbol's entries are strided
+    assert float(confusion(latents, latents, 4).max()) < 1e-5
+    even = torch.full((3, 16), 0.25)
+    assert torch.allclose(confusion(latents, even, 4), torch.tensor(3.0).log().expand(3))
+    other = confusion(latents, latents.roll(1, 0), 4)
+    assert (other > 10).all()
+
+
+def test_without_contrast_nothing_is_contrasted(toys, model):
+    data, target = batch(), target_of(toys)
+    one, _, _ = gradients(model, target, data, CONFIG)
+    other, _, _ = gradients(model, target, data, dataclasses.replace(CONFIG, contrast=0.5))
+    felt = {name.split(".")[0] for name in one if not torch.equal(one[name], other[name])}
+    assert felt == {"encoder", "trunk", "next"}

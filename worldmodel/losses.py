@@ -25,6 +25,9 @@ METRICS = (
 )
 
 
+SHARPNESS = 8.0  # of the similarity of two latents
+
+
 @dataclass(frozen=True)
 class Batch:
     """H tokens for B starts, as the nets see them; the H tokens of a start are all of one kind.
@@ -87,6 +90,18 @@ def bootstrap(
     return torch.stack(values).amax(0)
 
 
+def confusion(z: Float[Tensor, "B D"], others: Float[Tensor, "B D"], group: int) -> Float[Tensor, "B"]:
+    """How far each of B imagined latents could be any other's of the batch, not its own: a cross-entropy, in nats.
+
+    The similarity of two latents is how many of their soft symbols agree, sum_g <z_g, z'_g>. So what is seen must stay
+    tellable apart, where a latent that only predicts itself may forget what is hard to foresee. Source: InfoNCE,
+    van den Oord et al. 2018 (arXiv 1807.03748), eq. 4.
+    """
+    symbols = z.shape[-1] // group
+    alike = z @ others.T * (SHARPNESS / symbols**0.5)
+    return F.cross_entropy(alike, torch.arange(len(z), device=z.device), reduction="none")
+
+
 def begin(
     model: WorldModel, seen: dict[str, Tensor], keep: Float[Tensor, "B n"]
 ) -> tuple[Float[Tensor, "B D"], Float[Tensor, ""]]:
@@ -136,11 +151,15 @@ def loss(
 
     z, agreement = begin(model, {key: value[0] for key, value in batch.seen.items()}, noise[2])
     start, features, consistency = z, [], torch.zeros((), device=z.device)
+    contrast = torch.zeros((), device=z.device)
     for t in range(steps):
         features.append(model.leap(z, batch.token[t]))
         z = model.next(features[-1])
         # Nothing is to be predicted beyond a termination: no latent follows it.
-        consistency = consistency + (weight[t] * batch.proceed[t] * (z - ahead[t]).square().mean(-1)).mean() / steps
+        known = weight[t] * batch.proceed[t]
+        consistency = consistency + (known * (z - ahead[t]).square().mean(-1)).mean() / steps
+        if config.contrast:
+            contrast = contrast + (known * confusion(z, ahead[t], model.config.group)).mean() / steps
     weight = weight.flatten()
     outcome = model.outcome(torch.cat(features))
     reward = (weight * twohot.cross_entropy(outcome[:, :-1], batch.reward.flatten())).mean()
@@ -171,6 +190,8 @@ def loss(
         + config.continuation * continuation
         + policy_loss
     )
+    if config.contrast:
+        total = total + config.contrast * contrast
     if len(model.senses) > 1:
         total = total + config.agreement * agreement
     entropy = -log_density.mean()

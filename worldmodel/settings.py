@@ -103,7 +103,8 @@ class LearningConfig:
 
     Of several senses each is hidden with probability `dropout` where a window begins (never all), and `agreement`
     weighs the distance of the latent that is left to that of all. Frames are moved at random by up to `shift` pixels,
-    and the vectors of sentences by `vary` of their length, as other words for the same would be.
+    and the vectors of sentences by `vary` of their length, as other words for the same would be. `contrast` weighs how
+    well an imagined latent is told from the others of the batch; at 0 that is not asked.
     """
 
     batch: int = 128
@@ -124,6 +125,7 @@ class LearningConfig:
     dropout: float = 0.3
     agreement: float = 20.0
     shift: int = 4
+    contrast: float = 0.0
     vary: float = 2.0
 
     def __post_init__(self):
@@ -133,7 +135,7 @@ class LearningConfig:
         check("learning.", self, "learning_rate encoder_rate clip", above=0)
         check("learning.", self, "averaging", low=1)
         check("learning.", self, "consistency reward value continuation entropy imitation updates_per_decision", low=0)
-        check("learning.", self, "agreement vary", low=0)
+        check("learning.", self, "agreement vary contrast", low=0)
         check("learning.", self, "dropout", low=0, high=0.9)
         check("learning.", self, "shift", low=0, high=32)
 
