@@ -36,6 +36,8 @@ Keys, with their defaults:
   peer.python=""           an interpreter that has what it needs; else an environment is made with uv, once
   peer.decisions=0         above 0: run no suite, but time so many of its decisions and of ours in alternation
 
+  senses=[state]           what is perceived, as in semagram-train; image_size=64
+
 Every key of semagram-train except task, seed and resume works, too: device, threads (of one worker), compile, envs,
 seed_steps, noise, video (here false), model.*, learning.*, planner.*, replay.*, evaluation.*, checkpoint.*.
 

@@ -284,11 +284,11 @@ def start_twin():
 
 @pytest.fixture(scope="module")
 def patient_driver():
-    """LeRobot's driver polls for 50 ms; let them be of its own time, not of others' on a loaded machine."""
+    """LeRobot's driver polls for 50 ms; let them be 200 of its own time: on a loaded machine the twin gets no other."""
     import scservo_sdk  # noqa: PLC0415
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scservo_sdk.PortHandler, "getCurrentTime", lambda _: time.thread_time() * 1e3)
+        patch.setattr(scservo_sdk.PortHandler, "getCurrentTime", lambda _: time.thread_time() * 250)
         yield
 
 

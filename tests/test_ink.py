@@ -144,11 +144,11 @@ def test_a_film_shows_the_newest_plan_and_draws_it_once(generator, monkeypatch):
     plans = [SimpleNamespace(tokens=torch.rand(3, 1, 2, generator=generator), spread=torch.ones(3, 1, 2)) for _ in "ab"]
     agent = SimpleNamespace(plan=None, tokens=known)
     reel, scene = Reel(agent, 0.02), np.zeros((HEIGHT, 320, 3), np.uint8)
-    assert np.array_equal(reel.show(scene), scene)
+    assert np.array_equal(reel.show(scene, {}), scene)
     pages = []
     for plan_ in (plans[0], plans[0], plans[1]):
         agent.plan = plan_
-        shown = reel.show(scene)
+        shown = reel.show(scene, {})
         assert shown.shape == (HEIGHT, 320 + HEIGHT, 3) and not shown[:, :320].any()
         pages.append(reel.page)
     assert pages[0] is pages[1] and not np.array_equal(pages[1], pages[2])
