@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -110,8 +111,8 @@ class Evaluation:
         steps = self.identity.env_steps
         paired_strips(folder / "returns.png", samples, f"{task.label}, {steps:,} steps")
         if self.config.video:
-            env = self._failing(make(task, render=True, senses=self.senses))
-            film(folder / "rollout.mp4", env, self._agent(True)[0], _say, self.config.seed, self.memories)
+            agent = self._agent(True)[0]
+            film(folder / "rollout.mp4", self._filmed(task), agent, _say, self.config.seed, self.memories)
         _say(
             f"return {result['return_mean']:.0f} ± {result['return_std']:.0f}, policy alone "
             f"{result['policy_return_mean']:.0f}{success_rates(planned, alone)}, "
@@ -131,7 +132,7 @@ class Evaluation:
         settings = {"variation": self.config.randomise, "senses": self.senses, "wrap": self._failing}
         env = make_vector(task, self.config.episodes, processes=False, **settings)
         try:
-            self._say_instead(env, task)
+            self._say_instead(env.envs, task)
             self._fits(env)
             limit = episode_limit(env) or ENDLESS
             with tqdm(
@@ -171,19 +172,26 @@ class Evaluation:
         env = watched(env)
         return Dropping(env, dict.fromkeys(self.config.drop, self.config.drop_at)) if self.config.drop else env
 
-    def _say_instead(self, env, task: TaskConfig) -> None:
-        """Have said what the settings say. Raises ConfigError for a checkpoint that hears nothing, or without words."""
+    def _filmed(self, task: TaskConfig) -> Env:
+        """The environment of the film: like those of the episodes, and it can be drawn."""
+        env = self._failing(make(task, render=True, variation=self.config.randomise, senses=self.senses))
+        self._say_instead([env], task)
+        return env
+
+    def _say_instead(self, envs: Sequence[Env], task: TaskConfig) -> None:
+        """Have each say what the settings say. Raises ConfigError for a checkpoint without ears, or without words."""
         config = self.config
         if not config.sentence and not config.paraphrases:
             return
         if not self.senses.language:
             raise ConfigError("sentence=, paraphrases=: only for a checkpoint with senses=[...,language]")
         if config.sentence:
-            env.set_attr("sentence", config.sentence)
+            for one in envs:
+                one.set_wrapper_attr("sentence", config.sentence)
             return
         if lacking := [part.name for part in task.parts if part.name not in PARAPHRASES]:
             raise ConfigError(f"paraphrases=true: there are none of {', '.join(lacking)}; of {', '.join(PARAPHRASES)}")
-        for number, one in enumerate(env.envs):
+        for number, one in enumerate(envs):
             said = other_words(number)
             if task.name == "multi":
                 one.get_wrapper_attr("say")(said)
