@@ -36,7 +36,7 @@ from policies.checkpoint import (
     versions,
 )
 from policies.files import replace_file
-from policies.folders import MANIFEST, FolderError, read_tensors
+from policies.folders import MANIFEST, FolderError, check_folder, read_tensors
 from policies.memories import Memories
 from policies.one_by_one import OneByOne
 from policies.rollouts import Rollout, by_task, rollout, success_rates
@@ -71,7 +71,8 @@ class Evaluation:
         return cls(config, machine, path, identity, model, planner)
 
     def run(self, folder: Path) -> dict:
-        """Evaluate; leaves summary.json, a picture and perhaps a video. Returns the summary."""
+        """Evaluate; leaves summary.json, a picture and perhaps a video. Returns the summary. Raises FolderError."""
+        agreement = self._agreement()  # first: a damaged replay is not to cost the episodes
         planned, imagined = self._episodes(True)
         alone, _ = self._episodes(False)
         agent, task = self._agent(True, self.machine.compiled)
@@ -101,7 +102,7 @@ class Evaluation:
             "device": str(self.machine.device),
             "versions": versions(),
             "tasks": {name: round(value, 3) for name, value in by_task(planned).items()} or None,
-            "agreement": self._agreement(),
+            "agreement": agreement,
             "planner": asdict(self.planner),
             "checkpoint": str(self.path),
         }
@@ -155,11 +156,15 @@ class Evaluation:
 
     @cached_property
     def memories(self) -> Memories | None:
-        """Moments out of the checkpoint's replay; None where it has been left out (`policies.checkpoint`)."""
+        """Moments out of the checkpoint's replay; None where it has been left out. Raises FolderError."""
         if not (self.path / REPLAY).exists():
             return None
+        check_folder(self.path, (REPLAY,))
         saved, lags = read_tensors(self.path / REPLAY), self.identity.model.vision.lags
-        return Memories.of(Replay.read(saved, self.identity.senses, lags), self.model)
+        try:
+            return Memories.of(Replay.read(saved, self.identity.senses, lags), self.model)
+        except (KeyError, ValueError) as error:
+            raise FolderError(f"{self.path / REPLAY}: not what this checkpoint's model saw ({error})") from error
 
     def _agreement(self) -> dict[str, float] | None:
         """How far each of several senses alone says what all say."""
