@@ -82,6 +82,8 @@ class Evaluation:
         result = {
             "task": task.label,
             "seed": self.config.seed,
+            "drop": list(self.config.drop),
+            **{name: getattr(self.config, name) for name in ("drop_at", "sentence", "paraphrases")},
             "env_steps": self.identity.env_steps,
             **_returns("return", planned),
             "episodes": self.config.episodes,

@@ -89,6 +89,17 @@ def test_it_reports_what_training_does_and_more(run, evaluated):
     assert summary["gflop_per_decision"] == pytest.approx(trained["gflop_per_decision"], abs=1.1e-3)
 
 
+def test_it_says_under_what_it_was_evaluated(run, tmp_path):
+    summary = evaluation(run, drop=["state"], drop_at=7, episodes=1).run(tmp_path)
+    assert (summary["drop"], summary["drop_at"], summary["sentence"], summary["paraphrases"]) == (
+        ["state"],
+        7,
+        "",
+        False,
+    )
+    assert json.loads((tmp_path / "summary.json").read_text()) == summary
+
+
 def test_it_can_be_repeated_and_another_seed_is_another_sample(run, evaluated, tmp_path):
     again = evaluation(run / "checkpoints" / "last").run(tmp_path)
     other = evaluation(run, seed=101).run(tmp_path)
