@@ -33,6 +33,7 @@ Keys, with their defaults:
 Leaves in the folder: summary.json, returns.png (every episode with the planner and without) and, with video=true,
 rollout.mp4. Progress goes to stderr; the last line of stdout is one JSON object, the same as summary.json:
 
+  drop, drop_at, sentence, paraphrases        what was asked for
   return_mean, return_std, return_interval    with the planner; the interval is the 95 % bootstrap one of the mean
   policy_return_mean, ...                     the same of the policy alone
   success_rate, policy_success_rate           episodes that succeeded at any step; null where the task does not tell

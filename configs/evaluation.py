@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -35,7 +36,7 @@ from policies.checkpoint import (
     versions,
 )
 from policies.files import replace_file
-from policies.folders import MANIFEST, FolderError, read_tensors
+from policies.folders import MANIFEST, FolderError, check_folder, read_tensors
 from policies.memories import Memories
 from policies.one_by_one import OneByOne
 from policies.rollouts import Rollout, by_task, rollout, success_rates
@@ -70,7 +71,8 @@ class Evaluation:
         return cls(config, machine, path, identity, model, planner)
 
     def run(self, folder: Path) -> dict:
-        """Evaluate; leaves summary.json, a picture and perhaps a video. Returns the summary."""
+        """Evaluate; leaves summary.json, a picture and perhaps a video. Returns the summary. Raises FolderError."""
+        agreement = self._agreement()  # first: a damaged replay is not to cost the episodes
         planned, imagined = self._episodes(True)
         alone, _ = self._episodes(False)
         agent, task = self._agent(True, self.machine.compiled)
@@ -80,6 +82,8 @@ class Evaluation:
         result = {
             "task": task.label,
             "seed": self.config.seed,
+            "drop": list(self.config.drop),
+            **{name: getattr(self.config, name) for name in ("drop_at", "sentence", "paraphrases")},
             "env_steps": self.identity.env_steps,
             **_returns("return", planned),
             "episodes": self.config.episodes,
@@ -100,7 +104,7 @@ class Evaluation:
             "device": str(self.machine.device),
             "versions": versions(),
             "tasks": {name: round(value, 3) for name, value in by_task(planned).items()} or None,
-            "agreement": self._agreement(),
+            "agreement": agreement,
             "planner": asdict(self.planner),
             "checkpoint": str(self.path),
         }
@@ -110,8 +114,8 @@ class Evaluation:
         steps = self.identity.env_steps
         paired_strips(folder / "returns.png", samples, f"{task.label}, {steps:,} steps")
         if self.config.video:
-            env = self._failing(make(task, render=True, senses=self.senses))
-            film(folder / "rollout.mp4", env, self._agent(True)[0], _say, self.config.seed, self.memories)
+            agent = self._agent(True)[0]
+            film(folder / "rollout.mp4", self._filmed(task), agent, _say, self.config.seed, self.memories)
         _say(
             f"return {result['return_mean']:.0f} ± {result['return_std']:.0f}, policy alone "
             f"{result['policy_return_mean']:.0f}{success_rates(planned, alone)}, "
@@ -131,7 +135,7 @@ class Evaluation:
         settings = {"variation": self.config.randomise, "senses": self.senses, "wrap": self._failing}
         env = make_vector(task, self.config.episodes, processes=False, **settings)
         try:
-            self._say_instead(env, task)
+            self._say_instead(env.envs, task)
             self._fits(env)
             limit = episode_limit(env) or ENDLESS
             with tqdm(
@@ -154,11 +158,15 @@ class Evaluation:
 
     @cached_property
     def memories(self) -> Memories | None:
-        """Moments out of the checkpoint's replay; None where it has been left out (`policies.checkpoint`)."""
+        """Moments out of the checkpoint's replay; None where it has been left out. Raises FolderError."""
         if not (self.path / REPLAY).exists():
             return None
+        check_folder(self.path, (REPLAY,))
         saved, lags = read_tensors(self.path / REPLAY), self.identity.model.vision.lags
-        return Memories.of(Replay.read(saved, self.identity.senses, lags), self.model)
+        try:
+            return Memories.of(Replay.read(saved, self.identity.senses, lags), self.model)
+        except (KeyError, ValueError) as error:
+            raise FolderError(f"{self.path / REPLAY}: not what this checkpoint's model saw ({error})") from error
 
     def _agreement(self) -> dict[str, float] | None:
         """How far each of several senses alone says what all say."""
@@ -171,19 +179,26 @@ class Evaluation:
         env = watched(env)
         return Dropping(env, dict.fromkeys(self.config.drop, self.config.drop_at)) if self.config.drop else env
 
-    def _say_instead(self, env, task: TaskConfig) -> None:
-        """Have said what the settings say. Raises ConfigError for a checkpoint that hears nothing, or without words."""
+    def _filmed(self, task: TaskConfig) -> Env:
+        """The environment of the film: like those of the episodes, and it can be drawn."""
+        env = self._failing(make(task, render=True, variation=self.config.randomise, senses=self.senses))
+        self._say_instead([env], task)
+        return env
+
+    def _say_instead(self, envs: Sequence[Env], task: TaskConfig) -> None:
+        """Have each say what the settings say. Raises ConfigError for a checkpoint without ears, or without words."""
         config = self.config
         if not config.sentence and not config.paraphrases:
             return
         if not self.senses.language:
             raise ConfigError("sentence=, paraphrases=: only for a checkpoint with senses=[...,language]")
         if config.sentence:
-            env.set_attr("sentence", config.sentence)
+            for one in envs:
+                one.set_wrapper_attr("sentence", config.sentence)
             return
         if lacking := [part.name for part in task.parts if part.name not in PARAPHRASES]:
             raise ConfigError(f"paraphrases=true: there are none of {', '.join(lacking)}; of {', '.join(PARAPHRASES)}")
-        for number, one in enumerate(env.envs):
+        for number, one in enumerate(envs):
             said = other_words(number)
             if task.name == "multi":
                 one.get_wrapper_attr("say")(said)

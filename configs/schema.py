@@ -71,6 +71,8 @@ class TrainConfig(LoopConfig, AgentConfig):
         """Raise ValueError for a value out of range."""
         LoopConfig.__post_init__(self)
         AgentConfig.__post_init__(self)
+        if self.task.sentence and not self.perceived.language:
+            raise ValueError(f"task.sentence={self.task.sentence}: nothing hears it; senses=[...,language]")
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,7 @@ class Training:
             return cls._resume(keys, given)
         config = build(TrainConfig, keys)
         parts = Assembly(config, prepare(config))
-        parts.env  # noqa: B018  a task that cannot be made is refused before anything is written
+        parts.trainer  # noqa: B018  a task that cannot be made or remembered is refused before anything is written
         run = cls(config, parts, RunFolder(path))
         run.folder.begin(keys)
         return run

@@ -2,6 +2,7 @@
 
 import gymnasium
 import numpy as np
+from gymnasium import spaces
 
 CHOICE = 0x7A5C
 """Keeps the choice of a task apart from what the task itself draws from the same seed."""
@@ -72,10 +73,13 @@ class Multi(gymnasium.Wrapper):
         (first, expected), *others = found.items()
         for name, value in others:
             if value != expected:
-                raise ValueError(
-                    f"task.names: {first} and {name} have different {what}: {_short(expected)}, {_short(value)}"
-                )
+                one, other = (" ".join(str(each).split()) for each in _differing(expected, value))
+                raise ValueError(f"task.names: {first} and {name} have different {what}: {one}, {other}")
 
 
-def _short(value: object) -> str:
-    return " ".join(str(value).split())
+def _differing(one: object, other: object) -> tuple[object, object]:
+    """Of two Dicts the parts that differ, without the others; of anything else, both."""
+    if not (isinstance(one, spaces.Dict) and isinstance(other, spaces.Dict)):
+        return one, other
+    same = {key for key in one.keys() & other.keys() if one[key] == other[key]}
+    return tuple({key: part for key, part in space.items() if key not in same} for space in (one, other))

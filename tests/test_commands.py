@@ -90,6 +90,7 @@ def test_help_imports_nothing_heavy(name):
         ("train", ["task=multi", "task.names=walker-walk"], "task.names=walker-walk: a list, e.g. task.names=[a,b]"),
         ("train", ["task.names=[walker-run]"], "task.names=[walker-run]: only with task=multi"),
         ("train", ["task.sentence=1"], "task.sentence=1: text"),
+        ("train", ["task.sentence=up"], "task.sentence=up: nothing hears it; senses=[...,language]"),
         ("train", ["device=cuda:9"], "device=cuda:9"),
         ("train", ["resume=nowhere"], "resume=nowhere: not a run folder"),
         ("evaluate", [], "checkpoint=: a run folder or a checkpoint"),

@@ -18,6 +18,7 @@ from configs.strict import ConfigError, build
 from configs.training import Training
 from envs.benchmark.figures import draw_paired_strips
 from envs.senses import Senses
+from envs.sentences import PARAPHRASES
 from envs.settings import TaskConfig
 from policies.agent import Agent
 from policies.folders import FolderError
@@ -26,9 +27,12 @@ from policies.rollouts import rollout
 from policies.tokens import Tokens
 from worldmodel import planner as planning
 from worldmodel.planner import Planner
+from worldmodel.senses import LANGUAGE, STATE
 from worldmodel.settings import PlannerConfig, TokenConfig
 
 TASK = TaskConfig("gym", "Pendulum-v1", max_decisions=40)
+WALKER = TaskConfig("walker-run", max_decisions=5)
+WALKERS = TaskConfig("multi", names=("walker-walk", "walker-run"), max_decisions=5)
 SHARED = {
     *("task", "seed", "env_steps", "return_mean", "return_std", "episodes", "train_seconds", "env_steps_per_second"),
     *("gflop_per_decision", "decisions_per_second", "parameters", "device", "versions"),
@@ -83,6 +87,17 @@ def test_it_reports_what_training_does_and_more(run, evaluated):
         assert summary[name] == trained[name]
     # Rounded twice: the update on its own first.
     assert summary["gflop_per_decision"] == pytest.approx(trained["gflop_per_decision"], abs=1.1e-3)
+
+
+def test_it_says_under_what_it_was_evaluated(run, tmp_path):
+    summary = evaluation(run, drop=["state"], drop_at=7, episodes=1).run(tmp_path)
+    assert (summary["drop"], summary["drop_at"], summary["sentence"], summary["paraphrases"]) == (
+        ["state"],
+        7,
+        "",
+        False,
+    )
+    assert json.loads((tmp_path / "summary.json").read_text()) == summary
 
 
 def test_it_can_be_repeated_and_another_seed_is_another_sample(run, evaluated, tmp_path):
@@ -152,6 +167,21 @@ def test_a_film_is_made_or_the_reason_said(run, tmp_path, capsys):
         evaluation(run, video=True, episodes=1).run(tmp_path)
     assert (tmp_path / "rollout.mp4").exists() != ("no video: " in capsys.readouterr().err)
     assert all((tmp_path / name).stat().st_size for name in ("plan.svg", "plan.png", "plan.json"))
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"), [({"sentence": "stay up"}, "stay up"), ({"paraphrases": True}, PARAPHRASES["walker-run"][0])]
+)
+@pytest.mark.parametrize("task", [WALKER, WALKERS], ids=["a task", "two tasks"])
+def test_a_film_says_what_the_episodes_say(task, keys, said):
+    heard = types.SimpleNamespace(senses={STATE: (24,), LANGUAGE: (256,)})
+    config = EvaluateConfig(checkpoint="run", drop=("state",), drop_at=1, **keys)
+    env = Evaluation(config, None, None, heard, None, None)._filmed(task)
+    (seed,) = [seed for seed in range(9) if env.reset(seed=seed)[1].get("task", "walker-run") == "walker-run"][:1]
+    observation, _ = env.reset(seed=seed)
+    env.close()
+    assert observation[LANGUAGE] == said
+    assert bool(observation["mask.state"])
 
 
 def agent(model, planner, length=1):

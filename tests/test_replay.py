@@ -214,3 +214,9 @@ def test_a_replay_of_another_size_is_refused(other):
 def test_no_room_is_refused():
     with pytest.raises(ValueError, match=r"replay\.capacity=2"):
         Replay(2, 3, SEEN, A)
+
+
+def test_frames_that_no_memory_holds_are_refused_in_one_line():
+    with pytest.raises(ValueError, match=r"^replay of observation\.images\.front: no room for 786432000 GB") as caught:
+        Replay(10**12, 1, {"observation.images.front": (512, 512, 3)}, A)
+    assert "\n" not in str(caught.value)

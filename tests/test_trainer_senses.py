@@ -9,6 +9,7 @@ import torch
 from gymnasium import spaces
 
 from policies.checkpoint import load_model, load_trainer, read_identity, save_checkpoint
+from policies.folders import FolderError, tensor_bytes, write_folder
 from policies.words import Words
 from worldmodel.senses import LANGUAGE, STATE, mask
 
@@ -128,3 +129,30 @@ def test_a_robot_is_not_run_by_what_perceives_more_than_it_gives(make, toys, tmp
     with pytest.raises(ValueError, match=r"perceives observation\.images\.front, observation\.language") as caught:
         opened(path, 0, "cpu", 1)
     assert "\n" not in str(caught.value)
+
+
+def test_a_damaged_replay_is_said_in_one_line_and_a_missing_one_is_done_without(make, toys, tmp_path):
+    from configs.evaluation import Evaluation  # noqa: PLC0415
+
+    trainer = make((9,))
+    advance(trainer, 12)
+    path = save_checkpoint(tmp_path, toys.identity(trainer), trainer, {}, 1)
+    identity = read_identity(path)
+    model, file = load_model(path, identity), path / "replay.safetensors"
+
+    def memories():
+        return Evaluation(None, None, path, identity, model, None).memories
+
+    assert set(memories().agreement()) == {"state", "images.front", "language"}
+    whole = file.read_bytes()
+    for damaged in (whole[:-1], whole[:-1] + bytes([whole[-1] ^ 1]), whole.replace(b'"head"', b'"haed"')):
+        file.write_bytes(damaged)
+        with pytest.raises(FolderError, match=r"replay\.safetensors: damaged"):
+            memories()
+    saved = trainer.replay.state_dict()
+    del saved["head"]
+    write_folder(path, {file.name: tensor_bytes(saved)}, {})
+    with pytest.raises(FolderError, match=r"replay\.safetensors: not what this checkpoint's model saw"):
+        memories()
+    file.unlink()
+    assert memories() is None

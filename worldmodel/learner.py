@@ -64,11 +64,12 @@ class Learner:
         """The standard normal draws one update uses, and which senses it does not hide."""
         size, count = len(batch.choice), len(self.model.senses)
         normal = torch.randn(2, size, self.model.points, generator=generator)
-        keep = torch.ones(size, count)
+        keep = torch.ones(size, count, device=self.flat.device)
         if count > 1:
-            keep = (torch.rand(size, count, generator=generator) >= self.config.dropout).float()
-            keep[keep.sum(1) == 0] = 1  # all hidden: none is
-        return *normal.to(self.flat.device), keep.to(self.flat.device)
+            keep = (torch.rand(size, count, generator=generator) >= self.config.dropout).to(keep)
+            there = self.model.encoder.present({key: value[0] for key, value in batch.seen.items()})
+            keep = torch.where((keep * there).sum(1, keepdim=True) > 0, keep, 1.0)  # all hidden: none is
+        return *normal.to(self.flat.device), keep
 
     def learn(self, batch: Batch, noise: tuple[Tensor, Tensor, Tensor]) -> None:
         """One step with given noise."""

@@ -46,12 +46,17 @@ class Batch:
 
     @classmethod
     def joined(cls, batches: Sequence["Batch"]) -> "Batch":
-        """Several batches as one."""
+        """Several batches as one. Where one has masks and another has none, the other missed nothing."""
         if len(batches) == 1:
             return batches[0]
-        seen = {key: torch.cat([batch.seen[key] for batch in batches], 1) for key in batches[0].seen}
+        keys = dict.fromkeys(key for batch in batches for key in batch.seen)
+        seen = {key: torch.cat([batch._shown(key) for batch in batches], 1) for key in keys}
         columns = {f.name: [getattr(batch, f.name) for batch in batches] for f in fields(cls) if f.name != "seen"}
         return cls(seen, **{name: torch.cat(parts, 0 if name == "choice" else 1) for name, parts in columns.items()})
+
+    def _shown(self, key: str) -> Tensor:
+        """What was seen by its key; ones for a mask that there is none of."""
+        return self.seen[key] if key in self.seen else self.valid.new_ones(len(self.valid) + 1, self.valid.shape[1], 1)
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on a device."""

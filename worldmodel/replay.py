@@ -1,5 +1,6 @@
 """Replay: raw control steps in preallocated arrays, usable the moment they are added; samples windows of tokens."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -50,7 +51,7 @@ class Replay:
         token_size: int | None = None,
         lags: Sequence[int] = (0,),
     ):
-        """Keep the newest `capacity` steps in all; raises ValueError if that leaves an environment under 2 rows.
+        """Keep the newest `capacity` steps in all; raises ValueError for too few to use or too many to have room for.
 
         `token_size` P is the action's size unless given. Each frame is kept once, as bytes; `lags`: of how many steps
         ago the frames are that a window shows at once, those of before an episode being its first. Of the language,
@@ -239,9 +240,13 @@ class Replay:
 
 def _column(key: str, shape: tuple[int, ...], envs: int, rows: int) -> Tensor:
     """Room for what one sense gives. Pages of it that are never written take no memory."""
-    if naming.is_image(key):
-        return torch.zeros(envs, rows, *shape, dtype=torch.uint8)
-    return torch.zeros(envs, rows, dtype=torch.int32) if key == LANGUAGE else torch.zeros(envs, rows, *shape)
+    kind = torch.uint8 if naming.is_image(key) else torch.int32 if key == LANGUAGE else torch.float32
+    sizes = (envs, rows) if key == LANGUAGE else (envs, rows, *shape)
+    try:
+        return torch.zeros(sizes, dtype=kind)
+    except RuntimeError as error:  # PyTorch has no error of its own for it
+        gigabytes = math.prod(sizes) * kind.itemsize / 1e9
+        raise ValueError(f"replay of {key}: no room for {gigabytes:.0f} GB; fewer steps or smaller frames") from error
 
 
 _ROWS = ("present", "action", "reward", "terminated", "final", "choice", "chose")
