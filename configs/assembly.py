@@ -14,6 +14,7 @@ from gymnasium import spaces
 from configs.schema import MachineConfig, TrainConfig
 from envs.blackout import watched
 from envs.make import episode_limit, make_vector
+from envs.multi import take_turns
 from envs.senses import Senses
 from envs.settings import TaskConfig
 from policies.agent import Agent
@@ -119,7 +120,10 @@ class Assembly:
         """An environment for each evaluation episode, in this process."""
         config = self.config
         settings = {"variation": config.randomise, "senses": config.perceived, "wrap": watched}
-        return make_vector(config.task, config.evaluation.episodes, processes=False, **settings)
+        env = make_vector(config.task, config.evaluation.episodes, processes=False, **settings)
+        if config.task.name == "multi":
+            take_turns(env.envs)
+        return env
 
     @cached_property
     def limit(self) -> int:

@@ -20,9 +20,10 @@ from envs.benchmark.figures import paired_strips
 from envs.benchmark.statistics import mean_interval
 from envs.blackout import watched
 from envs.dropping import Dropping
+from envs.language import say
 from envs.make import episode_limit, make, make_vector
+from envs.multi import take_turns
 from envs.senses import Senses
-from envs.sentences import PARAPHRASES, other_words
 from envs.settings import TaskConfig
 from policies.agent import Agent
 from policies.checkpoint import (
@@ -66,6 +67,9 @@ class Evaluation:
         identity = read_identity(path)
         changed = {name: value for name, value in config.planner.items() if value is not None}
         planner = build(PlannerConfig, asdict(identity.planner) | changed, "planner.")
+        known = perceived(identity.senses).names
+        if config.drop and not set(config.drop) < set(known):
+            raise ConfigError(f"drop=[{','.join(config.drop)}]: some of what it perceives, {', '.join(known)}; not all")
         machine = prepare(config)
         model = load_model(path, identity).to(machine.device)
         return cls(config, machine, path, identity, model, planner)
@@ -103,6 +107,7 @@ class Evaluation:
             "parameters": sum(p.numel() for p in self.model.parameters()),
             "device": str(self.machine.device),
             "versions": versions(),
+            "task_of_each": list(planned.tasks) or None,
             "tasks": {name: round(value, 3) for name, value in by_task(planned).items()} or None,
             "agreement": agreement,
             "planner": asdict(self.planner),
@@ -135,6 +140,8 @@ class Evaluation:
         settings = {"variation": self.config.randomise, "senses": self.senses, "wrap": self._failing}
         env = make_vector(task, self.config.episodes, processes=False, **settings)
         try:
+            if task.name == "multi":
+                take_turns(env.envs)
             self._say_instead(env.envs, task)
             self._fits(env)
             limit = episode_limit(env) or ENDLESS
@@ -186,24 +193,13 @@ class Evaluation:
         return env
 
     def _say_instead(self, envs: Sequence[Env], task: TaskConfig) -> None:
-        """Have each say what the settings say. Raises ConfigError for a checkpoint without ears, or without words."""
+        """Have each say what the settings say. Raises ConfigError for a checkpoint without ears."""
         config = self.config
         if not config.sentence and not config.paraphrases:
             return
         if not self.senses.language:
             raise ConfigError("sentence=, paraphrases=: only for a checkpoint with senses=[...,language]")
-        if config.sentence:
-            for one in envs:
-                one.set_wrapper_attr("sentence", config.sentence)
-            return
-        if lacking := [part.name for part in task.parts if part.name not in PARAPHRASES]:
-            raise ConfigError(f"paraphrases=true: there are none of {', '.join(lacking)}; of {', '.join(PARAPHRASES)}")
-        for number, one in enumerate(envs):
-            said = other_words(number)
-            if task.name == "multi":
-                one.get_wrapper_attr("say")(said)
-            else:
-                one.set_wrapper_attr("sentence", said[task.name])
+        say(envs, task, config.sentence)
 
     def _fits(self, env) -> None:
         """Raise FolderError if the task has other observations or actions than when the checkpoint was made."""

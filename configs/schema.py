@@ -4,6 +4,7 @@ from dataclasses import dataclass, field, fields
 
 from envs.benchmark.suites import SUITES
 from envs.senses import Senses
+from envs.sentences import check as check_sentence
 from envs.settings import TaskConfig
 from policies.settings import CheckpointConfig, CodecChoices, EvaluationConfig, LoopConfig, ReplayConfig
 from sim.variation import Variation
@@ -73,6 +74,8 @@ class TrainConfig(LoopConfig, AgentConfig):
         AgentConfig.__post_init__(self)
         if self.task.sentence and not self.perceived.language:
             raise ValueError(f"task.sentence={self.task.sentence}: nothing hears it; senses=[...,language]")
+        if self.task.name == "multi" and not self.perceived.language:
+            raise ValueError(f"senses=[{','.join(self.senses)}]: [...,language] with task=multi, to tell tasks apart")
 
 
 @dataclass(frozen=True)
@@ -102,6 +105,8 @@ class EvaluateConfig(MachineConfig):
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed={self.seed}: from 0 to {2**32 - 1}")
         check("", self, "drop_at", low=0)
+        if self.sentence:
+            check_sentence(self.sentence, "sentence")
         if self.sentence and self.paraphrases:
             raise ValueError("sentence=, paraphrases=true: one of them")
 

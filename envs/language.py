@@ -1,10 +1,16 @@
 """What to do, in words, beside what else is observed."""
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 import gymnasium
 from gymnasium import spaces
 
 from envs.senses import LANGUAGE, key
-from envs.sentences import CHARACTERS, LONGEST, check
+from envs.sentences import CHARACTERS, LONGEST, PARAPHRASES, check, other_words
+
+if TYPE_CHECKING:
+    from envs.settings import TaskConfig
 
 KEY = key(LANGUAGE)
 
@@ -34,3 +40,21 @@ class Spoken(gymnasium.Wrapper):
         """One decision; the sentence is the episode's."""
         observation, reward, terminated, truncated, info = self.env.step(action)
         return observation | {KEY: self._said}, reward, terminated, truncated, info
+
+
+def say(envs: Sequence[gymnasium.Env], task: "TaskConfig", sentence: str) -> None:
+    """Have environments of a task say a sentence; where it is empty, each its task in other words, one after the other.
+
+    Raises:
+        ValueError: a task that has no other words.
+    """
+    if lacking := [part.name for part in task.parts if not sentence and part.name not in PARAPHRASES]:
+        raise ValueError(f"paraphrases=true: there are none of {', '.join(lacking)}; of {', '.join(PARAPHRASES)}")
+    for number, env in enumerate(envs):
+        words = other_words(number // len(task.parts))  # so that each of several tasks is said in each of its ways
+        if sentence:
+            env.set_wrapper_attr("sentence", sentence)
+        elif task.name == "multi":
+            env.get_wrapper_attr("say")(words)
+        else:
+            env.set_wrapper_attr("sentence", words[task.name])

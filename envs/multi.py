@@ -1,5 +1,7 @@
 """Several tasks of one body as one environment: each episode is one of them, which its seed chooses."""
 
+from collections.abc import Iterable
+
 import gymnasium
 import numpy as np
 from gymnasium import spaces
@@ -11,8 +13,9 @@ CHOICE = 0x7A5C
 class Multi(gymnasium.Wrapper):
     """One of several environments at a time; `info["task"]` names it.
 
-    A seed chooses the task, each with the same chance, and the rest of the episode is as that task alone would have
-    it from that seed. `env`, and all that it stands for (`unwrapped`, what it draws), is the episode's own.
+    A seed chooses the task, each with the same chance, unless it is fixed; the rest of the episode is as that task
+    alone would have it from that seed. `env`, and all that it stands for (`unwrapped`, what it draws), is the
+    episode's own.
     """
 
     def __init__(self, parts: dict[str, gymnasium.Env]):
@@ -29,7 +32,11 @@ class Multi(gymnasium.Wrapper):
         limits = [env.metadata["episode_limit"] for env in self._parts]
         self.metadata = {**self._parts[0].metadata, "episode_limit": None if None in limits else max(limits)}
         self._generator = np.random.default_rng()
-        self._task = self._names[0]
+        self._task, self._fixed = self._names[0], None
+
+    def fix(self, number: int) -> None:
+        """Let every episode from the next reset on be of one task; `number` counts the tasks round."""
+        self._fixed = number % len(self._parts)
 
     def reset(self, *, seed: int | None = None, options: dict | None = None):
         """Choose a task by `seed`, and begin an episode of it; without one, the last seed's choices go on."""
@@ -37,7 +44,9 @@ class Multi(gymnasium.Wrapper):
             seed = int(self._generator.integers(2**32))
         else:
             self._generator = np.random.default_rng([seed, CHOICE, 1])
-        chosen = int(np.random.default_rng([seed, CHOICE]).integers(len(self._parts)))
+        chosen = self._fixed
+        if chosen is None:
+            chosen = int(np.random.default_rng([seed, CHOICE]).integers(len(self._parts)))
         self.env, self._task = self._parts[chosen], self._names[chosen]
         observation, info = self.env.reset(seed=seed, options=options)
         return observation, info | {"task": self._task}
@@ -83,3 +92,9 @@ def _differing(one: object, other: object) -> tuple[object, object]:
         return one, other
     same = {key for key in one.keys() & other.keys() if one[key] == other[key]}
     return tuple({key: part for key, part in space.items() if key not in same} for space in (one, other))
+
+
+def take_turns(envs: Iterable[gymnasium.Env]) -> None:
+    """Have environments of several tasks, side by side in an evaluation, be of one task after the other."""
+    for number, env in enumerate(envs):
+        env.get_wrapper_attr("fix")(number)

@@ -86,7 +86,17 @@ def test_help_imports_nothing_heavy(name):
         ("train", ["task=gym", "task.id=Pendulam-v1"], "close to it: Pendulum-v1"),
         ("train", ["task=gym", "task.id=CartPole-v1"], "CartPole-v1: its actions are Discrete(2)"),
         ("train", ["task=multi"], "task.names=[]: two or more different tasks, e.g. task=multi task.names="),
-        ("train", ["task=multi", "task.names=[walker-walk,cheetah-run]"], "cheetah-run have different observations"),
+        (
+            "train",
+            ["task=multi", "task.names=[walker-walk,walker-run]"],
+            "senses=[state]: [...,language] with task=multi",
+        ),
+        (
+            "train",
+            ["task=multi", "task.names=[walker-walk,cheetah-run]", "senses=[state,language]"],
+            "cheetah-run have different observations",
+        ),
+        ("evaluate", ["checkpoint=run", f"sentence={'a' * 500}"], "sentence: 500 characters; at most 120"),
         ("train", ["task=multi", "task.names=walker-walk"], "task.names=walker-walk: a list, e.g. task.names=[a,b]"),
         ("train", ["task.names=[walker-run]"], "task.names=[walker-run]: only with task=multi"),
         ("train", ["task.sentence=1"], "task.sentence=1: text"),

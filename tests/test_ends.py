@@ -128,7 +128,7 @@ def ends(monkeypatch, capsys, tmp_path, robots):
         command = robots[-1].command  # None: between two episodes
         assert (command is None or command.resting) and not robots[-1].is_connected
         lines = capsys.readouterr().err.splitlines()
-        told = [line for line in lines if re.search("stopped|gone|cannot", line)]
+        told = [line for line in lines if re.search("stopped|gone|cannot|driver: ", line)]
         assert len(told) == 1, lines
         return end.value.code, told[0]
 

@@ -90,14 +90,16 @@ def test_it_reports_what_training_does_and_more(run, evaluated):
 
 
 def test_it_says_under_what_it_was_evaluated(run, tmp_path):
-    summary = evaluation(run, drop=["state"], drop_at=7, episodes=1).run(tmp_path)
-    assert (summary["drop"], summary["drop_at"], summary["sentence"], summary["paraphrases"]) == (
-        ["state"],
-        7,
-        "",
-        False,
-    )
+    summary = evaluation(run, drop_at=7, episodes=1).run(tmp_path)
+    said = {name: summary[name] for name in ("drop", "drop_at", "sentence", "paraphrases")}
+    assert said == {"drop": [], "drop_at": 7, "sentence": "", "paraphrases": False}
     assert json.loads((tmp_path / "summary.json").read_text()) == summary
+
+
+@pytest.mark.parametrize("drop", [["state"], ["images.main"]])
+def test_what_is_dropped_must_be_perceived_and_leave_something(run, drop):
+    with pytest.raises(ConfigError, match=rf"^drop=\[{drop[0]}\]: some of what it perceives, state; not all$"):
+        evaluation(run, drop=drop)
 
 
 def test_it_can_be_repeated_and_another_seed_is_another_sample(run, evaluated, tmp_path):

@@ -10,7 +10,7 @@ from gymnasium import spaces
 from envs import lerobot_view
 from envs.language import KEY as LANGUAGE
 from envs.make import STATE, episode_limit, make, make_vector
-from envs.multi import Multi
+from envs.multi import Multi, take_turns
 from envs.senses import Senses
 from envs.sentences import PARAPHRASES, SENTENCES, other_words
 from envs.settings import TaskConfig
@@ -264,3 +264,12 @@ def test_each_episode_of_a_task_can_be_said_in_other_words():
         assert heard[0, name] == PARAPHRASES[name][0] == heard[20, name]
         assert heard[19, name] == PARAPHRASES[name][19]
     env.close()
+
+
+def test_in_an_evaluation_the_tasks_take_turns():
+    vector = make_vector(TASK, 7, processes=False, senses=SPOKEN)
+    take_turns(vector.envs)
+    for seed in (0, 1):
+        _, info = vector.reset(seed=list(range(seed, seed + 7)))
+        assert list(info["task"]) == [*WALKERS, *WALKERS, WALKERS[0]]
+    vector.close()
