@@ -7,7 +7,7 @@ import torch
 
 from worldmodel.encoder import Encoder
 from worldmodel.learner import Learner
-from worldmodel.losses import METRICS, Batch, begin
+from worldmodel.losses import METRICS, Batch, begin, loss
 from worldmodel.senses import LANGUAGE, STATE, check, mask
 from worldmodel.settings import LearningConfig, VisionConfig
 
@@ -159,3 +159,19 @@ def test_one_sense_is_never_hidden_and_draws_nothing(toys):
 def test_settings_of_vision_come_back_from_json(toys):
     config = toys.tiny_config(vision=VISION)
     assert type(config).of(dataclasses.asdict(config)) == config
+
+
+@pytest.mark.parametrize("senses", [{STATE: (3,)}, SENSES], ids=["state", "cameras"])
+def test_latents_are_told_apart_where_there_are_cameras(toys, senses):
+    model, found = toys.tiny_model(senses, vision=VISION), []
+    ready = {key: x.unflatten(0, (3, 6)) for key, x in model.prepare(observed(18)).items()}
+    ones = torch.ones(2, 6)
+    data = Batch(ready, torch.full((2, 6, 2), 0.5), ones, ones, ones, torch.zeros(6, 2))
+    for contrast in (0.0, 0.5):
+        learner = Learner(model, [0.9], LearningConfig(batch=6, horizon=2, contrast=contrast))
+        noise = learner.noise(data, torch.Generator().manual_seed(0))
+        total, *_ = loss(model, learner.target, data, noise, learner.scale, learner.discounts, learner.config)
+        names = [name for name, _ in model.named_parameters()]
+        found.append(dict(zip(names, torch.autograd.grad(total, learner.parameters), strict=True)))
+    felt = {name.split(".")[0] for name in names if not torch.equal(found[0][name], found[1][name])}
+    assert felt == ({"encoder", "trunk", "next"} if model.sees else set())

@@ -263,11 +263,3 @@ def test_confusion_is_that_of_guessing_where_all_look_alike_and_none_where_symbo
     assert torch.allclose(confusion(latents, even, 4), torch.tensor(3.0).log().expand(3))
     other = confusion(latents, latents.roll(1, 0), 4)
     assert (other > 10).all()
-
-
-def test_without_contrast_nothing_is_contrasted(toys, model):
-    data, target = batch(), target_of(toys)
-    one, _, _ = gradients(model, target, data, CONFIG)
-    other, _, _ = gradients(model, target, data, dataclasses.replace(CONFIG, contrast=0.5))
-    felt = {name.split(".")[0] for name in one if not torch.equal(one[name], other[name])}
-    assert felt == {"encoder", "trunk", "next"}

@@ -156,14 +156,14 @@ def loss(
 
     z, agreement = begin(model, {key: value[0] for key, value in batch.seen.items()}, noise[2])
     start, features, consistency = z, [], torch.zeros((), device=z.device)
-    contrast = torch.zeros((), device=z.device)
+    contrast, contrasted = torch.zeros((), device=z.device), config.contrast > 0 and model.sees
     for t in range(steps):
         features.append(model.leap(z, batch.token[t]))
         z = model.next(features[-1])
         # Nothing is to be predicted beyond a termination: no latent follows it.
         known = weight[t] * batch.proceed[t]
         consistency = consistency + (known * (z - ahead[t]).square().mean(-1)).mean() / steps
-        if config.contrast:
+        if contrasted:
             contrast = contrast + (known * confusion(z, ahead[t], model.config.group)).mean() / steps
     weight = weight.flatten()
     outcome = model.outcome(torch.cat(features))
@@ -195,7 +195,7 @@ def loss(
         + config.continuation * continuation
         + policy_loss
     )
-    if config.contrast:
+    if contrasted:
         total = total + config.contrast * contrast
     if len(model.senses) > 1:
         total = total + config.agreement * agreement

@@ -82,6 +82,11 @@ class WorldModel(nn.Module):
         return self.senses.get(STATE, (0,))[0]
 
     @property
+    def sees(self) -> bool:
+        """Whether it has cameras."""
+        return any(map(naming.is_image, self.senses))
+
+    @property
     def kind_size(self) -> int:
         """Numbers in a kind's code: none where there is only one."""
         return self.kinds if self.kinds > 1 else 0

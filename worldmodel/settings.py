@@ -103,8 +103,8 @@ class LearningConfig:
 
     Of several senses each is hidden with probability `dropout` where a window begins (never all), and `agreement`
     weighs the distance of the latent that is left to that of all. Frames are moved at random by up to `shift` pixels,
-    and the vectors of sentences by `vary` of their length, as other words for the same would be. `contrast` weighs how
-    well an imagined latent is told from the others of the batch; at 0 that is not asked.
+    and the vectors of sentences by `vary` of their length, as other words for the same would be. Where there are
+    cameras, `contrast` weighs how well an imagined latent is told from the others of the batch.
     """
 
     batch: int = 128
@@ -125,7 +125,7 @@ class LearningConfig:
     dropout: float = 0.3
     agreement: float = 20.0
     shift: int = 4
-    contrast: float = 0.0
+    contrast: float = 0.5
     vary: float = 2.0
 
     def __post_init__(self):
