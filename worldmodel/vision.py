@@ -61,8 +61,8 @@ MOTION = 16  # of 255: a change between two frames that counts as one
 class Eye(nn.Module):
     """The patches of one camera to one vector: each by itself, then 2 x 2 neighbours merged until few are left.
 
-    Of the frames before the newest it sees what has changed since. (Without that, velocities took twice the updates to
-    be read off the frames: `docs/results/README.md`.)
+    Of the frames before the newest it sees what has changed since. Without that, velocities took twice the updates to
+    be read off the frames (`docs/results/README.md`, "What an eye reads off frames").
     """
 
     FEW = 4  # patches along a side that are read together
