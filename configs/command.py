@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
@@ -43,6 +44,7 @@ def run(name: str, help_text: str, body: Callable[[dict, Path], dict]) -> list[d
     from hydra.errors import HydraException  # noqa: PLC0415
 
     os.environ["HYDRA_FULL_ERROR"] = "1"
+    warnings.formatwarning = lambda message, *place, **line: f"semagram: {message}\n"  # not where in the code, too
     OmegaConf.register_new_resolver("semagram.label", label, replace=True)
     register()
     outcome: list[dict | Exception] = []

@@ -82,3 +82,8 @@ def test_an_eye_tells_motion_from_rest_whatever_the_light(generator):
     assert torch.allclose(*rest, atol=1e-6)
     moved = torch.cat([still, still.roll(1, 3)], 1)
     assert not torch.allclose(two(patches(moved, 8)), rest[0], atol=1e-3)
+
+
+def test_patches_larger_than_the_frame_are_refused():
+    with pytest.raises(ValueError, match=r"^model\.vision\.patch=17: at most 16, the frames' side$"):
+        Eye(64, 16, VisionConfig(patch=17), 8, torch.float32)

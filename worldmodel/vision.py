@@ -68,8 +68,10 @@ class Eye(nn.Module):
     FEW = 4  # patches along a side that are read together
 
     def __init__(self, height: int, width: int, config: VisionConfig, features: int, dtype: torch.dtype):
-        """Frames of this size; the output has `features` numbers."""
+        """Frames of this size; the output has `features` numbers. Raises ValueError for patches larger than them."""
         super().__init__()
+        if config.patch > min(height, width):
+            raise ValueError(f"model.vision.patch={config.patch}: at most {min(height, width)}, the frames' side")
         rows, columns = -(-height // config.patch), -(-width // config.patch)
         size = config.width
         self.frames = len(config.lags)
