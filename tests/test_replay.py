@@ -1,6 +1,8 @@
 """Laws of the replay: what a window may show, what it must not know, and what is drawn how often."""
 
 import dataclasses
+import subprocess
+import sys
 
 import pytest
 import scipy.stats
@@ -220,3 +222,24 @@ def test_frames_that_no_memory_holds_are_refused_in_one_line():
     with pytest.raises(ValueError, match=r"^replay of observation\.images\.front: no room for 786432000 GB") as caught:
         Replay(10**12, 1, {"observation.images.front": (512, 512, 3)}, A)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux how much memory a process has")
+def test_room_that_is_not_used_takes_no_memory():
+    """A gigabyte of frames, of which ten are written."""
+    code = """
+import torch
+from worldmodel.replay import Replay
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * 4096
+before = resident()
+key = "observation.images.front"
+replay = Replay(80_000, 1, {key: (64, 64, 3)}, 1)
+replay.start(0, {key: torch.ones(64, 64, 3, dtype=torch.uint8)})
+for _ in range(10):
+    replay.add(0, torch.zeros(1), 0.0, {key: torch.ones(64, 64, 3, dtype=torch.uint8)}, False)
+assert replay.seen[key].numel() > 9e8
+print(resident() - before)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 5e7

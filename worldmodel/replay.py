@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -239,12 +240,12 @@ class Replay:
 
 
 def _column(key: str, shape: tuple[int, ...], envs: int, rows: int) -> Tensor:
-    """Room for what one sense gives. Pages of it that are never written take no memory."""
-    kind = torch.uint8 if naming.is_image(key) else torch.int32 if key == LANGUAGE else torch.float32
+    """Room for what one sense gives. Pages that are never written take no memory, which `torch.zeros` would write."""
+    kind = np.dtype(np.uint8 if naming.is_image(key) else np.int32 if key == LANGUAGE else np.float32)
     sizes = (envs, rows) if key == LANGUAGE else (envs, rows, *shape)
     try:
-        return torch.zeros(sizes, dtype=kind)
-    except RuntimeError as error:  # PyTorch has no error of its own for it
+        return torch.from_numpy(np.zeros(sizes, kind))
+    except MemoryError as error:
         gigabytes = math.prod(sizes) * kind.itemsize / 1e9
         raise ValueError(f"replay of {key}: no room for {gigabytes:.0f} GB; fewer steps or smaller frames") from error
 
