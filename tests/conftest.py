@@ -283,6 +283,28 @@ def start_twin():
 
 
 @pytest.fixture(scope="module")
+def served(start_twin, tmp_path_factory):
+    """A twin for a whole file of tests."""
+    twin = start_twin(tmp_path_factory.mktemp("twin"))
+    yield twin
+    twin.stop()
+
+
+@pytest.fixture
+def twin(served):
+    """The control channel of a twin that is in order, at rest, its torque off."""
+    from sim.twin_control import TwinControl  # noqa: PLC0415
+
+    with TwinControl(served.control) as control:
+        control.ask("mend")
+        control.ask("pull", cable="power")
+        control.ask("plug", cable="power")
+        control.ask("reset")
+        yield control
+        control.ask("mend")
+
+
+@pytest.fixture(scope="module")
 def patient_driver():
     """LeRobot's driver polls for 50 ms; let them be 200 of its own time: on a loaded machine the twin gets no other."""
     import scservo_sdk  # noqa: PLC0415

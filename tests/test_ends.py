@@ -19,7 +19,6 @@ import robot.arms
 from configs import record, run
 from robot.signals import SIGNALS
 from sim.twin_calibration import JOINTS
-from sim.twin_control import TwinControl
 
 pytestmark = pytest.mark.usefixtures("patient_driver", "patient_gate")
 WAIT_S = 120.0  # a loaded machine
@@ -32,25 +31,6 @@ def patient_gate(monkeypatch):
     strict = robot.arms.so101
     later = dict.fromkeys(("loop_s", "observation_age_s", "goal_age_s"), 60.0)
     monkeypatch.setattr(robot.arms, "so101", lambda *given: dataclasses.replace(strict(*given), **later))
-
-
-@pytest.fixture(scope="module")
-def served(start_twin, tmp_path_factory):
-    twin = start_twin(tmp_path_factory.mktemp("twin"))
-    yield twin
-    twin.stop()
-
-
-@pytest.fixture
-def twin(served):
-    """The control channel of a twin that is in order, at rest, its torque off."""
-    with TwinControl(served.control) as control:
-        control.ask("mend")
-        control.ask("pull", cable="power")
-        control.ask("plug", cable="power")
-        control.ask("reset")
-        yield control
-        control.ask("mend")
 
 
 @pytest.fixture(scope="module")

@@ -21,25 +21,6 @@ pytestmark = pytest.mark.usefixtures("patient_driver")
 START_S = 120.0  # a loaded machine
 
 
-@pytest.fixture(scope="module")
-def served(start_twin, tmp_path_factory):
-    twin = start_twin(tmp_path_factory.mktemp("twin"))
-    yield twin
-    twin.stop()
-
-
-@pytest.fixture
-def twin(served):
-    """The control channel of a twin that is in order, at rest, its torque off."""
-    with TwinControl(served.control) as control:
-        control.ask("mend")
-        control.ask("pull", cable="power")
-        control.ask("plug", cable="power")
-        control.ask("reset")
-        yield control
-        control.ask("mend")
-
-
 @pytest.fixture
 def connect(served):
     """Connects LeRobot's SO-101; what is still connected in the end is cut off."""
