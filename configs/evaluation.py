@@ -119,8 +119,8 @@ class Evaluation:
         steps = self.identity.env_steps
         paired_strips(folder / "returns.png", samples, f"{task.label}, {steps:,} steps")
         if self.config.video:
-            agent = self._agent(True)[0]
-            film(folder / "rollout.mp4", self._filmed(task), agent, _say, self.config.seed, self.memories)
+            agent, memories = self._agent(True)[0], self.memories if self.senses.cameras else None
+            film(folder / "rollout.mp4", self._filmed(task), agent, _say, self.config.seed, memories)
         _say(
             f"return {result['return_mean']:.0f} ± {result['return_std']:.0f}, policy alone "
             f"{result['policy_return_mean']:.0f}{success_rates(planned, alone)}, "

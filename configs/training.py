@@ -225,7 +225,8 @@ class Training:
         if config.video:
             path, agent = self.folder.path / "rollout.mp4", self.parts.evaluator(True, 0)
             env = watched(make(config.task, render=True, senses=config.perceived))
-            film(path, env, agent, self._say, memories=Memories.of(trainer.replay, agent.model))
+            memories = Memories.of(trainer.replay, agent.model) if config.perceived.cameras else None
+            film(path, env, agent, self._say, memories=memories)
         self._say(f"done: {self.folder.path}")
         return result
 

@@ -16,7 +16,7 @@ from policies.words import vary
 from worldmodel.learner import UPDATE_METRICS, Learner
 from worldmodel.losses import Batch
 from worldmodel.replay import Replay, Window
-from worldmodel.senses import LANGUAGE, STATE, is_image
+from worldmodel.senses import LANGUAGE, STATE, is_image, mask
 from worldmodel.vision import shift
 
 
@@ -129,8 +129,8 @@ class Trainer:
         """Take the states of the environments (E,) chosen into the statistics, those that are there."""
         if STATE in self.observation:
             here = torch.from_numpy(chosen)
-            if (mask := self.observation.get("mask.state")) is not None:
-                here = here & (mask[:, 0] > 0)
+            if (shown := self.observation.get(mask(STATE))) is not None:
+                here = here & (shown[:, 0] > 0)
             if bool(here.any()):
                 self.learner.model.normaliser.observe(self.observation[STATE][here])
 
