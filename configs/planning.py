@@ -67,16 +67,18 @@ class LocalPlanner:
         self._process: subprocess.Popen | None = None
 
     def reach(self) -> socket.socket:
-        """The robot's end of a socket to a new process."""
+        """The robot's end of a socket to a new process. Raises OSError, with nothing left open."""
         self.stop()
         ours, theirs = socket.socketpair()
-        with theirs:
+        with theirs, contextlib.ExitStack() as unless_started:
+            unless_started.enter_context(ours)
             command = [sys.executable, "-m", "configs.planning", str(theirs.fileno()), *self._arguments]
             self._process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, pass_fds=[theirs.fileno()]
             )
-        self._process.stdin.write(self.secret)
-        self._process.stdin.close()
+            with self._process.stdin as secretly:
+                secretly.write(self.secret)
+            unless_started.pop_all()
         return ours
 
     @property
