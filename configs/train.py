@@ -37,6 +37,8 @@ The SO-101's tasks: so101-touch, -look-at, -move, -pick-lift, -pick-return, -pic
   task.control=tied        an action moves the last target (at most 2.5 rad/s, the gripper 5), so that a curve begins
                            where the last ended; absolute: it says the target itself, anywhere in the joint's range
   task.end_on_success=false  true ends an episode where it succeeds
+  task.state=full          joints: only what the arm's encoders tell; where things are has to be seen, e.g. with
+                           senses=[state,images.overhead]
   randomise=off            mild or strong: each episode's arm differs from its model; each range is a key, too:
                            randomise.gains, .friction, .masses (factors), .latency_ms, .offset_deg (of the calibration),
                            .camera_mm, .camera_deg, .light (factor), e.g. randomise=mild randomise.latency_ms=[0,40]

@@ -8,12 +8,15 @@ from gymnasium import spaces
 
 from envs import suite
 from robot.targets import Targets
+from sim.so101_tasks import FULL
 
 if TYPE_CHECKING:
     from envs.settings import TaskConfig
     from sim.variation import Variation
 
 LAG = "target_lag"
+ENCODED = ("joint_positions", "joint_velocities", "end_effector_pose")
+"""What an arm knows of itself: by its encoders, and by where they put its hand."""
 
 
 class Diverged(ArithmeticError):
@@ -24,20 +27,21 @@ class JointTargets(gymnasium.Wrapper):
     """An environment of `sim.so101` with actions (6,) in [-1, 1], as `robot.targets` reads them.
 
     Observations: a Dict of so101-nexus's own components, and `target_lag` (6,): the last target less the joints'
-    positions, in rad, which a tied action moves. `info` holds `is_success` alone.
+    positions, in rad, which a tied action moves; with `state=joints` of the components only ENCODED. `info` holds
+    `is_success` alone.
 
     Raises:
         Diverged: from `reset` or `step`, where the physics did.
     """
 
-    def __init__(self, env: gymnasium.Env, targets: Targets):
-        """Take `env`, and how its actions are read."""
+    def __init__(self, env: gymnasium.Env, targets: Targets, state: str = FULL):
+        """Take `env`, how its actions are read, and what its state tells (`sim.so101_tasks.STATES`)."""
         from sim.so101 import components  # noqa: PLC0415
 
         super().__init__(env)
         self.targets = targets
         self.target = np.zeros(6)  # rad
-        self._parts = components(env)
+        self._parts = {n: part for n, part in components(env).items() if state == FULL or n in ENCODED}
         sizes = {name: part.stop - part.start for name, part in self._parts.items()} | {LAG: 6}
         boxes = {name: spaces.Box(-np.inf, np.inf, (size,), np.float32) for name, size in sizes.items()}
         self.observation_space = spaces.Dict(boxes)
@@ -76,7 +80,7 @@ def build(task: "TaskConfig", variation: "Variation | None" = None) -> gymnasium
     with suite.quiet():
         env = so101.build(task.name, task.control_hz, task.end_on_success, variation)
     targets = Targets.at(task.control_hz, *so101.limits(env), task.control)
-    return JointTargets(env, targets)
+    return JointTargets(env, targets, task.state)
 
 
 def limit(task: "TaskConfig") -> int:

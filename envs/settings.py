@@ -5,13 +5,13 @@ from dataclasses import asdict, dataclass, replace
 
 from envs import suite
 from envs.sentences import check, sentence
-from sim.so101_tasks import CONTROLS, TIED
+from sim.so101_tasks import CONTROLS, FULL, STATES, TIED
 from sim.so101_tasks import TASKS as ARM_TASKS
 
 NAMES: tuple[str, ...] = (*suite.NAMES, *ARM_TASKS)
 """Every task by name: the suite's, the arm's."""
 
-ARM_DEFAULTS = {"control_hz": 30.0, "control": TIED, "end_on_success": False}
+ARM_DEFAULTS = {"control_hz": 30.0, "control": TIED, "end_on_success": False, "state": FULL}
 
 
 @dataclass(frozen=True)
@@ -23,9 +23,10 @@ class TaskConfig:
 
     An action is held for `action_repeat` environment steps, which make one decision (unless set: 2 for the
     suite, else 1). `max_decisions` truncates an episode after so many decisions; 0 leaves the environment's
-    own limit. Three keys are the arm's alone: `control_hz` (unless set, 30) targets a second, read as `control` says
-    (`robot.targets`), and `end_on_success`: end the episode where it succeeds, which, where the reward is for being
-    close, teaches to stay just short of it.
+    own limit. Four keys are the arm's alone: `control_hz` (unless set, 30) targets a second, read as `control` says
+    (`robot.targets`); `end_on_success`: end the episode where it succeeds, which, where the reward is for being
+    close, teaches to stay just short of it; and `state`: `full`, or `joints`, where an arm has cameras and nobody who
+    tells it where things are.
     """
 
     name: str
@@ -35,6 +36,7 @@ class TaskConfig:
     control_hz: float | None = None
     control: str | None = None
     end_on_success: bool | None = None
+    state: str | None = None
     names: tuple[str, ...] = ()
     sentence: str = ""
 
@@ -59,6 +61,8 @@ class TaskConfig:
             raise ValueError(f"task.control_hz={self.control_hz}: from 5 to 100")
         if arm and self.control not in CONTROLS:
             raise ValueError(f"task.control={self.control}: one of {', '.join(CONTROLS)}")
+        if arm and self.state not in STATES:
+            raise ValueError(f"task.state={self.state}: one of {', '.join(STATES)}")
 
     def _check_kind(self) -> None:
         """Raise ValueError for a name, and for what only another kind of task has."""

@@ -25,3 +25,7 @@ TASKS: dict[str, ArmTask] = {
 TIED, ABSOLUTE = "tied", "absolute"
 CONTROLS = (TIED, ABSOLUTE)
 """How an action is read: it moves the last joint target, or says the next one (`robot.targets`)."""
+
+FULL, JOINTS = "full", "joints"
+STATES = (FULL, JOINTS)
+"""What the state tells: where everything is, or what the joints' encoders tell, so that the rest has to be seen."""

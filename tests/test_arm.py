@@ -125,6 +125,21 @@ def test_a_vector_says_who_succeeded():
     assert told.any()
 
 
+def test_a_state_of_the_joints_alone_tells_nothing_of_the_scene(touch):
+    joints = make(TaskConfig("so101-touch", state="joints"))
+    shown = []
+    for env in (joints, touch):
+        for away in (0.0, 0.02):
+            env.reset(seed=3)
+            env.unwrapped.data.qpos[6:9] += away
+            shown.append(env.step(np.zeros(6, np.float32))[0][STATE])
+    own, own_moved, full, full_moved = shown
+    assert own.shape == (25,) and full.shape == (37,)
+    np.testing.assert_array_equal(own, own_moved)
+    assert np.abs(full - full_moved).max() > 0.01
+    assert set(own.tolist()) <= set(full.tolist())
+
+
 def test_a_divergence_is_a_fault_that_says_where(touch, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # MuJoCo leaves a note of it where it runs
     touch.reset(seed=0)
@@ -141,6 +156,7 @@ def test_a_divergence_is_a_fault_that_says_where(touch, tmp_path, monkeypatch):
         ({"name": "so101-tuch"}, "task.name=so101-tuch: no such task; the SO-101's are so101-touch, "),
         ({"name": "so101-touch", "control_hz": 1.0}, "task.control_hz=1.0: from 5 to 100"),
         ({"name": "so101-touch", "control": "ee"}, "task.control=ee: one of tied, absolute"),
+        ({"name": "so101-touch", "state": "joint"}, "task.state=joint: one of full, joints"),
         ({"name": "walker-walk", "end_on_success": True}, "task.end_on_success=True: only for the SO-101's tasks"),
         ({"name": "so101-touch", "id": "Pendulum-v1"}, "task.id=Pendulum-v1: only with task.name=gym"),
     ],
