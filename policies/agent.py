@@ -28,8 +28,8 @@ class Agent:
     ):
         """Without a planner the policy's mode is executed, with one the elites' mean.
 
-        With `explore`, white or pink, it is an elite drawn by its weight, plus noise of that colour and of the plan's
-        own spread. `every`: control steps from one decision to the next; 0: a token's length. Up to that length the
+        With `explore`, white, pink or mixed, it is an elite drawn by its weight, plus noise of that colour and of the
+        plan's own spread. `every`: control steps from one decision to the next; 0: a token's length. Up to that length the
         rest of a token is dropped; beyond, the plan's next tokens are followed unseen, as far as there are any (the
         policy alone has one). Raises ValueError for more steps than a plan has.
         """
@@ -65,6 +65,8 @@ class Agent:
         """Forget the token and the plan of the environments (B,) whose episode ended."""
         self.at[ended] = self.until[ended]
         self.recall.forget(ended)
+        if self.noise is not None:
+            self.noise.reset(ended)
         if self.memory is not None:
             self.memory = Memory(self.memory.mean, self.memory.valid & ~ended.to(self.memory.valid.device))
 
@@ -73,8 +75,12 @@ class Agent:
         """The next action (B, A) in [-1, 1] for each observation, of one moment: `observation.state` (B, S), and
         what else the model perceives, `observation.images.<camera>` (B, H, W, 3) uint8. Called every control step.
         """
+        return self.follow(self.recall.see(observation))
+
+    @torch.no_grad()
+    def follow(self, observation: dict[str, Tensor]) -> Float[Tensor, "B A"]:
+        """The same from an observation as the model takes it, each camera with its frames of before (B, F, H, W, 3)."""
         count = len(next(iter(observation.values())))
-        observation = self.recall.see(observation)
         if self.actions is None or len(self.at) != count:
             self.memory = None
             self.at, self.until = torch.zeros(2, count, dtype=torch.long)
@@ -129,7 +135,7 @@ class Agent:
 
     def state_dict(self) -> dict[str, Tensor]:
         """What the next action depends on, beside the model."""
-        saved = {} if self.noise is None else {"noise": self.noise.parts}
+        saved = {} if self.noise is None else {"noise": self.noise.parts, "noise_pink": self.noise.pink}
         if self.actions is None:
             return saved
         saved |= {f"recall.{name}": t for name, t in self.recall.state_dict().items()}
@@ -148,7 +154,7 @@ class Agent:
         """Take back what `state_dict` gave."""
         self.actions, self.memory = saved.get("actions"), None
         if self.noise is not None:
-            self.noise.parts = saved["noise"]
+            self.noise.parts, self.noise.pink = saved["noise"], saved["noise_pink"]
         if self.actions is not None:
             self.recall.load_state_dict({n[7:]: t for n, t in saved.items() if n.startswith("recall.")})
             self.at, self.until, self.spread = saved["at"].clone(), saved["until"].clone(), float(saved["spread"])

@@ -51,7 +51,7 @@ class CheckpointConfig:
         check("checkpoint.", self, "every keep", low=1)
 
 
-NOISES = ("white", "pink")
+NOISES = ("white", "pink", "mixed")
 
 
 @dataclass(frozen=True)

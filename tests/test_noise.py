@@ -62,3 +62,12 @@ def test_a_noise_put_back_goes_on(generator):
     other.parts = one.parts.clone()
     other.generator.set_state(generator.get_state())
     assert torch.equal(one.draw(2), other.draw(2))
+
+
+def test_mixed_is_pink_in_one_episode_of_an_environment_and_white_in_the_next(generator):
+    noise, lasts = Noise("mixed", generator), []
+    for ended in ([False, False], [True, False], [False, True], [True, True]):
+        noise.reset(torch.tensor(ended))
+        draws = torch.stack([noise.draw(2, 500) for _ in range(30)])
+        lasts.append(((draws[:-1] * draws[1:]).mean((0, 2)) > 0.3).tolist())
+    assert lasts == [[True, False], [False, False], [False, True], [True, False]]
