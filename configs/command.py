@@ -131,6 +131,9 @@ def _explain(error: Exception, name: str) -> str:
         return unknown(found[1], known_keys(name))
     if found := re.search(r"Error parsing override '([^']+)'\s+missing EQUAL", text):
         return f"{found[1]}: keys are given as key=value"
+    if "override_grammar" in text or text.startswith("Ambiguous value"):
+        key, _, value = _unreadable().partition("=")
+        return f"{key}={value}: a value with signs such as , ! ' = needs quotes in quotes, e.g. \"{key}='a, b'\""
     if found := re.search(r"Could not find 'task/([^']+)'", text):
         try:
             find(found[1])
@@ -140,6 +143,20 @@ def _explain(error: Exception, name: str) -> str:
     if found := re.search(choice, text, re.DOTALL):
         return f"{found[1]}={found[2]}: one of {', '.join(found[3].split())}"
     return _one_line(error)
+
+
+def _unreadable() -> str:
+    """The argument that Hydra cannot read."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser  # noqa: PLC0415
+    from hydra.errors import HydraException  # noqa: PLC0415
+
+    for argument in sys.argv[1:]:
+        try:
+            if OverridesParser.create().parse_override(argument).is_sweep_override():
+                return argument
+        except HydraException:
+            return argument
+    return " ".join(sys.argv[1:])
 
 
 def known_keys(name: str) -> list[str]:

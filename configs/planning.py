@@ -6,7 +6,6 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Collection
 from pathlib import Path
 
 from policies.serving.messages import WrongMessage
@@ -22,17 +21,8 @@ def opened(checkpoint: Path, seed: int, device: str, threads: int, planned: bool
 
     machine = prepare(MachineConfig(device, threads, "false"))
     identity = read_identity(checkpoint)
-    check_senses(checkpoint, identity.senses)
     model = load_model(checkpoint, identity).to(machine.device)
     return loaded_agent(identity, model, planned, seed)
-
-
-def check_senses(checkpoint: Path, senses: Collection[str]) -> None:
-    """Raise ValueError for a checkpoint that perceives more than the state, since an arm's loop shows it no more."""
-    from worldmodel.senses import STATE  # noqa: PLC0415
-
-    if more := [name for name in senses if name != STATE]:
-        raise ValueError(f"checkpoint={checkpoint}: perceives {', '.join(more)}; an arm is run by its state alone")
 
 
 def decider(checkpoint: Path, seed: int, device: str, threads: int):

@@ -24,6 +24,7 @@ from robot.recording.settings import CAMERAS, EXPERT, POLICY, PREFIX, RecordConf
 from robot.recording.teleops import teleoperator
 from robot.targets import Targets
 from sim.so101_experts import Unreachable
+from worldmodel.senses import STATE, name
 
 SLOW = 0.98  # of the rate that was asked for: below it, the loop says so
 TRIES = 50  # layouts in a row that a script may refuse
@@ -162,10 +163,15 @@ def _policy(config: RecordConfig, robot) -> PolicyDriver:
     """A checkpoint as a driver. Raises ValueError for one of another task or rate."""
     from configs.evaluation import find  # noqa: PLC0415
     from configs.planning import opened  # noqa: PLC0415
-    from envs.arm import seen  # noqa: PLC0415
+    from envs.arm import known, seen  # noqa: PLC0415
+    from policies.checkpoint import read_identity  # noqa: PLC0415
     from sim import so101  # noqa: PLC0415
 
     path = find(Path(config.checkpoint))
+    if more := [name(key) for key in read_identity(path).senses if key != STATE]:
+        raise ValueError(
+            f"checkpoint={config.checkpoint}: perceives {', '.join(more)}; by=policy drives by the state alone"
+        )
     agent, task = opened(path, config.seed, config.device, config.threads, config.planner)
     if task.name != config.task_name or task.control_hz != config.control_hz:
         raise ValueError(
@@ -173,7 +179,7 @@ def _policy(config: RecordConfig, robot) -> PolicyDriver:
             f"{config.task_name} at {config.control_hz} Hz"
         )
     targets = Targets.at(task.control_hz, *so101.limits(robot.scene), task.control)
-    parts = so101.components(robot.scene)
+    parts = known(so101.components(robot.scene), task.state)
 
     def see(scene, target: np.ndarray) -> np.ndarray:
         named = seen(scene.state(), parts, target)

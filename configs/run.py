@@ -19,7 +19,11 @@ Keys, with their defaults:
   episodes=10              how many
   seconds=0                of each; 0: as long as the task's episodes are in training
   target=[]                where the task's object is: x, y, z in metres from the arm's base (x forward, y left, z up);
-                           needed on a real arm. The twin draws one for each episode, as training does
+                           needed on a real arm, unless the checkpoint has cameras and only the joints' state
+                           (task.state=joints). The twin draws one for each episode, as training does
+  robot_cameras={}         of an arm: those that the checkpoint looks through, with LeRobot's keys, e.g.
+                           robot_cameras={overhead:{type:opencv,index_or_path:0,width:640,height:480,fps:30}}
+  sentence=                what to do, for a checkpoint that hears it; the task's own if not given
   limits=                  careful (the default on a real arm), normal, or trained (the default elsewhere): docs/gate.md
   lead=2                   control steps before a curve ends that the next one is asked for
   seed=100                 chooses the episodes
@@ -34,7 +38,8 @@ Keys, with their defaults:
 
 Progress goes to stderr. The last line of stdout is one JSON object:
 
-  success_rate, episodes               episodes in which the task was done at any step, by its own judgement
+  success_rate, episodes               episodes in which the task was done at any step, by its own judgement; null where
+                                       nobody knows where things are
   control_hz                           ticks a second that there really were
   missed_deadlines                     plans that were not there when they were due, of `plans`
   p50_, p99_, max_jitter_ms            how late ticks began; late_ticks: by more than 5 ms; skipped_ticks: left out

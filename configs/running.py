@@ -10,28 +10,35 @@ import numpy as np
 from lerobot.robots import Robot
 
 from configs.arms import wired
+from configs.assembly import perceived
 from configs.command import say
 from configs.evaluation import find
-from configs.planning import LocalPlanner, check_senses, remote_reach
+from configs.planning import LocalPlanner, remote_reach
 from configs.priority import hurried
 from configs.strict import ConfigError
 from envs.mirror import STILL, Mirror, scene_bodies
+from envs.senses import Senses
 from envs.settings import TaskConfig
 from policies.checkpoint import Identity, read_identity
 from policies.rollouts import episode_seeds
 from policies.serving.link import Link
 from policies.serving.messages import Begin
 from policies.serving.sealing import read_secret
+from policies.words import Words
 from robot.arms import connect, gated, new_gate, simulated
+from robot.config_sim_camera import SimCameraConfig
 from robot.faults import RobotFault, in_one_line
+from robot.recording.settings import CAMERAS
+from robot.running.eyes import Eyes
 from robot.running.loop import Loop
 from robot.running.settings import RunConfig, split_address
 from robot.running.ticks import Ticks, no_collection
 from robot.running.view import Nothing, Rerun, View
 from robot.signals import Stopped
+from robot.steady_camera import SteadyCamera
 from robot.units import Units
-from robot.which import SIM
-from sim.so101_tasks import TASKS
+from robot.which import REAL, SIM
+from sim.so101_tasks import FULL, TASKS
 
 
 @dataclass
@@ -51,13 +58,60 @@ class Running:
         task = TaskConfig(**identity.task)
         if not task.is_arm:
             raise ConfigError(f"checkpoint={config.checkpoint}: for {task.label}, not for one of the SO-101's tasks")
-        if config.robot != SIM and task.name not in STILL:
+        running = cls(config, path, identity, task)
+        running._check_scene()
+        running._check_senses()
+        return running
+
+    @property
+    def senses(self) -> Senses:
+        """What the checkpoint perceives."""
+        return perceived(self.identity.senses)
+
+    @property
+    def told(self) -> bool:
+        """Whether the checkpoint is to be told where the task's things are."""
+        return self.senses.state and self.task.state == FULL
+
+    def _check_scene(self) -> None:
+        """Raise ConfigError where nobody can tell where the task's things are, and somebody must."""
+        config, name = self.config, self.task.name
+        if config.robot == SIM or not self.told:
+            return
+        if name not in STILL:
             raise ConfigError(
-                f"robot={config.robot}: {task.name} must see its things move, which only {SIM} tells; "
-                f"{', '.join(STILL)} need none"
+                f"robot={config.robot}: {name} must be told how its things move, which only {SIM} does; "
+                f"{', '.join(STILL)} need not, nor does a checkpoint of task.state=joints and cameras"
             )
-        check_senses(path, identity.senses)
-        return cls(config, path, identity, task)
+        if config.robot == REAL and not config.target:
+            raise ConfigError("target=: where the task's object is, x, y, z in metres from the arm's base (x forward)")
+
+    def _check_senses(self) -> None:
+        """Raise ConfigError for cameras that are not those of the checkpoint, and for words that it does not hear."""
+        config, senses = self.config, self.senses
+        through = f"the checkpoint looks through {', '.join(senses.cameras) or 'no camera'}"
+        if config.robot == SIM:
+            if lacking := [name for name in senses.cameras if name not in CAMERAS]:
+                raise ConfigError(f"{through}; {SIM} has {', '.join(CAMERAS)}, not {lacking[0]}")
+        elif lacking := [name for name in senses.cameras if name not in config.robot_cameras]:
+            example = f"{{{lacking[0]}: {{type: opencv, index_or_path: 0, width: 640, height: 480, fps: 30}}}}"
+            raise ConfigError(f'{through}; say which that is, e.g. "robot_cameras={example}"')
+        elif more := [name for name in config.robot_cameras if name not in senses.cameras]:
+            raise ConfigError(f"robot_cameras.{more[0]}: {through}")
+        if config.sentence and not senses.language:
+            raise ConfigError(
+                f"sentence={config.sentence}: the checkpoint hears no words; it was trained without language"
+            )
+        if senses.language:
+            try:
+                Words().encode([self.sentence])
+            except ValueError as error:
+                raise ConfigError(f"sentence={config.sentence}: {error}") from error
+
+    @property
+    def sentence(self) -> str:
+        """What to do, in words, for a checkpoint that hears them."""
+        return (self.config.sentence or self.task.words) if self.senses.language else ""
 
     def run(self) -> dict:
         """Run all episodes; what happened. Raises ValueError, OSError for what keeps it from beginning."""
@@ -67,7 +121,7 @@ class Running:
             link = self._link(stack)
             with ThreadPoolExecutor(1) as meanwhile:  # both take seconds
                 connecting = meanwhile.submit(link.connect)
-                mirror = Mirror(self.task)
+                mirror = Mirror(self.task, self.senses.state)
                 stack.callback(mirror.close)
                 inner = self._arm(stack)
                 ready = connecting.result()
@@ -76,7 +130,8 @@ class Running:
             units = Units(mirror.targets.low, mirror.targets.high)
             lead = min(config.lead, ready.every)
             bodies = (lambda: scene_bodies(inner.scene)) if config.robot == SIM else (lambda: None)
-            loop = Loop(robot, units, mirror, link, ticks, lead, show, bodies)
+            judged = config.robot == SIM or self.told or bool(config.target)
+            loop = Loop(robot, units, mirror, link, ticks, lead, show, bodies, self._eyes(show), judged)
             scheduling = stack.enter_context(hurried(config.real_time))
             connect(robot)
             say(f"{robot}: {self.task.label}, limits={config.preset}, scheduling: {scheduling}")
@@ -93,7 +148,8 @@ class Running:
                     if not self._prepare(loop, mirror, episode):
                         return "fault"
                     done = loop.episode(self.config.seconds or TASKS[self.task.name].seconds)
-                    loop.show.say(f"episode {episode + 1}: {'done' if done else 'not done'}")
+                    told = {True: "done", False: "not done", None: "over"}[done]
+                    loop.show.say(f"episode {episode + 1}: {told}")
                     if loop.robot.fault is not None and not loop.recover():
                         return "fault"
                 if self.config.robot != SIM:
@@ -134,15 +190,28 @@ class Running:
     def _arm(self, stack: contextlib.ExitStack) -> Robot:
         config = self.config
         if config.robot == SIM:
-            return simulated(self.task.name, self.task.control_hz, config.seed)
-        return wired(config, stack)
+            size = {"width": self.senses.size, "height": self.senses.size, "fps": round(self.task.control_hz)}
+            cameras = {name: SimCameraConfig(view=CAMERAS[name], **size) for name in self.senses.cameras}
+            return simulated(self.task.name, self.task.control_hz, config.seed, cameras)
+        robot = wired(config, stack, config.robot_cameras)
+        for name, camera in robot.cameras.items():
+            robot.cameras[name] = SteadyCamera(name, camera, say)
+        return robot
+
+    def _eyes(self, show) -> Eyes:
+        senses, lags = self.senses, self.identity.model.vision.lags
+        if not senses.cameras:
+            return Eyes()
+        return Eyes(senses.cameras, senses.size, lags, not senses.state, self.task.control_hz, show.say)
 
     def _link(self, stack: contextlib.ExitStack) -> Link:
         """To the planner. The deadline leaves half of the lead for the way there and back, and for being late."""
         config, hz = self.config, self.task.control_hz
         token, every = self.identity.model.token, self.identity.planner.replan_every
         lead = min(config.lead, every or token.length)
-        begin = Begin(self.task.label, self.identity.state_size, self.identity.action_size, 500.0 * lead / hz)
+        cameras, size = ",".join(self.senses.cameras), self.senses.size if self.senses.cameras else 0
+        sizes = (self.identity.state_size, self.identity.action_size)
+        begin = Begin(self.task.label, *sizes, 500.0 * lead / hz, cameras, size, self.sentence)
         if config.remote:
             reach = remote_reach(split_address(config.remote, "remote"))
             link = Link(reach, read_secret(config.secret), begin, say)
@@ -155,8 +224,9 @@ class Running:
 
     def _summary(self, loop: Loop, link: Link, ended: str) -> dict:
         plans, timing = loop.plans, loop.ticks.summary()
+        told = [done for done in loop.successes if done is not None]
         return {
-            "success_rate": float(np.mean(loop.successes)) if loop.successes else None,
+            "success_rate": float(np.mean(told)) if told else None,
             "episodes": len(loop.successes),
             "control_hz": loop.ticks.mean_hz,
             "missed_deadlines": plans.late,

@@ -2,6 +2,8 @@
 
 from dataclasses import asdict, fields
 
+from omegaconf import DictConfig, OmegaConf
+
 from configs.schema import DEFAULT_TASK, PEERS, BenchConfig, EvaluateConfig, PeerConfig, TokensConfig, TrainConfig
 from envs.settings import NAMES, TaskConfig
 from robot.recording.settings import RecordConfig
@@ -53,8 +55,9 @@ def register() -> None:
     store.store(name="twin", node={"defaults": [*QUIET, "_self_"], **twin, **_hydra(".")})
     record = asdict(RecordConfig(dataset="-")) | {"dataset": ""}
     record["job"] = record.pop("task")
+    record["robot_cameras"] = _open()
     store.store(name="record", node={"defaults": [*QUIET, "_self_"], **record, **_hydra(".")})
-    run = asdict(RunConfig(checkpoint="-")) | {"checkpoint": ""}
+    run = asdict(RunConfig(checkpoint="-")) | {"checkpoint": "", "robot_cameras": _open()}
     store.store(name="run", node={"defaults": [*QUIET, "_self_"], **run, **_hydra(".")})
     serve = asdict(ServeConfig(checkpoint="-", secret="-")) | {"checkpoint": "", "secret": ""}
     store.store(name="serve", node={"defaults": [*QUIET, "_self_"], **serve, **_hydra(".")})
@@ -69,6 +72,11 @@ def register() -> None:
 
 
 QUIET = [{"override hydra/job_logging": "disabled"}, {"override hydra/hydra_logging": "disabled"}]
+
+
+def _open() -> DictConfig:
+    """A group that takes any keys: LeRobot knows which there are."""
+    return OmegaConf.create({}, flags={"struct": False})
 
 
 def _hydra(folder: str) -> dict:

@@ -41,7 +41,7 @@ class JointTargets(gymnasium.Wrapper):
         super().__init__(env)
         self.targets = targets
         self.target = np.zeros(6)  # rad
-        self._parts = {n: part for n, part in components(env).items() if state == FULL or n in ENCODED}
+        self._parts = known(components(env), state)
         sizes = {name: part.stop - part.start for name, part in self._parts.items()} | {LAG: 6}
         boxes = {name: spaces.Box(-np.inf, np.inf, (size,), np.float32) for name, size in sizes.items()}
         self.observation_space = spaces.Dict(boxes)
@@ -65,6 +65,11 @@ class JointTargets(gymnasium.Wrapper):
         if diverged(self.env):
             raise Diverged("MuJoCo found a position, velocity or acceleration that is not finite or too large")
         return seen(observation, self._parts, self.target)
+
+
+def known(parts: dict[str, slice], state: str) -> dict[str, slice]:
+    """Of so101-nexus's components those that a state tells."""
+    return {name: part for name, part in parts.items() if state == FULL or name in ENCODED}
 
 
 def seen(observation: np.ndarray, parts: dict[str, slice], target: np.ndarray) -> dict[str, np.ndarray]:

@@ -7,9 +7,8 @@ import numpy as np
 
 from envs.missing import masked, with_masks
 from envs.senses import IMAGES, key
+from sim.frames import shows
 
-CONTRAST = 8
-"""Between the brightest and the darkest value of a frame, of 255: up to here it shows nothing but a camera's noise."""
 PATIENCE = 3  # frames in a row before anything is said
 
 
@@ -36,7 +35,7 @@ class Blackout(gymnasium.ObservationWrapper):
         there = {}
         for camera in self._cameras:
             frame = observation[key(camera)]
-            there[camera] = int(frame.max()) - int(frame.min()) > CONTRAST
+            there[camera] = shows(frame)
             self._dark[camera] = 0 if there[camera] else self._dark[camera] + 1
             if self._dark[camera] == PATIENCE and camera not in self._said:
                 self._said.add(camera)

@@ -25,10 +25,13 @@ Bodies = tuple[np.ndarray, np.ndarray]
 
 
 class Mirror:
-    """What `task` would have observed of an arm that is read from outside. Angles are in rad, places in metres."""
+    """What `task` would have observed of an arm that is read from outside. Angles are in rad, places in metres.
 
-    def __init__(self, task: TaskConfig):
-        self._env = make(task)
+    `told`: whether the state is perceived at all; else it is empty.
+    """
+
+    def __init__(self, task: TaskConfig, told: bool = True):
+        self._env, self._told = make(task), told
         self._arm = self._env
         while not isinstance(self._arm, JointTargets):
             self._arm = self._arm.env
@@ -90,6 +93,8 @@ class Mirror:
 
     def state(self, ahead: np.ndarray) -> np.ndarray:
         """The state (S,) float32 after the targets `ahead` (n, 6), one a control step; n = 0: the state now."""
+        if not self._told:
+            return np.zeros(0, np.float32)
         self._place(self._read, self._speed, self._bodies)
         target = self._sent
         for target in ahead:

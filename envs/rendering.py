@@ -4,9 +4,9 @@ import weakref
 
 import gymnasium
 import numpy as np
-from PIL import Image
 
 from sim.canvas import Canvas, RenderingUnavailable
+from sim.frames import resized
 
 _canvases: weakref.WeakKeyDictionary[gymnasium.Env, Canvas] = weakref.WeakKeyDictionary()
 
@@ -48,10 +48,3 @@ def own(env: gymnasium.Env) -> np.ndarray:
     except (gymnasium.error.Error, ImportError, RuntimeError, NotImplementedError) as error:
         raise RenderingUnavailable(f"{env.spec.id} draws nothing: {' '.join(str(error).split())}") from error
     return np.asarray(pixels)
-
-
-def resized(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
-    """A frame (H, W, 1, 3 or more) as (height, width, 3): each pixel is the mean of those that it covers."""
-    pixels = np.broadcast_to(pixels[..., :3], (*pixels.shape[:2], 3))
-    picture = Image.fromarray(np.ascontiguousarray(pixels, np.uint8))
-    return np.array(picture.resize((width, height), Image.Resampling.BOX))

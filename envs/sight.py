@@ -7,10 +7,11 @@ from gymnasium import spaces
 from envs.cameras import views
 from envs.faults import EnvironmentFault
 from envs.pictures import Pictures
-from envs.rendering import own, physics, resized
+from envs.rendering import own, physics
 from envs.senses import MAIN, STATE, Senses, key
 from envs.settings import TaskConfig
 from sim.canvas import Canvas, RenderingUnavailable
+from sim.frames import resized
 
 
 class Sight(gymnasium.ObservationWrapper):

@@ -29,8 +29,8 @@ class Agent:
         """Without a planner the policy's mode is executed, with one the elites' mean.
 
         With `explore`, white, pink or mixed, it is an elite drawn by its weight, plus noise of that colour and of the
-        plan's own spread. `every`: control steps from one decision to the next; 0: a token's length. Up to that length the
-        rest of a token is dropped; beyond, the plan's next tokens are followed unseen, as far as there are any (the
+        plan's own spread. `every`: control steps from one decision to the next; 0: a token's length. Up to that length
+        the rest of a token is dropped; beyond, the plan's next tokens are followed unseen, as far as there are any (the
         policy alone has one). Raises ValueError for more steps than a plan has.
         """
         self.model, self.tokens, self.planner = model, tokens, planner

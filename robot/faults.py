@@ -18,6 +18,7 @@ class FaultKind(StrEnum):
     PUSHED = "pushed"  # the arm was moved away from its command faster than the command may follow
     DRIVER = "driver"  # the robot's driver failed
     PLANNER = "planner"  # nobody plans any more
+    BLIND = "blind"  # no camera shows anything, and there is no other sense
     STOP = "stop"  # asked to stop
 
 

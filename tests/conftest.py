@@ -210,6 +210,16 @@ def toys():
 @pytest.fixture(scope="session")
 def arm_checkpoint(tmp_path_factory):
     """An agent for so101-touch that has learned nothing."""
+    return _untaught(tmp_path_factory.mktemp("run"))
+
+
+@pytest.fixture(scope="session")
+def untaught():
+    """Makes a checkpoint in a folder, of an agent for so101-touch or another task that has learned nothing."""
+    return _untaught
+
+
+def _untaught(folder, task=None, **changes):
     from configs.assembly import Assembly, prepare  # noqa: PLC0415
     from configs.schema import TrainConfig  # noqa: PLC0415
     from envs.settings import TaskConfig  # noqa: PLC0415
@@ -218,15 +228,16 @@ def arm_checkpoint(tmp_path_factory):
 
     planner = PlannerConfig(samples=8, policy_samples=2, elites=4, iterations=2, horizon=2)
     config = TrainConfig(
-        task=TaskConfig("so101-touch"),
+        task=task or TaskConfig("so101-touch"),
         model=tiny_config(token=token_settings(4)),
         planner=planner,
         compile="false",
+        **changes,
     )
     parts = Assembly(config, prepare(config))
     for _ in parts.trainer.run(30):  # at random
         pass
-    path = save_checkpoint(tmp_path_factory.mktemp("run"), parts.identity(), parts.trainer, {}, 1)
+    path = save_checkpoint(folder, parts.identity(), parts.trainer, {}, 1)
     parts.close()
     return path
 

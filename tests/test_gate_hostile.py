@@ -197,7 +197,7 @@ def ordeal(rng, kinds: set) -> int:
 def test_no_hostile_goal_makes_a_command_beyond_any_limit_and_every_fault_is_named():
     rng, kinds = np.random.default_rng(0), set()
     released = sum(ordeal(rng, kinds) for _ in range(GOALS // EPISODE))
-    assert kinds == set(FaultKind) - {FaultKind.DRIVER, FaultKind.PLANNER, FaultKind.STOP}
+    assert kinds == set(FaultKind) - {FaultKind.DRIVER, FaultKind.PLANNER, FaultKind.BLIND, FaultKind.STOP}
     assert released > 100
 
 

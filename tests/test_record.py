@@ -243,7 +243,7 @@ REAL = {"dataset": "d", "robot": "so101", "port": "p", "id": "i", "sentence": "s
         ({"dataset": "d", "by": "policy"}, r"^checkpoint=: a run folder or a checkpoint, with by=policy$"),
         ({"dataset": "d", "by": "teleop"}, r"^teleop\.type=: any of LeRobot's teleoperators"),
         ({"dataset": "d", "episodes": 0}, r"^episodes=0: "),
-        ({"dataset": "d", "cameras": ["under"]}, r"^cameras=\[under\]: with robot=so101-sim, any of front, side"),
+        ({"dataset": "d", "cameras": ["under"]}, r"^cameras=\[under\]: with robot=so101-sim, any of main, front, side"),
         ({"dataset": "d", "port": "p"}, r"^port=p: only with robot=so101$"),
         ({"dataset": "d", "port_file": "p"}, r"^port_file=p: only with robot=so101-twin$"),
         ({"dataset": "d", "paced": "never"}, r"^paced=never: one of auto, true, false$"),

@@ -37,13 +37,3 @@ def test_it_records_in_the_task_and_at_the_rate_that_it_was_trained_for(arm_chec
     assert not list(tmp_path.iterdir())
     recorded = Recording(keys).run()
     assert (recorded["frames"], recorded["by"], recorded["task"]) == (15, "policy", "Touch the red cube.")
-
-
-def test_a_checkpoint_that_perceives_more_than_the_state_is_refused(arm_checkpoint):
-    from configs.planning import check_senses  # noqa: PLC0415
-    from policies.checkpoint import read_identity  # noqa: PLC0415
-
-    senses = read_identity(arm_checkpoint).senses
-    check_senses(arm_checkpoint, senses)
-    with pytest.raises(ValueError, match=r"perceives observation\.images\.main; an arm is run by its state alone"):
-        check_senses(arm_checkpoint, [*senses, "observation.images.main"])

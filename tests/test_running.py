@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from robot.running.eyes import Eyes
 from robot.running.motion import Motion
 from robot.running.pursuit import Plans, Pursuit
 from robot.running.settings import RunConfig, split_address
@@ -99,7 +100,7 @@ class Thinker:
     def __init__(self, *delays):
         self.delays, self.asked, self.now, self.due = list(delays), [], 0, []
 
-    def ask(self, state, fresh):
+    def ask(self, state, fresh, frames, there):
         self.asked.append((self.now, float(state), fresh))
         number = len(self.asked)
         delay = self.delays.pop(0) if self.delays else 1
@@ -129,7 +130,7 @@ class Senses:
 def pursue(thinker, steps, lead=2) -> tuple[list[float], Plans]:
     """The actions taken, one a step, and how planning went."""
     plans, motion = Plans(), Motion(targets(), HZ)
-    pursuit = Pursuit(Senses(), thinker, motion, lead, HZ, plans)
+    pursuit = Pursuit(Senses(), Eyes(), thinker, motion, lead, HZ, plans)
     last, taken = np.zeros(6), []
     for thinker.now in range(steps):
         target = pursuit.target(last)
@@ -172,7 +173,7 @@ def test_a_plan_too_late_or_lost_is_asked_for_again_from_rest():
         ({"checkpoint": ""}, "checkpoint=: a run folder"),
         ({"robot": "so102"}, "robot=so102: one of so101-sim, so101, so101-twin"),
         ({"robot": "so101", "target": [0.2, 0.0, 0.0]}, "port= and id="),
-        ({"robot": "so101", "port": "/dev/x", "id": "a"}, "target=: where the task's object is"),
+        ({"robot_cameras": {"wrist": {}}}, "robot_cameras=: not with robot=so101-sim"),
         ({"robot": "so101-twin", "target": [0.2, 0.0]}, "x, y and z in metres"),
         ({"robot": "so101-twin", "target": [0.2, float("nan"), 0.0]}, "x, y and z in metres"),
         ({"target": [0.2, 0.0, 0.0]}, "only with robot=so101 or so101-twin"),

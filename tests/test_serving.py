@@ -125,10 +125,11 @@ def test_a_message_with_any_byte_changed_is_a_message_or_refused_never_another_e
     [
         (Ask(1, True, np.array([np.nan])), "Ask.state: not finite"),
         (Ask(-1, True, np.ones(1)), "Ask.number: from 0"),
-        (Ask(1, True, np.ones((2, 2, 2))), "one or two dimensions"),
+        (Ask(1, True, np.ones((2, 2, 2))), "Ask.state: 1 or 2 dimensions"),
+        (Ask(1, True, np.ones(2), np.ones((2, 2))), "Ask.frames: 5 dimensions"),
         (Begin("two\nlines", 1, 1, 0.0), "one line"),
         (Begin("a", 1, 1, float("inf")), "deadline_ms: from 0"),
-        (Ask(1, True, np.ones(messages.LARGEST)), "bytes: at most"),
+        (Ask(1, True, np.ones(messages.LARGEST // 4)), "bytes: at most"),
     ],
 )
 def test_what_must_not_be_said_is_not(message, line):
@@ -199,9 +200,12 @@ def test_another_secret_is_refused_on_both_sides(server, dial):
     [
         (b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", "does not speak this protocol"),
         (NOISE, "does not speak this protocol"),
-        (HELLO.pack(MAGIC, 99, bytes(16)), "speaks version 99 of the protocol, this one 1"),
-        (HELLO.pack(MAGIC, 1, bytes(16)) + struct.pack(">I", 2**32 - 1) + bytes(64), "a frame of 4294967295 bytes"),
-        (HELLO.pack(MAGIC, 1, bytes(16)) + NOISE[:400], "refused"),
+        (HELLO.pack(MAGIC, 99, bytes(16)), "speaks version 99 of the protocol, this one 2"),
+        (
+            HELLO.pack(MAGIC, messages.VERSION, bytes(16)) + struct.pack(">I", 2**32 - 1) + bytes(64),
+            "a frame of 4294967295 bytes",
+        ),
+        (HELLO.pack(MAGIC, messages.VERSION, bytes(16)) + NOISE[:400], "refused"),
         (b"", "hung up"),
     ],
     ids=["http", "noise", "version", "huge", "noise after hello", "silence"],

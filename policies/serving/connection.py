@@ -25,7 +25,7 @@ class Connection:
         sock.sendall(ours)
         while len(theirs) < HELLO.size:
             theirs += self._read(HELLO.size - len(theirs))
-        self._seal = Seal(secret, ours, theirs, serving)
+        self._seal, self._rest = Seal(secret, ours, theirs, serving), b""
         self._waiting: list[Message] = []
 
     def patient(self) -> None:
@@ -33,15 +33,17 @@ class Connection:
         self._socket.settimeout(None)
 
     def hurried(self) -> None:
-        """Wait for nothing from now on: `poll` and `send` take what there is and what there is room for."""
+        """Wait for nothing from now on: `poll` takes what there is, `send` what there is room for, `poll` the rest."""
         self._socket.settimeout(0)
 
     def send(self, message: Message) -> None:
-        """Send it. Raises OSError, also where there is no room for all of it, after which the connection is no use."""
+        """Send it. Raises OSError, also where the one before has not left yet, after which the connection is no use."""
         data = self._seal.seal(message)
         if self._socket.gettimeout() == 0:
-            if self._socket.send(data) != len(data):
+            if self._rest:
                 raise ConnectionError("the other side does not read")
+            self._rest = data
+            self._push()
         else:
             self._socket.sendall(data)
 
@@ -53,6 +55,7 @@ class Connection:
 
     def poll(self) -> list[Message]:
         """The messages that have come. Raises as `receive`."""
+        self._push()
         try:
             while True:
                 self._waiting += self._seal.open(self._read(CHUNK))
@@ -69,6 +72,12 @@ class Connection:
         with contextlib.suppress(OSError):  # where the other side was quicker
             self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
+
+    def _push(self) -> None:
+        """Send as much of the rest as there is room for."""
+        with contextlib.suppress(BlockingIOError):
+            while self._rest:
+                self._rest = self._rest[self._socket.send(self._rest) :]
 
     def _read(self, count: int) -> bytes:
         data = self._socket.recv(count)

@@ -5,8 +5,10 @@ import threading
 import time
 from collections.abc import Callable
 
+import numpy as np
+
 from policies.serving.connection import Connection
-from policies.serving.messages import Answer, Ask, Begin, Message, Ready, Refusal, WrongMessage
+from policies.serving.messages import NO_FRAMES, Answer, Ask, Begin, Message, Ready, Refusal, WrongMessage
 from policies.serving.sealing import Refused
 
 AGAIN_S = 0.5
@@ -56,13 +58,13 @@ class Link:
             return ""
         return f"the planner is gone: {self.reason}"
 
-    def ask(self, state, fresh: bool) -> int | None:
-        """Ask for a decision; its number, or None while there is no connection."""
+    def ask(self, state, fresh: bool, frames=NO_FRAMES, there=()) -> int | None:
+        """Ask for a decision, as `Ask` has it; its number, or None while there is no connection."""
         if not self.connected:
             return None
         self._number += 1
         try:
-            self._connection.send(Ask(self._number, fresh, state))
+            self._connection.send(Ask(self._number, fresh, state, frames, np.array(there, np.uint8)))
         except OSError as error:
             self._lose(error)
             return None

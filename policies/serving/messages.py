@@ -1,20 +1,24 @@
 """What a robot and its planner say to each other, as typed records and as bytes; what comes back is checked.
 
 A body is: the length of its head (4 bytes, big-endian), the head (JSON: the type, its values, the shapes of its
-arrays), then the arrays one after the other, float32, little-endian. Nothing in it can be executed.
+arrays), then the arrays one after the other, float32, little-endian, or bytes. Nothing in it can be executed.
 """
 
 import json
+import math
 import struct
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 
-VERSION = 1
-LARGEST = 1 << 20
+VERSION = 2
+LARGEST = 1 << 23
 """Bytes of the largest body."""
 LONGEST_TEXT = 500
 HEAD = struct.Struct(">I")
+
+
+NO_FRAMES = np.zeros((0, 1, 1, 1, 3), np.uint8)
 
 
 class WrongMessage(ValueError):
@@ -23,12 +27,19 @@ class WrongMessage(ValueError):
 
 @dataclass(frozen=True)
 class Begin:
-    """The robot: what it will ask about. A plan is due within `deadline_ms` (0: the planner's own setting)."""
+    """The robot: what it will ask about. A plan is due within `deadline_ms` (0: the planner's own setting).
+
+    `cameras`: their names, with commas between them, each frame `image_size` pixels high and wide; `sentence`: what to
+    do, in words. Both may be empty.
+    """
 
     task: str
     state_size: int
     action_size: int
     deadline_ms: float
+    cameras: str = ""
+    image_size: int = 0
+    sentence: str = ""
 
 
 @dataclass(frozen=True)
@@ -43,11 +54,19 @@ class Ready:
 
 @dataclass(frozen=True)
 class Ask:
-    """The robot: decide from `state` (S,). `number` counts up; `fresh`: an episode begins, forget the last plan."""
+    """The robot: decide from `state` (S,). `number` counts up; `fresh`: an episode begins, forget the last plan.
+
+    `frames` (C, F, H, W, 3) uint8: of each camera, in the order of Begin, those that the model looks at, as
+    long ago as its `vision.lags` say; `there` (C,) uint8: 0 for a camera that shows nothing now.
+    """
 
     number: int
     fresh: bool
     state: np.ndarray
+    frames: np.ndarray = field(default_factory=lambda: NO_FRAMES, metadata={"kind": "u1", "dimensions": (5,)})
+    there: np.ndarray = field(
+        default_factory=lambda: NO_FRAMES[:, 0, 0, 0, 0], metadata={"kind": "u1", "dimensions": (1,)}
+    )
 
 
 @dataclass(frozen=True)
@@ -77,7 +96,8 @@ def pack(message: Message) -> bytes:
     plain = {f.name: getattr(message, f.name) for f in fields(message) if f.type is not np.ndarray}
     shapes = {name: list(np.shape(value)) for name, value in arrays.items()}
     head = json.dumps({"type": type(message).__name__.lower(), **plain, "arrays": shapes}).encode()
-    body = HEAD.pack(len(head)) + head + b"".join(np.asarray(a, "<f4").tobytes() for a in arrays.values())
+    kinds = {f.name: f.metadata.get("kind", "<f4") for f in fields(message)}
+    body = HEAD.pack(len(head)) + head + b"".join(np.asarray(a, kinds[n]).tobytes() for n, a in arrays.items())
     unpack(body)
     return body
 
@@ -102,8 +122,9 @@ def unpack(body: bytes) -> Message:
     values = {f.name: _plain(head, f.name, f.type, cls) for f in fields(cls) if f.name not in wanted}
     if extra := head.keys() - values.keys():
         raise WrongMessage(f"{cls.__name__}.{min(extra)}: no such value")
-    for name in (f.name for f in fields(cls) if f.name in wanted):
-        values[name], start = _array(body, start, shapes[name], f"{cls.__name__}.{name}")
+    for found in (f for f in fields(cls) if f.name in wanted):
+        where = f"{cls.__name__}.{found.name}"
+        values[found.name], start = _array(body, start, shapes[found.name], where, **found.metadata)
     if start != len(body):
         raise WrongMessage(f"{cls.__name__}: {len(body) - start} bytes too many")
     return cls(**values)
@@ -122,14 +143,17 @@ def _plain(head: dict, name: str, kind: type, cls: type):
     return value
 
 
-def _array(body: bytes, start: int, shape, where: str) -> tuple[np.ndarray, int]:
+def _array(
+    body: bytes, start: int, shape, where: str, kind: str = "<f4", dimensions: tuple[int, ...] = (1, 2)
+) -> tuple[np.ndarray, int]:
     """The array that begins at `start`, and where it ends."""
-    if not isinstance(shape, list) or not 1 <= len(shape) <= 2 or any(type(n) is not int or n < 1 for n in shape):
-        raise WrongMessage(f"{where}: one or two dimensions of at least 1")
-    size = 4 * shape[0] * (shape[1] if len(shape) == 2 else 1)
-    if size > len(body) - start:
+    if not isinstance(shape, list) or len(shape) not in dimensions or any(type(n) is not int or n < 0 for n in shape):
+        raise WrongMessage(f"{where}: {' or '.join(map(str, dimensions))} dimensions of at least 0")
+    count, one = math.prod(shape), np.dtype(kind).itemsize
+    if count * one > len(body) - start:
         raise WrongMessage(f"{where}: cut off")
-    array = np.frombuffer(body, "<f4", size // 4, start).reshape(shape).astype(np.float32)
+    array = np.frombuffer(body, kind, count, start).reshape(shape)
+    array, size = array.astype(array.dtype.newbyteorder("=")), count * one
     if not np.isfinite(array).all():
         raise WrongMessage(f"{where}: not finite")
     return array, start + size

@@ -11,7 +11,7 @@ EXPERT, POLICY, TELEOP = "expert", "policy", "teleop"
 BY = (EXPERT, POLICY, TELEOP)
 PREFIX = "so101-"
 SCRIPTED = ("so101-touch", "so101-pick-lift")
-CAMERAS = {"front": "side", "side": "side", "wrist": "wrist", "overhead": "overhead"}
+CAMERAS = {"main": "side", "front": "side", "side": "side", "wrist": "wrist", "overhead": "overhead"}
 """Simulated cameras by name, and where they look from."""
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from robot.faults import Fault, FaultKind, NotReleasable
 from robot.gate import Gate
 from robot.gated import SUFFIX, GatedRobot
+from robot.running.eyes import Eyes
 from robot.running.motion import Motion
 from robot.running.pursuit import Plans, Pursuit, Senses, Thinker
 from robot.running.ticks import Ticks
@@ -47,7 +48,9 @@ class Loop:
     """Runs episodes of a task on an arm. Angles are in rad; the robot's own units are at its edge only.
 
     `lead`: so many control steps before a curve ends the next one is asked for, from the state that is expected there.
-    `bodies`: where a simulated scene's things are. `show` is called with a Moment after each tick.
+    `bodies`: where a simulated scene's things are; `eyes`: what the robot's cameras show; `judged`: whether the
+    task can be asked if it is done, which needs to know where things are. `show` is called with a Moment after each
+    tick.
     """
 
     def __init__(
@@ -60,12 +63,15 @@ class Loop:
         lead: int,
         show: "Shows",
         bodies: Callable[[], object] = lambda: None,
+        eyes: Eyes | None = None,
+        judged: bool = True,
     ):
         self.robot, self.ticks, self.plans = robot, ticks, Plans()
-        self.successes: list[bool] = []
+        self.successes: list[bool | None] = []
         self.faults: list[str] = []
         self._units, self._senses, self._thinker, self._lead = units, senses, thinker, lead
-        self._bodies, self.show = bodies, show
+        self._bodies, self.show, self.eyes = bodies, show, eyes or Eyes()
+        self._judged = judged
         self._sent: np.ndarray | None = None  # the last target, while the arm is where it was told to be
         self._keys = [name + SUFFIX for name in robot.gate.limits.names]
 
@@ -97,44 +103,59 @@ class Loop:
                 return False
         return False
 
-    def episode(self, seconds: float) -> bool:
-        """Run one episode, from where the arm is; whether the task was done at any step. A fault ends it, undone."""
+    def episode(self, seconds: float) -> bool | None:
+        """Run one episode, from where the arm is; whether the task was done at any step. A fault ends it, undone.
+
+        None: that cannot be told.
+        """
         motion = Motion(self._senses.targets, self.ticks.hz)
-        pursuit = Pursuit(self._senses, self._thinker, motion, self._lead, self.ticks.hz, self.plans)
+        pursuit = Pursuit(self._senses, self.eyes, self._thinker, motion, self._lead, self.ticks.hz, self.plans)
+        self.eyes.forget()
         sent, done, began = self.read() if self._sent is None else self._sent, False, None
         first = round(FIRST_S * self.ticks.hz)
         for i in self.ticks.run(first + round(seconds * self.ticks.hz)):
             started = self.ticks.clock.monotonic()
-            reading = self.read()
+            observation = self.robot.get_observation()
+            reading = self._rad(observation)
             if np.isfinite(reading).all():  # else the gate stops the arm
                 self._senses.follow(reading, sent, self._bodies())
             sent = self.send(pursuit.target(sent))
             worked = self.ticks.clock.monotonic() - started
+            self.eyes.see(observation)
             if self.robot.fault is not None:
                 self._rest()
                 done = False
                 break
             began = i if began is None and (pursuit.moving or i >= first) else began
             passed = 0.0 if began is None else (i - began) / self.ticks.hz
-            if began is not None:
+            if began is not None and self._judged:
                 done = done or self._senses.success()
             if passed >= seconds:
                 break
             pursuit.think(sent)
             if why := self._thinker.gone():
                 self.robot.gate.trip(Fault(FaultKind.PLANNER, why, self.ticks.clock.monotonic()))
+            if self.eyes.blind:
+                why = (
+                    f"nothing to be seen through {', '.join(self.eyes.cameras)}, and the checkpoint has no other sense"
+                )
+                self.robot.gate.trip(Fault(FaultKind.BLIND, why, self.ticks.clock.monotonic()))
             number, late = len(self.successes) + 1, self.ticks.late_s[-1]
             moment = Moment(number, passed, self.ticks.rate_hz, late, worked, pursuit, self.plans, self.robot)
             self.show(moment)
-        self.successes.append(done)
-        return done
+        self.successes.append(done if self._judged else None)
+        return self.successes[-1]
 
     def recover(self, patience_s: float = 5.0) -> bool:
         """Release the gate once what was wrong is over; whether it was, in `patience_s`."""
         if self._thinker.gone():
             return False
         for _ in self.ticks.run(round(patience_s * self.ticks.hz)):
-            self.send(self.read())
+            observation = self.robot.get_observation()
+            self.eyes.see(observation)
+            self.send(self._rad(observation))
+            if self.eyes.blind:
+                continue
             try:
                 self.robot.release()
             except NotReleasable:

@@ -6,6 +6,7 @@ from typing import Protocol
 
 import numpy as np
 
+from robot.running.eyes import Eyes
 from robot.running.motion import Motion
 from robot.targets import Targets
 
@@ -31,8 +32,8 @@ class Senses(Protocol):
 class Thinker(Protocol):
     """Who plans (`policies.serving.link`)."""
 
-    def ask(self, state: np.ndarray, fresh: bool) -> int | None:
-        """Ask for a curve; the question's number, None if nobody can be asked."""
+    def ask(self, state: np.ndarray, fresh: bool, frames: np.ndarray, there: np.ndarray) -> int | None:
+        """Ask for a curve; the question's number, None if nobody can be asked. The last two: `Eyes.now`."""
 
     def poll(self) -> list:
         """The answers that have come: number, plan_ms, actions (L, 6), tokens."""
@@ -57,8 +58,11 @@ class Pursuit:
     A curve that is late begins when it comes, unless it is later than it is long: then there is a new one to ask for.
     """
 
-    def __init__(self, senses: Senses, thinker: Thinker, motion: Motion, lead: int, hz: float, plans: Plans):
-        self._senses, self._thinker, self._motion, self._plans = senses, thinker, motion, plans
+    def __init__(
+        self, senses: Senses, eyes: Eyes, thinker: Thinker, motion: Motion, lead: int, hz: float, plans: Plans
+    ):
+        self._senses, self._eyes = senses, eyes
+        self._thinker, self._motion, self._plans = thinker, motion, plans
         self._lead, self._forget = lead, round(FORGET_S * hz)
         self._step = self._due = 0
         self._asked: tuple[int, float] | None = None  # the number, and when
@@ -91,7 +95,7 @@ class Pursuit:
         if self._asked is not None or self._next is not None or self._motion.left > self._lead:
             return
         state = self._senses.state(self._motion.ahead(last))
-        number = self._thinker.ask(state, self._fresh)
+        number = self._thinker.ask(state, self._fresh, *self._eyes.now())
         if number is not None:
             self._asked, self._due = (number, time.perf_counter()), self._step + self._motion.left
 

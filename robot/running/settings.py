@@ -27,6 +27,8 @@ class RunConfig:
     id: str = ""
     calibration_dir: str = ""
     port_file: str = ""
+    sentence: str = ""
+    robot_cameras: dict = field(default_factory=dict)
     remote: str = ""
     secret: str = ""
     viewer: str = "terminal"
@@ -47,6 +49,8 @@ class RunConfig:
         check("", self, "seed", low=0, high=2**32 - 1)
         check_arm(self)
         self._check_target()
+        if self.robot_cameras and self.robot == SIM:
+            raise ValueError(f"robot_cameras=: not with robot={SIM}, which has those that the checkpoint looks through")
         if self.remote:
             split_address(self.remote, "remote")
         if bool(self.remote) != bool(self.secret):
@@ -62,8 +66,6 @@ class RunConfig:
             raise ValueError(f"target={self.target}: x, y and z in metres from the arm's base, e.g. [0.25,0.05,0.02]")
         if self.target and self.robot == SIM:
             raise ValueError(f"target=: only with robot={REAL} or {TWIN}; the simulated scene has things of its own")
-        if not self.target and self.robot == REAL:
-            raise ValueError("target=: where the task's object is, x, y, z in metres from the arm's base (x forward)")
 
 
 @dataclass(frozen=True)

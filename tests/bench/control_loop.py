@@ -37,7 +37,7 @@ class Thoughtless:
     def __init__(self, length: int):
         self._length, self._number, self._ready = length, 0, []
 
-    def ask(self, _state, _fresh) -> int:
+    def ask(self, _state, _fresh, _frames, _there) -> int:
         """The next part of the wave."""
         self._number += 1
         sign = 1 if self._number // 4 % 2 else -1

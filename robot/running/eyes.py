@@ -1,0 +1,64 @@
+"""What an arm's cameras show, as its model takes it: small squares, those of before with them, and which are dark."""
+
+from collections import deque
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from sim.frames import shows, square
+
+DARK_S = 0.1
+"""A camera that has shown nothing for so long is spoken of."""
+BLIND_S = 1.0
+"""Where nothing else says what happens, an arm goes on for so long without sight."""
+
+
+class Eyes:
+    """Looks through `cameras`, by the names that they have among the robot's observations; none: looks at nothing.
+
+    Frames are brought to `size` pixels; the model looks at those of `lags` control steps ago at once. `alone`: the
+    model has no other sense of what happens. `say` gets a line when a camera shows nothing, and when it does again.
+    """
+
+    def __init__(
+        self,
+        cameras: Sequence[str] = (),
+        size: int = 1,
+        lags: Sequence[int] = (0,),
+        alone: bool = False,
+        hz: float = 1.0,
+        say: Callable[[str], None] = print,
+    ):
+        self.cameras, self._size, self._lags, self._alone, self._hz, self._say = cameras, size, lags, alone, hz, say
+        self._frames = {name: deque(maxlen=max(lags) + 1) for name in cameras}
+        self._dark = dict.fromkeys(cameras, 0)  # control steps
+        self._said: set[str] = set()
+
+    def forget(self) -> None:
+        """The next frames are an episode's first: before them there is nothing."""
+        for frames in self._frames.values():
+            frames.clear()
+
+    def see(self, observation: dict) -> None:
+        """Take in the frames (H, W, 3) of an observation; called every control step."""
+        for name in self.cameras:
+            frame = square(observation[name], self._size)
+            self._frames[name].append(frame)
+            self._dark[name] = 0 if shows(frame) else self._dark[name] + 1
+            if self._dark[name] >= DARK_S * self._hz and name not in self._said:
+                self._said.add(name)
+                self._say(f"camera {name}: frames of one colour; it counts as missing while that lasts")
+            elif not self._dark[name] and name in self._said:
+                self._said.discard(name)
+                self._say(f"camera {name}: shows something again")
+
+    def now(self) -> tuple[np.ndarray, np.ndarray]:
+        """The frames (C, F, size, size, 3) uint8, and which cameras show anything, (C,) bool."""
+        kept = [[frames[max(-1 - lag, -len(frames))] for lag in self._lags] for frames in self._frames.values()]
+        there = np.array([not self._dark[name] for name in self.cameras], bool)
+        return np.array(kept, np.uint8).reshape(-1, len(self._lags), self._size, self._size, 3), there
+
+    @property
+    def blind(self) -> bool:
+        """Whether there has been nothing to act by, for too long."""
+        return self._alone and min(self._dark.values()) > BLIND_S * self._hz

@@ -1,0 +1,86 @@
+"""A camera whose cable may fall out: then it shows black, which counts as missing, until it is connected again."""
+
+import threading
+from collections.abc import Callable
+
+import numpy as np
+from lerobot.cameras import Camera
+
+AGAIN_S = 1.0
+
+
+class SteadyCamera(Camera):
+    """Another camera, `inner`, whose failures do not end the robot's observation: the joints are there all the same.
+
+    `say` gets a line when it fails and when it is back, which a thread of its own sees to. Only `connect` raises.
+    """
+
+    def __init__(self, name: str, inner: Camera, say: Callable[[str], None]):
+        super().__init__(inner.config)
+        self.width, self.height = inner.width, inner.height  # which a camera may have been asked for itself
+        self._name, self._inner, self._say = name, inner, say
+        self._lost, self._closed = threading.Event(), threading.Event()
+        self._mender: threading.Thread | None = None
+        self._open = False
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether it was connected, and not disconnected since."""
+        return self._open
+
+    @staticmethod
+    def find_cameras() -> list[dict]:
+        """None: it is not a kind of camera."""
+        return []
+
+    def connect(self, warmup: bool = True) -> None:
+        """Connect it. Raises what it raises."""
+        self._inner.connect(warmup)
+        self.width, self.height = self._inner.width, self._inner.height
+        self._closed.clear()
+        self._open = True
+
+    def read_latest(self, max_age_ms: int = 500) -> np.ndarray:
+        """The newest frame (height, width, 3) uint8; black while there is none, or none that is new enough."""
+        if not self._lost.is_set():
+            try:
+                return self._inner.read_latest(max_age_ms)
+            except (OSError, RuntimeError) as error:  # as LeRobot's cameras fail
+                self._lose(error)
+        return np.zeros((self.height, self.width, 3), np.uint8)
+
+    def read(self, color_mode=None) -> np.ndarray:
+        """The same."""
+        return self.read_latest()
+
+    def async_read(self, timeout_ms: float = 200) -> np.ndarray:
+        """The same."""
+        return self.read_latest()
+
+    def disconnect(self) -> None:
+        """Disconnect it, in whatever state it is."""
+        self._closed.set()
+        self._open = False
+        if self._mender is not None:
+            self._mender.join()
+        if self._inner.is_connected:
+            self._inner.disconnect()
+
+    def _lose(self, error: Exception) -> None:
+        self._lost.set()
+        self._say(f"camera {self._name}: {' '.join(str(error).split()) or type(error).__name__}; connecting again")
+        self._mender = threading.Thread(target=self._mend, daemon=True)
+        self._mender.start()
+
+    def _mend(self) -> None:
+        """Connect it again, as often as it takes."""
+        while not self._closed.wait(AGAIN_S):
+            try:
+                if self._inner.is_connected:
+                    self._inner.disconnect()
+                self._inner.connect()
+            except (OSError, RuntimeError):  # not yet
+                continue
+            self._lost.clear()
+            self._say(f"camera {self._name}: connected again")
+            return

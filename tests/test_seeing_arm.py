@@ -1,0 +1,275 @@
+"""An arm with cameras and words: what it shows the model is what training showed; a cable falls out, and goes on."""
+
+import time
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from envs.make import make
+from envs.senses import Senses
+from envs.settings import TaskConfig
+from robot.arms import simulated
+from robot.config_sim_camera import SimCameraConfig
+from robot.running.eyes import BLIND_S, Eyes
+from robot.running.settings import RunConfig
+from robot.steady_camera import SteadyCamera
+
+TASK = TaskConfig("so101-touch", state="joints")
+SENSES = ("state", "images.overhead", "language")
+SIZE, WAIT_S, HZ = 32, 60.0, 30.0
+LIT, DARK = np.random.default_rng(0).integers(0, 255, (SIZE, SIZE, 3), np.uint8), np.zeros((SIZE, SIZE, 3), np.uint8)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory, untaught):
+    return untaught(tmp_path_factory.mktemp("run"), TASK, senses=SENSES, image_size=SIZE)
+
+
+def running(checkpoint, **keys):
+    from configs.running import Running  # noqa: PLC0415
+
+    return Running.begin(RunConfig(str(checkpoint), viewer="none", **keys))
+
+
+def until(true) -> None:
+    end = time.monotonic() + WAIT_S
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_the_simulated_arm_shows_what_training_showed():
+    env = make(TASK, senses=Senses(("images.overhead", "images.wrist"), SIZE))
+    names = ("overhead", "wrist")
+    config = {name: SimCameraConfig(view=name, width=SIZE, height=SIZE, fps=30) for name in names}
+    robot = simulated("so101-touch", HZ, cameras=config)
+    robot.connect()
+    eyes = Eyes(names, SIZE, (0, 2), hz=HZ)
+    shown, _ = env.reset(seed=5)
+    robot.reset(5)
+    for step in range(4):
+        observation = robot.get_observation()
+        eyes.see(observation)
+        frames, there = eyes.now()
+        assert there.all()
+        for camera, name in zip(frames, names, strict=True):
+            np.testing.assert_array_equal(camera[0], shown[f"observation.images.{name}"])
+        shown, *_ = env.step(np.full(6, 0.5 * (step % 2), np.float32))
+        targets = robot.units.from_rad(env.unwrapped.commanded)
+        robot.send_action(dict(zip(robot.action_features, targets.tolist(), strict=True)))
+    robot.disconnect()
+    env.close()
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=12), st.sampled_from([(0,), (0, 2), (1, 3)]))
+def test_eyes_show_the_frames_of_before_and_which_camera_is_dark(lit, lags):
+    eyes, shown = Eyes(["a"], SIZE, lags, hz=HZ, say=[].append), []
+    for number, light in enumerate(lit):
+        shown.append(np.roll(LIT, number, 0) if light else DARK)
+        eyes.see({"a": shown[-1], "joint.pos": 0.0})
+    frames, there = eyes.now()
+    assert there.tolist() == [lit[-1]]
+    for frame, lag in zip(frames[0], lags, strict=True):
+        np.testing.assert_array_equal(frame, shown[max(0, len(shown) - 1 - lag)])
+    eyes.forget()
+    eyes.see({"a": LIT})
+    assert all(np.array_equal(frame, LIT) for frame in eyes.now()[0][0])
+
+
+def test_a_camera_that_goes_dark_is_spoken_of_once_and_again_when_it_is_back():
+    said = []
+    eyes = Eyes(["a", "b"], SIZE, hz=HZ, alone=True, say=said.append)
+    for frames in [(LIT, LIT)] + [(DARK, LIT)] * 60 + [(LIT, DARK)] * 2:
+        eyes.see(dict(zip("ab", frames, strict=True)))
+        assert not eyes.blind
+    assert [line.partition(";")[0] for line in said] == [
+        "camera a: frames of one colour",
+        "camera a: shows something again",
+    ]
+
+
+def test_only_an_arm_without_another_sense_is_blind_in_the_dark():
+    steps = round(BLIND_S * HZ)
+    for alone in (True, False):
+        eyes = Eyes(["a", "b"], SIZE, hz=HZ, alone=alone, say=[].append)
+        for _ in range(steps):
+            eyes.see({"a": DARK, "b": DARK})
+        assert not eyes.blind
+        eyes.see({"a": DARK, "b": DARK})
+        assert eyes.blind == alone
+    assert not Eyes().blind
+
+
+@pytest.mark.parametrize("shape", [(48, 64), (64, 48), (33, 33), (480, 640)])
+def test_a_real_cameras_frame_is_its_middle_square(shape):
+    eyes = Eyes(["a"], 16, hz=HZ)
+    frame = np.zeros((*shape, 3), np.uint8)
+    side = min(shape)
+    top, left = (shape[0] - side) // 2, (shape[1] - side) // 2
+    frame[top : top + side, left : left + side] = 200
+    eyes.see({"a": frame})
+    assert (eyes.now()[0] == 200).all()
+
+
+SETTINGS = {cv2.CAP_PROP_FRAME_WIDTH: 64.0, cv2.CAP_PROP_FRAME_HEIGHT: 48.0, cv2.CAP_PROP_FPS: 30.0}
+
+
+class Cable:
+    """A camera's driver: frames as long as the cable is in."""
+
+    plugged = True
+
+    def __init__(self, *_):
+        self.found = Cable.plugged
+
+    def isOpened(self):
+        return self.found
+
+    def read(self):
+        time.sleep(0.01)
+        return (True, np.full((48, 64, 3), 180, np.uint8)) if Cable.plugged else (False, None)
+
+    def get(self, setting):
+        return SETTINGS.get(setting, 0.0)
+
+    def set(self, setting, value):
+        return SETTINGS.get(setting) == value
+
+    def release(self):
+        self.found = False
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # LeRobot's reading thread gives up
+def test_a_cable_that_falls_out_is_black_frames_until_it_is_in_again(monkeypatch):
+    from lerobot.cameras.opencv import OpenCVCamera, OpenCVCameraConfig  # noqa: PLC0415
+
+    monkeypatch.setattr(cv2, "VideoCapture", Cable)
+    said = []
+    camera = SteadyCamera("front", OpenCVCamera(OpenCVCameraConfig(index_or_path=0, warmup_s=1)), said.append)
+    camera.connect()
+    assert camera.read_latest(10_000).mean() == 180
+    monkeypatch.setattr(Cable, "plugged", False)
+    until(lambda: not camera.read_latest(10_000).any())
+    assert camera.read_latest(10_000).shape == (48, 64, 3)
+    assert camera.is_connected
+    time.sleep(1.5)  # it tries, and fails, to connect again
+    assert said == [said[0]]
+    assert said[0].startswith("camera front: OpenCVCamera(0) ")
+    assert said[0].endswith("; connecting again")
+    monkeypatch.setattr(Cable, "plugged", True)
+    until(lambda: camera.read_latest(10_000).any())
+    assert said[1:] == ["camera front: connected again"]
+    camera.disconnect()
+    camera.disconnect()
+    assert not camera.is_connected
+
+
+def test_a_camera_that_is_not_there_at_first_is_an_error(tmp_path):
+    from lerobot.cameras.opencv import OpenCVCamera, OpenCVCameraConfig  # noqa: PLC0415
+
+    camera = SteadyCamera("front", OpenCVCamera(OpenCVCameraConfig(index_or_path=tmp_path / "none.avi")), print)
+    with pytest.raises(ConnectionError):
+        camera.connect()
+    assert not camera.is_connected
+
+
+def test_a_planners_process_decides_as_the_agent_does_from_the_same_senses(checkpoint):
+    from configs.planning import decider, opened  # noqa: PLC0415
+    from policies.serving.messages import Ask, Begin, Refusal  # noqa: PLC0415
+    from policies.words import Words  # noqa: PLC0415
+
+    answering = decider(checkpoint, 3, "cpu", 1)
+    agent, task = opened(checkpoint, 3, "cpu", 1)
+    begin = Begin(task.label, 25, 6, 0.0, "overhead", SIZE, "Touch the red cube.")
+    ready = answering.begin(begin)
+    lags = agent.model.config.vision.lags
+    env = make(TASK, senses=Senses(SENSES, SIZE))
+    shown, _ = env.reset(seed=1)
+    state, frame = shown["observation.state"], shown["observation.images.overhead"]
+    for there in (True, False):
+        frames = np.broadcast_to(frame, (1, len(lags), *frame.shape)).copy()
+        answering.agent.generator.manual_seed(7)
+        answer = answering.answer(Ask(1, True, state, frames, np.array([there], np.uint8)))
+        agent.generator.manual_seed(7)
+        agent.actions = agent.memory = None
+        seen = {
+            "observation.state": torch.from_numpy(state)[None],
+            "observation.images.overhead": torch.from_numpy(frame)[None],
+            "mask.images.overhead": torch.tensor([[there]]),
+            "observation.language": Words().encode(["touch the red cube"]),
+        }
+        agent.act(seen)
+        np.testing.assert_array_equal(answer.actions, agent.actions[0].numpy()[: ready.every])
+    told = {
+        answering.begin(Begin(task.label, 25, 6, 0.0)): "this planner is for so101-touch (25 numbers of state, 6 of",
+        answering.begin(Begin(task.label, 25, 6, 0.0, "overhead", SIZE)): "observation.language: sentence 0 is ''",
+        answering.answer(Ask(1, True, state)): "frames of shape (0, 1, 1, 1, 3); (1, 2, 32, 32, 3) is needed",
+    }
+    for refusal, line in told.items():
+        assert isinstance(refusal, Refusal)
+        assert refusal.reason.startswith(line)
+    env.close()
+
+
+def test_it_runs_on_the_simulated_arm_by_its_camera_and_its_sentence(checkpoint):
+    result = running(checkpoint, episodes=1, seconds=1.0, sentence="reach for the red cube").run()
+    assert (result["ended"], result["faults"], result["episodes"]) == ("done", [], 1)
+    assert result["plans"] >= 2
+    assert 0 <= result["success_rate"] <= 1
+
+
+def test_an_arm_that_can_see_nothing_and_knows_nothing_else_stops(tmp_path, capsys, untaught):
+    checkpoint = untaught(tmp_path, TASK, senses=("images.overhead",), image_size=SIZE)
+    run = running(checkpoint, episodes=2, seconds=6.0)
+    inner = run._arm
+
+    def darkened(stack):
+        robot = inner(stack)
+        robot.cameras["overhead"].read_latest = lambda max_age_ms=500: DARK
+        return robot
+
+    run._arm = darkened
+    result = run.run()
+    assert result["ended"] == "fault"
+    assert result["faults"][0].startswith("blind: nothing to be seen through overhead")
+    assert "camera overhead: frames of one colour" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("keys", "line"),
+    [
+        (
+            {"robot": "so101-twin"},
+            'the checkpoint looks through overhead; say which that is, e.g. "robot_cameras={overh',
+        ),
+        (
+            {"robot": "so101-twin", "robot_cameras": {"overhead": {}, "top": {}}},
+            "robot_cameras.top: the checkpoint looks",
+        ),
+        ({"sentence": " . "}, "sentence= . : observation.language: sentence 0 is"),
+    ],
+)
+def test_what_a_seeing_checkpoint_cannot_be_run_with_is_refused(checkpoint, keys, line):
+    with pytest.raises(ValueError, match="^" + line.replace(".", r"\.").replace("{", r"\{")):
+        running(checkpoint, **keys)
+
+
+def test_a_checkpoint_that_hears_nothing_takes_no_words_and_a_told_one_must_be_told(arm_checkpoint):
+    with pytest.raises(ValueError, match=r"sentence=go: the checkpoint hears no words"):
+        running(arm_checkpoint, sentence="go")
+    with pytest.raises(ValueError, match=r"robot_cameras\.a: the checkpoint looks through no camera"):
+        running(arm_checkpoint, robot="so101-twin", robot_cameras={"a": {}})
+    with pytest.raises(ValueError, match=r"^target=: where the task's object is"):
+        running(arm_checkpoint, robot="so101", port="p", id="i")
+
+
+def test_a_checkpoint_that_sees_is_not_to_be_told_where_things_are(checkpoint):
+    keys = {"robot": "so101", "port": "p", "id": "i", "robot_cameras": {"overhead": {}}}
+    assert not running(checkpoint, **keys).told
+    lifting = SimpleNamespace(**vars(running(checkpoint, **keys)))
+    assert lifting.task.state == "joints"
