@@ -129,11 +129,8 @@ def _explain(error: Exception, name: str) -> str:
         if found[1] in {f"task.{key}" for key in ARM_DEFAULTS}:
             return f"{found[1]}: only for the SO-101's tasks ({', '.join(ARM_TASKS)})"
         return unknown(found[1], known_keys(name))
-    if found := re.search(r"Error parsing override '([^']+)'\s+missing EQUAL", text):
-        return f"{found[1]}: keys are given as key=value"
     if "override_grammar" in text or text.startswith("Ambiguous value"):
-        key, _, value = _unreadable().partition("=")
-        return f"{key}={value}: a value with signs such as , ! ' = needs quotes in quotes, e.g. \"{key}='a, b'\""
+        return _unreadable()
     if found := re.search(r"Could not find 'task/([^']+)'", text):
         try:
             find(found[1])
@@ -146,17 +143,20 @@ def _explain(error: Exception, name: str) -> str:
 
 
 def _unreadable() -> str:
-    """The argument that Hydra cannot read."""
+    """What is wrong with the argument that Hydra cannot read."""
     from hydra.core.override_parser.overrides_parser import OverridesParser  # noqa: PLC0415
     from hydra.errors import HydraException  # noqa: PLC0415
 
     for argument in sys.argv[1:]:
+        if "=" not in argument:
+            return f"{argument}: keys are given as key=value"
         try:
-            if OverridesParser.create().parse_override(argument).is_sweep_override():
-                return argument
+            if not OverridesParser.create().parse_override(argument).is_sweep_override():
+                continue
         except HydraException:
-            return argument
-    return " ".join(sys.argv[1:])
+            pass
+        return f"{argument}: a value with signs such as , ! ' = needs quotes in quotes, e.g. \"sentence='a, b'\""
+    return f"{' '.join(sys.argv[1:])}: keys are given as key=value"
 
 
 def known_keys(name: str) -> list[str]:

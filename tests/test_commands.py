@@ -111,14 +111,14 @@ def test_help_imports_nothing_heavy(name):
         (
             "evaluate",
             ["checkpoint=a", "sentence=walk, then stop"],
-            "sentence=walk, then stop: a value with signs such as",
+            "sentence=walk, then stop: a value with signs",
         ),
         ("evaluate", ["checkpoint=a", "sentence=stop!"], "needs quotes in quotes, e.g. \"sentence='a, b'\""),
         ("evaluate", ["checkpoint=a", "sentence=it's"], "sentence=it's: a value with signs such as"),
         (
             "run",
             ["checkpoint=a", "robot_camera={a:{type:opencv}}"],
-            "robot_camera: no such key; did you mean robot_cam",
+            "robot_camera: no such key; did you mean rob",
         ),
         (
             "run",
