@@ -1,8 +1,11 @@
-"""A hardware twin for one run: started, waited for, and stopped at the end."""
+"""A hardware twin for one run: started, waited for, and stopped at the end, also where nobody is left to stop it."""
 
+import os
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -17,7 +20,8 @@ class TwinProcess:
         self._temporary = tempfile.TemporaryDirectory(prefix="semagram-twin-")
         self.port_file = Path(self._temporary.name) / "port"
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "configs.twin", f"port_file={self.port_file}"],
+            [sys.executable, "-m", "configs.twin_process", f"port_file={self.port_file}"],
+            stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,  # Ctrl-C is for the run, which lets the arm down before its twin goes
@@ -35,5 +39,23 @@ class TwinProcess:
     def stop(self) -> None:
         """End it."""
         self._process.terminate()
+        self._process.stdin.close()
         self._process.wait()
         self._temporary.cleanup()
+
+
+def main() -> None:
+    """The process: a twin that ends when whoever started it does, as a kill -9 leaves it no time to say."""
+
+    def outlive_nobody() -> None:
+        sys.stdin.buffer.read()  # nothing is said; it ends with the other end
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=outlive_nobody, daemon=True).start()
+    from configs.twin import main as twin  # noqa: PLC0415
+
+    twin()
+
+
+if __name__ == "__main__":
+    main()
