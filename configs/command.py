@@ -19,6 +19,7 @@ from configs.strict import unknown
 from envs.settings import ARM_DEFAULTS, ARM_TASKS, TaskConfig, find, label
 from robot.signals import Stopped
 from sim.variation import Variation
+from worldmodel.settings import VisionConfig
 
 FAILED, MISTAKE = 1, 2
 SIGNALLED = 128
@@ -165,6 +166,7 @@ def known_keys(name: str) -> list[str]:
 
     keys: list[str] = [*(f"task.{field.name}" for field in fields(TaskConfig)), "task"]
     keys += [*(f"randomise.{field.name}" for field in fields(Variation)), "randomise"]
+    keys += [*(f"model.vision.{field.name}" for field in fields(VisionConfig)), "vision"]
 
     def walk(node, prefix: str) -> None:
         for key, value in node.items():

@@ -10,6 +10,7 @@ from robot.recording.settings import RecordConfig
 from robot.running.settings import RunConfig, ServeConfig
 from sim.twin_settings import TwinConfig
 from sim.variation import PRESETS
+from worldmodel.settings import EYES
 
 
 def register() -> None:
@@ -24,14 +25,20 @@ def register() -> None:
     store.store(group="task", name="multi", node=several | {"names": [], "action_repeat": None})
     for name, variation in PRESETS.items():
         store.store(group="randomise", name=name, node=asdict(variation))
+    for name, vision in EYES.items():
+        store.store(group="vision", name=name, package="model.vision", node=asdict(vision))
     train = asdict(TrainConfig())
-    del train["task"], train["randomise"]
+    del train["task"], train["randomise"], train["model"]["vision"]
     evaluate = asdict(EvaluateConfig())
     del evaluate["randomise"]
     folder = "runs/${semagram.label:${task.name},${task.id},${task.names}}/${now:%Y-%m-%d_%H-%M-%S}-seed${seed}"
     store.store(
         name="train",
-        node={"defaults": [{"task": DEFAULT_TASK}, {"randomise": "off"}, *QUIET, "_self_"], **train, **_hydra(folder)},
+        node={
+            "defaults": [{"task": DEFAULT_TASK}, {"randomise": "off"}, {"vision": "small"}, *QUIET, "_self_"],
+            **train,
+            **_hydra(folder),
+        },
     )
     store.store(
         name="evaluate",

@@ -26,6 +26,7 @@ Keys, with their defaults (a key is set as key=value, in any order):
   senses=[state]           what is perceived: state, images.<camera> (images.main: the task's usual one), language;
                            any of them together, e.g. senses=[state,images.main]; each may fail later (semagram-eval)
   image_size=64            height and width of the frames, in pixels
+  vision=small             large: eyes that cost eight times as much, for a GPU (device=cuda)
   replay.capacity=1000000  decisions it remembers; with cameras at most replay.frames=100000 of 12 kB each
   evaluation.every=50000   environment steps between evaluations of evaluation.episodes=10 episodes
   checkpoint.every=10000   environment steps between checkpoints; the newest checkpoint.keep=2 stay

@@ -6,7 +6,8 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from worldmodel.settings import VisionConfig
+from worldmodel.arithmetic import gflop
+from worldmodel.settings import EYES, VisionConfig
 from worldmodel.vision import Eye, patches, shift
 
 
@@ -87,3 +88,13 @@ def test_an_eye_tells_motion_from_rest_whatever_the_light(generator):
 def test_patches_larger_than_the_frame_are_refused():
     with pytest.raises(ValueError, match=r"^model\.vision\.patch=17: at most 16, the frames' side$"):
         Eye(64, 16, VisionConfig(patch=17), 8, torch.float32)
+
+
+def test_large_eyes_cost_what_is_said_of_them():
+    cost = {}
+    for name, config in EYES.items():
+        eye = Eye(64, 64, config, 256, torch.float32)
+        seen = patches(frames(1, len(config.lags), 64, 64, 3), config.patch)
+        cost[name] = gflop(lambda eye=eye, seen=seen: eye(seen))
+    assert cost["small"] == pytest.approx(0.0042, rel=0.01)
+    assert cost["large"] / cost["small"] == pytest.approx(8, abs=0.5)

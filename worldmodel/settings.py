@@ -59,6 +59,10 @@ class VisionConfig:
             raise ValueError(f"model.vision.lags={list(self.lags)}: 0, and then different numbers from 1 to 32")
 
 
+EYES = {"small": VisionConfig(), "large": VisionConfig(patch=4, width=192)}
+"""How much is spent on looking, by name: `large` costs eight times as much, for a GPU."""
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     """Sizes of the nets, and the arithmetic they run in (`precision`: auto, bf16 or fp32)."""
