@@ -1,6 +1,7 @@
 """Hydra's defaults, made from the dataclasses of `configs.schema`, so that each stands once."""
 
 from dataclasses import asdict, fields
+from functools import cache
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -13,6 +14,7 @@ from sim.variation import PRESETS
 from worldmodel.settings import EYES
 
 
+@cache
 def register() -> None:
     """Give Hydra the defaults, and every task by its name."""
     from hydra.core.config_store import ConfigStore  # noqa: PLC0415
