@@ -46,7 +46,6 @@ class Machine:
 def prepare(config: MachineConfig) -> Machine:
     """Set threads; resolve `auto`. Raises ValueError for a device that is not there."""
     torch.set_num_threads(config.threads)
-    torch.set_float32_matmul_precision("medium")
     keep_memory()
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # says at each start that there is no CUDA
     name = config.device

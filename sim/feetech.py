@@ -31,6 +31,16 @@ def encode(servo_id: int, code: int, parameters: bytes = b"") -> bytes:
     return HEADER + body + bytes([~sum(body) & 0xFF])
 
 
+def cut(data: bytes) -> list[bytes]:
+    """The packets that stand one after the other in what was heard at once; the last may be a part of one, or noise."""
+    parts = []
+    while len(data) > 4 and data.startswith(HEADER):
+        size = data[3] + 4
+        parts.append(data[:size])
+        data = data[size:]
+    return [*parts, data] if data else parts
+
+
 class Framer:
     """Finds packets in a stream of bytes, however it is cut; noise and wrong checksums are passed over and counted."""
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sim.feetech import Bus, Framer
+from sim.feetech import Bus, Framer, cut
 from sim.twin_arm import TwinArm
 from sim.twin_control import ControlServer
 from sim.twin_faults import Faults, Line
@@ -79,7 +79,8 @@ class Twin:
         heard, data = time.monotonic(), self._port.read()
         if not data:
             return
-        for packet in self._framer.feed(self._line.carry(data), heard):
+        arrived = b"".join(map(self._line.carry, cut(data)))  # on a busy machine several packets are heard at once
+        for packet in self._framer.feed(arrived, heard):
             replies = self._bus.answer(packet)
             self._packets += 1
             self._replies += len(replies)

@@ -19,7 +19,7 @@ class Line:
         self.counts: Counter[str] = Counter()
 
     def carry(self, data: bytes) -> bytes:
-        """What arrives of `data`: nothing, or one byte of it changed, at the set rates."""
+        """What arrives of a packet: nothing, or one byte of it changed, at the set rates."""
         if self.lost and self._rng.random() < self.lost:
             self.counts["lost"] += 1
             return b""

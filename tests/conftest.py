@@ -242,14 +242,6 @@ def _untaught(folder, task=None, **changes):
     return path
 
 
-@pytest.fixture(autouse=True, scope="module")
-def arithmetic():
-    """A command that runs in the tests' process chooses how matrices are multiplied; the next module's tests do not."""
-    before = torch.get_float32_matmul_precision()
-    yield
-    torch.set_float32_matmul_precision(before)
-
-
 class TwinProcess:
     """semagram-twin, up and running: `port()` is where LeRobot finds it, `folder`/twin.json its calibration."""
 
@@ -346,6 +338,12 @@ def drawing():
     environment = os.environ | {"MUJOCO_GL": backend}
     if backend == "disabled" or subprocess.run([sys.executable, "-c", code], env=environment, check=False).returncode:
         pytest.skip("nothing can be drawn on this machine")
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    """What a test draws without saying from where is the same each time."""
+    torch.manual_seed(0)
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from sim.feetech import (
     WRITE,
     Bus,
     Framer,
+    cut,
     encode,
 )
 from sim.servo import REGISTERS, Servo
@@ -45,6 +46,13 @@ def talk(line: Bus, data: bytes) -> list[bytes]:
 
 def payload(reply: bytes) -> bytes:
     return reply[5:-1]
+
+
+@given(st.lists(packets, max_size=8), st.binary(max_size=30))
+def test_what_is_heard_at_once_is_cut_into_its_packets_and_nothing_is_lost(heard, noise):
+    assert cut(b"".join(heard)) == heard
+    assert b"".join(cut(b"".join(heard) + noise)) == b"".join(heard) + noise
+    assert b"".join(cut(noise)) == noise
 
 
 @given(st.lists(st.one_of(st.binary(max_size=300), packets), max_size=8))

@@ -118,3 +118,14 @@ def test_shapes_are_checked_while_the_tests_run():
 def test_before_anything_was_seen_states_pass_unchanged(generator):
     x = torch.randn(4, 3, generator=generator)
     assert torch.equal(Normaliser(3)(x), x)
+
+
+def test_a_command_leaves_products_in_fp32_as_exact_as_fp32_is():
+    from configs.assembly import prepare  # noqa: PLC0415
+    from configs.schema import MachineConfig  # noqa: PLC0415
+
+    threads = torch.get_num_threads()
+    prepare(MachineConfig("cpu", threads, "false"))
+    x, w = torch.rand(2, 3, 64, 256, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    exact = x @ w.mT
+    assert (torch.bmm(x.float(), w.float().mT) - exact).abs().max() < 3e-6 * exact.abs().max()

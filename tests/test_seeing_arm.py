@@ -273,3 +273,13 @@ def test_a_checkpoint_that_sees_is_not_to_be_told_where_things_are(checkpoint):
     assert not running(checkpoint, **keys).told
     lifting = SimpleNamespace(**vars(running(checkpoint, **keys)))
     assert lifting.task.state == "joints"
+
+
+def test_a_recording_by_a_policy_needs_one_of_the_state_alone(checkpoint, tmp_path):
+    from configs.recording import Recording  # noqa: PLC0415
+    from robot.recording.settings import RecordConfig  # noqa: PLC0415
+
+    keys = RecordConfig(str(tmp_path / "d"), by="policy", checkpoint=str(checkpoint), episodes=1)
+    with pytest.raises(ValueError, match=r"perceives images\.overhead, language; by=policy drives by the state alone"):
+        Recording(keys).run()
+    assert not list(tmp_path.iterdir())

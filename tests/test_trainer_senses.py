@@ -120,17 +120,6 @@ def test_a_checkpoint_says_what_it_perceives(make, toys, tmp_path):
     assert torch.equal(model.encode(seen), trainer.learner.acting.encode(seen))
 
 
-def test_a_robot_is_not_run_by_what_perceives_more_than_it_gives(make, toys, tmp_path):
-    from configs.planning import opened  # noqa: PLC0415
-
-    trainer = make((9,))
-    advance(trainer, 12)
-    path = save_checkpoint(tmp_path, toys.identity(trainer), trainer, {}, 1)
-    with pytest.raises(ValueError, match=r"perceives observation\.images\.front, observation\.language") as caught:
-        opened(path, 0, "cpu", 1)
-    assert "\n" not in str(caught.value)
-
-
 def test_a_damaged_replay_is_said_in_one_line_and_a_missing_one_is_done_without(make, toys, tmp_path):
     from configs.evaluation import Evaluation  # noqa: PLC0415
 
