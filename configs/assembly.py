@@ -95,6 +95,11 @@ def senses_of(space: spaces.Dict) -> dict[str, tuple[int, ...]]:
     return {key: (Words.size,) if key == LANGUAGE else part.shape for key, part in seen.items()}
 
 
+def heard(task: TaskConfig, senses: Shapes) -> torch.Tensor | None:
+    """The vectors (K, T) of the sentences that are said in a task's training; None where none is."""
+    return Words().encode([part.words for part in task.parts]) if LANGUAGE in senses else None
+
+
 def perceived(senses: Shapes) -> Senses:
     """What an environment has to show for a model that perceives these."""
     sizes = [shape[0] for key, shape in senses.items() if is_image(key)]
@@ -191,7 +196,8 @@ class Assembly:
         model = self.learner.acting
         planner = Planner(model, self.token_discounts, self.config.planner, compiled) if planned else None
         generator = torch.Generator().manual_seed(seed)
-        return Agent(model, self.tokens, planner, generator, every=self.config.planner.replan_every)
+        known = heard(self.config.task, self.senses)
+        return Agent(model, self.tokens, planner, generator, every=self.config.planner.replan_every, heard=known)
 
     def identity(self) -> Identity:
         """What a checkpoint of now is for."""
@@ -227,4 +233,6 @@ def loaded_agent(
     discounts = identity.model.token.discounts(identity.discount)
     config, generator = planner or identity.planner, torch.Generator().manual_seed(seed)
     chosen = Planner(model, discounts, config, compiled) if planned else None
-    return Agent(model, tokens, chosen, generator, every=config.replan_every), TaskConfig(**identity.task)
+    task = TaskConfig(**identity.task)
+    known = heard(task, identity.senses)
+    return Agent(model, tokens, chosen, generator, every=config.replan_every, heard=known), task

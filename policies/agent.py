@@ -7,8 +7,10 @@ from torch import Tensor
 from policies.noise import Noise
 from policies.recall import Recall
 from policies.tokens import Tokens
+from policies.words import recognised
 from worldmodel.model import WorldModel
 from worldmodel.planner import Memory, Plan, Planner
+from worldmodel.senses import LANGUAGE
 
 
 class Agent:
@@ -25,13 +27,15 @@ class Agent:
         generator: torch.Generator,
         explore: str = "",
         every: int = 0,
+        heard: Tensor | None = None,
     ):
         """Without a planner the policy's mode is executed, with one the elites' mean.
 
         With `explore`, white, pink or mixed, it is an elite drawn by its weight, plus noise of that colour and of the
         plan's own spread. `every`: control steps from one decision to the next; 0: a token's length. Up to that length
         the rest of a token is dropped; beyond, the plan's next tokens are followed unseen, as far as there are any (the
-        policy alone has one). Raises ValueError for more steps than a plan has.
+        policy alone has one). `heard` (K, T): the sentences of the training, as which others are recognised. Raises
+        ValueError for more steps than a plan has.
         """
         self.model, self.tokens, self.planner = model, tokens, planner
         self.generator, self.noise = generator, Noise(explore, generator) if explore else None
@@ -39,6 +43,7 @@ class Agent:
         known = shortest * (planner.config.horizon if planner else 1)
         if every > known and planner:
             raise ValueError(f"planner.replan_every={every}: at most {known}, the control steps of a plan")
+        self.heard = heard
         self.every, self.recall = every, Recall(model.config.vision.lags)
         self.most = every or longest  # control steps between two decisions, at most
         self.ahead = -(-self.most // shortest)  # tokens that may be executed before the next decision
@@ -57,11 +62,11 @@ class Agent:
         return self.covered / self.decided if self.decided else float(self.most)
 
     @property
-    def due(self) -> Bool[Tensor, "B"]:
+    def due(self) -> Bool[Tensor, " B"]:
         """Which environments decide anew in the next `act`, if as many as before."""
         return self.at >= self.until
 
-    def reset(self, ended: Bool[Tensor, "B"]) -> None:
+    def reset(self, ended: Bool[Tensor, " B"]) -> None:
         """Forget the token and the plan of the environments (B,) whose episode ended."""
         self.at[ended] = self.until[ended]
         self.recall.forget(ended)
@@ -81,6 +86,8 @@ class Agent:
     def follow(self, observation: dict[str, Tensor]) -> Float[Tensor, "B A"]:
         """The same from an observation as the model takes it, each camera with its frames of before (B, F, H, W, 3)."""
         count = len(next(iter(observation.values())))
+        if self.heard is not None and LANGUAGE in observation:
+            observation = observation | {LANGUAGE: recognised(observation[LANGUAGE], self.heard)}
         if self.actions is None or len(self.at) != count:
             self.memory = None
             self.at, self.until = torch.zeros(2, count, dtype=torch.long)
@@ -93,7 +100,7 @@ class Agent:
         self.at += 1
         return action
 
-    def _begin(self, observation: dict[str, Tensor], due: Bool[Tensor, "B"]) -> None:
+    def _begin(self, observation: dict[str, Tensor], due: Bool[Tensor, " B"]) -> None:
         """Decide anew where it is time to; the others keep their tokens, and their memory."""
         if self.planner is None:
             sentences = self.model.favourite(self.model.encode(observation))[0].cpu().unsqueeze(0)
@@ -119,7 +126,7 @@ class Agent:
         self.decided += int(due.sum())
         self.covered += int(until[due].sum())
 
-    def _until(self, sentences: Float[Tensor, "T B W"]) -> Int[Tensor, "B"]:
+    def _until(self, sentences: Float[Tensor, "T B W"]) -> Int[Tensor, " B"]:
         """Control steps to the next decision."""
         lengths = self.tokens.lengths[self.tokens.kind(sentences[0])]
         return torch.full_like(lengths, self.every) if self.every else lengths

@@ -18,14 +18,14 @@ def ease(x: Float[np.ndarray, "*n"]) -> Float[np.ndarray, "*n"]:
     return x**3 * (x * (6 * x - 15) + 10)
 
 
-def pressure(u: Float[np.ndarray, "n"]) -> Float[np.ndarray, "n"]:
+def pressure(u: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
     """How hard the brush is pressed along a stroke (0 to 1): set down quickly, lifted slowly. A beta density."""
     rising, falling = 1.1, 1.9
     top = rising / (rising + falling)
     return (u / top) ** rising * ((1 - u) / (1 - top)) ** falling
 
 
-def ribbon(centre: Float[np.ndarray, "n *A 2"], half: Float[np.ndarray, "n *A"]) -> Float[np.ndarray, "m *A 2"]:
+def ribbon(centre: Float[np.ndarray, "n *A 2"], half: Float[np.ndarray, " n *A"]) -> Float[np.ndarray, "m *A 2"]:
     """The outline (2n points) of a line of points, as wide as twice `half` across its direction."""
     along = np.gradient(centre, axis=0)
     length = np.linalg.norm(along, axis=-1, keepdims=True)

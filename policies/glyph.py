@@ -50,7 +50,7 @@ class Shape:
 class Lanes:
     """Where each of A action dimensions is drawn: value v in [-1, 1] at radius `rest`[d] + `swing` x v."""
 
-    rest: Float[np.ndarray, "A"]
+    rest: Float[np.ndarray, " A"]
     swing: float
 
     @classmethod
@@ -120,7 +120,7 @@ def _thread(thread: Line, lanes: Lanes, lifted: bool) -> list[Shape]:
     return _each(outlines, np.ones(len(lanes.rest)), "thread", thread.token)
 
 
-def _each(outlines: Float[np.ndarray, "m A 2"], opacity: Float[np.ndarray, "A"], role: str, token: int) -> list[Shape]:
+def _each(outlines: Float[np.ndarray, "m A 2"], opacity: Float[np.ndarray, " A"], role: str, token: int) -> list[Shape]:
     """A shape for each lane."""
     return [Shape((outlines[:, d],), float(opacity[d]), role, token, d) for d in range(len(opacity))]
 

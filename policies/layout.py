@@ -38,7 +38,7 @@ class Layout:
         """Numbers in a vector."""
         return self.places["stop"].stop
 
-    def encode(self, token: Token) -> Float[np.ndarray, "W"]:
+    def encode(self, token: Token) -> Float[np.ndarray, " W"]:
         """The token's vector (width,). Raises ValueError for a motion of another shape, or a name that is not known."""
         name = kind(token)
         vector = np.zeros(self.width)
@@ -46,7 +46,7 @@ class Layout:
         vector[self.places[name]] = self._parameters(token)
         return vector
 
-    def decode(self, vector: Float[np.ndarray, "W"]) -> Token:
+    def decode(self, vector: Float[np.ndarray, " W"]) -> Token:
         """The token of a vector (width,). Raises ValueError for a vector that no token has."""
         if vector.shape != (self.width,):
             raise ValueError(f"a token's vector has shape {vector.shape}, ({self.width},) is needed")

@@ -25,8 +25,8 @@ class Line:
     """
 
     token: int
-    u: Float[np.ndarray, "n"]
-    angle: Float[np.ndarray, "n"]
+    u: Float[np.ndarray, " n"]
+    angle: Float[np.ndarray, " n"]
     value: Float[np.ndarray, "n A"]
     spread: Float[np.ndarray, "n A"]
     soft: float
@@ -57,7 +57,7 @@ def _levels(span: Span) -> list[Line]:
     return result
 
 
-def _steps(angle: float, lanes: int) -> Float[np.ndarray, "n"]:
+def _steps(angle: float, lanes: int) -> Float[np.ndarray, " n"]:
     """Evenly from 0 to 1, close enough for an outline over `angle` radians."""
     step = STEP if lanes <= MANY else 2 * STEP
     return np.linspace(0, 1, max(9, int(np.ceil(angle / step)) + 1))
@@ -111,7 +111,7 @@ def threads(ring: Ring, drawn: list[Line]) -> list[Line]:
     return result
 
 
-def _leaning(stroke: Line, end: int) -> Float[np.ndarray, "A"]:
+def _leaning(stroke: Line, end: int) -> Float[np.ndarray, " A"]:
     """How far the values would go on within the next pause, from a stroke's beginning (0) or end (-1).
 
     Not the whole of the slope, over an eighth of the stroke: a short steep one would throw its thread far out.

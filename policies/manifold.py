@@ -108,7 +108,7 @@ class Manifold:
         self,
         rows: Float[Tensor, "M P"],
         value: Float[Tensor, "*C M"],
-        deviation: float | Float[Tensor, "M"] = 0.0,
+        deviation: float | Float[Tensor, " M"] = 0.0,
     ) -> "Manifold":
         """The token given that rows @ w was measured to be `value` (..., M), off by `deviation` (0: exactly).
 
@@ -129,7 +129,7 @@ class Manifold:
         self,
         rows: Float[Tensor, "M P"],
         value: Float[Tensor, "*C M"],
-        deviation: float | Float[Tensor, "M"] = 0.0,
+        deviation: float | Float[Tensor, " M"] = 0.0,
     ) -> Float[Tensor, "*D"]:
         """Log-density (...,) of measuring rows @ w + deviation * noise = `value` (..., M). Raises as `condition`."""
         root, gap = self._innovation(rows, value, deviation)

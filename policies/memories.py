@@ -37,7 +37,7 @@ class Memories:
         alone = {key: encoder.join(parts, here) for key, here in zip(encoder.keys, single, strict=True)}
         return cls(newest, encoder.join(parts, present), alone)
 
-    def nearest(self, latents: Float[Tensor, "T D"]) -> Int[Tensor, "T"]:
+    def nearest(self, latents: Float[Tensor, "T D"]) -> Int[Tensor, " T"]:
         """The moments whose latents are nearest to these."""
         return torch.cdist(latents, self.latents).argmin(-1).cpu()
 

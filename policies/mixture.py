@@ -17,14 +17,14 @@ class Mixture:
     tokens: Manifold
 
     def evidence(
-        self, rows: Float[Tensor, "M P"], value: Float[Tensor, "*B M"], deviation: float | Float[Tensor, "M"]
+        self, rows: Float[Tensor, "M P"], value: Float[Tensor, "*B M"], deviation: float | Float[Tensor, " M"]
     ) -> Float[Tensor, "*B C"]:
         """The log-probability of each token, given that rows @ w was measured to be `value`, off by `deviation`."""
         joint = self.log_weights + self.tokens.evidence(rows, value[..., None, :], deviation)
         return joint.log_softmax(-1)
 
     def condition(
-        self, rows: Float[Tensor, "M P"], value: Float[Tensor, "*B M"], deviation: float | Float[Tensor, "M"]
+        self, rows: Float[Tensor, "M P"], value: Float[Tensor, "*B M"], deviation: float | Float[Tensor, " M"]
     ) -> "Mixture":
         """The mixture given that measurement: every token conditioned, and weighed anew by its evidence."""
         weights = self.evidence(rows, value, deviation)
@@ -65,7 +65,7 @@ def fit(
     rank: int,
     prior: float,
     generator: torch.Generator,
-    groups: Int[Tensor, "N"] | None = None,
+    groups: Int[Tensor, " N"] | None = None,
     floor: float = 1e-3,
 ) -> Mixture:
     """A mixture of `count` tokens around the k-means of control points (N, P).
@@ -108,7 +108,7 @@ def _away_from_others(data: Tensor, chosen: Tensor, groups: Tensor) -> tuple[Ten
 
 def k_means(
     data: Float[Tensor, "N P"], count: int, generator: torch.Generator, iterations: int = 30
-) -> tuple[Int[Tensor, "N"], Float[Tensor, "C P"]]:
+) -> tuple[Int[Tensor, " N"], Float[Tensor, "C P"]]:
     """Each point's cluster (N,) and the clusters' means (C, P), begun far apart (k-means++).
 
     Raises ValueError for more clusters than points. A cluster that loses its last point keeps its place.

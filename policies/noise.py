@@ -29,7 +29,7 @@ class Noise:
         self.parts = torch.zeros(len(lasting), 0)  # where each part stands
         self.mixed, self.pink = colour == "mixed", torch.zeros(0, dtype=torch.bool)  # (B,), of this episode
 
-    def reset(self, ended: Bool[Tensor, "B"]) -> None:
+    def reset(self, ended: Bool[Tensor, " B"]) -> None:
         """Episodes begin in the environments (B,) whose last one ended."""
         if len(self.pink) == len(ended):
             self.pink = self.pink ^ ended

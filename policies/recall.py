@@ -36,7 +36,7 @@ class Recall:
         self.fresh = torch.zeros(len(next(iter(observation.values()))), dtype=torch.bool)
         return shown
 
-    def forget(self, ended: Bool[Tensor, "B"]) -> None:
+    def forget(self, ended: Bool[Tensor, " B"]) -> None:
         """The next frames of these environments are an episode's first."""
         self.fresh = ended | self.fresh if len(self.fresh) == len(ended) else ended.clone()
 

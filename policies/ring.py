@@ -83,7 +83,7 @@ def _inside(token: Token) -> bool:
     return isinstance(token, Grip) and token.after > 0
 
 
-def _angles(tokens: Sentence, begins: Float[np.ndarray, "n"]) -> list[float | None]:
+def _angles(tokens: Sentence, begins: Float[np.ndarray, " n"]) -> list[float | None]:
     """Where the tokens act that fall inside a motion; None for the others. Past the last motion it is its end."""
     times = np.cumsum([0.0, *map(_seconds, tokens)])
     result: list[float | None] = []

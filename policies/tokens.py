@@ -40,7 +40,7 @@ class Tokens:
         return self.points + (len(self.curves) if len(self.curves) > 1 else 0)
 
     @property
-    def lengths(self) -> Int[Tensor, "n"]:
+    def lengths(self) -> Int[Tensor, " n"]:
         """Control steps of a token of each kind."""
         return torch.tensor([curve.length for curve in self.curves])
 
@@ -55,7 +55,7 @@ class Tokens:
             return torch.zeros(tokens.shape[:-1], dtype=torch.long)
         return tokens[..., self.points :].argmax(-1)
 
-    def curve(self, token: Float[Tensor, "W"]) -> Curve:
+    def curve(self, token: Float[Tensor, " W"]) -> Curve:
         """The curve that one token is a point of."""
         return self.curves[int(self.kind(token))]
 
@@ -78,7 +78,7 @@ class Tokens:
             actions[chosen, known.shape[1] :] = known[:, -1:]
         return actions
 
-    def advance(self, sentences: Float[Tensor, "T B W"], steps: Int[Tensor, "B"]) -> Float[Tensor, "T B W"]:
+    def advance(self, sentences: Float[Tensor, "T B W"], steps: Int[Tensor, " B"]) -> Float[Tensor, "T B W"]:
         """Each of B sentences as it stands so many control steps later; all tokens of a sentence are of one kind."""
         kinds, later = self.kind(sentences[0]), sentences.clone()
         for kind, curve in enumerate(self.curves):

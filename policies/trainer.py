@@ -12,11 +12,10 @@ from policies.agent import Agent
 from policies.rollouts import as_tensors, episode_seeds, succeeded
 from policies.settings import LoopConfig
 from policies.tokens import Tokens
-from policies.words import vary
 from worldmodel.learner import UPDATE_METRICS, Learner
 from worldmodel.losses import Batch
 from worldmodel.replay import Replay, Window
-from worldmodel.senses import LANGUAGE, STATE, is_image, mask
+from worldmodel.senses import STATE, is_image, mask
 from worldmodel.vision import shift
 
 
@@ -172,10 +171,10 @@ class Trainer:
         )
 
     def _augmented(self, key: str, value: Tensor) -> Tensor:
-        """What one sense gave (H+1, B, ...), each as it might have been as well: frames moved, sentences said anew."""
-        if is_image(key):
-            return shift(value.flatten(0, 1), self.learner.config.shift, self.generator).view_as(value)
-        return vary(value, self.learner.config.vary, self.generator) if key == LANGUAGE else value
+        """What one sense gave (H+1, B, ...), frames as they might have been as well: moved."""
+        if not is_image(key):
+            return value
+        return shift(value.flatten(0, 1), self.learner.config.shift, self.generator).view_as(value)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Counters, random state and the running episodes' progress."""

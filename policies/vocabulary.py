@@ -42,7 +42,7 @@ class Move:
                 )
 
     @classmethod
-    def of(cls, points: Float[np.ndarray, "P"], knots: int, degree: int, seconds: float) -> "Move":
+    def of(cls, points: Float[np.ndarray, " P"], knots: int, degree: int, seconds: float) -> "Move":
         """The motion of a world model's token with these points (P,), P = K x A, that lasts so long.
 
         A mean of bounded tokens can be an ulp out of bounds: it is clamped.

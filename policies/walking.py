@@ -30,9 +30,9 @@ class Walk:
     def __init__(
         self,
         sentence: Iterable[Token],
-        position: Float[np.ndarray, "A"],
+        position: Float[np.ndarray, " A"],
         rate_hz: float,
-        rate: Float[np.ndarray, "A"] | None = None,
+        rate: Float[np.ndarray, " A"] | None = None,
         tie: Tie = "position",
         gripper: int | None = None,
     ):

@@ -48,7 +48,7 @@ def alike(
     return share / share.sum(-1, keepdim=True), code
 
 
-def doubt(returns: Float[Tensor, "B E"], indifference: float) -> Float[Tensor, "B"]:
+def doubt(returns: Float[Tensor, "B E"], indifference: float) -> Float[Tensor, " B"]:
     """How far the elites disagree: the deviation of their returns, relative to the best one's size.
 
     Candidates whose return is not finite are left out; with none that is, the doubt is infinite.

@@ -10,6 +10,7 @@ from torch import Tensor
 from worldmodel.flat import flatten, segment
 from worldmodel.losses import METRICS, Batch, loss
 from worldmodel.model import WorldModel
+from worldmodel.senses import LANGUAGE
 from worldmodel.settings import LearningConfig
 
 UPDATE_METRICS = (*METRICS, "gradient_norm", "return_scale")
@@ -68,7 +69,8 @@ class Learner:
         if count > 1:
             keep = (torch.rand(size, count, generator=generator) >= self.config.dropout).to(keep)
             there = self.model.encoder.present({key: value[0] for key, value in batch.seen.items()})
-            keep = torch.where((keep * there).sum(1, keepdim=True) > 0, keep, 1.0)  # all hidden: none is
+            shows = torch.tensor([key != LANGUAGE for key in self.model.senses]).to(keep)
+            keep = torch.where((keep * there * shows).sum(1, keepdim=True) > 0, keep, 1.0)  # all hidden: none is
         return *normal.to(self.flat.device), keep
 
     def learn(self, batch: Batch, noise: tuple[Tensor, Tensor, Tensor]) -> None:

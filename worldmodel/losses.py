@@ -68,9 +68,9 @@ def window_return(
     reward: Float[Tensor, "H B"],
     proceed: Float[Tensor, "H B"],
     valid: Float[Tensor, "H B"],
-    value: Float[Tensor, "B"],
-    discount: Float[Tensor, "B"],
-) -> Float[Tensor, "B"]:
+    value: Float[Tensor, " B"],
+    discount: Float[Tensor, " B"],
+) -> Float[Tensor, " B"]:
     """Targets (B,): the rewards from the first token to the window's last valid one, then `value` (B,), V after it.
 
     G_t = R_t + g c_t G_{t+1}, and V in the place of G_{t+1} where no valid token follows; g is the discount over one
@@ -86,7 +86,7 @@ def window_return(
 
 def bootstrap(
     model: WorldModel, target: ValueHeads, z: Float[Tensor, "B D"], noise: Float[Tensor, "B P"]
-) -> Float[Tensor, "B"]:
+) -> Float[Tensor, " B"]:
     """What follows a latent: the least of the target's heads, at a token that the policy draws, of the best kind."""
     values = []
     for kind in model.each_kind(z):
@@ -95,7 +95,7 @@ def bootstrap(
     return torch.stack(values).amax(0)
 
 
-def confusion(z: Float[Tensor, "B D"], others: Float[Tensor, "B D"], group: int) -> Float[Tensor, "B"]:
+def confusion(z: Float[Tensor, "B D"], others: Float[Tensor, "B D"], group: int) -> Float[Tensor, " B"]:
     """How far each of B imagined latents could be any other's of the batch, not its own: a cross-entropy, in nats.
 
     The similarity of two latents is how many of their soft symbols agree, sum_g <z_g, z'_g>. So what is seen must stay
@@ -131,7 +131,7 @@ def loss(
     batch: Batch,
     noise: tuple[Tensor, Tensor, Tensor],
     scale: Tensor,
-    discounts: Float[Tensor, "n"],
+    discounts: Float[Tensor, " n"],
     config: LearningConfig,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Total loss (), its parts in the order of METRICS (8,), and the value estimates of the first latents (B,).

@@ -23,10 +23,10 @@ class Imagined:
 
     latent: Float[Tensor, "B D"]
     reward_logits: Float[Tensor, "B N"]
-    continue_logit: Float[Tensor, "B"]
+    continue_logit: Float[Tensor, " B"]
 
     @property
-    def reward(self) -> Float[Tensor, "B"]:
+    def reward(self) -> Float[Tensor, " B"]:
         """Discounted reward over the whole token, (B,)."""
         return twohot.mean(self.reward_logits)
 
@@ -156,11 +156,11 @@ class WorldModel(nn.Module):
         """The code of every kind, for each of B latents."""
         return [code.expand(len(like), -1) for code in self.codes]
 
-    def fade(self, w: Float[Tensor, "*B W"], discounts: Float[Tensor, "n"]) -> Float[Tensor, "*B"]:
+    def fade(self, w: Float[Tensor, "*B W"], discounts: Float[Tensor, " n"]) -> Float[Tensor, "*B"]:
         """The discount over each whole token, from that of each kind."""
         return w[..., self.points :] @ discounts if self.kinds > 1 else discounts.expand(w.shape[:-1])
 
-    def favourite(self, z: Float[Tensor, "B D"]) -> tuple[Float[Tensor, "B W"], Float[Tensor, "B"]]:
+    def favourite(self, z: Float[Tensor, "B D"]) -> tuple[Float[Tensor, "B W"], Float[Tensor, " B"]]:
         """The policy's mode of the kind that the value likes best, and that value."""
         words = [self.word(self.policy(z, kind).mode, kind) for kind in self.each_kind(z)]
         values = torch.stack([twohot.mean(self.value(z, w)).mean(0) for w in words])

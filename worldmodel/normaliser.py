@@ -35,7 +35,7 @@ class Normaliser(nn.Module):
         self._settle()
 
     @torch.no_grad()
-    def take(self, mean: Float[Tensor, "S"], std: Float[Tensor, "S"], count: int) -> None:
+    def take(self, mean: Float[Tensor, " S"], std: Float[Tensor, " S"], count: int) -> None:
         """Take the statistics of `count` states from elsewhere, in the place of what was seen."""
         self.count.fill_(count)
         self.total_mean.copy_(mean)

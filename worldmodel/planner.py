@@ -32,14 +32,14 @@ class Memory:
     still applies."""
 
     mean: Float[Tensor, "T B W"]
-    valid: Bool[Tensor, "B"]
+    valid: Bool[Tensor, " B"]
 
     @classmethod
     def of(cls, mean: Float[Tensor, "T B W"]) -> "Memory":
         """What is to be started from, by every one of the B."""
         return cls(mean, torch.ones(mean.shape[1], dtype=torch.bool, device=mean.device))
 
-    def where(self, chosen: Bool[Tensor, "B"], other: "Memory | None") -> "Memory":
+    def where(self, chosen: Bool[Tensor, " B"], other: "Memory | None") -> "Memory":
         """This memory for the environments (B,) chosen, the other one for the rest."""
         chosen = chosen.to(self.valid.device)
         if other is None:
@@ -64,7 +64,7 @@ class Plan:
     elites: Float[Tensor, "T B E W"]
     latent: Float[Tensor, "B D"]
     spent: int
-    imagined: Int[Tensor, "B"]
+    imagined: Int[Tensor, " B"]
 
 
 def propose(
@@ -87,7 +87,7 @@ def score(
     model: WorldModel,
     z: Float[Tensor, "B D"],
     tokens: Float[Tensor, "T B N W"],
-    discounts: Float[Tensor, "n"],
+    discounts: Float[Tensor, " n"],
     depths: bool,
 ) -> Float[Tensor, "B N"]:
     """Return of each sentence. With `depths`, the mean over k = 0..T of: k imagined rewards, then a value.
@@ -116,7 +116,7 @@ def refine(
     kept: Float[Tensor, "T B K W"],
     kept_returns: Float[Tensor, "B K"],
     fresh: Float[Tensor, "T B N W"],
-    discounts: Float[Tensor, "n"],
+    discounts: Float[Tensor, " n"],
     config: PlannerConfig,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """One iteration: score the `fresh` sentences, `elect` among them and those `kept` from before."""
@@ -209,7 +209,7 @@ class Planner:
         return self.model.word(points, kind)
 
 
-def _where(chosen: Bool[Tensor, "B"], new: tuple[Tensor, ...], old: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+def _where(chosen: Bool[Tensor, " B"], new: tuple[Tensor, ...], old: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """What `refine` found last for the latents chosen, and what it found before for the rest."""
     axis = (1, 1, 0, 0, 1, 0)  # where B stands
     shapes = [[1] * k + [-1] + [1] * (a.dim() - k - 1) for a, k in zip(new, axis, strict=True)]

@@ -31,7 +31,7 @@ class Window:
     terminated: Bool[Tensor, "H B"]
     valid: Bool[Tensor, "H B"]
     choice: Float[Tensor, "B P"]
-    chose: Bool[Tensor, "B"]
+    chose: Bool[Tensor, " B"]
 
 
 class Replay:
@@ -96,11 +96,11 @@ class Replay:
     def add(
         self,
         env: int,
-        action: Float[Tensor, "A"],
+        action: Float[Tensor, " A"],
         reward: float,
         seen: dict[str, Tensor],
         terminated: bool,
-        choice: Float[Tensor, "P"] | None = None,
+        choice: Float[Tensor, " P"] | None = None,
     ) -> None:
         """Add one step: the action taken from the newest observation, its reward, what was seen next.
 
@@ -130,7 +130,7 @@ class Replay:
         self.head[env] = row
         self.filled[env] = min(int(self.filled[env]) + 1, self.rows)
 
-    def _sentence(self, vector: Float[Tensor, "T"]) -> int:
+    def _sentence(self, vector: Float[Tensor, " T"]) -> int:
         """The number of a sentence."""
         for i, known in enumerate(self.sentences):
             if torch.equal(known, vector):
@@ -138,7 +138,7 @@ class Replay:
         self.sentences.append(vector.clone())
         return len(self.sentences) - 1
 
-    def starts(self, count: int, generator: torch.Generator) -> tuple[Int[Tensor, "B"], Int[Tensor, "B"]]:
+    def starts(self, count: int, generator: torch.Generator) -> tuple[Int[Tensor, " B"], Int[Tensor, " B"]]:
         """Environment and row of `count` steps, uniform over all steps held. Raises ValueError when there are none."""
         if not self.steps:
             raise ValueError("the replay holds no step yet")
@@ -159,7 +159,7 @@ class Replay:
         env, row = self.starts(batch, generator)
         return self.window(env, row, horizon, length)
 
-    def window(self, env: Int[Tensor, "B"], row: Int[Tensor, "B"], horizon: int, length: int) -> Window:
+    def window(self, env: Int[Tensor, " B"], row: Int[Tensor, " B"], horizon: int, length: int) -> Window:
         """The windows that start at the given rows."""
         steps = horizon * length
         rows = (row + torch.arange(steps + 1).unsqueeze(1)) % self.rows
@@ -182,7 +182,7 @@ class Replay:
             chose=self.chose[env, row],
         )
 
-    def _show(self, env: Int[Tensor, "B"], rows: Int[Tensor, "T B"]) -> dict[str, Tensor]:
+    def _show(self, env: Int[Tensor, " B"], rows: Int[Tensor, "T B"]) -> dict[str, Tensor]:
         """What was seen at some rows, frames with those before them."""
         shown, flat = {}, (env * self.rows + rows).flatten()
         for key, column in self.seen.items():
@@ -200,7 +200,7 @@ class Replay:
             shown |= {naming.mask(key): here for key, here in zip(self.seen, masks, strict=True)}
         return shown
 
-    def _before(self, env: Int[Tensor, "B"], rows: Int[Tensor, "T B"], lag: int) -> Int[Tensor, "T B"]:
+    def _before(self, env: Int[Tensor, " B"], rows: Int[Tensor, "T B"], lag: int) -> Int[Tensor, "T B"]:
         """The rows `lag` steps earlier, or where the episode began."""
         back, going = torch.zeros_like(rows), torch.ones_like(rows, dtype=torch.bool)
         for i in range(1, lag + 1):

@@ -105,9 +105,9 @@ class LearningConfig:
     `learning_rate`. `averaging`: over how many of the last updates (a time constant) the weights are averaged that act
     where nothing is explored; 1: the newest weights act.
 
-    Of several senses each is hidden with probability `dropout` where a window begins (never all), and `agreement`
-    weighs the distance of the latent that is left to that of all. Frames are moved at random by up to `shift` pixels,
-    and the vectors of sentences by `vary` of their length, as other words for the same would be. Where there are
+    Of several senses each is hidden with probability `dropout` where a window begins (never all that show what
+    happens, as words do not), and `agreement` weighs the distance of the latent that is left to that of all. Frames are
+    moved at random by up to `shift` pixels. Where there are
     cameras, `contrast` weighs how well an imagined latent is told from the others of the batch.
     """
 
@@ -130,7 +130,6 @@ class LearningConfig:
     agreement: float = 20.0
     shift: int = 4
     contrast: float = 0.5
-    vary: float = 2.0
 
     def __post_init__(self):
         """Raise ValueError for a value outside its range."""
@@ -139,7 +138,7 @@ class LearningConfig:
         check("learning.", self, "learning_rate encoder_rate clip", above=0)
         check("learning.", self, "averaging", low=1)
         check("learning.", self, "consistency reward value continuation entropy imitation updates_per_decision", low=0)
-        check("learning.", self, "agreement vary contrast", low=0)
+        check("learning.", self, "agreement contrast", low=0)
         check("learning.", self, "dropout", low=0, high=0.9)
         check("learning.", self, "shift", low=0, high=32)
 

@@ -20,7 +20,7 @@ def symexp(x: Tensor) -> Tensor:
     return torch.sign(x) * torch.expm1(x.abs())
 
 
-def bins(count: int) -> Float[Tensor, "N"]:
+def bins(count: int) -> Float[Tensor, " N"]:
     """Centres of `count` bins, evenly spaced in symlog space."""
     return torch.linspace(-BOUND, BOUND, count)
 
@@ -30,7 +30,7 @@ def mean(logits: Float[Tensor, "*B N"]) -> Float[Tensor, "*B"]:
     return symexp((logits.softmax(-1) * bins(logits.shape[-1]).to(logits.device)).sum(-1))
 
 
-def cross_entropy(logits: Float[Tensor, "*H B N"], target: Float[Tensor, "B"]) -> Float[Tensor, "*H B"]:
+def cross_entropy(logits: Float[Tensor, "*H B N"], target: Float[Tensor, " B"]) -> Float[Tensor, "*H B"]:
     """Cross-entropy to the two-hot code of `target` (all its mass on the two nearest bins)."""
     count = logits.shape[-1]
     width = 2 * BOUND / (count - 1)

@@ -22,12 +22,12 @@ class Curve:
     `eval_policy_return`: the policy's without the planner, NaN where it was not measured.
     """
 
-    train_steps: Float[ndarray, "T"]
-    train_return: Float[ndarray, "T"]
-    eval_steps: Float[ndarray, "E"]
-    eval_return: Float[ndarray, "E"]
-    eval_std: Float[ndarray, "E"]
-    eval_policy_return: Float[ndarray, "E"]
+    train_steps: Float[ndarray, " T"]
+    train_return: Float[ndarray, " T"]
+    eval_steps: Float[ndarray, " E"]
+    eval_return: Float[ndarray, " E"]
+    eval_std: Float[ndarray, " E"]
+    eval_policy_return: Float[ndarray, " E"]
 
     @property
     def end(self) -> float:
@@ -70,7 +70,7 @@ def read_curve(path: Path | str) -> Curve:
     )
 
 
-def smooth(values: Float[ndarray, "T"], window: int) -> Float[ndarray, "T"]:
+def smooth(values: Float[ndarray, " T"], window: int) -> Float[ndarray, " T"]:
     """Centred moving mean over `window` values (made odd), over those there are at the ends."""
     kernel = np.ones(min(max(window, 1), len(values)) // 2 * 2 + 1)
     total = np.convolve(values, kernel)
@@ -79,7 +79,7 @@ def smooth(values: Float[ndarray, "T"], window: int) -> Float[ndarray, "T"]:
     return (total / count)[half : half + len(values)]
 
 
-def trace(curve: Curve) -> tuple[Float[ndarray, "N"], Float[ndarray, "N"]]:
+def trace(curve: Curve) -> tuple[Float[ndarray, " N"], Float[ndarray, " N"]]:
     """The line that stands for a run: its evaluations or, if fewer than two, smoothed training returns."""
     if len(curve.eval_steps) >= 2:
         return curve.eval_steps, curve.eval_return

@@ -52,7 +52,7 @@ def small_multiples(
         _save(path, draw_small_multiples(runs, anchors, best or {}))
 
 
-def paired_strips(path: Path | str, samples: Mapping[str, Float[ndarray, "n"]], title: str) -> None:
+def paired_strips(path: Path | str, samples: Mapping[str, Float[ndarray, " n"]], title: str) -> None:
     """Write a strip of dots for each sample of returns, item i of each joined by a line, with means and intervals.
 
     Raises ValueError for no samples or samples of unequal size, and OSError; a picture already there then stays.
@@ -84,7 +84,7 @@ def draw_learning_curve(curve: Curve, anchors: Mapping[int, float], title: str) 
     return figure
 
 
-def draw_paired_strips(samples: Mapping[str, Float[ndarray, "n"]], title: str) -> Figure:
+def draw_paired_strips(samples: Mapping[str, Float[ndarray, " n"]], title: str) -> Figure:
     """The figure that `paired_strips` writes: the mean of each sample is a bar with its 95 % bootstrap interval."""
     values = np.array(list(samples.values()), float)
     if values.ndim != 2 or not values.size:

@@ -68,7 +68,7 @@ def mean_interval(values: Sequence[float] | ndarray, rng: np.random.Generator, c
 
 
 def stratified_resamples(
-    tasks: Sequence[Float[ndarray, "_"]], rng: np.random.Generator, resamples: int
+    tasks: Sequence[Float[ndarray, " _"]], rng: np.random.Generator, resamples: int
 ) -> Float[ndarray, "resamples runs"]:
     """Bootstrap resamples in which a run is only ever replaced by a run of its own task.
 
@@ -83,7 +83,7 @@ def stratified_resamples(
 
 
 def stratified_interval(
-    tasks: Sequence[Float[ndarray, "_"]],
+    tasks: Sequence[Float[ndarray, " _"]],
     rng: np.random.Generator,
     statistic: Callable[[ndarray], ndarray] = interquartile_mean,
     resamples: int = 10_000,

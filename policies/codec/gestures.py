@@ -51,7 +51,7 @@ def learn(
 
 def _corners(signal: np.ndarray, start: np.ndarray, levels: np.ndarray, worth: float) -> tuple[np.ndarray, ...]:
     """Values and manners of the signals' corners, and for how many steps each of them counts."""
-    path: Path = trace(
+    path = trace(
         signal, start, np.broadcast_to(levels, (len(signal), *levels.shape[1:])), np.full(len(signal), worth), 1
     )
     until = np.concatenate([np.full((len(signal), 1), signal.shape[1]), path.when[:, :-1]], axis=1)

@@ -16,7 +16,7 @@ MANNERS = ("jump", "line", "ease")
 ROWS = 256  # signals traced at once
 
 
-def progress(u: np.ndarray) -> Float[np.ndarray, "M *s"]:
+def progress(u: np.ndarray) -> Float[np.ndarray, " M *s"]:
     """How far each manner is at the share u of the way: 0 to 1."""
     return np.stack([np.where(u >= 1, 1.0, 0.0), u, u * u * (3 - 2 * u)])
 
