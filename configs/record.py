@@ -33,7 +33,7 @@ Keys, with their defaults:
   cameras=[]               in simulation: front, wrist, overhead; camera.width=320 camera.height=240
   video=true               cameras as videos; false: as images
   port="" id="" calibration_dir=""     so101: as LeRobot knows the arm
-  robot_cameras={}         so101: as LeRobot's, e.g. robot_cameras={front:{type:opencv,index_or_path:0,width:640,...}}
+  robot_cameras={}         so101: as LeRobot's, e.g. 'robot_cameras={front:{type:opencv,index_or_path:0,width:640,..}}'
   port_file=""             so101-twin: the port_file of a semagram-twin that runs already; else one is started
   teleop.type="" teleop.port="" teleop.id=""    any of LeRobot's teleoperators; its other keys as +teleop.key=value
   checkpoint=""            by=policy: a run folder or a checkpoint; planner=false: its policy alone

@@ -22,7 +22,7 @@ Keys, with their defaults:
                            needed on a real arm, unless the checkpoint has cameras and only the joints' state
                            (task.state=joints). The twin draws one for each episode, as training does
   robot_cameras={}         of an arm: those that the checkpoint looks through, with LeRobot's keys, e.g.
-                           robot_cameras={overhead:{type:opencv,index_or_path:0,width:640,height:480,fps:30}}
+                           'robot_cameras={overhead:{type:opencv,index_or_path:0,width:640,height:480,fps:30}}'
   sentence=                what to do, for a checkpoint that hears it; the task's own if not given
   limits=                  careful (the default on a real arm), normal, or trained (the default elsewhere): docs/gate.md
   lead=2                   control steps before a curve ends that the next one is asked for

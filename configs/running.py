@@ -18,14 +18,16 @@ from configs.priority import hurried
 from configs.strict import ConfigError
 from envs.mirror import STILL, Mirror, scene_bodies
 from envs.senses import Senses
+from envs.sentences import check as check_sentence
 from envs.settings import TaskConfig
 from policies.checkpoint import Identity, read_identity
 from policies.rollouts import episode_seeds
 from policies.serving.link import Link
-from policies.serving.messages import Begin
+from policies.serving.messages import LARGEST, Begin
 from policies.serving.sealing import read_secret
 from policies.words import Words
 from robot.arms import connect, gated, new_gate, simulated
+from robot.camera_kinds import configured
 from robot.config_sim_camera import SimCameraConfig
 from robot.faults import RobotFault, in_one_line
 from robot.recording.settings import CAMERAS
@@ -35,10 +37,12 @@ from robot.running.settings import RunConfig, split_address
 from robot.running.ticks import Ticks, no_collection
 from robot.running.view import Nothing, Rerun, View
 from robot.signals import Stopped
-from robot.steady_camera import SteadyCamera
+from robot.steady_camera import SteadyCamera, in_a_line
 from robot.units import Units
 from robot.which import REAL, SIM
 from sim.so101_tasks import FULL, TASKS
+
+ROOM_FOR_REST = 1 << 16  # of a message, beside its frames
 
 
 @dataclass
@@ -95,16 +99,20 @@ class Running:
                 raise ConfigError(f"{through}; {SIM} has {', '.join(CAMERAS)}, not {lacking[0]}")
         elif lacking := [name for name in senses.cameras if name not in config.robot_cameras]:
             example = f"{{{lacking[0]}: {{type: opencv, index_or_path: 0, width: 640, height: 480, fps: 30}}}}"
-            raise ConfigError(f'{through}; say which that is, e.g. "robot_cameras={example}"')
+            raise ConfigError(f"{through}; say which that is, e.g. 'robot_cameras={example}'")
         elif more := [name for name in config.robot_cameras if name not in senses.cameras]:
             raise ConfigError(f"robot_cameras.{more[0]}: {through}")
+        configured(config.robot_cameras)
+        frames = len(senses.cameras) * len(self.identity.model.vision.lags) * 3 * senses.size**2
+        if frames > LARGEST - ROOM_FOR_REST:
+            raise ConfigError(f"{through}: {frames} bytes at a time; at most {LARGEST - ROOM_FOR_REST} reach a planner")
         if config.sentence and not senses.language:
             raise ConfigError(
                 f"sentence={config.sentence}: the checkpoint hears no words; it was trained without language"
             )
         if senses.language:
             try:
-                Words().encode([self.sentence])
+                Words().encode([check_sentence(self.sentence, "sentence")])
             except ValueError as error:
                 raise ConfigError(f"sentence={config.sentence}: {error}") from error
 
@@ -118,12 +126,12 @@ class Running:
         config = self.config
         with contextlib.ExitStack() as stack:
             show = self._view()
-            link = self._link(stack)
+            link = self._link(stack, show)
             with ThreadPoolExecutor(1) as meanwhile:  # both take seconds
                 connecting = meanwhile.submit(link.connect)
                 mirror = Mirror(self.task, self.senses.state)
                 stack.callback(mirror.close)
-                inner = self._arm(stack)
+                inner = self._arm(stack, show)
                 ready = connecting.result()
             robot = gated(inner, config.preset)
             ticks = Ticks(self.task.control_hz)
@@ -187,7 +195,7 @@ class Running:
             return Nothing()
         return View(self.identity.model.token, self.task.control_hz, config.episodes)
 
-    def _arm(self, stack: contextlib.ExitStack) -> Robot:
+    def _arm(self, stack: contextlib.ExitStack, show) -> Robot:
         config = self.config
         if config.robot == SIM:
             size = {"width": self.senses.size, "height": self.senses.size, "fps": round(self.task.control_hz)}
@@ -195,7 +203,8 @@ class Running:
             return simulated(self.task.name, self.task.control_hz, config.seed, cameras)
         robot = wired(config, stack, config.robot_cameras)
         for name, camera in robot.cameras.items():
-            robot.cameras[name] = SteadyCamera(name, camera, say)
+            robot.cameras[name] = SteadyCamera(name, camera, show.say)
+        stack.enter_context(in_a_line())
         return robot
 
     def _eyes(self, show) -> Eyes:
@@ -204,7 +213,7 @@ class Running:
             return Eyes()
         return Eyes(senses.cameras, senses.size, lags, not senses.state, self.task.control_hz, show.say)
 
-    def _link(self, stack: contextlib.ExitStack) -> Link:
+    def _link(self, stack: contextlib.ExitStack, show) -> Link:
         """To the planner. The deadline leaves half of the lead for the way there and back, and for being late."""
         config, hz = self.config, self.task.control_hz
         token, every = self.identity.model.token, self.identity.planner.replan_every
@@ -214,11 +223,11 @@ class Running:
         begin = Begin(self.task.label, *sizes, 500.0 * lead / hz, cameras, size, self.sentence)
         if config.remote:
             reach = remote_reach(split_address(config.remote, "remote"))
-            link = Link(reach, read_secret(config.secret), begin, say)
+            link = Link(reach, read_secret(config.secret), begin, show.say)
         else:
             local = LocalPlanner(self.path, config.seed, config.device, config.threads)
             stack.callback(local.stop)
-            link = Link(local.reach, local.secret, begin, say, patience_s=None, away_s=0.0)
+            link = Link(local.reach, local.secret, begin, show.say, patience_s=None, away_s=0.0)
         stack.callback(link.close)
         return link
 

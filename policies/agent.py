@@ -68,10 +68,12 @@ class Agent:
 
     def reset(self, ended: Bool[Tensor, " B"]) -> None:
         """Forget the token and the plan of the environments (B,) whose episode ended."""
-        self.at[ended] = self.until[ended]
-        self.recall.forget(ended)
         if self.noise is not None:
             self.noise.reset(ended)
+        if self.actions is None:
+            return
+        self.at[ended] = self.until[ended]
+        self.recall.forget(ended)
         if self.memory is not None:
             self.memory = Memory(self.memory.mean, self.memory.valid & ~ended.to(self.memory.valid.device))
 
@@ -161,7 +163,7 @@ class Agent:
         """Take back what `state_dict` gave."""
         self.actions, self.memory = saved.get("actions"), None
         if self.noise is not None:
-            self.noise.parts, self.noise.pink = saved["noise"], saved["noise_pink"]
+            self.noise.parts, self.noise.pink = saved["noise"], saved.get("noise_pink", self.noise.pink)
         if self.actions is not None:
             self.recall.load_state_dict({n[7:]: t for n, t in saved.items() if n.startswith("recall.")})
             self.at, self.until, self.spread = saved["at"].clone(), saved["until"].clone(), float(saved["spread"])

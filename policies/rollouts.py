@@ -69,7 +69,7 @@ def rollout(env, agent: Agent, seed: int, limit: int, tick: Callable[[], None] |
     count = env.num_envs
     observation, info = env.reset(seed=episode_seeds(seed, 1, 0, count))
     tasks = tuple(info.get("task", ()))
-    agent.reset(torch.ones(count, dtype=torch.bool)) if agent.actions is not None else None
+    agent.reset(torch.ones(count, dtype=torch.bool))
     returns, lengths = np.zeros(count), np.zeros(count, dtype=int)
     alive = np.ones(count, dtype=bool)
     successes = None

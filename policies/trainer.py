@@ -117,8 +117,7 @@ class Trainer:
             self.replay.start(int(i), self._of(int(i)))
         self._measure(ended)
         self.returns[ended], self.lengths[ended], self.successes[ended] = 0, 0, 0
-        if self.agent.actions is not None:
-            self.agent.reset(torch.from_numpy(ended))
+        self.agent.reset(torch.from_numpy(ended))
 
     def _of(self, env: int) -> dict[str, Tensor]:
         """What one environment shows."""

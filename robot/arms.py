@@ -4,10 +4,10 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from lerobot.cameras import CameraConfig
 from lerobot.robots import Robot
 from lerobot.robots.so_follower import SO101Follower, SO101FollowerConfig
 
+from robot.camera_kinds import configured
 from robot.config_sim_camera import SimCameraConfig
 from robot.config_so101_sim import SO101SimConfig
 from robot.gate import Gate
@@ -27,14 +27,12 @@ def driven(port: str, name: str, calibration_dir: str, cameras: Mapping[str, dic
 
     Raises ValueError without a calibration, about which LeRobot would ask, or for a camera that cannot be.
     """
-    import draccus  # noqa: PLC0415
-
-    try:
-        decoded = {key: draccus.decode(CameraConfig, value) for key, value in (cameras or {}).items()}
-    except (draccus.utils.DecodingError, TypeError) as error:
-        raise ValueError(f"robot_cameras: {' '.join(str(error).split())}") from error
     folder = Path(calibration_dir) if calibration_dir else None
-    robot = SO101Follower(SO101FollowerConfig(port=port, id=name, calibration_dir=folder, cameras=decoded))
+    try:
+        config = SO101FollowerConfig(port=port, id=name, calibration_dir=folder, cameras=configured(cameras or {}))
+        robot = SO101Follower(config)
+    except ImportError as error:  # of what a kind of camera needs
+        raise ValueError(f"robot_cameras: {' '.join(str(error).split())}") from error
     if not robot.calibration:
         raise ValueError(
             f"id={name}: no calibration at {robot.calibration_fpath}; "

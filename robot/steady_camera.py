@@ -1,12 +1,17 @@
 """A camera whose cable may fall out: then it shows black, which counts as missing, until it is connected again."""
 
+import contextlib
+import logging
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from lerobot.cameras import Camera
 
-AGAIN_S = 1.0
+AGAIN_S, LEAVE_S = 1.0, 3.0
+OLDEST_MS = 200
+"""A frame that is older shows nothing of now."""
 
 
 class SteadyCamera(Camera):
@@ -38,14 +43,15 @@ class SteadyCamera(Camera):
         self._inner.connect(warmup)
         self.width, self.height = self._inner.width, self._inner.height
         self._closed.clear()
+        self._lost.clear()
         self._open = True
 
     def read_latest(self, max_age_ms: int = 500) -> np.ndarray:
         """The newest frame (height, width, 3) uint8; black while there is none, or none that is new enough."""
         if not self._lost.is_set():
             try:
-                return self._inner.read_latest(max_age_ms)
-            except (OSError, RuntimeError) as error:  # as LeRobot's cameras fail
+                return self._inner.read_latest(min(max_age_ms, OLDEST_MS))
+            except Exception as error:  # whatever a camera's driver raises, the arm goes on
                 self._lose(error)
         return np.zeros((self.height, self.width, 3), np.uint8)
 
@@ -58,11 +64,13 @@ class SteadyCamera(Camera):
         return self.read_latest()
 
     def disconnect(self) -> None:
-        """Disconnect it, in whatever state it is."""
+        """Disconnect it, in whatever state it is; a driver that hangs is left to the thread that waits for it."""
         self._closed.set()
         self._open = False
         if self._mender is not None:
-            self._mender.join()
+            self._mender.join(LEAVE_S)
+            if self._mender.is_alive():
+                return
         if self._inner.is_connected:
             self._inner.disconnect()
 
@@ -79,8 +87,35 @@ class SteadyCamera(Camera):
                 if self._inner.is_connected:
                     self._inner.disconnect()
                 self._inner.connect()
-            except (OSError, RuntimeError):  # not yet
+            except Exception:  # not yet
                 continue
+            if self._closed.is_set():
+                self._inner.disconnect()
+                return
             self._lost.clear()
             self._say(f"camera {self._name}: connected again")
             return
+
+
+@contextlib.contextmanager
+def in_a_line() -> Iterator[None]:
+    """Leave it to a SteadyCamera to say what happens to it: no tracebacks of reading threads, no drivers' warnings."""
+    before, logger = threading.excepthook, logging.getLogger("lerobot.cameras")
+
+    def hook(arguments) -> None:
+        if arguments.thread is None or not arguments.thread.name.endswith("_read_loop"):
+            before(arguments)
+
+    threading.excepthook, level = hook, logger.level
+    logger.setLevel(logging.CRITICAL)
+    vision = sys.modules.get("cv2")
+    shown = vision.getLogLevel() if vision else None
+    if vision:
+        vision.setLogLevel(0)
+    try:
+        yield
+    finally:
+        threading.excepthook = before
+        logger.setLevel(level)
+        if vision:
+            vision.setLogLevel(shown)

@@ -266,3 +266,12 @@ def test_seeds_do_not_repeat():
     ]
     assert len(set(seeds)) == len(seeds)
     assert episode_seeds(0, 0, 3, 4)[:2] == episode_seeds(0, 0, 3, 2)
+
+
+def test_an_episode_that_ends_before_the_agent_has_acted_changes_the_noise_all_the_same(make):
+    """As those of the seeding do, in which it is only drawn from."""
+    agent = make(explore="mixed")
+    agent.noise.draw(1, 2)
+    agent.reset(torch.ones(1, dtype=torch.bool))
+    agent.noise.draw(1, 2)
+    assert agent.noise.pink.tolist() == [False]

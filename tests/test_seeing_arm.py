@@ -1,7 +1,6 @@
 """An arm with cameras and words: what it shows the model is what training showed; a cable falls out, and goes on."""
 
 import time
-from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -14,6 +13,7 @@ from envs.make import make
 from envs.senses import Senses
 from envs.settings import TaskConfig
 from robot.arms import simulated
+from robot.camera_kinds import configured
 from robot.config_sim_camera import SimCameraConfig
 from robot.running.eyes import BLIND_S, Eyes
 from robot.running.settings import RunConfig
@@ -52,13 +52,16 @@ def test_the_simulated_arm_shows_what_training_showed():
     eyes = Eyes(names, SIZE, (0, 2), hz=HZ)
     shown, _ = env.reset(seed=5)
     robot.reset(5)
+    before = []
     for step in range(4):
+        before.append(shown)
         observation = robot.get_observation()
         eyes.see(observation)
         frames, there = eyes.now()
         assert there.all()
         for camera, name in zip(frames, names, strict=True):
             np.testing.assert_array_equal(camera[0], shown[f"observation.images.{name}"])
+            np.testing.assert_array_equal(camera[1], before[max(0, step - 2)][f"observation.images.{name}"])
         shown, *_ = env.step(np.full(6, 0.5 * (step % 2), np.float32))
         targets = robot.units.from_rad(env.unwrapped.commanded)
         robot.send_action(dict(zip(robot.action_features, targets.tolist(), strict=True)))
@@ -152,20 +155,26 @@ def test_a_cable_that_falls_out_is_black_frames_until_it_is_in_again(monkeypatch
     said = []
     camera = SteadyCamera("front", OpenCVCamera(OpenCVCameraConfig(index_or_path=0, warmup_s=1)), said.append)
     camera.connect()
-    assert camera.read_latest(10_000).mean() == 180
+    assert camera.read_latest().mean() == 180
     monkeypatch.setattr(Cable, "plugged", False)
-    until(lambda: not camera.read_latest(10_000).any())
-    assert camera.read_latest(10_000).shape == (48, 64, 3)
+    until(lambda: not camera.read_latest().any())
+    assert camera.read_latest().shape == (48, 64, 3)
     assert camera.is_connected
     time.sleep(1.5)  # it tries, and fails, to connect again
     assert said == [said[0]]
     assert said[0].startswith("camera front: OpenCVCamera(0) ")
     assert said[0].endswith("; connecting again")
     monkeypatch.setattr(Cable, "plugged", True)
-    until(lambda: camera.read_latest(10_000).any())
+    until(lambda: camera.read_latest().any())
     assert said[1:] == ["camera front: connected again"]
     camera.disconnect()
     camera.disconnect()
+    assert not camera.is_connected
+    camera.connect()
+    assert camera.read_latest().any()
+    monkeypatch.setattr(Cable, "plugged", False)
+    until(lambda: not camera.read_latest().any())
+    camera.disconnect()  # while it is being looked for
     assert not camera.is_connected
 
 
@@ -192,18 +201,21 @@ def test_a_planners_process_decides_as_the_agent_does_from_the_same_senses(check
     shown, _ = env.reset(seed=1)
     state, frame = shown["observation.state"], shown["observation.images.overhead"]
     for there in (True, False):
-        frames = np.broadcast_to(frame, (1, len(lags), *frame.shape)).copy()
+        older = [np.roll(frame, lag, 0) for lag in range(max(lags) + 1)]  # what was seen so many steps ago
+        frames = np.stack([older[lag] for lag in lags])[None]
         answering.agent.generator.manual_seed(7)
         answer = answering.answer(Ask(1, True, state, frames, np.array([there], np.uint8)))
         agent.generator.manual_seed(7)
         agent.actions = agent.memory = None
-        seen = {
-            "observation.state": torch.from_numpy(state)[None],
-            "observation.images.overhead": torch.from_numpy(frame)[None],
-            "mask.images.overhead": torch.tensor([[there]]),
-            "observation.language": Words().encode(["touch the red cube"]),
-        }
-        agent.act(seen)
+        for shot in reversed(older):
+            seen = {
+                "observation.state": torch.from_numpy(state)[None],
+                "observation.images.overhead": torch.from_numpy(shot)[None],
+                "mask.images.overhead": torch.tensor([[there]]),
+                "observation.language": Words().encode(["touch the red cube"]),
+            }
+            seen = agent.recall.see(seen)
+        agent.follow(seen)
         np.testing.assert_array_equal(answer.actions, agent.actions[0].numpy()[: ready.every])
     told = {
         answering.begin(Begin(task.label, 25, 6, 0.0)): "this planner is for so101-touch (25 numbers of state, 6 of",
@@ -228,8 +240,8 @@ def test_an_arm_that_can_see_nothing_and_knows_nothing_else_stops(tmp_path, caps
     run = running(checkpoint, episodes=2, seconds=6.0)
     inner = run._arm
 
-    def darkened(stack):
-        robot = inner(stack)
+    def darkened(stack, show):
+        robot = inner(stack, show)
         robot.cameras["overhead"].read_latest = lambda max_age_ms=500: DARK
         return robot
 
@@ -245,7 +257,7 @@ def test_an_arm_that_can_see_nothing_and_knows_nothing_else_stops(tmp_path, caps
     [
         (
             {"robot": "so101-twin"},
-            'the checkpoint looks through overhead; say which that is, e.g. "robot_cameras={overh',
+            "the checkpoint looks through overhead; say which that is, e.g. 'robot_cameras={overh",
         ),
         (
             {"robot": "so101-twin", "robot_cameras": {"overhead": {}, "top": {}}},
@@ -268,11 +280,38 @@ def test_a_checkpoint_that_hears_nothing_takes_no_words_and_a_told_one_must_be_t
         running(arm_checkpoint, robot="so101", port="p", id="i")
 
 
-def test_a_checkpoint_that_sees_is_not_to_be_told_where_things_are(checkpoint):
-    keys = {"robot": "so101", "port": "p", "id": "i", "robot_cameras": {"overhead": {}}}
-    assert not running(checkpoint, **keys).told
-    lifting = SimpleNamespace(**vars(running(checkpoint, **keys)))
-    assert lifting.task.state == "joints"
+def test_what_sees_need_not_be_told_where_things_are_even_if_they_move(tmp_path, untaught):
+    arm = {"robot": "so101", "port": "p", "id": "i"}
+    cameras = {"robot_cameras": {"overhead": {"type": "opencv", "index_or_path": 0}}}
+    task = TaskConfig("so101-pick-lift", state="joints")
+    assert not running(untaught(tmp_path, task, senses=SENSES, image_size=SIZE), **arm, **cameras).told
+    told = untaught(tmp_path, TaskConfig("so101-pick-lift"), senses=SENSES, image_size=SIZE)
+    with pytest.raises(ValueError, match=r"robot=so101: so101-pick-lift must be told how its things move"):
+        running(told, **arm, **cameras)
+
+
+@pytest.mark.parametrize(
+    ("keys", "line"),
+    [
+        (3, "robot_cameras.a=3: its type and what that needs"),
+        ({}, "robot_cameras.a={}: its type"),
+        (None, "robot_cameras.a=None: its type"),
+        ({"type": "opncv"}, "robot_cameras.a.type=opncv: one of intelrealsense, opencv, "),
+        ({"type": "opencv"}, "robot_cameras.a: "),
+        ({"type": "opencv", "index_or_path": 0, "withd": 3}, "robot_cameras.a: "),
+        ({"type": "opencv", "index_or_path": 0, "fps": "fast"}, "robot_cameras.a: "),
+    ],
+)
+def test_a_camera_that_cannot_be_is_one_line(keys, line):
+    with pytest.raises(ValueError) as caught:
+        configured({"a": keys})
+    assert str(caught.value).startswith(line)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_camera_is_what_lerobot_makes_of_its_keys():
+    (made,) = configured({"a": {"type": "opencv", "index_or_path": 0, "width": 640, "height": 480, "fps": 30}}).values()
+    assert (made.type, made.width, made.height, made.fps) == ("opencv", 640, 480, 30)
 
 
 def test_a_recording_by_a_policy_needs_one_of_the_state_alone(checkpoint, tmp_path):

@@ -316,3 +316,42 @@ def test_a_secret_is_a_file_that_only_its_owner_reads(tmp_path):
         read_secret(path)
     with pytest.raises(OSError, match="No such file"):
         read_secret(tmp_path / "none")
+
+
+def test_what_is_too_much_for_the_line_leaves_in_time_and_loses_nobody(server, monkeypatch):
+    monkeypatch.setattr("policies.serving.connection.ROOM", 4096)
+    said, answers = [], []
+    link = link_to(server, said)
+    link.connect()
+    frames = np.zeros((4, 1, 700, 700, 3), np.uint8)
+    number = link.ask(np.ones(3), True, frames, np.ones(4))
+
+    def answered() -> bool:
+        answers.extend(link.poll())
+        return bool(answers)
+
+    refused = sum(link.ask(np.ones(3), True, frames, np.ones(4)) is None for _ in range(20))  # still on its way
+    until(answered)
+    assert number == 1
+    assert refused > 0
+    assert (link.losses, said) == (0, [])
+    link.close()
+
+
+def test_a_line_on_which_nothing_moves_is_given_up(server, monkeypatch):
+    monkeypatch.setattr("policies.serving.connection.ROOM", 4096)
+    ours, theirs = socket.socketpair()
+    made = []
+    with theirs:
+        thread = threading.Thread(target=lambda: made.append(Connection(theirs, SECRET, True, WAIT_S)))
+        thread.start()
+        connection = Connection(ours, SECRET, False, WAIT_S)
+        thread.join()
+        connection.hurried()
+        connection.send(Ask(1, True, np.ones(3), np.zeros((4, 1, 700, 700, 3), np.uint8), np.ones(4)))
+        assert connection.busy
+        monkeypatch.setattr("policies.serving.connection.STUCK_S", 0.0)
+        time.sleep(0.01)
+        with pytest.raises(ConnectionError, match="has not read for"):
+            connection.poll()
+        connection.close()

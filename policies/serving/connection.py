@@ -2,6 +2,7 @@
 
 import contextlib
 import socket
+import time
 
 from policies.serving.messages import Message, WrongMessage
 from policies.serving.sealing import HELLO, Refused, Seal, hello
@@ -9,6 +10,10 @@ from policies.serving.sealing import HELLO, Refused, Seal, hello
 HANDSHAKE_S = 5.0
 """From a connection's beginning to its first authentic message, at most."""
 CHUNK = 1 << 16
+STUCK_S = 5.0
+"""A line over which nothing has gone for so long, though there is something to go, is dead."""
+ROOM = 1 << 22
+"""Bytes that the system is asked to keep of what was sent, so that frames leave at once."""
 
 
 class Connection:
@@ -20,12 +25,13 @@ class Connection:
         if sock.family != socket.AF_UNIX:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, ROOM)
         sock.settimeout(patience_s)
         ours, theirs = hello(), b""
         sock.sendall(ours)
         while len(theirs) < HELLO.size:
             theirs += self._read(HELLO.size - len(theirs))
-        self._seal, self._rest = Seal(secret, ours, theirs, serving), b""
+        self._seal, self._rest, self._moved = Seal(secret, ours, theirs, serving), b"", 0.0
         self._waiting: list[Message] = []
 
     def patient(self) -> None:
@@ -37,15 +43,19 @@ class Connection:
         self._socket.settimeout(0)
 
     def send(self, message: Message) -> None:
-        """Send it. Raises OSError, also where the one before has not left yet, after which the connection is no use."""
+        """Send it, if not `busy`. Raises OSError, after which the connection is no use."""
         data = self._seal.seal(message)
         if self._socket.gettimeout() == 0:
-            if self._rest:
-                raise ConnectionError("the other side does not read")
-            self._rest = data
+            self._rest, self._moved = self._rest + data, time.monotonic()
             self._push()
         else:
             self._socket.sendall(data)
+
+    @property
+    def busy(self) -> bool:
+        """Whether what was said before is still on its way out. Raises OSError where it does not get out."""
+        self._push()
+        return bool(self._rest)
 
     def receive(self) -> Message:
         """The next message. Raises Refused, WrongMessage, OSError."""
@@ -74,10 +84,13 @@ class Connection:
         self._socket.close()
 
     def _push(self) -> None:
-        """Send as much of the rest as there is room for."""
+        """Send as much of the rest as there is room for. Raises OSError, also where there has been none for long."""
         with contextlib.suppress(BlockingIOError):
             while self._rest:
                 self._rest = self._rest[self._socket.send(self._rest) :]
+                self._moved = time.monotonic()
+        if self._rest and time.monotonic() - self._moved > STUCK_S:
+            raise ConnectionError(f"the other side has not read for {STUCK_S:g} s")
 
     def _read(self, count: int) -> bytes:
         data = self._socket.recv(count)

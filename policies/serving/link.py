@@ -59,11 +59,13 @@ class Link:
         return f"the planner is gone: {self.reason}"
 
     def ask(self, state, fresh: bool, frames=NO_FRAMES, there=()) -> int | None:
-        """Ask for a decision, as `Ask` has it; its number, or None while there is no connection."""
+        """Ask for a decision, as `Ask` has it; its number, or None while nobody can be asked: lost, or still busy."""
         if not self.connected:
             return None
-        self._number += 1
         try:
+            if self._connection.busy:
+                return None
+            self._number += 1
             self._connection.send(Ask(self._number, fresh, state, frames, np.array(there, np.uint8)))
         except OSError as error:
             self._lose(error)

@@ -63,8 +63,7 @@ class PolicyDriver:
     def begin(self, seed: int) -> None:
         """Forget the last episode."""
         self._agent.generator.manual_seed(seed)
-        if self._agent.actions is not None:
-            self._agent.reset(torch.ones(1, dtype=torch.bool))
+        self._agent.reset(torch.ones(1, dtype=torch.bool))
 
     def goal(self, observation: dict) -> dict[str, float]:
         """What the agent wants next."""

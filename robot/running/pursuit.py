@@ -90,9 +90,8 @@ class Pursuit:
 
     def think(self, last: np.ndarray) -> None:
         """Ask for the next curve if it is time to, now that the target `last` (6,) has been sent."""
-        if self._asked is not None and self._step - self._due > self._forget:
-            self._asked = None
-        if self._asked is not None or self._next is not None or self._motion.left > self._lead:
+        forgotten = self._asked is not None and self._step - self._due > self._forget
+        if (self._asked is not None and not forgotten) or self._next is not None or self._motion.left > self._lead:
             return
         state = self._senses.state(self._motion.ahead(last))
         number = self._thinker.ask(state, self._fresh, *self._eyes.now())
