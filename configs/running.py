@@ -10,24 +10,20 @@ import numpy as np
 from lerobot.robots import Robot
 
 from configs.arms import wired
-from configs.assembly import perceived
 from configs.command import say
 from configs.evaluation import find
+from configs.fit import Fit
 from configs.planning import LocalPlanner, remote_reach
 from configs.priority import hurried
 from configs.strict import ConfigError
-from envs.mirror import STILL, Mirror, scene_bodies
-from envs.senses import Senses
-from envs.sentences import check as check_sentence
+from envs.mirror import Mirror, scene_bodies
 from envs.settings import TaskConfig
 from policies.checkpoint import Identity, read_identity
 from policies.rollouts import episode_seeds
 from policies.serving.link import Link
-from policies.serving.messages import LARGEST, Begin
+from policies.serving.messages import Begin
 from policies.serving.sealing import read_secret
-from policies.words import Words
 from robot.arms import connect, gated, new_gate, simulated
-from robot.camera_kinds import configured
 from robot.config_sim_camera import SimCameraConfig
 from robot.faults import RobotFault, in_one_line
 from robot.recording.settings import CAMERAS
@@ -39,10 +35,8 @@ from robot.running.view import Nothing, Rerun, View
 from robot.signals import Stopped
 from robot.steady_camera import SteadyCamera, in_a_line
 from robot.units import Units
-from robot.which import REAL, SIM
-from sim.so101_tasks import FULL, TASKS
-
-ROOM_FOR_REST = 1 << 16  # of a message, beside its frames
+from robot.which import SIM
+from sim.so101_tasks import TASKS
 
 
 @dataclass
@@ -53,6 +47,7 @@ class Running:
     path: Path
     identity: Identity
     task: TaskConfig
+    fit: Fit
 
     @classmethod
     def begin(cls, config: RunConfig) -> "Running":
@@ -62,64 +57,9 @@ class Running:
         task = TaskConfig(**identity.task)
         if not task.is_arm:
             raise ConfigError(f"checkpoint={config.checkpoint}: for {task.label}, not for one of the SO-101's tasks")
-        running = cls(config, path, identity, task)
-        running._check_scene()
-        running._check_senses()
-        return running
-
-    @property
-    def senses(self) -> Senses:
-        """What the checkpoint perceives."""
-        return perceived(self.identity.senses)
-
-    @property
-    def told(self) -> bool:
-        """Whether the checkpoint is to be told where the task's things are."""
-        return self.senses.state and self.task.state == FULL
-
-    def _check_scene(self) -> None:
-        """Raise ConfigError where nobody can tell where the task's things are, and somebody must."""
-        config, name = self.config, self.task.name
-        if config.robot == SIM or not self.told:
-            return
-        if name not in STILL:
-            raise ConfigError(
-                f"robot={config.robot}: {name} must be told how its things move, which only {SIM} does; "
-                f"{', '.join(STILL)} need not, nor does a checkpoint of task.state=joints and cameras"
-            )
-        if config.robot == REAL and not config.target:
-            raise ConfigError("target=: where the task's object is, x, y, z in metres from the arm's base (x forward)")
-
-    def _check_senses(self) -> None:
-        """Raise ConfigError for cameras that are not those of the checkpoint, and for words that it does not hear."""
-        config, senses = self.config, self.senses
-        through = f"the checkpoint looks through {', '.join(senses.cameras) or 'no camera'}"
-        if config.robot == SIM:
-            if lacking := [name for name in senses.cameras if name not in CAMERAS]:
-                raise ConfigError(f"{through}; {SIM} has {', '.join(CAMERAS)}, not {lacking[0]}")
-        elif lacking := [name for name in senses.cameras if name not in config.robot_cameras]:
-            example = f"{{{lacking[0]}: {{type: opencv, index_or_path: 0, width: 640, height: 480, fps: 30}}}}"
-            raise ConfigError(f"{through}; say which that is, e.g. 'robot_cameras={example}'")
-        elif more := [name for name in config.robot_cameras if name not in senses.cameras]:
-            raise ConfigError(f"robot_cameras.{more[0]}: {through}")
-        configured(config.robot_cameras)
-        frames = len(senses.cameras) * len(self.identity.model.vision.lags) * 3 * senses.size**2
-        if frames > LARGEST - ROOM_FOR_REST:
-            raise ConfigError(f"{through}: {frames} bytes at a time; at most {LARGEST - ROOM_FOR_REST} reach a planner")
-        if config.sentence and not senses.language:
-            raise ConfigError(
-                f"sentence={config.sentence}: the checkpoint hears no words; it was trained without language"
-            )
-        if senses.language:
-            try:
-                Words().encode([check_sentence(self.sentence, "sentence")])
-            except ValueError as error:
-                raise ConfigError(f"sentence={config.sentence}: {error}") from error
-
-    @property
-    def sentence(self) -> str:
-        """What to do, in words, for a checkpoint that hears them."""
-        return (self.config.sentence or self.task.words) if self.senses.language else ""
+        fit = Fit(config, identity, task)
+        fit.check()
+        return cls(config, path, identity, task, fit)
 
     def run(self) -> dict:
         """Run all episodes; what happened. Raises ValueError, OSError for what keeps it from beginning."""
@@ -129,7 +69,7 @@ class Running:
             link = self._link(stack, show)
             with ThreadPoolExecutor(1) as meanwhile:  # both take seconds
                 connecting = meanwhile.submit(link.connect)
-                mirror = Mirror(self.task, self.senses.state)
+                mirror = Mirror(self.task, self.fit.senses.state)
                 stack.callback(mirror.close)
                 inner = self._arm(stack, show)
                 ready = connecting.result()
@@ -138,7 +78,7 @@ class Running:
             units = Units(mirror.targets.low, mirror.targets.high)
             lead = min(config.lead, ready.every)
             bodies = (lambda: scene_bodies(inner.scene)) if config.robot == SIM else (lambda: None)
-            judged = config.robot == SIM or self.told or bool(config.target)
+            judged = config.robot == SIM or self.fit.told or bool(config.target)
             loop = Loop(robot, units, mirror, link, ticks, lead, show, bodies, self._eyes(show), judged)
             scheduling = stack.enter_context(hurried(config.real_time))
             connect(robot)
@@ -198,8 +138,8 @@ class Running:
     def _arm(self, stack: contextlib.ExitStack, show) -> Robot:
         config = self.config
         if config.robot == SIM:
-            size = {"width": self.senses.size, "height": self.senses.size, "fps": round(self.task.control_hz)}
-            cameras = {name: SimCameraConfig(view=CAMERAS[name], **size) for name in self.senses.cameras}
+            size = {"width": self.fit.senses.size, "height": self.fit.senses.size, "fps": round(self.task.control_hz)}
+            cameras = {name: SimCameraConfig(view=CAMERAS[name], **size) for name in self.fit.senses.cameras}
             return simulated(self.task.name, self.task.control_hz, config.seed, cameras)
         robot = wired(config, stack, config.robot_cameras)
         for name, camera in robot.cameras.items():
@@ -208,7 +148,7 @@ class Running:
         return robot
 
     def _eyes(self, show) -> Eyes:
-        senses, lags = self.senses, self.identity.model.vision.lags
+        senses, lags = self.fit.senses, self.identity.model.vision.lags
         if not senses.cameras:
             return Eyes()
         return Eyes(senses.cameras, senses.size, lags, not senses.state, self.task.control_hz, show.say)
@@ -218,9 +158,9 @@ class Running:
         config, hz = self.config, self.task.control_hz
         token, every = self.identity.model.token, self.identity.planner.replan_every
         lead = min(config.lead, every or token.length)
-        cameras, size = ",".join(self.senses.cameras), self.senses.size if self.senses.cameras else 0
+        cameras, size = ",".join(self.fit.senses.cameras), self.fit.senses.size if self.fit.senses.cameras else 0
         sizes = (self.identity.state_size, self.identity.action_size)
-        begin = Begin(self.task.label, *sizes, 500.0 * lead / hz, cameras, size, self.sentence)
+        begin = Begin(self.task.label, *sizes, 500.0 * lead / hz, cameras, size, self.fit.sentence)
         if config.remote:
             reach = remote_reach(split_address(config.remote, "remote"))
             link = Link(reach, read_secret(config.secret), begin, show.say)

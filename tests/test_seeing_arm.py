@@ -284,7 +284,7 @@ def test_what_sees_need_not_be_told_where_things_are_even_if_they_move(tmp_path,
     arm = {"robot": "so101", "port": "p", "id": "i"}
     cameras = {"robot_cameras": {"overhead": {"type": "opencv", "index_or_path": 0}}}
     task = TaskConfig("so101-pick-lift", state="joints")
-    assert not running(untaught(tmp_path, task, senses=SENSES, image_size=SIZE), **arm, **cameras).told
+    assert not running(untaught(tmp_path, task, senses=SENSES, image_size=SIZE), **arm, **cameras).fit.told
     told = untaught(tmp_path, TaskConfig("so101-pick-lift"), senses=SENSES, image_size=SIZE)
     with pytest.raises(ValueError, match=r"robot=so101: so101-pick-lift must be told how its things move"):
         running(told, **arm, **cameras)

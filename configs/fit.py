@@ -1,0 +1,88 @@
+"""Whether a checkpoint and an arm go together: who tells it where things are, its cameras, its words."""
+
+from dataclasses import dataclass
+
+from configs.assembly import perceived
+from configs.strict import ConfigError
+from envs.mirror import STILL
+from envs.senses import Senses
+from envs.sentences import check as check_sentence
+from envs.settings import TaskConfig
+from policies.checkpoint import Identity
+from policies.serving.messages import LARGEST
+from policies.words import Words
+from robot.camera_kinds import configured
+from robot.recording.settings import CAMERAS
+from robot.running.settings import RunConfig
+from robot.which import REAL, SIM
+from sim.so101_tasks import FULL
+
+ROOM_FOR_REST = 1 << 16  # of a message, beside its frames
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A checkpoint for `task`, to be run as `config` says."""
+
+    config: RunConfig
+    identity: Identity
+    task: TaskConfig
+
+    @property
+    def senses(self) -> Senses:
+        """What the checkpoint perceives."""
+        return perceived(self.identity.senses)
+
+    @property
+    def told(self) -> bool:
+        """Whether the checkpoint is to be told where the task's things are."""
+        return self.senses.state and self.task.state == FULL
+
+    @property
+    def sentence(self) -> str:
+        """What to do, in words, for a checkpoint that hears them."""
+        return (self.config.sentence or self.task.words) if self.senses.language else ""
+
+    def check(self) -> None:
+        """Raise ConfigError, in one line, where they do not."""
+        self._check_scene()
+        self._check_senses()
+
+    def _check_scene(self) -> None:
+        """Raise ConfigError where nobody can tell where the task's things are, and somebody must."""
+        config, name = self.config, self.task.name
+        if config.robot == SIM or not self.told:
+            return
+        if name not in STILL:
+            raise ConfigError(
+                f"robot={config.robot}: {name} must be told how its things move, which only {SIM} does; "
+                f"{', '.join(STILL)} need not, nor does a checkpoint of task.state=joints and cameras"
+            )
+        if config.robot == REAL and not config.target:
+            raise ConfigError("target=: where the task's object is, x, y, z in metres from the arm's base (x forward)")
+
+    def _check_senses(self) -> None:
+        """Raise ConfigError for cameras that are not those of the checkpoint, and for words that it does not hear."""
+        config, senses = self.config, self.senses
+        through = f"the checkpoint looks through {', '.join(senses.cameras) or 'no camera'}"
+        if config.robot == SIM:
+            if lacking := [name for name in senses.cameras if name not in CAMERAS]:
+                raise ConfigError(f"{through}; {SIM} has {', '.join(CAMERAS)}, not {lacking[0]}")
+        elif lacking := [name for name in senses.cameras if name not in config.robot_cameras]:
+            example = f"{{{lacking[0]}: {{type: opencv, index_or_path: 0, width: 640, height: 480, fps: 30}}}}"
+            raise ConfigError(f"{through}; say which that is, e.g. 'robot_cameras={example}'")
+        elif more := [name for name in config.robot_cameras if name not in senses.cameras]:
+            raise ConfigError(f"robot_cameras.{more[0]}: {through}")
+        configured(config.robot_cameras)
+        frames = len(senses.cameras) * len(self.identity.model.vision.lags) * 3 * senses.size**2
+        if frames > LARGEST - ROOM_FOR_REST:
+            raise ConfigError(f"{through}: {frames} bytes at a time; at most {LARGEST - ROOM_FOR_REST} reach a planner")
+        if config.sentence and not senses.language:
+            raise ConfigError(
+                f"sentence={config.sentence}: the checkpoint hears no words; it was trained without language"
+            )
+        if senses.language:
+            try:
+                Words().encode([check_sentence(self.sentence, "sentence")])
+            except ValueError as error:
+                raise ConfigError(f"sentence={config.sentence}: {error}") from error
