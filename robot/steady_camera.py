@@ -108,14 +108,12 @@ def in_a_line() -> Iterator[None]:
 
     threading.excepthook, level = hook, logger.level
     logger.setLevel(logging.CRITICAL)
-    vision = sys.modules.get("cv2")
-    shown = vision.getLogLevel() if vision else None
-    if vision:
-        vision.setLogLevel(0)
+    vision = sys.modules.get("cv2")  # where a camera is its
+    shown = vision.utils.logging.setLogLevel(0) if vision else None
     try:
         yield
     finally:
         threading.excepthook = before
         logger.setLevel(level)
         if vision:
-            vision.setLogLevel(shown)
+            vision.utils.logging.setLogLevel(shown)

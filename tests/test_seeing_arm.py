@@ -17,7 +17,7 @@ from robot.camera_kinds import configured
 from robot.config_sim_camera import SimCameraConfig
 from robot.running.eyes import BLIND_S, Eyes
 from robot.running.settings import RunConfig
-from robot.steady_camera import SteadyCamera
+from robot.steady_camera import SteadyCamera, in_a_line
 
 TASK = TaskConfig("so101-touch", state="joints")
 SENSES = ("state", "images.overhead", "language")
@@ -176,6 +176,24 @@ def test_a_cable_that_falls_out_is_black_frames_until_it_is_in_again(monkeypatch
     until(lambda: not camera.read_latest().any())
     camera.disconnect()  # while it is being looked for
     assert not camera.is_connected
+
+
+def test_what_happens_to_a_camera_is_left_to_it_to_say(capsys, monkeypatch):
+    heard = []
+    monkeypatch.setattr(threading, "excepthook", lambda arguments: heard.append(arguments.thread.name))
+
+    def fail():
+        raise RuntimeError("gone")
+
+    level = cv2.utils.logging.getLogLevel()
+    with in_a_line():
+        assert cv2.utils.logging.getLogLevel() == 0
+        for name in ("OpenCVCamera(0)_read_loop", "another"):
+            thread = threading.Thread(target=fail, name=name)
+            thread.start()
+            thread.join()
+    assert heard == ["another"]
+    assert cv2.utils.logging.getLogLevel() == level
 
 
 def test_a_camera_that_is_not_there_at_first_is_an_error(tmp_path):
