@@ -1,5 +1,6 @@
 """An arm with cameras and words: what it shows the model is what training showed; a cable falls out, and goes on."""
 
+import threading
 import time
 
 import cv2
