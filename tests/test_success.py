@@ -50,6 +50,9 @@ class Still(Agent):
     def __init__(self):
         pass
 
+    def reset(self, ended):
+        pass
+
     def act(self, observation):
         return torch.zeros(len(observation[STATE]), 2)
 
