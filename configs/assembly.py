@@ -22,7 +22,7 @@ from policies.checkpoint import Identity
 from policies.folders import FolderError
 from policies.tokens import Tokens
 from policies.trainer import Trainer
-from policies.words import Words
+from policies.words import WORDS, Words
 from worldmodel import senses as naming
 from worldmodel.learner import Learner
 from worldmodel.model import WorldModel
@@ -97,7 +97,7 @@ def senses_of(space: spaces.Dict) -> dict[str, tuple[int, ...]]:
 
 def heard(task: TaskConfig, senses: Shapes) -> torch.Tensor | None:
     """The vectors (K, T) of the sentences that are said in a task's training; None where none is."""
-    return Words().encode([part.words for part in task.parts]) if LANGUAGE in senses else None
+    return WORDS.encode([part.words for part in task.parts]) if LANGUAGE in senses else None
 
 
 def perceived(senses: Shapes) -> Senses:

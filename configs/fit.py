@@ -10,7 +10,7 @@ from envs.sentences import check as check_sentence
 from envs.settings import TaskConfig
 from policies.checkpoint import Identity
 from policies.serving.messages import LARGEST
-from policies.words import Words
+from policies.words import WORDS
 from robot.camera_kinds import configured
 from robot.recording.settings import CAMERAS
 from robot.running.settings import RunConfig
@@ -83,6 +83,6 @@ class Fit:
             )
         if senses.language:
             try:
-                Words().encode([check_sentence(self.sentence, "sentence")])
+                WORDS.encode([check_sentence(self.sentence, "sentence")])
             except ValueError as error:
                 raise ConfigError(f"sentence={config.sentence}: {error}") from error

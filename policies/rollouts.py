@@ -7,11 +7,8 @@ import numpy as np
 import torch
 
 from policies.agent import Agent
-from policies.words import Words
+from policies.words import WORDS
 from worldmodel.senses import LANGUAGE, is_image, mask
-
-WORDS = Words()
-"""One for the process: each sentence is encoded once."""
 
 
 @dataclass(frozen=True)

@@ -82,6 +82,9 @@ class Words:
         (self._table,) = load_file(folder / TABLE).values()
 
 
+WORDS = Words()
+"""One for the process: the table is read once, and each sentence is encoded once."""
+
 SHARPNESS = 40.0
 """Of the choice among sentences: one whose cosine is smaller by 0.1 counts for a fiftieth."""
 

@@ -50,6 +50,8 @@ class Learner:
         self.rate[segment(model, "encoder.")] *= config.encoder_rate
         self.first, self.second = torch.zeros_like(self.flat), torch.zeros_like(self.flat)
         self.updates = 0
+        shows = [float(key != LANGUAGE) for key in model.senses]  # 1 for a sense that shows what happens
+        self.shows = torch.tensor(shows, device=self.flat.device)
         self.discounts = torch.tensor(discounts, device=self.flat.device)
         self.scale = torch.ones((), device=self.flat.device)
         self.quantiles = torch.tensor([0.05, 0.95], device=self.flat.device)
@@ -69,8 +71,7 @@ class Learner:
         if count > 1:
             keep = (torch.rand(size, count, generator=generator) >= self.config.dropout).to(keep)
             there = self.model.encoder.present({key: value[0] for key, value in batch.seen.items()})
-            shows = torch.tensor([key != LANGUAGE for key in self.model.senses]).to(keep)
-            keep = torch.where((keep * there * shows).sum(1, keepdim=True) > 0, keep, 1.0)  # all hidden: none is
+            keep = torch.where((keep * there * self.shows).sum(1, keepdim=True) > 0, keep, 1.0)  # all hidden: none is
         return *normal.to(self.flat.device), keep
 
     def learn(self, batch: Batch, noise: tuple[Tensor, Tensor, Tensor]) -> None:

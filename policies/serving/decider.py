@@ -9,7 +9,7 @@ from torch import Tensor
 
 from policies.agent import Agent
 from policies.serving.messages import Answer, Ask, Begin, Ready, Refusal
-from policies.words import Words
+from policies.words import WORDS, Words
 from worldmodel.senses import IMAGES, LANGUAGE, STATE, is_image, mask
 
 
@@ -23,7 +23,7 @@ class Decider:
         height, width = senses[self._cameras[0]][:2] if self._cameras else (1, 1)
         remembered = len(agent.model.config.vision.lags) if self._cameras else 1
         self._frames = (len(self._cameras), remembered, height, width, 3)
-        self._words, self._sentence = Words(), torch.zeros(1, Words.size)
+        self._sentence = torch.zeros(1, Words.size)
 
     def begin(self, begin: Begin) -> Ready | Refusal:
         """Forget what was; whether this planner is for that robot."""
@@ -36,7 +36,7 @@ class Decider:
             return Refusal(f"this planner is for {_words(*ours)}, the robot asks about {_words(*theirs)}")
         if LANGUAGE in model.senses:
             try:
-                self._sentence = self._words.encode([begin.sentence])
+                self._sentence = WORDS.encode([begin.sentence])
             except ValueError as error:
                 return Refusal(str(error))
         self._forget()

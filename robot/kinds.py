@@ -1,0 +1,28 @@
+"""LeRobot's devices by their type, those of installed plug-ins too; LeRobot imports none of them by itself."""
+
+import importlib
+import pkgutil
+from collections.abc import Mapping
+from types import ModuleType
+
+import draccus
+from lerobot.utils.import_utils import register_third_party_plugins
+
+
+def decoded(base: type, package: ModuleType, keys: Mapping, where: str):
+    """What `keys` say, `type` among them, as LeRobot's configuration of a kind of `base`, whose kinds are in `package`.
+
+    Raises ValueError, in one line that begins with `where`, for a type that is not there or keys that it cannot have.
+    """
+    if keys["type"] not in base.get_known_choices():
+        for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
+            if module.ispkg:
+                importlib.import_module(module.name)
+        register_third_party_plugins()
+    known = base.get_known_choices()
+    if keys["type"] not in known:
+        raise ValueError(f"{where}.type={keys['type']}: one of {', '.join(sorted(known))}")
+    try:
+        return draccus.decode(base, dict(keys))
+    except (draccus.utils.DraccusException, TypeError, ValueError) as error:
+        raise ValueError(f"{where}: {' '.join(str(error).split())}") from error
