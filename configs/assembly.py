@@ -95,11 +95,6 @@ def senses_of(space: spaces.Dict) -> dict[str, tuple[int, ...]]:
     return {key: (Words.size,) if key == LANGUAGE else part.shape for key, part in seen.items()}
 
 
-def heard(task: TaskConfig, senses: Shapes) -> torch.Tensor | None:
-    """The vectors (K, T) of the sentences that are said in a task's training; None where none is."""
-    return WORDS.encode([part.words for part in task.parts]) if LANGUAGE in senses else None
-
-
 def perceived(senses: Shapes) -> Senses:
     """What an environment has to show for a model that perceives these."""
     sizes = [shape[0] for key, shape in senses.items() if is_image(key)]
@@ -149,6 +144,11 @@ class Assembly:
         """What the environments show, each with its shape."""
         return senses_of(self.env.single_observation_space)
 
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """What is said in training, to an agent that hears."""
+        return tuple(part.words for part in self.config.task.parts) if LANGUAGE in self.senses else ()
+
     @cached_property
     def learner(self) -> Learner:
         """Model, target and optimiser, seeded."""
@@ -196,8 +196,8 @@ class Assembly:
         model = self.learner.acting
         planner = Planner(model, self.token_discounts, self.config.planner, compiled) if planned else None
         generator = torch.Generator().manual_seed(seed)
-        known = heard(self.config.task, self.senses)
-        return Agent(model, self.tokens, planner, generator, every=self.config.planner.replan_every, heard=known)
+        every, heard = self.config.planner.replan_every, WORDS.known(self.sentences)
+        return Agent(model, self.tokens, planner, generator, every=every, heard=heard)
 
     def identity(self) -> Identity:
         """What a checkpoint of now is for."""
@@ -209,6 +209,7 @@ class Assembly:
             self.trainer.env_steps,
             self.config.model,
             self.config.planner,
+            self.sentences,
         )
 
     def close(self) -> None:
@@ -234,5 +235,5 @@ def loaded_agent(
     config, generator = planner or identity.planner, torch.Generator().manual_seed(seed)
     chosen = Planner(model, discounts, config, compiled) if planned else None
     task = TaskConfig(**identity.task)
-    known = heard(task, identity.senses)
-    return Agent(model, tokens, chosen, generator, every=config.replan_every, heard=known), task
+    heard = WORDS.known(identity.sentences)
+    return Agent(model, tokens, chosen, generator, every=config.replan_every, heard=heard), task

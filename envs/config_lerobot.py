@@ -8,10 +8,11 @@ from lerobot.configs import FeatureType, PolicyFeature
 from lerobot.envs.configs import EnvConfig
 from lerobot.utils.constants import ACTION, OBS_STATE
 
+from envs.senses import Senses, key
 from envs.settings import TaskConfig
 from sim.variation import PRESETS
 
-STATE = "agent_pos"
+STATE, FRAMES = "agent_pos", "pixels"
 
 OWN = [each for each in fields(TaskConfig) if each.name != "name"]  # which LeRobot calls `task`
 TaskKeys = make_dataclass("TaskKeys", [(each.name, each.type, field(default=each.default)) for each in OWN])
@@ -22,11 +23,14 @@ TaskKeys = make_dataclass("TaskKeys", [(each.name, each.type, field(default=each
 class SemagramEnv(TaskKeys, EnvConfig):
     """A task by its name, with the keys of semagram-train: `--env.max_decisions` is its `task.max_decisions`.
 
-    `randomise`: off, mild or strong. The frames of a video are `height` x `width` pixels.
+    `randomise`: off, mild or strong. `senses`, `image_size`: what is observed, as in semagram-train; words are there in
+    any case, as LeRobot's task. The frames of a video are `height` x `width` pixels.
     """
 
     task: str | None = "so101-touch"
     randomise: str = "off"
+    senses: list[str] = field(default_factory=lambda: ["state"])
+    image_size: int = 64
     height: int = 240
     width: int = 320
 
@@ -34,18 +38,27 @@ class SemagramEnv(TaskKeys, EnvConfig):
         """Look at the task for its sizes. Raises ValueError for one that can't be made; one line."""
         if self.randomise not in PRESETS:
             raise ValueError(f"env.randomise={self.randomise}: one of {', '.join(PRESETS)}")
-        states, actions, rate_hz = _sizes(self.settings)
+        states, actions, rate_hz = _sizes(self.settings, self.perceived)
         self.fps = round(rate_hz)
-        self.features = {
-            ACTION: PolicyFeature(FeatureType.ACTION, (actions,)),
-            STATE: PolicyFeature(FeatureType.STATE, (states,)),
-        }
-        self.features_map = {ACTION: ACTION, STATE: OBS_STATE}
+        self.features = {ACTION: PolicyFeature(FeatureType.ACTION, (actions,))}
+        self.features_map = {ACTION: ACTION}
+        if states:
+            self.features[STATE] = PolicyFeature(FeatureType.STATE, (states,))
+            self.features_map[STATE] = OBS_STATE
+        for camera in self.perceived.cameras:
+            name = f"{FRAMES}/{camera}"
+            self.features[name] = PolicyFeature(FeatureType.VISUAL, (self.image_size, self.image_size, 3))
+            self.features_map[name] = key(f"images.{camera}")
 
     @property
     def settings(self) -> TaskConfig:
         """The task."""
         return TaskConfig(self.task, **{each.name: getattr(self, each.name) for each in OWN})
+
+    @property
+    def perceived(self) -> Senses:
+        """What is observed."""
+        return Senses(tuple(self.senses), self.image_size)
 
     @property
     def gym_kwargs(self) -> dict:
@@ -56,7 +69,8 @@ class SemagramEnv(TaskKeys, EnvConfig):
         """`n_envs` environments of the task, one after the other or in a process each."""
         from envs.lerobot_view import make  # noqa: PLC0415
 
-        one = functools.partial(make, self.settings, PRESETS[self.randomise], (self.height, self.width))
+        film = (self.height, self.width)
+        one = functools.partial(make, self.settings, PRESETS[self.randomise], self.perceived, film)
         again = {"autoreset_mode": AutoresetMode.SAME_STEP}
         if use_async_envs and n_envs > 1:
             vector = AsyncVectorEnv([one] * n_envs, context="spawn", **again)
@@ -66,12 +80,13 @@ class SemagramEnv(TaskKeys, EnvConfig):
 
 
 @functools.cache
-def _sizes(task: TaskConfig) -> tuple[int, int, float]:
-    """Numbers in a state and in an action, and control steps a second."""
+def _sizes(task: TaskConfig, senses: Senses) -> tuple[int, int, float]:
+    """Numbers in a state (0: none is observed) and in an action, and control steps a second."""
     from envs import make  # noqa: PLC0415
 
-    env = make.make(task)
+    env = make.make(task, senses=senses)
     try:
-        return env.observation_space[make.STATE].shape[0], env.action_space.shape[0], env.metadata["render_fps"]
+        states = env.observation_space[make.STATE].shape[0] if senses.state else 0
+        return states, env.action_space.shape[0], env.metadata["render_fps"]
     finally:
         env.close()

@@ -1,6 +1,7 @@
 """An environment of ours as LeRobot's evaluation looks at one."""
 
 import warnings
+from collections.abc import Callable, Mapping
 
 import gymnasium
 import numpy as np
@@ -8,21 +9,25 @@ from gymnasium import spaces
 
 from envs import make as tasks
 from envs.rendering import RenderingUnavailable, frame
+from envs.senses import IMAGES, Senses, key
 from envs.settings import TaskConfig
 from sim.variation import Variation
 
+FRAMES = key(IMAGES)
 ENDLESS = 1000  # control steps, where a task has no end
 
 
 class LeRobotView(gymnasium.Wrapper):
-    """Observations `agent_pos` (S,), which LeRobot calls `observation.state`; `info["is_success"]` in any case.
+    """Observations `agent_pos` (S,), which LeRobot calls `observation.state`, and `pixels`, a Dict of the cameras'
+    frames (H, W, 3) uint8, `observation.images.<camera>` to it; those that `env` observes. `info["is_success"]` in any
+    case.
 
     `task`, `task_description`, `_max_episode_steps`: what LeRobot asks an environment for.
     """
 
     def __init__(self, env: gymnasium.Env, task: str, words: str, size: tuple[int, int]):
         super().__init__(env)
-        self.observation_space = spaces.Dict({"agent_pos": env.observation_space[tasks.STATE]})
+        self.observation_space = spaces.Dict(self._see(env.observation_space, spaces.Dict))
         self.task, self.task_description, self._size = task, words, size
         self.metadata = {**env.metadata, "render_fps": round(env.metadata["render_fps"])}  # PyAV takes no float
         self._max_episode_steps = tasks.episode_limit(env) or ENDLESS
@@ -46,16 +51,21 @@ class LeRobotView(gymnasium.Wrapper):
             return np.zeros((*self._size, 3), np.uint8)
 
     @staticmethod
-    def _see(observation: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        return {"agent_pos": observation[tasks.STATE]}
+    def _see(observation: Mapping, together: Callable = dict) -> dict:
+        """An observation, or the space of them, by LeRobot's names."""
+        parts = dict(observation.items())
+        frames = {name.removeprefix(FRAMES): each for name, each in parts.items() if name.startswith(FRAMES)}
+        state = {"agent_pos": parts[tasks.STATE]} if tasks.STATE in parts else {}
+        return state | ({"pixels": together(frames)} if frames else {})
 
     @staticmethod
     def _judge(info: dict) -> dict[str, bool]:
         return {"is_success": bool(info.get("is_success", False))}
 
 
-def make(task: TaskConfig, variation: Variation, size: tuple[int, int]) -> gymnasium.Env:
-    """The environment of a task, as LeRobot sees it; `size`: height and width of its frames."""
+def make(task: TaskConfig, variation: Variation, senses: Senses, size: tuple[int, int]) -> gymnasium.Env:
+    """The environment of a task, as LeRobot sees it; `size`: height and width of its film's frames."""
     unsaid = task.name == "gym" and not task.sentence
     words = task.label.replace("-", " ") if unsaid else task.words
-    return LeRobotView(tasks.make(task, render=True, variation=variation), task.label, words, size)
+    env = tasks.make(task, render=True, variation=variation, senses=senses)
+    return LeRobotView(env, task.label, words, size)

@@ -27,7 +27,7 @@ from policies.folders import (
 from policies.tokens import Tokens
 from policies.trainer import Trainer
 from worldmodel.model import WorldModel
-from worldmodel.senses import STATE
+from worldmodel.senses import LANGUAGE, STATE
 from worldmodel.settings import ModelConfig, PlannerConfig
 
 CONFIG, MODEL, LEARNER, REPLAY, LOOP = (
@@ -43,7 +43,10 @@ LAST = "last"
 
 @dataclass(frozen=True)
 class Identity:
-    """What a checkpoint is for: the task, what is seen of it (`worldmodel.senses`), and the settings acting needs."""
+    """What a checkpoint is for: the task, what is seen of it (`worldmodel.senses`), and the settings acting needs.
+
+    `sentences`: those that were said in training, of a model that hears.
+    """
 
     task: dict
     senses: dict[str, tuple[int, ...]]
@@ -52,6 +55,7 @@ class Identity:
     env_steps: int
     model: ModelConfig
     planner: PlannerConfig
+    sentences: tuple[str, ...] = ()
 
     @property
     def state_size(self) -> int:
@@ -120,8 +124,12 @@ def read_identity(path: Path) -> Identity:
         saved = json.loads((path / CONFIG).read_text())
         if saved.pop("type") != "semagram":
             raise FolderError(f"{path / CONFIG}: not a Semagram checkpoint")
+        saved.setdefault("sentences", ())  # which older ones do not have
         own = {field.name: saved[field.name] for field in fields(Identity)}  # the other keys are LeRobot's
         own["senses"] = {key: tuple(shape) for key, shape in own["senses"].items()}
+        own["sentences"] = tuple(own["sentences"])
+        if LANGUAGE in own["senses"] and not own["sentences"]:
+            raise FolderError(f"{path / CONFIG}: it hears words, and does not say which it was trained with")
         return Identity(**own | {"model": ModelConfig.of(own["model"]), "planner": PlannerConfig(**own["planner"])})
     except (AttributeError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise FolderError(f"{path / CONFIG}: not the settings of a Semagram checkpoint ({error})") from error

@@ -58,6 +58,10 @@ class Words:
             self._asked = asked
         return self._together
 
+    def known(self, sentences: Sequence[str]) -> Float[Tensor, "K T"] | None:
+        """The vectors of the sentences said in a training, as `Agent` takes them; None where none was."""
+        return self.encode(sentences) if sentences else None
+
     def _vector(self, sentence: str | None, at: int) -> Float[Tensor, " T"]:
         if sentence not in self._vectors:
             self._vectors[sentence] = self._encode(_plain(sentence, at))

@@ -1,12 +1,18 @@
 """What can be set about a Semagram policy, as LeRobot's commands read it: `--policy.type=semagram`."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from lerobot.configs import FeatureType, NormalizationMode, PolicyFeature, PreTrainedConfig
+from lerobot.configs import NormalizationMode, PreTrainedConfig
 from lerobot.optim import AdamConfig
 from lerobot.utils.constants import ACTION, OBS_STATE
 
+from policies.words import WORDS
+from robot.perceiving import sized
+from worldmodel.senses import LANGUAGE
 from worldmodel.settings import ModelConfig, PlannerConfig, TokenConfig
+
+SIZES = (16, 512)  # pixels
 
 
 @dataclass(frozen=True)
@@ -26,13 +32,19 @@ class SemagramConfig(PreTrainedConfig):
 
     `planned`: act by the planner, which a policy that learned no reward cannot; otherwise by the policy alone. `seed`:
     of the planner's draws. `horizon`: tokens that the world model imagines in a training window. `consistency`: weight
-    of what it imagines against imitation. `senses` and `action_size` come from the features, `task` and `env_steps`
-    from semagram-train.
+    of what it imagines against imitation. `dropout`, `shift`: as `learning.dropout` and `learning.shift` of
+    semagram-train. `image_size`: height and width of the frames that a new policy sees, whatever its cameras'. `senses`
+    and `action_size` come from the features, `sentences` from the dataset where it has several tasks, `task` and
+    `env_steps` from semagram-train.
     """
 
     n_obs_steps: int = 1
     normalization_mapping: dict[str, NormalizationMode] = field(
-        default_factory=lambda: {"STATE": NormalizationMode.IDENTITY, "ACTION": NormalizationMode.MIN_MAX}
+        default_factory=lambda: {
+            "STATE": NormalizationMode.IDENTITY,
+            "VISUAL": NormalizationMode.IDENTITY,
+            "ACTION": NormalizationMode.MIN_MAX,
+        }
     )
     model: ImitatorConfig = field(default_factory=ImitatorConfig)
     planner: PlannerConfig = field(default_factory=PlannerConfig)
@@ -40,6 +52,9 @@ class SemagramConfig(PreTrainedConfig):
     seed: int = 100
     horizon: int = 3
     consistency: float = 20.0
+    dropout: float = 0.3
+    shift: int = 4
+    image_size: int = 64
     learning_rate: float = 3e-4
     clip: float = 20.0
     task: dict = field(default_factory=dict)
@@ -47,6 +62,7 @@ class SemagramConfig(PreTrainedConfig):
     action_size: int = 0
     discount: float = 0.95
     env_steps: int = 0
+    sentences: list[str] = field(default_factory=list)
 
     @property
     def state_size(self) -> int:
@@ -54,9 +70,15 @@ class SemagramConfig(PreTrainedConfig):
         return self.senses.get(OBS_STATE, [0])[0]
 
     @property
+    def moments(self) -> list[list[int]]:
+        """The control steps at the ends of a window's tokens, each with those before it that frames are seen of."""
+        ends = [t * self.model.token.length for t in range(self.horizon + 1)]
+        return [[end - lag for lag in self.model.vision.lags] for end in ends]
+
+    @property
     def observation_delta_indices(self) -> list[int]:
-        """The control steps at the ends of a window's tokens."""
-        return [t * self.model.token.length for t in range(self.horizon + 1)]
+        """The control steps of a window of which anything is observed."""
+        return sorted({step for moment in self.moments for step in moment})
 
     @property
     def action_delta_indices(self) -> list[int]:
@@ -75,24 +97,39 @@ class SemagramConfig(PreTrainedConfig):
         """None: the rate stays."""
 
     def validate_features(self) -> None:
-        """Take the sizes from the features, of which only the state is used; cameras are not looked at.
+        """Take the sizes from the features, and to begin with the senses: the state, and every camera.
 
         Raises ValueError for a policy that cannot be.
         """
-        state, action = (self.input_features or {}).get(OBS_STATE), (self.output_features or {}).get(ACTION)
-        if state is None or action is None:
-            missing = OBS_STATE if state is None else ACTION
-            raise ValueError(f"policy: {missing} is missing among the features; it is all that Semagram acts by")
-        if others := [key for key in self.senses if key != OBS_STATE]:
-            raise ValueError(f"policy: it perceives {', '.join(others)}; LeRobot's commands run one of the state alone")
-        for name, feature, size in (("state", state, self.state_size), ("action", action, self.action_size)):
+        seen, action = self.input_features or {}, (self.output_features or {}).get(ACTION)
+        if action is None:
+            raise ValueError(f"policy: {ACTION} is missing among the features")
+        if not SIZES[0] <= self.image_size <= SIZES[1]:
+            raise ValueError(f"policy.image_size={self.image_size}: from {SIZES[0]} to {SIZES[1]} pixels")
+        self.senses = self.senses or sized({key: feature.shape for key, feature in seen.items()}, self.image_size)
+        checked = [("action", action, self.action_size)]
+        if OBS_STATE in self.senses and OBS_STATE in seen:
+            checked.append(("state", seen[OBS_STATE], self.state_size))
+        for name, feature, size in checked:
             if size not in (0, *feature.shape):
                 raise ValueError(f"policy: {name} has {size} numbers in this checkpoint, {feature.shape[0]} here")
-        self.input_features = {OBS_STATE: PolicyFeature(FeatureType.STATE, tuple(state.shape))}
-        self.senses, self.action_size = {OBS_STATE: [state.shape[0]]}, action.shape[0]
+        self.input_features = {key: feature for key, feature in seen.items() if key in self.senses}
+        self.action_size = action.shape[0]
         if self.horizon < 1:
             raise ValueError(f"policy.horizon={self.horizon}: at least 1")
+        if not 0 <= self.dropout <= 0.9:
+            raise ValueError(f"policy.dropout={self.dropout}: from 0 to 0.9")
+        if not 0 <= self.shift <= 32:
+            raise ValueError(f"policy.shift={self.shift}: from 0 to 32 pixels")
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"policy.seed={self.seed}: from 0 to {2**32 - 1}")
         if self.planned and not self.task:
             raise ValueError("policy.planned=true: it learned from recordings, which do not tell what is good; false")
+
+    def hear(self, sentences: Iterable[str]) -> None:
+        """Take note of what is said in a dataset: a new policy hears where there is more than one sentence."""
+        known = list(sentences)
+        if LANGUAGE in self.senses:
+            self.sentences += [each for each in known if each not in self.sentences]
+        elif len(known) > 1 and not self.pretrained_path:
+            self.senses, self.sentences = self.senses | {LANGUAGE: [WORDS.size]}, known

@@ -1,5 +1,6 @@
 """A Semagram checkpoint as a LeRobot policy: the same agent, acting and learning at LeRobot's commands."""
 
+import warnings
 from pathlib import Path
 
 import torch
@@ -13,10 +14,15 @@ from policies.checkpoint import CONFIG, MODEL, load_into, versions
 from policies.files import replace_file
 from policies.folders import MANIFEST, check_folder, manifest, tensor_bytes
 from policies.tokens import Tokens
+from policies.words import WORDS
 from robot.configuration_semagram import SemagramConfig
+from robot.perceiving import at_moments, perceived, wrong_size
+from worldmodel.encoder import spared
 from worldmodel.imitation import Windows, imitation_loss
 from worldmodel.model import WorldModel
 from worldmodel.planner import Planner
+from worldmodel.senses import is_image
+from worldmodel.vision import shift
 
 
 class SemagramPolicy(PreTrainedPolicy):
@@ -29,14 +35,19 @@ class SemagramPolicy(PreTrainedPolicy):
     config_class = SemagramConfig
     name = "semagram"
 
-    def __init__(self, config: SemagramConfig, dataset_stats: dict | None = None, **kwargs):
-        """A new policy; `dataset_stats` say what states look like. Raises ValueError for one that cannot be."""
+    def __init__(self, config: SemagramConfig, dataset_stats: dict | None = None, dataset_meta=None, **kwargs):
+        """A new policy; `dataset_stats` say what states look like, `dataset_meta` what is said.
+
+        Raises ValueError for one that cannot be.
+        """
         super().__init__(config)
         config.validate_features()
+        config.hear(() if dataset_meta is None or dataset_meta.tasks is None else dataset_meta.tasks.index)
         self.tokens = Tokens.of(config.model.token, config.action_size)
         senses = {key: tuple(shape) for key, shape in config.senses.items()}
         self.model = WorldModel(senses, self.tokens.points, config.model, self.tokens.forms)
-        if dataset_stats and OBS_STATE in dataset_stats:
+        self._missed: set[str] = set()
+        if dataset_stats and OBS_STATE in dataset_stats and OBS_STATE in senses:
             seen = {name: torch.as_tensor(value) for name, value in dataset_stats[OBS_STATE].items()}
             self.model.normaliser.take(seen["mean"], seen["std"], int(seen["count"].max()))
         self.generator = torch.Generator().manual_seed(config.seed)
@@ -46,39 +57,56 @@ class SemagramPolicy(PreTrainedPolicy):
         config = self.config
         discounts = config.model.token.discounts(config.discount)
         planner = Planner(self.model, discounts, config.planner) if config.planned else None
-        return Agent(self.model, self.tokens, planner, self.generator, every=config.planner.replan_every)
+        heard = WORDS.known(config.sentences)
+        return Agent(self.model, self.tokens, planner, self.generator, every=config.planner.replan_every, heard=heard)
 
     def reset(self) -> None:
         """Forget the current tokens and plans; episodes begin."""
         self.agent.reset(torch.ones(len(self.agent.at), dtype=torch.bool))
 
     def select_action(self, batch: dict[str, Tensor], **kwargs) -> Float[Tensor, "B A"]:
-        """The next action of each of B robots, from `observation.state` (B, S)."""
+        """The next action of each of B robots, from what the policy perceives: `observation.state` (B, S),
+        `observation.images.<camera>` (B, 3, h, w), `task`, B strings. Called every control step.
+        """
         with torch.inference_mode(False):  # the agent keeps what it decided, and changes it later
-            return self.agent.act({OBS_STATE: self._state(batch)}).to(batch[OBS_STATE].device)
+            return self.agent.act(self._seen(batch)).to(self.config.device)
 
     def predict_action_chunk(self, batch: dict[str, Tensor], **kwargs) -> Float[Tensor, "B T A"]:
-        """The actions up to the next decision, decided anew; `select_action` is not disturbed."""
+        """The actions up to the next decision, decided anew; `select_action` is not disturbed.
+
+        Nothing is known of the frames before, so that a camera shows no motion, as where an episode begins.
+        """
         with torch.inference_mode(False):
             agent = self._agent()
-            agent.act({OBS_STATE: self._state(batch)})
-            return agent.actions.to(batch[OBS_STATE].device)
+            agent.act(self._seen(batch))
+            return agent.actions.to(self.config.device)
 
-    def _state(self, batch: dict[str, Tensor]) -> Float[Tensor, "B S"]:
-        state = batch[OBS_STATE].clone()
-        if state.shape[-1] != self.config.state_size:
-            made = f" ({self.config.task['name']})" if self.config.task else ""
-            raise ValueError(
-                f"{OBS_STATE} has {state.shape[-1]} numbers here, {self.config.state_size} where this policy "
-                f"was trained{made}"
-            )
-        return state
+    def _seen(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What the policy perceives of a batch of now.
+
+        Raises ValueError where a policy that was trained on a task sees what that task does not show: LeRobot's
+        commands hand a robot's observations on as they are, and take actions for joint targets.
+        """
+        config = self.config
+        try:
+            seen = perceived(batch, config.senses)
+            if config.task and (wrong := wrong_size(batch, config.senses)):
+                raise ValueError(wrong)
+        except ValueError as error:
+            made = f" ({config.task['name']}; on an arm semagram-run runs it)" if config.task else ""
+            raise ValueError(f"{error}{made}") from error
+        for key in config.senses:
+            if key not in seen and key not in self._missed:
+                self._missed.add(key)
+                warnings.warn(f"{key}: not there; it counts as missing", stacklevel=2)
+        return seen
 
     def forward(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
         """The loss of a batch of recorded windows, and its parts.
 
-        `observation.state` (B, H+1, S) at the ends of the tokens and `action` (B, H L, A) in [-1, 1], each with its
-        `_is_pad`, True beyond the end of an episode. Raises ValueError for another size or range.
+        `observation.state` (B, T, S) and `observation.images.<camera>` (B, T, 3, h, w) at the T steps of
+        `observation_delta_indices`, and `action` (B, H L, A) in [-1, 1], each with its `_is_pad`, True beyond the ends
+        of an episode; `task`, B strings. Raises ValueError for another size or range.
         """
         if len(self.tokens.curves) > 1:
             raise ValueError("policy.model.token.shorter: recordings are learned in tokens of one length; leave it out")
@@ -90,15 +118,35 @@ class SemagramPolicy(PreTrainedPolicy):
             raise ValueError(f"{ACTION}: {most:.3g} after LeRobot's normalisation, which should leave none beyond 1")
         actions = batch[ACTION].unflatten(1, (steps, -1))
         here = ~batch[f"{ACTION}_is_pad"].unflatten(1, (steps, -1)).any(-1)
-        there = ~batch[f"{OBS_STATE}_is_pad"][:, 1:]
+        index = {step: at for at, step in enumerate(self.config.observation_delta_indices)}
+        moments = [[index[step] for step in moment] for moment in self.config.moments]
+        some = next(key for key in self.config.senses if key in batch)
+        there = ~batch[f"{some}_is_pad"][:, [moment[0] for moment in moments[1:]]]
+        seen = self._augmented(at_moments(perceived(batch, self.config.senses), moments))
         windows = Windows(
-            seen={OBS_STATE: self._state(batch).movedim(1, 0)},
+            seen=seen,
+            keep=self._kept(seen),
             token=self.tokens.encode(actions.cpu(), kind=0).to(actions.device).movedim(1, 0),
             whole=here.movedim(1, 0).float(),
             followed=(here & there).movedim(1, 0).float(),
         )
         total, parts = imitation_loss(self.model, windows, self.config.consistency)
         return total, {name: float(value) for name, value in parts.items()}
+
+    def _augmented(self, seen: dict[str, Tensor]) -> dict[str, Tensor]:
+        """While training, frames as they might have been as well: moved."""
+        pixels, draw = self.config.shift, torch.default_generator
+        if not self.training:
+            return seen
+        moved = {key: shift(value.flatten(0, 1), pixels, draw) for key, value in seen.items() if is_image(key)}
+        return seen | {key: value.view_as(seen[key]) for key, value in moved.items()}
+
+    def _kept(self, seen: dict[str, Tensor]) -> Float[Tensor, "B n"]:
+        """While training, which senses are not hidden from a window."""
+        there = self.model.encoder.present({key: value[0] for key, value in self.model.prepare(seen).items()})
+        if not self.training or len(self.config.senses) == 1:
+            return torch.ones_like(there)
+        return spared(there, self.model.shows, self.config.dropout, torch.default_generator)
 
     def get_optim_params(self) -> list[torch.nn.Parameter]:
         """Every weight."""

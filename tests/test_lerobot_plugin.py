@@ -19,6 +19,7 @@ from envs.settings import TaskConfig
 from policies.checkpoint import load_model, read_identity, save_checkpoint
 from policies.folders import FolderError
 from policies.rollouts import as_tensors
+from worldmodel.senses import LANGUAGE, STATE
 
 PLUGIN = "lerobot_policy_semagram"
 ROOT = Path(__file__).parents[1]
@@ -141,27 +142,32 @@ def test_lerobot_eval_plays_as_semagram_eval_does(lerobot, checkpoint, tmp_path)
 
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory):
-    """A dataset of the simulated arm waving, as lerobot-record would leave it; its folder."""
+    """A dataset of the simulated arm waving in two ways, with a camera, as lerobot-record leaves it; its folder."""
     from lerobot.datasets import LeRobotDataset  # noqa: PLC0415
     from lerobot.utils.feature_utils import hw_to_dataset_features  # noqa: PLC0415
 
+    from robot.config_sim_camera import SimCameraConfig  # noqa: PLC0415
     from robot.config_so101_sim import SO101SimConfig  # noqa: PLC0415
     from robot.so101_sim import SO101Sim  # noqa: PLC0415
 
     folder = tmp_path_factory.mktemp("recorded")
-    robot = SO101Sim(SO101SimConfig(id="a", calibration_dir=folder / "calibration"))
+    camera = SimCameraConfig(view="overhead", width=48, height=32, fps=30)
+    robot = SO101Sim(SO101SimConfig(id="a", calibration_dir=folder / "calibration", cameras={"top": camera}))
     robot.connect()
-    features = hw_to_dataset_features(robot.action_features, "action")
-    features |= hw_to_dataset_features(robot.observation_features, "observation")
+    features = hw_to_dataset_features(robot.action_features, "action", use_video=False)
+    features |= hw_to_dataset_features(robot.observation_features, "observation", use_video=False)
     root = folder / "wave"
     dataset = LeRobotDataset.create("local/wave", 30, root=root, features=features, use_videos=False)
     for episode in range(EPISODES):
         robot.reset(episode)
         for t in range(STEPS):
-            seen = np.array(list(robot.get_observation().values()), np.float32)
+            seen = robot.get_observation()
+            frame = seen.pop("top")
+            joints = np.array(list(seen.values()), np.float32)
             goals = {name: float(20 + 15 * np.sin(t / 6 + i)) for i, name in enumerate(robot.action_features)}
             sent = np.array(list(robot.send_action(goals).values()), np.float32)
-            dataset.add_frame({"observation.state": seen, "action": sent, "task": "wave"})
+            shown = {STATE: joints, "observation.images.top": frame}
+            dataset.add_frame(shown | {"action": sent, "task": ("wave", "wave with the gripper")[episode % 2]})
         dataset.save_episode()
     dataset.finalize()
     robot.disconnect()
@@ -177,6 +183,7 @@ def imitator(lerobot, recorded, tmp_path_factory):
         *("--dataset.repo_id=local/wave", f"--dataset.root={recorded}", "--num_workers=0", "--batch_size=8"),
         *("--steps=4", "--save_freq=4", "--log_freq=1", "--wandb.enable=false", f"--output_dir={out}"),
         *("--policy.model.width=16", "--policy.model.latent=16", "--policy.model.token.length=4"),
+        "--policy.image_size=16",
     )
     return out / "checkpoints" / "last" / "pretrained_model", said
 
@@ -186,7 +193,9 @@ def test_lerobot_train_learns_from_a_recording(imitator):
     path, said = imitator
     assert "loss_imitation" in said
     identity = read_identity(path)
-    assert (identity.state_size, identity.action_size, identity.model.token.length) == (6, 6, 4)
+    assert identity.senses == {STATE: (6,), "observation.images.top": (16, 16, 3), LANGUAGE: (256,)}
+    assert (identity.action_size, identity.model.token.length) == (6, 4)
+    assert identity.sentences == ("wave", "wave with the gripper")
     model = load_model(path, identity)
     assert float(model.normaliser.count) == STEPS * EPISODES
     with pytest.raises(FolderError, match="learned from recordings"):
@@ -201,6 +210,7 @@ def test_lerobot_rollout_drives_the_simulated_arm_within_what_was_recorded(lerob
     root = tmp_path / "rollout"
     lerobot(
         *("rollout", "--strategy.type=episodic", f"--policy.path={imitator[0]}", "--robot.type=semagram_so101_sim"),
+        "--robot.cameras={top: {type: semagram_sim, view: overhead, width: 64, height: 48, fps: 30}}",
         *("--robot.id=sim", "--task=wave", "--fps=30", "--device=cpu", "--dataset.repo_id=local/rollout_wave"),
         *(f"--dataset.root={root}", "--dataset.no_stamp=true", "--dataset.push_to_hub=false"),
         *("--dataset.num_episodes=1", "--dataset.episode_time_s=1", "--dataset.reset_time_s=0"),

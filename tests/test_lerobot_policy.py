@@ -102,18 +102,18 @@ def test_a_damaged_checkpoint_is_refused(checkpoint, tmp_path):
 
 
 def test_a_robot_of_another_state_is_refused_in_one_line(checkpoint):
-    with pytest.raises(ValueError, match=r"^observation.state has 6 numbers here, 3 where .* \(slide\)$"):
+    with pytest.raises(ValueError, match=r"^observation.state has 6 numbers here, 3 where .* \(slide; on an arm .*\)$"):
         load(checkpoint).select_action({STATE: torch.zeros(1, 6)})
 
 
 def batch(policy, steps):
     """Recorded windows of which only the first `steps` control steps are within the episode."""
     h, length = policy.config.horizon, policy.config.model.token.length
-    draw = torch.Generator().manual_seed(2)
+    seen, draw = torch.tensor(policy.config.observation_delta_indices), torch.Generator().manual_seed(2)
     return {
-        STATE: torch.randn(2, h + 1, 3, generator=draw),
+        STATE: torch.randn(2, len(seen), 3, generator=draw),
         "action": torch.rand(2, h * length, 2, generator=draw) * 2 - 1,
-        f"{STATE}_is_pad": (torch.arange(h + 1) * length > steps).expand(2, -1),
+        f"{STATE}_is_pad": (seen > steps).expand(2, -1),
         "action_is_pad": (torch.arange(h * length) >= steps).expand(2, -1),
     }
 
@@ -122,7 +122,8 @@ def test_what_lies_beyond_an_episode_is_not_learned(checkpoint):
     policy = load(checkpoint)
     cut = batch(policy, 6)
     other = {**cut, "action": cut["action"].clone(), STATE: cut[STATE].clone()}
-    other["action"][:, 4:], other[STATE][:, 2:] = 1, 9
+    beyond = [step > 6 for step in policy.config.observation_delta_indices]
+    other["action"][:, 4:], other[STATE][:, beyond] = 1, 9
     assert torch.equal(policy.forward(cut)[0], policy.forward(other)[0])
     other["action"][:, 3] = -other["action"][:, 3]
     assert not torch.equal(policy.forward(cut)[0], policy.forward(other)[0])

@@ -61,6 +61,17 @@ class Encoder(nn.Module):
         return self.join(self.sense(seen), self.present(seen))
 
 
+def spared(
+    there: Float[Tensor, "B n"], shows: Float[Tensor, " n"], dropout: float, generator: torch.Generator
+) -> Float[Tensor, "B n"]:
+    """1 for each sense that training does not hide, 0 with probability `dropout`.
+
+    Where nothing would be left of those that are `there` and show what happens (`shows`: not words), none is hidden.
+    """
+    keep = (torch.rand(there.shape, generator=generator) >= dropout).to(there)
+    return torch.where((keep * there * shows).sum(1, keepdim=True) > 0, keep, 1.0)
+
+
 def _part(key: str, shape: tuple[int, ...], config: ModelConfig, dtype: torch.dtype) -> nn.Module:
     if naming.is_image(key):
         return Eye(shape[0], shape[1], config.vision, config.width, dtype)

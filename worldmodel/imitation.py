@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from worldmodel.losses import begin
 from worldmodel.model import WorldModel
 
 
@@ -13,28 +14,32 @@ from worldmodel.model import WorldModel
 class Windows:
     """H tokens for B starts: seen, by the senses' keys, each (H+1, B, ...); token (H, B, P).
 
-    whole (H, B): 1 where every step of the token was recorded; followed (H, B): where what was seen after it was, too.
+    keep (B, n): 1 for the senses that are not hidden. whole (H, B): 1 where every step of the token was recorded;
+    followed (H, B): where what was seen after it was, too.
     """
 
     seen: dict[str, Tensor]
+    keep: Float[Tensor, "B n"]
     token: Float[Tensor, "H B P"]
     whole: Float[Tensor, "H B"]
     followed: Float[Tensor, "H B"]
 
 
 def imitation_loss(model: WorldModel, windows: Windows, consistency: float) -> tuple[Tensor, dict[str, Tensor]]:
-    """Total loss () and its parts, `loss_consistency` and `loss_imitation`.
+    """Total loss () and its parts, `loss_consistency`, `loss_imitation` and of several senses `loss_agreement`.
 
     consistency x mean |z_t+1 - sg(encode(o_t+1))|^2 over imagined latents z_t+1 = next(z_t, w_t), z_0 = encode(o_0),
-    plus mean |mode(policy(encode(o_t))) - w_t|^2. Both reach the encoder, which no reward shapes here.
+    plus mean |mode(policy(encode(o_t))) - w_t|^2. Both reach the encoder, which no reward shapes here. What is imagined
+    and done starts from the senses kept, whose first latent is to agree with that of all: consistency x their distance.
     """
     steps = len(windows.token)
-    seen = model.encode({key: value.flatten(0, 1) for key, value in windows.seen.items()})
-    seen = seen.unflatten(0, (steps + 1, -1))
+    keep = windows.keep.repeat(steps + 1, 1)
+    seen, whole = begin(model, model.prepare({key: value.flatten(0, 1) for key, value in windows.seen.items()}), keep)
+    seen, whole = seen.unflatten(0, (steps + 1, -1)), whole.unflatten(0, (steps + 1, -1))
     z, apart = seen[0], []
     for t in range(steps):
         z = model.next(model.leap(z, windows.token[t]))
-        apart.append((z - seen[t + 1].detach()).square().mean(-1))
+        apart.append((z - whole[t + 1]).square().mean(-1))
     kind = windows.token[..., model.points :].flatten(0, 1)
     mode = model.policy(seen[:-1].flatten(0, 1), kind).mode.unflatten(0, (steps, -1))
     off = (mode - windows.token[..., : model.points]).square().mean(-1)
@@ -43,6 +48,9 @@ def imitation_loss(model: WorldModel, windows: Windows, consistency: float) -> t
         "loss_imitation": _mean(off, windows.whole),
     }
     total = consistency * parts["loss_consistency"] + parts["loss_imitation"]
+    if len(model.senses) > 1:
+        parts["loss_agreement"] = (seen[0] - whole[0]).square().mean()
+        total = total + consistency * parts["loss_agreement"]
     return total, {name: value.detach() for name, value in parts.items()}
 
 

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from worldmodel.encoder import spared
 from worldmodel.flat import flatten, segment
 from worldmodel.losses import METRICS, Batch, loss
 from worldmodel.model import WorldModel
-from worldmodel.senses import LANGUAGE
 from worldmodel.settings import LearningConfig
 
 UPDATE_METRICS = (*METRICS, "gradient_norm", "return_scale")
@@ -50,8 +50,6 @@ class Learner:
         self.rate[segment(model, "encoder.")] *= config.encoder_rate
         self.first, self.second = torch.zeros_like(self.flat), torch.zeros_like(self.flat)
         self.updates = 0
-        shows = [float(key != LANGUAGE) for key in model.senses]  # 1 for a sense that shows what happens
-        self.shows = torch.tensor(shows, device=self.flat.device)
         self.discounts = torch.tensor(discounts, device=self.flat.device)
         self.scale = torch.ones((), device=self.flat.device)
         self.quantiles = torch.tensor([0.05, 0.95], device=self.flat.device)
@@ -69,9 +67,8 @@ class Learner:
         normal = torch.randn(2, size, self.model.points, generator=generator)
         keep = torch.ones(size, count, device=self.flat.device)
         if count > 1:
-            keep = (torch.rand(size, count, generator=generator) >= self.config.dropout).to(keep)
             there = self.model.encoder.present({key: value[0] for key, value in batch.seen.items()})
-            keep = torch.where((keep * there * self.shows).sum(1, keepdim=True) > 0, keep, 1.0)  # all hidden: none is
+            keep = spared(there, self.model.shows, self.config.dropout, generator)
         return *normal.to(self.flat.device), keep
 
     def learn(self, batch: Batch, noise: tuple[Tensor, Tensor, Tensor]) -> None:

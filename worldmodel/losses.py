@@ -109,8 +109,8 @@ def confusion(z: Float[Tensor, "B D"], others: Float[Tensor, "B D"], group: int)
 
 def begin(
     model: WorldModel, seen: dict[str, Tensor], keep: Float[Tensor, "B n"]
-) -> tuple[Float[Tensor, "B D"], Float[Tensor, ""]]:
-    """The latents of the senses kept, and how far they are from those of all (which are not moved towards them).
+) -> tuple[Float[Tensor, "B D"], Float[Tensor, "B D"]]:
+    """The latents of the senses kept, and those of all, which no gradient moves.
 
     Whatever is left of the senses is to say the same: the latent is a language between them.
     """
@@ -119,10 +119,9 @@ def begin(
     parts = encoder.sense(seen)
     if len(model.senses) == 1:
         z = encoder.join(parts, keep)
-        return z, torch.zeros((), device=z.device)
+        return z, z.detach()
     present = encoder.present(seen)
-    whole, z = encoder.join(parts, present).detach(), encoder.join(parts, present * keep)
-    return z, (z - whole).square().mean()
+    return encoder.join(parts, present * keep), encoder.join(parts, present).detach()
 
 
 def loss(
@@ -154,7 +153,8 @@ def loss(
         returns = window_return(batch.reward, batch.proceed, batch.valid, value, fade)
         weight = batch.valid * config.rho ** torch.arange(steps, device=value.device).unsqueeze(1)
 
-    z, agreement = begin(model, {key: value[0] for key, value in batch.seen.items()}, noise[2])
+    z, whole = begin(model, {key: value[0] for key, value in batch.seen.items()}, noise[2])
+    agreement = (z - whole).square().mean() if len(model.senses) > 1 else torch.zeros((), device=z.device)
     start, features, consistency = z, [], torch.zeros((), device=z.device)
     contrast, contrasted = torch.zeros((), device=z.device), config.contrast > 0 and model.sees
     for t in range(steps):

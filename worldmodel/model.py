@@ -12,7 +12,7 @@ from worldmodel.encoder import Encoder
 from worldmodel.gaussian import SquashedGaussian
 from worldmodel.layers import Linear, NormedLinear, mlp
 from worldmodel.normaliser import Normaliser
-from worldmodel.senses import STATE, Shapes
+from worldmodel.senses import LANGUAGE, STATE, Shapes
 from worldmodel.settings import ModelConfig
 from worldmodel.vision import patches
 
@@ -85,6 +85,11 @@ class WorldModel(nn.Module):
     def sees(self) -> bool:
         """Whether it has cameras."""
         return any(map(naming.is_image, self.senses))
+
+    @property
+    def shows(self) -> Float[Tensor, " n"]:
+        """1 for each sense that shows what happens, 0 for words."""
+        return torch.tensor([float(key != LANGUAGE) for key in self.senses], device=self.device)
 
     @property
     def kind_size(self) -> int:

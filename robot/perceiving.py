@@ -1,0 +1,93 @@
+"""What LeRobot's batches show, as the model takes it: frames as small squares of bytes, words as vectors, masks."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from policies.words import WORDS
+from sim.frames import shows, square
+from worldmodel import senses as naming
+from worldmodel.senses import LANGUAGE, STATE, Shapes, is_image
+
+TASK = "task"
+"""Where a batch of LeRobot's has its sentences, a list of strings."""
+
+
+def perceived(batch: Mapping, senses: Shapes) -> dict[str, Tensor]:
+    """The senses of a batch, those that it has: state (*B, S), frames (*B, H, W, 3) uint8, language (B, T).
+
+    LeRobot's frames are (*B, 3, h, w), floats in [0, 1] or bytes, of any size; a frame of one colour counts as missing,
+    by `mask.images.<camera>` (*B, 1). Raises ValueError for a state of another size, or a task without text.
+    """
+    seen = {}
+    for key, shape in senses.items():
+        if key == LANGUAGE:
+            if TASK in batch:
+                seen[key] = WORDS.encode([batch[TASK]] if isinstance(batch[TASK], str) else batch[TASK])
+        elif key not in batch:
+            continue
+        elif is_image(key):
+            seen[key] = squares(batch[key], shape[0])
+            seen[naming.mask(key)] = _showing(seen[key])
+        else:
+            seen[key] = batch[key].clone()
+            if seen[key].shape[-1] != shape[0]:
+                here = seen[key].shape[-1]
+                raise ValueError(f"{key} has {here} numbers here, {shape[0]} where this policy was trained")
+    return seen
+
+
+def squares(frames: Tensor, size: int) -> UInt8[Tensor, "*B size size 3"]:
+    """Frames (*B, 3, h, w), floats in [0, 1] or bytes, as a robot's are shown to a model (`sim.frames.square`)."""
+    *lead, channels, height, width = frames.shape
+    flat = frames.reshape(-1, channels, height, width).movedim(1, -1)
+    if flat.dtype != torch.uint8:
+        flat = (255 * flat).round().clamp(0, 255).to(torch.uint8)
+    small = np.stack([square(frame, size) for frame in flat.cpu().numpy()])
+    return torch.from_numpy(small).view(*lead, size, size, channels)
+
+
+def _showing(frames: UInt8[Tensor, "*B H W 3"]) -> Tensor:
+    """1 where a frame shows anything, (*B, 1)."""
+    there = [float(shows(frame)) for frame in frames.flatten(0, -4).numpy()]
+    return torch.tensor(there).view(*frames.shape[:-3], 1)
+
+
+def wrong_size(batch: Mapping, senses: Shapes) -> str:
+    """Of a batch whose frames are not of the very size that a model was trained on: what is wrong; else empty."""
+    for key, shape in senses.items():
+        if is_image(key) and key in batch and tuple(batch[key].shape[-2:]) != tuple(shape[:2]):
+            (height, width), side = batch[key].shape[-2:], shape[0]
+            return f"{key} has frames of {height} x {width} pixels here, {side} x {side} where this policy was trained"
+    return ""
+
+
+def at_moments(seen: dict[str, Tensor], moments: list[list[int]]) -> dict[str, Tensor]:
+    """Of what was seen at many times, (B, T, ...), the moments asked for, the first axis theirs.
+
+    Each moment is a list of times, the newest first: the newest of the vectors and masks, (M, B, ...); all of the
+    frames, (M, B, F, H, W, 3). Words, which have no times, are there at each.
+    """
+    now = [times[0] for times in moments]
+    picked = {}
+    for key, value in seen.items():
+        if key == LANGUAGE:
+            picked[key] = value.expand(len(moments), *value.shape)
+        elif is_image(key):
+            picked[key] = value[:, moments].movedim(1, 0)
+        else:
+            picked[key] = value[:, now].movedim(1, 0)
+    return picked
+
+
+def sized(senses: Mapping, image_size: int) -> dict[str, list[int]]:
+    """The senses that LeRobot's features (key to shape) give a new policy. Raises ValueError, one line, for none."""
+    found = {STATE: list(senses[STATE])} if STATE in senses else {}
+    found |= {key: [image_size, image_size, 3] for key in senses if is_image(key)}
+    if not found:
+        some = ", ".join(senses) or "nothing"
+        raise ValueError(f"policy: it acts by {STATE} and {naming.IMAGES}<camera>; the features are {some}")
+    return found

@@ -1,0 +1,195 @@
+"""Laws of what a LeRobot policy perceives: from LeRobot's batches the same as from Semagram's own environments."""
+
+import types
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from gymnasium.vector import SyncVectorEnv
+from lerobot.configs import FeatureType, PolicyFeature, PreTrainedConfig
+from lerobot.envs.utils import preprocess_observation
+
+from configs.assembly import loaded_agent
+from envs.blackout import watched
+from envs.config_lerobot import SemagramEnv
+from envs.make import make_vector
+from envs.senses import Senses
+from envs.settings import TaskConfig
+from policies.checkpoint import load_model, read_identity
+from policies.rollouts import as_tensors
+from robot.configuration_semagram import ImitatorConfig, SemagramConfig
+from robot.modeling_semagram import SemagramPolicy
+from robot.perceiving import at_moments, squares
+from sim.frames import square
+from worldmodel.senses import LANGUAGE, STATE
+from worldmodel.settings import TokenConfig
+
+SIZE, STEPS = 32, 14
+FRONT, SIDE = "observation.images.overhead", "observation.images.side"
+TASK = TaskConfig("so101-touch", state="joints")
+NAMES = ("state", "images.overhead", "language")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory, untaught):
+    return untaught(tmp_path_factory.mktemp("run"), TASK, senses=NAMES, image_size=SIZE)
+
+
+def load(path):
+    config = PreTrainedConfig.from_pretrained(path, cli_overrides=["--device=cpu"])
+    return SemagramPolicy.from_pretrained(path, config=config)
+
+
+def test_it_acts_from_lerobots_environment_as_semagrams_own_agent_from_ours(checkpoint):
+    """By the joints, a camera's frames with those of before, and the sentence; through a frame that shows nothing."""
+    policy, identity = load(checkpoint), read_identity(checkpoint)
+    config = SemagramEnv("so101-touch", state="joints", senses=["state", "images.overhead"], image_size=SIZE)
+    theirs = config.create_envs(2)["semagram"][0]
+    ours = make_vector(TASK, 2, processes=False, senses=Senses(NAMES, SIZE), wrap=watched)
+    agent, _ = loaded_agent(identity, load_model(checkpoint, identity), True, policy.config.seed)
+    (shown, _), (seen, _) = theirs.reset(seed=[3, 4]), ours.reset(seed=[3, 4])
+    policy.reset()
+    for step in range(STEPS):
+        if step == 5:
+            shown["pixels"]["overhead"][1] = 7
+            seen[FRONT][1], seen["mask.images.overhead"][1] = 7, False
+        batch = preprocess_observation(shown) | {"task": list(theirs.call("task_description"))}
+        action = policy.select_action(batch)
+        assert torch.equal(action, agent.act(as_tensors(seen)))
+        (shown, *_), (seen, *_) = theirs.step(action.numpy()), ours.step(action.numpy())
+    assert isinstance(theirs, SyncVectorEnv)
+    theirs.close()
+    ours.close()
+
+
+@pytest.mark.parametrize("shape", [(48, 64), (64, 48), (SIZE, SIZE), (31, 33)])
+def test_a_frame_of_any_size_is_seen_as_an_arm_at_semagram_run_sees_it(shape, generator):
+    frames = torch.randint(256, (2, 3, *shape, 3), dtype=torch.uint8, generator=generator)
+    lerobots = frames.movedim(-1, 2).float() / 255
+    small = squares(lerobots, SIZE)
+    assert torch.equal(small, squares(frames.movedim(-1, 2), SIZE))
+    for i, j in np.ndindex(2, 3):
+        np.testing.assert_array_equal(small[i, j].numpy(), square(frames[i, j].numpy(), SIZE))
+
+
+def test_a_window_shows_the_frames_of_before_at_the_ends_of_its_tokens():
+    config = SemagramConfig(device="cpu", horizon=2, model=ImitatorConfig(token=TokenConfig(4, 2, 1)))
+    steps = config.observation_delta_indices
+    assert steps == [-2, 0, 2, 4, 6, 8]
+    index = {step: at for at, step in enumerate(steps)}
+    moments = [[index[step] for step in moment] for moment in config.moments]
+    time = torch.tensor([steps, [100 + step for step in steps]])
+    seen = {STATE: time.unsqueeze(-1), FRONT: time.view(2, -1, 1, 1, 1), LANGUAGE: torch.eye(2)}
+    picked = at_moments(seen, moments)
+    assert picked[STATE][..., 0].tolist() == [[0, 100], [4, 104], [8, 108]]
+    assert picked[FRONT].flatten(2).tolist() == [[[t, t - 2], [100 + t, 98 + t]] for t in (0, 4, 8)]
+    assert picked[LANGUAGE].shape == (3, 2, 2)
+
+
+def fresh(cameras=(FRONT,), state=6, sentences=(), **keys):
+    """A new policy for such a dataset, as LeRobot makes it."""
+    seen = {key: PolicyFeature(FeatureType.VISUAL, (3, 48, 64)) for key in cameras}
+    seen |= {STATE: PolicyFeature(FeatureType.STATE, (state,))} if state else {}
+    model = ImitatorConfig(latent=16, group=4, width=32, bins=11, precision="fp32", token=TokenConfig(2, 2, 1))
+    config = SemagramConfig(
+        device="cpu",
+        input_features=seen,
+        output_features={"action": PolicyFeature(FeatureType.ACTION, (2,))},
+        model=model,
+        image_size=SIZE,
+        **keys,
+    )
+    meta = types.SimpleNamespace(tasks=types.SimpleNamespace(index=list(sentences)))
+    return SemagramPolicy(config, dataset_meta=meta)
+
+
+def test_a_new_policy_perceives_what_the_dataset_has():
+    policy = fresh((FRONT, SIDE), sentences=("wave", "stop"))
+    assert policy.model.senses == {STATE: (6,), FRONT: (SIZE, SIZE, 3), SIDE: (SIZE, SIZE, 3), LANGUAGE: (256,)}
+    assert policy.config.sentences == ["wave", "stop"]
+    assert policy.agent.heard.shape == (2, 256)
+    assert fresh(state=0, sentences=("wave",)).model.senses == {FRONT: (SIZE, SIZE, 3)}
+    with pytest.raises(ValueError, match=r"^policy: it acts by observation.state and .*; the features are nothing$"):
+        fresh((), state=0)
+
+
+def windows(policy, count, cameras=(FRONT,)):
+    """Recorded windows in which the left half is bright where the action is 0.8, the right half where it is -0.8."""
+    config, draw = policy.config, torch.Generator().manual_seed(1)
+    times, length = len(config.observation_delta_indices), config.horizon * config.model.token.length
+    side = torch.randint(2, (count,), generator=draw)
+    frames = torch.zeros(count, times, 3, 48, 64)
+    for i, right in enumerate(side.tolist()):
+        frames[i, ..., 32 * right : 32 * (right + 1)] = 0.8
+    batch = dict.fromkeys(cameras, frames) | {
+        STATE: torch.zeros(count, times, 6),
+        "action": (0.8 - 1.6 * side.float()).view(-1, 1, 1).expand(count, length, 2),
+        "action_is_pad": torch.zeros(count, length, dtype=torch.bool),
+        "task": ["wave", "stop"] * (count // 2),
+    }
+    return batch | {f"{key}_is_pad": torch.zeros(count, times, dtype=torch.bool) for key in (STATE, *cameras)}
+
+
+def test_it_learns_from_frames_what_to_do():
+    """Two cameras show it, one at a time is hidden: either alone tells it afterwards."""
+    policy = fresh((FRONT, SIDE), horizon=1, shift=2)
+    optimiser = torch.optim.Adam(policy.get_optim_params(), 3e-3)
+    policy.train()
+    for _ in range(150):
+        optimiser.zero_grad()
+        loss, parts = policy.forward(windows(policy, 8, (FRONT, SIDE)))
+        loss.backward()
+        optimiser.step()
+    assert set(parts) == {"loss_consistency", "loss_imitation", "loss_agreement"}
+    policy.eval()
+    now = {key: value[:, 0] for key, value in windows(policy, 8, (FRONT, SIDE)).items() if torch.is_tensor(value)}
+    wanted = windows(policy, 8)["action"][:, 0]
+    for hidden in ((), (FRONT,), (SIDE,)):
+        policy.reset()
+        batch = {key: value for key, value in now.items() if key not in hidden and "pad" not in key}
+        if hidden:
+            with pytest.warns(UserWarning, match=f"^{hidden[0]}: not there; it counts as missing$"):
+                action = policy.select_action(batch)
+        else:
+            action = policy.select_action(batch)
+        assert (action - wanted).abs().max() < 0.4
+
+
+def test_frames_that_nothing_is_to_be_learned_from_do_not_count():
+    policy = fresh(sentences=("wave", "stop")).eval()
+    cut = windows(policy, 4)
+    cut["action_is_pad"][:, 2:] = True
+    for key in (STATE, FRONT):
+        cut[f"{key}_is_pad"][:, [policy.config.observation_delta_indices.index(t) for t in (2, 4, 6)]] = True
+    other = cut | {FRONT: cut[FRONT].clone(), "action": cut["action"].clone()}
+    other[FRONT][:, policy.config.observation_delta_indices.index(6)] = 0.3
+    other["action"][:, 4:] = 0
+    assert torch.equal(policy.forward(cut)[0], policy.forward(other)[0])
+    other["task"] = ["stop"] * 4
+    assert not torch.equal(policy.forward(cut)[0], policy.forward(other)[0])
+
+
+def test_a_checkpoint_of_a_task_takes_no_robots_frames(checkpoint):
+    """Its actions are not a robot's, and by its frames alone it could not tell."""
+    policy, size = load(checkpoint), read_identity(checkpoint).state_size
+    batch = {STATE: torch.zeros(1, size), FRONT: torch.zeros(1, 3, 480, 640), "task": ["touch the cube"]}
+    line = r"^observation.images.overhead has frames of 480 x 640 pixels here, 32 x 32 where .* \(so101-touch; on an"
+    with pytest.raises(ValueError, match=line):
+        policy.select_action(batch)
+    with pytest.raises(ValueError, match=r"^observation.language: sentence 0 is '', without text; .*\(so101-touch"):
+        policy.select_action(batch | {FRONT: torch.zeros(1, 3, SIZE, SIZE), "task": [""]})
+
+
+@pytest.mark.parametrize(
+    ("keys", "line"),
+    [
+        ({"image_size": 8}, r"^policy.image_size=8: from 16 to 512 pixels$"),
+        ({"dropout": 1.0}, r"^policy.dropout=1.0: from 0 to 0.9$"),
+        ({"shift": -1}, r"^policy.shift=-1: from 0 to 32 pixels$"),
+    ],
+)
+def test_what_cannot_be_is_one_line(keys, line):
+    config = fresh().config
+    with pytest.raises(ValueError, match=line):
+        replace(config, **keys).validate_features()
