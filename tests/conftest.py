@@ -164,6 +164,7 @@ def identity(of):
         of.env_steps,
         model.config,
         planning,
+        ("go on",) if "observation.language" in model.senses else (),
     )
 
 

@@ -181,7 +181,7 @@ def test_a_task_can_be_told_in_the_users_words():
     ],
 )
 def test_lerobot_is_told_the_tasks_words(task, words):
-    assert lerobot_view.make(task, Variation(), (8, 8)).task_description == words
+    assert lerobot_view.make(task, Variation(), Senses(), (8, 8)).task_description == words
 
 
 def test_words_alone_are_no_sight():
