@@ -29,9 +29,10 @@ from robot.faults import RobotFault, in_one_line
 from robot.recording.settings import CAMERAS
 from robot.running.eyes import Eyes
 from robot.running.loop import Loop
+from robot.running.rerun_view import Rerun
 from robot.running.settings import RunConfig, split_address
 from robot.running.ticks import Ticks, no_collection
-from robot.running.view import Nothing, Rerun, View
+from robot.running.view import Nothing, View
 from robot.signals import Stopped
 from robot.steady_camera import SteadyCamera, in_a_line
 from robot.units import Units
@@ -66,6 +67,7 @@ class Running:
         config = self.config
         with contextlib.ExitStack() as stack:
             show = self._view()
+            stack.callback(show.close)
             link = self._link(stack, show)
             with ThreadPoolExecutor(1) as meanwhile:  # both take seconds
                 connecting = meanwhile.submit(link.connect)
@@ -130,7 +132,7 @@ class Running:
     def _view(self):
         config = self.config
         if config.viewer == "rerun":
-            return Rerun()
+            return Rerun(self.identity.model.token, self.task.control_hz, config.viewer_file)
         if config.viewer == "none":
             return Nothing()
         return View(self.identity.model.token, self.task.control_hz, config.episodes)

@@ -1,6 +1,8 @@
 """A tiny checkpoint from end to end: it drives the simulated arm, and records it."""
 
+import io
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -25,6 +27,29 @@ def test_on_the_simulated_arm_every_episode_is_run_and_the_line_says_how(arm_che
     assert result["plans"] >= 2
     assert 0 <= result["success_rate"] <= 1
     json.dumps(result)
+
+
+class Terminal(io.StringIO):
+    """What a person looks at."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_person_at_a_terminal_sees_the_rate_the_margins_and_the_token(arm_checkpoint, monkeypatch):
+    from configs.running import Running  # noqa: PLC0415
+    from robot.running.view import View  # noqa: PLC0415
+
+    terminal = Terminal()
+    monkeypatch.setattr(Running, "_view", lambda run: View(run.identity.model.token, run.task.control_hz, 1, terminal))
+    run(arm_checkpoint, episodes=1, seconds=1.0)
+    drawings = re.split(r"\x1b\[\dA", terminal.getvalue())
+    assert len(drawings) > 3  # five a second, each over the last
+    last = drawings[-1].replace("\x1b[2K", "").splitlines()
+    assert last[0].startswith("episode 1/1 ")
+    assert last[1].startswith("margins: tip to its box ")
+    assert last[-2] == "token move(0.133 s) · move(0.133 s)"
+    assert last[-1] in ("episode 1: done", "episode 1: not done")
 
 
 def test_it_records_in_the_task_and_at_the_rate_that_it_was_trained_for(arm_checkpoint, tmp_path):

@@ -34,7 +34,7 @@ def checkpoint(tmp_path_factory, untaught):
 def running(checkpoint, **keys):
     from configs.running import Running  # noqa: PLC0415
 
-    return Running.begin(RunConfig(str(checkpoint), viewer="none", **keys))
+    return Running.begin(RunConfig(str(checkpoint), **{"viewer": "none"} | keys))
 
 
 def until(true) -> None:
@@ -341,3 +341,32 @@ def test_a_recording_by_a_policy_needs_one_of_the_state_alone(checkpoint, tmp_pa
     with pytest.raises(ValueError, match=r"perceives images\.overhead, language; by=policy drives by the state alone"):
         Recording(keys).run()
     assert not list(tmp_path.iterdir())
+
+
+def test_the_rerun_viewer_gets_every_tick_with_what_the_camera_shows_the_model(checkpoint, tmp_path, monkeypatch):
+    from rerun.experimental import RrdReader  # noqa: PLC0415
+
+    from robot.running.rerun_view import Rerun  # noqa: PLC0415
+
+    told, log = [], Rerun.__call__
+    monkeypatch.setattr(Rerun, "__call__", lambda view, moment: (told.append(moment), log(view, moment)))
+    file = tmp_path / "run.rrd"
+    running(checkpoint, episodes=1, seconds=0.5, viewer="rerun", viewer_file=str(file)).run()
+    rows, frames, measured = {}, [], []
+    for chunk in RrdReader(file).store().stream():
+        if not chunk.is_static:
+            path, columns = chunk.entity_path, chunk.to_record_batch().to_pydict()
+            rows[path] = rows.get(path, 0) + chunk.num_rows
+            frames += columns.get("Image:buffer", [])
+            measured += columns["Scalars:scalars"] if path == "/joints/measured" else []
+    assert 10 < len(told) == rows["/joints/sent"] == rows["/margins"] == rows["/tick"] == rows["/plan"]
+    assert measured == [moment.measured for moment in told]
+    assert rows["/token"] >= 1
+    assert rows["/said"] >= 1
+    for (shown,), moment in zip(frames, told, strict=True):
+        np.testing.assert_array_equal(np.array(shown).reshape(SIZE, SIZE, 3), moment.frames["overhead"])
+
+
+def test_a_file_for_the_viewer_needs_it(checkpoint):
+    with pytest.raises(ValueError, match=r"^viewer_file=x.rrd: it is for viewer=rerun$"):
+        running(checkpoint, viewer_file="x.rrd")

@@ -52,6 +52,11 @@ class Eyes:
                 self._said.discard(name)
                 self._say(f"camera {name}: shows something again")
 
+    @property
+    def newest(self) -> dict[str, np.ndarray]:
+        """The newest frame of each camera that has shown any, as the model takes it."""
+        return {name: frames[-1] for name, frames in self._frames.items() if frames}
+
     def now(self) -> tuple[np.ndarray, np.ndarray]:
         """The frames (C, F, size, size, 3) uint8, and which cameras show anything, (C,) bool."""
         kept = [[frames[max(-1 - lag, -len(frames))] for lag in self._lags] for frames in self._frames.values()]

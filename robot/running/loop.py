@@ -22,7 +22,11 @@ NEAR_RAD, SLOW_RAD_S = 0.1, 0.8
 
 @dataclass(frozen=True)
 class Moment:
-    """What a view can show after a tick. `work_s`: from the tick's beginning to the command that was sent."""
+    """What a view can show after a tick. `work_s`: from the tick's beginning to the command that was sent.
+
+    `measured`: the joints' reading that the command answered, in the robot's units; `frames`: what each camera shows
+    the model, (size, size, 3) uint8.
+    """
 
     episode: int
     seconds: float
@@ -32,6 +36,8 @@ class Moment:
     pursuit: Pursuit
     plans: Plans
     robot: GatedRobot
+    measured: list[float]
+    frames: dict[str, np.ndarray]
 
 
 class Shows(Protocol):
@@ -141,8 +147,9 @@ class Loop:
                 )
                 self.robot.gate.trip(Fault(FaultKind.BLIND, why, self.ticks.clock.monotonic()))
             number, late = len(self.successes) + 1, self.ticks.late_s[-1]
-            moment = Moment(number, passed, self.ticks.rate_hz, late, worked, pursuit, self.plans, self.robot)
-            self.show(moment)
+            measured, frames = [observation[key] for key in self._keys], self.eyes.newest
+            rate, plans = self.ticks.rate_hz, self.plans
+            self.show(Moment(number, passed, rate, late, worked, pursuit, plans, self.robot, measured, frames))
         self.successes.append(done if self._judged else None)
         return self.successes[-1]
 

@@ -32,6 +32,7 @@ class RunConfig:
     remote: str = ""
     secret: str = ""
     viewer: str = "terminal"
+    viewer_file: str = ""
     real_time: bool = False
     device: str = "cpu"
     threads: int = 1
@@ -44,6 +45,8 @@ class RunConfig:
             raise ValueError(f"limits={self.limits}: one of {', '.join(PRESETS)}")
         if self.viewer not in VIEWS:
             raise ValueError(f"viewer={self.viewer}: one of {', '.join(VIEWS)}")
+        if self.viewer_file and self.viewer != "rerun":
+            raise ValueError(f"viewer_file={self.viewer_file}: it is for viewer=rerun")
         check("", self, "episodes threads lead", low=1)
         check("", self, "seconds", low=0, high=3600)
         check("", self, "seed", low=0, high=2**32 - 1)

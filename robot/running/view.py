@@ -22,6 +22,9 @@ class Nothing:
         """Print a line."""
         print(text, file=sys.stderr, flush=True)
 
+    def close(self) -> None:
+        """Nothing is left to show."""
+
 
 class View(Nothing):
     """Shows moments of a loop on `stream`, no more often than is worth it. `token`: what the answers' tokens are."""
@@ -52,13 +55,6 @@ class View(Nothing):
         print(text, file=self.stream, flush=True)
         self._drawn = 0
 
-    def sentence(self, moment: Moment) -> str:
-        """The plan that is followed, in the vocabulary's notation."""
-        answer = moment.pursuit.answer
-        if answer is None:
-            return "waiting for the first plan"
-        return text(Move.of(token, self._token, 1 / self._hz) for token in answer.tokens)
-
     def _lines(self, moment: Moment) -> list[str]:
         plans, margins = moment.plans, moment.robot.command.margins
         least = margins.least()
@@ -76,37 +72,17 @@ class View(Nothing):
             filled = round(BAR * min(max(left, 0.0), 1.0)) if math.isfinite(left) else 0
             lines.append(f"  {kind:12} {'█' * filled}{'░' * (BAR - filled)} {_percent(left):>5} {name}")
         lines[1] = f"margins: tip to its box {100 * margins.box_m:.1f} cm, and the least of each limit of the joints"
-        lines.append(f"token {self.sentence(moment)}")
+        lines.append(f"token {sentence(moment, self._token, self._hz)}")
         return lines
+
+
+def sentence(moment: Moment, token: TokenConfig, hz: float) -> str:
+    """The plan that is followed, in the vocabulary's notation."""
+    answer = moment.pursuit.answer
+    if answer is None:
+        return "waiting for the first plan"
+    return text(Move.of(each, token.knots, token.degree, token.length / hz) for each in answer.tokens)
 
 
 def _percent(share: float) -> str:
     return f"{100 * share:.0f} %" if math.isfinite(share) else "?"
-
-
-class Rerun(Nothing):
-    """The same, to the rerun viewer."""
-
-    def __init__(self):
-        """Open the viewer. Raises ValueError if it is not installed."""
-        try:
-            import rerun  # noqa: PLC0415
-        except ImportError as error:
-            raise ValueError("viewer=rerun: not installed; uv pip install rerun-sdk, or viewer=terminal") from error
-        self._rerun, self._step = rerun, 0
-        rerun.init("semagram-run", spawn=True)
-
-    def __call__(self, moment: Moment) -> None:
-        """Log a tick."""
-        log, scalars = self._rerun.log, self._rerun.Scalars
-        self._rerun.set_time("tick", sequence=self._step)
-        self._step += 1
-        gate, command = moment.robot.gate, moment.robot.command
-        for name, value in zip(gate.limits.names, command.values, strict=True):
-            log(f"command/{name}", scalars([float(value)]))
-        for kind, (_, left) in command.margins.least().items():
-            log(f"margin/{kind}", scalars([left]))
-        log("tick/late_ms", scalars([1000 * moment.late_s]))
-        log("tick/work_ms", scalars([1000 * moment.work_s]))
-        if moment.plans.plan_ms:
-            log("plan/ms", scalars([moment.plans.plan_ms[-1]]))
