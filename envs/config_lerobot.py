@@ -82,11 +82,11 @@ class SemagramEnv(TaskKeys, EnvConfig):
 @functools.cache
 def _sizes(task: TaskConfig, senses: Senses) -> tuple[int, int, float]:
     """Numbers in a state (0: none is observed) and in an action, and control steps a second."""
-    from envs import make  # noqa: PLC0415
+    from envs.make import make  # noqa: PLC0415
 
-    env = make.make(task, senses=senses)
+    env = make(task, senses=senses)
     try:
-        states = env.observation_space[make.STATE].shape[0] if senses.state else 0
+        states = env.observation_space[OBS_STATE].shape[0] if senses.state else 0
         return states, env.action_space.shape[0], env.metadata["render_fps"]
     finally:
         env.close()

@@ -5,6 +5,8 @@ from typing import Any
 import gymnasium
 import numpy as np
 
+from worldmodel.senses import STATE
+
 
 class EnvironmentFault(ArithmeticError):
     """An environment gave a number that is not finite, or its physics diverged.
@@ -57,10 +59,10 @@ class FiniteGuard(gymnasium.Wrapper):
 
     def _check(self, action, observation, reward):
         where = f"{self._task}, decision {self._decision}"
-        finite = np.isfinite(observation["observation.state"])
+        finite = np.isfinite(observation[STATE])
         if not finite.all():
             index = int(np.argmin(finite))
-            value = observation["observation.state"][index]
+            value = observation[STATE][index]
             message = f"{where}: observation.state[{index}] ({self._labels[index]}) is {value}"
         elif not np.isfinite(reward):
             message = f"{where}: the reward is {reward}"

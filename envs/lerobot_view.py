@@ -12,6 +12,7 @@ from envs.rendering import RenderingUnavailable, frame
 from envs.senses import IMAGES, Senses, key
 from envs.settings import TaskConfig
 from sim.variation import Variation
+from worldmodel.senses import STATE
 
 FRAMES = key(IMAGES)
 ENDLESS = 1000  # control steps, where a task has no end
@@ -55,7 +56,7 @@ class LeRobotView(gymnasium.Wrapper):
         """An observation, or the space of them, by LeRobot's names."""
         parts = dict(observation.items())
         frames = {name.removeprefix(FRAMES): each for name, each in parts.items() if name.startswith(FRAMES)}
-        state = {"agent_pos": parts[tasks.STATE]} if tasks.STATE in parts else {}
+        state = {"agent_pos": parts[STATE]} if STATE in parts else {}
         return state | ({"pixels": together(frames)} if frames else {})
 
     @staticmethod

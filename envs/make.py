@@ -22,8 +22,8 @@ from envs.senses import LANGUAGE, Senses
 from envs.settings import TaskConfig
 from envs.vector import Processes
 from sim.variation import Variation
+from worldmodel.senses import STATE
 
-STATE = "observation.state"
 STATE_ALONE = Senses()
 
 

@@ -10,9 +10,10 @@ import mujoco
 import numpy as np
 
 from envs.arm import JointTargets
-from envs.make import STATE, make
+from envs.make import make
 from envs.settings import TaskConfig
 from robot.targets import Targets
+from worldmodel.senses import STATE
 
 CORRECTION = 0.3
 """The share of what a step's reading was off the expected one that is put down to the joints' velocity."""

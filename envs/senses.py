@@ -3,21 +3,19 @@
 import re
 from dataclasses import dataclass
 
-STATE, IMAGES, LANGUAGE = "state", "images.", "language"
+from worldmodel import senses as naming
+from worldmodel.senses import key
+
+STATE, IMAGES, LANGUAGE = naming.name(naming.STATE), naming.name(naming.IMAGES), naming.name(naming.LANGUAGE)
 MAIN = "main"
 """The camera that every task has which can be drawn."""
 CHOICES = "state, images.<camera> (images.main has every task that can be drawn), language"
 SIZES = (16, 512)  # pixels
 
 
-def key(sense: str) -> str:
-    """Where a sense stands in an observation: LeRobot's name for it."""
-    return f"observation.{sense}"
-
-
 def mask_key(sense: str) -> str:
     """Where an observation says whether a sense is there now, if that can change: bool (1,)."""
-    return f"mask.{sense}"
+    return naming.mask(key(sense))
 
 
 @dataclass(frozen=True)

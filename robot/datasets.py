@@ -151,15 +151,18 @@ def _write(folder: Path, recording: Recording, task: str, name: str) -> None:
 
 @contextmanager
 def quiet():
-    """Keep LeRobot's talk of missing video decoders, and a progress bar an episode, from the user."""
+    """Keep LeRobot's talk of missing video decoders, a progress bar an episode, and ffmpeg's notes from the user."""
+    import av  # noqa: PLC0415
     import datasets  # noqa: PLC0415
 
     bars, before = datasets.are_progress_bars_disabled(), logging.root.manager.disable
     datasets.disable_progress_bars()
     logging.disable(logging.WARNING)
+    av.logging.set_libav_level(av.logging.WARNING)
     try:
         yield
     finally:
+        av.logging.set_libav_level(av.logging.INFO)  # its own default, which nothing tells
         logging.disable(before)
         if not bars:
             datasets.enable_progress_bars()

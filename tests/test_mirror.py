@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 
-from envs.make import STATE, make
+from envs.make import make
 from envs.mirror import Mirror, scene_bodies
 from envs.settings import TaskConfig
 from robot.units import TICK_RAD, Units
 from sim import so101
+from worldmodel.senses import STATE
 
 TASK = TaskConfig("so101-touch")
 

@@ -9,12 +9,13 @@ from gymnasium import spaces
 
 from envs import lerobot_view
 from envs.language import KEY as LANGUAGE
-from envs.make import STATE, episode_limit, make, make_vector
+from envs.make import episode_limit, make, make_vector
 from envs.multi import Multi, take_turns
 from envs.senses import Senses
 from envs.sentences import PARAPHRASES, SENTENCES, other_words
 from envs.settings import TaskConfig
 from sim.variation import Variation
+from worldmodel.senses import STATE
 
 WALKERS = ("walker-stand", "walker-walk", "walker-run")
 SPOKEN = Senses(("state", "language"))

@@ -42,9 +42,13 @@ def recorded(tmp_path_factory):
         record(f"dataset={folder}/touch", "episodes=2")
         record(f"dataset={folder}/touch", "episodes=3")
         record(f"dataset={folder}/again", "episodes=1", "task=so101-touch")
+        record(f"dataset={folder}/seen", "episodes=2", "cameras=[overhead,wrist]")
         from lerobot.datasets.lerobot_dataset import LeRobotDataset
         read = LeRobotDataset("local/touch", root=f"{folder}/touch")
         print(read.num_episodes, len(read), read.fps, read[len(read) - 1]["task"])
+        seen = LeRobotDataset("local/seen", root=f"{folder}/seen")
+        frames = [seen[at][f"observation.images.{name}"] for name in ("overhead", "wrist") for at in (0, len(seen) - 1)]
+        print(seen.num_episodes, *(f"{frame.shape[0]}:{float(frame.std()) > 0.05}" for frame in frames))
         """,
         str(folder),
     )
@@ -63,15 +67,21 @@ def episodes(folder):
 
 def test_lerobot_reads_it_and_the_last_line_tells_what_is_there(recorded):
     folder, ran = recorded
-    *lines, read = ran.stdout.splitlines()
-    first, then, _ = map(json.loads, lines)
+    *lines, read, _ = ran.stdout.splitlines()
+    first, then, *_ = map(json.loads, lines)
     assert (first["episodes"], then["episodes"]) == (2, 3)
     assert read.split(maxsplit=3) == ["3", str(then["frames"]), "30", "Touch the red cube."]
     assert then["dataset"] == str(folder / "touch") and Path(then["picture"]).read_bytes()[1:4] == b"PNG"
     assert then["control_hz"] == pytest.approx(30, abs=0.01) and then["late_frames"] == 0
     assert then["success_rate"] == pytest.approx(np.mean(episodes(folder / "touch")["success"]), abs=1e-3)
-    assert ran.stderr.count(": safe, ") == 4
+    assert ran.stderr.count(": safe, ") == 6
     assert not list(folder.glob(".*"))
+
+
+def test_what_the_cameras_showed_is_there_and_ffmpeg_says_nothing(recorded):
+    _, ran = recorded
+    assert ran.stdout.splitlines()[-1] == "2" + " 3:True" * 4
+    assert "mp4 @" not in ran.stderr
 
 
 def test_the_action_is_what_the_gate_let_through(recorded):

@@ -10,11 +10,12 @@ from gymnasium import spaces
 
 from envs.blackout import Blackout
 from envs.faults import EnvironmentFault
-from envs.make import STATE, make, make_vector
+from envs.make import make, make_vector
 from envs.rendering import physics
 from envs.senses import Senses, key
 from envs.settings import TaskConfig
 from sim import canvas
+from worldmodel.senses import STATE
 
 SUITE = TaskConfig("cartpole-swingup")
 ARM = TaskConfig("so101-touch")

@@ -13,6 +13,11 @@ LANGUAGE = "observation.language"
 Shapes = Mapping[str, tuple[int, ...]]
 
 
+def key(name: str) -> str:
+    """Where a sense of that name stands in an observation: `observation.state` of `state`."""
+    return f"observation.{name}"
+
+
 def name(key: str) -> str:
     """What a sense is called where it is plain that senses are meant: `images.front` of `observation.images.front`."""
     return key.removeprefix("observation.")

@@ -11,6 +11,7 @@ from robot.so101_sim import SO101Sim
 from robot.targets import Targets
 from sim.so101 import JOINTS
 from sim.so101_experts import targets
+from worldmodel.senses import STATE
 
 HOLD_S = 0.3
 """A script's last target is held so long, which lets the arm arrive."""
@@ -69,7 +70,7 @@ class PolicyDriver:
         """What the agent wants next."""
         scene = self._robot.scene.unwrapped
         state = torch.from_numpy(self._see(scene, scene.commanded)[None])
-        action = self._agent.act({"observation.state": state})[0].numpy()
+        action = self._agent.act({STATE: state})[0].numpy()
         return named(self._robot.units.from_rad(self._targets.next(scene.commanded, action)))
 
     def close(self) -> None:

@@ -86,17 +86,17 @@ def main() -> None:
                     print(f"{kind}: {robot.fault}", file=sys.stderr)
                     walk.recover()
     finally:
+        for kind, loop in loops.items():
+            plans = loop.plans
+            row = {"loop": kind, **loop.ticks.summary(), "hz": loop.ticks.mean_hz, "scheduling": scheduling}
+            row |= {"plans": plans.count, "late_plans": plans.late, "faults": loop.faults}
+            row |= {"plan_ms_p50_p99": np.percentile(plans.plan_ms or [np.nan], [50, 99]).round(2).tolist()}
+            row |= {"round_ms_p50_p99": np.percentile(plans.round_ms or [np.nan], [50, 99]).round(2).tolist()}
+            print(json.dumps(row | {"load": round(os.getloadavg()[0], 1)}))
         robot.disconnect()
         link.close()
         local.stop()
         process.stop()
-    for kind, loop in loops.items():
-        plans = loop.plans
-        row = {"loop": kind, **loop.ticks.summary(), "hz": loop.ticks.mean_hz, "scheduling": scheduling}
-        row |= {"plans": plans.count, "late_plans": plans.late, "faults": loop.faults}
-        row |= {"plan_ms_p50_p99": np.percentile(plans.plan_ms or [np.nan], [50, 99]).round(2).tolist()}
-        row |= {"round_ms_p50_p99": np.percentile(plans.round_ms or [np.nan], [50, 99]).round(2).tolist()}
-        print(json.dumps(row | {"load": round(os.getloadavg()[0], 1)}))
 
 
 if __name__ == "__main__":
