@@ -1,7 +1,6 @@
 """Folders that are whole or absent: written aside, fsynced, renamed; each with a manifest of sizes and SHA-256 sums."""
 
 import ctypes
-import glob
 import hashlib
 import json
 import os
@@ -53,10 +52,10 @@ def aside_of(path: Path) -> Iterator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.parent / f".{path.name}.{os.getpid()}"
-    for left in path.parent.glob(f".{glob.escape(path.name)}.*"):
-        process = left.name.removeprefix(f".{path.name}.")
-        if left == aside or (process.isdecimal() and not _runs(int(process))):
-            shutil.rmtree(left, ignore_errors=True)
+    for name in os.listdir(path.parent):  # which a signal cannot leave open, as it can what Path.glob does
+        process = name.removeprefix(f".{path.name}.")
+        if name == aside.name or (process != name and process.isdecimal() and not _runs(int(process))):
+            shutil.rmtree(path.parent / name, ignore_errors=True)
     try:
         yield aside
     finally:

@@ -16,6 +16,7 @@ class FaultKind(StrEnum):
     ORDER = "out-of-order"  # older than the one before, or from the future
     OUTSIDE = "outside"  # the arm is too far outside its limits to begin
     PUSHED = "pushed"  # the arm was moved away from its command faster than the command may follow
+    STALLED = "stalled"  # a joint does not follow its command: held, blocked, or its servo has given up
     DRIVER = "driver"  # the robot's driver failed
     PLANNER = "planner"  # nobody plans any more
     BLIND = "blind"  # no camera shows anything, and there is no other sense

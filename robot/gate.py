@@ -15,6 +15,7 @@ from robot.braking import braked, stoppable, stopping
 from robot.faults import Fault, FaultKind, NotReleasable
 from robot.limits import Limits
 from robot.margins import Margins
+from robot.stall import Stall
 from robot.watch import Checked, Timed, Watch
 from robot.workspace import Arm, Workspace
 
@@ -53,6 +54,7 @@ class Gate:
         self._step = limits.column("step")
         self._workspace = Workspace(limits.box, arm) if limits.box is not None else None
         self._watch = Watch(limits)
+        self._stall = Stall(limits)
         self._at = self._reading = self._goal = self._cause = None
         self._rate = np.zeros(len(limits.names))
         self._begun, self._read_at = False, -math.inf
@@ -122,6 +124,7 @@ class Gate:
             )
             return
         self._at, self._rate, self._begun = reading, np.zeros_like(self._rate), True
+        self._stall.begin(reading)
         self._floor, self._ceiling = np.minimum(self._low, self._at), np.maximum(self._high, self._at)
         if self._workspace is not None:
             self._workspace.begin(self._at)
@@ -132,6 +135,9 @@ class Gate:
             rate = self._follow(checked.goal, checked.dt)
             if (np.abs(self._at + rate * checked.dt - self._reading) > self._step).any():
                 self._cause = self._pushed(now)
+                self._latch()
+            elif stalled := self._stall.check(self._at, self._reading, checked.dt, now):
+                self._cause = stalled
                 self._latch()
         if self.fault is not None:
             rate = braked(self._rate, self._acceleration, checked.dt)

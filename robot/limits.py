@@ -20,7 +20,8 @@ SLOWEST_STOP_S = 10.0
 class JointLimits:
     """One joint: position from `low` to `high`; `rate` in units/s, `acceleration` in units/s^2.
 
-    `step`: how far a command may be from the measured position, which bounds how hard a servo pulls.
+    `step`: how far a command may be from the measured position, which bounds how hard a servo pulls. `stall`: a joint
+    that does not move while its command is further off than this is stalled (`Limits.stall_s`); never, by default.
     """
 
     low: float
@@ -28,11 +29,12 @@ class JointLimits:
     rate: float
     acceleration: float
     step: float
+    stall: float = 1e6
 
     def __post_init__(self):
         """Raise ValueError for limits between which nothing can move."""
         check("", self, "low high", low=-1e6, high=1e6)
-        check("", self, "rate acceleration step", low=1e-3, high=1e6)
+        check("", self, "rate acceleration step stall", low=1e-3, high=1e6)
         if self.low >= self.high:
             raise ValueError(f"low={self.low}: below high, {self.high}")
         if self.rate > SLOWEST_STOP_S * self.acceleration:
@@ -77,7 +79,8 @@ class Box:
 class Limits:
     """Limits of a whole robot, its joints in their order.
 
-    `observation_age_s` and `goal_age_s`: older readings or goals are stale; `loop_s`: the longest time between steps.
+    `observation_age_s` and `goal_age_s`: older readings or goals are stale; `loop_s`: the longest time between steps;
+    `stall_s`: how long a joint may be stalled.
     """
 
     joints: Mapping[str, JointLimits]
@@ -85,6 +88,7 @@ class Limits:
     observation_age_s: float = 0.2
     goal_age_s: float = 0.5
     loop_s: float = 0.2
+    stall_s: float = 1.5
 
     def __post_init__(self):
         """Raise ValueError for a robot without joints, or a time that is not positive."""
@@ -93,7 +97,7 @@ class Limits:
         for name, joint in self.joints.items():
             if not isinstance(joint, JointLimits):
                 raise ValueError(f"joints.{name}={joint}: JointLimits")
-        check("", self, "observation_age_s goal_age_s loop_s", above=0, high=60)
+        check("", self, "observation_age_s goal_age_s loop_s stall_s", above=0, high=60)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -122,6 +126,7 @@ _PACES = {  # rate, acceleration, step; then the gripper's: on an object its ste
     "normal": ((120.0, 600.0, 25.0), (200.0, 1000.0, 40.0)),
     "trained": ((160.0, 9000.0, 45.0), (300.0, 18000.0, 70.0)),  # above all that `robot.targets` asks for at 30 Hz
 }
+_STALL = 8.0  # degrees: more than a joint sags; a servo would protect itself after 2 s. A gripper may hold something
 _BOXES = {"careful": Box(x_low=0.0, z_low=0.02), "normal": Box(z_low=0.0), "trained": Box(z_low=0.0)}
 _EDGES = {"careful": 5.0, "normal": 1.0, "trained": 0.5}  # degrees kept from each end of a joint's range
 PRESETS = tuple(_PACES)
@@ -145,7 +150,8 @@ def so101(preset: str = "careful", calibration: Mapping | None = None, degrees: 
         joint = JointLimits(low, high, rate, acceleration, step)
         if name != GRIPPER:
             half = math.inf if calibration is None else half_range(name, calibration)
-            joint = replace(joint, low=max(low, -half) + _EDGES[preset], high=min(high, half) - _EDGES[preset])
+            edge = _EDGES[preset]
+            joint = replace(joint, low=max(low, -half) + edge, high=min(high, half) - edge, stall=_STALL)
             if not degrees:
                 joint = JointLimits(**{f.name: getattr(joint, f.name) * 100 / half for f in fields(joint)})
         joints[name] = joint

@@ -108,7 +108,7 @@ def ends(monkeypatch, capsys, tmp_path, robots):
         command = robots[-1].command  # None: between two episodes
         assert (command is None or command.resting) and not robots[-1].is_connected
         lines = capsys.readouterr().err.splitlines()
-        told = [line for line in lines if re.search("stopped|gone|cannot|driver: ", line)]
+        told = [line for line in lines if re.search("stopped|gone|cannot|driver: |stalled: ", line)]
         assert len(told) == 1, lines
         return end.value.code, told[0]
 
@@ -242,6 +242,15 @@ def person(monkeypatch):
 
 RECORD = ("dataset=kept", "by=teleop", "teleop.type=wave", "sentence=Wave.", "episodes=2", "seconds=60")
 NONE_SAFE = "; 0 episodes are safe, the same command goes on"
+
+
+def test_a_joint_held_by_hand_ends_a_recording(twin, served, ends, person, tmp_path):
+    held = lambda: twin.ask("hold", joint="shoulder_pan")  # noqa: E731
+    code, line = ends(record.main, held, *RECORD, *on_the_twin(served))
+    assert code == 1
+    assert re.match(r"semagram: .*stalled: shoulder_pan does not follow: it stays at .*" + NONE_SAFE, line), line
+    assert torque(twin) == OFF
+    assert not person.is_connected and not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("fault", ["a dead servo", "the USB cable"])

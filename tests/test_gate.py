@@ -71,6 +71,52 @@ def test_an_arm_held_fast_is_pulled_by_no_more_than_the_step():
     assert command.margins.least()["step"] == ("j", pytest.approx(0.1, abs=0.01))
 
 
+STALLS = dataclasses.replace(ONE, joints={"j": dataclasses.replace(ONE.joints["j"], stall=8.0)}, stall_s=1.0)
+
+
+def test_a_joint_that_stays_where_it_is_while_its_command_is_far_off_is_a_fault():
+    run, steps = Run(STALLS, lag=0.0), 0
+    while (command := run.step(50.0)).fault is None:
+        steps += 1
+        off = command.values[0] > 8
+        assert steps < 60
+    assert off
+    assert 1.0 <= steps * DT <= 1.0 + 0.5  # and as long as it takes the command to get there
+    assert command.fault.kind == FaultKind.STALLED
+    assert command.fault.message.startswith("j does not follow: it stays at 0.0, its command is at 13.")
+    command = run.step(50.0)  # a step with nothing wrong
+    assert command.resting
+    run.gate.release()
+    run.lag = 1.0
+    assert all(run.step(50.0).fault is None for _ in range(90))
+
+
+def test_a_goal_that_goes_to_and_fro_past_a_held_joint_is_a_fault_too():
+    run = Run(STALLS, lag=0.0)
+    commands = [run.step(40 * np.sin(0.15 * k)) for k in range(150)]
+    assert commands[-1].fault.kind == FaultKind.STALLED
+
+
+@pytest.mark.parametrize("lag", [0.02, 1.0])
+def test_a_joint_that_follows_is_not_stalled_however_far_behind(lag):
+    run = Run(STALLS, lag=lag)
+    for k in range(600):
+        assert run.step(60 * np.sign(np.sin(k / 100))).fault is None
+
+
+def test_a_joint_that_sags_is_not_stalled():
+    run = Run(STALLS, lag=0.0)
+    for _ in range(300):
+        assert run.step(7.9).fault is None
+
+
+@pytest.mark.parametrize("preset", ["careful", "normal", "trained"])
+def test_a_gripper_may_hold_something_and_no_other_joint(preset):
+    limits = so101(preset)
+    assert {name for name, joint in limits.joints.items() if joint.stall > 1e5} == {"gripper"}
+    assert all(joint.stall < (1 - 0.1) * joint.step for name, joint in limits.joints.items() if name != "gripper")
+
+
 def test_an_arm_pushed_slowly_takes_its_command_along_and_one_torn_away_stops_the_gate():
     run = Run(lag=0.0)
     for _ in range(60):

@@ -194,10 +194,14 @@ def ordeal(rng, kinds: set) -> int:
     return released
 
 
+ELSEWHERE = {FaultKind.DRIVER, FaultKind.PLANNER, FaultKind.BLIND, FaultKind.STOP}
+"""What the gate is told of. An arm that follows is never stalled (tests/test_gate.py)."""
+
+
 def test_no_hostile_goal_makes_a_command_beyond_any_limit_and_every_fault_is_named():
     rng, kinds = np.random.default_rng(0), set()
     released = sum(ordeal(rng, kinds) for _ in range(GOALS // EPISODE))
-    assert kinds == set(FaultKind) - {FaultKind.DRIVER, FaultKind.PLANNER, FaultKind.BLIND, FaultKind.STOP}
+    assert kinds == set(FaultKind) - ELSEWHERE - {FaultKind.STALLED}
     assert released > 100
 
 

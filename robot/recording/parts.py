@@ -113,7 +113,8 @@ class Parts:
             shutil.rmtree(part)
 
     def _parts(self) -> list[Path]:
-        return sorted(path for path in self.folder.glob("*") if path.name.isdigit())
+        names = os.listdir(self.folder) if self.folder.is_dir() else []  # a signal may come, and leaves a glob open
+        return sorted(self.folder / name for name in names if name.isdigit())
 
     def _wanted(self) -> dict:
         return {"fps": self.fps, "robot_type": self.robot_type, "features": self.features}

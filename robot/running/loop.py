@@ -154,8 +154,11 @@ class Loop:
         return self.successes[-1]
 
     def recover(self, patience_s: float = 5.0) -> bool:
-        """Release the gate once what was wrong is over; whether it was, in `patience_s`."""
-        if self._thinker.gone():
+        """Release the gate once what was wrong is over; whether it was, in `patience_s`.
+
+        Not where a joint was stalled: somebody has to look first.
+        """
+        if self._thinker.gone() or self.robot.fault.kind is FaultKind.STALLED:
             return False
         for _ in self.ticks.run(round(patience_s * self.ticks.hz)):
             observation = self.robot.get_observation()
