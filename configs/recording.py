@@ -15,16 +15,14 @@ from robot.arms import connect, gated, simulated
 from robot.config_sim_camera import SimCameraConfig
 from robot.faults import RobotFault, in_one_line
 from robot.gated import GatedRobot
-from robot.recording.drivers import Driver, DriverLost, PolicyDriver, ScriptDriver, TeleopDriver
+from robot.recording.drivers import Driver, DriverLost, ScriptDriver, TeleopDriver
 from robot.recording.loop import play, resting
 from robot.recording.pace import Pace, SimulatedTime
 from robot.recording.parts import MEASURED, SUCCESS, EpisodeInfo, Parts
 from robot.recording.review import Review, picture
 from robot.recording.settings import CAMERAS, EXPERT, POLICY, PREFIX, RecordConfig
 from robot.recording.teleops import teleoperator
-from robot.targets import Targets
 from sim.so101_experts import Unreachable
-from worldmodel.senses import STATE, name
 
 SLOW = 0.98  # of the rate that was asked for: below it, the loop says so
 TRIES = 50  # layouts in a row that a script may refuse
@@ -155,34 +153,7 @@ class Recording:
         if self.config.by == EXPERT:
             return ScriptDriver(robot.robot)
         if self.config.by == POLICY:
-            return _policy(self.config, robot.robot)
+            from configs.piloting import pilot  # noqa: PLC0415  torch takes seconds
+
+            return pilot(self.config, robot.robot)
         return TeleopDriver(teleoperator(self.config.teleop), list(robot.action_features))
-
-
-def _policy(config: RecordConfig, robot) -> PolicyDriver:
-    """A checkpoint as a driver. Raises ValueError for one of another task or rate."""
-    from configs.evaluation import find  # noqa: PLC0415
-    from configs.planning import opened  # noqa: PLC0415
-    from envs.arm import known, seen  # noqa: PLC0415
-    from policies.checkpoint import read_identity  # noqa: PLC0415
-    from sim import so101  # noqa: PLC0415
-
-    path = find(Path(config.checkpoint))
-    if more := [name(key) for key in read_identity(path).senses if key != STATE]:
-        raise ValueError(
-            f"checkpoint={config.checkpoint}: perceives {', '.join(more)}; by=policy drives by the state alone"
-        )
-    agent, task = opened(path, config.seed, config.device, config.threads, config.planner)
-    if task.name != config.task_name or task.control_hz != config.control_hz:
-        raise ValueError(
-            f"checkpoint={config.checkpoint}: is for task={task.label} at {task.control_hz} Hz, not "
-            f"{config.task_name} at {config.control_hz} Hz"
-        )
-    targets = Targets.at(task.control_hz, *so101.limits(robot.scene), task.control)
-    parts = known(so101.components(robot.scene), task.state)
-
-    def see(scene, target: np.ndarray) -> np.ndarray:
-        named = seen(scene.state(), parts, target)
-        return np.concatenate([named[name] for name in sorted(named)]).astype(np.float32)
-
-    return PolicyDriver(robot, agent, targets, see)

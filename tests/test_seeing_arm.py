@@ -2,6 +2,7 @@
 
 import threading
 import time
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -9,10 +10,16 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from pyarrow import parquet
 
-from envs.make import make
+from configs.assembly import loaded_agent
+from envs.blackout import watched
+from envs.make import make, make_vector
 from envs.senses import Senses
 from envs.settings import TaskConfig
+from policies.agent import Agent
+from policies.checkpoint import load_model, read_identity
+from policies.rollouts import as_tensors
 from robot.arms import simulated
 from robot.camera_kinds import configured
 from robot.config_sim_camera import SimCameraConfig
@@ -333,14 +340,27 @@ def test_a_camera_is_what_lerobot_makes_of_its_keys():
     assert (made.type, made.width, made.height, made.fps) == ("opencv", 640, 480, 30)
 
 
-def test_a_recording_by_a_policy_needs_one_of_the_state_alone(checkpoint, tmp_path):
+def test_a_policy_that_sees_can_be_recorded_and_begins_as_in_training(checkpoint, tmp_path, monkeypatch):
     from configs.recording import Recording  # noqa: PLC0415
     from robot.recording.settings import RecordConfig  # noqa: PLC0415
 
-    keys = RecordConfig(str(tmp_path / "d"), by="policy", checkpoint=str(checkpoint), episodes=1)
-    with pytest.raises(ValueError, match=r"perceives images\.overhead, language; by=policy drives by the state alone"):
-        Recording(keys).run()
-    assert not list(tmp_path.iterdir())
+    keys = RecordConfig(str(tmp_path / "d"), by="policy", checkpoint=str(checkpoint), episodes=1, seconds=0.5)
+    keys = replace(keys, limits="trained")
+    acted, act = [], Agent.act
+    monkeypatch.setattr(Agent, "act", lambda agent, seen: acted.append((seen, act(agent, seen))) or acted[-1][1])
+    assert Recording(keys).run()["frames"] == len(acted) == 15
+    identity = read_identity(checkpoint)
+    agent, task = loaded_agent(identity, load_model(checkpoint, identity), True, 0)
+    env = make_vector(task, 1, processes=False, senses=Senses(SENSES, SIZE), wrap=watched)
+    (rows,) = (tmp_path / "d" / "meta" / "episodes").glob("*/*.parquet")
+    (seed,) = parquet.read_table(rows).to_pydict()["seed"]
+    agent.generator.manual_seed(seed)
+    observation, _ = env.reset(seed=[seed])
+    shown, (seen, action) = as_tensors(observation), acted[0]
+    assert seen.keys() == shown.keys()
+    assert all(torch.equal(seen[key].float(), shown[key].float()) for key in shown)
+    assert torch.equal(act(agent, shown), action)
+    env.close()
 
 
 def test_the_rerun_viewer_gets_every_tick_with_what_the_camera_shows_the_model(checkpoint, tmp_path, monkeypatch):

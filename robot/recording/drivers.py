@@ -1,6 +1,5 @@
 """Who says where the arm goes while it is recorded: a scripted expert, a policy, or a person through a teleoperator."""
 
-from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
@@ -11,7 +10,6 @@ from robot.so101_sim import SO101Sim
 from robot.targets import Targets
 from sim.so101 import JOINTS
 from sim.so101_experts import targets
-from worldmodel.senses import STATE
 
 HOLD_S = 0.3
 """A script's last target is held so long, which lets the arm arrive."""
@@ -55,11 +53,21 @@ class ScriptDriver:
         """Nothing to do."""
 
 
-class PolicyDriver:
-    """An agent in the simulated arm's task. `see(scene, target)`: its state (S,) while the arm goes to `target`."""
+class Sight(Protocol):
+    """What an agent perceives of the simulated arm's scene."""
 
-    def __init__(self, robot: SO101Sim, agent, control_targets: Targets, see: Callable[..., np.ndarray]):
-        self._robot, self._agent, self._targets, self._see = robot, agent, control_targets, see
+    def see(self, scene, target: np.ndarray) -> dict[str, torch.Tensor]:
+        """Its senses, (1, ...) each, while the arm goes to `target` (6,) in rad."""
+
+    def close(self) -> None:
+        """No more."""
+
+
+class PolicyDriver:
+    """An agent in the simulated arm's task."""
+
+    def __init__(self, robot: SO101Sim, agent, control_targets: Targets, sight: Sight):
+        self._robot, self._agent, self._targets, self._sight = robot, agent, control_targets, sight
 
     def begin(self, seed: int) -> None:
         """Forget the last episode."""
@@ -69,12 +77,12 @@ class PolicyDriver:
     def goal(self, observation: dict) -> dict[str, float]:
         """What the agent wants next."""
         scene = self._robot.scene.unwrapped
-        state = torch.from_numpy(self._see(scene, scene.commanded)[None])
-        action = self._agent.act({STATE: state})[0].numpy()
+        action = self._agent.act(self._sight.see(scene, scene.commanded))[0].numpy()
         return named(self._robot.units.from_rad(self._targets.next(scene.commanded, action)))
 
     def close(self) -> None:
-        """Nothing to do."""
+        """Close what it sees through."""
+        self._sight.close()
 
 
 class TeleopDriver:

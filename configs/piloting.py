@@ -1,0 +1,74 @@
+"""A checkpoint as the driver of a recording in simulation: it sees of the scene what training showed it."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from configs.assembly import perceived
+from configs.evaluation import find
+from configs.planning import opened
+from envs.arm import known, seen
+from envs.senses import key
+from envs.settings import TaskConfig
+from policies.checkpoint import read_identity
+from policies.words import WORDS
+from robot.config_sim_camera import SimCameraConfig
+from robot.recording.drivers import PolicyDriver
+from robot.recording.settings import CAMERAS, RecordConfig
+from robot.sim_camera import SimCamera
+from robot.so101_sim import SO101Sim
+from robot.targets import Targets
+from sim import so101
+from sim.frames import shows
+from worldmodel.senses import LANGUAGE, STATE, Shapes, mask
+
+
+class Pilot:
+    """What a model that perceives `senses` is shown of a simulated arm in `task`; `sentence`: what it is told to do."""
+
+    def __init__(self, robot: SO101Sim, task: TaskConfig, senses: Shapes, sentence: str):
+        """Open cameras of the model's own, beside the robot's. Raises RenderingUnavailable, ValueError."""
+        self._parts = known(so101.components(robot.scene), task.state) if STATE in senses else None
+        size, self._cameras = perceived(senses).size, {}
+        self._told = {LANGUAGE: WORDS.encode([sentence])} if LANGUAGE in senses else {}
+        for name in perceived(senses).cameras:
+            if name not in CAMERAS:
+                raise ValueError(f"checkpoint=: it looks through {name}; in simulation there are {', '.join(CAMERAS)}")
+            camera = SimCamera(SimCameraConfig(view=CAMERAS[name], width=size, height=size, fps=round(task.control_hz)))
+            camera.show(robot.scene)
+            camera.connect()
+            self._cameras[key(f"images.{name}")] = camera
+
+    def see(self, scene, target: np.ndarray) -> dict[str, Tensor]:
+        """What the model perceives, (1, ...) each, while the arm goes to `target` (6,) in rad."""
+        observed = dict(self._told)
+        if self._parts is not None:
+            named = seen(scene.state(), self._parts, target)
+            state = np.concatenate([named[name] for name in sorted(named)]).astype(np.float32)
+            observed[STATE] = torch.from_numpy(state[None])
+        for name, camera in self._cameras.items():
+            frame = camera.read()
+            observed[name] = torch.from_numpy(frame.copy()[None])
+            observed[mask(name)] = torch.tensor([[float(shows(frame))]])
+        return observed
+
+    def close(self) -> None:
+        """Close the cameras."""
+        for camera in self._cameras.values():
+            camera.disconnect()
+
+
+def pilot(config: RecordConfig, robot: SO101Sim) -> PolicyDriver:
+    """A checkpoint as a driver. Raises ValueError for one of another task or rate, FolderError."""
+    path = find(Path(config.checkpoint))
+    agent, task = opened(path, config.seed, config.device, config.threads, config.planner)
+    if task.name != config.task_name or task.control_hz != config.control_hz:
+        raise ValueError(
+            f"checkpoint={config.checkpoint}: is for task={task.label} at {task.control_hz} Hz, not "
+            f"{config.task_name} at {config.control_hz} Hz"
+        )
+    targets = Targets.at(task.control_hz, *so101.limits(robot.scene), task.control)
+    eyes = Pilot(robot, task, read_identity(path).senses, config.sentence or task.words)
+    return PolicyDriver(robot, agent, targets, eyes)
