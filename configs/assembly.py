@@ -235,5 +235,6 @@ def loaded_agent(
     config, generator = planner or identity.planner, torch.Generator().manual_seed(seed)
     chosen = Planner(model, discounts, config, compiled) if planned else None
     task = TaskConfig(**identity.task)
-    heard = WORDS.known(identity.sentences)
+    said = identity.sentences or tuple(part.words for part in task.parts)  # older checkpoints do not say
+    heard = WORDS.known(said) if LANGUAGE in identity.senses else None
     return Agent(model, tokens, chosen, generator, every=config.replan_every, heard=heard), task

@@ -102,8 +102,8 @@ class Running:
                     loop.show.say(f"episode {episode + 1}: {told}")
                     if loop.robot.fault is not None and not loop.recover():
                         return "fault"
-                if self.config.robot != SIM:
-                    loop.approach(home)
+                if self.config.robot != SIM and not loop.approach(home) and loop.robot.fault is not None:
+                    return "fault"
                 return "done"
         except Stopped as stopped:
             say(in_one_line(stopped))

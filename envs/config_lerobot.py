@@ -38,6 +38,8 @@ class SemagramEnv(TaskKeys, EnvConfig):
         """Look at the task for its sizes. Raises ValueError for one that can't be made; one line."""
         if self.randomise not in PRESETS:
             raise ValueError(f"env.randomise={self.randomise}: one of {', '.join(PRESETS)}")
+        if self.task == "multi":
+            raise ValueError("env.task=multi: one of its tasks at a time, e.g. --env.task=walker-walk")
         states, actions, rate_hz = _sizes(self.settings, self.perceived)
         self.fps = round(rate_hz)
         self.features = {ACTION: PolicyFeature(FeatureType.ACTION, (actions,))}

@@ -27,7 +27,7 @@ from policies.folders import (
 from policies.tokens import Tokens
 from policies.trainer import Trainer
 from worldmodel.model import WorldModel
-from worldmodel.senses import LANGUAGE, STATE
+from worldmodel.senses import STATE
 from worldmodel.settings import ModelConfig, PlannerConfig
 
 CONFIG, MODEL, LEARNER, REPLAY, LOOP = (
@@ -128,8 +128,6 @@ def read_identity(path: Path) -> Identity:
         own = {field.name: saved[field.name] for field in fields(Identity)}  # the other keys are LeRobot's
         own["senses"] = {key: tuple(shape) for key, shape in own["senses"].items()}
         own["sentences"] = tuple(own["sentences"])
-        if LANGUAGE in own["senses"] and not own["sentences"]:
-            raise FolderError(f"{path / CONFIG}: it hears words, and does not say which it was trained with")
         return Identity(**own | {"model": ModelConfig.of(own["model"]), "planner": PlannerConfig(**own["planner"])})
     except (AttributeError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise FolderError(f"{path / CONFIG}: not the settings of a Semagram checkpoint ({error})") from error

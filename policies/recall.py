@@ -21,6 +21,7 @@ class Recall:
     def see(self, observation: dict[str, Tensor]) -> dict[str, Tensor]:
         """The observation with frames (B, H, W, 3) replaced by (B, F, H, W, 3); called once every control step."""
         shown = dict(observation)
+        self.frames = {key: kept for key, kept in self.frames.items() if key in observation}
         for key, value in observation.items():
             if not is_image(key):
                 continue

@@ -1,5 +1,6 @@
 """What can be set about a Semagram policy, as LeRobot's commands read it: `--policy.type=semagram`."""
 
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -13,6 +14,7 @@ from worldmodel.senses import LANGUAGE
 from worldmodel.settings import ModelConfig, PlannerConfig, TokenConfig
 
 SIZES = (16, 512)  # pixels
+ALIKE = 0.98  # the cosine of two sentences from which on they are one
 
 
 @dataclass(frozen=True)
@@ -127,9 +129,24 @@ class SemagramConfig(PreTrainedConfig):
             raise ValueError("policy.planned=true: it learned from recordings, which do not tell what is good; false")
 
     def hear(self, sentences: Iterable[str]) -> None:
-        """Take note of what is said in a dataset: a new policy hears where there is more than one sentence."""
-        known = list(sentences)
+        """Take note of what is said in a dataset: a new policy hears where there is more than one sentence.
+
+        Raises ValueError for a policy that hears, of an older checkpoint that does not say what.
+        """
+        known = [each for each in sentences if each.strip()]
         if LANGUAGE in self.senses:
             self.sentences += [each for each in known if each not in self.sentences]
         elif len(known) > 1 and not self.pretrained_path:
             self.senses, self.sentences = self.senses | {LANGUAGE: [WORDS.size]}, known
+        if LANGUAGE in self.senses and not self.sentences:
+            raise ValueError("policy: it hears words, and does not say which it was trained with; semagram-eval knows")
+        if known and LANGUAGE in self.senses:
+            self._warn_of_likeness()
+
+    def _warn_of_likeness(self) -> None:
+        """Say it where two sentences are the same to the words' encoder, on which the order of words is lost."""
+        vectors = WORDS.encode(self.sentences)
+        alike = (vectors @ vectors.T).triu(1) > ALIKE
+        for i, j in alike.nonzero().tolist():
+            one, other = self.sentences[i], self.sentences[j]
+            warnings.warn(f"tasks {one!r} and {other!r} can hardly be told apart by their words", stacklevel=2)

@@ -21,6 +21,8 @@ from robot.workspace import Arm, Workspace
 
 RESERVE = 0.1
 """The part of the step limit kept back, so that noise in the reading alone cannot take a command over it."""
+EASED = 0.02
+"""The part of the step limit to which a stalled arm's command comes back to where the arm is."""
 SLIDES, SHARES = (1, 1, 1), (0.75, 0.5, 0.25, 0.125)
 """How much of the way from full braking to the wanted rate is tried, until the tip stays in its box."""
 
@@ -131,21 +133,27 @@ class Gate:
 
     def _advance(self, checked: Checked, now: float) -> None:
         """Move the command: towards the goal, or while a fault is latched towards rest."""
+        if self.fault is None and (stalled := self._stall.check(self._at, self._reading, checked.dt, now)):
+            self._cause, self._goal = stalled, self._reading.copy()
+            self._latch()
         if self.fault is None:
             rate = self._follow(checked.goal, checked.dt)
             if (np.abs(self._at + rate * checked.dt - self._reading) > self._step).any():
                 self._cause = self._pushed(now)
                 self._latch()
-            elif stalled := self._stall.check(self._at, self._reading, checked.dt, now):
-                self._cause = stalled
-                self._latch()
         if self.fault is not None:
-            rate = braked(self._rate, self._acceleration, checked.dt)
+            rate = self._stopping(checked.dt)
         self._at = np.clip(self._at + rate * checked.dt, self._floor, self._ceiling)
         self._rate = rate
         rest = self._at + stopping(rate, self._acceleration)
         self._floor = np.clip(np.minimum(self._at, rest), self._floor, self._low)
         self._ceiling = np.clip(np.maximum(self._at, rest), self._high, self._ceiling)
+
+    def _stopping(self, dt: float) -> np.ndarray:
+        """The rate (D,) after a fault: towards rest; of a stalled joint by way of where it is, so that none pulls."""
+        if self.fault.kind is FaultKind.STALLED and (np.abs(self._at - self._goal) > EASED * self._step).any():
+            return self._follow(self._goal, dt)
+        return braked(self._rate, self._acceleration, dt)
 
     def _follow(self, goal: np.ndarray, dt: float) -> np.ndarray:
         """The rate (D,) that goes to the goal as far as every limit lets it."""

@@ -14,15 +14,17 @@ from policies.checkpoint import CONFIG, MODEL, load_into, versions
 from policies.files import replace_file
 from policies.folders import MANIFEST, check_folder, manifest, tensor_bytes
 from policies.tokens import Tokens
-from policies.words import WORDS
+from policies.words import WORDS, recognised
 from robot.configuration_semagram import SemagramConfig
-from robot.perceiving import at_moments, perceived, wrong_size
+from robot.perceiving import at_moments, perceived, unlike
 from worldmodel.encoder import spared
 from worldmodel.imitation import Windows, imitation_loss
 from worldmodel.model import WorldModel
 from worldmodel.planner import Planner
-from worldmodel.senses import is_image
+from worldmodel.senses import LANGUAGE, is_image, mask
 from worldmodel.vision import shift
+
+BLIND = 30  # steps: a second at the usual rate
 
 
 class SemagramPolicy(PreTrainedPolicy):
@@ -47,21 +49,24 @@ class SemagramPolicy(PreTrainedPolicy):
         senses = {key: tuple(shape) for key, shape in config.senses.items()}
         self.model = WorldModel(senses, self.tokens.points, config.model, self.tokens.forms)
         self._missed: set[str] = set()
+        self._blind = torch.zeros(0)  # steps for which each robot has seen nothing
         if dataset_stats and OBS_STATE in dataset_stats and OBS_STATE in senses:
             seen = {name: torch.as_tensor(value) for name, value in dataset_stats[OBS_STATE].items()}
             self.model.normaliser.take(seen["mean"], seen["std"], int(seen["count"].max()))
         self.generator = torch.Generator().manual_seed(config.seed)
         self.agent = self._agent()
 
-    def _agent(self) -> Agent:
+    def _agent(self, generator: torch.Generator | None = None) -> Agent:
         config = self.config
         discounts = config.model.token.discounts(config.discount)
         planner = Planner(self.model, discounts, config.planner) if config.planned else None
         heard = WORDS.known(config.sentences)
-        return Agent(self.model, self.tokens, planner, self.generator, every=config.planner.replan_every, heard=heard)
+        every = config.planner.replan_every
+        return Agent(self.model, self.tokens, planner, generator or self.generator, every=every, heard=heard)
 
     def reset(self) -> None:
         """Forget the current tokens and plans; episodes begin."""
+        self._blind = torch.zeros(0)
         self.agent.reset(torch.ones(len(self.agent.at), dtype=torch.bool))
 
     def select_action(self, batch: dict[str, Tensor], **kwargs) -> Float[Tensor, "B A"]:
@@ -77,7 +82,8 @@ class SemagramPolicy(PreTrainedPolicy):
         Nothing is known of the frames before, so that a camera shows no motion, as where an episode begins.
         """
         with torch.inference_mode(False):
-            agent = self._agent()
+            own = torch.Generator().set_state(self.generator.get_state())
+            agent = self._agent(own)
             agent.act(self._seen(batch))
             return agent.actions.to(self.config.device)
 
@@ -90,16 +96,33 @@ class SemagramPolicy(PreTrainedPolicy):
         config = self.config
         try:
             seen = perceived(batch, config.senses)
-            if config.task and (wrong := wrong_size(batch, config.senses)):
+            if config.task and (wrong := unlike(batch, config.senses)):
                 raise ValueError(wrong)
         except ValueError as error:
             made = f" ({config.task['name']}; on an arm semagram-run runs it)" if config.task else ""
             raise ValueError(f"{error}{made}") from error
-        for key in config.senses:
-            if key not in seen and key not in self._missed:
-                self._missed.add(key)
-                warnings.warn(f"{key}: not there; it counts as missing", stacklevel=2)
+        self._note_missing(seen)
+        if not config.task:
+            self._look(seen)
         return seen
+
+    def _note_missing(self, seen: dict[str, Tensor]) -> None:
+        """Warn once of each sense that is not there, or that shows nothing to anyone."""
+        for key in self.config.senses:
+            dark = key in seen and mask(key) in seen and not bool(seen[mask(key)].any())
+            if (key not in seen or dark) and key not in self._missed:
+                self._missed.add(key)
+                why = "shows nothing" if dark else "not there"
+                warnings.warn(f"{key}: {why}; it counts as missing", stacklevel=2)
+
+    def _look(self, seen: dict[str, Tensor]) -> None:
+        """Raise ValueError where a robot has seen nothing for too long: what it did would mean nothing."""
+        shown = [key for key in seen if key in self.config.senses and key != LANGUAGE]
+        there = torch.stack([seen.get(mask(key), torch.ones(len(seen[key]), 1))[:, 0] for key in shown]).amax(0)
+        before = self._blind if len(self._blind) == len(there) else torch.zeros(len(there))
+        self._blind = torch.where(there > 0, 0.0, before + 1)
+        if bool((self._blind > BLIND).any()):
+            raise ValueError(f"nothing to be seen for {BLIND} steps ({', '.join(shown)}), and there is no other sense")
 
     def forward(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
         """The loss of a batch of recorded windows, and its parts.
@@ -120,9 +143,15 @@ class SemagramPolicy(PreTrainedPolicy):
         here = ~batch[f"{ACTION}_is_pad"].unflatten(1, (steps, -1)).any(-1)
         index = {step: at for at, step in enumerate(self.config.observation_delta_indices)}
         moments = [[index[step] for step in moment] for moment in self.config.moments]
-        some = next(key for key in self.config.senses if key in batch)
+        some = next((key for key in self.config.senses if key in batch), "")
+        if not some:
+            perceived(batch, self.config.senses)  # says what is wrong
         there = ~batch[f"{some}_is_pad"][:, [moment[0] for moment in moments[1:]]]
-        seen = self._augmented(at_moments(perceived(batch, self.config.senses), moments))
+        seen = perceived(batch, self.config.senses, wordless=True)
+        self._note_missing(seen)
+        if LANGUAGE in seen:
+            seen[LANGUAGE] = recognised(seen[LANGUAGE], self.agent.heard)  # as when it acts
+        seen = self._augmented(at_moments(seen, moments))
         windows = Windows(
             seen=seen,
             keep=self._kept(seen),
@@ -143,7 +172,7 @@ class SemagramPolicy(PreTrainedPolicy):
 
     def _kept(self, seen: dict[str, Tensor]) -> Float[Tensor, "B n"]:
         """While training, which senses are not hidden from a window."""
-        there = self.model.encoder.present({key: value[0] for key, value in self.model.prepare(seen).items()})
+        there = self.model.encoder.present(self.model.prepare({key: value[0] for key, value in seen.items()}))
         if not self.training or len(self.config.senses) == 1:
             return torch.ones_like(there)
         return spared(there, self.model.shows, self.config.dropout, torch.default_generator)

@@ -1,5 +1,6 @@
 """What LeRobot's batches show, as the model takes it: frames as small squares of bytes, words as vectors, masks."""
 
+import warnings
 from collections.abc import Mapping
 
 import numpy as np
@@ -16,17 +17,21 @@ TASK = "task"
 """Where a batch of LeRobot's has its sentences, a list of strings."""
 
 
-def perceived(batch: Mapping, senses: Shapes) -> dict[str, Tensor]:
+def perceived(batch: Mapping, senses: Shapes, wordless: bool = False) -> dict[str, Tensor]:
     """The senses of a batch, those that it has: state (*B, S), frames (*B, H, W, 3) uint8, language (B, T).
 
     LeRobot's frames are (*B, 3, h, w), floats in [0, 1] or bytes, of any size; a frame of one colour counts as missing,
-    by `mask.images.<camera>` (*B, 1). Raises ValueError for a state of another size, or a task without text.
+    by `mask.images.<camera>` (*B, 1), and where `wordless`, a task without text by `mask.language` (B, 1). Raises
+    ValueError for a state of another size, for a task without text, and where nothing is there.
     """
     seen = {}
     for key, shape in senses.items():
         if key == LANGUAGE:
             if TASK in batch:
-                seen[key] = WORDS.encode([batch[TASK]] if isinstance(batch[TASK], str) else batch[TASK])
+                sentences = [batch[TASK]] if isinstance(batch[TASK], str) else list(batch[TASK])
+                there = [bool(each and each.strip()) or not wordless for each in sentences]
+                seen[key] = WORDS.vectors(tuple(sentences), there)
+                seen[naming.mask(key)] = torch.tensor(there).float().unsqueeze(1)
         elif key not in batch:
             continue
         elif is_image(key):
@@ -37,6 +42,9 @@ def perceived(batch: Mapping, senses: Shapes) -> dict[str, Tensor]:
             if seen[key].shape[-1] != shape[0]:
                 here = seen[key].shape[-1]
                 raise ValueError(f"{key} has {here} numbers here, {shape[0]} where this policy was trained")
+    if not any(key in seen and key != LANGUAGE for key in senses):
+        wanted = ", ".join(key for key in senses if key != LANGUAGE)
+        raise ValueError(f"none of {wanted} is there; there is {', '.join(map(str, batch))}")
     return seen
 
 
@@ -47,7 +55,7 @@ def squares(frames: Tensor, size: int) -> UInt8[Tensor, "*B size size 3"]:
     if flat.dtype != torch.uint8:
         flat = (255 * flat).round().clamp(0, 255).to(torch.uint8)
     small = np.stack([square(frame, size) for frame in flat.cpu().numpy()])
-    return torch.from_numpy(small).view(*lead, size, size, channels)
+    return torch.from_numpy(small).view(*lead, *small.shape[1:])
 
 
 def _showing(frames: UInt8[Tensor, "*B H W 3"]) -> Tensor:
@@ -56,10 +64,12 @@ def _showing(frames: UInt8[Tensor, "*B H W 3"]) -> Tensor:
     return torch.tensor(there).view(*frames.shape[:-3], 1)
 
 
-def wrong_size(batch: Mapping, senses: Shapes) -> str:
-    """Of a batch whose frames are not of the very size that a model was trained on: what is wrong; else empty."""
+def unlike(batch: Mapping, senses: Shapes) -> str:
+    """Of a batch whose frames are not there, or not of the size of a model's training: what is wrong; else empty."""
     for key, shape in senses.items():
-        if is_image(key) and key in batch and tuple(batch[key].shape[-2:]) != tuple(shape[:2]):
+        if is_image(key) and key not in batch:
+            return f"{key} is not there"
+        if is_image(key) and tuple(batch[key].shape[-2:]) != tuple(shape[:2]):
             (height, width), side = batch[key].shape[-2:], shape[0]
             return f"{key} has frames of {height} x {width} pixels here, {side} x {side} where this policy was trained"
     return ""
@@ -74,7 +84,7 @@ def at_moments(seen: dict[str, Tensor], moments: list[list[int]]) -> dict[str, T
     now = [times[0] for times in moments]
     picked = {}
     for key, value in seen.items():
-        if key == LANGUAGE:
+        if key in (LANGUAGE, naming.mask(LANGUAGE)):
             picked[key] = value.expand(len(moments), *value.shape)
         elif is_image(key):
             picked[key] = value[:, moments].movedim(1, 0)
@@ -84,9 +94,17 @@ def at_moments(seen: dict[str, Tensor], moments: list[list[int]]) -> dict[str, T
 
 
 def sized(senses: Mapping, image_size: int) -> dict[str, list[int]]:
-    """The senses that LeRobot's features (key to shape) give a new policy. Raises ValueError, one line, for none."""
+    """The senses that LeRobot's features (key to shape) give a new policy: the state, cameras (3, h, w).
+
+    Warns of a camera that is none of them: a depth map, or one that is called otherwise. Raises ValueError, one line,
+    where nothing is left.
+    """
     found = {STATE: list(senses[STATE])} if STATE in senses else {}
-    found |= {key: [image_size, image_size, 3] for key in senses if is_image(key)}
+    for key, shape in senses.items():
+        if is_image(key) and shape[0] == 3:
+            found[key] = [image_size, image_size, 3]
+        elif key.startswith("observation.image"):
+            warnings.warn(f"{key} {tuple(shape)}: not perceived; {naming.IMAGES}<camera> (3, h, w) is", stacklevel=2)
     if not found:
         some = ", ".join(senses) or "nothing"
         raise ValueError(f"policy: it acts by {STATE} and {naming.IMAGES}<camera>; the features are {some}")

@@ -59,8 +59,9 @@ def test_it_acts_as_semagrams_own_agent(checkpoint, planned):
         assert torch.equal(action, agent.act({STATE: state}))
 
 
-def test_a_chunk_is_the_actions_until_the_next_decision(checkpoint):
-    policy, state = load(checkpoint, planned=False), {STATE: torch.randn(2, 3)}
+@pytest.mark.parametrize("planned", [True, False])
+def test_a_chunk_is_the_actions_until_the_next_decision(checkpoint, planned):
+    policy, state = load(checkpoint, planned=planned), {STATE: torch.randn(2, 3)}
     chunk = policy.predict_action_chunk(state)
     steps = [policy.select_action(state) for _ in range(4)]
     assert torch.equal(chunk, torch.stack(steps, 1))

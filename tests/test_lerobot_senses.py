@@ -19,7 +19,7 @@ from envs.settings import TaskConfig
 from policies.checkpoint import load_model, read_identity
 from policies.rollouts import as_tensors
 from robot.configuration_semagram import ImitatorConfig, SemagramConfig
-from robot.modeling_semagram import SemagramPolicy
+from robot.modeling_semagram import BLIND, SemagramPolicy
 from robot.perceiving import at_moments, squares
 from sim.frames import square
 from worldmodel.senses import LANGUAGE, STATE
@@ -114,6 +114,45 @@ def test_a_new_policy_perceives_what_the_dataset_has():
         fresh((), state=0)
 
 
+def test_what_a_dataset_has_and_a_policy_cannot_perceive_is_said():
+    with pytest.warns(
+        UserWarning, match=r"^observation.image \(3, 48, 64\): not perceived; observation.images.<camera>"
+    ):
+        assert fresh(("observation.image",)).model.senses == {STATE: (6,)}
+    with pytest.warns(UserWarning, match=r"^tasks 'the red block left of the blue' and 'the blue .* told apart"):
+        fresh(sentences=("the red block left of the blue", "the blue block left of the red"))
+    assert fresh(sentences=("", "wave")).model.senses.keys() == {STATE, FRONT}
+    depth = {FRONT: PolicyFeature(FeatureType.VISUAL, (1, 48, 64)), STATE: PolicyFeature(FeatureType.STATE, (6,))}
+    action = {"action": PolicyFeature(FeatureType.ACTION, (2,))}
+    with pytest.warns(UserWarning, match=r"^observation.images.overhead \(1, 48, 64\): not perceived"):
+        config = SemagramConfig(device="cpu", input_features=depth, output_features=action)
+        config.validate_features()
+    assert config.senses == {STATE: [6]}
+
+
+def test_a_robot_that_sees_nothing_for_a_second_is_not_driven_on():
+    policy, dark = fresh(state=0), {FRONT: torch.full((2, 3, 48, 64), 0.02)}
+    lit = torch.rand(2, 3, 48, 64)
+    with pytest.warns(UserWarning, match=r"^observation.images.overhead: shows nothing; it counts as missing$"):
+        policy.select_action(dark)
+    for _ in range(3):
+        policy.select_action({FRONT: lit})
+    for _ in range(BLIND):
+        policy.select_action({FRONT: torch.stack([lit[0], dark[FRONT][1]])})
+    with pytest.raises(ValueError, match=r"^nothing to be seen for 30 steps \(observation.images.overhead\)"):
+        policy.select_action({FRONT: torch.stack([lit[0], dark[FRONT][1]])})
+    policy.reset()
+    policy.select_action({FRONT: lit})
+
+
+@pytest.mark.parametrize("do", ["select_action", "forward"])
+def test_a_batch_with_nothing_to_perceive_is_one_line(do):
+    policy = fresh(state=0)
+    batch = windows(policy, 4, (SIDE,))
+    with pytest.raises(ValueError, match=r"^none of observation.images.overhead is there; there is .*images.side"):
+        getattr(policy, do)(batch)
+
+
 def windows(policy, count, cameras=(FRONT,)):
     """Recorded windows in which the left half is bright where the action is 0.8, the right half where it is -0.8."""
     config, draw = policy.config, torch.Generator().manual_seed(1)
@@ -162,8 +201,10 @@ def test_frames_that_nothing_is_to_be_learned_from_do_not_count():
     cut["action_is_pad"][:, 2:] = True
     for key in (STATE, FRONT):
         cut[f"{key}_is_pad"][:, [policy.config.observation_delta_indices.index(t) for t in (2, 4, 6)]] = True
-    other = cut | {FRONT: cut[FRONT].clone(), "action": cut["action"].clone()}
-    other[FRONT][:, policy.config.observation_delta_indices.index(6)] = 0.3
+    other = cut | {key: cut[key].clone() for key in (FRONT, STATE, "action")}
+    for t in (2, 4, 6):  # the first token ends where the episode does: what follows it is not known
+        other[FRONT][:, policy.config.observation_delta_indices.index(t)] = 0.3
+        other[STATE][:, policy.config.observation_delta_indices.index(t)] = 5
     other["action"][:, 4:] = 0
     assert torch.equal(policy.forward(cut)[0], policy.forward(other)[0])
     other["task"] = ["stop"] * 4
@@ -177,6 +218,8 @@ def test_a_checkpoint_of_a_task_takes_no_robots_frames(checkpoint):
     line = r"^observation.images.overhead has frames of 480 x 640 pixels here, 32 x 32 where .* \(so101-touch; on an"
     with pytest.raises(ValueError, match=line):
         policy.select_action(batch)
+    with pytest.raises(ValueError, match=r"^observation.images.overhead is not there \(so101-touch; on an arm"):
+        policy.select_action({STATE: batch[STATE], "task": batch["task"]})
     with pytest.raises(ValueError, match=r"^observation.language: sentence 0 is '', without text; .*\(so101-touch"):
         policy.select_action(batch | {FRONT: torch.zeros(1, 3, SIZE, SIZE), "task": [""]})
 

@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from robot.faults import Fault, FaultKind
 from robot.running.eyes import Eyes
+from robot.running.loop import Loop
 from robot.running.motion import Motion
 from robot.running.pursuit import Plans, Pursuit
 from robot.running.settings import RunConfig, split_address
@@ -199,3 +201,15 @@ def test_an_address_is_a_host_and_a_port():
 def test_only_a_real_arm_is_careful_unless_told():
     assert RunConfig("c").preset == RunConfig("c", "so101-twin").preset == "trained"
     assert RunConfig("c", "so101", target=[0.2, 0.0, 0.0], port="p", id="i").preset == "careful"
+
+
+@pytest.mark.parametrize("kind", [FaultKind.STALLED, FaultKind.PUSHED])
+def test_after_a_stalled_joint_it_does_not_go_on_by_itself(kind):
+    released = []
+    loop = object.__new__(Loop)
+    fault = Fault(kind, "elbow_flex", 0.0)
+    loop.robot = SimpleNamespace(fault=fault, get_observation=dict, release=lambda: released.append(True))
+    loop._thinker, loop.eyes = SimpleNamespace(gone=str), Eyes()
+    loop.ticks = SimpleNamespace(hz=30.0, run=range)
+    loop.read = loop.send = loop._rad = lambda *given: None
+    assert loop.recover() == bool(released) == (kind is not FaultKind.STALLED)

@@ -387,6 +387,24 @@ def test_the_rerun_viewer_gets_every_tick_with_what_the_camera_shows_the_model(c
         np.testing.assert_array_equal(np.array(shown).reshape(SIZE, SIZE, 3), moment.frames["overhead"])
 
 
+def test_a_viewer_that_hangs_holds_nothing_up(checkpoint, tmp_path, monkeypatch, capsys):
+    from robot.running import rerun_view  # noqa: PLC0415
+
+    hung = threading.Event()
+    monkeypatch.setattr(rerun_view, "PATIENCE_S", 0.1)
+    monkeypatch.setattr(rerun_view.Rerun, "_log", lambda *moment: hung.wait(WAIT_S))
+    result = running(checkpoint, episodes=1, seconds=1.0, viewer="rerun", viewer_file=str(tmp_path / "run.rrd")).run()
+    hung.set()
+    assert (result["ended"], result["faults"]) == ("done", [])
+    assert "the viewer did not take the last of it" in capsys.readouterr().err
+
+
+def test_a_file_of_before_is_not_written_over(checkpoint, tmp_path):
+    (tmp_path / "run.rrd").touch()
+    with pytest.raises(FileExistsError):
+        running(checkpoint, episodes=1, viewer="rerun", viewer_file=str(tmp_path / "run.rrd")).run()
+
+
 def test_a_file_for_the_viewer_needs_it(checkpoint):
     with pytest.raises(ValueError, match=r"^viewer_file=x.rrd: it is for viewer=rerun$"):
         running(checkpoint, viewer_file="x.rrd")

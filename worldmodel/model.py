@@ -66,6 +66,8 @@ class WorldModel(nn.Module):
         token_size = self.token_size = points + self.kind_size
         self.register_buffer("forms", forms if kinds > 1 else None, persistent=False)
         self.register_buffer("codes", torch.eye(kinds)[:, : self.kind_size], persistent=False)
+        shows = [float(key != LANGUAGE) for key in self.senses]  # 1 for a sense that shows what happens, 0 for words
+        self.register_buffer("shows", torch.tensor(shows), persistent=False)
         dtype = matmul_dtype(config.precision)
         d, h = config.latent, config.width
         self.normaliser = Normaliser(self.state_size)
@@ -85,11 +87,6 @@ class WorldModel(nn.Module):
     def sees(self) -> bool:
         """Whether it has cameras."""
         return any(map(naming.is_image, self.senses))
-
-    @property
-    def shows(self) -> Float[Tensor, " n"]:
-        """1 for each sense that shows what happens, 0 for words."""
-        return torch.tensor([float(key != LANGUAGE) for key in self.senses], device=self.device)
 
     @property
     def kind_size(self) -> int:

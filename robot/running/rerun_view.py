@@ -1,69 +1,111 @@
 """The same for the rerun viewer: curves of the joints and the limits, what each camera shows, the plan in words."""
 
 import math
+import queue
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
+
+import numpy as np
 
 from robot.running.loop import Moment
 from robot.running.view import Nothing, sentence
 from worldmodel.settings import TokenConfig
 
+WAITING = 8  # ticks that may wait to be logged; a viewer that hangs loses those after them
+PATIENCE_S = 2.0  # for what is left in the end
+
 
 class Rerun(Nothing):
-    """Logs every tick to a viewer that it opens, or to `file`, for `rerun <file>`.
+    """Logs every tick to a viewer that it opens, or to `file`, for `rerun <file>`; a thread does, not the loop.
 
     Entities: `joints/measured`, `joints/sent` (in the robot's own units), `margins`, `tick` and `plan` in milliseconds,
-    `camera/<name>` as the model sees it, `token` as text when it changes. On the timelines `tick` and `time`, seconds.
+    `camera/<name>` as the model sees it, `token` as text when it changes, `said`. On the timelines `tick` and `time`,
+    in seconds.
     """
 
     def __init__(self, token: TokenConfig, hz: float, file: str = ""):
-        """Open the viewer, or the file. Raises ValueError if rerun is not installed, OSError for the file."""
+        """Open the viewer, or the file. Raises ValueError if rerun is not installed, OSError if the file exists."""
         try:
             import rerun  # noqa: PLC0415
         except ImportError as error:
             raise ValueError("viewer=rerun: not installed; uv pip install rerun-sdk, or viewer=terminal") from error
         self._rerun, self._token, self._hz = rerun, token, hz
-        self._tick, self._told, self._named = 0, "", False
+        self._tick, self._told, self._named, self._began = 0, "", False, time.monotonic()
         self._stream = rerun.RecordingStream("semagram-run")
         if file:
-            Path(file).touch()  # rerun itself does not say why it cannot write
+            Path(file).open("xb").close()  # rerun itself does not say why it cannot write
             self._stream.save(file)
         else:
             self._stream.spawn()
+        # The first of each takes seconds, which no arm is to wait for.
+        self._made = rerun.Scalars([0.0]), rerun.Image(np.zeros((1, 1, 3), np.uint8)), rerun.SeriesLines(names=["a"])
+        self._stream.log("said", rerun.TextLog("semagram-run"))
+        self._waiting: queue.Queue[Callable[[], None] | None] = queue.Queue(WAITING)
+        self._thread = threading.Thread(target=self._work, name="rerun", daemon=True)
+        self._thread.start()
 
     def __call__(self, moment: Moment) -> None:
-        """Log a tick."""
-        if not self._named:
-            self._name(moment)
-        rerun, log, robot = self._rerun, self._stream.log, moment.robot
-        self._stream.set_time("tick", sequence=self._tick)
-        self._stream.set_time("time", duration=self._tick / self._hz)
+        """Take down a tick, to be logged; nothing of it waits for the viewer."""
+        command, plans, number, now = moment.robot.command, moment.plans, self._tick, time.monotonic() - self._began
         self._tick += 1
-        log("joints/measured", rerun.Scalars(moment.measured))
-        log("joints/sent", rerun.Scalars(robot.command.values))
-        log("margins", rerun.Scalars([left for _, left in robot.command.margins.least().values()]))
-        log("tick", rerun.Scalars([1000 * moment.late_s, 1000 * moment.work_s]))
-        log("plan", rerun.Scalars([moment.plans.plan_ms[-1] if moment.plans.plan_ms else math.nan]))
-        for name, frame in moment.frames.items():
-            log(f"camera/{name}", rerun.Image(frame))
+        least = {kind: left for kind, (_, left) in command.margins.least().items()}
         told = sentence(moment, self._token, self._hz)
-        if told != self._told:
-            self._told = told
-            log("token", rerun.TextLog(told))
+        joints = moment.robot.gate.limits.names
+        lines = {
+            "joints/measured": dict(zip(joints, moment.measured, strict=True)),
+            "joints/sent": dict(zip(joints, command.values.tolist(), strict=True)),
+            "margins": least,
+            "tick": {"late ms": 1000 * moment.late_s, "read to sent ms": 1000 * moment.work_s},
+            "plan": {"ms": plans.plan_ms[-1] if plans.plan_ms else math.nan},
+        }
+        self._later(lambda: self._log(number, now, lines, moment.frames, told))
 
     def say(self, text: str) -> None:
         """Print a line, and log it."""
         super().say(text)
-        self._stream.log("said", self._rerun.TextLog(text))
+        self._later(lambda: self._stream.log("said", self._rerun.TextLog(text)))
 
     def close(self) -> None:
-        """Write what is left."""
-        self._stream.flush()
+        """Write what is left, unless the viewer hangs, or is gone."""
+        lost = "the viewer did not take the last of it"
+        try:
+            self._waiting.put(None, timeout=PATIENCE_S)
+        except queue.Full:
+            return super().say(lost)
+        self._thread.join(PATIENCE_S)
+        if self._thread.is_alive():
+            return super().say(lost)
+        try:
+            self._stream.flush(timeout_sec=PATIENCE_S)
+        except RuntimeError:
+            super().say(lost)
         self._stream.disconnect()
+        return None
 
-    def _name(self, moment: Moment) -> None:
-        self._named = True
-        joints, kinds = moment.robot.gate.limits.names, [*moment.robot.command.margins.least()]
-        names = {"joints/measured": joints, "joints/sent": joints, "margins": kinds}
-        names |= {"tick": ["late ms", "read to sent ms"], "plan": ["ms"]}
-        for entity, lines in names.items():
-            self._stream.log(entity, self._rerun.SeriesLines(names=list(lines)), static=True)
+    def _later(self, log: Callable[[], None]) -> None:
+        try:
+            self._waiting.put_nowait(log)
+        except queue.Full:
+            return
+
+    def _work(self) -> None:
+        while (log := self._waiting.get()) is not None:
+            log()
+
+    def _log(self, number: int, now: float, lines: dict, frames: dict[str, np.ndarray], told: str) -> None:
+        rerun, stream = self._rerun, self._stream
+        if not self._named:
+            self._named = True
+            for entity, values in lines.items():
+                stream.log(entity, rerun.SeriesLines(names=list(values)), static=True)
+        stream.set_time("tick", sequence=number)
+        stream.set_time("time", duration=now)
+        for entity, values in lines.items():
+            stream.log(entity, rerun.Scalars(list(values.values())))
+        for name, frame in frames.items():
+            stream.log(f"camera/{name}", rerun.Image(frame))
+        if told != self._told:
+            self._told = told
+            stream.log("token", rerun.TextLog(told))
