@@ -117,7 +117,8 @@ class Recording:
         with parts.episode() as draft:
             with hurried(config.real_time) as self.scheduling, resting(robot):
                 done = play(robot, driver, pace, config.longest_s, judge, draft, self._sentence(robot))
-            draft.save(EpisodeInfo(seed, done, pace.measured_hz, pace.late, config.by))
+            with robot.held():  # it is finished: a signal is not to lose it
+                draft.save(EpisodeInfo(seed, done, pace.measured_hz, pace.late, config.by))
         told = {None: "", True: ", success", False: ", no success"}[done]
         say(f"episode {number + 1} of {config.episodes}: safe{told}, {draft.frames} frames, {pace.measured_hz:.1f} Hz")
         if pace.measured_hz < SLOW * config.control_hz:

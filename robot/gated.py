@@ -10,6 +10,7 @@ import logging
 import math
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 from lerobot.robots import Robot
 
@@ -66,6 +67,10 @@ class GatedRobot(WrappedRobot):
     def is_connected(self) -> bool:
         """Whether anything of the robot is open."""
         return shutdown.is_open(self.robot)
+
+    def held(self) -> AbstractContextManager[None]:
+        """While it lasts a signal waits, as it does while the robot is talked to: for what must not be cut in two."""
+        return self._signals.held()
 
     @property
     def fault(self) -> Fault | None:

@@ -17,6 +17,7 @@ import configs.recording
 import configs.running
 import robot.arms
 from configs import record, run
+from robot.recording.parts import Draft
 from robot.signals import SIGNALS
 from sim.twin_calibration import JOINTS
 
@@ -278,3 +279,27 @@ def test_a_signal_ends_a_recording_whose_finished_episodes_stay(ends, person, tm
     assert not person.is_connected and [path.name for path in tmp_path.iterdir()] == ["kept"]
     info = json.loads((tmp_path / "kept" / "meta" / "info.json").read_text())
     assert info["total_episodes"] >= 1
+
+
+def test_a_signal_while_an_episode_is_saved_does_not_lose_it(ends, person, tmp_path, monkeypatch):
+    save, begun = Draft.save, threading.Event()
+
+    def slow(draft, info):
+        begun.set()
+        end = time.monotonic() + WAIT_S
+        while not draft.signalled:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        save(draft, info)
+
+    def act():
+        os.kill(os.getpid(), signal.SIGTERM)
+        Draft.signalled = True
+
+    monkeypatch.setattr(Draft, "signalled", False, raising=False)
+    monkeypatch.setattr(Draft, "save", slow)
+    words = [word for word in RECORD if "seconds" not in word]
+    code, line = ends(record.main, act, *words, "seconds=0.3", "episodes=1000", begun=begun.is_set)
+    assert (code, line) == (143, "semagram: stopped by SIGTERM")
+    info = json.loads((tmp_path / "kept" / "meta" / "info.json").read_text())
+    assert info["total_episodes"] == 1
