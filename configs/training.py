@@ -224,7 +224,8 @@ class Training:
         learning_curve(self.folder.path / "curve.png", read_curve(self.folder.metrics), published(name), name)
         if config.video:
             path, agent = self.folder.path / "rollout.mp4", self.parts.evaluator(True, 0)
-            env = watched(make(config.task, render=True, senses=config.perceived))
+            shown = {"variation": config.randomise, "senses": config.perceived}
+            env = watched(make(config.task, render=True, **shown))
             memories = Memories.of(trainer.replay, agent.model) if config.perceived.cameras else None
             film(path, env, agent, self._say, memories=memories)
         self._say(f"done: {self.folder.path}")
