@@ -235,6 +235,8 @@ def loaded_agent(
     config, generator = planner or identity.planner, torch.Generator().manual_seed(seed)
     chosen = Planner(model, discounts, config, compiled) if planned else None
     task = TaskConfig(**identity.task)
-    said = identity.sentences or tuple(part.words for part in task.parts)  # older checkpoints do not say
-    heard = WORDS.known(said) if LANGUAGE in identity.senses else None
+    said = identity.sentences
+    if LANGUAGE in identity.senses and not said:  # older checkpoints do not say
+        said = tuple(part.words for part in task.parts)
+    heard = WORDS.known(said)
     return Agent(model, tokens, chosen, generator, every=config.replan_every, heard=heard), task
