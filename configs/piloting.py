@@ -31,12 +31,13 @@ class Pilot:
     def __init__(self, robot: SO101Sim, task: TaskConfig, senses: Shapes, sentence: str):
         """Open cameras of the model's own, beside the robot's. Raises RenderingUnavailable, ValueError."""
         self._parts = known(so101.components(robot.scene), task.state) if STATE in senses else None
-        size, self._cameras = perceived(senses).size, {}
+        looks, self._cameras = perceived(senses), {}
         self._told = {LANGUAGE: WORDS.encode([sentence])} if LANGUAGE in senses else {}
-        for name in perceived(senses).cameras:
+        for name in looks.cameras:
             if name not in CAMERAS:
                 raise ValueError(f"checkpoint=: it looks through {name}; in simulation there are {', '.join(CAMERAS)}")
-            camera = SimCamera(SimCameraConfig(view=CAMERAS[name], width=size, height=size, fps=round(task.control_hz)))
+            shape = {"width": looks.size, "height": looks.size, "fps": round(task.control_hz)}
+            camera = SimCamera(SimCameraConfig(view=CAMERAS[name], **shape))
             camera.show(robot.scene)
             camera.connect()
             self._cameras[key(f"images.{name}")] = camera

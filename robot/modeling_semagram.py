@@ -143,11 +143,9 @@ class SemagramPolicy(PreTrainedPolicy):
         here = ~batch[f"{ACTION}_is_pad"].unflatten(1, (steps, -1)).any(-1)
         index = {step: at for at, step in enumerate(self.config.observation_delta_indices)}
         moments = [[index[step] for step in moment] for moment in self.config.moments]
-        some = next((key for key in self.config.senses if key in batch), "")
-        if not some:
-            perceived(batch, self.config.senses)  # says what is wrong
-        there = ~batch[f"{some}_is_pad"][:, [moment[0] for moment in moments[1:]]]
         seen = perceived(batch, self.config.senses, wordless=True)
+        some = next(key for key in self.config.senses if key in seen and key != LANGUAGE)
+        there = ~batch[f"{some}_is_pad"][:, [moment[0] for moment in moments[1:]]]
         self._note_missing(seen)
         if LANGUAGE in seen:
             seen[LANGUAGE] = recognised(seen[LANGUAGE], self.agent.heard)  # as when it acts

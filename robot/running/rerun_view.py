@@ -40,7 +40,9 @@ class Rerun(Nothing):
         else:
             self._stream.spawn()
         # The first of each takes seconds, which no arm is to wait for.
-        self._made = rerun.Scalars([0.0]), rerun.Image(np.zeros((1, 1, 3), np.uint8)), rerun.SeriesLines(names=["a"])
+        rerun.Scalars([0.0])
+        rerun.Image(np.zeros((1, 1, 3), np.uint8))
+        rerun.SeriesLines(names=["a"])
         self._stream.log("said", rerun.TextLog("semagram-run"))
         self._waiting: queue.Queue[Callable[[], None] | None] = queue.Queue(WAITING)
         self._thread = threading.Thread(target=self._work, name="rerun", daemon=True)
