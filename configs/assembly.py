@@ -235,8 +235,5 @@ def loaded_agent(
     config, generator = planner or identity.planner, torch.Generator().manual_seed(seed)
     chosen = Planner(model, discounts, config, compiled) if planned else None
     task = TaskConfig(**identity.task)
-    said = identity.sentences
-    if LANGUAGE in identity.senses and not said:  # older checkpoints do not say
-        said = tuple(part.words for part in task.parts)
-    heard = WORDS.known(said)
+    heard = WORDS.known(identity.sentences)
     return Agent(model, tokens, chosen, generator, every=config.replan_every, heard=heard), task

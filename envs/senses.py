@@ -10,7 +10,6 @@ STATE, IMAGES, LANGUAGE = naming.name(naming.STATE), naming.name(naming.IMAGES),
 MAIN = "main"
 """The camera that every task has which can be drawn."""
 CHOICES = "state, images.<camera> (images.main has every task that can be drawn), language"
-SIZES = (16, 512)  # pixels
 
 
 def mask_key(sense: str) -> str:
@@ -41,7 +40,7 @@ class Senses:
                 raise ValueError(f"{said}: {name} is no sense; they are {CHOICES}")
             if self.names.count(name) > 1:
                 raise ValueError(f"{said}: {name} twice; each sense once")
-        least, most = SIZES
+        least, most = naming.SIZES
         if type(self.size) is not int or not least <= self.size <= most:
             raise ValueError(f"image_size={self.size}: a whole number of pixels from {least} to {most}")
 

@@ -10,10 +10,9 @@ from lerobot.utils.constants import ACTION, OBS_STATE
 
 from policies.words import WORDS
 from robot.perceiving import sized
-from worldmodel.senses import LANGUAGE
+from worldmodel.senses import LANGUAGE, SIZES
 from worldmodel.settings import ModelConfig, PlannerConfig, TokenConfig
 
-SIZES = (16, 512)  # pixels
 ALIKE = 0.98  # the cosine of two sentences from which on they are one
 
 

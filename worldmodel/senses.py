@@ -9,6 +9,7 @@ from collections.abc import Mapping
 STATE = "observation.state"
 IMAGES = "observation.images."
 LANGUAGE = "observation.language"
+SIZES = (16, 512)  # pixels: least and most height and width of a frame that is perceived
 
 Shapes = Mapping[str, tuple[int, ...]]
 
