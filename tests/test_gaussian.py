@@ -4,10 +4,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch.distributions import Independent, Normal, TransformedDistribution
+from torch.distributions import Independent, MultivariateNormal, Normal, TransformedDistribution
 from torch.distributions.transforms import TanhTransform
 
-from worldmodel.gaussian import LOG_STD_MAX, LOG_STD_MIN, SquashedGaussian
+from worldmodel.gaussian import LOG_STD_MAX, LOG_STD_MIN, REACH, SquashedGaussian
 
 numbers = st.floats(-1.5, 1.5)
 spreads = st.floats(-3.0, 0.0)
@@ -75,3 +75,52 @@ def test_the_spread_is_bounded(raw):
 def test_the_mode_is_the_sample_without_noise(generator):
     policy = SquashedGaussian.from_logits(torch.randn(6, 8, generator=generator))
     assert torch.equal(policy.mode, policy.sample(torch.zeros(6, 4))[0])
+
+
+def ranked(generator, *shape, rank=2):
+    """With axes, in double precision."""
+    mean, log_std = (torch.randn(*shape, generator=generator, dtype=torch.float64) for _ in range(2))
+    axes = 0.6 * torch.randn(*shape, rank, generator=generator, dtype=torch.float64)
+    return SquashedGaussian(0.3 * mean, 0.3 * log_std - 1, axes)
+
+
+def dense(policy):
+    """The same by its whole covariance, as torch knows it."""
+    covariance = policy.factor @ policy.factor.mT + torch.diag_embed((2 * policy.log_std).exp())
+    normal = MultivariateNormal(policy.mean, covariance)
+    return TransformedDistribution(normal, [TanhTransform()])
+
+
+@pytest.mark.parametrize("rank", [1, 2, 5])
+def test_with_axes_it_is_the_gaussian_of_its_factor(generator, rank):
+    policy = ranked(generator, 3, 7, 4, rank=rank)
+    w, log_density = policy.sample(torch.randn(3, 7, 4, generator=generator, dtype=torch.float64))
+    inside = (w.abs() < 0.999).all(-1)
+    assert inside.sum() > 10
+    known = dense(policy).log_prob(w)[inside]
+    assert torch.allclose(log_density[inside], known, rtol=1e-8)
+    assert torch.allclose(policy.log_density(w)[inside], known, rtol=1e-8)
+
+
+def test_samples_with_axes_have_its_covariance(generator):
+    policy = ranked(generator, 3)
+    w, _ = policy.sample(torch.randn(200_000, 3, generator=generator, dtype=torch.float64))
+    whole = policy.factor @ policy.factor.mT + torch.diag((2 * policy.log_std).exp())
+    found = torch.cov(torch.atanh(w).mT)
+    error = (whole.diagonal().outer(whole.diagonal()) / 100_000).sqrt()
+    assert ((found - whole).abs() < 5 * error).all()
+    assert (found - torch.diag(whole.diagonal())).abs().max() > 20 * error.max()  # it is no diagonal one
+
+
+def test_gradients_flow_through_a_sample_with_axes(generator):
+    policy = ranked(generator, 4, 3)
+    noise = torch.randn(4, 3, generator=generator, dtype=torch.float64)
+    leaves = tuple(x.requires_grad_() for x in (policy.mean, policy.log_std, policy.axes))
+    assert torch.autograd.gradcheck(lambda *fields: SquashedGaussian(*fields).sample(noise), leaves)
+
+
+@given(st.floats(-1e6, 1e6))
+def test_no_axis_is_longer_than_its_reach(raw):
+    policy = SquashedGaussian.from_logits(torch.full((1, 20), raw), rank=3)
+    assert policy.axes.shape == (1, 4, 3)
+    assert float(policy.axes.norm(dim=1).max()) <= REACH + 1e-6

@@ -172,7 +172,9 @@ def test_learning_makes_the_losses_of_a_fixed_batch_smaller(model):
         assert after[name] < 0.8 * before[name], name
 
 
-def test_the_policy_alone_learns_to_find_tokens_of_a_higher_value(model):
+@pytest.mark.parametrize("rank", [0, 2])
+def test_the_policy_alone_learns_to_find_tokens_of_a_higher_value(toys, rank):
+    model = toys.tiny_model(rank=rank)
     nothing = dict.fromkeys(("consistency", "reward", "value", "continuation", "imitation", "entropy"), 0.0)
     learner = Learner(model, [0.9], dataclasses.replace(CONFIG, learning_rate=3e-3, **nothing))
     noise, values = learner.noise(batch(), torch.Generator().manual_seed(0)), []

@@ -112,6 +112,30 @@ def test_more_iterations_come_nearer(bowl):
     assert errors[0] > errors[1] > errors[2]
 
 
+@pytest.mark.parametrize("together", [0.0, 0.4, 1.0])
+def test_refitted_candidates_have_the_elites_covariance_as_far_as_they_are_drawn_together(bowl, together):
+    """Over the whole sentence: its tokens are drawn with one another, where drawn alone no two numbers are."""
+    config = dataclasses.replace(CONFIG, samples=20_000, iterations=2, spread=0.2, min_spread=0.01, together=together)
+    planner, calls = Planner(bowl(), [0.9], config), []
+    refine = planner._refine
+
+    def noting(*args):
+        calls.append((args[4], refine(*args)))
+        return calls[-1][1]
+
+    planner._refine = noting
+    planner.plan(origin(), None, seeded())
+    (_, (mean, spread, _, weights, elites, _)), (fresh, _) = calls
+    off = (elites - mean.unsqueeze(2))[:, 0].movedim(0, 1).flatten(1).double()  # (E, T P)
+    whole = together * off.mT @ torch.diag(weights[0].double()) @ off
+    whole = whole + (1 - together) * torch.diag(spread[:, 0].flatten().double().square())
+    found = torch.cov(fresh[:, 0].movedim(0, 1).flatten(1).double().mT)
+    scale = whole.diagonal().sqrt()
+    assert ((found - whole).abs() < 0.05 * scale.outer(scale)).all()
+    joint = (whole / scale.outer(scale) - torch.eye(4)).abs().max()
+    assert (joint > 0.2) == (together > 0)
+
+
 @pytest.mark.parametrize("depths", [True, False])
 def test_a_score_is_the_sum_written_out(bowl, depths):
     g, horizon, discount = 0.9, 3, 0.9 / (1 + torch.exp(torch.tensor(-20.0)))
@@ -327,15 +351,18 @@ from worldmodel.senses import STATE
 from worldmodel.settings import LearningConfig, ModelConfig, PlannerConfig
 torch.set_num_threads(1)
 g = torch.Generator().manual_seed(0)
+rank, together = RANK, TOGETHER
 planned, learned = [], []
 for compiled in (False, True):
     torch.manual_seed(0)
-    config = ModelConfig(latent=16, group=4, width=16, bins=11, precision="fp32")
+    config = ModelConfig(latent=16, group=4, width=16, bins=11, precision="fp32", rank=rank)
     model = WorldModel({"observation.state": (3,)}, 2, config)
     for p in model.parameters():
         if not p.detach().any():
             torch.nn.init.normal_(p, std=0.1)
-    config = PlannerConfig(samples=8, policy_samples=2, elites=4, iterations=2, horizon=2, budget="fixed")
+    config = PlannerConfig(
+        samples=8, policy_samples=2, elites=4, iterations=2, horizon=2, budget="fixed", together=together
+    )
     seen = {STATE: torch.linspace(-1, 1, 3)[None]}
     plan = Planner(model, [0.9], config, compiled).plan(seen, None, torch.Generator().manual_seed(1))
     planned.append(plan.tokens)
@@ -354,7 +381,9 @@ torch.testing.assert_close(*learned, atol=1e-4, rtol=0)
 
 
 @pytest.mark.slow
-def test_traced_it_plans_and_learns_the_same():
+@pytest.mark.parametrize(("rank", "together"), [(0, 0.0), (2, 0.5)])
+def test_traced_it_plans_and_learns_the_same(rank, together):
     """Each part as one graph, forward and backward; the C++ that a compiler would then write is left out."""
-    done = subprocess.run([sys.executable, "-c", COMPILED], capture_output=True, text=True, check=False, timeout=500)
+    program = COMPILED.replace("RANK", str(rank)).replace("TOGETHER", str(together))
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=500)
     assert done.returncode == 0, done.stderr[-2000:]

@@ -1,4 +1,4 @@
-"""The policy's distribution over a token: a Gaussian squashed into (-1, 1) by tanh."""
+"""The policy's distribution over a token: a diagonal Gaussian squashed by tanh, or one of a low rank besides."""
 
 import math
 from dataclasses import dataclass
@@ -9,25 +9,44 @@ from jaxtyping import Float
 from torch import Tensor
 
 LOG_STD_MIN, LOG_STD_MAX = -3.0, 1.0
+REACH = 2.0  # the greatest length of an axis: 1 + REACH^2 times the deviation of an entry alone
 
 
 @dataclass(frozen=True)
 class SquashedGaussian:
-    """tanh(N(mean, std^2)), entries independent. `mean`, `log_std`: (..., P), before the squash."""
+    """tanh(N(mean, S (I + V V^T)^2 S)), S = exp(log_std) on the diagonal; without axes, entries are independent.
+
+    `mean`, `log_std`: (..., P), before the squash. `axes` V: (..., P, R), directions in which entries go together. The
+    covariance is S^2 + (S V) (2 I + V^T V) (S V)^T: a diagonal and a rest of rank R. Its root S (I + V V^T) takes P
+    numbers of noise to a sample, so that nothing else depends on the rank, and costs 2 P R products.
+    """
 
     mean: Float[Tensor, "*B P"]
     log_std: Float[Tensor, "*B P"]
+    axes: Float[Tensor, "*B P R"] | None = None
 
     @classmethod
-    def from_logits(cls, logits: Float[Tensor, "*B P2"]) -> "SquashedGaussian":
-        """Split (..., 2P) into mean and a bounded log standard deviation."""
-        mean, raw = logits.chunk(2, -1)
-        return cls(mean, LOG_STD_MIN + 0.5 * (LOG_STD_MAX - LOG_STD_MIN) * (torch.tanh(raw) + 1))
+    def from_logits(cls, logits: Float[Tensor, "*B M"], rank: int = 0) -> "SquashedGaussian":
+        """Split (..., (2 + rank) P) into mean, a bounded log standard deviation, and axes no longer than REACH."""
+        size = logits.shape[-1] // (2 + rank)
+        mean, raw, axes = logits.split([size, size, rank * size], -1)
+        log_std = LOG_STD_MIN + 0.5 * (LOG_STD_MAX - LOG_STD_MIN) * (torch.tanh(raw) + 1)
+        if not rank:
+            return cls(mean, log_std)
+        return cls(mean, log_std, REACH / size**0.5 * torch.tanh(axes.unflatten(-1, (size, rank))))
 
     @property
     def mode(self) -> Float[Tensor, "*B P"]:
-        """tanh(mean), (..., P)."""
+        """tanh(mean), (..., P): the median of each entry."""
         return torch.tanh(self.mean)
+
+    @property
+    def factor(self) -> Float[Tensor, "*B P R"]:
+        """U of the covariance U U^T + S^2 before the squash; no columns where there are no axes."""
+        if self.axes is None:
+            return self.mean.new_empty(*self.mean.shape, 0)
+        inner = self._core + torch.eye(self.axes.shape[-1], dtype=self.axes.dtype, device=self.axes.device)
+        return self.log_std.exp().unsqueeze(-1) * (self.axes @ torch.linalg.cholesky(inner))
 
     def sample(self, noise: Float[Tensor, "*B P"]) -> tuple[Float[Tensor, "*B P"], Float[Tensor, "*B"]]:
         """Reparametrised sample from standard normal `noise` (..., P), and its log-density (...,).
@@ -35,15 +54,36 @@ class SquashedGaussian:
         The density includes the squash: log p(w) = log N(u) - sum log(1 - tanh(u)^2), in its stable form
         2 (log 2 - u - softplus(-2u)). Source: Haarnoja et al. 2018 (arXiv 1812.05905), appendix C.
         """
-        u = self.mean + noise * self.log_std.exp()
-        normal = -0.5 * noise.square() - self.log_std - 0.5 * math.log(2 * math.pi)
-        return torch.tanh(u), (normal - self._log_slope(u)).sum(-1)
+        u = self.mean + self.log_std.exp() * self._along(noise)
+        return torch.tanh(u), self._log_density(noise, u)
 
     def log_density(self, w: Float[Tensor, "*B P"]) -> Float[Tensor, "*B"]:
         """Log-density (...,) of tokens w (..., P) inside [-1, 1]; the edges are moved in by 1e-3."""
         u = torch.atanh(w.clamp(-0.999, 0.999))
-        normal = -0.5 * ((u - self.mean) / self.log_std.exp()).square() - self.log_std - 0.5 * math.log(2 * math.pi)
-        return (normal - self._log_slope(u)).sum(-1)
+        away = (u - self.mean) / self.log_std.exp()
+        if self.axes is not None:  # (I + V V^T)^-1 = I - V (I + V^T V)^-1 V^T
+            away = away - torch.einsum("...pr,...r->...p", self.axes, torch.linalg.solve(self._core, self._seen(away)))
+        return self._log_density(away, u)
+
+    def _along(self, noise: Tensor) -> Tensor:
+        """(I + V V^T) noise."""
+        if self.axes is None:
+            return noise
+        return noise + torch.einsum("...pr,...r->...p", self.axes, self._seen(noise))
+
+    def _seen(self, x: Tensor) -> Tensor:
+        return torch.einsum("...pr,...p->...r", self.axes, x)
+
+    @property
+    def _core(self) -> Tensor:
+        """I + V^T V."""
+        return self.axes.mT @ self.axes + torch.eye(self.axes.shape[-1], dtype=self.axes.dtype, device=self.axes.device)
+
+    def _log_density(self, noise: Tensor, u: Tensor) -> Tensor:
+        """Of the sample before the squash, u, that came of this noise."""
+        normal = -0.5 * noise.square() - self.log_std - 0.5 * math.log(2 * math.pi)
+        total = (normal - self._log_slope(u)).sum(-1)
+        return total if self.axes is None else total - torch.linalg.slogdet(self._core)[1]
 
     @staticmethod
     def _log_slope(u: Tensor) -> Tensor:

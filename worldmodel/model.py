@@ -76,7 +76,7 @@ class WorldModel(nn.Module):
         self.next = NormedLinear(h, d, dtype=dtype, group=config.group)
         self.outcome = Linear(h, config.bins + 1, dtype=dtype, zero=True)
         self.value = ValueHeads(config, token_size, dtype)
-        self.actor = mlp(d + self.kind_size, h, 2 * points, 0, dtype)
+        self.actor = mlp(d + self.kind_size, h, (2 + config.rank) * points, 0, dtype)
 
     @property
     def state_size(self) -> int:
@@ -145,7 +145,7 @@ class WorldModel(nn.Module):
 
     def policy(self, z: Float[Tensor, "B D"], kind: Float[Tensor, "B K"]) -> SquashedGaussian:
         """The distribution over the points of tokens proposed in latent z, of a kind for each."""
-        return SquashedGaussian.from_logits(self.actor(torch.cat([z, kind], -1)))
+        return SquashedGaussian.from_logits(self.actor(torch.cat([z, kind], -1)), self.config.rank)
 
     def word(self, points: Float[Tensor, "*B P"], kind: Float[Tensor, "*B K"]) -> Float[Tensor, "*B W"]:
         """The token of a kind that has the motion of these points, which is clamped to [-1, 1]."""

@@ -65,13 +65,17 @@ EYES = {"small": VisionConfig(), "large": VisionConfig(patch=4, width=192)}
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Sizes of the nets, and the arithmetic they run in (`precision`: auto, bf16 or fp32)."""
+    """Sizes of the nets, and the arithmetic they run in (`precision`: auto, bf16 or fp32).
+
+    `rank`: of what the policy's covariance has beside its diagonal, so that numbers of a token are drawn together.
+    """
 
     latent: int = 128
     group: int = 8
     width: int = 256
     bins: int = 101
     value_heads: int = 2
+    rank: int = 0
     precision: str = "auto"
     token: TokenConfig = field(default_factory=TokenConfig)
     vision: VisionConfig = field(default_factory=VisionConfig)
@@ -89,6 +93,7 @@ class ModelConfig:
         """Raise ValueError for sizes that no net can have."""
         check("model.", self, "latent group width value_heads", low=1)
         check("model.", self, "bins", low=3)
+        check("model.", self, "rank", low=0, high=8)
         if self.latent % self.group:
             raise ValueError(f"model.latent={self.latent}: a multiple of model.group={self.group}")
         if self.precision not in ("auto", "bf16", "fp32"):
@@ -150,7 +155,8 @@ class PlannerConfig:
     Elites are weighted by exp(return / (`temperature` x their spread)); differences in return below `indifference`
     count for little, so that where the model sees nothing to choose the plan stays broad, and explores. A sentence of
     `horizon` tokens is scored by its imagined rewards and the value at its end; with `depths`, by the mean of that over
-    every shorter horizon too.
+    every shorter horizon too. Refitted candidates are drawn number by number with the elites' deviations, or, for the
+    share `together` of their variance, with the elites' covariance over the whole sentence.
 
     A new plan is made every `replan_every` control steps (0: when the token ends). Under the `adaptive` budget the
     policy's rollouts and the last plan are scored first, and each further iteration is only done while the elites'
@@ -166,6 +172,7 @@ class PlannerConfig:
     spread: float = 0.5
     min_spread: float = 0.05
     carry: float = 0.5
+    together: float = 0.0
     temperature: float = 0.5
     indifference: float = 0.1
     depths: bool = False
@@ -182,6 +189,6 @@ class PlannerConfig:
         check("planner.", self, "min_spread", above=0, high=self.spread, why=" (planner.spread)")
         check("planner.", self, "spread temperature", above=0)
         check("planner.", self, "indifference deadline_ms replan_every agreement", low=0)
-        check("planner.", self, "carry", low=0, high=1)
+        check("planner.", self, "carry together", low=0, high=1)
         if self.budget not in ("fixed", "adaptive"):
             raise ValueError(f"planner.budget={self.budget}: fixed or adaptive")

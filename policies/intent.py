@@ -1,0 +1,33 @@
+"""What an agent means to do, as a distribution over the points of a token: to read, to condition, to compose."""
+
+import torch
+
+from policies.manifold import Manifold
+from worldmodel.election import alike
+from worldmodel.gaussian import SquashedGaussian
+from worldmodel.planner import Plan
+
+FLOOR = 0.02  # the deviation, of a range of 2, below which nothing is held to be known
+
+
+def planned(plan: Plan, points: int, at: int = 0) -> Manifold:
+    """Token number `at` of B plans, (B, P): N(mean, U U^T + FLOOR^2), mean and covariance those of the plan's elites.
+
+    `points`: P, the numbers in a token's points. The elites are those of the kind that has the most weight, so that
+    U (B, P, E) has one column for each.
+    """
+    elites = plan.elites[at].double()
+    weights, _ = alike(plan.weights.double(), elites[..., points:])
+    mean = torch.einsum("be,bep->bp", weights, elites[..., :points])
+    factor = (weights.sqrt().unsqueeze(-1) * (elites[..., :points] - mean.unsqueeze(1))).mT
+    return Manifold.of(mean, factor, torch.full_like(mean, FLOOR**2))
+
+
+def proposed(policy: SquashedGaussian) -> Manifold:
+    """The policy's token (B, P), to first order around its mode: what tanh makes of small deviations.
+
+    Of the policy's rank; near a bound it is narrower than the policy is, and it does not know of the bound.
+    """
+    mean, slope = policy.mode.double(), (1 - policy.mode.double().square()).clamp(min=FLOOR)
+    factor = slope.unsqueeze(-1) * policy.factor.double()
+    return Manifold.of(mean, factor, (slope * policy.log_std.double().exp()).square())

@@ -1,0 +1,87 @@
+"""Laws of what an agent means: it has the moments of the plan's elites and of the policy, and can be told more."""
+
+import pytest
+import torch
+
+from policies.intent import FLOOR, planned, proposed
+from policies.tokens import Tokens
+from policies.tube import Strand
+from worldmodel.gaussian import SquashedGaussian
+from worldmodel.planner import Planner
+from worldmodel.senses import STATE
+from worldmodel.settings import PlannerConfig
+
+CONFIG = PlannerConfig(samples=32, policy_samples=4, elites=8, iterations=2, horizon=2, budget="fixed")
+STRAND = Strand(3, 2, 2)
+
+
+@pytest.fixture
+def plan(toys, generator):
+    """Makes plans of two tokens for three latents: three points in two dimensions, of one length or more."""
+
+    def make(shorter=()):
+        token = toys.token_settings(4, *shorter)
+        model = toys.tiny_model(3, 6, forms=Tokens.of(token, 2).forms, token=token)
+        observation = {STATE: torch.randn(3, 3, generator=generator)}
+        return Planner(model, [0.9] * len(token.lengths), CONFIG).plan(observation, None, generator)
+
+    return make
+
+
+def moments(plan, at):
+    """Mean (B, 6) and covariance (B, 6, 6) of a plan's elites of the winning kind, one after the other."""
+    means, covariances = [], []
+    for b in range(len(plan.returns)):
+        kind = plan.tokens[0, b, 6:]
+        chosen = [e for e in range(CONFIG.elites) if torch.equal(plan.elites[0, b, e, 6:], kind)]
+        weight = plan.weights[b, chosen].double() / plan.weights[b, chosen].double().sum()
+        w = plan.elites[at, b, chosen, :6].double()
+        means.append(weight @ w)
+        covariances.append((w - means[-1]).mT @ torch.diag(weight) @ (w - means[-1]))
+    return torch.stack(means), torch.stack(covariances)
+
+
+@pytest.mark.parametrize("shorter", [(), (2,)])
+@pytest.mark.parametrize("at", [0, 1])
+def test_a_plan_is_the_gaussian_of_its_elites(plan, shorter, at):
+    made = plan(shorter)
+    mean, covariance = moments(made, at)
+    token = planned(made, 6, at)
+    assert covariance.abs().max() > 10 * FLOOR**2
+    torch.testing.assert_close(token.mean, mean)
+    torch.testing.assert_close(token.covariance, covariance + FLOOR**2 * torch.eye(6))
+    torch.testing.assert_close(token.mean, made.tokens[at, :, :6].double(), atol=1e-5, rtol=0)
+
+
+def test_a_plan_that_is_told_where_to_end_ends_there_and_keeps_its_other_ways(plan):
+    token, goal = planned(plan(), 6), torch.tensor([0.3, -0.2], dtype=torch.float64)
+    end = STRAND.rows(1.0)
+    told = token.condition(end, goal)
+    torch.testing.assert_close(told.read(end)[0], goal.expand(3, 2))
+    assert float(told.read(end)[1].max()) < 1e-6
+    assert (told.read(STRAND.rows(0.0))[1] > 0).all()
+    assert STRAND.move(told[0], 0.5).points.shape == (3, 2)
+
+
+def test_two_intents_in_one_token_lie_between_them(plan):
+    one = planned(plan(), 6)
+    other = proposed(SquashedGaussian(torch.full((3, 6), 0.4), torch.full((3, 6), -2.0)))
+    both = one.times(other)
+    torch.testing.assert_close(both.mean, other.times(one).mean)
+    assert (both.entropy < one.entropy).all() and (both.entropy < other.entropy).all()
+
+
+def test_a_narrow_policy_is_its_manifold(generator):
+    mean = torch.randn(2, 6, generator=generator, dtype=torch.float64)
+    axes = 0.5 * torch.randn(2, 6, 2, generator=generator, dtype=torch.float64)
+    policy = SquashedGaussian(0.3 * mean, torch.full_like(mean, -3.5), axes)
+    token = proposed(policy)
+    w, _ = policy.sample(torch.randn(100_000, 2, 6, generator=generator, dtype=torch.float64))
+    for b in range(2):
+        found, scale = torch.cov(w[:, b].mT), token.covariance[b].diagonal().sqrt()
+        assert ((found - token.covariance[b]).abs() < 0.05 * scale.outer(scale)).all()
+
+
+def test_a_saturated_policy_is_still_a_gaussian():
+    token = proposed(SquashedGaussian(torch.full((1, 4), 40.0), torch.full((1, 4), -3.0)))
+    assert torch.isfinite(token.entropy).all()
