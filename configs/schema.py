@@ -7,6 +7,7 @@ from envs.senses import Senses
 from envs.sentences import check as check_sentence
 from envs.settings import TaskConfig
 from policies.settings import CheckpointConfig, CodecChoices, EvaluationConfig, LoopConfig, ReplayConfig
+from sim.so101_tasks import SCRIPTED
 from sim.variation import Variation
 from worldmodel.ranges import check
 from worldmodel.settings import LearningConfig, ModelConfig, PlannerConfig
@@ -72,6 +73,8 @@ class TrainConfig(LoopConfig, AgentConfig):
         """Raise ValueError for a value out of range."""
         LoopConfig.__post_init__(self)
         AgentConfig.__post_init__(self)
+        if self.demonstrations and self.task.name not in SCRIPTED:
+            raise ValueError(f"demonstrations={self.demonstrations}: only {', '.join(SCRIPTED)} have a script")
         if self.task.sentence and not self.perceived.language:
             raise ValueError(f"task.sentence={self.task.sentence}: nothing hears it; senses=[...,language]")
         if self.task.name == "multi" and not self.perceived.language:
@@ -147,6 +150,7 @@ class BenchConfig(AgentConfig):
     steps: int | None = None
     seed_steps: int = LoopConfig.seed_steps
     noise: str = LoopConfig.noise
+    demonstrations: int = LoopConfig.demonstrations
     workers: int | str = "auto"
     agent: str = "semagram"
     out: str = "runs/bench/${suite}-${agent}"
@@ -158,7 +162,7 @@ class BenchConfig(AgentConfig):
     def __post_init__(self):
         """Raise ValueError for a value out of range."""
         AgentConfig.__post_init__(self)
-        LoopConfig(noise=self.noise)
+        LoopConfig(noise=self.noise, demonstrations=self.demonstrations)
         if self.suite not in SUITES:
             raise ValueError(f"suite={self.suite}: one of {', '.join(SUITES)}")
         for name in ("seeds", "steps"):

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from sim.variation import Variation
 
 LAG = "target_lag"
+EXPERT = "expert_action"
+"""In `info`, where a reset's options ask for it (`{EXPERT: True}`): the action (6,) that the task's script would take
+next in this episode, float64; not a number where the script cannot do it."""
 ENCODED = ("joint_positions", "joint_velocities", "end_effector_pose")
 """What an arm knows of itself: by its encoders, and by where they put its hand."""
 
@@ -28,19 +31,20 @@ class JointTargets(gymnasium.Wrapper):
 
     Observations: a Dict of so101-nexus's own components, and `target_lag` (6,): the last target less the joints'
     positions, in rad, which a tied action moves; with `state=joints` of the components only ENCODED. `info` holds
-    `is_success` alone.
+    `is_success`, and EXPERT where that was asked for.
 
     Raises:
         Diverged: from `reset` or `step`, where the physics did.
     """
 
-    def __init__(self, env: gymnasium.Env, targets: Targets, state: str = FULL):
-        """Take `env`, how its actions are read, and what its state tells (`sim.so101_tasks.STATES`)."""
+    def __init__(self, env: gymnasium.Env, task: str, targets: Targets, state: str = FULL):
+        """Take `env` of a task, how its actions are read, and what its state tells (`sim.so101_tasks.STATES`)."""
         from sim.so101 import components  # noqa: PLC0415
 
         super().__init__(env)
-        self.targets = targets
+        self.task, self.targets = task, targets
         self.target = np.zeros(6)  # rad
+        self._script: np.ndarray | None = None  # targets (T, 6) in rad, of which the first is next
         self._parts = known(components(env), state)
         sizes = {name: part.stop - part.start for name, part in self._parts.items()} | {LAG: 6}
         boxes = {name: spaces.Box(-np.inf, np.inf, (size,), np.float32) for name, size in sizes.items()}
@@ -48,16 +52,36 @@ class JointTargets(gymnasium.Wrapper):
         self.action_space = spaces.Box(-1.0, 1.0, (6,), np.float32)
 
     def reset(self, *, seed: int | None = None, options: dict | None = None):
-        """Reset; the first target is where the arm was told to be."""
-        observation, info = self.env.reset(seed=seed, options=options)
+        """Reset; the first target is where the arm was told to be. The seed also says how the script does it."""
+        own = dict(options or {})
+        asked = own.pop(EXPERT, False)
+        observation, info = self.env.reset(seed=seed, options=own or None)
         self.target = self.unwrapped.commanded
-        return self._see(observation), {"is_success": bool(info["success"])}
+        self._script = self._scripted(seed) if asked else None
+        return self._see(observation), self._info(info)
 
     def step(self, action: np.ndarray):
         """One control step with the next target."""
         self.target = self.targets.next(self.target, action)
         observation, reward, terminated, truncated, info = self.env.step(self.target.astype(np.float32))
-        return self._see(observation), float(reward), terminated, truncated, {"is_success": bool(info["success"])}
+        if self._script is not None:
+            self._script = self._script[1:] if len(self._script) > 1 else self._script  # whose last target is held
+        return self._see(observation), float(reward), terminated, truncated, self._info(info)
+
+    def _info(self, info: dict) -> dict:
+        told = {"is_success": bool(info["success"])}
+        if self._script is None:
+            return told
+        return told | {EXPERT: self.targets.action(self.target, self._script[0])}
+
+    def _scripted(self, seed: int | None) -> np.ndarray:
+        """The script's targets (T, 6) in rad; one row that is not a number where it cannot do it."""
+        from sim.so101_experts import Unreachable, targets  # noqa: PLC0415
+
+        try:
+            return targets(self.env, self.task, np.random.default_rng(seed))
+        except Unreachable:
+            return np.full((1, 6), np.nan)
 
     def _see(self, observation: np.ndarray) -> dict[str, np.ndarray]:
         from sim.so101 import diverged  # noqa: PLC0415
@@ -85,7 +109,7 @@ def build(task: "TaskConfig", variation: "Variation | None" = None) -> gymnasium
     with suite.quiet():
         env = so101.build(task.name, task.control_hz, task.end_on_success, variation)
     targets = Targets.at(task.control_hz, *so101.limits(env), task.control)
-    return JointTargets(env, targets, task.state)
+    return JointTargets(env, task.name, targets, task.state)
 
 
 def limit(task: "TaskConfig") -> int:

@@ -56,16 +56,21 @@ NOISES = ("white", "pink", "mixed")
 
 @dataclass(frozen=True)
 class LoopConfig:
-    """The loop itself: environment steps in all, random control steps before learning starts, what exploring adds."""
+    """The loop itself: environment steps in all, random control steps before learning starts, what exploring adds.
+
+    `demonstrations`: so many episodes, the first ones, are driven by the environment's own expert (policies.trainer).
+    """
 
     steps: int = 25_000
     seed_steps: int = 500
     noise: str = "pink"
+    demonstrations: int = 0
     seed: int = 1
 
     def __post_init__(self):
         """Raise ValueError for a value out of range."""
         check("", self, "steps seed_steps", low=1)
+        check("", self, "demonstrations", low=0)
         check("", self, "seed", low=0, high=2**32 - 1)
         if self.noise not in NOISES:
             raise ValueError(f"noise={self.noise}: one of {', '.join(NOISES)}")

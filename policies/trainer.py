@@ -32,8 +32,17 @@ class EpisodeEnd:
     episode_success: int | None = None
 
 
+EXPERT = "expert_action"
+
+
 class Trainer:
-    """Steps E environments and learns; everything its future depends on is in `state_dict`."""
+    """Steps E environments and learns; everything its future depends on is in `state_dict`.
+
+    The first `demonstrations` episodes are driven by what an environment's `info` says an expert would do next,
+    `expert_action` (A,), which a reset asks for by its options, `{"expert_action": True}`. What is not a number there
+    is drawn at random. They are remembered and learned from as any others are; the policy imitates them, as it imitates
+    the planner, where the value holds them better than its own.
+    """
 
     def __init__(
         self,
@@ -57,6 +66,13 @@ class Trainer:
         self.successes = np.zeros(count, dtype=int)
         self.metrics = torch.full((len(UPDATE_METRICS),), torch.nan)
         self.observation: dict[str, Tensor] = {}
+        self.expert = torch.full((count, tokens.action_size), torch.nan)  # what the experts would do next
+
+    @property
+    def driven(self) -> np.ndarray:
+        """Which environments (E,) are in an episode that an expert drives."""
+        count = self.env.num_envs
+        return (self.episode - 1) * count + np.arange(count) < self.config.demonstrations
 
     @property
     def env_steps(self) -> int:
@@ -74,14 +90,9 @@ class Trainer:
 
     def _step(self) -> list[EpisodeEnd]:
         count = self.env.num_envs
-        if self.steps < self.config.seed_steps:
-            normal = self.agent.noise.draw(count, self.tokens.action_size)
-            action = torch.erf(normal / math.sqrt(2))  # uniform in [-1, 1]
-            choice = [None] * count
-        else:
-            action = self.agent.act(self.observation)
-            choice = self.agent.choice
+        action, choice = self._act()
         observation, reward, terminated, truncated, info = self.env.step(action.numpy())
+        self._ask(info)
         self.observation = as_tensors(observation)
         for i in range(count):
             self.replay.add(i, action[i], float(reward[i]), self._of(i), bool(terminated[i]), choice[i])
@@ -109,6 +120,24 @@ class Trainer:
         self._begin(ended)
         return ends
 
+    def _act(self) -> tuple[Tensor, list[Tensor | None]]:
+        """What all environments do (E, A), and the tokens that the planner chose, where it did."""
+        count, driven = self.env.num_envs, self.driven
+        if self.steps < self.config.seed_steps or driven.all():
+            normal = self.agent.noise.draw(count, self.tokens.action_size)
+            action, choice = torch.erf(normal / math.sqrt(2)), [None] * count  # uniform in [-1, 1]
+        else:
+            action, choice = self.agent.act(self.observation), self.agent.choice
+        told = torch.from_numpy(driven) & self.expert.isfinite().all(1)
+        choice = [None if here else chosen for here, chosen in zip(told.tolist(), choice, strict=True)]
+        return torch.where(told[:, None], self.expert, action), choice
+
+    def _ask(self, info: dict) -> None:
+        """Take what experts would do next, where they say it."""
+        if EXPERT in info:
+            here = torch.from_numpy(info[f"_{EXPERT}"])
+            self.expert[here] = torch.from_numpy(np.asarray(info[EXPERT], dtype=np.float32))[here]
+
     def _begin(self, ended: np.ndarray) -> None:
         """Begin a new episode in the environments (E,) that ended."""
         self.episode[ended] += 1
@@ -135,7 +164,12 @@ class Trainer:
     def _reset(self, ended: np.ndarray) -> dict[str, Tensor]:
         count = self.env.num_envs
         seeds = [episode_seeds(self.config.seed, 0, int(self.episode[i]), count)[i] for i in range(count)]
-        observation, _ = self.env.reset(seed=seeds, options={"reset_mask": ended.copy()})
+        options = {"reset_mask": ended.copy()}
+        if (self.driven & ended).any():
+            options[EXPERT] = True
+        self.expert[torch.from_numpy(ended)] = torch.nan
+        observation, info = self.env.reset(seed=seeds, options=options)
+        self._ask(info)
         return as_tensors(observation)
 
     def _learn(self) -> None:
@@ -222,7 +256,8 @@ class Trainer:
             for i in np.flatnonzero(done >= 0):
                 row = (int(self.replay.head[i]) - int(self.lengths[i]) + int(done[i])) % self.replay.rows
                 action[i] = self.replay.action[i, row]
-            stepped, _, terminated, truncated, _ = self.env.step(action.numpy())
+            stepped, _, terminated, truncated, info = self.env.step(action.numpy())
+            self._ask(info)
             observation, ended = as_tensors(stepped), terminated | truncated
             if (ended & (done >= 0)).any():
                 return False

@@ -12,6 +12,7 @@ import numpy as np
 from sim import so101
 from sim.demonstrations import minimum_jerk
 from sim.so101_reach import ARM, DOWN, Pose, Reach, Reached
+from sim.so101_tasks import SCRIPTED
 
 RATES = np.array([2.0, 2.0, 2.0, 2.0, 2.0, 3.6])  # rad/s, rad/s^2: a little below the gate's normal limits
 ACCELERATIONS = np.array([9.0, 9.0, 9.0, 9.0, 9.0, 17.0])
@@ -94,7 +95,7 @@ def pick_lift(script: Script) -> None:
     script.move(_over(script, grasp, rng.uniform(0.085, 0.11)), slower=0.6)
 
 
-EXPERTS: dict[str, Callable[[Script], None]] = {"so101-touch": touch, "so101-pick-lift": pick_lift}
+EXPERTS: dict[str, Callable[[Script], None]] = dict(zip(SCRIPTED, (touch, pick_lift), strict=True))
 """By the task's name."""
 
 

@@ -116,9 +116,12 @@ def trainer(
     capacity: int = 200,
     precision: str = "fp32",
     vision=None,
+    loop=None,
     **changes,
 ):
     """A trainer at its beginning, with tokens of one length or of several; `changes`: of what it learns by.
+
+    `loop`: more of the loop's own settings.
 
     `weights` seeds the model only: a resumed one must not depend on it.
     """
@@ -145,9 +148,9 @@ def trainer(
     agent = Agent(model, tokens, planner, generator, explore="pink")
     lags = model.config.vision.lags
     replay = Replay(capacity, env.num_envs, senses, env.single_action_space.shape[0], tokens.size, lags)
-    loop = LoopConfig(steps=1000, seed_steps=8, seed=1)
+    settings = LoopConfig(**{"steps": 1000, "seed_steps": 8, "seed": 1} | (loop or {}))
     learner = Learner(model, discounts, learning)
-    return Trainer(env, learner, agent, replay, tokens, generator, loop, 2, 0.9)
+    return Trainer(env, learner, agent, replay, tokens, generator, settings, 2, 0.9)
 
 
 def identity(of):

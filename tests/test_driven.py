@@ -1,0 +1,127 @@
+"""Laws of episodes that an expert drives: they come first, are what it said, and are resumed as any others are."""
+
+import functools
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+
+from envs import arm
+from envs.make import make, make_vector
+from envs.settings import TaskConfig
+from policies.checkpoint import load_trainer, save_checkpoint
+from policies.trainer import EXPERT
+from sim import so101_experts
+from sim.so101_tasks import SCRIPTED
+
+
+class Told(gymnasium.Wrapper):
+    """A toy whose expert pushes by what it has seen so far, or in every third episode does not know how to."""
+
+    def reset(self, *, seed=None, options=None):
+        observation, info = self.env.reset(seed=seed, options=options)
+        self.asked, self.sum = bool((options or {}).get(EXPERT)), float(seed % 97) / 97
+        self.lost = seed % 3 == 0
+        return observation, info | self._say()
+
+    def step(self, action):
+        self.sum = (self.sum + abs(float(action[0])) + 0.3) % 1.0
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        return observation, reward, terminated, truncated, info | self._say()
+
+    def _say(self):
+        if not self.asked:
+            return {}
+        return {EXPERT: np.full(2, np.nan) if self.lost else np.array([self.sum - 0.5, 0.5 - self.sum])}
+
+
+@pytest.fixture
+def told(toys):
+    """Makes trainers whose first six episodes are driven, in environments with these limits."""
+
+    def make_one(*limits, weights=0, length=1):
+        env = gymnasium.vector.SyncVectorEnv(
+            [functools.partial(lambda limit: Told(toys.Slide(limit)), limit) for limit in limits],
+            autoreset_mode=gymnasium.vector.AutoresetMode.DISABLED,
+        )
+        return toys.trainer(env, length, weights, loop={"demonstrations": 6})
+
+    return make_one
+
+
+def advance(trainer, steps):
+    """Run to so many control steps; the episodes that ended on the way."""
+    return [end for end in trainer.run(steps * trainer.action_repeat) if end]
+
+
+@pytest.mark.parametrize("limits", [(9,), (5, 8, 6)])
+def test_the_first_episodes_are_the_experts_and_no_others(told, limits):
+    trainer, driven, planned = told(*limits), [], []
+    act, step = trainer.agent.act, trainer.env.step
+
+    def acting(observation):
+        planned.append(trainer.steps)
+        return act(observation)
+
+    def stepping(action):
+        here = trainer.driven & trainer.expert.isfinite().all(1).numpy()
+        np.testing.assert_array_equal(action[here], trainer.expert[torch.from_numpy(here)].numpy())
+        driven.append(((trainer.episode - 1) * len(limits) + np.arange(len(limits)))[here])
+        return step(action)
+
+    trainer.agent.act, trainer.env.step = acting, stepping
+    advance(trainer, 200)
+    episodes = np.unique(np.concatenate(driven))
+    assert set(episodes) < set(range(6)) and len(episodes)  # in some of them the expert does not know how to
+    assert planned and trainer.episode.min() > 3
+
+
+@pytest.mark.parametrize("limits", [(9,), (5, 8, 6)])
+def test_a_run_resumed_among_them_is_the_run_itself(toys, told, tmp_path, limits):
+    whole = told(*limits, length=4)
+    for steps in (12, 24, 33):
+        advance(whole, steps)
+        path = save_checkpoint(tmp_path, toys.identity(whole), whole, {}, 99)
+        resumed = told(*limits, length=4, weights=1)
+        load_trainer(path, resumed, pytest.fail)
+        advance(whole, steps + 9)
+        advance(resumed, steps + 9)
+        assert torch.equal(resumed.replay.action, whole.replay.action)
+        assert torch.equal(resumed.learner.flat, whole.learner.flat)
+        torch.testing.assert_close(resumed.expert, whole.expert, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("name", SCRIPTED)
+def test_the_arms_script_drives_its_task(name):
+    """Through the actions that a learner has, within the time that it has."""
+    env, done = make(TaskConfig(name)), 0
+    for seed in range(4):
+        _, info = env.reset(seed=seed, options={EXPERT: True})
+        ended, succeeded = False, False
+        while not ended:
+            assert (np.abs(info[EXPERT]) <= 1).all()
+            _, _, terminated, truncated, info = env.step(info[EXPERT].astype(np.float32))
+            ended, succeeded = terminated or truncated, succeeded or info["is_success"]
+        done += succeeded
+    assert done >= 3
+
+
+def test_an_episode_is_the_same_whether_its_expert_is_asked_or_not():
+    env, shown = make(TaskConfig("so101-touch")), []
+    for options in (None, {EXPERT: True}):
+        observation, info = env.reset(seed=4, options=options)
+        shown.append([observation["observation.state"], env.step(np.full(6, 0.3, np.float32))[0]["observation.state"]])
+        assert (EXPERT in info) == bool(options)
+    np.testing.assert_array_equal(*shown)
+
+
+def test_where_the_script_cannot_it_says_no_number(monkeypatch):
+    def cannot(*_):
+        raise so101_experts.Unreachable("far away")
+
+    monkeypatch.setattr(so101_experts, "targets", cannot)
+    env = make_vector(TaskConfig("so101-pick-lift"), 1)
+    _, info = env.reset(seed=[1], options={"reset_mask": np.ones(1, bool), EXPERT: True})
+    assert info[f"_{EXPERT}"].all() and np.isnan(info[EXPERT]).all()
+    assert arm.EXPERT == EXPERT
