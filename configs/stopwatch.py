@@ -34,6 +34,7 @@ class Ours:
             torch.rand(*shape, model.token_size, generator=generator) * 2 - 1,
             *(torch.ones(shape) for _ in range(3)),
             torch.zeros(shape[1], model.token_size),
+            torch.zeros(shape[1]),
         ).to(self.parts.machine.device)
 
     def time(self, what: str, count: int) -> list[float]:

@@ -90,12 +90,13 @@ class Trainer:
 
     def _step(self) -> list[EpisodeEnd]:
         count = self.env.num_envs
-        action, choice = self._act()
+        action, choice, told = self._act()
         observation, reward, terminated, truncated, info = self.env.step(action.numpy())
         self._ask(info)
         self.observation = as_tensors(observation)
         for i in range(count):
-            self.replay.add(i, action[i], float(reward[i]), self._of(i), bool(terminated[i]), choice[i])
+            here = bool(told[i])
+            self.replay.add(i, action[i], float(reward[i]), self._of(i), bool(terminated[i]), choice[i], here)
         self._measure(np.ones(count, dtype=bool))
         self.steps += count
         self.returns += reward
@@ -120,8 +121,8 @@ class Trainer:
         self._begin(ended)
         return ends
 
-    def _act(self) -> tuple[Tensor, list[Tensor | None]]:
-        """What all environments do (E, A), and the tokens that the planner chose, where it did."""
+    def _act(self) -> tuple[Tensor, list[Tensor | None], Tensor]:
+        """What all environments do (E, A), the tokens that the planner chose, where it did, and where an expert did."""
         count, driven = self.env.num_envs, self.driven
         if self.steps < self.config.seed_steps or driven.all():
             normal = self.agent.noise.draw(count, self.tokens.action_size)
@@ -130,7 +131,7 @@ class Trainer:
             action, choice = self.agent.act(self.observation), self.agent.choice
         told = torch.from_numpy(driven) & self.expert.isfinite().all(1)
         choice = [None if here else chosen for here, chosen in zip(told.tolist(), choice, strict=True)]
-        return torch.where(told[:, None], self.expert, action), choice
+        return torch.where(told[:, None], self.expert, action), choice, told
 
     def _ask(self, info: dict) -> None:
         """Take what experts would do next, where they say it."""
@@ -185,8 +186,8 @@ class Trainer:
         config, kinds = self.learner.config, len(self.tokens.curves)
         batches = []
         for kind, curve in enumerate(self.tokens.curves):
-            count = (config.batch + kind) // kinds
-            batches.append(self._batch(self.replay.sample(count, config.horizon, curve.length, self.generator), kind))
+            sizes = (config.batch + kind) // kinds, config.horizon, curve.length
+            batches.append(self._batch(self.replay.sample(*sizes, self.generator, config.demonstrated), kind))
         return Batch.joined(batches)
 
     def _batch(self, window: Window, kind: int) -> Batch:
@@ -201,6 +202,7 @@ class Trainer:
             proceed=1 - window.terminated.float(),
             valid=window.valid.float(),
             choice=torch.where(chose.unsqueeze(1), window.choice, token[0]),
+            driven=window.driven.float(),
         )
 
     def _augmented(self, key: str, value: Tensor) -> Tensor:

@@ -85,7 +85,7 @@ def batch(model, size=6, steps=2):
     ones, token = torch.ones(steps, size), torch.rand(steps, size, 2, generator=g) * 2 - 1
     ready = model.prepare(observed((steps + 1) * size))
     seen = {key: value.unflatten(0, (steps + 1, size)) for key, value in ready.items()}
-    return Batch(seen, token, torch.randn(steps, size, generator=g), ones, ones, token[0])
+    return Batch(seen, token, torch.randn(steps, size, generator=g), ones, ones, token[0], torch.zeros(size))
 
 
 def test_learning_brings_the_latents_of_some_senses_to_that_of_all(model, generator):
@@ -151,7 +151,8 @@ def test_one_sense_is_never_hidden_and_draws_nothing(toys):
     model, draws = toys.tiny_model(), []
     for dropout in (0.0, 0.9):
         learner = Learner(model, [0.9], LearningConfig(batch=6, horizon=2, dropout=dropout))
-        data = Batch({STATE: torch.zeros(3, 6, 3)}, *(torch.zeros(2, 6, 2), *[torch.ones(2, 6)] * 3, torch.zeros(6, 2)))
+        tokens, ones = torch.zeros(2, 6, 2), torch.ones(2, 6)
+        data = Batch({STATE: torch.zeros(3, 6, 3)}, tokens, ones, ones, ones, tokens[0], torch.zeros(6))
         g = torch.Generator().manual_seed(0)
         draws.append((*learner.noise(data, g), g.get_state()))
     assert all(torch.equal(a, b) for a, b in zip(*draws, strict=True))
@@ -168,7 +169,7 @@ def test_latents_are_told_apart_where_there_are_cameras(toys, senses):
     model, found = toys.tiny_model(senses, vision=VISION), []
     ready = {key: x.unflatten(0, (3, 6)) for key, x in model.prepare(observed(18)).items()}
     ones = torch.ones(2, 6)
-    data = Batch(ready, torch.full((2, 6, 2), 0.5), ones, ones, ones, torch.zeros(6, 2))
+    data = Batch(ready, torch.full((2, 6, 2), 0.5), ones, ones, ones, torch.zeros(6, 2), torch.zeros(6))
     for contrast in (0.0, 0.5):
         learner = Learner(model, [0.9], LearningConfig(batch=6, horizon=2, contrast=contrast))
         noise = learner.noise(data, torch.Generator().manual_seed(0))

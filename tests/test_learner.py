@@ -30,6 +30,7 @@ def batch(seed=0, size=8):
         proceed,
         valid,
         torch.rand(size, 2, generator=g),
+        torch.zeros(size),
     )
 
 

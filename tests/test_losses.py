@@ -27,7 +27,7 @@ def batch(seed=0, horizon=CONFIG.horizon, size=6, dtype=torch.float32):
     proceed[1:, 1], valid[2:, 1] = 0, 0
     valid[1:, 2] = 0
     valid[:, 3] = 0
-    return Batch({STATE: state}, token, reward, proceed, valid, token[0])
+    return Batch({STATE: state}, token, reward, proceed, valid, token[0], torch.zeros(size, dtype=dtype))
 
 
 def noise(size=6, seed=1, dtype=torch.float32):
@@ -143,6 +143,25 @@ def test_the_policys_loss_moves_the_policy_only(toys, model):
         assert torch.equal(one[name], other[name]) != name.startswith("actor."), name
 
 
+def test_an_expert_is_imitated_whatever_the_value_holds_of_it(toys, model):
+    """A token chosen moves the policy only where the value holds the one executed better, an expert's anywhere."""
+    target, config = target_of(toys), dataclasses.replace(CONFIG, imitation=1.0)
+
+    def pulls(driven):
+        """Which of the windows that happened (all but the fourth) move the policy by their choice."""
+        data, found = changed(batch(), driven=torch.full((6,), driven)), []
+        before, _, _ = gradients(model, target, data, config)
+        for i in (0, 1, 2, 4, 5):
+            choice = data.choice.clone()
+            choice[i] += 1.0
+            after, _, _ = gradients(model, target, changed(data, choice=choice), config)
+            found.append(any(not torch.equal(after[n], before[n]) for n in before if n.startswith("actor.")))
+        return found
+
+    assert True in pulls(0.0) and False in pulls(0.0)
+    assert all(pulls(1.0))
+
+
 @pytest.mark.parametrize("part", ["consistency", "reward", "value", "continuation"])
 def test_no_other_loss_moves_the_policy(toys, model, part):
     data, target, config = batch(), target_of(toys), CONFIG
@@ -174,7 +193,7 @@ def test_a_batch_in_another_order_has_the_same_loss(toys, seed):
     order = torch.randperm(6, generator=torch.Generator().manual_seed(seed))
     columns = ("token", "reward", "proceed", "valid")
     shuffled = {name: getattr(data, name)[:, order] for name in columns}
-    mixed = Batch({STATE: data.seen[STATE][:, order]}, **shuffled, choice=data.choice[order])
+    mixed = Batch({STATE: data.seen[STATE][:, order]}, **shuffled, choice=data.choice[order], driven=data.driven)
     one, parts, estimate = loss(model, target, data, draws, torch.ones(()), DISCOUNTS, config)
     other, again, swapped = loss(
         model, target, mixed, tuple(n[order] for n in draws), torch.ones(()), DISCOUNTS, config

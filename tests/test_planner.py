@@ -371,7 +371,7 @@ for compiled in (False, True):
     ones = torch.ones(h, 8)
     g.manual_seed(2)
     seen = {"observation.state": torch.randn(h + 1, 8, 3, generator=g)}
-    batch = Batch(seen, torch.zeros(h, 8, 2), ones, ones, ones, torch.zeros(8, 2))
+    batch = Batch(seen, torch.zeros(h, 8, 2), ones, ones, ones, torch.zeros(8, 2), torch.zeros(8))
     for _ in range(2):
         learner.update(batch, g)
     learned.append(learner.flat.clone())

@@ -42,8 +42,10 @@ class Diary:
     def step(self, env, terminated=False):
         action, reward, state = self._numbers(A), float(self._numbers(1)), self._numbers(S)
         choice = self._numbers(P) if self.serial % 2 else None
+        driven = self.serial % 3 == 0
         self.rows[env][-1] |= {"action": action, "reward": reward, "terminated": terminated, "choice": choice}
-        self.replay.add(env, action, reward, {STATE: state}, terminated, choice)
+        self.rows[env][-1]["driven"] = driven
+        self.replay.add(env, action, reward, {STATE: state}, terminated, choice, driven)
         self._see(env, state)
 
     def steps(self):
@@ -84,6 +86,11 @@ class Diary:
                 choice = self.rows[e][i]["choice"]
                 assert bool(window.chose[b]) == (choice is not None)
                 assert choice is None or torch.equal(window.choice[b], choice)
+                assert bool(window.driven[b]) == self.rows[e][i]["driven"]
+        drawn = self.replay.demonstrated(50, torch.Generator().manual_seed(0))
+        shown = {(e, at) for e, i, at in held if self.rows[e][i]["driven"]}
+        assert set(zip(*(x.tolist() for x in drawn), strict=True)) <= shown
+        assert len(drawn[0]) == (50 if shown else 0)
 
 
 episodes = st.lists(st.tuples(st.integers(0, 9), st.booleans()), max_size=6)  # steps, whether it terminates

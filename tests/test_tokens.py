@@ -105,7 +105,9 @@ def batch(kind, count=8, seed=0):
     token = torch.cat([uniform(3, count, 4, seed=seed), torch.eye(3)[kind].expand(3, count, -1)], -1)
     ones = torch.ones(3, count)
     reward = torch.randn(3, count, generator=g)
-    return Batch({STATE: torch.randn(4, count, 3, generator=g)}, token, reward, ones, ones, token[0])
+    return Batch(
+        {STATE: torch.randn(4, count, 3, generator=g)}, token, reward, ones, ones, token[0], torch.zeros(count)
+    )
 
 
 def test_a_mixed_batch_is_the_mean_of_its_parts(mixed, toys):

@@ -26,7 +26,7 @@ def update_gflop(learner: Learner) -> float:
     h, b, p = config.horizon, config.batch, model.token_size
     ones, token = torch.ones(h, b, device=learner.flat.device), torch.zeros(h, b, p, device=learner.flat.device)
     seen = {key: x.unflatten(0, (h + 1, b)) for key, x in model.prepare(model.blank((h + 1) * b)).items()}
-    batch = Batch(seen, token, ones, ones, ones, token[0])
+    batch = Batch(seen, token, ones, ones, ones, token[0], ones[0])
     noise = learner.noise(batch, torch.Generator().manual_seed(0))
 
     def work():

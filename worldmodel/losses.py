@@ -35,6 +35,7 @@ class Batch:
     seen: what `WorldModel.prepare` gave, each (H+1, B, ...). token (H, B, W). reward (H, B), discounted over each
     token. proceed (H, B), 0 where the episode terminated within the token. valid (H, B), 0 where the token never
     happened. choice (B, W), what the planner chose for the first token, which was then executed with noise.
+    driven (B,), 1 where an expert drove: that is imitated whatever the value holds of it.
     """
 
     seen: dict[str, Tensor]
@@ -43,6 +44,7 @@ class Batch:
     proceed: Float[Tensor, "H B"]
     valid: Float[Tensor, "H B"]
     choice: Float[Tensor, "B W"]
+    driven: Float[Tensor, " B"]
 
     @classmethod
     def joined(cls, batches: Sequence["Batch"]) -> "Batch":
@@ -52,7 +54,10 @@ class Batch:
         keys = dict.fromkeys(key for batch in batches for key in batch.seen)
         seen = {key: torch.cat([batch._shown(key) for batch in batches], 1) for key in keys}
         columns = {f.name: [getattr(batch, f.name) for batch in batches] for f in fields(cls) if f.name != "seen"}
-        return cls(seen, **{name: torch.cat(parts, 0 if name == "choice" else 1) for name, parts in columns.items()})
+        return cls(
+            seen,
+            **{name: torch.cat(parts, 0 if name in ("choice", "driven") else 1) for name, parts in columns.items()},
+        )
 
     def _shown(self, key: str) -> Tensor:
         """What was seen by its key; ones for a mask that there is none of."""
@@ -184,7 +189,7 @@ def loss(
     policy_loss = (config.entropy * log_density - estimate / scale).mean()
     if config.imitation:
         done = twohot.mean(heads.detach()).mean(0)
-        better = batch.valid[0] * (done > estimate.detach())
+        better = batch.valid[0] * torch.maximum((done > estimate.detach()).float(), batch.driven)
         distance = (model.word(policy.mode, kind) - batch.choice).square().sum(-1)
         policy_loss = policy_loss + config.imitation * (better * distance).mean()
 

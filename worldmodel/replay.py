@@ -23,6 +23,7 @@ class Window:
     terminated (H, B): the episode ended within this token or before it; all later steps are zero.
     valid (H, B): the token happened: all of its steps are known, or it ended by termination, and none before it ended.
     choice (B, P): the token that the planner chose for the first step, before any exploration; chose (B,): it did.
+    driven (B,): an expert took the first step.
     """
 
     seen: dict[str, Tensor]
@@ -32,6 +33,7 @@ class Window:
     valid: Bool[Tensor, "H B"]
     choice: Float[Tensor, "B P"]
     chose: Bool[Tensor, " B"]
+    driven: Bool[Tensor, " B"]
 
 
 class Replay:
@@ -70,11 +72,15 @@ class Replay:
         self.reward = torch.zeros(envs, self.rows)
         self.choice = torch.zeros(envs, self.rows, token_size or action_size)
         self.chose = torch.zeros(envs, self.rows, dtype=torch.bool)
+        self.driven = torch.zeros(envs, self.rows, dtype=torch.bool)
         self.terminated = torch.zeros(envs, self.rows, dtype=torch.bool)
         self.final = torch.ones(envs, self.rows, dtype=torch.bool)
         self.head = torch.full((envs,), -1)  # row of the newest observation
         self.filled = torch.zeros(envs, dtype=torch.long)
         self.steps = 0  # rows that hold a step
+        self._shown: Tensor | None = (
+            None  # (2, N): environment and row of every step that an expert took; None: to find
+        )
 
     @classmethod
     def read(cls, saved: dict[str, Tensor], senses: Shapes, lags: Sequence[int]) -> "Replay":
@@ -101,10 +107,11 @@ class Replay:
         seen: dict[str, Tensor],
         terminated: bool,
         choice: Float[Tensor, " P"] | None = None,
+        driven: bool = False,
     ) -> None:
         """Add one step: the action taken from the newest observation, its reward, what was seen next.
 
-        `choice`: the token that the planner chose at this step, if it did.
+        `choice`: the token that the planner chose at this step, if it did. `driven`: an expert took it.
         """
         row = int(self.head[env])
         self.action[env, row] = action
@@ -112,6 +119,8 @@ class Replay:
         self.chose[env, row] = choice is not None
         if choice is not None:
             self.choice[env, row] = choice
+        if driven:
+            self.driven[env, row], self._shown = True, None
         self.terminated[env, row] = terminated
         self.final[env, row] = False
         self.steps += 1
@@ -126,6 +135,8 @@ class Replay:
                 column[env, row] = self._sentence(seen[key]) if key == LANGUAGE else seen[key]
         self.steps -= not bool(self.final[env, row])  # the ring's oldest, if it comes round
         self.final[env, row] = True
+        if self.driven[env, row]:
+            self.driven[env, row], self._shown = False, None
         self.terminated[env, row] = False
         self.head[env] = row
         self.filled[env] = min(int(self.filled[env]) + 1, self.rows)
@@ -154,10 +165,24 @@ class Replay:
             todo = todo[self.final[env[todo], row[todo]]]
         return env, row
 
-    def sample(self, batch: int, horizon: int, length: int, generator: torch.Generator) -> Window:
-        """Windows of `horizon` tokens of `length` steps, from steps drawn uniformly."""
-        env, row = self.starts(batch, generator)
-        return self.window(env, row, horizon, length)
+    def demonstrated(self, count: int, generator: torch.Generator) -> tuple[Int[Tensor, " B"], Int[Tensor, " B"]]:
+        """Environment and row of `count` steps, uniform over those that an expert took; none where there are none."""
+        if self._shown is None:
+            self._shown = self.driven.nonzero().T.contiguous()
+        held = self._shown.shape[1]
+        env, row = self._shown[:, torch.randint(held, (count,), generator=generator) if held else slice(0)]
+        return env, row
+
+    def sample(
+        self, batch: int, horizon: int, length: int, generator: torch.Generator, demonstrated: float = 0.0
+    ) -> Window:
+        """Windows of `horizon` tokens of `length` steps, from steps drawn uniformly.
+
+        The share `demonstrated` of them begins with a step that an expert took, if there are any.
+        """
+        env, row = self.demonstrated(round(demonstrated * batch), generator)
+        others = self.starts(batch - len(env), generator)
+        return self.window(torch.cat([env, others[0]]), torch.cat([row, others[1]]), horizon, length)
 
     def window(self, env: Int[Tensor, " B"], row: Int[Tensor, " B"], horizon: int, length: int) -> Window:
         """The windows that start at the given rows."""
@@ -180,6 +205,7 @@ class Replay:
             valid=valid,
             choice=self.choice[env, row],
             chose=self.chose[env, row],
+            driven=self.driven[env, row],
         )
 
     def _show(self, env: Int[Tensor, " B"], rows: Int[Tensor, "T B"]) -> dict[str, Tensor]:
@@ -223,7 +249,8 @@ class Replay:
 
     def load_state_dict(self, saved: dict[str, Tensor]) -> None:
         """Take back what `state_dict` gave. Raises ValueError if the sizes differ."""
-        columns = self._columns()
+        saved = {"driven": torch.zeros_like(saved["chose"])} | saved  # not in those of before there were any
+        columns, self._shown = self._columns(), None
         sizes = {name: tuple(saved[name].shape[2:]) if name in saved else None for name in columns}
         own = {name: tuple(column.shape[2:]) for name, column in columns.items()}
         seats = (len(saved["head"]), int(saved["rows"])), (len(self.head), self.rows)
@@ -250,4 +277,4 @@ def _column(key: str, shape: tuple[int, ...], envs: int, rows: int) -> Tensor:
         raise ValueError(f"replay of {key}: no room for {gigabytes:.0f} GB; fewer steps or smaller frames") from error
 
 
-_ROWS = ("present", "action", "reward", "terminated", "final", "choice", "chose")
+_ROWS = ("present", "action", "reward", "terminated", "final", "choice", "chose", "driven")

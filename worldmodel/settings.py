@@ -108,7 +108,8 @@ class LearningConfig:
     `continuation`: weights of the losses. `entropy`, `imitation`: of the policy's entropy, and of its distance to the
     tokens that the planner chose, where the value finds those better. `encoder_rate`: the encoder's share of
     `learning_rate`. `averaging`: over how many of the last updates (a time constant) the weights are averaged that act
-    where nothing is explored; 1: the newest weights act.
+    where nothing is explored; 1: the newest weights act. `demonstrated`: the share of a batch that begins with what an
+    expert did, where there are demonstrations, which the policy imitates whatever the value holds of it.
 
     Of several senses each is hidden with probability `dropout` where a window begins (never all that show what
     happens, as words do not), and `agreement` weighs the distance of the latent that is left to that of all. Frames are
@@ -131,6 +132,7 @@ class LearningConfig:
     target_rate: float = 0.01
     averaging: float = 1000.0
     updates_per_decision: float = 1.0
+    demonstrated: float = 0.5
     dropout: float = 0.3
     agreement: float = 20.0
     shift: int = 4
@@ -145,6 +147,7 @@ class LearningConfig:
         check("learning.", self, "consistency reward value continuation entropy imitation updates_per_decision", low=0)
         check("learning.", self, "agreement contrast", low=0)
         check("learning.", self, "dropout", low=0, high=0.9)
+        check("learning.", self, "demonstrated", low=0, high=1)
         check("learning.", self, "shift", low=0, high=32)
 
 
