@@ -1,10 +1,13 @@
 """Scripted experts for the SO-101's tasks: they look at the scene once and say every joint target of an episode.
 
 They are seeded and vary: how fast, from where, how high, which side of a cube. No target moves faster than the safety
-gate's normal limits let it, so that what is recorded is what the script meant.
+gate's normal limits let it, so that what is recorded is what the script meant. A movement begins before the last one
+has ended (as people's do: Flash and Henis 1991, J. Cogn. Neurosci. 3(3)): where an arm rests on its way, whoever learns
+from it by what it sees does not know when to go on, and stays.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import gymnasium
 import numpy as np
@@ -27,19 +30,38 @@ class Unreachable(ValueError):
     """The object lies where the arm cannot take it as the script would."""
 
 
+@dataclass(frozen=True)
+class Movement:
+    """By `away` (6,) in rad with the least jerk, from `begins` on for `lasts` seconds."""
+
+    begins: float
+    lasts: float
+    away: np.ndarray
+
+    def at(self, times: np.ndarray) -> np.ndarray:
+        """How far it has come at times (T,), (T, 6)."""
+        return minimum_jerk(np.clip((times - self.begins) / self.lasts, 0, 1))[:, None] * self.away
+
+
 class Script:
-    """Targets (T, 6) in rad, one a control step, made movement by movement from where the arm stands."""
+    """Targets in rad, one a control step, made movement by movement from where the arm stands."""
 
     def __init__(self, env: gymnasium.Env, rng: np.random.Generator):
         self.env, self.rng = env.unwrapped, rng
         self.low, self.high = so101.limits(env)
         self.reach = Reach(self.env.model, self.low, self.high)
         self.pace = rng.uniform(0.7, 1.0)  # of the fastest that is allowed
-        self.at = np.asarray(self.env.commanded, float)
-        self.rows: list[np.ndarray] = []
+        self.start = self.at = np.asarray(self.env.commanded, float)
+        self.movements: list[Movement] = []
+        self.end = 0.0  # seconds
 
-    def move(self, joints: np.ndarray | None = None, gripper: float | None = None, slower: float = 1.0) -> None:
-        """Go to the joints (5,) and the gripper's angle with the least jerk; what is None stays."""
+    def move(
+        self, joints: np.ndarray | None = None, gripper: float | None = None, slower: float = 1.0, early: float = 0.0
+    ) -> None:
+        """Go to the joints (5,) and the gripper's angle with the least jerk; what is None stays.
+
+        It begins before the last movement ends, by the share `early` of the shorter of the two.
+        """
         goal = self.at.copy()
         if joints is not None:
             goal[:ARM] = joints
@@ -51,14 +73,28 @@ class Script:
         seconds = max(
             np.max(PEAK_RATE * away / (RATES * pace)), np.max(np.sqrt(PEAK_ACCELERATION * away / ACCELERATIONS / pace))
         )
-        steps = max(1, int(np.ceil(seconds / self.env.control_dt)))
-        shares = minimum_jerk(np.arange(1, steps + 1) / steps)
-        self.rows += list(self.at + shares[:, None] * (goal - self.at))
+        seconds = max(seconds, self.env.control_dt)
+        if self.movements:
+            self.end -= early * min(self.movements[-1].lasts, seconds)
+        self.movements.append(Movement(self.end, seconds, goal - self.at))
+        self.end += seconds
         self.at = goal
 
-    def hold(self, seconds: float) -> None:
-        """Stay."""
-        self.rows += [self.at] * round(seconds / self.env.control_dt)
+    def rows(self) -> np.ndarray:
+        """All targets (T, 6), of which each lies between places that the movements go to.
+
+        Slower as a whole where two movements together would go faster than one may.
+        """
+        dt = self.env.control_dt
+        steps = np.arange(1, int(np.ceil(self.end / dt)) + 1)
+        rates = np.diff(self._at(np.concatenate([[0, 0], steps * dt])), axis=0) / dt
+        over = max(np.max(np.abs(rates) / RATES), np.sqrt(np.max(np.abs(np.diff(rates, axis=0)) / dt / ACCELERATIONS)))
+        slower = max(1.0, over)
+        steps = np.arange(1, int(np.ceil(self.end * slower / dt)) + 1)
+        return self._at(steps * dt / slower)
+
+    def _at(self, times: np.ndarray) -> np.ndarray:
+        return self.start + sum(movement.at(times) for movement in self.movements)
 
     def solve(self, pose: Pose, start: np.ndarray | None = None, most_m: float = 0.004) -> Reached:
         """The joints of a pose, from `start` (5,), by default from before the arm. Raises Unreachable."""
@@ -89,10 +125,9 @@ def pick_lift(script: Script) -> None:
     grasp = _grasp(script, place, cube[3:])
     opened = rng.uniform(*OPEN)
     script.move(_over(script, grasp, rng.uniform(0.045, 0.07)), opened)
-    script.move(grasp.joints, slower=0.7)
-    script.move(gripper=HOLD, slower=0.5)
-    script.hold(0.15)
-    script.move(_over(script, grasp, rng.uniform(0.085, 0.11)), slower=0.6)
+    script.move(grasp.joints, slower=0.7, early=0.3)
+    script.move(gripper=HOLD, slower=0.5, early=0.2)
+    script.move(_over(script, grasp, rng.uniform(0.085, 0.11)), slower=0.6, early=0.2)
 
 
 EXPERTS: dict[str, Callable[[Script], None]] = dict(zip(SCRIPTED, (touch, pick_lift), strict=True))
@@ -103,7 +138,7 @@ def targets(env: gymnasium.Env, task: str, rng: np.random.Generator) -> np.ndarr
     """All targets (T, 6) in rad of an episode that has just been reset. Raises Unreachable."""
     script = Script(env, rng)
     EXPERTS[task](script)
-    return np.array(script.rows)
+    return script.rows()
 
 
 def _leaning(place: np.ndarray, rng: np.random.Generator) -> Pose:
