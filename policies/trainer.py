@@ -40,8 +40,8 @@ class Trainer:
 
     The first `demonstrations` episodes are driven by what an environment's `info` says an expert would do next,
     `expert_action` (A,), which a reset asks for by its options, `{"expert_action": True}`. What is not a number there
-    is drawn at random. They are remembered as any others are, but half of each batch is drawn from them and from the
-    agent's own episodes that succeeded, and the policy imitates them whatever the value holds of them.
+    is drawn at random. They are remembered and learned from as any others are; the policy imitates them, as it imitates
+    the planner, where the value holds them better than its own.
     """
 
     def __init__(
@@ -118,8 +118,6 @@ class Trainer:
             )
             for i in np.flatnonzero(ended)
         ]
-        for i in np.flatnonzero(ended & (self.successes > 0)) if self.config.demonstrations else ():
-            self.replay.praise(int(i), int(self.lengths[i]))
         self._begin(ended)
         return ends
 

@@ -250,26 +250,3 @@ print(resident() - before)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert int(done.stdout) < 5e7
-
-
-def test_what_is_praised_is_drawn_as_what_an_expert_did():
-    """The steps of one episode and no others, as long as the ring holds them."""
-    diary = Diary(20, 1)
-    diary.replay.driven = torch.zeros_like(diary.replay.driven)
-    diary.start(0)
-    for episode in range(3):
-        for _ in range(4):
-            diary.replay.add(0, torch.zeros(A), 0.0, {STATE: torch.zeros(S)}, False)
-        if episode == 1:
-            diary.replay.praise(0, 4)
-        diary.start(0)
-    g = torch.Generator().manual_seed(0)
-    _, row = diary.replay.demonstrated(200, g)
-    assert set(row.tolist()) == {5, 6, 7, 8}
-    window = diary.replay.sample(40, 1, 1, g, 0.5)
-    assert sum(r in (5, 6, 7, 8) for r in row[:20].tolist()) == 20 and window.driven.sum() == 0
-    for _ in range(13):  # the ring comes round: rows 5 to 7 are overwritten
-        diary.replay.add(0, torch.zeros(A), 0.0, {STATE: torch.zeros(S)}, False)
-    assert set(diary.replay.demonstrated(200, g)[1].tolist()) == {8}
-    other = Replay.read(diary.replay.state_dict(), SEEN, (0,))
-    assert set(other.demonstrated(50, g)[1].tolist()) == {8}

@@ -73,13 +73,14 @@ class Replay:
         self.choice = torch.zeros(envs, self.rows, token_size or action_size)
         self.chose = torch.zeros(envs, self.rows, dtype=torch.bool)
         self.driven = torch.zeros(envs, self.rows, dtype=torch.bool)
-        self.praised = torch.zeros(envs, self.rows, dtype=torch.bool)
         self.terminated = torch.zeros(envs, self.rows, dtype=torch.bool)
         self.final = torch.ones(envs, self.rows, dtype=torch.bool)
         self.head = torch.full((envs,), -1)  # row of the newest observation
         self.filled = torch.zeros(envs, dtype=torch.long)
         self.steps = 0  # rows that hold a step
-        self._shown: Tensor | None = None  # (2, N): environment and row of what is learned from more; None: to find
+        self._shown: Tensor | None = (
+            None  # (2, N): environment and row of every step that an expert took; None: to find
+        )
 
     @classmethod
     def read(cls, saved: dict[str, Tensor], senses: Shapes, lags: Sequence[int]) -> "Replay":
@@ -134,17 +135,11 @@ class Replay:
                 column[env, row] = self._sentence(seen[key]) if key == LANGUAGE else seen[key]
         self.steps -= not bool(self.final[env, row])  # the ring's oldest, if it comes round
         self.final[env, row] = True
-        if self.driven[env, row] or self.praised[env, row]:
-            self.driven[env, row], self.praised[env, row], self._shown = False, False, None
+        if self.driven[env, row]:
+            self.driven[env, row], self._shown = False, None
         self.terminated[env, row] = False
         self.head[env] = row
         self.filled[env] = min(int(self.filled[env]) + 1, self.rows)
-
-    def praise(self, env: int, steps: int) -> None:
-        """The last `steps` steps of an environment were well done: they are to be drawn as an expert's are."""
-        count = min(steps, int(self.filled[env]) - 1)
-        self.praised[env, (self.head[env] - 1 - torch.arange(count)) % self.rows] = True
-        self._shown = None
 
     def _sentence(self, vector: Float[Tensor, " T"]) -> int:
         """The number of a sentence."""
@@ -171,9 +166,9 @@ class Replay:
         return env, row
 
     def demonstrated(self, count: int, generator: torch.Generator) -> tuple[Int[Tensor, " B"], Int[Tensor, " B"]]:
-        """Environment and row of `count` steps, uniform over an expert's and those praised, if there are any."""
+        """Environment and row of `count` steps, uniform over those that an expert took; none where there are none."""
         if self._shown is None:
-            self._shown = (self.driven | self.praised).nonzero().T.contiguous()
+            self._shown = self.driven.nonzero().T.contiguous()
         held = self._shown.shape[1]
         env, row = self._shown[:, torch.randint(held, (count,), generator=generator) if held else slice(0)]
         return env, row
@@ -183,7 +178,7 @@ class Replay:
     ) -> Window:
         """Windows of `horizon` tokens of `length` steps, from steps drawn uniformly.
 
-        The share `demonstrated` of them begins with a step that an expert took, or one that was praised, if any was.
+        The share `demonstrated` of them begins with a step that an expert took, if there are any.
         """
         env, row = self.demonstrated(round(demonstrated * batch), generator)
         others = self.starts(batch - len(env), generator)
@@ -254,8 +249,7 @@ class Replay:
 
     def load_state_dict(self, saved: dict[str, Tensor]) -> None:
         """Take back what `state_dict` gave. Raises ValueError if the sizes differ."""
-        lacking = {name: torch.zeros_like(saved["chose"]) for name in ("driven", "praised")}
-        saved = lacking | saved  # of before there were any
+        saved = {"driven": torch.zeros_like(saved["chose"])} | saved  # not in those of before there were any
         columns, self._shown = self._columns(), None
         sizes = {name: tuple(saved[name].shape[2:]) if name in saved else None for name in columns}
         own = {name: tuple(column.shape[2:]) for name, column in columns.items()}
@@ -283,4 +277,4 @@ def _column(key: str, shape: tuple[int, ...], envs: int, rows: int) -> Tensor:
         raise ValueError(f"replay of {key}: no room for {gigabytes:.0f} GB; fewer steps or smaller frames") from error
 
 
-_ROWS = ("present", "action", "reward", "terminated", "final", "choice", "chose", "driven", "praised")
+_ROWS = ("present", "action", "reward", "terminated", "final", "choice", "chose", "driven")
