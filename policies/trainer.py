@@ -40,8 +40,8 @@ class Trainer:
 
     The first `demonstrations` episodes are driven by what an environment's `info` says an expert would do next,
     `expert_action` (A,), which a reset asks for by its options, `{"expert_action": True}`. What is not a number there
-    is drawn at random. They are remembered and learned from as any others are; the policy imitates them, as it imitates
-    the planner, where the value holds them better than its own.
+    is drawn at random. They are remembered as any others are, but the policy imitates them whatever the value holds of
+    them, and a share of each batch, `learning.demonstrated`, begins with one of their steps.
     """
 
     def __init__(
