@@ -63,7 +63,7 @@ class LoopConfig:
 
     steps: int = 25_000
     seed_steps: int = 500
-    noise: str = "pink"
+    noise: str = "mixed"
     demonstrations: int = 0
     seed: int = 1
 
