@@ -61,7 +61,7 @@ class LoopConfig:
     `demonstrations`: so many episodes, the first ones, are driven by the environment's own expert (policies.trainer).
     """
 
-    steps: int = 25_000
+    steps: int = 35_000
     seed_steps: int = 500
     noise: str = "mixed"
     demonstrations: int = 0
