@@ -39,7 +39,7 @@ The SO-101's tasks: so101-touch, -look-at, -move, -pick-lift, -pick-return, -pic
                            where the last ended; absolute: it says the target itself, anywhere in the joint's range
   task.end_on_success=false  true ends an episode where it succeeds
   demonstrations=0         so many episodes, the first ones, are driven by a script (touch and pick-lift have one), and
-                           learned from as all others are
+                           imitated; half of each batch is drawn from them
   task.state=full          joints: only what the arm's encoders tell; where things are has to be seen, e.g. with
                            senses=[state,images.overhead]
   randomise=off            mild or strong: each episode's arm differs from its model; each range is a key, too:

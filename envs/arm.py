@@ -7,6 +7,7 @@ import numpy as np
 from gymnasium import spaces
 
 from envs import suite
+from policies.settings import EXPERT
 from robot.targets import Targets
 from sim.so101_tasks import FULL
 
@@ -15,9 +16,6 @@ if TYPE_CHECKING:
     from sim.variation import Variation
 
 LAG = "target_lag"
-EXPERT = "expert_action"
-"""In `info`, where a reset's options ask for it (`{EXPERT: True}`): the action (6,) that the task's script would take
-next in this episode, float64; not a number where the script cannot do it."""
 ENCODED = ("joint_positions", "joint_velocities", "end_effector_pose")
 """What an arm knows of itself: by its encoders, and by where they put its hand."""
 
@@ -31,7 +29,8 @@ class JointTargets(gymnasium.Wrapper):
 
     Observations: a Dict of so101-nexus's own components, and `target_lag` (6,): the last target less the joints'
     positions, in rad, which a tied action moves; with `state=joints` of the components only ENCODED. `info` holds
-    `is_success`, and EXPERT where that was asked for.
+    `is_success` and, where a reset's options ask for it (`{EXPERT: True}`), EXPERT: the action (6,) that the task's
+    script would take next in this episode, float64; not a number where the script cannot do it.
 
     Raises:
         Diverged: from `reset` or `step`, where the physics did.

@@ -52,6 +52,8 @@ class CheckpointConfig:
 
 
 NOISES = ("white", "pink", "mixed")
+EXPERT = "expert_action"
+"""Where an environment's `info` says what an expert would do next, and how a reset's options ask for it."""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from policies.agent import Agent
 from policies.rollouts import as_tensors, episode_seeds, succeeded
-from policies.settings import LoopConfig
+from policies.settings import EXPERT, LoopConfig
 from policies.tokens import Tokens
 from worldmodel.learner import UPDATE_METRICS, Learner
 from worldmodel.losses import Batch
@@ -30,9 +30,6 @@ class EpisodeEnd:
     episode_length: int
     metrics: dict[str, float]
     episode_success: int | None = None
-
-
-EXPERT = "expert_action"
 
 
 class Trainer:
