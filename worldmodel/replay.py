@@ -78,9 +78,7 @@ class Replay:
         self.head = torch.full((envs,), -1)  # row of the newest observation
         self.filled = torch.zeros(envs, dtype=torch.long)
         self.steps = 0  # rows that hold a step
-        self._shown: Tensor | None = (
-            None  # (2, N): environment and row of every step that an expert took; None: to find
-        )
+        self._shown: Tensor | None = None  # (2, N): where an expert's steps are; None: to be found
 
     @classmethod
     def read(cls, saved: dict[str, Tensor], senses: Shapes, lags: Sequence[int]) -> "Replay":
