@@ -13,6 +13,7 @@ from sim.so101_tasks import FULL
 
 if TYPE_CHECKING:
     from envs.settings import TaskConfig
+    from sim.so101_experts import Expert
     from sim.variation import Variation
 
 LAG = "target_lag"
@@ -30,7 +31,7 @@ class JointTargets(gymnasium.Wrapper):
     Observations: a Dict of so101-nexus's own components, and `target_lag` (6,): the last target less the joints'
     positions, in rad, which a tied action moves; with `state=joints` of the components only ENCODED. `info` holds
     `is_success` and, where a reset's options ask for it (`{EXPERT: True}`), EXPERT: the action (6,) that the task's
-    script would take next in this episode, float64; not a number where the script cannot do it.
+    expert would take from here, float64, whoever acted so far; not a number where it cannot do it.
 
     Raises:
         Diverged: from `reset` or `step`, where the physics did.
@@ -43,7 +44,7 @@ class JointTargets(gymnasium.Wrapper):
         super().__init__(env)
         self.task, self.targets = task, targets
         self.target = np.zeros(6)  # rad
-        self._script: np.ndarray | None = None  # targets (T, 6) in rad, of which the first is next
+        self._asked, self._expert = False, None
         self._parts = known(components(env), state)
         sizes = {name: part.stop - part.start for name, part in self._parts.items()} | {LAG: 6}
         boxes = {name: spaces.Box(-np.inf, np.inf, (size,), np.float32) for name, size in sizes.items()}
@@ -51,36 +52,36 @@ class JointTargets(gymnasium.Wrapper):
         self.action_space = spaces.Box(-1.0, 1.0, (6,), np.float32)
 
     def reset(self, *, seed: int | None = None, options: dict | None = None):
-        """Reset; the first target is where the arm was told to be. The seed also says how the script does it."""
+        """Reset; the first target is where the arm was told to be. The seed also says how the expert does it."""
         own = dict(options or {})
-        asked = own.pop(EXPERT, False)
+        self._asked = bool(own.pop(EXPERT, False))
         observation, info = self.env.reset(seed=seed, options=own or None)
         self.target = self.unwrapped.commanded
-        self._script = self._scripted(seed) if asked else None
+        self._expert = self._begun(seed) if self._asked else None
         return self._see(observation), self._info(info)
 
     def step(self, action: np.ndarray):
         """One control step with the next target."""
         self.target = self.targets.next(self.target, action)
         observation, reward, terminated, truncated, info = self.env.step(self.target.astype(np.float32))
-        if self._script is not None:
-            self._script = self._script[1:] if len(self._script) > 1 else self._script  # whose last target is held
         return self._see(observation), float(reward), terminated, truncated, self._info(info)
 
     def _info(self, info: dict) -> dict:
         told = {"is_success": bool(info["success"])}
-        if self._script is None:
+        if not self._asked:
             return told
-        return told | {EXPERT: self.targets.action(self.target, self._script[0])}
+        if self._expert is None:
+            return told | {EXPERT: np.full(6, np.nan)}
+        return told | {EXPERT: self.targets.action(self.target, self._expert.target())}
 
-    def _scripted(self, seed: int | None) -> np.ndarray:
-        """The script's targets (T, 6) in rad; one row that is not a number where it cannot do it."""
-        from sim.so101_experts import Unreachable, targets  # noqa: PLC0415
+    def _begun(self, seed: int | None) -> "Expert | None":
+        """The task's expert; None where it cannot do it."""
+        from sim.so101_experts import Unreachable, expert  # noqa: PLC0415
 
         try:
-            return targets(self.env, self.task, np.random.default_rng(seed))
+            return expert(self.env, self.task, np.random.default_rng(seed))
         except Unreachable:
-            return np.full((1, 6), np.nan)
+            return None
 
     def _see(self, observation: np.ndarray) -> dict[str, np.ndarray]:
         from sim.so101 import diverged  # noqa: PLC0415

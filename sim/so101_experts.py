@@ -1,170 +1,219 @@
-"""Scripted experts for the SO-101's tasks: they look at the scene once and say every joint target of an episode.
+"""Scripted experts for the SO-101's tasks: from where the scene is now, the joint targets of the next control step.
 
-They are seeded and vary: how fast, from where, how high, which side of a cube. No target moves faster than the safety
-gate's normal limits let it, so that what is recorded is what the script meant. A movement begins before the last one
-has ended (as people's do: Flash and Henis 1991, J. Cogn. Neurosci. 3(3)): where an arm rests on its way, whoever learns
-from it by what it sees does not know when to go on, and stays.
+They keep no clock. What they do follows from what is there, so that it can be learned from what is seen (a script that
+plays movements by the time cannot be: where it rests, nobody sees when it goes on), so that they mend what went wrong,
+and so that they can take over from anyone in mid-motion (HG-DAgger: Kelly et al. 2019, arXiv 1810.02890). They are
+seeded and vary: how fast, how high, how the hand leans. Their targets keep the safety gate's normal limits.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
 
 import gymnasium
 import numpy as np
 
 from sim import so101
-from sim.demonstrations import minimum_jerk
 from sim.so101_reach import ARM, DOWN, Pose, Reach, Reached
 from sim.so101_tasks import SCRIPTED
 
-RATES = np.array([2.0, 2.0, 2.0, 2.0, 2.0, 3.6])  # rad/s, rad/s^2: a little below the gate's normal limits
+RATES = np.array([2.0, 2.0, 2.0, 2.0, 2.0, 3.0])  # rad/s, rad/s^2: a little below the gate's normal limits
 ACCELERATIONS = np.array([9.0, 9.0, 9.0, 9.0, 9.0, 17.0])
-PEAK_RATE, PEAK_ACCELERATION = 1.875, 5.7735  # of a movement by 1 in 1 s with the least jerk
+GAIN = 4.0  # 1/s: how fast what is left of a way is gone
+AT_REST = 0.05  # rad/s
+MOVED_M, TURNED = 0.001, 0.03  # of an object, in metres and in a quaternion's parts: by more, it is reached for anew
 READY = np.array([0.0, -0.4, 0.5, 1.1, 0.0])  # before the arm, the hand pointing down: where solving begins
 OFF_FIXED_JAW_M = 0.0045  # beside a cube's middle, so that the fixed finger's 20 mm end 3 mm from its face
 LOWEST_M = 0.008  # of the fingertips above the table
 OPEN, HOLD = (0.75, 0.95), -0.1  # rad of the gripper: before a grasp, and what closes on anything
+OVER_M, LIFTED_M = (0.05, 0.065), (0.1, 0.12)  # the hand above its grasp before it descends; a lifted cube's middle
+TURNING_MM = 2.0  # what a radian of the wrist's turn is worth, where a cube can be taken in several ways
+ALIGNED_RAD, ASTRAY_RAD = 0.02, 0.07  # beside the way down: nearer it descends, farther it first goes over the cube
+CLOSES_RAD, CLOSED_RAD = 0.08, 0.05  # from the grasp: where the fingers begin to close, and where they may be closed
+NARROW_RAD = 0.3  # of the gripper's target: wider, it holds nothing
+BETWEEN_M = 0.02  # of a cube's middle from the point between the fingers: farther, they hold nothing
+FELT_RAD, FIRM_RAD = 0.05, 0.13  # of the gripper's target inside what it holds: where lifting begins, and is brisk
+LIFT_RATE = 0.12  # m/s
 
 
 class Unreachable(ValueError):
-    """The object lies where the arm cannot take it as the script would."""
+    """The object lies where the arm cannot take it as the expert would."""
 
 
-@dataclass(frozen=True)
-class Movement:
-    """By `away` (6,) in rad with the least jerk, from `begins` on for `lasts` seconds."""
-
-    begins: float
-    lasts: float
-    away: np.ndarray
-
-    def at(self, times: np.ndarray) -> np.ndarray:
-        """How far it has come at times (T,), (T, 6)."""
-        return minimum_jerk(np.clip((times - self.begins) / self.lasts, 0, 1))[:, None] * self.away
-
-
-class Script:
-    """Targets in rad, one a control step, made movement by movement from where the arm stands."""
+class Expert(ABC):
+    """What one task asks of the arm, for one episode of `env`, one of `sim.so101`."""
 
     def __init__(self, env: gymnasium.Env, rng: np.random.Generator):
+        """Begin where the arm stands. Raises Unreachable."""
         self.env, self.rng = env.unwrapped, rng
         self.low, self.high = so101.limits(env)
         self.reach = Reach(self.env.model, self.low, self.high)
-        self.pace = rng.uniform(0.7, 1.0)  # of the fastest that is allowed
-        self.start = self.at = np.asarray(self.env.commanded, float)
-        self.movements: list[Movement] = []
-        self.end = 0.0  # seconds
+        self.most = RATES * rng.uniform(0.8, 1.0)  # rad/s
+        self.last = np.asarray(self.env.commanded, float)
+        self.rate = np.zeros(6)  # rad/s, of the targets
+        self.object = self.pose()
+        self.find()
 
-    def move(
-        self, joints: np.ndarray | None = None, gripper: float | None = None, slower: float = 1.0, early: float = 0.0
-    ) -> None:
-        """Go to the joints (5,) and the gripper's angle with the least jerk; what is None stays.
+    def target(self) -> np.ndarray:
+        """The joint targets (6,) in rad of the next control step, whoever said those before; asked once in each."""
+        now, dt = np.asarray(self.env.commanded, float), self.env.control_dt
+        pose = self.pose()
+        if self.follows() and (
+            np.abs(pose - self.object)[:3].max() > MOVED_M or np.abs(pose - self.object)[3:].max() > TURNED
+        ):
+            self.object = pose
+            self.find()
+        before, step = (now - self.last) / dt, ACCELERATIONS * dt
+        wanted = np.clip(self.wanted(now), GAIN * (self.low - now), GAIN * (self.high - now))
+        self.rate = before + np.clip(wanted - before, -step, step)
+        self.last = now
+        return np.clip(now + self.rate * dt, self.low, self.high)
 
-        It begins before the last movement ends, by the share `early` of the shorter of the two.
-        """
-        goal = self.at.copy()
-        if joints is not None:
-            goal[:ARM] = joints
-        if gripper is not None:
-            goal[ARM] = gripper
-        goal = np.clip(goal, self.low, self.high)
-        away = np.abs(goal - self.at)
-        pace = self.pace * slower
-        seconds = max(
-            np.max(PEAK_RATE * away / (RATES * pace)), np.max(np.sqrt(PEAK_ACCELERATION * away / ACCELERATIONS / pace))
-        )
-        seconds = max(seconds, self.env.control_dt)
-        if self.movements:
-            self.end -= early * min(self.movements[-1].lasts, seconds)
-        self.movements.append(Movement(self.end, seconds, goal - self.at))
-        self.end += seconds
-        self.at = goal
+    @abstractmethod
+    def find(self) -> None:
+        """See how the object can be reached where it lies now. Raises Unreachable."""
 
-    def rows(self) -> np.ndarray:
-        """All targets (T, 6), of which each lies between places that the movements go to.
+    @abstractmethod
+    def wanted(self, now: np.ndarray) -> np.ndarray:
+        """The rates (6,) in rad/s at which the targets, (6,) now, should move."""
 
-        Slower as a whole where two movements together would go faster than one may.
-        """
-        dt = self.env.control_dt
-        steps = np.arange(1, int(np.ceil(self.end / dt)) + 1)
-        rates = np.diff(self._at(np.concatenate([[0, 0], steps * dt])), axis=0) / dt
-        over = max(np.max(np.abs(rates) / RATES), np.sqrt(np.max(np.abs(np.diff(rates, axis=0)) / dt / ACCELERATIONS)))
-        slower = max(1.0, over)
-        steps = np.arange(1, int(np.ceil(self.end * slower / dt)) + 1)
-        return self._at(steps * dt / slower)
+    @abstractmethod
+    def done(self) -> bool:
+        """Whether nothing is left to do."""
 
-    def _at(self, times: np.ndarray) -> np.ndarray:
-        return self.start + sum(movement.at(times) for movement in self.movements)
+    def follows(self) -> bool:
+        """Whether an object that moves is to be reached for anew."""
+        return True
 
-    def solve(self, pose: Pose, start: np.ndarray | None = None, most_m: float = 0.004) -> Reached:
-        """The joints of a pose, from `start` (5,), by default from before the arm. Raises Unreachable."""
-        start = READY if start is None else start
+    def towards(self, goal: np.ndarray, now: np.ndarray) -> np.ndarray:
+        """The rates (6,) that bring the targets to `goal` (6,): all of the arm's joints on one line, slower at the end."""
+        rates = GAIN * (goal - now)
+        rates[:ARM] /= max(1.0, np.max(np.abs(rates[:ARM]) / self.most[:ARM]))
+        rates[ARM] = np.clip(rates[ARM], -self.most[ARM], self.most[ARM])
+        return rates
+
+    def pose(self) -> np.ndarray:
+        """Of what the task is about (7,): place in metres, quaternion."""
+        return self.env.state()[so101.components(self.env)["object_pose"]].astype(float)
+
+    def solve(self, pose: Pose, start: np.ndarray, most_m: float = 0.004) -> Reached:
+        """The joints of a pose, from `start` (5,). Raises Unreachable."""
         found = self.reach.solve(pose, start)
         if found.miss_m > most_m:
             raise Unreachable(f"{np.round(pose.place, 3).tolist()} m is {found.miss_m * 1e3:.0f} mm out of reach")
         return found
 
-    def object(self) -> np.ndarray:
-        """The pose (7,) of what the task is about: place in metres, quaternion."""
-        pose = so101.components(self.env)["object_pose"]
-        return self.env.state()[pose].astype(float)
+
+class Touch(Expert):
+    """Brings the closed fingertips to just above the object."""
+
+    def __init__(self, env: gymnasium.Env, rng: np.random.Generator):
+        self.above = rng.uniform([-0.008, -0.008, 0.018], [0.008, 0.008, 0.03])
+        self.lean = rng.uniform(-0.15, 0.15)
+        super().__init__(env, rng)
+
+    def find(self) -> None:
+        place = self.object[:3] + self.above
+        self.goal = self.solve(_leaning(place, self.lean), READY, most_m=0.015).joints
+
+    def wanted(self, now: np.ndarray) -> np.ndarray:
+        return self.towards(np.append(self.goal, now[ARM]), now)
+
+    def done(self) -> bool:
+        return bool(np.abs(self.rate).max() < AT_REST)
 
 
-def touch(script: Script) -> None:
-    """Bring the closed fingertips to just above the object."""
-    rng = script.rng
-    goal = script.object()[:3] + rng.uniform([-0.008, -0.008, 0.018], [0.008, 0.008, 0.03])
-    script.move(script.solve(_leaning(goal, rng), most_m=0.015).joints)
+class PickLift(Expert):
+    """Goes over the cube with open fingers, down, closes them and lifts it.
+
+    The way down is a line in the joints' space: from the grasp, joints (5,), along `way` (5,), which is `over` metres
+    long where the hand is. Beside it the arm goes to its upper end, on it to the grasp, and in between to in between.
+    """
+
+    def __init__(self, env: gymnasium.Env, rng: np.random.Generator):
+        self.lean = rng.uniform(-0.2, 0.05)
+        self.opened, self.over, self.lifted = rng.uniform(*OPEN), rng.uniform(*OVER_M), rng.uniform(*LIFTED_M)
+        self.grasp: np.ndarray | None = None
+        super().__init__(env, rng)
+
+    def find(self) -> None:
+        found = self._best()
+        self.grasp = found.joints
+        place, axes = self.reach.hand(self.grasp)
+        over = self.solve(Pose(place - self.over * DOWN, axes[:, 2], axes[:, 0]), self.grasp, most_m=0.03)
+        self.way = over.joints - self.grasp
+
+    def wanted(self, now: np.ndarray) -> np.ndarray:
+        measured = so101.positions(self.env)
+        if self._holds(measured, now):
+            felt = measured[ARM] - now[ARM]
+            share = np.clip((felt - FELT_RAD) / (FIRM_RAD - FELT_RAD), 0, 1)
+            left = np.clip((self.lifted - self.pose()[2]) * GAIN, 0, LIFT_RATE)  # m/s
+            closing = self.towards(np.append(now[:ARM], HOLD), now)
+            return closing + np.append(share * left / self.over * self.way, 0)
+        astray = self._beside(now[:ARM])
+        astray = max(astray, self._beside(measured[:ARM]) - ALIGNED_RAD)  # the arm hangs a little below its targets
+        share = np.clip((astray - ALIGNED_RAD) / (ASTRAY_RAD - ALIGNED_RAD), 0, 1)
+        off = np.abs(measured[:ARM] - self.grasp).max()
+        closed = np.clip((CLOSES_RAD - off) / (CLOSES_RAD - CLOSED_RAD), 0, 1)
+        gripper = self.opened + closed * (HOLD - self.opened)
+        return self.towards(np.append(self.grasp + share * self.way, gripper), now)
+
+    def follows(self) -> bool:
+        return not self._holds(so101.positions(self.env), self.env.commanded)
+
+    def done(self) -> bool:
+        return bool(self.pose()[2] > self.lifted - MOVED_M * 5 and np.abs(self.rate).max() < AT_REST)
+
+    def _beside(self, joints: np.ndarray) -> float:
+        """How far joints (5,) are beside the way down, in rad."""
+        along = np.clip((joints - self.grasp) @ self.way / (self.way @ self.way), 0, 1.5)
+        return float(np.abs(joints - self.grasp - along * self.way).max())
+
+    def _holds(self, measured: np.ndarray, now: np.ndarray) -> bool:
+        """Whether the fingers press on the cube."""
+        if now[ARM] > NARROW_RAD or measured[ARM] - now[ARM] < FELT_RAD:
+            return False
+        return bool(np.linalg.norm(self.pose()[:3] - self.reach.hand(measured[:ARM])[0]) < BETWEEN_M)
+
+    def _best(self) -> Reached:
+        """The best of the four ways to take the cube by two opposite faces; as before, once it has been chosen.
+
+        That is by how well it can be done, how deep in the table the arm would be, and how far the wrist has to turn.
+        """
+        place, (w, x, y, z) = self.object[:3].copy(), self.object[3:]
+        place[2] = max(LOWEST_M, place[2] - 0.0015)
+        yaw = np.arctan2(2 * (w * z + x * y), 1 - 2 * (y * y + z * z))
+        leaning = _leaning(place, self.lean)
+        ways = []
+        for quarter in range(4):
+            angle = yaw + quarter * np.pi / 2
+            across = np.array([np.cos(angle), np.sin(angle), 0.0])
+            ways.append(Pose(place - OFF_FIXED_JAW_M * across, leaning.approach, across))
+        if self.grasp is not None:
+            axis = self.reach.hand(self.grasp)[1][:, 0]
+            return self.reach.solve(max(ways, key=lambda pose: float(pose.across @ axis)), self.grasp)
+        wrist = self.env.commanded[ARM - 1]
+
+        def cost(pair: tuple[Reached, Pose]) -> float:
+            joints = pair[0].joints
+            turn = TURNING_MM * (joints[ARM - 1] - wrist)
+            return pair[0].cost + (1e3 * self.reach.sunk(joints, self.opened)) ** 2 + turn**2
+
+        found, pose = min(((self.reach.solve(pose, READY), pose) for pose in ways), key=cost)
+        return self.solve(pose, found.joints)
 
 
-def pick_lift(script: Script) -> None:
-    """Over the cube with open fingers, down, close, and lift it."""
-    rng, cube = script.rng, script.object()
-    place = cube[:3].copy()
-    place[2] = max(LOWEST_M, place[2] - rng.uniform(0.0, 0.003))
-    grasp = _grasp(script, place, cube[3:])
-    opened = rng.uniform(*OPEN)
-    script.move(_over(script, grasp, rng.uniform(0.045, 0.07)), opened)
-    script.move(grasp.joints, slower=0.7, early=0.3)
-    script.move(gripper=HOLD, slower=0.5, early=0.2)
-    script.move(_over(script, grasp, rng.uniform(0.085, 0.11)), slower=0.6, early=0.2)
-
-
-EXPERTS: dict[str, Callable[[Script], None]] = dict(zip(SCRIPTED, (touch, pick_lift), strict=True))
+EXPERTS: dict[str, type[Expert]] = dict(zip(SCRIPTED, (Touch, PickLift), strict=True))
 """By the task's name."""
 
 
-def targets(env: gymnasium.Env, task: str, rng: np.random.Generator) -> np.ndarray:
-    """All targets (T, 6) in rad of an episode that has just been reset. Raises Unreachable."""
-    script = Script(env, rng)
-    EXPERTS[task](script)
-    return script.rows()
+def expert(env: gymnasium.Env, task: str, rng: np.random.Generator) -> Expert:
+    """The expert of a task from now on, in an episode that has been reset. Raises Unreachable."""
+    return EXPERTS[task](env, rng)
 
 
-def _leaning(place: np.ndarray, rng: np.random.Generator) -> Pose:
-    """Fingers down, leaning outwards the further the place is away, and a little as chance has it."""
+def _leaning(place: np.ndarray, more: float) -> Pose:
+    """Fingers down, leaning outwards the further the place is away, and by so many rad more."""
     distance = np.hypot(*place[:2])
-    lean = np.clip((distance - 0.22) / 0.2, 0.0, 0.9) + rng.uniform(-0.15, 0.15)
+    lean = np.clip((distance - 0.22) / 0.2, 0.0, 0.9) + more
     outwards = np.array([place[0], place[1], 0.0]) / max(distance, 1e-6)
     return Pose(place, np.cos(lean) * DOWN + np.sin(lean) * outwards)
-
-
-def _grasp(script: Script, place: np.ndarray, turned: np.ndarray) -> Reached:
-    """The best of the four ways to take a cube by two opposite faces, its middle at `place`, `turned` (quaternion)."""
-    w, x, y, z = turned
-    yaw = np.arctan2(2 * (w * z + x * y), 1 - 2 * (y * y + z * z))
-    leaning = _leaning(place, script.rng)
-    found = []
-    for quarter in range(4):
-        angle = yaw + quarter * np.pi / 2
-        across = np.array([np.cos(angle), np.sin(angle), 0.0])
-        pose = Pose(place - OFF_FIXED_JAW_M * across, leaning.approach, across)
-        found.append((script.reach.solve(pose, READY), pose))
-    best, pose = min(found, key=lambda pair: pair[0].cost)
-    return script.solve(pose, best.joints)
-
-
-def _over(script: Script, grasp: Reached, height: float) -> np.ndarray:
-    """The joints (5,) with which the hand is so much higher, in metres, and lies as in the grasp."""
-    place, axes = script.reach.hand(grasp.joints)
-    return script.solve(Pose(place - height * DOWN, axes[:, 2], axes[:, 0]), grasp.joints, most_m=0.03).joints

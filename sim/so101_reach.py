@@ -46,6 +46,9 @@ class Reach:
         """`low`, `high` (6,): the joints' ranges in rad; the joints are the first in the model."""
         self._model, self._data = model, mujoco.MjData(model)
         self._site = model.site(SITE).id
+        roots = model.body_rootid[model.geom_bodyid]
+        self._own = roots == model.body_rootid[model.site_bodyid[self._site]]  # which geometry is the arm's
+        self._planes = model.geom_type == mujoco.mjtGeom.mjGEOM_PLANE
         self._low, self._high = low[:ARM] + MARGIN_RAD, high[:ARM] - MARGIN_RAD
 
     def hand(self, joints: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -53,6 +56,16 @@ class Reach:
         self._data.qpos[:ARM] = joints
         mujoco.mj_kinematics(self._model, self._data)
         return self._data.site_xpos[self._site].copy(), self._data.site_xmat[self._site].reshape(3, 3).copy()
+
+    def sunk(self, joints: np.ndarray, gripper: float) -> float:
+        """How deep in the table the arm would be, in metres, with joints (5,) and the gripper in rad."""
+        self._data.qpos[: ARM + 1] = np.append(joints, gripper)
+        mujoco.mj_kinematics(self._model, self._data)
+        mujoco.mj_comPos(self._model, self._data)
+        mujoco.mj_collision(self._model, self._data)
+        pairs, depth = self._data.contact.geom, -self._data.contact.dist
+        here = self._planes[pairs].any(1) & self._own[pairs].any(1)
+        return float(max(depth[here].max(initial=0), 0))
 
     def solve(self, pose: Pose, start: np.ndarray) -> Reached:
         """The joints nearest to `start` (5,) of those that serve the pose best."""

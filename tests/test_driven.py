@@ -93,7 +93,7 @@ def test_a_run_resumed_among_them_is_the_run_itself(toys, told, tmp_path, limits
 
 
 @pytest.mark.parametrize("name", SCRIPTED)
-def test_the_arms_script_drives_its_task(name):
+def test_the_arms_expert_drives_its_task(name):
     """Through the actions that a learner has, within the time that it has."""
     env, done = make(TaskConfig(name)), 0
     for seed in range(4):
@@ -116,11 +116,11 @@ def test_an_episode_is_the_same_whether_its_expert_is_asked_or_not():
     np.testing.assert_array_equal(*shown)
 
 
-def test_where_the_script_cannot_it_says_no_number(monkeypatch):
+def test_where_the_expert_cannot_it_says_no_number(monkeypatch):
     def cannot(*_):
         raise so101_experts.Unreachable("far away")
 
-    monkeypatch.setattr(so101_experts, "targets", cannot)
+    monkeypatch.setattr(so101_experts, "expert", cannot)
     env = make_vector(TaskConfig("so101-pick-lift"), 1)
     _, info = env.reset(seed=[1], options={"reset_mask": np.ones(1, bool), EXPERT: True})
     assert info[f"_{EXPERT}"].all() and np.isnan(info[EXPERT]).all()

@@ -9,10 +9,10 @@ from lerobot.teleoperators import Teleoperator
 from robot.so101_sim import SO101Sim
 from robot.targets import Targets
 from sim.so101 import JOINTS
-from sim.so101_experts import targets
+from sim.so101_experts import Expert, expert
 
 HOLD_S = 0.3
-"""A script's last target is held so long, which lets the arm arrive."""
+"""How long an episode goes on after an expert is done, which lets the arm arrive."""
 
 
 class DriverLost(RuntimeError):
@@ -37,17 +37,19 @@ class ScriptDriver:
 
     def __init__(self, robot: SO101Sim):
         self._robot = robot
-        self._rows = iter(())
+        self._expert: Expert | None = None
+        self._left = 0  # control steps to hold still
 
     def begin(self, seed: int) -> None:
-        """Script the episode. Raises Unreachable."""
-        rows = list(targets(self._robot.scene, self._robot.config.task, np.random.default_rng(seed)))
-        self._rows = iter(rows + rows[-1:] * round(HOLD_S * self._robot.config.control_hz))
+        """An episode of the expert. Raises Unreachable."""
+        self._expert = expert(self._robot.scene, self._robot.config.task, np.random.default_rng(seed))
+        self._left = round(HOLD_S * self._robot.config.control_hz)
 
     def goal(self, observation: dict) -> dict[str, float] | None:
-        """The script's next target."""
-        row = next(self._rows, None)
-        return None if row is None else named(self._robot.units.from_rad(row))
+        """The expert's next targets."""
+        if self._expert.done():
+            self._left -= 1
+        return None if self._left < 0 else named(self._robot.units.from_rad(self._expert.target()))
 
     def close(self) -> None:
         """Nothing to do."""
