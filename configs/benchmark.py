@@ -17,7 +17,7 @@ from envs.benchmark.results import Result, append, latest, read
 from envs.benchmark.suites import SUITES, Suite
 from policies.files import replace_file
 
-FIXED = ("model", "learning", "planner", "replay", "seed_steps", "noise", "demonstrations", "envs")
+FIXED = ("model", "learning", "planner", "replay", "seed_steps", "noise", "demonstrations", "takeover", "envs")
 FREE = ("device", "threads", "compile", "video", "evaluation", "checkpoint")
 RESULTS, SETTINGS, LOCK = "results.csv", "settings.json", ".lock"
 PATIENCE = 60  # seconds to wait for the workers of a bench that was killed

@@ -73,8 +73,9 @@ class TrainConfig(LoopConfig, AgentConfig):
         """Raise ValueError for a value out of range."""
         LoopConfig.__post_init__(self)
         AgentConfig.__post_init__(self)
-        if self.demonstrations and self.task.name not in SCRIPTED:
-            raise ValueError(f"demonstrations={self.demonstrations}: only {', '.join(SCRIPTED)} have a script")
+        for name in ("demonstrations", "takeover"):
+            if getattr(self, name) and self.task.name not in SCRIPTED:
+                raise ValueError(f"{name}={getattr(self, name)}: only {', '.join(SCRIPTED)} have a script")
         if self.task.sentence and not self.perceived.language:
             raise ValueError(f"task.sentence={self.task.sentence}: nothing hears it; senses=[...,language]")
         if self.task.name == "multi" and not self.perceived.language:
@@ -151,6 +152,7 @@ class BenchConfig(AgentConfig):
     seed_steps: int = LoopConfig.seed_steps
     noise: str = LoopConfig.noise
     demonstrations: int = LoopConfig.demonstrations
+    takeover: float = LoopConfig.takeover
     workers: int | str = "auto"
     agent: str = "semagram"
     out: str = "runs/bench/${suite}-${agent}"
@@ -162,7 +164,7 @@ class BenchConfig(AgentConfig):
     def __post_init__(self):
         """Raise ValueError for a value out of range."""
         AgentConfig.__post_init__(self)
-        LoopConfig(noise=self.noise, demonstrations=self.demonstrations)
+        LoopConfig(noise=self.noise, demonstrations=self.demonstrations, takeover=self.takeover)
         if self.suite not in SUITES:
             raise ValueError(f"suite={self.suite}: one of {', '.join(SUITES)}")
         for name in ("seeds", "steps"):

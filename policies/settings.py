@@ -61,18 +61,21 @@ class LoopConfig:
     """The loop itself: environment steps in all, random control steps before learning starts, what exploring adds.
 
     `demonstrations`: so many episodes, the first ones, are driven by the environment's own expert (policies.trainer).
+    `takeover`: in later ones, how likely it takes over at each control step, until the episode's end.
     """
 
     steps: int = 35_000
     seed_steps: int = 500
     noise: str = "mixed"
     demonstrations: int = 0
+    takeover: float = 0.0
     seed: int = 1
 
     def __post_init__(self):
         """Raise ValueError for a value out of range."""
         check("", self, "steps seed_steps", low=1)
         check("", self, "demonstrations", low=0)
+        check("", self, "takeover", low=0, high=1)
         check("", self, "seed", low=0, high=2**32 - 1)
         if self.noise not in NOISES:
             raise ValueError(f"noise={self.noise}: one of {', '.join(NOISES)}")

@@ -35,10 +35,12 @@ class EpisodeEnd:
 class Trainer:
     """Steps E environments and learns; everything its future depends on is in `state_dict`.
 
-    The first `demonstrations` episodes are driven by what an environment's `info` says an expert would do next,
-    `expert_action` (A,), which a reset asks for by its options, `{"expert_action": True}`. What is not a number there
-    is drawn at random. They are remembered as any others are, but the policy imitates them whatever the value holds of
-    them, and a share of each batch, `learning.demonstrated`, begins with one of their steps.
+    The first `demonstrations` episodes are driven by what an environment's `info` says an expert would do from here,
+    `expert_action` (A,), which a reset asks for by its options, `{"expert_action": True}`. In later ones the expert
+    takes over at each step with the probability `takeover` and keeps the episode to its end (HG-DAgger: Kelly et al.
+    2019, arXiv 1810.02890). What is not a number there is drawn at random. An expert's steps are remembered as any
+    others are, but the policy imitates them whatever the value holds of them, and a share of each batch,
+    `learning.demonstrated`, begins with one of them.
     """
 
     def __init__(
@@ -64,12 +66,18 @@ class Trainer:
         self.metrics = torch.full((len(UPDATE_METRICS),), torch.nan)
         self.observation: dict[str, Tensor] = {}
         self.expert = torch.full((count, tokens.action_size), torch.nan)  # what the experts would do next
+        self.taken = np.zeros(count, dtype=bool)  # which experts have taken over
+
+    @property
+    def demonstrated(self) -> np.ndarray:
+        """Which environments (E,) are in an episode that an expert drives from its first step."""
+        count = self.env.num_envs
+        return (self.episode - 1) * count + np.arange(count) < self.config.demonstrations
 
     @property
     def driven(self) -> np.ndarray:
-        """Which environments (E,) are in an episode that an expert drives."""
-        count = self.env.num_envs
-        return (self.episode - 1) * count + np.arange(count) < self.config.demonstrations
+        """In which environments (E,) an expert drives now."""
+        return self.demonstrated | self.taken
 
     @property
     def env_steps(self) -> int:
@@ -120,7 +128,11 @@ class Trainer:
 
     def _act(self) -> tuple[Tensor, list[Tensor | None], Tensor]:
         """What all environments do (E, A), the tokens that the planner chose, where it did, and where an expert did."""
-        count, driven = self.env.num_envs, self.driven
+        count = self.env.num_envs
+        if self.config.takeover:
+            drawn = torch.rand(count, generator=self.generator).numpy() < self.config.takeover
+            self.taken |= drawn & self.expert.isfinite().all(1).numpy()
+        driven = self.driven
         if self.steps < self.config.seed_steps or driven.all():
             normal = self.agent.noise.draw(count, self.tokens.action_size)
             action, choice = torch.erf(normal / math.sqrt(2)), [None] * count  # uniform in [-1, 1]
@@ -143,7 +155,7 @@ class Trainer:
         for i in np.flatnonzero(ended):
             self.replay.start(int(i), self._of(int(i)))
         self._measure(ended)
-        self.returns[ended], self.lengths[ended], self.successes[ended] = 0, 0, 0
+        self.returns[ended], self.lengths[ended], self.successes[ended], self.taken[ended] = 0, 0, 0, False
         self.agent.reset(torch.from_numpy(ended))
 
     def _of(self, env: int) -> dict[str, Tensor]:
@@ -163,7 +175,7 @@ class Trainer:
         count = self.env.num_envs
         seeds = [episode_seeds(self.config.seed, 0, int(self.episode[i]), count)[i] for i in range(count)]
         options = {"reset_mask": ended.copy()}
-        if (self.driven & ended).any():
+        if self.config.takeover or (self.demonstrated & ended).any():
             options[EXPERT] = True
         self.expert[torch.from_numpy(ended)] = torch.nan
         observation, info = self.env.reset(seed=seeds, options=options)
@@ -216,6 +228,7 @@ class Trainer:
             "returns": torch.from_numpy(self.returns.copy()),
             "lengths": torch.from_numpy(self.lengths.copy()),
             "successes": torch.from_numpy(self.successes.copy()),
+            "taken": torch.from_numpy(self.taken.copy()),
             "metrics": self.metrics.clone(),
             "generator": self.generator.get_state(),
             **{f"seen.{key}": value for key, value in self.observation.items()},
@@ -232,8 +245,9 @@ class Trainer:
         self.steps = int(saved["steps"])
         self.episode = saved["episode"].numpy().copy()
         self.returns, self.lengths = saved["returns"].numpy().copy(), saved["lengths"].numpy().copy()
-        if "successes" in saved:  # not in a checkpoint of before there were any
-            self.successes = saved["successes"].numpy().copy()
+        for name in ("successes", "taken"):
+            if name in saved:  # not in a checkpoint of before there were any
+                setattr(self, name, saved[name].numpy().copy())
         self.metrics = saved["metrics"].clone()
         self.observation = {n[5:]: t.clone() for n, t in saved.items() if n.startswith("seen.")}
         self.agent.load_state_dict({n[6:]: t for n, t in saved.items() if n.startswith("agent.")})

@@ -84,7 +84,7 @@ class Expert(ABC):
         return True
 
     def towards(self, goal: np.ndarray, now: np.ndarray) -> np.ndarray:
-        """The rates (6,) that bring the targets to `goal` (6,): all of the arm's joints on one line, slower at the end."""
+        """The rates (6,) that bring the targets to `goal` (6,): the arm's joints on one line, slower at the end."""
         rates = GAIN * (goal - now)
         rates[:ARM] /= max(1.0, np.max(np.abs(rates[:ARM]) / self.most[:ARM]))
         rates[ARM] = np.clip(rates[ARM], -self.most[ARM], self.most[ARM])
@@ -111,13 +111,16 @@ class Touch(Expert):
         super().__init__(env, rng)
 
     def find(self) -> None:
+        """The joints that touch it."""
         place = self.object[:3] + self.above
         self.goal = self.solve(_leaning(place, self.lean), READY, most_m=0.015).joints
 
     def wanted(self, now: np.ndarray) -> np.ndarray:
+        """Towards it."""
         return self.towards(np.append(self.goal, now[ARM]), now)
 
     def done(self) -> bool:
+        """Whether it has come there."""
         return bool(np.abs(self.rate).max() < AT_REST)
 
 
@@ -135,6 +138,7 @@ class PickLift(Expert):
         super().__init__(env, rng)
 
     def find(self) -> None:
+        """The grasp and the way down to it."""
         found = self._best()
         self.grasp = found.joints
         place, axes = self.reach.hand(self.grasp)
@@ -142,6 +146,7 @@ class PickLift(Expert):
         self.way = over.joints - self.grasp
 
     def wanted(self, now: np.ndarray) -> np.ndarray:
+        """Up, the more the fingers press; else to the way down, along it, and closing at its end."""
         measured = so101.positions(self.env)
         if self._holds(measured, now):
             felt = measured[ARM] - now[ARM]
@@ -158,9 +163,11 @@ class PickLift(Expert):
         return self.towards(np.append(self.grasp + share * self.way, gripper), now)
 
     def follows(self) -> bool:
+        """Not while it is held."""
         return not self._holds(so101.positions(self.env), self.env.commanded)
 
     def done(self) -> bool:
+        """Whether the cube is up."""
         return bool(self.pose()[2] > self.lifted - MOVED_M * 5 and np.abs(self.rate).max() < AT_REST)
 
     def _beside(self, joints: np.ndarray) -> float:

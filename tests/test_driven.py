@@ -38,14 +38,14 @@ class Told(gymnasium.Wrapper):
 
 @pytest.fixture
 def told(toys):
-    """Makes trainers whose first six episodes are driven, in environments with these limits."""
+    """Makes trainers whose first six episodes, or so many, are driven, in environments with these limits."""
 
-    def make_one(*limits, weights=0, length=1):
+    def make_one(*limits, weights=0, length=1, first=6, takeover=0.0):
         env = gymnasium.vector.SyncVectorEnv(
             [functools.partial(lambda limit: Told(toys.Slide(limit)), limit) for limit in limits],
             autoreset_mode=gymnasium.vector.AutoresetMode.DISABLED,
         )
-        return toys.trainer(env, length, weights, loop={"demonstrations": 6})
+        return toys.trainer(env, length, weights, loop={"demonstrations": first, "takeover": takeover})
 
     return make_one
 
@@ -75,6 +75,46 @@ def test_the_first_episodes_are_the_experts_and_no_others(told, limits):
     episodes = np.unique(np.concatenate(driven))
     assert set(episodes) < set(range(6)) and len(episodes)  # in some of them the expert does not know how to
     assert planned and trainer.episode.min() > 3
+
+
+@pytest.mark.parametrize("limits", [(9,), (5, 8, 6)])
+def test_an_expert_that_takes_over_keeps_the_episode_to_its_end(told, limits):
+    trainer, taken = told(*limits, first=0, takeover=0.1), []
+    step = trainer.env.step
+
+    def stepping(action):
+        here = trainer.driven
+        np.testing.assert_array_equal(action[here], trainer.expert[torch.from_numpy(here)].numpy())
+        taken.append((trainer.episode.copy(), trainer.lengths.copy(), here.copy()))
+        return step(action)
+
+    trainer.env.step = stepping
+    advance(trainer, 400)
+    episode, length, here = (np.array(column) for column in zip(*taken, strict=True))
+    for env in range(len(limits)):
+        first = {}
+        for e, at, now in zip(episode[:, env], length[:, env], here[:, env], strict=True):
+            if now:
+                first.setdefault(e, at)
+            assert now == (e in first)
+        assert len(set(first.values())) > 2 and len(first) < episode[-1, env]  # at any step, and not in each episode
+
+
+@pytest.mark.parametrize("limits", [(9,), (5, 8, 6)])
+def test_a_run_resumed_after_a_takeover_is_the_run_itself(toys, told, tmp_path, limits):
+    whole, met = told(*limits, first=0, takeover=0.1), 0
+    for steps in (12, 24, 33, 60, 72):
+        advance(whole, steps)
+        met += whole.taken.any()
+        path = save_checkpoint(tmp_path, toys.identity(whole), whole, {}, 99)
+        resumed = told(*limits, first=0, takeover=0.1, weights=1)
+        load_trainer(path, resumed, pytest.fail)
+        advance(whole, steps + 9)
+        advance(resumed, steps + 9)
+        assert torch.equal(resumed.replay.action, whole.replay.action)
+        assert torch.equal(resumed.replay.driven, whole.replay.driven)
+        assert torch.equal(resumed.learner.flat, whole.learner.flat)
+    assert met
 
 
 @pytest.mark.parametrize("limits", [(9,), (5, 8, 6)])

@@ -116,6 +116,5 @@ def test_only_what_is_below_the_table_is_sunk(scenes):
     reach = Reach(env.unwrapped.model, *arm.limits(env))
     rest = np.zeros(ARM)
     assert reach.sunk(rest, 0.8) == 0
-    place, axes = reach.hand(rest)
     low = reach.solve(Pose(np.array([0.25, 0.0, -0.03]), np.array([0.0, 0.0, -1.0])), rest).joints
     assert 0.02 < reach.sunk(low, 0.8) < 0.06
