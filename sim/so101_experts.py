@@ -27,7 +27,8 @@ OPEN, HOLD = (0.75, 0.95), -0.1  # rad of the gripper: before a grasp, and what 
 OVER_M, LIFTED_M = (0.05, 0.065), (0.1, 0.12)  # the hand above its grasp before it descends; a lifted cube's middle
 TURNING_MM = 2.0  # what a radian of the wrist's turn is worth, where a cube can be taken in several ways
 ALIGNED_RAD, ASTRAY_RAD = 0.02, 0.07  # beside the way down: nearer it descends, farther it first goes over the cube
-CLOSES_RAD, CLOSED_RAD = 0.08, 0.05  # from the grasp: where the fingers begin to close, and where they may be closed
+CLOSES_RAD, CLOSED_RAD = 0.13, 0.09  # from the grasp: where open fingers begin to close, and where they close at once
+STAYS = 1.0  # times as far off again, closing fingers go on
 NARROW_RAD = 0.3  # of the gripper's target: wider, it holds nothing
 BETWEEN_M = 0.02  # of a cube's middle from the point between the fingers: farther, they hold nothing
 FELT_RAD, FIRM_RAD = 0.05, 0.13  # of the gripper's target inside what it holds: where lifting begins, and is brisk
@@ -158,6 +159,7 @@ class PickLift(Expert):
         astray = max(astray, self._beside(measured[:ARM]) - ALIGNED_RAD)  # the arm hangs a little below its targets
         share = np.clip((astray - ALIGNED_RAD) / (ASTRAY_RAD - ALIGNED_RAD), 0, 1)
         off = np.abs(measured[:ARM] - self.grasp).max()
+        off /= 1 + STAYS * np.clip((self.opened - now[ARM]) / (self.opened - HOLD), 0, 1)
         closed = np.clip((CLOSES_RAD - off) / (CLOSES_RAD - CLOSED_RAD), 0, 1)
         gripper = self.opened + closed * (HOLD - self.opened)
         return self.towards(np.append(self.grasp + share * self.way, gripper), now)
