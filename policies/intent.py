@@ -3,7 +3,7 @@
 import torch
 
 from policies.manifold import Manifold
-from worldmodel.election import alike
+from worldmodel.election import common
 from worldmodel.gaussian import SquashedGaussian
 from worldmodel.planner import Plan
 
@@ -11,16 +11,13 @@ FLOOR = 0.02  # the deviation, of a range of 2, below which nothing is held to b
 
 
 def planned(plan: Plan, points: int, at: int = 0) -> Manifold:
-    """Token number `at` of B plans, (B, P): N(mean, U U^T + FLOOR^2), mean and covariance those of the plan's elites.
+    """Token number `at` of B plans, (B, P): N(mean, U^T U + FLOOR^2), mean and covariance those of the plan's elites.
 
     `points`: P, the numbers in a token's points. The elites are those of the kind that has the most weight, so that
-    U (B, P, E) has one column for each.
+    U (B, E, P) has one row for each.
     """
-    elites = plan.elites[at].double()
-    weights, _ = alike(plan.weights.double(), elites[..., points:])
-    mean = torch.einsum("be,bep->bp", weights, elites[..., :points])
-    factor = (weights.sqrt().unsqueeze(-1) * (elites[..., :points] - mean.unsqueeze(1))).mT
-    return Manifold.of(mean, factor, torch.full_like(mean, FLOOR**2))
+    mean, ways, _ = common(plan.elites[at : at + 1].double(), plan.weights.double(), points)
+    return Manifold.of(mean[0], ways[0].mT, torch.full_like(mean[0], FLOOR**2))
 
 
 def proposed(policy: SquashedGaussian) -> Manifold:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from policies.tokens import Tokens
 from worldmodel import twohot
-from worldmodel.election import alike, elect
+from worldmodel.election import common, elect
 from worldmodel.losses import Batch, bootstrap, loss
 from worldmodel.planner import Planner, propose
 from worldmodel.senses import STATE
@@ -135,13 +135,14 @@ def test_only_elites_of_the_winning_kind_make_the_mean():
     returns = torch.tensor([[5.0, 4.9, 4.95, 1.0, -9.0, -9.0]])
     mean, spread, _, weights, elites, _ = elect(candidates, returns, 4, config)
     assert torch.equal(mean[..., 4:], torch.eye(3)[2].expand(2, 1, 3))
-    share, code = alike(weights, elites[0, ..., 4:])
-    assert torch.equal(code, torch.eye(3)[2:])
-    assert float(share.sum()) == pytest.approx(1)
+    middle, ways, code = common(elites, weights, 4)
+    assert torch.equal(code, torch.eye(3)[2:]) and torch.equal(middle, mean[..., :4])
     two = weights[0, [0, 2]] / weights[0, [0, 2]].sum()
     assert torch.allclose(mean[:, 0, :4], (two.view(1, 2, 1) * candidates[:, 0, :2, :4]).sum(1), atol=1e-6)
     assert spread.shape == (2, 1, 4)
-    assert torch.equal(alike(weights, elites[0, ..., 7:])[0], weights)  # one kind only
+    for t in range(2):
+        covariance = torch.cov(candidates[t, 0, :2, :4].T, correction=0, aweights=two)
+        assert torch.allclose(ways[t, 0].T @ ways[t, 0], covariance, atol=1e-6)
 
 
 def test_a_plan_is_of_one_kind_and_every_kind_is_considered(mixed):

@@ -28,15 +28,25 @@ def elect(
     elites = candidates.gather(2, index)
     unit = config.temperature * (_deviation(best).square() + config.indifference**2).sqrt()
     weights = torch.softmax((best - best[:, :1]) / unit, -1)
-    share, kind = alike(weights, elites[0, :, :, points:])
-    middle = torch.einsum("be,tbep->tbp", share, elites[..., :points])
-    variance = torch.einsum("be,tbep->tbp", share, (elites[..., :points] - middle.unsqueeze(2)).square())
+    middle, ways, kind = common(elites, weights, points)
     mean = torch.cat([middle, kind.expand(len(middle), -1, -1)], -1)
-    spread = variance.sqrt().clamp(config.min_spread, config.spread)
+    spread = ways.square().sum(2).sqrt().clamp(config.min_spread, config.spread)
     return mean, spread, best, weights, elites, doubt(best, config.indifference)
 
 
-def alike(
+def common(
+    elites: Float[Tensor, "T B E W"], weights: Float[Tensor, "B E"], points: int
+) -> tuple[Float[Tensor, "T B P"], Float[Tensor, "T B E P"], Float[Tensor, "B K"]]:
+    """What elites of the kind that has the most weight have in common: the mean of their points, and U; and that kind.
+
+    U: the elites' ways off that mean, each by the square root of its weight, so that U^T U is their covariance.
+    """
+    share, kind = _alike(weights, elites[0, :, :, points:])
+    mean = torch.einsum("be,tbep->tbp", share, elites[..., :points])
+    return mean, share.sqrt()[None, :, :, None] * (elites[..., :points] - mean.unsqueeze(2)), kind
+
+
+def _alike(
     weights: Float[Tensor, "B E"], kinds: Float[Tensor, "B E K"]
 ) -> tuple[Float[Tensor, "B E"], Float[Tensor, "B K"]]:
     """Of the kind that has the most weight in all: its elites' weights, which sum to 1, the others' 0; and its code."""

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from worldmodel import twohot
-from worldmodel.election import alike, elect
+from worldmodel.election import common, elect
 from worldmodel.model import WorldModel
 from worldmodel.settings import PlannerConfig
 
@@ -174,8 +174,8 @@ class Planner:
             else:
                 swing = spread.unsqueeze(2) * noise[i - len(more), :, :, config.elites :]
                 if config.together:
-                    common = torch.randn(*returns.shape, swing.shape[2], generator=generator).to(z.device)
-                    swing = self._together(swing, found, common)
+                    drawn = torch.randn(*returns.shape, swing.shape[2], generator=generator).to(z.device)
+                    swing = self._together(swing, found, drawn)
                 fresh = self._around(mean.unsqueeze(2), swing)
             better = self._refine(self.model, z, elites, returns, fresh, self.discounts, config)
             found = better if bool(asking.all()) else _where(asking, better, found)
@@ -213,14 +213,12 @@ class Planner:
     ) -> Float[Tensor, "T B N P"]:
         """What is drawn number by number, mixed with sums of the elites' ways off their mean: of their own covariance.
 
-        Sum_e sqrt(weight_e) (elite_e - mean) noise_e, one `noise` for the whole sentence: a Gaussian of rank E at most.
+        One `noise` for the whole sentence: a Gaussian of rank E at most.
         """
-        mean, _, _, weights, elites, _ = found
-        points, share = self.model.points, self.config.together
-        weights, _ = alike(weights, elites[0, :, :, points:])
-        off = (elites - mean.unsqueeze(2))[..., :points]
-        coherent = torch.einsum("tbep,be,ben->tbnp", off, weights.sqrt(), noise)
-        return (1 - share) ** 0.5 * alone + share**0.5 * coherent
+        _, _, _, weights, elites, _ = found
+        _, ways, _ = common(elites, weights, self.model.points)
+        share = self.config.together
+        return (1 - share) ** 0.5 * alone + share**0.5 * torch.einsum("tbep,ben->tbnp", ways, noise)
 
     def _around(self, centre: Float[Tensor, "T B M W"], noise: Float[Tensor, "T B N P"]) -> Float[Tensor, "T B N W"]:
         """Tokens of the same kinds, their points moved; M = N, or 1 for all."""
