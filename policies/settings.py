@@ -60,7 +60,7 @@ EXPERT = "expert_action"
 class LoopConfig:
     """The loop itself: environment steps in all, random control steps before learning starts, what exploring adds.
 
-    `demonstrations`: so many episodes, the first ones, are driven by the environment's own expert (policies.trainer).
+    `demonstrations`: so many episodes, the first ones, are driven by the environment's own expert (policies.experts).
     `takeover`: in later ones, how likely it takes over at each control step, until the episode's end.
     """
 

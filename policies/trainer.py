@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from policies.agent import Agent
+from policies.experts import Experts
 from policies.rollouts import as_tensors, episode_seeds, succeeded
-from policies.settings import EXPERT, LoopConfig
+from policies.settings import LoopConfig
 from policies.tokens import Tokens
 from worldmodel.learner import UPDATE_METRICS, Learner
 from worldmodel.losses import Batch
@@ -35,12 +36,8 @@ class EpisodeEnd:
 class Trainer:
     """Steps E environments and learns; everything its future depends on is in `state_dict`.
 
-    The first `demonstrations` episodes are driven by what an environment's `info` says an expert would do from here,
-    `expert_action` (A,), which a reset asks for by its options, `{"expert_action": True}`. In later ones the expert
-    takes over at each step with the probability `takeover` and keeps the episode to its end (HG-DAgger: Kelly et al.
-    2019, arXiv 1810.02890). What is not a number there is drawn at random. An expert's steps are remembered as any
-    others are, but the policy imitates them whatever the value holds of them, and a share of each batch,
-    `learning.demonstrated`, begins with one of them.
+    An expert's steps (`policies.experts`) are remembered as any others are, but the policy imitates them whatever the
+    value holds of them, and a share of each batch, `learning.demonstrated`, begins with one of them.
     """
 
     def __init__(
@@ -65,19 +62,7 @@ class Trainer:
         self.successes = np.zeros(count, dtype=int)
         self.metrics = torch.full((len(UPDATE_METRICS),), torch.nan)
         self.observation: dict[str, Tensor] = {}
-        self.expert = torch.full((count, tokens.action_size), torch.nan)  # what the experts would do next
-        self.taken = np.zeros(count, dtype=bool)  # which experts have taken over
-
-    @property
-    def demonstrated(self) -> np.ndarray:
-        """Which environments (E,) are in an episode that an expert drives from its first step."""
-        count = self.env.num_envs
-        return (self.episode - 1) * count + np.arange(count) < self.config.demonstrations
-
-    @property
-    def driven(self) -> np.ndarray:
-        """In which environments (E,) an expert drives now."""
-        return self.demonstrated | self.taken
+        self.experts = Experts(count, tokens.action_size, config)
 
     @property
     def env_steps(self) -> int:
@@ -97,7 +82,7 @@ class Trainer:
         count = self.env.num_envs
         action, choice, told = self._act()
         observation, reward, terminated, truncated, info = self.env.step(action.numpy())
-        self._ask(info)
+        self.experts.hear(info)
         self.observation = as_tensors(observation)
         for i in range(count):
             here = bool(told[i])
@@ -128,25 +113,15 @@ class Trainer:
 
     def _act(self) -> tuple[Tensor, list[Tensor | None], Tensor]:
         """What all environments do (E, A), the tokens that the planner chose, where it did, and where an expert did."""
-        count = self.env.num_envs
-        if self.config.takeover:
-            drawn = torch.rand(count, generator=self.generator).numpy() < self.config.takeover
-            self.taken |= drawn & self.expert.isfinite().all(1).numpy()
-        driven = self.driven
-        if self.steps < self.config.seed_steps or driven.all():
+        count, experts = self.env.num_envs, self.experts
+        experts.take_over(self.generator)
+        if self.steps < self.config.seed_steps or experts.driving(self.episode).all():
             normal = self.agent.noise.draw(count, self.tokens.action_size)
             action, choice = torch.erf(normal / math.sqrt(2)), [None] * count  # uniform in [-1, 1]
         else:
             action, choice = self.agent.act(self.observation), self.agent.choice
-        told = torch.from_numpy(driven) & self.expert.isfinite().all(1)
-        choice = [None if here else chosen for here, chosen in zip(told.tolist(), choice, strict=True)]
-        return torch.where(told[:, None], self.expert, action), choice, told
-
-    def _ask(self, info: dict) -> None:
-        """Take what experts would do next, where they say it."""
-        if EXPERT in info:
-            here = torch.from_numpy(info[f"_{EXPERT}"])
-            self.expert[here] = torch.from_numpy(np.asarray(info[EXPERT], dtype=np.float32))[here]
+        action, told = experts.instead(action, self.episode)
+        return action, [None if here else chosen for here, chosen in zip(told.tolist(), choice, strict=True)], told
 
     def _begin(self, ended: np.ndarray) -> None:
         """Begin a new episode in the environments (E,) that ended."""
@@ -155,7 +130,8 @@ class Trainer:
         for i in np.flatnonzero(ended):
             self.replay.start(int(i), self._of(int(i)))
         self._measure(ended)
-        self.returns[ended], self.lengths[ended], self.successes[ended], self.taken[ended] = 0, 0, 0, False
+        self.returns[ended], self.lengths[ended], self.successes[ended] = 0, 0, 0
+        self.experts.taken[ended] = False
         self.agent.reset(torch.from_numpy(ended))
 
     def _of(self, env: int) -> dict[str, Tensor]:
@@ -174,12 +150,10 @@ class Trainer:
     def _reset(self, ended: np.ndarray) -> dict[str, Tensor]:
         count = self.env.num_envs
         seeds = [episode_seeds(self.config.seed, 0, int(self.episode[i]), count)[i] for i in range(count)]
-        options = {"reset_mask": ended.copy()}
-        if self.config.takeover or (self.demonstrated & ended).any():
-            options[EXPERT] = True
-        self.expert[torch.from_numpy(ended)] = torch.nan
+        options = {"reset_mask": ended.copy(), **self.experts.asking(self.episode, ended)}
+        self.experts.forget(ended)
         observation, info = self.env.reset(seed=seeds, options=options)
-        self._ask(info)
+        self.experts.hear(info)
         return as_tensors(observation)
 
     def _learn(self) -> None:
@@ -228,7 +202,7 @@ class Trainer:
             "returns": torch.from_numpy(self.returns.copy()),
             "lengths": torch.from_numpy(self.lengths.copy()),
             "successes": torch.from_numpy(self.successes.copy()),
-            "taken": torch.from_numpy(self.taken.copy()),
+            "taken": torch.from_numpy(self.experts.taken.copy()),
             "metrics": self.metrics.clone(),
             "generator": self.generator.get_state(),
             **{f"seen.{key}": value for key, value in self.observation.items()},
@@ -245,9 +219,9 @@ class Trainer:
         self.steps = int(saved["steps"])
         self.episode = saved["episode"].numpy().copy()
         self.returns, self.lengths = saved["returns"].numpy().copy(), saved["lengths"].numpy().copy()
-        for name in ("successes", "taken"):
+        for holder, name in ((self, "successes"), (self.experts, "taken")):
             if name in saved:  # not in a checkpoint of before there were any
-                setattr(self, name, saved[name].numpy().copy())
+                setattr(holder, name, saved[name].numpy().copy())
         self.metrics = saved["metrics"].clone()
         self.observation = {n[5:]: t.clone() for n, t in saved.items() if n.startswith("seen.")}
         self.agent.load_state_dict({n[6:]: t for n, t in saved.items() if n.startswith("agent.")})
@@ -270,7 +244,7 @@ class Trainer:
                 row = (int(self.replay.head[i]) - int(self.lengths[i]) + int(done[i])) % self.replay.rows
                 action[i] = self.replay.action[i, row]
             stepped, _, terminated, truncated, info = self.env.step(action.numpy())
-            self._ask(info)
+            self.experts.hear(info)
             observation, ended = as_tensors(stepped), terminated | truncated
             if (ended & (done >= 0)).any():
                 return False

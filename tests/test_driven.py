@@ -11,7 +11,7 @@ from envs import arm
 from envs.make import make, make_vector
 from envs.settings import TaskConfig
 from policies.checkpoint import load_trainer, save_checkpoint
-from policies.trainer import EXPERT
+from policies.settings import EXPERT
 from sim import so101_experts
 from sim.so101_tasks import SCRIPTED
 
@@ -65,8 +65,8 @@ def test_the_first_episodes_are_the_experts_and_no_others(told, limits):
         return act(observation)
 
     def stepping(action):
-        here = trainer.driven & trainer.expert.isfinite().all(1).numpy()
-        np.testing.assert_array_equal(action[here], trainer.expert[torch.from_numpy(here)].numpy())
+        here = trainer.experts.driving(trainer.episode) & trainer.experts.known
+        np.testing.assert_array_equal(action[here], trainer.experts.action[torch.from_numpy(here)].numpy())
         driven.append(((trainer.episode - 1) * len(limits) + np.arange(len(limits)))[here])
         return step(action)
 
@@ -83,8 +83,8 @@ def test_an_expert_that_takes_over_keeps_the_episode_to_its_end(told, limits):
     step = trainer.env.step
 
     def stepping(action):
-        here = trainer.driven
-        np.testing.assert_array_equal(action[here], trainer.expert[torch.from_numpy(here)].numpy())
+        here = trainer.experts.driving(trainer.episode)
+        np.testing.assert_array_equal(action[here], trainer.experts.action[torch.from_numpy(here)].numpy())
         taken.append((trainer.episode.copy(), trainer.lengths.copy(), here.copy()))
         return step(action)
 
@@ -105,7 +105,7 @@ def test_a_run_resumed_after_a_takeover_is_the_run_itself(toys, told, tmp_path, 
     whole, met = told(*limits, first=0, takeover=0.1), 0
     for steps in (12, 24, 33, 60, 72):
         advance(whole, steps)
-        met += whole.taken.any()
+        met += whole.experts.taken.any()
         path = save_checkpoint(tmp_path, toys.identity(whole), whole, {}, 99)
         resumed = told(*limits, first=0, takeover=0.1, weights=1)
         load_trainer(path, resumed, pytest.fail)
@@ -129,7 +129,7 @@ def test_a_run_resumed_among_them_is_the_run_itself(toys, told, tmp_path, limits
         advance(resumed, steps + 9)
         assert torch.equal(resumed.replay.action, whole.replay.action)
         assert torch.equal(resumed.learner.flat, whole.learner.flat)
-        torch.testing.assert_close(resumed.expert, whole.expert, rtol=0, atol=0, equal_nan=True)
+        torch.testing.assert_close(resumed.experts.action, whole.experts.action, rtol=0, atol=0, equal_nan=True)
 
 
 @pytest.mark.parametrize("name", SCRIPTED)

@@ -150,16 +150,26 @@ def test_an_expert_is_imitated_whatever_the_value_holds_of_it(toys, model):
     def pulls(driven):
         """Which of the windows that happened (all but the fourth) move the policy by their choice."""
         data, found = changed(batch(), driven=torch.full((6,), driven)), []
-        before, _, _ = gradients(model, target, data, config)
         for i in (0, 1, 2, 4, 5):
-            choice = data.choice.clone()
-            choice[i] += 1.0
-            after, _, _ = gradients(model, target, changed(data, choice=choice), config)
-            found.append(any(not torch.equal(after[n], before[n]) for n in before if n.startswith("actor.")))
+            choices = [data.choice.clone() for _ in range(2)]
+            choices[0][i], choices[1][i] = 2.0, -2.0
+            one, other = (gradients(model, target, changed(data, choice=choice), config)[0] for choice in choices)
+            found.append(any(not torch.equal(one[n], other[n]) for n in one if n.startswith("actor.")))
         return found
 
     assert True in pulls(0.0) and False in pulls(0.0)
     assert all(pulls(1.0))
+
+
+def test_what_an_expert_did_is_only_imitated_and_shapes_the_latent(toys, model):
+    target, config = target_of(toys), dataclasses.replace(CONFIG, imitation=1.0)
+    driven = changed(batch(), driven=torch.ones(6))
+    one, _, _ = gradients(model, target, driven, config)
+    other, _, _ = gradients(model, target, driven, dataclasses.replace(config, entropy=10.0), 3.0)
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    more, _, _ = gradients(model, target, driven, dataclasses.replace(config, imitation=2.0))
+    moved = {name.split(".")[0] for name in one if not torch.equal(one[name], more[name])}
+    assert moved == {"actor", "encoder"}
 
 
 @pytest.mark.parametrize("part", ["consistency", "reward", "value", "continuation"])

@@ -143,7 +143,8 @@ def loss(
     `noise`: standard normal (B, P) for the value's targets and (B, P) for the policy, and (B, n): 1 for the senses
     that are not hidden where the windows begin. `scale`: the current spread of returns, which makes the policy's step
     independent of the reward's unit. `discounts`: over a whole token of each kind. World-model losses reach the
-    encoder; the policy's reaches only the policy. Structure of the losses: Hansen et al. 2024 (arXiv 2310.16828),
+    encoder; the policy's reaches only the policy, but for what an expert did: there it imitates, does nothing else, and
+    the latent is to tell what that takes. Structure of the losses: Hansen et al. 2024 (arXiv 2310.16828),
     eq. 3-5, with returns over the whole window, a continue head, and the losses of value and policy on the first
     latent only.
     """
@@ -181,16 +182,17 @@ def loss(
 
     first = start.detach()
     kind = batch.token[0, :, model.points :]
-    policy = model.policy(first, kind)
+    policy = model.policy(first + batch.driven.unsqueeze(1) * (start - first), kind)
     points, log_density = policy.sample(noise[1])
     token = model.word(points, kind)
     frozen = {name: p.detach() for name, p in model.value.named_parameters()}
     estimate = twohot.mean(functional_call(model.value, frozen, (first, token))).mean(0)
-    policy_loss = (config.entropy * log_density - estimate / scale).mean()
+    policy_loss = ((1 - batch.driven) * (config.entropy * log_density - estimate / scale)).mean()
     if config.imitation:
         done = twohot.mean(heads.detach()).mean(0)
         better = batch.valid[0] * torch.maximum((done > estimate.detach()).float(), batch.driven)
-        distance = (model.word(policy.mode, kind) - batch.choice).square().sum(-1)
+        away = model.word(policy.mode, kind) - batch.choice
+        distance = torch.where(batch.driven.unsqueeze(1) > 0, away.abs(), away.square()).sum(-1)
         policy_loss = policy_loss + config.imitation * (better * distance).mean()
 
     total = (

@@ -85,6 +85,7 @@ def main() -> None:
                 if robot.fault is not None:
                     print(f"{kind}: {robot.fault}", file=sys.stderr)
                     walk.recover()
+            walk.approach(mirror.start)  # not let go of where it presses on something
     finally:
         for kind, loop in loops.items():
             plans = loop.plans
