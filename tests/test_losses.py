@@ -162,12 +162,12 @@ def test_an_expert_is_imitated_whatever_the_value_holds_of_it(toys, model):
 
 
 def test_what_an_expert_did_is_only_imitated_and_shapes_the_latent(toys, model):
-    target, config = target_of(toys), dataclasses.replace(CONFIG, imitation=1.0)
+    target, config = target_of(toys), CONFIG
     driven = changed(batch(), driven=torch.ones(6))
     one, _, _ = gradients(model, target, driven, config)
-    other, _, _ = gradients(model, target, driven, dataclasses.replace(config, entropy=10.0), 3.0)
+    other, _, _ = gradients(model, target, driven, dataclasses.replace(config, entropy=10.0, imitation=9.0), 3.0)
     assert all(torch.equal(one[name], other[name]) for name in one)
-    more, _, _ = gradients(model, target, driven, dataclasses.replace(config, imitation=2.0))
+    more, _, _ = gradients(model, target, driven, dataclasses.replace(config, expert=20.0))
     moved = {name.split(".")[0] for name in one if not torch.equal(one[name], more[name])}
     assert moved == {"actor", "encoder"}
 

@@ -188,12 +188,12 @@ def loss(
     frozen = {name: p.detach() for name, p in model.value.named_parameters()}
     estimate = twohot.mean(functional_call(model.value, frozen, (first, token))).mean(0)
     policy_loss = ((1 - batch.driven) * (config.entropy * log_density - estimate / scale)).mean()
+    away = model.word(policy.mode, kind) - batch.choice
     if config.imitation:
         done = twohot.mean(heads.detach()).mean(0)
-        better = batch.valid[0] * torch.maximum((done > estimate.detach()).float(), batch.driven)
-        away = model.word(policy.mode, kind) - batch.choice
-        distance = torch.where(batch.driven.unsqueeze(1) > 0, away.abs(), away.square()).sum(-1)
-        policy_loss = policy_loss + config.imitation * (better * distance).mean()
+        better = batch.valid[0] * (1 - batch.driven) * (done > estimate.detach())
+        policy_loss = policy_loss + config.imitation * (better * away.square().sum(-1)).mean()
+    policy_loss = policy_loss + config.expert * (batch.valid[0] * batch.driven * away.abs().sum(-1)).mean()
 
     total = (
         config.consistency * consistency

@@ -109,7 +109,8 @@ class LearningConfig:
     tokens that the planner chose, where the value finds those better. `encoder_rate`: the encoder's share of
     `learning_rate`. `averaging`: over how many of the last updates (a time constant) the weights are averaged that act
     where nothing is explored; 1: the newest weights act. `demonstrated`: the share of a batch that begins with what an
-    expert did, where there are demonstrations, which the policy imitates whatever the value holds of it.
+    expert did, where there are demonstrations; `expert` weighs the policy's distance to that, whatever the value holds
+    of it.
 
     Of several senses each is hidden with probability `dropout` where a window begins (never all that show what
     happens, as words do not), and `agreement` weighs the distance of the latent that is left to that of all. Frames are
@@ -126,6 +127,7 @@ class LearningConfig:
     continuation: float = 0.1
     entropy: float = 1e-4
     imitation: float = 1.0
+    expert: float = 10.0
     learning_rate: float = 8e-4
     encoder_rate: float = 0.3
     clip: float = 20.0
@@ -144,8 +146,8 @@ class LearningConfig:
         check("learning.", self, "rho target_rate", above=0, high=1)
         check("learning.", self, "learning_rate encoder_rate clip", above=0)
         check("learning.", self, "averaging", low=1)
-        check("learning.", self, "consistency reward value continuation entropy imitation updates_per_decision", low=0)
-        check("learning.", self, "agreement contrast", low=0)
+        check("learning.", self, "consistency reward value continuation entropy imitation expert", low=0)
+        check("learning.", self, "agreement contrast updates_per_decision", low=0)
         check("learning.", self, "dropout", low=0, high=0.9)
         check("learning.", self, "demonstrated", low=0, high=1)
         check("learning.", self, "shift", low=0, high=32)
