@@ -25,11 +25,11 @@ def opened(checkpoint: Path, seed: int, device: str, threads: int, planned: bool
     return loaded_agent(identity, model, planned, seed)
 
 
-def decider(checkpoint: Path, seed: int, device: str, threads: int):
-    """What answers for a checkpoint. Raises FolderError, ValueError."""
+def decider(checkpoint: Path, seed: int, device: str, threads: int, planned: bool = True):
+    """What answers for a checkpoint, by its planner or its policy alone. Raises FolderError, ValueError."""
     from policies.serving.decider import Decider  # noqa: PLC0415
 
-    agent, task = opened(checkpoint, seed, device, threads)
+    agent, task = opened(checkpoint, seed, device, threads, planned)
     found = Decider(agent, task.label)
     found.warm()
     return found
@@ -41,9 +41,9 @@ def main() -> None:
     from policies.serving.connection import Connection  # noqa: PLC0415
     from policies.serving.server import converse  # noqa: PLC0415
 
-    descriptor, checkpoint, seed, device, threads = sys.argv[1:]
+    descriptor, checkpoint, seed, device, threads, planned = sys.argv[1:]
     secret = sys.stdin.buffer.read()
-    found = decider(Path(checkpoint), int(seed), device, int(threads))
+    found = decider(Path(checkpoint), int(seed), device, int(threads), planned == str(True))
     with contextlib.suppress(OSError, WrongMessage):  # the robot is gone, which it knows
         converse(Connection(socket.socket(fileno=int(descriptor)), secret, serving=True), found)
 
@@ -51,9 +51,9 @@ def main() -> None:
 class LocalPlanner:
     """A process that plans; `reach` starts it."""
 
-    def __init__(self, checkpoint: Path, seed: int, device: str, threads: int):
+    def __init__(self, checkpoint: Path, seed: int, device: str, threads: int, planned: bool = True):
         self.secret = os.urandom(LOCAL_SECRET)
-        self._arguments = (str(checkpoint), str(seed), device, str(threads))
+        self._arguments = (str(checkpoint), str(seed), device, str(threads), str(planned))
         self._process: subprocess.Popen | None = None
 
     def reach(self) -> socket.socket:

@@ -167,7 +167,7 @@ class Running:
             reach = remote_reach(split_address(config.remote, "remote"))
             link = Link(reach, read_secret(config.secret), begin, show.say)
         else:
-            local = LocalPlanner(self.path, config.seed, config.device, config.threads)
+            local = LocalPlanner(self.path, config.seed, config.device, config.threads, config.planner)
             stack.callback(local.stop)
             link = Link(local.reach, local.secret, begin, show.say, patience_s=None, away_s=0.0)
         stack.callback(link.close)

@@ -16,6 +16,7 @@ Keys, with their defaults:
   seed=100                 of the planner's random numbers
   device=cpu               cpu, cuda or auto
   threads=1                of the CPU
+  planner=true             false: the policy alone
 
 Each message is sealed with the secret, and good once, on one connection: what is changed, repeated, of another version
 or of another secret is refused in one line. Messages are numbers and short texts, never code. They are not hidden: on
@@ -47,7 +48,7 @@ def serve(keys: dict, _folder) -> dict:
     from configs.planning import decider  # noqa: PLC0415
     from policies.serving.server import Server  # noqa: PLC0415
 
-    found = decider(find(Path(config.checkpoint)), config.seed, config.device, config.threads)
+    found = decider(find(Path(config.checkpoint)), config.seed, config.device, config.threads, config.planner)
     server = Server((config.host, config.port), secret, found, lambda line: print(line, file=sys.stderr, flush=True))
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: server.close())

@@ -49,6 +49,7 @@ class Agent:
         self.ahead = -(-self.most // shortest)  # tokens that may be executed before the next decision
         self.memory: Memory | None = None
         self.plan: Plan | None = None  # the newest, which a film shows
+        self.sentences: Tensor | None = None  # (T, B, W): what was decided last, the policy's alone without a planner
         self.actions: Tensor | None = None
         self.at = self.until = torch.zeros(0, dtype=torch.long)
         self.spread = 0.0
@@ -105,11 +106,12 @@ class Agent:
     def _begin(self, observation: dict[str, Tensor], due: Bool[Tensor, " B"]) -> None:
         """Decide anew where it is time to; the others keep their tokens, and their memory."""
         if self.planner is None:
-            sentences = self.model.favourite(self.model.encode(observation))[0].cpu().unsqueeze(0)
+            self.sentences = sentences = self.model.favourite(self.model.encode(observation))[0].cpu().unsqueeze(0)
             until = self._until(sentences).minimum(self.tokens.lengths[self.tokens.kind(sentences[0])])
         else:
             plan = self.plan = self.planner.plan(observation, self.memory, self.generator)
-            whole, device = plan.tokens.cpu(), plan.tokens.device
+            self.sentences = whole = plan.tokens.cpu()
+            device = plan.tokens.device
             sentences = chosen = whole[: self.ahead]
             self.spread = float(plan.spread[0].mean())
             self.imagined += int(plan.imagined[due].sum())

@@ -185,6 +185,7 @@ def test_a_plan_too_late_or_lost_is_asked_for_again_from_rest():
         ({"lead": 0}, "lead=0"),
         ({"remote": "here"}, "remote=here: a host and a port"),
         ({"remote": "here:1"}, "remote= and secret=: both"),
+        ({"remote": "here:1", "secret": "s", "planner": False}, "planner=false: not with remote="),
         ({"viewer": "tv"}, "viewer=tv: one of"),
     ],
 )

@@ -213,13 +213,14 @@ def test_a_camera_that_is_not_there_at_first_is_an_error(tmp_path):
     assert not camera.is_connected
 
 
-def test_a_planners_process_decides_as_the_agent_does_from_the_same_senses(checkpoint):
+@pytest.mark.parametrize("planned", [True, False])
+def test_a_planners_process_decides_as_the_agent_does_from_the_same_senses(checkpoint, planned):
     from configs.planning import decider, opened  # noqa: PLC0415
     from policies.serving.messages import Ask, Begin, Refusal  # noqa: PLC0415
     from policies.words import Words  # noqa: PLC0415
 
-    answering = decider(checkpoint, 3, "cpu", 1)
-    agent, task = opened(checkpoint, 3, "cpu", 1)
+    answering = decider(checkpoint, 3, "cpu", 1, planned)
+    agent, task = opened(checkpoint, 3, "cpu", 1, planned)
     begin = Begin(task.label, 25, 6, 0.0, "overhead", SIZE, "Touch the red cube.")
     ready = answering.begin(begin)
     lags = agent.model.config.vision.lags

@@ -14,7 +14,7 @@ from worldmodel.senses import IMAGES, LANGUAGE, STATE, is_image, mask
 
 
 class Decider:
-    """Answers a robot with the decisions of an agent, which has a planner, for the task called `label`."""
+    """Answers a robot with the decisions of an agent, with a planner or without, for the task called `label`."""
 
     def __init__(self, agent: Agent, label: str):
         self.agent, self.label = agent, label
@@ -40,7 +40,7 @@ class Decider:
             except ValueError as error:
                 return Refusal(str(error))
         self._forget()
-        if begin.deadline_ms:
+        if begin.deadline_ms and self.agent.planner is not None:
             planner = self.agent.planner
             planner.config = replace(planner.config, deadline_ms=begin.deadline_ms)
         curve = tokens.curves[-1]
@@ -65,7 +65,7 @@ class Decider:
             self._forget()
         agent.at = agent.until.clone()  # the next decision is due now
         agent.follow(self._observation(ask))
-        points = agent.plan.tokens[:, 0, : agent.tokens.points].cpu().numpy()
+        points = agent.sentences[:, 0, : agent.tokens.points].numpy()
         actions = agent.actions[0, : int(agent.until[0])].numpy().copy()
         return Answer(ask.number, 1000 * (time.perf_counter() - began), actions, points)
 

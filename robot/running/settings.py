@@ -36,6 +36,7 @@ class RunConfig:
     real_time: bool = False
     device: str = "cpu"
     threads: int = 1
+    planner: bool = True
 
     def __post_init__(self):
         """Raise ValueError for a value out of range, or one that the robot cannot use."""
@@ -58,6 +59,9 @@ class RunConfig:
             split_address(self.remote, "remote")
         if bool(self.remote) != bool(self.secret):
             raise ValueError("remote= and secret=: both, the planner's host:port and the file with the shared secret")
+
+        if self.remote and not self.planner:
+            raise ValueError("planner=false: not with remote=; semagram-serve planner=false decides so where it is")
 
     @property
     def preset(self) -> str:
@@ -82,6 +86,7 @@ class ServeConfig:
     seed: int = 100
     device: str = "cpu"
     threads: int = 1
+    planner: bool = True
 
     def __post_init__(self):
         """Raise ValueError for a value out of range or missing."""
