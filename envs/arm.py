@@ -70,9 +70,15 @@ class JointTargets(gymnasium.Wrapper):
         told = {"is_success": bool(info["success"])}
         if not self._asked:
             return told
+        from sim.so101_experts import Unreachable  # noqa: PLC0415
+
+        unknown = told | {EXPERT: np.full(6, np.nan)}
         if self._expert is None:
-            return told | {EXPERT: np.full(6, np.nan)}
-        return told | {EXPERT: self.targets.action(self.target, self._expert.target())}
+            return unknown
+        try:
+            return told | {EXPERT: self.targets.action(self.target, self._expert.target())}
+        except Unreachable:
+            return unknown
 
     def _begun(self, seed: int | None) -> "Expert | None":
         """The task's expert; None where it cannot do it."""

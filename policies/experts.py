@@ -33,8 +33,8 @@ class Experts:
         return (episode - 1) * count + np.arange(count) < self._first
 
     def driving(self, episode: np.ndarray) -> np.ndarray:
-        """Which (E,) drive in episodes of these numbers (E,), as far as they know how to."""
-        return self.demonstrating(episode) | self.taken
+        """Which (E,) drive now, in episodes of these numbers (E,)."""
+        return (self.demonstrating(episode) | self.taken) & self.known
 
     def take_over(self, generator: torch.Generator) -> None:
         """Perhaps take over, before a step. Draws only where experts may."""
@@ -60,5 +60,5 @@ class Experts:
 
     def instead(self, action: Tensor, episode: np.ndarray) -> tuple[Tensor, Tensor]:
         """The actions (E, A), experts' where they drive; and where they do (E,)."""
-        told = torch.from_numpy(self.driving(episode) & self.known)
+        told = torch.from_numpy(self.driving(episode))
         return torch.where(told[:, None], self.action, action), told

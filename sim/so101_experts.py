@@ -51,17 +51,20 @@ class Expert(ABC):
         self.last = np.asarray(self.env.commanded, float)
         self.rate = np.zeros(6)  # rad/s, of the targets
         self.object = self.pose()
-        self.find()
+        self.find(self.object)
 
     def target(self) -> np.ndarray:
-        """The joint targets (6,) in rad of the next control step, whoever said those before; asked once in each."""
+        """The joint targets (6,) in rad of the next control step, whoever said those before; asked once in each.
+
+        Raises Unreachable where the object has got away; it may come back.
+        """
         now, dt = np.asarray(self.env.commanded, float), self.env.control_dt
         pose = self.pose()
         if self.follows() and (
             np.abs(pose - self.object)[:3].max() > MOVED_M or np.abs(pose - self.object)[3:].max() > TURNED
         ):
+            self.find(pose)
             self.object = pose
-            self.find()
         before, step = (now - self.last) / dt, ACCELERATIONS * dt
         wanted = np.clip(self.wanted(now), GAIN * (self.low - now), GAIN * (self.high - now))
         self.rate = before + np.clip(wanted - before, -step, step)
@@ -69,8 +72,8 @@ class Expert(ABC):
         return np.clip(now + self.rate * dt, self.low, self.high)
 
     @abstractmethod
-    def find(self) -> None:
-        """See how the object can be reached where it lies now. Raises Unreachable."""
+    def find(self, pose: np.ndarray) -> None:
+        """See how the object can be reached where it lies, (7,). Raises Unreachable, and stays as it was."""
 
     @abstractmethod
     def wanted(self, now: np.ndarray) -> np.ndarray:
@@ -111,9 +114,9 @@ class Touch(Expert):
         self.lean = rng.uniform(-0.15, 0.15)
         super().__init__(env, rng)
 
-    def find(self) -> None:
+    def find(self, pose: np.ndarray) -> None:
         """The joints that touch it."""
-        place = self.object[:3] + self.above
+        place = pose[:3] + self.above
         self.goal = self.solve(_leaning(place, self.lean), READY, most_m=0.015).joints
 
     def wanted(self, now: np.ndarray) -> np.ndarray:
@@ -138,13 +141,12 @@ class PickLift(Expert):
         self.grasp: np.ndarray | None = None
         super().__init__(env, rng)
 
-    def find(self) -> None:
+    def find(self, pose: np.ndarray) -> None:
         """The grasp and the way down to it."""
-        found = self._best()
-        self.grasp = found.joints
-        place, axes = self.reach.hand(self.grasp)
-        over = self.solve(Pose(place - self.over * DOWN, axes[:, 2], axes[:, 0]), self.grasp, most_m=0.03)
-        self.way = over.joints - self.grasp
+        grasp = self._best(pose).joints
+        place, axes = self.reach.hand(grasp)
+        over = self.solve(Pose(place - self.over * DOWN, axes[:, 2], axes[:, 0]), grasp, most_m=0.03)
+        self.grasp, self.way = grasp, over.joints - grasp
 
     def wanted(self, now: np.ndarray) -> np.ndarray:
         """Up, the more the fingers press; else to the way down, along it, and closing at its end."""
@@ -183,12 +185,12 @@ class PickLift(Expert):
             return False
         return bool(np.linalg.norm(self.pose()[:3] - self.reach.hand(measured[:ARM])[0]) < BETWEEN_M)
 
-    def _best(self) -> Reached:
+    def _best(self, lies: np.ndarray) -> Reached:
         """The best of the four ways to take the cube by two opposite faces; as before, once it has been chosen.
 
         That is by how well it can be done, how deep in the table the arm would be, and how far the wrist has to turn.
         """
-        place, (w, x, y, z) = self.object[:3].copy(), self.object[3:]
+        place, (w, x, y, z) = lies[:3].copy(), lies[3:]
         place[2] = max(LOWEST_M, place[2] - 0.0015)
         yaw = np.arctan2(2 * (w * z + x * y), 1 - 2 * (y * y + z * z))
         leaning = _leaning(place, self.lean)
@@ -199,7 +201,7 @@ class PickLift(Expert):
             ways.append(Pose(place - OFF_FIXED_JAW_M * across, leaning.approach, across))
         if self.grasp is not None:
             axis = self.reach.hand(self.grasp)[1][:, 0]
-            return self.reach.solve(max(ways, key=lambda pose: float(pose.across @ axis)), self.grasp)
+            return self.solve(max(ways, key=lambda pose: float(pose.across @ axis)), self.grasp)
         wrist = self.env.commanded[ARM - 1]
 
         def cost(pair: tuple[Reached, Pose]) -> float:

@@ -65,7 +65,7 @@ def test_the_first_episodes_are_the_experts_and_no_others(told, limits):
         return act(observation)
 
     def stepping(action):
-        here = trainer.experts.driving(trainer.episode) & trainer.experts.known
+        here = trainer.experts.driving(trainer.episode)
         np.testing.assert_array_equal(action[here], trainer.experts.action[torch.from_numpy(here)].numpy())
         driven.append(((trainer.episode - 1) * len(limits) + np.arange(len(limits)))[here])
         return step(action)
@@ -91,23 +91,26 @@ def test_an_expert_that_takes_over_keeps_the_episode_to_its_end(told, limits):
     trainer.env.step = stepping
     advance(trainer, 400)
     episode, length, here = (np.array(column) for column in zip(*taken, strict=True))
+    begun = set()
     for env in range(len(limits)):
         first = {}
         for e, at, now in zip(episode[:, env], length[:, env], here[:, env], strict=True):
             if now:
                 first.setdefault(e, at)
             assert now == (e in first)
-        assert len(set(first.values())) > 2 and len(first) < episode[-1, env]  # at any step, and not in each episode
+        assert len(first) < episode[-1, env]  # not in each episode
+        begun |= set(first.values())
+    assert len(begun) > 2  # at any step
 
 
 @pytest.mark.parametrize("limits", [(9,), (5, 8, 6)])
 def test_a_run_resumed_after_a_takeover_is_the_run_itself(toys, told, tmp_path, limits):
-    whole, met = told(*limits, first=0, takeover=0.1), 0
+    whole, met = told(*limits, first=0, takeover=0.3), 0
     for steps in (12, 24, 33, 60, 72):
         advance(whole, steps)
         met += whole.experts.taken.any()
         path = save_checkpoint(tmp_path, toys.identity(whole), whole, {}, 99)
-        resumed = told(*limits, first=0, takeover=0.1, weights=1)
+        resumed = told(*limits, first=0, takeover=0.3, weights=1)
         load_trainer(path, resumed, pytest.fail)
         advance(whole, steps + 9)
         advance(resumed, steps + 9)

@@ -81,7 +81,7 @@ def test_a_cube_that_is_pushed_away_is_taken_where_it_lies_then(scenes):
     for seed in (0, 2):
         env.reset(seed=seed)
         law, success = expert(env, name, np.random.default_rng(seed)), False
-        cube = env.unwrapped.model.jnt_qposadr[-1] if env.unwrapped.model.jnt_type[-1] == 0 else None
+        cube = env.unwrapped.model.jnt_qposadr[-1]
         for step in range(180):
             if step == 35:  # on the way down
                 env.unwrapped.data.qpos[cube : cube + 2] += [-0.03, 0.03]
@@ -92,10 +92,14 @@ def test_a_cube_that_is_pushed_away_is_taken_where_it_lies_then(scenes):
 def test_what_is_out_of_reach_is_refused(scenes):
     env = scenes["so101-pick-lift"]
     env.reset(seed=0)
-    model, data = env.unwrapped.model, env.unwrapped.data
-    data.qpos[model.jnt_qposadr[-1]] += 0.3
+    law, place = expert(env, "so101-pick-lift", np.random.default_rng(0)), env.unwrapped.model.jnt_qposadr[-1]
+    env.unwrapped.data.qpos[place] += 0.3
     with pytest.raises(Unreachable, match="out of reach"):
         expert(env, "so101-pick-lift", np.random.default_rng(0))
+    with pytest.raises(Unreachable, match="out of reach"):  # nor where it gets later
+        law.target()
+    env.unwrapped.data.qpos[place] -= 0.3
+    assert np.isfinite(law.target()).all()
 
 
 def test_reaching_is_the_inverse_of_where_the_hand_is(scenes):

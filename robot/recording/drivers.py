@@ -9,7 +9,7 @@ from lerobot.teleoperators import Teleoperator
 from robot.so101_sim import SO101Sim
 from robot.targets import Targets
 from sim.so101 import JOINTS
-from sim.so101_experts import Expert, expert
+from sim.so101_experts import Expert, Unreachable, expert
 
 HOLD_S = 0.3
 """How long an episode goes on after an expert is done, which lets the arm arrive."""
@@ -46,10 +46,13 @@ class ScriptDriver:
         self._left = round(HOLD_S * self._robot.config.control_hz)
 
     def goal(self, observation: dict) -> dict[str, float] | None:
-        """The expert's next targets."""
+        """The expert's next targets; none where it is done, or what it is about has got out of reach."""
         if self._expert.done():
             self._left -= 1
-        return None if self._left < 0 else named(self._robot.units.from_rad(self._expert.target()))
+        try:
+            return None if self._left < 0 else named(self._robot.units.from_rad(self._expert.target()))
+        except Unreachable:
+            return None
 
     def close(self) -> None:
         """Nothing to do."""
