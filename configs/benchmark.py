@@ -4,7 +4,7 @@ import fcntl
 import json
 import os
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 
 from configs import peers, report
@@ -132,7 +132,7 @@ def settings(config: BenchConfig) -> list[str]:
 
     for name in FIXED + FREE:
         value = getattr(config, name)
-        walk(value if isinstance(value, (bool, int, str)) else asdict(value), default[name], name)
+        walk(asdict(value) if is_dataclass(value) else value, default[name], name)
     return found
 
 
@@ -152,7 +152,7 @@ def _take(folder: Path, screen: Screen) -> int:
 
 def _same_settings(folder: Path, config: BenchConfig, steps: int) -> None:
     """Refuse to mix runs with different settings under one name, or to shorten them."""
-    now = {name: asdict(v) if hasattr(v := getattr(config, name), "__dataclass_fields__") else v for name in FIXED}
+    now = {name: asdict(v) if is_dataclass(v := getattr(config, name)) else v for name in FIXED}
     now = json.loads(json.dumps(now))  # as it reads when it is written
     path = folder / SETTINGS
     if path.exists():
