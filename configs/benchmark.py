@@ -17,7 +17,10 @@ from envs.benchmark.results import Result, append, latest, read
 from envs.benchmark.suites import SUITES, Suite
 from policies.files import replace_file
 
-FIXED = ("model", "learning", "planner", "replay", "seed_steps", "noise", "demonstrations", "takeover", "envs")
+FIXED = (
+    *("model", "learning", "planner", "replay", "senses", "image_size"),
+    *("seed_steps", "noise", "demonstrations", "takeover", "envs"),
+)
 FREE = ("device", "threads", "compile", "video", "evaluation", "checkpoint")
 RESULTS, SETTINGS, LOCK = "results.csv", "settings.json", ".lock"
 PATIENCE = 60  # seconds to wait for the workers of a bench that was killed
@@ -121,7 +124,7 @@ class Benchmark:
 
 def settings(config: BenchConfig) -> list[str]:
     """The keys, `name=value`, in which the runs differ from semagram-train's defaults."""
-    default, found = asdict(TrainConfig()), []
+    default, found = _plain(asdict(TrainConfig())), []
 
     def walk(value, usual, name: str) -> None:
         if isinstance(value, dict):
@@ -131,9 +134,13 @@ def settings(config: BenchConfig) -> list[str]:
             found.append(f"{name}={quoted(value) if isinstance(value, str) else json.dumps(value)}")
 
     for name in FIXED + FREE:
-        value = getattr(config, name)
-        walk(asdict(value) if is_dataclass(value) else value, default[name], name)
+        walk(_plain(getattr(config, name)), default[name], name)
     return found
+
+
+def _plain(value):
+    """A setting as it reads when it is written as JSON."""
+    return json.loads(json.dumps(asdict(value) if is_dataclass(value) else value))
 
 
 def _take(folder: Path, screen: Screen) -> int:
@@ -152,13 +159,13 @@ def _take(folder: Path, screen: Screen) -> int:
 
 def _same_settings(folder: Path, config: BenchConfig, steps: int) -> None:
     """Refuse to mix runs with different settings under one name, or to shorten them."""
-    now = {name: asdict(v) if is_dataclass(v := getattr(config, name)) else v for name in FIXED}
-    now = json.loads(json.dumps(now))  # as it reads when it is written
+    now, usual = {name: _plain(getattr(config, name)) for name in FIXED}, _plain(asdict(TrainConfig()))
     path = folder / SETTINGS
     if path.exists():
         before = json.loads(path.read_text())
         for name in FIXED:
-            if before[name] != now[name]:
+            begun = before.get(name, usual[name])  # it was begun before there was this key
+            if ({**usual[name], **begun} if isinstance(begun, dict) else begun) != now[name]:
                 raise ConfigError(f"out={folder}: begun with other settings of {name}; take another agent= or out=")
         if before["steps"] > steps:
             raise ConfigError(f"steps={steps}: {folder} was begun with {before['steps']}; take another out=")

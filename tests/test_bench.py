@@ -241,6 +241,26 @@ def test_what_is_passed_on_is_what_differs_from_the_defaults():
     ]
 
 
+def test_what_is_perceived_is_passed_on():
+    seeing = settings(BenchConfig(senses=("state", "images.main"), image_size=32))
+    assert seeing == ['senses=["state", "images.main"]', "image_size=32", "video=false"]
+
+
+def test_a_folder_begun_before_there_was_a_key_goes_on_with_its_default_only(monkeypatch, tmp_path):
+    monkeypatch.setattr(benchmark, "Screen", Silent)
+    os.close(Benchmark.begin(BenchConfig(), tmp_path).lock)
+    path = tmp_path / benchmark.SETTINGS
+    before = json.loads(path.read_text())
+    del before["takeover"], before["learning"]["expert"]
+    for config, refused in ((BenchConfig(), False), (BenchConfig(learning=LearningConfig(expert=1.0)), True)):
+        path.write_text(json.dumps(before))
+        if refused:
+            with pytest.raises(ConfigError, match="other settings of learning"):
+                Benchmark.begin(config, tmp_path)
+        else:
+            os.close(Benchmark.begin(config, tmp_path).lock)
+
+
 def test_suites_are_of_known_tasks():
     for suite in SUITES.values():
         assert not set(suite.tasks) - set(NAMES)
