@@ -8,7 +8,7 @@ semagram-bench: train on every task of a suite with several seeds, and compare w
 
   semagram-bench                                       three tasks, one seed, 20,000 steps: a first look
   semagram-bench suite=dmc-100k                        eight tasks x three seeds x 100,000 steps
-  semagram-bench suite=dmc-ablation agent=no-depths planner.depths=false
+  semagram-bench suite=dmc-ablation agent=white noise=white
                                                        the same with a setting changed, under a name of its own
   semagram-bench tasks=[walker-run,Pendulum-v1] steps=50000 seeds=2
   semagram-bench table=docs/results/dmc-100k.csv readme=README.md

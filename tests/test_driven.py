@@ -11,6 +11,7 @@ from envs import arm
 from envs.make import make, make_vector
 from envs.settings import TaskConfig
 from policies.checkpoint import load_trainer, save_checkpoint
+from policies.rollouts import episode_seeds
 from policies.settings import EXPERT
 from sim import so101_experts
 from sim.so101_tasks import SCRIPTED
@@ -73,8 +74,23 @@ def test_the_first_episodes_are_the_experts_and_no_others(told, limits):
     trainer.agent.act, trainer.env.step = acting, stepping
     advance(trainer, 200)
     episodes = np.unique(np.concatenate(driven))
-    assert set(episodes) < set(range(6)) and len(episodes)  # in some of them the expert does not know how to
+    count = len(limits)
+    seeds = [episode_seeds(trainer.config.seed, 0, n // count + 1, count)[n % count] for n in range(6)]
+    assert set(episodes) == {n for n, seed in enumerate(seeds) if seed % 3}  # in the others it does not know how to
+    assert len(episodes)
     assert planned and trainer.episode.min() > 3
+
+
+def test_a_batch_holds_its_share_of_what_experts_did(told):
+    trainer = told(9)
+    advance(trainer, 150)
+    replay, generator = trainer.replay, torch.Generator().manual_seed(0)
+    assert float(replay.driven.float().sum()) / replay.steps < 0.4
+    for share in (0.5, 1.0):
+        window = replay.sample(40, 2, 1, generator, share)
+        assert round(share * 40) <= int(window.driven.sum())
+    batch = trainer._draw()
+    assert int(batch.driven.sum()) >= round(trainer.learner.config.demonstrated * len(batch.driven))
 
 
 @pytest.mark.parametrize("limits", [(9,), (5, 8, 6)])
