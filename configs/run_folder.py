@@ -7,6 +7,7 @@ import os
 from functools import cached_property
 from pathlib import Path
 
+import yaml
 from omegaconf import OmegaConf
 
 from policies.files import replace_file
@@ -52,7 +53,13 @@ class RunFolder:
         path = self.path / "config.yaml"
         if not path.is_file():
             raise FolderError(f"resume={self.path}: not a run folder (it has no config.yaml)")
-        return OmegaConf.to_container(OmegaConf.load(path))
+        try:
+            found = OmegaConf.to_container(OmegaConf.load(path))
+        except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:  # the last: of a lone number
+            raise FolderError(f"{path}: damaged, not YAML ({' '.join(str(error).split())})") from error
+        if not isinstance(found, dict) or "task" not in found:
+            raise FolderError(f"{path}: damaged, not the config of a run (it names no task)")
+        return found
 
     def metrics_size(self) -> int:
         """Bytes of metrics.csv, on disk for good."""

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from configs.run_folder import RunFolder
 from policies import folders
 from policies.files import replace_file
 from policies.folders import (
@@ -216,3 +217,14 @@ def test_a_file_is_replaced_in_one_step_or_not_at_all(tmp_path, monkeypatch):
         assert os.listdir(tmp_path) == ["f"]
     replace_file(path, b"new")
     assert path.read_bytes() == b"new" and path.stat().st_mode & 0o777 == 0o640
+
+
+@pytest.mark.parametrize("text", [b"", b"a: [", b"\xff\xfe\x00\x81", b"- task\n", b"3\n"])
+def test_a_damaged_config_of_a_run_is_named_in_one_line(tmp_path, text):
+    folder = RunFolder(tmp_path)
+    folder.begin({"task": {"name": "cup-catch"}, "steps": 5})
+    assert folder.config() == {"task": {"name": "cup-catch"}, "steps": 5}
+    (tmp_path / "config.yaml").write_bytes(text)
+    with pytest.raises(FolderError, match=r"config\.yaml: damaged") as found:
+        folder.config()
+    assert "\n" not in str(found.value)
