@@ -124,7 +124,7 @@ class Benchmark:
 
 def settings(config: BenchConfig) -> list[str]:
     """The keys, `name=value`, in which the runs differ from semagram-train's defaults."""
-    default, found = _plain(asdict(TrainConfig())), []
+    default, found = _plain(TrainConfig()), []
 
     def walk(value, usual, name: str) -> None:
         if isinstance(value, dict):
@@ -159,7 +159,7 @@ def _take(folder: Path, screen: Screen) -> int:
 
 def _same_settings(folder: Path, config: BenchConfig, steps: int) -> None:
     """Refuse to mix runs with different settings under one name, or to shorten them."""
-    now, usual = {name: _plain(getattr(config, name)) for name in FIXED}, _plain(asdict(TrainConfig()))
+    now, usual = {name: _plain(getattr(config, name)) for name in FIXED}, _plain(TrainConfig())
     path = folder / SETTINGS
     if path.exists():
         before = json.loads(path.read_text())

@@ -44,7 +44,7 @@ class Expert(ABC):
 
     def __init__(self, env: gymnasium.Env, rng: np.random.Generator):
         """Begin where the arm stands. Raises Unreachable."""
-        self.env, self.rng = env.unwrapped, rng
+        self.env = env.unwrapped
         self.low, self.high = so101.limits(env)
         self.reach = Reach(self.env.model, self.low, self.high)
         self.most = RATES * rng.uniform(0.8, 1.0)  # rad/s
@@ -60,13 +60,13 @@ class Expert(ABC):
         """
         now, dt = np.asarray(self.env.commanded, float), self.env.control_dt
         pose = self.pose()
-        if self.follows() and (
+        if self.follows(now, pose) and (
             np.abs(pose - self.object)[:3].max() > MOVED_M or np.abs(pose - self.object)[3:].max() > TURNED
         ):
             self.find(pose)
             self.object = pose
         before, step = (now - self.last) / dt, ACCELERATIONS * dt
-        wanted = np.clip(self.wanted(now), GAIN * (self.low - now), GAIN * (self.high - now))
+        wanted = np.clip(self.wanted(now, pose), GAIN * (self.low - now), GAIN * (self.high - now))
         self.rate = before + np.clip(wanted - before, -step, step)
         self.last = now
         return np.clip(now + self.rate * dt, self.low, self.high)
@@ -76,14 +76,14 @@ class Expert(ABC):
         """See how the object can be reached where it lies, (7,). Raises Unreachable, and stays as it was."""
 
     @abstractmethod
-    def wanted(self, now: np.ndarray) -> np.ndarray:
-        """The rates (6,) in rad/s at which the targets, (6,) now, should move."""
+    def wanted(self, now: np.ndarray, pose: np.ndarray) -> np.ndarray:
+        """The rates (6,) in rad/s at which the targets, (6,) now, should move, the object lying as it does, (7,)."""
 
     @abstractmethod
     def done(self) -> bool:
         """Whether nothing is left to do."""
 
-    def follows(self) -> bool:
+    def follows(self, now: np.ndarray, pose: np.ndarray) -> bool:
         """Whether an object that moves is to be reached for anew."""
         return True
 
@@ -119,7 +119,7 @@ class Touch(Expert):
         place = pose[:3] + self.above
         self.goal = self.solve(_leaning(place, self.lean), READY, most_m=0.015).joints
 
-    def wanted(self, now: np.ndarray) -> np.ndarray:
+    def wanted(self, now: np.ndarray, pose: np.ndarray) -> np.ndarray:
         """Towards it."""
         return self.towards(np.append(self.goal, now[ARM]), now)
 
@@ -148,13 +148,13 @@ class PickLift(Expert):
         over = self.solve(Pose(place - self.over * DOWN, axes[:, 2], axes[:, 0]), grasp, most_m=0.03)
         self.grasp, self.way = grasp, over.joints - grasp
 
-    def wanted(self, now: np.ndarray) -> np.ndarray:
+    def wanted(self, now: np.ndarray, pose: np.ndarray) -> np.ndarray:
         """Up, the more the fingers press; else to the way down, along it, and closing at its end."""
         measured = so101.positions(self.env)
-        if self._holds(measured, now):
+        if self._holds(measured, now, pose):
             felt = measured[ARM] - now[ARM]
             share = np.clip((felt - FELT_RAD) / (FIRM_RAD - FELT_RAD), 0, 1)
-            left = np.clip((self.lifted - self.pose()[2]) * GAIN, 0, LIFT_RATE)  # m/s
+            left = np.clip((self.lifted - pose[2]) * GAIN, 0, LIFT_RATE)  # m/s
             closing = self.towards(np.append(now[:ARM], HOLD), now)
             return closing + np.append(share * left / self.over * self.way, 0)
         astray = self._beside(now[:ARM])
@@ -166,9 +166,9 @@ class PickLift(Expert):
         gripper = self.opened + closed * (HOLD - self.opened)
         return self.towards(np.append(self.grasp + share * self.way, gripper), now)
 
-    def follows(self) -> bool:
+    def follows(self, now: np.ndarray, pose: np.ndarray) -> bool:
         """Not while it is held."""
-        return not self._holds(so101.positions(self.env), self.env.commanded)
+        return not self._holds(so101.positions(self.env), now, pose)
 
     def done(self) -> bool:
         """Whether the cube is up."""
@@ -179,11 +179,11 @@ class PickLift(Expert):
         along = np.clip((joints - self.grasp) @ self.way / (self.way @ self.way), 0, 1.5)
         return float(np.abs(joints - self.grasp - along * self.way).max())
 
-    def _holds(self, measured: np.ndarray, now: np.ndarray) -> bool:
+    def _holds(self, measured: np.ndarray, now: np.ndarray, pose: np.ndarray) -> bool:
         """Whether the fingers press on the cube."""
         if now[ARM] > NARROW_RAD or measured[ARM] - now[ARM] < FELT_RAD:
             return False
-        return bool(np.linalg.norm(self.pose()[:3] - self.reach.hand(measured[:ARM])[0]) < BETWEEN_M)
+        return bool(np.linalg.norm(pose[:3] - self.reach.hand(measured[:ARM])[0]) < BETWEEN_M)
 
     def _best(self, lies: np.ndarray) -> Reached:
         """The best of the four ways to take the cube by two opposite faces; as before, once it has been chosen.

@@ -143,6 +143,8 @@ def test_only_elites_of_the_winning_kind_make_the_mean():
     for t in range(2):
         covariance = torch.cov(candidates[t, 0, :2, :4].T, correction=0, aweights=two)
         assert torch.allclose(ways[t, 0].T @ ways[t, 0], covariance, atol=1e-6)
+    alone = common(elites, weights, 7)[0]  # one kind only: all have their weights
+    assert torch.equal(alone, torch.einsum("be,tbep->tbp", weights, elites))
 
 
 def test_a_plan_is_of_one_kind_and_every_kind_is_considered(mixed):
