@@ -42,6 +42,11 @@ class RunFolder:
         self.checkpoints = path / "checkpoints"
         self.metrics = path / "metrics.csv"
 
+    @property
+    def used(self) -> bool:
+        """Whether a run has left a checkpoint in it."""
+        return any(path.name.isdigit() for path in self.checkpoints.glob("*"))
+
     def begin(self, config: dict) -> None:
         """Write the config and an empty metrics file."""
         self.path.mkdir(parents=True, exist_ok=True)

@@ -4,15 +4,15 @@ import signal
 import sys
 import time
 from collections.abc import Collection
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
-from omegaconf import OmegaConf
 from tqdm import tqdm
 
 from configs.assembly import Assembly, prepare
 from configs.films import film
 from configs.pace import measure
+from configs.resuming import Resumption
 from configs.run_folder import RunFolder
 from configs.schema import TrainConfig
 from configs.strict import ConfigError, build
@@ -21,15 +21,11 @@ from envs.benchmark.curves import read_curve
 from envs.benchmark.figures import learning_curve
 from envs.blackout import watched
 from envs.make import make
-from envs.settings import TaskConfig
 from policies.agent import Agent
-from policies.checkpoint import load_trainer, newest, read_identity, save_checkpoint, versions
-from policies.folders import FolderError
+from policies.checkpoint import load_trainer, save_checkpoint, versions
 from policies.memories import Memories
 from policies.rollouts import Rollout, by_task, rollout, success_rates
 from worldmodel.arithmetic import plan_gflop, update_gflop
-
-RESUMABLE = ("steps", "threads", "video", "compile", "evaluation", "checkpoint", "device")
 
 
 class Stopped(Exception):
@@ -40,11 +36,13 @@ class Stopped(Exception):
 class Training:
     """One run.
 
+    `keys`: its config as it was composed, which every checkpoint holds.
     `seconds` is the time spent training, evaluations left out, over all its sittings; `evaluated` the environment steps
     at the last evaluation; `signal` the name of the signal that asked it to stop.
     """
 
     config: TrainConfig
+    keys: dict
     parts: Assembly
     folder: RunFolder
     seconds: float = 0.0
@@ -53,33 +51,29 @@ class Training:
 
     @classmethod
     def begin(cls, keys: dict, path: Path, given: Collection[str] = ()) -> "Training":
-        """A new run in the folder `path`, or the continuation of `resume`, of which only RESUMABLE keys can change.
+        """A new run in the folder `path`, or the continuation of `resume` (`configs.resuming`).
 
         `given`: the keys that the user set, dotted. Raises ConfigError, FolderError.
         """
         if keys["resume"]:
-            return cls._resume(keys, given)
+            return cls._resume(Resumption.find(keys, given))
         config = build(TrainConfig, keys)
-        parts = Assembly(config, prepare(config))
-        parts.trainer  # noqa: B018  a task that cannot be made or remembered is refused before anything is written
-        run = cls(config, parts, RunFolder(path))
+        run = cls(config, keys, Assembly(config, prepare(config)), RunFolder(path))
+        if run.folder.used:
+            raise ConfigError(f"hydra.run.dir={path}: holds a run already; resume={path} goes on with it")
+        run.parts.trainer  # noqa: B018  a task that cannot be made or remembered is refused before anything is written
         run.folder.begin(keys)
         return run
 
     @classmethod
-    def _resume(cls, keys: dict, given: Collection[str]) -> "Training":
-        folder = RunFolder(Path(keys["resume"]))
-        config = build(TrainConfig, _changed(folder.config(), keys, given))
-        run = cls(config, Assembly(config, prepare(config)), folder)
-        path = newest(folder.checkpoints)
-        made = asdict(TaskConfig(**read_identity(path).task))
-        if other := [f"task.{k}={made.get(k)}, not {v}" for k, v in asdict(config.task).items() if made.get(k) != v]:
-            raise FolderError(f"{path}: a checkpoint of another task ({'; '.join(other)})")
-        progress = load_trainer(path, run.parts.trainer, run._say)
-        folder.rewind(int(progress["metrics_bytes"]))
-        run.seconds = float(progress["seconds"])
-        run.evaluated = int(progress.get("evaluated", run.parts.trainer.env_steps))
-        run._say(f"going on from {path}")
+    def _resume(cls, found: Resumption) -> "Training":
+        config = build(TrainConfig, found.keys)
+        run = cls(config, found.keys, Assembly(config, prepare(config)), found.folder)
+        load_trainer(found.path, run.parts.trainer, run._say)
+        found.folder.rewind(int(found.progress["metrics_bytes"]))
+        run.seconds = float(found.progress["seconds"])
+        run.evaluated = int(found.progress.get("evaluated", run.parts.trainer.env_steps))
+        run._say(f"going on from {found.path}")
         return run
 
     def run(self) -> dict:
@@ -175,6 +169,7 @@ class Training:
 
     def _save(self) -> None:
         progress = {
+            "config": self.keys,
             "metrics_bytes": self.folder.metrics_size(),
             "seconds": self.seconds,
             "evaluated": self.evaluated,
@@ -234,15 +229,3 @@ class Training:
     @staticmethod
     def _say(text: str) -> None:
         tqdm.write(text, file=sys.stderr)
-
-
-def _changed(saved: dict, keys: dict, given: Collection[str]) -> dict:
-    """The config a run began with, with the RESUMABLE keys that are `given`. Raises ConfigError for another one."""
-    old, new = OmegaConf.create(saved), OmegaConf.create(keys)
-    for name in sorted(set(given) - {"resume"}):
-        was, wanted = OmegaConf.select(old, name), OmegaConf.select(new, name)
-        if name.partition(".")[0] in RESUMABLE:
-            OmegaConf.update(old, name, wanted)
-        elif was != wanted:
-            raise ConfigError(f"{name}: fixed when this run began; on resuming, {', '.join(RESUMABLE)} can change")
-    return OmegaConf.to_container(old)

@@ -68,10 +68,10 @@ def versions() -> dict[str, str]:
     return {name: version(name) for name in ("semagram", "torch", "numpy", "mujoco", "gymnasium")}
 
 
-def save_checkpoint(folder: Path, identity: Identity, trainer: Trainer, progress: dict[str, float], keep: int) -> Path:
+def save_checkpoint(folder: Path, identity: Identity, trainer: Trainer, progress: dict, keep: int) -> Path:
     """Write `folder`/<env steps>, point `folder`/last at it, remove all but it and the newest others, `keep` in all.
 
-    `progress` is the caller's own, and comes back from `load_trainer`.
+    `progress` is the caller's own, plain data, and comes back from `read_progress`.
 
     Raises FloatingPointError if a weight is not finite (nothing is written, the last good one stays), OSError.
     """
@@ -160,8 +160,14 @@ def _fit(wanted: dict[str, Tensor], saved: dict[str, Tensor], path: Path) -> Non
         raise FolderError(f"{path}: {name} is {tuple(saved[name].shape)}, none is needed")
 
 
-def load_trainer(path: Path, trainer: Trainer, warn: Callable[[str], None]) -> dict[str, float]:
-    """Bring a trainer to where it was when the checkpoint was saved; returns `progress`. Raises FolderError."""
+def read_progress(path: Path) -> dict:
+    """What the caller of `save_checkpoint` left in a checkpoint. Raises FolderError."""
+    check_folder(path, (PROGRESS,))
+    return json.loads((path / PROGRESS).read_text())
+
+
+def load_trainer(path: Path, trainer: Trainer, warn: Callable[[str], None]) -> None:
+    """Bring a trainer to where it was when the checkpoint was saved. Raises FolderError."""
     check_folder(path, (CONFIG, MODEL, LEARNER, LOOP, REPLAY, PROGRESS))
     load_into(trainer.learner.acting, path)
     saved = read_tensors(path / LEARNER)
@@ -172,4 +178,3 @@ def load_trainer(path: Path, trainer: Trainer, warn: Callable[[str], None]) -> d
         trainer.load_state_dict(read_tensors(path / LOOP), warn)
     except (KeyError, ValueError) as error:
         raise FolderError(f"{path}: does not fit this run ({error})") from error
-    return json.loads((path / PROGRESS).read_text())

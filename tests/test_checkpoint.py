@@ -13,6 +13,7 @@ from policies.checkpoint import (
     load_trainer,
     newest,
     read_identity,
+    read_progress,
     save_checkpoint,
 )
 from policies.folders import FolderError, read_tensors, tensor_bytes, write_folder
@@ -63,8 +64,7 @@ def test_the_model_comes_back_to_the_bit(toys, trained, tmp_path):
 
 def test_progress_comes_back(toys, trained, tmp_path):
     path = save(toys, trained, tmp_path, seconds=1.5, metrics_bytes=7)
-    progress = load_trainer(path, toys.trainer(toys.slides(7), weights=1), never)
-    assert progress == {"seconds": 1.5, "metrics_bytes": 7}
+    assert read_progress(path) == {"seconds": 1.5, "metrics_bytes": 7}
 
 
 def test_nothing_is_pickled(toys, trained, tmp_path):

@@ -194,13 +194,43 @@ def test_a_checkpoint_that_is_missing_something_is_named(command, trained, tmp_p
         assert "holds no checkpoint" in err
 
 
-def test_a_checkpoint_of_another_task_is_refused(command, trained, tmp_path):
+def test_a_config_that_is_not_the_checkpoints_is_refused(command, trained, tmp_path):
     run = shutil.copytree(trained, tmp_path / "run", symlinks=True)
-    config = (run / "config.yaml").read_text()
-    (run / "config.yaml").write_text(config.replace("max_decisions: 50", "max_decisions: 60"))
+    config, checkpoint = run / "config.yaml", run / "checkpoints" / "last"
+    begun = config.read_text()
+    for was, now, said in (
+        ("max_decisions: 50", "max_decisions: 60", "task.max_decisions=50, not 60"),
+        ("noise: mixed", "noise: white", "noise=mixed, not white"),
+    ):
+        config.write_text(begun.replace(was, now))
+        code, out, err = command("train", f"resume={run}")
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert f"{config}: not what {checkpoint.resolve()} was made with ({said})" in err
+    config.write_text(begun.replace("max_decisions: 50", "max_decisions: 60"))
+    progress = json.loads((checkpoint / "progress.json").read_text())
+    del progress["config"]  # as in a checkpoint of before it held the whole config
+    resign(checkpoint, "progress.json", json.dumps(progress).encode())
     code, out, err = command("train", f"resume={run}")
     assert (code, out, err.count("\n")) == (2, "", 1)
-    assert "a checkpoint of another task (task.max_decisions=50, not 60)" in err
+    assert "(task.max_decisions=50, not 60)" in err
+
+
+def test_a_run_goes_on_with_the_config_of_its_checkpoint(command, trained, tmp_path):
+    run = shutil.copytree(trained, tmp_path / "run", symlinks=True)
+    (run / "config.yaml").write_text("task:\n  name: gym\n")  # all else is not there to be read
+    was = json.loads((run / "summary.json").read_text())
+    code, out, err = command("train", f"resume={run}", "video=false")
+    assert code == 0, err
+    assert json.loads(out)["returns"] == was["returns"]
+
+
+def test_a_run_is_not_written_over(command, trained, tmp_path):
+    run = shutil.copytree(trained, tmp_path / "run", symlinks=True)
+    before = contents(run)
+    code, out, err = command("train", f"hydra.run.dir={run}")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert f"hydra.run.dir={run}: holds a run already; resume={run} goes on with it" in err
+    assert contents(run) == before
 
 
 def test_a_checkpoint_whose_task_has_changed_is_refused(command, trained, tmp_path):
