@@ -21,6 +21,7 @@ COLUMNS = (
     "episode_return",
     "episode_length",
     "episode_success",
+    "episode_driven",
     "eval_return",
     "eval_std",
     "eval_policy_return",

@@ -125,10 +125,12 @@ class Training:
                             "episode_return": ended.episode_return,
                             "episode_length": ended.episode_length,
                             "episode_success": ended.episode_success,
+                            "episode_driven": ended.driven,
                         }
                         | ended.metrics
                     )
-                    bar.set_postfix_str(f"return {ended.episode_return:.0f}", refresh=False)
+                    who = " (an expert drove)" if ended.driven else ""
+                    bar.set_postfix_str(f"return {ended.episode_return:.0f}{who}", refresh=False)
             self.seconds += time.perf_counter() - started
             bar.update(trainer.env_steps - now)
             every = config.checkpoint.every

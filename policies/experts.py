@@ -21,6 +21,7 @@ class Experts:
         self._first, self._takeover = config.demonstrations, config.takeover
         self.action = torch.full((count, size), torch.nan)
         self.taken = np.zeros(count, dtype=bool)  # who has taken over
+        self.steps = np.zeros(count, dtype=int)  # how many of the running episode's steps each has driven
 
     @property
     def known(self) -> np.ndarray:
@@ -48,6 +49,10 @@ class Experts:
             return {EXPERT: True}
         return {}
 
+    def begin(self, ended: np.ndarray) -> None:
+        """New episodes begin in the environments (E,) that ended."""
+        self.taken[ended], self.steps[ended] = False, 0
+
     def forget(self, ended: np.ndarray) -> None:
         """What was said in the episodes that ended."""
         self.action[torch.from_numpy(ended)] = torch.nan
@@ -59,6 +64,17 @@ class Experts:
             self.action[here] = torch.from_numpy(np.asarray(info[EXPERT], dtype=np.float32))[here]
 
     def instead(self, action: Tensor, episode: np.ndarray) -> tuple[Tensor, Tensor]:
-        """The actions (E, A), experts' where they drive; and where they do (E,)."""
-        told = torch.from_numpy(self.driving(episode))
+        """The actions (E, A) to take, experts' where they drive; and where they do (E,)."""
+        told = self.driving(episode)
+        self.steps += told
+        told = torch.from_numpy(told)
         return torch.where(told[:, None], self.action, action), told
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What the environments do not say again."""
+        return {name: torch.from_numpy(getattr(self, name).copy()) for name in ("taken", "steps")}
+
+    def load_state_dict(self, saved: dict[str, Tensor]) -> None:
+        """Take back what `state_dict` gave; of an older checkpoint, what it has."""
+        for name, value in saved.items():
+            setattr(self, name, value.numpy().copy())

@@ -24,12 +24,14 @@ from worldmodel.vision import shift
 class EpisodeEnd:
     """A training episode that ended: its return, its length in control steps, and the newest update's metrics.
 
+    `driven`: how many of its steps an expert drove.
     `episode_success`: 1 if it succeeded at any step, 0 if not; None where the environment does not tell.
     """
 
     episode_return: float
     episode_length: int
     metrics: dict[str, float]
+    driven: int = 0
     episode_success: int | None = None
 
 
@@ -104,6 +106,7 @@ class Trainer:
                 float(self.returns[i]),
                 int(self.lengths[i]),
                 metrics,
+                int(self.experts.steps[i]),
                 None if now is None else int(self.successes[i]),
             )
             for i in np.flatnonzero(ended)
@@ -131,7 +134,7 @@ class Trainer:
             self.replay.start(int(i), self._of(int(i)))
         self._measure(ended)
         self.returns[ended], self.lengths[ended], self.successes[ended] = 0, 0, 0
-        self.experts.taken[ended] = False
+        self.experts.begin(ended)
         self.agent.reset(torch.from_numpy(ended))
 
     def _of(self, env: int) -> dict[str, Tensor]:
@@ -202,9 +205,9 @@ class Trainer:
             "returns": torch.from_numpy(self.returns.copy()),
             "lengths": torch.from_numpy(self.lengths.copy()),
             "successes": torch.from_numpy(self.successes.copy()),
-            "taken": torch.from_numpy(self.experts.taken.copy()),
             "metrics": self.metrics.clone(),
             "generator": self.generator.get_state(),
+            **{f"experts.{name}": t for name, t in self.experts.state_dict().items()},
             **{f"seen.{key}": value for key, value in self.observation.items()},
             **{f"agent.{name}": t for name, t in self.agent.state_dict().items()},
         }
@@ -213,26 +216,32 @@ class Trainer:
         """Take back what `state_dict` gave; the replay must hold its steps again.
 
         The environments are brought back to where they were by taking the running episodes' actions once more from
-        the same seeds. Where one does not come out at the same observation (it is not deterministic), `warn` is told
-        and new episodes begin.
+        the same seeds. Where one does not come out at the same observation (it is not deterministic), or the replay no
+        longer holds all its actions, `warn` is told and new episodes begin.
         """
         self.steps = int(saved["steps"])
         self.episode = saved["episode"].numpy().copy()
         self.returns, self.lengths = saved["returns"].numpy().copy(), saved["lengths"].numpy().copy()
-        for holder, name in ((self, "successes"), (self.experts, "taken")):
-            if name in saved:  # not in a checkpoint of before there were any
-                setattr(holder, name, saved[name].numpy().copy())
+        if "successes" in saved:  # not in a checkpoint of before they were counted
+            self.successes = saved["successes"].numpy().copy()
+        self.experts.load_state_dict({n[8:]: t for n, t in saved.items() if n.startswith("experts.")})
         self.metrics = saved["metrics"].clone()
         self.observation = {n[5:]: t.clone() for n, t in saved.items() if n.startswith("seen.")}
         self.agent.load_state_dict({n[6:]: t for n, t in saved.items() if n.startswith("agent.")})
-        if not self._retrace():
-            warn("the environment did not come back to where it was: it is not deterministic; new episodes begin")
+        if fault := self._retrace():
+            warn(f"{fault}; new episodes begin")
             self._begin(np.ones(self.env.num_envs, dtype=bool))
         self.generator.set_state(saved["generator"])
 
-    def _retrace(self) -> bool:
-        """Step every environment through its running episode; each starts so late that all arrive together."""
-        count, most = self.env.num_envs, int(self.lengths.max())
+    def _retrace(self) -> str:
+        """Step every environment through its running episode; each starts so late that all arrive together.
+
+        Returns why it cannot be done, or "".
+        """
+        count, most, held = self.env.num_envs, int(self.lengths.max()), self.replay.rows - 1
+        if most > held:
+            return f"the running episode is {most} steps long, of which the replay holds {held}"
+        astray = "the environment did not come back to where it was: it is not deterministic"
         observation = self._reset(np.ones(count, dtype=bool))
         for t in range(most):
             starting = self.lengths == most - t
@@ -247,10 +256,11 @@ class Trainer:
             self.experts.hear(info)
             observation, ended = as_tensors(stepped), terminated | truncated
             if (ended & (done >= 0)).any():
-                return False
+                return astray
             if ended.any():
                 observation = self._reset(ended)
         late = self.lengths == 0
         if most and late.any():
             observation = self._reset(late)
-        return all(torch.equal(observation[key], value) for key, value in self.observation.items())
+        same = all(torch.equal(observation[key], value) for key, value in self.observation.items())
+        return "" if same else astray

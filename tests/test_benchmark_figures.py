@@ -45,6 +45,15 @@ def test_a_metrics_file_is_read_by_name(tmp_path):
     assert read.end == 3000
 
 
+def test_what_an_expert_drove_is_not_the_agents_return(tmp_path):
+    path = tmp_path / "metrics.csv"
+    head = HEADER.replace("eval_return", "episode_driven,eval_return")
+    path.write_text(head + "1000,,,90,50,50,,,,\n2000,,,10,50,0,,,,\n3000,,,80,50,7,,,,\n4000,,,,,,30,1,,\n")
+    read = read_curve(path)
+    assert [*read.train_steps] == [2000] and [*read.train_return] == [10]
+    assert [*read.eval_return] == [30]
+
+
 def test_a_run_that_has_only_begun_is_an_empty_curve(tmp_path):
     path = tmp_path / "metrics.csv"
     path.write_text(HEADER)

@@ -105,6 +105,8 @@ def test_help_imports_nothing_heavy(name):
         ("train", ["task.sentence=1"], "task.sentence=1: text"),
         ("train", ["task.sentence=up"], "task.sentence=up: nothing hears it; senses=[...,language]"),
         ("train", ["device=cuda:9"], "device=cuda:9"),
+        ("train", ["envs=2", "replay.capacity=7"], "replay.capacity=7: at least 8, 4 for each of envs=2"),
+        ("train", ["senses=[images.camera]", "replay.frames=2"], "replay.frames=2: at least 4"),
         ("train", ["resume=nowhere"], "resume=nowhere: not a run folder"),
         ("evaluate", [], "checkpoint=: a run folder or a checkpoint"),
         ("evaluate", ["checkpoint=nowhere"], "checkpoint=nowhere: no such folder"),

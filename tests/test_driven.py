@@ -120,6 +120,27 @@ def test_an_expert_that_takes_over_keeps_the_episode_to_its_end(told, limits):
 
 
 @pytest.mark.parametrize("limits", [(9,), (5, 8, 6)])
+def test_an_episode_tells_how_many_of_its_steps_were_driven(told, limits):
+    trainer, driven = told(*limits, first=2, takeover=0.1), []
+    step = trainer.env.step
+
+    def stepping(action):
+        driven.append((trainer.episode.copy(), trainer.experts.driving(trainer.episode)))
+        return step(action)
+
+    trainer.env.step = stepping
+    ends = [end.driven for end in advance(trainer, 300)]
+    episode, here = (np.array(column) for column in zip(*driven, strict=True))
+    counted = [
+        int(here[episode[:, env] == number, env].sum())
+        for env in range(len(limits))
+        for number in range(1, trainer.episode[env])
+    ]
+    assert sorted(ends) == sorted(counted)
+    assert 0 in ends and {*limits} & {*ends} and len({*ends}) > 2  # none, all, some
+
+
+@pytest.mark.parametrize("limits", [(9,), (5, 8, 6)])
 def test_a_run_resumed_after_a_takeover_is_the_run_itself(toys, told, tmp_path, limits):
     whole, met = told(*limits, first=0, takeover=0.3), 0
     for steps in (12, 24, 33, 60, 72):
@@ -132,6 +153,7 @@ def test_a_run_resumed_after_a_takeover_is_the_run_itself(toys, told, tmp_path, 
         advance(resumed, steps + 9)
         assert torch.equal(resumed.replay.action, whole.replay.action)
         assert torch.equal(resumed.replay.driven, whole.replay.driven)
+        assert (resumed.experts.steps == whole.experts.steps).all()
         assert torch.equal(resumed.learner.flat, whole.learner.flat)
     assert met
 

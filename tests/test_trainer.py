@@ -148,7 +148,7 @@ def test_an_episode_longer_than_the_replay_is_begun_anew(toys, tmp_path):
     path = save(toys, whole, tmp_path)
     resumed, warnings = toys.trainer(toys.slides(None), capacity=12), []
     load_trainer(path, resumed, warnings.append)
-    assert len(warnings) == 1
+    assert warnings == ["the running episode is 30 steps long, of which the replay holds 12; new episodes begin"]
     advance(resumed, 40)
 
 

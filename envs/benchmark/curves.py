@@ -11,12 +11,14 @@ from numpy import ndarray
 from envs.benchmark.results import ResultsError
 
 NEEDED = ("env_steps", "episode_return", "eval_return", "eval_std")
-OPTIONAL = ("eval_policy_return",)
+OPTIONAL = ("eval_policy_return", "episode_driven")
 
 
 @dataclass(frozen=True)
 class Curve:
     """One run. T training episodes in the order they ended, E evaluations; steps are environment steps.
+
+    Episodes of which an expert drove a part are not among the T: their returns are not the agent's.
 
     `eval_return` and `eval_std`: mean and standard deviation over an evaluation's episodes.
     `eval_policy_return`: the policy's without the planner, NaN where it was not measured.
@@ -54,12 +56,13 @@ def read_curve(path: Path | str) -> Curve:
     if missing := [name for name in NEEDED if name not in head]:
         raise ResultsError(f"{path}, line 1: no column {', '.join(missing)}")
     rows = [_numbers(path, number, head, cells) for number, cells in enumerate(table, start=2)]
-    columns = dict(zip(NEEDED + OPTIONAL, np.array(rows, float).reshape(-1, 5).T, strict=True))
+    columns = dict(zip(NEEDED + OPTIONAL, np.array(rows, float).reshape(-1, len(NEEDED + OPTIONAL)).T, strict=True))
     steps = columns["env_steps"]
     if (back := np.flatnonzero(np.diff(steps) < 0)).size:
         at = int(back[0]) + 1
         raise ResultsError(f"{path}, line {at + 2}: env_steps={steps[at]:.0f} after {steps[at - 1]:.0f}")
-    train, evaluation = np.isfinite(columns["episode_return"]), np.isfinite(columns["eval_return"])
+    own = ~(columns["episode_driven"] > 0)  # of a run of before it was counted: all
+    train, evaluation = np.isfinite(columns["episode_return"]) & own, np.isfinite(columns["eval_return"])
     return Curve(
         steps[train],
         columns["episode_return"][train],
