@@ -39,9 +39,9 @@ The SO-101's tasks: so101-touch, -look-at, -move, -pick-lift, -pick-return, -pic
                            where the last ended; absolute: it says the target itself, anywhere in the joint's range
   task.end_on_success=false  true ends an episode where it succeeds
   demonstrations=0         so many episodes, the first ones, are driven by a script (touch and pick-lift have one), and
-                           imitated; half of each batch is drawn from them
+                           imitated; learning.demonstrated=0.5 of each batch begins with a step of a script's
   takeover=0               how likely the script takes over at each control step of a later episode, until its end:
-                           0.01 shows it how to mend its own mistakes
+                           0.01 shows it how to mend its own mistakes; learning.expert=10 is what imitating weighs
   task.state=full          joints: only what the arm's encoders tell; where things are has to be seen, e.g. with
                            senses=[state,images.overhead]
   randomise=off            mild or strong: each episode's arm differs from its model; each range is a key, too:
