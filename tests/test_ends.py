@@ -271,8 +271,10 @@ def test_a_leader_that_is_lost_ends_a_recording(ends, person, tmp_path):
     assert not person.is_connected and not list(tmp_path.iterdir())
 
 
-# A signal may come while Python itself lists a folder, and leaves the listing open.
-@pytest.mark.filterwarnings("ignore:Exception ignored in. <posix.Scandir:pytest.PytestUnraisableExceptionWarning")
+# A signal may come while Python itself lists a folder, or reads a module to import it, and leaves that open.
+@pytest.mark.filterwarnings(
+    r"ignore:Exception ignored in. <(posix.Scandir|_io.FileIO name='[^']*\.py):pytest.PytestUnraisableExceptionWarning"
+)
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_ends_a_recording_whose_finished_episodes_stay(ends, person, tmp_path, number):
     first, words = tmp_path / ".kept.parts" / "000000", [word for word in RECORD if "seconds" not in word]
