@@ -11,17 +11,14 @@ from configs import peers, report
 from configs.jobs import Job, quoted
 from configs.pool import Pool, Stopped
 from configs.progress import Screen
-from configs.schema import BenchConfig, TrainConfig
+from configs.schema import SHARED, BenchConfig, TrainConfig
 from configs.strict import ConfigError
 from envs.benchmark.results import Result, append, latest, read
 from envs.benchmark.suites import SUITES, Suite
 from policies.files import replace_file
 
-FIXED = (
-    *("model", "learning", "planner", "replay", "senses", "image_size"),
-    *("seed_steps", "noise", "demonstrations", "takeover", "envs"),
-)
 FREE = ("device", "threads", "compile", "video", "evaluation", "checkpoint")
+FIXED = tuple(name for name in SHARED if name not in FREE)
 RESULTS, SETTINGS, LOCK = "results.csv", "settings.json", ".lock"
 PATIENCE = 60  # seconds to wait for the workers of a bench that was killed
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from configs.peers import Theirs
-from configs.schema import BenchConfig, TrainConfig
+from configs.schema import SHARED, BenchConfig, TrainConfig
 from configs.stopwatch import Ours
 from envs.benchmark.suites import SUITES
 from envs.settings import TaskConfig
@@ -37,8 +37,7 @@ def milliseconds(seconds: Sequence[float]) -> dict[str, float]:
 def duel(config: BenchConfig, folder: Path) -> dict:
     """Time `peer.decisions` whole decisions (plan, environment step, update) of the peer and more of ours."""
     task = TaskConfig((config.tasks or list(SUITES[config.suite].tasks))[0])
-    shared = ("model", "learning", "planner", "threads", "device", "compile", "seed_steps", "noise")
-    settings = {name: getattr(config, name) for name in shared}
+    settings = {name: getattr(config, name) for name in SHARED}
     cores = os.cpu_count() or 1
     theirs = Theirs(config.peer, task.name, cores, folder / "peer.txt")
     ours = None

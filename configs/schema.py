@@ -6,7 +6,7 @@ from envs.benchmark.suites import SUITES
 from envs.senses import Senses
 from envs.sentences import check as check_sentence
 from envs.settings import TaskConfig
-from policies.settings import CheckpointConfig, CodecChoices, EvaluationConfig, LoopConfig, ReplayConfig
+from policies.settings import ActingConfig, CheckpointConfig, CodecChoices, EvaluationConfig, LoopConfig, ReplayConfig
 from sim.so101_tasks import SCRIPTED
 from sim.variation import Variation
 from worldmodel.ranges import check
@@ -150,17 +150,13 @@ PEERS = ("none", "tdmpc2")
 
 
 @dataclass(frozen=True)
-class BenchConfig(AgentConfig):
+class BenchConfig(ActingConfig, AgentConfig):
     """The keys of semagram-bench. What is empty or None is the suite's."""
 
     suite: str = "dmc-quick"
     tasks: list[str] = field(default_factory=list)
     seeds: int | None = None
     steps: int | None = None
-    seed_steps: int = LoopConfig.seed_steps
-    noise: str = LoopConfig.noise
-    demonstrations: int = LoopConfig.demonstrations
-    takeover: float = LoopConfig.takeover
     workers: int | str = "auto"
     agent: str = "semagram"
     out: str = "runs/bench/${suite}-${agent}"
@@ -171,8 +167,8 @@ class BenchConfig(AgentConfig):
 
     def __post_init__(self):
         """Raise ValueError for a value out of range."""
+        ActingConfig.__post_init__(self)
         AgentConfig.__post_init__(self)
-        LoopConfig(noise=self.noise, demonstrations=self.demonstrations, takeover=self.takeover)
         if self.suite not in SUITES:
             raise ValueError(f"suite={self.suite}: one of {', '.join(SUITES)}")
         for name in ("seeds", "steps"):
@@ -185,6 +181,9 @@ class BenchConfig(AgentConfig):
         if self.readme and not self.table:
             raise ValueError("readme=: only with table=, the results that go into it")
 
+
+SHARED = tuple(f.name for f in fields(TrainConfig) if f.name in BenchConfig.__dataclass_fields__ and f.name != "steps")
+"""The keys that a benchmark passes on to its runs as they are."""
 
 TOKEN_VERBS = ("fit", "compare", "draw", "demo")
 

@@ -57,28 +57,39 @@ EXPERT = "expert_action"
 
 
 @dataclass(frozen=True)
-class LoopConfig:
-    """The loop itself: environment steps in all, random control steps before learning starts, what exploring adds.
+class ActingConfig:
+    """Who acts in a loop, and how: random control steps before learning starts, what exploring adds.
 
     `demonstrations`: so many episodes, the first ones, are driven by the environment's own expert (policies.experts).
     `takeover`: in later ones, how likely it takes over at each control step, until the episode's end.
     """
 
-    steps: int = 35_000
     seed_steps: int = 500
     noise: str = "mixed"
     demonstrations: int = 0
     takeover: float = 0.0
+
+    def __post_init__(self):
+        """Raise ValueError for a value out of range."""
+        check("", self, "seed_steps", low=1)
+        check("", self, "demonstrations", low=0)
+        check("", self, "takeover", low=0, high=1)
+        if self.noise not in NOISES:
+            raise ValueError(f"noise={self.noise}: one of {', '.join(NOISES)}")
+
+
+@dataclass(frozen=True)
+class LoopConfig(ActingConfig):
+    """The loop itself: environment steps in all, and the seed that makes them repeatable."""
+
+    steps: int = 35_000
     seed: int = 1
 
     def __post_init__(self):
         """Raise ValueError for a value out of range."""
-        check("", self, "steps seed_steps", low=1)
-        check("", self, "demonstrations", low=0)
-        check("", self, "takeover", low=0, high=1)
+        ActingConfig.__post_init__(self)
+        check("", self, "steps", low=1)
         check("", self, "seed", low=0, high=2**32 - 1)
-        if self.noise not in NOISES:
-            raise ValueError(f"noise={self.noise}: one of {', '.join(NOISES)}")
 
 
 WRITINGS = ("auto", "curves", "corners")

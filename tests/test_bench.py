@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +18,7 @@ from configs.benchmark import Benchmark, settings
 from configs.jobs import Job
 from configs.pool import Pool
 from configs.progress import Screen, duration
-from configs.schema import BenchConfig
+from configs.schema import BenchConfig, TrainConfig
 from configs.strict import ConfigError, build
 from envs.benchmark.block import BlockError, block_is_current
 from envs.benchmark.results import Result, append, read
@@ -239,6 +239,12 @@ def test_what_is_passed_on_is_what_differs_from_the_defaults():
         *("learning.batch=7", "learning.rho=0.25", "planner.depths=true", "seed_steps=9"),
         *("compile='false'", "video=false"),
     ]
+
+
+def test_every_key_of_training_is_taken_but_those_that_the_benchmark_sets_itself():
+    known, taken = ({f.name for f in fields(cls)} for cls in (TrainConfig, BenchConfig))
+    assert known - taken == {"task", "randomise", "seed", "resume"}
+    assert set(benchmark.FIXED) | set(benchmark.FREE) == (known & taken) - {"steps"}
 
 
 def test_what_is_perceived_is_passed_on():
