@@ -45,7 +45,11 @@ class Benchmark:
         screen = Screen()
         folder.mkdir(parents=True, exist_ok=True)
         lock = _take(folder, screen)
-        _same_settings(folder, config, suite.steps)
+        try:
+            _same_settings(folder, config, suite.steps)
+        except BaseException:
+            os.close(lock)
+            raise
         return cls(config, suite, folder, screen, lock)
 
     def run(self) -> dict:
@@ -159,11 +163,28 @@ def _same_settings(folder: Path, config: BenchConfig, steps: int) -> None:
     now, usual = {name: _plain(getattr(config, name)) for name in FIXED}, _plain(TrainConfig())
     path = folder / SETTINGS
     if path.exists():
-        before = json.loads(path.read_text())
+        before = _begun_with(path)
         for name in FIXED:
-            begun = before.get(name, usual[name])  # it was begun before there was this key
-            if ({**usual[name], **begun} if isinstance(begun, dict) else begun) != now[name]:
+            if _completed(before.get(name, usual[name]), usual[name]) != now[name]:
                 raise ConfigError(f"out={folder}: begun with other settings of {name}; take another agent= or out=")
         if before["steps"] > steps:
             raise ConfigError(f"steps={steps}: {folder} was begun with {before['steps']}; take another out=")
     replace_file(path, (json.dumps({**now, "steps": steps}, indent=1) + "\n").encode())
+
+
+def _begun_with(path: Path) -> dict:
+    """The settings in a file. Raises ConfigError, naming it, if it is damaged."""
+    try:
+        found = json.loads(path.read_bytes())
+    except ValueError as error:  # not JSON, or not even text
+        raise ConfigError(f"{path}: damaged, not JSON ({error})") from error
+    if not isinstance(found, dict) or not isinstance(found.get("steps"), int):
+        raise ConfigError(f"{path}: damaged, not the settings of a benchmark (it names no steps)")
+    return found
+
+
+def _completed(begun, usual):
+    """A setting with the defaults of the keys that it lacks: it was begun before there were these."""
+    if not (isinstance(begun, dict) and isinstance(usual, dict)):
+        return begun
+    return {**usual, **{key: _completed(value, usual.get(key)) for key, value in begun.items()}}

@@ -24,7 +24,7 @@ from envs.benchmark.block import BlockError, block_is_current
 from envs.benchmark.results import Result, append, read
 from envs.benchmark.suites import SUITES
 from envs.suite import NAMES
-from worldmodel.settings import LearningConfig, PlannerConfig
+from worldmodel.settings import LearningConfig, ModelConfig, PlannerConfig, VisionConfig
 
 HOME = Path(__file__).resolve().parent.parent
 PATIENCE = 600  # seconds
@@ -257,14 +257,25 @@ def test_a_folder_begun_before_there_was_a_key_goes_on_with_its_default_only(mon
     os.close(Benchmark.begin(BenchConfig(), tmp_path).lock)
     path = tmp_path / benchmark.SETTINGS
     before = json.loads(path.read_text())
-    del before["takeover"], before["learning"]["expert"]
-    for config, refused in ((BenchConfig(), False), (BenchConfig(learning=LearningConfig(expert=1.0)), True)):
-        path.write_text(json.dumps(before))
-        if refused:
-            with pytest.raises(ConfigError, match="other settings of learning"):
-                Benchmark.begin(config, tmp_path)
-        else:
-            os.close(Benchmark.begin(config, tmp_path).lock)
+    del before["takeover"], before["learning"]["expert"], before["model"]["vision"]["patch"]
+    path.write_text(json.dumps(before))
+    for part, config in (
+        ("learning", BenchConfig(learning=LearningConfig(expert=1.0))),
+        ("model", BenchConfig(model=ModelConfig(vision=VisionConfig(patch=4)))),
+    ):
+        with pytest.raises(ConfigError, match=f"other settings of {part}"):
+            Benchmark.begin(config, tmp_path)
+    os.close(Benchmark.begin(BenchConfig(), tmp_path).lock)
+
+
+@pytest.mark.parametrize("text", [b"{", b"\xff", b"[1]", b"{}"])
+def test_damaged_settings_are_named(monkeypatch, tmp_path, text):
+    monkeypatch.setattr(benchmark, "Screen", Silent)
+    path = tmp_path / benchmark.SETTINGS
+    path.write_bytes(text)
+    with pytest.raises(ConfigError, match=rf"^{path}: damaged, not .*$"):
+        Benchmark.begin(BenchConfig(), tmp_path)
+    assert path.read_bytes() == text
 
 
 def test_suites_are_of_known_tasks():
