@@ -108,6 +108,13 @@ class Assembly:
     config: TrainConfig
     machine: Machine
 
+    @classmethod
+    def begin(cls, config: TrainConfig) -> "Assembly":
+        """All parts of a run. Raises ValueError for a task, a device or a size with which there is none."""
+        parts = cls(config, prepare(config))
+        parts.trainer  # noqa: B018  it is made
+        return parts
+
     @cached_property
     def env(self):
         """The training environments."""

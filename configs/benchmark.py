@@ -38,8 +38,8 @@ class Benchmark:
         """Take the folder, new or begun. Raises ConfigError if it is in use or was begun with other settings."""
         suite = SUITES[config.suite]
         suite = Suite(tuple(config.tasks) or suite.tasks, config.seeds or suite.seeds, config.steps or suite.steps)
-        for task in suite.tasks:
-            Job(config.agent, task, 1, 1, folder).task_config()  # an unknown task is refused before anything is written
+        for task in suite.tasks:  # what a run would refuse is refused before anything is written
+            Job(config.agent, task, 1, suite.steps, folder, tuple(settings(config))).check()
         if config.peer.name != "none":
             peers.check(config.peer)
         screen = Screen()

@@ -6,11 +6,15 @@ import platform
 import re
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
+from configs.assembly import Assembly
+from configs.schema import TrainConfig
+from configs.store import composed
+from configs.strict import build
 from envs.benchmark.curves import Curve, read_curve
 from envs.benchmark.results import Result, ResultsError
 from envs.settings import TaskConfig
@@ -41,9 +45,13 @@ class Job:
             # What is fixed when a run begins is in its own config; the bench has seen to it that it is the same.
             keys = [f"resume={quoted(self.folder)}"]
         else:
-            place = f"hydra.run.dir={quoted(self.folder)}"
-            keys = [*self._task_keys(), f"seed={self.seed}", *self.settings, place]
+            keys = [*self._keys(), f"hydra.run.dir={quoted(self.folder)}"]
         return [sys.executable, "-m", "configs.worker", str(os.getpid()), f"steps={self.steps}", *keys]
+
+    def check(self) -> None:
+        """Make and drop what its worker begins with; nothing is compiled. Raises ValueError where the worker would."""
+        config = build(TrainConfig, composed("train", [f"steps={self.steps}", *self._keys()]))
+        Assembly.begin(replace(config, compile="false")).close()
 
     def task_config(self) -> TaskConfig:
         """The task by its name in the suite, or by its Gymnasium id. Raises ValueError for neither."""
@@ -51,9 +59,10 @@ class Job:
             return TaskConfig("gym", self.task)
         return TaskConfig(self.task)
 
-    def _task_keys(self) -> list[str]:
+    def _keys(self) -> list[str]:
         task = self.task_config()
-        return [f"task={task.name}", *[f"task.id={quoted(task.id)}"] * bool(task.id)]
+        which = [f"task={task.name}", *[f"task.id={quoted(task.id)}"] * bool(task.id)]
+        return [*which, f"seed={self.seed}", *self.settings]
 
     def begun(self) -> bool:
         """Whether there is a checkpoint to go on from."""

@@ -1,5 +1,6 @@
 """Hydra's defaults, made from the dataclasses of `configs.schema`, so that each stands once."""
 
+from contextlib import nullcontext
 from dataclasses import asdict, fields
 from functools import cache
 
@@ -78,6 +79,17 @@ def register() -> None:
         name="bench",
         node={"defaults": [{"peer": "none"}, *QUIET, "_self_"], **bench, **_hydra("${out}")},
     )
+
+
+def composed(name: str, arguments: list[str]) -> dict:
+    """The keys and values that a command gets with these arguments. Raises HydraException."""
+    from hydra import compose, initialize  # noqa: PLC0415
+    from hydra.core.global_hydra import GlobalHydra  # noqa: PLC0415
+
+    register()
+    within = GlobalHydra.instance().is_initialized()  # in another command
+    with nullcontext() if within else initialize(version_base="1.3", config_path=None):
+        return OmegaConf.to_container(compose(name, arguments), resolve=True)
 
 
 QUIET = [{"override hydra/job_logging": "disabled"}, {"override hydra/hydra_logging": "disabled"}]

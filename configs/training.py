@@ -58,10 +58,10 @@ class Training:
         if keys["resume"]:
             return cls._resume(Resumption.find(keys, given))
         config = build(TrainConfig, keys)
-        run = cls(config, keys, Assembly(config, prepare(config)), RunFolder(path))
-        if run.folder.used:
+        folder = RunFolder(path)
+        if folder.used:
             raise ConfigError(f"hydra.run.dir={path}: holds a run already; resume={path} goes on with it")
-        run.parts.trainer  # noqa: B018  a task that cannot be made or remembered is refused before anything is written
+        run = cls(config, keys, Assembly.begin(config), folder)  # what cannot be made is refused before it writes
         run.folder.begin(keys)
         return run
 
