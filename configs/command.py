@@ -14,6 +14,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
+from configs.schema import PeerConfig
 from configs.store import register
 from configs.strict import unknown
 from envs.settings import ARM_DEFAULTS, ARM_TASKS, TaskConfig, find, label
@@ -24,6 +25,13 @@ from worldmodel.settings import VisionConfig
 FAILED, MISTAKE = 1, 2
 SIGNALLED = 128
 """A signal's number is added."""
+GROUPS = {
+    "task": ("task", TaskConfig),
+    "randomise": ("randomise", Variation),
+    "vision": ("model.vision", VisionConfig),
+    "peer": ("peer", PeerConfig),
+}
+"""What is chosen by name: where its settings stand in a config, and which they are."""
 
 
 class Ended(Exception):
@@ -164,9 +172,7 @@ def known_keys(name: str) -> list[str]:
     """Every key of a command's config, dotted."""
     from hydra.core.config_store import ConfigStore  # noqa: PLC0415
 
-    keys: list[str] = [*(f"task.{field.name}" for field in fields(TaskConfig)), "task"]
-    keys += [*(f"randomise.{field.name}" for field in fields(Variation)), "randomise"]
-    keys += [*(f"model.vision.{field.name}" for field in fields(VisionConfig)), "vision"]
+    node, keys = ConfigStore.instance().load(f"{name}.yaml").node, []
 
     def walk(node, prefix: str) -> None:
         for key, value in node.items():
@@ -175,5 +181,13 @@ def known_keys(name: str) -> list[str]:
                 if isinstance(value, DictConfig):
                     walk(value, f"{prefix}{key}.")
 
-    walk(ConfigStore.instance().load(f"{name}.yaml").node, "")
-    return keys
+    walk(node, "")
+    for group in _groups(node):
+        place, settings = GROUPS[group]
+        keys += [group, *(f"{place}.{field.name}" for field in fields(settings))]
+    return ["task" if key == "job" else key for key in keys]  # of semagram-record: what its user calls it
+
+
+def _groups(node: DictConfig) -> list[str]:
+    """The groups of settings from which a config is put together."""
+    return [group for part in node.defaults if isinstance(part, DictConfig) for group in part if group in GROUPS]
