@@ -56,6 +56,7 @@ def run(name: str, help_text: str, body: Callable[[dict, Path], dict]) -> list[d
     warnings.formatwarning = lambda message, *place, **line: f"semagram: {message}\n"  # not where in the code, too
     OmegaConf.register_new_resolver("semagram.label", label, replace=True)
     register()
+    _check_arguments(name)
     outcome: list[dict | Exception] = []
 
     def task(config: DictConfig) -> None:
@@ -140,15 +141,38 @@ def _explain(error: Exception, name: str) -> str:
         return unknown(found[1], known_keys(name))
     if "override_grammar" in text or text.startswith("Ambiguous value"):
         return _unreadable()
-    if found := re.search(r"Could not find 'task/([^']+)'", text):
+    if found := re.search(r"Could not find '([^'/]+)/([^']*)'", text):
+        return _no_choice(*found.groups())
+    return _one_line(error)
+
+
+def _no_choice(group: str, value: str) -> str:
+    """What is right instead of a name that a group of settings does not have."""
+    from hydra.core.config_store import ConfigStore  # noqa: PLC0415
+
+    if group == "task":
         try:
-            find(found[1])
+            find(value)
         except ValueError as missing:
             return _one_line(missing)
-    choice = r"Could not find '([^'/]+)/([^']+)'\s+Available options in '[^']+':\s+(.+?)\s+Config"
-    if found := re.search(choice, text, re.DOTALL):
-        return f"{found[1]}={found[2]}: one of {', '.join(found[3].split())}"
-    return _one_line(error)
+    names = sorted(name.removesuffix(".yaml") for name in ConfigStore.instance().list(group))
+    return f"{group}={value}: one of {', '.join(names)}"
+
+
+def _check_arguments(name: str) -> None:
+    """Refuse, in a line, what Hydra answers with a traceback: a group of settings that is set to no name."""
+    from hydra.core.config_store import ConfigStore  # noqa: PLC0415
+    from hydra.core.override_parser.overrides_parser import OverridesParser  # noqa: PLC0415
+    from hydra.errors import HydraException  # noqa: PLC0415
+
+    groups = _groups(ConfigStore.instance().load(f"{name}.yaml").node)
+    for argument in sys.argv[1:]:
+        try:
+            override = OverridesParser.create().parse_override(argument)
+        except HydraException:
+            continue  # an option, or what Hydra itself refuses
+        if override.key_or_group in groups and not isinstance(override.value(), str):
+            _refuse(_no_choice(override.key_or_group, argument.partition("=")[2]))
 
 
 def _unreadable() -> str:
