@@ -160,13 +160,16 @@ def _no_choice(group: str, value: str) -> str:
 
 
 def _check_arguments(name: str) -> None:
-    """Refuse, in a line, what Hydra answers with a traceback: a group of settings that is set to no name."""
+    """Refuse, in a line, several runs, and a group of settings that is set to no name: Hydra has a traceback for it."""
     from hydra.core.config_store import ConfigStore  # noqa: PLC0415
     from hydra.core.override_parser.overrides_parser import OverridesParser  # noqa: PLC0415
     from hydra.errors import HydraException  # noqa: PLC0415
 
     groups = _groups(ConfigStore.instance().load(f"{name}.yaml").node)
     for argument in sys.argv[1:]:
+        short = argument.startswith("-m") or (len(argument) > 3 and "--multirun".startswith(argument))
+        if short or argument == "hydra.mode=MULTIRUN":
+            _refuse(f"{argument}: a command makes one run; semagram-bench makes many")
         try:
             override = OverridesParser.create().parse_override(argument)
         except HydraException:
