@@ -46,7 +46,8 @@ def run(name: str, help_text: str, body: Callable[[dict, Path], dict]) -> list[d
     is still empty then is removed. Returns what was printed.
     """
     if {"-h", "--help"} & set(sys.argv[1:]):
-        print(help_text)
+        with _unread():
+            print(help_text, flush=True)
         return []
     import hydra  # noqa: PLC0415
     from hydra.core.hydra_config import HydraConfig  # noqa: PLC0415
@@ -72,7 +73,7 @@ def run(name: str, help_text: str, body: Callable[[dict, Path], dict]) -> list[d
 
     logging.getLogger("robot.gated").disabled = True  # of a fault the command tells itself
     try:
-        with _stoppable():
+        with _stoppable(), _unread():
             hydra.main(version_base="1.3", config_path=None, config_name=name)(task)()
     except HydraException as error:
         _refuse(_explain(error, name))
@@ -101,6 +102,16 @@ def _stoppable() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def _unread() -> Iterator[None]:
+    """Where nobody reads stdout any more (`| head`) the rest of it is dropped, quietly."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def say(text: str) -> None:

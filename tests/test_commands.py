@@ -64,6 +64,15 @@ def test_help_is_fast_and_names_every_key(name):
     assert not shown.stderr
 
 
+@pytest.mark.parametrize("arguments", [["--help"], ["--cfg", "job"]])
+def test_what_nobody_reads_to_its_end_ends_quietly(arguments):
+    command = [sys.executable, "-m", "configs.train", *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 0
+
+
 @pytest.mark.parametrize("name", CONFIGS)
 def test_help_imports_nothing_heavy(name):
     code = f"import sys; sys.argv = ['x', '--help']; import configs.{name} as c; c.main(); print([*sys.modules])"
