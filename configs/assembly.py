@@ -2,6 +2,7 @@
 
 import ctypes
 import logging
+import os
 import sys
 import warnings
 from dataclasses import asdict, dataclass, replace
@@ -44,7 +45,10 @@ class Machine:
 
 
 def prepare(config: MachineConfig) -> Machine:
-    """Set threads; resolve `auto`. Raises ValueError for a device that is not there."""
+    """Set threads; resolve `auto`. Raises ValueError for a device that is not there, or more threads than cores."""
+    cores = os.cpu_count() or 1
+    if config.threads > cores:
+        raise ValueError(f"threads={config.threads}: at most {cores}, the cores of this machine")
     torch.set_num_threads(config.threads)
     keep_memory()
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # says at each start that there is no CUDA

@@ -56,8 +56,7 @@ class AgentConfig(MachineConfig):
         """Raise ValueError for a value out of range."""
         MachineConfig.__post_init__(self)
         self.perceived  # noqa: B018  it is checked
-        if self.envs < 1:
-            raise ValueError(f"envs={self.envs}: at least 1")
+        check("", self, "envs", low=1, high=1024)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ class ReplayConfig:
 
     def __post_init__(self):
         """Raise ValueError for no room at all."""
-        check("replay.", self, "capacity frames", low=1)
+        check("replay.", self, "capacity frames", low=1, high=10**9)
 
     def room(self, cameras: bool) -> int:
         """How many steps are kept, with cameras or without."""
@@ -35,7 +35,7 @@ class EvaluationConfig:
     def __post_init__(self):
         """Raise ValueError for a value out of range."""
         check("evaluation.", self, "every", low=0)
-        check("evaluation.", self, "episodes", low=1)
+        check("evaluation.", self, "episodes", low=1, high=10_000)
         check("evaluation.", self, "seed", low=0, high=2**32 - 1)
 
 

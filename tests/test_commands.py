@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import os
 import resource
 import shutil
 import subprocess
@@ -89,6 +90,15 @@ def test_help_imports_nothing_heavy(name):
         ("train", ["steps=0"], "steps=0: at least 1"),
         ("train", ["steps=many"], "steps=many: a whole number"),
         ("train", ["learning.rho=2"], "learning.rho=2"),
+        ("train", ["model.latent=100000000"], "model.latent=100000000: from 1 to 16384"),
+        ("train", ["model.bins=100000000"], "model.bins=100000000: from 3 to 1024"),
+        ("train", ["learning.batch=100000000000000"], "learning.batch=100000000000000: from 1 to 65536"),
+        ("train", ["planner.samples=100000000"], "planner.samples=100000000: from 2 to 65536"),
+        ("train", ["planner.horizon=100000000"], "planner.horizon=100000000: from 1 to 100"),
+        ("train", ["model.token.length=100000000"], "model.token.length=100000000: from 1 to 1000"),
+        ("train", ["replay.capacity=100000000000000"], "replay.capacity=100000000000000: from 1 to 1000000000"),
+        ("train", ["envs=100000"], "envs=100000: from 1 to 1024"),
+        ("train", ["threads=100000"], f"threads=100000: at most {os.cpu_count()}, the cores of this machine"),
         ("train", ["planner.elites=100"], "planner.elites=100: from 1 to "),
         ("train", ["vision=huge"], "vision=huge: one of large, small"),
         ("train", ["model.vision.pach=3"], "model.vision.pach: no such key; did you mean model.vision.patch?"),
@@ -287,6 +297,15 @@ def test_what_was_fixed_at_the_beginning_cannot_change_on_resuming(command, trai
         assert f"{key.partition('=')[0]}: fixed when this run began" in err
     assert contents(trained) == before
     assert not [*tmp_path.iterdir()]
+
+
+def test_a_run_of_a_machine_with_more_cores_says_so_on_resuming(command, trained, tmp_path):
+    run = shutil.copytree(trained, tmp_path / "run", symlinks=True)
+    config = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(config.replace("threads: 1", "threads: 100000"))
+    code, out, err = command("train", f"resume={run}")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert f"threads=100000: at most {os.cpu_count()}, the cores of this machine" in err
 
 
 def test_values_of_the_wrong_kind_are_refused():

@@ -32,7 +32,7 @@ class TokenConfig:
             if not 1 <= one < self.length or self.shorter.count(one) > 1:
                 allowed = f"different lengths from 1 to {self.length - 1}" if self.length > 1 else "empty"
                 raise ValueError(f"model.token.shorter={list(self.shorter)}: {allowed} (model.token.length - 1)")
-        check("model.token.", self, "length", low=1)
+        check("model.token.", self, "length", low=1, high=1000)
         check("model.token.", self, "knots", low=1, high=self.length, why=" (model.token.length)")
         check("model.token.", self, "degree", low=0, high=self.knots - 1, why=" (model.token.knots - 1)")
 
@@ -50,7 +50,8 @@ class VisionConfig:
 
     def __post_init__(self):
         """Raise ValueError for frames that cannot be."""
-        check("model.vision.", self, "patch width", low=1)
+        check("model.vision.", self, "patch", low=1)
+        check("model.vision.", self, "width", low=1, high=2**12)
         if (
             self.lags[:1] != (0,)
             or len(set(self.lags)) < len(self.lags)
@@ -91,8 +92,9 @@ class ModelConfig:
 
     def __post_init__(self):
         """Raise ValueError for sizes that no net can have."""
-        check("model.", self, "latent group width value_heads", low=1)
-        check("model.", self, "bins", low=3)
+        check("model.", self, "latent group width", low=1, high=2**14)
+        check("model.", self, "value_heads", low=1, high=64)
+        check("model.", self, "bins", low=3, high=2**10)
         check("model.", self, "rank", low=0, high=8)
         if self.latent % self.group:
             raise ValueError(f"model.latent={self.latent}: a multiple of model.group={self.group}")
@@ -142,12 +144,14 @@ class LearningConfig:
 
     def __post_init__(self):
         """Raise ValueError for a value outside its range."""
-        check("learning.", self, "batch horizon", low=1)
+        check("learning.", self, "batch", low=1, high=2**16)
+        check("learning.", self, "horizon", low=1, high=100)
         check("learning.", self, "rho target_rate", above=0, high=1)
         check("learning.", self, "learning_rate encoder_rate clip", above=0)
         check("learning.", self, "averaging", low=1)
         check("learning.", self, "consistency reward value continuation entropy imitation expert", low=0)
-        check("learning.", self, "agreement contrast updates_per_decision", low=0)
+        check("learning.", self, "agreement contrast", low=0)
+        check("learning.", self, "updates_per_decision", low=0, high=1000)
         check("learning.", self, "dropout", low=0, high=0.9)
         check("learning.", self, "demonstrated", low=0, high=1)
         check("learning.", self, "shift", low=0, high=32)
@@ -188,9 +192,9 @@ class PlannerConfig:
 
     def __post_init__(self):
         """Raise ValueError for a budget that cannot be spent."""
-        check("planner.", self, "samples", low=2)
+        check("planner.", self, "samples", low=2, high=2**16)
         check("planner.", self, "policy_samples elites", low=1, high=self.samples - 1, why=" (planner.samples - 1)")
-        check("planner.", self, "iterations horizon", low=1)
+        check("planner.", self, "iterations horizon", low=1, high=100)
         check("planner.", self, "min_spread", above=0, high=self.spread, why=" (planner.spread)")
         check("planner.", self, "spread temperature", above=0)
         check("planner.", self, "indifference deadline_ms replan_every agreement", low=0)
