@@ -14,6 +14,7 @@ from policies.codec.comparison import Measurement, Ordered, baselines, measure
 from policies.codec.scaling import Scaling
 from policies.codec.training import windows_of
 from policies.files import replace_file
+from policies.folders import aside_of
 from policies.settings import CodecChoices
 from robot import datasets
 
@@ -25,8 +26,13 @@ def demo(config: TokensConfig, folder: Path) -> dict:
     from sim.demonstrations import CHANNELS, RATE_HZ, demonstrations  # noqa: PLC0415
 
     out = Path(config.out)
-    if out.exists():  # said before the seconds it takes to make them
+    if out.exists():  # said, as what follows is, before the seconds it takes to make them
         raise datasets.DatasetError(f"{out}: already there; a dataset is written to a new folder")
+    try:
+        with aside_of(out) as aside:
+            aside.mkdir()
+    except OSError as error:
+        raise datasets.DatasetError(f"out={out}: cannot be written ({error.strerror}); e.g. out=runs/arm") from error
     episodes = demonstrations(config.seed, config.episodes)
     datasets.write(out, datasets.Recording(episodes, CHANNELS, RATE_HZ), "pick up and put down")
     return {"dataset": str(out), "episodes": len(episodes), "steps": sum(map(len, episodes)), "rate_hz": RATE_HZ}

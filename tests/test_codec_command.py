@@ -1,6 +1,7 @@
 """semagram-tokens: each of its verbs ends with one JSON line, and a mistake with one line that says what is right."""
 
 import json
+import re
 import sys
 
 import numpy as np
@@ -131,6 +132,17 @@ def test_a_mistake_is_one_line_and_exit_code_2(tokens, capsys, tmp_path, words, 
     err = capsys.readouterr().err
     assert stop.value.code == 2 and len(err.splitlines()) == 1 and says in err, err
     assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_cannot_be_written_is_named_before_there_are_demonstrations(tokens, monkeypatch, capsys):
+    monkeypatch.setattr("sim.demonstrations.demonstrations", lambda *_: pytest.fail("they take long"))
+    for out in ("/proc/arm", "/dev/null/arm"):
+        with pytest.raises(SystemExit) as stop:
+            tokens("demo", f"out={out}")
+        assert stop.value.code == 2
+        assert re.fullmatch(
+            rf"semagram: out={out}: cannot be written \(.+\); e.g. out=runs/arm\n", capsys.readouterr().err
+        )
 
 
 def test_a_dataset_that_is_not_there_is_named(monkeypatch, capsys, tmp_path):
