@@ -74,6 +74,8 @@ class Training:
         run.seconds = float(found.progress["seconds"])
         run.evaluated = int(found.progress.get("evaluated", run.parts.trainer.env_steps))
         run._say(f"going on from {found.path}")
+        if run.parts.trainer.env_steps >= config.steps:
+            run._say(f"steps={config.steps}: it has {run.parts.trainer.env_steps} already, and is only evaluated again")
         return run
 
     def run(self) -> dict:

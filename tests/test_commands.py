@@ -299,6 +299,15 @@ def test_what_was_fixed_at_the_beginning_cannot_change_on_resuming(command, trai
     assert not [*tmp_path.iterdir()]
 
 
+@pytest.mark.parametrize("steps", [100, 200])
+def test_a_run_that_has_its_steps_already_says_so_when_it_is_resumed(command, trained, tmp_path, steps):
+    run = shutil.copytree(trained, tmp_path / "run", symlinks=True)
+    code, out, err = command("train", f"resume={run}", f"steps={steps}")
+    assert code == 0
+    assert f"steps={steps}: it has 200 already, and is only evaluated again\n" in err
+    assert json.loads(out.splitlines()[-1])["env_steps"] == 200
+
+
 def test_a_run_of_a_machine_with_more_cores_says_so_on_resuming(command, trained, tmp_path):
     run = shutil.copytree(trained, tmp_path / "run", symlinks=True)
     config = (run / "config.yaml").read_text()
