@@ -199,11 +199,11 @@ def test_the_return_scale_keeps_the_policys_step_independent_of_the_unit(toys, m
 @given(st.integers(0, 99))
 def test_a_batch_in_another_order_has_the_same_loss(toys, seed):
     model, target, config = toys.tiny_model(), target_of(toys), CONFIG
-    data, draws = batch(), noise()
+    data, draws = changed(batch(), driven=torch.tensor([1.0, 0.0, 1.0, 1.0, 0.0, 0.0])), noise()
     order = torch.randperm(6, generator=torch.Generator().manual_seed(seed))
-    columns = ("token", "reward", "proceed", "valid")
-    shuffled = {name: getattr(data, name)[:, order] for name in columns}
-    mixed = Batch({STATE: data.seen[STATE][:, order]}, **shuffled, choice=data.choice[order], driven=data.driven)
+    shuffled = {name: getattr(data, name)[:, order] for name in ("token", "reward", "proceed", "valid")}
+    shuffled |= {name: getattr(data, name)[order] for name in ("choice", "driven")}
+    mixed = Batch({STATE: data.seen[STATE][:, order]}, **shuffled)
     one, parts, estimate = loss(model, target, data, draws, torch.ones(()), DISCOUNTS, config)
     other, again, swapped = loss(
         model, target, mixed, tuple(n[order] for n in draws), torch.ones(()), DISCOUNTS, config
