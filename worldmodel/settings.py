@@ -165,7 +165,9 @@ class PlannerConfig:
     count for little, so that where the model sees nothing to choose the plan stays broad, and explores. A sentence of
     `horizon` tokens is scored by its imagined rewards and the value at its end; with `depths`, by the mean of that over
     every shorter horizon too. Refitted candidates are drawn number by number with the elites' deviations, or, for the
-    share `together` of their variance, with the elites' covariance over the whole sentence.
+    share `together` of their variance, with the elites' covariance over the whole sentence. That covariance is not
+    bounded by `min_spread` and `spread`, which are of single numbers: elites that agree draw nothing new together, and
+    the least deviation is sqrt(1 - `together`) x `min_spread`, none at `together` = 1.
 
     A new plan is made every `replan_every` control steps (0: when the token ends). Under the `adaptive` budget the
     policy's rollouts and the last plan are scored first, and each further iteration is only done while the elites'
