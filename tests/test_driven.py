@@ -181,7 +181,7 @@ def test_the_arms_expert_drives_its_task(name):
         _, info = env.reset(seed=seed, options={EXPERT: True})
         ended, succeeded = False, False
         while not ended:
-            assert (np.abs(info[EXPERT]) <= 1).all()
+            assert (np.abs(info[EXPERT]) < 1).all()  # not cut: at 1 the script would be faster than a learner can be
             _, _, terminated, truncated, info = env.step(info[EXPERT].astype(np.float32))
             ended, succeeded = terminated or truncated, succeeded or info["is_success"]
         done += succeeded
