@@ -36,7 +36,8 @@ class Resumption:
         progress = read_progress(path)
         # Of a checkpoint of before it held the whole config: its task is known.
         saved = progress.get("config") or written | {"task": read_identity(path).task}
-        if other := [text for text in _differences(saved, written) if text.split(".")[0] not in RESUMABLE]:
+        fixed = {name: value for name, value in written.items() if name not in RESUMABLE}
+        if other := [*_differences(saved, fixed)]:
             raise FolderError(f"{folder.path / 'config.yaml'}: not what {path} was made with ({'; '.join(other)})")
         return cls(folder, path, _changed(saved, keys, given), progress)
 

@@ -1,6 +1,7 @@
 """What the tests share: shapes and types checked while they run, seeded randomness, a tiny model, toy environments."""
 
 import functools
+import importlib
 import json
 import os
 import signal
@@ -203,6 +204,24 @@ TOYS = SimpleNamespace(
     identity=identity,
     two_hot_logits=two_hot_logits,
 )
+
+
+@pytest.fixture
+def command(tmp_path, monkeypatch, capfd):
+    """Runs a command in this process, in an empty folder; gives its exit code, standard output and error."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(name, *arguments):
+        monkeypatch.setattr(sys, "argv", [name, *arguments])
+        capfd.readouterr()
+        try:
+            importlib.import_module(f"configs.{name}").main()
+            code = 0
+        except SystemExit as end:
+            code = end.code
+        return code, *capfd.readouterr()
+
+    return run
 
 
 @pytest.fixture(scope="session")
