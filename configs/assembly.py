@@ -55,8 +55,8 @@ def prepare(config: MachineConfig) -> Machine:
     name = config.device
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"device={config.device}: this machine has no CUDA device; device=cpu works")
+    if name.startswith("cuda") and (torch.device(name).index or 0) >= (there := torch.cuda.device_count()):
+        raise ValueError(f"device={config.device}: this machine has {there or 'no'} CUDA devices; device=cpu works")
     compiled = config.compile == "true" or (config.compile == "auto" and compiler_works())
     return Machine(torch.device(name), compiled)
 

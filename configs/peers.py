@@ -22,10 +22,12 @@ READY = "ready"
 
 
 def check(peer: PeerConfig) -> Path:
-    """The peer's checkout. Raises ConfigError if it is none."""
+    """The peer's checkout. Raises ConfigError if it is none, or `peer.python` no interpreter."""
     path = Path(peer.path)
     if not (path / "tdmpc2" / "tdmpc2.py").is_file():
         raise ConfigError(f"peer.path={path}: no checkout of TD-MPC2 (it has no tdmpc2/tdmpc2.py)")
+    if peer.python and not shutil.which(peer.python):
+        raise ConfigError(f"peer.python={peer.python}: not an interpreter")
     return path.resolve()
 
 
@@ -35,8 +37,6 @@ def interpreter(peer: PeerConfig) -> str:
     Raises ConfigError if it cannot be made.
     """
     if peer.python:
-        if not shutil.which(peer.python):
-            raise ConfigError(f"peer.python={peer.python}: not an interpreter")
         return peer.python
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     folder = cache / "semagram" / peer.name
@@ -87,7 +87,7 @@ class PeerJob(Job):
 
 def job(peer: PeerConfig, task: str, seed: int, steps: int, folder: Path) -> PeerJob:
     """A run of the peer. Raises ConfigError if it cannot be run."""
-    python, checkout = interpreter(peer), str(check(peer))
+    checkout, python = str(check(peer)), interpreter(peer)
     return PeerJob(peer.name, task, seed, steps, folder, python=python, checkout=checkout)
 
 

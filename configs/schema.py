@@ -1,5 +1,6 @@
 """Every key of every command, as strict dataclasses; Hydra's defaults are made from them (`configs.store`)."""
 
+import re
 from dataclasses import dataclass, field, fields
 
 from envs.benchmark.suites import SUITES
@@ -25,8 +26,8 @@ class MachineConfig:
 
     def __post_init__(self):
         """Raise ValueError for a value out of range."""
-        if self.device.split(":")[0] not in ("cpu", "cuda", "auto"):
-            raise ValueError(f"device={self.device}: one of cpu, cuda, auto")
+        if not re.fullmatch(r"cpu|cuda(:\d+)?|auto", self.device):
+            raise ValueError(f"device={self.device}: one of cpu, cuda, auto; cuda:1 is the second of several")
         if self.threads < 1:
             raise ValueError(f"threads={self.threads}: at least 1")
         if self.compile not in ("auto", "true", "false"):

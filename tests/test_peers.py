@@ -63,8 +63,10 @@ def test_its_source_is_changed_as_it_is_imported_and_not_on_disk(checkout):
     assert {path: path.read_text() for path in checkout.rglob("*") if path.is_file()} == before
 
 
-def test_a_folder_that_is_no_checkout_is_refused(checkout, tmp_path):
+def test_what_is_no_checkout_or_no_interpreter_is_refused(checkout, tmp_path):
     assert check(PeerConfig("tdmpc2", str(checkout))) == checkout
+    with pytest.raises(ConfigError, match=r"^peer\.python=python9: not an interpreter$"):
+        check(PeerConfig("tdmpc2", str(checkout), "python9"))
     with pytest.raises(ConfigError, match="no checkout of TD-MPC2"):
         check(PeerConfig("tdmpc2", str(tmp_path)))
 
@@ -89,12 +91,11 @@ def test_an_environment_is_made_once(monkeypatch, tmp_path):
     assert interpreter(PeerConfig("tdmpc2", "x", "python9")) == "python9"
 
 
-def test_without_uv_or_an_interpreter_it_says_so(monkeypatch, tmp_path):
+def test_without_uv_it_says_so(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(peers.shutil, "which", lambda name: None)
-    for python, said in (("", "uv is not installed"), ("python9", "not an interpreter")):
-        with pytest.raises(ConfigError, match=said):
-            interpreter(PeerConfig("tdmpc2", "x", python))
+    with pytest.raises(ConfigError, match="uv is not installed"):
+        interpreter(PeerConfig("tdmpc2", "x"))
 
 
 def test_its_seconds_come_in_alternation_with_ours(checkout, stand_in, tmp_path):
