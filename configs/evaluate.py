@@ -23,8 +23,8 @@ Keys, with their defaults:
   sentence=''              said in place of the task's own, where the checkpoint hears (senses=[...,language])
   randomise=off            mild or strong, and its ranges, for the SO-101's tasks: as in semagram-train
   planner.<key>=null       samples, policy_samples, elites, iterations, horizon, spread, min_spread, carry, together,
-                           temperature, indifference, depths, deadline_ms, replan_every, budget (fixed or adaptive),
-                           agreement; null leaves the checkpoint's own setting
+                           anchor, temperature, indifference, depths, deadline_ms, replan_every, agreement,
+                           budget (fixed or adaptive); null leaves the checkpoint's own setting
   device=cpu               cpu, cuda or auto
   threads=1                of the CPU
   compile=auto             of the timed decisions; false is quicker to start and decides more slowly

@@ -112,6 +112,21 @@ def test_more_iterations_come_nearer(bowl):
     assert errors[0] > errors[1] > errors[2]
 
 
+def test_an_anchor_holds_a_plan_to_the_policy(bowl):
+    """The further the dearer: a sentence's return is less by its squared distance from the policy's own sentence."""
+    model, distance = bowl(mode=0.1), []
+    home = propose(model, torch.zeros(1, 2), torch.zeros(2, 1, 1, 2), model.codes)
+    for anchor in (0.0, 0.1, 1.0, 100.0):
+        config = dataclasses.replace(CONFIG, samples=256, anchor=anchor, min_spread=0.001)
+        plan = Planner(model, [0.9], config).plan(origin(), None, seeded())
+        away = (plan.elites - home).square().sum((0, 3))
+        returns = score(model, torch.zeros(1, 2), plan.elites, torch.tensor([0.9]), config.depths)
+        torch.testing.assert_close(plan.returns, returns - anchor * away, rtol=0, atol=1e-4 * (1 + anchor))
+        distance.append(float((plan.tokens - home[:, :, 0]).norm()))
+    assert distance == sorted(distance, reverse=True)
+    assert distance[0] > 0.3 and distance[-1] < 0.02
+
+
 @pytest.mark.parametrize("together", [0.0, 0.4, 1.0])
 def test_refitted_candidates_have_the_elites_covariance_as_far_as_they_are_drawn_together(bowl, together):
     """Over the whole sentence: its tokens are drawn with one another, where drawn alone no two numbers are."""

@@ -11,7 +11,7 @@ from policies.tokens import Tokens
 from worldmodel import twohot
 from worldmodel.election import common, elect
 from worldmodel.losses import Batch, bootstrap, loss
-from worldmodel.planner import Planner, propose
+from worldmodel.planner import Planner, propose, strayed
 from worldmodel.senses import STATE
 from worldmodel.settings import LearningConfig, PlannerConfig, TokenConfig
 
@@ -164,6 +164,17 @@ def test_fewer_candidates_than_lengths_are_refused(mixed):
     few = dataclasses.replace(PlannerConfig(), policy_samples=2)
     with pytest.raises(ValueError, match=r"^planner\.policy_samples, planner\.elites=2: at least 3, the lengths$"):
         Planner(mixed, DISCOUNTS.tolist(), few)
+
+
+def test_a_token_strays_from_the_policys_of_its_own_kind(mixed):
+    z, generator = mixed.encode({STATE: torch.zeros(2, 3)}), torch.Generator().manual_seed(0)
+    modes = propose(mixed, z, torch.zeros(2, 2, 3, 4), mixed.codes)
+    turns = mixed.codes[torch.tensor([2, 0, 1, 0])]
+    others = propose(mixed, z, torch.randn(2, 2, 4, 4, generator=generator), turns)
+    wanted = (others - modes[:, :, [2, 0, 1, 0]])[..., :4].square().sum((0, 3))
+    torch.testing.assert_close(strayed(others, modes, 4), wanted)
+    assert (wanted > 0).all()
+    assert (strayed(modes, modes, 4) < 1e-12).all()
 
 
 def test_the_policy_is_asked_for_each_kind_by_itself(mixed):

@@ -110,17 +110,32 @@ def score(
     return (total / (horizon + 1) if depths else total).view(size, count)
 
 
+def strayed(tokens: Float[Tensor, "T B N W"], modes: Float[Tensor, "T B n W"], points: int) -> Float[Tensor, "B N"]:
+    """Squared distance of each sentence's points, over all its tokens, from the policy's mode of its kind."""
+    home = modes[..., :points]
+    if home.shape[2] > 1:
+        home = torch.einsum("tbnp,tbmn->tbmp", home, tokens[..., points:])
+    return (tokens[..., :points] - home).square().sum((0, 3))
+
+
 def refine(
     model: WorldModel,
     z: Float[Tensor, "B D"],
     kept: Float[Tensor, "T B K W"],
     kept_returns: Float[Tensor, "B K"],
     fresh: Float[Tensor, "T B N W"],
+    modes: Float[Tensor, "T B n W"],
     discounts: Float[Tensor, " n"],
     config: PlannerConfig,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """One iteration: score the `fresh` sentences, `elect` among them and those `kept` from before."""
-    returns = torch.cat([kept_returns, score(model, z, fresh, discounts, config.depths)], 1)
+    """One iteration: score the `fresh` sentences, `elect` among them and those `kept` from before.
+
+    `modes`: the policy's own sentence of each of n kinds, which `anchor` holds them to.
+    """
+    fresh_returns = score(model, z, fresh, discounts, config.depths)
+    if config.anchor:
+        fresh_returns = fresh_returns - config.anchor * strayed(fresh, modes, model.points)
+    returns = torch.cat([kept_returns, fresh_returns], 1)
     return elect(torch.cat([kept, fresh], 2), returns, model.points, config)
 
 
@@ -158,7 +173,8 @@ class Planner:
         noise = torch.randn(config.iterations, *shape, generator=generator).to(z.device)
         first, *more = self._begin(z, memory, noise[0])
         elites, returns = first[:, :, :0], first.new_empty(len(z), 0)
-        found = self._refine(self.model, z, elites, returns, first, self.discounts, config)
+        modes = first[:, :, : self.model.kinds]
+        found = self._refine(self.model, z, elites, returns, first, modes, self.discounts, config)
         imagined = torch.full((len(z),), config.policy_samples * (config.horizon - 1) + first[:, 0, :, 0].numel())
         asking, spent = torch.ones(len(z), dtype=torch.bool, device=z.device), 1
         for i in range(1, config.iterations + len(more)):
@@ -177,7 +193,7 @@ class Planner:
                     drawn = torch.randn(*returns.shape, swing.shape[2], generator=generator).to(z.device)
                     swing = self._together(swing, found, drawn)
                 fresh = self._around(mean.unsqueeze(2), swing)
-            better = self._refine(self.model, z, elites, returns, fresh, self.discounts, config)
+            better = self._refine(self.model, z, elites, returns, fresh, modes, self.discounts, config)
             found = better if bool(asking.all()) else _where(asking, better, found)
             imagined += asking.cpu() * fresh[:, 0, :, 0].numel()
             spent += 1

@@ -169,6 +169,9 @@ class PlannerConfig:
     bounded by `min_spread` and `spread`, which are of single numbers: elites that agree draw nothing new together, and
     the least deviation is sqrt(1 - `together`) x `min_spread`, none at `together` = 1.
 
+    A sentence loses `anchor` times its squared distance from the policy's own, over all its points: what it gains by
+    going far must be more than the value's errors there.
+
     A new plan is made every `replan_every` control steps (0: when the token ends). Under the `adaptive` budget the
     policy's rollouts and the last plan are scored first, and each further iteration is only done while the elites'
     returns deviate by more than `agreement`, relative to the best; `fixed` does all, and so does training in any case:
@@ -184,6 +187,7 @@ class PlannerConfig:
     min_spread: float = 0.05
     carry: float = 0.5
     together: float = 0.0
+    anchor: float = 0.0
     temperature: float = 0.5
     indifference: float = 0.1
     depths: bool = False
@@ -199,7 +203,7 @@ class PlannerConfig:
         check("planner.", self, "iterations horizon", low=1, high=100)
         check("planner.", self, "min_spread", above=0, high=self.spread, why=" (planner.spread)")
         check("planner.", self, "spread temperature", above=0)
-        check("planner.", self, "indifference deadline_ms replan_every agreement", low=0)
+        check("planner.", self, "indifference anchor deadline_ms replan_every agreement", low=0)
         check("planner.", self, "carry together", low=0, high=1)
         if self.budget not in ("fixed", "adaptive"):
             raise ValueError(f"planner.budget={self.budget}: fixed or adaptive")
