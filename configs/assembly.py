@@ -55,8 +55,9 @@ def prepare(config: MachineConfig) -> Machine:
     name = config.device
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name.startswith("cuda") and (torch.device(name).index or 0) >= (there := torch.cuda.device_count()):
-        raise ValueError(f"device={config.device}: this machine has {there or 'no'} CUDA devices; device=cpu works")
+    there = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name.startswith("cuda") and int(name.partition(":")[2] or 0) >= there:
+        raise ValueError(f"device={config.device}: CUDA devices here: {there}; device=cpu works")
     compiled = config.compile == "true" or (config.compile == "auto" and compiler_works())
     return Machine(torch.device(name), compiled)
 
@@ -179,7 +180,7 @@ class Assembly:
         """The loop, at its beginning."""
         config, model = self.config, self.learner.model
         generator = torch.Generator().manual_seed(config.seed)
-        thorough = replace(config.planner, budget="fixed")
+        thorough = replace(config.planner, budget="fixed", anchor=0.0)
         planner = Planner(model, self.token_discounts, thorough, self.machine.compiled)
         agent = Agent(model, self.tokens, planner, generator, config.noise, config.planner.replan_every)
         replay = Replay(

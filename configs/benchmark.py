@@ -11,14 +11,15 @@ from configs import peers, report
 from configs.jobs import Job, quoted
 from configs.pool import Pool, Stopped
 from configs.progress import Screen
+from configs.resuming import RESUMABLE
 from configs.schema import SHARED, BenchConfig, TrainConfig
 from configs.strict import ConfigError
 from envs.benchmark.results import Result, append, latest, read
 from envs.benchmark.suites import SUITES, Suite
 from policies.files import replace_file
 
-FREE = ("device", "threads", "compile", "video", "evaluation", "checkpoint")
-FIXED = tuple(name for name in SHARED if name not in FREE)
+FREE = tuple(name for name in SHARED if name in RESUMABLE)
+FIXED = tuple(name for name in SHARED if name not in RESUMABLE)
 RESULTS, SETTINGS, LOCK = "results.csv", "settings.json", ".lock"
 PATIENCE = 60  # seconds to wait for the workers of a bench that was killed
 
@@ -35,7 +36,10 @@ class Benchmark:
 
     @classmethod
     def begin(cls, config: BenchConfig, folder: Path) -> "Benchmark":
-        """Take the folder, new or begun. Raises ConfigError if it is in use or was begun with other settings."""
+        """Take the folder, new or begun.
+
+        Raises ConfigError if it is in use or was begun with other settings, ValueError for what a run would refuse.
+        """
         suite = SUITES[config.suite]
         suite = Suite(tuple(config.tasks) or suite.tasks, config.seeds or suite.seeds, config.steps or suite.steps)
         for task in suite.tasks:  # what a run would refuse is refused before anything is written
@@ -124,14 +128,14 @@ class Benchmark:
 
 
 def settings(config: BenchConfig) -> list[str]:
-    """The keys, `name=value`, in which the runs differ from semagram-train's defaults."""
+    """The keys, `name=value`, in which the runs differ from semagram-train's defaults, and all that are free."""
     default, found = _plain(TrainConfig()), []
 
     def walk(value, usual, name: str) -> None:
         if isinstance(value, dict):
             for key in value:
                 walk(value[key], usual[key], f"{name}.{key}")
-        elif value != usual:
+        elif value != usual or name.partition(".")[0] in FREE:
             found.append(f"{name}={quoted(value) if isinstance(value, str) else json.dumps(value)}")
 
     for name in FIXED + FREE:

@@ -8,7 +8,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import fields
 from pathlib import Path
 
@@ -73,7 +73,7 @@ def run(name: str, help_text: str, body: Callable[[dict, Path], dict]) -> list[d
 
     logging.getLogger("robot.gated").disabled = True  # of a fault the command tells itself
     try:
-        with _stoppable(), _unread():
+        with _stoppable(), nullcontext() if os.environ.get("SEMAGRAM_TRACEBACK") else _unread():
             hydra.main(version_base="1.3", config_path=None, config_name=name)(task)()
     except HydraException as error:
         _refuse(_explain(error, name))
@@ -84,7 +84,12 @@ def run(name: str, help_text: str, body: Callable[[dict, Path], dict]) -> list[d
     for end in outcome:
         if isinstance(end, Exception):
             _refuse(_one_line(end), FAILED if isinstance(end, Ended) else MISTAKE)
-        print(json.dumps(end))
+        try:
+            with _unread():
+                print(json.dumps(end))
+        except OSError as error:  # a full disk
+            _drop()
+            _refuse(f"stdout: {error.strerror}", FAILED)
     return outcome
 
 
@@ -111,7 +116,12 @@ def _unread() -> Iterator[None]:
         yield
         sys.stdout.flush()
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop()
+
+
+def _drop() -> None:
+    """Let stdout lead nowhere: what it still holds would fail again at the program's end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def say(text: str) -> None:
@@ -124,6 +134,13 @@ def given() -> set[str]:
     from hydra.core.hydra_config import HydraConfig  # noqa: PLC0415
 
     return {text.lstrip("+~").partition("=")[0].partition("@")[0] for text in HydraConfig.get().overrides.task}
+
+
+def moved() -> bool:
+    """Whether the user said where to put the run folder."""
+    from hydra.core.hydra_config import HydraConfig  # noqa: PLC0415
+
+    return any(text.startswith("hydra.run.dir=") for text in HydraConfig.get().overrides.hydra)
 
 
 def _prune(folder: Path) -> None:
@@ -152,7 +169,7 @@ def _explain(error: Exception, name: str) -> str:
         return unknown(found[1], known_keys(name))
     if "override_grammar" in text or text.startswith("Ambiguous value"):
         return _unreadable()
-    if found := re.search(r"Could not find '([^'/]+)/([^']*)'", text):
+    if (found := re.search(r"Could not find '([^'/]+)/([^']*)'", text)) and found[1] in GROUPS:
         return _no_choice(*found.groups())
     return _one_line(error)
 
@@ -178,13 +195,14 @@ def _check_arguments(name: str) -> None:
 
     groups = _groups(ConfigStore.instance().load(f"{name}.yaml").node)
     for argument in sys.argv[1:]:
-        short = argument.startswith("-m") or (len(argument) > 3 and "--multirun".startswith(argument))
-        if short or argument == "hydra.mode=MULTIRUN":
+        if argument.startswith("-m") or (len(argument) > 2 and "--multirun".startswith(argument)):
             _refuse(f"{argument}: a command makes one run; semagram-bench makes many")
         try:
             override = OverridesParser.create().parse_override(argument)
         except HydraException:
             continue  # an option, or what Hydra itself refuses
+        if override.key_or_group == "hydra.mode":
+            _refuse(f"{argument}: a command makes one run; semagram-bench makes many")
         if override.key_or_group in groups and not isinstance(override.value(), str):
             _refuse(_no_choice(override.key_or_group, argument.partition("=")[2]))
 

@@ -37,13 +37,14 @@ def milliseconds(seconds: Sequence[float]) -> dict[str, float]:
 def duel(config: BenchConfig, folder: Path) -> dict:
     """Time `peer.decisions` whole decisions (plan, environment step, update) of the peer and more of ours."""
     task = TaskConfig((config.tasks or list(SUITES[config.suite].tasks))[0])
-    settings = {name: getattr(config, name) for name in SHARED}
+    alone = {"envs": 1, "demonstrations": 0, "takeover": 0.0}  # one environment, and the agent drives
+    own = TrainConfig(task=task, **{name: getattr(config, name) for name in SHARED} | alone)
     cores = os.cpu_count() or 1
     theirs = Theirs(config.peer, task.name, cores, folder / "peer.txt")
     ours = None
     try:
         theirs.time("plan", 1)  # it is loaded before ours starts, and a mistake shows at once
-        ours = Ours(TrainConfig(task=task, **settings))
+        ours = Ours(own)
         mine, its = alternate(ours, theirs, "decision", config.peer.decisions)
         costs = {config.agent: ours.cost(), config.peer.name: theirs.cost()}
     finally:

@@ -76,6 +76,8 @@ class Evaluation:
 
     def run(self, folder: Path) -> dict:
         """Evaluate; leaves summary.json, a picture and perhaps a video. Returns the summary. Raises FolderError."""
+        if (folder / "config.yaml").exists():
+            raise FolderError(f"hydra.run.dir={folder}: a run's own folder, whose summary.json would be lost")
         agreement = self._agreement()  # first: a damaged replay is not to cost the episodes
         planned, imagined = self._episodes(True)
         alone, _ = self._episodes(False)

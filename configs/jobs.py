@@ -12,6 +12,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 from configs.assembly import Assembly
+from configs.resuming import RESUMABLE
+from configs.run_folder import RunFolder
 from configs.schema import TrainConfig
 from configs.store import composed
 from configs.strict import build
@@ -25,7 +27,7 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 
 @dataclass(frozen=True)
 class Job:
-    """`agent` trains on a task for `steps` environment steps in `folder`; `settings` are the keys that differ."""
+    """`agent` trains on a task for `steps` environment steps in `folder`; `settings`: keys, `name=value`."""
 
     agent: str
     task: str
@@ -42,8 +44,9 @@ class Job:
     def command(self) -> list[str]:
         """The command line that begins the run or, where it left a checkpoint, goes on from there."""
         if self.begun():
-            # What is fixed when a run begins is in its own config; the bench has seen to it that it is the same.
-            keys = [f"resume={quoted(self.folder)}"]
+            # What is fixed when a run begins is in its checkpoint; the bench has seen to it that it is the same.
+            free = [key for key in self.settings if re.split(r"[.=]", key)[0] in RESUMABLE]
+            keys = [f"resume={quoted(self.folder)}", *free]
         else:
             keys = [*self._keys(), f"hydra.run.dir={quoted(self.folder)}"]
         return [sys.executable, "-m", "configs.worker", str(os.getpid()), f"steps={self.steps}", *keys]
@@ -66,7 +69,7 @@ class Job:
 
     def begun(self) -> bool:
         """Whether there is a checkpoint to go on from."""
-        return any(path.name.isdigit() for path in (self.folder / "checkpoints").glob("*"))
+        return RunFolder(self.folder).used
 
     def curve(self) -> Curve | None:
         """What it has measured so far; None before its first line."""

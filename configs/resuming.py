@@ -1,13 +1,15 @@
 """Where a run goes on from: its newest checkpoint, and the config that is saved in it."""
 
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from omegaconf import OmegaConf
 
+from configs.command import GROUPS
 from configs.run_folder import RunFolder
-from configs.strict import ConfigError
+from configs.schema import TrainConfig
+from configs.strict import ConfigError, build
 from policies.checkpoint import newest, read_identity, read_progress
 from policies.folders import FolderError
 
@@ -27,38 +29,54 @@ class Resumption:
     def find(cls, keys: dict, given: Collection[str]) -> "Resumption":
         """Of the run folder `keys["resume"]`; of what the user set, `given`, only RESUMABLE keys can differ.
 
-        Raises ConfigError for another key, FolderError for a folder that is damaged or whose config.yaml is not its
-        checkpoint's.
+        Keys that a config lacks, as those of older versions do, have their defaults. Raises ConfigError for another
+        key, FolderError for a folder that is damaged or whose config.yaml is not its checkpoint's.
         """
         folder = RunFolder(Path(keys["resume"]))
         written = folder.config()
         path = newest(folder.checkpoints)
         progress = read_progress(path)
         # Of a checkpoint of before it held the whole config: its task is known.
-        saved = progress.get("config") or written | {"task": read_identity(path).task}
+        saved = _whole(progress.get("config") or written | {"task": read_identity(path).task})
         fixed = {name: value for name, value in written.items() if name not in RESUMABLE}
-        if other := [*_differences(saved, fixed)]:
+        if other := [*_differences(saved, _whole(written), fixed)]:
             raise FolderError(f"{folder.path / 'config.yaml'}: not what {path} was made with ({'; '.join(other)})")
         return cls(folder, path, _changed(saved, keys, given), progress)
 
 
-def _differences(saved: dict, written: dict, at: str = "") -> Iterator[str]:
-    """What is written otherwise than it was saved."""
-    for key, now in written.items():
-        was, name = saved.get(key), f"{at}{key}"
-        if isinstance(was, dict) and isinstance(now, dict):
-            yield from _differences(was, now, f"{name}.")
-        elif was != now:
-            yield f"{name}={was}, not {now}"
+def _whole(keys: dict) -> dict:
+    """A config with every key. Raises ConfigError."""
+    return asdict(build(TrainConfig, keys))
+
+
+def _differences(one: dict, other: dict, names: dict, at: str = "") -> Iterator[str]:
+    """Where the values of these names, nested, differ."""
+    for name, below in names.items():
+        if isinstance(one[name], dict) and isinstance(below, dict):
+            yield from _differences(one[name], other[name], below, f"{at}{name}.")
+        elif one[name] != other[name]:
+            yield f"{at}{name}={one[name]}, not {other[name]}"
 
 
 def _changed(saved: dict, keys: dict, given: Collection[str]) -> dict:
     """The config a run began with, with the RESUMABLE keys that are `given`. Raises ConfigError for another one."""
     old, new = OmegaConf.create(saved), OmegaConf.create(keys)
     for name in sorted(set(given) - {"resume"}):
-        was, wanted = OmegaConf.select(old, name), OmegaConf.select(new, name)
+        place = GROUPS[name][0] if name in GROUPS else name
+        was, wanted = OmegaConf.select(old, place), OmegaConf.select(new, place)
         if name.partition(".")[0] in RESUMABLE:
+            if OmegaConf.is_config(was):
+                raise ConfigError(
+                    f"{name}: a group; on resuming, its keys are given one by one, {name}.{next(iter(was))}="
+                )
             OmegaConf.update(old, name, wanted)
-        elif was != wanted:
+        elif _unlike(was, wanted):
             raise ConfigError(f"{name}: fixed when this run began; on resuming, {', '.join(RESUMABLE)} can change")
     return OmegaConf.to_container(old)
+
+
+def _unlike(was, wanted) -> bool:
+    """Whether a value is another; of a group, whether any that is given is."""
+    if OmegaConf.is_dict(was) and OmegaConf.is_dict(wanted):
+        return any(_unlike(was[key], wanted[key]) for key in wanted)
+    return was != wanted

@@ -1,6 +1,7 @@
 """The folder a run leaves: config.yaml, metrics.csv, summary.json, checkpoints/."""
 
 import csv
+import fcntl
 import io
 import json
 import os
@@ -48,9 +49,20 @@ class RunFolder:
         """Whether a run has left a checkpoint in it."""
         return any(path.name.isdigit() for path in self.checkpoints.glob("*"))
 
-    def begin(self, config: dict) -> None:
-        """Write the config and an empty metrics file."""
+    def take(self) -> int:
+        """A descriptor; the folder is ours while it is open. Raises FolderError where another process has it."""
         self.path.mkdir(parents=True, exist_ok=True)
+        lock = os.open(self.path, os.O_RDONLY)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(lock)
+            raise FolderError(f"{self.path}: another semagram-train is running there") from error
+        return lock
+
+    def begin(self, config: dict) -> None:
+        """Write the config and an empty metrics file; nothing is left of a run that had no checkpoint yet."""
+        (self.path / "summary.json").unlink(missing_ok=True)
         replace_file(self.path / "config.yaml", OmegaConf.to_yaml(config).encode())
         replace_file(self.metrics, (",".join(COLUMNS) + "\n").encode())
 

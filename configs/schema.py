@@ -26,7 +26,7 @@ class MachineConfig:
 
     def __post_init__(self):
         """Raise ValueError for a value out of range."""
-        if not re.fullmatch(r"cpu|cuda(:\d+)?|auto", self.device):
+        if not re.fullmatch(r"cpu|cuda(:(0|[1-9][0-9]?))?|auto", self.device):
             raise ValueError(f"device={self.device}: one of cpu, cuda, auto; cuda:1 is the second of several")
         if self.threads < 1:
             raise ValueError(f"threads={self.threads}: at least 1")
@@ -83,7 +83,7 @@ class TrainConfig(LoopConfig, AgentConfig):
         if kept // self.envs <= window:
             name = "capacity" if kept == self.replay.capacity else "frames"
             least = f"at least {(window + 1) * self.envs}, {window + 1} for each of envs={self.envs}"
-            raise ValueError(f"replay.{name}={kept}: {least}, as a batch's windows are {window} steps long")
+            raise ValueError(f"replay.{name}={kept}: {least}, a window of {window} steps and one more")
         if self.task.sentence and not self.perceived.language:
             raise ValueError(f"task.sentence={self.task.sentence}: nothing hears it; senses=[...,language]")
         if self.task.name == "multi" and not self.perceived.language:

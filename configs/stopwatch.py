@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import torch
 
-from configs.assembly import Assembly, prepare
+from configs.assembly import Assembly
 from configs.schema import TrainConfig
 from policies.recall import Recall
 from worldmodel.arithmetic import plan_gflop, update_gflop
@@ -18,7 +18,7 @@ class Ours:
     """A training run just past its random steps. The first repetition of anything may compile."""
 
     def __init__(self, config: TrainConfig):
-        self.parts = Assembly(config, prepare(config))
+        self.parts = Assembly.begin(config)
         self.trainer, self.learner = self.parts.trainer, self.parts.learner
         for _ in self.trainer.run((config.seed_steps + config.envs) * config.task.action_repeat):
             pass

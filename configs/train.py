@@ -69,10 +69,12 @@ def main() -> None:
 
 def train(keys: dict, folder: Path) -> dict:
     """Train as `keys` say and leave everything in `folder`; returns the summary. Raises ValueError, OSError."""
-    from configs.command import given  # noqa: PLC0415
+    from configs.command import given, moved  # noqa: PLC0415
     from configs.schema import TrainConfig  # noqa: PLC0415
-    from configs.strict import build  # noqa: PLC0415
+    from configs.strict import ConfigError, build  # noqa: PLC0415
 
+    if keys["resume"] and moved():
+        raise ConfigError(f"hydra.run.dir=: not with resume={keys['resume']}, which goes on in its own folder")
     build(TrainConfig, keys)  # a mistake is answered before PyTorch is imported
     from configs.training import Training  # noqa: PLC0415
 

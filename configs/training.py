@@ -1,5 +1,6 @@
 """A training run from its first step to its summary: evaluations, checkpoints, progress, pictures."""
 
+import os
 import signal
 import sys
 import time
@@ -9,7 +10,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from configs.assembly import Assembly, prepare
+from configs.assembly import Assembly
 from configs.films import film
 from configs.pace import measure
 from configs.resuming import Resumption
@@ -23,6 +24,7 @@ from envs.blackout import watched
 from envs.make import make
 from policies.agent import Agent
 from policies.checkpoint import load_trainer, save_checkpoint, versions
+from policies.folders import FolderError
 from policies.memories import Memories
 from policies.rollouts import Rollout, by_task, rollout, success_rates
 from worldmodel.arithmetic import plan_gflop, update_gflop
@@ -36,7 +38,7 @@ class Stopped(Exception):
 class Training:
     """One run.
 
-    `keys`: its config as it was composed, which every checkpoint holds.
+    `keys`: its config, which every checkpoint holds. `lock`: a descriptor; the folder is ours while it is open.
     `seconds` is the time spent training, evaluations left out, over all its sittings; `evaluated` the environment steps
     at the last evaluation; `signal` the name of the signal that asked it to stop.
     """
@@ -45,6 +47,7 @@ class Training:
     keys: dict
     parts: Assembly
     folder: RunFolder
+    lock: int
     seconds: float = 0.0
     evaluated: int = 0
     signal: str = ""
@@ -61,21 +64,27 @@ class Training:
         folder = RunFolder(path)
         if folder.used:
             raise ConfigError(f"hydra.run.dir={path}: holds a run already; resume={path} goes on with it")
-        run = cls(config, keys, Assembly.begin(config), folder)  # what cannot be made is refused before it writes
+        parts = Assembly.begin(config)  # what cannot be made is refused before anything is written
+        run = cls(config, keys, parts, folder, folder.take())
         run.folder.begin(keys)
         return run
 
     @classmethod
     def _resume(cls, found: Resumption) -> "Training":
-        config = build(TrainConfig, found.keys)
-        run = cls(config, found.keys, Assembly(config, prepare(config)), found.folder)
-        load_trainer(found.path, run.parts.trainer, run._say)
-        found.folder.rewind(int(found.progress["metrics_bytes"]))
+        config, folder = build(TrainConfig, found.keys), found.folder
+        parts = Assembly.begin(config)
+        load_trainer(found.path, parts.trainer, cls._say)
+        run = cls(config, found.keys, parts, folder, folder.take())
+        try:
+            folder.rewind(int(found.progress["metrics_bytes"]))
+        except FolderError:
+            os.close(run.lock)
+            raise
         run.seconds = float(found.progress["seconds"])
-        run.evaluated = int(found.progress.get("evaluated", run.parts.trainer.env_steps))
+        run.evaluated = int(found.progress.get("evaluated", parts.trainer.env_steps))
         run._say(f"going on from {found.path}")
-        if run.parts.trainer.env_steps >= config.steps:
-            run._say(f"steps={config.steps}: it has {run.parts.trainer.env_steps} already, and is only evaluated again")
+        if parts.trainer.env_steps >= config.steps:
+            run._say(f"steps={config.steps}: it has {parts.trainer.env_steps} already, and is only evaluated again")
         return run
 
     def run(self) -> dict:
@@ -102,6 +111,7 @@ class Training:
             for number, handler in before.items():
                 signal.signal(number, handler)
             self.parts.close()
+            os.close(self.lock)
 
     def _ask(self, number, frame) -> None:
         """Stop at the next step's end, where everything is consistent; the same signal again kills at once."""

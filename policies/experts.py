@@ -76,5 +76,5 @@ class Experts:
 
     def load_state_dict(self, saved: dict[str, Tensor]) -> None:
         """Take back what `state_dict` gave; of an older checkpoint, what it has."""
-        for name, value in saved.items():
-            setattr(self, name, value.numpy().copy())
+        self.taken = saved.get("taken", torch.from_numpy(self.taken)).numpy().copy()
+        self.steps = saved.get("steps", torch.from_numpy(self.steps)).numpy().copy()

@@ -224,7 +224,8 @@ class Trainer:
         self.returns, self.lengths = saved["returns"].numpy().copy(), saved["lengths"].numpy().copy()
         if "successes" in saved:  # not in a checkpoint of before they were counted
             self.successes = saved["successes"].numpy().copy()
-        self.experts.load_state_dict({n[8:]: t for n, t in saved.items() if n.startswith("experts.")})
+        driven = {n[8:]: t for n, t in saved.items() if n.startswith("experts.")}
+        self.experts.load_state_dict(driven or {n: t for n, t in saved.items() if n == "taken"})  # as it once stood
         self.metrics = saved["metrics"].clone()
         self.observation = {n[5:]: t.clone() for n, t in saved.items() if n.startswith("seen.")}
         self.agent.load_state_dict({n[6:]: t for n, t in saved.items() if n.startswith("agent.")})

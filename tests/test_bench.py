@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import pytest
 from configs import benchmark, pool, report
 from configs.bench import tabulate
 from configs.benchmark import Benchmark, settings
-from configs.jobs import Job
+from configs.jobs import Job, quoted
 from configs.pool import Pool
 from configs.progress import Screen, duration
 from configs.schema import BenchConfig, TrainConfig
@@ -230,15 +231,22 @@ def test_two_benchmarks_do_not_share_a_folder(monkeypatch, tmp_path):
     os.close(Benchmark.begin(BenchConfig(), tmp_path).lock)
 
 
-def test_what_is_passed_on_is_what_differs_from_the_defaults():
-    assert settings(BenchConfig(video=True)) == []
+def fixed(config):
+    """What is passed on of the keys that are fixed when a run begins."""
+    return [key for key in settings(config) if re.split("[.=]", key)[0] not in benchmark.FREE]
+
+
+def test_what_is_passed_on_is_what_differs_from_the_defaults_and_all_that_is_free(tmp_path):
+    assert fixed(BenchConfig(video=True)) == []
     changed = BenchConfig(
         learning=LearningConfig(batch=7, rho=0.25), planner=PlannerConfig(depths=True), compile="false", seed_steps=9
     )
-    assert settings(changed) == [
-        *("learning.batch=7", "learning.rho=0.25", "planner.depths=true", "seed_steps=9"),
-        *("compile='false'", "video=false"),
-    ]
+    assert fixed(changed) == ["learning.batch=7", "learning.rho=0.25", "planner.depths=true", "seed_steps=9"]
+    free = [key for key in settings(changed) if key not in fixed(changed)]
+    assert {"device='cpu'", "threads=1", "compile='false'", "video=false", "evaluation.episodes=10"} < set(free)
+    (tmp_path / "checkpoints" / "000000100").mkdir(parents=True)
+    begun = Job("a", "walker-walk", 1, 100, tmp_path, tuple(settings(changed)))
+    assert begun.command()[4:] == ["steps=100", f"resume={quoted(tmp_path)}", *free]
 
 
 def test_every_key_of_training_is_taken_but_those_that_the_benchmark_sets_itself():
@@ -248,8 +256,8 @@ def test_every_key_of_training_is_taken_but_those_that_the_benchmark_sets_itself
 
 
 def test_what_is_perceived_is_passed_on():
-    seeing = settings(BenchConfig(senses=("state", "images.main"), image_size=32))
-    assert seeing == ['senses=["state", "images.main"]', "image_size=32", "video=false"]
+    seeing = fixed(BenchConfig(senses=("state", "images.main"), image_size=32))
+    assert seeing == ['senses=["state", "images.main"]', "image_size=32"]
 
 
 def test_a_folder_begun_before_there_was_a_key_goes_on_with_its_default_only(monkeypatch, tmp_path):

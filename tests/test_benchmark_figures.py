@@ -20,7 +20,8 @@ def curve(end=100_000, top=900.0, seed=0):
     evaluation = np.linspace(end / 5, end, 5)
     noise = np.random.default_rng(seed).normal(0, 20, len(train))
     deviation = np.full(5, 15.0)
-    return Curve(train, top * train / end + noise, evaluation, top * evaluation / end, deviation, deviation * np.nan)
+    risen = top * evaluation / end
+    return Curve(train, top * train / end + noise, evaluation, risen, deviation, deviation * np.nan, float(end))
 
 
 def named(axes, gid):
@@ -52,6 +53,8 @@ def test_what_an_expert_drove_is_not_the_agents_return(tmp_path):
     read = read_curve(path)
     assert [*read.train_steps] == [2000] and [*read.train_return] == [10]
     assert [*read.eval_return] == [30]
+    path.write_text(head + "1000,,,90,50,50,,,,\n")
+    assert read_curve(path).end == 1000  # so far it is
 
 
 def test_a_run_that_has_only_begun_is_an_empty_curve(tmp_path):
@@ -100,7 +103,7 @@ def test_smoothing_does_not_shift_a_line():
 def test_a_run_without_evaluations_is_drawn_by_its_training():
     full = curve()
     nothing = np.zeros(0)
-    bare = Curve(full.train_steps, full.train_return, *[nothing] * 4)
+    bare = Curve(full.train_steps, full.train_return, *[nothing] * 4, full.end)
     assert trace(full)[0] is full.eval_steps
     assert trace(bare)[0] is full.train_steps
 

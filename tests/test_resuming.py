@@ -1,5 +1,6 @@
 """Laws of going on with a run: from what its checkpoint holds, or refused in one line with nothing changed."""
 
+import fcntl
 import hashlib
 import json
 import os
@@ -9,11 +10,13 @@ import sys
 
 import pytest
 
+DAMAGED = [*(f"{name}.safetensors" for name in ("model", "learner", "replay", "loop")), "config.json", "progress.json"]
+
 
 @pytest.fixture(scope="module")
 def trained(toys, tmp_path_factory):
     """A run folder with checkpoints."""
-    folder = tmp_path_factory.mktemp("commands") / "run"
+    folder = tmp_path_factory.mktemp("resuming") / "run"
     keys = [
         *toys.tiny_keys,
         "task=gym",
@@ -27,7 +30,7 @@ def trained(toys, tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "learner.safetensors", "replay.safetensors", "config.json"])
+@pytest.mark.parametrize("name", DAMAGED)
 def test_a_damaged_checkpoint_is_named(command, trained, tmp_path, name):
     run = shutil.copytree(trained, tmp_path / "run", symlinks=True)
     file = run / "checkpoints" / "last" / name
@@ -78,15 +81,65 @@ def test_a_config_that_is_not_the_checkpoints_is_refused(command, trained, tmp_p
     code, out, err = command("train", f"resume={run}")
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert "(task.max_decisions=50, not 60)" in err
+    few = [line for line in begun.splitlines() if "action_repeat" not in line]  # a key of which there was none yet
+    config.write_text("\n".join(few))
+    assert command("train", f"resume={run}", "video=false")[0] == 0
 
 
 def test_a_run_goes_on_with_the_config_of_its_checkpoint(command, trained, tmp_path):
     run = shutil.copytree(trained, tmp_path / "run", symlinks=True)
-    (run / "config.yaml").write_text("task:\n  name: gym\n")  # all else is not there to be read
+    (run / "config.yaml").write_text("task: {name: gym, id: Pendulum-v1}\n")  # all else is not there to be read
     was = json.loads((run / "summary.json").read_text())
     code, out, err = command("train", f"resume={run}", "video=false")
     assert code == 0, err
     assert json.loads(out)["returns"] == was["returns"]
+
+
+def test_a_run_that_is_being_trained_is_left_to_that(command, trained, tmp_path):
+    run = shutil.copytree(trained, tmp_path / "run", symlinks=True)
+    before = contents(run)
+    lock = os.open(run, os.O_RDONLY)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    code, out, err = command("train", f"resume={run}")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert f"{run}: another semagram-train is running there" in err
+    assert contents(run) == before
+    os.close(lock)
+    assert command("train", f"resume={run}", "video=false")[0] == 0
+
+
+def test_a_key_that_a_run_was_begun_without_has_its_default(command, trained, tmp_path):
+    run = shutil.copytree(trained, tmp_path / "run", symlinks=True)
+    checkpoint = run / "checkpoints" / "last"
+    progress = json.loads((checkpoint / "progress.json").read_text())
+    del progress["config"]["planner"]["anchor"]
+    resign(checkpoint, "progress.json", json.dumps(progress).encode())
+    assert command("train", f"resume={run}", "video=false", "planner.anchor=0")[0] == 0
+    code, out, err = command("train", f"resume={run}", "planner.anchor=1")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "planner.anchor: fixed when this run began" in err
+
+
+def test_on_resuming_a_folder_or_a_group_is_not_taken(command, trained, tmp_path):
+    before = contents(trained)
+    for key, said in (
+        ("hydra.run.dir=elsewhere", "hydra.run.dir=: not with resume="),
+        ("evaluation={every:5}", "evaluation: a group; on resuming, its keys are given one by one, evaluation.every="),
+    ):
+        code, out, err = command("train", f"resume={trained}", key)
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert said in err
+    assert contents(trained) == before
+    assert not [*tmp_path.iterdir()]
+
+
+def test_an_evaluation_leaves_a_runs_own_summary_alone(command, trained, tmp_path):
+    run = shutil.copytree(trained, tmp_path / "run", symlinks=True)
+    before = contents(run)
+    code, out, err = command("evaluate", f"checkpoint={run}", f"hydra.run.dir={run}")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert f"hydra.run.dir={run}: a run's own folder" in err
+    assert contents(run) == before
 
 
 def test_a_run_is_not_written_over(command, trained, tmp_path):
@@ -112,7 +165,7 @@ def test_a_checkpoint_whose_task_has_changed_is_refused(command, trained, tmp_pa
 
 def test_what_was_fixed_at_the_beginning_cannot_change_on_resuming(command, trained, tmp_path):
     before = contents(trained)
-    for key in ("seed=9", "learning.batch=16", "task=walker-walk", "seed_steps=7"):
+    for key in ("seed=9", "learning.batch=16", "task=walker-walk", "seed_steps=7", "vision=large"):
         code, out, err = command("train", f"resume={trained}", key)
         assert (code, out, err.count("\n")) == (2, "", 1)
         assert f"{key.partition('=')[0]}: fixed when this run began" in err

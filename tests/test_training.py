@@ -193,12 +193,15 @@ def test_going_on_with_more_steps_is_as_if_they_had_been_asked_for_at_once(runs,
 
 
 def test_what_explores_searches_in_full_and_what_is_judged_acts_by_the_averaged_weights(toys, tmp_path):
-    keys = keys_of(*toys.tiny_keys, "task=gym", "task.id=Pendulum-v1", "planner.budget=adaptive", "envs=1")
+    keys = keys_of(
+        *toys.tiny_keys, "task=gym", "task.id=Pendulum-v1", "planner.budget=adaptive", "planner.anchor=2", "envs=1"
+    )
     parts = Training.begin(keys, tmp_path / "run").parts
     try:
         exploring, judged = parts.trainer.agent, parts.evaluator(True, 0)
-        assert (exploring.noise is not None, exploring.planner.config.budget) == (True, "fixed")
-        assert (judged.noise is not None, judged.planner.config.budget) == (False, "adaptive")
+        search = [(agent.planner.config.budget, agent.planner.config.anchor) for agent in (exploring, judged)]
+        assert search == [("fixed", 0), ("adaptive", 2)]
+        assert (exploring.noise is not None, judged.noise is not None) == (True, False)
         assert exploring.model is exploring.planner.model is parts.learner.model
         assert judged.model is judged.planner.model is parts.learner.acting
     finally:

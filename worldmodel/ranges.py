@@ -18,7 +18,7 @@ def check(
     """
     for name in names.split():
         value = getattr(config, name)
-        right = math.isfinite(value)
+        right = isinstance(value, int) or math.isfinite(value)
         right &= (low is None or value >= low) and (above is None or value > above) and (high is None or value <= high)
         if not right:
             raise ValueError(f"{prefix}{name}={value}: {_range(low, above, high)}{why}")

@@ -65,16 +65,15 @@ class Replay:
             raise ValueError(f"replay.capacity={capacity}: at least 1 step for each of {envs} environments")
         naming.check(senses)
         self.senses, self.lags = dict(senses), tuple(lags)
-        self.seen = {key: _column(key, shape, envs, self.rows) for key, shape in senses.items()}
-        self.present = torch.zeros(envs, self.rows, len(senses), dtype=torch.bool)
+        sizes = envs, self.rows
+        self.seen = {key: _column(key, shape, sizes) for key, shape in senses.items()}
+        self.present = _room("masks", (*sizes, len(senses)), bool)
         self.sentences: list[Tensor] = []
-        self.action = torch.zeros(envs, self.rows, action_size)
-        self.reward = torch.zeros(envs, self.rows)
-        self.choice = torch.zeros(envs, self.rows, token_size or action_size)
-        self.chose = torch.zeros(envs, self.rows, dtype=torch.bool)
-        self.driven = torch.zeros(envs, self.rows, dtype=torch.bool)
-        self.terminated = torch.zeros(envs, self.rows, dtype=torch.bool)
-        self.final = torch.ones(envs, self.rows, dtype=torch.bool)
+        self.action = _room("actions", (*sizes, action_size))
+        self.reward = _room("rewards", sizes)
+        self.choice = _room("plans", (*sizes, token_size or action_size))
+        self.chose, self.driven, self.terminated, self.final = (_room("marks", sizes, bool) for _ in range(4))
+        self.final.fill_(True)
         self.head = torch.full((envs,), -1)  # row of the newest observation
         self.filled = torch.zeros(envs, dtype=torch.long)
         self.steps = 0  # rows that hold a step
@@ -264,15 +263,19 @@ class Replay:
         self.steps = int((~self.final).sum())
 
 
-def _column(key: str, shape: tuple[int, ...], envs: int, rows: int) -> Tensor:
-    """Room for what one sense gives. Pages that are never written take no memory, which `torch.zeros` would write."""
-    kind = np.dtype(np.uint8 if naming.is_image(key) else np.int32 if key == LANGUAGE else np.float32)
-    sizes = (envs, rows) if key == LANGUAGE else (envs, rows, *shape)
+def _column(key: str, shape: tuple[int, ...], rows: tuple[int, int]) -> Tensor:
+    """Room for what one sense gives; of the language, for the numbers of sentences."""
+    kind = np.uint8 if naming.is_image(key) else np.int32 if key == LANGUAGE else np.float32
+    return _room(key, rows if key == LANGUAGE else (*rows, *shape), kind)
+
+
+def _room(what: str, sizes: tuple[int, ...], kind: type = np.float32) -> Tensor:
+    """Zeros. Pages that are never written take no memory, which `torch.zeros` would write."""
     try:
         return torch.from_numpy(np.zeros(sizes, kind))
     except MemoryError as error:
-        gigabytes = math.prod(sizes) * kind.itemsize / 1e9
-        raise ValueError(f"replay of {key}: no room for {gigabytes:.0f} GB; fewer steps or smaller frames") from error
+        gigabytes = math.prod(sizes) * np.dtype(kind).itemsize / 1e9
+        raise ValueError(f"replay of {what}: no room for {gigabytes:.0f} GB; fewer steps or smaller frames") from error
 
 
 _ROWS = ("present", "action", "reward", "terminated", "final", "choice", "chose", "driven")

@@ -169,8 +169,9 @@ class PlannerConfig:
     bounded by `min_spread` and `spread`, which are of single numbers: elites that agree draw nothing new together, and
     the least deviation is sqrt(1 - `together`) x `min_spread`, none at `together` = 1.
 
-    A sentence loses `anchor` times its squared distance from the policy's own, over all its points: what it gains by
-    going far must be more than the value's errors there.
+    A sentence loses `anchor` times its squared distance from the policy's own, summed over all its points, in the unit
+    of the reward: what it gains by going far must be more than the value's errors there. Everything here that speaks of
+    returns means what is left. Training never anchors: an agent that stays near its policy finds out nothing new.
 
     A new plan is made every `replan_every` control steps (0: when the token ends). Under the `adaptive` budget the
     policy's rollouts and the last plan are scored first, and each further iteration is only done while the elites'
@@ -203,7 +204,8 @@ class PlannerConfig:
         check("planner.", self, "iterations horizon", low=1, high=100)
         check("planner.", self, "min_spread", above=0, high=self.spread, why=" (planner.spread)")
         check("planner.", self, "spread temperature", above=0)
-        check("planner.", self, "indifference anchor deadline_ms replan_every agreement", low=0)
+        check("planner.", self, "indifference deadline_ms replan_every agreement", low=0)
+        check("planner.", self, "anchor", low=0, high=1e6)
         check("planner.", self, "carry together", low=0, high=1)
         if self.budget not in ("fixed", "adaptive"):
             raise ValueError(f"planner.budget={self.budget}: fixed or adaptive")

@@ -18,7 +18,8 @@ OPTIONAL = ("eval_policy_return", "episode_driven")
 class Curve:
     """One run. T training episodes in the order they ended, E evaluations; steps are environment steps.
 
-    Episodes of which an expert drove a part are not among the T: their returns are not the agent's.
+    Episodes of which an expert drove a part are not among the T: their returns are not the agent's. `end`: the last
+    environment step of any episode or evaluation; 0 for a run that has measured nothing.
 
     `eval_return` and `eval_std`: mean and standard deviation over an evaluation's episodes.
     `eval_policy_return`: the policy's without the planner, NaN where it was not measured.
@@ -30,11 +31,7 @@ class Curve:
     eval_return: Float[ndarray, " E"]
     eval_std: Float[ndarray, " E"]
     eval_policy_return: Float[ndarray, " E"]
-
-    @property
-    def end(self) -> float:
-        """The last environment step that anything was measured at; 0 for a run that has measured nothing."""
-        return float(max([0.0, *self.train_steps[-1:], *self.eval_steps[-1:]]))
+    end: float
 
 
 def read_curve(path: Path | str) -> Curve:
@@ -70,6 +67,7 @@ def read_curve(path: Path | str) -> Curve:
         columns["eval_return"][evaluation],
         np.nan_to_num(columns["eval_std"][evaluation]),  # one episode has no deviation
         columns["eval_policy_return"][evaluation],
+        float(steps[-1]) if len(steps) else 0.0,
     )
 
 
