@@ -84,7 +84,8 @@ def main() -> None:
                 loops[kind].episode(EPISODE_S)
                 if robot.fault is not None:
                     print(f"{kind}: {robot.fault}", file=sys.stderr)
-                    walk.recover()
+                    if not walk.recover():  # a joint that was stalled: what follows would be no loop at all
+                        break
             walk.approach(mirror.start)  # not let go of where it presses on something
     finally:
         for kind, loop in loops.items():
