@@ -42,8 +42,9 @@ class Benchmark:
         """
         suite = SUITES[config.suite]
         suite = Suite(tuple(config.tasks) or suite.tasks, config.seeds or suite.seeds, config.steps or suite.steps)
+        keys = tuple(settings(config))
         for task in suite.tasks:  # what a run would refuse is refused before anything is written
-            Job(config.agent, task, 1, suite.steps, folder, tuple(settings(config))).check()
+            Job(config.agent, task, 1, suite.steps, folder, keys).check()
         if config.peer.name != "none":
             peers.check(config.peer)
         screen = Screen()
@@ -82,12 +83,12 @@ class Benchmark:
 
     def jobs(self) -> list[Job]:
         """Every run; every task gets its first seed before any gets its second, and the peer's come last."""
-        ours, theirs = [], []
+        ours, theirs, keys = [], [], tuple(settings(self.config))
         for seed in range(1, self.suite.seeds + 1):
             for task in self.suite.tasks:
                 place = f"{task.replace('/', '_')}-seed{seed}"
                 run = (task, seed, self.suite.steps)
-                ours.append(Job(self.config.agent, *run, self.folder / place, tuple(settings(self.config))))
+                ours.append(Job(self.config.agent, *run, self.folder / place, keys))
                 if self.config.peer.name != "none":
                     theirs.append(peers.job(self.config.peer, *run, self.folder / f"{self.config.peer.name}-{place}"))
         return ours + theirs

@@ -32,8 +32,8 @@ from policies.checkpoint import (
     REPLAY,
     Identity,
     load_model,
-    newest,
     read_identity,
+    saved_in,
     versions,
 )
 from policies.files import replace_file
@@ -224,8 +224,8 @@ def find(path: Path) -> Path:
     if (path / MANIFEST).exists():
         return path.resolve() if path.name == LAST else path
     for folder in (path / "checkpoints", path):
-        if folder.is_dir() and any(entry.name.isdigit() for entry in folder.iterdir()):
-            return newest(folder)
+        if found := saved_in(folder):
+            return found[-1]
     raise FolderError(f"checkpoint={path}: holds no checkpoint")
 
 

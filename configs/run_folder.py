@@ -11,6 +11,7 @@ from pathlib import Path
 import yaml
 from omegaconf import OmegaConf
 
+from policies.checkpoint import saved_in
 from policies.files import replace_file
 from policies.folders import FolderError
 from worldmodel.learner import UPDATE_METRICS
@@ -47,7 +48,7 @@ class RunFolder:
     @property
     def used(self) -> bool:
         """Whether a run has left a checkpoint in it."""
-        return any(path.name.isdigit() for path in self.checkpoints.glob("*"))
+        return bool(saved_in(self.checkpoints))
 
     def take(self) -> int:
         """A descriptor; the folder is ours while it is open. Raises FolderError where another process has it."""

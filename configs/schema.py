@@ -76,10 +76,8 @@ class TrainConfig(LoopConfig, AgentConfig):
         for name in ("demonstrations", "takeover"):
             if getattr(self, name) and self.task.name not in SCRIPTED:
                 raise ValueError(f"{name}={getattr(self, name)}: only {', '.join(SCRIPTED)} have a script")
-        kept, window = (
-            self.replay.room(bool(self.perceived.cameras)),
-            self.learning.horizon * max(self.model.token.lengths),
-        )
+        kept = self.replay.room(bool(self.perceived.cameras))
+        window = self.learning.horizon * max(self.model.token.lengths)
         if kept // self.envs <= window:
             name = "capacity" if kept == self.replay.capacity else "frames"
             least = f"at least {(window + 1) * self.envs}, {window + 1} for each of envs={self.envs}"

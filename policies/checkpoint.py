@@ -93,7 +93,7 @@ def save_checkpoint(folder: Path, identity: Identity, trainer: Trainer, progress
     }
     write_folder(path, files, versions())
     _point(folder / LAST, path.name)
-    others = sorted(p for p in folder.iterdir() if p.name.isdigit() and p != path)
+    others = [p for p in saved_in(folder) if p != path]
     for old in others[: max(0, len(others) + 1 - keep)]:
         shutil.rmtree(old)
     for half in folder.glob(".*"):  # what a save that was killed left behind
@@ -109,10 +109,14 @@ def _point(link: Path, name: str) -> None:
     sync_folder(link.parent)
 
 
+def saved_in(folder: Path) -> list[Path]:
+    """The checkpoints in a run's `checkpoints` folder, the oldest first; none where there is no such folder."""
+    return sorted(p for p in folder.iterdir() if p.name.isdigit()) if folder.is_dir() else []
+
+
 def newest(folder: Path) -> Path:
     """The newest checkpoint in a run's `checkpoints` folder. Raises FolderError when there is none."""
-    found = sorted(p for p in folder.glob("*") if p.name.isdigit())
-    if not found:
+    if not (found := saved_in(folder)):
         raise FolderError(f"{folder}: holds no checkpoint")
     return found[-1]
 
