@@ -4,6 +4,7 @@ LeRobot's own `disconnect` stops at the first motor that does not answer: the ot
 open. Nothing here raises; every function returns the errors it met.
 """
 
+import warnings
 from collections.abc import Callable, Iterator
 
 from robot.faults import TRYING
@@ -47,8 +48,13 @@ def is_open(robot) -> bool:
 def unlock(robot) -> None:
     """Make the motors' buses usable again after a packet that failed half-way, which LeRobot leaves marked as busy."""
     for bus, _ in parts(robot):
-        if hasattr(bus, "port_handler"):
-            bus.port_handler.is_using = False
+        unlock_bus(bus)
+
+
+def unlock_bus(bus) -> None:
+    """The same for one bus."""
+    if hasattr(bus, "port_handler"):
+        bus.port_handler.is_using = False
 
 
 def release_motors(robot) -> list[Exception]:
@@ -59,9 +65,24 @@ def release_motors(robot) -> list[Exception]:
             continue
         for motor in bus.motors:
             unlock(robot)
-            release = lambda bus=bus, motor=motor: bus.disable_torque(motor, num_retry=RETRIES)  # noqa: E731
-            attempt(errors, f"release {motor}", release)
+            attempt(errors, f"release {motor}", lambda bus=bus, motor=motor: _release(bus, motor))
     return errors
+
+
+def _release(bus, motor: str) -> None:
+    """Take the torque off one motor.
+
+    A servo that protects itself obeys, but its reply carries its trouble, of which LeRobot makes a RuntimeError: its
+    torque is read back, and if that is off, a warning tells the trouble.
+    """
+    try:
+        bus.disable_torque(motor, num_retry=RETRIES)
+    except RuntimeError as error:
+        unlock_bus(bus)
+        if bus.sync_read("Torque_Enable", motor, num_retry=RETRIES)[motor]:
+            raise
+        trouble = str(error).rpartition("[RxPacketError] ")[2]
+        warnings.warn(f"{motor} is released, but its servo was in trouble: {trouble}", stacklevel=2)
 
 
 def close(robot) -> list[Exception]:

@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 import time
+import warnings
 
 import pytest
 from lerobot.teleoperators import Teleoperator, TeleoperatorConfig
@@ -154,19 +155,21 @@ def test_a_fault_of_the_twin_ends_a_run(twin, served, running, ends, fault):
     assert torque(twin) == left
 
 
-UNNOTICED = {"overload": "; not done: release elbow_flex", "hold": ""}
-"""LeRobot reads on without a word; what is wrong is told in the end, if it still is."""
+UNNOTICED = {"overload": ["elbow_flex is released, but its servo was in trouble: Overload error!"], "hold": []}
+"""LeRobot reads on without a word; the warnings when the servos are let go."""
 
 
 @pytest.mark.parametrize("fault", UNNOTICED)
 @pytest.mark.parametrize("number", SIGNALS[:1])
-def test_a_servo_that_gives_up_is_let_go_all_the_same(twin, served, running, ends, fault, number):
+def test_a_servo_that_gives_up_is_let_go_all_the_same(twin, served, running, ends, recwarn, fault, number):
     def act():
         twin.ask(fault, joint="elbow_flex")
         signalled(number)()
 
+    warnings.simplefilter("always")
     code, line = ends(run.main, act, *running, *on_the_twin(served))
-    assert (code, line) == (128 + number, f"stopped by {number.name}{UNNOTICED[fault]}")
+    assert (code, line) == (128 + number, f"stopped by {number.name}")
+    assert [str(warning.message) for warning in recwarn] == UNNOTICED[fault]
     assert torque(twin) == OFF
 
 
