@@ -66,6 +66,8 @@ class Diary:
         action, reward = torch.zeros(horizon, length, A), torch.zeros(horizon, length)
         for n in range(min(known, horizon * length)):
             action.view(-1, A)[n], reward.view(-1)[n] = rows[n]["action"], rows[n]["reward"]
+        for n in range(known, min(-(-known // length), horizon) * length):  # the last token goes on as it was
+            action.view(-1, A)[n] = rows[known - 1]["action"]
         tokens = range(horizon)
         valid = [(h + 1) * length <= known or (over and h * length < known) for h in tokens]
         terminated = [over and known <= (h + 1) * length for h in tokens]
@@ -135,7 +137,9 @@ def test_termination_is_known_and_truncation_is_not(length, steps):
     assert not cut.terminated.any()
     for window in windows:
         assert (window.reward.flatten()[steps:] == 0).all() and (window.reward.flatten()[:steps] > 0).all()
-        assert (window.action.flatten(0, 2)[steps:] == 0).all()
+        actions = window.action.flatten(0, 2)
+        assert (actions[steps : begun * length] == actions[steps - 1]).all()
+        assert (actions[begun * length :] == 0).all()
 
 
 def test_a_step_is_usable_at_once(generator):

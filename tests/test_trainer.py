@@ -214,10 +214,22 @@ def test_a_batch_is_its_window_in_tokens(toys, length):
     assert torch.equal(batch.choice[~window.chose], batch.token[0][~window.chose])
     assert 0 < window.chose.sum() < 64
     executed = trainer.tokens.curves[0].decode(batch.token)
-    known = window.valid & ~window.terminated
-    assert known.any()
+    known = window.valid
+    assert (known & window.terminated).any()
     left = (executed - window.action)[known].square().mean().sqrt()
     assert left < 0.7 * window.action[known].square().mean().sqrt()  # windows begin anywhere: a fit, not a copy
+
+
+def test_a_token_that_ends_in_termination_is_the_motion_that_was_made(toys):
+    """Nothing was done after it: an action that was always the same is the token of just that action."""
+    trainer = toys.trainer(toys.slides(None), 4)
+    trainer.replay.start(0, {STATE: torch.zeros(3)})
+    for last in (False, True):
+        trainer.replay.add(0, torch.full((2,), 0.8), 0.0, {STATE: torch.zeros(3)}, last)
+    window = trainer.replay.window(torch.tensor([0]), torch.tensor([0]), 1, 4)
+    batch = trainer._batch(window, 0)
+    assert batch.valid.all() and not batch.proceed.any()
+    assert torch.allclose(batch.token, torch.full_like(batch.token, 0.8), atol=1e-5)
 
 
 def test_the_first_steps_are_random_and_then_the_agents(toys):

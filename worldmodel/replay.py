@@ -19,8 +19,9 @@ class Window:
 
     seen: at the token boundaries, by its key: each (H+1, B, ...), frames (H+1, B, F, height, width, 3), newest and
     older as `lags` says; where anything was missing, every sense's `mask.<sense>` (H+1, B, 1) beside it.
-    action (H, B, L, A) and reward (H, B, L): per control step.
-    terminated (H, B): the episode ended within this token or before it; all later steps are zero.
+    action (H, B, L, A) and reward (H, B, L): per control step. Where the steps stop within a token its last action is
+    held, as what was done; rewards from there on, and the actions of later tokens, are zero.
+    terminated (H, B): the episode ended within this token or before it.
     valid (H, B): the token happened: all of its steps are known, or it ended by termination, and none before it ended.
     choice (B, P): the token that the planner chose for the first step, before any exploration; chose (B,): it did.
     driven (B,): an expert took the first step.
@@ -193,10 +194,12 @@ class Replay:
         valid = by_token[:, 0] & (by_token[:, -1] | terminated)
         last_known = torch.where(stopped, -1, torch.arange(steps + 1).unsqueeze(1)).amax(0)
         at = torch.minimum(torch.arange(0, steps + 1, length).unsqueeze(1), last_known + 1)
+        acted = (row + torch.minimum(torch.arange(steps).unsqueeze(1), last_known)) % self.rows
+        begun = by_token[:, :1].expand_as(by_token).reshape(steps, -1)
         shape = (horizon, length, len(row))
         return Window(
             seen=self._show(env, (row + at) % self.rows),
-            action=(self.action[env, rows[:-1]] * known.unsqueeze(-1)).view(*shape, -1).transpose(1, 2),
+            action=(self.action[env, acted] * begun.unsqueeze(-1)).view(*shape, -1).transpose(1, 2),
             reward=(self.reward[env, rows[:-1]] * known).view(shape).transpose(1, 2),
             terminated=terminated,
             valid=valid,
