@@ -171,4 +171,5 @@ class Agent:
             self.at, self.until, self.spread = saved["at"].clone(), saved["until"].clone(), float(saved["spread"])
             self.decided, self.covered, self.imagined = saved["counts"].tolist()
         if "memory_mean" in saved:
-            self.memory = Memory(saved["memory_mean"], saved["memory_valid"])
+            device = self.model.device
+            self.memory = Memory(saved["memory_mean"].to(device), saved["memory_valid"].to(device))

@@ -214,6 +214,14 @@ def test_an_agent_read_back_goes_on_to_the_bit(make, length, steps, planned):
         assert one.spread == other.spread
 
 
+def test_what_it_plans_from_is_read_back_to_where_the_model_computes(make):
+    one, other = make(4), make(4)
+    one.act(seen(2))
+    other.model.to("meta")
+    other.load_state_dict(one.state_dict())
+    assert other.memory.mean.device == other.memory.valid.device == other.model.device == torch.device("meta")
+
+
 def test_saving_and_acting_do_not_meet(make):
     agent = make(4)
     agent.act(seen(2))
