@@ -112,15 +112,14 @@ class Agent:
             plan = self.plan = self.planner.plan(observation, self.memory, self.generator)
             self.sentences = whole = plan.tokens.cpu()
             device = plan.tokens.device
-            sentences = chosen = whole[: self.ahead]
+            sentences = whole[: self.ahead]
             self.spread = float(plan.spread[0].mean())
             self.imagined += int(plan.imagined[due].sum())
             self.choice = [whole[0, i] if due[i] else None for i in range(len(due))]
             if self.noise is not None:
                 sentences = self._explored(plan)
             until = self._until(sentences)
-            same = self.tokens.kind(sentences[0]) == self.tokens.kind(chosen[0])
-            later = self.tokens.advance(whole, until.where(same, self._until(chosen))).to(device)
+            later = self.tokens.advance(whole, until).to(device)
             self.memory = Memory.of(later).where(due, self.memory)
         # A mean of bounded tokens, or of control points, can be an ulp out of bounds.
         actions = self.tokens.decode(sentences, self.most).clamp(-1, 1)

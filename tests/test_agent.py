@@ -35,6 +35,16 @@ def seen(count=1, seed=0):
     return {STATE: torch.randn(count, 3, generator=torch.Generator().manual_seed(seed))}
 
 
+def undecided(make):
+    """An exploring agent of two lengths, to which all sentences are worth the same."""
+    agent = make((4, 1), explore="white")
+    for head in (agent.model.outcome, agent.model.value.net[-1]):
+        for p in head.parameters():
+            p.data.zero_()
+    agent.planner.config = dataclasses.replace(PLANNING, elites=7)
+    return agent
+
+
 def counted(agent):
     """Make the agent note each plan; returns the notes."""
     plans, plan = [], agent.planner.plan
@@ -94,11 +104,7 @@ def test_the_policy_alone_follows_one_token_at_most(make):
 
 def test_with_tokens_of_two_lengths_each_environment_keeps_to_its_own(make):
     """Where the short one wins the next decision comes after one step, where the long one does after four."""
-    agent = make((4, 1), explore="white")
-    for head in (agent.model.outcome, agent.model.value.net[-1]):  # all sentences are worth the same
-        for p in head.parameters():
-            p.data.zero_()
-    agent.planner.config = dataclasses.replace(PLANNING, elites=7)
+    agent = undecided(make)
     begun = torch.zeros(40, dtype=torch.long)
     seen_lengths = set()
     for t in range(12):
@@ -111,6 +117,20 @@ def test_with_tokens_of_two_lengths_each_environment_keeps_to_its_own(make):
         assert action.abs().max() <= 1
     assert seen_lengths == {1, 4}
     assert 1 < agent.steps_per_decision < 4
+
+
+def test_the_next_plan_begins_when_it_is_made_whatever_was_explored(make):
+    """An explored token of another length than the plan's own leaves of that plan what is then still to come."""
+    agent = undecided(make)
+    plans = counted(agent)
+    agent.act(seen(200))
+    (plan,), curves = plans, agent.tokens.curves
+    kinds, points = agent.tokens.kind(plan.tokens[0]), agent.tokens.points
+    other = torch.tensor([curves[kind].length for kind in kinds.tolist()]) != agent.until
+    assert other.any() and not other.all()
+    for i in range(200):
+        later = curves[int(kinds[i])].advance(plan.tokens[:, i, :points], int(agent.until[i]))
+        assert torch.allclose(agent.memory.mean[:, i, :points], later, atol=1e-6)
 
 
 def test_it_says_what_the_planner_chose_and_when(make):
