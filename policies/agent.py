@@ -71,23 +71,35 @@ class Agent:
         """Forget the token and the plan of the environments (B,) whose episode ended."""
         if self.noise is not None:
             self.noise.reset(ended)
-        if self.actions is None:
-            return
-        self.at[ended] = self.until[ended]
         self.recall.forget(ended)
+        self._drop(ended)
+
+    def _drop(self, left: Bool[Tensor, " B"]) -> None:
+        """Let the token and the plan of these environments (B,) be over; if there are as many as before."""
+        if self.actions is None or len(self.at) != len(left):
+            return
+        self.at[left] = self.until[left]
         if self.memory is not None:
-            self.memory = Memory(self.memory.mean, self.memory.valid & ~ended.to(self.memory.valid.device))
+            self.memory = Memory(self.memory.mean, self.memory.valid & ~left.to(self.memory.valid.device))
 
     @torch.no_grad()
-    def act(self, observation: dict[str, Tensor]) -> Float[Tensor, "B A"]:
+    def act(self, observation: dict[str, Tensor], own: Bool[Tensor, " B"] | None = None) -> Float[Tensor, "B A"]:
         """The next action (B, A) in [-1, 1] for each observation, of one moment: `observation.state` (B, S), and
-        what else the model perceives, `observation.images.<camera>` (B, H, W, 3) uint8. Called every control step.
+        what else the model perceives, `observation.images.<camera>` (B, H, W, 3) uint8.
+
+        Called every control step, or `watch`. `own` (B,): where it is this agent that acts, everywhere unless given;
+        elsewhere nothing is decided, the action is any, and what was decided before is forgotten.
         """
-        return self.follow(self.recall.see(observation))
+        return self.follow(self.recall.see(observation), own)
+
+    def watch(self, observation: dict[str, Tensor]) -> None:
+        """See the moment (as for `act`) of a control step in which somebody else acts everywhere."""
+        self.recall.see(observation)
+        self._drop(torch.ones_like(self.due))
 
     @torch.no_grad()
-    def follow(self, observation: dict[str, Tensor]) -> Float[Tensor, "B A"]:
-        """The same from an observation as the model takes it, each camera with its frames of before (B, F, H, W, 3)."""
+    def follow(self, observation: dict[str, Tensor], own: Bool[Tensor, " B"] | None = None) -> Float[Tensor, "B A"]:
+        """`act` from an observation as the model takes it, each camera with its frames of before (B, F, H, W, 3)."""
         count = len(next(iter(observation.values())))
         if self.heard is not None and LANGUAGE in observation:
             observation = observation | {LANGUAGE: recognised(observation[LANGUAGE], self.heard)}
@@ -95,12 +107,14 @@ class Agent:
             self.memory = None
             self.at, self.until = torch.zeros(2, count, dtype=torch.long)
             self.actions = torch.zeros(count, self.most, self.tokens.action_size)
-        due = self.due
+        own = torch.ones(count, dtype=torch.bool) if own is None else own
+        due = self.due & own
         self.choice = [None] * count
         if bool(due.any()):
             self._begin(observation, due)
-        action = self.actions[torch.arange(count), self.at]
+        action = self.actions[torch.arange(count), self.at.clamp(max=self.most - 1)]
         self.at += 1
+        self._drop(~own)
         return action
 
     def _begin(self, observation: dict[str, Tensor], due: Bool[Tensor, " B"]) -> None:
@@ -146,9 +160,9 @@ class Agent:
     def state_dict(self) -> dict[str, Tensor]:
         """What the next action depends on, beside the model."""
         saved = {} if self.noise is None else {"noise": self.noise.parts, "noise_pink": self.noise.pink}
+        saved |= {f"recall.{name}": t for name, t in self.recall.state_dict().items()}
         if self.actions is None:
             return saved
-        saved |= {f"recall.{name}": t for name, t in self.recall.state_dict().items()}
         saved |= {
             "actions": self.actions,
             "at": self.at,
@@ -165,8 +179,9 @@ class Agent:
         self.actions, self.memory = saved.get("actions"), None
         if self.noise is not None:
             self.noise.parts, self.noise.pink = saved["noise"], saved.get("noise_pink", self.noise.pink)
+        if recalled := {n[7:]: t for n, t in saved.items() if n.startswith("recall.")}:  # older: only once it had acted
+            self.recall.load_state_dict(recalled)
         if self.actions is not None:
-            self.recall.load_state_dict({n[7:]: t for n, t in saved.items() if n.startswith("recall.")})
             self.at, self.until, self.spread = saved["at"].clone(), saved["until"].clone(), float(saved["spread"])
             self.decided, self.covered, self.imagined = saved["counts"].tolist()
         if "memory_mean" in saved:

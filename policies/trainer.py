@@ -118,13 +118,15 @@ class Trainer:
         """What all environments do (E, A), the tokens that the planner chose, where it did, and where an expert did."""
         count, experts = self.env.num_envs, self.experts
         experts.take_over(self.generator)
-        if self.steps < self.config.seed_steps or experts.driving(self.episode).all():
+        driving = experts.driving(self.episode)
+        if self.steps < self.config.seed_steps or driving.all():
+            self.agent.watch(self.observation)
             normal = self.agent.noise.draw(count, self.tokens.action_size)
             action, choice = torch.erf(normal / math.sqrt(2)), [None] * count  # uniform in [-1, 1]
         else:
-            action, choice = self.agent.act(self.observation), self.agent.choice
+            action, choice = self.agent.act(self.observation, torch.from_numpy(~driving)), self.agent.choice
         action, told = experts.instead(action, self.episode)
-        return action, [None if here else chosen for here, chosen in zip(told.tolist(), choice, strict=True)], told
+        return action, choice, told
 
     def _begin(self, ended: np.ndarray) -> None:
         """Begin a new episode in the environments (E,) that ended."""

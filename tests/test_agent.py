@@ -169,6 +169,28 @@ def test_after_a_reset_it_is_as_new(make, length, planned):
         assert torch.equal(used.act(seen(1, t)), new.act(seen(1, t)))
 
 
+@pytest.mark.parametrize("length", [1, 4])
+def test_after_somebody_elses_turn_it_is_as_new(make, length):
+    used, new = make(length), make(length)
+    for t in range(length + 1):
+        used.act(seen(1, t))
+    used.watch(seen(1))
+    used.generator.manual_seed(5)
+    new.generator.manual_seed(5)
+    for t in range(length + 1):
+        assert torch.equal(used.act(seen(1, t)), new.act(seen(1, t)))
+
+
+def test_where_somebody_else_acts_nothing_is_decided_and_what_was_is_forgotten(make):
+    agent, other = make(4), make(4)
+    turns = [torch.tensor([True, not 1 <= t <= 6]) for t in range(8)]
+    for t, own in enumerate(turns):
+        action, alone = agent.act(seen(2, t), own), other.act(seen(2, t))
+        assert torch.equal(action[0], alone[0])  # the neighbour goes on as it would have
+        assert [choice is not None for choice in agent.choice] == [t % 4 == 0, t in (0, 7)]
+        assert agent.memory.valid.tolist() == [True, t in (0, 7)]
+
+
 def test_without_a_reset_it_remembers(make):
     used, new = make(), make()
     used.act(seen())

@@ -61,9 +61,9 @@ def test_the_first_episodes_are_the_experts_and_no_others(told, limits):
     trainer, driven, planned = told(*limits), [], []
     act, step = trainer.agent.act, trainer.env.step
 
-    def acting(observation):
+    def acting(*given):
         planned.append(trainer.steps)
-        return act(observation)
+        return act(*given)
 
     def stepping(action):
         here = trainer.experts.driving(trainer.episode)
@@ -117,6 +117,19 @@ def test_an_expert_that_takes_over_keeps_the_episode_to_its_end(told, limits):
         assert len(first) < episode[-1, env]  # not in each episode
         begun |= set(first.values())
     assert len(begun) > 2  # at any step
+
+
+def test_when_an_expert_knows_no_further_the_agent_decides_anew(told):
+    trainer, known = told(None, length=4, first=1), torch.full((1, 2), 0.5)
+    advance(trainer, 8)  # of the seeding
+    turns = [*[False] * 2, *[True] * 3, *[False] * 5, True, False]
+    trainer.experts.hear = lambda info: None
+    for driven in turns:
+        trainer.experts.action = known if driven else known * torch.nan
+        advance(trainer, trainer.steps + 1)
+    replay, rows = trainer.replay, slice(8, 8 + len(turns))
+    assert replay.driven[0, rows].tolist() == turns
+    assert replay.chose[0, rows].nonzero().flatten().tolist() == [0, 5, 9, 11]
 
 
 @pytest.mark.parametrize("limits", [(9,), (5, 8, 6)])

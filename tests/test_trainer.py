@@ -236,9 +236,9 @@ def test_the_first_steps_are_random_and_then_the_agents(toys):
     trainer = toys.trainer(toys.slides(None))
     acted, act = [], trainer.agent.act
 
-    def noting(observation):
+    def noting(*given):
         acted.append(trainer.steps)
-        return act(observation)
+        return act(*given)
 
     trainer.agent.act = noting
     advance(trainer, 12)

@@ -109,6 +109,23 @@ def test_what_was_seen_is_what_is_learned_from(make):
     assert 5 < int(lost.sum()) < 15
 
 
+def test_the_agent_sees_what_the_replay_shows_at_every_step(make):
+    """Also in the first steps that it acts in, of which the frames before are those of the seeding."""
+    trainer, shown = make((9,)), {}
+    see = trainer.agent.recall.see
+
+    def noting(observation):
+        shown[int(trainer.replay.head[0])] = see(observation)
+        return shown[int(trainer.replay.head[0])]
+
+    trainer.agent.recall.see = noting
+    advance(trainer, 16)
+    assert len(shown) == 16 > trainer.config.seed_steps
+    for row, seen in shown.items():
+        window = trainer.replay.window(torch.tensor([0]), torch.tensor([row]), 1, 1)
+        assert torch.equal(window.seen[FRONT][0], seen[FRONT]), row
+
+
 def test_a_checkpoint_says_what_it_perceives(make, toys, tmp_path):
     trainer = make((9,))
     advance(trainer, 12)
