@@ -19,6 +19,7 @@ from policies import lerobot_files
 from policies.folders import (
     FolderError,
     check_folder,
+    clear_aside,
     read_tensors,
     sync_folder,
     tensor_bytes,
@@ -96,8 +97,7 @@ def save_checkpoint(folder: Path, identity: Identity, trainer: Trainer, progress
     others = [p for p in saved_in(folder) if p != path]
     for old in others[: max(0, len(others) + 1 - keep)]:
         shutil.rmtree(old)
-    for half in folder.glob(".*"):  # what a save that was killed left behind
-        half.unlink() if half.is_symlink() else shutil.rmtree(half)
+    clear_aside(folder, f"[0-9]+|{LAST}")
     return path
 
 

@@ -4,6 +4,7 @@ import ctypes
 import hashlib
 import json
 import os
+import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -52,17 +53,30 @@ def aside_of(path: Path) -> Iterator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.parent / f".{path.name}.{os.getpid()}"
-    for name in os.listdir(path.parent):  # which a signal cannot leave open, as it can what Path.glob does
-        process = name.removeprefix(f".{path.name}.")
-        if name == aside.name or (process != name and process.isdecimal() and not _runs(int(process))):
-            shutil.rmtree(path.parent / name, ignore_errors=True)
+    clear_aside(path.parent, re.escape(path.name))
     try:
         yield aside
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 
 
+def clear_aside(folder: Path, names: str) -> None:
+    """Remove what lies aside in a folder for names of this pattern: of processes that are no more, and of this one."""
+    for name in os.listdir(folder):  # which a signal cannot leave open, as it can what Path.glob does
+        found = re.fullmatch(rf"\.(?:{names})\.([0-9]+)", name)
+        if not found or _runs(int(found[1])):
+            continue
+        path = folder / name
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
 def _runs(process: int) -> bool:
+    """Whether it is another process that is there."""
+    if process == os.getpid():
+        return False
     try:
         os.kill(process, 0)
     except (ProcessLookupError, OverflowError):

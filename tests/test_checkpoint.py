@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import shutil
 
 import pytest
@@ -99,11 +100,26 @@ def test_the_same_step_can_be_saved_again(toys, trained, tmp_path):
 
 
 def test_what_a_killed_save_left_is_cleared_by_the_next(toys, trained, tmp_path):
-    (tmp_path / ".000000022.1234").mkdir()
-    (tmp_path / ".000000022.1234" / "replay.safetensors").write_bytes(b"half")
-    (tmp_path / ".last.1234").symlink_to("000000022")
+    gone = (9999999, os.getpid())  # no system has so many, and this one is not saving now
+    for process in gone:
+        (tmp_path / f".000000022.{process}").mkdir()
+        (tmp_path / f".000000022.{process}" / "replay.safetensors").write_bytes(b"half")
+        (tmp_path / f".last.{process}").symlink_to("000000022")
+    (tmp_path / f".000000023.{gone[0]}").write_bytes(b"no folder")
     save(toys, trained, tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["000000024", LAST]
+
+
+def test_what_is_not_left_of_a_save_is_left_alone(toys, trained, tmp_path):
+    """Hidden files of others, and what another process is writing."""
+    living = os.getppid()
+    others = [".nfs0001", ".DS_Store", ".000000022", f".last.{living}.old", ".notes.9999999", f".last.{living}"]
+    for name in others:
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / f".000000022.{living}").mkdir()
+    save(toys, trained, tmp_path)
+    left = [*others, f".000000022.{living}", "000000024", LAST]
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(left)
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
