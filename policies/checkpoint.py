@@ -4,7 +4,6 @@ It is a LeRobot policy folder, too, and LeRobot's own loader reads it.
 """
 
 import json
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
@@ -16,15 +15,8 @@ import torch
 from torch import Tensor
 
 from policies import lerobot_files
-from policies.folders import (
-    FolderError,
-    check_folder,
-    clear_aside,
-    read_tensors,
-    sync_folder,
-    tensor_bytes,
-    write_folder,
-)
+from policies.files import replacing, sync
+from policies.folders import FolderError, check_folder, clear_aside, read_tensors, write_folder
 from policies.tokens import Tokens
 from policies.trainer import Trainer
 from worldmodel.model import WorldModel
@@ -85,28 +77,22 @@ def save_checkpoint(folder: Path, identity: Identity, trainer: Trainer, progress
     settings = {"type": "semagram"} | lerobot_files.settings(*sizes) | asdict(identity)
     files = {
         CONFIG: json.dumps(settings, indent=1).encode(),
-        MODEL: tensor_bytes(learner.acting.state_dict()),
-        LEARNER: tensor_bytes(learner.state_dict()),
-        LOOP: tensor_bytes(trainer.state_dict()),
-        REPLAY: tensor_bytes(trainer.replay.state_dict()),
+        MODEL: learner.acting.state_dict(),
+        LEARNER: learner.state_dict(),
+        LOOP: trainer.state_dict(),
+        REPLAY: trainer.replay.state_dict(),
         PROGRESS: json.dumps(progress).encode(),
         **lerobot_files.processors(*sizes),
     }
     write_folder(path, files, versions())
-    _point(folder / LAST, path.name)
+    with replacing(folder / LAST) as link:
+        link.symlink_to(path.name)
+    sync(folder)
     others = [p for p in saved_in(folder) if p != path]
     for old in others[: max(0, len(others) + 1 - keep)]:
         shutil.rmtree(old)
     clear_aside(folder, f"[0-9]+|{LAST}")
     return path
-
-
-def _point(link: Path, name: str) -> None:
-    aside = link.with_name(f".{link.name}.{os.getpid()}")
-    aside.unlink(missing_ok=True)
-    aside.symlink_to(name)
-    os.replace(aside, link)
-    sync_folder(link.parent)
 
 
 def saved_in(folder: Path) -> list[Path]:

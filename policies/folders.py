@@ -2,20 +2,21 @@
 
 import ctypes
 import hashlib
+import io
 import json
 import os
 import re
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file, save, save_file
 from torch import Tensor
 
-from policies.files import sync_folder, write_synced
+from policies.files import sync, write_synced
 
 MANIFEST = "manifest.json"
 AT_FDCWD, RENAME_EXCHANGE = -100, 2  # linux/fcntl.h, linux/fs.h
@@ -25,24 +26,35 @@ class FolderError(ValueError):
     """A saved folder cannot be read; the message says which file and what is wrong with it."""
 
 
-def write_folder(path: Path, files: dict[str, bytes], versions: dict[str, str]) -> None:
-    """Write `files` and their manifest as the folder `path`, which appears complete or not at all.
+def write_folder(path: Path, files: Mapping[str, bytes | Mapping[str, Tensor]], versions: dict[str, str]) -> None:
+    """Write `files`, bytes or tensors, and their manifest as the folder `path`, which appears complete or not at all.
 
     A folder that is already there stays until it is exchanged for the new one. Raises OSError (a full disk, a missing
     right); what was half-written is removed.
     """
     with aside_of(path) as aside:
         aside.mkdir()
-        for name, data in {**files, MANIFEST: manifest(files, versions)}.items():
-            write_synced(aside / name, data)
-        sync_folder(aside)
+        for name, content in files.items():
+            if isinstance(content, bytes):
+                write_synced(aside / name, content)
+            else:
+                _write_tensors(aside / name, content)
+        write_synced(aside / MANIFEST, manifest({name: aside / name for name in files}, versions))
+        sync(aside)
         put(aside, path)
 
 
-def manifest(files: dict[str, bytes], versions: dict[str, str]) -> bytes:
-    """What manifest.json says of files."""
-    sums = {name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in files.items()}
+def manifest(files: Mapping[str, bytes | Path], versions: dict[str, str]) -> bytes:
+    """What manifest.json says of files, from what is in them or from where they are."""
+    sums = {name: dict(zip(("bytes", "sha256"), _sum(content), strict=True)) for name, content in files.items()}
     return json.dumps({"versions": versions, "files": sums}, indent=1).encode()
+
+
+def _sum(content: bytes | Path) -> tuple[int, str]:
+    """The size and the SHA-256 sum of bytes, or of a file, which is not held in memory."""
+    with io.BytesIO(content) if isinstance(content, bytes) else open(content, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return file.seek(0, os.SEEK_END), digest
 
 
 @contextmanager
@@ -92,19 +104,15 @@ def put(aside: Path, path: Path) -> None:
         _exchange(aside, path)
     else:
         os.rename(aside, path)
-    sync_folder(path.parent)
+    sync(path.parent)
 
 
 def sync_tree(path: Path) -> None:
     """Wait until the disk has every file and name under a folder."""
     for folder, _, files in os.walk(path):
         for name in files:
-            handle = os.open(Path(folder, name), os.O_RDONLY)
-            try:
-                os.fsync(handle)
-            finally:
-                os.close(handle)
-        sync_folder(Path(folder))
+            sync(Path(folder, name))
+        sync(Path(folder))
 
 
 def _exchange(aside: Path, path: Path) -> None:
@@ -131,8 +139,7 @@ def check_folder(path: Path, needed: tuple[str, ...]) -> dict:
         files = said["files"]
         for name in needed:
             entry = files[name]
-            data = (path / name).read_bytes()
-            if len(data) != entry["bytes"] or hashlib.sha256(data).hexdigest() != entry["sha256"]:
+            if _sum(path / name) != (entry["bytes"], entry["sha256"]):
                 raise FolderError(f"{path / name}: damaged (its SHA-256 is not the one in {MANIFEST})")
     except FileNotFoundError as error:
         raise FolderError(f"{error.filename}: missing, so {path} is not whole") from error
@@ -141,9 +148,25 @@ def check_folder(path: Path, needed: tuple[str, ...]) -> dict:
     return said
 
 
-def tensor_bytes(tensors: dict[str, Tensor]) -> bytes:
+def tensor_bytes(tensors: Mapping[str, Tensor]) -> bytes:
     """Tensors in the safetensors format."""
-    return save({name: t.detach().cpu().contiguous() for name, t in tensors.items()})
+    return save(_plain(tensors))
+
+
+def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write tensors without a copy of them and wait until the disk has them. Raises OSError."""
+    path.touch()
+    mode = path.stat().st_mode  # safetensors makes files that nobody else may read
+    try:
+        save_file(_plain(tensors), path)
+    except SafetensorError as error:
+        raise OSError(f"{path}: {error}") from error
+    path.chmod(mode)
+    sync(path)
+
+
+def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

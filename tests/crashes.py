@@ -133,7 +133,8 @@ def full(root: Path) -> list[str]:
     write_folder(path, {"a": b"old", "b": b"old"}, {})
     resource.setrlimit(resource.RLIMIT_FSIZE, (8192, resource.RLIM_INFINITY))
     found = []
-    for files in ({"a": b"new" * 5000, "b": b"new"}, {"a": b"new", "b": b"new" * 5000}):
+    tensors = {"t": torch.zeros(5000)}
+    for files in ({"a": b"new" * 5000, "b": b"new"}, {"a": b"new", "b": b"new" * 5000}, {"a": b"new", "b": tensors}):
         try:
             write_folder(path, files, {})
         except OSError as error:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from policies.files import sync_folder
+from policies.files import sync
 from policies.folders import aside_of, put, sync_tree
 from robot.datasets import DatasetError, quiet
 
@@ -160,7 +160,7 @@ class Draft:
         shutil.rmtree(self._aside / "images", ignore_errors=True)
         sync_tree(self._aside)
         os.rename(self._aside, self._path)
-        sync_folder(self._path.parent)
+        sync(self._path.parent)
 
     def close(self) -> None:
         """End LeRobot's threads and files, which it would otherwise do when its folder is gone."""
