@@ -180,7 +180,7 @@ class Assembly:
         """The loop, at its beginning."""
         config, model = self.config, self.learner.model
         generator = torch.Generator().manual_seed(config.seed)
-        thorough = replace(config.planner, budget="fixed", anchor=0.0)
+        thorough = replace(config.planner, budget="fixed", anchor=0.0, deadline_ms=0.0)
         planner = Planner(model, self.token_discounts, thorough, self.machine.compiled)
         agent = Agent(model, self.tokens, planner, generator, config.noise, config.planner.replan_every)
         replay = Replay(

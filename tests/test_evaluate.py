@@ -135,6 +135,7 @@ def test_an_adaptive_budget_costs_what_it_spends(run, evaluated, tmp_path):
         ({"samples": 2.5}, "planner.samples=2.5: a whole number"),
         ({"sample": 3}, "planner.sample: no such key; did you mean planner.samples"),
         ({"deadline_ms": -1.0}, r"planner\.deadline_ms=-1\.0: at least 0"),
+        ({"indifference": 0.0}, r"planner\.indifference=0\.0: above 0"),
     ],
 )
 def test_a_planner_that_cannot_be_is_refused(run, planner, said):

@@ -108,7 +108,8 @@ class LearningConfig:
 
     `horizon`: tokens imagined in an update, each weighted `rho` times the one before. `consistency`, `reward`, `value`,
     `continuation`: weights of the losses. `entropy`, `imitation`: of the policy's entropy, and of its distance to the
-    tokens that the planner chose, where the value finds those better. `encoder_rate`: the encoder's share of
+    tokens that the planner chose, where the value finds what was then done, those with noise, better than the
+    policy's own. `encoder_rate`: the encoder's share of
     `learning_rate`. `averaging`: over how many of the last updates (a time constant) the weights are averaged that act
     where nothing is explored; 1: the newest weights act. `demonstrated`: the share of a batch that begins with what an
     expert did, where there are demonstrations; `expert` weighs the policy's distance to that, whatever the value holds
@@ -203,8 +204,8 @@ class PlannerConfig:
         check("planner.", self, "policy_samples elites", low=1, high=self.samples - 1, why=" (planner.samples - 1)")
         check("planner.", self, "iterations horizon", low=1, high=100)
         check("planner.", self, "min_spread", above=0, high=self.spread, why=" (planner.spread)")
-        check("planner.", self, "spread temperature", above=0)
-        check("planner.", self, "indifference deadline_ms replan_every agreement", low=0)
+        check("planner.", self, "spread temperature indifference", above=0)
+        check("planner.", self, "deadline_ms replan_every agreement", low=0)
         check("planner.", self, "anchor", low=0, high=1e6)
         check("planner.", self, "carry together", low=0, high=1)
         if self.budget not in ("fixed", "adaptive"):
