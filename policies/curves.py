@@ -53,9 +53,10 @@ class Curve:
         return (self.inverse @ actions).clamp(-1, 1).flatten(-2)
 
     def advance(self, sentence: Float[Tensor, "T *B P"], steps: int) -> Float[Tensor, "T *B P"]:
-        """The sentence of T tokens as it stands `steps` control steps later; its last action is held at the end.
+        """The sentence of T tokens as it stands `steps` control steps later.
 
-        By whole tokens it is exact; in the middle of a token each curve is fitted to what is left of two.
+        By whole tokens it is exact, and the last token repeats at the end; in the middle of a token each curve is
+        fitted to what is left of two, and the last action is held at the end.
         """
         tokens, rest = divmod(steps, self.length)
         if rest == 0:
