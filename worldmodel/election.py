@@ -1,23 +1,51 @@
 """Among candidates of known returns: who is elected, what they say together, and how far they disagree."""
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from worldmodel.settings import PlannerConfig
 
 
+class Election(NamedTuple):
+    """The elites (T, B, E, W), of `returns` and `weights` (B, E), and what they say together.
+
+    mean (T, B, W) and spread (T, B, P): over the elites of the kind that has the most weight. doubt (B,): how far the
+    elites' returns disagree.
+    """
+
+    mean: Float[Tensor, "T B W"]
+    spread: Float[Tensor, "T B P"]
+    returns: Float[Tensor, "B E"]
+    weights: Float[Tensor, "B E"]
+    elites: Float[Tensor, "T B E W"]
+    doubt: Float[Tensor, " B"]
+
+    def where(self, chosen: Bool[Tensor, " B"], other: "Election") -> "Election":
+        """This election for the latents (B,) chosen, the other one for the rest."""
+        by_elite, by_token = chosen[:, None], chosen[None, :, None]
+        return Election(
+            torch.where(by_token, self.mean, other.mean),
+            torch.where(by_token, self.spread, other.spread),
+            torch.where(by_elite, self.returns, other.returns),
+            torch.where(by_elite, self.weights, other.weights),
+            torch.where(by_token.unsqueeze(-1), self.elites, other.elites),
+            torch.where(chosen, self.doubt, other.doubt),
+        )
+
+
 def elect(
     candidates: Float[Tensor, "T B N W"], returns: Float[Tensor, "B N"], points: int, config: PlannerConfig
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> Election:
     """The elites among candidates of known returns, and what they say together.
 
-    Gives mean (T, B, W) and spread (T, B, P), returns and weights (B, E), elites (T, B, E, W), and their `doubt` (B,).
     The first P = `points` numbers of a token are its points, the others the code of its kind. A candidate whose return
     is not finite is ranked last, with weight 0, and so are those that stand in where there are too few. Weights:
     exp(return / unit), as in MPPI (Williams et al. 2017, arXiv 1707.02342), over elites as in TD-MPC2; `unit` follows
-    the elites' own deviation. Mean and spread are over the elites of the kind with the most weight.
+    the elites' own deviation.
     """
     returns = torch.where(torch.isfinite(returns), returns, -torch.inf)
     if (missing := config.elites - returns.shape[1]) > 0:
@@ -31,7 +59,7 @@ def elect(
     middle, ways, kind = common(elites, weights, points)
     mean = torch.cat([middle, kind.expand(len(middle), -1, -1)], -1)
     spread = ways.square().sum(2).sqrt().clamp(config.min_spread, config.spread)
-    return mean, spread, best, weights, elites, doubt(best, config.indifference)
+    return Election(mean, spread, best, weights, elites, doubt(best, config.indifference))
 
 
 def common(

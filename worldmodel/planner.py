@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from worldmodel import twohot
-from worldmodel.election import common, elect
+from worldmodel.election import Election, common, elect
 from worldmodel.model import WorldModel
 from worldmodel.settings import PlannerConfig
 
@@ -127,7 +127,7 @@ def refine(
     modes: Float[Tensor, "T B n W"],
     discounts: Float[Tensor, " n"],
     config: PlannerConfig,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> Election:
     """One iteration: score the `fresh` sentences, `elect` among them and those `kept` from before.
 
     `modes`: the policy's own sentence of each of n kinds, which `anchor` holds them to.
@@ -172,35 +172,35 @@ class Planner:
         shape = (config.horizon, len(z), config.samples, self.model.points)
         noise = torch.randn(config.iterations, *shape, generator=generator).to(z.device)
         first, *more = self._begin(z, memory, noise[0])
-        elites, returns = first[:, :, :0], first.new_empty(len(z), 0)
+        kept = first[:, :, :0], first.new_empty(len(z), 0)
         modes = first[:, :, : self.model.kinds]
-        found = self._refine(self.model, z, elites, returns, first, modes, self.discounts, config)
+        found = self._refine(self.model, z, *kept, first, modes, self.discounts, config)
         imagined = torch.full((len(z),), config.policy_samples * (config.horizon - 1) + first[:, 0, :, 0].numel())
         asking, spent = torch.ones(len(z), dtype=torch.bool, device=z.device), 1
         for i in range(1, config.iterations + len(more)):
             if config.budget == "adaptive":
-                asking = asking & (found[5] > config.agreement)
+                asking = asking & (found.doubt > config.agreement)
                 if not bool(asking.any()):
                     break
             if deadline is not None and time.perf_counter() >= deadline:
                 break
-            mean, spread, returns, _, elites, _ = found
             if i <= len(more):
                 fresh = more[0]
             else:
-                swing = spread.unsqueeze(2) * noise[i - len(more), :, :, config.elites :]
+                swing = found.spread.unsqueeze(2) * noise[i - len(more), :, :, config.elites :]
                 if config.together:
-                    drawn = torch.randn(*returns.shape, swing.shape[2], generator=generator).to(z.device)
+                    drawn = torch.randn(*found.returns.shape, swing.shape[2], generator=generator).to(z.device)
                     swing = self._together(swing, found, drawn)
-                fresh = self._around(mean.unsqueeze(2), swing)
-            better = self._refine(self.model, z, elites, returns, fresh, modes, self.discounts, config)
-            found = better if bool(asking.all()) else _where(asking, better, found)
+                fresh = self._around(found.mean.unsqueeze(2), swing)
+            kept = found.elites, found.returns
+            better = self._refine(self.model, z, *kept, fresh, modes, self.discounts, config)
+            found = better if bool(asking.all()) else better.where(asking, found)
             imagined += asking.cpu() * fresh[:, 0, :, 0].numel()
             spent += 1
-        mean, spread, returns, weights, elites, _ = found
-        if not bool(torch.isfinite(mean).all()):
+        if not bool(torch.isfinite(found.mean).all()):
             raise PlanFault("no candidate plan has a finite return: a weight or an observation is not finite")
-        return Plan(mean, spread, returns, weights, elites, z, spent, imagined)
+        chosen = found.mean, found.spread, found.returns, found.weights, found.elites
+        return Plan(*chosen, z, spent, imagined)
 
     def _begin(self, z: Tensor, memory: Memory | None, noise: Float[Tensor, "T B N P"]) -> list[Tensor]:
         """The first candidates: rollouts of the policy, noise around its modes and around the last plan, and that plan.
@@ -225,14 +225,13 @@ class Planner:
         return [torch.cat([proposed, around[:, :, -1:]], 2), around[:, :, :-1]]
 
     def _together(
-        self, alone: Float[Tensor, "T B N P"], found: tuple[Tensor, ...], noise: Float[Tensor, "B E N"]
+        self, alone: Float[Tensor, "T B N P"], found: Election, noise: Float[Tensor, "B E N"]
     ) -> Float[Tensor, "T B N P"]:
         """What is drawn number by number, mixed with sums of the elites' ways off their mean: of their own covariance.
 
         One `noise` for the whole sentence: a Gaussian of rank E at most.
         """
-        _, _, _, weights, elites, _ = found
-        _, ways, _ = common(elites, weights, self.model.points)
+        _, ways, _ = common(found.elites, found.weights, self.model.points)
         share = self.config.together
         return (1 - share) ** 0.5 * alone + share**0.5 * torch.einsum("tbep,ben->tbnp", ways, noise)
 
@@ -241,10 +240,3 @@ class Planner:
         points = (centre[..., : self.model.points] + noise).clamp(-1, 1)
         kind = centre[..., self.model.points :].expand(*points.shape[:-1], -1)
         return self.model.word(points, kind)
-
-
-def _where(chosen: Bool[Tensor, " B"], new: tuple[Tensor, ...], old: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """What `refine` found last for the latents chosen, and what it found before for the rest."""
-    axis = (1, 1, 0, 0, 1, 0)  # where B stands
-    shapes = [[1] * k + [-1] + [1] * (a.dim() - k - 1) for a, k in zip(new, axis, strict=True)]
-    return tuple(torch.where(chosen.view(v), a, b) for v, a, b in zip(shapes, new, old, strict=True))

@@ -147,7 +147,8 @@ def run(task: Task, shape: np.ndarray, samples: int, deviation: float, seed: int
         candidates = np.clip(mean + deviation * noise, -1, 1)
         _, rewards = simulate(candidates)
         tokens = torch.from_numpy(np.moveaxis(candidates, 1, 0)[:, None]).float()
-        mean = elect(tokens, torch.from_numpy(rewards.sum(1))[None].float(), config)[0][:, 0].double().numpy()
+        returns = torch.from_numpy(rewards.sum(1))[None].float()
+        mean = elect(tokens, returns, tokens.shape[-1], config).mean[:, 0].double().numpy()
         states, rewards = simulate(mean[None, : task.every])
         state, total, last = states[0, -1], total + rewards.sum(), rewards[0, -1]
         mean = project @ np.concatenate([mean[task.every :], np.repeat(mean[-1:], task.every, 0)])
