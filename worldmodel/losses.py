@@ -129,6 +129,78 @@ def begin(
     return encoder.join(parts, present * keep), encoder.join(parts, present).detach()
 
 
+def targets(
+    model: WorldModel,
+    target: ValueHeads,
+    batch: Batch,
+    noise: Float[Tensor, "B P"],
+    discounts: Float[Tensor, " n"],
+) -> tuple[Float[Tensor, "H B D"], Float[Tensor, " B"]]:
+    """What is to be imagined and what the value is to be: the latents of what was seen next, the windows' returns."""
+    ahead = model.perceive({key: value[1:].flatten(0, 1) for key, value in batch.seen.items()})
+    ahead = ahead.unflatten(0, (len(batch.reward), -1))
+    end = (batch.valid.sum(0).long() - 1).clamp(min=0)
+    last = ahead.gather(0, end.view(1, -1, 1).expand(1, -1, ahead.shape[-1]))[0]
+    value = bootstrap(model, target, last, noise)
+    fade = model.fade(batch.token[0], discounts)
+    return ahead, window_return(batch.reward, batch.proceed, batch.valid, value, fade)
+
+
+def world_losses(
+    model: WorldModel, z: Float[Tensor, "B D"], ahead: Float[Tensor, "H B D"], batch: Batch, config: LearningConfig
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Four losses () of what is imagined from the first latents: consistency, contrast, reward, continuation.
+
+    The contrast is 0 where no camera sees, or where it weighs nothing.
+    """
+    steps = len(batch.reward)
+    weight = batch.valid * config.rho ** torch.arange(steps, device=z.device).unsqueeze(1)
+    consistency, contrast, features = torch.zeros((), device=z.device), torch.zeros((), device=z.device), []
+    for t in range(steps):
+        features.append(model.leap(z, batch.token[t]))
+        z = model.next(features[-1])
+        # Nothing is to be predicted beyond a termination: no latent follows it.
+        known = weight[t] * batch.proceed[t]
+        consistency = consistency + (known * (z - ahead[t]).square().mean(-1)).mean() / steps
+        if config.contrast > 0 and model.sees:
+            contrast = contrast + (known * confusion(z, ahead[t], model.config.group)).mean() / steps
+    weight, proceed = weight.flatten(), batch.proceed.flatten()
+    outcome = model.outcome(torch.cat(features))
+    reward = (weight * twohot.cross_entropy(outcome[:, :-1], batch.reward.flatten())).mean()
+    ends = F.binary_cross_entropy_with_logits(outcome[:, -1], proceed, reduction="none")
+    return consistency, contrast, reward, (weight * ends).mean()
+
+
+def policy_loss(
+    model: WorldModel,
+    start: Float[Tensor, "B D"],
+    heads: Float[Tensor, "E B N"],
+    batch: Batch,
+    noise: Float[Tensor, "B P"],
+    scale: Tensor,
+    config: LearningConfig,
+) -> tuple[Tensor, Float[Tensor, " B"], Float[Tensor, " B"]]:
+    """The policy's loss () in the first latents, the log-density of the tokens that it draws there, and their value.
+
+    `heads`: the value's logits of the tokens that were done instead.
+    """
+    first = start.detach()
+    kind = batch.token[0, :, model.points :]
+    policy = model.policy(first + batch.driven.unsqueeze(1) * (start - first), kind)
+    points, log_density = policy.sample(noise)
+    token = model.word(points, kind)
+    frozen = {name: p.detach() for name, p in model.value.named_parameters()}
+    estimate = twohot.mean(functional_call(model.value, frozen, (first, token))).mean(0)
+    total = ((1 - batch.driven) * (config.entropy * log_density - estimate / scale)).mean()
+    away = model.word(policy.mode, kind) - batch.choice
+    if config.imitation:
+        done = twohot.mean(heads.detach()).mean(0)
+        better = batch.valid[0] * (1 - batch.driven) * (done > estimate.detach())
+        total = total + config.imitation * (better * away.square().sum(-1)).mean()
+    total = total + config.expert * (batch.valid[0] * batch.driven * away.abs().sum(-1)).mean()
+    return total, log_density, estimate
+
+
 def loss(
     model: WorldModel,
     target: ValueHeads,
@@ -148,64 +220,22 @@ def loss(
     eq. 3-5, with returns over the whole window, a continue head, and the losses of value and policy on the first
     latent only.
     """
-    steps = len(batch.reward)
     with torch.no_grad():
-        ahead = model.perceive({key: value[1:].flatten(0, 1) for key, value in batch.seen.items()})
-        ahead = ahead.unflatten(0, (steps, -1))
-        end = (batch.valid.sum(0).long() - 1).clamp(min=0)
-        last = ahead.gather(0, end.view(1, -1, 1).expand(1, -1, ahead.shape[-1]))[0]
-        value = bootstrap(model, target, last, noise[0])
-        fade = model.fade(batch.token[0], discounts)
-        returns = window_return(batch.reward, batch.proceed, batch.valid, value, fade)
-        weight = batch.valid * config.rho ** torch.arange(steps, device=value.device).unsqueeze(1)
-
-    z, whole = begin(model, {key: value[0] for key, value in batch.seen.items()}, noise[2])
-    agreement = (z - whole).square().mean() if len(model.senses) > 1 else torch.zeros((), device=z.device)
-    start, features, consistency = z, [], torch.zeros((), device=z.device)
-    contrast, contrasted = torch.zeros((), device=z.device), config.contrast > 0 and model.sees
-    for t in range(steps):
-        features.append(model.leap(z, batch.token[t]))
-        z = model.next(features[-1])
-        # Nothing is to be predicted beyond a termination: no latent follows it.
-        known = weight[t] * batch.proceed[t]
-        consistency = consistency + (known * (z - ahead[t]).square().mean(-1)).mean() / steps
-        if contrasted:
-            contrast = contrast + (known * confusion(z, ahead[t], model.config.group)).mean() / steps
-    weight = weight.flatten()
-    outcome = model.outcome(torch.cat(features))
-    reward = (weight * twohot.cross_entropy(outcome[:, :-1], batch.reward.flatten())).mean()
-    continuation = (
-        weight * F.binary_cross_entropy_with_logits(outcome[:, -1], batch.proceed.flatten(), reduction="none")
-    ).mean()
+        ahead, returns = targets(model, target, batch, noise[0], discounts)
+    start, whole = begin(model, {key: value[0] for key, value in batch.seen.items()}, noise[2])
+    agreement = (start - whole).square().mean() if len(model.senses) > 1 else torch.zeros((), device=start.device)
+    consistency, contrast, reward, continuation = world_losses(model, start, ahead, batch, config)
     heads = model.value(start, batch.token[0])
-    value_loss = (batch.valid[0] * twohot.cross_entropy(heads, returns)).mean()
-
-    first = start.detach()
-    kind = batch.token[0, :, model.points :]
-    policy = model.policy(first + batch.driven.unsqueeze(1) * (start - first), kind)
-    points, log_density = policy.sample(noise[1])
-    token = model.word(points, kind)
-    frozen = {name: p.detach() for name, p in model.value.named_parameters()}
-    estimate = twohot.mean(functional_call(model.value, frozen, (first, token))).mean(0)
-    policy_loss = ((1 - batch.driven) * (config.entropy * log_density - estimate / scale)).mean()
-    away = model.word(policy.mode, kind) - batch.choice
-    if config.imitation:
-        done = twohot.mean(heads.detach()).mean(0)
-        better = batch.valid[0] * (1 - batch.driven) * (done > estimate.detach())
-        policy_loss = policy_loss + config.imitation * (better * away.square().sum(-1)).mean()
-    policy_loss = policy_loss + config.expert * (batch.valid[0] * batch.driven * away.abs().sum(-1)).mean()
-
+    value = (batch.valid[0] * twohot.cross_entropy(heads, returns)).mean()
+    policy, log_density, estimate = policy_loss(model, start, heads, batch, noise[1], scale, config)
     total = (
         config.consistency * consistency
         + config.reward * reward
-        + config.value * value_loss
+        + config.value * value
         + config.continuation * continuation
-        + policy_loss
+        + policy
+        + config.contrast * contrast
+        + config.agreement * agreement
     )
-    if contrasted:
-        total = total + config.contrast * contrast
-    if len(model.senses) > 1:
-        total = total + config.agreement * agreement
-    entropy = -log_density.mean()
-    parts = (consistency, reward, value_loss, policy_loss, continuation, entropy, estimate.mean(), agreement)
+    parts = (consistency, reward, value, policy, continuation, -log_density.mean(), estimate.mean(), agreement)
     return total, torch.stack([p.detach() for p in parts]), estimate.detach()
