@@ -30,9 +30,14 @@ class Rollout:
         return None if self.successes is None else float(self.successes.mean())
 
 
+def episode_seed(seed: int, stream: int, env: int, episode: int) -> int:
+    """The reset seed of one environment for a given episode; streams (0 training, 1 evaluation) do not meet."""
+    return int(np.random.SeedSequence([seed, stream, env, episode]).generate_state(1)[0])
+
+
 def episode_seeds(seed: int, stream: int, episode: int, count: int) -> list[int]:
-    """Reset seeds of environments 0..count-1 for a given episode; streams (0 training, 1 evaluation) do not meet."""
-    return [int(np.random.SeedSequence([seed, stream, i, episode]).generate_state(1)[0]) for i in range(count)]
+    """Those of environments 0..count-1."""
+    return [episode_seed(seed, stream, env, episode) for env in range(count)]
 
 
 def as_tensors(observation: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from policies.agent import Agent
 from policies.experts import Experts
-from policies.rollouts import as_tensors, episode_seeds, succeeded
+from policies.rollouts import as_tensors, episode_seed, succeeded
 from policies.settings import LoopConfig
 from policies.tokens import Tokens
 from worldmodel.learner import UPDATE_METRICS, Learner
@@ -153,8 +153,7 @@ class Trainer:
                 self.learner.model.normaliser.observe(self.observation[STATE][here])
 
     def _reset(self, ended: np.ndarray) -> dict[str, Tensor]:
-        count = self.env.num_envs
-        seeds = [episode_seeds(self.config.seed, 0, int(self.episode[i]), count)[i] for i in range(count)]
+        seeds = [episode_seed(self.config.seed, 0, i, int(number)) for i, number in enumerate(self.episode)]
         options = {"reset_mask": ended.copy(), **self.experts.asking(self.episode, ended)}
         self.experts.forget(ended)
         observation, info = self.env.reset(seed=seeds, options=options)

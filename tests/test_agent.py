@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from policies.agent import Agent
-from policies.rollouts import episode_seeds, rollout
+from policies.rollouts import episode_seed, episode_seeds, rollout
 from policies.tokens import Tokens
 from worldmodel.planner import Planner
 from worldmodel.senses import STATE
@@ -316,6 +316,7 @@ def test_seeds_do_not_repeat():
     ]
     assert len(set(seeds)) == len(seeds)
     assert episode_seeds(0, 0, 3, 4)[:2] == episode_seeds(0, 0, 3, 2)
+    assert episode_seeds(1, 0, 3, 3)[2] == episode_seed(1, 0, 2, 3) == 3790953169  # those of every run so far
 
 
 def test_an_episode_that_ends_before_the_agent_has_acted_changes_the_noise_all_the_same(make):
