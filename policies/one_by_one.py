@@ -6,16 +6,11 @@ from torch import Tensor
 from policies.agent import Agent
 
 
-class OneByOne(Agent):
+class OneByOne:
     """Acts for N environments by an agent each, one after the other."""
 
-    def __init__(self, agents: list[Agent]):  # what an Agent keeps, each of them keeps for itself
+    def __init__(self, agents: list[Agent]):
         self.agents = agents
-
-    @property
-    def actions(self) -> Tensor | None:
-        """Not None once it has acted."""
-        return self.agents[0].actions
 
     @property
     def decided(self) -> int:

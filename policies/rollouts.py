@@ -2,13 +2,25 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from policies.agent import Agent
 from policies.words import WORDS
 from worldmodel.senses import LANGUAGE, is_image, mask
+
+
+@runtime_checkable
+class Actor(Protocol):
+    """What acts in an episode, as `policies.agent.Agent` does."""
+
+    def reset(self, ended: Tensor) -> None:
+        """Forget the episodes that ended, of the environments (B,)."""
+
+    def act(self, observation: dict[str, Tensor]) -> Tensor:
+        """The next action (B, A) for each observation."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +52,7 @@ def episode_seeds(seed: int, stream: int, episode: int, count: int) -> list[int]
     return [episode_seed(seed, stream, env, episode) for env in range(count)]
 
 
-def as_tensors(observation: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
+def as_tensors(observation: dict[str, np.ndarray]) -> dict[str, Tensor]:
     """An environment's observation as tensors of its own: frames stay bytes, words become vectors, all else float32."""
     tensors = {}
     for key, value in observation.items():
@@ -51,7 +63,7 @@ def as_tensors(observation: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def _said(value: str | tuple[str, ...], there: np.ndarray | None) -> torch.Tensor:
+def _said(value: str | tuple[str, ...], there: np.ndarray | None) -> Tensor:
     """The words of one environment, or of several, as a vector of each; `there`, a bool for each, says whose count."""
     strings = (value,) if isinstance(value, str) else tuple(value)
     vectors = WORDS.vectors(strings, None if there is None else np.reshape(there, -1))
@@ -63,7 +75,7 @@ def succeeded(info: dict) -> np.ndarray | None:
     return info["is_success"].astype(bool) if "is_success" in info else None
 
 
-def rollout(env, agent: Agent, seed: int, limit: int, tick: Callable[[], None] | None = None) -> Rollout:
+def rollout(env, agent: Actor, seed: int, limit: int, tick: Callable[[], None] | None = None) -> Rollout:
     """Run one episode in each of the N environments of `env`, until each has ended or `limit` control steps are done.
 
     An environment that ended early goes on unseen, with action 0, until all have. `tick` is called at each step.
