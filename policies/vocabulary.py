@@ -1,7 +1,7 @@
 """One vocabulary: a token is a kind with its parameters, and a sentence of them is a plan that prints as one line.
 
 Positions are in the robot's range scaled to [-1, 1], times in seconds, a gripper's level from 0 (closed) to 1 (open).
-`policies.walking` executes a sentence, `policies.notation` writes it as plain data, `policies.layout` as numbers.
+`policies.walking` executes a sentence, `policies.notation` writes it as plain data.
 """
 
 from collections.abc import Iterable
