@@ -1,5 +1,6 @@
 """Laws of ink on paper: the same figure as text and as an image of any size, of exact coverage; and beside a film."""
 
+import hashlib
 import re
 import xml.etree.ElementTree as ET
 from types import SimpleNamespace
@@ -65,9 +66,10 @@ def test_a_large_picture_is_the_small_one_seen_closely():
     assert np.abs(large.reshape(120, 4, 120, 4).mean((1, 3)) - small).mean() < 1
 
 
-def test_the_same_plan_gives_the_same_picture_and_the_same_text():
-    assert np.array_equal(picture(glyph(plan()), 120), picture(glyph(plan()), 120))
-    assert svg(glyph(plan())) == svg(glyph(plan()))
+def test_the_same_plan_gives_the_same_text_always():
+    """A change here changes every drawing that there is."""
+    digest = hashlib.sha256(svg(glyph(plan())).encode()).hexdigest()
+    assert digest == "098d8ee873c3118b23828fe0fd72b7cdb8494602412cb99a46d9127ead82e2fa"
 
 
 @given(st.integers(0, 50), st.floats(1e-4, 0.05))

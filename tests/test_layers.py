@@ -81,7 +81,17 @@ def test_zero_starts_at_zero(generator):
 def test_precision_is_what_was_asked_for():
     assert matmul_dtype("fp32") is torch.float32
     assert matmul_dtype("bf16") is torch.bfloat16
-    assert matmul_dtype("auto") in (torch.float32, torch.bfloat16)
+
+
+@pytest.mark.parametrize("gpu", [False, True])
+@pytest.mark.parametrize("supported", [False, True])
+@pytest.mark.parametrize(("avx512", "amx"), [(False, False), (True, False), (False, True)])
+def test_precision_is_by_itself_bf16_where_that_is_native(monkeypatch, gpu, supported, avx512, amx):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: supported)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    assert (matmul_dtype("auto") is torch.bfloat16) == (gpu or (supported and (avx512 or amx)))
 
 
 @given(st.lists(st.integers(1, 6), min_size=1, max_size=6), st.floats(-1e3, 1e3), st.integers(0, 99))
