@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Float, Int
 
-from policies.codec.baselines.bins import BINS, from_bins, to_bins
+from policies.codec.baselines.bins import BINS, from_bins, resting, to_bins
 from policies.splines import design
 
 TAIL = 0.005
@@ -34,10 +34,4 @@ class Beast:
 
     def prefix(self, ids: Int[np.ndarray, " n"]) -> Float[np.ndarray, "T D"]:
         """The best guess from the first ids only: a missing control point stands at the last one known, or at zero."""
-        whole = np.full(self.shape[0] * self.shape[1], np.nan)
-        whole[: len(ids)] = ids
-        points, held = from_bins(whole.reshape(self.shape), self.low, self.high), np.zeros(self.shape[1])
-        for row in points:
-            held = np.where(np.isnan(row), held, row)
-            row[:] = held
-        return self.basis @ points
+        return self.basis @ resting(ids, self.shape, self.low, self.high)

@@ -16,6 +16,19 @@ def from_bins(numbers: np.ndarray, low: float | np.ndarray = -1, high: float | n
     return low + numbers / (BINS - 1) * (high - low)
 
 
+def resting(
+    ids: Int[np.ndarray, " n"], shape: tuple[int, int], low: float | np.ndarray = -1, high: float | np.ndarray = 1
+) -> Float[np.ndarray, "T D"]:
+    """The numbers of the first ids of T x D, row by row; one that is missing is that of the row before, at first 0."""
+    whole = np.full(shape[0] * shape[1], np.nan)
+    whole[: len(ids)] = ids
+    rows, held = from_bins(whole.reshape(shape), low, high), np.zeros(shape[1])
+    for row in rows:
+        held = np.where(np.isnan(row), held, row)
+        row[:] = held
+    return rows
+
+
 class Bins:
     """Chunks (T, D) in [-1, 1] as T x D ids, step by step."""
 
@@ -34,10 +47,4 @@ class Bins:
 
     def prefix(self, ids: Int[np.ndarray, " n"]) -> Float[np.ndarray, "T D"]:
         """The best guess from the first ids only: what is missing rests where it was last, at first in the middle."""
-        known = np.full(self.shape[0] * self.shape[1], np.nan)
-        known[: len(ids)] = from_bins(ids)
-        chunk, held = known.reshape(self.shape), np.zeros(self.shape[1])
-        for row in chunk:
-            held = np.where(np.isnan(row), held, row)
-            row[:] = held
-        return chunk
+        return resting(ids, self.shape)
