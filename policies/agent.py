@@ -54,7 +54,8 @@ class Agent:
         self.at = self.until = torch.zeros(0, dtype=torch.long)
         self.spread = 0.0
         self.decided, self.covered, self.imagined = 0, 0, 0  # so far, over all environments: decisions, the control
-        # steps they were for, and calls of the model's step
+        # steps they were for, and calls of the model's step that they took, each as if made alone: what is planned
+        # along with it for environments that are not due is not counted
         self.choice: list[Tensor | None] = []  # the tokens (W,) that the planner chose in the last `act`, where it did
 
     @property
