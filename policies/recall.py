@@ -6,17 +6,19 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from worldmodel.senses import is_image
+from worldmodel.senses import is_image, mask
 
 
 class Recall:
-    """Keeps the last frames of B environments; before an episode's first, there is that one again."""
+    """Keeps the last frames of B environments; before an episode's first, or the first after one that is missing, there
+    is that one again."""
 
     def __init__(self, lags: Sequence[int]):
         """`lags`: of how many control steps ago the frames are that are shown at once."""
         self.lags, self.depth = tuple(lags), max(lags) + 1
         self.frames: dict[str, Tensor] = {}  # (B, depth, H, W, 3), the newest last
         self.fresh = torch.zeros(0, dtype=torch.bool)
+        self.lost: dict[str, Tensor] = {}  # (B,), by the key of each camera: its newest frame is missing
 
     def see(self, observation: dict[str, Tensor]) -> dict[str, Tensor]:
         """The observation with frames (B, H, W, 3) replaced by (B, F, H, W, 3); called once every control step."""
@@ -31,8 +33,10 @@ class Recall:
                 kept = every
             else:
                 kept = torch.cat([kept[:, 1:], value.unsqueeze(1)], 1)
-                kept = torch.where(self.fresh.view(-1, *[1] * (kept.dim() - 1)), every, kept)
-            self.frames[key] = kept
+                first = self.fresh | self.lost[key]
+                kept = torch.where(first.view(-1, *[1] * (kept.dim() - 1)), every, kept)
+            there = observation.get(mask(key), torch.ones(len(value), 1))
+            self.frames[key], self.lost[key] = kept, there[:, 0] == 0
             shown[key] = kept[:, [self.depth - 1 - lag for lag in self.lags]]
         self.fresh = torch.zeros(len(next(iter(observation.values()))), dtype=torch.bool)
         return shown
@@ -42,10 +46,13 @@ class Recall:
         self.fresh = ended | self.fresh if len(self.fresh) == len(ended) else ended.clone()
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The frames kept."""
-        return {f"frames.{key}": kept.contiguous() for key, kept in self.frames.items()} | {"fresh": self.fresh}
+        """The frames kept, and what is to be known of the next."""
+        frames = {f"frames.{key}": kept.contiguous() for key, kept in self.frames.items()}
+        return frames | {f"lost.{key}": self.lost[key] for key in self.frames} | {"fresh": self.fresh}
 
     def load_state_dict(self, saved: dict[str, Tensor]) -> None:
         """Take back what `state_dict` gave."""
         self.frames = {name[7:]: kept.clone() for name, kept in saved.items() if name.startswith("frames.")}
         self.fresh = saved["fresh"].clone()
+        none = torch.zeros(len(self.fresh), dtype=torch.bool)  # older ones do not say what is missing
+        self.lost = {key: saved.get(f"lost.{key}", none).clone() for key in self.frames}

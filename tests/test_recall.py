@@ -24,8 +24,19 @@ def of(seen, env):
     return {key: value[env] for key, value in seen.items()}
 
 
+def lossy(number):
+    """The same, of which every fifth frame is masked, and every seventh is not there."""
+    seen = observation(number)
+    if number % 5 == 3:
+        seen[mask(FRONT)] = torch.zeros(1, 1)
+    if number % 7 == 6:
+        del seen[FRONT]
+    return seen
+
+
+@pytest.mark.parametrize("observation", [observation, lossy])
 @pytest.mark.parametrize("capacity", [100, 9])
-def test_the_agent_sees_what_the_replay_shows(capacity):
+def test_the_agent_sees_what_the_replay_shows(capacity, observation):
     recall, replay, number, shown = Recall(LAGS), Replay(capacity, 1, SENSES, 1, lags=LAGS), 0, {}
     for episode in (1, 2, 6, 5):
         recall.forget(torch.ones(1, dtype=torch.bool))
@@ -43,8 +54,19 @@ def test_the_agent_sees_what_the_replay_shows(capacity):
             continue  # some of its past may have been written over
         window = replay.window(torch.tensor([0]), torch.tensor([row]), 1, 1)
         for key in SENSES:
-            assert torch.equal(window.seen[key][0], shown[row][key]), (key, row)
-        assert not any(key.startswith("mask.") for key in window.seen)
+            assert key not in shown[row] or torch.equal(window.seen[key][0], shown[row][key]), (key, row)
+        assert observation is lossy or not any(key.startswith("mask.") for key in window.seen)
+
+
+@pytest.mark.parametrize("gone", [{mask(FRONT): torch.zeros(2, 1)}, None])
+def test_no_frame_is_shown_that_was_missing_nor_what_came_before_it(gone):
+    recall = Recall(LAGS)
+    for number in range(4):
+        recall.see(observation(number, 2))
+    lost = observation(4, 2)
+    recall.see(lost | gone if gone else {key: value for key, value in lost.items() if key != FRONT})
+    for number, expected in ((5, [5, 5, 5]), (6, [6, 5, 5]), (7, [7, 6, 5]), (8, [8, 7, 5])):
+        assert recall.see(observation(number, 2))[FRONT][0, :, 0, 0, 0].tolist() == expected
 
 
 def test_before_the_first_frame_there_is_the_first_frame():
@@ -72,10 +94,11 @@ def test_another_number_of_environments_begins_anew():
 
 def test_it_goes_on_from_what_was_saved():
     one, other = Recall(LAGS), Recall(LAGS)
-    for number in range(3):
-        one.see(observation(number))
+    for number in range(4):
+        one.see(lossy(number))
+    assert one.lost[FRONT].all()
     other.load_state_dict({name: t.clone() for name, t in one.state_dict().items()})
-    for number in range(3, 6):
+    for number in range(4, 6):
         assert torch.equal(one.see(observation(number))[FRONT], other.see(observation(number))[FRONT])
 
 
@@ -92,8 +115,17 @@ def test_what_was_missing_is_said_in_a_window_and_only_there():
     assert window.seen[mask(STATE)][:, 0, 0].tolist() == [1, 1, 0, 1]
     assert window.seen[mask(FRONT)][:, 0, 0].tolist() == [1, 1, 0, 1]
     assert window.seen[mask(LANGUAGE)][:, 0, 0].tolist() == [1, 1, 1, 1]
+    assert window.seen[STATE][:, 0, 0].tolist() == [1, 2, 0, 4]
     before = replay.window(torch.tensor([0]), torch.tensor([0]), 1, 1)
     assert mask(STATE) not in before.seen
+
+
+def test_what_is_missing_does_not_show_what_the_ring_held_before():
+    replay = Replay(4, 1, SENSES, 1, lags=LAGS)
+    replay.start(0, of(observation(1), 0))
+    for _ in range(8):
+        replay.add(0, torch.zeros(1), 0.0, {STATE: torch.ones(2)}, False)
+    assert not replay.seen[FRONT].any()
 
 
 def test_a_sentence_is_kept_once_and_frames_once():

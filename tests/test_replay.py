@@ -154,6 +154,11 @@ def test_a_step_is_usable_at_once(generator):
     assert torch.equal(window.seen[STATE][1], diary.rows[1][-1]["state"].expand(4, S))
 
 
+def test_a_step_before_an_episode_is_refused():
+    with pytest.raises(ValueError, match="environment 1: no episode has begun"):
+        Replay(10, 2, SEEN, A).add(1, torch.zeros(A), 0.0, {STATE: torch.zeros(S)}, False)
+
+
 def test_a_full_ring_drops_its_oldest_steps():
     diary = Diary(6, 1)
     diary.start(0)

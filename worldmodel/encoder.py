@@ -14,7 +14,7 @@ from worldmodel.vision import Eye
 class Encoder(nn.Module):
     """z = fuse(sum of the parts of the senses that are there, and for each that is missing of what stands in for it).
 
-    What stands in is learned. With one sense alone there is nothing to stand in, and nothing to add.
+    What stands in is learned. With one sense alone there is nothing to stand in, nothing to add, and no mask counts.
     """
 
     def __init__(self, senses: Shapes, config: ModelConfig, dtype: torch.dtype):

@@ -58,8 +58,8 @@ class Replay:
         """Keep the newest `capacity` steps in all; raises ValueError for too few to use or too many to have room for.
 
         `token_size` P is the action's size unless given. Each frame is kept once, as bytes; `lags`: of how many steps
-        ago the frames are that a window shows at once, those of before an episode being its first. Of the language,
-        rows keep the number of a sentence.
+        ago the frames are that a window shows at once; those of before an episode are its first, and those of before
+        one that is missing the first after that. Of the language, rows keep the number of a sentence.
         """
         self.rows = capacity // envs + 1
         if self.rows < 2:
@@ -109,9 +109,12 @@ class Replay:
     ) -> None:
         """Add one step: the action taken from the newest observation, its reward, what was seen next.
 
-        `choice`: the token that the planner chose at this step, if it did. `driven`: an expert took it.
+        `choice`: the token that the planner chose at this step, if it did. `driven`: an expert took it. Raises
+        ValueError where no episode has begun.
         """
         row = int(self.head[env])
+        if row < 0:
+            raise ValueError(f"environment {env}: no episode has begun; its first observation is needed before a step")
         self.action[env, row] = action
         self.reward[env, row] = reward
         self.chose[env, row] = choice is not None
@@ -129,7 +132,9 @@ class Replay:
         for i, (key, column) in enumerate(self.seen.items()):
             mask = seen.get(naming.mask(key))
             self.present[env, row, i] = key in seen and (mask is None or bool(mask))
-            if key in seen:
+            if key not in seen:
+                column[env, row] = 0
+            else:
                 column[env, row] = self._sentence(seen[key]) if key == LANGUAGE else seen[key]
         self.steps -= not bool(self.final[env, row])  # the ring's oldest, if it comes round
         self.final[env, row] = True
@@ -211,9 +216,9 @@ class Replay:
     def _show(self, env: Int[Tensor, " B"], rows: Int[Tensor, "T B"]) -> dict[str, Tensor]:
         """What was seen at some rows, frames with those before them."""
         shown, flat = {}, (env * self.rows + rows).flatten()
-        for key, column in self.seen.items():
+        for i, (key, column) in enumerate(self.seen.items()):
             if naming.is_image(key):
-                lagged = torch.stack([self._before(env, rows, lag) for lag in self.lags], -1)
+                lagged = torch.stack([self._before(i, env, rows, lag) for lag in self.lags], -1)
                 flat_lagged = (env.view(1, -1, 1) * self.rows + lagged).flatten()
                 shown[key] = column.flatten(0, 1).index_select(0, flat_lagged).view(*lagged.shape, *column.shape[2:])
             elif key == LANGUAGE:
@@ -226,11 +231,13 @@ class Replay:
             shown |= {naming.mask(key): here for key, here in zip(self.seen, masks, strict=True)}
         return shown
 
-    def _before(self, env: Int[Tensor, " B"], rows: Int[Tensor, "T B"], lag: int) -> Int[Tensor, "T B"]:
-        """The rows `lag` steps earlier, or where the episode began."""
+    def _before(self, sense: int, env: Int[Tensor, " B"], rows: Int[Tensor, "T B"], lag: int) -> Int[Tensor, "T B"]:
+        """The rows `lag` steps earlier, or where the episode began or the sense of that number came back."""
         back, going = torch.zeros_like(rows), torch.ones_like(rows, dtype=torch.bool)
         for i in range(1, lag + 1):
-            going = going & ~self.final[env, (rows - i) % self.rows]  # a final row belongs to another episode
+            earlier = (rows - i) % self.rows
+            # a final row belongs to another episode
+            going = going & ~self.final[env, earlier] & self.present[env, earlier, sense]
             back += going
         return (rows - back) % self.rows
 

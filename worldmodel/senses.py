@@ -1,7 +1,8 @@
 """The senses of a model by LeRobot's keys, each with the shape of one observation; and what is said of one missing.
 
 `observation.state` (S,) float32, `observation.images.<camera>` (H, W, 3) uint8, `observation.language` (T,) float32.
-Any may be missing: its key, or by `mask.<sense>` (1,), 0 where it is not to be looked at now.
+Any may be missing: its key, or by `mask.<sense>` (1,), 0 where it is not to be looked at now. A model of one sense
+alone has nothing else to look at: it takes what that shows whatever the mask says, and refuses an observation without.
 """
 
 from collections.abc import Mapping
