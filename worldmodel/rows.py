@@ -1,0 +1,166 @@
+"""The rows that a replay keeps: raw control steps in preallocated arrays, one ring for each environment."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from worldmodel import senses as naming
+from worldmodel.senses import LANGUAGE, Shapes
+
+
+class Rows:
+    """One ring of rows for each of E environments.
+
+    A row is an observation and the step taken from it. The newest row has no step yet, and the last observation of an
+    episode never gets one: such rows are marked `final`.
+    """
+
+    def __init__(
+        self,
+        capacity: int,
+        envs: int,
+        senses: Shapes,
+        action_size: int,
+        token_size: int | None = None,
+        lags: Sequence[int] = (0,),
+    ):
+        """Keep the newest `capacity` steps in all; raises ValueError for too few to use or too many to have room for.
+
+        `token_size` P is the action's size unless given. Each frame is kept once, as bytes; `lags`: of how many steps
+        ago the frames are that a window shows at once; those of before an episode are its first, and those of before
+        one that is missing the first after that. Of the language, rows keep the number of a sentence.
+        """
+        self.rows = capacity // envs + 1
+        if self.rows < 2:
+            raise ValueError(f"replay.capacity={capacity}: at least 1 step for each of {envs} environments")
+        naming.check(senses)
+        self.senses, self.lags = dict(senses), tuple(lags)
+        sizes = envs, self.rows
+        self.seen = {key: _column(key, shape, sizes) for key, shape in senses.items()}
+        self.present = _room("masks", (*sizes, len(senses)), bool)
+        self.sentences: list[Tensor] = []
+        self.action = _room("actions", (*sizes, action_size))
+        self.reward = _room("rewards", sizes)
+        self.choice = _room("plans", (*sizes, token_size or action_size))
+        self.chose, self.driven, self.terminated, self.final = (_room("marks", sizes, bool) for _ in range(4))
+        self.final.fill_(True)
+        self.head = torch.full((envs,), -1)  # row of the newest observation
+        self.filled = torch.zeros(envs, dtype=torch.long)
+        self.steps = 0  # rows that hold a step
+        self._shown: Tensor | None = None  # (2, N): where an expert's steps are; None: to be found
+
+    def __len__(self) -> int:
+        """Rows that hold an observation, over all environments."""
+        return int(self.filled.sum())
+
+    def start(self, env: int, seen: dict[str, Tensor]) -> None:
+        """Begin an episode with its first observation: of each sense, one value, and perhaps its mask."""
+        self._push(env, seen)
+
+    def add(
+        self,
+        env: int,
+        action: Float[Tensor, " A"],
+        reward: float,
+        seen: dict[str, Tensor],
+        terminated: bool,
+        choice: Float[Tensor, " P"] | None = None,
+        driven: bool = False,
+    ) -> None:
+        """Add one step: the action taken from the newest observation, its reward, what was seen next.
+
+        `choice`: the token that the planner chose at this step, if it did. `driven`: an expert took it. Raises
+        ValueError where no episode has begun.
+        """
+        row = int(self.head[env])
+        if row < 0:
+            raise ValueError(f"environment {env}: no episode has begun; its first observation is needed before a step")
+        self.action[env, row] = action
+        self.reward[env, row] = reward
+        self.chose[env, row] = choice is not None
+        if choice is not None:
+            self.choice[env, row] = choice
+        if driven:
+            self.driven[env, row], self._shown = True, None
+        self.terminated[env, row] = terminated
+        self.final[env, row] = False
+        self.steps += 1
+        self._push(env, seen)
+
+    def _push(self, env: int, seen: dict[str, Tensor]) -> None:
+        row = (int(self.head[env]) + 1) % self.rows
+        for i, (key, column) in enumerate(self.seen.items()):
+            mask = seen.get(naming.mask(key))
+            self.present[env, row, i] = key in seen and (mask is None or bool(mask))
+            if key not in seen:
+                column[env, row] = 0
+            else:
+                column[env, row] = self._sentence(seen[key]) if key == LANGUAGE else seen[key]
+        self.steps -= not bool(self.final[env, row])  # the ring's oldest, if it comes round
+        self.final[env, row] = True
+        if self.driven[env, row]:
+            self.driven[env, row], self._shown = False, None
+        self.terminated[env, row] = False
+        self.head[env] = row
+        self.filled[env] = min(int(self.filled[env]) + 1, self.rows)
+
+    def _sentence(self, vector: Float[Tensor, " T"]) -> int:
+        """The number of a sentence."""
+        for i, known in enumerate(self.sentences):
+            if torch.equal(known, vector):
+                return i
+        self.sentences.append(vector.clone())
+        return len(self.sentences) - 1
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Everything held, as tensors; rows never written are left out."""
+        used = int(self.filled.max())
+        columns = self._columns()
+        rows = {name: column[:, :used].contiguous() for name, column in columns.items()}
+        if self.sentences:
+            rows["sentences"] = torch.stack(self.sentences)
+        return rows | {"head": self.head, "filled": self.filled, "rows": torch.tensor(self.rows)}
+
+    def _columns(self) -> dict[str, Tensor]:
+        """Every column, by the name it is saved under."""
+        return self.seen | {name: getattr(self, name) for name in _ROWS}
+
+    def load_state_dict(self, saved: dict[str, Tensor]) -> None:
+        """Take back what `state_dict` gave. Raises ValueError if the sizes differ."""
+        saved = {"driven": torch.zeros_like(saved["chose"])} | saved  # not in those of before there were any
+        columns, self._shown = self._columns(), None
+        sizes = {name: tuple(saved[name].shape[2:]) if name in saved else None for name in columns}
+        own = {name: tuple(column.shape[2:]) for name, column in columns.items()}
+        seats = (len(saved["head"]), int(saved["rows"])), (len(self.head), self.rows)
+        if seats[0] != seats[1]:
+            raise ValueError(f"the saved replay has (environments, rows) {seats[0]}, this one {seats[1]}")
+        if differing := [f"{name} {sizes[name]}, not {own[name]}" for name in own if sizes[name] != own[name]]:
+            raise ValueError(f"the saved replay has {'; '.join(differing)}")
+        for name, column in columns.items():
+            column[:, : saved[name].shape[1]] = saved[name]
+        self.sentences = list(saved["sentences"]) if "sentences" in saved else []
+        self.head.copy_(saved["head"])
+        self.filled.copy_(saved["filled"])
+        self.steps = int((~self.final).sum())
+
+
+def _column(key: str, shape: tuple[int, ...], rows: tuple[int, int]) -> Tensor:
+    """Room for what one sense gives; of the language, for the numbers of sentences."""
+    kind = np.uint8 if naming.is_image(key) else np.int32 if key == LANGUAGE else np.float32
+    return _room(key, rows if key == LANGUAGE else (*rows, *shape), kind)
+
+
+def _room(what: str, sizes: tuple[int, ...], kind: type = np.float32) -> Tensor:
+    """Zeros. Pages that are never written take no memory, which `torch.zeros` would write."""
+    try:
+        return torch.from_numpy(np.zeros(sizes, kind))
+    except MemoryError as error:
+        gigabytes = math.prod(sizes) * np.dtype(kind).itemsize / 1e9
+        raise ValueError(f"replay of {what}: no room for {gigabytes:.0f} GB; fewer steps or smaller frames") from error
+
+
+_ROWS = ("present", "action", "reward", "terminated", "final", "choice", "chose", "driven")
