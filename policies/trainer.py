@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from policies.agent import Agent
-from policies.experts import Experts
-from policies.rollouts import as_tensors, episode_seed, succeeded
+from policies.episodes import Episodes
+from policies.rollouts import as_tensors, succeeded
 from policies.settings import LoopConfig
 from policies.tokens import Tokens
 from worldmodel.learner import UPDATE_METRICS, Learner
@@ -35,7 +35,7 @@ class EpisodeEnd:
     episode_success: int | None = None
 
 
-class Trainer:
+class Trainer(Episodes):
     """Steps E environments and learns; everything its future depends on is in `state_dict`.
 
     An expert's steps (`policies.experts`) are remembered as any others are, but the policy imitates them whatever the
@@ -54,17 +54,12 @@ class Trainer:
         action_repeat: int,
         step_discount: float,
     ):
-        self.env, self.learner, self.agent, self.replay = env, learner, agent, replay
-        self.tokens, self.generator, self.config = tokens, generator, config
+        super().__init__(env, tokens.action_size, config)
+        self.learner, self.agent, self.replay = learner, agent, replay
+        self.tokens, self.generator = tokens, generator
         self.action_repeat, self.step_discount = action_repeat, step_discount
-        count = env.num_envs
         self.steps = 0  # control steps, over all environments
-        self.episode = np.zeros(count, dtype=int)
-        self.returns, self.lengths = np.zeros(count), np.zeros(count, dtype=int)
-        self.successes = np.zeros(count, dtype=int)
         self.metrics = torch.full((len(UPDATE_METRICS),), torch.nan)
-        self.observation: dict[str, Tensor] = {}
-        self.experts = Experts(count, tokens.action_size, config)
 
     @property
     def env_steps(self) -> int:
@@ -131,7 +126,7 @@ class Trainer:
     def _begin(self, ended: np.ndarray) -> None:
         """Begin a new episode in the environments (E,) that ended."""
         self.episode[ended] += 1
-        self.observation = self._reset(ended)
+        self.observation = self.reset(ended)
         for i in np.flatnonzero(ended):
             self.replay.start(int(i), self._of(int(i)))
         self._measure(ended)
@@ -151,14 +146,6 @@ class Trainer:
                 here = here & (shown[:, 0] > 0)
             if bool(here.any()):
                 self.learner.model.normaliser.observe(self.observation[STATE][here])
-
-    def _reset(self, ended: np.ndarray) -> dict[str, Tensor]:
-        seeds = [episode_seed(self.config.seed, 0, i, int(number)) for i, number in enumerate(self.episode)]
-        options = {"reset_mask": ended.copy(), **self.experts.asking(self.episode, ended)}
-        self.experts.forget(ended)
-        observation, info = self.env.reset(seed=seeds, options=options)
-        self.experts.hear(info)
-        return as_tensors(observation)
 
     def _learn(self) -> None:
         """The updates that the steps so far allow: none while seeding, then all that seeding saved up."""
@@ -200,16 +187,10 @@ class Trainer:
 
     def state_dict(self) -> dict[str, Tensor]:
         """Counters, random state and the running episodes' progress."""
-        return {
+        return self.progress() | {
             "steps": torch.tensor(self.steps),
-            "episode": torch.from_numpy(self.episode.copy()),
-            "returns": torch.from_numpy(self.returns.copy()),
-            "lengths": torch.from_numpy(self.lengths.copy()),
-            "successes": torch.from_numpy(self.successes.copy()),
             "metrics": self.metrics.clone(),
             "generator": self.generator.get_state(),
-            **{f"experts.{name}": t for name, t in self.experts.state_dict().items()},
-            **{f"seen.{key}": value for key, value in self.observation.items()},
             **{f"agent.{name}": t for name, t in self.agent.state_dict().items()},
         }
 
@@ -221,48 +202,10 @@ class Trainer:
         longer holds all its actions, `warn` is told and new episodes begin.
         """
         self.steps = int(saved["steps"])
-        self.episode = saved["episode"].numpy().copy()
-        self.returns, self.lengths = saved["returns"].numpy().copy(), saved["lengths"].numpy().copy()
-        if "successes" in saved:  # not in a checkpoint of before they were counted
-            self.successes = saved["successes"].numpy().copy()
-        driven = {n[8:]: t for n, t in saved.items() if n.startswith("experts.")}
-        self.experts.load_state_dict(driven or {n: t for n, t in saved.items() if n == "taken"})  # as it once stood
+        self.take_back(saved)
         self.metrics = saved["metrics"].clone()
-        self.observation = {n[5:]: t.clone() for n, t in saved.items() if n.startswith("seen.")}
         self.agent.load_state_dict({n[6:]: t for n, t in saved.items() if n.startswith("agent.")})
-        if fault := self._retrace():
+        if fault := self.retrace(self.replay):
             warn(f"{fault}; new episodes begin")
             self._begin(np.ones(self.env.num_envs, dtype=bool))
         self.generator.set_state(saved["generator"])
-
-    def _retrace(self) -> str:
-        """Step every environment through its running episode; each starts so late that all arrive together.
-
-        Returns why it cannot be done, or "".
-        """
-        count, most, held = self.env.num_envs, int(self.lengths.max()), self.replay.rows - 1
-        if most > held:
-            return f"the running episode is {most} steps long, of which the replay holds {held}"
-        astray = "the environment did not come back to where it was: it is not deterministic"
-        observation = self._reset(np.ones(count, dtype=bool))
-        for t in range(most):
-            starting = self.lengths == most - t
-            if t and starting.any():
-                observation = self._reset(starting)
-            done = t - (most - self.lengths)  # steps into its episode; negative while it waits
-            action = torch.zeros(count, self.tokens.action_size)
-            for i in np.flatnonzero(done >= 0):
-                row = (int(self.replay.head[i]) - int(self.lengths[i]) + int(done[i])) % self.replay.rows
-                action[i] = self.replay.action[i, row]
-            stepped, _, terminated, truncated, info = self.env.step(action.numpy())
-            self.experts.hear(info)
-            observation, ended = as_tensors(stepped), terminated | truncated
-            if (ended & (done >= 0)).any():
-                return astray
-            if ended.any():
-                observation = self._reset(ended)
-        late = self.lengths == 0
-        if most and late.any():
-            observation = self._reset(late)
-        same = all(torch.equal(observation[key], value) for key, value in self.observation.items())
-        return "" if same else astray
