@@ -82,7 +82,12 @@ class GatedRobot(WrappedRobot):
         self._data.append(data)
 
     def connect(self, calibrate: bool = True) -> None:
-        """Connect the robot, and listen for signals. One that fails half-way is shut down again."""
+        """Connect the robot, and listen for signals. One that fails half-way is shut down again.
+
+        It begins where it is then, whoever moved it meanwhile. A fault of before stays latched.
+        """
+        if not self.is_connected:
+            self.forget()
         self._signals.listen()
         atexit.register(self._at_exit)
         try:
@@ -114,7 +119,7 @@ class GatedRobot(WrappedRobot):
             if self._reading is None:
                 self.get_observation()
             command = self._step(action, at)
-            if command.values is None and command.fault is None:
+            if command.values is None:
                 self.get_observation()  # two readings must agree before the gate lets anything begin
                 command = self._step(action, at)
             self._reading = None
@@ -146,6 +151,7 @@ class GatedRobot(WrappedRobot):
         with self._signals.held():
             self._trip(FaultKind.STOP, "paused")
             errors = self._brake()
+            self.gate.forget()
             if errors:
                 raise ExceptionGroup(f"{self} could not be brought to rest", errors)
             observation = self.get_observation()
@@ -187,11 +193,13 @@ class GatedRobot(WrappedRobot):
         return fault
 
     def _driver_fault(self, what: str, error: Exception) -> RobotFault:
-        """Latch a fault of the driver, and brake as far as the robot still listens."""
+        """Latch a fault of the driver, brake as far as the robot still listens, and begin anew when it can be read."""
         line = " ".join(str(error).split()) or type(error).__name__
         fault = self._trip(FaultKind.DRIVER, f"the robot {what}: {line}")
         logger.error("%s stopped: %s", self, fault)
-        return self._braked(RobotFault(fault))
+        stopped = self._braked(RobotFault(fault))
+        self.gate.forget()
+        return stopped
 
     def _braked(self, fault: RobotFault) -> RobotFault:
         return _noted(fault, self._brake())
@@ -202,9 +210,11 @@ class GatedRobot(WrappedRobot):
         slowest = time_to_rest(self.gate.limits.column("rate"), self.gate.limits.column("acceleration"))
         failed = 0
         for _ in range(math.ceil(slowest / BRAKE_PERIOD_S) + GIVE_UP + 1):
-            if failed == GIVE_UP or self.command is None or self.command.values is None:
+            if failed == GIVE_UP:
                 break
             self.command = self.gate.step(None, None, self._time.monotonic())
+            if self.command.values is None:
+                break
             shutdown.unlock(self.robot)
             action = self._action(self.command)
             if not shutdown.attempt(errors, "brake", lambda action=action: self.robot.send_action(action)):

@@ -104,23 +104,51 @@ def test_a_dead_servo_is_a_fault_and_the_others_are_braked_and_released(arm):
     assert any("release elbow_flex" in note for note in caught.value.__notes__)
 
 
-def test_a_pulled_cable_is_a_fault_and_one_put_back_can_be_released(arm):
+def test_a_pulled_cable_is_a_fault_and_one_put_back_goes_on_from_where_the_arm_is_then(arm):
     from robot.faults import NotReleasable, RobotFault  # noqa: PLC0415
 
     with arm.robot as robot:
-        move(arm, 30)
+        assert move(arm, 120)[-1] > 29
         arm.chain.pulled = True
         with pytest.raises(RobotFault, match=r"driver: the robot cannot be read: .*unplugged"):
             robot.get_observation()
         with pytest.raises(NotReleasable, match="not released"):
             robot.release()
+        arm.chain.move(1, -40.0)
         arm.chain.pulled = False
-        for _ in range(60):
-            robot.send_action(to(robot, 30.0))
-            arm.clock.sleep(1 / 30)
+        held = move(arm, 20)
         assert robot.command.resting
         robot.release()
-        assert abs(move(arm, 120)[-1] - 30) < 0.01
+        check_no_jump([*held, *move(arm, 120)])
+
+
+def check_no_jump(sent):
+    """The arm was moved to -40 degrees, and is asked for 30."""
+    assert abs(sent[0] + 40) < 1
+    assert max(b - a for a, b in itertools.pairwise(sent)) < 2
+    assert abs(sent[-1] - 30) < 0.01
+
+
+def test_connected_again_it_goes_on_from_where_the_arm_is_then(arm):
+    arm.robot.connect()
+    assert move(arm, 120)[-1] > 29
+    arm.robot.disconnect()
+    arm.chain.move(1, -40.0)
+    arm.robot.connect()
+    held = move(arm, 3)
+    assert arm.robot.fault.kind == "stop"
+    arm.robot.release()
+    check_no_jump([*held, *move(arm, 120)])
+    arm.robot.disconnect()
+
+
+def test_an_arm_that_sank_in_a_pause_is_not_pulled_back(arm):
+    with arm.robot as robot:
+        assert move(arm, 120)[-1] > 29
+        robot.rest()
+        arm.clock.sleep(20)
+        arm.chain.move(1, -40.0)
+        check_no_jump(move(arm, 120))
 
 
 def test_a_cable_pulled_for_good_ends_with_every_error_and_the_data_closed(arm):

@@ -25,6 +25,12 @@ class Chain:
     def torques(self):
         return [memory[TORQUE] for memory in self.memory.values()]
 
+    def move(self, number, degrees):
+        """Put a servo there, and its goal, too: from the middle, 2047."""
+        place = (2047 + round(degrees * 4095 / 360)).to_bytes(2, "little")
+        for address in (GOAL, PRESENT):
+            self.memory[number][address : address + 2] = place
+
     def handle(self, number, instruction, given):
         if instruction == PING:
             self.answer(number)
