@@ -2,8 +2,9 @@
 
 Every step gives a command that keeps all the limits, whatever the goal: position, rate, acceleration, distance from the
 measured position, and the tip's box. No rate builds up that could not be stopped before a limit. What cannot be
-trusted (not finite, stale, out of order, late, a joint missing) latches a Fault: the command brakes to rest and holds
-until `release`. The gate has no clock, no robot and no randomness: the same calls give the same commands.
+trusted (not finite, stale, out of order, late, a joint missing) latches a Fault: the command brakes to rest and holds,
+near where the arm is, until `release`. The gate has no clock, no robot and no randomness: the same calls give the same
+commands.
 """
 
 import math
@@ -57,18 +58,16 @@ class Gate:
         self._workspace = Workspace(limits.box, arm) if limits.box is not None else None
         self._watch = Watch(limits)
         self._stall = Stall(limits)
-        self._at = self._reading = self._goal = self._cause = None
-        self._rate = np.zeros(len(limits.names))
-        self._begun, self._read_at = False, -math.inf
+        self._cause: Fault | None = None
+        self.forget()
 
     def step(self, goal: Timed | None, reading: Timed | None, now: float) -> Command:
         """The command for the time `now`, in seconds of any clock that does not go back. Raises nothing."""
         checked = self._watch.check(goal, reading, now)
         self._cause, before, begun = checked.fault, self._rate, self._begun
-        if checked.reading is not None:
-            if not begun and self._read_at < reading.at:
-                self._begin(checked.reading, now)
-            self._reading, self._read_at = checked.reading, reading.at
+        new = checked.reading is not None and self._take_in(checked.reading, reading.at)
+        if new and self._agreed and not begun:
+            self._begin(checked.reading, now)
         self._latch()
         if begun and checked.dt > 0:
             self._advance(checked, now)
@@ -92,27 +91,34 @@ class Gate:
             raise NotReleasable(f"not released: still braking after {self.fault}")
         if self._cause is not None:
             raise NotReleasable(f"not released: {self._cause}")
-        self.fault, self._goal, self._begun = None, None, False
+        self.fault = self._at = self._goal = None
+        self._begun = False
         self._watch.restart()
 
     def forget(self) -> None:
-        """Know no more where the arm is, as before the first reading: a simulated one was put somewhere else."""
+        """Know no more where the arm is, as before the first reading: it was moved otherwise. A fault stays latched."""
         self._at = self._reading = self._goal = None
-        self._rate = np.zeros_like(self._rate)
-        self._begun, self._read_at = False, -math.inf
+        self._rate = np.zeros(len(self.limits.names))
+        self._begun, self._agreed, self._read_at = False, False, -math.inf
         self._watch.restart()
+
+    def _take_in(self, reading: np.ndarray, at: float) -> bool:
+        """Take in a reading (D,) from the time `at`, and whether the one before agrees; whether it is a new one."""
+        new, last = self._read_at < at, self._reading
+        near = last is not None and bool((np.abs(reading - last) <= self._step).all())
+        self._agreed = near and (new or self._agreed)
+        self._reading, self._read_at = reading, at
+        return new
 
     def _latch(self) -> None:
         if self.fault is None:
             self.fault = self._cause
 
     def _begin(self, reading: np.ndarray, now: float) -> None:
-        """Begin at the reading, at rest, if the one before agrees with it and it is not too far out.
+        """Begin at the reading, at rest, if it is not too far out; the one before agrees with it.
 
-        One wrong reading must not send the arm anywhere. The limits widen to where it is, and narrow as it comes in.
+        The limits widen to where it is, and narrow as it comes in.
         """
-        if self._reading is None or (np.abs(reading - self._reading) > self._step).any():
-            return
         out = np.maximum(self._low - reading, reading - self._high) - self._step
         if (out > 0).any():
             joint = int(np.argmax(out))
@@ -126,6 +132,7 @@ class Gate:
             )
             return
         self._at, self._rate, self._begun = reading, np.zeros_like(self._rate), True
+        self._eased_to = reading
         self._stall.begin(reading)
         self._floor, self._ceiling = np.minimum(self._low, self._at), np.maximum(self._high, self._at)
         if self._workspace is not None:
@@ -134,7 +141,7 @@ class Gate:
     def _advance(self, checked: Checked, now: float) -> None:
         """Move the command: towards the goal, or while a fault is latched towards rest."""
         if self.fault is None and (stalled := self._stall.check(self._at, self._reading, checked.dt, now)):
-            self._cause, self._goal = stalled, self._reading.copy()
+            self._cause, self._eased_to = stalled, self._reading
             self._latch()
         if self.fault is None:
             rate = self._follow(checked.goal, checked.dt)
@@ -142,18 +149,33 @@ class Gate:
                 self._cause = self._pushed(now)
                 self._latch()
         if self.fault is not None:
-            rate = self._stopping(checked.dt)
+            rate = self._stopping(checked)
         self._at = np.clip(self._at + rate * checked.dt, self._floor, self._ceiling)
         self._rate = rate
         rest = self._at + stopping(rate, self._acceleration)
         self._floor = np.clip(np.minimum(self._at, rest), self._floor, self._low)
         self._ceiling = np.clip(np.maximum(self._at, rest), self._high, self._ceiling)
 
-    def _stopping(self, dt: float) -> np.ndarray:
-        """The rate (D,) after a fault: towards rest; of a stalled joint by way of where it is, so that none pulls."""
-        if self.fault.kind is FaultKind.STALLED and (np.abs(self._at - self._goal) > EASED * self._step).any():
-            return self._follow(self._goal, dt)
-        return braked(self._rate, self._acceleration, dt)
+    def _stopping(self, checked: Checked) -> np.ndarray:
+        """The rate (D,) after a fault: towards rest, but of a joint that pulls by way of where it is.
+
+        That is one further than a step from its command, as two readings say: one alone must not send the arm anywhere;
+        and one of a stalled arm, until it pulls no more.
+        """
+        pulls = np.abs(self._at - self._reading) > self._step
+        if checked.reading is None or not self._agreed:
+            pulls = np.zeros_like(pulls)
+        if self.fault.kind is not FaultKind.STALLED:
+            return self._back(self._reading, pulls, checked.dt)
+        self._eased_to = np.where(pulls, self._reading, self._eased_to)
+        return self._back(self._eased_to, np.abs(self._at - self._eased_to) > EASED * self._step, checked.dt)
+
+    def _back(self, place: np.ndarray, joints: np.ndarray, dt: float) -> np.ndarray:
+        """The rate (D,) that takes those `joints` (D,) towards `place` (D,), and the others to rest."""
+        gap = np.clip(place, self._low, self._high) - self._at
+        brake, (slowest, fastest) = braked(self._rate, self._acceleration, dt), self._bounds(dt)
+        slowest, fastest = np.where(joints, slowest, brake), np.where(joints, fastest, brake)
+        return self._within(np.sign(gap) * stoppable(np.abs(gap), self._acceleration, dt), slowest, fastest, dt)
 
     def _follow(self, goal: np.ndarray, dt: float) -> np.ndarray:
         """The rate (D,) that goes to the goal as far as every limit lets it."""
@@ -163,12 +185,19 @@ class Gate:
         drift = np.clip((goal - last) / dt, -self._rate_limit, self._rate_limit)
         gap = goal - drift * dt - self._at
         wanted = drift + np.sign(gap) * stoppable(np.abs(gap), self._acceleration, dt)
+        return self._within(wanted, *self._bounds(dt), dt)
+
+    def _bounds(self, dt: float) -> tuple[np.ndarray, np.ndarray]:
+        """The rates (D,) and (D,) between which every limit but the box is kept."""
         slowest = np.maximum(self._rate - self._acceleration * dt, -self._rate_limit)
         fastest = np.minimum(self._rate + self._acceleration * dt, self._rate_limit)
         slowest = np.maximum(slowest, -stoppable(self._at - self._floor, self._acceleration, dt))
         fastest = np.minimum(fastest, stoppable(self._ceiling - self._at, self._acceleration, dt))
         down, up = self._near_reading(dt)
-        slowest, fastest = np.clip(down, slowest, fastest), np.clip(up, slowest, fastest)
+        return np.clip(down, slowest, fastest), np.clip(up, slowest, fastest)
+
+    def _within(self, wanted: np.ndarray, slowest: np.ndarray, fastest: np.ndarray, dt: float) -> np.ndarray:
+        """The rate (D,) nearest to the wanted one that is between those, as far as the box lets it."""
         rate = np.clip(wanted, slowest, fastest)
         return rate if self._workspace is None else self._in_box(rate, slowest, fastest, dt)
 

@@ -131,6 +131,29 @@ def test_an_arm_pushed_slowly_takes_its_command_along_and_one_torn_away_stops_th
     command = run.step(50.0, reading=np.array([-60.0]))
     assert command.fault.kind == FaultKind.PUSHED
     assert "j was moved to -60.0" in command.fault.message
+    for _ in range(90):
+        command = run.step(50.0, reading=np.array([-60.0]))
+    assert command.resting
+    assert -60 <= command.values[0] <= -60 + 15  # else it would pull with all its strength for as long as it is held
+    run.place = np.array([80.0])
+    for _ in range(2):
+        run.step(50.0)
+    assert not run.step(50.0).resting  # as often as it is torn away
+
+
+def test_one_wrong_reading_moves_nothing_and_of_a_stalled_arm_that_is_torn_away_the_command_follows():
+    run = Run(STALLS, lag=0.0)
+    run.step(0.0)
+    assert run.step(0.0, reading=np.array([70.0])).fault.kind == FaultKind.PUSHED
+    assert all(run.step(0.0).values[0] == 0 for _ in range(5))
+    run.gate.release()
+    while (command := run.step(50.0)).fault is None:
+        pass
+    assert command.fault.kind == FaultKind.STALLED
+    for _ in range(90):
+        command = run.step(50.0, reading=np.array([-40.0]))
+    assert command.resting
+    assert -40 <= command.values[0] <= -40 + 0.03 * 15
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
@@ -278,8 +301,9 @@ def test_a_box_without_kinematics_is_refused():
         Gate(so101("careful"))
 
 
-def test_after_it_was_put_elsewhere_it_sends_nothing_of_before():
-    """As a simulation's reset does it: without `forget` the last command would be sent once more."""
+@pytest.mark.parametrize("forgets", [False, True])
+def test_after_a_release_it_sends_nothing_of_before(forgets):
+    """The arm may have sunk in a pause, or a simulation's reset have put it elsewhere."""
     run = Run()
     for _ in range(30):
         run.step(30.0)
@@ -287,7 +311,8 @@ def test_after_it_was_put_elsewhere_it_sends_nothing_of_before():
     while not run.step(30.0).resting:
         pass
     run.gate.release()
-    run.gate.forget()
-    assert run.step(50.0, reading=np.array([-40.0])).values is None
+    if forgets:
+        run.gate.forget()
+    assert run.step(50.0, reading=np.array([-40.0]), dt=20.0).values is None
     assert run.step(50.0, reading=np.array([-40.0])).values == -40.0
     assert run.gate.fault is None

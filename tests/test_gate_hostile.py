@@ -20,16 +20,20 @@ class Audit:
     def __init__(self, limits: Limits):
         self.low, self.high = limits.column("low"), limits.column("high")
         self.rate, self.acceleration, self.step = (limits.column(k) for k in ("rate", "acceleration", "step"))
-        self.at, self.rounding = None, 0.0
+        self.rounding, self.agreed = 0.0, False
 
     def begins(self, reading, last):
-        """Whether the arm begins there: two readings agree, and it is no further out than one step."""
-        if reading is None or last is None or reading.at <= last.at:
+        """Whether the arm begins there: two readings agree, and it is no further out than one step.
+
+        `agreed` is whether they do; a reading that comes twice does not confirm itself.
+        """
+        if reading is None:
             return False
-        agree = np.abs(reading.values - last.values) <= self.step
-        return bool(
-            (agree & (reading.values >= self.low - self.step) & (reading.values <= self.high + self.step)).all()
-        )
+        new = last is None or reading.at > last.at
+        near = last is not None and (np.abs(reading.values - last.values) <= self.step).all()
+        self.agreed = bool(near and (new or self.agreed))
+        inside = (reading.values >= self.low - self.step) & (reading.values <= self.high + self.step)
+        return bool(new and self.agreed and inside.all())
 
     def began(self, command, reading, now):
         """The first command, and the first after a release: where the arm is, at rest."""
@@ -38,17 +42,13 @@ class Audit:
         self.at, self.now, self.reading, self.pace = command.values, now, reading, np.zeros_like(self.low)
         self.floor, self.ceiling = np.minimum(self.low, self.at), np.maximum(self.high, self.at)
 
-    def check(self, command, reading, now, begun):
-        """One more command; `reading` and `now` are None if they were not to be gone by.
-
-        One that has not begun again after a release holds still.
-        """
+    def check(self, command, reading, now):
+        """One more command; `reading` and `now` are None if they were not to be gone by."""
         at, dt = command.values, 0.0 if now is None else now - self.now
         self.reading = self.reading if reading is None else reading
         assert np.isfinite(at).all()
-        if dt < SOONEST_S or not begun:  # no time has passed: nothing may move
+        if dt < SOONEST_S:  # no time has passed: nothing may move
             np.testing.assert_array_equal(at, self.at)
-            self.now += max(dt, 0) if dt >= SOONEST_S else 0
             return
         pace = (at - self.at) / dt
         rounding = EPS + 1e-12 * np.abs(at) / dt  # rates are read off positions here
@@ -59,7 +59,14 @@ class Audit:
         if command.fault is None:
             assert (np.abs(at - self.reading) <= self.step + EPS).all(), "step"
         else:
-            assert (np.abs(pace) <= np.maximum(np.abs(self.pace) - self.acceleration * dt, 0) + slack).all(), "braking"
+            far = np.abs(self.at - self.reading) > self.step
+            far &= reading is not None and self.agreed
+            slowed = np.maximum(np.abs(self.pace) - self.acceleration * dt, 0)
+            assert (far | (np.abs(pace) <= slowed + slack)).all(), "braking"
+            way = np.clip(self.reading, self.low, self.high) - self.at
+            before, after = self.pace * np.sign(way), pace * np.sign(way)
+            nears = (after > 0) | (after >= before + self.acceleration * dt - slack)
+            assert (~far | (np.abs(way) < EPS) | nears).all(), "step"
         room = np.where(pace > 0, self.ceiling - at, at - self.floor)
         assert (pace**2 / (2 * self.acceleration) <= room + EPS * (1 + np.abs(pace))).all(), "cannot stop in time"
         self.floor = np.where(pace >= 0, np.minimum(self.low, at), self.floor)  # never further out again
@@ -118,6 +125,8 @@ class Adversary:
                 read_at = now + rng.normal()
             case 5:
                 seen = None
+            case 6:
+                self.arm = rng.uniform(self.low, self.high)  # torn away, or sunk
         given = None if goal is None else Timed(goal, goal_at)
         return given, None if seen is None else Timed(seen, read_at), now
 
@@ -173,13 +182,14 @@ def ordeal(rng, kinds: set) -> int:
         counts = isinstance(now, float) and math.isfinite(now) and now >= latest
         usable = reading if command.margins.checked.reading is not None else None
         latest = now if counts and now - latest >= SOONEST_S else latest
-        if not begun and audit.begins(usable, last):
+        begins = audit.begins(usable, last)
+        if not begun and begins:
             audit.began(command, usable.values, latest)
             begun = True
-        elif audit.at is None:
+        elif not begun:
             assert command.values is None
         else:
-            audit.check(command, None if usable is None else usable.values, now if counts else None, begun)
+            audit.check(command, None if usable is None else usable.values, now if counts else None)
         last = last if usable is None else usable
         adversary.moved(command, latest)
         if command.fault is not None:
@@ -214,4 +224,4 @@ def test_the_auditor_sees_a_command_that_is_not_allowed():
     command = gate.step(Timed(at, 0.1), Timed(at, 0.1), 0.1)
     command.values[:] = 0.3  # 3 units/s after 0.1 s: more than 20 units/s^2
     with pytest.raises(AssertionError, match="acceleration"):
-        audit.check(command, at, 0.1, begun=True)
+        audit.check(command, at, 0.1)
