@@ -17,6 +17,7 @@ from robot.config_so101_sim import SO101SimConfig
 from robot.sim_camera import SimCamera
 from robot.units import Units
 from sim import so101
+from sim.joints import JOINTS
 
 
 class SO101Sim(Robot):
@@ -39,7 +40,7 @@ class SO101Sim(Robot):
 
     @property
     def _motors(self) -> dict[str, type]:
-        return {f"{joint}.pos": float for joint in so101.JOINTS}
+        return {f"{joint}.pos": float for joint in JOINTS}
 
     @cached_property
     def observation_features(self) -> dict[str, type | tuple]:
@@ -106,18 +107,18 @@ class SO101Sim(Robot):
         """
         goals = {key.removesuffix(".pos"): float(value) for key, value in action.items() if key.endswith(".pos")}
         for joint, value in goals.items():
-            if joint not in so101.JOINTS:
-                raise ValueError(f"{joint}.pos: no such joint; they are {', '.join(so101.JOINTS)}")
+            if joint not in JOINTS:
+                raise ValueError(f"{joint}.pos: no such joint; they are {', '.join(JOINTS)}")
             if not np.isfinite(value):
                 raise ValueError(f"{joint}.pos={value}: not a finite target")
         if self.config.max_relative_target is not None:
             here = self.units.read(so101.positions(self.scene))
-            present = dict(zip(so101.JOINTS, here.tolist(), strict=True))
+            present = dict(zip(JOINTS, here.tolist(), strict=True))
             pairs = {joint: (goal, present[joint]) for joint, goal in goals.items()}
             goals = ensure_safe_goal_position(pairs, self.config.max_relative_target)
         targets = self.units.from_rad(self.scene.commanded)
         for joint, value in goals.items():
-            targets[so101.JOINTS.index(joint)] = value
+            targets[JOINTS.index(joint)] = value
         low, high = so101.limits(self.scene)
         *_, info = self.scene.step(np.clip(self.units.to_rad(targets), low, high).astype(np.float32))
         self.time_s += 1 / self.config.control_hz

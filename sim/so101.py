@@ -8,15 +8,15 @@ import mujoco
 import numpy as np
 import so101_nexus.mujoco  # noqa: F401  registers its tasks
 from gymnasium.envs.registration import load_env_creator
-from so101_nexus import SO101_JOINT_NAMES, PhysicsConfig, RenderConfig, RenderingQuality
+from so101_nexus import PhysicsConfig, RenderConfig, RenderingQuality
 from so101_nexus.camera_utils import compute_angled_camera_params, compute_overhead_camera_params
 
 from sim.canvas import View
+from sim.joints import JOINTS
 from sim.randomisation import Draw, Nominal
 from sim.so101_tasks import TASKS
 from sim.variation import Variation
 
-JOINTS: tuple[str, ...] = tuple(SO101_JOINT_NAMES)
 TIMESTEP_S = 0.005  # of the physics, about: it divides the control period
 PLAIN = RenderingQuality(msaa_samples=0, shadows=False, shadow_map_size=64)  # what a Canvas draws
 SIDE = {"azimuth": 130.0, "elevation": -30.0}  # degrees: where a person stands who watches

@@ -7,8 +7,9 @@ from copy import copy
 import mujoco
 import numpy as np
 
+from sim.joints import JOINTS
 from sim.servo import Servo
-from sim.twin_calibration import JOINTS, JointCalibration, preload, scale
+from sim.twin_calibration import JointCalibration, preload, scale
 from sim.twin_model import REST, limits
 
 BACKLOG_S = 0.25  # after a longer stall the rest of it is let go

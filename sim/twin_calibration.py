@@ -5,10 +5,9 @@ import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from sim.joints import GRIPPER, JOINTS
 from sim.servo import STEPS, Servo
 
-JOINTS = ("shoulder_pan", "shoulder_lift", "elbow_flex", "wrist_flex", "wrist_roll", "gripper")
-GRIPPER = "gripper"
 STEPS_PER_RAD = STEPS / (2 * math.pi)
 # A built arm's horns never sit where the drawing says: offsets of both signs, in steps.
 OFFSETS = (37, -412, 1290, -86, 655, -1503)

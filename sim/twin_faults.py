@@ -5,8 +5,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from sim.joints import JOINTS
 from sim.twin_arm import TwinArm
-from sim.twin_calibration import JOINTS
 from sim.twin_settings import CABLES, FaultConfig
 
 

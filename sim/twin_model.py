@@ -5,7 +5,7 @@ from pathlib import Path
 import mujoco
 
 from sim.assets import asset
-from sim.twin_calibration import JOINTS
+from sim.joints import JOINTS
 
 ARM = ("SO101_menagerie", "so101.xml")
 REST = (0.0, -1.57, 1.57, 0.66, 0.0, 0.0)  # rad; folded, as the arm lies when its motors are off

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sim.twin_calibration import JOINTS
+from sim.joints import JOINTS
 
 CABLES = ("usb", "power", *JOINTS)
 LONGEST_SOCKET = 107  # bytes of a Unix socket's path

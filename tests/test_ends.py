@@ -20,7 +20,7 @@ import robot.arms
 from configs import record, run
 from robot.recording.parts import Draft
 from robot.signals import SIGNALS
-from sim.twin_calibration import JOINTS
+from sim.joints import JOINTS
 
 pytestmark = pytest.mark.usefixtures("patient_driver", "patient_gate")
 WAIT_S = 120.0  # a loaded machine

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from robot.limits import PRESETS, Box, JointLimits, Limits, half_range, so101
-from sim.tip import JOINTS
+from sim.joints import JOINTS
 
 FULL = {name: SimpleNamespace(range_min=700, range_max=3400) for name in JOINTS}
 

@@ -13,8 +13,8 @@ import time
 import pytest
 
 from sim.feetech import PING, encode
+from sim.joints import JOINTS
 from sim.servo import OVERLOADED
-from sim.twin_calibration import JOINTS
 from sim.twin_control import TwinControl
 
 pytestmark = pytest.mark.usefixtures("patient_driver")

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from sim import twin_calibration
 from sim.assets import asset
+from sim.joints import JOINTS
 from sim.servo import OVERLOADED, STEPS
 from sim.twin_arm import BACKLOG_S, BURST, TwinArm
-from sim.twin_calibration import JOINTS, JointCalibration, fitting, scale
+from sim.twin_calibration import JointCalibration, fitting, scale
 from sim.twin_model import ARM, build, limits
 
 

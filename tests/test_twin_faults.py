@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 
 from configs.strict import build as strict
 from configs.twin import main
+from sim.joints import JOINTS
 from sim.servo import OVERLOADED
 from sim.twin_arm import TwinArm
-from sim.twin_calibration import JOINTS, fitting
+from sim.twin_calibration import fitting
 from sim.twin_faults import Faults, Line
 from sim.twin_model import build, limits
 from sim.twin_settings import CABLES, FaultConfig, TwinConfig
