@@ -7,16 +7,16 @@ import mujoco
 import numpy as np
 
 from sim.assets import asset
+from sim.joints import JOINTS, TURNS
+from sim.twin_model import ARM
 
 SITE = "gripperframe"
-TURNS = ("shoulder_pan", "shoulder_lift", "elbow_flex", "wrist_flex", "wrist_roll")
-JOINTS = (*TURNS, "gripper")
 
 
 @cache
 def _model() -> mujoco.MjModel:
     """The arm without its meshes, which take seconds to load; they do not move it."""
-    spec = mujoco.MjSpec.from_file(str(asset("SO101", "so101_new_calib.xml")))
+    spec = mujoco.MjSpec.from_file(str(asset(*ARM)))
     for geom in list(spec.geoms):
         spec.delete(geom)
     for mesh in list(spec.meshes):
@@ -27,21 +27,20 @@ def _model() -> mujoco.MjModel:
 class Tip:
     """The place of the point between the fingers, in metres from the arm's base: x forward, y left, z up.
 
-    `degrees` (D,): how many one unit of each joint is, by default 1 for those that turn the arm. The gripper, which
-    moves only a finger, does not move the tip.
+    Joints (D,) are in degrees. The gripper, which moves only a finger, does not move the tip.
     """
 
-    def __init__(self, degrees: np.ndarray | None = None):
+    radians = np.full(len(JOINTS), math.pi / 180)
+
+    def __init__(self):
         self._model, self._data = _model(), mujoco.MjData(_model())
         self._site = self._model.site(SITE).id
         self._joints = [self._model.joint(name).id for name in TURNS]
         self._places = [int(self._model.jnt_qposadr[joint]) for joint in self._joints]
-        each = np.ones(len(JOINTS)) if degrees is None else np.asarray(degrees, dtype=float)
-        self.radians = each * math.pi / 180
         self.reach = np.array([*(self._reach(joint) for joint in self._joints), 0.0])
 
     def place(self, joints: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The tip's place (3,) for joints (D,) in their units, and its change (3, D) with each, in metres a radian."""
+        """The tip's place (3,) for joints (D,), and its change (3, D) with each, in metres a radian."""
         self._data.qpos[self._places] = (joints * self.radians)[: len(TURNS)]
         mujoco.mj_kinematics(self._model, self._data)
         place = self._data.site_xpos[self._site].copy()

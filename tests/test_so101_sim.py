@@ -2,6 +2,7 @@
 
 import inspect
 
+import mujoco
 import numpy as np
 import pytest
 from hypothesis import given
@@ -20,7 +21,9 @@ from robot.config_so101_sim import SO101SimConfig
 from robot.so101_sim import SO101Sim
 from robot.units import TICK_RAD, Units
 from sim.canvas import choose_backend
-from sim.so101 import JOINTS
+from sim.joints import JOINTS
+from sim.tip import SITE, Tip
+from sim.twin_model import build
 
 LOW, HIGH = np.array([-1.9, -1.7, -1.6, -1.6, -2.7, -0.17]), np.array([1.9, 1.7, 1.6, 1.6, 2.7, 1.74])
 KEYS = [f"{joint}.pos" for joint in JOINTS]
@@ -100,6 +103,21 @@ def test_what_it_observes_is_what_its_features_say(simulated):
     assert all(type(seen[key]) is float for key in KEYS)
     with pytest.raises(DeviceAlreadyConnectedError):
         simulated.connect()
+
+
+def test_the_gates_tip_is_the_one_that_is_trained_and_the_twins(simulated):
+    """Else the box would guard another point than the one that touches things."""
+    tip, rng = Tip(), np.random.default_rng(0)
+    models = [simulated.scene.unwrapped.model, build()]
+    for angles in [np.zeros(6), *rng.uniform(LOW, HIGH, (20, 6))]:
+        place, _ = tip.place(np.rad2deg(angles))
+        for model in models:
+            data = mujoco.MjData(model)
+            data.qpos[:6] = angles
+            mujoco.mj_kinematics(model, data)
+            base = data.body("base")
+            there = base.xmat.reshape(3, 3).T @ (data.site(SITE).xpos - base.xpos)
+            np.testing.assert_allclose(place, there, atol=1e-6)
 
 
 @given(arrays(np.float64, 6, elements=st.floats(0, 1)), st.booleans())
