@@ -49,6 +49,8 @@ class GatedRobot(WrappedRobot):
             )
         if getattr(robot.config, "max_relative_target", None) is not None:
             raise ValueError("max_relative_target: leave it unset, the gate's step limit does its work")
+        if not getattr(robot.config, "use_degrees", True):
+            raise ValueError("use_degrees=false: leave it unset, the gate's limits are in degrees")
         super().__init__(robot)
         self.gate, self.stop_on_fault = gate, stop_on_fault
         self.command: Command | None = None

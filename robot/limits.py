@@ -132,33 +132,29 @@ _EDGES = {"careful": 5.0, "normal": 1.0, "trained": 0.5}  # degrees kept from ea
 PRESETS = tuple(_PACES)
 
 
-def so101(preset: str = "careful", calibration: Mapping | None = None, degrees: bool = True) -> Limits:
+def so101(preset: str = "careful", calibration: Mapping | None = None) -> Limits:
     """The limits of an SO-101 by name: `careful` for a first run, `normal` after it; `trained` lets through all that a
     policy may have done in simulation, jerks included.
 
     `calibration`: LeRobot's of this arm (joint -> range_min, range_max in counts); a range that is narrower than the
-    arm's own narrows the limits. With `degrees` False (LeRobot's use_degrees) the joints are in -100 to 100 of their
-    calibrated range. Raises ValueError for an unknown preset, or a calibration that lacks a joint or has no range.
+    arm's own narrows the limits. Raises ValueError for an unknown preset, or a calibration that lacks a joint or has no
+    range.
     """
     if preset not in PRESETS:
         raise ValueError(f"limits={preset}: one of {', '.join(PRESETS)}")
-    if not degrees and calibration is None:
-        raise ValueError("use_degrees=false: needs the arm's calibration, which says how many degrees 100 is")
     joints = {}
     for name, (low, high) in _RANGES.items():
         rate, acceleration, step = _PACES[preset][name == GRIPPER]
         joint = JointLimits(low, high, rate, acceleration, step)
         if name != GRIPPER:
-            half = math.inf if calibration is None else half_range(name, calibration)
+            half = math.inf if calibration is None else _half_range(name, calibration)
             edge = _EDGES[preset]
             joint = replace(joint, low=max(low, -half) + edge, high=min(high, half) - edge, stall=_STALL)
-            if not degrees:
-                joint = JointLimits(**{f.name: getattr(joint, f.name) * 100 / half for f in fields(joint)})
         joints[name] = joint
     return Limits(joints, _BOXES[preset])
 
 
-def half_range(name: str, calibration: Mapping) -> float:
+def _half_range(name: str, calibration: Mapping) -> float:
     """Degrees from the middle of a joint's calibrated range to its end. Raises ValueError."""
     entry = calibration.get(name)
     if entry is None:

@@ -204,7 +204,7 @@ def test_it_rests_for_a_pause_and_goes_on_without_a_fault(arm):
         assert robot.fault is None
 
 
-def test_a_robot_of_other_joints_or_with_its_own_step_limit_is_refused(arm):
+def test_a_robot_of_other_joints_or_units_or_with_its_own_step_limit_is_refused(arm):
     from robot.gate import Gate  # noqa: PLC0415
     from robot.gated import GatedRobot  # noqa: PLC0415
     from robot.limits import JointLimits, Limits  # noqa: PLC0415
@@ -214,6 +214,9 @@ def test_a_robot_of_other_joints_or_with_its_own_step_limit_is_refused(arm):
         GatedRobot(arm.inner, gate)
     arm.inner.config.max_relative_target = 5.0
     with pytest.raises(ValueError, match="max_relative_target: leave it unset"):
+        GatedRobot(arm.inner, arm.robot.gate)
+    arm.inner.config.max_relative_target, arm.inner.config.use_degrees = None, False
+    with pytest.raises(ValueError, match="use_degrees=false: leave it unset"):
         GatedRobot(arm.inner, arm.robot.gate)
     stranger = SimpleNamespace(name="base", action_features={"x.vel": float}, config=None)
     with pytest.raises(ValueError, match=r"base: is commanded by x\.vel"):

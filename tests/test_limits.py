@@ -2,10 +2,9 @@
 
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 
-from robot.limits import PRESETS, Box, JointLimits, Limits, half_range, so101
+from robot.limits import PRESETS, Box, JointLimits, Limits, so101
 from sim.joints import JOINTS
 
 FULL = {name: SimpleNamespace(range_min=700, range_max=3400) for name in JOINTS}
@@ -35,15 +34,6 @@ def test_careful_is_tighter_than_normal_in_everything():
     assert (careful.box.low >= normal.box.low).all()
 
 
-def test_in_percent_of_the_range_the_limits_are_the_same_angles():
-    degrees, percent = so101("normal", FULL), so101("normal", FULL, degrees=False)
-    for name in JOINTS[:-1]:
-        unit = half_range(name, FULL) / 100
-        for field in ("low", "high", "rate", "acceleration", "step"):
-            assert np.isclose(getattr(percent.joints[name], field) * unit, getattr(degrees.joints[name], field))
-    assert percent.joints["gripper"] == degrees.joints["gripper"]
-
-
 JOINT = {"low": -1.0, "high": 1.0, "rate": 1.0, "acceleration": 1.0, "step": 1.0}
 
 
@@ -51,7 +41,6 @@ JOINT = {"low": -1.0, "high": 1.0, "rate": 1.0, "acceleration": 1.0, "step": 1.0
     ("make", "line"),
     [
         (lambda: so101("brave"), "limits=brave: one of careful, normal, trained"),
-        (lambda: so101(degrees=False), "use_degrees=false: needs the arm's calibration"),
         (lambda: so101("careful", {"gripper": FULL["gripper"]}), "no joint 'shoulder_pan', only gripper"),
         (lambda: so101("careful", narrowed(elbow_flex=(2000, 2001))), "elbow_flex from 2000 to 2001: no range"),
         (lambda: JointLimits(**JOINT | {"low": 2.0}), "low=2.0: below high, 1.0"),
