@@ -4,6 +4,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from lerobot.motors.feetech import FeetechMotorsBus
 from lerobot.robots import Robot
 from lerobot.robots.so_follower import SO101Follower, SO101FollowerConfig
 
@@ -22,7 +23,35 @@ def simulated(task: str, control_hz: float, seed: int = 0, cameras: Mapping[str,
     return SO101Sim(SO101SimConfig(task=task, control_hz=control_hz, seed=seed, cameras=dict(cameras or {})))
 
 
-def driven(port: str, name: str, calibration_dir: str, cameras: Mapping[str, dict] | None = None) -> Robot:
+class StayingBus(FeetechMotorsBus):
+    """Motors that go stiff where they are, not at the goal that they had when they were let go."""
+
+    def enable_torque(self, motors: str | list[str] | None = None, num_retry: int = 0) -> None:
+        """Give each of the motors its place as its goal, and then torque."""
+        for motor in self._get_motors_list(motors):
+            place = self.read("Present_Position", motor, normalize=False, num_retry=num_retry)
+            self.write("Goal_Position", motor, place, normalize=False, num_retry=num_retry)
+            super().enable_torque(motor, num_retry)
+
+
+class SO101(SO101Follower):
+    """LeRobot's SO-101; it goes stiff only where it is, and only if it is the arm that the calibration is of."""
+
+    def __init__(self, config: SO101FollowerConfig):
+        super().__init__(config)
+        self.bus = StayingBus(config.port, self.bus.motors, self.calibration)
+
+    def configure(self) -> None:
+        """Set up the servos, then switch their torque on. Raises ValueError where they hold another calibration."""
+        if not self.is_calibrated:
+            raise ValueError(
+                f"{self.calibration_fpath}: not the calibration that the arm's servos hold; "
+                f"lerobot-calibrate --robot.type=so101_follower --robot.id={self.id} --robot.port={self.config.port}"
+            )
+        super().configure()
+
+
+def driven(port: str, name: str, calibration_dir: str = "", cameras: Mapping[str, dict] | None = None) -> Robot:
     """LeRobot's SO-101 at a serial port; `cameras` by name, with LeRobot's keys.
 
     Raises ValueError without a calibration, about which LeRobot would ask, or for a camera that cannot be.
@@ -30,7 +59,7 @@ def driven(port: str, name: str, calibration_dir: str, cameras: Mapping[str, dic
     folder = Path(calibration_dir) if calibration_dir else None
     try:
         config = SO101FollowerConfig(port=port, id=name, calibration_dir=folder, cameras=configured(cameras or {}))
-        robot = SO101Follower(config)
+        robot = SO101(config)
     except ImportError as error:  # of what a kind of camera needs
         raise ValueError(f"robot_cameras: {' '.join(str(error).split())}") from error
     if not robot.calibration:
@@ -59,14 +88,11 @@ def new_gate(robot: Robot, preset: str) -> Gate:
 
 
 def connect(robot: GatedRobot) -> None:
-    """Connect without asking anything. Raises OSError where nothing answers, ValueError for another calibration."""
+    """Connect without asking anything; one that fails is let go again.
+
+    Raises OSError where nothing answers, ValueError for another calibration.
+    """
     try:
         robot.connect(calibrate=False)
     except RuntimeError as error:
         raise ConnectionError(f"{robot}: {error}") from error
-    if not robot.is_calibrated:
-        robot.disconnect()
-        raise ValueError(
-            f"{robot.calibration_fpath}: not the calibration that the arm's servos hold; "
-            f"lerobot-calibrate --robot.type=so101_follower --robot.id={robot.id} --robot.port=..."
-        )

@@ -187,6 +187,22 @@ def test_a_connection_that_fails_half_way_leaves_no_torque_and_no_open_port(arm,
     assert arm.chain.log[-1] == "close"
 
 
+def test_it_goes_stiff_where_it_is_and_not_at_all_with_another_calibration(arm):
+    from robot.arms import connect  # noqa: PLC0415
+
+    arm.chain.move(1, -40.0)  # its servo's goal is still the middle
+    connect(arm.robot)
+    assert arm.chain.torques() == [1] * 6
+    assert abs(arm.robot.get_observation()["shoulder_pan.pos"] + 40) < 0.1
+    arm.robot.disconnect()
+    arm.chain.log.clear()
+    arm.chain.memory[3][31] = 7
+    with pytest.raises(ValueError, match=r"arm\.json: not the calibration that the arm's servos hold; lerobot-cal"):
+        connect(arm.robot)
+    assert not any("stiffen" in entry for entry in arm.chain.log)
+    assert arm.chain.log[-1] == "close"
+
+
 def test_torque_stays_on_where_the_config_says_so(arm):
     arm.inner.config.disable_torque_on_disconnect = False
     with arm.robot:

@@ -26,10 +26,10 @@ class Chain:
         return [memory[TORQUE] for memory in self.memory.values()]
 
     def move(self, number, degrees):
-        """Put a servo there, and its goal, too: from the middle, 2047."""
-        place = (2047 + round(degrees * 4095 / 360)).to_bytes(2, "little")
-        for address in (GOAL, PRESENT):
-            self.memory[number][address : address + 2] = place
+        """Put a servo there, by hand, so many degrees from its middle. One with torque is to stay there."""
+        memory, place = self.memory[number], (2047 + round(degrees * 4095 / 360)).to_bytes(2, "little")
+        for address in (PRESENT, GOAL)[: 1 + memory[TORQUE]]:
+            memory[address : address + 2] = place
 
     def handle(self, number, instruction, given):
         if instruction == PING:
@@ -58,8 +58,8 @@ class Chain:
         if number == self.dead:
             return
         self.memory[number][address : address + len(data)] = data
-        if address == TORQUE and not data[0]:
-            self.log.append(f"release {number}")
+        if address == TORQUE:
+            self.log.append(f"{'stiffen' if data[0] else 'release'} {number}")
 
     def answer(self, number, data=b""):
         if number not in (self.dead, EVERYONE):
@@ -125,19 +125,13 @@ class WiredArm(SimpleNamespace):
     """`inner`: LeRobot's SO-101 on the `chain`; `robot`: the same behind a gate with careful limits."""
 
     def __init__(self, folder, replace, clock=None):
-        from lerobot.robots.so_follower import SO101Follower, SO101FollowerConfig  # noqa: PLC0415
-
-        from robot.gate import Gate  # noqa: PLC0415
-        from robot.gated import GatedRobot  # noqa: PLC0415
-        from robot.limits import so101  # noqa: PLC0415
-        from sim.tip import Tip  # noqa: PLC0415
+        from robot.arms import driven, gated  # noqa: PLC0415
 
         servo = {"drive_mode": 0, "homing_offset": 0, "range_min": 500, "range_max": 3595}
         calibration = {name: {"id": i, **servo} for i, name in enumerate(JOINTS, 1)}
         Path(folder, "arm.json").write_text(json.dumps(calibration))
         chain = Chain()
         replace(serial, "Serial", lambda **_: Wire(chain))
-        inner = SO101Follower(SO101FollowerConfig(port="wire", id="arm", calibration_dir=Path(folder)))
+        inner = driven("wire", "arm", folder)
         clock = clock or Clock()
-        gate = Gate(so101("careful", inner.calibration), Tip())
-        super().__init__(chain=chain, clock=clock, inner=inner, robot=GatedRobot(inner, gate, clock=clock))
+        super().__init__(chain=chain, clock=clock, inner=inner, robot=gated(inner, "careful", clock=clock))
