@@ -86,13 +86,16 @@ def _release(bus, motor: str) -> None:
 
 
 def close(robot) -> list[Exception]:
-    """Close the robot as it does itself; what that leaves open is closed piece by piece."""
+    """Close the ports, then the robot as it does itself, then what that leaves open.
+
+    Itself, a robot with a port would release each motor once more, and stop at the first that is in trouble.
+    """
     errors: list[Exception] = []
-    if robot.is_connected:
-        attempt(errors, "disconnect", robot.disconnect)
     for bus, _ in parts(robot):
         if bus.is_connected:
             attempt(errors, "close the port", lambda bus=bus: bus.disconnect(disable_torque=False))
+    if robot.is_connected:
+        attempt(errors, "disconnect", robot.disconnect)
     for name, camera in getattr(robot, "cameras", {}).items():
         if camera.is_connected:
             attempt(errors, f"close the camera {name}", camera.disconnect)

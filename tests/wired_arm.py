@@ -8,11 +8,15 @@ import serial
 
 PING, READ, WRITE, SYNC_READ, SYNC_WRITE, EVERYONE = 1, 2, 3, 0x82, 0x83, 0xFE
 MODEL, LOW, HIGH, OFFSET, TORQUE, GOAL, PRESENT = 3, 9, 11, 31, 40, 42, 56
+OVERLOADED = 0x20
 JOINTS = ("shoulder_pan", "shoulder_lift", "elbow_flex", "wrist_flex", "wrist_roll", "gripper")
 
 
 class Chain:
-    """Six servos on one wire. `dead` answers no more; `pulled` is the cable. `log` tells what reached them."""
+    """Six servos on one wire. `dead` answers no more, each answer of `strained` says overload; `pulled` is the cable.
+
+    `log` tells what reached them.
+    """
 
     def __init__(self):
         self.memory = {number: bytearray(128) for number in range(1, 7)}
@@ -20,7 +24,7 @@ class Chain:
             memory[0], memory[1], memory[5] = 3, 10, number
             for address, value in ((MODEL, 777), (LOW, 500), (HIGH, 3595), (GOAL, 2047), (PRESENT, 2047)):
                 memory[address : address + 2] = value.to_bytes(2, "little")
-        self.dead, self.pulled, self.log, self.answers = None, False, [], bytearray()
+        self.dead, self.strained, self.pulled, self.log, self.answers = None, None, False, [], bytearray()
 
     def torques(self):
         return [memory[TORQUE] for memory in self.memory.values()]
@@ -63,7 +67,7 @@ class Chain:
 
     def answer(self, number, data=b""):
         if number not in (self.dead, EVERYONE):
-            body = bytes([number, len(data) + 2, 0, *data])
+            body = bytes([number, len(data) + 2, OVERLOADED * (number == self.strained), *data])
             self.answers += b"\xff\xff" + body + bytes([~sum(body) & 255])
         elif number == EVERYONE:
             for each in self.memory:
