@@ -2,14 +2,13 @@
 
 import json
 import logging
-import os
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from policies.folders import aside_of
+from policies.folders import aside_of, put, sync_tree
 
 ACTION = "action"
 COLUMNS = (ACTION, "episode_index", "frame_index")
@@ -126,7 +125,8 @@ def write(folder: Path, recording: Recording, task: str) -> None:
     with aside_of(folder) as aside:
         with quiet():
             _write(aside, recording, task, folder.name)
-        os.rename(aside, folder)
+        sync_tree(aside)
+        put(aside, folder)
 
 
 def _write(folder: Path, recording: Recording, task: str, name: str) -> None:

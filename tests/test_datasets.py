@@ -1,5 +1,6 @@
 """LeRobotDatasets: what is written comes back, LeRobot reads it too, and a broken one is refused in one line."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -78,6 +79,30 @@ def test_lerobot_reads_it_and_nothing_was_printed_besides(written):
     said = written[1].stdout.split(maxsplit=3)
     assert said[:3] == ["16", "3", "25"] and json.loads(said[3]) == pytest.approx(first[3].tolist())
     assert "examples/s" not in written[1].stderr and "torchcodec" not in written[1].stderr
+
+
+def test_all_of_it_is_on_the_disk_before_it_gets_its_name(tmp_path, monkeypatch):
+    log, fsync, rename = [], os.fsync, os.rename
+
+    def written(folder, *_):
+        (folder / "data").mkdir(parents=True)
+        (folder / "data" / "a").write_text("steps")
+
+    def synced(handle):
+        log.append(os.path.basename(os.readlink(f"/proc/self/fd/{handle}")))
+        fsync(handle)
+
+    def renamed(one, other):
+        log.append("rename")
+        rename(one, other)
+
+    monkeypatch.setattr("robot.datasets._write", written)
+    monkeypatch.setattr("robot.datasets.quiet", contextlib.nullcontext)
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "rename", renamed)
+    write(tmp_path / "arm", recording(), "wave")
+    assert sorted(log[: log.index("rename")]) == [f".arm.{os.getpid()}", "a", "data"]
+    assert log[log.index("rename") :] == ["rename", tmp_path.name]
 
 
 def test_a_folder_that_is_there_is_not_overwritten(written):
