@@ -93,6 +93,9 @@ class Twin:
                 self._reply_s.append(time.monotonic() - heard)
 
     def _send_late(self) -> None:
+        """Send the replies that are due; a line that is slow no more has lost them."""
+        if not self._line.slow_ms:
+            self._late.clear()
         while self._late and self._late[0][0] <= time.monotonic():
             _, reply = self._late.popleft()
             if self._port.plugged:
@@ -146,10 +149,7 @@ class Twin:
         verb = request.pop("do", None)
         if verb not in verbs:
             raise ValueError(f"do={verb}: one of {', '.join(verbs)}")
-        answer = verbs[verb](**request) or {}
-        if not self._line.slow_ms:
-            self._late.clear()
-        return answer
+        return verbs[verb](**request) or {}
 
     def _state(self) -> dict:
         return {**self.arm.state(), "port": self._port.name, **self.summary()}

@@ -41,8 +41,8 @@ class TwinArm:
     def reset(self, joints: Mapping[str, float] | None = None, bodies: Mapping[str, list] | None = None) -> None:
         """Put everything where the scene has it, the arm at rest or at `joints` (rad), free bodies at poses (7,).
 
-        The servos stay as they are, torque and all, and hold the new place. Raises ValueError for an unknown name or a
-        number that is not finite.
+        The servos stay as they are, torque and all, and hold the new place; hands let go. Raises ValueError for an
+        unknown name or a number that is not finite.
         """
         places = dict(zip(JOINTS, REST, strict=True)) | _checked("joint", joints or {}, JOINTS, 1)
         bodies = _checked("body", bodies or {}, self._free_bodies(), 7)

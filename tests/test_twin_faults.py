@@ -1,6 +1,8 @@
 """The twin's faults one by one: what each takes away, that it comes back, and that a wrong wish is refused."""
 
+import os
 import sys
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -8,8 +10,10 @@ from hypothesis import strategies as st
 
 from configs.strict import build as strict
 from configs.twin import main
+from sim.feetech import PING, encode
 from sim.joints import JOINTS
 from sim.servo import OVERLOADED
+from sim.twin import Twin
 from sim.twin_arm import TwinArm
 from sim.twin_calibration import fitting
 from sim.twin_faults import Faults, Line
@@ -60,6 +64,34 @@ def test_a_line_loses_at_its_rate_and_the_same_with_the_same_seed():
         runs.append([line.carry(b"x") for _ in range(2000)])
     assert 330 < runs[0].count(b"") < 470
     assert runs[0] == runs[1] != runs[2]
+
+
+def test_a_line_that_was_slow_for_a_while_brings_no_old_reply_afterwards(arm, monkeypatch, tmp_path):
+    clock = SimpleNamespace(now=0.0, monotonic=lambda: clock.now)
+    monkeypatch.setattr("sim.twin.time", clock)
+
+    def turns(twin, until):
+        while clock.now < until:
+            clock.now += 0.02
+            twin._turn()
+
+    with Twin(arm, FaultConfig(slow_ms=500, for_s=1.0), tmp_path / "control", lambda name: None) as twin:
+        host = os.open(twin._port.name, os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK)
+        try:
+            for at, told in ((0.1, True), (0.8, False), (2.0, True)):  # due at 0.6, 1.3, 2.0
+                turns(twin, at)
+                os.write(host, encode(1, PING))
+                turns(twin, at + 0.7)
+                assert bool(_heard(host)) is told
+        finally:
+            os.close(host)
+
+
+def _heard(host: int) -> bytes:
+    try:
+        return os.read(host, 100)
+    except BlockingIOError:
+        return b""
 
 
 @pytest.mark.parametrize("cable", CABLES)
