@@ -4,13 +4,12 @@ from dataclasses import dataclass, field
 
 from robot.limits import PRESETS
 from robot.which import REAL, SIM, check_arm
-from sim.so101_tasks import TASKS
+from sim.so101_tasks import SCRIPTED, TASKS
 from worldmodel.ranges import check
 
 EXPERT, POLICY, TELEOP = "expert", "policy", "teleop"
 BY = (EXPERT, POLICY, TELEOP)
 PREFIX = "so101-"
-SCRIPTED = ("so101-touch", "so101-pick-lift")
 CAMERAS = {"main": "side", "front": "side", "side": "side", "wrist": "wrist", "overhead": "overhead"}
 """Simulated cameras by name, and where they look from."""
 
