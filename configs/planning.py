@@ -30,7 +30,7 @@ def decider(checkpoint: Path, seed: int, device: str, threads: int, planned: boo
     from policies.serving.decider import Decider  # noqa: PLC0415
 
     agent, task = opened(checkpoint, seed, device, threads, planned)
-    found = Decider(agent, task.label)
+    found = Decider(agent, task.label, task.control or "", task.control_hz or 0.0)
     found.warm()
     return found
 

@@ -10,6 +10,7 @@ import numpy as np
 from lerobot.robots import Robot
 
 from configs.arms import wired
+from configs.assembly import perceived
 from configs.command import say
 from configs.evaluation import find
 from configs.fit import Fit
@@ -68,17 +69,18 @@ class Running:
         with contextlib.ExitStack() as stack:
             show = self._view()
             stack.callback(show.close)
-            link = self._link(stack, show)
+            begin = begin_of(self.identity, self.task, config.lead, self.fit.sentence)
+            link = self._link(stack, show, begin)
             with ThreadPoolExecutor(1) as meanwhile:  # both take seconds
                 connecting = meanwhile.submit(link.connect)
                 mirror = Mirror(self.task, self.fit.senses.state)
                 stack.callback(mirror.close)
                 inner = self._arm(stack, show)
-                ready = connecting.result()
+                connecting.result()
             robot = gated(inner, config.preset)
             ticks = Ticks(self.task.control_hz)
             units = Units(mirror.targets.low, mirror.targets.high)
-            lead = min(config.lead, ready.every)
+            lead = min(config.lead, begin.every)
             bodies = (lambda: scene_bodies(inner.scene)) if config.robot == SIM else (lambda: None)
             judged = config.robot == SIM or self.fit.told or bool(config.target)
             loop = Loop(robot, units, mirror, link, ticks, lead, show, bodies, self._eyes(show), judged)
@@ -155,14 +157,9 @@ class Running:
             return Eyes()
         return Eyes(senses.cameras, senses.size, lags, not senses.state, self.task.control_hz, show.say)
 
-    def _link(self, stack: contextlib.ExitStack, show) -> Link:
-        """To the planner. The deadline leaves half of the lead for the way there and back, and for being late."""
-        config, hz = self.config, self.task.control_hz
-        token, every = self.identity.model.token, self.identity.planner.replan_every
-        lead = min(config.lead, every or token.length)
-        cameras, size = ",".join(self.fit.senses.cameras), self.fit.senses.size if self.fit.senses.cameras else 0
-        sizes = (self.identity.state_size, self.identity.action_size)
-        begin = Begin(self.task.label, *sizes, 500.0 * lead / hz, cameras, size, self.fit.sentence)
+    def _link(self, stack: contextlib.ExitStack, show, begin: Begin) -> Link:
+        """To the planner."""
+        config = self.config
         if config.remote:
             reach = remote_reach(split_address(config.remote, "remote"))
             link = Link(reach, read_secret(config.secret), begin, show.say)
@@ -193,6 +190,30 @@ class Running:
             "limits": self.config.preset,
             "ended": ended,
         }
+
+
+def begin_of(identity: Identity, task: TaskConfig, lead: int, sentence: str = "") -> Begin:
+    """What a robot says to the planner of a checkpoint that it asks `lead` control steps before a plan is due.
+
+    The deadline leaves half of that for the way there and back, and for being late.
+    """
+    token, looks = identity.model.token, perceived(identity.senses)
+    every = identity.planner.replan_every or token.length
+    return Begin(
+        task=task.label,
+        state_size=identity.state_size,
+        action_size=identity.action_size,
+        control=task.control,
+        control_hz=task.control_hz,
+        every=every,
+        length=token.length,
+        knots=token.knots,
+        degree=token.degree,
+        cameras=",".join(looks.cameras),
+        image_size=looks.size if looks.cameras else 0,
+        sentence=sentence,
+        deadline_ms=500.0 * min(lead, every) / task.control_hz,
+    )
 
 
 def _percentiles(name: str, values: list[float]) -> dict:

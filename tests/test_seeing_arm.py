@@ -216,13 +216,14 @@ def test_a_camera_that_is_not_there_at_first_is_an_error(tmp_path):
 @pytest.mark.parametrize("planned", [True, False])
 def test_a_planners_process_decides_as_the_agent_does_from_the_same_senses(checkpoint, planned):
     from configs.planning import decider, opened  # noqa: PLC0415
-    from policies.serving.messages import Ask, Begin, Refusal  # noqa: PLC0415
+    from configs.running import begin_of  # noqa: PLC0415
+    from policies.serving.messages import Ask, Ready, Refusal  # noqa: PLC0415
     from policies.words import Words  # noqa: PLC0415
 
     answering = decider(checkpoint, 3, "cpu", 1, planned)
     agent, task = opened(checkpoint, 3, "cpu", 1, planned)
-    begin = Begin(task.label, 25, 6, 0.0, "overhead", SIZE, "Touch the red cube.")
-    ready = answering.begin(begin)
+    begin = begin_of(read_identity(checkpoint), task, 2, "Touch the red cube.")
+    assert answering.begin(begin) == Ready()
     lags = agent.model.config.vision.lags
     env = make(TASK, senses=Senses(SENSES, SIZE))
     shown, _ = env.reset(seed=1)
@@ -243,12 +244,21 @@ def test_a_planners_process_decides_as_the_agent_does_from_the_same_senses(check
             }
             seen = agent.recall.see(seen)
         agent.follow(seen)
-        np.testing.assert_array_equal(answer.actions, agent.actions[0].numpy()[: ready.every])
+        np.testing.assert_array_equal(answer.actions, agent.actions[0].numpy()[: begin.every])
     told = {
-        answering.begin(Begin(task.label, 25, 6, 0.0)): "this planner is for so101-touch (25 numbers of state, 6 of",
-        answering.begin(Begin(task.label, 25, 6, 0.0, "overhead", SIZE)): "observation.language: sentence 0 is ''",
+        answering.begin(replace(begin, sentence="")): "observation.language: sentence 0 is ''",
         answering.answer(Ask(1, True, state)): "frames of shape (0, 1, 1, 1, 3); (1, 2, 32, 32, 3) is needed",
     }
+    for name, theirs in {
+        "task": "so101-move",
+        "control": "absolute",
+        "control_hz": 50.0,
+        "cameras": "",
+        "knots": 4,
+    }.items():
+        refusal = answering.begin(replace(begin, **{name: theirs}))
+        ours = f"{name} is {getattr(begin, name)}, the robot's {theirs or 'none'}"
+        told[refusal] = f"this planner is for another checkpoint than the robot's: {ours}"
     for refusal, line in told.items():
         assert isinstance(refusal, Refusal)
         assert refusal.reason.startswith(line)

@@ -10,8 +10,10 @@ import time
 
 import numpy as np
 
+from configs.running import begin_of
+from envs.settings import TaskConfig
+from policies.checkpoint import read_identity
 from policies.serving.link import Link
-from policies.serving.messages import Begin
 from policies.serving.sealing import read_secret
 
 WAIT_S = 120.0
@@ -23,6 +25,8 @@ def test_it_plans_for_a_robot_at_the_other_end_and_ends_with_what_it_did(arm_che
     secret.chmod(0o600)
     keys = [f"checkpoint={arm_checkpoint}", f"secret={secret}", "port=0"]
     command = [sys.executable, "-m", "configs.serve", *keys]
+    identity = read_identity(arm_checkpoint)
+    begin = begin_of(identity, TaskConfig(**identity.task), 2)
     with contextlib.ExitStack() as stack:
         process = stack.enter_context(
             subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
@@ -31,18 +35,18 @@ def test_it_plans_for_a_robot_at_the_other_end_and_ends_with_what_it_did(arm_che
         line = next(said for said in process.stderr if said.startswith("planning for so101-touch on "))
         address = ("127.0.0.1", int(line.rpartition(":")[2]))
         for word, answers in ((b"not the secret at all", False), (read_secret(secret), True)):
-            link = Link(lambda: socket.create_connection(address), word, Begin("so101-touch", 37, 6, 0.0), print)
+            link = Link(lambda: socket.create_connection(address), word, begin, print)
             if not answers:
                 with contextlib.suppress(ConnectionError):
                     link.connect()
                     raise AssertionError("another secret was taken")
                 continue
-            ready = link.connect()
+            link.connect()
             number, found, end = link.ask(np.zeros(37, np.float32), True), [], time.monotonic() + WAIT_S
             while not found:
                 found = link.poll()
                 assert time.monotonic() < end
-            assert (found[0].number, found[0].actions.shape) == (number, (ready.every, 6))
+            assert (found[0].number, found[0].actions.shape) == (number, (begin.every, 6))
             assert np.abs(found[0].actions).max() <= 1
             link.close()
         process.send_signal(signal.SIGINT)

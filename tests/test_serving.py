@@ -5,6 +5,7 @@ import socket
 import struct
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from policies.serving.sealing import FRAME, HELLO, MAGIC, Refused, Seal, hello, 
 from policies.serving.server import Server
 
 SECRET = b"sixteen bytes or more"
-BEGIN = Begin("reach", 3, 2, 0.0)
+BEGIN = Begin("reach", 3, 2, "tied", 30.0, 2, 2, 2, 1)
 WAIT_S = 60.0  # a loaded machine
 NOISE = np.random.default_rng(0).bytes(4000)
 
@@ -32,7 +33,7 @@ class Echo(Decider):
         self.label = "reach"
 
     def begin(self, begin):
-        return Ready(2, 2, 2, 1) if begin.task == self.label else Refusal(f"for {self.label}, not {begin.task}")
+        return Ready() if begin.task == self.label else Refusal(f"for {self.label}, not {begin.task}")
 
     def answer(self, ask):
         return Answer(ask.number, 1.0, np.tile(ask.state[:2], (2, 1)), ask.state[None])
@@ -74,7 +75,7 @@ def works(dial) -> bool:
     """Whether an honest robot is still served."""
     connection = dial()
     connection.send(BEGIN)
-    assert connection.receive() == Ready(2, 2, 2, 1)
+    assert connection.receive() == Ready()
     connection.send(Ask(5, True, np.array([0.25, -1, 3])))
     answer = connection.receive()
     connection.close()
@@ -82,9 +83,14 @@ def works(dial) -> bool:
 
 
 finite = st.floats(-1e6, 1e6, width=32)
+words, count = st.text("abc-1", max_size=20), st.integers(0, 99)
 plain = st.one_of(
-    st.builds(Begin, st.text("abc-1", max_size=20), st.integers(0, 99), st.integers(0, 99), st.floats(0, 1e6)),
-    st.builds(Ready, *[st.integers(0, 99)] * 4),
+    st.builds(
+        Begin,
+        *(words, count, count, words, st.floats(0, 1e6), count, count, count, count),
+        *(words, count, words, st.floats(0, 1e6)),
+    ),
+    st.builds(Ready),
     st.builds(Refusal, st.text("abc ", max_size=99)),
 )
 
@@ -127,8 +133,8 @@ def test_a_message_with_any_byte_changed_is_a_message_or_refused_never_another_e
         (Ask(-1, True, np.ones(1)), "Ask.number: from 0"),
         (Ask(1, True, np.ones((2, 2, 2))), "Ask.state: 1 or 2 dimensions"),
         (Ask(1, True, np.ones(2), np.ones((2, 2))), "Ask.frames: 5 dimensions"),
-        (Begin("two\nlines", 1, 1, 0.0), "one line"),
-        (Begin("a", 1, 1, float("inf")), "deadline_ms: from 0"),
+        (replace(BEGIN, task="two\nlines"), "one line"),
+        (replace(BEGIN, deadline_ms=float("inf")), "deadline_ms: from 0"),
         (Ask(1, True, np.ones(messages.LARGEST // 4)), "bytes: at most"),
     ],
 )
@@ -200,7 +206,7 @@ def test_another_secret_is_refused_on_both_sides(server, dial):
     [
         (b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", "does not speak this protocol"),
         (NOISE, "does not speak this protocol"),
-        (HELLO.pack(MAGIC, 99, bytes(16)), "speaks version 99 of the protocol, this one 2"),
+        (HELLO.pack(MAGIC, 99, bytes(16)), "speaks version 99 of the protocol, this one 3"),
         (
             HELLO.pack(MAGIC, messages.VERSION, bytes(16)) + struct.pack(">I", 2**32 - 1) + bytes(64),
             "a frame of 4294967295 bytes",
@@ -251,11 +257,11 @@ def test_the_newest_robot_takes_over_and_a_wrong_task_is_told(server, dial):
     first.send(BEGIN)
     first.receive()
     second.send(BEGIN)
-    assert second.receive() == Ready(2, 2, 2, 1)
+    assert second.receive() == Ready()
     with pytest.raises((Refused, OSError)):
         first.receive()
     third = dial()
-    third.send(Begin("walk", 3, 2, 0.0))
+    third.send(replace(BEGIN, task="walk"))
     assert third.receive() == Refusal("for reach, not walk")
 
 
@@ -273,7 +279,7 @@ def link_to(server, said) -> Link:
 def test_a_link_never_waits_and_finds_a_lost_planner_again(server):
     said = []
     link = link_to(server, said)
-    assert link.connect() == Ready(2, 2, 2, 1)
+    link.connect()
     assert link.poll() == []
     answers = []
 
@@ -298,7 +304,7 @@ def test_a_link_never_waits_and_finds_a_lost_planner_again(server):
 
 
 def test_a_planner_that_refuses_says_why(server):
-    link = Link(lambda: socket.create_connection(server.address), SECRET, Begin("walk", 3, 2, 0.0), print)
+    link = Link(lambda: socket.create_connection(server.address), SECRET, replace(BEGIN, task="walk"), print)
     with pytest.raises(Refused, match="for reach, not walk"):
         link.connect()
 

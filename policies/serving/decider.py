@@ -1,7 +1,7 @@
 """One decision at a time from what one robot perceives: what a planner's process does."""
 
 import time
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import torch
@@ -14,10 +14,13 @@ from worldmodel.senses import IMAGES, LANGUAGE, STATE, is_image, mask
 
 
 class Decider:
-    """Answers a robot with the decisions of an agent, with a planner or without, for the task called `label`."""
+    """Answers a robot with the decisions of an agent, with a planner or without, for the task called `label`.
 
-    def __init__(self, agent: Agent, label: str):
-        self.agent, self.label = agent, label
+    Its actions are for `control_hz` control steps a second, and mean what `control` says (`robot.targets`).
+    """
+
+    def __init__(self, agent: Agent, label: str, control: str, control_hz: float):
+        self.agent, self.label, self._control, self._control_hz = agent, label, control, control_hz
         senses = agent.model.senses
         self._cameras = [key for key in senses if is_image(key)]
         height, width = senses[self._cameras[0]][:2] if self._cameras else (1, 1)
@@ -27,14 +30,9 @@ class Decider:
 
     def begin(self, begin: Begin) -> Ready | Refusal:
         """Forget what was; whether this planner is for that robot."""
-        model, tokens = self.agent.model, self.agent.tokens
-        cameras = ",".join(key.removeprefix(IMAGES) for key in self._cameras)
-        size = self._frames[2] if self._cameras else 0
-        ours = (self.label, model.state_size, tokens.action_size, cameras, size)
-        theirs = (begin.task, begin.state_size, begin.action_size, begin.cameras, begin.image_size)
-        if ours != theirs:
-            return Refusal(f"this planner is for {_words(*ours)}, the robot asks about {_words(*theirs)}")
-        if LANGUAGE in model.senses:
+        if differing := self._differing(begin):
+            return Refusal(f"this planner is for another checkpoint than the robot's: {differing}")
+        if LANGUAGE in self.agent.model.senses:
             try:
                 self._sentence = WORDS.encode([begin.sentence])
             except ValueError as error:
@@ -43,8 +41,7 @@ class Decider:
         if begin.deadline_ms and self.agent.planner is not None:
             planner = self.agent.planner
             planner.config = replace(planner.config, deadline_ms=begin.deadline_ms)
-        curve = tokens.curves[-1]
-        return Ready(self.agent.most, curve.length, curve.knots, curve.degree)
+        return Ready()
 
     def warm(self) -> None:
         """Decide twice about nothing, since the first decisions of a process are slow."""
@@ -69,6 +66,26 @@ class Decider:
         actions = agent.actions[0, : int(agent.until[0])].numpy().copy()
         return Answer(ask.number, 1000 * (time.perf_counter() - began), actions, points)
 
+    def _differing(self, begin: Begin) -> str:
+        """In what this planner and the robot differ, in words; empty if in nothing but what a robot may choose."""
+        agent, curve = self.agent, self.agent.tokens.curves[-1]
+        ours = replace(
+            begin,
+            task=self.label,
+            state_size=agent.model.state_size,
+            action_size=agent.tokens.action_size,
+            control=self._control,
+            control_hz=self._control_hz,
+            every=agent.most,
+            length=curve.length,
+            knots=curve.knots,
+            degree=curve.degree,
+            cameras=",".join(key.removeprefix(IMAGES) for key in self._cameras),
+            image_size=self._frames[2] if self._cameras else 0,
+        )
+        pairs = ((field.name, getattr(ours, field.name), getattr(begin, field.name)) for field in fields(begin))
+        return "; ".join(f"{name} is {a or 'none'}, the robot's {b or 'none'}" for name, a, b in pairs if a != b)
+
     def _observation(self, ask: Ask) -> dict[str, Tensor]:
         seen = {}
         if self.agent.model.state_size:
@@ -81,8 +98,3 @@ class Decider:
 
     def _forget(self) -> None:
         self.agent.actions = self.agent.memory = None
-
-
-def _words(task: str, state_size: int, action_size: int, cameras: str, size: int) -> str:
-    seen = f", frames of {cameras.replace(',', ', ')} at {size} pixels" if cameras else ""
-    return f"{task} ({state_size} numbers of state, {action_size} of action{seen})"

@@ -40,10 +40,9 @@ class Link:
         self._closed, self._number = threading.Event(), 0
         self.losses, self.reason = 0, ""
 
-    def connect(self) -> Ready:
+    def connect(self) -> None:
         """Connect, and wait until the planner is ready. Raises Refused with the planner's reason, OSError."""
-        self._connection, ready = self._open()
-        return ready
+        self._connection = self._open()
 
     @property
     def connected(self) -> bool:
@@ -93,7 +92,7 @@ class Link:
             if connection is not None:
                 connection.close()
 
-    def _open(self) -> tuple[Connection, Ready]:
+    def _open(self) -> Connection:
         sock = self._reach()
         try:
             connection = Connection(sock, self._secret, False, self._patience_s)
@@ -105,7 +104,7 @@ class Link:
         except BaseException:
             sock.close()
             raise
-        return connection, answer
+        return connection
 
     def _lose(self, error: Exception) -> None:
         self._connection.close()
@@ -120,7 +119,7 @@ class Link:
     def _again(self) -> None:
         while not self._closed.wait(AGAIN_S):
             try:
-                self._found, _ = self._open()
+                self._found = self._open()
                 return
             except (OSError, WrongMessage) as error:
                 self.reason = str(error)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, fields
 
 import numpy as np
 
-VERSION = 2
+VERSION = 3
 LARGEST = 1 << 23
 """Bytes of the largest body."""
 LONGEST_TEXT = 500
@@ -27,29 +27,33 @@ class WrongMessage(ValueError):
 
 @dataclass(frozen=True)
 class Begin:
-    """The robot: what it will ask about. A plan is due within `deadline_ms` (0: the planner's own setting).
+    """The robot: what it will ask about, and how it will read the answers.
 
-    `cameras`: their names, with commas between them, each frame `image_size` pixels high and wide; `sentence`: what to
-    do, in words. Both may be empty.
+    An action is for one control step, of which there are `control_hz` a second, and says where the joints go as
+    `control` has it. A decision covers at most `every` control steps; its tokens are splines of `degree` with `knots`
+    control points over `length` steps. `cameras`: their names, with commas between them, each frame `image_size` pixels
+    high and wide; `sentence`: what to do, in words. Both may be empty. A plan is due within `deadline_ms` (0: the
+    planner's own setting).
     """
 
     task: str
     state_size: int
     action_size: int
-    deadline_ms: float
-    cameras: str = ""
-    image_size: int = 0
-    sentence: str = ""
-
-
-@dataclass(frozen=True)
-class Ready:
-    """The planner: a decision covers `every` control steps; its tokens have `knots` control points, over `length`."""
-
+    control: str
+    control_hz: float
     every: int
     length: int
     knots: int
     degree: int
+    cameras: str = ""
+    image_size: int = 0
+    sentence: str = ""
+    deadline_ms: float = 0.0
+
+
+@dataclass(frozen=True)
+class Ready:
+    """The planner: it is of one mind with the robot, which may ask."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,7 @@ class Ask:
 
 @dataclass(frozen=True)
 class Answer:
-    """The planner: `actions` (every, A) in [-1, 1], the sentence (T, P) they are from, and the milliseconds it took."""
+    """The planner: `actions` (L, A) in [-1, 1], L <= `every`, the sentence (T, P) they are from, how long it took."""
 
     number: int
     plan_ms: float

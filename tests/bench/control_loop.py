@@ -16,12 +16,12 @@ import numpy as np
 from configs.evaluation import find
 from configs.planning import LocalPlanner
 from configs.priority import hurry
+from configs.running import begin_of
 from configs.twin_process import TwinProcess
 from envs.mirror import Mirror
 from envs.settings import TaskConfig
 from policies.checkpoint import read_identity
 from policies.serving.link import Link
-from policies.serving.messages import Begin
 from robot.arms import connect, gated, twin
 from robot.running.loop import Loop
 from robot.running.ticks import Ticks, no_collection
@@ -62,18 +62,18 @@ def main() -> None:
     identity = read_identity(path)
     task = TaskConfig(**identity.task)
     local, process = LocalPlanner(path, 0, "cpu", 1), TwinProcess()
-    begin = Begin(task.label, identity.state_size, identity.action_size, 500 * LEAD / task.control_hz)
+    begin = begin_of(identity, task, LEAD)
     link = Link(local.reach, local.secret, begin, lambda line: print(line, file=sys.stderr), None)
-    every = link.connect().every
+    link.connect()
     mirror = Mirror(task)
     robot = gated(twin(process.port_file), "trained")
     scheduling = hurry()
     connect(robot)
-    thinkers = {"with planning": link, "without": Thoughtless(every)}
+    thinkers = {"with planning": link, "without": Thoughtless(begin.every)}
     units = Units(mirror.targets.low, mirror.targets.high)
     loops = {}
     for kind, thinker in thinkers.items():
-        loops[kind] = Loop(robot, units, mirror, thinker, Ticks(task.control_hz), min(LEAD, every), Nothing())
+        loops[kind] = Loop(robot, units, mirror, thinker, Ticks(task.control_hz), min(LEAD, begin.every), Nothing())
     walk = Loop(robot, units, mirror, link, Ticks(task.control_hz), 1, Nothing())
     try:
         with no_collection():
