@@ -40,6 +40,9 @@ from robot.units import Units
 from robot.which import SIM
 from sim.so101_tasks import TASKS
 
+TRIES = 3
+"""Faults on the way to an episode's beginning, after which the run ends."""
+
 
 @dataclass
 class Running:
@@ -104,8 +107,10 @@ class Running:
                     loop.show.say(f"episode {episode + 1}: {told}")
                     if loop.robot.fault is not None and not loop.recover():
                         return "fault"
-                if self.config.robot != SIM and not loop.approach(home) and loop.robot.fault is not None:
-                    return "fault"
+                if self.config.robot != SIM and (why := loop.approach(home)):
+                    if loop.robot.fault is not None:
+                        return "fault"
+                    loop.show.say(f"not quite where it was found: {why}")
                 return "done"
         except Stopped as stopped:
             say(in_one_line(stopped))
@@ -127,9 +132,16 @@ class Running:
             return True
         if self.config.target:
             mirror.aim(np.array(self.config.target))
-        if not loop.approach(mirror.start) and loop.robot.fault is not None:
-            return loop.recover()
-        return True
+        for _ in range(TRIES):
+            if not (why := loop.approach(mirror.start)):
+                return True
+            if loop.robot.fault is None:
+                loop.faults.append(f"not at the episode's beginning: {why}")
+                say(f"stopped: {loop.faults[-1]}")
+                return False
+            if not loop.recover():
+                return False
+        return False
 
     def _view(self):
         config = self.config
@@ -166,7 +178,7 @@ class Running:
         else:
             local = LocalPlanner(self.path, config.seed, config.device, config.threads, config.planner)
             stack.callback(local.stop)
-            link = Link(local.reach, local.secret, begin, show.say, patience_s=None, away_s=0.0)
+            link = Link(local.reach, local.secret, begin, show.say, patience_s=None, again=False)
         stack.callback(link.close)
         return link
 

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from robot.faults import Fault, FaultKind
+from configs.running import Running
+from robot.faults import FaultKind
 from robot.running.eyes import Eyes
 from robot.running.loop import Loop
 from robot.running.motion import Motion
@@ -15,8 +16,10 @@ from robot.running.pursuit import Plans, Pursuit
 from robot.running.settings import RunConfig, split_address
 from robot.running.ticks import Ticks
 from robot.targets import Targets
+from robot.units import Units
 
 HZ = 30.0
+GOAL, PRESENT = 42, 56  # where a servo keeps its goal and its place
 LOW, HIGH = np.full(6, -2.0), np.full(6, 2.0)
 
 
@@ -97,7 +100,10 @@ def test_what_lies_ahead_is_what_comes():
 
 
 class Thinker:
-    """Plans curves of four steps, each `delay` steps after the question; the first action of number n is n / 100."""
+    """Plans curves of four steps, each `delay` steps after the question; the first action of number n is n / 100.
+
+    Without a delay it is lost, and found again.
+    """
 
     def __init__(self, *delays):
         self.delays, self.asked, self.now, self.due = list(delays), [], 0, []
@@ -110,6 +116,9 @@ class Thinker:
             actions = np.full((4, 6), number / 100)
             self.due.append((self.now + delay, SimpleNamespace(number=number, plan_ms=1.0, actions=actions)))
         return number
+
+    def awaits(self, number):
+        return any(answer.number == number for _, answer in self.due)
 
     def poll(self):
         ready = [answer for at, answer in self.due if at <= self.now]
@@ -125,14 +134,20 @@ class Senses:
 
     targets = targets()
 
+    def follow(self, reading, sent, bodies=None):
+        pass
+
     def state(self, ahead):
         return len(ahead)
+
+    def success(self):
+        return False
 
 
 def pursue(thinker, steps, lead=2) -> tuple[list[float], Plans]:
     """The actions taken, one a step, and how planning went."""
     plans, motion = Plans(), Motion(targets(), HZ)
-    pursuit = Pursuit(Senses(), Eyes(), thinker, motion, lead, HZ, plans)
+    pursuit = Pursuit(Senses(), Eyes(), thinker, motion, lead, plans)
     last, taken = np.zeros(6), []
     for thinker.now in range(steps):
         target = pursuit.target(last)
@@ -167,6 +182,17 @@ def test_a_plan_too_late_or_lost_is_asked_for_again_from_rest():
     assert set(taken[resting : taken.index(0.04)]) == {0.0}
     assert 0.02 not in taken
     assert taken[taken.index(0.04) :][:4] == [0.04] * 4
+
+
+@pytest.mark.parametrize("delay", [12, 45, 200])
+def test_a_planner_however_slow_moves_the_arm_and_is_asked_one_thing_at_a_time(delay):
+    thinker = Thinker(*[delay] * 99)
+    taken, plans = pursue(thinker, 6 * delay)
+    followed = {round(100 * action) for action in taken if action in (0.01, 0.02, 0.03, 0.04, 0.05)}
+    assert {1, 3} <= followed  # 2 was asked for while the arm still moved
+    for first, then in zip(thinker.asked, thinker.asked[1:], strict=False):
+        assert then[0] - first[0] >= delay
+    assert plans.late >= 2
 
 
 @pytest.mark.parametrize(
@@ -204,13 +230,107 @@ def test_only_a_real_arm_is_careful_unless_told():
     assert RunConfig("c", "so101", target=[0.2, 0.0, 0.0], port="p", id="i").preset == "careful"
 
 
-@pytest.mark.parametrize("kind", [FaultKind.STALLED, FaultKind.PUSHED])
-def test_after_a_stalled_joint_it_does_not_go_on_by_itself(kind):
-    released = []
-    loop = object.__new__(Loop)
-    fault = Fault(kind, "elbow_flex", 0.0)
-    loop.robot = SimpleNamespace(fault=fault, get_observation=dict, release=lambda: released.append(True))
-    loop._thinker, loop.eyes = SimpleNamespace(gone=str), Eyes()
-    loop.ticks = SimpleNamespace(hz=30.0, run=range)
-    loop.read = loop.send = loop._rad = lambda *given: None
-    assert loop.recover() == bool(released) == (kind is not FaultKind.STALLED)
+class Shown(list):
+    """Keeps the moments; `at` a tick something happens."""
+
+    def __init__(self, **at):
+        self.at, self.said = at, []
+
+    def __call__(self, moment):
+        self.append(moment)
+        self.at.get(f"tick{len(self)}", lambda: None)()
+
+    def say(self, text):
+        self.said.append(text)
+
+
+class Wave(Thinker):
+    """Plans to and fro, at once."""
+
+    def ask(self, *question):
+        number = super().ask(*question)
+        self.due = [(0, SimpleNamespace(number=number, plan_ms=1.0, actions=np.full((4, 6), 0.2)))]
+        return number
+
+
+@pytest.fixture
+def wired(arms, tmp_path, monkeypatch):
+    """LeRobot's arm at the end of a wire and a loop that drives it, in a time that passes when it is waited for."""
+    arm, shown = arms.WiredArm(tmp_path, monkeypatch.setattr), Shown()
+    units = Units(LOW, HIGH)
+    loop = Loop(arm.robot, units, Senses(), Wave(), Ticks(HZ, arm.clock), 2, shown)
+    with arm.robot:
+        yield SimpleNamespace(arm=arm, loop=loop, shown=shown)
+
+
+def push(chain, number=3):
+    """Tear a servo away by 40 degrees."""
+    memory = chain.memory[number]
+    place = int.from_bytes(memory[PRESENT : PRESENT + 2], "little")
+    memory[PRESENT : PRESENT + 2] = (place - 455).to_bytes(2, "little")
+
+
+def hold(chain, number=3):
+    """Keep a servo where it is."""
+    follow = chain.follow
+    chain.follow = lambda memory: None if memory is chain.memory[number] else follow(memory)
+
+
+def sag(chain, number=3):
+    """Let a servo stay seven degrees short of its goal."""
+    follow, memory = chain.follow, chain.memory[number]
+
+    def sagging(each):
+        follow(each)
+        if each is memory:
+            goal = int.from_bytes(memory[GOAL : GOAL + 2], "little")
+            memory[PRESENT : PRESENT + 2] = (goal - 80).to_bytes(2, "little")
+
+    chain.follow = sagging
+
+
+@pytest.mark.parametrize(
+    ("kind", "happens"),
+    [
+        (FaultKind.STALLED, lambda arm: hold(arm.chain)),
+        (FaultKind.PUSHED, lambda arm: push(arm.chain)),
+        (FaultKind.LATE, lambda arm: arm.clock.sleep(0.5)),
+    ],
+)
+def test_what_somebody_has_to_look_at_first_does_not_go_on_by_itself(wired, kind, happens):
+    wired.shown.at["tick20"] = lambda: happens(wired.arm)
+    assert wired.loop.episode(10.0) is False
+    assert wired.arm.robot.fault.kind is kind
+    assert wired.shown.said == [f"stopped: {wired.arm.robot.fault}"]
+    assert wired.loop.recover() is (kind is FaultKind.LATE)
+    assert (wired.arm.robot.fault is None) is (kind is FaultKind.LATE)
+
+
+@pytest.mark.parametrize(
+    ("faults", "happens", "line"),
+    [
+        (1, lambda arm: arm.clock.sleep(0.5), None),
+        (9, lambda arm: arm.clock.sleep(0.5), "late-loop: "),
+        (1, lambda arm: sag(arm.chain), "not at the episode's beginning: elbow_flex is -7.1 degrees off after 15 s"),
+        (1, lambda arm: push(arm.chain), "pushed: "),
+    ],
+)
+def test_an_episode_begins_at_its_beginning_or_not_at_all(wired, faults, happens, line, capsys):
+    loop, start, left = wired.loop, np.array([0.2, 0.2, 0.2, 0.2, 0.2, 0.2]), [faults]
+    send = loop.send
+
+    def disturbed(target):
+        if left[0] > 0 and np.abs(target).max() > 0.1:  # half-way
+            left[0] -= 1
+            happens(wired.arm)
+        return send(target)
+
+    loop.send = disturbed
+    mirror = SimpleNamespace(start=start, lay_out=lambda seed: None)
+    run = Running(RunConfig("c", "so101-twin"), None, None, None, None)
+    assert run._prepare(loop, mirror, 0) is (line is None)
+    if line is None:
+        assert np.abs(loop.read() - start).max() < 0.1
+    else:
+        assert loop.faults[-1].startswith(line)
+        assert loop.faults[-1] in capsys.readouterr().err + "".join(wired.shown.said)

@@ -36,7 +36,7 @@ class Echo(Decider):
         return Ready() if begin.task == self.label else Refusal(f"for {self.label}, not {begin.task}")
 
     def answer(self, ask):
-        return Answer(ask.number, 1.0, np.tile(ask.state[:2], (2, 1)), ask.state[None])
+        return Answer(ask.number, 1.0, np.tile(ask.state[:2], (2, 1)), np.zeros((1, 4)))
 
 
 @pytest.fixture
@@ -303,6 +303,44 @@ def test_a_link_never_waits_and_finds_a_lost_planner_again(server):
     link.close()
 
 
+@pytest.mark.parametrize(
+    ("actions", "tokens", "line"),
+    [
+        ((2,), (1, 4), r"the actions of its plan are of shape (2,), not (1 to 2, 2)"),
+        ((2, 1), (1, 4), r"the actions of its plan are of shape (2, 1), not (1 to 2, 2)"),
+        ((0, 2), (1, 4), r"the actions of its plan are of shape (0, 2), not (1 to 2, 2)"),
+        ((3, 2), (1, 4), r"the actions of its plan are of shape (3, 2), not (1 to 2, 2)"),
+        ((2, 2), (4,), r"the tokens of its plan are of shape (4,), not (1 to 100, 4)"),
+        ((2, 2), (1, 3), r"the tokens of its plan are of shape (1, 3), not (1 to 100, 4)"),
+        ((2, 2), (101, 4), r"the tokens of its plan are of shape (101, 4), not (1 to 100, 4)"),
+    ],
+)
+def test_a_plan_that_the_arm_cannot_follow_is_never_given_to_it(server, monkeypatch, actions, tokens, line):
+    wrong = Answer(1, 1.0, np.zeros(actions), np.zeros(tokens))
+    monkeypatch.setattr(server._decider, "answer", lambda ask: wrong)
+    link = link_to(server, [])
+    link.connect()
+    link.ask(np.ones(3), True)
+    until(lambda: link.poll() == [] and link.gone())
+    assert link.gone() == f"the planner is gone: {line}"
+    link.close()
+
+
+def test_a_planner_that_owes_an_answer_is_asked_no_more_and_is_gone_in_the_end(server, monkeypatch):
+    waiting = threading.Event()
+    monkeypatch.setattr(server._decider, "answer", lambda ask: waiting.wait(WAIT_S) and Refusal("late"))
+    link = Link(lambda: socket.create_connection(server.address), SECRET, BEGIN, print, away_s=0.3)
+    link.connect()
+    number = link.ask(np.ones(3), True)
+    assert link.ask(np.ones(3), True) is None
+    assert link.awaits(number) and not link.awaits(number + 1)
+    assert link.gone() == ""
+    until(link.gone)
+    assert link.gone() == "the planner is gone: no answer for 0.3 s"
+    waiting.set()
+    link.close()
+
+
 def test_a_planner_that_refuses_says_why(server):
     link = Link(lambda: socket.create_connection(server.address), SECRET, replace(BEGIN, task="walk"), print)
     with pytest.raises(Refused, match="for reach, not walk"):
@@ -355,7 +393,6 @@ def test_a_line_on_which_nothing_moves_is_given_up(server, monkeypatch):
         thread.join()
         connection.hurried()
         connection.send(Ask(1, True, np.ones(3), np.zeros((4, 1, 700, 700, 3), np.uint8), np.ones(4)))
-        assert connection.busy
         monkeypatch.setattr("policies.serving.connection.STUCK_S", 0.0)
         time.sleep(0.01)
         with pytest.raises(ConnectionError, match="has not read for"):

@@ -43,19 +43,15 @@ class Connection:
         self._socket.settimeout(0)
 
     def send(self, message: Message) -> None:
-        """Send it, if not `busy`. Raises OSError, after which the connection is no use."""
+        """Send it. Raises OSError, after which the connection is no use."""
         data = self._seal.seal(message)
         if self._socket.gettimeout() == 0:
-            self._rest, self._moved = self._rest + data, time.monotonic()
+            if not self._rest:
+                self._moved = time.monotonic()
+            self._rest += data
             self._push()
         else:
             self._socket.sendall(data)
-
-    @property
-    def busy(self) -> bool:
-        """Whether what was said before is still on its way out. Raises OSError where it does not get out."""
-        self._push()
-        return bool(self._rest)
 
     def receive(self) -> Message:
         """The next message. Raises Refused, WrongMessage, OSError."""

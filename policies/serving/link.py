@@ -12,6 +12,8 @@ from policies.serving.messages import NO_FRAMES, Answer, Ask, Begin, Message, Re
 from policies.serving.sealing import Refused
 
 AGAIN_S = 0.5
+LONGEST_SENTENCE = 100
+"""Tokens of a plan."""
 
 
 class Link:
@@ -28,16 +30,19 @@ class Link:
         say: Callable[[str], None],
         patience_s: float | None = 10.0,
         away_s: float = 10.0,
+        again: bool = True,
     ):
         """Connect later. `patience_s`: how long the planner may take to answer a new connection; None: as it likes.
 
-        `away_s`: a planner that was lost for so long is `gone`; 0: at once, and it is not looked for again.
+        `away_s`: a planner that was lost, or has owed an answer, for so long is `gone`. `again`: one that is lost is
+        looked for again; else it is gone at once.
         """
         self._reach, self._secret, self._begin, self._say = reach, secret, begin, say
-        self._patience_s, self._away_s, self._lost_at = patience_s, away_s, 0.0
+        self._patience_s, self._away_s, self._again, self._lost_at = patience_s, away_s, again, 0.0
         self._connection: Connection | None = None
         self._found: Connection | None = None
         self._closed, self._number = threading.Event(), 0
+        self._owed: tuple[int, float] | None = None  # the number of the question without an answer, and when it was
         self.losses, self.reason = 0, ""
 
     def connect(self) -> None:
@@ -53,22 +58,30 @@ class Link:
 
     def gone(self) -> str:
         """Why there is nobody to ask any more; empty: there is, or may be again."""
-        if self.connected or time.monotonic() - self._lost_at < self._away_s:
+        now = time.monotonic()
+        if self.connected:
+            if self._owed is None or now - self._owed[1] < self._away_s:
+                return ""
+            return f"the planner is gone: no answer for {self._away_s:g} s"
+        if self._again and now - self._lost_at < self._away_s:
             return ""
         return f"the planner is gone: {self.reason}"
 
+    def awaits(self, number: int) -> bool:
+        """Whether the answer to that question may still come."""
+        return self._owed is not None and self._owed[0] == number
+
     def ask(self, state, fresh: bool, frames=NO_FRAMES, there=()) -> int | None:
-        """Ask for a decision, as `Ask` has it; its number, or None while nobody can be asked: lost, or still busy."""
-        if not self.connected:
+        """Ask for a decision, as `Ask` has it; its number, or None while nobody can be asked: lost, or owing one."""
+        if not self.connected or self._owed is not None:
             return None
         try:
-            if self._connection.busy:
-                return None
-            self._number += 1
-            self._connection.send(Ask(self._number, fresh, state, frames, np.array(there, np.uint8)))
+            self._connection.send(Ask(self._number + 1, fresh, state, frames, np.array(there, np.uint8)))
         except OSError as error:
             self._lose(error)
             return None
+        self._number += 1
+        self._owed = (self._number, time.monotonic())
         return self._number
 
     def poll(self) -> list[Answer]:
@@ -80,6 +93,9 @@ class Link:
             for message in messages:
                 if not isinstance(message, Answer):
                     raise Refused(_reason(message))
+                self._check(message)
+                if self.awaits(message.number):
+                    self._owed = None
         except (OSError, WrongMessage) as error:
             self._lose(error)
             return []
@@ -106,17 +122,30 @@ class Link:
             raise
         return connection
 
+    def _check(self, answer: Answer) -> None:
+        """Raise Refused for a plan that the arm cannot follow; its planner is not looked for again."""
+        begin = self._begin
+        wanted = {
+            "actions": (begin.every, begin.action_size),
+            "tokens": (LONGEST_SENTENCE, begin.knots * begin.action_size),
+        }
+        for name, (most, width) in wanted.items():
+            shape = getattr(answer, name).shape
+            if len(shape) != 2 or not 1 <= shape[0] <= most or shape[1] != width:
+                self._again = False
+                raise Refused(f"the {name} of its plan are of shape {shape}, not (1 to {most}, {width})")
+
     def _lose(self, error: Exception) -> None:
         self._connection.close()
-        self._connection = None
+        self._connection = self._owed = None
         self.losses, self._lost_at = self.losses + 1, time.monotonic()
         self.reason = str(error) or type(error).__name__
-        if not self._away_s:
+        if not self._again:
             return
         self._say(f"the planner is lost: {self.reason}; connecting again")
-        threading.Thread(target=self._again, daemon=True).start()
+        threading.Thread(target=self._reconnect, daemon=True).start()
 
-    def _again(self) -> None:
+    def _reconnect(self) -> None:
         while not self._closed.wait(AGAIN_S):
             try:
                 self._found = self._open()

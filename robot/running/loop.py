@@ -95,19 +95,21 @@ class Loop:
         """The arm was put somewhere else by other means: begin there, behind a gate that knows nothing of before."""
         self.robot.gate, self._sent = gate, None
 
-    def approach(self, place: np.ndarray, patience_s: float = 15.0) -> bool:
-        """Move the joints to `place` (6,), slowly; whether they came near in `patience_s`, and without a fault."""
+    def approach(self, place: np.ndarray, patience_s: float = 15.0) -> str:
+        """Move the joints to `place` (6,), slowly. Why they did not come near, in `patience_s`; empty: they did."""
         start = here = self.read()
         steps = max(1, round(float(np.abs(place - start).max()) / SLOW_RAD_S * self.ticks.hz))
         for i in self.ticks.run(steps + round(patience_s * self.ticks.hz)):
             here = self.read()
             if i >= steps and np.abs(here - place).max() < NEAR_RAD:
-                return True
+                return ""
             self.send(start + (place - start) * min(1.0, (i + 1) / steps))
             if self.robot.fault is not None:
                 self._rest()
-                return False
-        return False
+                return str(self.robot.fault)
+        joint = int(np.argmax(np.abs(here - place)))
+        off = np.degrees(here - place)[joint]
+        return f"{self.robot.gate.limits.names[joint]} is {off:+.1f} degrees off after {patience_s:g} s"
 
     def episode(self, seconds: float) -> bool | None:
         """Run one episode, from where the arm is; whether the task was done at any step. A fault ends it, undone.
@@ -115,7 +117,7 @@ class Loop:
         None: that cannot be told.
         """
         motion = Motion(self._senses.targets, self.ticks.hz)
-        pursuit = Pursuit(self._senses, self.eyes, self._thinker, motion, self._lead, self.ticks.hz, self.plans)
+        pursuit = Pursuit(self._senses, self.eyes, self._thinker, motion, self._lead, self.plans)
         self.eyes.forget()
         sent, done, began = self.read() if self._sent is None else self._sent, False, None
         first = round(FIRST_S * self.ticks.hz)
@@ -156,9 +158,10 @@ class Loop:
     def recover(self, patience_s: float = 5.0) -> bool:
         """Release the gate once what was wrong is over; whether it was, in `patience_s`.
 
-        Not where a joint was stalled: somebody has to look first.
+        Not where a joint was stalled, or the arm pushed: somebody has to look first, or holds it.
         """
-        if self._thinker.gone() or self.robot.fault.kind is FaultKind.STALLED:
+        self._thinker.poll()  # what was asked in the episode that has ended
+        if self._thinker.gone() or self.robot.fault.kind in (FaultKind.STALLED, FaultKind.PUSHED):
             return False
         for _ in self.ticks.run(round(patience_s * self.ticks.hz)):
             observation = self.robot.get_observation()

@@ -26,6 +26,11 @@ class Motion:
         """Steps of the current curve still to come."""
         return len(self._actions) - self._at
 
+    @property
+    def still(self) -> bool:
+        """Whether the target stays where it is."""
+        return not self.left and (self._past >= self._tail or not self._moved.any())
+
     def begin(self, actions: np.ndarray) -> None:
         """Follow this curve from the next step on."""
         self._actions, self._at, self._past = np.asarray(actions, float), 0, 0

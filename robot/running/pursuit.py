@@ -10,9 +10,6 @@ from robot.running.eyes import Eyes
 from robot.running.motion import Motion
 from robot.targets import Targets
 
-FORGET_S = 1.0
-"""A plan that has not come by then is asked for again."""
-
 
 class Senses(Protocol):
     """What the task makes of the arm's joints (`envs.mirror`)."""
@@ -33,7 +30,10 @@ class Thinker(Protocol):
     """Who plans (`policies.serving.link`)."""
 
     def ask(self, state: np.ndarray, fresh: bool, frames: np.ndarray, there: np.ndarray) -> int | None:
-        """Ask for a curve; the question's number, None if nobody can be asked. The last two: `Eyes.now`."""
+        """Ask for a curve; the question's number, None if nobody can be asked now. The last two: `Eyes.now`."""
+
+    def awaits(self, number: int) -> bool:
+        """Whether the answer to that question may still come."""
 
     def poll(self) -> list:
         """The answers that have come: number, plan_ms, actions (L, 6), tokens."""
@@ -53,19 +53,18 @@ class Plans:
 
 
 class Pursuit:
-    """Follows the curves of a planner that is asked `lead` control steps before each is due.
+    """Follows the curves of a planner that is asked `lead` control steps before each is due, one question at a time.
 
-    A curve that is late begins when it comes, unless it is later than it is long: then there is a new one to ask for.
+    A curve that is late begins when it comes. One that is later than it is long is thrown away, and asked for anew,
+    unless it was asked for at rest: the arm is still where that curve begins.
     """
 
-    def __init__(
-        self, senses: Senses, eyes: Eyes, thinker: Thinker, motion: Motion, lead: int, hz: float, plans: Plans
-    ):
+    def __init__(self, senses: Senses, eyes: Eyes, thinker: Thinker, motion: Motion, lead: int, plans: Plans):
         self._senses, self._eyes = senses, eyes
         self._thinker, self._motion, self._plans = thinker, motion, plans
-        self._lead, self._forget = lead, round(FORGET_S * hz)
-        self._step = self._due = 0
+        self._lead, self._step, self._due = lead, 0, 0
         self._asked: tuple[int, float] | None = None  # the number, and when
+        self._from_rest = True
         self._next = None
         self._fresh, self.waiting = True, False  # waiting: a curve was due, and is late
         self.answer = None  # the one that is followed
@@ -90,13 +89,15 @@ class Pursuit:
 
     def think(self, last: np.ndarray) -> None:
         """Ask for the next curve if it is time to, now that the target `last` (6,) has been sent."""
-        forgotten = self._asked is not None and self._step - self._due > self._forget
-        if (self._asked is not None and not forgotten) or self._next is not None or self._motion.left > self._lead:
+        if self._asked is not None and not self._thinker.awaits(self._asked[0]):
+            self._asked = None  # the planner was lost
+        if self._asked is not None or self._next is not None or self._motion.left > self._lead:
             return
         state = self._senses.state(self._motion.ahead(last))
         number = self._thinker.ask(state, self._fresh, *self._eyes.now())
         if number is not None:
             self._asked, self._due = (number, time.perf_counter()), self._step + self._motion.left
+            self._from_rest = self._motion.still
 
     def _hear(self) -> None:
         for answer in self._thinker.poll():
@@ -106,5 +107,5 @@ class Pursuit:
             self._plans.plan_ms.append(answer.plan_ms)
             self._plans.round_ms.append(1000 * (time.perf_counter() - self._asked[1]))
             self._asked, self._fresh = None, False
-            if self._step - self._due <= len(answer.actions) or not self.moving:
+            if self._from_rest or self._step - self._due <= len(answer.actions):
                 self._next = answer

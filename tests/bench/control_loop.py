@@ -46,6 +46,10 @@ class Thoughtless:
         ]
         return self._number
 
+    def awaits(self, _number: int) -> bool:
+        """Always."""
+        return True
+
     def poll(self) -> list:
         """It."""
         ready, self._ready = self._ready, []
@@ -63,7 +67,7 @@ def main() -> None:
     task = TaskConfig(**identity.task)
     local, process = LocalPlanner(path, 0, "cpu", 1), TwinProcess()
     begin = begin_of(identity, task, LEAD)
-    link = Link(local.reach, local.secret, begin, lambda line: print(line, file=sys.stderr), None)
+    link = Link(local.reach, local.secret, begin, lambda line: print(line, file=sys.stderr), None, again=False)
     link.connect()
     mirror = Mirror(task)
     robot = gated(twin(process.port_file), "trained")
