@@ -38,14 +38,14 @@ def decider(checkpoint: Path, seed: int, device: str, threads: int, planned: boo
 def main() -> None:
     """The process: answer until the robot hangs up. Ctrl-C in the terminal is for the robot's process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    from policies.serving.connection import Connection  # noqa: PLC0415
+    from policies.serving.connection import HANDSHAKE_S, Connection  # noqa: PLC0415
     from policies.serving.server import converse  # noqa: PLC0415
 
     descriptor, checkpoint, seed, device, threads, planned = sys.argv[1:]
     secret = sys.stdin.buffer.read()
     found = decider(Path(checkpoint), int(seed), device, int(threads), planned == str(True))
     with contextlib.suppress(OSError, WrongMessage):  # the robot is gone, which it knows
-        converse(Connection(socket.socket(fileno=int(descriptor)), secret, serving=True), found)
+        converse(Connection(socket.socket(fileno=int(descriptor)), secret, True, HANDSHAKE_S), found)
 
 
 class LocalPlanner:

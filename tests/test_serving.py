@@ -18,7 +18,7 @@ from policies.serving.decider import Decider
 from policies.serving.link import Link
 from policies.serving.messages import Answer, Ask, Begin, Ready, Refusal, WrongMessage, pack, unpack
 from policies.serving.sealing import FRAME, HELLO, MAGIC, Refused, Seal, hello, read_secret
-from policies.serving.server import Server
+from policies.serving.server import MOST, Server
 
 SECRET = b"sixteen bytes or more"
 BEGIN = Begin("reach", 3, 2, "tied", 30.0, 2, 2, 2, 1)
@@ -243,13 +243,37 @@ def test_what_was_recorded_on_one_connection_is_refused_on_another(server):
     until(lambda: any("not authentic" in line for line in server.lines))
 
 
-def test_many_who_say_nothing_do_not_keep_a_robot_out_for_good(server, dial):
-    quiet = [socket.create_connection(server.address) for _ in range(30)]
-    until(lambda: any("others are connecting" in line for line in server.lines))
-    for sock in quiet:
-        sock.close()
-    until(lambda: sum("refused" in line for line in server.lines) == 30)
-    assert works(dial)
+@pytest.mark.parametrize("opening", [b"", hello() + FRAME.pack(3000, bytes(32))], ids=["hello", "frame"])
+def test_many_who_say_next_to_nothing_do_not_keep_a_robot_out_for_good(server, dial, monkeypatch, opening):
+    monkeypatch.setattr("policies.serving.server.HANDSHAKE_S", 0.5)
+    with contextlib.ExitStack() as stack:
+        slow = [stack.enter_context(socket.create_connection(server.address)) for _ in range(30)]
+        for sock in slow:
+            with contextlib.suppress(OSError):  # it is one too many
+                sock.sendall(opening)
+        until(lambda: any("others are connecting" in line for line in server.lines))
+
+        def trickled() -> bool:
+            """A byte more from each; whether all have been hung up on."""
+            time.sleep(0.05)
+            for sock in slow:
+                with contextlib.suppress(OSError):
+                    sock.sendall(b"S")
+            return sum("refused" in line for line in server.lines) == 30
+
+        until(trickled)
+        assert sum("timed out" in line for line in server.lines) >= MOST
+        assert works(dial)
+
+
+def test_any_begin_fits_into_the_frame_of_a_stranger_and_a_large_one_is_refused_at_once():
+    longest = "\U0001f600" * messages.LONGEST_TEXT
+    largest = replace(BEGIN, task=longest, control=longest, cameras=longest, sentence=longest)
+    robot, planner = pair()
+    assert list(planner.open(robot.seal(largest))) == [largest]
+    _, planner = pair()
+    with pytest.raises(Refused, match="a frame of 40000 bytes; at most 32768"):
+        list(planner.open(FRAME.pack(40000, bytes(32))))
 
 
 def test_the_newest_robot_takes_over_and_a_wrong_task_is_told(server, dial):

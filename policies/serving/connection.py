@@ -19,15 +19,19 @@ ROOM = 1 << 22
 class Connection:
     """One end of a sealed socket."""
 
-    def __init__(self, sock: socket.socket, secret: bytes, serving: bool, patience_s: float | None = HANDSHAKE_S):
-        """Shake hands; wait at most `patience_s` for each part. Raises Refused, OSError (TimeoutError among them)."""
+    def __init__(self, sock: socket.socket, secret: bytes, serving: bool, patience_s: float | None):
+        """Shake hands. Raises Refused, OSError (TimeoutError among them).
+
+        Until `patient` or `hurried` it waits `patience_s` in all, whatever is said; None: as long as it takes.
+        """
         self._socket = sock
+        self._end = None if patience_s is None else time.monotonic() + patience_s
         if sock.family != socket.AF_UNIX:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, ROOM)
-        sock.settimeout(patience_s)
         ours, theirs = hello(), b""
+        self._wait()
         sock.sendall(ours)
         while len(theirs) < HELLO.size:
             theirs += self._read(HELLO.size - len(theirs))
@@ -36,10 +40,12 @@ class Connection:
 
     def patient(self) -> None:
         """Wait as long as it takes from now on."""
+        self._end = None
         self._socket.settimeout(None)
 
     def hurried(self) -> None:
         """Wait for nothing from now on: `poll` takes what there is, `send` what there is room for, `poll` the rest."""
+        self._end = None
         self._socket.settimeout(0)
 
     def send(self, message: Message) -> None:
@@ -51,6 +57,7 @@ class Connection:
             self._rest += data
             self._push()
         else:
+            self._wait()
             self._socket.sendall(data)
 
     def receive(self) -> Message:
@@ -88,7 +95,17 @@ class Connection:
         if self._rest and time.monotonic() - self._moved > STUCK_S:
             raise ConnectionError(f"the other side has not read for {STUCK_S:g} s")
 
+    def _wait(self) -> None:
+        """Let the next call wait no longer than is left. Raises TimeoutError where nothing is."""
+        if self._end is None:
+            return
+        left = self._end - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("timed out")
+        self._socket.settimeout(left)
+
     def _read(self, count: int) -> bytes:
+        self._wait()
         data = self._socket.recv(count)
         if not data:
             raise Refused("the other side hung up")

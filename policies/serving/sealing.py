@@ -20,6 +20,8 @@ HELLO = struct.Struct(">8sH16s")
 FRAME = struct.Struct(">I32s")
 NUMBER = struct.Struct(">cQ")
 SHORTEST, LONGEST = 16, 4096  # bytes of a secret
+FIRST = 1 << 15
+"""Bytes of the largest body from a side that has not shown yet that it knows the secret: no Begin is larger."""
 
 
 class Refused(ConnectionError):
@@ -73,8 +75,9 @@ class Seal:
         self._held += data
         while len(self._held) >= FRAME.size:
             length, tag = FRAME.unpack_from(self._held)
-            if length > LARGEST:
-                raise Refused(f"a frame of {length} bytes; at most {LARGEST}")
+            most = LARGEST if self._opened else FIRST
+            if length > most:
+                raise Refused(f"a frame of {length} bytes; at most {most}")
             if len(self._held) < FRAME.size + length:
                 return
             body = bytes(self._held[FRAME.size : FRAME.size + length])

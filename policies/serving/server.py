@@ -5,7 +5,7 @@ import socket
 import threading
 from collections.abc import Callable
 
-from policies.serving.connection import Connection
+from policies.serving.connection import HANDSHAKE_S, Connection
 from policies.serving.decider import Decider
 from policies.serving.messages import Ask, Begin, Ready, Refusal, WrongMessage
 from policies.serving.sealing import Refused
@@ -82,7 +82,7 @@ class Server:
         connection = shaking = None
         try:
             shaking = self._room
-            connection = Connection(sock, self._secret, serving=True)
+            connection = Connection(sock, self._secret, True, HANDSHAKE_S)
 
             def seated() -> None:
                 nonlocal shaking
