@@ -223,6 +223,10 @@ def test_a_planners_process_decides_as_the_agent_does_from_the_same_senses(check
     answering = decider(checkpoint, 3, "cpu", 1, planned)
     agent, task = opened(checkpoint, 3, "cpu", 1, planned)
     begin = begin_of(read_identity(checkpoint), task, 2, "Touch the red cube.")
+    if planned:
+        for due_ms, then in ((5.0, 5.0), (0.0, agent.planner.config.deadline_ms)):  # one robot's is not the next's
+            answering.begin(replace(begin, deadline_ms=due_ms))
+            assert answering.agent.planner.config.deadline_ms == then
     assert answering.begin(begin) == Ready()
     lags = agent.model.config.vision.lags
     env = make(TASK, senses=Senses(SENSES, SIZE))

@@ -1,6 +1,8 @@
 """The planner on a wire, attacked: garbage, replay, other versions and secrets, floods; and one that goes away."""
 
 import contextlib
+import errno
+import json
 import socket
 import struct
 import threading
@@ -124,6 +126,14 @@ def test_a_message_with_any_byte_changed_is_a_message_or_refused_never_another_e
         return
     for array in (message.actions, message.tokens):
         assert np.isfinite(array).all()
+
+
+@pytest.mark.parametrize("shape", [[2**62, 2**62, 0, 1, 3], [2**23, 2**23, 0, 2**23, 3], [0, 0, 0, 0, 2**63]])
+def test_an_array_of_nothing_that_is_too_large_all_the_same_is_no_message(shape):
+    head = {"type": "ask", "number": 1, "fresh": True, "arrays": {"state": [0], "frames": shape, "there": [0]}}
+    body = json.dumps(head).encode()
+    with pytest.raises(WrongMessage, match=r"Ask\.frames: no array is so large"):
+        unpack(messages.HEAD.pack(len(body)) + body)
 
 
 @pytest.mark.parametrize(
@@ -315,9 +325,9 @@ def test_a_link_never_waits_and_finds_a_lost_planner_again(server):
     until(answered)
     assert answers[0].number == number
     server._current.close()  # the cable
-    until(lambda: link.poll() == [] and not link.connected)
+    until(lambda: link.poll() == [] and not link.connected())
     assert link.ask(np.ones(3), True) is None
-    until(lambda: link.connected)
+    until(link.connected)
     assert link.losses == 1
     assert said == [f"the planner is lost: {link.reason}; connecting again"]
     answers.clear()
@@ -363,6 +373,44 @@ def test_a_planner_that_owes_an_answer_is_asked_no_more_and_is_gone_in_the_end(s
     assert link.gone() == "the planner is gone: no answer for 0.3 s"
     waiting.set()
     link.close()
+
+
+def test_a_link_that_is_closed_while_it_connects_again_leaves_nothing_open(server):
+    reached, go = threading.Event(), threading.Event()
+
+    def reach():
+        if link.losses:
+            reached.set()
+            go.wait(WAIT_S)
+        return socket.create_connection(server.address)
+
+    link = Link(reach, SECRET, BEGIN, [].append)
+    link.connect()
+    server._current.close()
+    until(lambda: link.poll() == [] and not link.connected())
+    reached.wait(WAIT_S)
+    link.close()
+    go.set()
+    until(lambda: [sum(word in line for line in server.lines) for word in (": a robot", ": gone")] == [2, 2])
+
+
+def test_a_server_that_cannot_let_a_robot_in_says_so_once_and_goes_on(server, dial, monkeypatch):
+    listener, failures = server._listener, [OSError(errno.EMFILE, "Too many open files")] * 3
+
+    class Failing:
+        def accept(self):
+            if failures:
+                raise failures.pop()
+            return listener.accept()
+
+        def __getattr__(self, name):
+            return getattr(listener, name)
+
+    server._listener = Failing()
+    assert works(dial)  # the call that waited
+    assert works(dial)
+    assert not failures
+    assert sum("a robot cannot be let in: [Errno 24] Too many open files" in line for line in server.lines) == 1
 
 
 def test_a_planner_that_refuses_says_why(server):

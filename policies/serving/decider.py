@@ -21,6 +21,7 @@ class Decider:
 
     def __init__(self, agent: Agent, label: str, control: str, control_hz: float):
         self.agent, self.label, self._control, self._control_hz = agent, label, control, control_hz
+        self._config = agent.planner.config if agent.planner else None
         senses = agent.model.senses
         self._cameras = [key for key in senses if is_image(key)]
         height, width = senses[self._cameras[0]][:2] if self._cameras else (1, 1)
@@ -38,9 +39,9 @@ class Decider:
             except ValueError as error:
                 return Refusal(str(error))
         self._forget()
-        if begin.deadline_ms and self.agent.planner is not None:
-            planner = self.agent.planner
-            planner.config = replace(planner.config, deadline_ms=begin.deadline_ms)
+        if self._config is not None:
+            due_ms = begin.deadline_ms or self._config.deadline_ms
+            self.agent.planner.config = replace(self._config, deadline_ms=due_ms)
         return Ready()
 
     def warm(self) -> None:

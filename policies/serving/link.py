@@ -49,9 +49,8 @@ class Link:
         """Connect, and wait until the planner is ready. Raises Refused with the planner's reason, OSError."""
         self._connection = self._open()
 
-    @property
     def connected(self) -> bool:
-        """Whether there is someone to ask."""
+        """Whether there is someone to ask; one who was found again is taken from here on."""
         if self._connection is None:
             self._connection, self._found = self._found, None
         return self._connection is not None
@@ -59,7 +58,7 @@ class Link:
     def gone(self) -> str:
         """Why there is nobody to ask any more; empty: there is, or may be again."""
         now = time.monotonic()
-        if self.connected:
+        if self.connected():
             if self._owed is None or now - self._owed[1] < self._away_s:
                 return ""
             return f"the planner is gone: no answer for {self._away_s:g} s"
@@ -73,7 +72,7 @@ class Link:
 
     def ask(self, state, fresh: bool, frames=NO_FRAMES, there=()) -> int | None:
         """Ask for a decision, as `Ask` has it; its number, or None while nobody can be asked: lost, or owing one."""
-        if not self.connected or self._owed is not None:
+        if not self.connected() or self._owed is not None:
             return None
         try:
             self._connection.send(Ask(self._number + 1, fresh, state, frames, np.array(there, np.uint8)))
@@ -148,7 +147,9 @@ class Link:
     def _reconnect(self) -> None:
         while not self._closed.wait(AGAIN_S):
             try:
-                self._found = self._open()
+                self._found = found = self._open()
+                if self._closed.is_set():
+                    found.close()
                 return
             except (OSError, WrongMessage) as error:
                 self.reason = str(error)

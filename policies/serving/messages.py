@@ -153,6 +153,8 @@ def _array(
     """The array that begins at `start`, and where it ends."""
     if not isinstance(shape, list) or len(shape) not in dimensions or any(type(n) is not int or n < 0 for n in shape):
         raise WrongMessage(f"{where}: {' or '.join(map(str, dimensions))} dimensions of at least 0")
+    if math.prod(max(1, n) for n in shape) > LARGEST:
+        raise WrongMessage(f"{where}: no array is so large, {shape}")
     count, one = math.prod(shape), np.dtype(kind).itemsize
     if count * one > len(body) - start:
         raise WrongMessage(f"{where}: cut off")

@@ -3,6 +3,7 @@
 import contextlib
 import socket
 import threading
+import time
 from collections.abc import Callable
 
 from policies.serving.connection import HANDSHAKE_S, Connection
@@ -12,6 +13,8 @@ from policies.serving.sealing import Refused
 
 MOST = 16
 """Connections that may shake hands at a time."""
+REST_S = 0.1
+"""After a robot that could not be let in, as where no file descriptor is left."""
 
 
 def converse(connection: Connection, decider: Decider, seated: Callable[[], None] = lambda: None) -> None:
@@ -49,6 +52,7 @@ class Server:
         self._listener = socket.create_server(address, backlog=MOST, family=_family(address[0]))
         self._lock, self._seat = threading.Lock(), threading.Lock()
         self._current: Connection | None = None
+        self._closed = False
         self._room = threading.Semaphore(MOST)
         self.refused = 0
 
@@ -59,11 +63,17 @@ class Server:
 
     def run(self) -> None:
         """Serve until `close`."""
-        while True:
+        trouble = ""
+        while not self._closed:
             try:
                 sock, peer = self._listener.accept()
-            except OSError:  # closed
-                return
+            except OSError as error:
+                if not self._closed and str(error) != trouble:  # said once
+                    trouble = str(error)
+                    self._say(f"a robot cannot be let in: {trouble}")
+                time.sleep(REST_S)
+                continue
+            trouble = ""
             if not self._room.acquire(blocking=False):
                 self.refused += 1
                 self._say(f"{peer[0]}: refused: {MOST} others are connecting")
@@ -73,6 +83,7 @@ class Server:
 
     def close(self) -> None:
         """End: no new robots, and the one that is served is hung up on."""
+        self._closed = True
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         if self._current is not None:
