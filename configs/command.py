@@ -18,6 +18,7 @@ from configs.schema import PeerConfig
 from configs.store import register
 from configs.strict import unknown
 from envs.settings import ARM_DEFAULTS, ARM_TASKS, TaskConfig, find, label
+from robot.faults import in_one_line
 from robot.signals import Stopped
 from sim.variation import Variation
 from worldmodel.settings import VisionConfig
@@ -35,14 +36,18 @@ GROUPS = {
 
 
 class Ended(Exception):
-    """The work ended early, and not by the user's mistake; the message is the one line about it."""
+    """The work ended early, and not by the user's mistake: the one line about it, and the exit code."""
+
+    def __init__(self, line: str, code: int = FAILED):
+        super().__init__(line)
+        self.code = code
 
 
 def run(name: str, help_text: str, body: Callable[[dict, Path], dict]) -> list[dict]:
     """Compose the config `name`, call `body(keys and values, run folder)`, print its result as the last line.
 
     A mistake of the user's (ValueError or OSError) ends the program with one line on stderr and exit code 2; Ended with
-    exit code 1; Ctrl-C, or another signal that was taken for it (`robot.signals`), with 128 + its number. A folder that
+    its own; Ctrl-C, or another signal that was taken for it (`robot.signals`), with 128 + its number. A folder that
     is still empty then is removed. Returns what was printed.
     """
     if {"-h", "--help"} & set(sys.argv[1:]):
@@ -78,12 +83,13 @@ def run(name: str, help_text: str, body: Callable[[dict, Path], dict]) -> list[d
     except HydraException as error:
         _refuse(_explain(error, name))
     except OSError as error:  # Hydra makes the run folder
-        _refuse(_one_line(error))
+        _refuse(in_one_line(error))
     except KeyboardInterrupt as stop:
-        _refuse(str(stop) or "interrupted", SIGNALLED + getattr(stop, "number", signal.SIGINT))
+        line = in_one_line(stop) if str(stop) else "interrupted"
+        _refuse(line, SIGNALLED + getattr(stop, "number", signal.SIGINT))
     for end in outcome:
         if isinstance(end, Exception):
-            _refuse(_one_line(end), FAILED if isinstance(end, Ended) else MISTAKE)
+            _refuse(in_one_line(end), end.code if isinstance(end, Ended) else MISTAKE)
         try:
             with _unread():
                 print(json.dumps(end))
@@ -156,10 +162,6 @@ def _refuse(message: str, code: int = MISTAKE) -> None:
     raise SystemExit(code)
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
-
-
 def _explain(error: Exception, name: str) -> str:
     """Hydra's paragraphs as one line, with the valid choices."""
     text = str(error)
@@ -171,7 +173,7 @@ def _explain(error: Exception, name: str) -> str:
         return _unreadable()
     if (found := re.search(r"Could not find '([^'/]+)/([^']*)'", text)) and found[1] in GROUPS:
         return _no_choice(*found.groups())
-    return _one_line(error)
+    return in_one_line(error)
 
 
 def _no_choice(group: str, value: str) -> str:
@@ -182,7 +184,7 @@ def _no_choice(group: str, value: str) -> str:
         try:
             find(value)
         except ValueError as missing:
-            return _one_line(missing)
+            return in_one_line(missing)
     names = sorted(name.removesuffix(".yaml") for name in ConfigStore.instance().list(group))
     return f"{group}={value}: one of {', '.join(names)}"
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from configs.arms import wired
-from configs.command import Ended, say
+from configs.command import FAILED, SIGNALLED, Ended, say
 from configs.priority import ORDINARY, hurried
 from robot.arms import connect, gated, simulated
 from robot.config_sim_camera import SimCameraConfig
@@ -22,6 +22,7 @@ from robot.recording.parts import MEASURED, SUCCESS, EpisodeInfo, Parts
 from robot.recording.review import Review, picture
 from robot.recording.settings import CAMERAS, EXPERT, POLICY, PREFIX, RecordConfig
 from robot.recording.teleops import teleoperator
+from robot.signals import Stopped
 from sim.so101_experts import Unreachable
 
 SLOW = 0.98  # of the rate that was asked for: below it, the loop says so
@@ -48,10 +49,10 @@ class Recording:
             try:
                 if parts.finished < config.episodes:
                     self._record(robot, clock, parts)
-            except (RobotFault, DriverLost, ExceptionGroup) as fault:  # the group: of the shutdown
-                raise Ended(
-                    f"{in_one_line(fault)}; {parts.finished} episodes are safe, the same command goes on"
-                ) from fault
+            except (RobotFault, DriverLost, Stopped, ExceptionGroup) as end:  # the group: of the shutdown
+                code = SIGNALLED + end.number if isinstance(end, Stopped) else FAILED
+                line = f"{in_one_line(end)}; {parts.finished} episodes are safe, the same command goes on"
+                raise Ended(line, code) from end
             finally:
                 parts.merge()
         review = Review.of(dataset)

@@ -267,6 +267,20 @@ def test_a_fault_of_the_twin_ends_a_recording(twin, served, ends, person, tmp_pa
     assert not person.is_connected and not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("full", [False, True])
+def test_what_could_not_be_done_at_the_end_of_a_recording_is_told(ends, person, monkeypatch, full):
+    def fail(*_):
+        raise OSError("the disk cannot be written")
+
+    monkeypatch.setattr(person, "disconnect", fail)
+    act = (lambda: monkeypatch.setattr(Draft, "add", fail)) if full else signalled(signal.SIGINT)
+    code, line = ends(record.main, act, *RECORD)
+    if full:
+        assert (code, line) == (2, "semagram: the disk cannot be written; not done: close the data")
+    else:
+        assert (code, line) == (130, "semagram: stopped by SIGINT; not done: close the data" + NONE_SAFE)
+
+
 def test_a_leader_that_is_lost_ends_a_recording(ends, person, tmp_path):
     code, line = ends(record.main, lambda: setattr(person, "lost", True), *RECORD)
     assert code == 1
@@ -282,10 +296,13 @@ def test_a_leader_that_is_lost_ends_a_recording(ends, person, tmp_path):
 def test_a_signal_ends_a_recording_whose_finished_episodes_stay(ends, person, tmp_path, number):
     first, words = tmp_path / ".kept.parts" / "000000", [word for word in RECORD if "seconds" not in word]
     end = ends(record.main, signalled(number), *words, "seconds=0.3", "episodes=1000", begun=first.exists)
-    assert end == (128 + number, f"semagram: stopped by {number.name}")
     assert not person.is_connected and [path.name for path in tmp_path.iterdir()] == ["kept"]
-    info = json.loads((tmp_path / "kept" / "meta" / "info.json").read_text())
-    assert info["total_episodes"] >= 1
+    safe = json.loads((tmp_path / "kept" / "meta" / "info.json").read_text())["total_episodes"]
+    assert safe >= 1
+    assert end == (
+        128 + number,
+        f"semagram: stopped by {number.name}; {safe} episodes are safe, the same command goes on",
+    )
 
 
 def test_a_signal_while_an_episode_is_saved_does_not_lose_it(ends, person, tmp_path, monkeypatch):
@@ -307,6 +324,6 @@ def test_a_signal_while_an_episode_is_saved_does_not_lose_it(ends, person, tmp_p
     monkeypatch.setattr(Draft, "save", slow)
     words = [word for word in RECORD if "seconds" not in word]
     code, line = ends(record.main, act, *words, "seconds=0.3", "episodes=1000", begun=begun.is_set)
-    assert (code, line) == (143, "semagram: stopped by SIGTERM")
+    assert (code, line) == (143, "semagram: stopped by SIGTERM; 1 episodes are safe, the same command goes on")
     info = json.loads((tmp_path / "kept" / "meta" / "info.json").read_text())
     assert info["total_episodes"] == 1
