@@ -74,18 +74,19 @@ class Mirror:
             data.qpos[6:9] = place
         self._bodies = _bodies(data)
 
-    def follow(self, reading: np.ndarray, sent: np.ndarray, bodies: Bodies | None = None) -> None:
-        """Take in the joints' reading (6,), one control step after `sent` (6,), the last target.
+    def follow(self, reading: np.ndarray, sent: np.ndarray, bodies: Bodies | None = None, steps: int = 1) -> None:
+        """Take in the joints' reading (6,), so many control steps after `sent` (6,), the last target.
 
         `bodies`: where the scene's things are now, if somebody knows; else they are still where they were.
         Velocities are those that MuJoCo expects of that target, corrected by what the reading shows otherwise.
         """
-        data, dt = self._inner.data, self._inner.control_dt
+        data, dt = self._inner.data, steps * self._inner.control_dt
         if self._read is None:
             speed = np.zeros(6)
         else:
             self._place(self._read, self._speed, self._bodies)
-            self._advance(sent)
+            for _ in range(steps):
+                self._advance(sent)
             off = (reading - data.qpos[:6]) / dt
             plain = (reading - self._read) / dt
             speed = np.where(np.abs(off) > DOUBT_RAD_S, plain, data.qvel[:6] + CORRECTION * off)

@@ -96,13 +96,17 @@ def test_ahead_of_a_curve_it_sees_what_training_sees_at_its_end(env, mirror):
     assert np.array_equal(read(env), before)
 
 
-def test_a_wrong_expectation_is_corrected_by_the_readings(mirror):
-    """An arm that turns its first joint evenly, whatever it is told: its velocity is found, to a tenth."""
+@pytest.mark.parametrize("last", [1, 2, 3])
+def test_a_wrong_expectation_is_corrected_by_the_readings(mirror, last):
+    """An arm that turns its first joint evenly, whatever it is told: its velocity is found, to a tenth.
+
+    The last reading comes so many control steps after the one before.
+    """
     mirror.lay_out(0)
     joints, rate = mirror.start.copy(), 0.6
-    for _ in range(15):
-        mirror.follow(joints, mirror.start)
-        joints[0] += rate / TASK.control_hz
+    for steps in [1] * 14 + [last]:
+        joints[0] += steps * rate / TASK.control_hz
+        mirror.follow(joints, mirror.start, steps=steps)
     state = mirror.state(np.zeros((0, 6)))
     assert state[places(mirror._env)["joint_velocities"]][0] == pytest.approx(rate, rel=0.1)
 

@@ -134,12 +134,15 @@ def test_what_is_kept_is_what_reached_the_servos(arms, monkeypatch, tmp_path):
         def add(self, seen, sent, sentence, at_s, success):
             self.append((sent["shoulder_pan.pos"], at_s, success))
 
-    arm, kept = arms.WiredArm(tmp_path, monkeypatch.setattr), Kept()
+    arm, kept, decided = arms.WiredArm(tmp_path, monkeypatch.setattr), Kept(), []
+    send = arm.robot.send_action
+    monkeypatch.setattr(arm.robot, "send_action", lambda action, at: decided.append(at) or send(action, at))
     with arm.robot:
         assert play(arm.robot, Far(), Pace(30, arm.clock), 1.0, lambda: None, kept, "reach") is None
         goal = int.from_bytes(arm.chain.memory[1][arms.GOAL : arms.GOAL + 2], "little")
     sent, at_s, success = map(np.array, zip(*kept, strict=True))
     assert len(sent) == 30 and set(success) == {None}
+    assert np.allclose(np.diff(decided), np.diff(at_s))  # a goal is as old as what it was decided from
     assert goal == pytest.approx(2047.5 + sent[-1] * 4095 / 360, abs=1.1)
     assert 5 < sent[-1] < CAREFUL_RATE and (np.diff(sent) <= CAREFUL_RATE * np.diff(at_s) + 0.1).all()
 

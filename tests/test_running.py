@@ -17,6 +17,7 @@ from robot.running.settings import RunConfig, split_address
 from robot.running.ticks import Ticks
 from robot.targets import Targets
 from robot.units import Units
+from robot.watch import Watch
 
 HZ = 30.0
 GOAL, PRESENT = 42, 56  # where a servo keeps its goal and its place
@@ -134,8 +135,11 @@ class Senses:
 
     targets = targets()
 
-    def follow(self, reading, sent, bodies=None):
-        pass
+    def __init__(self):
+        self.followed = []
+
+    def follow(self, reading, sent, bodies=None, steps=1):
+        self.followed.append(steps)
 
     def state(self, ahead):
         return len(ahead)
@@ -173,6 +177,18 @@ def test_a_late_plan_is_the_tail_of_the_last_curve_then_goes_on():
     assert 0.01 > taken[5] > taken[6] > 0
     assert taken[7:11] == [0.02] * 4
     assert plans.late == 1
+
+
+def test_steps_that_are_left_out_make_a_plan_late_but_not_those_of_a_curve_that_goes_on():
+    for at, steps, kept in ((3, 9, True), (6, 1, True), (6, 2, True), (6, 3, False)):
+        thinker, motion = Thinker(1, 6, 1, 1), Motion(targets(), HZ)  # the second is three steps late, and four long
+        pursuit = Pursuit(Senses(), Eyes(), thinker, motion, 2, Plans())
+        last, heard = np.zeros(6), set()
+        for thinker.now in range(20):
+            last = pursuit.target(last, steps if thinker.now == at else 1)
+            pursuit.think(last)
+            heard.add(pursuit.answer and pursuit.answer.number)
+        assert (2 in heard) is kept, (at, steps)
 
 
 def test_a_plan_too_late_or_lost_is_asked_for_again_from_rest():
@@ -304,6 +320,23 @@ def test_what_somebody_has_to_look_at_first_does_not_go_on_by_itself(wired, kind
     assert wired.shown.said == [f"stopped: {wired.arm.robot.fault}"]
     assert wired.loop.recover() is (kind is FaultKind.LATE)
     assert (wired.arm.robot.fault is None) is (kind is FaultKind.LATE)
+
+
+def test_ticks_that_are_left_out_are_told_and_a_goal_is_as_old_as_what_it_was_decided_from(wired, monkeypatch):
+    wired.shown.at["tick20"] = lambda: wired.arm.clock.sleep(3.5 / HZ)
+    check, ages = Watch.check, []
+
+    def checked(watch, goal, reading, now):
+        if goal is not None:
+            ages.append((now - goal.at, now - reading.at))
+        return check(watch, goal, reading, now)
+
+    monkeypatch.setattr(Watch, "check", checked)
+    assert wired.loop.episode(2.0) is False
+    steps = wired.loop._senses.followed
+    assert sorted(steps)[-2:] == [1, 3]
+    assert sum(steps) == len(steps) + wired.loop.ticks.skipped
+    assert all(goal_s >= reading_s for goal_s, reading_s in ages)
 
 
 @pytest.mark.parametrize(

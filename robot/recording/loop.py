@@ -29,6 +29,7 @@ def play(
 ) -> bool | None:
     """Run an episode until the driver ends it or `seconds` have passed; `draft` takes its steps.
 
+    `pace` goes by the robot's own clock.
     Returns whether `judge` called it done after any step; None if it never knew.
     """
     done: bool | None = None
@@ -41,7 +42,7 @@ def play(
         goal = driver.goal(observation)
         if goal is None:
             break
-        sent = robot.send_action(goal)
+        sent = robot.send_action(goal, at)
         success = judge()
         if success is not None:
             done = bool(done or success)

@@ -53,6 +53,7 @@ class Shows(Protocol):
 class Loop:
     """Runs episodes of a task on an arm. Angles are in rad; the robot's own units are at its edge only.
 
+    `ticks` go by the robot's own clock.
     `lead`: so many control steps before a curve ends the next one is asked for, from the state that is expected there.
     `bodies`: where a simulated scene's things are; `eyes`: what the robot's cameras show; `judged`: whether the
     task can be asked if it is done, which needs to know where things are. `show` is called with a Moment after each
@@ -79,16 +80,18 @@ class Loop:
         self._bodies, self.show, self.eyes = bodies, show, eyes or Eyes()
         self._judged = judged
         self._sent: np.ndarray | None = None  # the last target, while the arm is where it was told to be
+        self._observed_at: float | None = None
         self._keys = [name + SUFFIX for name in robot.gate.limits.names]
 
     def read(self) -> np.ndarray:
         """Where the joints (6,) are."""
-        return self._rad(self.robot.get_observation())
+        return self._rad(self._observe())
 
     def send(self, target: np.ndarray) -> np.ndarray:
-        """Send a target (6,) through the gate; what was sent."""
+        """Send a target (6,) through the gate, which was decided from the last reading; what was sent."""
         values = self._units.from_rad(target).tolist()
-        self._sent = self._rad(self.robot.send_action(dict(zip(self._keys, values, strict=True))))
+        action = dict(zip(self._keys, values, strict=True))
+        self._sent = self._rad(self.robot.send_action(action, self._observed_at))
         return self._sent
 
     def placed(self, gate: Gate) -> None:
@@ -120,15 +123,14 @@ class Loop:
         pursuit = Pursuit(self._senses, self.eyes, self._thinker, motion, self._lead, self.plans)
         self.eyes.forget()
         sent, done, began = self.read() if self._sent is None else self._sent, False, None
-        first = round(FIRST_S * self.ticks.hz)
+        first, last = round(FIRST_S * self.ticks.hz), -1
         for i in self.ticks.run(first + round(seconds * self.ticks.hz)):
-            started = self.ticks.clock.monotonic()
-            observation = self.robot.get_observation()
+            observation, steps, last = self._observe(), i - last, i
             reading = self._rad(observation)
             if np.isfinite(reading).all():  # else the gate stops the arm
-                self._senses.follow(reading, sent, self._bodies())
-            sent = self.send(pursuit.target(sent))
-            worked = self.ticks.clock.monotonic() - started
+                self._senses.follow(reading, sent, self._bodies(), steps)
+            sent = self.send(pursuit.target(sent, steps))
+            worked = self.ticks.clock.monotonic() - self._observed_at
             self.eyes.see(observation)
             if self.robot.fault is not None:
                 self._rest()
@@ -164,7 +166,7 @@ class Loop:
         if self._thinker.gone() or self.robot.fault.kind in (FaultKind.STALLED, FaultKind.PUSHED):
             return False
         for _ in self.ticks.run(round(patience_s * self.ticks.hz)):
-            observation = self.robot.get_observation()
+            observation = self._observe()
             self.eyes.see(observation)
             self.send(self._rad(observation))
             if self.eyes.blind:
@@ -176,6 +178,10 @@ class Loop:
             self._sent = None
             return True
         return False
+
+    def _observe(self) -> dict:
+        self._observed_at = self.ticks.clock.monotonic()
+        return self.robot.get_observation()
 
     def _rest(self) -> None:
         """Note the fault, and go on through the gate until the arm is at rest."""

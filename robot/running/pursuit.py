@@ -16,8 +16,8 @@ class Senses(Protocol):
 
     targets: Targets
 
-    def follow(self, reading: np.ndarray, sent: np.ndarray, bodies=None) -> None:
-        """Take in a reading (6,) in rad, one step after the target `sent` (6,)."""
+    def follow(self, reading: np.ndarray, sent: np.ndarray, bodies=None, steps: int = 1) -> None:
+        """Take in a reading (6,) in rad, so many control steps after the target `sent` (6,)."""
 
     def state(self, ahead: np.ndarray) -> np.ndarray:
         """The state (S,) after the targets `ahead` (n, 6)."""
@@ -62,7 +62,7 @@ class Pursuit:
     def __init__(self, senses: Senses, eyes: Eyes, thinker: Thinker, motion: Motion, lead: int, plans: Plans):
         self._senses, self._eyes = senses, eyes
         self._thinker, self._motion, self._plans = thinker, motion, plans
-        self._lead, self._step, self._due = lead, 0, 0
+        self._lead, self._late = lead, -1  # control steps since the next curve was due; -1: it is not
         self._asked: tuple[int, float] | None = None  # the number, and when
         self._from_rest = True
         self._next = None
@@ -74,8 +74,9 @@ class Pursuit:
         """Whether there is a curve to follow, so that the episode has begun."""
         return self.answer is not None
 
-    def target(self, last: np.ndarray) -> np.ndarray:
-        """The target (6,) in rad to send now; `last` (6,) was sent before."""
+    def target(self, last: np.ndarray, steps: int = 1) -> np.ndarray:
+        """The target (6,) in rad to send now; `last` (6,) was sent so many control steps before."""
+        self._late += steps
         self._hear()
         if not self._motion.left:
             if self._next is not None:
@@ -84,7 +85,8 @@ class Pursuit:
             elif self.moving and not self.waiting:
                 self._plans.late += 1
                 self.waiting = True
-        self._step += 1
+        if self._motion.left:
+            self._late = -1
         return self._motion.next(last)
 
     def think(self, last: np.ndarray) -> None:
@@ -96,7 +98,7 @@ class Pursuit:
         state = self._senses.state(self._motion.ahead(last))
         number = self._thinker.ask(state, self._fresh, *self._eyes.now())
         if number is not None:
-            self._asked, self._due = (number, time.perf_counter()), self._step + self._motion.left
+            self._asked, self._late = (number, time.perf_counter()), -1
             self._from_rest = self._motion.still
 
     def _hear(self) -> None:
@@ -107,5 +109,5 @@ class Pursuit:
             self._plans.plan_ms.append(answer.plan_ms)
             self._plans.round_ms.append(1000 * (time.perf_counter() - self._asked[1]))
             self._asked, self._fresh = None, False
-            if self._from_rest or self._step - self._due <= len(answer.actions):
+            if self._from_rest or self._late <= len(answer.actions):
                 self._next = answer
