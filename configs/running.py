@@ -66,6 +66,14 @@ class Running:
         fit.check()
         return cls(config, path, identity, task, fit)
 
+    @property
+    def seconds(self) -> float:
+        """How long an episode lasts: unless set, as long as in training."""
+        task, own = self.task, TASKS[self.task.name].seconds
+        if self.config.seconds or not task.max_decisions:
+            return self.config.seconds or own
+        return min(own, task.max_decisions * task.action_repeat / task.control_hz)
+
     def run(self) -> dict:
         """Run all episodes; what happened. Raises ValueError, OSError for what keeps it from beginning."""
         config = self.config
@@ -102,7 +110,7 @@ class Running:
                 for episode in range(self.config.episodes):
                     if not self._prepare(loop, mirror, episode):
                         return "fault"
-                    done = loop.episode(self.config.seconds or TASKS[self.task.name].seconds)
+                    done = loop.episode(self.seconds)
                     told = {True: "done", False: "not done", None: "over"}[done]
                     loop.show.say(f"episode {episode + 1}: {told}")
                     if loop.robot.fault is not None and not loop.recover():

@@ -29,6 +29,20 @@ def test_on_the_simulated_arm_every_episode_is_run_and_the_line_says_how(arm_che
     json.dumps(result)
 
 
+@pytest.mark.parametrize("decisions", [0, 45, 10_000])
+def test_an_episode_lasts_as_long_as_in_training(decisions):
+    from configs.running import Running  # noqa: PLC0415
+    from envs.make import make  # noqa: PLC0415
+    from envs.settings import TaskConfig  # noqa: PLC0415
+    from robot.running.settings import RunConfig  # noqa: PLC0415
+
+    task = TaskConfig("so101-touch", max_decisions=decisions)
+    assert Running(RunConfig("c", seconds=3.0), None, None, task, None).seconds == 3.0
+    env = make(task)
+    assert Running(RunConfig("c"), None, None, task, None).seconds == env.metadata["episode_limit"] / task.control_hz
+    env.close()
+
+
 class Terminal(io.StringIO):
     """What a person looks at."""
 
