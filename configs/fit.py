@@ -12,9 +12,8 @@ from policies.checkpoint import Identity
 from policies.serving.messages import LARGEST
 from policies.words import WORDS
 from robot.camera_kinds import configured
-from robot.recording.settings import CAMERAS
 from robot.running.settings import RunConfig
-from robot.which import REAL, SIM
+from robot.which import CAMERAS, REAL, SIM
 from sim.so101_tasks import FULL
 
 ROOM_FOR_REST = 1 << 16  # of a message, beside its frames

@@ -16,10 +16,11 @@ from policies.checkpoint import read_identity
 from policies.words import WORDS
 from robot.config_sim_camera import SimCameraConfig
 from robot.recording.drivers import PolicyDriver
-from robot.recording.settings import CAMERAS, RecordConfig
+from robot.recording.settings import RecordConfig
 from robot.sim_camera import SimCamera
 from robot.so101_sim import SO101Sim
 from robot.targets import Targets
+from robot.which import CAMERAS
 from sim import so101
 from sim.frames import shows
 from worldmodel.senses import LANGUAGE, STATE, Shapes, mask

@@ -20,9 +20,10 @@ from robot.recording.loop import play, resting
 from robot.recording.pace import Pace, SimulatedTime
 from robot.recording.parts import MEASURED, SUCCESS, EpisodeInfo, Parts
 from robot.recording.review import Review, picture
-from robot.recording.settings import CAMERAS, EXPERT, POLICY, PREFIX, RecordConfig
+from robot.recording.settings import EXPERT, POLICY, PREFIX, RecordConfig
 from robot.recording.teleops import teleoperator
 from robot.signals import Stopped
+from robot.which import CAMERAS
 from sim.so101_experts import Unreachable
 
 SLOW = 0.98  # of the rate that was asked for: below it, the loop says so

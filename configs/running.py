@@ -27,7 +27,6 @@ from policies.serving.sealing import read_secret
 from robot.arms import connect, gated, new_gate, simulated
 from robot.config_sim_camera import SimCameraConfig
 from robot.faults import RobotFault, in_one_line
-from robot.recording.settings import CAMERAS
 from robot.running.eyes import Eyes
 from robot.running.loop import Loop
 from robot.running.rerun_view import Rerun
@@ -37,7 +36,7 @@ from robot.running.view import Nothing, View
 from robot.signals import Stopped
 from robot.steady_camera import SteadyCamera, in_a_line
 from robot.units import Units
-from robot.which import SIM
+from robot.which import CAMERAS, SIM
 from sim.so101_tasks import TASKS
 
 TRIES = 3

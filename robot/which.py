@@ -1,7 +1,9 @@
-"""Which arm a command is about, and the keys that say where it is. Commands read it to print help."""
+"""Which arm a command is about, the keys that say where it is, its cameras. Commands read it to print help."""
 
 SIM, REAL, TWIN = "so101-sim", "so101", "so101-twin"
 ROBOTS = (SIM, REAL, TWIN)
+CAMERAS = {"main": "side", "front": "side", "side": "side", "wrist": "wrist", "overhead": "overhead"}
+"""The simulated arm's cameras by name, and where they look from (`robot.config_sim_camera`)."""
 
 
 def check_arm(config) -> None:

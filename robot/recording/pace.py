@@ -2,7 +2,7 @@
 
 import time
 
-LATE_S = 5e-3
+from robot.running.ticks import LATE_S
 
 
 class SimulatedTime:

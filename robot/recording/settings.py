@@ -3,15 +3,13 @@
 from dataclasses import dataclass, field
 
 from robot.limits import PRESETS
-from robot.which import REAL, SIM, check_arm
+from robot.which import CAMERAS, REAL, SIM, check_arm
 from sim.so101_tasks import SCRIPTED, TASKS
 from worldmodel.ranges import check
 
 EXPERT, POLICY, TELEOP = "expert", "policy", "teleop"
 BY = (EXPERT, POLICY, TELEOP)
 PREFIX = "so101-"
-CAMERAS = {"main": "side", "front": "side", "side": "side", "wrist": "wrist", "overhead": "overhead"}
-"""Simulated cameras by name, and where they look from."""
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import numpy as np
 SPIN_S = 1e-3
 """The end of a wait that is spent looking at the clock, since the system wakes a sleeper late."""
 LATE_S = 5e-3
+"""A tick that began by so much after its moment is told as late."""
 
 
 @dataclass
