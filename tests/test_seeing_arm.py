@@ -3,6 +3,7 @@
 import threading
 import time
 from dataclasses import replace
+from functools import partialmethod
 
 import cv2
 import numpy as np
@@ -24,6 +25,7 @@ from robot.arms import simulated
 from robot.camera_kinds import configured
 from robot.config_sim_camera import SimCameraConfig
 from robot.running.eyes import BLIND_S, Eyes
+from robot.running.loop import Loop
 from robot.running.settings import RunConfig
 from robot.steady_camera import SteadyCamera, in_a_line
 
@@ -133,10 +135,11 @@ SETTINGS = {cv2.CAP_PROP_FRAME_WIDTH: 64.0, cv2.CAP_PROP_FRAME_HEIGHT: 48.0, cv2
 class Cable:
     """A camera's driver: frames as long as the cable is in."""
 
-    plugged = True
+    plugged, tries = True, 0
 
     def __init__(self, *_):
         self.found = Cable.plugged
+        Cable.tries += not Cable.plugged
 
     def isOpened(self):
         return self.found
@@ -160,6 +163,7 @@ def test_a_cable_that_falls_out_is_black_frames_until_it_is_in_again(monkeypatch
     from lerobot.cameras.opencv import OpenCVCamera, OpenCVCameraConfig  # noqa: PLC0415
 
     monkeypatch.setattr(cv2, "VideoCapture", Cable)
+    monkeypatch.setattr("robot.steady_camera.AGAIN_S", 0.05)
     said = []
     camera = SteadyCamera("front", OpenCVCamera(OpenCVCameraConfig(index_or_path=0, warmup_s=1)), said.append)
     camera.connect()
@@ -168,7 +172,7 @@ def test_a_cable_that_falls_out_is_black_frames_until_it_is_in_again(monkeypatch
     until(lambda: not camera.read_latest().any())
     assert camera.read_latest().shape == (48, 64, 3)
     assert camera.is_connected
-    time.sleep(1.5)  # it tries, and fails, to connect again
+    until(lambda: Cable.tries >= 2)  # it fails to connect again
     assert said == [said[0]]
     assert said[0].startswith("camera front: OpenCVCamera(0) ")
     assert said[0].endswith("; connecting again")
@@ -276,7 +280,8 @@ def test_it_runs_on_the_simulated_arm_by_its_camera_and_its_sentence(checkpoint)
     assert 0 <= result["success_rate"] <= 1
 
 
-def test_an_arm_that_can_see_nothing_and_knows_nothing_else_stops(tmp_path, capsys, untaught):
+def test_an_arm_that_can_see_nothing_and_knows_nothing_else_stops(tmp_path, capsys, untaught, monkeypatch):
+    monkeypatch.setattr(Loop, "recover", partialmethod(Loop.recover, patience_s=0.2))
     checkpoint = untaught(tmp_path, TASK, senses=("images.overhead",), image_size=SIZE)
     run = running(checkpoint, episodes=2, seconds=6.0)
     inner = run._arm
