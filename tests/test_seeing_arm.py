@@ -221,7 +221,7 @@ def test_a_camera_that_is_not_there_at_first_is_an_error(tmp_path):
 def test_a_planners_process_decides_as_the_agent_does_from_the_same_senses(checkpoint, planned):
     from configs.planning import decider, opened  # noqa: PLC0415
     from configs.running import begin_of  # noqa: PLC0415
-    from policies.serving.messages import Ask, Ready, Refusal  # noqa: PLC0415
+    from policies.serving.messages import Question, Ready, Refusal  # noqa: PLC0415
     from policies.words import Words  # noqa: PLC0415
 
     answering = decider(checkpoint, 3, "cpu", 1, planned)
@@ -240,7 +240,7 @@ def test_a_planners_process_decides_as_the_agent_does_from_the_same_senses(check
         older = [np.roll(frame, lag, 0) for lag in range(max(lags) + 1)]  # what was seen so many steps ago
         frames = np.stack([older[lag] for lag in lags])[None]
         answering.agent.generator.manual_seed(7)
-        answer = answering.answer(Ask(1, True, state, frames, np.array([there], np.uint8)))
+        answer = answering.answer(Question(1, True, state, frames, np.array([there], np.uint8)))
         agent.generator.manual_seed(7)
         agent.actions = agent.memory = None
         for shot in reversed(older):
@@ -255,7 +255,7 @@ def test_a_planners_process_decides_as_the_agent_does_from_the_same_senses(check
         np.testing.assert_array_equal(answer.actions, agent.actions[0].numpy()[: begin.every])
     told = {
         answering.begin(replace(begin, sentence="")): "observation.language: sentence 0 is ''",
-        answering.answer(Ask(1, True, state)): "frames of shape (0, 1, 1, 1, 3); (1, 2, 32, 32, 3) is needed",
+        answering.answer(Question(1, True, state)): "frames of shape (0, 1, 1, 1, 3); (1, 2, 32, 32, 3) is needed",
     }
     for name, theirs in {
         "task": "so101-move",

@@ -18,7 +18,7 @@ from policies.serving import messages
 from policies.serving.connection import Connection
 from policies.serving.decider import Decider
 from policies.serving.link import Link
-from policies.serving.messages import Answer, Ask, Begin, Ready, Refusal, WrongMessage, pack, unpack
+from policies.serving.messages import Answer, Begin, Question, Ready, Refusal, WrongMessage, pack, unpack
 from policies.serving.sealing import FRAME, HELLO, MAGIC, Refused, Seal, hello, read_secret
 from policies.serving.server import MOST, Server
 
@@ -78,7 +78,7 @@ def works(dial) -> bool:
     connection = dial()
     connection.send(BEGIN)
     assert connection.receive() == Ready()
-    connection.send(Ask(5, True, np.array([0.25, -1, 3])))
+    connection.send(Question(5, True, np.array([0.25, -1, 3])))
     answer = connection.receive()
     connection.close()
     return answer.number == 5 and answer.actions.tolist() == [[0.25, -1]] * 2
@@ -104,7 +104,7 @@ def test_what_is_unpacked_is_what_was_packed(message):
 
 @given(st.integers(0, 2**50), st.booleans(), st.lists(finite, min_size=1, max_size=9))
 def test_arrays_come_back_bit_for_bit(number, fresh, state):
-    back = unpack(pack(Ask(number, fresh, np.array(state, np.float32))))
+    back = unpack(pack(Question(number, fresh, np.array(state, np.float32))))
     assert (back.number, back.fresh) == (number, fresh)
     assert back.state.tobytes() == np.array(state, np.float32).tobytes()
 
@@ -130,22 +130,22 @@ def test_a_message_with_any_byte_changed_is_a_message_or_refused_never_another_e
 
 @pytest.mark.parametrize("shape", [[2**62, 2**62, 0, 1, 3], [2**23, 2**23, 0, 2**23, 3], [0, 0, 0, 0, 2**63]])
 def test_an_array_of_nothing_that_is_too_large_all_the_same_is_no_message(shape):
-    head = {"type": "ask", "number": 1, "fresh": True, "arrays": {"state": [0], "frames": shape, "there": [0]}}
+    head = {"type": "question", "number": 1, "fresh": True, "arrays": {"state": [0], "frames": shape, "there": [0]}}
     body = json.dumps(head).encode()
-    with pytest.raises(WrongMessage, match=r"Ask\.frames: no array is so large"):
+    with pytest.raises(WrongMessage, match=r"Question\.frames: no array is so large"):
         unpack(messages.HEAD.pack(len(body)) + body)
 
 
 @pytest.mark.parametrize(
     ("message", "line"),
     [
-        (Ask(1, True, np.array([np.nan])), "Ask.state: not finite"),
-        (Ask(-1, True, np.ones(1)), "Ask.number: from 0"),
-        (Ask(1, True, np.ones((2, 2, 2))), "Ask.state: 1 or 2 dimensions"),
-        (Ask(1, True, np.ones(2), np.ones((2, 2))), "Ask.frames: 5 dimensions"),
+        (Question(1, True, np.array([np.nan])), "Question.state: not finite"),
+        (Question(-1, True, np.ones(1)), "Question.number: from 0"),
+        (Question(1, True, np.ones((2, 2, 2))), "Question.state: 1 or 2 dimensions"),
+        (Question(1, True, np.ones(2), np.ones((2, 2))), "Question.frames: 5 dimensions"),
         (replace(BEGIN, task="two\nlines"), "one line"),
         (replace(BEGIN, deadline_ms=float("inf")), "deadline_ms: from 0"),
-        (Ask(1, True, np.ones(messages.LARGEST // 4)), "bytes: at most"),
+        (Question(1, True, np.ones(messages.LARGEST // 4)), "bytes: at most"),
     ],
 )
 def test_what_must_not_be_said_is_not(message, line):
@@ -301,8 +301,8 @@ def test_the_newest_robot_takes_over_and_a_wrong_task_is_told(server, dial):
 
 def test_a_message_out_of_turn_ends_the_talk_in_one_line(server, dial):
     connection = dial()
-    connection.send(Ask(1, True, np.ones(3)))
-    assert connection.receive() == Refusal("Ask: Begin comes first")
+    connection.send(Question(1, True, np.ones(3)))
+    assert connection.receive() == Refusal("Question: Begin comes first")
     assert works(dial)
 
 
@@ -464,7 +464,7 @@ def test_a_line_on_which_nothing_moves_is_given_up(server, monkeypatch):
         connection = Connection(ours, SECRET, False, WAIT_S)
         thread.join()
         connection.hurried()
-        connection.send(Ask(1, True, np.ones(3), np.zeros((4, 1, 700, 700, 3), np.uint8), np.ones(4)))
+        connection.send(Question(1, True, np.ones(3), np.zeros((4, 1, 700, 700, 3), np.uint8), np.ones(4)))
         monkeypatch.setattr("policies.serving.connection.STUCK_S", 0.0)
         time.sleep(0.01)
         with pytest.raises(ConnectionError, match="has not read for"):

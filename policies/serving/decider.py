@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from policies.agent import Agent
-from policies.serving.messages import Answer, Ask, Begin, Ready, Refusal
+from policies.serving.messages import Answer, Begin, Question, Ready, Refusal
 from policies.words import WORDS, Words
 from worldmodel.senses import IMAGES, LANGUAGE, STATE, is_image, mask
 
@@ -48,24 +48,24 @@ class Decider:
         """Decide twice about nothing, since the first decisions of a process are slow."""
         for _ in range(2):
             frames, there = np.zeros(self._frames, np.uint8), np.ones(len(self._cameras), np.uint8)
-            self.answer(Ask(0, True, np.zeros(self.agent.model.state_size, np.float32), frames, there))
+            self.answer(Question(0, True, np.zeros(self.agent.model.state_size, np.float32), frames, there))
         self._forget()
 
-    def answer(self, ask: Ask) -> Answer | Refusal:
+    def answer(self, question: Question) -> Answer | Refusal:
         """Decide. What is of the wrong size is refused."""
         needed = {"state": (self.agent.model.state_size,), "frames": self._frames, "there": self._frames[:1]}
         for name, shape in needed.items():
-            if (given := getattr(ask, name).shape) != shape:
+            if (given := getattr(question, name).shape) != shape:
                 return Refusal(f"{name} of shape {given}; {shape} is needed")
         began = time.perf_counter()
         agent = self.agent
-        if ask.fresh:
+        if question.fresh:
             self._forget()
         agent.at = agent.until.clone()  # the next decision is due now
-        agent.follow(self._observation(ask))
+        agent.follow(self._observation(question))
         points = agent.sentences[:, 0, : agent.tokens.points].numpy()
         actions = agent.actions[0, : int(agent.until[0])].numpy().copy()
-        return Answer(ask.number, 1000 * (time.perf_counter() - began), actions, points)
+        return Answer(question.number, 1000 * (time.perf_counter() - began), actions, points)
 
     def _differing(self, begin: Begin) -> str:
         """In what this planner and the robot differ, in words; empty if in nothing but what a robot may choose."""
@@ -87,11 +87,11 @@ class Decider:
         pairs = ((field.name, getattr(ours, field.name), getattr(begin, field.name)) for field in fields(begin))
         return "; ".join(f"{name} is {a or 'none'}, the robot's {b or 'none'}" for name, a, b in pairs if a != b)
 
-    def _observation(self, ask: Ask) -> dict[str, Tensor]:
+    def _observation(self, question: Question) -> dict[str, Tensor]:
         seen = {}
         if self.agent.model.state_size:
-            seen[STATE] = torch.from_numpy(ask.state)[None]
-        for key, frames, there in zip(self._cameras, ask.frames, ask.there, strict=True):
+            seen[STATE] = torch.from_numpy(question.state)[None]
+        for key, frames, there in zip(self._cameras, question.frames, question.there, strict=True):
             seen[key], seen[mask(key)] = torch.from_numpy(frames)[None], torch.tensor([[bool(there)]])
         if LANGUAGE in self.agent.model.senses:
             seen[LANGUAGE] = self._sentence

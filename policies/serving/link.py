@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from policies.serving.connection import Connection
-from policies.serving.messages import NO_FRAMES, Answer, Ask, Begin, Message, Ready, Refusal, WrongMessage
+from policies.serving.messages import NO_FRAMES, Answer, Begin, Message, Question, Ready, Refusal, WrongMessage
 from policies.serving.sealing import Refused
 
 AGAIN_S = 0.5
@@ -71,11 +71,11 @@ class Link:
         return self._owed is not None and self._owed[0] == number
 
     def ask(self, state, fresh: bool, frames=NO_FRAMES, there=()) -> int | None:
-        """Ask for a decision, as `Ask` has it; its number, or None while nobody can be asked: lost, or owing one."""
+        """Ask for a decision (`Question`); its number, or None while nobody can be asked: lost, or owing one."""
         if not self.connected() or self._owed is not None:
             return None
         try:
-            self._connection.send(Ask(self._number + 1, fresh, state, frames, np.array(there, np.uint8)))
+            self._connection.send(Question(self._number + 1, fresh, state, frames, np.array(there, np.uint8)))
         except OSError as error:
             self._lose(error)
             return None

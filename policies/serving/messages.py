@@ -57,7 +57,7 @@ class Ready:
 
 
 @dataclass(frozen=True)
-class Ask:
+class Question:
     """The robot: decide from `state` (S,). `number` counts up; `fresh`: an episode begins, forget the last plan.
 
     `frames` (C, F, H, W, 3) uint8: of each camera, in the order of Begin, those that the model looks at, as
@@ -90,8 +90,8 @@ class Refusal:
     reason: str
 
 
-Message = Begin | Ready | Ask | Answer | Refusal
-TYPES: dict[str, type] = {cls.__name__.lower(): cls for cls in (Begin, Ready, Ask, Answer, Refusal)}
+Message = Begin | Ready | Question | Answer | Refusal
+TYPES: dict[str, type] = {cls.__name__.lower(): cls for cls in (Begin, Ready, Question, Answer, Refusal)}
 
 
 def pack(message: Message) -> bytes:

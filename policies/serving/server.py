@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from policies.serving.connection import HANDSHAKE_S, Connection
 from policies.serving.decider import Decider
-from policies.serving.messages import Ask, Begin, Ready, Refusal, WrongMessage
+from policies.serving.messages import Begin, Question, Ready, Refusal, WrongMessage
 from policies.serving.sealing import Refused
 
 MOST = 16
@@ -33,10 +33,10 @@ def converse(connection: Connection, decider: Decider, seated: Callable[[], None
         if not isinstance(answer, Ready):
             raise Refused(answer.reason)
         while True:
-            ask = connection.receive()
-            if not isinstance(ask, Ask):
-                raise WrongMessage(f"{type(ask).__name__}: Ask is all that a robot says after Begin")
-            connection.send(decider.answer(ask))
+            question = connection.receive()
+            if not isinstance(question, Question):
+                raise WrongMessage(f"{type(question).__name__}: a Question is all that a robot says after Begin")
+            connection.send(decider.answer(question))
     except (Refused, WrongMessage) as error:
         with contextlib.suppress(OSError):  # where nobody is left to tell
             connection.send(Refusal(str(error)))
