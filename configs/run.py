@@ -47,7 +47,7 @@ Progress goes to stderr. The last line of stdout is one JSON object:
   p50_, p99_, max_jitter_ms            how late ticks began; late_ticks: by more than 5 ms; skipped_ticks: left out
   plan_ms_p50, plan_ms_p99             in the planner; round_ms_p50, round_ms_p99: from asking to having the answer
   planner_losses                       how often the planner was lost, and looked for again
-  faults                               what the gate stopped the arm for, in order
+  faults                               what the arm was stopped for, in order
   driver                               LeRobot's name of the robot
   scheduling                           real-time, raised or ordinary: what the system granted the control loop
   ended                                done, fault, or the signal: exit codes 0, 1, and 128 + its number

@@ -143,13 +143,7 @@ class Loop:
             if passed >= seconds:
                 break
             pursuit.think(sent)
-            if why := self._thinker.gone():
-                self.robot.gate.trip(Fault(FaultKind.PLANNER, why, self.ticks.clock.monotonic()))
-            if self.eyes.blind:
-                why = (
-                    f"nothing to be seen through {', '.join(self.eyes.cameras)}, and the checkpoint has no other sense"
-                )
-                self.robot.gate.trip(Fault(FaultKind.BLIND, why, self.ticks.clock.monotonic()))
+            self._watch()
             number, late = len(self.successes) + 1, self.ticks.late_s[-1]
             measured, frames = [observation[key] for key in self._keys], self.eyes.newest
             rate, plans = self.ticks.rate_hz, self.plans
@@ -178,6 +172,16 @@ class Loop:
             self._sent = None
             return True
         return False
+
+    def _watch(self) -> None:
+        """Trip the gate where nobody plans any more, or where nothing is seen that could be acted by."""
+        now = self.ticks.clock.monotonic()
+        if why := self._thinker.gone():
+            self.robot.gate.trip(Fault(FaultKind.PLANNER, why, now))
+        if self.eyes.blind:
+            through = ", ".join(self.eyes.cameras)
+            why = f"nothing to be seen through {through}, and the checkpoint has no other sense"
+            self.robot.gate.trip(Fault(FaultKind.BLIND, why, now))
 
     def _observe(self) -> dict:
         self._observed_at = self.ticks.clock.monotonic()
