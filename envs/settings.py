@@ -57,6 +57,10 @@ class TaskConfig:
                 raise ValueError(f"task.{name}={getattr(self, name)}: only for the SO-101's tasks, not {self.label}")
             if arm and getattr(self, name) is None:
                 object.__setattr__(self, name, default)
+        if arm and self.action_repeat > 1:
+            raise ValueError(
+                f"task.action_repeat={self.action_repeat}: 1 for the SO-101's tasks, whose pace task.control_hz= sets"
+            )
         if arm and not 5 <= self.control_hz <= 100:
             raise ValueError(f"task.control_hz={self.control_hz}: from 5 to 100")
         if arm and self.control not in CONTROLS:
