@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 
 from configs import peers, report
+from configs.command import SIGNALLED
 from configs.jobs import Job, quoted
 from configs.pool import Pool, Stopped
 from configs.progress import Screen
@@ -72,9 +73,9 @@ class Benchmark:
                 said = failed.get(job.folder.name) or self._said(job)
                 self.screen.say(f"{job.name}: {said}")
                 self._report(jobs)
-        except Stopped:
+        except Stopped as stopped:
             self.screen.say("stopped; the same command goes on from here")
-            raise SystemExit(130) from None
+            raise SystemExit(SIGNALLED + stopped.number) from None
         results = self._report(jobs)
         if results:
             self.screen.say(report.terminal(results))

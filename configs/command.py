@@ -7,7 +7,7 @@ import re
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import fields
 from pathlib import Path
@@ -19,7 +19,7 @@ from configs.store import register
 from configs.strict import unknown
 from envs.settings import ARM_DEFAULTS, ARM_TASKS, TaskConfig, find, label
 from robot.faults import in_one_line
-from robot.signals import Stopped
+from robot.signals import SIGNALS, Stopped
 from sim.variation import Variation
 from worldmodel.settings import VisionConfig
 
@@ -78,7 +78,11 @@ def run(name: str, help_text: str, body: Callable[[dict, Path], dict]) -> list[d
 
     logging.getLogger("robot.gated").disabled = True  # of a fault the command tells itself
     try:
-        with _stoppable(), nullcontext() if os.environ.get("SEMAGRAM_TRACEBACK") else _unread():
+        # SIGTERM and SIGHUP (the terminal closed) end the program as Ctrl-C does, with all that it began.
+        with (
+            handled(_stop, (signal.SIGTERM, signal.SIGHUP)),
+            nullcontext() if os.environ.get("SEMAGRAM_TRACEBACK") else _unread(),
+        ):
             hydra.main(version_base="1.3", config_path=None, config_name=name)(task)()
     except HydraException as error:
         _refuse(_explain(error, name))
@@ -99,20 +103,20 @@ def run(name: str, help_text: str, body: Callable[[dict, Path], dict]) -> list[d
     return outcome
 
 
+def _stop(number: int, _frame) -> None:
+    raise Stopped(number)
+
+
 @contextmanager
-def _stoppable() -> Iterator[None]:
-    """SIGTERM and SIGHUP (the terminal closed) end the program as Ctrl-C does, with all that it began."""
-
-    def stop(number: int, _frame) -> None:
-        raise Stopped(number)
-
-    heard = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) is not signal.SIG_IGN]
-    before = {number: signal.signal(number, stop) for number in heard}
+def handled(handler: Callable, numbers: Sequence[int] = SIGNALS) -> Iterator[None]:
+    """These signals, but one that is ignored (SIGHUP under nohup), go to `handler`: SIGINT, SIGTERM and SIGHUP."""
+    heard = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, handler) for number in heard}
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, earlier in before.items():
+            signal.signal(number, earlier)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+from configs.command import handled
 from configs.jobs import Job
 from configs.progress import Screen
 from envs.vector import THREADS
@@ -17,7 +18,11 @@ POLL = 0.5  # seconds
 
 
 class Stopped(Exception):
-    """The pool was told to stop, and all its workers have ended."""
+    """The pool was told to stop by the signal `number`, and all its workers have ended."""
+
+    def __init__(self, number: int):
+        super().__init__(f"stopped by {signal.Signals(number).name}")
+        self.number = number
 
 
 @dataclass
@@ -64,36 +69,34 @@ class Pool:
     def run(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, str]]:
         """Run them in order; yields each when it ended, with '' or why it failed. Raises Stopped."""
         waiting, tries = list(jobs), dict.fromkeys(jobs, 0)
-        before = {number: signal.signal(number, self._ask) for number in (signal.SIGTERM, signal.SIGINT)}
-        try:
-            while waiting or self.workers:
-                while waiting and len(self.workers) < self.count and not self.signal:
-                    job = waiting.pop(0)
-                    tries[job] += 1
-                    self.workers.append(Worker.start(job, self.threads, self.keep))
-                self.screen.show(self.workers, len(waiting))
-                time.sleep(POLL)
-                if self.signal:
-                    self._stop()
-                for worker in [w for w in self.workers if w.process.poll() is not None]:
-                    self.workers.remove(worker)
-                    job, code = worker.job, worker.process.returncode
-                    if code == 0:
-                        yield job, ""
-                        continue
-                    why = f"{_ended(code)}: {worker.last_words()}" if code > 0 else _ended(code)
-                    if code == MISTAKE or tries[job] >= TRIES:
-                        yield job, why
-                    else:
-                        self.screen.say(f"{job.name}: {why}; trying again")
-                        waiting.insert(0, job)
-        finally:
-            self._stop_workers()
-            for number, handler in before.items():
-                signal.signal(number, handler)
+        with handled(self._ask):
+            try:
+                while waiting or self.workers:
+                    while waiting and len(self.workers) < self.count and not self.signal:
+                        job = waiting.pop(0)
+                        tries[job] += 1
+                        self.workers.append(Worker.start(job, self.threads, self.keep))
+                    self.screen.show(self.workers, len(waiting))
+                    time.sleep(POLL)
+                    if self.signal:
+                        self._stop()
+                    for worker in [w for w in self.workers if w.process.poll() is not None]:
+                        self.workers.remove(worker)
+                        job, code = worker.job, worker.process.returncode
+                        if code == 0:
+                            yield job, ""
+                            continue
+                        why = f"{_ended(code)}: {worker.last_words()}" if code > 0 else _ended(code)
+                        if code == MISTAKE or tries[job] >= TRIES:
+                            yield job, why
+                        else:
+                            self.screen.say(f"{job.name}: {why}; trying again")
+                            waiting.insert(0, job)
+            finally:
+                self._stop_workers()
 
     def _ask(self, number, frame) -> None:
-        if self.signal:  # asked twice: no time for a checkpoint
+        if self.signal and number != signal.SIGHUP:  # asked twice: no time for a checkpoint
             for worker in self.workers:
                 worker.process.kill()
         self.signal = number
@@ -101,7 +104,7 @@ class Pool:
     def _stop(self) -> None:
         self.screen.say(f"{signal.Signals(self.signal).name}: {len(self.workers)} workers save a checkpoint and end")
         self._stop_workers()
-        raise Stopped
+        raise Stopped(self.signal)
 
     def _stop_workers(self) -> None:
         """Ask every worker to end and wait until it has; nothing to do when all have."""

@@ -5,12 +5,14 @@ import signal
 import sys
 import time
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from tqdm import tqdm
 
 from configs.assembly import Assembly
+from configs.command import SIGNALLED, Ended, handled
 from configs.films import film
 from configs.pace import measure
 from configs.resuming import Resumption
@@ -21,6 +23,7 @@ from envs.benchmark.anchors import published
 from envs.benchmark.curves import read_curve
 from envs.benchmark.figures import learning_curve
 from envs.blackout import watched
+from envs.faults import EnvironmentFault, EnvironmentLost
 from envs.make import make
 from policies.agent import Agent
 from policies.checkpoint import load_trainer, save_checkpoint, versions
@@ -40,7 +43,7 @@ class Training:
 
     `keys`: its config, which every checkpoint holds. `lock`: a descriptor; the folder is ours while it is open.
     `seconds` is the time spent training, evaluations left out, over all its sittings; `evaluated` the environment steps
-    at the last evaluation; `signal` the name of the signal that asked it to stop.
+    at the last evaluation; `signal` the signal that asked it to stop, or 0.
     """
 
     config: TrainConfig
@@ -50,7 +53,7 @@ class Training:
     lock: int
     seconds: float = 0.0
     evaluated: int = 0
-    signal: str = ""
+    signal: int = 0
 
     @classmethod
     def begin(cls, keys: dict, path: Path, given: Collection[str] = ()) -> "Training":
@@ -88,8 +91,30 @@ class Training:
         return run
 
     def run(self) -> dict:
-        """Train to the end; returns the summary. A SIGTERM or an interrupt saves a checkpoint first."""
-        before = {number: signal.signal(number, self._ask) for number in (signal.SIGTERM, signal.SIGINT)}
+        """Train to the end; returns the summary.
+
+        A signal that asks to stop saves a checkpoint first. Raises Ended if an environment's process is lost: the agent
+        had acted when that showed, so what there is between two steps is gone; and EnvironmentFault.
+        """
+        try:
+            with handled(self._ask):
+                return self._to_the_end()
+        except EnvironmentLost as error:
+            on = f"; go on with: semagram-train resume={self.folder.path}" if self.folder.used else ""
+            raise Ended(f"{error}{on}") from error
+        except EnvironmentFault as error:
+            raise EnvironmentFault(
+                f"{error}; going on comes to the same point: take another seed=, or go on with another compile= or "
+                "threads=, which round differently",
+                *(error.action, error.observation, error.reward),
+            ) from error
+        finally:
+            try:
+                self.parts.close()
+            finally:
+                os.close(self.lock)
+
+    def _to_the_end(self) -> dict:
         trainer, config = self.parts.trainer, self.config
         bar = tqdm(
             total=config.steps,
@@ -105,18 +130,18 @@ class Training:
             return self._finish()
         except Stopped:
             self._save()
-            self._say(f"stopped by {self.signal}; go on with: semagram-train resume={self.folder.path}")
-            raise SystemExit(130) from None
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-            self.parts.close()
-            os.close(self.lock)
+            with suppress(OSError):  # the terminal is closed
+                name = signal.Signals(self.signal).name
+                self._say(f"stopped by {name}; go on with: semagram-train resume={self.folder.path}")
+            raise SystemExit(SIGNALLED + self.signal) from None
 
     def _ask(self, number, frame) -> None:
-        """Stop at the next step's end, where everything is consistent; the same signal again kills at once."""
-        self.signal = signal.Signals(number).name
-        signal.signal(number, signal.SIG_DFL)
+        """Stop at the next step's end, where everything is consistent; the same signal again kills at once.
+
+        But not SIGHUP, which both the shell and the kernel send when a terminal is closed.
+        """
+        self.signal = number
+        signal.signal(number, signal.SIG_IGN if number == signal.SIGHUP else signal.SIG_DFL)
 
     def _heed(self) -> None:
         if self.signal:

@@ -21,6 +21,10 @@ class EnvironmentFault(ArithmeticError):
         self.action, self.observation, self.reward = action, observation, reward
 
 
+class EnvironmentLost(OSError):
+    """The process of an environment ended by itself, or was killed; the others of its vector are of no use."""
+
+
 class FiniteGuard(gymnasium.Wrapper):
     """Raises EnvironmentFault for an observation or reward that is not finite, ValueError for such an action.
 

@@ -155,7 +155,7 @@ def test_killed_or_told_to_stop_it_takes_its_workers_along_and_goes_on(done, key
     assert logged("stopped by SIGTERM")
     process.send_signal(signal.SIGTERM)
     out, _ = process.communicate(timeout=PATIENCE)
-    assert (process.returncode, out) == (130, b"")
+    assert (process.returncode, out) == (143, b"")
     assert not workers(tmp_path)
     assert logs.read_text().endswith("stopped; the same command goes on from here\n")
     process = start()

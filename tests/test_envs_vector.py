@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from envs.faults import EnvironmentFault, FiniteGuard
+from envs.faults import EnvironmentFault, EnvironmentLost, FiniteGuard
 from envs.make import episode_limit, make, make_vector
 from envs.settings import TaskConfig
 from envs.vector import Processes
@@ -116,6 +116,38 @@ def alive(pid):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_signal_to_all_processes_at_once_is_the_parents_to_handle(number):
+    vector = Processes(broken, 2)
+    for process in vector.processes:
+        os.kill(process.pid, number)
+    vector.reset(seed=[0, 1])
+    vector.step(np.zeros((2, 1), np.float32))
+    vector.close()
+    assert [process.exitcode for process in vector.processes] == [0, 0]
+
+
+def test_a_lost_process_is_one_line_and_the_others_end():
+    vector = Processes(broken, 2)
+    vector.reset(seed=[0, 1])
+    vector.processes[1].kill()
+    for act in (lambda: vector.step(np.zeros((2, 1), np.float32)), lambda: vector.reset(seed=[0, 1])):
+        with pytest.raises(EnvironmentLost, match=rf"\({vector.processes[1].pid}\) was killed by SIGKILL$"):
+            act()
+    vector.close()
+    assert not any(process.is_alive() for process in vector.processes)
+
+
+def test_a_program_that_does_not_close_them_ends():
+    code = """
+from envs.make import make_vector
+from envs.settings import TaskConfig
+vector = make_vector(TaskConfig("cartpole-swingup"), 2)
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    assert ended.stderr == ""
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

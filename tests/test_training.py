@@ -1,6 +1,7 @@
 """Laws of a training run as a process: what it leaves, and that no kill at any moment changes a number."""
 
 import json
+import os
 import random
 import signal
 import subprocess
@@ -13,9 +14,11 @@ import pytest
 from hydra import compose, initialize
 from omegaconf import OmegaConf
 
+from configs.command import Ended
 from configs.run_folder import COLUMNS
 from configs.store import register
 from configs.training import Training
+from envs.faults import EnvironmentFault, EnvironmentLost
 from envs.make import make_vector
 
 SHARED = {
@@ -119,7 +122,7 @@ def test_told_to_stop_it_saves_and_says_how_to_go_on(runs, whole):
     runs.wait_for_rows(process, "stopped", 3)
     process.send_signal(signal.SIGTERM)
     out, _ = process.communicate(timeout=PATIENCE)
-    assert (process.returncode, out) == (130, b"")
+    assert (process.returncode, out) == (143, b"")
     assert 120 <= runs.saved("stopped") < 900
     said = (runs.home / "log.txt").read_text()
     assert "stopped by SIGTERM; go on with: semagram-train resume=" in said
@@ -182,6 +185,40 @@ def test_episodes_that_end_together_are_all_recorded(toys, tmp_path, monkeypatch
     Training.begin(keys | {"resume": str(tmp_path / "killed")}, tmp_path).run()
     rows = (tmp_path / "killed" / "metrics.csv").read_text().splitlines()
     assert [row.split(",")[0] for row in rows[1:-1]] == ["150", "150", "300", "300", "450", "450"]
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind", "said"),
+    [
+        (EnvironmentLost("it is gone"), Ended, r"^it is gone; go on with: semagram-train resume=.*run$"),
+        (
+            EnvironmentFault("it is nan"),
+            EnvironmentFault,
+            "^it is nan; going on comes to the same point: take another seed=",
+        ),
+    ],
+)
+def test_a_run_that_its_environments_end_says_how_to_go_on_and_leaves_the_folder(
+    toys, tmp_path, monkeypatch, fault, kind, said
+):
+    def fails(*_):
+        raise fault
+
+    keys = keys_of(*toys.tiny_keys, "task=gym", "task.id=Pendulum-v1", "steps=400", "evaluation.every=0")
+    run = Training.begin(keys, tmp_path / "run")
+    monkeypatch.setattr(type(run.parts.env), "close_extras", fails)
+    real = Training._save
+    monkeypatch.setattr(
+        Training, "_save", lambda run: (real(run), monkeypatch.setattr(run.parts.trainer, "run", fails))
+    )
+    with pytest.raises(type(fault)) as caught:
+        run.run()
+    assert caught.value is fault and isinstance(fault.__context__, kind)
+    with pytest.raises(kind, match=said):
+        raise fault.__context__
+    os.close(run.folder.take())
+    monkeypatch.undo()
+    run.parts.close()
 
 
 def test_going_on_with_more_steps_is_as_if_they_had_been_asked_for_at_once(runs, whole, tmp_path):
