@@ -76,17 +76,22 @@ def bench(keys: dict, folder: Path) -> dict:
 def tabulate(config) -> dict:
     """Make the table of one or several results files; put it into `readme` or, without one, on stderr."""
     from configs import report  # noqa: PLC0415
+    from configs.schema import BenchConfig  # noqa: PLC0415
+    from configs.strict import ConfigError  # noqa: PLC0415
     from envs.benchmark.results import read  # noqa: PLC0415
 
     paths = [config.table] if isinstance(config.table, str) else config.table
     results = [result for path in paths for result in read(path)]
+    names, agent = report.agents(results), config.agent
+    if names and agent not in names:
+        if agent != BenchConfig.agent:
+            raise ConfigError(f"agent={agent}: not in {', '.join(paths)}, which have {', '.join(names)}")
+        agent = names[0]
     if config.readme:
         changed = report.update_readme(Path(config.readme), results)
         print(f"{config.readme}: {'written' if changed else 'was up to date'}", file=sys.stderr)
     else:
         print(report.document(results), file=sys.stderr)
-    names = report.agents(results)
-    agent = config.agent if config.agent in names or not names else names[0]
     return {"table": paths, **report.summary(results, agent)}
 
 

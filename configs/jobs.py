@@ -4,25 +4,27 @@ import json
 import os
 import platform
 import re
-import subprocess
 import sys
 from dataclasses import dataclass, replace
-from functools import cache
-from importlib.metadata import version
 from pathlib import Path
 
 from configs.assembly import Assembly
 from configs.resuming import RESUMABLE
+from configs.revision import commit
 from configs.run_folder import RunFolder
 from configs.schema import TrainConfig
 from configs.store import composed
-from configs.strict import build
+from configs.strict import ConfigError, build
 from envs.benchmark.curves import Curve, read_curve
 from envs.benchmark.results import Result, ResultsError
 from envs.settings import TaskConfig
 from envs.suite import NAMES
 
-CHECKOUT = Path(__file__).resolve().parent.parent
+COPIED = (
+    *("env_steps", "return_mean", "return_std", "episodes", "policy_return_mean", "train_seconds"),
+    *("env_steps_per_second", "gflop_per_decision", "decisions_per_second", "parameters"),
+)
+"""What a result has from the summary as it is."""
 
 
 @dataclass(frozen=True)
@@ -79,26 +81,26 @@ class Job:
             return None
 
     def result(self) -> Result | None:
-        """The finished run's result; None if it is not finished."""
+        """The finished run's result; None if it is not finished. Raises ConfigError for a summary that is damaged."""
+        path = self.folder / "summary.json"
         try:
-            summary = json.loads((self.folder / "summary.json").read_text())
+            summary = json.loads(path.read_text())
         except (OSError, json.JSONDecodeError):
             return None
-        if summary["env_steps"] < self.steps:
-            return None
-        columns = (
-            "env_steps return_mean return_std episodes policy_return_mean train_seconds env_steps_per_second "
-            "gflop_per_decision decisions_per_second parameters"
-        )
-        return Result(
-            task=self.task,
-            seed=self.seed,
-            agent=self.agent,
-            device=device(summary["device"]),
-            commit=commit(),
-            returns=tuple(summary["returns"]),
-            **{name: summary[name] for name in columns.split()},
-        )
+        try:
+            if summary["env_steps"] < self.steps:
+                return None
+            return Result(
+                task=self.task,
+                seed=self.seed,
+                agent=self.agent,
+                device=device(summary["device"]),
+                commit=summary.get("commit") or commit(),  # a peer's says none: our launcher ran it
+                returns=tuple(summary["returns"]),
+                **{name: summary[name] for name in COPIED},
+            )
+        except (KeyError, TypeError) as error:
+            raise ConfigError(f"{path}: damaged, not the summary of a run ({error})") from error
 
 
 def quoted(value: object) -> str:
@@ -116,18 +118,3 @@ def device(name: str) -> str:
     except OSError:
         found = None
     return found[1].strip() if found else platform.processor() or platform.machine()
-
-
-@cache
-def commit() -> str:
-    """The commit this code is at, with a + where it was changed since; outside a checkout its version."""
-    try:
-        head, changed = _git("rev-parse", "--short", "HEAD"), _git("status", "--porcelain", "--untracked-files=no")
-    except (OSError, subprocess.SubprocessError):
-        return f"v{version('semagram')}"
-    return head + "+" * bool(changed)
-
-
-def _git(*arguments: str) -> str:
-    command = ["git", "-C", str(CHECKOUT), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()

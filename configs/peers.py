@@ -32,7 +32,9 @@ def check(peer: PeerConfig) -> Path:
 
 
 def interpreter(peer: PeerConfig) -> str:
-    """The Python that has what the peer needs: `peer.python` or, made with uv once, ~/.cache/semagram/tdmpc2.
+    """The Python that has what the peer needs: `peer.python` or, made with uv, ~/.cache/semagram/tdmpc2.
+
+    That is made anew only where other packages are needed than it was made with.
 
     Raises ConfigError if it cannot be made.
     """
@@ -41,21 +43,22 @@ def interpreter(peer: PeerConfig) -> str:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     folder = cache / "semagram" / peer.name
     python = folder / "bin" / "python"
-    if (folder / READY).exists():
+    needed = [*PINS, *(f"{name}=={version(name)}" for name in SAME), "setuptools"]
+    ready, listed = folder / READY, "".join(f"{package}\n" for package in needed)
+    if ready.exists() and ready.read_text() == listed:
         return str(python)
     uv = shutil.which("uv")
     if uv is None:
         raise ConfigError("peer.python=: uv is not installed; give the interpreter of an environment that has its pins")
     print(f"making an environment for {peer.name} in {folder}: {', '.join(PINS)}", file=sys.stderr)
-    same = [f"{name}=={version(name)}" for name in SAME]
     for command in (
         [uv, "venv", "--quiet", "--clear", "--python", sys.executable, str(folder)],
-        [uv, "pip", "install", "--quiet", "--python", str(python), *PINS, *same, "setuptools"],
+        [uv, "pip", "install", "--quiet", "--python", str(python), *needed],
     ):
         made = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
         if made.returncode:
             raise ConfigError(f"{' '.join(command[:3])}: {made.stderr.strip().splitlines()[-1]}")
-    (folder / READY).touch()
+    ready.write_text(listed)
     return str(python)
 
 

@@ -30,6 +30,7 @@ from worldmodel.settings import LearningConfig, ModelConfig, PlannerConfig, Visi
 HOME = Path(__file__).resolve().parent.parent
 PATIENCE = 600  # seconds
 TINY = ("Pendulum-v1", "InvertedPendulum-v5")
+SMALL = BenchConfig(tasks=["Pendulum-v1"], seeds=1, steps=500)
 
 
 @pytest.fixture(scope="module")
@@ -135,19 +136,19 @@ def test_a_finished_benchmark_does_nothing_again(done, keys):
 
 def test_killed_or_told_to_stop_it_takes_its_workers_along_and_goes_on(done, keys, tmp_path):
     """Killed in the middle, begun again at once, told to stop, begun again: the numbers are those of the other one."""
-    logs = tmp_path / "log.txt"
-    runs = [tmp_path / "out" / f"{task}-seed1" for task in TINY]
+    logs, task = tmp_path / "log.txt", TINY[0]
+    run = tmp_path / "out" / f"{task}-seed1"
 
     def start():
         with open(logs, "ab") as file:
-            return subprocess.Popen(command(keys), cwd=tmp_path, stdout=subprocess.PIPE, stderr=file)
+            return subprocess.Popen(command(keys, f"tasks=[{task}]"), cwd=tmp_path, stdout=subprocess.PIPE, stderr=file)
 
     process = start()
 
     def logged(words):
         return any(words in log.read_text() for log in tmp_path.glob("out/*/log.txt"))
 
-    wait_for(process, lambda: any(map(saved, runs)))
+    wait_for(process, lambda: saved(run))
     process.kill()
     process.communicate()
     process = start()
@@ -162,9 +163,8 @@ def test_killed_or_told_to_stop_it_takes_its_workers_along_and_goes_on(done, key
     out, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0
     home, _, result, _ = done
-    assert json.loads(out.decode().splitlines()[-1])["return_mean"] == result["return_mean"]
-    for run in runs:
-        assert (run / "metrics.csv").read_bytes() == (home / "out" / run.name / "metrics.csv").read_bytes()
+    assert json.loads(out.decode().splitlines()[-1])["return_mean"] == {task: result["return_mean"][task]}
+    assert (run / "metrics.csv").read_bytes() == (home / "out" / run.name / "metrics.csv").read_bytes()
 
 
 def test_other_settings_or_fewer_steps_do_not_mix_with_what_is_there(done, keys):
@@ -224,11 +224,30 @@ def test_every_task_gets_its_first_seed_before_any_gets_its_second(monkeypatch, 
 def test_two_benchmarks_do_not_share_a_folder(monkeypatch, tmp_path):
     monkeypatch.setattr(benchmark, "Screen", Silent)
     monkeypatch.setattr(benchmark, "PATIENCE", 1)
-    first = Benchmark.begin(BenchConfig(), tmp_path)
+    first = Benchmark.begin(SMALL, tmp_path)
     with pytest.raises(ConfigError, match="another semagram-bench"):
-        Benchmark.begin(BenchConfig(), tmp_path)
+        Benchmark.begin(SMALL, tmp_path)
     os.close(first.lock)
-    os.close(Benchmark.begin(BenchConfig(), tmp_path).lock)
+    os.close(Benchmark.begin(SMALL, tmp_path).lock)
+
+
+def test_a_result_is_of_the_steps_asked_for_and_of_the_code_that_ran(monkeypatch, tmp_path):
+    """Three environments end a step late; the commit may have changed since the run began."""
+    monkeypatch.setattr(benchmark, "Screen", Silent)
+    bench = Benchmark.begin(replace(SMALL, envs=3), tmp_path)
+    (job,) = bench.jobs()
+    summary = asdict(result("Pendulum-v1", 1, 5.0)) | {"env_steps": 501, "commit": "then"}
+    job.folder.mkdir()
+    path = job.folder / "summary.json"
+    path.write_text(json.dumps({"env_steps": 501}))
+    with pytest.raises(ConfigError, match=rf"^{path}: damaged, not the summary of a run \('device'\)$"):
+        bench.run()
+    path.write_text(json.dumps(summary))
+    assert bench.run()["return_mean"] == {"Pendulum-v1": 5.0}
+    (found,) = read(tmp_path / benchmark.RESULTS)
+    assert (found.env_steps, found.commit) == (500, "then")
+    assert bench.run()["return_mean"] == {"Pendulum-v1": 5.0}
+    os.close(bench.lock)
 
 
 def fixed(config):
@@ -262,18 +281,18 @@ def test_what_is_perceived_is_passed_on():
 
 def test_a_folder_begun_before_there_was_a_key_goes_on_with_its_default_only(monkeypatch, tmp_path):
     monkeypatch.setattr(benchmark, "Screen", Silent)
-    os.close(Benchmark.begin(BenchConfig(), tmp_path).lock)
+    os.close(Benchmark.begin(SMALL, tmp_path).lock)
     path = tmp_path / benchmark.SETTINGS
     before = json.loads(path.read_text())
     del before["takeover"], before["learning"]["expert"], before["model"]["vision"]["patch"]
     path.write_text(json.dumps(before))
     for part, config in (
-        ("learning", BenchConfig(learning=LearningConfig(expert=1.0))),
-        ("model", BenchConfig(model=ModelConfig(vision=VisionConfig(patch=4)))),
+        ("learning", replace(SMALL, learning=LearningConfig(expert=1.0))),
+        ("model", replace(SMALL, model=ModelConfig(vision=VisionConfig(patch=4)))),
     ):
         with pytest.raises(ConfigError, match=f"other settings of {part}"):
             Benchmark.begin(config, tmp_path)
-    os.close(Benchmark.begin(BenchConfig(), tmp_path).lock)
+    os.close(Benchmark.begin(SMALL, tmp_path).lock)
 
 
 @pytest.mark.parametrize("text", [b"{", b"\xff", b"[1]", b"{}"])
@@ -282,7 +301,7 @@ def test_damaged_settings_are_named(monkeypatch, tmp_path, text):
     path = tmp_path / benchmark.SETTINGS
     path.write_bytes(text)
     with pytest.raises(ConfigError, match=rf"^{path}: damaged, not .*$"):
-        Benchmark.begin(BenchConfig(), tmp_path)
+        Benchmark.begin(SMALL, tmp_path)
     assert path.read_bytes() == text
 
 
@@ -340,13 +359,15 @@ def test_several_results_files_become_one_comparison(table, capsys):
     shown = capsys.readouterr().err
     assert "| no-planner | 485 | 0.485 | 0.50 |" in shown
     assert shown.index("**semagram**") < shown.index("**no-planner**")
+    assert tabulate(replace(BenchConfig(), table=theirs))["agent"] == "no-planner"
+    with pytest.raises(ConfigError, match=rf"^agent=nobody: not in {theirs}, which have no-planner$"):
+        tabulate(replace(BenchConfig(), table=theirs, agent="nobody"))
 
 
 def test_the_readme_shows_the_committed_results():
     """Fails when docs/results/dmc-100k.csv has changed and the README's table has not."""
     path, readme = HOME / "docs" / "results" / "dmc-100k.csv", HOME / "README.md"
-    if not path.exists():
-        return
+    assert path.exists()
     command = "semagram-bench table=docs/results/dmc-100k.csv readme=README.md"
     try:
         current = block_is_current(readme, report.BLOCK, report.document(read(path)))

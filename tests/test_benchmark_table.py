@@ -33,6 +33,7 @@ def test_anchors_that_nobody_published_are_empty():
     assert anchors.published("Pendulum-v1") == {}
     assert anchors.best("Pendulum-v1") is None
     assert anchors.scale("Pendulum-v1") is None
+    assert anchors.scale("humanoid_CMU-run") == 1000
     assert anchors.best("cheetah-run") == anchors.Anchor(100_000, 722.0, "XQC")
     assert anchors.published("finger-turn_easy")[100_000] == 488.0
 

@@ -71,7 +71,7 @@ def test_what_is_no_checkout_or_no_interpreter_is_refused(checkout, tmp_path):
         check(PeerConfig("tdmpc2", str(tmp_path)))
 
 
-def test_an_environment_is_made_once(monkeypatch, tmp_path):
+def test_an_environment_is_made_once_for_the_same_packages(monkeypatch, tmp_path):
     ran = []
 
     def fake(command, **rest):
@@ -88,6 +88,9 @@ def test_an_environment_is_made_once(monkeypatch, tmp_path):
     assert {"torch==2.7.1", "tensordict==0.8.3", "torchrl==0.8.1"} < set(ran[1])
     assert interpreter(peer) == python
     assert len(ran) == 2
+    monkeypatch.setattr(peers, "PINS", ("torch==2.7.2",))
+    assert interpreter(peer) == python
+    assert "torch==2.7.2" in ran[3]
     assert interpreter(PeerConfig("tdmpc2", "x", "python9")) == "python9"
 
 

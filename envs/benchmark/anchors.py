@@ -48,7 +48,7 @@ def scale(task: str) -> float | None:
     if name in _tdmpc2():
         rate = re.match(r"mw-|myo-|(lift|pick|stack)-|turn-faucet", name)
         return 1.0 if rate else 1000.0
-    return 1000.0 if re.fullmatch(r"[a-z]+(-[a-z0-9]+)+", name) and not re.search(r"-v\d+$", name) else None
+    return 1000.0 if re.fullmatch(r"[a-z]+(-[A-Za-z0-9]+)+", name) and not re.search(r"-v\d+$", name) else None
 
 
 @cache
