@@ -32,6 +32,7 @@ from worldmodel.replay import Replay
 from worldmodel.senses import LANGUAGE, Shapes, is_image
 from worldmodel.settings import PlannerConfig
 
+NO_COMPILER = "no C++ compiler here (Debian, Ubuntu: apt-get install g++)"
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
 ENDLESS = 1000  # control steps an episode without an end is cut to in an evaluation, and its discount taken from
 
@@ -45,7 +46,7 @@ class Machine:
 
 
 def prepare(config: MachineConfig) -> Machine:
-    """Set threads; resolve `auto`. Raises ValueError for a device that is not there, or more threads than cores."""
+    """Set threads; resolve `auto`. Raises ValueError for a device or a compiler that is not there, too many threads."""
     cores = os.cpu_count() or 1
     if config.threads > cores:
         raise ValueError(f"threads={config.threads}: at most {cores}, the cores of this machine")
@@ -58,7 +59,11 @@ def prepare(config: MachineConfig) -> Machine:
     there = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name.startswith("cuda") and int(name.partition(":")[2] or 0) >= there:
         raise ValueError(f"device={config.device}: CUDA devices here: {there}; device=cpu works")
-    compiled = config.compile == "true" or (config.compile == "auto" and compiler_works())
+    compiled = config.compile != "false" and compiler_works()
+    if not compiled and config.compile == "true":
+        raise ValueError(f"compile=true: {NO_COMPILER}")
+    if not compiled and config.compile == "auto":
+        warnings.warn(f"{NO_COMPILER}: running 2-3 times slower", stacklevel=2)
     return Machine(torch.device(name), compiled)
 
 
@@ -73,14 +78,13 @@ def keep_memory() -> None:
 
 
 def compiler_works() -> bool:
-    """Whether torch.compile has a C++ compiler here; warns once, plainly, if not."""
+    """Whether torch.compile has a C++ compiler here."""
     from torch._inductor.cpp_builder import get_cpp_compiler  # noqa: PLC0415
     from torch._inductor.exc import InvalidCxxCompiler  # noqa: PLC0415
 
     try:
         get_cpp_compiler()
     except InvalidCxxCompiler:
-        warnings.warn("no C++ compiler: running 2-3 times slower (Debian, Ubuntu: apt-get install g++)", stacklevel=2)
         return False
     return True
 

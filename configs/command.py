@@ -13,6 +13,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
+from tqdm import tqdm
 
 from configs.schema import PeerConfig
 from configs.store import register
@@ -57,10 +58,14 @@ def run(name: str, help_text: str, body: Callable[[dict, Path], dict]) -> list[d
     import hydra  # noqa: PLC0415
     from hydra.core.hydra_config import HydraConfig  # noqa: PLC0415
     from hydra.errors import HydraException  # noqa: PLC0415
+    from omegaconf.errors import OmegaConfBaseException  # noqa: PLC0415
+
+    from configs.footprint import prune  # noqa: PLC0415
 
     os.environ["HYDRA_FULL_ERROR"] = "1"
     warnings.formatwarning = lambda message, *place, **line: f"semagram: {message}\n"  # not where in the code, too
     OmegaConf.register_new_resolver("semagram.label", label, replace=True)
+    OmegaConf.register_new_resolver("semagram.process", os.getpid, replace=True)
     register()
     _check_arguments(name)
     outcome: list[dict | Exception] = []
@@ -74,7 +79,7 @@ def run(name: str, help_text: str, body: Callable[[dict, Path], dict]) -> list[d
                 raise
             outcome.append(error)
         finally:
-            _prune(folder)
+            prune()
 
     logging.getLogger("robot.gated").disabled = True  # of a fault the command tells itself
     try:
@@ -86,6 +91,8 @@ def run(name: str, help_text: str, body: Callable[[dict, Path], dict]) -> list[d
             hydra.main(version_base="1.3", config_path=None, config_name=name)(task)()
     except HydraException as error:
         _refuse(_explain(error, name))
+    except OmegaConfBaseException as error:  # of a value that refers to others
+        _refuse(f"{error.full_key}: {str(error).splitlines()[0]}" if error.full_key else _one_line(error))
     except OSError as error:  # Hydra makes the run folder
         _refuse(in_one_line(error))
     except KeyboardInterrupt as stop:
@@ -135,8 +142,8 @@ def _drop() -> None:
 
 
 def say(text: str) -> None:
-    """A line on stderr."""
-    print(text, file=sys.stderr, flush=True)
+    """A line on stderr, above a progress bar."""
+    tqdm.write(text, file=sys.stderr)
 
 
 def given() -> set[str]:
@@ -151,14 +158,6 @@ def moved() -> bool:
     from hydra.core.hydra_config import HydraConfig  # noqa: PLC0415
 
     return any(text.startswith("hydra.run.dir=") for text in HydraConfig.get().overrides.hydra)
-
-
-def _prune(folder: Path) -> None:
-    """Remove the folder Hydra made, and those above it, as far as they are empty."""
-    for path in (folder, *folder.parents):
-        if path == Path.cwd() or not path.is_dir() or any(path.iterdir()):
-            return
-        path.rmdir()
 
 
 def _refuse(message: str, code: int = MISTAKE) -> None:

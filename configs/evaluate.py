@@ -28,7 +28,7 @@ Keys, with their defaults:
   device=cpu               cpu, cuda or auto
   threads=1                of the CPU
   compile=auto             of the timed decisions; false is quicker to start and decides more slowly
-  hydra.run.dir=...        where to put the results (default runs/evaluations/<time>)
+  hydra.run.dir=...        where to put the results (default runs/evaluations/<time>-<process>)
 
 Leaves in the folder: summary.json, returns.png (every episode with the planner and without) and, with video=true,
 rollout.mp4. Progress goes to stderr; the last line of stdout is one JSON object, the same as summary.json:

@@ -140,6 +140,9 @@ class PeerConfig:
             raise ValueError(f"peer={self.name}: one of {', '.join(PEERS)}")
         if self.name != "none" and not self.path:
             raise ValueError(f"peer.path=: a checkout of {self.name}, e.g. peer.path=../{self.name}")
+        for key in ("path", "python", "decisions"):
+            if self.name == "none" and getattr(self, key):
+                raise ValueError(f"peer.{key}={getattr(self, key)}: only with peer={' or '.join(PEERS[1:])}")
         if self.decisions < 0:
             raise ValueError(f"peer.decisions={self.decisions}: at least 0")
 
@@ -209,6 +212,10 @@ class TokensConfig(CodecChoices):
                 raise ValueError("out=: a new folder for the demonstrations, e.g. out=runs/arm")
         elif not self.dataset and not (self.verb == "draw" and self.sentence):
             raise ValueError("dataset=: a LeRobotDataset's folder; `semagram-tokens demo out=runs/arm` makes one")
+        if self.out and self.verb not in ("fit", "demo"):
+            raise ValueError(f"out={self.out}: only of fit and demo; hydra.run.dir= says where {self.verb} leaves all")
+        if self.sentence and self.verb != "draw":
+            raise ValueError(f"sentence={self.sentence}: only of draw, not of {self.verb}")
         CodecChoices.__post_init__(self)
         check("", self, "seconds", above=0)
         check("", self, "held_out", low=0.05, high=0.9)

@@ -20,7 +20,15 @@ def register() -> None:
     """Give Hydra the defaults, and every task by its name."""
     from hydra.core.config_store import ConfigStore  # noqa: PLC0415
 
-    store = ConfigStore.instance()
+    _groups(ConfigStore.instance())
+    for command in (_train, _evaluate, _tokens, _twin, _record, _run, _serve, _bench):
+        keys, folder, *chosen = command()
+        node = {"defaults": [*chosen, *QUIET, "_self_"], **keys, **_hydra(folder)}
+        ConfigStore.instance().store(name=command.__name__.removeprefix("_"), node=node)
+
+
+def _groups(store) -> None:
+    """What is chosen by name."""
     for name in NAMES:
         store.store(group="task", name=name, node=TaskConfig(name).keys())
     store.store(group="task", name="gym", node=TaskConfig("gym", "-").keys() | {"id": ""})
@@ -30,55 +38,53 @@ def register() -> None:
         store.store(group="randomise", name=name, node=asdict(variation))
     for name, vision in EYES.items():
         store.store(group="vision", name=name, package="model.vision", node=asdict(vision))
-    train = asdict(TrainConfig())
-    del train["task"], train["randomise"], train["model"]["vision"]
-    evaluate = asdict(EvaluateConfig())
-    del evaluate["randomise"]
-    folder = "runs/${semagram.label:${task.name},${task.id},${task.names}}/${now:%Y-%m-%d_%H-%M-%S}-seed${seed}"
-    store.store(
-        name="train",
-        node={
-            "defaults": [{"task": DEFAULT_TASK}, {"randomise": "off"}, {"vision": "small"}, *QUIET, "_self_"],
-            **train,
-            **_hydra(folder),
-        },
-    )
-    store.store(
-        name="evaluate",
-        node={
-            "defaults": [{"randomise": "off"}, *QUIET, "_self_"],
-            **evaluate,
-            **_hydra("runs/evaluations/${now:%Y-%m-%d_%H-%M-%S}"),
-        },
-    )
-    store.store(
-        name="tokens",
-        node={
-            "defaults": [*QUIET, "_self_"],
-            **asdict(TokensConfig(verb="demo", out="-")),
-            "verb": "",
-            "out": "",
-            **_hydra("runs/tokens/${now:%Y-%m-%d_%H-%M-%S}-${verb}"),
-        },
-    )
-    twin = asdict(TwinConfig(port_file="-")) | {"port_file": ""}
-    store.store(name="twin", node={"defaults": [*QUIET, "_self_"], **twin, **_hydra(".")})
-    record = asdict(RecordConfig(dataset="-")) | {"dataset": ""}
-    record["job"] = record.pop("task")
-    record["robot_cameras"] = _open()
-    store.store(name="record", node={"defaults": [*QUIET, "_self_"], **record, **_hydra(".")})
-    run = asdict(RunConfig(checkpoint="-")) | {"checkpoint": "", "robot_cameras": _open()}
-    store.store(name="run", node={"defaults": [*QUIET, "_self_"], **run, **_hydra(".")})
-    serve = asdict(ServeConfig(checkpoint="-", secret="-")) | {"checkpoint": "", "secret": ""}
-    store.store(name="serve", node={"defaults": [*QUIET, "_self_"], **serve, **_hydra(".")})
     for name in PEERS:
         store.store(group="peer", name=name, node={f.name: f.default for f in fields(PeerConfig)} | {"name": name})
-    bench = asdict(BenchConfig())
-    del bench["peer"]
-    store.store(
-        name="bench",
-        node={"defaults": [{"peer": "none"}, *QUIET, "_self_"], **bench, **_hydra("${out}")},
-    )
+
+
+# Of each command: its keys, its folder, and what else it is put together from.
+
+
+def _train() -> tuple:
+    keys = asdict(TrainConfig())
+    del keys["task"], keys["randomise"], keys["model"]["vision"]
+    folder = "runs/${semagram.label:${task.name},${task.id},${task.names}}/${now:%Y-%m-%d_%H-%M-%S}-seed${seed}"
+    return keys, folder, {"task": DEFAULT_TASK}, {"randomise": "off"}, {"vision": "small"}
+
+
+def _evaluate() -> tuple:
+    keys = asdict(EvaluateConfig())
+    del keys["randomise"]
+    return keys, "runs/evaluations/${now:%Y-%m-%d_%H-%M-%S}-${semagram.process:}", {"randomise": "off"}
+
+
+def _tokens() -> tuple:
+    keys = asdict(TokensConfig(verb="demo", out="-")) | {"verb": "", "out": ""}
+    return keys, "runs/tokens/${now:%Y-%m-%d_%H-%M-%S}-${semagram.process:}-${verb}"
+
+
+def _twin() -> tuple:
+    return asdict(TwinConfig(port_file="-")) | {"port_file": ""}, "."
+
+
+def _record() -> tuple:
+    keys = asdict(RecordConfig(dataset="-")) | {"dataset": ""}
+    keys["job"] = keys.pop("task")
+    return keys | {"robot_cameras": _open()}, "."
+
+
+def _run() -> tuple:
+    return asdict(RunConfig(checkpoint="-")) | {"checkpoint": "", "robot_cameras": _open()}, "."
+
+
+def _serve() -> tuple:
+    return asdict(ServeConfig(checkpoint="-", secret="-")) | {"checkpoint": "", "secret": ""}, "."
+
+
+def _bench() -> tuple:
+    keys = asdict(BenchConfig())
+    del keys["peer"]
+    return keys, "${out}", {"peer": "none"}
 
 
 def composed(name: str, arguments: list[str]) -> dict:
@@ -101,4 +107,5 @@ def _open() -> DictConfig:
 
 
 def _hydra(folder: str) -> dict:
-    return {"hydra": {"run": {"dir": folder}, "output_subdir": None}}
+    told = {"footprint": {"_target_": "configs.footprint.Footprint"}}
+    return {"hydra": {"run": {"dir": folder}, "output_subdir": None, "callbacks": told}}

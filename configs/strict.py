@@ -48,7 +48,9 @@ def _value(kind, value, where: str):
         return _either(typing.get_args(kind), value, where)
     if (sequence := typing.get_origin(kind)) in (list, tuple):
         if not isinstance(value, list | tuple):
-            raise ConfigError(f"{where}={value}: a list, e.g. {where}=[{_EXAMPLES[typing.get_args(kind)[0]]}]")
+            one = typing.get_args(kind)[0]
+            example = value if isinstance(value, one) else _EXAMPLES[one]
+            raise ConfigError(f"{where}={value}: a list, e.g. {where}=[{example}]")
         return sequence(_value(typing.get_args(kind)[0], item, where) for item in value)
     if kind is str and isinstance(value, bool):
         value = str(value).lower()  # compile=true reaches us as a truth value

@@ -75,7 +75,8 @@ def train(keys: dict, folder: Path) -> dict:
 
     if keys["resume"] and moved():
         raise ConfigError(f"hydra.run.dir=: not with resume={keys['resume']}, which goes on in its own folder")
-    build(TrainConfig, keys)  # a mistake is answered before PyTorch is imported
+    if not keys["resume"]:  # its task and more stand in its checkpoint
+        build(TrainConfig, keys)  # a mistake is answered before PyTorch is imported
     from configs.training import Training  # noqa: PLC0415
 
     return Training.begin(keys, folder, given()).run()

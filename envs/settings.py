@@ -120,9 +120,10 @@ class TaskConfig:
         return {name: value for name, value in asdict(self).items() if value is not None}
 
 
-def label(name: str, gym_id: str, names: Iterable[str]) -> str:
+def label(name: object, gym_id: object, names: object) -> str:
     """What a task is called that has these settings, right or wrong."""
-    return {"gym": gym_id, "multi": "+".join(names)}.get(name, name)
+    several = "+".join(map(str, names)) if isinstance(names, Iterable) else names
+    return str({"gym": gym_id, "multi": several}.get(str(name), name))
 
 
 def find(name: str, key: str = "task.name") -> None:

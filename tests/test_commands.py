@@ -1,5 +1,6 @@
 """Laws of the commands: help is fast and whole; a mistake costs one line, exit code 2, and leaves nothing behind."""
 
+import errno
 import os
 import resource
 import subprocess
@@ -105,7 +106,11 @@ def test_help_imports_nothing_heavy(name):
             "cheetah-run have different observations",
         ),
         ("evaluate", ["checkpoint=run", f"sentence={'a' * 500}"], "sentence: 500 characters; at most 120"),
-        ("train", ["task=multi", "task.names=walker-walk"], "task.names=walker-walk: a list, e.g. task.names=[a,b]"),
+        (
+            "train",
+            ["task=multi", "task.names=walker-walk"],
+            "task.names=walker-walk: a list, e.g. task.names=[walker-walk]",
+        ),
         ("train", ["task.names=[walker-run]"], "task.names=[walker-run]: only with task=multi"),
         ("train", ["task.sentence=1"], "task.sentence=1: text"),
         ("train", ["task.sentence=up"], "task.sentence=up: nothing hears it; senses=[...,language]"),
@@ -125,6 +130,17 @@ def test_help_imports_nothing_heavy(name):
         ("evaluate", ["vision=large"], "vision: no such key; valid here: device, "),
         ("record", ["tsk=touch"], "tsk: no such key; did you mean task?"),
         ("bench", ["peer.pth=1"], "peer.pth: no such key; did you mean peer.path or "),
+        ("train", ["task=multi", "task.names=5"], "task.names=5: a list, e.g. task.names=[a,b]"),
+        ("train", ["task=multi", "task.names=[1,2]"], "task.names=1: text"),
+        ("train", ["~seed"], "hydra.run.dir: Interpolation key 'seed' not found"),
+        ("train", ["seed=${missing}"], "Interpolation key 'missing' not found"),
+        ("train", ["senses=images.main"], "senses=images.main: a list, e.g. senses=[images.main]"),
+        ("train", ["compile=true"], "compile=true: no C++ compiler here (Debian"),
+        ("bench", ["out=${x}"], "Interpolation key 'x' not found"),
+        ("bench", ["peer.path=../tdmpc2"], "peer.path=../tdmpc2: only with peer=tdmpc2"),
+        ("bench", ["peer.decisions=5"], "peer.decisions=5: only with peer=tdmpc2"),
+        ("tokens", ["compare", "dataset=a", "out=foo"], "out=foo: only of fit and demo"),
+        ("tokens", ["fit", "dataset=a", "sentence=x"], "sentence=x: only of draw, not of fit"),
         ("evaluate", [], "checkpoint=: a run folder or a checkpoint"),
         ("evaluate", ["checkpoint=nowhere"], "checkpoint=nowhere: no such folder"),
         ("evaluate", ["checkpoint=nowhere", "episodes=0"], "episodes=0: at least 1"),
@@ -172,6 +188,8 @@ def test_a_mistake_is_one_line_and_nothing_is_written(command, tmp_path, monkeyp
     import torch  # noqa: PLC0415
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    if "compile=true" in arguments:
+        monkeypatch.setattr("configs.assembly.compiler_works", lambda: False)
     code, out, err = command(name, *arguments)
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert err.startswith("semagram: ")
@@ -185,6 +203,22 @@ def test_a_mistake_ends_a_process_the_same_way(tmp_path):
     assert (ended.returncode, ended.stdout) == (2, "")
     assert ended.stderr == "semagram: sede: no such key; did you mean senses or seed?\n"
     assert not [*tmp_path.iterdir()]
+
+
+def test_only_the_folders_that_it_made_are_removed(command, tmp_path):
+    (tmp_path / "mine").mkdir()
+    for place in ("mine", "mine/run", "mine/more/run"):
+        code, _, err = command("train", f"hydra.run.dir={place}", "steps=0")
+        assert (code, err.count("\n")) == (2, 1)
+        assert [path.name for path in tmp_path.rglob("*")] == ["mine"]
+
+
+def test_a_folder_that_cannot_be_removed_does_not_hide_the_mistake(command, monkeypatch):
+    def busy(_):
+        raise OSError(errno.EBUSY, "busy")
+
+    monkeypatch.setattr("pathlib.Path.rmdir", busy)
+    assert command("train", "steps=0")[2] == "semagram: steps=0: at least 1\n"
 
 
 def test_values_of_the_wrong_kind_are_refused():
