@@ -1,9 +1,7 @@
 """Several environments in a process each, which end with the process that started them."""
 
-import ctypes
 import os
 import signal
-import sys
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -15,9 +13,9 @@ import gymnasium
 from gymnasium.vector.async_vector_env import AsyncState
 
 from envs.faults import EnvironmentFault, EnvironmentLost
+from envs.parent import follow
 
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True)
@@ -37,10 +35,7 @@ class Started:
         if os.getpid() != self.parent:
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                 signal.signal(number, signal.SIG_IGN)
-            if sys.platform == "linux":
-                ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-                if os.getppid() != self.parent:  # it died before the line above
-                    os._exit(1)
+            follow(self.parent, signal.SIGKILL)
         return self.make()
 
 
