@@ -12,11 +12,10 @@ import numpy as np
 import torch
 from gymnasium import spaces
 
+from configs.episodes import Episodes
 from configs.schema import MachineConfig, TrainConfig
 from envs.blackout import watched
-from envs.make import episode_limit, make_vector
-from envs.multi import take_turns
-from envs.senses import Senses
+from envs.make import ENDLESS, episode_limit, make_vector
 from envs.settings import TaskConfig
 from policies.agent import Agent
 from policies.checkpoint import Identity
@@ -24,17 +23,15 @@ from policies.folders import FolderError
 from policies.tokens import Tokens
 from policies.trainer import Trainer
 from policies.words import WORDS, Words
-from worldmodel import senses as naming
 from worldmodel.learner import Learner
 from worldmodel.model import WorldModel
 from worldmodel.planner import Planner
 from worldmodel.replay import Replay
-from worldmodel.senses import LANGUAGE, Shapes, is_image
+from worldmodel.senses import LANGUAGE, is_image
 from worldmodel.settings import PlannerConfig
 
 NO_COMPILER = "no C++ compiler here (Debian, Ubuntu: apt-get install g++)"
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
-ENDLESS = 1000  # control steps an episode without an end is cut to in an evaluation, and its discount taken from
 
 
 @dataclass(frozen=True)
@@ -90,7 +87,7 @@ def compiler_works() -> bool:
 
 
 def discount_of(limit: int | None) -> float:
-    """Discount of one control step, from an episode's length: (n - 5) / n with n = length / 5 bounded to 0.95..0.995.
+    """Discount of one control step, from an episode's length: (n - 1) / n with n = length / 5, bounded to 0.95..0.995.
 
     Source: TD-MPC2 (arXiv 2310.16828), appendix: a fifth of an episode is the horizon.
     """
@@ -102,12 +99,6 @@ def senses_of(space: spaces.Dict) -> dict[str, tuple[int, ...]]:
     """The senses of an environment's observation space, each with the shape of what the model gets of it."""
     seen = {key: part for key, part in space.items() if not key.startswith("mask.")}
     return {key: (Words.size,) if key == LANGUAGE else part.shape for key, part in seen.items()}
-
-
-def perceived(senses: Shapes) -> Senses:
-    """What an environment has to show for a model that perceives these."""
-    sizes = [shape[0] for key, shape in senses.items() if is_image(key)]
-    return Senses(tuple(naming.name(key) for key in senses), *sizes[:1])
 
 
 @dataclass(frozen=True)
@@ -131,19 +122,11 @@ class Assembly:
         return make_vector(config.task, config.envs, variation=config.randomise, senses=config.perceived, wrap=watched)
 
     @cached_property
-    def evaluation_env(self):
-        """An environment for each evaluation episode, in this process."""
+    def episodes(self) -> Episodes:
+        """Those of an evaluation."""
         config = self.config
         settings = {"variation": config.randomise, "senses": config.perceived, "wrap": watched}
-        env = make_vector(config.task, config.evaluation.episodes, processes=False, **settings)
-        if config.task.name == "multi":
-            take_turns(env.envs)
-        return env
-
-    @cached_property
-    def limit(self) -> int:
-        """Control steps of an episode."""
-        return episode_limit(self.env) or ENDLESS
+        return Episodes(config.task, config.evaluation.episodes, **settings)
 
     @cached_property
     def step_discount(self) -> float:
@@ -231,8 +214,8 @@ class Assembly:
     def close(self) -> None:
         """End the environments' processes."""
         self.env.close()
-        if "evaluation_env" in self.__dict__:
-            self.evaluation_env.close()
+        if "episodes" in self.__dict__:
+            self.episodes.close()
 
 
 def loaded_agent(

@@ -4,43 +4,42 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
 from gymnasium import Env
 from tqdm import tqdm
 
-from configs.assembly import ENDLESS, Machine, loaded_agent, perceived, prepare, senses_of
+from configs.assembly import Machine, loaded_agent, prepare, senses_of
+from configs.command import say
+from configs.episodes import TOGETHER, Episodes
 from configs.films import film
-from configs.pace import measure
+from configs.pace import Pace, measure
 from configs.schema import EvaluateConfig
 from configs.strict import ConfigError, build
+from envs import language
 from envs.benchmark.figures import paired_strips
 from envs.benchmark.statistics import mean_interval
 from envs.blackout import watched
 from envs.dropping import Dropping
-from envs.language import say
-from envs.make import episode_limit, make, make_vector
-from envs.multi import take_turns
+from envs.make import make
 from envs.senses import Senses
 from envs.settings import TaskConfig
 from policies.agent import Agent
 from policies.checkpoint import (
-    LAST,
     PROGRESS,
     REPLAY,
     Identity,
+    find_checkpoint,
     load_model,
     read_identity,
-    saved_in,
     versions,
 )
 from policies.files import replace_file
-from policies.folders import MANIFEST, FolderError, check_folder, read_tensors
+from policies.folders import FolderError, check_folder, read_tensors
 from policies.memories import Memories
-from policies.one_by_one import OneByOne
-from policies.rollouts import Rollout, by_task, rollout, success_rates
+from policies.rollouts import Rollout, by_task, success_rates
 from worldmodel.arithmetic import plan_gflop
 from worldmodel.model import WorldModel
 from worldmodel.replay import Replay
@@ -63,11 +62,11 @@ class Evaluation:
         """Load what `config` says. Raises ConfigError, FolderError."""
         if not config.checkpoint:
             raise ConfigError("checkpoint=: a run folder or a checkpoint, e.g. checkpoint=runs/walker-walk/<run>")
-        path = find(Path(config.checkpoint))
+        path = find_checkpoint(Path(config.checkpoint))
         identity = read_identity(path)
         changed = {name: value for name, value in config.planner.items() if value is not None}
         planner = build(PlannerConfig, asdict(identity.planner) | changed, "planner.")
-        known = perceived(identity.senses).names
+        known = Senses.of(identity.senses).names
         if config.drop and not set(config.drop) < set(known):
             raise ConfigError(f"drop=[{','.join(config.drop)}]: some of what it perceives, {', '.join(known)}; not all")
         machine = prepare(config)
@@ -82,10 +81,28 @@ class Evaluation:
         planned, imagined = self._episodes(True)
         alone, _ = self._episodes(False)
         agent, task = self._agent(True, self.machine.compiled)
-        pace, every = measure(task, self.senses, agent), agent.steps_per_decision
-        plan, update = self._plan_gflop(imagined), _recorded(self.path.parent.parent / "summary.json", "update_gflop")
-        trained = round(_recorded(self.path / PROGRESS, "seconds") or 0, 1) or None
-        result = {
+        pace = measure(task, self.senses, agent)
+        result = self._outcome(planned, alone, task) | self._costs(imagined, pace, agent.steps_per_decision)
+        result |= {
+            "device": str(self.machine.device),
+            "versions": versions(),
+            "agreement": agreement,
+            "planner": asdict(self.planner),
+            "checkpoint": str(self.path),
+        }
+        folder.mkdir(parents=True, exist_ok=True)
+        replace_file(folder / "summary.json", (json.dumps(result, indent=1) + "\n").encode())
+        self._draw(folder, planned, alone, task)
+        say(
+            f"return {result['return_mean']:.0f} ± {result['return_std']:.0f}, policy alone "
+            f"{result['policy_return_mean']:.0f}{success_rates(planned, alone)}, "
+            f"{result['plan_ms_p50']:.1f} ms a plan: {folder}"
+        )
+        return result
+
+    def _outcome(self, planned: Rollout, alone: Rollout, task: TaskConfig) -> dict:
+        """What was asked for, and what the episodes came to."""
+        return {
             "task": task.label,
             "seed": self.config.seed,
             "drop": list(self.config.drop),
@@ -98,6 +115,15 @@ class Evaluation:
             "policy_success_rate": alone.success_rate,
             "returns": _rounded(planned.returns),
             "policy_returns": _rounded(alone.returns),
+            "task_of_each": list(planned.tasks) or None,
+            "tasks": {name: round(value, 3) for name, value in by_task(planned).items()} or None,
+        }
+
+    def _costs(self, imagined: float, pace: Pace, every: float) -> dict:
+        """Time and arithmetic of the training and of a decision, which is for `every` control steps."""
+        plan, update = self._plan_gflop(imagined), _recorded(self.path.parent.parent / "summary.json", "update_gflop")
+        trained = round(_recorded(self.path / PROGRESS, "seconds") or 0, 1) or None
+        return {
             "train_seconds": trained,
             "env_steps_per_second": trained and round(self.identity.env_steps / trained, 2),
             "gflop_per_decision": update and round(update + plan / every, 3),
@@ -107,63 +133,45 @@ class Evaluation:
             "plan_ms_p50": round(pace.percentile(50), 3),
             "plan_ms_p99": round(pace.percentile(99), 3),
             "parameters": sum(p.numel() for p in self.model.parameters()),
-            "device": str(self.machine.device),
-            "versions": versions(),
-            "task_of_each": list(planned.tasks) or None,
-            "tasks": {name: round(value, 3) for name, value in by_task(planned).items()} or None,
-            "agreement": agreement,
-            "planner": asdict(self.planner),
-            "checkpoint": str(self.path),
         }
-        folder.mkdir(parents=True, exist_ok=True)
-        replace_file(folder / "summary.json", (json.dumps(result, indent=1) + "\n").encode())
+
+    def _draw(self, folder: Path, planned: Rollout, alone: Rollout, task: TaskConfig) -> None:
+        """Leave the picture and, if asked for, the video."""
         samples = {"with the planner": planned.returns, "policy alone": alone.returns}
-        steps = self.identity.env_steps
-        paired_strips(folder / "returns.png", samples, f"{task.label}, {steps:,} steps")
+        paired_strips(folder / "returns.png", samples, f"{task.label}, {self.identity.env_steps:,} steps")
         if self.config.video:
             agent, memories = self._agent(True)[0], self.memories if self.senses.cameras else None
-            film(folder / "rollout.mp4", self._filmed(task), agent, _say, self.config.seed, memories)
-        _say(
-            f"return {result['return_mean']:.0f} ± {result['return_std']:.0f}, policy alone "
-            f"{result['policy_return_mean']:.0f}{success_rates(planned, alone)}, "
-            f"{result['plan_ms_p50']:.1f} ms a plan: {folder}"
-        )
-        return result
+            film(folder / "rollout.mp4", self._filmed(task), agent, say, self.config.seed, memories)
 
     def _agent(self, planned: bool, compiled: bool = False) -> tuple[Agent, TaskConfig]:
         return loaded_agent(self.identity, self.model, planned, self.config.seed, self.planner, compiled)
 
     def _episodes(self, planned: bool) -> tuple[Rollout, float]:
         """The episodes, and how many steps a decision imagined in the mean."""
-        agent, task = self._agent(planned)
-        if planned and self.planner.deadline_ms:  # a deadline is for one environment's plan
-            count = range(self.config.episodes)
-            agent = OneByOne([self._agent(True, self.machine.compiled)[0] for _ in count])
+        alone = planned and self.planner.deadline_ms > 0  # a deadline is for one environment's plan
+        agent, task = self._agent(planned, alone and self.machine.compiled)
         settings = {"variation": self.config.randomise, "senses": self.senses, "wrap": self._failing}
-        env = make_vector(task, self.config.episodes, processes=False, **settings)
+        ready = partial(self._say_instead, task)
+        episodes = Episodes(task, self.config.episodes, 1 if alone else TOGETHER, ready, **settings)
         try:
-            if task.name == "multi":
-                take_turns(env.envs)
-            self._say_instead(env.envs, task)
-            self._fits(env)
-            limit = episode_limit(env) or ENDLESS
+            self._fits(episodes.env)
             with tqdm(
-                total=limit,
+                total=episodes.steps,
                 desc="with the planner" if planned else "policy alone",
                 unit="decision",
                 file=sys.stderr,
                 dynamic_ncols=True,
                 mininterval=0.5 if sys.stderr.isatty() else 30,
             ) as bar:
-                result = rollout(env, agent, self.config.seed, limit, bar.update)
+                result = episodes.play(agent, self.config.seed, bar.update)
             return result, agent.imagined / agent.decided
         finally:
-            env.close()
+            episodes.close()
 
     @property
     def senses(self) -> Senses:
         """What the checkpoint's model perceives."""
-        return perceived(self.identity.senses)
+        return Senses.of(self.identity.senses)
 
     @cached_property
     def memories(self) -> Memories | None:
@@ -191,17 +199,17 @@ class Evaluation:
     def _filmed(self, task: TaskConfig) -> Env:
         """The environment of the film: like those of the episodes, and it can be drawn."""
         env = self._failing(make(task, render=True, variation=self.config.randomise, senses=self.senses))
-        self._say_instead([env], task)
+        self._say_instead(task, [env])
         return env
 
-    def _say_instead(self, envs: Sequence[Env], task: TaskConfig) -> None:
+    def _say_instead(self, task: TaskConfig, envs: Sequence[Env], first: int = 0) -> None:
         """Have each say what the settings say. Raises ConfigError for a checkpoint without ears."""
         config = self.config
         if not config.sentence and not config.paraphrases:
             return
         if not self.senses.language:
             raise ConfigError("sentence=, paraphrases=: only for a checkpoint with senses=[...,language]")
-        say(envs, task, config.sentence)
+        language.say(envs, task, config.sentence, first)
 
     def _fits(self, env) -> None:
         """Raise FolderError if the task has other observations or actions than when the checkpoint was made."""
@@ -215,18 +223,6 @@ class Evaluation:
     def _plan_gflop(self, imagined: float) -> float:
         discounts = self.identity.model.token.discounts(self.identity.discount)
         return plan_gflop(self.model, discounts, self.planner, imagined)
-
-
-def find(path: Path) -> Path:
-    """The checkpoint that a run's folder, its folder of checkpoints or one checkpoint means. Raises FolderError."""
-    if not path.is_dir():
-        raise FolderError(f"checkpoint={path}: no such folder")
-    if (path / MANIFEST).exists():
-        return path.resolve() if path.name == LAST else path
-    for folder in (path / "checkpoints", path):
-        if found := saved_in(folder):
-            return found[-1]
-    raise FolderError(f"checkpoint={path}: holds no checkpoint")
 
 
 def _recorded(path: Path, name: str) -> float | None:
@@ -249,7 +245,3 @@ def _returns(name: str, played: Rollout) -> dict:
 
 def _rounded(values) -> list[float]:
     return [round(float(value), 3) for value in values]
-
-
-def _say(text: str) -> None:
-    tqdm.write(text, file=sys.stderr)

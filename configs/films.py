@@ -11,7 +11,7 @@ import imageio.v2 as imageio
 import numpy as np
 
 from configs.sights import Strip
-from envs.make import episode_limit
+from envs.make import ENDLESS, episode_limit
 from envs.rendering import frame
 from policies.agent import Agent
 from policies.files import replace_file
@@ -26,7 +26,6 @@ from sim.canvas import RenderingUnavailable
 from worldmodel.planner import Plan
 
 HEIGHT, WIDTH = 240, 320
-LONGEST = 1000  # control steps
 PLANS = ("plan.svg", "plan.png")
 
 
@@ -58,7 +57,7 @@ def film(
         first = reel.show(frame(env, HEIGHT, WIDTH), observation)
         with imageio.get_writer(aside, fps=round(1 / step_seconds), codec="libx264", quality=7) as video:
             video.append_data(first)
-            for _ in range(episode_limit(env) or LONGEST):
+            for _ in range(episode_limit(env) or ENDLESS):
                 observation, _, terminated, truncated, _ = env.step(action[0].numpy())
                 if terminated or truncated:
                     video.append_data(reel.show(frame(env, HEIGHT, WIDTH), observation))

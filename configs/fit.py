@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-from configs.assembly import perceived
 from configs.strict import ConfigError
 from envs.mirror import STILL
 from envs.senses import Senses
@@ -30,7 +29,7 @@ class Fit:
     @property
     def senses(self) -> Senses:
         """What the checkpoint perceives."""
-        return perceived(self.identity.senses)
+        return Senses.of(self.identity.senses)
 
     @property
     def told(self) -> bool:

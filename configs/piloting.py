@@ -6,13 +6,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from configs.assembly import perceived
-from configs.evaluation import find
 from configs.planning import opened
 from envs.arm import known, seen
-from envs.senses import key
+from envs.senses import Senses, key
 from envs.settings import TaskConfig
-from policies.checkpoint import read_identity
+from policies.checkpoint import find_checkpoint, read_identity
 from policies.words import WORDS
 from robot.config_sim_camera import SimCameraConfig
 from robot.recording.drivers import PolicyDriver
@@ -32,7 +30,7 @@ class Pilot:
     def __init__(self, robot: SO101Sim, task: TaskConfig, senses: Shapes, sentence: str):
         """Open cameras of the model's own, beside the robot's. Raises RenderingUnavailable, ValueError."""
         self._parts = known(so101.components(robot.scene), task.state) if STATE in senses else None
-        looks, self._cameras = perceived(senses), {}
+        looks, self._cameras = Senses.of(senses), {}
         self._told = {LANGUAGE: WORDS.encode([sentence])} if LANGUAGE in senses else {}
         for name in looks.cameras:
             if name not in CAMERAS:
@@ -64,7 +62,7 @@ class Pilot:
 
 def pilot(config: RecordConfig, robot: SO101Sim) -> PolicyDriver:
     """A checkpoint as a driver. Raises ValueError for one of another task or rate, FolderError."""
-    path = find(Path(config.checkpoint))
+    path = find_checkpoint(Path(config.checkpoint))
     agent, task = opened(path, config.seed, config.device, config.threads, config.planner)
     if task.name != config.task_name or task.control_hz != config.control_hz:
         raise ValueError(

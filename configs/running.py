@@ -12,14 +12,13 @@ from lerobot.robots import Robot
 from configs.arms import wired
 from configs.assembly import perceived
 from configs.command import say
-from configs.evaluation import find
 from configs.fit import Fit
 from configs.planning import LocalPlanner, remote_reach
 from configs.priority import hurried
 from configs.strict import ConfigError
 from envs.mirror import Mirror, scene_bodies
 from envs.settings import TaskConfig
-from policies.checkpoint import Identity, read_identity
+from policies.checkpoint import Identity, find_checkpoint, read_identity
 from policies.rollouts import episode_seeds
 from policies.serving.link import Link
 from policies.serving.messages import Begin
@@ -56,7 +55,7 @@ class Running:
     @classmethod
     def begin(cls, config: RunConfig) -> "Running":
         """Look at the checkpoint. Raises ConfigError, FolderError."""
-        path = find(Path(config.checkpoint))
+        path = find_checkpoint(Path(config.checkpoint))
         identity = read_identity(path)
         task = TaskConfig(**identity.task)
         if not task.is_arm:

@@ -44,11 +44,13 @@ def serve(keys: dict, _folder) -> dict:
 
     config = build(ServeConfig, keys)
     secret = read_secret(config.secret)
-    from configs.evaluation import find  # noqa: PLC0415
     from configs.planning import decider  # noqa: PLC0415
+    from policies.checkpoint import find_checkpoint  # noqa: PLC0415
     from policies.serving.server import Server  # noqa: PLC0415
 
-    found = decider(find(Path(config.checkpoint)), config.seed, config.device, config.threads, config.planner)
+    found = decider(
+        find_checkpoint(Path(config.checkpoint)), config.seed, config.device, config.threads, config.planner
+    )
     server = Server((config.host, config.port), secret, found, lambda line: print(line, file=sys.stderr, flush=True))
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: server.close())

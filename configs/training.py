@@ -6,16 +6,17 @@ import sys
 import time
 from collections.abc import Collection
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tqdm import tqdm
 
 from configs.assembly import Assembly
-from configs.command import SIGNALLED, Ended, handled
+from configs.command import SIGNALLED, Ended, handled, say
 from configs.films import film
 from configs.pace import measure
 from configs.resuming import Resumption
+from configs.revision import commit
 from configs.run_folder import RunFolder
 from configs.schema import TrainConfig
 from configs.strict import ConfigError, build
@@ -29,7 +30,7 @@ from policies.agent import Agent
 from policies.checkpoint import load_trainer, save_checkpoint, versions
 from policies.folders import FolderError
 from policies.memories import Memories
-from policies.rollouts import Rollout, by_task, rollout, success_rates
+from policies.rollouts import Rollout, by_task, success_rates
 from worldmodel.arithmetic import plan_gflop, update_gflop
 
 
@@ -43,7 +44,7 @@ class Training:
 
     `keys`: its config, which every checkpoint holds. `lock`: a descriptor; the folder is ours while it is open.
     `seconds` is the time spent training, evaluations left out, over all its sittings; `evaluated` the environment steps
-    at the last evaluation; `signal` the signal that asked it to stop, or 0.
+    at the last evaluation; `signal` the signal that asked it to stop, or 0. `commit`: of the code that is running.
     """
 
     config: TrainConfig
@@ -54,6 +55,7 @@ class Training:
     seconds: float = 0.0
     evaluated: int = 0
     signal: int = 0
+    commit: str = field(default_factory=commit)
 
     @classmethod
     def begin(cls, keys: dict, path: Path, given: Collection[str] = ()) -> "Training":
@@ -76,7 +78,7 @@ class Training:
     def _resume(cls, found: Resumption) -> "Training":
         config, folder = build(TrainConfig, found.keys), found.folder
         parts = Assembly.begin(config)
-        load_trainer(found.path, parts.trainer, cls._say)
+        load_trainer(found.path, parts.trainer, say)
         run = cls(config, found.keys, parts, folder, folder.take())
         try:
             folder.rewind(int(found.progress["metrics_bytes"]))
@@ -85,9 +87,9 @@ class Training:
             raise
         run.seconds = float(found.progress["seconds"])
         run.evaluated = int(found.progress.get("evaluated", parts.trainer.env_steps))
-        run._say(f"going on from {found.path}")
+        say(f"going on from {found.path}")
         if parts.trainer.env_steps >= config.steps:
-            run._say(f"steps={config.steps}: it has {parts.trainer.env_steps} already, and is only evaluated again")
+            say(f"steps={config.steps}: it has {parts.trainer.env_steps} already, and is only evaluated again")
         return run
 
     def run(self) -> dict:
@@ -132,7 +134,7 @@ class Training:
             self._save()
             with suppress(OSError):  # the terminal is closed
                 name = signal.Signals(self.signal).name
-                self._say(f"stopped by {name}; go on with: semagram-train resume={self.folder.path}")
+                say(f"stopped by {name}; go on with: semagram-train resume={self.folder.path}")
             raise SystemExit(SIGNALLED + self.signal) from None
 
     def _ask(self, number, frame) -> None:
@@ -185,10 +187,10 @@ class Training:
 
     def _evaluate(self, when: str) -> tuple[Rollout, Rollout, Agent]:
         """Evaluate with the planner and without it; also gives the agent that planned."""
-        env, seed, limit = self.parts.evaluation_env, self.config.evaluation.seed, self.parts.limit
+        episodes, seed = self.parts.episodes, self.config.evaluation.seed
         agent = self.parts.evaluator(True, seed)
-        planned = rollout(env, agent, seed, limit, self._heed)
-        alone = rollout(env, self.parts.evaluator(False, seed), seed, limit, self._heed)
+        planned = episodes.play(agent, seed, self._heed)
+        alone = episodes.play(self.parts.evaluator(False, seed), seed, self._heed)
         self.folder.log(
             self._position()
             | {
@@ -200,7 +202,7 @@ class Training:
             }
         )
         self.evaluated = self.parts.trainer.env_steps
-        self._say(
+        say(
             f"{when}: return {planned.returns.mean():.0f} ± {planned.returns.std():.0f}, "
             f"policy alone {alone.returns.mean():.0f}{success_rates(planned, alone)}"
         )
@@ -251,6 +253,7 @@ class Training:
             "parameters": int(learner.flat.numel()),
             "device": str(self.parts.machine.device),
             "versions": versions(),
+            "commit": self.commit,
             "run": str(self.folder.path),
         }
         self.folder.summary(result)
@@ -261,10 +264,6 @@ class Training:
             shown = {"variation": config.randomise, "senses": config.perceived}
             env = watched(make(config.task, render=True, **shown))
             memories = Memories.of(trainer.replay, agent.model) if config.perceived.cameras else None
-            film(path, env, agent, self._say, memories=memories)
-        self._say(f"done: {self.folder.path}")
+            film(path, env, agent, say, memories=memories)
+        say(f"done: {self.folder.path}")
         return result
-
-    @staticmethod
-    def _say(text: str) -> None:
-        tqdm.write(text, file=sys.stderr)

@@ -42,15 +42,17 @@ class Spoken(gymnasium.Wrapper):
         return observation | {KEY: self._said}, reward, terminated, truncated, info
 
 
-def say(envs: Sequence[gymnasium.Env], task: "TaskConfig", sentence: str) -> None:
+def say(envs: Sequence[gymnasium.Env], task: "TaskConfig", sentence: str, first: int = 0) -> None:
     """Have environments of a task say a sentence; where it is empty, each its task in other words, one after the other.
+
+    `first` is the number of the first.
 
     Raises:
         ValueError: a task that has no other words.
     """
     if lacking := [part.name for part in task.parts if not sentence and part.name not in PARAPHRASES]:
         raise ValueError(f"paraphrases=true: there are none of {', '.join(lacking)}; of {', '.join(PARAPHRASES)}")
-    for number, env in enumerate(envs):
+    for number, env in enumerate(envs, first):
         words = other_words(number // len(task.parts))  # so that each of several tasks is said in each of its ways
         if sentence:
             env.set_wrapper_attr("sentence", sentence)

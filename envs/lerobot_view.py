@@ -15,7 +15,6 @@ from sim.variation import Variation
 from worldmodel.senses import STATE
 
 FRAMES = key(IMAGES)
-ENDLESS = 1000  # control steps, where a task has no end
 
 
 class LeRobotView(gymnasium.Wrapper):
@@ -31,7 +30,7 @@ class LeRobotView(gymnasium.Wrapper):
         self.observation_space = spaces.Dict(self._see(env.observation_space, spaces.Dict))
         self.task, self.task_description, self._size = task, words, size
         self.metadata = {**env.metadata, "render_fps": round(env.metadata["render_fps"])}  # PyAV takes no float
-        self._max_episode_steps = tasks.episode_limit(env) or ENDLESS
+        self._max_episode_steps = tasks.episode_limit(env) or tasks.ENDLESS
 
     def reset(self, *, seed: int | None = None, options: dict | None = None):
         """Begin an episode; LeRobot's own `options` mean nothing here."""

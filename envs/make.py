@@ -25,6 +25,8 @@ from sim.variation import Variation
 from worldmodel.senses import STATE
 
 STATE_ALONE = Senses()
+ENDLESS = 1000
+"""Decisions after which an episode without an end is cut, where it has to be."""
 
 
 def make(

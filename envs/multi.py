@@ -94,7 +94,7 @@ def _differing(one: object, other: object) -> tuple[object, object]:
     return tuple({key: part for key, part in space.items() if key not in same} for space in (one, other))
 
 
-def take_turns(envs: Iterable[gymnasium.Env]) -> None:
-    """Have environments of several tasks, side by side in an evaluation, be of one task after the other."""
-    for number, env in enumerate(envs):
+def take_turns(envs: Iterable[gymnasium.Env], first: int = 0) -> None:
+    """Have environments, side by side in an evaluation, be of one task after the other; the first is number `first`."""
+    for number, env in enumerate(envs, first):
         env.get_wrapper_attr("fix")(number)

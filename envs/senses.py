@@ -44,6 +44,12 @@ class Senses:
         if type(self.size) is not int or not least <= self.size <= most:
             raise ValueError(f"image_size={self.size}: a whole number of pixels from {least} to {most}")
 
+    @classmethod
+    def of(cls, shapes: naming.Shapes) -> "Senses":
+        """What an environment has to show for a model that perceives these."""
+        sizes = [shape[0] for key, shape in shapes.items() if naming.is_image(key)]
+        return cls(tuple(naming.name(key) for key in shapes), *sizes[:1])
+
     @property
     def state(self) -> bool:
         """Whether the environment's numbers are among them."""

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from policies import lerobot_files
 from policies.files import replacing, sync
-from policies.folders import FolderError, check_folder, clear_aside, read_tensors, write_folder
+from policies.folders import MANIFEST, FolderError, check_folder, clear_aside, read_tensors, write_folder
 from policies.tokens import Tokens
 from policies.trainer import Trainer
 from worldmodel.model import WorldModel
@@ -105,6 +105,18 @@ def newest(folder: Path) -> Path:
     if not (found := saved_in(folder)):
         raise FolderError(f"{folder}: holds no checkpoint")
     return found[-1]
+
+
+def find_checkpoint(path: Path) -> Path:
+    """The checkpoint that a run's folder, its folder of checkpoints or one checkpoint means. Raises FolderError."""
+    if not path.is_dir():
+        raise FolderError(f"checkpoint={path}: no such folder")
+    if (path / MANIFEST).exists():
+        return path.resolve() if path.name == LAST else path
+    for folder in (path / "checkpoints", path):
+        if found := saved_in(folder):
+            return found[-1]
+    raise FolderError(f"checkpoint={path}: holds no checkpoint")
 
 
 def read_identity(path: Path) -> Identity:

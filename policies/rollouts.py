@@ -1,26 +1,15 @@
 """Whole episodes with an agent, in as many environments as there are episodes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from policies.agent import Agent
 from policies.words import WORDS
 from worldmodel.senses import LANGUAGE, is_image, mask
-
-
-@runtime_checkable
-class Actor(Protocol):
-    """What acts in an episode, as `policies.agent.Agent` does."""
-
-    def reset(self, ended: Tensor) -> None:
-        """Forget the episodes that ended, of the environments (B,)."""
-
-    def act(self, observation: dict[str, Tensor]) -> Tensor:
-        """The next action (B, A) for each observation."""
 
 
 @dataclass(frozen=True)
@@ -75,13 +64,16 @@ def succeeded(info: dict) -> np.ndarray | None:
     return info["is_success"].astype(bool) if "is_success" in info else None
 
 
-def rollout(env, agent: Actor, seed: int, limit: int, tick: Callable[[], None] | None = None) -> Rollout:
+def rollout(
+    env, agent: Agent, seed: int, limit: int, tick: Callable[[], None] | None = None, first: int = 0
+) -> Rollout:
     """Run one episode in each of the N environments of `env`, until each has ended or `limit` control steps are done.
 
     An environment that ended early goes on unseen, with action 0, until all have. `tick` is called at each step.
+    `first` is the number of the first episode among all of this seed.
     """
     count = env.num_envs
-    observation, info = env.reset(seed=episode_seeds(seed, 1, 0, count))
+    observation, info = env.reset(seed=[episode_seed(seed, 1, i, 0) for i in range(first, first + count)])
     tasks = tuple(info.get("task", ()))
     agent.reset(torch.ones(count, dtype=torch.bool))
     returns, lengths = np.zeros(count), np.zeros(count, dtype=int)
@@ -105,6 +97,17 @@ def rollout(env, agent: Actor, seed: int, limit: int, tick: Callable[[], None] |
             # It must be reset before the next step; what it does then is not counted.
             observation, _ = env.reset(seed=episode_seeds(seed, 1, 1, count), options={"reset_mask": ended})
     return Rollout(returns, lengths, successes, tasks)
+
+
+def joined(played: Sequence[Rollout]) -> Rollout:
+    """Episodes of one task, or of the same several, one batch after the other."""
+    told = [batch.successes for batch in played]
+    return Rollout(
+        np.concatenate([batch.returns for batch in played]),
+        np.concatenate([batch.lengths for batch in played]),
+        None if any(batch is None for batch in told) else np.concatenate(told),
+        tuple(name for batch in played for name in batch.tasks),
+    )
 
 
 def by_task(played: Rollout) -> dict[str, float]:

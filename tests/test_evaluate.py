@@ -11,7 +11,8 @@ import pytest
 import torch
 
 import configs.pace
-from configs.evaluation import Evaluation, find
+from configs.episodes import Episodes
+from configs.evaluation import Evaluation
 from configs.pace import measure
 from configs.schema import EvaluateConfig, TrainConfig
 from configs.strict import ConfigError, build
@@ -21,9 +22,8 @@ from envs.senses import Senses
 from envs.sentences import PARAPHRASES
 from envs.settings import TaskConfig
 from policies.agent import Agent
+from policies.checkpoint import find_checkpoint
 from policies.folders import FolderError
-from policies.one_by_one import OneByOne
-from policies.rollouts import rollout
 from policies.tokens import Tokens
 from worldmodel import planner as planning
 from worldmodel.planner import Planner
@@ -155,12 +155,12 @@ def test_one_episode_has_no_interval_and_a_lone_checkpoint_no_history(run, tmp_p
 def test_every_way_to_name_a_checkpoint_means_the_same(run):
     newest = (run / "checkpoints" / "last").resolve()
     names = (run, run / "checkpoints", run / "checkpoints" / "last", newest)
-    assert [find(name).resolve() for name in names] == [newest] * 4
+    assert [find_checkpoint(name).resolve() for name in names] == [newest] * 4
     older = next(p for p in (run / "checkpoints").iterdir() if p.name.isdigit() and p != newest)
-    assert find(older) == older
+    assert find_checkpoint(older) == older
     for name in (run.parent, run / "nothing"):
         with pytest.raises(FolderError, match=r"checkpoint="):
-            find(name)
+            find_checkpoint(name)
 
 
 def test_a_film_is_made_or_the_reason_said(run, tmp_path, capsys):
@@ -227,21 +227,35 @@ def test_a_pace_counts_decisions_and_not_steps(toys):
     assert pace.percentile(0) <= 1000 / pace.per_second <= pace.percentile(100)
 
 
-def test_one_by_one_is_what_each_would_do_alone(toys):
-    config = PlannerConfig(samples=8, policy_samples=2, elites=4, iterations=2, horizon=2, budget="fixed")
-    model, env = toys.tiny_model(3, 2), toys.slides(7, 5, 9)
-
-    def acting():
-        return Agent(
-            model, Tokens.of(TokenConfig(), 2), Planner(model, [0.9], config), torch.Generator().manual_seed(0)
+@pytest.mark.parametrize("task", [TASK, WALKERS], ids=["a task", "two tasks"])
+def test_episodes_are_the_same_however_many_run_together(toys, task):
+    first, played = [], []
+    for together in (5, 2, 1):
+        episodes = Episodes(task, 5, together, lambda envs, number: first.append((len(envs), number)))
+        state, action = (
+            space.shape[0] for space in (episodes.env.single_observation_space[STATE], episodes.env.single_action_space)
         )
+        tokens = Tokens.of(TokenConfig(), action)
+        alone = Agent(toys.tiny_model(state, action), tokens, None, torch.Generator().manual_seed(0))
+        played.append(episodes.play(alone, 3))
+        assert len(episodes.env.envs) == together
+        assert episodes.steps == task.max_decisions * -(-5 // together)
+        episodes.close()
+    assert first == [(5, 0), (2, 0), (2, 2), (1, 4), *((1, number) for number in range(5))]
+    for few in played[1:]:
+        np.testing.assert_allclose(few.returns, played[0].returns, rtol=1e-3)
+        assert (few.lengths.tolist(), few.tasks) == (played[0].lengths.tolist(), played[0].tasks)
+    assert len(set(np.round(played[0].returns, 3))) == 5
 
-    together = rollout(env, OneByOne([acting() for _ in range(3)]), 3, 20)
-    assert together.lengths.max() <= 9
-    single = toys.slides(7)
-    alone = rollout(single, OneByOne([acting()]), 3, 20)
-    assert alone.returns[0] == together.returns[0]
-    assert rollout(single, acting(), 3, 20).returns[0] == alone.returns[0]
+
+def test_the_first_of_many_episodes_are_those_of_few(toys):
+    config = PlannerConfig(samples=8, policy_samples=2, elites=4, iterations=2, horizon=2, budget="fixed")
+    returns = []
+    for count in (2, 4):
+        episodes = Episodes(TASK, count, 2)
+        returns.append(episodes.play(agent(toys.tiny_model(3, 1), config), 3).returns)
+        episodes.close()
+    np.testing.assert_array_equal(returns[0], returns[1][:2])
 
 
 def test_strips_show_every_episode_and_their_means():

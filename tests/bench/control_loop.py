@@ -13,14 +13,13 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from configs.evaluation import find
 from configs.planning import LocalPlanner
 from configs.priority import hurry
 from configs.running import begin_of
 from configs.twin_process import TwinProcess
 from envs.mirror import Mirror
 from envs.settings import TaskConfig
-from policies.checkpoint import read_identity
+from policies.checkpoint import find_checkpoint, read_identity
 from policies.serving.link import Link
 from robot.arms import connect, gated, twin
 from robot.running.loop import Loop
@@ -62,7 +61,7 @@ class Thoughtless:
 
 def main() -> None:
     """Print a line for each kind, and one for each episode before that on stderr."""
-    path, seconds = find(Path(sys.argv[1])), float((sys.argv[2:] or ["120"])[0])
+    path, seconds = find_checkpoint(Path(sys.argv[1])), float((sys.argv[2:] or ["120"])[0])
     identity = read_identity(path)
     task = TaskConfig(**identity.task)
     local, process = LocalPlanner(path, 0, "cpu", 1), TwinProcess()
