@@ -92,7 +92,7 @@ def run(name: str, help_text: str, body: Callable[[dict, Path], dict]) -> list[d
     except HydraException as error:
         _refuse(_explain(error, name))
     except OmegaConfBaseException as error:  # of a value that refers to others
-        _refuse(f"{error.full_key}: {str(error).splitlines()[0]}" if error.full_key else _one_line(error))
+        _refuse(f"{error.full_key}: {str(error).splitlines()[0]}" if error.full_key else in_one_line(error))
     except OSError as error:  # Hydra makes the run folder
         _refuse(in_one_line(error))
     except KeyboardInterrupt as stop:
