@@ -10,13 +10,13 @@ import numpy as np
 from lerobot.robots import Robot
 
 from configs.arms import wired
-from configs.assembly import perceived
 from configs.command import say
 from configs.fit import Fit
 from configs.planning import LocalPlanner, remote_reach
 from configs.priority import hurried
 from configs.strict import ConfigError
 from envs.mirror import Mirror, scene_bodies
+from envs.senses import Senses
 from envs.settings import TaskConfig
 from policies.checkpoint import Identity, find_checkpoint, read_identity
 from policies.rollouts import episode_seeds
@@ -215,7 +215,7 @@ def begin_of(identity: Identity, task: TaskConfig, lead: int, sentence: str = ""
 
     The deadline leaves half of that for the way there and back, and for being late.
     """
-    token, looks = identity.model.token, perceived(identity.senses)
+    token, looks = identity.model.token, Senses.of(identity.senses)
     every = identity.planner.replan_every or token.length
     return Begin(
         task=task.label,

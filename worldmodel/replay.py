@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -102,11 +103,10 @@ class Replay(Rows):
         at = torch.minimum(torch.arange(0, steps + 1, length).unsqueeze(1), last_known + 1)
         acted = (row + torch.minimum(torch.arange(steps).unsqueeze(1), last_known)) % self.rows
         begun = by_token[:, :1].expand_as(by_token).reshape(steps, -1)
-        shape = (horizon, length, len(row))
         return Window(
             seen=self._show(env, (row + at) % self.rows),
-            action=(self.action[env, acted] * begun.unsqueeze(-1)).view(*shape, -1).transpose(1, 2),
-            reward=(self.reward[env, rows[:-1]] * known).view(shape).transpose(1, 2),
+            action=rearrange(self.action[env, acted] * begun.unsqueeze(-1), "(h l) b a -> h b l a", l=length),
+            reward=rearrange(self.reward[env, rows[:-1]] * known, "(h l) b -> h b l", l=length),
             terminated=terminated,
             valid=valid,
             choice=self.choice[env, row],

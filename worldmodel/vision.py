@@ -8,6 +8,7 @@ memory moved, which eager PyTorch does at the speed of the memory.
 import numpy as np
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from jaxtyping import Float, UInt8
 from numpy.lib.stride_tricks import sliding_window_view
 from torch import Tensor, nn
@@ -21,16 +22,14 @@ def patches(frames: UInt8[Tensor, "*B F H W C"], side: int) -> UInt8[Tensor, "*B
 
     Where `side` does not divide the height or the width, the last row or column is repeated.
     """
-    *lead, count, height, width, channels = frames.shape
+    *lead, _, height, width, _ = frames.shape
+    flat = frames.reshape(-1, *frames.shape[-4:])
     down, right = -height % side, -width % side
     if down or right:
-        flat = frames.reshape(-1, height, width, channels)
-        flat = torch.cat([flat, flat[:, -1:].expand(-1, down, -1, -1)], 1)
-        flat = torch.cat([flat, flat[:, :, -1:].expand(-1, -1, right, -1)], 2)
-        frames, height, width = flat, height + down, width + right
-    rows, columns = height // side, width // side
-    cut = frames.reshape(-1, count, rows, side, columns, side, channels).permute(0, 2, 4, 1, 3, 5, 6)
-    return cut.reshape(*lead, rows, columns, count * side * side * channels)
+        flat = torch.cat([flat, flat[:, :, -1:].expand(-1, -1, down, -1, -1)], 2)
+        flat = torch.cat([flat, flat[:, :, :, -1:].expand(-1, -1, -1, right, -1)], 3)
+    cut = rearrange(flat, "b f (y a) (x c) h -> b y x (f a c h)", a=side, c=side)
+    return cut.view(*lead, *cut.shape[1:])
 
 
 def shift(frames: UInt8[Tensor, "N F H W C"], pixels: int, generator: torch.Generator) -> UInt8[Tensor, "N F H W C"]:
