@@ -51,7 +51,10 @@ class TaskConfig:
             raise ValueError(f"task.action_repeat={self.action_repeat}: at least 1")
         if self.max_decisions < 0:
             raise ValueError(f"task.max_decisions={self.max_decisions}: at least 0 (0: the environment's own limit)")
-        arm = all(name in ARM_TASKS for name in self.names or (self.name,))
+        arms = [name in ARM_TASKS for name in self.names or (self.name,)]
+        arm = all(arms)
+        if any(arms) and not arm:
+            raise ValueError(f"task.names=[{','.join(self.names)}]: the SO-101's tasks go with each other only")
         for name, default in ARM_DEFAULTS.items():
             if not arm and getattr(self, name) is not None:
                 raise ValueError(f"task.{name}={getattr(self, name)}: only for the SO-101's tasks, not {self.label}")

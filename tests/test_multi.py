@@ -206,7 +206,10 @@ def test_a_gymnasium_task_has_no_words_of_its_own():
             r"{'observation\.state': Box\(.*24.*\)}, {'observation\.state': Box\(.*17.*\)}$",
         ),
         (("cartpole-balance", "cartpole-two-poles"), "different observations"),
-        (("so101-touch", "walker-walk"), "different observations"),
+        (
+            ("so101-touch", "walker-walk"),
+            r"^task\.names=\[so101-touch,walker-walk\]: the SO-101's tasks go with each other",
+        ),
     ],
 )
 def test_tasks_of_different_bodies_are_refused_in_one_line(names, message):
