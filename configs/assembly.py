@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 
-from configs.episodes import Episodes
+from configs.episodes import TOGETHER, Episodes
 from configs.schema import MachineConfig, TrainConfig
 from envs.blackout import watched
 from envs.make import ENDLESS, episode_limit, make_vector
@@ -126,7 +126,8 @@ class Assembly:
         """Those of an evaluation."""
         config = self.config
         settings = {"variation": config.randomise, "senses": config.perceived, "wrap": watched}
-        return Episodes(config.task, config.evaluation.episodes, **settings)
+        together = 1 if config.planner.deadline_ms else TOGETHER  # a deadline is for one environment's plan
+        return Episodes(config.task, config.evaluation.episodes, together, **settings)
 
     @cached_property
     def step_discount(self) -> float:

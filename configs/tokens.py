@@ -32,7 +32,7 @@ Keys, with their defaults:
   strings=100000           compare: random id strings to decode
   episodes=80              demo: how many demonstrations
   out=""                   fit: the codec's folder (default <run folder>/codec); demo: the dataset's
-  hydra.run.dir=...        where to put the run folder (default runs/tokens/<time>-<verb>)
+  hydra.run.dir=...        where to put the run folder (default runs/tokens/<time>-<process>-<verb>)
 
 fit leaves the codec; compare table.csv, table.md and rate-distortion.png; draw chunk.png, glyph.svg and glyph.png.
 Progress goes to stderr; the last line of stdout is one JSON object.

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing import util
+from multiprocessing import connection, util
 from multiprocessing.process import BaseProcess
 
 import gymnasium
@@ -58,8 +58,12 @@ class Processes(gymnasium.vector.AsyncVectorEnv):
                 shared_memory=False,  # from which Gymnasium reads a string once, when it starts
                 autoreset_mode=gymnasium.vector.AutoresetMode.DISABLED,
             )
-        except BaseException:
-            _kill(self.__dict__.get("processes", ()))
+        except BaseException as error:
+            begun = [process for process in self.__dict__.get("processes", ()) if process.pid is not None]
+            loss = _loss(begun) if isinstance(error, EOFError | ConnectionError) else None
+            _kill(begun)
+            if loss is not None:
+                raise EnvironmentLost(loss) from error
             raise
         finally:
             for name, value in before.items():
@@ -111,8 +115,9 @@ def _kill(processes: Sequence[BaseProcess]) -> None:
 
 def _loss(processes: Sequence[BaseProcess]) -> str:
     """Which process has ended, and why."""
-    for process in processes:
-        process.join(1)  # its pipe is closed before it has ended
+    gone = connection.wait([process.sentinel for process in processes], 1)
+    for process in [process for process in processes if process.sentinel in gone]:
+        process.join(1)  # its pipes are closed before it has ended
         if (code := process.exitcode) is not None:
             why = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
             return f"the process of an environment ({process.pid}) {why}"

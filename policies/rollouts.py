@@ -1,4 +1,4 @@
-"""Whole episodes with an agent, in as many environments as there are episodes."""
+"""Whole episodes with an agent, one in each of some environments."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

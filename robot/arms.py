@@ -41,6 +41,10 @@ class SO101(SO101Follower):
         super().__init__(config)
         self.bus = StayingBus(config.port, self.bus.motors, self.calibration)
 
+    def connect(self, calibrate: bool = True) -> None:
+        """Connect. Whatever `calibrate` is, it asks for no new calibration: the gate's limits are made of this one."""
+        super().connect(calibrate=False)
+
     def configure(self) -> None:
         """Set up the servos, then switch their torque on. Raises ValueError where they hold another calibration."""
         if not self.is_calibrated:

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
 import cloudpickle
@@ -127,6 +128,28 @@ def test_a_signal_to_all_processes_at_once_is_the_parents_to_handle(number):
     vector.step(np.zeros((2, 1), np.float32))
     vector.close()
     assert [process.exitcode for process in vector.processes] == [0, 0]
+
+
+OURS = os.getpid()
+
+
+def leaves():
+    """Gymnasium makes one in our own process, too."""
+    return broken() if os.getpid() == OURS else os._exit(3)
+
+
+def test_a_process_lost_while_it_starts_is_one_line_too():
+    with pytest.raises(EnvironmentLost, match=r"^the process of an environment \(\d+\) ended with code 3$"):
+        Processes(leaves, 2)
+
+
+def test_a_process_that_cannot_be_started_says_why(monkeypatch):
+    def refuse(self):
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(SpawnProcess, "start", refuse)
+    with pytest.raises(BlockingIOError, match="temporarily unavailable"):
+        Processes(broken, 2)
 
 
 def test_a_lost_process_is_one_line_and_the_others_end():

@@ -85,6 +85,8 @@ def test_eyes_show_the_frames_of_before_and_which_camera_is_dark(lit, lags):
     for number, light in enumerate(lit):
         shown.append(np.roll(LIT, number, 0) if light else DARK)
         eyes.see({"a": shown[-1], "joint.pos": 0.0})
+    first = max([number + 1 for number, light in enumerate(lit[:-1]) if not light], default=0)
+    shown = shown[first:]  # before a frame that shows something again there is nothing
     frames, there = eyes.now()
     assert there.tolist() == [lit[-1]]
     for frame, lag in zip(frames[0], lags, strict=True):
@@ -92,6 +94,15 @@ def test_eyes_show_the_frames_of_before_and_which_camera_is_dark(lit, lags):
     eyes.forget()
     eyes.see({"a": LIT})
     assert all(np.array_equal(frame, LIT) for frame in eyes.now()[0][0])
+
+
+def test_eyes_know_how_many_control_steps_were_left_out():
+    eyes = Eyes(["a"], SIZE, (0, 1, 3), hz=HZ)
+    frames = [np.roll(LIT, number, 0) for number in range(3)]
+    for frame, steps in zip(frames, (1, 1, 3), strict=True):
+        eyes.see({"a": frame}, steps)
+    for frame, number in zip(eyes.now()[0][0], (2, 1, 1), strict=True):
+        np.testing.assert_array_equal(frame, frames[number])
 
 
 def test_a_camera_that_goes_dark_is_spoken_of_once_and_again_when_it_is_back():

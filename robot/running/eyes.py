@@ -39,12 +39,19 @@ class Eyes:
         for frames in self._frames.values():
             frames.clear()
 
-    def see(self, observation: dict) -> None:
-        """Take in the frames (H, W, 3) of an observation; called every control step."""
+    def see(self, observation: dict, steps: int = 1) -> None:
+        """Take in the frames (H, W, 3) of an observation, `steps` control steps after the last.
+
+        Before a frame that shows something again there is nothing, as where a policy learns (`policies.recall`).
+        """
         for name in self.cameras:
-            frame = square(observation[name], self._size)
-            self._frames[name].append(frame)
-            self._dark[name] = 0 if shows(frame) else self._dark[name] + 1
+            frame, frames = square(observation[name], self._size), self._frames[name]
+            if self._dark[name]:
+                frames.clear()
+            if frames:
+                frames.extend([frames[-1]] * min(steps - 1, frames.maxlen))
+            frames.append(frame)
+            self._dark[name] = 0 if shows(frame) else self._dark[name] + steps
             if self._dark[name] >= DARK_S * self._hz and name not in self._said:
                 self._said.add(name)
                 self._say(f"camera {name}: frames of one colour; it counts as missing while that lasts")

@@ -131,7 +131,7 @@ class Loop:
                 self._senses.follow(reading, sent, self._bodies(), steps)
             sent = self.send(pursuit.target(sent, steps))
             worked = self.ticks.clock.monotonic() - self._observed_at
-            self.eyes.see(observation)
+            self.eyes.see(observation, steps)
             if self.robot.fault is not None:
                 self._rest()
                 done = False
