@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TextIO
 
 from envs.benchmark.table import steps
@@ -25,21 +26,20 @@ class Screen:
             return
         self.shown_at = now
         lines = [describe(worker, now) for worker in workers] + [f"{waiting} more waiting"] * bool(waiting)
-        self._clear()
-        self.stream.write("".join(f"{line}\n" for line in lines))
+        self._write("".join(f"{line}\n" for line in lines))
         self.drawn = len(lines) if self.live else 0
-        self.stream.flush()
 
     def say(self, text: str) -> None:
         """Print something that stays."""
-        self._clear()
-        self.stream.write(f"{text}\n")
-        self.stream.flush()
+        self._write(f"{text}\n")
 
-    def _clear(self) -> None:
-        if self.drawn:
-            self.stream.write(f"\x1b[{self.drawn}F\x1b[J")
-            self.drawn = 0
+    def _write(self, text: str) -> None:
+        """In the place of what is drawn."""
+        clear = f"\x1b[{self.drawn}F\x1b[J" if self.drawn else ""
+        self.drawn = 0
+        with suppress(OSError):  # the terminal is closed: nobody reads, and the workers are still to be told
+            self.stream.write(clear + text)
+            self.stream.flush()
 
 
 def describe(worker, now: float) -> str:

@@ -1,5 +1,6 @@
 """Laws of the benchmark: a dead worker is tried again, a dead benchmark goes on, and nothing is done twice."""
 
+import errno
 import io
 import json
 import os
@@ -136,19 +137,19 @@ def test_a_finished_benchmark_does_nothing_again(done, keys):
 
 def test_killed_or_told_to_stop_it_takes_its_workers_along_and_goes_on(done, keys, tmp_path):
     """Killed in the middle, begun again at once, told to stop, begun again: the numbers are those of the other one."""
-    logs, task = tmp_path / "log.txt", TINY[0]
-    run = tmp_path / "out" / f"{task}-seed1"
+    logs = tmp_path / "log.txt"
+    runs = [tmp_path / "out" / f"{task}-seed1" for task in TINY]
 
     def start():
         with open(logs, "ab") as file:
-            return subprocess.Popen(command(keys, f"tasks=[{task}]"), cwd=tmp_path, stdout=subprocess.PIPE, stderr=file)
+            return subprocess.Popen(command(keys), cwd=tmp_path, stdout=subprocess.PIPE, stderr=file)
 
     process = start()
 
     def logged(words):
         return any(words in log.read_text() for log in tmp_path.glob("out/*/log.txt"))
 
-    wait_for(process, lambda: saved(run))
+    wait_for(process, lambda: any(map(saved, runs)))
     process.kill()
     process.communicate()
     process = start()
@@ -163,8 +164,9 @@ def test_killed_or_told_to_stop_it_takes_its_workers_along_and_goes_on(done, key
     out, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0
     home, _, result, _ = done
-    assert json.loads(out.decode().splitlines()[-1])["return_mean"] == {task: result["return_mean"][task]}
-    assert (run / "metrics.csv").read_bytes() == (home / "out" / run.name / "metrics.csv").read_bytes()
+    assert json.loads(out.decode().splitlines()[-1])["return_mean"] == result["return_mean"]
+    for run in runs:
+        assert (run / "metrics.csv").read_bytes() == (home / "out" / run.name / "metrics.csv").read_bytes()
 
 
 def test_other_settings_or_fewer_steps_do_not_mix_with_what_is_there(done, keys):
@@ -173,6 +175,15 @@ def test_other_settings_or_fewer_steps_do_not_mix_with_what_is_there(done, keys)
         refused = subprocess.run(command(keys, *more), cwd=home, capture_output=True, text=True, check=False)
         assert (refused.returncode, refused.stdout, refused.stderr.count("\n")) == (2, "", 1)
         assert said in refused.stderr
+
+
+def test_a_terminal_that_is_closed_keeps_nobody_from_stopping_the_workers():
+    class Closed(io.StringIO):
+        def write(self, text):
+            raise OSError(errno.EIO, "Input/output error")
+
+    Screen(Closed()).say("SIGHUP: 2 workers save a checkpoint and end")
+    Screen(Closed(), every=0).show([], 1)
 
 
 class Fake:

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 
+import configs.evaluation
 import configs.pace
-from configs.episodes import Episodes
+from configs.episodes import TOGETHER, Episodes
 from configs.evaluation import Evaluation
 from configs.pace import measure
 from configs.schema import EvaluateConfig, TrainConfig
@@ -214,6 +215,19 @@ def test_a_deadline_of_the_settings_is_kept(toys, monkeypatch):
     pace = measure(TASK, Senses(), chosen, 60)
     assert 5 <= pace.percentile(0) <= pace.percentile(99) <= 5 + 3
     assert 60 < len(began) < 60 * 25
+
+
+def test_under_a_deadline_the_planner_plays_in_one_environment_at_a_time(run, monkeypatch):
+    asked = []
+
+    def noted(task, count, together, *given, **keys):
+        asked.append(together)
+        return Episodes(task, count, together, *given, **keys)
+
+    monkeypatch.setattr(configs.evaluation, "Episodes", noted)
+    chosen = evaluation(run, {"deadline_ms": 1000.0}, episodes=2)
+    assert len(chosen._episodes(True)[0].returns) == len(chosen._episodes(False)[0].returns) == 2
+    assert asked == [1, TOGETHER]
 
 
 def test_a_pace_counts_decisions_and_not_steps(toys):
