@@ -18,7 +18,6 @@ from tqdm import tqdm
 from configs.schema import PeerConfig
 from configs.store import register
 from configs.strict import unknown
-from envs.faults import EnvironmentLost
 from envs.settings import ARM_DEFAULTS, ARM_TASKS, TaskConfig, find, label
 from robot.faults import in_one_line
 from robot.signals import SIGNALS, Stopped
@@ -101,6 +100,8 @@ def run(name: str, help_text: str, body: Callable[[dict, Path], dict]) -> list[d
         _refuse(line, SIGNALLED + getattr(stop, "number", signal.SIGINT))
     for end in outcome:
         if isinstance(end, Exception):
+            from envs.faults import EnvironmentLost  # noqa: PLC0415  imports Gymnasium
+
             lost = FAILED if isinstance(end, EnvironmentLost) else MISTAKE
             _refuse(in_one_line(end), end.code if isinstance(end, Ended) else lost)
         try:

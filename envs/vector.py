@@ -6,11 +6,11 @@ import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing import connection, util
+from multiprocessing import connection, parent_process, util
 from multiprocessing.process import BaseProcess
 
 import gymnasium
-from gymnasium.vector.async_vector_env import AsyncState
+from gymnasium.vector.async_vector_env import AsyncState, _async_worker
 
 from envs.faults import EnvironmentFault, EnvironmentLost
 from envs.parent import follow
@@ -56,6 +56,7 @@ class Processes(gymnasium.vector.AsyncVectorEnv):
                 [Started(make, os.getpid())] * count,
                 context="spawn",
                 shared_memory=False,  # from which Gymnasium reads a string once, when it starts
+                worker=_work,
                 autoreset_mode=gymnasium.vector.AutoresetMode.DISABLED,
             )
         except BaseException as error:
@@ -104,6 +105,15 @@ class Processes(gymnasium.vector.AsyncVectorEnv):
             except EnvironmentFault as fault:
                 original = fault.args[0]
                 raise (original if isinstance(original, EnvironmentFault) else fault) from None
+
+
+def _work(*given) -> None:
+    """Gymnasium's worker, which has nothing to tell where its parent is no more: its pipe closes before it is killed."""
+    try:
+        _async_worker(*given)
+    except (EOFError, ConnectionError):
+        if parent_process().is_alive():
+            raise
 
 
 def _kill(processes: Sequence[BaseProcess]) -> None:
