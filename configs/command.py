@@ -100,10 +100,7 @@ def run(name: str, help_text: str, body: Callable[[dict, Path], dict]) -> list[d
         _refuse(line, SIGNALLED + getattr(stop, "number", signal.SIGINT))
     for end in outcome:
         if isinstance(end, Exception):
-            from envs.faults import EnvironmentLost  # noqa: PLC0415  imports Gymnasium
-
-            lost = FAILED if isinstance(end, EnvironmentLost) else MISTAKE
-            _refuse(in_one_line(end), end.code if isinstance(end, Ended) else lost)
+            _refuse(in_one_line(end), _code(end))
         try:
             with _unread():
                 print(json.dumps(end))
@@ -111,6 +108,15 @@ def run(name: str, help_text: str, body: Callable[[dict, Path], dict]) -> list[d
             _drop()
             _refuse(f"stdout: {error.strerror}", FAILED)
     return outcome
+
+
+def _code(error: Exception) -> int:
+    """The exit code that an error means."""
+    from envs.faults import EnvironmentLost  # noqa: PLC0415  it imports Gymnasium
+
+    if isinstance(error, Ended):
+        return error.code
+    return FAILED if isinstance(error, EnvironmentLost) else MISTAKE
 
 
 def _stop(number: int, _frame) -> None:

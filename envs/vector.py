@@ -108,7 +108,7 @@ class Processes(gymnasium.vector.AsyncVectorEnv):
 
 
 def _work(*given) -> None:
-    """Gymnasium's worker, which has nothing to tell where its parent is no more: its pipe closes before it is killed."""
+    """Gymnasium's worker; where its parent is no more, whose pipe closes first, it has nobody to tell."""
     try:
         _async_worker(*given)
     except (EOFError, ConnectionError):
