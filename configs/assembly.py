@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 
-from configs.episodes import TOGETHER, Episodes
+from configs.episodes import Episodes, side_by_side
 from configs.schema import MachineConfig, TrainConfig
 from envs.blackout import watched
 from envs.make import ENDLESS, episode_limit, make_vector
@@ -126,7 +126,7 @@ class Assembly:
         """Those of an evaluation."""
         config = self.config
         settings = {"variation": config.randomise, "senses": config.perceived, "wrap": watched}
-        together = 1 if config.planner.deadline_ms else TOGETHER  # a deadline is for one environment's plan
+        together = side_by_side(config.planner.deadline_ms)
         return Episodes(config.task, config.evaluation.episodes, together, **settings)
 
     @cached_property

@@ -10,7 +10,7 @@ from pathlib import Path
 from configs import peers, report
 from configs.command import SIGNALLED
 from configs.jobs import Job, quoted
-from configs.pool import Pool, Stopped
+from configs.pool import Pool
 from configs.progress import Screen
 from configs.resuming import RESUMABLE
 from configs.schema import SHARED, BenchConfig, TrainConfig
@@ -18,6 +18,7 @@ from configs.strict import ConfigError
 from envs.benchmark.results import Result, append, latest, read
 from envs.benchmark.suites import SUITES, Suite
 from policies.files import replace_file
+from robot.signals import Stopped
 
 FREE = tuple(name for name in SHARED if name in RESUMABLE)
 FIXED = tuple(name for name in SHARED if name not in RESUMABLE)

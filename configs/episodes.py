@@ -15,6 +15,11 @@ TOGETHER = 10
 """Environments at most, of which one of the arm's takes 70 to 90 MB."""
 
 
+def side_by_side(deadline_ms: float) -> int:
+    """Environments at most where a plan has that deadline (0: none), which is for one environment's plan."""
+    return 1 if deadline_ms else TOGETHER
+
+
 class Episodes:
     """`count` episodes of a task in at most `together` environments, in this process, which `close` ends.
 

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from configs.assembly import Machine, loaded_agent, prepare, senses_of
 from configs.command import say
-from configs.episodes import TOGETHER, Episodes
+from configs.episodes import Episodes, side_by_side
 from configs.films import film
 from configs.pace import Pace, measure
 from configs.schema import EvaluateConfig
@@ -148,11 +148,11 @@ class Evaluation:
 
     def _episodes(self, planned: bool) -> tuple[Rollout, float]:
         """The episodes, and how many steps a decision imagined in the mean."""
-        alone = planned and self.planner.deadline_ms > 0  # a deadline is for one environment's plan
-        agent, task = self._agent(planned, alone and self.machine.compiled)
+        together = side_by_side(self.planner.deadline_ms if planned else 0)
+        agent, task = self._agent(planned, together == 1 and self.machine.compiled)
         settings = {"variation": self.config.randomise, "senses": self.senses, "wrap": self._failing}
         ready = partial(self._say_instead, task)
-        episodes = Episodes(task, self.config.episodes, 1 if alone else TOGETHER, ready, **settings)
+        episodes = Episodes(task, self.config.episodes, together, ready, **settings)
         try:
             self._fits(episodes.env)
             with tqdm(

@@ -11,18 +11,11 @@ from configs.command import handled
 from configs.jobs import Job
 from configs.progress import Screen
 from envs.vector import THREADS
+from robot.signals import Stopped
 
 TRIES = 3
 MISTAKE = 2  # a worker's exit code for what another try cannot mend
 POLL = 0.5  # seconds
-
-
-class Stopped(Exception):
-    """The pool was told to stop by the signal `number`, and all its workers have ended."""
-
-    def __init__(self, number: int):
-        super().__init__(f"stopped by {signal.Signals(number).name}")
-        self.number = number
 
 
 @dataclass
@@ -67,7 +60,7 @@ class Pool:
         self.signal = 0
 
     def run(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, str]]:
-        """Run them in order; yields each when it ended, with '' or why it failed. Raises Stopped."""
+        """Run them in order; yields each when it ended, with '' or why it failed. Raises Stopped, once all ended."""
         waiting, tries = list(jobs), dict.fromkeys(jobs, 0)
         with handled(self._ask):
             try:

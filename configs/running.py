@@ -70,7 +70,7 @@ class Running:
         task, own = self.task, TASKS[self.task.name].seconds
         if self.config.seconds or not task.max_decisions:
             return self.config.seconds or own
-        return min(own, task.max_decisions * task.action_repeat / task.control_hz)
+        return min(own, task.max_decisions / task.control_hz)
 
     def run(self) -> dict:
         """Run all episodes; what happened. Raises ValueError, OSError for what keeps it from beginning."""

@@ -111,14 +111,14 @@ class Agent:
             self.memory = None
             self.at, self.until = torch.zeros(2, count, dtype=torch.long)
             self.actions = torch.zeros(count, self.most, self.tokens.action_size)
-        own = torch.ones(count, dtype=torch.bool) if own is None else own
-        due = self.due & own
+        due = self.due if own is None else self.due & own
         self.choice = [None] * count
         if bool(due.any()):
             self._begin(observation, due)
         action = self.actions[torch.arange(count), self.at.clamp(max=self.most - 1)]
         self.at += 1
-        self._drop(~own)
+        if own is not None:
+            self._drop(~own)
         return action
 
     def _begin(self, observation: dict[str, Tensor], due: Bool[Tensor, " B"]) -> None:

@@ -178,12 +178,16 @@ def test_other_settings_or_fewer_steps_do_not_mix_with_what_is_there(done, keys)
 
 
 def test_a_terminal_that_is_closed_keeps_nobody_from_stopping_the_workers():
+    tried = []
+
     class Closed(io.StringIO):
         def write(self, text):
+            tried.append(text)
             raise OSError(errno.EIO, "Input/output error")
 
     Screen(Closed()).say("SIGHUP: 2 workers save a checkpoint and end")
     Screen(Closed(), every=0).show([], 1)
+    assert tried == ["SIGHUP: 2 workers save a checkpoint and end\n", "1 more waiting\n"]
 
 
 class Fake:
