@@ -46,6 +46,8 @@ Progress goes to stderr. The last line of stdout is one JSON object:
   missed_deadlines                     plans that were not there when they were due, of `plans`
   p50_, p99_, max_jitter_ms            how late ticks began; late_ticks: by more than 5 ms; skipped_ticks: left out
   plan_ms_p50, plan_ms_p99             in the planner; round_ms_p50, round_ms_p99: from asking to having the answer
+  largest_step_deg, mean_squared_jerk  how smoothly it was commanded: a joint's largest step in a tick, and the mean
+                                       over ticks and joints of the jerk squared, in rad^2/s^6
   planner_losses                       how often the planner was lost, and looked for again
   faults                               what the arm was stopped for, in order
   driver                               LeRobot's name of the robot

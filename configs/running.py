@@ -200,6 +200,7 @@ class Running:
             **_percentiles("plan_ms", plans.plan_ms),
             **_percentiles("round_ms", plans.round_ms),
             **timing,
+            **loop.smoothness.summary(),
             "planner_losses": link.losses,
             "faults": loop.faults,
             "driver": loop.robot.name,

@@ -26,6 +26,8 @@ def test_on_the_simulated_arm_every_episode_is_run_and_the_line_says_how(arm_che
     assert result["faults"] == []
     assert result["plans"] >= 2
     assert 0 <= result["success_rate"] <= 1
+    assert result["mean_squared_jerk"] > 0
+    assert 0 < result["largest_step_deg"] <= 3.01 * 115 / 30  # the gripper's, thrice its range in a second
     json.dumps(result)
 
 

@@ -14,6 +14,7 @@ from robot.running.loop import Loop
 from robot.running.motion import Motion
 from robot.running.pursuit import Plans, Pursuit
 from robot.running.settings import RunConfig, split_address
+from robot.running.smoothness import Smoothness
 from robot.running.ticks import Ticks
 from robot.targets import Targets
 from robot.units import Units
@@ -65,6 +66,31 @@ def test_moments_missed_are_left_out_and_the_next_keeps_its_place(at, missed, mo
     for k, when in seen:
         late = more / HZ if k == at + missed else 0.0
         assert when - k / HZ == pytest.approx(late, abs=1e-4)
+
+
+@given(st.lists(st.floats(-3, 3), min_size=4, max_size=4), st.sampled_from([10.0, 30.0, 50.0]), st.integers(4, 20))
+def test_a_cubic_has_the_jerk_of_its_leading_term_at_any_rate(terms, hz, count):
+    smooth, path = Smoothness(hz), np.polynomial.Polynomial(terms)
+    sent = [np.array([path(k / hz), 1.0]) for k in range(count)]  # of two joints one rests
+    for target in sent:
+        smooth.take(target)
+    assert smooth.mean_squared_jerk == pytest.approx((6 * terms[3]) ** 2 / 2, rel=1e-4, abs=1e-5)
+    assert smooth.largest_step == pytest.approx(np.abs(np.diff(sent, axis=0)).max())
+
+
+def test_neither_a_new_episode_nor_a_moment_left_out_is_a_jerk():
+    smooth, line = Smoothness(HZ), np.linspace(0, 1, 8)[:, None]
+    for k, target in enumerate(line):
+        smooth.take(target)
+        if k == 3:
+            smooth.begin()
+    for target in line[::2] + 5:
+        smooth.begin()
+        smooth.take(target)
+    smooth.take(line[0] - 5, steps=2)
+    assert smooth.mean_squared_jerk == pytest.approx(0, abs=1e-12)
+    assert smooth.largest_step == pytest.approx(1 / 7)
+    assert Smoothness(HZ).summary() == {"largest_step_deg": 0.0, "mean_squared_jerk": None}
 
 
 def targets(control="tied") -> Targets:

@@ -12,6 +12,7 @@ from robot.gated import SUFFIX, GatedRobot
 from robot.running.eyes import Eyes
 from robot.running.motion import Motion
 from robot.running.pursuit import Plans, Pursuit, Senses, Thinker
+from robot.running.smoothness import Smoothness
 from robot.running.ticks import Ticks
 from robot.units import Units
 
@@ -74,6 +75,7 @@ class Loop:
         judged: bool = True,
     ):
         self.robot, self.ticks, self.plans = robot, ticks, Plans()
+        self.smoothness = Smoothness(ticks.hz)
         self.successes: list[bool | None] = []
         self.faults: list[str] = []
         self._units, self._senses, self._thinker, self._lead = units, senses, thinker, lead
@@ -122,6 +124,7 @@ class Loop:
         motion = Motion(self._senses.targets, self.ticks.hz)
         pursuit = Pursuit(self._senses, self.eyes, self._thinker, motion, self._lead, self.plans)
         self.eyes.forget()
+        self.smoothness.begin()
         sent, done, began = self.read() if self._sent is None else self._sent, False, None
         first, last = round(FIRST_S * self.ticks.hz), -1
         for i in self.ticks.run(first + round(seconds * self.ticks.hz)):
@@ -130,6 +133,7 @@ class Loop:
             if np.isfinite(reading).all():  # else the gate stops the arm
                 self._senses.follow(reading, sent, self._bodies(), steps)
             sent = self.send(pursuit.target(sent, steps))
+            self.smoothness.take(sent, steps)
             worked = self.ticks.clock.monotonic() - self._observed_at
             self.eyes.see(observation, steps)
             if self.robot.fault is not None:
