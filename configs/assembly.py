@@ -60,7 +60,7 @@ def prepare(config: MachineConfig) -> Machine:
     if not compiled and config.compile == "true":
         raise ValueError(f"compile=true: {NO_COMPILER}")
     if not compiled and config.compile == "auto":
-        warnings.warn(f"{NO_COMPILER}: running 2-3 times slower", stacklevel=2)
+        warnings.warn(f"{NO_COMPILER}: running at about half the speed", stacklevel=2)
     return Machine(torch.device(name), compiled)
 
 

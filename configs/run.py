@@ -31,7 +31,7 @@ Keys, with their defaults:
   calibration_dir=         where its calibration is, if not where LeRobot keeps it
   port_file=               of robot=so101-twin: the port_file of a semagram-twin that runs already; else one is started
   remote=, secret=         plan on another machine: host:port of a semagram-serve, and the file with the shared secret
-  viewer=terminal          terminal, none, or rerun, which is not installed unless you do: uv pip install rerun-sdk
+  viewer=terminal          terminal, none, or rerun, which a checkout has; else: uv pip install 'rerun-sdk>=0.32,<0.34'
   viewer_file=             of viewer=rerun: open no window, write to this file, for `rerun <file>`, on any machine
   real_time=false          ask the system to serve the control loop before everything else, the serial port's own
                            kernel threads included: only with cores to spare
