@@ -30,7 +30,10 @@ def hurry() -> str:
 
 @contextmanager
 def hurried(wanted: bool) -> Iterator[str]:
-    """Be served before others in this block, if that is wanted; what we got, in words."""
+    """Be served before others in this block, if that is wanted; what we got, in words.
+
+    The mark that threads started meanwhile are ordinary stays: only a privileged user may take it away again.
+    """
     if not wanted or not hasattr(os, "sched_setscheduler"):
         yield ORDINARY
         return
@@ -38,5 +41,6 @@ def hurried(wanted: bool) -> Iterator[str]:
     try:
         yield hurry()
     finally:
-        os.sched_setscheduler(0, scheduler, parameters)
+        kept = os.sched_getscheduler(0) & os.SCHED_RESET_ON_FORK
+        os.sched_setscheduler(0, scheduler | kept, parameters)
         os.setpriority(os.PRIO_PROCESS, 0, nice)
