@@ -21,7 +21,8 @@ Keys, with their defaults:
 Each message is sealed with the secret, and good once, on one connection: what is changed, repeated, of another version
 or of another secret is refused in one line. Messages are numbers and short texts, never code. They are not hidden: on
 a network you do not trust, put them through ssh (`ssh -L 7766:localhost:7766 ...`) or a VPN. One robot at a time: the
-newest that knows the secret takes over. The last line of stdout is one JSON object: decisions, refused.
+newest that knows the secret, and has this checkpoint, takes over. The last line of stdout is one JSON object:
+decisions, refused.
 """
 
 

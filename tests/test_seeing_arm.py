@@ -232,7 +232,7 @@ def test_a_camera_that_is_not_there_at_first_is_an_error(tmp_path):
 def test_a_planners_process_decides_as_the_agent_does_from_the_same_senses(checkpoint, planned):
     from configs.planning import decider, opened  # noqa: PLC0415
     from configs.running import begin_of  # noqa: PLC0415
-    from policies.serving.messages import Question, Ready, Refusal  # noqa: PLC0415
+    from policies.serving.messages import Question, Refusal  # noqa: PLC0415
     from policies.words import Words  # noqa: PLC0415
 
     answering = decider(checkpoint, 3, "cpu", 1, planned)
@@ -240,9 +240,11 @@ def test_a_planners_process_decides_as_the_agent_does_from_the_same_senses(check
     begin = begin_of(read_identity(checkpoint), task, 2, "Touch the red cube.")
     if planned:
         for due_ms, then in ((5.0, 5.0), (0.0, agent.planner.config.deadline_ms)):  # one robot's is not the next's
+            assert not answering.unfit(replace(begin, deadline_ms=due_ms))
             answering.begin(replace(begin, deadline_ms=due_ms))
             assert answering.agent.planner.config.deadline_ms == then
-    assert answering.begin(begin) == Ready()
+    assert not answering.unfit(begin)
+    answering.begin(begin)
     lags = agent.model.config.vision.lags
     env = make(TASK, senses=Senses(SENSES, SIZE))
     shown, _ = env.reset(seed=1)
@@ -264,10 +266,9 @@ def test_a_planners_process_decides_as_the_agent_does_from_the_same_senses(check
             seen = agent.recall.see(seen)
         agent.follow(seen)
         np.testing.assert_array_equal(answer.actions, agent.actions[0].numpy()[: begin.every])
-    told = {
-        answering.begin(replace(begin, sentence="")): "observation.language: sentence 0 is ''",
-        answering.answer(Question(1, True, state)): "frames of shape (0, 1, 1, 1, 3); (1, 2, 32, 32, 3) is needed",
-    }
+    refusal = answering.answer(Question(1, True, state))
+    assert refusal == Refusal("frames of shape (0, 1, 1, 1, 3); (1, 2, 32, 32, 3) is needed")
+    assert answering.unfit(replace(begin, sentence="")).startswith("observation.language: sentence 0 is ''")
     for name, theirs in {
         "task": "so101-move",
         "control": "absolute",
@@ -275,12 +276,9 @@ def test_a_planners_process_decides_as_the_agent_does_from_the_same_senses(check
         "cameras": "",
         "knots": 4,
     }.items():
-        refusal = answering.begin(replace(begin, **{name: theirs}))
         ours = f"{name} is {getattr(begin, name)}, the robot's {theirs or 'none'}"
-        told[refusal] = f"this planner is for another checkpoint than the robot's: {ours}"
-    for refusal, line in told.items():
-        assert isinstance(refusal, Refusal)
-        assert refusal.reason.startswith(line)
+        why = answering.unfit(replace(begin, **{name: theirs}))
+        assert why.startswith(f"this planner is for another checkpoint than the robot's: {ours}")
     env.close()
 
 

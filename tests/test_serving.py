@@ -34,8 +34,11 @@ class Echo(Decider):
     def __init__(self):
         self.label = "reach"
 
+    def unfit(self, begin):
+        return "" if begin.task == self.label else f"for {self.label}, not {begin.task}"
+
     def begin(self, begin):
-        return Ready() if begin.task == self.label else Refusal(f"for {self.label}, not {begin.task}")
+        pass
 
     def answer(self, ask):
         return Answer(ask.number, 1.0, np.tile(ask.state[:2], (2, 1)), np.zeros((1, 4)))
@@ -297,6 +300,12 @@ def test_the_newest_robot_takes_over_and_a_wrong_task_is_told(server, dial):
     third = dial()
     third.send(replace(BEGIN, task="walk"))
     assert third.receive() == Refusal("for reach, not walk")
+    stray = dial()
+    stray.send(Question(1, True, np.ones(3)))
+    assert stray.receive() == Refusal("Question: Begin comes first")
+    second.send(Question(7, True, np.ones(3)))
+    assert second.receive().number == 7
+    until(lambda: server.refused == 2)
 
 
 def test_a_message_out_of_turn_ends_the_talk_in_one_line(server, dial):

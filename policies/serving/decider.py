@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from policies.agent import Agent
-from policies.serving.messages import Answer, Begin, Question, Ready, Refusal
+from policies.serving.messages import Answer, Begin, Question, Refusal
 from policies.words import WORDS, Words
 from worldmodel.senses import IMAGES, LANGUAGE, STATE, is_image, mask
 
@@ -29,20 +29,25 @@ class Decider:
         self._frames = (len(self._cameras), remembered, height, width, 3)
         self._sentence = torch.zeros(1, Words.size)
 
-    def begin(self, begin: Begin) -> Ready | Refusal:
-        """Forget what was; whether this planner is for that robot."""
+    def unfit(self, begin: Begin) -> str:
+        """Why this planner is not for that robot; empty: it is. Another robot may be answered meanwhile."""
         if differing := self._differing(begin):
-            return Refusal(f"this planner is for another checkpoint than the robot's: {differing}")
+            return f"this planner is for another checkpoint than the robot's: {differing}"
         if LANGUAGE in self.agent.model.senses:
             try:
-                self._sentence = WORDS.encode([begin.sentence])
+                WORDS.encode([begin.sentence])
             except ValueError as error:
-                return Refusal(str(error))
+                return str(error)
+        return ""
+
+    def begin(self, begin: Begin) -> None:
+        """Forget what was; what follows is for that robot, which is not `unfit`."""
+        if LANGUAGE in self.agent.model.senses:
+            self._sentence = WORDS.encode([begin.sentence])
         self._forget()
         if self._config is not None:
             due_ms = begin.deadline_ms or self._config.deadline_ms
             self.agent.planner.config = replace(self._config, deadline_ms=due_ms)
-        return Ready()
 
     def warm(self) -> None:
         """Decide twice about nothing, since the first decisions of a process are slow."""

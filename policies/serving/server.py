@@ -1,4 +1,4 @@
-"""The planner's side: robots connect, the newest authentic one has the planner, all others are told one line."""
+"""The planner's side: robots connect, the newest that it is for has the planner, all others are told one line."""
 
 import contextlib
 import socket
@@ -18,20 +18,20 @@ REST_S = 0.1
 
 
 def converse(connection: Connection, decider: Decider, seated: Callable[[], None] = lambda: None) -> None:
-    """Answer one robot until it hangs up; `seated` is called once it has shown that it knows the secret.
+    """Answer one robot until it hangs up; `seated` is called once it knows the secret and the planner is for it.
 
     Raises Refused, WrongMessage, OSError for what ended it; the robot has been told, where it can be.
     """
     try:
         first = connection.receive()
-        connection.patient()
-        seated()
         if not isinstance(first, Begin):
             raise WrongMessage(f"{type(first).__name__}: Begin comes first")
-        answer = decider.begin(first)
-        connection.send(answer)
-        if not isinstance(answer, Ready):
-            raise Refused(answer.reason)
+        if why := decider.unfit(first):
+            raise Refused(why)
+        connection.patient()
+        seated()
+        decider.begin(first)
+        connection.send(Ready())
         while True:
             question = connection.receive()
             if not isinstance(question, Question):
