@@ -1,7 +1,8 @@
 """semagram-serve: plan for a robot that is driven by another machine."""
 
 HELP = """\
-semagram-serve: plan on this machine for a robot that `semagram-run` drives from another. It runs until Ctrl-C.
+semagram-serve: plan on this machine for a robot that `semagram-run` drives from another. It runs until Ctrl-C,
+SIGTERM or SIGHUP.
 
   openssl rand -hex 32 > secret && chmod 600 secret         once; copy it to the other machine
   semagram-serve checkpoint=runs/so101-touch/<run> secret=secret host=0.0.0.0
@@ -35,10 +36,10 @@ def main() -> None:
 
 def serve(keys: dict, _folder) -> dict:
     """Serve until it is stopped; how much. Raises ValueError, OSError."""
-    import signal  # noqa: PLC0415
     import sys  # noqa: PLC0415
     from pathlib import Path  # noqa: PLC0415
 
+    from configs.command import handled  # noqa: PLC0415
     from configs.strict import build  # noqa: PLC0415
     from policies.serving.sealing import read_secret  # noqa: PLC0415
     from robot.running.settings import ServeConfig  # noqa: PLC0415
@@ -53,11 +54,10 @@ def serve(keys: dict, _folder) -> dict:
         find_checkpoint(Path(config.checkpoint)), config.seed, config.device, config.threads, config.planner
     )
     server = Server((config.host, config.port), secret, found, lambda line: print(line, file=sys.stderr, flush=True))
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: server.close())
-    host, port = server.address
-    print(f"planning for {found.label} on {host}:{port}", file=sys.stderr, flush=True)
-    server.run()
+    with handled(lambda *_: server.close()):
+        host, port = server.address
+        print(f"planning for {found.label} on {host}:{port}", file=sys.stderr, flush=True)
+        server.run()
     return {"decisions": found.agent.decided, "refused": server.refused}
 
 

@@ -49,7 +49,7 @@ def test_it_plans_for_a_robot_at_the_other_end_and_ends_with_what_it_did(arm_che
             assert (found[0].number, found[0].actions.shape) == (number, (begin.every, 6))
             assert np.abs(found[0].actions).max() <= 1
             link.close()
-        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGHUP)
         out, err = process.communicate(timeout=WAIT_S)
     assert process.returncode == 0
     assert json.loads(out.splitlines()[-1]) == {"decisions": 1 + 2, "refused": 1}  # two to warm up

@@ -53,6 +53,7 @@ def server():
     thread.start()
     yield server
     server.close()
+    server.close()  # as a second Ctrl-C does
     thread.join(WAIT_S)
     assert not thread.is_alive()
 

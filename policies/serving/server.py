@@ -82,7 +82,9 @@ class Server:
             threading.Thread(target=self._serve, args=(sock, peer[0]), daemon=True).start()
 
     def close(self) -> None:
-        """End: no new robots, and the one that is served is hung up on."""
+        """End: no new robots, and the one that is served is hung up on. Again: nothing."""
+        if self._closed:
+            return
         self._closed = True
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
