@@ -50,10 +50,11 @@ class Decider:
             self.agent.planner.config = replace(self._config, deadline_ms=due_ms)
 
     def warm(self) -> None:
-        """Decide twice about nothing, since the first decisions of a process are slow."""
+        """Decide twice about nothing, since the first decisions of a process are slow. They are not counted."""
         for _ in range(2):
             frames, there = np.zeros(self._frames, np.uint8), np.ones(len(self._cameras), np.uint8)
             self.answer(Question(0, True, np.zeros(self.agent.model.state_size, np.float32), frames, there))
+        self.agent.decided = self.agent.covered = self.agent.imagined = 0
         self._forget()
 
     def answer(self, question: Question) -> Answer | Refusal:
