@@ -6,9 +6,11 @@ import signal
 import socket
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
-from policies.serving.messages import WrongMessage
+from policies.serving.messages import LONGEST_TEXT, Begin, WrongMessage
+from robot.faults import in_one_line
 
 LOCAL_SECRET = 32
 
@@ -35,16 +37,30 @@ def decider(checkpoint: Path, seed: int, device: str, threads: int, planned: boo
     return found
 
 
+@dataclass(frozen=True)
+class Unable:
+    """In the place of what answers, where that cannot be: no robot is let in, and each is told `why`."""
+
+    why: str
+
+    def unfit(self, begin: Begin) -> str:
+        """Why, in a line that fits into a message."""
+        return self.why[:LONGEST_TEXT]
+
+
 def main() -> None:
-    """The process: answer until the robot hangs up. Ctrl-C in the terminal is for the robot's process."""
+    """The process: answer until the robot hangs up, or tell it why not. Ctrl-C is for the robot's process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     from policies.serving.connection import HANDSHAKE_S, Connection  # noqa: PLC0415
     from policies.serving.server import converse  # noqa: PLC0415
 
     descriptor, checkpoint, seed, device, threads, planned = sys.argv[1:]
     secret = sys.stdin.buffer.read()
-    found = decider(Path(checkpoint), int(seed), device, int(threads), planned == str(True))
-    with contextlib.suppress(OSError, WrongMessage):  # the robot is gone, which it knows
+    try:
+        found = decider(Path(checkpoint), int(seed), device, int(threads), planned == str(True))
+    except (ValueError, OSError) as error:
+        found = Unable(in_one_line(error))
+    with contextlib.suppress(OSError, WrongMessage):  # the robot is gone or was told, which it knows
         converse(Connection(socket.socket(fileno=int(descriptor)), secret, True, HANDSHAKE_S), found)
 
 
