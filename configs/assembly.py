@@ -13,13 +13,13 @@ import torch
 from gymnasium import spaces
 
 from configs.episodes import Episodes, side_by_side
+from configs.learned import task_of
 from configs.schema import MachineConfig, TrainConfig
 from envs.blackout import watched
 from envs.make import ENDLESS, episode_limit, make_vector
 from envs.settings import TaskConfig
 from policies.agent import Agent
 from policies.checkpoint import Identity
-from policies.folders import FolderError
 from policies.tokens import Tokens
 from policies.trainer import Trainer
 from policies.words import WORDS, Words
@@ -228,13 +228,11 @@ def loaded_agent(
     planner: PlannerConfig | None = None,
     compiled: bool = False,
 ) -> tuple[Agent, TaskConfig]:
-    """An agent from a checkpoint, and the task it is for. Raises FolderError for one that learned from recordings."""
-    if not identity.task:
-        raise FolderError("checkpoint=: it learned from recordings and has no task; lerobot-rollout runs it on a robot")
+    """An agent from a checkpoint, and the task it is for. Raises FolderError, ValueError as `task_of`."""
+    task = task_of(identity)
     tokens = Tokens.of(identity.model.token, identity.action_size)
     discounts = identity.model.token.discounts(identity.discount)
     config, generator = planner or identity.planner, torch.Generator().manual_seed(seed)
     chosen = Planner(model, discounts, config, compiled) if planned else None
-    task = TaskConfig(**identity.task)
     heard = WORDS.known(identity.sentences)
     return Agent(model, tokens, chosen, generator, every=config.replan_every, heard=heard), task

@@ -12,6 +12,7 @@ from lerobot.robots import Robot
 from configs.arms import wired
 from configs.command import say
 from configs.fit import Fit
+from configs.learned import task_of
 from configs.planning import LocalPlanner, remote_reach
 from configs.priority import hurried
 from configs.strict import ConfigError
@@ -54,10 +55,10 @@ class Running:
 
     @classmethod
     def begin(cls, config: RunConfig) -> "Running":
-        """Look at the checkpoint. Raises ConfigError, FolderError."""
+        """Look at the checkpoint. Raises ConfigError, FolderError, ValueError."""
         path = find_checkpoint(Path(config.checkpoint))
         identity = read_identity(path)
-        task = TaskConfig(**identity.task)
+        task = task_of(identity)
         if not task.is_arm:
             raise ConfigError(f"checkpoint={config.checkpoint}: for {task.label}, not for one of the SO-101's tasks")
         fit = Fit(config, identity, task)

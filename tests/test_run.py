@@ -31,6 +31,28 @@ def test_on_the_simulated_arm_every_episode_is_run_and_the_line_says_how(arm_che
     json.dumps(result)
 
 
+@pytest.mark.parametrize(
+    ("task", "says"),
+    [
+        ({}, r"^checkpoint=: it learned from recordings and has no task; lerobot-rollout"),
+        ({"haste": 1}, r"has haste, un"),
+    ],
+)
+def test_a_checkpoint_without_a_task_of_ours_is_refused_in_one_line(arm_checkpoint, monkeypatch, task, says):
+    import configs.running  # noqa: PLC0415
+    from configs.assembly import loaded_agent  # noqa: PLC0415
+    from policies.checkpoint import load_model, read_identity  # noqa: PLC0415
+    from policies.folders import FolderError  # noqa: PLC0415
+
+    found = read_identity(arm_checkpoint)
+    other = replace(found, task=found.task | task if task else task)
+    monkeypatch.setattr(configs.running, "read_identity", lambda path: other)
+    with pytest.raises(FolderError, match=says):
+        run(arm_checkpoint)
+    with pytest.raises(FolderError, match=says):
+        loaded_agent(other, load_model(arm_checkpoint, found), False, 0)
+
+
 @pytest.mark.parametrize("decisions", [0, 45, 10_000])
 def test_an_episode_lasts_as_long_as_in_training(decisions):
     from configs.running import Running  # noqa: PLC0415

@@ -10,8 +10,8 @@ import time
 
 import numpy as np
 
+from configs.learned import task_of
 from configs.running import begin_of
-from envs.settings import TaskConfig
 from policies.checkpoint import read_identity
 from policies.serving.link import Link
 from policies.serving.sealing import read_secret
@@ -26,7 +26,7 @@ def test_it_plans_for_a_robot_at_the_other_end_and_ends_with_what_it_did(arm_che
     keys = [f"checkpoint={arm_checkpoint}", f"secret={secret}", "port=0"]
     command = [sys.executable, "-m", "configs.serve", *keys]
     identity = read_identity(arm_checkpoint)
-    begin = begin_of(identity, TaskConfig(**identity.task), 2)
+    begin = begin_of(identity, task_of(identity), 2)
     with contextlib.ExitStack() as stack:
         process = stack.enter_context(
             subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path)

@@ -13,12 +13,12 @@ from types import SimpleNamespace
 
 import numpy as np
 
+from configs.learned import task_of
 from configs.planning import LocalPlanner
 from configs.priority import hurry
 from configs.running import begin_of
 from configs.twin_process import TwinProcess
 from envs.mirror import Mirror
-from envs.settings import TaskConfig
 from policies.checkpoint import find_checkpoint, read_identity
 from policies.serving.link import Link
 from robot.arms import connect, gated, twin
@@ -63,7 +63,7 @@ def main() -> None:
     """Print a line for each kind, and one for each episode before that on stderr."""
     path, seconds = find_checkpoint(Path(sys.argv[1])), float((sys.argv[2:] or ["120"])[0])
     identity = read_identity(path)
-    task = TaskConfig(**identity.task)
+    task = task_of(identity)
     local, process = LocalPlanner(path, 0, "cpu", 1), TwinProcess()
     begin = begin_of(identity, task, LEAD)
     link = Link(local.reach, local.secret, begin, lambda line: print(line, file=sys.stderr), None, again=False)
