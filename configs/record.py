@@ -31,7 +31,7 @@ Keys, with their defaults:
   limits=""                of the safety gate: normal, or careful (a real arm's own default)
   seed=0                   which layouts, and how the script varies
   cameras=[]               in simulation: front, wrist, overhead; camera.width=320 camera.height=240
-  video=true               cameras as videos; false: as images
+  video=true               cameras as videos, of at least 32 pixels a side; false: as images
   port="" id="" calibration_dir=""     so101: as LeRobot knows the arm
   robot_cameras={}         so101: as LeRobot's, e.g. 'robot_cameras={front:{type:opencv,index_or_path:0,width:640,..}}'
   port_file=""             so101-twin: the port_file of a semagram-twin that runs already; else one is started

@@ -241,6 +241,25 @@ def test_a_dataset_of_another_kind_is_refused(tmp_path, changes, says):
     dataset(tmp_path / "a", **changes)
     with pytest.raises(DatasetError, match=says), Parts(tmp_path / "a", FEATURES, 30, "arm"):
         pass
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_part_stays_where_the_dataset_that_it_followed_is_gone(tmp_path, monkeypatch):
+    class Draft:
+        def __init__(self, parts, aside, path):
+            self.path = path
+
+        def close(self):
+            pass
+
+    monkeypatch.setattr("robot.recording.parts.Draft", Draft)
+    dataset(tmp_path / ".a.parts" / "000002", total_episodes=1)
+    with Parts(tmp_path / "a", FEATURES, 30, "arm") as parts:
+        for number in (3, 4):
+            with parts.episode() as draft:
+                assert draft.path == parts.folder / f"{number:06d}"
+            dataset(draft.path, total_episodes=1)
+        assert parts.finished == 3
 
 
 REAL = {"dataset": "d", "robot": "so101", "port": "p", "id": "i", "sentence": "s"}
@@ -257,6 +276,9 @@ REAL = {"dataset": "d", "robot": "so101", "port": "p", "id": "i", "sentence": "s
         ({"dataset": "d", "by": "teleop"}, r"^teleop\.type=: any of LeRobot's teleoperators"),
         ({"dataset": "d", "episodes": 0}, r"^episodes=0: "),
         ({"dataset": "d", "cameras": ["under"]}, r"^cameras=\[under\]: with robot=so101-sim, any of main, front, side"),
+        ({"dataset": "d", "cameras": ["wrist"], "camera": {"width": 31}}, r"^camera.width=31: .* from 32 .*video=fa"),
+        ({"dataset": "d", "cameras": ["wrist"], "camera": {"width": 9}, "video": False}, r"width=9: .* 16 to 4096"),
+        ({"dataset": "d", "seconds": 0.01}, r"^seconds=0.01: two steps at least, 0.0667 s$"),
         ({"dataset": "d", "port": "p"}, r"^port=p: only with robot=so101$"),
         ({"dataset": "d", "port_file": "p"}, r"^port_file=p: only with robot=so101-twin$"),
         ({"dataset": "d", "paced": "never"}, r"^paced=never: one of auto, true, false$"),

@@ -68,7 +68,7 @@ class Parts:
                 else:
                     episodes_in(part, self._wanted())
         except BaseException:
-            self._lock.close()
+            self.__exit__()
             raise
         return self
 
@@ -86,7 +86,8 @@ class Parts:
     @contextmanager
     def episode(self) -> Iterator["Draft"]:
         """A draft of the next episode; unless it is saved it leaves nothing."""
-        path = self.folder / f"{self.finished:06d}"
+        number = max([self.merged - 1, *(int(part.name) for part in self._parts())]) + 1
+        path = self.folder / f"{number:06d}"
         with aside_of(path) as aside:
             with quiet():
                 draft = Draft(self, aside, path)

@@ -10,6 +10,8 @@ from worldmodel.ranges import check
 EXPERT, POLICY, TELEOP = "expert", "policy", "teleop"
 BY = (EXPERT, POLICY, TELEOP)
 PREFIX = "so101-"
+LEAST_OF_VIDEO = 32
+"""Pixels a side below which the video encoder (SVT-AV1) kills the process."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,8 @@ class RecordConfig:
         check("", self, "episodes threads", low=1)
         check("", self, "seconds reset_seconds", low=0, high=3600)
         check("", self, "control_hz", low=5, high=100)
+        if self.seconds and round(self.seconds * self.control_hz) < 2:
+            raise ValueError(f"seconds={self.seconds:g}: two steps at least, {2 / self.control_hz:.3g} s")
         check("", self, "seed", low=0, high=2**32 - 1)
         self._check_robot()
         self._check_by()
@@ -102,9 +106,11 @@ class RecordConfig:
                 )
         if self.robot_cameras and self.simulated:
             raise ValueError(f"robot_cameras=: not with robot={SIM}; its cameras are any of {', '.join(CAMERAS)}")
+        least = LEAST_OF_VIDEO if self.video else 16
         for key, value in self.camera.items():
-            if key not in ("width", "height") or not isinstance(value, int) or not 16 <= value <= 4096:
-                raise ValueError(f"camera.{key}={value}: width and height, from 16 to 4096 pixels")
+            if key not in ("width", "height") or not isinstance(value, int) or not least <= value <= 4096:
+                smaller = "; from 16 with video=false" if self.video else ""
+                raise ValueError(f"camera.{key}={value}: width and height, from {least} to 4096 pixels{smaller}")
 
     def _check_by(self) -> None:
         if self.by == TELEOP and not self.teleop.get("type"):
