@@ -17,12 +17,13 @@ from robot.faults import RobotFault, in_one_line
 from robot.gated import GatedRobot
 from robot.recording.drivers import Driver, DriverLost, ScriptDriver, TeleopDriver
 from robot.recording.loop import play, resting
-from robot.recording.pace import Pace, SimulatedTime
 from robot.recording.parts import MEASURED, SUCCESS, EpisodeInfo, Parts
 from robot.recording.review import Review, picture
 from robot.recording.settings import EXPERT, POLICY, PREFIX, RecordConfig
 from robot.recording.teleops import teleoperator
 from robot.signals import Stopped
+from robot.so101_sim import SimulatedTime
+from robot.ticks import Ticks
 from robot.which import CAMERAS
 from sim.so101_experts import Unreachable
 
@@ -99,34 +100,36 @@ class Recording:
         return features
 
     def _record(self, robot: GatedRobot, clock, parts: Parts) -> None:
-        pace = Pace(self.config.control_hz, clock)
         connect(robot)
         with ExitStack() as stack:
             stack.push(robot)
             driver = self._driver(robot)
             robot.close_with(driver.close)  # after the arm has come to rest
             while parts.finished < self.config.episodes:
-                self._episode(robot, driver, pace, parts)
+                self._episode(robot, driver, clock, parts)
                 if self.config.reset_seconds and parts.finished < self.config.episodes:
                     say(f"{self.config.reset_seconds:g} s to put things back: not recorded")
                     with hurried(self.config.real_time), resting(robot):
-                        play(robot, driver, pace, self.config.reset_seconds, lambda: None)
+                        ticks = Ticks(self.config.control_hz, clock)
+                        play(robot, driver, ticks, self.config.reset_seconds, lambda: None)
 
-    def _episode(self, robot: GatedRobot, driver: Driver, pace: Pace, parts: Parts) -> None:
+    def _episode(self, robot: GatedRobot, driver: Driver, clock, parts: Parts) -> None:
         config, number = self.config, parts.finished
         seed = self._begin(robot, driver, number)
         judge = (lambda: robot.robot.success) if config.simulated else (lambda: None)
+        ticks = Ticks(config.control_hz, clock)
         with parts.episode() as draft:
             with hurried(config.real_time) as self.scheduling, resting(robot):
-                done = play(robot, driver, pace, config.longest_s, judge, draft, self._sentence(robot))
+                done = play(robot, driver, ticks, config.longest_s, judge, draft, self._sentence(robot))
+            rate = ticks.mean_hz or float(config.control_hz)
             with robot.held():  # it is finished: a signal is not to lose it
-                draft.save(EpisodeInfo(seed, done, pace.measured_hz, pace.late, config.by))
+                draft.save(EpisodeInfo(seed, done, rate, ticks.late, config.by))
         told = {None: "", True: ", success", False: ", no success"}[done]
-        say(f"episode {number + 1} of {config.episodes}: safe{told}, {draft.frames} frames, {pace.measured_hz:.1f} Hz")
-        if pace.measured_hz < SLOW * config.control_hz:
+        say(f"episode {number + 1} of {config.episodes}: safe{told}, {draft.frames} frames, {rate:.1f} Hz")
+        if rate < SLOW * config.control_hz:
             say(
-                f"too slow: {pace.measured_hz:.1f} Hz instead of {config.control_hz}, {pace.late} of {pace.ticks} "
-                f"frames late; {MEASURED} tells when each really was"
+                f"too slow: {rate:.1f} Hz instead of {config.control_hz}, {ticks.late} of {draft.frames} frames late, "
+                f"{ticks.skipped} left out; {MEASURED} tells when each really was"
             )
 
     def _begin(self, robot: GatedRobot, driver: Driver, number: int) -> int:

@@ -31,10 +31,10 @@ from robot.running.eyes import Eyes
 from robot.running.loop import Loop
 from robot.running.rerun_view import Rerun
 from robot.running.settings import RunConfig, split_address
-from robot.running.ticks import Ticks, no_collection
 from robot.running.view import Nothing, View
 from robot.signals import Stopped
 from robot.steady_camera import SteadyCamera, in_a_line
+from robot.ticks import Ticks, no_collection
 from robot.units import Units
 from robot.which import CAMERAS, SIM
 from sim.so101_tasks import TASKS

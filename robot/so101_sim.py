@@ -133,3 +133,25 @@ class SO101Sim(Robot):
         if self.scene is not None:
             self.scene.close()
         self.scene = None
+
+
+class SimulatedTime:
+    """The time of the simulated robot, which passes while it is commanded; for a loop there is nothing to wait for.
+
+    Each look at the clock takes a tenth of a microsecond, until the next command, so that no two moments are the same.
+    """
+
+    LOOK_S = 1e-7
+
+    def __init__(self, robot):
+        """`robot.time_s`: how long it has been commanded."""
+        self._robot, self._at, self._looked = robot, 0.0, 0.0
+
+    def monotonic(self) -> float:
+        """Seconds."""
+        self._looked = self.LOOK_S + (self._looked if self._robot.time_s == self._at else 0.0)
+        self._at = self._robot.time_s
+        return self._at + self._looked
+
+    def sleep(self, seconds: float) -> None:
+        """Nothing."""

@@ -12,9 +12,10 @@ import pytest
 from pyarrow import parquet
 
 from robot.datasets import DatasetError
-from robot.recording.pace import Pace, SimulatedTime
 from robot.recording.parts import MEASURED, SUCCESS, Parts
 from robot.recording.settings import RecordConfig
+from robot.so101_sim import SimulatedTime
+from robot.ticks import Ticks
 
 HERE = Path(__file__).parent
 CAREFUL_RATE = 30.0  # degrees a second: the gate's careful limit, a quarter of what the script asks for
@@ -138,7 +139,7 @@ def test_what_is_kept_is_what_reached_the_servos(arms, monkeypatch, tmp_path):
     send = arm.robot.send_action
     monkeypatch.setattr(arm.robot, "send_action", lambda action, at: decided.append(at) or send(action, at))
     with arm.robot:
-        assert play(arm.robot, Far(), Pace(30, arm.clock), 1.0, lambda: None, kept, "reach") is None
+        assert play(arm.robot, Far(), Ticks(30, arm.clock), 1.0, lambda: None, kept, "reach") is None
         goal = int.from_bytes(arm.chain.memory[1][arms.GOAL : arms.GOAL + 2], "little")
     sent, at_s, success = map(np.array, zip(*kept, strict=True))
     assert len(sent) == 30 and set(success) == {None}
@@ -160,27 +161,33 @@ class Clock:
         self.now += seconds
 
 
-def ticks(work):
-    clock = Clock()
-    pace, times = Pace(20, clock), [0.0]
-    for seconds in work:
-        clock.now += seconds
-        pace.wait()
-        times.append(clock.now)
-    return pace, np.diff(times)
+def test_an_episode_lasts_its_seconds_however_slow_a_step_is():
+    """As with a camera of half the rate."""
+    from robot.recording.loop import play  # noqa: PLC0415
 
+    class Slow:
+        def get_observation(self):
+            clock.now += 0.065
+            return {}
 
-def test_a_loop_that_has_time_keeps_its_rate():
-    pace, gaps = ticks([0.01, 0.049, 0.0, 0.03])
-    np.testing.assert_allclose(gaps, 0.05)
-    assert pace.late == 0 and pace.measured_hz == pytest.approx(20)
+        def send_action(self, goal, at):
+            return goal
 
+    class Still:
+        def goal(self, observation):
+            return {}
 
-def test_a_loop_that_has_not_says_so_and_does_not_hurry_to_make_up():
-    pace, gaps = ticks([0.01, 0.2, 0.01, 0.052, 0.01])
-    np.testing.assert_allclose(gaps, [0.05, 0.2, 0.05, 0.052, 0.05])
-    assert pace.late == 1  # 2 ms are not late
-    assert pace.measured_hz == pytest.approx(5 / 0.402)
+    class Kept(list):
+        def add(self, seen, sent, sentence, at_s, success):
+            self.append(at_s)
+
+    clock, kept = Clock(), Kept()
+    ticks = Ticks(30, clock)
+    play(Slow(), Still(), ticks, 20.0, lambda: None, kept)
+    assert kept[0] == 0 and 20 <= clock.now < 20.1
+    np.testing.assert_allclose(np.diff(kept), 0.065, atol=0.035)
+    assert ticks.mean_hz == pytest.approx(1 / 0.065, abs=0.1)
+    assert len(kept) + ticks.skipped == 600 and ticks.late > 200
 
 
 def test_simulated_time_passes_only_by_commands():
@@ -194,6 +201,20 @@ def test_simulated_time_passes_only_by_commands():
     assert before < clock.monotonic() < before + 1e-3
     robot.time_s = 2.0
     assert clock.monotonic() == pytest.approx(2, abs=1e-3)
+
+
+def test_the_moments_of_simulated_time_are_never_late_nor_left_out():
+    class Robot:
+        time_s = 0.0
+
+    robot = Robot()
+    ticks = Ticks(30, SimulatedTime(robot))
+    for _ in ticks.run(30_000):
+        for _ in range(20):
+            ticks.clock.monotonic()
+        robot.time_s += 1 / 30
+    assert (len(ticks.late_s), ticks.late, ticks.skipped) == (30_000, 0, 0)
+    assert ticks.mean_hz == pytest.approx(30, abs=1e-3)
 
 
 FEATURES = {"action": {"dtype": "float32", "shape": (6,), "names": None}}

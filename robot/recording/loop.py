@@ -5,8 +5,8 @@ from contextlib import contextmanager
 
 from robot.gated import GatedRobot
 from robot.recording.drivers import Driver
-from robot.recording.pace import Pace
 from robot.recording.parts import Draft
+from robot.ticks import Ticks
 
 
 @contextmanager
@@ -21,7 +21,7 @@ def resting(robot: GatedRobot) -> Iterator[None]:
 def play(
     robot: GatedRobot,
     driver: Driver,
-    pace: Pace,
+    ticks: Ticks,
     seconds: float,
     judge: Callable[[], bool | None],
     draft: Draft | None = None,
@@ -29,15 +29,14 @@ def play(
 ) -> bool | None:
     """Run an episode until the driver ends it or `seconds` have passed; `draft` takes its steps.
 
-    `pace` goes by the robot's own clock.
+    `ticks` go by the robot's own clock; a moment for which there was no time is left out.
     Returns whether `judge` called it done after any step; None if it never knew.
     """
     done: bool | None = None
-    pace.start()
-    for step in range(round(seconds * pace.hz)):
-        if step:
-            pace.wait()
-        at = pace.clock.monotonic()
+    began: float | None = None
+    for _ in ticks.run(round(seconds * ticks.hz)):
+        at = ticks.clock.monotonic()
+        began = at if began is None else began
         observation = robot.get_observation()
         goal = driver.goal(observation)
         if goal is None:
@@ -47,5 +46,5 @@ def play(
         if success is not None:
             done = bool(done or success)
         if draft is not None:
-            draft.add(observation, sent, sentence, at - pace.began, success)
+            draft.add(observation, sent, sentence, at - began, success)
     return done

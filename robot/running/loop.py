@@ -13,7 +13,7 @@ from robot.running.eyes import Eyes
 from robot.running.motion import Motion
 from robot.running.pursuit import Plans, Pursuit, Senses, Thinker
 from robot.running.smoothness import Smoothness
-from robot.running.ticks import Ticks
+from robot.ticks import Ticks
 from robot.units import Units
 
 FIRST_S = 5.0

@@ -23,8 +23,8 @@ from policies.checkpoint import find_checkpoint, read_identity
 from policies.serving.link import Link
 from robot.arms import connect, gated, twin
 from robot.running.loop import Loop
-from robot.running.ticks import Ticks, no_collection
 from robot.running.view import Nothing
+from robot.ticks import Ticks, no_collection
 from robot.units import Units
 
 EPISODE_S, LEAD = 10.0, 2

@@ -52,6 +52,11 @@ class Ticks:
             k = max(k + 1, behind)
 
     @property
+    def late(self) -> int:
+        """Ticks that were late by more than LATE_S."""
+        return sum(late > LATE_S for late in self.late_s)
+
+    @property
     def rate_hz(self) -> float:
         """Ticks a second, over the last second."""
         span = self._last[-1] - self._last[0] if len(self._last) > 1 else 0.0
@@ -68,7 +73,7 @@ class Ticks:
         p50, p99, most = (None if v is None else round(float(v), 3) for v in values)
         return {
             "ticks": len(self.late_s),
-            "late_ticks": sum(late > LATE_S for late in self.late_s),
+            "late_ticks": self.late,
             "skipped_ticks": self.skipped,
             "p50_jitter_ms": p50,
             "p99_jitter_ms": p99,
