@@ -20,6 +20,7 @@ from robot.so101_sim import SO101Sim
 from robot.targets import Targets
 from robot.which import CAMERAS
 from sim import so101
+from sim.canvas import RenderingUnavailable
 from sim.frames import shows
 from worldmodel.senses import LANGUAGE, STATE, Shapes, mask
 
@@ -28,7 +29,7 @@ class Pilot:
     """What a model that perceives `senses` is shown of a simulated arm in `task`; `sentence`: what it is told to do."""
 
     def __init__(self, robot: SO101Sim, task: TaskConfig, senses: Shapes, sentence: str):
-        """Open cameras of the model's own, beside the robot's. Raises RenderingUnavailable, ValueError."""
+        """Open cameras of the model's own, beside the robot's. Raises ValueError for one that is not there."""
         self._parts = known(so101.components(robot.scene), task.state) if STATE in senses else None
         looks, self._cameras = Senses.of(senses), {}
         self._told = {LANGUAGE: WORDS.encode([sentence])} if LANGUAGE in senses else {}
@@ -38,7 +39,10 @@ class Pilot:
             shape = {"width": looks.size, "height": looks.size, "fps": round(task.control_hz)}
             camera = SimCamera(SimCameraConfig(view=CAMERAS[name], **shape))
             camera.show(robot.scene)
-            camera.connect()
+            try:
+                camera.connect()
+            except RenderingUnavailable as error:
+                raise ValueError(f"checkpoint=: it looks through {name}: {error}") from error
             self._cameras[key(f"images.{name}")] = camera
 
     def see(self, scene, target: np.ndarray) -> dict[str, Tensor]:

@@ -4,6 +4,7 @@ import threading
 import time
 from dataclasses import replace
 from functools import partialmethod
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -27,7 +28,9 @@ from robot.config_sim_camera import SimCameraConfig
 from robot.running.eyes import BLIND_S, Eyes
 from robot.running.loop import Loop
 from robot.running.settings import RunConfig
+from robot.sim_camera import SimCamera
 from robot.steady_camera import SteadyCamera, in_a_line
+from sim.canvas import RenderingUnavailable
 
 TASK = TaskConfig("so101-touch", state="joints")
 SENSES = ("state", "images.overhead", "language")
@@ -51,6 +54,17 @@ def until(true) -> None:
     while not true():
         assert time.monotonic() < end
         time.sleep(0.01)
+
+
+def test_a_checkpoint_that_sees_is_refused_in_one_line_where_nothing_can_be_drawn(monkeypatch):
+    from configs.piloting import Pilot  # noqa: PLC0415
+
+    def connect(camera):
+        raise RenderingUnavailable("no EGL here")
+
+    monkeypatch.setattr(SimCamera, "connect", connect)
+    with pytest.raises(ValueError, match=r"^checkpoint=: it looks through overhead: no EGL here$"):
+        Pilot(SimpleNamespace(scene=None), TASK, {"observation.images.overhead": (SIZE, SIZE, 3)}, "")
 
 
 def test_the_simulated_arm_shows_what_training_showed():
