@@ -49,7 +49,7 @@ class SemagramPolicy(PreTrainedPolicy):
         senses = {key: tuple(shape) for key, shape in config.senses.items()}
         self.model = WorldModel(senses, self.tokens.points, config.model, self.tokens.forms)
         self._missed: set[str] = set()
-        self._blind = torch.zeros(0)  # steps for which each robot has seen nothing
+        self._blind: dict[str, Tensor] = {}  # for how many steps, or chunks, each robot has seen nothing
         if dataset_stats and OBS_STATE in dataset_stats and OBS_STATE in senses:
             seen = {name: torch.as_tensor(value) for name, value in dataset_stats[OBS_STATE].items()}
             self.model.normaliser.take(seen["mean"], seen["std"], int(seen["count"].max()))
@@ -66,7 +66,7 @@ class SemagramPolicy(PreTrainedPolicy):
 
     def reset(self) -> None:
         """Forget the current tokens and plans; episodes begin."""
-        self._blind = torch.zeros(0)
+        self._blind = {}
         self.agent.reset(torch.ones(len(self.agent.at), dtype=torch.bool))
 
     def select_action(self, batch: dict[str, Tensor], **kwargs) -> Float[Tensor, "B A"]:
@@ -74,7 +74,7 @@ class SemagramPolicy(PreTrainedPolicy):
         `observation.images.<camera>` (B, 3, h, w), `task`, B strings. Called every control step.
         """
         with torch.inference_mode(False):  # the agent keeps what it decided, and changes it later
-            return self.agent.act(self._seen(batch)).to(self.config.device)
+            return self.agent.act(self._seen(batch, "steps")).to(self.config.device)
 
     def predict_action_chunk(self, batch: dict[str, Tensor], **kwargs) -> Float[Tensor, "B T A"]:
         """The actions up to the next decision, decided anew; `select_action` is not disturbed.
@@ -84,11 +84,11 @@ class SemagramPolicy(PreTrainedPolicy):
         with torch.inference_mode(False):
             own = torch.Generator().set_state(self.generator.get_state())
             agent = self._agent(own)
-            agent.act(self._seen(batch))
+            agent.act(self._seen(batch, "chunks"))
             return agent.actions.to(self.config.device)
 
-    def _seen(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """What the policy perceives of a batch of now.
+    def _seen(self, batch: dict[str, Tensor], counted: str) -> dict[str, Tensor]:
+        """What the policy perceives of a batch of now, for which one more of `counted` is asked.
 
         Raises ValueError where a policy that was trained on a task sees what that task does not show: LeRobot's
         commands hand a robot's observations on as they are, and take actions for joint targets.
@@ -103,7 +103,7 @@ class SemagramPolicy(PreTrainedPolicy):
             raise ValueError(f"{error}{made}") from error
         self._note_missing(seen)
         if not config.task:
-            self._look(seen)
+            self._look(seen, counted)
         return seen
 
     def _note_missing(self, seen: dict[str, Tensor]) -> None:
@@ -115,14 +115,17 @@ class SemagramPolicy(PreTrainedPolicy):
                 why = "shows nothing" if dark else "not there"
                 warnings.warn(f"{key}: {why}; it counts as missing", stacklevel=2)
 
-    def _look(self, seen: dict[str, Tensor]) -> None:
+    def _look(self, seen: dict[str, Tensor], counted: str) -> None:
         """Raise ValueError where a robot has seen nothing for too long: what it did would mean nothing."""
         shown = [key for key in seen if key in self.config.senses and key != LANGUAGE]
         there = torch.stack([seen.get(mask(key), torch.ones(len(seen[key]), 1))[:, 0] for key in shown]).amax(0)
-        before = self._blind if len(self._blind) == len(there) else torch.zeros(len(there))
-        self._blind = torch.where(there > 0, 0.0, before + 1)
-        if bool((self._blind > BLIND).any()):
-            raise ValueError(f"nothing to be seen for {BLIND} steps ({', '.join(shown)}), and there is no other sense")
+        before = self._blind.get(counted, torch.zeros(0))
+        before = before if len(before) == len(there) else torch.zeros(len(there))
+        blind = self._blind[counted] = torch.where(there > 0, 0.0, before + 1)
+        if bool((blind > BLIND).any()):
+            raise ValueError(
+                f"nothing to be seen for {BLIND} {counted} ({', '.join(shown)}), and there is no other sense"
+            )
 
     def forward(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
         """The loss of a batch of recorded windows, and its parts.

@@ -139,6 +139,9 @@ def test_a_robot_that_sees_nothing_for_a_second_is_not_driven_on():
         policy.select_action({FRONT: lit})
     for _ in range(BLIND):
         policy.select_action({FRONT: torch.stack([lit[0], dark[FRONT][1]])})
+        policy.predict_action_chunk(dark)  # which does not disturb it, but is not driven on by either
+    with pytest.raises(ValueError, match=r"^nothing to be seen for 30 chunks"):
+        policy.predict_action_chunk(dark)
     with pytest.raises(ValueError, match=r"^nothing to be seen for 30 steps \(observation.images.overhead\)"):
         policy.select_action({FRONT: torch.stack([lit[0], dark[FRONT][1]])})
     policy.reset()
