@@ -36,7 +36,8 @@ Keys, with their defaults:
   robot_cameras={}         so101: as LeRobot's, e.g. 'robot_cameras={front:{type:opencv,index_or_path:0,width:640,..}}'
   port_file=""             so101-twin: the port_file of a semagram-twin that runs already; else one is started
   teleop.type="" teleop.port="" teleop.id=""    any of LeRobot's teleoperators; its other keys as +teleop.key=value
-  checkpoint=""            by=policy: a run folder or a checkpoint; planner=false: its policy alone
+  checkpoint=""            by=policy: a run folder or a checkpoint; planner=false: its policy alone;
+                           device=cpu threads=1 are the planner's
 
 Each step holds what was read (observation.state, observation.images.<camera>), what was sent after the safety gate
 (action), and when it really was (measured_timestamp, seconds; LeRobot's own timestamp is frame_index / fps); in

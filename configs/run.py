@@ -35,7 +35,7 @@ Keys, with their defaults:
   viewer_file=             of viewer=rerun: open no window, write to this file, for `rerun <file>`, on any machine
   real_time=false          ask the system to serve the control loop before everything else, the serial port's own
                            kernel threads included: only with cores to spare
-  device=cpu, threads=1    of the planner
+  device=cpu, threads=1    of the planner; with remote= they are semagram-serve's
   planner=true             false: the policy alone decides (semagram-eval tells which of the two does better)
 
 Progress goes to stderr. The last line of stdout is one JSON object:

@@ -1,5 +1,7 @@
 """Which arm a command is about, the keys that say where it is, its cameras. Commands read it to print help."""
 
+from dataclasses import fields
+
 SIM, REAL, TWIN = "so101-sim", "so101", "so101-twin"
 ROBOTS = (SIM, REAL, TWIN)
 CAMERAS = {"main": "side", "front": "side", "side": "side", "wrist": "wrist", "overhead": "overhead"}
@@ -15,3 +17,11 @@ def check_arm(config) -> None:
             raise ValueError(f"{key}={getattr(config, key)}: only with robot={robot}")
     if config.robot == REAL and not (config.port and config.id):
         raise ValueError("port= and id=: the arm's, as LeRobot knows it, e.g. port=/dev/ttyACM0 id=my_arm")
+
+
+def unused(config, names: str, why: str) -> None:
+    """Raise ValueError for any of `names` that is not at its default, since nothing heeds it; `why`, in words."""
+    defaults = {field.name: field.default for field in fields(config)}
+    for name in names.split():
+        if (value := getattr(config, name)) != defaults[name]:
+            raise ValueError(f"{name}={str(value).lower() if isinstance(value, bool) else value}: {why}")

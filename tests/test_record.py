@@ -300,6 +300,12 @@ REAL = {"dataset": "d", "robot": "so101", "port": "p", "id": "i", "sentence": "s
         ({"dataset": "d", "cameras": ["wrist"], "camera": {"width": 31}}, r"^camera.width=31: .* from 32 .*video=fa"),
         ({"dataset": "d", "cameras": ["wrist"], "camera": {"width": 9}, "video": False}, r"width=9: .* 16 to 4096"),
         ({"dataset": "d", "seconds": 0.01}, r"^seconds=0.01: two steps at least, 0.0667 s$"),
+        ({"dataset": "d", "threads": 2}, r"^threads=2: only with by=policy$"),
+        ({"dataset": "d", "planner": False}, r"^planner=false: only with by=policy$"),
+        (
+            {"dataset": "d", "camera": {"width": 64, "height": 240}},
+            r"^camera.width=64: only with cameras=, in simulation",
+        ),
         ({"dataset": "d", "port": "p"}, r"^port=p: only with robot=so101$"),
         ({"dataset": "d", "port_file": "p"}, r"^port_file=p: only with robot=so101-twin$"),
         ({"dataset": "d", "paced": "never"}, r"^paced=never: one of auto, true, false$"),

@@ -253,6 +253,7 @@ def test_a_planner_however_slow_moves_the_arm_and_is_asked_one_thing_at_a_time(d
         ({"lead": 0}, "lead=0"),
         ({"remote": "here"}, "remote=here: a host and a port"),
         ({"remote": "here:1"}, "remote= and secret=: both"),
+        ({"remote": "here:1", "secret": "s", "device": "cuda"}, "device=cuda: not with remote=; semagram-serve"),
         ({"remote": "here:1", "secret": "s", "planner": False}, "planner=false: not with remote="),
         ({"viewer": "tv"}, "viewer=tv: one of"),
     ],

@@ -3,13 +3,14 @@
 from dataclasses import dataclass, field
 
 from robot.limits import PRESETS
-from robot.which import CAMERAS, REAL, SIM, check_arm
+from robot.which import CAMERAS, REAL, SIM, check_arm, unused
 from sim.so101_tasks import SCRIPTED, TASKS
 from worldmodel.ranges import check
 
 EXPERT, POLICY, TELEOP = "expert", "policy", "teleop"
 BY = (EXPERT, POLICY, TELEOP)
 PREFIX = "so101-"
+CAMERA = {"width": 320, "height": 240}
 LEAST_OF_VIDEO = 32
 """Pixels a side below which the video encoder (SVT-AV1) kills the process."""
 
@@ -36,7 +37,7 @@ class RecordConfig:
     calibration_dir: str = ""
     port_file: str = ""
     cameras: list[str] = field(default_factory=list)
-    camera: dict = field(default_factory=lambda: {"width": 320, "height": 240})
+    camera: dict = field(default_factory=lambda: dict(CAMERA))
     robot_cameras: dict = field(default_factory=dict)
     video: bool = True
     teleop: dict = field(default_factory=lambda: {"type": "", "port": "", "id": "", "calibration_dir": ""})
@@ -111,6 +112,8 @@ class RecordConfig:
             if key not in ("width", "height") or not isinstance(value, int) or not least <= value <= 4096:
                 smaller = "; from 16 with video=false" if self.video else ""
                 raise ValueError(f"camera.{key}={value}: width and height, from {least} to 4096 pixels{smaller}")
+            if not self.cameras and value != CAMERA[key]:
+                raise ValueError(f"camera.{key}={value}: only with cameras=, in simulation")
 
     def _check_by(self) -> None:
         if self.by == TELEOP and not self.teleop.get("type"):
@@ -119,6 +122,8 @@ class RecordConfig:
             raise ValueError(f"teleop.type={self.teleop.get('type')}: only with by={TELEOP}")
         if (self.by == POLICY) != bool(self.checkpoint):
             raise ValueError(f"checkpoint={self.checkpoint}: a run folder or a checkpoint, with by={POLICY}")
+        if self.by != POLICY:
+            unused(self, "planner device threads", f"only with by={POLICY}")
         if self.by != TELEOP and not self.simulated:
             raise ValueError(f"by={self.by}: only with robot={SIM}, which tells where its things are; by={TELEOP}")
         if self.by == EXPERT and self.task_name not in SCRIPTED:

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, field
 
 from robot.limits import PRESETS
-from robot.which import REAL, SIM, TWIN, check_arm
+from robot.which import REAL, SIM, TWIN, check_arm, unused
 from worldmodel.ranges import check
 
 VIEWS = ("terminal", "rerun", "none")
@@ -57,11 +57,9 @@ class RunConfig:
             raise ValueError(f"robot_cameras=: not with robot={SIM}, which has those that the checkpoint looks through")
         if self.remote:
             split_address(self.remote, "remote")
+            unused(self, "device threads planner", "not with remote=; semagram-serve decides so where it is")
         if bool(self.remote) != bool(self.secret):
             raise ValueError("remote= and secret=: both, the planner's host:port and the file with the shared secret")
-
-        if self.remote and not self.planner:
-            raise ValueError("planner=false: not with remote=; semagram-serve planner=false decides so where it is")
 
     @property
     def preset(self) -> str:
