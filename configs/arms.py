@@ -9,11 +9,13 @@ from lerobot.robots import Robot
 from configs.twin_process import TwinProcess
 from robot.arms import driven, twin
 from robot.recording.settings import RecordConfig
-from robot.running.settings import RunConfig
+from robot.running.settings import PlayConfig, RunConfig
 from robot.which import REAL
 
 
-def wired(config: RecordConfig | RunConfig, stack: ExitStack, cameras: Mapping[str, dict] | None = None) -> Robot:
+def wired(
+    config: RecordConfig | RunConfig | PlayConfig, stack: ExitStack, cameras: Mapping[str, dict] | None = None
+) -> Robot:
     """LeRobot's driver, not yet connected; `stack` ends a twin that had to be started. Raises ValueError, OSError."""
     if config.robot == REAL:
         return driven(config.port, config.id, config.calibration_dir, cameras)

@@ -1,6 +1,5 @@
 """Glyphs for semagram-tokens: of a sentence in a JSON file, and of what a codec says of a demonstration."""
 
-import json
 from itertools import pairwise
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import numpy as np
 from policies.codec import Codec
 from policies.codec.training import windows_of
 from policies.ink import draw
-from policies.notation import from_plain
+from policies.notation import read_sentence
 from policies.splines import design, ends
 from policies.vocabulary import Grip, Move, Sentence, text
 
@@ -20,17 +19,8 @@ STILL = 0.01
 
 
 def draw_file(path: Path, folder: Path) -> dict:
-    """Draw the sentence of a JSON file, as `policies.notation.to_plain` makes it (plan.json in a run folder is one).
-
-    Raises ValueError naming the file and what is wrong in it, OSError.
-    """
-    try:
-        sentence = from_plain(json.loads(path.read_text(encoding="utf-8")))
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f"sentence={path}: not JSON ({error}); a list of tokens, as in docs/glyph.json") from error
-    except ValueError as error:
-        raise ValueError(f"sentence={path}: {error}") from error
-    return draw_both(sentence, folder)
+    """Draw the sentence of a JSON file. Raises ValueError naming the file and what is wrong in it, OSError."""
+    return draw_both(read_sentence(path), folder)
 
 
 def draw_both(sentence: Sentence, folder: Path) -> dict:

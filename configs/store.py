@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from configs.schema import DEFAULT_TASK, PEERS, BenchConfig, EvaluateConfig, PeerConfig, TokensConfig, TrainConfig
 from envs.settings import NAMES, TaskConfig
 from robot.recording.settings import RecordConfig
-from robot.running.settings import RunConfig, ServeConfig
+from robot.running.settings import PlayConfig, RunConfig, ServeConfig
 from sim.twin_settings import TwinConfig
 from sim.variation import PRESETS
 from worldmodel.settings import EYES
@@ -21,7 +21,7 @@ def register() -> None:
     from hydra.core.config_store import ConfigStore  # noqa: PLC0415
 
     _groups(ConfigStore.instance())
-    for command in (_train, _evaluate, _tokens, _twin, _record, _run, _serve, _bench):
+    for command in (_train, _evaluate, _tokens, _twin, _record, _run, _play, _serve, _bench):
         keys, folder, *chosen = command()
         node = {"defaults": [*chosen, *QUIET, "_self_"], **keys, **_hydra(folder)}
         ConfigStore.instance().store(name=command.__name__.removeprefix("_"), node=node)
@@ -75,6 +75,10 @@ def _record() -> tuple:
 
 def _run() -> tuple:
     return asdict(RunConfig(checkpoint="-")) | {"checkpoint": "", "robot_cameras": _open()}, "."
+
+
+def _play() -> tuple:
+    return asdict(PlayConfig(sentence="-")) | {"sentence": ""}, "."
 
 
 def _serve() -> tuple:

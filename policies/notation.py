@@ -1,8 +1,10 @@
 """Sentences as plain data that JSON can hold, and back; what comes back is checked."""
 
+import json
 import sys
 from collections.abc import Iterable
 from dataclasses import MISSING, fields
+from pathlib import Path
 
 import numpy as np
 
@@ -25,6 +27,19 @@ def from_plain(data: object) -> Sentence:
         except ValueError as error:
             raise ValueError(f"token {i + 1} of {len(data)}: {error}") from error
     return checked(tokens)
+
+
+def read_sentence(path: Path) -> Sentence:
+    """The sentence of a JSON file, as `to_plain` makes it (plan.json in a run folder is one).
+
+    Raises ValueError naming the file and what is wrong in it, OSError.
+    """
+    try:
+        return from_plain(json.loads(path.read_text(encoding="utf-8")))
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(f"sentence={path}: not JSON ({error}); a list of tokens, as in docs/glyph.json") from error
+    except ValueError as error:
+        raise ValueError(f"sentence={path}: {error}") from error
 
 
 def _plain(value):

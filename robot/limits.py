@@ -113,7 +113,7 @@ class Limits:
 
 GRIPPER = "gripper"
 TURN, COUNTS = 360.0, 4095  # LeRobot's degrees: a turn is the highest count
-_RANGES = {  # the arm's own, in degrees about the middle of its calibration
+RANGES = {  # the arm's own, in degrees about the middle of its calibration
     "shoulder_pan": (-110.0, 110.0),
     "shoulder_lift": (-100.0, 100.0),
     "elbow_flex": (-96.8, 96.8),
@@ -143,7 +143,7 @@ def so101(preset: str = "careful", calibration: Mapping | None = None) -> Limits
     if preset not in PRESETS:
         raise ValueError(f"limits={preset}: one of {', '.join(PRESETS)}")
     joints = {}
-    for name, (low, high) in _RANGES.items():
+    for name, (low, high) in RANGES.items():
         rate, acceleration, step = _PACES[preset][name == GRIPPER]
         joint = JointLimits(low, high, rate, acceleration, step)
         if name != GRIPPER:

@@ -74,6 +74,34 @@ class RunConfig:
 
 
 @dataclass(frozen=True)
+class PlayConfig:
+    """The keys of semagram-play."""
+
+    sentence: str = ""
+    robot: str = SIM
+    control_hz: int = 30
+    limits: str = ""
+    port: str = ""
+    id: str = ""
+    calibration_dir: str = ""
+    port_file: str = ""
+
+    def __post_init__(self):
+        """Raise ValueError for a value out of range, or one that the robot cannot use."""
+        if not self.sentence:
+            raise ValueError("sentence=: a JSON file, a list of tokens, e.g. sentence=docs/arm.json")
+        if self.limits not in ("", *PRESETS):
+            raise ValueError(f"limits={self.limits}: one of {', '.join(PRESETS)}")
+        check("", self, "control_hz", low=5, high=100)
+        check_arm(self)
+
+    @property
+    def preset(self) -> str:
+        """The limits: careful on a real arm unless told otherwise."""
+        return self.limits or ("careful" if self.robot == REAL else "normal")
+
+
+@dataclass(frozen=True)
 class ServeConfig:
     """The keys of semagram-serve."""
 
