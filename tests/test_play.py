@@ -91,7 +91,10 @@ def test_a_fault_is_one_line_and_the_arm_is_let_go(tmp_path, monkeypatch):
     [
         ("[", "not JSON"),
         ('[{"kind": "jump"}]', "token 1 of 1: kind='jump': one of move, grip"),
-        (json.dumps(to_plain([Move(np.array([[0.0, 0.1, 0.2]]), 1.0, 0)])), "3 columns; the SO-101 has 6 joints, shoulder_pan"),
+        (
+            json.dumps(to_plain([Move(np.array([[0.0, 0.1, 0.2]]), 1.0, 0)])),
+            "3 columns; the SO-101 has 6 joints, shoulder_pan",
+        ),
     ],
 )
 def test_a_sentence_that_cannot_be_is_one_line(tmp_path, text, line):
