@@ -1,13 +1,15 @@
 """Laws of many senses in one latent: what is missing does not matter, what is there does, in whatever order."""
 
+import copy
 import dataclasses
+import math
 
 import pytest
 import torch
 
 from worldmodel.encoder import Encoder
 from worldmodel.learner import Learner
-from worldmodel.losses import METRICS, Batch, begin, loss
+from worldmodel.losses import METRICS, Batch, begin, loss, world_losses
 from worldmodel.senses import LANGUAGE, STATE, check, mask
 from worldmodel.settings import LearningConfig, VisionConfig
 
@@ -178,3 +180,33 @@ def test_latents_are_told_apart_where_there_are_cameras(toys, senses):
         found.append(dict(zip(names, torch.autograd.grad(total, learner.parameters), strict=True)))
     felt = {name.split(".")[0] for name in names if not torch.equal(found[0][name], found[1][name])}
     assert felt == ({"encoder", "trunk", "next"} if model.sees else set())
+
+
+@pytest.mark.parametrize("senses", [{STATE: (3,)}, SENSES], ids=["state", "cameras"])
+def test_an_encoder_with_cameras_has_a_learning_rate_of_its_own(toys, senses):
+    model = toys.tiny_model(senses, vision=VISION)
+    ready = {key: x.unflatten(0, (3, 6)) for key, x in model.prepare(observed(18)).items()}
+    ones = torch.ones(2, 6)
+    data = Batch(ready, torch.full((2, 6, 2), 0.5), ones, ones, ones, torch.zeros(6, 2), torch.zeros(6))
+    config = LearningConfig(batch=6, horizon=2, learning_rate=1e-3, encoder_rate=0.25, eye_rate=2.0)
+    learner, before = Learner(model, [0.9], config), copy.deepcopy(model)
+    learner.update(data, torch.Generator().manual_seed(0))
+    moved = {name: 0.0 for name, _ in model.named_children()}
+    for (name, new), old in zip(model.named_parameters(), before.parameters(), strict=True):
+        part = name.split(".")[0]
+        moved[part] = max(moved[part], float((new - old).detach().abs().max()))
+    # Adam's first step is the learning rate, whatever the gradient's size.
+    assert moved["encoder"] == pytest.approx(2e-3 if model.sees else 0.25e-3, rel=0.01)
+    assert moved["trunk"] == pytest.approx(1e-3, rel=0.01)
+
+
+def test_where_nothing_moves_no_moment_of_a_window_is_told_from_the_others(toys):
+    model, steps = toys.tiny_model(SENSES, vision=VISION), 3
+    still = model.prepare({key: x.repeat(steps + 1, *[1] * (x.dim() - 1)) for key, x in observed(1).items()})
+    whole = model.perceive({key: x[:1] for key, x in still.items()})
+    ahead = model.perceive(still).unflatten(0, (steps + 1, 1))[1:]
+    ones = torch.ones(steps, 1)
+    data = Batch({}, torch.full((steps, 1, 2), 0.5), ones, ones, ones, torch.zeros(1, 2), torch.zeros(1))
+    config = LearningConfig(batch=1, horizon=steps, rho=1.0)
+    contrast = world_losses(model, whole, whole, ahead, data, config)[1]
+    assert float(contrast.detach()) == pytest.approx(math.log(steps + 1), abs=1e-4)

@@ -23,7 +23,7 @@ from robot.modeling_semagram import BLIND, SemagramPolicy
 from robot.perceiving import at_moments, squares
 from sim.frames import square
 from worldmodel.senses import LANGUAGE, STATE
-from worldmodel.settings import TokenConfig
+from worldmodel.settings import TokenConfig, VisionConfig
 
 SIZE, STEPS = 32, 14
 FRONT, SIDE = "observation.images.overhead", "observation.images.side"
@@ -74,7 +74,8 @@ def test_a_frame_of_any_size_is_seen_as_an_arm_at_semagram_run_sees_it(shape, ge
 
 
 def test_a_window_shows_the_frames_of_before_at_the_ends_of_its_tokens():
-    config = SemagramConfig(device="cpu", horizon=2, model=ImitatorConfig(token=TokenConfig(4, 2, 1)))
+    vision = VisionConfig(lags=(0, 2))
+    config = SemagramConfig(device="cpu", horizon=2, model=ImitatorConfig(token=TokenConfig(4, 2, 1), vision=vision))
     steps = config.observation_delta_indices
     assert steps == [-2, 0, 2, 4, 6, 8]
     index = {step: at for at, step in enumerate(steps)}

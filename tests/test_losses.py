@@ -287,8 +287,21 @@ def test_gradients_agree_with_finite_differences(toys, monkeypatch, group):
 def test_confusion_is_that_of_guessing_where_all_look_alike_and_none_where_symbols_differ():
     symbols = torch.eye(4)[torch.tensor([[0, 1, 2, 3], [1, 2, 3, 0], [2, 3, 0, 1]])]  # three latents of four symbols
     latents = symbols.transpose(1, 2).flatten(1)  # a symbol's entries are strided
-    assert float(confusion(latents, latents, 4).max()) < 1e-5
+    nothing = latents[:0].unsqueeze(1).expand(-1, 3, -1)
+    assert float(confusion(latents, latents, nothing, 4).max()) < 1e-5
     even = torch.full((3, 16), 0.25)
-    assert torch.allclose(confusion(latents, even, 4), torch.tensor(3.0).log().expand(3))
-    other = confusion(latents, latents.roll(1, 0), 4)
+    assert torch.allclose(confusion(latents, even, nothing, 4), torch.tensor(3.0).log().expand(3))
+    other = confusion(latents, latents.roll(1, 0), nothing, 4)
     assert (other > 10).all()
+
+
+def test_confusion_counts_the_other_moments_of_a_latents_own_window_and_of_no_other():
+    symbols = torch.eye(4)[torch.tensor([[0, 1, 2, 3], [1, 2, 3, 0], [2, 3, 0, 1]])]
+    latents = symbols.transpose(1, 2).flatten(1)
+    same = latents.unsqueeze(0).repeat(3, 1, 1)  # nothing moves in three more moments: one guess of four is right
+    assert torch.allclose(confusion(latents, latents, same, 4), torch.tensor(4.0).log().expand(3))
+    moved = same.clone()
+    moved[:, 1:] = 1 - moved[:, 1:]  # no symbol of theirs is left
+    found = confusion(latents, latents, moved, 4)
+    assert found[0] == pytest.approx(torch.tensor(4.0).log())
+    assert float(found[1:].max()) < 1e-5

@@ -47,7 +47,7 @@ class Learner:
         if actor.stop != self.flat.numel():
             raise ValueError("the actor's parameters must come last")
         self.rate = torch.full_like(self.flat, config.learning_rate)
-        self.rate[segment(model, "encoder.")] *= config.encoder_rate
+        self.rate[segment(model, "encoder.")] *= config.eye_rate if model.sees else config.encoder_rate
         self.first, self.second = torch.zeros_like(self.flat), torch.zeros_like(self.flat)
         self.updates = 0
         self.discounts = torch.tensor(discounts, device=self.flat.device)

@@ -100,15 +100,18 @@ def bootstrap(
     return torch.stack(values).amax(0)
 
 
-def confusion(z: Float[Tensor, "B D"], others: Float[Tensor, "B D"], group: int) -> Float[Tensor, " B"]:
-    """How far each of B imagined latents could be any other's of the batch, not its own: a cross-entropy, in nats.
+def confusion(
+    z: Float[Tensor, "B D"], others: Float[Tensor, "B D"], near: Float[Tensor, "K B D"], group: int
+) -> Float[Tensor, " B"]:
+    """How far each of B imagined latents could be any other's, not its own: a cross-entropy, in nats.
 
     The similarity of two latents is how many of their soft symbols agree, sum_g <z_g, z'_g>. So what is seen must stay
     tellable apart, where a latent that only predicts itself may forget what is hard to foresee. Source: InfoNCE,
-    van den Oord et al. 2018 (arXiv 1807.03748), eq. 4.
+    van den Oord et al. 2018 (arXiv 1807.03748), eq. 4. The others are those of the batch, which differ in what
+    stands still for an episode, and those `near`, of other moments of the same window, which differ in what moves.
     """
     symbols = z.shape[-1] // group
-    alike = z @ others.T * (SHARPNESS / symbols**0.5)
+    alike = torch.cat([z @ others.T, (z * near).sum(-1).T], 1) * (SHARPNESS / symbols**0.5)
     return F.cross_entropy(alike, torch.arange(len(z), device=z.device), reduction="none")
 
 
@@ -147,13 +150,19 @@ def targets(
 
 
 def world_losses(
-    model: WorldModel, z: Float[Tensor, "B D"], ahead: Float[Tensor, "H B D"], batch: Batch, config: LearningConfig
+    model: WorldModel,
+    z: Float[Tensor, "B D"],
+    whole: Float[Tensor, "B D"],
+    ahead: Float[Tensor, "H B D"],
+    batch: Batch,
+    config: LearningConfig,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Four losses () of what is imagined from the first latents: consistency, contrast, reward, continuation.
 
     The contrast is 0 where no camera sees, or where it weighs nothing.
     """
     steps = len(batch.reward)
+    moments = torch.cat([whole.unsqueeze(0), ahead])
     weight = batch.valid * config.rho ** torch.arange(steps, device=z.device).unsqueeze(1)
     consistency, contrast, features = torch.zeros((), device=z.device), torch.zeros((), device=z.device), []
     for t in range(steps):
@@ -163,7 +172,8 @@ def world_losses(
         known = weight[t] * batch.proceed[t]
         consistency = consistency + (known * (z - ahead[t]).square().mean(-1)).mean() / steps
         if config.contrast > 0 and model.sees:
-            contrast = contrast + (known * confusion(z, ahead[t], model.config.group)).mean() / steps
+            near = torch.cat([moments[: t + 1], moments[t + 2 :]])
+            contrast = contrast + (known * confusion(z, ahead[t], near, model.config.group)).mean() / steps
     weight, proceed = weight.flatten(), batch.proceed.flatten()
     outcome = model.outcome(torch.cat(features))
     reward = (weight * twohot.cross_entropy(outcome[:, :-1], batch.reward.flatten())).mean()
@@ -224,7 +234,7 @@ def loss(
         ahead, returns = targets(model, target, batch, noise[0], discounts)
     start, whole = begin(model, {key: value[0] for key, value in batch.seen.items()}, noise[2])
     agreement = (start - whole).square().mean() if len(model.senses) > 1 else torch.zeros((), device=start.device)
-    consistency, contrast, reward, continuation = world_losses(model, start, ahead, batch, config)
+    consistency, contrast, reward, continuation = world_losses(model, start, whole, ahead, batch, config)
     heads = model.value(start, batch.token[0])
     value = (batch.valid[0] * twohot.cross_entropy(heads, returns)).mean()
     policy, log_density, estimate = policy_loss(model, start, heads, batch, noise[1], scale, config)

@@ -46,7 +46,7 @@ class VisionConfig:
 
     patch: int = 8
     width: int = 64
-    lags: tuple[int, ...] = (0, 2)
+    lags: tuple[int, ...] = (0, 1)
 
     def __post_init__(self):
         """Raise ValueError for frames that cannot be."""
@@ -109,16 +109,16 @@ class LearningConfig:
     `horizon`: tokens imagined in an update, each weighted `rho` times the one before. `consistency`, `reward`, `value`,
     `continuation`: weights of the losses. `entropy`, `imitation`: of the policy's entropy, and of its distance to the
     tokens that the planner chose, where the value finds what was then done, those with noise, better than the
-    policy's own. `encoder_rate`: the encoder's share of
-    `learning_rate`. `averaging`: over how many of the last updates (a time constant) the weights are averaged that act
-    where nothing is explored; 1: the newest weights act. `demonstrated`: the share of a batch that begins with what an
+    policy's own. `encoder_rate`: the encoder's share of `learning_rate`, and `eye_rate` that of an encoder with
+    cameras. `averaging`: over how many of the last updates (a time constant) the weights are averaged that act where
+    nothing is explored; 1: the newest weights act. `demonstrated`: the share of a batch that begins with what an
     expert did, where there are demonstrations; `expert` weighs the policy's distance to that, whatever the value holds
     of it.
 
     Of several senses each is hidden with probability `dropout` where a window begins (never all that show what
     happens, as words do not), and `agreement` weighs the distance of the latent that is left to that of all. Frames are
-    moved at random by up to `shift` pixels. Where there are
-    cameras, `contrast` weighs how well an imagined latent is told from the others of the batch.
+    moved at random by up to `shift` pixels. Where there are cameras, `contrast` weighs how well an imagined latent is
+    told from the others of the batch and of its own window.
     """
 
     batch: int = 128
@@ -133,6 +133,7 @@ class LearningConfig:
     expert: float = 10.0
     learning_rate: float = 8e-4
     encoder_rate: float = 0.3
+    eye_rate: float = 1.0
     clip: float = 20.0
     target_rate: float = 0.01
     averaging: float = 1000.0
@@ -148,7 +149,7 @@ class LearningConfig:
         check("learning.", self, "batch", low=1, high=2**16)
         check("learning.", self, "horizon", low=1, high=100)
         check("learning.", self, "rho target_rate", above=0, high=1)
-        check("learning.", self, "learning_rate encoder_rate clip", above=0)
+        check("learning.", self, "learning_rate encoder_rate eye_rate clip", above=0)
         check("learning.", self, "averaging", low=1)
         check("learning.", self, "consistency reward value continuation entropy imitation expert", low=0)
         check("learning.", self, "agreement contrast", low=0)
