@@ -74,7 +74,10 @@ def bench(keys: dict, folder: Path) -> dict:
 
 
 def tabulate(config) -> dict:
-    """Make the table of one or several results files; put it into `readme` or, without one, on stderr."""
+    """Make the table of one or several results files; put it into `readme` or, without one, on stderr.
+
+    Raises ConfigError for files without a result of ours, or with one task's at different steps: a mean of both.
+    """
     from configs import report  # noqa: PLC0415
     from configs.schema import BenchConfig  # noqa: PLC0415
     from configs.strict import ConfigError  # noqa: PLC0415
@@ -82,10 +85,14 @@ def tabulate(config) -> dict:
 
     paths = [config.table] if isinstance(config.table, str) else config.table
     results = [result for path in paths for result in read(path)]
-    names, agent = report.agents(results), config.agent
-    if names and agent not in names:
+    names, agent, files = report.agents(results), config.agent, ", ".join(paths)
+    if not names:
+        raise ConfigError(f"table={files}: no results of ours")
+    if mixed := report.mixed(results):
+        raise ConfigError(f"table={files}: {mixed}; keep the lines of one")
+    if agent not in names:
         if agent != BenchConfig.agent:
-            raise ConfigError(f"agent={agent}: not in {', '.join(paths)}, which have {', '.join(names)}")
+            raise ConfigError(f"agent={agent}: not in {files}, which have {', '.join(names)}")
         agent = names[0]
     if config.readme:
         changed = report.update_readme(Path(config.readme), results)

@@ -120,8 +120,8 @@ class Benchmark:
         return f"return {result.return_mean:.0f} ± {result.return_std:.0f} after {result.train_seconds / 60:.1f} min"
 
     def _report(self, jobs: list[Job]) -> list[Result]:
-        """Write table and curves of the runs so far; returns their results."""
-        results = self._results()
+        """Write table and curves of the runs so far; returns their results, none of what was asked for before."""
+        results = [result for result in self._results() if result.env_steps == self.suite.steps]
         curves: dict = {}
         for job in jobs:
             if job.agent == self.config.agent and (curve := job.curve()) is not None and curve.end:

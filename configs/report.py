@@ -20,6 +20,16 @@ def agents(results: Sequence[Result]) -> list[str]:
     return sorted(names, key=lambda name: (name != "semagram", name))
 
 
+def mixed(results: Sequence[Result]) -> str:
+    """A task that an agent of ours was trained on for different numbers of steps; '' where there is none."""
+    for name in agents(results):
+        for task in sorted({r.task for r in results if r.agent == name}):
+            lengths = sorted({r.env_steps for r in results if (r.agent, r.task) == (name, task)})
+            if len(lengths) > 1:
+                return f"{name} on {task} after {' and '.join(map(str, lengths))} steps"
+    return ""
+
+
 def document(results: Sequence[Result]) -> str:
     """Markdown: a table for each agent of ours and, where there are several, one that compares them."""
     names = agents(results)

@@ -335,10 +335,16 @@ def test_durations_are_written_for_people():
     assert [*map(duration, (5, 59, 90, 3600, 9000))] == ["5 s", "59 s", "2 min", "1.0 h", "2.5 h"]
 
 
-def result(task, seed, mean, agent="semagram"):
+def result(task, seed, mean, agent="semagram", env_steps=100_000):
     """A finished run."""
-    numbers = (100_000, mean, 0.0, 1, mean - 10, 600.0, 166.0, 4.0, 100.0, 1)
+    numbers = (env_steps, mean, 0.0, 1, mean - 10, 600.0, 166.0, 4.0, 100.0, 1)
     return Result(task, seed, agent, *numbers, "a CPU", "abc", (mean,))
+
+
+def finish(job, summary):
+    """Leave in a job's folder what its worker would."""
+    job.folder.mkdir(exist_ok=True)
+    (job.folder / "summary.json").write_text(json.dumps(asdict(summary)))
 
 
 @pytest.fixture
@@ -377,6 +383,31 @@ def test_several_results_files_become_one_comparison(table, capsys):
     assert tabulate(replace(BenchConfig(), table=theirs))["agent"] == "no-planner"
     with pytest.raises(ConfigError, match=rf"^agent=nobody: not in {theirs}, which have no-planner$"):
         tabulate(replace(BenchConfig(), table=theirs, agent="nobody"))
+
+
+def test_a_table_is_of_results_of_ours_at_one_number_of_steps_each(table, tmp_path):
+    readme = tmp_path / "README.md"
+    readme.write_text("<!-- results:begin -->\nkept\n<!-- results:end -->")
+    theirs = table("theirs.csv", result("walker-walk", 1, 970.0, "tdmpc2"))
+    short = table("short.csv", result("walker-walk", 1, 100.0, env_steps=20_000), result("walker-run", 1, 1.0))
+    long = table("long.csv", result("walker-walk", 1, 900.0, env_steps=50_000))
+    mixed = "semagram on walker-walk after 20000 and 50000 steps; keep the lines of one"
+    for paths, said in (([theirs], "no results of ours"), ([short, long], mixed)):
+        with pytest.raises(ConfigError, match=f"^{re.escape(f'table={", ".join(paths)}: {said}')}$"):
+            tabulate(replace(BenchConfig(), table=paths, readme=str(readme)))
+    assert "kept" in readme.read_text()
+
+
+def test_a_lengthened_benchmark_reports_the_longer_runs_only(monkeypatch, tmp_path):
+    monkeypatch.setattr(benchmark, "Screen", Silent)
+    for mean, steps in ((1.0, 500), (9.0, 800)):
+        bench = Benchmark.begin(replace(SMALL, steps=steps), tmp_path)
+        (job,) = bench.jobs()
+        finish(job, result("Pendulum-v1", 1, mean, env_steps=steps))
+        made = bench.run()
+        os.close(bench.lock)
+        assert (made["tasks"], made["return_mean"]) == (["Pendulum-v1"], {"Pendulum-v1": mean})
+    assert [found.env_steps for found in read(tmp_path / benchmark.RESULTS)] == [500, 800]
 
 
 def test_the_readme_shows_the_committed_results():
