@@ -23,6 +23,7 @@ from robot.signals import Stopped
 FREE = tuple(name for name in SHARED if name in RESUMABLE)
 FIXED = tuple(name for name in SHARED if name not in RESUMABLE)
 RESULTS, SETTINGS, LOCK = "results.csv", "settings.json", ".lock"
+UNFINISHED = "it left no result"
 PATIENCE = 60  # seconds to wait for the workers of a bench that was killed
 
 
@@ -61,18 +62,23 @@ class Benchmark:
 
     def run(self) -> dict:
         """Run what is not done; returns the result, with the runs that failed under `failed`."""
-        jobs, failed = self.jobs(), {}
-        todo = [job for job in jobs if not self._collect(job)]
-        if len(todo) < len(jobs):
-            self.screen.say(f"{len(jobs) - len(todo)} of {len(jobs)} runs are done already")
+        jobs, failed, todo = self.jobs(), {}, []
+        for job in jobs:
+            why = self._missing(job)
+            if why == UNFINISHED:
+                todo.append(job)
+            elif why:
+                failed[job.folder.name] = why
+                self.screen.say(f"{job.name}: {why}")
+        if done := len(jobs) - len(todo) - len(failed):
+            self.screen.say(f"{done} of {len(jobs)} runs are done already")
         workers = os.cpu_count() or 1 if self.config.workers == "auto" else self.config.workers
         pool = Pool(workers, self.screen, self.config.threads, (self.lock,))
         try:
             for job, fault in pool.run(todo):
-                if fault or not self._collect(job):
-                    failed[job.folder.name] = fault or "it left no result"
-                said = failed.get(job.folder.name) or self._said(job)
-                self.screen.say(f"{job.name}: {said}")
+                if why := fault or self._missing(job):
+                    failed[job.folder.name] = why
+                self.screen.say(f"{job.name}: {why or self._said(job)}")
                 self._report(jobs)
         except Stopped as stopped:
             self.screen.say("stopped; the same command goes on from here")
@@ -104,16 +110,19 @@ class Benchmark:
         near = job.steps <= result.env_steps < job.steps + step
         return (result.task, result.seed, result.agent) == (job.task, job.seed, job.agent) and near
 
-    def _collect(self, job: Job) -> bool:
-        """Whether a run's result is in results.csv; it is added if the run is finished."""
+    def _missing(self, job: Job) -> str:
+        """Why a run's result is not in results.csv; '' if it is. It is added if the run is finished."""
         if any(self._mine(job, result) for result in self._results()):
-            return True
-        result = job.result()
+            return ""
+        try:
+            result = job.result()
+        except ConfigError as damaged:
+            return str(damaged)
         if result is None or not self._mine(job, result):
-            return False
+            return UNFINISHED
         # Several environments may end a few steps later; published returns are found by the steps asked for.
         append(self.folder / RESULTS, replace(result, env_steps=job.steps))
-        return True
+        return ""
 
     def _said(self, job: Job) -> str:
         (result,) = (r for r in self._results() if self._mine(job, r))

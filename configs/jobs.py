@@ -84,10 +84,7 @@ class Job:
         """The finished run's result; None if it is not finished. Raises ConfigError for a summary that is damaged."""
         path = self.folder / "summary.json"
         try:
-            summary = json.loads(path.read_text())
-        except (OSError, json.JSONDecodeError):
-            return None
-        try:
+            summary = json.loads(path.read_bytes())
             if summary["env_steps"] < self.steps:
                 return None
             return Result(
@@ -99,8 +96,11 @@ class Job:
                 returns=tuple(summary["returns"]),
                 **{name: summary[name] for name in COPIED},
             )
-        except (KeyError, TypeError) as error:
-            raise ConfigError(f"{path}: damaged, not the summary of a run ({error})") from error
+        except FileNotFoundError:
+            return None
+        except (KeyError, TypeError, ValueError) as error:  # the last: not JSON, not text, or a number not finite
+            said = f"damaged, not the summary of a run ({error})"
+            raise ConfigError(f"{path}: {said}; delete it, and the run is finished anew") from error
 
 
 def quoted(value: object) -> str:

@@ -3,6 +3,7 @@
 import errno
 import io
 import json
+import math
 import os
 import re
 import signal
@@ -32,6 +33,18 @@ HOME = Path(__file__).resolve().parent.parent
 PATIENCE = 600  # seconds
 TINY = ("Pendulum-v1", "InvertedPendulum-v5")
 SMALL = BenchConfig(tasks=["Pendulum-v1"], seeds=1, steps=500)
+
+
+def result(task, seed, mean, agent="semagram", env_steps=100_000):
+    """A finished run."""
+    numbers = (env_steps, mean, 0.0, 1, mean - 10, 600.0, 166.0, 4.0, 100.0, 1)
+    return Result(task, seed, agent, *numbers, "a CPU", "abc", (mean,))
+
+
+def finish(job, summary):
+    """Leave in a job's folder what its worker would."""
+    job.folder.mkdir(exist_ok=True)
+    (job.folder / "summary.json").write_text(json.dumps(asdict(summary)))
 
 
 @pytest.fixture(scope="module")
@@ -253,16 +266,52 @@ def test_a_result_is_of_the_steps_asked_for_and_of_the_code_that_ran(monkeypatch
     (job,) = bench.jobs()
     summary = asdict(result("Pendulum-v1", 1, 5.0)) | {"env_steps": 501, "commit": "then"}
     job.folder.mkdir()
-    path = job.folder / "summary.json"
-    path.write_text(json.dumps({"env_steps": 501}))
-    with pytest.raises(ConfigError, match=rf"^{path}: damaged, not the summary of a run \('device'\)$"):
-        bench.run()
-    path.write_text(json.dumps(summary))
+    (job.folder / "summary.json").write_text(json.dumps(summary))
     assert bench.run()["return_mean"] == {"Pendulum-v1": 5.0}
     (found,) = read(tmp_path / benchmark.RESULTS)
     assert (found.env_steps, found.commit) == (500, "then")
     assert bench.run()["return_mean"] == {"Pendulum-v1": 5.0}
     os.close(bench.lock)
+
+
+@pytest.mark.parametrize(
+    ("damaged", "said"),
+    [
+        (b'{"env_steps": 500}', "'device'"),
+        (b'{"env_steps": 5', "Expecting"),
+        (b"\xff", "'utf-8' codec"),
+        (
+            json.dumps(asdict(result("Pendulum-v1", 1, 5.0)) | {"env_steps": 500, "return_mean": math.nan}).encode(),
+            "return_mean=nan: a finite number",
+        ),
+    ],
+)
+def test_a_damaged_summary_is_named_and_the_other_runs_go_on(monkeypatch, tmp_path, damaged, said):
+    """Whether it is there at the start or is left by the worker that ended."""
+    monkeypatch.setattr(benchmark, "Screen", Silent)
+    bench = Benchmark.begin(replace(SMALL, seeds=3), tmp_path)
+    jobs = bench.jobs()
+
+    def damage(job):
+        job.folder.mkdir()
+        (job.folder / "summary.json").write_bytes(damaged)
+
+    def work(pool, todo):
+        assert todo == jobs[1:]
+        damage(todo[0])
+        finish(todo[1], result("Pendulum-v1", 3, 5.0, env_steps=500))
+        yield from ((job, "") for job in todo)
+
+    damage(jobs[0])
+    monkeypatch.setattr(Pool, "run", work)
+    made = bench.run()
+    os.close(bench.lock)
+    assert made["return_mean"] == {"Pendulum-v1": 5.0}
+    assert [*made["failed"]] == [job.folder.name for job in jobs[:2]]
+    for job in jobs[:2]:
+        why = made["failed"][job.folder.name]
+        assert f"{job.name}: {why}" in bench.screen.said
+        assert why.startswith(f"{job.folder / 'summary.json'}: damaged, not the summary of a run ({said}")
 
 
 def fixed(config):
@@ -333,18 +382,6 @@ def test_suites_are_of_known_tasks():
 
 def test_durations_are_written_for_people():
     assert [*map(duration, (5, 59, 90, 3600, 9000))] == ["5 s", "59 s", "2 min", "1.0 h", "2.5 h"]
-
-
-def result(task, seed, mean, agent="semagram", env_steps=100_000):
-    """A finished run."""
-    numbers = (env_steps, mean, 0.0, 1, mean - 10, 600.0, 166.0, 4.0, 100.0, 1)
-    return Result(task, seed, agent, *numbers, "a CPU", "abc", (mean,))
-
-
-def finish(job, summary):
-    """Leave in a job's folder what its worker would."""
-    job.folder.mkdir(exist_ok=True)
-    (job.folder / "summary.json").write_text(json.dumps(asdict(summary)))
 
 
 @pytest.fixture
