@@ -14,7 +14,7 @@ from configs.pool import Pool
 from configs.progress import Screen
 from configs.resuming import RESUMABLE
 from configs.schema import SHARED, BenchConfig, TrainConfig
-from configs.strict import ConfigError
+from configs.strict import ConfigError, build
 from envs.benchmark.results import Result, append, latest, read
 from envs.benchmark.suites import SUITES, Suite
 from policies.files import replace_file
@@ -177,16 +177,24 @@ def _take(folder: Path, screen: Screen) -> int:
 
 def _same_settings(folder: Path, config: BenchConfig, steps: int) -> None:
     """Refuse to mix runs with different settings under one name, or to shorten them."""
-    now, usual = {name: _plain(getattr(config, name)) for name in FIXED}, _plain(TrainConfig())
-    path = folder / SETTINGS
+    now, path = _fixed(config), folder / SETTINGS
     if path.exists():
         before = _begun_with(path)
+        try:
+            begun = _fixed(build(BenchConfig, {name: before[name] for name in FIXED if name in before}))
+        except ConfigError as error:
+            raise ConfigError(f"{path}: {error}") from error
         for name in FIXED:
-            if _completed(before.get(name, usual[name]), usual[name]) != now[name]:
+            if begun[name] != now[name]:
                 raise ConfigError(f"out={folder}: begun with other settings of {name}; take another agent= or out=")
         if before["steps"] > steps:
             raise ConfigError(f"steps={steps}: {folder} was begun with {before['steps']}; take another out=")
     replace_file(path, (json.dumps({**now, "steps": steps}, indent=1) + "\n").encode())
+
+
+def _fixed(config: BenchConfig) -> dict:
+    """What cannot change in a folder, as it is written there."""
+    return {name: _plain(getattr(config, name)) for name in FIXED}
 
 
 def _begun_with(path: Path) -> dict:
@@ -198,10 +206,3 @@ def _begun_with(path: Path) -> dict:
     if not isinstance(found, dict) or not isinstance(found.get("steps"), int):
         raise ConfigError(f"{path}: damaged, not the settings of a benchmark (it names no steps)")
     return found
-
-
-def _completed(begun, usual):
-    """A setting with the defaults of the keys that it lacks: it was begun before there were these."""
-    if not (isinstance(begun, dict) and isinstance(usual, dict)):
-        return begun
-    return {**usual, **{key: _completed(value, usual.get(key)) for key, value in begun.items()}}
