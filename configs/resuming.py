@@ -26,13 +26,12 @@ class Resumption:
     progress: dict
 
     @classmethod
-    def find(cls, keys: dict, given: Collection[str]) -> "Resumption":
-        """Of the run folder `keys["resume"]`; of what the user set, `given`, only RESUMABLE keys can differ.
+    def find(cls, folder: RunFolder, keys: dict, given: Collection[str]) -> "Resumption":
+        """Of a run's folder, which is ours; of what the user set, `given` of `keys`, only RESUMABLE ones can differ.
 
         Keys that a config lacks, as those of older versions do, have their defaults. Raises ConfigError for another
         key, FolderError for a folder that is damaged or whose config.yaml is not its checkpoint's.
         """
-        folder = RunFolder(Path(keys["resume"]))
         written = folder.config()
         path = newest(folder.checkpoints)
         progress = read_progress(path)

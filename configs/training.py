@@ -28,7 +28,6 @@ from envs.faults import EnvironmentFault, EnvironmentLost
 from envs.make import make
 from policies.agent import Agent
 from policies.checkpoint import load_trainer, save_checkpoint, versions
-from policies.folders import FolderError
 from policies.memories import Memories
 from policies.rollouts import Rollout, by_task, success_rates
 from worldmodel.arithmetic import plan_gflop, update_gflop
@@ -64,7 +63,7 @@ class Training:
         `given`: the keys that the user set, dotted. Raises ConfigError, FolderError.
         """
         if keys["resume"]:
-            return cls._resume(Resumption.find(keys, given))
+            return cls._resume(keys, given)
         config = build(TrainConfig, keys)
         folder = RunFolder(path)
         if folder.used:
@@ -75,16 +74,23 @@ class Training:
         return run
 
     @classmethod
-    def _resume(cls, found: Resumption) -> "Training":
+    def _resume(cls, keys: dict, given: Collection[str]) -> "Training":
+        folder = RunFolder(Path(keys["resume"]))
+        folder.config()  # what is no run is refused, and nothing written to it
+        lock = folder.take()  # before the newest checkpoint is sought: whoever has the folder may save another
+        try:
+            return cls._go_on(Resumption.find(folder, keys, given), lock)
+        except BaseException:
+            os.close(lock)
+            raise
+
+    @classmethod
+    def _go_on(cls, found: Resumption, lock: int) -> "Training":
         config, folder = build(TrainConfig, found.keys), found.folder
         parts = Assembly.begin(config)
         load_trainer(found.path, parts.trainer, say)
-        run = cls(config, found.keys, parts, folder, folder.take())
-        try:
-            folder.rewind(int(found.progress["metrics_bytes"]))
-        except FolderError:
-            os.close(run.lock)
-            raise
+        folder.rewind(int(found.progress["metrics_bytes"]))
+        run = cls(config, found.keys, parts, folder, lock)
         run.seconds = float(found.progress["seconds"])
         run.evaluated = int(found.progress.get("evaluated", parts.trainer.env_steps))
         say(f"going on from {found.path}")

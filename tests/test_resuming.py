@@ -10,6 +10,8 @@ import sys
 
 import pytest
 
+from configs.run_folder import RunFolder
+
 DAMAGED = [*(f"{name}.safetensors" for name in ("model", "learner", "replay", "loop")), "config.json", "progress.json"]
 
 
@@ -40,6 +42,7 @@ def test_a_damaged_checkpoint_is_named(command, trained, tmp_path, name):
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert f"{name}: damaged" in err
     assert contents(run) == before
+    os.close(RunFolder(run).take())
     if name in ("model.safetensors", "config.json"):
         code, out, err = command("evaluate", f"checkpoint={run}")
         assert (code, out, err.count("\n")) == (2, "", 1)
@@ -106,6 +109,17 @@ def test_a_run_that_is_being_trained_is_left_to_that(command, trained, tmp_path)
     assert contents(run) == before
     os.close(lock)
     assert command("train", f"resume={run}", "video=false")[0] == 0
+
+
+def test_the_newest_checkpoint_is_sought_once_the_run_is_ours(command, trained, tmp_path, monkeypatch):
+    """Another process saves its last one before it lets the folder go."""
+    run = shutil.copytree(trained, tmp_path / "run", symlinks=True)
+    saved, later, take = run / "checkpoints" / "000000200", tmp_path / "later", RunFolder.take
+    saved.rename(later)
+    monkeypatch.setattr(RunFolder, "take", lambda folder: (later.rename(saved), take(folder))[1])
+    code, _, err = command("train", f"resume={run}", "video=false")
+    assert code == 0, err
+    assert f"going on from {saved}\n" in err
 
 
 def test_a_key_that_a_run_was_begun_without_has_its_default(command, trained, tmp_path):
