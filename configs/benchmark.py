@@ -1,6 +1,5 @@
 """A benchmark from its first run to its table; what is done already is not done again."""
 
-import fcntl
 import json
 import os
 import time
@@ -17,12 +16,12 @@ from configs.schema import SHARED, BenchConfig, TrainConfig
 from configs.strict import ConfigError, build
 from envs.benchmark.results import Result, append, latest, read
 from envs.benchmark.suites import SUITES, Suite
-from policies.files import replace_file
+from policies.files import locked, replace_file
 from robot.signals import Stopped
 
 FREE = tuple(name for name in SHARED if name in RESUMABLE)
 FIXED = tuple(name for name in SHARED if name not in RESUMABLE)
-RESULTS, SETTINGS, LOCK = "results.csv", "settings.json", ".lock"
+RESULTS, SETTINGS = "results.csv", "settings.json"
 UNFINISHED = "it left no result"
 PATIENCE = 60  # seconds to wait for the workers of a bench that was killed
 
@@ -163,15 +162,12 @@ def _plain(value):
 
 def _take(folder: Path, screen: Screen) -> int:
     """A lock on the folder, which the workers hold as well; one left by a killed bench's workers is waited for."""
-    lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     for second in range(PATIENCE):
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if (lock := locked(folder)) is not None:
             return lock
-        except BlockingIOError:
-            if second == 0:
-                screen.say(f"{folder} is in use; waiting a minute for it (a killed bench's workers save and end)")
-            time.sleep(1)
+        if second == 0:
+            screen.say(f"{folder} is in use; waiting a minute for it (a killed bench's workers save and end)")
+        time.sleep(1)
     raise ConfigError(f"out={folder}: another semagram-bench is running there")
 
 

@@ -1,7 +1,6 @@
 """The folder a run leaves: config.yaml, metrics.csv, summary.json, checkpoints/."""
 
 import csv
-import fcntl
 import io
 import json
 import os
@@ -12,7 +11,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from policies.checkpoint import saved_in
-from policies.files import replace_file
+from policies.files import locked, replace_file
 from policies.folders import FolderError
 from worldmodel.learner import UPDATE_METRICS
 
@@ -53,12 +52,8 @@ class RunFolder:
     def take(self) -> int:
         """A descriptor; the folder is ours while it is open. Raises FolderError where another process has it."""
         self.path.mkdir(parents=True, exist_ok=True)
-        lock = os.open(self.path, os.O_RDONLY)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            os.close(lock)
-            raise FolderError(f"{self.path}: another semagram-train is running there") from error
+        if (lock := locked(self.path)) is None:
+            raise FolderError(f"{self.path}: another semagram-train is running there")
         return lock
 
     def begin(self, config: dict) -> None:

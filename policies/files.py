@@ -1,5 +1,6 @@
 """Files that are whole or as they were: written aside, fsynced, renamed. Nothing heavy is imported."""
 
+import fcntl
 import os
 import shutil
 from collections.abc import Iterator
@@ -34,6 +35,17 @@ def replacing(path: Path) -> Iterator[Path]:
     except BaseException:
         aside.unlink(missing_ok=True)
         raise
+
+
+def locked(path: Path) -> int | None:
+    """A descriptor of a file or folder, which is ours while it, or a child's copy, is open; None if another has it."""
+    lock = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        return None
+    return lock
 
 
 def sync(path: Path) -> None:

@@ -125,7 +125,7 @@ def test_a_killed_worker_is_tried_again_and_all_is_there_at_the_end(done):
     assert "Pendulum-v1 seed 1: killed by SIGKILL; trying again" in said
     assert "going on from" in (home / "out" / "Pendulum-v1-seed1" / "log.txt").read_text()
     assert {p.name for p in (home / "out").iterdir()} == {
-        *("results.csv", "table.md", "curves.png", "settings.json", ".lock"),
+        *("results.csv", "table.md", "curves.png", "settings.json"),
         *(f"{task}-seed1" for task in TINY),
     }
     results = read(home / "out" / "results.csv")
