@@ -10,9 +10,13 @@ from configs.command import GROUPS
 from configs.run_folder import RunFolder
 from configs.schema import TrainConfig
 from configs.strict import ConfigError, build
+from envs.senses import IMAGES
 from policies.checkpoint import newest, read_identity, read_progress
 from policies.folders import FolderError
+from worldmodel.settings import LearningConfig
 
+REPLACED = {"eye_rate": "encoder_rate"}
+"""Keys of `learning` that took another one's place, for an agent with cameras, when they came."""
 RESUMABLE = ("steps", "threads", "video", "compile", "evaluation", "checkpoint", "device")
 
 
@@ -29,8 +33,9 @@ class Resumption:
     def find(cls, folder: RunFolder, keys: dict, given: Collection[str]) -> "Resumption":
         """Of a run's folder, which is ours; of what the user set, `given` of `keys`, only RESUMABLE ones can differ.
 
-        Keys that a config lacks, as those of older versions do, have their defaults. Raises ConfigError for another
-        key, FolderError for a folder that is damaged or whose config.yaml is not its checkpoint's.
+        Keys that a config lacks, as those of older versions do, are `as_meant` or have their defaults. Raises
+        ConfigError for another key, FolderError for a folder that is damaged or whose config.yaml is not its
+        checkpoint's.
         """
         written = folder.config()
         path = newest(folder.checkpoints)
@@ -45,7 +50,17 @@ class Resumption:
 
 def _whole(keys: dict) -> dict:
     """A config with every key. Raises ConfigError."""
-    return asdict(build(TrainConfig, keys))
+    return asdict(build(TrainConfig, as_meant(keys)))
+
+
+def as_meant(keys: dict) -> dict:
+    """A config of any age with those keys that it lacks of which today's default is not what it meant."""
+    learning = keys.get("learning", {})
+    if not isinstance(learning, dict) or IMAGES not in str(keys.get("senses")):
+        return keys
+    new = {key for key in REPLACED if key not in learning and hasattr(LearningConfig, key)}
+    meant = {key: learning.get(REPLACED[key], getattr(LearningConfig, REPLACED[key])) for key in new}
+    return keys | {"learning": learning | meant}
 
 
 def _differences(one: dict, other: dict, names: dict, at: str = "") -> Iterator[str]:

@@ -10,7 +10,10 @@ import sys
 
 import pytest
 
+from configs import resuming
+from configs.resuming import as_meant
 from configs.run_folder import RunFolder
+from worldmodel.settings import LearningConfig
 
 DAMAGED = [*(f"{name}.safetensors" for name in ("model", "learner", "replay", "loop")), "config.json", "progress.json"]
 
@@ -132,6 +135,15 @@ def test_a_key_that_a_run_was_begun_without_has_its_default(command, trained, tm
     code, out, err = command("train", f"resume={run}", "planner.anchor=1")
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert "planner.anchor: fixed when this run began" in err
+
+
+def test_a_key_that_took_anothers_place_is_what_that_was(monkeypatch):
+    monkeypatch.setattr(resuming, "REPLACED", {"rho": "encoder_rate"})
+    seeing = {"senses": ["state", "images.main"], "learning": {"encoder_rate": 0.7}}
+    assert as_meant(seeing) == seeing | {"learning": {"encoder_rate": 0.7, "rho": 0.7}}
+    assert as_meant({"senses": seeing["senses"]})["learning"] == {"rho": LearningConfig.encoder_rate}
+    for whole in (seeing | {"learning": {"encoder_rate": 0.7, "rho": 0.9}}, seeing | {"senses": ["state"]}):
+        assert as_meant(whole) == whole
 
 
 def test_on_resuming_a_folder_or_a_group_is_not_taken(command, trained, tmp_path):
