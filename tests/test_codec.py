@@ -109,9 +109,11 @@ def test_what_switches_is_found_and_keeps_its_corners(codec, held_out):
     assert errors[0] < errors[1] / 3
 
 
-def test_the_user_can_name_what_switches(codec):
-    named = Codec.fit(movements(0, 10), CONFIG, switching=[GRIP])
-    assert named.switching == (GRIP,)
+def test_the_user_can_name_what_switches(codec, tmp_path):
+    for switching in ([GRIP], np.array([GRIP])):
+        named = Codec.fit(movements(0, 10), CONFIG, switching=switching)
+        assert named.switching == (GRIP,)
+        named.save(tmp_path / type(switching).__name__)
     with pytest.raises(ValueError, match="switching: channel 0 does not rest on two levels or more"):
         Codec.fit(movements(0, 10), CONFIG, switching=[0])
 

@@ -1,6 +1,7 @@
 """From demonstrations to a codec: which channels switch, the strokes of the others, and the order of the bits."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import SupportsIndex
 
 import numpy as np
 from jaxtyping import Float
@@ -28,14 +29,16 @@ def fit(
     episodes: list[np.ndarray],
     config: CodecConfig,
     limits: tuple | None = None,
-    switching: Sequence[int] | None = None,
+    switching: Iterable[SupportsIndex] | None = None,
     stride: int = 3,
 ) -> tuple:
     """The parts of a Codec, in its order; see `Codec.fit`."""
     episodes = _checked(episodes, config.length)
     width = episodes[0].shape[1]
-    if not set(switching or ()) <= set(range(width)):
-        raise ValueError(f"switching={list(switching)}: channels from 0 to {width - 1}")
+    if switching is not None:
+        switching = [int(channel) for channel in switching]  # whatever array they come from
+        if not set(switching) <= set(range(width)):
+            raise ValueError(f"switching={switching}: channels from 0 to {width - 1}")
     if stride < 1:
         raise ValueError(f"stride={stride}: at least 1")
     scaling = Scaling.fit(episodes, config.margin, limits)
