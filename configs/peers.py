@@ -57,7 +57,8 @@ def interpreter(peer: PeerConfig) -> str:
     ):
         made = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
         if made.returncode:
-            raise ConfigError(f"{' '.join(command[:3])}: {made.stderr.strip().splitlines()[-1]}")
+            said = made.stderr.strip().splitlines() or ["it said nothing"]
+            raise ConfigError(f"{' '.join(command[:3])}: {said[-1]}")
     ready.write_text(listed)
     return str(python)
 

@@ -94,6 +94,16 @@ def test_an_environment_is_made_once_for_the_same_packages(monkeypatch, tmp_path
     assert interpreter(PeerConfig("tdmpc2", "x", "python9")) == "python9"
 
 
+@pytest.mark.parametrize(("said", "told"), [("", "it said nothing"), ("much\nno such package\n", "no such package")])
+def test_an_environment_that_is_not_made_says_why(monkeypatch, tmp_path, said, told):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(peers.shutil, "which", lambda name: f"/bin/{name}")
+    ended = subprocess.CompletedProcess([], -9, "", said)
+    monkeypatch.setattr(peers.subprocess, "run", lambda command, **rest: ended)
+    with pytest.raises(ConfigError, match=f"^/bin/uv venv --quiet: {told}$"):
+        interpreter(PeerConfig("tdmpc2", "x"))
+
+
 def test_without_uv_it_says_so(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(peers.shutil, "which", lambda name: None)
