@@ -231,6 +231,7 @@ def begin_of(identity: Identity, task: TaskConfig, lead: int, sentence: str = ""
         degree=token.degree,
         cameras=",".join(looks.cameras),
         image_size=looks.size if looks.cameras else 0,
+        lags=",".join(map(str, identity.model.vision.lags)) if looks.cameras else "",
         sentence=sentence,
         deadline_ms=500.0 * min(lead, every) / task.control_hz,
     )

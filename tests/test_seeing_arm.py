@@ -288,6 +288,7 @@ def test_a_planners_process_decides_as_the_agent_does_from_the_same_senses(check
         "control": "absolute",
         "control_hz": 50.0,
         "cameras": "",
+        "lags": "0,5",
         "knots": 4,
     }.items():
         ours = f"{name} is {getattr(begin, name)}, the robot's {theirs or 'none'}"

@@ -89,6 +89,7 @@ class Decider:
             degree=curve.degree,
             cameras=",".join(key.removeprefix(IMAGES) for key in self._cameras),
             image_size=self._frames[2] if self._cameras else 0,
+            lags=",".join(map(str, agent.model.config.vision.lags)) if self._cameras else "",
         )
         pairs = ((field.name, getattr(ours, field.name), getattr(begin, field.name)) for field in fields(begin))
         return "; ".join(f"{name} is {a or 'none'}, the robot's {b or 'none'}" for name, a, b in pairs if a != b)

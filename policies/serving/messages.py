@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, fields
 
 import numpy as np
 
-VERSION = 3
+VERSION = 4
 LARGEST = 1 << 23
 """Bytes of the largest body."""
 LONGEST_TEXT = 500
@@ -32,8 +32,8 @@ class Begin:
     An action is for one control step, of which there are `control_hz` a second, and says where the joints go as
     `control` has it. A decision covers at most `every` control steps; its tokens are splines of `degree` with `knots`
     control points over `length` steps. `cameras`: their names, with commas between them, each frame `image_size` pixels
-    high and wide; `sentence`: what to do, in words. Both may be empty. A plan is due within `deadline_ms` (0: the
-    planner's own setting).
+    high and wide, and of each the frames that the model's `vision.lags` say, with commas; `sentence`: what to do, in
+    words. All three may be empty. A plan is due within `deadline_ms` (0: the planner's own setting).
     """
 
     task: str
@@ -47,6 +47,7 @@ class Begin:
     degree: int
     cameras: str = ""
     image_size: int = 0
+    lags: str = ""
     sentence: str = ""
     deadline_ms: float = 0.0
 
@@ -61,7 +62,7 @@ class Question:
     """The robot: decide from `state` (S,). `number` counts up; `fresh`: an episode begins, forget the last plan.
 
     `frames` (C, F, H, W, 3) uint8: of each camera, in the order of Begin, those that the model looks at, as
-    long ago as its `vision.lags` say; `there` (C,) uint8: 0 for a camera that shows nothing now.
+    long ago as Begin's `lags` say; `there` (C,) uint8: 0 for a camera that shows nothing now.
     """
 
     number: int
