@@ -115,6 +115,8 @@ class EvaluateConfig(MachineConfig):
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed={self.seed}: from 0 to {2**32 - 1}")
         check("", self, "drop_at", low=0)
+        if self.drop_at and not self.drop:
+            raise ValueError(f"drop_at={self.drop_at}: only with drop=, the senses that fail then")
         if self.sentence:
             check_sentence(self.sentence, "sentence")
         if self.sentence and self.paraphrases:

@@ -91,10 +91,15 @@ def test_it_reports_what_training_does_and_more(run, evaluated):
 
 
 def test_it_says_under_what_it_was_evaluated(run, tmp_path):
-    summary = evaluation(run, drop_at=7, episodes=1).run(tmp_path)
+    summary = evaluation(run, episodes=1).run(tmp_path)
     said = {name: summary[name] for name in ("drop", "drop_at", "sentence", "paraphrases")}
-    assert said == {"drop": [], "drop_at": 7, "sentence": "", "paraphrases": False}
+    assert said == {"drop": [], "drop_at": 0, "sentence": "", "paraphrases": False}
     assert json.loads((tmp_path / "summary.json").read_text()) == summary
+
+
+def test_a_moment_is_that_of_a_sense_that_fails():
+    with pytest.raises(ValueError, match=r"^drop_at=7: only with drop=, the senses that fail then$"):
+        EvaluateConfig(drop_at=7)
 
 
 @pytest.mark.parametrize("drop", [["state"], ["images.main"]])
