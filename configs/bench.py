@@ -58,12 +58,14 @@ def main() -> None:
 
 def bench(keys: dict, folder: Path) -> dict:
     """Run a suite, or only make tables, as `keys` say; returns the result. Raises ValueError, OSError."""
+    from configs.command import check_eyes  # noqa: PLC0415
     from configs.schema import BenchConfig  # noqa: PLC0415
     from configs.strict import build  # noqa: PLC0415
 
     config = build(BenchConfig, keys)
     if config.table:
         return tabulate(config)
+    check_eyes(config.perceived)
     if config.peer.decisions:
         from configs.duel import duel  # noqa: PLC0415
 

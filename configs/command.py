@@ -17,7 +17,8 @@ from tqdm import tqdm
 
 from configs.schema import PeerConfig
 from configs.store import register
-from configs.strict import unknown
+from configs.strict import ConfigError, unknown
+from envs.senses import Senses
 from envs.settings import ARM_DEFAULTS, ARM_TASKS, TaskConfig, find, label
 from robot.faults import in_one_line
 from robot.signals import SIGNALS, Stopped
@@ -160,6 +161,13 @@ def given() -> set[str]:
     from hydra.core.hydra_config import HydraConfig  # noqa: PLC0415
 
     return {text.lstrip("+~").partition("=")[0].partition("@")[0] for text in HydraConfig.get().overrides.task}
+
+
+def check_eyes(senses: Senses) -> None:
+    """Raise ConfigError for settings of the eyes that the user gave to an agent without any."""
+    about = [name for name in sorted(given()) if re.fullmatch(r"vision|model\.vision\..*|image_size", name)]
+    if about and not senses.cameras:
+        raise ConfigError(f"{about[0]}: only with a camera among the senses, e.g. senses=[state,images.main]")
 
 
 def moved() -> bool:

@@ -70,14 +70,14 @@ def main() -> None:
 
 def train(keys: dict, folder: Path) -> dict:
     """Train as `keys` say and leave everything in `folder`; returns the summary. Raises ValueError, OSError."""
-    from configs.command import given, moved  # noqa: PLC0415
+    from configs.command import check_eyes, given, moved  # noqa: PLC0415
     from configs.schema import TrainConfig  # noqa: PLC0415
     from configs.strict import ConfigError, build  # noqa: PLC0415
 
     if keys["resume"] and moved():
         raise ConfigError(f"hydra.run.dir=: not with resume={keys['resume']}, which goes on in its own folder")
     if not keys["resume"]:  # its task and more stand in its checkpoint
-        build(TrainConfig, keys)  # a mistake is answered before PyTorch is imported
+        check_eyes(build(TrainConfig, keys).perceived)  # a mistake is answered before PyTorch is imported
     from configs.training import Training  # noqa: PLC0415
 
     return Training.begin(keys, folder, given()).run()
