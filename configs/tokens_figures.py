@@ -3,7 +3,9 @@
 from pathlib import Path
 
 import numpy as np
+from matplotlib.figure import Figure
 
+from envs.benchmark.figures import DPI, save
 from policies.codec import Codec
 from policies.codec.baselines.beast import Beast
 from policies.codec.baselines.fast import Fast
@@ -18,14 +20,14 @@ def rate_distortion(
     path: Path, codec: Codec, fitted: np.ndarray, held_out: list[np.ndarray], rows: list[Measurement]
 ) -> None:
     """Plot the error on held-out chunks over the bits they take: every prefix of ours, other codes over their dial."""
-    plt = _pyplot()
     length = codec.config.length
     windows = windows_of(held_out, length + 1, max(1, length // 4))
     chunks, start = windows[:, 1:], windows[:, 0] if codec.config.relative else None
     ids = codec.encode(chunks, start)
     counts = range(1, codec.config.ids + 1)
     ours = [rms(codec.decode(ids[:, :n], start) - chunks) for n in counts]
-    figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
+    figure = Figure(figsize=(6, 4), dpi=DPI, layout="constrained")
+    axes = figure.subplots()
     axes.plot([n * codec.config.bits for n in counts], ours, "o-", color=INK, label="semagram, every prefix")
     points = next(row.ids for row in rows if row.codec.startswith("beast")) / chunks.shape[2]
     for name, marker, codes in (
@@ -37,15 +39,14 @@ def rate_distortion(
     axes.set(xscale="log", yscale="log", xlabel="bits a chunk", ylabel="RMSE (half the range is 1)")
     axes.legend(frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+    save(path, figure)
 
 
 def refinement(path: Path, codec: Codec, window: np.ndarray, ids: np.ndarray, names: tuple[str, ...]) -> None:
     """Plot a chunk (its start first, scaled), channel by channel, beside what its first ids say."""
-    plt = _pyplot()
     count = window.shape[1]
-    figure, axes = plt.subplots(count, 1, figsize=(6, 1.4 * count), sharex=True, layout="constrained", squeeze=False)
+    figure = Figure(figsize=(6, 1.4 * count), dpi=DPI, layout="constrained")
+    axes = figure.subplots(count, 1, sharex=True, squeeze=False)
     start = window[0] if codec.config.relative else None
     shown = sorted({1, 2, 4, codec.config.ids} & set(range(1, codec.config.ids + 1)))
     for channel, panel in enumerate(axes[:, 0]):
@@ -57,8 +58,7 @@ def refinement(path: Path, codec: Codec, window: np.ndarray, ids: np.ndarray, na
         panel.spines[["top", "right"]].set_visible(False)
     axes[0, 0].set_title(f"after {', '.join(map(str, shown))} of {codec.config.ids} ids; wide: the chunk")
     axes[-1, 0].set_xlabel("control step")
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+    save(path, figure)
 
 
 def _point(code, chunks: np.ndarray) -> tuple[float, float]:
@@ -66,12 +66,3 @@ def _point(code, chunks: np.ndarray) -> tuple[float, float]:
     written = [code.encode(chunk) for chunk in chunks]
     error = np.array([code.decode(ids) for ids in written]) - chunks
     return float(np.mean([len(ids) for ids in written]) * np.log2(code.vocabulary)), rms(error)
-
-
-def _pyplot():
-    import matplotlib  # noqa: PLC0415
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt  # noqa: PLC0415
-
-    return plt

@@ -35,7 +35,7 @@ def learning_curve(path: Path | str, curve: Curve, anchors: Mapping[int, float],
     anchors: published mean return by environment steps. Raises OSError; a picture already there then stays.
     """
     with rc_context(STYLE):
-        _save(path, draw_learning_curve(curve, anchors, title))
+        save(path, draw_learning_curve(curve, anchors, title))
 
 
 def small_multiples(
@@ -49,7 +49,7 @@ def small_multiples(
     Raises ValueError for no tasks, and OSError; a picture already there then stays.
     """
     with rc_context(SMALL):
-        _save(path, draw_small_multiples(runs, anchors, best or {}))
+        save(path, draw_small_multiples(runs, anchors, best or {}))
 
 
 def paired_strips(path: Path | str, samples: Mapping[str, Float[ndarray, " n"]], title: str) -> None:
@@ -58,7 +58,7 @@ def paired_strips(path: Path | str, samples: Mapping[str, Float[ndarray, " n"]],
     Raises ValueError for no samples or samples of unequal size, and OSError; a picture already there then stays.
     """
     with rc_context(STYLE):
-        _save(path, draw_paired_strips(samples, title))
+        save(path, draw_paired_strips(samples, title))
 
 
 def draw_learning_curve(curve: Curve, anchors: Mapping[int, float], title: str) -> Figure:
@@ -203,7 +203,8 @@ def _key(best: bool) -> list[Line2D]:
     return [*key, star] if best else key
 
 
-def _save(path: Path | str, figure: Figure) -> None:
+def save(path: Path | str, figure: Figure) -> None:
+    """Write a picture, a PNG file, whole or not at all. Raises OSError."""
     drawn = io.BytesIO()
     figure.savefig(drawn, format="png", metadata={"Software": None})
     replace_file(Path(path), drawn.getvalue())
