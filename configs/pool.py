@@ -7,14 +7,13 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from configs.command import handled
+from configs.command import MISTAKE, handled
 from configs.jobs import Job
 from configs.progress import Screen
 from envs.vector import THREADS
 from robot.signals import Stopped
 
 TRIES = 3
-MISTAKE = 2  # a worker's exit code for what another try cannot mend
 POLL = 0.5  # seconds
 
 
@@ -80,7 +79,7 @@ class Pool:
                             yield job, ""
                             continue
                         why = f"{_ended(code)}: {worker.last_words()}" if code > 0 else _ended(code)
-                        if code == MISTAKE or tries[job] >= TRIES:
+                        if code == MISTAKE or tries[job] >= TRIES:  # another try mends no mistake
                             yield job, why
                         else:
                             self.screen.say(f"{job.name}: {why}; trying again")

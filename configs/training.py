@@ -30,11 +30,8 @@ from policies.agent import Agent
 from policies.checkpoint import load_trainer, save_checkpoint, versions
 from policies.memories import Memories
 from policies.rollouts import Rollout, by_task, success_rates
+from robot.signals import Stopped
 from worldmodel.arithmetic import plan_gflop, update_gflop
-
-
-class Stopped(Exception):
-    """The run was told to stop by a signal, and is between two steps."""
 
 
 @dataclass
@@ -152,8 +149,9 @@ class Training:
         signal.signal(number, signal.SIG_IGN if number == signal.SIGHUP else signal.SIG_DFL)
 
     def _heed(self) -> None:
+        """Raise Stopped, between two steps, if a signal asked for it."""
         if self.signal:
-            raise Stopped
+            raise Stopped(self.signal)
 
     def _loop(self, bar: tqdm) -> None:
         trainer, config = self.parts.trainer, self.config
