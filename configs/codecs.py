@@ -132,3 +132,7 @@ def _write_table(folder: Path, rows: list[Measurement]) -> None:
     table.writeheader()
     table.writerows(asdict(row) | {"prefix_rmse": " ".join(f"{e:.6f}" for e in row.prefix_rmse)} for row in rows)
     replace_file(folder / "table.csv", csv_text.getvalue().encode())
+
+
+VERBS = {"fit": fit, "compare": compare, "draw": draw, "demo": demo}
+"""What each of `configs.schema.TOKEN_VERBS` does."""

@@ -54,9 +54,9 @@ def tokens(keys: dict, folder: Path) -> dict:
     from configs.strict import build  # noqa: PLC0415
 
     config = build(TokensConfig, keys)
-    from configs import codecs  # noqa: PLC0415
+    from configs.codecs import VERBS  # noqa: PLC0415
 
-    return getattr(codecs, config.verb)(config, folder)
+    return VERBS[config.verb](config, folder)
 
 
 if __name__ == "__main__":
