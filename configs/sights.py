@@ -31,9 +31,8 @@ class Strip:
         ink, left = ImageDraw.Draw(page), GAP
         for key in self.cameras:
             there = bool(np.all(observation.get(naming.mask(key), True)))
-            self._tile(
-                page, ink, left, observation[key], f"{naming.name(key)[7:]}{'' if there else ': missing'}", there
-            )
+            camera = key.removeprefix(naming.IMAGES)
+            self._tile(page, ink, left, observation[key], f"{camera}{'' if there else ': missing'}", there)
             left += TILE + GAP
         for frame, seconds in self._expected():
             if left + TILE > self.width:

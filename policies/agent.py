@@ -186,7 +186,8 @@ class Agent:
         self.actions, self.memory = saved.get("actions"), None
         if self.noise is not None:
             self.noise.parts, self.noise.pink = saved["noise"], saved.get("noise_pink", self.noise.pink)
-        if recalled := {n[7:]: t for n, t in saved.items() if n.startswith("recall.")}:  # older: only once it had acted
+        recalled = {n.removeprefix("recall."): t for n, t in saved.items() if n.startswith("recall.")}
+        if recalled:  # older: only once it had acted
             self.recall.load_state_dict(recalled)
         if self.actions is not None:
             self.at, self.until, self.spread = saved["at"].clone(), saved["until"].clone(), float(saved["spread"])

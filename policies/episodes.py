@@ -49,9 +49,9 @@ class Episodes:
         self.returns, self.lengths = saved["returns"].numpy().copy(), saved["lengths"].numpy().copy()
         if "successes" in saved:  # not in a checkpoint of before they were counted
             self.successes = saved["successes"].numpy().copy()
-        driven = {n[8:]: t for n, t in saved.items() if n.startswith("experts.")}
+        driven = {n.removeprefix("experts."): t for n, t in saved.items() if n.startswith("experts.")}
         self.experts.load_state_dict(driven or {n: t for n, t in saved.items() if n == "taken"})  # as it once stood
-        self.observation = {n[5:]: t.clone() for n, t in saved.items() if n.startswith("seen.")}
+        self.observation = {n.removeprefix("seen."): t.clone() for n, t in saved.items() if n.startswith("seen.")}
 
     def retrace(self, replay: Replay) -> str:
         """Step every environment through its running episode; each starts so late that all arrive together.

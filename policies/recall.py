@@ -52,7 +52,7 @@ class Recall:
 
     def load_state_dict(self, saved: dict[str, Tensor]) -> None:
         """Take back what `state_dict` gave."""
-        self.frames = {name[7:]: kept.clone() for name, kept in saved.items() if name.startswith("frames.")}
+        self.frames = {n.removeprefix("frames."): kept.clone() for n, kept in saved.items() if n.startswith("frames.")}
         self.fresh = saved["fresh"].clone()
         none = torch.zeros(len(self.fresh), dtype=torch.bool)  # older ones do not say what is missing
         self.lost = {key: saved.get(f"lost.{key}", none).clone() for key in self.frames}

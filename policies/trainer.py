@@ -204,7 +204,7 @@ class Trainer(Episodes):
         self.steps = int(saved["steps"])
         self.take_back(saved)
         self.metrics = saved["metrics"].clone()
-        self.agent.load_state_dict({n[6:]: t for n, t in saved.items() if n.startswith("agent.")})
+        self.agent.load_state_dict({n.removeprefix("agent."): t for n, t in saved.items() if n.startswith("agent.")})
         if fault := self.retrace(self.replay):
             warn(f"{fault}; new episodes begin")
             self._begin(np.ones(self.env.num_envs, dtype=bool))
