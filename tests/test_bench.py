@@ -373,11 +373,6 @@ def test_suites_are_of_known_tasks():
     for suite in SUITES.values():
         assert not set(suite.tasks) - set(NAMES)
         assert len(set(suite.tasks)) == len(suite.tasks)
-    assert {name: (len(s.tasks), s.seeds, s.steps) for name, s in SUITES.items()} == {
-        "dmc-quick": (3, 1, 20_000),
-        "dmc-100k": (8, 3, 100_000),
-        "dmc-ablation": (3, 3, 50_000),
-    }
 
 
 def test_durations_are_written_for_people():

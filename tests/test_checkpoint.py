@@ -70,7 +70,10 @@ def test_progress_comes_back(toys, trained, tmp_path):
 
 def test_nothing_is_pickled(toys, trained, tmp_path):
     for file in save(toys, trained, tmp_path).iterdir():
-        assert file.suffix in (".json", ".safetensors")
+        if file.suffix == ".json":
+            json.loads(file.read_bytes())
+        else:
+            read_tensors(file)
 
 
 @pytest.mark.parametrize("keep", [1, 2, 6])

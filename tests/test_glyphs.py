@@ -78,7 +78,7 @@ def test_a_file_draws_what_its_sentence_draws(tmp_path):
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        ("{", "plan.json"),
+        ("{", "not JSON"),
         ("[" * 100_000, "not JSON"),
         ('[{"kind": "jump"}]', "one of move, grip"),
         ('[{"kind": "stop"}, {"kind": "stop"}]', "stop"),
