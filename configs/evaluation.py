@@ -39,7 +39,7 @@ from policies.checkpoint import (
 from policies.files import replace_file
 from policies.folders import FolderError, check_folder, read_tensors
 from policies.memories import Memories
-from policies.rollouts import Rollout, by_task, success_rates
+from policies.rollouts import Rollout, outcome, success_rates
 from worldmodel.arithmetic import plan_gflop
 from worldmodel.model import WorldModel
 from worldmodel.replay import Replay
@@ -108,15 +108,12 @@ class Evaluation:
             "drop": list(self.config.drop),
             **{name: getattr(self.config, name) for name in ("drop_at", "sentence", "paraphrases")},
             "env_steps": self.identity.env_steps,
-            **_returns("return", planned),
-            "episodes": self.config.episodes,
-            **_returns("policy_return", alone),
-            "success_rate": planned.success_rate,
-            "policy_success_rate": alone.success_rate,
-            "returns": _rounded(planned.returns),
+            **outcome(planned, alone),
+            "return_interval": _interval(planned),
+            "policy_return_std": round(float(alone.returns.std()), 3),
+            "policy_return_interval": _interval(alone),
             "policy_returns": _rounded(alone.returns),
             "task_of_each": list(planned.tasks) or None,
-            "tasks": {name: round(value, 3) for name, value in by_task(planned).items()} or None,
         }
 
     def _costs(self, imagined: float, pace: Pace, every: float) -> dict:
@@ -233,14 +230,10 @@ def _recorded(path: Path, name: str) -> float | None:
         return None
 
 
-def _returns(name: str, played: Rollout) -> dict:
-    """Mean, standard deviation and 95 % bootstrap interval of the mean."""
+def _interval(played: Rollout) -> list[float] | None:
+    """The 95 % bootstrap interval of the mean return; None of one episode."""
     interval = mean_interval(played.returns, np.random.default_rng(0))
-    return {
-        f"{name}_mean": round(interval.estimate, 3),
-        f"{name}_std": round(float(played.returns.std()), 3),
-        f"{name}_interval": None if np.isnan(interval.low) else _rounded((interval.low, interval.high)),
-    }
+    return None if np.isnan(interval.low) else _rounded((interval.low, interval.high))
 
 
 def _rounded(values) -> list[float]:

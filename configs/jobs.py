@@ -16,14 +16,11 @@ from configs.schema import TrainConfig
 from configs.store import composed
 from configs.strict import ConfigError, build
 from envs.benchmark.curves import Curve, read_curve
-from envs.benchmark.results import Result, ResultsError
+from envs.benchmark.results import COLUMNS, Result, ResultsError
 from envs.settings import TaskConfig
 from envs.suite import NAMES
 
-COPIED = (
-    *("env_steps", "return_mean", "return_std", "episodes", "policy_return_mean", "train_seconds"),
-    *("env_steps_per_second", "gflop_per_decision", "decisions_per_second", "parameters"),
-)
+COPIED = tuple(name for name in COLUMNS if name not in ("task", "seed", "agent", "device", "commit", "returns"))
 """What a result has from the summary as it is."""
 
 

@@ -29,7 +29,7 @@ from envs.make import make
 from policies.agent import Agent
 from policies.checkpoint import load_trainer, save_checkpoint, versions
 from policies.memories import Memories
-from policies.rollouts import Rollout, by_task, success_rates
+from policies.rollouts import Rollout, outcome, success_rates
 from robot.signals import Stopped
 from worldmodel.arithmetic import plan_gflop, update_gflop
 
@@ -240,14 +240,7 @@ class Training:
             "task": config.task.label,
             "seed": config.seed,
             "env_steps": trainer.env_steps,
-            "return_mean": round(float(planned.returns.mean()), 3),
-            "return_std": round(float(planned.returns.std()), 3),
-            "episodes": len(planned.returns),
-            "policy_return_mean": round(float(alone.returns.mean()), 3),
-            "tasks": {name: round(value, 3) for name, value in by_task(planned).items()} or None,
-            "success_rate": planned.success_rate,
-            "policy_success_rate": alone.success_rate,
-            "returns": [round(float(r), 3) for r in planned.returns],
+            **outcome(planned, alone),
             "train_seconds": round(self.seconds, 1),
             "env_steps_per_second": round(trainer.env_steps / max(self.seconds, 1e-9), 2),
             "gflop_per_decision": round(update + plan, 3),

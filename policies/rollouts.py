@@ -116,6 +116,20 @@ def by_task(played: Rollout) -> dict[str, float]:
     return {str(name): float(played.returns[names == name].mean()) for name in sorted(set(played.tasks))}
 
 
+def outcome(planned: Rollout, alone: Rollout) -> dict:
+    """What the same episodes came to with the planner and by the policy alone, plain and rounded, for a summary."""
+    return {
+        "return_mean": round(float(planned.returns.mean()), 3),
+        "return_std": round(float(planned.returns.std()), 3),
+        "episodes": len(planned.returns),
+        "policy_return_mean": round(float(alone.returns.mean()), 3),
+        "tasks": {name: round(value, 3) for name, value in by_task(planned).items()} or None,
+        "success_rate": planned.success_rate,
+        "policy_success_rate": alone.success_rate,
+        "returns": [round(float(r), 3) for r in planned.returns],
+    }
+
+
 def success_rates(planned: Rollout, alone: Rollout) -> str:
     """What to say after the returns about success, with the planner and without; nothing where nobody knows."""
     if planned.success_rate is None or alone.success_rate is None:
