@@ -5,12 +5,16 @@ Source: Agarwal et al. 2021, "Deep Reinforcement Learning at the Edge of the Sta
 released in 2024; what we need of it is these few lines.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
+
+RESAMPLES = 10_000
+ENDS = (0.025, 0.975)
+"""The quantiles between which 95 % lie."""
 
 
 @dataclass(frozen=True)
@@ -38,12 +42,9 @@ def interquartile_mean(scores: Float[ndarray, "*b n"]) -> Float[ndarray, "*b"]:
 
 
 def bootstrap_mean(
-    values: Float[ndarray, "*b n"],
-    rng: np.random.Generator,
-    resamples: int = 10_000,
-    confidence: float = 0.95,
+    values: Float[ndarray, "*b n"], rng: np.random.Generator, resamples: int = RESAMPLES
 ) -> tuple[Float[ndarray, "*b"], Float[ndarray, "*b"]]:
-    """Ends (low, high) of the percentile bootstrap interval of the mean along the last axis.
+    """Ends (low, high) of the 95 % percentile bootstrap interval of the mean along the last axis.
 
     A resample draws n of the n values with replacement: its mean is `weights @ values`, the weights
     multinomial / n and shared by all leading axes. Few values make the interval too narrow: of n = 3 the 95 %
@@ -56,14 +57,14 @@ def bootstrap_mean(
         nothing = np.full(values.shape[:-1], np.nan)
         return nothing, nothing
     weights = rng.multinomial(n, np.full(n, 1 / n), size=resamples) / n
-    low, high = np.quantile(values @ weights.T, _ends(confidence), axis=-1)
+    low, high = np.quantile(values @ weights.T, ENDS, axis=-1)
     return low, high
 
 
-def mean_interval(values: Sequence[float] | ndarray, rng: np.random.Generator, confidence: float = 0.95) -> Interval:
+def mean_interval(values: Sequence[float] | ndarray, rng: np.random.Generator) -> Interval:
     """Mean of one sample of values with its percentile bootstrap interval (see `bootstrap_mean`)."""
     values = np.asarray(values, float)
-    low, high = bootstrap_mean(values, rng, confidence=confidence)
+    low, high = bootstrap_mean(values, rng)
     return Interval(float(values.mean()), float(low), float(high))
 
 
@@ -82,31 +83,19 @@ def stratified_resamples(
     return np.concatenate(drawn, axis=1)
 
 
-def stratified_interval(
-    tasks: Sequence[Float[ndarray, " _"]],
-    rng: np.random.Generator,
-    statistic: Callable[[ndarray], ndarray] = interquartile_mean,
-    resamples: int = 10_000,
-    confidence: float = 0.95,
-) -> Interval:
-    """`statistic` of all runs of all tasks with its stratified percentile bootstrap interval.
+def stratified_interval(tasks: Sequence[Float[ndarray, " _"]], rng: np.random.Generator) -> Interval:
+    """Interquartile mean of all runs of all tasks with its stratified 95 % percentile bootstrap interval.
 
-    tasks: one array of normalised scores per task, one score per seed. statistic: reduces the last axis.
+    tasks: one array of normalised scores per task, one score per seed.
     The ends are NaN if no task has two runs. Raises ValueError for no tasks, a task without runs, or a score
     that is not finite.
     """
-    drawn = statistic(stratified_resamples(tasks, rng, resamples))
-    estimate = float(statistic(np.concatenate([np.asarray(runs, float) for runs in tasks])))
+    drawn = interquartile_mean(stratified_resamples(tasks, rng, RESAMPLES))
+    estimate = float(interquartile_mean(np.concatenate([np.asarray(runs, float) for runs in tasks])))
     if max(len(runs) for runs in tasks) < 2:
         return Interval(estimate, np.nan, np.nan)
-    low, high = np.quantile(drawn, _ends(confidence))
+    low, high = np.quantile(drawn, ENDS)
     return Interval(estimate, float(low), float(high))
-
-
-def _ends(confidence: float) -> tuple[float, float]:
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence={confidence}: above 0, below 1")
-    return (1 - confidence) / 2, (1 + confidence) / 2
 
 
 def _checked(values: Sequence[float] | ndarray) -> ndarray:
