@@ -11,12 +11,11 @@ from envs.benchmark.results import Result, latest
 from policies.files import replace_file
 
 BLOCK = "results"
-PEERS = ("tdmpc2",)
 
 
 def agents(results: Sequence[Result]) -> list[str]:
     """The agents that are ours, the default first."""
-    names = {r.agent for r in results} - set(PEERS)
+    names = {r.agent for r in results} - {table.PEER}
     return sorted(names, key=lambda name: (name != "semagram", name))
 
 

@@ -52,10 +52,10 @@ class Memories:
 
 
 @torch.no_grad()
-def imagined(model: WorldModel, plan: Plan, of: int = 0) -> Float[Tensor, "T D"]:
-    """The latents that a plan expects at the end of each of its tokens, for the observation number `of`."""
-    z, latents = plan.latent[of : of + 1], []
-    for token in plan.tokens[:, of : of + 1]:
+def imagined(model: WorldModel, plan: Plan) -> Float[Tensor, "T D"]:
+    """The latents that a plan expects at the end of each of its tokens, for the first observation."""
+    z, latents = plan.latent[:1], []
+    for token in plan.tokens[:, :1]:
         z = model.next(model.leap(z, token))
         latents.append(z[0])
     return torch.stack(latents)

@@ -12,6 +12,7 @@ from envs.benchmark.results import Result, latest
 from envs.benchmark.statistics import Interval, mean_interval, normalise, stratified_interval
 
 NONE = "–"
+PEER = "tdmpc2"
 
 
 @dataclass(frozen=True)
@@ -36,14 +37,14 @@ class Row:
         return self.ours.estimate / self.published if self.published else None
 
 
-def rows(results: Sequence[Result], agent: str = "semagram", peer: str = "tdmpc2") -> list[Row]:
+def rows(results: Sequence[Result], agent: str = "semagram") -> list[Row]:
     """A row for each (task, env_steps) of `agent`, sorted. A repeated run counts once, by its last line."""
     results = latest(list(results))
     table = []
     for task, env_steps in sorted({(r.task, r.env_steps) for r in results if r.agent == agent}):
         here = [r for r in results if (r.task, r.env_steps) == (task, env_steps)]
         runs = sorted((r for r in here if r.agent == agent), key=lambda r: r.seed)
-        peers = [r for r in here if r.agent == peer]
+        peers = [r for r in here if r.agent == PEER]
         best = anchors.best(task)
         seeds = tuple(r.return_mean for r in runs)
         row = Row(
