@@ -8,6 +8,8 @@ from torch import Tensor
 
 from policies.manifold import Manifold
 
+ITERATIONS = 30  # of k-means
+
 
 @dataclass(frozen=True)
 class Mixture:
@@ -107,7 +109,7 @@ def _away_from_others(data: Tensor, chosen: Tensor, groups: Tensor) -> tuple[Ten
 
 
 def k_means(
-    data: Float[Tensor, "N P"], count: int, generator: torch.Generator, iterations: int = 30
+    data: Float[Tensor, "N P"], count: int, generator: torch.Generator
 ) -> tuple[Int[Tensor, " N"], Float[Tensor, "C P"]]:
     """Each point's cluster (N,) and the clusters' means (C, P), begun far apart (k-means++).
 
@@ -120,7 +122,7 @@ def k_means(
     for _ in range(count - 1):
         near = _distances(data, centres).amin(1) + 1e-12
         centres = torch.cat([centres, data[torch.multinomial(near, 1, generator=generator)]])
-    for _ in range(iterations):
+    for _ in range(ITERATIONS):
         chosen = _distances(data, centres).argmin(1)
         totals = torch.zeros_like(centres).index_add_(0, chosen, data)
         sizes = torch.bincount(chosen, minlength=count)[:, None]

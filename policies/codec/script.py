@@ -55,9 +55,9 @@ class Script:
             cells[:, k] = np.searchsorted(among, numbers[:, k], side="right")
         return cells
 
-    def rounded(self, cells: Int[np.ndarray, "N k"], first: int = 0) -> Float[np.ndarray, "N k"]:
-        """The values that those cells stand for."""
-        which = np.arange(first, first + cells.shape[1])
+    def rounded(self, cells: Int[np.ndarray, "N k"]) -> Float[np.ndarray, "N k"]:
+        """The values that those cells of the first numbers stand for."""
+        which = np.arange(cells.shape[1])
         return self.trees.values[which, 2 ** self._full[which] + cells]
 
     def write(self, cells: Int[np.ndarray, "N K"]) -> Int[np.ndarray, "N n"]:

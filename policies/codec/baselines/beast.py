@@ -6,18 +6,19 @@ from jaxtyping import Float, Int
 from policies.codec.baselines.bins import BINS, from_bins, resting, to_bins
 from policies.splines import design
 
+DEGREE = 4
 TAIL = 0.005
 RIDGE = 1e-8
 
 
 class Beast:
-    """Chunks (T, D) as `count` x D ids, control point by control point, of a curve of the given degree."""
+    """Chunks (T, D) as `count` x D ids, control point by control point, of a curve."""
 
     continues = False
 
-    def __init__(self, chunks: Float[np.ndarray, "N T D"], count: int = 10, degree: int = 4):
+    def __init__(self, chunks: Float[np.ndarray, "N T D"], count: int = 10):
         self.name, self.vocabulary, self.shape = f"beast-{count}", BINS, (count, chunks.shape[2])
-        self.basis = design(np.linspace(0, 1, chunks.shape[1]), count, degree)
+        self.basis = design(np.linspace(0, 1, chunks.shape[1]), count, DEGREE)
         gram = self.basis.T @ self.basis + RIDGE * np.eye(count)
         self.fit = np.linalg.solve(gram, self.basis.T)
         points = self.fit @ chunks
