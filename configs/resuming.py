@@ -58,9 +58,8 @@ def as_meant(keys: dict) -> dict:
     learning = keys.get("learning", {})
     if not isinstance(learning, dict) or IMAGES not in str(keys.get("senses")):
         return keys
-    new = {key for key in REPLACED if key not in learning and hasattr(LearningConfig, key)}
-    meant = {key: learning.get(REPLACED[key], getattr(LearningConfig, REPLACED[key])) for key in new}
-    return keys | {"learning": learning | meant}
+    meant = {new: learning.get(old, getattr(LearningConfig, old)) for new, old in REPLACED.items()}
+    return keys | {"learning": meant | learning}
 
 
 def _differences(one: dict, other: dict, names: dict, at: str = "") -> Iterator[str]:

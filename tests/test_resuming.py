@@ -10,7 +10,6 @@ import sys
 
 import pytest
 
-from configs import resuming
 from configs.resuming import as_meant
 from configs.run_folder import RunFolder
 from worldmodel.settings import LearningConfig
@@ -137,12 +136,11 @@ def test_a_key_that_a_run_was_begun_without_has_its_default(command, trained, tm
     assert "planner.anchor: fixed when this run began" in err
 
 
-def test_a_key_that_took_anothers_place_is_what_that_was(monkeypatch):
-    monkeypatch.setattr(resuming, "REPLACED", {"rho": "encoder_rate"})
+def test_a_key_that_took_anothers_place_is_what_that_was():
     seeing = {"senses": ["state", "images.main"], "learning": {"encoder_rate": 0.7}}
-    assert as_meant(seeing) == seeing | {"learning": {"encoder_rate": 0.7, "rho": 0.7}}
-    assert as_meant({"senses": seeing["senses"]})["learning"] == {"rho": LearningConfig.encoder_rate}
-    for whole in (seeing | {"learning": {"encoder_rate": 0.7, "rho": 0.9}}, seeing | {"senses": ["state"]}):
+    assert as_meant(seeing) == seeing | {"learning": {"encoder_rate": 0.7, "eye_rate": 0.7}}
+    assert as_meant({"senses": seeing["senses"]})["learning"] == {"eye_rate": LearningConfig.encoder_rate}
+    for whole in (seeing | {"learning": {"encoder_rate": 0.7, "eye_rate": 0.9}}, seeing | {"senses": ["state"]}):
         assert as_meant(whole) == whole
 
 
