@@ -9,8 +9,9 @@ semagram-play: do what a sentence of tokens says, on an arm: motions, grips, loo
 
 A sentence is a JSON file, a list of tokens (docs/glyph.md). A move's control points have six columns, the joints in
 LeRobot's order, each in its range scaled to -1 ... 1 (the gripper: closed ... open, unless grips say). The first motion
-begins where the arm is. Each event is told when it comes; at a question the arm rests until Enter is pressed, or
-Ctrl-D, which ends the sentence there. Everything goes through the safety gate (docs/gate.md).
+begins where the arm is (but one of degree 0, which jumps). One that does not end at rest is braked beyond its end, by
+a stop or a question. Each event is told when it comes; at a question the arm rests until Enter is pressed; any other
+line, or Ctrl-D, ends the sentence there. Everything goes through the safety gate (docs/gate.md).
 
 Keys, with their defaults:
 
@@ -27,9 +28,11 @@ Progress goes to stderr. The last line of stdout is one JSON object:
   sentence                             as one line
   events                               what came when, e.g. "0.80 s grip(close)"
   finished                             false: it was ended at a question
+  left_deg                             how far the last command was from the sentence's, where the gate held it back
   seconds                              of motion
   farthest_deg                         of the five joints before the gripper, how far one was from its curve at most
-  largest_step_deg, mean_squared_jerk  how smoothly they were commanded (rad^2/s^6)
+  largest_step_deg, mean_squared_jerk  how smoothly they were commanded (rad^2/s^6; not to be compared between
+                                       the simulated arm, whose time is even, and others)
   late_ticks, p99_jitter_ms, ...       as of semagram-run
   driver                               LeRobot's name of the robot
 

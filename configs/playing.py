@@ -1,5 +1,7 @@
 """A sentence of tokens on an arm: its motions through the gate at a control rate, its events told as they come."""
 
+import sys
+import termios
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -24,8 +26,10 @@ from robot.ticks import Ticks
 from robot.which import SIM
 
 SCENE = "so101-touch"
-HOME_S, SLOWEST = 2.0, 0.4
-"""Back to where it was found in so many seconds at least, no joint by more than this share of its range a second."""
+LONGEST_S = 3600.0
+HOME_S, SHARE, PATIENCE_S, NEAR = 2.0, 0.5, 10.0, 5.0
+"""Back to where it was found in so many seconds at least, at most by this share of the limits' rates; how long, and to
+within how much (degrees, percent of the gripper), it is waited for."""
 LOW, HIGH = np.array(list(RANGES.values())).T
 COLUMN = list(RANGES).index(GRIPPER)
 
@@ -38,11 +42,16 @@ class Playing:
     sentence: Sentence
     events: list[str] = field(default_factory=list)
     farthest: float = 0.0
+    left: float = 0.0
 
     @classmethod
     def begin(cls, config: PlayConfig) -> "Playing":
-        """Read the sentence. Raises ValueError, OSError."""
+        """Read the sentence. Raises ValueError."""
         sentence = read_sentence(Path(config.sentence))
+        if not sentence:
+            raise ValueError(f"sentence={config.sentence}: no token in it; a list of tokens, as in docs/arm.json")
+        if (lasts := sum(token.seconds for token in sentence if isinstance(token, Move))) > LONGEST_S:
+            raise ValueError(f"sentence={config.sentence}: {lasts:.0f} s of motion; at most {LONGEST_S:.0f}")
         for token in sentence:
             if isinstance(token, Move) and token.points.shape[1] != len(RANGES):
                 raise ValueError(
@@ -69,25 +78,29 @@ class Playing:
                 raise Ended(in_one_line(end), code) from end
 
     def _play(self, robot: GatedRobot, ticks: Ticks) -> dict:
-        found = _place(robot.get_observation())
+        found = np.clip(_place(robot.get_observation()), -1, 1)
         smooth = Smoothness(ticks.hz)
-        walk = Walk(self.sentence, np.clip(found, -1, 1), ticks.hz, gripper=COLUMN)
+        fastest = robot.gate.limits.column("rate") / (HIGH - LOW) * 2
+        walk = Walk(self.sentence, found, ticks.hz, gripper=COLUMN, fastest=fastest)
         finished, timing = self._follow(robot, ticks, walk, smooth), ticks.summary()
-        seconds = timing["ticks"] / ticks.hz
-        if self.config.robot != SIM:
-            self._home(robot, ticks, np.clip(found, -1, 1))
-        return {
+        if self.left > NEAR:
+            say(f"the limits held it back: a joint is {self.left:.0f} degrees from where the sentence had it")
+        result = {
             "sentence": text(self.sentence),
             "events": self.events,
             "finished": finished,
-            "seconds": round(seconds, 3),
+            "seconds": round((timing["ticks"] + timing["skipped_ticks"]) / ticks.hz, 3),
             "farthest_deg": round(self.farthest, 3),
+            "left_deg": round(self.left, 3),
             **smooth.summary(),
             **timing,
             "driver": robot.name,
             "robot": self.config.robot,
             "limits": self.config.preset,
         }
+        if self.config.robot != SIM:
+            self._home(robot, ticks, found)
+        return result
 
     def _follow(self, robot: GatedRobot, ticks: Ticks, walk: Walk, smooth: Smoothness) -> bool:
         """Do all that a walk gives, at rest where it asks; whether it went on to the end."""
@@ -112,12 +125,11 @@ class Playing:
                 self._tell(*events.pop(0))
             now = ticks.clock.monotonic()
             here = robot.get_observation()
+            sent = _values(robot.send_action(_command(action), now))
             goal = LOW + (action + 1) / 2 * (HIGH - LOW)
-            sent = robot.send_action({f"{name}{SUFFIX}": x for name, x in zip(RANGES, goal, strict=True)}, now)
-            off = np.array([here[f"{name}{SUFFIX}"] for name in RANGES]) - goal
-            self.farthest = max(self.farthest, float(np.abs(off[:COLUMN]).max()))
-            joints = [sent[f"{name}{SUFFIX}"] for name in RANGES if name != GRIPPER]
-            smooth.take(np.radians(joints), i - last)
+            self.farthest = max(self.farthest, float(np.abs(_values(here) - goal)[:COLUMN].max()))
+            self.left = float(np.abs(sent - goal)[:COLUMN].max())
+            smooth.take(np.radians(sent[:COLUMN]), i - last)
             last = i
         for event in events:
             self._tell(*event)
@@ -126,12 +138,15 @@ class Playing:
         """Ask at rest; whether to go on."""
         robot.rest()
         self._tell(at, question)
-        say("Enter goes on, Ctrl-D ends it here")
+        say("Enter goes on, anything else ends it here")
+        if sys.stdin is None:
+            return False
+        if sys.stdin.isatty():
+            termios.tcflush(sys.stdin, termios.TCIFLUSH)  # what was typed before it was asked is no answer
         try:
-            input()
+            return not input().strip()
         except EOFError:
             return False
-        return True
 
     def _tell(self, at: float, event: Token) -> None:
         self.events.append(f"{at:.2f} s {event}")
@@ -140,12 +155,29 @@ class Playing:
     def _home(self, robot: GatedRobot, ticks: Ticks, place: np.ndarray) -> None:
         """Slowly back to where it was found, for it sinks when it is let go."""
         here = np.clip(_place(robot.get_observation()), -1, 1)
-        seconds = max(HOME_S, float(np.abs(place - here).max()) / 2 / SLOWEST)
-        back = Walk([Move(np.array([here, place]), seconds, 1)], here, ticks.hz)
-        self._follow(robot, ticks, back, Smoothness(ticks.hz))
+        way = np.abs(place - here) / 2 * (HIGH - LOW)
+        seconds = max(HOME_S, float((way / robot.gate.limits.column("rate")).max()) / SHARE)
+        steps = round(seconds * ticks.hz)
+        for i in ticks.run(steps + round(PATIENCE_S * ticks.hz)):
+            now = ticks.clock.monotonic()
+            off = np.abs(_place(robot.get_observation()) - place) / 2 * (HIGH - LOW)
+            if i >= steps and off.max() < NEAR:
+                return
+            robot.send_action(_command(here + (place - here) * min(1.0, (i + 1) / steps)), now)
+        joint = int(np.argmax(off))
+        say(f"not quite where it was found: {list(RANGES)[joint]} is {off[joint]:.0f} degrees off")
+
+
+def _values(observation: dict) -> np.ndarray:
+    return np.array([observation[f"{name}{SUFFIX}"] for name in RANGES])
 
 
 def _place(observation: dict) -> np.ndarray:
     """Where the joints (6,) are, in their ranges scaled to [-1, 1]; beyond, if they are."""
-    values = np.array([observation[f"{name}{SUFFIX}"] for name in RANGES])
-    return 2 * (values - LOW) / (HIGH - LOW) - 1
+    return 2 * (_values(observation) - LOW) / (HIGH - LOW) - 1
+
+
+def _command(action: np.ndarray) -> dict[str, float]:
+    """What to send for an action (6,) in [-1, 1]."""
+    goal = LOW + (action + 1) / 2 * (HIGH - LOW)
+    return {f"{name}{SUFFIX}": float(x) for name, x in zip(RANGES, goal, strict=True)}

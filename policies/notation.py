@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterable
 from dataclasses import MISSING, fields
 from pathlib import Path
+from reprlib import repr as short
 
 import numpy as np
 
@@ -32,11 +33,13 @@ def from_plain(data: object) -> Sentence:
 def read_sentence(path: Path) -> Sentence:
     """The sentence of a JSON file, as `to_plain` makes it (plan.json in a run folder is one).
 
-    Raises ValueError naming the file and what is wrong in it, OSError.
+    Raises ValueError naming the file and what is wrong in it.
     """
     try:
         return from_plain(json.loads(path.read_text(encoding="utf-8")))
-    except (json.JSONDecodeError, RecursionError) as error:
+    except OSError as error:
+        raise ValueError(f"sentence={path}: {error.strerror}; a JSON file, a list of tokens") from error
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"sentence={path}: not JSON ({error}); a list of tokens, as in docs/glyph.json") from error
     except ValueError as error:
         raise ValueError(f"sentence={path}: {error}") from error
@@ -50,14 +53,14 @@ def _plain(value):
 
 def _token(item) -> Token:
     if not isinstance(item, dict):
-        raise ValueError(f"{item!r}: a dict of a kind and its parameters, e.g. {{'kind': 'grip', 'level': 0}}")
+        raise ValueError(f"{short(item)}: a dict of a kind and its parameters, e.g. {{'kind': 'grip', 'level': 0}}")
     name = item.get("kind")
     if not isinstance(name, str) or name not in KINDS:
-        raise ValueError(f"kind={name!r}: one of {', '.join(KINDS)}")
+        raise ValueError(f"kind={short(name)}: one of {', '.join(KINDS)}")
     known = {f.name: f for f in fields(KINDS[name])}
     for key in item.keys() - {"kind"}:
         if key not in known:
-            raise ValueError(f"{name}.{key}: no such parameter; one of {', '.join(known)}")
+            raise ValueError(f"{name}.{key[:40]}: no such parameter; one of {', '.join(known)}")
     values = {}
     for key, f in known.items():
         if key in item:
@@ -69,19 +72,19 @@ def _token(item) -> Token:
 
 def _number(value, where: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
-        raise ValueError(f"{where}={value!r}: a finite number")
+        raise ValueError(f"{where}={short(value)}: a finite number")
     return float(value)
 
 
 def _whole(value, where: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or abs(value) > sys.maxsize:
-        raise ValueError(f"{where}={value!r}: a whole number")
+        raise ValueError(f"{where}={short(value)}: a whole number")
     return value
 
 
 def _text(value, where: str) -> str:
     if not isinstance(value, str):
-        raise ValueError(f"{where}={value!r}: text")
+        raise ValueError(f"{where}={short(value)}: text")
     return value
 
 
@@ -100,7 +103,7 @@ def _place(value, where: str) -> tuple[float, ...] | None:
     if value is None:
         return None
     if not isinstance(value, list) or len(value) != 3:
-        raise ValueError(f"{where}={value!r}: three numbers, in metres")
+        raise ValueError(f"{where}={short(value)}: three numbers, in metres")
     return tuple(_number(x, where) for x in value)
 
 

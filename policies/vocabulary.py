@@ -12,8 +12,10 @@ from jaxtyping import Float
 
 from worldmodel.ranges import check
 
-LONGEST = 60.0
-"""No token lasts longer, in seconds."""
+SHORTEST, LONGEST = 0.001, 60.0
+"""No motion is shorter, and no token lasts longer, in seconds."""
+MOST = 256
+"""No motion has more control points."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,8 +33,10 @@ class Move:
 
     def __post_init__(self):
         """Take copies that cannot be written to, and check them."""
-        check("move.", self, "seconds", above=0, high=LONGEST)
+        check("move.", self, "seconds", low=SHORTEST, high=LONGEST)
         object.__setattr__(self, "points", _matrix(self.points, "move.points", -1, 1))
+        if len(self.points) > MOST:
+            raise ValueError(f"move.points: {len(self.points)} control points; at most {MOST}")
         check("move.", self, "degree", low=0, high=len(self.points) - 1, why=f" for {len(self.points)} control points")
         if self.spread is not None:
             object.__setattr__(self, "spread", _matrix(self.spread, "move.spread", 0, np.inf))

@@ -12,6 +12,8 @@ from policies.vocabulary import Ask, Grip, Look, Move, Stop, Token, checked
 from worldmodel.ranges import check
 
 Tie = Literal["none", "position", "rate"]
+GRIP_S = 0.5
+"""So long the rest holds on for a gripper that was set when no motion was left to do it in."""
 
 
 class Walk:
@@ -23,8 +25,10 @@ class Walk:
     tied; one of two control points, whose end the rate would fix, is tied in position only.
 
     A grip that would come after the sentence's end comes at its end. With `gripper`, the column of the actions that
-    drives it, the last grip's level stands there (-1 closed, 1 open) in place of what the motions say. Before a
-    question the motion comes to rest, as before a stop. A stop's event is the last item, when rest is reached.
+    drives it, the last grip's level stands there (-1 closed, 1 open) in place of what the motions say; where none is
+    left, the rest holds on for it. Before a question the motion comes to rest, as before a stop. A stop's event is the
+    last item, when rest is reached. `fastest` (A,): no motion is taken to end faster, per second, than that, since
+    what comes to rest first goes on.
     """
 
     def __init__(
@@ -35,13 +39,15 @@ class Walk:
         rate: Float[np.ndarray, " A"] | None = None,
         tie: Tie = "position",
         gripper: int | None = None,
+        fastest: Float[np.ndarray, " A"] | None = None,
     ):
         """Raises ValueError for a sentence that cannot be, a position not in [-1, 1], or a value out of range."""
         self.sentence = checked(sentence)
         self.position = np.array(position, dtype=float)
         self.rate = np.zeros_like(self.position) if rate is None else np.array(rate, dtype=float)
         self.rate_hz, self.tie, self.gripper = rate_hz, tie, gripper
-        self.clock, self.level = 0.0, None
+        self.fastest = np.full_like(self.position, np.inf) if fastest is None else np.array(fastest, dtype=float)
+        self.clock, self.level, self._set = 0.0, None, None
         self._done, self._due, self._items = 0, [], self._walk()
         check("", self, "rate_hz", above=0)
         if gripper is not None and gripper not in range(len(self.position)):
@@ -68,12 +74,15 @@ class Walk:
                     yield self.clock, token
                 case Ask():
                     yield from self._rest(Stop().seconds)
+                    yield from self._hold()
                     yield self.clock, token
                 case Stop():
                     yield from self._rest(token.seconds)
                     yield from self._events(np.inf)
+                    yield from self._hold()
                     yield self.clock, token
         yield from self._events(np.inf)
+        yield from self._hold()
 
     def _move(self, move: Move):
         count, degree, seconds = len(move.points), move.degree, move.seconds
@@ -85,7 +94,7 @@ class Walk:
         yield from self._run(seconds, lambda s: design(s / seconds, count, degree) @ points)
         end = np.ones(1)
         self.position = (design(end, count, degree) @ points)[0]
-        self.rate = (design(end, count, degree, 1) @ points)[0] / seconds
+        self.rate = np.clip((design(end, count, degree, 1) @ points)[0] / seconds, -self.fastest, self.fastest)
 
     def _rest(self, seconds: float):
         """y(t) = y + v T/3 (1 - (1 - t/T)^3) up to T, then still: the rate v (1 - t/T)^2 falls from v to 0.
@@ -100,6 +109,12 @@ class Walk:
         lasts = np.maximum(seconds * share, 1e-9)
         yield from self._run(seconds, lambda s: start + way * (1 - (1 - np.minimum(s[:, None] / lasts, 1)) ** 3))
         self.position, self.rate = np.clip(start + way, -1, 1), np.zeros_like(rate)
+
+    def _hold(self):
+        """Stay, where the gripper was set and nothing has been sent since."""
+        if self.gripper is not None and self.level != self._set:
+            self.rate = np.zeros_like(self.rate)
+            yield from self._run(GRIP_S, lambda s: np.tile(self.position, (len(s), 1)))
 
     def _run(self, seconds: float, curve):
         """The actions due in the next `seconds`, of a curve of times (n,) since now, and the events between."""
@@ -122,5 +137,5 @@ class Walk:
 
     def _gripped(self, action: np.ndarray) -> np.ndarray:
         if self.gripper is not None and self.level is not None:
-            action[self.gripper] = 2 * self.level - 1
+            action[self.gripper], self._set = 2 * self.level - 1, self.level
         return action

@@ -91,5 +91,5 @@ def test_a_file_that_is_no_sentence_is_refused_by_its_name(tmp_path, content, re
         draw_file(path, tmp_path / "out")
     assert str(refused.value).startswith(f"sentence={path}: ")
     assert not (tmp_path / "out").exists()
-    with pytest.raises(OSError):
+    with pytest.raises(ValueError, match=r"missing\.json: No such file"):
         draw_file(tmp_path / "missing.json", tmp_path / "out")

@@ -1,5 +1,6 @@
 """semagram-play: a sentence ends where it says, tells its events in their order, and rests at a question."""
 
+import contextlib
 import json
 
 import numpy as np
@@ -9,9 +10,11 @@ from configs.command import FAILED, Ended
 from configs.playing import HIGH, LOW, Playing
 from policies.notation import to_plain
 from policies.vocabulary import Ask, Grip, Look, Move, Stop
+from robot.arms import connect, gated, simulated
 from robot.limits import RANGES
 from robot.running.settings import PlayConfig
-from robot.so101_sim import SO101Sim
+from robot.so101_sim import SimulatedTime, SO101Sim
+from robot.ticks import Ticks
 
 GOAL = np.array([0.2, -0.4, 0.3, 0.2, -0.1, 0.0])
 THERE = Move(np.array([GOAL * 0, GOAL * 0, GOAL, GOAL]), 1.5)
@@ -90,6 +93,10 @@ def test_a_fault_is_one_line_and_the_arm_is_let_go(tmp_path, monkeypatch):
     ("text", "line"),
     [
         ("[", "not JSON"),
+        ("[]", "no token in it"),
+        (f'[{{"kind": "{"k" * 10_000}"}}]', r"token 1 of 1: kind='k+\.\.\.k+': one of move"),
+        (json.dumps(to_plain([Move(np.zeros((2, 6)), 60.0, 1)] * 61)), "3660 s of motion; at most 3600"),
+        (json.dumps([{"kind": "move", "points": [[0] * 6] * 300, "seconds": 1}]), "300 control points; at most 256"),
         ('[{"kind": "jump"}]', "token 1 of 1: kind='jump': one of move, grip"),
         (
             json.dumps(to_plain([Move(np.array([[0.0, 0.1, 0.2]]), 1.0, 0)])),
@@ -118,3 +125,45 @@ def test_a_sentence_that_cannot_be_is_one_line(tmp_path, text, line):
 def test_keys_that_cannot_be_are_refused(keys, line):
     with pytest.raises(ValueError, match=line):
         PlayConfig(**keys)
+
+
+def test_a_grip_with_no_motion_left_is_done_all_the_same(tmp_path, sent):
+    result = play(tmp_path, Move(np.array([[0.0] * 6]), 0.5, 0), Grip(1.0))
+    assert result["events"] == ["0.50 s grip(open)"]
+    commands = scaled(sent[: result["ticks"]])
+    assert commands[-1, 5] == pytest.approx(1, abs=0.01)
+    assert result["seconds"] == pytest.approx(1.0, abs=0.05)
+
+
+def test_braking_goes_no_further_than_the_fastest_joint_would(tmp_path, sent):
+    result = play(tmp_path, Move(np.array([GOAL * 0, GOAL]), 0.001, 1), Stop(0.3), limits="normal")
+    there = LOW + (GOAL + 1) / 2 * (HIGH - LOW)
+    way = np.array(sent[: result["ticks"]]) - there
+    beyond = (way * np.sign(-way[0])).max(0)[:5]
+    assert beyond.max() < 120 * 0.3 / 3 + 1  # degrees: a third of what 120 degrees a second go in that time
+
+
+@pytest.mark.parametrize("limits", ["careful", "normal"])
+def test_an_arm_is_back_where_it_was_found_before_it_is_let_go(limits, capsys):
+    arm = simulated("so101-touch", 30.0)
+    clock = SimulatedTime(arm)
+    robot, ticks = gated(arm, limits, stop_on_fault=True, clock=clock), Ticks(30.0, clock)
+    connect(robot)
+    with contextlib.ExitStack() as stack:
+        stack.push(robot)
+        found = scaled(list(robot.get_observation().values()))
+        away = np.clip(found + np.array([0.3, 0.3, -0.3, 0.3, 0.6, 0.0]), -0.9, 0.9)
+        Playing(PlayConfig("s", limits=limits), ())._home(robot, ticks, away)
+        assert np.abs(scaled(list(robot.get_observation().values())) - away).max() * 100 < 6
+    assert "not quite" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("answer", "goes_on"), [("", True), ("  ", True), ("no", False)])
+def test_only_an_empty_line_goes_on(tmp_path, monkeypatch, answer, goes_on):
+    monkeypatch.setattr("builtins.input", lambda: answer)
+    assert play(tmp_path, Ask("on?"), Look("cup"))["finished"] is goes_on
+
+
+def test_without_anybody_to_answer_a_question_ends_it(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.stdin", None)
+    assert play(tmp_path, Ask("on?"), Look("cup"))["events"] == ["0.30 s ask(on?)"]

@@ -92,7 +92,7 @@ class PlayConfig:
             raise ValueError("sentence=: a JSON file, a list of tokens, e.g. sentence=docs/arm.json")
         if self.limits not in ("", *PRESETS):
             raise ValueError(f"limits={self.limits}: one of {', '.join(PRESETS)}")
-        check("", self, "control_hz", low=5, high=100)
+        check("", self, "control_hz", low=10, high=100)
         check_arm(self)
 
     @property
