@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from worldmodel.losses import METRICS, Batch, confusion, loss, window_return
+from worldmodel.losses import METRICS, Batch, confusion, loss, sameness, window_return
 from worldmodel.model import WorldModel
 from worldmodel.senses import STATE
 from worldmodel.settings import LearningConfig
@@ -305,3 +305,19 @@ def test_confusion_counts_the_other_moments_of_a_latents_own_window_and_of_no_ot
     found = confusion(latents, latents, moved, 4)
     assert found[0] == pytest.approx(torch.tensor(4.0).log())
     assert float(found[1:].max()) < 1e-5
+
+
+@pytest.mark.parametrize(("scale", "slope"), [(1e-3, -1.0), (0.03, -1.0), (0.09, -1.0), (0.11, 0.0)])
+def test_latents_that_are_all_the_same_are_drawn_apart_as_strongly_however_same_they_are(generator, scale, slope):
+    ways = torch.randn(64, 16, generator=generator, dtype=torch.float64)
+    ways = (ways - ways.mean(0)) / ways.std(0, correction=0)
+    width = torch.tensor(scale, dtype=torch.float64, requires_grad=True)
+    same = sameness(0.5 + width * ways)
+    assert float(same.detach()) == pytest.approx(max(0.0, 0.1 - scale), abs=1e-5)
+    assert float(torch.autograd.grad(same, width)[0]) == pytest.approx(slope, abs=0.01)
+    # Of that size there is nothing in what tells one latent from the others.
+    nothing = ways[:0].unsqueeze(1).expand(-1, 64, -1)
+    latents = 0.5 + width * ways
+    told = confusion(latents, latents.detach(), nothing, 8).mean()
+    if scale < 0.01:
+        assert abs(float(torch.autograd.grad(told, width)[0])) < 0.1

@@ -26,6 +26,7 @@ METRICS = (
 
 
 SHARPNESS = 8.0  # of the similarity of two latents
+APART, UNLIKE = 0.1, 10.0  # the least deviation of a symbol's entry over a batch, and what it weighs in the contrast
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,15 @@ def confusion(
     return F.cross_entropy(alike, torch.arange(len(z), device=z.device), reduction="none")
 
 
+def sameness(z: Float[Tensor, "B D"]) -> Tensor:
+    """How far the entries of B latents fall short of a deviation of APART over the batch, (), at most APART.
+
+    Where all latents are nearly the same there is nothing to tell them apart by: `confusion` has no slope there, and
+    this has. Source: the variance term of VICReg, Bardes et al. 2022 (arXiv 2105.04906), eq. 1.
+    """
+    return F.relu(APART - (z.var(0, correction=0) + 1e-8).sqrt()).mean()
+
+
 def begin(
     model: WorldModel, seen: dict[str, Tensor], keep: Float[Tensor, "B n"]
 ) -> tuple[Float[Tensor, "B D"], Float[Tensor, "B D"]]:
@@ -163,15 +173,18 @@ def world_losses(
     """
     steps = len(batch.reward)
     moments = torch.cat([whole.unsqueeze(0), ahead])
+    asked = config.contrast > 0 and model.sees
     weight = batch.valid * config.rho ** torch.arange(steps, device=z.device).unsqueeze(1)
     consistency, contrast, features = torch.zeros((), device=z.device), torch.zeros((), device=z.device), []
+    if asked:
+        contrast = UNLIKE * sameness(z)
     for t in range(steps):
         features.append(model.leap(z, batch.token[t]))
         z = model.next(features[-1])
         # Nothing is to be predicted beyond a termination: no latent follows it.
         known = weight[t] * batch.proceed[t]
         consistency = consistency + (known * (z - ahead[t]).square().mean(-1)).mean() / steps
-        if config.contrast > 0 and model.sees:
+        if asked:
             near = torch.cat([moments[: t + 1], moments[t + 2 :]])
             contrast = contrast + (known * confusion(z, ahead[t], near, model.config.group)).mean() / steps
     weight, proceed = weight.flatten(), batch.proceed.flatten()

@@ -118,7 +118,7 @@ class LearningConfig:
     Of several senses each is hidden with probability `dropout` where a window begins (never all that show what
     happens, as words do not), and `agreement` weighs the distance of the latent that is left to that of all. Frames are
     moved at random by up to `shift` pixels. Where there are cameras, `contrast` weighs how well an imagined latent is
-    told from the others of the batch and of its own window.
+    told from the others of the batch and of its own window, and that latents differ at all.
     """
 
     batch: int = 128
