@@ -125,8 +125,8 @@ class Playing:
                 self._tell(*events.pop(0))
             now = ticks.clock.monotonic()
             here = robot.get_observation()
-            sent = _values(robot.send_action(_command(action), now))
-            goal = LOW + (action + 1) / 2 * (HIGH - LOW)
+            goal = _goal(action)
+            sent = _values(robot.send_action(_command(goal), now))
             self.farthest = max(self.farthest, float(np.abs(_values(here) - goal)[:COLUMN].max()))
             self.left = float(np.abs(sent - goal)[:COLUMN].max())
             smooth.take(np.radians(sent[:COLUMN]), i - last)
@@ -163,7 +163,7 @@ class Playing:
             off = np.abs(_place(robot.get_observation()) - place) / 2 * (HIGH - LOW)
             if i >= steps and off.max() < NEAR:
                 return
-            robot.send_action(_command(here + (place - here) * min(1.0, (i + 1) / steps)), now)
+            robot.send_action(_command(_goal(here + (place - here) * min(1.0, (i + 1) / steps))), now)
         joint = int(np.argmax(off))
         say(f"not quite where it was found: {list(RANGES)[joint]} is {off[joint]:.0f} degrees off")
 
@@ -177,7 +177,10 @@ def _place(observation: dict) -> np.ndarray:
     return 2 * (_values(observation) - LOW) / (HIGH - LOW) - 1
 
 
-def _command(action: np.ndarray) -> dict[str, float]:
-    """What to send for an action (6,) in [-1, 1]."""
-    goal = LOW + (action + 1) / 2 * (HIGH - LOW)
+def _goal(action: np.ndarray) -> np.ndarray:
+    """Where an action (6,) in [-1, 1] has the joints (6,), in the robot's units."""
+    return LOW + (action + 1) / 2 * (HIGH - LOW)
+
+
+def _command(goal: np.ndarray) -> dict[str, float]:
     return {f"{name}{SUFFIX}": float(x) for name, x in zip(RANGES, goal, strict=True)}

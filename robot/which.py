@@ -2,6 +2,8 @@
 
 from dataclasses import fields
 
+from robot.limits import PRESETS
+
 SIM, REAL, TWIN = "so101-sim", "so101", "so101-twin"
 ROBOTS = (SIM, REAL, TWIN)
 CAMERAS = {"main": "side", "front": "side", "side": "side", "wrist": "wrist", "overhead": "overhead"}
@@ -9,7 +11,10 @@ CAMERAS = {"main": "side", "front": "side", "side": "side", "wrist": "wrist", "o
 
 
 def check_arm(config) -> None:
-    """Raise ValueError for `robot`, `port`, `id`, `calibration_dir` or `port_file` that does not go with the others."""
+    """Raise ValueError for `robot`, `port`, `id`, `calibration_dir` or `port_file` that does not go with the others, or
+    for unknown `limits`."""
+    if config.limits not in ("", *PRESETS):
+        raise ValueError(f"limits={config.limits}: one of {', '.join(PRESETS)}")
     if config.robot not in ROBOTS:
         raise ValueError(f"robot={config.robot}: one of {', '.join(ROBOTS)}")
     for key, robot in (("port", REAL), ("id", REAL), ("calibration_dir", REAL), ("port_file", TWIN)):
@@ -17,6 +22,11 @@ def check_arm(config) -> None:
             raise ValueError(f"{key}={getattr(config, key)}: only with robot={robot}")
     if config.robot == REAL and not (config.port and config.id):
         raise ValueError("port= and id=: the arm's, as LeRobot knows it, e.g. port=/dev/ttyACM0 id=my_arm")
+
+
+def preset(config, otherwise: str) -> str:
+    """The gate's limits: those that were asked for, else careful on a real arm and `otherwise` on others."""
+    return config.limits or ("careful" if config.robot == REAL else otherwise)
 
 
 def unused(config, names: str, why: str) -> None:

@@ -172,12 +172,11 @@ def world_losses(
     The contrast is 0 where no camera sees, or where it weighs nothing.
     """
     steps = len(batch.reward)
-    moments = torch.cat([whole.unsqueeze(0), ahead])
     asked = config.contrast > 0 and model.sees
     weight = batch.valid * config.rho ** torch.arange(steps, device=z.device).unsqueeze(1)
     consistency, contrast, features = torch.zeros((), device=z.device), torch.zeros((), device=z.device), []
     if asked:
-        contrast = UNLIKE * sameness(z)
+        contrast, moments = UNLIKE * sameness(z), torch.cat([whole.unsqueeze(0), ahead])
     for t in range(steps):
         features.append(model.leap(z, batch.token[t]))
         z = model.next(features[-1])

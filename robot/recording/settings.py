@@ -2,8 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from robot.limits import PRESETS
-from robot.which import CAMERAS, REAL, SIM, check_arm, unused
+from robot.which import CAMERAS, SIM, check_arm, preset, unused
 from sim.so101_tasks import SCRIPTED, TASKS
 from worldmodel.ranges import check
 
@@ -50,9 +49,8 @@ class RecordConfig:
         """Raise ValueError for a value out of range, or one that does not go with the others."""
         if not self.dataset:
             raise ValueError("dataset=: the folder to record to, e.g. dataset=runs/touch-demos")
-        for name, known in (("by", BY), ("limits", ("", *PRESETS))):
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name}={getattr(self, name)}: one of {', '.join(filter(None, known))}")
+        if self.by not in BY:
+            raise ValueError(f"by={self.by}: one of {', '.join(BY)}")
         if self.paced not in ("auto", "true", "false"):
             raise ValueError(f"paced={self.paced}: one of auto, true, false")
         check("", self, "episodes threads", low=1)
@@ -89,7 +87,7 @@ class RecordConfig:
     @property
     def preset(self) -> str:
         """The gate's limits: careful on a real arm unless told otherwise."""
-        return self.limits or ("careful" if self.robot == REAL else "normal")
+        return preset(self, "normal")
 
     def _check_robot(self) -> None:
         check_arm(self)

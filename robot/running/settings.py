@@ -3,8 +3,7 @@
 import math
 from dataclasses import dataclass, field
 
-from robot.limits import PRESETS
-from robot.which import REAL, SIM, TWIN, check_arm, unused
+from robot.which import REAL, SIM, TWIN, check_arm, preset, unused
 from worldmodel.ranges import check
 
 VIEWS = ("terminal", "rerun", "none")
@@ -42,8 +41,6 @@ class RunConfig:
         """Raise ValueError for a value out of range, or one that the robot cannot use."""
         if not self.checkpoint:
             raise ValueError("checkpoint=: a run folder or a checkpoint, e.g. checkpoint=runs/so101-touch/<run>")
-        if self.limits not in ("", *PRESETS):
-            raise ValueError(f"limits={self.limits}: one of {', '.join(PRESETS)}")
         if self.viewer not in VIEWS:
             raise ValueError(f"viewer={self.viewer}: one of {', '.join(VIEWS)}")
         if self.viewer_file and self.viewer != "rerun":
@@ -64,7 +61,7 @@ class RunConfig:
     @property
     def preset(self) -> str:
         """The limits: careful on a real arm unless told otherwise, else as fast as the tasks are learned."""
-        return self.limits or ("careful" if self.robot == REAL else "trained")
+        return preset(self, "trained")
 
     def _check_target(self) -> None:
         if self.target and (len(self.target) != 3 or not all(math.isfinite(x) and abs(x) <= 1 for x in self.target)):
@@ -90,15 +87,13 @@ class PlayConfig:
         """Raise ValueError for a value out of range, or one that the robot cannot use."""
         if not self.sentence:
             raise ValueError("sentence=: a JSON file, a list of tokens, e.g. sentence=docs/arm.json")
-        if self.limits not in ("", *PRESETS):
-            raise ValueError(f"limits={self.limits}: one of {', '.join(PRESETS)}")
         check("", self, "control_hz", low=10, high=100)
         check_arm(self)
 
     @property
     def preset(self) -> str:
         """The limits: careful on a real arm unless told otherwise."""
-        return self.limits or ("careful" if self.robot == REAL else "normal")
+        return preset(self, "normal")
 
 
 @dataclass(frozen=True)
