@@ -8,7 +8,7 @@ import torch
 
 from worldmodel.arithmetic import update_gflop
 from worldmodel.flat import flatten, segment
-from worldmodel.learner import UPDATE_METRICS, Learner, LearningFault
+from worldmodel.learner import UPDATE_METRICS, Learner, LearningFault, width
 from worldmodel.losses import METRICS, Batch, loss
 from worldmodel.senses import STATE
 from worldmodel.settings import LearningConfig
@@ -226,6 +226,13 @@ def test_a_learner_read_back_goes_on_to_the_bit(toys):
     for learner in (one, other):
         learner.update(batch(9), torch.Generator().manual_seed(9))
     assert equal(everything(one), everything(other))
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 128])
+def test_returns_are_as_wide_as_their_quantiles_are_apart(count):
+    values = torch.randn(count, generator=torch.Generator().manual_seed(count))
+    low, high = torch.quantile(values, torch.tensor([0.05, 0.95]))
+    torch.testing.assert_close(width(values), high - low)
 
 
 def test_the_same_draws_give_the_same_update(toys):

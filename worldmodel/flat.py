@@ -13,11 +13,15 @@ def flatten(module: nn.Module) -> Tensor:
     """
     parameters = list(module.parameters())
     buffer = torch.cat([p.detach().reshape(-1) for p in parameters])
-    start = 0
-    for p in parameters:
-        p.data = buffer[start : start + p.numel()].view_as(p)
-        start += p.numel()
+    for p, view in zip(parameters, views(buffer, parameters), strict=True):
+        p.data = view
     return buffer
+
+
+def views(buffer: Tensor, parameters: list[nn.Parameter]) -> list[Tensor]:
+    """A view of each parameter's shape on its own stretch of a 1-D buffer, one after the other."""
+    parts = buffer.split([p.numel() for p in parameters])
+    return [part.view_as(p) for part, p in zip(parts, parameters, strict=True)]
 
 
 def segment(module: nn.Module, prefix: str) -> slice:

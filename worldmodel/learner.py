@@ -5,10 +5,11 @@ import math
 from collections.abc import Sequence
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from worldmodel.encoder import spared
-from worldmodel.flat import flatten, segment
+from worldmodel.flat import flatten, segment, views
 from worldmodel.losses import METRICS, Batch, loss
 from worldmodel.model import WorldModel
 from worldmodel.settings import LearningConfig
@@ -52,7 +53,8 @@ class Learner:
         self.updates = 0
         self.discounts = torch.tensor(discounts, device=self.flat.device)
         self.scale = torch.ones((), device=self.flat.device)
-        self.quantiles = torch.tensor([0.05, 0.95], device=self.flat.device)
+        self.gradient = torch.zeros_like(self.flat)
+        self.slopes = views(self.gradient, self.parameters)
         self._loss = torch.compile(loss, dynamic=False) if compiled else loss
         self._apply = torch.compile(adam, dynamic=False) if compiled else adam
 
@@ -76,9 +78,9 @@ class Learner:
         total, parts, estimate = self._loss(
             self.model, self.target, batch, noise, self.scale, self.discounts, self.config
         )
-        gradients = torch.autograd.grad(total, self.parameters)
-        gradient = torch.cat([g.reshape(-1) for g in gradients])
-        norms = torch.stack([torch.linalg.vector_norm(gradient[group]) for group in self.groups])
+        for slope, found in zip(self.slopes, torch.autograd.grad(total, self.parameters), strict=True):
+            slope.copy_(found)
+        norms = torch.stack([torch.linalg.vector_norm(self.gradient[group]) for group in self.groups])
         if not math.isfinite(float(norms.sum())):
             bad = [name for name, value in zip(METRICS, parts, strict=True) if not torch.isfinite(value)]
             raise LearningFault(f"update {self.updates}: {', '.join(bad) or 'the gradient'} is not finite")
@@ -90,7 +92,7 @@ class Learner:
                 shrink = (self.config.clip / (norm + 1e-6)).clamp(max=1.0)
                 self._apply(
                     self.flat[group],
-                    gradient[group],
+                    self.gradient[group],
                     self.first[group],
                     self.second[group],
                     self.rate[group],
@@ -99,8 +101,7 @@ class Learner:
                 )
             self.target_flat.lerp_(self.flat[self.value_segment], self.config.target_rate)
             self.average.lerp_(self.flat, max(1 / self.updates, 1 / self.config.averaging))
-            low, high = torch.quantile(estimate, self.quantiles)
-            self.scale.lerp_((high - low).clamp(min=1.0), 0.01)
+            self.scale.lerp_(width(estimate).clamp(min=1.0), 0.01)
         self.metrics = torch.cat([parts, norms[:1], self.scale.view(1)])
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -122,6 +123,16 @@ class Learner:
         self.target_flat.copy_(saved["target"])
         self.scale.copy_(saved["scale"])
         self.updates = int(saved["updates"])
+
+
+def width(values: Float[Tensor, " N"]) -> Tensor:
+    """From the 5 % quantile of values to the 95 % one, (), linear between neighbours: torch.quantile, but quick."""
+    ordered, places = values.sort().values, len(values) - 1
+    low, high = (
+        torch.lerp(ordered[math.floor(place)], ordered[math.ceil(place)], place % 1)
+        for place in (0.05 * places, 0.95 * places)
+    )
+    return high - low
 
 
 def adam(
