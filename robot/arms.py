@@ -1,5 +1,7 @@
 """The arm that a command is about: simulated, or behind LeRobot's driver; then behind the gate, then connected."""
 
+import fcntl
+import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,7 +26,21 @@ def simulated(task: str, control_hz: float, seed: int = 0, cameras: Mapping[str,
 
 
 class StayingBus(FeetechMotorsBus):
-    """Motors that go stiff where they are, not at the goal that they had when they were let go."""
+    """Motors that go stiff where they are, not at the goal that they had when they were let go; nobody else's."""
+
+    def connect(self, handshake: bool = True) -> None:
+        """Connect. Raises ConnectionError where another program has the port: two at one wire garble each other."""
+        if Path(self.port).exists():
+            with open(os.open(self.port, os.O_RDONLY | os.O_NOCTTY | os.O_NONBLOCK), "rb", buffering=0) as port:
+                self._claim(port.fileno())  # before the driver sets it up, which the other one would feel
+        super().connect(handshake)
+        self._claim(self.port_handler.ser.fileno())  # until it is closed
+
+    def _claim(self, port: int) -> None:
+        try:
+            fcntl.flock(port, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConnectionError(f"{self.port}: another program moves the arm at this port; end it first") from error
 
     def enable_torque(self, motors: str | list[str] | None = None, num_retry: int = 0) -> None:
         """Give each of the motors its place as its goal, and then torque."""

@@ -236,3 +236,18 @@ def test_a_second_twin_is_refused_and_a_killed_one_replaced(start_twin, tmp_path
     twin.process.kill()
     twin.process.communicate()
     assert start_twin(tmp_path).stop()["packets"] == 0
+
+
+def test_two_programs_do_not_move_one_arm(served):
+    from robot.arms import twin as driver  # noqa: PLC0415
+
+    first, second = driver(served.port_file), driver(served.port_file)
+    first.connect()
+    with pytest.raises(ConnectionError, match="another program moves the arm"):
+        second.connect()
+    for _ in range(20):
+        first.get_observation()  # not disturbed
+    first.disconnect()
+    second.connect()
+    second.get_observation()
+    second.disconnect()
