@@ -170,8 +170,8 @@ class Assembly:
         generator = torch.Generator().manual_seed(config.seed)
         thorough = replace(config.planner, budget="fixed", anchor=0.0, deadline_ms=0.0)
         planner = Planner(model, self.token_discounts, thorough, self.machine.compiled)
-        every, bold = config.planner.replan_every, config.boldness
-        agent = Agent(model, self.tokens, planner, generator, config.noise, every, boldness=bold)
+        every = config.planner.replan_every
+        agent = Agent(model, self.tokens, planner, generator, config.noise, every)
         replay = Replay(
             config.replay.room(any(map(is_image, self.senses))),
             config.envs,

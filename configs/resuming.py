@@ -17,6 +17,8 @@ from worldmodel.settings import LearningConfig
 
 REPLACED = {"eye_rate": "encoder_rate"}
 """Keys of `learning` that took another one's place, for an agent with cameras, when they came."""
+GONE = {"boldness": 0.0}
+"""Keys that are no more, with the value at which they did nothing."""
 RESUMABLE = ("steps", "threads", "video", "compile", "evaluation", "checkpoint", "device")
 
 
@@ -37,7 +39,7 @@ class Resumption:
         ConfigError for another key, FolderError for a folder that is damaged or whose config.yaml is not its
         checkpoint's.
         """
-        written = folder.config()
+        written = as_meant(folder.config())
         path = newest(folder.checkpoints)
         progress = read_progress(path)
         # Of a checkpoint of before it held the whole config: its task is known.
@@ -54,7 +56,9 @@ def _whole(keys: dict) -> dict:
 
 
 def as_meant(keys: dict) -> dict:
-    """A config of any age with those keys that it lacks of which today's default is not what it meant."""
+    """A config of any age as one of today: with those keys that it lacks of which today's default is not what it meant,
+    without those that are no more, where they did nothing."""
+    keys = {name: value for name, value in keys.items() if (name, value) not in GONE.items()}
     learning = keys.get("learning", {})
     if not isinstance(learning, dict) or IMAGES not in str(keys.get("senses")):
         return keys

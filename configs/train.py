@@ -23,7 +23,6 @@ Keys, with their defaults (a key is set as key=value, in any order):
   video=true               leave rollout.mp4 (needs EGL or OSMesa; without them the run goes on without a video)
   seed_steps=500           random decisions before it learns
   noise=mixed              what exploring adds: pink (swings of every duration), white, or mixed (episodes by turns)
-  boldness=0               ... and how widely where there is nothing to choose, as before a rare reward is found (1.5)
   senses=[state]           what is perceived: state, images.<camera> (images.main: the task's usual one), language;
                            any of them together, e.g. senses=[state,images.main]; each may fail later (semagram-eval)
   image_size=64            height and width of the frames, in pixels

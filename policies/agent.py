@@ -8,7 +8,6 @@ from policies.noise import Noise
 from policies.recall import Recall
 from policies.tokens import Tokens
 from policies.words import recognised
-from worldmodel.election import indifferent
 from worldmodel.model import WorldModel
 from worldmodel.planner import Memory, Plan, Planner
 from worldmodel.senses import LANGUAGE
@@ -29,13 +28,11 @@ class Agent:
         explore: str = "",
         every: int = 0,
         heard: Tensor | None = None,
-        boldness: float = 0.0,
     ):
         """Without a planner the policy's mode is executed, with one the elites' mean.
 
         With `explore`, white, pink or mixed, it is an elite drawn by its weight, plus noise of that colour and of the
-        plan's own spread; the less there is to choose, the nearer its deviation comes to `boldness`, where that is
-        more. `every`: control steps from one decision to the next; 0: a token's length. Up to that length
+        plan's own spread. `every`: control steps from one decision to the next; 0: a token's length. Up to that length
         the rest of a token is dropped; beyond, the plan's next tokens are followed unseen, as far as there are any (the
         policy alone has one). `heard` (K, T): the sentences of the training, as which others are recognised. Raises
         ValueError for more steps than a plan has.
@@ -46,7 +43,7 @@ class Agent:
         known = shortest * (planner.config.horizon if planner else 1)
         if every > known and planner:
             raise ValueError(f"planner.replan_every={every}: at most {known}, the control steps of a plan")
-        self.heard, self.boldness = heard, boldness
+        self.heard = heard
         self.every, self.recall = every, Recall(model.config.vision.lags)
         self.most = every or longest  # control steps between two decisions, at most
         self.ahead = -(-self.most // shortest)  # tokens that may be executed before the next decision
@@ -153,13 +150,10 @@ class Agent:
         return torch.full_like(lengths, self.every) if self.every else lengths
 
     def _explored(self, plan: Plan) -> Float[Tensor, "T B W"]:
-        """An elite of each plan, drawn by its weight, with noise of the plan's own spread, or bolder."""
+        """An elite of each plan, drawn by its weight, with noise of the plan's own spread."""
         drawn = torch.multinomial(plan.weights.cpu(), 1, generator=self.generator)[:, 0]
         elite = plan.elites[: self.ahead].cpu()[:, torch.arange(len(drawn)), drawn]
         spread = plan.spread[: self.ahead].cpu()
-        if self.boldness:
-            idle = indifferent(plan.returns.cpu(), self.planner.config.indifference)
-            spread = spread + idle[:, None] * (self.boldness - spread).clamp(min=0)
         noise = torch.stack([self.noise.draw(*each.shape) for each in spread])
         points, kind = elite.split([self.tokens.points, self.tokens.size - self.tokens.points], -1)
         return torch.cat([(points + spread * noise).clamp(-1, 1), kind], -1)

@@ -61,14 +61,11 @@ class ActingConfig:
     """Who acts in a loop, and how: random control steps before learning starts, what exploring adds.
 
     `demonstrations`: so many episodes, the first ones, are driven by the environment's own expert (policies.experts).
-    `boldness`: the deviation of that noise where the plan sees nothing to choose, as before the first reward of a task
-    that seldom gives one (0: no more than the plan's own spread).
     `takeover`: in later ones, how likely it takes over at each control step, until the episode's end.
     """
 
     seed_steps: int = 500
     noise: str = "mixed"
-    boldness: float = 0.0
     demonstrations: int = 0
     takeover: float = 0.0
 
@@ -77,7 +74,6 @@ class ActingConfig:
         check("", self, "seed_steps", low=1)
         check("", self, "demonstrations", low=0)
         check("", self, "takeover", low=0, high=1)
-        check("", self, "boldness", low=0, high=10)
         if self.noise not in NOISES:
             raise ValueError(f"noise={self.noise}: one of {', '.join(NOISES)}")
 

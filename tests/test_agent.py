@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from policies.agent import Agent
-from policies.noise import Noise
 from policies.rollouts import episode_seed, episode_seeds, rollout
 from policies.tokens import Tokens
 from worldmodel.planner import Planner
@@ -21,12 +20,12 @@ PLANNING = PlannerConfig(samples=8, policy_samples=2, elites=4, iterations=2, ho
 def make(toys):
     """Makes agents: of token length `length`, with a planner or with the policy alone."""
 
-    def agent(length=1, planned=True, explore="", seed=0, every=0, boldness=0.0):
+    def agent(length=1, planned=True, explore="", seed=0, every=0):
         token = toys.token_settings(*((length,) if isinstance(length, int) else length))
         tokens = Tokens.of(token, 2)
         model = toys.tiny_model(3, tokens.points, forms=tokens.forms, token=token)
         planner = Planner(model, [0.9**n for n in token.lengths], PLANNING) if planned else None
-        return Agent(model, tokens, planner, torch.Generator().manual_seed(seed), explore, every, boldness=boldness)
+        return Agent(model, tokens, planner, torch.Generator().manual_seed(seed), explore, every)
 
     return agent
 
@@ -234,25 +233,6 @@ def test_it_explores_as_widely_as_the_plan_is_unsure(make):
     inside = (plans[0].tokens[0].abs() + 3 * plans[0].spread[0]) < 1  # where nothing is clamped
     assert 0.5 < (away / plans[0].spread[0])[inside].std() < 2
     assert restless.spread == pytest.approx(float(plans[0].spread[0].mean()))
-
-
-@pytest.mark.parametrize("length", [1, 4])
-def test_it_is_bold_only_where_there_is_nothing_to_choose(make, length):
-    agent, bold = make(length, explore="white"), make(length, explore="white", boldness=1.5)
-    agent.act(seen(400))
-    plan, state = agent.plan, agent.generator.get_state()
-    least = dataclasses.replace(plan, spread=torch.full_like(plan.spread, 0.1), elites=torch.zeros_like(plan.elites))
-    moved = {}
-    for name, returns in (("alike", torch.zeros(400, 4)), ("far apart", 1e4 * torch.arange(4.0).expand(400, 4))):
-        for one in (agent, bold):
-            one.generator.set_state(state)
-            one.noise = Noise("white", one.generator)
-            moved[name, one] = one._explored(dataclasses.replace(least, returns=returns))
-    assert torch.equal(moved["alike", agent], moved["far apart", agent])
-    torch.testing.assert_close(moved["far apart", bold], moved["far apart", agent])
-    wide = moved["alike", bold]
-    torch.testing.assert_close(wide, (15 * moved["alike", agent]).clamp(-1, 1), atol=1e-5, rtol=0)
-    assert wide.abs().amax() == 1
 
 
 def test_another_number_of_environments_begins_anew(make):

@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import pytest
+import yaml
 
 from configs.resuming import as_meant
 from configs.run_folder import RunFolder
@@ -142,6 +143,20 @@ def test_a_key_that_took_anothers_place_is_what_that_was():
     assert as_meant({"senses": seeing["senses"]})["learning"] == {"eye_rate": LearningConfig.encoder_rate}
     for whole in (seeing | {"learning": {"encoder_rate": 0.7, "eye_rate": 0.9}}, seeing | {"senses": ["state"]}):
         assert as_meant(whole) == whole
+
+
+def test_a_key_that_is_no_more_is_left_out_where_it_did_nothing(command, trained, tmp_path):
+    run = shutil.copytree(trained, tmp_path / "run", symlinks=True)
+    checkpoint = run / "checkpoints" / "last"
+    progress = json.loads((checkpoint / "progress.json").read_text())
+    written = yaml.safe_load((run / "config.yaml").read_text())
+    for value, said in ((0.0, ""), (1.5, "boldness")):
+        for keys in (written, progress["config"]):
+            keys["boldness"] = value
+        (run / "config.yaml").write_text(yaml.safe_dump(written))
+        resign(checkpoint, "progress.json", json.dumps(progress).encode())
+        code, _, err = command("train", f"resume={run}", "video=false")
+        assert (code, said in err) == (2 if said else 0, True), err
 
 
 def test_on_resuming_a_folder_or_a_group_is_not_taken(command, trained, tmp_path):

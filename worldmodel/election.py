@@ -96,13 +96,6 @@ def doubt(returns: Float[Tensor, "B E"], indifference: float) -> Float[Tensor, "
     return torch.where(finite.any(-1), _deviation(returns)[..., 0] / (size + indifference), torch.inf)
 
 
-def indifferent(returns: Float[Tensor, "B E"], indifference: float) -> Float[Tensor, " B"]:
-    """How little there is to choose: 1 where the elites' returns are all alike, near 0 where they differ by much more
-    than `indifference`."""
-    deviation = _deviation(returns)[..., 0]
-    return indifference**2 / (deviation.square() + indifference**2)
-
-
 def _deviation(returns: Float[Tensor, "B E"]) -> Float[Tensor, "B 1"]:
     """Standard deviation of those that are finite; 0 where none is."""
     finite = torch.isfinite(returns)
