@@ -11,7 +11,7 @@ from configs.command import SIGNALLED
 from configs.jobs import Job, quoted
 from configs.pool import Pool
 from configs.progress import Screen
-from configs.resuming import RESUMABLE, as_meant
+from configs.resuming import GONE, RESUMABLE, as_meant
 from configs.schema import SHARED, BenchConfig, TrainConfig
 from configs.strict import ConfigError, build
 from envs.benchmark.results import Result, append, latest, read
@@ -177,7 +177,9 @@ def _same_settings(folder: Path, config: BenchConfig, steps: int) -> None:
     if path.exists():
         before = _begun_with(path)
         try:
-            begun = _fixed(build(BenchConfig, as_meant({name: before[name] for name in FIXED if name in before})))
+            begun = _fixed(
+                build(BenchConfig, as_meant({name: before[name] for name in (*FIXED, *GONE) if name in before}))
+            )
         except ConfigError as error:
             raise ConfigError(f"{path}: {error}") from error
         for name in FIXED:

@@ -30,11 +30,25 @@ class StayingBus(FeetechMotorsBus):
 
     def connect(self, handshake: bool = True) -> None:
         """Connect. Raises ConnectionError where another program has the port: two at one wire garble each other."""
-        if Path(self.port).exists():
-            with open(os.open(self.port, os.O_RDONLY | os.O_NOCTTY | os.O_NONBLOCK), "rb", buffering=0) as port:
-                self._claim(port.fileno())  # before the driver sets it up, which the other one would feel
+        if not self.is_connected:
+            self._ask()
         super().connect(handshake)
-        self._claim(self.port_handler.ser.fileno())  # until it is closed
+        try:
+            self._claim(self.port_handler.ser.fileno())  # until it is closed
+        except ConnectionError:
+            self.port_handler.closePort()  # the other program's arm is not to be let go of
+            raise
+
+    def _ask(self) -> None:
+        """Whether the port is free, before the driver sets it up, which another program would feel."""
+        try:
+            port = os.open(self.port, os.O_RDONLY | os.O_NOCTTY | os.O_NONBLOCK)
+        except OSError:
+            return  # the driver says what is wrong with a port that is none
+        try:
+            self._claim(port)
+        finally:
+            os.close(port)
 
     def _claim(self, port: int) -> None:
         try:

@@ -1,13 +1,16 @@
 """How punctual the control loop is on the hardware twin: `python tests/bench/control_loop.py <checkpoint> [seconds]`.
 
-Episodes of ten seconds at the checkpoint's rate, with planning and without in alternation, `seconds` in all. Without
+Episodes of two seconds at the checkpoint's rate, with planning and without in alternation, `seconds` in all. Without
 planning the same loop follows curves that need no thought: what is left then is the machine's own noise, the driver and
-the twin. Each line: ticks, those late by more than 5 ms, jitter. The checkpoint is one of so101-touch.
+the twin. Each line: ticks, those late by more than 5 ms, jitter. The checkpoint is one of so101-touch; where its policy
+presses on something until a joint stalls, the next episode has another twin (as after any fault).
 """
 
 import json
 import os
 import sys
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -23,11 +26,13 @@ from policies.checkpoint import find_checkpoint, read_identity
 from policies.serving.link import Link
 from robot.arms import connect, gated, twin
 from robot.running.loop import Loop
+from robot.running.pursuit import Plans
 from robot.running.view import Nothing
 from robot.ticks import Ticks, no_collection
 from robot.units import Units
 
-EPISODE_S, LEAD = 10.0, 2
+EPISODE_S, LEAD = 2.0, 2
+KINDS = ("with planning", "without")
 
 
 class Thoughtless:
@@ -59,49 +64,88 @@ class Thoughtless:
         return ""
 
 
+@dataclass
+class Measured:
+    """One kind of loop, over all the twins it was run on."""
+
+    ticks: Ticks
+    plans: list[Plans] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
+
+    def row(self) -> dict:
+        """What a line says of it."""
+        times = {
+            name: [ms for plans in self.plans for ms in getattr(plans, name)] or [np.nan]
+            for name in ("plan_ms", "round_ms")
+        }
+        return {
+            **self.ticks.summary(),
+            "hz": self.ticks.mean_hz,
+            "plans": sum(plans.count for plans in self.plans),
+            "late_plans": sum(plans.late for plans in self.plans),
+            **{f"{name}_p50_p99": np.percentile(ms, [50, 99]).round(2).tolist() for name, ms in times.items()},
+            "faults": self.faults,
+        }
+
+
+def played(episodes: list[int], mirror: Mirror, lead: int, thinkers: dict, measured: dict[str, Measured]) -> list[int]:
+    """Play episodes on a new twin until one ends in a fault; those that are left."""
+    process = TwinProcess()
+    with ExitStack() as stack:
+        stack.callback(process.stop)
+        robot = gated(twin(process.port_file), "trained")
+        connect(robot)
+        stack.callback(robot.disconnect)
+        return _played(robot, episodes, mirror, lead, thinkers, measured)
+
+
+def _played(robot, episodes: list[int], mirror: Mirror, lead: int, thinkers: dict, measured: dict) -> list[int]:
+    units = Units(mirror.targets.low, mirror.targets.high)
+
+    def loop(kind: str, ticks: Ticks) -> Loop:
+        return Loop(robot, units, mirror, thinkers[kind], ticks, lead, Nothing())
+
+    loops = {kind: loop(kind, measured[kind].ticks) for kind in KINDS}
+    walk = loop(KINDS[0], Ticks(measured[KINDS[0]].ticks.hz))
+    try:
+        while episodes and robot.fault is None:
+            kind = KINDS[episodes[0] % 2]
+            mirror.lay_out(episodes[0])
+            walk.approach(mirror.start)
+            loops[kind].placed(robot.gate)  # by the other loop: not to go on from where it sent the arm last
+            loops[kind].episode(EPISODE_S)
+            episodes = episodes[1:]
+        if robot.fault is None:
+            walk.approach(mirror.start)  # not let go of where it presses on something
+    finally:
+        for kind, one in loops.items():
+            measured[kind].plans.append(one.plans)
+            measured[kind].faults.extend(one.faults)
+    return episodes
+
+
 def main() -> None:
-    """Print a line for each kind, and one for each episode before that on stderr."""
+    """Print a line for each kind, and one for each fault before that on stderr."""
     path, seconds = find_checkpoint(Path(sys.argv[1])), float((sys.argv[2:] or ["120"])[0])
     identity = read_identity(path)
     task = task_of(identity)
-    local, process = LocalPlanner(path, 0, "cpu", 1), TwinProcess()
-    begin = begin_of(identity, task, LEAD)
+    local, begin = LocalPlanner(path, 0, "cpu", 1), begin_of(identity, task, LEAD)
     link = Link(local.reach, local.secret, begin, lambda line: print(line, file=sys.stderr), None, again=False)
     link.connect()
-    mirror = Mirror(task)
-    robot = gated(twin(process.port_file), "trained")
-    scheduling = hurry()
-    connect(robot)
-    thinkers = {"with planning": link, "without": Thoughtless(begin.every)}
-    units = Units(mirror.targets.low, mirror.targets.high)
-    loops = {}
-    for kind, thinker in thinkers.items():
-        loops[kind] = Loop(robot, units, mirror, thinker, Ticks(task.control_hz), min(LEAD, begin.every), Nothing())
-    walk = Loop(robot, units, mirror, link, Ticks(task.control_hz), 1, Nothing())
+    mirror, scheduling = Mirror(task), hurry()
+    thinkers = dict(zip(KINDS, (link, Thoughtless(begin.every)), strict=True))
+    measured = {kind: Measured(Ticks(task.control_hz)) for kind in KINDS}
+    episodes = list(range(round(seconds / EPISODE_S)))
     try:
         with no_collection():
-            for episode in range(round(seconds / EPISODE_S)):
-                kind = list(loops)[episode % 2]
-                mirror.lay_out(episode)
-                walk.approach(mirror.start)
-                loops[kind].episode(EPISODE_S)
-                if robot.fault is not None:
-                    print(f"{kind}: {robot.fault}", file=sys.stderr)
-                    if not walk.recover():  # a joint that was stalled: what follows would be no loop at all
-                        break
-            walk.approach(mirror.start)  # not let go of where it presses on something
+            while episodes:
+                episodes = played(episodes, mirror, min(LEAD, begin.every), thinkers, measured)
     finally:
-        for kind, loop in loops.items():
-            plans = loop.plans
-            row = {"loop": kind, **loop.ticks.summary(), "hz": loop.ticks.mean_hz, "scheduling": scheduling}
-            row |= {"plans": plans.count, "late_plans": plans.late, "faults": loop.faults}
-            row |= {"plan_ms_p50_p99": np.percentile(plans.plan_ms or [np.nan], [50, 99]).round(2).tolist()}
-            row |= {"round_ms_p50_p99": np.percentile(plans.round_ms or [np.nan], [50, 99]).round(2).tolist()}
-            print(json.dumps(row | {"load": round(os.getloadavg()[0], 1)}))
-        robot.disconnect()
+        for kind, one in measured.items():
+            extra = {"scheduling": scheduling, "load": round(os.getloadavg()[0], 1)}
+            print(json.dumps({"loop": kind, **one.row(), **extra}))
         link.close()
         local.stop()
-        process.stop()
 
 
 if __name__ == "__main__":
