@@ -356,6 +356,10 @@ def test_a_folder_begun_before_there_was_a_key_goes_on_with_its_default_only(mon
     ):
         with pytest.raises(ConfigError, match=f"other settings of {part}"):
             Benchmark.begin(config, tmp_path)
+    path.write_text(json.dumps(before | {"boldness": 1.5}))  # which is no more
+    with pytest.raises(ConfigError, match="boldness"):
+        Benchmark.begin(SMALL, tmp_path)
+    path.write_text(json.dumps(before | {"boldness": 0.0}))
     os.close(Benchmark.begin(SMALL, tmp_path).lock)
 
 
