@@ -1,6 +1,7 @@
 """LeRobot's own SO-101 driver whose serial port leads to six servos in this process: they speak Feetech's protocol."""
 
 import json
+import os
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -79,6 +80,10 @@ class Wire:
 
     def __init__(self, chain):
         self.chain = chain
+        self._device = os.memfd_create("wire")
+
+    def fileno(self):
+        return self._device
 
     def _plugged(self):
         if self.chain.pulled:
@@ -108,6 +113,7 @@ class Wire:
     reset_input_buffer = flush
 
     def close(self):
+        os.close(self._device)
         self.chain.log.append("close")
 
 
