@@ -8,7 +8,7 @@ from envs.senses import Senses
 from envs.sentences import check as check_sentence
 from envs.settings import TaskConfig
 from policies.settings import ActingConfig, CheckpointConfig, CodecChoices, EvaluationConfig, LoopConfig, ReplayConfig
-from sim.so101_tasks import SCRIPTED
+from sim.so101_tasks import ABSOLUTE, SCRIPTED, TIED
 from sim.variation import Variation
 from worldmodel.ranges import check
 from worldmodel.settings import LearningConfig, ModelConfig, PlannerConfig
@@ -76,6 +76,8 @@ class TrainConfig(LoopConfig, AgentConfig):
         for name in ("demonstrations", "takeover"):
             if getattr(self, name) and self.task.name not in SCRIPTED:
                 raise ValueError(f"{name}={getattr(self, name)}: only {', '.join(SCRIPTED)} have a script")
+        if self.model.token.joined and self.task.control == ABSOLUTE:
+            raise ValueError(f"task.control={ABSOLUTE}: {TIED} with model.token.joined=true, since a curve begins at 0")
         kept = self.replay.room(bool(self.perceived.cameras))
         window = self.learning.horizon * max(self.model.token.lengths)
         if kept // self.envs <= window:

@@ -80,6 +80,7 @@ class Agent:
         if self.actions is None or len(self.at) != len(left):
             return
         self.at[left] = self.until[left]
+        self.actions[left] = 0
         if self.memory is not None:
             self.memory = Memory(self.memory.mean, self.memory.valid & ~left.to(self.memory.valid.device))
 
@@ -121,10 +122,12 @@ class Agent:
     def _begin(self, observation: dict[str, Tensor], due: Bool[Tensor, " B"]) -> None:
         """Decide anew where it is time to; the others keep their tokens, and their memory."""
         if self.planner is None:
-            self.sentences = sentences = self.model.favourite(self.model.encode(observation))[0].cpu().unsqueeze(0)
+            start = self.model.starts(self._last.to(self.model.device))
+            self.sentences = self.model.favourite(self.model.encode(observation), start)[0].cpu().unsqueeze(0)
+            sentences = self.sentences
             until = self._until(sentences).minimum(self.tokens.lengths[self.tokens.kind(sentences[0])])
         else:
-            plan = self.plan = self.planner.plan(observation, self.memory, self.generator)
+            plan = self.plan = self.planner.plan(observation, self.memory, self.generator, start=self._last)
             self.sentences = whole = plan.tokens.cpu()
             device = plan.tokens.device
             sentences = whole[: self.ahead]
@@ -144,6 +147,11 @@ class Agent:
         self.decided += int(due.sum())
         self.covered += int(until[due].sum())
 
+    @property
+    def _last(self) -> Float[Tensor, "B A"]:
+        """The actions before these; 0 where none is known."""
+        return self.actions[torch.arange(len(self.at)), (self.at - 1).clamp(min=0)]
+
     def _until(self, sentences: Float[Tensor, "T B W"]) -> Int[Tensor, " B"]:
         """Control steps to the next decision."""
         lengths = self.tokens.lengths[self.tokens.kind(sentences[0])]
@@ -156,7 +164,9 @@ class Agent:
         spread = plan.spread[: self.ahead].cpu()
         noise = torch.stack([self.noise.draw(*each.shape) for each in spread])
         points, kind = elite.split([self.tokens.points, self.tokens.size - self.tokens.points], -1)
-        return torch.cat([(points + spread * noise).clamp(-1, 1), kind], -1)
+        points = (points + spread * noise).clamp(-1, 1)
+        before = torch.cat([self.model.starts(self._last).unsqueeze(0), self.model.ends(points)[:-1]])
+        return torch.cat([before, points[..., self.model.shared :], kind], -1)
 
     def state_dict(self) -> dict[str, Tensor]:
         """What the next action depends on, beside the model."""

@@ -124,6 +124,8 @@ class SemagramConfig(PreTrainedConfig):
             raise ValueError(f"policy.shift={self.shift}: from 0 to 32 pixels")
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"policy.seed={self.seed}: from 0 to {2**32 - 1}")
+        if self.model.token.joined and not self.task:
+            raise ValueError("policy.model.token.joined=true: recorded actions are places, and no episode begins at 0")
         if self.planned and not self.task:
             raise ValueError("policy.planned=true: it learned from recordings, which do not tell what is good; false")
 

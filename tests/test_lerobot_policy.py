@@ -143,6 +143,9 @@ def test_once_it_learns_from_recordings_it_no_longer_plans(checkpoint):
     assert policy.agent.planner is None
     with pytest.raises(ValueError, match=r"^policy\.planned=true: "):
         replace(policy.config, planned=True).validate_features()
+    joined = replace(policy.config.model, token=replace(policy.config.model.token, knots=2, degree=1, joined=True))
+    with pytest.raises(ValueError, match=r"^policy\.model\.token\.joined=true: "):
+        replace(policy.config, model=joined).validate_features()
 
 
 def test_actions_that_were_not_normalised_are_refused(checkpoint):

@@ -250,8 +250,8 @@ def test_what_the_planner_chose_is_remembered_where_it_did(toys, length):
     trainer, chosen = toys.trainer(toys.slides(None), length), []
     plan = trainer.agent.planner.plan
 
-    def noting(*args):
-        chosen.append(plan(*args))
+    def noting(*args, **kwargs):
+        chosen.append(plan(*args, **kwargs))
         return chosen[-1]
 
     trainer.agent.planner.plan = noting

@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.func import functional_call
 
@@ -91,13 +91,20 @@ def window_return(
 
 
 def bootstrap(
-    model: WorldModel, target: ValueHeads, z: Float[Tensor, "B D"], noise: Float[Tensor, "B P"]
+    model: WorldModel,
+    target: ValueHeads,
+    z: Float[Tensor, "B D"],
+    noise: Float[Tensor, "B P"],
+    start: Float[Tensor, "B A"] | None = None,
 ) -> Float[Tensor, " B"]:
-    """What follows a latent: the least of the target's heads, at a token that the policy draws, of the best kind."""
+    """What follows a latent: the least of the target's heads, at a token that the policy draws, of the best kind.
+
+    `start`: where the token before ended, as for `WorldModel.word`.
+    """
     values = []
     for kind in model.each_kind(z):
         points, _ = model.policy(z, kind).sample(noise)
-        values.append(twohot.mean(target(z, model.word(points, kind))).amin(0))
+        values.append(twohot.mean(target(z, model.word(points, kind, start))).amin(0))
     return torch.stack(values).amax(0)
 
 
@@ -153,10 +160,14 @@ def targets(
     ahead = model.perceive({key: value[1:].flatten(0, 1) for key, value in batch.seen.items()})
     ahead = ahead.unflatten(0, (len(batch.reward), -1))
     end = (batch.valid.sum(0).long() - 1).clamp(min=0)
-    last = ahead.gather(0, end.view(1, -1, 1).expand(1, -1, ahead.shape[-1]))[0]
-    value = bootstrap(model, target, last, noise)
+    last = _at(ahead, end)
+    value = bootstrap(model, target, last, noise, model.ends(_at(batch.token, end)))
     fade = model.fade(batch.token[0], discounts)
     return ahead, window_return(batch.reward, batch.proceed, batch.valid, value, fade)
+
+
+def _at(values: Float[Tensor, "H B N"], place: Int[Tensor, " B"]) -> Float[Tensor, "B N"]:
+    return values.gather(0, place.view(1, -1, 1).expand(1, -1, values.shape[-1]))[0]
 
 
 def world_losses(
@@ -210,11 +221,12 @@ def policy_loss(
     kind = batch.token[0, :, model.points :]
     policy = model.policy(first + batch.driven.unsqueeze(1) * (start - first), kind)
     points, log_density = policy.sample(noise)
-    token = model.word(points, kind)
+    before = model.starts(batch.token[0])
+    token = model.word(points, kind, before)
     frozen = {name: p.detach() for name, p in model.value.named_parameters()}
     estimate = twohot.mean(functional_call(model.value, frozen, (first, token))).mean(0)
     total = ((1 - batch.driven) * (config.entropy * log_density - estimate / scale)).mean()
-    away = model.word(policy.mode, kind) - batch.choice
+    away = model.word(policy.mode, kind, before) - batch.choice
     if config.imitation:
         done = twohot.mean(heads.detach()).mean(0)
         better = batch.valid[0] * (1 - batch.driven) * (done > estimate.detach())

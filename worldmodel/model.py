@@ -48,7 +48,8 @@ class WorldModel(nn.Module):
 
     A token w (B, W) is its P points (knots x action dimensions), and where the model knows tokens of n > 1 lengths the
     one-hot code (n,) of its kind. How it becomes motion is the policy layer's business, except that different points
-    may mean the same motion: `word` gives them the one form of it that the nets know.
+    may mean the same motion: `word` gives them the one form of it that the nets know. Joined tokens begin with the A
+    numbers (one control point) that the one before ended with.
     """
 
     def __init__(self, senses: Shapes, points: int, config: ModelConfig, forms: Float[Tensor, "n P P"] | None = None):
@@ -62,6 +63,7 @@ class WorldModel(nn.Module):
         if kinds > 1 and (forms is None or len(forms) != kinds):
             raise ValueError(f"forms: one for each of {kinds} lengths of tokens")
         self.config, self.points, self.kinds = config, points, kinds
+        self.shared = points // config.token.knots if config.token.joined else 0  # numbers that two tokens share
         self.senses = {key: tuple(shape) for key, shape in senses.items()}
         token_size = self.token_size = points + self.kind_size
         self.register_buffer("forms", forms if kinds > 1 else None, persistent=False)
@@ -147,12 +149,28 @@ class WorldModel(nn.Module):
         """The distribution over the points of tokens proposed in latent z, of a kind for each."""
         return SquashedGaussian.from_logits(self.actor(torch.cat([z, kind], -1)), self.config.rank)
 
-    def word(self, points: Float[Tensor, "*B P"], kind: Float[Tensor, "*B K"]) -> Float[Tensor, "*B W"]:
-        """The token of a kind that has the motion of these points, which is clamped to [-1, 1]."""
+    def word(
+        self, points: Float[Tensor, "*B P"], kind: Float[Tensor, "*B K"], start: Float[Tensor, "*B A"] | None = None
+    ) -> Float[Tensor, "*B W"]:
+        """The token of a kind that has the motion of these points, which is clamped to [-1, 1].
+
+        `start`: where the token before ended (`ends`), 0 unless given; A is 0 where tokens are not joined.
+        """
+        if self.shared:
+            start = torch.zeros_like(self.starts(points)) if start is None else start
+            points = torch.cat([start, points[..., self.shared :]], -1)
         if self.kinds > 1:
             formed = torch.einsum("...k,kpq,...q->...p", kind, self.forms, points)
             points = formed.clamp(-1, 1)
         return torch.cat([points, kind], -1)
+
+    def starts(self, w: Float[Tensor, "*B W"]) -> Float[Tensor, "*B A"]:
+        """What tokens begin with, if they are joined to others."""
+        return w[..., : self.shared]
+
+    def ends(self, w: Float[Tensor, "*B W"]) -> Float[Tensor, "*B A"]:
+        """What the tokens that follow these begin with, if they are joined to them."""
+        return w[..., self.points - self.shared : self.points]
 
     def each_kind(self, like: Float[Tensor, "B D"]) -> list[Float[Tensor, "B K"]]:
         """The code of every kind, for each of B latents."""
@@ -162,9 +180,11 @@ class WorldModel(nn.Module):
         """The discount over each whole token, from that of each kind."""
         return w[..., self.points :] @ discounts if self.kinds > 1 else discounts.expand(w.shape[:-1])
 
-    def favourite(self, z: Float[Tensor, "B D"]) -> tuple[Float[Tensor, "B W"], Float[Tensor, " B"]]:
-        """The policy's mode of the kind that the value likes best, and that value."""
-        words = [self.word(self.policy(z, kind).mode, kind) for kind in self.each_kind(z)]
+    def favourite(
+        self, z: Float[Tensor, "B D"], start: Float[Tensor, "B A"] | None = None
+    ) -> tuple[Float[Tensor, "B W"], Float[Tensor, " B"]]:
+        """The policy's mode of the kind that the value likes best, and that value. `start`: as for `word`."""
+        words = [self.word(self.policy(z, kind).mode, kind, start) for kind in self.each_kind(z)]
         values = torch.stack([twohot.mean(self.value(z, w)).mean(0) for w in words])
         best, index = values.max(0)
         return torch.stack(words)[index, torch.arange(len(z), device=z.device)], best

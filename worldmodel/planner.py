@@ -68,15 +68,24 @@ class Plan:
 
 
 def propose(
-    model: WorldModel, z: Float[Tensor, "B D"], noise: Float[Tensor, "T B N P"], kinds: Float[Tensor, "N K"]
+    model: WorldModel,
+    z: Float[Tensor, "B D"],
+    noise: Float[Tensor, "T B N P"],
+    kinds: Float[Tensor, "N K"],
+    start: Float[Tensor, "B A"] | None = None,
 ) -> Float[Tensor, "T B N W"]:
-    """Roll the policy out in imagination, once for each of N kinds; where the noise is 0 it is the policy's mode."""
+    """Roll the policy out in imagination, once for each of N kinds; where the noise is 0 it is the policy's mode.
+
+    `start`: where the tokens before ended, as for `WorldModel.word`.
+    """
     horizon, size, count, _ = noise.shape
     z, kind = z.repeat_interleave(count, 0), kinds.repeat(size, 1)
+    start = None if start is None else start.repeat_interleave(count, 0)
     tokens = []
     for t in range(horizon):
         points, _ = model.policy(z, kind).sample(noise[t].flatten(0, 1))
-        w = model.word(points, kind)
+        w = model.word(points, kind, start)
+        start = model.ends(w)
         tokens.append(w.view(size, count, -1))
         if t + 1 < horizon:
             z = model.next(model.leap(z, w))
@@ -106,7 +115,7 @@ def score(
         earned = earned + factor * imagined.reward
         factor = factor * model.fade(w, discounts) * torch.sigmoid(imagined.continue_logit)
         z = imagined.latent
-    total = total + earned + factor * model.favourite(z)[1]
+    total = total + earned + factor * model.favourite(z, model.ends(w))[1]
     return (total / (horizon + 1) if depths else total).view(size, count)
 
 
@@ -158,12 +167,13 @@ class Planner:
         memory: Memory | None,
         generator: torch.Generator,
         deadline: float | None = None,
+        start: Float[Tensor, "B A"] | None = None,
     ) -> Plan:
         """Plan from B observations. `deadline`: a time of time.perf_counter() after which no iteration begins.
 
-        Without one it is `deadline_ms` of the settings from now, or never where that is 0. Returns the best so far at
-        the latest one iteration after the deadline. Raises PlanFault if some observation leaves no candidate with a
-        finite return.
+        Without one it is `deadline_ms` of the settings from now, or never where that is 0. `start`: the actions before,
+        which joined tokens go on from, 0 unless given. Returns the best so far at the latest one iteration after the
+        deadline. Raises PlanFault if some observation leaves no candidate with a finite return.
         """
         config = self.config
         if deadline is None and config.deadline_ms:
@@ -171,7 +181,8 @@ class Planner:
         z = self._perceive(self.model.prepare(observation))
         shape = (config.horizon, len(z), config.samples, self.model.points)
         noise = torch.randn(config.iterations, *shape, generator=generator).to(z.device)
-        first, *more = self._begin(z, memory, noise[0])
+        start = z.new_zeros(len(z), self.model.shared) if start is None else self.model.starts(start.to(z.device))
+        first, *more = self._begin(z, memory, start, noise[0])
         kept = first[:, :, :0], first.new_empty(len(z), 0)
         modes = first[:, :, : self.model.kinds]
         found = self._refine(self.model, z, *kept, first, modes, self.discounts, config)
@@ -191,7 +202,7 @@ class Planner:
                 if config.together:
                     drawn = torch.randn(*found.returns.shape, swing.shape[2], generator=generator).to(z.device)
                     swing = self._together(swing, found, drawn)
-                fresh = self._around(found.mean.unsqueeze(2), swing)
+                fresh = self._around(found.mean.unsqueeze(2), swing, start)
             kept = found.elites, found.returns
             better = self._refine(self.model, z, *kept, fresh, modes, self.discounts, config)
             found = better if bool(asking.all()) else better.where(asking, found)
@@ -202,7 +213,9 @@ class Planner:
         chosen = found.mean, found.spread, found.returns, found.weights, found.elites
         return Plan(*chosen, z, spent, imagined)
 
-    def _begin(self, z: Tensor, memory: Memory | None, noise: Float[Tensor, "T B N P"]) -> list[Tensor]:
+    def _begin(
+        self, z: Tensor, memory: Memory | None, start: Float[Tensor, "B A"], noise: Float[Tensor, "T B N P"]
+    ) -> list[Tensor]:
         """The first candidates: rollouts of the policy, noise around its modes and around the last plan, and that plan.
 
         With an adaptive budget in two lots: those that cost no search, and the noise.
@@ -211,7 +224,7 @@ class Planner:
         own, free = config.policy_samples, config.samples - config.policy_samples
         noise[:, :, :kinds] = 0  # the first rollouts are the policy's modes
         turns = self.model.codes[torch.arange(own, device=z.device) % kinds]
-        proposed = self._propose(self.model, z, noise[:, :, :own], turns)
+        proposed = self._propose(self.model, z, noise[:, :, :own], turns, start)
         modes = proposed[:, :, torch.arange(free, device=z.device) % kinds]
         carried = int(config.carry * free)
         last = modes[:, :, free - carried :]
@@ -219,7 +232,8 @@ class Planner:
             last = torch.where(memory.valid[None, :, None, None], memory.mean.unsqueeze(2), last)
         if carried:
             noise[:, :, -1] = 0  # and the last candidate is the last plan itself
-        around = self._around(torch.cat([modes[:, :, : free - carried], last], 2), config.spread * noise[:, :, own:])
+        centres = torch.cat([modes[:, :, : free - carried], last], 2)
+        around = self._around(centres, config.spread * noise[:, :, own:], start)
         if config.budget == "fixed":
             return [torch.cat([proposed, around], 2)]
         return [torch.cat([proposed, around[:, :, -1:]], 2), around[:, :, :-1]]
@@ -235,8 +249,12 @@ class Planner:
         share = self.config.together
         return (1 - share) ** 0.5 * alone + share**0.5 * torch.einsum("tbep,ben->tbnp", ways, noise)
 
-    def _around(self, centre: Float[Tensor, "T B M W"], noise: Float[Tensor, "T B N P"]) -> Float[Tensor, "T B N W"]:
+    def _around(
+        self, centre: Float[Tensor, "T B M W"], noise: Float[Tensor, "T B N P"], start: Float[Tensor, "B A"]
+    ) -> Float[Tensor, "T B N W"]:
         """Tokens of the same kinds, their points moved; M = N, or 1 for all."""
         points = (centre[..., : self.model.points] + noise).clamp(-1, 1)
         kind = centre[..., self.model.points :].expand(*points.shape[:-1], -1)
-        return self.model.word(points, kind)
+        first = start[None, :, None].expand(1, -1, points.shape[2], -1)
+        before = torch.cat([first, self.model.ends(points)[:-1]])
+        return self.model.word(points, kind, before)

@@ -9,13 +9,15 @@ from worldmodel.ranges import check
 class TokenConfig:
     """An action token: `knots` control points per action dimension, spanning `length` control steps.
 
-    `shorter`: further lengths that the same model knows; each token is of one of them.
+    `shorter`: further lengths that the same model knows; each token is of one of them. `joined`: a token begins where
+    the last one ended, and an episode's first one at 0, so that its first control point is not chosen.
     """
 
     length: int = 1
     knots: int = 1
     degree: int = 0
     shorter: tuple[int, ...] = ()
+    joined: bool = False
 
     @property
     def lengths(self) -> tuple[int, ...]:
@@ -35,6 +37,10 @@ class TokenConfig:
         check("model.token.", self, "length", low=1, high=1000)
         check("model.token.", self, "knots", low=1, high=self.length, why=" (model.token.length)")
         check("model.token.", self, "degree", low=0, high=self.knots - 1, why=" (model.token.knots - 1)")
+        if self.joined and not self.degree:
+            raise ValueError("model.token.joined=true: not with model.token.degree=0, which has no curve")
+        if self.joined and self.shorter:
+            raise ValueError(f"model.token.joined=true: not with model.token.shorter={list(self.shorter)}")
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,155 @@
+"""Laws of tokens that are joined: each begins where the last one ended, in plans, in what is done and in learning."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from policies.agent import Agent
+from policies.tokens import Tokens
+from worldmodel import twohot
+from worldmodel.losses import Batch, loss, targets
+from worldmodel.planner import Memory, Planner, propose, score
+from worldmodel.senses import STATE
+from worldmodel.settings import LearningConfig, PlannerConfig, TokenConfig
+
+TOKEN = TokenConfig(4, 3, 2, joined=True)
+TOKENS = Tokens.of(TOKEN, 2)
+CONFIG = PlannerConfig(samples=12, policy_samples=4, elites=6, iterations=2, horizon=3, budget="fixed")
+STEEP = 2 * 2 / 4  # the most that a parabola of control points in [-1, 1] changes in one of four steps
+
+
+@pytest.fixture
+def model(toys):
+    """A model whose tokens are joined parabolas."""
+    return toys.tiny_model(3, TOKENS.points, token=TOKEN)
+
+
+def seen(count=1, seed=0):
+    """Random observations of `count` environments."""
+    return {STATE: torch.randn(count, 3, generator=torch.Generator().manual_seed(seed))}
+
+
+def uniform(*shape, seed=0):
+    """Numbers in [-1, 1]."""
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+
+
+def batch():
+    """Windows of which the first is cut after its second token; an expert drove in it."""
+    token, ones, valid = uniform(3, 6, 6), torch.ones(3, 6), torch.ones(3, 6)
+    valid[2, 0] = 0
+    return Batch({STATE: uniform(4, 6, 3, seed=1)}, token, uniform(3, 6), ones, valid, token[0], torch.eye(6)[0])
+
+
+def joined(tokens, start):
+    """Whether sentences (T, B, ..., 6) begin at `start` (B, 2) and go on where they were."""
+    first = start.view(len(start), *[1] * (tokens.dim() - 3), 2).expand_as(tokens[0, ..., :2])
+    before = torch.cat([first.unsqueeze(0), tokens[:-1, ..., -2:]])
+    return torch.allclose(tokens[..., :2], before, atol=1e-6)
+
+
+@pytest.mark.parametrize("length, knots, degree, shorter", [(1, 1, 0, ()), (4, 2, 0, ()), (4, 2, 1, (2,))])
+def test_what_has_no_curve_or_several_lengths_cannot_be_joined(length, knots, degree, shorter):
+    with pytest.raises(ValueError, match=r"^model\.token\.joined=true: "):
+        TokenConfig(length, knots, degree, shorter, joined=True)
+
+
+@pytest.mark.parametrize("budget", ["fixed", "adaptive"])
+@pytest.mark.parametrize("remembered", [False, True])
+def test_every_sentence_of_a_plan_begins_at_the_last_action_and_goes_on_where_it_was(model, budget, remembered):
+    planner = Planner(model, [0.9], dataclasses.replace(CONFIG, budget=budget, agreement=0.0))
+    memory = Memory.of(uniform(3, 5, 6, seed=1)) if remembered else None
+    start = uniform(5, 2, seed=2)
+    plan = planner.plan(seen(5), memory, torch.Generator().manual_seed(0), start=start)
+    assert plan.spent >= CONFIG.iterations
+    assert joined(plan.elites, start)
+    assert joined(plan.tokens, start)
+    assert joined(propose(model, plan.latent, torch.randn(3, 5, 4, 6), model.codes[[0, 0, 0, 0]], start), start)
+
+
+def test_a_plan_from_rest_begins_at_zero(model):
+    plan = Planner(model, [0.9], CONFIG).plan(seen(5), None, torch.Generator().manual_seed(0))
+    assert joined(plan.tokens, torch.zeros(5, 2))
+
+
+@pytest.mark.parametrize("planned", [False, True])
+@pytest.mark.parametrize("every", [0, 2])
+@pytest.mark.parametrize("explore", ["", "white"])
+def test_actions_never_jump_from_one_token_to_the_next(model, planned, every, explore):
+    planner = Planner(model, [0.9], CONFIG) if planned else None
+    agent = Agent(model, TOKENS, planner, torch.Generator().manual_seed(0), explore if planned else "", every)
+    last = torch.zeros(2, 2)
+    for step in range(24):
+        action = agent.act(seen(2, seed=step))
+        assert (action - last).abs().max() <= STEEP
+        if step % (every or 4) == 0:  # a token begins halfway between this step and the one before
+            known = TOKENS.curves[0].weights[0, 0]
+            assert ((action - known * last).abs() <= 1 - known + 1e-5).all()
+        last = action
+
+
+def test_an_episode_begins_at_zero_whatever_the_one_before_did(model):
+    agent = Agent(model, TOKENS, Planner(model, [0.9], CONFIG), torch.Generator().manual_seed(0))
+    for step in range(4):
+        last = agent.act(seen(2, seed=step))
+    agent.reset(torch.tensor([True, False]))
+    agent.act(seen(2, seed=9))
+    assert torch.allclose(agent.sentences[0, :, :2], torch.stack([torch.zeros(2), last[1]]), atol=1e-6)
+
+
+def test_a_read_back_agent_goes_on_from_its_last_action(model):
+    def new():
+        return Agent(model, TOKENS, Planner(model, [0.9], CONFIG), torch.Generator().manual_seed(0))
+
+    one, other = new(), new()
+    for step in range(4):
+        one.act(seen(2, seed=step))
+    other.load_state_dict({name: value.clone() for name, value in one.state_dict().items()})
+    other.generator.set_state(one.generator.get_state())
+    assert torch.equal(one.act(seen(2, seed=5)), other.act(seen(2, seed=5)))
+    assert not torch.equal(other.sentences[0, :, :2], torch.zeros(2, 2))
+
+
+def test_what_is_not_chosen_is_not_learned(toys, model):
+    """No loss moves what the policy says of the point that it shares with the token before."""
+    normal = torch.randn(2, 6, 6, generator=torch.Generator().manual_seed(0))
+    draws = (normal[0], normal[1], torch.ones(6, 1))
+    config = LearningConfig(batch=6, entropy=0.0)
+    target = toys.tiny_model(3, TOKENS.points, seed=7, token=TOKEN).value.requires_grad_(False)
+    total, _, _ = loss(model, target, batch(), draws, torch.tensor(1.0), torch.tensor([0.9]), config)
+    bias = model.actor[-1].bias
+    slope = torch.autograd.grad(total, bias)[0].view(2, 6)  # of the means, of the deviations
+    assert torch.equal(slope[:, :2], torch.zeros(2, 2))
+    assert (slope[:, 2:] != 0).all()
+
+
+def test_the_value_at_a_sentences_end_is_of_a_token_that_goes_on_from_it(model):
+    z, start = model.encode(seen(4)), uniform(4, 2)
+    tokens = propose(model, z, torch.zeros(2, 4, 1, 6), model.codes, start)
+    found = score(model, z, tokens, torch.tensor([0.9]), depths=False)[:, 0]
+    total, factor = torch.zeros(4), torch.ones(4)
+    for token in tokens[:, :, 0]:
+        imagined = model.step(z, token)
+        total += factor * imagined.reward
+        factor = factor * 0.9 * torch.sigmoid(imagined.continue_logit)
+        z = imagined.latent
+    word = torch.cat([token[:, 4:], model.policy(z, model.codes.expand(4, -1)).mode[:, 2:]], -1)
+    assert torch.allclose(found, total + factor * twohot.mean(model.value(z, word)).mean(0), atol=1e-5)
+
+
+def test_what_follows_a_window_depends_on_where_its_last_token_ended(toys, model):
+    target = toys.tiny_model(3, TOKENS.points, seed=7, token=TOKEN).value
+    data = batch()
+    elsewhere = data.token.clone()
+    elsewhere[1:, :, :4] = -elsewhere[1:, :, :4]
+    ended = elsewhere.clone()
+    ended[1, 0, 4:] = -ended[1, 0, 4:]  # the first window's third token never happened
+    ended[2, 1, 4:] = -ended[2, 1, 4:]
+    noise = torch.zeros(6, 6)
+    one, same, other = (
+        targets(model, target, dataclasses.replace(data, token=token), noise, torch.tensor([0.9]))[1]
+        for token in (data.token, elsewhere, ended)
+    )
+    assert torch.equal(one, same)
+    assert ((one != other) == torch.tensor([True, True, False, False, False, False])).all()
