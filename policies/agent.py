@@ -51,6 +51,7 @@ class Agent:
         self.plan: Plan | None = None  # the newest, which a film shows
         self.sentences: Tensor | None = None  # (T, B, W): what was decided last, the policy's alone without a planner
         self.actions: Tensor | None = None
+        self.reached: Tensor | None = None  # (B, A): where the curves end that are followed, if joined
         self.at = self.until = torch.zeros(0, dtype=torch.long)
         self.spread = 0.0
         self.decided, self.covered, self.imagined = 0, 0, 0  # so far, over all environments: decisions, the control
@@ -80,7 +81,7 @@ class Agent:
         if self.actions is None or len(self.at) != len(left):
             return
         self.at[left] = self.until[left]
-        self.actions[left] = 0
+        self.reached[left] = 0
         if self.memory is not None:
             self.memory = Memory(self.memory.mean, self.memory.valid & ~left.to(self.memory.valid.device))
 
@@ -109,6 +110,7 @@ class Agent:
             self.memory = None
             self.at, self.until = torch.zeros(2, count, dtype=torch.long)
             self.actions = torch.zeros(count, self.most, self.tokens.action_size)
+            self.reached = torch.zeros(count, self.model.shared)
         due = self.due if own is None else self.due & own
         self.choice = [None] * count
         if bool(due.any()):
@@ -122,12 +124,12 @@ class Agent:
     def _begin(self, observation: dict[str, Tensor], due: Bool[Tensor, " B"]) -> None:
         """Decide anew where it is time to; the others keep their tokens, and their memory."""
         if self.planner is None:
-            start = self.model.starts(self._last.to(self.model.device))
+            start = self.reached.to(self.model.device)
             self.sentences = self.model.favourite(self.model.encode(observation), start)[0].cpu().unsqueeze(0)
             sentences = self.sentences
             until = self._until(sentences).minimum(self.tokens.lengths[self.tokens.kind(sentences[0])])
         else:
-            plan = self.plan = self.planner.plan(observation, self.memory, self.generator, start=self._last)
+            plan = self.plan = self.planner.plan(observation, self.memory, self.generator, start=self.reached)
             self.sentences = whole = plan.tokens.cpu()
             device = plan.tokens.device
             sentences = whole[: self.ahead]
@@ -143,14 +145,12 @@ class Agent:
         actions = self.tokens.decode(sentences, self.most).clamp(-1, 1)
         self.actions = torch.where(due[:, None, None], actions, self.actions)
         self.until = torch.where(due, until, self.until)
+        if self.model.shared:  # all are of one length
+            ends = self.tokens.curves[0].at(sentences, int(until[0])).clamp(-1, 1)
+            self.reached = torch.where(due[:, None], ends, self.reached)
         self.at[due] = 0
         self.decided += int(due.sum())
         self.covered += int(until[due].sum())
-
-    @property
-    def _last(self) -> Float[Tensor, "B A"]:
-        """The actions before these; 0 where none is known."""
-        return self.actions[torch.arange(len(self.at)), (self.at - 1).clamp(min=0)]
 
     def _until(self, sentences: Float[Tensor, "T B W"]) -> Int[Tensor, " B"]:
         """Control steps to the next decision."""
@@ -165,7 +165,7 @@ class Agent:
         noise = torch.stack([self.noise.draw(*each.shape) for each in spread])
         points, kind = elite.split([self.tokens.points, self.tokens.size - self.tokens.points], -1)
         points = (points + spread * noise).clamp(-1, 1)
-        before = torch.cat([self.model.starts(self._last).unsqueeze(0), self.model.ends(points)[:-1]])
+        before = torch.cat([self.reached.unsqueeze(0), self.model.ends(points)[:-1]])
         return torch.cat([before, points[..., self.model.shared :], kind], -1)
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -176,6 +176,7 @@ class Agent:
             return saved
         saved |= {
             "actions": self.actions,
+            "reached": self.reached,
             "at": self.at,
             "until": self.until,
             "spread": torch.tensor(self.spread),
@@ -194,6 +195,7 @@ class Agent:
         if recalled:  # older: only once it had acted
             self.recall.load_state_dict(recalled)
         if self.actions is not None:
+            self.reached = saved.get("reached", torch.zeros(len(self.actions), self.model.shared)).clone()
             self.at, self.until, self.spread = saved["at"].clone(), saved["until"].clone(), float(saved["spread"])
             self.decided, self.covered, self.imagined = saved["counts"].tolist()
         if "memory_mean" in saved:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -51,6 +52,12 @@ class Curve:
     def encode(self, actions: Float[Tensor, "*B L A"]) -> Float[Tensor, "*B P"]:
         """Control points of the least-squares curve through the actions, clamped to [-1, 1]."""
         return (self.inverse @ actions).clamp(-1, 1).flatten(-2)
+
+    def at(self, sentence: Float[Tensor, "T *B P"], steps: int) -> Float[Tensor, "*B A"]:
+        """Where the curves are after so many control steps: halfway between the action of the last and of the next."""
+        token, within = divmod(steps - 1, self.length)
+        place = torch.from_numpy(design(np.array([(within + 1) / self.length]), self.knots, self.degree)).float()
+        return (place @ sentence[token].unflatten(-1, (self.knots, self.action_size)))[..., 0, :]
 
     def advance(self, sentence: Float[Tensor, "T *B P"], steps: int) -> Float[Tensor, "T *B P"]:
         """The sentence of T tokens as it stands `steps` control steps later.

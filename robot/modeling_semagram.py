@@ -1,6 +1,7 @@
 """A Semagram checkpoint as a LeRobot policy: the same agent, acting and learning at LeRobot's commands."""
 
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -79,8 +80,13 @@ class SemagramPolicy(PreTrainedPolicy):
     def predict_action_chunk(self, batch: dict[str, Tensor], **kwargs) -> Float[Tensor, "B T A"]:
         """The actions up to the next decision, decided anew; `select_action` is not disturbed.
 
-        Nothing is known of the frames before, so that a camera shows no motion, as where an episode begins.
+        Nothing is known of the frames before, so that a camera shows no motion, as where an episode begins. Raises
+        ValueError for a policy of joined tokens: nothing is known of what they go on from.
         """
+        if self.config.model.token.joined:
+            raise ValueError(
+                "policy.model.token.joined: a chunk does not know what was done before; select_action does"
+            )
         with torch.inference_mode(False):
             own = torch.Generator().set_state(self.generator.get_state())
             agent = self._agent(own)
@@ -138,6 +144,8 @@ class SemagramPolicy(PreTrainedPolicy):
             raise ValueError("policy.model.token.shorter: recordings are learned in tokens of one length; leave it out")
         if self.training and self.config.planned:
             self.config.planned, self.config.task = False, {}
+            self.config.model = replace(self.config.model, token=replace(self.config.model.token, joined=False))
+            self.model.config, self.model.shared = self.config.model, 0  # recorded actions are places
             self.agent = self._agent()
         steps, most = self.config.horizon, float(batch[ACTION].abs().max())
         if not most <= 1.001:

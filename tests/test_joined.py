@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from policies.agent import Agent
+from policies.serving.decider import Decider
+from policies.serving.messages import Question
 from policies.tokens import Tokens
 from worldmodel import twohot
 from worldmodel.losses import Batch, loss, targets
@@ -79,23 +81,24 @@ def test_a_plan_from_rest_begins_at_zero(model):
 def test_actions_never_jump_from_one_token_to_the_next(model, planned, every, explore):
     planner = Planner(model, [0.9], CONFIG) if planned else None
     agent = Agent(model, TOKENS, planner, torch.Generator().manual_seed(0), explore if planned else "", every)
-    last = torch.zeros(2, 2)
+    last, done = torch.zeros(2, 2), []
     for step in range(24):
-        action = agent.act(seen(2, seed=step))
-        assert (action - last).abs().max() <= STEEP
-        if step % (every or 4) == 0:  # a token begins halfway between this step and the one before
-            known = TOKENS.curves[0].weights[0, 0]
-            assert ((action - known * last).abs() <= 1 - known + 1e-5).all()
-        last = action
+        done.append(agent.act(seen(2, seed=step)))
+        assert (done[-1] - last).abs().max() <= STEEP
+        last = done[-1]
+        if step and step % 4 == 0 and not every:  # four actions are enough to know the curve that they lie on
+            ended = TOKENS.encode(torch.stack(done[-5:-1], 1), 0)
+            following = TOKENS.encode(agent.actions, 0)
+            assert torch.allclose(following[:, :2], ended[:, -2:], atol=1e-4)
 
 
 def test_an_episode_begins_at_zero_whatever_the_one_before_did(model):
     agent = Agent(model, TOKENS, Planner(model, [0.9], CONFIG), torch.Generator().manual_seed(0))
-    for step in range(4):
-        last = agent.act(seen(2, seed=step))
+    done = torch.stack([agent.act(seen(2, seed=step)) for step in range(4)], 1)
+    ended = TOKENS.encode(done, 0)[:, -2:]
     agent.reset(torch.tensor([True, False]))
     agent.act(seen(2, seed=9))
-    assert torch.allclose(agent.sentences[0, :, :2], torch.stack([torch.zeros(2), last[1]]), atol=1e-6)
+    assert torch.allclose(agent.sentences[0, :, :2], torch.stack([torch.zeros(2), ended[1]]), atol=1e-5)
 
 
 def test_a_read_back_agent_goes_on_from_its_last_action(model):
@@ -153,3 +156,14 @@ def test_what_follows_a_window_depends_on_where_its_last_token_ended(toys, model
     )
     assert torch.equal(one, same)
     assert ((one != other) == torch.tensor([True, True, False, False, False, False])).all()
+
+
+def test_a_robots_curves_go_on_from_each_other_until_it_says_that_it_stopped(model):
+    agent = Agent(model, TOKENS, Planner(model, [0.9], CONFIG), torch.Generator().manual_seed(0))
+    decider = Decider(agent, "task", "tied", 30.0)
+    ends = torch.zeros(2)
+    for number, fresh in enumerate([True, False, False, True, False]):
+        answer = decider.answer(Question(number, fresh, uniform(3, seed=number).numpy()))
+        points = torch.from_numpy(answer.tokens[0])
+        assert torch.allclose(points[:2], torch.zeros(2) if fresh else ends, atol=1e-6)
+        ends = points[-2:]

@@ -34,6 +34,11 @@ def load(path, **changes):
     return get_policy_class(config.type).from_pretrained(path, config=config)
 
 
+def as_joined(model):
+    """The same model's settings, its tokens joined."""
+    return replace(model, token=replace(model.token, joined=True))
+
+
 def processors(config, path=None):
     given = {"device_processor": {"device": "cpu"}, "rename_observations_processor": {"rename_map": {}}}
     return make_pre_post_processors(config, path, preprocessor_overrides=given if path else {})
@@ -143,9 +148,22 @@ def test_once_it_learns_from_recordings_it_no_longer_plans(checkpoint):
     assert policy.agent.planner is None
     with pytest.raises(ValueError, match=r"^policy\.planned=true: "):
         replace(policy.config, planned=True).validate_features()
-    joined = replace(policy.config.model, token=replace(policy.config.model.token, knots=2, degree=1, joined=True))
+    joined = as_joined(policy.config.model)
     with pytest.raises(ValueError, match=r"^policy\.model\.token\.joined=true: "):
         replace(policy.config, model=joined).validate_features()
+
+
+def test_a_policy_of_joined_tokens_gives_no_chunks_and_learns_recordings_unjoined(checkpoint, tmp_path):
+    policy = load(checkpoint, model=as_joined(load(checkpoint).config.model))
+    assert policy.model.shared == 2
+    with pytest.raises(ValueError, match=r"^policy\.model\.token\.joined: a chunk does not know"):
+        policy.predict_action_chunk({STATE: torch.randn(2, 3)})
+    policy.train()
+    policy.forward(batch(policy, 12))
+    policy.save_pretrained(tmp_path)
+    again = load(tmp_path)
+    assert (policy.model.shared, again.model.shared, again.config.model.token.joined) == (0, 0, False)
+    assert again.predict_action_chunk({STATE: torch.randn(2, 3)}).shape == (2, 4, 2)
 
 
 def test_actions_that_were_not_normalised_are_refused(checkpoint):

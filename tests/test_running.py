@@ -218,7 +218,9 @@ def test_steps_that_are_left_out_make_a_plan_late_but_not_those_of_a_curve_that_
 
 
 def test_a_plan_too_late_or_lost_is_asked_for_again_from_rest():
-    taken, plans = pursue(Thinker(1, 15, None, 1), 80)
+    thinker = Thinker(1, 15, None, 1)
+    taken, plans = pursue(thinker, 80)
+    assert [fresh for *_, fresh in thinker.asked[:5]] == [True, False, True, True, False]  # from rest: anew
     assert plans.late == 1
     resting = taken.index(0.0, 1)
     assert set(taken[resting : taken.index(0.04)]) == {0.0}

@@ -171,9 +171,9 @@ class Planner:
     ) -> Plan:
         """Plan from B observations. `deadline`: a time of time.perf_counter() after which no iteration begins.
 
-        Without one it is `deadline_ms` of the settings from now, or never where that is 0. `start`: the actions before,
-        which joined tokens go on from, 0 unless given. Returns the best so far at the latest one iteration after the
-        deadline. Raises PlanFault if some observation leaves no candidate with a finite return.
+        Without one it is `deadline_ms` of the settings from now, or never where that is 0. `start`: where the curves
+        before end, which joined tokens go on from, 0 unless given. Returns the best so far at the latest one iteration
+        after the deadline. Raises PlanFault if some observation leaves no candidate with a finite return.
         """
         config = self.config
         if deadline is None and config.deadline_ms:
@@ -181,7 +181,7 @@ class Planner:
         z = self._perceive(self.model.prepare(observation))
         shape = (config.horizon, len(z), config.samples, self.model.points)
         noise = torch.randn(config.iterations, *shape, generator=generator).to(z.device)
-        start = z.new_zeros(len(z), self.model.shared) if start is None else self.model.starts(start.to(z.device))
+        start = z.new_zeros(len(z), self.model.shared) if start is None else start.to(z.device)
         first, *more = self._begin(z, memory, start, noise[0])
         kept = first[:, :, :0], first.new_empty(len(z), 0)
         modes = first[:, :, : self.model.kinds]

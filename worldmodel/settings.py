@@ -181,11 +181,11 @@ class PlannerConfig:
     of the reward: what it gains by going far must be more than the value's errors there. Everything here that speaks of
     returns means what is left. Training never anchors: an agent that stays near its policy finds out nothing new.
 
-    A new plan is made every `replan_every` control steps (0: when the token ends). The `fixed` budget does everything at
-    each. Under the `adaptive` one the policy's rollouts and the last plan are scored first, and each further iteration
-    is only done while the elites' returns deviate by more than `agreement`, relative to the best: a quarter of the
-    arithmetic, and worse wherever the policy alone is. Training does all in any case: what it is sure of too early it
-    would never explore.
+    A new plan is made every `replan_every` control steps (0: when the token ends). The `fixed` budget does everything
+    at each. Under the `adaptive` one the policy's rollouts and the last plan are scored first, and each further
+    iteration is only done while the elites' returns deviate by more than `agreement`, relative to the best: a quarter
+    of the arithmetic, and worse where the policy alone is far behind. Training does all in any case: what it is sure
+    of too early it would never explore.
     """
 
     samples: int = 64

@@ -59,7 +59,8 @@ class Ready:
 
 @dataclass(frozen=True)
 class Question:
-    """The robot: decide from `state` (S,). `number` counts up; `fresh`: an episode begins, forget the last plan.
+    """The robot: decide from `state` (S,). `number` counts up; `fresh`: forget the last plan, for an
+    episode begins, or that plan was not followed to its end in time, so that the arm stopped.
 
     `frames` (C, F, H, W, 3) uint8: of each camera, in the order of Begin, those that the model looks at, as
     long ago as Begin's `lags` say; `there` (C,) uint8: 0 for a camera that shows nothing now.

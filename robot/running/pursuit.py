@@ -96,7 +96,8 @@ class Pursuit:
         if self._asked is not None or self._next is not None or self._motion.left > self._lead:
             return
         state = self._senses.state(self._motion.ahead(last))
-        number = self._thinker.ask(state, self._fresh, *self._eyes.now())
+        stopped = not self._motion.left  # there is no curve to go on from
+        number = self._thinker.ask(state, self._fresh or stopped, *self._eyes.now())
         if number is not None:
             self._asked, self._late = (number, time.perf_counter()), -1
             self._from_rest = self._motion.still
