@@ -124,9 +124,8 @@ class Agent:
     def _begin(self, observation: dict[str, Tensor], due: Bool[Tensor, " B"]) -> None:
         """Decide anew where it is time to; the others keep their tokens, and their memory."""
         if self.planner is None:
-            start = self.reached.to(self.model.device)
-            self.sentences = self.model.favourite(self.model.encode(observation), start)[0].cpu().unsqueeze(0)
-            sentences = self.sentences
+            words, _ = self.model.favourite(self.model.encode(observation), self.reached.to(self.model.device))
+            self.sentences = sentences = words.cpu().unsqueeze(0)
             until = self._until(sentences).minimum(self.tokens.lengths[self.tokens.kind(sentences[0])])
         else:
             plan = self.plan = self.planner.plan(observation, self.memory, self.generator, start=self.reached)
@@ -165,8 +164,7 @@ class Agent:
         noise = torch.stack([self.noise.draw(*each.shape) for each in spread])
         points, kind = elite.split([self.tokens.points, self.tokens.size - self.tokens.points], -1)
         points = (points + spread * noise).clamp(-1, 1)
-        before = torch.cat([self.reached.unsqueeze(0), self.model.ends(points)[:-1]])
-        return torch.cat([before, points[..., self.model.shared :], kind], -1)
+        return torch.cat([self.model.before(points, self.reached), points[..., self.model.shared :], kind], -1)
 
     def state_dict(self) -> dict[str, Tensor]:
         """What the next action depends on, beside the model."""

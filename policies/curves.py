@@ -1,13 +1,13 @@
 """A motion token as a curve: a clamped uniform B-spline over the control steps of one token."""
 
 from dataclasses import dataclass
+from functools import cache
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from policies.splines import design, midpoints
+from policies.splines import design, ends, midpoints
 
 
 def basis(length: int, knots: int, degree: int) -> Float[Tensor, "L K"]:
@@ -16,6 +16,12 @@ def basis(length: int, knots: int, degree: int) -> Float[Tensor, "L K"]:
     Rows are non-negative and sum to 1, so that actions lie in the hull of the control points.
     """
     return torch.from_numpy(design(midpoints(length), knots, degree)).float()
+
+
+@cache
+def _boundaries(length: int, knots: int, degree: int) -> Float[Tensor, "L K"]:
+    """Row i: the weights of the control points where control step i of a token ends."""
+    return torch.from_numpy(design(ends(length), knots, degree)).float()
 
 
 @dataclass(frozen=True)
@@ -56,8 +62,8 @@ class Curve:
     def at(self, sentence: Float[Tensor, "T *B P"], steps: int) -> Float[Tensor, "*B A"]:
         """Where the curves are after so many control steps: halfway between the action of the last and of the next."""
         token, within = divmod(steps - 1, self.length)
-        place = torch.from_numpy(design(np.array([(within + 1) / self.length]), self.knots, self.degree)).float()
-        return (place @ sentence[token].unflatten(-1, (self.knots, self.action_size)))[..., 0, :]
+        weights = _boundaries(self.length, self.knots, self.degree)[within]
+        return weights @ sentence[token].unflatten(-1, (self.knots, self.action_size))
 
     def advance(self, sentence: Float[Tensor, "T *B P"], steps: int) -> Float[Tensor, "T *B P"]:
         """The sentence of T tokens as it stands `steps` control steps later.

@@ -145,7 +145,7 @@ class SemagramPolicy(PreTrainedPolicy):
         if self.training and self.config.planned:
             self.config.planned, self.config.task = False, {}
             self.config.model = replace(self.config.model, token=replace(self.config.model.token, joined=False))
-            self.model.config, self.model.shared = self.config.model, 0  # recorded actions are places
+            self.model.config = self.config.model  # recorded actions are places
             self.agent = self._agent()
         steps, most = self.config.horizon, float(batch[ACTION].abs().max())
         if not most <= 1.001:

@@ -63,7 +63,6 @@ class WorldModel(nn.Module):
         if kinds > 1 and (forms is None or len(forms) != kinds):
             raise ValueError(f"forms: one for each of {kinds} lengths of tokens")
         self.config, self.points, self.kinds = config, points, kinds
-        self.shared = points // config.token.knots if config.token.joined else 0  # numbers that two tokens share
         self.senses = {key: tuple(shape) for key, shape in senses.items()}
         token_size = self.token_size = points + self.kind_size
         self.register_buffer("forms", forms if kinds > 1 else None, persistent=False)
@@ -79,6 +78,11 @@ class WorldModel(nn.Module):
         self.outcome = Linear(h, config.bins + 1, dtype=dtype, zero=True)
         self.value = ValueHeads(config, token_size, dtype)
         self.actor = mlp(d + self.kind_size, h, (2 + config.rank) * points, 0, dtype)
+
+    @property
+    def shared(self) -> int:
+        """Numbers that a token shares with the one before: a control point's, or none where they are not joined."""
+        return self.points // self.config.token.knots if self.config.token.joined else 0
 
     @property
     def state_size(self) -> int:
@@ -171,6 +175,10 @@ class WorldModel(nn.Module):
     def ends(self, w: Float[Tensor, "*B W"]) -> Float[Tensor, "*B A"]:
         """What the tokens that follow these begin with, if they are joined to them."""
         return w[..., self.points - self.shared : self.points]
+
+    def before(self, w: Float[Tensor, "T *B W"], start: Float[Tensor, "*B A"]) -> Float[Tensor, "T *B A"]:
+        """What each token of a sentence begins with, the first one with `start`, if they are joined."""
+        return torch.cat([start.unsqueeze(0), self.ends(w)[:-1]])
 
     def each_kind(self, like: Float[Tensor, "B D"]) -> list[Float[Tensor, "B K"]]:
         """The code of every kind, for each of B latents."""

@@ -255,6 +255,5 @@ class Planner:
         """Tokens of the same kinds, their points moved; M = N, or 1 for all."""
         points = (centre[..., : self.model.points] + noise).clamp(-1, 1)
         kind = centre[..., self.model.points :].expand(*points.shape[:-1], -1)
-        first = start[None, :, None].expand(1, -1, points.shape[2], -1)
-        before = torch.cat([first, self.model.ends(points)[:-1]])
-        return self.model.word(points, kind, before)
+        first = start.unsqueeze(1).expand(-1, points.shape[2], -1)
+        return self.model.word(points, kind, self.model.before(points, first))
