@@ -61,7 +61,7 @@ class Eye(nn.Module):
     """The patches of one camera to one vector: each by itself, then 2 x 2 neighbours merged until few are left.
 
     Of the frames before the newest it sees what has changed since. Without that, velocities took twice the updates to
-    be read off the frames (`docs/results/README.md`, "What an eye reads off frames").
+    be read off the frames (`docs/results/senses.md`, "What an eye reads off frames").
     """
 
     FEW = 4  # patches along a side that are read together
