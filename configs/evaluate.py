@@ -18,7 +18,7 @@ Keys, with their defaults:
   episodes=10              episodes; the planner and the policy alone get the same ones
   seed=100                 chooses the episodes
   video=false              leave rollout.mp4 (needs EGL or OSMesa; without them there is no video)
-  drop=[]                  senses that fail in mid-episode, e.g. drop=[images.main], from decision drop_at=0 on
+  drop=[]                  senses that fail in mid-episode, e.g. drop=[images.main], from control step drop_at=0 on
   paraphrases=false        true: each episode says its task in words that nothing was trained on (the walker's tasks)
   sentence=''              said in place of the task's own, where the checkpoint hears (senses=[...,language])
   randomise=off            mild or strong, and its ranges, for the SO-101's tasks: as in semagram-train

@@ -94,7 +94,7 @@ class TrainConfig(LoopConfig, AgentConfig):
 class EvaluateConfig(MachineConfig):
     """The keys of semagram-eval. `planner` holds the settings to change; those that are None stay the checkpoint's.
 
-    `drop`: senses that fail, at decision `drop_at` of each episode. `sentence`: said in place of the task's own;
+    `drop`: senses that fail, at control step `drop_at` of each episode. `sentence`: said in place of the task's own;
     `paraphrases`: each episode says its task in other words, which nothing was trained on.
     """
 

@@ -21,15 +21,18 @@ Keys, with their defaults (a key is set as key=value, in any order):
   threads=1                of the CPU; a second one brings little at these sizes
   compile=auto             true, false, or auto: where a C++ compiler is found
   video=true               leave rollout.mp4 (needs EGL or OSMesa; without them the run goes on without a video)
-  seed_steps=500           random decisions before it learns
+  seed_steps=500           random control steps before it learns (one: an action, held for task.action_repeat steps)
   noise=mixed              what exploring adds: pink (swings of every duration), white, or mixed (episodes by turns)
   senses=[state]           what is perceived: state, images.<camera> (images.main: the task's usual one), language;
                            any of them together, e.g. senses=[state,images.main]; each may fail later (semagram-eval)
   image_size=64            height and width of the frames, in pixels
   vision=small             large: eyes that cost eight times as much, for a GPU (device=cuda)
-  replay.capacity=1000000  decisions it remembers; with cameras at most replay.frames=100000 of 12 kB each
+  replay.capacity=1000000  control steps it remembers; with cameras at most replay.frames=100000, of 12 kB each
   evaluation.every=50000   environment steps between evaluations of evaluation.episodes=10 episodes
   checkpoint.every=10000   environment steps between checkpoints; the newest checkpoint.keep=2 stay
+  model.token.length=1     control steps of a token, which is decided as one; model.token.knots=1 control points,
+                           model.token.degree=0 of its curve; model.token.joined=true: it begins where the last one
+                           ended. For the arm's touch: length=4 knots=2 degree=1 joined=true (docs/trainer.md)
   hydra.run.dir=...        where to put the run folder (default runs/<task>/<time>-seed<seed>)
 
 The SO-101's tasks: so101-touch, -look-at, -move, -pick-lift, -pick-return, -pick-and-place, -stack-cube. Their keys:
@@ -53,7 +56,8 @@ Several tasks of one body in one agent, told apart by their sentences; each epis
   semagram-train task=multi task.names=[walker-stand,walker-walk,walker-run] senses=[state,language] steps=300000
   task.sentence='...'      a single task in your own words (with senses=[...,language])
 
-The model, its learning and its planner have keys of their own: `semagram-train --cfg job` prints them all.
+The model, its learning and its planner have keys of their own: `semagram-train --cfg job` prints them all; what each
+means stands in worldmodel/settings.py, policies/settings.py and envs/settings.py.
 
 Leaves in the run folder: config.yaml, metrics.csv, summary.json, curve.png, rollout.mp4, checkpoints/.
 Progress goes to stderr; the last line of stdout is one JSON object, the same as summary.json.
