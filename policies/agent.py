@@ -10,6 +10,7 @@ from policies.tokens import Tokens
 from policies.words import recognised
 from worldmodel.model import WorldModel
 from worldmodel.planner import Memory, Plan, Planner
+from worldmodel.promises import Promises
 from worldmodel.senses import LANGUAGE
 
 
@@ -32,13 +33,17 @@ class Agent:
         """Without a planner the policy's mode is executed, with one the elites' mean.
 
         With `explore`, white, pink or mixed, it is an elite drawn by its weight, plus noise of that colour and of the
-        plan's own spread. `every`: control steps from one decision to the next; 0: a token's length. Up to that length
-        the rest of a token is dropped; beyond, the plan's next tokens are followed unseen, as far as there are any (the
-        policy alone has one). `heard` (K, T): the sentences of the training, as which others are recognised. Raises
-        ValueError for more steps than a plan has.
+        plan's own spread; without, the policy acts for a while where plans did not pay what they promised. `every`:
+        control steps from one decision to the next; 0: a token's length. Up to that length the rest of a token is
+        dropped; beyond, the plan's next tokens are followed unseen, as far as there are any (the policy alone has one).
+        `heard` (K, T): the sentences of the training, as which others are recognised. Raises ValueError for more steps
+        than a plan has.
         """
         self.model, self.tokens, self.planner = model, tokens, planner
         self.generator, self.noise = generator, Noise(explore, generator) if explore else None
+        self.promises: Promises | None = None
+        if planner is not None and planner.config.patience and not explore:
+            self.promises = Promises(planner.config.patience, planner.config.indifference)
         shortest, longest = (int(find()) for find in (tokens.lengths.min, tokens.lengths.max))
         known = shortest * (planner.config.horizon if planner else 1)
         if every > known and planner:
@@ -82,6 +87,8 @@ class Agent:
             return
         self.at[left] = self.until[left]
         self.reached[left] = 0
+        if self.promises is not None:
+            self.promises.forget(left)
         if self.memory is not None:
             self.memory = Memory(self.memory.mean, self.memory.valid & ~left.to(self.memory.valid.device))
 
@@ -108,6 +115,8 @@ class Agent:
             observation = observation | {LANGUAGE: recognised(observation[LANGUAGE], self.heard)}
         if self.actions is None or len(self.at) != count:
             self.memory = None
+            if self.promises is not None:
+                self.promises.forget(torch.ones(count, dtype=torch.bool))
             self.at, self.until = torch.zeros(2, count, dtype=torch.long)
             self.actions = torch.zeros(count, self.most, self.tokens.action_size)
             self.reached = torch.zeros(count, self.model.shared)
@@ -126,11 +135,15 @@ class Agent:
         if self.planner is None:
             words, _ = self.model.favourite(self.model.encode(observation), self.reached.to(self.model.device))
             self.sentences = sentences = words.cpu().unsqueeze(0)
-            until = self._until(sentences).minimum(self.tokens.lengths[self.tokens.kind(sentences[0])])
+            until = self._until(sentences).minimum(self._lengths(sentences))
         else:
             plan = self.plan = self.planner.plan(observation, self.memory, self.generator, start=self.reached)
-            self.sentences = whole = plan.tokens.cpu()
-            device = plan.tokens.device
+            whole, device = plan.tokens.cpu(), plan.tokens.device
+            broken = self._broken(plan, due)
+            if bool(broken.any()):
+                words, _ = self.model.favourite(plan.latent, self.reached.to(device))
+                whole = torch.cat([torch.where(broken[:, None], words.cpu(), whole[0]).unsqueeze(0), whole[1:]])
+            self.sentences = whole
             sentences = whole[: self.ahead]
             self.spread = float(plan.spread[0].mean())
             self.imagined += int(plan.imagined[due].sum())
@@ -138,8 +151,10 @@ class Agent:
             if self.noise is not None:
                 sentences = self._explored(plan)
             until = self._until(sentences)
+            until = torch.where(broken, until.minimum(self._lengths(sentences)), until)
             later = self.tokens.advance(whole, until).to(device)
-            self.memory = Memory.of(later).where(due, self.memory)
+            self.memory = Memory(later, ~broken.to(device)).where(due, self.memory)
+            self._note(plan.latent, whole[0], until, due)
         # A mean of bounded tokens, or of control points, can be an ulp out of bounds.
         actions = self.tokens.decode(sentences, self.most).clamp(-1, 1)
         self.actions = torch.where(due[:, None, None], actions, self.actions)
@@ -151,10 +166,36 @@ class Agent:
         self.decided += int(due.sum())
         self.covered += int(until[due].sum())
 
+    def _lengths(self, sentences: Float[Tensor, "T B W"]) -> Int[Tensor, " B"]:
+        """Control steps of each sentence's first token."""
+        return self.tokens.lengths[self.tokens.kind(sentences[0])]
+
     def _until(self, sentences: Float[Tensor, "T B W"]) -> Int[Tensor, " B"]:
         """Control steps to the next decision."""
-        lengths = self.tokens.lengths[self.tokens.kind(sentences[0])]
+        lengths = self._lengths(sentences)
         return torch.full_like(lengths, self.every) if self.every else lengths
+
+    def _broken(self, plan: Plan, due: Bool[Tensor, " B"]) -> Bool[Tensor, " B"]:
+        """Where the policy acts instead of a plan that is due."""
+        if self.promises is None:
+            return torch.zeros_like(due)
+        return self.promises.broken(plan.worth.cpu(), due)
+
+    def _note(
+        self,
+        z: Float[Tensor, "B D"],
+        word: Float[Tensor, "B W"],
+        steps: Int[Tensor, " B"],
+        due: Bool[Tensor, " B"],
+    ) -> None:
+        """Let the account know what was decided; of a token that is left before its end, or followed beyond it, the
+        share of its time."""
+        if self.promises is None:
+            return
+        model, word = self.model, word.to(z.device)
+        imagined, share = model.step(z, word), steps / self._lengths(word.cpu().unsqueeze(0))
+        keep = model.fade(word, self.planner.discounts) * torch.sigmoid(imagined.continue_logit)
+        self.promises.note(imagined.reward.cpu() * share, keep.cpu() ** share, steps.float(), due)
 
     def _explored(self, plan: Plan) -> Float[Tensor, "T B W"]:
         """An elite of each plan, drawn by its weight, with noise of the plan's own spread."""

@@ -326,3 +326,35 @@ def test_an_episode_that_ends_before_the_agent_has_acted_changes_the_noise_all_t
     agent.reset(torch.ones(1, dtype=torch.bool))
     agent.noise.draw(1, 2)
     assert agent.noise.pink.tolist() == [False]
+
+
+@pytest.mark.parametrize("length", [1, 2])
+def test_where_plans_pay_nothing_the_policy_acts_for_a_while(make, length):
+    """To a model that imagines no reward plans are worth the same at every decision, in the second environment only."""
+    agent, alone = make(length), make(length, planned=False)
+    alone.model = agent.model
+    patience, plan = agent.planner.config.patience, agent.planner.plan
+    for p in agent.model.outcome.parameters():
+        p.data.zero_()
+
+    def promising(*args, **kwargs):
+        found = plan(*args, **kwargs)
+        worth = torch.tensor([[0.0], [5.0]]).expand_as(found.returns)
+        return dataclasses.replace(found, tokens=torch.full_like(found.tokens, 0.123), returns=worth)
+
+    agent.planner.plan = promising
+    own = []
+    for t in range(3 * patience):
+        action, modes = agent.act(seen(2, t)), alone.act(seen(2, t))
+        own.append((action == modes).all(-1))
+    first, second = torch.stack(own).T.tolist()
+    assert not any(first)
+    begun = second.index(True)
+    assert begun % length == 0 and patience / 2 < begun < patience
+    assert second[begun : 2 * begun + patience] == [True] * patience + [False] * begun
+    assert second[2 * begun + patience]
+
+
+def test_an_exploring_agent_follows_its_plans_whatever_comes_of_them(make):
+    assert make().promises is not None
+    assert make(explore="white").promises is None and make(planned=False).promises is None

@@ -66,6 +66,11 @@ class Plan:
     spent: int
     imagined: Int[Tensor, " B"]
 
+    @property
+    def worth(self) -> Float[Tensor, " B"]:
+        """What each plan promises: the mean return of its elites."""
+        return (self.weights * torch.where(self.weights > 0, self.returns, 0)).sum(-1)
+
 
 def propose(
     model: WorldModel,

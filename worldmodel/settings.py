@@ -186,6 +186,9 @@ class PlannerConfig:
     iteration is only done while the elites' returns deviate by more than `agreement`, relative to the best: a quarter
     of the arithmetic, and worse where the policy alone is far behind. Training does all in any case: what it is sure
     of too early it would never explore.
+
+    Where plans of the last `patience` control steps did not pay half of what they promised the policy acts for as many
+    (`worldmodel.promises`; 0: never). Not in training either, which learns from just that.
     """
 
     samples: int = 64
@@ -205,6 +208,7 @@ class PlannerConfig:
     replan_every: int = 0
     budget: str = "fixed"
     agreement: float = 0.1
+    patience: int = 30
 
     def __post_init__(self):
         """Raise ValueError for a budget that cannot be spent."""
@@ -213,7 +217,7 @@ class PlannerConfig:
         check("planner.", self, "iterations horizon", low=1, high=100)
         check("planner.", self, "min_spread", above=0, high=self.spread, why=" (planner.spread)")
         check("planner.", self, "spread temperature indifference", above=0)
-        check("planner.", self, "deadline_ms replan_every agreement", low=0)
+        check("planner.", self, "deadline_ms replan_every agreement patience", low=0)
         check("planner.", self, "anchor", low=0, high=1e6)
         check("planner.", self, "carry together", low=0, high=1)
         if self.budget not in ("fixed", "adaptive"):
