@@ -78,20 +78,43 @@ def test_zero_starts_at_zero(generator):
     assert not mlp(4, 8, 3, 2, torch.float32, zero=True)(torch.randn(2, 4, generator=generator)).any()
 
 
+CPU, GPU, META = map(torch.device, ("cpu", "cuda", "meta"))
+
+
 def test_precision_is_what_was_asked_for():
-    assert matmul_dtype("fp32") is torch.float32
-    assert matmul_dtype("bf16") is torch.bfloat16
+    assert {matmul_dtype("fp32", device) for device in (CPU, GPU)} == {torch.float32}
+    assert {matmul_dtype("bf16", device) for device in (CPU, GPU)} == {torch.bfloat16}
+
+
+@pytest.fixture
+def native(monkeypatch):
+    """Says of the CPU and of the GPU what they multiply."""
+
+    def say(gpu=False, supported=True, avx512=True, amx=False):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: gpu or including_emulation)
+        monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: supported)
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+
+    return say
 
 
 @pytest.mark.parametrize("gpu", [False, True])
 @pytest.mark.parametrize("supported", [False, True])
 @pytest.mark.parametrize(("avx512", "amx"), [(False, False), (True, False), (False, True)])
-def test_precision_is_by_itself_bf16_where_that_is_native(monkeypatch, gpu, supported, avx512, amx):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
-    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: supported)
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
-    assert (matmul_dtype("auto") is torch.bfloat16) == (gpu or (supported and (avx512 or amx)))
+def test_precision_is_by_itself_bf16_where_the_device_has_that_natively(native, gpu, supported, avx512, amx):
+    native(gpu, supported, avx512, amx)
+    assert (matmul_dtype("auto", GPU) is torch.bfloat16) == gpu
+    assert (matmul_dtype("auto", CPU) is torch.bfloat16) == (supported and (avx512 or amx))
+
+
+def test_a_model_that_moves_multiplies_as_its_new_device_does(native, toys):
+    native()
+    model = toys.tiny_model(precision="auto")
+    for device, dtype in ((CPU, torch.bfloat16), (META, torch.float32)):
+        layers = [part for part in model.to(device).modules() if isinstance(part, Linear)]
+        assert {layer.dtype for layer in layers} == {dtype}
 
 
 @given(st.lists(st.integers(1, 6), min_size=1, max_size=6), st.floats(-1e3, 1e3), st.integers(0, 99))

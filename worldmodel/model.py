@@ -69,7 +69,7 @@ class WorldModel(nn.Module):
         self.register_buffer("codes", torch.eye(kinds)[:, : self.kind_size], persistent=False)
         shows = [float(key != LANGUAGE) for key in self.senses]  # 1 for a sense that shows what happens, 0 for words
         self.register_buffer("shows", torch.tensor(shows), persistent=False)
-        dtype = matmul_dtype(config.precision)
+        dtype = matmul_dtype(config.precision, self.codes.device)
         d, h = config.latent, config.width
         self.normaliser = Normaliser(self.state_size)
         self.encoder = Encoder(self.senses, config, dtype)
@@ -78,6 +78,15 @@ class WorldModel(nn.Module):
         self.outcome = Linear(h, config.bins + 1, dtype=dtype, zero=True)
         self.value = ValueHeads(config, token_size, dtype)
         self.actor = mlp(d + self.kind_size, h, (2 + config.rank) * points, 0, dtype)
+
+    def _apply(self, fn, recurse=True):
+        """PyTorch's, by which a model moves; its products are from then on as its new device multiplies best."""
+        super()._apply(fn, recurse)
+        dtype = matmul_dtype(self.config.precision, self.device)
+        for layer in self.modules():
+            if isinstance(layer, Linear):
+                layer.dtype = dtype
+        return self
 
     @property
     def shared(self) -> int:
@@ -198,13 +207,15 @@ class WorldModel(nn.Module):
         return torch.stack(words)[index, torch.arange(len(z), device=z.device)], best
 
 
-def matmul_dtype(precision: str) -> torch.dtype:
-    """bf16 where asked for, or under `auto` where the CPU (avx512_bf16, amx) or a GPU multiplies it natively."""
+def matmul_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """bf16 where asked for, or under `auto` where the device multiplies it natively (a CPU: avx512_bf16, amx)."""
     if precision == "auto":
-        fast = torch.cuda.is_available() or (torch.ops.mkldnn._is_mkldnn_bf16_supported() and _native_bf16())
-        return torch.bfloat16 if fast else torch.float32
+        return torch.bfloat16 if _native_bf16(device) else torch.float32
     return torch.bfloat16 if precision == "bf16" else torch.float32
 
 
-def _native_bf16() -> bool:
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+def _native_bf16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    wide = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported() and wide
