@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from envs import suite
 from envs.benchmark import anchors
 from envs.benchmark.ablations import common
 from envs.benchmark.ablations import markdown as ablations
@@ -23,10 +24,22 @@ RUNS = [run("walker-walk", seed, mean) for seed, mean in enumerate((940.0, 970.0
 RUNS += [run("hopper-stand", seed, mean) for seed, mean in enumerate((10.0, 20.0, 30.0))]
 
 
-@pytest.mark.parametrize("name", ["cup-catch", "ball_in_cup-catch", "dm_control/ball_in_cup-catch-v0"])
+CUP = ["cup-catch", "ball_in_cup-catch", "ball-in-cup-catch", "dm_control/ball_in_cup-catch-v0"]
+
+
+@pytest.mark.parametrize("name", CUP)
 def test_one_task_has_one_anchor_whatever_it_is_called(name):
     assert anchors.published(name) == {100_000: 981.2, 200_000: 976.6, 500_000: 984.7, 1_000_000: 985.8}
     assert anchors.best(name) is None
+
+
+def test_all_spellings_of_a_task_are_one_name():
+    for name, (domain, task) in suite.BY_NAME.items():
+        assert len({anchors.canonical(n) for n in (name, f"{domain}-{task}", f"dm_control/{domain}-{task}-v0")}) == 1
+        assert anchors.scale(name) == 1000
+    for other, name in suite.ALIASES.items():
+        assert anchors.canonical(other) == anchors.canonical(name)
+    assert anchors.canonical("point-mass-easy") == "pointmass-easy"  # as TD-MPC2 reads it
 
 
 def test_anchors_that_nobody_published_are_empty():

@@ -136,10 +136,11 @@ def test_its_end_is_told_with_its_last_words(checkout, stand_in, tmp_path):
     theirs.close()
 
 
-def test_its_run_goes_by_the_published_name_of_the_task(checkout, tmp_path):
+@pytest.mark.parametrize("task", ["ball_in_cup-catch", "ball-in-cup-catch", "cup-catch"])
+def test_its_run_goes_by_the_published_name_of_the_task(checkout, tmp_path, task):
     peer = PeerConfig("tdmpc2", str(checkout), sys.executable)
-    job = peers.job(peer, "ball_in_cup-catch", 3, 100, tmp_path / "run")
-    assert (job.task, job.agent, job.name) == ("ball_in_cup-catch", "tdmpc2", "tdmpc2 ball_in_cup-catch seed 3")
+    job = peers.job(peer, task, 3, 100, tmp_path / "run")
+    assert (job.task, job.agent, job.name) == (task, "tdmpc2", f"tdmpc2 {task} seed 3")
     python, launcher, root, *keys = job.command()
     assert (python, Path(launcher).name, root) == (sys.executable, "tdmpc2_launcher.py", str(checkout))
     parent = f"parent={os.getpid()}"

@@ -6,8 +6,11 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
+from envs import suite
+
 STEPS = {"100k": 100_000, "200k": 200_000, "500k": 500_000, "1M": 1_000_000}  # tdmpc2.csv's columns
 BEST_AT = 100_000  # environment steps at which best_100k.csv holds
+DOMAINS = {"ball_in_cup": "cup", "point_mass": "pointmass"}  # as TD-MPC2 calls them
 
 
 @dataclass(frozen=True)
@@ -20,16 +23,21 @@ class Anchor:
 
 
 def canonical(task: str) -> str:
-    """The name the published tables use.
+    """The name that the published tables and TD-MPC2 itself use.
 
-    `dm_control/ball_in_cup-catch-v0`, `ball_in_cup-catch` and `cup-catch` are one task; dm_control's
-    underscores (`finger-turn_easy`) become hyphens. Names of other suites pass unchanged.
+    `dm_control/ball_in_cup-catch-v0`, `ball_in_cup-catch`, `ball-in-cup-catch` and `cup-catch` are one task;
+    dm_control's underscores (`finger-turn_easy`) become hyphens. Names of other suites pass unchanged.
     """
     if task.startswith("dm_control/"):
         task = re.sub(r"-v\d+$", "", task.removeprefix("dm_control/"))
     if re.search(r"-v\d+$", task) or ":" in task:
         return task
-    return task.replace("ball_in_cup-", "cup-").replace("_", "-")
+    name = task.replace("_", "-")
+    name = suite.ALIASES.get(name, name)
+    if name in suite.BY_NAME:
+        domain, motion = suite.BY_NAME[name]
+        name = f"{DOMAINS.get(domain, domain)}-{motion}".replace("_", "-")
+    return name
 
 
 def published(task: str) -> dict[int, float]:
