@@ -179,3 +179,9 @@ def test_agents_are_compared_on_the_runs_that_all_of_them_did():
     assert theirs == "| no-planner | 485 [485, 485] | 0.485 [0.485, 0.485] | 0.51 |"
     with pytest.raises(ValueError, match="no task and seed"):
         ablations(RUNS, ["semagram", "nobody"])
+
+
+def test_agents_are_held_against_the_first_even_where_it_earned_nothing():
+    runs = [run("walker-walk", 0, mean, agent=name) for name, mean in (("none", 0.0), ("half", 500.0), ("all", 1000.0))]
+    lines = ablations(runs, ["none", "half", "all"]).split("\n")[2:]
+    assert [line.split(" | ")[-1] for line in lines] == ["– |"] * 3

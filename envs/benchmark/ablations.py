@@ -38,7 +38,7 @@ def markdown(results: Sequence[Result], agents: Sequence[str]) -> str:
         scaled = [normalise(returns, full) for returns, full in pairs if full]
         if scaled:
             pooled = stratified_interval(scaled, np.random.default_rng(0))
-            reference = reference or pooled.estimate
+            reference = pooled.estimate if reference is None else reference
             cells += [_show(pooled, ".3f"), f"{pooled.estimate / reference:.2f}" if reference else "–"]
         else:
             cells += ["–", "–"]
