@@ -2,9 +2,11 @@
 
 import contextlib
 import errno
+import itertools
 import json
 import socket
 import struct
+import sys
 import threading
 import time
 from dataclasses import fields, replace
@@ -14,6 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import policies.serving.link
 from policies.serving import messages
 from policies.serving.connection import Connection
 from policies.serving.decider import Decider
@@ -341,6 +344,28 @@ def test_a_link_never_waits_and_finds_a_lost_planner_again(server):
     until(answered)
     assert answers[0].number == number
     link.close()
+
+
+def test_a_planner_that_is_found_in_the_midst_of_looking_is_not_lost(monkeypatch):
+    monkeypatch.setattr("policies.serving.link.AGAIN_S", 0)
+    sys._getframe().f_trace_opcodes = True  # else the first `settrace` would not see any
+    before, counts = sys.gettrace(), []
+    for moment in range(99):
+        link, left = Link(socket.socket, SECRET, BEGIN, print), itertools.count(moment, -1)
+        monkeypatch.setattr(link, "_open", object)
+
+        def trace(frame, event, arg, link=link, left=left):
+            frame.f_trace_opcodes = frame.f_code.co_filename == policies.serving.link.__file__
+            if event == "opcode" and next(left) == 0:
+                link._reconnect()
+            return trace
+
+        sys.settrace(trace)
+        link.connected()
+        sys.settrace(before)
+        counts.append(moment - next(left))
+        assert link.connected() == (counts[-1] > moment)
+    assert 5 < max(counts) < 99
 
 
 @pytest.mark.parametrize(

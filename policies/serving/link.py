@@ -4,6 +4,8 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from queue import Empty, SimpleQueue
 
 import numpy as np
 
@@ -40,7 +42,7 @@ class Link:
         self._reach, self._secret, self._begin, self._say = reach, secret, begin, say
         self._patience_s, self._away_s, self._again, self._lost_at = patience_s, away_s, again, 0.0
         self._connection: Connection | None = None
-        self._found: Connection | None = None
+        self._found: SimpleQueue[Connection] = SimpleQueue()
         self._closed, self._number = threading.Event(), 0
         self._owed: tuple[int, float] | None = None  # the number of the question without an answer, and when it was
         self.losses, self.reason = 0, ""
@@ -52,7 +54,8 @@ class Link:
     def connected(self) -> bool:
         """Whether there is someone to ask; one who was found again is taken from here on."""
         if self._connection is None:
-            self._connection, self._found = self._found, None
+            with suppress(Empty):
+                self._connection = self._found.get_nowait()
         return self._connection is not None
 
     def gone(self) -> str:
@@ -103,9 +106,8 @@ class Link:
     def close(self) -> None:
         """Hang up for good."""
         self._closed.set()
-        for connection in (self._connection, self._found):
-            if connection is not None:
-                connection.close()
+        if self.connected():
+            self._connection.close()
 
     def _open(self) -> Connection:
         sock = self._reach()
@@ -147,7 +149,8 @@ class Link:
     def _reconnect(self) -> None:
         while not self._closed.wait(AGAIN_S):
             try:
-                self._found = found = self._open()
+                found = self._open()
+                self._found.put(found)
                 if self._closed.is_set():
                     found.close()
                 return
