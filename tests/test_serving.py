@@ -10,13 +10,16 @@ import sys
 import threading
 import time
 from dataclasses import fields, replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import policies.serving.link
+from policies.agent import Agent
 from policies.serving import messages
 from policies.serving.connection import Connection
 from policies.serving.decider import Decider
@@ -24,6 +27,8 @@ from policies.serving.link import Link
 from policies.serving.messages import Answer, Begin, Question, Ready, Refusal, WrongMessage, pack, unpack
 from policies.serving.sealing import FRAME, HELLO, MAGIC, Refused, Seal, hello, read_secret
 from policies.serving.server import MOST, Server
+from policies.tokens import Tokens
+from robot.running.view import sentence
 
 SECRET = b"sixteen bytes or more"
 BEGIN = Begin("reach", 3, 2, "tied", 30.0, 2, 2, 2, 1)
@@ -44,7 +49,7 @@ class Echo(Decider):
         pass
 
     def answer(self, ask):
-        return Answer(ask.number, 1.0, np.tile(ask.state[:2], (2, 1)), np.zeros((1, 4)))
+        return Answer(ask.number, 1.0, 2, np.tile(ask.state[:2], (2, 1)), np.zeros((1, 4)))
 
 
 @pytest.fixture
@@ -121,7 +126,7 @@ def test_garbage_is_no_message(body):
 @settings(max_examples=300)
 @given(st.integers(0, 10_000), st.integers(0, 255))
 def test_a_message_with_any_byte_changed_is_a_message_or_refused_never_another_error(place, value):
-    body = bytearray(pack(Answer(7, 1.5, np.ones((2, 3), np.float32), np.zeros((1, 4), np.float32))))
+    body = bytearray(pack(Answer(7, 1.5, 2, np.ones((2, 3), np.float32), np.zeros((1, 4), np.float32))))
     body[place % len(body)] = value
     try:
         message = unpack(bytes(body))
@@ -369,19 +374,21 @@ def test_a_planner_that_is_found_in_the_midst_of_looking_is_not_lost(monkeypatch
 
 
 @pytest.mark.parametrize(
-    ("actions", "tokens", "line"),
+    ("actions", "tokens", "length", "line"),
     [
-        ((2,), (1, 4), r"the actions of its plan are of shape (2,), not (1 to 2, 2)"),
-        ((2, 1), (1, 4), r"the actions of its plan are of shape (2, 1), not (1 to 2, 2)"),
-        ((0, 2), (1, 4), r"the actions of its plan are of shape (0, 2), not (1 to 2, 2)"),
-        ((3, 2), (1, 4), r"the actions of its plan are of shape (3, 2), not (1 to 2, 2)"),
-        ((2, 2), (4,), r"the tokens of its plan are of shape (4,), not (1 to 100, 4)"),
-        ((2, 2), (1, 3), r"the tokens of its plan are of shape (1, 3), not (1 to 100, 4)"),
-        ((2, 2), (101, 4), r"the tokens of its plan are of shape (101, 4), not (1 to 100, 4)"),
+        ((2,), (1, 4), 2, r"the actions of its plan are of shape (2,), not (1 to 2, 2)"),
+        ((2, 1), (1, 4), 2, r"the actions of its plan are of shape (2, 1), not (1 to 2, 2)"),
+        ((0, 2), (1, 4), 2, r"the actions of its plan are of shape (0, 2), not (1 to 2, 2)"),
+        ((3, 2), (1, 4), 2, r"the actions of its plan are of shape (3, 2), not (1 to 2, 2)"),
+        ((2, 2), (4,), 2, r"the tokens of its plan are of shape (4,), not (1 to 100, 4)"),
+        ((2, 2), (1, 3), 2, r"the tokens of its plan are of shape (1, 3), not (1 to 100, 4)"),
+        ((2, 2), (101, 4), 2, r"the tokens of its plan are of shape (101, 4), not (1 to 100, 4)"),
+        ((2, 2), (1, 4), 0, "the tokens of its plan last 0 control steps, not 1 to 2"),
+        ((2, 2), (1, 4), 3, "the tokens of its plan last 3 control steps, not 1 to 2"),
     ],
 )
-def test_a_plan_that_the_arm_cannot_follow_is_never_given_to_it(server, monkeypatch, actions, tokens, line):
-    wrong = Answer(1, 1.0, np.zeros(actions), np.zeros(tokens))
+def test_a_plan_that_the_arm_cannot_follow_is_never_given_to_it(server, monkeypatch, actions, tokens, length, line):
+    wrong = Answer(1, 1.0, length, np.zeros(actions), np.zeros(tokens))
     monkeypatch.setattr(server._decider, "answer", lambda ask: wrong)
     link = link_to(server, [])
     link.connect()
@@ -389,6 +396,20 @@ def test_a_plan_that_the_arm_cannot_follow_is_never_given_to_it(server, monkeypa
     until(lambda: link.poll() == [] and link.gone())
     assert link.gone() == f"the planner is gone: {line}"
     link.close()
+
+
+def test_a_person_is_shown_for_how_long_each_token_lasts(toys):
+    token = toys.token_settings(4, 2)
+    tokens = Tokens.of(token, 2)
+    model = toys.tiny_model(3, tokens.points, forms=tokens.forms, token=token)
+    decider = Decider(Agent(model, tokens, None, torch.Generator()), "reach", "tied", 30.0)
+    lengths = set()
+    for state in 3 * np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32):
+        answer = unpack(pack(decider.answer(Question(1, True, state))))
+        moment = SimpleNamespace(pursuit=SimpleNamespace(answer=answer))
+        assert sentence(moment, token, 30.0) == f"move({len(answer.actions) / 30:.3g} s)"
+        lengths.add(len(answer.actions))
+    assert lengths == {2, 4}
 
 
 def test_a_planner_that_owes_an_answer_is_asked_no_more_and_is_gone_in_the_end(server, monkeypatch):

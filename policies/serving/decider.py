@@ -69,9 +69,10 @@ class Decider:
             self._forget()
         agent.at = agent.until.clone()  # the next decision is due now
         agent.follow(self._observation(question))
-        points = agent.sentences[:, 0, : agent.tokens.points].numpy()
+        sentence = agent.sentences[:, 0]  # all of one kind
+        points, length = sentence[:, : agent.tokens.points].numpy(), agent.tokens.curve(sentence[0]).length
         actions = agent.actions[0, : int(agent.until[0])].numpy().copy()
-        return Answer(question.number, 1000 * (time.perf_counter() - began), actions, points)
+        return Answer(question.number, 1000 * (time.perf_counter() - began), length, actions, points)
 
     def _differing(self, begin: Begin) -> str:
         """In what this planner and the robot differ, in words; empty if in nothing but what a robot may choose."""

@@ -135,6 +135,9 @@ class Link:
             if len(shape) != 2 or not 1 <= shape[0] <= most or shape[1] != width:
                 self._again = False
                 raise Refused(f"the {name} of its plan are of shape {shape}, not (1 to {most}, {width})")
+        if not 1 <= answer.length <= begin.length:
+            self._again = False
+            raise Refused(f"the tokens of its plan last {answer.length} control steps, not 1 to {begin.length}")
 
     def _lose(self, error: Exception) -> None:
         self._connection.close()

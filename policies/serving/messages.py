@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, fields
 
 import numpy as np
 
-VERSION = 4
+VERSION = 5
 LARGEST = 1 << 23
 """Bytes of the largest body."""
 LONGEST_TEXT = 500
@@ -31,9 +31,10 @@ class Begin:
 
     An action is for one control step, of which there are `control_hz` a second, and says where the joints go as
     `control` has it. A decision covers at most `every` control steps; its tokens are splines of `degree` with `knots`
-    control points over `length` steps. `cameras`: their names, with commas between them, each frame `image_size` pixels
-    high and wide, and of each the frames that the model's `vision.lags` say, with commas; `sentence`: what to do, in
-    words. All three may be empty. A plan is due within `deadline_ms` (0: the planner's own setting).
+    control points over at most `length` steps. `cameras`: their names, with commas between them, each frame
+    `image_size` pixels high and wide, and of each the frames that the model's `vision.lags` say, with commas;
+    `sentence`: what to do, in words. All three may be empty. A plan is due within `deadline_ms` (0: the planner's own
+    setting).
     """
 
     task: str
@@ -77,10 +78,14 @@ class Question:
 
 @dataclass(frozen=True)
 class Answer:
-    """The planner: `actions` (L, A) in [-1, 1], L <= `every`, the sentence (T, P) they are from, how long it took."""
+    """The planner: `actions` (L, A) in [-1, 1], L <= `every`, the sentence (T, P) they are from, how long it took.
+
+    Each token of the sentence lasts `length` control steps, at most Begin's `length`.
+    """
 
     number: int
     plan_ms: float
+    length: int
     actions: np.ndarray
     tokens: np.ndarray
 

@@ -81,7 +81,7 @@ def sentence(moment: Moment, token: TokenConfig, hz: float) -> str:
     answer = moment.pursuit.answer
     if answer is None:
         return "waiting for the first plan"
-    return text(Move.of(each, token.knots, token.degree, token.length / hz) for each in answer.tokens)
+    return text(Move.of(each, token.knots, token.degree, answer.length / hz) for each in answer.tokens)
 
 
 def _percent(share: float) -> str:
