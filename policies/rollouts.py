@@ -69,7 +69,7 @@ def rollout(
 ) -> Rollout:
     """Run one episode in each of the N environments of `env`, until each has ended or `limit` control steps are done.
 
-    An environment that ended early goes on unseen, with action 0, until all have. `tick` is called at each step.
+    An environment that ended early goes on undecided, with action 0, until all have. `tick` is called at each step.
     `first` is the number of the first episode among all of this seed.
     """
     count = env.num_envs
@@ -80,7 +80,7 @@ def rollout(
     alive = np.ones(count, dtype=bool)
     successes = None
     for _ in range(limit):
-        action = agent.act(as_tensors(observation)).numpy().copy()
+        action = agent.act(as_tensors(observation), torch.from_numpy(alive)).numpy().copy()
         action[~alive] = 0
         observation, reward, terminated, truncated, info = env.step(action)
         returns += reward * alive

@@ -292,6 +292,16 @@ def test_a_rollout_is_the_episodes_written_out(make, toys):
         assert result.returns[i] == pytest.approx(total, abs=1e-4)
 
 
+def test_a_rollout_decides_nothing_for_an_episode_that_is_over_and_the_others_go_on_as_they_would(make, toys):
+    agent, tireless = make(4), make(4)
+    played, act = rollout(toys.slides(15, 4, 9), agent, 3, 100), tireless.act
+    tireless.act = lambda observation, own: act(observation)
+    assert np.array_equal(played.returns, rollout(toys.slides(15, 4, 9), tireless, 3, 100).returns)
+    each = -(-played.lengths // 4)
+    assert (agent.decided, tireless.decided) == (each.sum(), 3 * each.max())
+    assert agent.imagined / agent.decided == tireless.imagined / tireless.decided
+
+
 def test_a_rollout_forgets_the_one_before(make, toys):
     env, agent = toys.slides(6, 6), make(4)
     one = rollout(env, agent, 3, 100)

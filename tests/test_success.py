@@ -53,7 +53,7 @@ class Still(Agent):
     def reset(self, ended):
         pass
 
-    def act(self, observation):
+    def act(self, observation, own):
         return torch.zeros(len(observation[STATE]), 2)
 
 
