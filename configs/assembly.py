@@ -22,6 +22,7 @@ from policies.agent import Agent
 from policies.checkpoint import Identity
 from policies.tokens import Tokens
 from policies.trainer import Trainer
+from policies.vocabulary import unfit
 from policies.words import WORDS, Words
 from worldmodel.learner import Learner
 from worldmodel.model import WorldModel
@@ -136,8 +137,12 @@ class Assembly:
 
     @cached_property
     def tokens(self) -> Tokens:
-        """What a token is, as motion."""
-        return Tokens.of(self.config.model.token, self.env.single_action_space.shape[0])
+        """What a token is, as motion. Raises ValueError for one that is in no vocabulary, and so cannot be drawn."""
+        token, rate_hz = self.config.model.token, self.env.metadata["render_fps"]
+        for length in token.lengths:
+            if wrong := unfit(token.knots, length / rate_hz):
+                raise ValueError(f"model.token.length={length} model.token.knots={token.knots}: {wrong}")
+        return Tokens.of(token, self.env.single_action_space.shape[0])
 
     @cached_property
     def senses(self) -> dict[str, tuple[int, ...]]:

@@ -16,6 +16,7 @@ from policies.codec.training import windows_of
 from policies.files import replace_file
 from policies.folders import aside_of
 from policies.settings import CodecChoices
+from policies.vocabulary import unfit
 from robot import datasets
 
 STRIDE = 3  # steps between the chunks that codes are fitted to
@@ -74,8 +75,11 @@ def draw(config: TokensConfig, folder: Path) -> dict:
     if config.sentence:
         return draw_file(Path(config.sentence), folder)
     recording = datasets.read(Path(config.dataset))
+    choice = settings(config, recording.rate_hz)
+    if wrong := unfit(choice.control_points, choice.length / recording.rate_hz):
+        raise ValueError(f"seconds={config.seconds:g} knots={config.knots} at {recording.rate_hz:g} Hz: {wrong}")
     fitted, held_out = split(recording.episodes, config)
-    codec = Codec.fit(fitted, settings(config, recording.rate_hz))
+    codec = Codec.fit(fitted, choice)
     window = windows_of(held_out, codec.config.length + 1, codec.config.length)[0]
     ids = codec.encode(window[1:], window[0])
     folder.mkdir(parents=True, exist_ok=True)

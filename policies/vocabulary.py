@@ -18,6 +18,15 @@ MOST = 256
 """No motion has more control points."""
 
 
+def unfit(knots: int, seconds: float) -> str:
+    """Why no motion has so many control points or lasts so long; empty: one may."""
+    if knots > MOST:
+        return f"{knots} control points; a motion has at most {MOST}"
+    if not SHORTEST <= seconds <= LONGEST:
+        return f"{seconds:.6g} s; a motion lasts from {SHORTEST:g} to {LONGEST:g} s"
+    return ""
+
+
 @dataclass(frozen=True, eq=False)
 class Move:
     """A motion: the B-spline of control points (K, A) in [-1, 1], over `seconds`, and how far it may be off.

@@ -122,6 +122,8 @@ def test_draw_leaves_a_picture(tokens, tmp_path):
         (("fit", "dataset=arm", "hydra.run.dir=/dev/null/run"), "Not a directory: '/dev/null/run'"),
         (("fit", "dataset=arm", "seconds=0.01"), "length=1: at least 2"),
         (("fit", "dataset=arm", "seconds=60"), "length=3000: below the longest episode's"),
+        (("draw", "dataset=arm", "seconds=30"), "knots=0 at 50 Hz: 300 control points; a motion has at most 256"),
+        (("draw", "dataset=arm", "seconds=75", "knots=9"), "knots=9 at 50 Hz: 75 s; a motion lasts from 0.001 to 60 s"),
         (("fit", "dataset=arm", "idz=3"), "idz: no such key; did you mean ids?"),
         (("compare", "dataset=arm", "held_out=1.5"), "held_out=1.5: from 0.05 to 0.9"),
     ],

@@ -97,6 +97,16 @@ def test_help_imports_nothing_heavy(name):
         ("train", ["task=gym"], "task.id=: the Gymnasium environment"),
         ("train", ["task=gym", "task.id=Pendulam-v1"], "close to it: Pendulum-v1"),
         ("train", ["task=gym", "task.id=CartPole-v1"], "CartPole-v1: its actions are Discrete(2)"),
+        (
+            "train",
+            ["task=gym", "task.id=Pendulum-v1", "task.action_repeat=3", "model.token.length=500"],
+            "model.token.length=500 model.token.knots=1: 75 s; a motion lasts from 0.001 to 60 s",
+        ),
+        (
+            "train",
+            ["task=gym", "task.id=Pendulum-v1", "model.token.length=300", "model.token.knots=300"],
+            "model.token.length=300 model.token.knots=300: 300 control points; a motion has at most 256",
+        ),
         ("train", ["task=multi"], "task.names=[]: two or more different tasks, e.g. task=multi task.names="),
         (
             "train",
