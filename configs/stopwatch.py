@@ -64,7 +64,7 @@ class Ours:
         plan = self.trainer.agent.planner.plan(observation, self.memory, self.trainer.generator)
         tokens = self.parts.tokens
         later = tokens.advance(plan.tokens.cpu(), tokens.lengths[tokens.kind(plan.tokens[0].cpu())])
-        self.memory = Memory.of(later)
+        self.memory = Memory.of(later.to(plan.tokens.device))
 
     def _decision(self) -> None:
         for _ in self.trainer.run(self.trainer.env_steps + 1):

@@ -5,14 +5,20 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from configs import peers, tdmpc2_launcher
 from configs.duel import OURS_EACH, alternate, milliseconds
 from configs.peers import Theirs, check, interpreter
 from configs.schema import PeerConfig
+from configs.stopwatch import Ours
 from configs.strict import ConfigError
+from policies.recall import Recall
+from policies.tokens import Tokens
+from worldmodel.settings import TokenConfig
 
 ANSWERING = """
 import json, sys
@@ -134,6 +140,21 @@ def test_its_end_is_told_with_its_last_words(checkout, stand_in, tmp_path):
     with pytest.raises(ConfigError, match="the peer ended: no module named torch"):
         theirs.time("plan", 1)
     theirs.close()
+
+
+def test_our_stopwatch_leaves_a_plan_where_the_next_one_is_made():
+    class Elsewhere(torch.Tensor):
+        """On a device that this machine does not have."""
+
+        device = torch.device("meta")
+
+    tokens, ours = Tokens.of(TokenConfig(2, 2, 1), 2), Ours.__new__(Ours)
+    plan = SimpleNamespace(tokens=torch.zeros(3, 1, tokens.size).as_subclass(Elsewhere))
+    agent = SimpleNamespace(planner=SimpleNamespace(plan=lambda *_: plan))
+    ours.trainer = SimpleNamespace(observation={"observation.state": torch.zeros(1, 3)}, agent=agent, generator=None)
+    ours.parts, ours.recall, ours.memory = SimpleNamespace(tokens=tokens), Recall((0,)), None
+    assert len(ours.time("plan", 2)) == 2
+    assert ours.memory.mean.is_meta and ours.memory.valid.is_meta
 
 
 @pytest.mark.parametrize("task", ["ball_in_cup-catch", "ball-in-cup-catch", "cup-catch"])
