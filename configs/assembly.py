@@ -77,8 +77,8 @@ def keep_memory() -> None:
 
 def compiler_works() -> bool:
     """Whether torch.compile has a C++ compiler here."""
-    from torch._inductor.cpp_builder import get_cpp_compiler  # noqa: PLC0415
-    from torch._inductor.exc import InvalidCxxCompiler  # noqa: PLC0415
+    from torch._inductor.cpp_builder import get_cpp_compiler
+    from torch._inductor.exc import InvalidCxxCompiler
 
     try:
         get_cpp_compiler()

@@ -49,7 +49,7 @@ with its log.txt. Progress goes to stderr; the last line of stdout is one JSON o
 
 def main() -> None:
     """Run the command."""
-    from configs.command import run  # noqa: PLC0415
+    from configs.command import run
 
     outcome = run("bench", HELP, bench)
     if any(result.get("failed") for result in outcome):
@@ -58,19 +58,19 @@ def main() -> None:
 
 def bench(keys: dict, folder: Path) -> dict:
     """Run a suite, or only make tables, as `keys` say; returns the result. Raises ValueError, OSError."""
-    from configs.command import check_eyes  # noqa: PLC0415
-    from configs.schema import BenchConfig  # noqa: PLC0415
-    from configs.strict import build  # noqa: PLC0415
+    from configs.command import check_eyes
+    from configs.schema import BenchConfig
+    from configs.strict import build
 
     config = build(BenchConfig, keys)
     if config.table:
         return tabulate(config)
     check_eyes(config.perceived)
     if config.peer.decisions:
-        from configs.duel import duel  # noqa: PLC0415
+        from configs.duel import duel
 
         return duel(config, folder)
-    from configs.benchmark import Benchmark  # noqa: PLC0415
+    from configs.benchmark import Benchmark
 
     return Benchmark.begin(config, folder).run()
 
@@ -80,10 +80,10 @@ def tabulate(config) -> dict:
 
     Raises ConfigError for files without a result of ours, or with one task's at different steps: a mean of both.
     """
-    from configs import report  # noqa: PLC0415
-    from configs.schema import BenchConfig  # noqa: PLC0415
-    from configs.strict import ConfigError  # noqa: PLC0415
-    from envs.benchmark.results import read  # noqa: PLC0415
+    from configs import report
+    from configs.schema import BenchConfig
+    from configs.strict import ConfigError
+    from envs.benchmark.results import read
 
     paths = [config.table] if isinstance(config.table, str) else config.table
     results = [result for path in paths for result in read(path)]

@@ -24,7 +24,7 @@ STRIDE = 3  # steps between the chunks that codes are fitted to
 
 def demo(config: TokensConfig, folder: Path) -> dict:
     """Write demonstrations of the simulated arm as a LeRobotDataset."""
-    from sim.demonstrations import CHANNELS, RATE_HZ, demonstrations  # noqa: PLC0415
+    from sim.demonstrations import CHANNELS, RATE_HZ, demonstrations
 
     out = Path(config.out)
     if out.exists():  # said, as what follows is, before the seconds it takes to make them
@@ -50,7 +50,7 @@ def fit(config: TokensConfig, folder: Path) -> dict:
 
 def compare(config: TokensConfig, folder: Path) -> dict:
     """Fit every code to most episodes, measure it on the others."""
-    from configs.tokens_figures import rate_distortion  # noqa: PLC0415
+    from configs.tokens_figures import rate_distortion
 
     recording = datasets.read(Path(config.dataset))
     fitted, held_out = split(recording.episodes, config)
@@ -69,8 +69,8 @@ def compare(config: TokensConfig, folder: Path) -> dict:
 
 def draw(config: TokensConfig, folder: Path) -> dict:
     """Draw a held-out chunk as its ids refine it, and the episode as a glyph; or the glyph of a sentence."""
-    from configs.glyphs import draw_both, draw_file, spoken  # noqa: PLC0415
-    from configs.tokens_figures import refinement  # noqa: PLC0415
+    from configs.glyphs import draw_both, draw_file, spoken
+    from configs.tokens_figures import refinement
 
     if config.sentence:
         return draw_file(Path(config.sentence), folder)

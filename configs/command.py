@@ -56,12 +56,12 @@ def run(name: str, help_text: str, body: Callable[[dict, Path], dict]) -> list[d
         with _unread():
             print(help_text, flush=True)
         return []
-    import hydra  # noqa: PLC0415
-    from hydra.core.hydra_config import HydraConfig  # noqa: PLC0415
-    from hydra.errors import HydraException  # noqa: PLC0415
-    from omegaconf.errors import OmegaConfBaseException  # noqa: PLC0415
+    import hydra
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
 
-    from configs.footprint import prune  # noqa: PLC0415
+    from configs.footprint import prune
 
     os.environ["HYDRA_FULL_ERROR"] = "1"
     warnings.formatwarning = lambda message, *place, **line: f"semagram: {message}\n"  # not where in the code, too
@@ -113,7 +113,7 @@ def run(name: str, help_text: str, body: Callable[[dict, Path], dict]) -> list[d
 
 def _code(error: Exception) -> int:
     """The exit code that an error means."""
-    from envs.faults import EnvironmentLost  # noqa: PLC0415  it imports Gymnasium
+    from envs.faults import EnvironmentLost  # it imports Gymnasium
 
     if isinstance(error, Ended):
         return error.code
@@ -158,7 +158,7 @@ def say(text: str) -> None:
 
 def given() -> set[str]:
     """The keys that the user set on the command line, dotted."""
-    from hydra.core.hydra_config import HydraConfig  # noqa: PLC0415
+    from hydra.core.hydra_config import HydraConfig
 
     return {text.lstrip("+~").partition("=")[0].partition("@")[0] for text in HydraConfig.get().overrides.task}
 
@@ -172,7 +172,7 @@ def check_eyes(senses: Senses) -> None:
 
 def moved() -> bool:
     """Whether the user said where to put the run folder."""
-    from hydra.core.hydra_config import HydraConfig  # noqa: PLC0415
+    from hydra.core.hydra_config import HydraConfig
 
     return any(text.startswith("hydra.run.dir=") for text in HydraConfig.get().overrides.hydra)
 
@@ -198,7 +198,7 @@ def _explain(error: Exception, name: str) -> str:
 
 def _no_choice(group: str, value: str) -> str:
     """What is right instead of a name that a group of settings does not have."""
-    from hydra.core.config_store import ConfigStore  # noqa: PLC0415
+    from hydra.core.config_store import ConfigStore
 
     if group == "task":
         try:
@@ -211,9 +211,9 @@ def _no_choice(group: str, value: str) -> str:
 
 def _check_arguments(name: str) -> None:
     """Refuse, in a line, several runs, and a group of settings that is set to no name: Hydra has a traceback for it."""
-    from hydra.core.config_store import ConfigStore  # noqa: PLC0415
-    from hydra.core.override_parser.overrides_parser import OverridesParser  # noqa: PLC0415
-    from hydra.errors import HydraException  # noqa: PLC0415
+    from hydra.core.config_store import ConfigStore
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
 
     groups = _groups(ConfigStore.instance().load(f"{name}.yaml").node)
     for argument in sys.argv[1:]:
@@ -231,8 +231,8 @@ def _check_arguments(name: str) -> None:
 
 def _unreadable() -> str:
     """What is wrong with the argument that Hydra cannot read."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser  # noqa: PLC0415
-    from hydra.errors import HydraException  # noqa: PLC0415
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
 
     for argument in sys.argv[1:]:
         if "=" not in argument:
@@ -248,7 +248,7 @@ def _unreadable() -> str:
 
 def known_keys(name: str) -> list[str]:
     """Every key of a command's config, dotted."""
-    from hydra.core.config_store import ConfigStore  # noqa: PLC0415
+    from hydra.core.config_store import ConfigStore
 
     node, keys = ConfigStore.instance().load(f"{name}.yaml").node, []
 

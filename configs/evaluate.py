@@ -52,18 +52,18 @@ rollout.mp4. Progress goes to stderr; the last line of stdout is one JSON object
 
 def main() -> None:
     """Run the command."""
-    from configs.command import run  # noqa: PLC0415
+    from configs.command import run
 
     run("evaluate", HELP, evaluate)
 
 
 def evaluate(keys: dict, folder: Path) -> dict:
     """Evaluate as `keys` say and leave everything in `folder`; returns the summary. Raises ValueError, OSError."""
-    from configs.schema import EvaluateConfig  # noqa: PLC0415
-    from configs.strict import build  # noqa: PLC0415
+    from configs.schema import EvaluateConfig
+    from configs.strict import build
 
     config = build(EvaluateConfig, keys)  # a mistake is answered before PyTorch is imported
-    from configs.evaluation import Evaluation  # noqa: PLC0415
+    from configs.evaluation import Evaluation
 
     return Evaluation.begin(config).run(folder)
 

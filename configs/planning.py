@@ -17,9 +17,9 @@ LOCAL_SECRET = 32
 
 def opened(checkpoint: Path, seed: int, device: str, threads: int, planned: bool = True):
     """A checkpoint's agent, not compiled, and the task it is for. Raises FolderError, ValueError."""
-    from configs.assembly import loaded_agent, prepare  # noqa: PLC0415
-    from configs.schema import MachineConfig  # noqa: PLC0415
-    from policies.checkpoint import load_model, read_identity  # noqa: PLC0415
+    from configs.assembly import loaded_agent, prepare
+    from configs.schema import MachineConfig
+    from policies.checkpoint import load_model, read_identity
 
     machine = prepare(MachineConfig(device, threads, "false"))
     identity = read_identity(checkpoint)
@@ -29,7 +29,7 @@ def opened(checkpoint: Path, seed: int, device: str, threads: int, planned: bool
 
 def decider(checkpoint: Path, seed: int, device: str, threads: int, planned: bool = True):
     """What answers for a checkpoint, by its planner or its policy alone. Raises FolderError, ValueError."""
-    from policies.serving.decider import Decider  # noqa: PLC0415
+    from policies.serving.decider import Decider
 
     agent, task = opened(checkpoint, seed, device, threads, planned)
     found = Decider(agent, task.label, task.control or "", task.control_hz or 0.0)
@@ -51,8 +51,8 @@ class Unable:
 def main() -> None:
     """The process: answer until the robot hangs up, or tell it why not. Ctrl-C is for the robot's process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    from policies.serving.connection import HANDSHAKE_S, Connection  # noqa: PLC0415
-    from policies.serving.server import converse  # noqa: PLC0415
+    from policies.serving.connection import HANDSHAKE_S, Connection
+    from policies.serving.server import converse
 
     descriptor, checkpoint, seed, device, threads, planned = sys.argv[1:]
     secret = sys.stdin.buffer.read()

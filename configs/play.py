@@ -42,18 +42,18 @@ A fault brakes and ends it with one line, exit code 1. A real arm is taken back 
 
 def main() -> None:
     """Run the command."""
-    from configs.command import run  # noqa: PLC0415
+    from configs.command import run
 
     run("play", HELP, play)
 
 
 def play(keys: dict, _folder) -> dict:
     """Do what the sentence says; what happened. Raises ValueError, OSError, Ended."""
-    from configs.strict import build  # noqa: PLC0415
-    from robot.running.settings import PlayConfig  # noqa: PLC0415
+    from configs.strict import build
+    from robot.running.settings import PlayConfig
 
     config = build(PlayConfig, keys)  # a mistake is answered before PyTorch is imported
-    from configs.playing import Playing  # noqa: PLC0415
+    from configs.playing import Playing
 
     return Playing.begin(config).run()
 

@@ -52,7 +52,7 @@ Exit codes: 0 done, 1 ended by a fault, 2 a mistake in the command, 128 + its nu
 
 def main() -> None:
     """Run the command."""
-    from configs.command import run  # noqa: PLC0415
+    from configs.command import run
 
     # To Hydra `task` is a group of settings, which here it is not.
     sys.argv = [f"job{word[4:]}" if word.startswith("task=") else word for word in sys.argv]
@@ -61,12 +61,12 @@ def main() -> None:
 
 def record(keys: dict, _folder) -> dict:
     """Record as `keys` say; returns the summary. Raises ValueError, OSError."""
-    from configs.strict import build  # noqa: PLC0415
-    from robot.recording.settings import RecordConfig  # noqa: PLC0415
+    from configs.strict import build
+    from robot.recording.settings import RecordConfig
 
     keys["task"] = keys.pop("job")
     config = build(RecordConfig, keys)  # a mistake is answered before LeRobot is imported
-    from configs.recording import Recording  # noqa: PLC0415
+    from configs.recording import Recording
 
     return Recording(config).run()
 

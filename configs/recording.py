@@ -89,7 +89,7 @@ class Recording:
         return gated(robot, config.preset, stop_on_fault=True, clock=clock), clock
 
     def _features(self, robot: GatedRobot) -> dict:
-        from lerobot.utils.feature_utils import hw_to_dataset_features  # noqa: PLC0415
+        from lerobot.utils.feature_utils import hw_to_dataset_features
 
         one = {"shape": (1,), "names": None}
         features = hw_to_dataset_features(robot.observation_features, "observation", self.config.video)
@@ -159,7 +159,7 @@ class Recording:
         if self.config.by == EXPERT:
             return ScriptDriver(robot.robot)
         if self.config.by == POLICY:
-            from configs.piloting import pilot  # noqa: PLC0415  torch takes seconds
+            from configs.piloting import pilot  # torch takes seconds
 
             return pilot(self.config, robot.robot)
         return TeleopDriver(teleoperator(self.config.teleop), list(robot.action_features))

@@ -61,9 +61,9 @@ it is first taken back to where it was found.
 
 def main() -> None:
     """Run the command."""
-    import signal  # noqa: PLC0415
+    import signal
 
-    from configs.command import run as command  # noqa: PLC0415
+    from configs.command import run as command
 
     for result in command("run", HELP, run):
         if isinstance(result, dict) and result["ended"] != "done":
@@ -72,11 +72,11 @@ def main() -> None:
 
 def run(keys: dict, _folder) -> dict:
     """Run as `keys` say; what happened. Raises ValueError, OSError."""
-    from configs.strict import build  # noqa: PLC0415
-    from robot.running.settings import RunConfig  # noqa: PLC0415
+    from configs.strict import build
+    from robot.running.settings import RunConfig
 
     config = build(RunConfig, keys)  # a mistake is answered before PyTorch is imported
-    from configs.running import Running  # noqa: PLC0415
+    from configs.running import Running
 
     return Running.begin(config).run()
 

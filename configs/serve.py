@@ -29,26 +29,26 @@ decisions, refused.
 
 def main() -> None:
     """Run the command."""
-    from configs.command import run  # noqa: PLC0415
+    from configs.command import run
 
     run("serve", HELP, serve)
 
 
 def serve(keys: dict, _folder) -> dict:
     """Serve until it is stopped; how much. Raises ValueError, OSError."""
-    import sys  # noqa: PLC0415
-    from pathlib import Path  # noqa: PLC0415
+    import sys
+    from pathlib import Path
 
-    from configs.command import handled  # noqa: PLC0415
-    from configs.strict import build  # noqa: PLC0415
-    from policies.serving.sealing import read_secret  # noqa: PLC0415
-    from robot.running.settings import ServeConfig  # noqa: PLC0415
+    from configs.command import handled
+    from configs.strict import build
+    from policies.serving.sealing import read_secret
+    from robot.running.settings import ServeConfig
 
     config = build(ServeConfig, keys)
     secret = read_secret(config.secret)
-    from configs.planning import decider  # noqa: PLC0415
-    from policies.checkpoint import find_checkpoint  # noqa: PLC0415
-    from policies.serving.server import Server  # noqa: PLC0415
+    from configs.planning import decider
+    from policies.checkpoint import find_checkpoint
+    from policies.serving.server import Server
 
     found = decider(
         find_checkpoint(Path(config.checkpoint)), config.seed, config.device, config.threads, config.planner

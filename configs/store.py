@@ -18,7 +18,7 @@ from worldmodel.settings import EYES
 @cache
 def register() -> None:
     """Give Hydra the defaults, and every task by its name."""
-    from hydra.core.config_store import ConfigStore  # noqa: PLC0415
+    from hydra.core.config_store import ConfigStore
 
     _groups(ConfigStore.instance())
     for command in (_train, _evaluate, _tokens, _twin, _record, _run, _play, _serve, _bench):
@@ -93,8 +93,8 @@ def _bench() -> tuple:
 
 def composed(name: str, arguments: list[str]) -> dict:
     """The keys and values that a command gets with these arguments. Raises HydraException."""
-    from hydra import compose, initialize  # noqa: PLC0415
-    from hydra.core.global_hydra import GlobalHydra  # noqa: PLC0415
+    from hydra import compose, initialize
+    from hydra.core.global_hydra import GlobalHydra
 
     register()
     within = GlobalHydra.instance().is_initialized()  # in another command

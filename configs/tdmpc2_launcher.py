@@ -54,19 +54,19 @@ def open_checkout(root: Path) -> None:
 
 def assemble(root: Path, task: str, seed: int, decisions: int, out: Path):
     """Its config, environment, agent and buffer."""
-    import hydra  # noqa: PLC0415
-    import torch  # noqa: PLC0415
-    from omegaconf import OmegaConf  # noqa: PLC0415
+    import hydra
+    import torch
+    from omegaconf import OmegaConf
 
     torch.cuda.mem_get_info = lambda: (0, 0)  # it asks before it chooses where its buffer lives
     torch.set_float32_matmul_precision("high")
     hydra.utils.get_original_cwd = lambda: str(out)
-    from common.buffer import Buffer  # noqa: PLC0415
-    from common.parser import parse_cfg  # noqa: PLC0415
-    from common.seed import set_seed  # noqa: PLC0415
-    from tdmpc2 import TDMPC2  # noqa: PLC0415
+    from common.buffer import Buffer
+    from common.parser import parse_cfg
+    from common.seed import set_seed
+    from tdmpc2 import TDMPC2
 
-    from envs import make_env  # noqa: PLC0415  its own
+    from envs import make_env  # its own
 
     config = OmegaConf.load(root / "config.yaml")
     del config["defaults"]
@@ -114,8 +114,8 @@ def train(root: Path, task: str, seed: int, steps: int, out: Path) -> None:
     """Train it and leave metrics.csv and summary.json in `out`."""
     out.mkdir(parents=True, exist_ok=True)
     config, env, agent, buffer = assemble(root, task, seed, steps // REPEAT, out)
-    import numpy as np  # noqa: PLC0415
-    from trainer.online_trainer import OnlineTrainer  # noqa: PLC0415
+    import numpy as np
+    from trainer.online_trainer import OnlineTrainer
 
     log = Log(out / "metrics.csv")
     trainer = OnlineTrainer(cfg=config, env=env, agent=agent, buffer=buffer, logger=log)
@@ -158,14 +158,14 @@ class Stopwatch:
 
     def __init__(self, config, env, agent, buffer):
         self.env, self.agent, self.buffer = env, agent, buffer
-        from trainer.online_trainer import OnlineTrainer  # noqa: PLC0415
+        from trainer.online_trainer import OnlineTrainer
 
         self.trainer = OnlineTrainer(cfg=config, env=env, agent=agent, buffer=buffer, logger=None)
         self.observation = env.reset()
 
     def fill(self, episodes: int) -> None:
         """Put random episodes into the buffer."""
-        import torch  # noqa: PLC0415
+        import torch
 
         for _ in range(episodes):
             steps, done = [self.trainer.to_td(self.env.reset())], False
@@ -208,8 +208,8 @@ class Stopwatch:
 
 def _gflop(work) -> float:
     """GFLOP of the matrix products that `work` runs. (FlopCounterMode itself trips over a TensorDict in a backward.)"""
-    from torch.utils._python_dispatch import TorchDispatchMode  # noqa: PLC0415
-    from torch.utils.flop_counter import flop_registry  # noqa: PLC0415
+    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils.flop_counter import flop_registry
 
     class Counter(TorchDispatchMode):
         total = 0
@@ -245,7 +245,7 @@ def main() -> None:
         if os.getppid() != int(keys.parent):
             sys.exit(1)
     os.environ["LAZY_LEGACY_OP"] = "0"
-    import mujoco  # noqa: F401, PLC0415  before dm_control is told that there are no graphics, which MuJoCo won't hear
+    import mujoco  # noqa: F401  before dm_control is told that there are no graphics, which MuJoCo won't hear
 
     os.environ["MUJOCO_GL"] = "disabled"
     root = (Path(checkout) / "tdmpc2").resolve()

@@ -41,7 +41,7 @@ Progress goes to stderr; the last line of stdout is one JSON object.
 
 def main() -> None:
     """Run the command; its first word says what to do."""
-    from configs.command import run  # noqa: PLC0415
+    from configs.command import run
 
     if len(sys.argv) > 1 and "=" not in sys.argv[1] and not sys.argv[1].startswith("-"):
         sys.argv[1] = f"verb={sys.argv[1]}"
@@ -50,11 +50,11 @@ def main() -> None:
 
 def tokens(keys: dict, folder: Path) -> dict:
     """Do what `verb` says; returns the result. Raises ValueError, OSError."""
-    from configs.schema import TokensConfig  # noqa: PLC0415
-    from configs.strict import build  # noqa: PLC0415
+    from configs.schema import TokensConfig
+    from configs.strict import build
 
     config = build(TokensConfig, keys)
-    from configs.codecs import VERBS  # noqa: PLC0415
+    from configs.codecs import VERBS
 
     return VERBS[config.verb](config, folder)
 

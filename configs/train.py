@@ -66,22 +66,22 @@ Progress goes to stderr; the last line of stdout is one JSON object, the same as
 
 def main() -> None:
     """Run the command."""
-    from configs.command import run  # noqa: PLC0415
+    from configs.command import run
 
     run("train", HELP, train)
 
 
 def train(keys: dict, folder: Path) -> dict:
     """Train as `keys` say and leave everything in `folder`; returns the summary. Raises ValueError, OSError."""
-    from configs.command import check_eyes, given, moved  # noqa: PLC0415
-    from configs.schema import TrainConfig  # noqa: PLC0415
-    from configs.strict import ConfigError, build  # noqa: PLC0415
+    from configs.command import check_eyes, given, moved
+    from configs.schema import TrainConfig
+    from configs.strict import ConfigError, build
 
     if keys["resume"] and moved():
         raise ConfigError(f"hydra.run.dir=: not with resume={keys['resume']}, which goes on in its own folder")
     if not keys["resume"]:  # its task and more stand in its checkpoint
         check_eyes(build(TrainConfig, keys).perceived)  # a mistake is answered before PyTorch is imported
-    from configs.training import Training  # noqa: PLC0415
+    from configs.training import Training
 
     return Training.begin(keys, folder, given()).run()
 

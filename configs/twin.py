@@ -37,24 +37,24 @@ reply_ms_p99, faults.
 
 def main() -> None:
     """Run the command."""
-    from configs.command import run  # noqa: PLC0415
+    from configs.command import run
 
     run("twin", HELP, twin)
 
 
 def twin(keys: dict, _folder) -> dict:
     """Serve the twin until it is stopped; returns what it served. Raises ValueError, OSError."""
-    import gc  # noqa: PLC0415
-    import sys  # noqa: PLC0415
-    from pathlib import Path  # noqa: PLC0415
+    import gc
+    import sys
+    from pathlib import Path
 
-    from configs.priority import hurry  # noqa: PLC0415
-    from configs.strict import build  # noqa: PLC0415
-    from policies.files import replace_file  # noqa: PLC0415
-    from sim import twin_calibration, twin_model  # noqa: PLC0415
-    from sim.twin import Twin  # noqa: PLC0415
-    from sim.twin_arm import TwinArm  # noqa: PLC0415
-    from sim.twin_settings import TwinConfig  # noqa: PLC0415
+    from configs.priority import hurry
+    from configs.strict import build
+    from policies.files import replace_file
+    from sim import twin_calibration, twin_model
+    from sim.twin import Twin
+    from sim.twin_arm import TwinArm
+    from sim.twin_settings import TwinConfig
 
     config = build(TwinConfig, keys)
     port_file, calibration_file = Path(config.port_file), config.calibration_path
@@ -77,9 +77,9 @@ def twin(keys: dict, _folder) -> dict:
 
 def _announce(name: str, port_file) -> None:
     """Write the port's name, whole or not at all; remove the file when there is no port."""
-    import sys  # noqa: PLC0415
+    import sys
 
-    from policies.files import replace_file  # noqa: PLC0415
+    from policies.files import replace_file
 
     if not name:
         port_file.unlink(missing_ok=True)

@@ -52,7 +52,7 @@ def main() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=outlive_nobody, daemon=True).start()
-    from configs.twin import main as twin  # noqa: PLC0415
+    from configs.twin import main as twin
 
     twin()
 

@@ -39,7 +39,7 @@ class JointTargets(gymnasium.Wrapper):
 
     def __init__(self, env: gymnasium.Env, task: str, targets: Targets, state: str = FULL):
         """Take `env` of a task, how its actions are read, and what its state tells (`sim.so101_tasks.STATES`)."""
-        from sim.so101 import components  # noqa: PLC0415
+        from sim.so101 import components
 
         super().__init__(env)
         self.task, self.targets = task, targets
@@ -70,7 +70,7 @@ class JointTargets(gymnasium.Wrapper):
         told = {"is_success": bool(info["success"])}
         if not self._asked:
             return told
-        from sim.so101_experts import Unreachable  # noqa: PLC0415
+        from sim.so101_experts import Unreachable
 
         unknown = told | {EXPERT: np.full(6, np.nan)}
         if self._expert is None:
@@ -82,7 +82,7 @@ class JointTargets(gymnasium.Wrapper):
 
     def _begun(self, seed: int | None) -> "Expert | None":
         """The task's expert; None where it cannot do it."""
-        from sim.so101_experts import Unreachable, expert  # noqa: PLC0415
+        from sim.so101_experts import Unreachable, expert
 
         try:
             return expert(self.env, self.task, np.random.default_rng(seed))
@@ -90,7 +90,7 @@ class JointTargets(gymnasium.Wrapper):
             return None
 
     def _see(self, observation: np.ndarray) -> dict[str, np.ndarray]:
-        from sim.so101 import diverged  # noqa: PLC0415
+        from sim.so101 import diverged
 
         if diverged(self.env):
             raise Diverged("MuJoCo found a position, velocity or acceleration that is not finite or too large")
@@ -111,7 +111,7 @@ def seen(observation: np.ndarray, parts: dict[str, slice], target: np.ndarray) -
 def build(task: "TaskConfig", variation: "Variation | None" = None) -> gymnasium.Env:
     """The environment of one of the arm's tasks, without a time limit; each episode varies as `variation` says."""
     with suite.importing():
-        from sim import so101  # noqa: PLC0415
+        from sim import so101
     with suite.quiet():
         env = so101.build(task.name, task.control_hz, task.end_on_success, variation)
     targets = Targets.at(task.control_hz, *so101.limits(env), task.control)
@@ -120,6 +120,6 @@ def build(task: "TaskConfig", variation: "Variation | None" = None) -> gymnasium
 
 def limit(task: "TaskConfig") -> int:
     """The control steps after which an episode of one of the arm's tasks is truncated."""
-    from sim.so101_tasks import TASKS  # noqa: PLC0415
+    from sim.so101_tasks import TASKS
 
     return round(TASKS[task.name].seconds * task.control_hz)

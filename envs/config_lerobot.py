@@ -69,7 +69,7 @@ class SemagramEnv(TaskKeys, EnvConfig):
 
     def create_envs(self, n_envs: int, use_async_envs: bool = False) -> dict[str, dict[int, VectorEnv]]:
         """`n_envs` environments of the task, one after the other or in a process each."""
-        from envs.lerobot_view import make  # noqa: PLC0415
+        from envs.lerobot_view import make
 
         film = (self.height, self.width)
         one = functools.partial(make, self.settings, PRESETS[self.randomise], self.perceived, film)
@@ -84,7 +84,7 @@ class SemagramEnv(TaskKeys, EnvConfig):
 @functools.cache
 def _sizes(task: TaskConfig, senses: Senses) -> tuple[int, int, float]:
     """Numbers in a state (0: none is observed) and in an action, and control steps a second."""
-    from envs.make import make  # noqa: PLC0415
+    from envs.make import make
 
     env = make(task, senses=senses)
     try:

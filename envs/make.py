@@ -130,7 +130,7 @@ def _wrapped(wrap: Callable[[gymnasium.Env], gymnasium.Env] | None, task: TaskCo
 
 
 def _seeing(env: gymnasium.Env, task: TaskConfig, senses: Senses, pictures: Pictures | None) -> gymnasium.Env:
-    from envs.sight import Sight  # noqa: PLC0415
+    from envs.sight import Sight
 
     try:
         return Sight(env, task, senses, pictures)
@@ -204,6 +204,6 @@ def _divergence(task: TaskConfig) -> tuple[type[Exception], ...]:
         return (arm.Diverged,)
     if task.name == "gym":
         return ()
-    from dm_control.rl.control import PhysicsError  # noqa: PLC0415
+    from dm_control.rl.control import PhysicsError
 
     return (PhysicsError,)

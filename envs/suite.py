@@ -67,7 +67,7 @@ def quiet() -> Iterator[None]:
 
     It would print that and leave a MUJOCO_LOG.TXT where the command was started.
     """
-    import mujoco  # noqa: PLC0415
+    import mujoco
 
     warn = mujoco.get_mju_user_warning()
     mujoco.set_mju_user_warning(lambda message: None)
@@ -91,7 +91,7 @@ def importing() -> Iterator[None]:
     """
     backend = os.environ.get("MUJOCO_GL")
     try:
-        import mujoco  # noqa: F401, PLC0415
+        import mujoco  # noqa: F401
     except (ImportError, AttributeError, OSError, RuntimeError) as error:
         if backend is None:
             raise
@@ -119,9 +119,9 @@ def build(name: str):
     """
     domain, task = find(name)
     with importing():
-        import gymnasium  # noqa: PLC0415
-        import numpy as np  # noqa: PLC0415
-        import shimmy  # noqa: F401, PLC0415
+        import gymnasium
+        import numpy as np
+        import shimmy  # noqa: F401
     with quiet():
         env = gymnasium.make(f"dm_control/{domain}-{task}-v0", task_kwargs={"random": 0}, disable_env_checker=True)
     if (domain, task) == ("quadruped", "escape"):  # its reset would open a window to show the new terrain in

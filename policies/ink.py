@@ -72,10 +72,10 @@ def picture(
 
     Without `paper` it lies on nothing: alpha is 0 where there is no ink, and colours are not premultiplied.
     """
-    from matplotlib.backends.backend_agg import RendererAgg  # noqa: PLC0415  it takes a third of a second
-    from matplotlib.colors import to_rgb  # noqa: PLC0415
-    from matplotlib.path import Path as Outline  # noqa: PLC0415
-    from matplotlib.transforms import Affine2D  # noqa: PLC0415
+    from matplotlib.backends.backend_agg import RendererAgg  # it takes a third of a second
+    from matplotlib.colors import to_rgb
+    from matplotlib.path import Path as Outline
+    from matplotlib.transforms import Affine2D
 
     sheet = RendererAgg(size, size, 72)
     pen = sheet.new_gc()
@@ -115,7 +115,7 @@ def draw(sentence: Iterable[Token], path: Path, size: int = 800) -> None:
     if path.suffix == ".svg":
         replace_file(path, svg(shapes, text(tokens)).encode())
     elif path.suffix == ".png":
-        import imageio.v3 as imageio  # noqa: PLC0415
+        import imageio.v3 as imageio
 
         replace_file(path, imageio.imwrite("<bytes>", picture(shapes, size, paper="white")[..., :3], extension=".png"))
     else:

@@ -75,8 +75,8 @@ class Words:
 
     def _load(self) -> None:
         """Read the files themselves: the package's own loader looks for one elsewhere, and sets up logging."""
-        from safetensors.torch import load_file  # noqa: PLC0415
-        from tokenizers import Tokenizer  # noqa: PLC0415
+        from safetensors.torch import load_file
+        from tokenizers import Tokenizer
 
         found = find_spec("wordllama")
         if found is None or found.origin is None:

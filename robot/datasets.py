@@ -77,9 +77,9 @@ def _info(folder: Path) -> dict:
 
 def _columns(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The actions (steps, D), and each step's episode and number in it."""
-    import pyarrow  # noqa: PLC0415
-    import pyarrow.compute  # noqa: PLC0415
-    import pyarrow.parquet  # noqa: PLC0415
+    import pyarrow
+    import pyarrow.compute
+    import pyarrow.parquet
 
     try:
         table = pyarrow.parquet.read_table(path, columns=list(COLUMNS))
@@ -130,7 +130,7 @@ def write(folder: Path, recording: Recording, task: str) -> None:
 
 
 def _write(folder: Path, recording: Recording, task: str, name: str) -> None:
-    from lerobot.datasets.lerobot_dataset import LeRobotDataset  # noqa: PLC0415
+    from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
     shape = (len(recording.names),)
     dataset = LeRobotDataset.create(
@@ -152,8 +152,8 @@ def _write(folder: Path, recording: Recording, task: str, name: str) -> None:
 @contextmanager
 def quiet():
     """Keep LeRobot's talk of missing video decoders, a progress bar an episode, and ffmpeg's notes from the user."""
-    import av  # noqa: PLC0415
-    import datasets  # noqa: PLC0415
+    import av
+    import datasets
 
     bars, before = datasets.are_progress_bars_disabled(), logging.root.manager.disable
     datasets.disable_progress_bars()

@@ -63,14 +63,14 @@ class Box:
     @property
     def low(self) -> "np.ndarray":
         """The lowest corner (3,)."""
-        import numpy as np  # noqa: PLC0415  commands read the presets for their help
+        import numpy as np  # commands read the presets for their help
 
         return np.array([self.x_low, self.y_low, self.z_low])
 
     @property
     def high(self) -> "np.ndarray":
         """The highest corner (3,)."""
-        import numpy as np  # noqa: PLC0415  commands read the presets for their help
+        import numpy as np  # commands read the presets for their help
 
         return np.array([self.x_high, self.y_high, self.z_high])
 
@@ -106,7 +106,7 @@ class Limits:
 
     def column(self, field: str) -> "np.ndarray":
         """One field of every joint (D,)."""
-        import numpy as np  # noqa: PLC0415  commands read the presets for their help
+        import numpy as np  # commands read the presets for their help
 
         return np.array([getattr(joint, field) for joint in self.joints.values()], dtype=float)
 

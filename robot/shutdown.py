@@ -25,8 +25,8 @@ def attempt(errors: list[Exception], what: str, call: Callable[[], object]) -> b
 
 def parts(robot) -> Iterator[tuple[object, object]]:
     """Each motors bus of a robot, and of the robots it is made of (an arm on either side), with its owner."""
-    from lerobot.motors.motors_bus import MotorsBusBase  # noqa: PLC0415
-    from lerobot.robots import Robot  # noqa: PLC0415
+    from lerobot.motors.motors_bus import MotorsBusBase
+    from lerobot.robots import Robot
 
     for value in vars(robot).values():
         if isinstance(value, MotorsBusBase):

@@ -78,9 +78,9 @@ class Canvas:
             setting = os.environ.get("MUJOCO_GL")
             why = f"MUJOCO_GL={setting}" if setting else f"neither EGL nor OSMesa is installed; {INSTALL}"
             raise RenderingUnavailable(f"nothing can be drawn: {why}")
-        import mujoco  # noqa: PLC0415
+        import mujoco
 
-        from sim.detail import SMALL, SMOOTH, coarse  # noqa: PLC0415
+        from sim.detail import SMALL, SMOOTH, coarse
 
         small = max(height, width) <= SMALL
         self._smooth = SMOOTH if small else 1
@@ -111,7 +111,7 @@ class Canvas:
 
     def look(self, view: View | None) -> None:
         """Draw from elsewhere from now on. Raises KeyError for a camera that the model does not have."""
-        import mujoco  # noqa: PLC0415
+        import mujoco
 
         mujoco.mjv_defaultOption(self._option)
         self._option.flags[mujoco.mjtVisFlag.mjVIS_RANGEFINDER] = 0  # as dm_control has it
@@ -132,7 +132,7 @@ class Canvas:
 
     def draw(self, data) -> np.ndarray:
         """The frame (H, W, 3) uint8 of a state."""
-        import mujoco  # noqa: PLC0415
+        import mujoco
 
         self._context.make_current()
         if self.model.nhfield and not np.array_equal(self._terrain, self.model.hfield_data):

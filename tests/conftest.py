@@ -82,7 +82,7 @@ def slides(*limits: int | None, memory: bool = False) -> gymnasium.vector.SyncVe
 
 def token_settings(length: int, *shorter: int):
     """A token of `length` steps: an action, a straight line or a parabola; and of shorter lengths, if any."""
-    from worldmodel.settings import TokenConfig  # noqa: PLC0415
+    from worldmodel.settings import TokenConfig
 
     knots = {1: 1, 2: 2, 4: 3}[length]
     return TokenConfig(length, knots, knots - 1, shorter)
@@ -90,14 +90,14 @@ def token_settings(length: int, *shorter: int):
 
 def tiny_config(**changes):
     """The smallest model that has every part."""
-    from worldmodel.settings import ModelConfig  # noqa: PLC0415
+    from worldmodel.settings import ModelConfig
 
     return ModelConfig(**{"latent": 16, "group": 4, "width": 16, "bins": 11, "precision": "fp32"} | changes)
 
 
 def tiny_model(senses: int | dict = 3, points: int = 2, seed: int = 0, forms: torch.Tensor | None = None, **changes):
     """A model of these senses (or so large a state) with no head still at zero; its normaliser has seen something."""
-    from worldmodel.model import WorldModel  # noqa: PLC0415
+    from worldmodel.model import WorldModel
 
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -126,15 +126,15 @@ def trainer(
 
     `weights` seeds the model only: a resumed one must not depend on it.
     """
-    from configs.assembly import senses_of  # noqa: PLC0415
-    from policies.agent import Agent  # noqa: PLC0415
-    from policies.settings import LoopConfig  # noqa: PLC0415
-    from policies.tokens import Tokens  # noqa: PLC0415
-    from policies.trainer import Trainer  # noqa: PLC0415
-    from worldmodel.learner import Learner  # noqa: PLC0415
-    from worldmodel.planner import Planner  # noqa: PLC0415
-    from worldmodel.replay import Replay  # noqa: PLC0415
-    from worldmodel.settings import LearningConfig, PlannerConfig  # noqa: PLC0415
+    from configs.assembly import senses_of
+    from policies.agent import Agent
+    from policies.settings import LoopConfig
+    from policies.tokens import Tokens
+    from policies.trainer import Trainer
+    from worldmodel.learner import Learner
+    from worldmodel.planner import Planner
+    from worldmodel.replay import Replay
+    from worldmodel.settings import LearningConfig, PlannerConfig
 
     token = token_settings(*((length,) if isinstance(length, int) else length))
     tokens = Tokens.of(token, env.single_action_space.shape[0])
@@ -156,7 +156,7 @@ def trainer(
 
 def identity(of):
     """What a checkpoint of a toy trainer is for."""
-    from policies.checkpoint import Identity  # noqa: PLC0415
+    from policies.checkpoint import Identity
 
     model = of.learner.model
     planning = of.agent.planner.config
@@ -177,7 +177,7 @@ def two_hot_logits(x: torch.Tensor, count: int) -> torch.Tensor:
 
     At even logits that gradient is 1 / count - code.
     """
-    from worldmodel import twohot  # noqa: PLC0415
+    from worldmodel import twohot
 
     even = torch.zeros(x.numel(), count, requires_grad=True)
     (gradient,) = torch.autograd.grad(twohot.cross_entropy(even, x.flatten()).sum(), even)
@@ -243,11 +243,11 @@ def untaught():
 
 
 def _untaught(folder, task=None, **changes):
-    from configs.assembly import Assembly, prepare  # noqa: PLC0415
-    from configs.schema import TrainConfig  # noqa: PLC0415
-    from envs.settings import TaskConfig  # noqa: PLC0415
-    from policies.checkpoint import save_checkpoint  # noqa: PLC0415
-    from worldmodel.settings import PlannerConfig  # noqa: PLC0415
+    from configs.assembly import Assembly, prepare
+    from configs.schema import TrainConfig
+    from envs.settings import TaskConfig
+    from policies.checkpoint import save_checkpoint
+    from worldmodel.settings import PlannerConfig
 
     planner = PlannerConfig(samples=8, policy_samples=2, elites=4, iterations=2, horizon=2)
     config = TrainConfig(
@@ -319,7 +319,7 @@ def served(start_twin, tmp_path_factory):
 @pytest.fixture
 def twin(served):
     """The control channel of a twin that is in order, at rest, its torque off."""
-    from sim.twin_control import TwinControl  # noqa: PLC0415
+    from sim.twin_control import TwinControl
 
     with TwinControl(served.control) as control:
         control.ask("mend")
@@ -333,7 +333,7 @@ def twin(served):
 @pytest.fixture(scope="module")
 def patient_driver():
     """LeRobot's driver polls for 50 ms; let them be 200 of its own time: on a loaded machine the twin gets no other."""
-    import scservo_sdk  # noqa: PLC0415
+    import scservo_sdk
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(scservo_sdk.PortHandler, "getCurrentTime", lambda _: time.thread_time() * 250)
@@ -343,7 +343,7 @@ def patient_driver():
 @pytest.fixture(scope="module")
 def arms():
     """The module of the arm at the end of a wire, which a test cannot import by name."""
-    from importlib.util import module_from_spec, spec_from_file_location  # noqa: PLC0415
+    from importlib.util import module_from_spec, spec_from_file_location
 
     spec = spec_from_file_location("wired_arm", Path(__file__).parent / "wired_arm.py")
     module = module_from_spec(spec)
@@ -354,7 +354,7 @@ def arms():
 @pytest.fixture(scope="session")
 def drawing():
     """Skips where MuJoCo itself can't draw."""
-    from sim.canvas import choose_backend  # noqa: PLC0415
+    from sim.canvas import choose_backend
 
     backend = choose_backend()
     code = "import mujoco; mujoco.GLContext(8, 8).make_current()"

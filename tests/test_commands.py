@@ -214,7 +214,7 @@ def test_help_imports_nothing_heavy(name):
     ],
 )
 def test_a_mistake_is_one_line_and_nothing_is_written(command, tmp_path, monkeypatch, name, arguments, said):
-    import torch  # noqa: PLC0415
+    import torch
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     if "compile=true" in arguments:

@@ -38,9 +38,9 @@ def patient_gate(monkeypatch):
 @pytest.fixture(scope="module")
 def planner(arm_checkpoint, tmp_path_factory):
     """semagram-run's keys for a planner that serves in a thread."""
-    from configs.planning import decider  # noqa: PLC0415
-    from policies.serving.sealing import read_secret  # noqa: PLC0415
-    from policies.serving.server import Server  # noqa: PLC0415
+    from configs.planning import decider
+    from policies.serving.sealing import read_secret
+    from policies.serving.server import Server
 
     secret = tmp_path_factory.mktemp("planner") / "secret"
     secret.write_text("sixteen bytes or more")

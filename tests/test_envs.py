@@ -109,7 +109,7 @@ def test_every_task_of_the_suite_is_an_environment_of_ours(name):
 
 def test_the_names_are_those_of_dm_control():
     with suite.importing():
-        from dm_control.suite import ALL_TASKS  # noqa: PLC0415
+        from dm_control.suite import ALL_TASKS
     assert suite.TASKS == ALL_TASKS
     assert len(suite.BY_NAME) == len(ALL_TASKS)
     assert suite.find("cup-catch") == ("ball_in_cup", "catch")

@@ -120,7 +120,7 @@ def test_a_file_is_written_as_its_ending_says(tmp_path):
     draw(plan(), tmp_path / "plan.svg")
     draw(plan(), tmp_path / "plan.png", 64)
     assert (tmp_path / "plan.svg").read_text().startswith("<svg ")
-    from PIL import Image  # noqa: PLC0415
+    from PIL import Image
 
     with Image.open(tmp_path / "plan.png") as image:
         assert image.size == (64, 64)

@@ -154,8 +154,8 @@ def test_before_anything_was_seen_states_pass_unchanged(generator):
 
 
 def test_a_command_leaves_products_in_fp32_as_exact_as_fp32_is():
-    from configs.assembly import prepare  # noqa: PLC0415
-    from configs.schema import MachineConfig  # noqa: PLC0415
+    from configs.assembly import prepare
+    from configs.schema import MachineConfig
 
     threads = torch.get_num_threads()
     prepare(MachineConfig("cpu", threads, "false"))

@@ -150,12 +150,12 @@ def test_lerobot_eval_plays_as_semagram_eval_does(lerobot, checkpoint, tmp_path)
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory):
     """A dataset of the simulated arm waving in two ways, with a camera, as lerobot-record leaves it; its folder."""
-    from lerobot.datasets import LeRobotDataset  # noqa: PLC0415
-    from lerobot.utils.feature_utils import hw_to_dataset_features  # noqa: PLC0415
+    from lerobot.datasets import LeRobotDataset
+    from lerobot.utils.feature_utils import hw_to_dataset_features
 
-    from robot.config_sim_camera import SimCameraConfig  # noqa: PLC0415
-    from robot.config_so101_sim import SO101SimConfig  # noqa: PLC0415
-    from robot.so101_sim import SO101Sim  # noqa: PLC0415
+    from robot.config_sim_camera import SimCameraConfig
+    from robot.config_so101_sim import SO101SimConfig
+    from robot.so101_sim import SO101Sim
 
     folder = tmp_path_factory.mktemp("recorded")
     camera = SimCameraConfig(view="overhead", width=48, height=32, fps=30)
@@ -212,7 +212,7 @@ def test_lerobot_train_learns_from_a_recording(imitator):
 @pytest.mark.slow
 def test_lerobot_rollout_drives_the_simulated_arm_within_what_was_recorded(lerobot, imitator, recorded, tmp_path):
     """A policy's token is bounded, so that it never commands what lies beyond its recordings."""
-    from robot.datasets import read  # noqa: PLC0415
+    from robot.datasets import read
 
     root = tmp_path / "rollout"
     lerobot(
@@ -231,7 +231,7 @@ def test_lerobot_rollout_drives_the_simulated_arm_within_what_was_recorded(lerob
 
 @pytest.mark.slow
 def test_lerobot_replay_sends_the_simulated_arm_what_was_recorded(lerobot, recorded):
-    from robot.datasets import read  # noqa: PLC0415
+    from robot.datasets import read
 
     said = lerobot(
         *("replay", "--robot.type=semagram_so101_sim", "--robot.id=sim", "--dataset.repo_id=local/wave"),

@@ -39,7 +39,7 @@ def test_a_user_without_rights_gives_back_what_was_granted():
 
 
 def test_who_does_not_ask_stays_as_they_are():
-    from configs.priority import hurried  # noqa: PLC0415
+    from configs.priority import hurried
 
     before = os.sched_getscheduler(0), os.getpriority(os.PRIO_PROCESS, 0)
     with hurried(False) as granted:

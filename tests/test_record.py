@@ -125,7 +125,7 @@ def test_nothing_that_was_safe_is_lost_to_a_kill(tmp_path):
 
 def test_what_is_kept_is_what_reached_the_servos(arms, monkeypatch, tmp_path):
     """Through LeRobot's own driver, down to the packets."""
-    from robot.recording.loop import play  # noqa: PLC0415
+    from robot.recording.loop import play
 
     class Far:
         def goal(self, observation):
@@ -163,7 +163,7 @@ class Clock:
 
 def test_an_episode_lasts_its_seconds_however_slow_a_step_is():
     """As with a camera of half the rate."""
-    from robot.recording.loop import play  # noqa: PLC0415
+    from robot.recording.loop import play
 
     class Slow:
         def get_observation(self):

@@ -11,8 +11,8 @@ HEADER = {"success_rate", "episodes", "control_hz", "missed_deadlines", "p99_jit
 
 
 def run(arm_checkpoint, **keys) -> dict:
-    from configs.running import Running  # noqa: PLC0415
-    from robot.running.settings import RunConfig  # noqa: PLC0415
+    from configs.running import Running
+    from robot.running.settings import RunConfig
 
     return Running.begin(RunConfig(str(arm_checkpoint), viewer="none", **keys)).run()
 
@@ -39,10 +39,10 @@ def test_on_the_simulated_arm_every_episode_is_run_and_the_line_says_how(arm_che
     ],
 )
 def test_a_checkpoint_without_a_task_of_ours_is_refused_in_one_line(arm_checkpoint, monkeypatch, task, says):
-    import configs.running  # noqa: PLC0415
-    from configs.assembly import loaded_agent  # noqa: PLC0415
-    from policies.checkpoint import load_model, read_identity  # noqa: PLC0415
-    from policies.folders import FolderError  # noqa: PLC0415
+    import configs.running
+    from configs.assembly import loaded_agent
+    from policies.checkpoint import load_model, read_identity
+    from policies.folders import FolderError
 
     found = read_identity(arm_checkpoint)
     other = replace(found, task=found.task | task if task else task)
@@ -55,10 +55,10 @@ def test_a_checkpoint_without_a_task_of_ours_is_refused_in_one_line(arm_checkpoi
 
 @pytest.mark.parametrize("decisions", [0, 45, 10_000])
 def test_an_episode_lasts_as_long_as_in_training(decisions):
-    from configs.running import Running  # noqa: PLC0415
-    from envs.make import make  # noqa: PLC0415
-    from envs.settings import TaskConfig  # noqa: PLC0415
-    from robot.running.settings import RunConfig  # noqa: PLC0415
+    from configs.running import Running
+    from envs.make import make
+    from envs.settings import TaskConfig
+    from robot.running.settings import RunConfig
 
     task = TaskConfig("so101-touch", max_decisions=decisions)
     assert Running(RunConfig("c", seconds=3.0), None, None, task, None).seconds == 3.0
@@ -75,8 +75,8 @@ class Terminal(io.StringIO):
 
 
 def test_a_person_at_a_terminal_sees_the_rate_the_margins_and_the_token(arm_checkpoint, monkeypatch):
-    from configs.running import Running  # noqa: PLC0415
-    from robot.running.view import View  # noqa: PLC0415
+    from configs.running import Running
+    from robot.running.view import View
 
     terminal = Terminal()
     monkeypatch.setattr(Running, "_view", lambda run: View(run.identity.model.token, run.task.control_hz, 1, terminal))
@@ -91,8 +91,8 @@ def test_a_person_at_a_terminal_sees_the_rate_the_margins_and_the_token(arm_chec
 
 
 def test_it_records_in_the_task_and_at_the_rate_that_it_was_trained_for(arm_checkpoint, tmp_path):
-    from configs.recording import Recording  # noqa: PLC0415
-    from robot.recording.settings import RecordConfig  # noqa: PLC0415
+    from configs.recording import Recording
+    from robot.recording.settings import RecordConfig
 
     keys = RecordConfig(str(tmp_path / "d"), by="policy", checkpoint=str(arm_checkpoint), episodes=1, seconds=0.5)
     with pytest.raises(ValueError, match=r"for task=so101-touch at 30\.0 Hz, not so101-touch at 20 Hz"):

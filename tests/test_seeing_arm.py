@@ -44,7 +44,7 @@ def checkpoint(tmp_path_factory, untaught):
 
 
 def running(checkpoint, **keys):
-    from configs.running import Running  # noqa: PLC0415
+    from configs.running import Running
 
     return Running.begin(RunConfig(str(checkpoint), **{"viewer": "none"} | keys))
 
@@ -57,7 +57,7 @@ def until(true) -> None:
 
 
 def test_a_checkpoint_that_sees_is_refused_in_one_line_where_nothing_can_be_drawn(monkeypatch):
-    from configs.piloting import Pilot  # noqa: PLC0415
+    from configs.piloting import Pilot
 
     def connect(camera):
         raise RenderingUnavailable("no EGL here")
@@ -185,7 +185,7 @@ class Cable:
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # LeRobot's reading thread gives up
 def test_a_cable_that_falls_out_is_black_frames_until_it_is_in_again(monkeypatch):
-    from lerobot.cameras.opencv import OpenCVCamera, OpenCVCameraConfig  # noqa: PLC0415
+    from lerobot.cameras.opencv import OpenCVCamera, OpenCVCameraConfig
 
     monkeypatch.setattr(cv2, "VideoCapture", Cable)
     monkeypatch.setattr("robot.steady_camera.AGAIN_S", 0.05)
@@ -234,7 +234,7 @@ def test_what_happens_to_a_camera_is_left_to_it_to_say(capsys, monkeypatch):
 
 
 def test_a_camera_that_is_not_there_at_first_is_an_error(tmp_path):
-    from lerobot.cameras.opencv import OpenCVCamera, OpenCVCameraConfig  # noqa: PLC0415
+    from lerobot.cameras.opencv import OpenCVCamera, OpenCVCameraConfig
 
     camera = SteadyCamera("front", OpenCVCamera(OpenCVCameraConfig(index_or_path=tmp_path / "none.avi")), print)
     with pytest.raises(ConnectionError):
@@ -244,10 +244,10 @@ def test_a_camera_that_is_not_there_at_first_is_an_error(tmp_path):
 
 @pytest.mark.parametrize("planned", [True, False])
 def test_a_planners_process_decides_as_the_agent_does_from_the_same_senses(checkpoint, planned):
-    from configs.planning import decider, opened  # noqa: PLC0415
-    from configs.running import begin_of  # noqa: PLC0415
-    from policies.serving.messages import Question, Refusal  # noqa: PLC0415
-    from policies.words import Words  # noqa: PLC0415
+    from configs.planning import decider, opened
+    from configs.running import begin_of
+    from policies.serving.messages import Question, Refusal
+    from policies.words import Words
 
     answering = decider(checkpoint, 3, "cpu", 1, planned)
     agent, task = opened(checkpoint, 3, "cpu", 1, planned)
@@ -385,8 +385,8 @@ def test_a_camera_is_what_lerobot_makes_of_its_keys():
 
 
 def test_a_policy_that_sees_can_be_recorded_and_begins_as_in_training(checkpoint, tmp_path, monkeypatch):
-    from configs.recording import Recording  # noqa: PLC0415
-    from robot.recording.settings import RecordConfig  # noqa: PLC0415
+    from configs.recording import Recording
+    from robot.recording.settings import RecordConfig
 
     keys = RecordConfig(str(tmp_path / "d"), by="policy", checkpoint=str(checkpoint), episodes=1, seconds=0.5)
     keys = replace(keys, limits="trained")
@@ -408,9 +408,9 @@ def test_a_policy_that_sees_can_be_recorded_and_begins_as_in_training(checkpoint
 
 
 def test_the_rerun_viewer_gets_every_tick_with_what_the_camera_shows_the_model(checkpoint, tmp_path, monkeypatch):
-    from rerun.experimental import RrdReader  # noqa: PLC0415
+    from rerun.experimental import RrdReader
 
-    from robot.running.rerun_view import Rerun  # noqa: PLC0415
+    from robot.running.rerun_view import Rerun
 
     told, log = [], Rerun.__call__
     monkeypatch.setattr(Rerun, "__call__", lambda view, moment: (told.append(moment), log(view, moment)))
@@ -432,7 +432,7 @@ def test_the_rerun_viewer_gets_every_tick_with_what_the_camera_shows_the_model(c
 
 
 def test_a_viewer_that_hangs_holds_nothing_up(checkpoint, tmp_path, monkeypatch, capsys):
-    from robot.running import rerun_view  # noqa: PLC0415
+    from robot.running import rerun_view
 
     hung = threading.Event()
     monkeypatch.setattr(rerun_view, "PATIENCE_S", 0.1)

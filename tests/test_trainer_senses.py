@@ -69,7 +69,7 @@ def everything(trainer):
 @pytest.fixture
 def make(toys):
     """Makes trainers of one or two such environments."""
-    from worldmodel.settings import VisionConfig  # noqa: PLC0415
+    from worldmodel.settings import VisionConfig
 
     vision = VisionConfig(patch=8, width=8, lags=(0, 2))
     return lambda limits, weights=0: toys.trainer(
@@ -139,7 +139,7 @@ def test_a_checkpoint_says_what_it_perceives(make, toys, tmp_path):
 
 
 def test_a_damaged_replay_is_said_in_one_line_and_a_missing_one_is_done_without(make, toys, tmp_path):
-    from configs.evaluation import Evaluation  # noqa: PLC0415
+    from configs.evaluation import Evaluation
 
     trainer = make((9,))
     advance(trainer, 12)

@@ -24,7 +24,7 @@ START_S = 120.0  # a loaded machine
 @pytest.fixture
 def connect(served):
     """Connects LeRobot's SO-101; what is still connected in the end is cut off."""
-    from lerobot.robots.so_follower import SO101Follower, SO101FollowerConfig  # noqa: PLC0415
+    from lerobot.robots.so_follower import SO101Follower, SO101FollowerConfig
 
     robots = []
 
@@ -239,7 +239,7 @@ def test_a_second_twin_is_refused_and_a_killed_one_replaced(start_twin, tmp_path
 
 
 def test_two_programs_do_not_move_one_arm(served):
-    from robot.arms import twin as driver  # noqa: PLC0415
+    from robot.arms import twin as driver
 
     first, second = driver(served.port_file), driver(served.port_file)
     first.connect()

@@ -39,7 +39,7 @@ def test_a_sentence_has_one_vector_alone_or_among_others_now_or_later(words):
 
 
 def test_the_vectors_are_the_packages_own(words):
-    import wordllama  # noqa: PLC0415
+    import wordllama
 
     folder = Path(wordllama.__file__).parent
     theirs = wordllama.WordLlama.load(cache_dir=folder, disable_download=True)

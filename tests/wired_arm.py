@@ -135,7 +135,7 @@ class WiredArm(SimpleNamespace):
     """`inner`: LeRobot's SO-101 on the `chain`; `robot`: the same behind a gate with careful limits."""
 
     def __init__(self, folder, replace, clock=None):
-        from robot.arms import driven, gated  # noqa: PLC0415
+        from robot.arms import driven, gated
 
         servo = {"drive_mode": 0, "homing_offset": 0, "range_min": 500, "range_max": 3595}
         calibration = {name: {"id": i, **servo} for i, name in enumerate(JOINTS, 1)}

@@ -102,7 +102,7 @@ class Parts:
         parts = self._parts()
         if not parts:
             return
-        from lerobot.datasets.aggregate import aggregate_datasets  # noqa: PLC0415
+        from lerobot.datasets.aggregate import aggregate_datasets
 
         roots = [self.dataset] * self.dataset.exists() + parts
         with aside_of(self.dataset) as aside, quiet(), redirect_stderr(io.StringIO()):  # LeRobot's progress bars
@@ -125,7 +125,7 @@ class Draft:
     """One episode as it is recorded, a LeRobotDataset at `aside`."""
 
     def __init__(self, parts: Parts, aside: Path, path: Path):
-        from lerobot.datasets.lerobot_dataset import LeRobotDataset  # noqa: PLC0415
+        from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
         self._parts, self._aside, self._path = parts, aside, path
         pictures = [feature for feature in parts.features.values() if feature["dtype"] in ("image", "video")]
@@ -142,7 +142,7 @@ class Draft:
 
     def add(self, seen: dict, sent: dict, sentence: str, at_s: float, success: bool | None) -> None:
         """One step: what the robot observed `at_s` seconds after the first step, and what was sent then."""
-        from lerobot.utils.feature_utils import build_dataset_frame  # noqa: PLC0415
+        from lerobot.utils.feature_utils import build_dataset_frame
 
         features = self._parts.features
         frame = build_dataset_frame(features, seen, "observation") | build_dataset_frame(features, sent, "action")
@@ -170,8 +170,8 @@ class Draft:
 
 def _add_columns(folder: Path, columns: dict) -> None:
     """Add columns to the table of the one episode in a dataset."""
-    import pyarrow  # noqa: PLC0415
-    import pyarrow.parquet  # noqa: PLC0415
+    import pyarrow
+    import pyarrow.parquet
 
     (path,) = (folder / EPISODES).glob("chunk-*/file-*.parquet")
     table = pyarrow.parquet.read_table(path)
@@ -200,7 +200,7 @@ def episodes_in(dataset: Path, wanted: dict) -> int:
 
 def _check_features(dataset: Path, there: dict, ours: dict) -> None:
     """Raise DatasetError unless an episode with the features `ours` can be merged with what is there."""
-    from lerobot.utils.constants import DEFAULT_FEATURES  # noqa: PLC0415
+    from lerobot.utils.constants import DEFAULT_FEATURES
 
     if missing := [name for name in ours if name not in there]:
         raise DatasetError(f"{dataset}: has no {', '.join(missing)}; choose a new folder, or leave that out here, too")

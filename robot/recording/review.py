@@ -94,8 +94,8 @@ _DRAWN_COLUMNS = ("episode_index", MEASURED, SUCCESS, STATE)
 
 def _table(files: list[Path], wanted: tuple[str, ...] = ()) -> dict[str, list]:
     """Columns of Parquet files, one after the other; those of `wanted` that are there, or all without statistics."""
-    import pyarrow  # noqa: PLC0415
-    import pyarrow.parquet  # noqa: PLC0415
+    import pyarrow
+    import pyarrow.parquet
 
     tables = []
     for file in files:

@@ -28,7 +28,7 @@ class Rerun(Nothing):
     def __init__(self, token: TokenConfig, hz: float, file: str = ""):
         """Open the viewer, or the file. Raises ValueError if rerun is not installed, OSError if the file exists."""
         try:
-            import rerun  # noqa: PLC0415
+            import rerun
         except ImportError as error:
             raise ValueError("viewer=rerun: not installed; uv pip install rerun-sdk, or viewer=terminal") from error
         self._rerun, self._token, self._hz = rerun, token, hz

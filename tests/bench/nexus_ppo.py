@@ -38,7 +38,7 @@ def train(checkout: Path, folder: Path, steps: int, seed: int, task: str) -> tup
 def successes(checkout: Path, weights: Path, task: str) -> int:
     """Episodes that succeeded, by the mean of their policy."""
     sys.path.insert(0, str(checkout / "examples"))
-    from ppo import Agent  # noqa: PLC0415
+    from ppo import Agent
 
     envs = gym.vector.SyncVectorEnv([lambda: gym.make(task)])
     agent = Agent(envs)

@@ -54,7 +54,7 @@ def record(dataset: Path, say) -> None:
 
 def wrong(dataset: Path, safe: int) -> str:
     """What is wrong with the dataset after a kill, when `safe` episodes were called so; empty: nothing."""
-    from lerobot.datasets.lerobot_dataset import LeRobotDataset  # noqa: PLC0415
+    from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
     if dataset.exists():
         LeRobotDataset("local/x", root=dataset)  # it is readable as the kill left it
@@ -97,8 +97,8 @@ def kill(dataset: Path, seconds: float) -> tuple[int, bool]:
 
 def main(folder: Path, kills: int) -> None:
     logging.disable(logging.WARNING)
-    import lerobot.datasets.aggregate  # noqa: PLC0415  here, not in each process
-    import lerobot.datasets.lerobot_dataset  # noqa: F401, PLC0415
+    import lerobot.datasets.aggregate  # here, not in each process
+    import lerobot.datasets.lerobot_dataset  # noqa: F401
 
     rng, dataset, safe = np.random.default_rng(0), folder / "killed", 0
     shutil.rmtree(folder, ignore_errors=True)
