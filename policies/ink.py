@@ -5,6 +5,7 @@ edges by exact coverage (no oversampling), and draws a plan within the time of a
 """
 
 from collections.abc import Iterable, Iterator
+from html import escape
 from itertools import chain, groupby
 from pathlib import Path
 
@@ -26,7 +27,7 @@ def svg(shapes: Iterable[Shape], title: str = "") -> str:
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{-SCALE} {-SCALE} {2 * SCALE} {2 * SCALE}" '
         f'fill="currentColor" role="img">',
-        f"<title>{_escaped(title)}</title>",
+        f"<title>{escape(title, quote=False)}</title>",
         f"<style>:root{{color:{INK}}}@media(prefers-color-scheme:dark){{:root{{color:{NIGHT}}}}}</style>",
     ]
     for shape in shapes:
@@ -120,7 +121,3 @@ def draw(sentence: Iterable[Token], path: Path, size: int = 800) -> None:
         replace_file(path, imageio.imwrite("<bytes>", picture(shapes, size, paper="white")[..., :3], extension=".png"))
     else:
         raise ValueError(f"{path}: a glyph is drawn as .svg or .png")
-
-
-def _escaped(title: str) -> str:
-    return title.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
