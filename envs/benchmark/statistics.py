@@ -36,9 +36,9 @@ def interquartile_mean(scores: Float[ndarray, "*b n"]) -> Float[ndarray, "*b"]:
 
     Raises ValueError for an empty axis or a score that is not finite.
     """
-    ordered = np.sort(_checked(scores), axis=-1)
-    cut = ordered.shape[-1] // 4
-    return ordered[..., cut : ordered.shape[-1] - cut].mean(-1)
+    from scipy.stats import trim_mean  # it takes a second
+
+    return trim_mean(_checked(scores), 0.25, axis=-1)
 
 
 def bootstrap_mean(
