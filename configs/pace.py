@@ -38,7 +38,7 @@ def measure(task: TaskConfig, senses: Senses, agent: Agent, decisions: int = 100
     try:
         observation, _ = env.reset(seed=episode_seeds(0, 2, episode, 1))
         while len(times) < decisions + WARM_UP:
-            due = agent.actions is None or bool(agent.due.any())
+            due = bool(agent.due(1).any())
             seen = as_tensors(observation)
             started = time.perf_counter()
             action = agent.act(seen)

@@ -58,7 +58,7 @@ def serve(keys: dict, _folder) -> dict:
         host, port = server.address
         print(f"planning for {found.label} on {host}:{port}", file=sys.stderr, flush=True)
         server.run()
-    return {"decisions": found.agent.decided, "refused": server.refused}
+    return {"decisions": found.agent.spent.decisions, "refused": server.refused}
 
 
 if __name__ == "__main__":

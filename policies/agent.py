@@ -1,5 +1,7 @@
 """The acting policy: observation in, action out, one token at a time."""
 
+from dataclasses import astuple, dataclass
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -12,6 +14,31 @@ from worldmodel.model import WorldModel
 from worldmodel.planner import Memory, Plan, Planner
 from worldmodel.promises import Promises
 from worldmodel.senses import LANGUAGE
+
+
+@dataclass
+class Spent:
+    """So far, over all environments: `decisions`, the control `steps` they were for, and calls of the model's step that
+    they took (`imagined`), each as if made alone: what is planned along with it where none is due is not counted."""
+
+    decisions: int = 0
+    steps: int = 0
+    imagined: int = 0
+
+    @property
+    def imagined_per_decision(self) -> float:
+        """Calls of the model's step that a decision took in the mean."""
+        return self.imagined / self.decisions
+
+
+@dataclass(frozen=True)
+class Decision:
+    """For each of B environments: the `sentences` (T, B, W) that were decided, of the policy alone T = 1, their first
+    `actions` (B, N, A), and for how many control steps (`until`, (B,)) they are followed, at most N."""
+
+    sentences: Float[Tensor, "T B W"]
+    actions: Float[Tensor, "B N A"]
+    until: Int[Tensor, " B"]
 
 
 class Agent:
@@ -41,38 +68,39 @@ class Agent:
         """
         self.model, self.tokens, self.planner = model, tokens, planner
         self.generator, self.noise = generator, Noise(explore, generator) if explore else None
-        self.promises: Promises | None = None
-        if planner is not None and planner.config.patience and not explore:
-            self.promises = Promises(planner.config.patience, planner.config.indifference)
         shortest, longest = (int(find()) for find in (tokens.lengths.min, tokens.lengths.max))
         known = shortest * (planner.config.horizon if planner else 1)
         if every > known and planner:
             raise ValueError(f"planner.replan_every={every}: at most {known}, the control steps of a plan")
         self.heard = heard
-        self.every, self.recall = every, Recall(model.config.vision.lags)
+        self.every = every
         self.most = every or longest  # control steps between two decisions, at most
         self.ahead = -(-self.most // shortest)  # tokens that may be executed before the next decision
+        self.spread = 0.0
+        self.spent = Spent()
+        self.choice: list[Tensor | None] = []  # the tokens (W,) that the planner chose in the last `act`, where it did
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin anew, with any number of environments."""
         self.memory: Memory | None = None
         self.plan: Plan | None = None  # the newest, which a film shows
-        self.sentences: Tensor | None = None  # (T, B, W): what was decided last, the policy's alone without a planner
         self.actions: Tensor | None = None
         self.reached: Tensor | None = None  # (B, A): where the curves end that are followed, if joined
         self.at = self.until = torch.zeros(0, dtype=torch.long)
-        self.spread = 0.0
-        self.decided, self.covered, self.imagined = 0, 0, 0  # so far, over all environments: decisions, the control
-        # steps they were for, and calls of the model's step that they took, each as if made alone: what is planned
-        # along with it for environments that are not due is not counted
-        self.choice: list[Tensor | None] = []  # the tokens (W,) that the planner chose in the last `act`, where it did
+        self.recall = Recall(self.model.config.vision.lags)
+        self.promises: Promises | None = None
+        if self.planner is not None and self.planner.config.patience and self.noise is None:
+            self.promises = Promises(self.planner.config.patience, self.planner.config.indifference)
 
     @property
     def steps_per_decision(self) -> float:
         """Control steps from one decision to the next, in the mean so far; at most as many before the first."""
-        return self.covered / self.decided if self.decided else float(self.most)
+        return self.spent.steps / self.spent.decisions if self.spent.decisions else float(self.most)
 
-    @property
-    def due(self) -> Bool[Tensor, " B"]:
-        """Which environments decide anew in the next `act`, if as many as before."""
-        return self.at >= self.until
+    def due(self, count: int) -> Bool[Tensor, " B"]:
+        """Which of `count` environments decide anew in the next `act`."""
+        return self.at >= self.until if len(self.at) == count else torch.ones(count, dtype=torch.bool)
 
     def reset(self, ended: Bool[Tensor, " B"]) -> None:
         """Forget the token and the plan of the environments (B,) whose episode ended."""
@@ -100,60 +128,56 @@ class Agent:
         Called every control step, or `watch`. `own` (B,): where it is this agent that acts, everywhere unless given;
         elsewhere nothing is decided, the action is any, and what was decided before is forgotten.
         """
-        return self.follow(self.recall.see(observation), own)
-
-    def watch(self, observation: dict[str, Tensor]) -> None:
-        """See the moment (as for `act`) of a control step in which somebody else acts everywhere."""
-        self.recall.see(observation)
-        self._drop(torch.ones_like(self.due))
-
-    @torch.no_grad()
-    def follow(self, observation: dict[str, Tensor], own: Bool[Tensor, " B"] | None = None) -> Float[Tensor, "B A"]:
-        """`act` from an observation as the model takes it, each camera with its frames of before (B, F, H, W, 3)."""
+        observation = self.recall.see(observation)
         count = len(next(iter(observation.values())))
-        if self.heard is not None and LANGUAGE in observation:
-            observation = observation | {LANGUAGE: recognised(observation[LANGUAGE], self.heard)}
-        if self.actions is None or len(self.at) != count:
-            self.memory = None
-            if self.promises is not None:
-                self.promises.forget(torch.ones(count, dtype=torch.bool))
-            self.at, self.until = torch.zeros(2, count, dtype=torch.long)
-            self.actions = torch.zeros(count, self.most, self.tokens.action_size)
-            self.reached = torch.zeros(count, self.model.shared)
-        due = self.due if own is None else self.due & own
+        if len(self.at) != count:
+            self._open(count)
+        due = self.due(count) if own is None else self.due(count) & own
         self.choice = [None] * count
         if bool(due.any()):
-            self._begin(observation, due)
+            self.decide(observation, due)
         action = self.actions[torch.arange(count), self.at.clamp(max=self.most - 1)]
         self.at += 1
         if own is not None:
             self._drop(~own)
         return action
 
-    def _begin(self, observation: dict[str, Tensor], due: Bool[Tensor, " B"]) -> None:
-        """Decide anew where it is time to; the others keep their tokens, and their memory."""
+    def watch(self, observation: dict[str, Tensor]) -> None:
+        """See the moment (as for `act`) of a control step in which somebody else acts everywhere."""
+        self.recall.see(observation)
+        self._drop(torch.ones_like(self.at, dtype=torch.bool))
+
+    @torch.no_grad()
+    def decide(
+        self,
+        observation: dict[str, Tensor],
+        due: Bool[Tensor, " B"] | None = None,
+        deadline: float | None = None,
+    ) -> Decision:
+        """Decide anew in the environments that are `due`, all unless given; the others keep their tokens, and their
+        memory. `observation`: of each camera the frames of `vision.lags`, (B, F, H, W, 3), else as for `act`.
+        `deadline`: as for `Planner.plan`."""
+        count = len(next(iter(observation.values())))
+        due = torch.ones(count, dtype=torch.bool) if due is None else due
+        if self.heard is not None and LANGUAGE in observation:
+            observation = observation | {LANGUAGE: recognised(observation[LANGUAGE], self.heard)}
+        if len(self.at) != count:
+            self._open(count)
         if self.planner is None:
             words, _ = self.model.favourite(self.model.encode(observation), self.reached.to(self.model.device))
-            self.sentences = sentences = words.cpu().unsqueeze(0)
+            whole = sentences = words.cpu().unsqueeze(0)
             until = self._until(sentences).minimum(self._lengths(sentences))
         else:
-            plan = self.plan = self.planner.plan(observation, self.memory, self.generator, start=self.reached)
-            whole, device = plan.tokens.cpu(), plan.tokens.device
-            broken = self._broken(plan, due)
-            if bool(broken.any()):
-                words, _ = self.model.favourite(plan.latent, self.reached.to(device))
-                whole = torch.cat([torch.where(broken[:, None], words.cpu(), whole[0]).unsqueeze(0), whole[1:]])
-            self.sentences = whole
-            sentences = whole[: self.ahead]
+            plan = self.plan = self.planner.plan(observation, self.memory, self.generator, deadline, self.reached)
+            whole, broken = self._kept(plan, due)
+            sentences = whole[: self.ahead] if self.noise is None else self._explored(plan)
             self.spread = float(plan.spread[0].mean())
-            self.imagined += int(plan.imagined[due].sum())
-            self.choice = [whole[0, i] if due[i] else None for i in range(len(due))]
-            if self.noise is not None:
-                sentences = self._explored(plan)
+            self.spent.imagined += int(plan.imagined[due].sum())
+            self.choice = [whole[0, i] if due[i] else None for i in range(count)]
             until = self._until(sentences)
             until = torch.where(broken, until.minimum(self._lengths(sentences)), until)
-            later = self.tokens.advance(whole, until).to(device)
-            self.memory = Memory(later, ~broken.to(device)).where(due, self.memory)
+            later = self.tokens.advance(whole, until).to(plan.tokens.device)
+            self.memory = Memory(later, ~broken.to(later.device)).where(due, self.memory)
             self._note(plan.latent, whole[0], until, due)
         # A mean of bounded tokens, or of control points, can be an ulp out of bounds.
         actions = self.tokens.decode(sentences, self.most).clamp(-1, 1)
@@ -163,8 +187,29 @@ class Agent:
             ends = self.tokens.curves[0].at(sentences, int(until[0])).clamp(-1, 1)
             self.reached = torch.where(due[:, None], ends, self.reached)
         self.at[due] = 0
-        self.decided += int(due.sum())
-        self.covered += int(until[due].sum())
+        self.spent.decisions += int(due.sum())
+        self.spent.steps += int(until[due].sum())
+        return Decision(whole, self.actions, self.until)
+
+    def _open(self, count: int) -> None:
+        """Have nothing decided yet, in `count` environments."""
+        self.memory = None
+        self.at, self.until = torch.zeros(2, count, dtype=torch.long)
+        self.actions = torch.zeros(count, self.most, self.tokens.action_size)
+        self.reached = torch.zeros(count, self.model.shared)
+        if self.promises is not None:
+            self.promises.forget(torch.ones(count, dtype=torch.bool))
+
+    def _kept(self, plan: Plan, due: Bool[Tensor, " B"]) -> tuple[Float[Tensor, "T B W"], Bool[Tensor, " B"]]:
+        """The plan's sentences, and where they do not keep what plans before promised: there the policy's token is
+        first."""
+        tokens, broken = plan.tokens.cpu(), torch.zeros_like(due)
+        if self.promises is not None:
+            broken = self.promises.broken(plan.worth.cpu(), due)
+        if bool(broken.any()):
+            words, _ = self.model.favourite(plan.latent, self.reached.to(plan.latent.device))
+            tokens = torch.cat([torch.where(broken[:, None], words.cpu(), tokens[0]).unsqueeze(0), tokens[1:]])
+        return tokens, broken
 
     def _lengths(self, sentences: Float[Tensor, "T B W"]) -> Int[Tensor, " B"]:
         """Control steps of each sentence's first token."""
@@ -174,12 +219,6 @@ class Agent:
         """Control steps to the next decision."""
         lengths = self._lengths(sentences)
         return torch.full_like(lengths, self.every) if self.every else lengths
-
-    def _broken(self, plan: Plan, due: Bool[Tensor, " B"]) -> Bool[Tensor, " B"]:
-        """Where the policy acts instead of a plan that is due."""
-        if self.promises is None:
-            return torch.zeros_like(due)
-        return self.promises.broken(plan.worth.cpu(), due)
 
     def _note(
         self,
@@ -219,7 +258,7 @@ class Agent:
             "at": self.at,
             "until": self.until,
             "spread": torch.tensor(self.spread),
-            "counts": torch.tensor([self.decided, self.covered, self.imagined]),
+            "counts": torch.tensor(astuple(self.spent)),
         }
         if self.memory is not None:
             saved |= {"memory_mean": self.memory.mean, "memory_valid": self.memory.valid}
@@ -236,7 +275,7 @@ class Agent:
         if self.actions is not None:
             self.reached = saved.get("reached", torch.zeros(len(self.actions), self.model.shared)).clone()
             self.at, self.until, self.spread = saved["at"].clone(), saved["until"].clone(), float(saved["spread"])
-            self.decided, self.covered, self.imagined = saved["counts"].tolist()
+            self.spent = Spent(*saved["counts"].tolist())
         if "memory_mean" in saved:
             device = self.model.device
             self.memory = Memory(saved["memory_mean"].to(device), saved["memory_valid"].to(device))

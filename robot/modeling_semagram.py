@@ -68,7 +68,7 @@ class SemagramPolicy(PreTrainedPolicy):
     def reset(self) -> None:
         """Forget the current tokens and plans; episodes begin."""
         self._blind = {}
-        self.agent.reset(torch.ones(len(self.agent.at), dtype=torch.bool))
+        self.agent.forget()
 
     def select_action(self, batch: dict[str, Tensor], **kwargs) -> Float[Tensor, "B A"]:
         """The next action of each of B robots, from what the policy perceives: `observation.state` (B, S),
@@ -90,8 +90,8 @@ class SemagramPolicy(PreTrainedPolicy):
         with torch.inference_mode(False):
             own = torch.Generator().set_state(self.generator.get_state())
             agent = self._agent(own)
-            agent.act(self._seen(batch, "chunks"))
-            return agent.actions.to(self.config.device)
+            seen = agent.recall.see(self._seen(batch, "chunks"))
+            return agent.decide(seen).actions.to(self.config.device)
 
     def _seen(self, batch: dict[str, Tensor], counted: str) -> dict[str, Tensor]:
         """What the policy perceives of a batch of now, for which one more of `counted` is asked.

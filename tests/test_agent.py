@@ -86,7 +86,7 @@ def test_it_follows_its_plan_for_as_long_as_it_is_told(make, length, every):
         whole = agent.tokens.decode(plan.tokens, 2 * length)
         assert torch.equal(actions[:, n * every : (n + 1) * every], whole[:, :every])
     assert torch.equal(agent.memory.mean, agent.tokens.curves[0].advance(plans[-1].tokens, every))
-    assert agent.imagined == sum(int(plan.imagined.sum()) for plan in plans)
+    assert agent.spent.imagined == sum(int(plan.imagined.sum()) for plan in plans)
 
 
 def test_more_steps_than_a_plan_has_are_refused(make):
@@ -108,7 +108,7 @@ def test_with_tokens_of_two_lengths_each_environment_keeps_to_its_own(make):
     begun = torch.zeros(40, dtype=torch.long)
     seen_lengths = set()
     for t in range(12):
-        due = agent.due if agent.actions is not None else torch.ones(40, dtype=torch.bool)
+        due = agent.due(40)
         action = agent.act(seen(40, t))
         begun[due] = t
         assert torch.equal(agent.at, t - begun + 1)
@@ -298,8 +298,9 @@ def test_a_rollout_decides_nothing_for_an_episode_that_is_over_and_the_others_go
     tireless.act = lambda observation, own: act(observation)
     assert np.array_equal(played.returns, rollout(toys.slides(15, 4, 9), tireless, 3, 100).returns)
     each = -(-played.lengths // 4)
-    assert (agent.decided, tireless.decided) == (each.sum(), 3 * each.max())
-    assert agent.imagined / agent.decided == tireless.imagined / tireless.decided
+    spent, wasted = agent.spent, tireless.spent
+    assert (spent.decisions, wasted.decisions) == (each.sum(), 3 * each.max())
+    assert spent.imagined_per_decision == wasted.imagined_per_decision
 
 
 def test_a_rollout_forgets_the_one_before(make, toys):

@@ -238,8 +238,8 @@ def test_under_a_deadline_the_planner_plays_in_one_environment_at_a_time(run, mo
 def test_a_pace_counts_decisions_and_not_steps(toys):
     config = PlannerConfig(samples=8, policy_samples=2, elites=4, iterations=1, horizon=1, budget="fixed")
     chosen, calls = agent(toys.tiny_model(3, 1), config, length=4), []
-    begin = chosen._begin
-    chosen._begin = lambda *given: calls.append(1) or begin(*given)
+    decide = chosen.decide
+    chosen.decide = lambda *given: calls.append(1) or decide(*given)
     pace = measure(TASK, Senses(), chosen, 30)
     assert len(pace.milliseconds) == 30
     assert len(calls) == 35

@@ -97,8 +97,8 @@ def test_an_episode_begins_at_zero_whatever_the_one_before_did(model):
     done = torch.stack([agent.act(seen(2, seed=step)) for step in range(4)], 1)
     ended = TOKENS.encode(done, 0)[:, -2:]
     agent.reset(torch.tensor([True, False]))
-    agent.act(seen(2, seed=9))
-    assert torch.allclose(agent.sentences[0, :, :2], torch.stack([torch.zeros(2), ended[1]]), atol=1e-5)
+    decision = agent.decide(seen(2, seed=9))
+    assert torch.allclose(decision.sentences[0, :, :2], torch.stack([torch.zeros(2), ended[1]]), atol=1e-5)
 
 
 def test_a_read_back_agent_goes_on_from_its_last_action(model):
@@ -110,8 +110,9 @@ def test_a_read_back_agent_goes_on_from_its_last_action(model):
         one.act(seen(2, seed=step))
     other.load_state_dict({name: value.clone() for name, value in one.state_dict().items()})
     other.generator.set_state(one.generator.get_state())
-    assert torch.equal(one.act(seen(2, seed=5)), other.act(seen(2, seed=5)))
-    assert not torch.equal(other.sentences[0, :, :2], torch.zeros(2, 2))
+    here, there = one.decide(seen(2, seed=5)), other.decide(seen(2, seed=5))
+    assert torch.equal(here.actions, there.actions)
+    assert not torch.equal(there.sentences[0, :, :2], torch.zeros(2, 2))
 
 
 def test_what_is_not_chosen_is_not_learned(toys, model):

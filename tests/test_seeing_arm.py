@@ -242,6 +242,34 @@ def test_a_camera_that_is_not_there_at_first_is_an_error(tmp_path):
     assert not camera.is_connected
 
 
+def test_a_plan_is_due_when_the_robot_it_is_for_says(checkpoint):
+    """One robot's deadline is not the next's; one that says none gets the planner's own."""
+    from configs.planning import decider, opened
+    from configs.running import begin_of
+    from policies.serving.messages import Question
+
+    answering = decider(checkpoint, 3, "cpu", 1, True)
+    _, task = opened(checkpoint, 3, "cpu", 1, True)
+    begin = begin_of(read_identity(checkpoint), task, 2, "Touch the red cube.")
+    frames, there = np.zeros(answering._frames, np.uint8), np.ones(1, np.uint8)
+    question = Question(1, True, np.zeros(answering.agent.model.state_size, np.float32), frames, there)
+    plan, deadlines = answering.agent.planner.plan, []
+
+    def noting(observation, memory, generator, deadline, start):
+        deadlines.append(deadline)
+        return plan(observation, memory, generator, deadline, start)
+
+    answering.agent.planner.plan = noting
+    for due_ms in (5.0, 0.0):
+        assert not answering.unfit(replace(begin, deadline_ms=due_ms))
+        answering.begin(replace(begin, deadline_ms=due_ms))
+        asked = time.perf_counter()
+        answering.answer(question)
+        if due_ms:
+            assert asked + 0.005 <= deadlines[-1] <= time.perf_counter() + 0.005
+    assert deadlines[-1] is None
+
+
 @pytest.mark.parametrize("planned", [True, False])
 def test_a_planners_process_decides_as_the_agent_does_from_the_same_senses(checkpoint, planned):
     from configs.planning import decider, opened
@@ -251,12 +279,7 @@ def test_a_planners_process_decides_as_the_agent_does_from_the_same_senses(check
 
     answering = decider(checkpoint, 3, "cpu", 1, planned)
     agent, task = opened(checkpoint, 3, "cpu", 1, planned)
-    begin = begin_of(read_identity(checkpoint), task, 2, "Touch the red cube.")
-    if planned:
-        for due_ms, then in ((5.0, 5.0), (0.0, agent.planner.config.deadline_ms)):  # one robot's is not the next's
-            assert not answering.unfit(replace(begin, deadline_ms=due_ms))
-            answering.begin(replace(begin, deadline_ms=due_ms))
-            assert answering.agent.planner.config.deadline_ms == then
+    begin = replace(begin_of(read_identity(checkpoint), task, 2, "Touch the red cube."), deadline_ms=0.0)
     assert not answering.unfit(begin)
     answering.begin(begin)
     lags = agent.model.config.vision.lags
@@ -269,7 +292,7 @@ def test_a_planners_process_decides_as_the_agent_does_from_the_same_senses(check
         answering.agent.generator.manual_seed(7)
         answer = answering.answer(Question(1, True, state, frames, np.array([there], np.uint8)))
         agent.generator.manual_seed(7)
-        agent.actions = agent.memory = None
+        agent.forget()
         for shot in reversed(older):
             seen = {
                 "observation.state": torch.from_numpy(state)[None],
@@ -278,8 +301,7 @@ def test_a_planners_process_decides_as_the_agent_does_from_the_same_senses(check
                 "observation.language": Words().encode(["touch the red cube"]),
             }
             seen = agent.recall.see(seen)
-        agent.follow(seen)
-        np.testing.assert_array_equal(answer.actions, agent.actions[0].numpy()[: begin.every])
+        np.testing.assert_array_equal(answer.actions, agent.decide(seen).actions[0].numpy()[: begin.every])
     refusal = answering.answer(Question(1, True, state))
     assert refusal == Refusal("frames of shape (0, 1, 1, 1, 3); (1, 2, 32, 32, 3) is needed")
     assert answering.unfit(replace(begin, sentence="")).startswith("observation.language: sentence 0 is ''")

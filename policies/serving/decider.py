@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from policies.agent import Agent
+from policies.agent import Agent, Spent
 from policies.serving.messages import Answer, Begin, Question, Refusal
 from policies.words import WORDS, Words
 from worldmodel.senses import IMAGES, LANGUAGE, STATE, is_image, mask
@@ -21,7 +21,7 @@ class Decider:
 
     def __init__(self, agent: Agent, label: str, control: str, control_hz: float):
         self.agent, self.label, self._control, self._control_hz = agent, label, control, control_hz
-        self._config = agent.planner.config if agent.planner else None
+        self._deadline_ms = 0.0
         senses = agent.model.senses
         self._cameras = [key for key in senses if is_image(key)]
         height, width = senses[self._cameras[0]][:2] if self._cameras else (1, 1)
@@ -44,18 +44,16 @@ class Decider:
         """Forget what was; what follows is for that robot, which is not `unfit`."""
         if LANGUAGE in self.agent.model.senses:
             self._sentence = WORDS.encode([begin.sentence])
-        self._forget()
-        if self._config is not None:
-            due_ms = begin.deadline_ms or self._config.deadline_ms
-            self.agent.planner.config = replace(self._config, deadline_ms=due_ms)
+        self.agent.forget()
+        self._deadline_ms = begin.deadline_ms
 
     def warm(self) -> None:
         """Decide twice about nothing, since the first decisions of a process are slow. They are not counted."""
         for _ in range(2):
             frames, there = np.zeros(self._frames, np.uint8), np.ones(len(self._cameras), np.uint8)
             self.answer(Question(0, True, np.zeros(self.agent.model.state_size, np.float32), frames, there))
-        self.agent.decided = self.agent.covered = self.agent.imagined = 0
-        self._forget()
+        self.agent.spent = Spent()
+        self.agent.forget()
 
     def answer(self, question: Question) -> Answer | Refusal:
         """Decide. What is of the wrong size is refused."""
@@ -64,14 +62,13 @@ class Decider:
             if (given := getattr(question, name).shape) != shape:
                 return Refusal(f"{name} of shape {given}; {shape} is needed")
         began = time.perf_counter()
-        agent = self.agent
         if question.fresh:
-            self._forget()
-        agent.at = agent.until.clone()  # the next decision is due now
-        agent.follow(self._observation(question))
-        sentence = agent.sentences[:, 0]  # all of one kind
-        points, length = sentence[:, : agent.tokens.points].numpy(), agent.tokens.curve(sentence[0]).length
-        actions = agent.actions[0, : int(agent.until[0])].numpy().copy()
+            self.agent.forget()
+        deadline = began + self._deadline_ms / 1000 if self._deadline_ms else None
+        decision = self.agent.decide(self._observation(question), deadline=deadline)
+        tokens, sentence = self.agent.tokens, decision.sentences[:, 0]  # all of one kind
+        points, length = sentence[:, : tokens.points].numpy(), tokens.curve(sentence[0]).length
+        actions = decision.actions[0, : int(decision.until[0])].numpy().copy()
         return Answer(question.number, 1000 * (time.perf_counter() - began), length, actions, points)
 
     def _differing(self, begin: Begin) -> str:
@@ -104,6 +101,3 @@ class Decider:
         if LANGUAGE in self.agent.model.senses:
             seen[LANGUAGE] = self._sentence
         return seen
-
-    def _forget(self) -> None:
-        self.agent.actions = self.agent.memory = None
