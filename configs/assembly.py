@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 
-from configs.episodes import Episodes, side_by_side
+from configs.episodes import EvaluationEpisodes, side_by_side
 from configs.learned import task_of
 from configs.schema import MachineConfig, TrainConfig
 from envs.blackout import watched
@@ -28,7 +28,7 @@ from worldmodel.learner import Learner
 from worldmodel.model import WorldModel
 from worldmodel.planner import Planner
 from worldmodel.replay import Replay
-from worldmodel.senses import LANGUAGE, is_image
+from worldmodel.senses import LANGUAGE_KEY, is_image
 from worldmodel.settings import PlannerConfig
 
 NO_COMPILER = "no C++ compiler here (Debian, Ubuntu: apt-get install g++)"
@@ -99,7 +99,7 @@ def discount_of(limit: int | None) -> float:
 def senses_of(space: spaces.Dict) -> dict[str, tuple[int, ...]]:
     """The senses of an environment's observation space, each with the shape of what the model gets of it."""
     seen = {key: part for key, part in space.items() if not key.startswith("mask.")}
-    return {key: (Words.size,) if key == LANGUAGE else part.shape for key, part in seen.items()}
+    return {key: (Words.size,) if key == LANGUAGE_KEY else part.shape for key, part in seen.items()}
 
 
 @dataclass(frozen=True)
@@ -123,12 +123,12 @@ class Assembly:
         return make_vector(config.task, config.envs, variation=config.randomise, senses=config.perceived, wrap=watched)
 
     @cached_property
-    def episodes(self) -> Episodes:
+    def episodes(self) -> EvaluationEpisodes:
         """Those of an evaluation."""
         config = self.config
         settings = {"variation": config.randomise, "senses": config.perceived, "wrap": watched}
         together = side_by_side(config.planner.deadline_ms)
-        return Episodes(config.task, config.evaluation.episodes, together, **settings)
+        return EvaluationEpisodes(config.task, config.evaluation.episodes, together, **settings)
 
     @cached_property
     def step_discount(self) -> float:
@@ -152,7 +152,7 @@ class Assembly:
     @property
     def sentences(self) -> tuple[str, ...]:
         """What is said in training, to an agent that hears."""
-        return tuple(part.words for part in self.config.task.parts) if LANGUAGE in self.senses else ()
+        return tuple(part.words for part in self.config.task.parts) if LANGUAGE_KEY in self.senses else ()
 
     @cached_property
     def learner(self) -> Learner:

@@ -20,8 +20,8 @@ def side_by_side(deadline_ms: float) -> int:
     return 1 if deadline_ms else TOGETHER
 
 
-class Episodes:
-    """`count` episodes of a task in at most `together` environments, in this process, which `close` ends.
+class EvaluationEpisodes:
+    """The `count` episodes of an evaluation, played in at most `together` environments of this process.
 
     Which episodes these are depends on the seed and on their number alone. `ready` is called with the environments of
     each batch before it, and with the number of their first episode. `settings`: what else `make_vector` takes.

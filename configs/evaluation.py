@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from configs.assembly import Machine, loaded_agent, prepare, senses_of
 from configs.command import say
-from configs.episodes import Episodes, side_by_side
+from configs.episodes import EvaluationEpisodes, side_by_side
 from configs.films import film
 from configs.pace import Pace, measure
 from configs.schema import EvaluateConfig
@@ -149,7 +149,7 @@ class Evaluation:
         agent, task = self._agent(planned, together == 1 and self.machine.compiled)
         settings = {"variation": self.config.randomise, "senses": self.senses, "wrap": self._failing}
         ready = partial(self._say_instead, task)
-        episodes = Episodes(task, self.config.episodes, together, ready, **settings)
+        episodes = EvaluationEpisodes(task, self.config.episodes, together, ready, **settings)
         try:
             self._fits(episodes.env)
             with tqdm(

@@ -15,7 +15,7 @@ from configs.run_folder import RunFolder
 from configs.schema import TrainConfig
 from configs.store import composed
 from configs.strict import ConfigError, build
-from envs.benchmark.curves import Curve, read_curve
+from envs.benchmark.curves import LearningCurve, read_curve
 from envs.benchmark.results import COLUMNS, Result, ResultsError
 from envs.settings import TaskConfig
 from envs.suite import NAMES
@@ -70,7 +70,7 @@ class Job:
         """Whether there is a checkpoint to go on from."""
         return RunFolder(self.folder).used
 
-    def curve(self) -> Curve | None:
+    def curve(self) -> LearningCurve | None:
         """What it has measured so far; None before its first line."""
         try:
             return read_curve(self.folder / "metrics.csv")

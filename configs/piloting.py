@@ -22,7 +22,7 @@ from robot.which import CAMERAS
 from sim import so101
 from sim.canvas import RenderingUnavailable
 from sim.frames import shows
-from worldmodel.senses import LANGUAGE, STATE, Shapes, mask
+from worldmodel.senses import LANGUAGE_KEY, STATE_KEY, Shapes, mask
 
 
 class Pilot:
@@ -30,9 +30,9 @@ class Pilot:
 
     def __init__(self, robot: SO101Sim, task: TaskConfig, senses: Shapes, sentence: str):
         """Open cameras of the model's own, beside the robot's. Raises ValueError for one that is not there."""
-        self._parts = known(so101.components(robot.scene), task.state) if STATE in senses else None
+        self._parts = known(so101.components(robot.scene), task.state) if STATE_KEY in senses else None
         looks, self._cameras = Senses.of(senses), {}
-        self._told = {LANGUAGE: WORDS.encode([sentence])} if LANGUAGE in senses else {}
+        self._told = {LANGUAGE_KEY: WORDS.encode([sentence])} if LANGUAGE_KEY in senses else {}
         for name in looks.cameras:
             if name not in CAMERAS:
                 raise ValueError(f"checkpoint=: it looks through {name}; in simulation there are {', '.join(CAMERAS)}")
@@ -51,7 +51,7 @@ class Pilot:
         if self._parts is not None:
             named = seen(scene.state(), self._parts, target)
             state = np.concatenate([named[name] for name in sorted(named)]).astype(np.float32)
-            observed[STATE] = torch.from_numpy(state[None])
+            observed[STATE_KEY] = torch.from_numpy(state[None])
         for name, camera in self._cameras.items():
             frame = camera.read()
             observed[name] = torch.from_numpy(frame.copy()[None])

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from envs.benchmark import ablations, anchors, table
 from envs.benchmark.block import update_block
-from envs.benchmark.curves import Curve
+from envs.benchmark.curves import LearningCurve
 from envs.benchmark.figures import small_multiples
 from envs.benchmark.results import Result, latest
 from policies.files import replace_file
@@ -46,7 +46,7 @@ def terminal(results: Sequence[Result]) -> str:
     return "\n\n".join(table.text(table.rows(results, name)) for name in agents(results))
 
 
-def write(folder: Path, results: Sequence[Result], curves: Mapping[str, Sequence[Curve]]) -> None:
+def write(folder: Path, results: Sequence[Result], curves: Mapping[str, Sequence[LearningCurve]]) -> None:
     """Write table.md and curves.png into a benchmark's folder."""
     replace_file(folder / "table.md", (document(results) + "\n").encode())
     curves = {task: list(runs) for task, runs in curves.items() if runs}

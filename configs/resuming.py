@@ -10,7 +10,7 @@ from configs.command import GROUPS
 from configs.run_folder import RunFolder
 from configs.schema import TrainConfig
 from configs.strict import ConfigError, build
-from envs.senses import IMAGES
+from envs.senses import IMAGE_NAME_PREFIX
 from policies.checkpoint import newest, read_identity, read_progress
 from policies.folders import FolderError
 from worldmodel.settings import LearningConfig
@@ -60,7 +60,7 @@ def as_meant(keys: dict) -> dict:
     without those that are no more, where they did nothing."""
     keys = {name: value for name, value in keys.items() if (name, value) not in GONE.items()}
     learning = keys.get("learning", {})
-    if not isinstance(learning, dict) or IMAGES not in str(keys.get("senses")):
+    if not isinstance(learning, dict) or IMAGE_NAME_PREFIX not in str(keys.get("senses")):
         return keys
     meant = {new: learning.get(old, getattr(LearningConfig, old)) for new, old in REPLACED.items()}
     return keys | {"learning": meant | learning}

@@ -31,7 +31,7 @@ class Strip:
         ink, left = ImageDraw.Draw(page), GAP
         for key in self.cameras:
             there = bool(np.all(observation.get(naming.mask(key), True)))
-            camera = key.removeprefix(naming.IMAGES)
+            camera = key.removeprefix(naming.IMAGE_KEY_PREFIX)
             self._tile(page, ink, left, observation[key], f"{camera}{'' if there else ': missing'}", there)
             left += TILE + GAP
         for frame, seconds in self._expected():

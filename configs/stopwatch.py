@@ -7,11 +7,11 @@ import torch
 
 from configs.assembly import Assembly
 from configs.schema import TrainConfig
-from policies.recall import Recall
+from policies.frame_stack import FrameStack
 from worldmodel.arithmetic import plan_gflop, update_gflop
 from worldmodel.losses import Batch
 from worldmodel.planner import Memory
-from worldmodel.senses import STATE
+from worldmodel.senses import STATE_KEY
 
 
 class Ours:
@@ -22,13 +22,13 @@ class Ours:
         self.trainer, self.learner = self.parts.trainer, self.parts.learner
         for _ in self.trainer.run((config.seed_steps + config.envs) * config.task.action_repeat):
             pass
-        self.memory, self.recall = None, Recall(config.model.vision.lags)
+        self.memory, self.frame_stack = None, FrameStack(config.model.vision.lags)
         shape, model = (config.learning.horizon, config.learning.batch), self.learner.model
         generator = torch.Generator().manual_seed(0)
         whole = (shape[0] + 1, shape[1])
         seen = {key: x.unflatten(0, whole) for key, x in model.prepare(model.blank(whole[0] * whole[1])).items()}
-        if STATE in seen:
-            seen[STATE] = torch.randn(*whole, model.state_size, generator=generator)
+        if STATE_KEY in seen:
+            seen[STATE_KEY] = torch.randn(*whole, model.state_size, generator=generator)
         self.batch = Batch(
             seen,
             torch.rand(*shape, model.token_size, generator=generator) * 2 - 1,
@@ -60,7 +60,7 @@ class Ours:
 
     def _plan(self) -> None:
         observation = {key: value[:1] for key, value in self.trainer.observation.items()}
-        observation = self.recall.see(observation)
+        observation = self.frame_stack.see(observation)
         plan = self.trainer.agent.planner.plan(observation, self.memory, self.trainer.generator)
         tokens = self.parts.tokens
         later = tokens.advance(plan.tokens.cpu(), tokens.lengths[tokens.kind(plan.tokens[0].cpu())])

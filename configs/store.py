@@ -12,7 +12,7 @@ from robot.recording.settings import RecordConfig
 from robot.running.settings import PlayConfig, RunConfig, ServeConfig
 from sim.twin_settings import TwinConfig
 from sim.variation import PRESETS
-from worldmodel.settings import EYES
+from worldmodel.settings import VISION_PRESETS
 
 
 @cache
@@ -36,7 +36,7 @@ def _groups(store) -> None:
     store.store(group="task", name="multi", node=several | {"names": [], "action_repeat": None})
     for name, variation in PRESETS.items():
         store.store(group="randomise", name=name, node=asdict(variation))
-    for name, vision in EYES.items():
+    for name, vision in VISION_PRESETS.items():
         store.store(group="vision", name=name, package="model.vision", node=asdict(vision))
     for name in PEERS:
         store.store(group="peer", name=name, node={f.name: f.default for f in fields(PeerConfig)} | {"name": name})

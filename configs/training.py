@@ -168,11 +168,11 @@ class Training:
                             "episode_return": ended.episode_return,
                             "episode_length": ended.episode_length,
                             "episode_success": ended.episode_success,
-                            "episode_driven": ended.driven,
+                            "episode_driven": ended.demonstrated_steps,
                         }
                         | ended.metrics
                     )
-                    who = " (an expert drove)" if ended.driven else ""
+                    who = " (an expert drove)" if ended.demonstrated_steps else ""
                     bar.set_postfix_str(f"return {ended.episode_return:.0f}{who}", refresh=False)
             self.seconds += time.perf_counter() - started
             bar.update(trainer.env_steps - now)

@@ -6,15 +6,16 @@ import gymnasium
 import numpy as np
 
 from envs.missing import masked, with_masks
-from envs.senses import IMAGES, key
+from envs.senses import key
 from sim.frames import shows
+from worldmodel.senses import IMAGE_KEY_PREFIX
 
 PATIENCE = 3  # frames in a row before anything is said
 
 
 def watched(env: gymnasium.Env) -> gymnasium.Env:
     """The environment, its cameras watched if it has any."""
-    return Blackout(env) if any(name.startswith(key(IMAGES)) for name in env.observation_space) else env
+    return Blackout(env) if any(name.startswith(IMAGE_KEY_PREFIX) for name in env.observation_space) else env
 
 
 class Blackout(gymnasium.ObservationWrapper):
@@ -25,7 +26,9 @@ class Blackout(gymnasium.ObservationWrapper):
 
     def __init__(self, env: gymnasium.Env):
         super().__init__(env)
-        self._cameras = [name.removeprefix(key("")) for name in env.observation_space if name.startswith(key(IMAGES))]
+        self._cameras = [
+            name.removeprefix(key("")) for name in env.observation_space if name.startswith(IMAGE_KEY_PREFIX)
+        ]
         self.observation_space = with_masks(env, self._cameras)
         self._dark = dict.fromkeys(self._cameras, 0)  # frames in a row
         self._said: set[str] = set()

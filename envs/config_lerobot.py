@@ -12,7 +12,7 @@ from envs.senses import Senses, key
 from envs.settings import TaskConfig
 from sim.variation import PRESETS
 
-STATE, FRAMES = "agent_pos", "pixels"
+AGENT_POS, PIXELS = "agent_pos", "pixels"
 
 OWN = [each for each in fields(TaskConfig) if each.name != "name"]  # which LeRobot calls `task`
 TaskKeys = make_dataclass("TaskKeys", [(each.name, each.type, field(default=each.default)) for each in OWN])
@@ -45,10 +45,10 @@ class SemagramEnv(TaskKeys, EnvConfig):
         self.features = {ACTION: PolicyFeature(FeatureType.ACTION, (actions,))}
         self.features_map = {ACTION: ACTION}
         if states:
-            self.features[STATE] = PolicyFeature(FeatureType.STATE, (states,))
-            self.features_map[STATE] = OBS_STATE
+            self.features[AGENT_POS] = PolicyFeature(FeatureType.STATE, (states,))
+            self.features_map[AGENT_POS] = OBS_STATE
         for camera in self.perceived.cameras:
-            name = f"{FRAMES}/{camera}"
+            name = f"{PIXELS}/{camera}"
             self.features[name] = PolicyFeature(FeatureType.VISUAL, (self.image_size, self.image_size, 3))
             self.features_map[name] = key(f"images.{camera}")
 

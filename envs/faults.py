@@ -5,7 +5,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from worldmodel.senses import STATE
+from worldmodel.senses import STATE_KEY
 
 
 class EnvironmentFault(ArithmeticError):
@@ -63,10 +63,10 @@ class FiniteGuard(gymnasium.Wrapper):
 
     def _check(self, action, observation, reward):
         where = f"{self._task}, decision {self._decision}"
-        finite = np.isfinite(observation[STATE])
+        finite = np.isfinite(observation[STATE_KEY])
         if not finite.all():
             index = int(np.argmin(finite))
-            value = observation[STATE][index]
+            value = observation[STATE_KEY][index]
             message = f"{where}: observation.state[{index}] ({self._labels[index]}) is {value}"
         elif not np.isfinite(reward):
             message = f"{where}: the reward is {reward}"

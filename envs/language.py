@@ -6,13 +6,11 @@ from typing import TYPE_CHECKING
 import gymnasium
 from gymnasium import spaces
 
-from envs.senses import LANGUAGE, key
 from envs.sentences import CHARACTERS, LONGEST, PARAPHRASES, check, other_words
+from worldmodel.senses import LANGUAGE_KEY
 
 if TYPE_CHECKING:
     from envs.settings import TaskConfig
-
-KEY = key(LANGUAGE)
 
 
 class Spoken(gymnasium.Wrapper):
@@ -28,18 +26,18 @@ class Spoken(gymnasium.Wrapper):
         self.sentence: str | None = None
         self._own = self._said = sentence
         text = spaces.Text(LONGEST, charset=CHARACTERS)
-        self.observation_space = spaces.Dict({**env.observation_space, KEY: text})
+        self.observation_space = spaces.Dict({**env.observation_space, LANGUAGE_KEY: text})
 
     def reset(self, *, seed: int | None = None, options: dict | None = None):
         """Begin an episode. Raises ValueError, one line, for a sentence that is none."""
-        self._said = check(self._own if self.sentence is None else self.sentence, KEY)
+        self._said = check(self._own if self.sentence is None else self.sentence, LANGUAGE_KEY)
         observation, info = self.env.reset(seed=seed, options=options)
-        return observation | {KEY: self._said}, info
+        return observation | {LANGUAGE_KEY: self._said}, info
 
     def step(self, action):
         """One decision; the sentence is the episode's."""
         observation, reward, terminated, truncated, info = self.env.step(action)
-        return observation | {KEY: self._said}, reward, terminated, truncated, info
+        return observation | {LANGUAGE_KEY: self._said}, reward, terminated, truncated, info
 
 
 def say(envs: Sequence[gymnasium.Env], task: "TaskConfig", sentence: str, first: int = 0) -> None:

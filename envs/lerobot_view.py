@@ -9,12 +9,10 @@ from gymnasium import spaces
 
 from envs import make as tasks
 from envs.rendering import RenderingUnavailable, frame
-from envs.senses import IMAGES, Senses, key
+from envs.senses import Senses
 from envs.settings import TaskConfig
 from sim.variation import Variation
-from worldmodel.senses import STATE
-
-FRAMES = key(IMAGES)
+from worldmodel.senses import IMAGE_KEY_PREFIX, STATE_KEY
 
 
 class LeRobotView(gymnasium.Wrapper):
@@ -54,8 +52,9 @@ class LeRobotView(gymnasium.Wrapper):
     def _see(observation: Mapping, together: Callable = dict) -> dict:
         """An observation, or the space of them, by LeRobot's names."""
         parts = dict(observation.items())
-        frames = {name.removeprefix(FRAMES): each for name, each in parts.items() if name.startswith(FRAMES)}
-        state = {"agent_pos": parts[STATE]} if STATE in parts else {}
+        images = {name: each for name, each in parts.items() if name.startswith(IMAGE_KEY_PREFIX)}
+        frames = {name.removeprefix(IMAGE_KEY_PREFIX): each for name, each in images.items()}
+        state = {"agent_pos": parts[STATE_KEY]} if STATE_KEY in parts else {}
         return state | ({"pixels": together(frames)} if frames else {})
 
     @staticmethod

@@ -18,11 +18,11 @@ from envs.faults import FiniteGuard
 from envs.language import Spoken
 from envs.multi import Multi
 from envs.pictures import Pictures, pictures_in
-from envs.senses import LANGUAGE, Senses
+from envs.senses import LANGUAGE_NAME, Senses
 from envs.settings import TaskConfig
 from envs.vector import Processes
 from sim.variation import Variation
-from worldmodel.senses import STATE
+from worldmodel.senses import STATE_KEY
 
 STATE_ALONE = Senses()
 ENDLESS = 1000
@@ -50,7 +50,7 @@ def make(
     """
     if task.name == "multi":
         return Multi({part.name: make(part, render, variation, senses) for part in task.parts})
-    if senses.names == (LANGUAGE,):
+    if senses.names == (LANGUAGE_NAME,):
         raise ValueError("senses=[language]: words alone show nothing of what happens; add state or images.<camera>")
     sentence = task.words if senses.language else None
     env = _build(task, render or bool(senses.cameras), variation)
@@ -70,7 +70,7 @@ def make(
         env = wrappers.RescaleAction(env, -np.ones_like(own.low), np.ones_like(own.high))
     env.action_space = spaces.Box(-1.0, 1.0, own.shape, np.float32)
     env = wrappers.FlattenObservation(env)
-    space = spaces.Dict({STATE: spaces.Box(-np.inf, np.inf, (len(labels),), np.float32)})
+    space = spaces.Dict({STATE_KEY: spaces.Box(-np.inf, np.inf, (len(labels),), np.float32)})
     env = wrappers.TransformObservation(env, _state, space)
     decisions = None if limit is None else math.ceil(limit / task.action_repeat)
     if task.max_decisions:
@@ -180,7 +180,7 @@ def _line(error: Exception) -> str:
 
 def _state(observation: np.ndarray) -> dict[str, np.ndarray]:
     with np.errstate(over="ignore"):  # it becomes infinite, which the guard then names
-        return {STATE: observation.astype(np.float32)}
+        return {STATE_KEY: observation.astype(np.float32)}
 
 
 def _limit(env: gymnasium.Env) -> int | None:

@@ -13,7 +13,7 @@ from envs.arm import JointTargets
 from envs.make import make
 from envs.settings import TaskConfig
 from robot.targets import Targets
-from worldmodel.senses import STATE
+from worldmodel.senses import STATE_KEY
 
 CORRECTION = 0.3
 """The share of what a step's reading was off the expected one that is put down to the joints' velocity."""
@@ -44,7 +44,7 @@ class Mirror:
     @property
     def state_size(self) -> int:
         """Numbers of a state."""
-        return self._env.observation_space[STATE].shape[0]
+        return self._env.observation_space[STATE_KEY].shape[0]
 
     @property
     def targets(self) -> Targets:
@@ -105,7 +105,7 @@ class Mirror:
         if not len(ahead):  # else the last step has computed it all, as it has when training looks
             mujoco.mj_forward(self._inner.model, self._inner.data)
         observation, _ = self._inner._observe()
-        return self._see(self._arm._see(observation))[STATE]
+        return self._see(self._arm._see(observation))[STATE_KEY]
 
     def success(self) -> bool:
         """Whether the task is done by its own judgement, if the arm is where it was last read."""

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from worldmodel import senses as naming
 from worldmodel.senses import key
 
-STATE, IMAGES, LANGUAGE = naming.name(naming.STATE), naming.name(naming.IMAGES), naming.name(naming.LANGUAGE)
+STATE_NAME, LANGUAGE_NAME = naming.name(naming.STATE_KEY), naming.name(naming.LANGUAGE_KEY)
+IMAGE_NAME_PREFIX = naming.name(naming.IMAGE_KEY_PREFIX)
+"""What the name of each camera begins with."""
 MAIN = "main"
 """The camera that every task has which can be drawn."""
 CHOICES = "state, images.<camera> (images.main has every task that can be drawn), language"
@@ -24,7 +26,7 @@ class Senses:
     A name is `state`, `images.<camera>` or `language`.
     """
 
-    names: tuple[str, ...] = (STATE,)
+    names: tuple[str, ...] = (STATE_NAME,)
     size: int = 64
 
     def __post_init__(self):
@@ -36,7 +38,7 @@ class Senses:
         if not self.names:
             raise ValueError(f"{said}: at least one of {CHOICES}")
         for name in self.names:
-            if name not in (STATE, LANGUAGE) and not re.fullmatch(r"images\.[\w-]+", str(name)):
+            if name not in (STATE_NAME, LANGUAGE_NAME) and not re.fullmatch(r"images\.[\w-]+", str(name)):
                 raise ValueError(f"{said}: {name} is no sense; they are {CHOICES}")
             if self.names.count(name) > 1:
                 raise ValueError(f"{said}: {name} twice; each sense once")
@@ -53,14 +55,14 @@ class Senses:
     @property
     def state(self) -> bool:
         """Whether the environment's numbers are among them."""
-        return STATE in self.names
+        return STATE_NAME in self.names
 
     @property
     def cameras(self) -> tuple[str, ...]:
         """The cameras, without `images.`, in the order given."""
-        return tuple(name.removeprefix(IMAGES) for name in self.names if name.startswith(IMAGES))
+        return tuple(name.removeprefix(IMAGE_NAME_PREFIX) for name in self.names if name.startswith(IMAGE_NAME_PREFIX))
 
     @property
     def language(self) -> bool:
         """Whether the task's sentence is among them."""
-        return LANGUAGE in self.names
+        return LANGUAGE_NAME in self.names

@@ -8,10 +8,11 @@ from envs.cameras import views
 from envs.faults import EnvironmentFault
 from envs.pictures import Pictures
 from envs.rendering import own, physics
-from envs.senses import MAIN, STATE, Senses, key
+from envs.senses import MAIN, Senses, key
 from envs.settings import TaskConfig
 from sim.canvas import Canvas, RenderingUnavailable
 from sim.frames import resized
+from worldmodel.senses import STATE_KEY
 
 
 class Sight(gymnasium.ObservationWrapper):
@@ -51,14 +52,14 @@ class Sight(gymnasium.ObservationWrapper):
                 self._drawn[MAIN] = own(env).shape
         except RenderingUnavailable as error:
             raise ValueError(f"senses=images.{senses.cameras[0]}: {error}") from error
-        parts = {key(STATE): env.observation_space[key(STATE)]} if senses.state else {}
+        parts = {STATE_KEY: env.observation_space[STATE_KEY]} if senses.state else {}
         for camera in senses.cameras:
             parts[key(f"images.{camera}")] = spaces.Box(0, 255, (senses.size, senses.size, 3), np.uint8)
         self.observation_space = spaces.Dict(parts)
 
     def observation(self, observation: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The chosen senses of now."""
-        seen = {key(STATE): observation[key(STATE)]} if self._senses.state else {}
+        seen = {STATE_KEY: observation[STATE_KEY]} if self._senses.state else {}
         for camera in self._senses.cameras:
             seen[key(f"images.{camera}")] = self._look(camera)
         return seen

@@ -6,14 +6,14 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from policies.frame_stack import FrameStack
 from policies.noise import Noise
-from policies.recall import Recall
 from policies.tokens import Tokens
 from policies.words import recognised
 from worldmodel.model import WorldModel
 from worldmodel.planner import Memory, Plan, Planner
 from worldmodel.promises import Promises
-from worldmodel.senses import LANGUAGE
+from worldmodel.senses import LANGUAGE_KEY
 
 
 @dataclass
@@ -78,7 +78,9 @@ class Agent:
         self.ahead = -(-self.most // shortest)  # tokens that may be executed before the next decision
         self.spread = 0.0
         self.spent = Spent()
-        self.choice: list[Tensor | None] = []  # the tokens (W,) that the planner chose in the last `act`, where it did
+        self.planned_tokens: list[
+            Tensor | None
+        ] = []  # the tokens (W,) that the planner chose in the last `act`, where it did
         self.forget()
 
     def forget(self) -> None:
@@ -88,7 +90,7 @@ class Agent:
         self.actions: Tensor | None = None
         self.reached: Tensor | None = None  # (B, A): where the curves end that are followed, if joined
         self.at = self.until = torch.zeros(0, dtype=torch.long)
-        self.recall = Recall(self.model.config.vision.lags)
+        self.frame_stack = FrameStack(self.model.config.vision.lags)
         self.promises: Promises | None = None
         if self.planner is not None and self.planner.config.patience and self.noise is None:
             self.promises = Promises(self.planner.config.patience, self.planner.config.indifference)
@@ -106,7 +108,7 @@ class Agent:
         """Forget the token and the plan of the environments (B,) whose episode ended."""
         if self.noise is not None:
             self.noise.reset(ended)
-        self.recall.forget(ended)
+        self.frame_stack.forget(ended)
         self._drop(ended)
 
     def _drop(self, left: Bool[Tensor, " B"]) -> None:
@@ -128,12 +130,12 @@ class Agent:
         Called every control step, or `watch`. `own` (B,): where it is this agent that acts, everywhere unless given;
         elsewhere nothing is decided, the action is any, and what was decided before is forgotten.
         """
-        observation = self.recall.see(observation)
+        observation = self.frame_stack.see(observation)
         count = len(next(iter(observation.values())))
         if len(self.at) != count:
             self._open(count)
         due = self.due(count) if own is None else self.due(count) & own
-        self.choice = [None] * count
+        self.planned_tokens = [None] * count
         if bool(due.any()):
             self.decide(observation, due)
         action = self.actions[torch.arange(count), self.at.clamp(max=self.most - 1)]
@@ -144,7 +146,7 @@ class Agent:
 
     def watch(self, observation: dict[str, Tensor]) -> None:
         """See the moment (as for `act`) of a control step in which somebody else acts everywhere."""
-        self.recall.see(observation)
+        self.frame_stack.see(observation)
         self._drop(torch.ones_like(self.at, dtype=torch.bool))
 
     @torch.no_grad()
@@ -159,12 +161,12 @@ class Agent:
         `deadline`: as for `Planner.plan`."""
         count = len(next(iter(observation.values())))
         due = torch.ones(count, dtype=torch.bool) if due is None else due
-        if self.heard is not None and LANGUAGE in observation:
-            observation = observation | {LANGUAGE: recognised(observation[LANGUAGE], self.heard)}
+        if self.heard is not None and LANGUAGE_KEY in observation:
+            observation = observation | {LANGUAGE_KEY: recognised(observation[LANGUAGE_KEY], self.heard)}
         if len(self.at) != count:
             self._open(count)
         if self.planner is None:
-            words, _ = self.model.favourite(self.model.encode(observation), self.reached.to(self.model.device))
+            words, _ = self.model.greedy_token(self.model.encode(observation), self.reached.to(self.model.device))
             whole = sentences = words.cpu().unsqueeze(0)
             until = self._until(sentences).minimum(self._lengths(sentences))
         else:
@@ -173,7 +175,7 @@ class Agent:
             sentences = whole[: self.ahead] if self.noise is None else self._explored(plan)
             self.spread = float(plan.spread[0].mean())
             self.spent.imagined += int(plan.imagined[due].sum())
-            self.choice = [whole[0, i] if due[i] else None for i in range(count)]
+            self.planned_tokens = [whole[0, i] if due[i] else None for i in range(count)]
             until = self._until(sentences)
             until = torch.where(broken, until.minimum(self._lengths(sentences)), until)
             later = self.tokens.advance(whole, until).to(plan.tokens.device)
@@ -207,7 +209,7 @@ class Agent:
         if self.promises is not None:
             broken = self.promises.broken(plan.worth.cpu(), due)
         if bool(broken.any()):
-            words, _ = self.model.favourite(plan.latent, self.reached.to(plan.latent.device))
+            words, _ = self.model.greedy_token(plan.latent, self.reached.to(plan.latent.device))
             tokens = torch.cat([torch.where(broken[:, None], words.cpu(), tokens[0]).unsqueeze(0), tokens[1:]])
         return tokens, broken
 
@@ -233,7 +235,7 @@ class Agent:
             return
         model, word = self.model, word.to(z.device)
         imagined, share = model.step(z, word), steps / self._lengths(word.cpu().unsqueeze(0))
-        keep = model.fade(word, self.planner.discounts) * torch.sigmoid(imagined.continue_logit)
+        keep = model.token_discount(word, self.planner.discounts) * torch.sigmoid(imagined.continue_logit)
         self.promises.note(imagined.reward.cpu() * share, keep.cpu() ** share, steps.float(), due)
 
     def _explored(self, plan: Plan) -> Float[Tensor, "T B W"]:
@@ -249,7 +251,7 @@ class Agent:
     def state_dict(self) -> dict[str, Tensor]:
         """What the next action depends on, beside the model."""
         saved = {} if self.noise is None else {"noise": self.noise.parts, "noise_pink": self.noise.pink}
-        saved |= {f"recall.{name}": t for name, t in self.recall.state_dict().items()}
+        saved |= {f"recall.{name}": t for name, t in self.frame_stack.state_dict().items()}
         if self.actions is None:
             return saved
         saved |= {
@@ -271,7 +273,7 @@ class Agent:
             self.noise.parts, self.noise.pink = saved["noise"], saved.get("noise_pink", self.noise.pink)
         recalled = {n.removeprefix("recall."): t for n, t in saved.items() if n.startswith("recall.")}
         if recalled:  # older: only once it had acted
-            self.recall.load_state_dict(recalled)
+            self.frame_stack.load_state_dict(recalled)
         if self.actions is not None:
             self.reached = saved.get("reached", torch.zeros(len(self.actions), self.model.shared)).clone()
             self.at, self.until, self.spread = saved["at"].clone(), saved["until"].clone(), float(saved["spread"])

@@ -20,7 +20,7 @@ from policies.folders import MANIFEST, FolderError, check_folder, clear_aside, r
 from policies.tokens import Tokens
 from policies.trainer import Trainer
 from worldmodel.model import WorldModel
-from worldmodel.senses import STATE
+from worldmodel.senses import STATE_KEY
 from worldmodel.settings import ModelConfig, PlannerConfig
 
 CONFIG, MODEL, LEARNER, REPLAY, LOOP = (
@@ -53,7 +53,7 @@ class Identity:
     @property
     def state_size(self) -> int:
         """Numbers in the state; 0 where it is not perceived."""
-        return self.senses.get(STATE, (0,))[0]
+        return self.senses.get(STATE_KEY, (0,))[0]
 
 
 def versions() -> dict[str, str]:

@@ -10,8 +10,11 @@ from policies.settings import LoopConfig
 from worldmodel.replay import Replay
 
 
-class Episodes:
-    """One episode in each of E environments: its number from 1, its steps and return so far, and what is seen of it."""
+class RunningEpisodes:
+    """The running episode of each of E environments: its number from 1, steps, return and success so far.
+
+    `observation` is the newest of all environments. `retrace` brings freshly made environments back to it.
+    """
 
     def __init__(self, env, action_size: int, config: LoopConfig):
         """`config`: whose seed gives every episode its own, and how experts take part."""
@@ -49,8 +52,8 @@ class Episodes:
         self.returns, self.lengths = saved["returns"].numpy().copy(), saved["lengths"].numpy().copy()
         if "successes" in saved:  # not in a checkpoint of before they were counted
             self.successes = saved["successes"].numpy().copy()
-        driven = {n.removeprefix("experts."): t for n, t in saved.items() if n.startswith("experts.")}
-        self.experts.load_state_dict(driven or {n: t for n, t in saved.items() if n == "taken"})  # as it once stood
+        experts = {n.removeprefix("experts."): t for n, t in saved.items() if n.startswith("experts.")}
+        self.experts.load_state_dict(experts or {n: t for n, t in saved.items() if n == "taken"})  # as it once stood
         self.observation = {n.removeprefix("seen."): t.clone() for n, t in saved.items() if n.startswith("seen.")}
 
     def retrace(self, replay: Replay) -> str:

@@ -65,10 +65,10 @@ class Experts:
 
     def instead(self, action: Tensor, episode: np.ndarray) -> tuple[Tensor, Tensor]:
         """The actions (E, A) to take, experts' where they drive; and where they do (E,)."""
-        told = self.driving(episode)
-        self.steps += told
-        told = torch.from_numpy(told)
-        return torch.where(told[:, None], self.action, action), told
+        demonstrated = self.driving(episode)
+        self.steps += demonstrated
+        demonstrated = torch.from_numpy(demonstrated)
+        return torch.where(demonstrated[:, None], self.action, action), demonstrated
 
     def state_dict(self) -> dict[str, Tensor]:
         """What the environments do not say again."""

@@ -3,7 +3,7 @@
 import torch
 
 from policies.manifold import Manifold
-from worldmodel.election import common
+from worldmodel.elites import common
 from worldmodel.gaussian import SquashedGaussian
 from worldmodel.planner import Plan
 

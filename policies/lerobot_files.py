@@ -6,7 +6,7 @@ nothing is normalised on the way in or out; the steps are there since LeRobot's 
 
 import json
 
-from worldmodel.senses import STATE, Shapes, is_image
+from worldmodel.senses import STATE_KEY, Shapes, is_image
 
 FEATURES = {"STATE": "IDENTITY", "VISUAL": "IDENTITY", "ACTION": "IDENTITY"}
 
@@ -44,7 +44,7 @@ def processors(senses: Shapes, action_size: int) -> dict[str, bytes]:
 def _inputs(senses: Shapes) -> dict:
     """LeRobot's features: frames with their channels first, and not the language, which is its `task`."""
     frames = {key: {"type": "VISUAL", "shape": [s[2], s[0], s[1]]} for key, s in senses.items() if is_image(key)}
-    state = {STATE: {"type": "STATE", "shape": list(senses[STATE])}} if STATE in senses else {}
+    state = {STATE_KEY: {"type": "STATE", "shape": list(senses[STATE_KEY])}} if STATE_KEY in senses else {}
     return state | frames
 
 

@@ -56,6 +56,6 @@ def imagined(model: WorldModel, plan: Plan) -> Float[Tensor, "T D"]:
     """The latents that a plan expects at the end of each of its tokens, for the first observation."""
     z, latents = plan.latent[:1], []
     for token in plan.tokens[:, :1]:
-        z = model.next(model.leap(z, token))
+        z = model.next(model.transition_features(z, token))
         latents.append(z[0])
     return torch.stack(latents)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from policies.agent import Agent
 from policies.words import WORDS
-from worldmodel.senses import LANGUAGE, is_image, mask
+from worldmodel.senses import LANGUAGE_KEY, is_image, mask
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def as_tensors(observation: dict[str, np.ndarray]) -> dict[str, Tensor]:
     """An environment's observation as tensors of its own: frames stay bytes, words become vectors, all else float32."""
     tensors = {}
     for key, value in observation.items():
-        if key == LANGUAGE:
+        if key == LANGUAGE_KEY:
             tensors[key] = _said(value, observation.get(mask(key)))
         else:
             tensors[key] = torch.from_numpy(np.array(value, dtype=np.uint8 if is_image(key) else np.float32))

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from policies.agent import Agent
-from policies.episodes import Episodes
+from policies.episodes import RunningEpisodes
 from policies.rollouts import as_tensors, succeeded
 from policies.settings import LoopConfig
 from policies.tokens import Tokens
 from worldmodel.learner import UPDATE_METRICS, Learner
 from worldmodel.losses import Batch
 from worldmodel.replay import Replay, Window
-from worldmodel.senses import STATE, is_image, mask
+from worldmodel.senses import STATE_KEY, is_image, mask
 from worldmodel.vision import shift
 
 
@@ -24,18 +24,18 @@ from worldmodel.vision import shift
 class EpisodeEnd:
     """A training episode that ended: its return, its length in control steps, and the newest update's metrics.
 
-    `driven`: how many of its steps an expert drove.
+    `demonstrated_steps`: how many of its steps an expert took.
     `episode_success`: 1 if it succeeded at any step, 0 if not; None where the environment does not tell.
     """
 
     episode_return: float
     episode_length: int
     metrics: dict[str, float]
-    driven: int = 0
+    demonstrated_steps: int = 0
     episode_success: int | None = None
 
 
-class Trainer(Episodes):
+class Trainer(RunningEpisodes):
     """Steps E environments and learns; everything its future depends on is in `state_dict`.
 
     An expert's steps (`policies.experts`) are remembered as any others are, but the policy imitates them whatever the
@@ -77,13 +77,13 @@ class Trainer(Episodes):
 
     def _step(self) -> list[EpisodeEnd]:
         count = self.env.num_envs
-        action, choice, told = self._act()
+        action, planned_tokens, demonstrated = self._act()
         observation, reward, terminated, truncated, info = self.env.step(action.numpy())
         self.experts.hear(info)
         self.observation = as_tensors(observation)
         for i in range(count):
-            here = bool(told[i])
-            self.replay.add(i, action[i], float(reward[i]), self._of(i), bool(terminated[i]), choice[i], here)
+            step = action[i], float(reward[i]), self._of(i), bool(terminated[i])
+            self.replay.add(i, *step, planned_tokens[i], bool(demonstrated[i]))
         self._measure(np.ones(count, dtype=bool))
         self.steps += count
         self.returns += reward
@@ -117,11 +117,12 @@ class Trainer(Episodes):
         if self.steps < self.config.seed_steps or driving.all():
             self.agent.watch(self.observation)
             normal = self.agent.noise.draw(count, self.tokens.action_size)
-            action, choice = torch.erf(normal / math.sqrt(2)), [None] * count  # uniform in [-1, 1]
+            action, planned_tokens = torch.erf(normal / math.sqrt(2)), [None] * count  # uniform in [-1, 1]
         else:
-            action, choice = self.agent.act(self.observation, torch.from_numpy(~driving)), self.agent.choice
-        action, told = experts.instead(action, self.episode)
-        return action, choice, told
+            action = self.agent.act(self.observation, torch.from_numpy(~driving))
+            planned_tokens = self.agent.planned_tokens
+        action, demonstrated = experts.instead(action, self.episode)
+        return action, planned_tokens, demonstrated
 
     def _begin(self, ended: np.ndarray) -> None:
         """Begin a new episode in the environments (E,) that ended."""
@@ -140,12 +141,12 @@ class Trainer(Episodes):
 
     def _measure(self, chosen: np.ndarray) -> None:
         """Take the states of the environments (E,) chosen into the statistics, those that are there."""
-        if STATE in self.observation:
+        if STATE_KEY in self.observation:
             here = torch.from_numpy(chosen)
-            if (shown := self.observation.get(mask(STATE))) is not None:
+            if (shown := self.observation.get(mask(STATE_KEY))) is not None:
                 here = here & (shown[:, 0] > 0)
             if bool(here.any()):
-                self.learner.model.normaliser.observe(self.observation[STATE][here])
+                self.learner.model.normaliser.observe(self.observation[STATE_KEY][here])
 
     def _learn(self) -> None:
         """The updates that the steps so far allow: none while seeding, then all that seeding saved up."""
@@ -168,15 +169,15 @@ class Trainer(Episodes):
         """Steps to tokens: control points, reward discounted over the token, whether the episode goes on."""
         discount = self.step_discount ** torch.arange(self.tokens.curves[kind].length)
         token = self.tokens.encode(window.action, kind)
-        chose = window.chose & (self.tokens.kind(window.choice) == kind)
+        was_planned = window.was_planned & (self.tokens.kind(window.planned_token) == kind)
         return Batch(
             seen=self.learner.model.prepare({key: self._augmented(key, value) for key, value in window.seen.items()}),
             token=token,
             reward=(window.reward * discount).sum(-1),
-            proceed=1 - window.terminated.float(),
+            continues=1 - window.terminated.float(),
             valid=window.valid.float(),
-            choice=torch.where(chose.unsqueeze(1), window.choice, token[0]),
-            driven=window.driven.float(),
+            planned_token=torch.where(was_planned.unsqueeze(1), window.planned_token, token[0]),
+            demonstrated=window.demonstrated.float(),
         )
 
     def _augmented(self, key: str, value: Tensor) -> Tensor:

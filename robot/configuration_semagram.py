@@ -10,7 +10,7 @@ from lerobot.utils.constants import ACTION, OBS_STATE
 
 from policies.words import WORDS
 from robot.perceiving import sized
-from worldmodel.senses import LANGUAGE, SIZES
+from worldmodel.senses import LANGUAGE_KEY, SIZES
 from worldmodel.settings import ModelConfig, PlannerConfig, TokenConfig
 
 ALIKE = 0.98  # the cosine of two sentences from which on they are one
@@ -135,13 +135,13 @@ class SemagramConfig(PreTrainedConfig):
         Raises ValueError for a policy that hears, of an older checkpoint that does not say what.
         """
         known = [each for each in sentences if each.strip()]
-        if LANGUAGE in self.senses:
+        if LANGUAGE_KEY in self.senses:
             self.sentences += [each for each in known if each not in self.sentences]
         elif len(known) > 1 and not self.pretrained_path:
-            self.senses, self.sentences = self.senses | {LANGUAGE: [WORDS.size]}, known
-        if LANGUAGE in self.senses and not self.sentences:
+            self.senses, self.sentences = self.senses | {LANGUAGE_KEY: [WORDS.size]}, known
+        if LANGUAGE_KEY in self.senses and not self.sentences:
             raise ValueError("policy: it hears words, and does not say which it was trained with; semagram-eval knows")
-        if known and LANGUAGE in self.senses:
+        if known and LANGUAGE_KEY in self.senses:
             self._warn_of_likeness()
 
     def _warn_of_likeness(self) -> None:

@@ -18,11 +18,11 @@ from policies.tokens import Tokens
 from policies.words import WORDS, recognised
 from robot.configuration_semagram import SemagramConfig
 from robot.perceiving import at_moments, perceived, unlike
-from worldmodel.encoder import spared
+from worldmodel.encoder import sense_dropout_mask
 from worldmodel.imitation import Windows, imitation_loss
 from worldmodel.model import WorldModel
 from worldmodel.planner import Planner
-from worldmodel.senses import LANGUAGE, is_image, mask
+from worldmodel.senses import LANGUAGE_KEY, is_image, mask
 from worldmodel.vision import shift
 
 BLIND = 30  # steps: a second at the usual rate
@@ -90,7 +90,7 @@ class SemagramPolicy(PreTrainedPolicy):
         with torch.inference_mode(False):
             own = torch.Generator().set_state(self.generator.get_state())
             agent = self._agent(own)
-            seen = agent.recall.see(self._seen(batch, "chunks"))
+            seen = agent.frame_stack.see(self._seen(batch, "chunks"))
             return agent.decide(seen).actions.to(self.config.device)
 
     def _seen(self, batch: dict[str, Tensor], counted: str) -> dict[str, Tensor]:
@@ -123,7 +123,7 @@ class SemagramPolicy(PreTrainedPolicy):
 
     def _look(self, seen: dict[str, Tensor], counted: str) -> None:
         """Raise ValueError where a robot has seen nothing for too long: what it did would mean nothing."""
-        shown = [key for key in seen if key in self.config.senses and key != LANGUAGE]
+        shown = [key for key in seen if key in self.config.senses and key != LANGUAGE_KEY]
         there = torch.stack([seen.get(mask(key), torch.ones(len(seen[key]), 1))[:, 0] for key in shown]).amax(0)
         before = self._blind.get(counted, torch.zeros(0))
         before = before if len(before) == len(there) else torch.zeros(len(there))
@@ -155,11 +155,11 @@ class SemagramPolicy(PreTrainedPolicy):
         index = {step: at for at, step in enumerate(self.config.observation_delta_indices)}
         moments = [[index[step] for step in moment] for moment in self.config.moments]
         seen = perceived(batch, self.config.senses, wordless=True)
-        some = next(key for key in self.config.senses if key in seen and key != LANGUAGE)
+        some = next(key for key in self.config.senses if key in seen and key != LANGUAGE_KEY)
         there = ~batch[f"{some}_is_pad"][:, [moment[0] for moment in moments[1:]]]
         self._note_missing(seen)
-        if LANGUAGE in seen:
-            seen[LANGUAGE] = recognised(seen[LANGUAGE], self.agent.heard)  # as when it acts
+        if LANGUAGE_KEY in seen:
+            seen[LANGUAGE_KEY] = recognised(seen[LANGUAGE_KEY], self.agent.heard)  # as when it acts
         seen = self._augmented(at_moments(seen, moments))
         windows = Windows(
             seen=seen,
@@ -184,7 +184,7 @@ class SemagramPolicy(PreTrainedPolicy):
         there = self.model.encoder.present(self.model.prepare({key: value[0] for key, value in seen.items()}))
         if not self.training or len(self.config.senses) == 1:
             return torch.ones_like(there)
-        return spared(there, self.model.shows, self.config.dropout, torch.default_generator)
+        return sense_dropout_mask(there, self.model.shows, self.config.dropout, torch.default_generator)
 
     def get_optim_params(self) -> list[torch.nn.Parameter]:
         """Every weight."""

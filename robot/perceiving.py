@@ -11,7 +11,7 @@ from torch import Tensor
 from policies.words import WORDS
 from sim.frames import shows, square
 from worldmodel import senses as naming
-from worldmodel.senses import LANGUAGE, STATE, Shapes, is_image
+from worldmodel.senses import IMAGE_KEY_PREFIX, LANGUAGE_KEY, STATE_KEY, Shapes, is_image
 
 TASK = "task"
 """Where a batch of LeRobot's has its sentences, a list of strings."""
@@ -26,7 +26,7 @@ def perceived(batch: Mapping, senses: Shapes, wordless: bool = False) -> dict[st
     """
     seen = {}
     for key, shape in senses.items():
-        if key == LANGUAGE:
+        if key == LANGUAGE_KEY:
             if TASK in batch:
                 sentences = [batch[TASK]] if isinstance(batch[TASK], str) else list(batch[TASK])
                 there = [bool(each and each.strip()) or not wordless for each in sentences]
@@ -42,8 +42,8 @@ def perceived(batch: Mapping, senses: Shapes, wordless: bool = False) -> dict[st
             if seen[key].shape[-1] != shape[0]:
                 here = seen[key].shape[-1]
                 raise ValueError(f"{key} has {here} numbers here, {shape[0]} where this policy was trained")
-    if not any(key in seen and key != LANGUAGE for key in senses):
-        wanted = ", ".join(key for key in senses if key != LANGUAGE)
+    if not any(key in seen and key != LANGUAGE_KEY for key in senses):
+        wanted = ", ".join(key for key in senses if key != LANGUAGE_KEY)
         raise ValueError(f"none of {wanted} is there; there is {', '.join(map(str, batch))}")
     return seen
 
@@ -84,7 +84,7 @@ def at_moments(seen: dict[str, Tensor], moments: list[list[int]]) -> dict[str, T
     now = [times[0] for times in moments]
     picked = {}
     for key, value in seen.items():
-        if key in (LANGUAGE, naming.mask(LANGUAGE)):
+        if key in (LANGUAGE_KEY, naming.mask(LANGUAGE_KEY)):
             picked[key] = value.expand(len(moments), *value.shape)
         elif is_image(key):
             picked[key] = value[:, moments].movedim(1, 0)
@@ -99,13 +99,13 @@ def sized(senses: Mapping, image_size: int) -> dict[str, list[int]]:
     Warns of a camera that is none of them: a depth map, or one that is called otherwise. Raises ValueError, one line,
     where nothing is left.
     """
-    found = {STATE: list(senses[STATE])} if STATE in senses else {}
+    found = {STATE_KEY: list(senses[STATE_KEY])} if STATE_KEY in senses else {}
     for key, shape in senses.items():
         if is_image(key) and shape[0] == 3:
             found[key] = [image_size, image_size, 3]
         elif key.startswith("observation.image"):
-            warnings.warn(f"{key} {tuple(shape)}: not perceived; {naming.IMAGES}<camera> (3, h, w) is", stacklevel=2)
+            warnings.warn(f"{key} {tuple(shape)}: not perceived; {IMAGE_KEY_PREFIX}<camera> (3, h, w) is", stacklevel=2)
     if not found:
         some = ", ".join(senses) or "nothing"
-        raise ValueError(f"policy: it acts by {STATE} and {naming.IMAGES}<camera>; the features are {some}")
+        raise ValueError(f"policy: it acts by {STATE_KEY} and {IMAGE_KEY_PREFIX}<camera>; the features are {some}")
     return found

@@ -26,7 +26,7 @@ torch.set_num_threads(1)
 # dm_control logs through absl, which closes what it writes to, a test's captured stderr, when Hydra sets up logging.
 absl.logging.get_absl_handler().python_handler.stream = sys.__stderr__
 
-STATE = "observation.state"
+STATE_KEY = "observation.state"
 PACKAGES = ("worldmodel", "policies")
 # An int is as good as a float, as it is to a static type checker.
 install_import_hook(PACKAGES, "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
@@ -43,7 +43,7 @@ class Slide(gymnasium.Env):
     deterministic.
     """
 
-    observation_space = spaces.Dict({STATE: spaces.Box(-np.inf, np.inf, (3,), np.float32)})
+    observation_space = spaces.Dict({STATE_KEY: spaces.Box(-np.inf, np.inf, (3,), np.float32)})
     action_space = spaces.Box(-1.0, 1.0, (2,), np.float32)
     resets = 0
 
@@ -69,7 +69,7 @@ class Slide(gymnasium.Env):
         return self._see(), reward, terminated, self.clock == self.limit, {}
 
     def _see(self):
-        return {STATE: np.array([self.place, self.speed, np.sin(self.clock)], dtype=np.float32)}
+        return {STATE_KEY: np.array([self.place, self.speed, np.sin(self.clock)], dtype=np.float32)}
 
 
 def slides(*limits: int | None, memory: bool = False) -> gymnasium.vector.SyncVectorEnv:

@@ -10,7 +10,7 @@ from policies.agent import Agent
 from policies.rollouts import episode_seed, episode_seeds, rollout
 from policies.tokens import Tokens
 from worldmodel.planner import Planner
-from worldmodel.senses import STATE
+from worldmodel.senses import STATE_KEY
 from worldmodel.settings import PlannerConfig
 
 PLANNING = PlannerConfig(samples=8, policy_samples=2, elites=4, iterations=2, horizon=2, budget="fixed")
@@ -32,7 +32,7 @@ def make(toys):
 
 def seen(count=1, seed=0):
     """Random observations of `count` environments."""
-    return {STATE: torch.randn(count, 3, generator=torch.Generator().manual_seed(seed))}
+    return {STATE_KEY: torch.randn(count, 3, generator=torch.Generator().manual_seed(seed))}
 
 
 def undecided(make):
@@ -141,9 +141,9 @@ def test_it_says_what_the_planner_chose_and_when(make):
             agent.reset(torch.tensor([False, True]))
         agent.act(seen(2, t))
         begun = [t in (0, 4), t in (0, 3)]
-        assert [choice is not None for choice in agent.choice] == begun
-        for i, choice in enumerate(agent.choice):
-            assert choice is None or torch.equal(choice, plans[-1].tokens[0, i])
+        assert [token is not None for token in agent.planned_tokens] == begun
+        for i, token in enumerate(agent.planned_tokens):
+            assert token is None or torch.equal(token, plans[-1].tokens[0, i])
 
 
 @pytest.mark.parametrize("length", [1, 4])
@@ -187,7 +187,7 @@ def test_where_somebody_else_acts_nothing_is_decided_and_what_was_is_forgotten(m
     for t, own in enumerate(turns):
         action, alone = agent.act(seen(2, t), own), other.act(seen(2, t))
         assert torch.equal(action[0], alone[0])  # the neighbour goes on as it would have
-        assert [choice is not None for choice in agent.choice] == [t % 4 == 0, t in (0, 7)]
+        assert [token is not None for token in agent.planned_tokens] == [t % 4 == 0, t in (0, 7)]
         assert agent.memory.valid.tolist() == [True, t in (0, 7)]
 
 
@@ -209,7 +209,7 @@ def test_environments_out_of_phase_act_as_each_alone(make, length):
             apart[1].reset(torch.tensor([True]))
         both = together.act(seen(2, t))
         for i, agent in enumerate(apart):
-            own = agent.act({STATE: seen(2, t)[STATE][i : i + 1]})
+            own = agent.act({STATE_KEY: seen(2, t)[STATE_KEY][i : i + 1]})
             assert torch.allclose(both[i : i + 1], own, atol=1e-6)
 
 
@@ -285,7 +285,7 @@ def test_a_rollout_is_the_episodes_written_out(make, toys):
         observation, _ = single.reset(seed=episode_seeds(3, 1, 0, 3)[i])
         total, length, over = 0.0, 0, False
         while not over:
-            action = alone.act({STATE: torch.from_numpy(observation[STATE])[None]})[0].numpy()
+            action = alone.act({STATE_KEY: torch.from_numpy(observation[STATE_KEY])[None]})[0].numpy()
             observation, reward, terminated, truncated, _ = single.step(action)
             total, length, over = total + reward, length + 1, terminated or truncated
         assert result.lengths[i] == length

@@ -12,7 +12,7 @@ from envs.settings import TaskConfig
 from robot.targets import SPEEDS, Targets
 from sim.so101_tasks import ABSOLUTE, CONTROLS, TASKS, TIED
 
-STATE = "observation.state"
+STATE_KEY = "observation.state"
 LOW, HIGH = np.array([-1.9, -1.7, -1.6, -1.6, -2.7, -0.1]), np.array([1.9, 1.7, 1.6, 1.6, 2.7, 1.7])
 
 
@@ -29,10 +29,10 @@ def wander(count, seed=0):
 def play(env, actions, seed):
     """All that an episode shows: states, rewards, ends, successes."""
     observation, info = env.reset(seed=seed)
-    shown = [(observation[STATE], info["is_success"])]
+    shown = [(observation[STATE_KEY], info["is_success"])]
     for action in actions:
         observation, reward, terminated, truncated, info = env.step(action)
-        shown.append((observation[STATE], reward, terminated, truncated, info["is_success"]))
+        shown.append((observation[STATE_KEY], reward, terminated, truncated, info["is_success"]))
     return shown
 
 
@@ -132,7 +132,7 @@ def test_a_state_of_the_joints_alone_tells_nothing_of_the_scene(touch):
         for away in (0.0, 0.02):
             env.reset(seed=3)
             env.unwrapped.data.qpos[6:9] += away
-            shown.append(env.step(np.zeros(6, np.float32))[0][STATE])
+            shown.append(env.step(np.zeros(6, np.float32))[0][STATE_KEY])
     own, own_moved, full, full_moved = shown
     assert own.shape == (25,) and full.shape == (37,)
     np.testing.assert_array_equal(own, own_moved)

@@ -7,7 +7,7 @@ import pytest
 
 from envs.benchmark import figures
 from envs.benchmark.anchors import Anchor, published
-from envs.benchmark.curves import Curve, read_curve, smooth, trace
+from envs.benchmark.curves import LearningCurve, read_curve, smooth, trace
 from envs.benchmark.results import ResultsError
 
 HEADER = "env_steps,decisions,updates,episode_return,episode_length,"
@@ -21,7 +21,7 @@ def curve(end=100_000, top=900.0, seed=0):
     noise = np.random.default_rng(seed).normal(0, 20, len(train))
     deviation = np.full(5, 15.0)
     risen = top * evaluation / end
-    return Curve(train, top * train / end + noise, evaluation, risen, deviation, deviation * np.nan, float(end))
+    return LearningCurve(train, top * train / end + noise, evaluation, risen, deviation, deviation * np.nan, float(end))
 
 
 def named(axes, gid):
@@ -103,7 +103,7 @@ def test_smoothing_does_not_shift_a_line():
 def test_a_run_without_evaluations_is_drawn_by_its_training():
     full = curve()
     nothing = np.zeros(0)
-    bare = Curve(full.train_steps, full.train_return, *[nothing] * 4, full.end)
+    bare = LearningCurve(full.train_steps, full.train_return, *[nothing] * 4, full.end)
     assert trace(full)[0] is full.eval_steps
     assert trace(bare)[0] is full.train_steps
 

@@ -85,12 +85,12 @@ def test_a_batch_holds_its_share_of_what_experts_did(told):
     trainer = told(9)
     advance(trainer, 150)
     replay, generator = trainer.replay, torch.Generator().manual_seed(0)
-    assert float(replay.driven.float().sum()) / replay.steps < 0.4
+    assert float(replay.demonstrated.float().sum()) / replay.steps < 0.4
     for share in (0.5, 1.0):
         window = replay.sample(40, 2, 1, generator, share)
-        assert round(share * 40) <= int(window.driven.sum())
+        assert round(share * 40) <= int(window.demonstrated.sum())
     batch = trainer._draw()
-    assert int(batch.driven.sum()) >= round(trainer.learner.config.demonstrated * len(batch.driven))
+    assert int(batch.demonstrated.sum()) >= round(trainer.learner.config.demonstrated * len(batch.demonstrated))
 
 
 @pytest.mark.parametrize("limits", [(9,), (5, 8, 6)])
@@ -128,8 +128,8 @@ def test_when_an_expert_knows_no_further_the_agent_decides_anew(told):
         trainer.experts.action = known if driven else known * torch.nan
         advance(trainer, trainer.steps + 1)
     replay, rows = trainer.replay, slice(8, 8 + len(turns))
-    assert replay.driven[0, rows].tolist() == turns
-    assert replay.chose[0, rows].nonzero().flatten().tolist() == [0, 5, 9, 11]
+    assert replay.demonstrated[0, rows].tolist() == turns
+    assert replay.was_planned[0, rows].nonzero().flatten().tolist() == [0, 5, 9, 11]
 
 
 @pytest.mark.parametrize("limits", [(9,), (5, 8, 6)])
@@ -142,7 +142,7 @@ def test_an_episode_tells_how_many_of_its_steps_were_driven(told, limits):
         return step(action)
 
     trainer.env.step = stepping
-    ends = [end.driven for end in advance(trainer, 300)]
+    ends = [end.demonstrated_steps for end in advance(trainer, 300)]
     episode, here = (np.array(column) for column in zip(*driven, strict=True))
     counted = [
         int(here[episode[:, env] == number, env].sum())
@@ -170,7 +170,7 @@ def test_a_run_resumed_after_a_takeover_is_the_run_itself(toys, told, tmp_path, 
         advance(whole, steps + 9)
         advance(resumed, steps + 9)
         assert torch.equal(resumed.replay.action, whole.replay.action)
-        assert torch.equal(resumed.replay.driven, whole.replay.driven)
+        assert torch.equal(resumed.replay.demonstrated, whole.replay.demonstrated)
         assert (resumed.experts.steps == whole.experts.steps).all()
         assert torch.equal(resumed.learner.flat, whole.learner.flat)
     assert met

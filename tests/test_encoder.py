@@ -9,12 +9,12 @@ import torch
 
 from worldmodel.encoder import Encoder
 from worldmodel.learner import Learner
-from worldmodel.losses import METRICS, UNLIKE, Batch, begin, loss, sameness, world_losses
-from worldmodel.senses import LANGUAGE, STATE, check, mask
+from worldmodel.losses import METRICS, UNLIKE, Batch, encode_with_dropout, loss, variance_loss, world_losses
+from worldmodel.senses import LANGUAGE_KEY, STATE_KEY, check, mask
 from worldmodel.settings import LearningConfig, VisionConfig
 
 FRONT, WRIST = "observation.images.front", "observation.images.wrist"
-SENSES = {STATE: (3,), FRONT: (16, 16, 3), WRIST: (24, 16, 3), LANGUAGE: (5,)}
+SENSES = {STATE_KEY: (3,), FRONT: (16, 16, 3), WRIST: (24, 16, 3), LANGUAGE_KEY: (5,)}
 VISION = VisionConfig(patch=8, width=8, lags=(0, 1))
 
 
@@ -27,7 +27,7 @@ def model(toys):
 def observed(size=4, seed=0):
     """What every sense gives."""
     g = torch.Generator().manual_seed(seed)
-    seen = {STATE: torch.randn(size, 3, generator=g), LANGUAGE: torch.randn(size, 5, generator=g)}
+    seen = {STATE_KEY: torch.randn(size, 3, generator=g), LANGUAGE_KEY: torch.randn(size, 5, generator=g)}
     for key in (FRONT, WRIST):
         seen[key] = torch.randint(0, 256, (size, 2, *SENSES[key]), dtype=torch.uint8, generator=g)
     return seen
@@ -70,8 +70,8 @@ def test_nothing_at_all_is_refused(model):
         ({"observation.smell": (3,)}, "no such sense"),
         ({FRONT: (16, 16)}, "frames"),
         ({FRONT: (16, 16, 4)}, "frames"),
-        ({STATE: (3, 3)}, "a vector"),
-        ({STATE: (0,)}, "a vector"),
+        ({STATE_KEY: (3, 3)}, "a vector"),
+        ({STATE_KEY: (0,)}, "a vector"),
     ],
 )
 def test_a_sense_that_cannot_be_is_refused(senses, message, toys):
@@ -98,7 +98,7 @@ def test_learning_brings_the_latents_of_some_senses_to_that_of_all(model, genera
 
     def apart():
         with torch.no_grad():
-            z, whole = begin(model, first, keep)
+            z, whole = encode_with_dropout(model, first, keep)
             return float((z - whole).square().mean())
 
     before = apart()
@@ -111,7 +111,7 @@ def test_learning_brings_the_latents_of_some_senses_to_that_of_all(model, genera
 
 def test_the_latent_of_all_is_not_moved_towards_those_of_some(model):
     seen = {key: value[0] for key, value in batch(model).seen.items()}
-    z, whole = begin(model, seen, torch.zeros(6, 4))
+    z, whole = encode_with_dropout(model, seen, torch.zeros(6, 4))
     (z - whole).square().mean().backward()
     felt = [p.grad is not None and bool(p.grad.any()) for p in model.encoder.parts.parameters()]
     assert not any(felt)  # all was hidden, so only what stands in for it can move
@@ -122,7 +122,7 @@ def test_never_are_all_senses_hidden_that_show_what_happens(model):
     learner, hidden = Learner(model, [0.9], config), 0
     for seed in range(300):
         keep = learner.noise(batch(model), torch.Generator().manual_seed(seed))[2]
-        shows = keep[:, [key != LANGUAGE for key in SENSES]]
+        shows = keep[:, [key != LANGUAGE_KEY for key in SENSES]]
         assert keep.shape == (6, 4) and bool((shows.sum(1) > 0).all())
         hidden += int((shows == 0).sum())
     assert hidden / (300 * 6 * 3) == pytest.approx(0.9 - 0.9**3, abs=0.03)
@@ -154,7 +154,7 @@ def test_one_sense_is_never_hidden_and_draws_nothing(toys):
     for dropout in (0.0, 0.9):
         learner = Learner(model, [0.9], LearningConfig(batch=6, horizon=2, dropout=dropout))
         tokens, ones = torch.zeros(2, 6, 2), torch.ones(2, 6)
-        data = Batch({STATE: torch.zeros(3, 6, 3)}, tokens, ones, ones, ones, tokens[0], torch.zeros(6))
+        data = Batch({STATE_KEY: torch.zeros(3, 6, 3)}, tokens, ones, ones, ones, tokens[0], torch.zeros(6))
         g = torch.Generator().manual_seed(0)
         draws.append((*learner.noise(data, g), g.get_state()))
     assert all(torch.equal(a, b) for a, b in zip(*draws, strict=True))
@@ -166,7 +166,7 @@ def test_settings_of_vision_come_back_from_json(toys):
     assert type(config).of(dataclasses.asdict(config)) == config
 
 
-@pytest.mark.parametrize("senses", [{STATE: (3,)}, SENSES], ids=["state", "cameras"])
+@pytest.mark.parametrize("senses", [{STATE_KEY: (3,)}, SENSES], ids=["state", "cameras"])
 def test_latents_are_told_apart_where_there_are_cameras(toys, senses):
     model, found = toys.tiny_model(senses, vision=VISION), []
     ready = {key: x.unflatten(0, (3, 6)) for key, x in model.prepare(observed(18)).items()}
@@ -182,7 +182,7 @@ def test_latents_are_told_apart_where_there_are_cameras(toys, senses):
     assert felt == ({"encoder", "trunk", "next"} if model.sees else set())
 
 
-@pytest.mark.parametrize("senses", [{STATE: (3,)}, SENSES], ids=["state", "cameras"])
+@pytest.mark.parametrize("senses", [{STATE_KEY: (3,)}, SENSES], ids=["state", "cameras"])
 def test_an_encoder_with_cameras_has_a_learning_rate_of_its_own(toys, senses):
     model = toys.tiny_model(senses, vision=VISION)
     ready = {key: x.unflatten(0, (3, 6)) for key, x in model.prepare(observed(18)).items()}
@@ -209,5 +209,5 @@ def test_where_nothing_moves_no_moment_of_a_window_is_told_from_the_others(toys)
     data = Batch({}, torch.full((steps, 1, 2), 0.5), ones, ones, ones, torch.zeros(1, 2), torch.zeros(1))
     config = LearningConfig(batch=1, horizon=steps, rho=1.0)
     contrast = world_losses(model, whole, whole, ahead, data, config)[1].detach()
-    alone = UNLIKE * sameness(whole)  # one latent has no other to differ from
+    alone = UNLIKE * variance_loss(whole)  # one latent has no other to differ from
     assert float(contrast - alone) == pytest.approx(math.log(steps + 1), abs=1e-4)

@@ -15,7 +15,7 @@ from envs.faults import EnvironmentFault
 from envs.make import episode_limit, make
 from envs.settings import TaskConfig
 
-STATE = "observation.state"
+STATE_KEY = "observation.state"
 NAN = float("nan")
 
 
@@ -54,10 +54,10 @@ def line():
 def play(env, seed, count, actions=0):
     """Observations (count + 1, S) and rewards (count,) of an episode, cut at its end."""
     actions = np.random.default_rng(actions).uniform(-1, 1, (count, *env.action_space.shape)).astype(np.float32)
-    observations, rewards = [env.reset(seed=seed)[0][STATE]], []
+    observations, rewards = [env.reset(seed=seed)[0][STATE_KEY]], []
     for action in actions:
         observation, reward, terminated, truncated, _ = env.step(action)
-        observations.append(observation[STATE])
+        observations.append(observation[STATE_KEY])
         rewards.append(reward)
         if terminated or truncated:
             break
@@ -90,15 +90,15 @@ def test_a_seed_fixes_an_episode_whatever_happened_before(task):
 
 
 def test_episodes_without_a_seed_differ_between_environments():
-    first, second = (make(TaskConfig("cartpole-swingup")).reset()[0][STATE] for _ in range(2))
+    first, second = (make(TaskConfig("cartpole-swingup")).reset()[0][STATE_KEY] for _ in range(2))
     assert not np.array_equal(first, second)
 
 
 @pytest.mark.parametrize("name", suite.NAMES)
 def test_every_task_of_the_suite_is_an_environment_of_ours(name):
     env = make(TaskConfig(name))
-    assert list(env.observation_space) == [STATE]
-    assert env.observation_space[STATE].dtype == np.float32
+    assert list(env.observation_space) == [STATE_KEY]
+    assert env.observation_space[STATE_KEY].dtype == np.float32
     assert env.action_space == spaces.Box(-1, 1, env.action_space.shape, np.float32)
     observation, _ = env.reset(seed=0)
     assert env.observation_space.contains(observation)
@@ -124,7 +124,7 @@ def test_a_repeated_action_gives_the_sum_of_the_rewards(repeat):
         parts = [once.step(action) for _ in range(repeat)]
         observation, reward, *_ = often.step(action)
         assert reward == pytest.approx(sum(part[1] for part in parts), abs=1e-12)
-        np.testing.assert_array_equal(observation[STATE], parts[-1][0][STATE])
+        np.testing.assert_array_equal(observation[STATE_KEY], parts[-1][0][STATE_KEY])
 
 
 @pytest.mark.parametrize(("repeat", "limit"), [(2, 500), (3, 334)])
@@ -187,7 +187,7 @@ def test_a_dict_of_observations_is_flattened_in_the_order_of_its_keys(line):
     observed = spaces.Dict({"z": spaces.Box(-9, 9, ()), "a": spaces.Box(-9, 9, (2,), np.float64)})
     gymnasium.register("semagram/Line-v0", lambda: Keyed(observed))
     env = make(TaskConfig("gym", "semagram/Line-v0"))
-    np.testing.assert_array_equal(env.reset(seed=0)[0][STATE], np.float32([1, 2, 3]))
+    np.testing.assert_array_equal(env.reset(seed=0)[0][STATE_KEY], np.float32([1, 2, 3]))
     with pytest.raises(EnvironmentFault, match=r"observation.state\[1\] \(a\[1\]\) is nan"):
         env.step(np.zeros(1, np.float32))
 
@@ -229,7 +229,7 @@ def test_what_is_not_finite_is_a_fault_that_keeps_the_state(line, what, message)
     for fault in (caught.value, pickle.loads(pickle.dumps(caught.value))):
         assert "\n" not in str(fault)
         assert (fault.action is None) if "decision 0" in message else (fault.action == action)
-        assert not (np.isfinite(fault.observation[STATE]).all() and np.isfinite(fault.reward))
+        assert not (np.isfinite(fault.observation[STATE_KEY]).all() and np.isfinite(fault.reward))
 
 
 def test_an_action_that_is_not_finite_is_the_callers_error(line):

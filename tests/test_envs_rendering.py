@@ -15,7 +15,7 @@ from envs.settings import TaskConfig
 from sim import canvas
 from sim.canvas import RenderingUnavailable, choose_backend
 
-STATE = "observation.state"
+STATE_KEY = "observation.state"
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ def test_a_frame_shows_the_state_and_leaves_it(drawing, task):
     frames = []
     for value in (0.9, -0.9, 0.9, 0.9):
         action = np.full(env.action_space.shape, value, np.float32)
-        np.testing.assert_array_equal(env.step(action)[0][STATE], unseen.step(action)[0][STATE])
+        np.testing.assert_array_equal(env.step(action)[0][STATE_KEY], unseen.step(action)[0][STATE_KEY])
         frames.append(frame(env, 60, 80))
     first, last = frames[0], frames[-1]
     assert first.shape == (60, 80, 3)

@@ -19,7 +19,7 @@ from envs.make import episode_limit, make, make_vector
 from envs.settings import TaskConfig
 from envs.vector import Processes
 
-STATE = "observation.state"
+STATE_KEY = "observation.state"
 TASK = TaskConfig("finger-spin", max_decisions=4)
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # a process can't import a test
 
@@ -27,14 +27,14 @@ cloudpickle.register_pickle_by_value(sys.modules[__name__])  # a process can't i
 class Broken(gymnasium.Env):
     """Gives a reward of infinity as soon as it is pushed."""
 
-    observation_space = spaces.Dict({STATE: spaces.Box(-1, 1, (1,), np.float32)})
+    observation_space = spaces.Dict({STATE_KEY: spaces.Box(-1, 1, (1,), np.float32)})
     action_space = spaces.Box(-1, 1, (1,), np.float32)
 
     def reset(self, *, seed=None, options=None):
-        return {STATE: np.zeros(1, np.float32)}, {}
+        return {STATE_KEY: np.zeros(1, np.float32)}, {}
 
     def step(self, action):
-        return {STATE: action}, np.inf if action[0] else 0.0, False, False, {}
+        return {STATE_KEY: action}, np.inf if action[0] else 0.0, False, False, {}
 
 
 def broken():
@@ -55,14 +55,14 @@ def test_each_environment_is_what_it_would_be_alone(vector):
     actions = np.random.default_rng(0).uniform(-1, 1, (4, *vector.action_space.shape)).astype(np.float32)
     seeds = [7, 3][:count]
     observations, _ = vector.reset(seed=seeds)
-    assert observations[STATE].dtype == np.float32
+    assert observations[STATE_KEY].dtype == np.float32
     np.testing.assert_array_equal(
-        observations[STATE], [env.reset(seed=seed)[0][STATE] for env, seed in zip(alone, seeds, strict=True)]
+        observations[STATE_KEY], [env.reset(seed=seed)[0][STATE_KEY] for env, seed in zip(alone, seeds, strict=True)]
     )
     for action in actions:
         observations, rewards, terminated, truncated, _ = vector.step(action)
         steps = [env.step(part) for env, part in zip(alone, action, strict=True)]
-        np.testing.assert_array_equal(observations[STATE], [step[0][STATE] for step in steps])
+        np.testing.assert_array_equal(observations[STATE_KEY], [step[0][STATE_KEY] for step in steps])
         np.testing.assert_array_equal(rewards, [step[1] for step in steps])
         np.testing.assert_array_equal([terminated, truncated], np.transpose([step[2:4] for step in steps]))
     assert truncated.all()
@@ -73,11 +73,11 @@ def test_a_mask_resets_those_that_ended_and_no_other(vector):
     count = vector.num_envs
     last = np.arange(count) == count - 1
     first, _ = vector.reset(seed=list(range(count)))
-    before = vector.step(np.ones(vector.action_space.shape, np.float32))[0][STATE]
-    after = vector.reset(seed=[50] * count, options={"reset_mask": last})[0][STATE]
+    before = vector.step(np.ones(vector.action_space.shape, np.float32))[0][STATE_KEY]
+    after = vector.reset(seed=[50] * count, options={"reset_mask": last})[0][STATE_KEY]
     np.testing.assert_array_equal(after[:-1], before[:-1])
-    np.testing.assert_array_equal(after[-1], make(TASK).reset(seed=50)[0][STATE])
-    assert not np.array_equal(after[-1], first[STATE][-1])
+    np.testing.assert_array_equal(after[-1], make(TASK).reset(seed=50)[0][STATE_KEY])
+    assert not np.array_equal(after[-1], first[STATE_KEY][-1])
     ends = [vector.step(np.zeros(vector.action_space.shape, np.float32))[3] for _ in range(3)]
     np.testing.assert_array_equal(ends[-1], ~last)  # the others have gone on with their episode, it has not
     vector.reset(seed=[0] * count)
@@ -90,7 +90,7 @@ def test_a_fault_comes_out_of_its_process_with_its_state():
     with pytest.raises(EnvironmentFault, match="broken, decision 2: the reward is inf") as caught:
         vector.step(np.float32([[0], [0.5]]))
     assert caught.value.action == np.float32([0.5])
-    assert caught.value.observation[STATE] == np.float32([0.5])
+    assert caught.value.observation[STATE_KEY] == np.float32([0.5])
     assert caught.value.reward == np.inf
     vector.close()
 

@@ -12,7 +12,7 @@ import torch
 
 import configs.evaluation
 import configs.pace
-from configs.episodes import TOGETHER, Episodes
+from configs.episodes import TOGETHER, EvaluationEpisodes
 from configs.evaluation import Evaluation
 from configs.pace import measure
 from configs.schema import EvaluateConfig, TrainConfig
@@ -28,7 +28,7 @@ from policies.folders import FolderError
 from policies.tokens import Tokens
 from worldmodel import planner as planning
 from worldmodel.planner import Planner
-from worldmodel.senses import LANGUAGE, STATE
+from worldmodel.senses import LANGUAGE_KEY, STATE_KEY
 from worldmodel.settings import PlannerConfig, TokenConfig
 
 TASK = TaskConfig("gym", "Pendulum-v1", max_decisions=40)
@@ -183,13 +183,13 @@ def test_a_film_is_made_or_the_reason_said(run, tmp_path, capsys):
 )
 @pytest.mark.parametrize("task", [WALKER, WALKERS], ids=["a task", "two tasks"])
 def test_a_film_says_what_the_episodes_say(task, keys, said):
-    heard = types.SimpleNamespace(senses={STATE: (24,), LANGUAGE: (256,)})
+    heard = types.SimpleNamespace(senses={STATE_KEY: (24,), LANGUAGE_KEY: (256,)})
     config = EvaluateConfig(checkpoint="run", drop=("state",), drop_at=1, **keys)
     env = Evaluation(config, None, None, heard, None, None)._filmed(task)
     (seed,) = [seed for seed in range(9) if env.reset(seed=seed)[1].get("task", "walker-run") == "walker-run"][:1]
     observation, _ = env.reset(seed=seed)
     env.close()
-    assert observation[LANGUAGE] == said
+    assert observation[LANGUAGE_KEY] == said
     assert bool(observation["mask.state"])
 
 
@@ -227,9 +227,9 @@ def test_under_a_deadline_the_planner_plays_in_one_environment_at_a_time(run, mo
 
     def noted(task, count, together, *given, **keys):
         asked.append(together)
-        return Episodes(task, count, together, *given, **keys)
+        return EvaluationEpisodes(task, count, together, *given, **keys)
 
-    monkeypatch.setattr(configs.evaluation, "Episodes", noted)
+    monkeypatch.setattr(configs.evaluation, "EvaluationEpisodes", noted)
     chosen = evaluation(run, {"deadline_ms": 1000.0}, episodes=2)
     assert len(chosen._episodes(True)[0].returns) == len(chosen._episodes(False)[0].returns) == 2
     assert asked == [1, TOGETHER]
@@ -250,9 +250,10 @@ def test_a_pace_counts_decisions_and_not_steps(toys):
 def test_episodes_are_the_same_however_many_run_together(toys, task):
     first, played = [], []
     for together in (5, 2, 1):
-        episodes = Episodes(task, 5, together, lambda envs, number: first.append((len(envs), number)))
+        episodes = EvaluationEpisodes(task, 5, together, lambda envs, number: first.append((len(envs), number)))
         state, action = (
-            space.shape[0] for space in (episodes.env.single_observation_space[STATE], episodes.env.single_action_space)
+            space.shape[0]
+            for space in (episodes.env.single_observation_space[STATE_KEY], episodes.env.single_action_space)
         )
         tokens = Tokens.of(TokenConfig(), action)
         alone = Agent(toys.tiny_model(state, action), tokens, None, torch.Generator().manual_seed(0))
@@ -271,7 +272,7 @@ def test_the_first_of_many_episodes_are_those_of_few(toys):
     config = PlannerConfig(samples=8, policy_samples=2, elites=4, iterations=2, horizon=2, budget="fixed")
     returns = []
     for count in (2, 4):
-        episodes = Episodes(TASK, count, 2)
+        episodes = EvaluationEpisodes(TASK, count, 2)
         returns.append(episodes.play(agent(toys.tiny_model(3, 1), config), 3).returns)
         episodes.close()
     np.testing.assert_array_equal(returns[0], returns[1][:2])

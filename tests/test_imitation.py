@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from worldmodel.imitation import Windows, imitation_loss
-from worldmodel.senses import STATE
+from worldmodel.senses import STATE_KEY
 
 
 @pytest.fixture
@@ -17,16 +17,16 @@ def windows():
     whole[1:, 1], followed[1:, 1] = 0, 0
     whole[2, 2], followed[1:, 2] = 0, 0
     state = torch.randn(4, 4, 3, generator=draw)
-    return Windows({STATE: state}, torch.ones(4, 1), torch.rand(3, 4, 2, generator=draw) * 2 - 1, whole, followed)
+    return Windows({STATE_KEY: state}, torch.ones(4, 1), torch.rand(3, 4, 2, generator=draw) * 2 - 1, whole, followed)
 
 
 def test_what_was_not_recorded_does_not_count(model, windows):
     wanted, _ = imitation_loss(model, windows, 20.0)
-    state, token = windows.seen[STATE].clone(), windows.token.clone()
+    state, token = windows.seen[STATE_KEY].clone(), windows.token.clone()
     state[2:, 1], token[1:, 1] = 7, -1
     state[3, 2], token[2, 2] = 7, -1
     assert torch.equal(
-        imitation_loss(model, dataclasses.replace(windows, seen={STATE: state}, token=token), 20.0)[0], wanted
+        imitation_loss(model, dataclasses.replace(windows, seen={STATE_KEY: state}, token=token), 20.0)[0], wanted
     )
     token[0, 1] = 0
     assert not torch.equal(imitation_loss(model, dataclasses.replace(windows, token=token), 20.0)[0], wanted)
@@ -47,7 +47,7 @@ def test_it_comes_to_do_what_was_done(model, windows):
         optimiser.step()
     after = imitation_loss(model, windows, 1.0)[1]
     assert all(after[name] < 0.2 * before[name] for name in before)
-    mode, _ = model.favourite(model.encode({STATE: windows.seen[STATE][0]}))
+    mode, _ = model.greedy_token(model.encode({STATE_KEY: windows.seen[STATE_KEY][0]}))
     assert (mode - windows.token[0]).abs().mean() < 0.2
 
 

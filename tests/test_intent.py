@@ -8,7 +8,7 @@ from policies.tokens import Tokens
 from policies.tube import Strand
 from worldmodel.gaussian import SquashedGaussian
 from worldmodel.planner import Planner
-from worldmodel.senses import STATE
+from worldmodel.senses import STATE_KEY
 from worldmodel.settings import PlannerConfig
 
 CONFIG = PlannerConfig(samples=32, policy_samples=4, elites=8, iterations=2, horizon=2, budget="fixed")
@@ -22,7 +22,7 @@ def plan(toys, generator):
     def make(shorter=()):
         token = toys.token_settings(4, *shorter)
         model = toys.tiny_model(3, 6, forms=Tokens.of(token, 2).forms, token=token)
-        observation = {STATE: torch.randn(3, 3, generator=generator)}
+        observation = {STATE_KEY: torch.randn(3, 3, generator=generator)}
         return Planner(model, [0.9] * len(token.lengths), CONFIG).plan(observation, None, generator)
 
     return make

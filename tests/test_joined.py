@@ -12,7 +12,7 @@ from policies.tokens import Tokens
 from worldmodel import twohot
 from worldmodel.losses import Batch, loss, targets
 from worldmodel.planner import Memory, Planner, propose, score
-from worldmodel.senses import STATE
+from worldmodel.senses import STATE_KEY
 from worldmodel.settings import LearningConfig, PlannerConfig, TokenConfig
 
 TOKEN = TokenConfig(4, 3, 2, joined=True)
@@ -29,7 +29,7 @@ def model(toys):
 
 def seen(count=1, seed=0):
     """Random observations of `count` environments."""
-    return {STATE: torch.randn(count, 3, generator=torch.Generator().manual_seed(seed))}
+    return {STATE_KEY: torch.randn(count, 3, generator=torch.Generator().manual_seed(seed))}
 
 
 def uniform(*shape, seed=0):
@@ -41,7 +41,7 @@ def batch():
     """Windows of which the first is cut after its second token; an expert drove in it."""
     token, ones, valid = uniform(3, 6, 6), torch.ones(3, 6), torch.ones(3, 6)
     valid[2, 0] = 0
-    return Batch({STATE: uniform(4, 6, 3, seed=1)}, token, uniform(3, 6), ones, valid, token[0], torch.eye(6)[0])
+    return Batch({STATE_KEY: uniform(4, 6, 3, seed=1)}, token, uniform(3, 6), ones, valid, token[0], torch.eye(6)[0])
 
 
 def joined(tokens, start):

@@ -10,7 +10,7 @@ from worldmodel.arithmetic import update_gflop
 from worldmodel.flat import flatten, segment
 from worldmodel.learner import UPDATE_METRICS, Learner, LearningFault, width
 from worldmodel.losses import METRICS, Batch, loss
-from worldmodel.senses import STATE
+from worldmodel.senses import STATE_KEY
 from worldmodel.settings import LearningConfig
 
 CONFIG = LearningConfig(batch=8)
@@ -20,14 +20,14 @@ H = CONFIG.horizon
 def batch(seed=0, size=8):
     """A batch in which one episode terminates and one is cut."""
     g = torch.Generator().manual_seed(seed)
-    proceed, valid = torch.ones(H, size), torch.ones(H, size)
-    proceed[-1, 0], valid[-1, 1] = 0, 0
+    continues, valid = torch.ones(H, size), torch.ones(H, size)
+    continues[-1, 0], valid[-1, 1] = 0, 0
     state, reward = torch.randn(H + 1, size, 3, generator=g), torch.randn(H, size, generator=g)
     return Batch(
-        {STATE: state},
+        {STATE_KEY: state},
         torch.rand(H, size, 2, generator=g) * 2 - 1,
         reward,
-        proceed,
+        continues,
         valid,
         torch.rand(size, 2, generator=g),
         torch.zeros(size),
@@ -134,9 +134,9 @@ def test_a_batch_that_is_not_finite_leaves_everything_untouched(model, generator
     learner = Learner(model, [0.9], CONFIG)
     learner.update(batch(), generator)
     before = everything(learner)
-    spoiled = (batch().seen[STATE] if field == "state" else getattr(batch(), field)).clone()
+    spoiled = (batch().seen[STATE_KEY] if field == "state" else getattr(batch(), field)).clone()
     spoiled[0, 3] = torch.nan
-    change = {"seen": {STATE: spoiled}} if field == "state" else {field: spoiled}
+    change = {"seen": {STATE_KEY: spoiled}} if field == "state" else {field: spoiled}
     with pytest.raises(LearningFault, match=r"^update 1: loss_\w+.* not finite$"):
         learner.update(dataclasses.replace(batch(), **change), generator)
     assert equal(everything(learner), before)
@@ -211,8 +211,8 @@ def test_the_acting_weights_are_the_mean_of_the_newest(toys, averaging):
 def test_the_acting_model_normalises_as_the_learning_one_does(model):
     learner = Learner(model, [0.9], CONFIG)
     model.normaliser.observe(torch.randn(50, 3) * 4 + 7)
-    state = {STATE: torch.randn(5, 3)}
-    assert torch.equal(learner.acting.normaliser(state[STATE]), model.normaliser(state[STATE]))
+    state = {STATE_KEY: torch.randn(5, 3)}
+    assert torch.equal(learner.acting.normaliser(state[STATE_KEY]), model.normaliser(state[STATE_KEY]))
     assert torch.equal(learner.acting.encode(state), model.encode(state))  # no update yet
 
 

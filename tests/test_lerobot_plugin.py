@@ -19,7 +19,7 @@ from envs.settings import TaskConfig
 from policies.checkpoint import load_model, read_identity, save_checkpoint
 from policies.folders import FolderError
 from policies.rollouts import as_tensors
-from worldmodel.senses import LANGUAGE, STATE
+from worldmodel.senses import LANGUAGE_KEY, STATE_KEY
 
 PLUGIN = "lerobot_policy_semagram"
 ROOT = Path(__file__).parents[1]
@@ -173,7 +173,7 @@ def recorded(tmp_path_factory):
             joints = np.array(list(seen.values()), np.float32)
             goals = {name: float(20 + 15 * np.sin(t / 6 + i)) for i, name in enumerate(robot.action_features)}
             sent = np.array(list(robot.send_action(goals).values()), np.float32)
-            shown = {STATE: joints, "observation.images.top": frame}
+            shown = {STATE_KEY: joints, "observation.images.top": frame}
             dataset.add_frame(shown | {"action": sent, "task": ("wave", "wave with the gripper")[episode % 2]})
         dataset.save_episode()
     dataset.finalize()
@@ -200,7 +200,7 @@ def test_lerobot_train_learns_from_a_recording(imitator):
     path, said = imitator
     assert "loss_imitation" in said
     identity = read_identity(path)
-    assert identity.senses == {STATE: (6,), "observation.images.top": (16, 16, 3), LANGUAGE: (256,)}
+    assert identity.senses == {STATE_KEY: (6,), "observation.images.top": (16, 16, 3), LANGUAGE_KEY: (256,)}
     assert (identity.action_size, identity.model.token.length) == (6, 4)
     assert identity.sentences == ("wave", "wave with the gripper")
     model = load_model(path, identity)

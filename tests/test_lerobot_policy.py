@@ -15,7 +15,7 @@ from policies.folders import FolderError, check_folder
 from policies.tokens import Tokens
 from robot import configuration_semagram  # noqa: F401  registers it
 from worldmodel.planner import Planner
-from worldmodel.senses import STATE
+from worldmodel.senses import STATE_KEY
 
 
 @pytest.fixture(scope="module")
@@ -60,13 +60,13 @@ def test_it_acts_as_semagrams_own_agent(checkpoint, planned):
             policy.reset()
             agent.reset(torch.ones(2, dtype=torch.bool))
         with torch.inference_mode():
-            action = after(policy.select_action(before({STATE: state})))
-        assert torch.equal(action, agent.act({STATE: state}))
+            action = after(policy.select_action(before({STATE_KEY: state})))
+        assert torch.equal(action, agent.act({STATE_KEY: state}))
 
 
 @pytest.mark.parametrize("planned", [True, False])
 def test_a_chunk_is_the_actions_until_the_next_decision(checkpoint, planned):
-    policy, state = load(checkpoint, planned=planned), {STATE: torch.randn(2, 3)}
+    policy, state = load(checkpoint, planned=planned), {STATE_KEY: torch.randn(2, 3)}
     chunk = policy.predict_action_chunk(state)
     steps = [policy.select_action(state) for _ in range(4)]
     assert torch.equal(chunk, torch.stack(steps, 1))
@@ -109,7 +109,7 @@ def test_a_damaged_checkpoint_is_refused(checkpoint, tmp_path):
 
 def test_a_robot_of_another_state_is_refused_in_one_line(checkpoint):
     with pytest.raises(ValueError, match=r"^observation.state has 6 numbers here, 3 where .* \(slide; on an arm .*\)$"):
-        load(checkpoint).select_action({STATE: torch.zeros(1, 6)})
+        load(checkpoint).select_action({STATE_KEY: torch.zeros(1, 6)})
 
 
 def batch(policy, steps):
@@ -117,9 +117,9 @@ def batch(policy, steps):
     h, length = policy.config.horizon, policy.config.model.token.length
     seen, draw = torch.tensor(policy.config.observation_delta_indices), torch.Generator().manual_seed(2)
     return {
-        STATE: torch.randn(2, len(seen), 3, generator=draw),
+        STATE_KEY: torch.randn(2, len(seen), 3, generator=draw),
         "action": torch.rand(2, h * length, 2, generator=draw) * 2 - 1,
-        f"{STATE}_is_pad": (seen > steps).expand(2, -1),
+        f"{STATE_KEY}_is_pad": (seen > steps).expand(2, -1),
         "action_is_pad": (torch.arange(h * length) >= steps).expand(2, -1),
     }
 
@@ -127,9 +127,9 @@ def batch(policy, steps):
 def test_what_lies_beyond_an_episode_is_not_learned(checkpoint):
     policy = load(checkpoint)
     cut = batch(policy, 6)
-    other = {**cut, "action": cut["action"].clone(), STATE: cut[STATE].clone()}
+    other = {**cut, "action": cut["action"].clone(), STATE_KEY: cut[STATE_KEY].clone()}
     beyond = [step > 6 for step in policy.config.observation_delta_indices]
-    other["action"][:, 4:], other[STATE][:, beyond] = 1, 9
+    other["action"][:, 4:], other[STATE_KEY][:, beyond] = 1, 9
     assert torch.equal(policy.forward(cut)[0], policy.forward(other)[0])
     other["action"][:, 3] = -other["action"][:, 3]
     assert not torch.equal(policy.forward(cut)[0], policy.forward(other)[0])
@@ -157,13 +157,13 @@ def test_a_policy_of_joined_tokens_gives_no_chunks_and_learns_recordings_unjoine
     policy = load(checkpoint, model=as_joined(load(checkpoint).config.model))
     assert policy.model.shared == 2
     with pytest.raises(ValueError, match=r"^policy\.model\.token\.joined: a chunk does not know"):
-        policy.predict_action_chunk({STATE: torch.randn(2, 3)})
+        policy.predict_action_chunk({STATE_KEY: torch.randn(2, 3)})
     policy.train()
     policy.forward(batch(policy, 12))
     policy.save_pretrained(tmp_path)
     again = load(tmp_path)
     assert (policy.model.shared, again.model.shared, again.config.model.token.joined) == (0, 0, False)
-    assert again.predict_action_chunk({STATE: torch.randn(2, 3)}).shape == (2, 4, 2)
+    assert again.predict_action_chunk({STATE_KEY: torch.randn(2, 3)}).shape == (2, 4, 2)
 
 
 def test_actions_that_were_not_normalised_are_refused(checkpoint):

@@ -22,7 +22,7 @@ from robot.configuration_semagram import ImitatorConfig, SemagramConfig
 from robot.modeling_semagram import BLIND, SemagramPolicy
 from robot.perceiving import at_moments, squares
 from sim.frames import square
-from worldmodel.senses import LANGUAGE, STATE
+from worldmodel.senses import LANGUAGE_KEY, STATE_KEY
 from worldmodel.settings import TokenConfig, VisionConfig
 
 SIZE, STEPS = 32, 14
@@ -81,17 +81,17 @@ def test_a_window_shows_the_frames_of_before_at_the_ends_of_its_tokens():
     index = {step: at for at, step in enumerate(steps)}
     moments = [[index[step] for step in moment] for moment in config.moments]
     time = torch.tensor([steps, [100 + step for step in steps]])
-    seen = {STATE: time.unsqueeze(-1), FRONT: time.view(2, -1, 1, 1, 1), LANGUAGE: torch.eye(2)}
+    seen = {STATE_KEY: time.unsqueeze(-1), FRONT: time.view(2, -1, 1, 1, 1), LANGUAGE_KEY: torch.eye(2)}
     picked = at_moments(seen, moments)
-    assert picked[STATE][..., 0].tolist() == [[0, 100], [4, 104], [8, 108]]
+    assert picked[STATE_KEY][..., 0].tolist() == [[0, 100], [4, 104], [8, 108]]
     assert picked[FRONT].flatten(2).tolist() == [[[t, t - 2], [100 + t, 98 + t]] for t in (0, 4, 8)]
-    assert picked[LANGUAGE].shape == (3, 2, 2)
+    assert picked[LANGUAGE_KEY].shape == (3, 2, 2)
 
 
 def fresh(cameras=(FRONT,), state=6, sentences=(), **keys):
     """A new policy for such a dataset, as LeRobot makes it."""
     seen = {key: PolicyFeature(FeatureType.VISUAL, (3, 48, 64)) for key in cameras}
-    seen |= {STATE: PolicyFeature(FeatureType.STATE, (state,))} if state else {}
+    seen |= {STATE_KEY: PolicyFeature(FeatureType.STATE, (state,))} if state else {}
     model = ImitatorConfig(latent=16, group=4, width=32, bins=11, precision="fp32", token=TokenConfig(2, 2, 1))
     config = SemagramConfig(
         device="cpu",
@@ -107,7 +107,7 @@ def fresh(cameras=(FRONT,), state=6, sentences=(), **keys):
 
 def test_a_new_policy_perceives_what_the_dataset_has():
     policy = fresh((FRONT, SIDE), sentences=("wave", "stop"))
-    assert policy.model.senses == {STATE: (6,), FRONT: (SIZE, SIZE, 3), SIDE: (SIZE, SIZE, 3), LANGUAGE: (256,)}
+    assert policy.model.senses == {STATE_KEY: (6,), FRONT: (SIZE, SIZE, 3), SIDE: (SIZE, SIZE, 3), LANGUAGE_KEY: (256,)}
     assert policy.config.sentences == ["wave", "stop"]
     assert policy.agent.heard.shape == (2, 256)
     assert fresh(state=0, sentences=("wave",)).model.senses == {FRONT: (SIZE, SIZE, 3)}
@@ -119,16 +119,16 @@ def test_what_a_dataset_has_and_a_policy_cannot_perceive_is_said():
     with pytest.warns(
         UserWarning, match=r"^observation.image \(3, 48, 64\): not perceived; observation.images.<camera>"
     ):
-        assert fresh(("observation.image",)).model.senses == {STATE: (6,)}
+        assert fresh(("observation.image",)).model.senses == {STATE_KEY: (6,)}
     with pytest.warns(UserWarning, match=r"^tasks 'the red block left of the blue' and 'the blue .* told apart"):
         fresh(sentences=("the red block left of the blue", "the blue block left of the red"))
-    assert fresh(sentences=("", "wave")).model.senses.keys() == {STATE, FRONT}
-    depth = {FRONT: PolicyFeature(FeatureType.VISUAL, (1, 48, 64)), STATE: PolicyFeature(FeatureType.STATE, (6,))}
+    assert fresh(sentences=("", "wave")).model.senses.keys() == {STATE_KEY, FRONT}
+    depth = {FRONT: PolicyFeature(FeatureType.VISUAL, (1, 48, 64)), STATE_KEY: PolicyFeature(FeatureType.STATE, (6,))}
     action = {"action": PolicyFeature(FeatureType.ACTION, (2,))}
     with pytest.warns(UserWarning, match=r"^observation.images.overhead \(1, 48, 64\): not perceived"):
         config = SemagramConfig(device="cpu", input_features=depth, output_features=action)
         config.validate_features()
-    assert config.senses == {STATE: [6]}
+    assert config.senses == {STATE_KEY: [6]}
 
 
 def test_a_robot_that_sees_nothing_for_a_second_is_not_driven_on():
@@ -166,12 +166,12 @@ def windows(policy, count, cameras=(FRONT,)):
     for i, right in enumerate(side.tolist()):
         frames[i, ..., 32 * right : 32 * (right + 1)] = 0.8
     batch = dict.fromkeys(cameras, frames) | {
-        STATE: torch.zeros(count, times, 6),
+        STATE_KEY: torch.zeros(count, times, 6),
         "action": (0.8 - 1.6 * side.float()).view(-1, 1, 1).expand(count, length, 2),
         "action_is_pad": torch.zeros(count, length, dtype=torch.bool),
         "task": ["wave", "stop"] * (count // 2),
     }
-    return batch | {f"{key}_is_pad": torch.zeros(count, times, dtype=torch.bool) for key in (STATE, *cameras)}
+    return batch | {f"{key}_is_pad": torch.zeros(count, times, dtype=torch.bool) for key in (STATE_KEY, *cameras)}
 
 
 def test_it_learns_from_frames_what_to_do():
@@ -203,12 +203,12 @@ def test_frames_that_nothing_is_to_be_learned_from_do_not_count():
     policy = fresh(sentences=("wave", "stop")).eval()
     cut = windows(policy, 4)
     cut["action_is_pad"][:, 2:] = True
-    for key in (STATE, FRONT):
+    for key in (STATE_KEY, FRONT):
         cut[f"{key}_is_pad"][:, [policy.config.observation_delta_indices.index(t) for t in (2, 4, 6)]] = True
-    other = cut | {key: cut[key].clone() for key in (FRONT, STATE, "action")}
+    other = cut | {key: cut[key].clone() for key in (FRONT, STATE_KEY, "action")}
     for t in (2, 4, 6):  # the first token ends where the episode does: what follows it is not known
         other[FRONT][:, policy.config.observation_delta_indices.index(t)] = 0.3
-        other[STATE][:, policy.config.observation_delta_indices.index(t)] = 5
+        other[STATE_KEY][:, policy.config.observation_delta_indices.index(t)] = 5
     other["action"][:, 4:] = 0
     assert torch.equal(policy.forward(cut)[0], policy.forward(other)[0])
     other["task"] = ["stop"] * 4
@@ -218,12 +218,12 @@ def test_frames_that_nothing_is_to_be_learned_from_do_not_count():
 def test_a_checkpoint_of_a_task_takes_no_robots_frames(checkpoint):
     """Its actions are not a robot's, and by its frames alone it could not tell."""
     policy, size = load(checkpoint), read_identity(checkpoint).state_size
-    batch = {STATE: torch.zeros(1, size), FRONT: torch.zeros(1, 3, 480, 640), "task": ["touch the cube"]}
+    batch = {STATE_KEY: torch.zeros(1, size), FRONT: torch.zeros(1, 3, 480, 640), "task": ["touch the cube"]}
     line = r"^observation.images.overhead has frames of 480 x 640 pixels here, 32 x 32 where .* \(so101-touch; on an"
     with pytest.raises(ValueError, match=line):
         policy.select_action(batch)
     with pytest.raises(ValueError, match=r"^observation.images.overhead is not there \(so101-touch; on an arm"):
-        policy.select_action({STATE: batch[STATE], "task": batch["task"]})
+        policy.select_action({STATE_KEY: batch[STATE_KEY], "task": batch["task"]})
     with pytest.raises(ValueError, match=r"^observation.language: sentence 0 is '', without text; .*\(so101-touch"):
         policy.select_action(batch | {FRONT: torch.zeros(1, 3, SIZE, SIZE), "task": [""]})
 

@@ -7,9 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from worldmodel.losses import METRICS, Batch, confusion, loss, sameness, window_return
+from worldmodel.losses import METRICS, Batch, contrastive_loss, loss, variance_loss, window_return
 from worldmodel.model import WorldModel
-from worldmodel.senses import STATE
+from worldmodel.senses import STATE_KEY
 from worldmodel.settings import LearningConfig
 
 DISCOUNT = 0.9
@@ -23,11 +23,11 @@ def batch(seed=0, horizon=CONFIG.horizon, size=6, dtype=torch.float32):
     state = torch.randn(horizon + 1, size, 3, generator=g, dtype=dtype)
     token = torch.rand(horizon, size, 2, generator=g, dtype=dtype) * 2 - 1
     reward = torch.randn(horizon, size, generator=g, dtype=dtype)
-    proceed, valid = torch.ones(horizon, size, dtype=dtype), torch.ones(horizon, size, dtype=dtype)
-    proceed[1:, 1], valid[2:, 1] = 0, 0
+    continues, valid = torch.ones(horizon, size, dtype=dtype), torch.ones(horizon, size, dtype=dtype)
+    continues[1:, 1], valid[2:, 1] = 0, 0
     valid[1:, 2] = 0
     valid[:, 3] = 0
-    return Batch({STATE: state}, token, reward, proceed, valid, token[0], torch.zeros(size, dtype=dtype))
+    return Batch({STATE_KEY: state}, token, reward, continues, valid, token[0], torch.zeros(size, dtype=dtype))
 
 
 def noise(size=6, seed=1, dtype=torch.float32):
@@ -56,14 +56,14 @@ def changed(data, **fields):
 @given(st.lists(st.lists(st.floats(-3, 3), min_size=1, max_size=5), min_size=1, max_size=4), st.booleans())
 def test_returns_are_the_sum_written_out(rewards, terminates):
     horizon, size = 5, len(rewards)
-    reward, proceed, valid = torch.zeros(horizon, size), torch.ones(horizon, size), torch.zeros(horizon, size)
+    reward, continues, valid = torch.zeros(horizon, size), torch.ones(horizon, size), torch.zeros(horizon, size)
     for b, known in enumerate(rewards):
         reward[: len(known), b] = torch.tensor(known)
         valid[: len(known), b] = 1
         if terminates:
-            proceed[len(known) - 1 :, b] = 0
+            continues[len(known) - 1 :, b] = 0
     value = torch.arange(size) + 1.0
-    targets = window_return(reward, proceed, valid, value, torch.full_like(value, DISCOUNT))
+    targets = window_return(reward, continues, valid, value, torch.full_like(value, DISCOUNT))
     for b, known in enumerate(rewards):
         want = sum(DISCOUNT**k * r for k, r in enumerate(known))
         if not terminates:
@@ -73,10 +73,10 @@ def test_returns_are_the_sum_written_out(rewards, terminates):
 
 def test_a_terminated_tokens_target_ignores_the_value(generator):
     reward = torch.randn(3, 4, generator=generator)
-    proceed = torch.tensor([1.0, 0.0, 0.0]).unsqueeze(1).expand(3, 4)
+    continues = torch.tensor([1.0, 0.0, 0.0]).unsqueeze(1).expand(3, 4)
     valid = torch.tensor([1.0, 1.0, 0.0]).unsqueeze(1).expand(3, 4)
     one, other = (
-        window_return(reward, proceed, valid, torch.full((4,), v), torch.full((4,), DISCOUNT)) for v in (0.0, 1e6)
+        window_return(reward, continues, valid, torch.full((4,), v), torch.full((4,), DISCOUNT)) for v in (0.0, 1e6)
     )
     assert torch.equal(one, other)
     assert torch.allclose(one, reward[0] + DISCOUNT * reward[1])
@@ -89,14 +89,14 @@ def test_what_never_happened_does_not_matter(toys, model, imitation):
     before, total, _ = gradients(model, target, data, config)
     absent = data.valid == 0
     assert absent.any()
-    state = data.seen[STATE].clone()
+    state = data.seen[STATE_KEY].clone()
     state[1:][absent] = 37.0
     others = (
-        changed(data, seen={STATE: state}),
+        changed(data, seen={STATE_KEY: state}),
         changed(data, token=torch.where(absent.unsqueeze(-1), 0.77, data.token)),
         changed(data, reward=torch.where(absent, 1e3, data.reward)),
-        changed(data, proceed=torch.where(absent, 1 - data.proceed, data.proceed)),
-        changed(data, choice=torch.where(absent[0].unsqueeze(-1), 0.77, data.choice)),
+        changed(data, continues=torch.where(absent, 1 - data.continues, data.continues)),
+        changed(data, planned_token=torch.where(absent[0].unsqueeze(-1), 0.77, data.planned_token)),
     )
     for other in others:
         after, again, _ = gradients(model, target, other, config)
@@ -110,16 +110,16 @@ def test_what_never_happened_does_not_matter(toys, model, imitation):
         ("state", {"consistency", "reward", "value", "continue", "policy"}),
         ("token", {"consistency", "reward", "value", "continue"}),
         ("reward", {"reward", "value"}),
-        ("proceed", {"consistency", "value", "continue"}),
+        ("continues", {"consistency", "value", "continue"}),
     ],
 )
 def test_what_did_happen_matters_where_it_should(toys, model, name, felt):
     data, target = batch(), target_of(toys)
     config = dataclasses.replace(CONFIG, imitation=0.0)
     _, _, before = gradients(model, target, data, config)
-    field = (data.seen[STATE] if name == "state" else getattr(data, name)).clone()
+    field = (data.seen[STATE_KEY] if name == "state" else getattr(data, name)).clone()
     field[0, 2] -= 0.5
-    change = {"seen": {STATE: field}} if name == "state" else {name: field}
+    change = {"seen": {STATE_KEY: field}} if name == "state" else {name: field}
     _, _, after = gradients(model, target, changed(data, **change), config)
     parts = {m.removeprefix("loss_") for m, a, b in zip(METRICS, before, after, strict=True) if a != b}
     assert parts & {"consistency", "reward", "value", "continue", "policy"} == felt
@@ -128,9 +128,9 @@ def test_what_did_happen_matters_where_it_should(toys, model, name, felt):
 def test_nothing_is_learned_from_beyond_a_termination(toys, model):
     data, target, config = batch(), target_of(toys), CONFIG
     before, total, _ = gradients(model, target, data, config)
-    state = data.seen[STATE].clone()
+    state = data.seen[STATE_KEY].clone()
     state[2, 1] = 37.0  # what was seen after the token that ended the episode
-    after, again, _ = gradients(model, target, changed(data, seen={STATE: state}), config)
+    after, again, _ = gradients(model, target, changed(data, seen={STATE_KEY: state}), config)
     assert torch.equal(again, total)
     assert all(torch.equal(after[name], before[name]) for name in before)
 
@@ -147,13 +147,13 @@ def test_an_expert_is_imitated_whatever_the_value_holds_of_it(toys, model):
     """A token chosen moves the policy only where the value holds the one executed better, an expert's anywhere."""
     target, config = target_of(toys), dataclasses.replace(CONFIG, imitation=1.0)
 
-    def pulls(driven):
+    def pulls(demonstrated):
         """Which of the windows that happened (all but the fourth) move the policy by their choice."""
-        data, found = changed(batch(), driven=torch.full((6,), driven)), []
+        data, found = changed(batch(), demonstrated=torch.full((6,), demonstrated)), []
         for i in (0, 1, 2, 4, 5):
-            choices = [data.choice.clone() for _ in range(2)]
+            choices = [data.planned_token.clone() for _ in range(2)]
             choices[0][i], choices[1][i] = 2.0, -2.0
-            one, other = (gradients(model, target, changed(data, choice=choice), config)[0] for choice in choices)
+            one, other = (gradients(model, target, changed(data, planned_token=token), config)[0] for token in choices)
             found.append(any(not torch.equal(one[n], other[n]) for n in one if n.startswith("actor.")))
         return found
 
@@ -163,11 +163,11 @@ def test_an_expert_is_imitated_whatever_the_value_holds_of_it(toys, model):
 
 def test_what_an_expert_did_is_only_imitated_and_shapes_the_latent(toys, model):
     target, config = target_of(toys), CONFIG
-    driven = changed(batch(), driven=torch.ones(6))
-    one, _, _ = gradients(model, target, driven, config)
-    other, _, _ = gradients(model, target, driven, dataclasses.replace(config, entropy=10.0, imitation=9.0), 3.0)
+    demonstrated = changed(batch(), demonstrated=torch.ones(6))
+    one, _, _ = gradients(model, target, demonstrated, config)
+    other, _, _ = gradients(model, target, demonstrated, dataclasses.replace(config, entropy=10.0, imitation=9.0), 3.0)
     assert all(torch.equal(one[name], other[name]) for name in one)
-    more, _, _ = gradients(model, target, driven, dataclasses.replace(config, expert=20.0))
+    more, _, _ = gradients(model, target, demonstrated, dataclasses.replace(config, expert=20.0))
     moved = {name.split(".")[0] for name in one if not torch.equal(one[name], more[name])}
     assert moved == {"actor", "encoder"}
 
@@ -199,11 +199,11 @@ def test_the_return_scale_keeps_the_policys_step_independent_of_the_unit(toys, m
 @given(st.integers(0, 99))
 def test_a_batch_in_another_order_has_the_same_loss(toys, seed):
     model, target, config = toys.tiny_model(), target_of(toys), CONFIG
-    data, draws = changed(batch(), driven=torch.tensor([1.0, 0.0, 1.0, 1.0, 0.0, 0.0])), noise()
+    data, draws = changed(batch(), demonstrated=torch.tensor([1.0, 0.0, 1.0, 1.0, 0.0, 0.0])), noise()
     order = torch.randperm(6, generator=torch.Generator().manual_seed(seed))
-    shuffled = {name: getattr(data, name)[:, order] for name in ("token", "reward", "proceed", "valid")}
-    shuffled |= {name: getattr(data, name)[order] for name in ("choice", "driven")}
-    mixed = Batch({STATE: data.seen[STATE][:, order]}, **shuffled)
+    shuffled = {name: getattr(data, name)[:, order] for name in ("token", "reward", "continues", "valid")}
+    shuffled |= {name: getattr(data, name)[order] for name in ("planned_token", "demonstrated")}
+    mixed = Batch({STATE_KEY: data.seen[STATE_KEY][:, order]}, **shuffled)
     one, parts, estimate = loss(model, target, data, draws, torch.ones(()), DISCOUNTS, config)
     other, again, swapped = loss(
         model, target, mixed, tuple(n[order] for n in draws), torch.ones(()), DISCOUNTS, config
@@ -249,7 +249,7 @@ class Exact(WorldModel):
 def test_gradients_agree_with_finite_differences(toys, monkeypatch, group):
     monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)  # the layers' way back from bf16
     plain = toys.tiny_model()
-    model = Exact({STATE: (3,)}, 2, plain.config)
+    model = Exact({STATE_KEY: (3,)}, 2, plain.config)
     model.load_state_dict(plain.state_dict())
     target = target_of(toys)
     for net in (plain, model, target):
@@ -284,25 +284,25 @@ def test_gradients_agree_with_finite_differences(toys, monkeypatch, group):
         assert abs(along) > 1e-4
 
 
-def test_confusion_is_that_of_guessing_where_all_look_alike_and_none_where_symbols_differ():
+def test_the_contrastive_loss_is_that_of_guessing_where_all_look_alike_and_none_where_symbols_differ():
     symbols = torch.eye(4)[torch.tensor([[0, 1, 2, 3], [1, 2, 3, 0], [2, 3, 0, 1]])]  # three latents of four symbols
     latents = symbols.transpose(1, 2).flatten(1)  # a symbol's entries are strided
     nothing = latents[:0].unsqueeze(1).expand(-1, 3, -1)
-    assert float(confusion(latents, latents, nothing, 4).max()) < 1e-5
+    assert float(contrastive_loss(latents, latents, nothing, 4).max()) < 1e-5
     even = torch.full((3, 16), 0.25)
-    assert torch.allclose(confusion(latents, even, nothing, 4), torch.tensor(3.0).log().expand(3))
-    other = confusion(latents, latents.roll(1, 0), nothing, 4)
+    assert torch.allclose(contrastive_loss(latents, even, nothing, 4), torch.tensor(3.0).log().expand(3))
+    other = contrastive_loss(latents, latents.roll(1, 0), nothing, 4)
     assert (other > 10).all()
 
 
-def test_confusion_counts_the_other_moments_of_a_latents_own_window_and_of_no_other():
+def test_the_contrastive_loss_counts_the_other_moments_of_a_latents_own_window_and_of_no_other():
     symbols = torch.eye(4)[torch.tensor([[0, 1, 2, 3], [1, 2, 3, 0], [2, 3, 0, 1]])]
     latents = symbols.transpose(1, 2).flatten(1)
     same = latents.unsqueeze(0).repeat(3, 1, 1)  # nothing moves in three more moments: one guess of four is right
-    assert torch.allclose(confusion(latents, latents, same, 4), torch.tensor(4.0).log().expand(3))
+    assert torch.allclose(contrastive_loss(latents, latents, same, 4), torch.tensor(4.0).log().expand(3))
     moved = same.clone()
     moved[:, 1:] = 1 - moved[:, 1:]  # no symbol of theirs is left
-    found = confusion(latents, latents, moved, 4)
+    found = contrastive_loss(latents, latents, moved, 4)
     assert found[0] == pytest.approx(torch.tensor(4.0).log())
     assert float(found[1:].max()) < 1e-5
 
@@ -312,12 +312,12 @@ def test_latents_that_are_all_the_same_are_drawn_apart_as_strongly_however_same_
     ways = torch.randn(64, 16, generator=generator, dtype=torch.float64)
     ways = (ways - ways.mean(0)) / ways.std(0, correction=0)
     width = torch.tensor(scale, dtype=torch.float64, requires_grad=True)
-    same = sameness(0.5 + width * ways)
+    same = variance_loss(0.5 + width * ways)
     assert float(same.detach()) == pytest.approx(max(0.0, 0.1 - scale), abs=1e-5)
     assert float(torch.autograd.grad(same, width)[0]) == pytest.approx(slope, abs=0.01)
     # Of that size there is nothing in what tells one latent from the others.
     nothing = ways[:0].unsqueeze(1).expand(-1, 64, -1)
     latents = 0.5 + width * ways
-    told = confusion(latents, latents.detach(), nothing, 8).mean()
+    told = contrastive_loss(latents, latents.detach(), nothing, 8).mean()
     if scale < 0.01:
         assert abs(float(torch.autograd.grad(told, width)[0])) < 0.1

@@ -10,11 +10,11 @@ from policies.memories import Memories, imagined
 from policies.tokens import Tokens
 from worldmodel.planner import Planner
 from worldmodel.replay import Replay
-from worldmodel.senses import STATE, mask
+from worldmodel.senses import STATE_KEY, mask
 from worldmodel.settings import PlannerConfig, VisionConfig
 
 FRONT = "observation.images.front"
-SENSES = {STATE: (3,), FRONT: (16, 16, 3)}
+SENSES = {STATE_KEY: (3,), FRONT: (16, 16, 3)}
 VISION = VisionConfig(patch=8, width=8, lags=(0, 1))
 
 
@@ -26,7 +26,7 @@ def replay():
 
     def seen():
         frame = torch.randint(0, 256, (16, 16, 3), dtype=torch.uint8, generator=g)
-        return {STATE: torch.randn(3, generator=g), FRONT: frame}
+        return {STATE_KEY: torch.randn(3, generator=g), FRONT: frame}
 
     replay.start(0, seen())
     for _ in range(40):
@@ -53,8 +53,8 @@ def test_the_latent_of_a_moment_is_what_the_agent_would_have_had(model, replay):
         row = torch.tensor([rows[frame.numpy().tobytes()]])
         seen = {key: value[0] for key, value in replay.window(torch.tensor([0]), row, 1, 1).seen.items()}
         assert torch.allclose(model.encode(seen)[0], latent, atol=1e-6)
-        only = model.encode({STATE: seen[STATE]})[0]
-        assert any(torch.allclose(only, alone, atol=1e-6) for alone in memories.alone[STATE])
+        only = model.encode({STATE_KEY: seen[STATE_KEY]})[0]
+        assert any(torch.allclose(only, alone, atol=1e-6) for alone in memories.alone[STATE_KEY])
 
 
 def test_agreement_is_one_where_a_sense_says_all_and_small_where_it_says_nothing(model, replay):
@@ -72,11 +72,11 @@ def test_a_strip_shows_the_cameras_the_masks_and_what_is_expected(model, replay,
     memories = Memories.of(replay, model, 20)
     strip = Strip(agent, memories, 0.04, 560)
     frame = np.full((16, 16, 3), 77, np.uint8)
-    seen = {STATE: np.zeros(3, np.float32), FRONT: frame}
+    seen = {STATE_KEY: np.zeros(3, np.float32), FRONT: frame}
     before = strip.show(seen)
     assert before.shape == (strip.height, 560, 3)
     assert (before[20:90, 10:80] == 77).all() and (before[20:, 100:] == 255).all()  # no plan yet: nothing expected
-    agent.act({STATE: torch.zeros(1, 3), FRONT: torch.from_numpy(frame)[None]})
+    agent.act({STATE_KEY: torch.zeros(1, 3), FRONT: torch.from_numpy(frame)[None]})
     after = strip.show(seen)
     expected = memories.frames[FRONT][memories.nearest(imagined(model, agent.plan))]
     assert len(expected) == 3

@@ -8,7 +8,7 @@ from envs.mirror import Mirror, scene_bodies
 from envs.settings import TaskConfig
 from robot.units import TICK_RAD, Units
 from sim import so101
-from worldmodel.senses import STATE
+from worldmodel.senses import STATE_KEY
 
 TASK = TaskConfig("so101-touch")
 
@@ -45,7 +45,7 @@ def play(env, mirror, seed: int, steps: int, smooth: float = 0.8):
     sent = env.unwrapped.commanded
     for _ in range(steps):
         mirror.follow(read(env), sent)
-        yield seen[STATE], mirror.state(np.zeros((0, 6)))
+        yield seen[STATE_KEY], mirror.state(np.zeros((0, 6)))
         action = smooth * action + (1 - smooth) * rng.uniform(-1, 1, 6)
         seen, *_ = env.step(action.astype(np.float32))
         sent = env.unwrapped.commanded.copy()
@@ -88,7 +88,7 @@ def test_ahead_of_a_curve_it_sees_what_training_sees_at_its_end(env, mirror):
     expected = mirror.state(np.array(ahead))
     for action in actions:
         seen, *_ = env.step(action.astype(np.float32))
-    off, moved = np.abs(seen[STATE] - expected), parts["joint_positions"]
+    off, moved = np.abs(seen[STATE_KEY] - expected), parts["joint_positions"]
     assert off[moved].max() < 2 * TICK_RAD
     assert off[parts["target_lag"]].max() < 2 * TICK_RAD
     before = read(env)

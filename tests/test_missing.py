@@ -14,7 +14,7 @@ from envs.dropping import Dropping
 from envs.language import Spoken
 from policies.rollouts import as_tensors
 
-STATE, MAIN, SIDE = "observation.state", "observation.images.main", "observation.images.side"
+STATE_KEY, MAIN, SIDE = "observation.state", "observation.images.main", "observation.images.side"
 ACTION = np.zeros(1, np.float32)
 
 
@@ -23,7 +23,7 @@ class Room(gymnasium.Env):
 
     observation_space = spaces.Dict(
         {
-            STATE: spaces.Box(-np.inf, np.inf, (1,), np.float32),
+            STATE_KEY: spaces.Box(-np.inf, np.inf, (1,), np.float32),
             **{camera: spaces.Box(0, 255, (4, 4, 3), np.uint8) for camera in (MAIN, SIDE)},
         }
     )
@@ -41,7 +41,7 @@ class Room(gymnasium.Env):
     def see(self, light):
         main, side = (np.full((4, 4, 3), self.noise, np.uint8) for _ in range(2))
         main[:2], side[:2] = main[:2] + light, 100
-        return {STATE: np.float32([self.clock + 1]), MAIN: main, SIDE: side}
+        return {STATE_KEY: np.float32([self.clock + 1]), MAIN: main, SIDE: side}
 
 
 def masks(env, *lights):

@@ -8,14 +8,13 @@ import pytest
 from gymnasium import spaces
 
 from envs import lerobot_view
-from envs.language import KEY as LANGUAGE
 from envs.make import episode_limit, make, make_vector
 from envs.multi import Multi, take_turns
 from envs.senses import Senses
 from envs.sentences import PARAPHRASES, SENTENCES, other_words
 from envs.settings import TaskConfig
 from sim.variation import Variation
-from worldmodel.senses import STATE
+from worldmodel.senses import LANGUAGE_KEY, STATE_KEY
 
 WALKERS = ("walker-stand", "walker-walk", "walker-run")
 SPOKEN = Senses(("state", "language"))
@@ -39,12 +38,12 @@ def vector(request):
 def play(env, seed, count=5):
     """The task, the observations' states (count + 1, S) and sentences, and the rewards (count,) of an episode."""
     observation, info = env.reset(seed=seed)
-    states, said, rewards, tasks = [observation[STATE]], {observation[LANGUAGE]}, [], {info.get("task")}
+    states, said, rewards, tasks = [observation[STATE_KEY]], {observation[LANGUAGE_KEY]}, [], {info.get("task")}
     for action in np.random.default_rng(seed).uniform(-1, 1, (count, 6)).astype(np.float32):
         observation, reward, _, _, info = env.step(action)
-        states.append(observation[STATE])
+        states.append(observation[STATE_KEY])
         rewards.append(reward)
-        said.add(observation[LANGUAGE])
+        said.add(observation[LANGUAGE_KEY])
         tasks.add(info.get("task"))
     return tasks, said, np.stack(states), np.array(rewards)
 
@@ -78,7 +77,7 @@ def test_without_a_seed_the_last_seeds_choices_go_on(env):
     for each in (env, fresh):
         each.reset(seed=9)
         begun = [each.reset() for _ in range(6)]
-        runs.append([(info["task"], *observation[STATE]) for observation, info in begun])
+        runs.append([(info["task"], *observation[STATE_KEY]) for observation, info in begun])
     assert runs[0] == runs[1]
     assert len(set(runs[0])) == 6
 
@@ -134,19 +133,19 @@ def test_all_are_closed(toys, monkeypatch):
 
 def test_a_vector_carries_the_sentences_and_the_tasks(vector):
     count, alone = vector.num_envs, make(TASK, senses=SPOKEN)
-    assert vector.single_observation_space[LANGUAGE] == alone.observation_space[LANGUAGE]
+    assert vector.single_observation_space[LANGUAGE_KEY] == alone.observation_space[LANGUAGE_KEY]
     for seeds in ([0, 3][:count], [5, 1][:count]):
         observation, info = vector.reset(seed=seeds)
         expected = [alone.reset(seed=seed) for seed in seeds]
-        assert observation[LANGUAGE] == tuple(one[LANGUAGE] for one, _ in expected)
+        assert observation[LANGUAGE_KEY] == tuple(one[LANGUAGE_KEY] for one, _ in expected)
         assert list(info["task"]) == [one["task"] for _, one in expected]
-        np.testing.assert_array_equal(observation[STATE], [one[STATE] for one, _ in expected])
+        np.testing.assert_array_equal(observation[STATE_KEY], [one[STATE_KEY] for one, _ in expected])
         later, *_, info = vector.step(np.zeros(vector.action_space.shape, np.float32))
-        assert later[LANGUAGE] == observation[LANGUAGE]
+        assert later[LANGUAGE_KEY] == observation[LANGUAGE_KEY]
         assert list(info["task"]) == [one["task"] for _, one in expected]
     last = np.arange(count) == count - 1
     again, _ = vector.reset(seed=[0] * count, options={"reset_mask": last})
-    assert again[LANGUAGE] == (*later[LANGUAGE][:-1], alone.reset(seed=0)[0][LANGUAGE])
+    assert again[LANGUAGE_KEY] == (*later[LANGUAGE_KEY][:-1], alone.reset(seed=0)[0][LANGUAGE_KEY])
 
 
 def test_each_of_a_vector_can_be_told_in_its_own_words_from_the_next_reset_on(vector):
@@ -155,22 +154,22 @@ def test_each_of_a_vector_can_be_told_in_its_own_words_from_the_next_reset_on(ve
     before, _ = vector.reset(seed=list(range(count)))
     vector.set_attr("sentence", said)
     during = vector.step(np.zeros(vector.action_space.shape, np.float32))[0]
-    assert during[LANGUAGE] == before[LANGUAGE]
+    assert during[LANGUAGE_KEY] == before[LANGUAGE_KEY]
     for seed in (0, 1, 2):  # whichever task comes
-        assert vector.reset(seed=[seed] * count)[0][LANGUAGE] == tuple(said)
+        assert vector.reset(seed=[seed] * count)[0][LANGUAGE_KEY] == tuple(said)
     vector.set_attr("sentence", None)
-    assert vector.reset(seed=list(range(count)))[0][LANGUAGE] == before[LANGUAGE]
+    assert vector.reset(seed=list(range(count)))[0][LANGUAGE_KEY] == before[LANGUAGE_KEY]
 
 
 def test_a_task_can_be_told_in_the_users_words():
     env = make(TaskConfig("cartpole-balance", sentence="hold it up"), senses=SPOKEN)
-    assert env.reset(seed=0)[0][LANGUAGE] == "hold it up"
-    assert isinstance(env.observation_space[LANGUAGE], spaces.Text)
+    assert env.reset(seed=0)[0][LANGUAGE_KEY] == "hold it up"
+    assert isinstance(env.observation_space[LANGUAGE_KEY], spaces.Text)
     assert env.observation_space.contains(env.reset(seed=0)[0])
     env.set_wrapper_attr("sentence", " ")
     with pytest.raises(ValueError, match=r"^observation\.language: ' ' is without text"):
         env.reset(seed=0)
-    assert LANGUAGE not in make(TaskConfig("cartpole-balance")).observation_space
+    assert LANGUAGE_KEY not in make(TaskConfig("cartpole-balance")).observation_space
 
 
 @pytest.mark.parametrize(
@@ -194,7 +193,7 @@ def test_a_gymnasium_task_has_no_words_of_its_own():
     with pytest.raises(ValueError, match=r"^task\.sentence=: what Pendulum-v1 is about, in words"):
         make(TaskConfig("gym", "Pendulum-v1"), senses=SPOKEN)
     env = make(TaskConfig("gym", "Pendulum-v1", sentence="swing up"), senses=SPOKEN)
-    assert env.reset(seed=0)[0][LANGUAGE] == "swing up"
+    assert env.reset(seed=0)[0][LANGUAGE_KEY] == "swing up"
 
 
 @pytest.mark.parametrize(
@@ -263,7 +262,7 @@ def test_each_episode_of_a_task_can_be_said_in_other_words():
         env.say(other_words(number))
         for seed in range(12):
             observation, info = env.reset(seed=seed)
-            heard[number, info["task"]] = observation[LANGUAGE]
+            heard[number, info["task"]] = observation[LANGUAGE_KEY]
     for name in WALKERS:
         assert heard[0, name] == PARAPHRASES[name][0] == heard[20, name]
         assert heard[19, name] == PARAPHRASES[name][19]

@@ -16,7 +16,7 @@ from configs.peers import Theirs, check, interpreter
 from configs.schema import PeerConfig
 from configs.stopwatch import Ours
 from configs.strict import ConfigError
-from policies.recall import Recall
+from policies.frame_stack import FrameStack
 from policies.tokens import Tokens
 from worldmodel.settings import TokenConfig
 
@@ -152,7 +152,7 @@ def test_our_stopwatch_leaves_a_plan_where_the_next_one_is_made():
     plan = SimpleNamespace(tokens=torch.zeros(3, 1, tokens.size).as_subclass(Elsewhere))
     agent = SimpleNamespace(planner=SimpleNamespace(plan=lambda *_: plan))
     ours.trainer = SimpleNamespace(observation={"observation.state": torch.zeros(1, 3)}, agent=agent, generator=None)
-    ours.parts, ours.recall, ours.memory = SimpleNamespace(tokens=tokens), Recall((0,)), None
+    ours.parts, ours.frame_stack, ours.memory = SimpleNamespace(tokens=tokens), FrameStack((0,)), None
     assert len(ours.time("plan", 2)) == 2
     assert ours.memory.mean.is_meta and ours.memory.valid.is_meta
 

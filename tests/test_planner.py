@@ -13,7 +13,7 @@ from worldmodel.arithmetic import gflop, plan_gflop
 from worldmodel.gaussian import SquashedGaussian
 from worldmodel.model import Imagined, WorldModel
 from worldmodel.planner import Memory, PlanFault, Planner, propose, score
-from worldmodel.senses import STATE
+from worldmodel.senses import STATE_KEY
 from worldmodel.settings import PlannerConfig
 
 CONFIG = PlannerConfig(samples=32, policy_samples=8, elites=8, iterations=3, horizon=2, budget="fixed")
@@ -30,16 +30,16 @@ class Bowl(WorldModel):
     CODE = None  # the maker of two-hot logits
 
     def __init__(self, config, hole=None, mode=0.0):
-        super().__init__({STATE: (2,)}, 2, config)
+        super().__init__({STATE_KEY: (2,)}, 2, config)
         self.hole, self.mode = hole, mode
 
     def perceive(self, seen):
-        return seen[STATE]
+        return seen[STATE_KEY]
 
     def policy(self, z, kind):
         return SquashedGaussian(torch.full_like(z, self.mode), torch.full_like(z, -1.0))
 
-    def leap(self, z, w):
+    def transition_features(self, z, w):
         return torch.cat([z, w], -1)
 
     def next(self, feature):
@@ -54,7 +54,7 @@ class Bowl(WorldModel):
         return torch.cat([logits, torch.full_like(logits[..., :1], 20.0)], -1)
 
     def step(self, z, w):
-        feature = self.leap(z, w)
+        feature = self.transition_features(z, w)
         outcome = self.outcome(feature)
         return Imagined(self.next(feature), outcome[..., :-1], outcome[..., -1])
 
@@ -76,12 +76,12 @@ def seeded(seed=0):
 
 def origin(count=1):
     """Observations of the origin."""
-    return {STATE: torch.zeros(count, 2)}
+    return {STATE_KEY: torch.zeros(count, 2)}
 
 
 def seen(count, seed=0, size=3):
     """Random observations."""
-    return {STATE: torch.randn(count, size, generator=seeded(seed))}
+    return {STATE_KEY: torch.randn(count, size, generator=seeded(seed))}
 
 
 def same(one, other, **tolerance):
@@ -178,8 +178,8 @@ def test_a_score_is_the_sum_written_out(bowl, depths):
 def test_a_proposal_without_noise_is_the_policys_mode(model):
     z = model.encode(seen(3))
     sentence = propose(model, z, torch.zeros(2, 3, 1, 2), model.codes)[:, :, 0]
-    assert torch.allclose(sentence[0], model.favourite(z)[0])
-    assert torch.allclose(sentence[1], model.favourite(model.step(z, sentence[0]).latent)[0], atol=1e-6)
+    assert torch.allclose(sentence[0], model.greedy_token(z)[0])
+    assert torch.allclose(sentence[1], model.greedy_token(model.step(z, sentence[0]).latent)[0], atol=1e-6)
 
 
 @pytest.mark.parametrize("mode", [0.0, 10.0, -10.0])
@@ -224,7 +224,7 @@ def test_no_finite_candidate_is_a_fault(bowl, count):
 
 def test_one_observation_that_is_not_finite_is_a_fault(model):
     observation = seen(3)
-    observation[STATE][1, 0] = torch.nan
+    observation[STATE_KEY][1, 0] = torch.nan
     with pytest.raises(PlanFault):
         Planner(model, [0.9], CONFIG).plan(observation, None, seeded())
 
@@ -298,7 +298,7 @@ def test_a_batch_is_planned_as_each_alone(model, monkeypatch):
     for b in range(4):
         monkeypatch.setattr(torch, "randn", lambda *shape, generator, b=b: draws[:, :, b : b + 1].clone())
         own = Memory(memory.mean[:, b : b + 1], memory.valid[b : b + 1])
-        alone = planner.plan({STATE: observation[STATE][b : b + 1]}, own, seeded())
+        alone = planner.plan({STATE_KEY: observation[STATE_KEY][b : b + 1]}, own, seeded())
         assert torch.allclose(alone.tokens[:, 0], together.tokens[:, b], atol=1e-4)
         assert torch.allclose(alone.spread[:, 0], together.spread[:, b], atol=1e-4)
         assert torch.allclose(alone.returns[0], together.returns[b], atol=1e-4)
@@ -362,7 +362,7 @@ from worldmodel.planner import Planner
 from worldmodel.learner import Learner
 from worldmodel.losses import Batch
 from worldmodel.model import WorldModel
-from worldmodel.senses import STATE
+from worldmodel.senses import STATE_KEY
 from worldmodel.settings import LearningConfig, ModelConfig, PlannerConfig
 torch.set_num_threads(1)
 g = torch.Generator().manual_seed(0)
@@ -378,7 +378,7 @@ for compiled in (False, True):
     config = PlannerConfig(
         samples=8, policy_samples=2, elites=4, iterations=2, horizon=2, budget="fixed", together=together
     )
-    seen = {STATE: torch.linspace(-1, 1, 3)[None]}
+    seen = {STATE_KEY: torch.linspace(-1, 1, 3)[None]}
     plan = Planner(model, [0.9], config, compiled).plan(seen, None, torch.Generator().manual_seed(1))
     planned.append(plan.tokens)
     learner = Learner(model, [0.9], LearningConfig(batch=8), compiled)

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from worldmodel.arithmetic import gflop, plan_gflop
-from worldmodel.election import doubt
+from worldmodel.elites import relative_spread
 from worldmodel.planner import Memory, Planner
-from worldmodel.senses import STATE
+from worldmodel.senses import STATE_KEY
 from worldmodel.settings import PlannerConfig
 
 ADAPTIVE = PlannerConfig(
@@ -24,7 +24,7 @@ def seeded(seed=0):
 
 
 def seen(count, seed=0):
-    return {STATE: torch.randn(count, 3, generator=seeded(seed))}
+    return {STATE_KEY: torch.randn(count, 3, generator=seeded(seed))}
 
 
 @pytest.fixture
@@ -36,13 +36,13 @@ def model(toys):
 @pytest.fixture
 def steps(model, monkeypatch):
     """How many rows go through the model's trunk, which every imagined step does once."""
-    rows, leap = [], model.leap
+    rows, transition_features = [], model.transition_features
 
     def counting(z, w):
         rows.append(len(z))
-        return leap(z, w)
+        return transition_features(z, w)
 
-    monkeypatch.setattr(model, "leap", counting)
+    monkeypatch.setattr(model, "transition_features", counting)
     return rows
 
 
@@ -91,11 +91,12 @@ def test_each_latent_spends_for_itself(model, monkeypatch, seed):
 
     def plan(config, b, e):
         monkeypatch.setattr(torch, "randn", lambda *shape, generator: draws[:, :, b:e].clone())
-        return Planner(model, [0.9], config).plan({STATE: observation[STATE][b:e]}, None, seeded())
+        return Planner(model, [0.9], config).plan({STATE_KEY: observation[STATE_KEY][b:e]}, None, seeded())
 
     observation = seen(count, seed)
     first = plan(dataclasses.replace(ADAPTIVE, agreement=1e9), 0, count)
-    config = dataclasses.replace(ADAPTIVE, agreement=float(doubt(first.returns, ADAPTIVE.indifference).quantile(0.5)))
+    median = relative_spread(first.returns, ADAPTIVE.indifference).quantile(0.5)
+    config = dataclasses.replace(ADAPTIVE, agreement=float(median))
     together = plan(config, 0, count)
     assert len(set(together.imagined.tolist())) > 1
     for b in range(count):
@@ -106,17 +107,17 @@ def test_each_latent_spends_for_itself(model, monkeypatch, seed):
 
 
 @given(st.integers(0, 99), st.floats(0.1, 100), st.integers(1, 7))
-def test_doubt_is_relative_and_blind_to_what_is_not_finite(seed, unit, lost):
+def test_the_relative_spread_has_no_unit_and_ignores_what_is_not_finite(seed, unit, lost):
     returns = torch.randn(4, 8, generator=seeded(seed)) + 5
-    assert torch.allclose(doubt(unit * returns, unit * 0.1), doubt(returns, 0.1), rtol=1e-3)
-    assert torch.allclose(doubt(torch.full((1, 8), unit), 0.1), torch.zeros(1), atol=1e-6)
+    assert torch.allclose(relative_spread(unit * returns, unit * 0.1), relative_spread(returns, 0.1), rtol=1e-3)
+    assert torch.allclose(relative_spread(torch.full((1, 8), unit), 0.1), torch.zeros(1), atol=1e-6)
     some = returns.clone()
     some[:, lost:] = -torch.inf
-    assert torch.allclose(doubt(some, 0.1), doubt(returns[:, :lost], 0.1), rtol=1e-4)
+    assert torch.allclose(relative_spread(some, 0.1), relative_spread(returns[:, :lost], 0.1), rtol=1e-4)
 
 
-def test_without_a_finite_candidate_there_is_every_doubt():
-    assert doubt(torch.full((1, 4), -torch.inf), 0.1) == torch.inf
+def test_without_a_finite_candidate_the_relative_spread_is_infinite():
+    assert relative_spread(torch.full((1, 4), -torch.inf), 0.1) == torch.inf
 
 
 def test_a_budget_of_another_kind_is_refused():

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from worldmodel.replay import Replay, Window
-from worldmodel.senses import STATE
+from worldmodel.senses import STATE_KEY
 
 S, A, P = 2, 3, 4
-SEEN = {STATE: (S,)}
+SEEN = {STATE_KEY: (S,)}
 SHAPES = [(1, 1), (1, 2), (1, 4), (3, 1), (3, 2), (2, 4)]  # horizon, length
 
 
@@ -36,16 +36,21 @@ class Diary:
 
     def start(self, env):
         state = self._numbers(S)
-        self.replay.start(env, {STATE: state})
+        self.replay.start(env, {STATE_KEY: state})
         self._see(env, state)
 
     def step(self, env, terminated=False):
         action, reward, state = self._numbers(A), float(self._numbers(1)), self._numbers(S)
-        choice = self._numbers(P) if self.serial % 2 else None
-        driven = self.serial % 3 == 0
-        self.rows[env][-1] |= {"action": action, "reward": reward, "terminated": terminated, "choice": choice}
-        self.rows[env][-1]["driven"] = driven
-        self.replay.add(env, action, reward, {STATE: state}, terminated, choice, driven)
+        planned_token = self._numbers(P) if self.serial % 2 else None
+        demonstrated = self.serial % 3 == 0
+        self.rows[env][-1] |= {
+            "action": action,
+            "reward": reward,
+            "terminated": terminated,
+            "planned_token": planned_token,
+        }
+        self.rows[env][-1]["demonstrated"] = demonstrated
+        self.replay.add(env, action, reward, {STATE_KEY: state}, terminated, planned_token, demonstrated)
         self._see(env, state)
 
     def steps(self):
@@ -81,16 +86,16 @@ class Diary:
         env, _, row = (torch.tensor(x) for x in zip(*held, strict=True))
         for horizon, length in SHAPES:
             window = self.replay.window(env, row, horizon, length)
-            fields = (window.seen[STATE], window.action, window.reward, window.terminated, window.valid)
+            fields = (window.seen[STATE_KEY], window.action, window.reward, window.terminated, window.valid)
             for b, (e, i, _) in enumerate(held):
                 for got, want in zip(fields, self.expected(e, i, horizon, length), strict=True):
                     assert torch.equal(got[:, b], want), (horizon, length, e, i)
-                choice = self.rows[e][i]["choice"]
-                assert bool(window.chose[b]) == (choice is not None)
-                assert choice is None or torch.equal(window.choice[b], choice)
-                assert bool(window.driven[b]) == self.rows[e][i]["driven"]
-        drawn = self.replay.demonstrated(50, torch.Generator().manual_seed(0))
-        shown = {(e, at) for e, i, at in held if self.rows[e][i]["driven"]}
+                planned_token = self.rows[e][i]["planned_token"]
+                assert bool(window.was_planned[b]) == (planned_token is not None)
+                assert planned_token is None or torch.equal(window.planned_token[b], planned_token)
+                assert bool(window.demonstrated[b]) == self.rows[e][i]["demonstrated"]
+        drawn = self.replay.demonstrated_starts(50, torch.Generator().manual_seed(0))
+        shown = {(e, at) for e, i, at in held if self.rows[e][i]["demonstrated"]}
         assert set(zip(*(x.tolist() for x in drawn), strict=True)) <= shown
         assert len(drawn[0]) == (50 if shown else 0)
 
@@ -151,12 +156,12 @@ def test_a_step_is_usable_at_once(generator):
     diary.step(1)
     window = diary.replay.sample(4, 1, 1, generator)
     assert window.valid.all()
-    assert torch.equal(window.seen[STATE][1], diary.rows[1][-1]["state"].expand(4, S))
+    assert torch.equal(window.seen[STATE_KEY][1], diary.rows[1][-1]["state"].expand(4, S))
 
 
 def test_a_step_before_an_episode_is_refused():
     with pytest.raises(ValueError, match="environment 1: no episode has begun"):
-        Replay(10, 2, SEEN, A).add(1, torch.zeros(A), 0.0, {STATE: torch.zeros(S)}, False)
+        Replay(10, 2, SEEN, A).add(1, torch.zeros(A), 0.0, {STATE_KEY: torch.zeros(S)}, False)
 
 
 def test_a_full_ring_drops_its_oldest_steps():
@@ -197,19 +202,19 @@ def test_a_replay_read_back_gives_the_same_windows_and_goes_on_alike(steps):
     assert other.steps == one.replay.steps
     for again in range(3):
         windows = [replay.sample(32, 2, 2, torch.Generator().manual_seed(again)) for replay in (one.replay, other)]
-        assert torch.equal(*(window.seen[STATE] for window in windows))
+        assert torch.equal(*(window.seen[STATE_KEY] for window in windows))
         for name in (f.name for f in dataclasses.fields(Window) if f.name != "seen"):
             assert torch.equal(getattr(windows[0], name), getattr(windows[1], name))
         one.step(0)
-        row = one.rows[0]
-        other.add(0, row[-2]["action"], row[-2]["reward"], {STATE: row[-1]["state"]}, False, row[-2]["choice"])
+        step, last = one.rows[0][-2:]
+        other.add(0, step["action"], step["reward"], {STATE_KEY: last["state"]}, False, step["planned_token"])
 
 
 def test_rows_never_written_are_not_saved():
     diary = Diary(1000, 1)
     diary.start(0)
     diary.step(0)
-    assert diary.replay.state_dict()[STATE].shape == (1, 2, S)
+    assert diary.replay.state_dict()[STATE_KEY].shape == (1, 2, S)
 
 
 @pytest.mark.parametrize(
@@ -217,7 +222,7 @@ def test_rows_never_written_are_not_saved():
     [
         Replay(21, 1, SEEN, A, P),
         Replay(40, 2, SEEN, A, P),
-        Replay(20, 1, {STATE: (S + 1,)}, A, P),
+        Replay(20, 1, {STATE_KEY: (S + 1,)}, A, P),
         Replay(20, 1, SEEN, A),
     ],
 )

@@ -300,7 +300,7 @@ def test_a_planners_process_decides_as_the_agent_does_from_the_same_senses(check
                 "mask.images.overhead": torch.tensor([[there]]),
                 "observation.language": Words().encode(["touch the red cube"]),
             }
-            seen = agent.recall.see(seen)
+            seen = agent.frame_stack.see(seen)
         np.testing.assert_array_equal(answer.actions, agent.decide(seen).actions[0].numpy()[: begin.every])
     refusal = answering.answer(Question(1, True, state))
     assert refusal == Refusal("frames of shape (0, 1, 1, 1, 3); (1, 2, 32, 32, 3) is needed")

@@ -15,7 +15,7 @@ from envs.rendering import physics
 from envs.senses import Senses, key
 from envs.settings import TaskConfig
 from sim import canvas
-from worldmodel.senses import STATE
+from worldmodel.senses import STATE_KEY
 
 SUITE = TaskConfig("cartpole-swingup")
 ARM = TaskConfig("so101-touch")
@@ -61,7 +61,7 @@ def test_a_frame_depends_on_the_physics_state_alone(drawing):
     assert np.any(one.observation(play(one, 1)[-1])[MAIN] != other.observation(play(other, 2, 2)[-1])[MAIN])
     with other.unwrapped.physics.reset_context():
         other.unwrapped.physics.set_state(one.unwrapped.physics.get_state())
-    blank = {STATE: np.zeros(5, np.float32)}
+    blank = {STATE_KEY: np.zeros(5, np.float32)}
     assert_same([one.observation(blank)], [other.observation(blank)])
     for env in (one, other):
         env.close()
@@ -71,8 +71,8 @@ def test_a_frame_depends_on_the_physics_state_alone(drawing):
 def test_frames_change_nothing_of_an_episode(drawing, task):
     env, unseen = seeing(task, "main"), make(task)
     for seen, observation in zip(play(env, 3), play(unseen, 3), strict=True):
-        np.testing.assert_array_equal(seen[STATE], observation[STATE])
-    assert list(unseen.observation_space) == [STATE]
+        np.testing.assert_array_equal(seen[STATE_KEY], observation[STATE_KEY])
+    assert list(unseen.observation_space) == [STATE_KEY]
     env.close()
 
 
@@ -240,10 +240,10 @@ def test_pictures_that_an_environment_observes_are_cameras(gripper):
     np.testing.assert_array_equal(seen[key("images.top")], np.full((20, 20, 3), [0, 0, 200]))
     np.testing.assert_array_equal(seen[key("images.touch")], np.full((20, 20, 3), 100))
     np.testing.assert_array_equal(seen[MAIN], seen[key("images.top")])
-    np.testing.assert_array_equal(seen[STATE], [100, 1])
+    np.testing.assert_array_equal(seen[STATE_KEY], [100, 1])
     alone = gripper()
-    assert list(alone.observation_space) == [STATE]
-    np.testing.assert_array_equal(alone.reset(seed=0)[0][STATE], [0, 1])
+    assert list(alone.observation_space) == [STATE_KEY]
+    np.testing.assert_array_equal(alone.reset(seed=0)[0][STATE_KEY], [0, 1])
     env.unwrapped.width = 30
     with pytest.raises(EnvironmentFault, match=r"images.top is \(40, 30, 3\) now, it was \(40, 20, 3\)"):
         env.step(np.ones(1, np.float32))

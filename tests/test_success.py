@@ -12,13 +12,13 @@ from configs.run_folder import COLUMNS, RunFolder
 from policies.agent import Agent
 from policies.rollouts import Rollout, rollout, success_rates
 
-STATE = "observation.state"
+STATE_KEY = "observation.state"
 
 
 class Scripted(gymnasium.Env):
     """Succeeds at the steps that `script` says, ends after it, and then would always succeed, if asked."""
 
-    observation_space = spaces.Dict({STATE: spaces.Box(-np.inf, np.inf, (3,), np.float32)})
+    observation_space = spaces.Dict({STATE_KEY: spaces.Box(-np.inf, np.inf, (3,), np.float32)})
     action_space = spaces.Box(-1.0, 1.0, (2,), np.float32)
 
     def __init__(self, script: str):
@@ -26,12 +26,12 @@ class Scripted(gymnasium.Env):
 
     def reset(self, *, seed=None, options=None):
         self.clock, self.episodes = 0, self.episodes + 1
-        return {STATE: np.zeros(3, np.float32)}, {"is_success": False}
+        return {STATE_KEY: np.zeros(3, np.float32)}, {"is_success": False}
 
     def step(self, action):
         self.clock += 1
         success = self.episodes > 1 or self.script[self.clock - 1] == "y"
-        seen = {STATE: np.full(3, self.clock, np.float32)}
+        seen = {STATE_KEY: np.full(3, self.clock, np.float32)}
         return seen, 1.0, False, self.clock == len(self.script), {"is_success": success}
 
 
@@ -54,7 +54,7 @@ class Still(Agent):
         pass
 
     def act(self, observation, own):
-        return torch.zeros(len(observation[STATE]), 2)
+        return torch.zeros(len(observation[STATE_KEY]), 2)
 
 
 def test_an_episode_succeeds_at_any_step_of_its_own():

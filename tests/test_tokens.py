@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from policies.tokens import Tokens
 from worldmodel import twohot
-from worldmodel.election import common, elect
+from worldmodel.elites import common, fit_elites
 from worldmodel.losses import Batch, bootstrap, loss
-from worldmodel.planner import Planner, propose, strayed
-from worldmodel.senses import STATE
+from worldmodel.planner import Planner, prior_distance, propose
+from worldmodel.senses import STATE_KEY
 from worldmodel.settings import LearningConfig, PlannerConfig, TokenConfig
 
 SETTINGS = TokenConfig(4, 2, 1, shorter=(2, 1))
@@ -79,8 +79,8 @@ def test_the_model_knows_equal_motions_as_equal_tokens(mixed):
     kind = torch.eye(3)[0].expand(6, -1)
     points = uniform(6, 4)
     swapped = points.unflatten(-1, (2, 2)).flip(1).flatten(1)  # one step's action is the mean of both points
-    assert torch.allclose(mixed.word(points, kind), mixed.word(swapped, kind), atol=1e-6)
-    assert not torch.allclose(mixed.word(points, kind.roll(1, -1)), mixed.word(swapped, kind.roll(1, -1)), atol=1e-2)
+    assert torch.allclose(mixed.token(points, kind), mixed.token(swapped, kind), atol=1e-6)
+    assert not torch.allclose(mixed.token(points, kind.roll(1, -1)), mixed.token(swapped, kind.roll(1, -1)), atol=1e-2)
 
 
 def test_a_form_for_each_length_is_needed(toys):
@@ -88,13 +88,13 @@ def test_a_form_for_each_length_is_needed(toys):
         toys.tiny_model(3, 4, token=SETTINGS)
 
 
-def test_the_favourite_is_the_kind_of_the_highest_value(mixed):
-    z = mixed.encode({STATE: torch.randn(50, 3, generator=torch.Generator().manual_seed(0))})
-    words, values = mixed.favourite(z)
-    each = [mixed.word(mixed.policy(z, kind).mode, kind) for kind in mixed.each_kind(z)]
+def test_the_greedy_token_is_of_the_kind_of_the_highest_value(mixed):
+    z = mixed.encode({STATE_KEY: torch.randn(50, 3, generator=torch.Generator().manual_seed(0))})
+    tokens, values = mixed.greedy_token(z)
+    each = [mixed.token(mixed.policy(z, kind).mode, kind) for kind in mixed.each_kind(z)]
     known = torch.stack([twohot.mean(mixed.value(z, w)).mean(0) for w in each])
     assert torch.equal(values, known.amax(0))
-    assert torch.equal(TOKENS.kind(words), known.argmax(0))
+    assert torch.equal(TOKENS.kind(tokens), known.argmax(0))
     drawn = bootstrap(mixed, mixed.value, z, torch.zeros(50, 4))
     assert (drawn <= values + 1e-5).all()  # the least of the heads is at most their mean
 
@@ -106,7 +106,7 @@ def batch(kind, count=8, seed=0):
     ones = torch.ones(3, count)
     reward = torch.randn(3, count, generator=g)
     return Batch(
-        {STATE: torch.randn(4, count, 3, generator=g)}, token, reward, ones, ones, token[0], torch.zeros(count)
+        {STATE_KEY: torch.randn(4, count, 3, generator=g)}, token, reward, ones, ones, token[0], torch.zeros(count)
     )
 
 
@@ -124,8 +124,8 @@ def test_a_mixed_batch_is_the_mean_of_its_parts(mixed, toys):
 
 
 def test_each_length_is_discounted_by_itself(mixed):
-    words = torch.cat([uniform(3, 4), torch.eye(3)], -1)
-    assert torch.allclose(mixed.fade(words, DISCOUNTS), DISCOUNTS)
+    tokens = torch.cat([uniform(3, 4), torch.eye(3)], -1)
+    assert torch.allclose(mixed.token_discount(tokens, DISCOUNTS), DISCOUNTS)
 
 
 def test_only_elites_of_the_winning_kind_make_the_mean():
@@ -133,7 +133,7 @@ def test_only_elites_of_the_winning_kind_make_the_mean():
     kinds = torch.eye(3)[torch.tensor([2, 2, 0, 0, 1, 1])]
     candidates = torch.cat([uniform(2, 1, 6, 4), kinds.expand(2, 1, 6, 3)], -1)
     returns = torch.tensor([[5.0, 4.9, 4.95, 1.0, -9.0, -9.0]])
-    mean, spread, _, weights, elites, _ = elect(candidates, returns, 4, config)
+    mean, spread, _, weights, elites, _ = fit_elites(candidates, returns, 4, config)
     assert torch.equal(mean[..., 4:], torch.eye(3)[2].expand(2, 1, 3))
     middle, ways, code = common(elites, weights, 4)
     assert torch.equal(code, torch.eye(3)[2:]) and torch.equal(middle, mean[..., :4])
@@ -149,7 +149,7 @@ def test_only_elites_of_the_winning_kind_make_the_mean():
 
 def test_a_plan_is_of_one_kind_and_every_kind_is_considered(mixed):
     config = PlannerConfig(samples=24, policy_samples=6, elites=20, iterations=1, horizon=2, budget="fixed")
-    observation = {STATE: torch.randn(30, 3, generator=torch.Generator().manual_seed(1))}
+    observation = {STATE_KEY: torch.randn(30, 3, generator=torch.Generator().manual_seed(1))}
     plan = Planner(mixed, DISCOUNTS.tolist(), config).plan(observation, None, torch.Generator().manual_seed(0))
     kinds = TOKENS.kind(plan.tokens)
     assert torch.equal(kinds[0], kinds[1])
@@ -157,7 +157,7 @@ def test_a_plan_is_of_one_kind_and_every_kind_is_considered(mixed):
     assert set(TOKENS.kind(plan.elites).flatten().tolist()) == {0, 1, 2}
     for elite in (plan.elites, plan.tokens):
         points, kind = elite.split([4, 3], -1)
-        assert torch.allclose(mixed.word(points, kind), elite, atol=1e-5)  # in the form that the nets know
+        assert torch.allclose(mixed.token(points, kind), elite, atol=1e-5)  # in the form that the nets know
 
 
 def test_fewer_candidates_than_lengths_are_refused(mixed):
@@ -167,18 +167,18 @@ def test_fewer_candidates_than_lengths_are_refused(mixed):
 
 
 def test_a_token_strays_from_the_policys_of_its_own_kind(mixed):
-    z, generator = mixed.encode({STATE: torch.zeros(2, 3)}), torch.Generator().manual_seed(0)
+    z, generator = mixed.encode({STATE_KEY: torch.zeros(2, 3)}), torch.Generator().manual_seed(0)
     modes = propose(mixed, z, torch.zeros(2, 2, 3, 4), mixed.codes)
     turns = mixed.codes[torch.tensor([2, 0, 1, 0])]
     others = propose(mixed, z, torch.randn(2, 2, 4, 4, generator=generator), turns)
     wanted = (others - modes[:, :, [2, 0, 1, 0]])[..., :4].square().sum((0, 3))
-    torch.testing.assert_close(strayed(others, modes, 4), wanted)
+    torch.testing.assert_close(prior_distance(others, modes, 4), wanted)
     assert (wanted > 0).all()
-    assert (strayed(modes, modes, 4) < 1e-12).all()
+    assert (prior_distance(modes, modes, 4) < 1e-12).all()
 
 
 def test_the_policy_is_asked_for_each_kind_by_itself(mixed):
-    z = mixed.encode({STATE: torch.zeros(2, 3)})
+    z = mixed.encode({STATE_KEY: torch.zeros(2, 3)})
     proposed = propose(mixed, z, torch.zeros(2, 2, 3, 4), mixed.codes)
     assert TOKENS.kind(proposed[0, 0]).tolist() == [0, 1, 2]
     assert not torch.allclose(proposed[0, 0, 1, :4], proposed[0, 0, 2, :4], atol=1e-3)

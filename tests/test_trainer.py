@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from policies.checkpoint import load_trainer, save_checkpoint
-from worldmodel.senses import STATE
+from worldmodel.senses import STATE_KEY
 
 LIMITS = {1: (9,), 3: (7, 12, 9)}
 
@@ -139,7 +139,7 @@ def test_an_environment_that_does_not_come_back_is_said_and_begun_anew(toys, tmp
     ends = advance(resumed, 60)
     assert ends and all(np.isfinite(value) and length <= 12 for value, length, _ in ends)
     last = resumed.replay.window(torch.zeros(1, dtype=torch.long), resumed.replay.head[:1] - 1, 1, 1)
-    assert last.seen[STATE].isfinite().all()
+    assert last.seen[STATE_KEY].isfinite().all()
 
 
 def test_an_episode_longer_than_the_replay_is_begun_anew(toys, tmp_path):
@@ -168,7 +168,7 @@ def test_the_replay_holds_what_the_environments_did(toys):
     assert sorted(told) == sorted((round(value, 4), length) for value, length, _ in ends)
     assert int((~replay.final).sum()) == trainer.steps == 90
     assert replay.action.abs().max() <= 1
-    off = replay.seen[STATE][:, 1:, 0].abs() == 1  # a Slide terminates where it goes off its line, and only there
+    off = replay.seen[STATE_KEY][:, 1:, 0].abs() == 1  # a Slide terminates where it goes off its line, and only there
     happened = ~replay.final[:, :-1]
     assert torch.equal(replay.terminated[:, :-1][happened], off[happened])
     assert 0 < replay.terminated.sum() < len(ends)  # both kinds of end
@@ -205,14 +205,14 @@ def test_a_batch_is_its_window_in_tokens(toys, length):
     batch = trainer._batch(window, 0)
     written_out = sum(0.9**n * window.reward[:, :, n] for n in range(length))
     assert torch.allclose(batch.reward, written_out)
-    assert torch.equal(batch.proceed, 1 - window.terminated.float())
+    assert torch.equal(batch.continues, 1 - window.terminated.float())
     assert torch.equal(batch.valid, window.valid.float())
-    assert torch.equal(batch.seen[STATE], window.seen[STATE])
+    assert torch.equal(batch.seen[STATE_KEY], window.seen[STATE_KEY])
     if length == 1:
         assert torch.equal(batch.token, window.action.squeeze(2))
-    assert torch.equal(batch.choice[window.chose], window.choice[window.chose])
-    assert torch.equal(batch.choice[~window.chose], batch.token[0][~window.chose])
-    assert 0 < window.chose.sum() < 64
+    assert torch.equal(batch.planned_token[window.was_planned], window.planned_token[window.was_planned])
+    assert torch.equal(batch.planned_token[~window.was_planned], batch.token[0][~window.was_planned])
+    assert 0 < window.was_planned.sum() < 64
     executed = trainer.tokens.curves[0].decode(batch.token)
     known = window.valid
     assert (known & window.terminated).any()
@@ -223,12 +223,12 @@ def test_a_batch_is_its_window_in_tokens(toys, length):
 def test_a_token_that_ends_in_termination_is_the_motion_that_was_made(toys):
     """Nothing was done after it: an action that was always the same is the token of just that action."""
     trainer = toys.trainer(toys.slides(None), 4)
-    trainer.replay.start(0, {STATE: torch.zeros(3)})
+    trainer.replay.start(0, {STATE_KEY: torch.zeros(3)})
     for last in (False, True):
-        trainer.replay.add(0, torch.full((2,), 0.8), 0.0, {STATE: torch.zeros(3)}, last)
+        trainer.replay.add(0, torch.full((2,), 0.8), 0.0, {STATE_KEY: torch.zeros(3)}, last)
     window = trainer.replay.window(torch.tensor([0]), torch.tensor([0]), 1, 4)
     batch = trainer._batch(window, 0)
-    assert batch.valid.all() and not batch.proceed.any()
+    assert batch.valid.all() and not batch.continues.any()
     assert torch.allclose(batch.token, torch.full_like(batch.token, 0.8), atol=1e-5)
 
 
@@ -260,9 +260,9 @@ def test_what_the_planner_chose_is_remembered_where_it_did(toys, length):
     for n in range(16):
         window = trainer.replay.window(torch.tensor([0]), torch.tensor([n]), 1, length)
         planned = n >= 8 and n % length == 0
-        assert bool(window.chose) == planned
+        assert bool(window.was_planned) == planned
         if planned:
-            assert torch.equal(window.choice, chosen[(n - 8) // length].tokens[0])
+            assert torch.equal(window.planned_token, chosen[(n - 8) // length].tokens[0])
 
 
 def test_seeds_make_runs(toys):
@@ -287,11 +287,12 @@ def test_an_episodes_observations_are_its_own(toys):
     firsts = beginnings(replay)
     assert len(firsts) > 2
     for row in firsts:
-        assert replay.seen[STATE][0, row, 2] == 0  # the clock of a fresh episode
+        assert replay.seen[STATE_KEY][0, row, 2] == 0  # the clock of a fresh episode
         if row:
-            assert replay.seen[STATE][0, row - 1, 2] != 0
-    assert torch.equal(trainer.observation[STATE][0], replay.seen[STATE][0, int(replay.head[0])])
-    assert len({float(replay.seen[STATE][0, row, 0]) for row in firsts}) == len(firsts)  # each from a seed of its own
+            assert replay.seen[STATE_KEY][0, row - 1, 2] != 0
+    assert torch.equal(trainer.observation[STATE_KEY][0], replay.seen[STATE_KEY][0, int(replay.head[0])])
+    places = {float(replay.seen[STATE_KEY][0, row, 0]) for row in firsts}
+    assert len(places) == len(firsts)  # each from a seed of its own
 
 
 def test_no_token_outlives_its_episode(toys):
@@ -299,4 +300,4 @@ def test_no_token_outlives_its_episode(toys):
     advance(trainer, 40)
     later = [row for row in beginnings(trainer.replay)[:-1] if row > 10]
     assert len(later) > 3
-    assert all(trainer.replay.chose[0, row] for row in later)
+    assert all(trainer.replay.was_planned[0, row] for row in later)

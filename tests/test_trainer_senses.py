@@ -11,7 +11,7 @@ from gymnasium import spaces
 from policies.checkpoint import load_model, load_trainer, read_identity, save_checkpoint
 from policies.folders import FolderError, tensor_bytes, write_folder
 from policies.words import Words
-from worldmodel.senses import LANGUAGE, STATE, mask
+from worldmodel.senses import LANGUAGE_KEY, STATE_KEY, mask
 
 FRONT = "observation.images.front"
 SENTENCES = ("stay in the middle", "go to the left")
@@ -24,16 +24,16 @@ class Shown(gymnasium.Wrapper):
         super().__init__(env)
         self.observation_space = spaces.Dict(
             {
-                STATE: env.observation_space[STATE],
+                STATE_KEY: env.observation_space[STATE_KEY],
                 FRONT: spaces.Box(0, 255, (16, 24, 3), np.uint8),
                 mask(FRONT): spaces.Box(0, 1, (1,), np.bool_),
-                LANGUAGE: spaces.Text(30),
+                LANGUAGE_KEY: spaces.Text(30),
             }
         )
 
     def reset(self, **kwargs):
         observation, info = self.env.reset(**kwargs)
-        self.words = SENTENCES[int(observation[STATE][0] > 0)]
+        self.words = SENTENCES[int(observation[STATE_KEY][0] > 0)]
         return self._show(observation), info
 
     def step(self, action):
@@ -42,9 +42,9 @@ class Shown(gymnasium.Wrapper):
 
     def _show(self, observation):
         frame = np.zeros((16, 24, 3), np.uint8)
-        frame[:, int(11.5 * (observation[STATE][0] + 1))] = 200
+        frame[:, int(11.5 * (observation[STATE_KEY][0] + 1))] = 200
         lost = self.unwrapped.clock % 3 == 2
-        return observation | {FRONT: frame * (not lost), mask(FRONT): np.array([not lost]), LANGUAGE: self.words}
+        return observation | {FRONT: frame * (not lost), mask(FRONT): np.array([not lost]), LANGUAGE_KEY: self.words}
 
 
 def shown(toys, *limits):
@@ -100,8 +100,8 @@ def test_what_was_seen_is_what_is_learned_from(make):
     vectors = words.encode(SENTENCES)
     for row in range(int(replay.filled[0]) - 1):
         window = replay.window(torch.tensor([0]), torch.tensor([row]), 1, 1).seen
-        place = window[STATE][0, 0, 0]
-        assert any(torch.equal(window[LANGUAGE][0, 0], vector) for vector in vectors)
+        place = window[STATE_KEY][0, 0, 0]
+        assert any(torch.equal(window[LANGUAGE_KEY][0, 0], vector) for vector in vectors)
         here = bool(window[mask(FRONT)][0, 0, 0]) if mask(FRONT) in window else True
         lit = window[FRONT][0, 0, 0].amax((0, 2)).nonzero().flatten().tolist()
         assert lit == ([int(11.5 * (float(place) + 1))] if here else [])
@@ -112,13 +112,13 @@ def test_what_was_seen_is_what_is_learned_from(make):
 def test_the_agent_sees_what_the_replay_shows_at_every_step(make):
     """Also in the first steps that it acts in, of which the frames before are those of the seeding."""
     trainer, shown = make((9,)), {}
-    see = trainer.agent.recall.see
+    see = trainer.agent.frame_stack.see
 
     def noting(observation):
         shown[int(trainer.replay.head[0])] = see(observation)
         return shown[int(trainer.replay.head[0])]
 
-    trainer.agent.recall.see = noting
+    trainer.agent.frame_stack.see = noting
     advance(trainer, 16)
     assert len(shown) == 16 > trainer.config.seed_steps
     for row, seen in shown.items():
@@ -131,9 +131,9 @@ def test_a_checkpoint_says_what_it_perceives(make, toys, tmp_path):
     advance(trainer, 12)
     path = save_checkpoint(tmp_path, toys.identity(trainer), trainer, {}, 1)
     identity = read_identity(path)
-    assert identity.senses == {STATE: (3,), FRONT: (16, 24, 3), LANGUAGE: (Words.size,)}
+    assert identity.senses == {STATE_KEY: (3,), FRONT: (16, 24, 3), LANGUAGE_KEY: (Words.size,)}
     model = load_model(path, identity)
-    seen = trainer.agent.recall.see(trainer.observation)
+    seen = trainer.agent.frame_stack.see(trainer.observation)
     assert torch.equal(model.encode(seen), trainer.learner.acting.encode(seen))
     assert identity.sentences == ("go on",)
 

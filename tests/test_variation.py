@@ -15,7 +15,7 @@ from envs.settings import TaskConfig
 from sim.randomisation import Draw, Nominal
 from sim.variation import BOUNDS, PRESETS, Variation
 
-STATE = "observation.state"
+STATE_KEY = "observation.state"
 TOUCH = TaskConfig("so101-touch")
 ACTIONS = np.random.default_rng(0).uniform(-1, 1, (15, 6)).astype(np.float32)
 SEEN_BY_CAMERAS_ALONE = ("camera_mm", "camera_deg", "light")
@@ -23,10 +23,10 @@ SEEN_BY_CAMERAS_ALONE = ("camera_mm", "camera_deg", "light")
 
 def play(env, seed=3):
     """The states and rewards of an episode, as one array."""
-    shown = [np.append(env.reset(seed=seed)[0][STATE], 0.0)]
+    shown = [np.append(env.reset(seed=seed)[0][STATE_KEY], 0.0)]
     for action in ACTIONS:
         observation, reward, *_ = env.step(action)
-        shown.append(np.append(observation[STATE], reward))
+        shown.append(np.append(observation[STATE_KEY], reward))
     return np.array(shown)
 
 

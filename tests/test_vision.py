@@ -1,4 +1,4 @@
-"""Laws of seeing: patches lose nothing, a shift moves and repeats the edge, an eye reads every pixel at any size."""
+"""Laws of seeing: patches lose nothing, a shift moves and repeats the edge, every pixel is read at any size."""
 
 import pytest
 import torch
@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from worldmodel.arithmetic import gflop
-from worldmodel.settings import EYES, VisionConfig
-from worldmodel.vision import Eye, patches, shift
+from worldmodel.settings import VISION_PRESETS, VisionConfig
+from worldmodel.vision import PatchEncoder, patches, shift
 
 
 def frames(*shape, seed=0):
@@ -51,17 +51,17 @@ def test_no_shift_is_no_shift(generator):
 
 
 @pytest.mark.parametrize(("height", "width"), [(64, 64), (48, 64), (33, 70), (8, 8)])
-def test_an_eye_reads_every_pixel_of_every_frame(height, width):
+def test_the_encoder_reads_every_pixel_of_every_frame(height, width):
     config = VisionConfig(patch=8, width=16, lags=(0, 1))
     torch.manual_seed(0)
-    eye = Eye(height, width, config, 24, torch.float32)
+    encoder = PatchEncoder(height, width, config, 24, torch.float32)
     seen = frames(1, 2, height, width, 3)
-    out = eye(patches(seen, 8))
+    out = encoder(patches(seen, 8))
     assert out.shape == (1, 24)
     for t, y, x in ((0, 0, 0), (1, height - 1, width - 1), (0, height // 2, width - 1), (1, height - 1, 0)):
         other = seen.clone()
         other[0, t, y, x] = 255 - other[0, t, y, x]
-        assert not torch.equal(eye(patches(other, 8)), out), (t, y, x)
+        assert not torch.equal(encoder(patches(other, 8)), out), (t, y, x)
 
 
 @pytest.mark.parametrize("lags", [(), (1, 2), (2, 0), (0, 0), (0, -1), (0, 40)])
@@ -70,16 +70,17 @@ def test_lags_without_now_are_refused(lags):
         VisionConfig(lags=lags)
 
 
-def test_an_eye_tells_motion_from_rest_whatever_the_light(generator):
+def test_the_encoder_tells_motion_from_rest_whatever_the_light(generator):
     """Between two frames alike it sees nothing, and so the same for any number of frames of a scene at rest."""
     torch.manual_seed(0)
-    two, three = (Eye(16, 16, VisionConfig(width=8, lags=lags), 12, torch.float32) for lags in ((0, 1), (0, 1, 4)))
+    configs = [VisionConfig(width=8, lags=lags) for lags in ((0, 1), (0, 1, 4))]
+    two, three = (PatchEncoder(16, 16, config, 12, torch.float32) for config in configs)
     with torch.no_grad():
         three.stem.weight[:, : 2 * 192] = two.stem.weight
         for one, other in zip([*two.merges, two.whole], [*three.merges, three.whole], strict=True):
             other.load_state_dict(one.state_dict())
     still = frames(5, 1, 16, 16, 3)
-    rest = [eye(patches(still.expand(-1, n, -1, -1, -1), 8)) for eye, n in ((two, 2), (three, 3))]
+    rest = [encoder(patches(still.expand(-1, n, -1, -1, -1), 8)) for encoder, n in ((two, 2), (three, 3))]
     assert torch.allclose(*rest, atol=1e-6)
     moved = torch.cat([still, still.roll(1, 3)], 1)
     assert not torch.allclose(two(patches(moved, 8)), rest[0], atol=1e-3)
@@ -87,14 +88,14 @@ def test_an_eye_tells_motion_from_rest_whatever_the_light(generator):
 
 def test_patches_larger_than_the_frame_are_refused():
     with pytest.raises(ValueError, match=r"^model\.vision\.patch=17: at most 16, the frames' side$"):
-        Eye(64, 16, VisionConfig(patch=17), 8, torch.float32)
+        PatchEncoder(64, 16, VisionConfig(patch=17), 8, torch.float32)
 
 
-def test_large_eyes_cost_what_is_said_of_them():
+def test_the_presets_cost_what_is_said_of_them():
     cost = {}
-    for name, config in EYES.items():
-        eye = Eye(64, 64, config, 256, torch.float32)
+    for name, config in VISION_PRESETS.items():
+        encoder = PatchEncoder(64, 64, config, 256, torch.float32)
         seen = patches(frames(1, len(config.lags), 64, 64, 3), config.patch)
-        cost[name] = gflop(lambda eye=eye, seen=seen: eye(seen))
+        cost[name] = gflop(lambda encoder=encoder, seen=seen: encoder(seen))
     assert cost["small"] == pytest.approx(0.0042, rel=0.01)
     assert cost["large"] / cost["small"] == pytest.approx(8, abs=0.5)

@@ -1,4 +1,4 @@
-"""From any of the senses to one latent: each sense gives its part of the evidence, one layer reads their sum."""
+"""The encoder: from the features of each sense to one latent."""
 
 import torch
 from jaxtyping import Float
@@ -8,13 +8,13 @@ from worldmodel import senses as naming
 from worldmodel.layers import NormedLinear
 from worldmodel.senses import Shapes
 from worldmodel.settings import ModelConfig
-from worldmodel.vision import Eye
+from worldmodel.vision import PatchEncoder
 
 
 class Encoder(nn.Module):
-    """z = fuse(sum of the parts of the senses that are there, and for each that is missing of what stands in for it).
+    """Sum of per-sense features, fused by one layer; a missing sense contributes a learned embedding.
 
-    What stands in is learned. With one sense alone there is nothing to stand in, nothing to add, and no mask counts.
+    With one sense alone there is no embedding, and masks have no effect.
     """
 
     def __init__(self, senses: Shapes, config: ModelConfig, dtype: torch.dtype):
@@ -28,7 +28,7 @@ class Encoder(nn.Module):
         self.register_parameter("absent", None if absent is None else nn.Parameter(absent))
 
     def sense(self, seen: dict[str, Tensor]) -> Float[Tensor, "B n h"]:
-        """The part of each sense; zeros for one that has no key."""
+        """The features of each sense; zeros for one that has no key."""
         found = [part(seen[key]) if key in seen else None for key, part in zip(self.keys, self.parts, strict=True)]
         like = next((part for part in found if part is not None), None)
         if like is None:
@@ -50,7 +50,7 @@ class Encoder(nn.Module):
         return torch.stack(columns, -1)
 
     def join(self, parts: Float[Tensor, "B n h"], present: Float[Tensor, "B n"]) -> Float[Tensor, "B D"]:
-        """The latent that the senses present give."""
+        """Fuse the features of the senses that are present into one latent."""
         if self.absent is None:
             return self.fuse(parts[..., 0, :])
         here = present.unsqueeze(-1)
@@ -61,12 +61,13 @@ class Encoder(nn.Module):
         return self.join(self.sense(seen), self.present(seen))
 
 
-def spared(
+def sense_dropout_mask(
     there: Float[Tensor, "B n"], shows: Float[Tensor, " n"], dropout: float, generator: torch.Generator
 ) -> Float[Tensor, "B n"]:
-    """1 for each sense that training does not hide, 0 with probability `dropout`.
+    """The mask of modality dropout: 0 for each sense with probability `dropout`, else 1.
 
-    Where nothing would be left of those that are `there` and show what happens (`shows`: not words), none is hidden.
+    A row that would leave none of the senses that are `there` and observe the scene (`shows`: all but language) is
+    all ones.
     """
     keep = (torch.rand(there.shape, generator=generator) >= dropout).to(there)
     return torch.where((keep * there * shows).sum(1, keepdim=True) > 0, keep, 1.0)
@@ -74,5 +75,5 @@ def spared(
 
 def _part(key: str, shape: tuple[int, ...], config: ModelConfig, dtype: torch.dtype) -> nn.Module:
     if naming.is_image(key):
-        return Eye(shape[0], shape[1], config.vision, config.width, dtype)
+        return PatchEncoder(shape[0], shape[1], config.vision, config.width, dtype)
     return NormedLinear(shape[0], config.width, dtype=dtype)

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from worldmodel.losses import begin
+from worldmodel.losses import encode_with_dropout
 from worldmodel.model import WorldModel
 
 
@@ -34,11 +34,12 @@ def imitation_loss(model: WorldModel, windows: Windows, consistency: float) -> t
     """
     steps = len(windows.token)
     keep = windows.keep.repeat(steps + 1, 1)
-    seen, whole = begin(model, model.prepare({key: value.flatten(0, 1) for key, value in windows.seen.items()}), keep)
+    ready = model.prepare({key: value.flatten(0, 1) for key, value in windows.seen.items()})
+    seen, whole = encode_with_dropout(model, ready, keep)
     seen, whole = seen.unflatten(0, (steps + 1, -1)), whole.unflatten(0, (steps + 1, -1))
     z, apart = seen[0], []
     for t in range(steps):
-        z = model.next(model.leap(z, windows.token[t]))
+        z = model.next(model.transition_features(z, windows.token[t]))
         apart.append((z - whole[t + 1]).square().mean(-1))
     kind = windows.token[..., model.points :].flatten(0, 1)
     mode = model.policy(seen[:-1].flatten(0, 1), kind).mode.unflatten(0, (steps, -1))

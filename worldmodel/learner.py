@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from worldmodel.encoder import spared
+from worldmodel.encoder import sense_dropout_mask
 from worldmodel.flat import flatten, segment, views
 from worldmodel.losses import METRICS, Batch, loss
 from worldmodel.model import WorldModel
@@ -65,12 +65,12 @@ class Learner:
 
     def noise(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """The standard normal draws one update uses, and which senses it does not hide."""
-        size, count = len(batch.choice), len(self.model.senses)
+        size, count = len(batch.planned_token), len(self.model.senses)
         normal = torch.randn(2, size, self.model.points, generator=generator)
         keep = torch.ones(size, count, device=self.flat.device)
         if count > 1:
             there = self.model.encoder.present({key: value[0] for key, value in batch.seen.items()})
-            keep = spared(there, self.model.shows, self.config.dropout, generator)
+            keep = sense_dropout_mask(there, self.model.shows, self.config.dropout, generator)
         return *normal.to(self.flat.device), keep
 
     def learn(self, batch: Batch, noise: tuple[Tensor, Tensor, Tensor]) -> None:

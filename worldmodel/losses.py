@@ -34,18 +34,18 @@ class Batch:
     """H tokens for B starts, as the nets see them; the H tokens of a start are all of one kind.
 
     seen: what `WorldModel.prepare` gave, each (H+1, B, ...). token (H, B, W). reward (H, B), discounted over each
-    token. proceed (H, B), 0 where the episode terminated within the token. valid (H, B), 0 where the token never
-    happened. choice (B, W), what the planner chose for the first token, which was then executed with noise.
-    driven (B,), 1 where an expert drove: that is imitated whatever the value holds of it.
+    token. continues (H, B), 0 where the episode terminated within the token. valid (H, B), 0 where the token never
+    happened. planned_token (B, W), what the planner chose for the first token, which was then executed with noise.
+    demonstrated (B,), 1 where an expert acted, who is imitated whatever the value of its tokens.
     """
 
     seen: dict[str, Tensor]
     token: Float[Tensor, "H B W"]
     reward: Float[Tensor, "H B"]
-    proceed: Float[Tensor, "H B"]
+    continues: Float[Tensor, "H B"]
     valid: Float[Tensor, "H B"]
-    choice: Float[Tensor, "B W"]
-    driven: Float[Tensor, " B"]
+    planned_token: Float[Tensor, "B W"]
+    demonstrated: Float[Tensor, " B"]
 
     @classmethod
     def joined(cls, batches: Sequence["Batch"]) -> "Batch":
@@ -55,9 +55,10 @@ class Batch:
         keys = dict.fromkeys(key for batch in batches for key in batch.seen)
         seen = {key: torch.cat([batch._shown(key) for batch in batches], 1) for key in keys}
         columns = {f.name: [getattr(batch, f.name) for batch in batches] for f in fields(cls) if f.name != "seen"}
+        first_only = "planned_token", "demonstrated"  # without the dimension H
         return cls(
             seen,
-            **{name: torch.cat(parts, 0 if name in ("choice", "driven") else 1) for name, parts in columns.items()},
+            **{name: torch.cat(parts, 0 if name in first_only else 1) for name, parts in columns.items()},
         )
 
     def _shown(self, key: str) -> Tensor:
@@ -72,7 +73,7 @@ class Batch:
 
 def window_return(
     reward: Float[Tensor, "H B"],
-    proceed: Float[Tensor, "H B"],
+    continues: Float[Tensor, "H B"],
     valid: Float[Tensor, "H B"],
     value: Float[Tensor, " B"],
     discount: Float[Tensor, " B"],
@@ -86,7 +87,7 @@ def window_return(
     for t in reversed(range(len(reward))):
         if t + 1 < len(reward):
             following = torch.where(valid[t + 1] > 0, following, value)
-        following = reward[t] + discount * proceed[t] * following
+        following = reward[t] + discount * continues[t] * following
     return following
 
 
@@ -99,46 +100,43 @@ def bootstrap(
 ) -> Float[Tensor, " B"]:
     """What follows a latent: the least of the target's heads, at a token that the policy draws, of the best kind.
 
-    `start`: where the token before ended, as for `WorldModel.word`.
+    `start`: where the token before ended, as for `WorldModel.token`.
     """
     values = []
     for kind in model.each_kind(z):
         points, _ = model.policy(z, kind).sample(noise)
-        values.append(twohot.mean(target(z, model.word(points, kind, start))).amin(0))
+        values.append(twohot.mean(target(z, model.token(points, kind, start))).amin(0))
     return torch.stack(values).amax(0)
 
 
-def confusion(
+def contrastive_loss(
     z: Float[Tensor, "B D"], others: Float[Tensor, "B D"], near: Float[Tensor, "K B D"], group: int
 ) -> Float[Tensor, " B"]:
-    """How far each of B imagined latents could be any other's, not its own: a cross-entropy, in nats.
+    """InfoNCE of each of B imagined latents: the cross-entropy, in nats, of picking its own target among negatives.
 
-    The similarity of two latents is how many of their soft symbols agree, sum_g <z_g, z'_g>. So what is seen must stay
-    tellable apart, where a latent that only predicts itself may forget what is hard to foresee. Source: InfoNCE,
-    van den Oord et al. 2018 (arXiv 1807.03748), eq. 4. The others are those of the batch, which differ in what
-    stands still for an episode, and those `near`, of other moments of the same window, which differ in what moves.
+    The similarity of two latents is how many of their soft symbols agree, sum_g <z_g, z'_g>. The loss keeps
+    observations distinguishable, where consistency alone may drop what is hard to predict. Source: van den Oord et al.
+    2018 (arXiv 1807.03748), eq. 4. Negatives are the `others` of the batch, which differ in what stands still for an
+    episode, and those `near`, of other moments of the same window, which differ in what moves.
     """
     symbols = z.shape[-1] // group
     alike = torch.cat([z @ others.T, (z * near).sum(-1).T], 1) * (SHARPNESS / symbols**0.5)
     return F.cross_entropy(alike, torch.arange(len(z), device=z.device), reduction="none")
 
 
-def sameness(z: Float[Tensor, "B D"]) -> Tensor:
-    """How far the entries of B latents fall short of a deviation of APART over the batch, (), at most APART.
+def variance_loss(z: Float[Tensor, "B D"]) -> Tensor:
+    """Hinge loss, (), on the standard deviation of each latent entry over the batch; 0 where all reach APART.
 
-    Where all latents are nearly the same there is nothing to tell them apart by: `confusion` has no slope there, and
-    this has. Source: the variance term of VICReg, Bardes et al. 2022 (arXiv 2105.04906), eq. 1.
+    Where all latents are nearly the same, `contrastive_loss` has no gradient, and this has. Source: the variance term
+    of VICReg, Bardes et al. 2022 (arXiv 2105.04906), eq. 1.
     """
     return F.relu(APART - (z.var(0, correction=0) + 1e-8).sqrt()).mean()
 
 
-def begin(
+def encode_with_dropout(
     model: WorldModel, seen: dict[str, Tensor], keep: Float[Tensor, "B n"]
 ) -> tuple[Float[Tensor, "B D"], Float[Tensor, "B D"]]:
-    """The latents of the senses kept, and those of all, which no gradient moves.
-
-    Whatever is left of the senses is to say the same: the latent is a language between them.
-    """
+    """Encode with some senses dropped (`keep` is 0) and with all of them; the latter is detached, as a target."""
     encoder = model.encoder
     seen = model.scaled(seen)
     parts = encoder.sense(seen)
@@ -162,8 +160,8 @@ def targets(
     end = (batch.valid.sum(0).long() - 1).clamp(min=0)
     last = _at(ahead, end)
     value = bootstrap(model, target, last, noise, model.ends(_at(batch.token, end)))
-    fade = model.fade(batch.token[0], discounts)
-    return ahead, window_return(batch.reward, batch.proceed, batch.valid, value, fade)
+    discount = model.token_discount(batch.token[0], discounts)
+    return ahead, window_return(batch.reward, batch.continues, batch.valid, value, discount)
 
 
 def _at(values: Float[Tensor, "H B N"], place: Int[Tensor, " B"]) -> Float[Tensor, "B N"]:
@@ -187,20 +185,20 @@ def world_losses(
     weight = batch.valid * config.rho ** torch.arange(steps, device=z.device).unsqueeze(1)
     consistency, contrast, features = torch.zeros((), device=z.device), torch.zeros((), device=z.device), []
     if asked:
-        contrast, moments = UNLIKE * sameness(z), torch.cat([whole.unsqueeze(0), ahead])
+        contrast, moments = UNLIKE * variance_loss(z), torch.cat([whole.unsqueeze(0), ahead])
     for t in range(steps):
-        features.append(model.leap(z, batch.token[t]))
+        features.append(model.transition_features(z, batch.token[t]))
         z = model.next(features[-1])
         # Nothing is to be predicted beyond a termination: no latent follows it.
-        known = weight[t] * batch.proceed[t]
+        known = weight[t] * batch.continues[t]
         consistency = consistency + (known * (z - ahead[t]).square().mean(-1)).mean() / steps
         if asked:
             near = torch.cat([moments[: t + 1], moments[t + 2 :]])
-            contrast = contrast + (known * confusion(z, ahead[t], near, model.config.group)).mean() / steps
-    weight, proceed = weight.flatten(), batch.proceed.flatten()
+            contrast = contrast + (known * contrastive_loss(z, ahead[t], near, model.config.group)).mean() / steps
+    weight, continues = weight.flatten(), batch.continues.flatten()
     outcome = model.outcome(torch.cat(features))
     reward = (weight * twohot.cross_entropy(outcome[:, :-1], batch.reward.flatten())).mean()
-    ends = F.binary_cross_entropy_with_logits(outcome[:, -1], proceed, reduction="none")
+    ends = F.binary_cross_entropy_with_logits(outcome[:, -1], continues, reduction="none")
     return consistency, contrast, reward, (weight * ends).mean()
 
 
@@ -219,19 +217,19 @@ def policy_loss(
     """
     first = start.detach()
     kind = batch.token[0, :, model.points :]
-    policy = model.policy(first + batch.driven.unsqueeze(1) * (start - first), kind)
+    policy = model.policy(first + batch.demonstrated.unsqueeze(1) * (start - first), kind)
     points, log_density = policy.sample(noise)
     before = model.starts(batch.token[0])
-    token = model.word(points, kind, before)
+    token = model.token(points, kind, before)
     frozen = {name: p.detach() for name, p in model.value.named_parameters()}
     estimate = twohot.mean(functional_call(model.value, frozen, (first, token))).mean(0)
-    total = ((1 - batch.driven) * (config.entropy * log_density - estimate / scale)).mean()
-    away = model.word(policy.mode, kind, before) - batch.choice
+    total = ((1 - batch.demonstrated) * (config.entropy * log_density - estimate / scale)).mean()
+    away = model.token(policy.mode, kind, before) - batch.planned_token
     if config.imitation:
         done = twohot.mean(heads.detach()).mean(0)
-        better = batch.valid[0] * (1 - batch.driven) * (done > estimate.detach())
+        better = batch.valid[0] * (1 - batch.demonstrated) * (done > estimate.detach())
         total = total + config.imitation * (better * away.square().sum(-1)).mean()
-    total = total + config.expert * (batch.valid[0] * batch.driven * away.abs().sum(-1)).mean()
+    total = total + config.expert * (batch.valid[0] * batch.demonstrated * away.abs().sum(-1)).mean()
     return total, log_density, estimate
 
 
@@ -256,7 +254,7 @@ def loss(
     """
     with torch.no_grad():
         ahead, returns = targets(model, target, batch, noise[0], discounts)
-    start, whole = begin(model, {key: value[0] for key, value in batch.seen.items()}, noise[2])
+    start, whole = encode_with_dropout(model, {key: value[0] for key, value in batch.seen.items()}, noise[2])
     agreement = (start - whole).square().mean() if len(model.senses) > 1 else torch.zeros((), device=start.device)
     consistency, contrast, reward, continuation = world_losses(model, start, whole, ahead, batch, config)
     heads = model.value(start, batch.token[0])

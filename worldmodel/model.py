@@ -12,7 +12,7 @@ from worldmodel.encoder import Encoder
 from worldmodel.gaussian import SquashedGaussian
 from worldmodel.layers import Linear, NormedLinear, mlp
 from worldmodel.normaliser import Normaliser
-from worldmodel.senses import LANGUAGE, STATE, Shapes
+from worldmodel.senses import LANGUAGE_KEY, STATE_KEY, Shapes
 from worldmodel.settings import ModelConfig
 from worldmodel.vision import patches
 
@@ -48,7 +48,7 @@ class WorldModel(nn.Module):
 
     A token w (B, W) is its P points (knots x action dimensions), and where the model knows tokens of n > 1 lengths the
     one-hot code (n,) of its kind. How it becomes motion is the policy layer's business, except that different points
-    may mean the same motion: `word` gives them the one form of it that the nets know. Joined tokens begin with the A
+    may mean the same motion: `token` gives them the one form of it that the nets know. Joined tokens begin with the A
     numbers (one control point) that the one before ended with.
     """
 
@@ -67,7 +67,7 @@ class WorldModel(nn.Module):
         token_size = self.token_size = points + self.kind_size
         self.register_buffer("forms", forms if kinds > 1 else None, persistent=False)
         self.register_buffer("codes", torch.eye(kinds)[:, : self.kind_size], persistent=False)
-        shows = [float(key != LANGUAGE) for key in self.senses]  # 1 for a sense that shows what happens, 0 for words
+        shows = [float(key != LANGUAGE_KEY) for key in self.senses]  # 0 for words, which do not show what happens
         self.register_buffer("shows", torch.tensor(shows), persistent=False)
         dtype = matmul_dtype(config.precision, self.codes.device)
         d, h = config.latent, config.width
@@ -96,7 +96,7 @@ class WorldModel(nn.Module):
     @property
     def state_size(self) -> int:
         """Numbers in the state; 0 for a model that does not perceive it."""
-        return self.senses.get(STATE, (0,))[0]
+        return self.senses.get(STATE_KEY, (0,))[0]
 
     @property
     def sees(self) -> bool:
@@ -138,7 +138,7 @@ class WorldModel(nn.Module):
 
     def scaled(self, seen: dict[str, Tensor]) -> dict[str, Tensor]:
         """The same, the state normalised."""
-        return seen | {STATE: self.normaliser(seen[STATE])} if STATE in seen else seen
+        return seen | {STATE_KEY: self.normaliser(seen[STATE_KEY])} if STATE_KEY in seen else seen
 
     def blank(self, count: int) -> dict[str, Tensor]:
         """`count` observations of nothing, for what only asks how much work they are."""
@@ -150,22 +150,22 @@ class WorldModel(nn.Module):
 
     def step(self, z: Float[Tensor, "B D"], w: Float[Tensor, "B P"]) -> Imagined:
         """Imagine one token: where it leads, what it earns, whether the episode goes on."""
-        feature = self.leap(z, w)
+        feature = self.transition_features(z, w)
         outcome = self.outcome(feature)
         return Imagined(self.next(feature), outcome[..., :-1], outcome[..., -1])
 
-    def leap(self, z: Float[Tensor, "B D"], w: Float[Tensor, "B P"]) -> Float[Tensor, "B F"]:
-        """The feature of one imagined token, which `next` and `outcome` read."""
+    def transition_features(self, z: Float[Tensor, "B D"], w: Float[Tensor, "B P"]) -> Float[Tensor, "B F"]:
+        """Features of the transition by one token, which the heads `next` and `outcome` read."""
         return self.trunk(torch.cat([z, w], -1))
 
     def policy(self, z: Float[Tensor, "B D"], kind: Float[Tensor, "B K"]) -> SquashedGaussian:
         """The distribution over the points of tokens proposed in latent z, of a kind for each."""
         return SquashedGaussian.from_logits(self.actor(torch.cat([z, kind], -1)), self.config.rank)
 
-    def word(
+    def token(
         self, points: Float[Tensor, "*B P"], kind: Float[Tensor, "*B K"], start: Float[Tensor, "*B A"] | None = None
     ) -> Float[Tensor, "*B W"]:
-        """The token of a kind that has the motion of these points, which is clamped to [-1, 1].
+        """Make a token of its points and its kind: the canonical form of their motion, clamped to [-1, 1].
 
         `start`: where the token before ended (`ends`), 0 unless given; A is 0 where tokens are not joined.
         """
@@ -193,18 +193,18 @@ class WorldModel(nn.Module):
         """The code of every kind, for each of B latents."""
         return [code.expand(len(like), -1) for code in self.codes]
 
-    def fade(self, w: Float[Tensor, "*B W"], discounts: Float[Tensor, " n"]) -> Float[Tensor, "*B"]:
-        """The discount over each whole token, from that of each kind."""
+    def token_discount(self, w: Float[Tensor, "*B W"], discounts: Float[Tensor, " n"]) -> Float[Tensor, "*B"]:
+        """The discount over each whole token; `discounts`: that of each kind."""
         return w[..., self.points :] @ discounts if self.kinds > 1 else discounts.expand(w.shape[:-1])
 
-    def favourite(
+    def greedy_token(
         self, z: Float[Tensor, "B D"], start: Float[Tensor, "B A"] | None = None
     ) -> tuple[Float[Tensor, "B W"], Float[Tensor, " B"]]:
-        """The policy's mode of the kind that the value likes best, and that value. `start`: as for `word`."""
-        words = [self.word(self.policy(z, kind).mode, kind, start) for kind in self.each_kind(z)]
-        values = torch.stack([twohot.mean(self.value(z, w)).mean(0) for w in words])
+        """The policy's mode of the kind with the highest value, and that value. `start`: as for `token`."""
+        tokens = [self.token(self.policy(z, kind).mode, kind, start) for kind in self.each_kind(z)]
+        values = torch.stack([twohot.mean(self.value(z, w)).mean(0) for w in tokens])
         best, index = values.max(0)
-        return torch.stack(words)[index, torch.arange(len(z), device=z.device)], best
+        return torch.stack(tokens)[index, torch.arange(len(z), device=z.device)], best
 
 
 def matmul_dtype(precision: str, device: torch.device) -> torch.dtype:

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from worldmodel import twohot
-from worldmodel.election import Election, common, elect
+from worldmodel.elites import Elites, common, fit_elites
 from worldmodel.model import WorldModel
 from worldmodel.settings import PlannerConfig
 
@@ -81,7 +81,7 @@ def propose(
 ) -> Float[Tensor, "T B N W"]:
     """Roll the policy out in imagination, once for each of N kinds; where the noise is 0 it is the policy's mode.
 
-    `start`: where the tokens before ended, as for `WorldModel.word`.
+    `start`: where the tokens before ended, as for `WorldModel.token`.
     """
     horizon, size, count, _ = noise.shape
     z, kind = z.repeat_interleave(count, 0), kinds.repeat(size, 1)
@@ -89,11 +89,11 @@ def propose(
     tokens = []
     for t in range(horizon):
         points, _ = model.policy(z, kind).sample(noise[t].flatten(0, 1))
-        w = model.word(points, kind, start)
+        w = model.token(points, kind, start)
         start = model.ends(w)
         tokens.append(w.view(size, count, -1))
         if t + 1 < horizon:
-            z = model.next(model.leap(z, w))
+            z = model.next(model.transition_features(z, w))
     return torch.stack(tokens)
 
 
@@ -118,14 +118,16 @@ def score(
             total = total + earned + factor * twohot.mean(model.value(z, w)).mean(0)
         imagined = model.step(z, w)
         earned = earned + factor * imagined.reward
-        factor = factor * model.fade(w, discounts) * torch.sigmoid(imagined.continue_logit)
+        factor = factor * model.token_discount(w, discounts) * torch.sigmoid(imagined.continue_logit)
         z = imagined.latent
-    total = total + earned + factor * model.favourite(z, model.ends(w))[1]
+    total = total + earned + factor * model.greedy_token(z, model.ends(w))[1]
     return (total / (horizon + 1) if depths else total).view(size, count)
 
 
-def strayed(tokens: Float[Tensor, "T B N W"], modes: Float[Tensor, "T B n W"], points: int) -> Float[Tensor, "B N"]:
-    """Squared distance of each sentence's points, over all its tokens, from the policy's mode of its kind."""
+def prior_distance(
+    tokens: Float[Tensor, "T B N W"], modes: Float[Tensor, "T B n W"], points: int
+) -> Float[Tensor, "B N"]:
+    """Squared distance of each sentence's points, summed over its tokens, from the policy prior's mode of its kind."""
     home = modes[..., :points]
     if home.shape[2] > 1:
         home = torch.einsum("tbnp,tbmn->tbmp", home, tokens[..., points:])
@@ -141,16 +143,16 @@ def refine(
     modes: Float[Tensor, "T B n W"],
     discounts: Float[Tensor, " n"],
     config: PlannerConfig,
-) -> Election:
-    """One iteration: score the `fresh` sentences, `elect` among them and those `kept` from before.
+) -> Elites:
+    """One iteration: score the `fresh` sentences, `fit_elites` to them and those `kept` from before.
 
     `modes`: the policy's own sentence of each of n kinds, which `anchor` holds them to.
     """
     fresh_returns = score(model, z, fresh, discounts, config.depths)
     if config.anchor:
-        fresh_returns = fresh_returns - config.anchor * strayed(fresh, modes, model.points)
+        fresh_returns = fresh_returns - config.anchor * prior_distance(fresh, modes, model.points)
     returns = torch.cat([kept_returns, fresh_returns], 1)
-    return elect(torch.cat([kept, fresh], 2), returns, model.points, config)
+    return fit_elites(torch.cat([kept, fresh], 2), returns, model.points, config)
 
 
 class Planner:
@@ -195,7 +197,7 @@ class Planner:
         asking, spent = torch.ones(len(z), dtype=torch.bool, device=z.device), 1
         for i in range(1, config.iterations + len(more)):
             if config.budget == "adaptive":
-                asking = asking & (found.doubt > config.agreement)
+                asking = asking & (found.relative_spread > config.agreement)
                 if not bool(asking.any()):
                     break
             if deadline is not None and time.perf_counter() >= deadline:
@@ -208,14 +210,14 @@ class Planner:
                     drawn = torch.randn(*found.returns.shape, swing.shape[2], generator=generator).to(z.device)
                     swing = self._together(swing, found, drawn)
                 fresh = self._around(found.mean.unsqueeze(2), swing, start)
-            kept = found.elites, found.returns
+            kept = found.tokens, found.returns
             better = self._refine(self.model, z, *kept, fresh, modes, self.discounts, config)
             found = better if bool(asking.all()) else better.where(asking, found)
             imagined += asking.cpu() * fresh[:, 0, :, 0].numel()
             spent += 1
         if not bool(torch.isfinite(found.mean).all()):
             raise PlanFault("no candidate plan has a finite return: a weight or an observation is not finite")
-        chosen = found.mean, found.spread, found.returns, found.weights, found.elites
+        chosen = found.mean, found.spread, found.returns, found.weights, found.tokens
         return Plan(*chosen, z, spent, imagined)
 
     def _begin(
@@ -244,13 +246,13 @@ class Planner:
         return [torch.cat([proposed, around[:, :, -1:]], 2), around[:, :, :-1]]
 
     def _together(
-        self, alone: Float[Tensor, "T B N P"], found: Election, noise: Float[Tensor, "B E N"]
+        self, alone: Float[Tensor, "T B N P"], found: Elites, noise: Float[Tensor, "B E N"]
     ) -> Float[Tensor, "T B N P"]:
         """What is drawn number by number, mixed with sums of the elites' ways off their mean: of their own covariance.
 
         One `noise` for the whole sentence: a Gaussian of rank E at most.
         """
-        _, ways, _ = common(found.elites, found.weights, self.model.points)
+        _, ways, _ = common(found.tokens, found.weights, self.model.points)
         share = self.config.together
         return (1 - share) ** 0.5 * alone + share**0.5 * torch.einsum("tbep,ben->tbnp", ways, noise)
 
@@ -261,4 +263,4 @@ class Planner:
         points = (centre[..., : self.model.points] + noise).clamp(-1, 1)
         kind = centre[..., self.model.points :].expand(*points.shape[:-1], -1)
         first = start.unsqueeze(1).expand(-1, points.shape[2], -1)
-        return self.model.word(points, kind, self.model.before(points, first))
+        return self.model.token(points, kind, self.model.before(points, first))

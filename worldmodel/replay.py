@@ -10,7 +10,7 @@ from torch import Tensor
 
 from worldmodel import senses as naming
 from worldmodel.rows import Rows
-from worldmodel.senses import LANGUAGE, Shapes
+from worldmodel.senses import LANGUAGE_KEY, Shapes
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,8 @@ class Window:
     held, as what was done; rewards from there on, and the actions of later tokens, are zero.
     terminated (H, B): the episode ended within this token or before it.
     valid (H, B): the token happened: all of its steps are known, or it ended by termination, and none before it ended.
-    choice (B, P): the token that the planner chose for the first step, before any exploration; chose (B,): it did.
-    driven (B,): an expert took the first step.
+    planned_token (B, P): the token that the planner chose for the first step, before any exploration, where
+    was_planned (B,) says that it did. demonstrated (B,): an expert took the first step.
     """
 
     seen: dict[str, Tensor]
@@ -32,9 +32,9 @@ class Window:
     reward: Float[Tensor, "H B L"]
     terminated: Bool[Tensor, "H B"]
     valid: Bool[Tensor, "H B"]
-    choice: Float[Tensor, "B P"]
-    chose: Bool[Tensor, " B"]
-    driven: Bool[Tensor, " B"]
+    planned_token: Float[Tensor, "B P"]
+    was_planned: Bool[Tensor, " B"]
+    demonstrated: Bool[Tensor, " B"]
 
 
 class Replay(Rows):
@@ -70,10 +70,12 @@ class Replay(Rows):
             todo = todo[self.final[env[todo], row[todo]]]
         return env, row
 
-    def demonstrated(self, count: int, generator: torch.Generator) -> tuple[Int[Tensor, " B"], Int[Tensor, " B"]]:
+    def demonstrated_starts(
+        self, count: int, generator: torch.Generator
+    ) -> tuple[Int[Tensor, " B"], Int[Tensor, " B"]]:
         """Environment and row of `count` steps, uniform over those that an expert took; none where there are none."""
         if self._shown is None:
-            self._shown = self.driven.nonzero().T.contiguous()
+            self._shown = self.demonstrated.nonzero().T.contiguous()
         held = self._shown.shape[1]
         env, row = self._shown[:, torch.randint(held, (count,), generator=generator) if held else slice(0)]
         return env, row
@@ -85,7 +87,7 @@ class Replay(Rows):
 
         The share `demonstrated` of them begins with a step that an expert took, if there are any.
         """
-        env, row = self.demonstrated(round(demonstrated * batch), generator)
+        env, row = self.demonstrated_starts(round(demonstrated * batch), generator)
         others = self.starts(batch - len(env), generator)
         return self.window(torch.cat([env, others[0]]), torch.cat([row, others[1]]), horizon, length)
 
@@ -109,9 +111,9 @@ class Replay(Rows):
             reward=rearrange(self.reward[env, rows[:-1]] * known, "(h l) b -> h b l", l=length),
             terminated=terminated,
             valid=valid,
-            choice=self.choice[env, row],
-            chose=self.chose[env, row],
-            driven=self.driven[env, row],
+            planned_token=self.planned_token[env, row],
+            was_planned=self.was_planned[env, row],
+            demonstrated=self.demonstrated[env, row],
         )
 
     def _show(self, env: Int[Tensor, " B"], rows: Int[Tensor, "T B"]) -> dict[str, Tensor]:
@@ -122,7 +124,7 @@ class Replay(Rows):
                 lagged = torch.stack([self._before(i, env, rows, lag) for lag in self.lags], -1)
                 flat_lagged = (env.view(1, -1, 1) * self.rows + lagged).flatten()
                 shown[key] = column.flatten(0, 1).index_select(0, flat_lagged).view(*lagged.shape, *column.shape[2:])
-            elif key == LANGUAGE:
+            elif key == LANGUAGE_KEY:
                 shown[key] = torch.stack(self.sentences)[column.flatten()[flat]].unflatten(0, rows.shape)
             else:
                 shown[key] = column.flatten(0, 1).index_select(0, flat).unflatten(0, rows.shape)

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from worldmodel import senses as naming
-from worldmodel.senses import LANGUAGE, Shapes
+from worldmodel.senses import LANGUAGE_KEY, Shapes
 
 
 class Rows:
@@ -45,8 +45,9 @@ class Rows:
         self.sentences: list[Tensor] = []
         self.action = _room("actions", (*sizes, action_size))
         self.reward = _room("rewards", sizes)
-        self.choice = _room("plans", (*sizes, token_size or action_size))
-        self.chose, self.driven, self.terminated, self.final = (_room("marks", sizes, bool) for _ in range(4))
+        self.planned_token = _room("plans", (*sizes, token_size or action_size))
+        self.was_planned, self.demonstrated = (_room("marks", sizes, bool) for _ in range(2))
+        self.terminated, self.final = (_room("marks", sizes, bool) for _ in range(2))
         self.final.fill_(True)
         self.head = torch.full((envs,), -1)  # row of the newest observation
         self.filled = torch.zeros(envs, dtype=torch.long)
@@ -68,24 +69,24 @@ class Rows:
         reward: float,
         seen: dict[str, Tensor],
         terminated: bool,
-        choice: Float[Tensor, " P"] | None = None,
-        driven: bool = False,
+        planned_token: Float[Tensor, " P"] | None = None,
+        demonstrated: bool = False,
     ) -> None:
         """Add one step: the action taken from the newest observation, its reward, what was seen next.
 
-        `choice`: the token that the planner chose at this step, if it did. `driven`: an expert took it. Raises
-        ValueError where no episode has begun.
+        `planned_token`: the token that the planner chose at this step, if it did. `demonstrated`: an expert took the
+        step. Raises ValueError where no episode has begun.
         """
         row = int(self.head[env])
         if row < 0:
             raise ValueError(f"environment {env}: no episode has begun; its first observation is needed before a step")
         self.action[env, row] = action
         self.reward[env, row] = reward
-        self.chose[env, row] = choice is not None
-        if choice is not None:
-            self.choice[env, row] = choice
-        if driven:
-            self.driven[env, row], self._shown = True, None
+        self.was_planned[env, row] = planned_token is not None
+        if planned_token is not None:
+            self.planned_token[env, row] = planned_token
+        if demonstrated:
+            self.demonstrated[env, row], self._shown = True, None
         self.terminated[env, row] = terminated
         self.final[env, row] = False
         self.steps += 1
@@ -99,11 +100,11 @@ class Rows:
             if key not in seen:
                 column[env, row] = 0
             else:
-                column[env, row] = self._sentence(seen[key]) if key == LANGUAGE else seen[key]
+                column[env, row] = self._sentence(seen[key]) if key == LANGUAGE_KEY else seen[key]
         self.steps -= not bool(self.final[env, row])  # the ring's oldest, if it comes round
         self.final[env, row] = True
-        if self.driven[env, row]:
-            self.driven[env, row], self._shown = False, None
+        if self.demonstrated[env, row]:
+            self.demonstrated[env, row], self._shown = False, None
         self.terminated[env, row] = False
         self.head[env] = row
         self.filled[env] = min(int(self.filled[env]) + 1, self.rows)
@@ -127,7 +128,7 @@ class Rows:
 
     def _columns(self) -> dict[str, Tensor]:
         """Every column, by the name it is saved under."""
-        return self.seen | {name: getattr(self, name) for name in _ROWS}
+        return self.seen | {name: getattr(self, attribute) for name, attribute in _ROWS.items()}
 
     def load_state_dict(self, saved: dict[str, Tensor]) -> None:
         """Take back what `state_dict` gave. Raises ValueError if the sizes differ."""
@@ -150,8 +151,8 @@ class Rows:
 
 def _column(key: str, shape: tuple[int, ...], rows: tuple[int, int]) -> Tensor:
     """Room for what one sense gives; of the language, for the numbers of sentences."""
-    kind = np.uint8 if naming.is_image(key) else np.int32 if key == LANGUAGE else np.float32
-    return _room(key, rows if key == LANGUAGE else (*rows, *shape), kind)
+    kind = np.uint8 if naming.is_image(key) else np.int32 if key == LANGUAGE_KEY else np.float32
+    return _room(key, rows if key == LANGUAGE_KEY else (*rows, *shape), kind)
 
 
 def _room(what: str, sizes: tuple[int, ...], kind: type = np.float32) -> Tensor:
@@ -163,4 +164,9 @@ def _room(what: str, sizes: tuple[int, ...], kind: type = np.float32) -> Tensor:
         raise ValueError(f"replay of {what}: no room for {gigabytes:.0f} GB; fewer steps or smaller frames") from error
 
 
-_ROWS = ("present", "action", "reward", "terminated", "final", "choice", "chose", "driven")
+_ROWS = {name: name for name in ("present", "action", "reward", "terminated", "final")} | {
+    "choice": "planned_token",
+    "chose": "was_planned",
+    "driven": "demonstrated",
+}
+"""The columns' attributes, by the names they are saved under."""

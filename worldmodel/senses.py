@@ -7,9 +7,9 @@ alone has nothing else to look at: it takes what that shows whatever the mask sa
 
 from collections.abc import Mapping
 
-STATE = "observation.state"
-IMAGES = "observation.images."
-LANGUAGE = "observation.language"
+STATE_KEY = "observation.state"
+IMAGE_KEY_PREFIX = "observation.images."
+LANGUAGE_KEY = "observation.language"
 SIZES = (16, 512)  # pixels: least and most height and width of a frame that is perceived
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -32,7 +32,7 @@ def mask(key: str) -> str:
 
 def is_image(key: str) -> bool:
     """Whether a sense is a camera."""
-    return key.startswith(IMAGES)
+    return key.startswith(IMAGE_KEY_PREFIX)
 
 
 def check(senses: Shapes) -> None:
@@ -43,7 +43,7 @@ def check(senses: Shapes) -> None:
         if is_image(key):
             if len(shape) != 3 or shape[2] != 3 or min(shape) < 1:
                 raise ValueError(f"{key}: frames (height, width, 3), not {tuple(shape)}")
-        elif key not in (STATE, LANGUAGE):
-            raise ValueError(f"{key}: no such sense; {STATE}, {IMAGES}<camera> or {LANGUAGE}")
+        elif key not in (STATE_KEY, LANGUAGE_KEY):
+            raise ValueError(f"{key}: no such sense; {STATE_KEY}, {IMAGE_KEY_PREFIX}<camera> or {LANGUAGE_KEY}")
         elif len(shape) != 1 or shape[0] < 1:
             raise ValueError(f"{key}: a vector of numbers, not {tuple(shape)}")

@@ -66,8 +66,8 @@ class VisionConfig:
             raise ValueError(f"model.vision.lags={list(self.lags)}: 0, and then different numbers from 1 to 32")
 
 
-EYES = {"small": VisionConfig(), "large": VisionConfig(patch=4, width=192)}
-"""How much is spent on looking, by name: `large` costs eight times as much, for a GPU."""
+VISION_PRESETS = {"small": VisionConfig(), "large": VisionConfig(patch=4, width=192)}
+"""Sizes of the vision encoder, by name: `large` costs eight times as much as `small`, for a GPU."""
 
 
 @dataclass(frozen=True)

@@ -57,11 +57,12 @@ def shift(frames: UInt8[Tensor, "N F H W C"], pixels: int, generator: torch.Gene
 MOTION = 16  # of 255: a change between two frames that counts as one
 
 
-class Eye(nn.Module):
-    """The patches of one camera to one vector: each by itself, then 2 x 2 neighbours merged until few are left.
+class PatchEncoder(nn.Module):
+    """Encodes the patches of one camera's frame stack as one vector: a linear stem, then 2 x 2 neighbours merged.
 
-    Of the frames before the newest it sees what has changed since. Without that, velocities took twice the updates to
-    be read off the frames (`docs/results/senses.md`, "What an eye reads off frames").
+    Merging goes on until few patches are left, which one layer reads together. Earlier frames enter as their difference
+    to the newest one; without that, velocities took twice the updates to be read off the frames
+    (`docs/results/senses.md`, "What an eye reads off frames").
     """
 
     FEW = 4  # patches along a side that are read together
@@ -83,7 +84,7 @@ class Eye(nn.Module):
         self.whole = NormedLinear(rows * columns * size, features, dtype=dtype)
 
     def forward(self, x: UInt8[Tensor, "*B Y X N"]) -> Float[Tensor, "*B D"]:
-        """A vector for each set of patches."""
+        """The feature vector of each frame stack."""
         lead = x.shape[:-3]
         now, *before = x.flatten(0, -4).to(self.stem.dtype).chunk(self.frames, -1)
         x = self.stem(torch.cat([(now - 128) / 64, *((now - then) / MOTION for then in before)], -1))

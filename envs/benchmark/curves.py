@@ -15,11 +15,11 @@ OPTIONAL = ("eval_policy_return", "episode_driven")
 
 
 @dataclass(frozen=True)
-class Curve:
-    """One run. T training episodes in the order they ended, E evaluations; steps are environment steps.
+class LearningCurve:
+    """The learning curve of one run: the returns of T training episodes and of E evaluations, by environment step.
 
-    Episodes of which an expert drove a part are not among the T: their returns are not the agent's. `end`: the last
-    environment step of any episode or evaluation; 0 for a run that has measured nothing.
+    Training episodes are in the order they ended, without those in which an expert acted. `end`: the last environment
+    step of any episode or evaluation; 0 for a run that has measured nothing.
 
     `eval_return` and `eval_std`: mean and standard deviation over an evaluation's episodes.
     `eval_policy_return`: the policy's without the planner, NaN where it was not measured.
@@ -34,7 +34,7 @@ class Curve:
     end: float
 
 
-def read_curve(path: Path | str) -> Curve:
+def read_curve(path: Path | str) -> LearningCurve:
     """Read a metrics.csv: of its columns `NEEDED` (and `OPTIONAL`, if there), other columns are ignored.
 
     A last line without a newline is one being written, or torn by a kill: it is left out.
@@ -60,7 +60,7 @@ def read_curve(path: Path | str) -> Curve:
         raise ResultsError(f"{path}, line {at + 2}: env_steps={steps[at]:.0f} after {steps[at - 1]:.0f}")
     own = ~(columns["episode_driven"] > 0)  # of a run of before it was counted: all
     train, evaluation = np.isfinite(columns["episode_return"]) & own, np.isfinite(columns["eval_return"])
-    return Curve(
+    return LearningCurve(
         steps[train],
         columns["episode_return"][train],
         steps[evaluation],
@@ -80,7 +80,7 @@ def smooth(values: Float[ndarray, " T"], window: int) -> Float[ndarray, " T"]:
     return (total / count)[half : half + len(values)]
 
 
-def trace(curve: Curve) -> tuple[Float[ndarray, " N"], Float[ndarray, " N"]]:
+def trace(curve: LearningCurve) -> tuple[Float[ndarray, " N"], Float[ndarray, " N"]]:
     """The line that stands for a run: its evaluations or, if fewer than two, smoothed training returns."""
     if len(curve.eval_steps) >= 2:
         return curve.eval_steps, curve.eval_return

@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from numpy import ndarray
 
 from envs.benchmark.anchors import Anchor
-from envs.benchmark.curves import Curve, smooth, trace
+from envs.benchmark.curves import LearningCurve, smooth, trace
 from envs.benchmark.statistics import mean_interval
 from envs.benchmark.table import steps
 from policies.files import replace_file
@@ -29,7 +29,7 @@ STYLE = {"font.size": 11, "axes.titlesize": 13, "text.color": INK, "axes.labelco
 SMALL = {**STYLE, "font.size": 9, "axes.titlesize": 10}
 
 
-def learning_curve(path: Path | str, curve: Curve, anchors: Mapping[int, float], title: str) -> None:
+def learning_curve(path: Path | str, curve: LearningCurve, anchors: Mapping[int, float], title: str) -> None:
     """Write one run's picture: training returns, their moving mean, evaluations, TD-MPC2's published points.
 
     anchors: published mean return by environment steps. Raises OSError; a picture already there then stays.
@@ -40,7 +40,7 @@ def learning_curve(path: Path | str, curve: Curve, anchors: Mapping[int, float],
 
 def small_multiples(
     path: Path | str,
-    runs: Mapping[str, Sequence[Curve]],
+    runs: Mapping[str, Sequence[LearningCurve]],
     anchors: Mapping[str, Mapping[int, float]],
     best: Mapping[str, Anchor] | None = None,
 ) -> None:
@@ -61,7 +61,7 @@ def paired_strips(path: Path | str, samples: Mapping[str, Float[ndarray, " n"]],
         save(path, draw_paired_strips(samples, title))
 
 
-def draw_learning_curve(curve: Curve, anchors: Mapping[int, float], title: str) -> Figure:
+def draw_learning_curve(curve: LearningCurve, anchors: Mapping[int, float], title: str) -> Figure:
     """The figure that `learning_curve` writes."""
     figure = Figure(figsize=SIZE, dpi=DPI, layout="constrained")
     axes = figure.add_subplot()
@@ -112,7 +112,7 @@ def draw_paired_strips(samples: Mapping[str, Float[ndarray, " n"]], title: str) 
 
 
 def draw_small_multiples(
-    runs: Mapping[str, Sequence[Curve]],
+    runs: Mapping[str, Sequence[LearningCurve]],
     anchors: Mapping[str, Mapping[int, float]],
     best: Mapping[str, Anchor],
 ) -> Figure:
@@ -138,7 +138,7 @@ def draw_small_multiples(
     return figure
 
 
-def _seeds(axes: Axes, curves: Sequence[Curve]) -> None:
+def _seeds(axes: Axes, curves: Sequence[LearningCurve]) -> None:
     """A thin line a seed; mean and range on the steps that all of them have reached."""
     traces = [(x, y) for x, y in map(trace, curves) if len(x)]
     for x, y in traces:

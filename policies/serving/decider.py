@@ -10,7 +10,7 @@ from torch import Tensor
 from policies.agent import Agent, Spent
 from policies.serving.messages import Answer, Begin, Question, Refusal
 from policies.words import WORDS, Words
-from worldmodel.senses import IMAGES, LANGUAGE, STATE, is_image, mask
+from worldmodel.senses import IMAGE_KEY_PREFIX, LANGUAGE_KEY, STATE_KEY, is_image, mask
 
 
 class Decider:
@@ -33,7 +33,7 @@ class Decider:
         """Why this planner is not for that robot; empty: it is. Another robot may be answered meanwhile."""
         if differing := self._differing(begin):
             return f"this planner is for another checkpoint than the robot's: {differing}"
-        if LANGUAGE in self.agent.model.senses:
+        if LANGUAGE_KEY in self.agent.model.senses:
             try:
                 WORDS.encode([begin.sentence])
             except ValueError as error:
@@ -42,7 +42,7 @@ class Decider:
 
     def begin(self, begin: Begin) -> None:
         """Forget what was; what follows is for that robot, which is not `unfit`."""
-        if LANGUAGE in self.agent.model.senses:
+        if LANGUAGE_KEY in self.agent.model.senses:
             self._sentence = WORDS.encode([begin.sentence])
         self.agent.forget()
         self._deadline_ms = begin.deadline_ms
@@ -85,7 +85,7 @@ class Decider:
             length=curve.length,
             knots=curve.knots,
             degree=curve.degree,
-            cameras=",".join(key.removeprefix(IMAGES) for key in self._cameras),
+            cameras=",".join(key.removeprefix(IMAGE_KEY_PREFIX) for key in self._cameras),
             image_size=self._frames[2] if self._cameras else 0,
             lags=",".join(map(str, agent.model.config.vision.lags)) if self._cameras else "",
         )
@@ -95,9 +95,9 @@ class Decider:
     def _observation(self, question: Question) -> dict[str, Tensor]:
         seen = {}
         if self.agent.model.state_size:
-            seen[STATE] = torch.from_numpy(question.state)[None]
+            seen[STATE_KEY] = torch.from_numpy(question.state)[None]
         for key, frames, there in zip(self._cameras, question.frames, question.there, strict=True):
             seen[key], seen[mask(key)] = torch.from_numpy(frames)[None], torch.tensor([[bool(there)]])
-        if LANGUAGE in self.agent.model.senses:
-            seen[LANGUAGE] = self._sentence
+        if LANGUAGE_KEY in self.agent.model.senses:
+            seen[LANGUAGE_KEY] = self._sentence
         return seen

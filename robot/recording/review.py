@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 
 from policies.files import replace_file
 from robot.recording.parts import EPISODES, MEASURED, SUCCESS
-from worldmodel.senses import STATE
+from worldmodel.senses import STATE_KEY
 
 GOOD, BAD, UNKNOWN, INK = "#0072B2", "#D55E00", "#666666", "#333333"  # Okabe and Ito's: told apart by all
 DRAWN = 100
@@ -59,7 +59,7 @@ def picture(path: Path, dataset: Path, title: str) -> None:
     """Draw each joint over time, a curve an episode, those that succeeded in blue with a dot where they first did."""
     columns = _table(sorted((dataset / "data").glob("chunk-*/file-*.parquet")), _DRAWN_COLUMNS)
     episode, seconds = np.array(columns["episode_index"]), np.array(columns[MEASURED]).reshape(-1)
-    state = np.array(columns[STATE])
+    state = np.array(columns[STATE_KEY])
     done = np.array(columns[SUCCESS]).reshape(-1) if SUCCESS in columns else None
     names = _names(dataset)
     numbers = np.unique(episode)
@@ -89,7 +89,7 @@ def picture(path: Path, dataset: Path, title: str) -> None:
     replace_file(path, drawn.getvalue())
 
 
-_DRAWN_COLUMNS = ("episode_index", MEASURED, SUCCESS, STATE)
+_DRAWN_COLUMNS = ("episode_index", MEASURED, SUCCESS, STATE_KEY)
 
 
 def _table(files: list[Path], wanted: tuple[str, ...] = ()) -> dict[str, list]:
@@ -106,4 +106,4 @@ def _table(files: list[Path], wanted: tuple[str, ...] = ()) -> dict[str, list]:
 
 
 def _names(dataset: Path) -> list[str]:
-    return json.loads((dataset / "meta" / "info.json").read_text())["features"][STATE]["names"]
+    return json.loads((dataset / "meta" / "info.json").read_text())["features"][STATE_KEY]["names"]

@@ -42,7 +42,7 @@ class Eyes:
     def see(self, observation: dict, steps: int = 1) -> None:
         """Take in the frames (H, W, 3) of an observation, `steps` control steps after the last.
 
-        Before a frame that shows something again there is nothing, as where a policy learns (`policies.recall`).
+        Before a frame that shows something again there is nothing, as where a policy learns (`policies.frame_stack`).
         """
         for name in self.cameras:
             frame, frames = square(observation[name], self._size), self._frames[name]

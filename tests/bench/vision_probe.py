@@ -1,10 +1,10 @@
-"""How much of a task's state an eye can read off frames: R^2 of each component on held-out episodes, by updates.
+"""How much of a task's state can be read off frames: R^2 of each component on held-out episodes, by updates.
 
 python tests/bench/vision_probe.py TASK [seed] [model.vision.patch] [model.vision.width] [lags, e.g. 0,1]
 
-Episodes are begun by the task and driven by slow noise; an `Eye` and a linear layer learn the state from frames moved
-at random, as in training. Angles of the reacher's joints are told by their cosines and sines. A proxy, cheap enough to
-compare encoders before an agent is trained with one.
+Episodes are begun by the task and driven by slow noise; a `PatchEncoder` and a linear layer learn the state from frames
+moved at random, as in training. Angles of the reacher's joints are told by their cosines and sines. A proxy, cheap
+enough to compare encoders before an agent is trained with one.
 """
 
 import sys
@@ -17,7 +17,7 @@ from envs.make import make
 from envs.senses import Senses
 from envs.settings import TaskConfig
 from worldmodel.settings import VisionConfig
-from worldmodel.vision import Eye, patches, shift
+from worldmodel.vision import PatchEncoder, patches, shift
 
 EPISODES, HELD_OUT, STEPS, BATCH = 400, 80, 12, 128
 ANGLES = {"reacher-easy": 2, "reacher-hard": 2}  # so many of the state's first numbers are angles
@@ -52,9 +52,9 @@ def main(
     states = (states - states.mean(0)) / (states.std(0) + 1e-3)
     learned, generator = (EPISODES - HELD_OUT) * STEPS, torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
-    eye = Eye(64, 64, VisionConfig(patch, width, lags), 256, torch.bfloat16)
+    encoder = PatchEncoder(64, 64, VisionConfig(patch, width, lags), 256, torch.bfloat16)
     head = torch.nn.Linear(256, states.shape[1])
-    optimiser = torch.optim.Adam([*eye.parameters(), *head.parameters()], 1e-3)
+    optimiser = torch.optim.Adam([*encoder.parameters(), *head.parameters()], 1e-3)
 
     def stacks(at: torch.Tensor) -> torch.Tensor:
         return torch.stack([frames[torch.maximum(at - lag, at - steps[at])] for lag in lags], 1)
@@ -64,13 +64,13 @@ def main(
     for update in range(1, updates + 1):
         at = torch.randint(learned, (BATCH,), generator=generator)
         seen = patches(shift(stacks(at), 4, generator), patch)
-        loss = (head(eye(seen)) - states[at]).square().mean()
+        loss = (head(encoder(seen)) - states[at]).square().mean()
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
         if update % 600 == 0:
             with torch.no_grad():
-                off = head(eye(patches(stacks(tested), patch))) - states[tested]
+                off = head(encoder(patches(stacks(tested), patch))) - states[tested]
             found = 1 - off.square().mean(0) / states[tested].var(0)
             what = task, seed, patch, width, " ".join(map(str, lags)), update, f"{time.process_time() - began:.1f}"
             print(*what, f"{found.mean():.3f}", " ".join(f"{x:.2f}" for x in found), sep=",", flush=True)

@@ -1,4 +1,4 @@
-"""What a model sees at once that an environment shows one by one: each camera's frame, with those of before it."""
+"""Stacks of each camera's last frames, for a model that takes several at once from an environment that gives one."""
 
 from collections.abc import Sequence
 
@@ -9,19 +9,21 @@ from torch import Tensor
 from worldmodel.senses import is_image, mask
 
 
-class Recall:
-    """Keeps the last frames of B environments; before an episode's first, or the first after one that is missing, there
-    is that one again."""
+class FrameStack:
+    """Frame stacks of B environments: each camera's current frame together with earlier ones, at the given lags.
+
+    Before an episode's first frame, and before the first frame after a missing one, that frame is repeated.
+    """
 
     def __init__(self, lags: Sequence[int]):
-        """`lags`: of how many control steps ago the frames are that are shown at once."""
+        """`lags`: how many control steps ago each frame of a stack was taken."""
         self.lags, self.depth = tuple(lags), max(lags) + 1
         self.frames: dict[str, Tensor] = {}  # (B, depth, H, W, 3), the newest last
         self.fresh = torch.zeros(0, dtype=torch.bool)
         self.lost: dict[str, Tensor] = {}  # (B,), by the key of each camera: its newest frame is missing
 
     def see(self, observation: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The observation with frames (B, H, W, 3) replaced by (B, F, H, W, 3); called once every control step."""
+        """The observation with frames (B, H, W, 3) replaced by stacks (B, F, H, W, 3); called every control step."""
         shown = dict(observation)
         self.frames = {key: kept for key, kept in self.frames.items() if key in observation}
         for key, value in observation.items():
@@ -42,11 +44,11 @@ class Recall:
         return shown
 
     def forget(self, ended: Bool[Tensor, " B"]) -> None:
-        """The next frames of these environments are an episode's first."""
+        """Start new stacks for these environments: their next frame is an episode's first."""
         self.fresh = ended | self.fresh if len(self.fresh) == len(ended) else ended.clone()
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The frames kept, and what is to be known of the next."""
+        """The frames kept, which of them are missing, and which environments start a new stack."""
         frames = {f"frames.{key}": kept.contiguous() for key, kept in self.frames.items()}
         return frames | {f"lost.{key}": self.lost[key] for key in self.frames} | {"fresh": self.fresh}
 

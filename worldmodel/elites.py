@@ -1,4 +1,4 @@
-"""Among candidates of known returns: who is elected, what they say together, and how far they disagree."""
+"""The elites of a search: the candidates of highest return, the distribution fitted to them, and its convergence."""
 
 from typing import NamedTuple
 
@@ -10,37 +10,38 @@ from torch import Tensor
 from worldmodel.settings import PlannerConfig
 
 
-class Election(NamedTuple):
-    """The elites (T, B, E, W), of `returns` and `weights` (B, E), and what they say together.
+class Elites(NamedTuple):
+    """The elites of B searches, and the distribution fitted to them.
 
-    mean (T, B, W) and spread (T, B, P): over the elites of the kind that has the most weight. doubt (B,): how far the
-    elites' returns disagree.
+    tokens (T, B, E, W), returns and weights (B, E): of each elite. mean (T, B, W) and spread (T, B, P): weighted mean
+    and standard deviation over the elites of the kind that has the most weight. relative_spread (B,): of the returns,
+    small where the search has converged.
     """
 
     mean: Float[Tensor, "T B W"]
     spread: Float[Tensor, "T B P"]
     returns: Float[Tensor, "B E"]
     weights: Float[Tensor, "B E"]
-    elites: Float[Tensor, "T B E W"]
-    doubt: Float[Tensor, " B"]
+    tokens: Float[Tensor, "T B E W"]
+    relative_spread: Float[Tensor, " B"]
 
-    def where(self, chosen: Bool[Tensor, " B"], other: "Election") -> "Election":
-        """This election for the latents (B,) chosen, the other one for the rest."""
+    def where(self, chosen: Bool[Tensor, " B"], other: "Elites") -> "Elites":
+        """These elites for the latents (B,) chosen, the other ones for the rest."""
         by_elite, by_token = chosen[:, None], chosen[None, :, None]
-        return Election(
+        return Elites(
             torch.where(by_token, self.mean, other.mean),
             torch.where(by_token, self.spread, other.spread),
             torch.where(by_elite, self.returns, other.returns),
             torch.where(by_elite, self.weights, other.weights),
-            torch.where(by_token.unsqueeze(-1), self.elites, other.elites),
-            torch.where(chosen, self.doubt, other.doubt),
+            torch.where(by_token.unsqueeze(-1), self.tokens, other.tokens),
+            torch.where(chosen, self.relative_spread, other.relative_spread),
         )
 
 
-def elect(
+def fit_elites(
     candidates: Float[Tensor, "T B N W"], returns: Float[Tensor, "B N"], points: int, config: PlannerConfig
-) -> Election:
-    """The elites among candidates of known returns, and what they say together.
+) -> Elites:
+    """Select the elites among candidates of known returns, and fit a weighted mean and spread to them.
 
     The first P = `points` numbers of a token are its points, the others the code of its kind. A candidate whose return
     is not finite is ranked last, with weight 0, and so are those that stand in where there are too few. Weights:
@@ -59,7 +60,7 @@ def elect(
     middle, ways, kind = common(elites, weights, points)
     mean = torch.cat([middle, kind.expand(len(middle), -1, -1)], -1)
     spread = ways.square().sum(2).sqrt().clamp(config.min_spread, config.spread)
-    return Election(mean, spread, best, weights, elites, doubt(best, config.indifference))
+    return Elites(mean, spread, best, weights, elites, relative_spread(best, config.indifference))
 
 
 def common(
@@ -86,10 +87,10 @@ def _alike(
     return share / share.sum(-1, keepdim=True), code
 
 
-def doubt(returns: Float[Tensor, "B E"], indifference: float) -> Float[Tensor, " B"]:
-    """How far the elites disagree: the deviation of their returns, relative to the best one's size.
+def relative_spread(returns: Float[Tensor, "B E"], indifference: float) -> Float[Tensor, " B"]:
+    """The standard deviation of the elites' returns, relative to the largest absolute return.
 
-    Candidates whose return is not finite are left out; with none that is, the doubt is infinite.
+    Candidates whose return is not finite are left out; where none is finite, the relative spread is infinite.
     """
     finite = torch.isfinite(returns)
     size = torch.where(finite, returns, 0.0).abs().amax(-1)

@@ -1,14 +1,14 @@
-"""Laws of remembered frames: the agent sees at once what the replay would show it; nothing leaks over a reset."""
+"""Laws of frame stacks: the agent sees at once what the replay would show it; nothing leaks over a reset."""
 
 import pytest
 import torch
 
-from policies.recall import Recall
+from policies.frame_stack import FrameStack
 from worldmodel.replay import Replay
-from worldmodel.senses import LANGUAGE, STATE, mask
+from worldmodel.senses import LANGUAGE_KEY, STATE_KEY, mask
 
 FRONT = "observation.images.front"
-SENSES = {STATE: (2,), FRONT: (4, 5, 3), LANGUAGE: (3,)}
+SENSES = {STATE_KEY: (2,), FRONT: (4, 5, 3), LANGUAGE_KEY: (3,)}
 LAGS = (0, 1, 3)
 
 
@@ -16,7 +16,7 @@ def observation(number, envs=1):
     """Frames that all differ."""
     frames = torch.full((envs, 4, 5, 3), number % 256, dtype=torch.uint8) + torch.arange(envs).view(-1, 1, 1, 1)
     words = torch.eye(3)[[number // 7 % 3] * envs]
-    return {STATE: torch.full((envs, 2), float(number)), FRONT: frames.byte(), LANGUAGE: words}
+    return {STATE_KEY: torch.full((envs, 2), float(number)), FRONT: frames.byte(), LANGUAGE_KEY: words}
 
 
 def of(seen, env):
@@ -37,15 +37,15 @@ def lossy(number):
 @pytest.mark.parametrize("observation", [observation, lossy])
 @pytest.mark.parametrize("capacity", [100, 9])
 def test_the_agent_sees_what_the_replay_shows(capacity, observation):
-    recall, replay, number, shown = Recall(LAGS), Replay(capacity, 1, SENSES, 1, lags=LAGS), 0, {}
+    frame_stack, replay, number, shown = FrameStack(LAGS), Replay(capacity, 1, SENSES, 1, lags=LAGS), 0, {}
     for episode in (1, 2, 6, 5):
-        recall.forget(torch.ones(1, dtype=torch.bool))
+        frame_stack.forget(torch.ones(1, dtype=torch.bool))
         replay.start(0, of(observation(number), 0))
-        shown[int(replay.head[0])] = recall.see(observation(number))
+        shown[int(replay.head[0])] = frame_stack.see(observation(number))
         for _ in range(episode):
             number += 1
             replay.add(0, torch.zeros(1), 0.0, of(observation(number), 0), False)
-            shown[int(replay.head[0])] = recall.see(observation(number))
+            shown[int(replay.head[0])] = frame_stack.see(observation(number))
         number += 1
     held = [row for row in range(int(replay.filled[0])) if not replay.final[0, row]]
     oldest = (int(replay.head[0]) + 1) % replay.rows if int(replay.filled[0]) == replay.rows else 0
@@ -60,40 +60,40 @@ def test_the_agent_sees_what_the_replay_shows(capacity, observation):
 
 @pytest.mark.parametrize("gone", [{mask(FRONT): torch.zeros(2, 1)}, None])
 def test_no_frame_is_shown_that_was_missing_nor_what_came_before_it(gone):
-    recall = Recall(LAGS)
+    frame_stack = FrameStack(LAGS)
     for number in range(4):
-        recall.see(observation(number, 2))
+        frame_stack.see(observation(number, 2))
     lost = observation(4, 2)
-    recall.see(lost | gone if gone else {key: value for key, value in lost.items() if key != FRONT})
+    frame_stack.see(lost | gone if gone else {key: value for key, value in lost.items() if key != FRONT})
     for number, expected in ((5, [5, 5, 5]), (6, [6, 5, 5]), (7, [7, 6, 5]), (8, [8, 7, 5])):
-        assert recall.see(observation(number, 2))[FRONT][0, :, 0, 0, 0].tolist() == expected
+        assert frame_stack.see(observation(number, 2))[FRONT][0, :, 0, 0, 0].tolist() == expected
 
 
 def test_before_the_first_frame_there_is_the_first_frame():
-    recall = Recall(LAGS)
-    seen = recall.see(observation(5, 2))[FRONT]
+    frame_stack = FrameStack(LAGS)
+    seen = frame_stack.see(observation(5, 2))[FRONT]
     assert seen.shape == (2, 3, 4, 5, 3)
     assert all(torch.equal(seen[:, i], observation(5, 2)[FRONT]) for i in range(3))
 
 
 def test_one_environments_reset_leaves_the_others_alone():
-    recall = Recall(LAGS)
+    frame_stack = FrameStack(LAGS)
     for number in range(4):
-        seen = recall.see(observation(number, 2))[FRONT]
+        seen = frame_stack.see(observation(number, 2))[FRONT]
     assert seen[:, :, 0, 0, 0].tolist() == [[3, 2, 0], [4, 3, 1]]
-    recall.forget(torch.tensor([True, False]))
-    assert recall.see(observation(4, 2))[FRONT][:, :, 0, 0, 0].tolist() == [[4, 4, 4], [5, 4, 2]]
-    assert recall.see(observation(5, 2))[FRONT][:, :, 0, 0, 0].tolist() == [[5, 4, 4], [6, 5, 3]]
+    frame_stack.forget(torch.tensor([True, False]))
+    assert frame_stack.see(observation(4, 2))[FRONT][:, :, 0, 0, 0].tolist() == [[4, 4, 4], [5, 4, 2]]
+    assert frame_stack.see(observation(5, 2))[FRONT][:, :, 0, 0, 0].tolist() == [[5, 4, 4], [6, 5, 3]]
 
 
 def test_another_number_of_environments_begins_anew():
-    recall = Recall(LAGS)
-    recall.see(observation(0, 2))
-    assert recall.see(observation(9, 3))[FRONT].shape[0] == 3
+    frame_stack = FrameStack(LAGS)
+    frame_stack.see(observation(0, 2))
+    assert frame_stack.see(observation(9, 3))[FRONT].shape[0] == 3
 
 
 def test_it_goes_on_from_what_was_saved():
-    one, other = Recall(LAGS), Recall(LAGS)
+    one, other = FrameStack(LAGS), FrameStack(LAGS)
     for number in range(4):
         one.see(lossy(number))
     assert one.lost[FRONT].all()
@@ -108,23 +108,23 @@ def test_what_was_missing_is_said_in_a_window_and_only_there():
     for number in range(1, 5):
         seen = of(observation(number), 0)
         if number == 3:
-            del seen[STATE]
+            del seen[STATE_KEY]
             seen[mask(FRONT)] = torch.zeros(1)
         replay.add(0, torch.zeros(1), 0.0, seen, False)
     window = replay.window(torch.tensor([0]), torch.tensor([1]), 3, 1)
-    assert window.seen[mask(STATE)][:, 0, 0].tolist() == [1, 1, 0, 1]
+    assert window.seen[mask(STATE_KEY)][:, 0, 0].tolist() == [1, 1, 0, 1]
     assert window.seen[mask(FRONT)][:, 0, 0].tolist() == [1, 1, 0, 1]
-    assert window.seen[mask(LANGUAGE)][:, 0, 0].tolist() == [1, 1, 1, 1]
-    assert window.seen[STATE][:, 0, 0].tolist() == [1, 2, 0, 4]
+    assert window.seen[mask(LANGUAGE_KEY)][:, 0, 0].tolist() == [1, 1, 1, 1]
+    assert window.seen[STATE_KEY][:, 0, 0].tolist() == [1, 2, 0, 4]
     before = replay.window(torch.tensor([0]), torch.tensor([0]), 1, 1)
-    assert mask(STATE) not in before.seen
+    assert mask(STATE_KEY) not in before.seen
 
 
 def test_what_is_missing_does_not_show_what_the_ring_held_before():
     replay = Replay(4, 1, SENSES, 1, lags=LAGS)
     replay.start(0, of(observation(1), 0))
     for _ in range(8):
-        replay.add(0, torch.zeros(1), 0.0, {STATE: torch.ones(2)}, False)
+        replay.add(0, torch.zeros(1), 0.0, {STATE_KEY: torch.ones(2)}, False)
     assert not replay.seen[FRONT].any()
 
 
