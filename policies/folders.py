@@ -1,6 +1,7 @@
 """Folders that are whole or absent: written aside, fsynced, renamed; each with a manifest of sizes and SHA-256 sums."""
 
 import ctypes
+import errno
 import hashlib
 import io
 import json
@@ -160,7 +161,9 @@ def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     try:
         save_file(_plain(tensors), path)
     except SafetensorError as error:
-        raise OSError(f"{path}: {error}") from error
+        found = re.search(r"os error (\d+)", str(error))
+        number = int(found[1]) if found else errno.EIO
+        raise OSError(number, os.strerror(number) if found else str(error), str(path)) from error
     path.chmod(mode)
     sync(path)
 

@@ -6,6 +6,7 @@ The last line of its output is JSON: for each kind of save a list of what a read
 or what is wrong.
 """
 
+import errno
 import json
 import os
 import resource
@@ -138,7 +139,7 @@ def full(root: Path) -> list[str]:
         try:
             write_folder(path, files, {})
         except OSError as error:
-            found.append(type(error).__name__)
+            found.append(errno.errorcode[error.errno])
         check_folder(path, ("a", "b"))
         found.append((path / "a").read_text())
         found += [p.name for p in root.iterdir() if p != path]

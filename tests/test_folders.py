@@ -52,7 +52,7 @@ def test_killed_anywhere_a_save_leaves_the_old_or_the_new(found, kind, least):
 
 
 def test_a_full_disk_leaves_the_old(found):
-    assert found["full"] == ["OSError", "old"] * 3
+    assert found["full"] == ["EFBIG", "old"] * 3
 
 
 class Trip:
