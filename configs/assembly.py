@@ -1,10 +1,12 @@
 """From checked settings to working parts: environments, model, learner, planner, agent, trainer."""
 
+import contextlib
 import ctypes
 import logging
 import os
 import sys
 import warnings
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 
@@ -25,6 +27,7 @@ from policies.trainer import Trainer
 from policies.vocabulary import unfit
 from policies.words import WORDS, Words
 from worldmodel.learner import Learner
+from worldmodel.mistakes import Mistake
 from worldmodel.model import WorldModel
 from worldmodel.planner import Planner
 from worldmodel.replay import Replay
@@ -47,7 +50,7 @@ def prepare(config: MachineConfig) -> Machine:
     """Set threads; resolve `auto`. Raises ValueError for a device or a compiler that is not there, too many threads."""
     cores = os.cpu_count() or 1
     if config.threads > cores:
-        raise ValueError(f"threads={config.threads}: at most {cores}, the cores of this machine")
+        raise Mistake(f"threads={config.threads}: at most {cores}, the cores of this machine")
     torch.set_num_threads(config.threads)
     keep_memory()
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # says at each start that there is no CUDA
@@ -56,10 +59,10 @@ def prepare(config: MachineConfig) -> Machine:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     there = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name.startswith("cuda") and int(name.partition(":")[2] or 0) >= there:
-        raise ValueError(f"device={config.device}: CUDA devices here: {there}; device=cpu works")
+        raise Mistake(f"device={config.device}: CUDA devices here: {there}; device=cpu works")
     compiled = config.compile != "false" and compiler_works()
     if not compiled and config.compile == "true":
-        raise ValueError(f"compile=true: {NO_COMPILER}")
+        raise Mistake(f"compile=true: {NO_COMPILER}")
     if not compiled and config.compile == "auto":
         warnings.warn(f"{NO_COMPILER}: running at about half the speed", stacklevel=2)
     return Machine(torch.device(name), compiled)
@@ -102,6 +105,15 @@ def senses_of(space: spaces.Dict) -> dict[str, tuple[int, ...]]:
     return {key: (Words.size,) if key == LANGUAGE_KEY else part.shape for key, part in seen.items()}
 
 
+@contextlib.contextmanager
+def _settings() -> Iterator[None]:
+    """Where a planner and an agent are made: what they refuse, settings that do not go together, is a mistake."""
+    try:
+        yield
+    except ValueError as error:
+        raise Mistake(str(error)) from error
+
+
 @dataclass(frozen=True)
 class Assembly:
     """The parts of a training run. `close` ends the environments."""
@@ -141,7 +153,7 @@ class Assembly:
         token, rate_hz = self.config.model.token, self.env.metadata["render_fps"]
         for length in token.lengths:
             if wrong := unfit(token.knots, length / rate_hz):
-                raise ValueError(f"model.token.length={length} model.token.knots={token.knots}: {wrong}")
+                raise Mistake(f"model.token.length={length} model.token.knots={token.knots}: {wrong}")
         return Tokens.of(token, self.env.single_action_space.shape[0])
 
     @cached_property
@@ -174,9 +186,10 @@ class Assembly:
         config, model = self.config, self.learner.model
         generator = torch.Generator().manual_seed(config.seed)
         thorough = replace(config.planner, budget="fixed", anchor=0.0, deadline_ms=0.0)
-        planner = Planner(model, self.token_discounts, thorough, self.machine.compiled)
         every = config.planner.replan_every
-        agent = Agent(model, self.tokens, planner, generator, config.noise, every)
+        with _settings():
+            planner = Planner(model, self.token_discounts, thorough, self.machine.compiled)
+            agent = Agent(model, self.tokens, planner, generator, config.noise, every)
         replay = Replay(
             config.replay.room(any(map(is_image, self.senses))),
             config.envs,
@@ -238,6 +251,7 @@ def loaded_agent(
     tokens = Tokens.of(identity.model.token, identity.action_size)
     discounts = identity.model.token.discounts(identity.discount)
     config, generator = planner or identity.planner, torch.Generator().manual_seed(seed)
-    chosen = Planner(model, discounts, config, compiled) if planned else None
     heard = WORDS.known(identity.sentences)
-    return Agent(model, tokens, chosen, generator, every=config.replan_every, heard=heard), task
+    with _settings():
+        chosen = Planner(model, discounts, config, compiled) if planned else None
+        return Agent(model, tokens, chosen, generator, every=config.replan_every, heard=heard), task

@@ -18,6 +18,7 @@ from policies.folders import aside_of
 from policies.settings import CodecChoices
 from policies.vocabulary import unfit
 from robot import datasets
+from worldmodel.mistakes import Mistake
 
 STRIDE = 3  # steps between the chunks that codes are fitted to
 
@@ -77,7 +78,7 @@ def draw(config: TokensConfig, folder: Path) -> dict:
     recording = datasets.read(Path(config.dataset))
     choice = settings(config, recording.rate_hz)
     if wrong := unfit(choice.control_points, choice.length / recording.rate_hz):
-        raise ValueError(f"seconds={config.seconds:g} knots={config.knots} at {recording.rate_hz:g} Hz: {wrong}")
+        raise Mistake(f"seconds={config.seconds:g} knots={config.knots} at {recording.rate_hz:g} Hz: {wrong}")
     fitted, held_out = split(recording.episodes, config)
     codec = Codec.fit(fitted, choice)
     window = windows_of(held_out, codec.config.length + 1, codec.config.length)[0]
@@ -97,7 +98,7 @@ def settings(config: TokensConfig, rate_hz: float) -> CodecConfig:
 def split(episodes: list[np.ndarray], config: TokensConfig) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Episodes to fit to and others, scaled so that the former's 1-99 % quantiles are [-1, 1], and cut to that."""
     if len(episodes) < 2:
-        raise ValueError(f"dataset={config.dataset}: {len(episodes)} episode; at least 2, to hold one out")
+        raise Mistake(f"dataset={config.dataset}: {len(episodes)} episode; at least 2, to hold one out")
     order = np.random.default_rng(config.seed).permutation(len(episodes))
     count = min(len(episodes) - 1, max(1, round(config.held_out * len(episodes))))
     fitted = [episodes[i].astype(float) for i in sorted(order[count:])]

@@ -14,6 +14,7 @@ from robot.camera_kinds import configured
 from robot.running.settings import RunConfig
 from robot.which import CAMERAS, REAL, SIM
 from sim.so101_tasks import FULL
+from worldmodel.mistakes import Mistake
 
 ROOM_FOR_REST = 1 << 16  # of a message, beside its frames
 
@@ -82,5 +83,5 @@ class Fit:
         if senses.language:
             try:
                 WORDS.encode([check_sentence(self.sentence, "sentence")])
-            except ValueError as error:
+            except Mistake as error:
                 raise ConfigError(f"sentence={config.sentence}: {error}") from error

@@ -22,6 +22,7 @@ from robot.which import CAMERAS
 from sim import so101
 from sim.canvas import RenderingUnavailable
 from sim.frames import shows
+from worldmodel.mistakes import Mistake
 from worldmodel.senses import LANGUAGE_KEY, STATE_KEY, Shapes, mask
 
 
@@ -35,14 +36,14 @@ class Pilot:
         self._told = {LANGUAGE_KEY: WORDS.encode([sentence])} if LANGUAGE_KEY in senses else {}
         for name in looks.cameras:
             if name not in CAMERAS:
-                raise ValueError(f"checkpoint=: it looks through {name}; in simulation there are {', '.join(CAMERAS)}")
+                raise Mistake(f"checkpoint=: it looks through {name}; in simulation there are {', '.join(CAMERAS)}")
             shape = {"width": looks.size, "height": looks.size, "fps": round(task.control_hz)}
             camera = SimCamera(SimCameraConfig(view=CAMERAS[name], **shape))
             camera.show(robot.scene)
             try:
                 camera.connect()
             except RenderingUnavailable as error:
-                raise ValueError(f"checkpoint=: it looks through {name}: {error}") from error
+                raise Mistake(f"checkpoint=: it looks through {name}: {error}") from error
             self._cameras[key(f"images.{name}")] = camera
 
     def see(self, scene, target: np.ndarray) -> dict[str, Tensor]:
@@ -69,7 +70,7 @@ def pilot(config: RecordConfig, robot: SO101Sim) -> PolicyDriver:
     path = find_checkpoint(Path(config.checkpoint))
     agent, task = opened(path, config.seed, config.device, config.threads, config.planner)
     if task.name != config.task_name or task.control_hz != config.control_hz:
-        raise ValueError(
+        raise Mistake(
             f"checkpoint={config.checkpoint}: is for task={task.label} at {task.control_hz} Hz, not "
             f"{config.task_name} at {config.control_hz} Hz"
         )

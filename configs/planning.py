@@ -11,6 +11,7 @@ from pathlib import Path
 
 from policies.serving.messages import LONGEST_TEXT, Begin, WrongMessage
 from robot.faults import in_one_line
+from worldmodel.mistakes import Mistake
 
 LOCAL_SECRET = 32
 
@@ -58,7 +59,7 @@ def main() -> None:
     secret = sys.stdin.buffer.read()
     try:
         found = decider(Path(checkpoint), int(seed), device, int(threads), planned == str(True))
-    except (ValueError, OSError) as error:
+    except (Mistake, OSError) as error:
         found = Unable(in_one_line(error))
     with contextlib.suppress(OSError, WrongMessage):  # the robot is gone or was told, which it knows
         converse(Connection(socket.socket(fileno=int(descriptor)), secret, True, HANDSHAKE_S), found)

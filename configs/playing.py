@@ -24,6 +24,7 @@ from robot.signals import Stopped
 from robot.so101_sim import SimulatedTime
 from robot.ticks import Ticks
 from robot.which import SIM
+from worldmodel.mistakes import Mistake
 
 SCENE = "so101-touch"
 LONGEST_S = 3600.0
@@ -49,12 +50,12 @@ class Playing:
         """Read the sentence. Raises ValueError."""
         sentence = read_sentence(Path(config.sentence))
         if not sentence:
-            raise ValueError(f"sentence={config.sentence}: no token in it; a list of tokens, as in docs/arm.json")
+            raise Mistake(f"sentence={config.sentence}: no token in it; a list of tokens, as in docs/arm.json")
         if (lasts := sum(token.seconds for token in sentence if isinstance(token, Move))) > LONGEST_S:
-            raise ValueError(f"sentence={config.sentence}: {lasts:.0f} s of motion; at most {LONGEST_S:.0f}")
+            raise Mistake(f"sentence={config.sentence}: {lasts:.0f} s of motion; at most {LONGEST_S:.0f}")
         for token in sentence:
             if isinstance(token, Move) and token.points.shape[1] != len(RANGES):
-                raise ValueError(
+                raise Mistake(
                     f"sentence={config.sentence}: its motions have {token.points.shape[1]} columns; the SO-101 has "
                     f"{len(RANGES)} joints, {', '.join(RANGES)}"
                 )

@@ -26,6 +26,7 @@ from robot.so101_sim import SimulatedTime
 from robot.ticks import Ticks
 from robot.which import CAMERAS
 from sim.so101_experts import Unreachable
+from worldmodel.mistakes import Mistake
 
 SLOW = 0.98  # of the rate that was asked for: below it, the loop says so
 TRIES = 50  # layouts in a row that a script may refuse
@@ -146,7 +147,7 @@ class Recording:
                 say(f"left out a layout: {error}")
                 continue
             return seed
-        raise ValueError(f"task={self.config.task}: {TRIES} layouts in a row are out of the script's reach")
+        raise Mistake(f"task={self.config.task}: {TRIES} layouts in a row are out of the script's reach")
 
     def _sentence(self, robot: GatedRobot) -> str:
         if self.config.sentence:

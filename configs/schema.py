@@ -10,6 +10,7 @@ from envs.settings import TaskConfig
 from policies.settings import ActingConfig, CheckpointConfig, CodecChoices, EvaluationConfig, LoopConfig, ReplayConfig
 from sim.so101_tasks import ABSOLUTE, SCRIPTED, TIED
 from sim.variation import Variation
+from worldmodel.mistakes import Mistake
 from worldmodel.ranges import check
 from worldmodel.settings import LearningConfig, ModelConfig, PlannerConfig
 
@@ -27,11 +28,11 @@ class MachineConfig:
     def __post_init__(self):
         """Raise ValueError for a value out of range."""
         if not re.fullmatch(r"cpu|cuda(:(0|[1-9][0-9]?))?|auto", self.device):
-            raise ValueError(f"device={self.device}: one of cpu, cuda, auto; cuda:1 is the second of several")
+            raise Mistake(f"device={self.device}: one of cpu, cuda, auto; cuda:1 is the second of several")
         if self.threads < 1:
-            raise ValueError(f"threads={self.threads}: at least 1")
+            raise Mistake(f"threads={self.threads}: at least 1")
         if self.compile not in ("auto", "true", "false"):
-            raise ValueError(f"compile={self.compile}: one of auto, true, false")
+            raise Mistake(f"compile={self.compile}: one of auto, true, false")
 
 
 @dataclass(frozen=True)
@@ -75,19 +76,19 @@ class TrainConfig(LoopConfig, AgentConfig):
         AgentConfig.__post_init__(self)
         for name in ("demonstrations", "takeover"):
             if getattr(self, name) and self.task.name not in SCRIPTED:
-                raise ValueError(f"{name}={getattr(self, name)}: only {', '.join(SCRIPTED)} have a script")
+                raise Mistake(f"{name}={getattr(self, name)}: only {', '.join(SCRIPTED)} have a script")
         if self.model.token.joined and self.task.control == ABSOLUTE:
-            raise ValueError(f"task.control={ABSOLUTE}: {TIED} with model.token.joined=true, since a curve begins at 0")
+            raise Mistake(f"task.control={ABSOLUTE}: {TIED} with model.token.joined=true, since a curve begins at 0")
         kept = self.replay.room(bool(self.perceived.cameras))
         window = self.learning.horizon * max(self.model.token.lengths)
         if kept // self.envs <= window:
             name = "capacity" if kept == self.replay.capacity else "frames"
             least = f"at least {(window + 1) * self.envs}, {window + 1} for each of envs={self.envs}"
-            raise ValueError(f"replay.{name}={kept}: {least}, a window of {window} steps and one more")
+            raise Mistake(f"replay.{name}={kept}: {least}, a window of {window} steps and one more")
         if self.task.sentence and not self.perceived.language:
-            raise ValueError(f"task.sentence={self.task.sentence}: nothing hears it; senses=[...,language]")
+            raise Mistake(f"task.sentence={self.task.sentence}: nothing hears it; senses=[...,language]")
         if self.task.name == "multi" and not self.perceived.language:
-            raise ValueError(f"senses=[{','.join(self.senses)}]: [...,language] with task=multi, to tell tasks apart")
+            raise Mistake(f"senses=[{','.join(self.senses)}]: [...,language] with task=multi, to tell tasks apart")
 
 
 @dataclass(frozen=True)
@@ -113,16 +114,16 @@ class EvaluateConfig(MachineConfig):
         """Raise ValueError for a value out of range."""
         MachineConfig.__post_init__(self)
         if self.episodes < 1:
-            raise ValueError(f"episodes={self.episodes}: at least 1")
+            raise Mistake(f"episodes={self.episodes}: at least 1")
         if not 0 <= self.seed < 2**32:
-            raise ValueError(f"seed={self.seed}: from 0 to {2**32 - 1}")
+            raise Mistake(f"seed={self.seed}: from 0 to {2**32 - 1}")
         check("", self, "drop_at", low=0)
         if self.drop_at and not self.drop:
-            raise ValueError(f"drop_at={self.drop_at}: only with drop=, the senses that fail then")
+            raise Mistake(f"drop_at={self.drop_at}: only with drop=, the senses that fail then")
         if self.sentence:
             check_sentence(self.sentence, "sentence")
         if self.sentence and self.paraphrases:
-            raise ValueError("sentence=, paraphrases=true: one of them")
+            raise Mistake("sentence=, paraphrases=true: one of them")
 
 
 @dataclass(frozen=True)
@@ -141,14 +142,14 @@ class PeerConfig:
     def __post_init__(self):
         """Raise ValueError for a peer that is not known or has no checkout."""
         if self.name not in PEERS:
-            raise ValueError(f"peer={self.name}: one of {', '.join(PEERS)}")
+            raise Mistake(f"peer={self.name}: one of {', '.join(PEERS)}")
         if self.name != "none" and not self.path:
-            raise ValueError(f"peer.path=: a checkout of {self.name}, e.g. peer.path=../{self.name}")
+            raise Mistake(f"peer.path=: a checkout of {self.name}, e.g. peer.path=../{self.name}")
         for key in ("path", "python", "decisions"):
             if self.name == "none" and getattr(self, key):
-                raise ValueError(f"peer.{key}={getattr(self, key)}: only with peer={' or '.join(PEERS[1:])}")
+                raise Mistake(f"peer.{key}={getattr(self, key)}: only with peer={' or '.join(PEERS[1:])}")
         if self.decisions < 0:
-            raise ValueError(f"peer.decisions={self.decisions}: at least 0")
+            raise Mistake(f"peer.decisions={self.decisions}: at least 0")
 
 
 PEERS = ("none", "tdmpc2")
@@ -175,16 +176,16 @@ class BenchConfig(ActingConfig, AgentConfig):
         ActingConfig.__post_init__(self)
         AgentConfig.__post_init__(self)
         if self.suite not in SUITES:
-            raise ValueError(f"suite={self.suite}: one of {', '.join(SUITES)}")
+            raise Mistake(f"suite={self.suite}: one of {', '.join(SUITES)}")
         for name in ("seeds", "steps"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: at least 1")
+                raise Mistake(f"{name}={getattr(self, name)}: at least 1")
         if self.workers != "auto" and not (isinstance(self.workers, int) and self.workers >= 1):
-            raise ValueError(f"workers={self.workers}: auto, or a number of at least 1")
+            raise Mistake(f"workers={self.workers}: auto, or a number of at least 1")
         if not self.agent or set(self.agent) & set("/\\ \n"):
-            raise ValueError(f"agent={self.agent}: a name without spaces or slashes")
+            raise Mistake(f"agent={self.agent}: a name without spaces or slashes")
         if self.readme and not self.table:
-            raise ValueError("readme=: only with table=, the results that go into it")
+            raise Mistake("readme=: only with table=, the results that go into it")
 
 
 SHARED = tuple(f.name for f in fields(TrainConfig) if f.name in BenchConfig.__dataclass_fields__ and f.name != "steps")
@@ -210,16 +211,16 @@ class TokensConfig(CodecChoices):
     def __post_init__(self):
         """Raise ValueError for a value out of range, or a dataset or folder that is missing."""
         if self.verb not in TOKEN_VERBS:
-            raise ValueError(f"semagram-tokens {self.verb}: one of {', '.join(TOKEN_VERBS)}")
+            raise Mistake(f"semagram-tokens {self.verb}: one of {', '.join(TOKEN_VERBS)}")
         if self.verb == "demo":
             if not self.out:
-                raise ValueError("out=: a new folder for the demonstrations, e.g. out=runs/arm")
+                raise Mistake("out=: a new folder for the demonstrations, e.g. out=runs/arm")
         elif not self.dataset and not (self.verb == "draw" and self.sentence):
-            raise ValueError("dataset=: a LeRobotDataset's folder; `semagram-tokens demo out=runs/arm` makes one")
+            raise Mistake("dataset=: a LeRobotDataset's folder; `semagram-tokens demo out=runs/arm` makes one")
         if self.out and self.verb not in ("fit", "demo"):
-            raise ValueError(f"out={self.out}: only of fit and demo; hydra.run.dir= says where {self.verb} leaves all")
+            raise Mistake(f"out={self.out}: only of fit and demo; hydra.run.dir= says where {self.verb} leaves all")
         if self.sentence and self.verb != "draw":
-            raise ValueError(f"sentence={self.sentence}: only of draw, not of {self.verb}")
+            raise Mistake(f"sentence={self.sentence}: only of draw, not of {self.verb}")
         CodecChoices.__post_init__(self)
         check("", self, "seconds", above=0)
         check("", self, "held_out", low=0.05, high=0.9)

@@ -5,8 +5,11 @@ import types
 import typing
 from dataclasses import MISSING, fields, is_dataclass
 
+from sim.impossible import Impossible
+from worldmodel.mistakes import Mistake
 
-class ConfigError(ValueError):
+
+class ConfigError(Mistake):
     """A key or value that cannot be taken; one line, with what would be right."""
 
 
@@ -25,7 +28,7 @@ def build(cls: type, data: dict, where: str = ""):
             raise ConfigError(f"{where}{name}: missing")
     try:
         return cls(**values)
-    except ValueError as error:
+    except (Mistake, Impossible) as error:
         raise ConfigError(str(error)) from error
 
 

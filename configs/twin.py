@@ -49,20 +49,24 @@ def twin(keys: dict, _folder) -> dict:
     from pathlib import Path
 
     from configs.priority import hurry
-    from configs.strict import build
+    from configs.strict import ConfigError, build
     from policies.files import replace_file
     from sim import twin_calibration, twin_model
+    from sim.impossible import Impossible
     from sim.twin import Twin
     from sim.twin_arm import TwinArm
     from sim.twin_settings import TwinConfig
 
     config = build(TwinConfig, keys)
     port_file, calibration_file = Path(config.port_file), config.calibration_path
-    model = twin_model.build(config.scene)
-    if calibration_file.exists():
-        calibration = twin_calibration.read(calibration_file)
-    else:
-        calibration = twin_calibration.fitting(twin_model.limits(model))
+    try:
+        model = twin_model.build(config.scene)
+        if calibration_file.exists():
+            calibration = twin_calibration.read(calibration_file)
+        else:
+            calibration = twin_calibration.fitting(twin_model.limits(model))
+    except Impossible as error:
+        raise ConfigError(str(error)) from error
     port_file.parent.mkdir(parents=True, exist_ok=True)
     with Twin(
         TwinArm(model, calibration), config.faults, config.control_path, lambda name: _announce(name, port_file)

@@ -11,6 +11,7 @@ from lerobot.utils.constants import ACTION, OBS_STATE
 from envs.senses import Senses, key
 from envs.settings import TaskConfig
 from sim.variation import PRESETS
+from worldmodel.mistakes import Mistake
 
 AGENT_POS, PIXELS = "agent_pos", "pixels"
 
@@ -37,9 +38,9 @@ class SemagramEnv(TaskKeys, EnvConfig):
     def __post_init__(self):
         """Look at the task for its sizes. Raises ValueError for one that can't be made; one line."""
         if self.randomise not in PRESETS:
-            raise ValueError(f"env.randomise={self.randomise}: one of {', '.join(PRESETS)}")
+            raise Mistake(f"env.randomise={self.randomise}: one of {', '.join(PRESETS)}")
         if self.task == "multi":
-            raise ValueError("env.task=multi: one of its tasks at a time, e.g. --env.task=walker-walk")
+            raise Mistake("env.task=multi: one of its tasks at a time, e.g. --env.task=walker-walk")
         states, actions, rate_hz = _sizes(self.settings, self.perceived)
         self.fps = round(rate_hz)
         self.features = {ACTION: PolicyFeature(FeatureType.ACTION, (actions,))}

@@ -5,6 +5,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
+from worldmodel.mistakes import MachineFault
 from worldmodel.senses import STATE_KEY
 
 
@@ -21,7 +22,7 @@ class EnvironmentFault(ArithmeticError):
         self.action, self.observation, self.reward = action, observation, reward
 
 
-class EnvironmentLost(OSError):
+class EnvironmentLost(MachineFault):
     """The process of an environment ended by itself, or was killed; the others of its vector are of no use."""
 
 

@@ -7,6 +7,7 @@ import gymnasium
 from gymnasium import spaces
 
 from envs.sentences import CHARACTERS, LONGEST, PARAPHRASES, check, other_words
+from worldmodel.mistakes import Mistake
 from worldmodel.senses import LANGUAGE_KEY
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def say(envs: Sequence[gymnasium.Env], task: "TaskConfig", sentence: str, first:
         ValueError: a task that has no other words.
     """
     if lacking := [part.name for part in task.parts if not sentence and part.name not in PARAPHRASES]:
-        raise ValueError(f"paraphrases=true: there are none of {', '.join(lacking)}; of {', '.join(PARAPHRASES)}")
+        raise Mistake(f"paraphrases=true: there are none of {', '.join(lacking)}; of {', '.join(PARAPHRASES)}")
     for number, env in enumerate(envs, first):
         words = other_words(number // len(task.parts))  # so that each of several tasks is said in each of its ways
         if sentence:

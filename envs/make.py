@@ -22,6 +22,7 @@ from envs.senses import LANGUAGE_NAME, Senses
 from envs.settings import TaskConfig
 from envs.vector import Processes
 from sim.variation import Variation
+from worldmodel.mistakes import Mistake
 from worldmodel.senses import STATE_KEY
 
 STATE_ALONE = Senses()
@@ -51,7 +52,7 @@ def make(
     if task.name == "multi":
         return Multi({part.name: make(part, render, variation, senses) for part in task.parts})
     if senses.names == (LANGUAGE_NAME,):
-        raise ValueError("senses=[language]: words alone show nothing of what happens; add state or images.<camera>")
+        raise Mistake("senses=[language]: words alone show nothing of what happens; add state or images.<camera>")
     sentence = task.words if senses.language else None
     env = _build(task, render or bool(senses.cameras), variation)
     limit, seconds = _limit(env), _seconds(env)
@@ -60,7 +61,7 @@ def make(
     labels = supported.labels(task, env.observation_space)
     if pictures and senses.state and not labels:
         own = ",".join(f"images.{name}" for name in pictures.shapes)
-        raise ValueError(f"senses=state: {task.label} observes pictures alone; senses=[{own}]")
+        raise Mistake(f"senses=state: {task.label} observes pictures alone; senses=[{own}]")
     env.action_space = supported.actions(task, env.action_space)
 
     if task.action_repeat > 1:
@@ -116,7 +117,7 @@ def make_vector(
         EnvironmentFault: in whichever process it appeared, from `reset` or `step`.
     """
     if count < 1:
-        raise ValueError(f"envs={count}: at least 1")
+        raise Mistake(f"envs={count}: at least 1")
     one = functools.partial(_wrapped, wrap, task, variation=variation, senses=senses)
     if count > 1 and processes:
         return Processes(one, count)
@@ -149,7 +150,7 @@ def _build(task: TaskConfig, render: bool, variation: Variation | None) -> gymna
     if task.is_arm:
         return wrappers.TimeLimit(arm.build(task, variation), arm.limit(task))
     if variation is not None and not variation.off:
-        raise ValueError(f"randomise=: only for the SO-101's tasks, not {task.label}; randomise=off")
+        raise Mistake(f"randomise=: only for the SO-101's tasks, not {task.label}; randomise=off")
     return _gym(task, render) if task.name == "gym" else suite.build(task.name)
 
 
@@ -167,11 +168,11 @@ def _gym(task: TaskConfig, render: bool) -> gymnasium.Env:
             "Pendulum-v1",
             "HalfCheetah-v5",
         ]
-        raise ValueError(
+        raise Mistake(
             f"task.id={task.id}: no such environment is installed ({_line(error)}); close to it: {', '.join(close)}"
         ) from error
-    except (gymnasium.error.Error, ImportError) as error:
-        raise ValueError(f"task.id={task.id}: {_line(error)}") from error
+    except (gymnasium.error.Error, ImportError, ValueError) as error:
+        raise Mistake(f"task.id={task.id}: {_line(error)}") from error
 
 
 def _line(error: Exception) -> str:

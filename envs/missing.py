@@ -7,6 +7,7 @@ import numpy as np
 from gymnasium import spaces
 
 from envs.senses import key, mask_key
+from worldmodel.mistakes import Mistake
 
 
 def with_masks(env: gymnasium.Env, senses: Iterable[str]) -> spaces.Dict:
@@ -15,7 +16,7 @@ def with_masks(env: gymnasium.Env, senses: Iterable[str]) -> spaces.Dict:
     known = [name.removeprefix(key("")) for name in space if name.startswith(key(""))]
     for sense in senses:
         if sense not in known:
-            raise ValueError(f"{sense}: no sense of this environment, which has {', '.join(known)}")
+            raise Mistake(f"{sense}: no sense of this environment, which has {', '.join(known)}")
     return spaces.Dict({**space.spaces, **{mask_key(sense): spaces.Box(0, 1, (1,), np.bool_) for sense in senses}})
 
 

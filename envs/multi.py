@@ -6,6 +6,8 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
+from worldmodel.mistakes import Mistake
+
 CHOICE = 0x7A5C
 """Keeps the choice of a task apart from what the task itself draws from the same seed."""
 
@@ -83,7 +85,7 @@ class Multi(gymnasium.Wrapper):
         for name, value in others:
             if value != expected:
                 one, other = (" ".join(str(each).split()) for each in _differing(expected, value))
-                raise ValueError(f"task.names: {first} and {name} have different {what}: {one}, {other}")
+                raise Mistake(f"task.names: {first} and {name} have different {what}: {one}, {other}")
 
 
 def _differing(one: object, other: object) -> tuple[object, object]:

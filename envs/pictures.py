@@ -7,6 +7,8 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
+from worldmodel.mistakes import Mistake
+
 if TYPE_CHECKING:
     from envs.settings import TaskConfig
 
@@ -40,7 +42,7 @@ class Pictures(gymnasium.ObservationWrapper):
         self.shapes = {name: _at(env.observation_space, keys).shape for name, keys in self._keys.items()}
         for name, shape in self.shapes.items():
             if shape[2] not in CHANNELS:
-                raise ValueError(f"{task.label}: its picture {name} is {shape}; supported: (height, width, 1 or 3)")
+                raise Mistake(f"{task.label}: its picture {name} is {shape}; supported: (height, width, 1 or 3)")
         self.newest: dict[str, np.ndarray] = {}
         self._rest = _without(env.observation_space)
         self.observation_space = self._rest or spaces.Box(0, 1, (0,), np.float32)

@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass
 
 from worldmodel import senses as naming
+from worldmodel.mistakes import Mistake
 from worldmodel.senses import key
 
 STATE_NAME, LANGUAGE_NAME = naming.name(naming.STATE_KEY), naming.name(naming.LANGUAGE_KEY)
@@ -32,19 +33,19 @@ class Senses:
     def __post_init__(self):
         """Raise ValueError, naming the key, for what is no list of senses or no size; one line."""
         if isinstance(self.names, str):
-            raise ValueError(f"senses={self.names}: a list, e.g. senses=[state,images.main]")
+            raise Mistake(f"senses={self.names}: a list, e.g. senses=[state,images.main]")
         object.__setattr__(self, "names", tuple(self.names))
         said = f"senses=[{','.join(map(str, self.names))}]"
         if not self.names:
-            raise ValueError(f"{said}: at least one of {CHOICES}")
+            raise Mistake(f"{said}: at least one of {CHOICES}")
         for name in self.names:
             if name not in (STATE_NAME, LANGUAGE_NAME) and not re.fullmatch(r"images\.[\w-]+", str(name)):
-                raise ValueError(f"{said}: {name} is no sense; they are {CHOICES}")
+                raise Mistake(f"{said}: {name} is no sense; they are {CHOICES}")
             if self.names.count(name) > 1:
-                raise ValueError(f"{said}: {name} twice; each sense once")
+                raise Mistake(f"{said}: {name} twice; each sense once")
         least, most = naming.SIZES
         if type(self.size) is not int or not least <= self.size <= most:
-            raise ValueError(f"image_size={self.size}: a whole number of pixels from {least} to {most}")
+            raise Mistake(f"image_size={self.size}: a whole number of pixels from {least} to {most}")
 
     @classmethod
     def of(cls, shapes: naming.Shapes) -> "Senses":

@@ -1,6 +1,7 @@
 """What to do in each task, in words, and in other words that nothing is ever trained on. Importing it costs nothing."""
 
 from envs import suite
+from worldmodel.mistakes import Mistake
 
 LONGEST = 120  # characters
 CHARACTERS = "".join(map(chr, [*range(32, 127), *range(161, 256)]))
@@ -153,9 +154,9 @@ def sentence(name: str) -> str:
 def check(text: str, where: str) -> str:
     """The text, or ValueError, naming `where` it stood: it has no words, is too long or holds odd characters."""
     if not text.strip():
-        raise ValueError(f"{where}: {text!r} is without text; it says what to do, e.g. 'walk forward'")
+        raise Mistake(f"{where}: {text!r} is without text; it says what to do, e.g. 'walk forward'")
     if len(text) > LONGEST:
-        raise ValueError(f"{where}: {len(text)} characters; at most {LONGEST}")
+        raise Mistake(f"{where}: {len(text)} characters; at most {LONGEST}")
     if odd := sorted(set(text) - set(CHARACTERS)):
-        raise ValueError(f"{where}: {text!r} has characters outside Latin-1: {' '.join(map(repr, odd))}")
+        raise Mistake(f"{where}: {text!r} has characters outside Latin-1: {' '.join(map(repr, odd))}")
     return text

@@ -7,6 +7,7 @@ from envs import suite
 from envs.sentences import check, sentence
 from sim.so101_tasks import CONTROLS, FULL, STATES, TIED
 from sim.so101_tasks import TASKS as ARM_TASKS
+from worldmodel.mistakes import Mistake
 
 NAMES: tuple[str, ...] = (*suite.NAMES, *ARM_TASKS)
 """Every task by name: the suite's, the arm's."""
@@ -48,51 +49,49 @@ class TaskConfig:
             repeats = {2 if name in suite.NAMES else 1 for name in self.names or (self.name,)}
             object.__setattr__(self, "action_repeat", max(repeats))
         if self.action_repeat < 1:
-            raise ValueError(f"task.action_repeat={self.action_repeat}: at least 1")
+            raise Mistake(f"task.action_repeat={self.action_repeat}: at least 1")
         if self.max_decisions < 0:
-            raise ValueError(f"task.max_decisions={self.max_decisions}: at least 0 (0: the environment's own limit)")
+            raise Mistake(f"task.max_decisions={self.max_decisions}: at least 0 (0: the environment's own limit)")
         arms = [name in ARM_TASKS for name in self.names or (self.name,)]
         arm = all(arms)
         if any(arms) and not arm:
-            raise ValueError(f"task.names=[{','.join(self.names)}]: the SO-101's tasks go with each other only")
+            raise Mistake(f"task.names=[{','.join(self.names)}]: the SO-101's tasks go with each other only")
         for name, default in ARM_DEFAULTS.items():
             if not arm and getattr(self, name) is not None:
-                raise ValueError(f"task.{name}={getattr(self, name)}: only for the SO-101's tasks, not {self.label}")
+                raise Mistake(f"task.{name}={getattr(self, name)}: only for the SO-101's tasks, not {self.label}")
             if arm and getattr(self, name) is None:
                 object.__setattr__(self, name, default)
         if arm and self.action_repeat > 1:
-            raise ValueError(
+            raise Mistake(
                 f"task.action_repeat={self.action_repeat}: 1 for the SO-101's tasks, whose pace task.control_hz= sets"
             )
         if arm and not 5 <= self.control_hz <= 100:
-            raise ValueError(f"task.control_hz={self.control_hz}: from 5 to 100")
+            raise Mistake(f"task.control_hz={self.control_hz}: from 5 to 100")
         if arm and self.control not in CONTROLS:
-            raise ValueError(f"task.control={self.control}: one of {', '.join(CONTROLS)}")
+            raise Mistake(f"task.control={self.control}: one of {', '.join(CONTROLS)}")
         if arm and self.state not in STATES:
-            raise ValueError(f"task.state={self.state}: one of {', '.join(STATES)}")
+            raise Mistake(f"task.state={self.state}: one of {', '.join(STATES)}")
 
     def _check_kind(self) -> None:
         """Raise ValueError for a name, and for what only another kind of task has."""
         if self.name == "gym" and not self.id:
-            raise ValueError("task.id=: the Gymnasium environment, e.g. task.id=Pendulum-v1 or package:Id-v0")
+            raise Mistake("task.id=: the Gymnasium environment, e.g. task.id=Pendulum-v1 or package:Id-v0")
         if self.name == "multi":
             if len(set(self.names)) < 2 or len(set(self.names)) < len(self.names):
-                raise ValueError(
+                raise Mistake(
                     f"task.names=[{','.join(self.names)}]: two or more different tasks, "
                     "e.g. task=multi task.names=[walker-stand,walker-walk,walker-run]"
                 )
             for name in self.names:
                 find(name, "task.names")
             if self.sentence:
-                raise ValueError(
-                    f"task.sentence={self.sentence}: only for a single task; each of task.names has its own"
-                )
+                raise Mistake(f"task.sentence={self.sentence}: only for a single task; each of task.names has its own")
         elif self.name != "gym":
             find(self.name)
         if self.id and self.name != "gym":
-            raise ValueError(f"task.id={self.id}: only with task.name=gym, not with task.name={self.name}")
+            raise Mistake(f"task.id={self.id}: only with task.name=gym, not with task.name={self.name}")
         if self.names and self.name != "multi":
-            raise ValueError(f"task.names=[{','.join(self.names)}]: only with task=multi, not with task={self.name}")
+            raise Mistake(f"task.names=[{','.join(self.names)}]: only with task=multi, not with task={self.name}")
         if self.sentence:
             check(self.sentence, "task.sentence")
 
@@ -105,7 +104,7 @@ class TaskConfig:
     def words(self) -> str:
         """What to do, in a sentence. Raises ValueError where nobody has said it."""
         if self.name in ("gym", "multi") and not self.sentence:
-            raise ValueError(f"task.sentence=: what {self.label} is about, in words, e.g. task.sentence='walk forward'")
+            raise Mistake(f"task.sentence=: what {self.label} is about, in words, e.g. task.sentence='walk forward'")
         return self.sentence or sentence(self.name)
 
     @property
@@ -133,6 +132,6 @@ def find(name: str, key: str = "task.name") -> None:
     """Raise ValueError, with the closest names, for one that is no task; `key` is where it stood."""
     if name.startswith("so101-"):
         if name not in ARM_TASKS:
-            raise ValueError(f"{key}={name}: no such task; the SO-101's are {', '.join(ARM_TASKS)}")
+            raise Mistake(f"{key}={name}: no such task; the SO-101's are {', '.join(ARM_TASKS)}")
     else:
         suite.find(name, key)

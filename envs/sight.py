@@ -12,6 +12,7 @@ from envs.senses import MAIN, Senses, key
 from envs.settings import TaskConfig
 from sim.canvas import Canvas, RenderingUnavailable
 from sim.frames import resized
+from worldmodel.mistakes import Mistake
 from worldmodel.senses import STATE_KEY
 
 
@@ -37,7 +38,7 @@ class Sight(gymnasium.ObservationWrapper):
         known = views(task, env) | dict.fromkeys(self._drawn)
         for camera in senses.cameras:
             if camera not in known:
-                raise ValueError(
+                raise Mistake(
                     f"senses=images.{camera}: {task.label} has no such camera; it has {', '.join(sorted(known))}"
                 )
         self._views = {camera: known[camera] for camera in senses.cameras}
@@ -51,7 +52,7 @@ class Sight(gymnasium.ObservationWrapper):
                 env.reset()
                 self._drawn[MAIN] = own(env).shape
         except RenderingUnavailable as error:
-            raise ValueError(f"senses=images.{senses.cameras[0]}: {error}") from error
+            raise Mistake(f"senses=images.{senses.cameras[0]}: {error}") from error
         parts = {STATE_KEY: env.observation_space[STATE_KEY]} if senses.state else {}
         for camera in senses.cameras:
             parts[key(f"images.{camera}")] = spaces.Box(0, 255, (senses.size, senses.size, 3), np.uint8)

@@ -4,6 +4,7 @@ import numpy as np
 from gymnasium import spaces
 
 from envs.settings import TaskConfig
+from worldmodel.mistakes import Mistake
 
 UNLIMITED = 1e10
 """From here on a bound is none: it is dm_control's word for an actuator without limits (lqr)."""
@@ -16,7 +17,7 @@ def labels(task: TaskConfig, space: spaces.Space, name: str = "") -> list[str]:
     name = name.rstrip("/")
     if not isinstance(space, spaces.Box):
         where = f" {name}" if name else ""
-        raise ValueError(
+        raise Mistake(
             f"{task.label}: its observation{where} is {space}; supported: a Box of numbers, or a Dict of them"
         )
     return [name + "".join(f"[{i}]" for i in index) for index in np.ndindex(space.shape)]
@@ -29,10 +30,10 @@ def actions(task: TaskConfig, space: spaces.Space) -> spaces.Box:
     """
     supported = "supported: a Box of one dimension with finite bounds (continuous control)"
     if not isinstance(space, spaces.Box) or space.dtype.kind != "f" or len(space.shape) != 1:
-        raise ValueError(f"{task.label}: its actions are {space}; {supported}")
+        raise Mistake(f"{task.label}: its actions are {space}; {supported}")
     unlimited = not (np.abs([space.low, space.high]) < UNLIMITED).all()
     if unlimited and task.name != "gym":
         return spaces.Box(-1.0, 1.0, space.shape, space.dtype)
     if unlimited or np.any(space.low >= space.high):
-        raise ValueError(f"{task.label}: its actions are {space}; {supported}")
+        raise Mistake(f"{task.label}: its actions are {space}; {supported}")
     return space

@@ -18,12 +18,13 @@ from safetensors.torch import load_file, save, save_file
 from torch import Tensor
 
 from policies.files import sync, write_synced
+from worldmodel.mistakes import Mistake
 
 MANIFEST = "manifest.json"
 AT_FDCWD, RENAME_EXCHANGE = -100, 2  # linux/fcntl.h, linux/fs.h
 
 
-class FolderError(ValueError):
+class FolderError(Mistake):
     """A saved folder cannot be read; the message says which file and what is wrong with it."""
 
 

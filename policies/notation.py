@@ -10,6 +10,7 @@ from reprlib import repr as short
 import numpy as np
 
 from policies.vocabulary import KINDS, Sentence, Token, checked, kind
+from worldmodel.mistakes import Mistake
 
 
 def to_plain(sentence: Iterable[Token]) -> list[dict]:
@@ -20,13 +21,13 @@ def to_plain(sentence: Iterable[Token]) -> list[dict]:
 def from_plain(data: object) -> Sentence:
     """The sentence of such data. Raises ValueError naming the token, what is wrong with it and what would be right."""
     if not isinstance(data, list):
-        raise ValueError(f"a sentence is a list of tokens, not {type(data).__name__}")
+        raise Mistake(f"a sentence is a list of tokens, not {type(data).__name__}")
     tokens = []
     for i, item in enumerate(data):
         try:
             tokens.append(_token(item))
-        except ValueError as error:
-            raise ValueError(f"token {i + 1} of {len(data)}: {error}") from error
+        except Mistake as error:
+            raise Mistake(f"token {i + 1} of {len(data)}: {error}") from error
     return checked(tokens)
 
 
@@ -36,13 +37,15 @@ def read_sentence(path: Path) -> Sentence:
     Raises ValueError naming the file and what is wrong in it.
     """
     try:
-        return from_plain(json.loads(path.read_text(encoding="utf-8")))
+        plain = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ValueError(f"sentence={path}: {error.strerror}; a JSON file, a list of tokens") from error
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"sentence={path}: not JSON ({error}); a list of tokens, as in docs/glyph.json") from error
-    except ValueError as error:
-        raise ValueError(f"sentence={path}: {error}") from error
+        raise Mistake(f"sentence={path}: {error.strerror}; a JSON file, a list of tokens") from error
+    except (ValueError, RecursionError) as error:
+        raise Mistake(f"sentence={path}: not JSON ({error}); a list of tokens, as in docs/glyph.json") from error
+    try:
+        return from_plain(plain)
+    except Mistake as error:
+        raise Mistake(f"sentence={path}: {error}") from error
 
 
 def _plain(value):
@@ -53,45 +56,45 @@ def _plain(value):
 
 def _token(item) -> Token:
     if not isinstance(item, dict):
-        raise ValueError(f"{short(item)}: a dict of a kind and its parameters, e.g. {{'kind': 'grip', 'level': 0}}")
+        raise Mistake(f"{short(item)}: a dict of a kind and its parameters, e.g. {{'kind': 'grip', 'level': 0}}")
     name = item.get("kind")
     if not isinstance(name, str) or name not in KINDS:
-        raise ValueError(f"kind={short(name)}: one of {', '.join(KINDS)}")
+        raise Mistake(f"kind={short(name)}: one of {', '.join(KINDS)}")
     known = {f.name: f for f in fields(KINDS[name])}
     for key in item.keys() - {"kind"}:
         if key not in known:
-            raise ValueError(f"{name}.{key[:40]}: no such parameter; one of {', '.join(known)}")
+            raise Mistake(f"{name}.{key[:40]}: no such parameter; one of {', '.join(known)}")
     values = {}
     for key, f in known.items():
         if key in item:
             values[key] = _READERS[key](item[key], f"{name}.{key}")
         elif f.default is MISSING:
-            raise ValueError(f"{name}.{key}: missing")
+            raise Mistake(f"{name}.{key}: missing")
     return KINDS[name](**values)
 
 
 def _number(value, where: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
-        raise ValueError(f"{where}={short(value)}: a finite number")
+        raise Mistake(f"{where}={short(value)}: a finite number")
     return float(value)
 
 
 def _whole(value, where: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or abs(value) > sys.maxsize:
-        raise ValueError(f"{where}={short(value)}: a whole number")
+        raise Mistake(f"{where}={short(value)}: a whole number")
     return value
 
 
 def _text(value, where: str) -> str:
     if not isinstance(value, str):
-        raise ValueError(f"{where}={short(value)}: text")
+        raise Mistake(f"{where}={short(value)}: text")
     return value
 
 
 def _matrix(value, where: str) -> np.ndarray:
     rows = value if isinstance(value, list) else []
     if not rows or any(not isinstance(row, list) or not row or len(row) != len(rows[0]) for row in rows):
-        raise ValueError(f"{where}: a list of rows, one for each control point, all of one length")
+        raise Mistake(f"{where}: a list of rows, one for each control point, all of one length")
     return np.array([[_number(x, where) for x in row] for row in rows])
 
 
@@ -103,7 +106,7 @@ def _place(value, where: str) -> tuple[float, ...] | None:
     if value is None:
         return None
     if not isinstance(value, list) or len(value) != 3:
-        raise ValueError(f"{where}={short(value)}: three numbers, in metres")
+        raise Mistake(f"{where}={short(value)}: three numbers, in metres")
     return tuple(_number(x, where) for x in value)
 
 

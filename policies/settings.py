@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from worldmodel.mistakes import Mistake
 from worldmodel.ranges import check
 
 
@@ -75,7 +76,7 @@ class ActingConfig:
         check("", self, "demonstrations", low=0)
         check("", self, "takeover", low=0, high=1)
         if self.noise not in NOISES:
-            raise ValueError(f"noise={self.noise}: one of {', '.join(NOISES)}")
+            raise Mistake(f"noise={self.noise}: one of {', '.join(NOISES)}")
 
 
 @dataclass(frozen=True)
@@ -126,4 +127,4 @@ class CodecChoices:
         check("", self, "margin", low=1)
         check("", self, "worth", above=0)
         if self.writing not in WRITINGS:
-            raise ValueError(f"writing={self.writing}: one of {', '.join(WRITINGS)}")
+            raise Mistake(f"writing={self.writing}: one of {', '.join(WRITINGS)}")

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
+from worldmodel.mistakes import Mistake
 from worldmodel.ranges import check
 
 SHORTEST, LONGEST = 0.001, 60.0
@@ -45,14 +46,12 @@ class Move:
         check("move.", self, "seconds", low=SHORTEST, high=LONGEST)
         object.__setattr__(self, "points", _matrix(self.points, "move.points", -1, 1))
         if len(self.points) > MOST:
-            raise ValueError(f"move.points: {len(self.points)} control points; at most {MOST}")
+            raise Mistake(f"move.points: {len(self.points)} control points; at most {MOST}")
         check("move.", self, "degree", low=0, high=len(self.points) - 1, why=f" for {len(self.points)} control points")
         if self.spread is not None:
             object.__setattr__(self, "spread", _matrix(self.spread, "move.spread", 0, np.inf))
             if self.spread.shape != self.points.shape:
-                raise ValueError(
-                    f"move.spread: shape {self.spread.shape}, {self.points.shape} is needed, as move.points"
-                )
+                raise Mistake(f"move.spread: shape {self.spread.shape}, {self.points.shape} is needed, as move.points")
 
     @classmethod
     def of(cls, points: Float[np.ndarray, " P"], knots: int, degree: int, seconds: float) -> "Move":
@@ -112,7 +111,7 @@ class Look:
         """Raise ValueError for a name of more than one line, or a place that is not finite."""
         _line(self.what, "look.what")
         if self.where is not None and (len(self.where) != 3 or not np.isfinite(self.where).all()):
-            raise ValueError(f"look.where={self.where}: three finite numbers, in metres")
+            raise Mistake(f"look.where={self.where}: three finite numbers, in metres")
 
     def __str__(self) -> str:
         """E.g. look(cup), or look(cup at 0.2, 0, 0.05)."""
@@ -172,10 +171,10 @@ def checked(sentence: Iterable[Token]) -> Sentence:
     result = tuple(sentence)
     for i, token in enumerate(result[:-1]):
         if isinstance(token, Stop):
-            raise ValueError(f"token {i + 1} of {len(result)}: stop ends a sentence, nothing can follow it")
+            raise Mistake(f"token {i + 1} of {len(result)}: stop ends a sentence, nothing can follow it")
     widths = {token.points.shape[1] for token in result if isinstance(token, Move)}
     if len(widths) > 1:
-        raise ValueError(f"move.points: {' and '.join(map(str, sorted(widths)))} columns in one sentence; all the same")
+        raise Mistake(f"move.points: {' and '.join(map(str, sorted(widths)))} columns in one sentence; all the same")
     return result
 
 
@@ -183,15 +182,15 @@ def _matrix(value: np.ndarray, name: str, low: float, high: float) -> np.ndarray
     """A read-only float64 copy. Raises ValueError naming the first entry out of range."""
     result = np.array(value, dtype=float)
     if result.ndim != 2 or 0 in result.shape:
-        raise ValueError(f"{name}: shape {result.shape}; a matrix of control points x dimensions")
+        raise Mistake(f"{name}: shape {result.shape}; a matrix of control points x dimensions")
     wrong = np.argwhere(~((result >= low) & (result <= high)))
     if len(wrong):
         k, a = wrong[0]
-        raise ValueError(f"{name}[{k}, {a}]={result[k, a]:g}: from {low} to {high}")
+        raise Mistake(f"{name}[{k}, {a}]={result[k, a]:g}: from {low} to {high}")
     result.flags.writeable = False
     return result
 
 
 def _line(value: str, name: str) -> None:
     if not value.strip() or not value.isprintable():
-        raise ValueError(f"{name}={value!r}: one line of text")
+        raise Mistake(f"{name}={value!r}: one line of text")

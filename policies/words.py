@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from worldmodel.mistakes import Mistake
 from worldmodel.senses import LANGUAGE_KEY
 
 TABLE, TOKENIZER = "weights/l2_supercat_256.safetensors", "tokenizers/l2_supercat_tokenizer_config.json"
@@ -80,7 +81,7 @@ class Words:
 
         found = find_spec("wordllama")
         if found is None or found.origin is None:
-            raise ValueError(f"{LANGUAGE_KEY}: the package wordllama, which holds the words' vectors, is not installed")
+            raise Mistake(f"{LANGUAGE_KEY}: the package wordllama, which holds the words' vectors, is not installed")
         folder = Path(found.origin).parent
         self._tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
         (self._table,) = load_file(folder / TABLE).values()
@@ -108,7 +109,7 @@ def _plain(sentence: str | None, at: int) -> str:
     """The sentence without what makes no difference, or ValueError."""
     words = "" if sentence is None else " ".join(sentence.casefold().split()).rstrip(".! ")
     if not words:
-        raise ValueError(
+        raise Mistake(
             f"{LANGUAGE_KEY}: sentence {at} is {sentence!r}, without text; it says what to do, e.g. 'walk forward'"
         )
     return words

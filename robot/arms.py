@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+import draccus
 from lerobot.motors.feetech import FeetechMotorsBus
 from lerobot.robots import Robot
 from lerobot.robots.so_follower import SO101Follower, SO101FollowerConfig
@@ -18,6 +19,7 @@ from robot.gated import GatedRobot
 from robot.limits import so101
 from robot.so101_sim import SO101Sim
 from sim.tip import Tip
+from worldmodel.mistakes import Mistake
 
 
 def simulated(task: str, control_hz: float, seed: int = 0, cameras: Mapping[str, SimCameraConfig] | None = None):
@@ -78,7 +80,7 @@ class SO101(SO101Follower):
     def configure(self) -> None:
         """Set up the servos, then switch their torque on. Raises ValueError where they hold another calibration."""
         if not self.is_calibrated:
-            raise ValueError(
+            raise Mistake(
                 f"{self.calibration_fpath}: not the calibration that the arm's servos hold; "
                 f"lerobot-calibrate --robot.type=so101_follower --robot.id={self.id} --robot.port={self.config.port}"
             )
@@ -92,12 +94,17 @@ def driven(port: str, name: str, calibration_dir: str = "", cameras: Mapping[str
     """
     folder = Path(calibration_dir) if calibration_dir else None
     try:
-        config = SO101FollowerConfig(port=port, id=name, calibration_dir=folder, cameras=configured(cameras or {}))
+        seen = configured(cameras or {})
+        config = SO101FollowerConfig(port=port, id=name, calibration_dir=folder, cameras=seen)
         robot = SO101(config)
     except ImportError as error:  # of what a kind of camera needs
-        raise ValueError(f"robot_cameras: {' '.join(str(error).split())}") from error
+        raise Mistake(f"robot_cameras: {' '.join(str(error).split())}") from error
+    except Mistake:
+        raise
+    except (draccus.utils.DraccusException, TypeError, ValueError) as error:  # of what is no calibration
+        raise Mistake(f"id={name}: {' '.join(str(error).split())}") from error
     if not robot.calibration:
-        raise ValueError(
+        raise Mistake(
             f"id={name}: no calibration at {robot.calibration_fpath}; "
             f"lerobot-calibrate --robot.type=so101_follower --robot.port={port} --robot.id={name}"
         )
@@ -107,7 +114,7 @@ def driven(port: str, name: str, calibration_dir: str = "", cameras: Mapping[str
 def twin(port_file: Path, cameras: Mapping[str, dict] | None = None) -> Robot:
     """The same driver, at the port of a twin that runs. Raises ValueError where none does."""
     if not port_file.exists():
-        raise ValueError(f"port_file={port_file}: no such file; start `semagram-twin port_file={port_file}` first")
+        raise Mistake(f"port_file={port_file}: no such file; start `semagram-twin port_file={port_file}` first")
     return driven(port_file.read_text().strip(), "twin", str(port_file.parent), cameras)
 
 

@@ -6,6 +6,7 @@ from lerobot import cameras
 from lerobot.cameras import CameraConfig
 
 from robot.kinds import decoded
+from worldmodel.mistakes import Mistake
 
 
 def configured(keys: Mapping[str, dict]) -> dict[str, CameraConfig]:
@@ -15,5 +16,5 @@ def configured(keys: Mapping[str, dict]) -> dict[str, CameraConfig]:
 
 def _configured(where: str, keys: dict) -> CameraConfig:
     if not isinstance(keys, Mapping) or not isinstance(keys.get("type"), str):
-        raise ValueError(f"{where}={keys}: its type and what that needs, e.g. {{type:opencv,index_or_path:0}}")
+        raise Mistake(f"{where}={keys}: its type and what that needs, e.g. {{type:opencv,index_or_path:0}}")
     return decoded(CameraConfig, cameras, keys, where)

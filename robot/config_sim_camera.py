@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from lerobot.cameras import CameraConfig
 
+from worldmodel.mistakes import Mistake
+
 VIEWS = ("wrist", "side", "overhead")
 
 
@@ -17,4 +19,4 @@ class SimCameraConfig(CameraConfig):
     def __post_init__(self):
         """Raise ValueError for a view that is not there."""
         if self.view not in VIEWS:
-            raise ValueError(f"view={self.view}: one of {', '.join(VIEWS)}")
+            raise Mistake(f"view={self.view}: one of {', '.join(VIEWS)}")

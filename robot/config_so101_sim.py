@@ -6,6 +6,7 @@ from lerobot.cameras import CameraConfig
 from lerobot.robots.config import RobotConfig
 
 from sim.so101_tasks import TASKS
+from worldmodel.mistakes import Mistake
 
 
 @RobotConfig.register_subclass("semagram_so101_sim")
@@ -28,8 +29,8 @@ class SO101SimConfig(RobotConfig):
         """Raise ValueError for a value that cannot be."""
         super().__post_init__()
         if self.task not in TASKS:
-            raise ValueError(f"robot.task={self.task}: one of {', '.join(TASKS)}")
+            raise Mistake(f"robot.task={self.task}: one of {', '.join(TASKS)}")
         if not 5 <= self.control_hz <= 100:
-            raise ValueError(f"robot.control_hz={self.control_hz}: from 5 to 100")
+            raise Mistake(f"robot.control_hz={self.control_hz}: from 5 to 100")
         if self.seed < 0:
-            raise ValueError(f"robot.seed={self.seed}: at least 0")
+            raise Mistake(f"robot.seed={self.seed}: at least 0")

@@ -10,6 +10,7 @@ from lerobot.utils.constants import ACTION, OBS_STATE
 
 from policies.words import WORDS
 from robot.perceiving import sized
+from worldmodel.mistakes import Mistake
 from worldmodel.senses import LANGUAGE_KEY, SIZES
 from worldmodel.settings import ModelConfig, PlannerConfig, TokenConfig
 
@@ -104,30 +105,30 @@ class SemagramConfig(PreTrainedConfig):
         """
         seen, action = self.input_features or {}, (self.output_features or {}).get(ACTION)
         if action is None:
-            raise ValueError(f"policy: {ACTION} is missing among the features")
+            raise Mistake(f"policy: {ACTION} is missing among the features")
         if not SIZES[0] <= self.image_size <= SIZES[1]:
-            raise ValueError(f"policy.image_size={self.image_size}: from {SIZES[0]} to {SIZES[1]} pixels")
+            raise Mistake(f"policy.image_size={self.image_size}: from {SIZES[0]} to {SIZES[1]} pixels")
         self.senses = self.senses or sized({key: feature.shape for key, feature in seen.items()}, self.image_size)
         checked = [("action", action, self.action_size)]
         if OBS_STATE in self.senses and OBS_STATE in seen:
             checked.append(("state", seen[OBS_STATE], self.state_size))
         for name, feature, size in checked:
             if size not in (0, *feature.shape):
-                raise ValueError(f"policy: {name} has {size} numbers in this checkpoint, {feature.shape[0]} here")
+                raise Mistake(f"policy: {name} has {size} numbers in this checkpoint, {feature.shape[0]} here")
         self.input_features = {key: feature for key, feature in seen.items() if key in self.senses}
         self.action_size = action.shape[0]
         if self.horizon < 1:
-            raise ValueError(f"policy.horizon={self.horizon}: at least 1")
+            raise Mistake(f"policy.horizon={self.horizon}: at least 1")
         if not 0 <= self.dropout <= 0.9:
-            raise ValueError(f"policy.dropout={self.dropout}: from 0 to 0.9")
+            raise Mistake(f"policy.dropout={self.dropout}: from 0 to 0.9")
         if not 0 <= self.shift <= 32:
-            raise ValueError(f"policy.shift={self.shift}: from 0 to 32 pixels")
+            raise Mistake(f"policy.shift={self.shift}: from 0 to 32 pixels")
         if not 0 <= self.seed < 2**32:
-            raise ValueError(f"policy.seed={self.seed}: from 0 to {2**32 - 1}")
+            raise Mistake(f"policy.seed={self.seed}: from 0 to {2**32 - 1}")
         if self.model.token.joined and not self.task:
-            raise ValueError("policy.model.token.joined=true: recorded actions are places, and no episode begins at 0")
+            raise Mistake("policy.model.token.joined=true: recorded actions are places, and no episode begins at 0")
         if self.planned and not self.task:
-            raise ValueError("policy.planned=true: it learned from recordings, which do not tell what is good; false")
+            raise Mistake("policy.planned=true: it learned from recordings, which do not tell what is good; false")
 
     def hear(self, sentences: Iterable[str]) -> None:
         """Take note of what is said in a dataset: a new policy hears where there is more than one sentence.
@@ -140,7 +141,7 @@ class SemagramConfig(PreTrainedConfig):
         elif len(known) > 1 and not self.pretrained_path:
             self.senses, self.sentences = self.senses | {LANGUAGE_KEY: [WORDS.size]}, known
         if LANGUAGE_KEY in self.senses and not self.sentences:
-            raise ValueError("policy: it hears words, and does not say which it was trained with; semagram-eval knows")
+            raise Mistake("policy: it hears words, and does not say which it was trained with; semagram-eval knows")
         if known and LANGUAGE_KEY in self.senses:
             self._warn_of_likeness()
 

@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 
 from policies.folders import aside_of, put, sync_tree
+from worldmodel.mistakes import Mistake
 
 ACTION = "action"
 COLUMNS = (ACTION, "episode_index", "frame_index")
 VERSION = "v3."
 
 
-class DatasetError(ValueError):
+class DatasetError(Mistake):
     """A dataset cannot be read; the message says which file and what is wrong with it."""
 
 

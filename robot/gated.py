@@ -21,6 +21,7 @@ from robot.gate import Command, Gate
 from robot.signals import Stopped, StopSignals
 from robot.watch import Timed
 from robot.wrapped import WrappedRobot
+from worldmodel.mistakes import Mistake
 
 SUFFIX = ".pos"
 BRAKE_PERIOD_S = 0.01
@@ -43,14 +44,14 @@ class GatedRobot(WrappedRobot):
         names = [key.removesuffix(SUFFIX) for key in robot.action_features if key.endswith(SUFFIX)]
         others = [key for key in robot.action_features if not key.endswith(SUFFIX)]
         if others or set(names) != set(gate.limits.names):
-            raise ValueError(
+            raise Mistake(
                 f"{robot.name}: is commanded by {', '.join(robot.action_features)}; "
                 f"the limits are for {', '.join(name + SUFFIX for name in gate.limits.names)}"
             )
         if getattr(robot.config, "max_relative_target", None) is not None:
-            raise ValueError("max_relative_target: leave it unset, the gate's step limit does its work")
+            raise Mistake("max_relative_target: leave it unset, the gate's step limit does its work")
         if not getattr(robot.config, "use_degrees", True):
-            raise ValueError("use_degrees=false: leave it unset, the gate's limits are in degrees")
+            raise Mistake("use_degrees=false: leave it unset, the gate's limits are in degrees")
         super().__init__(robot)
         self.gate, self.stop_on_fault = gate, stop_on_fault
         self.command: Command | None = None

@@ -8,6 +8,8 @@ from types import ModuleType
 import draccus
 from lerobot.utils.import_utils import register_third_party_plugins
 
+from worldmodel.mistakes import Mistake
+
 
 def decoded(base: type, package: ModuleType, keys: Mapping, where: str):
     """What `keys` say, `type` among them, as LeRobot's configuration of a kind of `base`, whose kinds are in `package`.
@@ -21,8 +23,8 @@ def decoded(base: type, package: ModuleType, keys: Mapping, where: str):
         register_third_party_plugins()
     known = base.get_known_choices()
     if keys["type"] not in known:
-        raise ValueError(f"{where}.type={keys['type']}: one of {', '.join(sorted(known))}")
+        raise Mistake(f"{where}.type={keys['type']}: one of {', '.join(sorted(known))}")
     try:
         return draccus.decode(base, dict(keys))
     except (draccus.utils.DraccusException, TypeError, ValueError) as error:
-        raise ValueError(f"{where}: {' '.join(str(error).split())}") from error
+        raise Mistake(f"{where}: {' '.join(str(error).split())}") from error

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING
 
+from worldmodel.mistakes import Mistake
 from worldmodel.ranges import check
 
 if TYPE_CHECKING:
@@ -36,9 +37,9 @@ class JointLimits:
         check("", self, "low high", low=-1e6, high=1e6)
         check("", self, "rate acceleration step stall", low=1e-3, high=1e6)
         if self.low >= self.high:
-            raise ValueError(f"low={self.low}: below high, {self.high}")
+            raise Mistake(f"low={self.low}: below high, {self.high}")
         if self.rate > SLOWEST_STOP_S * self.acceleration:
-            raise ValueError(f"rate={self.rate}: at most {SLOWEST_STOP_S:g} s of acceleration, {self.acceleration}")
+            raise Mistake(f"rate={self.rate}: at most {SLOWEST_STOP_S:g} s of acceleration, {self.acceleration}")
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class Box:
         for axis in "xyz":
             low, high = getattr(self, f"{axis}_low"), getattr(self, f"{axis}_high")
             if low >= high:
-                raise ValueError(f"box.{axis}_low={low}: below box.{axis}_high, {high}")
+                raise Mistake(f"box.{axis}_low={low}: below box.{axis}_high, {high}")
 
     @property
     def low(self) -> "np.ndarray":
@@ -93,10 +94,10 @@ class Limits:
     def __post_init__(self):
         """Raise ValueError for a robot without joints, or a time that is not positive."""
         if not self.joints:
-            raise ValueError("joints: at least one")
+            raise Mistake("joints: at least one")
         for name, joint in self.joints.items():
             if not isinstance(joint, JointLimits):
-                raise ValueError(f"joints.{name}={joint}: JointLimits")
+                raise Mistake(f"joints.{name}={joint}: JointLimits")
         check("", self, "observation_age_s goal_age_s loop_s stall_s", above=0, high=60)
 
     @property
@@ -141,7 +142,7 @@ def so101(preset: str = "careful", calibration: Mapping | None = None) -> Limits
     range.
     """
     if preset not in PRESETS:
-        raise ValueError(f"limits={preset}: one of {', '.join(PRESETS)}")
+        raise Mistake(f"limits={preset}: one of {', '.join(PRESETS)}")
     joints = {}
     for name, (low, high) in RANGES.items():
         rate, acceleration, step = _PACES[preset][name == GRIPPER]
@@ -158,10 +159,8 @@ def _half_range(name: str, calibration: Mapping) -> float:
     """Degrees from the middle of a joint's calibrated range to its end. Raises ValueError."""
     entry = calibration.get(name)
     if entry is None:
-        raise ValueError(f"calibration: no joint {name!r}, only {', '.join(calibration) or 'none'}")
+        raise Mistake(f"calibration: no joint {name!r}, only {', '.join(calibration) or 'none'}")
     half = (entry.range_max - entry.range_min) / 2 * TURN / COUNTS
     if not half > 2 * max(_EDGES.values()):
-        raise ValueError(
-            f"calibration: {name} from {entry.range_min} to {entry.range_max}: no range; calibrate the arm"
-        )
+        raise Mistake(f"calibration: {name} from {entry.range_min} to {entry.range_max}: no range; calibrate the arm")
     return half

@@ -20,6 +20,7 @@ from robot.configuration_semagram import SemagramConfig
 from robot.perceiving import at_moments, perceived, unlike
 from worldmodel.encoder import sense_dropout_mask
 from worldmodel.imitation import Windows, imitation_loss
+from worldmodel.mistakes import Mistake
 from worldmodel.model import WorldModel
 from worldmodel.planner import Planner
 from worldmodel.senses import LANGUAGE_KEY, is_image, mask
@@ -103,10 +104,10 @@ class SemagramPolicy(PreTrainedPolicy):
         try:
             seen = perceived(batch, config.senses)
             if config.task and (wrong := unlike(batch, config.senses)):
-                raise ValueError(wrong)
-        except ValueError as error:
+                raise Mistake(wrong)
+        except Mistake as error:
             made = f" ({config.task['name']}; on an arm semagram-run runs it)" if config.task else ""
-            raise ValueError(f"{error}{made}") from error
+            raise Mistake(f"{error}{made}") from error
         self._note_missing(seen)
         if not config.task:
             self._look(seen, counted)
@@ -141,7 +142,7 @@ class SemagramPolicy(PreTrainedPolicy):
         of an episode; `task`, B strings. Raises ValueError for another size or range.
         """
         if len(self.tokens.curves) > 1:
-            raise ValueError("policy.model.token.shorter: recordings are learned in tokens of one length; leave it out")
+            raise Mistake("policy.model.token.shorter: recordings are learned in tokens of one length; leave it out")
         if self.training and self.config.planned:
             self.config.planned, self.config.task = False, {}
             self.config.model = replace(self.config.model, token=replace(self.config.model.token, joined=False))
@@ -149,7 +150,7 @@ class SemagramPolicy(PreTrainedPolicy):
             self.agent = self._agent()
         steps, most = self.config.horizon, float(batch[ACTION].abs().max())
         if not most <= 1.001:
-            raise ValueError(f"{ACTION}: {most:.3g} after LeRobot's normalisation, which should leave none beyond 1")
+            raise Mistake(f"{ACTION}: {most:.3g} after LeRobot's normalisation, which should leave none beyond 1")
         actions = batch[ACTION].unflatten(1, (steps, -1))
         here = ~batch[f"{ACTION}_is_pad"].unflatten(1, (steps, -1)).any(-1)
         index = {step: at for at, step in enumerate(self.config.observation_delta_indices)}

@@ -11,6 +11,7 @@ from torch import Tensor
 from policies.words import WORDS
 from sim.frames import shows, square
 from worldmodel import senses as naming
+from worldmodel.mistakes import Mistake
 from worldmodel.senses import IMAGE_KEY_PREFIX, LANGUAGE_KEY, STATE_KEY, Shapes, is_image
 
 TASK = "task"
@@ -41,10 +42,10 @@ def perceived(batch: Mapping, senses: Shapes, wordless: bool = False) -> dict[st
             seen[key] = batch[key].clone()
             if seen[key].shape[-1] != shape[0]:
                 here = seen[key].shape[-1]
-                raise ValueError(f"{key} has {here} numbers here, {shape[0]} where this policy was trained")
+                raise Mistake(f"{key} has {here} numbers here, {shape[0]} where this policy was trained")
     if not any(key in seen and key != LANGUAGE_KEY for key in senses):
         wanted = ", ".join(key for key in senses if key != LANGUAGE_KEY)
-        raise ValueError(f"none of {wanted} is there; there is {', '.join(map(str, batch))}")
+        raise Mistake(f"none of {wanted} is there; there is {', '.join(map(str, batch))}")
     return seen
 
 
@@ -107,5 +108,5 @@ def sized(senses: Mapping, image_size: int) -> dict[str, list[int]]:
             warnings.warn(f"{key} {tuple(shape)}: not perceived; {IMAGE_KEY_PREFIX}<camera> (3, h, w) is", stacklevel=2)
     if not found:
         some = ", ".join(senses) or "nothing"
-        raise ValueError(f"policy: it acts by {STATE_KEY} and {IMAGE_KEY_PREFIX}<camera>; the features are {some}")
+        raise Mistake(f"policy: it acts by {STATE_KEY} and {IMAGE_KEY_PREFIX}<camera>; the features are {some}")
     return found

@@ -3,6 +3,7 @@
 from dataclasses import fields
 
 from robot.limits import PRESETS
+from worldmodel.mistakes import Mistake
 
 SIM, REAL, TWIN = "so101-sim", "so101", "so101-twin"
 ROBOTS = (SIM, REAL, TWIN)
@@ -14,14 +15,14 @@ def check_arm(config) -> None:
     """Raise ValueError for `robot`, `port`, `id`, `calibration_dir` or `port_file` that does not go with the others, or
     for unknown `limits`."""
     if config.limits not in ("", *PRESETS):
-        raise ValueError(f"limits={config.limits}: one of {', '.join(PRESETS)}")
+        raise Mistake(f"limits={config.limits}: one of {', '.join(PRESETS)}")
     if config.robot not in ROBOTS:
-        raise ValueError(f"robot={config.robot}: one of {', '.join(ROBOTS)}")
+        raise Mistake(f"robot={config.robot}: one of {', '.join(ROBOTS)}")
     for key, robot in (("port", REAL), ("id", REAL), ("calibration_dir", REAL), ("port_file", TWIN)):
         if getattr(config, key) and config.robot != robot:
-            raise ValueError(f"{key}={getattr(config, key)}: only with robot={robot}")
+            raise Mistake(f"{key}={getattr(config, key)}: only with robot={robot}")
     if config.robot == REAL and not (config.port and config.id):
-        raise ValueError("port= and id=: the arm's, as LeRobot knows it, e.g. port=/dev/ttyACM0 id=my_arm")
+        raise Mistake("port= and id=: the arm's, as LeRobot knows it, e.g. port=/dev/ttyACM0 id=my_arm")
 
 
 def preset(config, otherwise: str) -> str:
@@ -34,4 +35,4 @@ def unused(config, names: str, why: str) -> None:
     defaults = {field.name: field.default for field in fields(config)}
     for name in names.split():
         if (value := getattr(config, name)) != defaults[name]:
-            raise ValueError(f"{name}={str(value).lower() if isinstance(value, bool) else value}: {why}")
+            raise Mistake(f"{name}={str(value).lower() if isinstance(value, bool) else value}: {why}")

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 import mujoco
 import numpy as np
 
+from sim.impossible import Impossible
 from sim.small_arm import JOINTS, Pose, model, reach
 
 RATE_HZ = 50
@@ -31,7 +32,7 @@ def demonstrations(seed: int, count: int) -> list[np.ndarray]:
     T is 200 to 330 or so; the same seed gives the same episodes. Raises ValueError for fewer than one.
     """
     if count < 1:
-        raise ValueError(f"count={count}: at least 1")
+        raise Impossible(f"count={count}: at least 1")
     rng = np.random.default_rng(seed)
     episodes: list[np.ndarray] = []
     while len(episodes) < count:

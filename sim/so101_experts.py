@@ -12,6 +12,7 @@ import gymnasium
 import numpy as np
 
 from sim import so101
+from sim.impossible import Impossible
 from sim.so101_reach import ARM, DOWN, Pose, Reach, Reached
 from sim.so101_tasks import SCRIPTED
 
@@ -35,7 +36,7 @@ FELT_RAD, FIRM_RAD = 0.05, 0.13  # of the gripper's target inside what it holds:
 LIFT_RATE = 0.12  # m/s
 
 
-class Unreachable(ValueError):
+class Unreachable(Impossible):
     """The object lies where the arm cannot take it as the expert would."""
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from sim.feetech import Bus, Framer, cut
+from sim.impossible import Impossible
 from sim.twin_arm import TwinArm
 from sim.twin_control import ControlServer
 from sim.twin_faults import Faults, Line
@@ -148,7 +149,7 @@ class Twin:
         }
         verb = request.pop("do", None)
         if verb not in verbs:
-            raise ValueError(f"do={verb}: one of {', '.join(verbs)}")
+            raise Impossible(f"do={verb}: one of {', '.join(verbs)}")
         return verbs[verb](**request) or {}
 
     def _state(self) -> dict:

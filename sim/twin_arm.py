@@ -7,6 +7,7 @@ from copy import copy
 import mujoco
 import numpy as np
 
+from sim.impossible import Impossible
 from sim.joints import JOINTS
 from sim.servo import Servo
 from sim.twin_calibration import JointCalibration, preload, scale
@@ -147,9 +148,9 @@ def _checked(what: str, given: Mapping, known: tuple[str, ...], size: int) -> di
     values = {}
     for name, value in given.items():
         if name not in known:
-            raise ValueError(f"{name}: no such {what}; one of {', '.join(known) or 'none'}")
+            raise Impossible(f"{name}: no such {what}; one of {', '.join(known) or 'none'}")
         array = np.asarray(value, float)
         if array.size != size or not np.isfinite(array).all():
-            raise ValueError(f"{name}={value}: {size} finite number{'s' * (size > 1)}")
+            raise Impossible(f"{name}={value}: {size} finite number{'s' * (size > 1)}")
         values[name] = float(array.item()) if size == 1 else array
     return values

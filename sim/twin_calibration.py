@@ -5,6 +5,7 @@ import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from sim.impossible import Impossible
 from sim.joints import GRIPPER, JOINTS
 from sim.servo import STEPS, Servo
 
@@ -27,15 +28,15 @@ class JointCalibration:
         """Raise ValueError for what no SO-101's servo can hold."""
         for name, value in asdict(self).items():
             if not isinstance(value, int) or isinstance(value, bool):
-                raise ValueError(f"{name}={value}: a whole number")
+                raise Impossible(f"{name}={value}: a whole number")
         if not 0 <= self.id < 254:
-            raise ValueError(f"id={self.id}: from 0 to 253")
+            raise Impossible(f"id={self.id}: from 0 to 253")
         if self.drive_mode != 0:
-            raise ValueError(f"drive_mode={self.drive_mode}: 0, as LeRobot writes it for an SO-101")
+            raise Impossible(f"drive_mode={self.drive_mode}: 0, as LeRobot writes it for an SO-101")
         if abs(self.homing_offset) >= STEPS // 2:
-            raise ValueError(f"homing_offset={self.homing_offset}: from {1 - STEPS // 2} to {STEPS // 2 - 1}")
+            raise Impossible(f"homing_offset={self.homing_offset}: from {1 - STEPS // 2} to {STEPS // 2 - 1}")
         if not 0 <= self.range_min < self.range_max < STEPS:
-            raise ValueError(f"range_min={self.range_min} range_max={self.range_max}: 0 <= min < max <= {STEPS - 1}")
+            raise Impossible(f"range_min={self.range_min} range_max={self.range_max}: 0 <= min < max <= {STEPS - 1}")
 
 
 @dataclass(frozen=True)
@@ -98,17 +99,17 @@ def read(path: Path | str) -> dict[str, JointCalibration]:
     try:
         entries = json.loads(Path(path).read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path}: not a LeRobot calibration (JSON): {error}") from error
+        raise Impossible(f"{path}: not a LeRobot calibration (JSON): {error}") from error
     if not isinstance(entries, dict) or set(entries) != set(JOINTS):
         found = ", ".join(entries) if isinstance(entries, dict) else type(entries).__name__
-        raise ValueError(f"{path}: an SO-101's joints are {', '.join(JOINTS)}; it has {found}")
+        raise Impossible(f"{path}: an SO-101's joints are {', '.join(JOINTS)}; it has {found}")
     calibration = {}
     for joint in JOINTS:
         try:
             calibration[joint] = JointCalibration(**entries[joint])
         except (TypeError, ValueError) as error:
-            raise ValueError(f"{path}: {joint}: {error}") from error
+            raise Impossible(f"{path}: {joint}: {error}") from error
     ids = [entry.id for entry in calibration.values()]
     if len(set(ids)) < len(ids):
-        raise ValueError(f"{path}: two joints have one id: {ids}")
+        raise Impossible(f"{path}: two joints have one id: {ids}")
     return calibration

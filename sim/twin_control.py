@@ -9,6 +9,8 @@ import socket
 from collections.abc import Callable
 from pathlib import Path
 
+from sim.impossible import Impossible
+
 LONGEST_LINE = 65536
 
 Handler = Callable[[dict], dict]
@@ -52,7 +54,7 @@ class ControlServer:
         try:
             request = json.loads(line)
             if not isinstance(request, dict):
-                raise ValueError(f'{line[:80]!r}: a JSON object, e.g. {{"do": "state"}}')
+                raise Impossible(f'{line[:80]!r}: a JSON object, e.g. {{"do": "state"}}')
             answer = {"ok": True, **self._handler(request)}
         except (ValueError, TypeError) as error:
             answer = {"ok": False, "error": " ".join(str(error).split())}
@@ -100,7 +102,7 @@ class TwinControl:
             raise ConnectionError("the twin has closed its control channel")
         answer = json.loads(line)
         if not answer.pop("ok"):
-            raise ValueError(answer["error"])
+            raise Impossible(answer["error"])
         return answer
 
     def close(self) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from sim.impossible import Impossible
 from sim.joints import JOINTS
 from sim.twin_arm import TwinArm
 from sim.twin_settings import CABLES, FaultConfig
@@ -69,7 +70,7 @@ class Faults:
         """Hold a joint by hand, at an angle or where it is. Raises ValueError."""
         _one_of("joint", joint, JOINTS)
         if angle_rad is not None and not np.isfinite(angle_rad):
-            raise ValueError(f"angle_rad={angle_rad}: a finite number")
+            raise Impossible(f"angle_rad={angle_rad}: a finite number")
         self._arm.hold(joint, angle_rad)
         self.counts["held"] += 1
 
@@ -124,5 +125,5 @@ class Faults:
 
 def _one_of(what: str, name: str, known: tuple[str, ...]) -> str:
     if name not in known:
-        raise ValueError(f"{what}={name}: one of {', '.join(known)}")
+        raise Impossible(f"{what}={name}: one of {', '.join(known)}")
     return name

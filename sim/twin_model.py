@@ -5,6 +5,7 @@ from pathlib import Path
 import mujoco
 
 from sim.assets import asset
+from sim.impossible import Impossible
 from sim.joints import JOINTS
 
 ARM = ("SO101_menagerie", "so101.xml")
@@ -22,10 +23,10 @@ def build(scene: Path | str | None = None) -> mujoco.MjModel:
     try:
         spec = mujoco.MjSpec.from_file(str(path))
     except ValueError as error:
-        raise ValueError(f"{path}: not a MuJoCo scene: {error}") from error
+        raise Impossible(f"{path}: not a MuJoCo scene: {error}") from error
     for kind, names in (("joint", {j.name for j in spec.joints}), ("actuator", {a.name for a in spec.actuators})):
         if missing := [joint for joint in JOINTS if joint not in names]:
-            raise ValueError(f"{path}: no {kind} {', '.join(missing)}; an SO-101 has {', '.join(JOINTS)}")
+            raise Impossible(f"{path}: no {kind} {', '.join(missing)}; an SO-101 has {', '.join(JOINTS)}")
     _undress(spec)
     if not scene:
         spec.worldbody.add_geom(name="table", type=mujoco.mjtGeom.mjGEOM_PLANE, size=[0, 0, 0.05])
@@ -39,7 +40,10 @@ def build(scene: Path | str | None = None) -> mujoco.MjModel:
             name1=joint,
             active=False,
         )
-    return spec.compile()
+    try:
+        return spec.compile()
+    except ValueError as error:
+        raise Impossible(f"{path}: not a MuJoCo scene: {error}") from error
 
 
 def limits(model: mujoco.MjModel) -> dict[str, tuple[float, float]]:

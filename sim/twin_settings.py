@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from sim.impossible import Impossible
 from sim.joints import JOINTS
 
 CABLES = ("usb", "power", *JOINTS)
@@ -34,17 +35,17 @@ class FaultConfig:
         """Raise ValueError for a value out of range."""
         for name in ("lost", "corrupted"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"faults.{name}={getattr(self, name)}: a share, from 0 to 1")
+                raise Impossible(f"faults.{name}={getattr(self, name)}: a share, from 0 to 1")
         for name in ("slow_ms", "after_s", "for_s"):
             if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"faults.{name}={getattr(self, name)}: at least 0")
+                raise Impossible(f"faults.{name}={getattr(self, name)}: at least 0")
         for name in ("dead", "overload", "held"):
             if getattr(self, name) not in ("", *JOINTS):
-                raise ValueError(f"faults.{name}={getattr(self, name)}: one of {', '.join(JOINTS)}")
+                raise Impossible(f"faults.{name}={getattr(self, name)}: one of {', '.join(JOINTS)}")
         if self.cable not in ("", *CABLES):
-            raise ValueError(f"faults.cable={self.cable}: one of {', '.join(CABLES)}")
+            raise Impossible(f"faults.cable={self.cable}: one of {', '.join(CABLES)}")
         if self.seed < 0:
-            raise ValueError(f"faults.seed={self.seed}: at least 0")
+            raise Impossible(f"faults.seed={self.seed}: at least 0")
 
 
 @dataclass(frozen=True)
@@ -60,9 +61,9 @@ class TwinConfig:
     def __post_init__(self):
         """Raise ValueError without a port file, or for a control channel that the system cannot open."""
         if not self.port_file:
-            raise ValueError("port_file=: a file to write the port's name to, e.g. port_file=runs/twin/port")
+            raise Impossible("port_file=: a file to write the port's name to, e.g. port_file=runs/twin/port")
         if len(str(self.control_path).encode()) > LONGEST_SOCKET:
-            raise ValueError(f"control_file={self.control_path}: a path of at most {LONGEST_SOCKET} bytes")
+            raise Impossible(f"control_file={self.control_path}: a path of at most {LONGEST_SOCKET} bytes")
 
     @property
     def control_path(self) -> Path:

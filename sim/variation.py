@@ -3,6 +3,8 @@
 import math
 from dataclasses import dataclass
 
+from sim.impossible import Impossible
+
 
 @dataclass(frozen=True)
 class Variation:
@@ -32,7 +34,7 @@ class Variation:
             pair = getattr(self, name)
             right = len(pair) == 2 and all(map(math.isfinite, pair)) and least <= pair[0] <= pair[1] <= most
             if not right:
-                raise ValueError(f"randomise.{name}={list(pair)}: [low, high] with {least} <= low <= high <= {most}")
+                raise Impossible(f"randomise.{name}={list(pair)}: [low, high] with {least} <= low <= high <= {most}")
 
     @property
     def off(self) -> bool:

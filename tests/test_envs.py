@@ -14,6 +14,7 @@ from envs import suite
 from envs.faults import EnvironmentFault
 from envs.make import episode_limit, make
 from envs.settings import TaskConfig
+from worldmodel.mistakes import Mistake
 
 STATE_KEY = "observation.state"
 NAN = float("nan")
@@ -279,10 +280,11 @@ def test_spaces_that_are_not_supported_are_refused_in_a_line(line, what, message
         ("Penduum-v1", "close to it: Pendulum-v1"),
         ("no_such_package:Thing-v0", "No module named 'no_such_package'"),
         ("not an id", "Malformed"),
+        (":Pendulum-v1", "Empty module name"),
     ],
 )
 def test_an_unknown_id_is_one_line_with_what_is_close(name, message):
-    with pytest.raises(ValueError, match=f"^task.id={name}: .*{message}") as caught:
+    with pytest.raises(Mistake, match=f"^task.id={name}: .*{message}") as caught:
         make(TaskConfig("gym", name))
     assert "\n" not in str(caught.value)
 

@@ -16,6 +16,7 @@ from robot.recording.parts import MEASURED, SUCCESS, Parts
 from robot.recording.settings import RecordConfig
 from robot.so101_sim import SimulatedTime
 from robot.ticks import Ticks
+from worldmodel.mistakes import Mistake
 
 HERE = Path(__file__).parent
 CAREFUL_RATE = 30.0  # degrees a second: the gate's careful limit, a quarter of what the script asks for
@@ -315,6 +316,6 @@ REAL = {"dataset": "d", "robot": "so101", "port": "p", "id": "i", "sentence": "s
     ],
 )
 def test_a_mistake_is_one_line(keys, says):
-    with pytest.raises(ValueError, match=says) as refused:
+    with pytest.raises(Mistake, match=says) as refused:
         RecordConfig(**keys)
     assert "\n" not in str(refused.value)

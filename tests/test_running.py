@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from configs.running import Running
+from robot.arms import driven
 from robot.faults import FaultKind
 from robot.running.eyes import Eyes
 from robot.running.loop import Loop
@@ -19,6 +20,7 @@ from robot.targets import Targets
 from robot.ticks import Ticks
 from robot.units import Units
 from robot.watch import Watch
+from worldmodel.mistakes import Mistake
 
 HZ = 30.0
 GOAL, PRESENT = 42, 56  # where a servo keeps its goal and its place
@@ -254,6 +256,7 @@ def test_a_planner_however_slow_moves_the_arm_and_is_asked_one_thing_at_a_time(d
         ({"episodes": 0}, "episodes=0"),
         ({"lead": 0}, "lead=0"),
         ({"remote": "here"}, "remote=here: a host and a port"),
+        ({"remote": "here..there:1"}, "remote=here..there:1: no name of a host"),
         ({"remote": "here:1"}, "remote= and secret=: both"),
         ({"remote": "here:1", "secret": "s", "device": "cuda"}, "device=cuda: not with remote=; semagram-serve"),
         ({"remote": "here:1", "secret": "s", "planner": False}, "planner=false: not with remote="),
@@ -261,8 +264,16 @@ def test_a_planner_however_slow_moves_the_arm_and_is_asked_one_thing_at_a_time(d
     ],
 )
 def test_what_cannot_be_run_is_refused_in_one_line(keys, line):
-    with pytest.raises(ValueError, match=line):
+    with pytest.raises(Mistake, match=line):
         RunConfig(**{"checkpoint": "c"} | keys)
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", '{"gripper": {"id": "x"}}'])
+def test_a_calibration_that_is_none_is_refused_in_one_line(tmp_path, text):
+    (tmp_path / "arm.json").write_text(text)
+    with pytest.raises(Mistake, match=r"^id=arm: ") as refused:
+        driven("no port", "arm", str(tmp_path))
+    assert "\n" not in str(refused.value)
 
 
 def test_an_address_is_a_host_and_a_port():

@@ -2,6 +2,8 @@
 
 import math
 
+from worldmodel.mistakes import Mistake
+
 
 def check(
     prefix: str,
@@ -21,7 +23,7 @@ def check(
         right = isinstance(value, int) or math.isfinite(value)
         right &= (low is None or value >= low) and (above is None or value > above) and (high is None or value <= high)
         if not right:
-            raise ValueError(f"{prefix}{name}={value}: {_range(low, above, high)}{why}")
+            raise Mistake(f"{prefix}{name}={value}: {_range(low, above, high)}{why}")
 
 
 def _range(low: float | None, above: float | None, high: float | None) -> str:

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from worldmodel import senses as naming
+from worldmodel.mistakes import Mistake
 from worldmodel.senses import LANGUAGE_KEY, Shapes
 
 
@@ -36,7 +37,7 @@ class Rows:
         """
         self.rows = capacity // envs + 1
         if self.rows < 2:
-            raise ValueError(f"replay.capacity={capacity}: at least 1 step for each of {envs} environments")
+            raise Mistake(f"replay.capacity={capacity}: at least 1 step for each of {envs} environments")
         naming.check(senses)
         self.senses, self.lags = dict(senses), tuple(lags)
         sizes = envs, self.rows
@@ -161,7 +162,7 @@ def _room(what: str, sizes: tuple[int, ...], kind: type = np.float32) -> Tensor:
         return torch.from_numpy(np.zeros(sizes, kind))
     except MemoryError as error:
         gigabytes = math.prod(sizes) * np.dtype(kind).itemsize / 1e9
-        raise ValueError(f"replay of {what}: no room for {gigabytes:.0f} GB; fewer steps or smaller frames") from error
+        raise Mistake(f"replay of {what}: no room for {gigabytes:.0f} GB; fewer steps or smaller frames") from error
 
 
 _ROWS = {name: name for name in ("present", "action", "reward", "terminated", "final")} | {

@@ -7,6 +7,8 @@ alone has nothing else to look at: it takes what that shows whatever the mask sa
 
 from collections.abc import Mapping
 
+from worldmodel.mistakes import Mistake
+
 STATE_KEY = "observation.state"
 IMAGE_KEY_PREFIX = "observation.images."
 LANGUAGE_KEY = "observation.language"
@@ -38,12 +40,12 @@ def is_image(key: str) -> bool:
 def check(senses: Shapes) -> None:
     """Raise ValueError, in one line, unless every sense has a known key and a shape that such a sense can have."""
     if not senses:
-        raise ValueError("a model perceives at least one sense")
+        raise Mistake("a model perceives at least one sense")
     for key, shape in senses.items():
         if is_image(key):
             if len(shape) != 3 or shape[2] != 3 or min(shape) < 1:
-                raise ValueError(f"{key}: frames (height, width, 3), not {tuple(shape)}")
+                raise Mistake(f"{key}: frames (height, width, 3), not {tuple(shape)}")
         elif key not in (STATE_KEY, LANGUAGE_KEY):
-            raise ValueError(f"{key}: no such sense; {STATE_KEY}, {IMAGE_KEY_PREFIX}<camera> or {LANGUAGE_KEY}")
+            raise Mistake(f"{key}: no such sense; {STATE_KEY}, {IMAGE_KEY_PREFIX}<camera> or {LANGUAGE_KEY}")
         elif len(shape) != 1 or shape[0] < 1:
-            raise ValueError(f"{key}: a vector of numbers, not {tuple(shape)}")
+            raise Mistake(f"{key}: a vector of numbers, not {tuple(shape)}")

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from worldmodel.mistakes import Mistake
 from worldmodel.ranges import check
 
 
@@ -33,14 +34,14 @@ class TokenConfig:
         for one in self.shorter:
             if not 1 <= one < self.length or self.shorter.count(one) > 1:
                 allowed = f"different lengths from 1 to {self.length - 1}" if self.length > 1 else "empty"
-                raise ValueError(f"model.token.shorter={list(self.shorter)}: {allowed} (model.token.length - 1)")
+                raise Mistake(f"model.token.shorter={list(self.shorter)}: {allowed} (model.token.length - 1)")
         check("model.token.", self, "length", low=1, high=1000)
         check("model.token.", self, "knots", low=1, high=self.length, why=" (model.token.length)")
         check("model.token.", self, "degree", low=0, high=self.knots - 1, why=" (model.token.knots - 1)")
         if self.joined and not self.degree:
-            raise ValueError("model.token.joined=true: not with model.token.degree=0, which has no curve")
+            raise Mistake("model.token.joined=true: not with model.token.degree=0, which has no curve")
         if self.joined and self.shorter:
-            raise ValueError(f"model.token.joined=true: not with model.token.shorter={list(self.shorter)}")
+            raise Mistake(f"model.token.joined=true: not with model.token.shorter={list(self.shorter)}")
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class VisionConfig:
             or len(set(self.lags)) < len(self.lags)
             or not all(0 <= lag <= 32 for lag in self.lags)
         ):
-            raise ValueError(f"model.vision.lags={list(self.lags)}: 0, and then different numbers from 1 to 32")
+            raise Mistake(f"model.vision.lags={list(self.lags)}: 0, and then different numbers from 1 to 32")
 
 
 VISION_PRESETS = {"small": VisionConfig(), "large": VisionConfig(patch=4, width=192)}
@@ -103,9 +104,9 @@ class ModelConfig:
         check("model.", self, "bins", low=3, high=2**10)
         check("model.", self, "rank", low=0, high=8)
         if self.latent % self.group:
-            raise ValueError(f"model.latent={self.latent}: a multiple of model.group={self.group}")
+            raise Mistake(f"model.latent={self.latent}: a multiple of model.group={self.group}")
         if self.precision not in ("auto", "bf16", "fp32"):
-            raise ValueError(f"model.precision={self.precision}: one of auto, bf16, fp32")
+            raise Mistake(f"model.precision={self.precision}: one of auto, bf16, fp32")
 
 
 @dataclass(frozen=True)
@@ -221,4 +222,4 @@ class PlannerConfig:
         check("planner.", self, "anchor", low=0, high=1e6)
         check("planner.", self, "carry together", low=0, high=1)
         if self.budget not in ("fixed", "adaptive"):
-            raise ValueError(f"planner.budget={self.budget}: fixed or adaptive")
+            raise Mistake(f"planner.budget={self.budget}: fixed or adaptive")

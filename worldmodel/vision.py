@@ -14,6 +14,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from torch import Tensor, nn
 
 from worldmodel.layers import NormedLinear
+from worldmodel.mistakes import Mistake
 from worldmodel.settings import VisionConfig
 
 
@@ -71,7 +72,7 @@ class PatchEncoder(nn.Module):
         """Frames of this size; the output has `features` numbers. Raises ValueError for patches larger than them."""
         super().__init__()
         if config.patch > min(height, width):
-            raise ValueError(f"model.vision.patch={config.patch}: at most {min(height, width)}, the frames' side")
+            raise Mistake(f"model.vision.patch={config.patch}: at most {min(height, width)}, the frames' side")
         rows, columns = -(-height // config.patch), -(-width // config.patch)
         size = config.width
         self.frames = len(config.lags)

@@ -3,9 +3,10 @@
 from pathlib import Path
 
 from policies.files import replace_file
+from worldmodel.mistakes import Mistake
 
 
-class BlockError(ValueError):
+class BlockError(Mistake):
     """The markers of a block are missing, doubled or in the wrong order."""
 
 

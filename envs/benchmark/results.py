@@ -10,8 +10,10 @@ import sys
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+from worldmodel.mistakes import Mistake
 
-class ResultsError(ValueError):
+
+class ResultsError(Mistake):
     """A results or metrics file that cannot be used: which, where, and what would be right, in one line."""
 
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from policies.settings import CodecChoices
+from worldmodel.mistakes import Mistake
 from worldmodel.ranges import check
 
 
@@ -17,7 +18,7 @@ class CodecConfig(CodecChoices):
         check("", self, "length", low=2)
         CodecChoices.__post_init__(self)
         if self.knots and not self.degree < self.knots <= self.length:
-            raise ValueError(f"knots={self.knots}: 0, or from {self.degree + 1} to {self.length} (length)")
+            raise Mistake(f"knots={self.knots}: 0, or from {self.degree + 1} to {self.length} (length)")
         check("", self, "degree", low=1, high=self.control_points - 1, why=f" for chunks of length={self.length}")
 
     @property

@@ -16,6 +16,7 @@ from policies.codec.settings import CodecConfig
 from policies.codec.strokes import Strokes
 from policies.codec.switches import PARTS, Switches, any_duration, bank, changes, fit_events, resting_levels
 from policies.splines import design, ends
+from worldmodel.mistakes import Mistake
 
 STROKE_BITS, EVENT_BITS = 8, (8, 3, 3)
 SLOTS = 4  # events of a channel in a chunk, at most
@@ -55,7 +56,7 @@ def fit_writing(
     if config.writing == "corners":
         corners = fit_corners(chunks, start, config)
         if corners is None:
-            raise ValueError(
+            raise Mistake(
                 f"bits={config.bits}: too few for corners of {chunks.shape[2]} channels in {config.length} steps"
             )
         return corners
@@ -107,7 +108,7 @@ def windows_of(episodes: list[np.ndarray], length: int, stride: int) -> Float[np
     """Every window of `length` steps that begins at a multiple of `stride`. Raises ValueError if there is none."""
     longest = max(map(len, episodes), default=0)
     if longest < length:
-        raise ValueError(f"{len(episodes)} episodes of at most {longest} steps: at least {length} are needed in one")
+        raise Mistake(f"{len(episodes)} episodes of at most {longest} steps: at least {length} are needed in one")
     return np.stack([e[i : i + length] for e in episodes for i in range(0, len(e) - length + 1, stride)])
 
 
@@ -120,7 +121,7 @@ def _checked(episodes: list[np.ndarray], length: int) -> list[np.ndarray]:
             raise ValueError(f"episode {i}: a number that is not finite")
     if max(map(len, episodes)) <= length:
         longest = max(map(len, episodes))
-        raise ValueError(f"length={length}: below the longest episode's {longest} steps")
+        raise Mistake(f"length={length}: below the longest episode's {longest} steps")
     return [e for e in episodes if len(e) > length]
 
 

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field, fields
 
 import numpy as np
 
+from worldmodel.mistakes import Mistake
+
 VERSION = 5
 LARGEST = 1 << 23
 """Bytes of the largest body."""
@@ -21,7 +23,7 @@ HEAD = struct.Struct(">I")
 NO_FRAMES = np.zeros((0, 1, 1, 1, 3), np.uint8)
 
 
-class WrongMessage(ValueError):
+class WrongMessage(Mistake):
     """Bytes that are no message; the line says what is wrong."""
 
 

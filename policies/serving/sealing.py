@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from policies.serving.messages import LARGEST, VERSION, Message, pack, unpack
+from worldmodel.mistakes import Mistake
 
 MAGIC = b"SEMAGRAM"
 HELLO = struct.Struct(">8sH16s")
@@ -24,7 +25,7 @@ FIRST = 1 << 15
 """Bytes of the largest body from a side that has not shown yet that it knows the secret: no Begin is larger."""
 
 
-class Refused(ConnectionError):
+class Refused(Mistake, ConnectionError):
     """The other side is not one to talk to; the line says why."""
 
 
@@ -32,11 +33,11 @@ def read_secret(path: str | Path) -> bytes:
     """The secret in a file, without the line's end. Raises ValueError if it is too short, or others can read it."""
     path = Path(path)
     if path.stat().st_mode & 0o077:
-        raise ValueError(f"{path}: others may read it; chmod 600 {path}")
+        raise Mistake(f"{path}: others may read it; chmod 600 {path}")
     with path.open("rb") as file:
         secret = file.read(LONGEST + 1).strip()
     if not SHORTEST <= len(secret) <= LONGEST:
-        raise ValueError(f"{path}: {len(secret)} bytes; {SHORTEST} to {LONGEST} make a secret: openssl rand -hex 32")
+        raise Mistake(f"{path}: {len(secret)} bytes; {SHORTEST} to {LONGEST} make a secret: openssl rand -hex 32")
     return secret
 
 

@@ -10,6 +10,7 @@ from robot.so101_sim import SO101Sim
 from robot.targets import Targets
 from sim.so101 import JOINTS
 from sim.so101_experts import Expert, Unreachable, expert
+from worldmodel.mistakes import Mistake
 
 HOLD_S = 0.3
 """How long an episode goes on after an expert is done, which lets the arm arrive."""
@@ -96,7 +97,7 @@ class TeleopDriver:
     def __init__(self, teleop: Teleoperator, keys: list[str]):
         """Connect it, without a question. Raises ValueError for one that moves other things or is not calibrated."""
         if missing := [key for key in keys if key not in teleop.action_features]:
-            raise ValueError(
+            raise Mistake(
                 f"teleop.type={teleop.name}: moves {', '.join(teleop.action_features)}, not {', '.join(missing)}"
             )
         self._teleop, self._keys = teleop, keys
@@ -106,7 +107,7 @@ class TeleopDriver:
             raise ConnectionError(f"teleop.type={teleop.name}: {error}") from error
         if not teleop.is_calibrated:
             teleop.disconnect()
-            raise ValueError(f"teleop.type={teleop.name}: not calibrated; lerobot-calibrate --teleop.type=...")
+            raise Mistake(f"teleop.type={teleop.name}: not calibrated; lerobot-calibrate --teleop.type=...")
 
     def begin(self, seed: int) -> None:
         """Nothing to do: the person sees."""

@@ -1,9 +1,11 @@
 """LeRobot's teleoperators by what a command's keys say of them."""
 
+import draccus
 from lerobot import teleoperators
 from lerobot.teleoperators import Teleoperator, TeleoperatorConfig, make_teleoperator_from_config
 
 from robot.kinds import decoded
+from worldmodel.mistakes import Mistake
 
 
 def teleoperator(keys: dict) -> Teleoperator:
@@ -12,5 +14,5 @@ def teleoperator(keys: dict) -> Teleoperator:
     config = decoded(TeleoperatorConfig, teleoperators, given, "teleop")
     try:
         return make_teleoperator_from_config(config)
-    except TypeError as error:
-        raise ValueError(f"teleop: {' '.join(str(error).split())}") from error
+    except (draccus.utils.DraccusException, TypeError, ValueError) as error:
+        raise Mistake(f"teleop: {' '.join(str(error).split())}") from error

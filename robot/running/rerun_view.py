@@ -11,6 +11,7 @@ import numpy as np
 
 from robot.running.loop import Moment
 from robot.running.view import Nothing, sentence
+from worldmodel.mistakes import Mistake
 from worldmodel.settings import TokenConfig
 
 WAITING = 8  # ticks that may wait to be logged; a viewer that hangs loses those after them
@@ -30,7 +31,7 @@ class Rerun(Nothing):
         try:
             import rerun
         except ImportError as error:
-            raise ValueError("viewer=rerun: not installed; uv pip install rerun-sdk, or viewer=terminal") from error
+            raise Mistake("viewer=rerun: not installed; uv pip install rerun-sdk, or viewer=terminal") from error
         self._rerun, self._token, self._hz = rerun, token, hz
         self._tick, self._told, self._named, self._began = 0, "", False, time.monotonic()
         self._stream = rerun.RecordingStream("semagram-run")

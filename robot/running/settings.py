@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass, field
 
 from robot.which import REAL, SIM, TWIN, check_arm, preset, unused
+from worldmodel.mistakes import Mistake
 from worldmodel.ranges import check
 
 VIEWS = ("terminal", "rerun", "none")
@@ -40,23 +41,23 @@ class RunConfig:
     def __post_init__(self):
         """Raise ValueError for a value out of range, or one that the robot cannot use."""
         if not self.checkpoint:
-            raise ValueError("checkpoint=: a run folder or a checkpoint, e.g. checkpoint=runs/so101-touch/<run>")
+            raise Mistake("checkpoint=: a run folder or a checkpoint, e.g. checkpoint=runs/so101-touch/<run>")
         if self.viewer not in VIEWS:
-            raise ValueError(f"viewer={self.viewer}: one of {', '.join(VIEWS)}")
+            raise Mistake(f"viewer={self.viewer}: one of {', '.join(VIEWS)}")
         if self.viewer_file and self.viewer != "rerun":
-            raise ValueError(f"viewer_file={self.viewer_file}: it is for viewer=rerun")
+            raise Mistake(f"viewer_file={self.viewer_file}: it is for viewer=rerun")
         check("", self, "episodes threads lead", low=1)
         check("", self, "seconds", low=0, high=3600)
         check("", self, "seed", low=0, high=2**32 - 1)
         check_arm(self)
         self._check_target()
         if self.robot_cameras and self.robot == SIM:
-            raise ValueError(f"robot_cameras=: not with robot={SIM}, which has those that the checkpoint looks through")
+            raise Mistake(f"robot_cameras=: not with robot={SIM}, which has those that the checkpoint looks through")
         if self.remote:
             split_address(self.remote, "remote")
             unused(self, "device threads planner", "not with remote=; semagram-serve decides so where it is")
         if bool(self.remote) != bool(self.secret):
-            raise ValueError("remote= and secret=: both, the planner's host:port and the file with the shared secret")
+            raise Mistake("remote= and secret=: both, the planner's host:port and the file with the shared secret")
 
     @property
     def preset(self) -> str:
@@ -65,9 +66,9 @@ class RunConfig:
 
     def _check_target(self) -> None:
         if self.target and (len(self.target) != 3 or not all(math.isfinite(x) and abs(x) <= 1 for x in self.target)):
-            raise ValueError(f"target={self.target}: x, y and z in metres from the arm's base, e.g. [0.25,0.05,0.02]")
+            raise Mistake(f"target={self.target}: x, y and z in metres from the arm's base, e.g. [0.25,0.05,0.02]")
         if self.target and self.robot == SIM:
-            raise ValueError(f"target=: only with robot={REAL} or {TWIN}; the simulated scene has things of its own")
+            raise Mistake(f"target=: only with robot={REAL} or {TWIN}; the simulated scene has things of its own")
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ class PlayConfig:
     def __post_init__(self):
         """Raise ValueError for a value out of range, or one that the robot cannot use."""
         if not self.sentence:
-            raise ValueError("sentence=: a JSON file, a list of tokens, e.g. sentence=docs/arm.json")
+            raise Mistake("sentence=: a JSON file, a list of tokens, e.g. sentence=docs/arm.json")
         check("", self, "control_hz", low=10, high=100)
         check_arm(self)
 
@@ -112,9 +113,10 @@ class ServeConfig:
     def __post_init__(self):
         """Raise ValueError for a value out of range or missing."""
         if not self.checkpoint:
-            raise ValueError("checkpoint=: a run folder or a checkpoint, e.g. checkpoint=runs/so101-touch/<run>")
+            raise Mistake("checkpoint=: a run folder or a checkpoint, e.g. checkpoint=runs/so101-touch/<run>")
         if not self.secret:
-            raise ValueError("secret=: a file only you can read, e.g. openssl rand -hex 32 > s; chmod 600 s; secret=s")
+            raise Mistake("secret=: a file only you can read, e.g. openssl rand -hex 32 > s; chmod 600 s; secret=s")
+        _check_host(self.host, "host", self.host)
         check("", self, "port", low=0, high=65535)
         check("", self, "threads", low=1)
         check("", self, "seed", low=0, high=2**32 - 1)
@@ -124,5 +126,14 @@ def split_address(text: str, key: str) -> tuple[str, int]:
     """Host and port of host:port. Raises ValueError."""
     host, _, port = text.rpartition(":")
     if not host or not port.isdigit() or not 0 < int(port) < 65536:
-        raise ValueError(f"{key}={text}: a host and a port, e.g. {key}=192.168.1.20:{PORT}")
-    return host.strip("[]"), int(port)
+        raise Mistake(f"{key}={text}: a host and a port, e.g. {key}=192.168.1.20:{PORT}")
+    host = host.strip("[]")
+    _check_host(host, key, text)
+    return host, int(port)
+
+
+def _check_host(host: str, key: str, text: str) -> None:
+    try:
+        host.encode("idna")  # as a socket does
+    except UnicodeError as error:
+        raise Mistake(f"{key}={text}: no name of a host ({error})") from error
