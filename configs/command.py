@@ -1,10 +1,12 @@
 """How a command starts and ends: help, Hydra, one line for a mistake, one JSON line for a result."""
 
+import errno
 import json
 import logging
 import os
 import re
 import signal
+import socket
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -23,11 +25,27 @@ from envs.settings import ARM_DEFAULTS, ARM_TASKS, TaskConfig, find, label
 from robot.faults import in_one_line
 from robot.signals import SIGNALS, Stopped
 from sim.variation import Variation
+from worldmodel.mistakes import MachineFault, Mistake
 from worldmodel.settings import VisionConfig
 
 FAILED, MISTAKE = 1, 2
 SIGNALLED = 128
 """A signal's number is added."""
+TRACEBACK = "SEMAGRAM_TRACEBACK"
+"""An environment variable: where it is set, whatever ends a command is told with its traceback."""
+PASSING = (MachineFault, ConnectionError, TimeoutError)
+GIVEN = (FileNotFoundError, FileExistsError, PermissionError, NotADirectoryError, IsADirectoryError, socket.gaierror)
+GIVEN_NUMBERS = (
+    None,  # what is said in words
+    errno.ENAMETOOLONG,
+    errno.ELOOP,
+    errno.EROFS,
+    errno.EINVAL,
+    errno.ENOTTY,
+    errno.EADDRINUSE,
+    errno.EADDRNOTAVAIL,
+)
+"""The system's errors that mean a path, a device or an address which the user gave; any other may pass."""
 GROUPS = {
     "task": ("task", TaskConfig),
     "randomise": ("randomise", Variation),
@@ -48,9 +66,11 @@ class Ended(Exception):
 def run(name: str, help_text: str, body: Callable[[dict, Path], dict]) -> list[dict]:
     """Compose the config `name`, call `body(keys and values, run folder)`, print its result as the last line.
 
-    A mistake of the user's (ValueError or OSError) ends the program with one line on stderr and exit code 2; Ended with
-    its own; Ctrl-C, or another signal that was taken for it (`robot.signals`), with 128 + its number. A folder that
-    is still empty then is removed. Returns what was printed.
+    A mistake of the user's (Mistake, or OSError of what they gave), or a number that is not finite, ends the program
+    with one line on stderr and exit code 2; what may pass (a full disk, a port that is gone) with one line and 1; Ended
+    with its own; Ctrl-C, or another signal that was taken for it (`robot.signals`), with 128 + its number. Anything
+    else that is raised is a defect: a traceback, and 1. A folder that is still empty then is removed. Returns what was
+    printed.
     """
     if {"-h", "--help"} & set(sys.argv[1:]):
         with _unread():
@@ -64,6 +84,7 @@ def run(name: str, help_text: str, body: Callable[[dict, Path], dict]) -> list[d
     from configs.footprint import prune
 
     os.environ["HYDRA_FULL_ERROR"] = "1"
+    traced = bool(os.environ.get(TRACEBACK))
     warnings.formatwarning = lambda message, *place, **line: f"semagram: {message}\n"  # not where in the code, too
     OmegaConf.register_new_resolver("semagram.label", label, replace=True)
     OmegaConf.register_new_resolver("semagram.process", os.getpid, replace=True)
@@ -75,8 +96,8 @@ def run(name: str, help_text: str, body: Callable[[dict, Path], dict]) -> list[d
         folder = Path(HydraConfig.get().runtime.output_dir)
         try:
             outcome.append(body(OmegaConf.to_container(config, resolve=True), folder))
-        except (ValueError, OSError, ArithmeticError, Ended) as error:
-            if os.environ.get("SEMAGRAM_TRACEBACK"):
+        except (Mistake, OSError, ArithmeticError, Ended) as error:
+            if traced or isinstance(error, ZeroDivisionError | OverflowError):  # Python's; ours are of NaN
                 raise
             outcome.append(error)
         finally:
@@ -87,7 +108,7 @@ def run(name: str, help_text: str, body: Callable[[dict, Path], dict]) -> list[d
         # SIGTERM and SIGHUP (the terminal closed) end the program as Ctrl-C does, with all that it began.
         with (
             handled(_stop, (signal.SIGTERM, signal.SIGHUP)),
-            nullcontext() if os.environ.get("SEMAGRAM_TRACEBACK") else _unread(),
+            nullcontext() if traced else _unread(),
         ):
             hydra.main(version_base="1.3", config_path=None, config_name=name)(task)()
     except HydraException as error:
@@ -95,29 +116,37 @@ def run(name: str, help_text: str, body: Callable[[dict, Path], dict]) -> list[d
     except OmegaConfBaseException as error:  # of a value that refers to others
         _refuse(f"{error.full_key}: {str(error).splitlines()[0]}" if error.full_key else in_one_line(error))
     except OSError as error:  # Hydra makes the run folder
-        _refuse(in_one_line(error))
+        if traced:
+            raise
+        _refuse(in_one_line(error), _code(error))
     except KeyboardInterrupt as stop:
         line = in_one_line(stop) if str(stop) else "interrupted"
         _refuse(line, SIGNALLED + getattr(stop, "number", signal.SIGINT))
     for end in outcome:
-        if isinstance(end, Exception):
-            _refuse(in_one_line(end), _code(end))
-        try:
-            with _unread():
-                print(json.dumps(end))
-        except OSError as error:  # a full disk
-            _drop()
-            _refuse(f"stdout: {error.strerror}", FAILED)
+        _tell(end)
     return outcome
 
 
-def _code(error: Exception) -> int:
-    """The exit code that an error means."""
-    from envs.faults import EnvironmentLost  # it imports Gymnasium
+def _tell(end: dict | Exception) -> None:
+    """The last line: of what came of it on stdout, or of what ended it on stderr."""
+    if isinstance(end, Exception):
+        _refuse(in_one_line(end), _code(end))
+    try:
+        with _unread():
+            print(json.dumps(end))
+    except OSError as error:  # a full disk
+        _drop()
+        _refuse(f"stdout: {error.strerror}", FAILED)
 
+
+def _code(error: Exception) -> int:
+    """The exit code of an error that is told in one line: MISTAKE where another try would come to the same."""
     if isinstance(error, Ended):
         return error.code
-    return FAILED if isinstance(error, EnvironmentLost) else MISTAKE
+    if isinstance(error, Mistake) or not isinstance(error, OSError):
+        return MISTAKE
+    given = isinstance(error, GIVEN) or error.errno in GIVEN_NUMBERS
+    return MISTAKE if given and not isinstance(error, PASSING) else FAILED
 
 
 def _stop(number: int, _frame) -> None:
@@ -203,7 +232,7 @@ def _no_choice(group: str, value: str) -> str:
     if group == "task":
         try:
             find(value)
-        except ValueError as missing:
+        except Mistake as missing:
             return in_one_line(missing)
     names = sorted(name.removesuffix(".yaml") for name in ConfigStore.instance().list(group))
     return f"{group}={value}: one of {', '.join(names)}"

@@ -240,6 +240,30 @@ def test_a_worker_gets_three_tries_but_one_for_a_mistake_and_the_rest_goes_on(mo
     assert len(screen.said) == 4
 
 
+FULL_ONCE = """
+import errno, os, sys
+import configs.bench as bench
+def tabulate(config):
+    if not os.path.exists("tried"):
+        open("tried", "w").close()
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "checkpoint")
+    return {}
+bench.tabulate = tabulate
+sys.argv = ["semagram-bench", "table=a.csv"]
+bench.main()
+"""
+
+
+def test_a_worker_whose_disk_was_full_is_tried_again(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Job, "command", lambda job: [sys.executable, "-c", FULL_ONCE])
+    screen = Silent()
+    job = Job("a", "full", 1, 100, tmp_path / "full")
+    assert [*Pool(1, screen).run([job])] == [(job, "")]
+    said = "ended with code 1: semagram: [Errno 28] No space left on device: 'checkpoint'"
+    assert screen.said == [f"full seed 1: {said}; trying again"]
+
+
 def test_every_task_gets_its_first_seed_before_any_gets_its_second(monkeypatch, tmp_path):
     monkeypatch.setattr(benchmark, "Screen", Silent)
     jobs = Benchmark.begin(BenchConfig(suite="dmc-100k"), tmp_path).jobs()

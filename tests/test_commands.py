@@ -1,4 +1,7 @@
-"""Laws of the commands: help is fast and whole; a mistake costs one line, exit code 2, and leaves nothing behind."""
+"""Laws of the commands: help is fast and whole; a mistake costs one line, exit code 2, and leaves nothing behind.
+
+What may pass costs one line, too, but exit code 1; a defect of ours shows its traceback.
+"""
 
 import errno
 import os
@@ -9,8 +12,13 @@ from dataclasses import asdict
 
 import pytest
 
+from configs.command import Ended
 from configs.schema import BenchConfig, EvaluateConfig, TrainConfig
 from configs.strict import ConfigError, build
+from envs.faults import EnvironmentFault, EnvironmentLost
+from policies.folders import FolderError
+from policies.serving.sealing import Refused
+from worldmodel.mistakes import Mistake
 
 CONFIGS = {"train": TrainConfig, "evaluate": EvaluateConfig, "bench": BenchConfig}
 
@@ -231,6 +239,88 @@ def test_a_mistake_ends_a_process_the_same_way(tmp_path):
     ended = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
     assert (ended.returncode, ended.stdout) == (2, "")
     assert ended.stderr == "semagram: sede: no such key; did you mean senses or seed?\n"
+    assert not [*tmp_path.iterdir()]
+
+
+@pytest.fixture
+def ending(command, monkeypatch):
+    """Runs a command whose work raises an error."""
+
+    def run(error):
+        def fails(_):
+            raise error
+
+        monkeypatch.setattr("configs.bench.tabulate", fails)
+        return command("bench", "table=a.csv")
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (Mistake("steps=0: at least 1"), 2, "steps=0: at least 1"),
+        (ConfigError("steps=0"), 2, "steps=0"),
+        (FolderError("it is damaged"), 2, "it is damaged"),
+        (Refused("another secret"), 2, "another secret"),
+        (FileNotFoundError(errno.ENOENT, "No such file", "a"), 2, "[Errno 2] No such file: 'a'"),
+        (OSError(errno.EADDRINUSE, "Address already in use"), 2, "[Errno 98] Address already in use"),
+        (OSError("another twin listens there"), 2, "another twin listens there"),
+        (EnvironmentFault("the reward is nan"), 2, "the reward is nan"),
+        (FloatingPointError("a weight is not finite"), 2, "a weight is not finite"),
+        (OSError(errno.ENOSPC, "No space left", "a"), 1, "[Errno 28] No space left: 'a'"),
+        (OSError(errno.EIO, "Input/output error"), 1, "[Errno 5] Input/output error"),
+        (ConnectionError("nothing answers at the port"), 1, "nothing answers at the port"),
+        (EnvironmentLost("it was killed"), 1, "it was killed"),
+        (Ended("stopped: driver", 3), 3, "stopped: driver"),
+    ],
+    ids=str,
+)
+def test_a_mistake_and_what_may_pass_are_told_apart(ending, error, code, line):
+    assert ending(error) == (code, "", f"semagram: {line}\n")
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("shapes (2,) and (3,)"), ZeroDivisionError(), TypeError("it"), KeyError(1)]
+)
+def test_a_defect_is_not_told_as_a_mistake(ending, error):
+    with pytest.raises(type(error)) as raised:
+        ending(error)
+    assert raised.value is error
+
+
+@pytest.mark.parametrize("error", [Mistake("it"), OSError(errno.ENOSPC, "full"), FloatingPointError("nan")])
+def test_who_asks_for_tracebacks_gets_that_of_a_mistake_too(ending, monkeypatch, error):
+    monkeypatch.setenv("SEMAGRAM_TRACEBACK", "1")
+    with pytest.raises(type(error)) as raised:
+        ending(error)
+    assert raised.value is error
+
+
+DEFECTIVE = """
+import sys
+import configs.bench as bench
+def tabulate(config):
+    {}
+bench.tabulate = tabulate
+sys.argv = ["semagram-bench", "table=a.csv"]
+bench.main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("defect", "line"),
+    [
+        ("import numpy; numpy.zeros(2) + numpy.zeros(3)", "ValueError: operands could not be broadcast together"),
+        ("{}['lost']", "KeyError: 'lost'"),
+    ],
+)
+def test_a_defect_ends_a_process_with_its_traceback(tmp_path, defect, line):
+    command = [sys.executable, "-c", DEFECTIVE.format(defect)]
+    ended = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert "Traceback (most recent call last):" in ended.stderr and "in tabulate" in ended.stderr
+    assert ended.stderr.splitlines()[-1].startswith(line)
     assert not [*tmp_path.iterdir()]
 
 
