@@ -1,12 +1,10 @@
 """From checked settings to working parts: environments, model, learner, planner, agent, trainer."""
 
-import contextlib
 import ctypes
 import logging
 import os
 import sys
 import warnings
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 
@@ -105,15 +103,6 @@ def senses_of(space: spaces.Dict) -> dict[str, tuple[int, ...]]:
     return {key: (Words.size,) if key == LANGUAGE_KEY else part.shape for key, part in seen.items()}
 
 
-@contextlib.contextmanager
-def _settings() -> Iterator[None]:
-    """Where a planner and an agent are made: what they refuse, settings that do not go together, is a mistake."""
-    try:
-        yield
-    except ValueError as error:
-        raise Mistake(str(error)) from error
-
-
 @dataclass(frozen=True)
 class Assembly:
     """The parts of a training run. `close` ends the environments."""
@@ -187,9 +176,8 @@ class Assembly:
         generator = torch.Generator().manual_seed(config.seed)
         thorough = replace(config.planner, budget="fixed", anchor=0.0, deadline_ms=0.0)
         every = config.planner.replan_every
-        with _settings():
-            planner = Planner(model, self.token_discounts, thorough, self.machine.compiled)
-            agent = Agent(model, self.tokens, planner, generator, config.noise, every)
+        planner = Planner(model, self.token_discounts, thorough, self.machine.compiled)
+        agent = Agent(model, self.tokens, planner, generator, config.noise, every)
         replay = Replay(
             config.replay.room(any(map(is_image, self.senses))),
             config.envs,
@@ -252,6 +240,5 @@ def loaded_agent(
     discounts = identity.model.token.discounts(identity.discount)
     config, generator = planner or identity.planner, torch.Generator().manual_seed(seed)
     heard = WORDS.known(identity.sentences)
-    with _settings():
-        chosen = Planner(model, discounts, config, compiled) if planned else None
-        return Agent(model, tokens, chosen, generator, every=config.replan_every, heard=heard), task
+    chosen = Planner(model, discounts, config, compiled) if planned else None
+    return Agent(model, tokens, chosen, generator, every=config.replan_every, heard=heard), task

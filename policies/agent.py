@@ -10,6 +10,7 @@ from policies.frame_stack import FrameStack
 from policies.noise import Noise
 from policies.tokens import Tokens
 from policies.words import recognised
+from worldmodel.mistakes import Mistake
 from worldmodel.model import WorldModel
 from worldmodel.planner import Memory, Plan, Planner
 from worldmodel.promises import Promises
@@ -71,7 +72,7 @@ class Agent:
         shortest, longest = (int(find()) for find in (tokens.lengths.min, tokens.lengths.max))
         known = shortest * (planner.config.horizon if planner else 1)
         if every > known and planner:
-            raise ValueError(f"planner.replan_every={every}: at most {known}, the control steps of a plan")
+            raise Mistake(f"planner.replan_every={every}: at most {known}, the control steps of a plan")
         self.heard = heard
         self.every = every
         self.most = every or longest  # control steps between two decisions, at most

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from worldmodel import twohot
 from worldmodel.elites import Elites, common, fit_elites
+from worldmodel.mistakes import Mistake
 from worldmodel.model import WorldModel
 from worldmodel.settings import PlannerConfig
 
@@ -163,7 +164,7 @@ class Planner:
         self.model, self.config = model, config
         self.discounts = torch.tensor(discounts, device=model.device)
         if (least := min(config.policy_samples, config.elites)) < model.kinds:
-            raise ValueError(f"planner.policy_samples, planner.elites={least}: at least {model.kinds}, the lengths")
+            raise Mistake(f"planner.policy_samples, planner.elites={least}: at least {model.kinds}, the lengths")
         wrap = (lambda f: torch.compile(f, dynamic=False)) if compiled else (lambda f: f)
         self._perceive, self._propose, self._refine = wrap(model.perceive), wrap(propose), wrap(refine)
 
