@@ -14,7 +14,7 @@ semagram-train: train a latent world model that plans, on a task in simulation.
 Keys, with their defaults (a key is set as key=value, in any order):
 
   task=cartpole-swingup    what to learn; `python -m envs.suite` lists the suite's names
-  steps=35000              environment steps in all (enough for the default task; most want 100000 or more)
+  steps=25000              environment steps in all (enough for the default task; most want 100000 or more)
   seed=1                   makes the run repeatable
   envs=1                   environments stepped side by side (more cores, more of them)
   device=cpu               cpu, cuda or auto

@@ -83,7 +83,7 @@ class ActingConfig:
 class LoopConfig(ActingConfig):
     """The loop itself: environment steps in all, and the seed that makes them repeatable."""
 
-    steps: int = 35_000
+    steps: int = 25_000
     seed: int = 1
 
     def __post_init__(self):
