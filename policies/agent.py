@@ -79,9 +79,7 @@ class Agent:
         self.ahead = -(-self.most // shortest)  # tokens that may be executed before the next decision
         self.spread = 0.0
         self.spent = Spent()
-        self.planned_tokens: list[
-            Tensor | None
-        ] = []  # the tokens (W,) that the planner chose in the last `act`, where it did
+        self.planned_tokens: list[Tensor | None] = []  # (W,), chosen by the planner in the last `act`, where it did
         self.forget()
 
     def forget(self) -> None:
@@ -234,8 +232,9 @@ class Agent:
         share of its time."""
         if self.promises is None:
             return
+        share = steps / self._lengths(word.unsqueeze(0))
         model, word = self.model, word.to(z.device)
-        imagined, share = model.step(z, word), steps / self._lengths(word.cpu().unsqueeze(0))
+        imagined = model.step(z, word)
         keep = model.token_discount(word, self.planner.discounts) * torch.sigmoid(imagined.continue_logit)
         self.promises.note(imagined.reward.cpu() * share, keep.cpu() ** share, steps.float(), due)
 
