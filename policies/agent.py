@@ -233,10 +233,8 @@ class Agent:
         if self.promises is None:
             return
         share = steps / self._lengths(word.unsqueeze(0))
-        model, word = self.model, word.to(z.device)
-        imagined = model.step(z, word)
-        keep = model.token_discount(word, self.planner.discounts) * torch.sigmoid(imagined.continue_logit)
-        self.promises.note(imagined.reward.cpu() * share, keep.cpu() ** share, steps.float(), due)
+        reward, keep = self.planner.foresee(z, word.to(z.device))
+        self.promises.note(reward.cpu() * share, keep.cpu() ** share, steps.float(), due)
 
     def _explored(self, plan: Plan) -> Float[Tensor, "T B W"]:
         """An elite of each plan, drawn by its weight, with noise of the plan's own spread."""

@@ -125,6 +125,15 @@ def score(
     return (total / (horizon + 1) if depths else total).view(size, count)
 
 
+def foresee(
+    model: WorldModel, z: Float[Tensor, "B D"], w: Float[Tensor, "B W"], discounts: Float[Tensor, " n"]
+) -> tuple[Float[Tensor, " B"], Float[Tensor, " B"]]:
+    """What one token is imagined to earn, and what is kept of a worth after it: the discount over it times the
+    probability that the episode goes on."""
+    imagined = model.step(z, w)
+    return imagined.reward, model.token_discount(w, discounts) * torch.sigmoid(imagined.continue_logit)
+
+
 def prior_distance(
     tokens: Float[Tensor, "T B N W"], modes: Float[Tensor, "T B n W"], points: int
 ) -> Float[Tensor, "B N"]:
@@ -167,6 +176,14 @@ class Planner:
             raise Mistake(f"planner.policy_samples, planner.elites={least}: at least {model.kinds}, the lengths")
         wrap = (lambda f: torch.compile(f, dynamic=False)) if compiled else (lambda f: f)
         self._perceive, self._propose, self._refine = wrap(model.perceive), wrap(propose), wrap(refine)
+        self._foresee = wrap(foresee)
+
+    @torch.no_grad()
+    def foresee(
+        self, z: Float[Tensor, "B D"], w: Float[Tensor, "B W"]
+    ) -> tuple[Float[Tensor, " B"], Float[Tensor, " B"]]:
+        """`foresee` of this planner's model."""
+        return self._foresee(self.model, z, w, self.discounts)
 
     @torch.no_grad()
     def plan(
