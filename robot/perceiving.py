@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Bool, UInt8
 from torch import Tensor
 
 from policies.words import WORDS
@@ -80,7 +80,8 @@ def at_moments(seen: dict[str, Tensor], moments: list[list[int]]) -> dict[str, T
     """Of what was seen at many times, (B, T, ...), the moments asked for, the first axis theirs.
 
     Each moment is a list of times, the newest first: the newest of the vectors and masks, (M, B, ...); all of the
-    frames, (M, B, F, H, W, 3). Words, which have no times, are there at each.
+    frames, (M, B, F, H, W, 3), of which those from before a gap are replaced by the oldest from after it, as an acting
+    robot's are (`policies.frame_stack`). Words, which have no times, are there at each.
     """
     now = [times[0] for times in moments]
     picked = {}
@@ -88,10 +89,20 @@ def at_moments(seen: dict[str, Tensor], moments: list[list[int]]) -> dict[str, T
         if key in (LANGUAGE_KEY, naming.mask(LANGUAGE_KEY)):
             picked[key] = value.expand(len(moments), *value.shape)
         elif is_image(key):
-            picked[key] = value[:, moments].movedim(1, 0)
+            there = seen[naming.mask(key)][:, moments].movedim(1, 0) > 0 if naming.mask(key) in seen else None
+            picked[key] = _filled(value[:, moments].movedim(1, 0), there)
         else:
             picked[key] = value[:, now].movedim(1, 0)
     return picked
+
+
+def _filled(frames: UInt8[Tensor, "M B F H W 3"], there: Bool[Tensor, "M B F 1"] | None) -> Tensor:
+    """Stacks, the newest frame first, in which the last one before a missing one stands for it and all older ones."""
+    if there is None or bool(there.all()):
+        return frames
+    unbroken = there[..., 0].long().cumprod(-1).sum(-1, keepdim=True).clamp(min=1)
+    at = torch.arange(frames.shape[2], device=frames.device).minimum(unbroken - 1)
+    return torch.take_along_dim(frames, at[..., None, None, None], 2)
 
 
 def sized(senses: Mapping, image_size: int) -> dict[str, list[int]]:

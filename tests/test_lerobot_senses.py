@@ -17,12 +17,13 @@ from envs.make import make_vector
 from envs.senses import Senses
 from envs.settings import TaskConfig
 from policies.checkpoint import load_model, read_identity
+from policies.frame_stack import FrameStack
 from policies.rollouts import as_tensors
 from robot.configuration_semagram import ImitatorConfig, SemagramConfig
 from robot.modeling_semagram import BLIND, SemagramPolicy
 from robot.perceiving import at_moments, squares
 from sim.frames import square
-from worldmodel.senses import LANGUAGE_KEY, STATE_KEY
+from worldmodel.senses import LANGUAGE_KEY, STATE_KEY, mask
 from worldmodel.settings import TokenConfig, VisionConfig
 
 SIZE, STEPS = 32, 14
@@ -86,6 +87,19 @@ def test_a_window_shows_the_frames_of_before_at_the_ends_of_its_tokens():
     assert picked[STATE_KEY][..., 0].tolist() == [[0, 100], [4, 104], [8, 108]]
     assert picked[FRONT].flatten(2).tolist() == [[[t, t - 2], [100 + t, 98 + t]] for t in (0, 4, 8)]
     assert picked[LANGUAGE_KEY].shape == (3, 2, 2)
+
+
+def test_the_past_before_a_gap_is_shown_in_training_as_it_is_when_acting():
+    there = torch.tensor([1, 1, 0, 1, 1, 1, 0, 0, 1, 1, 1.0])
+    time = torch.arange(len(there), dtype=torch.uint8).view(1, -1, 1, 1, 1).expand(1, -1, 4, 4, 3)
+    stack = FrameStack((0, 1, 2))
+    acting = [stack.see({FRONT: time[:, t], mask(FRONT): there[t].view(1, 1)}) for t in range(len(there))]
+    moments = [[t, t - 1, t - 2] for t in range(2, len(there))]
+    picked = at_moments({FRONT: time, mask(FRONT): there.view(1, -1, 1)}, moments)
+    for (now, *_), learned in zip(moments, picked[FRONT], strict=True):
+        if there[now]:
+            assert torch.equal(learned, acting[now][FRONT]), now
+    assert picked[mask(FRONT)][:, 0, 0].tolist() == there[2:].tolist()
 
 
 def fresh(cameras=(FRONT,), state=6, sentences=(), **keys):
