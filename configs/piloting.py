@@ -17,11 +17,11 @@ from robot.recording.drivers import PolicyDriver
 from robot.recording.settings import RecordConfig
 from robot.sim_camera import SimCamera
 from robot.so101_sim import SO101Sim
-from robot.targets import Targets
 from robot.which import CAMERAS
 from sim import so101
 from sim.canvas import RenderingUnavailable
 from sim.frames import shows
+from sim.targets import Targets
 from worldmodel.mistakes import Mistake
 from worldmodel.senses import LANGUAGE_KEY, STATE_KEY, Shapes, mask
 

@@ -8,8 +8,8 @@ from gymnasium import spaces
 
 from envs import suite
 from policies.settings import EXPERT
-from robot.targets import Targets
 from sim.so101_tasks import FULL
+from sim.targets import Targets
 
 if TYPE_CHECKING:
     from envs.settings import TaskConfig
@@ -26,7 +26,7 @@ class Diverged(ArithmeticError):
 
 
 class JointTargets(gymnasium.Wrapper):
-    """An environment of `sim.so101` with actions (6,) in [-1, 1], as `robot.targets` reads them.
+    """An environment of `sim.so101` with actions (6,) in [-1, 1], as `sim.targets` reads them.
 
     Observations: a Dict of so101-nexus's own components, and `target_lag` (6,): the last target less the joints'
     positions, in rad, which a tied action moves; with `state=joints` of the components only ENCODED. `info` holds

@@ -25,7 +25,7 @@ class TaskConfig:
     An action is held for `action_repeat` environment steps, which make one control step (unless set: 2 for
     the suite, else 1). `max_decisions` truncates an episode after so many control steps; 0 leaves the environment's
     own limit. Four keys are the arm's alone: `control_hz` (unless set, 30) targets a second, read as `control` says
-    (`robot.targets`); `end_on_success`: end the episode where it succeeds, which, where the reward is for being
+    (`sim.targets`); `end_on_success`: end the episode where it succeeds, which, where the reward is for being
     close, teaches to stay just short of it; and `state`: `full`, or `joints`, where an arm has cameras and nobody who
     tells it where things are.
     """

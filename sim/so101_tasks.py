@@ -27,7 +27,7 @@ SCRIPTED = ("so101-touch", "so101-pick-lift")
 
 TIED, ABSOLUTE = "tied", "absolute"
 CONTROLS = (TIED, ABSOLUTE)
-"""How an action is read: it moves the last joint target, or says the next one (`robot.targets`)."""
+"""How an action is read: it moves the last joint target, or says the next one (`sim.targets`)."""
 
 FULL, JOINTS = "full", "joints"
 STATES = (FULL, JOINTS)

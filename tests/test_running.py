@@ -16,10 +16,10 @@ from robot.running.motion import Motion
 from robot.running.pursuit import Plans, Pursuit
 from robot.running.settings import RunConfig, split_address
 from robot.running.smoothness import Smoothness
-from robot.targets import Targets
 from robot.ticks import Ticks
 from robot.units import Units
 from robot.watch import Watch
+from sim.targets import Targets
 from worldmodel.mistakes import Mistake
 
 HZ = 30.0

@@ -16,7 +16,7 @@ from worldmodel.senses import IMAGE_KEY_PREFIX, LANGUAGE_KEY, STATE_KEY, is_imag
 class Decider:
     """Answers a robot with the decisions of an agent, with a planner or without, for the task called `label`.
 
-    Its actions are for `control_hz` control steps a second, and mean what `control` says (`robot.targets`).
+    Its actions are for `control_hz` control steps a second, and mean what `control` says (`sim.targets`).
     """
 
     def __init__(self, agent: Agent, label: str, control: str, control_hz: float):

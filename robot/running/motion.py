@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from robot.targets import Targets
+from sim.targets import Targets
 
 TAIL_S = 0.2
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from robot.running.eyes import Eyes
 from robot.running.motion import Motion
-from robot.targets import Targets
+from sim.targets import Targets
 
 
 class Senses(Protocol):
