@@ -23,7 +23,7 @@ from policies.checkpoint import Identity
 from policies.tokens import Tokens
 from policies.trainer import Trainer
 from policies.vocabulary import unfit
-from policies.words import WORDS, Words
+from policies.words import Words
 from worldmodel.learner import Learner
 from worldmodel.mistakes import Mistake
 from worldmodel.model import WorldModel
@@ -200,11 +200,10 @@ class Assembly:
 
     def evaluator(self, planned: bool, seed: int, compiled: bool = False) -> Agent:
         """An agent that does not explore, by the averaged weights: with the planner, or the policy alone."""
-        model = self.learner.acting
-        planner = Planner(model, self.token_discounts, self.config.planner, compiled) if planned else None
-        generator = torch.Generator().manual_seed(seed)
-        every, heard = self.config.planner.replan_every, WORDS.known(self.sentences)
-        return Agent(model, self.tokens, planner, generator, every=every, heard=heard)
+        config, generator = self.config.planner, torch.Generator().manual_seed(seed)
+        return Agent.acting(
+            self.learner.acting, config, self.step_discount, self.sentences, generator, planned, compiled
+        )
 
     def identity(self) -> Identity:
         """What a checkpoint of now is for."""
@@ -235,10 +234,7 @@ def loaded_agent(
     compiled: bool = False,
 ) -> tuple[Agent, TaskConfig]:
     """An agent from a checkpoint, and the task it is for. Raises FolderError, ValueError as `task_of`."""
-    task = task_of(identity)
-    tokens = Tokens.of(identity.model.token, identity.action_size)
-    discounts = identity.model.token.discounts(identity.discount)
-    config, generator = planner or identity.planner, torch.Generator().manual_seed(seed)
-    heard = WORDS.known(identity.sentences)
-    chosen = Planner(model, discounts, config, compiled) if planned else None
-    return Agent(model, tokens, chosen, generator, every=config.replan_every, heard=heard), task
+    task, generator = task_of(identity), torch.Generator().manual_seed(seed)
+    config = planner or identity.planner
+    agent = Agent.acting(model, config, identity.discount, identity.sentences, generator, planned, compiled)
+    return agent, task

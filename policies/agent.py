@@ -1,5 +1,6 @@
 """The acting policy: observation in, action out, one token at a time."""
 
+from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 
 import torch
@@ -9,12 +10,13 @@ from torch import Tensor
 from policies.frame_stack import FrameStack
 from policies.noise import Noise
 from policies.tokens import Tokens
-from policies.words import recognised
+from policies.words import WORDS, recognised
 from worldmodel.mistakes import Mistake
 from worldmodel.model import WorldModel
 from worldmodel.planner import Memory, Plan, Planner
 from worldmodel.promises import Promises
 from worldmodel.senses import LANGUAGE_KEY
+from worldmodel.settings import PlannerConfig
 
 
 @dataclass
@@ -81,6 +83,26 @@ class Agent:
         self.spent = Spent()
         self.planned_tokens: list[Tensor | None] = []  # (W,), chosen by the planner in the last `act`, where it did
         self.forget()
+
+    @classmethod
+    def acting(
+        cls,
+        model: WorldModel,
+        config: PlannerConfig,
+        step_discount: float,
+        sentences: Sequence[str],
+        generator: torch.Generator,
+        planned: bool = True,
+        compiled: bool = False,
+    ) -> "Agent":
+        """An agent that does not explore: by a planner with these settings, or by the policy alone.
+
+        `step_discount`: of one control step. `sentences`: those of the training.
+        """
+        token = model.config.token
+        tokens = Tokens.of(token, model.points // token.knots)
+        planner = Planner(model, token.discounts(step_discount), config, compiled) if planned else None
+        return cls(model, tokens, planner, generator, every=config.replan_every, heard=WORDS.known(sentences))
 
     def forget(self) -> None:
         """Begin anew, with any number of environments."""

@@ -15,14 +15,13 @@ from policies.checkpoint import CONFIG, MODEL, load_into, versions
 from policies.files import replace_file
 from policies.folders import MANIFEST, check_folder, manifest, tensor_bytes
 from policies.tokens import Tokens
-from policies.words import WORDS, recognised
+from policies.words import recognised
 from robot.configuration_semagram import SemagramConfig
 from robot.perceiving import at_moments, perceived, unlike
 from worldmodel.encoder import sense_dropout_mask
 from worldmodel.imitation import Windows, imitation_loss
 from worldmodel.mistakes import Mistake
 from worldmodel.model import WorldModel
-from worldmodel.planner import Planner
 from worldmodel.senses import LANGUAGE_KEY, is_image, mask
 from worldmodel.vision import shift
 
@@ -59,12 +58,8 @@ class SemagramPolicy(PreTrainedPolicy):
         self.agent = self._agent()
 
     def _agent(self, generator: torch.Generator | None = None) -> Agent:
-        config = self.config
-        discounts = config.model.token.discounts(config.discount)
-        planner = Planner(self.model, discounts, config.planner) if config.planned else None
-        heard = WORDS.known(config.sentences)
-        every = config.planner.replan_every
-        return Agent(self.model, self.tokens, planner, generator or self.generator, every=every, heard=heard)
+        config, generator = self.config, generator or self.generator
+        return Agent.acting(self.model, config.planner, config.discount, config.sentences, generator, config.planned)
 
     def reset(self) -> None:
         """Forget the current tokens and plans; episodes begin."""
