@@ -67,10 +67,10 @@ def bench(keys: dict, folder: Path) -> dict:
         return tabulate(config)
     check_eyes(config.perceived)
     if config.peer.decisions:
-        from configs.duel import duel
+        from configs.suites.duel import duel
 
         return duel(config, folder)
-    from configs.benchmark import Benchmark
+    from configs.suites.benchmark import Benchmark
 
     return Benchmark.begin(config, folder).run()
 
@@ -80,9 +80,9 @@ def tabulate(config) -> dict:
 
     Raises ConfigError for files without a result of ours, or with one task's at different steps: a mean of both.
     """
-    from configs import report
     from configs.schema import BenchConfig
     from configs.strict import ConfigError
+    from configs.suites import report
     from envs.benchmark.results import read
 
     paths = [config.table] if isinstance(config.table, str) else config.table

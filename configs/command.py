@@ -22,8 +22,8 @@ from configs.store import register
 from configs.strict import ConfigError, unknown
 from envs.senses import Senses
 from envs.settings import ARM_DEFAULTS, ARM_TASKS, TaskConfig, find, label
-from robot.faults import in_one_line
-from robot.signals import SIGNALS, Stopped
+from robot.safety.faults import in_one_line
+from robot.safety.signals import SIGNALS, Stopped
 from sim.variation import Variation
 from worldmodel.mistakes import MachineFault, Mistake
 from worldmodel.settings import VisionConfig
@@ -68,9 +68,9 @@ def run(name: str, help_text: str, body: Callable[[dict, Path], dict]) -> list[d
 
     A mistake of the user's (Mistake, or OSError of what they gave), or a number that is not finite, ends the program
     with one line on stderr and exit code 2; what may pass (a full disk, a port that is gone) with one line and 1; Ended
-    with its own; Ctrl-C, or another signal that was taken for it (`robot.signals`), with 128 + its number. Anything
-    else that is raised is a defect: a traceback, and 1. A folder that is still empty then is removed. Returns what was
-    printed.
+    with its own; Ctrl-C, or another signal that was taken for it (`robot.safety.signals`), with 128 + its number.
+    Anything else that is raised is a defect: a traceback, and 1. A folder that is still empty then is removed. Returns
+    what was printed.
     """
     if {"-h", "--help"} & set(sys.argv[1:]):
         with _unread():
@@ -103,7 +103,7 @@ def run(name: str, help_text: str, body: Callable[[dict, Path], dict]) -> list[d
         finally:
             prune()
 
-    logging.getLogger("robot.gated").disabled = True  # of a fault the command tells itself
+    logging.getLogger("robot.safety.gated").disabled = True  # of a fault the command tells itself
     try:
         # SIGTERM and SIGHUP (the terminal closed) end the program as Ctrl-C does, with all that it began.
         with (

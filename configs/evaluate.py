@@ -63,7 +63,7 @@ def evaluate(keys: dict, folder: Path) -> dict:
     from configs.strict import build
 
     config = build(EvaluateConfig, keys)  # a mistake is answered before PyTorch is imported
-    from configs.evaluation import Evaluation
+    from configs.runs.evaluation import Evaluation
 
     return Evaluation.begin(config).run(folder)
 

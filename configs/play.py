@@ -53,7 +53,7 @@ def play(keys: dict, _folder) -> dict:
     from robot.running.settings import PlayConfig
 
     config = build(PlayConfig, keys)  # a mistake is answered before PyTorch is imported
-    from configs.playing import Playing
+    from configs.arm.playing import Playing
 
     return Playing.begin(config).run()
 

@@ -66,7 +66,7 @@ def record(keys: dict, _folder) -> dict:
 
     keys["task"] = keys.pop("job")
     config = build(RecordConfig, keys)  # a mistake is answered before LeRobot is imported
-    from configs.recording import Recording
+    from configs.arm.recording import Recording
 
     return Recording(config).run()
 

@@ -76,7 +76,7 @@ def run(keys: dict, _folder) -> dict:
     from robot.running.settings import RunConfig
 
     config = build(RunConfig, keys)  # a mistake is answered before PyTorch is imported
-    from configs.running import Running
+    from configs.arm.running import Running
 
     return Running.begin(config).run()
 

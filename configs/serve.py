@@ -46,7 +46,7 @@ def serve(keys: dict, _folder) -> dict:
 
     config = build(ServeConfig, keys)
     secret = read_secret(config.secret)
-    from configs.planning import decider
+    from configs.arm.planning import decider
     from policies.checkpoint import find_checkpoint
     from policies.serving.server import Server
 

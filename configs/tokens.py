@@ -54,7 +54,7 @@ def tokens(keys: dict, folder: Path) -> dict:
     from configs.strict import build
 
     config = build(TokensConfig, keys)
-    from configs.codecs import VERBS
+    from configs.codec.codecs import VERBS
 
     return VERBS[config.verb](config, folder)
 

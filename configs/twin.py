@@ -48,7 +48,7 @@ def twin(keys: dict, _folder) -> dict:
     import sys
     from pathlib import Path
 
-    from configs.priority import hurry
+    from configs.arm.priority import hurry
     from configs.strict import ConfigError, build
     from policies.files import replace_file
     from sim import twin_calibration, twin_model

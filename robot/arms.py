@@ -14,9 +14,9 @@ from lerobot.robots.so_follower import SO101Follower, SO101FollowerConfig
 from robot.camera_kinds import configured
 from robot.config_sim_camera import SimCameraConfig
 from robot.config_so101_sim import SO101SimConfig
-from robot.gate import Gate
-from robot.gated import GatedRobot
-from robot.limits import so101
+from robot.safety.gate import Gate
+from robot.safety.gated import GatedRobot
+from robot.safety.limits import so101
 from robot.so101_sim import SO101Sim
 from sim.tip import Tip
 from worldmodel.mistakes import Mistake

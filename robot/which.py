@@ -2,7 +2,7 @@
 
 from dataclasses import fields
 
-from robot.limits import PRESETS
+from robot.safety.limits import PRESETS
 from worldmodel.mistakes import Mistake
 
 SIM, REAL, TWIN = "so101-sim", "so101", "so101-twin"

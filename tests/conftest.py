@@ -126,7 +126,7 @@ def trainer(
 
     `weights` seeds the model only: a resumed one must not depend on it.
     """
-    from configs.assembly import senses_of
+    from configs.runs.assembly import senses_of
     from policies.agent import Agent
     from policies.settings import LoopConfig
     from policies.tokens import Tokens
@@ -243,7 +243,7 @@ def untaught():
 
 
 def _untaught(folder, task=None, **changes):
-    from configs.assembly import Assembly, prepare
+    from configs.runs.assembly import Assembly, prepare
     from configs.schema import TrainConfig
     from envs.settings import TaskConfig
     from policies.checkpoint import save_checkpoint

@@ -15,14 +15,14 @@ from pathlib import Path
 
 import pytest
 
-from configs import benchmark, pool, report
 from configs.bench import tabulate
-from configs.benchmark import Benchmark, settings
-from configs.jobs import Job, quoted
-from configs.pool import Pool
-from configs.progress import Screen, duration
 from configs.schema import BenchConfig, TrainConfig
 from configs.strict import ConfigError, build
+from configs.suites import benchmark, pool, report
+from configs.suites.benchmark import Benchmark, settings
+from configs.suites.jobs import Job, quoted
+from configs.suites.pool import Pool
+from configs.suites.progress import Screen, duration
 from envs.benchmark.block import BlockError, block_is_current
 from envs.benchmark.results import Result, append, read
 from envs.benchmark.suites import SUITES
@@ -100,7 +100,7 @@ def workers(home):
             line, place = (folder / "cmdline").read_bytes().decode(), (folder / "cwd").readlink()
         except OSError:
             continue
-        if "configs.worker" in line and place == home:
+        if "configs.suites.worker" in line and place == home:
             found.append((int(folder.name), line))
     return found
 

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from robot.braking import braked, stoppable, stopping, time_to_rest
+from robot.safety.braking import braked, stoppable, stopping, time_to_rest
 
 rates = st.floats(-1e3, 1e3)
 accelerations = st.floats(0.1, 1e4)

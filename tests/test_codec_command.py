@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from configs import codecs
+from configs.codec import codecs
 from configs.tokens import main
 from policies.codec import Codec
 from robot.datasets import Recording
@@ -38,8 +38,8 @@ def tokens(monkeypatch, capsys, tmp_path, episodes):
 
 
 def test_compare_leaves_a_table_and_a_plot(tokens, monkeypatch, tmp_path):
-    monkeypatch.setattr("configs.tokens_figures.SCALES", (4, 10))  # fewer codes to fit for the plot
-    monkeypatch.setattr("configs.tokens_figures.POINTS", (0.5, 1))
+    monkeypatch.setattr("configs.codec.figures.SCALES", (4, 10))  # fewer codes to fit for the plot
+    monkeypatch.setattr("configs.codec.figures.POINTS", (0.5, 1))
     result, _ = tokens("compare", "dataset=arm", "strings=200", "hydra.run.dir=out")
     rows = {row["codec"]: row for row in result["rows"]}
     assert list(rows) == CODES and result["switching"] == ["gripper"]
@@ -65,7 +65,7 @@ def test_fit_leaves_a_codec_that_codes_actions_in_their_own_units(tokens, episod
 
 
 def test_a_codec_that_is_not_relative_is_compared_too(tokens, monkeypatch):
-    monkeypatch.setattr("configs.tokens_figures.rate_distortion", lambda *_: None)  # it takes most of the time
+    monkeypatch.setattr("configs.codec.figures.rate_distortion", lambda *_: None)  # it takes most of the time
     result, _ = tokens("compare", "dataset=arm", "strings=100", "relative=false", "ids=10", "hydra.run.dir=out")
     assert [row["codec"] for row in result["rows"]] == CODES
     ours = result["rows"][0]

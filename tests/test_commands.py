@@ -226,7 +226,7 @@ def test_a_mistake_is_one_line_and_nothing_is_written(command, tmp_path, monkeyp
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     if "compile=true" in arguments:
-        monkeypatch.setattr("configs.assembly.compiler_works", lambda: False)
+        monkeypatch.setattr("configs.runs.assembly.compiler_works", lambda: False)
     code, out, err = command(name, *arguments)
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert err.startswith("semagram: ")

@@ -14,12 +14,12 @@ import warnings
 import pytest
 from lerobot.teleoperators import Teleoperator, TeleoperatorConfig
 
-import configs.recording
-import configs.running
+import configs.arm.recording
+import configs.arm.running
 import robot.arms
 from configs import record, run
 from robot.recording.parts import Draft
-from robot.signals import SIGNALS
+from robot.safety.signals import SIGNALS
 from sim.joints import JOINTS
 
 pytestmark = pytest.mark.usefixtures("patient_driver", "patient_gate")
@@ -38,7 +38,7 @@ def patient_gate(monkeypatch):
 @pytest.fixture(scope="module")
 def planner(arm_checkpoint, tmp_path_factory):
     """semagram-run's keys for a planner that serves in a thread."""
-    from configs.planning import decider
+    from configs.arm.planning import decider
     from policies.serving.sealing import read_secret
     from policies.serving.server import Server
 
@@ -63,7 +63,7 @@ def running(arm_checkpoint, planner):
 def robots(monkeypatch):
     """The robots that the commands have put behind the gate, the newest last."""
     made = []
-    for module in (configs.recording, configs.running):
+    for module in (configs.arm.recording, configs.arm.running):
 
         def gated(*given, inner=module.gated, **keys):
             made.append(inner(*given, **keys))
@@ -188,13 +188,13 @@ def test_a_signal_ends_a_run_in_simulation(running, ends, number):
 
 
 def test_a_planner_that_is_killed_ends_a_run(arm_checkpoint, ends, monkeypatch):
-    made, inner = [], configs.running.LocalPlanner
+    made, inner = [], configs.arm.running.LocalPlanner
 
     def local(*given):
         made.append(inner(*given))
         return made[-1]
 
-    monkeypatch.setattr(configs.running, "LocalPlanner", local)
+    monkeypatch.setattr(configs.arm.running, "LocalPlanner", local)
     words = (f"checkpoint={arm_checkpoint}", "viewer=none", "seconds=60")
     code, line = ends(run.main, lambda: os.kill(made[0].pid, signal.SIGKILL), *words)
     assert code == 1
@@ -240,7 +240,7 @@ class Wave(Teleoperator):
 def person(monkeypatch):
     """Who drives the recordings."""
     wave = Wave()
-    monkeypatch.setattr(configs.recording, "teleoperator", lambda keys: wave)
+    monkeypatch.setattr(configs.arm.recording, "teleoperator", lambda keys: wave)
     return wave
 
 

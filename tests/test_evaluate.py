@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-import configs.evaluation
-import configs.pace
-from configs.episodes import TOGETHER, EvaluationEpisodes
-from configs.evaluation import Evaluation
-from configs.pace import measure
+import configs.runs.evaluation
+import configs.runs.pace
+from configs.runs.episodes import TOGETHER, EvaluationEpisodes
+from configs.runs.evaluation import Evaluation
+from configs.runs.pace import measure
+from configs.runs.training import Training
 from configs.schema import EvaluateConfig, TrainConfig
 from configs.strict import ConfigError, build
-from configs.training import Training
 from envs.benchmark.figures import draw_paired_strips
 from envs.senses import Senses
 from envs.sentences import PARAPHRASES
@@ -204,7 +204,7 @@ def test_a_deadline_of_the_settings_is_kept(toys, monkeypatch):
     clock, lasting, began = [0.0], np.random.default_rng(0), []
     fake = types.SimpleNamespace(perf_counter=lambda: clock[0])
     monkeypatch.setattr(planning, "time", fake)
-    monkeypatch.setattr(configs.pace, "time", fake)
+    monkeypatch.setattr(configs.runs.pace, "time", fake)
     config = PlannerConfig(
         samples=8, policy_samples=2, elites=4, iterations=50, horizon=1, deadline_ms=5.0, budget="fixed"
     )
@@ -229,7 +229,7 @@ def test_under_a_deadline_the_planner_plays_in_one_environment_at_a_time(run, mo
         asked.append(together)
         return EvaluationEpisodes(task, count, together, *given, **keys)
 
-    monkeypatch.setattr(configs.evaluation, "EvaluationEpisodes", noted)
+    monkeypatch.setattr(configs.runs.evaluation, "EvaluationEpisodes", noted)
     chosen = evaluation(run, {"deadline_ms": 1000.0}, episodes=2)
     assert len(chosen._episodes(True)[0].returns) == len(chosen._episodes(False)[0].returns) == 2
     assert asked == [1, TOGETHER]

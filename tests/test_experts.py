@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from robot.limits import so101
+from robot.safety.limits import so101
 from robot.units import Units
 from sim import so101 as arm
 from sim.so101_experts import AT_REST, EXPERTS, Unreachable, expert

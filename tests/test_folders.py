@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from configs.run_folder import RunFolder
+from configs.runs.run_folder import RunFolder
 from policies import folders
 from policies.files import replace_file
 from policies.folders import (

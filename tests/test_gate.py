@@ -5,11 +5,11 @@ import dataclasses
 import numpy as np
 import pytest
 
-from robot.faults import Fault, FaultKind, NotReleasable
-from robot.gate import Gate
-from robot.limits import Box, JointLimits, Limits, so101
-from robot.watch import Timed
-from robot.workspace import Workspace
+from robot.safety.faults import Fault, FaultKind, NotReleasable
+from robot.safety.gate import Gate
+from robot.safety.limits import Box, JointLimits, Limits, so101
+from robot.safety.watch import Timed
+from robot.safety.workspace import Workspace
 from sim.tip import Tip
 
 DT = 1 / 30

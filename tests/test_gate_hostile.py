@@ -5,10 +5,10 @@ import math
 import numpy as np
 import pytest
 
-from robot.faults import FaultKind, NotReleasable
-from robot.gate import Gate
-from robot.limits import JointLimits, Limits
-from robot.watch import SOONEST_S, Timed
+from robot.safety.faults import FaultKind, NotReleasable
+from robot.safety.gate import Gate
+from robot.safety.limits import JointLimits, Limits
+from robot.safety.watch import SOONEST_S, Timed
 
 EPS = 1e-6
 GOALS, EPISODE = 20_000, 200

@@ -76,7 +76,7 @@ def test_what_kills_lerobots_loop_is_a_fault_that_brakes_and_holds(arm, value):
 
 
 def test_for_loops_that_know_nothing_of_gates_a_fault_ends_them_at_rest(arm):
-    from robot.faults import RobotFault
+    from robot.safety.faults import RobotFault
 
     arm.robot.stop_on_fault = True
     with pytest.raises(RobotFault, match="not-finite: the goal of shoulder_pan is nan"), arm.robot as robot:
@@ -87,7 +87,7 @@ def test_for_loops_that_know_nothing_of_gates_a_fault_ends_them_at_rest(arm):
 
 
 def test_a_dead_servo_is_a_fault_and_the_others_are_braked_and_released(arm):
-    from robot.faults import RobotFault
+    from robot.safety.faults import RobotFault
 
     message = r"driver: the robot cannot be read: .*no status packet"
     with pytest.raises(RobotFault, match=message) as caught, arm.robot as robot:
@@ -115,7 +115,7 @@ def test_a_servo_that_stays_in_trouble_is_released_once_and_told_of(arm):
 
 
 def test_a_pulled_cable_is_a_fault_and_one_put_back_goes_on_from_where_the_arm_is_then(arm):
-    from robot.faults import NotReleasable, RobotFault
+    from robot.safety.faults import NotReleasable, RobotFault
 
     with arm.robot as robot:
         assert move(arm, 120)[-1] > 29
@@ -231,9 +231,9 @@ def test_it_rests_for_a_pause_and_goes_on_without_a_fault(arm):
 
 
 def test_a_robot_of_other_joints_or_units_or_with_its_own_step_limit_is_refused(arm):
-    from robot.gate import Gate
-    from robot.gated import GatedRobot
-    from robot.limits import JointLimits, Limits
+    from robot.safety.gate import Gate
+    from robot.safety.gated import GatedRobot
+    from robot.safety.limits import JointLimits, Limits
 
     gate = Gate(Limits({"j": JointLimits(0, 1, 1, 1, 1)}))
     with pytest.raises(ValueError, match=r"the limits are for j\.pos"):
@@ -260,8 +260,8 @@ ENDS = {
 
 @pytest.mark.parametrize("said", ENDS)
 def test_a_signal_or_an_exception_ends_the_loop_in_the_same_order(arm, said):
-    from robot.faults import RobotFault
-    from robot.signals import Stopped
+    from robot.safety.faults import RobotFault
+    from robot.safety.signals import Stopped
 
     arm.robot.close_with(lambda: arm.chain.log.append("data"))
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]

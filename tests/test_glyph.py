@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policies.brush import pressure, ribbon
-from policies.glyph import UNKNOWN, Lanes, glyph
-from policies.lines import MANY, joined
-from policies.ring import GAP, Ring
+from policies.glyphs.brush import pressure, ribbon
+from policies.glyphs.glyph import UNKNOWN, Lanes, glyph
+from policies.glyphs.lines import MANY, joined
+from policies.glyphs.ring import GAP, Ring
 from policies.splines import design
 from policies.vocabulary import Ask, Grip, Look, Move, Stop
 

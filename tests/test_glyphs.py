@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from configs.glyphs import draw_file, spoken
+from configs.codec.glyphs import draw_file, spoken
 from policies.codec import Codec, CodecConfig
-from policies.ink import draw
+from policies.glyphs.ink import draw
 from policies.notation import to_plain
 from policies.splines import design
 from policies.vocabulary import Ask, Grip, Look, Move, Stop

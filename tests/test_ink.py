@@ -11,10 +11,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from configs.films import HEIGHT, Reel, sentence
-from policies.brush import drop
-from policies.glyph import Shape, glyph
-from policies.ink import SCALE, draw, picture, svg, thinned
+from configs.runs.films import HEIGHT, Reel, sentence
+from policies.glyphs.brush import drop
+from policies.glyphs.glyph import Shape, glyph
+from policies.glyphs.ink import SCALE, draw, picture, svg, thinned
 from policies.tokens import Tokens
 from policies.vocabulary import Grip, Move, Stop
 from worldmodel.settings import TokenConfig

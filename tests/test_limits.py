@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from robot.limits import PRESETS, Box, JointLimits, Limits, so101
+from robot.safety.limits import PRESETS, Box, JointLimits, Limits, so101
 from sim.joints import JOINTS
 
 FULL = {name: SimpleNamespace(range_min=700, range_max=3400) for name in JOINTS}

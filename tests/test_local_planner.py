@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from configs.planning import LocalPlanner
+from configs.arm.planning import LocalPlanner
 from policies.serving.link import Link
 from policies.serving.messages import Begin
 from policies.serving.sealing import Refused

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from configs.sights import MISSING, Strip
+from configs.runs.sights import MISSING, Strip
 from policies.agent import Agent
 from policies.memories import Memories, imagined
 from policies.tokens import Tokens

@@ -10,12 +10,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from configs import peers, tdmpc2_launcher
-from configs.duel import OURS_EACH, alternate, milliseconds
-from configs.peers import Theirs, check, interpreter
 from configs.schema import PeerConfig
-from configs.stopwatch import Ours
 from configs.strict import ConfigError
+from configs.suites import peers, tdmpc2_launcher
+from configs.suites.duel import OURS_EACH, alternate, milliseconds
+from configs.suites.peers import Theirs, check, interpreter
+from configs.suites.stopwatch import Ours
 from policies.frame_stack import FrameStack
 from policies.tokens import Tokens
 from worldmodel.settings import TokenConfig

@@ -6,13 +6,13 @@ import json
 import numpy as np
 import pytest
 
+from configs.arm.playing import HIGH, LOW, Playing
 from configs.command import FAILED, Ended
-from configs.playing import HIGH, LOW, Playing
 from policies.notation import to_plain
 from policies.vocabulary import Ask, Grip, Look, Move, Stop
 from robot.arms import connect, gated, simulated
-from robot.limits import RANGES
 from robot.running.settings import PlayConfig
+from robot.safety.limits import RANGES
 from robot.so101_sim import SimulatedTime, SO101Sim
 from robot.ticks import Ticks
 

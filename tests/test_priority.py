@@ -12,7 +12,7 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "sched_setscheduler"), reason="a
 GIVEN_BACK = """
 import os
 
-from configs.priority import hurried
+from configs.arm.priority import hurried
 
 
 def state():
@@ -39,7 +39,7 @@ def test_a_user_without_rights_gives_back_what_was_granted():
 
 
 def test_who_does_not_ask_stays_as_they_are():
-    from configs.priority import hurried
+    from configs.arm.priority import hurried
 
     before = os.sched_getscheduler(0), os.getpriority(os.PRIO_PROCESS, 0)
     with hurried(False) as granted:

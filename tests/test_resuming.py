@@ -11,8 +11,8 @@ import sys
 import pytest
 import yaml
 
-from configs.resuming import as_meant
-from configs.run_folder import RunFolder
+from configs.runs.resuming import as_meant
+from configs.runs.run_folder import RunFolder
 from worldmodel.settings import LearningConfig
 
 DAMAGED = [*(f"{name}.safetensors" for name in ("model", "learner", "replay", "loop")), "config.json", "progress.json"]

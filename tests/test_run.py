@@ -11,7 +11,7 @@ HEADER = {"success_rate", "episodes", "control_hz", "missed_deadlines", "p99_jit
 
 
 def run(arm_checkpoint, **keys) -> dict:
-    from configs.running import Running
+    from configs.arm.running import Running
     from robot.running.settings import RunConfig
 
     return Running.begin(RunConfig(str(arm_checkpoint), viewer="none", **keys)).run()
@@ -39,14 +39,14 @@ def test_on_the_simulated_arm_every_episode_is_run_and_the_line_says_how(arm_che
     ],
 )
 def test_a_checkpoint_without_a_task_of_ours_is_refused_in_one_line(arm_checkpoint, monkeypatch, task, says):
-    import configs.running
-    from configs.assembly import loaded_agent
+    import configs.arm.running
+    from configs.runs.assembly import loaded_agent
     from policies.checkpoint import load_model, read_identity
     from policies.folders import FolderError
 
     found = read_identity(arm_checkpoint)
     other = replace(found, task=found.task | task if task else task)
-    monkeypatch.setattr(configs.running, "read_identity", lambda path: other)
+    monkeypatch.setattr(configs.arm.running, "read_identity", lambda path: other)
     with pytest.raises(FolderError, match=says):
         run(arm_checkpoint)
     with pytest.raises(FolderError, match=says):
@@ -55,7 +55,7 @@ def test_a_checkpoint_without_a_task_of_ours_is_refused_in_one_line(arm_checkpoi
 
 @pytest.mark.parametrize("decisions", [0, 45, 10_000])
 def test_an_episode_lasts_as_long_as_in_training(decisions):
-    from configs.running import Running
+    from configs.arm.running import Running
     from envs.make import make
     from envs.settings import TaskConfig
     from robot.running.settings import RunConfig
@@ -75,7 +75,7 @@ class Terminal(io.StringIO):
 
 
 def test_a_person_at_a_terminal_sees_the_rate_the_margins_and_the_token(arm_checkpoint, monkeypatch):
-    from configs.running import Running
+    from configs.arm.running import Running
     from robot.running.view import View
 
     terminal = Terminal()
@@ -91,7 +91,7 @@ def test_a_person_at_a_terminal_sees_the_rate_the_margins_and_the_token(arm_chec
 
 
 def test_it_records_in_the_task_and_at_the_rate_that_it_was_trained_for(arm_checkpoint, tmp_path):
-    from configs.recording import Recording
+    from configs.arm.recording import Recording
     from robot.recording.settings import RecordConfig
 
     keys = RecordConfig(str(tmp_path / "d"), by="policy", checkpoint=str(arm_checkpoint), episodes=1, seconds=0.5)

@@ -7,18 +7,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from configs.running import Running
+from configs.arm.running import Running
 from robot.arms import driven
-from robot.faults import FaultKind
 from robot.running.eyes import Eyes
 from robot.running.loop import Loop
 from robot.running.motion import Motion
 from robot.running.pursuit import Plans, Pursuit
 from robot.running.settings import RunConfig, split_address
 from robot.running.smoothness import Smoothness
+from robot.safety.faults import FaultKind
+from robot.safety.watch import Watch
 from robot.ticks import Ticks
 from robot.units import Units
-from robot.watch import Watch
 from sim.targets import Targets
 from worldmodel.mistakes import Mistake
 

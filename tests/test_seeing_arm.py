@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from configs.assembly import loaded_agent
+from configs.runs.assembly import loaded_agent
 from envs.blackout import watched
 from envs.make import make, make_vector
 from envs.senses import Senses
@@ -44,7 +44,7 @@ def checkpoint(tmp_path_factory, untaught):
 
 
 def running(checkpoint, **keys):
-    from configs.running import Running
+    from configs.arm.running import Running
 
     return Running.begin(RunConfig(str(checkpoint), **{"viewer": "none"} | keys))
 
@@ -57,7 +57,7 @@ def until(true) -> None:
 
 
 def test_a_checkpoint_that_sees_is_refused_in_one_line_where_nothing_can_be_drawn(monkeypatch):
-    from configs.piloting import Pilot
+    from configs.arm.piloting import Pilot
 
     def connect(camera):
         raise RenderingUnavailable("no EGL here")
@@ -244,8 +244,8 @@ def test_a_camera_that_is_not_there_at_first_is_an_error(tmp_path):
 
 def test_a_plan_is_due_when_the_robot_it_is_for_says(checkpoint):
     """One robot's deadline is not the next's; one that says none gets the planner's own."""
-    from configs.planning import decider, opened
-    from configs.running import begin_of
+    from configs.arm.planning import decider, opened
+    from configs.arm.running import begin_of
     from policies.serving.messages import Question
 
     answering = decider(checkpoint, 3, "cpu", 1, True)
@@ -272,8 +272,8 @@ def test_a_plan_is_due_when_the_robot_it_is_for_says(checkpoint):
 
 @pytest.mark.parametrize("planned", [True, False])
 def test_a_planners_process_decides_as_the_agent_does_from_the_same_senses(checkpoint, planned):
-    from configs.planning import decider, opened
-    from configs.running import begin_of
+    from configs.arm.planning import decider, opened
+    from configs.arm.running import begin_of
     from policies.serving.messages import Question, Refusal
     from policies.words import Words
 
@@ -407,7 +407,7 @@ def test_a_camera_is_what_lerobot_makes_of_its_keys():
 
 
 def test_a_policy_that_sees_can_be_recorded_and_begins_as_in_training(checkpoint, tmp_path, monkeypatch):
-    from configs.recording import Recording
+    from configs.arm.recording import Recording
     from robot.recording.settings import RecordConfig
 
     keys = RecordConfig(str(tmp_path / "d"), by="policy", checkpoint=str(checkpoint), episodes=1, seconds=0.5)

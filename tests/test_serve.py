@@ -10,8 +10,8 @@ import time
 
 import numpy as np
 
-from configs.learned import task_of
-from configs.running import begin_of
+from configs.arm.running import begin_of
+from configs.runs.learned import task_of
 from policies.checkpoint import read_identity
 from policies.serving.link import Link
 from policies.serving.sealing import read_secret

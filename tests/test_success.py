@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 
-from configs.run_folder import COLUMNS, RunFolder
+from configs.runs.run_folder import COLUMNS, RunFolder
 from policies.agent import Agent
 from policies.rollouts import Rollout, rollout, success_rates
 

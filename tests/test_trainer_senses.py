@@ -139,7 +139,7 @@ def test_a_checkpoint_says_what_it_perceives(make, toys, tmp_path):
 
 
 def test_a_damaged_replay_is_said_in_one_line_and_a_missing_one_is_done_without(make, toys, tmp_path):
-    from configs.evaluation import Evaluation
+    from configs.runs.evaluation import Evaluation
 
     trainer = make((9,))
     advance(trainer, 12)

@@ -15,9 +15,9 @@ from hydra import compose, initialize
 from omegaconf import OmegaConf
 
 from configs.command import Ended
-from configs.run_folder import COLUMNS
+from configs.runs.run_folder import COLUMNS
+from configs.runs.training import Training
 from configs.store import register
-from configs.training import Training
 from envs.faults import EnvironmentFault, EnvironmentLost
 from envs.make import make_vector
 
@@ -165,7 +165,7 @@ def test_episodes_that_end_together_are_all_recorded(toys, tmp_path, monkeypatch
         *(*toys.tiny_keys, "task=gym", "task.id=Pendulum-v1", "task.max_decisions=75", "envs=2"),
         *("steps=450", "evaluation.every=0"),
     )
-    monkeypatch.setattr("configs.assembly.make_vector", partial(make_vector, processes=False))
+    monkeypatch.setattr("configs.runs.assembly.make_vector", partial(make_vector, processes=False))
     if save == 1:
         Training.begin(keys, tmp_path / "whole").run()
         rows = (tmp_path / "whole" / "metrics.csv").read_text().splitlines()

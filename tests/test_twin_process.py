@@ -7,12 +7,12 @@ import time
 
 import pytest
 
-from configs.twin_process import TwinProcess
+from configs.arm.twin_process import TwinProcess
 
 WAIT_S = 120.0
 STARTS = """
 import time
-from configs.twin_process import TwinProcess
+from configs.arm.twin_process import TwinProcess
 twin = TwinProcess()
 print(twin._process.pid, flush=True)
 time.sleep(1000)

@@ -3,9 +3,9 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from robot.gated import GatedRobot
 from robot.recording.drivers import Driver
 from robot.recording.parts import Draft
+from robot.safety.gated import GatedRobot
 from robot.ticks import Ticks
 
 

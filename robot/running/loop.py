@@ -6,13 +6,13 @@ from typing import Protocol
 
 import numpy as np
 
-from robot.faults import Fault, FaultKind, NotReleasable
-from robot.gate import Gate
-from robot.gated import SUFFIX, GatedRobot
 from robot.running.eyes import Eyes
 from robot.running.motion import Motion
 from robot.running.pursuit import Plans, Pursuit, Senses, Thinker
 from robot.running.smoothness import Smoothness
+from robot.safety.faults import Fault, FaultKind, NotReleasable
+from robot.safety.gate import Gate
+from robot.safety.gated import SUFFIX, GatedRobot
 from robot.ticks import Ticks
 from robot.units import Units
 

@@ -16,11 +16,11 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from configs.learned import task_of
-from configs.planning import LocalPlanner
-from configs.priority import hurry
-from configs.running import begin_of
-from configs.twin_process import TwinProcess
+from configs.arm.planning import LocalPlanner
+from configs.arm.priority import hurry
+from configs.arm.running import begin_of
+from configs.arm.twin_process import TwinProcess
+from configs.runs.learned import task_of
 from envs.mirror import Mirror
 from policies.checkpoint import find_checkpoint, read_identity
 from policies.serving.link import Link

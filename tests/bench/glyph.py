@@ -8,8 +8,8 @@ import time
 
 import numpy as np
 
-from policies.glyph import glyph
-from policies.ink import picture
+from policies.glyphs.glyph import glyph
+from policies.glyphs.ink import picture
 from policies.vocabulary import Move
 
 ROUNDS, TOKENS, SIZE = 40, 5, 240

@@ -10,8 +10,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 from PIL import Image
 
-from policies.glyph import RULER, Lanes, glyph
-from policies.ink import INK, picture
+from policies.glyphs.glyph import RULER, Lanes, glyph
+from policies.glyphs.ink import INK, picture
 from policies.notation import from_plain
 from policies.vocabulary import Move
 

@@ -11,10 +11,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-from configs.duel import alternate, milliseconds
-from configs.peers import Theirs
 from configs.schema import PeerConfig, TrainConfig
-from configs.stopwatch import Ours
+from configs.suites.duel import alternate, milliseconds
+from configs.suites.peers import Theirs
+from configs.suites.stopwatch import Ours
 from envs.settings import TaskConfig
 
 KINDS = ("update", "plan")

@@ -1,0 +1,1 @@
+"""configs/arm/: what stands behind the commands that move an arm, a real one or its twin."""

@@ -1,0 +1,26 @@
+"""The arm at a wire that a command's keys name, and a twin of its own where they name none."""
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+
+from lerobot.robots import Robot
+
+from configs.arm.twin_process import TwinProcess
+from robot.arms import driven, twin
+from robot.recording.settings import RecordConfig
+from robot.running.settings import PlayConfig, RunConfig
+from robot.which import REAL
+
+
+def wired(
+    config: RecordConfig | RunConfig | PlayConfig, stack: ExitStack, cameras: Mapping[str, dict] | None = None
+) -> Robot:
+    """LeRobot's driver, not yet connected; `stack` ends a twin that had to be started. Raises ValueError, OSError."""
+    if config.robot == REAL:
+        return driven(config.port, config.id, config.calibration_dir, cameras)
+    if config.port_file:
+        return twin(Path(config.port_file), cameras)
+    process = TwinProcess()
+    stack.callback(process.stop)
+    return twin(process.port_file, cameras)

@@ -1,0 +1,79 @@
+"""A checkpoint as the driver of a recording in simulation: it sees of the scene what training showed it."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from configs.arm.planning import opened
+from envs.arm import known, seen
+from envs.senses import Senses, key
+from envs.settings import TaskConfig
+from policies.checkpoint import find_checkpoint, read_identity
+from policies.words import WORDS
+from robot.config_sim_camera import SimCameraConfig
+from robot.recording.drivers import PolicyDriver
+from robot.recording.settings import RecordConfig
+from robot.sim_camera import SimCamera
+from robot.so101_sim import SO101Sim
+from robot.which import CAMERAS
+from sim import so101
+from sim.canvas import RenderingUnavailable
+from sim.frames import shows
+from sim.targets import Targets
+from worldmodel.mistakes import Mistake
+from worldmodel.senses import LANGUAGE_KEY, STATE_KEY, Shapes, mask
+
+
+class Pilot:
+    """What a model that perceives `senses` is shown of a simulated arm in `task`; `sentence`: what it is told to do."""
+
+    def __init__(self, robot: SO101Sim, task: TaskConfig, senses: Shapes, sentence: str):
+        """Open cameras of the model's own, beside the robot's. Raises ValueError for one that is not there."""
+        self._parts = known(so101.components(robot.scene), task.state) if STATE_KEY in senses else None
+        looks, self._cameras = Senses.of(senses), {}
+        self._told = {LANGUAGE_KEY: WORDS.encode([sentence])} if LANGUAGE_KEY in senses else {}
+        for name in looks.cameras:
+            if name not in CAMERAS:
+                raise Mistake(f"checkpoint=: it looks through {name}; in simulation there are {', '.join(CAMERAS)}")
+            shape = {"width": looks.size, "height": looks.size, "fps": round(task.control_hz)}
+            camera = SimCamera(SimCameraConfig(view=CAMERAS[name], **shape))
+            camera.show(robot.scene)
+            try:
+                camera.connect()
+            except RenderingUnavailable as error:
+                raise Mistake(f"checkpoint=: it looks through {name}: {error}") from error
+            self._cameras[key(f"images.{name}")] = camera
+
+    def see(self, scene, target: np.ndarray) -> dict[str, Tensor]:
+        """What the model perceives, (1, ...) each, while the arm goes to `target` (6,) in rad."""
+        observed = dict(self._told)
+        if self._parts is not None:
+            named = seen(scene.state(), self._parts, target)
+            state = np.concatenate([named[name] for name in sorted(named)]).astype(np.float32)
+            observed[STATE_KEY] = torch.from_numpy(state[None])
+        for name, camera in self._cameras.items():
+            frame = camera.read()
+            observed[name] = torch.from_numpy(frame.copy()[None])
+            observed[mask(name)] = torch.tensor([[float(shows(frame))]])
+        return observed
+
+    def close(self) -> None:
+        """Close the cameras."""
+        for camera in self._cameras.values():
+            camera.disconnect()
+
+
+def pilot(config: RecordConfig, robot: SO101Sim) -> PolicyDriver:
+    """A checkpoint as a driver. Raises ValueError for one of another task or rate, FolderError."""
+    path = find_checkpoint(Path(config.checkpoint))
+    agent, task = opened(path, config.seed, config.device, config.threads, config.planner)
+    if task.name != config.task_name or task.control_hz != config.control_hz:
+        raise Mistake(
+            f"checkpoint={config.checkpoint}: is for task={task.label} at {task.control_hz} Hz, not "
+            f"{config.task_name} at {config.control_hz} Hz"
+        )
+    targets = Targets.at(task.control_hz, *so101.limits(robot.scene), task.control)
+    eyes = Pilot(robot, task, read_identity(path).senses, config.sentence or task.words)
+    return PolicyDriver(robot, agent, targets, eyes)

@@ -1,0 +1,166 @@
+"""A session of recording: an arm, who drives it, episodes that are safe when finished, a dataset and its picture."""
+
+import os
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from configs.arm.arms import wired
+from configs.arm.priority import ORDINARY, hurried
+from configs.command import FAILED, SIGNALLED, Ended, say
+from robot.arms import connect, gated, simulated
+from robot.config_sim_camera import SimCameraConfig
+from robot.recording.drivers import Driver, DriverLost, ScriptDriver, TeleopDriver
+from robot.recording.loop import play, resting
+from robot.recording.parts import MEASURED, SUCCESS, EpisodeInfo, Parts
+from robot.recording.review import Review, picture
+from robot.recording.settings import EXPERT, POLICY, PREFIX, RecordConfig
+from robot.recording.teleops import teleoperator
+from robot.safety.faults import RobotFault, in_one_line
+from robot.safety.gated import GatedRobot
+from robot.safety.signals import Stopped
+from robot.so101_sim import SimulatedTime
+from robot.ticks import Ticks
+from robot.which import CAMERAS
+from sim.so101_experts import Unreachable
+from worldmodel.mistakes import Mistake
+
+SLOW = 0.98  # of the rate that was asked for: below it, the loop says so
+TRIES = 50  # layouts in a row that a script may refuse
+
+
+@dataclass
+class Recording:
+    """What is being recorded, as `config` says."""
+
+    config: RecordConfig
+    scheduling: str = ORDINARY
+    skipped: int = 0
+
+    def run(self) -> dict:
+        """Record what is missing, merge, draw. Returns the summary. Raises ValueError, OSError."""
+        config, dataset = self.config, Path(self.config.dataset)
+        os.environ.setdefault("SVT_LOG", "1")  # the video encoder: errors only
+        with ExitStack() as stack:
+            robot, clock = self._arm(stack)
+            kind = robot.robot_type or robot.name
+            parts = stack.enter_context(Parts(dataset, self._features(robot), config.control_hz, kind))
+            say(f"{dataset}: {parts.finished} of {config.episodes} episodes are there")
+            try:
+                if parts.finished < config.episodes:
+                    self._record(robot, clock, parts)
+            except (RobotFault, DriverLost, Stopped, ExceptionGroup) as end:  # the group: of the shutdown
+                code = SIGNALLED + end.number if isinstance(end, Stopped) else FAILED
+                line = f"{in_one_line(end)}; {parts.finished} episodes are safe, the same command goes on"
+                raise Ended(line, code) from end
+            finally:
+                parts.merge()
+        review = Review.of(dataset)
+        summary = review.summary()
+        drawn = dataset.with_name(f"{dataset.name}.png")
+        rate = summary["success_rate"]
+        title = f"{review.tasks[-1]}  {summary['episodes']} episodes by {config.by}"
+        picture(drawn, dataset, title if rate is None else f"{title}, {rate:.0%} succeeded")
+        say(f"{summary['episodes']} episodes, {summary['frames']} frames: {dataset}, {drawn}")
+        return {
+            **summary,
+            "dataset": str(dataset),
+            "picture": str(drawn),
+            "robot": config.robot,
+            "task": review.tasks[-1],
+            "by": config.by,
+            "skipped": self.skipped,
+            "paced": config.waits,
+            "scheduling": self.scheduling,
+        }
+
+    def _arm(self, stack: ExitStack) -> tuple[GatedRobot, object]:
+        """The robot, not yet connected, and the clock by which it lives. Raises ValueError, OSError."""
+        config = self.config
+        if config.simulated:
+            size = {"fps": config.control_hz, **config.camera}
+            cameras = {name: SimCameraConfig(view=CAMERAS[name], **size) for name in config.cameras}
+            robot = simulated(config.task_name, float(config.control_hz), cameras=cameras)
+        else:
+            robot = wired(config, stack, config.robot_cameras)
+        clock = time if config.waits else SimulatedTime(robot)
+        return gated(robot, config.preset, stop_on_fault=True, clock=clock), clock
+
+    def _features(self, robot: GatedRobot) -> dict:
+        from lerobot.utils.feature_utils import hw_to_dataset_features
+
+        one = {"shape": (1,), "names": None}
+        features = hw_to_dataset_features(robot.observation_features, "observation", self.config.video)
+        features |= hw_to_dataset_features(robot.action_features, "action")
+        features[MEASURED] = {"dtype": "float64", **one}
+        if self.config.simulated:
+            features[SUCCESS] = {"dtype": "bool", **one}
+        return features
+
+    def _record(self, robot: GatedRobot, clock, parts: Parts) -> None:
+        connect(robot)
+        with ExitStack() as stack:
+            stack.push(robot)
+            driver = self._driver(robot)
+            robot.close_with(driver.close)  # after the arm has come to rest
+            while parts.finished < self.config.episodes:
+                self._episode(robot, driver, clock, parts)
+                if self.config.reset_seconds and parts.finished < self.config.episodes:
+                    say(f"{self.config.reset_seconds:g} s to put things back: not recorded")
+                    with hurried(self.config.real_time), resting(robot):
+                        ticks = Ticks(self.config.control_hz, clock)
+                        play(robot, driver, ticks, self.config.reset_seconds, lambda: None)
+
+    def _episode(self, robot: GatedRobot, driver: Driver, clock, parts: Parts) -> None:
+        config, number = self.config, parts.finished
+        seed = self._begin(robot, driver, number)
+        judge = (lambda: robot.robot.success) if config.simulated else (lambda: None)
+        ticks = Ticks(config.control_hz, clock)
+        with parts.episode() as draft:
+            with hurried(config.real_time) as self.scheduling, resting(robot):
+                done = play(robot, driver, ticks, config.longest_s, judge, draft, self._sentence(robot))
+            rate = ticks.mean_hz or float(config.control_hz)
+            with robot.held():  # it is finished: a signal is not to lose it
+                draft.save(EpisodeInfo(seed, done, rate, ticks.late, config.by))
+        told = {None: "", True: ", success", False: ", no success"}[done]
+        say(f"episode {number + 1} of {config.episodes}: safe{told}, {draft.frames} frames, {rate:.1f} Hz")
+        if rate < SLOW * config.control_hz:
+            say(
+                f"too slow: {rate:.1f} Hz instead of {config.control_hz}, {ticks.late} of {draft.frames} frames late, "
+                f"{ticks.skipped} left out; {MEASURED} tells when each really was"
+            )
+
+    def _begin(self, robot: GatedRobot, driver: Driver, number: int) -> int:
+        """Lay the scene out and begin; the seed that says how. A layout that the script cannot do is left out."""
+        for attempt in range(TRIES):
+            seed = int(np.random.SeedSequence([self.config.seed, number, attempt]).generate_state(1)[0])
+            if self.config.simulated:
+                robot.robot.reset(seed)
+                robot.forget()
+            try:
+                driver.begin(seed)
+            except Unreachable as error:
+                self.skipped += 1
+                say(f"left out a layout: {error}")
+                continue
+            return seed
+        raise Mistake(f"task={self.config.task}: {TRIES} layouts in a row are out of the script's reach")
+
+    def _sentence(self, robot: GatedRobot) -> str:
+        if self.config.sentence:
+            return self.config.sentence
+        if self.config.simulated:
+            return robot.robot.scene.unwrapped.task_description
+        return self.config.task.removeprefix(PREFIX)
+
+    def _driver(self, robot: GatedRobot) -> Driver:
+        if self.config.by == EXPERT:
+            return ScriptDriver(robot.robot)
+        if self.config.by == POLICY:
+            from configs.arm.piloting import pilot  # torch takes seconds
+
+            return pilot(self.config, robot.robot)
+        return TeleopDriver(teleoperator(self.config.teleop), list(robot.action_features))

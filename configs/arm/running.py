@@ -1,0 +1,242 @@
+"""A run of a checkpoint on an arm: the arm, the task's eyes, the planner and the view, put together and taken apart."""
+
+import contextlib
+import signal
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from lerobot.robots import Robot
+
+from configs.arm.arms import wired
+from configs.arm.fit import Fit
+from configs.arm.planning import LocalPlanner, remote_reach
+from configs.arm.priority import hurried
+from configs.command import say
+from configs.runs.learned import task_of
+from configs.strict import ConfigError
+from envs.mirror import Mirror, scene_bodies
+from envs.senses import Senses
+from envs.settings import TaskConfig
+from policies.checkpoint import Identity, find_checkpoint, read_identity
+from policies.rollouts import episode_seeds
+from policies.serving.link import Link
+from policies.serving.messages import Begin
+from policies.serving.sealing import read_secret
+from robot.arms import connect, gated, new_gate, simulated
+from robot.config_sim_camera import SimCameraConfig
+from robot.running.eyes import Eyes
+from robot.running.loop import Loop
+from robot.running.rerun_view import Rerun
+from robot.running.settings import RunConfig, split_address
+from robot.running.view import Nothing, View
+from robot.safety.faults import RobotFault, in_one_line
+from robot.safety.signals import Stopped
+from robot.steady_camera import SteadyCamera, in_a_line
+from robot.ticks import Ticks, no_collection
+from robot.units import Units
+from robot.which import CAMERAS, SIM
+from sim.so101_tasks import TASKS
+
+TRIES = 3
+"""Faults on the way to an episode's beginning, after which the run ends."""
+
+
+@dataclass
+class Running:
+    """One run. `task`: what the checkpoint was trained on."""
+
+    config: RunConfig
+    path: Path
+    identity: Identity
+    task: TaskConfig
+    fit: Fit
+
+    @classmethod
+    def begin(cls, config: RunConfig) -> "Running":
+        """Look at the checkpoint. Raises ConfigError, FolderError, ValueError."""
+        path = find_checkpoint(Path(config.checkpoint))
+        identity = read_identity(path)
+        task = task_of(identity)
+        if not task.is_arm:
+            raise ConfigError(f"checkpoint={config.checkpoint}: for {task.label}, not for one of the SO-101's tasks")
+        fit = Fit(config, identity, task)
+        fit.check()
+        return cls(config, path, identity, task, fit)
+
+    @property
+    def seconds(self) -> float:
+        """How long an episode lasts: unless set, as long as in training."""
+        task, own = self.task, TASKS[self.task.name].seconds
+        if self.config.seconds or not task.max_decisions:
+            return self.config.seconds or own
+        return min(own, task.max_decisions / task.control_hz)
+
+    def run(self) -> dict:
+        """Run all episodes; what happened. Raises ValueError, OSError for what keeps it from beginning."""
+        config = self.config
+        with contextlib.ExitStack() as stack:
+            show = self._view()
+            stack.callback(show.close)
+            begin = begin_of(self.identity, self.task, config.lead, self.fit.sentence)
+            link = self._link(stack, show, begin)
+            with ThreadPoolExecutor(1) as meanwhile:  # both take seconds
+                connecting = meanwhile.submit(link.connect)
+                mirror = Mirror(self.task, self.fit.senses.state)
+                stack.callback(mirror.close)
+                inner = self._arm(stack, show)
+                connecting.result()
+            robot = gated(inner, config.preset)
+            ticks = Ticks(self.task.control_hz)
+            units = Units(mirror.targets.low, mirror.targets.high)
+            lead = min(config.lead, begin.every)
+            bodies = (lambda: scene_bodies(inner.scene)) if config.robot == SIM else (lambda: None)
+            judged = config.robot == SIM or self.fit.told or bool(config.target)
+            loop = Loop(robot, units, mirror, link, ticks, lead, show, bodies, self._eyes(show), judged)
+            scheduling = stack.enter_context(hurried(config.real_time))
+            connect(robot)
+            say(f"{robot}: {self.task.label}, limits={config.preset}, scheduling: {scheduling}")
+            ended = self._drive(loop, mirror)
+        return self._summary(loop, link, ended) | {"scheduling": scheduling}
+
+    def _drive(self, loop: Loop, mirror: Mirror) -> str:
+        """All episodes, and the shutdown whatever ends them; how it ended."""
+        try:
+            with contextlib.ExitStack() as stack, no_collection():
+                stack.push(loop.robot.__exit__)
+                home = loop.read()
+                for episode in range(self.config.episodes):
+                    if not self._prepare(loop, mirror, episode):
+                        return "fault"
+                    done = loop.episode(self.seconds)
+                    told = {True: "done", False: "not done", None: "over"}[done]
+                    loop.show.say(f"episode {episode + 1}: {told}")
+                    if loop.robot.fault is not None and not loop.recover():
+                        return "fault"
+                if self.config.robot != SIM and (why := loop.approach(home)):
+                    if loop.robot.fault is not None:
+                        return "fault"
+                    loop.show.say(f"not quite where it was found: {why}")
+                return "done"
+        except Stopped as stopped:
+            say(in_one_line(stopped))
+            return signal.Signals(stopped.number).name
+        except (RobotFault, ExceptionGroup) as fault:  # the group: what went wrong in the shutdown
+            loop.faults.append(in_one_line(fault))
+            say(f"stopped: {loop.faults[-1]}")
+            return "fault"
+
+    def _prepare(self, loop: Loop, mirror: Mirror, episode: int) -> bool:
+        """Lay out an episode and bring the arm to its beginning; whether it is there."""
+        (seed,) = episode_seeds(self.config.seed, 1, episode, 1)
+        mirror.lay_out(seed)
+        robot = loop.robot
+        if self.config.robot == SIM:
+            robot.rest()
+            robot.robot.reset(seed)
+            loop.placed(new_gate(robot.robot, self.config.preset))
+            return True
+        if self.config.target:
+            mirror.aim(np.array(self.config.target))
+        for _ in range(TRIES):
+            if not (why := loop.approach(mirror.start)):
+                return True
+            if loop.robot.fault is None:
+                loop.faults.append(f"not at the episode's beginning: {why}")
+                say(f"stopped: {loop.faults[-1]}")
+                return False
+            if not loop.recover():
+                return False
+        return False
+
+    def _view(self):
+        config = self.config
+        if config.viewer == "rerun":
+            return Rerun(self.identity.model.token, self.task.control_hz, config.viewer_file)
+        if config.viewer == "none":
+            return Nothing()
+        return View(self.identity.model.token, self.task.control_hz, config.episodes)
+
+    def _arm(self, stack: contextlib.ExitStack, show) -> Robot:
+        config = self.config
+        if config.robot == SIM:
+            size = {"width": self.fit.senses.size, "height": self.fit.senses.size, "fps": round(self.task.control_hz)}
+            cameras = {name: SimCameraConfig(view=CAMERAS[name], **size) for name in self.fit.senses.cameras}
+            return simulated(self.task.name, self.task.control_hz, config.seed, cameras)
+        robot = wired(config, stack, config.robot_cameras)
+        for name, camera in robot.cameras.items():
+            robot.cameras[name] = SteadyCamera(name, camera, show.say)
+        stack.enter_context(in_a_line())
+        return robot
+
+    def _eyes(self, show) -> Eyes:
+        senses, lags = self.fit.senses, self.identity.model.vision.lags
+        if not senses.cameras:
+            return Eyes()
+        return Eyes(senses.cameras, senses.size, lags, not senses.state, self.task.control_hz, show.say)
+
+    def _link(self, stack: contextlib.ExitStack, show, begin: Begin) -> Link:
+        """To the planner."""
+        config = self.config
+        if config.remote:
+            reach = remote_reach(split_address(config.remote, "remote"))
+            link = Link(reach, read_secret(config.secret), begin, show.say)
+        else:
+            local = LocalPlanner(self.path, config.seed, config.device, config.threads, config.planner)
+            stack.callback(local.stop)
+            link = Link(local.reach, local.secret, begin, show.say, patience_s=None, again=False)
+        stack.callback(link.close)
+        return link
+
+    def _summary(self, loop: Loop, link: Link, ended: str) -> dict:
+        plans, timing = loop.plans, loop.ticks.summary()
+        told = [done for done in loop.successes if done is not None]
+        return {
+            "success_rate": float(np.mean(told)) if told else None,
+            "episodes": len(loop.successes),
+            "control_hz": loop.ticks.mean_hz,
+            "missed_deadlines": plans.late,
+            "plans": plans.count,
+            **_percentiles("plan_ms", plans.plan_ms),
+            **_percentiles("round_ms", plans.round_ms),
+            **timing,
+            **loop.smoothness.summary(),
+            "planner_losses": link.losses,
+            "faults": loop.faults,
+            "driver": loop.robot.name,
+            "robot": self.config.robot,
+            "task": self.task.label,
+            "limits": self.config.preset,
+            "ended": ended,
+        }
+
+
+def begin_of(identity: Identity, task: TaskConfig, lead: int, sentence: str = "") -> Begin:
+    """What a robot says to the planner of a checkpoint that it asks `lead` control steps before a plan is due.
+
+    The deadline leaves half of that for the way there and back, and for being late.
+    """
+    token, looks = identity.model.token, Senses.of(identity.senses)
+    every = identity.planner.replan_every or token.length
+    return Begin(
+        task=task.label,
+        state_size=identity.state_size,
+        action_size=identity.action_size,
+        control=task.control,
+        control_hz=task.control_hz,
+        every=every,
+        length=token.length,
+        knots=token.knots,
+        degree=token.degree,
+        cameras=",".join(looks.cameras),
+        image_size=looks.size if looks.cameras else 0,
+        lags=",".join(map(str, identity.model.vision.lags)) if looks.cameras else "",
+        sentence=sentence,
+        deadline_ms=500.0 * min(lead, every) / task.control_hz,
+    )
+
+
+def _percentiles(name: str, values: list[float]) -> dict:
+    found = [round(float(v), 3) for v in np.percentile(values, [50, 99])] if values else [None, None]
+    return {f"{name}_p50": found[0], f"{name}_p99": found[1]}

@@ -1,0 +1,1 @@
+"""configs/codec/: what `semagram-tokens` does."""

@@ -1,0 +1,143 @@
+"""What semagram-tokens does: demonstrations to a dataset, a dataset to a codec, its table and its pictures."""
+
+import csv
+import io
+import sys
+from dataclasses import asdict, fields
+from pathlib import Path
+
+import numpy as np
+
+from configs.schema import TokensConfig
+from policies.codec import Codec, CodecConfig
+from policies.codec.comparison import Measurement, Ordered, baselines, measure
+from policies.codec.scaling import Scaling
+from policies.codec.training import windows_of
+from policies.files import replace_file
+from policies.folders import aside_of
+from policies.settings import CodecChoices
+from policies.vocabulary import unfit
+from robot import datasets
+from worldmodel.mistakes import Mistake
+
+STRIDE = 3  # steps between the chunks that codes are fitted to
+
+
+def demo(config: TokensConfig, folder: Path) -> dict:
+    """Write demonstrations of the simulated arm as a LeRobotDataset."""
+    from sim.demonstrations import CHANNELS, RATE_HZ, demonstrations
+
+    out = Path(config.out)
+    if out.exists():  # said, as what follows is, before the seconds it takes to make them
+        raise datasets.DatasetError(f"{out}: already there; a dataset is written to a new folder")
+    try:
+        with aside_of(out) as aside:
+            aside.mkdir()
+    except OSError as error:
+        raise datasets.DatasetError(f"out={out}: cannot be written ({error.strerror}); e.g. out=runs/arm") from error
+    episodes = demonstrations(config.seed, config.episodes)
+    datasets.write(out, datasets.Recording(episodes, CHANNELS, RATE_HZ), "pick up and put down")
+    return {"dataset": str(out), "episodes": len(episodes), "steps": sum(map(len, episodes)), "rate_hz": RATE_HZ}
+
+
+def fit(config: TokensConfig, folder: Path) -> dict:
+    """Fit a codec to all of a dataset and save it."""
+    recording = datasets.read(Path(config.dataset))
+    codec = Codec.fit(recording.episodes, settings(config, recording.rate_hz))
+    out = Path(config.out) if config.out else folder / "codec"
+    codec.save(out)
+    return {"codec": str(out), "episodes": len(recording.episodes), **about(codec, recording.names)}
+
+
+def compare(config: TokensConfig, folder: Path) -> dict:
+    """Fit every code to most episodes, measure it on the others."""
+    from configs.codec.figures import rate_distortion
+
+    recording = datasets.read(Path(config.dataset))
+    fitted, held_out = split(recording.episodes, config)
+    choice = settings(config, recording.rate_hz)
+    windows = windows_of([e for e in fitted if len(e) > choice.length], choice.length, STRIDE)
+    codec = Codec.fit(fitted, choice, stride=STRIDE)
+    rows = []
+    for code in (Ordered(codec), *baselines(windows, config.seconds)):
+        rng = np.random.default_rng(config.seed)
+        rows.append(measure(code, held_out, choice.length, config.strings, rng))
+        print(line(rows[-1]), file=sys.stderr, flush=True)
+    _write_table(folder, rows)
+    rate_distortion(folder / "rate-distortion.png", codec, windows, held_out, rows)
+    return {"rows": [asdict(row) for row in rows], **about(codec, recording.names)}
+
+
+def draw(config: TokensConfig, folder: Path) -> dict:
+    """Draw a held-out chunk as its ids refine it, and the episode as a glyph; or the glyph of a sentence."""
+    from configs.codec.figures import refinement
+    from configs.codec.glyphs import draw_both, draw_file, spoken
+
+    if config.sentence:
+        return draw_file(Path(config.sentence), folder)
+    recording = datasets.read(Path(config.dataset))
+    choice = settings(config, recording.rate_hz)
+    if wrong := unfit(choice.control_points, choice.length / recording.rate_hz):
+        raise Mistake(f"seconds={config.seconds:g} knots={config.knots} at {recording.rate_hz:g} Hz: {wrong}")
+    fitted, held_out = split(recording.episodes, config)
+    codec = Codec.fit(fitted, choice)
+    window = windows_of(held_out, codec.config.length + 1, codec.config.length)[0]
+    ids = codec.encode(window[1:], window[0])
+    folder.mkdir(parents=True, exist_ok=True)
+    refinement(folder / "chunk.png", codec, window, ids, recording.names)
+    glyph = draw_both(spoken(codec, held_out, recording.rate_hz), folder)
+    return {"figure": str(folder / "chunk.png"), "ids": ids.tolist(), **glyph, **about(codec, recording.names)}
+
+
+def settings(config: TokensConfig, rate_hz: float) -> CodecConfig:
+    """The codec's settings for a dataset of that rate."""
+    choices = {f.name: getattr(config, f.name) for f in fields(CodecChoices)}
+    return CodecConfig(**choices, length=max(1, round(config.seconds * rate_hz)))
+
+
+def split(episodes: list[np.ndarray], config: TokensConfig) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Episodes to fit to and others, scaled so that the former's 1-99 % quantiles are [-1, 1], and cut to that."""
+    if len(episodes) < 2:
+        raise Mistake(f"dataset={config.dataset}: {len(episodes)} episode; at least 2, to hold one out")
+    order = np.random.default_rng(config.seed).permutation(len(episodes))
+    count = min(len(episodes) - 1, max(1, round(config.held_out * len(episodes))))
+    fitted = [episodes[i].astype(float) for i in sorted(order[count:])]
+    scaling = Scaling.fit(fitted, config.margin)
+    held_out = [episodes[i].astype(float) for i in sorted(order[:count])]
+    return tuple([np.clip(scaling.scale(e), -1, 1) for e in part] for part in (fitted, held_out))
+
+
+def about(codec: Codec, names: tuple[str, ...]) -> dict:
+    """A codec in a few words."""
+    bits = codec.config.ids * codec.config.bits
+    switching = [names[c] for c in codec.switching]
+    return {"length": codec.config.length, "channels": list(names), "switching": switching, "string_bits": bits}
+
+
+def line(row: Measurement) -> str:
+    """A row of the table in Markdown."""
+    guesses = "/".join(f"{e:.3f}" for e in row.prefix_rmse)
+    return (
+        f"| {row.codec} | {row.bits:.0f} | {row.ids:.1f} | {row.rmse:.4f} | {row.max_error:.2f} | {row.jump:.4f} "
+        f"| {100 * row.valid:.0f} % | {guesses} | {row.encode_us:.0f} / {row.decode_us:.0f} |"
+    )
+
+
+HEAD = """\
+| codec | bits | ids | RMSE | largest error | jump | valid | RMSE after 1/8, 1/4, 1/2 | encode / decode, us |
+| --- | --- | --- | --- | --- | --- | --- | --- | --- |
+"""
+
+
+def _write_table(folder: Path, rows: list[Measurement]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    replace_file(folder / "table.md", (HEAD + "\n".join(map(line, rows)) + "\n").encode())
+    csv_text = io.StringIO()
+    table = csv.DictWriter(csv_text, fieldnames=list(asdict(rows[0])), lineterminator="\n")
+    table.writeheader()
+    table.writerows(asdict(row) | {"prefix_rmse": " ".join(f"{e:.6f}" for e in row.prefix_rmse)} for row in rows)
+    replace_file(folder / "table.csv", csv_text.getvalue().encode())
+
+
+VERBS = {"fit": fit, "compare": compare, "draw": draw, "demo": demo}
+"""What each of `configs.schema.TOKEN_VERBS` does."""

@@ -1,0 +1,240 @@
+"""From checked settings to working parts: environments, model, learner, planner, agent, trainer."""
+
+import ctypes
+import logging
+import os
+import sys
+import warnings
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import torch
+from gymnasium import spaces
+
+from configs.runs.episodes import EvaluationEpisodes, side_by_side
+from configs.runs.learned import task_of
+from configs.schema import MachineConfig, TrainConfig
+from envs.blackout import watched
+from envs.make import ENDLESS, episode_limit, make_vector
+from envs.settings import TaskConfig
+from policies.agent import Agent
+from policies.checkpoint import Identity
+from policies.tokens import Tokens
+from policies.trainer import Trainer
+from policies.vocabulary import unfit
+from policies.words import Words
+from worldmodel.learner import Learner
+from worldmodel.mistakes import Mistake
+from worldmodel.model import WorldModel
+from worldmodel.planner import Planner
+from worldmodel.replay import Replay
+from worldmodel.senses import LANGUAGE_KEY, is_image
+from worldmodel.settings import PlannerConfig
+
+NO_COMPILER = "no C++ compiler here (Debian, Ubuntu: apt-get install g++)"
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where to compute, and whether to compile."""
+
+    device: torch.device
+    compiled: bool
+
+
+def prepare(config: MachineConfig) -> Machine:
+    """Set threads; resolve `auto`. Raises ValueError for a device or a compiler that is not there, too many threads."""
+    cores = os.cpu_count() or 1
+    if config.threads > cores:
+        raise Mistake(f"threads={config.threads}: at most {cores}, the cores of this machine")
+    torch.set_num_threads(config.threads)
+    keep_memory()
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # says at each start that there is no CUDA
+    name = config.device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    there = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name.startswith("cuda") and int(name.partition(":")[2] or 0) >= there:
+        raise Mistake(f"device={config.device}: CUDA devices here: {there}; device=cpu works")
+    compiled = config.compile != "false" and compiler_works()
+    if not compiled and config.compile == "true":
+        raise Mistake(f"compile=true: {NO_COMPILER}")
+    if not compiled and config.compile == "auto":
+        warnings.warn(f"{NO_COMPILER}: running at about half the speed", stacklevel=2)
+    return Machine(torch.device(name), compiled)
+
+
+def keep_memory() -> None:
+    """Have glibc keep what is freed: a batch of frames comes and goes at each update, and each page costs a fault.
+
+    Measured: moving 1024 frames of 64 x 64 at random takes 8 ms with it, 24 ms without.
+    """
+    if sys.platform == "linux" and (tune := getattr(ctypes.CDLL(None), "mallopt", None)) is not None:
+        tune(M_MMAP_THRESHOLD, 1 << 25)
+        tune(M_TRIM_THRESHOLD, 1 << 30)
+
+
+def compiler_works() -> bool:
+    """Whether torch.compile has a C++ compiler here."""
+    from torch._inductor.cpp_builder import get_cpp_compiler
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    try:
+        get_cpp_compiler()
+    except InvalidCxxCompiler:
+        return False
+    return True
+
+
+def discount_of(limit: int | None) -> float:
+    """Discount of one control step, from an episode's length: (n - 1) / n with n = length / 5, bounded to 0.95..0.995.
+
+    Source: TD-MPC2 (arXiv 2310.16828), appendix: a fifth of an episode is the horizon.
+    """
+    n = (limit or ENDLESS) / 5
+    return float(np.clip((n - 1) / n, 0.95, 0.995))
+
+
+def senses_of(space: spaces.Dict) -> dict[str, tuple[int, ...]]:
+    """The senses of an environment's observation space, each with the shape of what the model gets of it."""
+    seen = {key: part for key, part in space.items() if not key.startswith("mask.")}
+    return {key: (Words.size,) if key == LANGUAGE_KEY else part.shape for key, part in seen.items()}
+
+
+@dataclass(frozen=True)
+class Assembly:
+    """The parts of a training run. `close` ends the environments."""
+
+    config: TrainConfig
+    machine: Machine
+
+    @classmethod
+    def begin(cls, config: TrainConfig) -> "Assembly":
+        """All parts of a run. Raises ValueError for a task, a device or a size with which there is none."""
+        parts = cls(config, prepare(config))
+        parts.trainer  # noqa: B018  it is made
+        return parts
+
+    @cached_property
+    def env(self):
+        """The training environments."""
+        config = self.config
+        return make_vector(config.task, config.envs, variation=config.randomise, senses=config.perceived, wrap=watched)
+
+    @cached_property
+    def episodes(self) -> EvaluationEpisodes:
+        """Those of an evaluation."""
+        config = self.config
+        settings = {"variation": config.randomise, "senses": config.perceived, "wrap": watched}
+        together = side_by_side(config.planner.deadline_ms)
+        return EvaluationEpisodes(config.task, config.evaluation.episodes, together, **settings)
+
+    @cached_property
+    def step_discount(self) -> float:
+        """Discount of one control step."""
+        return discount_of(episode_limit(self.env))
+
+    @cached_property
+    def tokens(self) -> Tokens:
+        """What a token is, as motion. Raises ValueError for one that is in no vocabulary, and so cannot be drawn."""
+        token, rate_hz = self.config.model.token, self.env.metadata["render_fps"]
+        for length in token.lengths:
+            if wrong := unfit(token.knots, length / rate_hz):
+                raise Mistake(f"model.token.length={length} model.token.knots={token.knots}: {wrong}")
+        return Tokens.of(token, self.env.single_action_space.shape[0])
+
+    @cached_property
+    def senses(self) -> dict[str, tuple[int, ...]]:
+        """What the environments show, each with its shape."""
+        return senses_of(self.env.single_observation_space)
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """What is said in training, to an agent that hears."""
+        return tuple(part.words for part in self.config.task.parts) if LANGUAGE_KEY in self.senses else ()
+
+    @cached_property
+    def learner(self) -> Learner:
+        """Model, target and optimiser, seeded."""
+        with torch.random.fork_rng():
+            torch.manual_seed(self.config.seed)
+            model = WorldModel(self.senses, self.tokens.points, self.config.model, self.tokens.forms)
+        model = model.to(self.machine.device)
+        return Learner(model, self.token_discounts, self.config.learning, self.machine.compiled)
+
+    @property
+    def token_discounts(self) -> tuple[float, ...]:
+        """Discount over one whole token, of each length."""
+        return self.config.model.token.discounts(self.step_discount)
+
+    @cached_property
+    def trainer(self) -> Trainer:
+        """The loop, at its beginning."""
+        config, model = self.config, self.learner.model
+        generator = torch.Generator().manual_seed(config.seed)
+        thorough = replace(config.planner, budget="fixed", anchor=0.0, deadline_ms=0.0)
+        every = config.planner.replan_every
+        planner = Planner(model, self.token_discounts, thorough, self.machine.compiled)
+        agent = Agent(model, self.tokens, planner, generator, config.noise, every)
+        replay = Replay(
+            config.replay.room(any(map(is_image, self.senses))),
+            config.envs,
+            self.senses,
+            self.tokens.action_size,
+            self.tokens.size,
+            config.model.vision.lags,
+        )
+        return Trainer(
+            self.env,
+            self.learner,
+            agent,
+            replay,
+            self.tokens,
+            generator,
+            config,
+            config.task.action_repeat,
+            self.step_discount,
+        )
+
+    def evaluator(self, planned: bool, seed: int, compiled: bool = False) -> Agent:
+        """An agent that does not explore, by the averaged weights: with the planner, or the policy alone."""
+        config, generator = self.config.planner, torch.Generator().manual_seed(seed)
+        return Agent.acting(
+            self.learner.acting, config, self.step_discount, self.sentences, generator, planned, compiled
+        )
+
+    def identity(self) -> Identity:
+        """What a checkpoint of now is for."""
+        return Identity(
+            asdict(self.config.task),
+            self.senses,
+            self.tokens.action_size,
+            self.step_discount,
+            self.trainer.env_steps,
+            self.config.model,
+            self.config.planner,
+            self.sentences,
+        )
+
+    def close(self) -> None:
+        """End the environments' processes."""
+        self.env.close()
+        if "episodes" in self.__dict__:
+            self.episodes.close()
+
+
+def loaded_agent(
+    identity: Identity,
+    model: WorldModel,
+    planned: bool,
+    seed: int,
+    planner: PlannerConfig | None = None,
+    compiled: bool = False,
+) -> tuple[Agent, TaskConfig]:
+    """An agent from a checkpoint, and the task it is for. Raises FolderError, ValueError as `task_of`."""
+    task, generator = task_of(identity), torch.Generator().manual_seed(seed)
+    config = planner or identity.planner
+    agent = Agent.acting(model, config, identity.discount, identity.sentences, generator, planned, compiled)
+    return agent, task

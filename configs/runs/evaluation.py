@@ -1,0 +1,240 @@
+"""An evaluation of a checkpoint: episodes, time, arithmetic, picture and video."""
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property, partial
+from pathlib import Path
+
+import numpy as np
+from gymnasium import Env
+from tqdm import tqdm
+
+from configs.command import say
+from configs.runs.assembly import Machine, loaded_agent, prepare, senses_of
+from configs.runs.episodes import EvaluationEpisodes, side_by_side
+from configs.runs.films import film
+from configs.runs.pace import Pace, measure
+from configs.schema import EvaluateConfig
+from configs.strict import ConfigError, build
+from envs import language
+from envs.benchmark.figures import paired_strips
+from envs.benchmark.statistics import mean_interval
+from envs.blackout import watched
+from envs.dropping import Dropping
+from envs.make import make
+from envs.senses import Senses
+from envs.settings import TaskConfig
+from policies.agent import Agent
+from policies.checkpoint import (
+    PROGRESS,
+    REPLAY,
+    Identity,
+    find_checkpoint,
+    load_model,
+    read_identity,
+    versions,
+)
+from policies.files import replace_file
+from policies.folders import FolderError, check_folder, read_tensors
+from policies.memories import Memories
+from policies.rollouts import Rollout, outcome, success_rates
+from worldmodel.arithmetic import plan_gflop
+from worldmodel.model import WorldModel
+from worldmodel.replay import Replay
+from worldmodel.settings import PlannerConfig
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A checkpoint at `path`, loaded, and how to evaluate it."""
+
+    config: EvaluateConfig
+    machine: Machine
+    path: Path
+    identity: Identity
+    model: WorldModel
+    planner: PlannerConfig
+
+    @classmethod
+    def begin(cls, config: EvaluateConfig) -> "Evaluation":
+        """Load what `config` says. Raises ConfigError, FolderError."""
+        if not config.checkpoint:
+            raise ConfigError("checkpoint=: a run folder or a checkpoint, e.g. checkpoint=runs/walker-walk/<run>")
+        path = find_checkpoint(Path(config.checkpoint))
+        identity = read_identity(path)
+        changed = {name: value for name, value in config.planner.items() if value is not None}
+        planner = build(PlannerConfig, asdict(identity.planner) | changed, "planner.")
+        known = Senses.of(identity.senses).names
+        if config.drop and not set(config.drop) < set(known):
+            raise ConfigError(f"drop=[{','.join(config.drop)}]: some of what it perceives, {', '.join(known)}; not all")
+        machine = prepare(config)
+        model = load_model(path, identity).to(machine.device)
+        return cls(config, machine, path, identity, model, planner)
+
+    def run(self, folder: Path) -> dict:
+        """Evaluate; leaves summary.json, a picture and perhaps a video. Returns the summary. Raises FolderError."""
+        if (folder / "config.yaml").exists():
+            raise FolderError(f"hydra.run.dir={folder}: a run's own folder, whose summary.json would be lost")
+        agreement = self._agreement()  # first: a damaged replay is not to cost the episodes
+        planned, imagined = self._episodes(True)
+        alone, _ = self._episodes(False)
+        agent, task = self._agent(True, self.machine.compiled)
+        pace = measure(task, self.senses, agent)
+        result = self._outcome(planned, alone, task) | self._costs(imagined, pace, agent.steps_per_decision)
+        result |= {
+            "device": str(self.machine.device),
+            "versions": versions(),
+            "agreement": agreement,
+            "planner": asdict(self.planner),
+            "checkpoint": str(self.path),
+        }
+        folder.mkdir(parents=True, exist_ok=True)
+        replace_file(folder / "summary.json", (json.dumps(result, indent=1) + "\n").encode())
+        self._draw(folder, planned, alone, task)
+        say(
+            f"return {result['return_mean']:.0f} ± {result['return_std']:.0f}, policy alone "
+            f"{result['policy_return_mean']:.0f}{success_rates(planned, alone)}, "
+            f"{result['plan_ms_p50']:.1f} ms a plan: {folder}"
+        )
+        return result
+
+    def _outcome(self, planned: Rollout, alone: Rollout, task: TaskConfig) -> dict:
+        """What was asked for, and what the episodes came to."""
+        return {
+            "task": task.label,
+            "seed": self.config.seed,
+            "drop": list(self.config.drop),
+            **{name: getattr(self.config, name) for name in ("drop_at", "sentence", "paraphrases")},
+            "env_steps": self.identity.env_steps,
+            **outcome(planned, alone),
+            "return_interval": _interval(planned),
+            "policy_return_std": round(float(alone.returns.std()), 3),
+            "policy_return_interval": _interval(alone),
+            "policy_returns": _rounded(alone.returns),
+            "task_of_each": list(planned.tasks) or None,
+        }
+
+    def _costs(self, imagined: float, pace: Pace, every: float) -> dict:
+        """Time and arithmetic of the training and of a decision, which is for `every` control steps."""
+        plan, update = self._plan_gflop(imagined), _recorded(self.path.parent.parent / "summary.json", "update_gflop")
+        trained = round(_recorded(self.path / PROGRESS, "seconds") or 0, 1) or None
+        return {
+            "train_seconds": trained,
+            "env_steps_per_second": trained and round(self.identity.env_steps / trained, 2),
+            "gflop_per_decision": update and round(update + plan / every, 3),
+            "plan_gflop": round(plan, 6),
+            "imagined_per_plan": round(imagined, 1),
+            "decisions_per_second": round(pace.per_second, 1),
+            "plan_ms_p50": round(pace.percentile(50), 3),
+            "plan_ms_p99": round(pace.percentile(99), 3),
+            "parameters": sum(p.numel() for p in self.model.parameters()),
+        }
+
+    def _draw(self, folder: Path, planned: Rollout, alone: Rollout, task: TaskConfig) -> None:
+        """Leave the picture and, if asked for, the video."""
+        samples = {"with the planner": planned.returns, "policy alone": alone.returns}
+        paired_strips(folder / "returns.png", samples, f"{task.label}, {self.identity.env_steps:,} steps")
+        if self.config.video:
+            agent, memories = self._agent(True)[0], self.memories if self.senses.cameras else None
+            film(folder / "rollout.mp4", self._filmed(task), agent, say, self.config.seed, memories)
+
+    def _agent(self, planned: bool, compiled: bool = False) -> tuple[Agent, TaskConfig]:
+        return loaded_agent(self.identity, self.model, planned, self.config.seed, self.planner, compiled)
+
+    def _episodes(self, planned: bool) -> tuple[Rollout, float]:
+        """The episodes, and how many steps a decision imagined in the mean."""
+        together = side_by_side(self.planner.deadline_ms if planned else 0)
+        agent, task = self._agent(planned, together == 1 and self.machine.compiled)
+        settings = {"variation": self.config.randomise, "senses": self.senses, "wrap": self._failing}
+        ready = partial(self._say_instead, task)
+        episodes = EvaluationEpisodes(task, self.config.episodes, together, ready, **settings)
+        try:
+            self._fits(episodes.env)
+            with tqdm(
+                total=episodes.steps,
+                desc="with the planner" if planned else "policy alone",
+                unit="decision",
+                file=sys.stderr,
+                dynamic_ncols=True,
+                mininterval=0.5 if sys.stderr.isatty() else 30,
+            ) as bar:
+                result = episodes.play(agent, self.config.seed, bar.update)
+            return result, agent.spent.imagined_per_decision
+        finally:
+            episodes.close()
+
+    @property
+    def senses(self) -> Senses:
+        """What the checkpoint's model perceives."""
+        return Senses.of(self.identity.senses)
+
+    @cached_property
+    def memories(self) -> Memories | None:
+        """Moments out of the checkpoint's replay; None where it has been left out. Raises FolderError."""
+        if not (self.path / REPLAY).exists():
+            return None
+        check_folder(self.path, (REPLAY,))
+        saved, lags = read_tensors(self.path / REPLAY), self.identity.model.vision.lags
+        try:
+            return Memories.of(Replay.read(saved, self.identity.senses, lags), self.model)
+        except (KeyError, ValueError) as error:
+            raise FolderError(f"{self.path / REPLAY}: not what this checkpoint's model saw ({error})") from error
+
+    def _agreement(self) -> dict[str, float] | None:
+        """How far each of several senses alone says what all say."""
+        if len(self.identity.senses) < 2 or self.memories is None:
+            return None
+        return {sense: round(value, 3) for sense, value in self.memories.agreement().items()}
+
+    def _failing(self, env: Env) -> Env:
+        """The environment whose senses fail as the settings say."""
+        env = watched(env)
+        return Dropping(env, dict.fromkeys(self.config.drop, self.config.drop_at)) if self.config.drop else env
+
+    def _filmed(self, task: TaskConfig) -> Env:
+        """The environment of the film: like those of the episodes, and it can be drawn."""
+        env = self._failing(make(task, render=True, variation=self.config.randomise, senses=self.senses))
+        self._say_instead(task, [env])
+        return env
+
+    def _say_instead(self, task: TaskConfig, envs: Sequence[Env], first: int = 0) -> None:
+        """Have each say what the settings say. Raises ConfigError for a checkpoint without ears."""
+        config = self.config
+        if not config.sentence and not config.paraphrases:
+            return
+        if not self.senses.language:
+            raise ConfigError("sentence=, paraphrases=: only for a checkpoint with senses=[...,language]")
+        language.say(envs, task, config.sentence, first)
+
+    def _fits(self, env) -> None:
+        """Raise FolderError if the task has other observations or actions than when the checkpoint was made."""
+        shown, made = senses_of(env.single_observation_space), self.identity.senses
+        shown["action"], made = env.single_action_space.shape, made | {"action": (self.identity.action_size,)}
+        for key in made.keys() | shown.keys():
+            if made.get(key) != shown.get(key):
+                sizes = ["x".join(map(str, shapes.get(key, (0,)))) for shapes in (made, shown)]
+                raise FolderError(f"{self.path}: its {key} has {sizes[0]} numbers, the task's has {sizes[1]}")
+
+    def _plan_gflop(self, imagined: float) -> float:
+        discounts = self.identity.model.token.discounts(self.identity.discount)
+        return plan_gflop(self.model, discounts, self.planner, imagined)
+
+
+def _recorded(path: Path, name: str) -> float | None:
+    """A number that training left in a JSON file, if it did."""
+    try:
+        return float(json.loads(path.read_text())[name])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _interval(played: Rollout) -> list[float] | None:
+    """The 95 % bootstrap interval of the mean return; None of one episode."""
+    interval = mean_interval(played.returns, np.random.default_rng(0))
+    return None if np.isnan(interval.low) else _rounded((interval.low, interval.high))
+
+
+def _rounded(values) -> list[float]:
+    return [round(float(value), 3) for value in values]

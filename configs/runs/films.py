@@ -1,0 +1,117 @@
+"""rollout.mp4: one episode as a person would watch it, and beside it the glyph of the plan that is being followed."""
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import gymnasium
+import imageio.v2 as imageio
+import numpy as np
+
+from configs.runs.sights import Strip
+from envs.make import ENDLESS, episode_limit
+from envs.rendering import frame
+from policies.agent import Agent
+from policies.files import replace_file
+from policies.glyphs.glyph import glyph
+from policies.glyphs.ink import draw, picture
+from policies.memories import Memories
+from policies.notation import to_plain
+from policies.rollouts import as_tensors, episode_seeds
+from policies.tokens import Tokens
+from policies.vocabulary import Move
+from sim.canvas import RenderingUnavailable
+from worldmodel.planner import Plan
+
+HEIGHT, WIDTH = 240, 320
+PLANS = ("plan.svg", "plan.png")
+
+
+def film(
+    path: Path,
+    env: gymnasium.Env,
+    agent: Agent,
+    say: Callable[[str], None],
+    seed: int = 0,
+    memories: Memories | None = None,
+) -> bool:
+    """Write one episode of `env`, which is closed, as an mp4; where nothing can be drawn, `say` why and return False.
+
+    With `memories` of an agent that has cameras, what these show is seen below, and what the agent expects to see.
+
+    The plan of its first decision, if the agent plans, is left beside it in any case: plan.svg, plan.png, plan.json.
+    """
+    aside = path.with_name(f".{path.name}.{os.getpid()}.mp4")
+    step_seconds = 1 / env.metadata["render_fps"]
+    try:
+        observation, _ = env.reset(seed=episode_seeds(seed, 2, 0, 1)[0])
+        action = agent.act(_one(observation))
+        if agent.plan is not None:
+            first_plan = sentence(agent.plan, agent.tokens, step_seconds)
+            for name in PLANS:
+                draw(first_plan, path.with_name(name))
+            replace_file(path.with_name("plan.json"), json.dumps(to_plain(first_plan)).encode())
+        reel = Reel(agent, step_seconds, memories)
+        first = reel.show(frame(env, HEIGHT, WIDTH), observation)
+        with imageio.get_writer(aside, fps=round(1 / step_seconds), codec="libx264", quality=7) as video:
+            video.append_data(first)
+            for _ in range(episode_limit(env) or ENDLESS):
+                observation, _, terminated, truncated, _ = env.step(action[0].numpy())
+                if terminated or truncated:
+                    video.append_data(reel.show(frame(env, HEIGHT, WIDTH), observation))
+                    break
+                action = agent.act(_one(observation))
+                video.append_data(reel.show(frame(env, HEIGHT, WIDTH), observation))
+        os.replace(aside, path)
+    except RenderingUnavailable as error:
+        say(f"no video: {error}")
+        return False
+    finally:
+        aside.unlink(missing_ok=True)
+        env.close()
+    return True
+
+
+class Reel:
+    """Puts the glyph of an agent's newest plan beside a picture, drawn anew only when there is a new plan.
+
+    With `memories` that have frames, the strip of what is seen and expected comes below.
+    """
+
+    def __init__(self, agent: Agent, step_seconds: float, memories: Memories | None = None):
+        self.strip = None
+        if memories is not None and memories.frames:
+            self.strip = Strip(agent, memories, step_seconds, WIDTH + HEIGHT * (agent.planner is not None))
+        self.agent, self.step_seconds = agent, step_seconds
+        self.drawn: Plan | None = None
+        self.page = np.zeros((HEIGHT, HEIGHT, 3), np.uint8)
+
+    def show(self, scene: np.ndarray, observation: dict[str, np.ndarray]) -> np.ndarray:
+        """The scene (H, W, 3) with what belongs beside it and below it."""
+        page = np.ascontiguousarray(self._beside(scene))
+        return page if self.strip is None else np.concatenate([page, self.strip.show(observation)])
+
+    def _beside(self, scene: np.ndarray) -> np.ndarray:
+        """The scene as (H, W + H, 3), or as it is where the agent does not plan."""
+        plan = self.agent.plan
+        if plan is None:
+            return scene
+        if plan is not self.drawn:
+            shapes = glyph(sentence(plan, self.agent.tokens, self.step_seconds))
+            self.page = picture(shapes, HEIGHT, paper="white")[..., :3]
+            self.drawn = plan
+        return np.concatenate([scene, self.page], 1)
+
+
+def sentence(plan: Plan, tokens: Tokens, step_seconds: float, of: int = 0) -> tuple[Move, ...]:
+    """The motions of a plan for the latent number `of`, with the elites' deviation as their spread."""
+    curve, points = tokens.curve(plan.tokens[0, of].cpu()), plan.tokens[:, of, : tokens.points]
+    points, spread = (x.cpu().double().numpy() for x in (points, plan.spread[:, of]))
+    moves = [Move.of(p, curve.knots, curve.degree, curve.length * step_seconds) for p in points]
+    return tuple(replace(m, spread=s.reshape(m.points.shape)) for m, s in zip(moves, spread, strict=True))
+
+
+def _one(observation: dict[str, np.ndarray]) -> dict:
+    return {key: value[None] for key, value in as_tensors(observation).items()}

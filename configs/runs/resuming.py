@@ -1,0 +1,99 @@
+"""Where a run goes on from: its newest checkpoint, and the config that is saved in it."""
+
+from collections.abc import Collection, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from omegaconf import OmegaConf
+
+from configs.command import GROUPS
+from configs.runs.run_folder import RunFolder
+from configs.schema import TrainConfig
+from configs.strict import ConfigError, build
+from envs.senses import IMAGE_NAME_PREFIX
+from policies.checkpoint import newest, read_identity, read_progress
+from policies.folders import FolderError
+from worldmodel.settings import LearningConfig
+
+REPLACED = {"eye_rate": "encoder_rate"}
+"""Keys of `learning` that took another one's place, for an agent with cameras, when they came."""
+GONE = {"boldness": 0.0}
+"""Keys that are no more, with the value at which they did nothing."""
+RESUMABLE = ("steps", "threads", "video", "compile", "evaluation", "checkpoint", "device")
+
+
+@dataclass(frozen=True)
+class Resumption:
+    """A run to go on with, from the checkpoint `path`, with the config `keys`; `progress`: what was saved beside it."""
+
+    folder: RunFolder
+    path: Path
+    keys: dict
+    progress: dict
+
+    @classmethod
+    def find(cls, folder: RunFolder, keys: dict, given: Collection[str]) -> "Resumption":
+        """Of a run's folder, which is ours; of what the user set, `given` of `keys`, only RESUMABLE ones can differ.
+
+        Keys that a config lacks, as those of older versions do, are `as_meant` or have their defaults. Raises
+        ConfigError for another key, FolderError for a folder that is damaged or whose config.yaml is not its
+        checkpoint's.
+        """
+        written = as_meant(folder.config())
+        path = newest(folder.checkpoints)
+        progress = read_progress(path)
+        # Of a checkpoint of before it held the whole config: its task is known.
+        saved = _whole(progress.get("config") or written | {"task": read_identity(path).task})
+        fixed = {name: value for name, value in written.items() if name not in RESUMABLE}
+        if other := [*_differences(saved, _whole(written), fixed)]:
+            raise FolderError(f"{folder.path / 'config.yaml'}: not what {path} was made with ({'; '.join(other)})")
+        return cls(folder, path, _changed(saved, keys, given), progress)
+
+
+def _whole(keys: dict) -> dict:
+    """A config with every key. Raises ConfigError."""
+    return asdict(build(TrainConfig, as_meant(keys)))
+
+
+def as_meant(keys: dict) -> dict:
+    """A config of any age as one of today: with those keys that it lacks of which today's default is not what it meant,
+    without those that are no more, where they did nothing."""
+    keys = {name: value for name, value in keys.items() if (name, value) not in GONE.items()}
+    learning = keys.get("learning", {})
+    if not isinstance(learning, dict) or IMAGE_NAME_PREFIX not in str(keys.get("senses")):
+        return keys
+    meant = {new: learning.get(old, getattr(LearningConfig, old)) for new, old in REPLACED.items()}
+    return keys | {"learning": meant | learning}
+
+
+def _differences(one: dict, other: dict, names: dict, at: str = "") -> Iterator[str]:
+    """Where the values of these names, nested, differ."""
+    for name, below in names.items():
+        if isinstance(one[name], dict) and isinstance(below, dict):
+            yield from _differences(one[name], other[name], below, f"{at}{name}.")
+        elif one[name] != other[name]:
+            yield f"{at}{name}={one[name]}, not {other[name]}"
+
+
+def _changed(saved: dict, keys: dict, given: Collection[str]) -> dict:
+    """The config a run began with, with the RESUMABLE keys that are `given`. Raises ConfigError for another one."""
+    old, new = OmegaConf.create(saved), OmegaConf.create(keys)
+    for name in sorted(set(given) - {"resume"}):
+        place = GROUPS[name][0] if name in GROUPS else name
+        was, wanted = OmegaConf.select(old, place), OmegaConf.select(new, place)
+        if name.partition(".")[0] in RESUMABLE:
+            if OmegaConf.is_config(was):
+                raise ConfigError(
+                    f"{name}: a group; on resuming, its keys are given one by one, {name}.{next(iter(was))}="
+                )
+            OmegaConf.update(old, name, wanted)
+        elif _unlike(was, wanted):
+            raise ConfigError(f"{name}: fixed when this run began; on resuming, {', '.join(RESUMABLE)} can change")
+    return OmegaConf.to_container(old)
+
+
+def _unlike(was, wanted) -> bool:
+    """Whether a value is another; of a group, whether any that is given is."""
+    if OmegaConf.is_dict(was) and OmegaConf.is_dict(wanted):
+        return any(_unlike(was[key], wanted[key]) for key in wanted)
+    return was != wanted

@@ -1,0 +1,266 @@
+"""A training run from its first step to its summary: evaluations, checkpoints, progress, pictures."""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Collection
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tqdm import tqdm
+
+from configs.command import SIGNALLED, Ended, handled, say
+from configs.runs.assembly import Assembly
+from configs.runs.films import film
+from configs.runs.pace import measure
+from configs.runs.resuming import Resumption
+from configs.runs.revision import commit
+from configs.runs.run_folder import RunFolder
+from configs.schema import TrainConfig
+from configs.strict import ConfigError, build
+from envs.benchmark.anchors import published
+from envs.benchmark.curves import read_curve
+from envs.benchmark.figures import learning_curve
+from envs.blackout import watched
+from envs.faults import EnvironmentFault, EnvironmentLost
+from envs.make import make
+from policies.agent import Agent
+from policies.checkpoint import load_trainer, save_checkpoint, versions
+from policies.memories import Memories
+from policies.rollouts import Rollout, outcome, success_rates
+from robot.safety.signals import Stopped
+from worldmodel.arithmetic import plan_gflop, update_gflop
+
+
+@dataclass
+class Training:
+    """One run.
+
+    `keys`: its config, which every checkpoint holds. `lock`: a descriptor; the folder is ours while it is open.
+    `seconds` is the time spent training, evaluations left out, over all its sittings; `evaluated` the environment steps
+    at the last evaluation; `signal` the signal that asked it to stop, or 0. `commit`: of the code that is running.
+    """
+
+    config: TrainConfig
+    keys: dict
+    parts: Assembly
+    folder: RunFolder
+    lock: int
+    seconds: float = 0.0
+    evaluated: int = 0
+    signal: int = 0
+    commit: str = field(default_factory=commit)
+
+    @classmethod
+    def begin(cls, keys: dict, path: Path, given: Collection[str] = ()) -> "Training":
+        """A new run in the folder `path`, or the continuation of `resume` (`configs.runs.resuming`).
+
+        `given`: the keys that the user set, dotted. Raises ConfigError, FolderError.
+        """
+        if keys["resume"]:
+            return cls._resume(keys, given)
+        config = build(TrainConfig, keys)
+        folder = RunFolder(path)
+        if folder.used:
+            raise ConfigError(f"hydra.run.dir={path}: holds a run already; resume={path} goes on with it")
+        parts = Assembly.begin(config)  # what cannot be made is refused before anything is written
+        run = cls(config, keys, parts, folder, folder.take())
+        run.folder.begin(keys)
+        return run
+
+    @classmethod
+    def _resume(cls, keys: dict, given: Collection[str]) -> "Training":
+        folder = RunFolder(Path(keys["resume"]))
+        folder.config()  # what is no run is refused, and nothing written to it
+        lock = folder.take()  # before the newest checkpoint is sought: whoever has the folder may save another
+        try:
+            return cls._go_on(Resumption.find(folder, keys, given), lock)
+        except BaseException:
+            os.close(lock)
+            raise
+
+    @classmethod
+    def _go_on(cls, found: Resumption, lock: int) -> "Training":
+        config, folder = build(TrainConfig, found.keys), found.folder
+        parts = Assembly.begin(config)
+        load_trainer(found.path, parts.trainer, say)
+        folder.rewind(int(found.progress["metrics_bytes"]))
+        run = cls(config, found.keys, parts, folder, lock)
+        run.seconds = float(found.progress["seconds"])
+        run.evaluated = int(found.progress.get("evaluated", parts.trainer.env_steps))
+        say(f"going on from {found.path}")
+        if parts.trainer.env_steps >= config.steps:
+            say(f"steps={config.steps}: it has {parts.trainer.env_steps} already, and is only evaluated again")
+        return run
+
+    def run(self) -> dict:
+        """Train to the end; returns the summary.
+
+        A signal that asks to stop saves a checkpoint first. Raises Ended if an environment's process is lost: the agent
+        had acted when that showed, so what there is between two steps is gone; and EnvironmentFault.
+        """
+        try:
+            with handled(self._ask):
+                return self._to_the_end()
+        except EnvironmentLost as error:
+            on = f"; go on with: semagram-train resume={self.folder.path}" if self.folder.used else ""
+            raise Ended(f"{error}{on}") from error
+        except EnvironmentFault as error:
+            raise EnvironmentFault(
+                f"{error}; going on comes to the same point: take another seed=, or go on with another compile= or "
+                "threads=, which round differently",
+                *(error.action, error.observation, error.reward),
+            ) from error
+        finally:
+            try:
+                self.parts.close()
+            finally:
+                os.close(self.lock)
+
+    def _to_the_end(self) -> dict:
+        trainer, config = self.parts.trainer, self.config
+        bar = tqdm(
+            total=config.steps,
+            initial=trainer.env_steps,
+            unit="step",
+            file=sys.stderr,
+            dynamic_ncols=True,
+            mininterval=0.5 if sys.stderr.isatty() else 30,
+        )
+        try:
+            with bar:
+                self._loop(bar)
+            return self._finish()
+        except Stopped:
+            self._save()
+            with suppress(OSError):  # the terminal is closed
+                name = signal.Signals(self.signal).name
+                say(f"stopped by {name}; go on with: semagram-train resume={self.folder.path}")
+            raise SystemExit(SIGNALLED + self.signal) from None
+
+    def _ask(self, number, frame) -> None:
+        """Stop at the next step's end, where everything is consistent; the same signal again kills at once.
+
+        But not SIGHUP, which both the shell and the kernel send when a terminal is closed.
+        """
+        self.signal = number
+        signal.signal(number, signal.SIG_IGN if number == signal.SIGHUP else signal.SIG_DFL)
+
+    def _heed(self) -> None:
+        """Raise Stopped, between two steps, if a signal asked for it."""
+        if self.signal:
+            raise Stopped(self.signal)
+
+    def _loop(self, bar: tqdm) -> None:
+        trainer, config = self.parts.trainer, self.config
+        while trainer.env_steps < config.steps:
+            every, now = config.evaluation.every, trainer.env_steps
+            if every and now // every > self.evaluated // every:
+                self._evaluate(f"{now} steps")
+            started = time.perf_counter()
+            for ended in trainer.run(now + 1):  # one step, in which several episodes may end
+                if ended is not None:
+                    self.folder.log(
+                        self._position()
+                        | {
+                            "episode_return": ended.episode_return,
+                            "episode_length": ended.episode_length,
+                            "episode_success": ended.episode_success,
+                            "episode_driven": ended.demonstrated_steps,
+                        }
+                        | ended.metrics
+                    )
+                    who = " (an expert drove)" if ended.demonstrated_steps else ""
+                    bar.set_postfix_str(f"return {ended.episode_return:.0f}{who}", refresh=False)
+            self.seconds += time.perf_counter() - started
+            bar.update(trainer.env_steps - now)
+            every = config.checkpoint.every
+            if trainer.env_steps // every > now // every and trainer.env_steps < config.steps:
+                self._save()
+            self._heed()
+
+    def _position(self) -> dict[str, int]:
+        trainer = self.parts.trainer
+        return {
+            "env_steps": trainer.env_steps,
+            "decisions": trainer.agent.spent.decisions,
+            "updates": self.parts.learner.updates,
+        }
+
+    def _evaluate(self, when: str) -> tuple[Rollout, Rollout, Agent]:
+        """Evaluate with the planner and without it; also gives the agent that planned."""
+        episodes, seed = self.parts.episodes, self.config.evaluation.seed
+        agent = self.parts.evaluator(True, seed)
+        planned = episodes.play(agent, seed, self._heed)
+        alone = episodes.play(self.parts.evaluator(False, seed), seed, self._heed)
+        self.folder.log(
+            self._position()
+            | {
+                "eval_return": float(planned.returns.mean()),
+                "eval_std": float(planned.returns.std()),
+                "eval_policy_return": float(alone.returns.mean()),
+                "eval_success": planned.success_rate,
+                "eval_policy_success": alone.success_rate,
+            }
+        )
+        self.evaluated = self.parts.trainer.env_steps
+        say(
+            f"{when}: return {planned.returns.mean():.0f} ± {planned.returns.std():.0f}, "
+            f"policy alone {alone.returns.mean():.0f}{success_rates(planned, alone)}"
+        )
+        return planned, alone, agent
+
+    def _save(self) -> None:
+        progress = {
+            "config": self.keys,
+            "metrics_bytes": self.folder.metrics_size(),
+            "seconds": self.seconds,
+            "evaluated": self.evaluated,
+        }
+        save_checkpoint(
+            self.folder.checkpoints,
+            self.parts.identity(),
+            self.parts.trainer,
+            progress,
+            self.config.checkpoint.keep,
+        )
+
+    def _finish(self) -> dict:
+        config, learner, trainer = self.config, self.parts.learner, self.parts.trainer
+        self._save()  # before the last evaluation, so that going on from here leaves no row twice
+        planned, alone, evaluated = self._evaluate("at the end")
+        agent = self.parts.evaluator(True, 0, self.parts.machine.compiled)
+        pace = measure(config.task, config.perceived, agent)
+        # Both by control step, so that runs with other tokens compare.
+        update = update_gflop(learner) * config.learning.updates_per_decision / config.model.token.lengths[0]
+        plan = plan_gflop(learner.model, self.parts.token_discounts, config.planner) / trainer.agent.steps_per_decision
+        result = {
+            "task": config.task.label,
+            "seed": config.seed,
+            "env_steps": trainer.env_steps,
+            **outcome(planned, alone),
+            "train_seconds": round(self.seconds, 1),
+            "env_steps_per_second": round(trainer.env_steps / max(self.seconds, 1e-9), 2),
+            "gflop_per_decision": round(update + plan, 3),
+            "update_gflop": round(update, 4),
+            "imagined_per_plan": round(evaluated.spent.imagined_per_decision, 1),
+            "decisions_per_second": round(pace.per_second, 1),
+            "parameters": int(learner.flat.numel()),
+            "device": str(self.parts.machine.device),
+            "versions": versions(),
+            "commit": self.commit,
+            "run": str(self.folder.path),
+        }
+        self.folder.summary(result)
+        name = config.task.label
+        learning_curve(self.folder.path / "curve.png", read_curve(self.folder.metrics), published(name), name)
+        if config.video:
+            path, agent = self.folder.path / "rollout.mp4", self.parts.evaluator(True, 0)
+            shown = {"variation": config.randomise, "senses": config.perceived}
+            env = watched(make(config.task, render=True, **shown))
+            memories = Memories.of(trainer.replay, agent.model) if config.perceived.cameras else None
+            film(path, env, agent, say, memories=memories)
+        say(f"done: {self.folder.path}")
+        return result

@@ -1,0 +1,70 @@
+"""Ours and the peer's seconds, taken in alternation in one sitting, so that what else the machine does hits both."""
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from configs.schema import SHARED, BenchConfig, TrainConfig
+from configs.suites.peers import Theirs
+from configs.suites.stopwatch import Ours
+from envs.benchmark.suites import SUITES
+from envs.settings import TaskConfig
+
+OURS_EACH = 10  # repetitions of ours for one of theirs, which takes as long as many
+
+
+def alternate(ours: Ours, theirs: Theirs, what: str, count: int) -> tuple[list[float], list[float]]:
+    """Seconds of `count` of theirs and OURS_EACH times as many of ours, in alternation, after a warm-up."""
+    mine, its = [], []
+    ours.time(what, 2)
+    theirs.time(what, 1)
+    for _ in range(count):
+        its += theirs.time(what, 1)
+        mine += ours.time(what, OURS_EACH)
+    return mine, its
+
+
+def milliseconds(seconds: Sequence[float]) -> dict[str, float]:
+    """Mean, median and 99th percentile in milliseconds."""
+    values = 1000 * np.array(seconds)
+    middle, high = np.percentile(values, (50, 99))
+    return {"mean": round(float(values.mean()), 3), "p50": round(float(middle), 3), "p99": round(float(high), 3)}
+
+
+def duel(config: BenchConfig, folder: Path) -> dict:
+    """Time `peer.decisions` whole decisions (plan, environment step, update) of the peer and more of ours."""
+    task = TaskConfig((config.tasks or list(SUITES[config.suite].tasks))[0])
+    alone = {"envs": 1, "demonstrations": 0, "takeover": 0.0}  # one environment, and the agent drives
+    own = TrainConfig(task=task, **{name: getattr(config, name) for name in SHARED} | alone)
+    cores = os.cpu_count() or 1
+    theirs = Theirs(config.peer, task.name, cores, folder / "peer.txt")
+    ours = None
+    try:
+        theirs.time("plan", 1)  # it is loaded before ours starts, and a mistake shows at once
+        ours = Ours(own)
+        mine, its = alternate(ours, theirs, "decision", config.peer.decisions)
+        costs = {config.agent: ours.cost(), config.peer.name: theirs.cost()}
+    finally:
+        theirs.close()
+        if ours:
+            ours.close()
+    means = {config.agent: float(np.mean(mine)), config.peer.name: float(np.mean(its))}
+    ratio = means[config.peer.name] / means[config.agent]
+    print(
+        f"{task.name}: {config.peer.name} {1000 * means[config.peer.name]:.0f} ms a decision on {cores} threads, "
+        f"{config.agent} {1000 * means[config.agent]:.1f} ms on {config.threads}: {ratio:.0f} times faster",
+        file=sys.stderr,
+    )
+    return {
+        "task": task.label,
+        "seconds_per_decision": {name: round(value, 5) for name, value in means.items()},
+        "seconds_per_env_step": {name: round(value / task.action_repeat, 6) for name, value in means.items()},
+        "times_faster": round(ratio, 2),
+        "decision_ms": {config.agent: milliseconds(mine), config.peer.name: milliseconds(its)},
+        "decisions": {config.agent: len(mine), config.peer.name: len(its)},
+        "threads": {config.agent: config.threads, config.peer.name: cores},
+        "cost": costs,
+    }

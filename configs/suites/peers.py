@@ -1,0 +1,135 @@
+"""The official TD-MPC2 beside us: its environment, its runs, and a stopwatch that it answers."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from configs.schema import PeerConfig
+from configs.strict import ConfigError
+from configs.suites.jobs import Job
+from envs.benchmark.anchors import canonical
+from envs.vector import THREADS
+
+LAUNCHER = Path(__file__).with_name("tdmpc2_launcher.py")
+PINS = ("torch==2.7.1", "tensordict==0.8.3", "torchrl==0.8.1", "gymnasium==0.29.1", "hydra-core==1.3.2", "termcolor")
+SAME = ("numpy", "mujoco", "dm-control")  # as we have them, so that both learn in the same physics
+READY = "ready"
+
+
+def check(peer: PeerConfig) -> Path:
+    """The peer's checkout. Raises ConfigError if it is none, or `peer.python` no interpreter."""
+    path = Path(peer.path)
+    if not (path / "tdmpc2" / "tdmpc2.py").is_file():
+        raise ConfigError(f"peer.path={path}: no checkout of TD-MPC2 (it has no tdmpc2/tdmpc2.py)")
+    if peer.python and not shutil.which(peer.python):
+        raise ConfigError(f"peer.python={peer.python}: not an interpreter")
+    return path.resolve()
+
+
+def interpreter(peer: PeerConfig) -> str:
+    """The Python that has what the peer needs: `peer.python` or, made with uv, ~/.cache/semagram/tdmpc2.
+
+    That is made anew only where other packages are needed than it was made with.
+
+    Raises ConfigError if it cannot be made.
+    """
+    if peer.python:
+        return peer.python
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    folder = cache / "semagram" / peer.name
+    python = folder / "bin" / "python"
+    needed = [*PINS, *(f"{name}=={version(name)}" for name in SAME), "setuptools"]
+    ready, listed = folder / READY, "".join(f"{package}\n" for package in needed)
+    if ready.exists() and ready.read_text() == listed:
+        return str(python)
+    uv = shutil.which("uv")
+    if uv is None:
+        raise ConfigError("peer.python=: uv is not installed; give the interpreter of an environment that has its pins")
+    print(f"making an environment for {peer.name} in {folder}: {', '.join(PINS)}", file=sys.stderr)
+    for command in (
+        [uv, "venv", "--quiet", "--clear", "--python", sys.executable, str(folder)],
+        [uv, "pip", "install", "--quiet", "--python", str(python), *needed],
+    ):
+        made = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
+        if made.returncode:
+            said = made.stderr.strip().splitlines() or ["it said nothing"]
+            raise ConfigError(f"{' '.join(command[:3])}: {said[-1]}")
+    ready.write_text(listed)
+    return str(python)
+
+
+@dataclass(frozen=True)
+class PeerJob(Job):
+    """A run of the peer, which has no checkpoint to go on from: it begins anew when it was stopped."""
+
+    python: str = sys.executable
+    checkout: str = ""
+
+    @property
+    def name(self) -> str:
+        """What to call it."""
+        return f"{self.agent} {super().name}"
+
+    def command(self) -> list[str]:
+        """The launcher's command line."""
+        keys = [f"task={canonical(self.task)}", f"seed={self.seed}", f"steps={self.steps}"]
+        return [
+            self.python,
+            str(LAUNCHER),
+            self.checkout,
+            "train",
+            *keys,
+            f"out={self.folder}",
+            f"parent={os.getpid()}",
+        ]
+
+
+def job(peer: PeerConfig, task: str, seed: int, steps: int, folder: Path) -> PeerJob:
+    """A run of the peer. Raises ConfigError if it cannot be run."""
+    checkout, python = str(check(peer)), interpreter(peer)
+    return PeerJob(peer.name, task, seed, steps, folder, python=python, checkout=checkout)
+
+
+class Theirs:
+    """A stopwatch on the peer, in a process with `threads` threads."""
+
+    def __init__(self, peer: PeerConfig, task: str, threads: int, log: Path):
+        checkout, python = check(peer), interpreter(peer)
+        keys = [f"task={canonical(task)}", "seed=1", f"parent={os.getpid()}"]
+        self.log = log
+        with open(log, "wb") as file:
+            self.process = subprocess.Popen(
+                [python, str(LAUNCHER), str(checkout), "serve", *keys],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=file,
+                env=os.environ | dict.fromkeys(THREADS, str(threads)),
+                text=True,
+            )
+
+    def time(self, what: str, count: int) -> list[float]:
+        """Seconds of each of `count` updates, plans or decisions."""
+        return self._ask({"time": what, "count": count})["seconds"]
+
+    def cost(self) -> dict:
+        """GFLOP of an update and of a plan, and the parameters."""
+        return self._ask({"tell": "cost"})
+
+    def close(self) -> None:
+        """End the process."""
+        self.process.kill()
+        self.process.communicate()
+
+    def _ask(self, question: dict) -> dict:
+        try:
+            self.process.stdin.write(json.dumps(question) + "\n")
+            self.process.stdin.flush()
+            return json.loads(self.process.stdout.readline())
+        except (OSError, json.JSONDecodeError) as error:
+            lines = [line for line in self.log.read_text(errors="replace").splitlines() if line.strip()]
+            raise ConfigError(f"the peer ended: {lines[-1] if lines else 'it said nothing'} ({self.log})") from error

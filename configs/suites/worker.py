@@ -1,0 +1,14 @@
+"""semagram-train as a benchmark's worker: it saves a checkpoint and ends when the benchmark is killed (Linux).
+
+`python -m configs.suites.worker <process id of the benchmark> <arguments of semagram-train>`
+"""
+
+import signal
+import sys
+
+from configs.train import main
+from envs.parent import follow
+
+if __name__ == "__main__":
+    follow(int(sys.argv.pop(1)), signal.SIGTERM)
+    main()

@@ -1,0 +1,1 @@
+"""policies/glyphs/: a plan drawn as one figure of ink."""

@@ -1,0 +1,120 @@
+"""The lines of a glyph before there is ink on them: every motion's curves on the ring, and the threads between them."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from policies.glyphs.brush import ease, rise
+from policies.glyphs.ring import Ring, Span
+from policies.splines import design
+from policies.vocabulary import Move, Stop
+
+STEP = 0.025
+"""Radians between two points of a line, at most; twice that where there are more than MANY lanes."""
+MANY = 8
+TAIL = 0.16
+"""Radians over which the last stroke is lifted off the paper."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """Curves of all lanes along a part of the ring: at `angle` (n,), `value` and `spread` (n, A).
+
+    `u` (n,) goes from 0 to 1. `token`: whose it is, -1 of a thread. `soft`: the share of it that a joint may bend.
+    """
+
+    token: int
+    u: Float[np.ndarray, " n"]
+    angle: Float[np.ndarray, " n"]
+    value: Float[np.ndarray, "n A"]
+    spread: Float[np.ndarray, "n A"]
+    soft: float
+
+
+def strokes(ring: Ring) -> list[Line]:
+    """A line for each motion, flowing into those that follow at once."""
+    moves = [span for span in ring.spans if isinstance(span.token, Move)]
+    lines = joined([line for span in moves for line in _levels(span)])
+    return [_whole([line for line in lines if line.token == span.index]) for span in moves]
+
+
+def _levels(span: Span) -> list[Line]:
+    """A motion's curves; those of degree 0 are one level after the other."""
+    points, spread = span.token.points, span.token.spread
+    spread = np.zeros_like(points) if spread is None else np.minimum(spread, 1e3)  # far more than is ever drawn
+    parts = [(points, spread)]
+    if span.token.degree == 0:
+        parts = [(points[i : i + 1], spread[i : i + 1]) for i in range(len(points))]
+    borders = np.linspace(span.begin, span.end, len(parts) + 1)
+    result = []
+    for (c, s), begin, end in zip(parts, borders[:-1], borders[1:], strict=True):
+        u = _steps(end - begin, points.shape[1])
+        weights = design(u, len(c), min(span.token.degree, len(c) - 1))
+        deviation = np.sqrt(weights**2 @ s**2)  # of a curve whose control points vary independently
+        soft = 0.5 if span.token.degree == 0 else 0.1
+        result.append(Line(span.index, u, begin + (end - begin) * u, weights @ c, deviation, soft))
+    return result
+
+
+def _steps(angle: float, lanes: int) -> Float[np.ndarray, " n"]:
+    """Evenly from 0 to 1, close enough for an outline over `angle` radians."""
+    step = STEP if lanes <= MANY else 2 * STEP
+    return np.linspace(0, 1, max(9, int(np.ceil(angle / step)) + 1))
+
+
+def joined(lines: list[Line]) -> list[Line]:
+    """The lines with the jumps between neighbours made smooth: both go half of the way within their `soft` share.
+
+    A level keeps its value in its middle, and a curve everywhere but at its ends.
+    """
+    result = []
+    for i, line in enumerate(lines):
+        value, spread = line.value, line.spread
+        for other, side in ((i - 1, 0), (i + 1, -1)):
+            if not 0 <= other < len(lines) or abs(lines[other].angle[-1 - side] - line.angle[side]) > 1e-9:
+                continue
+            near = line.u if side == 0 else 1 - line.u
+            share = ease(0.5 * np.clip(1 - near / line.soft, 0, 1))[:, None]
+            value = value + share * (lines[other].value[-1 - side] - line.value[side])
+            spread = spread + share * (lines[other].spread[-1 - side] - line.spread[side])
+        value, spread = np.clip(value, -1, 1), np.clip(spread, 0, None)
+        result.append(Line(line.token, line.u, line.angle, value, spread, line.soft))
+    return result
+
+
+def _whole(lines: list[Line]) -> Line:
+    """A token's lines as one, without the points that two of them share."""
+    first, rest = lines[0], lines[1:]
+    angle = np.concatenate([first.angle, *[line.angle[1:] for line in rest]])
+    value = np.concatenate([first.value, *[line.value[1:] for line in rest]])
+    spread = np.concatenate([first.spread, *[line.spread[1:] for line in rest]])
+    return Line(first.token, (angle - angle[0]) / (angle[-1] - angle[0]), angle, value, spread, first.soft)
+
+
+def threads(ring: Ring, drawn: list[Line]) -> list[Line]:
+    """What carries every lane from 0 at the top to the first stroke, over the pauses, and off the last stroke."""
+    if not drawn:
+        return []
+    last, final = drawn[-1], ring.spans[-1]
+    end = final.end if isinstance(final.token, Stop) else max(last.angle[-1], final.end) + TAIL
+    still = np.zeros(last.value.shape[1])
+    leaving = [(0.0, still, still), *[(s.angle[-1], s.value[-1], _leaning(s, -1)) for s in drawn]]
+    arriving = [*[(s.angle[0], s.value[0], _leaning(s, 0)) for s in drawn], (end, last.value[-1], still)]
+    result = []
+    for (begin, old, lean), (to, new, then) in zip(leaving, arriving, strict=True):
+        if to - begin > 1e-9:
+            u = _steps(to - begin, len(still))
+            t = u[:, None]
+            value = old + rise(t) * (new - old) + t * (1 - t) * ((1 - t) * lean - t * then)  # Hermite's cubic
+            result.append(Line(-1, u, begin + (to - begin) * u, np.clip(value, -1, 1), 0 * value, 0.5))
+    return result
+
+
+def _leaning(stroke: Line, end: int) -> Float[np.ndarray, " A"]:
+    """How far the values would go on within the next pause, from a stroke's beginning (0) or end (-1).
+
+    Not the whole of the slope, over an eighth of the stroke: a short steep one would throw its thread far out.
+    """
+    i, j = (0, 1) if end == 0 else (-2, -1)
+    return 0.125 * (stroke.value[j] - stroke.value[i]) / (stroke.u[j] - stroke.u[i])

@@ -1,0 +1,260 @@
+"""A LeRobot robot behind the safety gate: the same class of thing, features and calls, but no other way to its motors.
+
+Shutting down always goes in one order, whatever ended the loop (the end of the work, an exception, a signal, a pulled
+cable): brake, release each motor, close the port, close the data. No step is skipped because another failed, and the
+errors are reported together.
+"""
+
+import atexit
+import logging
+import math
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+from lerobot.robots import Robot
+
+from robot.safety import shutdown
+from robot.safety.braking import time_to_rest
+from robot.safety.faults import Fault, FaultKind, RobotFault
+from robot.safety.gate import Command, Gate
+from robot.safety.signals import Stopped, StopSignals
+from robot.safety.watch import Timed
+from robot.safety.wrapped import WrappedRobot
+from worldmodel.mistakes import Mistake
+
+SUFFIX = ".pos"
+BRAKE_PERIOD_S = 0.01
+GIVE_UP = 3
+"""Braking commands that fail in a row, after which the cable is taken to be pulled."""
+
+logger = logging.getLogger(__name__)
+
+
+class GatedRobot(WrappedRobot):
+    """Any LeRobot robot commanded by joint positions, with a gate for its limits.
+
+    A fault of the driver raises RobotFault once the robot has been braked as far as it still listens. Any other fault
+    is logged and latched: `send_action` then brakes, holds, and returns what it sent, until `release`; with
+    `stop_on_fault`, for loops that know nothing of gates (LeRobot's own), it brakes to rest and raises RobotFault too.
+    `clock` has `monotonic` and `sleep`.
+    """
+
+    def __init__(self, robot: Robot, gate: Gate, stop_on_fault: bool = False, clock=time):
+        names = [key.removesuffix(SUFFIX) for key in robot.action_features if key.endswith(SUFFIX)]
+        others = [key for key in robot.action_features if not key.endswith(SUFFIX)]
+        if others or set(names) != set(gate.limits.names):
+            raise Mistake(
+                f"{robot.name}: is commanded by {', '.join(robot.action_features)}; "
+                f"the limits are for {', '.join(name + SUFFIX for name in gate.limits.names)}"
+            )
+        if getattr(robot.config, "max_relative_target", None) is not None:
+            raise Mistake("max_relative_target: leave it unset, the gate's step limit does its work")
+        if not getattr(robot.config, "use_degrees", True):
+            raise Mistake("use_degrees=false: leave it unset, the gate's limits are in degrees")
+        super().__init__(robot)
+        self.gate, self.stop_on_fault = gate, stop_on_fault
+        self.command: Command | None = None
+        self._time, self._signals = clock, StopSignals()
+        self._reading: Timed | None = None
+        self._data: list[Callable[[], object]] = []
+
+    def __del__(self):
+        """Nothing: a robot that was not disconnected is shut down when the program ends."""
+
+    def __str__(self):
+        """What it is called."""
+        return str(self.id or self.name)
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether anything of the robot is open."""
+        return shutdown.is_open(self.robot)
+
+    def held(self) -> AbstractContextManager[None]:
+        """While it lasts a signal waits, as it does while the robot is talked to: for what must not be cut in two."""
+        return self._signals.held()
+
+    @property
+    def fault(self) -> Fault | None:
+        """The latched fault."""
+        return self.gate.fault
+
+    def close_with(self, data: Callable[[], object]) -> None:
+        """Call `data` when the robot has been shut down, such as a dataset's `finalize`."""
+        self._data.append(data)
+
+    def connect(self, calibrate: bool = True) -> None:
+        """Connect the robot, and listen for signals. One that fails half-way is shut down again.
+
+        It begins where it is then, whoever moved it meanwhile. A fault of before stays latched.
+        """
+        if not self.is_connected:
+            self.forget()
+        self._signals.listen()
+        atexit.register(self._at_exit)
+        try:
+            self.robot.connect(calibrate)
+        except BaseException as error:
+            self._end(error)
+            raise
+
+    def get_observation(self) -> dict:
+        """The robot's observation. Raises RobotFault if the driver fails."""
+        with self._signals.held():
+            self._reading, now = None, self._time.monotonic()
+            try:
+                observation = self.robot.get_observation()
+            except Exception as error:
+                raise self._driver_fault("cannot be read", error) from error
+            keys = {name: name + SUFFIX for name in self.gate.limits.names}
+            self._reading = Timed({name: observation[key] for name, key in keys.items() if key in observation}, now)
+            return observation
+
+    def send_action(self, action: dict, at: float | None = None) -> dict:
+        """Send as much of the action as the gate lets through; returns what was sent.
+
+        `at`: when the action was decided, on the clock of time.monotonic; now if not given. Without an observation
+        since the last action the robot is read first. Raises RobotFault if the driver fails or nothing can be sent.
+        """
+        with self._signals.held():
+            latched = self.gate.fault
+            if self._reading is None:
+                self.get_observation()
+            command = self._step(action, at)
+            if command.values is None:
+                self.get_observation()  # two readings must agree before the gate lets anything begin
+                command = self._step(action, at)
+            self._reading = None
+            if command.fault is not None and latched is None:
+                logger.error("%s stopped: %s", self, command.fault)
+            if command.values is None:
+                raise RobotFault(command.fault or Fault(FaultKind.MISSING, "no two readings agree", math.nan))
+            try:
+                sent = self.robot.send_action(self._action(command))
+            except Exception as error:
+                raise self._driver_fault("takes no command", error) from error
+            if command.fault is not None and self.stop_on_fault:
+                raise self._braked(RobotFault(command.fault))
+            return sent
+
+    def release(self) -> None:
+        """Let the robot move again after a fault. Raises NotReleasable while its cause is still there."""
+        self.gate.release()
+
+    def forget(self) -> None:
+        """Begin anew where the arm is, since it did not move there: a simulation was reset. A fault stays latched."""
+        self.gate.forget()
+        self.command = self._reading = None
+
+    def rest(self) -> None:
+        """Brake to rest, as before a pause (saving an episode); the next action goes on from there, however late."""
+        if self.gate.fault is not None or self.command is None:
+            return
+        with self._signals.held():
+            self._trip(FaultKind.STOP, "paused")
+            errors = self._brake()
+            self.gate.forget()
+            if errors:
+                raise ExceptionGroup(f"{self} could not be brought to rest", errors)
+            observation = self.get_observation()
+            self._step({key: observation[key] for key in self.action_features}, None)
+            self.gate.release()
+
+    def disconnect(self) -> None:
+        """Brake, release each motor, close the port, close the data. Raises the errors met, together, at the end."""
+        if not self.is_connected and not self._data:
+            self.robot.disconnect()  # which says in LeRobot's words that it is not connected
+        errors, signalled = self._shut_down()
+        if signalled is not None:
+            raise _noted(Stopped(signalled), errors)
+        if errors:
+            raise ExceptionGroup(f"{self}: {len(errors)} errors while it was shut down", errors)
+
+    def __exit__(self, exc_type, exc_value, traceback) -> None:
+        """Shut down; if an exception ended the block, the shutdown's errors are noted on it."""
+        if exc_value is None:
+            self.disconnect()
+        else:
+            self._end(exc_value)
+
+    def _step(self, action, at: float | None) -> Command:
+        now = self._time.monotonic()
+        goal = action
+        if isinstance(action, dict):
+            goal = {key.removesuffix(SUFFIX): value for key, value in action.items()}
+        self.command = self.gate.step(Timed(goal, now if at is None else at), self._reading, now)
+        return self.command
+
+    def _action(self, command: Command) -> dict[str, float]:
+        values = dict(zip(self.gate.limits.names, map(float, command.values), strict=True))
+        return {key: values[key.removesuffix(SUFFIX)] for key in self.action_features}
+
+    def _trip(self, kind: FaultKind, message: str) -> Fault:
+        fault = Fault(kind, message, self._time.monotonic())
+        self.gate.trip(fault)
+        return fault
+
+    def _driver_fault(self, what: str, error: Exception) -> RobotFault:
+        """Latch a fault of the driver, brake as far as the robot still listens, and begin anew when it can be read."""
+        line = " ".join(str(error).split()) or type(error).__name__
+        fault = self._trip(FaultKind.DRIVER, f"the robot {what}: {line}")
+        logger.error("%s stopped: %s", self, fault)
+        stopped = self._braked(RobotFault(fault))
+        self.gate.forget()
+        return stopped
+
+    def _braked(self, fault: RobotFault) -> RobotFault:
+        return _noted(fault, self._brake())
+
+    def _brake(self) -> list[Exception]:
+        """Send braking commands until at rest, or until the robot takes no more. The gate must have a fault."""
+        errors: list[Exception] = []
+        slowest = time_to_rest(self.gate.limits.column("rate"), self.gate.limits.column("acceleration"))
+        failed = 0
+        for _ in range(math.ceil(slowest / BRAKE_PERIOD_S) + GIVE_UP + 1):
+            if failed == GIVE_UP:
+                break
+            self.command = self.gate.step(None, None, self._time.monotonic())
+            if self.command.values is None:
+                break
+            shutdown.unlock(self.robot)
+            action = self._action(self.command)
+            if not shutdown.attempt(errors, "brake", lambda action=action: self.robot.send_action(action)):
+                failed += 1
+            elif self.command.resting:
+                break
+            else:
+                failed = 0
+            self._time.sleep(BRAKE_PERIOD_S)
+        shutdown.unlock(self.robot)
+        return errors
+
+    def _shut_down(self) -> tuple[list[Exception], int | None]:
+        """All of the order, with signals held back. Returns the errors met, and the signal if one came meanwhile."""
+        errors: list[Exception] = []
+        with self._signals.held():
+            if self.is_connected:
+                self._trip(FaultKind.STOP, "shutting down")
+                errors += self._brake()
+                errors += shutdown.release_motors(self.robot)
+                errors += shutdown.close(self.robot)
+            while self._data:
+                shutdown.attempt(errors, "close the data", self._data.pop(0))
+            atexit.unregister(self._at_exit)
+            return errors, self._signals.restore()
+
+    def _end(self, error: BaseException) -> None:
+        """Shut down because of `error`, and note on it what went wrong then."""
+        _noted(error, self._shut_down()[0])
+
+    def _at_exit(self) -> None:
+        if self.is_connected or self._data:
+            self.disconnect()
+
+
+def _noted[E: BaseException](error: E, others: list[Exception]) -> E:
+    """The error, with a note of each of the others that it brought about."""
+    for other in others:
+        error.add_note(f"{' '.join(getattr(other, '__notes__', []))}: {other!r}")
+    return error

@@ -1,0 +1,40 @@
+"""Whether a joint follows its command: one that is held, blocked or limp does not, and a servo that pulls burns out."""
+
+import numpy as np
+
+from robot.safety.faults import Fault, FaultKind
+from robot.safety.limits import Limits
+
+STILL = 0.25
+"""A joint that has come so far, of what its command may be off, has moved."""
+
+
+class Stall:
+    """Adds up, for each joint, the time for which it has not moved while its command was too far off.
+
+    While the command is near the time runs back, so that a goal that goes to and fro is noticed as well.
+    """
+
+    def __init__(self, limits: Limits):
+        self._limits, self._off = limits, limits.column("stall")
+        self._place = self._for = np.zeros(len(limits.names))
+
+    def begin(self, reading: np.ndarray) -> None:
+        """The joints (D,) are here, and nothing is known of before."""
+        self._place, self._for = reading, np.zeros(len(reading))
+
+    def check(self, command: np.ndarray, reading: np.ndarray, dt: float, now: float) -> Fault | None:
+        """Take in a step of `dt` seconds with `command` (D,) and `reading` (D,); the fault, if a joint is stalled."""
+        moved = np.abs(reading - self._place) > STILL * self._off
+        off = np.abs(command - reading) > self._off
+        self._for = np.where(moved, 0.0, np.maximum(self._for + np.where(off, dt, -dt), 0.0))
+        self._place = np.where(moved, reading, self._place)
+        joint = int(np.argmax(self._for))
+        if self._for[joint] < self._limits.stall_s:
+            return None
+        return Fault(
+            FaultKind.STALLED,
+            f"{self._limits.names[joint]} does not follow: it stays at {reading[joint]:.1f}, its command is at "
+            f"{command[joint]:.1f}; is it held, or in the way of something?",
+            now,
+        )

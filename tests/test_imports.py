@@ -1,0 +1,38 @@
+"""The law of the layers of packages: imports go one way."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+BELOW = {
+    "worldmodel": set(),
+    "sim": set(),
+    "policies": {"worldmodel"},
+    "robot": {"worldmodel", "policies", "sim"},
+    "envs": {"worldmodel", "policies", "sim"},
+}
+
+
+def imported(path):
+    """Top-level names of everything that a file imports, wherever in it."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (name.name.partition(".")[0] for name in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            yield node.module.partition(".")[0]
+
+
+@pytest.mark.parametrize("package", BELOW)
+def test_a_package_imports_only_those_below_it(package):
+    ours = {*BELOW, "configs", "tests"} - {package}
+    files = list((ROOT / package).rglob("*.py"))
+    assert files
+    reached = {(str(path.relative_to(ROOT)), name) for path in files for name in imported(path) if name in ours}
+    assert {(path, name) for path, name in reached if name not in BELOW[package]} == set()
+
+
+def test_what_is_named_as_an_import_is_found(tmp_path):
+    (tmp_path / "one.py").write_text("import sim.a as b\ndef f():\n    from robot.c import d\n")
+    assert set(imported(tmp_path / "one.py")) == {"sim", "robot"}
