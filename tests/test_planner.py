@@ -11,8 +11,9 @@ import torch
 from worldmodel import planner as planning
 from worldmodel.arithmetic import gflop, plan_gflop
 from worldmodel.gaussian import SquashedGaussian
+from worldmodel.imagination import propose, score
 from worldmodel.model import Imagined, WorldModel
-from worldmodel.planner import Memory, PlanFault, Planner, propose, score
+from worldmodel.planner import Memory, PlanFault, Planner
 from worldmodel.senses import STATE_KEY
 from worldmodel.settings import PlannerConfig
 

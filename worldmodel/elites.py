@@ -13,16 +13,16 @@ from worldmodel.settings import PlannerConfig
 class Elites(NamedTuple):
     """The elites of B searches, and the distribution fitted to them.
 
-    tokens (T, B, E, W), returns and weights (B, E): of each elite. mean (T, B, W) and spread (T, B, P): weighted mean
-    and standard deviation over the elites of the kind that has the most weight. relative_spread (B,): of the returns,
-    small where the search has converged.
+    sentences (T, B, E, W), returns and weights (B, E): of each elite. mean (T, B, W) and spread (T, B, P): weighted
+    mean and standard deviation over the elites of the kind that has the most weight. relative_spread (B,): of the
+    returns, small where the search has converged.
     """
 
     mean: Float[Tensor, "T B W"]
     spread: Float[Tensor, "T B P"]
     returns: Float[Tensor, "B E"]
     weights: Float[Tensor, "B E"]
-    tokens: Float[Tensor, "T B E W"]
+    sentences: Float[Tensor, "T B E W"]
     relative_spread: Float[Tensor, " B"]
 
     def where(self, chosen: Bool[Tensor, " B"], other: "Elites") -> "Elites":
@@ -33,7 +33,7 @@ class Elites(NamedTuple):
             torch.where(by_token, self.spread, other.spread),
             torch.where(by_elite, self.returns, other.returns),
             torch.where(by_elite, self.weights, other.weights),
-            torch.where(by_token.unsqueeze(-1), self.tokens, other.tokens),
+            torch.where(by_token.unsqueeze(-1), self.sentences, other.sentences),
             torch.where(chosen, self.relative_spread, other.relative_spread),
         )
 

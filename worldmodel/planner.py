@@ -16,8 +16,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from worldmodel import twohot
-from worldmodel.elites import Elites, common, fit_elites
+from worldmodel.elites import Elites, common
+from worldmodel.imagination import foresee, propose, refine
 from worldmodel.mistakes import Mistake
 from worldmodel.model import WorldModel
 from worldmodel.settings import PlannerConfig
@@ -73,98 +73,6 @@ class Plan:
         return (self.weights * torch.where(self.weights > 0, self.returns, 0)).sum(-1)
 
 
-def propose(
-    model: WorldModel,
-    z: Float[Tensor, "B D"],
-    noise: Float[Tensor, "T B N P"],
-    kinds: Float[Tensor, "N K"],
-    start: Float[Tensor, "B A"] | None = None,
-) -> Float[Tensor, "T B N W"]:
-    """Roll the policy out in imagination, once for each of N kinds; where the noise is 0 it is the policy's mode.
-
-    `start`: where the tokens before ended, as for `WorldModel.token`.
-    """
-    horizon, size, count, _ = noise.shape
-    z, kind = z.repeat_interleave(count, 0), kinds.repeat(size, 1)
-    start = None if start is None else start.repeat_interleave(count, 0)
-    tokens = []
-    for t in range(horizon):
-        points, _ = model.policy(z, kind).sample(noise[t].flatten(0, 1))
-        w = model.token(points, kind, start)
-        start = model.ends(w)
-        tokens.append(w.view(size, count, -1))
-        if t + 1 < horizon:
-            z = model.next(model.transition_features(z, w))
-    return torch.stack(tokens)
-
-
-def score(
-    model: WorldModel,
-    z: Float[Tensor, "B D"],
-    tokens: Float[Tensor, "T B N W"],
-    discounts: Float[Tensor, " n"],
-    depths: bool,
-) -> Float[Tensor, "B N"]:
-    """Return of each sentence. With `depths`, the mean over k = 0..T of: k imagined rewards, then a value.
-
-    The mean over depths weighs the value at each depth the same, so that no single bad one can win.
-    """
-    horizon, size, count, _ = tokens.shape
-    z = z.repeat_interleave(count, 0)
-    total = torch.zeros(len(z), device=z.device)
-    earned, factor = torch.zeros_like(total), torch.ones_like(total)
-    for t in range(horizon):
-        w = tokens[t].flatten(0, 1)
-        if depths:
-            total = total + earned + factor * twohot.mean(model.value(z, w)).mean(0)
-        imagined = model.step(z, w)
-        earned = earned + factor * imagined.reward
-        factor = factor * model.token_discount(w, discounts) * torch.sigmoid(imagined.continue_logit)
-        z = imagined.latent
-    total = total + earned + factor * model.greedy_token(z, model.ends(w))[1]
-    return (total / (horizon + 1) if depths else total).view(size, count)
-
-
-def foresee(
-    model: WorldModel, z: Float[Tensor, "B D"], w: Float[Tensor, "B W"], discounts: Float[Tensor, " n"]
-) -> tuple[Float[Tensor, " B"], Float[Tensor, " B"]]:
-    """What one token is imagined to earn, and what is kept of a worth after it: the discount over it times the
-    probability that the episode goes on."""
-    imagined = model.step(z, w)
-    return imagined.reward, model.token_discount(w, discounts) * torch.sigmoid(imagined.continue_logit)
-
-
-def prior_distance(
-    tokens: Float[Tensor, "T B N W"], modes: Float[Tensor, "T B n W"], points: int
-) -> Float[Tensor, "B N"]:
-    """Squared distance of each sentence's points, summed over its tokens, from the policy prior's mode of its kind."""
-    home = modes[..., :points]
-    if home.shape[2] > 1:
-        home = torch.einsum("tbnp,tbmn->tbmp", home, tokens[..., points:])
-    return (tokens[..., :points] - home).square().sum((0, 3))
-
-
-def refine(
-    model: WorldModel,
-    z: Float[Tensor, "B D"],
-    kept: Float[Tensor, "T B K W"],
-    kept_returns: Float[Tensor, "B K"],
-    fresh: Float[Tensor, "T B N W"],
-    modes: Float[Tensor, "T B n W"],
-    discounts: Float[Tensor, " n"],
-    config: PlannerConfig,
-) -> Elites:
-    """One iteration: score the `fresh` sentences, `fit_elites` to them and those `kept` from before.
-
-    `modes`: the policy's own sentence of each of n kinds, which `anchor` holds them to.
-    """
-    fresh_returns = score(model, z, fresh, discounts, config.depths)
-    if config.anchor:
-        fresh_returns = fresh_returns - config.anchor * prior_distance(fresh, modes, model.points)
-    returns = torch.cat([kept_returns, fresh_returns], 1)
-    return fit_elites(torch.cat([kept, fresh], 2), returns, model.points, config)
-
-
 class Planner:
     """Plans for B latents at once, within a budget of iterations or of time."""
 
@@ -207,45 +115,46 @@ class Planner:
         shape = (config.horizon, len(z), config.samples, self.model.points)
         noise = torch.randn(config.iterations, *shape, generator=generator).to(z.device)
         start = z.new_zeros(len(z), self.model.shared) if start is None else start.to(z.device)
-        first, *more = self._begin(z, memory, start, noise[0])
-        kept = first[:, :, :0], first.new_empty(len(z), 0)
-        modes = first[:, :, : self.model.kinds]
-        found = self._refine(self.model, z, *kept, first, modes, self.discounts, config)
-        imagined = torch.full((len(z),), config.policy_samples * (config.horizon - 1) + first[:, 0, :, 0].numel())
+        lots = self._first_lots(z, memory, start, noise[0])
+        modes, none = lots[0][:, :, : self.model.kinds], lots[0][:, :, :0]
+        found = self._refine(self.model, z, none, z.new_empty(len(z), 0), lots[0], modes, self.discounts, config)
+        imagined = torch.full((len(z),), config.policy_samples * (config.horizon - 1) + lots[0][:, 0, :, 0].numel())
         asking, spent = torch.ones(len(z), dtype=torch.bool, device=z.device), 1
-        for i in range(1, config.iterations + len(more)):
+        redraws = iter(noise[1:])
+        for lot in range(1, len(lots) + config.iterations - 1):
             if config.budget == "adaptive":
                 asking = asking & (found.relative_spread > config.agreement)
                 if not bool(asking.any()):
                     break
             if deadline is not None and time.perf_counter() >= deadline:
                 break
-            if i <= len(more):
-                fresh = more[0]
-            else:
-                swing = found.spread.unsqueeze(2) * noise[i - len(more), :, :, config.elites :]
-                if config.together:
-                    drawn = torch.randn(*found.returns.shape, swing.shape[2], generator=generator).to(z.device)
-                    swing = self._together(swing, found, drawn)
-                fresh = self._around(found.mean.unsqueeze(2), swing, start)
-            kept = found.tokens, found.returns
+            fresh = lots[lot] if lot < len(lots) else self._redrawn(found, next(redraws), start, generator)
+            kept = found.sentences, found.returns
             better = self._refine(self.model, z, *kept, fresh, modes, self.discounts, config)
             found = better if bool(asking.all()) else better.where(asking, found)
             imagined += asking.cpu() * fresh[:, 0, :, 0].numel()
             spent += 1
         if not bool(torch.isfinite(found.mean).all()):
             raise PlanFault("no candidate plan has a finite return: a weight or an observation is not finite")
-        chosen = found.mean, found.spread, found.returns, found.weights, found.tokens
-        return Plan(*chosen, z, spent, imagined)
+        return Plan(
+            tokens=found.mean,
+            spread=found.spread,
+            returns=found.returns,
+            weights=found.weights,
+            elites=found.sentences,
+            latent=z,
+            spent=spent,
+            imagined=imagined,
+        )
 
-    def _begin(
+    def _first_lots(
         self, z: Tensor, memory: Memory | None, start: Float[Tensor, "B A"], noise: Float[Tensor, "T B N P"]
     ) -> list[Tensor]:
         """The first candidates: rollouts of the policy, noise around its modes and around the last plan, and that plan.
 
         With an adaptive budget in two lots: those that cost no search, and the noise.
         """
-        config, kinds = self.config, self.model.kinds
+        config, kinds, noise = self.config, self.model.kinds, noise.clone()
         own, free = config.policy_samples, config.samples - config.policy_samples
         noise[:, :, :kinds] = 0  # the first rollouts are the policy's modes
         turns = self.model.codes[torch.arange(own, device=z.device) % kinds]
@@ -263,6 +172,20 @@ class Planner:
             return [torch.cat([proposed, around], 2)]
         return [torch.cat([proposed, around[:, :, -1:]], 2), around[:, :, :-1]]
 
+    def _redrawn(
+        self,
+        found: Elites,
+        noise: Float[Tensor, "T B N P"],
+        start: Float[Tensor, "B A"],
+        generator: torch.Generator,
+    ) -> Float[Tensor, "T B M W"]:
+        """Candidates of the elites' own distribution, as many as there is noise for beside the elites kept."""
+        swing = found.spread.unsqueeze(2) * noise[:, :, self.config.elites :]
+        if self.config.together:
+            drawn = torch.randn(*found.returns.shape, swing.shape[2], generator=generator).to(noise.device)
+            swing = self._together(swing, found, drawn)
+        return self._around(found.mean.unsqueeze(2), swing, start)
+
     def _together(
         self, alone: Float[Tensor, "T B N P"], found: Elites, noise: Float[Tensor, "B E N"]
     ) -> Float[Tensor, "T B N P"]:
@@ -270,7 +193,7 @@ class Planner:
 
         One `noise` for the whole sentence: a Gaussian of rank E at most.
         """
-        _, ways, _ = common(found.tokens, found.weights, self.model.points)
+        _, ways, _ = common(found.sentences, found.weights, self.model.points)
         share = self.config.together
         return (1 - share) ** 0.5 * alone + share**0.5 * torch.einsum("tbep,ben->tbnp", ways, noise)
 

@@ -1,0 +1,105 @@
+"""What a planner imagines: sentences that the policy proposes, and what any sentences would lead to.
+
+Plain functions of a model, so that they can be compiled.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from worldmodel import twohot
+from worldmodel.elites import Elites, fit_elites
+from worldmodel.model import WorldModel
+from worldmodel.settings import PlannerConfig
+
+
+def propose(
+    model: WorldModel,
+    z: Float[Tensor, "B D"],
+    noise: Float[Tensor, "T B N P"],
+    kinds: Float[Tensor, "N K"],
+    start: Float[Tensor, "B A"] | None = None,
+) -> Float[Tensor, "T B N W"]:
+    """Roll the policy out in imagination, once for each of N kinds; where the noise is 0 it is the policy's mode.
+
+    `start`: where the tokens before ended, as for `WorldModel.token`.
+    """
+    horizon, size, count, _ = noise.shape
+    z, kind = z.repeat_interleave(count, 0), kinds.repeat(size, 1)
+    start = None if start is None else start.repeat_interleave(count, 0)
+    tokens = []
+    for t in range(horizon):
+        points, _ = model.policy(z, kind).sample(noise[t].flatten(0, 1))
+        w = model.token(points, kind, start)
+        start = model.ends(w)
+        tokens.append(w.view(size, count, -1))
+        if t + 1 < horizon:
+            z = model.next(model.transition_features(z, w))
+    return torch.stack(tokens)
+
+
+def score(
+    model: WorldModel,
+    z: Float[Tensor, "B D"],
+    tokens: Float[Tensor, "T B N W"],
+    discounts: Float[Tensor, " n"],
+    depths: bool,
+) -> Float[Tensor, "B N"]:
+    """Return of each sentence. With `depths`, the mean over k = 0..T of: k imagined rewards, then a value.
+
+    The mean over depths weighs the value at each depth the same, so that no single bad one can win.
+    """
+    horizon, size, count, _ = tokens.shape
+    z = z.repeat_interleave(count, 0)
+    total = torch.zeros(len(z), device=z.device)
+    earned, factor = torch.zeros_like(total), torch.ones_like(total)
+    for t in range(horizon):
+        w = tokens[t].flatten(0, 1)
+        if depths:
+            total = total + earned + factor * twohot.mean(model.value(z, w)).mean(0)
+        imagined = model.step(z, w)
+        earned = earned + factor * imagined.reward
+        factor = factor * model.token_discount(w, discounts) * torch.sigmoid(imagined.continue_logit)
+        z = imagined.latent
+    total = total + earned + factor * model.greedy_token(z, model.ends(w))[1]
+    return (total / (horizon + 1) if depths else total).view(size, count)
+
+
+def foresee(
+    model: WorldModel, z: Float[Tensor, "B D"], w: Float[Tensor, "B W"], discounts: Float[Tensor, " n"]
+) -> tuple[Float[Tensor, " B"], Float[Tensor, " B"]]:
+    """What one token is imagined to earn, and what is kept of a worth after it: the discount over it times the
+    probability that the episode goes on."""
+    imagined = model.step(z, w)
+    return imagined.reward, model.token_discount(w, discounts) * torch.sigmoid(imagined.continue_logit)
+
+
+def prior_distance(
+    tokens: Float[Tensor, "T B N W"], modes: Float[Tensor, "T B n W"], points: int
+) -> Float[Tensor, "B N"]:
+    """Squared distance of each sentence's points, summed over its tokens, from the policy prior's mode of its kind."""
+    home = modes[..., :points]
+    if home.shape[2] > 1:
+        home = torch.einsum("tbnp,tbmn->tbmp", home, tokens[..., points:])
+    return (tokens[..., :points] - home).square().sum((0, 3))
+
+
+def refine(
+    model: WorldModel,
+    z: Float[Tensor, "B D"],
+    kept: Float[Tensor, "T B K W"],
+    kept_returns: Float[Tensor, "B K"],
+    fresh: Float[Tensor, "T B N W"],
+    modes: Float[Tensor, "T B n W"],
+    discounts: Float[Tensor, " n"],
+    config: PlannerConfig,
+) -> Elites:
+    """One iteration: score the `fresh` sentences, `fit_elites` to them and those `kept` from before.
+
+    `modes`: the policy's own sentence of each of n kinds, which `anchor` holds them to.
+    """
+    fresh_returns = score(model, z, fresh, discounts, config.depths)
+    if config.anchor:
+        fresh_returns = fresh_returns - config.anchor * prior_distance(fresh, modes, model.points)
+    returns = torch.cat([kept_returns, fresh_returns], 1)
+    return fit_elites(torch.cat([kept, fresh], 2), returns, model.points, config)
