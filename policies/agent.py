@@ -206,9 +206,10 @@ class Agent:
         actions = self.tokens.decode(sentences, self.most).clamp(-1, 1)
         self.actions = torch.where(due[:, None, None], actions, self.actions)
         self.until = torch.where(due, until, self.until)
-        if self.model.shared:  # all are of one length
-            ends = self.tokens.curves[0].at(sentences, int(until[0])).clamp(-1, 1)
-            self.reached = torch.where(due[:, None], ends, self.reached)
+        if self.model.shared:  # all are of one length, but not all are followed for as long
+            curve = self.tokens.curves[0]
+            ends = [curve.at(sentences[:, i], steps) for i, steps in enumerate(until.tolist())]
+            self.reached = torch.where(due[:, None], torch.stack(ends).clamp(-1, 1), self.reached)
         self.at[due] = 0
         self.spent.decisions += int(due.sum())
         self.spent.steps += int(until[due].sum())

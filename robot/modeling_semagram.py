@@ -138,7 +138,7 @@ class SemagramPolicy(PreTrainedPolicy):
         """
         if len(self.tokens.curves) > 1:
             raise Mistake("policy.model.token.shorter: recordings are learned in tokens of one length; leave it out")
-        if self.training and self.config.planned:
+        if self.training and (self.config.planned or self.config.task):
             self.config.planned, self.config.task = False, {}
             self.config.model = replace(self.config.model, token=replace(self.config.model.token, joined=False))
             self.model.config = self.config.model  # recorded actions are places

@@ -14,6 +14,7 @@ from policies.checkpoint import load_model, read_identity, save_checkpoint
 from policies.folders import FolderError, check_folder
 from policies.tokens import Tokens
 from robot import configuration_semagram  # noqa: F401  registers it
+from worldmodel.imagination import score
 from worldmodel.planner import Planner
 from worldmodel.senses import STATE_KEY
 
@@ -153,8 +154,9 @@ def test_once_it_learns_from_recordings_it_no_longer_plans(checkpoint):
         replace(policy.config, model=joined).validate_features()
 
 
-def test_a_policy_of_joined_tokens_gives_no_chunks_and_learns_recordings_unjoined(checkpoint, tmp_path):
-    policy = load(checkpoint, model=as_joined(load(checkpoint).config.model))
+@pytest.mark.parametrize("planned", [False, True])
+def test_a_policy_of_joined_tokens_gives_no_chunks_and_learns_recordings_unjoined(checkpoint, tmp_path, planned):
+    policy = load(checkpoint, planned=planned, model=as_joined(load(checkpoint).config.model))
     assert policy.model.shared == 2
     with pytest.raises(ValueError, match=r"^policy\.model\.token\.joined: a chunk does not know"):
         policy.predict_action_chunk({STATE_KEY: torch.randn(2, 3)})
@@ -163,7 +165,17 @@ def test_a_policy_of_joined_tokens_gives_no_chunks_and_learns_recordings_unjoine
     policy.save_pretrained(tmp_path)
     again = load(tmp_path)
     assert (policy.model.shared, again.model.shared, again.config.model.token.joined) == (0, 0, False)
+    assert not again.config.task and not again.config.planned
     assert again.predict_action_chunk({STATE_KEY: torch.randn(2, 3)}).shape == (2, 4, 2)
+
+
+def test_a_policy_that_moves_plans_where_it_is(checkpoint):
+    policy = load(checkpoint, planned=True).to("meta")
+    planner = policy.agent.planner
+    z = torch.zeros(3, policy.config.model.latent, device="meta")
+    sentences = torch.zeros(2, 3, 5, policy.model.token_size, device="meta")
+    assert planner.discounts.device == policy.model.device == z.device
+    assert score(policy.model, z, sentences, planner.discounts, depths=False).shape == (3, 5)
 
 
 def test_actions_that_were_not_normalised_are_refused(checkpoint):

@@ -79,7 +79,7 @@ class Planner:
     def __init__(self, model: WorldModel, discounts: Sequence[float], config: PlannerConfig, compiled: bool = False):
         """`discounts`: over one whole token, of each kind. Raises ValueError where a kind would have no candidate."""
         self.model, self.config = model, config
-        self.discounts = torch.tensor(discounts, device=model.device)
+        self._discounts = torch.tensor(discounts)
         if (least := min(config.policy_samples, config.elites)) < model.kinds:
             raise Mistake(f"planner.policy_samples, planner.elites={least}: at least {model.kinds}, the lengths")
         wrap = (lambda f: torch.compile(f, dynamic=False)) if compiled else (lambda f: f)
@@ -92,6 +92,11 @@ class Planner:
     ) -> tuple[Float[Tensor, " B"], Float[Tensor, " B"]]:
         """`foresee` of this planner's model."""
         return self._foresee(self.model, z, w, self.discounts)
+
+    @property
+    def discounts(self) -> Float[Tensor, " n"]:
+        """Over one whole token, of each kind, where the model is, which may move."""
+        return self._discounts.to(self.model.device)
 
     @torch.no_grad()
     def plan(
