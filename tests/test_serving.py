@@ -29,6 +29,8 @@ from policies.serving.sealing import FRAME, HELLO, MAGIC, Refused, Seal, hello, 
 from policies.serving.server import MOST, Server
 from policies.tokens import Tokens
 from robot.running.view import sentence
+from worldmodel.planner import Planner
+from worldmodel.settings import PlannerConfig
 
 SECRET = b"sixteen bytes or more"
 BEGIN = Begin("reach", 3, 2, "tied", 30.0, 2, 2, 2, 1)
@@ -320,8 +322,8 @@ def test_a_message_out_of_turn_ends_the_talk_in_one_line(server, dial):
     assert works(dial)
 
 
-def link_to(server, said) -> Link:
-    return Link(lambda: socket.create_connection(server.address), SECRET, BEGIN, said.append)
+def link_to(server, said, **keys) -> Link:
+    return Link(lambda: socket.create_connection(server.address), SECRET, BEGIN, said.append, **keys)
 
 
 def test_a_link_never_waits_and_finds_a_lost_planner_again(server):
@@ -425,6 +427,59 @@ def test_a_planner_that_owes_an_answer_is_asked_no_more_and_is_gone_in_the_end(s
     assert link.gone() == "the planner is gone: no answer for 0.3 s"
     waiting.set()
     link.close()
+
+
+def test_a_planner_that_is_found_again_and_never_answers_is_gone_in_the_end(server, monkeypatch):
+    monkeypatch.setattr(policies.serving.link, "AGAIN_S", 0.01)
+    monkeypatch.setattr(server._decider, "answer", lambda ask: Refusal("no plan"))
+    link = link_to(server, [], away_s=0.5)
+    link.connect()
+    until(lambda: link.ask(np.ones(3), True) is None and link.poll() == [] and link.gone())
+    assert link.gone() == "the planner is gone: no plan"
+    assert link.losses > 1
+    link.close()
+
+
+def test_a_planner_that_answers_between_its_losses_is_never_gone(server, monkeypatch):
+    monkeypatch.setattr(policies.serving.link, "AGAIN_S", 0.01)
+    link = link_to(server, [], away_s=30.0)
+    link.connect()
+    began = []
+    for _ in range(3):
+        until(lambda: link.ask(np.ones(3), True))
+        until(link.poll)
+        assert link.gone() == ""
+        server._current.close()
+        until(lambda: link.poll() == [] and not link.connected())
+        began.append(link._lost_at)
+    assert began == sorted(set(began))
+    link.close()
+
+
+def test_a_state_that_leaves_no_plan_is_refused_in_a_line(toys):
+    tokens = Tokens.of(toys.token_settings(4, 2), 2)
+    model = toys.tiny_model(3, tokens.points, forms=tokens.forms, token=toys.token_settings(4, 2))
+    planner = Planner(model, [0.9, 0.9], PlannerConfig(samples=8, policy_samples=4, elites=4))
+    decider = Decider(Agent(model, tokens, planner, torch.Generator()), "reach", "tied", 30.0)
+    answer = decider.answer(Question(1, True, np.full(3, np.nan, np.float32)))
+    assert isinstance(answer, Refusal) and answer.reason.startswith("no candidate plan has a finite return")
+    assert isinstance(decider.answer(Question(2, True, np.zeros(3, np.float32))), Answer)
+
+
+def test_who_hangs_up_while_shaking_hands_has_refused_nothing():
+    """So that a command ends as where a connection is reset: it may work at another time."""
+    ours, theirs = socket.socketpair()
+    theirs.close()
+    with ours, pytest.raises(ConnectionError) as raised:
+        Connection(ours, SECRET, serving=False, patience_s=WAIT_S)
+    assert not isinstance(raised.value, Refused)
+
+
+def test_a_refusal_of_any_length_arrives(server, dial, monkeypatch):
+    monkeypatch.setattr(server._decider, "unfit", lambda begin: "x" * 2000)
+    connection = dial()
+    connection.send(BEGIN)
+    assert connection.receive() == Refusal("x" * 500)
 
 
 def test_a_link_that_is_closed_while_it_connects_again_leaves_nothing_open(server):

@@ -5,7 +5,7 @@ import socket
 import time
 
 from policies.serving.messages import Message, WrongMessage
-from policies.serving.sealing import HELLO, Refused, Seal, hello
+from policies.serving.sealing import HELLO, Seal, hello
 
 HANDSHAKE_S = 5.0
 """From a connection's beginning to its first authentic message, at most."""
@@ -108,5 +108,5 @@ class Connection:
         self._wait()
         data = self._socket.recv(count)
         if not data:
-            raise Refused("the other side hung up")
+            raise ConnectionError("the other side hung up")
         return data

@@ -10,6 +10,7 @@ from torch import Tensor
 from policies.agent import Agent, Spent
 from policies.serving.messages import Answer, Begin, Question, Refusal
 from policies.words import WORDS, Words
+from worldmodel.planner import PlanFault
 from worldmodel.senses import IMAGE_KEY_PREFIX, LANGUAGE_KEY, STATE_KEY, is_image, mask
 
 
@@ -56,7 +57,7 @@ class Decider:
         self.agent.forget()
 
     def answer(self, question: Question) -> Answer | Refusal:
-        """Decide. What is of the wrong size is refused."""
+        """Decide. What is of the wrong size, or leaves no plan with a finite return, is refused."""
         needed = {"state": (self.agent.model.state_size,), "frames": self._frames, "there": self._frames[:1]}
         for name, shape in needed.items():
             if (given := getattr(question, name).shape) != shape:
@@ -65,7 +66,10 @@ class Decider:
         if question.fresh:
             self.agent.forget()
         deadline = began + self._deadline_ms / 1000 if self._deadline_ms else None
-        decision = self.agent.decide(self._observation(question), deadline=deadline)
+        try:
+            decision = self.agent.decide(self._observation(question), deadline=deadline)
+        except PlanFault as fault:
+            return Refusal(str(fault))
         tokens, sentence = self.agent.tokens, decision.sentences[:, 0]  # all of one kind
         points, length = sentence[:, : tokens.points].numpy(), tokens.curve(sentence[0]).length
         actions = decision.actions[0, : int(decision.until[0])].numpy().copy()

@@ -36,8 +36,9 @@ class Link:
     ):
         """Connect later. `patience_s`: how long the planner may take to answer a new connection; None: as it likes.
 
-        `away_s`: a planner that was lost, or has owed an answer, for so long is `gone`. `again`: one that is lost is
-        looked for again; else it is gone at once.
+        `away_s`: a planner that was lost, or has owed an answer, for so long is `gone`; one that is found again and
+        lost before it answered was lost all the time. `again`: one that is lost is looked for again; else it is gone at
+        once.
         """
         self._reach, self._secret, self._begin, self._say = reach, secret, begin, say
         self._patience_s, self._away_s, self._again, self._lost_at = patience_s, away_s, again, 0.0
@@ -45,6 +46,7 @@ class Link:
         self._found: SimpleQueue[Connection] = SimpleQueue()
         self._closed, self._number = threading.Event(), 0
         self._owed: tuple[int, float] | None = None  # the number of the question without an answer, and when it was
+        self._answered = True  # since it was last lost
         self.losses, self.reason = 0, ""
 
     def connect(self) -> None:
@@ -97,7 +99,7 @@ class Link:
                     raise Refused(_reason(message))
                 self._check(message)
                 if self.awaits(message.number):
-                    self._owed = None
+                    self._owed, self._answered = None, True
         except (OSError, WrongMessage) as error:
             self._lose(error)
             return []
@@ -142,7 +144,9 @@ class Link:
     def _lose(self, error: Exception) -> None:
         self._connection.close()
         self._connection = self._owed = None
-        self.losses, self._lost_at = self.losses + 1, time.monotonic()
+        self.losses += 1
+        if self._answered:
+            self._answered, self._lost_at = False, time.monotonic()
         self.reason = str(error) or type(error).__name__
         if not self._again:
             return

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from policies.serving.connection import HANDSHAKE_S, Connection
 from policies.serving.decider import Decider
-from policies.serving.messages import Begin, Question, Ready, Refusal, WrongMessage
+from policies.serving.messages import LONGEST_TEXT, Begin, Question, Ready, Refusal, WrongMessage
 from policies.serving.sealing import Refused
 
 MOST = 16
@@ -39,7 +39,7 @@ def converse(connection: Connection, decider: Decider, seated: Callable[[], None
             connection.send(decider.answer(question))
     except (Refused, WrongMessage) as error:
         with contextlib.suppress(OSError):  # where nobody is left to tell
-            connection.send(Refusal(str(error)))
+            connection.send(Refusal(str(error)[:LONGEST_TEXT]))
         raise
 
 
