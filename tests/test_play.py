@@ -135,6 +135,17 @@ def test_a_grip_with_no_motion_left_is_done_all_the_same(tmp_path, sent):
     assert result["seconds"] == pytest.approx(1.0, abs=0.05)
 
 
+def test_the_last_place_is_commanded_even_where_its_moment_had_passed(tmp_path, sent, monkeypatch):
+    run = Ticks.run
+    monkeypatch.setattr(Ticks, "run", lambda ticks, count: run(ticks, count - 3))
+    result = play(tmp_path, THERE, Stop())
+    assert result["finished"]
+    stopped = scaled(sent[-1])
+    monkeypatch.setattr(Ticks, "run", run)
+    play(tmp_path, THERE, Stop())
+    np.testing.assert_array_equal(scaled(sent[-1]), stopped)
+
+
 def test_braking_goes_no_further_than_the_fastest_joint_would(tmp_path, sent):
     result = play(tmp_path, Move(np.array([GOAL * 0, GOAL]), 0.001, 1), Stop(0.3), limits="normal")
     there = LOW + (GOAL + 1) / 2 * (HIGH - LOW)

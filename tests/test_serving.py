@@ -577,3 +577,20 @@ def test_a_line_on_which_nothing_moves_is_given_up(server, monkeypatch):
         with pytest.raises(ConnectionError, match="has not read for"):
             connection.poll()
         connection.close()
+
+
+def test_what_came_before_a_false_message_is_given_out_and_then_the_fault_is_told():
+    ours, theirs = socket.socketpair()
+    made = []
+    with ours, theirs:
+        thread = threading.Thread(target=lambda: made.append(Connection(theirs, SECRET, True, WAIT_S)))
+        thread.start()
+        connection = Connection(ours, SECRET, False, WAIT_S)
+        thread.join()
+        connection.hurried()
+        made[0].send(Ready())
+        theirs.sendall(FRAME.pack(100, bytes(32)) + NOISE[:100])
+        assert connection.poll() == [Ready()]
+        for _ in range(2):
+            with pytest.raises(Refused, match="not authentic"):
+                connection.poll()

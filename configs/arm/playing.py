@@ -120,7 +120,9 @@ class Playing:
         actions = [(at, item) for at, item in items if isinstance(item, np.ndarray)]
         events = [(at, item) for at, item in items if not isinstance(item, np.ndarray)]
         last = -1
-        for i in ticks.run(len(actions)):
+
+        def act(i: int) -> None:
+            nonlocal last
             at, action = actions[i]
             while events and events[0][0] <= at:
                 self._tell(*events.pop(0))
@@ -132,6 +134,11 @@ class Playing:
             self.left = float(np.abs(sent - goal)[:COLUMN].max())
             smooth.take(np.radians(sent[:COLUMN]), i - last)
             last = i
+
+        for i in ticks.run(len(actions)):
+            act(i)
+        if last < len(actions) - 1:  # its moment had passed
+            act(len(actions) - 1)
         for event in events:
             self._tell(*event)
 

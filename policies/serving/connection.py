@@ -37,6 +37,7 @@ class Connection:
             theirs += self._read(HELLO.size - len(theirs))
         self._seal, self._rest, self._moved = Seal(secret, ours, theirs, serving), b"", 0.0
         self._waiting: list[Message] = []
+        self._failed: Exception | None = None  # why nothing more comes, where what came before was given out first
 
     def patient(self) -> None:
         """Wait as long as it takes from now on."""
@@ -68,15 +69,18 @@ class Connection:
 
     def poll(self) -> list[Message]:
         """The messages that have come. Raises as `receive`."""
+        if self._failed is not None:
+            raise self._failed
         self._push()
         try:
             while True:
                 self._waiting += self._seal.open(self._read(CHUNK))
         except BlockingIOError:
             pass
-        except (OSError, WrongMessage):
-            if not self._waiting:  # else what came before it first
+        except (OSError, WrongMessage) as error:
+            if not self._waiting:
                 raise
+            self._failed = error
         messages, self._waiting = self._waiting, []
         return messages
 
