@@ -86,10 +86,13 @@ def tabulate(config) -> dict:
     from envs.benchmark.results import read
 
     paths = [config.table] if isinstance(config.table, str) else config.table
-    results = [result for path in paths for result in read(path)]
+    parts = [read(path) for path in paths]
+    results = [result for part in parts for result in part]
     names, agent, files = report.agents(results), config.agent, ", ".join(paths)
     if not names:
         raise ConfigError(f"table={files}: no results of ours")
+    if twice := report.in_several(parts):
+        raise ConfigError(f"table={files}: more than one has {twice}; run one of them as agent=<another name>")
     if mixed := report.mixed(results):
         raise ConfigError(f"table={files}: {mixed}; keep the lines of one")
     if agent not in names:

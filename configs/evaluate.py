@@ -31,7 +31,8 @@ Keys, with their defaults:
   hydra.run.dir=...        where to put the results (default runs/evaluations/<time>-<process>)
 
 Leaves in the folder: summary.json, returns.png (every episode with the planner and without) and, with video=true,
-rollout.mp4. Progress goes to stderr; the last line of stdout is one JSON object, the same as summary.json:
+rollout.mp4 and its first plan (plan.svg, .png, .json). Progress goes to stderr; the last line of stdout is one JSON
+object, the same as summary.json:
 
   drop, drop_at, sentence, paraphrases        what was asked for
   return_mean, return_std, return_interval    with the planner; the interval is the 95 % bootstrap one of the mean

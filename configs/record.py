@@ -44,7 +44,8 @@ Each step holds what was read (observation.state, observation.images.<camera>), 
 simulation next.success, too. The table of episodes (meta/episodes) holds success, seed, control_hz, late_frames, by.
 
 Beside the dataset lies its picture. Progress goes to stderr; the last line of stdout is one JSON object: episodes,
-frames, success_rate, control_hz, late_frames (more than 5 ms late), dataset, picture, ...
+frames, success_rate, control_hz, late_frames (more than 5 ms late), tasks and by (episodes of each), dataset,
+picture, ...
 
 Exit codes: 0 done, 1 ended by a fault, 2 a mistake in the command, 128 + its number a signal (130: Ctrl-C).
 """

@@ -8,7 +8,7 @@ from envs.senses import Senses
 from envs.sentences import check as check_sentence
 from envs.settings import TaskConfig
 from policies.settings import ActingConfig, CheckpointConfig, CodecChoices, EvaluationConfig, LoopConfig, ReplayConfig
-from sim.so101_tasks import ABSOLUTE, SCRIPTED, TIED
+from sim.so101_tasks import ABSOLUTE, JOINTS, SCRIPTED, TIED
 from sim.variation import Variation
 from worldmodel.mistakes import Mistake
 from worldmodel.ranges import check
@@ -77,6 +77,8 @@ class TrainConfig(LoopConfig, AgentConfig):
         for name in ("demonstrations", "takeover"):
             if getattr(self, name) and self.task.name not in SCRIPTED:
                 raise Mistake(f"{name}={getattr(self, name)}: only {', '.join(SCRIPTED)} have a script")
+        if self.task.state == JOINTS and not self.perceived.cameras:
+            raise Mistake(f"task.state={JOINTS}: nothing shows where things are; senses=[state,images.<camera>] does")
         if self.model.token.joined and self.task.control == ABSOLUTE:
             raise Mistake(f"task.control={ABSOLUTE}: {TIED} with model.token.joined=true, since a curve begins at 0")
         kept = self.replay.room(bool(self.perceived.cameras))

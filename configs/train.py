@@ -59,7 +59,8 @@ Several tasks of one body in one agent, told apart by their sentences; each epis
 The model, its learning and its planner have keys of their own: `semagram-train --cfg job` prints them all; what each
 means stands in worldmodel/settings.py, policies/settings.py and envs/settings.py.
 
-Leaves in the run folder: config.yaml, metrics.csv, summary.json, curve.png, rollout.mp4, checkpoints/.
+Leaves in the run folder: config.yaml, metrics.csv, summary.json, curve.png, rollout.mp4 and its first plan
+(plan.svg, .png, .json), checkpoints/.
 Progress goes to stderr; the last line of stdout is one JSON object, the same as summary.json.
 """
 

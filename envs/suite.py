@@ -133,4 +133,5 @@ def build(name: str):
 
 
 if __name__ == "__main__":
-    print("\n".join(NAMES))
+    with contextlib.suppress(BrokenPipeError):  # as before `| head`
+        print("\n".join(NAMES), flush=True)

@@ -31,10 +31,19 @@ def from_plain(data: object) -> Sentence:
     return checked(tokens)
 
 
-def read_sentence(path: Path) -> Sentence:
-    """The sentence of a JSON file, as `to_plain` makes it (plan.json in a run folder is one).
+def plan_bytes(plan: Iterable[Token], task: str, places: bool) -> bytes:
+    """A file for the plan of an agent that was trained on `task`, for `read_sentence`.
 
-    Raises ValueError naming the file and what is wrong in it.
+    `places`: whether its numbers are places of an arm's joints, in their ranges.
+    """
+    return json.dumps({"task": task, "places": places, "tokens": to_plain(plan)}).encode()
+
+
+def read_sentence(path: Path, places: bool = False) -> Sentence:
+    """The sentence of a JSON file: a list, as `to_plain` makes it, or a plan, as `plan_bytes` does (plan.json in a run
+    folder is one).
+
+    `places`: refuse a plan whose numbers are none. Raises ValueError naming the file and what is wrong in it.
     """
     try:
         plain = json.loads(path.read_text(encoding="utf-8"))
@@ -42,6 +51,13 @@ def read_sentence(path: Path) -> Sentence:
         raise Mistake(f"sentence={path}: {error.strerror}; a JSON file, a list of tokens") from error
     except (ValueError, RecursionError) as error:
         raise Mistake(f"sentence={path}: not JSON ({error}); a list of tokens, as in docs/glyph.json") from error
+    if isinstance(plain, dict) and plain.keys() == {"task", "places", "tokens"}:
+        if places and plain["places"] is not True:
+            raise Mistake(
+                f"sentence={path}: a plan for {short(plain['task'])}, whose actions are not places of the arm's joints "
+                "(task.control=absolute); semagram-tokens draw draws it"
+            )
+        plain = plain["tokens"]
     try:
         return from_plain(plain)
     except Mistake as error:

@@ -451,8 +451,11 @@ def test_a_table_is_of_results_of_ours_at_one_number_of_steps_each(table, tmp_pa
     theirs = table("theirs.csv", result("walker-walk", 1, 970.0, "tdmpc2"))
     short = table("short.csv", result("walker-walk", 1, 100.0, env_steps=20_000), result("walker-run", 1, 1.0))
     long = table("long.csv", result("walker-walk", 1, 900.0, env_steps=50_000))
+    again = table("again.csv", result("walker-walk", 2, 5.0), result("walker-run", 1, 2.0))
     mixed = "semagram on walker-walk after 20000 and 50000 steps; keep the lines of one"
-    for paths, said in (([theirs], "no results of ours"), ([short, long], mixed)):
+    twice = "more than one has semagram on walker-run, seed 1; run one of them as agent=<another name>"
+    wrong = (([theirs], "no results of ours"), ([short, long], mixed), ([short, theirs, again], twice))
+    for paths, said in wrong:
         with pytest.raises(ConfigError, match=f"^{re.escape(f'table={", ".join(paths)}: {said}')}$"):
             tabulate(replace(BenchConfig(), table=paths, readme=str(readme)))
     assert "kept" in readme.read_text()

@@ -90,7 +90,7 @@ def test_held_out_episodes_that_are_too_short_are_named(tokens, monkeypatch, cap
     with pytest.raises(SystemExit) as stop:
         tokens(verb, "dataset=arm", "seed=1")
     err = capsys.readouterr().err
-    assert stop.value.code == 2 and "of at most 40 steps: at least 51 are needed in one" in err, err
+    assert stop.value.code == 2 and "a chunk has 50 steps, and one comes before it; the longest" in err, err
     assert len(err.splitlines()) == 1
 
 
@@ -120,8 +120,12 @@ def test_draw_leaves_a_picture(tokens, tmp_path):
         (("fit", "dataset=arm", "ids=0"), "ids=0: from 1 to 256"),
         (("fit", "dataset=arm", "twice"), "twice: keys are given as key=value"),
         (("fit", "dataset=arm", "hydra.run.dir=/dev/null/run"), "Not a directory: '/dev/null/run'"),
-        (("fit", "dataset=arm", "seconds=0.01"), "length=1: at least 2"),
-        (("fit", "dataset=arm", "seconds=60"), "length=3000: below the longest episode's"),
+        (("fit", "dataset=arm", "seconds=0.01"), "seconds=0.01: a chunk of 0 steps at 50 Hz; at least 2"),
+        (
+            ("fit", "dataset=arm", "seconds=60"),
+            "seconds=60: a chunk has 3000 steps, and one comes before it; the longest episode",
+        ),
+        (("compare", "dataset=arm", "seconds=60"), "seconds=60: a chunk has 3000 steps, and one comes before it"),
         (("draw", "dataset=arm", "seconds=30"), "knots=0 at 50 Hz: 300 control points; a motion has at most 256"),
         (("draw", "dataset=arm", "seconds=75", "knots=9"), "knots=9 at 50 Hz: 75 s; a motion lasts from 0.001 to 60 s"),
         (("fit", "dataset=arm", "idz=3"), "idz: no such key; did you mean ids?"),

@@ -8,7 +8,7 @@ import pytest
 
 from configs.arm.playing import HIGH, LOW, Playing
 from configs.command import FAILED, Ended
-from policies.notation import to_plain
+from policies.notation import plan_bytes, to_plain
 from policies.vocabulary import Ask, Grip, Look, Move, Stop
 from robot.arms import connect, gated, simulated
 from robot.running.settings import PlayConfig
@@ -89,6 +89,13 @@ def test_a_fault_is_one_line_and_the_arm_is_let_go(tmp_path, monkeypatch):
     assert ended.value.code == FAILED
 
 
+def test_a_plan_of_places_is_played_as_what_it_says(tmp_path):
+    path = tmp_path / "plan.json"
+    path.write_bytes(plan_bytes([THERE, Stop()], "so101-touch", True))
+    begun = Playing.begin(PlayConfig(str(path)))
+    assert to_plain(begun.sentence) == to_plain([THERE, Stop()])
+
+
 @pytest.mark.parametrize(
     ("text", "line"),
     [
@@ -97,6 +104,8 @@ def test_a_fault_is_one_line_and_the_arm_is_let_go(tmp_path, monkeypatch):
         (f'[{{"kind": "{"k" * 10_000}"}}]', r"token 1 of 1: kind='k+\.\.\.k+': one of move"),
         (json.dumps(to_plain([Move(np.zeros((2, 6)), 60.0, 1)] * 61)), "3660 s of motion; at most 3600"),
         (json.dumps([{"kind": "move", "points": [[0] * 6] * 300, "seconds": 1}]), "300 control points; at most 256"),
+        (plan_bytes([THERE], "walker-walk", False).decode(), "a plan for 'walker-walk', whose actions are not places"),
+        (json.dumps({"task": "x", "tokens": []}), "a sentence is a list of tokens, not dict"),
         ('[{"kind": "jump"}]', "token 1 of 1: kind='jump': one of move, grip"),
         (
             json.dumps(to_plain([Move(np.array([[0.0, 0.1, 0.2]]), 1.0, 0)])),

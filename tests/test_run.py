@@ -99,4 +99,4 @@ def test_it_records_in_the_task_and_at_the_rate_that_it_was_trained_for(arm_chec
         Recording(replace(keys, control_hz=20)).run()
     assert not list(tmp_path.iterdir())
     recorded = Recording(keys).run()
-    assert (recorded["frames"], recorded["by"], recorded["task"]) == (15, "policy", "Touch the red cube.")
+    assert (recorded["frames"], recorded["by"], recorded["tasks"]) == (15, {"policy": 1}, {"Touch the red cube.": 1})

@@ -370,6 +370,10 @@ def test_a_checkpoint_that_hears_nothing_takes_no_words_and_a_told_one_must_be_t
         running(arm_checkpoint, robot="so101-twin", robot_cameras={"a": {}})
     with pytest.raises(ValueError, match=r"^target=: where the task's object is"):
         running(arm_checkpoint, robot="so101", port="p", id="i")
+    fit = running(arm_checkpoint).fit
+    blind = replace(fit, task=replace(fit.task, state="joints"))
+    with pytest.raises(ValueError, match=r"^checkpoint=.*: of task\.state=joints without a camera: it sees nothing$"):
+        blind.check()
 
 
 def test_what_sees_need_not_be_told_where_things_are_even_if_they_move(tmp_path, untaught):

@@ -125,6 +125,7 @@ def test_told_to_stop_it_saves_and_says_how_to_go_on(runs, whole):
     assert (process.returncode, out) == (143, b"")
     assert 120 <= runs.saved("stopped") < 900
     said = (runs.home / "log.txt").read_text()
+    assert "\nstopping at the end of this step, with a checkpoint; " in said
     assert "stopped by SIGTERM; go on with: semagram-train resume=" in said
     assert said.rstrip().endswith("stopped")
     runs.finish(runs.start("resume=stopped"))

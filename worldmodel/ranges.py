@@ -23,11 +23,14 @@ def check(
         right = isinstance(value, int) or math.isfinite(value)
         right &= (low is None or value >= low) and (above is None or value > above) and (high is None or value <= high)
         if not right:
-            raise Mistake(f"{prefix}{name}={value}: {_range(low, above, high)}{why}")
+            raise Mistake(f"{prefix}{name}={value}: {_range(low, above, high, value)}{why}")
 
 
-def _range(low: float | None, above: float | None, high: float | None) -> str:
+def _range(low: float | None, above: float | None, high: float | None, value: float) -> str:
     if low is not None and high is not None:
         return f"from {low} to {high}"
     words = [f"at least {low}" if low is not None else "", f"above {above}" if above is not None else ""]
-    return ", ".join([*filter(None, words), *([f"at most {high}"] if high is not None else [])]) or "a finite number"
+    limits = ", ".join([*filter(None, words), *([f"at most {high}"] if high is not None else [])])
+    if high is None and not (isinstance(value, int) or math.isfinite(value)):
+        return f"finite, {limits}" if limits else "a finite number"
+    return limits

@@ -50,6 +50,8 @@ class Fit:
     def _check_scene(self) -> None:
         """Raise ConfigError where nobody can tell where the task's things are, and somebody must."""
         config, name = self.config, self.task.name
+        if not self.told and not self.senses.cameras:
+            raise ConfigError(f"checkpoint={config.checkpoint}: of task.state=joints without a camera: it sees nothing")
         if config.robot == SIM or not self.told:
             return
         if name not in STILL:

@@ -70,9 +70,10 @@ def pilot(config: RecordConfig, robot: SO101Sim) -> PolicyDriver:
     path = find_checkpoint(Path(config.checkpoint))
     agent, task = opened(path, config.seed, config.device, config.threads, config.planner)
     if task.name != config.task_name or task.control_hz != config.control_hz:
+        rate = f" at {task.control_hz} Hz" if task.control_hz else ""
         raise Mistake(
-            f"checkpoint={config.checkpoint}: is for task={task.label} at {task.control_hz} Hz, not "
-            f"{config.task_name} at {config.control_hz} Hz"
+            f"checkpoint={config.checkpoint}: is for task={task.label}{rate}, not {config.task_name} at "
+            f"{config.control_hz} Hz"
         )
     targets = Targets.at(task.control_hz, *so101.limits(robot.scene), task.control)
     eyes = Pilot(robot, task, read_identity(path).senses, config.sentence or task.words)

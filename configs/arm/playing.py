@@ -48,7 +48,7 @@ class Playing:
     @classmethod
     def begin(cls, config: PlayConfig) -> "Playing":
         """Read the sentence. Raises ValueError."""
-        sentence = read_sentence(Path(config.sentence))
+        sentence = read_sentence(Path(config.sentence), places=True)
         if not sentence:
             raise Mistake(f"sentence={config.sentence}: no token in it; a list of tokens, as in docs/arm.json")
         if (lasts := sum(token.seconds for token in sentence if isinstance(token, Move))) > LONGEST_S:

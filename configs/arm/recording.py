@@ -61,17 +61,15 @@ class Recording:
         review = Review.of(dataset)
         summary = review.summary()
         drawn = dataset.with_name(f"{dataset.name}.png")
-        rate = summary["success_rate"]
-        title = f"{review.tasks[-1]}  {summary['episodes']} episodes by {config.by}"
-        picture(drawn, dataset, title if rate is None else f"{title}, {rate:.0%} succeeded")
-        say(f"{summary['episodes']} episodes, {summary['frames']} frames: {dataset}, {drawn}")
+        picture(drawn, dataset, review.title)
+        each = "; ".join(f"{count} of {task!r}" for task, count in summary["tasks"].items())
+        several = f" ({each})" if len(summary["tasks"]) > 1 else ""
+        say(f"{summary['episodes']} episodes{several}, {summary['frames']} frames: {dataset}, {drawn}")
         return {
             **summary,
             "dataset": str(dataset),
             "picture": str(drawn),
             "robot": config.robot,
-            "task": review.tasks[-1],
-            "by": config.by,
             "skipped": self.skipped,
             "paced": config.waits,
             "scheduling": self.scheduling,

@@ -43,7 +43,9 @@ def demo(config: TokensConfig, folder: Path) -> dict:
 def fit(config: TokensConfig, folder: Path) -> dict:
     """Fit a codec to all of a dataset and save it."""
     recording = datasets.read(Path(config.dataset))
-    codec = Codec.fit(recording.episodes, settings(config, recording.rate_hz))
+    choice = settings(config, recording.rate_hz)
+    check_lengths(config, choice.length, recording.episodes)
+    codec = Codec.fit(recording.episodes, choice)
     out = Path(config.out) if config.out else folder / "codec"
     codec.save(out)
     return {"codec": str(out), "episodes": len(recording.episodes), **about(codec, recording.names)}
@@ -56,6 +58,7 @@ def compare(config: TokensConfig, folder: Path) -> dict:
     recording = datasets.read(Path(config.dataset))
     fitted, held_out = split(recording.episodes, config)
     choice = settings(config, recording.rate_hz)
+    check_lengths(config, choice.length, fitted, held_out)
     windows = windows_of([e for e in fitted if len(e) > choice.length], choice.length, STRIDE)
     codec = Codec.fit(fitted, choice, stride=STRIDE)
     rows = []
@@ -80,6 +83,7 @@ def draw(config: TokensConfig, folder: Path) -> dict:
     if wrong := unfit(choice.control_points, choice.length / recording.rate_hz):
         raise Mistake(f"seconds={config.seconds:g} knots={config.knots} at {recording.rate_hz:g} Hz: {wrong}")
     fitted, held_out = split(recording.episodes, config)
+    check_lengths(config, choice.length, fitted, held_out)
     codec = Codec.fit(fitted, choice)
     window = windows_of(held_out, codec.config.length + 1, codec.config.length)[0]
     ids = codec.encode(window[1:], window[0])
@@ -90,9 +94,21 @@ def draw(config: TokensConfig, folder: Path) -> dict:
 
 
 def settings(config: TokensConfig, rate_hz: float) -> CodecConfig:
-    """The codec's settings for a dataset of that rate."""
-    choices = {f.name: getattr(config, f.name) for f in fields(CodecChoices)}
-    return CodecConfig(**choices, length=max(1, round(config.seconds * rate_hz)))
+    """The codec's settings for a dataset of that rate. Raises ValueError where a chunk is too short."""
+    length = round(config.seconds * rate_hz)
+    if length < 2:
+        raise Mistake(f"seconds={config.seconds:g}: a chunk of {length} steps at {rate_hz:g} Hz; at least 2")
+    return CodecConfig(**{f.name: getattr(config, f.name) for f in fields(CodecChoices)}, length=length)
+
+
+def check_lengths(config: TokensConfig, length: int, *parts: list[np.ndarray]) -> None:
+    """Raise ValueError where a part of a dataset has no episode that is longer than a chunk of `length` steps."""
+    longest = min(max(map(len, episodes)) for episodes in parts)
+    if longest <= length:
+        raise Mistake(
+            f"seconds={config.seconds:g}: a chunk has {length} steps, and one comes before it; the longest episode to "
+            f"fit to, or to measure on, has {longest}"
+        )
 
 
 def split(episodes: list[np.ndarray], config: TokensConfig) -> tuple[list[np.ndarray], list[np.ndarray]]:

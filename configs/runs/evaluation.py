@@ -138,7 +138,7 @@ class Evaluation:
         paired_strips(folder / "returns.png", samples, f"{task.label}, {self.identity.env_steps:,} steps")
         if self.config.video:
             agent, memories = self._agent(True)[0], self.memories if self.senses.cameras else None
-            film(folder / "rollout.mp4", self._filmed(task), agent, say, self.config.seed, memories)
+            film(folder / "rollout.mp4", self._filmed(task), task, agent, say, self.config.seed, memories)
 
     def _agent(self, planned: bool, compiled: bool = False) -> tuple[Agent, TaskConfig]:
         return loaded_agent(self.identity, self.model, planned, self.config.seed, self.planner, compiled)

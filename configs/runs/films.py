@@ -1,6 +1,5 @@
 """rollout.mp4: one episode as a person would watch it, and beside it the glyph of the plan that is being followed."""
 
-import json
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,16 +12,18 @@ import numpy as np
 from configs.runs.sights import Strip
 from envs.make import ENDLESS, episode_limit
 from envs.rendering import frame
+from envs.settings import TaskConfig
 from policies.agent import Agent
 from policies.files import replace_file
 from policies.glyphs.glyph import glyph
 from policies.glyphs.ink import draw, picture
 from policies.memories import Memories
-from policies.notation import to_plain
+from policies.notation import plan_bytes
 from policies.rollouts import as_tensors, episode_seeds
 from policies.tokens import Tokens
 from policies.vocabulary import Move
 from sim.canvas import RenderingUnavailable
+from sim.so101_tasks import ABSOLUTE, TASKS
 from worldmodel.planner import Plan
 
 HEIGHT, WIDTH = 240, 320
@@ -32,6 +33,7 @@ PLANS = ("plan.svg", "plan.png")
 def film(
     path: Path,
     env: gymnasium.Env,
+    task: TaskConfig,
     agent: Agent,
     say: Callable[[str], None],
     seed: int = 0,
@@ -52,7 +54,8 @@ def film(
             first_plan = sentence(agent.plan, agent.tokens, step_seconds)
             for name in PLANS:
                 draw(first_plan, path.with_name(name))
-            replace_file(path.with_name("plan.json"), json.dumps(to_plain(first_plan)).encode())
+            places = task.name in TASKS and task.control == ABSOLUTE
+            replace_file(path.with_name("plan.json"), plan_bytes(first_plan, task.label, places))
         reel = Reel(agent, step_seconds, memories)
         first = reel.show(frame(env, HEIGHT, WIDTH), observation)
         with imageio.get_writer(aside, fps=round(1 / step_seconds), codec="libx264", quality=7) as video:

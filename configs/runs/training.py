@@ -33,6 +33,8 @@ from policies.rollouts import Rollout, outcome, success_rates
 from robot.safety.signals import Stopped
 from worldmodel.arithmetic import plan_gflop, update_gflop
 
+STOPPING = b"\nstopping at the end of this step, with a checkpoint; the same signal again stops at once, without one\n"
+
 
 @dataclass
 class Training:
@@ -132,6 +134,9 @@ class Training:
         try:
             with bar:
                 self._loop(bar)
+            if not self.parts.learner.updates:
+                first = config.seed_steps * config.task.action_repeat
+                say(f"nothing was learned: the first {first} steps (seed_steps={config.seed_steps}) are random")
             return self._finish()
         except Stopped:
             self._save()
@@ -146,6 +151,9 @@ class Training:
         But not SIGHUP, which both the shell and the kernel send when a terminal is closed.
         """
         self.signal = number
+        if number != signal.SIGHUP:
+            with suppress(OSError):  # nobody reads; not by `say`, which the signal may have interrupted
+                os.write(2, STOPPING)
         signal.signal(number, signal.SIG_IGN if number == signal.SIGHUP else signal.SIG_DFL)
 
     def _heed(self) -> None:
@@ -240,6 +248,7 @@ class Training:
             "task": config.task.label,
             "seed": config.seed,
             "env_steps": trainer.env_steps,
+            "updates": self.parts.learner.updates,
             **outcome(planned, alone),
             "train_seconds": round(self.seconds, 1),
             "env_steps_per_second": round(trainer.env_steps / max(self.seconds, 1e-9), 2),
@@ -261,6 +270,6 @@ class Training:
             shown = {"variation": config.randomise, "senses": config.perceived}
             env = watched(make(config.task, render=True, **shown))
             memories = Memories.of(trainer.replay, agent.model) if config.perceived.cameras else None
-            film(path, env, agent, say, memories=memories)
+            film(path, env, config.task, agent, say, memories=memories)
         say(f"done: {self.folder.path}")
         return result

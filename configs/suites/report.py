@@ -29,6 +29,18 @@ def mixed(results: Sequence[Result]) -> str:
     return ""
 
 
+def in_several(parts: Sequence[Sequence[Result]]) -> str:
+    """A run that an agent of ours did by more than one of the files, whose results are `parts`; '' if there is none."""
+    seen: set = set()
+    for results in parts:
+        runs = {(r.agent, r.task, r.seed, r.env_steps) for r in results if r.agent in agents(results)}
+        if twice := sorted(seen & runs):
+            agent, task, number, _ = twice[0]
+            return f"{agent} on {task}, seed {number}"
+        seen |= runs
+    return ""
+
+
 def document(results: Sequence[Result]) -> str:
     """Markdown: a table for each agent of ours and, where there are several, one that compares them."""
     names = agents(results)

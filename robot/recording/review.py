@@ -3,6 +3,7 @@
 import io
 import json
 import math
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +31,7 @@ class Review:
     control_hz: np.ndarray
     late: np.ndarray
     tasks: list[str]
+    by: list[str]
 
     @classmethod
     def of(cls, dataset: Path) -> "Review":
@@ -41,10 +43,19 @@ class Review:
             np.array(columns["control_hz"]),
             np.array(columns["late_frames"]),
             [task for tasks in columns["tasks"] for task in tasks],
+            columns["by"],
         )
 
+    @property
+    def title(self) -> str:
+        """What was done, and by whom, in a line."""
+        tasks, by = dict.fromkeys(self.tasks), dict.fromkeys(self.by)
+        what = next(iter(tasks)) if len(tasks) == 1 else f"{len(tasks)} tasks:"
+        rate = "" if self.success is None else f", {self.success.mean():.0%} succeeded"
+        return f"{what}  {len(self.lengths)} episodes by {' and '.join(by)}{rate}"
+
     def summary(self) -> dict:
-        """Numbers over all episodes; the rate is that of all their steps together."""
+        """Numbers over all episodes; the rate is that of all their steps together. `tasks`, `by`: episodes of each."""
         seconds = np.sum((self.lengths - 1) / self.control_hz)
         return {
             "episodes": len(self.lengths),
@@ -52,6 +63,8 @@ class Review:
             "success_rate": None if self.success is None else round(float(self.success.mean()), 4),
             "control_hz": round(float(np.sum(self.lengths - 1) / seconds), 3) if seconds else None,
             "late_frames": int(self.late.sum()),
+            "tasks": dict(Counter(self.tasks)),
+            "by": dict(Counter(self.by)),
         }
 
 
