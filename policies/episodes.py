@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from policies.experts import Experts
-from policies.rollouts import as_tensors, episode_seed
+from policies.rollouts import as_tensors, episode_seed, succeeded
 from policies.settings import LoopConfig
 from worldmodel.replay import Replay
 
@@ -13,7 +13,8 @@ from worldmodel.replay import Replay
 class RunningEpisodes:
     """The running episode of each of E environments: its number from 1, steps, return and success so far.
 
-    `observation` is the newest of all environments. `retrace` brings freshly made environments back to it.
+    `observation` is the newest of all environments, empty before `begin`; `judged`: whether they tell of success.
+    `retrace` brings freshly made environments back to it.
     """
 
     def __init__(self, env, action_size: int, config: LoopConfig):
@@ -22,9 +23,32 @@ class RunningEpisodes:
         count = env.num_envs
         self.episode = np.zeros(count, dtype=int)
         self.returns, self.lengths = np.zeros(count), np.zeros(count, dtype=int)
-        self.successes = np.zeros(count, dtype=int)
+        self.successes, self.judged = np.zeros(count, dtype=int), False
         self.observation: dict[str, Tensor] = {}
         self.experts = Experts(count, action_size, config)
+
+    def begin(self, ended: np.ndarray) -> None:
+        """Begin a new episode in the environments (E,) that ended."""
+        self.episode[ended] += 1
+        self.observation = self.reset(ended)
+        self.returns[ended], self.lengths[ended], self.successes[ended] = 0, 0, 0
+        self.experts.begin(ended)
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Take a step in all environments: reward (E,), and where (E,) their episodes terminated and were truncated."""
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        self.experts.hear(info)
+        self.observation = as_tensors(observation)
+        self.returns += reward
+        self.lengths += 1
+        if (now := succeeded(info)) is not None:
+            self.successes |= now
+        self.judged = now is not None
+        return reward, terminated, truncated
+
+    def of(self, env: int) -> dict[str, Tensor]:
+        """What one environment shows."""
+        return {key: value[env] for key, value in self.observation.items()}
 
     def reset(self, ended: np.ndarray) -> dict[str, Tensor]:
         """Reset the environments (E,) that ended to their episodes' beginnings; what all of them then show."""
@@ -35,7 +59,7 @@ class RunningEpisodes:
         self.experts.hear(info)
         return as_tensors(observation)
 
-    def progress(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, Tensor]:
         """How far the running episodes are, as tensors."""
         return {
             "episode": torch.from_numpy(self.episode.copy()),
@@ -46,8 +70,8 @@ class RunningEpisodes:
             **{f"seen.{key}": value for key, value in self.observation.items()},
         }
 
-    def take_back(self, saved: dict[str, Tensor]) -> None:
-        """Take back what `progress` gave; `retrace` then brings the environments there."""
+    def load_state_dict(self, saved: dict[str, Tensor]) -> None:
+        """Take back what `state_dict` gave; `retrace` then brings the environments there."""
         self.episode = saved["episode"].numpy().copy()
         self.returns, self.lengths = saved["returns"].numpy().copy(), saved["lengths"].numpy().copy()
         if "successes" in saved:  # not in a checkpoint of before they were counted

@@ -10,6 +10,7 @@ from worldmodel import senses as naming
 from worldmodel.model import WorldModel
 from worldmodel.planner import Plan
 from worldmodel.replay import Replay
+from worldmodel.windows import sample_starts, window_at
 
 
 @dataclass(frozen=True)
@@ -27,8 +28,8 @@ class Memories:
     @torch.no_grad()
     def of(cls, replay: Replay, model: WorldModel, count: int = 1000, seed: int = 0) -> "Memories":
         """`count` moments drawn from all that the replay holds. Raises ValueError where that is nothing."""
-        env, row = replay.starts(count, torch.Generator().manual_seed(seed))
-        seen = {key: value[0] for key, value in replay.window(env, row, 1, 1).seen.items()}
+        env, row = sample_starts(replay, count, torch.Generator().manual_seed(seed))
+        seen = {key: value[0] for key, value in window_at(replay, env, row, 1, 1).seen.items()}
         newest = {key: value[:, 0] for key, value in seen.items() if naming.is_image(key)}
         ready = model.scaled(model.prepare(seen))
         encoder = model.encoder

@@ -10,14 +10,13 @@ from torch import Tensor
 
 from policies.agent import Agent
 from policies.episodes import RunningEpisodes
-from policies.rollouts import as_tensors, succeeded
 from policies.settings import LoopConfig
-from policies.tokens import Tokens
 from worldmodel.learner import UPDATE_METRICS, Learner
 from worldmodel.losses import Batch
-from worldmodel.replay import Replay, Window
+from worldmodel.replay import Replay
 from worldmodel.senses import STATE_KEY, is_image, mask
 from worldmodel.vision import shift
+from worldmodel.windows import Window, sample_windows
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,7 @@ class EpisodeEnd:
     episode_success: int | None = None
 
 
-class Trainer(RunningEpisodes):
+class Trainer:
     """Steps E environments and learns; everything its future depends on is in `state_dict`.
 
     An expert's steps (`policies.experts`) are remembered as any others are, but the policy imitates them whatever the
@@ -48,16 +47,14 @@ class Trainer(RunningEpisodes):
         learner: Learner,
         agent: Agent,
         replay: Replay,
-        tokens: Tokens,
-        generator: torch.Generator,
         config: LoopConfig,
         action_repeat: int,
         step_discount: float,
     ):
-        super().__init__(env, tokens.action_size, config)
-        self.learner, self.agent, self.replay = learner, agent, replay
-        self.tokens, self.generator = tokens, generator
+        self.learner, self.agent, self.replay, self.config = learner, agent, replay, config
+        self.tokens, self.generator = agent.tokens, agent.generator
         self.action_repeat, self.step_discount = action_repeat, step_discount
+        self.running = RunningEpisodes(env, self.tokens.action_size, config)
         self.steps = 0  # control steps, over all environments
         self.metrics = torch.full((len(UPDATE_METRICS),), torch.nan)
 
@@ -66,31 +63,29 @@ class Trainer(RunningEpisodes):
         """Environment steps so far: control steps times the action repeat."""
         return self.steps * self.action_repeat
 
+    @property
+    def count(self) -> int:
+        """E, the environments."""
+        return len(self.running.episode)
+
     def run(self, until: int) -> Iterator[EpisodeEnd | None]:
         """Train until `until` environment steps; yields after every step, with the episode that ended in it, if any."""
-        if not self.observation:
-            self._begin(np.ones(self.env.num_envs, dtype=bool))
+        if not self.running.observation:
+            self._begin(np.ones(self.count, dtype=bool))
         while self.env_steps < until:
             ended = self._step()
             self._learn()
             yield from ended or [None]
 
     def _step(self) -> list[EpisodeEnd]:
-        count = self.env.num_envs
+        running = self.running
         action, planned_tokens, demonstrated = self._act()
-        observation, reward, terminated, truncated, info = self.env.step(action.numpy())
-        self.experts.hear(info)
-        self.observation = as_tensors(observation)
-        for i in range(count):
-            step = action[i], float(reward[i]), self._of(i), bool(terminated[i])
+        reward, terminated, truncated = running.step(action.numpy())
+        for i in range(self.count):
+            step = action[i], float(reward[i]), running.of(i), bool(terminated[i])
             self.replay.add(i, *step, planned_tokens[i], bool(demonstrated[i]))
-        self._measure(np.ones(count, dtype=bool))
-        self.steps += count
-        self.returns += reward
-        self.lengths += 1
-        now = succeeded(info)
-        if now is not None:
-            self.successes |= now
+        self._measure(np.ones(self.count, dtype=bool))
+        self.steps += self.count
         ended = terminated | truncated
         if not ended.any():
             return []
@@ -98,11 +93,11 @@ class Trainer(RunningEpisodes):
         metrics["plan_spread"] = self.agent.spread
         ends = [
             EpisodeEnd(
-                float(self.returns[i]),
-                int(self.lengths[i]),
+                float(running.returns[i]),
+                int(running.lengths[i]),
                 metrics,
-                int(self.experts.steps[i]),
-                None if now is None else int(self.successes[i]),
+                int(running.experts.steps[i]),
+                int(running.successes[i]) if running.judged else None,
             )
             for i in np.flatnonzero(ended)
         ]
@@ -111,42 +106,36 @@ class Trainer(RunningEpisodes):
 
     def _act(self) -> tuple[Tensor, list[Tensor | None], Tensor]:
         """What all environments do (E, A), the tokens that the planner chose, where it did, and where an expert did."""
-        count, experts = self.env.num_envs, self.experts
+        experts, episode, observation = self.running.experts, self.running.episode, self.running.observation
         experts.take_over(self.generator)
-        driving = experts.driving(self.episode)
+        driving = experts.driving(episode)
         if self.steps < self.config.seed_steps or driving.all():
-            self.agent.watch(self.observation)
-            normal = self.agent.noise.draw(count, self.tokens.action_size)
-            action, planned_tokens = torch.erf(normal / math.sqrt(2)), [None] * count  # uniform in [-1, 1]
+            self.agent.watch(observation)
+            normal = self.agent.noise.draw(self.count, self.tokens.action_size)
+            action, planned_tokens = torch.erf(normal / math.sqrt(2)), [None] * self.count  # uniform in [-1, 1]
         else:
-            action = self.agent.act(self.observation, torch.from_numpy(~driving))
+            action = self.agent.act(observation, torch.from_numpy(~driving))
             planned_tokens = self.agent.planned_tokens
-        action, demonstrated = experts.instead(action, self.episode)
+        action, demonstrated = experts.instead(action, episode)
         return action, planned_tokens, demonstrated
 
     def _begin(self, ended: np.ndarray) -> None:
         """Begin a new episode in the environments (E,) that ended."""
-        self.episode[ended] += 1
-        self.observation = self.reset(ended)
+        self.running.begin(ended)
         for i in np.flatnonzero(ended):
-            self.replay.start(int(i), self._of(int(i)))
+            self.replay.start(int(i), self.running.of(int(i)))
         self._measure(ended)
-        self.returns[ended], self.lengths[ended], self.successes[ended] = 0, 0, 0
-        self.experts.begin(ended)
         self.agent.reset(torch.from_numpy(ended))
-
-    def _of(self, env: int) -> dict[str, Tensor]:
-        """What one environment shows."""
-        return {key: value[env] for key, value in self.observation.items()}
 
     def _measure(self, chosen: np.ndarray) -> None:
         """Take the states of the environments (E,) chosen into the statistics, those that are there."""
-        if STATE_KEY in self.observation:
+        observation = self.running.observation
+        if STATE_KEY in observation:
             here = torch.from_numpy(chosen)
-            if (shown := self.observation.get(mask(STATE_KEY))) is not None:
+            if (shown := observation.get(mask(STATE_KEY))) is not None:
                 here = here & (shown[:, 0] > 0)
             if bool(here.any()):
-                self.learner.model.normaliser.observe(self.observation[STATE_KEY][here])
+                self.learner.model.normaliser.observe(observation[STATE_KEY][here])
 
     def _learn(self) -> None:
         """The updates that the steps so far allow: none while seeding, then all that seeding saved up."""
@@ -162,7 +151,7 @@ class Trainer(RunningEpisodes):
         batches = []
         for kind, curve in enumerate(self.tokens.curves):
             sizes = (config.batch + kind) // kinds, config.horizon, curve.length
-            batches.append(self._batch(self.replay.sample(*sizes, self.generator, config.demonstrated), kind))
+            batches.append(self._batch(sample_windows(self.replay, *sizes, self.generator, config.demonstrated), kind))
         return Batch.joined(batches)
 
     def _batch(self, window: Window, kind: int) -> Batch:
@@ -188,7 +177,7 @@ class Trainer(RunningEpisodes):
 
     def state_dict(self) -> dict[str, Tensor]:
         """Counters, random state and the running episodes' progress."""
-        return self.progress() | {
+        return self.running.state_dict() | {
             "steps": torch.tensor(self.steps),
             "metrics": self.metrics.clone(),
             "generator": self.generator.get_state(),
@@ -203,10 +192,10 @@ class Trainer(RunningEpisodes):
         longer holds all its actions, `warn` is told and new episodes begin.
         """
         self.steps = int(saved["steps"])
-        self.take_back(saved)
+        self.running.load_state_dict(saved)
         self.metrics = saved["metrics"].clone()
         self.agent.load_state_dict({n.removeprefix("agent."): t for n, t in saved.items() if n.startswith("agent.")})
-        if fault := self.retrace(self.replay):
+        if fault := self.running.retrace(self.replay):
             warn(f"{fault}; new episodes begin")
-            self._begin(np.ones(self.env.num_envs, dtype=bool))
+            self._begin(np.ones(self.count, dtype=bool))
         self.generator.set_state(saved["generator"])

@@ -151,7 +151,7 @@ def trainer(
     replay = Replay(capacity, env.num_envs, senses, env.single_action_space.shape[0], tokens.size, lags)
     settings = LoopConfig(**{"steps": 1000, "seed_steps": 8, "seed": 1} | (loop or {}))
     learner = Learner(model, discounts, learning)
-    return Trainer(env, learner, agent, replay, tokens, generator, settings, 2, 0.9)
+    return Trainer(env, learner, agent, replay, settings, 2, 0.9)
 
 
 def identity(of):

@@ -15,6 +15,7 @@ from policies.rollouts import episode_seeds
 from policies.settings import EXPERT
 from sim import so101_experts
 from sim.so101_tasks import SCRIPTED
+from worldmodel.windows import sample_windows
 
 
 class Told(gymnasium.Wrapper):
@@ -59,26 +60,26 @@ def advance(trainer, steps):
 @pytest.mark.parametrize("limits", [(9,), (5, 8, 6)])
 def test_the_first_episodes_are_the_experts_and_no_others(told, limits):
     trainer, driven, planned = told(*limits), [], []
-    act, step = trainer.agent.act, trainer.env.step
+    act, step = trainer.agent.act, trainer.running.env.step
 
     def acting(*given):
         planned.append(trainer.steps)
         return act(*given)
 
     def stepping(action):
-        here = trainer.experts.driving(trainer.episode)
-        np.testing.assert_array_equal(action[here], trainer.experts.action[torch.from_numpy(here)].numpy())
-        driven.append(((trainer.episode - 1) * len(limits) + np.arange(len(limits)))[here])
+        here = trainer.running.experts.driving(trainer.running.episode)
+        np.testing.assert_array_equal(action[here], trainer.running.experts.action[torch.from_numpy(here)].numpy())
+        driven.append(((trainer.running.episode - 1) * len(limits) + np.arange(len(limits)))[here])
         return step(action)
 
-    trainer.agent.act, trainer.env.step = acting, stepping
+    trainer.agent.act, trainer.running.env.step = acting, stepping
     advance(trainer, 200)
     episodes = np.unique(np.concatenate(driven))
     count = len(limits)
     seeds = [episode_seeds(trainer.config.seed, 0, n // count + 1, count)[n % count] for n in range(6)]
     assert set(episodes) == {n for n, seed in enumerate(seeds) if seed % 3}  # in the others it does not know how to
     assert len(episodes)
-    assert planned and trainer.episode.min() > 3
+    assert planned and trainer.running.episode.min() > 3
 
 
 def test_a_batch_holds_its_share_of_what_experts_did(told):
@@ -87,7 +88,7 @@ def test_a_batch_holds_its_share_of_what_experts_did(told):
     replay, generator = trainer.replay, torch.Generator().manual_seed(0)
     assert float(replay.demonstrated.float().sum()) / replay.steps < 0.4
     for share in (0.5, 1.0):
-        window = replay.sample(40, 2, 1, generator, share)
+        window = sample_windows(replay, 40, 2, 1, generator, share)
         assert round(share * 40) <= int(window.demonstrated.sum())
     batch = trainer._draw()
     assert int(batch.demonstrated.sum()) >= round(trainer.learner.config.demonstrated * len(batch.demonstrated))
@@ -96,15 +97,15 @@ def test_a_batch_holds_its_share_of_what_experts_did(told):
 @pytest.mark.parametrize("limits", [(9,), (5, 8, 6)])
 def test_an_expert_that_takes_over_keeps_the_episode_to_its_end(told, limits):
     trainer, taken = told(*limits, first=0, takeover=0.1), []
-    step = trainer.env.step
+    step = trainer.running.env.step
 
     def stepping(action):
-        here = trainer.experts.driving(trainer.episode)
-        np.testing.assert_array_equal(action[here], trainer.experts.action[torch.from_numpy(here)].numpy())
-        taken.append((trainer.episode.copy(), trainer.lengths.copy(), here.copy()))
+        here = trainer.running.experts.driving(trainer.running.episode)
+        np.testing.assert_array_equal(action[here], trainer.running.experts.action[torch.from_numpy(here)].numpy())
+        taken.append((trainer.running.episode.copy(), trainer.running.lengths.copy(), here.copy()))
         return step(action)
 
-    trainer.env.step = stepping
+    trainer.running.env.step = stepping
     advance(trainer, 400)
     episode, length, here = (np.array(column) for column in zip(*taken, strict=True))
     begun = set()
@@ -123,9 +124,9 @@ def test_when_an_expert_knows_no_further_the_agent_decides_anew(told):
     trainer, known = told(None, length=4, first=1), torch.full((1, 2), 0.5)
     advance(trainer, 8)  # of the seeding
     turns = [*[False] * 2, *[True] * 3, *[False] * 5, True, False]
-    trainer.experts.hear = lambda info: None
+    trainer.running.experts.hear = lambda info: None
     for driven in turns:
-        trainer.experts.action = known if driven else known * torch.nan
+        trainer.running.experts.action = known if driven else known * torch.nan
         advance(trainer, trainer.steps + 1)
     replay, rows = trainer.replay, slice(8, 8 + len(turns))
     assert replay.demonstrated[0, rows].tolist() == turns
@@ -135,19 +136,19 @@ def test_when_an_expert_knows_no_further_the_agent_decides_anew(told):
 @pytest.mark.parametrize("limits", [(9,), (5, 8, 6)])
 def test_an_episode_tells_how_many_of_its_steps_were_driven(told, limits):
     trainer, driven = told(*limits, first=2, takeover=0.1), []
-    step = trainer.env.step
+    step = trainer.running.env.step
 
     def stepping(action):
-        driven.append((trainer.episode.copy(), trainer.experts.driving(trainer.episode)))
+        driven.append((trainer.running.episode.copy(), trainer.running.experts.driving(trainer.running.episode)))
         return step(action)
 
-    trainer.env.step = stepping
+    trainer.running.env.step = stepping
     ends = [end.demonstrated_steps for end in advance(trainer, 300)]
     episode, here = (np.array(column) for column in zip(*driven, strict=True))
     counted = [
         int(here[episode[:, env] == number, env].sum())
         for env in range(len(limits))
-        for number in range(1, trainer.episode[env])
+        for number in range(1, trainer.running.episode[env])
     ]
     assert sorted(ends) == sorted(counted)
     assert 0 in ends and {*limits} & {*ends} and len({*ends}) > 2  # none, all, some
@@ -158,20 +159,20 @@ def test_a_run_resumed_after_a_takeover_is_the_run_itself(toys, told, tmp_path, 
     whole, met = told(*limits, first=0, takeover=0.3), 0
     for steps in (12, 24, 33, 60, 72):
         advance(whole, steps)
-        met += whole.experts.taken.any()
+        met += whole.running.experts.taken.any()
         path = save_checkpoint(tmp_path, toys.identity(whole), whole, {}, 99)
         resumed = told(*limits, first=0, takeover=0.3, weights=1)
         load_trainer(path, resumed, pytest.fail)
         older = {name.removeprefix("experts."): t for name, t in whole.state_dict().items() if name != "experts.steps"}
-        resumed.experts.begin(np.ones(len(limits), dtype=bool))
+        resumed.running.experts.begin(np.ones(len(limits), dtype=bool))
         resumed.load_state_dict(older, pytest.fail)  # of before steps were counted
-        assert (resumed.experts.taken == whole.experts.taken).all()
+        assert (resumed.running.experts.taken == whole.running.experts.taken).all()
         load_trainer(path, resumed, pytest.fail)
         advance(whole, steps + 9)
         advance(resumed, steps + 9)
         assert torch.equal(resumed.replay.action, whole.replay.action)
         assert torch.equal(resumed.replay.demonstrated, whole.replay.demonstrated)
-        assert (resumed.experts.steps == whole.experts.steps).all()
+        assert (resumed.running.experts.steps == whole.running.experts.steps).all()
         assert torch.equal(resumed.learner.flat, whole.learner.flat)
     assert met
 
@@ -188,7 +189,9 @@ def test_a_run_resumed_among_them_is_the_run_itself(toys, told, tmp_path, limits
         advance(resumed, steps + 9)
         assert torch.equal(resumed.replay.action, whole.replay.action)
         assert torch.equal(resumed.learner.flat, whole.learner.flat)
-        torch.testing.assert_close(resumed.experts.action, whole.experts.action, rtol=0, atol=0, equal_nan=True)
+        torch.testing.assert_close(
+            resumed.running.experts.action, whole.running.experts.action, rtol=0, atol=0, equal_nan=True
+        )
 
 
 @pytest.mark.parametrize("name", SCRIPTED)

@@ -6,6 +6,7 @@ import torch
 from policies.frame_stack import FrameStack
 from worldmodel.replay import Replay
 from worldmodel.senses import LANGUAGE_KEY, STATE_KEY, mask
+from worldmodel.windows import window_at
 
 FRONT = "observation.images.front"
 SENSES = {STATE_KEY: (2,), FRONT: (4, 5, 3), LANGUAGE_KEY: (3,)}
@@ -52,7 +53,7 @@ def test_the_agent_sees_what_the_replay_shows(capacity, observation):
     for row in held:
         if (row - oldest) % replay.rows < max(LAGS):
             continue  # some of its past may have been written over
-        window = replay.window(torch.tensor([0]), torch.tensor([row]), 1, 1)
+        window = window_at(replay, torch.tensor([0]), torch.tensor([row]), 1, 1)
         for key in SENSES:
             assert key not in shown[row] or torch.equal(window.seen[key][0], shown[row][key]), (key, row)
         assert observation is lossy or not any(key.startswith("mask.") for key in window.seen)
@@ -111,12 +112,12 @@ def test_what_was_missing_is_said_in_a_window_and_only_there():
             del seen[STATE_KEY]
             seen[mask(FRONT)] = torch.zeros(1)
         replay.add(0, torch.zeros(1), 0.0, seen, False)
-    window = replay.window(torch.tensor([0]), torch.tensor([1]), 3, 1)
+    window = window_at(replay, torch.tensor([0]), torch.tensor([1]), 3, 1)
     assert window.seen[mask(STATE_KEY)][:, 0, 0].tolist() == [1, 1, 0, 1]
     assert window.seen[mask(FRONT)][:, 0, 0].tolist() == [1, 1, 0, 1]
     assert window.seen[mask(LANGUAGE_KEY)][:, 0, 0].tolist() == [1, 1, 1, 1]
     assert window.seen[STATE_KEY][:, 0, 0].tolist() == [1, 2, 0, 4]
-    before = replay.window(torch.tensor([0]), torch.tensor([0]), 1, 1)
+    before = window_at(replay, torch.tensor([0]), torch.tensor([0]), 1, 1)
     assert mask(STATE_KEY) not in before.seen
 
 
@@ -138,5 +139,5 @@ def test_a_sentence_is_kept_once_and_frames_once():
     assert saved[FRONT].shape == (1, 40, 4, 5, 3)
     other = Replay(50, 1, SENSES, 1, lags=LAGS)
     other.load_state_dict({name: t.clone() for name, t in saved.items()})
-    one, two = (r.window(torch.tensor([0]), torch.tensor([20]), 4, 2) for r in (replay, other))
+    one, two = (window_at(r, torch.tensor([0]), torch.tensor([20]), 4, 2) for r in (replay, other))
     assert all(torch.equal(one.seen[key], two.seen[key]) for key in SENSES)

@@ -12,6 +12,7 @@ from worldmodel.planner import Planner
 from worldmodel.replay import Replay
 from worldmodel.senses import STATE_KEY, mask
 from worldmodel.settings import PlannerConfig, VisionConfig
+from worldmodel.windows import window_at
 
 FRONT = "observation.images.front"
 SENSES = {STATE_KEY: (3,), FRONT: (16, 16, 3)}
@@ -51,7 +52,7 @@ def test_the_latent_of_a_moment_is_what_the_agent_would_have_had(model, replay):
     rows = {replay.seen[FRONT][0, row].numpy().tobytes(): row for row in range(41)}
     for frame, latent in zip(memories.frames[FRONT], memories.latents, strict=True):
         row = torch.tensor([rows[frame.numpy().tobytes()]])
-        seen = {key: value[0] for key, value in replay.window(torch.tensor([0]), row, 1, 1).seen.items()}
+        seen = {key: value[0] for key, value in window_at(replay, torch.tensor([0]), row, 1, 1).seen.items()}
         assert torch.allclose(model.encode(seen)[0], latent, atol=1e-6)
         only = model.encode({STATE_KEY: seen[STATE_KEY]})[0]
         assert any(torch.allclose(only, alone, atol=1e-6) for alone in memories.alone[STATE_KEY])

@@ -10,8 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from worldmodel.replay import Replay, Window
+from worldmodel.replay import Replay
 from worldmodel.senses import STATE_KEY
+from worldmodel.windows import Window, sample_demonstrated_starts, sample_starts, sample_windows, window_at
 
 S, A, P = 2, 3, 4
 SEEN = {STATE_KEY: (S,)}
@@ -85,7 +86,7 @@ class Diary:
             return
         env, _, row = (torch.tensor(x) for x in zip(*held, strict=True))
         for horizon, length in SHAPES:
-            window = self.replay.window(env, row, horizon, length)
+            window = window_at(self.replay, env, row, horizon, length)
             fields = (window.seen[STATE_KEY], window.action, window.reward, window.terminated, window.valid)
             for b, (e, i, _) in enumerate(held):
                 for got, want in zip(fields, self.expected(e, i, horizon, length), strict=True):
@@ -94,7 +95,7 @@ class Diary:
                 assert bool(window.was_planned[b]) == (planned_token is not None)
                 assert planned_token is None or torch.equal(window.planned_token[b], planned_token)
                 assert bool(window.demonstrated[b]) == self.rows[e][i]["demonstrated"]
-        drawn = self.replay.demonstrated_starts(50, torch.Generator().manual_seed(0))
+        drawn = sample_demonstrated_starts(self.replay, 50, torch.Generator().manual_seed(0))
         shown = {(e, at) for e, i, at in held if self.rows[e][i]["demonstrated"]}
         assert set(zip(*(x.tolist() for x in drawn), strict=True)) <= shown
         assert len(drawn[0]) == (50 if shown else 0)
@@ -133,7 +134,7 @@ def test_termination_is_known_and_truncation_is_not(length, steps):
         diary.start(0)  # the next episode, into which no window may look
         for _ in range(8):
             diary.step(0)
-        windows.append(diary.replay.window(torch.tensor([0]), torch.tensor([0]), 8 // length, length))
+        windows.append(window_at(diary.replay, torch.tensor([0]), torch.tensor([0]), 8 // length, length))
     over, cut = windows
     whole, begun = steps // length, -(-steps // length)
     assert over.valid[:, 0].tolist() == [True] * begun + [False] * (8 // length - begun)
@@ -152,9 +153,9 @@ def test_a_step_is_usable_at_once(generator):
     diary.start(0)
     diary.start(1)
     with pytest.raises(ValueError, match="no step"):
-        diary.replay.sample(4, 1, 1, generator)
+        sample_windows(diary.replay, 4, 1, 1, generator)
     diary.step(1)
-    window = diary.replay.sample(4, 1, 1, generator)
+    window = sample_windows(diary.replay, 4, 1, 1, generator)
     assert window.valid.all()
     assert torch.equal(window.seen[STATE_KEY][1], diary.rows[1][-1]["state"].expand(4, S))
 
@@ -169,7 +170,9 @@ def test_a_full_ring_drops_its_oldest_steps():
     diary.start(0)
     for _ in range(20):
         diary.step(0)
-    window = diary.replay.window(torch.zeros(6, dtype=torch.long), torch.tensor([r for *_, r in diary.steps()]), 1, 1)
+    window = window_at(
+        diary.replay, torch.zeros(6, dtype=torch.long), torch.tensor([r for *_, r in diary.steps()]), 1, 1
+    )
     newest = [row["reward"] for row in diary.rows[0] if row["action"] is not None]
     assert window.reward.flatten().tolist() == newest
     assert newest[-1] > diary.serial - 10
@@ -185,7 +188,7 @@ def test_steps_are_drawn_uniformly_over_all_environments(generator):
                 diary.step(env, n == steps - 1)
     held = {(env, row): n for n, (env, _, row) in enumerate(diary.steps())}
     assert len({env for env, _ in held}) == 3
-    env, row = diary.replay.starts(20_000, generator)
+    env, row = sample_starts(diary.replay, 20_000, generator)
     counts = torch.bincount(torch.tensor([held[e, r] for e, r in zip(env.tolist(), row.tolist(), strict=True)]))
     assert len(counts) == len(held)
     assert scipy.stats.chisquare(counts.numpy()).pvalue > 1e-3
@@ -201,7 +204,9 @@ def test_a_replay_read_back_gives_the_same_windows_and_goes_on_alike(steps):
     other.load_state_dict({name: t.clone() for name, t in one.replay.state_dict().items()})
     assert other.steps == one.replay.steps
     for again in range(3):
-        windows = [replay.sample(32, 2, 2, torch.Generator().manual_seed(again)) for replay in (one.replay, other)]
+        windows = [
+            sample_windows(replay, 32, 2, 2, torch.Generator().manual_seed(again)) for replay in (one.replay, other)
+        ]
         assert torch.equal(*(window.seen[STATE_KEY] for window in windows))
         for name in (f.name for f in dataclasses.fields(Window) if f.name != "seen"):
             assert torch.equal(getattr(windows[0], name), getattr(windows[1], name))

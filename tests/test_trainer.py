@@ -12,6 +12,7 @@ import torch
 
 from policies.checkpoint import load_trainer, save_checkpoint
 from worldmodel.senses import STATE_KEY
+from worldmodel.windows import sample_windows, window_at
 
 LIMITS = {1: (9,), 3: (7, 12, 9)}
 
@@ -55,7 +56,7 @@ def test_a_run_resumed_anywhere_is_the_run_itself(toys, tmp_path, envs, length):
     for steps in saves:
         seen += advance(whole, steps)
         paths.append((save(toys, whole, tmp_path), len(seen)))
-        middle += bool((whole.lengths > 0).any())
+        middle += bool((whole.running.lengths > 0).any())
     seen += advance(whole, end)
     assert middle >= 2 and len(seen) > 2
 
@@ -109,7 +110,7 @@ def test_an_episode_without_an_end_is_resumed_too(toys, tmp_path):
     advance(whole, 40)
     resumed = toys.trainer(toys.slides(None, None), weights=1)
     load_trainer(path, resumed, never)
-    assert resumed.lengths.tolist() == [15, 15]
+    assert resumed.running.lengths.tolist() == [15, 15]
     advance(resumed, 40)
     assert digest(resumed) == digest(whole)
 
@@ -134,11 +135,11 @@ def test_an_environment_that_does_not_come_back_is_said_and_begun_anew(toys, tmp
     load_trainer(path, resumed, warnings.append)
     (warning,) = warnings
     assert "not deterministic" in warning and "\n" not in warning
-    assert resumed.lengths.tolist() == [0] * envs
+    assert resumed.running.lengths.tolist() == [0] * envs
     assert torch.equal(resumed.learner.flat, whole.learner.flat)
     ends = advance(resumed, 60)
     assert ends and all(np.isfinite(value) and length <= 12 for value, length, _ in ends)
-    last = resumed.replay.window(torch.zeros(1, dtype=torch.long), resumed.replay.head[:1] - 1, 1, 1)
+    last = window_at(resumed.replay, torch.zeros(1, dtype=torch.long), resumed.replay.head[:1] - 1, 1, 1)
     assert last.seen[STATE_KEY].isfinite().all()
 
 
@@ -201,7 +202,7 @@ def test_the_normaliser_sees_every_state_once(toys):
 def test_a_batch_is_its_window_in_tokens(toys, length):
     trainer = toys.trainer(toys.slides(*LIMITS[3]), length)
     advance(trainer, 30)
-    window = trainer.replay.sample(64, 3, length, trainer.generator)
+    window = sample_windows(trainer.replay, 64, 3, length, trainer.generator)
     batch = trainer._batch(window, 0)
     written_out = sum(0.9**n * window.reward[:, :, n] for n in range(length))
     assert torch.allclose(batch.reward, written_out)
@@ -226,7 +227,7 @@ def test_a_token_that_ends_in_termination_is_the_motion_that_was_made(toys):
     trainer.replay.start(0, {STATE_KEY: torch.zeros(3)})
     for last in (False, True):
         trainer.replay.add(0, torch.full((2,), 0.8), 0.0, {STATE_KEY: torch.zeros(3)}, last)
-    window = trainer.replay.window(torch.tensor([0]), torch.tensor([0]), 1, 4)
+    window = window_at(trainer.replay, torch.tensor([0]), torch.tensor([0]), 1, 4)
     batch = trainer._batch(window, 0)
     assert batch.valid.all() and not batch.continues.any()
     assert torch.allclose(batch.token, torch.full_like(batch.token, 0.8), atol=1e-5)
@@ -258,7 +259,7 @@ def test_what_the_planner_chose_is_remembered_where_it_did(toys, length):
     advance(trainer, 16)
     assert len(chosen) == 8 // length
     for n in range(16):
-        window = trainer.replay.window(torch.tensor([0]), torch.tensor([n]), 1, length)
+        window = window_at(trainer.replay, torch.tensor([0]), torch.tensor([n]), 1, length)
         planned = n >= 8 and n % length == 0
         assert bool(window.was_planned) == planned
         if planned:
@@ -290,7 +291,7 @@ def test_an_episodes_observations_are_its_own(toys):
         assert replay.seen[STATE_KEY][0, row, 2] == 0  # the clock of a fresh episode
         if row:
             assert replay.seen[STATE_KEY][0, row - 1, 2] != 0
-    assert torch.equal(trainer.observation[STATE_KEY][0], replay.seen[STATE_KEY][0, int(replay.head[0])])
+    assert torch.equal(trainer.running.observation[STATE_KEY][0], replay.seen[STATE_KEY][0, int(replay.head[0])])
     places = {float(replay.seen[STATE_KEY][0, row, 0]) for row in firsts}
     assert len(places) == len(firsts)  # each from a seed of its own
 

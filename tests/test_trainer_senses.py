@@ -12,6 +12,7 @@ from policies.checkpoint import load_model, load_trainer, read_identity, save_ch
 from policies.folders import FolderError, tensor_bytes, write_folder
 from policies.words import Words
 from worldmodel.senses import LANGUAGE_KEY, STATE_KEY, mask
+from worldmodel.windows import window_at
 
 FRONT = "observation.images.front"
 SENTENCES = ("stay in the middle", "go to the left")
@@ -99,7 +100,7 @@ def test_what_was_seen_is_what_is_learned_from(make):
     replay, words = trainer.replay, Words()
     vectors = words.encode(SENTENCES)
     for row in range(int(replay.filled[0]) - 1):
-        window = replay.window(torch.tensor([0]), torch.tensor([row]), 1, 1).seen
+        window = window_at(replay, torch.tensor([0]), torch.tensor([row]), 1, 1).seen
         place = window[STATE_KEY][0, 0, 0]
         assert any(torch.equal(window[LANGUAGE_KEY][0, 0], vector) for vector in vectors)
         here = bool(window[mask(FRONT)][0, 0, 0]) if mask(FRONT) in window else True
@@ -122,7 +123,7 @@ def test_the_agent_sees_what_the_replay_shows_at_every_step(make):
     advance(trainer, 16)
     assert len(shown) == 16 > trainer.config.seed_steps
     for row, seen in shown.items():
-        window = trainer.replay.window(torch.tensor([0]), torch.tensor([row]), 1, 1)
+        window = window_at(trainer.replay, torch.tensor([0]), torch.tensor([row]), 1, 1)
         assert torch.equal(window.seen[FRONT][0], seen[FRONT]), row
 
 
@@ -133,7 +134,7 @@ def test_a_checkpoint_says_what_it_perceives(make, toys, tmp_path):
     identity = read_identity(path)
     assert identity.senses == {STATE_KEY: (3,), FRONT: (16, 24, 3), LANGUAGE_KEY: (Words.size,)}
     model = load_model(path, identity)
-    seen = trainer.agent.frame_stack.see(trainer.observation)
+    seen = trainer.agent.frame_stack.see(trainer.running.observation)
     assert torch.equal(model.encode(seen), trainer.learner.acting.encode(seen))
     assert identity.sentences == ("go on",)
 

@@ -186,17 +186,7 @@ class Assembly:
             self.tokens.size,
             config.model.vision.lags,
         )
-        return Trainer(
-            self.env,
-            self.learner,
-            agent,
-            replay,
-            self.tokens,
-            generator,
-            config,
-            config.task.action_repeat,
-            self.step_discount,
-        )
+        return Trainer(self.env, self.learner, agent, replay, config, config.task.action_repeat, self.step_discount)
 
     def evaluator(self, planned: bool, seed: int, compiled: bool = False) -> Agent:
         """An agent that does not explore, by the averaged weights: with the planner, or the policy alone."""

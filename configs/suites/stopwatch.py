@@ -59,7 +59,7 @@ class Ours:
         self.learner.update(self.batch, self.trainer.generator)
 
     def _plan(self) -> None:
-        observation = {key: value[:1] for key, value in self.trainer.observation.items()}
+        observation = {key: value[:1] for key, value in self.trainer.running.observation.items()}
         observation = self.frame_stack.see(observation)
         plan = self.trainer.agent.planner.plan(observation, self.memory, self.trainer.generator)
         tokens = self.parts.tokens
