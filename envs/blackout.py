@@ -1,4 +1,4 @@
-"""A watch over cameras: a frame of one colour, as a loose cable gives, is no sight."""
+"""A watch over cameras: a frame of one colour, as a loose cable gives, counts as missing."""
 
 import warnings
 

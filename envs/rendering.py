@@ -1,4 +1,4 @@
-"""Frames of an environment without a screen or a GPU; imported by nobody who does not draw."""
+"""Frames of an environment without a screen or a GPU; imported only where something is drawn."""
 
 import weakref
 

@@ -1,4 +1,4 @@
-"""Frames of a MuJoCo model without a screen or a GPU: fast, and imported by nobody who does not draw.
+"""Frames of a MuJoCo model without a screen or a GPU: fast, and imported only where something is drawn.
 
 Measured on llvmpipe (one core): shadows, reflections, multisampling and fine meshes are what a frame's time goes into;
 without them a frame at 240 x 320 takes milliseconds, and a small one (`sim.detail`) half a millisecond.

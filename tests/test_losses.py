@@ -1,15 +1,25 @@
 """Laws of the losses: what a target is, what must not matter, and which weights which loss may move."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from worldmodel.losses import METRICS, Batch, contrastive_loss, loss, variance_loss, window_return
+from worldmodel.losses import (
+    METRICS,
+    UNLIKE,
+    Batch,
+    contrastive_loss,
+    loss,
+    variance_loss,
+    window_return,
+    world_losses,
+)
 from worldmodel.model import WorldModel
-from worldmodel.senses import STATE_KEY
+from worldmodel.senses import IMAGE_KEY_PREFIX, STATE_KEY
 from worldmodel.settings import LearningConfig
 
 DISCOUNT = 0.9
@@ -288,23 +298,48 @@ def test_the_contrastive_loss_is_that_of_guessing_where_all_look_alike_and_none_
     symbols = torch.eye(4)[torch.tensor([[0, 1, 2, 3], [1, 2, 3, 0], [2, 3, 0, 1]])]  # three latents of four symbols
     latents = symbols.transpose(1, 2).flatten(1)  # a symbol's entries are strided
     nothing = latents[:0].unsqueeze(1).expand(-1, 3, -1)
-    assert float(contrastive_loss(latents, latents, nothing, 4).max()) < 1e-5
+    assert float(contrastive_loss(latents, latents, nothing, nothing[..., 0], 4).max()) < 1e-5
     even = torch.full((3, 16), 0.25)
-    assert torch.allclose(contrastive_loss(latents, even, nothing, 4), torch.tensor(3.0).log().expand(3))
-    other = contrastive_loss(latents, latents.roll(1, 0), nothing, 4)
+    assert torch.allclose(
+        contrastive_loss(latents, even, nothing, nothing[..., 0], 4), torch.tensor(3.0).log().expand(3)
+    )
+    other = contrastive_loss(latents, latents.roll(1, 0), nothing, nothing[..., 0], 4)
     assert (other > 10).all()
 
 
 def test_the_contrastive_loss_counts_the_other_moments_of_a_latents_own_window_and_of_no_other():
     symbols = torch.eye(4)[torch.tensor([[0, 1, 2, 3], [1, 2, 3, 0], [2, 3, 0, 1]])]
     latents = symbols.transpose(1, 2).flatten(1)
+    there = torch.ones(3, 3)
     same = latents.unsqueeze(0).repeat(3, 1, 1)  # nothing moves in three more moments: one guess of four is right
-    assert torch.allclose(contrastive_loss(latents, latents, same, 4), torch.tensor(4.0).log().expand(3))
+    assert torch.allclose(contrastive_loss(latents, latents, same, there, 4), torch.tensor(4.0).log().expand(3))
     moved = same.clone()
     moved[:, 1:] = 1 - moved[:, 1:]  # no symbol of theirs is left
-    found = contrastive_loss(latents, latents, moved, 4)
+    found = contrastive_loss(latents, latents, moved, there, 4)
     assert found[0] == pytest.approx(torch.tensor(4.0).log())
     assert float(found[1:].max()) < 1e-5
+    there[:2, 0] = 0
+    assert contrastive_loss(latents, latents, moved, there, 4)[0] == pytest.approx(torch.tensor(2.0).log())
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_what_is_repeated_beyond_an_end_is_not_told_from_itself(cut):
+    """Two windows of two tokens, each moment another latent; the first may be cut after one token, and repeat it."""
+    moments = torch.eye(6).view(3, 2, 6)
+    if cut:
+        moments[2, 0] = moments[1, 0]
+    valid = torch.tensor([[1.0, 1.0], [float(not cut), 1.0]])
+    imagined = iter(moments[1:])  # all as it comes
+    model = WorldModel.__new__(WorldModel)
+    torch.nn.Module.__init__(model)
+    model.senses, model.config = {f"{IMAGE_KEY_PREFIX}front": (8, 8, 3)}, SimpleNamespace(group=6)
+    model.transition_features, model.next = (lambda z, w: z), (lambda feature: next(imagined))
+    model.outcome = lambda feature: torch.zeros(len(feature), 12)
+    none, ones = torch.zeros(2, 2), torch.ones(2, 2)
+    windows = Batch({}, none.unsqueeze(-1), none, ones, valid, none[:, :1], none[0])
+    _, contrast, _, _ = world_losses(model, moments[0], moments[0], moments[1:], windows, CONFIG)
+    told = contrast - UNLIKE * variance_loss(moments[0])
+    assert 0 <= float(told) < 0.01
 
 
 @pytest.mark.parametrize(("scale", "slope"), [(1e-3, -1.0), (0.03, -1.0), (0.09, -1.0), (0.11, 0.0)])
@@ -318,6 +353,6 @@ def test_latents_that_are_all_the_same_are_drawn_apart_as_strongly_however_same_
     # Of that size there is nothing in what tells one latent from the others.
     nothing = ways[:0].unsqueeze(1).expand(-1, 64, -1)
     latents = 0.5 + width * ways
-    told = contrastive_loss(latents, latents.detach(), nothing, 8).mean()
+    told = contrastive_loss(latents, latents.detach(), nothing, nothing[..., 0], 8).mean()
     if scale < 0.01:
         assert abs(float(torch.autograd.grad(told, width)[0])) < 0.1

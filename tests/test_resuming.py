@@ -82,7 +82,7 @@ def test_a_config_that_is_not_the_checkpoints_is_refused(command, trained, tmp_p
         assert f"{config}: not what {checkpoint.resolve()} was made with ({said})" in err
     config.write_text(begun.replace("max_decisions: 50", "max_decisions: 60"))
     progress = json.loads((checkpoint / "progress.json").read_text())
-    del progress["config"]  # as in a checkpoint of before it held the whole config
+    del progress["config"]  # as in those from before checkpoints held the whole config
     resign(checkpoint, "progress.json", json.dumps(progress).encode())
     code, out, err = command("train", f"resume={run}")
     assert (code, out, err.count("\n")) == (2, "", 1)

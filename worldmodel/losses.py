@@ -110,17 +110,23 @@ def bootstrap(
 
 
 def contrastive_loss(
-    z: Float[Tensor, "B D"], others: Float[Tensor, "B D"], near: Float[Tensor, "K B D"], group: int
+    z: Float[Tensor, "B D"],
+    others: Float[Tensor, "B D"],
+    near: Float[Tensor, "K B D"],
+    there: Float[Tensor, "K B"],
+    group: int,
 ) -> Float[Tensor, " B"]:
     """InfoNCE of each of B imagined latents: the cross-entropy, in nats, of picking its own target among negatives.
 
     The similarity of two latents is how many of their soft symbols agree, sum_g <z_g, z'_g>. The loss keeps
     observations distinguishable, where consistency alone may drop what is hard to predict. Source: van den Oord et al.
     2018 (arXiv 1807.03748), eq. 4. Negatives are the `others` of the batch, which differ in what stands still for an
-    episode, and those `near`, of other moments of the same window, which differ in what moves.
+    episode, and those `near`, of other moments of the same window, which differ in what moves, as far as they are
+    `there`: beyond an episode's end its last moment is repeated, which may be the target itself.
     """
     symbols = z.shape[-1] // group
-    alike = torch.cat([z @ others.T, (z * near).sum(-1).T], 1) * (SHARPNESS / symbols**0.5)
+    same_window = (z * near).sum(-1).masked_fill(there == 0, -torch.inf)
+    alike = torch.cat([z @ others.T, same_window.T], 1) * (SHARPNESS / symbols**0.5)
     return F.cross_entropy(alike, torch.arange(len(z), device=z.device), reduction="none")
 
 
@@ -186,6 +192,7 @@ def world_losses(
     consistency, contrast, features = torch.zeros((), device=z.device), torch.zeros((), device=z.device), []
     if asked:
         contrast, moments = UNLIKE * variance_loss(z), torch.cat([whole.unsqueeze(0), ahead])
+        there = torch.cat([torch.ones_like(batch.valid[:1]), batch.valid])
     for t in range(steps):
         features.append(model.transition_features(z, batch.token[t]))
         z = model.next(features[-1])
@@ -193,8 +200,9 @@ def world_losses(
         known = weight[t] * batch.continues[t]
         consistency = consistency + (known * (z - ahead[t]).square().mean(-1)).mean() / steps
         if asked:
-            near = torch.cat([moments[: t + 1], moments[t + 2 :]])
-            contrast = contrast + (known * contrastive_loss(z, ahead[t], near, model.config.group)).mean() / steps
+            near, near_there = (torch.cat([x[: t + 1], x[t + 2 :]]) for x in (moments, there))
+            confused = contrastive_loss(z, ahead[t], near, near_there, model.config.group)
+            contrast = contrast + (known * confused).mean() / steps
     weight, continues = weight.flatten(), batch.continues.flatten()
     outcome = model.outcome(torch.cat(features))
     reward = (weight * twohot.cross_entropy(outcome[:, :-1], batch.reward.flatten())).mean()

@@ -42,7 +42,7 @@ class Resumption:
         written = as_meant(folder.config())
         path = newest(folder.checkpoints)
         progress = read_progress(path)
-        # Of a checkpoint of before it held the whole config: its task is known.
+        # From before checkpoints held the whole config: its task is known.
         saved = _whole(progress.get("config") or written | {"task": read_identity(path).task})
         fixed = {name: value for name, value in written.items() if name not in RESUMABLE}
         if other := [*_differences(saved, _whole(written), fixed)]:

@@ -79,7 +79,7 @@ class Pool:
                             yield job, ""
                             continue
                         why = f"{_ended(code)}: {worker.last_words()}" if code > 0 else _ended(code)
-                        if code == MISTAKE or tries[job] >= TRIES:  # another try mends no mistake
+                        if code == MISTAKE or tries[job] >= TRIES:  # trying again does not mend a mistake
                             yield job, why
                         else:
                             self.screen.say(f"{job.name}: {why}; trying again")

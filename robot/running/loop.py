@@ -97,7 +97,7 @@ class Loop:
         return self._sent
 
     def placed(self, gate: Gate) -> None:
-        """The arm was put somewhere else by other means: begin there, behind a gate that knows nothing of before."""
+        """The arm was put somewhere else by other means: begin there, behind a gate without a past."""
         self.robot.gate, self._sent = gate, None
 
     def approach(self, place: np.ndarray, patience_s: float = 15.0) -> str:
