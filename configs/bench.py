@@ -58,7 +58,7 @@ def main() -> None:
 
 def bench(keys: dict, folder: Path) -> dict:
     """Run a suite, or only make tables, as `keys` say; returns the result. Raises ValueError, OSError."""
-    from configs.command import check_eyes
+    from configs.arguments import check_eyes
     from configs.schema import BenchConfig
     from configs.strict import build
 

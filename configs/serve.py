@@ -39,10 +39,10 @@ def serve(keys: dict, _folder) -> dict:
     import sys
     from pathlib import Path
 
-    from configs.command import handled
     from configs.strict import build
     from policies.serving.sealing import read_secret
     from robot.running.settings import ServeConfig
+    from robot.safety.signals import handled
 
     config = build(ServeConfig, keys)
     secret = read_secret(config.secret)

@@ -74,7 +74,7 @@ def main() -> None:
 
 def train(keys: dict, folder: Path) -> dict:
     """Train as `keys` say and leave everything in `folder`; returns the summary. Raises ValueError, OSError."""
-    from configs.command import check_eyes, given, moved
+    from configs.arguments import check_eyes, given, moved
     from configs.schema import TrainConfig
     from configs.strict import ConfigError, build
 

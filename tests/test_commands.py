@@ -14,7 +14,8 @@ from dataclasses import asdict
 import pytest
 
 from configs import store
-from configs.command import Ended, known_keys
+from configs.arguments import known_keys
+from configs.endings import Ended
 from configs.schema import BenchConfig
 from configs.strict import ConfigError, build
 from envs.faults import EnvironmentFault, EnvironmentLost

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from configs.arm.playing import HIGH, LOW, Playing
-from configs.command import FAILED, Ended
+from configs.endings import FAILED, Ended
 from policies.notation import plan_bytes, to_plain
 from policies.vocabulary import Ask, Grip, Look, Move, Stop
 from robot.arms import connect, gated, simulated

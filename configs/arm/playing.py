@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from configs.arm.arms import wired
-from configs.command import FAILED, SIGNALLED, Ended, say
+from configs.endings import FAILED, SIGNALLED, Ended, say
 from policies.notation import read_sentence
 from policies.vocabulary import Ask, Move, Sentence, Token, text
 from policies.walking import Walk

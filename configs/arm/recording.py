@@ -10,7 +10,7 @@ import numpy as np
 
 from configs.arm.arms import wired
 from configs.arm.priority import ORDINARY, hurried
-from configs.command import FAILED, SIGNALLED, Ended, say
+from configs.endings import FAILED, SIGNALLED, Ended, say
 from robot.arms import connect, gated, simulated
 from robot.config_sim_camera import SimCameraConfig
 from robot.recording.drivers import Driver, DriverLost, ScriptDriver, TeleopDriver

@@ -13,7 +13,7 @@ from configs.arm.arms import wired
 from configs.arm.fit import Fit
 from configs.arm.planning import LocalPlanner, remote_reach
 from configs.arm.priority import hurried
-from configs.command import say
+from configs.endings import say
 from configs.runs.learned import task_of
 from configs.strict import ConfigError
 from envs.mirror import Mirror, scene_bodies

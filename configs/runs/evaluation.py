@@ -11,7 +11,7 @@ import numpy as np
 from gymnasium import Env
 from tqdm import tqdm
 
-from configs.command import say
+from configs.endings import say
 from configs.runs.assembly import Machine, loaded_agent, prepare, senses_of
 from configs.runs.episodes import EvaluationEpisodes, side_by_side
 from configs.runs.films import film

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from configs.command import GROUPS
+from configs.arguments import GROUPS
 from configs.runs.run_folder import RunFolder
 from configs.schema import TrainConfig
 from configs.strict import ConfigError, build

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from configs.command import SIGNALLED, Ended, handled, say
+from configs.endings import SIGNALLED, Ended, say
 from configs.runs.assembly import Assembly
 from configs.runs.films import film
 from configs.runs.pace import measure
@@ -30,7 +30,7 @@ from policies.agent import Agent
 from policies.checkpoint import load_trainer, save_checkpoint, versions
 from policies.memories import Memories
 from policies.rollouts import Rollout, outcome, success_rates
-from robot.safety.signals import Stopped
+from robot.safety.signals import Stopped, handled
 from worldmodel.arithmetic import plan_gflop, update_gflop
 
 STOPPING = b"\nstopping at the end of this step, with a checkpoint; the same signal again stops at once, without one\n"

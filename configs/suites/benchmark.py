@@ -6,7 +6,7 @@ import time
 from dataclasses import asdict, dataclass, is_dataclass, replace
 from pathlib import Path
 
-from configs.command import SIGNALLED
+from configs.endings import SIGNALLED
 from configs.runs.resuming import GONE, RESUMABLE, as_meant
 from configs.schema import SHARED, BenchConfig, TrainConfig
 from configs.strict import ConfigError, build

@@ -7,11 +7,11 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from configs.command import MISTAKE, handled
+from configs.endings import MISTAKE
 from configs.suites.jobs import Job
 from configs.suites.progress import Screen
 from envs.vector import THREADS
-from robot.safety.signals import Stopped
+from robot.safety.signals import Stopped, handled
 
 TRIES = 3
 POLL = 0.5  # seconds

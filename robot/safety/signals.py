@@ -2,6 +2,7 @@
 
 import signal
 import threading
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -60,3 +61,15 @@ class StopSignals:
         if self._number is not None and self._depth == 0 and not self._raised:
             self._raised = True
             raise Stopped(self._number)
+
+
+@contextmanager
+def handled(handler: Callable, numbers: Sequence[int] = SIGNALS) -> Iterator[None]:
+    """These signals, but one that is ignored (SIGHUP under nohup), go to `handler`: SIGINT, SIGTERM and SIGHUP."""
+    heard = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, handler) for number in heard}
+    try:
+        yield
+    finally:
+        for number, earlier in before.items():
+            signal.signal(number, earlier)

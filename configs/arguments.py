@@ -1,0 +1,135 @@
+"""What the user typed: the keys that a command takes, and in one line what is wrong with an argument."""
+
+import re
+import sys
+from dataclasses import fields
+
+from omegaconf import DictConfig
+
+from configs.endings import refuse
+from configs.schema import PeerConfig
+from configs.strict import ConfigError, unknown
+from envs.senses import Senses
+from envs.settings import ARM_DEFAULTS, ARM_TASKS, TaskConfig, find
+from robot.safety.faults import in_one_line
+from sim.variation import Variation
+from worldmodel.mistakes import Mistake
+from worldmodel.settings import VisionConfig
+
+GROUPS = {
+    "task": ("task", TaskConfig),
+    "randomise": ("randomise", Variation),
+    "vision": ("model.vision", VisionConfig),
+    "peer": ("peer", PeerConfig),
+}
+"""What is chosen by name: where its settings stand in a config, and which they are."""
+
+
+def given() -> set[str]:
+    """The keys that the user set on the command line, dotted."""
+    from hydra.core.hydra_config import HydraConfig
+
+    return {text.lstrip("+~").partition("=")[0].partition("@")[0] for text in HydraConfig.get().overrides.task}
+
+
+def check_eyes(senses: Senses) -> None:
+    """Raise ConfigError for settings of the eyes that the user gave to an agent without any."""
+    about = [name for name in sorted(given()) if re.fullmatch(r"vision|model\.vision\..*|image_size", name)]
+    if about and not senses.cameras:
+        raise ConfigError(f"{about[0]}: only with a camera among the senses, e.g. senses=[state,images.main]")
+
+
+def moved() -> bool:
+    """Whether the user said where to put the run folder."""
+    from hydra.core.hydra_config import HydraConfig
+
+    return any(text.startswith("hydra.run.dir=") for text in HydraConfig.get().overrides.hydra)
+
+
+def explain(error: Exception, name: str) -> str:
+    """Hydra's paragraphs as one line, with the valid choices."""
+    text = str(error)
+    if found := re.search(r"Could not override '([^']+)'", text):
+        if found[1] in {f"task.{key}" for key in ARM_DEFAULTS}:
+            return f"{found[1]}: only for the SO-101's tasks ({', '.join(ARM_TASKS)})"
+        return unknown(found[1], known_keys(name))
+    if "override_grammar" in text or text.startswith("Ambiguous value"):
+        return _unreadable()
+    if (found := re.search(r"Could not find '([^'/]+)/([^']*)'", text)) and found[1] in GROUPS:
+        return _no_choice(*found.groups())
+    return in_one_line(error)
+
+
+def _no_choice(group: str, value: str) -> str:
+    """What is right instead of a name that a group of settings does not have."""
+    from hydra.core.config_store import ConfigStore
+
+    if group == "task":
+        try:
+            find(value)
+        except Mistake as missing:
+            return in_one_line(missing)
+    names = sorted(name.removesuffix(".yaml") for name in ConfigStore.instance().list(group))
+    return f"{group}={value}: one of {', '.join(names)}"
+
+
+def check_arguments(name: str) -> None:
+    """Refuse, in a line, several runs, and a group of settings that is set to no name: Hydra has a traceback for it."""
+    from hydra.core.config_store import ConfigStore
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    groups = _groups(ConfigStore.instance().load(f"{name}.yaml").node)
+    for argument in sys.argv[1:]:
+        if argument.startswith("-m") or (len(argument) > 2 and "--multirun".startswith(argument)):
+            refuse(f"{argument}: a command makes one run; semagram-bench makes many")
+        try:
+            override = OverridesParser.create().parse_override(argument)
+        except HydraException:
+            continue  # an option, or what Hydra itself refuses
+        if override.key_or_group == "hydra.mode":
+            refuse(f"{argument}: a command makes one run; semagram-bench makes many")
+        if override.key_or_group in groups and not isinstance(override.value(), str):
+            refuse(_no_choice(override.key_or_group, argument.partition("=")[2]))
+
+
+def _unreadable() -> str:
+    """What is wrong with the argument that Hydra cannot read."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    for argument in sys.argv[1:]:
+        if "=" not in argument:
+            return f"{argument}: keys are given as key=value"
+        try:
+            if not OverridesParser.create().parse_override(argument).is_sweep_override():
+                continue
+        except HydraException:
+            pass
+        return f"{argument}: a value with signs such as , ! ' = needs quotes in quotes, e.g. \"sentence='a, b'\""
+    return f"{' '.join(sys.argv[1:])}: keys are given as key=value"
+
+
+def known_keys(name: str) -> list[str]:
+    """Every key of a command's config, dotted."""
+    from hydra.core.config_store import ConfigStore
+
+    node, keys = ConfigStore.instance().load(f"{name}.yaml").node, []
+
+    def walk(node, prefix: str) -> None:
+        for key, value in node.items():
+            if prefix or key not in ("defaults", "hydra"):
+                keys.append(f"{prefix}{key}")
+                if isinstance(value, DictConfig):
+                    walk(value, f"{prefix}{key}.")
+
+    walk(node, "")
+    for group in _groups(node):
+        place, settings = GROUPS[group]
+        keys += [group, *(f"{place}.{field.name}" for field in fields(settings))]
+    return ["task" if key == "job" else key for key in keys]  # of semagram-record: what its user calls it
+
+
+def _groups(node: DictConfig) -> list[str]:
+    """The groups of settings from which a config is put together."""
+    return [group for part in node.defaults if isinstance(part, DictConfig) for group in part if group in GROUPS]
