@@ -1,12 +1,13 @@
 """The acting policy: observation in, action out, one token at a time."""
 
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from policies.decision import Decision, Spent
 from policies.frame_stack import FrameStack
 from policies.noise import Noise
 from policies.tokens import Tokens
@@ -17,31 +18,6 @@ from worldmodel.planner import Memory, Plan, Planner
 from worldmodel.promises import Promises
 from worldmodel.senses import LANGUAGE_KEY
 from worldmodel.settings import PlannerConfig
-
-
-@dataclass
-class Spent:
-    """So far, over all environments: `decisions`, the control `steps` they were for, and calls of the model's step that
-    they took (`imagined`), each as if made alone: what is planned along with it where none is due is not counted."""
-
-    decisions: int = 0
-    steps: int = 0
-    imagined: int = 0
-
-    @property
-    def imagined_per_decision(self) -> float:
-        """Calls of the model's step that a decision took in the mean."""
-        return self.imagined / self.decisions
-
-
-@dataclass(frozen=True)
-class Decision:
-    """For each of B environments: the `sentences` (T, B, W) that were decided, of the policy alone T = 1, their first
-    `actions` (B, N, A), and for how many control steps (`until`, (B,)) they are followed, at most N."""
-
-    sentences: Float[Tensor, "T B W"]
-    actions: Float[Tensor, "B N A"]
-    until: Int[Tensor, " B"]
 
 
 class Agent:

@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from policies.agent import Agent, Spent
+from policies.agent import Agent
+from policies.decision import Spent
 from policies.serving.messages import Answer, Begin, Question, Refusal
 from policies.words import WORDS, Words
 from worldmodel.planner import PlanFault

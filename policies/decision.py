@@ -1,0 +1,31 @@
+"""What an agent decided, and what deciding took."""
+
+from dataclasses import dataclass
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+@dataclass
+class Spent:
+    """So far, over all environments: `decisions`, the control `steps` they were for, and calls of the model's step that
+    they took (`imagined`), each as if made alone: what is planned along with it where none is due is not counted."""
+
+    decisions: int = 0
+    steps: int = 0
+    imagined: int = 0
+
+    @property
+    def imagined_per_decision(self) -> float:
+        """Calls of the model's step that a decision took in the mean."""
+        return self.imagined / self.decisions
+
+
+@dataclass(frozen=True)
+class Decision:
+    """For each of B environments: the `sentences` (T, B, W) that were decided, of the policy alone T = 1, their first
+    `actions` (B, N, A), and for how many control steps (`until`, (B,)) they are followed, at most N."""
+
+    sentences: Float[Tensor, "T B W"]
+    actions: Float[Tensor, "B N A"]
+    until: Int[Tensor, " B"]
