@@ -80,8 +80,9 @@ def at_moments(seen: dict[str, Tensor], moments: list[list[int]]) -> dict[str, T
     """Of what was seen at many times, (B, T, ...), the moments asked for, the first axis theirs.
 
     Each moment is a list of times, the newest first: the newest of the vectors and masks, (M, B, ...); all of the
-    frames, (M, B, F, H, W, 3), of which those from before a gap are replaced by the oldest from after it, as an acting
-    robot's are (`policies.frame_stack`). Words, which have no times, are there at each.
+    frames, (M, B, F, H, W, 3), of which those from before a gap are replaced by the oldest from after it: as an acting
+    robot's are (`policies.frame_stack`) where a moment's times follow each other; a gap between them is not seen.
+    Words, which have no times, are there at each.
     """
     now = [times[0] for times in moments]
     picked = {}

@@ -469,8 +469,8 @@ def test_a_state_that_leaves_no_plan_is_refused_in_a_line(toys):
 def test_who_hangs_up_while_shaking_hands_has_refused_nothing():
     """So that a command ends as where a connection is reset: it may work at another time."""
     ours, theirs = socket.socketpair()
-    theirs.close()
-    with ours, pytest.raises(ConnectionError) as raised:
+    theirs.shutdown(socket.SHUT_WR)  # it still takes our hello
+    with ours, theirs, pytest.raises(ConnectionError) as raised:
         Connection(ours, SECRET, serving=False, patience_s=WAIT_S)
     assert not isinstance(raised.value, Refused)
 

@@ -155,6 +155,15 @@ def test_a_run_leaves_everything(runs, whole):
     assert b"done: " in (runs.home / "log.txt").read_bytes()
 
 
+@pytest.mark.parametrize(("steps", "learned"), [(50, False), (62, True)])
+def test_a_run_that_ends_among_its_random_steps_says_so(toys, tmp_path, monkeypatch, capsys, steps, learned):
+    tiny = *toys.tiny_keys, "task=gym", "task.id=Pendulum-v1", f"steps={steps}", "evaluation.every=0", "video=false"
+    monkeypatch.setattr("configs.runs.assembly.make_vector", partial(make_vector, processes=False))
+    result = Training.begin(keys_of(*tiny), tmp_path / "run").run()
+    said = "nothing was learned: the first 60 steps (seed_steps=60) are random" in capsys.readouterr().err
+    assert (said, result["updates"] > 0) == (not learned, learned)
+
+
 class Power(BaseException):
     """The current failed."""
 

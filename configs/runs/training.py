@@ -134,8 +134,8 @@ class Training:
         try:
             with bar:
                 self._loop(bar)
-            if not self.parts.learner.updates:
-                first = config.seed_steps * config.task.action_repeat
+            first = config.seed_steps * config.task.action_repeat
+            if trainer.env_steps < first:
                 say(f"nothing was learned: the first {first} steps (seed_steps={config.seed_steps}) are random")
             return self._finish()
         except Stopped:

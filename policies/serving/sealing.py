@@ -32,7 +32,7 @@ class Refused(Mistake, ConnectionError):
 def read_secret(path: str | Path) -> bytes:
     """The secret in a file, without the line's end. Raises ValueError if it is too short, or others can read it."""
     path = Path(path)
-    if not path.is_file():
+    if not path.exists():
         raise Mistake(f"secret={path}: no such file; openssl rand -hex 32 makes a secret")
     if path.stat().st_mode & 0o077:
         raise Mistake(f"{path}: others may read it; chmod 600 {path}")
