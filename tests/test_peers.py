@@ -151,7 +151,8 @@ def test_our_stopwatch_leaves_a_plan_where_the_next_one_is_made():
     tokens, ours = Tokens.of(TokenConfig(2, 2, 1), 2), Ours.__new__(Ours)
     plan = SimpleNamespace(tokens=torch.zeros(3, 1, tokens.size).as_subclass(Elsewhere))
     agent = SimpleNamespace(planner=SimpleNamespace(plan=lambda *_: plan))
-    ours.trainer = SimpleNamespace(observation={"observation.state": torch.zeros(1, 3)}, agent=agent, generator=None)
+    running = SimpleNamespace(observation={"observation.state": torch.zeros(1, 3)})
+    ours.trainer = SimpleNamespace(running=running, agent=agent, generator=None)
     ours.parts, ours.frame_stack, ours.memory = SimpleNamespace(tokens=tokens), FrameStack((0,)), None
     assert len(ours.time("plan", 2)) == 2
     assert ours.memory.mean.is_meta and ours.memory.valid.is_meta
