@@ -117,7 +117,9 @@ class Recording:
         seed = self._begin(robot, driver, number)
         judge = (lambda: robot.robot.success) if config.simulated else (lambda: None)
         ticks = Ticks(config.control_hz, clock)
-        with parts.episode() as draft:
+        with ExitStack() as stack:
+            with robot.held():  # a signal is not to come between a file's opening and who would close it
+                draft = stack.enter_context(parts.episode())
             with hurried(config.real_time) as self.scheduling, resting(robot):
                 done = play(robot, driver, ticks, config.longest_s, judge, draft, self._sentence(robot))
             rate = ticks.mean_hz or float(config.control_hz)
