@@ -76,7 +76,7 @@ class Agent:
         `step_discount`: of one control step. `sentences`: those of the training.
         """
         token = model.config.token
-        tokens = Tokens.of(token, model.points // token.knots)
+        tokens = Tokens.of(token, model.action_size)
         planner = Planner(model, token.discounts(step_discount), config, compiled) if planned else None
         return cls(model, tokens, planner, generator, every=config.replan_every, heard=WORDS.known(sentences))
 
@@ -183,9 +183,9 @@ class Agent:
         self.actions = torch.where(due[:, None, None], actions, self.actions)
         self.until = torch.where(due, until, self.until)
         if self.model.shared:  # all are of one length, but not all are followed for as long
-            curve = self.tokens.curves[0]
-            ends = [curve.at(sentences[:, i], steps) for i, steps in enumerate(until.tolist())]
-            self.reached = torch.where(due[:, None], torch.stack(ends).clamp(-1, 1), self.reached)
+            for steps in until[due].unique().tolist():
+                ends = self.tokens.curves[0].at(sentences, steps).clamp(-1, 1)
+                self.reached = torch.where((due & (until == steps))[:, None], ends, self.reached)
         self.at[due] = 0
         self.spent.decisions += int(due.sum())
         self.spent.steps += int(until[due].sum())

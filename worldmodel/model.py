@@ -89,9 +89,14 @@ class WorldModel(nn.Module):
         return self
 
     @property
+    def action_size(self) -> int:
+        """Numbers in an action, and so in a control point."""
+        return self.points // self.config.token.knots
+
+    @property
     def shared(self) -> int:
         """Numbers that a token shares with the one before: a control point's, or none where they are not joined."""
-        return self.points // self.config.token.knots if self.config.token.joined else 0
+        return self.action_size if self.config.token.joined else 0
 
     @property
     def state_size(self) -> int:

@@ -3,6 +3,7 @@
 import sys
 import termios
 import time
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -120,9 +121,7 @@ class Playing:
         actions = [(at, item) for at, item in items if isinstance(item, np.ndarray)]
         events = [(at, item) for at, item in items if not isinstance(item, np.ndarray)]
         last = -1
-
-        def act(i: int) -> None:
-            nonlocal last
+        for i in _to_the_last(ticks.run(len(actions)), len(actions)):
             at, action = actions[i]
             while events and events[0][0] <= at:
                 self._tell(*events.pop(0))
@@ -134,11 +133,6 @@ class Playing:
             self.left = float(np.abs(sent - goal)[:COLUMN].max())
             smooth.take(np.radians(sent[:COLUMN]), i - last)
             last = i
-
-        for i in ticks.run(len(actions)):
-            act(i)
-        if last < len(actions) - 1:  # its moment had passed
-            act(len(actions) - 1)
         for event in events:
             self._tell(*event)
 
@@ -174,6 +168,15 @@ class Playing:
             robot.send_action(_command(_goal(here + (place - here) * min(1.0, (i + 1) / steps))), now)
         joint = int(np.argmax(off))
         say(f"not quite where it was found: {list(RANGES)[joint]} is {off[joint]:.0f} degrees off")
+
+
+def _to_the_last(moments: Iterator[int], count: int) -> Iterator[int]:
+    """The moments that come, and the last of all `count` even where its time had passed."""
+    last = -1
+    for last in moments:
+        yield last
+    if last < count - 1:
+        yield count - 1
 
 
 def _values(observation: dict) -> np.ndarray:

@@ -23,7 +23,7 @@ from policies.rollouts import as_tensors, episode_seeds
 from policies.tokens import Tokens
 from policies.vocabulary import Move
 from sim.canvas import RenderingUnavailable
-from sim.so101_tasks import ABSOLUTE, TASKS
+from sim.so101_tasks import ABSOLUTE
 from worldmodel.planner import Plan
 
 HEIGHT, WIDTH = 240, 320
@@ -54,8 +54,8 @@ def film(
             first_plan = sentence(agent.plan, agent.tokens, step_seconds)
             for name in PLANS:
                 draw(first_plan, path.with_name(name))
-            places = task.name in TASKS and task.control == ABSOLUTE
-            replace_file(path.with_name("plan.json"), plan_bytes(first_plan, task.label, places))
+            plan = plan_bytes(first_plan, task.label, places=task.control == ABSOLUTE)
+            replace_file(path.with_name("plan.json"), plan)
         reel = Reel(agent, step_seconds, memories)
         first = reel.show(frame(env, HEIGHT, WIDTH), observation)
         with imageio.get_writer(aside, fps=round(1 / step_seconds), codec="libx264", quality=7) as video:

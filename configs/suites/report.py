@@ -33,7 +33,8 @@ def in_several(parts: Sequence[Sequence[Result]]) -> str:
     """A run that an agent of ours did by more than one of the files, whose results are `parts`; '' if there is none."""
     seen: set = set()
     for results in parts:
-        runs = {(r.agent, r.task, r.seed, r.env_steps) for r in results if r.agent in agents(results)}
+        ours = agents(results)
+        runs = {(r.agent, r.task, r.seed, r.env_steps) for r in results if r.agent in ours}
         if twice := sorted(seen & runs):
             agent, task, number, _ = twice[0]
             return f"{agent} on {task}, seed {number}"
