@@ -14,12 +14,13 @@ from envs.settings import ARM_DEFAULTS, ARM_TASKS, TaskConfig, find
 from robot.safety.faults import in_one_line
 from sim.variation import Variation
 from worldmodel.mistakes import Mistake
-from worldmodel.settings import VisionConfig
+from worldmodel.settings import TokenConfig, VisionConfig
 
 GROUPS = {
     "task": ("task", TaskConfig),
     "randomise": ("randomise", Variation),
     "vision": ("model.vision", VisionConfig),
+    "token": ("model.token", TokenConfig),
     "peer": ("peer", PeerConfig),
 }
 """What is chosen by name: where its settings stand in a config, and which they are."""

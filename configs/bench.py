@@ -39,7 +39,7 @@ Keys, with their defaults:
   senses=[state]           what is perceived, as in semagram-train; image_size=64
 
 Every key of semagram-train except task, randomise, seed and resume works, too: device, threads (of one worker),
-compile, envs, seed_steps, noise, demonstrations, takeover, video (here false), model.*, learning.*,
+compile, envs, seed_steps, noise, demonstrations, takeover, video (here false), token, model.*, learning.*,
 planner.*, replay.*, evaluation.*, checkpoint.*.
 
 Leaves in the folder: results.csv (a line a run), table.md, curves.png and every run's own folder <task>-seed<seed>,

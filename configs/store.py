@@ -12,7 +12,7 @@ from robot.recording.settings import RecordConfig
 from robot.running.settings import PlayConfig, RunConfig, ServeConfig
 from sim.twin_settings import TwinConfig
 from sim.variation import PRESETS
-from worldmodel.settings import VISION_PRESETS
+from worldmodel.settings import TOKEN_PRESETS, VISION_PRESETS
 
 
 @cache
@@ -38,6 +38,8 @@ def _groups(store) -> None:
         store.store(group="randomise", name=name, node=asdict(variation))
     for name, vision in VISION_PRESETS.items():
         store.store(group="vision", name=name, package="model.vision", node=asdict(vision))
+    for name, token in TOKEN_PRESETS.items():
+        store.store(group="token", name=name, package="model.token", node=asdict(token))
     for name in PEERS:
         store.store(group="peer", name=name, node={f.name: f.default for f in fields(PeerConfig)} | {"name": name})
 
@@ -47,9 +49,9 @@ def _groups(store) -> None:
 
 def _train() -> tuple:
     keys = asdict(TrainConfig())
-    del keys["task"], keys["randomise"], keys["model"]["vision"]
+    del keys["task"], keys["randomise"], keys["model"]["vision"], keys["model"]["token"]
     folder = "runs/${semagram.label:${task.name},${task.id},${task.names}}/${now:%Y-%m-%d_%H-%M-%S}-seed${seed}"
-    return keys, folder, {"task": DEFAULT_TASK}, {"randomise": "off"}, {"vision": "small"}
+    return keys, folder, {"task": DEFAULT_TASK}, {"randomise": "off"}, {"vision": "small"}, {"token": "step"}
 
 
 def _evaluate() -> tuple:
@@ -87,8 +89,8 @@ def _serve() -> tuple:
 
 def _bench() -> tuple:
     keys = asdict(BenchConfig())
-    del keys["peer"]
-    return keys, "${out}", {"peer": "none"}
+    del keys["peer"], keys["model"]["token"]
+    return keys, "${out}", {"peer": "none"}, {"token": "step"}
 
 
 def composed(name: str, arguments: list[str]) -> dict:

@@ -30,9 +30,9 @@ Keys, with their defaults (a key is set as key=value, in any order):
   replay.capacity=1000000  control steps it remembers; with cameras at most replay.frames=100000, of 12 kB each
   evaluation.every=50000   environment steps between evaluations of evaluation.episodes=10 episodes
   checkpoint.every=10000   environment steps between checkpoints; the newest checkpoint.keep=2 stay
-  model.token.length=1     control steps of a token, which is decided as one; model.token.knots=1 control points,
-                           model.token.degree=0 of its curve; model.token.joined=true: it begins where the last one
-                           ended. For the arm's touch: length=4 knots=2 degree=1 joined=true (docs/trainer.md)
+  token=step               what is decided as one: a control step, or a straight line over several that begins where the
+                           last one ended: line4 (for the arm's touch), line2; docs/trainer.md says which for what.
+                           Other curves: model.token.length=8 model.token.knots=4 model.token.degree=3 ...
   hydra.run.dir=...        where to put the run folder (default runs/<task>/<time>-seed<seed>)
 
 The SO-101's tasks: so101-touch, -look-at, -move, -pick-lift, -pick-return, -pick-and-place, -stack-cube. Their keys:

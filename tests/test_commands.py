@@ -107,6 +107,14 @@ def test_help_imports_nothing_heavy(name):
         ("train", ["~task"], "task.name=: no such task"),
         ("train", ["task="], "task.name=: no such task"),
         ("train", ["vision=1"], "vision=1: one of large, small"),
+        ("train", ["token=line3"], "token=line3: one of line2, line4, step"),
+        ("bench", ["token=line3"], "token=line3: one of line2, line4, step"),
+        (
+            "train",
+            ["task=so101-touch", "token=line4", "task.control=absolute"],
+            "task.control=absolute: tied with model.token.joined=true",
+        ),
+        ("train", ["token=line4", "model.token.degree=2"], "model.token.degree=2: from 0 to 1 (model.token.knots - 1)"),
         ("evaluate", ["checkpoint=a", "randomise=null"], "randomise=null: one of mild, off, strong"),
         ("bench", ["peer=null"], "peer=null: one of none, tdmpc2"),
         ("train", ["task=gym"], "task.id=: the Gymnasium environment"),
@@ -360,3 +368,11 @@ def spent():
     """Seconds of processor time that ended child processes used: of the clock's, others may take what they like."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
+
+
+@pytest.mark.parametrize("name", ["train", "bench"])
+def test_a_token_by_its_name_is_the_token_of_its_keys(name):
+    keys = "length=4", "knots=2", "degree=1", "joined=true"
+    named, keyed = (store.composed(name, words) for words in (["token=line4"], [f"model.token.{key}" for key in keys]))
+    assert named == keyed
+    assert named != store.composed(name, [])

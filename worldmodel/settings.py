@@ -44,6 +44,14 @@ class TokenConfig:
             raise Mistake(f"model.token.joined=true: not with model.token.shorter={list(self.shorter)}")
 
 
+TOKEN_PRESETS = {
+    "step": TokenConfig(),
+    "line2": TokenConfig(length=2, knots=2, degree=1, joined=True),
+    "line4": TokenConfig(length=4, knots=2, degree=1, joined=True),
+}
+"""Tokens by name: one control step, or straight lines over two or four, each beginning where the last one ended."""
+
+
 @dataclass(frozen=True)
 class VisionConfig:
     """How frames are seen: in squares of `patch` pixels a side, `width` features each.
