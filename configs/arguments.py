@@ -8,13 +8,13 @@ from omegaconf import DictConfig
 
 from configs.endings import refuse
 from configs.schema import PeerConfig
-from configs.strict import ConfigError, unknown
 from envs.senses import Senses
 from envs.settings import ARM_DEFAULTS, ARM_TASKS, TaskConfig, find
 from robot.safety.faults import in_one_line
 from sim.variation import Variation
 from worldmodel.mistakes import Mistake
 from worldmodel.settings import TokenConfig, VisionConfig
+from worldmodel.strict import ConfigError, unknown
 
 GROUPS = {
     "task": ("task", TaskConfig),

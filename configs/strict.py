@@ -1,83 +1,13 @@
-"""From plain keys and values to frozen dataclasses: a misspelt key, a wrong type or a value out of range is refused."""
-
-import difflib
-import types
-import typing
-from dataclasses import MISSING, fields, is_dataclass
+"""The keys of a command as its dataclasses (`worldmodel.strict`), with what the simulation refuses of them."""
 
 from sim.impossible import Impossible
-from worldmodel.mistakes import Mistake
-
-
-class ConfigError(Mistake):
-    """A key or value that cannot be taken; one line, with what would be right."""
+from worldmodel import strict
+from worldmodel.strict import ConfigError
 
 
 def build(cls: type, data: dict, where: str = ""):
-    """The dataclass `cls` from nested plain data. Raises ConfigError naming the full key."""
-    known = {f.name: f for f in fields(cls)}
-    kinds = typing.get_type_hints(cls)
-    for key in data:
-        if key not in known:
-            raise ConfigError(unknown(f"{where}{key}", [f"{where}{name}" for name in known]))
-    values = {}
-    for name, f in known.items():
-        if name in data:
-            values[name] = _value(kinds[name], data[name], f"{where}{name}")
-        elif f.default is MISSING and f.default_factory is MISSING:
-            raise ConfigError(f"{where}{name}: missing")
+    """The dataclass `cls` from nested plain data. Raises ConfigError naming the full key, which begins with `where`."""
     try:
-        return cls(**values)
-    except (Mistake, Impossible) as error:
+        return strict.build(cls, data, where)
+    except Impossible as error:
         raise ConfigError(str(error)) from error
-
-
-def unknown(key: str, known: list[str]) -> str:
-    """One line about a key that does not exist, with those it may have meant."""
-    group, _, leaf = key.rpartition(".")
-    siblings = [k for k in known if k.rpartition(".")[0] == group]
-    own = difflib.get_close_matches(leaf, [k.rpartition(".")[2] for k in siblings], n=3, cutoff=0.6)
-    close = [k for k in siblings if k.rpartition(".")[2] in own] or difflib.get_close_matches(leaf, known, n=3)
-    hint = f"did you mean {' or '.join(close)}?" if close else f"valid here: {', '.join(siblings or known)}"
-    return f"{key}: no such key; {hint}"
-
-
-def _value(kind, value, where: str):
-    if is_dataclass(kind):
-        if not isinstance(value, dict):
-            raise ConfigError(f"{where}={value}: a group of keys ({', '.join(f.name for f in fields(kind))})")
-        return build(kind, value, f"{where}.")
-    if isinstance(kind, types.UnionType):
-        return _either(typing.get_args(kind), value, where)
-    if (sequence := typing.get_origin(kind)) in (list, tuple):
-        if not isinstance(value, list | tuple):
-            one = typing.get_args(kind)[0]
-            example = value if isinstance(value, one) else _EXAMPLES[one]
-            raise ConfigError(f"{where}={value}: a list, e.g. {where}=[{example}]")
-        return sequence(_value(typing.get_args(kind)[0], item, where) for item in value)
-    if kind is str and isinstance(value, bool):
-        value = str(value).lower()  # compile=true reaches us as a truth value
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
-        raise ConfigError(f"{where}={value}: {_NAMES[kind]}")
-    if kind is float and value != value:
-        raise ConfigError(f"{where}={value}: a number, not NaN")
-    return value
-
-
-def _either(kinds: tuple, value, where: str):
-    """The value as the first of several kinds that takes it."""
-    if value is None and type(None) in kinds:
-        return None
-    kinds = [kind for kind in kinds if kind is not type(None)]
-    for kind in kinds[:-1]:
-        try:
-            return _value(kind, value, where)
-        except ConfigError:
-            continue
-    return _value(kinds[-1], value, where)
-
-
-_EXAMPLES = {str: "a,b", int: "1,2", float: "0.1,0.2"}
-_NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "text", dict: "a group of keys"}

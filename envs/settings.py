@@ -43,7 +43,6 @@ class TaskConfig:
 
     def __post_init__(self):
         """Fill in what is left open. Raise ValueError, naming the key, for a task that can't be made."""
-        object.__setattr__(self, "names", tuple(self.names))  # a file of JSON has a list
         self._check_kind()
         if self.action_repeat is None:
             repeats = {2 if name in suite.NAMES else 1 for name in self.names or (self.name,)}

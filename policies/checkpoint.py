@@ -22,6 +22,7 @@ from policies.trainer import Trainer
 from worldmodel.model import WorldModel
 from worldmodel.senses import STATE_KEY
 from worldmodel.settings import ModelConfig, PlannerConfig
+from worldmodel.strict import ConfigError, build
 
 CONFIG, MODEL, LEARNER, REPLAY, LOOP = (
     "config.json",
@@ -122,17 +123,28 @@ def find_checkpoint(path: Path) -> Path:
 def read_identity(path: Path) -> Identity:
     """What a checkpoint is for. Raises FolderError naming what is missing or damaged."""
     check_folder(path, (CONFIG, MODEL))
+    return identity_in(path)
+
+
+def identity_in(path: Path) -> Identity:
+    """What a checkpoint's config.json says that it is for. Raises FolderError, naming a wrong or missing key."""
+    saved, own = _settings(path), [field.name for field in fields(Identity)]  # the other keys are LeRobot's
     try:
-        saved = json.loads((path / CONFIG).read_text())
-        if saved.pop("type") != "semagram":
-            raise FolderError(f"{path / CONFIG}: not a Semagram checkpoint")
-        saved.setdefault("sentences", ())  # which older ones do not have
-        own = {field.name: saved[field.name] for field in fields(Identity)}  # the other keys are LeRobot's
-        own["senses"] = {key: tuple(shape) for key, shape in own["senses"].items()}
-        own["sentences"] = tuple(own["sentences"])
-        return Identity(**own | {"model": ModelConfig.of(own["model"]), "planner": PlannerConfig(**own["planner"])})
-    except (AttributeError, KeyError, TypeError, json.JSONDecodeError) as error:
-        raise FolderError(f"{path / CONFIG}: not the settings of a Semagram checkpoint ({error})") from error
+        return build(Identity, {name: saved[name] for name in own if name in saved}, whole=True)
+    except ConfigError as error:
+        raise FolderError(f"{path / CONFIG}: {error}") from error
+
+
+def _settings(path: Path) -> dict:
+    """What is in a checkpoint's config.json. Raises FolderError."""
+    file = path / CONFIG
+    try:
+        saved = json.loads(file.read_text())
+    except ValueError as error:  # not JSON, or not even text
+        raise FolderError(f"{file}: not JSON ({error})") from error
+    if not isinstance(saved, dict) or saved.get("type") != "semagram":
+        raise FolderError(f"{file}: not a Semagram checkpoint")
+    return saved
 
 
 def load_model(path: Path, identity: Identity) -> WorldModel:

@@ -306,7 +306,11 @@ def test_a_result_is_of_the_steps_asked_for_and_of_the_code_that_ran(monkeypatch
         (b"\xff", "'utf-8' codec"),
         (
             json.dumps(asdict(result("Pendulum-v1", 1, 5.0)) | {"env_steps": 500, "return_mean": math.nan}).encode(),
-            "return_mean=nan: a finite number",
+            "return_mean=nan: a number, not NaN",
+        ),
+        (
+            json.dumps(asdict(result("Pendulum-v1", 1, 5.0)) | {"env_steps": 500, "parameters": 5.5}).encode(),
+            "parameters=5.5: a whole number",
         ),
     ],
 )

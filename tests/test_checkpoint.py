@@ -1,8 +1,10 @@
 """Laws of checkpoints: a run read back is the run itself; what does not fit, or is not finite, is refused by name."""
 
 import dataclasses
+import functools
 import json
 import os
+import re
 import shutil
 
 import pytest
@@ -164,20 +166,9 @@ def test_a_trainer_reads_no_damaged_file(toys, trained, tmp_path, name):
         load_trainer(path, toys.trainer(toys.slides(7)), never)
 
 
-@pytest.mark.parametrize(
-    "saved",
-    [
-        {"type": "other"},
-        {},
-        [],
-        {"type": "semagram"},
-        {"type": "semagram", "model": {"widht": 3, "token": {}}},
-        {"type": "semagram", "model": 3},
-        "text",
-    ],
-)
+@pytest.mark.parametrize("saved", [b'{"type": "other"}', b"{}", b"[]", b'"text"', b"{", b"\xff"])
 def test_settings_of_something_else_are_refused_by_name(tmp_path, saved):
-    write_folder(tmp_path / "x", {"config.json": json.dumps(saved).encode(), "model.safetensors": b""}, {})
+    write_folder(tmp_path / "x", {"config.json": saved, "model.safetensors": b""}, {})
     with pytest.raises(FolderError, match=r"x/config\.json: not ") as caught:
         read_identity(tmp_path / "x")
     assert "\n" not in str(caught.value)
@@ -191,14 +182,49 @@ def test_a_checkpoint_of_another_kind_is_refused(toys, trained, tmp_path):
         read_identity(tmp_path / "x")
 
 
-def test_settings_out_of_range_are_refused_in_one_line(toys, trained, tmp_path):
+@pytest.mark.parametrize(
+    ("place", "value", "said"),
+    [
+        ("planner.horizon", 5.5, "planner.horizon=5.5: a whole number"),
+        ("planner.horizon", 5.0, "planner.horizon=5.0: a whole number"),
+        ("planner.patience", True, "planner.patience=True: a whole number"),
+        ("planner.depths", 1, "planner.depths=1: true or false"),
+        ("planner.spread", "0.5", "planner.spread=0.5: a number"),
+        ("planner.budget", None, "planner.budget=None: text"),
+        ("planner.haste", 1, "planner.haste: no such key"),
+        ("planner", 3, "planner=3: a group of keys"),
+        ("model.token.length", 1.0, "model.token.length=1.0: a whole number"),
+        ("model.token.joined", 0, "model.token.joined=0: true or false"),
+        ("model.vision.lags", [0, 1.5], "model.vision.lags=1.5: a whole number"),
+        ("model.latent", 17, "model.latent=17: a multiple of "),
+        ("action_size", 2.5, "action_size=2.5: a whole number"),
+        ("senses", {"observation.state": [3.5]}, "senses.observation.state=3.5: a whole number"),
+        ("senses", [3], "senses=[3]: a group of keys"),
+        ("sentences", "go on", "sentences=go on: a list"),
+    ],
+)
+def test_settings_of_a_wrong_type_or_out_of_range_are_refused_in_one_line_by_their_key(
+    toys, trained, tmp_path, place, value, said
+):
     path = save(toys, trained, tmp_path)
     settings = json.loads((path / "config.json").read_text())
-    settings["model"]["latent"] = 17
+    *groups, name = place.split(".")
+    functools.reduce(dict.__getitem__, groups, settings)[name] = value
     write_folder(tmp_path / "x", {"config.json": json.dumps(settings).encode(), "model.safetensors": b""}, {})
-    with pytest.raises(ValueError, match=r"model\.latent=17") as caught:
+    with pytest.raises(FolderError, match=f"^{re.escape(f'{tmp_path}/x/config.json: {said}')}") as caught:
         read_identity(tmp_path / "x")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("place", ["env_steps", "model.rank", "model.token.shorter", "planner.anchor", "sentences"])
+def test_settings_that_are_missing_are_not_made_up(toys, trained, tmp_path, place):
+    path = save(toys, trained, tmp_path)
+    settings = json.loads((path / "config.json").read_text())
+    *groups, name = place.split(".")
+    del functools.reduce(dict.__getitem__, groups, settings)[name]
+    write_folder(tmp_path / "x", {"config.json": json.dumps(settings).encode(), "model.safetensors": b""}, {})
+    with pytest.raises(FolderError, match=rf"config\.json: {re.escape(place)}: missing$"):
+        read_identity(tmp_path / "x")
 
 
 @pytest.mark.parametrize("change", [{"width": 24}, {"latent": 24}, {"value_heads": 3}, {"bins": 13}])

@@ -1,5 +1,6 @@
 """The codec's laws: ordered, total, bounded, continuous across chunks, the same after saving, and events are events."""
 
+import json
 from itertools import pairwise
 
 import numpy as np
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from policies.codec import Codec, CodecConfig
 from policies.codec.training import windows_of
-from policies.folders import FolderError
+from policies.folders import FolderError, write_folder
 
 LENGTH, CHANNELS, GRIP = 20, 3, 2
 CONFIG = CodecConfig(length=LENGTH, ids=6, bits=8)
@@ -192,6 +193,21 @@ def test_saving_takes_the_place_of_a_codec_or_of_nothing(codec, tmp_path):
 def test_a_folder_of_another_kind_is_refused(tmp_path):
     with pytest.raises(FolderError, match="no such folder"):
         Codec.load(tmp_path / "nothing")
+
+
+def test_settings_of_a_wrong_type_are_refused_by_their_key(codec, tmp_path):
+    codec.save(tmp_path / "codec")
+    about = json.loads((tmp_path / "codec" / "config.json").read_text())
+    arrays = (tmp_path / "codec" / "codec.safetensors").read_bytes()
+    for part, key, value, says in (
+        ("codec", "ids", 6.0, "a whole number"),
+        ("codec", "relative", 1, "true or false"),
+        ("switches", "slots", 1.5, "a whole number"),
+    ):
+        wrong = about | {part: about[part] | {key: value}}
+        write_folder(tmp_path / "x", {"config.json": json.dumps(wrong).encode(), "codec.safetensors": arrays}, {})
+        with pytest.raises(FolderError, match=rf"config\.json: {part}\.{key}={value}: {says}$"):
+            Codec.load(tmp_path / "x")
 
 
 def test_bad_input_is_refused_in_one_line(codec, held_out):

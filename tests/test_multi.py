@@ -15,6 +15,7 @@ from envs.sentences import PARAPHRASES, SENTENCES, other_words
 from envs.settings import TaskConfig
 from sim.variation import Variation
 from worldmodel.senses import LANGUAGE_KEY, STATE_KEY
+from worldmodel.strict import build
 
 WALKERS = ("walker-stand", "walker-walk", "walker-run")
 SPOKEN = Senses(("state", "language"))
@@ -253,7 +254,7 @@ def test_several_tasks_are_called_by_all_their_names_and_share_their_settings():
     arms = TaskConfig("multi", names=("so101-touch", "so101-move"), control_hz=20.0)
     assert [part.control_hz for part in arms.parts] == [20.0, 20.0]
     assert arms.action_repeat == 1
-    assert TaskConfig(**{"name": "multi", "names": list(WALKERS)}) == TaskConfig("multi", names=WALKERS)
+    assert build(TaskConfig, {"name": "multi", "names": list(WALKERS)}) == TaskConfig("multi", names=WALKERS)
 
 
 def test_each_episode_of_a_task_can_be_said_in_other_words():

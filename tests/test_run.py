@@ -35,7 +35,9 @@ def test_on_the_simulated_arm_every_episode_is_run_and_the_line_says_how(arm_che
     ("task", "says"),
     [
         ({}, r"^checkpoint=: it learned from recordings and has no task; lerobot-rollout"),
-        ({"haste": 1}, r"has haste, un"),
+        ({"haste": 1}, r"^checkpoint=: task\.haste: no such key"),
+        ({"max_decisions": 5.5}, r"^checkpoint=: task\.max_decisions=5\.5: a whole number"),
+        ({"end_on_success": 1}, r"^checkpoint=: task\.end_on_success=1: true or false"),
     ],
 )
 def test_a_checkpoint_without_a_task_of_ours_is_refused_in_one_line(arm_checkpoint, monkeypatch, task, says):

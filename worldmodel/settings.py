@@ -96,15 +96,6 @@ class ModelConfig:
     token: TokenConfig = field(default_factory=TokenConfig)
     vision: VisionConfig = field(default_factory=VisionConfig)
 
-    @classmethod
-    def of(cls, saved: dict) -> "ModelConfig":
-        """From what `asdict` gave, perhaps through JSON. Raises TypeError for other keys."""
-        token, vision = dict(saved["token"]), dict(saved.get("vision", {}))
-        token["shorter"] = tuple(token.get("shorter", ()))
-        if "lags" in vision:
-            vision["lags"] = tuple(vision["lags"])
-        return cls(**saved | {"token": TokenConfig(**token), "vision": VisionConfig(**vision)})
-
     def __post_init__(self):
         """Raise ValueError for sizes that no net can have."""
         check("model.", self, "latent group width", low=1, high=2**14)

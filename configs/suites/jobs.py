@@ -20,7 +20,7 @@ from envs.benchmark.results import COLUMNS, Result, ResultsError
 from envs.settings import TaskConfig
 from envs.suite import NAMES
 
-COPIED = tuple(name for name in COLUMNS if name not in ("task", "seed", "agent", "device", "commit", "returns"))
+COPIED = tuple(name for name in COLUMNS if name not in ("task", "seed", "agent", "device", "commit"))
 """What a result has from the summary as it is."""
 
 
@@ -84,14 +84,16 @@ class Job:
             summary = json.loads(path.read_bytes())
             if summary["env_steps"] < self.steps:
                 return None
-            return Result(
-                task=self.task,
-                seed=self.seed,
-                agent=self.agent,
-                device=device(summary["device"]),
-                commit=summary.get("commit") or commit(),  # a peer's says none: our launcher ran it
-                returns=tuple(summary["returns"]),
-                **{name: summary[name] for name in COPIED},
+            return build(
+                Result,
+                {
+                    "task": self.task,
+                    "seed": self.seed,
+                    "agent": self.agent,
+                    "device": device(summary["device"]),
+                    "commit": summary.get("commit") or commit(),  # a peer's says none: our launcher ran it
+                    **{name: summary[name] for name in COPIED},
+                },
             )
         except FileNotFoundError:
             return None

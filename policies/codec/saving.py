@@ -1,7 +1,7 @@
 """A codec as a folder: its settings as JSON, its arrays as safetensors, sizes and sums in a manifest; no pickle."""
 
 import json
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
 
@@ -18,10 +18,20 @@ from policies.codec.settings import CodecConfig
 from policies.codec.strokes import Strokes
 from policies.codec.switches import Switches
 from policies.folders import MANIFEST, FolderError, check_folder, write_folder
+from worldmodel.strict import ConfigError, build
 
 CONFIG, ARRAYS = "config.json", "codec.safetensors"
 KIND = "semagram-codec"
 CORNERS = ("channel", "manner", "level")
+
+
+@dataclass(frozen=True)
+class Events:
+    """What config.json says of the channels that switch (`Switches`)."""
+
+    channels: tuple[int, ...]
+    durations: tuple[float, ...]
+    slots: int
 
 
 def save(codec, folder: Path) -> None:
@@ -40,11 +50,7 @@ def save(codec, folder: Path) -> None:
     else:
         switches = writing.switches
         about["writing"] = "curves"
-        about["switches"] = {
-            "channels": switches.channels,
-            "durations": switches.durations,
-            "slots": switches.slots,
-        }
+        about["switches"] = asdict(Events(switches.channels, switches.durations, switches.slots))
         arrays |= {"switches.levels": switches.levels, "string.refines": writing.string.refines}
         parts |= {"strokes": writing.strokes, "trees": writing.trees}
     for part, record in parts.items():
@@ -74,7 +80,7 @@ def load(folder: Path) -> tuple:
         about = json.loads((folder / CONFIG).read_text())
         if about["type"] != KIND:
             raise FolderError(f"{folder / CONFIG}: a {about['type']}, not a {KIND}")
-        config = CodecConfig(**about["codec"])
+        config = build(CodecConfig, about["codec"], "codec.", whole=True)
         arrays = arrays_of.load_file(folder / ARRAYS)
         scaling = _record(Scaling, "scaling", arrays)
         if about["writing"] == "corners":
@@ -82,7 +88,10 @@ def load(folder: Path) -> tuple:
             gestures = [arrays[f"corners.{name}"] for name in CORNERS]
             writing = Corners(*gestures, *size, config.ids, config.worth**2 * size[0] * size[1])
         else:
-            writing = _curves(about["switches"], arrays, config, len(scaling.middle))
+            events = build(Events, about["switches"], "switches.", whole=True)
+            writing = _curves(events, arrays, config, len(scaling.middle))
+    except ConfigError as error:
+        raise FolderError(f"{folder / CONFIG}: {error}") from error
     except (KeyError, TypeError, json.JSONDecodeError, UnicodeDecodeError, SafetensorError) as error:
         raise FolderError(f"{folder}: not a codec ({type(error).__name__}: {error})") from error
     return config, scaling, writing
@@ -92,15 +101,9 @@ def _record(kind: type, name: str, arrays: dict[str, np.ndarray]):
     return kind(**{f.name: arrays[f"{name}.{f.name}"] for f in fields(kind)})
 
 
-def _curves(events: dict, arrays: dict[str, np.ndarray], config: CodecConfig, width: int) -> Curves:
+def _curves(events: Events, arrays: dict[str, np.ndarray], config: CodecConfig, width: int) -> Curves:
     trees = _record(Trees, "trees", arrays)
-    switches = Switches(
-        tuple(events["channels"]),
-        arrays["switches.levels"],
-        tuple(events["durations"]),
-        events["slots"],
-        config.length,
-        width,
-    )
+    levels = arrays["switches.levels"]
+    switches = Switches(events.channels, levels, events.durations, events.slots, config.length, width)
     string = IdString(config.ids, config.bits, arrays["string.refines"], len(trees.values))
     return Curves(_record(Strokes, "strokes", arrays), switches, trees, string)

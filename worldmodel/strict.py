@@ -1,0 +1,89 @@
+"""From plain keys and values to frozen dataclasses: a misspelt key, a wrong type or a value out of range is refused."""
+
+import difflib
+import types
+import typing
+from dataclasses import MISSING, fields, is_dataclass
+
+from worldmodel.mistakes import Mistake
+
+
+class ConfigError(Mistake):
+    """A key or value that cannot be taken; one line, with what would be right."""
+
+
+def build(cls: type, data: dict, where: str = "", whole: bool = False):
+    """The dataclass `cls` from nested plain data: a whole number is no truth value, nor 5.0 a whole number.
+
+    A key that is missing has its default; with `whole`, as of what was saved, every key must be there, on every level.
+    Raises ConfigError naming the full key, which begins with `where`.
+    """
+    known = {f.name: f for f in fields(cls)}
+    kinds = typing.get_type_hints(cls)
+    for key in data:
+        if key not in known:
+            raise ConfigError(unknown(f"{where}{key}", [f"{where}{name}" for name in known]))
+    values = {}
+    for name, f in known.items():
+        if name in data:
+            values[name] = _value(kinds[name], data[name], f"{where}{name}", whole)
+        elif whole or (f.default is MISSING and f.default_factory is MISSING):
+            raise ConfigError(f"{where}{name}: missing")
+    try:
+        return cls(**values)
+    except Mistake as error:
+        raise ConfigError(str(error)) from error
+
+
+def unknown(key: str, known: list[str]) -> str:
+    """One line about a key that does not exist, with those it may have meant."""
+    group, _, leaf = key.rpartition(".")
+    siblings = [k for k in known if k.rpartition(".")[0] == group]
+    own = difflib.get_close_matches(leaf, [k.rpartition(".")[2] for k in siblings], n=3, cutoff=0.6)
+    close = [k for k in siblings if k.rpartition(".")[2] in own] or difflib.get_close_matches(leaf, known, n=3)
+    hint = f"did you mean {' or '.join(close)}?" if close else f"valid here: {', '.join(siblings or known)}"
+    return f"{key}: no such key; {hint}"
+
+
+def _value(kind, value, where: str, whole: bool):
+    if is_dataclass(kind):
+        if not isinstance(value, dict):
+            raise ConfigError(f"{where}={value}: a group of keys ({', '.join(f.name for f in fields(kind))})")
+        return build(kind, value, f"{where}.", whole)
+    if isinstance(kind, types.UnionType):
+        return _either(typing.get_args(kind), value, where, whole)
+    if typing.get_origin(kind) is dict:
+        group = _value(dict, value, where, whole)
+        return {key: _value(typing.get_args(kind)[1], item, f"{where}.{key}", whole) for key, item in group.items()}
+    if (sequence := typing.get_origin(kind)) in (list, tuple):
+        if not isinstance(value, list | tuple):
+            one = typing.get_args(kind)[0]
+            example = value if isinstance(value, one) else _EXAMPLES[one]
+            raise ConfigError(f"{where}={value}: a list, e.g. {where}=[{example}]")
+        return sequence(_value(typing.get_args(kind)[0], item, where, whole) for item in value)
+    if kind is str and isinstance(value, bool):
+        value = str(value).lower()  # compile=true reaches us as a truth value
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
+        raise ConfigError(f"{where}={value}: {_NAMES[kind]}")
+    if kind is float and value != value:
+        raise ConfigError(f"{where}={value}: a number, not NaN")
+    return value
+
+
+def _either(kinds: tuple, value, where: str, whole: bool):
+    """The value as the first of several kinds that takes it."""
+    if value is None and type(None) in kinds:
+        return None
+    kinds = [kind for kind in kinds if kind is not type(None)]
+    for kind in kinds[:-1]:
+        try:
+            return _value(kind, value, where, whole)
+        except ConfigError:
+            continue
+    return _value(kinds[-1], value, where, whole)
+
+
+_EXAMPLES = {str: "a,b", int: "1,2", float: "0.1,0.2"}
+_NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "text", dict: "a group of keys"}
