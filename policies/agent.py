@@ -248,7 +248,7 @@ class Agent:
     def state_dict(self) -> dict[str, Tensor]:
         """What the next action depends on, beside the model."""
         saved = {} if self.noise is None else {"noise": self.noise.parts, "noise_pink": self.noise.pink}
-        saved |= {f"recall.{name}": t for name, t in self.frame_stack.state_dict().items()}
+        saved |= {f"stack.{name}": t for name, t in self.frame_stack.state_dict().items()}
         if self.actions is None:
             return saved
         saved |= {
@@ -267,12 +267,11 @@ class Agent:
         """Take back what `state_dict` gave."""
         self.actions, self.memory = saved.get("actions"), None
         if self.noise is not None:
-            self.noise.parts, self.noise.pink = saved["noise"], saved.get("noise_pink", self.noise.pink)
-        recalled = {n.removeprefix("recall."): t for n, t in saved.items() if n.startswith("recall.")}
-        if recalled:  # older: only once it had acted
-            self.frame_stack.load_state_dict(recalled)
+            self.noise.parts, self.noise.pink = saved["noise"], saved["noise_pink"]
+        stacked = {n.removeprefix("stack."): t for n, t in saved.items() if n.startswith("stack.")}
+        self.frame_stack.load_state_dict(stacked)
         if self.actions is not None:
-            self.reached = saved.get("reached", torch.zeros(len(self.actions), self.model.shared)).clone()
+            self.reached = saved["reached"].clone()
             self.at, self.until, self.spread = saved["at"].clone(), saved["until"].clone(), float(saved["spread"])
             self.spent = Spent(*saved["counts"].tolist())
         if "memory_mean" in saved:

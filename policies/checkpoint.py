@@ -17,6 +17,8 @@ from torch import Tensor
 from policies import lerobot_files
 from policies.files import replacing, sync
 from policies.folders import MANIFEST, FolderError, check_folder, clear_aside, read_tensors, write_folder
+from policies.format import FORMAT, UNNUMBERED, check_format
+from policies.revision import commit
 from policies.tokens import Tokens
 from policies.trainer import Trainer
 from worldmodel.model import WorldModel
@@ -62,6 +64,11 @@ def versions() -> dict[str, str]:
     return {name: version(name) for name in ("semagram", "torch", "numpy", "mujoco", "gymnasium")}
 
 
+def made_by() -> dict[str, str]:
+    """What a checkpoint's manifest says of who made it: the versions, and the commit of the code."""
+    return versions() | {"commit": commit()}
+
+
 def save_checkpoint(folder: Path, identity: Identity, trainer: Trainer, progress: dict, keep: int) -> Path:
     """Write `folder`/<env steps>, point `folder`/last at it, remove all but it and the newest others, `keep` in all.
 
@@ -75,7 +82,7 @@ def save_checkpoint(folder: Path, identity: Identity, trainer: Trainer, progress
             raise FloatingPointError(f"weight {name} is not finite; the last good checkpoint was kept")
     path = folder / f"{identity.env_steps:09d}"
     sizes = identity.senses, identity.action_size
-    settings = {"type": "semagram"} | lerobot_files.settings(*sizes) | asdict(identity)
+    settings = {"type": "semagram", "format": FORMAT} | lerobot_files.settings(*sizes) | asdict(identity)
     files = {
         CONFIG: json.dumps(settings, indent=1).encode(),
         MODEL: learner.acting.state_dict(),
@@ -85,7 +92,7 @@ def save_checkpoint(folder: Path, identity: Identity, trainer: Trainer, progress
         PROGRESS: json.dumps(progress).encode(),
         **lerobot_files.processors(*sizes),
     }
-    write_folder(path, files, versions())
+    write_folder(path, files, made_by())
     with replacing(folder / LAST) as link:
         link.symlink_to(path.name)
     sync(folder)
@@ -121,22 +128,35 @@ def find_checkpoint(path: Path) -> Path:
 
 
 def read_identity(path: Path) -> Identity:
-    """What a checkpoint is for. Raises FolderError naming what is missing or damaged."""
-    check_folder(path, (CONFIG, MODEL))
-    return identity_in(path)
+    """What a checkpoint is for. Raises FolderError naming what is missing, damaged or of another format."""
+    return _identity(path, _settings(path, MODEL))
 
 
-def identity_in(path: Path) -> Identity:
-    """What a checkpoint's config.json says that it is for. Raises FolderError, naming a wrong or missing key."""
-    saved, own = _settings(path), [field.name for field in fields(Identity)]  # the other keys are LeRobot's
+def read_unsigned(path: Path) -> Identity:
+    """The same of a folder that may lack its manifest: LeRobot takes config.json and the weights alone from a hub."""
+    signed = (path / MANIFEST).exists()
+    return read_identity(path) if signed else _identity(path, _own_settings(path, ""))
+
+
+def _identity(path: Path, saved: dict) -> Identity:
+    own = {field.name: saved[field.name] for field in fields(Identity) if field.name in saved}  # the rest is LeRobot's
     try:
-        return build(Identity, {name: saved[name] for name in own if name in saved}, whole=True)
+        return build(Identity, own, whole=True)
     except ConfigError as error:
         raise FolderError(f"{path / CONFIG}: {error}") from error
 
 
-def _settings(path: Path) -> dict:
-    """What is in a checkpoint's config.json. Raises FolderError."""
+def _settings(path: Path, *needed: str) -> dict:
+    """The config.json of a checkpoint that can be read here, and whose other files that are needed are whole.
+
+    Raises FolderError.
+    """
+    made = check_folder(path, (CONFIG, *needed)).get("versions")
+    return _own_settings(path, made.get("commit", "") if isinstance(made, dict) else "")
+
+
+def _own_settings(path: Path, made: str) -> dict:
+    """The config.json of a checkpoint that can be read here; `made`: the commit that made it. Raises FolderError."""
     file = path / CONFIG
     try:
         saved = json.loads(file.read_text())
@@ -144,6 +164,7 @@ def _settings(path: Path) -> dict:
         raise FolderError(f"{file}: not JSON ({error})") from error
     if not isinstance(saved, dict) or saved.get("type") != "semagram":
         raise FolderError(f"{file}: not a Semagram checkpoint")
+    check_format(path, saved.get("format", UNNUMBERED), made)
     return saved
 
 
@@ -176,13 +197,13 @@ def _fit(wanted: dict[str, Tensor], saved: dict[str, Tensor], path: Path) -> Non
 
 def read_progress(path: Path) -> dict:
     """What the caller of `save_checkpoint` left in a checkpoint. Raises FolderError."""
-    check_folder(path, (PROGRESS,))
+    _settings(path, PROGRESS)
     return json.loads((path / PROGRESS).read_text())
 
 
 def load_trainer(path: Path, trainer: Trainer, warn: Callable[[str], None]) -> None:
     """Bring a trainer to where it was when the checkpoint was saved. Raises FolderError."""
-    check_folder(path, (CONFIG, MODEL, LEARNER, LOOP, REPLAY, PROGRESS))
+    _settings(path, MODEL, LEARNER, LOOP, REPLAY, PROGRESS)
     load_into(trainer.learner.acting, path)
     saved = read_tensors(path / LEARNER)
     _fit(trainer.learner.state_dict(), saved, path / LEARNER)

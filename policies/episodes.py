@@ -74,10 +74,9 @@ class RunningEpisodes:
         """Take back what `state_dict` gave; `retrace` then brings the environments there."""
         self.episode = saved["episode"].numpy().copy()
         self.returns, self.lengths = saved["returns"].numpy().copy(), saved["lengths"].numpy().copy()
-        if "successes" in saved:  # not in a checkpoint of before they were counted
-            self.successes = saved["successes"].numpy().copy()
+        self.successes = saved["successes"].numpy().copy()
         experts = {n.removeprefix("experts."): t for n, t in saved.items() if n.startswith("experts.")}
-        self.experts.load_state_dict(experts or {n: t for n, t in saved.items() if n == "taken"})  # as it once stood
+        self.experts.load_state_dict(experts)
         self.observation = {n.removeprefix("seen."): t.clone() for n, t in saved.items() if n.startswith("seen.")}
 
     def retrace(self, replay: Replay) -> str:

@@ -75,6 +75,5 @@ class Experts:
         return {name: torch.from_numpy(getattr(self, name).copy()) for name in ("taken", "steps")}
 
     def load_state_dict(self, saved: dict[str, Tensor]) -> None:
-        """Take back what `state_dict` gave; of an older checkpoint, what it has."""
-        self.taken = saved.get("taken", torch.from_numpy(self.taken)).numpy().copy()
-        self.steps = saved.get("steps", torch.from_numpy(self.steps)).numpy().copy()
+        """Take back what `state_dict` gave."""
+        self.taken, self.steps = saved["taken"].numpy().copy(), saved["steps"].numpy().copy()

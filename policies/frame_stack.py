@@ -56,5 +56,4 @@ class FrameStack:
         """Take back what `state_dict` gave."""
         self.frames = {n.removeprefix("frames."): kept.clone() for n, kept in saved.items() if n.startswith("frames.")}
         self.fresh = saved["fresh"].clone()
-        none = torch.zeros(len(self.fresh), dtype=torch.bool)  # older ones do not say what is missing
-        self.lost = {key: saved.get(f"lost.{key}", none).clone() for key in self.frames}
+        self.lost = {key: saved[f"lost.{key}"].clone() for key in self.frames}

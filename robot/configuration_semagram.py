@@ -1,13 +1,16 @@
 """What can be set about a Semagram policy, as LeRobot's commands read it: `--policy.type=semagram`."""
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+import draccus
+from draccus.parsers.decoding import decode_dataclass
 from lerobot.configs import NormalizationMode, PreTrainedConfig
 from lerobot.optim import AdamConfig
 from lerobot.utils.constants import ACTION, OBS_STATE
 
+from policies.format import FORMAT, UNNUMBERED, check_format
 from policies.words import WORDS
 from robot.perceiving import sized
 from worldmodel.mistakes import Mistake
@@ -37,7 +40,7 @@ class SemagramConfig(PreTrainedConfig):
     of what it imagines against imitation. `dropout`, `shift`: as `learning.dropout` and `learning.shift` of
     semagram-train. `image_size`: height and width of the frames that a new policy sees, whatever its cameras'. `senses`
     and `action_size` come from the features, `sentences` from the dataset where it has several tasks, `task` and
-    `env_steps` from semagram-train.
+    `env_steps` from semagram-train. `format`: of the checkpoint (`policies.format`).
     """
 
     n_obs_steps: int = 1
@@ -65,6 +68,7 @@ class SemagramConfig(PreTrainedConfig):
     discount: float = 0.95
     env_steps: int = 0
     sentences: list[str] = field(default_factory=list)
+    format: int = FORMAT
 
     @property
     def state_size(self) -> int:
@@ -103,6 +107,7 @@ class SemagramConfig(PreTrainedConfig):
 
         Raises ValueError for a policy that cannot be.
         """
+        check_format("policy", self.format)
         seen, action = self.input_features or {}, (self.output_features or {}).get(ACTION)
         if action is None:
             raise Mistake(f"policy: {ACTION} is missing among the features")
@@ -131,17 +136,12 @@ class SemagramConfig(PreTrainedConfig):
             raise Mistake("policy.planned=true: it learned from recordings, which do not tell what is good; false")
 
     def hear(self, sentences: Iterable[str]) -> None:
-        """Take note of what is said in a dataset: a new policy hears where there is more than one sentence.
-
-        Raises ValueError for a policy that hears, of an older checkpoint that does not say what.
-        """
+        """Take note of what is said in a dataset: a new policy hears where there is more than one sentence."""
         known = [each for each in sentences if each.strip()]
         if LANGUAGE_KEY in self.senses:
             self.sentences += [each for each in known if each not in self.sentences]
         elif len(known) > 1 and not self.pretrained_path:
             self.senses, self.sentences = self.senses | {LANGUAGE_KEY: [WORDS.size]}, known
-        if LANGUAGE_KEY in self.senses and not self.sentences:
-            raise Mistake("policy: it hears words, and does not say which it was trained with; semagram-eval knows")
         if known and LANGUAGE_KEY in self.senses:
             self._warn_of_likeness()
 
@@ -152,3 +152,14 @@ class SemagramConfig(PreTrainedConfig):
         for i, j in alike.nonzero().tolist():
             one, other = self.sentences[i], self.sentences[j]
             warnings.warn(f"tasks {one!r} and {other!r} can hardly be told apart by their words", stacklevel=2)
+
+
+@draccus.decode.register(SemagramConfig)
+def _read(saved: dict, path: Sequence[str] = ()) -> SemagramConfig:
+    """The settings in a checkpoint's config.json, with what the user changes of them. Raises FolderError.
+
+    LeRobot comes here where it reads that file, which it has put elsewhere before. A key that another format has, or
+    lacks, would otherwise be its traceback, or a default.
+    """
+    check_format("config.json", saved.get("format", UNNUMBERED))
+    return decode_dataclass(SemagramConfig, saved, path)

@@ -11,9 +11,9 @@ from lerobot.utils.constants import ACTION, OBS_STATE
 from torch import Tensor
 
 from policies.agent import Agent
-from policies.checkpoint import CONFIG, MODEL, load_into, versions
+from policies.checkpoint import CONFIG, MODEL, load_into, made_by, read_unsigned
 from policies.files import replace_file
-from policies.folders import MANIFEST, check_folder, manifest, tensor_bytes
+from policies.folders import MANIFEST, manifest, tensor_bytes
 from policies.tokens import Tokens
 from policies.words import recognised
 from robot.configuration_semagram import SemagramConfig
@@ -194,13 +194,12 @@ class SemagramPolicy(PreTrainedPolicy):
             weights = {name.removeprefix("model."): value for name, value in state_dict.items()}
         files = {CONFIG: (save_directory / CONFIG).read_bytes(), MODEL: tensor_bytes(weights)}
         replace_file(save_directory / MODEL, files[MODEL])
-        replace_file(save_directory / MANIFEST, manifest(files, versions()))
+        replace_file(save_directory / MANIFEST, manifest(files, made_by()))
 
     @classmethod
     def _load_as_safetensor(cls, model: "SemagramPolicy", model_file: str, map_location: str, strict: bool):
-        """Read the weights; refuse a file that is damaged or does not fit. Raises FolderError."""
-        path = Path(model_file)
-        if (path.parent / MANIFEST).exists():
-            check_folder(path.parent, (CONFIG, MODEL))
-        load_into(model.model, path.parent)
+        """Read the weights; refuse what is damaged, of another format or does not fit. Raises FolderError."""
+        folder = Path(model_file).parent
+        read_unsigned(folder)
+        load_into(model.model, folder)
         return model

@@ -27,6 +27,8 @@ from envs.benchmark.block import BlockError, block_is_current
 from envs.benchmark.results import Result, append, read
 from envs.benchmark.suites import SUITES
 from envs.suite import NAMES
+from policies.folders import FolderError
+from policies.format import FORMAT
 from worldmodel.settings import LearningConfig, ModelConfig, PlannerConfig, VisionConfig
 
 HOME = Path(__file__).resolve().parent.parent
@@ -371,24 +373,24 @@ def test_what_is_perceived_is_passed_on():
     assert seeing == ['senses=["state", "images.main"]', "image_size=32"]
 
 
-def test_a_folder_begun_before_there_was_a_key_goes_on_with_its_default_only(monkeypatch, tmp_path):
+def test_a_folder_begun_with_other_settings_or_of_another_format_is_refused(monkeypatch, tmp_path):
     monkeypatch.setattr(benchmark, "Screen", Silent)
     os.close(Benchmark.begin(SMALL, tmp_path).lock)
     path = tmp_path / benchmark.SETTINGS
-    before = json.loads(path.read_text())
-    del before["takeover"], before["learning"]["expert"], before["model"]["vision"]["patch"]
-    path.write_text(json.dumps(before))
+    before = path.read_bytes()
     for part, config in (
         ("learning", replace(SMALL, learning=LearningConfig(expert=1.0))),
         ("model", replace(SMALL, model=ModelConfig(vision=VisionConfig(patch=4)))),
+        ("seed_steps", replace(SMALL, seed_steps=9)),
     ):
         with pytest.raises(ConfigError, match=f"other settings of {part}"):
             Benchmark.begin(config, tmp_path)
-    path.write_text(json.dumps(before | {"boldness": 1.5}))  # which is no more
-    with pytest.raises(ConfigError, match="boldness"):
-        Benchmark.begin(SMALL, tmp_path)
-    path.write_text(json.dumps(before | {"boldness": 0.0}))
+        assert path.read_bytes() == before
     os.close(Benchmark.begin(SMALL, tmp_path).lock)
+    for older in ({"format": FORMAT + 1}, {"format": 0}):
+        path.write_text(json.dumps(json.loads(before) | older | {"haste": 1}))
+        with pytest.raises(FolderError, match=rf"^{path}: of format {older['format']}, this Semagram reads {FORMAT}; "):
+            Benchmark.begin(SMALL, tmp_path)
 
 
 @pytest.mark.parametrize("text", [b"{", b"\xff", b"[1]", b"{}"])

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import hashlib
 import json
 import os
 import re
@@ -10,6 +11,8 @@ import shutil
 import pytest
 import torch
 
+from configs.runs.run_folder import COLUMNS
+from envs.settings import TaskConfig
 from policies.checkpoint import (
     LAST,
     load_model,
@@ -20,6 +23,8 @@ from policies.checkpoint import (
     save_checkpoint,
 )
 from policies.folders import FolderError, read_tensors, tensor_bytes, write_folder
+from policies.format import FORMAT
+from policies.revision import commit
 
 
 def never(text):
@@ -51,6 +56,14 @@ def rewrite(path, name, tensors):
     write_folder(path, files | {name: tensor_bytes(tensors)}, {})
 
 
+def names_in(group, at=""):
+    """Every key of nested groups."""
+    for name, below in group.items():
+        yield f"{at}{name}"
+        if isinstance(below, dict):
+            yield from names_in(below, f"{at}{name}.")
+
+
 def test_the_identity_comes_back(toys, trained, tmp_path):
     path = save(toys, trained, tmp_path)
     assert path.name == "000000024"
@@ -63,6 +76,39 @@ def test_the_model_comes_back_to_the_bit(toys, trained, tmp_path):
     wanted = trained.learner.acting.state_dict()
     assert all(torch.equal(t, wanted[name]) for name, t in model.state_dict().items())
     assert set(wanted) == set(model.state_dict())
+
+
+@pytest.mark.parametrize("found", [None, 0, FORMAT + 1, -1, str(FORMAT), float(FORMAT), True, [FORMAT]])
+@pytest.mark.parametrize("made", ["", "80c0e67+"])
+def test_another_format_is_refused_by_whatever_reads_a_checkpoint(toys, trained, tmp_path, found, made):
+    path = save(toys, trained, tmp_path)
+    settings = json.loads((path / "config.json").read_text())
+    assert settings["format"] == FORMAT
+    settings["format"] = found
+    if found is None:
+        del settings["format"]
+    files = {p.name: p.read_bytes() for p in path.iterdir() if p.name != "manifest.json"}
+    write_folder(path, files | {"config.json": json.dumps(settings).encode()}, {"commit": made} if made else {})
+    said = f"{path}: of format {found or 0}, this Semagram reads {FORMAT}; train again, or use the commit that made it"
+    for read in (read_identity, read_progress, lambda path: load_trainer(path, toys.trainer(toys.slides(7)), never)):
+        with pytest.raises(FolderError, match=f"^{re.escape(said + f' ({made})' * bool(made))}$"):
+            read(path)
+
+
+def test_a_manifest_says_which_commit_made_it(toys, trained, tmp_path):
+    manifest = json.loads((save(toys, trained, tmp_path) / "manifest.json").read_text())
+    assert manifest["versions"]["commit"] == commit()
+
+
+def test_what_a_checkpoint_holds_is_what_its_format_says(toys, trained, tmp_path):
+    """Who adds, drops or renames a key or a tensor takes the next FORMAT, and writes its sum here."""
+    path = save(toys, trained, tmp_path)
+    held = {f"task.{field.name}" for field in dataclasses.fields(TaskConfig)} | {f"metrics.{name}" for name in COLUMNS}
+    held |= {*names_in(json.loads((path / "config.json").read_text()))}
+    for file in path.glob("*.safetensors"):
+        held |= {f"{file.name}: {name}" for name in read_tensors(file)}
+    digest = hashlib.sha256("\n".join(sorted(held)).encode()).hexdigest()[:12]
+    assert (FORMAT, digest) == (1, "bc651109c7e8")
 
 
 def test_progress_comes_back(toys, trained, tmp_path):

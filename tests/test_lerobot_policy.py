@@ -1,7 +1,10 @@
 """Laws of the LeRobot policy: a checkpoint is one, acts as Semagram's agent does, and comes back from LeRobot whole."""
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +14,8 @@ from lerobot.policies.factory import get_policy_class
 
 from policies.agent import Agent
 from policies.checkpoint import load_model, read_identity, save_checkpoint
-from policies.folders import FolderError, check_folder
+from policies.folders import FolderError, check_folder, write_folder
+from policies.format import FORMAT
 from policies.tokens import Tokens
 from robot import configuration_semagram  # noqa: F401  registers it
 from worldmodel.imagination import score
@@ -106,6 +110,51 @@ def test_a_damaged_checkpoint_is_refused(checkpoint, tmp_path):
     (tmp_path / "model.safetensors").write_bytes(data)
     with pytest.raises(FolderError, match=r"model\.safetensors: damaged"):
         load(tmp_path)
+
+
+@pytest.mark.parametrize("signed", [True, False])
+@pytest.mark.parametrize("found", [FORMAT + 1, None])
+def test_a_checkpoint_of_another_format_is_refused_in_one_line(checkpoint, tmp_path, found, signed):
+    """Whether LeRobot reads its settings, or was given others, and has the weights alone from a hub."""
+    config, saved = load(checkpoint).config, json.loads((checkpoint / "config.json").read_text())
+    saved = {name: value for name, value in saved.items() if name != "format"} | ({"format": found} if found else {})
+    files = {"model.safetensors": (checkpoint / "model.safetensors").read_bytes()}
+    write_folder(tmp_path / "x", files | {"config.json": json.dumps(saved | {"haste": 1}).encode()}, {})
+    if not signed:
+        (tmp_path / "x" / "manifest.json").unlink()
+    line = f"of format {found or 0}, this Semagram reads {FORMAT}; train again, or use the commit that made it$"
+    with pytest.raises(FolderError, match=f"^config.json: {line}"):
+        load(tmp_path / "x")
+    with pytest.raises(FolderError, match=f"^{tmp_path / 'x'}: {line}"):
+        get_policy_class("semagram").from_pretrained(tmp_path / "x", config=config)
+
+
+def test_settings_of_a_wrong_type_are_refused_by_their_key(checkpoint, tmp_path):
+    """LeRobot itself would read a truth value as a number."""
+    saved = json.loads((checkpoint / "config.json").read_text())
+    saved["planner"]["patience"] = True
+    files = {"model.safetensors": (checkpoint / "model.safetensors").read_bytes()}
+    write_folder(tmp_path / "x", files | {"config.json": json.dumps(saved).encode()}, {})
+    with pytest.raises(FolderError, match=r"config\.json: planner\.patience=True: a whole number$"):
+        load(tmp_path / "x")
+
+
+def test_a_mistake_ends_lerobots_commands_in_its_one_line(checkpoint):
+    """As whatever imports the plug-in; anything else with its traceback."""
+    program = (
+        "import sys; sys.path.insert(0, sys.argv[1]); import lerobot_policy_semagram\n"
+        "from worldmodel.mistakes import Mistake\n"
+        "raise {'mistake': Mistake, 'defect': KeyError}[sys.argv[2]]('it is so\\nand so')"
+    )
+    plugin = Path(__file__).parents[1] / "configs" / "plugin"
+    told = {}
+    for what in ("mistake", "defect"):
+        command = [sys.executable, "-W", "ignore", "-c", program, str(plugin), what]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 1
+        told[what] = done.stderr
+    assert told["mistake"] == "semagram: it is so and so\n"
+    assert "Traceback" in told["defect"]
 
 
 def test_a_robot_of_another_state_is_refused_in_one_line(checkpoint):

@@ -9,11 +9,9 @@ import subprocess
 import sys
 
 import pytest
-import yaml
 
-from configs.runs.resuming import as_meant
 from configs.runs.run_folder import RunFolder
-from worldmodel.settings import LearningConfig
+from policies.format import FORMAT
 
 DAMAGED = [*(f"{name}.safetensors" for name in ("model", "learner", "replay", "loop")), "config.json", "progress.json"]
 
@@ -68,6 +66,23 @@ def test_a_checkpoint_that_is_missing_something_is_named(command, trained, tmp_p
         assert "holds no checkpoint" in err
 
 
+@pytest.mark.parametrize("made", ["", "80c0e67"])
+def test_a_checkpoint_of_another_format_is_refused_in_one_line_and_nothing_changed(command, trained, tmp_path, made):
+    run = shutil.copytree(trained, tmp_path / "run", symlinks=True)
+    checkpoint = (run / "checkpoints" / "last").resolve()
+    saved = json.loads((checkpoint / "config.json").read_text())
+    saved["planner"]["haste"] = saved.pop("discount")  # which is not what ends it
+    resign(checkpoint, "config.json", json.dumps(saved | {"format": FORMAT + 3}).encode(), made)
+    before = contents(run)
+    for name, key in (("train", "resume"), ("evaluate", "checkpoint")):
+        code, out, err = command(name, f"{key}={run}")
+        assert (code, out) == (2, "")
+        line = f"{checkpoint}: of format {FORMAT + 3}, this Semagram reads {FORMAT}; train again, or use the"
+        assert err == f"semagram: {line} commit that made it{f' ({made})' if made else ''}\n"
+    assert contents(run) == before
+    os.close(RunFolder(run).take())
+
+
 def test_a_config_that_is_not_the_checkpoints_is_refused(command, trained, tmp_path):
     run = shutil.copytree(trained, tmp_path / "run", symlinks=True)
     config, checkpoint = run / "config.yaml", run / "checkpoints" / "last"
@@ -80,16 +95,6 @@ def test_a_config_that_is_not_the_checkpoints_is_refused(command, trained, tmp_p
         code, out, err = command("train", f"resume={run}")
         assert (code, out, err.count("\n")) == (2, "", 1)
         assert f"{config}: not what {checkpoint.resolve()} was made with ({said})" in err
-    config.write_text(begun.replace("max_decisions: 50", "max_decisions: 60"))
-    progress = json.loads((checkpoint / "progress.json").read_text())
-    del progress["config"]  # as in those from before checkpoints held the whole config
-    resign(checkpoint, "progress.json", json.dumps(progress).encode())
-    code, out, err = command("train", f"resume={run}")
-    assert (code, out, err.count("\n")) == (2, "", 1)
-    assert "(task.max_decisions=50, not 60)" in err
-    few = [line for line in begun.splitlines() if "action_repeat" not in line]  # a key of which there was none yet
-    config.write_text("\n".join(few))
-    assert command("train", f"resume={run}", "video=false")[0] == 0
 
 
 def test_a_run_goes_on_with_the_config_of_its_checkpoint(command, trained, tmp_path):
@@ -123,40 +128,6 @@ def test_the_newest_checkpoint_is_sought_once_the_run_is_ours(command, trained, 
     code, _, err = command("train", f"resume={run}", "video=false")
     assert code == 0, err
     assert f"going on from {saved}\n" in err
-
-
-def test_a_key_that_a_run_was_begun_without_has_its_default(command, trained, tmp_path):
-    run = shutil.copytree(trained, tmp_path / "run", symlinks=True)
-    checkpoint = run / "checkpoints" / "last"
-    progress = json.loads((checkpoint / "progress.json").read_text())
-    del progress["config"]["planner"]["anchor"]
-    resign(checkpoint, "progress.json", json.dumps(progress).encode())
-    assert command("train", f"resume={run}", "video=false", "planner.anchor=0")[0] == 0
-    code, out, err = command("train", f"resume={run}", "planner.anchor=1")
-    assert (code, out, err.count("\n")) == (2, "", 1)
-    assert "planner.anchor: fixed when this run began" in err
-
-
-def test_a_key_that_took_anothers_place_is_what_that_was():
-    seeing = {"senses": ["state", "images.main"], "learning": {"encoder_rate": 0.7}}
-    assert as_meant(seeing) == seeing | {"learning": {"encoder_rate": 0.7, "eye_rate": 0.7}}
-    assert as_meant({"senses": seeing["senses"]})["learning"] == {"eye_rate": LearningConfig.encoder_rate}
-    for whole in (seeing | {"learning": {"encoder_rate": 0.7, "eye_rate": 0.9}}, seeing | {"senses": ["state"]}):
-        assert as_meant(whole) == whole
-
-
-def test_a_key_that_is_no_more_is_left_out_where_it_did_nothing(command, trained, tmp_path):
-    run = shutil.copytree(trained, tmp_path / "run", symlinks=True)
-    checkpoint = run / "checkpoints" / "last"
-    progress = json.loads((checkpoint / "progress.json").read_text())
-    written = yaml.safe_load((run / "config.yaml").read_text())
-    for value, said in ((0.0, ""), (1.5, "boldness")):
-        for keys in (written, progress["config"]):
-            keys["boldness"] = value
-        (run / "config.yaml").write_text(yaml.safe_dump(written))
-        resign(checkpoint, "progress.json", json.dumps(progress).encode())
-        code, _, err = command("train", f"resume={run}", "video=false")
-        assert (code, said in err) == (2 if said else 0, True), err
 
 
 def test_on_resuming_a_folder_or_a_group_is_not_taken(command, trained, tmp_path):
@@ -237,9 +208,10 @@ def contents(folder):
     return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-def resign(checkpoint, name, data):
-    """Put `data` in a checkpoint's file and its sum in the manifest."""
+def resign(checkpoint, name, data, commit=""):
+    """Put `data` in a checkpoint's file and its sum in the manifest, and there, if there is one, the commit."""
     manifest = json.loads((checkpoint / "manifest.json").read_text())
+    manifest["versions"] = {"commit": commit} if commit else {}
     manifest["files"][name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
     (checkpoint / name).write_bytes(data)
     (checkpoint / "manifest.json").write_text(json.dumps(manifest))

@@ -59,7 +59,7 @@ class Replay:
     def read(cls, saved: dict[str, Tensor], senses: Shapes, lags: Sequence[int]) -> "Replay":
         """A replay of the size that gave `saved`. Raises ValueError, KeyError if it did not perceive these senses."""
         envs, rows = len(saved["head"]), int(saved["rows"])
-        sizes = saved["action"].shape[-1], saved["choice"].shape[-1]
+        sizes = saved["action"].shape[-1], saved["planned_token"].shape[-1]
         replay = cls((rows - 1) * envs, envs, senses, *sizes, lags)
         replay.load_state_dict(saved)
         return replay
@@ -144,11 +144,10 @@ class Replay:
 
     def _columns(self) -> dict[str, Tensor]:
         """Every column, by the name it is saved under."""
-        return self.seen | {name: getattr(self, attribute) for name, attribute in _ROWS.items()}
+        return self.seen | {name: getattr(self, name) for name in _ROWS}
 
     def load_state_dict(self, saved: dict[str, Tensor]) -> None:
         """Take back what `state_dict` gave. Raises ValueError if the sizes differ."""
-        saved = {"driven": torch.zeros_like(saved["chose"])} | saved  # not in those of before there were any
         columns, self._shown = self._columns(), None
         sizes = {name: tuple(saved[name].shape[2:]) if name in saved else None for name in columns}
         own = {name: tuple(column.shape[2:]) for name, column in columns.items()}
@@ -180,9 +179,5 @@ def _room(what: str, sizes: tuple[int, ...], kind: type = np.float32) -> Tensor:
         raise Mistake(f"replay of {what}: no room for {gigabytes:.0f} GB; fewer steps or smaller frames") from error
 
 
-_ROWS = {name: name for name in ("present", "action", "reward", "terminated", "final")} | {
-    "choice": "planned_token",
-    "chose": "was_planned",
-    "driven": "demonstrated",
-}
-"""The columns' attributes, by the names they are saved under."""
+_ROWS = ("present", "action", "reward", "planned_token", "was_planned", "demonstrated", "terminated", "final")
+"""The columns beside what the senses give."""

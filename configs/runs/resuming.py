@@ -10,15 +10,9 @@ from configs.arguments import GROUPS
 from configs.runs.run_folder import RunFolder
 from configs.schema import TrainConfig
 from configs.strict import ConfigError, build
-from envs.senses import IMAGE_NAME_PREFIX
-from policies.checkpoint import newest, read_identity, read_progress
+from policies.checkpoint import newest, read_progress
 from policies.folders import FolderError
-from worldmodel.settings import LearningConfig
 
-REPLACED = {"eye_rate": "encoder_rate"}
-"""Keys of `learning` that took another one's place, for an agent with cameras, when they came."""
-GONE = {"boldness": 0.0}
-"""Keys that are no more, with the value at which they did nothing."""
 RESUMABLE = ("steps", "threads", "video", "compile", "evaluation", "checkpoint", "device")
 
 
@@ -35,15 +29,12 @@ class Resumption:
     def find(cls, folder: RunFolder, keys: dict, given: Collection[str]) -> "Resumption":
         """Of a run's folder, which is ours; of what the user set, `given` of `keys`, only RESUMABLE ones can differ.
 
-        Keys that a config lacks, as those of older versions do, are `as_meant` or have their defaults. Raises
-        ConfigError for another key, FolderError for a folder that is damaged or whose config.yaml is not its
-        checkpoint's.
+        Raises ConfigError for another key, FolderError for a folder that is damaged, of another format or whose
+        config.yaml is not its checkpoint's.
         """
-        written = as_meant(folder.config())
-        path = newest(folder.checkpoints)
+        written, path = folder.config(), newest(folder.checkpoints)
         progress = read_progress(path)
-        # From before checkpoints held the whole config: its task is known.
-        saved = _whole(progress.get("config") or written | {"task": read_identity(path).task})
+        saved = _whole(progress["config"])
         fixed = {name: value for name, value in written.items() if name not in RESUMABLE}
         if other := [*_differences(saved, _whole(written), fixed)]:
             raise FolderError(f"{folder.path / 'config.yaml'}: not what {path} was made with ({'; '.join(other)})")
@@ -52,18 +43,7 @@ class Resumption:
 
 def _whole(keys: dict) -> dict:
     """A config with every key. Raises ConfigError."""
-    return asdict(build(TrainConfig, as_meant(keys)))
-
-
-def as_meant(keys: dict) -> dict:
-    """A config of any age as one of today: with those keys that it lacks of which today's default is not what it meant,
-    without those that are no more, where they did nothing."""
-    keys = {name: value for name, value in keys.items() if (name, value) not in GONE.items()}
-    learning = keys.get("learning", {})
-    if not isinstance(learning, dict) or IMAGE_NAME_PREFIX not in str(keys.get("senses")):
-        return keys
-    meant = {new: learning.get(old, getattr(LearningConfig, old)) for new, old in REPLACED.items()}
-    return keys | {"learning": meant | learning}
+    return asdict(build(TrainConfig, keys))
 
 
 def _differences(one: dict, other: dict, names: dict, at: str = "") -> Iterator[str]:

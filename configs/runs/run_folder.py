@@ -4,7 +4,6 @@ import csv
 import io
 import json
 import os
-from functools import cached_property
 from pathlib import Path
 
 import yaml
@@ -34,10 +33,7 @@ COLUMNS = (
 
 
 class RunFolder:
-    """Paths and writers of one run. Nothing in metrics.csv depends on the clock: two equal runs write the same.
-
-    A run that an older version began goes on with the columns that it began with.
-    """
+    """Paths and writers of one run. Nothing in metrics.csv depends on the clock: two equal runs write the same."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -92,15 +88,10 @@ class RunFolder:
         if extra := set(row) - set(COLUMNS):
             raise ValueError(f"no such columns: {', '.join(sorted(extra))}")
         text = io.StringIO()
-        cells = [_number(row.get(name)) for name in self._columns]
+        cells = [_number(row.get(name)) for name in COLUMNS]
         csv.writer(text, lineterminator="\n").writerow(cells)
         with open(self.metrics, "a") as file:
             file.write(text.getvalue())
-
-    @cached_property
-    def _columns(self) -> list[str]:
-        with open(self.metrics) as file:
-            return file.readline().strip().split(",")
 
     def summary(self, result: dict) -> None:
         """Write summary.json."""

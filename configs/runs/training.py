@@ -16,7 +16,6 @@ from configs.runs.assembly import Assembly
 from configs.runs.films import film
 from configs.runs.pace import measure
 from configs.runs.resuming import Resumption
-from configs.runs.revision import commit
 from configs.runs.run_folder import RunFolder
 from configs.schema import TrainConfig
 from configs.strict import ConfigError, build
@@ -29,6 +28,7 @@ from envs.make import make
 from policies.agent import Agent
 from policies.checkpoint import load_trainer, save_checkpoint, versions
 from policies.memories import Memories
+from policies.revision import commit
 from policies.rollouts import Rollout, outcome, success_rates
 from robot.safety.signals import Stopped, handled
 from worldmodel.arithmetic import plan_gflop, update_gflop
@@ -91,7 +91,7 @@ class Training:
         folder.rewind(int(found.progress["metrics_bytes"]))
         run = cls(config, found.keys, parts, folder, lock)
         run.seconds = float(found.progress["seconds"])
-        run.evaluated = int(found.progress.get("evaluated", parts.trainer.env_steps))
+        run.evaluated = int(found.progress["evaluated"])
         say(f"going on from {found.path}")
         if parts.trainer.env_steps >= config.steps:
             say(f"steps={config.steps}: it has {parts.trainer.env_steps} already, and is only evaluated again")

@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass, is_dataclass, replace
 from pathlib import Path
 
 from configs.endings import SIGNALLED
-from configs.runs.resuming import GONE, RESUMABLE, as_meant
+from configs.runs.resuming import RESUMABLE
 from configs.schema import SHARED, BenchConfig, TrainConfig
-from configs.strict import ConfigError, build
+from configs.strict import ConfigError
 from configs.suites import peers, report
 from configs.suites.jobs import Job, quoted
 from configs.suites.pool import Pool
@@ -17,6 +17,7 @@ from configs.suites.progress import Screen
 from envs.benchmark.results import Result, append, latest, read
 from envs.benchmark.suites import SUITES, Suite
 from policies.files import locked, replace_file
+from policies.format import FORMAT, UNNUMBERED, check_format
 from robot.safety.signals import Stopped
 
 FREE = tuple(name for name in SHARED if name in RESUMABLE)
@@ -40,7 +41,8 @@ class Benchmark:
     def begin(cls, config: BenchConfig, folder: Path) -> "Benchmark":
         """Take the folder, new or begun.
 
-        Raises ConfigError if it is in use or was begun with other settings, ValueError for what a run would refuse.
+        Raises ConfigError if it is in use or was begun with other settings, FolderError if its runs' checkpoints are of
+        another format, ValueError for what a run would refuse.
         """
         suite = SUITES[config.suite]
         suite = Suite(tuple(config.tasks) or suite.tasks, config.seeds or suite.seeds, config.steps or suite.steps)
@@ -176,18 +178,12 @@ def _same_settings(folder: Path, config: BenchConfig, steps: int) -> None:
     now, path = _fixed(config), folder / SETTINGS
     if path.exists():
         before = _begun_with(path)
-        try:
-            begun = _fixed(
-                build(BenchConfig, as_meant({name: before[name] for name in (*FIXED, *GONE) if name in before}))
-            )
-        except ConfigError as error:
-            raise ConfigError(f"{path}: {error}") from error
         for name in FIXED:
-            if begun[name] != now[name]:
+            if before.get(name) != now[name]:
                 raise ConfigError(f"out={folder}: begun with other settings of {name}; take another agent= or out=")
         if before["steps"] > steps:
             raise ConfigError(f"steps={steps}: {folder} was begun with {before['steps']}; take another out=")
-    replace_file(path, (json.dumps({**now, "steps": steps}, indent=1) + "\n").encode())
+    replace_file(path, (json.dumps({"format": FORMAT, **now, "steps": steps}, indent=1) + "\n").encode())
 
 
 def _fixed(config: BenchConfig) -> dict:
@@ -196,11 +192,12 @@ def _fixed(config: BenchConfig) -> dict:
 
 
 def _begun_with(path: Path) -> dict:
-    """The settings in a file. Raises ConfigError, naming it, if it is damaged."""
+    """The settings in a file. Raises ConfigError, naming it, if it is damaged, FolderError of another format."""
     try:
         found = json.loads(path.read_bytes())
     except ValueError as error:  # not JSON, or not even text
         raise ConfigError(f"{path}: damaged, not JSON ({error})") from error
     if not isinstance(found, dict) or not isinstance(found.get("steps"), int):
         raise ConfigError(f"{path}: damaged, not the settings of a benchmark (it names no steps)")
+    check_format(path, found.get("format", UNNUMBERED))
     return found

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from configs.runs.assembly import Assembly
 from configs.runs.resuming import RESUMABLE
-from configs.runs.revision import commit
 from configs.runs.run_folder import RunFolder
 from configs.schema import TrainConfig
 from configs.store import composed
@@ -19,6 +18,7 @@ from envs.benchmark.curves import LearningCurve, read_curve
 from envs.benchmark.results import COLUMNS, Result, ResultsError
 from envs.settings import TaskConfig
 from envs.suite import NAMES
+from policies.revision import commit
 
 COPIED = tuple(name for name in COLUMNS if name not in ("task", "seed", "agent", "device", "commit"))
 """What a result has from the summary as it is."""

@@ -58,7 +58,7 @@ def read_curve(path: Path | str) -> LearningCurve:
     if (back := np.flatnonzero(np.diff(steps) < 0)).size:
         at = int(back[0]) + 1
         raise ResultsError(f"{path}, line {at + 2}: env_steps={steps[at]:.0f} after {steps[at - 1]:.0f}")
-    own = ~(columns["episode_driven"] > 0)  # of a run of before it was counted: all
+    own = ~(columns["episode_driven"] > 0)  # of a peer, which has no expert: all
     train, evaluation = np.isfinite(columns["episode_return"]) & own, np.isfinite(columns["eval_return"])
     return LearningCurve(
         steps[train],
