@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from policies.decision import Decision, Spent
+from policies.folders import part
 from policies.frame_stack import FrameStack
 from policies.noise import Noise
 from policies.tokens import Tokens
@@ -268,8 +269,7 @@ class Agent:
         self.actions, self.memory = saved.get("actions"), None
         if self.noise is not None:
             self.noise.parts, self.noise.pink = saved["noise"], saved["noise_pink"]
-        stacked = {n.removeprefix("stack."): t for n, t in saved.items() if n.startswith("stack.")}
-        self.frame_stack.load_state_dict(stacked)
+        self.frame_stack.load_state_dict(part(saved, "stack."))
         if self.actions is not None:
             self.reached = saved["reached"].clone()
             self.at, self.until, self.spread = saved["at"].clone(), saved["until"].clone(), float(saved["spread"])

@@ -22,6 +22,7 @@ from policies.revision import commit
 from policies.tokens import Tokens
 from policies.trainer import Trainer
 from worldmodel.model import WorldModel
+from worldmodel.replay import Unfit
 from worldmodel.senses import STATE_KEY
 from worldmodel.settings import ModelConfig, PlannerConfig
 from worldmodel.strict import ConfigError, build
@@ -210,6 +211,6 @@ def load_trainer(path: Path, trainer: Trainer, warn: Callable[[str], None]) -> N
     trainer.learner.load_state_dict(saved)
     try:
         trainer.replay.load_state_dict(read_tensors(path / REPLAY))
-        trainer.load_state_dict(read_tensors(path / LOOP), warn)
-    except (KeyError, ValueError) as error:
+    except Unfit as error:
         raise FolderError(f"{path}: does not fit this run ({error})") from error
+    trainer.load_state_dict(read_tensors(path / LOOP), warn)

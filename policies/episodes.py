@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from policies.experts import Experts
+from policies.folders import part
 from policies.rollouts import as_tensors, episode_seed, succeeded
 from policies.settings import LoopConfig
 from worldmodel.replay import Replay
@@ -75,9 +76,8 @@ class RunningEpisodes:
         self.episode = saved["episode"].numpy().copy()
         self.returns, self.lengths = saved["returns"].numpy().copy(), saved["lengths"].numpy().copy()
         self.successes = saved["successes"].numpy().copy()
-        experts = {n.removeprefix("experts."): t for n, t in saved.items() if n.startswith("experts.")}
-        self.experts.load_state_dict(experts)
-        self.observation = {n.removeprefix("seen."): t.clone() for n, t in saved.items() if n.startswith("seen.")}
+        self.experts.load_state_dict(part(saved, "experts."))
+        self.observation = {key: value.clone() for key, value in part(saved, "seen.").items()}
 
     def retrace(self, replay: Replay) -> str:
         """Step every environment through its running episode; each starts so late that all arrive together.

@@ -173,9 +173,30 @@ def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
+class Tensors(dict[str, Tensor]):
+    """Tensors by name, out of the file at `path`, in which `prefix` stood before the names.
+
+    To ask for one that is not there raises FolderError, naming file and tensor: a KeyError is a defect of the code.
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor], path: Path, prefix: str = ""):
+        super().__init__(tensors)
+        self.path, self.prefix = path, prefix
+
+    def __missing__(self, name: str) -> Tensor:
+        """Raise FolderError."""
+        raise FolderError(f"{self.path}: {self.prefix}{name} is missing")
+
+
+def part(saved: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Those tensors whose names begin with `prefix`, without it; of a file, if the others are."""
+    found = {name.removeprefix(prefix): tensor for name, tensor in saved.items() if name.startswith(prefix)}
+    return Tensors(found, saved.path, f"{saved.prefix}{prefix}") if isinstance(saved, Tensors) else found
+
+
+def read_tensors(path: Path) -> Tensors:
     """Tensors of a safetensors file. Raises FolderError."""
     try:
-        return load_file(path)
+        return Tensors(load_file(path), path)
     except (SafetensorError, OSError) as error:
         raise FolderError(f"{path}: not readable as safetensors ({error})") from error

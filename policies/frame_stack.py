@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from policies.folders import part
 from worldmodel.senses import is_image, mask
 
 
@@ -54,6 +55,6 @@ class FrameStack:
 
     def load_state_dict(self, saved: dict[str, Tensor]) -> None:
         """Take back what `state_dict` gave."""
-        self.frames = {n.removeprefix("frames."): kept.clone() for n, kept in saved.items() if n.startswith("frames.")}
+        self.frames = {key: kept.clone() for key, kept in part(saved, "frames.").items()}
         self.fresh = saved["fresh"].clone()
         self.lost = {key: saved[f"lost.{key}"].clone() for key in self.frames}

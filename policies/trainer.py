@@ -10,6 +10,7 @@ from torch import Tensor
 
 from policies.agent import Agent
 from policies.episodes import RunningEpisodes
+from policies.folders import part
 from policies.settings import LoopConfig
 from worldmodel.learner import UPDATE_METRICS, Learner
 from worldmodel.losses import Batch
@@ -194,7 +195,7 @@ class Trainer:
         self.steps = int(saved["steps"])
         self.running.load_state_dict(saved)
         self.metrics = saved["metrics"].clone()
-        self.agent.load_state_dict({n.removeprefix("agent."): t for n, t in saved.items() if n.startswith("agent.")})
+        self.agent.load_state_dict(part(saved, "agent."))
         if fault := self.running.retrace(self.replay):
             warn(f"{fault}; new episodes begin")
             self._begin(np.ones(self.count, dtype=bool))

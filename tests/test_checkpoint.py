@@ -305,15 +305,35 @@ def test_tensors_missing_or_too_many_are_refused_in_one_line(toys, trained, tmp_
         assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(("file", "name"), [("learner", "first"), ("loop", "generator"), ("replay", "reward")])
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [
+        *(("learner", "first"), ("loop", "generator"), ("loop", "agent.noise"), ("loop", "agent.stack.fresh")),
+        *(("loop", "experts.taken"), ("replay", "head"), ("replay", "reward")),
+    ],
+)
 def test_a_missing_part_of_the_run_is_refused_in_one_line(toys, trained, tmp_path, file, name):
     path = save(toys, trained, tmp_path)
     tensors = read_tensors(path / f"{file}.safetensors")
     del tensors[name]
     rewrite(path, f"{file}.safetensors", tensors)
-    with pytest.raises(FolderError, match=name) as caught:
+    with pytest.raises(FolderError, match=f"^{path}.*{name}") as caught:
         load_trainer(path, toys.trainer(toys.slides(7)), never)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", [KeyError, ValueError])
+@pytest.mark.parametrize("part", ["replay", "running", "agent"])
+def test_a_defect_in_taking_a_part_back_is_no_fault_of_the_file(toys, trained, tmp_path, monkeypatch, part, kind):
+    path, other = save(toys, trained, tmp_path), toys.trainer(toys.slides(7))
+
+    def defect(*_):
+        raise kind("a defect")
+
+    monkeypatch.setattr(getattr(other, part), "load_state_dict", defect)
+    with pytest.raises(kind, match="a defect") as caught:
+        load_trainer(path, other, never)
+    assert not isinstance(caught.value, FolderError)
 
 
 def test_a_saved_weight_that_is_not_finite_is_refused(toys, trained, tmp_path):

@@ -10,6 +10,7 @@ from gymnasium import spaces
 
 from policies.checkpoint import load_model, load_trainer, read_identity, save_checkpoint
 from policies.folders import FolderError, tensor_bytes, write_folder
+from policies.memories import Memories
 from policies.words import Words
 from worldmodel.senses import LANGUAGE_KEY, STATE_KEY, mask
 from worldmodel.windows import window_at
@@ -139,7 +140,12 @@ def test_a_checkpoint_says_what_it_perceives(make, toys, tmp_path):
     assert identity.sentences == ("go on",)
 
 
-def test_a_damaged_replay_is_said_in_one_line_and_a_missing_one_is_done_without(make, toys, tmp_path):
+def defect(*_):
+    """What is no fault of a file."""
+    raise ValueError("a defect")
+
+
+def test_a_damaged_replay_is_said_in_one_line_and_a_missing_one_is_done_without(make, toys, tmp_path, monkeypatch):
     from configs.runs.evaluation import Evaluation
 
     trainer = make((9,))
@@ -160,7 +166,16 @@ def test_a_damaged_replay_is_said_in_one_line_and_a_missing_one_is_done_without(
     saved = trainer.replay.state_dict()
     del saved["head"]
     write_folder(path, {file.name: tensor_bytes(saved)}, {})
-    with pytest.raises(FolderError, match=r"replay\.safetensors: not what this checkpoint's model saw"):
+    with pytest.raises(FolderError, match=r"replay\.safetensors: head is missing$"):
         memories()
+    saved = trainer.replay.state_dict()
+    write_folder(path, {file.name: tensor_bytes(saved | {FRONT: saved[FRONT][:, :, 1:]})}, {})
+    with pytest.raises(FolderError, match=r"replay\.safetensors: not what this checkpoint's model saw \(.*"):
+        memories()
+    write_folder(path, {file.name: tensor_bytes(saved)}, {})
+    monkeypatch.setattr(Memories, "of", defect)
+    with pytest.raises(ValueError, match="a defect") as caught:
+        memories()
+    assert not isinstance(caught.value, FolderError)
     file.unlink()
     assert memories() is None

@@ -13,6 +13,10 @@ from worldmodel.mistakes import Mistake
 from worldmodel.senses import LANGUAGE_KEY, Shapes
 
 
+class Unfit(Mistake):
+    """A saved replay is of another size, or of other senses."""
+
+
 class Replay:
     """One ring of rows for each of E environments.
 
@@ -57,7 +61,7 @@ class Replay:
 
     @classmethod
     def read(cls, saved: dict[str, Tensor], senses: Shapes, lags: Sequence[int]) -> "Replay":
-        """A replay of the size that gave `saved`. Raises ValueError, KeyError if it did not perceive these senses."""
+        """A replay of the size that gave `saved`. Raises Unfit if it did not perceive these senses."""
         envs, rows = len(saved["head"]), int(saved["rows"])
         sizes = saved["action"].shape[-1], saved["planned_token"].shape[-1]
         replay = cls((rows - 1) * envs, envs, senses, *sizes, lags)
@@ -147,15 +151,15 @@ class Replay:
         return self.seen | {name: getattr(self, name) for name in _ROWS}
 
     def load_state_dict(self, saved: dict[str, Tensor]) -> None:
-        """Take back what `state_dict` gave. Raises ValueError if the sizes differ."""
+        """Take back what `state_dict` gave. Raises Unfit if the sizes differ."""
         columns, self._shown = self._columns(), None
         sizes = {name: tuple(saved[name].shape[2:]) if name in saved else None for name in columns}
         own = {name: tuple(column.shape[2:]) for name, column in columns.items()}
         seats = (len(saved["head"]), int(saved["rows"])), (len(self.head), self.rows)
         if seats[0] != seats[1]:
-            raise ValueError(f"the saved replay has (environments, rows) {seats[0]}, this one {seats[1]}")
+            raise Unfit(f"the saved replay has (environments, rows) {seats[0]}, this one {seats[1]}")
         if differing := [f"{name} {sizes[name]}, not {own[name]}" for name in own if sizes[name] != own[name]]:
-            raise ValueError(f"the saved replay has {'; '.join(differing)}")
+            raise Unfit(f"the saved replay has {'; '.join(differing)}")
         for name, column in columns.items():
             column[:, : saved[name].shape[1]] = saved[name]
         self.sentences = list(saved["sentences"]) if "sentences" in saved else []

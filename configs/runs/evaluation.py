@@ -42,7 +42,7 @@ from policies.memories import Memories
 from policies.rollouts import Rollout, outcome, success_rates
 from worldmodel.arithmetic import plan_gflop
 from worldmodel.model import WorldModel
-from worldmodel.replay import Replay
+from worldmodel.replay import Replay, Unfit
 from worldmodel.settings import PlannerConfig
 
 
@@ -178,9 +178,10 @@ class Evaluation:
         check_folder(self.path, (REPLAY,))
         saved, lags = read_tensors(self.path / REPLAY), self.identity.model.vision.lags
         try:
-            return Memories.of(Replay.read(saved, self.identity.senses, lags), self.model)
-        except (KeyError, ValueError) as error:
+            replay = Replay.read(saved, self.identity.senses, lags)
+        except Unfit as error:
             raise FolderError(f"{self.path / REPLAY}: not what this checkpoint's model saw ({error})") from error
+        return Memories.of(replay, self.model)
 
     def _agreement(self) -> dict[str, float] | None:
         """How far each of several senses alone says what all say."""
