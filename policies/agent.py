@@ -84,7 +84,8 @@ class Agent:
     def forget(self) -> None:
         """Begin anew, with any number of environments."""
         self.memory: Memory | None = None
-        self.plan: Plan | None = None  # the newest, which a film shows
+        self.plan: Plan | None = None  # the newest
+        self.decision: Decision | None = None  # the newest, which need not be that plan
         self.actions: Tensor | None = None
         self.reached: Tensor | None = None  # (B, A): where the curves end that are followed, if joined
         self.at = self.until = torch.zeros(0, dtype=torch.long)
@@ -167,17 +168,18 @@ class Agent:
             words, _ = self.model.greedy_token(self.model.encode(observation), self.reached.to(self.model.device))
             whole = sentences = words.cpu().unsqueeze(0)
             until = self._until(sentences).minimum(self._lengths(sentences))
+            by_policy = torch.ones_like(due)
         else:
             plan = self.plan = self.planner.plan(observation, self.memory, self.generator, deadline, self.reached)
-            whole, broken = self._kept(plan, due)
+            whole, by_policy = self._kept(plan, due)
             sentences = whole[: self.ahead] if self.noise is None else self._explored(plan)
             self.spread = float(plan.spread[0].mean())
             self.spent.imagined += int(plan.imagined[due].sum())
             self.planned_tokens = [whole[0, i] if due[i] else None for i in range(count)]
             until = self._until(sentences)
-            until = torch.where(broken, until.minimum(self._lengths(sentences)), until)
+            until = torch.where(by_policy, until.minimum(self._lengths(sentences)), until)
             later = self.tokens.advance(whole, until).to(plan.tokens.device)
-            self.memory = Memory(later, ~broken.to(later.device)).where(due, self.memory)
+            self.memory = Memory(later, ~by_policy.to(later.device)).where(due, self.memory)
             self._note(plan.latent, whole[0], until, due)
         # A mean of bounded tokens, or of control points, can be an ulp out of bounds.
         actions = self.tokens.decode(sentences, self.most).clamp(-1, 1)
@@ -190,7 +192,8 @@ class Agent:
         self.at[due] = 0
         self.spent.decisions += int(due.sum())
         self.spent.steps += int(until[due].sum())
-        return Decision(whole, self.actions, self.until)
+        self.decision = Decision(whole, self.actions, self.until, by_policy)
+        return self.decision
 
     def _open(self, count: int) -> None:
         """Have nothing decided yet, in `count` environments."""

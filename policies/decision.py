@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 
@@ -24,8 +24,17 @@ class Spent:
 @dataclass(frozen=True)
 class Decision:
     """For each of B environments: the `sentences` (T, B, W) that were decided, of the policy alone T = 1, their first
-    `actions` (B, N, A), and for how many control steps (`until`, (B,)) they are followed, at most N."""
+    `actions` (B, N, A), and for how many control steps (`until`, (B,)) they are followed, at most N.
+
+    `by_policy` (B,): where the policy decided: everywhere without a planner, with one where it stands in for plans that
+    did not pay (`worldmodel.promises`). Of such a sentence the first token is the policy's, and the rest nobody's.
+    """
 
     sentences: Float[Tensor, "T B W"]
     actions: Float[Tensor, "B N A"]
     until: Int[Tensor, " B"]
+    by_policy: Bool[Tensor, " B"]
+
+    def sentence(self, of: int) -> Float[Tensor, "T W"]:
+        """What was decided in one environment: a plan's tokens, or the policy's one."""
+        return self.sentences[: 1 if self.by_policy[of] else None, of]

@@ -8,7 +8,6 @@ from torch import Tensor
 
 from worldmodel import senses as naming
 from worldmodel.model import WorldModel
-from worldmodel.planner import Plan
 from worldmodel.replay import Replay
 from worldmodel.windows import sample_starts, window_at
 
@@ -53,10 +52,10 @@ class Memories:
 
 
 @torch.no_grad()
-def imagined(model: WorldModel, plan: Plan) -> Float[Tensor, "T D"]:
-    """The latents that a plan expects at the end of each of its tokens, for the first observation."""
-    z, latents = plan.latent[:1], []
-    for token in plan.tokens[:, :1]:
-        z = model.next(model.transition_features(z, token))
+def imagined(model: WorldModel, latent: Float[Tensor, " D"], sentence: Float[Tensor, "T W"]) -> Float[Tensor, "T D"]:
+    """The latents that are expected from this one on, at the end of each token of a sentence."""
+    z, latents = latent.unsqueeze(0), []
+    for token in sentence.to(z.device):
+        z = model.next(model.transition_features(z, token.unsqueeze(0)))
         latents.append(z[0])
     return torch.stack(latents)

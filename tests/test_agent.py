@@ -358,6 +358,12 @@ def test_where_plans_pay_nothing_the_policy_acts_for_a_while(make, length):
     for t in range(3 * patience):
         action, modes = agent.act(seen(2, t)), alone.act(seen(2, t))
         own.append((action == modes).all(-1))
+        if agent.decision is not None and t % length == 0:
+            assert torch.equal(agent.decision.by_policy, own[-1]) and alone.decision.by_policy.all()
+            for i, stands_in in enumerate(own[-1].tolist()):
+                first, expected = agent.decision.sentence(i), (alone.decision if stands_in else None)
+                assert len(first) == (1 if stands_in else PLANNING.horizon)
+                assert expected is None or torch.equal(first, expected.sentence(i))
     first, second = torch.stack(own).T.tolist()
     assert not any(first)
     begun = second.index(True)

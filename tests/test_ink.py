@@ -11,7 +11,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from configs.runs.films import HEIGHT, Reel, sentence
+from configs.runs.films import HEIGHT, Reel, motions, sentence
+from policies.decision import Decision
 from policies.glyphs.brush import drop
 from policies.glyphs.glyph import Shape, glyph
 from policies.glyphs.ink import SCALE, draw, picture, svg, thinned
@@ -141,15 +142,40 @@ def test_a_plan_of_the_planner_is_a_sentence(length, knots, degree, generator):
         assert np.allclose(move.points, token.view(knots, 3)) and np.allclose(move.spread, deviation.view(knots, 3))
 
 
+def decided(tokens, by_policy=False):
+    """What an agent of one environment decided by these tokens (T, 1, W)."""
+    return Decision(tokens, torch.zeros(1, 1, 2), torch.ones(1, dtype=torch.long), torch.tensor([by_policy]))
+
+
+def test_a_film_says_where_the_policy_acts_and_shows_its_token_alone(generator):
+    known, tokens = Tokens.of(TokenConfig(), 2), torch.rand(3, 1, 2, generator=generator)
+    agent = SimpleNamespace(plan=SimpleNamespace(tokens=tokens, spread=torch.ones(3, 1, 2)), tokens=known)
+    reel, scene = Reel(agent, 0.02), np.zeros((HEIGHT, 320, 3), np.uint8)
+    agent.decision = decided(tokens)
+    planned = reel.show(scene, {})[:, 320:]
+    words = torch.cat([tokens[:1] / 2, tokens[1:]])
+    agent.decision = decided(words, by_policy=True)
+    page = reel.show(scene, {})[:, 320:]
+    assert not np.array_equal(page, planned)
+    own = picture(glyph(motions(words[:1, 0], known, 0.02)), HEIGHT, paper="white")[..., :3]
+    differing = np.argwhere((page != own).any(-1))  # only where it says so
+    assert len(differing) > 50 and (differing.max(0) < (20, 120)).all()
+    red = [(shown[..., 0].astype(int) - shown[..., 1] > 60).any() for shown in (page, planned)]
+    assert red == [True, False]
+    agent.decision = decided(tokens)
+    assert np.array_equal(reel.show(scene, {})[:, 320:], planned)
+
+
 def test_a_film_shows_the_newest_plan_and_draws_it_once(generator, monkeypatch):
     known = Tokens.of(TokenConfig(), 2)
     plans = [SimpleNamespace(tokens=torch.rand(3, 1, 2, generator=generator), spread=torch.ones(3, 1, 2)) for _ in "ab"]
-    agent = SimpleNamespace(plan=None, tokens=known)
+    decisions = [decided(plan_.tokens) for plan_ in plans]
+    agent = SimpleNamespace(plan=None, decision=None, tokens=known)
     reel, scene = Reel(agent, 0.02), np.zeros((HEIGHT, 320, 3), np.uint8)
     assert np.array_equal(reel.show(scene, {}), scene)
     pages = []
-    for plan_ in (plans[0], plans[0], plans[1]):
-        agent.plan = plan_
+    for i in (0, 0, 1):
+        agent.plan, agent.decision = plans[i], decisions[i]
         shown = reel.show(scene, {})
         assert shown.shape == (HEIGHT, 320 + HEIGHT, 3) and not shown[:, :320].any()
         pages.append(reel.page)

@@ -1,5 +1,7 @@
 """Laws of remembered moments: the nearest to a latent is that of itself, and what agrees wholly agrees by 1."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -79,10 +81,14 @@ def test_a_strip_shows_the_cameras_the_masks_and_what_is_expected(model, replay,
     assert (before[20:90, 10:80] == 77).all() and (before[20:, 100:] == 255).all()  # no plan yet: nothing expected
     agent.act({STATE_KEY: torch.zeros(1, 3), FRONT: torch.from_numpy(frame)[None]})
     after = strip.show(seen)
-    expected = memories.frames[FRONT][memories.nearest(imagined(model, agent.plan))]
+    expected = memories.frames[FRONT][memories.nearest(imagined(model, agent.plan.latent[0], agent.plan.tokens[:, 0]))]
     assert len(expected) == 3
     for n, remembered in enumerate(expected):
         tile = after[16 + 2 : 96 : 5, 4 + 84 * (n + 1) + 2 : 84 * (n + 2) : 5]
         assert np.array_equal(tile, remembered.numpy())
+    alone = agent.decision = dataclasses.replace(agent.decision, by_policy=torch.ones(1, dtype=torch.bool))
+    of_policy = strip.show(seen)  # whose token is all that is followed
+    assert np.array_equal(of_policy[:, : 4 + 84 * 2], after[:, : 4 + 84 * 2])
+    assert len(alone.sentence(0)) == 1 and (of_policy[:, 4 + 84 * 2 :] == 255).all()
     lost = strip.show(seen | {mask(FRONT): np.array([False])})
     assert (lost[17, 10] == MISSING).all() and not (after[17, 10] == MISSING).all()

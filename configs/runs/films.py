@@ -1,4 +1,4 @@
-"""rollout.mp4: one episode as a person would watch it, and beside it the glyph of the plan that is being followed."""
+"""rollout.mp4: one episode as a person would watch it, and beside it the glyph of what is being followed."""
 
 import os
 from collections.abc import Callable
@@ -8,12 +8,16 @@ from pathlib import Path
 import gymnasium
 import imageio.v2 as imageio
 import numpy as np
+from jaxtyping import Float
+from PIL import Image, ImageDraw
+from torch import Tensor
 
-from configs.runs.sights import Strip
+from configs.runs.sights import GAP, MISSING, Strip
 from envs.make import ENDLESS, episode_limit
 from envs.rendering import frame
 from envs.settings import TaskConfig
 from policies.agent import Agent
+from policies.decision import Decision
 from policies.files import replace_file
 from policies.glyphs.glyph import glyph
 from policies.glyphs.ink import draw, picture
@@ -27,6 +31,7 @@ from sim.so101_tasks import ABSOLUTE
 from worldmodel.planner import Plan
 
 HEIGHT, WIDTH = 240, 320
+POLICY_ACTS = "the policy acts"
 PLANS = ("plan.svg", "plan.png")
 
 
@@ -78,9 +83,10 @@ def film(
 
 
 class Reel:
-    """Puts the glyph of an agent's newest plan beside a picture, drawn anew only when there is a new plan.
+    """Puts the glyph of an agent's newest decision beside a picture, drawn anew only when there is a new one.
 
-    With `memories` that have frames, the strip of what is seen and expected comes below.
+    That is its plan or, where the policy stands in for plans that did not pay, the policy's token, and says so. With
+    `memories` that have frames, the strip of what is seen and expected comes below.
     """
 
     def __init__(self, agent: Agent, step_seconds: float, memories: Memories | None = None):
@@ -88,7 +94,7 @@ class Reel:
         if memories is not None and memories.frames:
             self.strip = Strip(agent, memories, step_seconds, WIDTH + HEIGHT * (agent.planner is not None))
         self.agent, self.step_seconds = agent, step_seconds
-        self.drawn: Plan | None = None
+        self.drawn: Decision | None = None
         self.page = np.zeros((HEIGHT, HEIGHT, 3), np.uint8)
 
     def show(self, scene: np.ndarray, observation: dict[str, np.ndarray]) -> np.ndarray:
@@ -98,22 +104,36 @@ class Reel:
 
     def _beside(self, scene: np.ndarray) -> np.ndarray:
         """The scene as (H, W + H, 3), or as it is where the agent does not plan."""
-        plan = self.agent.plan
-        if plan is None:
+        agent = self.agent
+        if agent.plan is None:
             return scene
-        if plan is not self.drawn:
-            shapes = glyph(sentence(plan, self.agent.tokens, self.step_seconds))
-            self.page = picture(shapes, HEIGHT, paper="white")[..., :3]
-            self.drawn = plan
+        if agent.decision is not self.drawn:
+            self.page, self.drawn = self._page(agent.decision), agent.decision
         return np.concatenate([scene, self.page], 1)
+
+    def _page(self, decision: Decision) -> np.ndarray:
+        """What was decided, (H, H, 3)."""
+        agent, alone = self.agent, bool(decision.by_policy[0])
+        if alone:
+            followed = motions(decision.sentence(0), agent.tokens, self.step_seconds)
+        else:
+            followed = sentence(agent.plan, agent.tokens, self.step_seconds)
+        page = Image.fromarray(picture(glyph(followed), HEIGHT, paper="white")[..., :3])
+        if alone:
+            ImageDraw.Draw(page).text((GAP, GAP), POLICY_ACTS, fill=MISSING)
+        return np.asarray(page)
 
 
 def sentence(plan: Plan, tokens: Tokens, step_seconds: float, of: int = 0) -> tuple[Move, ...]:
     """The motions of a plan for the latent number `of`, with the elites' deviation as their spread."""
-    curve, points = tokens.curve(plan.tokens[0, of].cpu()), plan.tokens[:, of, : tokens.points]
-    points, spread = (x.cpu().double().numpy() for x in (points, plan.spread[:, of]))
-    moves = [Move.of(p, curve.knots, curve.degree, curve.length * step_seconds) for p in points]
+    moves, spread = motions(plan.tokens[:, of].cpu(), tokens, step_seconds), plan.spread[:, of].cpu().double().numpy()
     return tuple(replace(m, spread=s.reshape(m.points.shape)) for m, s in zip(moves, spread, strict=True))
+
+
+def motions(words: Float[Tensor, "T W"], tokens: Tokens, step_seconds: float) -> tuple[Move, ...]:
+    """The motions of a sentence of tokens."""
+    curve, points = tokens.curve(words[0]), words[:, : tokens.points].double().numpy()
+    return tuple(Move.of(each, curve.knots, curve.degree, curve.length * step_seconds) for each in points)
 
 
 def _one(observation: dict[str, np.ndarray]) -> dict:

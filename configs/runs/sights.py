@@ -1,4 +1,4 @@
-"""The strip under a film: what each camera shows now, and beside it what the plan expects to see, out of memory."""
+"""The strip under a film: what each camera shows now, and beside it what is expected to be seen, out of memory."""
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ class Strip:
     def __init__(self, agent: Agent, memories: Memories, step_seconds: float, width: int):
         self.agent, self.memories, self.width, self.step = agent, memories, width, step_seconds
         self.cameras = [key for key in memories.frames]
-        self.plan, self.expected = None, []
+        self.decision, self.expected = None, []
 
     def show(self, observation: dict[str, np.ndarray]) -> np.ndarray:
         """The strip (height, width, 3) for what an environment shows now."""
@@ -42,14 +42,17 @@ class Strip:
         return np.asarray(page)
 
     def _expected(self) -> list[tuple[np.ndarray, float]]:
-        """The remembered frames nearest to the plan's imagined latents, and in how many seconds they are expected."""
-        plan = self.agent.plan
-        if plan is None:
+        """The remembered frames nearest to what is imagined of the sentence decided, and in how many seconds each is
+        expected; none of an agent that does not plan."""
+        agent, decision = self.agent, self.agent.decision
+        if agent.plan is None:
             return []
-        if plan is not self.plan:
-            frames = self.memories.frames[self.cameras[0]][self.memories.nearest(imagined(self.agent.model, plan))]
-            lengths = self.agent.tokens.lengths[self.agent.tokens.kind(plan.tokens[:, 0].cpu())]
-            self.plan = plan
+        if decision is not self.decision:
+            sentence = decision.sentence(0)
+            latents = imagined(agent.model, agent.plan.latent[0], sentence)
+            frames = self.memories.frames[self.cameras[0]][self.memories.nearest(latents)]
+            lengths = agent.tokens.lengths[agent.tokens.kind(sentence)]
+            self.decision = decision
             self.expected = list(zip(frames.numpy(), (self.step * torch.cumsum(lengths, 0)).tolist(), strict=True))
         return self.expected
 

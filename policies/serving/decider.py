@@ -71,7 +71,7 @@ class Decider:
             decision = self.agent.decide(self._observation(question), deadline=deadline)
         except PlanFault as fault:
             return Refusal(str(fault))
-        tokens, sentence = self.agent.tokens, decision.sentences[:, 0]  # all of one kind
+        tokens, sentence = self.agent.tokens, decision.sentence(0)  # all of one kind
         points, length = sentence[:, : tokens.points].numpy(), tokens.curve(sentence[0]).length
         actions = decision.actions[0, : int(decision.until[0])].numpy().copy()
         return Answer(question.number, 1000 * (time.perf_counter() - began), length, actions, points)
