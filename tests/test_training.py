@@ -10,6 +10,7 @@ import time
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hydra import compose, initialize
 from omegaconf import OmegaConf
@@ -130,6 +131,43 @@ def test_told_to_stop_it_saves_and_says_how_to_go_on(runs, whole):
     assert said.rstrip().endswith("stopped")
     runs.finish(runs.start("resume=stopped"))
     assert runs.metrics("stopped") == whole[1]
+
+
+@pytest.mark.parametrize("frames", [1, 3])
+def test_told_to_stop_during_its_film_it_stops_at_the_next_frame_and_goes_on(toys, tmp_path, monkeypatch, frames):
+    keys = keys_of(
+        *(key for key in toys.tiny_keys if key != "video=false"),
+        *("task=gym", "task.id=Pendulum-v1", "task.max_decisions=30", "steps=90", "evaluation.every=0"),
+    )
+    monkeypatch.setattr("configs.runs.assembly.make_vector", partial(make_vector, processes=False))
+    drawn, run = [], tmp_path / "run"
+
+    def draw(env, height, width):
+        drawn.append(env)
+        if len(drawn) == frames:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return np.zeros((height, width, 3), np.uint8)
+
+    monkeypatch.setattr("configs.runs.films.frame", draw)
+    with pytest.raises(SystemExit) as end:
+        Training.begin(keys, run).run()
+    assert (end.value.code, len(drawn)) == (143, frames)
+    left = {
+        "config.yaml",
+        "metrics.csv",
+        "summary.json",
+        "curve.png",
+        "checkpoints",
+        "plan.svg",
+        "plan.png",
+        "plan.json",
+    }
+    assert {p.name for p in run.iterdir()} == left
+    metrics = (run / "metrics.csv").read_bytes()
+    Training.begin(keys | {"resume": str(run)}, tmp_path).run()
+    assert {p.name for p in run.iterdir()} == left | {"rollout.mp4"}
+    assert len(drawn) == frames + 31
+    assert (run / "metrics.csv").read_bytes() == metrics
 
 
 def test_a_run_leaves_everything(runs, whole):

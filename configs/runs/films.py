@@ -1,8 +1,9 @@
 """rollout.mp4: one episode as a person would watch it, and beside it the glyph of what is being followed."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 import gymnasium
@@ -43,12 +44,14 @@ def film(
     say: Callable[[str], None],
     seed: int = 0,
     memories: Memories | None = None,
+    tick: Callable[[], None] | None = None,
 ) -> bool:
     """Write one episode of `env`, which is closed, as an mp4; where nothing can be drawn, `say` why and return False.
 
     With `memories` of an agent that has cameras, what these show is seen below, and what the agent expects to see.
 
     The plan of its first decision, if the agent plans, is left beside it in any case: plan.svg, plan.png, plan.json.
+    `tick` is called at each frame; of what it raises no film is left.
     """
     aside = path.with_name(f".{path.name}.{os.getpid()}.mp4")
     step_seconds = 1 / env.metadata["render_fps"]
@@ -61,17 +64,13 @@ def film(
                 draw(first_plan, path.with_name(name))
             plan = plan_bytes(first_plan, task.label, places=task.control == ABSOLUTE)
             replace_file(path.with_name("plan.json"), plan)
-        reel = Reel(agent, step_seconds, memories)
-        first = reel.show(frame(env, HEIGHT, WIDTH), observation)
+        pages = _pages(env, agent, Reel(agent, step_seconds, memories), observation, action)
+        first = next(pages)
         with imageio.get_writer(aside, fps=round(1 / step_seconds), codec="libx264", quality=7) as video:
-            video.append_data(first)
-            for _ in range(episode_limit(env) or ENDLESS):
-                observation, _, terminated, truncated, _ = env.step(action[0].numpy())
-                if terminated or truncated:
-                    video.append_data(reel.show(frame(env, HEIGHT, WIDTH), observation))
-                    break
-                action = agent.act(_one(observation))
-                video.append_data(reel.show(frame(env, HEIGHT, WIDTH), observation))
+            for page in chain([first], pages):
+                if tick:
+                    tick()
+                video.append_data(page)
         os.replace(aside, path)
     except RenderingUnavailable as error:
         say(f"no video: {error}")
@@ -80,6 +79,21 @@ def film(
         aside.unlink(missing_ok=True)
         env.close()
     return True
+
+
+def _pages(
+    env: gymnasium.Env, agent: Agent, reel: "Reel", observation: dict[str, np.ndarray], action: Float[Tensor, "1 A"]
+) -> Iterator[np.ndarray]:
+    """What is shown of an episode, from its first observation and what is done there to its end."""
+    yield reel.show(frame(env, HEIGHT, WIDTH), observation)
+    for _ in range(episode_limit(env) or ENDLESS):
+        observation, _, terminated, truncated, _ = env.step(action[0].numpy())
+        ended = terminated or truncated
+        if not ended:
+            action = agent.act(_one(observation))
+        yield reel.show(frame(env, HEIGHT, WIDTH), observation)
+        if ended:
+            return
 
 
 class Reel:

@@ -42,7 +42,8 @@ class Training:
 
     `keys`: its config, which every checkpoint holds. `lock`: a descriptor; the folder is ours while it is open.
     `seconds` is the time spent training, evaluations left out, over all its sittings; `evaluated` the environment steps
-    at the last evaluation; `signal` the signal that asked it to stop, or 0. `commit`: of the code that is running.
+    at the last evaluation, `saved` at this sitting's last checkpoint; `signal` the signal that asked it to stop, or 0.
+    `commit`: of the code that is running.
     """
 
     config: TrainConfig
@@ -52,6 +53,7 @@ class Training:
     lock: int
     seconds: float = 0.0
     evaluated: int = 0
+    saved: int = -1
     signal: int = 0
     commit: str = field(default_factory=commit)
 
@@ -139,7 +141,8 @@ class Training:
                 say(f"nothing was learned: the first {first} steps (seed_steps={config.seed_steps}) are random")
             return self._finish()
         except Stopped:
-            self._save()
+            if self.saved != trainer.env_steps:  # else it is on the disk, and without the row of the last evaluation
+                self._save()
             with suppress(OSError):  # the terminal is closed
                 name = signal.Signals(self.signal).name
                 say(f"stopped by {name}; go on with: semagram-train resume={self.folder.path}")
@@ -234,6 +237,7 @@ class Training:
             progress,
             self.config.checkpoint.keep,
         )
+        self.saved = self.parts.trainer.env_steps
 
     def _finish(self) -> dict:
         config, learner, trainer = self.config, self.parts.learner, self.parts.trainer
@@ -266,10 +270,11 @@ class Training:
         name = config.task.label
         learning_curve(self.folder.path / "curve.png", read_curve(self.folder.metrics), published(name), name)
         if config.video:
+            self._heed()
             path, agent = self.folder.path / "rollout.mp4", self.parts.evaluator(True, 0)
             shown = {"variation": config.randomise, "senses": config.perceived}
             env = watched(make(config.task, render=True, **shown))
             memories = Memories.of(trainer.replay, agent.model) if config.perceived.cameras else None
-            film(path, env, config.task, agent, say, memories=memories)
+            film(path, env, config.task, agent, say, memories=memories, tick=self._heed)
         say(f"done: {self.folder.path}")
         return result
