@@ -12,12 +12,15 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from configs.arguments import check_arguments, explain
-from configs.endings import SIGNALLED, TRACEBACK, Ended, code_of, refuse, tell, unread
+from configs.endings import SIGNALLED, Ended, code_of, refuse, tell, unread
 from configs.store import register
 from envs.settings import label
 from robot.safety.faults import in_one_line
 from robot.safety.signals import Stopped, handled
 from worldmodel.mistakes import Mistake
+
+TRACEBACK = "SEMAGRAM_TRACEBACK"
+"""An environment variable: where it is set, whatever ends a command is told with its traceback."""
 
 
 def run(name: str, help_text: str, body: Callable[[dict, Path], dict]) -> list[dict]:

@@ -13,8 +13,6 @@ from tqdm import tqdm
 from robot.safety.faults import in_one_line
 from worldmodel.mistakes import MachineFault, Mistake
 
-TRACEBACK = "SEMAGRAM_TRACEBACK"
-"""An environment variable: where it is set, whatever ends a command is told with its traceback."""
 FAILED, MISTAKE = 1, 2
 SIGNALLED = 128
 """A signal's number is added."""
