@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass, field, fields
 
 from envs.benchmark.suites import SUITES
-from envs.senses import Senses
+from envs.senses import IMAGE_SIZE, STATE_NAME, Senses
 from envs.sentences import check as check_sentence
 from envs.settings import TaskConfig
 from policies.settings import ActingConfig, CheckpointConfig, CodecChoices, EvaluationConfig, LoopConfig, ReplayConfig
@@ -46,8 +46,8 @@ class AgentConfig(MachineConfig):
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     envs: int = 1
-    senses: tuple[str, ...] = Senses.names
-    image_size: int = Senses.size
+    senses: tuple[str, ...] = (STATE_NAME,)
+    image_size: int = IMAGE_SIZE
 
     @property
     def perceived(self) -> Senses:

@@ -8,7 +8,7 @@ from lerobot.configs import FeatureType, PolicyFeature
 from lerobot.envs.configs import EnvConfig
 from lerobot.utils.constants import ACTION, OBS_STATE
 
-from envs.senses import Senses, key
+from envs.senses import IMAGE_SIZE, STATE_NAME, Senses, key
 from envs.settings import TaskConfig
 from sim.variation import PRESETS
 from worldmodel.mistakes import Mistake
@@ -30,8 +30,8 @@ class SemagramEnv(TaskKeys, EnvConfig):
 
     task: str | None = "so101-touch"
     randomise: str = "off"
-    senses: list[str] = field(default_factory=lambda: ["state"])
-    image_size: int = 64
+    senses: list[str] = field(default_factory=lambda: [STATE_NAME])
+    image_size: int = IMAGE_SIZE
     height: int = 240
     width: int = 320
 
@@ -48,9 +48,9 @@ class SemagramEnv(TaskKeys, EnvConfig):
         if states:
             self.features[AGENT_POS] = PolicyFeature(FeatureType.STATE, (states,))
             self.features_map[AGENT_POS] = OBS_STATE
-        for camera in self.perceived.cameras:
+        for camera, size in self.perceived.sizes.items():
             name = f"{PIXELS}/{camera}"
-            self.features[name] = PolicyFeature(FeatureType.VISUAL, (self.image_size, self.image_size, 3))
+            self.features[name] = PolicyFeature(FeatureType.VISUAL, (*size, 3))
             self.features_map[name] = key(f"images.{camera}")
 
     @property

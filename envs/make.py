@@ -38,7 +38,7 @@ def make(
     `variation`: how the arm differs from its model, from one episode to the next; nothing else can.
 
     Observations: Dict of the chosen `senses`. `observation.state`, Box (S,) float32: the environment's own keys in
-    alphabetical order, flattened. `observation.images.<camera>`, Box (size, size, 3) uint8 (`envs.sight`).
+    alphabetical order, flattened. `observation.images.<camera>`, Box (H, W, 3) uint8 (`envs.sight`).
     `observation.language`, the task's sentence, a string (`envs.language`).
     Actions: Box [-1, 1] (A,) float32, rescaled to the environment's range. An action is held for
     `task.action_repeat` steps, or until the episode ends; rewards are summed. `terminated` means that nothing

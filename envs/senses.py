@@ -1,7 +1,8 @@
 """Which senses an environment gives. No torch and no Gymnasium here: commands read it to print help."""
 
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from worldmodel import senses as naming
 from worldmodel.mistakes import Mistake
@@ -12,6 +13,8 @@ IMAGE_NAME_PREFIX = naming.name(naming.IMAGE_KEY_PREFIX)
 """What the name of each camera begins with."""
 MAIN = "main"
 """The camera that every task has which can be drawn."""
+IMAGE_SIZE = 64
+"""Height and width, in pixels, of the frames of a camera of which nothing else is said."""
 CHOICES = "state, images.<camera> (images.main has every task that can be drawn), language"
 
 
@@ -20,38 +23,46 @@ def mask_key(sense: str) -> str:
     return naming.mask(key(sense))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class Senses:
-    """What an agent perceives: `names` as in `senses=`, and the height and width of its frames, `image_size=`.
+    """What an agent perceives: `names`, each `state`, `images.<camera>` or `language`, and what its cameras show.
 
-    A name is `state`, `images.<camera>` or `language`.
+    `sizes`: height and width of each camera's frames, in pixels, by its name without `images.`, in the order given.
     """
 
-    names: tuple[str, ...] = (STATE_NAME,)
-    size: int = 64
+    names: tuple[str, ...]
+    sizes: dict[str, tuple[int, int]] = field(hash=False)
 
-    def __post_init__(self):
-        """Raise ValueError, naming the key, for what is no list of senses or no size; one line."""
-        if isinstance(self.names, str):
-            raise Mistake(f"senses={self.names}: a list, e.g. senses=[state,images.main]")
-        object.__setattr__(self, "names", tuple(self.names))
-        said = f"senses=[{','.join(map(str, self.names))}]"
-        if not self.names:
-            raise Mistake(f"{said}: at least one of {CHOICES}")
-        for name in self.names:
-            if name not in (STATE_NAME, LANGUAGE_NAME) and not re.fullmatch(r"images\.[\w-]+", str(name)):
-                raise Mistake(f"{said}: {name} is no sense; they are {CHOICES}")
-            if self.names.count(name) > 1:
-                raise Mistake(f"{said}: {name} twice; each sense once")
+    def __init__(self, chosen: Sequence[str] = (STATE_NAME,), image_size: int = IMAGE_SIZE):
+        """As in `senses=`, where a camera's name may end with its size, and `image_size=`, that of the others.
+
+        Raise ValueError, naming the key, for what is no list of senses or no size; one line.
+        """
         least, most = naming.SIZES
-        if type(self.size) is not int or not least <= self.size <= most:
-            raise Mistake(f"image_size={self.size}: a whole number of pixels from {least} to {most}")
+        if type(image_size) is not int or not least <= image_size <= most:
+            raise Mistake(f"image_size={image_size}: a whole number of pixels from {least} to {most}")
+        if isinstance(chosen, str):
+            raise Mistake(f"senses={chosen}: a list, e.g. senses=[state,images.main]")
+        said = f"senses=[{','.join(map(str, chosen))}]"
+        if not chosen:
+            raise Mistake(f"{said}: at least one of {CHOICES}")
+        names, sizes = [], {}
+        for each in map(str, chosen):
+            name, size = _apart(each, said)
+            if name in names:
+                raise Mistake(f"{said}: {name} twice; each sense once")
+            names.append(name)
+            if name.startswith(IMAGE_NAME_PREFIX):
+                sizes[name.removeprefix(IMAGE_NAME_PREFIX)] = size or (image_size, image_size)
+        object.__setattr__(self, "names", tuple(names))
+        object.__setattr__(self, "sizes", sizes)
 
     @classmethod
     def of(cls, shapes: naming.Shapes) -> "Senses":
-        """What an environment has to show for a model that perceives these."""
-        sizes = [shape[0] for key, shape in shapes.items() if naming.is_image(key)]
-        return cls(tuple(naming.name(key) for key in shapes), *sizes[:1])
+        """What an environment has to show for a model that perceives these. Raises ValueError where none could."""
+        naming.check(shapes)
+        sizes = {key: f":{shape[0]}x{shape[1]}" for key, shape in shapes.items() if naming.is_image(key)}
+        return cls([f"{naming.name(key)}{sizes.get(key, '')}" for key in shapes])
 
     @property
     def state(self) -> bool:
@@ -61,9 +72,26 @@ class Senses:
     @property
     def cameras(self) -> tuple[str, ...]:
         """The cameras, without `images.`, in the order given."""
-        return tuple(name.removeprefix(IMAGE_NAME_PREFIX) for name in self.names if name.startswith(IMAGE_NAME_PREFIX))
+        return tuple(self.sizes)
 
     @property
     def language(self) -> bool:
         """Whether the task's sentence is among them."""
         return LANGUAGE_NAME in self.names
+
+
+def _apart(written: str, said: str) -> tuple[str, tuple[int, int] | None]:
+    """A sense's name, and height and width of a camera that has its own: `images.front:96`, `images.front:48x64`."""
+    name, colon, size = written.partition(":")
+    if name not in (STATE_NAME, LANGUAGE_NAME) and not re.fullmatch(r"images\.[\w-]+", name):
+        raise Mistake(f"{said}: {written} is no sense; they are {CHOICES}")
+    if not colon:
+        return name, None
+    if not name.startswith(IMAGE_NAME_PREFIX):
+        raise Mistake(f"{said}: {written}: only a camera has a size; {name}")
+    least, most = naming.SIZES
+    found = re.fullmatch("([0-9]{1,4})(x([0-9]{1,4}))?", size)
+    sides = (int(found[1]), int(found[3] or found[1])) if found else (0, 0)
+    if not all(least <= side <= most for side in sides):
+        raise Mistake(f"{said}: {written}: its size is from {least} to {most} pixels, e.g. {name}:96 or {name}:48x64")
+    return name, sides

@@ -17,9 +17,9 @@ from worldmodel.senses import STATE_KEY
 
 
 class Sight(gymnasium.ObservationWrapper):
-    """Observations: a Dict of `observation.images.<camera>`, Box (size, size, 3) uint8, and the state if it is chosen.
+    """Observations: a Dict of `observation.images.<camera>`, Box (H, W, 3) uint8, and the state if it is chosen.
 
-    A frame is drawn once a decision and shows the state at its end. MuJoCo's are drawn here, all cameras in one
+    A frame is drawn once a decision and shows the state at its end. MuJoCo's are drawn here, those of one size in one
     context; others draw themselves. `pictures`: those that the environment observes; they are cameras too, and the
     first is `main` where nothing else can be drawn.
 
@@ -42,20 +42,21 @@ class Sight(gymnasium.ObservationWrapper):
                     f"senses=images.{camera}: {task.label} has no such camera; it has {', '.join(sorted(known))}"
                 )
         self._views = {camera: known[camera] for camera in senses.cameras}
-        self._canvas: Canvas | None = None
+        self._canvases: dict[tuple[int, int], Canvas] = {}  # by height and width
         try:
-            if all(camera in self._drawn for camera in senses.cameras):
-                pass
-            elif physics(env.unwrapped)[0] is not None:
-                self._paper()
-            else:
-                env.reset()
-                self._drawn[MAIN] = own(env).shape
+            for camera, size in senses.sizes.items():
+                if camera in self._drawn:
+                    continue
+                if physics(env.unwrapped)[0] is not None:
+                    self._paper(size)
+                else:
+                    env.reset()
+                    self._drawn[MAIN] = own(env).shape
         except RenderingUnavailable as error:
             raise Mistake(f"senses=images.{senses.cameras[0]}: {error}") from error
         parts = {STATE_KEY: env.observation_space[STATE_KEY]} if senses.state else {}
-        for camera in senses.cameras:
-            parts[key(f"images.{camera}")] = spaces.Box(0, 255, (senses.size, senses.size, 3), np.uint8)
+        for camera, size in senses.sizes.items():
+            parts[key(f"images.{camera}")] = spaces.Box(0, 255, (*size, 3), np.uint8)
         self.observation_space = spaces.Dict(parts)
 
     def observation(self, observation: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -67,13 +68,13 @@ class Sight(gymnasium.ObservationWrapper):
 
     def close(self) -> None:
         """Close the environment, and free what OpenGL holds."""
-        if self._canvas is not None:
-            self._canvas.close()
+        for canvas in self._canvases.values():
+            canvas.close()
         super().close()
 
     def _look(self, camera: str) -> np.ndarray:
         if camera not in self._drawn:
-            canvas = self._paper()
+            canvas = self._paper(self._senses.sizes[camera])
             canvas.look(self._views[camera])
             return canvas.draw(physics(self.env.unwrapped)[1])
         observed, before = self._observed.get(camera), self._drawn[camera]
@@ -82,11 +83,11 @@ class Sight(gymnasium.ObservationWrapper):
             raise EnvironmentFault(
                 f"{self._label}: images.{camera} is {pixels.shape} now, it was {before}; a camera keeps its size"
             )
-        return resized(pixels, self._senses.size, self._senses.size)
+        return resized(pixels, *self._senses.sizes[camera])
 
-    def _paper(self) -> Canvas:
-        """The canvas of the model, which some environments make anew."""
+    def _paper(self, size: tuple[int, int]) -> Canvas:
+        """The canvas of that height and width of the model, which some environments make anew."""
         model, _ = physics(self.env.unwrapped)
-        if self._canvas is None or self._canvas.model is not model:
-            self._canvas = Canvas(model, self._senses.size, self._senses.size)
-        return self._canvas
+        if size not in self._canvases or self._canvases[size].model is not model:
+            self._canvases[size] = Canvas(model, *size)
+        return self._canvases[size]

@@ -12,7 +12,7 @@ from lerobot.utils.constants import ACTION, OBS_STATE
 
 from policies.format import FORMAT, UNNUMBERED, check_format
 from policies.words import WORDS
-from robot.perceiving import sized
+from robot.perceiving import check_shapes, sized
 from worldmodel.mistakes import Mistake
 from worldmodel.senses import LANGUAGE_KEY, SIZES
 from worldmodel.settings import ModelConfig, PlannerConfig, TokenConfig
@@ -38,9 +38,10 @@ class SemagramConfig(PreTrainedConfig):
     `planned`: act by the planner, which a policy that learned no reward cannot; otherwise by the policy alone. `seed`:
     of the planner's draws. `horizon`: tokens that the world model imagines in a training window. `consistency`: weight
     of what it imagines against imitation. `dropout`, `shift`: as `learning.dropout` and `learning.shift` of
-    semagram-train. `image_size`: height and width of the frames that a new policy sees, whatever its cameras'. `senses`
-    and `action_size` come from the features, `sentences` from the dataset where it has several tasks, `task` and
-    `env_steps` from semagram-train. `format`: of the checkpoint (`policies.format`).
+    semagram-train. `image_size`: height and width of the frames that a new policy sees, whatever its cameras'; or
+    `senses` say by their shapes what it perceives, a camera [height, width, 3]. Else these come from the features, as
+    `action_size` does, `sentences` from the dataset where it has several tasks, `task` and `env_steps` from
+    semagram-train. `format`: of the checkpoint (`policies.format`).
     """
 
     n_obs_steps: int = 1
@@ -114,6 +115,7 @@ class SemagramConfig(PreTrainedConfig):
         if not SIZES[0] <= self.image_size <= SIZES[1]:
             raise Mistake(f"policy.image_size={self.image_size}: from {SIZES[0]} to {SIZES[1]} pixels")
         self.senses = self.senses or sized({key: feature.shape for key, feature in seen.items()}, self.image_size)
+        check_shapes(self.senses)
         checked = [("action", action, self.action_size)]
         if OBS_STATE in self.senses and OBS_STATE in seen:
             checked.append(("state", seen[OBS_STATE], self.state_size))

@@ -1,4 +1,4 @@
-"""What LeRobot's batches show, as the model takes it: frames as small squares of bytes, words as vectors, masks."""
+"""What LeRobot's batches show, as the model takes it: frames as bytes and of its sizes, words as vectors, masks."""
 
 import warnings
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from jaxtyping import Bool, UInt8
 from torch import Tensor
 
 from policies.words import WORDS
-from sim.frames import shows, square
+from sim.frames import middle, shows
 from worldmodel import senses as naming
 from worldmodel.mistakes import Mistake
 from worldmodel.senses import IMAGE_KEY_PREFIX, LANGUAGE_KEY, STATE_KEY, Shapes, is_image
@@ -36,7 +36,7 @@ def perceived(batch: Mapping, senses: Shapes, wordless: bool = False) -> dict[st
         elif key not in batch:
             continue
         elif is_image(key):
-            seen[key] = squares(batch[key], shape[0])
+            seen[key] = framed(batch[key], *shape[:2])
             seen[naming.mask(key)] = _showing(seen[key])
         else:
             seen[key] = batch[key].clone()
@@ -49,13 +49,13 @@ def perceived(batch: Mapping, senses: Shapes, wordless: bool = False) -> dict[st
     return seen
 
 
-def squares(frames: Tensor, size: int) -> UInt8[Tensor, "*B size size 3"]:
-    """Frames (*B, 3, h, w), floats in [0, 1] or bytes, as a robot's are shown to a model (`sim.frames.square`)."""
-    *lead, channels, height, width = frames.shape
-    flat = frames.reshape(-1, channels, height, width).movedim(1, -1)
+def framed(frames: Tensor, height: int, width: int) -> UInt8[Tensor, "*B height width 3"]:
+    """Frames (*B, 3, h, w), floats in [0, 1] or bytes, as a robot's are shown to a model (`sim.frames.middle`)."""
+    *lead, channels, down, right = frames.shape
+    flat = frames.reshape(-1, channels, down, right).movedim(1, -1)
     if flat.dtype != torch.uint8:
         flat = (255 * flat).round().clamp(0, 255).to(torch.uint8)
-    small = np.stack([square(frame, size) for frame in flat.cpu().numpy()])
+    small = np.stack([middle(frame, height, width) for frame in flat.cpu().numpy()])
     return torch.from_numpy(small).view(*lead, *small.shape[1:])
 
 
@@ -71,8 +71,8 @@ def unlike(batch: Mapping, senses: Shapes) -> str:
         if is_image(key) and key not in batch:
             return f"{key} is not there"
         if is_image(key) and tuple(batch[key].shape[-2:]) != tuple(shape[:2]):
-            (height, width), side = batch[key].shape[-2:], shape[0]
-            return f"{key} has frames of {height} x {width} pixels here, {side} x {side} where this policy was trained"
+            here, trained = (f"{height} x {width}" for height, width in (batch[key].shape[-2:], shape[:2]))
+            return f"{key} has frames of {here} pixels here, {trained} where this policy was trained"
     return ""
 
 
@@ -122,3 +122,18 @@ def sized(senses: Mapping, image_size: int) -> dict[str, list[int]]:
         some = ", ".join(senses) or "nothing"
         raise Mistake(f"policy: it acts by {STATE_KEY} and {IMAGE_KEY_PREFIX}<camera>; the features are {some}")
     return found
+
+
+def check_shapes(senses: Mapping) -> None:
+    """Raise ValueError, in one line, unless `policy.senses` holds shapes of senses, of frames that can be perceived."""
+    least, most = naming.SIZES
+    for key, shape in senses.items():
+        if not isinstance(shape, list | tuple) or not all(type(number) is int for number in shape):
+            raise Mistake(f"policy.senses.{key}={shape}: a shape, [48, 64, 3] of a camera 48 pixels high, 64 wide")
+    try:
+        naming.check({key: tuple(shape) for key, shape in senses.items()})
+    except Mistake as error:
+        raise Mistake(f"policy.senses: {error}") from error
+    for key, (height, width, *_) in ((key, shape) for key, shape in senses.items() if is_image(key)):
+        if not all(least <= side <= most for side in (height, width)):
+            raise Mistake(f"policy.senses.{key}: {height} x {width} pixels; from {least} to {most} each")

@@ -14,13 +14,14 @@ def resized(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
     return np.array(picture.resize((width, height), Image.Resampling.BOX))
 
 
-def square(pixels: np.ndarray, size: int) -> np.ndarray:
-    """The largest square in the middle of a frame (H, W, 3), as (size, size, 3)."""
-    height, width = pixels.shape[:2]
-    side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
-    middle = pixels[top : top + side, left : left + side]
-    return middle if side == size else resized(middle, size, size)
+def middle(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
+    """The largest part in the middle of a frame (H, W, 3) that has the proportions asked for, as (height, width, 3)."""
+    whole = pixels.shape[:2]
+    down = min(whole[0], max(1, round(whole[1] * height / width)))
+    right = min(whole[1], max(1, round(whole[0] * width / height)))
+    top, left = (whole[0] - down) // 2, (whole[1] - right) // 2
+    part = pixels[top : top + down, left : left + right]
+    return part if (down, right) == (height, width) else resized(part, height, width)
 
 
 def shows(pixels: np.ndarray) -> bool:

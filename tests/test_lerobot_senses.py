@@ -21,8 +21,8 @@ from policies.frame_stack import FrameStack
 from policies.rollouts import as_tensors
 from robot.configuration_semagram import ImitatorConfig, SemagramConfig
 from robot.modeling_semagram import BLIND, SemagramPolicy
-from robot.perceiving import at_moments, squares
-from sim.frames import square
+from robot.perceiving import at_moments, framed
+from sim.frames import middle
 from worldmodel.senses import LANGUAGE_KEY, STATE_KEY, mask
 from worldmodel.settings import TokenConfig, VisionConfig
 
@@ -64,14 +64,15 @@ def test_it_acts_from_lerobots_environment_as_semagrams_own_agent_from_ours(chec
     ours.close()
 
 
+@pytest.mark.parametrize("size", [(SIZE, SIZE), (24, 40)])
 @pytest.mark.parametrize("shape", [(48, 64), (64, 48), (SIZE, SIZE), (31, 33)])
-def test_a_frame_of_any_size_is_seen_as_an_arm_at_semagram_run_sees_it(shape, generator):
+def test_a_frame_of_any_size_is_seen_as_an_arm_at_semagram_run_sees_it(shape, size, generator):
     frames = torch.randint(256, (2, 3, *shape, 3), dtype=torch.uint8, generator=generator)
     lerobots = frames.movedim(-1, 2).float() / 255
-    small = squares(lerobots, SIZE)
-    assert torch.equal(small, squares(frames.movedim(-1, 2), SIZE))
+    small = framed(lerobots, *size)
+    assert torch.equal(small, framed(frames.movedim(-1, 2), *size))
     for i, j in np.ndindex(2, 3):
-        np.testing.assert_array_equal(small[i, j].numpy(), square(frames[i, j].numpy(), SIZE))
+        np.testing.assert_array_equal(small[i, j].numpy(), middle(frames[i, j].numpy(), *size))
 
 
 def test_a_window_shows_the_frames_of_before_at_the_ends_of_its_tokens():
@@ -117,6 +118,24 @@ def fresh(cameras=(FRONT,), state=6, sentences=(), **keys):
     )
     meta = types.SimpleNamespace(tasks=types.SimpleNamespace(index=list(sentences)))
     return SemagramPolicy(config, dataset_meta=meta)
+
+
+def test_a_new_policys_cameras_have_the_sizes_that_it_is_given(tmp_path):
+    """Its frames are brought to them, and learned from; a checkpoint of them is the same policy."""
+    senses = {STATE_KEY: [6], FRONT: [24, 40, 3], SIDE: [16, 16, 3]}
+    policy = fresh((FRONT, SIDE), senses=senses, horizon=1)
+    assert policy.model.senses == {key: tuple(shape) for key, shape in senses.items()}
+    batch = windows(policy, 4, (FRONT, SIDE))
+    policy.forward(batch)[0].backward()
+    for part in list(policy.model.encoder.parts)[1:]:
+        assert all(bool(weight.grad.any()) for weight in part.parameters())
+    now = {key: value[:, 0] for key, value in batch.items() if torch.is_tensor(value) and "pad" not in key}
+    seen = policy._seen(now, "steps")
+    assert seen[FRONT].shape[1:] == (24, 40, 3) and seen[SIDE].shape[1:] == (16, 16, 3)
+    policy.save_pretrained(tmp_path)
+    again = load(tmp_path)
+    assert again.model.senses == policy.model.senses
+    assert torch.equal(again.select_action(now), policy.eval().select_action(now))
 
 
 def test_a_new_policy_perceives_what_the_dataset_has():
@@ -248,6 +267,16 @@ def test_a_checkpoint_of_a_task_takes_no_robots_frames(checkpoint):
         ({"image_size": 8}, r"^policy.image_size=8: from 16 to 512 pixels$"),
         ({"dropout": 1.0}, r"^policy.dropout=1.0: from 0 to 0.9$"),
         ({"shift": -1}, r"^policy.shift=-1: from 0 to 32 pixels$"),
+        (
+            {"senses": {FRONT: 96}},
+            r"^policy.senses.observation.images.overhead=96: a shape, \[48, 64, 3\] of a camera ",
+        ),
+        (
+            {"senses": {FRONT: [48, 64]}},
+            r"^policy.senses: observation.images.overhead: frames \(height, width, 3\), not",
+        ),
+        ({"senses": {FRONT: [48, 8, 3]}}, r"^policy.senses.observation.images.overhead: 48 x 8 pixels; from 16 to 512"),
+        ({"senses": {"front": [48, 64, 3]}}, r"^policy.senses: front: no such sense; observation.state, "),
     ],
 )
 def test_what_cannot_be_is_one_line(keys, line):

@@ -35,12 +35,19 @@ from sim.canvas import RenderingUnavailable
 TASK = TaskConfig("so101-touch", state="joints")
 SENSES = ("state", "images.overhead", "language")
 SIZE, WAIT_S, HZ = 32, 60.0, 30.0
+WRIST = "wrist:24x40"
 LIT, DARK = np.random.default_rng(0).integers(0, 255, (SIZE, SIZE, 3), np.uint8), np.zeros((SIZE, SIZE, 3), np.uint8)
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory, untaught):
     return untaught(tmp_path_factory.mktemp("run"), TASK, senses=SENSES, image_size=SIZE)
+
+
+@pytest.fixture(scope="module")
+def two_eyed(tmp_path_factory, untaught):
+    """One with a second camera, of another size."""
+    return untaught(tmp_path_factory.mktemp("run"), TASK, senses=(*SENSES, f"images.{WRIST}"), image_size=SIZE)
 
 
 def running(checkpoint, **keys):
@@ -68,12 +75,13 @@ def test_a_checkpoint_that_sees_is_refused_in_one_line_where_nothing_can_be_draw
 
 
 def test_the_simulated_arm_shows_what_training_showed():
-    env = make(TASK, senses=Senses(("images.overhead", "images.wrist"), SIZE))
-    names = ("overhead", "wrist")
-    config = {name: SimCameraConfig(view=name, width=SIZE, height=SIZE, fps=30) for name in names}
+    senses = Senses(("images.overhead", "images.wrist:24x40"), SIZE)
+    env, names = make(TASK, senses=senses), senses.cameras
+    sizes = senses.sizes.items()
+    config = {name: SimCameraConfig(view=name, height=high, width=wide, fps=30) for name, (high, wide) in sizes}
     robot = simulated("so101-touch", HZ, cameras=config)
     robot.connect()
-    eyes = Eyes(names, SIZE, (0, 2), hz=HZ)
+    eyes = Eyes(senses.sizes, (0, 2), hz=HZ)
     shown, _ = env.reset(seed=5)
     robot.reset(5)
     before = []
@@ -95,7 +103,7 @@ def test_the_simulated_arm_shows_what_training_showed():
 
 @given(st.lists(st.booleans(), min_size=1, max_size=12), st.sampled_from([(0,), (0, 2), (1, 3)]))
 def test_eyes_show_the_frames_of_before_and_which_camera_is_dark(lit, lags):
-    eyes, shown = Eyes(["a"], SIZE, lags, hz=HZ, say=[].append), []
+    eyes, shown = Eyes({"a": LIT.shape[:2]}, lags, hz=HZ, say=[].append), []
     for number, light in enumerate(lit):
         shown.append(np.roll(LIT, number, 0) if light else DARK)
         eyes.see({"a": shown[-1], "joint.pos": 0.0})
@@ -111,7 +119,7 @@ def test_eyes_show_the_frames_of_before_and_which_camera_is_dark(lit, lags):
 
 
 def test_eyes_know_how_many_control_steps_were_left_out():
-    eyes = Eyes(["a"], SIZE, (0, 1, 3), hz=HZ)
+    eyes = Eyes({"a": LIT.shape[:2]}, (0, 1, 3), hz=HZ)
     frames = [np.roll(LIT, number, 0) for number in range(3)]
     for frame, steps in zip(frames, (1, 1, 3), strict=True):
         eyes.see({"a": frame}, steps)
@@ -121,7 +129,7 @@ def test_eyes_know_how_many_control_steps_were_left_out():
 
 def test_a_camera_that_goes_dark_is_spoken_of_once_and_again_when_it_is_back():
     said = []
-    eyes = Eyes(["a", "b"], SIZE, hz=HZ, alone=True, say=said.append)
+    eyes = Eyes({"a": (SIZE, SIZE), "b": (16, 24)}, hz=HZ, alone=True, say=said.append)
     for frames in [(LIT, LIT)] + [(DARK, LIT)] * 60 + [(LIT, DARK)] * 2:
         eyes.see(dict(zip("ab", frames, strict=True)))
         assert not eyes.blind
@@ -134,7 +142,7 @@ def test_a_camera_that_goes_dark_is_spoken_of_once_and_again_when_it_is_back():
 def test_only_an_arm_without_another_sense_is_blind_in_the_dark():
     steps = round(BLIND_S * HZ)
     for alone in (True, False):
-        eyes = Eyes(["a", "b"], SIZE, hz=HZ, alone=alone, say=[].append)
+        eyes = Eyes({"a": (SIZE, SIZE), "b": (16, 24)}, hz=HZ, alone=alone, say=[].append)
         for _ in range(steps):
             eyes.see({"a": DARK, "b": DARK})
         assert not eyes.blind
@@ -143,15 +151,23 @@ def test_only_an_arm_without_another_sense_is_blind_in_the_dark():
     assert not Eyes().blind
 
 
+@pytest.mark.parametrize("size", [(16, 16), (24, 32), (20, 16), (16, 64)])
 @pytest.mark.parametrize("shape", [(48, 64), (64, 48), (33, 33), (480, 640)])
-def test_a_real_cameras_frame_is_its_middle_square(shape):
-    eyes = Eyes(["a"], 16, hz=HZ)
+def test_a_real_cameras_frame_is_its_largest_middle_part_of_the_models_proportions(shape, size):
+    scale = min(whole / side for whole, side in zip(shape, size, strict=True))
+    down, right = (round(scale * side) for side in size)
+    top, left = (shape[0] - down) // 2, (shape[1] - right) // 2
     frame = np.zeros((*shape, 3), np.uint8)
-    side = min(shape)
-    top, left = (shape[0] - side) // 2, (shape[1] - side) // 2
-    frame[top : top + side, left : left + side] = 200
+    frame[top : top + down, left : left + right] = 200
+    eyes = Eyes({"a": size}, hz=HZ)
     eyes.see({"a": frame})
-    assert (eyes.now()[0] == 200).all()
+    ((newest,),), _ = eyes.now()
+    assert newest.shape == (*size, 3)
+    assert (newest == 200).all()
+    frame[top, :] = frame[:, left + right - 1] = 0  # which are still seen
+    eyes.see({"a": frame})
+    ((newest,),), _ = eyes.now()
+    assert (newest[0] < 200).all() and (newest[:, -1] < 200).all()
 
 
 SETTINGS = {cv2.CAP_PROP_FRAME_WIDTH: 64.0, cv2.CAP_PROP_FRAME_HEIGHT: 48.0, cv2.CAP_PROP_FPS: 30.0}
@@ -251,8 +267,10 @@ def test_a_plan_is_due_when_the_robot_it_is_for_says(checkpoint):
     answering = decider(checkpoint, 3, "cpu", 1, True)
     _, task = opened(checkpoint, 3, "cpu", 1, True)
     begin = begin_of(read_identity(checkpoint), task, 2, "Touch the red cube.")
-    frames, there = np.zeros(answering._frames, np.uint8), np.ones(1, np.uint8)
-    question = Question(1, True, np.zeros(answering.agent.model.state_size, np.float32), frames, there)
+    arrays = answering._needed()
+    question = Question(
+        1, True, np.zeros(arrays["state"], np.float32), np.zeros(arrays["frames"], np.uint8), np.ones(1)
+    )
     plan, deadlines = answering.agent.planner.plan, []
 
     def noting(observation, memory, generator, deadline, start):
@@ -271,45 +289,48 @@ def test_a_plan_is_due_when_the_robot_it_is_for_says(checkpoint):
 
 
 @pytest.mark.parametrize("planned", [True, False])
-def test_a_planners_process_decides_as_the_agent_does_from_the_same_senses(checkpoint, planned):
+def test_a_planners_process_decides_as_the_agent_does_from_the_same_senses(two_eyed, planned):
     from configs.arm.planning import decider, opened
     from configs.arm.running import begin_of
-    from policies.serving.messages import Question, Refusal
+    from policies.serving.messages import Question, Refusal, together
     from policies.words import Words
 
-    answering = decider(checkpoint, 3, "cpu", 1, planned)
-    agent, task = opened(checkpoint, 3, "cpu", 1, planned)
-    begin = replace(begin_of(read_identity(checkpoint), task, 2, "Touch the red cube."), deadline_ms=0.0)
+    answering = decider(two_eyed, 3, "cpu", 1, planned)
+    agent, task = opened(two_eyed, 3, "cpu", 1, planned)
+    begin = replace(begin_of(read_identity(two_eyed), task, 2, "Touch the red cube."), deadline_ms=0.0)
     assert not answering.unfit(begin)
     answering.begin(begin)
     lags = agent.model.config.vision.lags
-    env = make(TASK, senses=Senses(SENSES, SIZE))
+    env = make(TASK, senses=Senses((*SENSES, f"images.{WRIST}"), SIZE))
     shown, _ = env.reset(seed=1)
-    state, frame = shown["observation.state"], shown["observation.images.overhead"]
-    for there in (True, False):
-        older = [np.roll(frame, lag, 0) for lag in range(max(lags) + 1)]  # what was seen so many steps ago
-        frames = np.stack([older[lag] for lag in lags])[None]
+    state, cameras = shown["observation.state"], ("overhead", "wrist")
+    for there in ((True, True), (False, True), (True, False)):
+        older = [  # what was seen so many steps ago
+            {name: np.roll(shown[f"observation.images.{name}"], lag, 0) for name in cameras}
+            for lag in range(max(lags) + 1)
+        ]
+        frames = together([np.stack([older[lag][name] for lag in lags]) for name in cameras])
         answering.agent.generator.manual_seed(7)
-        answer = answering.answer(Question(1, True, state, frames, np.array([there], np.uint8)))
+        answer = answering.answer(Question(1, True, state, frames, np.array(there, np.uint8)))
         agent.generator.manual_seed(7)
         agent.forget()
-        for shot in reversed(older):
+        for shots in reversed(older):
             seen = {
                 "observation.state": torch.from_numpy(state)[None],
-                "observation.images.overhead": torch.from_numpy(shot)[None],
-                "mask.images.overhead": torch.tensor([[there]]),
+                **{f"observation.images.{name}": torch.from_numpy(shot)[None] for name, shot in shots.items()},
+                **{f"mask.images.{name}": torch.tensor([[now]]) for name, now in zip(cameras, there, strict=True)},
                 "observation.language": Words().encode(["touch the red cube"]),
             }
             seen = agent.frame_stack.see(seen)
         np.testing.assert_array_equal(answer.actions, agent.decide(seen).actions[0].numpy()[: begin.every])
     refusal = answering.answer(Question(1, True, state))
-    assert refusal == Refusal("frames of shape (0, 1, 1, 1, 3); (1, 2, 32, 32, 3) is needed")
+    assert refusal == Refusal(f"frames of shape (0,); ({2 * 3 * (32 * 32 + 24 * 40)},) is needed")
     assert answering.unfit(replace(begin, sentence="")).startswith("observation.language: sentence 0 is ''")
     for name, theirs in {
         "task": "so101-move",
         "control": "absolute",
         "control_hz": 50.0,
-        "cameras": "",
+        "cameras": "overhead:32x32,wrist:40x24",
         "lags": "0,5",
         "knots": 4,
     }.items():
@@ -319,8 +340,8 @@ def test_a_planners_process_decides_as_the_agent_does_from_the_same_senses(check
     env.close()
 
 
-def test_it_runs_on_the_simulated_arm_by_its_camera_and_its_sentence(checkpoint):
-    result = running(checkpoint, episodes=1, seconds=1.0, sentence="reach for the red cube").run()
+def test_it_runs_on_the_simulated_arm_by_its_cameras_and_its_sentence(two_eyed):
+    result = running(two_eyed, episodes=1, seconds=1.0, sentence="reach for the red cube").run()
     assert (result["ended"], result["faults"], result["episodes"]) == ("done", [], 1)
     assert result["plans"] >= 2
     assert 0 <= result["success_rate"] <= 1

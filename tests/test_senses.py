@@ -7,6 +7,8 @@ import gymnasium
 import numpy as np
 import pytest
 from gymnasium import spaces
+from hypothesis import given
+from hypothesis import strategies as st
 
 from envs.blackout import Blackout
 from envs.faults import EnvironmentFault
@@ -94,6 +96,21 @@ def test_each_camera_sees_another_picture_the_same_as_alone(drawing, task, camer
     for i, one in enumerate(pictures):
         for other in pictures[:i]:
             assert np.abs(one.astype(float) - other).mean() > 2
+
+
+def test_each_camera_has_its_own_size_and_shows_what_it_shows_alone(drawing):
+    """Two of one size, one that is not square, one too large for coarse shapes: however many canvases draw them."""
+    sizes = {"wrist": (32, 48), "side": (40, 40), "overhead": (300, 40), "front": (40, 40)}
+    together = make(ARM, senses=Senses([f"images.{name}:{h}x{w}" for name, (h, w) in sizes.items()]))
+    assert together.observation_space.keys() == {key(f"images.{name}") for name in sizes}
+    seen = play(together, 0, 2)
+    assert all(together.observation_space.contains(one) for one in seen)
+    together.close()
+    for name, (height, width) in sizes.items():
+        assert seen[0][key(f"images.{name}")].shape == (height, width, 3)
+        alone = make(ARM, senses=Senses([f"images.{name}:{height}x{width}"]))
+        assert_same([{key(f"images.{name}"): one[key(f"images.{name}")]} for one in seen], play(alone, 0, 2))
+        alone.close()
 
 
 def test_main_is_the_camera_of_the_benchmarks(drawing):
@@ -233,12 +250,12 @@ def gripper():
 
 
 def test_pictures_that_an_environment_observes_are_cameras(gripper):
-    env = gripper("images.top", "state", "images.touch", "images.main", action_repeat=2)
+    env = gripper("images.top", "state", "images.touch:16x24", "images.main", action_repeat=2)
     env.reset(seed=0)
     seen = env.step(np.ones(1, np.float32))[0]
     assert env.observation_space.contains(seen)
     np.testing.assert_array_equal(seen[key("images.top")], np.full((20, 20, 3), [0, 0, 200]))
-    np.testing.assert_array_equal(seen[key("images.touch")], np.full((20, 20, 3), 100))
+    np.testing.assert_array_equal(seen[key("images.touch")], np.full((16, 24, 3), 100))
     np.testing.assert_array_equal(seen[MAIN], seen[key("images.top")])
     np.testing.assert_array_equal(seen[STATE_KEY], [100, 1])
     alone = gripper()
@@ -284,14 +301,18 @@ def test_without_graphics_there_is_no_seeing(monkeypatch, count):
 @pytest.mark.parametrize(
     ("what", "message"),
     [
-        ({"names": ()}, r"^senses=\[\]: at least one of state, images.<camera>"),
-        ({"names": "state"}, r"^senses=state: a list"),
-        ({"names": ("state", "sound")}, r"^senses=\[state,sound\]: sound is no sense; they are state,"),
-        ({"names": ("images.",)}, "images. is no sense"),
-        ({"names": ("state", "images.a", "images.a")}, "images.a twice"),
-        ({"size": 8}, "^image_size=8: a whole number of pixels from 16 to 512"),
-        ({"size": 64.0}, "^image_size=64.0"),
-        ({"size": True}, "^image_size=True"),
+        ({"chosen": ()}, r"^senses=\[\]: at least one of state, images.<camera>"),
+        ({"chosen": "state"}, r"^senses=state: a list"),
+        ({"chosen": ("state", "sound")}, r"^senses=\[state,sound\]: sound is no sense; they are state,"),
+        ({"chosen": ("images.",)}, "images. is no sense"),
+        ({"chosen": ("images.:64",)}, "images.:64 is no sense"),
+        ({"chosen": ("state", "images.a", "images.a")}, "images.a twice"),
+        ({"chosen": ("images.a:64", "images.a:48x64")}, r"^senses=\[images.a:64,images.a:48x64\]: images.a twice"),
+        ({"chosen": ("state:64",)}, r"^senses=\[state:64\]: state:64: only a camera has a size; state$"),
+        ({"chosen": ("images.a", "language:")}, "language:: only a camera has a size; language$"),
+        ({"image_size": 8}, "^image_size=8: a whole number of pixels from 16 to 512"),
+        ({"image_size": 64.0}, "^image_size=64.0"),
+        ({"image_size": True}, "^image_size=True"),
     ],
 )
 def test_senses_out_of_range_are_one_line(what, message):
@@ -300,10 +321,44 @@ def test_senses_out_of_range_are_one_line(what, message):
     assert "\n" not in str(caught.value)
 
 
+WRONG = ("", " 64", "0", "15", "513", "9999", "99999", "64x", "x64", "64x9999", "48x64x3", "48X64", "1e2", "-64", "٦٤")
+
+
+@pytest.mark.parametrize("size", WRONG)
+def test_a_misspelt_size_is_refused_with_what_would_be_right(size):
+    line = f"senses=[state,images.a:{size}]: images.a:{size}: its size is from 16 to 512 pixels, e.g. images.a:96 or "
+    with pytest.raises(ValueError) as caught:
+        Senses(("state", f"images.a:{size}"))
+    assert str(caught.value) == f"{line}images.a:48x64"
+
+
+SIDES = st.integers(16, 512)
+CHOSEN = st.dictionaries(st.sampled_from(["a", "b-1", "main"]), st.none() | SIDES | st.tuples(SIDES, SIDES), min_size=1)
+
+
+@given(CHOSEN, SIDES, st.booleans())
+def test_a_cameras_size_is_its_own_else_that_of_all_and_a_models_shapes_say_the_same(cameras, every, state):
+    """And nothing but sizes and names makes senses differ, however they are written."""
+    written = {None: "", int: ":{0}", tuple: ":{0[0]}x{0[1]}"}
+    chosen = ["state"] * state
+    for camera, size in cameras.items():
+        chosen.append(f"images.{camera}{written[size and type(size)].format(size)}")
+    senses = Senses(chosen, every)
+    sizes = {name: size if isinstance(size, tuple) else (size or every,) * 2 for name, size in cameras.items()}
+    assert senses.sizes == sizes
+    assert senses.names == ("state",) * state + tuple(f"images.{name}" for name in cameras)
+    shapes = {key(name): (*sizes[name[7:]], 3) if name != "state" else (5,) for name in senses.names}
+    same = Senses.of(shapes)
+    assert same == senses and hash(same) == hash(senses)
+    (first, (height, width)), *_ = sizes.items()
+    assert Senses.of(shapes | {key(f"images.{first}"): (528 - height, width, 3)}) != senses or height == 264
+
+
 def test_senses_are_told_apart():
-    senses = Senses(["images.b", "state", "images.a", "language"])
+    senses = Senses(["images.b", "state", "images.a:48x64", "language"])
     assert senses.cameras == ("b", "a")
     assert senses.state
     assert senses.language
     assert Senses() == Senses(("state",), 64)
+    assert Senses(("images.a:64",), 32) == Senses(("images.a:64x64",)) == Senses(("images.a",), 64)
     assert not Senses(("images.a",)).state

@@ -34,11 +34,11 @@ class Pilot:
         self._parts = known(so101.components(robot.scene), task.state) if STATE_KEY in senses else None
         looks, self._cameras = Senses.of(senses), {}
         self._told = {LANGUAGE_KEY: WORDS.encode([sentence])} if LANGUAGE_KEY in senses else {}
-        for name in looks.cameras:
+        for name, (height, width) in looks.sizes.items():
             if name not in CAMERAS:
                 raise Mistake(f"checkpoint=: it looks through {name}; in simulation there are {', '.join(CAMERAS)}")
-            shape = {"width": looks.size, "height": looks.size, "fps": round(task.control_hz)}
-            camera = SimCamera(SimCameraConfig(view=CAMERAS[name], **shape))
+            rate = round(task.control_hz)
+            camera = SimCamera(SimCameraConfig(view=CAMERAS[name], height=height, width=width, fps=rate))
             camera.show(robot.scene)
             try:
                 camera.connect()

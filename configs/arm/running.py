@@ -17,12 +17,11 @@ from configs.endings import say
 from configs.runs.learned import task_of
 from configs.strict import ConfigError
 from envs.mirror import Mirror, scene_bodies
-from envs.senses import Senses
 from envs.settings import TaskConfig
 from policies.checkpoint import Identity, find_checkpoint, read_identity
 from policies.rollouts import episode_seeds
 from policies.serving.link import Link
-from policies.serving.messages import Begin
+from policies.serving.messages import Begin, camera_list
 from policies.serving.sealing import read_secret
 from robot.arms import connect, gated, new_gate, simulated
 from robot.config_sim_camera import SimCameraConfig
@@ -161,8 +160,11 @@ class Running:
     def _arm(self, stack: contextlib.ExitStack, show) -> Robot:
         config = self.config
         if config.robot == SIM:
-            size = {"width": self.fit.senses.size, "height": self.fit.senses.size, "fps": round(self.task.control_hz)}
-            cameras = {name: SimCameraConfig(view=CAMERAS[name], **size) for name in self.fit.senses.cameras}
+            rate = round(self.task.control_hz)
+            cameras = {
+                name: SimCameraConfig(view=CAMERAS[name], height=height, width=width, fps=rate)
+                for name, (height, width) in self.fit.senses.sizes.items()
+            }
             return simulated(self.task.name, self.task.control_hz, config.seed, cameras)
         robot = wired(config, stack, config.robot_cameras)
         for name, camera in robot.cameras.items():
@@ -174,7 +176,7 @@ class Running:
         senses, lags = self.fit.senses, self.identity.model.vision.lags
         if not senses.cameras:
             return Eyes()
-        return Eyes(senses.cameras, senses.size, lags, not senses.state, self.task.control_hz, show.say)
+        return Eyes(senses.sizes, lags, not senses.state, self.task.control_hz, show.say)
 
     def _link(self, stack: contextlib.ExitStack, show, begin: Begin) -> Link:
         """To the planner."""
@@ -217,7 +219,7 @@ def begin_of(identity: Identity, task: TaskConfig, lead: int, sentence: str = ""
 
     The deadline leaves half of that for the way there and back, and for being late.
     """
-    token, looks = identity.model.token, Senses.of(identity.senses)
+    token, cameras = identity.model.token, camera_list(identity.senses)
     every = identity.planner.replan_every or token.length
     return Begin(
         task=task.label,
@@ -229,9 +231,8 @@ def begin_of(identity: Identity, task: TaskConfig, lead: int, sentence: str = ""
         length=token.length,
         knots=token.knots,
         degree=token.degree,
-        cameras=",".join(looks.cameras),
-        image_size=looks.size if looks.cameras else 0,
-        lags=",".join(map(str, identity.model.vision.lags)) if looks.cameras else "",
+        cameras=cameras,
+        lags=",".join(map(str, identity.model.vision.lags)) if cameras else "",
         sentence=sentence,
         deadline_ms=500.0 * min(lead, every) / task.control_hz,
     )

@@ -1,5 +1,6 @@
 """One decision at a time from what one robot perceives: what a planner's process does."""
 
+import math
 import time
 from dataclasses import fields, replace
 
@@ -9,10 +10,10 @@ from torch import Tensor
 
 from policies.agent import Agent
 from policies.decision import Spent
-from policies.serving.messages import Answer, Begin, Question, Refusal
+from policies.serving.messages import Answer, Begin, Question, Refusal, apart, camera_list
 from policies.words import WORDS, Words
 from worldmodel.planner import PlanFault
-from worldmodel.senses import IMAGE_KEY_PREFIX, LANGUAGE_KEY, STATE_KEY, is_image, mask
+from worldmodel.senses import LANGUAGE_KEY, STATE_KEY, is_image, mask
 
 
 class Decider:
@@ -24,11 +25,9 @@ class Decider:
     def __init__(self, agent: Agent, label: str, control: str, control_hz: float):
         self.agent, self.label, self._control, self._control_hz = agent, label, control, control_hz
         self._deadline_ms = 0.0
-        senses = agent.model.senses
-        self._cameras = [key for key in senses if is_image(key)]
-        height, width = senses[self._cameras[0]][:2] if self._cameras else (1, 1)
-        remembered = len(agent.model.config.vision.lags) if self._cameras else 1
-        self._frames = (len(self._cameras), remembered, height, width, 3)
+        remembered = len(agent.model.config.vision.lags)
+        frames = {key: (remembered, *shape) for key, shape in agent.model.senses.items() if is_image(key)}
+        self._frames = frames  # what is looked at of each camera, (F, H, W, 3)
         self._sentence = torch.zeros(1, Words.size)
 
     def unfit(self, begin: Begin) -> str:
@@ -52,15 +51,15 @@ class Decider:
     def warm(self) -> None:
         """Decide twice about nothing, since the first decisions of a process are slow. They are not counted."""
         for _ in range(2):
-            frames, there = np.zeros(self._frames, np.uint8), np.ones(len(self._cameras), np.uint8)
-            self.answer(Question(0, True, np.zeros(self.agent.model.state_size, np.float32), frames, there))
+            sizes = self._needed()
+            state, frames = np.zeros(sizes["state"], np.float32), np.zeros(sizes["frames"], np.uint8)
+            self.answer(Question(0, True, state, frames, np.ones(sizes["there"], np.uint8)))
         self.agent.spent = Spent()
         self.agent.forget()
 
     def answer(self, question: Question) -> Answer | Refusal:
         """Decide. What is of the wrong size, or leaves no plan with a finite return, is refused."""
-        needed = {"state": (self.agent.model.state_size,), "frames": self._frames, "there": self._frames[:1]}
-        for name, shape in needed.items():
+        for name, shape in self._needed().items():
             if (given := getattr(question, name).shape) != shape:
                 return Refusal(f"{name} of shape {given}; {shape} is needed")
         began = time.perf_counter()
@@ -76,6 +75,11 @@ class Decider:
         actions = decision.actions[0, : int(decision.until[0])].numpy().copy()
         return Answer(question.number, 1000 * (time.perf_counter() - began), length, actions, points)
 
+    def _needed(self) -> dict[str, tuple[int]]:
+        """The shapes of a question's arrays."""
+        pixels = sum(map(math.prod, self._frames.values()))
+        return {"state": (self.agent.model.state_size,), "frames": (pixels,), "there": (len(self._frames),)}
+
     def _differing(self, begin: Begin) -> str:
         """In what this planner and the robot differ, in words; empty if in nothing but what a robot may choose."""
         agent, curve = self.agent, self.agent.tokens.curves[-1]
@@ -90,9 +94,8 @@ class Decider:
             length=curve.length,
             knots=curve.knots,
             degree=curve.degree,
-            cameras=",".join(key.removeprefix(IMAGE_KEY_PREFIX) for key in self._cameras),
-            image_size=self._frames[2] if self._cameras else 0,
-            lags=",".join(map(str, agent.model.config.vision.lags)) if self._cameras else "",
+            cameras=camera_list(agent.model.senses),
+            lags=",".join(map(str, agent.model.config.vision.lags)) if self._frames else "",
         )
         pairs = ((field.name, getattr(ours, field.name), getattr(begin, field.name)) for field in fields(begin))
         return "; ".join(f"{name} is {a or 'none'}, the robot's {b or 'none'}" for name, a, b in pairs if a != b)
@@ -101,7 +104,8 @@ class Decider:
         seen = {}
         if self.agent.model.state_size:
             seen[STATE_KEY] = torch.from_numpy(question.state)[None]
-        for key, frames, there in zip(self._cameras, question.frames, question.there, strict=True):
+        shown = apart(question.frames, list(self._frames.values()))
+        for key, frames, there in zip(self._frames, shown, question.there, strict=True):
             seen[key], seen[mask(key)] = torch.from_numpy(frames)[None], torch.tensor([[bool(there)]])
         if LANGUAGE_KEY in self.agent.model.senses:
             seen[LANGUAGE_KEY] = self._sentence

@@ -3,14 +3,14 @@
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 
 import numpy as np
 
 from policies.serving.connection import Connection
-from policies.serving.messages import NO_FRAMES, Answer, Begin, Message, Question, Ready, Refusal, WrongMessage
+from policies.serving.messages import Answer, Begin, Message, Question, Ready, Refusal, WrongMessage, together
 from policies.serving.sealing import Refused
 
 AGAIN_S = 0.5
@@ -75,12 +75,16 @@ class Link:
         """Whether the answer to that question may still come."""
         return self._owed is not None and self._owed[0] == number
 
-    def ask(self, state, fresh: bool, frames=NO_FRAMES, there=()) -> int | None:
-        """Ask for a decision (`Question`); its number, or None while nobody can be asked: lost, or owing one."""
+    def ask(self, state, fresh: bool, frames: Sequence[np.ndarray] = (), there=()) -> int | None:
+        """Ask for a decision (`Question`); its number, or None while nobody can be asked: lost, or owing one.
+
+        `frames`: each camera's, (F, H, W, 3).
+        """
         if not self.connected() or self._owed is not None:
             return None
         try:
-            self._connection.send(Question(self._number + 1, fresh, state, frames, np.array(there, np.uint8)))
+            seen = together(frames), np.array(there, np.uint8)
+            self._connection.send(Question(self._number + 1, fresh, state, *seen))
         except OSError as error:
             self._lose(error)
             return None

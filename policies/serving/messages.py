@@ -7,20 +7,22 @@ arrays), then the arrays one after the other, float32, little-endian, or bytes. 
 import json
 import math
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 
 import numpy as np
 
 from worldmodel.mistakes import Mistake
+from worldmodel.senses import IMAGE_KEY_PREFIX, Shapes, is_image
 
-VERSION = 5
+VERSION = 6
 LARGEST = 1 << 23
 """Bytes of the largest body."""
 LONGEST_TEXT = 500
 HEAD = struct.Struct(">I")
 
 
-NO_FRAMES = np.zeros((0, 1, 1, 1, 3), np.uint8)
+NO_FRAMES = np.zeros(0, np.uint8)
 
 
 class WrongMessage(Mistake):
@@ -33,10 +35,9 @@ class Begin:
 
     An action is for one control step, of which there are `control_hz` a second, and says where the joints go as
     `control` has it. A decision covers at most `every` control steps; its tokens are splines of `degree` with `knots`
-    control points over at most `length` steps. `cameras`: their names, with commas between them, each frame
-    `image_size` pixels high and wide, and of each the frames that the model's `vision.lags` say, with commas;
-    `sentence`: what to do, in words. All three may be empty. A plan is due within `deadline_ms` (0: the planner's own
-    setting).
+    control points over at most `length` steps. `cameras`: the names and sizes of the model's (`camera_list`), and
+    `lags`, with commas, which frames of each it looks at (`vision.lags`); `sentence`: what to do, in words. All three
+    may be empty. A plan is due within `deadline_ms` (0: the planner's own setting).
     """
 
     task: str
@@ -49,7 +50,6 @@ class Begin:
     knots: int
     degree: int
     cameras: str = ""
-    image_size: int = 0
     lags: str = ""
     sentence: str = ""
     deadline_ms: float = 0.0
@@ -65,17 +65,16 @@ class Question:
     """The robot: decide from `state` (S,). `number` counts up; `fresh`: forget the last plan, for an
     episode begins, or that plan was not followed to its end in time, so that the arm stopped.
 
-    `frames` (C, F, H, W, 3) uint8: of each camera, in the order of Begin, those that the model looks at, as
-    long ago as Begin's `lags` say; `there` (C,) uint8: 0 for a camera that shows nothing now.
+    `frames` (N,) uint8: of each camera, in the order of Begin, those that the model looks at, (F, H, W, 3), as long
+    ago as Begin's `lags` say, one camera's after the other's (`together`); `there` (C,) uint8: 0 for a camera that
+    shows nothing now.
     """
 
     number: int
     fresh: bool
     state: np.ndarray
-    frames: np.ndarray = field(default_factory=lambda: NO_FRAMES, metadata={"kind": "u1", "dimensions": (5,)})
-    there: np.ndarray = field(
-        default_factory=lambda: NO_FRAMES[:, 0, 0, 0, 0], metadata={"kind": "u1", "dimensions": (1,)}
-    )
+    frames: np.ndarray = field(default_factory=lambda: NO_FRAMES, metadata={"kind": "u1", "dimensions": (1,)})
+    there: np.ndarray = field(default_factory=lambda: NO_FRAMES, metadata={"kind": "u1", "dimensions": (1,)})
 
 
 @dataclass(frozen=True)
@@ -101,6 +100,23 @@ class Refusal:
 
 Message = Begin | Ready | Question | Answer | Refusal
 TYPES: dict[str, type] = {cls.__name__.lower(): cls for cls in (Begin, Ready, Question, Answer, Refusal)}
+
+
+def camera_list(senses: Shapes) -> str:
+    """The cameras of a model that perceives these, in their order: `front:48x64,wrist:96x96`, height by width."""
+    frames = {key.removeprefix(IMAGE_KEY_PREFIX): shape for key, shape in senses.items() if is_image(key)}
+    return ",".join(f"{camera}:{shape[0]}x{shape[1]}" for camera, shape in frames.items())
+
+
+def together(frames: Sequence[np.ndarray]) -> np.ndarray:
+    """The frames of several cameras, each (F, H, W, 3), as one row of bytes (N,)."""
+    return np.concatenate([NO_FRAMES, *map(np.ravel, frames)])
+
+
+def apart(row: np.ndarray, shapes: Sequence[tuple[int, ...]]) -> list[np.ndarray]:
+    """What `together` put together, by the shapes of its parts."""
+    ends = np.cumsum([math.prod(shape) for shape in shapes])
+    return [part.reshape(shape) for part, shape in zip(np.split(row, ends)[:-1], shapes, strict=True)]
 
 
 def pack(message: Message) -> bytes:

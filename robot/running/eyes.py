@@ -1,11 +1,12 @@
-"""What an arm's cameras show, as its model takes it: small squares, those of before with them, and which are dark."""
+"""What an arm's cameras show, as its model takes it: small frames, those of before with them, and which are dark."""
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 
-from sim.frames import shows, square
+from sim.frames import middle, shows
 
 DARK_S = 0.1
 """A camera that has shown nothing for so long is spoken of."""
@@ -14,25 +15,30 @@ BLIND_S = 1.0
 
 
 class Eyes:
-    """Looks through `cameras`, by the names that they have among the robot's observations; none: looks at nothing.
+    """Looks through cameras, by the names that they have among the robot's observations; none: looks at nothing.
 
-    Frames are brought to `size` pixels; the model looks at those of `lags` control steps ago at once. `alone`: the
-    model has no other sense of what happens. `say` gets a line when a camera shows nothing, and when it does again.
+    `sizes`: height and width that each one's frames are brought to, in pixels; the model looks at those of `lags`
+    control steps ago at once. `alone`: the model has no other sense of what happens. `say` gets a line when a camera
+    shows nothing, and when it does again.
     """
 
     def __init__(
         self,
-        cameras: Sequence[str] = (),
-        size: int = 1,
+        sizes: Mapping[str, tuple[int, int]] = MappingProxyType({}),
         lags: Sequence[int] = (0,),
         alone: bool = False,
         hz: float = 1.0,
         say: Callable[[str], None] = print,
     ):
-        self.cameras, self._size, self._lags, self._alone, self._hz, self._say = cameras, size, lags, alone, hz, say
-        self._frames = {name: deque(maxlen=max(lags) + 1) for name in cameras}
-        self._dark = dict.fromkeys(cameras, 0)  # control steps
+        self._sizes, self._lags, self._alone, self._hz, self._say = sizes, lags, alone, hz, say
+        self._frames = {name: deque(maxlen=max(lags) + 1) for name in sizes}
+        self._dark = dict.fromkeys(sizes, 0)  # control steps
         self._said: set[str] = set()
+
+    @property
+    def cameras(self) -> tuple[str, ...]:
+        """Their names."""
+        return tuple(self._sizes)
 
     def forget(self) -> None:
         """The next frames are an episode's first: before them there is nothing."""
@@ -45,7 +51,7 @@ class Eyes:
         Before a frame that shows something again there is nothing, as where a policy learns (`policies.frame_stack`).
         """
         for name in self.cameras:
-            frame, frames = square(observation[name], self._size), self._frames[name]
+            frame, frames = middle(observation[name], *self._sizes[name]), self._frames[name]
             if self._dark[name]:
                 frames.clear()
             if frames:
@@ -64,11 +70,11 @@ class Eyes:
         """The newest frame of each camera that has shown any, as the model takes it."""
         return {name: frames[-1] for name, frames in self._frames.items() if frames}
 
-    def now(self) -> tuple[np.ndarray, np.ndarray]:
-        """The frames (C, F, size, size, 3) uint8, and which cameras show anything, (C,) bool."""
+    def now(self) -> tuple[list[np.ndarray], np.ndarray]:
+        """The frames (F, H, W, 3) uint8 of each camera, and which of them show anything, (C,) bool."""
         kept = [[frames[max(-1 - lag, -len(frames))] for lag in self._lags] for frames in self._frames.values()]
         there = np.array([not self._dark[name] for name in self.cameras], bool)
-        return np.array(kept, np.uint8).reshape(-1, len(self._lags), self._size, self._size, 3), there
+        return [np.stack(frames) for frames in kept], there
 
     @property
     def blind(self) -> bool:

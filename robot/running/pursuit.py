@@ -29,7 +29,7 @@ class Senses(Protocol):
 class Thinker(Protocol):
     """Who plans (`policies.serving.link`)."""
 
-    def ask(self, state: np.ndarray, fresh: bool, frames: np.ndarray, there: np.ndarray) -> int | None:
+    def ask(self, state: np.ndarray, fresh: bool, frames: list[np.ndarray], there: np.ndarray) -> int | None:
         """Ask for a curve; the question's number, None if nobody can be asked now. The last two: `Eyes.now`."""
 
     def awaits(self, number: int) -> bool:
