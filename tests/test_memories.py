@@ -18,6 +18,7 @@ from worldmodel.windows import window_at
 
 FRONT = "observation.images.front"
 SENSES = {STATE_KEY: (3,), FRONT: (16, 16, 3)}
+WIDE, TALL = "observation.images.wide", "observation.images.tall"
 VISION = VisionConfig(patch=8, width=8, lags=(0, 1))
 
 
@@ -92,3 +93,16 @@ def test_a_strip_shows_the_cameras_the_masks_and_what_is_expected(model, replay,
     assert len(alone.sentence(0)) == 1 and (of_policy[:, 4 + 84 * 2 :] == 255).all()
     lost = strip.show(seen | {mask(FRONT): np.array([False])})
     assert (lost[17, 10] == MISSING).all() and not (after[17, 10] == MISSING).all()
+
+
+def test_a_frame_in_the_strip_keeps_its_proportions(replay, model, toys):
+    memories = Memories.of(replay, model, 5)
+    memories.frames.clear()
+    memories.frames.update({WIDE: torch.zeros(5, 20, 40, 3), TALL: torch.zeros(5, 40, 10, 3)})
+    agent = Agent(model, Tokens.of(toys.token_settings(1), 2), None, torch.Generator().manual_seed(0))
+    seen = {WIDE: np.full((20, 40, 3), 70, np.uint8), TALL: np.full((40, 10, 3), 90, np.uint8)}
+    shown = Strip(agent, memories, 0.04, 300).show(seen | {mask(TALL): np.array([False])})[16:]
+    wide, tall = (shown == 70).all(-1), ((shown == 90) | (shown == MISSING)).all(-1)
+    assert wide.sum() == wide[:40, 4:84].sum() == 40 * 80
+    assert tall.sum() == tall[:80, 88:108].sum() == 80 * 20
+    assert (shown[[0, 0, 79, 79], [88, 107, 88, 107]] == MISSING).all()

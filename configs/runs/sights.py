@@ -8,7 +8,7 @@ from policies.agent import Agent
 from policies.memories import Memories, imagined
 from worldmodel import senses as naming
 
-TILE, CAPTION, GAP = 80, 16, 4  # pixels
+TILE, CAPTION, GAP = 80, 16, 4  # pixels; a frame's longer side is as long as a tile's
 MISSING, INK, PAPER = (200, 40, 40), (60, 60, 60), (255, 255, 255)
 
 
@@ -60,7 +60,8 @@ class Strip:
     def _tile(
         page: Image.Image, ink: ImageDraw.ImageDraw, left: int, frame: np.ndarray, text: str, there: bool
     ) -> None:
-        page.paste(Image.fromarray(frame).resize((TILE, TILE), Image.Resampling.NEAREST), (left, CAPTION))
+        height, width = (max(1, round(TILE * side / max(frame.shape[:2]))) for side in frame.shape[:2])
+        page.paste(Image.fromarray(frame).resize((width, height), Image.Resampling.NEAREST), (left, CAPTION))
         if not there:
-            ink.rectangle((left, CAPTION, left + TILE - 1, CAPTION + TILE - 1), outline=MISSING, width=3)
+            ink.rectangle((left, CAPTION, left + width - 1, CAPTION + height - 1), outline=MISSING, width=3)
         ink.text((left, 2), text, fill=INK if there else MISSING)
