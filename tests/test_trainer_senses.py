@@ -15,12 +15,13 @@ from policies.words import Words
 from worldmodel.senses import LANGUAGE_KEY, STATE_KEY, mask
 from worldmodel.windows import window_at
 
-FRONT = "observation.images.front"
+FRONT, ABOVE = "observation.images.front", "observation.images.above"
 SENTENCES = ("stay in the middle", "go to the left")
 
 
 class Shown(gymnasium.Wrapper):
-    """A Slide that is also drawn, as a bar at its place, and told what to do; every third frame is lost."""
+    """A Slide that is also drawn, as a bar at its place and as one that is as long as it is fast, and told what to do;
+    every third of the first frames is lost."""
 
     def __init__(self, env):
         super().__init__(env)
@@ -29,6 +30,7 @@ class Shown(gymnasium.Wrapper):
                 STATE_KEY: env.observation_space[STATE_KEY],
                 FRONT: spaces.Box(0, 255, (16, 24, 3), np.uint8),
                 mask(FRONT): spaces.Box(0, 1, (1,), np.bool_),
+                ABOVE: spaces.Box(0, 255, (40, 16, 3), np.uint8),
                 LANGUAGE_KEY: spaces.Text(30),
             }
         )
@@ -45,8 +47,10 @@ class Shown(gymnasium.Wrapper):
     def _show(self, observation):
         frame = np.zeros((16, 24, 3), np.uint8)
         frame[:, int(11.5 * (observation[STATE_KEY][0] + 1))] = 200
-        lost = self.unwrapped.clock % 3 == 2
-        return observation | {FRONT: frame * (not lost), mask(FRONT): np.array([not lost]), LANGUAGE_KEY: self.words}
+        lost, above = self.unwrapped.clock % 3 == 2, np.full((40, 16, 3), 30, np.uint8)
+        above[: int(20 * (observation[STATE_KEY][1] + 1))] = 200
+        seen = {FRONT: frame * (not lost), mask(FRONT): np.array([not lost]), ABOVE: above, LANGUAGE_KEY: self.words}
+        return observation | seen
 
 
 def shown(toys, *limits):
@@ -133,7 +137,8 @@ def test_a_checkpoint_says_what_it_perceives(make, toys, tmp_path):
     advance(trainer, 12)
     path = save_checkpoint(tmp_path, toys.identity(trainer), trainer, {}, 1)
     identity = read_identity(path)
-    assert identity.senses == {STATE_KEY: (3,), FRONT: (16, 24, 3), LANGUAGE_KEY: (Words.size,)}
+    frames = {FRONT: (16, 24, 3), ABOVE: (40, 16, 3)}
+    assert identity.senses == {STATE_KEY: (3,), **frames, LANGUAGE_KEY: (Words.size,)}
     model = load_model(path, identity)
     seen = trainer.agent.frame_stack.see(trainer.running.observation)
     assert torch.equal(model.encode(seen), trainer.learner.acting.encode(seen))
@@ -157,7 +162,7 @@ def test_a_damaged_replay_is_said_in_one_line_and_a_missing_one_is_done_without(
     def memories():
         return Evaluation(None, None, path, identity, model, None).memories
 
-    assert set(memories().agreement()) == {"state", "images.front", "language"}
+    assert set(memories().agreement()) == {"state", "images.front", "images.above", "language"}
     whole = file.read_bytes()
     for damaged in (whole[:-1], whole[:-1] + bytes([whole[-1] ^ 1]), whole.replace(b'"head"', b'"haed"')):
         file.write_bytes(damaged)
