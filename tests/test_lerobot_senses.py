@@ -29,12 +29,13 @@ from worldmodel.settings import TokenConfig, VisionConfig
 SIZE, STEPS = 32, 14
 FRONT, SIDE = "observation.images.overhead", "observation.images.side"
 TASK = TaskConfig("so101-touch", state="joints")
-NAMES = ("state", "images.overhead", "language")
+OVERHEAD = "images.overhead:24x40"
+NAMES = ("state", OVERHEAD, "language")
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory, untaught):
-    return untaught(tmp_path_factory.mktemp("run"), TASK, senses=NAMES, image_size=SIZE)
+    return untaught(tmp_path_factory.mktemp("run"), TASK, senses=NAMES)
 
 
 def load(path):
@@ -45,9 +46,9 @@ def load(path):
 def test_it_acts_from_lerobots_environment_as_semagrams_own_agent_from_ours(checkpoint):
     """By the joints, a camera's frames with those of before, and the sentence; through a frame that shows nothing."""
     policy, identity = load(checkpoint), read_identity(checkpoint)
-    config = SemagramEnv("so101-touch", state="joints", senses=["state", "images.overhead"], image_size=SIZE)
+    config = SemagramEnv("so101-touch", state="joints", senses=["state", OVERHEAD])
     theirs = config.create_envs(2)["semagram"][0]
-    ours = make_vector(TASK, 2, processes=False, senses=Senses(NAMES, SIZE), wrap=watched)
+    ours = make_vector(TASK, 2, processes=False, senses=Senses(NAMES), wrap=watched)
     agent, _ = loaded_agent(identity, load_model(checkpoint, identity), True, policy.config.seed)
     (shown, _), (seen, _) = theirs.reset(seed=[3, 4]), ours.reset(seed=[3, 4])
     policy.reset()
@@ -252,13 +253,13 @@ def test_a_checkpoint_of_a_task_takes_no_robots_frames(checkpoint):
     """Its actions are not a robot's, and by its frames alone it could not tell."""
     policy, size = load(checkpoint), read_identity(checkpoint).state_size
     batch = {STATE_KEY: torch.zeros(1, size), FRONT: torch.zeros(1, 3, 480, 640), "task": ["touch the cube"]}
-    line = r"^observation.images.overhead has frames of 480 x 640 pixels here, 32 x 32 where .* \(so101-touch; on an"
+    line = r"^observation.images.overhead has frames of 480 x 640 pixels here, 24 x 40 where .* \(so101-touch; on an"
     with pytest.raises(ValueError, match=line):
         policy.select_action(batch)
     with pytest.raises(ValueError, match=r"^observation.images.overhead is not there \(so101-touch; on an arm"):
         policy.select_action({STATE_KEY: batch[STATE_KEY], "task": batch["task"]})
     with pytest.raises(ValueError, match=r"^observation.language: sentence 0 is '', without text; .*\(so101-touch"):
-        policy.select_action(batch | {FRONT: torch.zeros(1, 3, SIZE, SIZE), "task": [""]})
+        policy.select_action(batch | {FRONT: torch.zeros(1, 3, 24, 40), "task": [""]})
 
 
 @pytest.mark.parametrize(

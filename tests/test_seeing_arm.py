@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import parquet
 
+from configs.arm.fit import ROOM_FOR_REST
 from configs.runs.assembly import loaded_agent
 from envs.blackout import watched
 from envs.make import make, make_vector
@@ -347,6 +348,18 @@ def test_it_runs_on_the_simulated_arm_by_its_cameras_and_its_sentence(two_eyed):
     assert 0 <= result["success_rate"] <= 1
 
 
+def test_the_simulated_arms_cameras_are_of_the_checkpoints_sizes_and_count_for_as_many_bytes(two_eyed, monkeypatch):
+    run, frames = running(two_eyed), 2 * 3 * (SIZE * SIZE + 24 * 40)
+    cameras = run._arm(None, None).cameras
+    assert {name: (camera.height, camera.width) for name, camera in cameras.items()} == run.fit.senses.sizes
+    assert run.fit.senses.sizes == {"overhead": (SIZE, SIZE), "wrist": (24, 40)}
+    monkeypatch.setattr("configs.arm.fit.LARGEST", ROOM_FOR_REST + frames)
+    run.fit.check()
+    monkeypatch.setattr("configs.arm.fit.LARGEST", ROOM_FOR_REST + frames - 1)
+    with pytest.raises(ValueError, match=rf"overhead, wrist: {frames} bytes at a time; at most {frames - 1} reach"):
+        run.fit.check()
+
+
 def test_an_arm_that_can_see_nothing_and_knows_nothing_else_stops(tmp_path, capsys, untaught, monkeypatch):
     monkeypatch.setattr(Loop, "recover", partialmethod(Loop.recover, patience_s=0.2))
     checkpoint = untaught(tmp_path, TASK, senses=("images.overhead",), image_size=SIZE)
@@ -431,18 +444,18 @@ def test_a_camera_is_what_lerobot_makes_of_its_keys():
     assert (made.type, made.width, made.height, made.fps) == ("opencv", 640, 480, 30)
 
 
-def test_a_policy_that_sees_can_be_recorded_and_begins_as_in_training(checkpoint, tmp_path, monkeypatch):
+def test_a_policy_that_sees_can_be_recorded_and_begins_as_in_training(two_eyed, tmp_path, monkeypatch):
     from configs.arm.recording import Recording
     from robot.recording.settings import RecordConfig
 
-    keys = RecordConfig(str(tmp_path / "d"), by="policy", checkpoint=str(checkpoint), episodes=1, seconds=0.5)
+    keys = RecordConfig(str(tmp_path / "d"), by="policy", checkpoint=str(two_eyed), episodes=1, seconds=0.5)
     keys = replace(keys, limits="trained")
     acted, act = [], Agent.act
     monkeypatch.setattr(Agent, "act", lambda agent, seen: acted.append((seen, act(agent, seen))) or acted[-1][1])
     assert Recording(keys).run()["frames"] == len(acted) == 15
-    identity = read_identity(checkpoint)
-    agent, task = loaded_agent(identity, load_model(checkpoint, identity), True, 0)
-    env = make_vector(task, 1, processes=False, senses=Senses(SENSES, SIZE), wrap=watched)
+    identity = read_identity(two_eyed)
+    agent, task = loaded_agent(identity, load_model(two_eyed, identity), True, 0)
+    env = make_vector(task, 1, processes=False, senses=Senses.of(identity.senses), wrap=watched)
     (rows,) = (tmp_path / "d" / "meta" / "episodes").glob("*/*.parquet")
     (seed,) = parquet.read_table(rows).to_pydict()["seed"]
     agent.generator.manual_seed(seed)
