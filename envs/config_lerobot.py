@@ -61,7 +61,7 @@ class SemagramEnv(TaskKeys, EnvConfig):
     @property
     def perceived(self) -> Senses:
         """What is observed."""
-        return Senses(tuple(self.senses), self.image_size)
+        return Senses(self.senses, self.image_size)
 
     @property
     def gym_kwargs(self) -> dict:

@@ -138,12 +138,17 @@ class SemagramConfig(PreTrainedConfig):
             raise Mistake("policy.planned=true: it learned from recordings, which do not tell what is good; false")
 
     def hear(self, sentences: Iterable[str]) -> None:
-        """Take note of what is said in a dataset: a new policy hears where there is more than one sentence."""
+        """Take note of what is said in a dataset: a new policy hears where there is more than one sentence.
+
+        Raises ValueError for a policy that hears, and to which nothing was ever said.
+        """
         known = [each for each in sentences if each.strip()]
         if LANGUAGE_KEY in self.senses:
             self.sentences += [each for each in known if each not in self.sentences]
         elif len(known) > 1 and not self.pretrained_path:
             self.senses, self.sentences = self.senses | {LANGUAGE_KEY: [WORDS.size]}, known
+        if LANGUAGE_KEY in self.senses and not self.sentences:
+            raise Mistake(f"policy.senses.{LANGUAGE_KEY}: no task of the dataset has any text; leave it out")
         if known and LANGUAGE_KEY in self.senses:
             self._warn_of_likeness()
 

@@ -130,6 +130,8 @@ def check_shapes(senses: Mapping) -> None:
     for key, shape in senses.items():
         if not isinstance(shape, list | tuple) or not all(type(number) is int for number in shape):
             raise Mistake(f"policy.senses.{key}={shape}: a shape, [48, 64, 3] of a camera 48 pixels high, 64 wide")
+    if tuple(senses.get(LANGUAGE_KEY, (WORDS.size,))) != (WORDS.size,):
+        raise Mistake(f"policy.senses.{LANGUAGE_KEY}={senses[LANGUAGE_KEY]}: [{WORDS.size}], as long as its vectors")
     try:
         naming.check({key: tuple(shape) for key, shape in senses.items()})
     except Mistake as error:

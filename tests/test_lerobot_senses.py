@@ -65,6 +65,19 @@ def test_it_acts_from_lerobots_environment_as_semagrams_own_agent_from_ours(chec
     ours.close()
 
 
+@pytest.mark.parametrize(
+    "senses, line",
+    [
+        ("state", r"^senses=state: a list, e.g. "),
+        ([f"{OVERHEAD}:"], rf"^senses=\[{OVERHEAD}:\]: {OVERHEAD}:: its size is from 16 to 512 pixels"),
+        (["state:64"], r"^senses=\[state:64\]: state:64: only a camera has a size"),
+    ],
+)
+def test_senses_that_cannot_be_are_refused_by_lerobots_environment_in_one_line(senses, line):
+    with pytest.raises(ValueError, match=line):
+        SemagramEnv("so101-touch", state="joints", senses=senses)
+
+
 @pytest.mark.parametrize("size", [(SIZE, SIZE), (24, 40)])
 @pytest.mark.parametrize("shape", [(48, 64), (64, 48), (SIZE, SIZE), (31, 33)])
 def test_a_frame_of_any_size_is_seen_as_an_arm_at_semagram_run_sees_it(shape, size, generator):
@@ -137,6 +150,12 @@ def test_a_new_policys_cameras_have_the_sizes_that_it_is_given(tmp_path):
     again = load(tmp_path)
     assert again.model.senses == policy.model.senses
     assert torch.equal(again.select_action(now), policy.eval().select_action(now))
+
+
+@pytest.mark.parametrize("sentences", [(), ("", " ")])
+def test_a_new_policy_that_is_to_hear_is_refused_where_nothing_is_said(sentences):
+    with pytest.raises(ValueError, match=r"^policy.senses.observation.language: no task of the dataset has any text"):
+        fresh(senses={STATE_KEY: [6], LANGUAGE_KEY: [256]}, sentences=sentences)
 
 
 def test_a_new_policy_perceives_what_the_dataset_has():
@@ -277,6 +296,10 @@ def test_a_checkpoint_of_a_task_takes_no_robots_frames(checkpoint):
             r"^policy.senses: observation.images.overhead: frames \(height, width, 3\), not",
         ),
         ({"senses": {FRONT: [48, 8, 3]}}, r"^policy.senses.observation.images.overhead: 48 x 8 pixels; from 16 to 512"),
+        (
+            {"senses": {STATE_KEY: [6], LANGUAGE_KEY: [3]}},
+            r"^policy.senses.observation.language=\[3\]: \[256\], as long as its vectors$",
+        ),
         ({"senses": {"front": [48, 64, 3]}}, r"^policy.senses: front: no such sense; observation.state, "),
     ],
 )
