@@ -12,9 +12,11 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 def commit() -> str:
     """The commit this code was at when that was first asked, with a + where it was changed since.
 
-    Outside a checkout its version.
+    Outside a checkout of its own, as where it is installed somewhere in another one, its version.
     """
     try:
+        if _git("rev-parse", "--show-prefix"):
+            return f"v{version('semagram')}"
         head, changed = _git("rev-parse", "--short", "HEAD"), _git("status", "--porcelain", "--untracked-files=no")
     except (OSError, subprocess.SubprocessError):
         return f"v{version('semagram')}"
