@@ -21,11 +21,13 @@ from policies.format import FORMAT, UNNUMBERED, check_format
 from policies.revision import commit
 from policies.tokens import Tokens
 from policies.trainer import Trainer
+from worldmodel.mistakes import Mistake
 from worldmodel.model import WorldModel
 from worldmodel.replay import Unfit
 from worldmodel.senses import STATE_KEY
+from worldmodel.senses import check as check_senses
 from worldmodel.settings import ModelConfig, PlannerConfig
-from worldmodel.strict import ConfigError, build
+from worldmodel.strict import build
 
 CONFIG, MODEL, LEARNER, REPLAY, LOOP = (
     "config.json",
@@ -142,9 +144,13 @@ def read_unsigned(path: Path) -> Identity:
 def _identity(path: Path, saved: dict) -> Identity:
     own = {field.name: saved[field.name] for field in fields(Identity) if field.name in saved}  # the rest is LeRobot's
     try:
-        return build(Identity, own, whole=True)
-    except ConfigError as error:
+        identity = build(Identity, own, whole=True)
+        check_senses(identity.senses)
+        if identity.action_size < 1:
+            raise Mistake(f"action_size={identity.action_size}: at least 1")
+    except Mistake as error:
         raise FolderError(f"{path / CONFIG}: {error}") from error
+    return identity
 
 
 def _settings(path: Path, *needed: str) -> dict:

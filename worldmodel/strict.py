@@ -3,6 +3,7 @@
 import difflib
 import types
 import typing
+from contextlib import suppress
 from dataclasses import MISSING, fields, is_dataclass
 
 from worldmodel.mistakes import Mistake
@@ -64,7 +65,8 @@ def _value(kind, value, where: str, whole: bool):
     if kind is str and isinstance(value, bool):
         value = str(value).lower()  # compile=true reaches us as a truth value
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
+        with suppress(OverflowError):  # which leaves what is no number here
+            value = float(value)
     if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
         raise ConfigError(f"{where}={value}: {_NAMES[kind]}")
     if kind is float and value != value:
