@@ -1,16 +1,14 @@
 """What can be set about a Semagram policy, as LeRobot's commands read it: `--policy.type=semagram`."""
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-import draccus
-from draccus.parsers.decoding import decode_dataclass
 from lerobot.configs import NormalizationMode, PreTrainedConfig
 from lerobot.optim import AdamConfig
 from lerobot.utils.constants import ACTION, OBS_STATE
 
-from policies.format import FORMAT, UNNUMBERED, check_format
+from policies.format import FORMAT, check_format
 from policies.words import WORDS
 from robot.perceiving import check_shapes, sized
 from worldmodel.mistakes import Mistake
@@ -159,14 +157,3 @@ class SemagramConfig(PreTrainedConfig):
         for i, j in alike.nonzero().tolist():
             one, other = self.sentences[i], self.sentences[j]
             warnings.warn(f"tasks {one!r} and {other!r} can hardly be told apart by their words", stacklevel=2)
-
-
-@draccus.decode.register(SemagramConfig)
-def _read(saved: dict, path: Sequence[str] = ()) -> SemagramConfig:
-    """The settings in a checkpoint's config.json, with what the user changes of them. Raises FolderError.
-
-    LeRobot comes here where it reads that file, which it has put elsewhere before. A key that another format has, or
-    lacks, would otherwise be its traceback, or a default.
-    """
-    check_format("config.json", saved.get("format", UNNUMBERED))
-    return decode_dataclass(SemagramConfig, saved, path)

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import json
 import math
 
 import pytest
@@ -12,6 +13,7 @@ from worldmodel.learner import Learner
 from worldmodel.losses import METRICS, UNLIKE, Batch, encode_with_dropout, loss, variance_loss, world_losses
 from worldmodel.senses import LANGUAGE_KEY, STATE_KEY, check, mask
 from worldmodel.settings import LearningConfig, VisionConfig
+from worldmodel.strict import build
 
 FRONT, WRIST = "observation.images.front", "observation.images.wrist"
 SENSES = {STATE_KEY: (3,), FRONT: (16, 16, 3), WRIST: (24, 16, 3), LANGUAGE_KEY: (5,)}
@@ -163,7 +165,7 @@ def test_one_sense_is_never_hidden_and_draws_nothing(toys):
 
 def test_settings_of_vision_come_back_from_json(toys):
     config = toys.tiny_config(vision=VISION)
-    assert type(config).of(dataclasses.asdict(config)) == config
+    assert build(type(config), json.loads(json.dumps(dataclasses.asdict(config))), whole=True) == config
 
 
 @pytest.mark.parametrize("senses", [{STATE_KEY: (3,)}, SENSES], ids=["state", "cameras"])

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from gymnasium import spaces
 
-from configs.runs.run_folder import COLUMNS, RunFolder
 from policies.agent import Agent
 from policies.rollouts import Rollout, rollout, success_rates
 
@@ -92,14 +91,3 @@ def test_a_training_episode_says_whether_it_succeeded_and_the_next_begins_anew(t
     assert {*ends} == {0, 1}
     assert all(one != other for one, other in pairwise(ends))
     assert [end.episode_success for end in toys.trainer(toys.slides(3)).run(12) if end] == [None, None]
-
-
-def test_a_run_goes_on_with_the_columns_it_began_with(tmp_path):
-    """As where a version that knew fewer began it."""
-    fewer = [name for name in COLUMNS if "success" not in name]
-    folder = RunFolder(tmp_path)
-    folder.metrics.write_text(",".join(fewer) + "\n")
-    folder.log({"env_steps": 3, "eval_success": 0.5, "eval_return": 2.0, "eval_policy_success": None})
-    row = folder.metrics.read_text().splitlines()[1].split(",")
-    assert len(row) == len(fewer)
-    assert (row[0], row[fewer.index("eval_return")]) == ("3", "2")
