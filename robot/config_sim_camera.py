@@ -1,9 +1,11 @@
 """What can be set about a camera of the simulated arm: `{wrist: {type: semagram_sim, view: wrist, ...}}`."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from lerobot.cameras import CameraConfig
 
+from robot.which import CAMERAS
 from worldmodel.mistakes import Mistake
 
 VIEWS = ("wrist", "side", "overhead")
@@ -20,3 +22,11 @@ class SimCameraConfig(CameraConfig):
         """Raise ValueError for a view that is not there."""
         if self.view not in VIEWS:
             raise Mistake(f"view={self.view}: one of {', '.join(VIEWS)}")
+
+
+def sim_cameras(sizes: Mapping[str, tuple[int, int]], fps: int) -> dict[str, SimCameraConfig]:
+    """The simulated arm's camera of each name (`CAMERAS`), of that height and width in pixels."""
+    return {
+        name: SimCameraConfig(view=CAMERAS[name], height=height, width=width, fps=fps)
+        for name, (height, width) in sizes.items()
+    }

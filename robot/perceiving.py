@@ -136,6 +136,6 @@ def check_shapes(senses: Mapping) -> None:
         naming.check({key: tuple(shape) for key, shape in senses.items()})
     except Mistake as error:
         raise Mistake(f"policy.senses: {error}") from error
-    for key, (height, width, *_) in ((key, shape) for key, shape in senses.items() if is_image(key)):
-        if not all(least <= side <= most for side in (height, width)):
-            raise Mistake(f"policy.senses.{key}: {height} x {width} pixels; from {least} to {most} each")
+    for key, shape in senses.items():
+        if is_image(key) and not all(least <= side <= most for side in shape[:2]):
+            raise Mistake(f"policy.senses.{key}: {shape[0]} x {shape[1]} pixels; from {least} to {most} each")

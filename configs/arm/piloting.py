@@ -12,7 +12,7 @@ from envs.senses import Senses, key
 from envs.settings import TaskConfig
 from policies.checkpoint import find_checkpoint, read_identity
 from policies.words import WORDS
-from robot.config_sim_camera import SimCameraConfig
+from robot.config_sim_camera import sim_cameras
 from robot.recording.drivers import PolicyDriver
 from robot.recording.settings import RecordConfig
 from robot.sim_camera import SimCamera
@@ -34,11 +34,10 @@ class Pilot:
         self._parts = known(so101.components(robot.scene), task.state) if STATE_KEY in senses else None
         looks, self._cameras = Senses.of(senses), {}
         self._told = {LANGUAGE_KEY: WORDS.encode([sentence])} if LANGUAGE_KEY in senses else {}
-        for name, (height, width) in looks.sizes.items():
-            if name not in CAMERAS:
-                raise Mistake(f"checkpoint=: it looks through {name}; in simulation there are {', '.join(CAMERAS)}")
-            rate = round(task.control_hz)
-            camera = SimCamera(SimCameraConfig(view=CAMERAS[name], height=height, width=width, fps=rate))
+        if other := [name for name in looks.cameras if name not in CAMERAS]:
+            raise Mistake(f"checkpoint=: it looks through {other[0]}; in simulation there are {', '.join(CAMERAS)}")
+        for name, config in sim_cameras(looks.sizes, round(task.control_hz)).items():
+            camera = SimCamera(config)
             camera.show(robot.scene)
             try:
                 camera.connect()

@@ -12,7 +12,7 @@ from configs.arm.arms import wired
 from configs.arm.priority import ORDINARY, hurried
 from configs.endings import FAILED, SIGNALLED, Ended, say
 from robot.arms import connect, gated, simulated
-from robot.config_sim_camera import SimCameraConfig
+from robot.config_sim_camera import sim_cameras
 from robot.recording.drivers import Driver, DriverLost, ScriptDriver, TeleopDriver
 from robot.recording.loop import play, resting
 from robot.recording.parts import MEASURED, SUCCESS, EpisodeInfo, Parts
@@ -24,7 +24,6 @@ from robot.safety.gated import GatedRobot
 from robot.safety.signals import Stopped
 from robot.so101_sim import SimulatedTime
 from robot.ticks import Ticks
-from robot.which import CAMERAS
 from sim.so101_experts import Unreachable
 from worldmodel.mistakes import Mistake
 
@@ -79,8 +78,8 @@ class Recording:
         """The robot, not yet connected, and the clock by which it lives. Raises ValueError, OSError."""
         config = self.config
         if config.simulated:
-            size = {"fps": config.control_hz, **config.camera}
-            cameras = {name: SimCameraConfig(view=CAMERAS[name], **size) for name in config.cameras}
+            size = config.camera["height"], config.camera["width"]
+            cameras = sim_cameras(dict.fromkeys(config.cameras, size), config.control_hz)
             robot = simulated(config.task_name, float(config.control_hz), cameras=cameras)
         else:
             robot = wired(config, stack, config.robot_cameras)

@@ -24,7 +24,7 @@ from policies.serving.link import Link
 from policies.serving.messages import Begin, camera_list
 from policies.serving.sealing import read_secret
 from robot.arms import connect, gated, new_gate, simulated
-from robot.config_sim_camera import SimCameraConfig
+from robot.config_sim_camera import sim_cameras
 from robot.running.eyes import Eyes
 from robot.running.loop import Loop
 from robot.running.rerun_view import Rerun
@@ -35,7 +35,7 @@ from robot.safety.signals import Stopped
 from robot.steady_camera import SteadyCamera, in_a_line
 from robot.ticks import Ticks, no_collection
 from robot.units import Units
-from robot.which import CAMERAS, SIM
+from robot.which import SIM
 from sim.so101_tasks import TASKS
 
 TRIES = 3
@@ -160,11 +160,7 @@ class Running:
     def _arm(self, stack: contextlib.ExitStack, show) -> Robot:
         config = self.config
         if config.robot == SIM:
-            rate = round(self.task.control_hz)
-            cameras = {
-                name: SimCameraConfig(view=CAMERAS[name], height=height, width=width, fps=rate)
-                for name, (height, width) in self.fit.senses.sizes.items()
-            }
+            cameras = sim_cameras(self.fit.senses.sizes, round(self.task.control_hz))
             return simulated(self.task.name, self.task.control_hz, config.seed, cameras)
         robot = wired(config, stack, config.robot_cameras)
         for name, camera in robot.cameras.items():
