@@ -10,7 +10,7 @@ from lerobot.utils.constants import ACTION, OBS_STATE
 
 from policies.format import FORMAT, check_format
 from policies.words import WORDS
-from robot.perceiving import check_shapes, sized
+from robot.perceiving import check_shapes, check_there, sized
 from worldmodel.mistakes import Mistake
 from worldmodel.senses import LANGUAGE_KEY, SIZES
 from worldmodel.settings import ModelConfig, PlannerConfig, TokenConfig
@@ -104,7 +104,7 @@ class SemagramConfig(PreTrainedConfig):
     def validate_features(self) -> None:
         """Take the sizes from the features, and to begin with the senses: the state, and every camera.
 
-        Raises ValueError for a policy that cannot be.
+        Raises ValueError for a policy that cannot be, and for a new one with a sense that the features lack.
         """
         check_format("policy", self.format)
         seen, action = self.input_features or {}, (self.output_features or {}).get(ACTION)
@@ -112,8 +112,11 @@ class SemagramConfig(PreTrainedConfig):
             raise Mistake(f"policy: {ACTION} is missing among the features")
         if not SIZES[0] <= self.image_size <= SIZES[1]:
             raise Mistake(f"policy.image_size={self.image_size}: from {SIZES[0]} to {SIZES[1]} pixels")
-        self.senses = self.senses or sized({key: feature.shape for key, feature in seen.items()}, self.image_size)
+        shapes = {key: feature.shape for key, feature in seen.items()}
+        self.senses = self.senses or sized(shapes, self.image_size)
         check_shapes(self.senses)
+        if not self.action_size:  # a new policy: that of a checkpoint is known
+            check_there(self.senses, shapes)
         checked = [("action", action, self.action_size)]
         if OBS_STATE in self.senses and OBS_STATE in seen:
             checked.append(("state", seen[OBS_STATE], self.state_size))

@@ -106,22 +106,38 @@ def _filled(frames: UInt8[Tensor, "M B F H W 3"], there: Bool[Tensor, "M B F 1"]
     return torch.take_along_dim(frames, at[..., None, None, None], 2)
 
 
-def sized(senses: Mapping, image_size: int) -> dict[str, list[int]]:
+def sized(features: Mapping, image_size: int) -> dict[str, list[int]]:
     """The senses that LeRobot's features (key to shape) give a new policy: the state, cameras (3, h, w).
 
     Warns of a camera that is none of them: a depth map, or one that is called otherwise. Raises ValueError, one line,
     where nothing is left.
     """
-    found = {STATE_KEY: list(senses[STATE_KEY])} if STATE_KEY in senses else {}
-    for key, shape in senses.items():
-        if is_image(key) and shape[0] == 3:
-            found[key] = [image_size, image_size, 3]
-        elif key.startswith("observation.image"):
+    found = _perceivable(features)
+    for key, shape in features.items():
+        if key not in found and key.startswith("observation.image"):
             warnings.warn(f"{key} {tuple(shape)}: not perceived; {IMAGE_KEY_PREFIX}<camera> (3, h, w) is", stacklevel=2)
     if not found:
-        some = ", ".join(senses) or "nothing"
+        some = ", ".join(features) or "nothing"
         raise Mistake(f"policy: it acts by {STATE_KEY} and {IMAGE_KEY_PREFIX}<camera>; the features are {some}")
-    return found
+    return {key: [image_size, image_size, 3] if is_image(key) else list(features[key]) for key in found}
+
+
+def check_there(senses: Mapping, features: Mapping) -> None:
+    """Raise ValueError, in one line, where a new policy is to perceive what LeRobot's features (key to shape) lack.
+
+    A trained one may meet a robot without a camera: that sense is missing then, by design. What is said is no feature.
+    """
+    found = _perceivable(features)
+    for key in senses:
+        if key not in found and key != LANGUAGE_KEY:
+            some = ", ".join(found) or "nothing"
+            raise Mistake(f"policy.senses.{key}: not there; of what is there it can perceive {some}")
+
+
+def _perceivable(features: Mapping) -> list[str]:
+    """Of LeRobot's features (key to shape) those that are senses, the state first, then cameras (3, h, w)."""
+    state = [STATE_KEY] if STATE_KEY in features else []
+    return state + [key for key, shape in features.items() if is_image(key) and shape[0] == 3]
 
 
 def check_shapes(senses: Mapping) -> None:

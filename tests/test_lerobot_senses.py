@@ -168,6 +168,34 @@ def test_a_new_policy_perceives_what_the_dataset_has():
         fresh((), state=0)
 
 
+@pytest.mark.parametrize("missing", [f"{FRONT}s", STATE_KEY])
+def test_a_new_policy_is_refused_a_sense_that_is_not_there(missing):
+    """And told those that are; a camera of one channel is none."""
+    there = [FRONT, SIDE] if missing == STATE_KEY else [STATE_KEY, FRONT, SIDE]
+    shapes = {key: [6] if key == STATE_KEY else [24, 40, 3] for key in (FRONT, missing)}
+    with pytest.raises(ValueError) as caught:
+        fresh((FRONT, SIDE), state=6 * (missing != STATE_KEY), senses=shapes)
+    line = f"policy.senses.{missing}: not there; of what is there it can perceive {', '.join(there)}"
+    assert str(caught.value) == line
+    depth = PolicyFeature(FeatureType.VISUAL, (1, 48, 64))
+    new = replace(fresh((FRONT, SIDE)).config, senses={SIDE: [24, 40, 3]}, action_size=0)
+    new.input_features = new.input_features | {SIDE: depth}
+    with pytest.raises(ValueError, match=rf"^policy.senses.{SIDE}: not there; .* perceive {STATE_KEY}, {FRONT}$"):
+        new.validate_features()
+
+
+@pytest.mark.parametrize("pretrained", [False, True])
+def test_a_trained_policy_goes_on_where_a_camera_is_not_there(tmp_path, pretrained):
+    fresh((FRONT, SIDE)).save_pretrained(tmp_path)
+    config = PreTrainedConfig.from_pretrained(tmp_path, cli_overrides=["--device=cpu"])
+    config.input_features.pop(SIDE)
+    config.pretrained_path = tmp_path if pretrained else None
+    policy = SemagramPolicy.from_pretrained(tmp_path, config=config)
+    assert SIDE in policy.model.senses
+    with pytest.warns(UserWarning, match=f"^{SIDE}: not there; it counts as missing$"):
+        policy.select_action({STATE_KEY: torch.zeros(1, 6), FRONT: torch.rand(1, 3, 48, 64)})
+
+
 def test_what_a_dataset_has_and_a_policy_cannot_perceive_is_said():
     with pytest.warns(
         UserWarning, match=r"^observation.image \(3, 48, 64\): not perceived; observation.images.<camera>"
