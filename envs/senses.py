@@ -1,7 +1,7 @@
 """Which senses an environment gives. No torch and no Gymnasium here: commands read it to print help."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from worldmodel import senses as naming
@@ -38,9 +38,7 @@ class Senses:
 
         Raise ValueError, naming the key, for what is no list of senses or no size; one line.
         """
-        least, most = naming.SIZES
-        if type(image_size) is not int or not least <= image_size <= most:
-            raise Mistake(f"image_size={image_size}: a whole number of pixels from {least} to {most}")
+        naming.check_sides(f"image_size={image_size}", image_size)
         if isinstance(chosen, str):
             raise Mistake(f"senses={chosen}: a list, e.g. senses=[state,images.main]")
         said = f"senses=[{','.join(map(str, chosen))}]"
@@ -54,15 +52,25 @@ class Senses:
             names.append(name)
             if name.startswith(IMAGE_NAME_PREFIX):
                 sizes[name.removeprefix(IMAGE_NAME_PREFIX)] = size or (image_size, image_size)
-        object.__setattr__(self, "names", tuple(names))
-        object.__setattr__(self, "sizes", sizes)
+        self._be(names, sizes)
 
     @classmethod
     def of(cls, shapes: naming.Shapes) -> "Senses":
         """What an environment has to show for a model that perceives these. Raises ValueError where none could."""
         naming.check(shapes)
-        sizes = {key: f":{shape[0]}x{shape[1]}" for key, shape in shapes.items() if naming.is_image(key)}
-        return cls([f"{naming.name(key)}{sizes.get(key, '')}" for key in shapes])
+        sizes = {}
+        for sense, shape in shapes.items():
+            if naming.is_image(sense):
+                naming.check_sides(f"{sense}: {tuple(shape)}", *shape[:2])
+                sizes[sense.removeprefix(naming.IMAGE_KEY_PREFIX)] = (shape[0], shape[1])
+        made = cls.__new__(cls)
+        made._be(map(naming.name, shapes), sizes)
+        return made
+
+    def _be(self, names: Iterable[str], sizes: dict[str, tuple[int, int]]) -> None:
+        """Set the fields, which are frozen."""
+        object.__setattr__(self, "names", tuple(names))
+        object.__setattr__(self, "sizes", sizes)
 
     @property
     def state(self) -> bool:
@@ -89,9 +97,7 @@ def _apart(written: str, said: str) -> tuple[str, tuple[int, int] | None]:
         return name, None
     if not name.startswith(IMAGE_NAME_PREFIX):
         raise Mistake(f"{said}: {written}: only a camera has a size; {name}")
-    least, most = naming.SIZES
     found = re.fullmatch("([0-9]{1,4})(x([0-9]{1,4}))?", size)
     sides = (int(found[1]), int(found[3] or found[1])) if found else (0, 0)
-    if not all(least <= side <= most for side in sides):
-        raise Mistake(f"{said}: {written}: its size is from {least} to {most} pixels, e.g. {name}:96 or {name}:48x64")
+    naming.check_sides(f"{said}: {written}", *sides, example=f"{name}:96 or {name}:48x64")
     return name, sides

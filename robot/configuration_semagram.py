@@ -12,7 +12,7 @@ from policies.format import FORMAT, check_format
 from policies.words import WORDS
 from robot.perceiving import check_shapes, check_there, sized
 from worldmodel.mistakes import Mistake
-from worldmodel.senses import LANGUAGE_KEY, SIZES
+from worldmodel.senses import LANGUAGE_KEY, check_sides
 from worldmodel.settings import ModelConfig, PlannerConfig, TokenConfig
 
 ALIKE = 0.98  # the cosine of two sentences from which on they are one
@@ -110,8 +110,7 @@ class SemagramConfig(PreTrainedConfig):
         seen, action = self.input_features or {}, (self.output_features or {}).get(ACTION)
         if action is None:
             raise Mistake(f"policy: {ACTION} is missing among the features")
-        if not SIZES[0] <= self.image_size <= SIZES[1]:
-            raise Mistake(f"policy.image_size={self.image_size}: from {SIZES[0]} to {SIZES[1]} pixels")
+        check_sides(f"policy.image_size={self.image_size}", self.image_size)
         shapes = {key: feature.shape for key, feature in seen.items()}
         self.senses = self.senses or sized(shapes, self.image_size)
         check_shapes(self.senses)

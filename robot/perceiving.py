@@ -142,7 +142,6 @@ def _perceivable(features: Mapping) -> list[str]:
 
 def check_shapes(senses: Mapping) -> None:
     """Raise ValueError, in one line, unless `policy.senses` holds shapes of senses, of frames that can be perceived."""
-    least, most = naming.SIZES
     for key, shape in senses.items():
         if not isinstance(shape, list | tuple) or not all(type(number) is int for number in shape):
             raise Mistake(f"policy.senses.{key}={shape}: a shape, [48, 64, 3] of a camera 48 pixels high, 64 wide")
@@ -153,5 +152,5 @@ def check_shapes(senses: Mapping) -> None:
     except Mistake as error:
         raise Mistake(f"policy.senses: {error}") from error
     for key, shape in senses.items():
-        if is_image(key) and not all(least <= side <= most for side in shape[:2]):
-            raise Mistake(f"policy.senses.{key}: {shape[0]} x {shape[1]} pixels; from {least} to {most} each")
+        if is_image(key):
+            naming.check_sides(f"policy.senses.{key}={list(shape)}", *shape[:2], example="[48, 64, 3]")

@@ -56,5 +56,5 @@ def test_two_cameras_of_different_sizes_from_training_to_the_film(drawing, comma
 def test_a_command_refuses_a_misspelt_size_in_one_line(command, name, size):
     code, out, err = command(name, f"senses=[state,images.fixed:{size}]")
     assert (code, out) == (2, "")
-    assert err.strip().endswith("from 16 to 512 pixels, e.g. images.fixed:96 or images.fixed:48x64")
+    assert err.strip().endswith("a whole number of pixels from 16 to 512, e.g. images.fixed:96 or images.fixed:48x64")
     assert err.count("\n") == 1

@@ -69,7 +69,7 @@ def test_it_acts_from_lerobots_environment_as_semagrams_own_agent_from_ours(chec
     "senses, line",
     [
         ("state", r"^senses=state: a list, e.g. "),
-        ([f"{OVERHEAD}:"], rf"^senses=\[{OVERHEAD}:\]: {OVERHEAD}:: its size is from 16 to 512 pixels"),
+        ([f"{OVERHEAD}:"], rf"^senses=\[{OVERHEAD}:\]: {OVERHEAD}:: a whole number of pixels from 16 to 512, e.g. "),
         (["state:64"], r"^senses=\[state:64\]: state:64: only a camera has a size"),
     ],
 )
@@ -312,7 +312,7 @@ def test_a_checkpoint_of_a_task_takes_no_robots_frames(checkpoint):
 @pytest.mark.parametrize(
     ("keys", "line"),
     [
-        ({"image_size": 8}, r"^policy.image_size=8: from 16 to 512 pixels$"),
+        ({"image_size": 8}, r"^policy.image_size=8: a whole number of pixels from 16 to 512$"),
         ({"dropout": 1.0}, r"^policy.dropout=1.0: from 0 to 0.9$"),
         ({"shift": -1}, r"^policy.shift=-1: from 0 to 32 pixels$"),
         (
@@ -323,7 +323,10 @@ def test_a_checkpoint_of_a_task_takes_no_robots_frames(checkpoint):
             {"senses": {FRONT: [48, 64]}},
             r"^policy.senses: observation.images.overhead: frames \(height, width, 3\), not",
         ),
-        ({"senses": {FRONT: [48, 8, 3]}}, r"^policy.senses.observation.images.overhead: 48 x 8 pixels; from 16 to 512"),
+        (
+            {"senses": {FRONT: [48, 8, 3]}},
+            r"^policy.senses.observation.images.overhead=\[48, 8, 3\]: a whole number of pixels from 16 to 512, e.g. ",
+        ),
         (
             {"senses": {STATE_KEY: [6], LANGUAGE_KEY: [3]}},
             r"^policy.senses.observation.language=\[3\]: \[256\], as long as its vectors$",

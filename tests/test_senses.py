@@ -326,10 +326,10 @@ WRONG = ("", " 64", "0", "15", "513", "9999", "99999", "64x", "x64", "64x9999", 
 
 @pytest.mark.parametrize("size", WRONG)
 def test_a_misspelt_size_is_refused_with_what_would_be_right(size):
-    line = f"senses=[state,images.a:{size}]: images.a:{size}: its size is from 16 to 512 pixels, e.g. images.a:96 or "
+    line = f"senses=[state,images.a:{size}]: images.a:{size}: a whole number of pixels from 16 to 512"
     with pytest.raises(ValueError) as caught:
         Senses(("state", f"images.a:{size}"))
-    assert str(caught.value) == f"{line}images.a:48x64"
+    assert str(caught.value) == f"{line}, e.g. images.a:96 or images.a:48x64"
 
 
 SIDES = st.integers(16, 512)
@@ -352,6 +352,19 @@ def test_a_cameras_size_is_its_own_else_that_of_all_and_a_models_shapes_say_the_
     assert same == senses and hash(same) == hash(senses)
     (first, (height, width)), *_ = sizes.items()
     assert Senses.of(shapes | {key(f"images.{first}"): (528 - height, width, 3)}) != senses or height == 264
+
+
+@pytest.mark.parametrize("sides", [(15, 64), (64, 513)])
+def test_no_environment_shows_a_model_frames_out_of_bounds(sides):
+    said = rf"^observation.images.a: \({sides[0]}, {sides[1]}, 3\): a whole number of pixels from 16 to 512$"
+    with pytest.raises(ValueError, match=said):
+        Senses.of({key("state"): (3,), key("images.a"): (*sides, 3)})
+
+
+def test_a_camera_of_a_model_is_called_as_it_is():
+    """What in `senses=` would say its size is here a part of its name."""
+    odd = Senses.of({key("images.a:96"): (16, 512, 3)})
+    assert (odd.names, odd.sizes) == (("images.a:96",), {"a:96": (16, 512)})
 
 
 def test_senses_are_told_apart():

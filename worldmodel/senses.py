@@ -49,3 +49,14 @@ def check(senses: Shapes) -> None:
             raise Mistake(f"{key}: no such sense; {STATE_KEY}, {IMAGE_KEY_PREFIX}<camera> or {LANGUAGE_KEY}")
         elif len(shape) != 1 or shape[0] < 1:
             raise Mistake(f"{key}: a vector of numbers, not {tuple(shape)}")
+
+
+def check_sides(said: str, *sides: object, example: str = "") -> None:
+    """Raise ValueError, in one line that begins with `said`, unless a frame that is perceived can have such sides.
+
+    In pixels. Checked by whoever chooses what is perceived of the world; a model itself takes smaller frames.
+    """
+    least, most = SIZES
+    if not all(type(side) is int and least <= side <= most for side in sides):
+        such = f", e.g. {example}" if example else ""
+        raise Mistake(f"{said}: a whole number of pixels from {least} to {most}{such}")
