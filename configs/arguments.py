@@ -7,8 +7,8 @@ from dataclasses import fields
 from omegaconf import DictConfig
 
 from configs.endings import refuse
-from configs.schema import PeerConfig
-from envs.senses import Senses
+from configs.schema import AgentConfig, PeerConfig
+from envs.senses import check_image_size
 from envs.settings import ARM_DEFAULTS, ARM_TASKS, TaskConfig, find
 from robot.safety.faults import in_one_line
 from sim.variation import Variation
@@ -33,11 +33,14 @@ def given() -> set[str]:
     return {text.lstrip("+~").partition("=")[0].partition("@")[0] for text in HydraConfig.get().overrides.task}
 
 
-def check_eyes(senses: Senses) -> None:
-    """Raise ConfigError for settings of the eyes that the user gave to an agent without any."""
-    about = [name for name in sorted(given()) if re.fullmatch(r"vision|model\.vision\..*|image_size", name)]
-    if about and not senses.cameras:
-        raise ConfigError(f"{about[0]}: only with a camera among the senses, e.g. senses=[state,images.main]")
+def check_eyes(config: AgentConfig) -> None:
+    """Raise ValueError for settings of the eyes that the user gave to an agent without any, or that no camera takes."""
+    about = given()
+    if "image_size" in about:
+        check_image_size(config.senses)
+    vision = [name for name in sorted(about) if re.fullmatch(r"vision|model\.vision\..*", name)]
+    if vision and not config.perceived.cameras:
+        raise ConfigError(f"{vision[0]}: only with a camera among the senses, e.g. senses=[state,images.main]")
 
 
 def moved() -> bool:

@@ -65,7 +65,7 @@ def bench(keys: dict, folder: Path) -> dict:
     config = build(BenchConfig, keys)
     if config.table:
         return tabulate(config)
-    check_eyes(config.perceived)
+    check_eyes(config)
     if config.peer.decisions:
         from configs.suites.duel import duel
 

@@ -83,7 +83,7 @@ def train(keys: dict, folder: Path) -> dict:
     if keys["resume"] and moved():
         raise ConfigError(f"hydra.run.dir=: not with resume={keys['resume']}, which goes on in its own folder")
     if not keys["resume"]:  # its task and more stand in its checkpoint
-        check_eyes(build(TrainConfig, keys).perceived)  # a mistake is answered before PyTorch is imported
+        check_eyes(build(TrainConfig, keys))  # a mistake is answered before PyTorch is imported
     from configs.runs.training import Training
 
     return Training.begin(keys, folder, given()).run()

@@ -8,7 +8,7 @@ from lerobot.configs import FeatureType, PolicyFeature
 from lerobot.envs.configs import EnvConfig
 from lerobot.utils.constants import ACTION, OBS_STATE
 
-from envs.senses import IMAGE_SIZE, STATE_NAME, Senses, key
+from envs.senses import IMAGE_SIZE, STATE_NAME, Senses, check_image_size, key
 from envs.settings import TaskConfig
 from sim.variation import PRESETS
 from worldmodel.mistakes import Mistake
@@ -41,14 +41,17 @@ class SemagramEnv(TaskKeys, EnvConfig):
             raise Mistake(f"env.randomise={self.randomise}: one of {', '.join(PRESETS)}")
         if self.task == "multi":
             raise Mistake("env.task=multi: one of its tasks at a time, e.g. --env.task=walker-walk")
-        states, actions, rate_hz = _sizes(self.settings, self.perceived)
+        senses = self.perceived
+        if self.image_size != IMAGE_SIZE:
+            check_image_size(self.senses)
+        states, actions, rate_hz = _sizes(self.settings, senses)
         self.fps = round(rate_hz)
         self.features = {ACTION: PolicyFeature(FeatureType.ACTION, (actions,))}
         self.features_map = {ACTION: ACTION}
         if states:
             self.features[AGENT_POS] = PolicyFeature(FeatureType.STATE, (states,))
             self.features_map[AGENT_POS] = OBS_STATE
-        for camera, size in self.perceived.sizes.items():
+        for camera, size in senses.sizes.items():
             name = f"{PIXELS}/{camera}"
             self.features[name] = PolicyFeature(FeatureType.VISUAL, (*size, 3))
             self.features_map[name] = key(f"images.{camera}")

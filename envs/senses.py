@@ -88,6 +88,16 @@ class Senses:
         return LANGUAGE_NAME in self.names
 
 
+def check_image_size(chosen: Sequence[str]) -> None:
+    """Raise ValueError, in one line, where `image_size=` is of no camera in `senses=`: of none without its own size."""
+    written = [str(each) for each in chosen]
+    cameras = [each for each in written if each.startswith(IMAGE_NAME_PREFIX)]
+    if not cameras:
+        raise Mistake("image_size: only with a camera among the senses, e.g. senses=[state,images.main]")
+    if all(":" in each for each in cameras):
+        raise Mistake(f"image_size: each camera of senses=[{','.join(written)}] has its own size; leave it out")
+
+
 def _apart(written: str, said: str) -> tuple[str, tuple[int, int] | None]:
     """A sense's name, and height and width of a camera that has its own: `images.front:96`, `images.front:48x64`."""
     name, colon, size = written.partition(":")

@@ -12,7 +12,7 @@ from policies.format import FORMAT, check_format
 from policies.words import WORDS
 from robot.perceiving import check_shapes, check_there, sized
 from worldmodel.mistakes import Mistake
-from worldmodel.senses import LANGUAGE_KEY, check_sides
+from worldmodel.senses import LANGUAGE_KEY, check_sides, is_image
 from worldmodel.settings import ModelConfig, PlannerConfig, TokenConfig
 
 ALIKE = 0.98  # the cosine of two sentences from which on they are one
@@ -112,10 +112,14 @@ class SemagramConfig(PreTrainedConfig):
             raise Mistake(f"policy: {ACTION} is missing among the features")
         check_sides(f"policy.image_size={self.image_size}", self.image_size)
         shapes = {key: feature.shape for key, feature in seen.items()}
+        said = bool(self.senses)
         self.senses = self.senses or sized(shapes, self.image_size)
         check_shapes(self.senses)
         if not self.action_size:  # a new policy: that of a checkpoint is known
             check_there(self.senses, shapes)
+            if self.image_size != SemagramConfig.image_size and (said or not any(map(is_image, self.senses))):
+                why = "policy.senses says each camera's size" if said else "no camera is there"
+                raise Mistake(f"policy.image_size={self.image_size}: {why}; leave it out")
         checked = [("action", action, self.action_size)]
         if OBS_STATE in self.senses and OBS_STATE in seen:
             checked.append(("state", seen[OBS_STATE], self.state_size))

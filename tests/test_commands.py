@@ -97,6 +97,11 @@ def test_help_imports_nothing_heavy(name):
         ("train", ["vision=large"], "vision: only with a camera among the senses, e.g. senses=[state,images.main]"),
         ("train", ["model.vision.patch=4"], "model.vision.patch: only with a camera among the senses"),
         ("bench", ["image_size=32"], "image_size: only with a camera among the senses"),
+        (
+            "train",
+            ["senses=[images.a:96,images.b:48x64]", "image_size=64"],
+            "image_size: each camera of senses=[images.a:96,images.b:48x64] has its own size; leave it out",
+        ),
         ("train", ["task=walker-wlak"], "no such task; close to it: walker-walk"),
         ("train", ["--multirun", "seed=1,2"], "--multirun: a command makes one run; semagram-bench makes many"),
         ("train", ["-m", "seed=1"], "-m: a command makes one run"),

@@ -71,11 +71,13 @@ def test_it_acts_from_lerobots_environment_as_semagrams_own_agent_from_ours(chec
         ("state", r"^senses=state: a list, e.g. "),
         ([f"{OVERHEAD}:"], rf"^senses=\[{OVERHEAD}:\]: {OVERHEAD}:: a whole number of pixels from 16 to 512, e.g. "),
         (["state:64"], r"^senses=\[state:64\]: state:64: only a camera has a size"),
+        (["state"], r"^image_size: only with a camera among the senses, e.g. "),
+        (["state", OVERHEAD], rf"^image_size: each camera of senses=\[state,{OVERHEAD}\] has its own size"),
     ],
 )
 def test_senses_that_cannot_be_are_refused_by_lerobots_environment_in_one_line(senses, line):
     with pytest.raises(ValueError, match=line):
-        SemagramEnv("so101-touch", state="joints", senses=senses)
+        SemagramEnv("so101-touch", state="joints", senses=senses, image_size=SIZE)
 
 
 @pytest.mark.parametrize("size", [(SIZE, SIZE), (24, 40)])
@@ -121,13 +123,14 @@ def fresh(cameras=(FRONT,), state=6, sentences=(), **keys):
     """A new policy for such a dataset, as LeRobot makes it."""
     seen = {key: PolicyFeature(FeatureType.VISUAL, (3, 48, 64)) for key in cameras}
     seen |= {STATE_KEY: PolicyFeature(FeatureType.STATE, (state,))} if state else {}
+    if FRONT in cameras and "senses" not in keys:
+        keys = {"image_size": SIZE} | keys
     model = ImitatorConfig(latent=16, group=4, width=32, bins=11, precision="fp32", token=TokenConfig(2, 2, 1))
     config = SemagramConfig(
         device="cpu",
         input_features=seen,
         output_features={"action": PolicyFeature(FeatureType.ACTION, (2,))},
         model=model,
-        image_size=SIZE,
         **keys,
     )
     meta = types.SimpleNamespace(tasks=types.SimpleNamespace(index=list(sentences)))
@@ -182,6 +185,21 @@ def test_a_new_policy_is_refused_a_sense_that_is_not_there(missing):
     new.input_features = new.input_features | {SIDE: depth}
     with pytest.raises(ValueError, match=rf"^policy.senses.{SIDE}: not there; .* perceive {STATE_KEY}, {FRONT}$"):
         new.validate_features()
+
+
+@pytest.mark.parametrize(
+    ("cameras", "keys", "why"),
+    [
+        ((FRONT,), {"senses": {FRONT: [24, 40, 3]}}, "policy.senses says each camera's size"),
+        ((), {}, "no camera is there"),
+    ],
+)
+def test_a_new_policy_is_refused_a_size_that_no_camera_takes(tmp_path, cameras, keys, why):
+    """But one that is trained keeps it beside its senses, and is itself again."""
+    with pytest.raises(ValueError, match=f"^policy.image_size={SIZE}: {why}; leave it out$"):
+        fresh(cameras, image_size=SIZE, **keys)
+    fresh().save_pretrained(tmp_path)
+    assert load(tmp_path).config.image_size == SIZE
 
 
 @pytest.mark.parametrize("pretrained", [False, True])
