@@ -203,6 +203,32 @@ def test_a_run_of_a_machine_with_more_cores_says_so_on_resuming(command, trained
     assert f"threads=100000: at most {os.cpu_count()}, the cores of this machine" in err
 
 
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [
+        (("seconds",), "seconds: missing"),
+        (("config", "noise"), "noise: missing; train again, or use the commit that made it"),
+        (("config", "learning", "rho"), "learning.rho: missing; train again"),
+        (("config", "task", "max_decisions"), "task.max_decisions: missing; train again"),
+        (("config", "planner"), "planner: missing; train again"),
+    ],
+)
+def test_a_run_that_lacks_a_setting_goes_on_with_no_default(command, trained, tmp_path, place, said):
+    run = shutil.copytree(trained, tmp_path / "run", symlinks=True)
+    checkpoint = (run / "checkpoints" / "last").resolve()
+    progress = node = json.loads((checkpoint / "progress.json").read_text())
+    *groups, name = place
+    for group in groups:
+        node = node[group]
+    del node[name]
+    resign(checkpoint, "progress.json", json.dumps(progress).encode())
+    before = contents(run)
+    code, out, err = command("train", f"resume={run}")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith(f"semagram: {checkpoint / 'progress.json'}: {said}")
+    assert contents(run) == before
+
+
 def contents(folder):
     """Every file's bytes."""
     return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}

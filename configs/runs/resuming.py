@@ -10,10 +10,21 @@ from configs.arguments import GROUPS
 from configs.runs.run_folder import RunFolder
 from configs.schema import TrainConfig
 from configs.strict import ConfigError, build
-from policies.checkpoint import newest, read_progress
+from policies.checkpoint import PROGRESS, newest, read_progress
 from policies.folders import FolderError
 
 RESUMABLE = ("steps", "threads", "video", "compile", "evaluation", "checkpoint", "device")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a run leaves beside each checkpoint: its config, the bytes of metrics.csv, the seconds spent training, and
+    the environment steps at the last evaluation."""
+
+    config: dict
+    metrics_bytes: int
+    seconds: float
+    evaluated: int
 
 
 @dataclass(frozen=True)
@@ -23,18 +34,24 @@ class Resumption:
     folder: RunFolder
     path: Path
     keys: dict
-    progress: dict
+    progress: Progress
 
     @classmethod
     def find(cls, folder: RunFolder, keys: dict, given: Collection[str]) -> "Resumption":
         """Of a run's folder, which is ours; of what the user set, `given` of `keys`, only RESUMABLE ones can differ.
 
-        Raises ConfigError for another key, FolderError for a folder that is damaged, of another format or whose
-        config.yaml is not its checkpoint's.
+        Raises ConfigError for another key, FolderError for a folder that is damaged, of another format, whose
+        config.yaml is not its checkpoint's, or whose checkpoint lacks a setting: the run may have had another than
+        today's default.
         """
         written, path = folder.config(), newest(folder.checkpoints)
-        progress = read_progress(path)
-        saved = _whole(progress["config"])
+        try:
+            progress = build(Progress, read_progress(path), whole=True)
+            saved = _whole(progress.config)
+            if lacking := [*_lacking(saved, progress.config)]:
+                raise ConfigError(f"{', '.join(lacking)}: missing; train again, or use the commit that made it")
+        except ConfigError as error:
+            raise FolderError(f"{path / PROGRESS}: {error}") from error
         fixed = {name: value for name, value in written.items() if name not in RESUMABLE}
         if other := [*_differences(saved, _whole(written), fixed)]:
             raise FolderError(f"{folder.path / 'config.yaml'}: not what {path} was made with ({'; '.join(other)})")
@@ -44,6 +61,15 @@ class Resumption:
 def _whole(keys: dict) -> dict:
     """A config with every key. Raises ConfigError."""
     return asdict(build(TrainConfig, keys))
+
+
+def _lacking(whole: dict, keys: dict, at: str = "") -> Iterator[str]:
+    """The settings that are not among `keys`, nested; None is none: what only another kind of task has."""
+    for name, value in whole.items():
+        if isinstance(value, dict) and isinstance(keys.get(name), dict):
+            yield from _lacking(value, keys[name], f"{at}{name}.")
+        elif value is not None and name not in keys:
+            yield f"{at}{name}"
 
 
 def _differences(one: dict, other: dict, names: dict, at: str = "") -> Iterator[str]:

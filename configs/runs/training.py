@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Collection
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from tqdm import tqdm
@@ -15,7 +15,7 @@ from configs.endings import SIGNALLED, Ended, say
 from configs.runs.assembly import Assembly
 from configs.runs.films import film
 from configs.runs.pace import measure
-from configs.runs.resuming import Resumption
+from configs.runs.resuming import Progress, Resumption
 from configs.runs.run_folder import RunFolder
 from configs.schema import TrainConfig
 from configs.strict import ConfigError, build
@@ -90,10 +90,8 @@ class Training:
         config, folder = build(TrainConfig, found.keys), found.folder
         parts = Assembly.begin(config)
         load_trainer(found.path, parts.trainer, say)
-        folder.rewind(int(found.progress["metrics_bytes"]))
-        run = cls(config, found.keys, parts, folder, lock)
-        run.seconds = float(found.progress["seconds"])
-        run.evaluated = int(found.progress["evaluated"])
+        folder.rewind(found.progress.metrics_bytes)
+        run = cls(config, found.keys, parts, folder, lock, found.progress.seconds, found.progress.evaluated)
         say(f"going on from {found.path}")
         if parts.trainer.env_steps >= config.steps:
             say(f"steps={config.steps}: it has {parts.trainer.env_steps} already, and is only evaluated again")
@@ -224,17 +222,12 @@ class Training:
         return planned, alone, agent
 
     def _save(self) -> None:
-        progress = {
-            "config": self.keys,
-            "metrics_bytes": self.folder.metrics_size(),
-            "seconds": self.seconds,
-            "evaluated": self.evaluated,
-        }
+        progress = Progress(self.keys, self.folder.metrics_size(), self.seconds, self.evaluated)
         save_checkpoint(
             self.folder.checkpoints,
             self.parts.identity(),
             self.parts.trainer,
-            progress,
+            asdict(progress),
             self.config.checkpoint.keep,
         )
         self.saved = self.parts.trainer.env_steps
