@@ -119,11 +119,11 @@ def test_progress_comes_back(toys, trained, tmp_path):
 
 
 def test_nothing_is_pickled(toys, trained, tmp_path):
-    for file in save(toys, trained, tmp_path).iterdir():
-        if file.suffix == ".json":
-            json.loads(file.read_bytes())
-        else:
-            read_tensors(file)
+    """Every file is JSON or tensors, by its name and by what is in it."""
+    reads = {".json": lambda file: json.loads(file.read_bytes()), ".safetensors": read_tensors}
+    files = [*save(toys, trained, tmp_path).iterdir()]
+    assert {file.suffix for file in files} == reads.keys()
+    assert all(isinstance(reads[file.suffix](file), dict) for file in files)
 
 
 @pytest.mark.parametrize("keep", [1, 2, 6])

@@ -515,7 +515,7 @@ def test_a_link_that_is_closed_while_it_connects_again_leaves_nothing_open(serve
     link.connect()
     server._current.close()
     until(lambda: link.poll() == [] and not link.connected())
-    reached.wait(WAIT_S)
+    assert reached.wait(WAIT_S)
     link.close()
     go.set()
     until(lambda: [sum(word in line for line in server.lines) for word in (": a robot", ": gone")] == [2, 2])
