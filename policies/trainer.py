@@ -12,8 +12,8 @@ from policies.agent import Agent
 from policies.episodes import RunningEpisodes
 from policies.folders import part
 from policies.settings import LoopConfig
+from worldmodel.batch import Batch
 from worldmodel.learner import UPDATE_METRICS, Learner
-from worldmodel.losses import Batch
 from worldmodel.replay import Replay
 from worldmodel.senses import STATE_KEY, is_image, mask
 from worldmodel.vision import shift

@@ -8,9 +8,10 @@ import math
 import pytest
 import torch
 
+from worldmodel.batch import Batch
 from worldmodel.encoder import Encoder
 from worldmodel.learner import Learner
-from worldmodel.losses import METRICS, UNLIKE, Batch, encode_with_dropout, loss, variance_loss, world_losses
+from worldmodel.losses import METRICS, UNLIKE, encode_with_dropout, loss, variance_loss, world_losses
 from worldmodel.senses import LANGUAGE_KEY, STATE_KEY, check, mask
 from worldmodel.settings import LearningConfig, VisionConfig
 from worldmodel.strict import build

@@ -10,8 +10,9 @@ from policies.serving.decider import Decider
 from policies.serving.messages import Question
 from policies.tokens import Tokens
 from worldmodel import twohot
+from worldmodel.batch import Batch
 from worldmodel.imagination import propose, score
-from worldmodel.losses import Batch, loss, targets
+from worldmodel.losses import loss, targets
 from worldmodel.planner import Memory, Planner
 from worldmodel.senses import STATE_KEY
 from worldmodel.settings import LearningConfig, PlannerConfig, TokenConfig

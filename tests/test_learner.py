@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from worldmodel.arithmetic import update_gflop
+from worldmodel.batch import Batch
 from worldmodel.flat import flatten, segment
 from worldmodel.learner import UPDATE_METRICS, Learner, LearningFault, width
-from worldmodel.losses import METRICS, Batch, loss
+from worldmodel.losses import METRICS, loss
 from worldmodel.senses import STATE_KEY
 from worldmodel.settings import LearningConfig
 

@@ -8,16 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from worldmodel.losses import (
-    METRICS,
-    UNLIKE,
-    Batch,
-    contrastive_loss,
-    loss,
-    variance_loss,
-    window_return,
-    world_losses,
-)
+from worldmodel.batch import Batch
+from worldmodel.losses import METRICS, UNLIKE, contrastive_loss, loss, variance_loss, window_return, world_losses
 from worldmodel.model import WorldModel
 from worldmodel.senses import IMAGE_KEY_PREFIX, STATE_KEY
 from worldmodel.settings import LearningConfig

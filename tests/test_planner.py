@@ -361,7 +361,7 @@ import functools, torch
 torch.compile = functools.partial(torch.compile, backend="aot_eager", fullgraph=True)
 from worldmodel.planner import Planner
 from worldmodel.learner import Learner
-from worldmodel.losses import Batch
+from worldmodel.batch import Batch
 from worldmodel.model import WorldModel
 from worldmodel.senses import STATE_KEY
 from worldmodel.settings import LearningConfig, ModelConfig, PlannerConfig

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 
 from policies.tokens import Tokens
 from worldmodel import twohot
+from worldmodel.batch import Batch
 from worldmodel.elites import common, fit_elites
 from worldmodel.imagination import prior_distance, propose
-from worldmodel.losses import Batch, bootstrap, loss
+from worldmodel.losses import bootstrap, loss
 from worldmodel.planner import Planner
 from worldmodel.senses import STATE_KEY
 from worldmodel.settings import LearningConfig, PlannerConfig, TokenConfig

@@ -7,8 +7,9 @@ from dataclasses import replace
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from worldmodel.batch import Batch
 from worldmodel.learner import Learner
-from worldmodel.losses import Batch, loss
+from worldmodel.losses import loss
 from worldmodel.planner import Planner
 from worldmodel.settings import PlannerConfig
 

@@ -8,9 +8,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from worldmodel.batch import Batch
 from worldmodel.encoder import sense_dropout_mask
 from worldmodel.flat import flatten, segment, views
-from worldmodel.losses import METRICS, Batch, loss
+from worldmodel.losses import METRICS, loss
 from worldmodel.model import WorldModel
 from worldmodel.settings import LearningConfig
 

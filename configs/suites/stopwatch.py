@@ -9,7 +9,7 @@ from configs.runs.assembly import Assembly
 from configs.schema import TrainConfig
 from policies.frame_stack import FrameStack
 from worldmodel.arithmetic import plan_gflop, update_gflop
-from worldmodel.losses import Batch
+from worldmodel.batch import Batch
 from worldmodel.planner import Memory
 from worldmodel.senses import STATE_KEY
 
