@@ -23,7 +23,7 @@ Keys, with their defaults:
   sentence=''              said in place of the task's own, where the checkpoint hears (senses=[...,language])
   randomise=off            mild or strong, and its ranges, for the SO-101's tasks: as in semagram-train
   planner.<key>=null       samples, policy_samples, elites, iterations, horizon, spread, min_spread, carry, together,
-                           anchor, temperature, indifference, depths, deadline_ms, replan_every, agreement, patience,
+                           anchor, temperature, indifference, deadline_ms, replan_every, agreement, patience,
                            budget (fixed or adaptive); null leaves the checkpoint's own setting
   device=cpu               cpu, cuda or auto
   threads=1                of the CPU

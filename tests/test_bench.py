@@ -352,9 +352,9 @@ def fixed(config):
 def test_what_is_passed_on_is_what_differs_from_the_defaults_and_all_that_is_free(tmp_path):
     assert fixed(BenchConfig(video=True)) == []
     changed = BenchConfig(
-        learning=LearningConfig(batch=7, rho=0.25), planner=PlannerConfig(depths=True), compile="false", seed_steps=9
+        learning=LearningConfig(batch=7, rho=0.25), planner=PlannerConfig(carry=0.25), compile="false", seed_steps=9
     )
-    assert fixed(changed) == ["learning.batch=7", "learning.rho=0.25", "planner.depths=true", "seed_steps=9"]
+    assert fixed(changed) == ["learning.batch=7", "learning.rho=0.25", "planner.carry=0.25", "seed_steps=9"]
     free = [key for key in settings(changed) if key not in fixed(changed)]
     assert {"device='cpu'", "threads=1", "compile='false'", "video=false", "evaluation.episodes=10"} < set(free)
     (tmp_path / "checkpoints" / "000000100").mkdir(parents=True)

@@ -236,7 +236,7 @@ def test_a_checkpoint_of_another_kind_is_refused(toys, trained, tmp_path):
         ("planner.horizon", 5.5, "planner.horizon=5.5: a whole number"),
         ("planner.horizon", 5.0, "planner.horizon=5.0: a whole number"),
         ("planner.patience", True, "planner.patience=True: a whole number"),
-        ("planner.depths", 1, "planner.depths=1: true or false"),
+        ("model.token.joined", 1, "model.token.joined=1: true or false"),
         ("planner.spread", "0.5", "planner.spread=0.5: a number"),
         ("planner.spread", 10**400, "planner.spread=1"),
         ("planner.budget", None, "planner.budget=None: text"),

@@ -152,7 +152,7 @@ def test_what_is_not_chosen_is_not_learned(toys, model):
 def test_the_value_at_a_sentences_end_is_of_a_token_that_goes_on_from_it(model):
     z, start = model.encode(seen(4)), uniform(4, 2)
     tokens = propose(model, z, torch.zeros(2, 4, 1, 6), model.codes, start)
-    found = score(model, z, tokens, torch.tensor([0.9]), depths=False)[:, 0]
+    found = score(model, z, tokens, torch.tensor([0.9]))[:, 0]
     total, factor = torch.zeros(4), torch.ones(4)
     for token in tokens[:, :, 0]:
         imagined = model.step(z, token)

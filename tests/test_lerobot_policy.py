@@ -203,7 +203,7 @@ def test_a_policy_that_moves_plans_where_it_is(checkpoint):
     z = torch.zeros(3, policy.config.model.latent, device="meta")
     sentences = torch.zeros(2, 3, 5, policy.model.token_size, device="meta")
     assert planner.discounts.device == policy.model.device == z.device
-    assert score(policy.model, z, sentences, planner.discounts, depths=False).shape == (3, 5)
+    assert score(policy.model, z, sentences, planner.discounts).shape == (3, 5)
 
 
 def test_actions_that_were_not_normalised_are_refused(checkpoint):

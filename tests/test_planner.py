@@ -100,7 +100,7 @@ def test_it_finds_what_the_policy_alone_does_not(bowl):
     plan = Planner(model, [0.9], config).plan(origin(), None, seeded())
     assert (plan.tokens[0, 0] - BEST).abs().max() < 0.05
     sentences = torch.stack([plan.tokens, torch.zeros_like(plan.tokens)], 2)
-    planned, alone = score(model, torch.zeros(1, 2), sentences, torch.tensor([0.9]), True)[0]
+    planned, alone = score(model, torch.zeros(1, 2), sentences, torch.tensor([0.9]))[0]
     assert planned > alone + 0.05
 
 
@@ -121,7 +121,7 @@ def test_an_anchor_holds_a_plan_to_the_policy(bowl):
         config = dataclasses.replace(CONFIG, samples=256, anchor=anchor, min_spread=0.001)
         plan = Planner(model, [0.9], config).plan(origin(), None, seeded())
         away = (plan.elites - home).square().sum((0, 3))
-        returns = score(model, torch.zeros(1, 2), plan.elites, torch.tensor([0.9]), config.depths)
+        returns = score(model, torch.zeros(1, 2), plan.elites, torch.tensor([0.9]))
         torch.testing.assert_close(plan.returns, returns - anchor * away, rtol=0, atol=1e-4 * (1 + anchor))
         distance.append(float((plan.tokens - home[:, :, 0]).norm()))
     assert distance == sorted(distance, reverse=True)
@@ -152,27 +152,23 @@ def test_refitted_candidates_have_the_elites_covariance_as_far_as_they_are_drawn
     assert (joint > 0.2) == (together > 0)
 
 
-@pytest.mark.parametrize("depths", [True, False])
-def test_a_score_is_the_sum_written_out(bowl, depths):
+def test_a_score_is_the_sum_written_out(bowl):
     g, horizon, discount = 0.9, 3, 0.9 / (1 + torch.exp(torch.tensor(-20.0)))
     model = bowl()
     tokens = torch.rand(horizon, 2, 4, 2, generator=seeded()) * 2 - 1
     z = torch.randn(2, 2, generator=seeded(1))
-    got = score(model, z, tokens, torch.tensor([g]), depths)
+    got = score(model, z, tokens, torch.tensor([g]))
 
     def distance(place):
         return -(place - 0.5 * BEST).square().sum(-1)
 
     for b in range(2):
         for n in range(4):
-            place, earned, sums = z[b], 0.0, []
+            place, want = z[b], 0.0
             for t in range(horizon):
-                w = tokens[t, b, n]
-                sums.append(earned + discount**t * distance(place + 0.5 * w))  # the value of w from there
-                place = place + 0.5 * w
-                earned = earned + discount**t * distance(place)
-            sums.append(earned + discount**horizon * distance(place))  # the policy stays
-            want = torch.stack(sums).mean() if depths else sums[-1]
+                place = place + 0.5 * tokens[t, b, n]
+                want = want + discount**t * distance(place)
+            want = want + discount**horizon * distance(place)  # the value where it ends: the policy stays
             assert float(got[b, n]) == pytest.approx(float(want), abs=1e-4)
 
 

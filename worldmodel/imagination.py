@@ -7,7 +7,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from worldmodel import twohot
 from worldmodel.elites import Elites, fit_elites
 from worldmodel.model import WorldModel
 from worldmodel.settings import PlannerConfig
@@ -43,26 +42,19 @@ def score(
     z: Float[Tensor, "B D"],
     tokens: Float[Tensor, "T B N W"],
     discounts: Float[Tensor, " n"],
-    depths: bool,
 ) -> Float[Tensor, "B N"]:
-    """Return of each sentence. With `depths`, the mean over k = 0..T of: k imagined rewards, then a value.
-
-    The mean over depths weighs the value at each depth the same, so that no single bad one can win.
-    """
+    """Return of each sentence: its imagined rewards, and the value at its end."""
     horizon, size, count, _ = tokens.shape
     z = z.repeat_interleave(count, 0)
-    total = torch.zeros(len(z), device=z.device)
-    earned, factor = torch.zeros_like(total), torch.ones_like(total)
+    total, factor = torch.zeros(len(z), device=z.device), torch.ones(len(z), device=z.device)
     for t in range(horizon):
         w = tokens[t].flatten(0, 1)
-        if depths:
-            total = total + earned + factor * twohot.mean(model.value(z, w)).mean(0)
         imagined = model.step(z, w)
-        earned = earned + factor * imagined.reward
+        total = total + factor * imagined.reward
         factor = factor * model.token_discount(w, discounts) * torch.sigmoid(imagined.continue_logit)
         z = imagined.latent
-    total = total + earned + factor * model.greedy_token(z, model.ends(w))[1]
-    return (total / (horizon + 1) if depths else total).view(size, count)
+    total = total + factor * model.greedy_token(z, model.ends(w))[1]
+    return total.view(size, count)
 
 
 def foresee(
@@ -98,7 +90,7 @@ def refine(
 
     `modes`: the policy's own sentence of each of n kinds, which `anchor` holds them to.
     """
-    fresh_returns = score(model, z, fresh, discounts, config.depths)
+    fresh_returns = score(model, z, fresh, discounts)
     if config.anchor:
         fresh_returns = fresh_returns - config.anchor * prior_distance(fresh, modes, model.points)
     returns = torch.cat([kept_returns, fresh_returns], 1)

@@ -171,11 +171,11 @@ class PlannerConfig:
 
     Elites are weighted by exp(return / (`temperature` x their spread)); differences in return below `indifference`
     count for little, so that where the model sees nothing to choose the plan stays broad, and explores. A sentence of
-    `horizon` tokens is scored by its imagined rewards and the value at its end; with `depths`, by the mean of that over
-    every shorter horizon too. Refitted candidates are drawn number by number with the elites' deviations, or, for the
-    share `together` of their variance, with the elites' covariance over the whole sentence. That covariance is not
-    bounded by `min_spread` and `spread`, which are of single numbers: elites that agree draw nothing new together, and
-    the least deviation is sqrt(1 - `together`) x `min_spread`, none at `together` = 1.
+    `horizon` tokens is scored by its imagined rewards and the value at its end. Refitted candidates are drawn number
+    by number with the elites' deviations, or, for the share `together` of their variance, with the elites' covariance
+    over the whole sentence. That covariance is not bounded by `min_spread` and `spread`, which are of single numbers:
+    elites that agree draw nothing new together, and the least deviation is sqrt(1 - `together`) x `min_spread`, none
+    at `together` = 1.
 
     A sentence loses `anchor` times its squared distance from the policy's own, summed over all its points, in the unit
     of the reward: what it gains by going far must be more than the value's errors there. Everything here that speaks of
@@ -203,7 +203,6 @@ class PlannerConfig:
     anchor: float = 0.0
     temperature: float = 0.5
     indifference: float = 0.1
-    depths: bool = False
     deadline_ms: float = 0.0
     replan_every: int = 0
     budget: str = "fixed"
