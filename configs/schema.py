@@ -82,7 +82,7 @@ class TrainConfig(LoopConfig, AgentConfig):
         if self.model.token.joined and self.task.control == ABSOLUTE:
             raise Mistake(f"task.control={ABSOLUTE}: {TIED} with model.token.joined=true, since a curve begins at 0")
         kept = self.replay.room(bool(self.perceived.cameras))
-        window = self.learning.horizon * max(self.model.token.lengths)
+        window = self.learning.horizon * self.model.token.length
         if kept // self.envs <= window:
             name = "capacity" if kept == self.replay.capacity else "frames"
             least = f"at least {(window + 1) * self.envs}, {window + 1} for each of envs={self.envs}"

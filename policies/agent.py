@@ -7,11 +7,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from policies.curves import Curve
 from policies.decision import Decision, Spent
 from policies.folders import part
 from policies.frame_stack import FrameStack
 from policies.noise import Noise
-from policies.tokens import Tokens
 from policies.words import WORDS, recognised
 from worldmodel.mistakes import Mistake
 from worldmodel.model import WorldModel
@@ -30,7 +30,7 @@ class Agent:
     def __init__(
         self,
         model: WorldModel,
-        tokens: Tokens,
+        curve: Curve,
         planner: Planner | None,
         generator: torch.Generator,
         explore: str = "",
@@ -46,19 +46,17 @@ class Agent:
         `heard` (K, T): the sentences of the training, as which others are recognised. Raises ValueError for more steps
         than a plan has.
         """
-        self.model, self.tokens, self.planner = model, tokens, planner
+        self.model, self.curve, self.planner = model, curve, planner
         self.generator, self.noise = generator, Noise(explore, generator) if explore else None
-        shortest, longest = (int(find()) for find in (tokens.lengths.min, tokens.lengths.max))
-        known = shortest * (planner.config.horizon if planner else 1)
+        known = curve.length * (planner.config.horizon if planner else 1)
         if every > known and planner:
             raise Mistake(f"planner.replan_every={every}: at most {known}, the control steps of a plan")
         self.heard = heard
-        self.every = every
-        self.most = every or longest  # control steps between two decisions, at most
-        self.ahead = -(-self.most // shortest)  # tokens that may be executed before the next decision
+        self.most = every or curve.length  # control steps between two decisions, at most
+        self.ahead = -(-self.most // curve.length)  # tokens that may be executed before the next decision
         self.spread = 0.0
         self.spent = Spent()
-        self.planned_tokens: list[Tensor | None] = []  # (W,), chosen by the planner in the last `act`, where it did
+        self.planned_tokens: list[Tensor | None] = []  # (P,), chosen by the planner in the last `act`, where it did
         self.forget()
 
     @classmethod
@@ -77,9 +75,9 @@ class Agent:
         `step_discount`: of one control step. `sentences`: those of the training.
         """
         token = model.config.token
-        tokens = Tokens.of(token, model.action_size)
-        planner = Planner(model, token.discounts(step_discount), config, compiled) if planned else None
-        return cls(model, tokens, planner, generator, every=config.replan_every, heard=WORDS.known(sentences))
+        curve = Curve.of_token(token, model.action_size)
+        planner = Planner(model, token.discount(step_discount), config, compiled) if planned else None
+        return cls(model, curve, planner, generator, every=config.replan_every, heard=WORDS.known(sentences))
 
     def forget(self) -> None:
         """Begin anew, with any number of environments."""
@@ -167,7 +165,7 @@ class Agent:
         if self.planner is None:
             words, _ = self.model.greedy_token(self.model.encode(observation), self.reached.to(self.model.device))
             whole = sentences = words.cpu().unsqueeze(0)
-            until = self._until(sentences).minimum(self._lengths(sentences))
+            until = torch.full((count,), min(self.most, self.curve.length))
             by_policy = torch.ones_like(due)
         else:
             plan = self.plan = self.planner.plan(observation, self.memory, self.generator, deadline, self.reached)
@@ -176,18 +174,18 @@ class Agent:
             self.spread = float(plan.spread[0].mean())
             self.spent.imagined += int(plan.imagined[due].sum())
             self.planned_tokens = [whole[0, i] if due[i] else None for i in range(count)]
-            until = self._until(sentences)
-            until = torch.where(by_policy, until.minimum(self._lengths(sentences)), until)
-            later = self.tokens.advance(whole, until).to(plan.tokens.device)
+            until = torch.full((count,), self.most)
+            until = torch.where(by_policy, until.clamp(max=self.curve.length), until)
+            later = self.curve.advance_each(whole, until).to(plan.tokens.device)
             self.memory = Memory(later, ~by_policy.to(later.device)).where(due, self.memory)
             self._note(plan.latent, whole[0], until, due)
         # A mean of bounded tokens, or of control points, can be an ulp out of bounds.
-        actions = self.tokens.decode(sentences, self.most).clamp(-1, 1)
+        actions = self.curve.actions(sentences, self.most).clamp(-1, 1)
         self.actions = torch.where(due[:, None, None], actions, self.actions)
         self.until = torch.where(due, until, self.until)
-        if self.model.shared:  # all are of one length, but not all are followed for as long
+        if self.model.shared:  # not all are followed for as long
             for steps in until[due].unique().tolist():
-                ends = self.tokens.curves[0].at(sentences, steps).clamp(-1, 1)
+                ends = self.curve.at(sentences, steps).clamp(-1, 1)
                 self.reached = torch.where((due & (until == steps))[:, None], ends, self.reached)
         self.at[due] = 0
         self.spent.decisions += int(due.sum())
@@ -199,12 +197,12 @@ class Agent:
         """Have nothing decided yet, in `count` environments."""
         self.memory = None
         self.at, self.until = torch.zeros(2, count, dtype=torch.long)
-        self.actions = torch.zeros(count, self.most, self.tokens.action_size)
+        self.actions = torch.zeros(count, self.most, self.curve.action_size)
         self.reached = torch.zeros(count, self.model.shared)
         if self.promises is not None:
             self.promises.forget(torch.ones(count, dtype=torch.bool))
 
-    def _kept(self, plan: Plan, due: Bool[Tensor, " B"]) -> tuple[Float[Tensor, "T B W"], Bool[Tensor, " B"]]:
+    def _kept(self, plan: Plan, due: Bool[Tensor, " B"]) -> tuple[Float[Tensor, "T B P"], Bool[Tensor, " B"]]:
         """The plan's sentences, and where they do not keep what plans before promised: there the policy's token is
         first."""
         tokens, broken = plan.tokens.cpu(), torch.zeros_like(due)
@@ -215,19 +213,10 @@ class Agent:
             tokens = torch.cat([torch.where(broken[:, None], words.cpu(), tokens[0]).unsqueeze(0), tokens[1:]])
         return tokens, broken
 
-    def _lengths(self, sentences: Float[Tensor, "T B W"]) -> Int[Tensor, " B"]:
-        """Control steps of each sentence's first token."""
-        return self.tokens.lengths[self.tokens.kind(sentences[0])]
-
-    def _until(self, sentences: Float[Tensor, "T B W"]) -> Int[Tensor, " B"]:
-        """Control steps to the next decision."""
-        lengths = self._lengths(sentences)
-        return torch.full_like(lengths, self.every) if self.every else lengths
-
     def _note(
         self,
         z: Float[Tensor, "B D"],
-        word: Float[Tensor, "B W"],
+        word: Float[Tensor, "B P"],
         steps: Int[Tensor, " B"],
         due: Bool[Tensor, " B"],
     ) -> None:
@@ -235,19 +224,18 @@ class Agent:
         share of its time."""
         if self.promises is None:
             return
-        share = steps / self._lengths(word.unsqueeze(0))
+        share = steps / self.curve.length
         reward, keep = self.planner.foresee(z, word.to(z.device))
         self.promises.note(reward.cpu() * share, keep.cpu() ** share, steps.float(), due)
 
-    def _explored(self, plan: Plan) -> Float[Tensor, "T B W"]:
+    def _explored(self, plan: Plan) -> Float[Tensor, "T B P"]:
         """An elite of each plan, drawn by its weight, with noise of the plan's own spread."""
         drawn = torch.multinomial(plan.weights.cpu(), 1, generator=self.generator)[:, 0]
         elite = plan.elites[: self.ahead].cpu()[:, torch.arange(len(drawn)), drawn]
         spread = plan.spread[: self.ahead].cpu()
         noise = torch.stack([self.noise.draw(*each.shape) for each in spread])
-        points, kind = elite.split([self.tokens.points, self.tokens.size - self.tokens.points], -1)
-        points = (points + spread * noise).clamp(-1, 1)
-        return torch.cat([self.model.before(points, self.reached), points[..., self.model.shared :], kind], -1)
+        points = (elite + spread * noise).clamp(-1, 1)
+        return self.model.token(points, self.model.before(points, self.reached))
 
     def state_dict(self) -> dict[str, Tensor]:
         """What the next action depends on, beside the model."""

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from policies import lerobot_files
+from policies.curves import Curve
 from policies.files import replacing, sync
 from policies.folders import MANIFEST, FolderError, check_folder, clear_aside, read_tensors, write_folder
 from policies.format import FORMAT, UNNUMBERED, check_format
 from policies.revision import commit
-from policies.tokens import Tokens
 from policies.trainer import Trainer
 from worldmodel.mistakes import Mistake
 from worldmodel.model import WorldModel
@@ -177,8 +177,8 @@ def _own_settings(path: Path, made: str) -> dict:
 
 def load_model(path: Path, identity: Identity) -> WorldModel:
     """The model of a checkpoint, for acting. Raises FolderError if its tensors do not fit its settings."""
-    tokens = Tokens.of(identity.model.token, identity.action_size)
-    model = WorldModel(identity.senses, tokens.points, identity.model, tokens.forms)
+    curve = Curve.of_token(identity.model.token, identity.action_size)
+    model = WorldModel(identity.senses, curve.size, identity.model)
     load_into(model, path)
     return model
 

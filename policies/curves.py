@@ -4,10 +4,11 @@ from dataclasses import dataclass
 from functools import cache
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from policies.splines import design, ends, midpoints
+from worldmodel.settings import TokenConfig
 
 
 def basis(length: int, knots: int, degree: int) -> Float[Tensor, "L K"]:
@@ -41,15 +42,15 @@ class Curve:
         weights = basis(length, knots, degree)
         return cls(length, knots, degree, action_size, weights, torch.linalg.pinv(weights))
 
+    @classmethod
+    def of_token(cls, token: TokenConfig, action_size: int) -> "Curve":
+        """The curve of a token with these settings."""
+        return cls.of(token.length, token.knots, token.degree, action_size)
+
     @property
     def size(self) -> int:
         """P, the numbers in a token's points."""
         return self.knots * self.action_size
-
-    @property
-    def form(self) -> Float[Tensor, "P P"]:
-        """The projection from any points to the smallest ones that stand for the same motion; none where K <= L."""
-        return torch.kron(self.inverse @ self.weights, torch.eye(self.action_size))
 
     def decode(self, points: Float[Tensor, "*B P"]) -> Float[Tensor, "*B L A"]:
         """Actions along the curve."""
@@ -58,6 +59,11 @@ class Curve:
     def encode(self, actions: Float[Tensor, "*B L A"]) -> Float[Tensor, "*B P"]:
         """Control points of the least-squares curve through the actions, clamped to [-1, 1]."""
         return (self.inverse @ actions).clamp(-1, 1).flatten(-2)
+
+    def actions(self, sentence: Float[Tensor, "T *B P"], steps: int) -> Float[Tensor, "*B N A"]:
+        """The first N = `steps` actions of a sentence; beyond its end its last action is held."""
+        known = self._unrolled(sentence)[..., :steps, :]
+        return torch.cat([known, known[..., -1:, :].expand(*known.shape[:-2], steps - known.shape[-2], -1)], -2)
 
     def at(self, sentence: Float[Tensor, "T *B P"], steps: int) -> Float[Tensor, "*B A"]:
         """Where the curves are after so many control steps: halfway between the action of the last and of the next."""
@@ -74,7 +80,17 @@ class Curve:
         tokens, rest = divmod(steps, self.length)
         if rest == 0:
             return torch.cat([sentence[tokens:], sentence[-1:].expand(min(tokens, len(sentence)), *sentence.shape[1:])])
-        actions = self.decode(sentence).movedim(0, -3).flatten(-3, -2)  # (*B, T L, A)
-        held = actions[..., -1:, :].expand(*actions.shape[:-2], steps, -1)
-        later = torch.cat([actions, held], -2)[..., steps:, :]
+        later = self.actions(sentence, len(sentence) * self.length + steps)[..., steps:, :]
         return self.encode(later.unflatten(-2, (len(sentence), self.length)).movedim(-3, 0))
+
+    def advance_each(self, sentences: Float[Tensor, "T B P"], steps: Int[Tensor, " B"]) -> Float[Tensor, "T B P"]:
+        """Each of B sentences as it stands so many control steps later."""
+        later = sentences.clone()
+        for count in steps.unique().tolist():
+            chosen = steps == count
+            later[:, chosen] = self.advance(sentences[:, chosen], count)
+        return later
+
+    def _unrolled(self, sentence: Float[Tensor, "T *B P"]) -> Float[Tensor, "*B N A"]:
+        """All N = T L actions of a sentence."""
+        return self.decode(sentence).movedim(0, -3).flatten(-3, -2)

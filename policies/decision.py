@@ -23,18 +23,18 @@ class Spent:
 
 @dataclass(frozen=True)
 class Decision:
-    """For each of B environments: the `sentences` (T, B, W) that were decided, of the policy alone T = 1, their first
+    """For each of B environments: the `sentences` (T, B, P) that were decided, of the policy alone T = 1, their first
     `actions` (B, N, A), and for how many control steps (`until`, (B,)) they are followed, at most N.
 
     `by_policy` (B,): where the policy decided: everywhere without a planner, with one where it stands in for plans that
     did not pay (`worldmodel.promises`). Of such a sentence the first token is the policy's, and the rest nobody's.
     """
 
-    sentences: Float[Tensor, "T B W"]
+    sentences: Float[Tensor, "T B P"]
     actions: Float[Tensor, "B N A"]
     until: Int[Tensor, " B"]
     by_policy: Bool[Tensor, " B"]
 
-    def sentence(self, of: int) -> Float[Tensor, "T W"]:
+    def sentence(self, of: int) -> Float[Tensor, "T P"]:
         """What was decided in one environment: a plan's tokens, or the policy's one."""
         return self.sentences[: 1 if self.by_policy[of] else None, of]

@@ -10,13 +10,12 @@ from worldmodel.planner import Plan
 FLOOR = 0.02  # the deviation, of a range of 2, below which nothing is held to be known
 
 
-def planned(plan: Plan, points: int, at: int = 0) -> Manifold:
+def planned(plan: Plan, at: int = 0) -> Manifold:
     """Token number `at` of B plans, (B, P): N(mean, U^T U + FLOOR^2), mean and covariance those of the plan's elites.
 
-    `points`: P, the numbers in a token's points. The elites are those of the kind that has the most weight, so that
-    U (B, E, P) has one row for each.
+    U (B, E, P) has one row for each elite.
     """
-    mean, ways, _ = common(plan.elites[at : at + 1].double(), plan.weights.double(), points)
+    mean, ways = common(plan.elites[at : at + 1].double(), plan.weights.double())
     return Manifold.of(mean[0], ways[0].mT, torch.full_like(mean[0], FLOOR**2))
 
 

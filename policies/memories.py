@@ -52,7 +52,7 @@ class Memories:
 
 
 @torch.no_grad()
-def imagined(model: WorldModel, latent: Float[Tensor, " D"], sentence: Float[Tensor, "T W"]) -> Float[Tensor, "T D"]:
+def imagined(model: WorldModel, latent: Float[Tensor, " D"], sentence: Float[Tensor, "T P"]) -> Float[Tensor, "T D"]:
     """The latents that are expected from this one on, at the end of each token of a sentence."""
     z, latents = latent.unsqueeze(0), []
     for token in sentence.to(z.device):

@@ -53,9 +53,9 @@ class Trainer:
         step_discount: float,
     ):
         self.learner, self.agent, self.replay, self.config = learner, agent, replay, config
-        self.tokens, self.generator = agent.tokens, agent.generator
+        self.curve, self.generator = agent.curve, agent.generator
         self.action_repeat, self.step_discount = action_repeat, step_discount
-        self.running = RunningEpisodes(env, self.tokens.action_size, config)
+        self.running = RunningEpisodes(env, self.curve.action_size, config)
         self.steps = 0  # control steps, over all environments
         self.metrics = torch.full((len(UPDATE_METRICS),), torch.nan)
 
@@ -112,7 +112,7 @@ class Trainer:
         driving = experts.driving(episode)
         if self.steps < self.config.seed_steps or driving.all():
             self.agent.watch(observation)
-            normal = self.agent.noise.draw(self.count, self.tokens.action_size)
+            normal = self.agent.noise.draw(self.count, self.curve.action_size)
             action, planned_tokens = torch.erf(normal / math.sqrt(2)), [None] * self.count  # uniform in [-1, 1]
         else:
             action = self.agent.act(observation, torch.from_numpy(~driving))
@@ -142,31 +142,27 @@ class Trainer:
         """The updates that the steps so far allow: none while seeding, then all that seeding saved up."""
         if self.steps < self.config.seed_steps:
             return
-        per_step = self.learner.config.updates_per_decision / self.tokens.curves[0].length
+        per_step = self.learner.config.updates_per_decision / self.curve.length
         for _ in range(int(self.steps * per_step) - self.learner.updates):
             self.metrics = self.learner.update(self._draw().to(self.learner.model.device), self.generator)
 
     def _draw(self) -> Batch:
-        """A batch of windows: of tokens of each length equally many, or one more."""
-        config, kinds = self.learner.config, len(self.tokens.curves)
-        batches = []
-        for kind, curve in enumerate(self.tokens.curves):
-            sizes = (config.batch + kind) // kinds, config.horizon, curve.length
-            batches.append(self._batch(sample_windows(self.replay, *sizes, self.generator, config.demonstrated), kind))
-        return Batch.joined(batches)
+        """A batch of windows of the replay."""
+        config = self.learner.config
+        windows = config.batch, config.horizon, self.curve.length
+        return self._batch(sample_windows(self.replay, *windows, self.generator, config.demonstrated))
 
-    def _batch(self, window: Window, kind: int) -> Batch:
+    def _batch(self, window: Window) -> Batch:
         """Steps to tokens: control points, reward discounted over the token, whether the episode goes on."""
-        discount = self.step_discount ** torch.arange(self.tokens.curves[kind].length)
-        token = self.tokens.encode(window.action, kind)
-        was_planned = window.was_planned & (self.tokens.kind(window.planned_token) == kind)
+        discount = self.step_discount ** torch.arange(self.curve.length)
+        token = self.curve.encode(window.action)
         return Batch(
             seen=self.learner.model.prepare({key: self._augmented(key, value) for key, value in window.seen.items()}),
             token=token,
             reward=(window.reward * discount).sum(-1),
             continues=1 - window.terminated.float(),
             valid=window.valid.float(),
-            planned_token=torch.where(was_planned.unsqueeze(1), window.planned_token, token[0]),
+            planned_token=torch.where(window.was_planned.unsqueeze(1), window.planned_token, token[0]),
             demonstrated=window.demonstrated.float(),
         )
 

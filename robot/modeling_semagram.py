@@ -12,9 +12,9 @@ from torch import Tensor
 
 from policies.agent import Agent
 from policies.checkpoint import CONFIG, MODEL, load_into, made_by, read_unsigned
+from policies.curves import Curve
 from policies.files import replace_file
 from policies.folders import MANIFEST, manifest, tensor_bytes
-from policies.tokens import Tokens
 from policies.words import recognised
 from robot.configuration_semagram import SemagramConfig
 from robot.perceiving import at_moments, perceived, unlike
@@ -46,9 +46,9 @@ class SemagramPolicy(PreTrainedPolicy):
         super().__init__(config)
         config.validate_features()
         config.hear(() if dataset_meta is None or dataset_meta.tasks is None else dataset_meta.tasks.index)
-        self.tokens = Tokens.of(config.model.token, config.action_size)
+        self.curve = Curve.of_token(config.model.token, config.action_size)
         senses = {key: tuple(shape) for key, shape in config.senses.items()}
-        self.model = WorldModel(senses, self.tokens.points, config.model, self.tokens.forms)
+        self.model = WorldModel(senses, self.curve.size, config.model)
         self._missed: set[str] = set()
         self._blind: dict[str, Tensor] = {}  # for how many steps, or chunks, each robot has seen nothing
         if dataset_stats and OBS_STATE in dataset_stats and OBS_STATE in senses:
@@ -136,8 +136,6 @@ class SemagramPolicy(PreTrainedPolicy):
         `observation_delta_indices`, and `action` (B, H L, A) in [-1, 1], each with its `_is_pad`, True beyond the ends
         of an episode; `task`, B strings. Raises ValueError for another size or range.
         """
-        if len(self.tokens.curves) > 1:
-            raise Mistake("policy.model.token.shorter: recordings are learned in tokens of one length; leave it out")
         if self.training and (self.config.planned or self.config.task):
             self.config.planned, self.config.task = False, {}
             self.config.model = replace(self.config.model, token=replace(self.config.model.token, joined=False))
@@ -160,7 +158,7 @@ class SemagramPolicy(PreTrainedPolicy):
         windows = Windows(
             seen=seen,
             keep=self._kept(seen),
-            token=self.tokens.encode(actions.cpu(), kind=0).to(actions.device).movedim(1, 0),
+            token=self.curve.encode(actions.cpu()).to(actions.device).movedim(1, 0),
             whole=here.movedim(1, 0).float(),
             followed=(here & there).movedim(1, 0).float(),
         )

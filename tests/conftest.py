@@ -80,12 +80,12 @@ def slides(*limits: int | None, memory: bool = False) -> gymnasium.vector.SyncVe
     )
 
 
-def token_settings(length: int, *shorter: int):
-    """A token of `length` steps: an action, a straight line or a parabola; and of shorter lengths, if any."""
+def token_settings(length: int):
+    """A token of `length` steps: an action, a straight line or a parabola."""
     from worldmodel.settings import TokenConfig
 
     knots = {1: 1, 2: 2, 4: 3}[length]
-    return TokenConfig(length, knots, knots - 1, shorter)
+    return TokenConfig(length, knots, knots - 1)
 
 
 def tiny_config(**changes):
@@ -95,14 +95,14 @@ def tiny_config(**changes):
     return ModelConfig(**{"latent": 16, "group": 4, "width": 16, "bins": 11, "precision": "fp32"} | changes)
 
 
-def tiny_model(senses: int | dict = 3, points: int = 2, seed: int = 0, forms: torch.Tensor | None = None, **changes):
+def tiny_model(senses: int | dict = 3, points: int = 2, seed: int = 0, **changes):
     """A model of these senses (or so large a state) with no head still at zero; its normaliser has seen something."""
     from worldmodel.model import WorldModel
 
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         shapes = {"observation.state": (senses,)} if isinstance(senses, int) else senses
-        model = WorldModel(shapes, points, tiny_config(**changes), forms)
+        model = WorldModel(shapes, points, tiny_config(**changes))
         for p in model.parameters():
             if not p.detach().any():
                 torch.nn.init.normal_(p, std=0.1)
@@ -128,29 +128,29 @@ def trainer(
     """
     from configs.runs.assembly import senses_of
     from policies.agent import Agent
+    from policies.curves import Curve
     from policies.settings import LoopConfig
-    from policies.tokens import Tokens
     from policies.trainer import Trainer
     from worldmodel.learner import Learner
     from worldmodel.planner import Planner
     from worldmodel.replay import Replay
     from worldmodel.settings import LearningConfig, PlannerConfig
 
-    token = token_settings(*((length,) if isinstance(length, int) else length))
-    tokens = Tokens.of(token, env.single_action_space.shape[0])
+    token = token_settings(length)
+    curve = Curve.of_token(token, env.single_action_space.shape[0])
     senses = senses_of(env.single_observation_space)
     sizes = {"token": token, "precision": precision} | ({"vision": vision} if vision else {})
-    model = tiny_model(senses, tokens.points, weights, tokens.forms, **sizes)
+    model = tiny_model(senses, curve.size, weights, **sizes)
     learning = LearningConfig(**{"batch": 8, "updates_per_decision": 0.5} | changes)
     planning = PlannerConfig(samples=8, policy_samples=2, elites=4, iterations=2, horizon=2, budget="fixed")
     generator = torch.Generator().manual_seed(1)
-    discounts = [0.9**n for n in token.lengths]
-    planner = Planner(model, discounts, planning)
-    agent = Agent(model, tokens, planner, generator, explore="pink")
+    discount = token.discount(0.9)
+    planner = Planner(model, discount, planning)
+    agent = Agent(model, curve, planner, generator, explore="pink")
     lags = model.config.vision.lags
-    replay = Replay(capacity, env.num_envs, senses, env.single_action_space.shape[0], tokens.size, lags)
+    replay = Replay(capacity, env.num_envs, senses, env.single_action_space.shape[0], curve.size, lags)
     settings = LoopConfig(**{"steps": 1000, "seed_steps": 8, "seed": 1} | (loop or {}))
-    learner = Learner(model, discounts, learning)
+    learner = Learner(model, discount, learning)
     return Trainer(env, learner, agent, replay, settings, 2, 0.9)
 
 
@@ -163,7 +163,7 @@ def identity(of):
     return Identity(
         {"name": "slide"},
         model.senses,
-        of.tokens.action_size,
+        of.curve.action_size,
         of.step_discount,
         of.env_steps,
         model.config,

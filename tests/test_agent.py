@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from policies.agent import Agent
+from policies.curves import Curve
 from policies.rollouts import episode_seed, episode_seeds, rollout
-from policies.tokens import Tokens
 from worldmodel.planner import Planner
 from worldmodel.senses import STATE_KEY
 from worldmodel.settings import PlannerConfig
@@ -21,11 +21,11 @@ def make(toys):
     """Makes agents: of token length `length`, with a planner or with the policy alone."""
 
     def agent(length=1, planned=True, explore="", seed=0, every=0):
-        token = toys.token_settings(*((length,) if isinstance(length, int) else length))
-        tokens = Tokens.of(token, 2)
-        model = toys.tiny_model(3, tokens.points, forms=tokens.forms, token=token)
-        planner = Planner(model, [0.9**n for n in token.lengths], PLANNING) if planned else None
-        return Agent(model, tokens, planner, torch.Generator().manual_seed(seed), explore, every)
+        token = toys.token_settings(length)
+        curve = Curve.of_token(token, 2)
+        model = toys.tiny_model(3, curve.size, token=token)
+        planner = Planner(model, token.discount(0.9), PLANNING) if planned else None
+        return Agent(model, curve, planner, torch.Generator().manual_seed(seed), explore, every)
 
     return agent
 
@@ -33,16 +33,6 @@ def make(toys):
 def seen(count=1, seed=0):
     """Random observations of `count` environments."""
     return {STATE_KEY: torch.randn(count, 3, generator=torch.Generator().manual_seed(seed))}
-
-
-def undecided(make):
-    """An exploring agent of two lengths, to which all sentences are worth the same."""
-    agent = make((4, 1), explore="white")
-    for head in (agent.model.outcome, agent.model.value.net[-1]):
-        for p in head.parameters():
-            p.data.zero_()
-    agent.planner.config = dataclasses.replace(PLANNING, elites=7)
-    return agent
 
 
 def counted(agent):
@@ -72,7 +62,7 @@ def test_its_actions_are_the_tokens_curve(make, length):
     plans = counted(agent)
     actions = torch.stack([agent.act(seen(2, t)) for t in range(2 * length)], 1)
     for n, plan in enumerate(plans):
-        assert torch.equal(actions[:, n * length : (n + 1) * length], agent.tokens.decode(plan.tokens, length))
+        assert torch.equal(actions[:, n * length : (n + 1) * length], agent.curve.actions(plan.tokens, length))
 
 
 @pytest.mark.parametrize(("length", "every"), [(1, 2), (4, 1), (4, 3), (4, 4), (4, 6), (2, 4)])
@@ -83,9 +73,9 @@ def test_it_follows_its_plan_for_as_long_as_it_is_told(make, length, every):
     actions = torch.stack([agent.act(seen(2, t)) for t in range(3 * every)], 1)
     assert len(plans) == 3
     for n, plan in enumerate(plans):
-        whole = agent.tokens.decode(plan.tokens, 2 * length)
+        whole = agent.curve.actions(plan.tokens, 2 * length)
         assert torch.equal(actions[:, n * every : (n + 1) * every], whole[:, :every])
-    assert torch.equal(agent.memory.mean, agent.tokens.curves[0].advance(plans[-1].tokens, every))
+    assert torch.equal(agent.memory.mean, agent.curve.advance(plans[-1].tokens, every))
     assert agent.spent.imagined == sum(int(plan.imagined.sum()) for plan in plans)
 
 
@@ -100,37 +90,6 @@ def test_the_policy_alone_follows_one_token_at_most(make):
         agent.act(seen(2))
         assert agent.until.tolist() == [steps] * 2
         assert agent.steps_per_decision == steps
-
-
-def test_with_tokens_of_two_lengths_each_environment_keeps_to_its_own(make):
-    """Where the short one wins the next decision comes after one step, where the long one does after four."""
-    agent = undecided(make)
-    begun = torch.zeros(40, dtype=torch.long)
-    seen_lengths = set()
-    for t in range(12):
-        due = agent.due(40)
-        action = agent.act(seen(40, t))
-        begun[due] = t
-        assert torch.equal(agent.at, t - begun + 1)
-        if due.any():
-            seen_lengths |= set(agent.until[due].tolist())
-        assert action.abs().max() <= 1
-    assert seen_lengths == {1, 4}
-    assert 1 < agent.steps_per_decision < 4
-
-
-def test_the_next_plan_begins_when_it_is_made_whatever_was_explored(make):
-    """An explored token of another length than the plan's own leaves of that plan what is then still to come."""
-    agent = undecided(make)
-    plans = counted(agent)
-    agent.act(seen(200))
-    (plan,), curves = plans, agent.tokens.curves
-    kinds, points = agent.tokens.kind(plan.tokens[0]), agent.tokens.points
-    other = torch.tensor([curves[kind].length for kind in kinds.tolist()]) != agent.until
-    assert other.any() and not other.all()
-    for i in range(200):
-        later = curves[int(kinds[i])].advance(plan.tokens[:, i, :points], int(agent.until[i]))
-        assert torch.allclose(agent.memory.mean[:, i, :points], later, atol=1e-6)
 
 
 def test_it_says_what_the_planner_chose_and_when(make):
@@ -151,7 +110,7 @@ def test_it_says_what_the_planner_chose_and_when(make):
 def test_actions_are_in_range(make, length, planned, explore):
     agent = make(length, planned, explore)
     with torch.no_grad():
-        agent.model.actor[-1].bias[: agent.tokens.points] = 50  # a policy that wants more than there is
+        agent.model.actor[-1].bias[: agent.curve.size] = 50  # a policy that wants more than there is
     for t in range(2 * length):
         assert agent.act(seen(200, t)).abs().max() <= 1
 
@@ -242,7 +201,7 @@ def test_another_number_of_environments_begins_anew(make):
     assert agent.at.tolist() == [1, 1, 1]
 
 
-@pytest.mark.parametrize("length", [1, 4, (4, 1)])
+@pytest.mark.parametrize("length", [1, 4])
 @pytest.mark.parametrize("steps", [0, 1, 3])
 @pytest.mark.parametrize("planned", [True, False])
 def test_an_agent_read_back_goes_on_to_the_bit(make, length, steps, planned):

@@ -138,3 +138,21 @@ def test_what_is_held_stays_held(shape, steps):
     curve = Curve.of(*shape, 2)
     sentence = uniform(2).repeat(shape[1]).expand(3, 1, -1)
     assert torch.allclose(curve.advance(sentence, steps), sentence, atol=1e-5)
+
+
+def test_a_sentence_is_its_tokens_actions_and_then_its_last_one():
+    curve = Curve.of(4, 2, 1, 2)
+    sentence = torch.rand(3, 5, 4) * 2 - 1
+    each = [curve.decode(token) for token in sentence]
+    for steps in (1, 4, 6, 12, 15):
+        actions = curve.actions(sentence, steps)
+        assert torch.equal(actions[:, :12], torch.cat(each, 1)[:, :steps])
+        assert torch.equal(actions[:, 12:], each[-1][:, -1:].expand(-1, max(steps - 12, 0), -1))
+
+
+def test_sentences_advance_each_by_its_own_steps():
+    curve = Curve.of(4, 2, 1, 2)
+    sentences, steps = torch.rand(3, 5, 4) * 2 - 1, torch.tensor([4, 2, 8, 2, 1])
+    later = curve.advance_each(sentences, steps)
+    for b, count in enumerate(steps.tolist()):
+        assert torch.equal(later[:, b], curve.advance(sentences[:, b], count))

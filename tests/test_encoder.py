@@ -95,7 +95,7 @@ def batch(model, size=6, steps=2):
 
 def test_learning_brings_the_latents_of_some_senses_to_that_of_all(model, generator):
     config = LearningConfig(batch=6, horizon=2, learning_rate=3e-3, encoder_rate=1.0, dropout=0.5)
-    learner, data = Learner(model, [0.9], config), batch(model)
+    learner, data = Learner(model, 0.9, config), batch(model)
     at, first = METRICS.index("loss_agreement"), {key: value[0] for key, value in data.seen.items()}
     keep = torch.eye(4)[torch.arange(6) % 4]  # one sense alone
 
@@ -122,7 +122,7 @@ def test_the_latent_of_all_is_not_moved_towards_those_of_some(model):
 
 def test_never_are_all_senses_hidden_that_show_what_happens(model):
     config = LearningConfig(batch=6, horizon=2, dropout=0.9)
-    learner, hidden = Learner(model, [0.9], config), 0
+    learner, hidden = Learner(model, 0.9, config), 0
     for seed in range(300):
         keep = learner.noise(batch(model), torch.Generator().manual_seed(seed))[2]
         shows = keep[:, [key != LANGUAGE_KEY for key in SENSES]]
@@ -132,7 +132,7 @@ def test_never_are_all_senses_hidden_that_show_what_happens(model):
 
 
 def test_what_is_left_of_the_senses_is_never_hidden(model):
-    learner, data = Learner(model, [0.9], LearningConfig(batch=6, horizon=2, dropout=0.9)), batch(model)
+    learner, data = Learner(model, 0.9, LearningConfig(batch=6, horizon=2, dropout=0.9)), batch(model)
     there = torch.eye(4)[torch.arange(6) % 4]  # one sense alone, where the windows begin
     masks = {mask(key): there[:, i].expand(3, 6).unsqueeze(-1) for i, key in enumerate(SENSES)}
     data = dataclasses.replace(data, seen=data.seen | masks)
@@ -155,7 +155,7 @@ def test_a_batch_without_masks_missed_nothing_beside_one_that_has_them(model):
 def test_one_sense_is_never_hidden_and_draws_nothing(toys):
     model, draws = toys.tiny_model(), []
     for dropout in (0.0, 0.9):
-        learner = Learner(model, [0.9], LearningConfig(batch=6, horizon=2, dropout=dropout))
+        learner = Learner(model, 0.9, LearningConfig(batch=6, horizon=2, dropout=dropout))
         tokens, ones = torch.zeros(2, 6, 2), torch.ones(2, 6)
         data = Batch({STATE_KEY: torch.zeros(3, 6, 3)}, tokens, ones, ones, ones, tokens[0], torch.zeros(6))
         g = torch.Generator().manual_seed(0)
@@ -176,9 +176,9 @@ def test_latents_are_told_apart_where_there_are_cameras(toys, senses):
     ones = torch.ones(2, 6)
     data = Batch(ready, torch.full((2, 6, 2), 0.5), ones, ones, ones, torch.zeros(6, 2), torch.zeros(6))
     for contrast in (0.0, 0.5):
-        learner = Learner(model, [0.9], LearningConfig(batch=6, horizon=2, contrast=contrast))
+        learner = Learner(model, 0.9, LearningConfig(batch=6, horizon=2, contrast=contrast))
         noise = learner.noise(data, torch.Generator().manual_seed(0))
-        total, *_ = loss(model, learner.target, data, noise, learner.scale, learner.discounts, learner.config)
+        total, *_ = loss(model, learner.target, data, noise, learner.scale, learner.discount, learner.config)
         names = [name for name, _ in model.named_parameters()]
         found.append(dict(zip(names, torch.autograd.grad(total, learner.parameters), strict=True)))
     felt = {name.split(".")[0] for name in names if not torch.equal(found[0][name], found[1][name])}
@@ -192,7 +192,7 @@ def test_an_encoder_with_cameras_has_a_learning_rate_of_its_own(toys, senses):
     ones = torch.ones(2, 6)
     data = Batch(ready, torch.full((2, 6, 2), 0.5), ones, ones, ones, torch.zeros(6, 2), torch.zeros(6))
     config = LearningConfig(batch=6, horizon=2, learning_rate=1e-3, encoder_rate=0.25, eye_rate=2.0)
-    learner, before = Learner(model, [0.9], config), copy.deepcopy(model)
+    learner, before = Learner(model, 0.9, config), copy.deepcopy(model)
     learner.update(data, torch.Generator().manual_seed(0))
     moved = {name: 0.0 for name, _ in model.named_children()}
     for (name, new), old in zip(model.named_parameters(), before.parameters(), strict=True):

@@ -24,8 +24,8 @@ from envs.sentences import PARAPHRASES
 from envs.settings import TaskConfig
 from policies.agent import Agent
 from policies.checkpoint import find_checkpoint
+from policies.curves import Curve
 from policies.folders import FolderError
-from policies.tokens import Tokens
 from worldmodel import planner as planning
 from worldmodel.planner import Planner
 from worldmodel.senses import LANGUAGE_KEY, STATE_KEY
@@ -195,8 +195,8 @@ def test_a_film_says_what_the_episodes_say(task, keys, said):
 
 def agent(model, planner, length=1):
     """An agent that plans."""
-    tokens = Tokens.of(TokenConfig(length, 1, 0), 1)
-    return Agent(model, tokens, Planner(model, [0.9], planner), torch.Generator().manual_seed(0))
+    curve = Curve.of_token(TokenConfig(length, 1, 0), 1)
+    return Agent(model, curve, Planner(model, 0.9, planner), torch.Generator().manual_seed(0))
 
 
 def test_a_deadline_of_the_settings_is_kept(toys, monkeypatch):
@@ -255,8 +255,8 @@ def test_episodes_are_the_same_however_many_run_together(toys, task):
             space.shape[0]
             for space in (episodes.env.single_observation_space[STATE_KEY], episodes.env.single_action_space)
         )
-        tokens = Tokens.of(TokenConfig(), action)
-        alone = Agent(toys.tiny_model(state, action), tokens, None, torch.Generator().manual_seed(0))
+        curve = Curve.of_token(TokenConfig(), action)
+        alone = Agent(toys.tiny_model(state, action), curve, None, torch.Generator().manual_seed(0))
         played.append(episodes.play(alone, 3))
         assert len(episodes.env.envs) == together
         assert episodes.steps == task.max_decisions * -(-5 // together)

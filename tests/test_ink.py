@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from configs.runs.films import HEIGHT, Reel, motions, sentence
+from policies.curves import Curve
 from policies.decision import Decision
 from policies.glyphs.brush import drop
 from policies.glyphs.glyph import Shape, glyph
 from policies.glyphs.ink import SCALE, draw, picture, svg, thinned
-from policies.tokens import Tokens
 from policies.vocabulary import Grip, Move, Stop
 from worldmodel.settings import TokenConfig
 
@@ -133,8 +133,8 @@ def test_a_file_is_written_as_its_ending_says(tmp_path):
 
 @pytest.mark.parametrize(("length", "knots", "degree"), [(1, 1, 0), (4, 2, 1), (8, 5, 3)])
 def test_a_plan_of_the_planner_is_a_sentence(length, knots, degree, generator):
-    known = Tokens.of(TokenConfig(length, knots, degree), 3)
-    tokens, spread = (torch.rand(5, 2, known.points, generator=generator) for _ in range(2))
+    known = Curve.of_token(TokenConfig(length, knots, degree), 3)
+    tokens, spread = (torch.rand(5, 2, known.size, generator=generator) for _ in range(2))
     moves = sentence(SimpleNamespace(tokens=tokens, spread=spread), known, 0.02, of=1)
     assert len(moves) == 5
     for move, token, deviation in zip(moves, tokens[:, 1], spread[:, 1], strict=True):
@@ -143,13 +143,13 @@ def test_a_plan_of_the_planner_is_a_sentence(length, knots, degree, generator):
 
 
 def decided(tokens, by_policy=False):
-    """What an agent of one environment decided by these tokens (T, 1, W)."""
+    """What an agent of one environment decided by these tokens (T, 1, P)."""
     return Decision(tokens, torch.zeros(1, 1, 2), torch.ones(1, dtype=torch.long), torch.tensor([by_policy]))
 
 
 def test_a_film_says_where_the_policy_acts_and_shows_its_token_alone(generator):
-    known, tokens = Tokens.of(TokenConfig(), 2), torch.rand(3, 1, 2, generator=generator)
-    agent = SimpleNamespace(plan=SimpleNamespace(tokens=tokens, spread=torch.ones(3, 1, 2)), tokens=known)
+    known, tokens = Curve.of_token(TokenConfig(), 2), torch.rand(3, 1, 2, generator=generator)
+    agent = SimpleNamespace(plan=SimpleNamespace(tokens=tokens, spread=torch.ones(3, 1, 2)), curve=known)
     reel, scene = Reel(agent, 0.02), np.zeros((HEIGHT, 320, 3), np.uint8)
     agent.decision = decided(tokens)
     planned = reel.show(scene, {})[:, 320:]
@@ -167,10 +167,10 @@ def test_a_film_says_where_the_policy_acts_and_shows_its_token_alone(generator):
 
 
 def test_a_film_shows_the_newest_plan_and_draws_it_once(generator, monkeypatch):
-    known = Tokens.of(TokenConfig(), 2)
+    known = Curve.of_token(TokenConfig(), 2)
     plans = [SimpleNamespace(tokens=torch.rand(3, 1, 2, generator=generator), spread=torch.ones(3, 1, 2)) for _ in "ab"]
     decisions = [decided(plan_.tokens) for plan_ in plans]
-    agent = SimpleNamespace(plan=None, decision=None, tokens=known)
+    agent = SimpleNamespace(plan=None, decision=None, curve=known)
     reel, scene = Reel(agent, 0.02), np.zeros((HEIGHT, 320, 3), np.uint8)
     assert np.array_equal(reel.show(scene, {}), scene)
     pages = []

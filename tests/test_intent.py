@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from policies.intent import FLOOR, planned, proposed
-from policies.tokens import Tokens
 from policies.tube import Strand
 from worldmodel.gaussian import SquashedGaussian
 from worldmodel.planner import Planner
@@ -17,44 +16,39 @@ STRAND = Strand(3, 2, 2)
 
 @pytest.fixture
 def plan(toys, generator):
-    """Makes plans of two tokens for three latents: three points in two dimensions, of one length or more."""
+    """Makes plans of two tokens for three latents: three points in two dimensions, of joint."""
 
-    def make(shorter=()):
-        token = toys.token_settings(4, *shorter)
-        model = toys.tiny_model(3, 6, forms=Tokens.of(token, 2).forms, token=token)
+    def make():
+        model = toys.tiny_model(3, 6, token=toys.token_settings(4))
         observation = {STATE_KEY: torch.randn(3, 3, generator=generator)}
-        return Planner(model, [0.9] * len(token.lengths), CONFIG).plan(observation, None, generator)
+        return Planner(model, 0.9, CONFIG).plan(observation, None, generator)
 
     return make
 
 
 def moments(plan, at):
-    """Mean (B, 6) and covariance (B, 6, 6) of a plan's elites of the winning kind, one after the other."""
+    """Mean (B, 6) and covariance (B, 6, 6) of a plan's elites, one latent after the other."""
     means, covariances = [], []
     for b in range(len(plan.returns)):
-        kind = plan.tokens[0, b, 6:]
-        chosen = [e for e in range(CONFIG.elites) if torch.equal(plan.elites[0, b, e, 6:], kind)]
-        weight = plan.weights[b, chosen].double() / plan.weights[b, chosen].double().sum()
-        w = plan.elites[at, b, chosen, :6].double()
+        weight, w = plan.weights[b].double(), plan.elites[at, b].double()
         means.append(weight @ w)
         covariances.append((w - means[-1]).mT @ torch.diag(weight) @ (w - means[-1]))
     return torch.stack(means), torch.stack(covariances)
 
 
-@pytest.mark.parametrize("shorter", [(), (2,)])
 @pytest.mark.parametrize("at", [0, 1])
-def test_a_plan_is_the_gaussian_of_its_elites(plan, shorter, at):
-    made = plan(shorter)
+def test_a_plan_is_the_gaussian_of_its_elites(plan, at):
+    made = plan()
     mean, covariance = moments(made, at)
-    token = planned(made, 6, at)
+    token = planned(made, at)
     assert covariance.abs().max() > 10 * FLOOR**2
     torch.testing.assert_close(token.mean, mean)
     torch.testing.assert_close(token.covariance, covariance + FLOOR**2 * torch.eye(6))
-    torch.testing.assert_close(token.mean, made.tokens[at, :, :6].double(), atol=1e-5, rtol=0)
+    torch.testing.assert_close(token.mean, made.tokens[at].double(), atol=1e-5, rtol=0)
 
 
 def test_a_plan_that_is_told_where_to_end_ends_there_and_keeps_its_other_ways(plan):
-    token, goal = planned(plan(), 6), torch.tensor([0.3, -0.2], dtype=torch.float64)
+    token, goal = planned(plan()), torch.tensor([0.3, -0.2], dtype=torch.float64)
     end = STRAND.rows(1.0)
     told = token.condition(end, goal)
     torch.testing.assert_close(told.read(end)[0], goal.expand(3, 2))
@@ -64,7 +58,7 @@ def test_a_plan_that_is_told_where_to_end_ends_there_and_keeps_its_other_ways(pl
 
 
 def test_two_intents_in_one_token_lie_between_them(plan):
-    one = planned(plan(), 6)
+    one = planned(plan())
     other = proposed(SquashedGaussian(torch.full((3, 6), 0.4), torch.full((3, 6), -2.0)))
     both = one.times(other)
     torch.testing.assert_close(both.mean, other.times(one).mean)

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from policies.agent import Agent
+from policies.curves import Curve
 from policies.serving.decider import Decider
 from policies.serving.messages import Question
-from policies.tokens import Tokens
 from worldmodel import twohot
 from worldmodel.batch import Batch
 from worldmodel.imagination import propose, score
@@ -18,7 +18,7 @@ from worldmodel.senses import STATE_KEY
 from worldmodel.settings import LearningConfig, PlannerConfig, TokenConfig
 
 TOKEN = TokenConfig(4, 3, 2, joined=True)
-TOKENS = Tokens.of(TOKEN, 2)
+CURVE = Curve.of_token(TOKEN, 2)
 CONFIG = PlannerConfig(samples=12, policy_samples=4, elites=6, iterations=2, horizon=3, budget="fixed")
 STEEP = 2 * 2 / 4  # the most that a parabola of control points in [-1, 1] changes in one of four steps
 
@@ -26,7 +26,7 @@ STEEP = 2 * 2 / 4  # the most that a parabola of control points in [-1, 1] chang
 @pytest.fixture
 def model(toys):
     """A model whose tokens are joined parabolas."""
-    return toys.tiny_model(3, TOKENS.points, token=TOKEN)
+    return toys.tiny_model(3, CURVE.size, token=TOKEN)
 
 
 def seen(count=1, seed=0):
@@ -53,27 +53,27 @@ def joined(tokens, start):
     return torch.allclose(tokens[..., :2], before, atol=1e-6)
 
 
-@pytest.mark.parametrize("length, knots, degree, shorter", [(1, 1, 0, ()), (4, 2, 0, ()), (4, 2, 1, (2,))])
-def test_what_has_no_curve_or_several_lengths_cannot_be_joined(length, knots, degree, shorter):
+@pytest.mark.parametrize("length, knots, degree", [(1, 1, 0), (4, 2, 0)])
+def test_what_has_no_curve_cannot_be_joined(length, knots, degree):
     with pytest.raises(ValueError, match=r"^model\.token\.joined=true: "):
-        TokenConfig(length, knots, degree, shorter, joined=True)
+        TokenConfig(length, knots, degree, joined=True)
 
 
 @pytest.mark.parametrize("budget", ["fixed", "adaptive"])
 @pytest.mark.parametrize("remembered", [False, True])
 def test_every_sentence_of_a_plan_begins_at_the_last_action_and_goes_on_where_it_was(model, budget, remembered):
-    planner = Planner(model, [0.9], dataclasses.replace(CONFIG, budget=budget, agreement=0.0))
+    planner = Planner(model, 0.9, dataclasses.replace(CONFIG, budget=budget, agreement=0.0))
     memory = Memory.of(uniform(3, 5, 6, seed=1)) if remembered else None
     start = uniform(5, 2, seed=2)
     plan = planner.plan(seen(5), memory, torch.Generator().manual_seed(0), start=start)
     assert plan.spent >= CONFIG.iterations
     assert joined(plan.elites, start)
     assert joined(plan.tokens, start)
-    assert joined(propose(model, plan.latent, torch.randn(3, 5, 4, 6), model.codes[[0, 0, 0, 0]], start), start)
+    assert joined(propose(model, plan.latent, torch.randn(3, 5, 4, 6), start), start)
 
 
 def test_a_plan_from_rest_begins_at_zero(model):
-    plan = Planner(model, [0.9], CONFIG).plan(seen(5), None, torch.Generator().manual_seed(0))
+    plan = Planner(model, 0.9, CONFIG).plan(seen(5), None, torch.Generator().manual_seed(0))
     assert joined(plan.tokens, torch.zeros(5, 2))
 
 
@@ -81,23 +81,23 @@ def test_a_plan_from_rest_begins_at_zero(model):
 @pytest.mark.parametrize("every", [0, 2])
 @pytest.mark.parametrize("explore", ["", "white"])
 def test_actions_never_jump_from_one_token_to_the_next(model, planned, every, explore):
-    planner = Planner(model, [0.9], CONFIG) if planned else None
-    agent = Agent(model, TOKENS, planner, torch.Generator().manual_seed(0), explore if planned else "", every)
+    planner = Planner(model, 0.9, CONFIG) if planned else None
+    agent = Agent(model, CURVE, planner, torch.Generator().manual_seed(0), explore if planned else "", every)
     last, done = torch.zeros(2, 2), []
     for step in range(24):
         done.append(agent.act(seen(2, seed=step)))
         assert (done[-1] - last).abs().max() <= STEEP
         last = done[-1]
         if step and step % 4 == 0 and not every:  # four actions are enough to know the curve that they lie on
-            ended = TOKENS.encode(torch.stack(done[-5:-1], 1), 0)
-            following = TOKENS.encode(agent.actions, 0)
+            ended = CURVE.encode(torch.stack(done[-5:-1], 1))
+            following = CURVE.encode(agent.actions)
             assert torch.allclose(following[:, :2], ended[:, -2:], atol=1e-4)
 
 
 def test_nothing_jumps_where_the_policy_stands_in_for_some_environments_only(model, monkeypatch):
     """A plan is followed for two tokens, the policy's token for one; each goes on from where its own curve ended."""
     config = dataclasses.replace(CONFIG, patience=30)
-    agent = Agent(model, TOKENS, Planner(model, [0.9], config), torch.Generator().manual_seed(0), every=8)
+    agent = Agent(model, CURVE, Planner(model, 0.9, config), torch.Generator().manual_seed(0), every=8)
     count, held = agent.promises.broken, torch.tensor([False, True])
 
     def broken(worth, asked):
@@ -114,9 +114,9 @@ def test_nothing_jumps_where_the_policy_stands_in_for_some_environments_only(mod
 
 
 def test_an_episode_begins_at_zero_whatever_the_one_before_did(model):
-    agent = Agent(model, TOKENS, Planner(model, [0.9], CONFIG), torch.Generator().manual_seed(0))
+    agent = Agent(model, CURVE, Planner(model, 0.9, CONFIG), torch.Generator().manual_seed(0))
     done = torch.stack([agent.act(seen(2, seed=step)) for step in range(4)], 1)
-    ended = TOKENS.encode(done, 0)[:, -2:]
+    ended = CURVE.encode(done)[:, -2:]
     agent.reset(torch.tensor([True, False]))
     decision = agent.decide(seen(2, seed=9))
     assert torch.allclose(decision.sentences[0, :, :2], torch.stack([torch.zeros(2), ended[1]]), atol=1e-5)
@@ -124,7 +124,7 @@ def test_an_episode_begins_at_zero_whatever_the_one_before_did(model):
 
 def test_a_read_back_agent_goes_on_from_its_last_action(model):
     def new():
-        return Agent(model, TOKENS, Planner(model, [0.9], CONFIG), torch.Generator().manual_seed(0))
+        return Agent(model, CURVE, Planner(model, 0.9, CONFIG), torch.Generator().manual_seed(0))
 
     one, other = new(), new()
     for step in range(4):
@@ -141,8 +141,8 @@ def test_what_is_not_chosen_is_not_learned(toys, model):
     normal = torch.randn(2, 6, 6, generator=torch.Generator().manual_seed(0))
     draws = (normal[0], normal[1], torch.ones(6, 1))
     config = LearningConfig(batch=6, entropy=0.0)
-    target = toys.tiny_model(3, TOKENS.points, seed=7, token=TOKEN).value.requires_grad_(False)
-    total, _, _ = loss(model, target, batch(), draws, torch.tensor(1.0), torch.tensor([0.9]), config)
+    target = toys.tiny_model(3, CURVE.size, seed=7, token=TOKEN).value.requires_grad_(False)
+    total, _, _ = loss(model, target, batch(), draws, torch.tensor(1.0), 0.9, config)
     bias = model.actor[-1].bias
     slope = torch.autograd.grad(total, bias)[0].view(2, 6)  # of the means, of the deviations
     assert torch.equal(slope[:, :2], torch.zeros(2, 2))
@@ -151,20 +151,20 @@ def test_what_is_not_chosen_is_not_learned(toys, model):
 
 def test_the_value_at_a_sentences_end_is_of_a_token_that_goes_on_from_it(model):
     z, start = model.encode(seen(4)), uniform(4, 2)
-    tokens = propose(model, z, torch.zeros(2, 4, 1, 6), model.codes, start)
-    found = score(model, z, tokens, torch.tensor([0.9]))[:, 0]
+    tokens = propose(model, z, torch.zeros(2, 4, 1, 6), start)
+    found = score(model, z, tokens, 0.9)[:, 0]
     total, factor = torch.zeros(4), torch.ones(4)
     for token in tokens[:, :, 0]:
         imagined = model.step(z, token)
         total += factor * imagined.reward
         factor = factor * 0.9 * torch.sigmoid(imagined.continue_logit)
         z = imagined.latent
-    word = torch.cat([token[:, 4:], model.policy(z, model.codes.expand(4, -1)).mode[:, 2:]], -1)
+    word = torch.cat([token[:, 4:], model.policy(z).mode[:, 2:]], -1)
     assert torch.allclose(found, total + factor * twohot.mean(model.value(z, word)).mean(0), atol=1e-5)
 
 
 def test_what_follows_a_window_depends_on_where_its_last_token_ended(toys, model):
-    target = toys.tiny_model(3, TOKENS.points, seed=7, token=TOKEN).value
+    target = toys.tiny_model(3, CURVE.size, seed=7, token=TOKEN).value
     data = batch()
     elsewhere = data.token.clone()
     elsewhere[1:, :, :4] = -elsewhere[1:, :, :4]
@@ -173,7 +173,7 @@ def test_what_follows_a_window_depends_on_where_its_last_token_ended(toys, model
     ended[2, 1, 4:] = -ended[2, 1, 4:]
     noise = torch.zeros(6, 6)
     one, same, other = (
-        targets(model, target, dataclasses.replace(data, token=token), noise, torch.tensor([0.9]))[1]
+        targets(model, target, dataclasses.replace(data, token=token), noise, 0.9)[1]
         for token in (data.token, elsewhere, ended)
     )
     assert torch.equal(one, same)
@@ -181,7 +181,7 @@ def test_what_follows_a_window_depends_on_where_its_last_token_ended(toys, model
 
 
 def test_a_robots_curves_go_on_from_each_other_until_it_says_that_it_stopped(model):
-    agent = Agent(model, TOKENS, Planner(model, [0.9], CONFIG), torch.Generator().manual_seed(0))
+    agent = Agent(model, CURVE, Planner(model, 0.9, CONFIG), torch.Generator().manual_seed(0))
     decider = Decider(agent, "task", "tied", 30.0)
     ends = torch.zeros(2)
     for number, fresh in enumerate([True, False, False, True, False]):

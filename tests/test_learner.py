@@ -72,7 +72,7 @@ def test_parameters_that_do_not_stand_together_are_refused(model):
 
 
 def test_loading_weights_goes_into_the_buffer(model, toys):
-    learner = Learner(model, [0.9], CONFIG)
+    learner = Learner(model, 0.9, CONFIG)
     other = toys.tiny_model(seed=5)
     model.load_state_dict(other.state_dict())
     assert torch.equal(learner.flat, torch.cat([p.detach().flatten() for p in other.parameters()]))
@@ -83,7 +83,7 @@ def test_updates_are_adams_with_each_groups_norm_clipped(model, clip):
     """Step by step against torch.optim.Adam, clip_grad_norm_ and an average written out."""
     config = dataclasses.replace(CONFIG, clip=clip, learning_rate=1e-2, encoder_rate=0.5, target_rate=0.1)
     copied, target = copy.deepcopy(model), copy.deepcopy(model.value)
-    learner = Learner(model, [0.9], config)
+    learner = Learner(model, 0.9, config)
     encoder = list(copied.encoder.parameters())
     actor = list(copied.actor.parameters())
     world = [p for name, p in copied.named_parameters() if not name.startswith("actor.")]
@@ -91,7 +91,7 @@ def test_updates_are_adams_with_each_groups_norm_clipped(model, clip):
     adam = torch.optim.Adam([{"params": encoder, "lr": 0.5e-2}, {"params": others, "lr": 1e-2}])
     for n in range(5):
         noise = learner.noise(batch(n), torch.Generator().manual_seed(n))
-        total, _, _ = loss(copied, target, batch(n), noise, learner.scale.clone(), learner.discounts, config)
+        total, _, _ = loss(copied, target, batch(n), noise, learner.scale.clone(), learner.discount, config)
         adam.zero_grad()
         total.backward()
         for group in (world, actor):
@@ -113,7 +113,7 @@ def test_clipping_one_group_leaves_the_other(model, toys):
     steps = []
     for consistency in (1.0, 1e6):
         fresh = toys.tiny_model()
-        learner = Learner(fresh, [0.9], dataclasses.replace(CONFIG, consistency=consistency, clip=1e-3))
+        learner = Learner(fresh, 0.9, dataclasses.replace(CONFIG, consistency=consistency, clip=1e-3))
         before = learner.flat.clone()
         learner.update(batch(), torch.Generator().manual_seed(0))
         actor = segment(fresh, "actor.")
@@ -123,7 +123,7 @@ def test_clipping_one_group_leaves_the_other(model, toys):
 
 
 def test_the_target_starts_as_the_value_and_is_no_part_of_it(model, generator):
-    learner = Learner(model, [0.9], CONFIG)
+    learner = Learner(model, 0.9, CONFIG)
     assert torch.equal(learner.target_flat, learner.flat[segment(model, "value.")])
     assert not any(p.requires_grad for p in learner.target.parameters())
     learner.flat.add_(1)
@@ -132,7 +132,7 @@ def test_the_target_starts_as_the_value_and_is_no_part_of_it(model, generator):
 
 @pytest.mark.parametrize("field", ["state", "token", "reward"])
 def test_a_batch_that_is_not_finite_leaves_everything_untouched(model, generator, field):
-    learner = Learner(model, [0.9], CONFIG)
+    learner = Learner(model, 0.9, CONFIG)
     learner.update(batch(), generator)
     before = everything(learner)
     spoiled = (batch().seen[STATE_KEY] if field == "state" else getattr(batch(), field)).clone()
@@ -145,7 +145,7 @@ def test_a_batch_that_is_not_finite_leaves_everything_untouched(model, generator
 
 
 def test_a_gradient_that_is_not_finite_is_named_as_such(model, generator):
-    learner = Learner(model, [0.9], dataclasses.replace(CONFIG, consistency=3e38))
+    learner = Learner(model, 0.9, dataclasses.replace(CONFIG, consistency=3e38))
     before = everything(learner)
     with pytest.raises(LearningFault, match="the gradient is not finite"):
         learner.update(batch(), generator)
@@ -154,14 +154,14 @@ def test_a_gradient_that_is_not_finite_is_named_as_such(model, generator):
 
 def test_learning_makes_the_losses_of_a_fixed_batch_smaller(model):
     config = dataclasses.replace(CONFIG, learning_rate=3e-3)
-    learner, data = Learner(model, [0.9], config), batch()
+    learner, data = Learner(model, 0.9, config), batch()
     noise = learner.noise(data, torch.Generator().manual_seed(0))
 
     def losses():
         return dict(
             zip(
                 METRICS,
-                loss(model, learner.target, data, noise, learner.scale, learner.discounts, config)[1],
+                loss(model, learner.target, data, noise, learner.scale, learner.discount, config)[1],
                 strict=True,
             )
         )
@@ -178,7 +178,7 @@ def test_learning_makes_the_losses_of_a_fixed_batch_smaller(model):
 def test_the_policy_alone_learns_to_find_tokens_of_a_higher_value(toys, rank):
     model = toys.tiny_model(rank=rank)
     nothing = dict.fromkeys(("consistency", "reward", "value", "continuation", "imitation", "entropy"), 0.0)
-    learner = Learner(model, [0.9], dataclasses.replace(CONFIG, learning_rate=3e-3, **nothing))
+    learner = Learner(model, 0.9, dataclasses.replace(CONFIG, learning_rate=3e-3, **nothing))
     noise, values = learner.noise(batch(), torch.Generator().manual_seed(0)), []
     before, actor = learner.flat.clone(), segment(model, "actor.")
     for _ in range(50):
@@ -189,7 +189,7 @@ def test_the_policy_alone_learns_to_find_tokens_of_a_higher_value(toys, rank):
 
 
 def test_metrics_are_finite_and_in_order(model, generator):
-    learner = Learner(model, [0.9], CONFIG)
+    learner = Learner(model, 0.9, CONFIG)
     metrics = dict(zip(UPDATE_METRICS, learner.update(batch(), generator).tolist(), strict=True))
     assert all(value == value for value in metrics.values())
     assert metrics["gradient_norm"] > 0
@@ -198,7 +198,7 @@ def test_metrics_are_finite_and_in_order(model, generator):
 
 @pytest.mark.parametrize("averaging", [1, 4, 100])
 def test_the_acting_weights_are_the_mean_of_the_newest(toys, averaging):
-    learner = Learner(toys.tiny_model(), [0.9], dataclasses.replace(CONFIG, averaging=averaging))
+    learner = Learner(toys.tiny_model(), 0.9, dataclasses.replace(CONFIG, averaging=averaging))
     mean = torch.zeros_like(learner.flat)
     for n in range(1, 9):
         learner.update(batch(n), torch.Generator().manual_seed(n))
@@ -210,7 +210,7 @@ def test_the_acting_weights_are_the_mean_of_the_newest(toys, averaging):
 
 
 def test_the_acting_model_normalises_as_the_learning_one_does(model):
-    learner = Learner(model, [0.9], CONFIG)
+    learner = Learner(model, 0.9, CONFIG)
     model.normaliser.observe(torch.randn(50, 3) * 4 + 7)
     state = {STATE_KEY: torch.randn(5, 3)}
     assert torch.equal(learner.acting.normaliser(state[STATE_KEY]), model.normaliser(state[STATE_KEY]))
@@ -218,7 +218,7 @@ def test_the_acting_model_normalises_as_the_learning_one_does(model):
 
 
 def test_a_learner_read_back_goes_on_to_the_bit(toys):
-    one, other = (Learner(toys.tiny_model(seed=s), [0.9], CONFIG) for s in (0, 1))
+    one, other = (Learner(toys.tiny_model(seed=s), 0.9, CONFIG) for s in (0, 1))
     one.scale.fill_(3.0)
     for n in range(3):
         one.update(batch(n), torch.Generator().manual_seed(n))
@@ -239,7 +239,7 @@ def test_returns_are_as_wide_as_their_quantiles_are_apart(count):
 def test_the_same_draws_give_the_same_update(toys):
     ends = []
     for _ in range(2):
-        learner = Learner(toys.tiny_model(), [0.9], CONFIG)
+        learner = Learner(toys.tiny_model(), 0.9, CONFIG)
         learner.update(batch(), torch.Generator().manual_seed(4))
         ends.append(everything(learner))
     assert equal(*ends)
@@ -247,6 +247,6 @@ def test_the_same_draws_give_the_same_update(toys):
 
 def test_an_updates_arithmetic_grows_with_the_batch(toys):
     small, large = (
-        update_gflop(Learner(toys.tiny_model(), [0.9], dataclasses.replace(CONFIG, batch=n))) for n in (8, 24)
+        update_gflop(Learner(toys.tiny_model(), 0.9, dataclasses.replace(CONFIG, batch=n))) for n in (8, 24)
     )
     assert large == pytest.approx(3 * small)

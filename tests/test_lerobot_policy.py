@@ -11,9 +11,9 @@ from lerobot.policies.factory import get_policy_class
 
 from policies.agent import Agent
 from policies.checkpoint import load_model, read_identity, save_checkpoint
+from policies.curves import Curve
 from policies.folders import FolderError, check_folder, write_folder
 from policies.format import FORMAT
-from policies.tokens import Tokens
 from robot import configuration_semagram  # noqa: F401  registers it
 from worldmodel.imagination import score
 from worldmodel.planner import Planner
@@ -51,10 +51,10 @@ def test_it_acts_as_semagrams_own_agent(checkpoint, planned):
     """Through LeRobot's processors, for two robots, over several tokens and a new episode."""
     policy, identity = load(checkpoint, planned=planned), read_identity(checkpoint)
     before, after = processors(policy.config, checkpoint)
-    tokens, token = Tokens.of(identity.model.token, identity.action_size), identity.model.token
+    curve, token = Curve.of_token(identity.model.token, identity.action_size), identity.model.token
     model = load_model(checkpoint, identity)
-    planner = Planner(model, [identity.discount**token.length], identity.planner) if planned else None
-    agent = Agent(model, tokens, planner, torch.Generator().manual_seed(policy.config.seed))
+    planner = Planner(model, token.discount(identity.discount), identity.planner) if planned else None
+    agent = Agent(model, curve, planner, torch.Generator().manual_seed(policy.config.seed))
     states = torch.randn(11, 2, 3, generator=torch.Generator().manual_seed(1))
     policy.reset()
     for t, state in enumerate(states):
@@ -201,9 +201,9 @@ def test_a_policy_that_moves_plans_where_it_is(checkpoint):
     policy = load(checkpoint, planned=True).to("meta")
     planner = policy.agent.planner
     z = torch.zeros(3, policy.config.model.latent, device="meta")
-    sentences = torch.zeros(2, 3, 5, policy.model.token_size, device="meta")
-    assert planner.discounts.device == policy.model.device == z.device
-    assert score(policy.model, z, sentences, planner.discounts).shape == (3, 5)
+    sentences = torch.zeros(2, 3, 5, policy.model.points, device="meta")
+    assert policy.model.device == z.device
+    assert score(policy.model, z, sentences, planner.discount).shape == (3, 5)
 
 
 def test_actions_that_were_not_normalised_are_refused(checkpoint):

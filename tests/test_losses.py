@@ -15,7 +15,6 @@ from worldmodel.senses import IMAGE_KEY_PREFIX, STATE_KEY
 from worldmodel.settings import LearningConfig
 
 DISCOUNT = 0.9
-DISCOUNTS = torch.tensor([DISCOUNT])
 CONFIG = LearningConfig(batch=6)
 
 
@@ -45,7 +44,7 @@ def target_of(toys, **changes):
 
 def gradients(model, target, data, config, scale=1.0):
     """The gradient of the total, by parameter, and the total."""
-    total, parts, _ = loss(model, target, data, noise(), torch.tensor(scale), DISCOUNTS, config)
+    total, parts, _ = loss(model, target, data, noise(), torch.tensor(scale), DISCOUNT, config)
     names = [name for name, _ in model.named_parameters()]
     return dict(zip(names, torch.autograd.grad(total, list(model.parameters())), strict=True)), total, parts
 
@@ -65,7 +64,7 @@ def test_returns_are_the_sum_written_out(rewards, terminates):
         if terminates:
             continues[len(known) - 1 :, b] = 0
     value = torch.arange(size) + 1.0
-    targets = window_return(reward, continues, valid, value, torch.full_like(value, DISCOUNT))
+    targets = window_return(reward, continues, valid, value, DISCOUNT)
     for b, known in enumerate(rewards):
         want = sum(DISCOUNT**k * r for k, r in enumerate(known))
         if not terminates:
@@ -77,9 +76,7 @@ def test_a_terminated_tokens_target_ignores_the_value(generator):
     reward = torch.randn(3, 4, generator=generator)
     continues = torch.tensor([1.0, 0.0, 0.0]).unsqueeze(1).expand(3, 4)
     valid = torch.tensor([1.0, 1.0, 0.0]).unsqueeze(1).expand(3, 4)
-    one, other = (
-        window_return(reward, continues, valid, torch.full((4,), v), torch.full((4,), DISCOUNT)) for v in (0.0, 1e6)
-    )
+    one, other = (window_return(reward, continues, valid, torch.full((4,), v), DISCOUNT) for v in (0.0, 1e6))
     assert torch.equal(one, other)
     assert torch.allclose(one, reward[0] + DISCOUNT * reward[1])
 
@@ -206,10 +203,8 @@ def test_a_batch_in_another_order_has_the_same_loss(toys, seed):
     shuffled = {name: getattr(data, name)[:, order] for name in ("token", "reward", "continues", "valid")}
     shuffled |= {name: getattr(data, name)[order] for name in ("planned_token", "demonstrated")}
     mixed = Batch({STATE_KEY: data.seen[STATE_KEY][:, order]}, **shuffled)
-    one, parts, estimate = loss(model, target, data, draws, torch.ones(()), DISCOUNTS, config)
-    other, again, swapped = loss(
-        model, target, mixed, tuple(n[order] for n in draws), torch.ones(()), DISCOUNTS, config
-    )
+    one, parts, estimate = loss(model, target, data, draws, torch.ones(()), DISCOUNT, config)
+    other, again, swapped = loss(model, target, mixed, tuple(n[order] for n in draws), torch.ones(()), DISCOUNT, config)
     assert float(one.detach()) == pytest.approx(float(other.detach()), rel=1e-5)
     assert torch.allclose(parts, again, atol=1e-4)
     assert torch.allclose(estimate[order], swapped, atol=1e-5)
@@ -220,7 +215,7 @@ def test_the_value_learns_on_what_was_seen_not_on_what_was_imagined(toys, model)
     data, target = batch(), target_of(toys)
 
     def valued():
-        parts = loss(model, target, data, noise(), torch.ones(()), DISCOUNTS, CONFIG)[1]
+        parts = loss(model, target, data, noise(), torch.ones(()), DISCOUNT, CONFIG)[1]
         return float(parts[METRICS.index("loss_value")]), float(parts[METRICS.index("loss_consistency")])
 
     before = valued()
@@ -243,8 +238,8 @@ class Exact(WorldModel):
     def perceive(self, seen):
         return super().perceive(seen) if torch.is_grad_enabled() else self.reference[0].perceive(seen)
 
-    def policy(self, z, kind):
-        return (super() if torch.is_grad_enabled() else self.reference[0]).policy(z, kind)
+    def policy(self, z):
+        return (super() if torch.is_grad_enabled() else self.reference[0]).policy(z)
 
 
 @pytest.mark.parametrize("group", ["encoder", "trunk", "next", "outcome", "value", "actor"])
@@ -267,7 +262,7 @@ def test_gradients_agree_with_finite_differences(toys, monkeypatch, group):
     chosen = [n for n, name in enumerate(METRICS) if name.startswith("loss_") and own[n]]
 
     def run():
-        return loss(model, target, data, draws, torch.tensor(1.5, dtype=torch.float64), DISCOUNTS, config)
+        return loss(model, target, data, draws, torch.tensor(1.5, dtype=torch.float64), DISCOUNT, config)
 
     weights = list(getattr(model, group).parameters())
     exact = torch.autograd.grad(run()[0], weights)

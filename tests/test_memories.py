@@ -8,8 +8,8 @@ import torch
 
 from configs.runs.sights import MISSING, Strip
 from policies.agent import Agent
+from policies.curves import Curve
 from policies.memories import Memories, imagined
-from policies.tokens import Tokens
 from worldmodel.planner import Planner
 from worldmodel.replay import Replay
 from worldmodel.senses import STATE_KEY, mask
@@ -70,9 +70,9 @@ def test_agreement_is_one_where_a_sense_says_all_and_small_where_it_says_nothing
 
 
 def test_a_strip_shows_the_cameras_the_masks_and_what_is_expected(model, replay, toys):
-    tokens = Tokens.of(toys.token_settings(1), 2)
+    curve = Curve.of_token(toys.token_settings(1), 2)
     config = PlannerConfig(samples=8, policy_samples=2, elites=4, iterations=1, horizon=3)
-    agent = Agent(model, tokens, Planner(model, [0.9], config), torch.Generator().manual_seed(0))
+    agent = Agent(model, curve, Planner(model, 0.9, config), torch.Generator().manual_seed(0))
     memories = Memories.of(replay, model, 20)
     strip = Strip(agent, memories, 0.04, 560)
     frame = np.full((16, 16, 3), 77, np.uint8)
@@ -99,7 +99,7 @@ def test_a_frame_in_the_strip_keeps_its_proportions(replay, model, toys):
     memories = Memories.of(replay, model, 5)
     memories.frames.clear()
     memories.frames.update({WIDE: torch.zeros(5, 20, 40, 3), TALL: torch.zeros(5, 40, 10, 3)})
-    agent = Agent(model, Tokens.of(toys.token_settings(1), 2), None, torch.Generator().manual_seed(0))
+    agent = Agent(model, Curve.of_token(toys.token_settings(1), 2), None, torch.Generator().manual_seed(0))
     seen = {WIDE: np.full((20, 40, 3), 70, np.uint8), TALL: np.full((40, 10, 3), 90, np.uint8)}
     shown = Strip(agent, memories, 0.04, 300).show(seen | {mask(TALL): np.array([False])})[16:]
     wide, tall = (shown == 70).all(-1), ((shown == 90) | (shown == MISSING)).all(-1)

@@ -16,8 +16,8 @@ from configs.suites import peers, tdmpc2_launcher
 from configs.suites.duel import OURS_EACH, alternate, milliseconds
 from configs.suites.peers import Theirs, check, interpreter
 from configs.suites.stopwatch import Ours
+from policies.curves import Curve
 from policies.frame_stack import FrameStack
-from policies.tokens import Tokens
 from worldmodel.settings import TokenConfig
 
 ANSWERING = """
@@ -148,12 +148,12 @@ def test_our_stopwatch_leaves_a_plan_where_the_next_one_is_made():
 
         device = torch.device("meta")
 
-    tokens, ours = Tokens.of(TokenConfig(2, 2, 1), 2), Ours.__new__(Ours)
-    plan = SimpleNamespace(tokens=torch.zeros(3, 1, tokens.size).as_subclass(Elsewhere))
+    curve, ours = Curve.of_token(TokenConfig(2, 2, 1), 2), Ours.__new__(Ours)
+    plan = SimpleNamespace(tokens=torch.zeros(3, 1, curve.size).as_subclass(Elsewhere))
     agent = SimpleNamespace(planner=SimpleNamespace(plan=lambda *_: plan))
     running = SimpleNamespace(observation={"observation.state": torch.zeros(1, 3)})
     ours.trainer = SimpleNamespace(running=running, agent=agent, generator=None)
-    ours.parts, ours.frame_stack, ours.memory = SimpleNamespace(tokens=tokens), FrameStack((0,)), None
+    ours.parts, ours.frame_stack, ours.memory = SimpleNamespace(curve=curve), FrameStack((0,)), None
     assert len(ours.time("plan", 2)) == 2
     assert ours.memory.mean.is_meta and ours.memory.valid.is_meta
 

@@ -37,7 +37,7 @@ class Bowl(WorldModel):
     def perceive(self, seen):
         return seen[STATE_KEY]
 
-    def policy(self, z, kind):
+    def policy(self, z):
         return SquashedGaussian(torch.full_like(z, self.mode), torch.full_like(z, -1.0))
 
     def transition_features(self, z, w):
@@ -97,10 +97,10 @@ def same(one, other, **tolerance):
 def test_it_finds_what_the_policy_alone_does_not(bowl):
     model = bowl()
     config = PlannerConfig(samples=128, policy_samples=8, elites=16, iterations=6, horizon=1, budget="fixed")
-    plan = Planner(model, [0.9], config).plan(origin(), None, seeded())
+    plan = Planner(model, 0.9, config).plan(origin(), None, seeded())
     assert (plan.tokens[0, 0] - BEST).abs().max() < 0.05
     sentences = torch.stack([plan.tokens, torch.zeros_like(plan.tokens)], 2)
-    planned, alone = score(model, torch.zeros(1, 2), sentences, torch.tensor([0.9]))[0]
+    planned, alone = score(model, torch.zeros(1, 2), sentences, 0.9)[0]
     assert planned > alone + 0.05
 
 
@@ -108,7 +108,7 @@ def test_more_iterations_come_nearer(bowl):
     errors = []
     for iterations in (1, 2, 4):
         config = PlannerConfig(samples=64, policy_samples=4, elites=8, iterations=iterations, horizon=1, budget="fixed")
-        plan = Planner(bowl(), [0.9], config).plan(origin(40), None, seeded())
+        plan = Planner(bowl(), 0.9, config).plan(origin(40), None, seeded())
         errors.append(float((plan.tokens[0] - BEST).norm(dim=-1).mean()))
     assert errors[0] > errors[1] > errors[2]
 
@@ -116,12 +116,12 @@ def test_more_iterations_come_nearer(bowl):
 def test_an_anchor_holds_a_plan_to_the_policy(bowl):
     """The further the dearer: a sentence's return is less by its squared distance from the policy's own sentence."""
     model, distance = bowl(mode=0.1), []
-    home = propose(model, torch.zeros(1, 2), torch.zeros(2, 1, 1, 2), model.codes)
+    home = propose(model, torch.zeros(1, 2), torch.zeros(2, 1, 1, 2))
     for anchor in (0.0, 0.1, 1.0, 100.0):
         config = dataclasses.replace(CONFIG, samples=256, anchor=anchor, min_spread=0.001)
-        plan = Planner(model, [0.9], config).plan(origin(), None, seeded())
+        plan = Planner(model, 0.9, config).plan(origin(), None, seeded())
         away = (plan.elites - home).square().sum((0, 3))
-        returns = score(model, torch.zeros(1, 2), plan.elites, torch.tensor([0.9]))
+        returns = score(model, torch.zeros(1, 2), plan.elites, 0.9)
         torch.testing.assert_close(plan.returns, returns - anchor * away, rtol=0, atol=1e-4 * (1 + anchor))
         distance.append(float((plan.tokens - home[:, :, 0]).norm()))
     assert distance == sorted(distance, reverse=True)
@@ -132,7 +132,7 @@ def test_an_anchor_holds_a_plan_to_the_policy(bowl):
 def test_refitted_candidates_have_the_elites_covariance_as_far_as_they_are_drawn_together(bowl, together):
     """Over the whole sentence: its tokens are drawn with one another, where drawn alone no two numbers are."""
     config = dataclasses.replace(CONFIG, samples=20_000, iterations=2, spread=0.2, min_spread=0.01, together=together)
-    planner, calls = Planner(bowl(), [0.9], config), []
+    planner, calls = Planner(bowl(), 0.9, config), []
     refine = planner._refine
 
     def noting(*args):
@@ -157,7 +157,7 @@ def test_a_score_is_the_sum_written_out(bowl):
     model = bowl()
     tokens = torch.rand(horizon, 2, 4, 2, generator=seeded()) * 2 - 1
     z = torch.randn(2, 2, generator=seeded(1))
-    got = score(model, z, tokens, torch.tensor([g]))
+    got = score(model, z, tokens, g)
 
     def distance(place):
         return -(place - 0.5 * BEST).square().sum(-1)
@@ -174,7 +174,7 @@ def test_a_score_is_the_sum_written_out(bowl):
 
 def test_a_proposal_without_noise_is_the_policys_mode(model):
     z = model.encode(seen(3))
-    sentence = propose(model, z, torch.zeros(2, 3, 1, 2), model.codes)[:, :, 0]
+    sentence = propose(model, z, torch.zeros(2, 3, 1, 2))[:, :, 0]
     assert torch.allclose(sentence[0], model.greedy_token(z)[0])
     assert torch.allclose(sentence[1], model.greedy_token(model.step(z, sentence[0]).latent)[0], atol=1e-6)
 
@@ -182,7 +182,7 @@ def test_a_proposal_without_noise_is_the_policys_mode(model):
 @pytest.mark.parametrize("mode", [0.0, 10.0, -10.0])
 def test_tokens_are_bounded(bowl, mode):
     config = dataclasses.replace(CONFIG, spread=3.0, budget="fixed")
-    plan = Planner(bowl(mode=mode), [0.9], config).plan(origin(5), None, seeded())
+    plan = Planner(bowl(mode=mode), 0.9, config).plan(origin(5), None, seeded())
     assert plan.elites.abs().max() <= 1
     assert plan.tokens.abs().max() <= 1 + 1e-6
     assert ((plan.spread >= config.min_spread) & (plan.spread <= config.spread)).all()
@@ -195,7 +195,7 @@ def test_a_candidate_that_is_not_finite_never_leads(bowl):
     hole = lambda w: w[..., 0] > 0.1  # noqa: E731
     model = bowl(hole)
     config = dataclasses.replace(CONFIG, samples=256, iterations=4)
-    plan = Planner(model, [0.9], config).plan(origin(2), None, seeded())
+    plan = Planner(model, 0.9, config).plan(origin(2), None, seeded())
     assert plan.returns.isfinite().all()
     assert plan.elites[..., 0].max() <= 0.1
     assert plan.tokens[..., 0].max() <= 0.1
@@ -205,7 +205,7 @@ def test_a_candidate_that_is_not_finite_never_leads(bowl):
 def test_fewer_finite_candidates_than_elites_are_the_only_ones_that_count(bowl):
     """All candidates but the policy's mode, where nothing is drawn, are not finite."""
     model = bowl(lambda w: (w != 0).any(-1))
-    plan = Planner(model, [0.9], CONFIG).plan(origin(2), None, seeded())
+    plan = Planner(model, 0.9, CONFIG).plan(origin(2), None, seeded())
     finite = plan.returns.isfinite()
     assert finite.any(-1).all() and not finite.all()
     assert (plan.weights[~finite] == 0).all()
@@ -216,21 +216,21 @@ def test_fewer_finite_candidates_than_elites_are_the_only_ones_that_count(bowl):
 @pytest.mark.parametrize("count", [1, 3])
 def test_no_finite_candidate_is_a_fault(bowl, count):
     with pytest.raises(PlanFault, match="not finite"):
-        Planner(bowl(lambda w: w[..., 0] < 9), [0.9], CONFIG).plan(origin(count), None, seeded())
+        Planner(bowl(lambda w: w[..., 0] < 9), 0.9, CONFIG).plan(origin(count), None, seeded())
 
 
 def test_one_observation_that_is_not_finite_is_a_fault(model):
     observation = seen(3)
     observation[STATE_KEY][1, 0] = torch.nan
     with pytest.raises(PlanFault):
-        Planner(model, [0.9], CONFIG).plan(observation, None, seeded())
+        Planner(model, 0.9, CONFIG).plan(observation, None, seeded())
 
 
 def test_a_weight_that_is_not_finite_is_a_fault(model):
     with torch.no_grad():
         model.trunk[0].weight[0, 0] = torch.nan
     with pytest.raises(PlanFault):
-        Planner(model, [0.9], CONFIG).plan(seen(1), None, seeded())
+        Planner(model, 0.9, CONFIG).plan(seen(1), None, seeded())
 
 
 @pytest.mark.parametrize(
@@ -238,7 +238,7 @@ def test_a_weight_that_is_not_finite_is_a_fault(model):
 )
 def test_no_iteration_begins_after_the_deadline_and_one_is_always_done(model, monkeypatch, deadline, spent):
     config = dataclasses.replace(CONFIG, iterations=6)
-    planner, now, observation = Planner(model, [0.9], config), [0.0], seen(1)
+    planner, now, observation = Planner(model, 0.9, config), [0.0], seen(1)
     monkeypatch.setattr(planning, "time", types.SimpleNamespace(perf_counter=lambda: now[0]))
     refine = planner._refine
 
@@ -252,12 +252,12 @@ def test_no_iteration_begins_after_the_deadline_and_one_is_always_done(model, mo
     plan = planner.plan(observation, None, seeded(), deadline)
     assert plan.spent == spent
     assert now[0] <= max(deadline, 0) + 1.0
-    short = Planner(model, [0.9], dataclasses.replace(config, iterations=spent)).plan(observation, None, seeded())
+    short = Planner(model, 0.9, dataclasses.replace(config, iterations=spent)).plan(observation, None, seeded())
     assert same(plan, short)  # what is returned is the plan of the iterations done
 
 
 def test_the_settings_deadline_counts_from_the_call(model, monkeypatch):
-    planner = Planner(model, [0.9], dataclasses.replace(CONFIG, iterations=6, deadline_ms=1500.0))
+    planner = Planner(model, 0.9, dataclasses.replace(CONFIG, iterations=6, deadline_ms=1500.0))
     now, refine = [100.0], planner._refine
     monkeypatch.setattr(planning, "time", types.SimpleNamespace(perf_counter=lambda: now[0]))
 
@@ -275,7 +275,7 @@ def test_a_plan_that_went_on_for_longer_is_no_worse(model, monkeypatch):
     monkeypatch.setattr(torch, "randn", lambda *shape, generator: draws[: shape[0]].clone())
     best = torch.stack(
         [
-            Planner(model, [0.9], dataclasses.replace(CONFIG, iterations=n))
+            Planner(model, 0.9, dataclasses.replace(CONFIG, iterations=n))
             .plan(observation, None, seeded())
             .returns[:, 0]
             for n in range(1, 6)
@@ -289,7 +289,7 @@ def test_a_batch_is_planned_as_each_alone(model, monkeypatch):
     """With the noise held, so that no plan can lean on its neighbours."""
     draws = torch.randn(3, 2, 4, 32, 2, generator=seeded())
     memory = Memory(torch.rand(2, 4, 2, generator=seeded(1)) - 0.5, torch.tensor([True, False, True, False]))
-    planner, observation = Planner(model, [0.9], CONFIG), seen(4)
+    planner, observation = Planner(model, 0.9, CONFIG), seen(4)
     monkeypatch.setattr(torch, "randn", lambda *shape, generator: draws.clone())
     together = planner.plan(observation, memory, seeded())
     for b in range(4):
@@ -302,14 +302,14 @@ def test_a_batch_is_planned_as_each_alone(model, monkeypatch):
 
 
 def test_the_same_generator_state_gives_the_same_plan(model):
-    planner = Planner(model, [0.9], CONFIG)
+    planner = Planner(model, 0.9, CONFIG)
     one, again, other = (planner.plan(seen(2), None, seeded(s)) for s in (0, 0, 1))
     assert same(one, again)
     assert not same(one, other)
 
 
 def test_a_memory_that_no_longer_applies_is_ignored(model):
-    planner = Planner(model, [0.9], CONFIG)
+    planner = Planner(model, 0.9, CONFIG)
     stale = Memory(torch.rand(2, 3, 2, generator=seeded(1)), torch.zeros(3, dtype=torch.bool))
     assert same(planner.plan(seen(3), stale, seeded()), planner.plan(seen(3), None, seeded()))
 
@@ -317,7 +317,7 @@ def test_a_memory_that_no_longer_applies_is_ignored(model):
 def test_a_good_memory_is_kept_as_it_is(bowl):
     """One iteration of few and wild samples around a policy far off: nothing is as good as the plan remembered."""
     config = PlannerConfig(samples=8, policy_samples=2, elites=1, iterations=1, horizon=2, spread=3.0, budget="fixed")
-    planner = Planner(bowl(mode=-2.0), [0.9], config)
+    planner = Planner(bowl(mode=-2.0), 0.9, config)
     best = torch.stack([BEST, torch.zeros(2)])[:, None]
     for seed in range(5):
         plan = planner.plan(origin(), Memory(best, torch.tensor([True])), seeded(seed))
@@ -335,7 +335,7 @@ def test_memories_mix_by_environment():
 
 
 def test_planning_leaves_no_gradient_behind(model):
-    plan = Planner(model, [0.9], CONFIG).plan(seen(1), None, seeded())
+    plan = Planner(model, 0.9, CONFIG).plan(seen(1), None, seeded())
     assert not plan.tokens.requires_grad
     assert all(p.grad is None for p in model.parameters())
 
@@ -347,7 +347,7 @@ def test_arithmetic_is_counted_by_hand(generator):
 
 
 def test_a_plans_arithmetic_grows_by_the_iteration(model):
-    one, two, four = (plan_gflop(model, [0.9], dataclasses.replace(CONFIG, iterations=n)) for n in (1, 2, 4))
+    one, two, four = (plan_gflop(model, 0.9, dataclasses.replace(CONFIG, iterations=n)) for n in (1, 2, 4))
     assert 0 < one < two
     assert four - two == pytest.approx(2 * (two - one))
 
@@ -376,9 +376,9 @@ for compiled in (False, True):
         samples=8, policy_samples=2, elites=4, iterations=2, horizon=2, budget="fixed", together=together
     )
     seen = {STATE_KEY: torch.linspace(-1, 1, 3)[None]}
-    plan = Planner(model, [0.9], config, compiled).plan(seen, None, torch.Generator().manual_seed(1))
+    plan = Planner(model, 0.9, config, compiled).plan(seen, None, torch.Generator().manual_seed(1))
     planned.append(plan.tokens)
-    learner = Learner(model, [0.9], LearningConfig(batch=8), compiled)
+    learner = Learner(model, 0.9, LearningConfig(batch=8), compiled)
     h = learner.config.horizon
     ones = torch.ones(h, 8)
     g.manual_seed(2)

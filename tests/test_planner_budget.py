@@ -49,25 +49,25 @@ def steps(model, monkeypatch):
 def test_what_is_spent_is_counted(model, steps):
     for config in (FIXED, ADAPTIVE, dataclasses.replace(ADAPTIVE, agreement=1e9)):
         steps.clear()
-        plan = Planner(model, [0.9], config).plan(seen(1), None, seeded())
+        plan = Planner(model, 0.9, config).plan(seen(1), None, seeded())
         assert int(plan.imagined[0]) == sum(steps)
 
 
 def test_who_never_agrees_does_everything(model):
     """Then the same candidates are scored as with the fixed budget, in two lots."""
-    fixed = Planner(model, [0.9], dataclasses.replace(FIXED, iterations=1)).plan(seen(3), None, seeded())
-    whole = Planner(model, [0.9], dataclasses.replace(ADAPTIVE, iterations=1)).plan(seen(3), None, seeded())
+    fixed = Planner(model, 0.9, dataclasses.replace(FIXED, iterations=1)).plan(seen(3), None, seeded())
+    whole = Planner(model, 0.9, dataclasses.replace(ADAPTIVE, iterations=1)).plan(seen(3), None, seeded())
     assert (whole.spent, fixed.spent) == (2, 1)
     assert torch.equal(whole.imagined, fixed.imagined)
     assert torch.allclose(whole.returns, fixed.returns, atol=1e-5)
     assert torch.allclose(whole.tokens, fixed.tokens, atol=1e-5)
-    assert Planner(model, [0.9], ADAPTIVE).plan(seen(3), None, seeded()).spent == ADAPTIVE.iterations + 1
+    assert Planner(model, 0.9, ADAPTIVE).plan(seen(3), None, seeded()).spent == ADAPTIVE.iterations + 1
 
 
 def test_who_agrees_at_once_searches_nothing(model):
     memory = Memory.of(torch.rand(2, 3, 2, generator=seeded(1)))
     config = dataclasses.replace(ADAPTIVE, agreement=1e9)
-    plan = Planner(model, [0.9], config).plan(seen(3), memory, seeded())
+    plan = Planner(model, 0.9, config).plan(seen(3), memory, seeded())
     assert plan.spent == 1
     own = config.policy_samples
     assert (plan.imagined == own * (config.horizon - 1) + (own + 1) * config.horizon).all()
@@ -76,7 +76,7 @@ def test_who_agrees_at_once_searches_nothing(model):
 def test_fewer_candidates_than_elites_are_all_that_count(model):
     """The first lot may be smaller than the elites that are asked for."""
     config = dataclasses.replace(ADAPTIVE, policy_samples=2, agreement=1e9)
-    plan = Planner(model, [0.9], config).plan(seen(3), None, seeded())
+    plan = Planner(model, 0.9, config).plan(seen(3), None, seeded())
     assert plan.returns.shape == (3, config.elites)
     assert (torch.isfinite(plan.returns).sum(1) == 3).all()
     assert torch.allclose(plan.weights.sum(1), torch.ones(3))
@@ -91,7 +91,7 @@ def test_each_latent_spends_for_itself(model, monkeypatch, seed):
 
     def plan(config, b, e):
         monkeypatch.setattr(torch, "randn", lambda *shape, generator: draws[:, :, b:e].clone())
-        return Planner(model, [0.9], config).plan({STATE_KEY: observation[STATE_KEY][b:e]}, None, seeded())
+        return Planner(model, 0.9, config).plan({STATE_KEY: observation[STATE_KEY][b:e]}, None, seeded())
 
     observation = seen(count, seed)
     first = plan(dataclasses.replace(ADAPTIVE, agreement=1e9), 0, count)
@@ -127,11 +127,11 @@ def test_a_budget_of_another_kind_is_refused():
 
 def test_the_arithmetic_of_a_plan_goes_by_what_it_imagined(model):
     """To a thousandth for all of the budget; nearly for a part, since a proposal costs less than a scored step."""
-    whole = plan_gflop(model, [0.9], ADAPTIVE)
+    whole = plan_gflop(model, 0.9, ADAPTIVE)
     for agreement, tolerance in ((0.0, 0.001), (1e9, 0.2)):
-        planner = Planner(model, [0.9], dataclasses.replace(ADAPTIVE, agreement=agreement))
+        planner = Planner(model, 0.9, dataclasses.replace(ADAPTIVE, agreement=agreement))
         plans = []
         spent = gflop(lambda planner=planner, plans=plans: plans.append(planner.plan(seen(1), None, seeded())))
-        said = plan_gflop(model, [0.9], planner.config, float(plans[0].imagined[0]))
+        said = plan_gflop(model, 0.9, planner.config, float(plans[0].imagined[0]))
         assert said == pytest.approx(spent, rel=tolerance)
         assert said <= whole * (1 + 1e-9)

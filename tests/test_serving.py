@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 import policies.serving.link
 from policies.agent import Agent
+from policies.curves import Curve
 from policies.serving import messages
 from policies.serving.connection import Connection
 from policies.serving.decider import Decider
@@ -38,7 +39,6 @@ from policies.serving.messages import (
 )
 from policies.serving.sealing import FRAME, HELLO, MAGIC, Refused, Seal, hello, read_secret
 from policies.serving.server import MOST, Server
-from policies.tokens import Tokens
 from robot.running.view import sentence
 from worldmodel.planner import Planner
 from worldmodel.settings import PlannerConfig
@@ -421,17 +421,14 @@ def test_a_plan_that_the_arm_cannot_follow_is_never_given_to_it(server, monkeypa
 
 
 def test_a_person_is_shown_for_how_long_each_token_lasts(toys):
-    token = toys.token_settings(4, 2)
-    tokens = Tokens.of(token, 2)
-    model = toys.tiny_model(3, tokens.points, forms=tokens.forms, token=token)
-    decider = Decider(Agent(model, tokens, None, torch.Generator()), "reach", "tied", 30.0)
-    lengths = set()
-    for state in 3 * np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32):
-        answer = unpack(pack(decider.answer(Question(1, True, state))))
-        moment = SimpleNamespace(pursuit=SimpleNamespace(answer=answer))
-        assert sentence(moment, token, 30.0) == f"move({len(answer.actions) / 30:.3g} s)"
-        lengths.add(len(answer.actions))
-    assert lengths == {2, 4}
+    token = toys.token_settings(4)
+    curve = Curve.of_token(token, 2)
+    decider = Decider(
+        Agent(toys.tiny_model(3, curve.size, token=token), curve, None, torch.Generator()), "reach", "tied", 30.0
+    )
+    answer = unpack(pack(decider.answer(Question(1, True, np.ones(3, np.float32)))))
+    moment = SimpleNamespace(pursuit=SimpleNamespace(answer=answer))
+    assert sentence(moment, token, 30.0) == f"move({4 / 30:.3g} s)" and len(answer.actions) == 4
 
 
 def test_a_planner_that_owes_an_answer_is_asked_no_more_and_is_gone_in_the_end(server, monkeypatch):
@@ -477,10 +474,10 @@ def test_a_planner_that_answers_between_its_losses_is_never_gone(server, monkeyp
 
 
 def test_a_state_that_leaves_no_plan_is_refused_in_a_line(toys):
-    tokens = Tokens.of(toys.token_settings(4, 2), 2)
-    model = toys.tiny_model(3, tokens.points, forms=tokens.forms, token=toys.token_settings(4, 2))
-    planner = Planner(model, [0.9, 0.9], PlannerConfig(samples=8, policy_samples=4, elites=4))
-    decider = Decider(Agent(model, tokens, planner, torch.Generator()), "reach", "tied", 30.0)
+    curve = Curve.of_token(toys.token_settings(4), 2)
+    model = toys.tiny_model(3, curve.size, token=toys.token_settings(4))
+    planner = Planner(model, 0.9, PlannerConfig(samples=8, policy_samples=4, elites=4))
+    decider = Decider(Agent(model, curve, planner, torch.Generator()), "reach", "tied", 30.0)
     answer = decider.answer(Question(1, True, np.full(3, np.nan, np.float32)))
     assert isinstance(answer, Refusal) and answer.reason.startswith("no candidate plan has a finite return")
     assert isinstance(decider.answer(Question(2, True, np.zeros(3, np.float32))), Answer)

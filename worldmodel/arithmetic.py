@@ -1,7 +1,7 @@
 """What a decision costs: floating-point operations of matrix products, counted, not estimated."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -24,22 +24,22 @@ def gflop(work: Callable[[], object]) -> float:
 def update_gflop(learner: Learner) -> float:
     """GFLOP of one update, forward and backward."""
     model, config = learner.model, learner.config
-    h, b, p = config.horizon, config.batch, model.token_size
+    h, b, p = config.horizon, config.batch, model.points
     ones, token = torch.ones(h, b, device=learner.flat.device), torch.zeros(h, b, p, device=learner.flat.device)
     seen = {key: x.unflatten(0, (h + 1, b)) for key, x in model.prepare(model.blank((h + 1) * b)).items()}
     batch = Batch(seen, token, ones, ones, ones, token[0], ones[0])
     noise = learner.noise(batch, torch.Generator().manual_seed(0))
 
     def work():
-        total, _, _ = loss(model, learner.target, batch, noise, learner.scale, learner.discounts, config)
+        total, _, _ = loss(model, learner.target, batch, noise, learner.scale, learner.discount, config)
         torch.autograd.grad(total, learner.parameters)
 
     return gflop(work)
 
 
-def plan_gflop(model, discounts: Sequence[float], config: PlannerConfig, imagined: float | None = None) -> float:
+def plan_gflop(model, discount: float, config: PlannerConfig, imagined: float | None = None) -> float:
     """GFLOP of one plan for one observation: of all its budget, or of `imagined` steps of it."""
-    planner = Planner(model, discounts, replace(config, budget="fixed"))
+    planner = Planner(model, discount, replace(config, budget="fixed"))
     observation = model.blank(1)
     generator = torch.Generator().manual_seed(0)
     plans = []

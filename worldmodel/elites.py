@@ -13,16 +13,15 @@ from worldmodel.settings import PlannerConfig
 class Elites(NamedTuple):
     """The elites of B searches, and the distribution fitted to them.
 
-    sentences (T, B, E, W), returns and weights (B, E): of each elite. mean (T, B, W) and spread (T, B, P): weighted
-    mean and standard deviation over the elites of the kind that has the most weight. relative_spread (B,): of the
-    returns, small where the search has converged.
+    sentences (T, B, E, P), returns and weights (B, E): of each elite. mean and spread (T, B, P): weighted mean and
+    standard deviation. relative_spread (B,): of the returns, small where the search has converged.
     """
 
-    mean: Float[Tensor, "T B W"]
+    mean: Float[Tensor, "T B P"]
     spread: Float[Tensor, "T B P"]
     returns: Float[Tensor, "B E"]
     weights: Float[Tensor, "B E"]
-    sentences: Float[Tensor, "T B E W"]
+    sentences: Float[Tensor, "T B E P"]
     relative_spread: Float[Tensor, " B"]
 
     def where(self, chosen: Bool[Tensor, " B"], other: "Elites") -> "Elites":
@@ -38,15 +37,12 @@ class Elites(NamedTuple):
         )
 
 
-def fit_elites(
-    candidates: Float[Tensor, "T B N W"], returns: Float[Tensor, "B N"], points: int, config: PlannerConfig
-) -> Elites:
+def fit_elites(candidates: Float[Tensor, "T B N P"], returns: Float[Tensor, "B N"], config: PlannerConfig) -> Elites:
     """Select the elites among candidates of known returns, and fit a weighted mean and spread to them.
 
-    The first P = `points` numbers of a token are its points, the others the code of its kind. A candidate whose return
-    is not finite is ranked last, with weight 0, and so are those that stand in where there are too few. Weights:
-    exp(return / unit), as in MPPI (Williams et al. 2017, arXiv 1707.02342), over elites as in TD-MPC2; `unit` follows
-    the elites' own deviation.
+    A candidate whose return is not finite is ranked last, with weight 0, and so are those that stand in where there are
+    too few. Weights: exp(return / unit), as in MPPI (Williams et al. 2017, arXiv 1707.02342), over elites as in
+    TD-MPC2; `unit` follows the elites' own deviation.
     """
     returns = torch.where(torch.isfinite(returns), returns, -torch.inf)
     if (missing := config.elites - returns.shape[1]) > 0:
@@ -57,34 +53,19 @@ def fit_elites(
     elites = candidates.gather(2, index)
     unit = config.temperature * (_deviation(best).square() + config.indifference**2).sqrt()
     weights = torch.softmax((best - best[:, :1]) / unit, -1)
-    middle, ways, kind = common(elites, weights, points)
-    mean = torch.cat([middle, kind.expand(len(middle), -1, -1)], -1)
+    mean, ways = common(elites, weights)
     spread = ways.square().sum(2).sqrt().clamp(config.min_spread, config.spread)
     return Elites(mean, spread, best, weights, elites, relative_spread(best, config.indifference))
 
 
 def common(
-    elites: Float[Tensor, "T B E W"], weights: Float[Tensor, "B E"], points: int
-) -> tuple[Float[Tensor, "T B P"], Float[Tensor, "T B E P"], Float[Tensor, "B K"]]:
-    """What elites of the kind that has the most weight have in common: the mean of their points, and U; and that kind.
-
-    U: the elites' ways off that mean, each by the square root of its weight, so that U^T U is their covariance.
+    elites: Float[Tensor, "T B E P"], weights: Float[Tensor, "B E"]
+) -> tuple[Float[Tensor, "T B P"], Float[Tensor, "T B E P"]]:
+    """What elites have in common: their mean, and their ways U off it, each by the square root of its weight, so that
+    U^T U is their covariance.
     """
-    share, kind = _alike(weights, elites[0, :, :, points:])
-    mean = torch.einsum("be,tbep->tbp", share, elites[..., :points])
-    return mean, share.sqrt()[None, :, :, None] * (elites[..., :points] - mean.unsqueeze(2)), kind
-
-
-def _alike(
-    weights: Float[Tensor, "B E"], kinds: Float[Tensor, "B E K"]
-) -> tuple[Float[Tensor, "B E"], Float[Tensor, "B K"]]:
-    """Of the kind that has the most weight in all: its elites' weights, which sum to 1, the others' 0; and its code."""
-    if not kinds.shape[-1]:
-        return weights, kinds[:, 0]
-    winner = torch.einsum("be,bek->bk", weights, kinds).argmax(-1)
-    code = F.one_hot(winner, kinds.shape[-1]).to(kinds.dtype)
-    share = weights * torch.einsum("bek,bk->be", kinds, code)
-    return share / share.sum(-1, keepdim=True), code
+    mean = torch.einsum("be,tbep->tbp", weights, elites)
+    return mean, weights.sqrt()[None, :, :, None] * (elites - mean.unsqueeze(2))
 
 
 def relative_spread(returns: Float[Tensor, "B E"], indifference: float) -> Float[Tensor, " B"]:

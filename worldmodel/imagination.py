@@ -16,20 +16,19 @@ def propose(
     model: WorldModel,
     z: Float[Tensor, "B D"],
     noise: Float[Tensor, "T B N P"],
-    kinds: Float[Tensor, "N K"],
     start: Float[Tensor, "B A"] | None = None,
-) -> Float[Tensor, "T B N W"]:
-    """Roll the policy out in imagination, once for each of N kinds; where the noise is 0 it is the policy's mode.
+) -> Float[Tensor, "T B N P"]:
+    """Roll the policy out in imagination, N times; where the noise is 0 it is the policy's mode.
 
     `start`: where the tokens before ended, as for `WorldModel.token`.
     """
     horizon, size, count, _ = noise.shape
-    z, kind = z.repeat_interleave(count, 0), kinds.repeat(size, 1)
+    z = z.repeat_interleave(count, 0)
     start = None if start is None else start.repeat_interleave(count, 0)
     tokens = []
     for t in range(horizon):
-        points, _ = model.policy(z, kind).sample(noise[t].flatten(0, 1))
-        w = model.token(points, kind, start)
+        points, _ = model.policy(z).sample(noise[t].flatten(0, 1))
+        w = model.token(points, start)
         start = model.ends(w)
         tokens.append(w.view(size, count, -1))
         if t + 1 < horizon:
@@ -40,8 +39,8 @@ def propose(
 def score(
     model: WorldModel,
     z: Float[Tensor, "B D"],
-    tokens: Float[Tensor, "T B N W"],
-    discounts: Float[Tensor, " n"],
+    tokens: Float[Tensor, "T B N P"],
+    discount: float,
 ) -> Float[Tensor, "B N"]:
     """Return of each sentence: its imagined rewards, and the value at its end."""
     horizon, size, count, _ = tokens.shape
@@ -51,47 +50,37 @@ def score(
         w = tokens[t].flatten(0, 1)
         imagined = model.step(z, w)
         total = total + factor * imagined.reward
-        factor = factor * model.token_discount(w, discounts) * torch.sigmoid(imagined.continue_logit)
+        factor = factor * discount * torch.sigmoid(imagined.continue_logit)
         z = imagined.latent
     total = total + factor * model.greedy_token(z, model.ends(w))[1]
     return total.view(size, count)
 
 
 def foresee(
-    model: WorldModel, z: Float[Tensor, "B D"], w: Float[Tensor, "B W"], discounts: Float[Tensor, " n"]
+    model: WorldModel, z: Float[Tensor, "B D"], w: Float[Tensor, "B P"], discount: float
 ) -> tuple[Float[Tensor, " B"], Float[Tensor, " B"]]:
     """What one token is imagined to earn, and what is kept of a worth after it: the discount over it times the
     probability that the episode goes on."""
     imagined = model.step(z, w)
-    return imagined.reward, model.token_discount(w, discounts) * torch.sigmoid(imagined.continue_logit)
-
-
-def prior_distance(
-    tokens: Float[Tensor, "T B N W"], modes: Float[Tensor, "T B n W"], points: int
-) -> Float[Tensor, "B N"]:
-    """Squared distance of each sentence's points, summed over its tokens, from the policy prior's mode of its kind."""
-    home = modes[..., :points]
-    if home.shape[2] > 1:
-        home = torch.einsum("tbnp,tbmn->tbmp", home, tokens[..., points:])
-    return (tokens[..., :points] - home).square().sum((0, 3))
+    return imagined.reward, discount * torch.sigmoid(imagined.continue_logit)
 
 
 def refine(
     model: WorldModel,
     z: Float[Tensor, "B D"],
-    kept: Float[Tensor, "T B K W"],
+    kept: Float[Tensor, "T B K P"],
     kept_returns: Float[Tensor, "B K"],
-    fresh: Float[Tensor, "T B N W"],
-    modes: Float[Tensor, "T B n W"],
-    discounts: Float[Tensor, " n"],
+    fresh: Float[Tensor, "T B N P"],
+    mode: Float[Tensor, "T B 1 P"],
+    discount: float,
     config: PlannerConfig,
 ) -> Elites:
     """One iteration: score the `fresh` sentences, `fit_elites` to them and those `kept` from before.
 
-    `modes`: the policy's own sentence of each of n kinds, which `anchor` holds them to.
+    `mode`: the policy's own sentence, which `anchor` holds them to.
     """
-    fresh_returns = score(model, z, fresh, discounts)
+    fresh_returns = score(model, z, fresh, discount)
     if config.anchor:
-        fresh_returns = fresh_returns - config.anchor * prior_distance(fresh, modes, model.points)
+        fresh_returns = fresh_returns - config.anchor * (fresh - mode).square().sum((0, 3))
     returns = torch.cat([kept_returns, fresh_returns], 1)
-    return fit_elites(torch.cat([kept, fresh], 2), returns, model.points, config)
+    return fit_elites(torch.cat([kept, fresh], 2), returns, config)

@@ -41,9 +41,8 @@ def imitation_loss(model: WorldModel, windows: Windows, consistency: float) -> t
     for t in range(steps):
         z = model.next(model.transition_features(z, windows.token[t]))
         apart.append((z - whole[t + 1]).square().mean(-1))
-    kind = windows.token[..., model.points :].flatten(0, 1)
-    mode = model.policy(seen[:-1].flatten(0, 1), kind).mode.unflatten(0, (steps, -1))
-    off = (mode - windows.token[..., : model.points]).square().mean(-1)
+    mode = model.policy(seen[:-1].flatten(0, 1)).mode.unflatten(0, (steps, -1))
+    off = (mode - windows.token).square().mean(-1)
     parts = {
         "loss_consistency": _mean(torch.stack(apart), windows.followed),
         "loss_imitation": _mean(off, windows.whole),

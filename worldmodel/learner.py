@@ -2,7 +2,6 @@
 
 import copy
 import math
-from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
@@ -31,11 +30,9 @@ class Learner:
 
     BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 
-    def __init__(self, model: WorldModel, discounts: Sequence[float], config: LearningConfig, compiled: bool = False):
-        """`discounts`: over one whole token, of each kind. Raises ValueError if they are not as many as the kinds."""
-        if len(discounts) != model.kinds:
-            raise ValueError(f"discounts: one for each of {model.kinds} kinds of tokens, not {len(discounts)}")
-        self.model, self.config = model, config
+    def __init__(self, model: WorldModel, discount: float, config: LearningConfig, compiled: bool = False):
+        """`discount`: over one whole token."""
+        self.model, self.discount, self.config = model, discount, config
         self.flat = flatten(model)
         self.parameters = list(model.parameters())
         self.target = copy.deepcopy(model.value).requires_grad_(False)
@@ -52,7 +49,6 @@ class Learner:
         self.rate[segment(model, "encoder.")] *= config.eye_rate if model.sees else config.encoder_rate
         self.first, self.second = torch.zeros_like(self.flat), torch.zeros_like(self.flat)
         self.updates = 0
-        self.discounts = torch.tensor(discounts, device=self.flat.device)
         self.scale = torch.ones((), device=self.flat.device)
         self.gradient = torch.zeros_like(self.flat)
         self.slopes = views(self.gradient, self.parameters)
@@ -77,7 +73,7 @@ class Learner:
     def learn(self, batch: Batch, noise: tuple[Tensor, Tensor, Tensor]) -> None:
         """One step with given noise."""
         total, parts, estimate = self._loss(
-            self.model, self.target, batch, noise, self.scale, self.discounts, self.config
+            self.model, self.target, batch, noise, self.scale, self.discount, self.config
         )
         for slope, found in zip(self.slopes, torch.autograd.grad(total, self.parameters), strict=True):
             slope.copy_(found)

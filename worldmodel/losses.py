@@ -32,7 +32,7 @@ def window_return(
     continues: Float[Tensor, "H B"],
     valid: Float[Tensor, "H B"],
     value: Float[Tensor, " B"],
-    discount: Float[Tensor, " B"],
+    discount: float,
 ) -> Float[Tensor, " B"]:
     """Targets (B,): the rewards from the first token to the window's last valid one, then `value` (B,), V after it.
 
@@ -54,15 +54,12 @@ def bootstrap(
     noise: Float[Tensor, "B P"],
     start: Float[Tensor, "B A"] | None = None,
 ) -> Float[Tensor, " B"]:
-    """What follows a latent: the least of the target's heads, at a token that the policy draws, of the best kind.
+    """What follows a latent: the least of the target's heads, at a token that the policy draws.
 
     `start`: where the token before ended, as for `WorldModel.token`.
     """
-    values = []
-    for kind in model.each_kind(z):
-        points, _ = model.policy(z, kind).sample(noise)
-        values.append(twohot.mean(target(z, model.token(points, kind, start))).amin(0))
-    return torch.stack(values).amax(0)
+    points, _ = model.policy(z).sample(noise)
+    return twohot.mean(target(z, model.token(points, start))).amin(0)
 
 
 def contrastive_loss(
@@ -114,7 +111,7 @@ def targets(
     target: ValueHeads,
     batch: Batch,
     noise: Float[Tensor, "B P"],
-    discounts: Float[Tensor, " n"],
+    discount: float,
 ) -> tuple[Float[Tensor, "H B D"], Float[Tensor, " B"]]:
     """What is to be imagined and what the value is to be: the latents of what was seen next, the windows' returns."""
     ahead = model.perceive({key: value[1:].flatten(0, 1) for key, value in batch.seen.items()})
@@ -122,7 +119,6 @@ def targets(
     end = (batch.valid.sum(0).long() - 1).clamp(min=0)
     last = _at(ahead, end)
     value = bootstrap(model, target, last, noise, model.ends(_at(batch.token, end)))
-    discount = model.token_discount(batch.token[0], discounts)
     return ahead, window_return(batch.reward, batch.continues, batch.valid, value, discount)
 
 
@@ -180,15 +176,14 @@ def policy_loss(
     `heads`: the value's logits of the tokens that were done instead.
     """
     first = start.detach()
-    kind = batch.token[0, :, model.points :]
-    policy = model.policy(first + batch.demonstrated.unsqueeze(1) * (start - first), kind)
+    policy = model.policy(first + batch.demonstrated.unsqueeze(1) * (start - first))
     points, log_density = policy.sample(noise)
     before = model.starts(batch.token[0])
-    token = model.token(points, kind, before)
+    token = model.token(points, before)
     frozen = {name: p.detach() for name, p in model.value.named_parameters()}
     estimate = twohot.mean(functional_call(model.value, frozen, (first, token))).mean(0)
     total = ((1 - batch.demonstrated) * (config.entropy * log_density - estimate / scale)).mean()
-    away = model.token(policy.mode, kind, before) - batch.planned_token
+    away = model.token(policy.mode, before) - batch.planned_token
     if config.imitation:
         done = twohot.mean(heads.detach()).mean(0)
         better = batch.valid[0] * (1 - batch.demonstrated) * (done > estimate.detach())
@@ -203,21 +198,21 @@ def loss(
     batch: Batch,
     noise: tuple[Tensor, Tensor, Tensor],
     scale: Tensor,
-    discounts: Float[Tensor, " n"],
+    discount: float,
     config: LearningConfig,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Total loss (), its parts in the order of METRICS (8,), and the value estimates of the first latents (B,).
 
     `noise`: standard normal (B, P) for the value's targets and (B, P) for the policy, and (B, n): 1 for the senses
     that are not hidden where the windows begin. `scale`: the current spread of returns, which makes the policy's step
-    independent of the reward's unit. `discounts`: over a whole token of each kind. World-model losses reach the
+    independent of the reward's unit. `discount`: over a whole token. World-model losses reach the
     encoder; the policy's reaches only the policy, but for what an expert did: there it imitates, does nothing else, and
     the latent is to tell what that takes. Structure of the losses: Hansen et al. 2024 (arXiv 2310.16828),
     eq. 3-5, with returns over the whole window, a continue head, and the losses of value and policy on the first
     latent only.
     """
     with torch.no_grad():
-        ahead, returns = targets(model, target, batch, noise[0], discounts)
+        ahead, returns = targets(model, target, batch, noise[0], discount)
     start, whole = encode_with_dropout(model, {key: value[0] for key, value in batch.seen.items()}, noise[2])
     agreement = (start - whole).square().mean() if len(model.senses) > 1 else torch.zeros((), device=start.device)
     consistency, contrast, reward, continuation = world_losses(model, start, whole, ahead, batch, config)

@@ -34,9 +34,9 @@ class Imagined:
 class ValueHeads(nn.Module):
     """An ensemble of distributional values Q(z, w)."""
 
-    def __init__(self, config: ModelConfig, token_size: int, dtype: torch.dtype):
+    def __init__(self, config: ModelConfig, points: int, dtype: torch.dtype):
         super().__init__()
-        self.net = mlp(config.latent + token_size, config.width, config.bins, config.value_heads, dtype, zero=True)
+        self.net = mlp(config.latent + points, config.width, config.bins, config.value_heads, dtype, zero=True)
 
     def forward(self, z: Float[Tensor, "B D"], w: Float[Tensor, "B P"]) -> Float[Tensor, "E B N"]:
         """Logits of each head over the return that follows token w in latent z."""
@@ -44,40 +44,31 @@ class ValueHeads(nn.Module):
 
 
 class WorldModel(nn.Module):
-    """z = encode(observation); (z', R, continue) = step(z, w); Q = value(z, w); policy(z, kind) -> points of w.
+    """z = encode(observation); (z', R, continue) = step(z, w); Q = value(z, w); policy(z) -> w.
 
-    A token w (B, W) is its P points (knots x action dimensions), and where the model knows tokens of n > 1 lengths the
-    one-hot code (n,) of its kind. How it becomes motion is the policy layer's business, except that different points
-    may mean the same motion: `token` gives them the one form of it that the nets know. Joined tokens begin with the A
-    numbers (one control point) that the one before ended with.
+    A token w (B, P) is its points (knots x action dimensions). How it becomes motion is the policy layer's business.
+    Joined tokens begin with the A numbers (one control point) that the one before ended with.
     """
 
-    def __init__(self, senses: Shapes, points: int, config: ModelConfig, forms: Float[Tensor, "n P P"] | None = None):
+    def __init__(self, senses: Shapes, points: int, config: ModelConfig):
         """`senses`: the shape of one observation of each (`worldmodel.senses`), in the order that they are kept in.
 
-        `forms`: for each kind the projection from any points to those that stand for the same motion. Raises ValueError
-        where there are several kinds and not a form for each, or for a sense that is not known.
+        Raises ValueError for a sense that is not known.
         """
         super().__init__()
-        kinds = len(config.token.lengths)
-        if kinds > 1 and (forms is None or len(forms) != kinds):
-            raise ValueError(f"forms: one for each of {kinds} lengths of tokens")
-        self.config, self.points, self.kinds = config, points, kinds
+        self.config, self.points = config, points
         self.senses = {key: tuple(shape) for key, shape in senses.items()}
-        token_size = self.token_size = points + self.kind_size
-        self.register_buffer("forms", forms if kinds > 1 else None, persistent=False)
-        self.register_buffer("codes", torch.eye(kinds)[:, : self.kind_size], persistent=False)
         shows = [float(key != LANGUAGE_KEY) for key in self.senses]  # 0 for words, which do not show what happens
         self.register_buffer("shows", torch.tensor(shows), persistent=False)
-        dtype = matmul_dtype(config.precision, self.codes.device)
+        dtype = matmul_dtype(config.precision, self.shows.device)
         d, h = config.latent, config.width
         self.normaliser = Normaliser(self.state_size)
         self.encoder = Encoder(self.senses, config, dtype)
-        self.trunk = nn.Sequential(NormedLinear(d + token_size, h, dtype=dtype), NormedLinear(h, h, dtype=dtype))
+        self.trunk = nn.Sequential(NormedLinear(d + points, h, dtype=dtype), NormedLinear(h, h, dtype=dtype))
         self.next = NormedLinear(h, d, dtype=dtype, group=config.group)
         self.outcome = Linear(h, config.bins + 1, dtype=dtype, zero=True)
-        self.value = ValueHeads(config, token_size, dtype)
-        self.actor = mlp(d + self.kind_size, h, (2 + config.rank) * points, 0, dtype)
+        self.value = ValueHeads(config, points, dtype)
+        self.actor = mlp(d, h, (2 + config.rank) * points, 0, dtype)
 
     def _apply(self, fn, recurse=True):
         """PyTorch's, by which a model moves; its products are from then on as its new device multiplies best."""
@@ -107,11 +98,6 @@ class WorldModel(nn.Module):
     def sees(self) -> bool:
         """Whether it has cameras."""
         return any(map(naming.is_image, self.senses))
-
-    @property
-    def kind_size(self) -> int:
-        """Numbers in a kind's code: none where there is only one."""
-        return self.kinds if self.kinds > 1 else 0
 
     @property
     def device(self) -> torch.device:
@@ -163,53 +149,38 @@ class WorldModel(nn.Module):
         """Features of the transition by one token, which the heads `next` and `outcome` read."""
         return self.trunk(torch.cat([z, w], -1))
 
-    def policy(self, z: Float[Tensor, "B D"], kind: Float[Tensor, "B K"]) -> SquashedGaussian:
-        """The distribution over the points of tokens proposed in latent z, of a kind for each."""
-        return SquashedGaussian.from_logits(self.actor(torch.cat([z, kind], -1)), self.config.rank)
+    def policy(self, z: Float[Tensor, "B D"]) -> SquashedGaussian:
+        """The distribution over the points of tokens proposed in latent z."""
+        return SquashedGaussian.from_logits(self.actor(z), self.config.rank)
 
-    def token(
-        self, points: Float[Tensor, "*B P"], kind: Float[Tensor, "*B K"], start: Float[Tensor, "*B A"] | None = None
-    ) -> Float[Tensor, "*B W"]:
-        """Make a token of its points and its kind: the canonical form of their motion, clamped to [-1, 1].
+    def token(self, points: Float[Tensor, "*B P"], start: Float[Tensor, "*B A"] | None = None) -> Float[Tensor, "*B P"]:
+        """Make a token of its points: the first of them is `start`, if tokens are joined.
 
         `start`: where the token before ended (`ends`), 0 unless given; A is 0 where tokens are not joined.
         """
-        if self.shared:
-            start = torch.zeros_like(self.starts(points)) if start is None else start
-            points = torch.cat([start, points[..., self.shared :]], -1)
-        if self.kinds > 1:
-            formed = torch.einsum("...k,kpq,...q->...p", kind, self.forms, points)
-            points = formed.clamp(-1, 1)
-        return torch.cat([points, kind], -1)
+        if not self.shared:
+            return points
+        start = torch.zeros_like(self.starts(points)) if start is None else start
+        return torch.cat([start, points[..., self.shared :]], -1)
 
-    def starts(self, w: Float[Tensor, "*B W"]) -> Float[Tensor, "*B A"]:
+    def starts(self, w: Float[Tensor, "*B P"]) -> Float[Tensor, "*B A"]:
         """What tokens begin with, if they are joined to others."""
         return w[..., : self.shared]
 
-    def ends(self, w: Float[Tensor, "*B W"]) -> Float[Tensor, "*B A"]:
+    def ends(self, w: Float[Tensor, "*B P"]) -> Float[Tensor, "*B A"]:
         """What the tokens that follow these begin with, if they are joined to them."""
-        return w[..., self.points - self.shared : self.points]
+        return w[..., self.points - self.shared :]
 
-    def before(self, w: Float[Tensor, "T *B W"], start: Float[Tensor, "*B A"]) -> Float[Tensor, "T *B A"]:
+    def before(self, w: Float[Tensor, "T *B P"], start: Float[Tensor, "*B A"]) -> Float[Tensor, "T *B A"]:
         """What each token of a sentence begins with, the first one with `start`, if they are joined."""
         return torch.cat([start.unsqueeze(0), self.ends(w)[:-1]])
 
-    def each_kind(self, like: Float[Tensor, "B D"]) -> list[Float[Tensor, "B K"]]:
-        """The code of every kind, for each of B latents."""
-        return [code.expand(len(like), -1) for code in self.codes]
-
-    def token_discount(self, w: Float[Tensor, "*B W"], discounts: Float[Tensor, " n"]) -> Float[Tensor, "*B"]:
-        """The discount over each whole token; `discounts`: that of each kind."""
-        return w[..., self.points :] @ discounts if self.kinds > 1 else discounts.expand(w.shape[:-1])
-
     def greedy_token(
         self, z: Float[Tensor, "B D"], start: Float[Tensor, "B A"] | None = None
-    ) -> tuple[Float[Tensor, "B W"], Float[Tensor, " B"]]:
-        """The policy's mode of the kind with the highest value, and that value. `start`: as for `token`."""
-        tokens = [self.token(self.policy(z, kind).mode, kind, start) for kind in self.each_kind(z)]
-        values = torch.stack([twohot.mean(self.value(z, w)).mean(0) for w in tokens])
-        best, index = values.max(0)
-        return torch.stack(tokens)[index, torch.arange(len(z), device=z.device)], best
+    ) -> tuple[Float[Tensor, "B P"], Float[Tensor, " B"]]:
+        """The policy's mode, and its value. `start`: as for `token`."""
+        w = self.token(self.policy(z).mode, start)
+        return w, twohot.mean(self.value(z, w)).mean(0)
 
 
 def matmul_dtype(precision: str, device: torch.device) -> torch.dtype:

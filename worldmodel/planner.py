@@ -3,13 +3,9 @@
 Model-predictive path integral control (Williams et al. 2015, arXiv 1509.01149; in latent space: Hansen et al. 2022,
 arXiv 2203.04955), anchored on the policy: candidates are drawn around the policy's own rollout and around the last
 plan, elites are weighted by return in units of their own spread, and their mean is executed.
-
-Where the model knows tokens of several lengths, all tokens of a sentence are of one kind; the kinds take turns among
-the candidates, and compete by their returns.
 """
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,7 +14,6 @@ from torch import Tensor
 
 from worldmodel.elites import Elites, common
 from worldmodel.imagination import foresee, propose, refine
-from worldmodel.mistakes import Mistake
 from worldmodel.model import WorldModel
 from worldmodel.settings import PlannerConfig
 
@@ -29,14 +24,14 @@ class PlanFault(ArithmeticError):
 
 @dataclass(frozen=True)
 class Memory:
-    """What one plan leaves to the next: its mean sentence (T, B, W), from where that plan begins, and whether (B,) it
+    """What one plan leaves to the next: its mean sentence (T, B, P), from where that plan begins, and whether (B,) it
     still applies."""
 
-    mean: Float[Tensor, "T B W"]
+    mean: Float[Tensor, "T B P"]
     valid: Bool[Tensor, " B"]
 
     @classmethod
-    def of(cls, mean: Float[Tensor, "T B W"]) -> "Memory":
+    def of(cls, mean: Float[Tensor, "T B P"]) -> "Memory":
         """What is to be started from, by every one of the B."""
         return cls(mean, torch.ones(mean.shape[1], dtype=torch.bool, device=mean.device))
 
@@ -53,16 +48,16 @@ class Memory:
 class Plan:
     """The sentence chosen for each of B latents.
 
-    tokens (T, B, W), spread (T, B, P): weighted mean of the elites, and deviation of its points, over those of the kind
-    that has the most weight. returns, weights (B, E): of all elites. elites (T, B, E, W). latent (B, D): where the plan
-    starts. spent: iterations done. imagined (B,): calls of the model's step for each latent.
+    tokens, spread (T, B, P): weighted mean of the elites, and the deviation of its points. returns, weights (B, E): of
+    the elites (T, B, E, P). latent (B, D): where the plan starts. spent: iterations done. imagined (B,): calls of the
+    model's step for each latent.
     """
 
-    tokens: Float[Tensor, "T B W"]
+    tokens: Float[Tensor, "T B P"]
     spread: Float[Tensor, "T B P"]
     returns: Float[Tensor, "B E"]
     weights: Float[Tensor, "B E"]
-    elites: Float[Tensor, "T B E W"]
+    elites: Float[Tensor, "T B E P"]
     latent: Float[Tensor, "B D"]
     spent: int
     imagined: Int[Tensor, " B"]
@@ -76,27 +71,19 @@ class Plan:
 class Planner:
     """Plans for B latents at once, within a budget of iterations or of time."""
 
-    def __init__(self, model: WorldModel, discounts: Sequence[float], config: PlannerConfig, compiled: bool = False):
-        """`discounts`: over one whole token, of each kind. Raises ValueError where a kind would have no candidate."""
-        self.model, self.config = model, config
-        self._discounts = torch.tensor(discounts)
-        if (least := min(config.policy_samples, config.elites)) < model.kinds:
-            raise Mistake(f"planner.policy_samples, planner.elites={least}: at least {model.kinds}, the lengths")
+    def __init__(self, model: WorldModel, discount: float, config: PlannerConfig, compiled: bool = False):
+        """`discount`: over one whole token."""
+        self.model, self.discount, self.config = model, discount, config
         wrap = (lambda f: torch.compile(f, dynamic=False)) if compiled else (lambda f: f)
         self._perceive, self._propose, self._refine = wrap(model.perceive), wrap(propose), wrap(refine)
         self._foresee = wrap(foresee)
 
     @torch.no_grad()
     def foresee(
-        self, z: Float[Tensor, "B D"], w: Float[Tensor, "B W"]
+        self, z: Float[Tensor, "B D"], w: Float[Tensor, "B P"]
     ) -> tuple[Float[Tensor, " B"], Float[Tensor, " B"]]:
         """`foresee` of this planner's model."""
-        return self._foresee(self.model, z, w, self.discounts)
-
-    @property
-    def discounts(self) -> Float[Tensor, " n"]:
-        """Over one whole token, of each kind, where the model is, which may move."""
-        return self._discounts.to(self.model.device)
+        return self._foresee(self.model, z, w, self.discount)
 
     @torch.no_grad()
     def plan(
@@ -121,8 +108,8 @@ class Planner:
         noise = torch.randn(config.iterations, *shape, generator=generator).to(z.device)
         start = z.new_zeros(len(z), self.model.shared) if start is None else start.to(z.device)
         lots = self._first_lots(z, memory, start, noise[0])
-        modes, none = lots[0][:, :, : self.model.kinds], lots[0][:, :, :0]
-        found = self._refine(self.model, z, none, z.new_empty(len(z), 0), lots[0], modes, self.discounts, config)
+        mode, none = lots[0][:, :, :1], lots[0][:, :, :0]
+        found = self._refine(self.model, z, none, z.new_empty(len(z), 0), lots[0], mode, self.discount, config)
         imagined = torch.full((len(z),), config.policy_samples * (config.horizon - 1) + lots[0][:, 0, :, 0].numel())
         asking, spent = torch.ones(len(z), dtype=torch.bool, device=z.device), 1
         redraws = iter(noise[1:])
@@ -135,7 +122,7 @@ class Planner:
                 break
             fresh = lots[lot] if lot < len(lots) else self._redrawn(found, next(redraws), start, generator)
             kept = found.sentences, found.returns
-            better = self._refine(self.model, z, *kept, fresh, modes, self.discounts, config)
+            better = self._refine(self.model, z, *kept, fresh, mode, self.discount, config)
             found = better if bool(asking.all()) else better.where(asking, found)
             imagined += asking.cpu() * fresh[:, 0, :, 0].numel()
             spent += 1
@@ -155,23 +142,22 @@ class Planner:
     def _first_lots(
         self, z: Tensor, memory: Memory | None, start: Float[Tensor, "B A"], noise: Float[Tensor, "T B N P"]
     ) -> list[Tensor]:
-        """The first candidates: rollouts of the policy, noise around its modes and around the last plan, and that plan.
+        """The first candidates: rollouts of the policy, noise around its mode and around the last plan, and that plan.
 
         With an adaptive budget in two lots: those that cost no search, and the noise.
         """
-        config, kinds, noise = self.config, self.model.kinds, noise.clone()
+        config, noise = self.config, noise.clone()
         own, free = config.policy_samples, config.samples - config.policy_samples
-        noise[:, :, :kinds] = 0  # the first rollouts are the policy's modes
-        turns = self.model.codes[torch.arange(own, device=z.device) % kinds]
-        proposed = self._propose(self.model, z, noise[:, :, :own], turns, start)
-        modes = proposed[:, :, torch.arange(free, device=z.device) % kinds]
+        noise[:, :, 0] = 0  # the first rollout is the policy's mode
+        proposed = self._propose(self.model, z, noise[:, :, :own], start)
+        mode = proposed[:, :, :1]
         carried = int(config.carry * free)
-        last = modes[:, :, free - carried :]
+        last = mode.expand(-1, -1, carried, -1)
         if memory is not None and config.carry:
             last = torch.where(memory.valid[None, :, None, None], memory.mean.unsqueeze(2), last)
         if carried:
             noise[:, :, -1] = 0  # and the last candidate is the last plan itself
-        centres = torch.cat([modes[:, :, : free - carried], last], 2)
+        centres = torch.cat([mode.expand(-1, -1, free - carried, -1), last], 2)
         around = self._around(centres, config.spread * noise[:, :, own:], start)
         if config.budget == "fixed":
             return [torch.cat([proposed, around], 2)]
@@ -183,7 +169,7 @@ class Planner:
         noise: Float[Tensor, "T B N P"],
         start: Float[Tensor, "B A"],
         generator: torch.Generator,
-    ) -> Float[Tensor, "T B M W"]:
+    ) -> Float[Tensor, "T B M P"]:
         """Candidates of the elites' own distribution, as many as there is noise for beside the elites kept."""
         swing = found.spread.unsqueeze(2) * noise[:, :, self.config.elites :]
         if self.config.together:
@@ -198,15 +184,14 @@ class Planner:
 
         One `noise` for the whole sentence: a Gaussian of rank E at most.
         """
-        _, ways, _ = common(found.sentences, found.weights, self.model.points)
+        _, ways = common(found.sentences, found.weights)
         share = self.config.together
         return (1 - share) ** 0.5 * alone + share**0.5 * torch.einsum("tbep,ben->tbnp", ways, noise)
 
     def _around(
-        self, centre: Float[Tensor, "T B M W"], noise: Float[Tensor, "T B N P"], start: Float[Tensor, "B A"]
-    ) -> Float[Tensor, "T B N W"]:
-        """Tokens of the same kinds, their points moved; M = N, or 1 for all."""
-        points = (centre[..., : self.model.points] + noise).clamp(-1, 1)
-        kind = centre[..., self.model.points :].expand(*points.shape[:-1], -1)
+        self, centre: Float[Tensor, "T B M P"], noise: Float[Tensor, "T B N P"], start: Float[Tensor, "B A"]
+    ) -> Float[Tensor, "T B N P"]:
+        """Tokens whose points are moved; M = N, or 1 for all."""
+        points = (centre + noise).clamp(-1, 1)
         first = start.unsqueeze(1).expand(-1, points.shape[2], -1)
-        return self.model.token(points, kind, self.model.before(points, first))
+        return self.model.token(points, self.model.before(points, first))

@@ -10,38 +10,26 @@ from worldmodel.ranges import check
 class TokenConfig:
     """An action token: `knots` control points per action dimension, spanning `length` control steps.
 
-    `shorter`: further lengths that the same model knows; each token is of one of them. `joined`: a token begins where
-    the last one ended, and an episode's first one at 0, so that its first control point is not chosen.
+    `joined`: a token begins where the last one ended, and an episode's first one at 0, so that its first control point
+    is not chosen.
     """
 
     length: int = 1
     knots: int = 1
     degree: int = 0
-    shorter: tuple[int, ...] = ()
     joined: bool = False
 
-    @property
-    def lengths(self) -> tuple[int, ...]:
-        """Every length in control steps, the shortest first: a token's kind is its place here."""
-        return *sorted(self.shorter), self.length
-
-    def discounts(self, step: float) -> tuple[float, ...]:
-        """Discount over one whole token of each length, from that of one control step."""
-        return tuple(step**length for length in self.lengths)
+    def discount(self, step: float) -> float:
+        """Discount over one whole token, from that of one control step."""
+        return step**self.length
 
     def __post_init__(self):
-        """Raise ValueError unless 1 <= knots <= length, degree < knots, and `shorter` are shorter, and distinct."""
-        for one in self.shorter:
-            if not 1 <= one < self.length or self.shorter.count(one) > 1:
-                allowed = f"different lengths from 1 to {self.length - 1}" if self.length > 1 else "empty"
-                raise Mistake(f"model.token.shorter={list(self.shorter)}: {allowed} (model.token.length - 1)")
+        """Raise ValueError unless 1 <= knots <= length and degree < knots, and where what is joined is no curve."""
         check("model.token.", self, "length", low=1, high=1000)
         check("model.token.", self, "knots", low=1, high=self.length, why=" (model.token.length)")
         check("model.token.", self, "degree", low=0, high=self.knots - 1, why=" (model.token.knots - 1)")
         if self.joined and not self.degree:
             raise Mistake("model.token.joined=true: not with model.token.degree=0, which has no curve")
-        if self.joined and self.shorter:
-            raise Mistake(f"model.token.joined=true: not with model.token.shorter={list(self.shorter)}")
 
 
 TOKEN_PRESETS = {

@@ -20,7 +20,7 @@ from envs.make import ENDLESS, episode_limit, make_vector
 from envs.settings import TaskConfig
 from policies.agent import Agent
 from policies.checkpoint import Identity
-from policies.tokens import Tokens
+from policies.curves import Curve
 from policies.trainer import Trainer
 from policies.vocabulary import unfit
 from policies.words import Words
@@ -137,13 +137,12 @@ class Assembly:
         return discount_of(episode_limit(self.env))
 
     @cached_property
-    def tokens(self) -> Tokens:
+    def curve(self) -> Curve:
         """What a token is, as motion. Raises ValueError for one that is in no vocabulary, and so cannot be drawn."""
         token, rate_hz = self.config.model.token, self.env.metadata["render_fps"]
-        for length in token.lengths:
-            if wrong := unfit(token.knots, length / rate_hz):
-                raise Mistake(f"model.token.length={length} model.token.knots={token.knots}: {wrong}")
-        return Tokens.of(token, self.env.single_action_space.shape[0])
+        if wrong := unfit(token.knots, token.length / rate_hz):
+            raise Mistake(f"model.token.length={token.length} model.token.knots={token.knots}: {wrong}")
+        return Curve.of_token(token, self.env.single_action_space.shape[0])
 
     @cached_property
     def senses(self) -> dict[str, tuple[int, ...]]:
@@ -160,14 +159,14 @@ class Assembly:
         """Model, target and optimiser, seeded."""
         with torch.random.fork_rng():
             torch.manual_seed(self.config.seed)
-            model = WorldModel(self.senses, self.tokens.points, self.config.model, self.tokens.forms)
+            model = WorldModel(self.senses, self.curve.size, self.config.model)
         model = model.to(self.machine.device)
-        return Learner(model, self.token_discounts, self.config.learning, self.machine.compiled)
+        return Learner(model, self.token_discount, self.config.learning, self.machine.compiled)
 
     @property
-    def token_discounts(self) -> tuple[float, ...]:
-        """Discount over one whole token, of each length."""
-        return self.config.model.token.discounts(self.step_discount)
+    def token_discount(self) -> float:
+        """Discount over one whole token."""
+        return self.config.model.token.discount(self.step_discount)
 
     @cached_property
     def trainer(self) -> Trainer:
@@ -176,14 +175,14 @@ class Assembly:
         generator = torch.Generator().manual_seed(config.seed)
         thorough = replace(config.planner, budget="fixed", anchor=0.0, deadline_ms=0.0)
         every = config.planner.replan_every
-        planner = Planner(model, self.token_discounts, thorough, self.machine.compiled)
-        agent = Agent(model, self.tokens, planner, generator, config.noise, every)
+        planner = Planner(model, self.token_discount, thorough, self.machine.compiled)
+        agent = Agent(model, self.curve, planner, generator, config.noise, every)
         replay = Replay(
             config.replay.room(any(map(is_image, self.senses))),
             config.envs,
             self.senses,
-            self.tokens.action_size,
-            self.tokens.size,
+            self.curve.action_size,
+            self.curve.size,
             config.model.vision.lags,
         )
         return Trainer(self.env, self.learner, agent, replay, config, config.task.action_repeat, self.step_discount)
@@ -200,7 +199,7 @@ class Assembly:
         return Identity(
             asdict(self.config.task),
             self.senses,
-            self.tokens.action_size,
+            self.curve.action_size,
             self.step_discount,
             self.trainer.env_steps,
             self.config.model,

@@ -219,8 +219,8 @@ class Evaluation:
                 raise FolderError(f"{self.path}: its {key} has {sizes[0]} numbers, the task's has {sizes[1]}")
 
     def _plan_gflop(self, imagined: float) -> float:
-        discounts = self.identity.model.token.discounts(self.identity.discount)
-        return plan_gflop(self.model, discounts, self.planner, imagined)
+        discount = self.identity.model.token.discount(self.identity.discount)
+        return plan_gflop(self.model, discount, self.planner, imagined)
 
 
 def _recorded(path: Path, name: str) -> float | None:

@@ -18,6 +18,7 @@ from envs.make import ENDLESS, episode_limit
 from envs.rendering import frame
 from envs.settings import TaskConfig
 from policies.agent import Agent
+from policies.curves import Curve
 from policies.decision import Decision
 from policies.files import replace_file
 from policies.glyphs.glyph import glyph
@@ -25,7 +26,6 @@ from policies.glyphs.ink import draw, picture
 from policies.memories import Memories
 from policies.notation import plan_bytes
 from policies.rollouts import as_tensors, episode_seeds
-from policies.tokens import Tokens
 from policies.vocabulary import Move
 from sim.canvas import RenderingUnavailable
 from sim.so101_tasks import ABSOLUTE
@@ -59,7 +59,7 @@ def film(
         observation, _ = env.reset(seed=episode_seeds(seed, 2, 0, 1)[0])
         action = agent.act(_one(observation))
         if agent.plan is not None:
-            first_plan = sentence(agent.plan, agent.tokens, step_seconds)
+            first_plan = sentence(agent.plan, agent.curve, step_seconds)
             for name in PLANS:
                 draw(first_plan, path.with_name(name))
             plan = plan_bytes(first_plan, task.label, places=task.control == ABSOLUTE)
@@ -129,25 +129,26 @@ class Reel:
         """What was decided, (H, H, 3)."""
         agent, alone = self.agent, bool(decision.by_policy[0])
         if alone:
-            followed = motions(decision.sentence(0), agent.tokens, self.step_seconds)
+            followed = motions(decision.sentence(0), agent.curve, self.step_seconds)
         else:
-            followed = sentence(agent.plan, agent.tokens, self.step_seconds)
+            followed = sentence(agent.plan, agent.curve, self.step_seconds)
         page = Image.fromarray(picture(glyph(followed), HEIGHT, paper="white")[..., :3])
         if alone:
             ImageDraw.Draw(page).text((GAP, GAP), POLICY_ACTS, fill=MISSING)
         return np.asarray(page)
 
 
-def sentence(plan: Plan, tokens: Tokens, step_seconds: float, of: int = 0) -> tuple[Move, ...]:
+def sentence(plan: Plan, curve: Curve, step_seconds: float, of: int = 0) -> tuple[Move, ...]:
     """The motions of a plan for the latent number `of`, with the elites' deviation as their spread."""
-    moves, spread = motions(plan.tokens[:, of].cpu(), tokens, step_seconds), plan.spread[:, of].cpu().double().numpy()
+    moves, spread = motions(plan.tokens[:, of].cpu(), curve, step_seconds), plan.spread[:, of].cpu().double().numpy()
     return tuple(replace(m, spread=s.reshape(m.points.shape)) for m, s in zip(moves, spread, strict=True))
 
 
-def motions(words: Float[Tensor, "T W"], tokens: Tokens, step_seconds: float) -> tuple[Move, ...]:
+def motions(words: Float[Tensor, "T P"], curve: Curve, step_seconds: float) -> tuple[Move, ...]:
     """The motions of a sentence of tokens."""
-    curve, points = tokens.curve(words[0]), words[:, : tokens.points].double().numpy()
-    return tuple(Move.of(each, curve.knots, curve.degree, curve.length * step_seconds) for each in points)
+    return tuple(
+        Move.of(each, curve.knots, curve.degree, curve.length * step_seconds) for each in words.double().numpy()
+    )
 
 
 def _one(observation: dict[str, np.ndarray]) -> dict:

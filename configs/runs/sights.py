@@ -1,7 +1,6 @@
 """The strip under a film: what each camera shows now, and beside it what is expected to be seen, out of memory."""
 
 import numpy as np
-import torch
 from PIL import Image, ImageDraw
 
 from policies.agent import Agent
@@ -51,9 +50,9 @@ class Strip:
             sentence = decision.sentence(0)
             latents = imagined(agent.model, agent.plan.latent[0], sentence)
             frames = self.memories.frames[self.cameras[0]][self.memories.nearest(latents)]
-            lengths = agent.tokens.lengths[agent.tokens.kind(sentence)]
+            ends = [(t + 1) * agent.curve.length * self.step for t in range(len(sentence))]
             self.decision = decision
-            self.expected = list(zip(frames.numpy(), (self.step * torch.cumsum(lengths, 0)).tolist(), strict=True))
+            self.expected = list(zip(frames.numpy(), ends, strict=True))
         return self.expected
 
     @staticmethod

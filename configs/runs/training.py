@@ -239,8 +239,8 @@ class Training:
         agent = self.parts.evaluator(True, 0, self.parts.machine.compiled)
         pace = measure(config.task, config.perceived, agent)
         # Both by control step, so that runs with other tokens compare.
-        update = update_gflop(learner) * config.learning.updates_per_decision / config.model.token.lengths[0]
-        plan = plan_gflop(learner.model, self.parts.token_discounts, config.planner) / trainer.agent.steps_per_decision
+        update = update_gflop(learner) * config.learning.updates_per_decision / config.model.token.length
+        plan = plan_gflop(learner.model, self.parts.token_discount, config.planner) / trainer.agent.steps_per_decision
         result = {
             "task": config.task.label,
             "seed": config.seed,

@@ -31,9 +31,9 @@ class Ours:
             seen[STATE_KEY] = torch.randn(*whole, model.state_size, generator=generator)
         self.batch = Batch(
             seen,
-            torch.rand(*shape, model.token_size, generator=generator) * 2 - 1,
+            torch.rand(*shape, model.points, generator=generator) * 2 - 1,
             *(torch.ones(shape) for _ in range(3)),
-            torch.zeros(shape[1], model.token_size),
+            torch.zeros(shape[1], model.points),
             torch.zeros(shape[1]),
         ).to(self.parts.machine.device)
 
@@ -47,7 +47,7 @@ class Ours:
         planner = self.parts.config.planner
         gflop = {
             "update": round(update_gflop(self.learner), 4),
-            "plan": round(plan_gflop(self.learner.model, self.parts.token_discounts, planner), 4),
+            "plan": round(plan_gflop(self.learner.model, self.parts.token_discount, planner), 4),
         }
         return {"gflop": gflop, "parameters": int(self.learner.flat.numel())}
 
@@ -62,8 +62,7 @@ class Ours:
         observation = {key: value[:1] for key, value in self.trainer.running.observation.items()}
         observation = self.frame_stack.see(observation)
         plan = self.trainer.agent.planner.plan(observation, self.memory, self.trainer.generator)
-        tokens = self.parts.tokens
-        later = tokens.advance(plan.tokens.cpu(), tokens.lengths[tokens.kind(plan.tokens[0].cpu())])
+        later = self.parts.curve.advance(plan.tokens.cpu(), self.parts.curve.length)
         self.memory = Memory.of(later.to(plan.tokens.device))
 
     def _decision(self) -> None:

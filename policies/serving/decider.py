@@ -70,8 +70,7 @@ class Decider:
             decision = self.agent.decide(self._observation(question), deadline=deadline)
         except PlanFault as fault:
             return Refusal(str(fault))
-        tokens, sentence = self.agent.tokens, decision.sentence(0)  # all of one kind
-        points, length = sentence[:, : tokens.points].numpy(), tokens.curve(sentence[0]).length
+        points, length = decision.sentence(0).numpy(), self.agent.curve.length
         actions = decision.actions[0, : int(decision.until[0])].numpy().copy()
         return Answer(question.number, 1000 * (time.perf_counter() - began), length, actions, points)
 
@@ -82,12 +81,12 @@ class Decider:
 
     def _differing(self, begin: Begin) -> str:
         """In what this planner and the robot differ, in words; empty if in nothing but what a robot may choose."""
-        agent, curve = self.agent, self.agent.tokens.curves[-1]
+        agent, curve = self.agent, self.agent.curve
         ours = replace(
             begin,
             task=self.label,
             state_size=agent.model.state_size,
-            action_size=agent.tokens.action_size,
+            action_size=curve.action_size,
             control=self._control,
             control_hz=self._control_hz,
             every=agent.most,
