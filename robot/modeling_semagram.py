@@ -53,6 +53,8 @@ class SemagramPolicy(PreTrainedPolicy):
         self._blind: dict[str, Tensor] = {}  # for how many steps, or chunks, each robot has seen nothing
         if dataset_stats and OBS_STATE in dataset_stats and OBS_STATE in senses:
             seen = {name: torch.as_tensor(value) for name, value in dataset_stats[OBS_STATE].items()}
+            if not all(bool(torch.isfinite(seen[name]).all()) for name in ("mean", "std")):
+                raise Mistake(f"{OBS_STATE}: the dataset's mean or deviation is not finite; a joint was no number")
             self.model.normaliser.take(seen["mean"], seen["std"], int(seen["count"].max()))
         self.generator = torch.Generator().manual_seed(config.seed)
         self.agent = self._agent()

@@ -23,7 +23,7 @@ def perceived(batch: Mapping, senses: Shapes, wordless: bool = False) -> dict[st
 
     LeRobot's frames are (*B, 3, h, w), floats in [0, 1] or bytes, of any size; a frame of one colour counts as missing,
     by `mask.images.<camera>` (*B, 1), and where `wordless`, a task without text by `mask.language` (B, 1). Raises
-    ValueError for a state of another size, for a task without text, and where nothing is there.
+    ValueError for a state of another size or that is not finite, for a task without text, and where nothing is there.
     """
     seen = {}
     for key, shape in senses.items():
@@ -43,6 +43,8 @@ def perceived(batch: Mapping, senses: Shapes, wordless: bool = False) -> dict[st
             if seen[key].shape[-1] != shape[0]:
                 here = seen[key].shape[-1]
                 raise Mistake(f"{key} has {here} numbers here, {shape[0]} where this policy was trained")
+            if len(wrong := (~torch.isfinite(seen[key])).nonzero()):
+                raise Mistake(f"{key}[{int(wrong[0, -1])}] is {float(seen[key][tuple(wrong[0])])}: finite numbers only")
     if not any(key in seen and key != LANGUAGE_KEY for key in senses):
         wanted = ", ".join(key for key in senses if key != LANGUAGE_KEY)
         raise Mistake(f"none of {wanted} is there; there is {', '.join(map(str, batch))}")

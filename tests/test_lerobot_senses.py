@@ -256,6 +256,26 @@ def test_a_batch_with_nothing_to_perceive_is_one_line(do):
         getattr(policy, do)(batch)
 
 
+@pytest.mark.parametrize("wrong", [torch.nan, -torch.inf])
+@pytest.mark.parametrize("do", ["select_action", "predict_action_chunk", "forward"])
+def test_a_joint_that_is_not_a_number_moves_nothing_and_teaches_nothing(do, wrong):
+    policy = fresh()
+    batch = windows(policy, 4)
+    if do != "forward":
+        batch = {key: value[:, 0] for key, value in batch.items() if torch.is_tensor(value) and "pad" not in key}
+    batch[STATE_KEY][1, ..., 3] = wrong
+    with pytest.raises(ValueError, match=rf"^observation.state\[3\] is {wrong}: finite numbers only$"):
+        getattr(policy, do)(batch)
+
+
+@pytest.mark.parametrize("name", ["mean", "std"])
+def test_a_dataset_with_a_joint_that_was_not_a_number_is_refused(name):
+    stats = {"mean": torch.zeros(6), "std": torch.ones(6), "count": torch.tensor([9])}
+    stats[name][2] = torch.nan
+    with pytest.raises(ValueError, match=r"^observation.state: the dataset's mean or deviation is not finite"):
+        SemagramPolicy(fresh().config, dataset_stats={STATE_KEY: stats})
+
+
 def windows(policy, count, cameras=(FRONT,)):
     """Recorded windows in which the left half is bright where the action is 0.8, the right half where it is -0.8."""
     config, draw = policy.config, torch.Generator().manual_seed(1)
