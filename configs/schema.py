@@ -223,6 +223,10 @@ class TokensConfig(CodecChoices):
             raise Mistake(f"out={self.out}: only of fit and demo; hydra.run.dir= says where {self.verb} leaves all")
         if self.sentence and self.verb != "draw":
             raise Mistake(f"sentence={self.sentence}: only of draw, not of {self.verb}")
+        if self.dataset and self.verb == "demo":
+            raise Mistake(f"dataset={self.dataset}: not of demo, which makes one; out= says where")
+        if self.dataset and self.sentence:
+            raise Mistake("dataset=, sentence=: one of them")
         CodecChoices.__post_init__(self)
         check("", self, "seconds", above=0)
         check("", self, "held_out", low=0.05, high=0.9)

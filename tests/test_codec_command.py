@@ -83,6 +83,15 @@ def test_a_codec_does_not_take_the_place_of_other_things(tokens, capsys, tmp_pat
     assert [path.name for path in tmp_path.rglob("*")] == ["arm", "thesis.txt"]
 
 
+def test_that_a_codec_has_no_place_is_said_before_one_is_fitted(tokens, monkeypatch, tmp_path):
+    (tmp_path / "arm").mkdir()
+    (tmp_path / "arm" / "thesis.txt").write_text("mine")
+    monkeypatch.setattr(codecs.datasets, "read", lambda folder: pytest.fail("it takes long"))
+    with pytest.raises(SystemExit) as stop:
+        tokens("fit", "dataset=data", "out=arm")
+    assert stop.value.code == 2
+
+
 @pytest.mark.parametrize("verb", ["compare", "draw"])
 def test_held_out_episodes_that_are_too_short_are_named(tokens, monkeypatch, capsys, episodes, verb):
     short = [episodes[0], *(e[:40] for e in episodes[1:])]
@@ -92,6 +101,15 @@ def test_held_out_episodes_that_are_too_short_are_named(tokens, monkeypatch, cap
     err = capsys.readouterr().err
     assert stop.value.code == 2 and "a chunk has 50 steps, and one comes before it; the longest" in err, err
     assert len(err.splitlines()) == 1
+
+
+def test_episodes_too_short_for_two_chunks_in_a_row_are_named_before_any_code_is_fitted(tokens, monkeypatch, capsys):
+    monkeypatch.setattr(codecs.Codec, "fit", lambda *_, **__: pytest.fail("it takes long"))
+    with pytest.raises(SystemExit) as stop:
+        tokens("compare", "dataset=arm", "seconds=4")
+    err = capsys.readouterr().err
+    assert stop.value.code == 2 and len(err.splitlines()) == 1
+    assert "seconds=4: two chunks in a row have 400 steps, and one comes before them; the longest episode held" in err
 
 
 def test_an_interrupt_is_one_line_and_leaves_nothing(tokens, monkeypatch, capsys, tmp_path):
@@ -117,6 +135,8 @@ def test_draw_leaves_a_picture(tokens, tmp_path):
         (("fold",), "semagram-tokens fold: one of fit, compare, draw, demo"),
         (("fit",), "dataset=: a LeRobotDataset's folder; `semagram-tokens demo out=runs/arm` makes one"),
         (("demo",), "out=: a new folder for the demonstrations, e.g. out=runs/arm"),
+        (("demo", "out=new", "dataset=arm"), "dataset=arm: not of demo, which makes one; out= says where"),
+        (("draw", "dataset=arm", "sentence=plan.json"), "dataset=, sentence=: one of them"),
         (("fit", "dataset=arm", "ids=0"), "ids=0: from 1 to 256"),
         (("fit", "dataset=arm", "twice"), "twice: keys are given as key=value"),
         (("fit", "dataset=arm", "hydra.run.dir=/dev/null/run"), "Not a directory: '/dev/null/run'"),

@@ -11,6 +11,7 @@ import numpy as np
 from configs.schema import TokensConfig
 from policies.codec import Codec, CodecConfig
 from policies.codec.comparison import Measurement, Ordered, baselines, measure
+from policies.codec.saving import check_place
 from policies.codec.scaling import Scaling
 from policies.codec.training import windows_of
 from policies.files import replace_file
@@ -42,11 +43,12 @@ def demo(config: TokensConfig, folder: Path) -> dict:
 
 def fit(config: TokensConfig, folder: Path) -> dict:
     """Fit a codec to all of a dataset and save it."""
+    out = Path(config.out) if config.out else folder / "codec"
+    check_place(out)  # before the minutes that a long dataset takes
     recording = datasets.read(Path(config.dataset))
     choice = settings(config, recording.rate_hz)
     check_lengths(config, choice.length, recording.episodes)
     codec = Codec.fit(recording.episodes, choice)
-    out = Path(config.out) if config.out else folder / "codec"
     codec.save(out)
     return {"codec": str(out), "episodes": len(recording.episodes), **about(codec, recording.names)}
 
@@ -59,6 +61,11 @@ def compare(config: TokensConfig, folder: Path) -> dict:
     fitted, held_out = split(recording.episodes, config)
     choice = settings(config, recording.rate_hz)
     check_lengths(config, choice.length, fitted, held_out)
+    if (longest := max(map(len, held_out))) <= 2 * choice.length:  # known before the codes are fitted, which takes long
+        raise Mistake(
+            f"seconds={config.seconds:g}: two chunks in a row have {2 * choice.length} steps, and one comes before "
+            f"them; the longest episode held out has {longest}"
+        )
     windows = windows_of([e for e in fitted if len(e) > choice.length], choice.length, STRIDE)
     codec = Codec.fit(fitted, choice, stride=STRIDE)
     rows = []

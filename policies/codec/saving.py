@@ -39,8 +39,7 @@ def save(codec, folder: Path) -> None:
 
     Raises FileExistsError for anything else that is there, so that nothing is lost; OSError.
     """
-    if folder.exists() and not _replaceable(folder):
-        raise FileExistsError(f"{folder}: already there, and no codec; give a new folder")
+    check_place(folder)
     about, parts = {"type": KIND, "codec": asdict(codec.config)}, {"scaling": codec.scaling}
     arrays: dict[str, np.ndarray] = {}
     writing = codec.writing
@@ -58,6 +57,12 @@ def save(codec, folder: Path) -> None:
     data = arrays_of.save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
     files = {CONFIG: json.dumps(about, indent=1).encode(), ARRAYS: data}
     write_folder(folder, files, {name: version(name) for name in ("semagram", "numpy")})
+
+
+def check_place(folder: Path) -> None:
+    """Raise FileExistsError for a folder that is there and is not for a codec to replace."""
+    if folder.exists() and not _replaceable(folder):
+        raise FileExistsError(f"{folder}: already there, and no codec; give a new folder")
 
 
 def _replaceable(folder: Path) -> bool:
