@@ -145,7 +145,7 @@ def check_folder(path: Path, needed: tuple[str, ...]) -> dict:
                 raise FolderError(f"{path / name}: damaged (its SHA-256 is not the one in {MANIFEST})")
     except FileNotFoundError as error:
         raise FolderError(f"{error.filename}: missing, so {path} is not whole") from error
-    except (KeyError, TypeError, json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (KeyError, TypeError, json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise FolderError(f"{path / MANIFEST}: not a manifest of {', '.join(needed)}") from error
     return said
 

@@ -158,7 +158,10 @@ def test_a_missing_folder_is_named(tmp_path):
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"{", b"[]", b"3", b"{}", b'{"files": 3}', b'{"files": {"a": 3}}', b"\xff\xfe\x00", b'{"files": []}'],
+    [
+        *(b"", b"{", b"[]", b"3", b"{}", b'{"files": 3}', b'{"files": {"a": 3}}', b"\xff\xfe\x00", b'{"files": []}'),
+        pytest.param(b"[" * 100_000, id="deep"),
+    ],
 )
 def test_a_damaged_manifest_is_named(tmp_path, content):
     write_folder(tmp_path / "x", FILES, {})
