@@ -41,7 +41,7 @@ def episode_seeds(seed: int, stream: int, episode: int, count: int) -> list[int]
     return [episode_seed(seed, stream, env, episode) for env in range(count)]
 
 
-def as_tensors(observation: dict[str, np.ndarray]) -> dict[str, Tensor]:
+def as_tensors(observation: dict[str, np.ndarray | str | tuple[str, ...]]) -> dict[str, Tensor]:
     """An environment's observation as tensors of its own: frames stay bytes, words become vectors, all else float32."""
     tensors = {}
     for key, value in observation.items():

@@ -108,6 +108,22 @@ def test_what_is_dropped_must_be_perceived_and_leave_something(run, drop):
         evaluation(run, drop=drop)
 
 
+def test_words_alone_are_not_enough_to_leave(untaught, tmp_path):
+    """As in training: they show nothing of what happens."""
+    heard = untaught(tmp_path, WALKER, senses=("state", "language"))
+    with pytest.raises(ConfigError, match=r"^drop=\[state\]: .*language, state; not all, words do not count$"):
+        evaluation(heard, drop=["state"])
+    assert evaluation(heard, drop=["language"]).config.drop == ("language",)
+
+
+def test_a_sense_that_would_fail_only_after_the_end_is_no_test_of_its_loss(untaught, tmp_path):
+    heard = untaught(tmp_path / "run", WALKER, senses=("state", "language"))
+    drop = {"drop": ["language"], "episodes": 1}
+    with pytest.raises(ConfigError, match=r"^drop_at=5: below 5, an episode's control steps$"):
+        evaluation(heard, drop_at=5, **drop).run(tmp_path / "late")
+    assert evaluation(heard, drop_at=4, **drop).run(tmp_path / "in time")["drop_at"] == 4
+
+
 def test_it_can_be_repeated_and_another_seed_is_another_sample(run, evaluated, tmp_path):
     again = evaluation(run / "checkpoints" / "last").run(tmp_path)
     other = evaluation(run, seed=101).run(tmp_path)

@@ -24,7 +24,7 @@ from envs.benchmark.statistics import mean_interval
 from envs.blackout import watched
 from envs.dropping import Dropping
 from envs.make import make
-from envs.senses import Senses
+from envs.senses import LANGUAGE_NAME, Senses
 from envs.settings import TaskConfig
 from policies.agent import Agent
 from policies.checkpoint import (
@@ -67,8 +67,11 @@ class Evaluation:
         changed = {name: value for name, value in config.planner.items() if value is not None}
         planner = build(PlannerConfig, asdict(identity.planner) | changed, "planner.")
         known = Senses.of(identity.senses).names
-        if config.drop and not set(config.drop) < set(known):
-            raise ConfigError(f"drop=[{','.join(config.drop)}]: some of what it perceives, {', '.join(known)}; not all")
+        dropped, shown = set(config.drop), {name for name in known if name != LANGUAGE_NAME}
+        if dropped and (not dropped <= set(known) or shown <= dropped):
+            but = ", words do not count" if LANGUAGE_NAME in known else ""
+            said = f"drop=[{','.join(config.drop)}]: some of what it perceives, {', '.join(known)}; not all"
+            raise ConfigError(f"{said}{but}")
         machine = prepare(config)
         model = load_model(path, identity).to(machine.device)
         return cls(config, machine, path, identity, model, planner)
@@ -152,6 +155,8 @@ class Evaluation:
         episodes = EvaluationEpisodes(task, self.config.episodes, together, ready, **settings)
         try:
             self._fits(episodes.env)
+            if self.config.drop_at >= episodes.limit:
+                raise ConfigError(f"drop_at={self.config.drop_at}: below {episodes.limit}, an episode's control steps")
             with tqdm(
                 total=episodes.steps,
                 desc="with the planner" if planned else "policy alone",
