@@ -167,7 +167,7 @@ def _own_settings(path: Path, made: str) -> dict:
     file = path / CONFIG
     try:
         saved = json.loads(file.read_text())
-    except ValueError as error:  # not JSON, or not even text
+    except (ValueError, RecursionError) as error:  # not JSON, or not even text
         raise FolderError(f"{file}: not JSON ({error})") from error
     if not isinstance(saved, dict) or saved.get("type") != "semagram":
         raise FolderError(f"{file}: not a Semagram checkpoint")

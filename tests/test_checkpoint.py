@@ -214,7 +214,9 @@ def test_a_trainer_reads_no_damaged_file(toys, trained, tmp_path, name):
         load_trainer(path, toys.trainer(toys.slides(7)), never)
 
 
-@pytest.mark.parametrize("saved", [b'{"type": "other"}', b"{}", b"[]", b'"text"', b"{", b"\xff"])
+@pytest.mark.parametrize(
+    "saved", [b'{"type": "other"}', b"{}", b"[]", b'"text"', b"{", b"\xff", pytest.param(b"[" * 100_000, id="deep")]
+)
 def test_settings_of_something_else_are_refused_by_name(tmp_path, saved):
     write_folder(tmp_path / "x", {"config.json": saved, "model.safetensors": b""}, {})
     with pytest.raises(FolderError, match=r"x/config\.json: not ") as caught:
