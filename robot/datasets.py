@@ -52,6 +52,11 @@ def read(folder: Path) -> Recording:
         at = int(np.flatnonzero(~np.isfinite(steps).all(axis=1))[0])
         raise DatasetError(f"{folder}: episode {episode[at]}, frame {frame[at]}: not finite as float32")
     order = np.lexsort((frame, episode))
+    if len(twice := np.flatnonzero((np.diff(episode[order]) == 0) & (np.diff(frame[order]) == 0))):
+        at = order[twice[0]]
+        raise DatasetError(f"{folder}: episode {episode[at]}, frame {frame[at]}: there more than once")
+    if isinstance(told := info.get("total_frames"), int) and told != len(steps):
+        raise DatasetError(f"{folder / 'data'}: {len(steps)} steps, and {told} by meta/info.json; is it all there?")
     ends = np.flatnonzero(np.diff(episode[order])) + 1
     return Recording(np.split(steps[order], ends), _names(feature, steps.shape[1]), float(info["fps"]))
 
@@ -88,16 +93,24 @@ def _columns(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         raise DatasetError(f"{path}: not readable; a recording that was killed leaves such a file ({error})") from error
     if any(table[name].null_count for name in COLUMNS):
         raise DatasetError(f"{path}: steps that lack one of {', '.join(COLUMNS)}")
+    for name in COLUMNS[1:]:
+        if not pyarrow.types.is_integer(table[name].type):
+            raise DatasetError(f"{path}: {name} is a whole number, not {table[name].type}")
     actions, widths = table[ACTION].combine_chunks(), [1]
+    wrong = f"{path}: actions are numbers, not {actions.type}"
     if pyarrow.types.is_nested(actions.type):  # LeRobot writes an action of one number as that number
-        widths, actions = pyarrow.compute.list_value_length(actions).unique().to_pylist(), actions.flatten()
+        try:
+            widths = pyarrow.compute.list_value_length(actions).unique().to_pylist()
+        except NotImplementedError as error:  # no lists
+            raise DatasetError(wrong) from error
+        actions = actions.flatten()
     if len(widths) > 1 or 0 in widths:
         raise DatasetError(f"{path}: actions of {' and '.join(map(str, sorted(widths)))} numbers; all of one width")
     try:
         with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused as such
             flat = np.asarray(actions, dtype=np.float32)
     except ValueError as error:
-        raise DatasetError(f"{path}: actions are numbers, not {actions.type}") from error
+        raise DatasetError(wrong) from error
     return (
         flat.reshape(len(table), *(widths or [1])),
         np.asarray(table["episode_index"]),

@@ -140,6 +140,20 @@ def actions_as(change):
     return apply
 
 
+def table_as(change):
+    def apply(folder):
+        path = next(folder.rglob("data/*/*.parquet"))
+        parquet.write_table(change(parquet.read_table(path)), path)
+
+    return apply
+
+
+def column_as(name, kind):
+    return table_as(
+        lambda table: table.set_column(place := table.schema.get_field_index(name), name, table[place].cast(kind))
+    )
+
+
 def one_more_file(change):
     def apply(folder):
         path = next(folder.rglob("data/*/*.parquet"))
@@ -167,8 +181,16 @@ def one_more_file(change):
             actions_as(lambda rows: [rows[0][:1], [*rows[1], 0.0], *rows[2:]]),
             "actions of 1 and 2 and 3 numbers",
         ),
-        (actions_as(lambda rows: [["a", "b"]] * len(rows)), "actions are numbers, not string"),
+        (actions_as(lambda rows: [["a", "b"]] * len(rows)), "actions are numbers, not .*string"),
         (actions_as(lambda rows: [[1e300, 0.0], *rows[1:]]), "episode 0, frame 0: not finite as float32"),
+        (column_as("episode_index", "string"), r"file-000\.parquet: episode_index is a whole number, not string"),
+        (column_as("frame_index", "double"), r"file-000\.parquet: frame_index is a whole number, not double"),
+        (actions_as(lambda rows: [{"a": 1.0}] * len(rows)), "actions are numbers, not struct"),
+        (
+            table_as(lambda table: table.slice(0, 10)),
+            r"arm/data: 10 steps, and 16 by meta/info\.json; is it all there\?",
+        ),
+        (one_more_file(lambda table: table.slice(7, 2)), "arm: episode 1, frame 2: there more than once"),
         (one_more_file(lambda table: table.slice(0, 0)), None),
         (one_more_file(lambda table: with_actions(table, [[0.0]] * len(table))), "actions of 1 and 2 numbers; all of"),
     ],
