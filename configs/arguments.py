@@ -1,6 +1,7 @@
 """What the user typed: the keys that a command takes, and in one line what is wrong with an argument."""
 
 import re
+import shlex
 import sys
 from dataclasses import fields
 
@@ -24,6 +25,20 @@ GROUPS = {
     "peer": ("peer", PeerConfig),
 }
 """What is chosen by name: where its settings stand in a config, and which they are."""
+
+
+def quoted(value: object) -> str:
+    """A value as Hydra reads it back, whatever is in it: backslashes count there before a quote only."""
+    text = re.sub(r"(\\*)'", r"\1\1\\'", str(value))
+    return "'" + re.sub(r"(\\+)$", r"\1\1", text) + "'"
+
+
+def typed(key: str, value: object) -> str:
+    """The argument as it is typed in a shell: in quotes where the shell, or Hydra, would read it otherwise."""
+    if re.fullmatch(r"[\w./:@%+-]+", str(value), re.ASCII):
+        return f"{key}={value}"
+    word = f"{key}={quoted(value)}"
+    return shlex.quote(word) if set(word) & set('"$`\\!') else f'"{word}"'  # the latter as a person would
 
 
 def given() -> set[str]:

@@ -15,12 +15,13 @@ from pathlib import Path
 
 import pytest
 
+from configs.arguments import quoted
 from configs.bench import tabulate
 from configs.schema import BenchConfig, TrainConfig
 from configs.strict import ConfigError, build
 from configs.suites import benchmark, pool, report
 from configs.suites.benchmark import Benchmark, settings
-from configs.suites.jobs import Job, quoted
+from configs.suites.jobs import Job
 from configs.suites.pool import Pool
 from configs.suites.progress import Screen, duration
 from envs.benchmark.block import BlockError, block_is_current

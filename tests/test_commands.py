@@ -7,14 +7,16 @@ import errno
 import os
 import re
 import resource
+import shlex
 import subprocess
 import sys
 from dataclasses import asdict
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from configs import store
-from configs.arguments import known_keys
+from configs.arguments import known_keys, typed
 from configs.endings import Ended
 from configs.schema import BenchConfig
 from configs.strict import ConfigError, build
@@ -41,6 +43,28 @@ def test_help_is_fast_and_names_every_key(name):
 
 
 UNREAD = [["train", "--help"], ["train", "--cfg", "job"], ["bench", "table=docs/results/dmc-100k.csv"]]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "runs/a-1",
+        "/tmp/2026-11-30_12-00-00-seed1",
+        "my run",
+        "été",
+        "it's",
+        "a,b=c!",
+        "back\\slash",
+        "it\\'s",
+        "end\\",
+        "$HOME/x",
+        "[x]",
+    ],
+)
+def test_an_argument_to_be_typed_is_read_by_shell_and_hydra_as_it_was_meant(path):
+    (word,) = shlex.split(typed("resume", path))
+    override = OverridesParser.create().parse_override(word)
+    assert (override.key_or_group, override.value()) == ("resume", path)
 
 
 @pytest.mark.parametrize("arguments", UNREAD)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from configs.arguments import typed
 from configs.endings import SIGNALLED, Ended, say
 from configs.runs.assembly import Assembly
 from configs.runs.films import film
@@ -68,7 +69,7 @@ class Training:
         config = build(TrainConfig, keys)
         folder = RunFolder(path)
         if folder.used:
-            raise ConfigError(f"hydra.run.dir={path}: holds a run already; resume={path} goes on with it")
+            raise ConfigError(f"hydra.run.dir={path}: holds a run already; {typed('resume', path)} goes on with it")
         parts = Assembly.begin(config)  # what cannot be made is refused before anything is written
         run = cls(config, keys, parts, folder, folder.take())
         run.folder.begin(keys)
@@ -107,7 +108,7 @@ class Training:
             with handled(self._ask):
                 return self._to_the_end()
         except EnvironmentLost as error:
-            on = f"; go on with: semagram-train resume={self.folder.path}" if self.folder.used else ""
+            on = f"; go on with: semagram-train {typed('resume', self.folder.path)}" if self.folder.used else ""
             raise Ended(f"{error}{on}") from error
         except EnvironmentFault as error:
             raise EnvironmentFault(
@@ -143,7 +144,7 @@ class Training:
                 self._save()
             with suppress(OSError):  # the terminal is closed
                 name = signal.Signals(self.signal).name
-                say(f"stopped by {name}; go on with: semagram-train resume={self.folder.path}")
+                say(f"stopped by {name}; go on with: semagram-train {typed('resume', self.folder.path)}")
             raise SystemExit(SIGNALLED + self.signal) from None
 
     def _ask(self, number, frame) -> None:

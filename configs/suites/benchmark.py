@@ -6,12 +6,13 @@ import time
 from dataclasses import asdict, dataclass, is_dataclass, replace
 from pathlib import Path
 
+from configs.arguments import quoted
 from configs.endings import SIGNALLED
 from configs.runs.resuming import RESUMABLE
 from configs.schema import SHARED, BenchConfig, TrainConfig
 from configs.strict import ConfigError
 from configs.suites import peers, report
-from configs.suites.jobs import Job, quoted
+from configs.suites.jobs import Job
 from configs.suites.pool import Pool
 from configs.suites.progress import Screen
 from envs.benchmark.results import Result, append, latest, read

@@ -8,6 +8,7 @@ import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from configs.arguments import quoted
 from configs.runs.assembly import Assembly
 from configs.runs.resuming import RESUMABLE
 from configs.runs.run_folder import RunFolder
@@ -100,12 +101,6 @@ class Job:
         except (KeyError, TypeError, ValueError) as error:  # the last: not JSON, not text, or a number not finite
             said = f"damaged, not the summary of a run ({error})"
             raise ConfigError(f"{path}: {said}; delete it, and the run is finished anew") from error
-
-
-def quoted(value: object) -> str:
-    """A value as Hydra reads it back, whatever is in it."""
-    text = str(value).replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{text}'"
 
 
 def device(name: str) -> str:
