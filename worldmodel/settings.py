@@ -104,7 +104,7 @@ class LearningConfig:
     `continuation`: weights of the losses. `entropy`, `imitation`: of the policy's entropy, and of its distance to the
     tokens that the planner chose, where the value finds what was then done, those with noise, better than the
     policy's own. `encoder_rate`: the encoder's share of `learning_rate`, and `eye_rate` that of an encoder with
-    cameras. `updates_per_decision`: in a stretch of control steps as long as a token (the shortest), also where
+    cameras. `updates_per_decision`: in a stretch of control steps as long as a token, also where
     `planner.replan_every` decides more or less often. `averaging`: over how many of the last updates (a time constant)
     the weights are averaged that act where nothing is explored; 1: the newest weights act. `demonstrated`: the share of
     a batch that begins with what an expert did, where there are demonstrations; `expert` weighs the policy's distance
