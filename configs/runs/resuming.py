@@ -12,6 +12,7 @@ from configs.schema import TrainConfig
 from configs.strict import ConfigError, build
 from policies.checkpoint import PROGRESS, newest, read_progress
 from policies.folders import FolderError
+from worldmodel import strict
 
 RESUMABLE = ("steps", "threads", "video", "compile", "evaluation", "checkpoint", "device")
 
@@ -46,7 +47,7 @@ class Resumption:
         """
         written, path = folder.config(), newest(folder.checkpoints)
         try:
-            progress = build(Progress, read_progress(path), whole=True)
+            progress = strict.build(Progress, read_progress(path), whole=True)
             saved = _whole(progress.config)
             if lacking := [*_lacking(saved, progress.config)]:
                 raise ConfigError(f"{', '.join(lacking)}: missing; train again, or use the commit that made it")
