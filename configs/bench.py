@@ -3,6 +3,8 @@
 import sys
 from pathlib import Path
 
+from configs.interrupted import interruptible
+
 HELP = """\
 semagram-bench: train on every task of a suite with several seeds, and compare with published results.
 
@@ -47,6 +49,7 @@ with its log.txt. Progress goes to stderr; the last line of stdout is one JSON o
 """
 
 
+@interruptible()
 def main() -> None:
     """Run the command."""
     from configs.command import run

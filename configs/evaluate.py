@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from configs.interrupted import interruptible
+
 HELP = """\
 semagram-eval: run a trained checkpoint for some episodes, with the planner and without it.
 
@@ -51,6 +53,7 @@ object, the same as summary.json:
 """
 
 
+@interruptible()
 def main() -> None:
     """Run the command."""
     from configs.command import run

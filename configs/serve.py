@@ -1,5 +1,7 @@
 """semagram-serve: plan for a robot that is driven by another machine."""
 
+from configs.interrupted import interruptible
+
 HELP = """\
 semagram-serve: plan on this machine for a robot that `semagram-run` drives from another. It runs until Ctrl-C,
 SIGTERM or SIGHUP.
@@ -27,6 +29,7 @@ decisions, refused.
 """
 
 
+@interruptible()
 def main() -> None:
     """Run the command."""
     from configs.command import run

@@ -3,6 +3,8 @@
 import sys
 from pathlib import Path
 
+from configs.interrupted import interruptible
+
 HELP = """\
 semagram-tokens: chunks of a robot's actions as short strings of ids, for planners and for language models.
 
@@ -39,6 +41,7 @@ Progress goes to stderr; the last line of stdout is one JSON object.
 """
 
 
+@interruptible()
 def main() -> None:
     """Run the command; its first word says what to do."""
     from configs.command import run

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from configs.interrupted import interruptible
+
 HELP = """\
 semagram-train: train a latent world model that plans, on a task in simulation.
 
@@ -67,6 +69,7 @@ Progress goes to stderr; the last line of stdout is one JSON object, the same as
 """
 
 
+@interruptible()
 def main() -> None:
     """Run the command."""
     from configs.command import run

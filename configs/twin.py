@@ -1,5 +1,7 @@
 """semagram-twin: a simulated SO-101 on a serial port of its own, for LeRobot's real driver."""
 
+from configs.interrupted import interruptible
+
 HELP = """semagram-twin: a simulated SO-101 on a serial port, for LeRobot's own driver. It runs until Ctrl-C.
 
   semagram-twin port_file=runs/twin/port
@@ -35,6 +37,7 @@ reply_ms_p99, faults.
 """
 
 
+@interruptible()
 def main() -> None:
     """Run the command."""
     from configs.command import run

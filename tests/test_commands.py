@@ -4,12 +4,14 @@ What may pass costs one line, too, but exit code 1; a defect of ours shows its t
 """
 
 import errno
+import importlib
 import os
 import re
 import resource
 import shlex
 import subprocess
 import sys
+import types
 from dataclasses import asdict
 
 import pytest
@@ -343,6 +345,7 @@ def test_who_asks_for_tracebacks_gets_that_of_a_mistake_too(ending, monkeypatch,
 
 DEFECTIVE = """
 import sys
+import types
 from dataclasses import asdict
 import configs.bench as bench
 def tabulate(config):
@@ -405,3 +408,15 @@ def test_a_token_by_its_name_is_the_token_of_its_keys(name):
     named, keyed = (store.composed(name, words) for words in (["token=line4"], [f"model.token.{key}" for key in keys]))
     assert named == keyed
     assert named != store.composed(name, [])
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_ctrl_c_while_a_command_is_imported_is_one_line(monkeypatch, capsys, name):
+    class Importing(types.ModuleType):
+        def __getattr__(self, attribute):
+            raise KeyboardInterrupt
+
+    monkeypatch.setitem(sys.modules, "configs.command", Importing("configs.command"))
+    with pytest.raises(SystemExit) as stop:
+        importlib.import_module(f"configs.{name}").main()
+    assert stop.value.code == 130 and capsys.readouterr().err == "semagram: interrupted\n"
