@@ -8,6 +8,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.numpy import load_file
+from safetensors.numpy import save as arrays_as_bytes
 
 from policies.codec import Codec, CodecConfig
 from policies.codec.training import windows_of
@@ -208,6 +210,29 @@ def test_settings_of_a_wrong_type_are_refused_by_their_key(codec, tmp_path):
         write_folder(tmp_path / "x", {"config.json": json.dumps(wrong).encode(), "codec.safetensors": arrays}, {})
         with pytest.raises(FolderError, match=rf"config\.json: {part}\.{key}={value}: {says}$"):
             Codec.load(tmp_path / "x")
+
+
+@pytest.mark.parametrize(
+    ("length", "array", "says"),
+    [
+        (40, None, "its parts do not fit each other"),
+        (None, "scaling.middle", "it decodes to what is not finite"),
+    ],
+)
+def test_parts_that_do_not_fit_each_other_are_refused_where_they_are_loaded(codec, tmp_path, length, array, says):
+    """Each is whole by itself, and so is the manifest."""
+    codec.save(tmp_path / "codec")
+    about = json.loads((tmp_path / "codec" / "config.json").read_text())
+    arrays = load_file(tmp_path / "codec" / "codec.safetensors")
+    if length:
+        about["codec"]["length"] = length
+    if array:
+        arrays[array] = np.full_like(arrays[array], np.nan)
+    write_folder(
+        tmp_path / "x", {"config.json": json.dumps(about).encode(), "codec.safetensors": arrays_as_bytes(arrays)}, {}
+    )
+    with pytest.raises(FolderError, match=f"x: {says}"):
+        Codec.load(tmp_path / "x")
 
 
 def test_bad_input_is_refused_in_one_line(codec, held_out):

@@ -14,6 +14,7 @@ from policies.codec.corners import Corners
 from policies.codec.curves import Curves
 from policies.codec.scaling import Scaling
 from policies.codec.settings import CodecConfig
+from policies.folders import FolderError
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,21 @@ class Codec:
     @classmethod
     def load(cls, folder) -> "Codec":
         """The codec that `save` wrote there. Raises FolderError for a folder that is not whole or not a codec's."""
-        return cls(*saving.load(Path(folder)))
+        codec = cls(*saving.load(Path(folder)))
+        codec._check(Path(folder))
+        return codec
+
+    def _check(self, folder: Path) -> None:
+        """Raise FolderError unless its parts fit each other, as far as a chunk tells that is written and read."""
+        start = np.zeros(self.channels)
+        try:
+            with np.errstate(all="ignore"):
+                ids = self.encode(np.zeros((self.config.length, self.channels)), start)
+                finite = bool(np.isfinite(self.decode(ids, start)).all())
+        except (ValueError, IndexError) as error:
+            raise FolderError(f"{folder}: its parts do not fit each other ({error})") from error
+        if not finite:
+            raise FolderError(f"{folder}: it decodes to what is not finite")
 
 
 def _array(values) -> np.ndarray:
