@@ -69,6 +69,11 @@ class SemagramConfig(PreTrainedConfig):
     sentences: list[str] = field(default_factory=list)
     format: int = FORMAT
 
+    def __post_init__(self):
+        """Note whether somebody said what it perceives."""
+        super().__post_init__()
+        self._told = bool(self.senses)
+
     @property
     def state_size(self) -> int:
         """Numbers in the state; 0 before it is known."""
@@ -142,14 +147,15 @@ class SemagramConfig(PreTrainedConfig):
             raise Mistake("policy.planned=true: it learned from recordings, which do not tell what is good; false")
 
     def hear(self, sentences: Iterable[str]) -> None:
-        """Take note of what is said in a dataset: a new policy hears where there is more than one sentence.
+        """Take note of what is said in a dataset: a new policy hears where there is more than one sentence, but
+        for one whose `senses` were given without language.
 
         Raises ValueError for a policy that hears, and to which nothing was ever said.
         """
         known = [each for each in sentences if each.strip()]
         if LANGUAGE_KEY in self.senses:
             self.sentences += [each for each in known if each not in self.sentences]
-        elif len(known) > 1 and not self.pretrained_path:
+        elif len(known) > 1 and not self._told:
             self.senses, self.sentences = self.senses | {LANGUAGE_KEY: [WORDS.size]}, known
         if LANGUAGE_KEY in self.senses and not self.sentences:
             raise Mistake(f"policy.senses.{LANGUAGE_KEY}: no task of the dataset has any text; leave it out")

@@ -166,6 +166,8 @@ def test_a_new_policy_perceives_what_the_dataset_has():
     assert policy.model.senses == {STATE_KEY: (6,), FRONT: (SIZE, SIZE, 3), SIDE: (SIZE, SIZE, 3), LANGUAGE_KEY: (256,)}
     assert policy.config.sentences == ["wave", "stop"]
     assert policy.agent.heard.shape == (2, 256)
+    told = {STATE_KEY: [6]}
+    assert fresh(senses=told, sentences=("wave", "stop")).model.senses.keys() == {STATE_KEY}
     assert fresh(state=0, sentences=("wave",)).model.senses == {FRONT: (SIZE, SIZE, 3)}
     with pytest.raises(ValueError, match=r"^policy: it acts by observation.state and .*; the features are nothing$"):
         fresh((), state=0)
