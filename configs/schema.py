@@ -213,7 +213,7 @@ class TokensConfig(CodecChoices):
     def __post_init__(self):
         """Raise ValueError for a value out of range, or a dataset or folder that is missing."""
         if self.verb not in TOKEN_VERBS:
-            raise Mistake(f"semagram-tokens {self.verb}: one of {', '.join(TOKEN_VERBS)}")
+            raise Mistake(f"semagram-tokens{self.verb and ' '}{self.verb}: one of {', '.join(TOKEN_VERBS)}")
         if self.verb == "demo":
             if not self.out:
                 raise Mistake("out=: a new folder for the demonstrations, e.g. out=runs/arm")

@@ -1,6 +1,8 @@
 """Checks of settings: a value out of range is refused in one line, by its full key, with the range."""
 
 import math
+from dataclasses import fields
+from numbers import Integral, Real
 
 from worldmodel.mistakes import Mistake
 
@@ -14,12 +16,16 @@ def check(
     high: float | None = None,
     why: str = "",
 ) -> None:
-    """Raise ValueError unless each field of `names` is finite, >= `low`, > `above` and <= `high`, as far as given.
+    """Raise ValueError unless each field of `names` is a number, a whole one where it is declared as such, finite,
+    >= `low`, > `above` and <= `high`, as far as given.
 
     `prefix` stands before the names in the message (`planner.`), `why` after the range (` (planner.samples - 1)`).
     """
+    whole = {f.name for f in fields(config) if f.type is int}
     for name in names.split():
         value = getattr(config, name)
+        if isinstance(value, bool) or not isinstance(value, Integral if name in whole else Real):
+            raise Mistake(f"{prefix}{name}={value!r}: a {'whole ' if name in whole else ''}number")
         right = isinstance(value, int) or math.isfinite(value)
         right &= (low is None or value >= low) and (above is None or value > above) and (high is None or value <= high)
         if not right:
