@@ -3,9 +3,8 @@
 import warnings
 
 import gymnasium
-import numpy as np
 
-from envs.missing import masked, with_masks
+from envs.missing import Observation, masked, with_masks
 from envs.senses import key
 from sim.frames import shows
 from worldmodel.senses import IMAGE_KEY_PREFIX
@@ -33,7 +32,7 @@ class Blackout(gymnasium.ObservationWrapper):
         self._dark = dict.fromkeys(self._cameras, 0)  # frames in a row
         self._said: set[str] = set()
 
-    def observation(self, observation: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def observation(self, observation: Observation) -> Observation:
         """The observation with its masks."""
         there = {}
         for camera in self._cameras:

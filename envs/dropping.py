@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import gymnasium
 import numpy as np
 
-from envs.missing import masked, with_masks
+from envs.missing import Observation, masked, with_masks
 from envs.senses import key
 
 
@@ -39,7 +39,7 @@ class Dropping(gymnasium.Wrapper):
         observation, reward, terminated, truncated, info = self.env.step(action)
         return self._lose(observation), reward, terminated, truncated, info
 
-    def _lose(self, observation: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def _lose(self, observation: Observation) -> Observation:
         there = {sense: self._decision < first for sense, first in self._schedule.items()}
         gone = {key(sense): _blank(observation[key(sense)]) for sense, is_there in there.items() if not is_there}
         return masked({**observation, **gone}, there)

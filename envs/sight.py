@@ -6,6 +6,7 @@ from gymnasium import spaces
 
 from envs.cameras import views
 from envs.faults import EnvironmentFault
+from envs.missing import Observation
 from envs.pictures import Pictures
 from envs.rendering import own, physics
 from envs.senses import MAIN, Senses, key
@@ -59,7 +60,7 @@ class Sight(gymnasium.ObservationWrapper):
             parts[key(f"images.{camera}")] = spaces.Box(0, 255, (*size, 3), np.uint8)
         self.observation_space = spaces.Dict(parts)
 
-    def observation(self, observation: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def observation(self, observation: Observation) -> Observation:
         """The chosen senses of now."""
         seen = {STATE_KEY: observation[STATE_KEY]} if self._senses.state else {}
         for camera in self._senses.cameras:

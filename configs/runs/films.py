@@ -15,6 +15,7 @@ from torch import Tensor
 
 from configs.runs.sights import GAP, MISSING, Strip
 from envs.make import ENDLESS, episode_limit
+from envs.missing import Observation
 from envs.rendering import frame
 from envs.settings import TaskConfig
 from policies.agent import Agent
@@ -82,7 +83,7 @@ def film(
 
 
 def _pages(
-    env: gymnasium.Env, agent: Agent, reel: "Reel", observation: dict[str, np.ndarray], action: Float[Tensor, "1 A"]
+    env: gymnasium.Env, agent: Agent, reel: "Reel", observation: Observation, action: Float[Tensor, "1 A"]
 ) -> Iterator[np.ndarray]:
     """What is shown of an episode, from its first observation and what is done there to its end."""
     yield reel.show(frame(env, HEIGHT, WIDTH), observation)
@@ -111,7 +112,7 @@ class Reel:
         self.drawn: Decision | None = None
         self.page = np.zeros((HEIGHT, HEIGHT, 3), np.uint8)
 
-    def show(self, scene: np.ndarray, observation: dict[str, np.ndarray]) -> np.ndarray:
+    def show(self, scene: np.ndarray, observation: Observation) -> np.ndarray:
         """The scene (H, W, 3) with what belongs beside it and below it."""
         page = np.ascontiguousarray(self._beside(scene))
         return page if self.strip is None else np.concatenate([page, self.strip.show(observation)])
@@ -151,5 +152,5 @@ def motions(words: Float[Tensor, "T P"], curve: Curve, step_seconds: float) -> t
     )
 
 
-def _one(observation: dict[str, np.ndarray]) -> dict:
+def _one(observation: Observation) -> dict:
     return {key: value[None] for key, value in as_tensors(observation).items()}

@@ -3,6 +3,7 @@
 import numpy as np
 from PIL import Image, ImageDraw
 
+from envs.missing import Observation
 from policies.agent import Agent
 from policies.memories import Memories, imagined
 from worldmodel import senses as naming
@@ -24,7 +25,7 @@ class Strip:
         self.cameras = [key for key in memories.frames]
         self.decision, self.expected = None, []
 
-    def show(self, observation: dict[str, np.ndarray]) -> np.ndarray:
+    def show(self, observation: Observation) -> np.ndarray:
         """The strip (height, width, 3) for what an environment shows now."""
         page = Image.new("RGB", (self.width, self.height), PAPER)
         ink, left = ImageDraw.Draw(page), GAP
