@@ -16,6 +16,11 @@ CHOSEN = "senses=[state,images.fixed:24x40,images.lookatcart:48x32]"
 SIDE, CAPTION, GAP, SCENE = 80, 16, 4, 240  # pixels, of the film
 
 
+def blank(part):
+    """Whether nothing is drawn there; a film's compression lets a line nearby bleed into a few pixels."""
+    return np.quantile(part, 0.02) > 240
+
+
 @pytest.mark.slow
 def test_two_cameras_of_different_sizes_from_training_to_the_film(drawing, command, toys, tmp_path):
     keys = ("task=cartpole-swingup", "task.max_decisions=8", CHOSEN, "evaluation.every=0", "hydra.run.dir=run")
@@ -46,9 +51,9 @@ def test_two_cameras_of_different_sizes_from_training_to_the_film(drawing, comma
         red = (shown[..., 0] > 150) & (shown[..., 1] < 110)
         for edge in (left, left + 50):
             assert red[2:78, edge : edge + 2].mean() > 0.9 if lost else red[2:78, edge : edge + 2].mean() < 0.5
-        assert (shown[50:, GAP : GAP + SIDE] > 240).all()  # below the first camera's, 24 x 40 pixels, 48 x 80 here
+        assert blank(shown[50:, GAP : GAP + SIDE])  # below the first camera's, 24 x 40 pixels, 48 x 80 here
         assert np.ptp(shown[:48, GAP : GAP + SIDE]) > 50
-        assert (shown[:, left + 55 : left + SIDE] > 240).all()
+        assert blank(shown[:, left + 55 : left + SIDE])
 
 
 @pytest.mark.parametrize("name", ["train", "bench"])

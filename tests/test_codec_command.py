@@ -131,7 +131,7 @@ def test_draw_leaves_a_picture(tokens, tmp_path):
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        ((), "semagram-tokens : one of fit, compare, draw, demo"),
+        ((), "semagram-tokens: one of fit, compare, draw, demo"),
         (("fold",), "semagram-tokens fold: one of fit, compare, draw, demo"),
         (("fit",), "dataset=: a LeRobotDataset's folder; `semagram-tokens demo out=runs/arm` makes one"),
         (("demo",), "out=: a new folder for the demonstrations, e.g. out=runs/arm"),

@@ -141,17 +141,6 @@ def test_what_is_left_of_the_senses_is_never_hidden(model):
         assert bool(((keep * there).sum(1) > 0).all())
 
 
-def test_a_batch_without_masks_missed_nothing_beside_one_that_has_them(model):
-    lost = torch.zeros(3, 6, 1)
-    one, other = batch(model), batch(model)
-    other = dataclasses.replace(other, seen=other.seen | {mask(FRONT): lost})
-    for batches in ((one, other), (other, one)):
-        whole = Batch.joined(batches).seen
-        expected = [torch.ones_like(lost) if data is one else lost for data in batches]
-        assert torch.equal(whole[mask(FRONT)], torch.cat(expected, 1))
-        assert all(torch.equal(whole[key], torch.cat([one.seen[key]] * 2, 1)) for key in SENSES)
-
-
 def test_one_sense_is_never_hidden_and_draws_nothing(toys):
     model, draws = toys.tiny_model(), []
     for dropout in (0.0, 0.9):

@@ -1,7 +1,7 @@
 """Checks of settings: a value out of range is refused in one line, by its full key, with the range."""
 
 import math
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from numbers import Integral, Real
 
 from worldmodel.mistakes import Mistake
@@ -21,7 +21,7 @@ def check(
 
     `prefix` stands before the names in the message (`planner.`), `why` after the range (` (planner.samples - 1)`).
     """
-    whole = {f.name for f in fields(config) if f.type is int}
+    whole = {f.name for f in fields(config) if f.type is int} if is_dataclass(config) else set()
     for name in names.split():
         value = getattr(config, name)
         if isinstance(value, bool) or not isinstance(value, Integral if name in whole else Real):
