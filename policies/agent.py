@@ -174,8 +174,7 @@ class Agent:
             self.spread = float(plan.spread[0].mean())
             self.spent.imagined += int(plan.imagined[due].sum())
             self.planned_tokens = [whole[0, i] if due[i] else None for i in range(count)]
-            until = torch.full((count,), self.most)
-            until = torch.where(by_policy, until.clamp(max=self.curve.length), until)
+            until = torch.where(by_policy, min(self.most, self.curve.length), self.most)
             later = self.curve.advance_each(whole, until).to(plan.tokens.device)
             self.memory = Memory(later, ~by_policy.to(later.device)).where(due, self.memory)
             self._note(plan.latent, whole[0], until, due)

@@ -62,7 +62,7 @@ class Curve:
 
     def actions(self, sentence: Float[Tensor, "T *B P"], steps: int) -> Float[Tensor, "*B N A"]:
         """The first N = `steps` actions of a sentence; beyond its end its last action is held."""
-        known = self._unrolled(sentence)[..., :steps, :]
+        known = self.decode(sentence).movedim(0, -3).flatten(-3, -2)[..., :steps, :]  # of T L
         return torch.cat([known, known[..., -1:, :].expand(*known.shape[:-2], steps - known.shape[-2], -1)], -2)
 
     def at(self, sentence: Float[Tensor, "T *B P"], steps: int) -> Float[Tensor, "*B A"]:
@@ -90,7 +90,3 @@ class Curve:
             chosen = steps == count
             later[:, chosen] = self.advance(sentences[:, chosen], count)
         return later
-
-    def _unrolled(self, sentence: Float[Tensor, "T *B P"]) -> Float[Tensor, "*B N A"]:
-        """All N = T L actions of a sentence."""
-        return self.decode(sentence).movedim(0, -3).flatten(-3, -2)

@@ -117,13 +117,12 @@ class SemagramConfig(PreTrainedConfig):
             raise Mistake(f"policy: {ACTION} is missing among the features")
         check_sides(f"policy.image_size={self.image_size}", self.image_size)
         shapes = {key: feature.shape for key, feature in seen.items()}
-        said = bool(self.senses)
         self.senses = self.senses or sized(shapes, self.image_size)
         check_shapes(self.senses)
         if not self.action_size:  # a new policy: that of a checkpoint is known
             check_there(self.senses, shapes)
-            if self.image_size != SemagramConfig.image_size and (said or not any(map(is_image, self.senses))):
-                why = "policy.senses says each camera's size" if said else "no camera is there"
+            if self.image_size != SemagramConfig.image_size and (self._told or not any(map(is_image, self.senses))):
+                why = "policy.senses says each camera's size" if self._told else "no camera is there"
                 raise Mistake(f"policy.image_size={self.image_size}: {why}; leave it out")
         checked = [("action", action, self.action_size)]
         if OBS_STATE in self.senses and OBS_STATE in seen:
