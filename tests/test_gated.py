@@ -185,6 +185,18 @@ def test_errors_of_the_end_are_noted_on_what_ended_the_loop(arm):
     assert arm.chain.torques() == [0] * 6
 
 
+def test_connecting_twice_is_refused_and_the_arm_stays_stiff(arm):
+    from lerobot.utils.errors import DeviceAlreadyConnectedError
+
+    arm.robot.connect()
+    before = move(arm, 10)[-1]
+    with pytest.raises(DeviceAlreadyConnectedError, match="disconnect it first"):
+        arm.robot.connect()
+    assert arm.chain.torques() == [1] * 6
+    assert move(arm, 120)[-1] > before
+    arm.robot.disconnect()
+
+
 def test_a_connection_that_fails_half_way_leaves_no_torque_and_no_open_port(arm, monkeypatch):
     def fail():
         arm.inner.bus.enable_torque()
@@ -258,6 +270,24 @@ ENDS = {
 }
 
 
+@pytest.fixture
+def hangs_up():
+    """Handles SIGHUP as a terminal's programs do, and leaves it as it was (ignored, where the tests run by nohup)."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+def test_under_nohup_a_hang_up_stops_nothing(arm, hangs_up):
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with arm.robot:
+        move(arm)
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert move(arm, 120)[-1] > 29
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+
+
+@pytest.mark.usefixtures("hangs_up")
 @pytest.mark.parametrize("said", ENDS)
 def test_a_signal_or_an_exception_ends_the_loop_in_the_same_order(arm, said):
     from robot.safety.faults import RobotFault

@@ -31,6 +31,7 @@ from policies.serving.messages import (
     Question,
     Ready,
     Refusal,
+    Replaced,
     WrongMessage,
     apart,
     pack,
@@ -115,6 +116,7 @@ plain = st.one_of(
     st.builds(Begin, **{field.name: drawn[field.type] for field in fields(Begin)}),
     st.builds(Ready),
     st.builds(Refusal, st.text("abc ", max_size=99)),
+    st.builds(Replaced),
 )
 
 
@@ -322,7 +324,8 @@ def test_the_newest_robot_takes_over_and_a_wrong_task_is_told(server, dial):
     first.receive()
     second.send(BEGIN)
     assert second.receive() == Ready()
-    with pytest.raises((Refused, OSError)):
+    assert first.receive() == Replaced()
+    with pytest.raises(OSError, match="hung up"):
         first.receive()
     third = dial()
     third.send(replace(BEGIN, task="walk"))
@@ -333,6 +336,36 @@ def test_the_newest_robot_takes_over_and_a_wrong_task_is_told(server, dial):
     second.send(Question(7, True, np.ones(3)))
     assert second.receive().number == 7
     until(lambda: server.refused == 2)
+
+
+def test_a_robot_that_another_took_over_from_does_not_take_the_planner_back(server):
+    said = []
+    first, second = link_to(server, said), link_to(server, said)
+    first.connect()
+    second.connect()
+    until(lambda: first.poll() == [] and first.gone())
+    assert first.gone() == "the planner is gone: another robot took over"
+    time.sleep(2 * policies.serving.link.AGAIN_S)
+    second.ask(np.ones(3), True)
+    until(second.poll)
+    assert (first.losses, second.losses, said) == (1, 0, [])
+    first.close()
+    second.close()
+
+
+def test_a_robot_that_takes_no_leave_is_hung_up_on(server, dial, monkeypatch):
+    monkeypatch.setattr("policies.serving.server.LEAVE_S", 0.2)
+    answering = threading.Event()
+    monkeypatch.setattr(server._decider, "answer", lambda ask: answering.wait(WAIT_S) and Refusal("late"))
+    first, second = dial(), dial()
+    first.send(BEGIN)
+    first.receive()
+    first.send(Question(1, True, np.ones(3)))
+    second.send(BEGIN)
+    with pytest.raises((OSError, Refused)):
+        first.receive()
+    answering.set()
+    assert second.receive() == Ready()
 
 
 def test_a_message_out_of_turn_ends_the_talk_in_one_line(server, dial):

@@ -10,7 +10,7 @@ from queue import Empty, SimpleQueue
 import numpy as np
 
 from policies.serving.connection import Connection
-from policies.serving.messages import Answer, Begin, Message, Question, Ready, Refusal, WrongMessage, together
+from policies.serving.messages import Answer, Begin, Message, Question, Ready, Refusal, Replaced, WrongMessage, together
 from policies.serving.sealing import Refused
 
 AGAIN_S = 0.5
@@ -37,8 +37,8 @@ class Link:
         """Connect later. `patience_s`: how long the planner may take to answer a new connection; None: as it likes.
 
         `away_s`: a planner that was lost, or has owed an answer, for so long is `gone`; one that is found again and
-        lost before it answered was lost all the time. `again`: one that is lost is looked for again; else it is gone at
-        once.
+        lost before it answered was lost all the time. `again`: one that is lost is looked for again, unless another
+        robot took it over; else it is gone at once.
         """
         self._reach, self._secret, self._begin, self._say = reach, secret, begin, say
         self._patience_s, self._away_s, self._again, self._lost_at = patience_s, away_s, again, 0.0
@@ -99,6 +99,9 @@ class Link:
         try:
             messages = self._connection.poll()
             for message in messages:
+                if isinstance(message, Replaced):
+                    self._again = False
+                    raise Refused("another robot took over")
                 if not isinstance(message, Answer):
                     raise Refused(_reason(message))
                 self._check(message)

@@ -15,7 +15,7 @@ import numpy as np
 from worldmodel.mistakes import Mistake
 from worldmodel.senses import IMAGE_KEY_PREFIX, Shapes, is_image
 
-VERSION = 6
+VERSION = 7
 LARGEST = 1 << 23
 """Bytes of the largest body."""
 LONGEST_TEXT = 500
@@ -98,8 +98,13 @@ class Refusal:
     reason: str
 
 
-Message = Begin | Ready | Question | Answer | Refusal
-TYPES: dict[str, type] = {cls.__name__.lower(): cls for cls in (Begin, Ready, Question, Answer, Refusal)}
+@dataclass(frozen=True)
+class Replaced:
+    """The planner: another robot has it now; this one is not to come again by itself."""
+
+
+Message = Begin | Ready | Question | Answer | Refusal | Replaced
+TYPES: dict[str, type] = {cls.__name__.lower(): cls for cls in (Begin, Ready, Question, Answer, Refusal, Replaced)}
 
 
 def camera_list(senses: Shapes) -> str:

@@ -1,4 +1,4 @@
-"""The planner's side: robots connect, the newest that it is for has the planner, all others are told one line."""
+"""The planner's side: robots connect, the newest that it is for has the planner, all others are told why not."""
 
 import contextlib
 import socket
@@ -8,11 +8,13 @@ from collections.abc import Callable
 
 from policies.serving.connection import HANDSHAKE_S, Connection
 from policies.serving.decider import Decider
-from policies.serving.messages import LONGEST_TEXT, Begin, Question, Ready, Refusal, WrongMessage
+from policies.serving.messages import LONGEST_TEXT, Begin, Question, Ready, Refusal, Replaced, WrongMessage
 from policies.serving.sealing import Refused
 
 MOST = 16
 """Connections that may shake hands at a time."""
+LEAVE_S = 5.0
+"""For the robot before to be told that another took over; then it is hung up on."""
 REST_S = 0.1
 """After a robot that could not be let in, as where no file descriptor is left."""
 
@@ -91,6 +93,17 @@ class Server:
         if self._current is not None:
             self._current.close()
 
+    def _take_over(self, connection: Connection) -> None:
+        """Give the planner to this robot, once the one before has been told."""
+        with self._lock:
+            before, self._current = self._current, connection
+        if before is not None:
+            before.hear_no_more()
+        if not self._seat.acquire(timeout=LEAVE_S):
+            if before is not None:
+                before.close()
+            self._seat.acquire()
+
     def _serve(self, sock: socket.socket, name: str) -> None:
         connection = shaking = None
         try:
@@ -101,17 +114,17 @@ class Server:
                 nonlocal shaking
                 self._room.release()
                 shaking = None
-                with self._lock:
-                    if self._current is not None:
-                        self._current.close()
-                    self._current = connection
-                self._seat.acquire()
+                self._take_over(connection)
                 self._say(f"{name}: a robot")
 
             converse(connection, self._decider, seated)
         except (OSError, WrongMessage) as error:
             self.refused += shaking is not None
-            self._say(f"{name}: {'gone' if shaking is None else 'refused'}: {error or type(error).__name__}")
+            if replaced := shaking is None and self._current is not connection:
+                with contextlib.suppress(OSError):  # where nobody is left to tell
+                    connection.send(Replaced())
+            why = "another robot took over" if replaced else error or type(error).__name__
+            self._say(f"{name}: {'gone' if shaking is None else 'refused'}: {why}")
         finally:
             if shaking is None:
                 self._seat.release()

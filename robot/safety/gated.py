@@ -13,6 +13,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 
 from lerobot.robots import Robot
+from lerobot.utils.errors import DeviceAlreadyConnectedError
 
 from robot.safety import shutdown
 from robot.safety.braking import time_to_rest
@@ -87,10 +88,12 @@ class GatedRobot(WrappedRobot):
     def connect(self, calibrate: bool = True) -> None:
         """Connect the robot, and listen for signals. One that fails half-way is shut down again.
 
-        It begins where it is then, whoever moved it meanwhile. A fault of before stays latched.
+        It begins where it is then, whoever moved it meanwhile. A fault of before stays latched. Raises
+        DeviceAlreadyConnectedError where anything of it is open, and leaves that as it is.
         """
-        if not self.is_connected:
-            self.forget()
+        if self.is_connected:
+            raise DeviceAlreadyConnectedError(f"{self} is connected already; disconnect it first")
+        self.forget()
         self._signals.listen()
         atexit.register(self._at_exit)
         try:

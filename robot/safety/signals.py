@@ -20,8 +20,9 @@ class Stopped(KeyboardInterrupt):
 class StopSignals:
     """From `listen` to `restore` the first such signal raises Stopped in the main thread; later ones change nothing.
 
-    While `held` it waits: half a packet would leave the motors' bus unusable. Off the main thread, where Python lets
-    no one listen, nothing changes.
+    A SIGHUP that is ignored, as under nohup, stays so; the others are heard in any case, for an arm moves. While `held`
+    a signal waits: half a packet would leave the motors' bus unusable. Off the main thread, where Python lets no one
+    listen, nothing changes.
     """
 
     def __init__(self):
@@ -32,7 +33,8 @@ class StopSignals:
         """Take the signals over."""
         if threading.current_thread() is threading.main_thread() and not self._before:
             self._number, self._raised = None, False
-            self._before = {number: signal.signal(number, self._heard) for number in SIGNALS}
+            heard = [n for n in SIGNALS if n != signal.SIGHUP or signal.getsignal(n) is not signal.SIG_IGN]
+            self._before = {number: signal.signal(number, self._heard) for number in heard}
 
     def restore(self) -> int | None:
         """Give them back. Returns the signal that was heard and is still held back, if any: it is raised no more."""
