@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from configs.interrupted import interruptible
+from configs.importing import importing
 
 HELP = """\
 semagram-bench: train on every task of a suite with several seeds, and compare with published results.
@@ -49,7 +49,7 @@ with its log.txt. Progress goes to stderr; the last line of stdout is one JSON o
 """
 
 
-@interruptible()
+@importing()
 def main() -> None:
     """Run the command."""
     from configs.command import run

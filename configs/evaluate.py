@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from configs.interrupted import interruptible
+from configs.importing import importing
 
 HELP = """\
 semagram-eval: run a trained checkpoint for some episodes, with the planner and without it.
@@ -53,7 +53,7 @@ object, the same as summary.json:
 """
 
 
-@interruptible()
+@importing()
 def main() -> None:
     """Run the command."""
     from configs.command import run

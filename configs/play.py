@@ -1,6 +1,6 @@
 """semagram-play: a sentence of tokens on an arm, simulated or real."""
 
-from configs.interrupted import interruptible
+from configs.importing import importing
 
 HELP = """\
 semagram-play: do what a sentence of tokens says, on an arm: motions, grips, looks, questions, a stop.
@@ -42,7 +42,7 @@ A fault brakes and ends it with one line, exit code 1. A real arm is taken back 
 """
 
 
-@interruptible()
+@importing()
 def main() -> None:
     """Run the command."""
     from configs.command import run

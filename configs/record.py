@@ -2,7 +2,7 @@
 
 import sys
 
-from configs.interrupted import interruptible
+from configs.importing import importing
 
 HELP = """\
 semagram-record: record episodes of an SO-101, simulated or real, as a LeRobotDataset (version 3).
@@ -53,7 +53,7 @@ Exit codes: 0 done, 1 ended by a fault, 2 a mistake in the command, 128 + its nu
 """
 
 
-@interruptible()
+@importing()
 def main() -> None:
     """Run the command."""
     from configs.command import run

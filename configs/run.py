@@ -1,6 +1,6 @@
 """semagram-run: a trained checkpoint on an arm, simulated or real."""
 
-from configs.interrupted import interruptible
+from configs.importing import importing
 
 HELP = """\
 semagram-run: run a checkpoint of one of the SO-101's tasks on an arm, at the rate it was trained for (30 Hz).
@@ -61,7 +61,7 @@ it is first taken back to where it was found.
 """
 
 
-@interruptible()
+@importing()
 def main() -> None:
     """Run the command."""
     import signal

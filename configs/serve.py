@@ -1,6 +1,6 @@
 """semagram-serve: plan for a robot that is driven by another machine."""
 
-from configs.interrupted import interruptible
+from configs.importing import importing
 
 HELP = """\
 semagram-serve: plan on this machine for a robot that `semagram-run` drives from another. It runs until Ctrl-C,
@@ -29,7 +29,7 @@ decisions, refused.
 """
 
 
-@interruptible()
+@importing()
 def main() -> None:
     """Run the command."""
     from configs.command import run

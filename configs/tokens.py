@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from configs.interrupted import interruptible
+from configs.importing import importing
 
 HELP = """\
 semagram-tokens: chunks of a robot's actions as short strings of ids, for planners and for language models.
@@ -41,7 +41,7 @@ Progress goes to stderr; the last line of stdout is one JSON object.
 """
 
 
-@interruptible()
+@importing()
 def main() -> None:
     """Run the command; its first word says what to do."""
     from configs.command import run

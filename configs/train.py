@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from configs.interrupted import interruptible
+from configs.importing import importing
 
 HELP = """\
 semagram-train: train a latent world model that plans, on a task in simulation.
@@ -69,7 +69,7 @@ Progress goes to stderr; the last line of stdout is one JSON object, the same as
 """
 
 
-@interruptible()
+@importing()
 def main() -> None:
     """Run the command."""
     from configs.command import run

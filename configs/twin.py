@@ -1,6 +1,6 @@
 """semagram-twin: a simulated SO-101 on a serial port of its own, for LeRobot's real driver."""
 
-from configs.interrupted import interruptible
+from configs.importing import importing
 
 HELP = """semagram-twin: a simulated SO-101 on a serial port, for LeRobot's own driver. It runs until Ctrl-C.
 
@@ -37,7 +37,7 @@ reply_ms_p99, faults.
 """
 
 
-@interruptible()
+@importing()
 def main() -> None:
     """Run the command."""
     from configs.command import run

@@ -379,3 +379,12 @@ def generator():
 def model():
     """A tiny model of states (3,) and tokens (2,)."""
     return tiny_model()
+
+
+@pytest.fixture
+def hidden(tmp_path, monkeypatch):
+    """The current folder holds packages of the same names as Semagram's."""
+    for name in ("configs", "envs", "policies"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").touch()
+    monkeypatch.chdir(tmp_path)

@@ -288,6 +288,16 @@ def test_a_mistake_ends_a_process_the_same_way(tmp_path):
     assert not [*tmp_path.iterdir()]
 
 
+def test_a_folder_that_hides_a_package_is_named(tmp_path):
+    (tmp_path / "envs").mkdir()
+    (tmp_path / "envs" / "__init__.py").touch()
+    command = [sys.executable, "-m", "configs.train", "steps=500"]  # -m looks in the current folder first
+    ended = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr.startswith(f"semagram: {tmp_path / 'envs'} hides Semagram's own package envs; ")
+    assert ended.stderr.count("\n") == 1
+
+
 @pytest.fixture
 def ending(command, monkeypatch):
     """Runs a command whose work raises an error."""

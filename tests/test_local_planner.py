@@ -30,7 +30,7 @@ def test_a_process_that_cannot_start_leaves_nothing_open(tmp_path, monkeypatch):
     [("abacus", r"^device=abacus: one of cpu, cuda, auto"), ("cpu", r"none: no such folder$")],
     ids=["device", "checkpoint"],
 )
-def test_a_planner_that_cannot_be_says_why_and_nothing_else(tmp_path, capfd, device, says):
+def test_a_planner_that_cannot_be_says_why_and_nothing_else(tmp_path, capfd, hidden, device, says):
     planner = LocalPlanner(tmp_path / "none", 0, device, 1)
     link = Link(planner.reach, planner.secret, Begin("reach", 3, 2, "tied", 30.0, 2, 2, 2, 1), print, None, again=False)
     with pytest.raises(Refused, match=says):

@@ -79,7 +79,7 @@ class LocalPlanner:
         ours, theirs = socket.socketpair()
         with theirs, contextlib.ExitStack() as unless_started:
             unless_started.enter_context(ours)
-            command = [sys.executable, "-m", "configs.arm.planning", str(theirs.fileno()), *self._arguments]
+            command = [sys.executable, "-P", "-m", "configs.arm.planning", str(theirs.fileno()), *self._arguments]
             self._process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, pass_fds=[theirs.fileno()]
             )

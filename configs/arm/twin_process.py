@@ -20,7 +20,7 @@ class TwinProcess:
         self._temporary = tempfile.TemporaryDirectory(prefix="semagram-twin-")
         self.port_file = Path(self._temporary.name) / "port"
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "configs.arm.twin_process", f"port_file={self.port_file}"],
+            [sys.executable, "-P", "-m", "configs.arm.twin_process", f"port_file={self.port_file}"],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

@@ -49,7 +49,7 @@ class Job:
             keys = [f"resume={quoted(self.folder)}", *free]
         else:
             keys = [*self._keys(), f"hydra.run.dir={quoted(self.folder)}"]
-        return [sys.executable, "-m", "configs.suites.worker", str(os.getpid()), f"steps={self.steps}", *keys]
+        return [sys.executable, "-P", "-m", "configs.suites.worker", str(os.getpid()), f"steps={self.steps}", *keys]
 
     def check(self) -> None:
         """Make and drop what its worker begins with; nothing is compiled. Raises ValueError where the worker would."""
