@@ -36,6 +36,22 @@ def play(env, actions, seed):
     return shown
 
 
+@pytest.mark.parametrize("name", ["so101-touch", "so101-look-at"])
+def test_where_a_real_arm_may_be_told_a_thing_is_is_where_training_lays_it(name):
+    env, task = make(TaskConfig(name)), TASKS[name]
+    laid = []
+    for seed in range(200):
+        env.reset(seed=seed)
+        scene = env.unwrapped
+        laid.append((scene.data.mocap_pos[0] if scene.model.nmocap else scene.data.qpos[6:9]).copy())
+    env.close()
+    assert not any(map(task.untrained, laid))
+    low, high = np.min(laid, 0), np.max(laid, 0)
+    for beyond in ((low[0] - 0.02, 0), (high[0] + 0.02, 0), (0.15, low[1] - 0.02), (0.15, high[1] + 0.02)):
+        assert task.untrained((*beyond, 0.012)).startswith("trained with things on the table (z 0 to 0.04 m) at ")
+    assert task.untrained((*laid[0][:2], 0.05)) and task.untrained((*laid[0][:2], -0.01))
+
+
 @given(
     last=arrays(np.float64, 6, elements=st.floats(0, 1)),
     action=arrays(np.float64, 6, elements=st.floats(-1e6, 1e6)),

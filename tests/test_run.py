@@ -107,7 +107,8 @@ def test_a_person_at_a_terminal_sees_the_rate_the_margins_and_the_token(arm_chec
     assert len(drawings) > 3  # five a second, each over the last
     last = drawings[-1].replace("\x1b[2K", "").splitlines()
     assert last[0].startswith("episode 1/1 ")
-    assert last[1].startswith("margins: tip to its box ")
+    place = re.fullmatch(r"tip at \[(.*)\] m, [\d.]+ cm inside its box; the least margin of .*:", last[1])[1]
+    assert all(0 < abs(float(x)) < 0.5 for x in place.split(", "))
     assert last[-2] == "token move(0.133 s) · move(0.133 s)"
     assert last[-1] in ("episode 1: done", "episode 1: not done")
 

@@ -404,6 +404,8 @@ def test_a_checkpoint_that_hears_nothing_takes_no_words_and_a_told_one_must_be_t
         running(arm_checkpoint, robot="so101-twin", robot_cameras={"a": {}})
     with pytest.raises(ValueError, match=r"^target=: where the task's object is"):
         running(arm_checkpoint, robot="so101", port="p", id="i")
+    with pytest.raises(ValueError, match=r"^target=\[0\.1, 0\.0, 0\.01\]: so101-touch is trained with things on the "):
+        running(arm_checkpoint, robot="so101", port="p", id="i", target=[0.1, 0.0, 0.01])
     fit = running(arm_checkpoint).fit
     blind = replace(fit, task=replace(fit.task, state="joints"))
     with pytest.raises(ValueError, match=r"^checkpoint=.*: of task\.state=joints without a camera: it sees nothing$"):
@@ -501,6 +503,18 @@ def test_a_viewer_that_hangs_holds_nothing_up(checkpoint, tmp_path, monkeypatch,
     hung.set()
     assert (result["ended"], result["faults"]) == ("done", [])
     assert "the viewer did not take the last of it" in capsys.readouterr().err
+
+
+def test_a_viewer_that_fails_says_so_once_and_the_arm_goes_on(checkpoint, tmp_path, monkeypatch, capsys):
+    from robot.running import rerun_view
+
+    def fails(*moment):
+        raise RuntimeError("no room")
+
+    monkeypatch.setattr(rerun_view.Rerun, "_log", fails)
+    result = running(checkpoint, episodes=1, seconds=1.0, viewer="rerun", viewer_file=str(tmp_path / "run.rrd")).run()
+    assert (result["ended"], result["faults"]) == ("done", [])
+    assert capsys.readouterr().err.count("the viewer shows no more: no room\n") == 1
 
 
 def test_a_file_of_before_is_not_written_over(checkpoint, tmp_path):

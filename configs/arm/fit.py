@@ -13,7 +13,7 @@ from policies.words import WORDS
 from robot.camera_kinds import configured
 from robot.running.settings import RunConfig
 from robot.which import CAMERAS, REAL, SIM
-from sim.so101_tasks import FULL
+from sim.so101_tasks import FULL, TASKS
 from worldmodel.mistakes import Mistake
 
 ROOM_FOR_REST = 1 << 16  # of a message, beside its frames
@@ -61,6 +61,8 @@ class Fit:
             )
         if config.robot == REAL and not config.target:
             raise ConfigError("target=: where the task's object is, x, y, z in metres from the arm's base (x forward)")
+        if config.target and (why := TASKS[name].untrained(config.target)):
+            raise ConfigError(f"target={config.target}: {name} is {why}")
 
     def _check_senses(self) -> None:
         """Raise ConfigError for cameras that are not those of the checkpoint, and for words that it does not hear."""

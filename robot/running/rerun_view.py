@@ -11,6 +11,7 @@ import numpy as np
 
 from robot.running.loop import Moment
 from robot.running.view import Nothing, sentence
+from robot.safety.faults import in_one_line
 from worldmodel.mistakes import Mistake
 from worldmodel.settings import TokenConfig
 
@@ -34,6 +35,7 @@ class Rerun(Nothing):
             raise Mistake("viewer=rerun: not installed; uv pip install rerun-sdk, or viewer=terminal") from error
         self._rerun, self._token, self._hz = rerun, token, hz
         self._tick, self._told, self._named, self._began = 0, "", False, time.monotonic()
+        self._broken = False  # an error ended the showing
         self._stream = rerun.RecordingStream("semagram-run")
         if file:
             Path(file).open("xb").close()  # rerun itself does not say why it cannot write
@@ -95,7 +97,13 @@ class Rerun(Nothing):
 
     def _work(self) -> None:
         while (log := self._waiting.get()) is not None:
-            log()
+            if self._broken:
+                continue
+            try:
+                log()
+            except Exception as error:  # whatever a viewer has, it stops no arm
+                self._broken = True
+                super().say(f"the viewer shows no more: {in_one_line(error)}")
 
     def _log(self, number: int, now: float, lines: dict, frames: dict[str, np.ndarray], told: str) -> None:
         rerun, stream = self._rerun, self._stream

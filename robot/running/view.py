@@ -2,10 +2,14 @@
 
 import math
 import sys
+import threading
 from typing import TextIO
+
+import numpy as np
 
 from policies.vocabulary import Move, text
 from robot.running.loop import Moment
+from sim.tip import Tip
 from worldmodel.settings import TokenConfig
 
 REDRAW_S, LINE_S = 0.2, 1.0
@@ -27,13 +31,17 @@ class Nothing:
 
 
 class View(Nothing):
-    """Shows moments of a loop on `stream`, no more often than is worth it. `token`: what the answers' tokens are."""
+    """Shows moments of a loop on `stream`, no more often than is worth it. `token`: what the answers' tokens are.
+
+    Lines may be said by other threads.
+    """
 
     def __init__(self, token: TokenConfig, hz: float, episodes: int, stream: TextIO = sys.stderr):
         self._token, self._hz, self._episodes, self.stream = token, hz, episodes, stream
         self._live = stream.isatty()
         self._every = round((REDRAW_S if self._live else LINE_S) * hz)
         self._count, self._drawn = 0, 0
+        self._tip, self._lock = Tip(), threading.Lock()
 
     def __call__(self, moment: Moment) -> None:
         """Take in a tick."""
@@ -41,19 +49,21 @@ class View(Nothing):
         if self._count % self._every:
             return
         lines = self._lines(moment)
-        if not self._live:
-            print(" | ".join(lines[:2]), file=self.stream, flush=True)
-            return
-        if self._drawn:
-            self.stream.write(f"\x1b[{self._drawn}A")
-        self.stream.write("".join(f"\x1b[2K{line}\n" for line in lines))
-        self.stream.flush()
-        self._drawn = len(lines)
+        with self._lock:
+            if not self._live:
+                print(" | ".join(lines), file=self.stream, flush=True)
+                return
+            if self._drawn:
+                self.stream.write(f"\x1b[{self._drawn}A")
+            self.stream.write("".join(f"\x1b[2K{line}\n" for line in lines))
+            self.stream.flush()
+            self._drawn = len(lines)
 
     def say(self, text: str) -> None:
         """Print a line below what is drawn, which stays."""
-        print(text, file=self.stream, flush=True)
-        self._drawn = 0
+        with self._lock:
+            print(text, file=self.stream, flush=True)
+            self._drawn = 0
 
     def _lines(self, moment: Moment) -> list[str]:
         plans, margins = moment.plans, moment.robot.command.margins
@@ -64,14 +74,15 @@ class View(Nothing):
             f"episode {moment.episode}/{self._episodes} {moment.seconds:4.1f} s | {moment.rate_hz:.1f} Hz, tick late "
             f"{1000 * moment.late_s:.1f} ms, read to sent {1000 * moment.work_s:.1f} ms | plan {plan}, "
             f"{plans.late} late{state}",
-            "least margins: " + ", ".join(f"{kind} {_percent(left)} ({name})" for kind, (name, left) in least.items()),
+            f"tip at [{', '.join(f'{x:.3f}' for x in self._tip.place(np.array(moment.measured))[0])}] m",
         ]
         if not self._live:
-            return lines
+            margins = ", ".join(f"{kind} {_percent(left)} ({name})" for kind, (name, left) in least.items())
+            return [*lines, f"least margins: {margins}"]
         for kind, (name, left) in least.items():
             filled = round(BAR * min(max(left, 0.0), 1.0)) if math.isfinite(left) else 0
             lines.append(f"  {kind:12} {'█' * filled}{'░' * (BAR - filled)} {_percent(left):>5} {name}")
-        lines[1] = f"margins: tip to its box {100 * margins.box_m:.1f} cm, and the least of each limit of the joints"
+        lines[1] += f", {100 * margins.box_m:.1f} cm inside its box; the least margin of each limit of the joints:"
         lines.append(f"token {sentence(moment, self._token, self._hz)}")
         return lines
 
