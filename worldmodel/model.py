@@ -105,7 +105,7 @@ class WorldModel(nn.Module):
         return self.normaliser.mean.device
 
     def encode(self, observation: dict[str, Tensor]) -> Float[Tensor, "B D"]:
-        """Latent of an observation with LeRobot's keys, on any device; one that is missing, is.
+        """Latent of an observation with LeRobot's keys, on any device. A key that is not there is a sense missing.
 
         `observation.state` (B, S), `observation.images.<camera>` (B, F, H, W, 3) uint8, the frames of `vision.lags`,
         `observation.language` (B, T).

@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from configs.schema import SHARED, BenchConfig, TrainConfig
+from configs.suites.jobs import device
 from configs.suites.peers import Theirs
 from configs.suites.stopwatch import Ours
 from envs.benchmark.suites import SUITES
 from envs.settings import TaskConfig
+from policies.revision import commit
 
 OURS_EACH = 10  # repetitions of ours for one of theirs, which takes as long as many
 
@@ -67,4 +69,6 @@ def duel(config: BenchConfig, folder: Path) -> dict:
         "decisions": {config.agent: len(mine), config.peer.name: len(its)},
         "threads": {config.agent: config.threads, config.peer.name: cores},
         "cost": costs,
+        "device": device(config.device),
+        "commit": commit(),
     }
