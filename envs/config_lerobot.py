@@ -22,7 +22,7 @@ TaskKeys = make_dataclass("TaskKeys", [(each.name, each.type, field(default=each
 @EnvConfig.register_subclass("semagram")
 @dataclass
 class SemagramEnv(TaskKeys, EnvConfig):
-    """A task by its name, with the keys of semagram-train: `--env.max_decisions` is its `task.max_decisions`.
+    """A task by its name, with the keys of semagram-train: `--env.max_control_steps` is its `task.max_control_steps`.
 
     `randomise`: off, mild or strong. `senses`, `image_size`: what is observed, as in semagram-train; words are there in
     any case, as LeRobot's task. The frames of a video are `height` x `width` pixels.

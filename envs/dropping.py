@@ -10,37 +10,37 @@ from envs.senses import key
 
 
 class Dropping(gymnasium.Wrapper):
-    """From some decision of each episode on, senses are missing: all zeros, or a blank, and `mask.<sense>` False.
+    """From some control step of each episode on, senses are missing: all zeros, or a blank, and `mask.<sense>` False.
 
-    `schedule`: the first decision that a sense is missing at, by its name (`state`, `images.main`); 0 is the reset.
+    `schedule`: the first control step that a sense is missing at, by its name (`state`, `images.main`); 0 is the reset.
     A watch for black frames (`envs.blackout`) goes inside.
 
     Raises:
-        ValueError: a sense that the environment lacks, a decision below 0; one line.
+        ValueError: a sense that the environment lacks, a step below 0; one line.
     """
 
     def __init__(self, env: gymnasium.Env, schedule: Mapping[str, int]):
         super().__init__(env)
         self.observation_space = with_masks(env, schedule)
-        for sense, decision in schedule.items():
-            if decision < 0:
-                raise ValueError(f"{sense}: missing from decision {decision} on; at least 0 (0: the reset)")
-        self._schedule, self._decision = dict(schedule), 0
+        for sense, step in schedule.items():
+            if step < 0:
+                raise ValueError(f"{sense}: missing from control step {step} on; at least 0 (0: the reset)")
+        self._schedule, self._step = dict(schedule), 0
 
     def reset(self, *, seed: int | None = None, options: dict | None = None):
         """Begin an episode."""
-        self._decision = 0
+        self._step = 0
         observation, info = self.env.reset(seed=seed, options=options)
         return self._lose(observation), info
 
     def step(self, action: np.ndarray):
-        """One decision."""
-        self._decision += 1
+        """One control step."""
+        self._step += 1
         observation, reward, terminated, truncated, info = self.env.step(action)
         return self._lose(observation), reward, terminated, truncated, info
 
     def _lose(self, observation: Observation) -> Observation:
-        there = {sense: self._decision < first for sense, first in self._schedule.items()}
+        there = {sense: self._step < first for sense, first in self._schedule.items()}
         gone = {key(sense): _blank(observation[key(sense)]) for sense, is_there in there.items() if not is_there}
         return masked({**observation, **gone}, there)
 

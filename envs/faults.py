@@ -37,11 +37,11 @@ class FiniteGuard(gymnasium.Wrapper):
         """Guard `env`; `task` is what messages call it."""
         super().__init__(env)
         self._task, self._labels, self._divergence = task, labels, divergence
-        self._decision = 0
+        self._step = 0
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
         """Reset, and check the first observation."""
-        self._decision = 0
+        self._step = 0
         try:
             observation, info = super().reset(seed=seed, options=options)
         except self._divergence as error:
@@ -50,20 +50,20 @@ class FiniteGuard(gymnasium.Wrapper):
         return observation, info
 
     def step(self, action: np.ndarray):
-        """One decision, checked before (the action) and after (the observation, the reward)."""
-        self._decision += 1
+        """One control step, checked before (the action) and after (the observation, the reward)."""
+        self._step += 1
         if not np.isfinite(action).all():
-            raise ValueError(f"{self._task}, decision {self._decision}: the action is not finite: {action}")
+            raise ValueError(f"{self._task}, control step {self._step}: the action is not finite: {action}")
         try:
             observation, reward, terminated, truncated, info = super().step(action)
         except self._divergence as error:
-            message = f"{self._task}, decision {self._decision}: the physics diverged: {error}"
+            message = f"{self._task}, control step {self._step}: the physics diverged: {error}"
             raise EnvironmentFault(message, np.array(action)) from error
         self._check(action, observation, reward)
         return observation, reward, terminated, truncated, info
 
     def _check(self, action, observation, reward):
-        where = f"{self._task}, decision {self._decision}"
+        where = f"{self._task}, control step {self._step}"
         finite = np.isfinite(observation[STATE_KEY])
         if not finite.all():
             index = int(np.argmin(finite))

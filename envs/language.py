@@ -36,7 +36,7 @@ class Spoken(gymnasium.Wrapper):
         return observation | {LANGUAGE_KEY: self._said}, info
 
     def step(self, action):
-        """One decision; the sentence is the episode's."""
+        """One control step; the sentence is the episode's."""
         observation, reward, terminated, truncated, info = self.env.step(action)
         return observation | {LANGUAGE_KEY: self._said}, reward, terminated, truncated, info
 

@@ -27,7 +27,7 @@ from worldmodel.senses import STATE_KEY
 
 STATE_ALONE = Senses()
 ENDLESS = 1000
-"""Decisions after which an episode without an end is cut, where it has to be."""
+"""Control steps after which an episode without an end is cut, where it has to be."""
 
 
 def make(
@@ -43,7 +43,7 @@ def make(
     Actions: Box [-1, 1] (A,) float32, rescaled to the environment's range. An action is held for
     `task.action_repeat` steps, or until the episode ends; rewards are summed. `terminated` means that nothing
     can be earned afterwards, `truncated` that only the time ran out. `metadata` holds `episode_limit` (see
-    there) and `render_fps`, in decisions per second. Of several tasks, each episode is one (`envs.multi`).
+    there) and `render_fps`, in control steps per second. Of several tasks, each episode is one (`envs.multi`).
 
     Raises:
         ValueError: an unknown Gymnasium id, spaces that are not supported or, of several tasks, not the same, a
@@ -73,14 +73,14 @@ def make(
     env = wrappers.FlattenObservation(env)
     space = spaces.Dict({STATE_KEY: spaces.Box(-np.inf, np.inf, (len(labels),), np.float32)})
     env = wrappers.TransformObservation(env, _state, space)
-    decisions = None if limit is None else math.ceil(limit / task.action_repeat)
-    if task.max_decisions:
-        env = wrappers.TimeLimit(env, task.max_decisions)
-        decisions = min(task.max_decisions, decisions or task.max_decisions)
+    steps = None if limit is None else math.ceil(limit / task.action_repeat)
+    if task.max_control_steps:
+        env = wrappers.TimeLimit(env, task.max_control_steps)
+        steps = min(task.max_control_steps, steps or task.max_control_steps)
     env = FiniteGuard(env, task.label, labels, _divergence(task))
     env.metadata = {
         **env.metadata,
-        "episode_limit": decisions,
+        "episode_limit": steps,
         "render_fps": 1 / (seconds * task.action_repeat),
     }
     env = _seeing(env, task, senses, pictures) if senses.cameras else env
@@ -141,7 +141,7 @@ def _seeing(env: gymnasium.Env, task: TaskConfig, senses: Senses, pictures: Pict
 
 
 def episode_limit(env: gymnasium.Env | gymnasium.vector.VectorEnv) -> int | None:
-    """The decisions after which an episode is truncated; None if that never happens."""
+    """The control steps after which an episode is truncated; None if that never happens."""
     return env.metadata["episode_limit"]
 
 

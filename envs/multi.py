@@ -24,13 +24,13 @@ class Multi(gymnasium.Wrapper):
         """Take at least one environment, by the tasks' names.
 
         Raises:
-            ValueError: their observations, their actions or their decisions' durations differ; one line.
+            ValueError: their observations, their actions or their control steps' durations differ; one line.
         """
         self._names, self._parts = list(parts), list(parts.values())
         super().__init__(self._parts[0])
         for kind in ("observation_space", "action_space"):
             self._agree({name: getattr(env, kind) for name, env in parts.items()}, kind.split("_")[0] + "s")
-        self._agree({name: env.metadata["render_fps"] for name, env in parts.items()}, "decisions a second")
+        self._agree({name: env.metadata["render_fps"] for name, env in parts.items()}, "control steps a second")
         limits = [env.metadata["episode_limit"] for env in self._parts]
         self.metadata = {**self._parts[0].metadata, "episode_limit": None if None in limits else max(limits)}
         self._generator = np.random.default_rng()
@@ -54,7 +54,7 @@ class Multi(gymnasium.Wrapper):
         return observation, info | {"task": self._task}
 
     def step(self, action: np.ndarray):
-        """One decision in the episode's task."""
+        """One control step in the episode's task."""
         observation, reward, terminated, truncated, info = self.env.step(action)
         return observation, reward, terminated, truncated, info | {"task": self._task}
 

@@ -23,7 +23,7 @@ class TaskConfig:
     with the same settings. `sentence` says a single task in the user's own words, where language is observed.
 
     An action is held for `action_repeat` environment steps, which make one control step (unless set: 2 for
-    the suite, else 1). `max_decisions` truncates an episode after so many control steps; 0 leaves the environment's
+    the suite, else 1). `max_control_steps` truncates an episode after so many control steps; 0 leaves the environment's
     own limit. Four keys are the arm's alone: `control_hz` (unless set, 30) targets a second, read as `control` says
     (`sim.targets`); `end_on_success`: end the episode where it succeeds, which, where the reward is for being
     close, teaches to stay just short of it; and `state`: `full`, or `joints`, where an arm has cameras and nobody who
@@ -33,7 +33,7 @@ class TaskConfig:
     name: str
     id: str = ""
     action_repeat: int | None = None
-    max_decisions: int = 0
+    max_control_steps: int = 0
     control_hz: float | None = None
     control: str | None = None
     end_on_success: bool | None = None
@@ -49,8 +49,10 @@ class TaskConfig:
             object.__setattr__(self, "action_repeat", max(repeats))
         if self.action_repeat < 1:
             raise Mistake(f"task.action_repeat={self.action_repeat}: at least 1")
-        if self.max_decisions < 0:
-            raise Mistake(f"task.max_decisions={self.max_decisions}: at least 0 (0: the environment's own limit)")
+        if self.max_control_steps < 0:
+            raise Mistake(
+                f"task.max_control_steps={self.max_control_steps}: at least 0 (0: the environment's own limit)"
+            )
         arms = [name in ARM_TASKS for name in self.names or (self.name,)]
         arm = all(arms)
         if any(arms) and not arm:

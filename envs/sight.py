@@ -20,8 +20,8 @@ from worldmodel.senses import STATE_KEY
 class Sight(gymnasium.ObservationWrapper):
     """Observations: a Dict of `observation.images.<camera>`, Box (H, W, 3) uint8, and the state if it is chosen.
 
-    A frame is drawn once a decision and shows the state at its end. MuJoCo's are drawn here, those of one size in one
-    context; others draw themselves. `pictures`: those that the environment observes; they are cameras too, and the
+    A frame is drawn once a control step and shows the state at its end. MuJoCo's are drawn here, those of one size in
+    one context; others draw themselves. `pictures`: those that the environment observes; they are cameras too, and the
     first is `main` where nothing else can be drawn.
 
     Raises:

@@ -142,7 +142,7 @@ class Trainer:
         """The updates that the steps so far allow: none while seeding, then all that seeding saved up."""
         if self.steps < self.config.seed_steps:
             return
-        per_step = self.learner.config.updates_per_decision / self.curve.length
+        per_step = self.learner.config.updates_per_token / self.curve.length
         for _ in range(int(self.steps * per_step) - self.learner.updates):
             self.metrics = self.learner.update(self._draw().to(self.learner.model.device), self.generator)
 

@@ -141,7 +141,7 @@ def trainer(
     senses = senses_of(env.single_observation_space)
     sizes = {"token": token, "precision": precision} | ({"vision": vision} if vision else {})
     model = tiny_model(senses, curve.size, weights, **sizes)
-    learning = LearningConfig(**{"batch": 8, "updates_per_decision": 0.5} | changes)
+    learning = LearningConfig(**{"batch": 8, "updates_per_token": 0.5} | changes)
     planning = PlannerConfig(samples=8, policy_samples=2, elites=4, iterations=2, horizon=2, budget="fixed")
     generator = torch.Generator().manual_seed(1)
     discount = token.discount(0.9)

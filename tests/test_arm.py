@@ -160,7 +160,7 @@ def test_a_divergence_is_a_fault_that_says_where(touch, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # MuJoCo leaves a note of it where it runs
     touch.reset(seed=0)
     touch.unwrapped.data.qvel[2] = np.nan
-    with pytest.raises(EnvironmentFault, match="so101-touch, decision 1: the physics diverged"):
+    with pytest.raises(EnvironmentFault, match="so101-touch, control step 1: the physics diverged"):
         touch.step(np.zeros(6, np.float32))
     touch.reset(seed=0)
     touch.step(np.zeros(6, np.float32))

@@ -23,14 +23,14 @@ RUN = Result(
     policy_return_mean=930.0,
     train_seconds=612.5,
     env_steps_per_second=163.3,
-    gflop_per_decision=4.2,
+    gflop_per_control_step=4.2,
     decisions_per_second=410.0,
     parameters=812_345,
     device='AMD "EPYC", 2 cores',
     commit="5f4b510",
     returns=(950.0, 952.5),
 )
-UNMEASURED = {"policy_return_mean": None, "gflop_per_decision": None, "decisions_per_second": None}
+UNMEASURED = {"policy_return_mean": None, "gflop_per_control_step": None, "decisions_per_second": None}
 
 
 def test_what_is_written_is_read_back(tmp_path):

@@ -43,10 +43,10 @@ class Line(gymnasium.Env):
 def line():
     """Registers a Line and makes it a task: line(action_repeat=..., **what Line takes)."""
 
-    def of(action_repeat=1, max_decisions=0, **what):
+    def of(action_repeat=1, max_control_steps=0, **what):
         gymnasium.registry.pop("semagram/Line-v0", None)
         gymnasium.register("semagram/Line-v0", lambda: Line(**what))
-        return make(TaskConfig("gym", "semagram/Line-v0", action_repeat, max_decisions))
+        return make(TaskConfig("gym", "semagram/Line-v0", action_repeat, max_control_steps))
 
     yield of
     gymnasium.registry.pop("semagram/Line-v0", None)
@@ -157,7 +157,7 @@ def test_a_fall_is_termination_and_ends_the_repetition():
 
 @pytest.mark.parametrize(("most", "limit"), [(0, 100), (30, 30), (200, 100)])
 def test_an_episode_is_cut_at_the_nearer_limit(most, limit):
-    env = make(TaskConfig("gym", "Pendulum-v1", action_repeat=2, max_decisions=most))
+    env = make(TaskConfig("gym", "Pendulum-v1", action_repeat=2, max_control_steps=most))
     assert episode_limit(env) == limit
     assert len(play(env, 0, 1000)[1]) == limit
 
@@ -166,7 +166,7 @@ def test_an_episode_may_have_no_end(line):
     env = line()
     assert episode_limit(env) is None
     assert len(play(env, 0, 1200)[1]) == 1200
-    assert episode_limit(line(max_decisions=7)) == 7
+    assert episode_limit(line(max_control_steps=7)) == 7
 
 
 def test_a_decision_lasts_as_long_as_its_steps():
@@ -209,15 +209,18 @@ class Keyed(Line):
     [
         (
             {"observation": lambda step: [0, NAN if step == 2 else 1]},
-            r"decision 2: observation.state\[1\] \(\[1\]\) is nan",
+            r"control step 2: observation.state\[1\] \(\[1\]\) is nan",
         ),
         (
             {"observation": lambda step: [np.inf if step == 1 else 0, 0]},
-            r"decision 1: observation.state\[0\] .* is inf",
+            r"control step 1: observation.state\[0\] .* is inf",
         ),
-        ({"observation": lambda step: [1e300 if step == 1 else 0, 0]}, r"decision 1: observation.state\[0\] .* is inf"),
-        ({"reward": lambda step: NAN if step == 2 else 1}, "decision 2: the reward is nan"),
-        ({"observation": lambda step: [NAN, 0]}, "decision 0: observation.state"),
+        (
+            {"observation": lambda step: [1e300 if step == 1 else 0, 0]},
+            r"control step 1: observation.state\[0\] .* is inf",
+        ),
+        ({"reward": lambda step: NAN if step == 2 else 1}, "control step 2: the reward is nan"),
+        ({"observation": lambda step: [NAN, 0]}, "control step 0: observation.state"),
     ],
 )
 def test_what_is_not_finite_is_a_fault_that_keeps_the_state(line, what, message):
@@ -229,14 +232,14 @@ def test_what_is_not_finite_is_a_fault_that_keeps_the_state(line, what, message)
             env.step(action)
     for fault in (caught.value, pickle.loads(pickle.dumps(caught.value))):
         assert "\n" not in str(fault)
-        assert (fault.action is None) if "decision 0" in message else (fault.action == action)
+        assert (fault.action is None) if "control step 0" in message else (fault.action == action)
         assert not (np.isfinite(fault.observation[STATE_KEY]).all() and np.isfinite(fault.reward))
 
 
 def test_an_action_that_is_not_finite_is_the_callers_error(line):
     env = line()
     env.reset(seed=0)
-    with pytest.raises(ValueError, match="decision 1: the action is not finite"):
+    with pytest.raises(ValueError, match="control step 1: the action is not finite"):
         env.step(np.float32([NAN]))
     assert not env.unwrapped.given
 
@@ -245,7 +248,7 @@ def test_physics_that_diverges_is_a_fault_and_a_reset_cures_it():
     env = make(TaskConfig("cheetah-run"))
     before = play(env, 3, 5)
     env.unwrapped.physics.data.qvel[0] = NAN
-    with pytest.raises(EnvironmentFault, match="cheetah-run, decision 6: the physics diverged"):
+    with pytest.raises(EnvironmentFault, match="cheetah-run, control step 6: the physics diverged"):
         env.step(np.zeros(6, np.float32))
     for one, other in zip(before, play(env, 3, 5), strict=True):
         np.testing.assert_array_equal(one, other)
@@ -300,7 +303,7 @@ def test_an_unknown_id_is_one_line_with_what_is_close(name, message):
         ({"name": "gym"}, "^task.id=: "),
         ({"name": "walker-walk", "id": "Pendulum-v1"}, "^task.id=Pendulum-v1: only with task.name=gym"),
         ({"name": "walker-walk", "action_repeat": 0}, "^task.action_repeat=0: at least 1"),
-        ({"name": "walker-walk", "max_decisions": -1}, "^task.max_decisions=-1: at least 0"),
+        ({"name": "walker-walk", "max_control_steps": -1}, "^task.max_control_steps=-1: at least 0"),
     ],
 )
 def test_settings_out_of_range_are_one_line(settings, message):

@@ -20,7 +20,7 @@ from envs.settings import TaskConfig
 from envs.vector import Processes
 
 STATE_KEY = "observation.state"
-TASK = TaskConfig("finger-spin", max_decisions=4)
+TASK = TaskConfig("finger-spin", max_control_steps=4)
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # a process can't import a test
 
 
@@ -87,7 +87,7 @@ def test_a_fault_comes_out_of_its_process_with_its_state():
     vector = Processes(broken, 2)
     vector.reset(seed=[0, 1])
     vector.step(np.zeros((2, 1), np.float32))
-    with pytest.raises(EnvironmentFault, match="broken, decision 2: the reward is inf") as caught:
+    with pytest.raises(EnvironmentFault, match="broken, control step 2: the reward is inf") as caught:
         vector.step(np.float32([[0], [0.5]]))
     assert caught.value.action == np.float32([0.5])
     assert caught.value.observation[STATE_KEY] == np.float32([0.5])

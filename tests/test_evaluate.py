@@ -31,12 +31,12 @@ from worldmodel.planner import Planner
 from worldmodel.senses import LANGUAGE_KEY, STATE_KEY
 from worldmodel.settings import PlannerConfig, TokenConfig
 
-TASK = TaskConfig("gym", "Pendulum-v1", max_decisions=40)
-WALKER = TaskConfig("walker-run", max_decisions=5)
-WALKERS = TaskConfig("multi", names=("walker-walk", "walker-run"), max_decisions=5)
+TASK = TaskConfig("gym", "Pendulum-v1", max_control_steps=40)
+WALKER = TaskConfig("walker-run", max_control_steps=5)
+WALKERS = TaskConfig("multi", names=("walker-walk", "walker-run"), max_control_steps=5)
 SHARED = {
     *("task", "seed", "env_steps", "return_mean", "return_std", "episodes", "train_seconds", "env_steps_per_second"),
-    *("gflop_per_decision", "decisions_per_second", "parameters", "device", "versions"),
+    *("gflop_per_control_step", "decisions_per_second", "parameters", "device", "versions"),
 }
 
 
@@ -87,7 +87,7 @@ def test_it_reports_what_training_does_and_more(run, evaluated):
     for name in ("train_seconds", "parameters", "device", "versions"):
         assert summary[name] == trained[name]
     # Rounded twice: the update on its own first.
-    assert summary["gflop_per_decision"] == pytest.approx(trained["gflop_per_decision"], abs=1.1e-3)
+    assert summary["gflop_per_control_step"] == pytest.approx(trained["gflop_per_control_step"], abs=1.1e-3)
 
 
 def test_it_says_under_what_it_was_evaluated(run, tmp_path):
@@ -170,7 +170,7 @@ def test_one_episode_has_no_interval_and_a_lone_checkpoint_no_history(run, tmp_p
     shutil.copytree(run / "checkpoints" / "last", alone)
     (alone / "progress.json").unlink()
     summary = evaluation(alone, episodes=1).run(tmp_path / "out")
-    for name in ("return_interval", "train_seconds", "env_steps_per_second", "gflop_per_decision"):
+    for name in ("return_interval", "train_seconds", "env_steps_per_second", "gflop_per_control_step"):
         assert summary[name] is None
 
 
@@ -275,7 +275,7 @@ def test_episodes_are_the_same_however_many_run_together(toys, task):
         alone = Agent(toys.tiny_model(state, action), curve, None, torch.Generator().manual_seed(0))
         played.append(episodes.play(alone, 3))
         assert len(episodes.env.envs) == together
-        assert episodes.steps == task.max_decisions * -(-5 // together)
+        assert episodes.steps == task.max_control_steps * -(-5 // together)
         episodes.close()
     assert first == [(5, 0), (2, 0), (2, 2), (1, 4), *((1, number) for number in range(5))]
     for few in played[1:]:

@@ -23,7 +23,7 @@ from worldmodel.senses import LANGUAGE_KEY, STATE_KEY
 
 PLUGIN = "lerobot_policy_semagram"
 ROOT = Path(__file__).parents[1]
-TASK = TaskConfig("cartpole-swingup", max_decisions=24)
+TASK = TaskConfig("cartpole-swingup", max_control_steps=24)
 STEPS, EPISODES = 40, 3
 
 
@@ -127,7 +127,7 @@ def test_lerobot_eval_plays_as_semagram_eval_does(lerobot, checkpoint, tmp_path)
     """The same agent in the same two episodes earns the same, with the planner on: its every action was the same."""
     said = lerobot(
         *("eval", f"--policy.path={checkpoint}", "--policy.device=cpu", "--env.type=semagram"),
-        *(f"--env.task={TASK.name}", f"--env.max_decisions={TASK.max_decisions}", "--seed=7"),
+        *(f"--env.task={TASK.name}", f"--env.max_control_steps={TASK.max_control_steps}", "--seed=7"),
         *("--eval.n_episodes=2", "--eval.batch_size=2", "--eval.use_async_envs=false", f"--output_dir={tmp_path}/out"),
     )
     assert "Exception in thread" not in said
@@ -139,7 +139,7 @@ def test_lerobot_eval_plays_as_semagram_eval_does(lerobot, checkpoint, tmp_path)
     env = make_vector(task, 2, processes=False)
     observation, _ = env.reset(seed=[7, 8])
     returns = np.zeros(2)
-    for _ in range(TASK.max_decisions):
+    for _ in range(TASK.max_control_steps):
         observation, reward, *_ = env.step(agent.act(as_tensors(observation)).numpy())
         returns += reward
     env.close()

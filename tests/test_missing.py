@@ -87,7 +87,7 @@ def test_a_sense_can_be_missing_from_the_first_observation():
     ("schedule", "message"),
     [
         ({"images.nose": 3}, "^images.nose: no sense of this environment, which has images.main, images.side, state$"),
-        ({"state": -1}, "^state: missing from decision -1 on; at least 0"),
+        ({"state": -1}, "^state: missing from control step -1 on; at least 0"),
     ],
 )
 def test_what_cannot_be_dropped_is_refused(schedule, message):

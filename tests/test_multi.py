@@ -19,7 +19,7 @@ from worldmodel.strict import build
 
 WALKERS = ("walker-stand", "walker-walk", "walker-run")
 SPOKEN = Senses(("state", "language"))
-TASK = TaskConfig("multi", names=WALKERS, max_decisions=5)
+TASK = TaskConfig("multi", names=WALKERS, max_control_steps=5)
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def play(env, seed, count=5):
 
 
 def test_an_episode_is_what_its_task_alone_would_have_from_that_seed(env):
-    alone = {name: make(TaskConfig(name, max_decisions=5), senses=SPOKEN) for name in WALKERS}
+    alone = {name: make(TaskConfig(name, max_control_steps=5), senses=SPOKEN) for name in WALKERS}
     met = set()
     for seed in range(8):
         (task,), said, states, rewards = play(env, seed)
@@ -219,7 +219,7 @@ def test_tasks_of_different_bodies_are_refused_in_one_line(names, message):
 
 
 def test_tasks_with_other_decisions_are_refused(toys):
-    with pytest.raises(ValueError, match=r"^task\.names: a and b have different decisions a second: 30.0, 20.0$"):
+    with pytest.raises(ValueError, match=r"^task\.names: a and b have different control steps a second: 30.0, 20.0$"):
         Multi({"a": slide(toys), "b": slide(toys, rate=20.0)})
 
 
@@ -249,7 +249,7 @@ def test_settings_of_several_tasks_that_make_no_sense_are_one_line(settings, mes
 
 def test_several_tasks_are_called_by_all_their_names_and_share_their_settings():
     assert TASK.label == "walker-stand+walker-walk+walker-run"
-    assert TASK.parts == tuple(TaskConfig(name, max_decisions=5) for name in WALKERS)
+    assert TASK.parts == tuple(TaskConfig(name, max_control_steps=5) for name in WALKERS)
     assert TaskConfig("walker-walk").parts == (TaskConfig("walker-walk"),)
     arms = TaskConfig("multi", names=("so101-touch", "so101-move"), control_hz=20.0)
     assert [part.control_hz for part in arms.parts] == [20.0, 20.0]

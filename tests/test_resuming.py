@@ -24,7 +24,7 @@ def trained(toys, tmp_path_factory):
         *toys.tiny_keys,
         "task=gym",
         "task.id=Pendulum-v1",
-        "task.max_decisions=50",
+        "task.max_control_steps=50",
         "steps=200",
         "evaluation.every=0",
     ]
@@ -88,7 +88,7 @@ def test_a_config_that_is_not_the_checkpoints_is_refused(command, trained, tmp_p
     config, checkpoint = run / "config.yaml", run / "checkpoints" / "last"
     begun = config.read_text()
     for was, now, said in (
-        ("max_decisions: 50", "max_decisions: 60", "task.max_decisions=50, not 60"),
+        ("max_control_steps: 50", "max_control_steps: 60", "task.max_control_steps=50, not 60"),
         ("noise: mixed", "noise: white", "noise=mixed, not white"),
     ):
         config.write_text(begun.replace(was, now))
@@ -209,7 +209,7 @@ def test_a_run_of_a_machine_with_more_cores_says_so_on_resuming(command, trained
         (("seconds",), "seconds: missing"),
         (("config", "noise"), "noise: missing; train again, or use the commit that made it"),
         (("config", "learning", "rho"), "learning.rho: missing; train again"),
-        (("config", "task", "max_decisions"), "task.max_decisions: missing; train again"),
+        (("config", "task", "max_control_steps"), "task.max_control_steps: missing; train again"),
         (("config", "planner"), "planner: missing; train again"),
     ],
 )

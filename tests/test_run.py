@@ -36,7 +36,7 @@ def test_on_the_simulated_arm_every_episode_is_run_and_the_line_says_how(arm_che
     [
         ({}, r"^checkpoint=: it learned from recordings and has no task; lerobot-rollout"),
         ({"haste": 1}, r"^checkpoint=: task\.haste: no such key"),
-        ({"max_decisions": 5.5}, r"^checkpoint=: task\.max_decisions=5\.5: a whole number"),
+        ({"max_control_steps": 5.5}, r"^checkpoint=: task\.max_control_steps=5\.5: a whole number"),
         ({"end_on_success": 1}, r"^checkpoint=: task\.end_on_success=1: true or false"),
     ],
 )
@@ -82,7 +82,7 @@ def test_an_episode_lasts_as_long_as_in_training(decisions):
     from envs.settings import TaskConfig
     from robot.running.settings import RunConfig
 
-    task = TaskConfig("so101-touch", max_decisions=decisions)
+    task = TaskConfig("so101-touch", max_control_steps=decisions)
     assert Running(RunConfig("c", seconds=3.0), None, None, task, None).seconds == 3.0
     env = make(task)
     assert Running(RunConfig("c"), None, None, task, None).seconds == env.metadata["episode_limit"] / task.control_hz

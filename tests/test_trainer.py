@@ -177,7 +177,7 @@ def test_the_replay_holds_what_the_environments_did(toys):
 
 @pytest.mark.parametrize(("length", "rate"), [(1, 1.0), (4, 1.0), (1, 0.5), (4, 2.0), (1, 0.0)])
 def test_it_learns_so_many_times_a_decision(toys, length, rate):
-    trainer = toys.trainer(toys.slides(9), length, updates_per_decision=rate)
+    trainer = toys.trainer(toys.slides(9), length, updates_per_token=rate)
     for n, _ in enumerate(trainer.run(40), 1):
         assert trainer.steps == n
         due = 0 if n < trainer.config.seed_steps else int(n * rate / length)

@@ -24,7 +24,7 @@ from envs.make import make_vector
 
 SHARED = {
     *("task", "seed", "env_steps", "return_mean", "return_std", "episodes", "train_seconds", "env_steps_per_second"),
-    *("gflop_per_decision", "decisions_per_second", "parameters", "device", "versions"),
+    *("gflop_per_control_step", "decisions_per_second", "parameters", "device", "versions"),
 }
 PATIENCE = 600  # seconds
 
@@ -79,7 +79,7 @@ class Trainings:
 @pytest.fixture(scope="module")
 def runs(toys, tmp_path_factory):
     """Trainings on a task of the suite, and one of them, `whole`, that nothing interrupts, under way."""
-    keys = [*toys.tiny_keys, "task=pendulum-swingup", "task.max_decisions=30", "steps=900"]
+    keys = [*toys.tiny_keys, "task=pendulum-swingup", "task.max_control_steps=30", "steps=900"]
     trainings = Trainings(tmp_path_factory.mktemp("training"), keys)
     trainings.whole = trainings.begin("whole")
     yield trainings
@@ -137,7 +137,7 @@ def test_told_to_stop_it_saves_and_says_how_to_go_on(runs, whole):
 def test_told_to_stop_during_its_film_it_stops_at_the_next_frame_and_goes_on(toys, tmp_path, monkeypatch, frames):
     keys = keys_of(
         *(key for key in toys.tiny_keys if key != "video=false"),
-        *("task=gym", "task.id=Pendulum-v1", "task.max_decisions=30", "steps=90", "evaluation.every=0"),
+        *("task=gym", "task.id=Pendulum-v1", "task.max_control_steps=30", "steps=90", "evaluation.every=0"),
     )
     monkeypatch.setattr("configs.runs.assembly.make_vector", partial(make_vector, processes=False))
     drawn, run = [], tmp_path / "run"
@@ -210,7 +210,7 @@ class Power(BaseException):
 def test_episodes_that_end_together_are_all_recorded(toys, tmp_path, monkeypatch, save):
     """A checkpoint falls on the step in which both episodes end; neither's row may get lost."""
     keys = keys_of(
-        *(*toys.tiny_keys, "task=gym", "task.id=Pendulum-v1", "task.max_decisions=75", "envs=2"),
+        *(*toys.tiny_keys, "task=gym", "task.id=Pendulum-v1", "task.max_control_steps=75", "envs=2"),
         *("steps=450", "evaluation.every=0"),
     )
     monkeypatch.setattr("configs.runs.assembly.make_vector", partial(make_vector, processes=False))

@@ -104,7 +104,7 @@ class LearningConfig:
     `continuation`: weights of the losses. `entropy`, `imitation`: of the policy's entropy, and of its distance to the
     tokens that the planner chose, where the value finds what was then done, those with noise, better than the
     policy's own. `encoder_rate`: the encoder's share of `learning_rate`, and `eye_rate` that of an encoder with
-    cameras. `updates_per_decision`: in a stretch of control steps as long as a token, also where
+    cameras. `updates_per_token`: in a stretch of control steps as long as a token, also where
     `planner.replan_every` decides more or less often. `averaging`: over how many of the last updates (a time constant)
     the weights are averaged that act where nothing is explored; 1: the newest weights act. `demonstrated`: the share of
     a batch that begins with what an expert did, where there are demonstrations; `expert` weighs the policy's distance
@@ -132,7 +132,7 @@ class LearningConfig:
     clip: float = 20.0
     target_rate: float = 0.01
     averaging: float = 1000.0
-    updates_per_decision: float = 1.0
+    updates_per_token: float = 1.0
     demonstrated: float = 0.5
     dropout: float = 0.3
     agreement: float = 20.0
@@ -148,7 +148,7 @@ class LearningConfig:
         check("learning.", self, "averaging", low=1)
         check("learning.", self, "consistency reward value continuation entropy imitation expert", low=0)
         check("learning.", self, "agreement contrast", low=0)
-        check("learning.", self, "updates_per_decision", low=0, high=1000)
+        check("learning.", self, "updates_per_token", low=0, high=1000)
         check("learning.", self, "dropout", low=0, high=0.9)
         check("learning.", self, "demonstrated", low=0, high=1)
         check("learning.", self, "shift", low=0, high=32)

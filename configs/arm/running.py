@@ -68,9 +68,9 @@ class Running:
     def seconds(self) -> float:
         """How long an episode lasts: unless set, as long as in training."""
         task, own = self.task, TASKS[self.task.name].seconds
-        if self.config.seconds or not task.max_decisions:
+        if self.config.seconds or not task.max_control_steps:
             return self.config.seconds or own
-        return min(own, task.max_decisions / task.control_hz)
+        return min(own, task.max_control_steps / task.control_hz)
 
     def run(self) -> dict:
         """Run all episodes; what happened. Raises ValueError, OSError for what keeps it from beginning."""

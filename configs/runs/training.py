@@ -240,7 +240,7 @@ class Training:
         agent = self.parts.evaluator(True, 0, self.parts.machine.compiled)
         pace = measure(config.task, config.perceived, agent)
         # Both by control step, so that runs with other tokens compare.
-        update = update_gflop(learner) * config.learning.updates_per_decision / config.model.token.length
+        update = update_gflop(learner) * config.learning.updates_per_token / config.model.token.length
         plan = plan_gflop(learner.model, self.parts.token_discount, config.planner) / trainer.agent.steps_per_decision
         result = {
             "task": config.task.label,
@@ -250,7 +250,7 @@ class Training:
             **outcome(planned, alone),
             "train_seconds": round(self.seconds, 1),
             "env_steps_per_second": round(trainer.env_steps / max(self.seconds, 1e-9), 2),
-            "gflop_per_decision": round(update + plan, 3),
+            "gflop_per_control_step": round(update + plan, 3),
             "update_gflop": round(update, 4),
             "imagined_per_plan": round(evaluated.spent.imagined_per_decision, 1),
             "decisions_per_second": round(pace.per_second, 1),

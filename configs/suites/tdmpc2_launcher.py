@@ -142,7 +142,7 @@ def train(root: Path, task: str, seed: int, steps: int, out: Path) -> None:
         "returns": [round(value, 3) for value in planned],
         "train_seconds": round(seconds, 1),
         "env_steps_per_second": round(steps / seconds, 3),
-        "gflop_per_decision": round(sum(cost["gflop"].values()), 3),
+        "gflop_per_control_step": round(sum(cost["gflop"].values()), 3),
         "decisions_per_second": round(len(pace) / sum(pace), 3),
         "parameters": cost["parameters"],
         "device": "cpu",

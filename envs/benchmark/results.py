@@ -23,7 +23,7 @@ class Result:
 
     `agent` is "semagram", "tdmpc2" or an ablation's name. `returns` are the undiscounted returns of the final
     evaluation's `episodes` episodes, `return_mean` and `return_std` theirs; `policy_return_mean` is that of
-    the policy without the planner. `gflop_per_decision` counts update and plan (10^9 operations). None: not
+    the policy without the planner. `gflop_per_control_step` counts update and plan (10^9 operations). None: not
     measured. Raises ValueError for a number that is not finite, or returns that are not `episodes` many.
     """
 
@@ -37,7 +37,7 @@ class Result:
     policy_return_mean: float | None
     train_seconds: float
     env_steps_per_second: float
-    gflop_per_decision: float | None
+    gflop_per_control_step: float | None
     decisions_per_second: float | None
     parameters: int | None
     device: str

@@ -58,7 +58,7 @@ def rows(results: Sequence[Result], agent: str = "semagram") -> list[Row]:
             peer=_mean([r.return_mean for r in peers]),
             minutes=float(np.mean([r.train_seconds for r in runs])) / 60,
             peer_minutes=float(np.mean([r.train_seconds for r in peers])) / 60 if peers else None,
-            gflop=_mean([r.gflop_per_decision for r in runs]),
+            gflop=_mean([r.gflop_per_control_step for r in runs]),
         )
         table.append(row)
     return table
@@ -121,7 +121,7 @@ def _cells(table: Sequence[Row]) -> tuple[list[str], list[list[str]], list[list[
     """
     peer = any(row.peer is not None for row in table)
     head = ["task", "steps", "ours [95 %]", "per seed", "policy alone", "TD-MPC2", "ratio", "best published"]
-    head += ["TD-MPC2 run here", "its minutes"] * peer + ["minutes", "GFLOP/decision"]
+    head += ["TD-MPC2 run here", "its minutes"] * peer + ["minutes", "GFLOP/step"]
     body = [
         [
             row.task,
