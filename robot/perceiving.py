@@ -9,7 +9,7 @@ from jaxtyping import Bool, UInt8
 from torch import Tensor
 
 from policies.words import WORDS
-from sim.frames import middle, shows
+from sim.frames import resized, shows, within
 from worldmodel import senses as naming
 from worldmodel.mistakes import Mistake
 from worldmodel.senses import IMAGE_KEY_PREFIX, LANGUAGE_KEY, STATE_KEY, Shapes, is_image
@@ -52,13 +52,19 @@ def perceived(batch: Mapping, senses: Shapes, wordless: bool = False) -> dict[st
 
 
 def framed(frames: Tensor, height: int, width: int) -> UInt8[Tensor, "*B height width 3"]:
-    """Frames (*B, 3, h, w), floats in [0, 1] or bytes, as a robot's are shown to a model (`sim.frames.middle`)."""
-    *lead, channels, down, right = frames.shape
-    flat = frames.reshape(-1, channels, down, right).movedim(1, -1)
-    if flat.dtype != torch.uint8:
-        flat = (255 * flat).round().clamp(0, 255).to(torch.uint8)
-    small = np.stack([middle(frame, height, width) for frame in flat.cpu().numpy()])
-    return torch.from_numpy(small).view(*lead, *small.shape[1:])
+    """Frames (*B, 3, h, w), floats in [0, 1] or bytes, as a robot's are shown to a model (`sim.frames.middle`).
+
+    One frame after the other, the part that is shown first: so it stays in the processor's cache.
+    """
+    rows, columns = within(*frames.shape[-2:], height, width)
+    parts = [_bytes(frame[:, rows, columns]) for frame in frames.cpu().reshape(-1, *frames.shape[-3:])]
+    small = np.stack([resized(part.movedim(0, -1).numpy(), height, width) for part in parts])
+    return torch.from_numpy(small).view(*frames.shape[:-3], *small.shape[1:])
+
+
+def _bytes(frame: Tensor) -> UInt8[Tensor, "C h w"]:
+    """A frame in bytes, if it is of floats in [0, 1]."""
+    return frame if frame.dtype == torch.uint8 else frame.mul(255).round_().clamp_(0, 255).to(torch.uint8)
 
 
 def _showing(frames: UInt8[Tensor, "*B H W 3"]) -> Tensor:

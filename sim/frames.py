@@ -16,12 +16,16 @@ def resized(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
 
 def middle(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
     """The largest part in the middle of a frame (H, W, 3) that has the proportions asked for, as (height, width, 3)."""
-    whole = pixels.shape[:2]
-    down = min(whole[0], max(1, round(whole[1] * height / width)))
-    right = min(whole[1], max(1, round(whole[0] * width / height)))
-    top, left = (whole[0] - down) // 2, (whole[1] - right) // 2
-    part = pixels[top : top + down, left : left + right]
-    return part if (down, right) == (height, width) else resized(part, height, width)
+    part = pixels[within(*pixels.shape[:2], height, width)]
+    return part if part.shape[:2] == (height, width) else resized(part, height, width)
+
+
+def within(down: int, right: int, height: int, width: int) -> tuple[slice, slice]:
+    """Rows and columns of the largest part in the middle of `down` x `right` pixels that is as `height` to `width`."""
+    rows = min(down, max(1, round(right * height / width)))
+    columns = min(right, max(1, round(down * width / height)))
+    top, left = (down - rows) // 2, (right - columns) // 2
+    return slice(top, top + rows), slice(left, left + columns)
 
 
 def shows(pixels: np.ndarray) -> bool:
