@@ -1,4 +1,4 @@
-"""How a command runs: help, Hydra, its work, its end."""
+"""How a command runs: help, its version, Hydra, its work, its end."""
 
 import logging
 import os
@@ -7,6 +7,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
+from importlib.metadata import version
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
@@ -35,6 +36,12 @@ def run(name: str, help_text: str, body: Callable[[dict, Path], dict]) -> list[d
     if {"-h", "--help"} & set(sys.argv[1:]):
         with unread():
             print(help_text, flush=True)
+        return []
+    if "--version" in sys.argv[1:]:
+        from policies.revision import commit
+
+        with unread():
+            print(f"semagram {version('semagram')}, code {commit()}", flush=True)
         return []
     import hydra
     from hydra.core.hydra_config import HydraConfig

@@ -30,7 +30,7 @@ Keys, with their defaults:
   paced=auto               in simulation: true makes a second last a second, as a person needs
   real_time=false          ask the system to serve the control loop before everything else, the serial port's own
                            kernel threads included: only with cores to spare
-  limits=""                of the safety gate: normal, or careful (a real arm's own default)
+  limits=                  careful (the default on a real arm), normal (elsewhere), or trained: docs/gate.md
   seed=0                   which layouts, and how the script varies
   cameras=[]               in simulation: front, wrist, overhead; camera.width=320 camera.height=240
   video=true               cameras as videos, of at least 32 pixels a side; false: as images

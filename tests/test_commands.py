@@ -13,17 +13,20 @@ import subprocess
 import sys
 import types
 from dataclasses import asdict
+from importlib import metadata
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from configs import store
 from configs.arguments import known_keys, typed
+from configs.command import run
 from configs.endings import Ended
 from configs.schema import BenchConfig
 from configs.strict import ConfigError, build
 from envs.faults import EnvironmentFault, EnvironmentLost
 from policies.folders import FolderError
+from policies.revision import commit
 from policies.serving.sealing import Refused
 from worldmodel.mistakes import Mistake
 
@@ -42,6 +45,13 @@ def test_help_is_fast_and_names_every_key(name):
     assert not {key for key in keys if not re.search(rf"(?<![\w.]){key}(?![\w])", shown.stdout)}
     assert max(map(len, shown.stdout.splitlines())) <= 120
     assert not shown.stderr
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_it_says_its_own_version_and_which_code_that_is(name, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [name, "--version"])
+    assert run(name, "", None) == []
+    assert capsys.readouterr().out == f"semagram {metadata.version('semagram')}, code {commit()}\n"
 
 
 UNREAD = [["train", "--help"], ["train", "--cfg", "job"], ["bench", "table=docs/results/dmc-100k.csv"]]
@@ -357,6 +367,7 @@ DEFECTIVE = """
 import sys
 import types
 from dataclasses import asdict
+from importlib import metadata
 import configs.bench as bench
 def tabulate(config):
     {}
