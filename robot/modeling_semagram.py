@@ -68,14 +68,14 @@ class SemagramPolicy(PreTrainedPolicy):
         self._blind = {}
         self.agent.forget()
 
-    def select_action(self, batch: dict[str, Tensor], **kwargs) -> Float[Tensor, "B A"]:
+    def select_action(self, batch: dict, **kwargs) -> Float[Tensor, "B A"]:
         """The next action of each of B robots, from what the policy perceives: `observation.state` (B, S),
         `observation.images.<camera>` (B, 3, h, w), `task`, B strings. Called every control step.
         """
         with torch.inference_mode(False):  # the agent keeps what it decided, and changes it later
             return self.agent.act(self._seen(batch, "steps")).to(self.config.device)
 
-    def predict_action_chunk(self, batch: dict[str, Tensor], **kwargs) -> Float[Tensor, "B T A"]:
+    def predict_action_chunk(self, batch: dict, **kwargs) -> Float[Tensor, "B T A"]:
         """The actions up to the next decision, decided anew; `select_action` is not disturbed.
 
         Nothing is known of the frames before, so that a camera shows no motion, as where an episode begins. Raises
@@ -91,7 +91,7 @@ class SemagramPolicy(PreTrainedPolicy):
             seen = agent.frame_stack.see(self._seen(batch, "chunks"))
             return agent.decide(seen).actions.to(self.config.device)
 
-    def _seen(self, batch: dict[str, Tensor], counted: str) -> dict[str, Tensor]:
+    def _seen(self, batch: dict, counted: str) -> dict[str, Tensor]:
         """What the policy perceives of a batch of now, for which one more of `counted` is asked.
 
         Raises ValueError where a policy that was trained on a task sees what that task does not show: LeRobot's
@@ -99,8 +99,8 @@ class SemagramPolicy(PreTrainedPolicy):
         """
         config = self.config
         try:
-            seen = perceived(batch, config.senses)
-            if config.task and (wrong := unlike(batch, config.senses)):
+            seen = perceived(batch, self.model.senses)
+            if config.task and (wrong := unlike(batch, self.model.senses)):
                 raise Mistake(wrong)
         except Mistake as error:
             made = f" ({config.task['name']}; on an arm semagram-run runs it)" if config.task else ""
@@ -131,7 +131,7 @@ class SemagramPolicy(PreTrainedPolicy):
                 f"nothing to be seen for {BLIND} {counted} ({', '.join(shown)}), and there is no other sense"
             )
 
-    def forward(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
+    def forward(self, batch: dict) -> tuple[Tensor, dict[str, float]]:
         """The loss of a batch of recorded windows, and its parts.
 
         `observation.state` (B, T, S) and `observation.images.<camera>` (B, T, 3, h, w) at the T steps of
@@ -150,7 +150,7 @@ class SemagramPolicy(PreTrainedPolicy):
         here = ~batch[f"{ACTION}_is_pad"].unflatten(1, (steps, -1)).any(-1)
         index = {step: at for at, step in enumerate(self.config.observation_delta_indices)}
         moments = [[index[step] for step in moment] for moment in self.config.moments]
-        seen = perceived(batch, self.config.senses, wordless=True)
+        seen = perceived(batch, self.model.senses, wordless=True)
         some = next(key for key in self.config.senses if key in seen and key != LANGUAGE_KEY)
         there = ~batch[f"{some}_is_pad"][:, [moment[0] for moment in moments[1:]]]
         self._note_missing(seen)

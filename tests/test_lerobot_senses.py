@@ -99,10 +99,11 @@ def test_a_window_shows_the_frames_of_before_at_the_ends_of_its_tokens():
     index = {step: at for at, step in enumerate(steps)}
     moments = [[index[step] for step in moment] for moment in config.moments]
     time = torch.tensor([steps, [100 + step for step in steps]])
-    seen = {STATE_KEY: time.unsqueeze(-1), FRONT: time.view(2, -1, 1, 1, 1), LANGUAGE_KEY: torch.eye(2)}
+    frames = (time + 2).byte().view(2, -1, 1, 1, 1).expand(-1, -1, 1, 1, 3)
+    seen = {STATE_KEY: time.unsqueeze(-1), FRONT: frames, LANGUAGE_KEY: torch.eye(2)}
     picked = at_moments(seen, moments)
     assert picked[STATE_KEY][..., 0].tolist() == [[0, 100], [4, 104], [8, 108]]
-    assert picked[FRONT].flatten(2).tolist() == [[[t, t - 2], [100 + t, 98 + t]] for t in (0, 4, 8)]
+    assert picked[FRONT][..., 0].flatten(2).tolist() == [[[2 + t, t], [102 + t, 100 + t]] for t in (0, 4, 8)]
     assert picked[LANGUAGE_KEY].shape == (3, 2, 2)
 
 

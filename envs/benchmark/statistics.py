@@ -31,7 +31,7 @@ def normalise(returns: Float[ndarray, "*n"], full: float = 1000.0) -> Float[ndar
     return np.asarray(returns, float) / full
 
 
-def interquartile_mean(scores: Float[ndarray, "*b n"]) -> Float[ndarray, "*b"]:
+def interquartile_mean(scores: Float[ndarray, "*b n"]) -> Float[ndarray, "*b"] | np.float64:
     """Mean of what is left once the lowest and the highest floor(n / 4) of the last axis are dropped.
 
     Raises ValueError for an empty axis or a score that is not finite.
@@ -43,7 +43,7 @@ def interquartile_mean(scores: Float[ndarray, "*b n"]) -> Float[ndarray, "*b"]:
 
 def bootstrap_mean(
     values: Float[ndarray, "*b n"], rng: np.random.Generator, resamples: int = RESAMPLES
-) -> tuple[Float[ndarray, "*b"], Float[ndarray, "*b"]]:
+) -> tuple[Float[ndarray, "*b"] | np.float64, Float[ndarray, "*b"] | np.float64]:
     """Ends (low, high) of the 95 % percentile bootstrap interval of the mean along the last axis.
 
     A resample draws n of the n values with replacement: its mean is `weights @ values`, the weights
