@@ -60,12 +60,8 @@ def compare(config: TokensConfig, folder: Path) -> dict:
     recording = datasets.read(Path(config.dataset))
     fitted, held_out = split(recording.episodes, config)
     choice = settings(config, recording.rate_hz)
-    check_lengths(config, choice.length, fitted, held_out)
-    if (longest := max(map(len, held_out))) <= 2 * choice.length:  # known before the codes are fitted, which takes long
-        raise Mistake(
-            f"seconds={config.seconds:g}: two chunks in a row have {2 * choice.length} steps, and one comes before "
-            f"them; the longest episode held out has {longest}"
-        )
+    check_lengths(config, choice.length, fitted)
+    check_lengths(config, choice.length, held_out, chunks=2)  # before the codes are fitted, which takes long
     windows = windows_of([e for e in fitted if len(e) > choice.length], choice.length, STRIDE)
     codec = Codec.fit(fitted, choice, stride=STRIDE)
     rows = []
@@ -108,12 +104,13 @@ def settings(config: TokensConfig, rate_hz: float) -> CodecConfig:
     return CodecConfig(**{f.name: getattr(config, f.name) for f in fields(CodecChoices)}, length=length)
 
 
-def check_lengths(config: TokensConfig, length: int, *parts: list[np.ndarray]) -> None:
-    """Raise ValueError where a part of a dataset has no episode that is longer than a chunk of `length` steps."""
+def check_lengths(config: TokensConfig, length: int, *parts: list[np.ndarray], chunks: int = 1) -> None:
+    """Raise ValueError where a part of a dataset has no episode longer than `chunks` chunks of `length` steps."""
     longest = min(max(map(len, episodes)) for episodes in parts)
-    if longest <= length:
+    if longest <= chunks * length:
+        what = "a chunk has" if chunks == 1 else f"{chunks} chunks in a row have"
         raise Mistake(
-            f"seconds={config.seconds:g}: a chunk has {length} steps, and one comes before it; the longest episode to "
+            f"seconds={config.seconds:g}: {what} {chunks * length} steps, and one comes before; the longest episode to "
             f"fit to, or to measure on, has {longest}"
         )
 
