@@ -19,7 +19,7 @@ def importing() -> Iterator[None]:
     except KeyboardInterrupt:
         print("semagram: interrupted", file=sys.stderr)
         raise SystemExit(128 + signal.SIGINT) from None
-    except ModuleNotFoundError as error:
+    except ImportError as error:
         package = (error.name or "").partition(".")[0]
         found = find_spec(package) if package in PACKAGES else None
         where = Path(next(iter(found.submodule_search_locations or [found.origin]))) if found else HOME / package

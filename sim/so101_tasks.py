@@ -19,7 +19,7 @@ class Ring:
 
     def holds(self, x: float, y: float) -> bool:
         """Whether a place (x, y) is one of them."""
-        return x >= CENTRE[0] and self.inner <= math.dist((x, y), CENTRE) <= self.outer
+        return x >= CENTRE[0] and self.inner - 1e-9 <= math.dist((x, y), CENTRE) <= self.outer + 1e-9
 
     def __str__(self) -> str:
         """In words."""

@@ -23,6 +23,7 @@ from jaxtyping import install_import_hook
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 torch.set_num_threads(1)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which nohup has ignored, here and in all that a test starts
 # dm_control logs through absl, which closes what it writes to, a test's captured stderr, when Hydra sets up logging.
 absl.logging.get_absl_handler().python_handler.stream = sys.__stderr__
 

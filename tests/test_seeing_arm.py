@@ -517,6 +517,19 @@ def test_a_viewer_that_fails_says_so_once_and_the_arm_goes_on(checkpoint, tmp_pa
     assert capsys.readouterr().err.count("the viewer shows no more: no room\n") == 1
 
 
+def test_a_viewer_that_does_not_come_up_is_refused_before_the_arm_moves(checkpoint, monkeypatch):
+    import rerun
+
+    def fails(*_, **__):
+        raise RuntimeError("no window")
+
+    monkeypatch.setattr(rerun.RecordingStream, "spawn", fails)
+    with pytest.raises(
+        ValueError, match=r"^viewer=rerun: the viewer does not come up, as without a screen; viewer_file="
+    ):
+        running(checkpoint, episodes=1, viewer="rerun").run()
+
+
 def test_a_file_of_before_is_not_written_over(checkpoint, tmp_path):
     (tmp_path / "run.rrd").touch()
     with pytest.raises(FileExistsError):

@@ -353,6 +353,22 @@ def test_a_robot_that_another_took_over_from_does_not_take_the_planner_back(serv
     second.close()
 
 
+def test_a_robot_that_was_lost_when_another_took_over_does_not_take_the_planner_back(server, monkeypatch):
+    monkeypatch.setattr(policies.serving.link, "AGAIN_S", 0.01)
+    said = []
+    first, second = link_to(server, said), link_to(server, said)
+    first.connect()
+    first._connection._socket.shutdown(socket.SHUT_RDWR)  # as a tunnel that was restarted
+    second.connect()
+    until(lambda: first.poll() == [] and first.gone())
+    assert first.gone() == "the planner is gone: another robot took over"
+    second.ask(np.ones(3), True)
+    until(second.poll)
+    assert second.losses == 0
+    first.close()
+    second.close()
+
+
 def test_a_robot_that_takes_no_leave_is_hung_up_on(server, dial, monkeypatch):
     monkeypatch.setattr("policies.serving.server.LEAVE_S", 0.2)
     answering = threading.Event()

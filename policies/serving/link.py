@@ -3,8 +3,10 @@
 import socket
 import threading
 import time
+import uuid
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from queue import Empty, SimpleQueue
 
 import numpy as np
@@ -40,7 +42,8 @@ class Link:
         lost before it answered was lost all the time. `again`: one that is lost is looked for again, unless another
         robot took it over; else it is gone at once.
         """
-        self._reach, self._secret, self._begin, self._say = reach, secret, begin, say
+        self._reach, self._secret, self._say = reach, secret, say
+        self._begin = replace(begin, robot=uuid.uuid4().hex)
         self._patience_s, self._away_s, self._again, self._lost_at = patience_s, away_s, again, 0.0
         self._connection: Connection | None = None
         self._found: SimpleQueue[Connection] = SimpleQueue()
@@ -99,11 +102,8 @@ class Link:
         try:
             messages = self._connection.poll()
             for message in messages:
-                if isinstance(message, Replaced):
-                    self._again = False
-                    raise Refused("another robot took over")
                 if not isinstance(message, Answer):
-                    raise Refused(_reason(message))
+                    raise self._refused(message)
                 self._check(message)
                 if self.awaits(message.number):
                     self._owed, self._answered = None, True
@@ -125,7 +125,7 @@ class Link:
             connection.send(self._begin)
             answer = connection.receive()
             if not isinstance(answer, Ready):
-                raise Refused(_reason(answer))
+                raise self._refused(answer)
             connection.hurried()
         except BaseException:
             sock.close()
@@ -170,7 +170,12 @@ class Link:
                 return
             except (OSError, WrongMessage) as error:
                 self.reason = str(error)
+            if not self._again:
+                return
 
-
-def _reason(message: Message) -> str:
-    return message.reason if isinstance(message, Refusal) else f"an unexpected {type(message).__name__}"
+    def _refused(self, message: Message) -> Refused:
+        """What a message that is no answer means; one that was replaced does not look for the planner again."""
+        if isinstance(message, Replaced):
+            self._again = False
+            return Refused("another robot took over")
+        return Refused(message.reason if isinstance(message, Refusal) else f"an unexpected {type(message).__name__}")

@@ -37,7 +37,8 @@ class Begin:
     `control` has it. A decision covers at most `every` control steps; its tokens are splines of `degree` with `knots`
     control points over at most `length` steps. `cameras`: the names and sizes of the model's (`camera_list`), and
     `lags`, with commas, which frames of each it looks at (`vision.lags`); `sentence`: what to do, in words. All three
-    may be empty. A plan is due within `deadline_ms` (0: the planner's own setting).
+    may be empty. A plan is due within `deadline_ms` (0: the planner's own setting). `robot`: who it is, a text that no
+    other has, so that a robot whose planner another took over is known when it comes again.
     """
 
     task: str
@@ -53,6 +54,7 @@ class Begin:
     lags: str = ""
     sentence: str = ""
     deadline_ms: float = 0.0
+    robot: str = ""
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ import contextlib
 import socket
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 
 from policies.serving.connection import HANDSHAKE_S, Connection
@@ -15,14 +16,17 @@ MOST = 16
 """Connections that may shake hands at a time."""
 LEAVE_S = 5.0
 """For the robot before to be told that another took over; then it is hung up on."""
+REMEMBERED = 1000
+"""Robots that another took over from, the last ones."""
 REST_S = 0.1
 """After a robot that could not be let in, as where no file descriptor is left."""
 
 
-def converse(connection: Connection, decider: Decider, seated: Callable[[], None] = lambda: None) -> None:
+def converse(connection: Connection, decider: Decider, seated: Callable[[Begin], bool] = lambda begin: True) -> None:
     """Answer one robot until it hangs up; `seated` is called once it knows the secret and the planner is for it.
 
-    Raises Refused, WrongMessage, OSError for what ended it; the robot has been told, where it can be.
+    Where that is false, another robot took the planner over from this one, which is told so. Raises Refused,
+    WrongMessage, OSError for what ended it; the robot has been told, where it can be.
     """
     try:
         first = connection.receive()
@@ -31,7 +35,9 @@ def converse(connection: Connection, decider: Decider, seated: Callable[[], None
         if why := decider.unfit(first):
             raise Refused(why)
         connection.patient()
-        seated()
+        if not seated(first):
+            connection.send(Replaced())
+            return
         decider.begin(first)
         connection.send(Ready())
         while True:
@@ -54,6 +60,8 @@ class Server:
         self._listener = socket.create_server(address, backlog=MOST, family=_family(address[0]))
         self._lock, self._seat = threading.Lock(), threading.Lock()
         self._current: Connection | None = None
+        self._robot = ""  # which robot that is
+        self._replaced: deque[str] = deque(maxlen=REMEMBERED)
         self._closed = False
         self._room = threading.Semaphore(MOST)
         self.refused = 0
@@ -93,10 +101,13 @@ class Server:
         if self._current is not None:
             self._current.close()
 
-    def _take_over(self, connection: Connection) -> None:
+    def _take_over(self, connection: Connection, robot: str) -> None:
         """Give the planner to this robot, once the one before has been told."""
         with self._lock:
             before, self._current = self._current, connection
+            if self._robot not in ("", robot):
+                self._replaced.append(self._robot)
+            self._robot = robot
         if before is not None:
             before.hear_no_more()
         if not self._seat.acquire(timeout=LEAVE_S):
@@ -110,12 +121,15 @@ class Server:
             shaking = self._room
             connection = Connection(sock, self._secret, True, HANDSHAKE_S)
 
-            def seated() -> None:
+            def seated(begin: Begin) -> bool:
                 nonlocal shaking
+                if begin.robot in self._replaced:
+                    return False
                 self._room.release()
                 shaking = None
-                self._take_over(connection)
+                self._take_over(connection, begin.robot)
                 self._say(f"{name}: a robot")
+                return True
 
             converse(connection, self._decider, seated)
         except (OSError, WrongMessage) as error:

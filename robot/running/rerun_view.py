@@ -16,6 +16,7 @@ from worldmodel.mistakes import Mistake
 from worldmodel.settings import TokenConfig
 
 WAITING = 8  # ticks that may wait to be logged; a viewer that hangs loses those after them
+COMES_UP_S = 15.0  # for the viewer's window
 PATIENCE_S = 2.0  # for what is left in the end
 
 
@@ -41,7 +42,7 @@ class Rerun(Nothing):
             Path(file).open("xb").close()  # rerun itself does not say why it cannot write
             self._stream.save(file)
         else:
-            self._stream.spawn()
+            self._open()
         # The first of each takes seconds, which no arm is to wait for.
         rerun.Scalars([0.0])
         rerun.Image(np.zeros((1, 1, 3), np.uint8))
@@ -88,6 +89,15 @@ class Rerun(Nothing):
             super().say(lost)
         self._stream.disconnect()
         return None
+
+    def _open(self) -> None:
+        """Open the viewer. Raises ValueError where none comes up: what is logged then keeps the program from ending."""
+        try:
+            self._stream.spawn()
+            self._stream.flush(timeout_sec=COMES_UP_S)
+        except RuntimeError as error:
+            why = "the viewer does not come up, as without a screen; viewer_file=run.rrd leaves a file for elsewhere"
+            raise Mistake(f"viewer=rerun: {why}") from error
 
     def _later(self, log: Callable[[], None]) -> None:
         try:
