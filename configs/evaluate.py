@@ -47,7 +47,7 @@ object, the same as summary.json:
   decisions_per_second                        of those, with the planner on
   plan_gflop                                  arithmetic of one plan, in the mean of these episodes
   imagined_per_plan                           calls of the world model's step in it
-  gflop_per_control_step                          of a control step: its share of plans and of the updates in training;
+  gflop_per_control_step                      of a control step: its share of plans and of the updates in training;
                                               null without the run's summary.json
   train_seconds, env_steps_per_second         of the training up to this checkpoint; null where it does not say
 """
