@@ -360,7 +360,7 @@ def test_what_is_passed_on_is_what_differs_from_the_defaults_and_all_that_is_fre
     assert {"device='cpu'", "threads=1", "compile='false'", "video=false", "evaluation.episodes=10"} < set(free)
     (tmp_path / "checkpoints" / "000000100").mkdir(parents=True)
     begun = Job("a", "walker-walk", 1, 100, tmp_path, tuple(settings(changed)))
-    assert begun.command()[4:] == ["steps=100", f"resume={quoted(tmp_path)}", *free]
+    assert begun.command()[5:] == ["steps=100", f"resume={quoted(tmp_path)}", *free]
 
 
 def test_every_key_of_training_is_taken_but_those_that_the_benchmark_sets_itself():
