@@ -367,7 +367,6 @@ DEFECTIVE = """
 import sys
 import types
 from dataclasses import asdict
-from importlib import metadata
 import configs.bench as bench
 def tabulate(config):
     {}
