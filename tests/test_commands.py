@@ -111,6 +111,9 @@ def test_help_imports_nothing_heavy(name):
     [
         ("train", ["step=10"], "step: no such key; did you mean steps"),
         ("train", ["learning.bach=10"], "learning.bach: no such key; did you mean learning.batch?"),
+        ("train", ["task.max_decisions=5"], "task.max_decisions: no such key; valid here: task.name, "),
+        ("train", ["spread=1"], "spread: no such key; did you mean planner.spread?"),
+        ("train", ["foo.bar=1"], "foo.bar: no such key; valid here: device, "),
         ("train", ["steps=0"], "steps=0: at least 1"),
         ("train", ["steps=many"], "steps=many: a whole number"),
         ("train", ["learning.rho=2"], "learning.rho=2"),

@@ -1,8 +1,13 @@
 """A tiny checkpoint from end to end: it drives the simulated arm, and records it."""
 
-import io
+import fcntl
 import json
+import os
 import re
+import struct
+import termios
+import threading
+from contextlib import suppress
 from dataclasses import replace
 
 import pytest
@@ -89,25 +94,47 @@ def test_an_episode_lasts_as_long_as_in_training(decisions):
     env.close()
 
 
-class Terminal(io.StringIO):
-    """What a person looks at."""
+@pytest.fixture
+def terminal():
+    """What a person looks at, 60 columns wide: the stream, and a function that closes it and says what was seen."""
+    outer, inner = os.openpty()
+    fcntl.ioctl(inner, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 60, 0, 0))
+    seen = []
 
-    def isatty(self) -> bool:
-        return True
+    def look():
+        with suppress(OSError):  # it is closed
+            while piece := os.read(outer, 4096):
+                seen.append(piece)
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    stream = os.fdopen(inner, "w")
+
+    def close() -> str:
+        stream.close()
+        looking.join()
+        return b"".join(seen).decode()
+
+    yield stream, close
+    close()
+    os.close(outer)
 
 
-def test_a_person_at_a_terminal_sees_the_rate_the_margins_and_the_token(arm_checkpoint, monkeypatch):
+def test_a_person_at_a_terminal_sees_the_rate_the_margins_and_the_token(arm_checkpoint, monkeypatch, terminal):
     from configs.arm.running import Running
     from robot.running.view import View
 
-    terminal = Terminal()
-    monkeypatch.setattr(Running, "_view", lambda run: View(run.identity.model.token, run.task.control_hz, 1, terminal))
+    stream, close = terminal
+    monkeypatch.setattr(Running, "_view", lambda run: View(run.identity.model.token, run.task.control_hz, 1, stream))
     run(arm_checkpoint, episodes=1, seconds=1.0)
-    drawings = re.split(r"\x1b\[\dA", terminal.getvalue())
-    assert len(drawings) > 3  # five a second, each over the last
-    last = drawings[-1].replace("\x1b[2K", "").splitlines()
+    drawings = re.split(r"\x1b\[(\d+)A", close())
+    lines = [drawing.replace("\x1b[2K", "").splitlines() for drawing in drawings[::2]]
+    assert len(lines) > 3  # five a second, each over the last
+    assert {int(up) for up in drawings[1::2]} == {len(drawing) for drawing in lines[:-1]}
+    assert all(len(line) <= 60 for drawing in lines for line in drawing)
+    last = lines[-1]
     assert last[0].startswith("episode 1/1 ")
-    place = re.fullmatch(r"tip at \[(.*)\] m, [\d.]+ cm inside its box; the least margin of .*:", last[1])[1]
+    place = re.fullmatch(r"tip at \[(.*)\] m, [\d.]+ cm inside its box", last[1])[1]
     assert all(0 < abs(float(x)) < 0.5 for x in place.split(", "))
     assert last[-2] == "token move(0.133 s) · move(0.133 s)"
     assert last[-1] in ("episode 1: done", "episode 1: not done")

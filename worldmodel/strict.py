@@ -39,11 +39,17 @@ def build(cls: type, data: dict, where: str = "", whole: bool = False):
 def unknown(key: str, known: list[str]) -> str:
     """One line about a key that does not exist, with those it may have meant."""
     group, _, leaf = key.rpartition(".")
-    siblings = [k for k in known if k.rpartition(".")[0] == group]
-    own = difflib.get_close_matches(leaf, [k.rpartition(".")[2] for k in siblings], n=3, cutoff=0.6)
-    close = [k for k in siblings if k.rpartition(".")[2] in own] or difflib.get_close_matches(leaf, known, n=3)
-    hint = f"did you mean {' or '.join(close)}?" if close else f"valid here: {', '.join(siblings or known)}"
+    siblings = [k for k in known if k.rpartition(".")[0] == group] or [k for k in known if "." not in k] or known
+    close = _alike(leaf, known, 1.0) or _alike(leaf, siblings, 0.6) or _alike(leaf, known, 0.8)
+    hint = f"did you mean {' or '.join(close)}?" if close else f"valid here: {', '.join(siblings)}"
     return f"{key}: no such key; {hint}"
+
+
+def _alike(leaf: str, keys: list[str], cutoff: float) -> list[str]:
+    """Those of the keys, three at most, whose last part resembles `leaf` by at least `cutoff` (1: is `leaf`)."""
+    parts = [key.rpartition(".")[2] for key in keys]
+    names = difflib.get_close_matches(leaf, parts, n=3, cutoff=cutoff)
+    return [key for key, part in zip(keys, parts, strict=True) if part in names][:3]
 
 
 def _value(kind, value, where: str, whole: bool):

@@ -1,6 +1,7 @@
 """What a person sees while the arm runs: a few lines redrawn on a terminal, elsewhere one line a second."""
 
 import math
+import os
 import sys
 import threading
 from typing import TextIO
@@ -33,6 +34,8 @@ class Nothing:
 class View(Nothing):
     """Shows moments of a loop on `stream`, no more often than is worth it. `token`: what the answers' tokens are.
 
+    On a terminal lines are cut to its width: one that broke would be drawn below itself the next time.
+
     Lines may be said by other threads.
     """
 
@@ -55,7 +58,8 @@ class View(Nothing):
                 return
             if self._drawn:
                 self.stream.write(f"\x1b[{self._drawn}A")
-            self.stream.write("".join(f"\x1b[2K{line}\n" for line in lines))
+            wide = os.get_terminal_size(self.stream.fileno()).columns or len(max(lines, key=len))  # 0: it does not say
+            self.stream.write("".join(f"\x1b[2K{line[:wide]}\n" for line in lines))
             self.stream.flush()
             self._drawn = len(lines)
 
@@ -79,10 +83,11 @@ class View(Nothing):
         if not self._live:
             margins = ", ".join(f"{kind} {_percent(left)} ({name})" for kind, (name, left) in least.items())
             return [*lines, f"least margins: {margins}"]
+        lines[1] += f", {100 * margins.box_m:.1f} cm inside its box"
+        lines.append("the least margin of each limit of the joints:")
         for kind, (name, left) in least.items():
             filled = round(BAR * min(max(left, 0.0), 1.0)) if math.isfinite(left) else 0
             lines.append(f"  {kind:12} {'█' * filled}{'░' * (BAR - filled)} {_percent(left):>5} {name}")
-        lines[1] += f", {100 * margins.box_m:.1f} cm inside its box; the least margin of each limit of the joints:"
         lines.append(f"token {sentence(moment, self._token, self._hz)}")
         return lines
 
