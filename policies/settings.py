@@ -63,10 +63,15 @@ class ActingConfig:
 
     `demonstrations`: so many episodes, the first ones, are driven by the environment's own expert (policies.experts).
     `takeover`: in later ones, how likely it takes over at each control step, until the episode's end.
+
+    An episode is searched and explored over the whole range of actions, and not as `planner.spread` says, where less
+    than `scarcity` of all the steps before had another reward than the median one: as long as rewards are so rare,
+    nothing is worth more than finding them.
     """
 
     seed_steps: int = 500
     noise: str = "mixed"
+    scarcity: float = 0.0
     demonstrations: int = 0
     takeover: float = 0.0
 
@@ -74,7 +79,7 @@ class ActingConfig:
         """Raise ValueError for a value out of range."""
         check("", self, "seed_steps", low=1)
         check("", self, "demonstrations", low=0)
-        check("", self, "takeover", low=0, high=1)
+        check("", self, "takeover scarcity", low=0, high=1)
         if self.noise not in NOISES:
             raise Mistake(f"noise={self.noise}: one of {', '.join(NOISES)}")
 

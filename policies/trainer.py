@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -56,6 +56,8 @@ class Trainer:
         self.curve, self.generator = agent.curve, agent.generator
         self.action_repeat, self.step_discount = action_repeat, step_discount
         self.running = RunningEpisodes(env, self.curve.action_size, config)
+        self.wide = False  # whether what is explored is all of the range
+        self.usual = agent.planner.config
         self.steps = 0  # control steps, over all environments
         self.metrics = torch.full((len(UPDATE_METRICS),), torch.nan)
 
@@ -123,10 +125,17 @@ class Trainer:
     def _begin(self, ended: np.ndarray) -> None:
         """Begin a new episode in the environments (E,) that ended."""
         self.running.begin(ended)
+        self._widen(self.replay.rewarded() < self.config.scarcity)
         for i in np.flatnonzero(ended):
             self.replay.start(int(i), self.running.of(int(i)))
         self._measure(ended)
         self.agent.reset(torch.from_numpy(ended))
+
+    def _widen(self, wide: bool) -> None:
+        """Search and explore all of the range of actions from now on, or as much of it as the settings say."""
+        self.wide = wide
+        spread = max(1.0, self.usual.spread) if wide else self.usual.spread
+        self.agent.planner.config = replace(self.usual, spread=spread)
 
     def _measure(self, chosen: np.ndarray) -> None:
         """Take the states of the environments (E,) chosen into the statistics, those that are there."""
@@ -176,6 +185,7 @@ class Trainer:
         """Counters, random state and the running episodes' progress."""
         return self.running.state_dict() | {
             "steps": torch.tensor(self.steps),
+            "wide": torch.tensor(self.wide),
             "metrics": self.metrics.clone(),
             "generator": self.generator.get_state(),
             **{f"agent.{name}": t for name, t in self.agent.state_dict().items()},
@@ -189,6 +199,7 @@ class Trainer:
         longer holds all its actions, `warn` is told and new episodes begin.
         """
         self.steps = int(saved["steps"])
+        self._widen(bool(saved["wide"]))
         self.running.load_state_dict(saved)
         self.metrics = saved["metrics"].clone()
         self.agent.load_state_dict(part(saved, "agent."))

@@ -1,9 +1,11 @@
 """Laws of the replay: what a window may show, what it must not know, and what is drawn how often."""
 
 import dataclasses
+import math
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import scipy.stats
 import torch
@@ -177,6 +179,21 @@ def test_a_full_ring_drops_its_oldest_steps():
     assert window.reward.flatten().tolist() == newest
     assert newest[-1] > diary.serial - 10
     assert len(diary.replay) == 7
+
+
+def test_it_knows_how_rare_another_reward_is():
+    replay = Replay(80, 2, SEEN, A)
+    assert math.isnan(replay.rewarded())
+    for env in (0, 1):
+        for episode in range(2):
+            replay.start(env, {STATE_KEY: torch.zeros(S)})
+            for n in range(10):
+                reward = -1.0 if (env, episode, n) != (1, 0, 4) else 3.0
+                replay.add(env, torch.zeros(A), reward, {STATE_KEY: torch.zeros(S)}, False)
+    assert replay.rewarded() == pytest.approx(1 / 40)
+    for n in range(10):
+        replay.add(0, torch.zeros(A), float(n), {STATE_KEY: torch.zeros(S)}, False)
+    assert replay.rewarded() == pytest.approx(float(np.mean(replay.reward[~replay.final].numpy() != -1)))
 
 
 def test_steps_are_drawn_uniformly_over_all_environments(generator):

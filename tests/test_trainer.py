@@ -1,11 +1,14 @@
 """Laws of the training loop: what it remembers, how often it learns, and that a run resumed is the run itself."""
 
 import hashlib
+import itertools
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
@@ -244,6 +247,37 @@ def test_the_first_steps_are_random_and_then_the_agents(toys):
     trainer.agent.act = noting
     advance(trainer, 12)
     assert acted == [8, 9, 10, 11]
+
+
+def test_it_explores_all_of_the_range_while_rewards_are_rare(toys, tmp_path):
+    """An episode of rare rewards is explored widely from its beginning to its end, also where it is resumed in it."""
+
+    def begun(rare: int, scarcity: float = 0.1):
+        """A trainer whose reward is 0 but at every `rare`-th step."""
+        steps = itertools.count(1)
+        env = gymnasium.wrappers.vector.TransformReward(toys.slides(6), lambda r: 0.0 * r + (next(steps) % rare == 0))
+        return toys.trainer(env, weights=5, loop={"scarcity": scarcity})
+
+    trainer, wide, spreads = begun(12), [], []  # with it 0 of 6 steps, 1 of 12, 1 of 18, ... differ
+    for _ in trainer.run(40 * trainer.action_repeat):
+        wide.append(trainer.agent.planner.config.spread)
+        spreads.append(trainer.agent.spread)
+        assert spreads[-1] <= wide[-1]
+    assert set(wide[:5]) == {0.5}  # nothing is known yet
+    assert set(wide[5:]) == {1.0}
+    usual = begun(12, scarcity=0)
+    assert np.mean(spreads) > np.mean([usual.agent.spread for _ in usual.run(40 * usual.action_repeat)])
+    path = save(toys, trainer, tmp_path)
+    resumed = begun(12)
+    load_trainer(path, resumed, never)
+    assert resumed.wide and resumed.agent.planner.config == trainer.agent.planner.config
+
+    often = begun(3)
+    assert {often.agent.planner.config.spread for _ in often.run(40 * often.action_repeat)} == {0.5}
+    scarce = replace(often.usual, spread=3.0)
+    often.usual = scarce
+    often._widen(True)
+    assert often.agent.planner.config == scarce  # which is wider than all of the range
 
 
 @pytest.mark.parametrize("length", [1, 4])

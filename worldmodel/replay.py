@@ -106,6 +106,11 @@ class Replay:
         self.steps += 1
         self._push(env, seen)
 
+    def rewarded(self) -> float:
+        """The share of the steps whose reward is not the median one, so how often a rare one comes; NaN of no steps."""
+        rewards = self.reward[~self.final]
+        return float((rewards != rewards.median()).float().mean()) if self.steps else math.nan
+
     def demonstrated_rows(self) -> Int[Tensor, "2 N"]:
         """Environment and row of all steps that an expert took."""
         if self._shown is None:
