@@ -41,8 +41,8 @@ Keys, with their defaults:
   senses=[state]           what is perceived, as in semagram-train; image_size=64
 
 Every key of semagram-train except task, randomise, seed and resume works, too: device, threads (of one worker),
-compile, envs, seed_steps, noise, demonstrations, takeover, video (here false), token, model.*, learning.*,
-planner.*, replay.*, evaluation.*, checkpoint.*.
+compile, envs, seed_steps, noise, scarcity, demonstrations, takeover, video (here false), token, model.*,
+learning.*, planner.*, replay.*, evaluation.*, checkpoint.*.
 
 Leaves in the folder: results.csv (a line a run), table.md, curves.png and every run's own folder <task>-seed<seed>,
 with its log.txt. Progress goes to stderr; the last line of stdout is one JSON object. Exit code 1 if a run failed.
