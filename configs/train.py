@@ -25,8 +25,8 @@ Keys, with their defaults (a key is set as key=value, in any order):
   video=true               leave rollout.mp4 (needs EGL or OSMesa; without them the run goes on without a video)
   seed_steps=500           random control steps before it learns (one: an action, held for task.action_repeat steps)
   noise=mixed              what exploring adds: pink (swings of every duration), white, or mixed (episodes by turns)
-  scarcity=0               above 0: where less than this share of all steps had another reward than the median one (0.01:
-                           1 %), an episode explores all of the range of actions; for rewards that are hard to find
+  scarcity=0               0.01: where less than 1 % of all steps had another reward than the median one, an episode
+                           explores all of the range of actions; for rewards that are hard to find
   senses=[state]           what is perceived: state, images.<camera> (images.main: the task's usual one), language;
                            any of them together, e.g. senses=[state,images.main]; each may fail later (semagram-eval)
   image_size=64            height and width of the frames, in pixels; a camera's own size stands behind its name,
