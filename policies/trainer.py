@@ -56,7 +56,6 @@ class Trainer:
         self.curve, self.generator = agent.curve, agent.generator
         self.action_repeat, self.step_discount = action_repeat, step_discount
         self.running = RunningEpisodes(env, self.curve.action_size, config)
-        self.wide = False  # whether what is explored is all of the range
         self.usual = agent.planner.config
         self.steps = 0  # control steps, over all environments
         self.metrics = torch.full((len(UPDATE_METRICS),), torch.nan)
@@ -70,6 +69,11 @@ class Trainer:
     def count(self) -> int:
         """E, the environments."""
         return len(self.running.episode)
+
+    @property
+    def wide(self) -> bool:
+        """Whether what is searched and explored is wider than the settings say."""
+        return self.agent.planner.config != self.usual
 
     def run(self, until: int) -> Iterator[EpisodeEnd | None]:
         """Train until `until` environment steps; yields after every step, with the episode that ended in it, if any."""
@@ -125,7 +129,7 @@ class Trainer:
     def _begin(self, ended: np.ndarray) -> None:
         """Begin a new episode in the environments (E,) that ended."""
         self.running.begin(ended)
-        self._widen(self.replay.rewarded() < self.config.scarcity)
+        self._widen(self.config.scarcity > 0 and self.replay.rewarded() < self.config.scarcity)
         for i in np.flatnonzero(ended):
             self.replay.start(int(i), self.running.of(int(i)))
         self._measure(ended)
@@ -133,7 +137,6 @@ class Trainer:
 
     def _widen(self, wide: bool) -> None:
         """Search and explore all of the range of actions from now on, or as much of it as the settings say."""
-        self.wide = wide
         spread = max(1.0, self.usual.spread) if wide else self.usual.spread
         self.agent.planner.config = replace(self.usual, spread=spread)
 

@@ -58,7 +58,7 @@ class View(Nothing):
                 return
             if self._drawn:
                 self.stream.write(f"\x1b[{self._drawn}A")
-            wide = os.get_terminal_size(self.stream.fileno()).columns or len(max(lines, key=len))  # 0: it does not say
+            wide = os.get_terminal_size(self.stream.fileno()).columns or None  # 0: it does not say
             self.stream.write("".join(f"\x1b[2K{line[:wide]}\n" for line in lines))
             self.stream.flush()
             self._drawn = len(lines)
