@@ -347,10 +347,21 @@ def patient_driver():
 
 @pytest.fixture(scope="module")
 def arms():
-    """The module of the arm at the end of a wire, which a test cannot import by name."""
+    """The module of the arm at the end of a wire."""
+    return beside("wired_arm")
+
+
+@pytest.fixture(scope="module")
+def teletype():
+    """The module of a terminal as a person has it."""
+    return beside("teletype")
+
+
+def beside(name: str):
+    """A module of this folder, which a test cannot import by name."""
     from importlib.util import module_from_spec, spec_from_file_location
 
-    spec = spec_from_file_location("wired_arm", Path(__file__).parent / "wired_arm.py")
+    spec = spec_from_file_location(name, Path(__file__).parent / f"{name}.py")
     module = module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

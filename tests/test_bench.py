@@ -1,6 +1,5 @@
 """Laws of the benchmark: a dead worker is tried again, a dead benchmark goes on, and nothing is done twice."""
 
-import errno
 import io
 import json
 import math
@@ -193,17 +192,19 @@ def test_other_settings_or_fewer_steps_do_not_mix_with_what_is_there(done, keys)
         assert said in refused.stderr
 
 
-def test_a_terminal_that_is_closed_keeps_nobody_from_stopping_the_workers():
-    tried = []
-
-    class Closed(io.StringIO):
-        def write(self, text):
-            tried.append(text)
-            raise OSError(errno.EIO, "Input/output error")
-
-    Screen(Closed()).say("SIGHUP: 2 workers save a checkpoint and end")
-    Screen(Closed(), every=0).show([], 1)
-    assert tried == ["SIGHUP: 2 workers save a checkpoint and end\n", "1 more waiting\n"]
+def test_workers_are_drawn_in_their_places_on_a_terminal_and_cut_to_its_width(teletype, tmp_path):
+    worker = pool.Worker(Job("a", "cartpole-swingup-sparse", 1, 100, tmp_path / "w"), None)
+    with teletype.terminal(columns=30) as (stream, close):
+        screen = Screen(stream)
+        for waiting in (2, 1, 0):
+            screen.shown_at -= 1.0
+            screen.show([worker], waiting)
+            screen.show([worker], 9)  # too soon
+        screen.say("done")
+        screen.shown_at -= 1.0
+        screen.show([worker], 1)
+        lines = teletype.shown(close(), columns=30)
+    assert lines == ["done", "cartpole-swingup-sparse seed 1", "1 more waiting"]
 
 
 class Fake:

@@ -1,13 +1,7 @@
 """A tiny checkpoint from end to end: it drives the simulated arm, and records it."""
 
-import fcntl
 import json
-import os
 import re
-import struct
-import termios
-import threading
-from contextlib import suppress
 from dataclasses import replace
 
 import pytest
@@ -94,50 +88,25 @@ def test_an_episode_lasts_as_long_as_in_training(decisions):
     env.close()
 
 
-@pytest.fixture
-def terminal():
-    """What a person looks at, 60 columns wide: the stream, and a function that closes it and says what was seen."""
-    outer, inner = os.openpty()
-    fcntl.ioctl(inner, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 60, 0, 0))
-    seen = []
-
-    def look():
-        with suppress(OSError):  # it is closed
-            while piece := os.read(outer, 4096):
-                seen.append(piece)
-
-    looking = threading.Thread(target=look)
-    looking.start()
-    stream = os.fdopen(inner, "w")
-
-    def close() -> str:
-        stream.close()
-        looking.join()
-        return b"".join(seen).decode()
-
-    yield stream, close
-    close()
-    os.close(outer)
-
-
-def test_a_person_at_a_terminal_sees_the_rate_the_margins_and_the_token(arm_checkpoint, monkeypatch, terminal):
+def test_a_person_at_a_terminal_sees_the_rate_the_margins_and_the_token(arm_checkpoint, monkeypatch, teletype):
     from configs.arm.running import Running
     from robot.running.view import View
 
-    stream, close = terminal
-    monkeypatch.setattr(Running, "_view", lambda run: View(run.identity.model.token, run.task.control_hz, 1, stream))
-    run(arm_checkpoint, episodes=1, seconds=1.0)
-    drawings = re.split(r"\x1b\[(\d+)A", close())
-    lines = [drawing.replace("\x1b[2K", "").splitlines() for drawing in drawings[::2]]
-    assert len(lines) > 3  # five a second, each over the last
-    assert {int(up) for up in drawings[1::2]} == {len(drawing) for drawing in lines[:-1]}
-    assert all(len(line) <= 60 for drawing in lines for line in drawing)
-    last = lines[-1]
-    assert last[0].startswith("episode 1/1 ")
-    place = re.fullmatch(r"tip at \[(.*)\] m, [\d.]+ cm inside its box", last[1])[1]
+    with teletype.terminal(columns=60) as (stream, close):
+        monkeypatch.setattr(
+            Running, "_view", lambda run: View(run.identity.model.token, run.task.control_hz, 1, stream)
+        )
+        run(arm_checkpoint, episodes=1, seconds=1.0)
+        written = close()
+    assert written.count("\x1b[J") > 2  # it was drawn anew
+    lines = teletype.shown(written, columns=60)
+    assert lines[0].startswith("episode 1/1 ")
+    place = re.fullmatch(r"tip at \[(.*)\] m, [\d.]+ cm inside its box", lines[1])[1]
     assert all(0 < abs(float(x)) < 0.5 for x in place.split(", "))
-    assert last[-2] == "token move(0.133 s) · move(0.133 s)"
-    assert last[-1] in ("episode 1: done", "episode 1: not done")
+    assert lines[2] == "the least margin of each limit of the joints:"
+    assert all(re.fullmatch(r"  \w[\w ]{11} [█░]{20} .*", line) for line in lines[3:-2])
+    assert lines[-2] == "token move(0.133 s) · move(0.133 s)"
+    assert lines[-1] in ("episode 1: done", "episode 1: not done")
 
 
 def test_it_records_in_the_task_and_at_the_rate_that_it_was_trained_for(arm_checkpoint, tmp_path):

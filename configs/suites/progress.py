@@ -3,10 +3,10 @@
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import TextIO
 
 from envs.benchmark.table import steps
+from robot.terminal import Terminal
 
 EVERY = 60.0  # seconds between reports where there is no terminal
 
@@ -15,31 +15,21 @@ class Screen:
     """Shows the workers on `stream`."""
 
     def __init__(self, stream: TextIO | None = None, every: float = EVERY):
-        self.stream = stream or sys.stderr
-        self.live = self.stream.isatty()
-        self.every, self.shown_at, self.drawn = every, time.monotonic(), 0
+        self._terminal = Terminal(stream or sys.stderr)
+        self.every, self.shown_at = 1.0 if self._terminal.live else every, time.monotonic()
 
     def show(self, workers: Sequence, waiting: int) -> None:
         """Draw the workers' lines, if it is time to."""
         now = time.monotonic()
-        if now - self.shown_at < (1.0 if self.live else self.every):
+        if now - self.shown_at < self.every:
             return
         self.shown_at = now
-        lines = [describe(worker, now) for worker in workers] + [f"{waiting} more waiting"] * bool(waiting)
-        self._write("".join(f"{line}\n" for line in lines))
-        self.drawn = len(lines) if self.live else 0
+        more = [f"{waiting} more waiting"] * bool(waiting)
+        self._terminal.draw([describe(worker, now) for worker in workers] + more)
 
     def say(self, text: str) -> None:
         """Print something that stays."""
-        self._write(f"{text}\n")
-
-    def _write(self, text: str) -> None:
-        """In the place of what is drawn."""
-        clear = f"\x1b[{self.drawn}F\x1b[J" if self.drawn else ""
-        self.drawn = 0
-        with suppress(OSError):  # the terminal is closed: nobody reads, and the workers are still to be told
-            self.stream.write(clear + text)
-            self.stream.flush()
+        self._terminal.say(text)
 
 
 def describe(worker, now: float) -> str:
@@ -47,7 +37,7 @@ def describe(worker, now: float) -> str:
     job, curve = worker.job, worker.job.curve()
     done = curve.end if curve else 0.0
     worker.steps_before = min(done, done if worker.steps_before is None else worker.steps_before)
-    text = f"{job.name:<27} {steps(done):>6} of {steps(job.steps)} steps"
+    text = f"{job.name:<30} {steps(done):>6} of {steps(job.steps)}"
     rate = (done - worker.steps_before) / (now - worker.started)
     if rate > 0:
         text += f"  {rate:4.0f}/s"

@@ -1,15 +1,14 @@
 """What a person sees while the arm runs: a few lines redrawn on a terminal, elsewhere one line a second."""
 
 import math
-import os
 import sys
-import threading
 from typing import TextIO
 
 import numpy as np
 
 from policies.vocabulary import Move, text
 from robot.running.loop import Moment
+from robot.terminal import Terminal
 from sim.tip import Tip
 from worldmodel.settings import TokenConfig
 
@@ -32,19 +31,13 @@ class Nothing:
 
 
 class View(Nothing):
-    """Shows moments of a loop on `stream`, no more often than is worth it. `token`: what the answers' tokens are.
-
-    On a terminal lines are cut to its width: one that broke would be drawn below itself the next time.
-
-    Lines may be said by other threads.
-    """
+    """Shows moments of a loop on `stream`, no more often than is worth it. `token`: what the answers' tokens are."""
 
     def __init__(self, token: TokenConfig, hz: float, episodes: int, stream: TextIO = sys.stderr):
-        self._token, self._hz, self._episodes, self.stream = token, hz, episodes, stream
-        self._live = stream.isatty()
-        self._every = round((REDRAW_S if self._live else LINE_S) * hz)
-        self._count, self._drawn = 0, 0
-        self._tip, self._lock = Tip(), threading.Lock()
+        self._token, self._hz, self._episodes = token, hz, episodes
+        self._terminal = Terminal(stream)
+        self._every = round((REDRAW_S if self._terminal.live else LINE_S) * hz)
+        self._count, self._tip = 0, Tip()
 
     def __call__(self, moment: Moment) -> None:
         """Take in a tick."""
@@ -52,22 +45,11 @@ class View(Nothing):
         if self._count % self._every:
             return
         lines = self._lines(moment)
-        with self._lock:
-            if not self._live:
-                print(" | ".join(lines), file=self.stream, flush=True)
-                return
-            if self._drawn:
-                self.stream.write(f"\x1b[{self._drawn}A")
-            wide = os.get_terminal_size(self.stream.fileno()).columns or None  # 0: it does not say
-            self.stream.write("".join(f"\x1b[2K{line[:wide]}\n" for line in lines))
-            self.stream.flush()
-            self._drawn = len(lines)
+        self._terminal.draw(lines if self._terminal.live else [" | ".join(lines)])
 
     def say(self, text: str) -> None:
         """Print a line below what is drawn, which stays."""
-        with self._lock:
-            print(text, file=self.stream, flush=True)
-            self._drawn = 0
+        self._terminal.say(text, keep=True)
 
     def _lines(self, moment: Moment) -> list[str]:
         plans, margins = moment.plans, moment.robot.command.margins
@@ -80,7 +62,7 @@ class View(Nothing):
             f"{plans.late} late{state}",
             f"tip at [{', '.join(f'{x:.3f}' for x in self._tip.place(np.array(moment.measured))[0])}] m",
         ]
-        if not self._live:
+        if not self._terminal.live:
             margins = ", ".join(f"{kind} {_percent(left)} ({name})" for kind, (name, left) in least.items())
             return [*lines, f"least margins: {margins}"]
         lines[1] += f", {100 * margins.box_m:.1f} cm inside its box"

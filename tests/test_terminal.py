@@ -1,0 +1,88 @@
+"""Lines redrawn in place: on a terminal, elsewhere, and where nobody reads any more."""
+
+import errno
+import io
+import threading
+import time
+
+import pytest
+
+from robot.terminal import Terminal
+
+
+@pytest.mark.parametrize("columns", [1, 7, 80])
+def test_only_the_last_drawing_is_shown_and_what_was_said(teletype, columns):
+    with teletype.terminal(columns) as (stream, close):
+        terminal = Terminal(stream)
+        terminal.draw(["a" * 40, "b" * 40, "c"])
+        terminal.draw(["d" * 40])
+        terminal.say("said")
+        terminal.draw(["e" * 40, "f"])
+        terminal.say("below", keep=True)
+        terminal.draw(["g", "h"])
+        terminal.draw([])
+        terminal.draw(["i"])
+        written = close()
+    said, below = (teletype.shown(word, columns) for word in ("said\n", "below\n"))
+    assert teletype.shown(written, columns) == [*said, ("e" * 40)[:columns], "f", *below, "i"]
+
+
+def test_elsewhere_everything_stays_as_it_was_written():
+    stream = io.StringIO()
+    terminal = Terminal(stream)
+    terminal.draw(["a" * 400])
+    terminal.draw(["b", "c"])
+    terminal.say("d")
+    assert stream.getvalue() == "a" * 400 + "\nb\nc\nd\n"
+
+
+def test_a_terminal_that_does_not_say_how_wide_it_is_gets_whole_lines(teletype):
+    with teletype.terminal(columns=0) as (stream, close):
+        Terminal(stream).draw(["a" * 400])
+        assert close() == "a" * 400 + "\r\n"
+
+
+class Slow(io.StringIO):
+    """A terminal that lets other threads on between any two letters."""
+
+    def isatty(self):
+        return True
+
+    def fileno(self):
+        raise OSError
+
+    def write(self, text):
+        for letter in text:
+            super().write(letter)
+            time.sleep(1e-5)
+
+
+def test_threads_share_it(teletype):
+    terminal = Terminal(Slow())
+
+    def speak(name):
+        for number in range(20):
+            terminal.draw([f"{name} draws", f"{name} {number}"])
+            terminal.say(f"{name} says {number}")
+
+    threads = [threading.Thread(target=speak, args=(name,)) for name in "ab"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    lines = teletype.shown(terminal.stream.getvalue())
+    assert sorted(lines) == sorted(f"{name} says {number}" for name in "ab" for number in range(20))
+
+
+def test_where_nobody_reads_nothing_is_raised():
+    tried = []
+
+    class Closed(io.StringIO):
+        def write(self, text):
+            tried.append(text)
+            raise OSError(errno.EIO, "Input/output error")
+
+    terminal = Terminal(Closed())
+    terminal.say("SIGHUP")
+    terminal.draw(["1 more waiting"])
+    assert tried == ["SIGHUP\n", "1 more waiting\n"]
