@@ -170,7 +170,7 @@ class Agent:
         else:
             plan = self.plan = self.planner.plan(observation, self.memory, self.generator, deadline, self.reached)
             whole, by_policy = self._kept(plan, due)
-            sentences = whole[: self.ahead] if self.noise is None else self._explored(plan)
+            sentences = whole[: self.ahead] if self.noise is None else self._explored(plan, due)
             self.spread = float(plan.spread[0].mean())
             self.spent.imagined += int(plan.imagined[due].sum())
             self.planned_tokens = [whole[0, i] if due[i] else None for i in range(count)]
@@ -227,12 +227,12 @@ class Agent:
         reward, keep = self.planner.foresee(z, word.to(z.device))
         self.promises.note(reward.cpu() * share, keep.cpu() ** share, steps.float(), due)
 
-    def _explored(self, plan: Plan) -> Float[Tensor, "T B P"]:
-        """An elite of each plan, drawn by its weight, with noise of the plan's own spread."""
+    def _explored(self, plan: Plan, due: Bool[Tensor, " B"]) -> Float[Tensor, "T B P"]:
+        """An elite of each plan, drawn by its weight, with noise of the plan's own spread; any where not `due`."""
         drawn = torch.multinomial(plan.weights.cpu(), 1, generator=self.generator)[:, 0]
         elite = plan.elites[: self.ahead].cpu()[:, torch.arange(len(drawn)), drawn]
         spread = plan.spread[: self.ahead].cpu()
-        noise = torch.stack([self.noise.draw(*each.shape) for each in spread])
+        noise = torch.stack([self.noise.draw(*each.shape, due=due) for each in spread])
         points = (elite + spread * noise).clamp(-1, 1)
         return self.model.token(points, self.model.before(points, self.reached))
 

@@ -16,12 +16,14 @@ from worldmodel.windows import sample_starts, window_at
 class Memories:
     """N moments out of a replay: what each camera saw then, the newest frames (N, H, W, 3), and the latents (N, D).
 
-    `alone`: for each sense the latents (N, D) that it gives by itself.
+    `alone`: for each sense the latents (N, D) that it gives by itself; `beside` (N,): where it was there, and another
+    as well.
     """
 
     frames: dict[str, Tensor]
     latents: Float[Tensor, "N D"]
     alone: dict[str, Tensor]
+    beside: dict[str, Tensor]
 
     @classmethod
     @torch.no_grad()
@@ -35,7 +37,9 @@ class Memories:
         parts, present = encoder.sense(ready), encoder.present(ready)
         single = present.unsqueeze(0) * torch.eye(len(encoder.keys), device=parts.device).unsqueeze(1)
         alone = {key: encoder.join(parts, here) for key, here in zip(encoder.keys, single, strict=True)}
-        return cls(newest, encoder.join(parts, present), alone)
+        both = (present > 0) & (present.sum(-1, keepdim=True) > 1)
+        beside = dict(zip(encoder.keys, both.unbind(-1), strict=True))
+        return cls(newest, encoder.join(parts, present), alone, beside)
 
     def nearest(self, latents: Float[Tensor, "T D"]) -> Int[Tensor, " T"]:
         """The moments whose latents are nearest to these."""
@@ -44,11 +48,12 @@ class Memories:
     def agreement(self) -> dict[str, float]:
         """For each sense, how far the latent that it gives alone is that of all: 1, the same; 0, any other moment's.
 
-        1 - E|z_alone - z|^2 / E|z' - z|^2, where z' is the latent of another moment.
+        1 - E|z_alone - z|^2 / E|z' - z|^2, where z' is the latent of another moment, over the moments in which it was
+        there and not alone; a sense that never was is left out.
         """
         apart = (self.latents - self.latents.roll(1, 0)).square().sum(-1).mean().clamp(min=1e-12)
-        off = {key: (z - self.latents).square().sum(-1).mean() for key, z in self.alone.items()}
-        return {naming.name(key): float(1 - value / apart) for key, value in off.items()}
+        off = {key: (z - self.latents)[self.beside[key]].square().sum(-1).mean() for key, z in self.alone.items()}
+        return {naming.name(key): float(1 - value / apart) for key, value in off.items() if self.beside[key].any()}
 
 
 @torch.no_grad()

@@ -34,13 +34,18 @@ class Noise:
         if len(self.pink) == len(ended):
             self.pink = self.pink ^ ended
 
-    def draw(self, *shape: int) -> Float[Tensor, "..."]:
-        """The next numbers, of this shape; where it is not that of the last draw, the noise begins anew."""
+    def draw(self, *shape: int, due: Bool[Tensor, " B"] | None = None) -> Float[Tensor, "..."]:
+        """The next numbers, of this shape; where it is not that of the last draw, the noise begins anew.
+
+        `due` (B,): the rows that are asked for, all unless given; the others are any, and stay where they were.
+        """
         fresh = torch.randn(len(self.keep), *shape, generator=self.generator)
         white = fresh.sum(0) / len(fresh) ** 0.5 if self.mixed else None
         if self.parts.shape == fresh.shape:
             keep = self.keep.view(-1, *[1] * len(shape))
             fresh = keep * self.parts + (1 - keep.square()).sqrt() * fresh
+            if due is not None:
+                fresh = torch.where(due.view(-1, *[1] * (len(shape) - 1)), fresh, self.parts)
         self.parts = fresh
         drawn = fresh.sum(0) / len(fresh) ** 0.5
         if not self.mixed:

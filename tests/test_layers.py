@@ -109,6 +109,13 @@ def test_precision_is_by_itself_bf16_where_the_device_has_that_natively(native, 
     assert (matmul_dtype("auto", CPU) is torch.bfloat16) == (supported and (avx512 or amx))
 
 
+def test_a_build_without_onednn_is_not_asked_for_it(native, monkeypatch):
+    """As of Apple silicon, where `torch.ops.mkldnn` has no operators."""
+    native(avx512=False, amx=False)
+    monkeypatch.setattr(torch.ops, "mkldnn", object())
+    assert matmul_dtype("auto", CPU) is torch.float32
+
+
 def test_a_model_that_moves_multiplies_as_its_new_device_does(native, toys):
     native()
     model = toys.tiny_model(precision="auto")

@@ -63,10 +63,25 @@ def test_the_latent_of_a_moment_is_what_the_agent_would_have_had(model, replay):
 
 def test_agreement_is_one_where_a_sense_says_all_and_small_where_it_says_nothing(model, replay):
     memories = Memories.of(replay, model, 200)
-    same = Memories(memories.frames, memories.latents, dict.fromkeys(SENSES, memories.latents))
+    same = dataclasses.replace(memories, alone=dict.fromkeys(SENSES, memories.latents))
     assert same.agreement() == {"state": 1.0, "images.front": 1.0}
-    other = Memories(memories.frames, memories.latents, dict.fromkeys(SENSES, memories.latents.roll(7, 0)))
+    other = dataclasses.replace(memories, alone=dict.fromkeys(SENSES, memories.latents.roll(7, 0)))
     assert all(abs(value) < 0.2 for value in other.agreement().values())
+
+
+def test_agreement_is_of_the_moments_in_which_a_sense_was_there_and_not_alone(model, replay):
+    memories = Memories.of(replay, model, 200)
+    whole = memories.agreement()
+    assert all(memories.beside[key].all() for key in SENSES)
+    at = list(SENSES).index(FRONT)
+    replay.present[0, ::2, at] = False
+    dark = Memories.of(replay, model, 200)
+    here = dark.beside[FRONT]
+    assert 0.2 < here.float().mean() < 0.8
+    assert torch.equal(here, dark.beside[STATE_KEY])  # the state was alone where the camera was dark
+    assert dark.agreement() == pytest.approx(whole, abs=0.15)
+    replay.present[0, :, at] = False
+    assert Memories.of(replay, model, 200).agreement() == {}
 
 
 def test_a_strip_shows_the_cameras_the_masks_and_what_is_expected(model, replay, toys):

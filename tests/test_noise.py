@@ -55,6 +55,18 @@ def test_another_shape_begins_anew(generator):
     assert noise.parts.shape == (4, 4)
 
 
+@pytest.mark.parametrize("colour", NOISES)
+def test_each_row_goes_on_from_where_it_was_asked_last(generator, colour):
+    """Whatever was drawn for its neighbours in between: its own draws are as alike as if it were alone."""
+    noise, own = Noise(colour, generator), []
+    noise.draw(2, 64)
+    for t in range(4096):
+        drawn = noise.draw(2, 64, due=torch.tensor([t % 4 == 0, True]))
+        own += [drawn[0]] * (t % 4 == 0)
+    draws, alone = torch.stack(own), float(noise.keep.mean())
+    assert float((draws[:-1] * draws[1:]).mean()) == pytest.approx(alone, abs=0.06)
+
+
 def test_a_noise_put_back_goes_on(generator):
     one, other = Noise("pink", generator), Noise("pink", torch.Generator())
     for _ in range(3):

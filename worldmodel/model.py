@@ -194,4 +194,5 @@ def _native_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     wide = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported() and wide
+    # Builds without oneDNN, as of Apple silicon, do not have that operator: it is asked last.
+    return device.type == "cpu" and wide and torch.ops.mkldnn._is_mkldnn_bf16_supported()
