@@ -10,9 +10,9 @@ from typing import TextIO
 class Terminal:
     """Writes on `stream`; what was drawn last gives way to what comes next. Threads may share it.
 
-    Drawn lines are cut to the terminal's width: one that broke would be drawn below itself the next time. Elsewhere
-    than on a terminal everything stays. Nothing is raised when the terminal is closed: nobody reads, and there may
-    still be an arm to stop or a worker to tell.
+    What is drawn is cut to the terminal's size: a line that broke, or had left the top, would be drawn below itself the
+    next time. Elsewhere than on a terminal everything stays. Nothing is raised when the terminal is closed: nobody
+    reads, and there may still be an arm to stop or a worker to tell.
     """
 
     def __init__(self, stream: TextIO):
@@ -22,7 +22,8 @@ class Terminal:
     def draw(self, lines: Sequence[str]) -> None:
         """Write lines in the place of those that were drawn last."""
         with self._lock:
-            wide = self._columns()
+            wide, high = self._size()
+            lines = lines[:high]
             self._write("".join(f"{line[:wide]}\n" for line in lines))
             self._drawn = len(lines) if self.live else 0
 
@@ -33,11 +34,13 @@ class Terminal:
                 self._drawn = 0
             self._write(f"{text}\n")
 
-    def _columns(self) -> int | None:
-        """Its width in characters; None where it does not say."""
-        with suppress(OSError):
-            return (os.get_terminal_size(self.stream.fileno()).columns if self.live else 0) or None
-        return None
+    def _size(self) -> tuple[int | None, int | None]:
+        """The columns and lines that can be drawn, below which the cursor stands; None where it does not say."""
+        size = os.terminal_size((0, 0))
+        if self.live:
+            with suppress(OSError):
+                size = os.get_terminal_size(self.stream.fileno())
+        return size.columns or None, max(1, size.lines - 1) if size.lines else None
 
     def _write(self, text: str) -> None:
         clear = f"\x1b[{self._drawn}F\x1b[J" if self._drawn else ""

@@ -5,6 +5,7 @@ import signal
 import time
 from collections import deque
 from collections.abc import Callable
+from inspect import signature
 from pathlib import Path
 
 import numpy as np
@@ -132,7 +133,7 @@ class Twin:
         self._announce(self._port.name)
 
     def _request(self, request: dict) -> dict:
-        """Carry out a request of the control channel. Raises ValueError, TypeError for one that cannot be."""
+        """Carry out a request of the control channel. Raises ValueError for one that cannot be."""
         verbs = {
             "state": self._state,
             "reset": self.arm.reset,
@@ -148,8 +149,12 @@ class Twin:
             "stop": self._stop,
         }
         verb = request.pop("do", None)
-        if verb not in verbs:
+        if not isinstance(verb, str) or verb not in verbs:
             raise Impossible(f"do={verb}: one of {', '.join(verbs)}")
+        try:
+            signature(verbs[verb]).bind(**request)
+        except TypeError as error:
+            raise Impossible(f"{verb}: {error}") from error
         return verbs[verb](**request) or {}
 
     def _state(self) -> dict:

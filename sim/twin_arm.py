@@ -7,7 +7,7 @@ from copy import copy
 import mujoco
 import numpy as np
 
-from sim.impossible import Impossible
+from sim.impossible import Impossible, finite
 from sim.joints import JOINTS
 from sim.servo import Servo
 from sim.twin_calibration import JointCalibration, preload, scale
@@ -49,7 +49,7 @@ class TwinArm:
         bodies = _checked("body", bodies or {}, self._free_bodies(), 7)
         mujoco.mj_resetData(self.model, self.data)
         for joint, angle in places.items():
-            self.data.qpos[self._at[joint][0]] = np.clip(angle, *self.model.joint(joint).range)
+            self.data.qpos[self._at[joint][0]] = self._within(joint, angle)
         for body, pose in bodies.items():
             at = self.model.jnt_qposadr[self.model.body(body).jntadr[0]]
             self.data.qpos[at : at + 7] = pose
@@ -57,6 +57,10 @@ class TwinArm:
         for joint, servo in self.servos.items():
             servo.sense(self.scales[joint].steps(self.angle(joint)), 0.0, 0.0, 0.0)
             servo.stay()
+
+    def _within(self, joint: str, angle: float) -> float:
+        """The nearest angle (rad) to which the joint goes."""
+        return np.clip(angle, *self.model.joint(joint).range).item()
 
     def _free_bodies(self) -> tuple[str, ...]:
         free = self.model.jnt_bodyid[self.model.jnt_type == mujoco.mjtJoint.mjJNT_FREE]
@@ -67,9 +71,12 @@ class TwinArm:
         return float(self.data.qpos[self._at[joint][0]])
 
     def hold(self, joint: str, angle: float | None = None) -> None:
-        """Take a joint by the hand: it stays at `angle` (rad, default where it is) whatever its motor does."""
+        """Take a joint by the hand: it stays at `angle` (rad, default where it is) whatever its motor does.
+
+        An angle beyond the joint's range is its end.
+        """
         hand, at = self._hand[joint], self._at[joint][0]
-        target = self.angle(joint) if angle is None else angle
+        target = self.angle(joint) if angle is None else self._within(joint, angle)
         self.model.eq_data[hand, 0] = target - self.model.qpos0[at]
         self.data.eq_active[hand] = 1
 
@@ -145,12 +152,8 @@ class TwinArm:
 
 def _checked(what: str, given: Mapping, known: tuple[str, ...], size: int) -> dict:
     """`given` by name as numbers, `size` each. Raises ValueError."""
-    values = {}
-    for name, value in given.items():
-        if name not in known:
-            raise Impossible(f"{name}: no such {what}; one of {', '.join(known) or 'none'}")
-        array = np.asarray(value, float)
-        if array.size != size or not np.isfinite(array).all():
-            raise Impossible(f"{name}={value}: {size} finite number{'s' * (size > 1)}")
-        values[name] = float(array.item()) if size == 1 else array
-    return values
+    if not isinstance(given, Mapping):
+        raise Impossible(f"{given}: by the name of each {what}, {', '.join(known) or 'none'}")
+    if unknown := next((name for name in given if name not in known), ""):
+        raise Impossible(f"{unknown}: no such {what}; one of {', '.join(known) or 'none'}")
+    return {name: finite(name, value, size) for name, value in given.items()}

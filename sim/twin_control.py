@@ -56,7 +56,7 @@ class ControlServer:
             if not isinstance(request, dict):
                 raise Impossible(f'{line[:80]!r}: a JSON object, e.g. {{"do": "state"}}')
             answer = {"ok": True, **self._handler(request)}
-        except (ValueError, TypeError) as error:
+        except (ValueError, RecursionError) as error:  # the latter of what is nested too deeply to be read
             answer = {"ok": False, "error": " ".join(str(error).split())}
         try:
             connection.sendall(json.dumps(answer).encode() + b"\n")

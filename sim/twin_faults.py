@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from sim.impossible import Impossible
+from sim.impossible import Impossible, finite
 from sim.joints import JOINTS
 from sim.twin_arm import TwinArm
 from sim.twin_settings import CABLES, FaultConfig
@@ -42,6 +42,8 @@ class Faults:
 
     def set_line(self, lost: float = 0.0, corrupted: float = 0.0, slow_ms: float = 0.0) -> None:
         """Set how the line fares from now on. Raises ValueError for a value out of range."""
+        for name, value in (("lost", lost), ("corrupted", corrupted), ("slow_ms", slow_ms)):
+            finite(name, value)
         FaultConfig(lost=lost, corrupted=corrupted, slow_ms=slow_ms)
         self._line.lost, self._line.corrupted, self._line.slow_ms = lost, corrupted, slow_ms
 
@@ -69,9 +71,7 @@ class Faults:
     def hold(self, joint: str, angle_rad: float | None = None) -> None:
         """Hold a joint by hand, at an angle or where it is. Raises ValueError."""
         _one_of("joint", joint, JOINTS)
-        if angle_rad is not None and not np.isfinite(angle_rad):
-            raise Impossible(f"angle_rad={angle_rad}: a finite number")
-        self._arm.hold(joint, angle_rad)
+        self._arm.hold(joint, None if angle_rad is None else finite("angle_rad", angle_rad).item())
         self.counts["held"] += 1
 
     def let_go(self, joint: str) -> None:

@@ -13,10 +13,10 @@ WRITTEN = re.compile(r"\x1b\[(\d*)([A-Z])|(\r?\n)|([^\x1b\r\n])")
 
 
 @contextmanager
-def terminal(columns: int = 60) -> Iterator:
+def terminal(columns: int = 60, rows: int = 24) -> Iterator:
     """A stream that is a terminal, and a function that closes it and says what was written."""
     outer, inner = os.openpty()
-    fcntl.ioctl(inner, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    fcntl.ioctl(inner, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
     seen = []
 
     def look():

@@ -27,6 +27,15 @@ def test_only_the_last_drawing_is_shown_and_what_was_said(teletype, columns):
     assert teletype.shown(written, columns) == [*said, ("e" * 40)[:columns], "f", *below, "i"]
 
 
+def test_in_a_low_terminal_what_is_below_its_bottom_is_not_drawn(teletype):
+    with teletype.terminal(rows=4) as (stream, close):
+        terminal = Terminal(stream)
+        for drawing in ("ab", "cd"):
+            terminal.draw([f"{drawing} {i}" for i in range(9)])
+        written = close()
+    assert teletype.shown(written) == ["cd 0", "cd 1", "cd 2"]  # the cursor has the fourth
+
+
 def test_elsewhere_everything_stays_as_it_was_written():
     stream = io.StringIO()
     terminal = Terminal(stream)

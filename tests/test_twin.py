@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import termios
@@ -193,17 +194,28 @@ def test_a_cable_that_wobbles_while_the_line_is_busy_is_survived(twin, served):
     assert twin.ask("state")["port"] == served.port()
 
 
-def test_a_wrong_request_is_answered_in_words_and_the_channel_stays(twin):
+def test_a_wrong_request_is_answered_in_words_and_the_channel_stays(twin, served):
     for request, said in (
         ({"do": "dance"}, "one of state"),
         ({"do": "kill", "joint": "tail"}, "one of shoulder_pan"),
-        ({"do": "hold"}, "joint"),
+        ({"do": ["dance"]}, "one of state"),
+        ({"do": "hold"}, "hold: missing a required argument: 'joint'"),
+        ({"do": "state", "of": "it"}, "state: got an unexpected keyword argument 'of'"),
+        ({"do": "hold", "joint": "elbow_flex", "angle_rad": "x"}, "angle_rad=x: a finite number"),
+        ({"do": "hold", "joint": ["elbow_flex"]}, "one of shoulder_pan"),
         ({"do": "line", "lost": 2}, "from 0 to 1"),
-        ({"do": "line", "lost": "much"}, "not supported"),
-        ({"do": "reset", "joints": {"elbow_flex": None}}, "elbow_flex"),
+        ({"do": "line", "lost": "much"}, "lost=much: a finite number"),
+        ({"do": "reset", "joints": 5}, "5: by the name of each joint, shoulder_pan"),
+        ({"do": "reset", "joints": {"elbow_flex": None}}, "elbow_flex=None: a finite number"),
+        ({"do": "reset", "joints": {"elbow_flex": 10**400}}, r"elbow_flex=10{59}\.\.\.: a finite number"),
+        ({"do": "reset", "bodies": [1]}, r"\[1\]: by the name of each body"),
     ):
         with pytest.raises(ValueError, match=said):
             twin.ask(request.pop("do"), **request)
+    with socket.socket(socket.AF_UNIX) as other:
+        other.connect(str(served.control))
+        other.sendall(b"[" * 3000 + b"\n")
+        assert json.loads(other.recv(4096))["ok"] is False
     assert list(twin.ask("state")["joints"]) == list(JOINTS)
 
 

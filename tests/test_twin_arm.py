@@ -141,6 +141,16 @@ def test_a_held_joint_does_not_move_and_its_servo_gives_up(arm):
     assert abs(arm.angle("shoulder_pan") - 1.0) < 0.01
 
 
+def test_a_joint_held_beyond_its_range_is_held_at_its_end(arm):
+    on(arm)
+    for angle in (1e300, -1e300):
+        arm.hold("elbow_flex", angle)
+        run(arm, 1.0)
+        low, high = arm.model.joint("elbow_flex").range
+        assert arm.angle("elbow_flex") == pytest.approx(high if angle > 0 else low, abs=0.05)
+        assert arm.held("elbow_flex")
+
+
 def test_a_goal_beyond_the_stop_presses_on_it(arm):
     on(arm)
     servo = arm.servos["shoulder_pan"]
