@@ -53,9 +53,11 @@ def main() -> None:
 def play(keys: dict, _folder) -> dict:
     """Do what the sentence says; what happened. Raises ValueError, OSError, Ended."""
     from configs.strict import build
+    from configs.there import check_there
     from robot.running.settings import PlayConfig
 
     config = build(PlayConfig, keys)  # a mistake is answered before PyTorch is imported
+    check_there(config)
     from configs.arm.playing import Playing
 
     return Playing.begin(config).run()

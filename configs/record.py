@@ -66,10 +66,12 @@ def main() -> None:
 def record(keys: dict, _folder) -> dict:
     """Record as `keys` say; returns the summary. Raises ValueError, OSError."""
     from configs.strict import build
+    from configs.there import check_there
     from robot.recording.settings import RecordConfig
 
     keys["task"] = keys.pop("job")
     config = build(RecordConfig, keys)  # a mistake is answered before LeRobot is imported
+    check_there(config)
     from configs.arm.recording import Recording
 
     return Recording(config).run()

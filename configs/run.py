@@ -76,9 +76,11 @@ def main() -> None:
 def run(keys: dict, _folder) -> dict:
     """Run as `keys` say; what happened. Raises ValueError, OSError."""
     from configs.strict import build
+    from configs.there import check_there
     from robot.running.settings import RunConfig
 
     config = build(RunConfig, keys)  # a mistake is answered before PyTorch is imported
+    check_there(config)
     from configs.arm.running import Running
 
     return Running.begin(config).run()

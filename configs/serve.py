@@ -43,11 +43,13 @@ def serve(keys: dict, _folder) -> dict:
     from pathlib import Path
 
     from configs.strict import build
+    from configs.there import check_there
     from policies.serving.sealing import read_secret
     from robot.running.settings import ServeConfig
     from robot.safety.signals import handled
 
     config = build(ServeConfig, keys)
+    check_there(config)
     secret = read_secret(config.secret)
     from configs.arm.planning import decider
     from policies.checkpoint import find_checkpoint

@@ -14,6 +14,7 @@ from lerobot.robots.so_follower import SO101Follower, SO101FollowerConfig
 from robot.camera_kinds import configured
 from robot.config_sim_camera import SimCameraConfig
 from robot.config_so101_sim import SO101SimConfig
+from robot.ports import port_of_twin
 from robot.safety.gate import Gate
 from robot.safety.gated import GatedRobot
 from robot.safety.limits import so101
@@ -113,9 +114,7 @@ def driven(port: str, name: str, calibration_dir: str = "", cameras: Mapping[str
 
 def twin(port_file: Path, cameras: Mapping[str, dict] | None = None) -> Robot:
     """The same driver, at the port of a twin that runs. Raises ValueError where none does."""
-    if not port_file.exists():
-        raise Mistake(f"port_file={port_file}: no such file; start `semagram-twin port_file={port_file}` first")
-    return driven(port_file.read_text().strip(), "twin", str(port_file.parent), cameras)
+    return driven(port_of_twin(port_file), "twin", str(port_file.parent), cameras)
 
 
 def gated(robot: Robot, preset: str, stop_on_fault: bool = False, clock=time) -> GatedRobot:

@@ -7,7 +7,8 @@ from copy import copy
 import mujoco
 import numpy as np
 
-from sim.impossible import Impossible, finite
+from sim.finite import finite
+from sim.impossible import Impossible
 from sim.joints import JOINTS
 from sim.servo import Servo
 from sim.twin_calibration import JointCalibration, preload, scale

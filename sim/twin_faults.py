@@ -5,7 +5,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from sim.impossible import Impossible, finite
+from sim.finite import finite
+from sim.impossible import Impossible
 from sim.joints import JOINTS
 from sim.twin_arm import TwinArm
 from sim.twin_settings import CABLES, FaultConfig

@@ -106,6 +106,44 @@ def test_help_imports_nothing_heavy(name):
     assert not loaded & {"torch", "numpy", "gymnasium", "hydra", "matplotlib"}
 
 
+ARM = ["robot=so101", "port=/dev/no_such_port", "id=a"]
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "code", "said"),
+    [
+        ("run", ["checkpoint=nowhere"], 2, "checkpoint=nowhere: no such folder"),
+        ("evaluate", ["checkpoint=nowhere"], 2, "checkpoint=nowhere: no such folder"),
+        ("serve", ["checkpoint=nowhere", "secret=s"], 2, "checkpoint=nowhere: no such folder"),
+        (
+            "run",
+            ["checkpoint=.", "robot=so101-twin", "port_file=p"],
+            2,
+            "port_file=p: no such file; start `sema",
+        ),
+        ("run", ["checkpoint=.", *ARM], 1, "port=/dev/no_such_port: no such device; is the arm plugged in?"),
+        ("play", ["sentence=a.json", *ARM], 1, "port=/dev/no_such_port: no such device"),
+        (
+            "record",
+            ["dataset=d", "by=teleop", "teleop.type=so101_leader", *ARM],
+            1,
+            "port=/dev/no_such_port: no such device",
+        ),
+    ],
+)
+def test_what_is_not_there_is_told_before_anything_heavy_is_imported(tmp_path, name, arguments, code, said):
+    program = (
+        f"import sys; sys.argv = ['x', *{arguments}]\nimport configs.{name} as c\n"
+        "try: c.main()\nfinally: print({'torch', 'mujoco', 'lerobot'} & set(sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (code, "set()\n", 1), done.stderr
+    assert done.stderr.startswith(f"semagram: {said}")
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("name", "arguments", "said"),
     [

@@ -13,6 +13,7 @@ import time
 
 import pytest
 
+from robot.ports import port_of_twin
 from sim.feetech import PING, encode
 from sim.joints import JOINTS
 from sim.servo import OVERLOADED
@@ -247,6 +248,8 @@ def test_a_second_twin_is_refused_and_a_killed_one_replaced(start_twin, tmp_path
     assert twin.process.poll() is None and twin.port_file.exists()
     twin.process.kill()
     twin.process.communicate()
+    with pytest.raises(ValueError, match=rf"^port_file={twin.port_file}: its twin is gone; start `semagram"):
+        port_of_twin(twin.port_file)
     assert start_twin(tmp_path).stop()["packets"] == 0
 
 

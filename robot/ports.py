@@ -1,0 +1,18 @@
+"""The serial ports that arms are at."""
+
+from pathlib import Path
+
+from sim.twin_control import listens
+from sim.twin_settings import TwinConfig
+from worldmodel.mistakes import Mistake
+
+
+def port_of_twin(port_file: Path) -> str:
+    """The serial port of the twin that wrote this file. Raises ValueError where none serves it."""
+    start = f"start `semagram-twin port_file={port_file}`"
+    if not port_file.exists():
+        raise Mistake(f"port_file={port_file}: no such file; {start} first")
+    control = TwinConfig(str(port_file)).control_path
+    if control.exists() and not listens(control):  # it was killed: its port may be another's by now
+        raise Mistake(f"port_file={port_file}: its twin is gone; {start} again")
+    return port_file.read_text().strip()
