@@ -61,6 +61,12 @@ def code_of(error: Exception) -> int:
     return MISTAKE if given and not isinstance(error, PASSING) else FAILED
 
 
+def no_room(error: Exception) -> bool:
+    """Whether memory ran out, by Python's word or by PyTorch's, which for a CPU has no exception of its own."""
+    ran_out = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return ran_out or "can't allocate memory" in str(error)
+
+
 @contextmanager
 def unread() -> Iterator[None]:
     """Where nobody reads stdout any more (`| head`) the rest of it is dropped, quietly."""

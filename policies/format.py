@@ -4,7 +4,7 @@ from pathlib import Path
 
 from policies.folders import FolderError
 
-FORMAT = 4
+FORMAT = 5
 """Of checkpoints, and of a benchmark that goes on from them. Whoever changes what they hold, a key or a tensor, takes
 the next number; nothing here reads an older one."""
 UNNUMBERED = 0

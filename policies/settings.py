@@ -66,7 +66,7 @@ class ActingConfig:
 
     An episode is searched and explored over the whole range of actions, and not as `planner.spread` says, where less
     than `scarcity` of all the steps before had another reward than the median one: as long as rewards are so rare,
-    nothing is worth more than finding them.
+    nothing is worth more than finding them. Of several environments, all do as the one that began an episode last.
     """
 
     seed_steps: int = 500

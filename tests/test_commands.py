@@ -380,6 +380,12 @@ def ending(command, monkeypatch):
         (ConnectionError("nothing answers at the port"), 1, "nothing answers at the port"),
         (EnvironmentLost("it was killed"), 1, "it was killed"),
         (Ended("stopped: driver", 3), 3, "stopped: driver"),
+        (MemoryError(), 2, "no room in memory for what the keys ask: MemoryError"),
+        (
+            RuntimeError("can't allocate memory: 9 bytes"),
+            2,
+            "no room in memory for what the keys ask: can't allocate memory: 9 bytes",
+        ),
     ],
     ids=str,
 )
@@ -388,7 +394,14 @@ def test_a_mistake_and_what_may_pass_are_told_apart(ending, error, code, line):
 
 
 @pytest.mark.parametrize(
-    "error", [ValueError("shapes (2,) and (3,)"), ZeroDivisionError(), TypeError("it"), KeyError(1)]
+    "error",
+    [
+        ValueError("shapes (2,) and (3,)"),
+        RuntimeError("mat1 and mat2"),
+        ZeroDivisionError(),
+        TypeError("it"),
+        KeyError(1),
+    ],
 )
 def test_a_defect_is_not_told_as_a_mistake(ending, error):
     with pytest.raises(type(error)) as raised:

@@ -140,7 +140,7 @@ def test_what_is_not_chosen_is_not_learned(toys, model):
     """No loss moves what the policy says of the point that it shares with the token before."""
     normal = torch.randn(2, 6, 6, generator=torch.Generator().manual_seed(0))
     draws = (normal[0], normal[1], torch.ones(6, 1))
-    config = LearningConfig(batch=6, entropy=0.0)
+    config = LearningConfig(batch=6)
     target = toys.tiny_model(3, CURVE.size, seed=7, token=TOKEN).value.requires_grad_(False)
     total, _, _ = loss(model, target, batch(), draws, torch.tensor(1.0), 0.9, config)
     bias = model.actor[-1].bias

@@ -56,7 +56,7 @@ class Learner:
         self._apply = torch.compile(adam, dynamic=False) if compiled else adam
 
     def update(self, batch: Batch, generator: torch.Generator) -> Tensor:
-        """Take one step; returns UPDATE_METRICS as a tensor (10,). Raises LearningFault before a weight is touched."""
+        """Take one step; returns UPDATE_METRICS as a tensor (11,). Raises LearningFault before a weight is touched."""
         self.learn(batch, self.noise(batch, generator))
         return self.metrics
 

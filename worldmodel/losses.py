@@ -20,6 +20,7 @@ METRICS = (
     "policy_entropy",
     "value_mean",
     "loss_agreement",
+    "loss_contrast",
 )
 
 
@@ -201,7 +202,7 @@ def loss(
     discount: float,
     config: LearningConfig,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Total loss (), its parts in the order of METRICS (8,), and the value estimates of the first latents (B,).
+    """Total loss (), its parts in the order of METRICS (9,), and the value estimates of the first latents (B,).
 
     `noise`: standard normal (B, P) for the value's targets and (B, P) for the policy, and (B, n): 1 for the senses
     that are not hidden where the windows begin. `scale`: the current spread of returns, which makes the policy's step
@@ -228,5 +229,6 @@ def loss(
         + config.contrast * contrast
         + config.agreement * agreement
     )
-    parts = (consistency, reward, value, policy, continuation, -log_density.mean(), estimate.mean(), agreement)
+    entropy = -log_density.mean()
+    parts = (consistency, reward, value, policy, continuation, entropy, estimate.mean(), agreement, contrast)
     return total, torch.stack([p.detach() for p in parts]), estimate.detach()

@@ -69,6 +69,9 @@ class WorldModel(nn.Module):
         self.outcome = Linear(h, config.bins + 1, dtype=dtype, zero=True)
         self.value = ValueHeads(config, points, dtype)
         self.actor = mlp(d, h, (2 + config.rank) * points, 0, dtype)
+        chosen = torch.arange(points) >= self.shared
+        which = torch.cat([chosen, chosen, chosen.repeat_interleave(config.rank)]).float()
+        self.register_buffer("chosen", which, persistent=False)  # 0 for what says of a point that is never chosen
 
     def _apply(self, fn, recurse=True):
         """PyTorch's, by which a model moves; its products are from then on as its new device multiplies best."""
@@ -150,8 +153,9 @@ class WorldModel(nn.Module):
         return self.trunk(torch.cat([z, w], -1))
 
     def policy(self, z: Float[Tensor, "B D"]) -> SquashedGaussian:
-        """The distribution over the points of tokens proposed in latent z."""
-        return SquashedGaussian.from_logits(self.actor(z), self.config.rank)
+        """The distribution over the points of tokens proposed in latent z; of the shared one it says nothing."""
+        logits = self.actor(z)
+        return SquashedGaussian.from_logits(logits * self.chosen if self.shared else logits, self.config.rank)
 
     def token(self, points: Float[Tensor, "*B P"], start: Float[Tensor, "*B A"] | None = None) -> Float[Tensor, "*B P"]:
         """Make a token of its points: the first of them is `start`, if tokens are joined.

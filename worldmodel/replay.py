@@ -114,7 +114,7 @@ class Replay:
     def demonstrated_rows(self) -> Int[Tensor, "2 N"]:
         """Environment and row of all steps that an expert took."""
         if self._shown is None:
-            self._shown = self.demonstrated.nonzero().T.contiguous()
+            self._shown = self.demonstrated[:, : int(self.filled.max())].nonzero().T.contiguous()
         return self._shown
 
     def _push(self, env: int, seen: dict[str, Tensor]) -> None:

@@ -157,7 +157,7 @@ class Assembly:
     @cached_property
     def learner(self) -> Learner:
         """Model, target and optimiser, seeded."""
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices=[]):  # the model is made on the CPU
             torch.manual_seed(self.config.seed)
             model = WorldModel(self.senses, self.curve.size, self.config.model)
         model = model.to(self.machine.device)

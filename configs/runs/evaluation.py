@@ -126,7 +126,7 @@ class Evaluation:
         return {
             "train_seconds": trained,
             "env_steps_per_second": trained and round(self.identity.env_steps / trained, 2),
-            "gflop_per_control_step": update and round(update + plan / every, 3),
+            "gflop_per_control_step": None if update is None else round(update + plan / every, 3),
             "plan_gflop": round(plan, 6),
             "imagined_per_plan": round(imagined, 1),
             "decisions_per_second": round(pace.per_second, 1),

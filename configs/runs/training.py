@@ -202,7 +202,8 @@ class Training:
     def _evaluate(self, when: str) -> tuple[Rollout, Rollout, Agent]:
         """Evaluate with the planner and without it; also gives the agent that planned."""
         episodes, seed = self.parts.episodes, self.config.evaluation.seed
-        agent = self.parts.evaluator(True, seed)
+        timed = bool(self.config.planner.deadline_ms)  # then as fast as it will be elsewhere
+        agent = self.parts.evaluator(True, seed, timed and self.parts.machine.compiled)
         planned = episodes.play(agent, seed, self._heed)
         alone = episodes.play(self.parts.evaluator(False, seed), seed, self._heed)
         self.folder.log(
