@@ -13,12 +13,11 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from configs.arguments import check_arguments, explain
-from configs.endings import SIGNALLED, Ended, code_of, no_room, refuse, tell, unread
+from configs.endings import SIGNALLED, code_of, foreseen, refuse, tell, unread
 from configs.store import register
 from envs.settings import label
 from robot.safety.faults import in_one_line
 from robot.safety.signals import Stopped, handled
-from worldmodel.mistakes import Mistake
 
 TRACEBACK = "SEMAGRAM_TRACEBACK"
 """An environment variable: where it is set, whatever ends a command is told with its traceback."""
@@ -28,8 +27,9 @@ def run(name: str, help_text: str, body: Callable[[dict, Path], dict]) -> list[d
     """Compose the config `name`, call `body(keys and values, run folder)`, print its result as the last line.
 
     A mistake of the user's (Mistake, or OSError of what they gave), a number that is not finite, or too little memory
-    ends the program with one line on stderr and exit code 2; what may pass (a full disk, a port that is gone) with one line and 1; Ended
-    with its own; Ctrl-C, or another signal that was taken for it (`robot.safety.signals`), with 128 + its number.
+    ends the program with one line on stderr and exit code 2; what may pass (a full disk, a port that is gone) with one
+    line and 1; Ended with its own; Ctrl-C, or another signal that was taken for it (`robot.safety.signals`), with 128 +
+    its number.
     Anything else that is raised is a defect: a traceback, and 1. A folder that is still empty then is removed. Returns
     what was printed.
     """
@@ -63,14 +63,10 @@ def run(name: str, help_text: str, body: Callable[[dict, Path], dict]) -> list[d
         folder = Path(HydraConfig.get().runtime.output_dir)
         try:
             outcome.append(body(OmegaConf.to_container(config, resolve=True), folder))
-        except (Mistake, OSError, ArithmeticError, Ended) as error:
-            if traced or isinstance(error, ZeroDivisionError | OverflowError):  # Python's; ours are of NaN
+        except Exception as error:
+            if traced or (end := foreseen(error)) is None:
                 raise
-            outcome.append(error)
-        except (MemoryError, RuntimeError) as error:
-            if traced or not no_room(error):
-                raise
-            outcome.append(Mistake(f"no room in memory for what the keys ask: {in_one_line(error)}"))
+            outcome.append(end)
         finally:
             prune()
 

@@ -61,10 +61,16 @@ def code_of(error: Exception) -> int:
     return MISTAKE if given and not isinstance(error, PASSING) else FAILED
 
 
-def no_room(error: Exception) -> bool:
-    """Whether memory ran out, by Python's word or by PyTorch's, which for a CPU has no exception of its own."""
-    ran_out = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    return ran_out or "can't allocate memory" in str(error)
+def foreseen(error: Exception) -> Exception | None:
+    """What to tell of an error in one line; None of a defect."""
+    if isinstance(error, ZeroDivisionError | OverflowError):  # Python's; ours are of NaN
+        return None
+    if isinstance(error, Mistake | OSError | ArithmeticError | Ended):
+        return error
+    ran_out = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"  # PyTorch's, of a GPU
+    if ran_out or "can't allocate memory" in str(error):  # PyTorch's, of a CPU
+        return Mistake(f"no room in memory for what the keys ask: {in_one_line(error)}")
+    return None
 
 
 @contextmanager
