@@ -117,7 +117,7 @@ def tiny_model(senses: int | dict = 3, points: int = 2, seed: int = 0, **changes
 
 def trainer(
     env,
-    length: int | tuple[int, ...] = 1,
+    length: int = 1,
     weights: int = 0,
     capacity: int = 200,
     precision: str = "fp32",
@@ -125,7 +125,7 @@ def trainer(
     loop=None,
     **changes,
 ):
-    """A trainer at its beginning, with tokens of one length or of several; `changes`: of what it learns by.
+    """A trainer at its beginning, with tokens of this length; `changes`: of what it learns by.
 
     `loop`: more of the loop's own settings.
 

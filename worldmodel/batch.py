@@ -13,7 +13,8 @@ class Batch:
 
     seen: what `WorldModel.prepare` gave, each (H+1, B, ...). token (H, B, P). reward (H, B), discounted over each
     token. continues (H, B), 0 where the episode terminated within the token. valid (H, B), 0 where the token never
-    happened. planned_token (B, P), what the planner chose for the first token, which was then executed with noise.
+    happened. planned_token (B, P), what the planner chose for the first token, which was then executed with noise; what
+    was done, where the window does not begin at a plan.
     demonstrated (B,), 1 where an expert acted, who is imitated whatever the value of its tokens.
     """
 
