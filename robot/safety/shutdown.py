@@ -73,16 +73,21 @@ def _release(bus, motor: str) -> None:
     """Take the torque off one motor.
 
     A servo that protects itself obeys, but its reply carries its trouble, of which LeRobot makes a RuntimeError: its
-    torque is read back, and if that is off, a warning tells the trouble.
+    torque is read back, and if that is off, a warning tells the trouble. If not, it is told once more: on a slow line
+    what was read may have been of before.
     """
-    try:
-        bus.disable_torque(motor, num_retry=RETRIES)
-    except RuntimeError as error:
-        unlock_bus(bus)
-        if bus.sync_read("Torque_Enable", motor, num_retry=RETRIES)[motor]:
-            raise
-        trouble = str(error).rpartition("[RxPacketError] ")[2]
-        warnings.warn(f"{motor} is released, but its servo was in trouble: {trouble}", stacklevel=2)
+    for last in (False, True):
+        try:
+            bus.disable_torque(motor, num_retry=RETRIES)
+            break
+        except RuntimeError as error:
+            unlock_bus(bus)
+            if not bus.sync_read("Torque_Enable", motor, num_retry=RETRIES)[motor]:
+                trouble = str(error).rpartition("[RxPacketError] ")[2]
+                warnings.warn(f"{motor} is released, but its servo was in trouble: {trouble}", stacklevel=2)
+                break
+            if last:
+                raise
 
 
 def close(robot) -> list[Exception]:
