@@ -18,6 +18,7 @@ from configs.store import register
 from envs.settings import label
 from robot.safety.faults import in_one_line
 from robot.safety.signals import Stopped, handled
+from worldmodel.mistakes import warning_line
 
 TRACEBACK = "SEMAGRAM_TRACEBACK"
 """An environment variable: where it is set, whatever ends a command is told with its traceback."""
@@ -52,7 +53,7 @@ def run(name: str, help_text: str, body: Callable[[dict, Path], dict]) -> list[d
 
     os.environ["HYDRA_FULL_ERROR"] = "1"
     traced = bool(os.environ.get(TRACEBACK))
-    warnings.formatwarning = lambda message, *place, **line: f"semagram: {message}\n"  # not where in the code, too
+    warnings.formatwarning = warning_line
     OmegaConf.register_new_resolver("semagram.label", label, replace=True)
     OmegaConf.register_new_resolver("semagram.process", os.getpid, replace=True)
     register()

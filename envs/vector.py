@@ -14,6 +14,7 @@ from gymnasium.vector.async_vector_env import AsyncState, _async_worker
 
 from envs.faults import EnvironmentFault, EnvironmentLost
 from envs.parent import follow
+from worldmodel.mistakes import warning_line
 
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -108,7 +109,11 @@ class Processes(gymnasium.vector.AsyncVectorEnv):
 
 
 def _work(*given) -> None:
-    """Gymnasium's worker; where its parent is no more, whose pipe closes first, it has nobody to tell."""
+    """Gymnasium's worker; where its parent is no more, whose pipe closes first, it has nobody to tell.
+
+    What it warns of is told as by its parent, a command.
+    """
+    warnings.formatwarning = warning_line
     try:
         _async_worker(*given)
     except (EOFError, ConnectionError):

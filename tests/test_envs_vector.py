@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
@@ -41,6 +42,14 @@ def broken():
     return FiniteGuard(Broken(), "broken", ["x"], ())
 
 
+class Uneasy(Broken):
+    """Warns in every step."""
+
+    def step(self, action):
+        warnings.warn("the camera is dark", stacklevel=2)
+        return super().step(action * 0)
+
+
 @pytest.fixture(scope="module", params=[1, 2])
 def vector(request):
     """One environment, in this process, and two, in others."""
@@ -67,6 +76,14 @@ def test_each_environment_is_what_it_would_be_alone(vector):
         np.testing.assert_array_equal([terminated, truncated], np.transpose([step[2:4] for step in steps]))
     assert truncated.all()
     assert episode_limit(vector) == episode_limit(alone[0]) == 4
+
+
+def test_what_an_environment_warns_of_is_one_line(capfd):
+    vector = Processes(Uneasy, 2)
+    vector.reset(seed=[0, 1])
+    vector.step(np.ones((2, 1), np.float32))
+    vector.close()
+    assert capfd.readouterr().err == 2 * "semagram: the camera is dark\n"
 
 
 def test_a_mask_resets_those_that_ended_and_no_other(vector):

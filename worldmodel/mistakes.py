@@ -1,4 +1,4 @@
-"""What a command tells in one line instead of a traceback: a mistake of the user's, or a fault of the machine."""
+"""What is told in one line: a mistake of the user's, a fault of the machine, a warning."""
 
 
 class Mistake(ValueError):
@@ -7,3 +7,8 @@ class Mistake(ValueError):
 
 class MachineFault(OSError):
     """Something of the machine failed; the same may do at another time."""
+
+
+def warning_line(message: Warning | str, *_place, **_line) -> str:
+    """What `warnings.formatwarning` becomes in a command's processes: without where in the code it came up."""
+    return f"semagram: {message}\n"
