@@ -27,10 +27,10 @@ TRACEBACK = "SEMAGRAM_TRACEBACK"
 def run(name: str, help_text: str, body: Callable[[dict, Path], dict]) -> list[dict]:
     """Compose the config `name`, call `body(keys and values, run folder)`, print its result as the last line.
 
-    A mistake of the user's (Mistake, or OSError of what they gave), a number that is not finite, or too little memory
-    ends the program with one line on stderr and exit code 2; what may pass (a full disk, a port that is gone) with one
-    line and 1; Ended with its own; Ctrl-C, or another signal that was taken for it (`robot.safety.signals`), with 128 +
-    its number.
+    A mistake of the user's (Mistake, or OSError of what they gave), or a number that is not finite, ends the program
+    with one line on stderr and exit code 2; what may pass (a full disk, a port that is gone, too little memory) with
+    one line and 1; Ended with its own; Ctrl-C, or another signal that was taken for it (`robot.safety.signals`), with
+    128 + its number.
     Anything else that is raised is a defect: a traceback, and 1. A folder that is still empty then is removed. Returns
     what was printed.
     """

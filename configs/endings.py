@@ -69,7 +69,7 @@ def foreseen(error: Exception) -> Exception | None:
         return error
     ran_out = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"  # PyTorch's, of a GPU
     if ran_out or "can't allocate memory" in str(error):  # PyTorch's, of a CPU
-        return Mistake(f"no room in memory for what the keys ask: {in_one_line(error)}")
+        return MachineFault(f"no room in memory: {in_one_line(error)}")  # others may have had it
     return None
 
 

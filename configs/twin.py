@@ -58,7 +58,8 @@ def twin(keys: dict, _folder) -> dict:
     from sim.impossible import Impossible
     from sim.twin import Twin
     from sim.twin_arm import TwinArm
-    from sim.twin_settings import TwinConfig
+    from sim.twin_control import discard
+    from sim.twin_settings import TwinConfig, control_of
 
     config = build(TwinConfig, keys)
     port_file, calibration_file = Path(config.port_file), config.calibration_path
@@ -71,6 +72,7 @@ def twin(keys: dict, _folder) -> dict:
     except Impossible as error:
         raise ConfigError(str(error)) from error
     port_file.parent.mkdir(parents=True, exist_ok=True)
+    discard(control_of(port_file))  # else a command would take this twin, if it has a channel elsewhere, for dead
     with Twin(
         TwinArm(model, calibration), config.faults, config.control_path, lambda name: _announce(name, port_file)
     ) as server:

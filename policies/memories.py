@@ -49,7 +49,7 @@ class Memories:
         """For each sense, how far the latent that it gives alone is that of all: 1, the same; 0, any other moment's.
 
         1 - E|z_alone - z|^2 / E|z' - z|^2, where z' is the latent of another moment, over the moments in which it was
-        there and not alone; a sense that never was is left out.
+        there and not alone; a sense for which there is none is left out.
         """
         apart = (self.latents - self.latents.roll(1, 0)).square().sum(-1).mean().clamp(min=1e-12)
         off = {key: (z - self.latents)[self.beside[key]].square().sum(-1).mean() for key, z in self.alone.items()}

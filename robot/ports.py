@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from sim.twin_control import listens
-from sim.twin_settings import TwinConfig
+from sim.twin_settings import LONGEST_SOCKET, control_of
 from worldmodel.mistakes import Mistake
 
 
@@ -12,7 +12,8 @@ def port_of_twin(port_file: Path) -> str:
     start = f"start `semagram-twin port_file={port_file}`"
     if not port_file.exists():
         raise Mistake(f"port_file={port_file}: no such file; {start} first")
-    control = TwinConfig(str(port_file)).control_path
-    if control.exists() and not listens(control):  # it was killed: its port may be another's by now
+    control = control_of(port_file)
+    if len(str(control).encode()) <= LONGEST_SOCKET and control.exists() and not listens(control):
+        # It was killed, and its port may be another's by now.
         raise Mistake(f"port_file={port_file}: its twin is gone; {start} again")
     return port_file.read_text().strip()

@@ -8,11 +8,11 @@ from sim.impossible import Impossible
 def finite(name: str, value: object, size: int = 1) -> np.ndarray:
     """`value` as so many finite numbers, (size,). Raises Impossible for anything else, whatever it is."""
     try:
-        array = np.asarray(value, float).reshape(-1)
-    except (TypeError, ValueError, OverflowError):
-        array = np.full(0, np.nan)
-    if array.size == size and np.isfinite(array).all():
-        return array
-    given = str(value)
-    said = given if len(given) <= 60 else f"{given[:60]}..."
+        given = np.asarray(value)
+    except ValueError:  # lists of unlike lengths
+        given = np.empty(0)
+    if given.dtype.kind in "iuf" and given.size == size and given.ndim <= 1 and np.isfinite(given).all():
+        return given.astype(float).reshape(size)
+    text = str(value)
+    said = text if len(text) <= 60 else f"{text[:60]}..."
     raise Impossible(f"{name}={said}: {f'{size} finite numbers' if size > 1 else 'a finite number'}")

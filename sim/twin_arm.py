@@ -155,6 +155,7 @@ def _checked(what: str, given: Mapping, known: tuple[str, ...], size: int) -> di
     """`given` by name as numbers, `size` each. Raises ValueError."""
     if not isinstance(given, Mapping):
         raise Impossible(f"{given}: by the name of each {what}, {', '.join(known) or 'none'}")
-    if unknown := next((name for name in given if name not in known), ""):
-        raise Impossible(f"{unknown}: no such {what}; one of {', '.join(known) or 'none'}")
+    for name in given:
+        if name not in known:
+            raise Impossible(f"{name}: no such {what}; one of {', '.join(known) or 'none'}")
     return {name: finite(name, value, size) for name, value in given.items()}

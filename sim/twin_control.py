@@ -21,10 +21,9 @@ class ControlServer:
 
     def __init__(self, path: Path, selector: selectors.BaseSelector, handler: Handler):
         """Raises OSError where another twin listens or nothing can be made."""
+        discard(path)
         if path.is_socket():
-            if listens(path):
-                raise OSError(f"{path}: another twin listens there; stop it, or give another port_file")
-            path.unlink()
+            raise OSError(f"{path}: another twin listens there; stop it, or give another port_file")
         self._path, self._selector, self._handler = path, selector, handler
         self._socket = socket.socket(socket.AF_UNIX)
         self._socket.bind(str(path))
@@ -82,6 +81,12 @@ def listens(path: Path) -> bool:
     """Whether a process listens on the Unix socket at `path`."""
     with socket.socket(socket.AF_UNIX) as probe:
         return probe.connect_ex(str(path)) == 0
+
+
+def discard(path: Path) -> None:
+    """Remove the Unix socket at `path`, if there is one, of a process that was killed."""
+    if path.is_socket() and not listens(path):
+        path.unlink()
 
 
 class TwinControl:

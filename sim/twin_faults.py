@@ -43,10 +43,9 @@ class Faults:
 
     def set_line(self, lost: float = 0.0, corrupted: float = 0.0, slow_ms: float = 0.0) -> None:
         """Set how the line fares from now on. Raises ValueError for a value out of range."""
-        for name, value in (("lost", lost), ("corrupted", corrupted), ("slow_ms", slow_ms)):
-            finite(name, value)
-        FaultConfig(lost=lost, corrupted=corrupted, slow_ms=slow_ms)
-        self._line.lost, self._line.corrupted, self._line.slow_ms = lost, corrupted, slow_ms
+        given = {"lost": lost, "corrupted": corrupted, "slow_ms": slow_ms}
+        faults = FaultConfig(**{name: finite(name, value).item() for name, value in given.items()})
+        self._line.lost, self._line.corrupted, self._line.slow_ms = faults.lost, faults.corrupted, faults.slow_ms
 
     def pull(self, cable: str) -> None:
         """Pull a cable out: `usb`, `power`, or the lead to a joint's servo. Raises ValueError."""

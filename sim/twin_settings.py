@@ -68,9 +68,14 @@ class TwinConfig:
     @property
     def control_path(self) -> Path:
         """Where the control channel is."""
-        return Path(self.control_file or f"{self.port_file}.control")
+        return Path(self.control_file) if self.control_file else control_of(Path(self.port_file))
 
     @property
     def calibration_path(self) -> Path:
         """Where the calibration is."""
         return Path(self.calibration_file or Path(self.port_file).with_name("twin.json"))
+
+
+def control_of(port_file: Path) -> Path:
+    """Where the control channel of a twin is that was told no other place."""
+    return Path(f"{port_file}.control")

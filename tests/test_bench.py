@@ -203,7 +203,9 @@ def test_workers_are_drawn_in_their_places_on_a_terminal_and_cut_to_its_width(te
         screen.say("done")
         screen.shown_at -= 1.0
         screen.show([worker], 1)
-        lines = teletype.shown(close(), columns=30)
+        written = close()
+    lines = teletype.shown(written, columns=30)
+    assert "9 more" not in written
     assert lines == ["done", "cartpole-swingup-sparse seed 1", "1 more waiting"]
 
 

@@ -380,12 +380,8 @@ def ending(command, monkeypatch):
         (ConnectionError("nothing answers at the port"), 1, "nothing answers at the port"),
         (EnvironmentLost("it was killed"), 1, "it was killed"),
         (Ended("stopped: driver", 3), 3, "stopped: driver"),
-        (MemoryError(), 2, "no room in memory for what the keys ask: MemoryError"),
-        (
-            RuntimeError("can't allocate memory: 9 bytes"),
-            2,
-            "no room in memory for what the keys ask: can't allocate memory: 9 bytes",
-        ),
+        (MemoryError(), 1, "no room in memory: MemoryError"),
+        (RuntimeError("can't allocate memory: 9 bytes"), 1, "no room in memory: can't allocate memory: 9 bytes"),
     ],
     ids=str,
 )

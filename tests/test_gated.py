@@ -114,22 +114,26 @@ def test_a_servo_that_stays_in_trouble_is_released_once_and_told_of(arm):
     assert arm.chain.log[-1] == "close"
 
 
-@pytest.mark.parametrize("again", [0, 1])
-def test_a_servo_in_trouble_whose_torque_reads_as_on_is_told_once_more(arm, monkeypatch, again):
+@pytest.mark.parametrize("then", ["off", "well", "on"])
+def test_a_servo_in_trouble_whose_torque_reads_as_on_is_told_once_more(arm, monkeypatch, then):
     """What was read may have been of before; where it is read twice, the torque is taken to be on."""
     bus = arm.robot.robot.bus
-    read, torques = bus.sync_read, iter([1, again])
+    read, torques = bus.sync_read, [1, then == "on"][: 1 + (then != "well")]
 
     def sync_read(name, motors=None, **more):
-        return {motors: next(torques)} if name == "Torque_Enable" else read(name, motors, **more)
+        if name != "Torque_Enable":
+            return read(name, motors, **more)
+        if then == "well":  # the first time mended it
+            arm.chain.strained = None
+        return {motors: torques.pop(0)}
 
     says = "elbow_flex is released, but its servo was in trouble: Overload"
     undone = pytest.RaisesGroup(pytest.RaisesExc(RuntimeError, match="Overload error"))
-    with undone if again else pytest.warns(UserWarning, match=says), arm.robot:
+    with undone if then == "on" else pytest.warns(UserWarning, match=says), arm.robot:
         move(arm, 3)
         monkeypatch.setattr(bus, "sync_read", sync_read)
         arm.chain.strained = 3
-    assert next(torques, None) is None
+    assert not torques
     assert arm.chain.torques() == [0] * 6
 
 

@@ -206,6 +206,10 @@ def test_a_wrong_request_is_answered_in_words_and_the_channel_stays(twin, served
         ({"do": "hold", "joint": ["elbow_flex"]}, "one of shoulder_pan"),
         ({"do": "line", "lost": 2}, "from 0 to 1"),
         ({"do": "line", "lost": "much"}, "lost=much: a finite number"),
+        ({"do": "line", "lost": "0.5"}, "lost=0.5: a finite number"),
+        ({"do": "line", "lost": [[0.5]]}, "a finite number"),
+        ({"do": "line", "lost": True}, "lost=True: a finite number"),
+        ({"do": "reset", "joints": {"": 0.1}}, ": no such joint; one of"),
         ({"do": "reset", "joints": 5}, "5: by the name of each joint, shoulder_pan"),
         ({"do": "reset", "joints": {"elbow_flex": None}}, "elbow_flex=None: a finite number"),
         ({"do": "reset", "joints": {"elbow_flex": 10**400}}, r"elbow_flex=10{59}\.\.\.: a finite number"),
@@ -250,7 +254,15 @@ def test_a_second_twin_is_refused_and_a_killed_one_replaced(start_twin, tmp_path
     twin.process.communicate()
     with pytest.raises(ValueError, match=rf"^port_file={twin.port_file}: its twin is gone; start `semagram"):
         port_of_twin(twin.port_file)
-    assert start_twin(tmp_path).stop()["packets"] == 0
+    again = start_twin(tmp_path, f"control_file={tmp_path / 'own'}")
+    assert port_of_twin(twin.port_file) == again.port()
+    assert again.stop()["packets"] == 0
+
+
+def test_a_port_file_whose_control_channel_would_have_too_long_a_path_is_taken_at_its_word(tmp_path):
+    port_file = tmp_path / ("long" * 30)
+    port_file.write_text("/dev/pts/9\n")
+    assert port_of_twin(port_file) == "/dev/pts/9"
 
 
 def test_two_programs_do_not_move_one_arm(served):

@@ -76,18 +76,20 @@ def _release(bus, motor: str) -> None:
     torque is read back, and if that is off, a warning tells the trouble. If not, it is told once more: on a slow line
     what was read may have been of before.
     """
+    trouble = None
     for last in (False, True):
         try:
             bus.disable_torque(motor, num_retry=RETRIES)
             break
         except RuntimeError as error:
+            trouble = str(error).rpartition("[RxPacketError] ")[2]
             unlock_bus(bus)
             if not bus.sync_read("Torque_Enable", motor, num_retry=RETRIES)[motor]:
-                trouble = str(error).rpartition("[RxPacketError] ")[2]
-                warnings.warn(f"{motor} is released, but its servo was in trouble: {trouble}", stacklevel=2)
                 break
             if last:
                 raise
+    if trouble is not None:
+        warnings.warn(f"{motor} is released, but its servo was in trouble: {trouble}", stacklevel=2)
 
 
 def close(robot) -> list[Exception]:
