@@ -1,11 +1,13 @@
 """semagram-record: what is called safe is safe, what is stored was sent, and when it was."""
 
+import errno
 import json
 import os
 import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -319,3 +321,18 @@ def test_a_mistake_is_one_line(keys, says):
     with pytest.raises(Mistake, match=says) as refused:
         RecordConfig(**keys)
     assert "\n" not in str(refused.value)
+
+
+def test_a_full_disk_ends_it_with_what_is_safe_and_what_else_fails_is_told_as_it_is(tmp_path):
+    from configs.arm.recording import ending
+    from configs.endings import Ended
+
+    parts = SimpleNamespace(finished=2)
+    said = rf"^{tmp_path}: No space left on device; 2 episodes are safe, the same command goes on$"
+    with pytest.raises(Ended, match=said) as ended, ending(tmp_path, parts):
+        raise OSError(errno.ENOSPC, "Error writing bytes to file")
+    assert ended.value.code == 1
+    with pytest.raises(PermissionError), ending(tmp_path, parts):
+        raise PermissionError(errno.EACCES, "Permission denied", "d")
+    with ending(tmp_path, parts):
+        pass

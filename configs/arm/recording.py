@@ -1,8 +1,10 @@
 """A session of recording: an arm, who drives it, episodes that are safe when finished, a dataset and its picture."""
 
+import errno
 import os
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +30,7 @@ from sim.so101_experts import Unreachable
 from worldmodel.mistakes import Mistake
 
 SLOW = 0.98  # of the rate that was asked for: below it, the loop says so
+FULL = (errno.ENOSPC, errno.EDQUOT)  # a disk, and what one may use of it
 TRIES = 50  # layouts in a row that a script may refuse
 
 
@@ -48,15 +51,12 @@ class Recording:
             kind = robot.robot_type or robot.name
             parts = stack.enter_context(Parts(dataset, self._features(robot), config.control_hz, kind))
             say(f"{dataset}: {parts.finished} of {config.episodes} episodes are there")
-            try:
-                if parts.finished < config.episodes:
-                    self._record(robot, clock, parts)
-            except (RobotFault, DriverLost, Stopped, ExceptionGroup) as end:  # the group: of the shutdown
-                code = SIGNALLED + end.number if isinstance(end, Stopped) else FAILED
-                line = f"{in_one_line(end)}; {parts.finished} episodes are safe, the same command goes on"
-                raise Ended(line, code) from end
-            finally:
-                parts.merge()
+            with ending(dataset, parts):
+                try:
+                    if parts.finished < config.episodes:
+                        self._record(robot, clock, parts)
+                finally:
+                    parts.merge()
         review = Review.of(dataset)
         summary = review.summary()
         drawn = dataset.with_name(f"{dataset.name}.png")
@@ -163,3 +163,21 @@ class Recording:
 
             return pilot(self.config, robot.robot)
         return TeleopDriver(teleoperator(self.config.teleop), list(robot.action_features))
+
+
+@contextmanager
+def ending(dataset: Path, parts: Parts) -> Iterator[None]:
+    """What ends a session early becomes Ended, which says how many episodes are safe."""
+    try:
+        yield
+    except (RobotFault, DriverLost, Stopped, ExceptionGroup) as end:  # the group: of the shutdown
+        line, code = in_one_line(end), SIGNALLED + end.number if isinstance(end, Stopped) else FAILED
+        cause = end
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        line, code = f"{dataset}: {os.strerror(error.errno)}", FAILED
+        cause = error
+    else:
+        return
+    raise Ended(f"{line}; {parts.finished} episodes are safe, the same command goes on", code) from cause
