@@ -28,7 +28,7 @@ def run(body: str, *arguments: str) -> subprocess.CompletedProcess:
     """Run Python in a process of its own: importing LeRobot's datasets leaves warnings that are not ours."""
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(HERE.parent)}
     command = [sys.executable, "-c", textwrap.dedent(body), *arguments]
-    return subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
+    return subprocess.run(command, check=False, capture_output=True, text=True, env=environment, timeout=900)
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import json
 import logging
 import os
 import shutil
-import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -74,32 +74,37 @@ def wrong(dataset: Path, safe: int) -> str:
 
 
 def kill(dataset: Path, seconds: float) -> tuple[int, bool]:
-    """Record in a process and kill it after so long. The episodes it called safe, and whether it was still at it."""
-    heard, told = os.pipe()
-    child = os.fork()
-    if not child:
-        code = 1
-        try:
-            record(dataset, lambda number: os.write(told, bytes([number + 1])))
-            code = 0
-        finally:
-            os._exit(code)
-    os.close(told)
-    time.sleep(seconds)
-    os.kill(child, signal.SIGKILL)
-    _, status = os.waitpid(child, 0)
-    with os.fdopen(heard, "rb") as pipe:
-        safe = max(pipe.read(), default=0)
-    if os.WIFEXITED(status) and os.WEXITSTATUS(status):
+    """Record in a process and kill it after so long. The episodes it called safe, and whether it was still at it.
+
+    A process of its own, not a fork: one of a process with threads may wait for ever for a lock.
+    """
+    command = [sys.executable, "-c", f"import runpy; runpy.run_path({__file__!r})['child']({str(dataset)!r})"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        process.stdout.read(1)  # it has imported everything
+        time.sleep(seconds)
+        process.kill()
+        safe = max(process.stdout.read(), default=0)
+    if process.returncode > 0:
         raise RuntimeError("the recording failed by itself")
-    return safe, os.WIFSIGNALED(status)
+    return safe, process.returncode < 0
+
+
+def child(dataset: str) -> None:
+    """Record, and write a byte for each episode that is safe: how many there are."""
+    imported()
+    os.write(1, bytes(1))
+    record(Path(dataset), lambda number: os.write(1, bytes([number + 1])))
+
+
+def imported() -> None:
+    """Import what takes long."""
+    logging.disable(logging.WARNING)
+    import lerobot.datasets.aggregate
+    import lerobot.datasets.lerobot_dataset  # noqa: F401
 
 
 def main(folder: Path, kills: int) -> None:
-    logging.disable(logging.WARNING)
-    import lerobot.datasets.aggregate  # here, not in each process
-    import lerobot.datasets.lerobot_dataset  # noqa: F401
-
+    imported()
     rng, dataset, safe = np.random.default_rng(0), folder / "killed", 0
     shutil.rmtree(folder, ignore_errors=True)
     began = time.monotonic()
