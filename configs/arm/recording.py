@@ -168,16 +168,17 @@ class Recording:
 @contextmanager
 def ending(dataset: Path, parts: Parts) -> Iterator[None]:
     """What ends a session early becomes Ended, which says how many episodes are safe."""
+
+    def ended(line: str, code: int = FAILED) -> Ended:
+        return Ended(f"{line}; {parts.finished} episodes are safe, the same command goes on", code)
+
     try:
         yield
-    except (RobotFault, DriverLost, Stopped, ExceptionGroup) as end:  # the group: of the shutdown
-        line, code = in_one_line(end), SIGNALLED + end.number if isinstance(end, Stopped) else FAILED
-        cause = end
+    except Stopped as end:
+        raise ended(in_one_line(end), SIGNALLED + end.number) from end
+    except (RobotFault, DriverLost, ExceptionGroup) as end:  # the group: of the shutdown
+        raise ended(in_one_line(end)) from end
     except OSError as error:
         if error.errno not in FULL:
             raise
-        line, code = f"{dataset}: {os.strerror(error.errno)}", FAILED
-        cause = error
-    else:
-        return
-    raise Ended(f"{line}; {parts.finished} episodes are safe, the same command goes on", code) from cause
+        raise ended(f"{dataset}: {os.strerror(error.errno)}") from error
