@@ -125,6 +125,8 @@ def _unreadable() -> str:
                 continue
         except HydraException:
             pass
+        if ",]" in argument:
+            return f"{argument}: a list does not end with a comma"
         return f"{argument}: a value with signs such as , ! ' = needs quotes in quotes, e.g. \"sentence='a, b'\""
     return f"{' '.join(sys.argv[1:])}: keys are given as key=value"
 

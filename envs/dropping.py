@@ -7,6 +7,7 @@ import numpy as np
 
 from envs.missing import Observation, masked, with_masks
 from envs.senses import key
+from worldmodel.mistakes import Mistake
 
 
 class Dropping(gymnasium.Wrapper):
@@ -24,7 +25,7 @@ class Dropping(gymnasium.Wrapper):
         self.observation_space = with_masks(env, schedule)
         for sense, step in schedule.items():
             if step < 0:
-                raise ValueError(f"{sense}: missing from control step {step} on; at least 0 (0: the reset)")
+                raise Mistake(f"{sense}: missing from control step {step} on; at least 0 (0: the reset)")
         self._schedule, self._step = dict(schedule), 0
 
     def reset(self, *, seed: int | None = None, options: dict | None = None):

@@ -153,7 +153,7 @@ def sentence(name: str) -> str:
 
 def check(text: str, where: str) -> str:
     """The text, or ValueError, naming `where` it stood: it has no words, is too long or holds odd characters."""
-    if not text.strip():
+    if not text.strip(" .!"):
         raise Mistake(f"{where}: {text!r} is without text; it says what to do, e.g. 'walk forward'")
     if len(text) > LONGEST:
         raise Mistake(f"{where}: {len(text)} characters; at most {LONGEST}")

@@ -43,17 +43,32 @@ def test_two_cameras_of_different_sizes_from_training_to_the_film(drawing, comma
     code, out, err = command("evaluate", *keys, "hydra.run.dir=evaluated")
     assert code == 0, err
     assert set(json.loads(out.splitlines()[-1])["agreement"]) == {"state", "images.fixed", "images.lookatcart"}
-    with av.open(tmp_path / "evaluated" / "rollout.mp4") as film:
+    check_film(tmp_path / "evaluated" / "rollout.mp4", remembers=True)
+
+    (path / "replay.safetensors").unlink()
+    code, out, err = command("evaluate", *keys, "hydra.run.dir=without")
+    assert code == 0 and err.count("replay.safetensors: not there") == 1, err
+    assert json.loads(out.splitlines()[-1])["agreement"] is None
+    check_film(tmp_path / "without" / "rollout.mp4", remembers=False)
+
+
+def check_film(path, remembers):
+    """Both cameras in their own rows, the second lost in the end, and what is expected beside them."""
+    with av.open(path) as film:
         first, *_, last = (frame.to_ndarray(format="rgb24").astype(int) for frame in film.decode(video=0))
-    left = GAP + SIDE + GAP  # of the second camera's frame: 48 x 32 pixels, which are 80 x 53 here
     for whole, lost in ((first, False), (last, True)):
-        shown = whole[SCENE + CAPTION :]
-        red = (shown[..., 0] > 150) & (shown[..., 1] < 110)
-        for edge in (left, left + 50):
+        rows = whole[SCENE:].reshape(2, CAPTION + SIDE, -1, 3)[:, CAPTION:]
+        fixed, cart = rows[:, :, GAP : GAP + SIDE]
+        assert blank(fixed[50:])  # below its frame, 24 x 40 pixels, 48 x 80 here
+        assert np.ptp(fixed[:48]) > 50
+        assert blank(cart[:, 55:])  # beside its frame, 48 x 32 pixels, 80 x 53 here
+        red = (cart[..., 0] > 150) & (cart[..., 1] < 110)
+        for edge in (0, 50):
             assert red[2:78, edge : edge + 2].mean() > 0.9 if lost else red[2:78, edge : edge + 2].mean() < 0.5
-        assert blank(shown[50:, GAP : GAP + SIDE])  # below the first camera's, 24 x 40 pixels, 48 x 80 here
-        assert np.ptp(shown[:48, GAP : GAP + SIDE]) > 50
-        assert blank(shown[:, left + 55 : left + SIDE])
+        for row, (height, width) in zip(rows, ((48, 80), (80, 53)), strict=True):
+            expected = row[:, 2 * GAP + SIDE :]
+            assert (np.ptp(expected[:height, :width]) > 50) == remembers
+            assert remembers or blank(expected)
 
 
 @pytest.mark.parametrize("name", ["train", "bench"])

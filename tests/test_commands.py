@@ -284,6 +284,7 @@ def test_what_is_not_there_is_told_before_anything_heavy_is_imported(tmp_path, n
         ),
         ("evaluate", ["checkpoint=a", "sentence=stop!"], "needs quotes in quotes, e.g. \"sentence='a, b'\""),
         ("evaluate", ["checkpoint=a", "sentence=it's"], "sentence=it's: a value with signs such as"),
+        ("evaluate", ["checkpoint=a", "drop=[state,]"], "drop=[state,]: a list does not end with a comma"),
         (
             "run",
             ["checkpoint=a", "robot_camera={a:{type:opencv}}"],

@@ -102,10 +102,24 @@ def test_a_moment_is_that_of_a_sense_that_fails():
         EvaluateConfig(drop_at=7)
 
 
-@pytest.mark.parametrize("drop", [["state"], ["images.main"]])
-def test_what_is_dropped_must_be_perceived_and_leave_something(run, drop):
-    with pytest.raises(ConfigError, match=rf"^drop=\[{drop[0]}\]: some of what it perceives, state; not all$"):
+@pytest.mark.parametrize(
+    ("drop", "fault"),
+    [
+        (["state"], r"drop=\[state\]: some of what it perceives, state; not all"),
+        (["images.main"], r"drop=\[images.main\]: images.main: not among what it perceives, state"),
+        (["state", "main"], r"drop=\[state,main\]: main: not among what it perceives, state"),
+        (["state", "state"], r"drop=\[state,state\]: each sense once"),
+    ],
+)
+def test_what_is_dropped_must_be_perceived_and_leave_something(run, drop, fault):
+    with pytest.raises(ConfigError, match=f"^{fault}$"):
         evaluation(run, drop=drop)
+
+
+@pytest.mark.parametrize("said", [{"sentence": "go on"}, {"paraphrases": True}])
+def test_a_checkpoint_without_ears_is_told_nothing(run, said):
+    with pytest.raises(ConfigError, match=r"^sentence=, paraphrases=: only for a checkpoint with senses="):
+        evaluation(run, **said)
 
 
 def test_words_alone_are_not_enough_to_leave(untaught, tmp_path):

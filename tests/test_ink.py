@@ -142,6 +142,9 @@ def test_a_plan_of_the_planner_is_a_sentence(length, knots, degree, generator):
         assert np.allclose(move.points, token.view(knots, 3)) and np.allclose(move.spread, deviation.view(knots, 3))
 
 
+BLIND = SimpleNamespace(senses={"observation.state": (3,)})
+
+
 def decided(tokens, by_policy=False):
     """What an agent of one environment decided by these tokens (T, 1, P)."""
     return Decision(tokens, torch.zeros(1, 1, 2), torch.ones(1, dtype=torch.long), torch.tensor([by_policy]))
@@ -149,7 +152,8 @@ def decided(tokens, by_policy=False):
 
 def test_a_film_says_where_the_policy_acts_and_shows_its_token_alone(generator):
     known, tokens = Curve.of_token(TokenConfig(), 2), torch.rand(3, 1, 2, generator=generator)
-    agent = SimpleNamespace(plan=SimpleNamespace(tokens=tokens, spread=torch.ones(3, 1, 2)), curve=known)
+    plan = SimpleNamespace(tokens=tokens, spread=torch.ones(3, 1, 2))
+    agent = SimpleNamespace(plan=plan, curve=known, planner=None, model=BLIND)
     reel, scene = Reel(agent, 0.02), np.zeros((HEIGHT, 320, 3), np.uint8)
     agent.decision = decided(tokens)
     planned = reel.show(scene, {})[:, 320:]
@@ -170,7 +174,7 @@ def test_a_film_shows_the_newest_plan_and_draws_it_once(generator, monkeypatch):
     known = Curve.of_token(TokenConfig(), 2)
     plans = [SimpleNamespace(tokens=torch.rand(3, 1, 2, generator=generator), spread=torch.ones(3, 1, 2)) for _ in "ab"]
     decisions = [decided(plan_.tokens) for plan_ in plans]
-    agent = SimpleNamespace(plan=None, decision=None, curve=known)
+    agent = SimpleNamespace(plan=None, decision=None, curve=known, planner=None, model=BLIND)
     reel, scene = Reel(agent, 0.02), np.zeros((HEIGHT, 320, 3), np.uint8)
     assert np.array_equal(reel.show(scene, {}), scene)
     pages = []

@@ -5,11 +5,13 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from PIL import Image, ImageDraw
 
-from configs.runs.sights import MISSING, Strip
+from configs.runs.sights import CAPTION, GAP, MISSING, TILE, Strip, fitting
+from policies import memories as module
 from policies.agent import Agent
 from policies.curves import Curve
-from policies.memories import Memories, imagined
+from policies.memories import Memories, imagined, nearest
 from worldmodel.planner import Planner
 from worldmodel.replay import Replay
 from worldmodel.senses import STATE_KEY, mask
@@ -46,8 +48,33 @@ def model(toys):
 def test_a_moment_is_nearest_to_its_own_latent(model, replay):
     memories = Memories.of(replay, model, 30)
     assert memories.latents.shape == (30, 16)
-    for i, at in enumerate(memories.nearest(memories.latents).tolist()):
-        assert torch.equal(memories.frames[FRONT][at], memories.frames[FRONT][i])
+    assert torch.equal(memories.expected(FRONT, memories.latents), memories.frames[FRONT])
+
+
+def test_what_is_remembered_is_the_same_in_however_many_parts_it_is_encoded(model, replay, monkeypatch):
+    replay.present[0, ::3, 1] = False
+    whole = Memories.of(replay, model, 40)
+    assert module.AT_ONCE >= 40
+    monkeypatch.setattr(module, "AT_ONCE", 7)
+    split = Memories.of(replay, model, 40)
+    assert torch.equal(split.frames[FRONT], whole.frames[FRONT])
+    torch.testing.assert_close(split.latents, whole.latents)
+    for key in SENSES:
+        torch.testing.assert_close(split.alone[key], whole.alone[key])
+        assert torch.equal(split.there[key], whole.there[key]) and torch.equal(split.beside[key], whole.beside[key])
+    assert split.agreement() == pytest.approx(whole.agreement(), abs=1e-5)
+
+
+def test_only_what_a_camera_saw_is_expected_of_it(model, replay):
+    replay.present[0, ::2, list(SENSES).index(FRONT)] = False
+    half = Memories.of(replay, model, 200)
+    saw = half.there[FRONT]
+    assert 0.2 < saw.float().mean() < 0.8 and half.there[STATE_KEY].all()
+    at = nearest(half.latents, half.latents, saw)
+    assert saw[at].all() and torch.equal(half.expected(FRONT, half.latents), half.frames[FRONT][at])
+    assert torch.equal(half.frames[FRONT][at][saw], half.frames[FRONT][saw])
+    replay.present[0, :, list(SENSES).index(FRONT)] = False
+    assert Memories.of(replay, model, 9).expected(FRONT, half.latents).shape == (0, 16, 16, 3)
 
 
 def test_the_latent_of_a_moment_is_what_the_agent_would_have_had(model, replay):
@@ -97,7 +124,7 @@ def test_a_strip_shows_the_cameras_the_masks_and_what_is_expected(model, replay,
     assert (before[20:90, 10:80] == 77).all() and (before[20:, 100:] == 255).all()  # no plan yet: nothing expected
     agent.act({STATE_KEY: torch.zeros(1, 3), FRONT: torch.from_numpy(frame)[None]})
     after = strip.show(seen)
-    expected = memories.frames[FRONT][memories.nearest(imagined(model, agent.plan.latent[0], agent.plan.tokens[:, 0]))]
+    expected = memories.expected(FRONT, imagined(model, agent.plan.latent[0], agent.plan.tokens[:, 0]))
     assert len(expected) == 3
     for n, remembered in enumerate(expected):
         tile = after[16 + 2 : 96 : 5, 4 + 84 * (n + 1) + 2 : 84 * (n + 2) : 5]
@@ -110,14 +137,26 @@ def test_a_strip_shows_the_cameras_the_masks_and_what_is_expected(model, replay,
     assert (lost[17, 10] == MISSING).all() and not (after[17, 10] == MISSING).all()
 
 
-def test_a_frame_in_the_strip_keeps_its_proportions(replay, model, toys):
-    memories = Memories.of(replay, model, 5)
-    memories.frames.clear()
-    memories.frames.update({WIDE: torch.zeros(5, 20, 40, 3), TALL: torch.zeros(5, 40, 10, 3)})
+def test_each_camera_has_a_row_and_one_that_is_missing_is_red(toys):
+    """Wherever its agent remembers nothing as well, and in its proportions."""
+    model = toys.tiny_model({STATE_KEY: (3,), WIDE: (20, 40, 3), TALL: (40, 10, 3)}, vision=VISION)
     agent = Agent(model, Curve.of_token(toys.token_settings(1), 2), None, torch.Generator().manual_seed(0))
     seen = {WIDE: np.full((20, 40, 3), 70, np.uint8), TALL: np.full((40, 10, 3), 90, np.uint8)}
-    shown = Strip(agent, memories, 0.04, 300).show(seen | {mask(TALL): np.array([False])})[16:]
-    wide, tall = (shown == 70).all(-1), ((shown == 90) | (shown == MISSING)).all(-1)
-    assert wide.sum() == wide[:40, 4:84].sum() == 40 * 80
-    assert tall.sum() == tall[:80, 88:108].sum() == 80 * 20
-    assert (shown[[0, 0, 79, 79], [88, 107, 88, 107]] == MISSING).all()
+    strip = Strip(agent, None, 0.04, 300)
+    assert strip.height == 2 * (TILE + CAPTION)
+    shown = strip.show(seen | {mask(TALL): np.array([False])})
+    wide = (shown[: TILE + CAPTION] == 70).all(-1)
+    tall = ((shown[TILE + CAPTION :] == 90) | (shown[TILE + CAPTION :] == MISSING)).all(-1)[CAPTION:]
+    assert wide.sum() == wide[CAPTION : CAPTION + 40, GAP : GAP + 80].sum() == 40 * 80
+    assert tall.sum() == tall[:80, GAP : GAP + 20].sum() == 80 * 20
+    corners = shown[TILE + 2 * CAPTION :][[0, 0, 79, 79], [GAP, GAP + 19, GAP, GAP + 19]]
+    assert (corners == MISSING).all()
+
+
+@pytest.mark.parametrize("name", ["main", "overhead", "a_very_long_camera_name_here"])
+@pytest.mark.parametrize("rest", ["", ": missing"])
+def test_a_caption_is_no_wider_than_its_frame_and_cut_only_where_it_must_be(name, rest):
+    ink = ImageDraw.Draw(Image.new("RGB", (9, 9)))
+    said = fitting(ink, name, rest)
+    assert ink.textlength(said) <= TILE and said.endswith(rest) and name.startswith(said.removesuffix(rest)[:-1])
+    assert (said == name + rest) == (ink.textlength(name + rest) <= TILE)

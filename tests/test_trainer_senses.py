@@ -150,7 +150,9 @@ def defect(*_):
     raise ValueError("a defect")
 
 
-def test_a_damaged_replay_is_said_in_one_line_and_a_missing_one_is_done_without(make, toys, tmp_path, monkeypatch):
+def test_a_damaged_replay_is_said_in_one_line_and_a_missing_one_is_done_without(
+    make, toys, tmp_path, monkeypatch, capsys
+):
     from configs.runs.evaluation import Evaluation
 
     trainer = make((9,))
@@ -182,5 +184,7 @@ def test_a_damaged_replay_is_said_in_one_line_and_a_missing_one_is_done_without(
     with pytest.raises(ValueError, match="a defect") as caught:
         memories()
     assert not isinstance(caught.value, FolderError)
+    capsys.readouterr()
     file.unlink()
     assert memories() is None
+    assert capsys.readouterr().err.startswith(f"{file}: not there, so neither the senses' agreement nor")

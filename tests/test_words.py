@@ -137,6 +137,8 @@ def test_every_task_has_a_sentence_and_no_two_of_a_body_the_same():
     [
         ("", "^here: '' is without text"),
         (" ", "^here: ' ' is without text"),
+        ("...", r"^here: '\.\.\.' is without text"),
+        (". !", r"^here: '\. !' is without text"),
         ("go " * 60, "^here: 180 characters; at most 120"),
         ("go\nthere", r"^here: 'go\\nthere' has characters outside Latin-1: '\\n'"),
         ("走", "^here: .* outside Latin-1"),

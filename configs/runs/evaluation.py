@@ -66,12 +66,7 @@ class Evaluation:
         identity = read_identity(path)
         changed = {name: value for name, value in config.planner.items() if value is not None}
         planner = build(PlannerConfig, asdict(identity.planner) | changed, "planner.")
-        known = Senses.of(identity.senses).names
-        dropped, shown = set(config.drop), {name for name in known if name != LANGUAGE_NAME}
-        if dropped and (not dropped <= set(known) or shown <= dropped):
-            but = ", words do not count" if LANGUAGE_NAME in known else ""
-            said = f"drop=[{','.join(config.drop)}]: some of what it perceives, {', '.join(known)}; not all"
-            raise ConfigError(f"{said}{but}")
+        _check_senses(config, Senses.of(identity.senses).names)
         machine = prepare(config)
         model = load_model(path, identity).to(machine.device)
         return cls(config, machine, path, identity, model, planner)
@@ -177,8 +172,9 @@ class Evaluation:
 
     @cached_property
     def memories(self) -> Memories | None:
-        """Moments out of the checkpoint's replay; None where it has been left out. Raises FolderError."""
+        """Moments out of the checkpoint's replay; None, and it is said, where it is not there. Raises FolderError."""
         if not (self.path / REPLAY).exists():
+            say(f"{self.path / REPLAY}: not there, so neither the senses' agreement nor what is expected is known")
             return None
         check_folder(self.path, (REPLAY,))
         saved, lags = read_tensors(self.path / REPLAY), self.identity.model.vision.lags
@@ -206,13 +202,9 @@ class Evaluation:
         return env
 
     def _say_instead(self, task: TaskConfig, envs: Sequence[Env], first: int = 0) -> None:
-        """Have each say what the settings say. Raises ConfigError for a checkpoint without ears."""
-        config = self.config
-        if not config.sentence and not config.paraphrases:
-            return
-        if not self.senses.language:
-            raise ConfigError("sentence=, paraphrases=: only for a checkpoint with senses=[...,language]")
-        language.say(envs, task, config.sentence, first)
+        """Have each say what the settings say."""
+        if self.config.sentence or self.config.paraphrases:
+            language.say(envs, task, self.config.sentence, first)
 
     def _fits(self, env) -> None:
         """Raise FolderError if the task has other observations or actions than when the checkpoint was made."""
@@ -226,6 +218,20 @@ class Evaluation:
     def _plan_gflop(self, imagined: float) -> float:
         discount = self.identity.model.token.discount(self.identity.discount)
         return plan_gflop(self.model, discount, self.planner, imagined)
+
+
+def _check_senses(config: EvaluateConfig, known: Sequence[str]) -> None:
+    """Raise ConfigError unless a model that perceives what is `known` can lose, and hear, what the settings say."""
+    said, dropped = f"drop=[{','.join(config.drop)}]", set(config.drop)
+    if unknown := [name for name in config.drop if name not in known]:
+        raise ConfigError(f"{said}: {unknown[0]}: not among what it perceives, {', '.join(known)}")
+    if len(dropped) < len(config.drop):
+        raise ConfigError(f"{said}: each sense once")
+    if dropped and {name for name in known if name != LANGUAGE_NAME} <= dropped:
+        but = ", words do not count" if LANGUAGE_NAME in known else ""
+        raise ConfigError(f"{said}: some of what it perceives, {', '.join(known)}; not all{but}")
+    if (config.sentence or config.paraphrases) and LANGUAGE_NAME not in known:
+        raise ConfigError("sentence=, paraphrases=: only for a checkpoint with senses=[...,language]")
 
 
 def _recorded(path: Path, name: str) -> float | None:

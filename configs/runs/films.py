@@ -49,7 +49,7 @@ def film(
 ) -> bool:
     """Write one episode of `env`, which is closed, as an mp4; where nothing can be drawn, `say` why and return False.
 
-    With `memories` of an agent that has cameras, what these show is seen below, and what the agent expects to see.
+    What the cameras of an agent that has some show is seen below and, with `memories`, what it expects to see.
 
     The plan of its first decision, if the agent plans, is left beside it in any case: plan.svg, plan.png, plan.json.
     `tick` is called at each frame; of what it raises no film is left.
@@ -100,14 +100,12 @@ def _pages(
 class Reel:
     """Puts the glyph of an agent's newest decision beside a picture, drawn anew only when there is a new one.
 
-    That is its plan or, where the policy stands in for plans that did not pay, the policy's token, and says so. With
-    `memories` that have frames, the strip of what is seen and expected comes below.
+    That is its plan or, where the policy stands in for plans that did not pay, the policy's token, and says so. Where
+    the agent has cameras, the strip of what is seen and, with `memories`, expected comes below.
     """
 
     def __init__(self, agent: Agent, step_seconds: float, memories: Memories | None = None):
-        self.strip = None
-        if memories is not None and memories.frames:
-            self.strip = Strip(agent, memories, step_seconds, WIDTH + HEIGHT * (agent.planner is not None))
+        self.strip = Strip(agent, memories, step_seconds, WIDTH + HEIGHT * (agent.planner is not None))
         self.agent, self.step_seconds = agent, step_seconds
         self.drawn: Decision | None = None
         self.page = np.zeros((HEIGHT, HEIGHT, 3), np.uint8)
@@ -115,7 +113,7 @@ class Reel:
     def show(self, scene: np.ndarray, observation: Observation) -> np.ndarray:
         """The scene (H, W, 3) with what belongs beside it and below it."""
         page = np.ascontiguousarray(self._beside(scene))
-        return page if self.strip is None else np.concatenate([page, self.strip.show(observation)])
+        return np.concatenate([page, self.strip.show(observation)]) if self.strip.cameras else page
 
     def _beside(self, scene: np.ndarray) -> np.ndarray:
         """The scene as (H, W + H, 3), or as it is where the agent does not plan."""
