@@ -127,6 +127,7 @@ def test_never_are_all_senses_hidden_that_show_what_happens(model):
         keep = learner.noise(batch(model), torch.Generator().manual_seed(seed))[2]
         shows = keep[:, [key != LANGUAGE_KEY for key in SENSES]]
         assert keep.shape == (6, 4) and bool((shows.sum(1) > 0).all())
+        assert bool(keep[:, list(SENSES).index(LANGUAGE_KEY)].all())  # nor ever what says what is to be done
         hidden += int((shows == 0).sum())
     assert hidden / (300 * 6 * 3) == pytest.approx(0.9 - 0.9**3, abs=0.03)
 

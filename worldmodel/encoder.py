@@ -64,12 +64,13 @@ class Encoder(nn.Module):
 def sense_dropout_mask(
     there: Float[Tensor, "B n"], shows: Float[Tensor, " n"], dropout: float, generator: torch.Generator
 ) -> Float[Tensor, "B n"]:
-    """The mask of modality dropout: 0 for each sense with probability `dropout`, else 1.
+    """The mask of modality dropout: 0 for each sense that observes the scene with probability `dropout`, else 1.
 
-    A row that would leave none of the senses that are `there` and observe the scene (`shows`: all but language) is
-    all ones.
+    Those are all but language, where `shows` is 0: without words it is not known what is to be done, and values learned
+    there are a mean over tasks. A row that would leave none of them that are `there` is all ones.
     """
     keep = (torch.rand(there.shape, generator=generator) >= dropout).to(there)
+    keep = torch.where(shows > 0, keep, 1.0)
     return torch.where((keep * there * shows).sum(1, keepdim=True) > 0, keep, 1.0)
 
 

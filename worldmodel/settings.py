@@ -110,10 +110,10 @@ class LearningConfig:
     a batch that begins with what an expert did, where there are demonstrations; `expert` weighs the policy's distance
     to that, whatever the value holds of it.
 
-    Of several senses each is hidden with probability `dropout` where a window begins (never all that show what
-    happens, as words do not), and `agreement` weighs the distance of the latent that is left to that of all. Frames are
-    moved at random by up to `shift` pixels. Where there are cameras, `contrast` weighs how well an imagined latent is
-    told from the others of the batch and of its own window, and that latents differ at all.
+    Of several senses each is hidden with probability `dropout` where a window begins (never words, which say what is to
+    be done, nor all others at once), and `agreement` weighs the distance of the latent that is left to that of all.
+    Frames are moved at random by up to `shift` pixels. Where there are cameras, `contrast` weighs how well an imagined
+    latent is told from the others of the batch and of its own window, and that latents differ at all.
     """
 
     batch: int = 128
