@@ -18,15 +18,13 @@ AT_ONCE = 50  # moments that are encoded together: of cameras with 512 pixels a 
 class Memories:
     """N moments out of a replay: what each camera saw then, the newest frames (N, H, W, 3), and the latents (N, D).
 
-    `alone`: for each sense the latents (N, D) that it gives by itself; `there` (N,): where it was; `beside` (N,): where
-    another was as well.
+    `alone`: for each sense the latents (N, D) that it gives by itself; `there` (N,): where it was.
     """
 
     frames: dict[str, Tensor]
     latents: Float[Tensor, "N D"]
     alone: dict[str, Tensor]
     there: dict[str, Tensor]
-    beside: dict[str, Tensor]
 
     @classmethod
     def of(cls, replay: Replay, model: WorldModel, count: int = 1000, seed: int = 0) -> "Memories":
@@ -46,10 +44,14 @@ class Memories:
         parts, present = encoder.sense(ready), encoder.present(ready)
         single = present.unsqueeze(0) * torch.eye(len(encoder.keys), device=parts.device).unsqueeze(1)
         alone = {key: encoder.join(parts, here) for key, here in zip(encoder.keys, single, strict=True)}
-        there = present > 0
-        both = there & (there.sum(-1, keepdim=True) > 1)
-        there, beside = (dict(zip(encoder.keys, each.unbind(-1), strict=True)) for each in (there, both))
-        return cls(newest, encoder.join(parts, present), alone, there, beside)
+        there = dict(zip(encoder.keys, (present > 0).unbind(-1), strict=True))
+        return cls(newest, encoder.join(parts, present), alone, there)
+
+    @property
+    def beside(self) -> dict[str, Tensor]:
+        """For each sense (N,): where it was there, and another as well."""
+        several = torch.stack(list(self.there.values())).sum(0) > 1
+        return {key: here & several for key, here in self.there.items()}
 
     def expected(self, camera: str, latents: Float[Tensor, "T D"]) -> Tensor:
         """The frames (T, H, W, 3) of a camera at the moments whose latents are nearest to these, of those in which it
@@ -66,8 +68,9 @@ class Memories:
         there and not alone; a sense for which there is none is left out.
         """
         apart = (self.latents - self.latents.roll(1, 0)).square().sum(-1).mean().clamp(min=1e-12)
-        off = {key: (z - self.latents)[self.beside[key]].square().sum(-1).mean() for key, z in self.alone.items()}
-        return {naming.name(key): float(1 - value / apart) for key, value in off.items() if self.beside[key].any()}
+        beside = self.beside
+        off = {key: (z - self.latents)[beside[key]].square().sum(-1).mean() for key, z in self.alone.items()}
+        return {naming.name(key): float(1 - value / apart) for key, value in off.items() if beside[key].any()}
 
 
 def nearest(

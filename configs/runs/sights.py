@@ -79,8 +79,8 @@ class Strip:
 
 def fitting(ink: ImageDraw.ImageDraw, text: str, rest: str) -> str:
     """A text and what follows it, no wider than a tile: the text is cut short where it is too long."""
-    for length in range(len(text), 0, -1):
-        said = text[:length] + ("" if length == len(text) else "…") + rest
-        if ink.textlength(said) <= TILE:
-            return said
-    return rest.removeprefix(": ")
+    said = text + rest
+    while text and ink.textlength(said) > TILE:
+        text = text[:-1]
+        said = f"{text}…{rest}"
+    return said
