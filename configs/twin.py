@@ -24,10 +24,10 @@ What is to go wrong:
   faults.lost=0            the share of packets that vanish on the line
   faults.corrupted=0       the share of packets with a wrong byte
   faults.slow_ms=0         replies come so much later
-  faults.dead=elbow_flex   a servo dies: silent and limp
-  faults.overload=gripper  a servo protects itself: little torque, an error in each reply
-  faults.held=wrist_flex   a joint is held by hand
-  faults.cable=usb         a cable is pulled: usb, power, or a joint's lead
+  faults.dead=""           the joint whose servo dies, silent and limp, e.g. elbow_flex
+  faults.overload=""       the joint whose servo protects itself: little torque, an error in each reply
+  faults.held=""           the joint that is held by hand
+  faults.cable=""          the cable that is pulled: usb, power, or a joint's lead, e.g. elbow_flex
   faults.after_s=0         so long after the first goal (0: from the start)
   faults.for_s=0           for so long (0: for good)
   faults.seed=0            which packets

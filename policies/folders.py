@@ -21,6 +21,8 @@ from policies.files import sync, write_synced
 from worldmodel.mistakes import Mistake
 
 MANIFEST = "manifest.json"
+OLD = ".old"
+"""Behind the hidden name of a folder that is about to be replaced."""
 AT_FDCWD, RENAME_EXCHANGE = -100, 2  # linux/fcntl.h, linux/fs.h
 
 
@@ -75,13 +77,18 @@ def aside_of(path: Path) -> Iterator[Path]:
 
 
 def clear_aside(folder: Path, names: str) -> None:
-    """Remove what lies aside in a folder for names of this pattern: of processes that are no more, and of this one."""
+    """Remove what lies aside in a folder for names of this pattern: of processes that are no more, and of this one.
+
+    What a kill caught in the middle of an exchange, so that it is the only copy, gets its name back.
+    """
     for name in os.listdir(folder):  # which a signal cannot leave open, as it can what Path.glob does
-        found = re.fullmatch(rf"\.(?:{names})\.([0-9]+)", name)
-        if not found or _runs(int(found[1])):
+        found = re.fullmatch(rf"\.({names})\.([0-9]+)({re.escape(OLD)})?", name)
+        if not found or _runs(int(found[2])):
             continue
         path = folder / name
-        if path.is_dir() and not path.is_symlink():
+        if found[3] and not (folder / found[1]).exists():
+            os.rename(path, folder / found[1])
+        elif path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
@@ -122,7 +129,7 @@ def _exchange(aside: Path, path: Path) -> None:
     swap = getattr(ctypes.CDLL(None), "renameat2", None) if sys.platform == "linux" else None
     if swap and swap(AT_FDCWD, os.fsencode(aside), AT_FDCWD, os.fsencode(path), RENAME_EXCHANGE) == 0:
         return
-    old = aside.with_name(f"{aside.name}.old")
+    old = aside.with_name(aside.name + OLD)
     os.rename(path, old)
     try:
         os.rename(aside, path)

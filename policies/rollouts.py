@@ -41,6 +41,11 @@ def episode_seeds(seed: int, stream: int, episode: int, count: int) -> list[int]
     return [episode_seed(seed, stream, env, episode) for env in range(count)]
 
 
+def evaluation_seeds(seed: int, first: int, count: int) -> list[int]:
+    """The reset seeds of an evaluation's episodes `first`, `first` + 1, ...; the same on whatever they are played."""
+    return [episode_seed(seed, 1, number, 0) for number in range(first, first + count)]
+
+
 def as_tensors(observation: dict[str, np.ndarray | str | tuple[str, ...]]) -> dict[str, Tensor]:
     """An environment's observation as tensors of its own: frames stay bytes, words become vectors, all else float32."""
     tensors = {}
@@ -73,7 +78,7 @@ def rollout(
     `first` is the number of the first episode among all of this seed.
     """
     count = env.num_envs
-    observation, info = env.reset(seed=[episode_seed(seed, 1, i, 0) for i in range(first, first + count)])
+    observation, info = env.reset(seed=evaluation_seeds(seed, first, count))
     tasks = tuple(info.get("task", ()))
     agent.reset(torch.ones(count, dtype=torch.bool))
     returns, lengths = np.zeros(count), np.zeros(count, dtype=int)

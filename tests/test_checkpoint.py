@@ -163,6 +163,18 @@ def test_what_a_killed_save_left_is_cleared_by_the_next(toys, trained, tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["000000024", LAST]
 
 
+def test_what_a_kill_caught_without_its_name_gets_it_back(toys, trained, tmp_path):
+    """Where folders cannot change names in one step, there is a moment in which only a hidden one is there."""
+    good = save(toys, trained, tmp_path)
+    read_identity(good)
+    for name in (good.name, "000000011"):
+        shutil.copytree(good, tmp_path / f".{name}.9999999.old")
+    advance(trained, 13)
+    later = save(toys, trained, tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["000000011", good.name, later.name, LAST]
+    read_identity(tmp_path / "000000011")
+
+
 def test_what_is_not_left_of_a_save_is_left_alone(toys, trained, tmp_path):
     """Hidden files of others, and what another process is writing."""
     living = os.getppid()

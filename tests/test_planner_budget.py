@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from worldmodel.arithmetic import gflop, plan_gflop
-from worldmodel.elites import relative_spread
+from worldmodel.elites import fit_elites, relative_spread
 from worldmodel.planner import Memory, Planner
 from worldmodel.senses import STATE_KEY
 from worldmodel.settings import PlannerConfig
@@ -135,3 +135,16 @@ def test_the_arithmetic_of_a_plan_goes_by_what_it_imagined(model):
         said = plan_gflop(model, 0.9, planner.config, float(plans[0].imagined[0]))
         assert said == pytest.approx(spent, rel=tolerance)
         assert said <= whole * (1 + 1e-9)
+
+
+def test_a_candidate_that_is_not_finite_counts_for_nothing_whatever_its_numbers():
+    """Its weight is 0, but 0 times what is not a number is none."""
+    candidates, returns = torch.randn(3, 1, 8, 2, generator=seeded()), torch.randn(1, 8, generator=seeded(1))
+    returns[0, 3:] = torch.tensor([torch.nan, torch.inf, -torch.inf, torch.nan, torch.nan])
+    config = dataclasses.replace(ADAPTIVE, elites=5)
+    plain = fit_elites(candidates, returns, config)
+    candidates[:, :, 3:] = torch.nan
+    odd = fit_elites(candidates, returns, config)
+    assert torch.isfinite(odd.sentences).all()
+    assert torch.equal(odd.mean, plain.mean)
+    assert torch.equal(odd.spread, plain.spread)

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from configs.arm.running import Running
+from policies.rollouts import evaluation_seeds
 from robot.arms import driven
 from robot.running.eyes import Eyes
 from robot.running.loop import Loop
@@ -407,3 +408,13 @@ def test_an_episode_begins_at_its_beginning_or_not_at_all(wired, faults, happens
     else:
         assert loop.faults[-1].startswith(line)
         assert loop.faults[-1] in capsys.readouterr().err + "".join(wired.shown.said)
+
+
+def test_its_episodes_are_those_of_an_evaluation_by_the_same_seed():
+    laid_out = []
+    mirror = SimpleNamespace(start=np.zeros(6), lay_out=laid_out.append)
+    run = Running(RunConfig("c", "so101-twin", seed=7), None, None, None, None)
+    for episode in range(4):
+        assert run._prepare(SimpleNamespace(approach=lambda place: "", robot=None), mirror, episode)
+    assert laid_out == evaluation_seeds(7, 0, 2) + evaluation_seeds(7, 2, 2)
+    assert len(set(laid_out)) == 4

@@ -389,7 +389,7 @@ def test_an_arm_that_can_see_nothing_and_knows_nothing_else_stops(tmp_path, caps
             {"robot": "so101-twin", "robot_cameras": {"overhead": {}, "top": {}}},
             "robot_cameras.top: the checkpoint looks",
         ),
-        ({"sentence": " . "}, "sentence= . : observation.language: sentence 0 is"),
+        ({"sentence": " . "}, "sentence: ' . ' is without text; it says what to do"),
     ],
 )
 def test_what_a_seeing_checkpoint_cannot_be_run_with_is_refused(checkpoint, keys, line):

@@ -40,9 +40,9 @@ class Elites(NamedTuple):
 def fit_elites(candidates: Float[Tensor, "T B N P"], returns: Float[Tensor, "B N"], config: PlannerConfig) -> Elites:
     """Select the elites among candidates of known returns, and fit a weighted mean and spread to them.
 
-    A candidate whose return is not finite is ranked last, with weight 0, and so are those that stand in where there are
-    too few. Weights: exp(return / unit), as in MPPI (Williams et al. 2017, arXiv 1707.02342), over elites as in
-    TD-MPC2; `unit` follows the elites' own deviation.
+    A candidate whose return is not finite is ranked last and counts for nothing, whatever its own numbers are; so do
+    those that stand in where there are too few. Weights: exp(return / unit), as in MPPI (Williams et al. 2017, arXiv
+    1707.02342), over elites as in TD-MPC2; `unit` follows the elites' own deviation.
     """
     returns = torch.where(torch.isfinite(returns), returns, -torch.inf)
     if (missing := config.elites - returns.shape[1]) > 0:
@@ -51,6 +51,8 @@ def fit_elites(candidates: Float[Tensor, "T B N P"], returns: Float[Tensor, "B N
     best, index = returns.topk(config.elites, -1)
     index = index[None, :, :, None].expand(len(candidates), -1, -1, candidates.shape[-1])
     elites = candidates.gather(2, index)
+    # A weight of 0 would not do: 0 * nan is nan.
+    elites = torch.where(torch.isfinite(best)[None, :, :, None], elites, elites[:, :, :1])
     unit = config.temperature * (_deviation(best).square() + config.indifference**2).sqrt()
     weights = torch.softmax((best - best[:, :1]) / unit, -1)
     mean, ways = common(elites, weights)

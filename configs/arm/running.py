@@ -19,7 +19,7 @@ from configs.strict import ConfigError
 from envs.mirror import Mirror, scene_bodies
 from envs.settings import TaskConfig
 from policies.checkpoint import Identity, find_checkpoint, read_identity
-from policies.rollouts import episode_seeds
+from policies.rollouts import evaluation_seeds
 from policies.serving.link import Link
 from policies.serving.messages import Begin, camera_list
 from policies.serving.sealing import read_secret
@@ -128,7 +128,7 @@ class Running:
 
     def _prepare(self, loop: Loop, mirror: Mirror, episode: int) -> bool:
         """Lay out an episode and bring the arm to its beginning; whether it is there."""
-        (seed,) = episode_seeds(self.config.seed, 1, episode, 1)
+        (seed,) = evaluation_seeds(self.config.seed, episode, 1)
         mirror.lay_out(seed)
         robot = loop.robot
         if self.config.robot == SIM:

@@ -137,7 +137,7 @@ class Server:
             if replaced := shaking is None and self._current is not connection:
                 with contextlib.suppress(OSError):  # where nobody is left to tell
                     connection.send(Replaced())
-            why = "another robot took over" if replaced else error or type(error).__name__
+            why = "another robot took over" if replaced else str(error) or type(error).__name__
             self._say(f"{name}: {'gone' if shaking is None else 'refused'}: {why}")
         finally:
             if shaking is None:
