@@ -7,7 +7,7 @@ from dataclasses import fields
 
 from omegaconf import DictConfig
 
-from configs.endings import refuse
+from configs.reporting import refuse
 from configs.schema import AgentConfig, PeerConfig
 from envs.senses import check_image_size
 from envs.settings import ARM_DEFAULTS, ARM_TASKS, TaskConfig, find

@@ -13,7 +13,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from configs.arguments import check_arguments, explain
-from configs.endings import SIGNALLED, code_of, foreseen, refuse, tell, unread
+from configs.reporting import SIGNALLED, code_of, foreseen, refuse, tell, unread
 from configs.store import register
 from envs.settings import label
 from robot.safety.faults import in_one_line
@@ -39,7 +39,7 @@ def run(name: str, help_text: str, body: Callable[[dict, Path], dict]) -> list[d
             print(help_text, flush=True)
         return []
     if "--version" in sys.argv[1:]:
-        from policies.revision import commit
+        from policies.storage.code_version import commit
 
         with unread():
             print(f"semagram {version('semagram')}, code {commit()}", flush=True)
@@ -49,7 +49,7 @@ def run(name: str, help_text: str, body: Callable[[dict, Path], dict]) -> list[d
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from configs.footprint import prune
+    from configs.empty_folders import prune
 
     os.environ["HYDRA_FULL_ERROR"] = "1"
     traced = bool(os.environ.get(TRACEBACK))

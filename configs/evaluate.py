@@ -63,9 +63,9 @@ def main() -> None:
 
 def evaluate(keys: dict, folder: Path) -> dict:
     """Evaluate as `keys` say and leave everything in `folder`; returns the summary. Raises ValueError, OSError."""
+    from configs.preflight import check_there
     from configs.schema import EvaluateConfig
     from configs.strict import build
-    from configs.there import check_there
 
     config = build(EvaluateConfig, keys)  # a mistake is answered before PyTorch is imported
     check_there(config)

@@ -52,8 +52,8 @@ def main() -> None:
 
 def play(keys: dict, _folder) -> dict:
     """Do what the sentence says; what happened. Raises ValueError, OSError, Ended."""
+    from configs.preflight import check_there
     from configs.strict import build
-    from configs.there import check_there
     from robot.running.settings import PlayConfig
 
     config = build(PlayConfig, keys)  # a mistake is answered before PyTorch is imported

@@ -65,8 +65,8 @@ def main() -> None:
 
 def record(keys: dict, _folder) -> dict:
     """Record as `keys` say; returns the summary. Raises ValueError, OSError."""
+    from configs.preflight import check_there
     from configs.strict import build
-    from configs.there import check_there
     from robot.recording.settings import RecordConfig
 
     keys["task"] = keys.pop("job")

@@ -75,8 +75,8 @@ def main() -> None:
 
 def run(keys: dict, _folder) -> dict:
     """Run as `keys` say; what happened. Raises ValueError, OSError."""
+    from configs.preflight import check_there
     from configs.strict import build
-    from configs.there import check_there
     from robot.running.settings import RunConfig
 
     config = build(RunConfig, keys)  # a mistake is answered before PyTorch is imported

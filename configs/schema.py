@@ -8,7 +8,7 @@ from envs.senses import IMAGE_SIZE, STATE_NAME, Senses
 from envs.sentences import check as check_sentence
 from envs.settings import TaskConfig
 from policies.settings import ActingConfig, CheckpointConfig, CodecChoices, EvaluationConfig, LoopConfig, ReplayConfig
-from sim.so101_tasks import ABSOLUTE, JOINTS, SCRIPTED, TIED
+from sim.so101.tasks import ABSOLUTE, JOINTS, SCRIPTED, TIED
 from sim.variation import Variation
 from worldmodel.mistakes import Mistake
 from worldmodel.ranges import check

@@ -42,8 +42,8 @@ def serve(keys: dict, _folder) -> dict:
     import sys
     from pathlib import Path
 
+    from configs.preflight import check_there
     from configs.strict import build
-    from configs.there import check_there
     from policies.serving.sealing import read_secret
     from robot.running.settings import ServeConfig
     from robot.safety.signals import handled
@@ -52,8 +52,8 @@ def serve(keys: dict, _folder) -> dict:
     check_there(config)
     secret = read_secret(config.secret)
     from configs.arm.planning import decider
-    from policies.checkpoint import find_checkpoint
     from policies.serving.server import Server
+    from policies.storage.checkpoint import find_checkpoint
 
     found = decider(
         find_checkpoint(Path(config.checkpoint)), config.seed, config.device, config.threads, config.planner

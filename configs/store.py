@@ -10,7 +10,7 @@ from configs.schema import DEFAULT_TASK, PEERS, BenchConfig, EvaluateConfig, Pee
 from envs.settings import NAMES, TaskConfig
 from robot.recording.settings import RecordConfig
 from robot.running.settings import PlayConfig, RunConfig, ServeConfig
-from sim.twin_settings import TwinConfig
+from sim.twin.settings import TwinConfig
 from sim.variation import PRESETS
 from worldmodel.settings import TOKEN_PRESETS, VISION_PRESETS
 
@@ -113,5 +113,5 @@ def _open() -> DictConfig:
 
 
 def _hydra(folder: str) -> dict:
-    told = {"footprint": {"_target_": "configs.footprint.Footprint"}}
+    told = {"note_missing": {"_target_": "configs.empty_folders.NoteMissing"}}
     return {"hydra": {"run": {"dir": folder}, "output_subdir": None, "callbacks": told}}

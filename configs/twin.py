@@ -53,22 +53,24 @@ def twin(keys: dict, _folder) -> dict:
 
     from configs.arm.priority import hurry
     from configs.strict import ConfigError, build
-    from policies.files import replace_file
-    from sim import twin_calibration, twin_model
+    from policies.storage.files import replace_file
     from sim.impossible import Impossible
-    from sim.twin import Twin
-    from sim.twin_arm import TwinArm
-    from sim.twin_control import discard
-    from sim.twin_settings import TwinConfig, control_of
+    from sim.twin import calibration as calibrations
+    from sim.twin.arm import TwinArm
+    from sim.twin.control import discard
+    from sim.twin.model import build as build_model
+    from sim.twin.model import limits
+    from sim.twin.settings import TwinConfig, control_of
+    from sim.twin.twin import Twin
 
     config = build(TwinConfig, keys)
     port_file, calibration_file = Path(config.port_file), config.calibration_path
     try:
-        model = twin_model.build(config.scene)
+        model = build_model(config.scene)
         if calibration_file.exists():
-            calibration = twin_calibration.read(calibration_file)
+            calibration = calibrations.read(calibration_file)
         else:
-            calibration = twin_calibration.fitting(twin_model.limits(model))
+            calibration = calibrations.fitting(limits(model))
     except Impossible as error:
         raise ConfigError(str(error)) from error
     port_file.parent.mkdir(parents=True, exist_ok=True)
@@ -77,7 +79,7 @@ def twin(keys: dict, _folder) -> dict:
         TwinArm(model, calibration), config.faults, config.control_path, lambda name: _announce(name, port_file)
     ) as server:
         if not calibration_file.exists():
-            replace_file(calibration_file, twin_calibration.text(calibration).encode())
+            replace_file(calibration_file, calibrations.text(calibration).encode())
         gc.collect()
         gc.freeze()  # what is here stays: no long pauses later
         print(f"calibration: {calibration_file}; scheduling: {hurry()}", file=sys.stderr)
@@ -88,7 +90,7 @@ def _announce(name: str, port_file) -> None:
     """Write the port's name, whole or not at all; remove the file when there is no port."""
     import sys
 
-    from policies.files import replace_file
+    from policies.storage.files import replace_file
 
     if not name:
         port_file.unlink(missing_ok=True)

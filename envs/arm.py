@@ -8,12 +8,12 @@ from gymnasium import spaces
 
 from envs import suite
 from policies.settings import EXPERT
-from sim.so101_tasks import FULL
-from sim.targets import Targets
+from sim.so101.targets import Targets
+from sim.so101.tasks import FULL
 
 if TYPE_CHECKING:
     from envs.settings import TaskConfig
-    from sim.so101_experts import Expert
+    from sim.so101.experts import Expert
     from sim.variation import Variation
 
 LAG = "target_lag"
@@ -26,7 +26,7 @@ class Diverged(ArithmeticError):
 
 
 class JointTargets(gymnasium.Wrapper):
-    """An environment of `sim.so101` with actions (6,) in [-1, 1], as `sim.targets` reads them.
+    """An environment of `sim.so101.scene` with actions (6,) in [-1, 1], as `sim.so101.targets` reads them.
 
     Observations: a Dict of so101-nexus's own components, and `target_lag` (6,): the last target less the joints'
     positions, in rad, which a tied action moves; with `state=joints` of the components only ENCODED. `info` holds
@@ -38,8 +38,8 @@ class JointTargets(gymnasium.Wrapper):
     """
 
     def __init__(self, env: gymnasium.Env, task: str, targets: Targets, state: str = FULL):
-        """Take `env` of a task, how its actions are read, and what its state tells (`sim.so101_tasks.STATES`)."""
-        from sim.so101 import components
+        """Take `env` of a task, how its actions are read, and what its state tells (`sim.so101.tasks.STATES`)."""
+        from sim.so101.scene import components
 
         super().__init__(env)
         self.task, self.targets = task, targets
@@ -70,7 +70,7 @@ class JointTargets(gymnasium.Wrapper):
         told = {"is_success": bool(info["success"])}
         if not self._asked:
             return told
-        from sim.so101_experts import Unreachable
+        from sim.so101.experts import Unreachable
 
         unknown = told | {EXPERT: np.full(6, np.nan)}
         if self._expert is None:
@@ -82,7 +82,7 @@ class JointTargets(gymnasium.Wrapper):
 
     def _begun(self, seed: int | None) -> "Expert | None":
         """The task's expert; None where it cannot do it."""
-        from sim.so101_experts import Unreachable, expert
+        from sim.so101.experts import Unreachable, expert
 
         try:
             return expert(self.env, self.task, np.random.default_rng(seed))
@@ -90,7 +90,7 @@ class JointTargets(gymnasium.Wrapper):
             return None
 
     def _see(self, observation: np.ndarray) -> dict[str, np.ndarray]:
-        from sim.so101 import diverged
+        from sim.so101.scene import diverged
 
         if diverged(self.env):
             raise Diverged("MuJoCo found a position, velocity or acceleration that is not finite or too large")
@@ -111,7 +111,7 @@ def seen(observation: np.ndarray, parts: dict[str, slice], target: np.ndarray) -
 def build(task: "TaskConfig", variation: "Variation | None" = None) -> gymnasium.Env:
     """The environment of one of the arm's tasks, without a time limit; each episode varies as `variation` says."""
     with suite.importing():
-        from sim import so101
+        from sim.so101 import scene as so101
     with suite.quiet():
         env = so101.build(task.name, task.control_hz, task.end_on_success, variation)
     targets = Targets.at(task.control_hz, *so101.limits(env), task.control)
@@ -120,6 +120,6 @@ def build(task: "TaskConfig", variation: "Variation | None" = None) -> gymnasium
 
 def limit(task: "TaskConfig") -> int:
     """The control steps after which an episode of one of the arm's tasks is truncated."""
-    from sim.so101_tasks import TASKS
+    from sim.so101.tasks import TASKS
 
     return round(TASKS[task.name].seconds * task.control_hz)

@@ -13,7 +13,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces, wrappers
 
-from envs import arm, suite, supported
+from envs import arm, space_checks, suite
 from envs.faults import FiniteGuard
 from envs.language import Spoken
 from envs.multi import Multi
@@ -38,7 +38,7 @@ def make(
     `variation`: how the arm differs from its model, from one episode to the next; nothing else can.
 
     Observations: Dict of the chosen `senses`. `observation.state`, Box (S,) float32: the environment's own keys in
-    alphabetical order, flattened. `observation.images.<camera>`, Box (H, W, 3) uint8 (`envs.sight`).
+    alphabetical order, flattened. `observation.images.<camera>`, Box (H, W, 3) uint8 (`envs.sense_wrapper`).
     `observation.language`, the task's sentence, a string (`envs.language`).
     Actions: Box [-1, 1] (A,) float32, rescaled to the environment's range. An action is held for
     `task.action_repeat` steps, or until the episode ends; rewards are summed. `terminated` means that nothing
@@ -58,11 +58,11 @@ def make(
     limit, seconds = _limit(env), _seconds(env)
     pictures = Pictures(env, task) if [*pictures_in(env.observation_space)] else None
     env = pictures or env
-    labels = supported.labels(task, env.observation_space)
+    labels = space_checks.labels(task, env.observation_space)
     if pictures and senses.state and not labels:
         own = ",".join(f"images.{name}" for name in pictures.shapes)
         raise Mistake(f"senses=state: {task.label} observes pictures alone; senses=[{own}]")
-    env.action_space = supported.actions(task, env.action_space)
+    env.action_space = space_checks.actions(task, env.action_space)
 
     if task.action_repeat > 1:
         env = wrappers.RepeatAction(env, task.action_repeat)
@@ -131,10 +131,10 @@ def _wrapped(wrap: Callable[[gymnasium.Env], gymnasium.Env] | None, task: TaskCo
 
 
 def _seeing(env: gymnasium.Env, task: TaskConfig, senses: Senses, pictures: Pictures | None) -> gymnasium.Env:
-    from envs.sight import Sight
+    from envs.sense_wrapper import SenseWrapper
 
     try:
-        return Sight(env, task, senses, pictures)
+        return SenseWrapper(env, task, senses, pictures)
     except ValueError:
         env.close()
         raise

@@ -12,7 +12,7 @@ import numpy as np
 from envs.arm import JointTargets
 from envs.make import make
 from envs.settings import TaskConfig
-from sim.targets import Targets
+from sim.so101.targets import Targets
 from worldmodel.senses import STATE_KEY
 
 CORRECTION = 0.3

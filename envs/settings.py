@@ -5,8 +5,8 @@ from dataclasses import asdict, dataclass, replace
 
 from envs import suite
 from envs.sentences import check, sentence
-from sim.so101_tasks import CONTROLS, FULL, STATES, TIED
-from sim.so101_tasks import TASKS as ARM_TASKS
+from sim.so101.tasks import CONTROLS, FULL, STATES, TIED
+from sim.so101.tasks import TASKS as ARM_TASKS
 from worldmodel.mistakes import Mistake
 
 NAMES: tuple[str, ...] = (*suite.NAMES, *ARM_TASKS)
@@ -25,7 +25,7 @@ class TaskConfig:
     An action is held for `action_repeat` environment steps, which make one control step (unless set: 2 for
     the suite, else 1). `max_control_steps` truncates an episode after so many control steps; 0 leaves the environment's
     own limit. Four keys are the arm's alone: `control_hz` (unless set, 30) targets a second, read as `control` says
-    (`sim.targets`); `end_on_success`: end the episode where it succeeds, which, where the reward is for being
+    (`sim.so101.targets`); `end_on_success`: end the episode where it succeeds, which, where the reward is for being
     close, teaches to stay just short of it; and `state`: `full`, or `joints`, where an arm has cameras and nobody who
     tells it where things are.
     """

@@ -12,8 +12,8 @@ from multiprocessing.process import BaseProcess
 import gymnasium
 from gymnasium.vector.async_vector_env import AsyncState, _async_worker
 
+from envs.die_with_parent import follow
 from envs.faults import EnvironmentFault, EnvironmentLost
-from envs.parent import follow
 from worldmodel.mistakes import warning_line
 
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")

@@ -7,16 +7,16 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from policies.curves import Curve
 from policies.decision import Decision, Spent
-from policies.folders import part
 from policies.frame_stack import FrameStack
-from policies.noise import Noise
+from policies.storage.folders import part
+from policies.tokens.curves import Curve
+from policies.training.noise import Noise
 from policies.words import WORDS, recognised
 from worldmodel.mistakes import Mistake
 from worldmodel.model import WorldModel
+from worldmodel.plan_audit import PlanAudit
 from worldmodel.planner import Memory, Plan, Planner
-from worldmodel.promises import Promises
 from worldmodel.senses import LANGUAGE_KEY
 from worldmodel.settings import PlannerConfig
 
@@ -88,9 +88,9 @@ class Agent:
         self.reached: Tensor | None = None  # (B, A): where the curves end that are followed, if joined
         self.at = self.until = torch.zeros(0, dtype=torch.long)
         self.frame_stack = FrameStack(self.model.config.vision.lags)
-        self.promises: Promises | None = None
+        self.plan_audit: PlanAudit | None = None
         if self.planner is not None and self.planner.config.patience and self.noise is None:
-            self.promises = Promises(self.planner.config.patience, self.planner.config.indifference)
+            self.plan_audit = PlanAudit(self.planner.config.patience, self.planner.config.indifference)
 
     @property
     def steps_per_decision(self) -> float:
@@ -114,8 +114,8 @@ class Agent:
             return
         self.at[left] = self.until[left]
         self.reached[left] = 0
-        if self.promises is not None:
-            self.promises.forget(left)
+        if self.plan_audit is not None:
+            self.plan_audit.forget(left)
         if self.memory is not None:
             self.memory = Memory(self.memory.mean, self.memory.valid & ~left.to(self.memory.valid.device))
 
@@ -163,14 +163,14 @@ class Agent:
         if len(self.at) != count:
             self._open(count)
         if self.planner is None:
-            words, _ = self.model.greedy_token(self.model.encode(observation), self.reached.to(self.model.device))
-            whole = sentences = words.cpu().unsqueeze(0)
+            tokens, _ = self.model.greedy_token(self.model.encode(observation), self.reached.to(self.model.device))
+            whole = followed = tokens.cpu().unsqueeze(0)
             until = torch.full((count,), min(self.most, self.curve.length))
             by_policy = torch.ones_like(due)
         else:
             plan = self.plan = self.planner.plan(observation, self.memory, self.generator, deadline, self.reached)
             whole, by_policy = self._kept(plan, due)
-            sentences = whole[: self.ahead] if self.noise is None else self._explored(plan, due)
+            followed = whole[: self.ahead] if self.noise is None else self._explored(plan, due)
             self.spread = float(plan.spread[0].mean())
             self.spent.imagined += int(plan.imagined[due].sum())
             self.planned_tokens = [whole[0, i] if due[i] else None for i in range(count)]
@@ -179,12 +179,12 @@ class Agent:
             self.memory = Memory(later, ~by_policy.to(later.device)).where(due, self.memory)
             self._note(plan.latent, whole[0], until, due)
         # A mean of bounded tokens, or of control points, can be an ulp out of bounds.
-        actions = self.curve.actions(sentences, self.most).clamp(-1, 1)
+        actions = self.curve.actions(followed, self.most).clamp(-1, 1)
         self.actions = torch.where(due[:, None, None], actions, self.actions)
         self.until = torch.where(due, until, self.until)
         if self.model.shared:  # not all are followed for as long
             for steps in until[due].unique().tolist():
-                ends = self.curve.at(sentences, steps).clamp(-1, 1)
+                ends = self.curve.at(followed, steps).clamp(-1, 1)
                 self.reached = torch.where((due & (until == steps))[:, None], ends, self.reached)
         self.at[due] = 0
         self.spent.decisions += int(due.sum())
@@ -198,34 +198,34 @@ class Agent:
         self.at, self.until = torch.zeros(2, count, dtype=torch.long)
         self.actions = torch.zeros(count, self.most, self.curve.action_size)
         self.reached = torch.zeros(count, self.model.shared)
-        if self.promises is not None:
-            self.promises.forget(torch.ones(count, dtype=torch.bool))
+        if self.plan_audit is not None:
+            self.plan_audit.forget(torch.ones(count, dtype=torch.bool))
 
     def _kept(self, plan: Plan, due: Bool[Tensor, " B"]) -> tuple[Float[Tensor, "T B P"], Bool[Tensor, " B"]]:
         """The plan's sentences, and where they do not keep what plans before promised: there the policy's token is
         first."""
         tokens, broken = plan.tokens.cpu(), torch.zeros_like(due)
-        if self.promises is not None:
-            broken = self.promises.broken(plan.worth.cpu(), due)
+        if self.plan_audit is not None:
+            broken = self.plan_audit.broken(plan.worth.cpu(), due)
         if bool(broken.any()):
-            words, _ = self.model.greedy_token(plan.latent, self.reached.to(plan.latent.device))
-            tokens = torch.cat([torch.where(broken[:, None], words.cpu(), tokens[0]).unsqueeze(0), tokens[1:]])
+            greedy, _ = self.model.greedy_token(plan.latent, self.reached.to(plan.latent.device))
+            tokens = torch.cat([torch.where(broken[:, None], greedy.cpu(), tokens[0]).unsqueeze(0), tokens[1:]])
         return tokens, broken
 
     def _note(
         self,
         z: Float[Tensor, "B D"],
-        word: Float[Tensor, "B P"],
+        token: Float[Tensor, "B P"],
         steps: Int[Tensor, " B"],
         due: Bool[Tensor, " B"],
     ) -> None:
         """Let the account know what was decided; of a token that is left before its end, or followed beyond it, the
         share of its time."""
-        if self.promises is None:
+        if self.plan_audit is None:
             return
         share = steps / self.curve.length
-        reward, keep = self.planner.foresee(z, word.to(z.device))
-        self.promises.note(reward.cpu() * share, keep.cpu() ** share, steps.float(), due)
+        reward, keep = self.planner.foresee(z, token.to(z.device))
+        self.plan_audit.note(reward.cpu() * share, keep.cpu() ** share, steps.float(), due)
 
     def _explored(self, plan: Plan, due: Bool[Tensor, " B"]) -> Float[Tensor, "T B P"]:
         """An elite of each plan, drawn by its weight, with noise of the plan's own spread; any where not `due`."""

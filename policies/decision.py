@@ -27,7 +27,7 @@ class Decision:
     `actions` (B, N, A), and for how many control steps (`until`, (B,)) they are followed, at most N.
 
     `by_policy` (B,): where the policy decided: everywhere without a planner, with one where it stands in for plans that
-    did not pay (`worldmodel.promises`). Of such a sentence the first token is the policy's, and the rest nobody's.
+    did not pay (`worldmodel.plan_audit`). Of such a sentence the first token is the policy's, and the rest nobody's.
     """
 
     sentences: Float[Tensor, "T B P"]

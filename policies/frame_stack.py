@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from policies.folders import part
+from policies.storage.folders import part
 from worldmodel.senses import is_image, mask
 
 

@@ -61,8 +61,9 @@ EXPERT = "expert_action"
 class ActingConfig:
     """Who acts in a loop, and how: random control steps before learning starts, what exploring adds.
 
-    `demonstrations`: so many episodes, the first ones, are driven by the environment's own expert (policies.experts).
-    `takeover`: in later ones, how likely it takes over at each control step, until the episode's end.
+    `demonstrations`: so many episodes, the first ones, are driven by the environment's own expert
+    (`policies.training.experts`). `takeover`: in later ones, the probability at each control step that it takes over,
+    until the episode's end.
 
     An episode is searched and explored over the whole range of actions, and not as `planner.spread` says, where less
     than `scarcity` of all the steps before had another reward than the median one: as long as rewards are so rare,

@@ -19,7 +19,7 @@ from robot.safety.gate import Gate
 from robot.safety.gated import GatedRobot
 from robot.safety.limits import so101
 from robot.so101_sim import SO101Sim
-from sim.tip import Tip
+from sim.so101.fingertip import Fingertip
 from worldmodel.mistakes import Mistake
 
 
@@ -124,7 +124,7 @@ def gated(robot: Robot, preset: str, stop_on_fault: bool = False, clock=time) ->
 
 def new_gate(robot: Robot, preset: str) -> Gate:
     """A gate that knows nothing yet of where the arm is."""
-    return Gate(so101(preset, robot.calibration or None), Tip())
+    return Gate(so101(preset, robot.calibration or None), Fingertip())
 
 
 def connect(robot: GatedRobot) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from lerobot import cameras
 from lerobot.cameras import CameraConfig
 
-from robot.kinds import decoded
+from robot.lerobot_types import decoded
 from worldmodel.mistakes import Mistake
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from lerobot.cameras import CameraConfig
 
-from robot.which import CAMERAS
+from robot.arm_options import CAMERAS
 from worldmodel.mistakes import Mistake
 
 VIEWS = ("wrist", "side", "overhead")

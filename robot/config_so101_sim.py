@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from lerobot.cameras import CameraConfig
 from lerobot.robots.config import RobotConfig
 
-from sim.so101_tasks import TASKS
+from sim.so101.tasks import TASKS
 from worldmodel.mistakes import Mistake
 
 
@@ -14,7 +14,7 @@ from worldmodel.mistakes import Mistake
 class SO101SimConfig(RobotConfig):
     """An SO-101 in a scene of so101-nexus. What it shares with LeRobot's `so101_follower` means the same.
 
-    `task`: whose scene, by its name in `sim.so101_tasks`. `seed`: of its first layout. Each command that is sent lasts
+    `task`: whose scene, by its name in `sim.so101.tasks`. `seed`: of its first layout. Each command that is sent lasts
     1 / `control_hz` seconds, which the loop's rate should be.
     """
 

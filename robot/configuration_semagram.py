@@ -8,7 +8,7 @@ from lerobot.configs import NormalizationMode, PreTrainedConfig
 from lerobot.optim import AdamConfig
 from lerobot.utils.constants import ACTION, OBS_STATE
 
-from policies.format import FORMAT, check_format
+from policies.storage.format import FORMAT, check_format
 from policies.words import WORDS
 from robot.perceiving import check_shapes, check_there, sized
 from worldmodel.mistakes import Mistake
@@ -31,7 +31,7 @@ class ImitatorConfig(ModelConfig):
 @PreTrainedConfig.register_subclass("semagram")
 @dataclass
 class SemagramConfig(PreTrainedConfig):
-    """The config.json of a checkpoint: everything of `policies.checkpoint.Identity`, and what LeRobot asks for.
+    """The config.json of a checkpoint: everything of `policies.storage.checkpoint.Identity`, and what LeRobot asks for.
 
     `planned`: act by the planner, which a policy that learned no reward cannot; otherwise by the policy alone. `seed`:
     of the planner's draws. `horizon`: tokens that the world model imagines in a training window. `consistency`: weight
@@ -39,7 +39,7 @@ class SemagramConfig(PreTrainedConfig):
     semagram-train. `image_size`: height and width of the frames that a new policy sees, whatever its cameras'; or
     `senses` say by their shapes what it perceives, a camera [height, width, 3]. Else these come from the features, as
     `action_size` does, `sentences` from the dataset where it has several tasks, `task` and `env_steps` from
-    semagram-train. `format`: of the checkpoint (`policies.format`).
+    semagram-train. `format`: of the checkpoint (`policies.storage.format`).
     """
 
     n_obs_steps: int = 1

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from policies.folders import aside_of, put, sync_tree
+from policies.storage.folders import aside_of, put, sync_tree
 from worldmodel.mistakes import Mistake
 
 ACTION = "action"

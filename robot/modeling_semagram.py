@@ -11,15 +11,15 @@ from lerobot.utils.constants import ACTION, OBS_STATE
 from torch import Tensor
 
 from policies.agent import Agent
-from policies.checkpoint import CONFIG, MODEL, load_into, made_by, read_unsigned
-from policies.curves import Curve
-from policies.files import replace_file
-from policies.folders import MANIFEST, manifest, tensor_bytes
+from policies.storage.checkpoint import CONFIG, MODEL, load_into, made_by, read_unsigned
+from policies.storage.files import replace_file
+from policies.storage.folders import MANIFEST, manifest, tensor_bytes
+from policies.tokens.curves import Curve
 from policies.words import recognised
 from robot.configuration_semagram import SemagramConfig
 from robot.perceiving import at_moments, perceived, unlike
 from worldmodel.encoder import sense_dropout_mask
-from worldmodel.imitation import Windows, imitation_loss
+from worldmodel.imitation import ImitationBatch, imitation_loss
 from worldmodel.mistakes import Mistake
 from worldmodel.model import WorldModel
 from worldmodel.senses import LANGUAGE_KEY, is_image, mask
@@ -157,7 +157,7 @@ class SemagramPolicy(PreTrainedPolicy):
         if LANGUAGE_KEY in seen:
             seen[LANGUAGE_KEY] = recognised(seen[LANGUAGE_KEY], self.agent.heard)  # as when it acts
         seen = self._augmented(at_moments(seen, moments))
-        windows = Windows(
+        windows = ImitationBatch(
             seen=seen,
             keep=self._kept(seen),
             token=self.curve.encode(actions.cpu()).to(actions.device).movedim(1, 0),

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from sim.twin_control import listens
-from sim.twin_settings import LONGEST_SOCKET, control_of
+from sim.twin.control import listens
+from sim.twin.settings import LONGEST_SOCKET, control_of
 from worldmodel.mistakes import Mistake
 
 

@@ -18,7 +18,7 @@ class SimCamera(Camera):
         self._canvas: Canvas | None = None
 
     def show(self, scene) -> None:
-        """Give it the environment of `sim.so101` that it looks at."""
+        """Give it the environment of `sim.so101.scene` that it looks at."""
         self._scene = scene
 
     @property

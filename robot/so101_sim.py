@@ -16,15 +16,15 @@ from lerobot.utils.decorators import check_if_already_connected, check_if_not_co
 from robot.config_so101_sim import SO101SimConfig
 from robot.sim_camera import SimCamera
 from robot.units import Units
-from sim import so101
 from sim.joints import JOINTS
+from sim.so101 import scene as so101
 
 
 class SO101Sim(Robot):
     """Keys, units and features of LeRobot's `so101_follower`. Time passes when a command is sent, and only then.
 
-    `scene`: the environment of `sim.so101`, once connected; `success`: whether the task is done now; `time_s`: how
-    long it has been commanded in all.
+    `scene`: the environment of `sim.so101.scene`, once connected; `success`: whether the task is done now; `time_s`:
+    how long it has been commanded in all.
     """
 
     config_class = SO101SimConfig

@@ -1,7 +1,7 @@
 """Frames of a MuJoCo model without a screen or a GPU: fast, and imported only where something is drawn.
 
 Measured on llvmpipe (one core): shadows, reflections, multisampling and fine meshes are what a frame's time goes into;
-without them a frame at 240 x 320 takes milliseconds, and a small one (`sim.detail`) half a millisecond.
+without them a frame at 240 x 320 takes milliseconds, and a small one (`sim.coarse_geometry`) half a millisecond.
 """
 
 import atexit
@@ -80,7 +80,7 @@ class Canvas:
             raise RenderingUnavailable(f"nothing can be drawn: {why}")
         import mujoco
 
-        from sim.detail import SMALL, SMOOTH, coarse
+        from sim.coarse_geometry import SMALL, SMOOTH, coarse
 
         small = max(height, width) <= SMALL
         self._smooth = SMOOTH if small else 1

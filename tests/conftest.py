@@ -133,9 +133,9 @@ def trainer(
     """
     from configs.runs.assembly import senses_of
     from policies.agent import Agent
-    from policies.curves import Curve
     from policies.settings import LoopConfig
-    from policies.trainer import Trainer
+    from policies.tokens.curves import Curve
+    from policies.training.trainer import Trainer
     from worldmodel.learner import Learner
     from worldmodel.planner import Planner
     from worldmodel.replay import Replay
@@ -161,7 +161,7 @@ def trainer(
 
 def identity(of):
     """What a checkpoint of a toy trainer is for."""
-    from policies.checkpoint import Identity
+    from policies.storage.checkpoint import Identity
 
     model = of.learner.model
     planning = of.agent.planner.config
@@ -251,7 +251,7 @@ def _untaught(folder, task=None, **changes):
     from configs.runs.assembly import Assembly, prepare
     from configs.schema import TrainConfig
     from envs.settings import TaskConfig
-    from policies.checkpoint import save_checkpoint
+    from policies.storage.checkpoint import save_checkpoint
     from worldmodel.settings import PlannerConfig
 
     planner = PlannerConfig(samples=8, policy_samples=2, elites=4, iterations=2, horizon=2)
@@ -324,7 +324,7 @@ def served(start_twin, tmp_path_factory):
 @pytest.fixture
 def twin(served):
     """The control channel of a twin that is in order, at rest, its torque off."""
-    from sim.twin_control import TwinControl
+    from sim.twin.control import TwinControl
 
     with TwinControl(served.control) as control:
         control.ask("mend")

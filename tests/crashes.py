@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from policies.checkpoint import (
+from policies.storage.checkpoint import (
     CONFIG,
     LAST,
     LEARNER,
@@ -31,7 +31,7 @@ from policies.checkpoint import (
     newest,
     save_checkpoint,
 )
-from policies.folders import FolderError, check_folder, write_folder
+from policies.storage.folders import FolderError, check_folder, write_folder
 
 OPERATIONS = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.symlink", "shutil.rmtree", "fsync"}
 

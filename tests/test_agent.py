@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from policies.agent import Agent
-from policies.curves import Curve
-from policies.rollouts import episode_seed, episode_seeds, rollout
+from policies.tokens.curves import Curve
+from policies.training.rollouts import episode_seed, episode_seeds, rollout
 from worldmodel.planner import Planner
 from worldmodel.senses import STATE_KEY
 from worldmodel.settings import PlannerConfig
@@ -344,5 +344,5 @@ def test_where_plans_pay_nothing_the_policy_acts_for_a_while(make, length):
 
 
 def test_an_exploring_agent_follows_its_plans_whatever_comes_of_them(make):
-    assert make().promises is not None
-    assert make(explore="white").promises is None and make(planned=False).promises is None
+    assert make().plan_audit is not None
+    assert make(explore="white").plan_audit is None and make(planned=False).plan_audit is None

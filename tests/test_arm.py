@@ -9,8 +9,8 @@ from hypothesis.extra.numpy import arrays
 from envs.faults import EnvironmentFault
 from envs.make import episode_limit, make, make_vector
 from envs.settings import TaskConfig
-from sim.so101_tasks import ABSOLUTE, CONTROLS, TASKS, TIED
-from sim.targets import SPEEDS, Targets
+from sim.so101.targets import SPEEDS, Targets
+from sim.so101.tasks import ABSOLUTE, CONTROLS, TASKS, TIED
 
 STATE_KEY = "observation.state"
 LOW, HIGH = np.array([-1.9, -1.7, -1.6, -1.6, -2.7, -0.1]), np.array([1.9, 1.7, 1.6, 1.6, 2.7, 1.7])

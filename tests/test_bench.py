@@ -27,8 +27,8 @@ from envs.benchmark.block import BlockError, block_is_current
 from envs.benchmark.results import Result, append, read
 from envs.benchmark.suites import SUITES
 from envs.suite import NAMES
-from policies.folders import FolderError
-from policies.format import FORMAT
+from policies.storage.folders import FolderError
+from policies.storage.format import FORMAT
 from worldmodel.settings import LearningConfig, ModelConfig, PlannerConfig, VisionConfig
 
 HOME = Path(__file__).resolve().parent.parent

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from envs.senses import Senses
-from policies.checkpoint import find_checkpoint, load_model, read_identity
+from policies.storage.checkpoint import find_checkpoint, load_model, read_identity
 from worldmodel.senses import STATE_KEY
 
 FIXED, CART = "observation.images.fixed", "observation.images.lookatcart"

@@ -15,8 +15,8 @@ import torch
 
 from configs.runs.run_folder import COLUMNS
 from envs.settings import TaskConfig
-from policies import revision
-from policies.checkpoint import (
+from policies.storage import code_version
+from policies.storage.checkpoint import (
     LAST,
     load_model,
     load_trainer,
@@ -25,8 +25,8 @@ from policies.checkpoint import (
     read_progress,
     save_checkpoint,
 )
-from policies.folders import FolderError, read_tensors, tensor_bytes, write_folder
-from policies.format import FORMAT
+from policies.storage.folders import FolderError, read_tensors, tensor_bytes, write_folder
+from policies.storage.format import FORMAT
 
 
 def never(text):
@@ -99,7 +99,7 @@ def test_another_format_is_refused_by_whatever_reads_a_checkpoint(toys, trained,
 
 def test_a_manifest_says_which_commit_made_it(toys, trained, tmp_path):
     manifest = json.loads((save(toys, trained, tmp_path) / "manifest.json").read_text())
-    assert manifest["versions"]["commit"] == revision.commit()
+    assert manifest["versions"]["commit"] == code_version.commit()
 
 
 def test_what_a_checkpoint_holds_is_what_its_format_says(toys, trained, tmp_path):
@@ -368,10 +368,10 @@ def test_a_saved_weight_that_is_not_finite_is_refused(toys, trained, tmp_path):
 
 def test_code_that_is_installed_within_another_checkout_has_a_version_and_no_commit(tmp_path, monkeypatch):
     """A virtual environment mostly lies in the checkout of whoever uses it."""
-    assert not revision.commit.__wrapped__().startswith("v")
+    assert not code_version.commit.__wrapped__().startswith("v")
     for words in (["init", "-q"], ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "a", "--allow-empty"]):
         subprocess.run(["git", "-C", str(tmp_path), *words], check=True)
     packages = tmp_path / "site-packages"
     packages.mkdir()
-    monkeypatch.setattr(revision, "CHECKOUT", packages)
-    assert revision.commit.__wrapped__() == f"v{version('semagram')}"
+    monkeypatch.setattr(code_version, "CHECKOUT", packages)
+    assert code_version.commit.__wrapped__() == f"v{version('semagram')}"

@@ -13,7 +13,7 @@ from safetensors.numpy import save as arrays_as_bytes
 
 from policies.codec import Codec, CodecConfig
 from policies.codec.training import windows_of
-from policies.folders import FolderError, write_folder
+from policies.storage.folders import FolderError, write_folder
 
 LENGTH, CHANNELS, GRIP = 20, 3, 2
 CONFIG = CodecConfig(length=LENGTH, ids=6, bits=8)

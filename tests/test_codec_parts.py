@@ -11,7 +11,7 @@ from policies.codec.script import Script
 from policies.codec.settings import CodecConfig
 from policies.codec.strokes import Strokes
 from policies.codec.switches import WORTH, Switches, bank, changes, fit_events, resting_levels
-from policies.splines import knots
+from policies.tokens.splines import knots
 
 
 @pytest.fixture(scope="module")

@@ -21,13 +21,13 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from configs import store
 from configs.arguments import known_keys, typed
 from configs.command import run
-from configs.endings import Ended
+from configs.reporting import Ended
 from configs.schema import BenchConfig
 from configs.strict import ConfigError, build
 from envs.faults import EnvironmentFault, EnvironmentLost
-from policies.folders import FolderError
-from policies.revision import commit
 from policies.serving.sealing import Refused
+from policies.storage.code_version import commit
+from policies.storage.folders import FolderError
 from worldmodel.mistakes import Mistake
 
 COMMANDS = ["train", "evaluate", "bench", "tokens", "record", "twin", "run", "play", "serve"]

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies.curves import Curve, basis
+from policies.tokens.curves import Curve, basis
 from worldmodel.settings import TokenConfig
 
 shapes = st.integers(1, 8).flatmap(

@@ -10,11 +10,11 @@ import torch
 from envs import arm
 from envs.make import make, make_vector
 from envs.settings import TaskConfig
-from policies.checkpoint import load_trainer, save_checkpoint
-from policies.rollouts import episode_seeds
 from policies.settings import EXPERT
-from sim import so101_experts
-from sim.so101_tasks import SCRIPTED
+from policies.storage.checkpoint import load_trainer, save_checkpoint
+from policies.training.rollouts import episode_seeds
+from sim.so101 import experts as so101_experts
+from sim.so101.tasks import SCRIPTED
 from worldmodel.windows import sample_windows
 
 

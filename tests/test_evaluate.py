@@ -23,9 +23,9 @@ from envs.senses import Senses
 from envs.sentences import PARAPHRASES
 from envs.settings import TaskConfig
 from policies.agent import Agent
-from policies.checkpoint import find_checkpoint
-from policies.curves import Curve
-from policies.folders import FolderError
+from policies.storage.checkpoint import find_checkpoint
+from policies.storage.folders import FolderError
+from policies.tokens.curves import Curve
 from worldmodel import planner as planning
 from worldmodel.planner import Planner
 from worldmodel.senses import LANGUAGE_KEY, STATE_KEY

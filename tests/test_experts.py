@@ -5,10 +5,10 @@ import pytest
 
 from robot.safety.limits import so101
 from robot.units import Units
-from sim import so101 as arm
-from sim.so101_experts import AT_REST, EXPERTS, Unreachable, expert
-from sim.so101_reach import ARM, Pose, Reach
-from sim.so101_tasks import TASKS
+from sim.so101 import scene as arm
+from sim.so101.experts import AT_REST, EXPERTS, Unreachable, expert
+from sim.so101.reach import ARM, Pose, Reach
+from sim.so101.tasks import TASKS
 
 HZ = 30.0
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sim.feetech import (
+from sim.twin.feetech import (
     ACTION,
     BROADCAST,
     GAP_S,
@@ -19,7 +19,7 @@ from sim.feetech import (
     cut,
     encode,
 )
-from sim.servo import REGISTERS, Servo
+from sim.twin.servo import REGISTERS, Servo
 
 IDS = (1, 2, 3)
 GOAL, TORQUE, LOCK, PRESENT, P_GAIN, NAME = (

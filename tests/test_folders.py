@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from configs.runs.run_folder import RunFolder
-from policies import folders
-from policies.files import replace_file
-from policies.folders import (
+from policies.storage import folders
+from policies.storage.files import replace_file
+from policies.storage.folders import (
     MANIFEST,
     FolderError,
     check_folder,

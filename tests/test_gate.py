@@ -10,7 +10,7 @@ from robot.safety.gate import Gate
 from robot.safety.limits import Box, JointLimits, Limits, so101
 from robot.safety.watch import Timed
 from robot.safety.workspace import Workspace
-from sim.tip import Tip
+from sim.so101.fingertip import Fingertip
 
 DT = 1 / 30
 ONE = Limits({"j": JointLimits(-90, 90, 60, 240, 15)})
@@ -247,7 +247,7 @@ def excess(tip, joints):
 @pytest.mark.parametrize(("seed", "inside"), [*((seed, True) for seed in range(6)), (6, False), (7, False)])
 def test_the_tip_never_leaves_its_box_even_while_braking_nor_goes_further_out(seed, inside):
     rng = np.random.default_rng(seed)
-    tip, limits = Tip(), dataclasses.replace(so101("normal"), box=BOX)
+    tip, limits = Fingertip(), dataclasses.replace(so101("normal"), box=BOX)
     start = None
     while start is None or (excess(tip, start) == 0) != inside:
         start = rng.uniform(limits.column("low"), limits.column("high"))
@@ -260,7 +260,7 @@ def test_the_tip_never_leaves_its_box_even_while_braking_nor_goes_further_out(se
 
 
 def test_a_goal_below_the_floor_slides_along_it():
-    run = Run(dataclasses.replace(so101("normal"), box=Box(z_low=0.1)), Tip(), np.array([0, 0, 0, 0, 0, 50.0]))
+    run = Run(dataclasses.replace(so101("normal"), box=Box(z_low=0.1)), Fingertip(), np.array([0, 0, 0, 0, 0, 50.0]))
     for _ in range(300):
         command = run.step(np.array([60, 30, 30, 30, 30, 50.0]))
     assert command.fault is None
@@ -269,7 +269,7 @@ def test_a_goal_below_the_floor_slides_along_it():
 
 
 def test_what_braking_sweeps_is_in_the_bounds_and_they_shrink_to_the_place_at_rest():
-    tip, rng = Tip(), np.random.default_rng(0)
+    tip, rng = Fingertip(), np.random.default_rng(0)
     workspace = Workspace(Box(), tip)
     for _ in range(50):
         joints, stopping = rng.uniform(-90, 90, 6), rng.normal(size=6) * 15
@@ -283,7 +283,7 @@ def test_what_braking_sweeps_is_in_the_bounds_and_they_shrink_to_the_place_at_re
 
 
 def test_the_tips_change_is_the_slope_of_its_place_and_its_reach_bounds_its_bend():
-    tip, rng = Tip(), np.random.default_rng(1)
+    tip, rng = Fingertip(), np.random.default_rng(1)
     for _ in range(20):
         joints = rng.uniform(-90, 90, 6)
         _, change = tip.place(joints)

@@ -12,8 +12,8 @@ from policies.glyphs.brush import pressure, ribbon
 from policies.glyphs.glyph import UNKNOWN, Lanes, glyph
 from policies.glyphs.lines import MANY, joined
 from policies.glyphs.ring import GAP, Ring
-from policies.splines import design
-from policies.vocabulary import Ask, Grip, Look, Move, Stop
+from policies.tokens.splines import design
+from policies.tokens.vocabulary import Ask, Grip, Look, Move, Stop
 
 seeds = st.integers(0, 999)
 few = settings(max_examples=30)

@@ -8,9 +8,9 @@ import pytest
 from configs.codec.glyphs import draw_file, spoken
 from policies.codec import Codec, CodecConfig
 from policies.glyphs.ink import draw
-from policies.notation import to_plain
-from policies.splines import design
-from policies.vocabulary import Ask, Grip, Look, Move, Stop
+from policies.tokens.notation import to_plain
+from policies.tokens.splines import design
+from policies.tokens.vocabulary import Ask, Grip, Look, Move, Stop
 
 RATE_HZ = 25.0
 

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from worldmodel.imitation import Windows, imitation_loss
+from worldmodel.imitation import ImitationBatch, imitation_loss
 from worldmodel.senses import STATE_KEY
 
 
@@ -17,7 +17,9 @@ def windows():
     whole[1:, 1], followed[1:, 1] = 0, 0
     whole[2, 2], followed[1:, 2] = 0, 0
     state = torch.randn(4, 4, 3, generator=draw)
-    return Windows({STATE_KEY: state}, torch.ones(4, 1), torch.rand(3, 4, 2, generator=draw) * 2 - 1, whole, followed)
+    return ImitationBatch(
+        {STATE_KEY: state}, torch.ones(4, 1), torch.rand(3, 4, 2, generator=draw) * 2 - 1, whole, followed
+    )
 
 
 def test_what_was_not_recorded_does_not_count(model, windows):

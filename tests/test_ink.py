@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from configs.runs.films import HEIGHT, Reel, motions, sentence
-from policies.curves import Curve
 from policies.decision import Decision
 from policies.glyphs.brush import drop
 from policies.glyphs.glyph import Shape, glyph
 from policies.glyphs.ink import SCALE, draw, picture, svg, thinned
-from policies.vocabulary import Grip, Move, Stop
+from policies.tokens.curves import Curve
+from policies.tokens.vocabulary import Grip, Move, Stop
 from worldmodel.settings import TokenConfig
 
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from policies.intent import FLOOR, planned, proposed
-from policies.tube import Strand
+from policies.distributions.intent import FLOOR, planned, proposed
+from policies.distributions.tube import Strand
 from worldmodel.gaussian import SquashedGaussian
 from worldmodel.planner import Planner
 from worldmodel.senses import STATE_KEY

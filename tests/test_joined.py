@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from policies.agent import Agent
-from policies.curves import Curve
 from policies.serving.decider import Decider
 from policies.serving.messages import Question
+from policies.tokens.curves import Curve
 from worldmodel import twohot
 from worldmodel.batch import Batch
 from worldmodel.imagination import propose, score
@@ -98,13 +98,13 @@ def test_nothing_jumps_where_the_policy_stands_in_for_some_environments_only(mod
     """A plan is followed for two tokens, the policy's token for one; each goes on from where its own curve ended."""
     config = dataclasses.replace(CONFIG, patience=30)
     agent = Agent(model, CURVE, Planner(model, 0.9, config), torch.Generator().manual_seed(0), every=8)
-    count, held = agent.promises.broken, torch.tensor([False, True])
+    count, held = agent.plan_audit.broken, torch.tensor([False, True])
 
     def broken(worth, asked):
         count(worth, asked)
         return asked & held
 
-    monkeypatch.setattr(agent.promises, "broken", broken)
+    monkeypatch.setattr(agent.plan_audit, "broken", broken)
     first = agent.decide(seen(2))
     assert first.until.tolist() == [8, 4]
     ends = [first.sentences[1, 0, -2:], first.sentences[0, 1, -2:]]

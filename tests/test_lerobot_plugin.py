@@ -16,9 +16,9 @@ import pytest
 from configs.runs.assembly import loaded_agent
 from envs.make import make_vector
 from envs.settings import TaskConfig
-from policies.checkpoint import load_model, read_identity, save_checkpoint
-from policies.folders import FolderError
-from policies.rollouts import as_tensors
+from policies.storage.checkpoint import load_model, read_identity, save_checkpoint
+from policies.storage.folders import FolderError
+from policies.training.rollouts import as_tensors
 from worldmodel.senses import LANGUAGE_KEY, STATE_KEY
 
 PLUGIN = "lerobot_policy_semagram"

@@ -10,10 +10,10 @@ from lerobot.policies import make_pre_post_processors
 from lerobot.policies.factory import get_policy_class
 
 from policies.agent import Agent
-from policies.checkpoint import load_model, read_identity, save_checkpoint
-from policies.curves import Curve
-from policies.folders import FolderError, check_folder, write_folder
-from policies.format import FORMAT
+from policies.storage.checkpoint import load_model, read_identity, save_checkpoint
+from policies.storage.folders import FolderError, check_folder, write_folder
+from policies.storage.format import FORMAT
+from policies.tokens.curves import Curve
 from robot import configuration_semagram  # noqa: F401  registers it
 from worldmodel.imagination import score
 from worldmodel.planner import Planner

@@ -16,9 +16,9 @@ from envs.config_lerobot import SemagramEnv
 from envs.make import make_vector
 from envs.senses import Senses
 from envs.settings import TaskConfig
-from policies.checkpoint import load_model, read_identity
 from policies.frame_stack import FrameStack
-from policies.rollouts import as_tensors
+from policies.storage.checkpoint import load_model, read_identity
+from policies.training.rollouts import as_tensors
 from robot.configuration_semagram import ImitatorConfig, SemagramConfig
 from robot.modeling_semagram import BLIND, SemagramPolicy
 from robot.perceiving import at_moments, framed

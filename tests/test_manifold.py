@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.distributions import MultivariateNormal, kl_divergence
 
-from policies.manifold import Manifold
-from policies.mixture import Mixture, fit, k_means
-from policies.splines import design, midpoints
-from policies.tube import Strand, within
+from policies.distributions.manifold import Manifold
+from policies.distributions.mixture import Mixture, fit, k_means
+from policies.distributions.tube import Strand, within
+from policies.tokens.splines import design, midpoints
 
 STRAND = Strand(5, 2, 3)
 SIZE = STRAND.knots * STRAND.size

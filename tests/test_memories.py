@@ -10,8 +10,8 @@ from PIL import Image, ImageDraw
 from configs.runs.sights import CAPTION, GAP, MISSING, TILE, Strip, fitting
 from policies import memories as module
 from policies.agent import Agent
-from policies.curves import Curve
 from policies.memories import Memories, imagined, nearest
+from policies.tokens.curves import Curve
 from worldmodel.planner import Planner
 from worldmodel.replay import Replay
 from worldmodel.senses import STATE_KEY, mask

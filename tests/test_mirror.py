@@ -7,7 +7,7 @@ from envs.make import make
 from envs.mirror import Mirror, scene_bodies
 from envs.settings import TaskConfig
 from robot.units import TICK_RAD, Units
-from sim import so101
+from sim.so101 import scene as so101
 from worldmodel.senses import STATE_KEY
 
 TASK = TaskConfig("so101-touch")

@@ -12,7 +12,7 @@ from gymnasium import spaces
 from envs.blackout import PATIENCE, Blackout
 from envs.dropping import Dropping
 from envs.language import Spoken
-from policies.rollouts import as_tensors
+from policies.training.rollouts import as_tensors
 
 STATE_KEY, MAIN, SIDE = "observation.state", "observation.images.main", "observation.images.side"
 ACTION = np.zeros(1, np.float32)

@@ -16,8 +16,8 @@ from configs.suites import peers, tdmpc2_launcher
 from configs.suites.duel import OURS_EACH, alternate, milliseconds
 from configs.suites.peers import Theirs, check, interpreter
 from configs.suites.stopwatch import Ours
-from policies.curves import Curve
 from policies.frame_stack import FrameStack
+from policies.tokens.curves import Curve
 from worldmodel.settings import TokenConfig
 
 ANSWERING = """

@@ -145,6 +145,6 @@ def test_a_candidate_that_is_not_finite_counts_for_nothing_whatever_its_numbers(
     plain = fit_elites(candidates, returns, config)
     candidates[:, :, 3:] = torch.nan
     odd = fit_elites(candidates, returns, config)
-    assert torch.isfinite(odd.sentences).all()
+    assert torch.isfinite(odd.plans).all()
     assert torch.equal(odd.mean, plain.mean)
     assert torch.equal(odd.spread, plain.spread)

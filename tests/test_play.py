@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from configs.arm.playing import HIGH, LOW, Playing
-from configs.endings import FAILED, Ended
-from policies.notation import plan_bytes, to_plain
-from policies.vocabulary import Ask, Grip, Look, Move, Stop
+from configs.reporting import FAILED, Ended
+from policies.tokens.notation import plan_bytes, to_plain
+from policies.tokens.vocabulary import Ask, Grip, Look, Move, Stop
 from robot.arms import connect, gated, simulated
 from robot.running.settings import PlayConfig
 from robot.safety.limits import RANGES

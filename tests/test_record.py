@@ -325,7 +325,7 @@ def test_a_mistake_is_one_line(keys, says):
 
 def test_a_full_disk_ends_it_with_what_is_safe_and_what_else_fails_is_told_as_it_is(tmp_path):
     from configs.arm.recording import ending
-    from configs.endings import Ended
+    from configs.reporting import Ended
 
     parts = SimpleNamespace(finished=2)
     said = rf"^{tmp_path}: No space left on device; 2 episodes are safe, the same command goes on$"

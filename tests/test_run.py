@@ -42,8 +42,8 @@ def test_on_the_simulated_arm_every_episode_is_run_and_the_line_says_how(arm_che
 def test_a_checkpoint_without_a_task_of_ours_is_refused_in_one_line(arm_checkpoint, monkeypatch, task, says):
     import configs.arm.running
     from configs.runs.assembly import loaded_agent
-    from policies.checkpoint import load_model, read_identity
-    from policies.folders import FolderError
+    from policies.storage.checkpoint import load_model, read_identity
+    from policies.storage.folders import FolderError
 
     found = read_identity(arm_checkpoint)
     other = replace(found, task=found.task | task if task else task)
@@ -55,7 +55,7 @@ def test_a_checkpoint_without_a_task_of_ours_is_refused_in_one_line(arm_checkpoi
 
 
 def test_a_checkpoint_of_another_format_is_refused_in_one_line_by_each_command(command, arm_checkpoint, tmp_path):
-    from policies.folders import write_folder
+    from policies.storage.folders import write_folder
 
     files = {p.name: p.read_bytes() for p in arm_checkpoint.iterdir() if p.name != "manifest.json"}
     saved = json.loads(files["config.json"]) | {"format": 99, "planner": {}}

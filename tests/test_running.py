@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from configs.arm.running import Running
-from policies.rollouts import evaluation_seeds
+from policies.training.rollouts import evaluation_seeds
 from robot.arms import driven
 from robot.running.eyes import Eyes
 from robot.running.loop import Loop
@@ -20,7 +20,7 @@ from robot.safety.faults import FaultKind
 from robot.safety.watch import Watch
 from robot.ticks import Ticks
 from robot.units import Units
-from sim.targets import Targets
+from sim.so101.targets import Targets
 from worldmodel.mistakes import Mistake
 
 HZ = 30.0

@@ -21,8 +21,8 @@ from envs.make import make, make_vector
 from envs.senses import Senses
 from envs.settings import TaskConfig
 from policies.agent import Agent
-from policies.checkpoint import load_model, read_identity
-from policies.rollouts import as_tensors
+from policies.storage.checkpoint import load_model, read_identity
+from policies.training.rollouts import as_tensors
 from robot.arms import simulated
 from robot.camera_kinds import configured
 from robot.config_sim_camera import SimCameraConfig

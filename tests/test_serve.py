@@ -12,9 +12,9 @@ import numpy as np
 
 from configs.arm.running import begin_of
 from configs.runs.learned import task_of
-from policies.checkpoint import read_identity
 from policies.serving.link import Link
 from policies.serving.sealing import read_secret
+from policies.storage.checkpoint import read_identity
 
 WAIT_S = 120.0
 HANGS_UP = signal.SIGTERM if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else signal.SIGHUP  # it is under nohup

@@ -20,7 +20,6 @@ from hypothesis import strategies as st
 
 import policies.serving.link
 from policies.agent import Agent
-from policies.curves import Curve
 from policies.serving import messages
 from policies.serving.connection import Connection
 from policies.serving.decider import Decider
@@ -40,6 +39,7 @@ from policies.serving.messages import (
 )
 from policies.serving.sealing import FRAME, HELLO, MAGIC, Refused, Seal, hello, read_secret
 from policies.serving.server import MOST, Server
+from policies.tokens.curves import Curve
 from robot.running.view import sentence
 from worldmodel.planner import Planner
 from worldmodel.settings import PlannerConfig

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sim.servo import OVERHEATED, OVERLOADED, STEPS, Servo
+from sim.twin.servo import OVERHEATED, OVERLOADED, STEPS, Servo
 
 DT_S = 0.005
 TORQUE, MIDDLE = 40, bytes([128])

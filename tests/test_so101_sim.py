@@ -22,8 +22,8 @@ from robot.so101_sim import SO101Sim
 from robot.units import TICK_RAD, Units
 from sim.canvas import choose_backend
 from sim.joints import JOINTS
-from sim.tip import SITE, Tip
-from sim.twin_model import build
+from sim.so101.fingertip import SITE, Fingertip
+from sim.twin.model import build
 
 LOW, HIGH = np.array([-1.9, -1.7, -1.6, -1.6, -2.7, -0.17]), np.array([1.9, 1.7, 1.6, 1.6, 2.7, 1.74])
 KEYS = [f"{joint}.pos" for joint in JOINTS]
@@ -107,7 +107,7 @@ def test_what_it_observes_is_what_its_features_say(simulated):
 
 def test_the_gates_tip_is_the_one_that_is_trained_and_the_twins(simulated):
     """Else the box would guard another point than the one that touches things."""
-    tip, rng = Tip(), np.random.default_rng(0)
+    tip, rng = Fingertip(), np.random.default_rng(0)
     models = [simulated.scene.unwrapped.model, build()]
     for angles in [np.zeros(6), *rng.uniform(LOW, HIGH, (20, 6))]:
         place, _ = tip.place(np.rad2deg(angles))

@@ -9,7 +9,7 @@ import torch
 from gymnasium import spaces
 
 from policies.agent import Agent
-from policies.rollouts import Rollout, rollout, success_rates
+from policies.training.rollouts import Rollout, rollout, success_rates
 
 STATE_KEY = "observation.state"
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from policies.checkpoint import load_trainer, save_checkpoint
+from policies.storage.checkpoint import load_trainer, save_checkpoint
 from worldmodel.senses import STATE_KEY
 from worldmodel.windows import sample_windows, window_at
 
@@ -80,7 +80,7 @@ from pathlib import Path
 tests = Path(sys.argv[1])
 toys = runpy.run_path(str(tests / "conftest.py"))["TOYS"]
 laws = runpy.run_path(str(tests / "test_trainer.py"))
-from policies.checkpoint import load_trainer
+from policies.storage.checkpoint import load_trainer
 trainer = toys.trainer(toys.slides(*laws["LIMITS"][3]), 4, weights=9, precision="bf16")
 load_trainer(Path(sys.argv[2]), trainer, laws["never"])
 print(json.dumps([laws["advance"](trainer, 51), laws["digest"](trainer)]))

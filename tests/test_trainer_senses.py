@@ -8,9 +8,9 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from policies.checkpoint import load_model, load_trainer, read_identity, save_checkpoint
-from policies.folders import FolderError, tensor_bytes, write_folder
 from policies.memories import Memories
+from policies.storage.checkpoint import load_model, load_trainer, read_identity, save_checkpoint
+from policies.storage.folders import FolderError, tensor_bytes, write_folder
 from policies.words import Words
 from worldmodel.senses import LANGUAGE_KEY, STATE_KEY, mask
 from worldmodel.windows import window_at

@@ -15,7 +15,7 @@ import pytest
 from hydra import compose, initialize
 from omegaconf import OmegaConf
 
-from configs.endings import Ended
+from configs.reporting import Ended
 from configs.runs.run_folder import COLUMNS
 from configs.runs.training import Training
 from configs.store import register

@@ -14,10 +14,10 @@ import time
 import pytest
 
 from robot.ports import port_of_twin
-from sim.feetech import PING, encode
 from sim.joints import JOINTS
-from sim.servo import OVERLOADED
-from sim.twin_control import TwinControl
+from sim.twin.control import TwinControl
+from sim.twin.feetech import PING, encode
+from sim.twin.servo import OVERLOADED
 
 pytestmark = pytest.mark.usefixtures("patient_driver")
 START_S = 120.0  # a loaded machine

@@ -8,13 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sim import twin_calibration
 from sim.assets import asset
 from sim.joints import JOINTS
-from sim.servo import OVERLOADED, STEPS
-from sim.twin_arm import BACKLOG_S, BURST, TwinArm
-from sim.twin_calibration import JointCalibration, fitting, scale
-from sim.twin_model import ARM, build, limits
+from sim.twin.arm import BACKLOG_S, BURST, TwinArm
+from sim.twin.calibration import JointCalibration, fitting, read, scale, text
+from sim.twin.model import ARM, build, limits
+from sim.twin.servo import OVERLOADED, STEPS
 
 
 @pytest.fixture(scope="module")
@@ -68,8 +67,8 @@ def test_zero_is_the_middle_of_the_range_and_the_gripper_spans_it(calibration):
 
 def test_a_calibration_is_read_as_it_was_written(model, tmp_path):
     calibration = fitting(limits(model))
-    (tmp_path / "arm.json").write_text(twin_calibration.text(calibration))
-    assert twin_calibration.read(tmp_path / "arm.json") == calibration
+    (tmp_path / "arm.json").write_text(text(calibration))
+    assert read(tmp_path / "arm.json") == calibration
 
 
 @pytest.mark.parametrize(
@@ -85,10 +84,10 @@ def test_a_calibration_is_read_as_it_was_written(model, tmp_path):
     ],
 )
 def test_a_wrong_calibration_is_refused_in_one_line(model, tmp_path, change, said):
-    entries = json.loads(twin_calibration.text(fitting(limits(model)))) | change
+    entries = json.loads(text(fitting(limits(model)))) | change
     (tmp_path / "arm.json").write_text(json.dumps(entries))
     with pytest.raises(ValueError, match=said) as refusal:
-        twin_calibration.read(tmp_path / "arm.json")
+        read(tmp_path / "arm.json")
     assert "arm.json" in str(refusal.value) and "\n" not in str(refusal.value)
 
 

@@ -10,15 +10,15 @@ from hypothesis import strategies as st
 
 from configs.strict import build as strict
 from configs.twin import main
-from sim.feetech import PING, encode
 from sim.joints import JOINTS
-from sim.servo import OVERLOADED
-from sim.twin import Twin
-from sim.twin_arm import TwinArm
-from sim.twin_calibration import fitting
-from sim.twin_faults import Faults, Line
-from sim.twin_model import build, limits
-from sim.twin_settings import CABLES, FaultConfig, TwinConfig
+from sim.twin.arm import TwinArm
+from sim.twin.calibration import fitting
+from sim.twin.faults import Faults, Line
+from sim.twin.feetech import PING, encode
+from sim.twin.model import build, limits
+from sim.twin.servo import OVERLOADED
+from sim.twin.settings import CABLES, FaultConfig, TwinConfig
+from sim.twin.twin import Twin
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ def test_a_line_loses_at_its_rate_and_the_same_with_the_same_seed():
 
 def test_a_line_that_was_slow_for_a_while_brings_no_old_reply_afterwards(arm, monkeypatch, tmp_path):
     clock = SimpleNamespace(now=0.0, monotonic=lambda: clock.now)
-    monkeypatch.setattr("sim.twin.time", clock)
+    monkeypatch.setattr("sim.twin.twin.time", clock)
 
     def turns(twin, until):
         while clock.now < until:

@@ -9,11 +9,11 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from policies.curves import Curve
-from policies.notation import from_plain, to_plain
-from policies.splines import design
-from policies.vocabulary import Ask, Grip, Look, Move, Stop, checked, text
-from policies.walking import Walk
+from policies.tokens.curves import Curve
+from policies.tokens.notation import from_plain, to_plain
+from policies.tokens.playback import Playback
+from policies.tokens.splines import design
+from policies.tokens.vocabulary import Ask, Grip, Look, Move, Stop, checked, text
 
 SIZE = 2
 
@@ -85,11 +85,11 @@ def test_tokens_are_equal_when_every_number_is(one, other):
         (lambda: Stop(np.inf), r"^stop.seconds=inf: "),
         (lambda: checked([Stop(), Grip(1)]), r"^token 1 of 2: stop ends a sentence"),
         (lambda: checked([Move(np.zeros((4, n)), 1.0) for n in (2, 3)]), r"^move.points: 2 and 3 columns"),
-        (lambda: Walk([], np.array([2.0, 0.0]), 50.0), r"^position .*from -1 to 1"),
-        (lambda: Walk([], np.zeros(2), 0.0), r"^rate_hz=0.0: above 0"),
-        (lambda: Walk([], np.zeros(2), 50.0, gripper=2), r"^gripper=2: from 0 to 1, a column of the actions"),
+        (lambda: Playback([], np.array([2.0, 0.0]), 50.0), r"^position .*from -1 to 1"),
+        (lambda: Playback([], np.zeros(2), 0.0), r"^rate_hz=0.0: above 0"),
+        (lambda: Playback([], np.zeros(2), 50.0, gripper=2), r"^gripper=2: from 0 to 1, a column of the actions"),
         (
-            lambda: Walk([Move(np.zeros((4, 3)), 1.0)], np.zeros(2), 50.0),
+            lambda: Playback([Move(np.zeros((4, 3)), 1.0)], np.zeros(2), 50.0),
             r"^move.points: 3 columns, the position has 2$",
         ),
     ],
@@ -126,7 +126,7 @@ def test_plain_data_that_is_no_sentence_is_refused(data, message):
 
 @given(sentences(curves), st.sampled_from(["position", "rate"]), st.sampled_from([10.0, 30.0, 50.0]))
 def test_a_walk_is_bounded_in_order_and_keeps_its_clock(sentence, tie, hz):
-    items = list(Walk(sentence, np.array([0.5, -1.0]), hz, np.array([3.0, -2.0]), tie))
+    items = list(Playback(sentence, np.array([0.5, -1.0]), hz, np.array([3.0, -2.0]), tie))
     assert all(a <= b + 1e-9 for (a, _), (b, _) in pairwise(items))
     at = np.array([t for t, item in items if isinstance(item, np.ndarray)])
     np.testing.assert_allclose(at, (np.arange(len(at)) + 0.5) / hz)
@@ -148,7 +148,7 @@ def test_a_walk_goes_on_where_each_token_ended(motions, tie):
     assume(all(m.degree > 0 for m in motions))
     start, hz = np.array([0.25, -0.5]), 400.0
     short = [Move(m.points, 0.1, m.degree) for m in motions]
-    _, y = actions(Walk(short, start, hz, tie=tie))
+    _, y = actions(Playback(short, start, hz, tie=tie))
     fastest = max(2 * len(m.points) * m.degree / 0.1 for m in short)  # p (c' - c) / (knots' distance), |c' - c| <= 2
     assert np.abs(np.diff(np.vstack([start, y]), axis=0)).max() <= fastest / hz
 
@@ -160,7 +160,7 @@ def test_a_tied_motion_begins_with_position_and_rate(motion, seed):
     start, rate = generator.uniform(-0.5, 0.5, (2, SIZE))
     rate *= 0.1 / motion.seconds
     hz = 1e4 / motion.seconds
-    walk = iter(Walk([motion], start, hz, rate, "rate"))
+    walk = iter(Playback([motion], start, hz, rate, "rate"))
     first, second = next(walk)[1], next(walk)[1]
     np.testing.assert_allclose(first, start + 0.5 * rate / hz, atol=1e-5)
     np.testing.assert_allclose((second - first) * hz, rate, atol=2e-2 / motion.seconds)
@@ -171,9 +171,9 @@ def test_a_stop_continues_and_ends_at_rest_within_bounds(motion, duration, seed)
     """The rate goes on from the motion's, never grows, and is nothing at the end."""
     hz = 500.0
     start = np.random.default_rng(seed).uniform(-1, 1, SIZE)
-    moving = Walk([motion], start, hz)
+    moving = Playback([motion], start, hz)
     list(moving)
-    stopping = Walk([Stop(duration)], moving.position, hz, moving.rate)
+    stopping = Playback([Stop(duration)], moving.position, hz, moving.rate)
     _, y = actions(stopping)
     y = np.vstack([y, stopping.position])
     assert np.abs(y).max() <= 1
@@ -190,7 +190,7 @@ def test_a_stop_continues_and_ends_at_rest_within_bounds(motion, duration, seed)
 def test_a_stop_with_little_room_brakes_harder_but_does_not_hit_the_edge():
     """Its rate falls to nothing as it nears the edge, and where there is room it is the same as ever."""
     hz, start, rate = 1000.0, np.array([0.9, 0.0]), np.array([1.5, 1.5])
-    stopping = Walk([Stop(1.0)], start, hz, rate)
+    stopping = Playback([Stop(1.0)], start, hz, rate)
     _, y = actions(stopping)
     speed = np.diff(y, axis=0) * hz
     np.testing.assert_allclose(speed[0], rate, rtol=0.02)
@@ -207,7 +207,7 @@ def test_the_world_models_token_is_a_move(shape):
     curve = Curve.of(*shape, SIZE)
     token = torch.rand(curve.size, generator=torch.Generator().manual_seed(3)) * 2 - 1
     step = 0.02
-    walk = Walk(
+    walk = Playback(
         [Move.of(token.numpy(), curve.knots, curve.degree, curve.length * step)] * 3,
         np.zeros(SIZE),
         1 / step,
@@ -220,7 +220,7 @@ def test_the_world_models_token_is_a_move(shape):
 def test_grips_come_when_they_are_due_and_fill_their_column():
     move = Move(np.full((4, SIZE), 0.5), 0.4)
     sentence = (move, Grip(0, 0.1), move, Grip(1, 9.0), Stop(0.2))
-    items = list(Walk(sentence, np.full(SIZE, 0.5), 50.0, gripper=1))
+    items = list(Playback(sentence, np.full(SIZE, 0.5), 50.0, gripper=1))
     times = [(t, item) for t, item in items if not isinstance(item, np.ndarray)]
     assert [(round(t, 6), item) for t, item in times] == [(0.5, Grip(0, 0.1)), (1.0, Grip(1, 9.0)), (1.5, Stop(0.2))]
     for time, action in items:
@@ -230,9 +230,9 @@ def test_grips_come_when_they_are_due_and_fill_their_column():
 
 def test_a_walk_that_was_left_goes_on_where_it_was():
     sentence = (Move(np.full((4, SIZE), 0.5), 0.4), Grip(0), Move(np.zeros((3, SIZE)), 0.2, 2), Stop(0.2))
-    whole = list(Walk(sentence, np.zeros(SIZE), 50.0))
+    whole = list(Playback(sentence, np.zeros(SIZE), 50.0))
     parts = []
-    walk = Walk(sentence, np.zeros(SIZE), 50.0)
+    walk = Playback(sentence, np.zeros(SIZE), 50.0)
     for item in walk:
         parts.append(item)
         if len(parts) == 3:
@@ -243,7 +243,7 @@ def test_a_walk_that_was_left_goes_on_where_it_was():
 
 def test_before_a_question_the_motion_comes_to_rest_and_then_goes_on():
     ramp = Move(np.linspace(0, 0.6, 4)[:, None].repeat(SIZE, 1), 0.6)
-    walk = Walk([ramp, Ask("may I?"), ramp], np.zeros(SIZE), 50.0)
+    walk = Playback([ramp, Ask("may I?"), ramp], np.zeros(SIZE), 50.0)
     for _, item in walk:
         if isinstance(item, Ask):
             assert not walk.rate.any()

@@ -13,7 +13,7 @@ from worldmodel.settings import PlannerConfig
 class Elites(NamedTuple):
     """The elites of B searches, and the distribution fitted to them.
 
-    sentences (T, B, E, P), returns and weights (B, E): of each elite. mean and spread (T, B, P): weighted mean and
+    plans (T, B, E, P), returns and weights (B, E): of each elite. mean and spread (T, B, P): weighted mean and
     standard deviation. relative_spread (B,): of the returns, small where the search has converged.
     """
 
@@ -21,7 +21,7 @@ class Elites(NamedTuple):
     spread: Float[Tensor, "T B P"]
     returns: Float[Tensor, "B E"]
     weights: Float[Tensor, "B E"]
-    sentences: Float[Tensor, "T B E P"]
+    plans: Float[Tensor, "T B E P"]
     relative_spread: Float[Tensor, " B"]
 
     def where(self, chosen: Bool[Tensor, " B"], other: "Elites") -> "Elites":
@@ -32,7 +32,7 @@ class Elites(NamedTuple):
             torch.where(by_token, self.spread, other.spread),
             torch.where(by_elite, self.returns, other.returns),
             torch.where(by_elite, self.weights, other.weights),
-            torch.where(by_token.unsqueeze(-1), self.sentences, other.sentences),
+            torch.where(by_token.unsqueeze(-1), self.plans, other.plans),
             torch.where(chosen, self.relative_spread, other.relative_spread),
         )
 

@@ -11,7 +11,7 @@ from worldmodel.model import WorldModel
 
 
 @dataclass(frozen=True)
-class Windows:
+class ImitationBatch:
     """H tokens for B starts: seen, by the senses' keys, each (H+1, B, ...); token (H, B, P).
 
     keep (B, n): 1 for the senses that are not hidden. whole (H, B): 1 where every step of the token was recorded;
@@ -25,7 +25,7 @@ class Windows:
     followed: Float[Tensor, "H B"]
 
 
-def imitation_loss(model: WorldModel, windows: Windows, consistency: float) -> tuple[Tensor, dict[str, Tensor]]:
+def imitation_loss(model: WorldModel, windows: ImitationBatch, consistency: float) -> tuple[Tensor, dict[str, Tensor]]:
     """Total loss () and its parts, `loss_consistency`, `loss_imitation` and of several senses `loss_agreement`.
 
     consistency x mean |z_t+1 - sg(encode(o_t+1))|^2 over imagined latents z_t+1 = next(z_t, w_t), z_0 = encode(o_0),

@@ -121,7 +121,7 @@ class Planner:
             if deadline is not None and time.perf_counter() >= deadline:
                 break
             fresh = lots[lot] if lot < len(lots) else self._redrawn(found, next(redraws), start, generator)
-            kept = found.sentences, found.returns
+            kept = found.plans, found.returns
             better = self._refine(self.model, z, *kept, fresh, mode, self.discount, config)
             found = better if bool(asking.all()) else better.where(asking, found)
             imagined += asking.cpu() * fresh[:, 0, :, 0].numel()
@@ -133,7 +133,7 @@ class Planner:
             spread=found.spread,
             returns=found.returns,
             weights=found.weights,
-            elites=found.sentences,
+            elites=found.plans,
             latent=z,
             spent=spent,
             imagined=imagined,
@@ -184,7 +184,7 @@ class Planner:
 
         One `noise` for the whole sentence: a Gaussian of rank E at most.
         """
-        _, ways = common(found.sentences, found.weights)
+        _, ways = common(found.plans, found.weights)
         share = self.config.together
         return (1 - share) ** 0.5 * alone + share**0.5 * torch.einsum("tbep,ben->tbnp", ways, noise)
 

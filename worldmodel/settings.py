@@ -177,7 +177,7 @@ class PlannerConfig:
     of too early it would never explore.
 
     Where plans of the last `patience` control steps did not pay half of what they promised the policy acts for as many
-    (`worldmodel.promises`; 0: never). Not in training either, which learns from just that.
+    (`worldmodel.plan_audit`; 0: never). Not in training either, which learns from just that.
     """
 
     samples: int = 64

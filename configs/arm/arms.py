@@ -7,10 +7,10 @@ from pathlib import Path
 from lerobot.robots import Robot
 
 from configs.arm.twin_process import TwinProcess
+from robot.arm_options import REAL
 from robot.arms import driven, twin
 from robot.recording.settings import RecordConfig
 from robot.running.settings import PlayConfig, RunConfig
-from robot.which import REAL
 
 
 def wired(

@@ -7,12 +7,12 @@ from envs.mirror import STILL
 from envs.senses import Senses
 from envs.sentences import check as check_sentence
 from envs.settings import TaskConfig
-from policies.checkpoint import Identity
 from policies.serving.messages import LARGEST
+from policies.storage.checkpoint import Identity
+from robot.arm_options import CAMERAS, REAL, SIM
 from robot.camera_kinds import configured
 from robot.running.settings import RunConfig
-from robot.which import CAMERAS, REAL, SIM
-from sim.so101_tasks import FULL, TASKS
+from sim.so101.tasks import FULL, TASKS
 
 ROOM_FOR_REST = 1 << 16  # of a message, beside its frames
 

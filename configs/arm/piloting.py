@@ -10,18 +10,18 @@ from configs.arm.planning import opened
 from envs.arm import known, seen
 from envs.senses import Senses, key
 from envs.settings import TaskConfig
-from policies.checkpoint import find_checkpoint, read_identity
+from policies.storage.checkpoint import find_checkpoint, read_identity
 from policies.words import WORDS
+from robot.arm_options import CAMERAS
 from robot.config_sim_camera import sim_cameras
 from robot.recording.drivers import PolicyDriver
 from robot.recording.settings import RecordConfig
 from robot.sim_camera import SimCamera
 from robot.so101_sim import SO101Sim
-from robot.which import CAMERAS
-from sim import so101
 from sim.canvas import RenderingUnavailable
 from sim.frames import shows
-from sim.targets import Targets
+from sim.so101 import scene as so101
+from sim.so101.targets import Targets
 from worldmodel.mistakes import Mistake
 from worldmodel.senses import LANGUAGE_KEY, STATE_KEY, Shapes, mask
 

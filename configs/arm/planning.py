@@ -20,7 +20,7 @@ def opened(checkpoint: Path, seed: int, device: str, threads: int, planned: bool
     """A checkpoint's agent, not compiled, and the task it is for. Raises FolderError, ValueError."""
     from configs.runs.assembly import loaded_agent, prepare
     from configs.schema import MachineConfig
-    from policies.checkpoint import load_model, read_identity
+    from policies.storage.checkpoint import load_model, read_identity
 
     machine = prepare(MachineConfig(device, threads, "false"))
     identity = read_identity(checkpoint)

@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from configs.arm.arms import wired
-from configs.endings import FAILED, SIGNALLED, Ended, say
-from policies.notation import read_sentence
-from policies.vocabulary import Ask, Move, Sentence, Token, text
-from policies.walking import Walk
+from configs.reporting import FAILED, SIGNALLED, Ended, say
+from policies.tokens.notation import read_sentence
+from policies.tokens.playback import Playback
+from policies.tokens.vocabulary import Ask, Move, Sentence, Token, text
+from robot.arm_options import SIM
 from robot.arms import connect, gated, simulated
 from robot.running.settings import PlayConfig
 from robot.running.smoothness import Smoothness
@@ -24,7 +25,6 @@ from robot.safety.limits import GRIPPER, RANGES
 from robot.safety.signals import Stopped
 from robot.so101_sim import SimulatedTime
 from robot.ticks import Ticks
-from robot.which import SIM
 from worldmodel.mistakes import Mistake
 
 SCENE = "so101-touch"
@@ -83,7 +83,7 @@ class Playing:
         found = np.clip(_place(robot.get_observation()), -1, 1)
         smooth = Smoothness(ticks.hz)
         fastest = robot.gate.limits.column("rate") / (HIGH - LOW) * 2
-        walk = Walk(self.sentence, found, ticks.hz, gripper=COLUMN, fastest=fastest)
+        walk = Playback(self.sentence, found, ticks.hz, gripper=COLUMN, fastest=fastest)
         finished, timing = self._follow(robot, ticks, walk, smooth), ticks.summary()
         if self.left > NEAR:
             say(f"the limits held it back: a joint is {self.left:.0f} degrees from where the sentence had it")
@@ -104,7 +104,7 @@ class Playing:
             self._home(robot, ticks, found)
         return result
 
-    def _follow(self, robot: GatedRobot, ticks: Ticks, walk: Walk, smooth: Smoothness) -> bool:
+    def _follow(self, robot: GatedRobot, ticks: Ticks, walk: Playback, smooth: Smoothness) -> bool:
         """Do all that a walk gives, at rest where it asks; whether it went on to the end."""
         items = list(walk)
         while items:

@@ -12,7 +12,7 @@ import numpy as np
 
 from configs.arm.arms import wired
 from configs.arm.priority import ORDINARY, hurried
-from configs.endings import FAILED, SIGNALLED, Ended, say
+from configs.reporting import FAILED, SIGNALLED, Ended, say
 from robot.arms import connect, gated, simulated
 from robot.config_sim_camera import sim_cameras
 from robot.recording.drivers import Driver, DriverLost, ScriptDriver, TeleopDriver
@@ -26,7 +26,7 @@ from robot.safety.gated import GatedRobot
 from robot.safety.signals import Stopped
 from robot.so101_sim import SimulatedTime
 from robot.ticks import Ticks
-from sim.so101_experts import Unreachable
+from sim.so101.experts import Unreachable
 from worldmodel.mistakes import Mistake
 
 SLOW = 0.98  # of the rate that was asked for: below it, the loop says so

@@ -13,16 +13,17 @@ from configs.arm.arms import wired
 from configs.arm.fit import Fit
 from configs.arm.planning import LocalPlanner, remote_reach
 from configs.arm.priority import hurried
-from configs.endings import say
+from configs.reporting import say
 from configs.runs.learned import task_of
 from configs.strict import ConfigError
 from envs.mirror import Mirror, scene_bodies
 from envs.settings import TaskConfig
-from policies.checkpoint import Identity, find_checkpoint, read_identity
-from policies.rollouts import evaluation_seeds
 from policies.serving.link import Link
 from policies.serving.messages import Begin, camera_list
 from policies.serving.sealing import read_secret
+from policies.storage.checkpoint import Identity, find_checkpoint, read_identity
+from policies.training.rollouts import evaluation_seeds
+from robot.arm_options import SIM
 from robot.arms import connect, gated, new_gate, simulated
 from robot.config_sim_camera import sim_cameras
 from robot.running.eyes import Eyes
@@ -35,8 +36,7 @@ from robot.safety.signals import Stopped
 from robot.steady_camera import SteadyCamera, in_a_line
 from robot.ticks import Ticks, no_collection
 from robot.units import Units
-from robot.which import SIM
-from sim.so101_tasks import TASKS
+from sim.so101.tasks import TASKS
 
 TRIES = 3
 """Faults on the way to an episode's beginning, after which the run ends."""

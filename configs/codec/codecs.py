@@ -14,10 +14,10 @@ from policies.codec.comparison import Measurement, Ordered, baselines, measure
 from policies.codec.saving import check_place
 from policies.codec.scaling import Scaling
 from policies.codec.training import windows_of
-from policies.files import replace_file
-from policies.folders import aside_of
 from policies.settings import CodecChoices
-from policies.vocabulary import unfit
+from policies.storage.files import replace_file
+from policies.storage.folders import aside_of
+from policies.tokens.vocabulary import unfit
 from robot import datasets
 from worldmodel.mistakes import Mistake
 
@@ -116,7 +116,7 @@ def check_lengths(config: TokensConfig, length: int, *parts: list[np.ndarray], c
 
 
 def split(episodes: list[np.ndarray], config: TokensConfig) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Episodes to fit to and others, scaled so that the former's 1-99 % quantiles are [-1, 1], and cut to that."""
+    """Episodes to fit to and others, scaled so that the former's 1-99 % quantiles are [-1, 1]; some lies outside."""
     if len(episodes) < 2:
         raise Mistake(f"dataset={config.dataset}: {len(episodes)} episode; at least 2, to hold one out")
     order = np.random.default_rng(config.seed).permutation(len(episodes))
@@ -124,7 +124,7 @@ def split(episodes: list[np.ndarray], config: TokensConfig) -> tuple[list[np.nda
     fitted = [episodes[i].astype(float) for i in sorted(order[count:])]
     scaling = Scaling.fit(fitted, config.margin)
     held_out = [episodes[i].astype(float) for i in sorted(order[:count])]
-    return tuple([np.clip(scaling.scale(e), -1, 1) for e in part] for part in (fitted, held_out))
+    return [scaling.scale(e) for e in fitted], [scaling.scale(e) for e in held_out]
 
 
 def about(codec: Codec, names: tuple[str, ...]) -> dict:

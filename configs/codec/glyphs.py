@@ -8,9 +8,9 @@ import numpy as np
 from policies.codec import Codec
 from policies.codec.training import windows_of
 from policies.glyphs.ink import draw
-from policies.notation import read_sentence
-from policies.splines import design, ends
-from policies.vocabulary import Grip, Move, Sentence, text
+from policies.tokens.notation import read_sentence
+from policies.tokens.splines import design, ends
+from policies.tokens.vocabulary import Grip, Move, Sentence, text
 
 CHUNKS = 4
 """No more of an episode than this is drawn, so that a glyph stays readable."""

@@ -19,10 +19,10 @@ from envs.blackout import watched
 from envs.make import ENDLESS, episode_limit, make_vector
 from envs.settings import TaskConfig
 from policies.agent import Agent
-from policies.checkpoint import Identity
-from policies.curves import Curve
-from policies.trainer import Trainer
-from policies.vocabulary import unfit
+from policies.storage.checkpoint import Identity
+from policies.tokens.curves import Curve
+from policies.tokens.vocabulary import unfit
+from policies.training.trainer import Trainer
 from policies.words import Words
 from worldmodel.learner import Learner
 from worldmodel.mistakes import Mistake

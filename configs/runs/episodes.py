@@ -9,7 +9,7 @@ from envs.make import ENDLESS, episode_limit, make_vector
 from envs.multi import take_turns
 from envs.settings import TaskConfig
 from policies.agent import Agent
-from policies.rollouts import Rollout, joined, rollout
+from policies.training.rollouts import Rollout, joined, rollout
 
 TOGETHER = 10
 """Environments at most, of which one of the arm's takes 70 to 90 MB."""

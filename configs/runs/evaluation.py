@@ -11,7 +11,7 @@ import numpy as np
 from gymnasium import Env
 from tqdm import tqdm
 
-from configs.endings import say
+from configs.reporting import say
 from configs.runs.assembly import Machine, loaded_agent, prepare, senses_of
 from configs.runs.episodes import EvaluationEpisodes, side_by_side
 from configs.runs.films import film
@@ -27,7 +27,8 @@ from envs.make import make
 from envs.senses import LANGUAGE_NAME, Senses
 from envs.settings import TaskConfig
 from policies.agent import Agent
-from policies.checkpoint import (
+from policies.memories import Memories
+from policies.storage.checkpoint import (
     PROGRESS,
     REPLAY,
     Identity,
@@ -36,10 +37,9 @@ from policies.checkpoint import (
     read_identity,
     versions,
 )
-from policies.files import replace_file
-from policies.folders import FolderError, check_folder, read_tensors
-from policies.memories import Memories
-from policies.rollouts import Rollout, outcome, success_rates
+from policies.storage.files import replace_file
+from policies.storage.folders import FolderError, check_folder, read_tensors
+from policies.training.rollouts import Rollout, outcome, success_rates
 from worldmodel.arithmetic import plan_gflop
 from worldmodel.model import WorldModel
 from worldmodel.replay import Replay, Unfit

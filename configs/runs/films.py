@@ -19,17 +19,17 @@ from envs.missing import Observation
 from envs.rendering import frame
 from envs.settings import TaskConfig
 from policies.agent import Agent
-from policies.curves import Curve
 from policies.decision import Decision
-from policies.files import replace_file
 from policies.glyphs.glyph import glyph
 from policies.glyphs.ink import draw, picture
 from policies.memories import Memories
-from policies.notation import plan_bytes
-from policies.rollouts import as_tensors, episode_seeds
-from policies.vocabulary import Move
+from policies.storage.files import replace_file
+from policies.tokens.curves import Curve
+from policies.tokens.notation import plan_bytes
+from policies.tokens.vocabulary import Move
+from policies.training.rollouts import as_tensors, episode_seeds
 from sim.canvas import RenderingUnavailable
-from sim.so101_tasks import ABSOLUTE
+from sim.so101.tasks import ABSOLUTE
 from worldmodel.planner import Plan
 
 HEIGHT, WIDTH = 240, 320
@@ -143,10 +143,10 @@ def sentence(plan: Plan, curve: Curve, step_seconds: float, of: int = 0) -> tupl
     return tuple(replace(m, spread=s.reshape(m.points.shape)) for m, s in zip(moves, spread, strict=True))
 
 
-def motions(words: Float[Tensor, "T P"], curve: Curve, step_seconds: float) -> tuple[Move, ...]:
+def motions(tokens: Float[Tensor, "T P"], curve: Curve, step_seconds: float) -> tuple[Move, ...]:
     """The motions of a sentence of tokens."""
     return tuple(
-        Move.of(each, curve.knots, curve.degree, curve.length * step_seconds) for each in words.double().numpy()
+        Move.of(each, curve.knots, curve.degree, curve.length * step_seconds) for each in tokens.double().numpy()
     )
 
 

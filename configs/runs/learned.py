@@ -1,8 +1,8 @@
 """The task that a checkpoint has learned."""
 
 from envs.settings import TaskConfig
-from policies.checkpoint import Identity
-from policies.folders import FolderError
+from policies.storage.checkpoint import Identity
+from policies.storage.folders import FolderError
 from worldmodel.strict import ConfigError, build
 
 

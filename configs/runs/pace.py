@@ -10,7 +10,7 @@ from envs.make import make_vector
 from envs.senses import Senses
 from envs.settings import TaskConfig
 from policies.agent import Agent
-from policies.rollouts import as_tensors, episode_seeds
+from policies.training.rollouts import as_tensors, episode_seeds
 
 WARM_UP = 5  # decisions, in the first of which a compiler may run
 

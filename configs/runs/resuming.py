@@ -10,8 +10,8 @@ from configs.arguments import GROUPS
 from configs.runs.run_folder import RunFolder
 from configs.schema import TrainConfig
 from configs.strict import ConfigError, build
-from policies.checkpoint import PROGRESS, newest, read_progress
-from policies.folders import FolderError
+from policies.storage.checkpoint import PROGRESS, newest, read_progress
+from policies.storage.folders import FolderError
 from worldmodel import strict
 
 RESUMABLE = ("steps", "threads", "video", "compile", "evaluation", "checkpoint", "device")

@@ -9,9 +9,9 @@ from pathlib import Path
 import yaml
 from omegaconf import OmegaConf
 
-from policies.checkpoint import saved_in
-from policies.files import locked, replace_file
-from policies.folders import FolderError
+from policies.storage.checkpoint import saved_in
+from policies.storage.files import locked, replace_file
+from policies.storage.folders import FolderError
 from worldmodel.learner import UPDATE_METRICS
 
 COLUMNS = (

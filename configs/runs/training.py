@@ -12,7 +12,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from configs.arguments import typed
-from configs.endings import SIGNALLED, Ended, say
+from configs.reporting import SIGNALLED, Ended, say
 from configs.runs.assembly import Assembly
 from configs.runs.films import film
 from configs.runs.pace import measure
@@ -27,10 +27,10 @@ from envs.blackout import watched
 from envs.faults import EnvironmentFault, EnvironmentLost
 from envs.make import make
 from policies.agent import Agent
-from policies.checkpoint import load_trainer, save_checkpoint, versions
 from policies.memories import Memories
-from policies.revision import commit
-from policies.rollouts import Rollout, outcome, success_rates
+from policies.storage.checkpoint import load_trainer, save_checkpoint, versions
+from policies.storage.code_version import commit
+from policies.training.rollouts import Rollout, outcome, success_rates
 from robot.safety.signals import Stopped, handled
 from worldmodel.arithmetic import plan_gflop, update_gflop
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, is_dataclass, replace
 from pathlib import Path
 
 from configs.arguments import quoted
-from configs.endings import SIGNALLED
+from configs.reporting import SIGNALLED
 from configs.runs.resuming import RESUMABLE
 from configs.schema import SHARED, BenchConfig, TrainConfig
 from configs.strict import ConfigError
@@ -17,8 +17,8 @@ from configs.suites.pool import Pool
 from configs.suites.progress import Screen
 from envs.benchmark.results import Result, append, latest, read
 from envs.benchmark.suites import SUITES, Suite
-from policies.files import locked, replace_file
-from policies.format import FORMAT, UNNUMBERED, check_format
+from policies.storage.files import locked, replace_file
+from policies.storage.format import FORMAT, UNNUMBERED, check_format
 from robot.safety.signals import Stopped
 
 FREE = tuple(name for name in SHARED if name in RESUMABLE)

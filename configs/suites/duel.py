@@ -13,7 +13,7 @@ from configs.suites.peers import Theirs
 from configs.suites.stopwatch import Ours
 from envs.benchmark.suites import SUITES
 from envs.settings import TaskConfig
-from policies.revision import commit
+from policies.storage.code_version import commit
 
 OURS_EACH = 10  # repetitions of ours for one of theirs, which takes as long as many
 

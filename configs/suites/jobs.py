@@ -19,7 +19,7 @@ from envs.benchmark.curves import LearningCurve, read_curve
 from envs.benchmark.results import COLUMNS, Result, ResultsError
 from envs.settings import TaskConfig
 from envs.suite import NAMES
-from policies.revision import commit
+from policies.storage.code_version import commit
 
 COPIED = tuple(name for name in COLUMNS if name not in ("task", "seed", "agent", "device", "commit"))
 """What a result has from the summary as it is."""

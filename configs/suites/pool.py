@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from configs.endings import MISTAKE
+from configs.reporting import MISTAKE
 from configs.suites.jobs import Job
 from configs.suites.progress import Screen
 from envs.vector import THREADS

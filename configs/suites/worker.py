@@ -7,7 +7,7 @@ import signal
 import sys
 
 from configs.train import main
-from envs.parent import follow
+from envs.die_with_parent import follow
 
 if __name__ == "__main__":
     follow(int(sys.argv.pop(1)), signal.SIGTERM)

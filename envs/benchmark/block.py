@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from policies.files import replace_file
+from policies.storage.files import replace_file
 from worldmodel.mistakes import Mistake
 
 

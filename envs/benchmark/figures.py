@@ -16,7 +16,7 @@ from envs.benchmark.anchors import Anchor
 from envs.benchmark.curves import LearningCurve, smooth, trace
 from envs.benchmark.statistics import mean_interval
 from envs.benchmark.table import steps
-from policies.files import replace_file
+from policies.storage.files import replace_file
 
 # Okabe and Ito's colours, which colour-blind readers tell apart. The anchor differs in shape too.
 OURS, POLICY, ANCHOR, INK, PALE = "#0072B2", "#009E73", "#D55E00", "#333333", "#D9D9D9"

@@ -14,7 +14,7 @@ from policies.codec.corners import Corners
 from policies.codec.curves import Curves
 from policies.codec.scaling import Scaling
 from policies.codec.settings import CodecConfig
-from policies.folders import FolderError
+from policies.storage.folders import FolderError
 
 
 @dataclass(frozen=True)

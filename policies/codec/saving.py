@@ -17,7 +17,7 @@ from policies.codec.scaling import Scaling
 from policies.codec.settings import CodecConfig
 from policies.codec.strokes import Strokes
 from policies.codec.switches import Switches
-from policies.folders import MANIFEST, FolderError, check_folder, write_folder
+from policies.storage.folders import MANIFEST, FolderError, check_folder, write_folder
 from worldmodel.strict import ConfigError, build
 
 CONFIG, ARRAYS = "config.json", "codec.safetensors"

@@ -15,7 +15,7 @@ from policies.codec.scaling import Scaling
 from policies.codec.settings import CodecConfig
 from policies.codec.strokes import Strokes
 from policies.codec.switches import PARTS, Switches, any_duration, bank, changes, fit_events, resting_levels
-from policies.splines import design, ends
+from policies.tokens.splines import design, ends
 from worldmodel.mistakes import Mistake
 
 STROKE_BITS, EVENT_BITS = 8, (8, 3, 3)

@@ -16,7 +16,7 @@ from policies.glyphs.brush import drop, pressure, ribbon, rise
 from policies.glyphs.lines import MANY, Line, strokes, threads
 from policies.glyphs.marks import mark
 from policies.glyphs.ring import Ring, polar
-from policies.vocabulary import Move, Stop, Token
+from policies.tokens.vocabulary import Move, Stop, Token
 
 MIDDLE, BAND, WIDEST = 0.58, 0.315, 0.25
 """Radius of the middle of all lanes, how far from it a stroke's centre can be, and how far from its lane."""

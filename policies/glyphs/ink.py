@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from policies.files import replace_file
 from policies.glyphs.glyph import Shape, glyph
-from policies.vocabulary import Token, text
+from policies.storage.files import replace_file
+from policies.tokens.vocabulary import Token, text
 
 INK, NIGHT = "#15151c", "#f1efe8"
 """The ink's colour on white paper, and on a dark page."""

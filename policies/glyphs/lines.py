@@ -7,8 +7,8 @@ from jaxtyping import Float
 
 from policies.glyphs.brush import ease, rise
 from policies.glyphs.ring import Ring, Span
-from policies.splines import design
-from policies.vocabulary import Move, Stop
+from policies.tokens.splines import design
+from policies.tokens.vocabulary import Move, Stop
 
 STEP = 0.025
 """Radians between two points of a line, at most; twice that where there are more than MANY lanes."""

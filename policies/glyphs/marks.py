@@ -5,7 +5,7 @@ from jaxtyping import Float
 
 from policies.glyphs.brush import blot, drop, ribbon, rise, splash
 from policies.glyphs.ring import Span, polar
-from policies.vocabulary import Ask, Grip, Look, Stop
+from policies.tokens.vocabulary import Ask, Grip, Look, Stop
 
 INNER, HEAD, SIZE = 0.255, 0.915, 0.045
 """Radii where a mark's stem begins and where its head is, and the head's own radius."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from policies.vocabulary import Grip, Move, Sentence, Stop, Token, checked
+from policies.tokens.vocabulary import Grip, Move, Sentence, Stop, Token, checked
 
 GAP = 0.44
 """Radians left open at the top, where the ring begins and ends."""

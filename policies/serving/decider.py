@@ -19,7 +19,7 @@ from worldmodel.senses import LANGUAGE_KEY, STATE_KEY, is_image, mask
 class Decider:
     """Answers a robot with the decisions of an agent, with a planner or without, for the task called `label`.
 
-    Its actions are for `control_hz` control steps a second, and mean what `control` says (`sim.targets`).
+    Its actions are for `control_hz` control steps a second, and mean what `control` says (`sim.so101.targets`).
     """
 
     def __init__(self, agent: Agent, label: str, control: str, control_hz: float):

@@ -7,9 +7,9 @@ import torch
 from lerobot.teleoperators import Teleoperator
 
 from robot.so101_sim import SO101Sim
-from sim.so101 import JOINTS
-from sim.so101_experts import Expert, Unreachable, expert
-from sim.targets import Targets
+from sim.so101.experts import Expert, Unreachable, expert
+from sim.so101.scene import JOINTS
+from sim.so101.targets import Targets
 from worldmodel.mistakes import Mistake
 
 HOLD_S = 0.3

@@ -18,8 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
-from policies.files import sync
-from policies.folders import aside_of, put, sync_tree
+from policies.storage.files import sync
+from policies.storage.folders import aside_of, put, sync_tree
 from robot.datasets import DatasetError, quiet
 
 MEASURED, SUCCESS = "measured_timestamp", "next.success"

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass, field
 
-from robot.which import CAMERAS, SIM, check_arm, preset, unused
-from sim.so101_tasks import SCRIPTED, TASKS
+from robot.arm_options import CAMERAS, SIM, check_arm, preset, unused
+from sim.so101.tasks import SCRIPTED, TASKS
 from worldmodel.mistakes import Mistake
 from worldmodel.ranges import check
 

@@ -4,7 +4,7 @@ import draccus
 from lerobot import teleoperators
 from lerobot.teleoperators import Teleoperator, TeleoperatorConfig, make_teleoperator_from_config
 
-from robot.kinds import decoded
+from robot.lerobot_types import decoded
 from worldmodel.mistakes import Mistake
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from robot.running.eyes import Eyes
 from robot.running.motion import Motion
-from robot.running.pursuit import Plans, Pursuit, Senses, Thinker
+from robot.running.pursuit import Plans, Pursuit, StateEstimator, Thinker
 from robot.running.smoothness import Smoothness
 from robot.safety.faults import Fault, FaultKind, NotReleasable
 from robot.safety.gate import Gate
@@ -65,7 +65,7 @@ class Loop:
         self,
         robot: GatedRobot,
         units: Units,
-        senses: Senses,
+        senses: StateEstimator,
         thinker: Thinker,
         ticks: Ticks,
         lead: int,

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from sim.targets import Targets
+from sim.so101.targets import Targets
 
 TAIL_S = 0.2
 

@@ -8,10 +8,10 @@ import numpy as np
 
 from robot.running.eyes import Eyes
 from robot.running.motion import Motion
-from sim.targets import Targets
+from sim.so101.targets import Targets
 
 
-class Senses(Protocol):
+class StateEstimator(Protocol):
     """What the task makes of the arm's joints (`envs.mirror`)."""
 
     targets: Targets
@@ -59,7 +59,7 @@ class Pursuit:
     unless it was asked for at rest: the arm is still where that curve begins.
     """
 
-    def __init__(self, senses: Senses, eyes: Eyes, thinker: Thinker, motion: Motion, lead: int, plans: Plans):
+    def __init__(self, senses: StateEstimator, eyes: Eyes, thinker: Thinker, motion: Motion, lead: int, plans: Plans):
         self._senses, self._eyes = senses, eyes
         self._thinker, self._motion, self._plans = thinker, motion, plans
         self._lead, self._late = lead, -1  # control steps since the next curve was due; -1: it is not

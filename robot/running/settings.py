@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass, field
 
-from robot.which import REAL, SIM, TWIN, check_arm, preset, unused
+from robot.arm_options import REAL, SIM, TWIN, check_arm, preset, unused
 from worldmodel.mistakes import Mistake
 from worldmodel.ranges import check
 

@@ -6,10 +6,10 @@ from typing import TextIO
 
 import numpy as np
 
-from policies.vocabulary import Move, text
+from policies.tokens.vocabulary import Move, text
 from robot.running.loop import Moment
 from robot.terminal import Terminal
-from sim.tip import Tip
+from sim.so101.fingertip import Fingertip
 from worldmodel.settings import TokenConfig
 
 REDRAW_S, LINE_S = 0.2, 1.0
@@ -37,7 +37,7 @@ class View(Nothing):
         self._token, self._hz, self._episodes = token, hz, episodes
         self._terminal = Terminal(stream)
         self._every = round((REDRAW_S if self._terminal.live else LINE_S) * hz)
-        self._count, self._tip = 0, Tip()
+        self._count, self._tip = 0, Fingertip()
 
     def __call__(self, moment: Moment) -> None:
         """Take in a tick."""

@@ -125,7 +125,7 @@ RANGES = {  # the arm's own, in degrees about the middle of its calibration
 _PACES = {  # rate, acceleration, step; then the gripper's: on an object its step is how hard it presses
     "careful": ((30.0, 120.0, 12.0), (50.0, 250.0, 20.0)),
     "normal": ((120.0, 600.0, 25.0), (200.0, 1000.0, 40.0)),
-    "trained": ((160.0, 9000.0, 45.0), (300.0, 18000.0, 70.0)),  # above all that `sim.targets` asks for at 30 Hz
+    "trained": ((160.0, 9000.0, 45.0), (300.0, 18000.0, 70.0)),  # above all that `sim.so101.targets` asks for at 30 Hz
 }
 _STALL = 8.0  # degrees: more than a joint sags; a servo would protect itself after 2 s. A gripper may hold something
 _BOXES = {"careful": Box(x_low=0.0, z_low=0.02), "normal": Box(z_low=0.0), "trained": Box(z_low=0.0)}

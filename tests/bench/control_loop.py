@@ -22,8 +22,8 @@ from configs.arm.running import begin_of
 from configs.arm.twin_process import TwinProcess
 from configs.runs.learned import task_of
 from envs.mirror import Mirror
-from policies.checkpoint import find_checkpoint, read_identity
 from policies.serving.link import Link
+from policies.storage.checkpoint import find_checkpoint, read_identity
 from robot.arms import connect, gated, twin
 from robot.running.loop import Loop
 from robot.running.pursuit import Plans

@@ -26,7 +26,7 @@ from dm_control import suite
 from dm_control.utils.rewards import tolerance
 from mujoco import rollout
 
-from policies.splines import design, midpoints
+from policies.tokens.splines import design, midpoints
 from sim import pushing
 from worldmodel.elites import fit_elites
 from worldmodel.settings import PlannerConfig

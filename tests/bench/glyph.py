@@ -10,7 +10,7 @@ import numpy as np
 
 from policies.glyphs.glyph import glyph
 from policies.glyphs.ink import picture
-from policies.vocabulary import Move
+from policies.tokens.vocabulary import Move
 
 ROUNDS, TOKENS, SIZE = 40, 5, 240
 

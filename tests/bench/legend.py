@@ -12,8 +12,8 @@ from PIL import Image
 
 from policies.glyphs.glyph import RULER, Lanes, glyph
 from policies.glyphs.ink import INK, picture
-from policies.notation import from_plain
-from policies.vocabulary import Move
+from policies.tokens.notation import from_plain
+from policies.tokens.vocabulary import Move
 
 DOCS = Path("docs")
 SIZE = 1400

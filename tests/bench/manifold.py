@@ -21,9 +21,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from policies.mixture import Mixture, fit
-from policies.splines import midpoints
-from policies.tube import Strand, within
+from policies.distributions.mixture import Mixture, fit
+from policies.distributions.tube import Strand, within
+from policies.tokens.splines import midpoints
 from sim.demonstrations import demonstrations
 
 EPISODES, FITTED, STEPS, STRIDE, KNOTS = 80, 56, 50, 3, 10

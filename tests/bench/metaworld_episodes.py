@@ -2,7 +2,7 @@
 
 Meta-World wants MuJoCo 3.3.0 exactly, which ours is not, so:
 
-  M="uv run --no-project --python 3.12 --with metaworld --with numpy python tests/bench/metaworld_episodes.py"
+  M="uv run --no-project --python 3.12 --with metaworld,numpy,packaging python tests/bench/metaworld_episodes.py"
   $M record episodes.npz                     8 tasks x 20 episodes x 200 steps at 80 Hz
   uv run python tests/bench/tokens_metaworld.py episodes.npz targets.npz
   $M replay targets.npz                      success of the true targets and of each code's, as one JSON line

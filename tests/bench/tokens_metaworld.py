@@ -19,13 +19,13 @@ CORNERS = {"writing": "corners", "ids": 24, "bits": 14}
 
 
 def parts(saved, key: str) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Episodes to fit to and held-out ones, scaled by the former's 1-99 % quantiles and cut to [-1, 1]."""
+    """Episodes to fit to and held-out ones, scaled by the former's 1-99 % quantiles to [-1, 1]."""
     names = sorted({name.rpartition("/")[0] for name in saved.files})
     episodes = {name: saved[f"{name}/{key}"].astype(float) for name in names}
     fitted = [e for name, e in episodes.items() if int(name.split("/")[1]) < FITTED]
     held_out = [e for name, e in episodes.items() if int(name.split("/")[1]) >= FITTED]
     scaling = Scaling.fit(fitted, 1.3)
-    return tuple([np.clip(scaling.scale(e), -1, 1) for e in part] for part in (fitted, held_out))
+    return [scaling.scale(e) for e in fitted], [scaling.scale(e) for e in held_out]
 
 
 def table(saved, key: str, *choices: dict) -> None:

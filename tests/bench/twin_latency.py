@@ -17,8 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
-from sim.feetech import BROADCAST, SYNC_READ, encode
-from sim.servo import REGISTERS
+from sim.twin.feetech import BROADCAST, SYNC_READ, encode
+from sim.twin.servo import REGISTERS
 
 ASK = encode(BROADCAST, SYNC_READ, bytes([REGISTERS["Present_Position"][0], 2, 1, 2, 3, 4, 5, 6]))
 ANSWER = 6 * 8  # bytes

@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from policies.codec.baselines.bins import BINS, from_bins, resting, to_bins
-from policies.splines import design
+from policies.tokens.splines import design
 
 DEGREE = 4
 TAIL = 0.005

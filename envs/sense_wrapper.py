@@ -1,0 +1,94 @@
+"""An environment's observation as the chosen senses: its state, what its cameras see, or both."""
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+
+from envs.cameras import views
+from envs.faults import EnvironmentFault
+from envs.missing import Observation
+from envs.pictures import Pictures
+from envs.rendering import own, physics
+from envs.senses import MAIN, Senses, key
+from envs.settings import TaskConfig
+from sim.canvas import Canvas, RenderingUnavailable
+from sim.frames import resized
+from worldmodel.mistakes import Mistake
+from worldmodel.senses import STATE_KEY
+
+
+class SenseWrapper(gymnasium.ObservationWrapper):
+    """Observations: a Dict of `observation.images.<camera>`, Box (H, W, 3) uint8, and the state if it is chosen.
+
+    A frame is drawn once a control step and shows the state at its end. MuJoCo's are drawn here, those of one size in
+    one context; others draw themselves. `pictures`: those that the environment observes; they are cameras too, and the
+    first is `main` where nothing else can be drawn.
+
+    Raises:
+        ValueError: a camera that is not there, or nothing can be drawn; one line.
+        EnvironmentFault: from `reset` or `step`, where frames that the environment gives change their size.
+    """
+
+    def __init__(self, env: gymnasium.Env, task: TaskConfig, senses: Senses, pictures: Pictures | None = None):
+        super().__init__(env)
+        self._label, self._senses, self._pictures = task.label, senses, pictures
+        self._observed = {name: name for name in pictures.shapes} if pictures else {}  # pictures, by their cameras
+        if pictures and physics(env.unwrapped)[0] is None and env.render_mode != "rgb_array":
+            self._observed.setdefault(MAIN, next(iter(pictures.shapes)))
+        self._drawn = {camera: pictures.shapes[name] for camera, name in self._observed.items()}  # not by us: sizes
+        known = views(task, env) | dict.fromkeys(self._drawn)
+        for camera in senses.cameras:
+            if camera not in known:
+                raise Mistake(
+                    f"senses=images.{camera}: {task.label} has no such camera; it has {', '.join(sorted(known))}"
+                )
+        self._views = {camera: known[camera] for camera in senses.cameras}
+        self._canvases: dict[tuple[int, int], Canvas] = {}  # by height and width
+        try:
+            for camera, size in senses.sizes.items():
+                if camera in self._drawn:
+                    continue
+                if physics(env.unwrapped)[0] is not None:
+                    self._paper(size)
+                else:
+                    env.reset()
+                    self._drawn[MAIN] = own(env).shape
+        except RenderingUnavailable as error:
+            raise Mistake(f"senses=images.{senses.cameras[0]}: {error}") from error
+        parts = {STATE_KEY: env.observation_space[STATE_KEY]} if senses.state else {}
+        for camera, size in senses.sizes.items():
+            parts[key(f"images.{camera}")] = spaces.Box(0, 255, (*size, 3), np.uint8)
+        self.observation_space = spaces.Dict(parts)
+
+    def observation(self, observation: Observation) -> Observation:
+        """The chosen senses of now."""
+        seen = {STATE_KEY: observation[STATE_KEY]} if self._senses.state else {}
+        for camera in self._senses.cameras:
+            seen[key(f"images.{camera}")] = self._look(camera)
+        return seen
+
+    def close(self) -> None:
+        """Close the environment, and free what OpenGL holds."""
+        for canvas in self._canvases.values():
+            canvas.close()
+        super().close()
+
+    def _look(self, camera: str) -> np.ndarray:
+        if camera not in self._drawn:
+            canvas = self._paper(self._senses.sizes[camera])
+            canvas.look(self._views[camera])
+            return canvas.draw(physics(self.env.unwrapped)[1])
+        observed, before = self._observed.get(camera), self._drawn[camera]
+        pixels = own(self.env) if observed is None else self._pictures.newest[observed]
+        if pixels.shape != before:
+            raise EnvironmentFault(
+                f"{self._label}: images.{camera} is {pixels.shape} now, it was {before}; a camera keeps its size"
+            )
+        return resized(pixels, *self._senses.sizes[camera])
+
+    def _paper(self, size: tuple[int, int]) -> Canvas:
+        """The canvas of that height and width of the model, which some environments make anew."""
+        model, _ = physics(self.env.unwrapped)
+        if size not in self._canvases or self._canvases[size].model is not model:
+            self._canvases[size] = Canvas(model, *size)
+        return self._canvases[size]

@@ -1,0 +1,1 @@
+"""Action tokens: curves, the vocabulary, its notation, its playback."""

@@ -1,0 +1,141 @@
+"""Executing a sentence at a control rate: motions become actions on one clock, the rest comes out as events."""
+
+from collections.abc import Iterable, Iterator
+from math import ceil
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float
+
+from policies.tokens.splines import beginning, design
+from policies.tokens.vocabulary import Ask, Grip, Look, Move, Stop, Token, checked
+from worldmodel.ranges import check
+
+Tie = Literal["none", "position", "rate"]
+GRIP_S = 0.5
+"""So long the rest holds on for a gripper that was set when no motion was left to do it in."""
+
+
+class Playback:
+    """Iterating gives (seconds since the beginning, an action (A,) in [-1, 1] or a Grip, Look, Ask or Stop), in order.
+
+    Action n is due at (n + 1/2) / `rate_hz`. `position` (A,) and `rate` (A,), per second, are those at the end of what
+    was walked so far: where the next sentence begins. A motion's first control points are tied to them (`tie`), so that
+    position, or position and rate, go on from the motion before. A curve of degree 0 jumps by its nature and is not
+    tied; one of two control points, whose end the rate would fix, is tied in position only.
+
+    A grip that would come after the sentence's end comes at its end. With `gripper`, the column of the actions that
+    drives it, the last grip's level stands there (-1 closed, 1 open) in place of what the motions say; where none is
+    left, the rest holds on for it. Before a question the motion comes to rest, as before a stop. A stop's event is the
+    last item, when rest is reached. `fastest` (A,): no motion is taken to end faster, per second, than that, since
+    what comes to rest first goes on.
+    """
+
+    def __init__(
+        self,
+        sentence: Iterable[Token],
+        position: Float[np.ndarray, " A"],
+        rate_hz: float,
+        rate: Float[np.ndarray, " A"] | None = None,
+        tie: Tie = "position",
+        gripper: int | None = None,
+        fastest: Float[np.ndarray, " A"] | None = None,
+    ):
+        """Raises ValueError for a sentence that cannot be, a position not in [-1, 1], or a value out of range."""
+        self.sentence = checked(sentence)
+        self.position = np.array(position, dtype=float)
+        self.rate = np.zeros_like(self.position) if rate is None else np.array(rate, dtype=float)
+        self.rate_hz, self.tie, self.gripper = rate_hz, tie, gripper
+        self.fastest = np.full_like(self.position, np.inf) if fastest is None else np.array(fastest, dtype=float)
+        self.clock, self.level, self._set = 0.0, None, None
+        self._done, self._due, self._items = 0, [], self._walk()
+        check("", self, "rate_hz", above=0)
+        if gripper is not None and gripper not in range(len(self.position)):
+            raise ValueError(f"gripper={gripper}: from 0 to {len(self.position) - 1}, a column of the actions")
+        if not (np.abs(self.position) <= 1).all() or not np.isfinite(self.rate).all():
+            raise ValueError(f"position {self.position}, rate {self.rate}: position from -1 to 1, rate finite")
+        for token in self.sentence:
+            if isinstance(token, Move) and token.points.shape[1] != len(self.position):
+                raise ValueError(f"move.points: {token.points.shape[1]} columns, the position has {len(self.position)}")
+
+    def __iter__(self) -> Iterator[tuple[float, np.ndarray | Grip | Look | Ask | Stop]]:
+        """Walk on from where the last iteration stopped, in the midst of a motion too."""
+        return self._items
+
+    def _walk(self):
+        for token in self.sentence:
+            match token:
+                case Move():
+                    yield from self._move(token)
+                case Grip():
+                    self._due = sorted([*self._due, (self.clock + token.after, token)], key=lambda pair: pair[0])
+                case Look():
+                    yield from self._events(self.clock)
+                    yield self.clock, token
+                case Ask():
+                    yield from self._rest(Stop().seconds)
+                    yield from self._hold()
+                    yield self.clock, token
+                case Stop():
+                    yield from self._rest(token.seconds)
+                    yield from self._events(np.inf)
+                    yield from self._hold()
+                    yield self.clock, token
+        yield from self._events(np.inf)
+        yield from self._hold()
+
+    def _move(self, move: Move):
+        count, degree, seconds = len(move.points), move.degree, move.seconds
+        points = move.points.copy()
+        if degree > 0 and self.tie != "none":
+            slope = self.rate * seconds if self.tie == "rate" and count > 2 else None
+            tied = beginning(self.position, slope, count, degree)
+            points[: len(tied)] = np.clip(tied, -1, 1)
+        yield from self._run(seconds, lambda s: design(s / seconds, count, degree) @ points)
+        end = np.ones(1)
+        self.position = (design(end, count, degree) @ points)[0]
+        self.rate = np.clip((design(end, count, degree, 1) @ points)[0] / seconds, -self.fastest, self.fastest)
+
+    def _rest(self, seconds: float):
+        """y(t) = y + v T/3 (1 - (1 - t/T)^3) up to T, then still: the rate v (1 - t/T)^2 falls from v to 0.
+
+        T is `seconds`, or less for a joint that would leave [-1, 1]: its way, v T/3, must fit.
+        """
+        start, rate = self.position, self.rate
+        room = np.where(rate > 0, 1 - start, 1 + start)
+        needed = np.abs(rate) * seconds / 3
+        way = np.sign(rate) * np.minimum(needed, room)
+        share = np.divide(np.abs(way), needed, out=np.ones_like(needed), where=needed > 0)
+        lasts = np.maximum(seconds * share, 1e-9)
+        yield from self._run(seconds, lambda s: start + way * (1 - (1 - np.minimum(s[:, None] / lasts, 1)) ** 3))
+        self.position, self.rate = np.clip(start + way, -1, 1), np.zeros_like(rate)
+
+    def _hold(self):
+        """Stay, where the gripper was set and nothing has been sent since."""
+        if self.gripper is not None and self.level != self._set:
+            self.rate = np.zeros_like(self.rate)
+            yield from self._run(GRIP_S, lambda s: np.tile(self.position, (len(s), 1)))
+
+    def _run(self, seconds: float, curve):
+        """The actions due in the next `seconds`, of a curve of times (n,) since now, and the events between."""
+        begin, self.clock = self.clock, self.clock + seconds
+        last = max(self._done, ceil(self.clock * self.rate_hz - 0.5 - 1e-9))  # one due at the very end is the next's
+        times = (np.arange(self._done, last) + 0.5) / self.rate_hz
+        self._done = last
+        actions = np.clip(curve(times - begin), -1, 1) if len(times) else []
+        for time, action in zip(times, actions, strict=True):
+            yield from self._events(time)
+            yield time, self._gripped(action)
+        yield from self._events(self.clock)
+
+    def _events(self, until: float):
+        """The grips due by then."""
+        while self._due and self._due[0][0] <= until:
+            due, token = self._due.pop(0)
+            self.level = token.level
+            yield min(due, self.clock), token
+
+    def _gripped(self, action: np.ndarray) -> np.ndarray:
+        if self.gripper is not None and self.level is not None:
+            action[self.gripper], self._set = 2 * self.level - 1, self.level
+        return action

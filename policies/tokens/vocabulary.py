@@ -1,0 +1,196 @@
+"""One vocabulary: a token is a kind with its parameters, and a sentence of them is a plan that prints as one line.
+
+Positions are in the robot's range scaled to [-1, 1], times in seconds, a gripper's level from 0 (closed) to 1 (open).
+`policies.tokens.playback` executes a sentence, `policies.tokens.notation` writes it as plain data.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from worldmodel.mistakes import Mistake
+from worldmodel.ranges import check
+
+SHORTEST, LONGEST = 0.001, 60.0
+"""No motion is shorter, and no token lasts longer, in seconds."""
+MOST = 256
+"""No motion has more control points."""
+
+
+def unfit(knots: int, seconds: float) -> str:
+    """Why no motion has so many control points or lasts so long; empty: one may."""
+    if knots > MOST:
+        return f"{knots} control points; a motion has at most {MOST}"
+    if not SHORTEST <= seconds <= LONGEST:
+        return f"{seconds:.6g} s; a motion lasts from {SHORTEST:g} to {LONGEST:g} s"
+    return ""
+
+
+@dataclass(frozen=True, eq=False)
+class Move:
+    """A motion: the B-spline of control points (K, A) in [-1, 1], over `seconds`, and how far it may be off.
+
+    `spread` (K, A): standard deviations of the control points, or None where nothing is known of them.
+    Raises ValueError for a control point outside its range, a negative spread or a degree that K points cannot have.
+    """
+
+    points: Float[np.ndarray, "K A"]
+    seconds: float
+    degree: int = 3
+    spread: Float[np.ndarray, "_ _"] | None = None
+
+    def __post_init__(self):
+        """Take copies that cannot be written to, and check them."""
+        check("move.", self, "seconds", low=SHORTEST, high=LONGEST)
+        object.__setattr__(self, "points", _matrix(self.points, "move.points", -1, 1))
+        if len(self.points) > MOST:
+            raise Mistake(f"move.points: {len(self.points)} control points; at most {MOST}")
+        check("move.", self, "degree", low=0, high=len(self.points) - 1, why=f" for {len(self.points)} control points")
+        if self.spread is not None:
+            object.__setattr__(self, "spread", _matrix(self.spread, "move.spread", 0, np.inf))
+            if self.spread.shape != self.points.shape:
+                raise Mistake(f"move.spread: shape {self.spread.shape}, {self.points.shape} is needed, as move.points")
+
+    @classmethod
+    def of(cls, points: Float[np.ndarray, " P"], knots: int, degree: int, seconds: float) -> "Move":
+        """The motion of a world model's token with these points (P,), P = K x A, that lasts so long.
+
+        A mean of bounded tokens can be an ulp out of bounds: it is clamped.
+        """
+        points = np.clip(np.asarray(points, dtype=float).reshape(knots, -1), -1, 1)
+        return cls(points, seconds, degree)
+
+    def __eq__(self, other: object) -> bool:
+        """Equal in every number."""
+        return isinstance(other, Move) and self._key() == other._key()
+
+    def __hash__(self) -> int:
+        """The same for equal ones, so that a plan can count how often it chose a token."""
+        return hash(self._key())
+
+    def _key(self) -> tuple:
+        spread = None if self.spread is None else self.spread.tolist()
+        return repr((self.points.tolist(), spread)), self.seconds, self.degree
+
+    def __str__(self) -> str:
+        """E.g. move(0.4 s)."""
+        return f"move({self.seconds:.3g} s)"
+
+
+@dataclass(frozen=True)
+class Grip:
+    """An event: set the gripper to `level`, `after` so many seconds from the place in the sentence where it stands.
+
+    So it falls between two motions (0), or inside the one that follows.
+    """
+
+    level: float
+    after: float = 0.0
+
+    def __post_init__(self):
+        """Raise ValueError for a level or a time out of range."""
+        check("grip.", self, "level", low=0, high=1, why=" (closed to open)")
+        check("grip.", self, "after", low=0, high=LONGEST)
+
+    def __str__(self) -> str:
+        """E.g. grip(close), or grip(close, +0.2 s)."""
+        level = {0.0: "close", 1.0: "open"}.get(self.level, f"{self.level:.3g}")
+        return f"grip({level}, +{self.after:.3g} s)" if self.after else f"grip({level})"
+
+
+@dataclass(frozen=True)
+class Look:
+    """Turn attention to `what` (a name), and `where` if known: (x, y, z) in metres from the robot's base."""
+
+    what: str
+    where: tuple[float, float, float] | None = None
+
+    def __post_init__(self):
+        """Raise ValueError for a name of more than one line, or a place that is not finite."""
+        _line(self.what, "look.what")
+        if self.where is not None and (len(self.where) != 3 or not np.isfinite(self.where).all()):
+            raise Mistake(f"look.where={self.where}: three finite numbers, in metres")
+
+    def __str__(self) -> str:
+        """E.g. look(cup), or look(cup at 0.2, 0, 0.05)."""
+        place = "" if self.where is None else " at " + ", ".join(f"{x:.3g}" for x in self.where)
+        return f"look({self.what}{place})"
+
+
+@dataclass(frozen=True)
+class Ask:
+    """Ask a person `question`, at rest, since the answer may take any time."""
+
+    question: str
+
+    def __post_init__(self):
+        """Raise ValueError for a question of more than one line."""
+        _line(self.question, "ask.question")
+
+    def __str__(self) -> str:
+        """E.g. ask(which cup?)."""
+        return f"ask({self.question})"
+
+
+@dataclass(frozen=True)
+class Stop:
+    """Come to rest within `seconds`, and end the sentence."""
+
+    seconds: float = 0.3
+
+    def __post_init__(self):
+        """Raise ValueError for a time out of range."""
+        check("stop.", self, "seconds", above=0, high=LONGEST)
+
+    def __str__(self) -> str:
+        """Always stop."""
+        return "stop"
+
+
+Token = Move | Grip | Look | Ask | Stop
+Sentence = tuple[Token, ...]
+
+KINDS: dict[str, type] = {"move": Move, "grip": Grip, "look": Look, "ask": Ask, "stop": Stop}
+"""Every kind by its name; a kind's id is its place here, and stays."""
+
+
+def kind(token: Token) -> str:
+    """The name of a token's kind."""
+    return type(token).__name__.lower()
+
+
+def text(sentence: Iterable[Token]) -> str:
+    """One line, e.g. move(0.4 s) · grip(close) · move(0.8 s) · stop."""
+    return " · ".join(str(token) for token in sentence)
+
+
+def checked(sentence: Iterable[Token]) -> Sentence:
+    """The sentence as a tuple. Raises ValueError if a stop is not its last token or its motions differ in width."""
+    result = tuple(sentence)
+    for i, token in enumerate(result[:-1]):
+        if isinstance(token, Stop):
+            raise Mistake(f"token {i + 1} of {len(result)}: stop ends a sentence, nothing can follow it")
+    widths = {token.points.shape[1] for token in result if isinstance(token, Move)}
+    if len(widths) > 1:
+        raise Mistake(f"move.points: {' and '.join(map(str, sorted(widths)))} columns in one sentence; all the same")
+    return result
+
+
+def _matrix(value: np.ndarray, name: str, low: float, high: float) -> np.ndarray:
+    """A read-only float64 copy. Raises ValueError naming the first entry out of range."""
+    result = np.array(value, dtype=float)
+    if result.ndim != 2 or 0 in result.shape:
+        raise Mistake(f"{name}: shape {result.shape}; a matrix of control points x dimensions")
+    wrong = np.argwhere(~((result >= low) & (result <= high)))
+    if len(wrong):
+        k, a = wrong[0]
+        raise Mistake(f"{name}[{k}, {a}]={result[k, a]:g}: from {low} to {high}")
+    result.flags.writeable = False
+    return result
+
+
+def _line(value: str, name: str) -> None:
+    if not value.strip() or not value.isprintable():
+        raise Mistake(f"{name}={value!r}: one line of text")

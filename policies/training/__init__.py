@@ -1,0 +1,1 @@
+"""The loop of training and evaluation: episodes, exploration noise, experts, rollouts."""

@@ -1,0 +1,1 @@
+"""The SO-101 in MuJoCo: scenes, tasks, experts, kinematics."""

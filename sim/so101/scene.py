@@ -1,0 +1,173 @@
+"""The SO-101 in MuJoCo: so101-nexus's arm, scenes and tasks, at any control rate, late and varied if told to be."""
+
+from collections import deque
+from functools import cache
+
+import gymnasium
+import mujoco
+import numpy as np
+import so101_nexus.mujoco  # noqa: F401  registers its tasks
+from gymnasium.envs.registration import load_env_creator
+from so101_nexus import PhysicsConfig, RenderConfig, RenderingQuality
+from so101_nexus.camera_utils import compute_angled_camera_params, compute_overhead_camera_params
+
+from sim.canvas import View
+from sim.joints import JOINTS
+from sim.randomisation import Draw, Nominal
+from sim.so101.tasks import TASKS
+from sim.variation import Variation
+
+TIMESTEP_S = 0.005  # of the physics, about: it divides the control period
+PLAIN = RenderingQuality(msaa_samples=0, shadows=False, shadow_map_size=64)  # what a Canvas draws
+SIDE = {"azimuth": 130.0, "elevation": -30.0}  # degrees: where a person stands who watches
+STREAM = 101  # of a seed's random numbers; so101-nexus draws its layouts from another
+
+
+class VariedArm:
+    """What we add to so101-nexus's environments: commands that take effect late, and a draw of a Variation each reset.
+
+    Mixed into its classes; without a variation it computes what they do, bit for bit. `commanded` (6,): the newest
+    targets in rad. `draw`: what this episode has, None without a variation.
+
+    With a calibration's error the arm believes its encoders: the observed joints, the hand's pose and what is relative
+    to it are what follows from them; success, contacts and the scene are as they really are.
+    """
+
+    variation = Variation()
+    draw: Draw | None = None
+
+    def vary(self, variation: Variation) -> None:
+        """Draw from `variation` at each reset from now on."""
+        self.variation = variation
+        self._nominal = Nominal(self.model, self._joint_ids)
+        self._believed = mujoco.MjData(self.model)
+        self._rng = np.random.default_rng()
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None):
+        """Reset; what the arm holds then was commanded long ago."""
+        self._on_the_way = deque()
+        if not self.variation.off:
+            if seed is not None:
+                self._rng = np.random.default_rng([seed, STREAM])
+            self.draw = Draw.of(self.variation, self.model.nbody, self._rng)
+            self._nominal.change(self.draw)
+        observation, info = super().reset(seed=seed, options=options)
+        self.commanded = self.data.ctrl.copy()
+        late = round(self.draw.latency_s / self.model.opt.timestep) if self.draw else 0
+        self._on_the_way = deque([self.commanded] * late)
+        return observation, info
+
+    def _action_to_ctrl(self, action: np.ndarray) -> np.ndarray:
+        self.commanded = np.asarray(super()._action_to_ctrl(action), np.float64)
+        return self.commanded
+
+    def _advance_physics(self) -> None:
+        if not self._on_the_way:
+            super()._advance_physics()
+            return
+        for _ in range(self._N_SUBSTEPS):
+            self._on_the_way.append(self.commanded)
+            self.data.ctrl[:] = self._on_the_way.popleft()
+            mujoco.mj_step(self.model, self.data)
+
+    def _compute_obs_components(self) -> np.ndarray:
+        state = super()._compute_obs_components()
+        if self.draw is None or not self.draw.offset_rad.any():
+            return state
+        parts, pose = components(self), self._believed_pose()
+        away = self._get_tcp_pose()[:3] - pose[:3]
+        if "end_effector_pose" in parts:
+            state[parts["end_effector_pose"]] = pose
+        for name in ("object_offset", "target_offset"):
+            if name in parts:
+                state[parts[name]] += away
+        return state
+
+    def state(self) -> np.ndarray:
+        """The observation (S,) of now."""
+        return self._compute_obs_components()
+
+    def _believed_pose(self) -> np.ndarray:
+        """The hand's pose (7,), place in metres and quaternion, if the joints were where their encoders say."""
+        zero = self.model.qpos0[self._nominal.places].copy()
+        self.model.qpos0[self._nominal.places] = self._nominal.zero
+        self._believed.qpos[:] = self.data.qpos
+        mujoco.mj_kinematics(self.model, self._believed)
+        self.model.qpos0[self._nominal.places] = zero
+        turned = np.empty(4)
+        mujoco.mju_mat2Quat(turned, self._believed.site_xmat[self._tcp_site_id])
+        return np.concatenate([self._believed.site_xpos[self._tcp_site_id], turned])
+
+    @property
+    def view(self) -> View:
+        """The camera of a film: beside the table, the arm drawn by its collision geometry."""
+        return self.views["side"]
+
+    @property
+    def views(self) -> dict[str, View]:
+        """Where cameras are, by name: `wrist`, on the hand; `side`; `overhead`. The last two do not vary."""
+        spawn = (self.config.spawn_center, self.config.spawn_max_radius)
+        half = self.config.spawn_angle_half_range_deg
+        return {
+            "wrist": View("wrist_cam"),
+            "side": View(**compute_angled_camera_params(*spawn, **SIDE, spawn_angle_half_range_deg=half)),
+            "overhead": View(**compute_overhead_camera_params(*spawn)),
+        }
+
+
+@cache
+def _varied(creator: type) -> type:
+    return type(f"Varied{creator.__name__}", (VariedArm, creator), {})
+
+
+def build(name: str, control_hz: float, end_on_success: bool, variation: Variation | None = None) -> gymnasium.Env:
+    """The environment of a task in TASKS: actions are absolute joint targets (6,) in rad; it never truncates.
+
+    Observations are so101-nexus's own state (S,); `info["success"]` is its own judgement, and `end_on_success` ends the
+    episode with it. A control period is a whole number of physics steps of about TIMESTEP_S.
+    """
+    creator = load_env_creator(gymnasium.spec(TASKS[name].id).entry_point)
+    substeps = max(1, round(1 / control_hz / TIMESTEP_S))
+    physics = PhysicsConfig(
+        timestep_s=1 / control_hz / substeps,
+        control_period_s=1 / control_hz,
+        integrator="implicitfast",  # these three are its own preset on a CPU
+        noslip_iterations=3,
+        tolerance=1e-8,
+    )
+    env = _varied(creator)(
+        config=creator.default_config_cls(
+            physics=physics, render=RenderConfig(quality=PLAIN), terminate_on_success=end_on_success
+        ),
+        control_mode="pd_joint_pos",
+    )
+    if variation is not None:
+        env.vary(variation)
+    return env
+
+
+def diverged(env: gymnasium.Env) -> bool:
+    """Whether MuJoCo gave up on the state since the reset: it then starts over from the initial one, silently."""
+    counts = env.unwrapped.data.warning.number
+    bad = (mujoco.mjtWarning.mjWARN_BADQPOS, mujoco.mjtWarning.mjWARN_BADQVEL, mujoco.mjtWarning.mjWARN_BADQACC)
+    return any(counts[kind.value] for kind in bad)
+
+
+def components(env: gymnasium.Env) -> dict[str, slice]:
+    """Where each part of the observation (S,) lies, by so101-nexus's name for it."""
+    parts, start = {}, 0
+    for part in env.unwrapped.config.observations:
+        parts[part.name] = slice(start, start + part.size)
+        start += part.size
+    return parts
+
+
+def limits(env: gymnasium.Env) -> tuple[np.ndarray, np.ndarray]:
+    """The lowest and highest joint targets (6,) in rad."""
+    space = env.unwrapped.action_space
+    return space.low.astype(np.float64), space.high.astype(np.float64)
+
+
+def positions(env: gymnasium.Env) -> np.ndarray:
+    """What the joints' encoders say (6,), in rad."""
+    return env.unwrapped.data.qpos[: len(JOINTS)].copy()

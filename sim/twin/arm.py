@@ -1,0 +1,161 @@
+"""The twin's arm: MuJoCo's SO-101 whose six joints are STS3215 servos, stepped in real time."""
+
+import math
+from collections.abc import Mapping
+from copy import copy
+
+import mujoco
+import numpy as np
+
+from sim.finite import finite
+from sim.impossible import Impossible
+from sim.joints import JOINTS
+from sim.twin.calibration import JointCalibration, preload, scale
+from sim.twin.model import REST, limits
+from sim.twin.servo import Servo
+
+BACKLOG_S = 0.25  # after a longer stall the rest of it is let go
+BURST = 8  # steps at most before the line is looked at again
+
+
+class TwinArm:
+    """Servos and physics that share one state; `servos[joint]` is what the line talks to."""
+
+    def __init__(self, model: mujoco.MjModel, calibration: Mapping[str, JointCalibration]):
+        model = copy(model)  # the servos set its gains
+        self.model, self.data = model, mujoco.MjData(model)
+        self.dt_s = model.opt.timestep
+        self.ids = {joint: model.joint(joint).id for joint in JOINTS}
+        self._at = {joint: (model.joint(joint).qposadr[0], model.joint(joint).dofadr[0]) for joint in JOINTS}
+        self._motor = {joint: model.actuator(joint).id for joint in JOINTS}
+        self._hand = {joint: model.equality(f"hold {joint}").id for joint in JOINTS}
+        self._gain = {joint: model.actuator(joint).gainprm[0] for joint in JOINTS}
+        self._stall_nm = {joint: float(model.actuator(joint).forcerange[1]) for joint in JOINTS}
+        stops = limits(model)
+        self.scales = {joint: scale(joint, calibration[joint], stops[joint]) for joint in JOINTS}
+        self.servos = {joint: Servo(calibration[joint].id) for joint in JOINTS}
+        for joint, servo in self.servos.items():
+            preload(servo, calibration[joint])
+        self._clock_s: float | None = None
+        self.dropped_s = 0.0
+        self.reset(dict(zip(JOINTS, REST, strict=True)))
+
+    def reset(self, joints: Mapping[str, float] | None = None, bodies: Mapping[str, list] | None = None) -> None:
+        """Put everything where the scene has it, the arm at rest or at `joints` (rad), free bodies at poses (7,).
+
+        The servos stay as they are, torque and all, and hold the new place; hands let go. Raises ValueError for an
+        unknown name or a number that is not finite.
+        """
+        places = dict(zip(JOINTS, REST, strict=True)) | _checked("joint", joints or {}, JOINTS, 1)
+        bodies = _checked("body", bodies or {}, self._free_bodies(), 7)
+        mujoco.mj_resetData(self.model, self.data)
+        for joint, angle in places.items():
+            self.data.qpos[self._at[joint][0]] = self._within(joint, angle)
+        for body, pose in bodies.items():
+            at = self.model.jnt_qposadr[self.model.body(body).jntadr[0]]
+            self.data.qpos[at : at + 7] = pose
+        mujoco.mj_forward(self.model, self.data)
+        for joint, servo in self.servos.items():
+            servo.sense(self.scales[joint].steps(self.angle(joint)), 0.0, 0.0, 0.0)
+            servo.stay()
+
+    def _within(self, joint: str, angle: float) -> float:
+        """The nearest angle (rad) to which the joint goes."""
+        return np.clip(angle, *self.model.joint(joint).range).item()
+
+    def _free_bodies(self) -> tuple[str, ...]:
+        free = self.model.jnt_bodyid[self.model.jnt_type == mujoco.mjtJoint.mjJNT_FREE]
+        return tuple(self.model.body(body).name for body in free)
+
+    def angle(self, joint: str) -> float:
+        """A joint's true angle, rad."""
+        return float(self.data.qpos[self._at[joint][0]])
+
+    def hold(self, joint: str, angle: float | None = None) -> None:
+        """Take a joint by the hand: it stays at `angle` (rad, default where it is) whatever its motor does.
+
+        An angle beyond the joint's range is its end.
+        """
+        hand, at = self._hand[joint], self._at[joint][0]
+        target = self.angle(joint) if angle is None else self._within(joint, angle)
+        self.model.eq_data[hand, 0] = target - self.model.qpos0[at]
+        self.data.eq_active[hand] = 1
+
+    def let_go(self, joint: str) -> None:
+        """Take the hand away."""
+        self.data.eq_active[self._hand[joint]] = 0
+
+    def held(self, joint: str) -> bool:
+        """Whether a hand is on the joint."""
+        return bool(self.data.eq_active[self._hand[joint]])
+
+    def advance(self, now_s: float) -> bool:
+        """Step the physics towards `now_s` (any forward clock), a burst at most; True if it has caught up.
+
+        A stall of more than BACKLOG_S is caught up with only so far: the arm then stood still for the rest.
+        """
+        if self._clock_s is None:
+            self._clock_s = now_s
+        late = now_s - self._clock_s - BACKLOG_S
+        if late > 0:
+            self._clock_s += late
+            self.dropped_s += late
+        for _ in range(BURST):
+            if self._clock_s + self.dt_s > now_s:
+                return True
+            self.step()
+            self._clock_s += self.dt_s
+        return self._clock_s + self.dt_s > now_s
+
+    def due_s(self) -> float:
+        """When the next step is due, on the clock that `advance` was given."""
+        return -math.inf if self._clock_s is None else self._clock_s + self.dt_s
+
+    def step(self) -> None:
+        """One step of every servo and of the physics."""
+        model, data = self.model, self.data
+        for joint, servo in self.servos.items():
+            motor, drive = self._motor[joint], servo.drive(self.dt_s)
+            gain = self._gain[joint] * drive.stiffness
+            model.actuator_gainprm[motor, 0] = gain
+            model.actuator_biasprm[motor, 1] = -gain
+            most = self._stall_nm[joint] * drive.torque
+            model.actuator_forcerange[motor] = -most, most
+            data.ctrl[motor] = self.scales[joint].radians(drive.target)
+        mujoco.mj_step(model, data)
+        for joint, servo in self.servos.items():
+            at, dof = self._at[joint]
+            line = self.scales[joint]
+            effort = data.actuator_force[self._motor[joint]] / self._stall_nm[joint]
+            servo.sense(line.steps(data.qpos[at]), line.slope * data.qvel[dof], float(effort), self.dt_s)
+
+    def state(self) -> dict:
+        """The truth, as JSON takes it: every joint, every named site and free body, and the simulated time."""
+        data, model = self.data, self.model
+        joints = {}
+        for joint, servo in self.servos.items():
+            at, dof = self._at[joint]
+            joints[joint] = {
+                "position_rad": float(data.qpos[at]),
+                "velocity_rad_s": float(data.qvel[dof]),
+                "torque_nm": float(data.actuator_force[self._motor[joint]]),
+                "torque_on": servo.powered and servo["Torque_Enable"] == 1,
+                "powered": servo.powered,
+                "held": self.held(joint),
+                "goal": servo["Goal_Position"],
+                "present": servo["Present_Position"],
+                "status": servo["Status"],
+            }
+        sites = {model.site(i).name: data.site_xpos[i].tolist() for i in range(model.nsite)}
+        bodies = {name: [*data.body(name).xpos, *data.body(name).xquat] for name in self._free_bodies()}
+        return {"time_s": data.time, "joints": joints, "sites": sites, "bodies": bodies}
+
+
+def _checked(what: str, given: Mapping, known: tuple[str, ...], size: int) -> dict:
+    """`given` by name as numbers, `size` each. Raises ValueError."""
+    if not isinstance(given, Mapping):
+        raise Impossible(f"{given}: by the name of each {what}, {', '.join(known) or 'none'}")
+    for name in given:
+        if name not in known:
+            raise Impossible(f"{name}: no such {what}; one of {', '.join(known) or 'none'}")
+    return {name: finite(name, value, size) for name, value in given.items()}

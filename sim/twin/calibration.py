@@ -1,0 +1,115 @@
+"""Where the arm's joints stand in their servos' steps: a LeRobot calibration file, read, written and applied."""
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from sim.impossible import Impossible
+from sim.joints import GRIPPER, JOINTS
+from sim.twin.servo import STEPS, Servo
+
+STEPS_PER_RAD = STEPS / (2 * math.pi)
+# A built arm's horns never sit where the drawing says: offsets of both signs, in steps.
+OFFSETS = (37, -412, 1290, -86, 655, -1503)
+
+
+@dataclass(frozen=True)
+class JointCalibration:
+    """One entry of a LeRobot calibration file: its fields, in steps."""
+
+    id: int
+    drive_mode: int
+    homing_offset: int
+    range_min: int
+    range_max: int
+
+    def __post_init__(self):
+        """Raise ValueError for what no SO-101's servo can hold."""
+        for name, value in asdict(self).items():
+            if not isinstance(value, int) or isinstance(value, bool):
+                raise Impossible(f"{name}={value}: a whole number")
+        if not 0 <= self.id < 254:
+            raise Impossible(f"id={self.id}: from 0 to 253")
+        if self.drive_mode != 0:
+            raise Impossible(f"drive_mode={self.drive_mode}: 0, as LeRobot writes it for an SO-101")
+        if abs(self.homing_offset) >= STEPS // 2:
+            raise Impossible(f"homing_offset={self.homing_offset}: from {1 - STEPS // 2} to {STEPS // 2 - 1}")
+        if not 0 <= self.range_min < self.range_max < STEPS:
+            raise Impossible(f"range_min={self.range_min} range_max={self.range_max}: 0 <= min < max <= {STEPS - 1}")
+
+
+@dataclass(frozen=True)
+class Scale:
+    """steps = zero + slope * radians, in the shaft's steps (homing offset included)."""
+
+    zero: float
+    slope: float
+
+    def steps(self, radians: float) -> float:
+        """The shaft's place at the joint's angle."""
+        return self.zero + self.slope * radians
+
+    def radians(self, steps: float) -> float:
+        """The joint's angle at the shaft's place."""
+        return (steps - self.zero) / self.slope
+
+
+def scale(joint: str, calibration: JointCalibration, limits: tuple[float, float]) -> Scale:
+    """How a joint's angle (rad, between its mechanical `limits`) and its servo's steps hang together.
+
+    LeRobot calls the middle of the calibrated range 0 degrees, and the gripper's range 0 to 100 %: the first is the
+    model's zero, the second spans the model's gripper from closed to open.
+    """
+    low, high = calibration.range_min, calibration.range_max
+    if joint == GRIPPER:
+        slope = (high - low) / (limits[1] - limits[0])
+        return Scale(low + calibration.homing_offset - slope * limits[0], slope)
+    return Scale((low + high) / 2 + calibration.homing_offset, STEPS_PER_RAD)
+
+
+def fitting(limits: dict[str, tuple[float, float]]) -> dict[str, JointCalibration]:
+    """A calibration such as LeRobot's own would find on an arm with these mechanical limits (rad)."""
+    entries = {}
+    for number, joint in enumerate(JOINTS, 1):
+        low, high = limits[joint]
+        half = (high - low) / 2 if joint == GRIPPER else max(-low, high)
+        reach = min(round(half * STEPS_PER_RAD), STEPS // 2 - 1)
+        middle = STEPS // 2 - 1
+        entries[joint] = JointCalibration(number, 0, OFFSETS[number - 1], middle - reach, middle + reach)
+    return entries
+
+
+def preload(servo: Servo, calibration: JointCalibration) -> None:
+    """Set the servo's saved registers as LeRobot's calibration leaves them, so that it finds what its file says."""
+    servo["ID"] = calibration.id
+    servo["Homing_Offset"] = calibration.homing_offset
+    servo["Min_Position_Limit"], servo["Max_Position_Limit"] = calibration.range_min, calibration.range_max
+    servo.saved = bytes(servo.memory[: len(servo.saved)])
+    servo.power_on()
+
+
+def text(calibration: dict[str, JointCalibration]) -> str:
+    """The calibration as LeRobot's JSON."""
+    return json.dumps({joint: asdict(entry) for joint, entry in calibration.items()}, indent=4) + "\n"
+
+
+def read(path: Path | str) -> dict[str, JointCalibration]:
+    """The calibration in a LeRobot file. Raises ValueError naming file and joint, OSError if it cannot be read."""
+    try:
+        entries = json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise Impossible(f"{path}: not a LeRobot calibration (JSON): {error}") from error
+    if not isinstance(entries, dict) or set(entries) != set(JOINTS):
+        found = ", ".join(entries) if isinstance(entries, dict) else type(entries).__name__
+        raise Impossible(f"{path}: an SO-101's joints are {', '.join(JOINTS)}; it has {found}")
+    calibration = {}
+    for joint in JOINTS:
+        try:
+            calibration[joint] = JointCalibration(**entries[joint])
+        except (TypeError, ValueError) as error:
+            raise Impossible(f"{path}: {joint}: {error}") from error
+    ids = [entry.id for entry in calibration.values()]
+    if len(set(ids)) < len(ids):
+        raise Impossible(f"{path}: two joints have one id: {ids}")
+    return calibration

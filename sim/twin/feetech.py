@@ -1,0 +1,151 @@
+"""The Feetech serial protocol (version 0), as the servos speak it: bytes in, bytes out, no input or output of its own.
+
+A packet is FF FF, an id, a length, an instruction (from the host) or an error byte (from a servo), parameters, and the
+complement of the sum of all but the header. Several servos share one line; the id says who is meant, 0xFE means all.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from sim.twin.servo import Servo
+
+PING, READ, WRITE, REG_WRITE, ACTION, SYNC_READ, SYNC_WRITE = 1, 2, 3, 4, 5, 0x82, 0x83
+BROADCAST = 0xFE
+HEADER = b"\xff\xff"
+LONGEST = 250  # the length field's greatest value
+GAP_S = 0.02  # a servo forgets half a packet after so long a silence
+
+
+@dataclass(frozen=True)
+class Packet:
+    """An instruction from the host: who, what, with what."""
+
+    id: int
+    instruction: int
+    parameters: bytes
+
+
+def encode(servo_id: int, code: int, parameters: bytes = b"") -> bytes:
+    """The bytes of a packet; `code` is its instruction, or its error byte when a servo answers."""
+    body = bytes([servo_id, len(parameters) + 2, code]) + parameters
+    return HEADER + body + bytes([~sum(body) & 0xFF])
+
+
+def cut(data: bytes) -> list[bytes]:
+    """The packets that stand one after the other in what was heard at once; the last may be a part of one, or noise."""
+    parts = []
+    while len(data) > 4 and data.startswith(HEADER):
+        size = data[3] + 4
+        parts.append(data[:size])
+        data = data[size:]
+    return [*parts, data] if data else parts
+
+
+class Framer:
+    """Finds packets in a stream of bytes, however it is cut; noise and wrong checksums are passed over and counted."""
+
+    def __init__(self):
+        self._held = bytearray()
+        self._heard_s = 0.0
+        self.spoilt = 0
+
+    def feed(self, data: bytes, now_s: float) -> list[Packet]:
+        """The packets that are complete with `data`, heard at `now_s` on any clock that only goes forward."""
+        if now_s - self._heard_s > GAP_S:
+            self._held.clear()
+        self._heard_s = now_s
+        self._held += data
+        packets = []
+        while (size := self._whole()) is not None:
+            frame = bytes(self._held[:size])
+            if ~sum(frame[2:-1]) & 0xFF == frame[-1]:
+                packets.append(Packet(frame[2], frame[4], frame[5:-1]))
+                del self._held[:size]
+            else:
+                self.spoilt += 1
+                del self._held[0]
+        return packets
+
+    def _whole(self) -> int | None:
+        """Drop what cannot begin a packet; the size of the packet that stands first, None if it is not all there."""
+        held = self._held
+        while True:
+            start = held.find(HEADER)
+            if start < 0:
+                del held[: len(held) - held.endswith(b"\xff")]
+                return None
+            del held[:start]
+            if len(held) < 4:
+                if held[2:3] == b"\xff":
+                    del held[0]
+                    continue
+                return None
+            if held[2] == 0xFF or not 2 <= held[3] <= LONGEST:
+                del held[0]
+                continue
+            return held[3] + 4 if len(held) >= held[3] + 4 else None
+
+
+class Bus:
+    """Servos on one line. A servo without power hears nothing."""
+
+    def __init__(self, servos: Iterable[Servo]):
+        self.servos = list(servos)
+        self._waiting: dict[Servo, tuple[int, bytes]] = {}
+
+    def answer(self, packet: Packet) -> list[bytes]:
+        """Carry out an instruction; the status packets that come back, in the order in which they do."""
+        given = packet.parameters
+        if packet.instruction == SYNC_READ:
+            return self._sync_read(given)
+        if packet.instruction == SYNC_WRITE:
+            self._sync_write(given)
+            return []
+        replies = []
+        for servo in self._called(packet.id):
+            reply = self._one(servo, packet.instruction, given)
+            speaks = packet.id != BROADCAST or packet.instruction == PING
+            quiet = servo["Response_Status_Level"] == 0 and packet.instruction not in (PING, READ)
+            if reply is not None and speaks and not quiet:
+                replies.append(reply)
+        return replies
+
+    def _called(self, servo_id: int) -> list[Servo]:
+        return [s for s in self.servos if s.powered and servo_id in (BROADCAST, s["ID"])]
+
+    def _one(self, servo: Servo, instruction: int, given: bytes) -> bytes | None:
+        """What one servo does with PING, READ, WRITE, REG_WRITE or ACTION; its reply, None for what it does not know.
+
+        The error byte is the state before the instruction took effect, and a changed id answers under its old name.
+        """
+        name, error = servo["ID"], servo["Status"]
+        if instruction == PING:
+            return encode(name, error)
+        if instruction == READ and len(given) == 2 and given[1] <= LONGEST - 2:
+            return encode(name, error, servo.read(given[0], given[1]))
+        if instruction == WRITE and len(given) >= 2:
+            servo.write(given[0], given[1:])
+            return encode(name, error)
+        if instruction == REG_WRITE and len(given) >= 2:
+            self._waiting[servo] = given[0], given[1:]
+            return encode(name, error)
+        if instruction == ACTION:
+            if servo in self._waiting:
+                servo.write(*self._waiting.pop(servo))
+            return encode(name, error)
+        return None
+
+    def _sync_read(self, given: bytes) -> list[bytes]:
+        if len(given) < 2 or given[1] > LONGEST - 2:
+            return []
+        address, length = given[:2]
+        called = [s for servo_id in given[2:] if servo_id != BROADCAST for s in self._called(servo_id)]
+        return [encode(s["ID"], s["Status"], s.read(address, length)) for s in called]
+
+    def _sync_write(self, given: bytes) -> None:
+        if len(given) < 2 or given[1] == 0 or (len(given) - 2) % (given[1] + 1):
+            return
+        address, length = given[:2]
+        for at in range(2, len(given), length + 1):
+            for servo in self._called(given[at]) if given[at] != BROADCAST else []:
+                servo.write(address, given[at + 1 : at + 1 + length])

@@ -1,0 +1,179 @@
+"""The twin's process: one loop that answers the line first, then steps the physics up to now, and hears requests."""
+
+import selectors
+import signal
+import time
+from collections import deque
+from collections.abc import Callable
+from inspect import signature
+from pathlib import Path
+
+import numpy as np
+
+from sim.impossible import Impossible
+from sim.twin.arm import TwinArm
+from sim.twin.control import ControlServer
+from sim.twin.faults import Faults, Line
+from sim.twin.feetech import Bus, Framer, cut
+from sim.twin.port import Port
+from sim.twin.settings import FaultConfig
+
+KEPT = 100_000  # reply times that percentiles are taken of
+
+
+class Twin:
+    """Serves `arm` on a pseudo-terminal until stopped. `announce(name)` is told each new port, '' when it is gone."""
+
+    def __init__(self, arm: TwinArm, faults: FaultConfig, control_path: Path, announce: Callable[[str], None]):
+        """Raises OSError if the control channel cannot be opened."""
+        self.arm, self._wanted, self._announce = arm, faults, announce
+        self._bus, self._framer, self._line = Bus(arm.servos.values()), Framer(), Line(faults.seed)
+        self._selector = selectors.SelectSelector()
+        self._late: deque[tuple[float, bytes]] = deque()
+        self._reply_s: deque[float] = deque(maxlen=KEPT)
+        self._wake_s: deque[float] = deque(maxlen=KEPT)
+        self._first_goal_s: float | None = None
+        self._begun = self._ended = self.stopped = False
+        self._packets = self._replies = 0
+        self._control = ControlServer(control_path, self._selector, self._request)
+        self._port = Port()
+        self._selector.register(self._port, selectors.EVENT_READ, self._hear)
+        self._faults = Faults(arm, self._line, self._plug)
+
+    def __enter__(self) -> "Twin":
+        """The twin itself."""
+        return self
+
+    def __exit__(self, *_) -> None:
+        """Take the port and the control channel away."""
+        self._plug(False)
+        self._control.close()
+        self._selector.close()
+
+    def run(self) -> dict:
+        """Serve until SIGINT, SIGTERM or a request to stop; what there was to serve."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._stop)
+        self._announce(self._port.name)
+        while not self.stopped:
+            self._turn()
+        return self.summary()
+
+    def _stop(self, *_) -> None:
+        self.stopped = True
+
+    def _turn(self) -> None:
+        """Wait for whatever is next, do it."""
+        now = time.monotonic()
+        due = min(self.arm.due_s(), self._late[0][0] if self._late else np.inf)
+        events = self._selector.select(max(0.0, due - now))
+        woken = time.monotonic()
+        if not events and due > now:
+            self._wake_s.append(woken - due)
+        for key, _ in events:
+            key.data()
+        self._send_late()
+        self._schedule(time.monotonic())
+        self.arm.advance(time.monotonic())
+
+    def _hear(self) -> None:
+        """Answer what the host has sent."""
+        heard, data = time.monotonic(), self._port.read()
+        if not data:
+            return
+        arrived = b"".join(map(self._line.carry, cut(data)))  # on a busy machine several packets are heard at once
+        for packet in self._framer.feed(arrived, heard):
+            replies = self._bus.answer(packet)
+            self._packets += 1
+            self._replies += len(replies)
+            arriving = b"".join(self._line.carry(reply) for reply in replies)
+            if self._line.slow_ms:
+                self._line.counts["slow"] += len(replies)
+                self._late.append((heard + self._line.slow_ms / 1000, arriving))
+            elif arriving:
+                self._port.write(arriving)
+                self._reply_s.append(time.monotonic() - heard)
+
+    def _send_late(self) -> None:
+        """Send the replies that are due; a line that is slow no more has lost them."""
+        if not self._line.slow_ms:
+            self._late.clear()
+        while self._late and self._late[0][0] <= time.monotonic():
+            _, reply = self._late.popleft()
+            if self._port.plugged:
+                self._port.write(reply)
+
+    def _schedule(self, now_s: float) -> None:
+        """Begin and end the faults that were asked for at the start."""
+        if self._first_goal_s is None and self._wanted.after_s and any(s.told for s in self.arm.servos.values()):
+            self._first_goal_s = now_s
+        if self._first_goal_s is None and not self._wanted.after_s:
+            self._first_goal_s = now_s
+        if self._first_goal_s is None:
+            return
+        since = now_s - self._first_goal_s - self._wanted.after_s
+        if not self._begun and since >= 0:
+            self._begun = True
+            self._faults.begin(self._wanted)
+        if self._begun and not self._ended and self._wanted.for_s and since >= self._wanted.for_s:
+            self._ended = True
+            self._faults.mend()
+
+    def _plug(self, plugged: bool) -> None:
+        """Bring the port into the state it should be in."""
+        if plugged == self._port.plugged:
+            return
+        if plugged:
+            self._port.plug()
+            self._selector.register(self._port, selectors.EVENT_READ, self._hear)
+        else:
+            self._selector.unregister(self._port)
+            self._port.unplug()
+            self._late.clear()
+        self._announce(self._port.name)
+
+    def _request(self, request: dict) -> dict:
+        """Carry out a request of the control channel. Raises ValueError for one that cannot be."""
+        verbs = {
+            "state": self._state,
+            "reset": self.arm.reset,
+            "line": self._faults.set_line,
+            "pull": self._faults.pull,
+            "plug": self._faults.plug,
+            "kill": self._faults.kill,
+            "revive": self._faults.revive,
+            "overload": self._faults.overload,
+            "hold": self._faults.hold,
+            "let_go": self._faults.let_go,
+            "mend": self._faults.mend,
+            "stop": self._stop,
+        }
+        verb = request.pop("do", None)
+        if not isinstance(verb, str) or verb not in verbs:
+            raise Impossible(f"do={verb}: one of {', '.join(verbs)}")
+        try:
+            signature(verbs[verb]).bind(**request)
+        except TypeError as error:
+            raise Impossible(f"{verb}: {error}") from error
+        return verbs[verb](**request) or {}
+
+    def _state(self) -> dict:
+        return {**self.arm.state(), "port": self._port.name, **self.summary()}
+
+    def summary(self) -> dict:
+        """What was served so far: packets, replies, how long they took here and how late the loop woke, faults."""
+        injected = self._line.counts + self._faults.counts
+        return {
+            "packets": self._packets,
+            "replies": self._replies,
+            "spoilt_packets": self._framer.spoilt,
+            **_percentiles("reply_ms", self._reply_s),
+            **_percentiles("wake_late_ms", self._wake_s),
+            "dropped_s": round(self.arm.dropped_s, 3),
+            "faults": dict(injected),
+        }
+
+
+def _percentiles(name: str, seconds: deque[float]) -> dict:
+    values = [round(float(v) * 1000, 3) for v in np.percentile(seconds, [50, 99])] if seconds else [None, None]
+    return {f"{name}_p50": values[0], f"{name}_p99": values[1]}
