@@ -1,1 +1,1 @@
-"""configs/: what a user types. The commands, the keys they take, how keys are checked, and the folder a run leaves."""
+"""configs/: the command-line interface. The commands, their keys, how keys are checked, and the run folder."""

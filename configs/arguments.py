@@ -1,4 +1,4 @@
-"""What the user typed: the keys that a command takes, and in one line what is wrong with an argument."""
+"""Command-line arguments: the keys that a command accepts, and one-line messages about invalid arguments."""
 
 import re
 import shlex
@@ -24,32 +24,32 @@ GROUPS = {
     "token": ("model.token", TokenConfig),
     "peer": ("peer", PeerConfig),
 }
-"""What is chosen by name: where its settings stand in a config, and which they are."""
+"""The config groups, chosen by name: for each, its dotted place in a config and the dataclass of its settings."""
 
 
 def quoted(value: object) -> str:
-    """A value as Hydra reads it back, whatever is in it: backslashes count there before a quote only."""
+    """Quote a value so that Hydra parses it back unchanged; to Hydra a backslash escapes only before a quote."""
     text = re.sub(r"(\\*)'", r"\1\1\\'", str(value))
     return "'" + re.sub(r"(\\+)$", r"\1\1", text) + "'"
 
 
 def typed(key: str, value: object) -> str:
-    """The argument as it is typed in a shell: in quotes where the shell, or Hydra, would read it otherwise."""
+    """Return `key=value` as typed in a shell, quoted where the shell or Hydra would otherwise misread it."""
     if re.fullmatch(r"[\w./:@%+-]+", str(value), re.ASCII):
         return f"{key}={value}"
     word = f"{key}={quoted(value)}"
-    return shlex.quote(word) if set(word) & set('"$`\\!') else f'"{word}"'  # the latter as a person would
+    return shlex.quote(word) if set(word) & set('"$`\\!') else f'"{word}"'  # the latter as a person would type
 
 
 def given() -> set[str]:
-    """The keys that the user set on the command line, dotted."""
+    """Return the dotted keys that the user set on the command line."""
     from hydra.core.hydra_config import HydraConfig
 
     return {text.lstrip("+~").partition("=")[0].partition("@")[0] for text in HydraConfig.get().overrides.task}
 
 
 def check_eyes(config: AgentConfig) -> None:
-    """Raise ValueError for settings of the eyes that the user gave to an agent without any, or that no camera takes."""
+    """Raise ValueError if the user set image_size or vision keys that apply to no camera of the config."""
     about = given()
     if "image_size" in about:
         check_image_size(config.senses)
@@ -59,14 +59,14 @@ def check_eyes(config: AgentConfig) -> None:
 
 
 def moved() -> bool:
-    """Whether the user said where to put the run folder."""
+    """Return whether the user chose the run folder (`hydra.run.dir=`)."""
     from hydra.core.hydra_config import HydraConfig
 
     return any(text.startswith("hydra.run.dir=") for text in HydraConfig.get().overrides.hydra)
 
 
 def explain(error: Exception, name: str) -> str:
-    """Hydra's paragraphs as one line, with the valid choices."""
+    """Condense an error of Hydra's into one line, with the valid choices; `name` is the command's config."""
     text = str(error)
     if found := re.search(r"Could not override '([^']+)'", text):
         if found[1] in {f"task.{key}" for key in ARM_DEFAULTS}:
@@ -80,7 +80,7 @@ def explain(error: Exception, name: str) -> str:
 
 
 def _no_choice(group: str, value: str) -> str:
-    """What is right instead of a name that a group of settings does not have."""
+    """Return a one-line message about a value that a config group lacks, with the valid names."""
     from hydra.core.config_store import ConfigStore
 
     if group == "task":
@@ -93,7 +93,10 @@ def _no_choice(group: str, value: str) -> str:
 
 
 def check_arguments(name: str) -> None:
-    """Refuse, in a line, several runs, and a group of settings that is set to no name: Hydra has a traceback for it."""
+    """Refuse, in one line, multirun options and config groups whose value is not a name.
+
+    Hydra would print a traceback for the latter.
+    """
     from hydra.core.config_store import ConfigStore
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
@@ -105,7 +108,7 @@ def check_arguments(name: str) -> None:
         try:
             override = OverridesParser.create().parse_override(argument)
         except HydraException:
-            continue  # an option, or what Hydra itself refuses
+            continue  # an option, or an argument that Hydra itself will refuse
         if override.key_or_group == "hydra.mode":
             refuse(f"{argument}: a command makes one run; semagram-bench makes many")
         if override.key_or_group in groups and not isinstance(override.value(), str):
@@ -113,7 +116,7 @@ def check_arguments(name: str) -> None:
 
 
 def _unreadable() -> str:
-    """What is wrong with the argument that Hydra cannot read."""
+    """Return a one-line message about the argument that Hydra cannot parse."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
@@ -132,7 +135,7 @@ def _unreadable() -> str:
 
 
 def known_keys(name: str) -> list[str]:
-    """Every key of a command's config, dotted."""
+    """Return every dotted key of a command's config."""
     from hydra.core.config_store import ConfigStore
 
     node, keys = ConfigStore.instance().load(f"{name}.yaml").node, []
@@ -148,9 +151,9 @@ def known_keys(name: str) -> list[str]:
     for group in _groups(node):
         place, settings = GROUPS[group]
         keys += [group, *(f"{place}.{field.name}" for field in fields(settings))]
-    return ["task" if key == "job" else key for key in keys]  # of semagram-record: what its user calls it
+    return ["task" if key == "job" else key for key in keys]  # semagram-record's `job`, which its user types as `task`
 
 
 def _groups(node: DictConfig) -> list[str]:
-    """The groups of settings from which a config is put together."""
+    """Return the names of the config groups in a config's defaults list."""
     return [group for part in node.defaults if isinstance(part, DictConfig) for group in part if group in GROUPS]

@@ -1,4 +1,4 @@
-"""semagram-bench: many runs of a suite side by side, and the table, the curves and the numbers that come of them."""
+"""semagram-bench: train on a suite with several runs in parallel, and make their table, curves and summary."""
 
 import sys
 from pathlib import Path
@@ -51,7 +51,7 @@ with its log.txt. Progress goes to stderr; the last line of stdout is one JSON o
 
 @importing()
 def main() -> None:
-    """Run the command."""
+    """Run the command; exit with code 1 if a run failed."""
     from configs.command import run
 
     outcome = run("bench", HELP, bench)
@@ -60,7 +60,10 @@ def main() -> None:
 
 
 def bench(keys: dict, folder: Path) -> dict:
-    """Run a suite, or only make tables, as `keys` say; returns the result. Raises ValueError, OSError."""
+    """Run a suite, time a duel with a peer, or only make tables, as `keys` say. Returns the result.
+
+    Raises ValueError, OSError.
+    """
     from configs.arguments import check_eyes
     from configs.schema import BenchConfig
     from configs.strict import build
@@ -79,9 +82,10 @@ def bench(keys: dict, folder: Path) -> dict:
 
 
 def tabulate(config) -> dict:
-    """Make the table of one or several results files; put it into `readme` or, without one, on stderr.
+    """Make the table of one or several results files; write it into `readme` or, without one, to stderr.
 
-    Raises ConfigError for files without a result of ours, or with one task's at different steps: a mean of both.
+    Returns the summary of `agent`. Raises ConfigError if the files hold no result of ours, the same run twice, one task
+    at different numbers of steps (a mean would mix them), or no result of the chosen agent.
     """
     from configs.schema import BenchConfig
     from configs.strict import ConfigError

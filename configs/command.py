@@ -1,4 +1,4 @@
-"""How a command runs: help, its version, Hydra, its work, its end."""
+"""The life of a command: --help and --version, composing the config with Hydra, the work, the exit code."""
 
 import logging
 import os
@@ -21,18 +21,21 @@ from robot.safety.signals import Stopped, handled
 from worldmodel.mistakes import warning_line
 
 TRACEBACK = "SEMAGRAM_TRACEBACK"
-"""An environment variable: where it is set, whatever ends a command is told with its traceback."""
+"""Environment variable: if set, any error that ends a command is shown with its traceback."""
 
 
 def run(name: str, help_text: str, body: Callable[[dict, Path], dict]) -> list[dict]:
-    """Compose the config `name`, call `body(keys and values, run folder)`, print its result as the last line.
+    """Compose the config `name`, call `body(keys, run_folder)` and print its result as one JSON line on stdout.
 
-    A mistake of the user's (Mistake, or OSError of what they gave), or a number that is not finite, ends the program
-    with one line on stderr and exit code 2; what may pass (a full disk, a port that is gone, too little memory) with
-    one line and 1; Ended with its own; Ctrl-C, or another signal that was taken for it (`robot.safety.signals`), with
-    128 + its number.
-    Anything else that is raised is a defect: a traceback, and 1. A folder that is still empty then is removed. Returns
-    what was printed.
+    These end the program with one line on stderr and an exit code:
+
+    - 2: a mistake of the user's (Mistake, or an OSError about a path or address they gave), or a non-finite number;
+    - 1: a condition that may pass (a full disk, a port that has gone, too little memory);
+    - `Ended.code`: Ended;
+    - 128 + the signal's number: Ctrl-C, or another stop signal (`robot.safety.signals`).
+
+    Any other exception is a bug: a traceback, and exit code 1. Folders made for the run that are still empty at its
+    end are removed. Returns what was printed, as a list of at most one result; empty for --help and --version.
     """
     if {"-h", "--help"} & set(sys.argv[1:]):
         with unread():
@@ -71,9 +74,9 @@ def run(name: str, help_text: str, body: Callable[[dict, Path], dict]) -> list[d
         finally:
             prune()
 
-    logging.getLogger("robot.safety.gated").disabled = True  # of a fault the command tells itself
+    logging.getLogger("robot.safety.gated").disabled = True  # the command reports faults itself
     try:
-        # SIGTERM and SIGHUP (the terminal closed) end the program as Ctrl-C does, with all that it began.
+        # SIGTERM and SIGHUP (a closed terminal) end the program as Ctrl-C does, with everything it has started.
         with (
             handled(_stop, (signal.SIGTERM, signal.SIGHUP)),
             nullcontext() if traced else unread(),
@@ -81,9 +84,9 @@ def run(name: str, help_text: str, body: Callable[[dict, Path], dict]) -> list[d
             hydra.main(version_base="1.3", config_path=None, config_name=name)(task)()
     except HydraException as error:
         refuse(explain(error, name))
-    except OmegaConfBaseException as error:  # of a value that refers to others
+    except OmegaConfBaseException as error:  # from a value that interpolates others
         refuse(f"{error.full_key}: {str(error).splitlines()[0]}" if error.full_key else in_one_line(error))
-    except OSError as error:  # Hydra makes the run folder
+    except OSError as error:  # from Hydra, which creates the run folder
         if traced:
             raise
         refuse(in_one_line(error), code_of(error))

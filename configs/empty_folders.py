@@ -1,4 +1,4 @@
-"""The folders that Hydra makes for a run, and that are removed again where nothing was put into them."""
+"""Removal of the folders that Hydra creates for a run, if the run leaves them empty."""
 
 import errno
 from contextlib import suppress
@@ -9,22 +9,25 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 missing: list[Path] = []
-"""The run folder and those above it, as far as there was none before the run; the innermost first."""
+"""The run folder and those of its parents that did not exist before the run, innermost first."""
 
 
 class NoteMissing(Callback):
-    """Called by Hydra before it makes the run folder."""
+    """Hydra callback that runs before the run folder is created."""
 
     def on_run_start(self, config: DictConfig, **_) -> None:
-        """Note which folders are not there yet."""
+        """Record in `missing` which folders do not exist yet."""
         missing.clear()
-        with suppress(OmegaConfBaseException):  # Hydra is about to meet it
+        with suppress(OmegaConfBaseException):  # Hydra is about to raise it itself
             folder = Path(config.hydra.run.dir).absolute()
             missing.extend(path for path in (folder, *folder.parents) if not path.exists())
 
 
 def prune() -> None:
-    """Remove the folders that were made, as far as they are empty. Raises OSError."""
+    """Remove those of the `missing` folders that exist and are empty, innermost first.
+
+    Stops without an error at one that has content, is in use or does not exist; raises any other OSError.
+    """
     for path in missing:
         try:
             path.rmdir()

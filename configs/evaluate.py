@@ -1,4 +1,4 @@
-"""semagram-eval: how good a checkpoint is, with its planner and without, and what a decision costs."""
+"""semagram-eval: evaluate a checkpoint with its planner and without, and measure what a decision costs."""
 
 from pathlib import Path
 
@@ -62,12 +62,15 @@ def main() -> None:
 
 
 def evaluate(keys: dict, folder: Path) -> dict:
-    """Evaluate as `keys` say and leave everything in `folder`; returns the summary. Raises ValueError, OSError."""
+    """Evaluate with the settings `keys` and write everything to `folder`. Returns the summary.
+
+    Raises ValueError, OSError.
+    """
     from configs.preflight import check_there
     from configs.schema import EvaluateConfig
     from configs.strict import build
 
-    config = build(EvaluateConfig, keys)  # a mistake is answered before PyTorch is imported
+    config = build(EvaluateConfig, keys)  # report mistakes before the slow import of PyTorch
     check_there(config)
     from configs.runs.evaluation import Evaluation
 

@@ -1,4 +1,4 @@
-"""What can go wrong while a command is still being imported. Light, since a command begins with it."""
+"""Errors raised while a command is still being imported. Kept light, since every command imports it first."""
 
 import signal
 import sys
@@ -13,7 +13,10 @@ PACKAGES = {"configs", "envs", "policies", "robot", "sim", "worldmodel"}
 
 @contextmanager
 def importing() -> Iterator[None]:
-    """Ctrl-C, and a folder that hides one of Semagram's packages, end the program as `configs.command.run` ends it."""
+    """End the program with one line on stderr, as `configs.command.run` does, if importing is interrupted or fails.
+
+    Ctrl-C exits with 128 + SIGINT; a folder that shadows one of Semagram's packages, with 2. Other errors propagate.
+    """
     try:
         yield
     except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""semagram-play: a sentence of tokens on an arm, simulated or real."""
+"""semagram-play: play a sentence of tokens on an arm, simulated or real."""
 
 from configs.importing import importing
 
@@ -51,12 +51,12 @@ def main() -> None:
 
 
 def play(keys: dict, _folder) -> dict:
-    """Do what the sentence says; what happened. Raises ValueError, OSError, Ended."""
+    """Play the sentence on the arm. Returns what happened. Raises ValueError, OSError, Ended."""
     from configs.preflight import check_there
     from configs.strict import build
     from robot.running.settings import PlayConfig
 
-    config = build(PlayConfig, keys)  # a mistake is answered before PyTorch is imported
+    config = build(PlayConfig, keys)  # report mistakes before the slow import of PyTorch
     check_there(config)
     from configs.arm.playing import Playing
 

@@ -1,4 +1,4 @@
-"""What a command's keys name, looked for before anything is imported that takes long."""
+"""Checks that what a command's keys name exists, made before any slow import."""
 
 from pathlib import Path
 
@@ -8,13 +8,13 @@ from worldmodel.mistakes import Mistake
 
 
 def check_there(config) -> None:
-    """Raise Mistake, or ConnectionError, where the checkpoint, the twin or the port that it names is not there."""
+    """Raise Mistake or ConnectionError if the checkpoint, twin or serial port that `config` names does not exist."""
     if (checkpoint := getattr(config, "checkpoint", "")) and not Path(checkpoint).is_dir():
         raise Mistake(f"checkpoint={checkpoint}: no such folder")
     if port_file := getattr(config, "port_file", ""):
         port_of_twin(Path(port_file))
     port = Path(getattr(config, "port", "") if getattr(config, "robot", "") == REAL else "")
-    if port.is_absolute() and not port.exists():  # other systems' ports are no files
+    if port.is_absolute() and not port.exists():  # on other systems ports are not files
         raise ConnectionError(
             f"port={port}: no such device; is the arm plugged in? lerobot-find-port says which port it has"
         )

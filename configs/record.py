@@ -1,4 +1,4 @@
-"""semagram-record: episodes of an arm as a LeRobotDataset, each safe from the moment it is finished."""
+"""semagram-record: record episodes of an arm as a LeRobotDataset; each is safe on disk as soon as it is finished."""
 
 import sys
 
@@ -58,19 +58,19 @@ def main() -> None:
     """Run the command."""
     from configs.command import run
 
-    # To Hydra `task` is a group of settings, which here it is not.
+    # Hydra would take `task` for the config group of that name; here it is a plain key.
     sys.argv = [f"job{word[4:]}" if word.startswith("task=") else word for word in sys.argv]
     run("record", HELP, record)
 
 
 def record(keys: dict, _folder) -> dict:
-    """Record as `keys` say; returns the summary. Raises ValueError, OSError."""
+    """Record with the settings `keys`. Returns the summary. Raises ValueError, OSError."""
     from configs.preflight import check_there
     from configs.strict import build
     from robot.recording.settings import RecordConfig
 
     keys["task"] = keys.pop("job")
-    config = build(RecordConfig, keys)  # a mistake is answered before LeRobot is imported
+    config = build(RecordConfig, keys)  # report mistakes before the slow import of LeRobot
     check_there(config)
     from configs.arm.recording import Recording
 

@@ -1,4 +1,4 @@
-"""How a command ends: one JSON line for a result, or one line and an exit code for what went wrong."""
+"""How a command ends: one JSON line for a result, or one line and an exit code for an error."""
 
 import errno
 import json
@@ -15,11 +15,11 @@ from worldmodel.mistakes import MachineFault, Mistake
 
 FAILED, MISTAKE = 1, 2
 SIGNALLED = 128
-"""A signal's number is added."""
+"""Base of the exit code for a signal, to which its number is added."""
 PASSING = (MachineFault, ConnectionError, TimeoutError)
 GIVEN = (FileNotFoundError, FileExistsError, PermissionError, NotADirectoryError, IsADirectoryError, socket.gaierror)
 GIVEN_NUMBERS = (
-    None,  # what is said in words
+    None,  # raised with a message only
     errno.ENAMETOOLONG,
     errno.ELOOP,
     errno.EROFS,
@@ -28,11 +28,11 @@ GIVEN_NUMBERS = (
     errno.EADDRINUSE,
     errno.EADDRNOTAVAIL,
 )
-"""The system's errors that mean a path, a device or an address which the user gave; any other may pass."""
+"""errno values that point to a path, device or address which the user gave; any other condition may pass."""
 
 
 class Ended(Exception):
-    """The work ended early, and not by the user's mistake: the one line about it, and the exit code."""
+    """The work ended early, but not by a mistake of the user's. Carries a one-line message and the exit code."""
 
     def __init__(self, line: str, code: int = FAILED):
         super().__init__(line)
@@ -40,7 +40,7 @@ class Ended(Exception):
 
 
 def tell(end: dict | Exception) -> None:
-    """The last line: of what came of it on stdout, or of what ended it on stderr."""
+    """Print the last line: a result as JSON on stdout, or an error on stderr, which also ends the program."""
     if isinstance(end, Exception):
         refuse(in_one_line(end), code_of(end))
     try:
@@ -52,7 +52,7 @@ def tell(end: dict | Exception) -> None:
 
 
 def code_of(error: Exception) -> int:
-    """The exit code of an error that is told in one line: MISTAKE where another try would come to the same."""
+    """Return the exit code of an error reported in one line: MISTAKE if a retry would fail alike, else FAILED."""
     if isinstance(error, Ended):
         return error.code
     if isinstance(error, Mistake) or not isinstance(error, OSError):
@@ -62,20 +62,20 @@ def code_of(error: Exception) -> int:
 
 
 def foreseen(error: Exception) -> Exception | None:
-    """What to tell of an error in one line; None of a defect."""
-    if isinstance(error, ZeroDivisionError | OverflowError):  # Python's; ours are of NaN
+    """Return the error to report in one line, or None if it is a bug, which deserves a traceback."""
+    if isinstance(error, ZeroDivisionError | OverflowError):  # raised by Python; our own ArithmeticErrors are about NaN
         return None
     if isinstance(error, Mistake | OSError | ArithmeticError | Ended):
         return error
-    ran_out = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"  # PyTorch's, of a GPU
-    if ran_out or "can't allocate memory" in str(error):  # PyTorch's, of a CPU
-        return MachineFault(f"no room in memory: {in_one_line(error)}")  # others may have had it
+    ran_out = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"  # PyTorch's, on a GPU
+    if ran_out or "can't allocate memory" in str(error):  # PyTorch's, on a CPU
+        return MachineFault(f"no room in memory: {in_one_line(error)}")  # other processes may be using it
     return None
 
 
 @contextmanager
 def unread() -> Iterator[None]:
-    """Where nobody reads stdout any more (`| head`) the rest of it is dropped, quietly."""
+    """Silently discard the rest of stdout if its reader has gone (`| head`)."""
     try:
         yield
         sys.stdout.flush()
@@ -84,16 +84,16 @@ def unread() -> Iterator[None]:
 
 
 def _drop() -> None:
-    """Let stdout lead nowhere: what it still holds would fail again at the program's end."""
+    """Redirect stdout to /dev/null: flushing its buffer at exit would fail again."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def say(text: str) -> None:
-    """A line on stderr, above a progress bar."""
+    """Print a line on stderr, above any progress bar."""
     tqdm.write(text, file=sys.stderr)
 
 
 def refuse(message: str, code: int = MISTAKE) -> None:
-    """Print one line on stderr and end the program."""
+    """Print one line on stderr and exit with `code`."""
     print(f"semagram: {message}", file=sys.stderr)
     raise SystemExit(code)

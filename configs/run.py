@@ -1,4 +1,4 @@
-"""semagram-run: a trained checkpoint on an arm, simulated or real."""
+"""semagram-run: run a trained checkpoint on an arm, simulated or real."""
 
 from configs.importing import importing
 
@@ -63,7 +63,7 @@ it is first taken back to where it was found.
 
 @importing()
 def main() -> None:
-    """Run the command."""
+    """Run the command; exit with 1 after a fault, with 128 + its number after a signal."""
     import signal
 
     from configs.command import run as command
@@ -74,12 +74,12 @@ def main() -> None:
 
 
 def run(keys: dict, _folder) -> dict:
-    """Run as `keys` say; what happened. Raises ValueError, OSError."""
+    """Run the checkpoint with the settings `keys`. Returns what happened. Raises ValueError, OSError."""
     from configs.preflight import check_there
     from configs.strict import build
     from robot.running.settings import RunConfig
 
-    config = build(RunConfig, keys)  # a mistake is answered before PyTorch is imported
+    config = build(RunConfig, keys)  # report mistakes before the slow import of PyTorch
     check_there(config)
     from configs.arm.running import Running
 

@@ -1,4 +1,7 @@
-"""Every key of every command, as strict dataclasses; Hydra's defaults are made from them (`configs.store`)."""
+"""The keys of the commands, as strict dataclasses; Hydra's defaults are made from them (`configs.store`).
+
+Those of the commands for an arm are in `robot.running.settings`, `robot.recording.settings` and `sim.twin.settings`.
+"""
 
 import re
 from dataclasses import dataclass, field, fields
@@ -19,7 +22,7 @@ DEFAULT_TASK = "cartpole-swingup"
 
 @dataclass(frozen=True)
 class MachineConfig:
-    """Where and how a command computes."""
+    """The device, the number of CPU threads, and whether to compile."""
 
     device: str = "cpu"
     threads: int = 1
@@ -37,7 +40,7 @@ class MachineConfig:
 
 @dataclass(frozen=True)
 class AgentConfig(MachineConfig):
-    """What a training run is made of, whatever its task, seed and length."""
+    """Everything about a training run except its task, seed and length."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
     learning: LearningConfig = field(default_factory=LearningConfig)
@@ -51,13 +54,13 @@ class AgentConfig(MachineConfig):
 
     @property
     def perceived(self) -> Senses:
-        """What is perceived. Raises ValueError for a sense that is none."""
+        """The senses that the agent perceives. Raises ValueError for an invalid sense."""
         return Senses(self.senses, self.image_size)
 
     def __post_init__(self):
         """Raise ValueError for a value out of range."""
         MachineConfig.__post_init__(self)
-        self.perceived  # noqa: B018  it is checked
+        self.perceived  # noqa: B018  evaluated for its checks
         check("", self, "envs", low=1, high=1024)
 
 
@@ -95,10 +98,11 @@ class TrainConfig(LoopConfig, AgentConfig):
 
 @dataclass(frozen=True)
 class EvaluateConfig(MachineConfig):
-    """The keys of semagram-eval. `planner` holds the settings to change; those that are None stay the checkpoint's.
+    """The keys of semagram-eval.
 
-    `drop`: senses that fail, at control step `drop_at` of each episode. `sentence`: said in place of the task's own;
-    `paraphrases`: each episode says its task in other words, which nothing was trained on.
+    `planner`: the planner settings to override; those that are None keep the checkpoint's value. `drop`: senses that
+    fail from control step `drop_at` of each episode on. `sentence`: replaces the task's own sentence. `paraphrases`:
+    each episode words its task differently, in paraphrases never used in training.
     """
 
     checkpoint: str = ""
@@ -132,8 +136,8 @@ class EvaluateConfig(MachineConfig):
 class PeerConfig:
     """Another agent to run beside ours: `tdmpc2` from the checkout at `path`, or `none`.
 
-    `python`: the interpreter of its own environment, made where it is not given. `decisions`: time so many of its
-    decisions and of ours in alternation, instead of running the suite.
+    `python`: an interpreter with the peer's dependencies; if empty, an environment is created. `decisions`: if above 0,
+    time that many of its decisions, in alternation with ours, instead of running the suite.
     """
 
     name: str = "none"
@@ -142,7 +146,7 @@ class PeerConfig:
     decisions: int = 0
 
     def __post_init__(self):
-        """Raise ValueError for a peer that is not known or has no checkout."""
+        """Raise ValueError for an unknown peer, one without a checkout, or a peer's setting without a peer."""
         if self.name not in PEERS:
             raise Mistake(f"peer={self.name}: one of {', '.join(PEERS)}")
         if self.name != "none" and not self.path:
@@ -159,7 +163,7 @@ PEERS = ("none", "tdmpc2")
 
 @dataclass(frozen=True)
 class BenchConfig(ActingConfig, AgentConfig):
-    """The keys of semagram-bench. What is empty or None is the suite's."""
+    """The keys of semagram-bench. `tasks`, `seeds` and `steps` default to the suite's where empty or None."""
 
     suite: str = "dmc-quick"
     tasks: list[str] = field(default_factory=list)
@@ -191,14 +195,18 @@ class BenchConfig(ActingConfig, AgentConfig):
 
 
 SHARED = tuple(f.name for f in fields(TrainConfig) if f.name in BenchConfig.__dataclass_fields__ and f.name != "steps")
-"""The keys that a benchmark passes on to its runs as they are."""
+"""The keys that a benchmark passes on to its runs unchanged."""
 
 TOKEN_VERBS = ("fit", "compare", "draw", "demo")
 
 
 @dataclass(frozen=True)
 class TokensConfig(CodecChoices):
-    """The keys of semagram-tokens. Chunks last `seconds` at the dataset's rate."""
+    """The keys of semagram-tokens; `verb` is the subcommand.
+
+    `seconds`: a chunk's length, at the dataset's rate. `held_out`: the fraction of episodes not fitted to, chosen by
+    `seed`. `strings`: how many random id strings `compare` decodes. `episodes`: how many demonstrations `demo` makes.
+    """
 
     verb: str = ""
     dataset: str = ""
@@ -211,7 +219,7 @@ class TokensConfig(CodecChoices):
     seed: int = 0
 
     def __post_init__(self):
-        """Raise ValueError for a value out of range, or a dataset or folder that is missing."""
+        """Raise ValueError for a value out of range, a missing dataset or folder, or a key the verb does not use."""
         if self.verb not in TOKEN_VERBS:
             raise Mistake(f"semagram-tokens{self.verb and ' '}{self.verb}: one of {', '.join(TOKEN_VERBS)}")
         if self.verb == "demo":

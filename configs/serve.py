@@ -1,4 +1,4 @@
-"""semagram-serve: plan for a robot that is driven by another machine."""
+"""semagram-serve: plan on this machine for a robot that another machine drives."""
 
 from configs.importing import importing
 
@@ -38,7 +38,10 @@ def main() -> None:
 
 
 def serve(keys: dict, _folder) -> dict:
-    """Serve until it is stopped; how much. Raises ValueError, OSError."""
+    """Serve until stopped by a signal. Returns the numbers of decisions made and of robots refused.
+
+    Raises ValueError, OSError.
+    """
     import sys
     from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Hydra's defaults, made from the dataclasses of `configs.schema`, so that each stands once."""
+"""Hydra's defaults, made from the commands' dataclasses, so that each default is written only once."""
 
 from contextlib import nullcontext
 from dataclasses import asdict, fields
@@ -17,7 +17,7 @@ from worldmodel.settings import TOKEN_PRESETS, VISION_PRESETS
 
 @cache
 def register() -> None:
-    """Give Hydra the defaults, and every task by its name."""
+    """Register the commands' defaults and the config groups with Hydra; later calls do nothing."""
     from hydra.core.config_store import ConfigStore
 
     _groups(ConfigStore.instance())
@@ -28,7 +28,7 @@ def register() -> None:
 
 
 def _groups(store) -> None:
-    """What is chosen by name."""
+    """Store the options of the config groups task, randomise, vision, token and peer."""
     for name in NAMES:
         store.store(group="task", name=name, node=TaskConfig(name).keys())
     store.store(group="task", name="gym", node=TaskConfig("gym", "-").keys() | {"id": ""})
@@ -44,7 +44,7 @@ def _groups(store) -> None:
         store.store(group="peer", name=name, node={f.name: f.default for f in fields(PeerConfig)} | {"name": name})
 
 
-# Of each command: its keys, its folder, and what else it is put together from.
+# Each of the following returns a command's keys, its run folder, and the config groups in its defaults list.
 
 
 def _train() -> tuple:
@@ -94,12 +94,12 @@ def _bench() -> tuple:
 
 
 def composed(name: str, arguments: list[str]) -> dict:
-    """The keys and values that a command gets with these arguments. Raises HydraException."""
+    """Return the resolved config of the command `name` with these arguments. Raises HydraException."""
     from hydra import compose, initialize
     from hydra.core.global_hydra import GlobalHydra
 
     register()
-    within = GlobalHydra.instance().is_initialized()  # in another command
+    within = GlobalHydra.instance().is_initialized()  # called from within another command
     with nullcontext() if within else initialize(version_base="1.3", config_path=None):
         return OmegaConf.to_container(compose(name, arguments), resolve=True)
 
@@ -108,7 +108,7 @@ QUIET = [{"override hydra/job_logging": "disabled"}, {"override hydra/hydra_logg
 
 
 def _open() -> DictConfig:
-    """A group that takes any keys: LeRobot knows which there are."""
+    """Return an empty group that accepts any key: LeRobot defines which are valid."""
     return OmegaConf.create({}, flags={"struct": False})
 
 

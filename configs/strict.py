@@ -1,4 +1,4 @@
-"""The keys of a command as its dataclasses (`worldmodel.strict`), with what the simulation refuses of them."""
+"""`worldmodel.strict` for a command's keys, with the simulation's errors turned into ConfigError, too."""
 
 from sim.impossible import Impossible
 from worldmodel import strict
@@ -6,7 +6,10 @@ from worldmodel.strict import ConfigError
 
 
 def build(cls: type, data: dict, where: str = ""):
-    """The dataclass `cls` from nested plain data. Raises ConfigError naming the full key, which begins with `where`."""
+    """Build the dataclass `cls` from nested plain data.
+
+    Raises ConfigError naming the full key, which begins with `where`.
+    """
     try:
         return strict.build(cls, data, where)
     except Impossible as error:

@@ -1,4 +1,4 @@
-"""semagram-tokens: fit a codec to a dataset, compare it with others on it, draw what its ids mean."""
+"""semagram-tokens: fit a codec to a dataset, compare it with others, and draw what its ids mean."""
 
 import sys
 from pathlib import Path
@@ -43,7 +43,7 @@ Progress goes to stderr; the last line of stdout is one JSON object.
 
 @importing()
 def main() -> None:
-    """Run the command; its first word says what to do."""
+    """Run the command; its first argument is the verb."""
     from configs.command import run
 
     if len(sys.argv) > 1 and "=" not in sys.argv[1] and not sys.argv[1].startswith("-"):
@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def tokens(keys: dict, folder: Path) -> dict:
-    """Do what `verb` says; returns the result. Raises ValueError, OSError."""
+    """Run the chosen verb. Returns its result. Raises ValueError, OSError."""
     from configs.schema import TokensConfig
     from configs.strict import build
 

@@ -1,4 +1,4 @@
-"""semagram-train: train a world model on a task; leaves a run folder with its picture, video and checkpoints."""
+"""semagram-train: train a world model on a task. Leaves a run folder with a plot, a video and checkpoints."""
 
 from pathlib import Path
 
@@ -80,15 +80,18 @@ def main() -> None:
 
 
 def train(keys: dict, folder: Path) -> dict:
-    """Train as `keys` say and leave everything in `folder`; returns the summary. Raises ValueError, OSError."""
+    """Train with the settings `keys` and write everything to `folder`, or to the run folder that `resume` names.
+
+    Returns the summary. Raises ValueError, OSError.
+    """
     from configs.arguments import check_eyes, given, moved
     from configs.schema import TrainConfig
     from configs.strict import ConfigError, build
 
     if keys["resume"] and moved():
         raise ConfigError(f"hydra.run.dir=: not with resume={keys['resume']}, which goes on in its own folder")
-    if not keys["resume"]:  # its task and more stand in its checkpoint
-        check_eyes(build(TrainConfig, keys))  # a mistake is answered before PyTorch is imported
+    if not keys["resume"]:  # a resumed run takes its task and more from its checkpoint
+        check_eyes(build(TrainConfig, keys))  # report mistakes before the slow import of PyTorch
     from configs.runs.training import Training
 
     return Training.begin(keys, folder, given()).run()

@@ -46,7 +46,7 @@ def main() -> None:
 
 
 def twin(keys: dict, _folder) -> dict:
-    """Serve the twin until it is stopped; returns what it served. Raises ValueError, OSError."""
+    """Serve the twin until stopped. Returns its statistics and `calibration_file`. Raises ValueError, OSError."""
     import gc
     import sys
     from pathlib import Path
@@ -74,20 +74,20 @@ def twin(keys: dict, _folder) -> dict:
     except Impossible as error:
         raise ConfigError(str(error)) from error
     port_file.parent.mkdir(parents=True, exist_ok=True)
-    discard(control_of(port_file))  # else a command would take this twin, if it has a channel elsewhere, for dead
+    discard(control_of(port_file))  # a stale channel here would make this twin, if its own is elsewhere, look dead
     with Twin(
         TwinArm(model, calibration), config.faults, config.control_path, lambda name: _announce(name, port_file)
     ) as server:
         if not calibration_file.exists():
             replace_file(calibration_file, calibrations.text(calibration).encode())
         gc.collect()
-        gc.freeze()  # what is here stays: no long pauses later
+        gc.freeze()  # never collect what exists now, to avoid long pauses later
         print(f"calibration: {calibration_file}; scheduling: {hurry()}", file=sys.stderr)
         return {"calibration_file": str(calibration_file), **server.run()}
 
 
 def _announce(name: str, port_file) -> None:
-    """Write the port's name, whole or not at all; remove the file when there is no port."""
+    """Write the port's name to `port_file` atomically, or remove the file if `name` is empty (no port)."""
     import sys
 
     from policies.storage.files import replace_file

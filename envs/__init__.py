@@ -1,1 +1,1 @@
-"""envs/: tasks as Gymnasium environments with one observation, one action range, one meaning of an end."""
+"""Tasks as Gymnasium environments with a uniform observation format, action range and end-of-episode semantics."""

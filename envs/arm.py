@@ -1,4 +1,4 @@
-"""The SO-101's tasks as they are learned: a named state, actions that are joint targets, success beside the reward."""
+"""The SO-101's tasks as learning environments: named state components, joint-target actions, success in `info`."""
 
 from typing import TYPE_CHECKING
 
@@ -18,27 +18,31 @@ if TYPE_CHECKING:
 
 LAG = "target_lag"
 ENCODED = ("joint_positions", "joint_velocities", "end_effector_pose")
-"""What an arm knows of itself: by its encoders, and by where they put its hand."""
+"""State components an arm knows by itself: encoder readings, and the hand pose they imply."""
 
 
 class Diverged(ArithmeticError):
-    """MuJoCo gave up on the arm's state."""
+    """MuJoCo's simulation of the arm became unstable."""
 
 
 class JointTargets(gymnasium.Wrapper):
-    """An environment of `sim.so101.scene` with actions (6,) in [-1, 1], as `sim.so101.targets` reads them.
+    """Wrap a `sim.so101.scene` environment to take actions (6,) in [-1, 1], interpreted by `sim.so101.targets`.
 
-    Observations: a Dict of so101-nexus's own components, and `target_lag` (6,): the last target less the joints'
-    positions, in rad, which a tied action moves; with `state=joints` of the components only ENCODED. `info` holds
-    `is_success` and, where a reset's options ask for it (`{EXPERT: True}`), EXPERT: the action (6,) that the task's
-    expert would take from here, float64, whoever acted so far; not a number where it cannot do it.
+    Observations: a Dict of so101-nexus's own components plus `target_lag` (6,): the latest joint target minus the
+    joint positions, in rad, which a tied action moves. With `state="joints"`, only the components in ENCODED and
+    `target_lag`. `info` holds `is_success` and, if the options of the last reset asked for it (`{EXPERT: True}`),
+    EXPERT: the action (6,), float64, that the task's expert would take from here, whoever has acted so far; NaN where
+    the expert cannot act.
 
     Raises:
-        Diverged: from `reset` or `step`, where the physics did.
+        Diverged: from `reset` or `step`, if the physics diverged.
     """
 
     def __init__(self, env: gymnasium.Env, task: str, targets: Targets, state: str = FULL):
-        """Take `env` of a task, how its actions are read, and what its state tells (`sim.so101.tasks.STATES`)."""
+        """Wrap `env`, an environment of `task`.
+
+        `targets` converts actions to joint targets; `state` is one of `sim.so101.tasks.STATES`.
+        """
         from sim.so101.scene import components
 
         super().__init__(env)
@@ -52,7 +56,7 @@ class JointTargets(gymnasium.Wrapper):
         self.action_space = spaces.Box(-1.0, 1.0, (6,), np.float32)
 
     def reset(self, *, seed: int | None = None, options: dict | None = None):
-        """Reset; the first target is where the arm was told to be. The seed also says how the expert does it."""
+        """Begin an episode; the target starts at the arm's commanded position. The seed also seeds the expert."""
         own = dict(options or {})
         self._asked = bool(own.pop(EXPERT, False))
         observation, info = self.env.reset(seed=seed, options=own or None)
@@ -61,7 +65,7 @@ class JointTargets(gymnasium.Wrapper):
         return self._see(observation), self._info(info)
 
     def step(self, action: np.ndarray):
-        """One control step with the next target."""
+        """Advance one control step, with `action` converted to the next joint target."""
         self.target = self.targets.next(self.target, action)
         observation, reward, terminated, truncated, info = self.env.step(self.target.astype(np.float32))
         return self._see(observation), float(reward), terminated, truncated, self._info(info)
@@ -81,7 +85,7 @@ class JointTargets(gymnasium.Wrapper):
             return unknown
 
     def _begun(self, seed: int | None) -> "Expert | None":
-        """The task's expert; None where it cannot do it."""
+        """Create the task's expert for this episode, or return None if it cannot reach the object."""
         from sim.so101.experts import Unreachable, expert
 
         try:
@@ -98,18 +102,18 @@ class JointTargets(gymnasium.Wrapper):
 
 
 def known(parts: dict[str, slice], state: str) -> dict[str, slice]:
-    """Of so101-nexus's components those that a state tells."""
+    """Select the so101-nexus components that belong to the given `state` setting."""
     return {name: part for name, part in parts.items() if state == FULL or name in ENCODED}
 
 
 def seen(observation: np.ndarray, parts: dict[str, slice], target: np.ndarray) -> dict[str, np.ndarray]:
-    """What a learner sees, by name, of so101-nexus's observation (S,) while the arm goes to `target` (6,) in rad."""
+    """Split so101-nexus's observation (S,) into named components and add the lag behind `target` (6,), in rad."""
     named = {name: observation[part] for name, part in parts.items()}
     return named | {LAG: (target - named["joint_positions"]).astype(np.float32)}
 
 
 def build(task: "TaskConfig", variation: "Variation | None" = None) -> gymnasium.Env:
-    """The environment of one of the arm's tasks, without a time limit; each episode varies as `variation` says."""
+    """Create the environment of one of the arm's tasks, without a time limit; `variation` randomises each episode."""
     with suite.importing():
         from sim.so101 import scene as so101
     with suite.quiet():
@@ -119,7 +123,7 @@ def build(task: "TaskConfig", variation: "Variation | None" = None) -> gymnasium
 
 
 def limit(task: "TaskConfig") -> int:
-    """The control steps after which an episode of one of the arm's tasks is truncated."""
+    """Return the number of control steps after which an episode of one of the arm's tasks is truncated."""
     from sim.so101.tasks import TASKS
 
     return round(TASKS[task.name].seconds * task.control_hz)

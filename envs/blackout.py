@@ -1,4 +1,4 @@
-"""A watch over cameras: a frame of one colour, as a loose cable gives, counts as missing."""
+"""Blackout detection for cameras: a frame of a single colour, as from a loose cable, counts as missing."""
 
 import warnings
 
@@ -9,18 +9,19 @@ from envs.senses import key
 from sim.frames import shows
 from worldmodel.senses import IMAGE_KEY_PREFIX
 
-PATIENCE = 3  # frames in a row before anything is said
+PATIENCE = 3  # consecutive blank frames before a warning
 
 
 def watched(env: gymnasium.Env) -> gymnasium.Env:
-    """The environment, its cameras watched if it has any."""
+    """Wrap `env` in `Blackout` if it has any cameras, else return it unchanged."""
     return Blackout(env) if any(name.startswith(IMAGE_KEY_PREFIX) for name in env.observation_space) else env
 
 
 class Blackout(gymnasium.ObservationWrapper):
-    """Says of each camera with `mask.images.<camera>` whether its frame shows anything.
+    """Add `mask.images.<camera>` for each camera: False while its frame shows nothing.
 
-    That depends on the frame alone. When PATIENCE frames in a row have shown nothing, it warns, once for each camera.
+    The mask depends on the current frame alone, and never sets a mask from an inner wrapper back to True. After
+    PATIENCE consecutive blank frames the wrapper warns, once per camera.
     """
 
     def __init__(self, env: gymnasium.Env):
@@ -29,11 +30,11 @@ class Blackout(gymnasium.ObservationWrapper):
             name.removeprefix(key("")) for name in env.observation_space if name.startswith(IMAGE_KEY_PREFIX)
         ]
         self.observation_space = with_masks(env, self._cameras)
-        self._dark = dict.fromkeys(self._cameras, 0)  # frames in a row
+        self._dark = dict.fromkeys(self._cameras, 0)  # consecutive blank frames
         self._said: set[str] = set()
 
     def observation(self, observation: Observation) -> Observation:
-        """The observation with its masks."""
+        """Return the observation with its masks."""
         there = {}
         for camera in self._cameras:
             frame = observation[key(camera)]

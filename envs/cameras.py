@@ -13,14 +13,14 @@ if TYPE_CHECKING:
     from envs.settings import TaskConfig
 
 SECOND = {"quadruped": 2}
-"""Domains of the suite that are learned from pixels through another camera than their first, since Dreamer was."""
+"""Suite domains that, following Dreamer, are learned from pixels through a camera other than their first."""
 
 
 def views(task: "TaskConfig", env: gymnasium.Env) -> dict[str, View | None]:
-    """Every camera by its name, and where it looks from; None: what the environment shows by itself.
+    """Return every camera's view by name; None stands for the environment's default view or its own rendering.
 
-    `main` is the one that benchmarks of learning from pixels use; the others are the arm's own views and the cameras
-    that the MuJoCo model names.
+    `main` is the camera that pixel-based benchmarks use; the others are the arm's own views and the cameras named in
+    the MuJoCo model.
     """
     base = env.unwrapped
     model, _ = physics(base)

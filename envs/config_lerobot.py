@@ -1,4 +1,4 @@
-"""Semagram's tasks as LeRobot's commands know environments: `--env.type=semagram --env.task=so101-touch`."""
+"""Semagram's tasks as a LeRobot environment type: `--env.type=semagram --env.task=so101-touch`."""
 
 import functools
 from dataclasses import dataclass, field, fields, make_dataclass
@@ -15,17 +15,17 @@ from worldmodel.mistakes import Mistake
 
 AGENT_POS, PIXELS = "agent_pos", "pixels"
 
-OWN = [each for each in fields(TaskConfig) if each.name != "name"]  # which LeRobot calls `task`
+OWN = [each for each in fields(TaskConfig) if each.name != "name"]  # LeRobot calls the name `task`
 TaskKeys = make_dataclass("TaskKeys", [(each.name, each.type, field(default=each.default)) for each in OWN])
 
 
 @EnvConfig.register_subclass("semagram")
 @dataclass
 class SemagramEnv(TaskKeys, EnvConfig):
-    """A task by its name, with the keys of semagram-train: `--env.max_control_steps` is its `task.max_control_steps`.
+    """LeRobot's configuration of a task, with semagram-train's keys (`--env.max_control_steps` for `task.max_...`).
 
-    `randomise`: off, mild or strong. `senses`, `image_size`: what is observed, as in semagram-train; words are there in
-    any case, as LeRobot's task. The frames of a video are `height` x `width` pixels.
+    `randomise`: off, mild or strong. `senses`, `image_size`: what is observed, as in semagram-train; the sentence is
+    always available, as LeRobot's task description. Video frames are `height` x `width` pixels.
     """
 
     task: str | None = "so101-touch"
@@ -36,7 +36,7 @@ class SemagramEnv(TaskKeys, EnvConfig):
     width: int = 320
 
     def __post_init__(self):
-        """Look at the task for its sizes. Raises ValueError for one that can't be made; one line."""
+        """Build the task once to read its sizes. Raises ValueError, one line, if it cannot be made."""
         if self.randomise not in PRESETS:
             raise Mistake(f"env.randomise={self.randomise}: one of {', '.join(PRESETS)}")
         if self.task == "multi":
@@ -58,21 +58,21 @@ class SemagramEnv(TaskKeys, EnvConfig):
 
     @property
     def settings(self) -> TaskConfig:
-        """The task."""
+        """The task's settings."""
         return TaskConfig(self.task, **{each.name: getattr(self, each.name) for each in OWN})
 
     @property
     def perceived(self) -> Senses:
-        """What is observed."""
+        """The observed senses."""
         return Senses(self.senses, self.image_size)
 
     @property
     def gym_kwargs(self) -> dict:
-        """None: `create_envs` does not look a task up by a Gymnasium id."""
+        """Empty: `create_envs` does not look up a Gymnasium id, so it needs no keyword arguments."""
         return {}
 
     def create_envs(self, n_envs: int, use_async_envs: bool = False) -> dict[str, dict[int, VectorEnv]]:
-        """`n_envs` environments of the task, one after the other or in a process each."""
+        """Create a vector of `n_envs` environments of the task, stepped serially or in one process each."""
         from envs.lerobot_view import make
 
         film = (self.height, self.width)
@@ -87,7 +87,7 @@ class SemagramEnv(TaskKeys, EnvConfig):
 
 @functools.cache
 def _sizes(task: TaskConfig, senses: Senses) -> tuple[int, int, float]:
-    """Numbers in a state (0: none is observed) and in an action, and control steps a second."""
+    """Return the state size (0 if it is not observed), the action size and the control steps per second."""
     from envs.make import make
 
     env = make(task, senses=senses)

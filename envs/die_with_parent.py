@@ -1,4 +1,4 @@
-"""A process that ends with the one that started it, however that ends."""
+"""Make a child process end with its parent, however the parent ends."""
 
 import ctypes
 import os
@@ -8,8 +8,8 @@ PR_SET_PDEATHSIG = 1
 
 
 def follow(parent: int, number: int) -> None:
-    """Have this process get the signal `number` when its parent dies; where it has died already, end. Linux only."""
+    """Have the kernel send this process signal `number` when `parent` dies; exit if it already has. Linux only."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number)
-        if os.getppid() != parent:  # it died before the line above
+        if os.getppid() != parent:  # it died before prctl took effect
             os._exit(1)

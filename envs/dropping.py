@@ -1,4 +1,4 @@
-"""An environment whose senses fail in mid-episode, to see what an agent does then."""
+"""Senses that fail mid-episode, to test how an agent copes."""
 
 from collections.abc import Mapping
 
@@ -11,13 +11,13 @@ from worldmodel.mistakes import Mistake
 
 
 class Dropping(gymnasium.Wrapper):
-    """From some control step of each episode on, senses are missing: all zeros, or a blank, and `mask.<sense>` False.
+    """Drop senses from a given control step of each episode on: values become zero or blank, `mask.<sense>` False.
 
-    `schedule`: the first control step that a sense is missing at, by its name (`state`, `images.main`); 0 is the reset.
-    A watch for black frames (`envs.blackout`) goes inside.
+    `schedule` maps a sense (`state`, `images.main`) to the first control step at which it is missing; 0 is the reset.
+    Blackout detection (`envs.blackout`) belongs inside this wrapper.
 
     Raises:
-        ValueError: a sense that the environment lacks, a step below 0; one line.
+        ValueError: for a sense that the environment lacks or a step below 0; one line.
     """
 
     def __init__(self, env: gymnasium.Env, schedule: Mapping[str, int]):
@@ -35,7 +35,7 @@ class Dropping(gymnasium.Wrapper):
         return self._lose(observation), info
 
     def step(self, action: np.ndarray):
-        """One control step."""
+        """Advance one control step."""
         self._step += 1
         observation, reward, terminated, truncated, info = self.env.step(action)
         return self._lose(observation), reward, terminated, truncated, info

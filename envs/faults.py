@@ -1,4 +1,4 @@
-"""A fault of an environment: caught where it appears, named, and kept with the state that caused it."""
+"""Environment faults, caught where they occur and reported with the data that caused them."""
 
 from typing import Any
 
@@ -10,37 +10,37 @@ from worldmodel.senses import STATE_KEY
 
 
 class EnvironmentFault(ArithmeticError):
-    """An environment gave a number that is not finite, or its physics diverged.
+    """An environment returned a non-finite number, or its physics diverged.
 
-    `action` (A,) is what it was given (None at a reset), `observation` and `reward` what it gave (None where
-    nothing).
+    `action` (A,) is the action it was given (None at a reset); `observation` and `reward` are what it returned (None
+    if it returned nothing).
     """
 
     def __init__(self, message: str, action=None, observation=None, reward=None):
-        """Keep the state with the message."""
+        """Store the data that caused the fault beside the message."""
         super().__init__(message)
         self.action, self.observation, self.reward = action, observation, reward
 
 
 class EnvironmentLost(MachineFault):
-    """The process of an environment ended by itself, or was killed; the others of its vector are of no use."""
+    """An environment's process exited or was killed; the rest of its vector is no longer usable."""
 
 
 class FiniteGuard(gymnasium.Wrapper):
-    """Raises EnvironmentFault for an observation or reward that is not finite, ValueError for such an action.
+    """Raise EnvironmentFault for a non-finite state or reward, and ValueError for a non-finite action.
 
-    `labels` names each component of `observation.state` (S,) after the environment's own keys; `divergence`
-    is what the environment's physics raises when it diverges.
+    `labels` names each component of `observation.state` (S,) after the environment's own keys; `divergence` lists
+    the exceptions that the environment's physics raises when it diverges.
     """
 
     def __init__(self, env: gymnasium.Env, task: str, labels: list[str], divergence: tuple[type[Exception], ...]):
-        """Guard `env`; `task` is what messages call it."""
+        """Guard `env`; messages refer to it as `task`."""
         super().__init__(env)
         self._task, self._labels, self._divergence = task, labels, divergence
         self._step = 0
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
-        """Reset, and check the first observation."""
+        """Begin an episode and check its first observation."""
         self._step = 0
         try:
             observation, info = super().reset(seed=seed, options=options)
@@ -50,7 +50,7 @@ class FiniteGuard(gymnasium.Wrapper):
         return observation, info
 
     def step(self, action: np.ndarray):
-        """One control step, checked before (the action) and after (the observation, the reward)."""
+        """Advance one control step, checking the action before it and the observation and reward after it."""
         self._step += 1
         if not np.isfinite(action).all():
             raise ValueError(f"{self._task}, control step {self._step}: the action is not finite: {action}")

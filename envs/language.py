@@ -1,4 +1,4 @@
-"""What to do, in words, beside what else is observed."""
+"""The task's sentence as part of the observation."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 
 class Spoken(gymnasium.Wrapper):
-    """Adds `observation.language`, a string of `gymnasium.spaces.Text`; vectors give a tuple of strings.
+    """Add `observation.language`, a string of `gymnasium.spaces.Text`; vectors return a tuple of strings.
 
-    `sentence` is what to say instead of the task's own from the next reset on, if it is not None. Each environment of a
-    vector can be given another: `vector.set_attr("sentence", [...])`.
+    The attribute `sentence`, if not None, replaces the task's own sentence from the next reset on. Each environment of
+    a vector can be given a different one: `vector.set_attr("sentence", [...])`.
     """
 
     def __init__(self, env: gymnasium.Env, sentence: str):
-        """Say `sentence` in `env`, whose observations are a Dict."""
+        """Add `sentence` to the observations of `env`, which must be a Dict."""
         super().__init__(env)
         self.sentence: str | None = None
         self._own = self._said = sentence
@@ -30,29 +30,29 @@ class Spoken(gymnasium.Wrapper):
         self.observation_space = spaces.Dict({**env.observation_space, LANGUAGE_KEY: text})
 
     def reset(self, *, seed: int | None = None, options: dict | None = None):
-        """Begin an episode. Raises ValueError, one line, for a sentence that is none."""
+        """Begin an episode. Raises ValueError, one line, for an invalid sentence."""
         self._said = check(self._own if self.sentence is None else self.sentence, LANGUAGE_KEY)
         observation, info = self.env.reset(seed=seed, options=options)
         return observation | {LANGUAGE_KEY: self._said}, info
 
     def step(self, action):
-        """One control step; the sentence is the episode's."""
+        """Advance one control step; the sentence stays the same throughout an episode."""
         observation, reward, terminated, truncated, info = self.env.step(action)
         return observation | {LANGUAGE_KEY: self._said}, reward, terminated, truncated, info
 
 
 def say(envs: Sequence[gymnasium.Env], task: "TaskConfig", sentence: str, first: int = 0) -> None:
-    """Have environments of a task say a sentence; where it is empty, each its task in other words, one after the other.
+    """Set the sentence of a task's environments; if it is empty, give each a paraphrase of its task in turn.
 
-    `first` is the number of the first.
+    `first` is the number of the first environment, at which the count of the paraphrases starts.
 
     Raises:
-        ValueError: a task that has no other words.
+        ValueError: if `sentence` is empty and a task has no paraphrases.
     """
     if lacking := [part.name for part in task.parts if not sentence and part.name not in PARAPHRASES]:
         raise Mistake(f"paraphrases=true: there are none of {', '.join(lacking)}; of {', '.join(PARAPHRASES)}")
     for number, env in enumerate(envs, first):
-        words = other_words(number // len(task.parts))  # so that each of several tasks is said in each of its ways
+        words = other_words(number // len(task.parts))  # so that every task goes through all its paraphrases
         if sentence:
             env.set_wrapper_attr("sentence", sentence)
         elif task.name == "multi":

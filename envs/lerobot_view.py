@@ -1,4 +1,4 @@
-"""An environment of ours as LeRobot's evaluation looks at one."""
+"""Adapt our environments to the interface that LeRobot's evaluation expects."""
 
 import warnings
 from collections.abc import Callable, Mapping
@@ -16,32 +16,33 @@ from worldmodel.senses import IMAGE_KEY_PREFIX, STATE_KEY
 
 
 class LeRobotView(gymnasium.Wrapper):
-    """Observations `agent_pos` (S,), which LeRobot calls `observation.state`, and `pixels`, a Dict of the cameras'
-    frames (H, W, 3) uint8, `observation.images.<camera>` to it; those that `env` observes. `info["is_success"]` in any
-    case.
+    """Rename observations for LeRobot, and always set `info["is_success"]`.
 
-    `task`, `task_description`, `_max_episode_steps`: what LeRobot asks an environment for.
+    Of the senses that `env` observes: `agent_pos` (S,), which LeRobot maps to `observation.state`, and `pixels`, a Dict
+    of the cameras' frames (H, W, 3) uint8, which it maps to `observation.images.<camera>`.
+
+    LeRobot reads the attributes `task`, `task_description` and `_max_episode_steps`.
     """
 
     def __init__(self, env: gymnasium.Env, task: str, words: str, size: tuple[int, int]):
         super().__init__(env)
         self.observation_space = spaces.Dict(self._see(env.observation_space, spaces.Dict))
         self.task, self.task_description, self._size = task, words, size
-        self.metadata = {**env.metadata, "render_fps": round(env.metadata["render_fps"])}  # PyAV takes no float
+        self.metadata = {**env.metadata, "render_fps": round(env.metadata["render_fps"])}  # PyAV rejects floats
         self._max_episode_steps = tasks.episode_limit(env) or tasks.ENDLESS
 
     def reset(self, *, seed: int | None = None, options: dict | None = None):
-        """Begin an episode; LeRobot's own `options` mean nothing here."""
+        """Begin an episode; `options` is ignored."""
         observation, info = self.env.reset(seed=seed)
         return self._see(observation), self._judge(info)
 
     def step(self, action: np.ndarray):
-        """One control step."""
+        """Advance one control step."""
         observation, reward, terminated, truncated, info = self.env.step(action)
         return self._see(observation), reward, terminated, truncated, self._judge(info)
 
     def render(self) -> np.ndarray:
-        """A frame (height, width, 3) uint8: black, with one warning, where nothing can be drawn."""
+        """Render a frame (height, width, 3) uint8: black, with a warning, if nothing can be drawn."""
         try:
             return frame(self.env, *self._size)
         except RenderingUnavailable as error:
@@ -50,7 +51,7 @@ class LeRobotView(gymnasium.Wrapper):
 
     @staticmethod
     def _see(observation: Mapping, together: Callable = dict) -> dict:
-        """An observation, or the space of them, by LeRobot's names."""
+        """Convert an observation, or an observation space, to LeRobot's names."""
         parts = dict(observation.items())
         images = {name: each for name, each in parts.items() if name.startswith(IMAGE_KEY_PREFIX)}
         frames = {name.removeprefix(IMAGE_KEY_PREFIX): each for name, each in images.items()}
@@ -63,7 +64,7 @@ class LeRobotView(gymnasium.Wrapper):
 
 
 def make(task: TaskConfig, variation: Variation, senses: Senses, size: tuple[int, int]) -> gymnasium.Env:
-    """The environment of a task, as LeRobot sees it; `size`: height and width of its film's frames."""
+    """Create the environment of a task for LeRobot; `size` is the height and width of its video frames."""
     unsaid = task.name == "gym" and not task.sentence
     words = task.label.replace("-", " ") if unsaid else task.words
     env = tasks.make(task, render=True, variation=variation, senses=senses)

@@ -1,7 +1,7 @@
-"""From a task's settings to an environment with one observation, one action range and one meaning of its end.
+"""Build environments from task settings, with uniform observations, action range and end-of-episode semantics.
 
-The law that resuming a run rests on: `reset(seed=s)` and a sequence of actions give bit-identical
-observations and rewards, whatever the environment or the process did before.
+Resuming a run relies on this guarantee: `reset(seed=s)` followed by a given sequence of actions yields
+bit-identical observations and rewards, whatever the environment or the process did before.
 """
 
 import difflib
@@ -27,27 +27,29 @@ from worldmodel.senses import STATE_KEY
 
 STATE_ALONE = Senses()
 ENDLESS = 1000
-"""Control steps after which an episode without an end is cut, where it has to be."""
+"""Control steps after which an episode that never ends is cut off, for callers that need a limit."""
 
 
 def make(
     task: TaskConfig, render: bool = False, variation: Variation | None = None, senses: Senses = STATE_ALONE
 ) -> gymnasium.Env:
-    """The environment of a task; with `render`, one that `envs.rendering.frame` can draw.
+    """Create the environment of a task; with `render=True`, one that `envs.rendering.frame` can draw.
 
-    `variation`: how the arm differs from its model, from one episode to the next; nothing else can.
+    `variation` says how the simulated SO-101 differs from its model from one episode to the next; only the arm's
+    tasks support it.
 
-    Observations: Dict of the chosen `senses`. `observation.state`, Box (S,) float32: the environment's own keys in
+    Observations: a Dict of the chosen `senses`. `observation.state`, Box (S,) float32: the environment's own keys in
     alphabetical order, flattened. `observation.images.<camera>`, Box (H, W, 3) uint8 (`envs.sense_wrapper`).
-    `observation.language`, the task's sentence, a string (`envs.language`).
+    `observation.language`: the task's sentence, a string (`envs.language`).
     Actions: Box [-1, 1] (A,) float32, rescaled to the environment's range. An action is held for
-    `task.action_repeat` steps, or until the episode ends; rewards are summed. `terminated` means that nothing
-    can be earned afterwards, `truncated` that only the time ran out. `metadata` holds `episode_limit` (see
-    there) and `render_fps`, in control steps per second. Of several tasks, each episode is one (`envs.multi`).
+    `task.action_repeat` steps or until the episode ends, and rewards are summed. `terminated` means that no reward
+    can be earned afterwards, `truncated` that only the time limit was reached. `metadata` holds `episode_limit` (see
+    that function) and `render_fps`, in control steps per second. With several tasks, each episode is one of them
+    (`envs.multi`).
 
     Raises:
-        ValueError: an unknown Gymnasium id, spaces that are not supported or, of several tasks, not the same, a
-            variation of something else, a sense that the task does not have or that nothing can be drawn for; one line.
+        ValueError: for an unknown Gymnasium id, unsupported spaces, several tasks whose spaces differ, a variation of
+            a task other than the arm's, or a sense that the task lacks or that cannot be rendered; one line.
     """
     if task.name == "multi":
         return Multi({part.name: make(part, render, variation, senses) for part in task.parts})
@@ -95,26 +97,27 @@ def make_vector(
     senses: Senses = STATE_ALONE,
     wrap: Callable[[gymnasium.Env], gymnasium.Env] | None = None,
 ) -> gymnasium.vector.VectorEnv:
-    """`count` environments of a task, stepped together: one in this process, several in a process each.
+    """Create `count` environments of a task that step together.
 
-    `wrap` is what else is done to each of them (`envs.dropping`, `envs.blackout`); it must pickle.
+    A single environment runs in this process; several run in one process each, unless `processes` is False. `wrap` is
+    applied to each environment (e.g. `envs.dropping`, `envs.blackout`) and must be picklable.
 
-    Nothing resets by itself. Start with `reset(seed=[s0, s1, ...])`. After a `step`, reset those that ended,
-    and only those, before the next step:
+    Nothing resets automatically. Start with `reset(seed=[s0, s1, ...])`. After a `step`, reset the environments that
+    ended, and only those, before the next step:
 
         ended = terminated | truncated  # (count,) bool
         if ended.any():
             observations, _ = vector.reset(seed=seeds, options={"reset_mask": ended})
 
-    `seeds` is a list of `count` Python ints from 0 to 2**32 - 1 (those of environments that go on are
-    ignored; a None keeps that environment's generator going). The mask is a numpy bool array with at least
-    one True; Gymnasium takes it *out of* the dict, so pass a new dict each time. The observations come back
-    for all: first ones where reset, the last ones elsewhere. Close it when done; if this process is killed,
-    the others end by themselves.
+    `seeds` is a list of `count` Python ints from 0 to 2**32 - 1 (those of environments that continue are
+    ignored; None lets an environment continue with its own random generator). The mask is a numpy bool array with at
+    least one True; Gymnasium *removes* it from the dict, so pass a new dict each time. Observations are returned for
+    all environments: the first of the new episode where reset, the latest elsewhere. Close the vector when done; if
+    this process is killed, the worker processes exit by themselves.
 
     Raises:
-        ValueError: count below 1, or what `make` raises.
-        EnvironmentFault: in whichever process it appeared, from `reset` or `step`.
+        ValueError: if `count` is below 1, or for anything `make` raises it for.
+        EnvironmentFault: from `reset` or `step`, whichever process the fault occurred in.
     """
     if count < 1:
         raise Mistake(f"envs={count}: at least 1")
@@ -141,12 +144,12 @@ def _seeing(env: gymnasium.Env, task: TaskConfig, senses: Senses, pictures: Pict
 
 
 def episode_limit(env: gymnasium.Env | gymnasium.vector.VectorEnv) -> int | None:
-    """The control steps after which an episode is truncated; None if that never happens."""
+    """Return the number of control steps after which an episode is truncated, or None if it never is."""
     return env.metadata["episode_limit"]
 
 
 def _build(task: TaskConfig, render: bool, variation: Variation | None) -> gymnasium.Env:
-    """The environment as it comes, with its own time limit."""
+    """Create the task's unmodified environment, with its own time limit."""
     if task.is_arm:
         return wrappers.TimeLimit(arm.build(task, variation), arm.limit(task))
     if variation is not None and not variation.off:
@@ -155,11 +158,11 @@ def _build(task: TaskConfig, render: bool, variation: Variation | None) -> gymna
 
 
 def _gym(task: TaskConfig, render: bool) -> gymnasium.Env:
-    """An installed Gymnasium environment, or ValueError: unknown, or without something that it needs."""
+    """Create an installed Gymnasium environment. Raises ValueError if it is unknown or lacks a dependency."""
     try:
         with suite.quiet():
             env = gymnasium.make(task.id, disable_env_checker=True)
-            if render and "rgb_array" in (env.metadata.get("render_modes") or ()):  # known only once it is made
+            if render and "rgb_array" in (env.metadata.get("render_modes") or ()):  # only known after construction
                 env.close()
                 env = gymnasium.make(task.id, disable_env_checker=True, render_mode="rgb_array")
             return env
@@ -180,12 +183,12 @@ def _line(error: Exception) -> str:
 
 
 def _state(observation: np.ndarray) -> dict[str, np.ndarray]:
-    with np.errstate(over="ignore"):  # it becomes infinite, which the guard then names
+    with np.errstate(over="ignore"):  # overflow becomes inf, which FiniteGuard then reports
         return {STATE_KEY: observation.astype(np.float32)}
 
 
 def _limit(env: gymnasium.Env) -> int | None:
-    """The environment steps, before any action repeat, after which an episode is truncated; None if never."""
+    """Return the time limit in environment steps, before any action repeat, or None if there is none."""
     for found in (env.spec and env.spec.max_episode_steps, getattr(env, "_max_episode_steps", None)):
         if found is not None:
             return found
@@ -194,13 +197,13 @@ def _limit(env: gymnasium.Env) -> int | None:
 
 
 def _seconds(env: gymnasium.Env) -> float:
-    """How long an environment step lasts: by its own word, or by the frames a second of its videos."""
+    """Return the duration of an environment step in seconds: its `dt` if it has one, else from its `render_fps`."""
     seconds = getattr(env.unwrapped, "dt", None)
     return float(seconds) if seconds else 1 / (env.metadata.get("render_fps") or 30)
 
 
 def _divergence(task: TaskConfig) -> tuple[type[Exception], ...]:
-    """What the task's environment raises when the physics diverges."""
+    """Return the exception types that the task's environment raises when its physics diverges."""
     if task.is_arm:
         return (arm.Diverged,)
     if task.name == "gym":

@@ -1,7 +1,7 @@
-"""A task's observation from a robot's own readings, by the code that makes it in training.
+"""Compute a task's state from a real robot's readings with the same code that computes it in training.
 
-The mirror is the task's environment, never acted in: its joints are put where the robot's are, its object where the
-robot's is, and it is asked what it sees, now or some control steps later.
+The mirror is an instance of the task's environment that is never acted in: its joints are set to the robot's, its
+object to where the real one is, and its state is read out, for now or for some control steps ahead.
 """
 
 from collections.abc import Callable
@@ -16,19 +16,20 @@ from sim.so101.targets import Targets
 from worldmodel.senses import STATE_KEY
 
 CORRECTION = 0.3
-"""The share of what a step's reading was off the expected one that is put down to the joints' velocity."""
+"""Fraction of the position prediction error, divided by the elapsed time, added to the predicted joint velocity."""
 DOUBT_RAD_S = 0.3
-"""From here on what was expected is wrong, as of a joint held by hand: the velocity is the readings' difference."""
+"""Prediction error, likewise divided by the time, above which the prediction is discarded (e.g. a joint held by hand)
+and the velocity is the difference of the readings over that time."""
 STILL = ("so101-touch", "so101-look-at", "so101-move")
-"""Tasks that need to know of the scene only where one thing is, which stays there."""
+"""Tasks whose scene is fully described by the place of one object, which does not move."""
 
 Bodies = tuple[np.ndarray, np.ndarray]
 
 
 class Mirror:
-    """What `task` would have observed of an arm that is read from outside. Angles are in rad, places in metres.
+    """Reproduce what `task` would observe for an arm that is read from outside. Angles in rad, places in metres.
 
-    `told`: whether the state is perceived at all; else it is empty.
+    If `told` is False, the state is not observed and `state` returns an empty array.
     """
 
     def __init__(self, task: TaskConfig, told: bool = True):
@@ -43,42 +44,42 @@ class Mirror:
 
     @property
     def state_size(self) -> int:
-        """Numbers of a state."""
+        """Size S of the task's state."""
         return self._env.observation_space[STATE_KEY].shape[0]
 
     @property
     def targets(self) -> Targets:
-        """How the task's actions become joint targets."""
+        """The conversion from the task's actions to joint targets."""
         return self._arm.targets
 
     @property
     def start(self) -> np.ndarray:
-        """Where the joints (6,) are at the beginning of the episode that was laid out."""
+        """Joint angles (6,) at the start of the episode set up by `lay_out`."""
         return self._start
 
     def lay_out(self, seed: int) -> None:
-        """Lay out the scene of an episode as training does: where the arm begins, where the object is."""
+        """Set up the scene of an episode as in training: the arm's start and the object's place."""
         self._env.reset(seed=seed)
         self._start = self._inner.data.qpos[:6].copy()
         self._read, self._bodies = None, _bodies(self._inner.data)
 
     def aim(self, place: np.ndarray) -> None:
-        """Put what the task is about at `place` (3,), from the arm's base: x forward, y left, z up."""
+        """Move the task's object or target to `place` (3,), relative to the arm's base: x forward, y left, z up."""
         place = np.asarray(place, float)
         data = self._inner.data
         if self._inner.model.nmocap:
             data.mocap_pos[0] = place
-        elif hasattr(self._inner, "_target_pos"):  # so101-nexus's, of a task whose target is no body
+        elif hasattr(self._inner, "_target_pos"):  # so101-nexus tasks whose target is not a body
             self._inner._target_pos[:] = place
         else:
             data.qpos[6:9] = place
         self._bodies = _bodies(data)
 
     def follow(self, reading: np.ndarray, sent: np.ndarray, bodies: Bodies | None = None, steps: int = 1) -> None:
-        """Take in the joints' reading (6,), so many control steps after `sent` (6,), the last target.
+        """Take in a reading (6,) of the joints, `steps` control steps after the target `sent` (6,) was given.
 
-        `bodies`: where the scene's things are now, if somebody knows; else they are still where they were.
-        Velocities are those that MuJoCo expects of that target, corrected by what the reading shows otherwise.
+        `bodies`: where the scene's objects are now, if known; otherwise they are assumed not to have moved. Velocities
+        are the ones MuJoCo predicts for that target, corrected by the prediction error of the reading.
         """
         data, dt = self._inner.data, steps * self._inner.control_dt
         if self._read is None:
@@ -94,7 +95,7 @@ class Mirror:
         self._bodies = bodies or self._bodies
 
     def state(self, ahead: np.ndarray) -> np.ndarray:
-        """The state (S,) float32 after the targets `ahead` (n, 6), one a control step; n = 0: the state now."""
+        """Return the state (S,) float32 after targets `ahead` (n, 6), one per control step; n = 0 is the state now."""
         if not self._told:
             return np.zeros(0, np.float32)
         self._place(self._read, self._speed, self._bodies)
@@ -102,26 +103,26 @@ class Mirror:
         for target in ahead:
             self._advance(target)
         self._arm.target = target
-        if not len(ahead):  # else the last step has computed it all, as it has when training looks
+        if not len(ahead):  # otherwise mj_step has computed it, as in training
             mujoco.mj_forward(self._inner.model, self._inner.data)
         observation, _ = self._inner._observe()
         return self._see(self._arm._see(observation))[STATE_KEY]
 
     def success(self) -> bool:
-        """Whether the task is done by its own judgement, if the arm is where it was last read."""
+        """Whether the task's own criterion judges it a success, with the arm where it was last read."""
         self._place(self._read, self._speed, self._bodies)
         mujoco.mj_forward(self._inner.model, self._inner.data)
         return bool(self._inner._observe()[1]["success"])
 
     def close(self) -> None:
-        """End the environment."""
+        """Close the environment."""
         self._env.close()
 
     def _place(self, joints: np.ndarray, speed: np.ndarray, bodies: Bodies) -> None:
         data = self._inner.data
         data.qpos[:6], data.qvel[:6] = joints, speed
         data.qpos[6:], data.qvel[6:] = bodies
-        data.qacc_warmstart[:] = 0  # so that what is expected depends on nothing else
+        data.qacc_warmstart[:] = 0  # so that predictions do not depend on history
 
     def _advance(self, target: np.ndarray) -> None:
         data = self._inner.data
@@ -130,7 +131,7 @@ class Mirror:
 
 
 def scene_bodies(env) -> Bodies:
-    """Where the things of a simulated robot's scene are, and how they move."""
+    """Return the positions and velocities of the objects in a simulated robot's scene."""
     return _bodies(env.unwrapped.data)
 
 
@@ -139,7 +140,7 @@ def _bodies(data) -> Bodies:
 
 
 def _path(env, inner) -> Callable[[dict], dict]:
-    """What the wrappers from `inner` outwards make of its observation."""
+    """Compose the observation transforms of the wrappers from `inner` outwards."""
     steps = []
     while env is not inner:
         if hasattr(env, "observation"):

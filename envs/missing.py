@@ -1,4 +1,4 @@
-"""Senses that can be missing: what an observation says about it."""
+"""Masks in an observation that say whether a sense is present or missing."""
 
 from collections.abc import Iterable
 
@@ -10,11 +10,11 @@ from envs.senses import key, mask_key
 from worldmodel.mistakes import Mistake
 
 Observation = dict[str, np.ndarray | str | tuple[str, ...]]
-"""What an environment shows, by LeRobot's keys: numbers and frames, and in words what is to be done; one or several."""
+"""An observation by LeRobot's keys: arrays of numbers and frames, and the sentence (a tuple of them for a vector)."""
 
 
 def with_masks(env: gymnasium.Env, senses: Iterable[str]) -> spaces.Dict:
-    """The environment's observations, and a mask of each of the senses. Raises ValueError for one that it lacks."""
+    """Add a mask for each of `senses` to the observation space. Raises ValueError for one the environment lacks."""
     space = env.observation_space
     known = [name.removeprefix(key("")) for name in space if name.startswith(key(""))]
     for sense in senses:
@@ -24,6 +24,6 @@ def with_masks(env: gymnasium.Env, senses: Iterable[str]) -> spaces.Dict:
 
 
 def masked(observation: Observation, there: dict[str, bool]) -> Observation:
-    """An observation that says which senses are `there`; one that was missing before stays so."""
+    """Set each sense's mask from `there` (True: present); a sense already masked as missing stays missing."""
     before = {sense: bool(np.all(observation.get(mask_key(sense), True))) for sense in there}
     return {**observation, **{mask_key(sense): np.array([there[sense] and before[sense]]) for sense in there}}

@@ -1,4 +1,4 @@
-"""Several tasks of one body as one environment: each episode is one of them, which its seed chooses."""
+"""Several tasks of one body as a single environment: each episode's seed chooses one of them."""
 
 from collections.abc import Iterable
 
@@ -9,22 +9,21 @@ from gymnasium import spaces
 from worldmodel.mistakes import Mistake
 
 CHOICE = 0x7A5C
-"""Keeps the choice of a task apart from what the task itself draws from the same seed."""
+"""Seed-sequence word that keeps the choice of a task independent of what the task draws from the same seed."""
 
 
 class Multi(gymnasium.Wrapper):
-    """One of several environments at a time; `info["task"]` names it.
+    """One of several environments per episode; `info["task"]` names it.
 
-    A seed chooses the task, each with the same chance, unless it is fixed; the rest of the episode is as that task
-    alone would have it from that seed. `env`, and all that it stands for (`unwrapped`, what it draws), is the
-    episode's own.
+    The seed chooses the task, uniformly, unless `fix` was called; the episode is otherwise identical to that task's own
+    for that seed. `env`, and everything reached through it (`unwrapped`, rendering), belongs to the episode's task.
     """
 
     def __init__(self, parts: dict[str, gymnasium.Env]):
-        """Take at least one environment, by the tasks' names.
+        """Combine `parts`, at least one environment by task name.
 
         Raises:
-            ValueError: their observations, their actions or their control steps' durations differ; one line.
+            ValueError: if their observations, actions or control rates differ; one line.
         """
         self._names, self._parts = list(parts), list(parts.values())
         super().__init__(self._parts[0])
@@ -37,11 +36,11 @@ class Multi(gymnasium.Wrapper):
         self._task, self._fixed = self._names[0], None
 
     def fix(self, number: int) -> None:
-        """Let every episode from the next reset on be of one task; `number` counts the tasks round."""
+        """Use the same task for every episode from the next reset on: number `number` modulo the number of tasks."""
         self._fixed = number % len(self._parts)
 
     def reset(self, *, seed: int | None = None, options: dict | None = None):
-        """Choose a task by `seed`, and begin an episode of it; without one, the last seed's choices go on."""
+        """Choose a task by `seed` and begin an episode of it; without a seed, continue the last seed's sequence."""
         if seed is None:
             seed = int(self._generator.integers(2**32))
         else:
@@ -54,18 +53,18 @@ class Multi(gymnasium.Wrapper):
         return observation, info | {"task": self._task}
 
     def step(self, action: np.ndarray):
-        """One control step in the episode's task."""
+        """Advance the episode's task by one control step."""
         observation, reward, terminated, truncated, info = self.env.step(action)
         return observation, reward, terminated, truncated, info | {"task": self._task}
 
     def close(self) -> None:
-        """Close all."""
+        """Close all environments."""
         for env in self._parts:
             env.close()
 
     @property
     def sentence(self) -> list[str | None]:
-        """What each says instead of its own sentence, where they have language; set, it is what all say."""
+        """The sentence that overrides each task's own, or None; setting it applies to all tasks. Needs language."""
         return [env.get_wrapper_attr("sentence") for env in self._parts]
 
     @sentence.setter
@@ -74,7 +73,7 @@ class Multi(gymnasium.Wrapper):
             env.set_wrapper_attr("sentence", text)
 
     def say(self, sentences: dict[str, str]) -> None:
-        """Have each of the tasks named say another sentence from its next reset on."""
+        """Override the sentence of each named task from its next reset on."""
         for name, env in zip(self._names, self._parts, strict=True):
             if name in sentences:
                 env.set_wrapper_attr("sentence", sentences[name])
@@ -89,7 +88,7 @@ class Multi(gymnasium.Wrapper):
 
 
 def _differing(one: object, other: object) -> tuple[object, object]:
-    """Of two Dicts the parts that differ, without the others; of anything else, both."""
+    """Reduce two Dict spaces to the entries that differ; return anything else unchanged."""
     if not (isinstance(one, spaces.Dict) and isinstance(other, spaces.Dict)):
         return one, other
     same = {key for key in one.keys() & other.keys() if one[key] == other[key]}
@@ -97,6 +96,6 @@ def _differing(one: object, other: object) -> tuple[object, object]:
 
 
 def take_turns(envs: Iterable[gymnasium.Env], first: int = 0) -> None:
-    """Have environments, side by side in an evaluation, be of one task after the other; the first is number `first`."""
+    """Fix the environments of an evaluation to the tasks in turn; `first` is the number of the first environment."""
     for number, env in enumerate(envs, first):
         env.get_wrapper_attr("fix")(number)

@@ -1,4 +1,4 @@
-"""The pictures that are part of an environment's own observation, kept apart from its numbers."""
+"""Separate the images in an environment's own observation from its numbers."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 CHANNELS = (1, 3)
 GROUP = "pixels-"  # where LeRobot's environments have their cameras
 ALONE = "image"
-"""What a picture is called that is the whole observation."""
+"""Name of an image that is the whole observation."""
 
 
 def pictures_in(space: spaces.Space, keys: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    """The keys at which pictures, (H, W, channels) uint8, lie in an observation."""
+    """Yield the path of keys to each image, (H, W, channels) uint8, in an observation space."""
     if isinstance(space, spaces.Dict):
         for key, part in space.items():
             yield from pictures_in(part, (*keys, key))
@@ -28,12 +28,12 @@ def pictures_in(space: spaces.Space, keys: tuple[str, ...] = ()) -> Iterator[tup
 
 
 class Pictures(gymnasium.ObservationWrapper):
-    """An environment without the pictures in its observation: `newest` has them by name, (H, W, 1 or 3) uint8.
+    """Remove the images from the observation and keep the latest in `newest`, by name, (H, W, 1 or 3) uint8.
 
-    A name is the picture's key, or its keys joined by `-`. Where nothing else is left, the observation is a Box (0,).
+    A name is the image's key, or its nested keys joined by `-`. If nothing else is left, the observation is a Box (0,).
 
     Raises:
-        ValueError: a picture of another shape; one line.
+        ValueError: for an image with another number of channels; one line.
     """
 
     def __init__(self, env: gymnasium.Env, task: "TaskConfig"):
@@ -48,7 +48,7 @@ class Pictures(gymnasium.ObservationWrapper):
         self.observation_space = self._rest or spaces.Box(0, 1, (0,), np.float32)
 
     def observation(self, observation):
-        """The observation's numbers."""
+        """Store the images in `newest` and return the rest of the observation."""
         self.newest = {name: np.asarray(_at(observation, keys)) for name, keys in self._keys.items()}
         return np.zeros(0, np.float32) if self._rest is None else _numbers(observation, self._rest)
 
@@ -60,7 +60,7 @@ def _at(whole, keys: tuple[str, ...]):
 
 
 def _without(space: spaces.Space) -> spaces.Space | None:
-    """A space without its pictures; None where nothing is left."""
+    """Return the space without its images, or None if nothing is left."""
     if not isinstance(space, spaces.Dict):
         return None if [*pictures_in(space)] else space
     parts = {key: rest for key, part in space.items() if (rest := _without(part)) is not None}

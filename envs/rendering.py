@@ -1,4 +1,4 @@
-"""Frames of an environment without a screen or a GPU; imported only where something is drawn."""
+"""Render environments without a screen or a GPU; imported only where something is drawn."""
 
 import weakref
 
@@ -12,13 +12,13 @@ _canvases: weakref.WeakKeyDictionary[gymnasium.Env, Canvas] = weakref.WeakKeyDic
 
 
 def frame(env: gymnasium.Env, height: int = 240, width: int = 320) -> np.ndarray:
-    """What an environment of `make(task, render=True)` looks like now: (height, width, 3) uint8.
+    """Render the current frame of an environment made with `make(task, render=True)`: (height, width, 3) uint8.
 
-    MuJoCo environments, the suite's, the arm's and Gymnasium's, are drawn here, from their `view` if they have one;
-    others draw themselves, and are brought to size.
+    MuJoCo environments (the suite's, the arm's and Gymnasium's) are drawn here, from their `view` if they have one;
+    others render themselves and are resized.
 
     Raises:
-        RenderingUnavailable: no graphics library, or the environment draws nothing; one line.
+        RenderingUnavailable: if there is no graphics library or the environment cannot render; one line.
     """
     base = env.unwrapped
     model, data = physics(base)
@@ -31,7 +31,7 @@ def frame(env: gymnasium.Env, height: int = 240, width: int = 320) -> np.ndarray
 
 
 def physics(base: gymnasium.Env):
-    """The MuJoCo model and data of an environment, or None and None if it has none."""
+    """Return the MuJoCo model and data of an unwrapped environment, or (None, None) if it has none."""
     physics = getattr(base, "physics", None)
     if physics is not None:
         return physics.model.ptr, physics.data.ptr
@@ -40,7 +40,7 @@ def physics(base: gymnasium.Env):
 
 
 def own(env: gymnasium.Env) -> np.ndarray:
-    """The frame that an environment draws of itself. Raises RenderingUnavailable."""
+    """Return the frame that an environment renders by itself. Raises RenderingUnavailable if it cannot."""
     if env.render_mode != "rgb_array":
         raise RenderingUnavailable(f"{env.spec.id} draws nothing (it has no render mode rgb_array)")
     try:

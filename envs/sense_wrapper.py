@@ -1,4 +1,4 @@
-"""An environment's observation as the chosen senses: its state, what its cameras see, or both."""
+"""Observations made of the chosen senses: the state, camera frames, or both."""
 
 import gymnasium
 import numpy as np
@@ -18,24 +18,24 @@ from worldmodel.senses import STATE_KEY
 
 
 class SenseWrapper(gymnasium.ObservationWrapper):
-    """Observations: a Dict of `observation.images.<camera>`, Box (H, W, 3) uint8, and the state if it is chosen.
+    """Make observations a Dict of `observation.images.<camera>`, Box (H, W, 3) uint8, and the state if chosen.
 
-    A frame is drawn once a control step and shows the state at its end. MuJoCo's are drawn here, those of one size in
-    one context; others draw themselves. `pictures`: those that the environment observes; they are cameras too, and the
-    first is `main` where nothing else can be drawn.
+    Each frame is drawn once per control step and shows the state at its end. MuJoCo scenes are drawn here, with one
+    rendering context per frame size; other environments render themselves. The images that the environment itself
+    observes (`pictures`) are cameras too; the first also serves as `main` if nothing else can be rendered.
 
     Raises:
-        ValueError: a camera that is not there, or nothing can be drawn; one line.
-        EnvironmentFault: from `reset` or `step`, where frames that the environment gives change their size.
+        ValueError: for a camera that does not exist, or if nothing can be rendered; one line.
+        EnvironmentFault: from `reset` or `step`, if frames that the environment supplies change their size.
     """
 
     def __init__(self, env: gymnasium.Env, task: TaskConfig, senses: Senses, pictures: Pictures | None = None):
         super().__init__(env)
         self._label, self._senses, self._pictures = task.label, senses, pictures
-        self._observed = {name: name for name in pictures.shapes} if pictures else {}  # pictures, by their cameras
+        self._observed = {name: name for name in pictures.shapes} if pictures else {}  # camera to image name
         if pictures and physics(env.unwrapped)[0] is None and env.render_mode != "rgb_array":
             self._observed.setdefault(MAIN, next(iter(pictures.shapes)))
-        self._drawn = {camera: pictures.shapes[name] for camera, name in self._observed.items()}  # not by us: sizes
+        self._drawn = {camera: pictures.shapes[name] for camera, name in self._observed.items()}  # not drawn by us
         known = views(task, env) | dict.fromkeys(self._drawn)
         for camera in senses.cameras:
             if camera not in known:
@@ -43,7 +43,7 @@ class SenseWrapper(gymnasium.ObservationWrapper):
                     f"senses=images.{camera}: {task.label} has no such camera; it has {', '.join(sorted(known))}"
                 )
         self._views = {camera: known[camera] for camera in senses.cameras}
-        self._canvases: dict[tuple[int, int], Canvas] = {}  # by height and width
+        self._canvases: dict[tuple[int, int], Canvas] = {}  # by (height, width)
         try:
             for camera, size in senses.sizes.items():
                 if camera in self._drawn:
@@ -61,14 +61,14 @@ class SenseWrapper(gymnasium.ObservationWrapper):
         self.observation_space = spaces.Dict(parts)
 
     def observation(self, observation: Observation) -> Observation:
-        """The chosen senses of now."""
+        """Return the chosen senses at the current control step."""
         seen = {STATE_KEY: observation[STATE_KEY]} if self._senses.state else {}
         for camera in self._senses.cameras:
             seen[key(f"images.{camera}")] = self._look(camera)
         return seen
 
     def close(self) -> None:
-        """Close the environment, and free what OpenGL holds."""
+        """Close the environment and free its OpenGL resources."""
         for canvas in self._canvases.values():
             canvas.close()
         super().close()
@@ -87,7 +87,7 @@ class SenseWrapper(gymnasium.ObservationWrapper):
         return resized(pixels, *self._senses.sizes[camera])
 
     def _paper(self, size: tuple[int, int]) -> Canvas:
-        """The canvas of that height and width of the model, which some environments make anew."""
+        """Return the canvas for `size` (height, width), remade if the environment has rebuilt its model."""
         model, _ = physics(self.env.unwrapped)
         if size not in self._canvases or self._canvases[size].model is not model:
             self._canvases[size] = Canvas(model, *size)

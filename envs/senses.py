@@ -1,4 +1,4 @@
-"""Which senses an environment gives. No torch and no Gymnasium here: commands read it to print help."""
+"""The senses an environment provides. Must not import torch or Gymnasium: commands read it to print help."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -10,33 +10,33 @@ from worldmodel.senses import key
 
 STATE_NAME, LANGUAGE_NAME = naming.name(naming.STATE_KEY), naming.name(naming.LANGUAGE_KEY)
 IMAGE_NAME_PREFIX = naming.name(naming.IMAGE_KEY_PREFIX)
-"""What the name of each camera begins with."""
+"""Prefix of every camera's sense name."""
 MAIN = "main"
-"""The camera that every task has which can be drawn."""
+"""Camera that every task that can be rendered has."""
 IMAGE_SIZE = 64
-"""Height and width, in pixels, of the frames of a camera of which nothing else is said."""
+"""Default height and width of a camera's frames, in pixels."""
 CHOICES = "state, images.<camera> (images.main has every task that can be drawn), language"
 
 
 def mask_key(sense: str) -> str:
-    """Where an observation says whether a sense is there now, if that can change: bool (1,)."""
+    """Return the observation key of a sense's mask, bool (1,): whether a sense that can be missing is present."""
     return naming.mask(key(sense))
 
 
 @dataclass(frozen=True, init=False)
 class Senses:
-    """What an agent perceives: `names`, each `state`, `images.<camera>` or `language`, and what its cameras show.
+    """The senses an agent observes: `names`, each `state`, `images.<camera>` or `language`, and their frame sizes.
 
-    `sizes`: height and width of each camera's frames, in pixels, by its name without `images.`, in the order given.
+    `sizes`: (height, width) of each camera's frames in pixels, by camera name without `images.`, in the given order.
     """
 
     names: tuple[str, ...]
     sizes: dict[str, tuple[int, int]] = field(hash=False)
 
     def __init__(self, chosen: Sequence[str] = (STATE_NAME,), image_size: int = IMAGE_SIZE):
-        """As in `senses=`, where a camera's name may end with its size, and `image_size=`, that of the others.
+        """Parse `senses=`, in which a camera's name may end with its size, and `image_size=`, for the other cameras.
 
-        Raise ValueError, naming the key, for what is no list of senses or no size; one line.
+        Raises ValueError, one line that names the key, for an invalid list of senses or an invalid size.
         """
         naming.check_sides(f"image_size={image_size}", image_size)
         if isinstance(chosen, str):
@@ -56,7 +56,7 @@ class Senses:
 
     @classmethod
     def of(cls, shapes: naming.Shapes) -> "Senses":
-        """What an environment has to show for a model that perceives these. Raises ValueError where none could."""
+        """Return the senses a model with these `shapes` needs from an environment. Raises ValueError if invalid."""
         naming.check(shapes)
         sizes = {}
         for sense, shape in shapes.items():
@@ -68,28 +68,28 @@ class Senses:
         return made
 
     def _be(self, names: Iterable[str], sizes: dict[str, tuple[int, int]]) -> None:
-        """Set the fields, which are frozen."""
+        """Set the fields of the frozen dataclass."""
         object.__setattr__(self, "names", tuple(names))
         object.__setattr__(self, "sizes", sizes)
 
     @property
     def state(self) -> bool:
-        """Whether the environment's numbers are among them."""
+        """Whether the state is among the senses."""
         return STATE_NAME in self.names
 
     @property
     def cameras(self) -> tuple[str, ...]:
-        """The cameras, without `images.`, in the order given."""
+        """The cameras' names without `images.`, in the given order."""
         return tuple(self.sizes)
 
     @property
     def language(self) -> bool:
-        """Whether the task's sentence is among them."""
+        """Whether language is among the senses."""
         return LANGUAGE_NAME in self.names
 
 
 def check_image_size(chosen: Sequence[str]) -> None:
-    """Raise ValueError, in one line, where `image_size=` is of no camera in `senses=`: of none without its own size."""
+    """Raise ValueError, one line, if `image_size=` applies to no camera in `senses=` (none, or all have own sizes)."""
     written = [str(each) for each in chosen]
     cameras = [each for each in written if each.startswith(IMAGE_NAME_PREFIX)]
     if not cameras:
@@ -99,7 +99,7 @@ def check_image_size(chosen: Sequence[str]) -> None:
 
 
 def _apart(written: str, said: str) -> tuple[str, tuple[int, int] | None]:
-    """A sense's name, and height and width of a camera that has its own: `images.front:96`, `images.front:48x64`."""
+    """Split a sense into its name and, if given, (height, width): `images.front:96`, `images.front:48x64`."""
     name, colon, size = written.partition(":")
     if name not in (STATE_NAME, LANGUAGE_NAME) and not re.fullmatch(r"images\.[\w-]+", name):
         raise Mistake(f"{said}: {written} is no sense; they are {CHOICES}")

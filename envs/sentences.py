@@ -1,11 +1,11 @@
-"""What to do in each task, in words, and in other words that nothing is ever trained on. Importing it costs nothing."""
+"""A sentence for each task, and paraphrases that no agent is ever trained on. Cheap to import."""
 
 from envs import suite
 from worldmodel.mistakes import Mistake
 
 LONGEST = 120  # characters
 CHARACTERS = "".join(map(chr, [*range(32, 127), *range(161, 256)]))
-"""What a sentence is made of: printable ASCII and Latin-1. (A Gymnasium space of texts lists them.)"""
+"""Characters allowed in a sentence: printable ASCII and Latin-1. (`gymnasium.spaces.Text` needs them listed.)"""
 
 SENTENCES: dict[str, str] = {
     "acrobot-swingup": "swing the two linked poles up and balance them",
@@ -67,11 +67,11 @@ SENTENCES: dict[str, str] = {
     "so101-pick-and-place": "pick up the cube and put it on the target",
     "so101-stack-cube": "stack one cube on the other",
 }
-"""By a task's name, what it is called when it is trained."""
+"""The training sentence of each task, by task name."""
 
 
 def other_words(number: int) -> dict[str, str]:
-    """For each task that has paraphrases, one of them; `number` counts round."""
+    """Return one paraphrase per task that has any: number `number`, modulo how many the task has."""
     return {name: said[number % len(said)] for name, said in PARAPHRASES.items()}
 
 
@@ -143,16 +143,16 @@ PARAPHRASES: dict[str, tuple[str, ...]] = {
         "take off running",
     ),
 }
-"""Other words for a task, to judge an agent by; never to be trained on."""
+"""Paraphrases for evaluating an agent, by task name; never to be trained on."""
 
 
 def sentence(name: str) -> str:
-    """The sentence of one of the suite's or the arm's tasks, by any of its names."""
+    """Return the sentence of a suite or arm task, by any of its names."""
     return SENTENCES[suite.ALIASES.get(name, name)]
 
 
 def check(text: str, where: str) -> str:
-    """The text, or ValueError, naming `where` it stood: it has no words, is too long or holds odd characters."""
+    """Return `text`. Raises ValueError, naming its key `where`, if it is blank, too long or not all in CHARACTERS."""
     if not text.strip(" .!"):
         raise Mistake(f"{where}: {text!r} is without text; it says what to do, e.g. 'walk forward'")
     if len(text) > LONGEST:

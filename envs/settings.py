@@ -1,4 +1,4 @@
-"""What can be set about a task. No torch and no Gymnasium here: commands read it to print help."""
+"""Task settings. Must not import torch or Gymnasium: commands read it to print help."""
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
@@ -10,24 +10,24 @@ from sim.so101.tasks import TASKS as ARM_TASKS
 from worldmodel.mistakes import Mistake
 
 NAMES: tuple[str, ...] = (*suite.NAMES, *ARM_TASKS)
-"""Every task by name: the suite's, the arm's."""
+"""Every task name: the suite's and the arm's."""
 
 ARM_DEFAULTS = {"control_hz": 30.0, "control": TIED, "end_on_success": False, "state": FULL}
 
 
 @dataclass(frozen=True)
 class TaskConfig:
-    """A task: one of the dm_control suite or of the SO-101 by name, or `gym` with the `id` of a Gymnasium environment.
+    """A task: a dm_control suite or SO-101 task by name, or `gym` with the `id` of a Gymnasium environment.
 
-    Or `multi` with the `names` of several tasks of one body, of which each episode is one (`envs.multi`); all are made
-    with the same settings. `sentence` says a single task in the user's own words, where language is observed.
+    Or `multi` with the `names` of several tasks of one body, one of which is chosen per episode (`envs.multi`); all
+    share the same settings. `sentence` overrides the sentence of a single task, where language is observed.
 
-    An action is held for `action_repeat` environment steps, which make one control step (unless set: 2 for
-    the suite, else 1). `max_control_steps` truncates an episode after so many control steps; 0 leaves the environment's
-    own limit. Four keys are the arm's alone: `control_hz` (unless set, 30) targets a second, read as `control` says
-    (`sim.so101.targets`); `end_on_success`: end the episode where it succeeds, which, where the reward is for being
-    close, teaches to stay just short of it; and `state`: `full`, or `joints`, where an arm has cameras and nobody who
-    tells it where things are.
+    An action is held for `action_repeat` environment steps, which make up one control step (default: 2 for the suite,
+    else 1). `max_control_steps` truncates an episode after that many control steps; 0 keeps the environment's own
+    limit. Four keys apply to the arm only: `control_hz` (default 30), the joint targets per second; `control`, how
+    they are derived from actions (`sim.so101.targets`); `end_on_success`, which ends the episode on success (where
+    closeness is rewarded, that teaches the agent to stop just short of it); and `state`: `full`, or `joints` for an
+    arm that has cameras but no source of object positions.
     """
 
     name: str
@@ -42,7 +42,7 @@ class TaskConfig:
     sentence: str = ""
 
     def __post_init__(self):
-        """Fill in what is left open. Raise ValueError, naming the key, for a task that can't be made."""
+        """Fill in defaults. Raises ValueError, naming the key, for a task that cannot be made."""
         self._check_kind()
         if self.action_repeat is None:
             repeats = {2 if name in suite.NAMES else 1 for name in self.names or (self.name,)}
@@ -74,7 +74,7 @@ class TaskConfig:
             raise Mistake(f"task.state={self.state}: one of {', '.join(STATES)}")
 
     def _check_kind(self) -> None:
-        """Raise ValueError for a name, and for what only another kind of task has."""
+        """Raise ValueError for an unknown name, or for a key that belongs to another kind of task."""
         if self.name == "gym" and not self.id:
             raise Mistake("task.id=: the Gymnasium environment, e.g. task.id=Pendulum-v1 or package:Id-v0")
         if self.name == "multi":
@@ -98,39 +98,39 @@ class TaskConfig:
 
     @property
     def parts(self) -> "tuple[TaskConfig, ...]":
-        """The tasks of `multi`, each with its settings; of another, itself."""
+        """The individual tasks of `multi`, each with these settings; for any other task, itself alone."""
         return tuple(replace(self, name=name, names=()) for name in self.names) or (self,)
 
     @property
     def words(self) -> str:
-        """What to do, in a sentence. Raises ValueError where nobody has said it."""
+        """The task's sentence. Raises ValueError for `gym` and `multi` if `sentence` is not set."""
         if self.name in ("gym", "multi") and not self.sentence:
             raise Mistake(f"task.sentence=: what {self.label} is about, in words, e.g. task.sentence='walk forward'")
         return self.sentence or sentence(self.name)
 
     @property
     def is_arm(self) -> bool:
-        """Whether it is one of the SO-101's."""
+        """Whether this is a single SO-101 task (False for `multi`)."""
         return self.name in ARM_TASKS
 
     @property
     def label(self) -> str:
-        """What to call the task in a message or a folder: its name or names, or its Gymnasium id."""
+        """Name of the task for messages and folders: its name or names, or its Gymnasium id."""
         return label(self.name, self.id, self.names)
 
     def keys(self) -> dict:
-        """Its keys and values, without those that another kind of task has."""
+        """Return the settings as a dict, without those that are None as they belong to another kind of task."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 def label(name: object, gym_id: object, names: object) -> str:
-    """What a task is called that has these settings, right or wrong."""
+    """Return the label of a task with these settings, which need not be valid."""
     several = "+".join(map(str, names)) if isinstance(names, Iterable) else names
     return str({"gym": gym_id, "multi": several}.get(str(name), name))
 
 
 def find(name: str, key: str = "task.name") -> None:
-    """Raise ValueError, with the closest names, for one that is no task; `key` is where it stood."""
+    """Raise ValueError for an unknown task, suggesting names; `key` is the setting it was given in."""
     if name.startswith("so101-"):
         if name not in ARM_TASKS:
             raise Mistake(f"{key}={name}: no such task; the SO-101's are {', '.join(ARM_TASKS)}")

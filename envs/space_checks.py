@@ -1,4 +1,4 @@
-"""Which observations and actions an agent can have here, and the one clear line about those it can't."""
+"""Check which observation and action spaces are supported, with a one-line error for the rest."""
 
 import numpy as np
 from gymnasium import spaces
@@ -7,11 +7,11 @@ from envs.settings import TaskConfig
 from worldmodel.mistakes import Mistake
 
 UNLIMITED = 1e10
-"""From here on a bound is none: it is dm_control's word for an actuator without limits (lqr)."""
+"""Bounds of this magnitude count as unlimited: dm_control uses it for actuators without limits (lqr)."""
 
 
 def labels(task: TaskConfig, space: spaces.Space, name: str = "") -> list[str]:
-    """A name for each component of the flattened observation, or ValueError for one not supported."""
+    """Name each component of the flattened observation. Raises ValueError for an unsupported space."""
     if isinstance(space, spaces.Dict):
         return [label for key, part in space.items() for label in labels(task, part, f"{name}{key}/")]
     name = name.rstrip("/")
@@ -24,9 +24,9 @@ def labels(task: TaskConfig, space: spaces.Space, name: str = "") -> list[str]:
 
 
 def actions(task: TaskConfig, space: spaces.Space) -> spaces.Box:
-    """The environment's actions, a Box (A,), or ValueError for a space that is not supported.
+    """Return the action space, a Box (A,). Raises ValueError for an unsupported space.
 
-    Where the suite sets no limit (lqr), [-1, 1]: with a cost of the action's square, nobody acts far from 0.
+    Where the suite sets no limits (lqr), use [-1, 1]: its cost is quadratic in the action, so good actions are small.
     """
     supported = "supported: a Box of one dimension with finite bounds (continuous control)"
     if not isinstance(space, spaces.Box) or space.dtype.kind != "f" or len(space.shape) != 1:

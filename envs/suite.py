@@ -1,7 +1,6 @@
-"""The dm_control suite: every task by name, and one built through Shimmy without noise or graphics.
+"""The dm_control suite: all task names, and tasks built through Shimmy without console output or graphics.
 
-Importing this costs nothing: `build` imports dm_control, MuJoCo and Shimmy. `python -m envs.suite` lists the
-names.
+Cheap to import: dm_control, MuJoCo and Shimmy are imported only in `build`. `python -m envs.suite` lists the names.
 """
 
 import contextlib
@@ -42,17 +41,20 @@ TASKS: tuple[tuple[str, str], ...] = tuple(
 """Every (domain, task) of `dm_control.suite.ALL_TASKS`, in its order."""
 
 BY_NAME: dict[str, tuple[str, str]] = {f"{d}-{t}".replace("_", "-"): (d, t) for d, t in TASKS}
-"""From a name such as `finger-turn-hard` to its (domain, task)."""
+"""(domain, task) by name, e.g. `finger-turn-hard`."""
 
 ALIASES: dict[str, str] = {"cup-catch": "ball-in-cup-catch", "ball_in_cup-catch": "ball-in-cup-catch"}
-"""Other spellings of a name: TD-MPC2's, Shimmy's."""
+"""Alternative spellings of task names, as in TD-MPC2 and Shimmy."""
 
 NAMES: tuple[str, ...] = (*BY_NAME, *ALIASES)
-"""Every name that `find` knows."""
+"""Every name that `find` accepts."""
 
 
 def find(name: str, key: str = "task.name") -> tuple[str, str]:
-    """The (domain, task) of a name, or ValueError with the closest names; `key` is where it stood."""
+    """Return the (domain, task) of a name.
+
+    Raises ValueError with the closest names if there is none; `key` is the setting it was given in.
+    """
     name = ALIASES.get(name, name)
     if name not in BY_NAME:
         close = difflib.get_close_matches(name, NAMES, n=3, cutoff=0.4) or ["cartpole-swingup", "walker-walk"]
@@ -65,9 +67,9 @@ def find(name: str, key: str = "task.name") -> tuple[str, str]:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep MuJoCo from warning that a model file which it compiles in here has a deprecated attribute.
+    """Silence MuJoCo's warnings about deprecated attributes in model files compiled in this context.
 
-    It would print that and leave a MUJOCO_LOG.TXT where the command was started.
+    MuJoCo would print them and write a MUJOCO_LOG.TXT to the working directory.
     """
     import mujoco
 
@@ -81,15 +83,15 @@ def quiet() -> Iterator[None]:
 
 @contextlib.contextmanager
 def importing() -> Iterator[None]:
-    """Import Shimmy and dm_control in here: without a word, and whether or not anything can be drawn.
+    """Context for importing Shimmy and dm_control silently, whether or not rendering is available.
 
-    Shimmy prints a line where labmaze is missing, which the suite does not need. dm_control reads MUJOCO_GL
-    once, when it is imported, warns where there is no display and fails where EGL does: it is told that there
-    are no graphics (`envs.rendering` draws without it). MuJoCo reads the variable too, must not see that, and
-    so is imported before.
+    Shimmy prints a line if labmaze is missing, which the suite does not need. dm_control reads MUJOCO_GL once, at
+    import; it warns if there is no display and fails if EGL does, so the variable is set to `disabled` meanwhile
+    (`envs.rendering` draws without dm_control). MuJoCo reads the variable too and must not see that value, so it is
+    imported first.
 
     Raises:
-        ValueError: MUJOCO_GL is set to what this machine does not have; MuJoCo can't be imported then.
+        ValueError: if MUJOCO_GL names a backend this machine lacks, so that MuJoCo cannot be imported.
     """
     backend = os.environ.get("MUJOCO_GL")
     try:
@@ -102,7 +104,7 @@ def importing() -> Iterator[None]:
     printed = io.StringIO()
     os.environ["MUJOCO_GL"] = "disabled"
     try:
-        # dm_control also switches every deprecation warning of the process on; that ends with this block.
+        # dm_control also enables all deprecation warnings process-wide; catch_warnings undoes that.
         with contextlib.redirect_stdout(printed), warnings.catch_warnings():
             yield
     finally:
@@ -113,11 +115,10 @@ def importing() -> Iterator[None]:
 
 
 def build(name: str):
-    """A suite task as Shimmy makes it: observations a Dict of float64, actions in the task's own range.
+    """Build a suite task through Shimmy: observations are a Dict of float64, actions in the task's own range.
 
-    Some tasks (lqr) draw their *model* at random when they are built, which no later seed undoes: it is
-    always drawn from seed 0. The episodes start unseeded, as everywhere in Gymnasium, until
-    `reset(seed=...)`.
+    Some tasks (lqr) draw their *model* at random when built, which no later seed can undo, so it is always drawn
+    from seed 0. Episodes are unseeded, as everywhere in Gymnasium, until `reset(seed=...)`.
     """
     domain, task = find(name)
     with importing():
@@ -126,12 +127,12 @@ def build(name: str):
         import shimmy  # noqa: F401
     with quiet():
         env = gymnasium.make(f"dm_control/{domain}-{task}-v0", task_kwargs={"random": 0}, disable_env_checker=True)
-    if (domain, task) == ("quadruped", "escape"):  # its reset would open a window to show the new terrain in
+    if (domain, task) == ("quadruped", "escape"):  # its reset would open a window to upload the new terrain
         env.unwrapped.physics._make_rendering_contexts = lambda: None
     env.unwrapped.np_random = np.random.RandomState()
     return env
 
 
 if __name__ == "__main__":
-    with contextlib.suppress(BrokenPipeError):  # as before `| head`
+    with contextlib.suppress(BrokenPipeError):  # e.g. piped into `head`
         print("\n".join(NAMES), flush=True)

@@ -1,4 +1,4 @@
-"""Several environments in a process each, which end with the process that started them."""
+"""Environments in one process each; the processes end with the one that started them."""
 
 import os
 import signal
@@ -21,18 +21,17 @@ THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 @dataclass(frozen=True)
 class Started:
-    """Makes an environment; in a process other than `parent`, first ties that process to it.
+    """Callable that makes an environment; in a process other than `parent`, it first ties that process to `parent`.
 
-    Linux kills the process when its parent dies, however that happens; elsewhere it ends when it next hears
-    nothing from its parent. A signal that asks to stop, which often goes to all processes at once, is the parent's to
-    handle.
+    Linux kills the process when its parent dies, however that happens; elsewhere it exits at its next attempt to
+    communicate. SIGINT, SIGTERM and SIGHUP, often sent to all processes at once, are left to the parent to handle.
     """
 
     make: Callable[[], gymnasium.Env]
     parent: int
 
     def __call__(self) -> gymnasium.Env:
-        """The environment."""
+        """Make the environment."""
         if os.getpid() != self.parent:
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                 signal.signal(number, signal.SIG_IGN)
@@ -41,22 +40,25 @@ class Started:
 
 
 class Processes(gymnasium.vector.AsyncVectorEnv):
-    """Gymnasium's AsyncVectorEnv, `count` times `make`, without automatic resets, one thread a process.
+    """Gymnasium's AsyncVectorEnv over `count` environments from `make`, without autoreset, one thread per process.
 
-    The processes are spawned: forking one that runs threads (PyTorch's, a compiler's) can deadlock. As with
-    everything spawned, a script that uses this needs `if __name__ == "__main__":`. `reset` and `step` raise
-    EnvironmentLost where a process is no more.
+    Processes are spawned, since forking a process with running threads (PyTorch's, a compiler's) can deadlock; a script
+    that uses this therefore needs `if __name__ == "__main__":`. `reset` and `step` raise EnvironmentLost if a process
+    has died.
     """
 
     def __init__(self, make: Callable[[], gymnasium.Env], count: int):
-        """Start the processes; seconds, since each imports what it needs."""
+        """Start the processes, which takes seconds since each imports its own dependencies.
+
+        Raises EnvironmentLost if one dies while starting.
+        """
         before = {name: os.environ.get(name) for name in THREADS}
         os.environ.update(dict.fromkeys(THREADS, "1"))
         try:
             super().__init__(
                 [Started(make, os.getpid())] * count,
                 context="spawn",
-                shared_memory=False,  # from which Gymnasium reads a string once, when it starts
+                shared_memory=False,  # with it, Gymnasium reads a string only once, at the start
                 worker=_work,
                 autoreset_mode=gymnasium.vector.AutoresetMode.DISABLED,
             )
@@ -72,15 +74,15 @@ class Processes(gymnasium.vector.AsyncVectorEnv):
                 del os.environ[name]
                 if value is not None:
                     os.environ[name] = value
-        # At the program's end Python tells them to end by a SIGTERM, and waits.
+        # At interpreter exit, Python would send SIGTERM, which they ignore, and wait for them.
         util.Finalize(self, _kill, (self.processes,), exitpriority=0)
 
     def reset(self, *, seed=None, options=None):
-        """Gymnasium's."""
+        """Reset the environments, as in Gymnasium. Raises EnvironmentLost if a process has died."""
         return self._answer(super().reset, seed=seed, options=options)
 
     def step(self, actions):
-        """Gymnasium's."""
+        """Step the environments, as in Gymnasium. Raises EnvironmentLost if a process has died."""
         return self._answer(super().step, actions)
 
     def _answer(self, ask: Callable, *what, **more):
@@ -91,14 +93,14 @@ class Processes(gymnasium.vector.AsyncVectorEnv):
             raise EnvironmentLost(_loss(self.processes)) from error
 
     def close_extras(self, timeout: float | None = None, terminate: bool = False) -> None:
-        """Have the environments close; where that cannot be, as one is dead or at work, end their processes only."""
+        """Close the environments if all are alive and idle; then kill the processes in any case."""
         if not terminate and self._state is AsyncState.DEFAULT and all(p.is_alive() for p in self.processes):
             with suppress(EOFError, ConnectionError):  # one has just died
                 super().close_extras(timeout)
         _kill(self.processes)
 
     def _raise_if_errors(self, successes):
-        """Raise a fault as it was raised in its process, state and all, without Gymnasium's warnings."""
+        """Raise a fault as it was raised in its process, with its data and without Gymnasium's warnings."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
@@ -109,9 +111,9 @@ class Processes(gymnasium.vector.AsyncVectorEnv):
 
 
 def _work(*given) -> None:
-    """Gymnasium's worker; where its parent is no more, whose pipe closes first, it has nobody to tell.
+    """Run Gymnasium's worker, exiting quietly if the parent, whose pipe closes first, has died.
 
-    What it warns of is told as by its parent, a command.
+    Warnings are formatted as in the parent, a command.
     """
     warnings.formatwarning = warning_line
     try:
@@ -129,7 +131,7 @@ def _kill(processes: Sequence[BaseProcess]) -> None:
 
 
 def _loss(processes: Sequence[BaseProcess]) -> str:
-    """Which process has ended, and why."""
+    """Describe which process ended and why."""
     gone = connection.wait([process.sentinel for process in processes], 1)
     for process in [process for process in processes if process.sentinel in gone]:
         process.join(1)  # its pipes are closed before it has ended

@@ -1,1 +1,1 @@
-"""policies/: tokens become actions. Curves, the acting agent, the training loop and its checkpoints."""
+"""policies/: from tokens to actions: curves, the acting agent, the training loop and its checkpoints."""

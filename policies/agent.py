@@ -1,4 +1,4 @@
-"""The acting policy: observation in, action out, one token at a time."""
+"""The acting agent: maps observations to actions, one token at a time."""
 
 from collections.abc import Sequence
 from dataclasses import astuple
@@ -22,9 +22,9 @@ from worldmodel.settings import PlannerConfig
 
 
 class Agent:
-    """Acts for B environments: keeps each one's current sentence, decodes it at control rate, plans the next in time.
+    """Acts in B environments: decodes each one's current plan at the control rate, and replans when it is due.
 
-    B may change from one call to the next; then everything is forgotten.
+    B may change from one call to the next; all plans are then forgotten.
     """
 
     def __init__(
@@ -37,14 +37,16 @@ class Agent:
         every: int = 0,
         heard: Tensor | None = None,
     ):
-        """Without a planner the policy's mode is executed, with one the elites' mean.
+        """Execute the mean of the planner's elites or, without a planner, the policy's mode.
 
-        With `explore`, white, pink or mixed, it is an elite drawn by its weight, plus noise of that colour and of the
-        plan's own spread; without, the policy acts for a while where plans did not pay what they promised. `every`:
-        control steps from one decision to the next; 0: a token's length. Up to that length the rest of a token is
-        dropped; beyond, the plan's next tokens are followed unseen, as far as there are any (the policy alone has one).
-        `heard` (K, T): the sentences of the training, as which others are recognised. Raises ValueError for more steps
-        than a plan has.
+        With `explore` ("white", "pink" or "mixed"), execute instead an elite sampled by its weight, plus noise of that
+        colour scaled by the plan's own standard deviation. Without it, the policy takes over for a while where plans
+        did not deliver the return they promised (`worldmodel.plan_audit`).
+
+        `every`: control steps between decisions; 0: the length of a token. If shorter than a token, the rest of the
+        token is dropped; if longer, the plan's next tokens are executed open loop, as far as there are any (the policy
+        alone yields one token). `heard` (K, T): the vectors of the training sentences, to which those heard when acting
+        are matched. Raises ValueError if, with a planner, `every` exceeds the control steps of a plan.
         """
         self.model, self.curve, self.planner = model, curve, planner
         self.generator, self.noise = generator, Noise(explore, generator) if explore else None
@@ -52,11 +54,11 @@ class Agent:
         if every > known and planner:
             raise Mistake(f"planner.replan_every={every}: at most {known}, the control steps of a plan")
         self.heard = heard
-        self.most = every or curve.length  # control steps between two decisions, at most
-        self.ahead = -(-self.most // curve.length)  # tokens that may be executed before the next decision
+        self.most = every or curve.length  # maximum control steps between decisions
+        self.ahead = -(-self.most // curve.length)  # maximum tokens executed between decisions
         self.spread = 0.0
         self.spent = Spent()
-        self.planned_tokens: list[Tensor | None] = []  # (P,), chosen by the planner in the last `act`, where it did
+        self.planned_tokens: list[Tensor | None] = []  # (P,) where the planner chose one in the last `act`
         self.forget()
 
     @classmethod
@@ -70,9 +72,9 @@ class Agent:
         planned: bool = True,
         compiled: bool = False,
     ) -> "Agent":
-        """An agent that does not explore: by a planner with these settings, or by the policy alone.
+        """Build an agent that does not explore: with a planner of these settings, or policy alone if not `planned`.
 
-        `step_discount`: of one control step. `sentences`: those of the training.
+        `step_discount`: the discount per control step. `sentences`: the sentences heard in training.
         """
         token = model.config.token
         curve = Curve.of_token(token, model.action_size)
@@ -80,12 +82,12 @@ class Agent:
         return cls(model, curve, planner, generator, every=config.replan_every, heard=WORDS.known(sentences))
 
     def forget(self) -> None:
-        """Begin anew, with any number of environments."""
+        """Drop all plans, decisions and frame stacks; the number of environments may then change."""
         self.memory: Memory | None = None
-        self.plan: Plan | None = None  # the newest
-        self.decision: Decision | None = None  # the newest, which need not be that plan
+        self.plan: Plan | None = None  # the newest plan
+        self.decision: Decision | None = None  # the newest decision; the policy may have overruled the plan
         self.actions: Tensor | None = None
-        self.reached: Tensor | None = None  # (B, A): where the curves end that are followed, if joined
+        self.reached: Tensor | None = None  # (B, A): end points of the current curves, if tokens are joined
         self.at = self.until = torch.zeros(0, dtype=torch.long)
         self.frame_stack = FrameStack(self.model.config.vision.lags)
         self.plan_audit: PlanAudit | None = None
@@ -94,22 +96,22 @@ class Agent:
 
     @property
     def steps_per_decision(self) -> float:
-        """Control steps from one decision to the next, in the mean so far; at most as many before the first."""
+        """Mean number of control steps between decisions so far; the maximum, before the first decision."""
         return self.spent.steps / self.spent.decisions if self.spent.decisions else float(self.most)
 
     def due(self, count: int) -> Bool[Tensor, " B"]:
-        """Which of `count` environments decide anew in the next `act`."""
+        """Return which of `count` environments will make a new decision in the next `act`."""
         return self.at >= self.until if len(self.at) == count else torch.ones(count, dtype=torch.bool)
 
     def reset(self, ended: Bool[Tensor, " B"]) -> None:
-        """Forget the token and the plan of the environments (B,) whose episode ended."""
+        """Forget the tokens, plans and frames of the environments (B,) whose episode ended."""
         if self.noise is not None:
             self.noise.reset(ended)
         self.frame_stack.forget(ended)
         self._drop(ended)
 
     def _drop(self, left: Bool[Tensor, " B"]) -> None:
-        """Let the token and the plan of these environments (B,) be over; if there are as many as before."""
+        """Drop the current token and plan of these environments (B,); a no-op if B changed or nothing was decided."""
         if self.actions is None or len(self.at) != len(left):
             return
         self.at[left] = self.until[left]
@@ -121,11 +123,14 @@ class Agent:
 
     @torch.no_grad()
     def act(self, observation: dict[str, Tensor], own: Bool[Tensor, " B"] | None = None) -> Float[Tensor, "B A"]:
-        """The next action (B, A) in [-1, 1] for each observation, of one moment: `observation.state` (B, S), and
-        what else the model perceives, `observation.images.<camera>` (B, H, W, 3) uint8.
+        """Return the next action (B, A) in [-1, 1] for the current observation of each environment.
 
-        Called every control step, or `watch`. `own` (B,): where it is this agent that acts, everywhere unless given;
-        elsewhere nothing is decided, the action is any, and what was decided before is forgotten.
+        `observation`: the senses that the model perceives: `observation.state` (B, S),
+        `observation.images.<camera>` (B, H, W, 3) uint8, `observation.language` (B, T).
+
+        Call this or `watch` at every control step. `own` (B,): the environments in which this agent acts, by default
+        all; elsewhere nothing is decided, the returned action is arbitrary, and the current plan is forgotten. Raises
+        PlanFault as `Planner.plan`.
         """
         observation = self.frame_stack.see(observation)
         count = len(next(iter(observation.values())))
@@ -142,7 +147,7 @@ class Agent:
         return action
 
     def watch(self, observation: dict[str, Tensor]) -> None:
-        """See the moment (as for `act`) of a control step in which somebody else acts everywhere."""
+        """Observe (as in `act`) a control step in which somebody else acts in every environment; drop all plans."""
         self.frame_stack.see(observation)
         self._drop(torch.ones_like(self.at, dtype=torch.bool))
 
@@ -153,9 +158,11 @@ class Agent:
         due: Bool[Tensor, " B"] | None = None,
         deadline: float | None = None,
     ) -> Decision:
-        """Decide anew in the environments that are `due`, all unless given; the others keep their tokens, and their
-        memory. `observation`: of each camera the frames of `vision.lags`, (B, F, H, W, 3), else as for `act`.
-        `deadline`: as for `Planner.plan`."""
+        """Make a new decision in the environments that are `due`, by default all; the others keep their plans.
+
+        `observation`: as for `act`, but with the frames of `vision.lags` stacked for each camera, (B, F, H, W, 3).
+        `deadline`: as for `Planner.plan`. Raises PlanFault as `Planner.plan`.
+        """
         count = len(next(iter(observation.values())))
         due = torch.ones(count, dtype=torch.bool) if due is None else due
         if self.heard is not None and LANGUAGE_KEY in observation:
@@ -178,11 +185,11 @@ class Agent:
             later = self.curve.advance_each(whole, until).to(plan.tokens.device)
             self.memory = Memory(later, ~by_policy.to(later.device)).where(due, self.memory)
             self._note(plan.latent, whole[0], until, due)
-        # A mean of bounded tokens, or of control points, can be an ulp out of bounds.
+        # The mean of bounded tokens, or of control points, can exceed the bounds by an ulp.
         actions = self.curve.actions(followed, self.most).clamp(-1, 1)
         self.actions = torch.where(due[:, None, None], actions, self.actions)
         self.until = torch.where(due, until, self.until)
-        if self.model.shared:  # not all are followed for as long
+        if self.model.shared:  # environments may follow their tokens for different numbers of steps
             for steps in until[due].unique().tolist():
                 ends = self.curve.at(followed, steps).clamp(-1, 1)
                 self.reached = torch.where((due & (until == steps))[:, None], ends, self.reached)
@@ -193,7 +200,7 @@ class Agent:
         return self.decision
 
     def _open(self, count: int) -> None:
-        """Have nothing decided yet, in `count` environments."""
+        """Start with `count` environments and no decision in any of them."""
         self.memory = None
         self.at, self.until = torch.zeros(2, count, dtype=torch.long)
         self.actions = torch.zeros(count, self.most, self.curve.action_size)
@@ -202,8 +209,10 @@ class Agent:
             self.plan_audit.forget(torch.ones(count, dtype=torch.bool))
 
     def _kept(self, plan: Plan, due: Bool[Tensor, " B"]) -> tuple[Float[Tensor, "T B P"], Bool[Tensor, " B"]]:
-        """The plan's sentences, and where they do not keep what plans before promised: there the policy's token is
-        first."""
+        """Return the plans, and where (B,) they are overruled since earlier ones did not deliver what they promised.
+
+        In those environments the first token is the policy's.
+        """
         tokens, broken = plan.tokens.cpu(), torch.zeros_like(due)
         if self.plan_audit is not None:
             broken = self.plan_audit.broken(plan.worth.cpu(), due)
@@ -219,8 +228,11 @@ class Agent:
         steps: Int[Tensor, " B"],
         due: Bool[Tensor, " B"],
     ) -> None:
-        """Let the account know what was decided; of a token that is left before its end, or followed beyond it, the
-        share of its time."""
+        """Tell the plan audit what was decided, from latents `z`.
+
+        The token's imagined reward and its discount times the probability of continuing are scaled to the `steps` that
+        it is followed for, which may be fewer or more than its length.
+        """
         if self.plan_audit is None:
             return
         share = steps / self.curve.length
@@ -228,7 +240,7 @@ class Agent:
         self.plan_audit.note(reward.cpu() * share, keep.cpu() ** share, steps.float(), due)
 
     def _explored(self, plan: Plan, due: Bool[Tensor, " B"]) -> Float[Tensor, "T B P"]:
-        """An elite of each plan, drawn by its weight, with noise of the plan's own spread; any where not `due`."""
+        """Sample an elite of each plan by weight and add noise of the plan's own spread; arbitrary where not `due`."""
         drawn = torch.multinomial(plan.weights.cpu(), 1, generator=self.generator)[:, 0]
         elite = plan.elites[: self.ahead].cpu()[:, torch.arange(len(drawn)), drawn]
         spread = plan.spread[: self.ahead].cpu()
@@ -237,7 +249,10 @@ class Agent:
         return self.model.token(points, self.model.before(points, self.reached))
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What the next action depends on, beside the model."""
+        """Return what the next action depends on besides the model and the generator.
+
+        The plan audit, which only agents that do not explore have, is not included.
+        """
         saved = {} if self.noise is None else {"noise": self.noise.parts, "noise_pink": self.noise.pink}
         saved |= {f"stack.{name}": t for name, t in self.frame_stack.state_dict().items()}
         if self.actions is None:
@@ -255,7 +270,7 @@ class Agent:
         return saved
 
     def load_state_dict(self, saved: dict[str, Tensor]) -> None:
-        """Take back what `state_dict` gave."""
+        """Restore what `state_dict` returned."""
         self.actions, self.memory = saved.get("actions"), None
         if self.noise is not None:
             self.noise.parts, self.noise.pink = saved["noise"], saved["noise_pink"]

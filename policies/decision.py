@@ -1,4 +1,4 @@
-"""What an agent decided, and what deciding took."""
+"""What an agent decided, and what its decisions cost."""
 
 from dataclasses import dataclass
 
@@ -8,8 +8,11 @@ from torch import Tensor
 
 @dataclass
 class Spent:
-    """So far, over all environments: `decisions`, the control `steps` they were for, and calls of the model's step that
-    they took (`imagined`), each as if made alone: what is planned along with it where none is due is not counted."""
+    """Totals so far over all environments: `decisions`, the control `steps` they covered, and the cost in model steps.
+
+    `imagined`: calls of the model's step, counted for each decision as if it were made alone. What is computed along
+    with it for environments in which none is due does not count.
+    """
 
     decisions: int = 0
     steps: int = 0
@@ -17,17 +20,18 @@ class Spent:
 
     @property
     def imagined_per_decision(self) -> float:
-        """Calls of the model's step that a decision took in the mean."""
+        """Mean calls of the model's step per decision."""
         return self.imagined / self.decisions
 
 
 @dataclass(frozen=True)
 class Decision:
-    """For each of B environments: the `sentences` (T, B, P) that were decided, of the policy alone T = 1, their first
-    `actions` (B, N, A), and for how many control steps (`until`, (B,)) they are followed, at most N.
+    """The plans of B environments and the actions to execute.
 
-    `by_policy` (B,): where the policy decided: everywhere without a planner, with one where it stands in for plans that
-    did not pay (`worldmodel.plan_audit`). Of such a sentence the first token is the policy's, and the rest nobody's.
+    `sentences` (T, B, P): the plans; T = 1 for the policy alone. `actions` (B, N, A): their first N actions (while
+    exploring, those of the noisy elites instead). `until` (B,): for how many control steps the actions are followed, at
+    most N. `by_policy` (B,): where the policy decided: without a planner everywhere, with one where the policy stands
+    in for plans that did not pay off (`worldmodel.plan_audit`). There only the first token of the plan is meaningful.
     """
 
     sentences: Float[Tensor, "T B P"]
@@ -36,5 +40,5 @@ class Decision:
     by_policy: Bool[Tensor, " B"]
 
     def sentence(self, of: int) -> Float[Tensor, "T P"]:
-        """What was decided in one environment: a plan's tokens, or the policy's one."""
+        """Return the decision in environment `of`: a plan's tokens, or the single token of the policy."""
         return self.sentences[: 1 if self.by_policy[of] else None, of]

@@ -1,4 +1,4 @@
-"""Stacks of each camera's last frames, for a model that takes several at once from an environment that gives one."""
+"""Frame stacks, for a model that takes several frames of a camera at once from an environment that returns one."""
 
 from collections.abc import Sequence
 
@@ -13,18 +13,19 @@ from worldmodel.senses import is_image, mask
 class FrameStack:
     """Frame stacks of B environments: each camera's current frame together with earlier ones, at the given lags.
 
-    Before an episode's first frame, and before the first frame after a missing one, that frame is repeated.
+    Frames from before the start of an episode, or from before a camera came back after missing frames, are replaced by
+    the first frame that follows.
     """
 
     def __init__(self, lags: Sequence[int]):
-        """`lags`: how many control steps ago each frame of a stack was taken."""
+        """Stack frames by `lags`: how many control steps ago each frame of a stack was taken."""
         self.lags, self.depth = tuple(lags), max(lags) + 1
         self.frames: dict[str, Tensor] = {}  # (B, depth, H, W, 3), the newest last
         self.fresh = torch.zeros(0, dtype=torch.bool)
-        self.lost: dict[str, Tensor] = {}  # (B,), by the key of each camera: its newest frame is missing
+        self.lost: dict[str, Tensor] = {}  # (B,) for each camera: whether its newest frame is missing
 
     def see(self, observation: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The observation with frames (B, H, W, 3) replaced by stacks (B, F, H, W, 3); called every control step."""
+        """Replace frames (B, H, W, 3) of the observation by stacks (B, F, H, W, 3); call this at every control step."""
         shown = dict(observation)
         self.frames = {key: kept for key, kept in self.frames.items() if key in observation}
         for key, value in observation.items():
@@ -45,16 +46,16 @@ class FrameStack:
         return shown
 
     def forget(self, ended: Bool[Tensor, " B"]) -> None:
-        """Start new stacks for these environments: their next frame is an episode's first."""
+        """Start new stacks in the environments (B,) that ended: their next frame is the first of an episode."""
         self.fresh = ended | self.fresh if len(self.fresh) == len(ended) else ended.clone()
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The frames kept, which of them are missing, and which environments start a new stack."""
+        """Return the frames kept, which newest frames are missing, and which environments start a new stack."""
         frames = {f"frames.{key}": kept.contiguous() for key, kept in self.frames.items()}
         return frames | {f"lost.{key}": self.lost[key] for key in self.frames} | {"fresh": self.fresh}
 
     def load_state_dict(self, saved: dict[str, Tensor]) -> None:
-        """Take back what `state_dict` gave."""
+        """Restore what `state_dict` returned."""
         self.frames = {key: kept.clone() for key, kept in part(saved, "frames.").items()}
         self.fresh = saved["fresh"].clone()
         self.lost = {key: saved[f"lost.{key}"].clone() for key in self.frames}

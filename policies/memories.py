@@ -1,4 +1,4 @@
-"""What a model expects, shown by what it remembers: nothing is decoded, the nearest remembered moment is looked up."""
+"""Visualise what a model expects by looking up the nearest remembered observation; nothing is decoded."""
 
 from dataclasses import dataclass, fields
 
@@ -11,14 +11,14 @@ from worldmodel.model import WorldModel
 from worldmodel.replay import Replay
 from worldmodel.windows import sample_starts, window_at
 
-AT_ONCE = 50  # moments that are encoded together: of cameras with 512 pixels a side a thousand would take 22 GB
+AT_ONCE = 50  # moments encoded per batch; 1000 at once would take 22 GB with 512 x 512 frames
 
 
 @dataclass(frozen=True)
 class Memories:
-    """N moments out of a replay: what each camera saw then, the newest frames (N, H, W, 3), and the latents (N, D).
+    """N moments (observations) from a replay: the newest frame of each camera (N, H, W, 3), and the latents (N, D).
 
-    `alone`: for each sense the latents (N, D) that it gives by itself; `there` (N,): where it was.
+    `alone`: for each sense, the latents (N, D) encoded from it alone; `there`: where (N,) that sense was present.
     """
 
     frames: dict[str, Tensor]
@@ -28,7 +28,7 @@ class Memories:
 
     @classmethod
     def of(cls, replay: Replay, model: WorldModel, count: int = 1000, seed: int = 0) -> "Memories":
-        """`count` moments drawn from all that the replay holds. Raises ValueError where that is nothing."""
+        """Sample `count` moments uniformly from the replay. Raises ValueError if it holds no step."""
         env, row = sample_starts(replay, count, torch.Generator().manual_seed(seed))
         some = [cls._at(replay, model, *each) for each in zip(env.split(AT_ONCE), row.split(AT_ONCE), strict=True)]
         return cls(**{part.name: _all([getattr(each, part.name) for each in some]) for part in fields(cls)})
@@ -36,7 +36,7 @@ class Memories:
     @classmethod
     @torch.no_grad()
     def _at(cls, replay: Replay, model: WorldModel, env: Int[Tensor, " N"], row: Int[Tensor, " N"]) -> "Memories":
-        """The moments at these rows."""
+        """Return the moments at these rows of these environments."""
         seen = {key: value[0] for key, value in window_at(replay, env, row, 1, 1).seen.items()}
         newest = {key: value[:, 0] for key, value in seen.items() if naming.is_image(key)}
         ready = model.scaled(model.prepare(seen))
@@ -49,23 +49,25 @@ class Memories:
 
     @property
     def beside(self) -> dict[str, Tensor]:
-        """For each sense (N,): where it was there, and another as well."""
+        """For each sense, where (N,) it and at least one other sense were present."""
         several = torch.stack(list(self.there.values())).sum(0) > 1
         return {key: here & several for key, here in self.there.items()}
 
     def expected(self, camera: str, latents: Float[Tensor, "T D"]) -> Tensor:
-        """The frames (T, H, W, 3) of a camera at the moments whose latents are nearest to these, of those in which it
-        saw; none (0, H, W, 3) where it never did."""
+        """Return the frames (T, H, W, 3) of a camera at the remembered moments whose latents are nearest to `latents`.
+
+        Only moments at which the camera was present are considered; if there are none, the result is (0, H, W, 3).
+        """
         saw = self.there[camera]
         if not bool(saw.any()):
             return self.frames[camera][:0]
         return self.frames[camera][nearest(latents, self.latents, saw)]
 
     def agreement(self) -> dict[str, float]:
-        """For each sense, how far the latent that it gives alone is that of all: 1, the same; 0, any other moment's.
+        """Return how well the latent from each sense alone agrees with that from all: 1 if equal, 0 if unrelated.
 
-        1 - E|z_alone - z|^2 / E|z' - z|^2, where z' is the latent of another moment, over the moments in which it was
-        there and not alone; a sense for which there is none is left out.
+        1 - E|z_alone - z|^2 / E|z' - z|^2, where z' is the latent of another moment. The first mean is over the moments
+        at which the sense was present together with another; a sense with no such moment is left out.
         """
         apart = (self.latents - self.latents.roll(1, 0)).square().sum(-1).mean().clamp(min=1e-12)
         beside = self.beside
@@ -76,12 +78,12 @@ class Memories:
 def nearest(
     latents: Float[Tensor, "T D"], others: Float[Tensor, "N D"], among: Bool[Tensor, " N"]
 ) -> Int[Tensor, " T"]:
-    """Which of the others, `among` those marked, is nearest to each latent."""
+    """Return the index (T,) of the nearest of `others` to each latent, considering only those marked in `among`."""
     return torch.cdist(latents, others).masked_fill(~among, torch.inf).argmin(-1).cpu()
 
 
 def _all(parts: list[Tensor] | list[dict[str, Tensor]]) -> Tensor | dict[str, Tensor]:
-    """Rows one after the other; of dictionaries, under each key."""
+    """Concatenate tensors along the first dimension; dictionaries, key by key."""
     if isinstance(parts[0], dict):
         return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
     return torch.cat(parts)
@@ -89,7 +91,7 @@ def _all(parts: list[Tensor] | list[dict[str, Tensor]]) -> Tensor | dict[str, Te
 
 @torch.no_grad()
 def imagined(model: WorldModel, latent: Float[Tensor, " D"], sentence: Float[Tensor, "T P"]) -> Float[Tensor, "T D"]:
-    """The latents that are expected from this one on, at the end of each token of a sentence."""
+    """Imagine a plan (T, P) from one latent and return the latent at the end of each token."""
     z, latents = latent.unsqueeze(0), []
     for token in sentence.to(z.device):
         z = model.next(model.transition_features(z, token.unsqueeze(0)))

@@ -1,4 +1,4 @@
-"""What can be set about a training run and about a codec. No torch here: commands read it to print help."""
+"""Settings of a training run and of a codec. No torch is imported here: commands read this module to print help."""
 
 from dataclasses import dataclass
 
@@ -8,26 +8,26 @@ from worldmodel.ranges import check
 
 @dataclass(frozen=True)
 class ReplayConfig:
-    """How many steps are kept, over all environments; no more than `frames` where cameras are seen.
+    """Capacity of the replay in control steps, over all environments; with cameras at most `frames` steps.
 
-    A frame of 64 x 64 takes 12 kB.
+    A 64 x 64 frame takes 12 kB.
     """
 
     capacity: int = 1_000_000
     frames: int = 100_000
 
     def __post_init__(self):
-        """Raise ValueError for no room at all."""
+        """Raise ValueError for a capacity out of range."""
         check("replay.", self, "capacity frames", low=1, high=10**9)
 
     def room(self, cameras: bool) -> int:
-        """How many steps are kept, with cameras or without."""
+        """Return how many steps are kept, with or without cameras."""
         return min(self.capacity, self.frames) if cameras else self.capacity
 
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """Evaluation during training: every so many environment steps (0: only at the end), in so many episodes."""
+    """Evaluation during training: `episodes` episodes every `every` environment steps (0: only at the end)."""
 
     every: int = 50_000
     episodes: int = 10
@@ -42,7 +42,7 @@ class EvaluationConfig:
 
 @dataclass(frozen=True)
 class CheckpointConfig:
-    """A checkpoint every so many environment steps; the newest `keep` stay on disk."""
+    """Save a checkpoint every `every` environment steps; the newest `keep` stay on disk."""
 
     every: int = 10_000
     keep: int = 2
@@ -54,20 +54,21 @@ class CheckpointConfig:
 
 NOISES = ("white", "pink", "mixed")
 EXPERT = "expert_action"
-"""Where an environment's `info` says what an expert would do next, and how a reset's options ask for it."""
+"""The key of an expert's next action in an environment's `info`, and of the request for it in reset options."""
 
 
 @dataclass(frozen=True)
 class ActingConfig:
-    """Who acts in a loop, and how: random control steps before learning starts, what exploring adds.
+    """Who acts in the training loop, and how.
 
-    `demonstrations`: so many episodes, the first ones, are driven by the environment's own expert
-    (`policies.training.experts`). `takeover`: in later ones, the probability at each control step that it takes over,
-    until the episode's end.
+    `seed_steps`: control steps with random actions before learning starts. `noise`: the exploration noise.
+    `demonstrations`: how many of the first episodes are driven by the environment's own expert
+    (`policies.training.experts`). `takeover`: the probability, at each control step of later episodes, that the expert
+    takes over until the end of the episode.
 
-    An episode is searched and explored over the whole range of actions, and not as `planner.spread` says, where less
-    than `scarcity` of all the steps before had another reward than the median one: as long as rewards are so rare,
-    nothing is worth more than finding them. Of several environments, all do as the one that began an episode last.
+    `scarcity`: if fewer than this fraction of the steps in the replay have a reward other than the median, an episode
+    is planned and explored over the whole range of actions instead of `planner.spread`: while rewards are this rare,
+    nothing matters more than finding them. This is decided whenever an episode begins, for all environments at once.
     """
 
     seed_steps: int = 500
@@ -87,7 +88,7 @@ class ActingConfig:
 
 @dataclass(frozen=True)
 class LoopConfig(ActingConfig):
-    """The loop itself: environment steps in all, and the seed that makes them repeatable."""
+    """The training loop: the total number of environment steps, and the seed that makes the run reproducible."""
 
     steps: int = 25_000
     seed: int = 1
@@ -104,15 +105,16 @@ WRITINGS = ("auto", "curves", "corners")
 
 @dataclass(frozen=True)
 class CodecChoices:
-    """What can be chosen of a codec whatever the rate: a chunk becomes `ids` ids of `bits` bits (2^bits words).
+    """The settings of a codec that do not depend on the control rate. A chunk becomes `ids` ids of `bits` bits each.
 
-    `knots`: control points of its curve, of the given `degree`; 0: one for five steps, which at 50 Hz is ten a second.
-    `margin`: decoded values stay within so many times the half range of the data (its 1-99 % quantiles), or within the
-    limits given to `Codec.fit`. `relative`: the curve begins where the arm is, so that chunks join; without it the ids
-    say where it begins, and decode with nothing but themselves. `events`: find channels that switch and encode when
-    and to what, instead of a curve. `writing`: "curves", or "corners" for actions that jump in every channel, where an
-    id says where one channel turns; "auto": curves, unless they are far off and corners clearly better. `worth`: a
-    corner is written if it lowers the mean squared error of the scaled chunk by that squared.
+    There are 2^`bits` words. `knots`: control points of a chunk's curve, which has the given `degree`; 0: one per five
+    steps, ten per second at 50 Hz. `margin`: decoded values stay within this multiple of the half range of the data
+    (1 % to 99 % quantiles), or within the limits given to `Codec.fit`. `relative`: a curve begins where the arm is, so
+    that consecutive chunks join; otherwise the ids encode the start too, and can be decoded on their own. `events`:
+    detect channels that switch, and encode when and to what value instead of a curve. `writing`: "curves"; "corners",
+    for actions that jump in every channel, where each id encodes one turning point of one channel; or "auto": curves,
+    unless their error is large and that of corners clearly smaller. `worth`: a corner is written if it lowers the mean
+    squared error of the scaled chunk by at least `worth` squared.
     """
 
     ids: int = 8

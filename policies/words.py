@@ -1,7 +1,8 @@
-"""Sentences as vectors: what `observation.language` is to the model.
+"""Sentence embeddings: the vectors that the model perceives as `observation.language`.
 
-The encoder is frozen and static: a sentence is the mean of its tokens' vectors, from the table of 32,000 that WordLlama
-(MIT) distilled from large language models' own. So it costs microseconds, and the order of the words is lost on it.
+The encoder is frozen and static: a sentence is embedded as the normalised mean of its (text) tokens' vectors, from a
+table of 32,000 that WordLlama (MIT licence) distilled from the embeddings of large language models. So encoding takes
+microseconds, but ignores word order.
 """
 
 from collections.abc import Sequence
@@ -20,35 +21,35 @@ TABLE, TOKENIZER = "weights/l2_supercat_256.safetensors", "tokenizers/l2_superca
 
 
 class Words:
-    """Turns sentences into vectors of `size` numbers and length 1; each sentence once, whoever asks how often.
+    """Encodes sentences as unit vectors of `size` numbers, and caches the result for each sentence.
 
-    Capitals, spaces and a full stop at the end make no difference. Nothing is loaded before the first sentence.
+    Case, extra whitespace and trailing full stops or exclamation marks are ignored. The table is loaded at the first
+    sentence.
     """
 
     size = 256
 
     def __init__(self):
-        """Know no sentence yet."""
+        """Start with an empty cache."""
         self._vectors: dict[str, Tensor] = {}
         self._table: Tensor | None = None
         self._asked: tuple[tuple[str | None, bool], ...] | None = None
         self._together = torch.empty(0, self.size)
 
     def encode(self, sentences: Sequence[str | None]) -> Float[Tensor, "B T"]:
-        """The vectors of B sentences, float32.
+        """Encode B sentences as float32 vectors (B, T).
 
-        Raises:
-            ValueError: a sentence is missing or has no words; one line.
+        Raises ValueError, in one line, if a sentence is missing or has no words, or wordllama is not installed.
         """
         return torch.stack([self._vector(sentence, at) for at, sentence in enumerate(sentences)])
 
     def vectors(
         self, strings: tuple[str | None, ...], there: Sequence[bool] | np.ndarray | None = None
     ) -> Float[Tensor, "B T"]:
-        """The vectors of what B environments say at a step: `encode`, but for free while they say the same.
+        """Encode the sentences of B environments at one step, as `encode`, at no cost while they stay the same.
 
-        `there` says whose counts (None: everyone's); of the others' it is zeros, text or not. The tensor is handed out
-        again while nothing changes: it is not to be written to.
+        `there` (B,): which environments' sentences are present (None: all); the others' vectors are zeros, whatever
+        their text. The same tensor is returned until something changes, so do not modify it. Raises as `encode`.
         """
         asked = tuple(zip(strings, map(bool, [True] * len(strings) if there is None else there), strict=True))
         if asked != self._asked:
@@ -60,7 +61,7 @@ class Words:
         return self._together
 
     def known(self, sentences: Sequence[str]) -> Float[Tensor, "K T"] | None:
-        """The vectors of the sentences said in a training, as `Agent` takes them; None where none was."""
+        """Encode the sentences heard in training, for the `heard` argument of `Agent`; None if there are none."""
         return self.encode(sentences) if sentences else None
 
     def _vector(self, sentence: str | None, at: int) -> Float[Tensor, " T"]:
@@ -71,11 +72,11 @@ class Words:
     def _encode(self, sentence: str) -> Float[Tensor, " T"]:
         if self._table is None:
             self._load()
-        tokens = self._tokenizer.encode(sentence, add_special_tokens=False).ids  # of one sentence, so on one thread
+        tokens = self._tokenizer.encode(sentence, add_special_tokens=False).ids  # of one sentence, so single-threaded
         return torch.nn.functional.normalize(self._table[tokens].float().mean(0), dim=0)
 
     def _load(self) -> None:
-        """Read the files themselves: the package's own loader looks for one elsewhere, and sets up logging."""
+        """Read the package's files directly: its own loader looks for one of them elsewhere, and configures logging."""
         from safetensors.torch import load_file
         from tokenizers import Tokenizer
 
@@ -88,25 +89,26 @@ class Words:
 
 
 WORDS = Words()
-"""One for the process: the table is read once, and each sentence is encoded once."""
+"""The encoder shared by the whole process: the table is read once, and each sentence is encoded once."""
 
 SHARPNESS = 40.0
-"""Of the choice among sentences: one whose cosine is smaller by 0.1 counts for a fiftieth."""
+"""Inverse temperature of the softmax over sentences: a cosine lower by 0.1 reduces the weight about fiftyfold."""
 
 
 def recognised(vectors: Float[Tensor, "B T"], heard: Float[Tensor, "K T"]) -> Float[Tensor, "B T"]:
-    """Sentences (length 1) as those that were heard in training, by their likeness to each: what is near to one is it.
+    """Map sentence vectors (unit length) to those heard in training, by a softmax over cosine similarity.
 
-    A policy knows nothing of vectors that it never met, and a sentence in other words is one. Those of three tasks of a
-    walker lie at a cosine of 0.45 to their own, 0.1 to 0.2 to the others, and 59 of 60 nearest to their own; training
-    with vectors as far from the sentences, at random, left the sentences themselves hard to tell apart.
+    A vector close to a training sentence is mapped almost exactly onto it. A policy cannot handle vectors it never met,
+    such as those of a paraphrase. For three tasks of a walker, paraphrases have a cosine of 0.45 to their own sentence
+    and of 0.1 to 0.2 to the others, and 59 of 60 are nearest to their own. Training on random vectors this far from
+    the sentences instead made the sentences themselves hard to tell apart.
     """
     near = (SHARPNESS * vectors @ heard.T).softmax(-1)
     return torch.nn.functional.normalize(near @ heard, dim=-1)
 
 
 def _plain(sentence: str | None, at: int) -> str:
-    """The sentence without what makes no difference, or ValueError."""
+    """Return the sentence in normalised form. Raises ValueError, naming its position `at`, if nothing is left."""
     words = "" if sentence is None else " ".join(sentence.casefold().split()).rstrip(".! ")
     if not words:
         raise Mistake(

@@ -1,4 +1,4 @@
-"""Which arm a command is about, the keys that say where it is, its cameras. Commands read it to print help."""
+"""Options shared by commands about an arm: which arm, where it is, its cameras. Imported to print help."""
 
 from dataclasses import fields
 
@@ -8,12 +8,14 @@ from worldmodel.mistakes import Mistake
 SIM, REAL, TWIN = "so101-sim", "so101", "so101-twin"
 ROBOTS = (SIM, REAL, TWIN)
 CAMERAS = {"main": "side", "front": "side", "side": "side", "wrist": "wrist", "overhead": "overhead"}
-"""The simulated arm's cameras by name, and where they look from (`robot.config_sim_camera`)."""
+"""The simulated arm's cameras: name to viewpoint (`robot.config_sim_camera`)."""
 
 
 def check_arm(config) -> None:
-    """Raise ValueError for `robot`, `port`, `id`, `calibration_dir` or `port_file` that does not go with the others, or
-    for unknown `limits`."""
+    """Raise ValueError for options of an arm that do not fit together, or for unknown `limits`.
+
+    Checks `robot`, `port`, `id`, `calibration_dir` and `port_file`.
+    """
     if config.limits not in ("", *PRESETS):
         raise Mistake(f"limits={config.limits}: one of {', '.join(PRESETS)}")
     if config.robot not in ROBOTS:
@@ -26,12 +28,12 @@ def check_arm(config) -> None:
 
 
 def preset(config, otherwise: str) -> str:
-    """The gate's limits: those that were asked for, else careful on a real arm and `otherwise` on others."""
+    """Return the gate's preset: the one asked for, else `careful` on a real arm and `otherwise` on other arms."""
     return config.limits or ("careful" if config.robot == REAL else otherwise)
 
 
 def unused(config, names: str, why: str) -> None:
-    """Raise ValueError for any of `names` that is not at its default, since nothing heeds it; `why`, in words."""
+    """Raise ValueError if any of `names` is not at its default, since it would be ignored; `why`, in words."""
     defaults = {field.name: field.default for field in fields(config)}
     for name in names.split():
         if (value := getattr(config, name)) != defaults[name]:

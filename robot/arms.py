@@ -1,4 +1,4 @@
-"""The arm that a command is about: simulated, or behind LeRobot's driver; then behind the gate, then connected."""
+"""Construct the arm that a command is about: simulated or behind LeRobot's driver; then gate it and connect it."""
 
 import fcntl
 import os
@@ -24,30 +24,33 @@ from worldmodel.mistakes import Mistake
 
 
 def simulated(task: str, control_hz: float, seed: int = 0, cameras: Mapping[str, SimCameraConfig] | None = None):
-    """The simulated arm in a task's scene."""
+    """Return the simulated arm in a task's scene."""
     return SO101Sim(SO101SimConfig(task=task, control_hz=control_hz, seed=seed, cameras=dict(cameras or {})))
 
 
 class StayingBus(FeetechMotorsBus):
-    """Motors that go stiff where they are, not at the goal that they had when they were let go; nobody else's."""
+    """A motors bus with exclusive use of its port, on which motors stiffen where they are, not at an old goal."""
 
     def connect(self, handshake: bool = True) -> None:
-        """Connect. Raises ConnectionError where another program has the port: two at one wire garble each other."""
+        """Connect.
+
+        Raises ConnectionError if another program has the port: two on one line garble each other's packets.
+        """
         if not self.is_connected:
             self._ask()
         super().connect(handshake)
         try:
-            self._claim(self.port_handler.ser.fileno())  # until it is closed
+            self._claim(self.port_handler.ser.fileno())  # held until the port is closed
         except ConnectionError:
-            self.port_handler.closePort()  # the other program's arm is not to be let go of
+            self.port_handler.closePort()  # not `disconnect`, which would release the other program's arm
             raise
 
     def _ask(self) -> None:
-        """Whether the port is free, before the driver sets it up, which another program would feel."""
+        """Raise ConnectionError if the port is taken, before the driver sets it up, which would disturb its user."""
         try:
             port = os.open(self.port, os.O_RDONLY | os.O_NOCTTY | os.O_NONBLOCK)
         except OSError:
-            return  # the driver says what is wrong with a port that is none
+            return  # the driver reports what is wrong with the port
         try:
             self._claim(port)
         finally:
@@ -60,7 +63,7 @@ class StayingBus(FeetechMotorsBus):
             raise ConnectionError(f"{self.port}: another program moves the arm at this port; end it first") from error
 
     def enable_torque(self, motors: str | list[str] | None = None, num_retry: int = 0) -> None:
-        """Give each of the motors its place as its goal, and then torque."""
+        """Set each motor's goal to its present position, then enable its torque."""
         for motor in self._get_motors_list(motors):
             place = self.read("Present_Position", motor, normalize=False, num_retry=num_retry)
             self.write("Goal_Position", motor, place, normalize=False, num_retry=num_retry)
@@ -68,18 +71,18 @@ class StayingBus(FeetechMotorsBus):
 
 
 class SO101(SO101Follower):
-    """LeRobot's SO-101; it goes stiff only where it is, and only if it is the arm that the calibration is of."""
+    """LeRobot's SO-101, which stiffens only where it is, and only if its servos hold the configured calibration."""
 
     def __init__(self, config: SO101FollowerConfig):
         super().__init__(config)
         self.bus = StayingBus(config.port, self.bus.motors, self.calibration)
 
     def connect(self, calibrate: bool = True) -> None:
-        """Connect. Whatever `calibrate` is, it asks for no new calibration: the gate's limits are made of this one."""
+        """Connect. Never calibrates, whatever `calibrate` is: the gate's limits derive from the present calibration."""
         super().connect(calibrate=False)
 
     def configure(self) -> None:
-        """Set up the servos, then switch their torque on. Raises ValueError where they hold another calibration."""
+        """Set up the servos, then enable their torque. Raises ValueError if they hold another calibration."""
         if not self.is_calibrated:
             raise Mistake(
                 f"{self.calibration_fpath}: not the calibration that the arm's servos hold; "
@@ -89,20 +92,20 @@ class SO101(SO101Follower):
 
 
 def driven(port: str, name: str, calibration_dir: str = "", cameras: Mapping[str, dict] | None = None) -> Robot:
-    """LeRobot's SO-101 at a serial port; `cameras` by name, with LeRobot's keys.
+    """Return LeRobot's SO-101 at a serial port; `cameras`: LeRobot's camera options by name.
 
-    Raises ValueError without a calibration, about which LeRobot would ask, or for a camera that cannot be.
+    Raises ValueError without a calibration, for which LeRobot would prompt, or for an invalid camera.
     """
     folder = Path(calibration_dir) if calibration_dir else None
     try:
         seen = configured(cameras or {})
         config = SO101FollowerConfig(port=port, id=name, calibration_dir=folder, cameras=seen)
         robot = SO101(config)
-    except ImportError as error:  # of what a kind of camera needs
+    except ImportError as error:  # a camera type's dependency is not installed
         raise Mistake(f"robot_cameras: {' '.join(str(error).split())}") from error
     except Mistake:
         raise
-    except (draccus.utils.DraccusException, TypeError, ValueError) as error:  # of what is no calibration
+    except (draccus.utils.DraccusException, TypeError, ValueError) as error:  # from an invalid calibration file
         raise Mistake(f"id={name}: {' '.join(str(error).split())}") from error
     if not robot.calibration:
         raise Mistake(
@@ -113,24 +116,24 @@ def driven(port: str, name: str, calibration_dir: str = "", cameras: Mapping[str
 
 
 def twin(port_file: Path, cameras: Mapping[str, dict] | None = None) -> Robot:
-    """The same driver, at the port of a twin that runs. Raises ValueError where none does."""
+    """Return the same driver at the port of a running twin. Raises ValueError if none is running."""
     return driven(port_of_twin(port_file), "twin", str(port_file.parent), cameras)
 
 
 def gated(robot: Robot, preset: str, stop_on_fault: bool = False, clock=time) -> GatedRobot:
-    """The arm behind a gate with the limits of a preset. Raises ValueError for a calibration without a range."""
+    """Return the arm behind a gate with a preset's limits. Raises ValueError for a calibration without a range."""
     return GatedRobot(robot, new_gate(robot, preset), stop_on_fault, clock)
 
 
 def new_gate(robot: Robot, preset: str) -> Gate:
-    """A gate that knows nothing yet of where the arm is."""
+    """Return a gate that does not know yet where the arm is."""
     return Gate(so101(preset, robot.calibration or None), Fingertip())
 
 
 def connect(robot: GatedRobot) -> None:
-    """Connect without asking anything; one that fails is let go again.
+    """Connect without prompting; if that fails, the arm is released again.
 
-    Raises OSError where nothing answers, ValueError for another calibration.
+    Raises OSError if nothing answers, ValueError if the servos hold another calibration.
     """
     try:
         robot.connect(calibrate=False)

@@ -1,4 +1,4 @@
-"""LeRobot's cameras by what a command's keys say of them."""
+"""LeRobot camera configurations from a command's options."""
 
 from collections.abc import Mapping
 
@@ -10,7 +10,7 @@ from worldmodel.mistakes import Mistake
 
 
 def configured(keys: Mapping[str, dict]) -> dict[str, CameraConfig]:
-    """The configuration of each camera by its name. Raises ValueError, in one line, for one that cannot be."""
+    """Return the configuration of each camera by name. Raises ValueError, in one line, for an invalid one."""
     return {name: _configured(f"robot_cameras.{name}", value) for name, value in keys.items()}
 
 

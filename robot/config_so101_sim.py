@@ -1,4 +1,4 @@
-"""What can be set about the simulated SO-101, as LeRobot's commands read it: `--robot.type=semagram_so101_sim`."""
+"""Configuration of the simulated SO-101, as LeRobot's commands read it: `--robot.type=semagram_so101_sim`."""
 
 from dataclasses import dataclass, field
 
@@ -12,10 +12,10 @@ from worldmodel.mistakes import Mistake
 @RobotConfig.register_subclass("semagram_so101_sim")
 @dataclass(kw_only=True)
 class SO101SimConfig(RobotConfig):
-    """An SO-101 in a scene of so101-nexus. What it shares with LeRobot's `so101_follower` means the same.
+    """An SO-101 in a scene of so101-nexus. Fields shared with LeRobot's `so101_follower` have the same meaning.
 
-    `task`: whose scene, by its name in `sim.so101.tasks`. `seed`: of its first layout. Each command that is sent lasts
-    1 / `control_hz` seconds, which the loop's rate should be.
+    `task`: the scene's task, by its name in `sim.so101.tasks`. `seed`: of the first layout. Each command sent lasts 1 /
+    `control_hz` seconds, which should match the loop's rate.
     """
 
     task: str = "so101-touch"
@@ -26,7 +26,7 @@ class SO101SimConfig(RobotConfig):
     use_degrees: bool = True
 
     def __post_init__(self):
-        """Raise ValueError for a value that cannot be."""
+        """Raise ValueError for an unknown task or a value out of range."""
         super().__post_init__()
         if self.task not in TASKS:
             raise Mistake(f"robot.task={self.task}: one of {', '.join(TASKS)}")

@@ -1,4 +1,4 @@
-"""What can be set about a Semagram policy, as LeRobot's commands read it: `--policy.type=semagram`."""
+"""Configuration of a Semagram policy, as LeRobot's commands read it: `--policy.type=semagram`."""
 
 import warnings
 from collections.abc import Iterable
@@ -15,14 +15,15 @@ from worldmodel.mistakes import Mistake
 from worldmodel.senses import LANGUAGE_KEY, check_sides, is_image
 from worldmodel.settings import ModelConfig, PlannerConfig, TokenConfig
 
-ALIKE = 0.98  # the cosine of two sentences from which on they are one
+ALIKE = 0.98  # cosine similarity above which two sentences count as the same
 
 
 @dataclass(frozen=True)
 class ImitatorConfig(ModelConfig):
-    """A model whose tokens last, unless set, eight control steps: a quarter of a second at 30 Hz.
+    """A model whose tokens last eight control steps (about a quarter of a second at 30 Hz) unless set otherwise.
 
-    A class of its own, since LeRobot's parser takes a class's defaults for the keys that are not given, not a field's.
+    A class of its own because LeRobot's parser fills keys that are not given from the class's defaults, not the
+    field's.
     """
 
     token: TokenConfig = field(default_factory=lambda: TokenConfig(8, 4, 3))
@@ -31,15 +32,15 @@ class ImitatorConfig(ModelConfig):
 @PreTrainedConfig.register_subclass("semagram")
 @dataclass
 class SemagramConfig(PreTrainedConfig):
-    """The config.json of a checkpoint: everything of `policies.storage.checkpoint.Identity`, and what LeRobot asks for.
+    """The config.json of a checkpoint: all of `policies.storage.checkpoint.Identity`, and what LeRobot requires.
 
-    `planned`: act by the planner, which a policy that learned no reward cannot; otherwise by the policy alone. `seed`:
-    of the planner's draws. `horizon`: tokens that the world model imagines in a training window. `consistency`: weight
-    of what it imagines against imitation. `dropout`, `shift`: as `learning.dropout` and `learning.shift` of
-    semagram-train. `image_size`: height and width of the frames that a new policy sees, whatever its cameras'; or
-    `senses` say by their shapes what it perceives, a camera [height, width, 3]. Else these come from the features, as
-    `action_size` does, `sentences` from the dataset where it has several tasks, `task` and `env_steps` from
-    semagram-train. `format`: of the checkpoint (`policies.storage.format`).
+    `planned`: act by the planner (impossible for a policy that learned no reward), else by the policy alone. `seed`: of
+    the planner's sampling. `horizon`: number of tokens the world model imagines in a training window. `consistency`:
+    weight of the consistency loss on imagined latents against imitation. `dropout`, `shift`: as `learning.dropout` and
+    `learning.shift` of semagram-train. `image_size`: height and width of the frames a new policy sees, whatever size
+    its cameras have; or `senses` gives the shape of everything it perceives, a camera's as [height, width, 3].
+    Otherwise the senses come from the features, like `action_size`; `sentences` from the dataset, if it has several
+    tasks; `task` and `env_steps` from semagram-train. `format`: of the checkpoint (`policies.storage.format`).
     """
 
     n_obs_steps: int = 1
@@ -70,46 +71,51 @@ class SemagramConfig(PreTrainedConfig):
     format: int = FORMAT
 
     def __post_init__(self):
-        """Note whether somebody said what it perceives."""
+        """Remember whether `senses` were given explicitly."""
         super().__post_init__()
         self._told = bool(self.senses)
 
     @property
     def state_size(self) -> int:
-        """Numbers in the state; 0 before it is known."""
+        """Size of the state; 0 before it is known."""
         return self.senses.get(OBS_STATE, [0])[0]
 
     @property
     def moments(self) -> list[list[int]]:
-        """The control steps at the ends of a window's tokens, each with those before it that frames are seen of."""
+        """The control steps whose frames are seen at each boundary of a window's tokens.
+
+        `horizon` + 1 lists with a step per lag of `model.vision.lags`, counted from the window's start (negative before
+        it).
+        """
         ends = [t * self.model.token.length for t in range(self.horizon + 1)]
         return [[end - lag for lag in self.model.vision.lags] for end in ends]
 
     @property
     def observation_delta_indices(self) -> list[int]:
-        """The control steps of a window of which anything is observed."""
+        """The control steps of a window at which observations are needed."""
         return sorted({step for moment in self.moments for step in moment})
 
     @property
     def action_delta_indices(self) -> list[int]:
-        """Every control step of a window."""
+        """All control steps of a window."""
         return list(range(self.horizon * self.model.token.length))
 
     @property
     def reward_delta_indices(self) -> None:
-        """None: recordings are learned from without their rewards."""
+        """None: rewards in recordings are not used."""
 
     def get_optimizer_preset(self) -> AdamConfig:
-        """Adam."""
+        """Return Adam with `learning_rate` and gradients clipped to norm `clip`."""
         return AdamConfig(lr=self.learning_rate, grad_clip_norm=self.clip)
 
     def get_scheduler_preset(self) -> None:
-        """None: the rate stays."""
+        """Return None: the learning rate is constant."""
 
     def validate_features(self) -> None:
-        """Take the sizes from the features, and to begin with the senses: the state, and every camera.
+        """Take the sizes from the features and, unless they are known, the senses: the state and every camera.
 
-        Raises ValueError for a policy that cannot be, and for a new one with a sense that the features lack.
+        Raises ValueError for an impossible configuration, for features whose sizes differ from the checkpoint's, and
+        for a new policy with a sense that the features lack.
         """
         check_format("policy", self.format)
         seen, action = self.input_features or {}, (self.output_features or {}).get(ACTION)
@@ -119,7 +125,7 @@ class SemagramConfig(PreTrainedConfig):
         shapes = {key: feature.shape for key, feature in seen.items()}
         self.senses = self.senses or sized(shapes, self.image_size)
         check_shapes(self.senses)
-        if not self.action_size:  # a new policy: that of a checkpoint is known
+        if not self.action_size:  # a new policy: a checkpoint's is known
             check_there(self.senses, shapes)
             if self.image_size != SemagramConfig.image_size and (self._told or not any(map(is_image, self.senses))):
                 why = "policy.senses says each camera's size" if self._told else "no camera is there"
@@ -146,10 +152,10 @@ class SemagramConfig(PreTrainedConfig):
             raise Mistake("policy.planned=true: it learned from recordings, which do not tell what is good; false")
 
     def hear(self, sentences: Iterable[str]) -> None:
-        """Take note of what is said in a dataset: a new policy hears where there is more than one sentence, but
-        for one whose `senses` were given without language.
+        """Take in a dataset's sentences: a new policy gets the language sense if there is more than one.
 
-        Raises ValueError for a policy that hears, and to which nothing was ever said.
+        One whose `senses` were given without language does not. Raises ValueError for a policy with the language sense
+        but without any sentence, known or new.
         """
         known = [each for each in sentences if each.strip()]
         if LANGUAGE_KEY in self.senses:
@@ -162,7 +168,7 @@ class SemagramConfig(PreTrainedConfig):
             self._warn_of_likeness()
 
     def _warn_of_likeness(self) -> None:
-        """Say it where two sentences are the same to the words' encoder, on which the order of words is lost."""
+        """Warn of sentences that are the same to the text encoder, which ignores word order."""
         vectors = WORDS.encode(self.sentences)
         alike = (vectors @ vectors.T).triu(1) > ALIKE
         for i, j in alike.nonzero().tolist():

@@ -1,4 +1,4 @@
-"""LeRobotDataset folders (version 3): the actions of one, episode by episode, and a new one of episodes."""
+"""LeRobotDataset folders (version 3): read the actions of one, episode by episode, or write a new one."""
 
 import json
 import logging
@@ -17,12 +17,12 @@ VERSION = "v3."
 
 
 class DatasetError(Mistake):
-    """A dataset cannot be read; the message says which file and what is wrong with it."""
+    """A dataset cannot be read or written; the message names the file and what is wrong with it."""
 
 
 @dataclass(frozen=True)
 class Recording:
-    """Episodes (steps, D) float32 of actions, the D channels' names, and steps a second."""
+    """Action episodes, each (steps, D) float32; the names of the D channels; and the rate in steps per second."""
 
     episodes: list[np.ndarray]
     names: tuple[str, ...]
@@ -30,9 +30,9 @@ class Recording:
 
 
 def read(folder: Path) -> Recording:
-    """The actions of a LeRobotDataset on this disk. Raises DatasetError.
+    """Read the actions of a LeRobotDataset on disk. Raises DatasetError.
 
-    They are read from its Parquet files directly: LeRobot takes seconds to import and decodes the cameras too.
+    They are read from its Parquet files directly: LeRobot takes seconds to import and would decode the cameras too.
     """
     info = _info(folder)
     feature = info["features"].get(ACTION)
@@ -82,7 +82,7 @@ def _info(folder: Path) -> dict:
 
 
 def _columns(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The actions (steps, D), and each step's episode and number in it."""
+    """Return the actions (steps, D), and each step's episode and frame index."""
     import pyarrow
     import pyarrow.compute
     import pyarrow.parquet
@@ -98,16 +98,16 @@ def _columns(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
             raise DatasetError(f"{path}: {name} is a whole number, not {table[name].type}")
     actions, widths = table[ACTION].combine_chunks(), [1]
     wrong = f"{path}: actions are numbers, not {actions.type}"
-    if pyarrow.types.is_nested(actions.type):  # LeRobot writes an action of one number as that number
+    if pyarrow.types.is_nested(actions.type):  # LeRobot stores a one-dimensional action as a scalar
         try:
             widths = pyarrow.compute.list_value_length(actions).unique().to_pylist()
-        except NotImplementedError as error:  # no lists
+        except NotImplementedError as error:  # nested, but not a list type
             raise DatasetError(wrong) from error
         actions = actions.flatten()
     if len(widths) > 1 or 0 in widths:
         raise DatasetError(f"{path}: actions of {' and '.join(map(str, sorted(widths)))} numbers; all of one width")
     try:
-        with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused as such
+        with np.errstate(over="ignore"):  # values too large for float32 become infinite and are refused later
             flat = np.asarray(actions, dtype=np.float32)
     except ValueError as error:
         raise DatasetError(wrong) from error
@@ -128,9 +128,9 @@ def _names(feature: dict, count: int) -> tuple[str, ...]:
 
 
 def write(folder: Path, recording: Recording, task: str) -> None:
-    """Write the recording as a LeRobotDataset, which appears whole or not at all.
+    """Write the recording as a LeRobotDataset, which appears complete or not at all.
 
-    Raises DatasetError for a folder that is already there, OSError. Importing LeRobot takes seconds.
+    Raises DatasetError for an existing folder or a fractional rate, and OSError. Importing LeRobot takes seconds.
     """
     if folder.exists():
         raise DatasetError(f"{folder}: already there; a dataset is written to a new folder")
@@ -160,12 +160,12 @@ def _write(folder: Path, recording: Recording, task: str, name: str) -> None:
                 dataset.add_frame({ACTION: action.astype(np.float32), "task": task})
             dataset.save_episode()
     finally:
-        dataset.finalize()  # after an interrupt too: else it writes when it is collected, when its folder is removed
+        dataset.finalize()  # also after an interrupt: else it writes when garbage-collected, its folder already removed
 
 
 @contextmanager
 def quiet():
-    """Keep LeRobot's talk of missing video decoders, a progress bar an episode, and ffmpeg's notes from the user."""
+    """Silence LeRobot inside the block: missing video decoders, per-episode progress bars, ffmpeg's notes."""
     import av
     import datasets
 
@@ -176,7 +176,7 @@ def quiet():
     try:
         yield
     finally:
-        av.logging.set_libav_level(av.logging.INFO)  # its own default, which nothing tells
+        av.logging.set_libav_level(av.logging.INFO)  # PyAV's default; libav's level has no getter
         logging.disable(before)
         if not bars:
             datasets.enable_progress_bars()

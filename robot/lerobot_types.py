@@ -1,4 +1,4 @@
-"""LeRobot's devices by their type, those of installed plug-ins too; LeRobot imports none of them by itself."""
+"""LeRobot's device types by name, including installed plug-ins; LeRobot itself does not import them."""
 
 import importlib
 import pkgutil
@@ -12,9 +12,9 @@ from worldmodel.mistakes import Mistake
 
 
 def decoded(base: type, package: ModuleType, keys: Mapping, where: str):
-    """What `keys` say, `type` among them, as LeRobot's configuration of a kind of `base`, whose kinds are in `package`.
+    """Decode `keys`, including `type`, to a LeRobot configuration derived from `base`, whose types are in `package`.
 
-    Raises ValueError, in one line that begins with `where`, for a type that is not there or keys that it cannot have.
+    Raises ValueError, in one line that begins with `where`, for an unknown type or keys that it does not accept.
     """
     if keys["type"] not in base.get_known_choices():
         for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):

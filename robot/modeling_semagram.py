@@ -1,4 +1,4 @@
-"""A Semagram checkpoint as a LeRobot policy: the same agent, acting and learning at LeRobot's commands."""
+"""A Semagram checkpoint as a LeRobot policy: the same agent, acting and learning under LeRobot's commands."""
 
 import warnings
 from dataclasses import replace
@@ -25,23 +25,24 @@ from worldmodel.model import WorldModel
 from worldmodel.senses import LANGUAGE_KEY, is_image, mask
 from worldmodel.vision import shift
 
-BLIND = 30  # steps: a second at the usual rate
+BLIND = 30  # control steps: a second at the usual 30 Hz
 
 
 class SemagramPolicy(PreTrainedPolicy):
     """Acts token by token through the planner, or by the policy alone (`config.planned`).
 
-    `forward` learns from recordings: the world model's dynamics, and to imitate. Neither reward nor value is learned
-    from them, so what comes of it acts by the policy alone, and a checkpoint that is trained further no longer plans.
+    `forward` learns from recordings: the world model's dynamics, and imitation. Neither reward nor value is learned
+    from them, so the result acts by the policy alone, and a checkpoint that is trained further no longer plans.
     """
 
     config_class = SemagramConfig
     name = "semagram"
 
     def __init__(self, config: SemagramConfig, dataset_stats: dict | None = None, dataset_meta=None, **kwargs):
-        """A new policy; `dataset_stats` say what states look like, `dataset_meta` what is said.
+        """Create a new policy.
 
-        Raises ValueError for one that cannot be.
+        `dataset_stats`: initialise the state's normaliser; `dataset_meta`: its tasks are the sentences. Raises
+        ValueError for an impossible configuration, or for state statistics that are not finite.
         """
         super().__init__(config)
         config.validate_features()
@@ -50,7 +51,7 @@ class SemagramPolicy(PreTrainedPolicy):
         senses = {key: tuple(shape) for key, shape in config.senses.items()}
         self.model = WorldModel(senses, self.curve.size, config.model)
         self._missed: set[str] = set()
-        self._blind: dict[str, Tensor] = {}  # for how many steps, or chunks, each robot has seen nothing
+        self._blind: dict[str, Tensor] = {}  # per robot, consecutive steps or chunks in which nothing was seen
         if dataset_stats and OBS_STATE in dataset_stats and OBS_STATE in senses:
             seen = {name: torch.as_tensor(value) for name, value in dataset_stats[OBS_STATE].items()}
             if not all(bool(torch.isfinite(seen[name]).all()) for name in ("mean", "std")):
@@ -64,22 +65,24 @@ class SemagramPolicy(PreTrainedPolicy):
         return Agent.acting(self.model, config.planner, config.discount, config.sentences, generator, config.planned)
 
     def reset(self) -> None:
-        """Forget the current tokens and plans; episodes begin."""
+        """Forget the current tokens and plans: new episodes begin."""
         self._blind = {}
         self.agent.forget()
 
     def select_action(self, batch: dict, **kwargs) -> Float[Tensor, "B A"]:
-        """The next action of each of B robots, from what the policy perceives: `observation.state` (B, S),
-        `observation.images.<camera>` (B, 3, h, w), `task`, B strings. Called every control step.
+        """Return the next action of each of B robots; called every control step.
+
+        `batch` holds what the policy perceives: `observation.state` (B, S), `observation.images.<camera>` (B, 3, h, w),
+        and `task`, B strings. Raises ValueError for observations that do not fit (see `_seen`).
         """
-        with torch.inference_mode(False):  # the agent keeps what it decided, and changes it later
+        with torch.inference_mode(False):  # the agent stores its decisions and modifies them later
             return self.agent.act(self._seen(batch, "steps")).to(self.config.device)
 
     def predict_action_chunk(self, batch: dict, **kwargs) -> Float[Tensor, "B T A"]:
-        """The actions up to the next decision, decided anew; `select_action` is not disturbed.
+        """Return the actions up to the next decision, from a fresh decision that does not disturb `select_action`.
 
-        Nothing is known of the frames before, so that a camera shows no motion, as where an episode begins. Raises
-        ValueError for a policy of joined tokens: nothing is known of what they go on from.
+        Earlier frames are unknown, so that a camera shows no motion, as at the start of an episode. Raises ValueError
+        for a policy with joined tokens: where they would continue from is unknown.
         """
         if self.config.model.token.joined:
             raise ValueError(
@@ -92,10 +95,11 @@ class SemagramPolicy(PreTrainedPolicy):
             return agent.decide(seen).actions.to(self.config.device)
 
     def _seen(self, batch: dict, counted: str) -> dict[str, Tensor]:
-        """What the policy perceives of a batch of now, for which one more of `counted` is asked.
+        """Return what the policy perceives of the current batch; `counted`: what a call is, "steps" or "chunks".
 
-        Raises ValueError where a policy that was trained on a task sees what that task does not show: LeRobot's
-        commands hand a robot's observations on as they are, and take actions for joint targets.
+        Raises ValueError if a policy that was trained on a task gets other observations than the task's (LeRobot's
+        commands pass a robot's observations on unchanged, and take the actions for joint targets), and where `_look`
+        does.
         """
         config = self.config
         try:
@@ -111,7 +115,7 @@ class SemagramPolicy(PreTrainedPolicy):
         return seen
 
     def _note_missing(self, seen: dict[str, Tensor]) -> None:
-        """Warn once of each sense that is not there, or that shows nothing to anyone."""
+        """Warn once about each sense that is absent, or whose frames or words are missing for the whole batch."""
         for key in self.config.senses:
             dark = key in seen and mask(key) in seen and not bool(seen[mask(key)].any())
             if (key not in seen or dark) and key not in self._missed:
@@ -120,7 +124,7 @@ class SemagramPolicy(PreTrainedPolicy):
                 warnings.warn(f"{key}: {why}; it counts as missing", stacklevel=2)
 
     def _look(self, seen: dict[str, Tensor], counted: str) -> None:
-        """Raise ValueError where a robot has seen nothing for too long: what it did would mean nothing."""
+        """Raise ValueError if a robot has seen nothing for more than BLIND steps: its actions would mean nothing."""
         shown = [key for key in seen if key in self.config.senses and key != LANGUAGE_KEY]
         there = torch.stack([seen.get(mask(key), torch.ones(len(seen[key]), 1))[:, 0] for key in shown]).amax(0)
         before = self._blind.get(counted, torch.zeros(0))
@@ -132,16 +136,17 @@ class SemagramPolicy(PreTrainedPolicy):
             )
 
     def forward(self, batch: dict) -> tuple[Tensor, dict[str, float]]:
-        """The loss of a batch of recorded windows, and its parts.
+        """Return the loss of a batch of recorded windows, and its parts by name.
 
         `observation.state` (B, T, S) and `observation.images.<camera>` (B, T, 3, h, w) at the T steps of
         `observation_delta_indices`, and `action` (B, H L, A) in [-1, 1], each with its `_is_pad`, True beyond the ends
-        of an episode; `task`, B strings. Raises ValueError for another size or range.
+        of an episode; `task`, B strings. In training mode, a policy that planned or belonged to a task no longer does
+        from then on. Raises ValueError for another size or range.
         """
         if self.training and (self.config.planned or self.config.task):
             self.config.planned, self.config.task = False, {}
             self.config.model = replace(self.config.model, token=replace(self.config.model.token, joined=False))
-            self.model.config = self.config.model  # recorded actions are places
+            self.model.config = self.config.model  # recorded actions are absolute positions
             self.agent = self._agent()
         steps, most = self.config.horizon, float(batch[ACTION].abs().max())
         if not most <= 1.001:
@@ -155,7 +160,7 @@ class SemagramPolicy(PreTrainedPolicy):
         there = ~batch[f"{some}_is_pad"][:, [moment[0] for moment in moments[1:]]]
         self._note_missing(seen)
         if LANGUAGE_KEY in seen:
-            seen[LANGUAGE_KEY] = recognised(seen[LANGUAGE_KEY], self.agent.heard)  # as when it acts
+            seen[LANGUAGE_KEY] = recognised(seen[LANGUAGE_KEY], self.agent.heard)  # as when acting
         seen = self._augmented(at_moments(seen, moments))
         windows = ImitationBatch(
             seen=seen,
@@ -168,7 +173,7 @@ class SemagramPolicy(PreTrainedPolicy):
         return total, {name: float(value) for name, value in parts.items()}
 
     def _augmented(self, seen: dict[str, Tensor]) -> dict[str, Tensor]:
-        """While training, frames as they might have been as well: moved."""
+        """In training mode, shift the frames at random; otherwise return `seen` unchanged."""
         pixels, draw = self.config.shift, torch.default_generator
         if not self.training:
             return seen
@@ -176,14 +181,14 @@ class SemagramPolicy(PreTrainedPolicy):
         return seen | {key: value.view_as(seen[key]) for key, value in moved.items()}
 
     def _kept(self, seen: dict[str, Tensor]) -> Float[Tensor, "B n"]:
-        """While training, which senses are not hidden from a window."""
+        """Return 1 for each sense that is not hidden from a window (sense dropout, in training mode only), else 0."""
         there = self.model.encoder.present(self.model.prepare({key: value[0] for key, value in seen.items()}))
         if not self.training or len(self.config.senses) == 1:
             return torch.ones_like(there)
         return sense_dropout_mask(there, self.model.shows, self.config.dropout, torch.default_generator)
 
     def get_optim_params(self) -> list[torch.nn.Parameter]:
-        """Every weight."""
+        """Return all parameters."""
         return list(self.parameters())
 
     def _save_pretrained(self, save_directory: Path, state_dict: dict[str, Tensor] | None = None) -> None:
@@ -198,7 +203,7 @@ class SemagramPolicy(PreTrainedPolicy):
 
     @classmethod
     def _load_as_safetensor(cls, model: "SemagramPolicy", model_file: str, map_location: str, strict: bool):
-        """Read the weights; refuse what is damaged, of another format or does not fit. Raises FolderError."""
+        """Load the weights. Raises FolderError if they are damaged, of another format, or do not fit the model."""
         folder = Path(model_file).parent
         read_unsigned(folder)
         load_into(model.model, folder)

@@ -1,4 +1,4 @@
-"""What LeRobot's batches show, as the model takes it: frames as bytes and of its sizes, words as vectors, masks."""
+"""Convert LeRobot's batches to model inputs: resized uint8 frames, sentences as vectors, masks of missing senses."""
 
 import warnings
 from collections.abc import Mapping
@@ -15,15 +15,16 @@ from worldmodel.mistakes import Mistake
 from worldmodel.senses import IMAGE_KEY_PREFIX, LANGUAGE_KEY, STATE_KEY, Shapes, is_image
 
 TASK = "task"
-"""Where a batch of LeRobot's has its sentences, a list of strings."""
+"""Key of the sentences in a LeRobot batch, a list of strings."""
 
 
 def perceived(batch: Mapping, senses: Shapes, wordless: bool = False) -> dict[str, Tensor]:
-    """The senses of a batch, those that it has: state (*B, S), frames (*B, H, W, 3) uint8, language (B, T).
+    """Return the senses that a batch has: state (*B, S), frames (*B, H, W, 3) uint8, language (B, T).
 
-    LeRobot's frames are (*B, 3, h, w), floats in [0, 1] or bytes, of any size; a frame of one colour counts as missing,
-    by `mask.images.<camera>` (*B, 1), and where `wordless`, a task without text by `mask.language` (B, 1). Raises
-    ValueError for a state of another size or that is not finite, for a task without text, and where nothing is there.
+    LeRobot's frames are (*B, 3, h, w), floats in [0, 1] or bytes, of any size. A frame of a single colour counts as
+    missing, by `mask.images.<camera>` (*B, 1); so does, if `wordless`, a task without text, by `mask.language` (B, 1).
+    Raises ValueError for a state of another size or that is not finite, for a task without text unless `wordless`, and
+    if the batch has none of the senses besides language.
     """
     seen = {}
     for key, shape in senses.items():
@@ -52,9 +53,9 @@ def perceived(batch: Mapping, senses: Shapes, wordless: bool = False) -> dict[st
 
 
 def framed(frames: Tensor, height: int, width: int) -> UInt8[Tensor, "*B height width 3"]:
-    """Frames (*B, 3, h, w), floats in [0, 1] or bytes, as a robot's are shown to a model (`sim.frames.middle`).
+    """Bring frames (*B, 3, h, w), floats in [0, 1] or bytes, to a model's size, as `sim.frames.middle` does.
 
-    One frame after the other, the part that is shown first: so it stays in the processor's cache.
+    Frames are processed one at a time, cropped before conversion, so that each stays in the processor's cache.
     """
     rows, columns = within(*frames.shape[-2:], height, width)
     parts = [_bytes(frame[:, rows, columns]) for frame in frames.cpu().reshape(-1, *frames.shape[-3:])]
@@ -63,18 +64,18 @@ def framed(frames: Tensor, height: int, width: int) -> UInt8[Tensor, "*B height 
 
 
 def _bytes(frame: Tensor) -> UInt8[Tensor, "C h w"]:
-    """A frame in bytes, if it is of floats in [0, 1]."""
+    """Return a frame as bytes; floats are taken to be in [0, 1]."""
     return frame if frame.dtype == torch.uint8 else frame.mul(255).round_().clamp_(0, 255).to(torch.uint8)
 
 
 def _showing(frames: UInt8[Tensor, "*B H W 3"]) -> Tensor:
-    """1 where a frame shows anything, (*B, 1)."""
+    """Return 1 for each frame that shows anything, else 0; (*B, 1)."""
     there = [float(shows(frame)) for frame in frames.flatten(0, -4).numpy()]
     return torch.tensor(there).view(*frames.shape[:-3], 1)
 
 
 def unlike(batch: Mapping, senses: Shapes) -> str:
-    """Of a batch whose frames are not there, or not of the size of a model's training: what is wrong; else empty."""
+    """Return how a batch's frames differ from those of the model's training (absent or of another size); else ""."""
     for key, shape in senses.items():
         if is_image(key) and key not in batch:
             return f"{key} is not there"
@@ -85,12 +86,12 @@ def unlike(batch: Mapping, senses: Shapes) -> str:
 
 
 def at_moments(seen: dict[str, Tensor], moments: list[list[int]]) -> dict[str, Tensor]:
-    """Of what was seen at many times, (B, T, ...), the moments asked for, the first axis theirs.
+    """From observations at many times (B, T, ...), select the given moments, which become the first axis.
 
-    Each moment is a list of times, the newest first: the newest of the vectors and masks, (M, B, ...); all of the
-    frames, (M, B, F, H, W, 3), of which those from before a gap are replaced by the oldest from after it: as an acting
-    robot's are (`policies.frame_stack`) where a moment's times follow each other; a gap between them is not seen.
-    Words, which have no times, are there at each.
+    Each of the M moments is a list of F times, newest first. State and masks are taken at the newest: (M, B, ...).
+    Frames are taken at all of them, (M, B, F, H, W, 3); a missing one and those before it are replaced by the oldest
+    one after it. For consecutive times that equals the stacks of an acting robot (`policies.frame_stack`); what is
+    missing between a moment's times goes unnoticed. Language has no time axis and is repeated for each moment.
     """
     now = [times[0] for times in moments]
     picked = {}
@@ -106,7 +107,10 @@ def at_moments(seen: dict[str, Tensor], moments: list[list[int]]) -> dict[str, T
 
 
 def _filled(frames: UInt8[Tensor, "M B F H W 3"], there: Bool[Tensor, "M B F 1"] | None) -> Tensor:
-    """Stacks, the newest frame first, in which the last one before a missing one stands for it and all older ones."""
+    """Replace the newest missing frame of each stack, and all older ones, by the frame just newer than it.
+
+    Stacks are in the order newest first; where the newest frame itself is missing, it is repeated.
+    """
     if there is None or bool(there.all()):
         return frames
     unbroken = there[..., 0].long().cumprod(-1).sum(-1, keepdim=True).clamp(min=1)
@@ -115,10 +119,9 @@ def _filled(frames: UInt8[Tensor, "M B F H W 3"], there: Bool[Tensor, "M B F 1"]
 
 
 def sized(features: Mapping, image_size: int) -> dict[str, list[int]]:
-    """The senses that LeRobot's features (key to shape) give a new policy: the state, cameras (3, h, w).
+    """Return the senses that LeRobot's features (key to shape) give a new policy: the state and cameras (3, h, w).
 
-    Warns of a camera that is none of them: a depth map, or one that is called otherwise. Raises ValueError, one line,
-    where nothing is left.
+    Warns of a camera that cannot be used: a depth map, or one under another key. Raises ValueError if no sense is left.
     """
     found = _perceivable(features)
     for key, shape in features.items():
@@ -131,9 +134,9 @@ def sized(features: Mapping, image_size: int) -> dict[str, list[int]]:
 
 
 def check_there(senses: Mapping, features: Mapping) -> None:
-    """Raise ValueError, in one line, where a new policy is to perceive what LeRobot's features (key to shape) lack.
+    """Raise ValueError if a new policy is to perceive a sense that LeRobot's features (key to shape) lack.
 
-    A trained one may meet a robot without a camera: that sense is missing then, by design. What is said is no feature.
+    A trained policy may meet a robot without a camera: that sense is then missing by design. Language is not a feature.
     """
     found = _perceivable(features)
     for key in senses:
@@ -143,13 +146,13 @@ def check_there(senses: Mapping, features: Mapping) -> None:
 
 
 def _perceivable(features: Mapping) -> list[str]:
-    """Of LeRobot's features (key to shape) those that are senses, the state first, then cameras (3, h, w)."""
+    """Return the keys of LeRobot's features (key to shape) that are senses: the state, then cameras (3, h, w)."""
     state = [STATE_KEY] if STATE_KEY in features else []
     return state + [key for key, shape in features.items() if is_image(key) and shape[0] == 3]
 
 
 def check_shapes(senses: Mapping) -> None:
-    """Raise ValueError, in one line, unless `policy.senses` holds shapes of senses, of frames that can be perceived."""
+    """Raise ValueError unless `policy.senses` maps known senses to valid shapes, with frames of a supported size."""
     for key, shape in senses.items():
         if not isinstance(shape, list | tuple) or not all(type(number) is int for number in shape):
             raise Mistake(f"policy.senses.{key}={shape}: a shape, [48, 64, 3] of a camera 48 pixels high, 64 wide")

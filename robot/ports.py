@@ -1,4 +1,4 @@
-"""The serial ports that arms are at."""
+"""Serial ports of arms."""
 
 from pathlib import Path
 
@@ -8,12 +8,12 @@ from worldmodel.mistakes import Mistake
 
 
 def port_of_twin(port_file: Path) -> str:
-    """The serial port of the twin that wrote this file. Raises ValueError where none serves it."""
+    """Return the serial port of the twin that wrote this file. Raises ValueError if no twin serves it."""
     start = f"start `semagram-twin port_file={port_file}`"
     if not port_file.exists():
         raise Mistake(f"port_file={port_file}: no such file; {start} first")
     control = control_of(port_file)
     if len(str(control).encode()) <= LONGEST_SOCKET and control.exists() and not listens(control):
-        # It was killed, and its port may be another's by now.
+        # It was killed, and its port may belong to something else by now.
         raise Mistake(f"port_file={port_file}: its twin is gone; {start} again")
     return port_file.read_text().strip()

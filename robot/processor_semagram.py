@@ -1,4 +1,4 @@
-"""What LeRobot does to a Semagram policy's observations and actions before and after it."""
+"""LeRobot's pre- and post-processing of a Semagram policy's observations and actions."""
 
 from typing import Any
 
@@ -13,9 +13,9 @@ def make_semagram_pre_post_processors(
 ) -> tuple[
     PolicyProcessorPipeline[dict[str, Any], dict[str, Any]], PolicyProcessorPipeline[PolicyAction, PolicyAction]
 ]:
-    """LeRobot's own: actions between the least and the greatest of the dataset become [-1, 1], and back.
+    """Return LeRobot's default processors: actions are scaled from the dataset's min and max to [-1, 1], and back.
 
-    The state stays as it is: the world model normalises it itself.
+    The state is left unchanged: the world model normalises it itself.
     """
     config.validate_features()
     return make_default_pre_post_processors(config, dataset_stats)

@@ -1,4 +1,4 @@
-"""A camera in the simulated arm's scene, as LeRobot sees cameras; a frame costs milliseconds without a GPU."""
+"""A LeRobot camera in the simulated arm's scene; a frame costs milliseconds without a GPU."""
 
 import numpy as np
 from lerobot.cameras import Camera
@@ -9,7 +9,7 @@ from sim.canvas import Canvas
 
 
 class SimCamera(Camera):
-    """Draws the scene it is shown as it is when read. Frames are (height, width, 3) uint8, RGB."""
+    """Renders the current state of its scene on each read. Frames are (height, width, 3) uint8, RGB."""
 
     def __init__(self, config: SimCameraConfig):
         super().__init__(config)
@@ -18,42 +18,45 @@ class SimCamera(Camera):
         self._canvas: Canvas | None = None
 
     def show(self, scene) -> None:
-        """Give it the environment of `sim.so101.scene` that it looks at."""
+        """Set the environment of `sim.so101.scene` that it looks at."""
         self._scene = scene
 
     @property
     def is_connected(self) -> bool:
-        """Whether it can draw."""
+        """Whether it is ready to render."""
         return self._canvas is not None
 
     @staticmethod
     def find_cameras() -> list[dict]:
-        """None: they are where a configuration puts them."""
+        """Return no cameras: they exist only in a configuration."""
         return []
 
     def connect(self, warmup: bool = True) -> None:
-        """Get ready to draw. Raises DeviceNotConnectedError without a scene, RenderingUnavailable without graphics."""
+        """Prepare to render.
+
+        Raises DeviceNotConnectedError without a scene, RenderingUnavailable without graphics.
+        """
         if self._scene is None:
             raise DeviceNotConnectedError(f"{self}: it is not in a simulated robot")
         model, view = self._scene.model, self._scene.views[self.config.view]
         self._canvas = Canvas(model, self.height, self.width, view)
 
     def read(self, color_mode=None) -> np.ndarray:
-        """The frame of now."""
+        """Render and return the current frame. Raises DeviceNotConnectedError."""
         if self._canvas is None:
             raise DeviceNotConnectedError(f"{self} is not connected")
         return self._canvas.draw(self._scene.data)
 
     def async_read(self, timeout_ms: float = 200) -> np.ndarray:
-        """The frame of now."""
+        """Return the current frame; see `read`."""
         return self.read()
 
     def read_latest(self, max_age_ms: int = 500) -> np.ndarray:
-        """The frame of now."""
+        """Return the current frame; see `read`."""
         return self.read()
 
     def disconnect(self) -> None:
-        """Free what OpenGL holds."""
+        """Free the OpenGL resources."""
         if self._canvas is not None:
             self._canvas.close()
         self._canvas = None

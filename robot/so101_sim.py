@@ -1,6 +1,6 @@
-"""The simulated SO-101 as a LeRobot robot: nothing above can tell it from `so101_follower`, but that it needs no port.
+"""The simulated SO-101 as a LeRobot robot that behaves like `so101_follower`, except that it needs no port.
 
-so101-nexus has such a robot too (`SimSOFollower`). It is not used since what it observes is not what its features say
+so101-nexus has such a robot too (`SimSOFollower`). It is not used because its observations do not match its features
 (it adds the scene's state), it asks for a calibration file, and its frames take a quarter of a second without a GPU.
 """
 
@@ -21,10 +21,10 @@ from sim.so101 import scene as so101
 
 
 class SO101Sim(Robot):
-    """Keys, units and features of LeRobot's `so101_follower`. Time passes when a command is sent, and only then.
+    """A robot with the keys, units and features of LeRobot's `so101_follower`.
 
-    `scene`: the environment of `sim.so101.scene`, once connected; `success`: whether the task is done now; `time_s`:
-    how long it has been commanded in all.
+    Time passes only when a command is sent. `scene`: the environment of `sim.so101.scene`, once connected; `success`:
+    whether the task is done now; `time_s`: the simulated time so far.
     """
 
     config_class = SO101SimConfig
@@ -44,33 +44,33 @@ class SO101Sim(Robot):
 
     @cached_property
     def observation_features(self) -> dict[str, type | tuple]:
-        """A float for each joint, (height, width, 3) for each camera."""
+        """A float per joint, (height, width, 3) per camera."""
         return self._motors | {name: (camera.height, camera.width, 3) for name, camera in self.cameras.items()}
 
     @cached_property
     def action_features(self) -> dict[str, type]:
-        """A float for each joint."""
+        """A float per joint."""
         return self._motors
 
     @property
     def is_connected(self) -> bool:
-        """Whether there is a scene."""
+        """Whether the scene exists and all cameras are connected."""
         return self.scene is not None and all(camera.is_connected for camera in self.cameras.values())
 
     @property
     def is_calibrated(self) -> bool:
-        """Always."""
+        """Whether the robot is calibrated: always, a simulated arm needs no calibration."""
         return True
 
     def calibrate(self) -> None:
-        """Nothing to do."""
+        """Do nothing: a simulated arm needs no calibration."""
 
     def configure(self) -> None:
-        """Nothing to do."""
+        """Do nothing: there are no motors to configure."""
 
     @check_if_already_connected
     def connect(self, calibrate: bool = True) -> None:
-        """Build the scene, at rest as `config.seed` lays it out, and the cameras."""
+        """Build the scene, at rest in the layout of `config.seed`, and connect the cameras."""
         self.scene = so101.build(self.config.task, self.config.control_hz, end_on_success=False)
         self.units = Units(*so101.limits(self.scene), self.config.use_degrees)
         try:
@@ -84,13 +84,13 @@ class SO101Sim(Robot):
         self.reset(self.config.seed)
 
     def reset(self, seed: int | None = None) -> None:
-        """Lay the scene out anew: as `seed` says, or as comes next after the last seed."""
+        """Lay the scene out anew, from `seed` or else from the random stream of the last seed."""
         _, info = self.scene.reset(seed=seed)
         self.success = bool(info["success"])
 
     @check_if_not_connected
     def get_observation(self) -> dict[str, float | np.ndarray]:
-        """Where the joints are, as encoders tell it, and what the cameras see."""
+        """Return the joints' positions, at the encoders' resolution, and the cameras' frames."""
         values = self.units.read(so101.positions(self.scene))
         seen = dict(zip(self._motors, values.tolist(), strict=True))
         return seen | {name: camera.read_latest() for name, camera in self.cameras.items()}
@@ -99,11 +99,11 @@ class SO101Sim(Robot):
     def send_action(self, action: dict[str, float]) -> dict[str, float]:
         """Move towards the targets for one control period; joints that are not named keep theirs.
 
-        Returns what was sent: the targets as far from the joints as `max_relative_target` allows. As on the real arm,
-        a joint stops at the end of its range all the same.
+        Returns what was sent: the targets, limited to `max_relative_target` from the joints. As on the real arm, a
+        joint still stops at the end of its range.
 
         Raises:
-            ValueError: a target that is not finite, or of no joint; nothing is sent then.
+            ValueError: for a target that is not finite or belongs to no joint; nothing is sent then.
         """
         goals = {key.removesuffix(".pos"): float(value) for key, value in action.items() if key.endswith(".pos")}
         for joint, value in goals.items():
@@ -126,7 +126,7 @@ class SO101Sim(Robot):
         return {f"{joint}.pos": value for joint, value in goals.items()}
 
     def disconnect(self) -> None:
-        """End the scene and the cameras."""
+        """Close the cameras and the scene."""
         for camera in self.cameras.values():
             if camera.is_connected:
                 camera.disconnect()
@@ -136,22 +136,22 @@ class SO101Sim(Robot):
 
 
 class SimulatedTime:
-    """The time of the simulated robot, which passes while it is commanded; for a loop there is nothing to wait for.
+    """The simulated robot's clock, which advances as the robot is commanded, so that a loop never waits.
 
-    Each look at the clock takes a tenth of a microsecond, until the next command, so that no two moments are the same.
+    Each query advances it by a tenth of a microsecond until the next command, so that no two times are equal.
     """
 
     LOOK_S = 1e-7
 
     def __init__(self, robot):
-        """`robot.time_s`: how long it has been commanded."""
+        """Follow `robot.time_s`, the simulated time so far."""
         self._robot, self._at, self._looked = robot, 0.0, 0.0
 
     def monotonic(self) -> float:
-        """Seconds."""
+        """Return the time in seconds."""
         self._looked = self.LOOK_S + (self._looked if self._robot.time_s == self._at else 0.0)
         self._at = self._robot.time_s
         return self._at + self._looked
 
     def sleep(self, seconds: float) -> None:
-        """Nothing."""
+        """Return at once: simulated time passes only with commands."""

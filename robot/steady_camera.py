@@ -1,4 +1,4 @@
-"""A camera whose cable may fall out: then it shows black, which counts as missing, until it is connected again."""
+"""A camera whose cable may fall out: it then shows black, which counts as missing, until it is connected again."""
 
 import contextlib
 import logging
@@ -11,18 +11,18 @@ from lerobot.cameras import Camera
 
 AGAIN_S, LEAVE_S = 1.0, 3.0
 OLDEST_MS = 200
-"""A frame that is older shows nothing of now."""
+"""Frames older than this are too old to show the present."""
 
 
 class SteadyCamera(Camera):
-    """Another camera, `inner`, whose failures do not end the robot's observation: the joints are there all the same.
+    """Wraps the camera `inner` so that its failures do not cost the robot's observation of its joints.
 
-    `say` gets a line when it fails and when it is back, which a thread of its own sees to. Only `connect` raises.
+    A background thread reconnects it. `say` gets a line when it fails and when it is back. Only `connect` raises.
     """
 
     def __init__(self, name: str, inner: Camera, say: Callable[[str], None]):
         super().__init__(inner.config)
-        self.width, self.height = inner.width, inner.height  # which a camera may have been asked for itself
+        self.width, self.height = inner.width, inner.height  # the camera's own, which may differ from its config's
         self._name, self._inner, self._say = name, inner, say
         self._lost, self._closed = threading.Event(), threading.Event()
         self._mender: threading.Thread | None = None
@@ -30,16 +30,16 @@ class SteadyCamera(Camera):
 
     @property
     def is_connected(self) -> bool:
-        """Whether it was connected, and not disconnected since."""
+        """Whether it was connected and not disconnected since, even if the inner camera is lost."""
         return self._open
 
     @staticmethod
     def find_cameras() -> list[dict]:
-        """None: it is not a kind of camera."""
+        """Return no cameras: this is not a type of device."""
         return []
 
     def connect(self, warmup: bool = True) -> None:
-        """Connect it. Raises what it raises."""
+        """Connect the inner camera; its exceptions propagate."""
         self._inner.connect(warmup)
         self.width, self.height = self._inner.width, self._inner.height
         self._closed.clear()
@@ -47,7 +47,7 @@ class SteadyCamera(Camera):
         self._open = True
 
     def read_latest(self, max_age_ms: int = 500) -> np.ndarray:
-        """The newest frame (height, width, 3) uint8; black while there is none, or none that is new enough."""
+        """Return the newest frame (height, width, 3) uint8; black if there is none that is recent enough."""
         if not self._lost.is_set():
             try:
                 return self._inner.read_latest(min(max_age_ms, OLDEST_MS))
@@ -56,15 +56,15 @@ class SteadyCamera(Camera):
         return np.zeros((self.height, self.width, 3), np.uint8)
 
     def read(self, color_mode=None) -> np.ndarray:
-        """The same."""
+        """Return the newest frame; see `read_latest`."""
         return self.read_latest()
 
     def async_read(self, timeout_ms: float = 200) -> np.ndarray:
-        """The same."""
+        """Return the newest frame; see `read_latest`."""
         return self.read_latest()
 
     def disconnect(self) -> None:
-        """Disconnect it, in whatever state it is; a driver that hangs is left to the thread that waits for it."""
+        """Disconnect the inner camera, whatever its state; a driver that hangs is left to the reconnecting thread."""
         self._closed.set()
         self._open = False
         if self._mender is not None:
@@ -81,7 +81,7 @@ class SteadyCamera(Camera):
         self._mender.start()
 
     def _mend(self) -> None:
-        """Connect it again, as often as it takes."""
+        """Try to connect it again until that succeeds or it is disconnected."""
         while not self._closed.wait(AGAIN_S):
             try:
                 if self._inner.is_connected:
@@ -99,7 +99,7 @@ class SteadyCamera(Camera):
 
 @contextlib.contextmanager
 def in_a_line() -> Iterator[None]:
-    """Leave it to a SteadyCamera to say what happens to it: no tracebacks of reading threads, no drivers' warnings."""
+    """Silence other reports of what SteadyCamera reports in a line: reader threads' tracebacks, drivers' warnings."""
     before, logger = threading.excepthook, logging.getLogger("lerobot.cameras")
 
     def hook(arguments) -> None:
@@ -108,7 +108,7 @@ def in_a_line() -> Iterator[None]:
 
     threading.excepthook, level = hook, logger.level
     logger.setLevel(logging.CRITICAL)
-    vision = sys.modules.get("cv2")  # where a camera is its
+    vision = sys.modules.get("cv2")  # loaded if a camera uses it
     shown = vision.utils.logging.setLogLevel(0) if vision else None
     try:
         yield

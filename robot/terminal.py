@@ -8,11 +8,11 @@ from typing import TextIO
 
 
 class Terminal:
-    """Writes on `stream`; what was drawn last gives way to what comes next. Threads may share it.
+    """Writes to `stream`; new lines replace those drawn last. Threads may share it.
 
-    What is drawn is cut to the terminal's size: a line that broke, or had left the top, would be drawn below itself the
-    next time. Elsewhere than on a terminal everything stays. Nothing is raised when the terminal is closed: nobody
-    reads, and there may still be an arm to stop or a worker to tell.
+    What is drawn is cut to the terminal's size: lines that wrapped or scrolled off the top could not be replaced the
+    next time. If `stream` is not a terminal, everything stays. A closed terminal raises nothing: there may still be an
+    arm to stop or a worker to notify.
     """
 
     def __init__(self, stream: TextIO):
@@ -20,7 +20,7 @@ class Terminal:
         self._drawn, self._lock = 0, threading.Lock()
 
     def draw(self, lines: Sequence[str]) -> None:
-        """Write lines in the place of those that were drawn last."""
+        """Write lines in place of those drawn last."""
         with self._lock:
             wide, high = self._size()
             lines = lines[:high]
@@ -28,14 +28,14 @@ class Terminal:
             self._drawn = len(lines) if self.live else 0
 
     def say(self, text: str, keep: bool = False) -> None:
-        """Write a line that stays, in the place of what is drawn; `keep`: below it, and it stays, too."""
+        """Write a line that stays, in place of what is drawn; with `keep`, below it, so that both stay."""
         with self._lock:
             if keep:
                 self._drawn = 0
             self._write(f"{text}\n")
 
     def _size(self) -> tuple[int | None, int | None]:
-        """The columns and lines that can be drawn, below which the cursor stands; None where it does not say."""
+        """Return the columns and lines available for drawing (the cursor stands below them); None where unknown."""
         size = os.terminal_size((0, 0))
         if self.live:
             with suppress(OSError):

@@ -1,4 +1,4 @@
-"""A loop's time: ticks at fixed moments of the clock, so that no delay adds up, and how late each one began."""
+"""A loop's timing: ticks at fixed times of the clock, so that no delay accumulates, and how late each one began."""
 
 import gc
 import math
@@ -11,28 +11,28 @@ from dataclasses import dataclass, field
 import numpy as np
 
 SPIN_S = 1e-3
-"""The end of a wait that is spent looking at the clock, since the system wakes a sleeper late."""
+"""The end of a wait, spent polling the clock, since the system wakes a sleeping process late."""
 LATE_S = 5e-3
-"""A tick that began by so much after its moment is told as late."""
+"""A tick that begins later than this is counted as late."""
 
 
 @dataclass
 class Ticks:
-    """Moments `start + k / hz`. A moment that has passed before its turn is left out, and counted in `skipped`.
+    """Ticks due at `start + k / hz`. A tick whose time passed before its turn is skipped, and counted in `skipped`.
 
-    `late_s`: by how much each tick began after its moment. `clock` has `monotonic` and `sleep`.
+    `late_s`: how late each tick began. `clock` provides `monotonic` and `sleep`.
     """
 
     hz: float
     clock: object = time
     late_s: list[float] = field(default_factory=list)
     skipped: int = 0
-    seconds: float = 0.0  # from the first tick to the last, pauses left out
+    seconds: float = 0.0  # from the first tick to the last, without pauses between runs
     _count: int = 0
     _last: deque[float] = field(default_factory=deque)
 
     def run(self, count: int) -> Iterator[int]:
-        """Yield 0, 1, ... when each moment has come, `count` moments from now on, those left out among them."""
+        """Yield k = 0, 1, ... when each tick is due, for `count` ticks from now on, skipped ones included."""
         start, k = self.clock.monotonic(), 0
         self._last = deque(maxlen=round(self.hz) + 1)
         while k < count:
@@ -47,28 +47,31 @@ class Ticks:
             self._last.append(now)
             self._count += k > 0
             yield k
-            behind = int((self.clock.monotonic() - start) * self.hz)  # the newest moment that has passed
+            behind = int((self.clock.monotonic() - start) * self.hz)  # the newest tick whose time has passed
             self.skipped += max(0, min(behind, count) - (k + 1))
             k = max(k + 1, behind)
 
     @property
     def late(self) -> int:
-        """Ticks that were late by more than LATE_S."""
+        """Number of ticks that were late by more than LATE_S."""
         return sum(late > LATE_S for late in self.late_s)
 
     @property
     def rate_hz(self) -> float:
-        """Ticks a second, over the last second."""
+        """Ticks per second, over the last second; NaN before there are two."""
         span = self._last[-1] - self._last[0] if len(self._last) > 1 else 0.0
         return (len(self._last) - 1) / span if span else math.nan
 
     @property
     def mean_hz(self) -> float | None:
-        """Ticks a second, over all of them; None without any."""
+        """Ticks per second, over all runs; None without any."""
         return round(self._count / self.seconds, 3) if self.seconds else None
 
     def summary(self) -> dict[str, float | int | None]:
-        """ticks, late_ticks (by more than LATE_S), skipped_ticks, p50_jitter_ms, p99_jitter_ms, max_jitter_ms."""
+        """Return ticks, late_ticks (by more than LATE_S), skipped_ticks, and p50_, p99_ and max_jitter_ms.
+
+        The last three are None without any ticks.
+        """
         values = 1000 * np.percentile(self.late_s, [50, 99, 100]) if self.late_s else [None] * 3
         p50, p99, most = (None if v is None else round(float(v), 3) for v in values)
         return {
@@ -83,7 +86,7 @@ class Ticks:
 
 @contextmanager
 def no_collection():
-    """Keep Python's garbage collection out of the way; what is there now is never looked at again."""
+    """Disable Python's garbage collector inside the block, after one collection; existing objects are frozen."""
     gc.collect()
     gc.freeze()
     gc.disable()

@@ -1,18 +1,19 @@
-"""Joint angles as LeRobot tells them for an SO-101, and as MuJoCo does."""
+"""Joint angles in LeRobot's units for an SO-101, and in MuJoCo's."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
-TICK_RAD = 2 * np.pi / 4095  # of an STS3215's encoder, as LeRobot counts
+TICK_RAD = 2 * np.pi / 4095  # of an STS3215's encoder, as LeRobot counts them
 
 
 @dataclass(frozen=True)
 class Units:
-    """LeRobot's values (6,) of joints whose ranges are `low` to `high` (6,) in rad; the gripper is last.
+    """Converts between angles in rad and LeRobot's values (6,); the gripper is last.
 
-    The gripper goes from 0 (closed) to 100; the others are in degrees from the middle of their range, which is where
-    LeRobot's calibration puts the zero, or with `degrees=False` from -100 to 100 over their range.
+    `low` to `high` (6,): the joints' ranges in rad. The gripper goes from 0 (closed) to 100. The others are in degrees
+    from the middle of their range, where LeRobot's calibration puts zero; with `degrees=False`, from -100 to 100 over
+    it.
     """
 
     low: np.ndarray
@@ -20,15 +21,15 @@ class Units:
     degrees: bool = True
 
     def from_rad(self, angles: np.ndarray) -> np.ndarray:
-        """LeRobot's values (..., 6) of angles (..., 6) in rad."""
+        """Convert angles (..., 6) in rad to LeRobot's values (..., 6)."""
         return (angles - self._zero) / self._unit
 
     def to_rad(self, values: np.ndarray) -> np.ndarray:
-        """Angles (..., 6) in rad of LeRobot's values (..., 6)."""
+        """Convert LeRobot's values (..., 6) to angles (..., 6) in rad."""
         return values * self._unit + self._zero
 
     def read(self, angles: np.ndarray) -> np.ndarray:
-        """What the encoders say (6,): LeRobot's values to the nearest tick."""
+        """Return LeRobot's values (6,) as the encoders report them, rounded to the nearest tick."""
         return self.from_rad(self.low + np.round((angles - self.low) / TICK_RAD) * TICK_RAD)
 
     @property
@@ -37,6 +38,6 @@ class Units:
 
     @property
     def _unit(self) -> np.ndarray:
-        """Rad that one of LeRobot's units is."""
+        """Radians per unit of LeRobot's values."""
         spans = self.high - self.low
         return np.append(np.full(5, np.pi / 180) if self.degrees else spans[:-1] / 200, spans[-1] / 100)

@@ -1,1 +1,1 @@
-"""sim/: MuJoCo scenes, a small arm that demonstrates pick-and-place, and the SO-101's twin behind a serial port."""
+"""MuJoCo scenes, a small arm that demonstrates pick-and-place, and a twin of the SO-101 behind a serial port."""

@@ -1,6 +1,6 @@
-"""Frames of a MuJoCo model without a screen or a GPU: fast, and imported only where something is drawn.
+"""Fast rendering of MuJoCo models without a screen or a GPU; imported only where something is drawn.
 
-Measured on llvmpipe (one core): shadows, reflections, multisampling and fine meshes are what a frame's time goes into;
+Measured on llvmpipe (one core): shadows, reflections, multisampling and fine meshes dominate the time of a frame;
 without them a frame at 240 x 320 takes milliseconds, and a small one (`sim.coarse_geometry`) half a millisecond.
 """
 
@@ -24,11 +24,14 @@ INSTALL = "on Debian or Ubuntu: apt-get install libegl1 libgl1-mesa-dri"
 
 
 class RenderingUnavailable(RuntimeError):
-    """No frame can be drawn on this machine; the message says what to install."""
+    """No frame can be rendered; the message says why, and on machines without OpenGL what to install."""
 
 
 def choose_backend() -> str:
-    """How MuJoCo draws here: MUJOCO_GL if set, else `egl` or `osmesa`, whichever loads, else `disabled`."""
+    """Return MuJoCo's rendering backend: MUJOCO_GL if valid, else on Linux the first of `egl` and `osmesa` that loads.
+
+    Returns `disabled` if neither loads or MUJOCO_GL says so; without MUJOCO_GL, `cgl` on macOS and `glfw` elsewhere.
+    """
     chosen = os.environ.get("MUJOCO_GL", "").lower()
     if chosen in CONTEXTS:
         return chosen
@@ -50,10 +53,10 @@ GROUPS = (0, 1, 2)
 
 @dataclass(frozen=True)
 class View:
-    """Where to look from: a `camera` of the model by its name, or from `distance` metres at the point `lookat` (3,).
+    """A viewpoint: a `camera` of the model by name, or a free camera `distance` metres from the point `lookat` (3,).
 
-    `azimuth` and `elevation` in degrees, as MuJoCo counts them. `groups`: the geometry groups that are drawn; the arm's
-    are without its fine meshes, MuJoCo's own are GROUPS.
+    `azimuth` and `elevation` are in degrees, in MuJoCo's convention. `groups`: the geometry groups to draw; the default
+    suits the arm and omits its fine meshes, GROUPS is MuJoCo's own default.
     """
 
     camera: str = ""
@@ -65,14 +68,14 @@ class View:
 
 
 class Canvas:
-    """Draws one MuJoCo model, height by width pixels.
+    """Renders one MuJoCo model at height by width pixels.
 
-    Without a `view`: through the model's first camera, or from afar where it has none. A frame depends on the state and
-    the model alone, not on those drawn before.
+    Without a `view`, use the model's first camera, or MuJoCo's default free camera if it has none. A frame depends on
+    the state and the model alone, not on earlier frames.
     """
 
     def __init__(self, model, height: int, width: int, view: View | None = None):
-        """Raise RenderingUnavailable if no context for drawing can be had."""
+        """Create a rendering context. Raises RenderingUnavailable if that fails."""
         backend = choose_backend()
         if backend == "disabled":
             setting = os.environ.get("MUJOCO_GL")
@@ -89,13 +92,13 @@ class Canvas:
         model.vis.quality.offsamples = 0
         model.vis.global_.offwidth = max(shape[0], model.vis.global_.offwidth)
         model.vis.global_.offheight = max(shape[1], model.vis.global_.offheight)
-        os.environ.setdefault("LP_NUM_THREADS", "0")  # llvmpipe's: a frame is drawn by the thread that asks for it
+        os.environ.setdefault("LP_NUM_THREADS", "0")  # llvmpipe: draw in the calling thread
         try:
             self._context = importlib.import_module(CONTEXTS[backend]).GLContext(*shape)
             self._context.make_current()
             with coarse(model) if small else contextlib.nullcontext():
                 self._drawing = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100.value)
-        except Exception as error:  # PyOpenGL's own errors can't be imported before MuJoCo has chosen its platform
+        except Exception as error:  # PyOpenGL's errors can't be imported before MuJoCo has chosen its platform
             why = textwrap.shorten(str(error), 100)
             raise RenderingUnavailable(f"nothing can be drawn: {backend} does not start ({why}); {INSTALL}") from error
         _open.add(self)
@@ -110,11 +113,11 @@ class Canvas:
         self.look(view)
 
     def look(self, view: View | None) -> None:
-        """Draw from elsewhere from now on. Raises KeyError for a camera that the model does not have."""
+        """Set the viewpoint of the next frames. Raises KeyError for a camera that the model does not have."""
         import mujoco
 
         mujoco.mjv_defaultOption(self._option)
-        self._option.flags[mujoco.mjtVisFlag.mjVIS_RANGEFINDER] = 0  # as dm_control has it
+        self._option.flags[mujoco.mjtVisFlag.mjVIS_RANGEFINDER] = 0  # as in dm_control
         if view is None:
             mujoco.mjv_defaultFreeCamera(self.model, self._camera)
             if self.model.ncam:
@@ -131,16 +134,16 @@ class Canvas:
         self._option.geomgroup[:] = [group in view.groups for group in range(len(self._option.geomgroup))]
 
     def draw(self, data) -> np.ndarray:
-        """The frame (H, W, 3) uint8 of a state."""
+        """Render the state in `data` as a frame (H, W, 3) uint8."""
         import mujoco
 
         self._context.make_current()
         if self.model.nhfield and not np.array_equal(self._terrain, self.model.hfield_data):
-            self._terrain = self.model.hfield_data.copy()  # some tasks make a new one for each episode
+            self._terrain = self.model.hfield_data.copy()  # some tasks generate terrain per episode
             for field in range(self.model.nhfield):
                 mujoco.mjr_uploadHField(self.model, self._drawing, field)
         every = mujoco.mjtCatBit.mjCAT_ALL.value
-        # A floor without end is laid under the camera of the scene: without this, under that of the frame before.
+        # MuJoCo centres infinite planes under the scene's camera: without this, under that of the previous frame.
         mujoco.mjv_updateCamera(self.model, data, self._camera, self._scene)
         mujoco.mjv_updateScene(self.model, data, self._option, None, self._camera, every, self._scene)
         mujoco.mjr_render(self._rectangle, self._scene, self._drawing)
@@ -151,7 +154,7 @@ class Canvas:
         return np.ascontiguousarray(pixels[::-1])
 
     def close(self) -> None:
-        """Free what OpenGL holds for it; nothing can be drawn afterwards."""
+        """Free the OpenGL resources; nothing can be drawn afterwards."""
         if hasattr(self, "_drawing"):
             self._context.make_current()
             self._drawing.free()
@@ -159,7 +162,7 @@ class Canvas:
             del self._drawing
 
     def __del__(self):
-        """Close."""
+        """Free the OpenGL resources."""
         self.close()
 
 
@@ -173,5 +176,5 @@ def _close_all() -> None:
 
 @functools.cache
 def _close_at_exit() -> None:
-    """Free the canvases before MuJoCo, which has registered this when it made its first context, ends EGL."""
+    """Register freeing all canvases at exit, after MuJoCo's own handler is registered and hence before it ends EGL."""
     atexit.register(_close_all)

@@ -1,8 +1,8 @@
-"""How finely MuJoCo cuts up what it draws, for small frames, where a facet is less than a pixel.
+"""Coarser tessellation of MuJoCo's geometry for small frames, in which a facet is smaller than a pixel.
 
-On llvmpipe the corners are what a small frame's time goes into. In ms of one core at 64 x 64 pixels, without and with:
-ball-in-cup 4.9 and 1.3, walker 1.9 and 0.9, humanoid 5.5 and 1.2, the SO-101 3.6 and 0.9 (MuJoCo cuts its table, which
-has no end, into 40,000 squares).
+On llvmpipe, vertices dominate the time of a small frame. Milliseconds on one core at 64 x 64 pixels, without and with:
+ball-in-cup 4.9 and 1.3, walker 1.9 and 0.9, humanoid 5.5 and 1.2, the SO-101 3.6 and 0.9 (MuJoCo divides its infinite
+table into 40,000 squares).
 """
 
 import contextlib
@@ -12,20 +12,20 @@ import mujoco
 import numpy as np
 
 SMALL = 128
-"""The longest side of a frame, in pixels, that is drawn coarsely."""
+"""Longest side, in pixels, of a frame that is drawn coarsely."""
 SMOOTH = 2
-"""A small frame is drawn so many times as high and wide, and each pixel is the mean. That costs less here than OpenGL's
-multisampling, and shows what is thinner than a pixel or moves by less."""
+"""Supersampling factor of a small frame, per side; each pixel is a mean. That costs less here than OpenGL's
+multisampling, and shows features and movements smaller than a pixel."""
 SLICES, STACKS = 10, 4  # of a sphere, a capsule or a cylinder
-ENDLESS = 8.0  # half the side of a plane without end, in sizes of the model
-SQUARES = 64  # along such a plane; it is lit at their corners
-MOST = 100  # squares along the longer side of any plane, if it is as long the other way
-CUT = 200  # MuJoCo's own most, along either side
+ENDLESS = 8.0  # half the side of an infinite plane, in extents of the model
+SQUARES = 64  # per side of such a plane; lighting is computed at their corners
+MOST = 100  # a plane of more than MOST**2 squares gets only MOST along its longer side
+CUT = 200  # MuJoCo's own maximum along either side
 
 
 @contextlib.contextmanager
 def coarse(model: mujoco.MjModel) -> Iterator[None]:
-    """A context for drawing that is made in here cuts the model up coarsely; the model itself stays as it is."""
+    """Context in which a newly created MjrContext tessellates the model coarsely; the model is restored on exit."""
     quality, sizes = model.vis.quality, model.geom_size.copy()
     kept = quality.numslices, quality.numstacks
     quality.numslices, quality.numstacks = min(SLICES, kept[0]), min(STACKS, kept[1])
@@ -39,7 +39,7 @@ def coarse(model: mujoco.MjModel) -> Iterator[None]:
 
 
 def _spaced(size: np.ndarray, extent: float) -> np.ndarray:
-    """A plane's (half length, half width, side of its squares), so that there are not too many."""
+    """Return a plane's (half length, half width, side of its squares), with the number of squares limited."""
     if not size[:2].all():
         half = ENDLESS * extent
         return np.array([half, half, 2 * half / SQUARES])

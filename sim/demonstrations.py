@@ -1,4 +1,4 @@
-"""Demonstrations without a robot: a small arm picks something up and puts it down, as joint targets over time."""
+"""Synthetic demonstrations: a small arm picks something up and puts it down, as joint targets over time."""
 
 from dataclasses import dataclass, replace
 
@@ -10,16 +10,16 @@ from sim.small_arm import JOINTS, Pose, model, reach
 
 RATE_HZ = 50
 CHANNELS = (*JOINTS, "gripper")
-"""What a step holds: five joint targets in rad, and the gripper from 0 (closed) to 1 (open)."""
+"""Channels of each step: five joint targets in rad, and the gripper from 0 (closed) to 1 (open)."""
 
-TREMOR_RAD, TREMOR_MEMORY = 0.0012, 0.9  # of a hand that leads the arm
-FLIP_RAD = 0.12  # a larger step is the inverse kinematics changing its mind, not a demonstration
-GRIP_SHARE = 0.6  # of its phase's time, in which the gripper opens or closes
+TREMOR_RAD, TREMOR_MEMORY = 0.0012, 0.9  # noise of a human hand guiding the arm, and its autocorrelation per step
+FLIP_RAD = 0.12  # a larger step means that the inverse kinematics jumped to another solution
+GRIP_SHARE = 0.6  # fraction of a phase's time in which the gripper opens or closes
 
 
 @dataclass(frozen=True)
 class Phase:
-    """A movement to `goal` in `steps` control steps, while the gripper goes to `grip`."""
+    """A movement to `goal` in `steps` control steps, while the gripper moves to `grip` (0 closed, 1 open)."""
 
     goal: Pose
     grip: float
@@ -27,9 +27,9 @@ class Phase:
 
 
 def demonstrations(seed: int, count: int) -> list[np.ndarray]:
-    """`count` pick-and-place episodes, each (T, 6) float32 at RATE_HZ, its channels as in CHANNELS.
+    """Generate `count` pick-and-place episodes, each (T, 6) float32 at RATE_HZ, with the channels in CHANNELS.
 
-    T is 200 to 330 or so; the same seed gives the same episodes. Raises ValueError for fewer than one.
+    T is about 200 to 330; the same seed gives the same episodes. Raises ValueError if `count` is below 1.
     """
     if count < 1:
         raise Impossible(f"count={count}: at least 1")
@@ -43,12 +43,15 @@ def demonstrations(seed: int, count: int) -> list[np.ndarray]:
 
 
 def minimum_jerk(s: np.ndarray) -> np.ndarray:
-    """The share of a movement done at the share s of its time: 10 s^3 - 15 s^4 + 6 s^5 (Flash and Hogan 1985)."""
+    """Return the fraction of a movement done at fraction s of its time.
+
+    10 s^3 - 15 s^4 + 6 s^5 (Flash and Hogan 1985).
+    """
     return s**3 * (10 - 15 * s + 6 * s**2)
 
 
 def _phases(rng: np.random.Generator) -> tuple[Pose, list[Phase]]:
-    """The pose to begin at, and the phases: over it, down, grip, up, over there, down, let go, home."""
+    """Draw the start pose and the phases: above the object, down, grip, up, above the goal, down, release, home."""
     take, put = (np.array([rng.uniform(0.16, 0.28), rng.uniform(-0.15, 0.15), height]) for height in (0.03, 0.05))
     pitch, roll = rng.uniform(0.8, 1.4), rng.uniform(-1, 1)
     above = np.array([0, 0, 0.08])
@@ -61,7 +64,7 @@ def _phases(rng: np.random.Generator) -> tuple[Pose, list[Phase]]:
         Phase(Pose(place, pitch, roll), float(grip), int(s * RATE_HZ))
         for place, grip, s in zip(places, grips, seconds, strict=True)
     ]
-    # The hand turns on its way down: half of it over the object, the rest at it.
+    # The hand turns on its way down: half of the turn by the time it is above the object, the rest by the grasp.
     half = replace(phases[0].goal, pitch=(home.pitch + pitch) / 2, roll=roll / 2)
     return home, [replace(phases[0], goal=half), *phases[1:]]
 

@@ -1,4 +1,4 @@
-"""Numbers that somebody gave."""
+"""Validation of numbers supplied from outside."""
 
 import numpy as np
 
@@ -6,10 +6,10 @@ from sim.impossible import Impossible
 
 
 def finite(name: str, value: object, size: int = 1) -> np.ndarray:
-    """`value` as so many finite numbers, (size,). Raises Impossible for anything else, whatever it is."""
+    """Return `value` as a float array (size,) of finite numbers. Raises Impossible for anything else, of any type."""
     try:
         given = np.asarray(value)
-    except ValueError:  # lists of unlike lengths
+    except ValueError:  # ragged lists
         given = np.empty(0)
     if given.dtype.kind in "iuf" and given.size == size and given.ndim <= 1 and np.isfinite(given).all():
         return given.astype(float).reshape(size)

@@ -1,5 +1,5 @@
-"""What cannot be asked of the simulation."""
+"""The error for invalid requests to the simulation."""
 
 
 class Impossible(ValueError):
-    """What was asked for, or given, cannot be; one line says why, and what would be right."""
+    """An invalid request or value; the one-line message says why, and what would be valid."""

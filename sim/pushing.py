@@ -1,4 +1,4 @@
-"""A scene to plan in: the small arm, its joints driven to targets, pushes a box over a table to a place."""
+"""A scene for testing planners: the small arm, driven by joint targets, pushes a box across a table to a goal."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -10,12 +10,12 @@ from sim import small_arm
 from sim.small_arm import JOINTS, MJCF, Pose, reach
 
 BOX_M = 0.02  # half of the box's edge
-GAIN, DAMPING_RATIO = 20.0, 1.0  # of the joints' position servos: N m / rad, and critical damping
+GAIN, DAMPING_RATIO = 20.0, 1.0  # of the position servos: N m / rad; 1 is critical damping
 
 
 @cache
 def model() -> mujoco.MjModel:
-    """The scene, compiled once: five position actuators, and a box that slides and turns on a plane."""
+    """Return the scene, compiled once: five position actuators, and a box that slides and turns on a plane."""
     spec = mujoco.MjSpec.from_string(MJCF)
     spec.modelname, spec.option.timestep = "pushing", 0.005
     spec.option.integrator = mujoco.mjtIntegrator.mjINT_IMPLICITFAST
@@ -40,7 +40,7 @@ def model() -> mujoco.MjModel:
 
 @dataclass(frozen=True)
 class Push:
-    """One problem: the arm's joints (5,) in rad, the box (2,) and its goal (2,) in metres, at the beginning."""
+    """One problem: initial joints (5,) in rad, initial box position (2,) and its goal (2,) in metres."""
 
     joints: np.ndarray
     box: np.ndarray
@@ -48,7 +48,7 @@ class Push:
 
     @classmethod
     def draw(cls, rng: np.random.Generator) -> "Push":
-        """A box within reach, a goal 5 to 10 cm beyond it, and the hand behind both."""
+        """Draw a box within reach, a goal 5 to 10 cm beyond it, and joints that put the hand behind both."""
         box = np.array([rng.uniform(0.16, 0.2), rng.uniform(-0.08, 0.08)])
         angle = rng.uniform(-0.5, 0.5)
         way = np.array([np.cos(angle), np.sin(angle)])
@@ -58,7 +58,7 @@ class Push:
         return cls(joints, box, box + rng.uniform(0.05, 0.1) * way)
 
     def state(self) -> np.ndarray:
-        """MuJoCo's full physics state at the beginning, at rest."""
+        """Return MuJoCo's full physics state at the start, at rest."""
         data = mujoco.MjData(model())
         data.qpos[: len(JOINTS)], data.qpos[len(JOINTS) : len(JOINTS) + 2] = self.joints, self.box
         state = np.empty(mujoco.mj_stateSize(model(), mujoco.mjtState.mjSTATE_FULLPHYSICS))

@@ -1,4 +1,4 @@
-"""One draw of a Variation, and a MuJoCo model changed by it."""
+"""Draw parameters from a Variation and apply them to a MuJoCo model."""
 
 from dataclasses import dataclass
 
@@ -10,9 +10,10 @@ from sim.variation import Variation
 
 @dataclass(frozen=True)
 class Draw:
-    """What one episode has: factors `gains` (6,), `friction`, `masses` (bodies,), `light`; the rest in SI units.
+    """The parameters of one episode.
 
-    `latency_s`; `offset_rad` (6,): what an encoder says too much; `camera_m` (3,) and `camera_rad` (3,).
+    Factors: `gains` (6,), `friction`, `masses` (bodies,), `light`. In SI units: `latency_s`; `offset_rad` (6,), by how
+    much each encoder reads too high; `camera_m` (3,) and `camera_rad` (3,).
     """
 
     gains: np.ndarray
@@ -26,7 +27,7 @@ class Draw:
 
     @classmethod
     def of(cls, variation: Variation, bodies: int, rng: np.random.Generator) -> "Draw":
-        """Draw evenly. What one range is does not change what is drawn for the others."""
+        """Draw uniformly from each range; changing one range does not change the draws for the others."""
         sizes = (6, None, bodies, None, 6, 3, 3, None)
         ranges = (
             variation.gains,
@@ -45,7 +46,7 @@ class Draw:
 
 
 class Nominal:
-    """A model as it was, and how to change it by a draw. `joints` (6,) are the arm's joints, in its motors' order."""
+    """The nominal parameters of a model, to which draws are applied. `joints` (6,): joint ids in the motors' order."""
 
     def __init__(self, model: mujoco.MjModel, joints: np.ndarray):
         self.model, self.dofs, self.places = model, model.jnt_dofadr[joints], model.jnt_qposadr[joints]
@@ -54,10 +55,10 @@ class Nominal:
         self.headlight = model.vis.headlight.ambient.copy()
 
     def change(self, draw: Draw) -> None:
-        """Make the model what `draw` says, whatever it was made before.
+        """Set the model to its nominal parameters changed by `draw`, regardless of earlier draws.
 
-        A servo's force is stiffness (target - angle) - damping rate. A calibration's error turns each link against what
-        its joint says: MuJoCo's angle of a link is qpos - qpos0.
+        A servo's force is stiffness * (target - angle) - damping * rate. A calibration error rotates each link relative
+        to its joint reading: MuJoCo's angle of a link is qpos - qpos0.
         """
         model, kept = self.model, self.kept
         model.actuator_gainprm[:, 0] = kept["actuator_gainprm"][:, 0] * draw.gains
@@ -74,7 +75,7 @@ class Nominal:
             mujoco.mju_mulQuat(camera, quaternion, turn)
         model.light_diffuse[:] = kept["light_diffuse"] * draw.light
         model.vis.headlight.ambient[:] = self.headlight * draw.light
-        mujoco.mj_setConst(model, mujoco.MjData(model))  # what follows from masses and places
+        mujoco.mj_setConst(model, mujoco.MjData(model))  # constants derived from masses and positions
 
 
 KEPT = (

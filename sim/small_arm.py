@@ -1,4 +1,4 @@
-"""A small MuJoCo arm of the SO-101's proportions, five joints, and its inverse kinematics."""
+"""A small five-joint MuJoCo arm with the SO-101's proportions, and its inverse kinematics."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -37,13 +37,13 @@ MJCF = """
 </mujoco>
 """
 
-TURN = 0.2  # metres that one radian of pitch or roll counts for
-DAMPING = 1e-4  # metres squared
+TURN = 0.2  # weight of pitch and roll errors: metres per radian
+DAMPING = 1e-4  # m^2
 
 
 @dataclass(frozen=True)
 class Pose:
-    """Where the fingertip is to be: `place` (3,) in metres, and the hand's pitch (down is positive) and roll in rad."""
+    """A fingertip pose: `place` (3,) in metres, and the hand's pitch (positive is down) and roll in rad."""
 
     place: np.ndarray
     pitch: float
@@ -52,12 +52,12 @@ class Pose:
 
 @cache
 def model() -> mujoco.MjModel:
-    """The arm, compiled once."""
+    """Return the arm's model, compiled once."""
     return mujoco.MjModel.from_xml_string(MJCF)
 
 
 def fingertip(joints: np.ndarray) -> np.ndarray:
-    """The fingertip's place (3,) in metres at the joint angles (5,) in rad."""
+    """Return the fingertip's position (3,) in metres at joint angles (5,) in rad."""
     data = mujoco.MjData(model())
     data.qpos[:] = joints
     mujoco.mj_kinematics(model(), data)
@@ -65,10 +65,10 @@ def fingertip(joints: np.ndarray) -> np.ndarray:
 
 
 def reach(data: mujoco.MjData, joints: np.ndarray, pose: Pose, iterations: int) -> np.ndarray:
-    """Joint angles (5,) in rad, within their ranges, that bring the fingertip from `joints` towards `pose`.
+    """Solve for joint angles (5,) in rad, within their ranges, that bring the fingertip from `joints` towards `pose`.
 
-    Damped least squares (Wampler 1986): q += J^T (J J^T + damping I)^-1 error, over place, pitch and roll. `data` is
-    the model's, and is overwritten.
+    Damped least squares (Wampler 1986): q += J^T (J J^T + damping I)^-1 error, over position, pitch and roll. `data`
+    must belong to `model()`, and is overwritten.
     """
     arm = model()
     site = arm.site("fingertip").id

@@ -1,4 +1,4 @@
-"""How much a simulated arm may differ from its model, from one episode to the next. Nothing heavy is imported."""
+"""How much a simulated arm may differ from its model, from one episode to the next. Cheap to import."""
 
 import math
 from dataclasses import dataclass
@@ -8,13 +8,12 @@ from sim.impossible import Impossible
 
 @dataclass(frozen=True)
 class Variation:
-    """Domain randomisation: [low, high] of what each episode draws evenly. The defaults change nothing.
+    """Domain randomisation: ranges [low, high] from which each episode draws uniformly. The defaults change nothing.
 
-    `gains`: factor on each servo's stiffness and damping. `friction`: factor on that of contacts, and on the joints'
-    dry friction. `masses`: factor on each body, the objects too. `latency_ms`: until a command takes effect.
-    `offset_deg`: error of each joint's calibration, so that the arm is not where its encoders say. `camera_mm`,
-    `camera_deg`: how far the camera is from its place along each axis, and turned about it. `light`: factor on the
-    brightness.
+    `gains`: factor on each servo's stiffness and damping. `friction`: factor on contact friction and on the joints' dry
+    friction. `masses`: factor on the mass of each body, objects included. `latency_ms`: delay until a command takes
+    effect. `offset_deg`: calibration error of each joint, so that the arm is not where its encoders say. `camera_mm`,
+    `camera_deg`: displacement of the camera along each axis, and rotation about it. `light`: factor on the brightness.
 
     Source: Tobin et al. 2017 (arXiv 1703.06907); Peng et al. 2018 (arXiv 1710.06537).
     """
@@ -29,7 +28,7 @@ class Variation:
     light: tuple[float, ...] = (1.0, 1.0)
 
     def __post_init__(self):
-        """Raise ValueError, naming the key, for what is no pair, in the wrong order or out of bounds."""
+        """Raise ValueError, naming the key, for a range that is not a pair, is reversed or is out of bounds."""
         for name, (least, most) in BOUNDS.items():
             pair = getattr(self, name)
             right = len(pair) == 2 and all(map(math.isfinite, pair)) and least <= pair[0] <= pair[1] <= most
@@ -38,7 +37,7 @@ class Variation:
 
     @property
     def off(self) -> bool:
-        """Whether it changes nothing."""
+        """Whether the variation changes nothing."""
         return self == Variation()
 
 
@@ -75,4 +74,4 @@ PRESETS: dict[str, Variation] = {
         light=(0.5, 1.5),
     ),
 }
-"""By the name that `randomise=` takes."""
+"""Named variations, as accepted by `randomise=`."""

@@ -1,1 +1,1 @@
-"""worldmodel/: tensors only. A latent world model over action tokens, its losses, its replay and its planner."""
+"""A latent world model over action tokens, its losses, its replay and its planner, working on tensors only."""

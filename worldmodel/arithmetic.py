@@ -1,4 +1,4 @@
-"""What a decision costs: floating-point operations of matrix products, counted, not estimated."""
+"""The cost of a decision: floating-point operations of matrix products, counted rather than estimated."""
 
 import math
 from collections.abc import Callable
@@ -15,14 +15,14 @@ from worldmodel.settings import PlannerConfig
 
 
 def gflop(work: Callable[[], object]) -> float:
-    """GFLOP of the matrix products that `work` runs (a multiply-add is 2)."""
+    """Count the GFLOP of the matrix products that `work` runs (a multiply-add is 2 FLOP)."""
     with FlopCounterMode(display=False) as counter:
         work()
     return counter.get_total_flops() / 1e9
 
 
 def update_gflop(learner: Learner) -> float:
-    """GFLOP of one update, forward and backward."""
+    """Count the GFLOP of one update, forward and backward."""
     model, config = learner.model, learner.config
     h, b, p = config.horizon, config.batch, model.points
     ones, token = torch.ones(h, b, device=learner.flat.device), torch.zeros(h, b, p, device=learner.flat.device)
@@ -38,7 +38,7 @@ def update_gflop(learner: Learner) -> float:
 
 
 def plan_gflop(model, discount: float, config: PlannerConfig, imagined: float | None = None) -> float:
-    """GFLOP of one plan for one observation: of all its budget, or of `imagined` steps of it."""
+    """Count the GFLOP of one plan for one observation: of the full budget, or scaled to `imagined` model steps."""
     planner = Planner(model, discount, replace(config, budget="fixed"))
     observation = model.blank(1)
     generator = torch.Generator().manual_seed(0)

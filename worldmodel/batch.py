@@ -1,4 +1,4 @@
-"""A batch of token windows, as the nets see them."""
+"""A batch of token windows in the form that the losses take."""
 
 from dataclasses import dataclass, fields
 
@@ -9,13 +9,13 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Batch:
-    """H tokens for B starts, as the nets see them.
+    """H tokens for B starts, in the form that the losses take.
 
-    seen: what `WorldModel.prepare` gave, each (H+1, B, ...). token (H, B, P). reward (H, B), discounted over each
-    token. continues (H, B), 0 where the episode terminated within the token. valid (H, B), 0 where the token never
-    happened. planned_token (B, P), what the planner chose for the first token, which was then executed with noise; what
-    was done, where the window does not begin at a plan.
-    demonstrated (B,), 1 where an expert acted, who is imitated whatever the value of its tokens.
+    seen: output of `WorldModel.prepare`, each (H+1, B, ...). token (H, B, P). reward (H, B): sum over each token,
+    discounted within it. continues (H, B): 0 where the episode terminated within the token or before. valid (H, B): 0
+    where the token never happened. planned_token (B, P): the planner's choice for the first token, which was then
+    executed with noise; the executed token if the window does not begin at a plan.
+    demonstrated (B,): 1 where an expert acted, who is imitated whatever the value of the tokens.
     """
 
     seen: dict[str, Tensor]
@@ -27,6 +27,6 @@ class Batch:
     demonstrated: Float[Tensor, " B"]
 
     def to(self, device: torch.device) -> "Batch":
-        """The same batch on a device."""
+        """Return the batch on another device."""
         seen = {key: value.to(device) for key, value in self.seen.items()}
         return Batch(seen, *(getattr(self, f.name).to(device) for f in fields(self) if f.name != "seen"))

@@ -1,4 +1,4 @@
-"""The elites of a search: the candidates of highest return, the distribution fitted to them, and its convergence."""
+"""The elites of a search: the candidates with the highest returns, the distribution fitted to them, convergence."""
 
 from typing import NamedTuple
 
@@ -14,7 +14,7 @@ class Elites(NamedTuple):
     """The elites of B searches, and the distribution fitted to them.
 
     plans (T, B, E, P), returns and weights (B, E): of each elite. mean and spread (T, B, P): weighted mean and
-    standard deviation. relative_spread (B,): of the returns, small where the search has converged.
+    standard deviation of the plans. relative_spread (B,): of the returns; small where the search has converged.
     """
 
     mean: Float[Tensor, "T B P"]
@@ -25,7 +25,7 @@ class Elites(NamedTuple):
     relative_spread: Float[Tensor, " B"]
 
     def where(self, chosen: Bool[Tensor, " B"], other: "Elites") -> "Elites":
-        """These elites for the latents (B,) chosen, the other ones for the rest."""
+        """Take these elites for the latents (B,) chosen and `other` for the rest."""
         by_elite, by_token = chosen[:, None], chosen[None, :, None]
         return Elites(
             torch.where(by_token, self.mean, other.mean),
@@ -38,11 +38,12 @@ class Elites(NamedTuple):
 
 
 def fit_elites(candidates: Float[Tensor, "T B N P"], returns: Float[Tensor, "B N"], config: PlannerConfig) -> Elites:
-    """Select the elites among candidates of known returns, and fit a weighted mean and spread to them.
+    """Select the elites among candidates with known returns, and fit a weighted mean and spread to them.
 
-    A candidate whose return is not finite is ranked last and counts for nothing, whatever its own numbers are; so do
-    those that stand in where there are too few. Weights: exp(return / unit), as in MPPI (Williams et al. 2017, arXiv
-    1707.02342), over elites as in TD-MPC2; `unit` follows the elites' own deviation.
+    A candidate with a non-finite return is ranked last and has no influence, even if its own entries are not finite;
+    the same holds for the padding added if there are too few candidates. Weights: exp(return / unit), as in MPPI
+    (Williams et al. 2017, arXiv 1707.02342), over elites as in TD-MPC2; `unit` follows the standard deviation of the
+    elites' returns.
     """
     returns = torch.where(torch.isfinite(returns), returns, -torch.inf)
     if (missing := config.elites - returns.shape[1]) > 0:
@@ -51,7 +52,7 @@ def fit_elites(candidates: Float[Tensor, "T B N P"], returns: Float[Tensor, "B N
     best, index = returns.topk(config.elites, -1)
     index = index[None, :, :, None].expand(len(candidates), -1, -1, candidates.shape[-1])
     elites = candidates.gather(2, index)
-    # A weight of 0 would not do: 0 * nan is nan.
+    # Replace these plans: a weight of 0 does not suffice, since 0 * nan is nan.
     elites = torch.where(torch.isfinite(best)[None, :, :, None], elites, elites[:, :, :1])
     unit = config.temperature * (_deviation(best).square() + config.indifference**2).sqrt()
     weights = torch.softmax((best - best[:, :1]) / unit, -1)
@@ -63,17 +64,18 @@ def fit_elites(candidates: Float[Tensor, "T B N P"], returns: Float[Tensor, "B N
 def common(
     elites: Float[Tensor, "T B E P"], weights: Float[Tensor, "B E"]
 ) -> tuple[Float[Tensor, "T B P"], Float[Tensor, "T B E P"]]:
-    """What elites have in common: their mean, and their ways U off it, each by the square root of its weight, so that
-    U^T U is their covariance.
+    """Return the elites' weighted mean and their deviations U from it.
+
+    Each deviation is scaled by the square root of its weight, so that U^T U is the weighted covariance.
     """
     mean = torch.einsum("be,tbep->tbp", weights, elites)
     return mean, weights.sqrt()[None, :, :, None] * (elites - mean.unsqueeze(2))
 
 
 def relative_spread(returns: Float[Tensor, "B E"], indifference: float) -> Float[Tensor, " B"]:
-    """The standard deviation of the elites' returns, relative to the largest absolute return.
+    """Return the standard deviation of the elites' returns relative to the largest absolute return + `indifference`.
 
-    Candidates whose return is not finite are left out; where none is finite, the relative spread is infinite.
+    Non-finite returns are left out; where none is finite, the relative spread is infinite.
     """
     finite = torch.isfinite(returns)
     size = torch.where(finite, returns, 0.0).abs().amax(-1)
@@ -81,7 +83,7 @@ def relative_spread(returns: Float[Tensor, "B E"], indifference: float) -> Float
 
 
 def _deviation(returns: Float[Tensor, "B E"]) -> Float[Tensor, "B 1"]:
-    """Standard deviation of those that are finite; 0 where none is."""
+    """Return the standard deviation of the finite returns; 0 where none is finite."""
     finite = torch.isfinite(returns)
     known = torch.where(finite, returns, 0.0)
     count = finite.sum(-1, keepdim=True).clamp(min=1)

@@ -1,4 +1,4 @@
-"""The encoder: from the features of each sense to one latent."""
+"""The encoder: fuses the features of all senses into one latent."""
 
 import torch
 from jaxtyping import Float
@@ -12,13 +12,13 @@ from worldmodel.vision import PatchEncoder
 
 
 class Encoder(nn.Module):
-    """Sum of per-sense features, fused by one layer; a missing sense contributes a learned embedding.
+    """Sums per-sense features and fuses them with one layer; a missing sense contributes a learned embedding.
 
-    With one sense alone there is no embedding, and masks have no effect.
+    With a single sense there is no such embedding, and masks have no effect.
     """
 
     def __init__(self, senses: Shapes, config: ModelConfig, dtype: torch.dtype):
-        """An encoder for each sense by its shape; raises ValueError for a sense that is not known."""
+        """Create one encoder per sense, for its shape. Raises ValueError for an unknown sense."""
         super().__init__()
         naming.check(senses)
         self.keys = tuple(senses)
@@ -28,7 +28,7 @@ class Encoder(nn.Module):
         self.register_parameter("absent", None if absent is None else nn.Parameter(absent))
 
     def sense(self, seen: dict[str, Tensor]) -> Float[Tensor, "B n h"]:
-        """The features of each sense; zeros for one that has no key."""
+        """Encode each sense separately; zeros for one whose key is absent. Raises ValueError if all are absent."""
         found = [part(seen[key]) if key in seen else None for key, part in zip(self.keys, self.parts, strict=True)]
         like = next((part for part in found if part is not None), None)
         if like is None:
@@ -36,7 +36,7 @@ class Encoder(nn.Module):
         return torch.stack([torch.zeros_like(like) if part is None else part for part in found], -2)
 
     def present(self, seen: dict[str, Tensor]) -> Float[Tensor, "B n"]:
-        """1 where a sense is there."""
+        """Return a mask that is 1 where a sense is present, by its key and its own mask."""
         like = next(seen[key] for key in self.keys if key in seen)
         lead = like.shape[:-3] if like.dtype == torch.uint8 else like.shape[:-1]
         columns = []
@@ -57,17 +57,18 @@ class Encoder(nn.Module):
         return self.fuse((here * parts + (1 - here) * self.absent).sum(-2))
 
     def forward(self, seen: dict[str, Tensor]) -> Float[Tensor, "B D"]:
-        """The latent of what is seen, as `WorldModel.prepare` gives it."""
+        """Encode what `WorldModel.prepare` returned (state normalised) as a latent."""
         return self.join(self.sense(seen), self.present(seen))
 
 
 def sense_dropout_mask(
     there: Float[Tensor, "B n"], shows: Float[Tensor, " n"], dropout: float, generator: torch.Generator
 ) -> Float[Tensor, "B n"]:
-    """The mask of modality dropout: 0 for each sense that observes the scene with probability `dropout`, else 1.
+    """Draw a mask for modality dropout: 0 with probability `dropout` for each sense that observes the scene, else 1.
 
-    Those are all but language, where `shows` is 0: without words it is not known what is to be done, and values learned
-    there are a mean over tasks. A row that would leave none of them that are `there` is all ones.
+    `shows` is 1 for these senses and 0 for language, which is never dropped: without it the task is unknown, and values
+    would be learned as a mean over tasks. `there`: which senses are present. A row that would leave no present sense
+    with `shows` = 1 is all ones instead.
     """
     keep = (torch.rand(there.shape, generator=generator) >= dropout).to(there)
     keep = torch.where(shows > 0, keep, 1.0)

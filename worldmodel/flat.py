@@ -1,4 +1,4 @@
-"""All parameters of a module in one buffer, so that Adam, clipping and averaging are single operations."""
+"""Keep all parameters of a module in one buffer, so that Adam, clipping and averaging are single operations."""
 
 from itertools import pairwise
 
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 def flatten(module: nn.Module) -> Tensor:
-    """Move every parameter of `module` into one new 1-D buffer, of which it becomes a view; return the buffer.
+    """Move all parameters of `module` into one new 1-D buffer and return it; each parameter becomes a view of it.
 
     The order is that of `module.named_parameters()`.
     """
@@ -19,13 +19,13 @@ def flatten(module: nn.Module) -> Tensor:
 
 
 def views(buffer: Tensor, parameters: list[nn.Parameter]) -> list[Tensor]:
-    """A view of each parameter's shape on its own stretch of a 1-D buffer, one after the other."""
+    """Split a 1-D buffer into consecutive views, one with the shape of each parameter."""
     parts = buffer.split([p.numel() for p in parameters])
     return [part.view_as(p) for part, p in zip(parts, parameters, strict=True)]
 
 
 def segment(module: nn.Module, prefix: str) -> slice:
-    """Where the parameters whose names start with `prefix` stand in the buffer. Raises ValueError if scattered."""
+    """Return the slice of the buffer with all parameters named `prefix`*. Raises ValueError if scattered or none."""
     start, places = 0, []
     for name, p in module.named_parameters():
         if name.startswith(prefix):

@@ -1,4 +1,4 @@
-"""The policy's distribution over a token: a diagonal Gaussian squashed by tanh, or one of a low rank besides."""
+"""The policy's distribution over a token: a tanh-squashed Gaussian, diagonal or with a low-rank term added."""
 
 import math
 from dataclasses import dataclass
@@ -9,16 +9,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 LOG_STD_MIN, LOG_STD_MAX = -3.0, 1.0
-REACH = 2.0  # the greatest length of an axis: 1 + REACH^2 times the deviation of an entry alone
+REACH = 2.0  # maximum length of an axis, where the standard deviation along it is multiplied by 1 + REACH^2
 
 
 @dataclass(frozen=True)
 class SquashedGaussian:
     """tanh(N(mean, S (I + V V^T)^2 S)), S = exp(log_std) on the diagonal; without axes, entries are independent.
 
-    `mean`, `log_std`: (..., P), before the squash. `axes` V: (..., P, R), directions in which entries go together. The
-    covariance is S^2 + (S V) (2 I + V^T V) (S V)^T: a diagonal and a rest of rank R. Its root S (I + V V^T) takes P
-    numbers of noise to a sample, so that nothing else depends on the rank, and costs 2 P R products.
+    `mean`, `log_std`: (..., P), before the squash. `axes` V: (..., P, R), directions in which entries vary together.
+    The covariance is S^2 + (S V) (2 I + V^T V) (S V)^T: a diagonal plus a term of rank R. Its root S (I + V V^T) maps
+    P noise values to a sample whatever the rank, so nothing else depends on the rank, and costs 2 P R products.
     """
 
     mean: Float[Tensor, "*B P"]
@@ -27,7 +27,7 @@ class SquashedGaussian:
 
     @classmethod
     def from_logits(cls, logits: Float[Tensor, "*B M"], rank: int = 0) -> "SquashedGaussian":
-        """Split (..., (2 + rank) P) into mean, a bounded log standard deviation, and axes no longer than REACH."""
+        """Split logits (..., (2 + rank) P) into mean, bounded log standard deviation, and axes no longer than REACH."""
         size = logits.shape[-1] // (2 + rank)
         mean, raw, axes = logits.split([size, size, rank * size], -1)
         log_std = LOG_STD_MIN + 0.5 * (LOG_STD_MAX - LOG_STD_MIN) * (torch.tanh(raw) + 1)
@@ -42,14 +42,14 @@ class SquashedGaussian:
 
     @property
     def factor(self) -> Float[Tensor, "*B P R"]:
-        """U of the covariance U U^T + S^2 before the squash; no columns where there are no axes."""
+        """The factor U in the covariance U U^T + S^2 before the squash; it has no columns if there are no axes."""
         if self.axes is None:
             return self.mean.new_empty(*self.mean.shape, 0)
         inner = self._core + torch.eye(self.axes.shape[-1], dtype=self.axes.dtype, device=self.axes.device)
         return self.log_std.exp().unsqueeze(-1) * (self.axes @ torch.linalg.cholesky(inner))
 
     def sample(self, noise: Float[Tensor, "*B P"]) -> tuple[Float[Tensor, "*B P"], Float[Tensor, "*B"]]:
-        """Reparametrised sample from standard normal `noise` (..., P), and its log-density (...,).
+        """Draw a reparametrised sample using standard normal `noise` (..., P); return it and its log-density (...,).
 
         The density includes the squash: log p(w) = log N(u) - sum log(1 - tanh(u)^2), in its stable form
         2 (log 2 - u - softplus(-2u)). Source: Haarnoja et al. 2018 (arXiv 1812.05905), appendix C.
@@ -58,7 +58,7 @@ class SquashedGaussian:
         return torch.tanh(u), self._log_density(noise, u)
 
     def log_density(self, w: Float[Tensor, "*B P"]) -> Float[Tensor, "*B"]:
-        """Log-density (...,) of tokens w (..., P) inside [-1, 1]; the edges are moved in by 1e-3."""
+        """Compute the log-density (...,) of tokens w (..., P) in [-1, 1], clamped to +-0.999."""
         u = torch.atanh(w.clamp(-0.999, 0.999))
         away = (u - self.mean) / self.log_std.exp()
         if self.axes is not None:  # (I + V V^T)^-1 = I - V (I + V^T V)^-1 V^T
@@ -66,7 +66,7 @@ class SquashedGaussian:
         return self._log_density(away, u)
 
     def _along(self, noise: Tensor) -> Tensor:
-        """(I + V V^T) noise."""
+        """Return (I + V V^T) noise."""
         if self.axes is None:
             return noise
         return noise + torch.einsum("...pr,...r->...p", self.axes, self._seen(noise))
@@ -80,7 +80,7 @@ class SquashedGaussian:
         return self.axes.mT @ self.axes + torch.eye(self.axes.shape[-1], dtype=self.axes.dtype, device=self.axes.device)
 
     def _log_density(self, noise: Tensor, u: Tensor) -> Tensor:
-        """Of the sample before the squash, u, that came of this noise."""
+        """Compute the log-density of tanh(u), where `noise` is the standard normal draw that produced u."""
         normal = -0.5 * noise.square() - self.log_std - 0.5 * math.log(2 * math.pi)
         total = (normal - self._log_slope(u)).sum(-1)
         return total if self.axes is None else total - torch.linalg.slogdet(self._core)[1]

@@ -1,4 +1,4 @@
-"""What a planner imagines: sentences that the policy proposes, and what any sentences would lead to.
+"""Rollouts in imagination for the planner: plans that the policy proposes, and the returns of candidate plans.
 
 Plain functions of a model, so that they can be compiled.
 """
@@ -18,9 +18,9 @@ def propose(
     noise: Float[Tensor, "T B N P"],
     start: Float[Tensor, "B A"] | None = None,
 ) -> Float[Tensor, "T B N P"]:
-    """Roll the policy out in imagination, N times; where the noise is 0 it is the policy's mode.
+    """Roll the policy out in imagination, N times per latent; noise 0 gives the policy's mode.
 
-    `start`: where the tokens before ended, as for `WorldModel.token`.
+    `start`: where the previous tokens ended, as for `WorldModel.token`.
     """
     horizon, size, count, _ = noise.shape
     z = z.repeat_interleave(count, 0)
@@ -42,7 +42,7 @@ def score(
     tokens: Float[Tensor, "T B N P"],
     discount: float,
 ) -> Float[Tensor, "B N"]:
-    """Return of each sentence: its imagined rewards, and the value at its end."""
+    """Compute the return of each plan: its discounted imagined rewards plus the value at its end."""
     horizon, size, count, _ = tokens.shape
     z = z.repeat_interleave(count, 0)
     total, factor = torch.zeros(len(z), device=z.device), torch.ones(len(z), device=z.device)
@@ -59,8 +59,10 @@ def score(
 def foresee(
     model: WorldModel, z: Float[Tensor, "B D"], w: Float[Tensor, "B P"], discount: float
 ) -> tuple[Float[Tensor, " B"], Float[Tensor, " B"]]:
-    """What one token is imagined to earn, and what is kept of a worth after it: the discount over it times the
-    probability that the episode goes on."""
+    """Return the imagined reward of one token, and the effective discount of the value after it.
+
+    The latter is `discount` (over one whole token) times the probability that the episode continues.
+    """
     imagined = model.step(z, w)
     return imagined.reward, discount * torch.sigmoid(imagined.continue_logit)
 
@@ -75,9 +77,9 @@ def refine(
     discount: float,
     config: PlannerConfig,
 ) -> Elites:
-    """One iteration: score the `fresh` sentences, `fit_elites` to them and those `kept` from before.
+    """Run one iteration: score the `fresh` plans, then fit elites to them and to those `kept` from before.
 
-    `mode`: the policy's own sentence, which `anchor` holds them to.
+    `mode`: the policy's own plan; `anchor` penalises the squared distance to it.
     """
     fresh_returns = score(model, z, fresh, discount)
     if config.anchor:

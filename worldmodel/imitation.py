@@ -1,4 +1,4 @@
-"""Learning from recordings alone: where tokens lead, and which were chosen. What they were good for is not learned."""
+"""Learning from recordings alone: where tokens lead and which were chosen, but neither reward nor value."""
 
 from dataclasses import dataclass
 
@@ -12,10 +12,11 @@ from worldmodel.model import WorldModel
 
 @dataclass(frozen=True)
 class ImitationBatch:
-    """H tokens for B starts: seen, by the senses' keys, each (H+1, B, ...); token (H, B, P).
+    """H tokens for B starts.
 
-    keep (B, n): 1 for the senses that are not hidden. whole (H, B): 1 where every step of the token was recorded;
-    followed (H, B): where what was seen after it was, too.
+    seen: observations by the senses' keys, each (H+1, B, ...). token (H, B, P). keep (B, n): 1 for senses that are not
+    hidden. whole (H, B): 1 where every step of the token was recorded. followed (H, B): 1 where the observation after
+    it was recorded, too.
     """
 
     seen: dict[str, Tensor]
@@ -26,11 +27,13 @@ class ImitationBatch:
 
 
 def imitation_loss(model: WorldModel, windows: ImitationBatch, consistency: float) -> tuple[Tensor, dict[str, Tensor]]:
-    """Total loss () and its parts, `loss_consistency`, `loss_imitation` and of several senses `loss_agreement`.
+    """Compute the total loss () and its parts.
 
     consistency x mean |z_t+1 - sg(encode(o_t+1))|^2 over imagined latents z_t+1 = next(z_t, w_t), z_0 = encode(o_0),
-    plus mean |mode(policy(encode(o_t))) - w_t|^2. Both reach the encoder, which no reward shapes here. What is imagined
-    and done starts from the senses kept, whose first latent is to agree with that of all: consistency x their distance.
+    plus mean |mode(policy(encode(o_t))) - w_t|^2. Both train the encoder, since there is no reward to shape it.
+    Imagination and policy start from the senses kept; the targets sg(...) use all senses. With several senses, add
+    consistency x the squared distance of the first latents of the two. Parts: `loss_consistency`, `loss_imitation` and,
+    with several senses, `loss_agreement`.
     """
     steps = len(windows.token)
     keep = windows.keep.repeat(steps + 1, 1)
@@ -55,5 +58,5 @@ def imitation_loss(model: WorldModel, windows: ImitationBatch, consistency: floa
 
 
 def _mean(values: Float[Tensor, "H B"], weight: Float[Tensor, "H B"]) -> Tensor:
-    """The mean of `values` where `weight` is 1; 0 where it never is."""
+    """Return the mean of `values` where `weight` is 1, or 0 if it is nowhere 1."""
     return (values * weight).sum() / weight.sum().clamp(min=1)

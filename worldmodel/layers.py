@@ -1,4 +1,4 @@
-"""Layers that are cheap on a CPU: matrix products in bf16 where asked for, everything else in fp32."""
+"""Layers that are cheap on a CPU: matrix products in bf16 if requested, everything else in fp32."""
 
 import math
 
@@ -11,8 +11,8 @@ from torch import Tensor, nn
 def simnorm(x: Float[Tensor, "*B D"], group: int) -> Float[Tensor, "*B D"]:
     """Softmax within groups of `group` entries, so that each group is a point on a simplex (a soft symbol).
 
-    The group axis is strided (entry i of a group lies D/group apart), which a CPU does over 20 times faster than a
-    softmax over a short trailing axis. Source: simplicial embeddings, Lavoie et al. 2022 (arXiv 2204.00616).
+    The group axis is strided (successive entries of a group lie D/group apart): on a CPU this is over 20 times faster
+    than a softmax over a short trailing axis. Source: simplicial embeddings, Lavoie et al. 2022 (arXiv 2204.00616).
     """
     return x.unflatten(-1, (group, -1)).softmax(-2).flatten(-2)
 
@@ -20,8 +20,8 @@ def simnorm(x: Float[Tensor, "*B D"], group: int) -> Float[Tensor, "*B D"]:
 class Linear(nn.Module):
     """y = W x + b, for one net or, with `heads`, for an ensemble of nets with stacked weights.
 
-    Input (..., inputs); with heads (heads, B, inputs) or (B, inputs), which every head then reads.
-    Output (..., outputs), or (heads, B, outputs); always fp32.
+    Input (..., inputs); with heads, (heads, B, inputs), or (B, inputs) shared by all heads.
+    Output (..., outputs), or with heads (heads, B, outputs); always fp32. `zero` initialises the weights to 0.
     """
 
     def __init__(self, inputs: int, outputs: int, heads: int = 0, dtype: torch.dtype = torch.float32, zero=False):
@@ -62,7 +62,7 @@ class NormedLinear(Linear):
 
 
 def mlp(inputs: int, width: int, outputs: int, heads: int, dtype: torch.dtype, zero: bool = False) -> nn.Sequential:
-    """Two normed layers and a linear one; `zero` starts the last layer at 0."""
+    """Build two normed layers and a linear one; `zero` initialises the last layer to 0."""
     return nn.Sequential(
         NormedLinear(inputs, width, heads, dtype),
         NormedLinear(width, width, heads, dtype),

@@ -1,4 +1,4 @@
-"""One update: losses, gradients, clipping, Adam, the target net, the return scale and the averaged weights."""
+"""The update: losses, gradients, clipping, Adam, the target net, the return scale and the averaged weights."""
 
 import copy
 import math
@@ -18,20 +18,20 @@ UPDATE_METRICS = (*METRICS, "gradient_norm", "return_scale")
 
 
 class LearningFault(ArithmeticError):
-    """A loss or a gradient stopped being finite; the message names it."""
+    """Raised when a loss or the gradient is no longer finite; the message names it."""
 
 
 class Learner:
-    """Holds the model, its target and its optimiser; `update` takes one step of gradient descent.
+    """Holds the model, its target net and its optimiser; `update` takes one step of gradient descent.
 
-    `acting`: the model with its weights averaged over the last updates (Polyak & Juditsky 1992; exponentially, as in
-    Tarvainen & Valpola 2017, arXiv 1703.01780). One update to the next, the newest weights jitter; the mean does not.
+    `acting`: the model with its weights averaged over recent updates (Polyak & Juditsky 1992; exponentially, as in
+    Tarvainen & Valpola 2017, arXiv 1703.01780). The newest weights jitter from update to update; the average does not.
     """
 
     BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 
     def __init__(self, model: WorldModel, discount: float, config: LearningConfig, compiled: bool = False):
-        """`discount`: over one whole token."""
+        """Flatten the model's parameters and set up the optimiser. `discount` is over one whole token."""
         self.model, self.discount, self.config = model, discount, config
         self.flat = flatten(model)
         self.parameters = list(model.parameters())
@@ -56,12 +56,12 @@ class Learner:
         self._apply = torch.compile(adam, dynamic=False) if compiled else adam
 
     def update(self, batch: Batch, generator: torch.Generator) -> Tensor:
-        """Take one step; returns UPDATE_METRICS as a tensor (11,). Raises LearningFault before a weight is touched."""
+        """Take one step; return UPDATE_METRICS as a tensor (11,). Raises LearningFault before any weight changes."""
         self.learn(batch, self.noise(batch, generator))
         return self.metrics
 
     def noise(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """The standard normal draws one update uses, and which senses it does not hide."""
+        """Draw what one update needs: two standard normals (B, P), and the mask (B, n) of the senses that it keeps."""
         size, count = len(batch.planned_token), len(self.model.senses)
         normal = torch.randn(2, size, self.model.points, generator=generator)
         keep = torch.ones(size, count, device=self.flat.device)
@@ -71,7 +71,7 @@ class Learner:
         return *normal.to(self.flat.device), keep
 
     def learn(self, batch: Batch, noise: tuple[Tensor, Tensor, Tensor]) -> None:
-        """One step with given noise."""
+        """Take one step with given noise; store the metrics in `metrics`. Raises LearningFault as `update` does."""
         total, parts, estimate = self._loss(
             self.model, self.target, batch, noise, self.scale, self.discount, self.config
         )
@@ -102,7 +102,7 @@ class Learner:
         self.metrics = torch.cat([parts, norms[:1], self.scale.view(1)])
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What a bit-identical resume needs beside the acting model's state."""
+        """Return what a bit-identical resume needs in addition to the acting model's state."""
         return {
             "weights": self.flat,
             "first": self.first,
@@ -113,7 +113,7 @@ class Learner:
         }
 
     def load_state_dict(self, saved: dict[str, Tensor]) -> None:
-        """Take back what `state_dict` gave."""
+        """Restore what `state_dict` returned."""
         self.flat.copy_(saved["weights"])
         self.first.copy_(saved["first"])
         self.second.copy_(saved["second"])
@@ -123,7 +123,7 @@ class Learner:
 
 
 def width(values: Float[Tensor, " N"]) -> Tensor:
-    """From the 5 % quantile of values to the 95 % one, (), linear between neighbours: torch.quantile, but quick."""
+    """Return the distance () from the 5 % to the 95 % quantile, interpolated as by torch.quantile, but faster."""
     ordered, places = values.sort().values, len(values) - 1
     low, high = (
         torch.lerp(ordered[math.floor(place)], ordered[math.ceil(place)], place % 1)
@@ -141,7 +141,11 @@ def adam(
     shrink: Tensor,
     correction: Tensor,
 ) -> None:
-    """Adam in place over flat vectors (Kingma & Ba 2015, algorithm 1); `correction` holds 1 - beta^t for both betas."""
+    """Apply Adam in place to flat vectors (Kingma & Ba 2015, algorithm 1).
+
+    `rate`: learning rate per parameter; `shrink`: clipping factor () of the gradient; `correction`: 1 - beta^t for both
+    betas.
+    """
     gradient = gradient * shrink
     first.lerp_(gradient, 1 - Learner.BETA1)
     second.lerp_(gradient.square(), 1 - Learner.BETA2)

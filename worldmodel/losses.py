@@ -1,4 +1,4 @@
-"""What the world model learns from: one scalar to minimise, from a batch of token windows."""
+"""The losses of the world model, value and policy: one scalar to minimise per batch of token windows."""
 
 import torch
 import torch.nn.functional as F
@@ -24,8 +24,8 @@ METRICS = (
 )
 
 
-SHARPNESS = 8.0  # of the similarity of two latents
-APART, UNLIKE = 0.1, 10.0  # the least deviation of a symbol's entry over a batch, and what it weighs in the contrast
+SHARPNESS = 8.0  # inverse temperature of the similarity of two latents
+APART, UNLIKE = 0.1, 10.0  # minimum standard deviation of a latent entry over a batch; its weight in the contrast loss
 
 
 def window_return(
@@ -35,10 +35,10 @@ def window_return(
     value: Float[Tensor, " B"],
     discount: float,
 ) -> Float[Tensor, " B"]:
-    """Targets (B,): the rewards from the first token to the window's last valid one, then `value` (B,), V after it.
+    """Compute return targets (B,): rewards from the first to the last valid token, then the bootstrap `value` (B,).
 
-    G_t = R_t + g c_t G_{t+1}, and V in the place of G_{t+1} where no valid token follows; g is the discount over one
-    token, c whether the episode goes on. One bootstrap a window: an n-step return (Sutton & Barto 2018, eq. 7.1).
+    G_t = R_t + g c_t G_{t+1}, with V in place of G_{t+1} where no valid token follows; g is the discount over one
+    token, c is 0 at a termination. One bootstrap per window: an n-step return (Sutton & Barto 2018, eq. 7.1).
     """
     following = value
     for t in reversed(range(len(reward))):
@@ -55,9 +55,9 @@ def bootstrap(
     noise: Float[Tensor, "B P"],
     start: Float[Tensor, "B A"] | None = None,
 ) -> Float[Tensor, " B"]:
-    """What follows a latent: the least of the target's heads, at a token that the policy draws.
+    """Estimate the value of a latent: the minimum over the target's heads, at a token sampled from the policy.
 
-    `start`: where the token before ended, as for `WorldModel.token`.
+    `start`: where the previous token ended, as for `WorldModel.token`.
     """
     points, _ = model.policy(z).sample(noise)
     return twohot.mean(target(z, model.token(points, start))).amin(0)
@@ -73,10 +73,11 @@ def contrastive_loss(
     """InfoNCE of each of B imagined latents: the cross-entropy, in nats, of picking its own target among negatives.
 
     The similarity of two latents is how many of their soft symbols agree, sum_g <z_g, z'_g>. The loss keeps
-    observations distinguishable, where consistency alone may drop what is hard to predict. Source: van den Oord et al.
-    2018 (arXiv 1807.03748), eq. 4. Negatives are the `others` of the batch, which differ in what stands still for an
-    episode, and those `near`, of other moments of the same window, which differ in what moves, as far as they are
-    `there`: beyond an episode's end its last moment is repeated, which may be the target itself.
+    observations distinguishable, whereas consistency alone may drop what is hard to predict. Source: van den Oord et
+    al. 2018 (arXiv 1807.03748), eq. 4. `others` holds the targets, one for each window; those of other windows are
+    negatives that differ in what is constant within an episode. `near` holds the K other moments of the same window,
+    negatives that differ in what moves, used where `there` is 1: beyond an episode's end its last moment is repeated,
+    which may be the target itself.
     """
     symbols = z.shape[-1] // group
     same_window = (z * near).sum(-1).masked_fill(there == 0, -torch.inf)
@@ -85,10 +86,10 @@ def contrastive_loss(
 
 
 def variance_loss(z: Float[Tensor, "B D"]) -> Tensor:
-    """Hinge loss, (), on the standard deviation of each latent entry over the batch; 0 where all reach APART.
+    """Compute a hinge loss () on each latent entry's standard deviation over the batch; 0 if all reach APART.
 
-    Where all latents are nearly the same, `contrastive_loss` has no gradient, and this has. Source: the variance term
-    of VICReg, Bardes et al. 2022 (arXiv 2105.04906), eq. 1.
+    Where all latents are nearly the same, `contrastive_loss` has no gradient, but this loss has. Source: the variance
+    term of VICReg, Bardes et al. 2022 (arXiv 2105.04906), eq. 1.
     """
     return F.relu(APART - (z.var(0, correction=0) + 1e-8).sqrt()).mean()
 
@@ -96,7 +97,7 @@ def variance_loss(z: Float[Tensor, "B D"]) -> Tensor:
 def encode_with_dropout(
     model: WorldModel, seen: dict[str, Tensor], keep: Float[Tensor, "B n"]
 ) -> tuple[Float[Tensor, "B D"], Float[Tensor, "B D"]]:
-    """Encode with some senses dropped (`keep` is 0) and with all of them; the latter is detached, as a target."""
+    """Encode without the senses for which `keep` is 0, and with all of them; the latter is detached, as a target."""
     encoder = model.encoder
     seen = model.scaled(seen)
     parts = encoder.sense(seen)
@@ -114,7 +115,7 @@ def targets(
     noise: Float[Tensor, "B P"],
     discount: float,
 ) -> tuple[Float[Tensor, "H B D"], Float[Tensor, " B"]]:
-    """What is to be imagined and what the value is to be: the latents of what was seen next, the windows' returns."""
+    """Return the targets: the latents of the observations after each token, and the return of each window."""
     ahead = model.perceive({key: value[1:].flatten(0, 1) for key, value in batch.seen.items()})
     ahead = ahead.unflatten(0, (len(batch.reward), -1))
     end = (batch.valid.sum(0).long() - 1).clamp(min=0)
@@ -135,9 +136,10 @@ def world_losses(
     batch: Batch,
     config: LearningConfig,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Four losses () of what is imagined from the first latents: consistency, contrast, reward, continuation.
+    """Roll out from the first latents z and return four losses (): consistency, contrast, reward, continuation.
 
-    The contrast is 0 where no camera sees, or where it weighs nothing.
+    `whole`: the same latents encoded from all senses; `ahead`: the target latents after each token. The contrast is 0
+    if the model has no camera or the loss has weight 0.
     """
     steps = len(batch.reward)
     asked = config.contrast > 0 and model.sees
@@ -149,7 +151,7 @@ def world_losses(
     for t in range(steps):
         features.append(model.transition_features(z, batch.token[t]))
         z = model.next(features[-1])
-        # Nothing is to be predicted beyond a termination: no latent follows it.
+        # No latent follows a termination, so there is nothing to predict beyond it.
         known = weight[t] * batch.continues[t]
         consistency = consistency + (known * (z - ahead[t]).square().mean(-1)).mean() / steps
         if asked:
@@ -172,9 +174,10 @@ def policy_loss(
     scale: Tensor,
     config: LearningConfig,
 ) -> tuple[Tensor, Float[Tensor, " B"], Float[Tensor, " B"]]:
-    """The policy's loss () in the first latents, the log-density of the tokens that it draws there, and their value.
+    """Return the policy's loss () at the first latents, and the log-densities and values (B,) of its samples there.
 
-    `heads`: the value's logits of the tokens that were done instead.
+    `heads`: value logits of the tokens that were executed. The loss maximises value and entropy; it imitates the
+    planner's token where the executed one has the higher value, and only imitates where an expert acted (L1 distance).
     """
     first = start.detach()
     policy = model.policy(first + batch.demonstrated.unsqueeze(1) * (start - first))
@@ -202,15 +205,15 @@ def loss(
     discount: float,
     config: LearningConfig,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Total loss (), its parts in the order of METRICS (9,), and the value estimates of the first latents (B,).
+    """Compute the total loss (), its parts in the order of METRICS (9,), and value estimates of the first latents (B,).
 
-    `noise`: standard normal (B, P) for the value's targets and (B, P) for the policy, and (B, n): 1 for the senses
-    that are not hidden where the windows begin. `scale`: the current spread of returns, which makes the policy's step
-    independent of the reward's unit. `discount`: over a whole token. World-model losses reach the
-    encoder; the policy's reaches only the policy, but for what an expert did: there it imitates, does nothing else, and
-    the latent is to tell what that takes. Structure of the losses: Hansen et al. 2024 (arXiv 2310.16828),
-    eq. 3-5, with returns over the whole window, a continue head, and the losses of value and policy on the first
-    latent only.
+    `noise`: standard normal draws (B, P) for the value targets and (B, P) for the policy, and a mask (B, n) that is 1
+    for the senses kept at the first observation. `scale`: the current spread of returns, which makes the policy's step
+    independent of the reward's unit. `discount`: over a whole token. World-model and value losses train the encoder;
+    the policy loss trains only the policy, except on demonstrations: there the policy only imitates, and the gradient
+    also reaches the encoder, so that the latent holds what imitation needs. Structure of the losses: Hansen et al. 2024
+    (arXiv 2310.16828), eq. 3-5, with returns over the whole window, a continue head, and value and policy losses on the
+    first latent only.
     """
     with torch.no_grad():
         ahead, returns = targets(model, target, batch, noise[0], discount)

@@ -1,14 +1,14 @@
-"""What is told in one line: a mistake of the user's, a fault of the machine, a warning."""
+"""Errors and warnings that are reported to the user in one line."""
 
 
 class Mistake(ValueError):
-    """What was asked for, or given, cannot be taken; one line says why, and what would be right."""
+    """Raised for invalid user input; its one-line message says what is wrong and what would be valid."""
 
 
 class MachineFault(OSError):
-    """Something of the machine failed; the same may do at another time."""
+    """Raised when something on the machine failed; the same command may succeed at another time."""
 
 
 def warning_line(message: Warning | str, *_place, **_line) -> str:
-    """What `warnings.formatwarning` becomes in a command's processes: without where in the code it came up."""
+    """Format a warning without its place in the code; replaces `warnings.formatwarning` in a command's processes."""
     return f"semagram: {message}\n"

@@ -1,4 +1,4 @@
-"""Online mean and variance of the state, so that every sensor reaches the encoder at a like scale."""
+"""Online mean and variance of the state, so that every sensor reaches the encoder at a similar scale."""
 
 import torch
 from jaxtyping import Float
@@ -8,8 +8,8 @@ from torch import Tensor, nn
 class Normaliser(nn.Module):
     """(x - mean) / sqrt(variance + floor^2), clipped to +-10.
 
-    Statistics are exact over everything seen (Chan et al. 1979, pairwise update), in double precision.
-    The floor keeps a sensor that hardly moves from becoming noise.
+    Statistics are exact over all states observed (Chan et al. 1979, pairwise update), in double precision.
+    The floor avoids amplifying the noise of a sensor that hardly moves.
     """
 
     FLOOR = 1e-2
@@ -25,7 +25,7 @@ class Normaliser(nn.Module):
 
     @torch.no_grad()
     def observe(self, x: Float[Tensor, "B S"]) -> None:
-        """Take B more states into the statistics."""
+        """Add B states to the statistics."""
         x = x.to(self.total_mean)
         n, total = x.shape[0], self.count + x.shape[0]
         delta = x.mean(0) - self.total_mean
@@ -36,7 +36,7 @@ class Normaliser(nn.Module):
 
     @torch.no_grad()
     def take(self, mean: Float[Tensor, " S"], std: Float[Tensor, " S"], count: int) -> None:
-        """Take the statistics of `count` states from elsewhere, in the place of what was seen."""
+        """Replace the statistics with those of `count` states from elsewhere."""
         self.count.fill_(count)
         self.total_mean.copy_(mean)
         self.total_square.copy_(std.double().square() * count)
@@ -47,5 +47,5 @@ class Normaliser(nn.Module):
         self.scale.copy_((self.total_square / self.count + self.FLOOR**2).rsqrt())
 
     def forward(self, x: Float[Tensor, "B S"]) -> Float[Tensor, "B S"]:
-        """Normalise states."""
+        """Normalise and clip a batch of states."""
         return ((x - self.mean) * self.scale).clamp(-self.CLIP, self.CLIP)

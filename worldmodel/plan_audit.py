@@ -1,10 +1,11 @@
-"""Whether plans pay what they promise.
+"""Audit of plans: whether the returns that plans promise are realised.
 
-A plan that is worth G owes the interest on it: by Bellman's equation along the way really taken, G = r + k G', where k
-is the discount times the probability that the episode goes on. So (1 - k) G must come at every decision, as reward or
-as growth of the worth. A search that has found an error of the value promises the same again and again, and none of it
-comes: the agent stands still, expecting much. All is counted in the model's own units, by the rewards it imagines for
-what was really done in latents really reached, so that it needs none from the world.
+A plan that promises the return G owes interest on it: by Bellman's equation along the path actually taken,
+G = r + k G', where k is the discount times the probability that the episode continues. So each decision must yield
+(1 - k) G, as reward or as growth of the promised return. A search that exploits an error of the value function promises
+the same return again and again without realising any of it: the agent stands still, expecting much. The audit uses the
+model's own units, with the rewards it imagines for the actions executed in the latents reached, so it needs no reward
+from the environment.
 """
 
 from typing import NamedTuple
@@ -14,13 +15,17 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 SHARE = 0.5
-"""Of the interest, what must be paid."""
+"""Fraction of the interest that must be paid."""
 
 
 class Account(NamedTuple):
-    """Of B environments, each (B,): fading sums of interest `due` and reward `paid`, and the fading `mean` of the worth
-    before the last; the last decision's `worth`, what of it is to be kept (`keep`, k) after its `steps`, and `reward`;
-    and `left`, control steps that the policy still acts for. `steps` is 0 where there was no decision."""
+    """State of the audit of B environments, each field (B,).
+
+    due, paid: exponentially fading sums of interest and of imagined reward. mean: fading mean of the promised returns
+    before the last one. worth: the return promised by the last plan. keep, reward, steps: of the last decision, its
+    effective discount k, imagined reward and duration in control steps (0: no decision yet). left: control steps for
+    which the policy still acts.
+    """
 
     due: Tensor
     paid: Tensor
@@ -33,28 +38,30 @@ class Account(NamedTuple):
 
     @classmethod
     def opened(cls, count: int) -> "Account":
-        """Nothing yet, for `count` environments."""
+        """Return an empty account for `count` environments."""
         return cls(*torch.zeros(len(cls._fields), count))
 
     def where(self, chosen: Bool[Tensor, " B"], other: "Account") -> "Account":
-        """This account for the environments (B,) chosen, the other one for the rest."""
+        """Take this account for the environments (B,) chosen and `other` for the rest."""
         return Account(*(torch.where(chosen, mine, theirs) for mine, theirs in zip(self, other, strict=True)))
 
 
 class PlanAudit:
-    """Keeps account of the plans of B environments. One whose plans paid less than half of the interest on their worth
-    over the last `patience` control steps (as an exponential window) is left to the policy for as many.
+    """Keeps account of the plans of B environments and decides where the policy should act instead.
 
-    B may change from one call to the next; then everything is forgotten.
+    If an environment's plans paid less than half of the interest on their promised returns over the last `patience`
+    control steps (an exponential window), the policy acts there for as many steps.
+
+    B may change between calls of `broken`; the account then starts afresh.
     """
 
     def __init__(self, patience: int, indifference: float):
-        """`indifference`: a worth that counts for little, in the unit of returns."""
+        """Open an empty account. `patience` is in control steps; `indifference` is a negligible return."""
         self.patience, self.indifference = patience, indifference
         self.account = Account.opened(0)
 
     def broken(self, worth: Float[Tensor, " B"], asked: Bool[Tensor, " B"]) -> Bool[Tensor, " B"]:
-        """Where the policy should act, of the environments asked for, given what their newest plans are worth."""
+        """Return where, among the environments `asked`, the policy should act; `worth`: the newest plans' returns."""
         if len(self.account.steps) != len(worth):
             self.account = Account.opened(len(worth))
         last = self.account
@@ -81,11 +88,14 @@ class PlanAudit:
         steps: Float[Tensor, " B"],
         asked: Bool[Tensor, " B"],
     ) -> None:
-        """What was decided there: for how many control steps, the reward imagined for them, and what is kept after them
-        of a worth, which is the discount times the probability that the episode goes on."""
+        """Record what was decided in the environments `asked`.
+
+        `reward`: imagined over the decision's `steps` control steps. `keep`: effective discount after them, i.e. the
+        discount times the probability that the episode continues.
+        """
         self.account = self.account._replace(reward=reward, keep=keep, steps=steps).where(asked, self.account)
 
     def forget(self, ended: Bool[Tensor, " B"]) -> None:
-        """Begin anew in these environments."""
+        """Clear the account of the environments (B,) that ended."""
         if len(self.account.steps) == len(ended):
             self.account = Account.opened(len(ended)).where(ended, self.account)

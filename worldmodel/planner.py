@@ -1,8 +1,8 @@
-"""Planning: search over sentences of tokens in imagination.
+"""Planning: search over sequences of tokens in imagination.
 
 Model-predictive path integral control (Williams et al. 2015, arXiv 1509.01149; in latent space: Hansen et al. 2022,
-arXiv 2203.04955), anchored on the policy: candidates are drawn around the policy's own rollout and around the last
-plan, elites are weighted by return in units of their own spread, and their mean is executed.
+arXiv 2203.04955), guided by the policy: candidates are drawn around the policy's own rollout and around the last
+plan, elites are weighted by return in units of their own spread, and their mean is the plan.
 """
 
 import time
@@ -19,24 +19,26 @@ from worldmodel.settings import PlannerConfig
 
 
 class PlanFault(ArithmeticError):
-    """No candidate had a finite return."""
+    """Raised when no candidate has a finite return."""
 
 
 @dataclass(frozen=True)
 class Memory:
-    """What one plan leaves to the next: its mean sentence (T, B, P), from where that plan begins, and whether (B,) it
-    still applies."""
+    """What one plan leaves for the next to start from.
+
+    mean (T, B, P): the last plan, already advanced to where the next one begins. valid (B,): whether it still applies.
+    """
 
     mean: Float[Tensor, "T B P"]
     valid: Bool[Tensor, " B"]
 
     @classmethod
     def of(cls, mean: Float[Tensor, "T B P"]) -> "Memory":
-        """What is to be started from, by every one of the B."""
+        """Return a memory of this mean that is valid for all B environments."""
         return cls(mean, torch.ones(mean.shape[1], dtype=torch.bool, device=mean.device))
 
     def where(self, chosen: Bool[Tensor, " B"], other: "Memory | None") -> "Memory":
-        """This memory for the environments (B,) chosen, the other one for the rest."""
+        """Take this memory for the environments (B,) `chosen`, `other` for the rest (no valid plan if None)."""
         chosen = chosen.to(self.valid.device)
         if other is None:
             return Memory(self.mean, self.valid & chosen)
@@ -46,11 +48,11 @@ class Memory:
 
 @dataclass(frozen=True)
 class Plan:
-    """The sentence chosen for each of B latents.
+    """The plans chosen for B latents.
 
-    tokens, spread (T, B, P): weighted mean of the elites, and the deviation of its points. returns, weights (B, E): of
-    the elites (T, B, E, P). latent (B, D): where the plan starts. spent: iterations done. imagined (B,): calls of the
-    model's step for each latent.
+    tokens, spread (T, B, P): weighted mean and standard deviation of the elites' points. returns, weights (B, E): of
+    the elites (T, B, E, P). latent (B, D): where the plan starts. spent: iterations done. imagined (B,): model steps
+    imagined for each latent.
     """
 
     tokens: Float[Tensor, "T B P"]
@@ -64,15 +66,15 @@ class Plan:
 
     @property
     def worth(self) -> Float[Tensor, " B"]:
-        """What each plan promises: the mean return of its elites."""
+        """The return that each plan promises: the weighted mean return of its elites, (B,)."""
         return (self.weights * torch.where(self.weights > 0, self.returns, 0)).sum(-1)
 
 
 class Planner:
-    """Plans for B latents at once, within a budget of iterations or of time."""
+    """Plans for B latents at once, within a budget of iterations, of time, or both."""
 
     def __init__(self, model: WorldModel, discount: float, config: PlannerConfig, compiled: bool = False):
-        """`discount`: over one whole token."""
+        """Wrap a model for planning. `discount` is over one whole token; `compiled` uses torch.compile."""
         self.model, self.discount, self.config = model, discount, config
         wrap = (lambda f: torch.compile(f, dynamic=False)) if compiled else (lambda f: f)
         self._perceive, self._propose, self._refine = wrap(model.perceive), wrap(propose), wrap(refine)
@@ -82,7 +84,7 @@ class Planner:
     def foresee(
         self, z: Float[Tensor, "B D"], w: Float[Tensor, "B P"]
     ) -> tuple[Float[Tensor, " B"], Float[Tensor, " B"]]:
-        """`foresee` of this planner's model."""
+        """Call `imagination.foresee` with this planner's model and discount."""
         return self._foresee(self.model, z, w, self.discount)
 
     @torch.no_grad()
@@ -94,11 +96,12 @@ class Planner:
         deadline: float | None = None,
         start: Float[Tensor, "B A"] | None = None,
     ) -> Plan:
-        """Plan from B observations. `deadline`: a time of time.perf_counter() after which no iteration begins.
+        """Plan from B observations, as for `WorldModel.encode`.
 
-        Without one it is `deadline_ms` of the settings from now, or never where that is 0. `start`: where the curves
-        before end, which joined tokens go on from, 0 unless given. Returns the best so far at the latest one iteration
-        after the deadline. Raises PlanFault if some observation leaves no candidate with a finite return.
+        `deadline` is a `time.perf_counter()` time after which no further iteration begins; by default `deadline_ms` of
+        the settings from now, or none if that is 0. The first iteration always runs, and the best plan so far is
+        returned at most one iteration after the deadline. `start` is where the previous curves end, from which joined
+        tokens continue (0 by default). Raises PlanFault if some observation has no candidate with a finite return.
         """
         config = self.config
         if deadline is None and config.deadline_ms:
@@ -142,13 +145,13 @@ class Planner:
     def _first_lots(
         self, z: Tensor, memory: Memory | None, start: Float[Tensor, "B A"], noise: Float[Tensor, "T B N P"]
     ) -> list[Tensor]:
-        """The first candidates: rollouts of the policy, noise around its mode and around the last plan, and that plan.
+        """Return the first candidates: policy rollouts, the last plan, and noise around that and the policy's mode.
 
-        With an adaptive budget in two lots: those that cost no search, and the noise.
+        Under an adaptive budget they come in two lots: first the policy's rollouts and the last plan, then the noise.
         """
         config, noise = self.config, noise.clone()
         own, free = config.policy_samples, config.samples - config.policy_samples
-        noise[:, :, 0] = 0  # the first rollout is the policy's mode
+        noise[:, :, 0] = 0  # makes the first rollout the policy's mode
         proposed = self._propose(self.model, z, noise[:, :, :own], start)
         mode = proposed[:, :, :1]
         carried = int(config.carry * free)
@@ -156,7 +159,7 @@ class Planner:
         if memory is not None and config.carry:
             last = torch.where(memory.valid[None, :, None, None], memory.mean.unsqueeze(2), last)
         if carried:
-            noise[:, :, -1] = 0  # and the last candidate is the last plan itself
+            noise[:, :, -1] = 0  # makes the last candidate the last plan itself
         centres = torch.cat([mode.expand(-1, -1, free - carried, -1), last], 2)
         around = self._around(centres, config.spread * noise[:, :, own:], start)
         if config.budget == "fixed":
@@ -170,7 +173,7 @@ class Planner:
         start: Float[Tensor, "B A"],
         generator: torch.Generator,
     ) -> Float[Tensor, "T B M P"]:
-        """Candidates of the elites' own distribution, as many as there is noise for beside the elites kept."""
+        """Draw M = N - E candidates from the distribution fitted to the E elites, which stay candidates themselves."""
         swing = found.spread.unsqueeze(2) * noise[:, :, self.config.elites :]
         if self.config.together:
             drawn = torch.randn(*found.returns.shape, swing.shape[2], generator=generator).to(noise.device)
@@ -180,9 +183,10 @@ class Planner:
     def _together(
         self, alone: Float[Tensor, "T B N P"], found: Elites, noise: Float[Tensor, "B E N"]
     ) -> Float[Tensor, "T B N P"]:
-        """What is drawn number by number, mixed with sums of the elites' ways off their mean: of their own covariance.
+        """Mix the independent noise `alone` with noise of the elites' covariance, which has the share `together`.
 
-        One `noise` for the whole sentence: a Gaussian of rank E at most.
+        The latter combines the elites' weighted deviations from their mean; one draw covers the whole plan, so it is a
+        Gaussian of rank E at most.
         """
         _, ways = common(found.plans, found.weights)
         share = self.config.together
@@ -191,7 +195,7 @@ class Planner:
     def _around(
         self, centre: Float[Tensor, "T B M P"], noise: Float[Tensor, "T B N P"], start: Float[Tensor, "B A"]
     ) -> Float[Tensor, "T B N P"]:
-        """Tokens whose points are moved; M = N, or 1 for all."""
+        """Return tokens with points `centre` + `noise`, clipped to [-1, 1]; M is N, or 1 for a common centre."""
         points = (centre + noise).clamp(-1, 1)
         first = start.unsqueeze(1).expand(-1, points.shape[2], -1)
         return self.model.token(points, self.model.before(points, first))

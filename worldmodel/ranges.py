@@ -1,4 +1,4 @@
-"""Checks of settings: a value out of range is refused in one line, by its full key, with the range."""
+"""Range checks of settings: the one-line error names the full key and the valid range."""
 
 import math
 from dataclasses import fields, is_dataclass
@@ -16,10 +16,10 @@ def check(
     high: float | None = None,
     why: str = "",
 ) -> None:
-    """Raise ValueError unless each field of `names` is a number, a whole one where it is declared as such, finite,
-    >= `low`, > `above` and <= `high`, as far as given.
+    """Raise ValueError unless every field in `names` is a finite number within the limits given.
 
-    `prefix` stands before the names in the message (`planner.`), `why` after the range (` (planner.samples - 1)`).
+    Limits: >= `low`, > `above`, <= `high`. A field declared as int must be an integer. `names` is space-separated.
+    In the message `prefix` precedes the name (`planner.`) and `why` follows the range (` (planner.samples - 1)`).
     """
     whole = {f.name for f in fields(config) if f.type is int} if is_dataclass(config) else set()
     for name in names.split():

@@ -1,4 +1,4 @@
-"""Replay: raw control steps in preallocated arrays, one ring for each environment, usable the moment they are added."""
+"""Replay: raw control steps in preallocated arrays, one ring per environment, available as soon as they are added."""
 
 import math
 from collections.abc import Sequence
@@ -14,14 +14,14 @@ from worldmodel.senses import LANGUAGE_KEY, Shapes
 
 
 class Unfit(Mistake):
-    """A saved replay is of another size, or of other senses."""
+    """Raised when a saved replay has a different size or different senses."""
 
 
 class Replay:
-    """One ring of rows for each of E environments.
+    """A ring buffer of rows for each of E environments.
 
-    A row is an observation and the step taken from it. The newest row has no step yet, and the last observation of an
-    episode never gets one: such rows are marked `final`.
+    A row holds an observation and the step taken from it. The newest row has no step yet, and the last observation of
+    an episode never gets one: such rows are marked `final`.
     """
 
     def __init__(
@@ -33,11 +33,12 @@ class Replay:
         token_size: int | None = None,
         lags: Sequence[int] = (0,),
     ):
-        """Keep the newest `capacity` steps in all; raises ValueError for too few to use or too many to have room for.
+        """Allocate room for about `capacity` steps in total, of which the newest are kept.
 
-        `token_size` P is the action's size unless given. Each frame is kept once, as bytes; `lags`: of how many steps
-        ago the frames are that a window shows at once; those of before an episode are its first, and those of before
-        one that is missing the first after that. Of the language, rows keep the number of a sentence.
+        `token_size` P defaults to the action's size. Each frame is stored once, as bytes; `lags` are the ages, in
+        control steps, of the frames that a window stacks. Frames from before the episode began are replaced with its
+        first; those from before a gap in the sense, with the first after it. For language, rows hold the index of a
+        sentence. Raises ValueError if `capacity` is below one step per environment or does not fit in memory.
         """
         self.rows = capacity // envs + 1
         if self.rows < 2:
@@ -54,14 +55,14 @@ class Replay:
         self.was_planned, self.demonstrated = (_room("marks", sizes, bool) for _ in range(2))
         self.terminated, self.final = (_room("marks", sizes, bool) for _ in range(2))
         self.final.fill_(True)
-        self.head = torch.full((envs,), -1)  # row of the newest observation
+        self.head = torch.full((envs,), -1)  # row of the newest observation, -1 before the first
         self.filled = torch.zeros(envs, dtype=torch.long)
-        self.steps = 0  # rows that hold a step
-        self._shown: Tensor | None = None  # (2, N): where an expert's steps are; None: to be found
+        self.steps = 0  # number of rows that hold a step
+        self._shown: Tensor | None = None  # (2, N), cached `demonstrated_rows`; None: stale
 
     @classmethod
     def read(cls, saved: dict[str, Tensor], senses: Shapes, lags: Sequence[int]) -> "Replay":
-        """A replay of the size that gave `saved`. Raises Unfit if it did not perceive these senses."""
+        """Build a replay of the saved size and load `saved`. Raises Unfit if it holds other senses than these."""
         envs, rows = len(saved["head"]), int(saved["rows"])
         sizes = saved["action"].shape[-1], saved["planned_token"].shape[-1]
         replay = cls((rows - 1) * envs, envs, senses, *sizes, lags)
@@ -69,11 +70,11 @@ class Replay:
         return replay
 
     def __len__(self) -> int:
-        """Rows that hold an observation, over all environments."""
+        """Count the rows that hold an observation, over all environments."""
         return int(self.filled.sum())
 
     def start(self, env: int, seen: dict[str, Tensor]) -> None:
-        """Begin an episode with its first observation: of each sense, one value, and perhaps its mask."""
+        """Begin an episode with its first observation: one value per sense, optionally with its mask."""
         self._push(env, seen)
 
     def add(
@@ -86,10 +87,10 @@ class Replay:
         planned_token: Float[Tensor, " P"] | None = None,
         demonstrated: bool = False,
     ) -> None:
-        """Add one step: the action taken from the newest observation, its reward, what was seen next.
+        """Add one step: the action taken from the newest observation, its reward, and the next observation `seen`.
 
-        `planned_token`: the token that the planner chose at this step, if it did. `demonstrated`: an expert took the
-        step. Raises ValueError where no episode has begun.
+        `planned_token`: the token that the planner chose at this step, None if it did not plan. `demonstrated`: whether
+        an expert took the step. Raises ValueError if no episode has begun in this environment.
         """
         row = int(self.head[env])
         if row < 0:
@@ -107,12 +108,12 @@ class Replay:
         self._push(env, seen)
 
     def rewarded(self) -> float:
-        """The share of the steps whose reward is not the median one, so how often a rare one comes; NaN of no steps."""
+        """Return the share of steps whose reward is not the median, i.e. how often a rare one comes; NaN if empty."""
         rewards = self.reward[~self.final]
         return float((rewards != rewards.median()).float().mean()) if self.steps else math.nan
 
     def demonstrated_rows(self) -> Int[Tensor, "2 N"]:
-        """Environment and row of all steps that an expert took."""
+        """Return environment and row of every step that an expert took."""
         if self._shown is None:
             self._shown = self.demonstrated[:, : int(self.filled.max())].nonzero().T.contiguous()
         return self._shown
@@ -126,7 +127,7 @@ class Replay:
                 column[env, row] = 0
             else:
                 column[env, row] = self._sentence(seen[key]) if key == LANGUAGE_KEY else seen[key]
-        self.steps -= not bool(self.final[env, row])  # the ring's oldest, if it comes round
+        self.steps -= not bool(self.final[env, row])  # the ring's oldest step, if this overwrites it
         self.final[env, row] = True
         if self.demonstrated[env, row]:
             self.demonstrated[env, row], self._shown = False, None
@@ -135,7 +136,7 @@ class Replay:
         self.filled[env] = min(int(self.filled[env]) + 1, self.rows)
 
     def _sentence(self, vector: Float[Tensor, " T"]) -> int:
-        """The number of a sentence."""
+        """Return the index of a sentence, given its vector; register it if new."""
         for i, known in enumerate(self.sentences):
             if torch.equal(known, vector):
                 return i
@@ -143,7 +144,7 @@ class Replay:
         return len(self.sentences) - 1
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Everything held, as tensors; rows never written are left out."""
+        """Return the whole contents as tensors, without rows that were never written."""
         used = int(self.filled.max())
         columns = self._columns()
         rows = {name: column[:, :used].contiguous() for name, column in columns.items()}
@@ -152,11 +153,11 @@ class Replay:
         return rows | {"head": self.head, "filled": self.filled, "rows": torch.tensor(self.rows)}
 
     def _columns(self) -> dict[str, Tensor]:
-        """Every column, by the name it is saved under."""
+        """Return every column by the name it is saved under."""
         return self.seen | {name: getattr(self, name) for name in _ROWS}
 
     def load_state_dict(self, saved: dict[str, Tensor]) -> None:
-        """Take back what `state_dict` gave. Raises Unfit if the sizes differ."""
+        """Restore what `state_dict` returned. Raises Unfit if sizes or columns differ."""
         columns, self._shown = self._columns(), None
         sizes = {name: tuple(saved[name].shape[2:]) if name in saved else None for name in columns}
         own = {name: tuple(column.shape[2:]) for name, column in columns.items()}
@@ -174,13 +175,13 @@ class Replay:
 
 
 def _column(key: str, shape: tuple[int, ...], rows: tuple[int, int]) -> Tensor:
-    """Room for what one sense gives; of the language, for the numbers of sentences."""
+    """Allocate the column of one sense; for language, of sentence indices."""
     kind = np.uint8 if naming.is_image(key) else np.int32 if key == LANGUAGE_KEY else np.float32
     return _room(key, rows if key == LANGUAGE_KEY else (*rows, *shape), kind)
 
 
 def _room(what: str, sizes: tuple[int, ...], kind: type = np.float32) -> Tensor:
-    """Zeros. Pages that are never written take no memory, which `torch.zeros` would write."""
+    """Allocate zeros with NumPy: pages never written take no memory, whereas `torch.zeros` would write them all."""
     try:
         return torch.from_numpy(np.zeros(sizes, kind))
     except MemoryError as error:
@@ -189,4 +190,4 @@ def _room(what: str, sizes: tuple[int, ...], kind: type = np.float32) -> Tensor:
 
 
 _ROWS = ("present", "action", "reward", "planned_token", "was_planned", "demonstrated", "terminated", "final")
-"""The columns beside what the senses give."""
+"""Names of the columns other than those of the senses."""

@@ -1,8 +1,8 @@
-"""The senses of a model by LeRobot's keys, each with the shape of one observation; and what is said of one missing.
+"""The senses of a model: LeRobot's keys, the shape of one observation of each, and masks for missing senses.
 
 `observation.state` (S,) float32, `observation.images.<camera>` (H, W, 3) uint8, `observation.language` (T,) float32.
-Any may be missing: its key, or by `mask.<sense>` (1,), 0 where it is not to be looked at now. A model of one sense
-alone has nothing else to look at: it takes what that shows whatever the mask says, and refuses an observation without.
+Any sense may be missing: its key is absent, or its `mask.<sense>` (1,) is 0, meaning it must be ignored now. A model
+with a single sense ignores that sense's mask, and raises ValueError for an observation without it.
 """
 
 from collections.abc import Mapping
@@ -12,33 +12,33 @@ from worldmodel.mistakes import Mistake
 STATE_KEY = "observation.state"
 IMAGE_KEY_PREFIX = "observation.images."
 LANGUAGE_KEY = "observation.language"
-SIZES = (16, 512)  # pixels: least and most height and width of a frame that is perceived
+SIZES = (16, 512)  # minimum and maximum height and width of a perceived frame, in pixels
 
 Shapes = Mapping[str, tuple[int, ...]]
 
 
 def key(name: str) -> str:
-    """Where a sense of that name stands in an observation: `observation.state` of `state`."""
+    """Return the observation key of a sense: `observation.state` for `state`."""
     return f"observation.{name}"
 
 
 def name(key: str) -> str:
-    """What a sense is called where it is plain that senses are meant: `images.front` of `observation.images.front`."""
+    """Return the short name of a sense: `images.front` for `observation.images.front`."""
     return key.removeprefix("observation.")
 
 
 def mask(key: str) -> str:
-    """The key that says whether a sense is there."""
+    """Return the key of a sense's mask: `mask.state` for `observation.state`."""
     return f"mask.{name(key)}"
 
 
 def is_image(key: str) -> bool:
-    """Whether a sense is a camera."""
+    """Return whether a key names a camera."""
     return key.startswith(IMAGE_KEY_PREFIX)
 
 
 def check(senses: Shapes) -> None:
-    """Raise ValueError, in one line, unless every sense has a known key and a shape that such a sense can have."""
+    """Raise ValueError, in one line, if there is no sense, or one has an unknown key or an impossible shape."""
     if not senses:
         raise Mistake("a model perceives at least one sense")
     for key, shape in senses.items():
@@ -52,9 +52,9 @@ def check(senses: Shapes) -> None:
 
 
 def check_sides(said: str, *sides: object, example: str = "") -> None:
-    """Raise ValueError, in one line that begins with `said`, unless a frame that is perceived can have such sides.
+    """Raise ValueError, in one line that begins with `said`, unless all `sides` are whole pixel counts within SIZES.
 
-    In pixels. Checked by whoever chooses what is perceived of the world; a model itself takes smaller frames.
+    `example` is a valid setting to quote. For code that chooses the frame size; a model itself takes smaller frames.
     """
     least, most = SIZES
     if not all(type(side) is int and least <= side <= most for side in sides):

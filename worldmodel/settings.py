@@ -1,4 +1,4 @@
-"""What can be set about the world model, its learning and its planner. No torch: commands read it to print help."""
+"""Settings of the world model, its learning and its planner. Free of torch: commands import it to print help."""
 
 from dataclasses import dataclass, field
 
@@ -10,8 +10,8 @@ from worldmodel.ranges import check
 class TokenConfig:
     """An action token: `knots` control points per action dimension, spanning `length` control steps.
 
-    `joined`: a token begins where the last one ended, and an episode's first one at 0, so that its first control point
-    is not chosen.
+    `degree`: of the curve (0: piecewise constant). `joined`: each token begins where the previous one ended, an
+    episode's first at 0, so the first control point is not chosen.
     """
 
     length: int = 1
@@ -20,11 +20,11 @@ class TokenConfig:
     joined: bool = False
 
     def discount(self, step: float) -> float:
-        """Discount over one whole token, from that of one control step."""
+        """Return the discount over one whole token, given the discount of one control `step`."""
         return step**self.length
 
     def __post_init__(self):
-        """Raise ValueError unless 1 <= knots <= length and degree < knots, and where what is joined is no curve."""
+        """Raise ValueError unless 1 <= knots <= length <= 1000 and 0 <= degree < knots, with degree > 0 if joined."""
         check("model.token.", self, "length", low=1, high=1000)
         check("model.token.", self, "knots", low=1, high=self.length, why=" (model.token.length)")
         check("model.token.", self, "degree", low=0, high=self.knots - 1, why=" (model.token.knots - 1)")
@@ -37,14 +37,14 @@ TOKEN_PRESETS = {
     "line2": TokenConfig(length=2, knots=2, degree=1, joined=True),
     "line4": TokenConfig(length=4, knots=2, degree=1, joined=True),
 }
-"""Tokens by name: one control step, or straight lines over two or four, each beginning where the last one ended."""
+"""Tokens by name: one control step, or joined straight lines over two or four control steps."""
 
 
 @dataclass(frozen=True)
 class VisionConfig:
-    """How frames are seen: in squares of `patch` pixels a side, `width` features each.
+    """How frames are encoded: in squares of `patch` pixels a side, with `width` features each.
 
-    `lags`: of how many control steps ago the frames are that are seen at once: 0, now, and others, to show motion.
+    `lags`: the ages in control steps of the frames that are stacked: 0 (now), then others, to show motion.
     """
 
     patch: int = 8
@@ -52,7 +52,7 @@ class VisionConfig:
     lags: tuple[int, ...] = (0, 1)
 
     def __post_init__(self):
-        """Raise ValueError for frames that cannot be."""
+        """Raise ValueError for a size out of range, or unless `lags` is 0 followed by distinct numbers from 1 to 32."""
         check("model.vision.", self, "patch", low=1)
         check("model.vision.", self, "width", low=1, high=2**12)
         if (
@@ -64,14 +64,14 @@ class VisionConfig:
 
 
 VISION_PRESETS = {"small": VisionConfig(), "large": VisionConfig(patch=4, width=192)}
-"""Sizes of the vision encoder, by name: `large` costs eight times as much as `small`, for a GPU."""
+"""Sizes of the vision encoder, by name. `large` is meant for a GPU: it costs eight times as much as `small`."""
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Sizes of the nets, and the arithmetic they run in (`precision`: auto, bf16 or fp32).
+    """Sizes of the nets, and the precision of their matrix products (`precision`: auto, bf16 or fp32).
 
-    `rank`: of what the policy's covariance has beside its diagonal, so that numbers of a token are drawn together.
+    `rank`: rank of the policy's covariance beyond its diagonal, which correlates the numbers of a token (0: diagonal).
     """
 
     latent: int = 128
@@ -85,7 +85,7 @@ class ModelConfig:
     vision: VisionConfig = field(default_factory=VisionConfig)
 
     def __post_init__(self):
-        """Raise ValueError for sizes that no net can have."""
+        """Raise ValueError for a size out of range, an unknown precision, or if `latent` is no multiple of `group`."""
         check("model.", self, "latent group width", low=1, high=2**14)
         check("model.", self, "value_heads", low=1, high=64)
         check("model.", self, "bins", low=3, high=2**10)
@@ -100,20 +100,20 @@ class ModelConfig:
 class LearningConfig:
     """The losses, the optimiser and the target net.
 
-    `horizon`: tokens imagined in an update, each weighted `rho` times the one before. `consistency`, `reward`, `value`,
-    `continuation`: weights of the losses. `entropy`, `imitation`: of the policy's entropy, and of its distance to the
-    tokens that the planner chose, where the value finds what was then done, those with noise, better than the
-    policy's own. `encoder_rate`: the encoder's share of `learning_rate`, and `eye_rate` that of an encoder with
-    cameras. `updates_per_token`: in a stretch of control steps as long as a token, also where
-    `planner.replan_every` decides more or less often. `averaging`: over how many of the last updates (a time constant)
-    the weights are averaged that act where nothing is explored; 1: the newest weights act. `demonstrated`: the share of
-    a batch that begins with what an expert did, where there are demonstrations; `expert` weighs the policy's distance
-    to that, whatever the value holds of it.
+    `horizon`: tokens imagined in an update, each weighted `rho` times the previous one. `consistency`, `reward`,
+    `value`, `continuation`: weights of the losses. `entropy`: weight of the policy's entropy. `imitation`: weight of
+    its distance to the tokens that the planner chose, applied where the value rates the token then executed (the
+    planner's, with noise) above the policy's own. `encoder_rate`: factor on `learning_rate` for the encoder; `eye_rate`
+    replaces it if the model has cameras. `target_rate`: step of the target net towards the newest weights per update.
+    `updates_per_token`: updates per as many control steps as a token has, however often `planner.replan_every` plans.
+    `averaging`: time constant, in updates, of the averaged weights that act when not exploring; 1: the newest weights
+    act. `demonstrated`: share of a batch whose windows begin with an expert's step, if there are demonstrations;
+    `expert` weights the policy's distance to the expert's token, whatever its value.
 
-    Of several senses each is hidden with probability `dropout` where a window begins (never words, which say what is to
-    be done, nor all others at once), and `agreement` weighs the distance of the latent that is left to that of all.
-    Frames are moved at random by up to `shift` pixels. Where there are cameras, `contrast` weighs how well an imagined
-    latent is told from the others of the batch and of its own window, and that latents differ at all.
+    With several senses, each is hidden with probability `dropout` at the start of a window (never language, which says
+    what the task is, and never all others at once); `agreement` weights the distance of the resulting latent to that of
+    all senses. Frames are shifted at random by up to `shift` pixels. With cameras, `contrast` weights how well an
+    imagined latent can be told from others of the batch and of its own window, and that latents vary at all.
     """
 
     batch: int = 128
@@ -156,28 +156,29 @@ class LearningConfig:
 
 @dataclass(frozen=True)
 class PlannerConfig:
-    """Model-predictive path integral control over sentences of tokens, anchored on the policy.
+    """Model-predictive path integral control over plans of tokens, guided by the policy.
 
-    Elites are weighted by exp(return / (`temperature` x their spread)); differences in return below `indifference`
-    count for little, so that where the model sees nothing to choose the plan stays broad, and explores. A sentence of
-    `horizon` tokens is scored by its imagined rewards and the value at its end. Refitted candidates are drawn number
-    by number with the elites' deviations, or, for the share `together` of their variance, with the elites' covariance
-    over the whole sentence. That covariance is not bounded by `min_spread` and `spread`, which are of single numbers:
-    elites that agree draw nothing new together, and the least deviation is sqrt(1 - `together`) x `min_spread`, none
-    at `together` = 1.
+    Of `samples` candidates per iteration, the first iteration takes `policy_samples` from the policy and centres the
+    share `carry` of the rest on the last plan. A plan of `horizon` tokens is scored by its imagined rewards and the
+    value at its end. Elites are weighted by exp(return / (`temperature` x their spread)); differences in return below
+    `indifference` count for little, so where the model sees nothing to choose between, the plan stays broad and
+    explores. Later candidates are drawn entry by entry with the elites' standard deviations, or, for the share
+    `together` of the variance, with the elites' covariance over the whole plan. That covariance is not bounded by
+    `min_spread` and `spread`, which bound single entries: elites that agree add no joint noise, and the minimum
+    standard deviation is sqrt(1 - `together`) x `min_spread`, 0 at `together` = 1.
 
-    A sentence loses `anchor` times its squared distance from the policy's own, summed over all its points, in the unit
-    of the reward: what it gains by going far must be more than the value's errors there. Everything here that speaks of
-    returns means what is left. Training never anchors: an agent that stays near its policy finds out nothing new.
+    `anchor` times a plan's squared distance from the policy's mode, summed over all its points, is subtracted from its
+    return (in reward units): moving far must gain more than the value's errors there. "Return" here always means the
+    remainder. Training never anchors: an agent that stays near its policy discovers nothing new.
 
-    A new plan is made every `replan_every` control steps (0: when the token ends). The `fixed` budget does everything
-    at each. Under the `adaptive` one the policy's rollouts and the last plan are scored first, and each further
-    iteration is only done while the elites' returns deviate by more than `agreement`, relative to the best: a quarter
-    of the arithmetic, and worse where the policy alone is far behind. Training does all in any case: what it is sure
-    of too early it would never explore.
+    A new plan is made every `replan_every` control steps (0: when the token ends). The `fixed` budget runs all
+    iterations each time. The `adaptive` one scores the policy's rollouts and the last plan first, and iterates further
+    only while the elites' returns deviate by more than `agreement`, relative to the largest absolute return: a quarter
+    of the arithmetic, but worse where the policy alone is far behind. Training always uses the full budget: it would
+    never explore what it is sure of too early. `deadline_ms` limits the time of a plan (0: no limit).
 
-    Where plans of the last `patience` control steps did not pay half of what they promised the policy acts for as many
-    (`worldmodel.plan_audit`; 0: never). Not in training either, which learns from just that.
+    If the plans of the last `patience` control steps did not pay half of what they promised, the policy acts for as
+    many steps (`worldmodel.plan_audit`; 0: never). Training does without this too, since it learns from such failures.
     """
 
     samples: int = 64
@@ -199,7 +200,7 @@ class PlannerConfig:
     patience: int = 30
 
     def __post_init__(self):
-        """Raise ValueError for a budget that cannot be spent."""
+        """Raise ValueError for a value out of range or an unknown budget."""
         check("planner.", self, "samples", low=2, high=2**16)
         check("planner.", self, "policy_samples elites", low=1, high=self.samples - 1, why=" (planner.samples - 1)")
         check("planner.", self, "iterations horizon", low=1, high=100)

@@ -1,4 +1,4 @@
-"""From plain keys and values to frozen dataclasses: a misspelt key, a wrong type or a value out of range is refused."""
+"""Strict conversion of plain data to dataclasses: misspelt keys, wrong types and values out of range are errors."""
 
 import difflib
 import types
@@ -10,13 +10,13 @@ from worldmodel.mistakes import Mistake
 
 
 class ConfigError(Mistake):
-    """A key or value that cannot be taken; one line, with what would be right."""
+    """Raised for an invalid key or value; the message is one line and says what would be valid."""
 
 
 def build(cls: type, data: dict, where: str = "", whole: bool = False):
-    """The dataclass `cls` from nested plain data: a whole number is no truth value, nor 5.0 a whole number.
+    """Build the dataclass `cls` from nested plain data, with strict types: 1 is not a bool and 5.0 is not an int.
 
-    A key that is missing has its default; with `whole`, as of what was saved, every key must be there, on every level.
+    A missing key takes its default; with `whole`, used for saved settings, every key must be present at every level.
     Raises ConfigError naming the full key, which begins with `where`.
     """
     known = {f.name: f for f in fields(cls)}
@@ -37,7 +37,7 @@ def build(cls: type, data: dict, where: str = "", whole: bool = False):
 
 
 def unknown(key: str, known: list[str]) -> str:
-    """One line about a key that does not exist, with those it may have meant."""
+    """Return a one-line message about an unknown key, with the `known` keys that may have been meant."""
     group, _, leaf = key.rpartition(".")
     siblings = [k for k in known if k.rpartition(".")[0] == group] or [k for k in known if "." not in k] or known
     close = _alike(leaf, known, 1.0) or _alike(leaf, siblings, 0.6) or _alike(leaf, known, 0.8)
@@ -46,7 +46,7 @@ def unknown(key: str, known: list[str]) -> str:
 
 
 def _alike(leaf: str, keys: list[str], cutoff: float) -> list[str]:
-    """Those of the keys, three at most, whose last part resembles `leaf` by at least `cutoff` (1: is `leaf`)."""
+    """Return up to three keys whose last part is at least `cutoff` similar to `leaf` (1: equal)."""
     parts = [key.rpartition(".")[2] for key in keys]
     names = difflib.get_close_matches(leaf, parts, n=3, cutoff=cutoff)
     return [key for key, part in zip(keys, parts, strict=True) if part in names][:3]
@@ -69,9 +69,9 @@ def _value(kind, value, where: str, whole: bool):
             raise ConfigError(f"{where}={value}: a list, e.g. {where}=[{example}]")
         return sequence(_value(typing.get_args(kind)[0], item, where, whole) for item in value)
     if kind is str and isinstance(value, bool):
-        value = str(value).lower()  # compile=true reaches us as a truth value
+        value = str(value).lower()  # compile=true arrives as a bool
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        with suppress(OverflowError):  # which leaves what is no number here
+        with suppress(OverflowError):  # if too large for a float: rejected below
             value = float(value)
     if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
         raise ConfigError(f"{where}={value}: {_NAMES[kind]}")
@@ -81,7 +81,7 @@ def _value(kind, value, where: str, whole: bool):
 
 
 def _either(kinds: tuple, value, where: str, whole: bool):
-    """The value as the first of several kinds that takes it."""
+    """Convert the value to the first of several types that accepts it; the error is that of the last."""
     if value is None and type(None) in kinds:
         return None
     kinds = [kind for kind in kinds if kind is not type(None)]

@@ -1,8 +1,8 @@
-"""Seeing on a CPU: frames are cut into patches while they are bytes, and merged four by four.
+"""Vision on a CPU: frames are cut into patches while still bytes, then encoded and merged 2 x 2.
 
 Nothing overlaps, so every layer is one matrix product (the patch stem of Dosovitskiy et al. 2021, arXiv 2010.11929; the
-merging of Liu et al. 2021, arXiv 2103.14030, without attention). Cutting bytes is done outside what is compiled: it is
-memory moved, which eager PyTorch does at the speed of the memory.
+merging of Liu et al. 2021, arXiv 2103.14030, without attention). Patches are cut outside the compiled code: this only
+moves memory, which eager PyTorch does at memory speed.
 """
 
 import numpy as np
@@ -19,9 +19,9 @@ from worldmodel.settings import VisionConfig
 
 
 def patches(frames: UInt8[Tensor, "*B F H W C"], side: int) -> UInt8[Tensor, "*B Y X N"]:
-    """The frames of one moment and those before it, cut into squares of `side` pixels; N = F side^2 C.
+    """Cut a stack of F frames into squares of `side` pixels; N = F side^2 C.
 
-    Where `side` does not divide the height or the width, the last row or column is repeated.
+    If `side` does not divide the height or width, the last row or column is repeated as padding.
     """
     *lead, _, height, width, _ = frames.shape
     flat = frames.reshape(-1, *frames.shape[-4:])
@@ -34,7 +34,7 @@ def patches(frames: UInt8[Tensor, "*B F H W C"], side: int) -> UInt8[Tensor, "*B
 
 
 def shift(frames: UInt8[Tensor, "N F H W C"], pixels: int, generator: torch.Generator) -> UInt8[Tensor, "N F H W C"]:
-    """Each of N stacks moved by its own whole number of up to `pixels` pixels each way, its edge repeated.
+    """Shift each of N stacks (on the CPU) by its own random offset of up to `pixels` pixels each way, repeating edges.
 
     The one augmentation that learning from pixels needs: Kostrikov et al. 2020 (arXiv 2004.13649).
     """
@@ -55,21 +55,21 @@ def shift(frames: UInt8[Tensor, "N F H W C"], pixels: int, generator: torch.Gene
     return moved.view(count, stack, height, width, channels)
 
 
-MOTION = 16  # of 255: a change between two frames that counts as one
+MOTION = 16  # difference between two frames, of 255, that is scaled to 1
 
 
 class PatchEncoder(nn.Module):
-    """Encodes the patches of one camera's frame stack as one vector: a linear stem, then 2 x 2 neighbours merged.
+    """Encodes the patches of one camera's frame stack as one vector: a stem layer, then merging of 2 x 2 neighbours.
 
-    Merging goes on until few patches are left, which one layer reads together. Earlier frames enter as their difference
-    to the newest one; without that, velocities took twice the updates to be read off the frames
-    (`docs/results/senses.md`, "What an eye reads off frames").
+    Merging continues until at most FEW x FEW patches are left, which one layer reads together. Earlier frames enter as
+    their difference to the newest one; without that, the encoder took twice as many updates to read velocities off the
+    frames (`docs/results/senses.md`, "What an eye reads off frames").
     """
 
-    FEW = 4  # patches along a side that are read together
+    FEW = 4  # maximum number of patches per side that are read together
 
     def __init__(self, height: int, width: int, config: VisionConfig, features: int, dtype: torch.dtype):
-        """Frames of this size; the output has `features` numbers. Raises ValueError for patches larger than them."""
+        """Create layers for this frame size and `features` outputs. Raises ValueError if a patch exceeds a frame."""
         super().__init__()
         if config.patch > min(height, width):
             raise Mistake(f"model.vision.patch={config.patch}: at most {min(height, width)}, the frames' side")
@@ -85,7 +85,7 @@ class PatchEncoder(nn.Module):
         self.whole = NormedLinear(rows * columns * size, features, dtype=dtype)
 
     def forward(self, x: UInt8[Tensor, "*B Y X N"]) -> Float[Tensor, "*B D"]:
-        """The feature vector of each frame stack."""
+        """Return the feature vector of each frame stack."""
         lead = x.shape[:-3]
         now, *before = x.flatten(0, -4).to(self.stem.dtype).chunk(self.frames, -1)
         x = self.stem(torch.cat([(now - 128) / 64, *((now - then) / MOTION for then in before)], -1))

@@ -1,8 +1,8 @@
-"""Windows of tokens, drawn from what a replay holds.
+"""Sampling windows of tokens from a replay.
 
-A window stops at a final row: by `terminated`, the value beyond is zero; otherwise (time limit, ring's seam, the
-present) nothing is known of what follows, so the window's later tokens are invalid. Truncation is therefore never
-mistaken for termination.
+A window stops at a final row. If the episode terminated there, the value beyond is zero; otherwise (time limit, the
+ring's seam, the newest row) what follows is unknown, so the window's later tokens are invalid. Truncation is therefore
+never mistaken for termination.
 """
 
 from dataclasses import dataclass
@@ -21,14 +21,15 @@ from worldmodel.senses import LANGUAGE_KEY
 class Window:
     """H consecutive tokens of L control steps each, for B starts.
 
-    seen: at the token boundaries, by its key: each (H+1, B, ...), frames (H+1, B, F, height, width, 3), newest and
-    older as `lags` says; where anything was missing, every sense's `mask.<sense>` (H+1, B, 1) beside it.
-    action (H, B, L, A) and reward (H, B, L): per control step. Where the steps stop within a token its last action is
-    held, as what was done; rewards from there on, and the actions of later tokens, are zero.
-    terminated (H, B): the episode ended within this token or before it.
-    valid (H, B): the token happened: all of its steps are known, or it ended by termination, and none before it ended.
-    planned_token (B, P): the token that the planner chose for the first step, before any exploration, where
-    was_planned (B,) says that it did. demonstrated (B,): an expert took the first step.
+    seen: observations at the token boundaries, each sense (H+1, B, ...) by its key; frames are stacks (H+1, B, F,
+    height, width, 3) in the order of `lags`. If any sense is missing anywhere, every sense has a mask
+    `mask.<sense>` (H+1, B, 1). Beyond the last known observation, that one is repeated.
+    action (H, B, L, A) and reward (H, B, L): per control step. Where the steps stop within a token, its last action is
+    held; rewards from there on, and the actions of later tokens, are zero.
+    terminated (H, B): the episode terminated within this token or before it.
+    valid (H, B): the token happened: all of its steps are known, or the episode terminated within it.
+    planned_token (B, P): the token that the planner chose at the first step, before any exploration noise, where
+    was_planned (B,) is True. demonstrated (B,): an expert took the first step.
     """
 
     seen: dict[str, Tensor]
@@ -44,7 +45,7 @@ class Window:
 def sample_starts(
     replay: Replay, count: int, generator: torch.Generator
 ) -> tuple[Int[Tensor, " B"], Int[Tensor, " B"]]:
-    """Environment and row of `count` steps, uniform over all steps held. Raises ValueError when there are none."""
+    """Draw environment and row of `count` steps, uniformly over all steps held. Raises ValueError if there are none."""
     if not replay.steps:
         raise ValueError("the replay holds no step yet")
     env = torch.empty(count, dtype=torch.long)
@@ -63,7 +64,7 @@ def sample_starts(
 def sample_demonstrated_starts(
     replay: Replay, count: int, generator: torch.Generator
 ) -> tuple[Int[Tensor, " B"], Int[Tensor, " B"]]:
-    """Environment and row of `count` steps, uniform over those that an expert took; none where there are none."""
+    """Draw environment and row of `count` steps, uniformly over those of an expert; empty if there are none."""
     rows = replay.demonstrated_rows()
     held = rows.shape[1]
     env, row = rows[:, torch.randint(held, (count,), generator=generator) if held else slice(0)]
@@ -73,9 +74,9 @@ def sample_demonstrated_starts(
 def sample_windows(
     replay: Replay, batch: int, horizon: int, length: int, generator: torch.Generator, demonstrated: float = 0.0
 ) -> Window:
-    """Windows of `horizon` tokens of `length` steps, from steps drawn uniformly.
+    """Sample `batch` windows of `horizon` tokens of `length` steps, beginning at steps drawn uniformly.
 
-    The share `demonstrated` of them begins with a step that an expert took, if there are any.
+    The share `demonstrated` of them begins at a step that an expert took, if there are any.
     """
     env, row = sample_demonstrated_starts(replay, round(demonstrated * batch), generator)
     others = sample_starts(replay, batch - len(env), generator)
@@ -83,10 +84,10 @@ def sample_windows(
 
 
 def window_at(replay: Replay, env: Int[Tensor, " B"], row: Int[Tensor, " B"], horizon: int, length: int) -> Window:
-    """The windows that start at the given rows."""
+    """Return the windows that begin at the given rows."""
     steps = horizon * length
     rows = (row + torch.arange(steps + 1).unsqueeze(1)) % replay.rows
-    stopped = replay.final[env, rows].cumsum(0) > 0  # (steps + 1, B): no step is known from here on
+    stopped = replay.final[env, rows].cumsum(0) > 0  # (steps + 1, B): True from the first row without a step
     known = ~stopped[:-1]
     ended = (replay.terminated[env, rows[:-1]] & known).cumsum(0) > 0
     by_token = known.view(horizon, length, -1)
@@ -109,7 +110,7 @@ def window_at(replay: Replay, env: Int[Tensor, " B"], row: Int[Tensor, " B"], ho
 
 
 def _show(replay: Replay, env: Int[Tensor, " B"], rows: Int[Tensor, "T B"]) -> dict[str, Tensor]:
-    """What was seen at some rows, frames with those before them."""
+    """Return the observations at the given rows, each frame stacked with its `lags` predecessors."""
     shown, flat = {}, (env * replay.rows + rows).flatten()
     for i, (key, column) in enumerate(replay.seen.items()):
         if naming.is_image(key):
@@ -130,7 +131,7 @@ def _show(replay: Replay, env: Int[Tensor, " B"], rows: Int[Tensor, "T B"]) -> d
 def _before(
     replay: Replay, sense: int, env: Int[Tensor, " B"], rows: Int[Tensor, "T B"], lag: int
 ) -> Int[Tensor, "T B"]:
-    """The rows `lag` steps earlier, or where the episode began or the sense of that number came back."""
+    """Return the rows `lag` steps earlier, but not before the episode's start or a gap in sense number `sense`."""
     back, going = torch.zeros_like(rows), torch.ones_like(rows, dtype=torch.bool)
     for i in range(1, lag + 1):
         earlier = (rows - i) % replay.rows

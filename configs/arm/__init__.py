@@ -1,1 +1,1 @@
-"""configs/arm/: what stands behind the commands that move an arm, a real one or its twin."""
+"""configs/arm/: the implementation of the commands that move an arm, real, twin or simulated."""

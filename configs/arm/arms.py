@@ -1,4 +1,4 @@
-"""The arm at a wire that a command's keys name, and a twin of its own where they name none."""
+"""The arm behind a serial port that a command's keys name: a real one, a running twin, or a twin started for it."""
 
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -16,7 +16,10 @@ from robot.running.settings import PlayConfig, RunConfig
 def wired(
     config: RecordConfig | RunConfig | PlayConfig, stack: ExitStack, cameras: Mapping[str, dict] | None = None
 ) -> Robot:
-    """LeRobot's driver, not yet connected; `stack` ends a twin that had to be started. Raises ValueError, OSError."""
+    """Return LeRobot's driver for the arm, not yet connected.
+
+    If a twin had to be started, closing `stack` stops it. Raises ValueError, OSError.
+    """
     if config.robot == REAL:
         return driven(config.port, config.id, config.calibration_dir, cameras)
     if config.port_file:

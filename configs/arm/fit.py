@@ -1,4 +1,4 @@
-"""Whether a checkpoint and an arm go together: who tells it where things are, its cameras, its words."""
+"""Whether a checkpoint suits an arm: who tells it where objects are, its cameras, its sentence."""
 
 from dataclasses import dataclass
 
@@ -14,12 +14,12 @@ from robot.camera_kinds import configured
 from robot.running.settings import RunConfig
 from sim.so101.tasks import FULL, TASKS
 
-ROOM_FOR_REST = 1 << 16  # of a message, beside its frames
+ROOM_FOR_REST = 1 << 16  # bytes of a message reserved for all but its frames
 
 
 @dataclass(frozen=True)
 class Fit:
-    """A checkpoint for `task`, to be run as `config` says."""
+    """Checks that a checkpoint for `task` can be run as `config` says."""
 
     config: RunConfig
     identity: Identity
@@ -27,26 +27,26 @@ class Fit:
 
     @property
     def senses(self) -> Senses:
-        """What the checkpoint perceives."""
+        """The senses that the checkpoint perceives."""
         return Senses.of(self.identity.senses)
 
     @property
     def told(self) -> bool:
-        """Whether the checkpoint is to be told where the task's things are."""
+        """Whether the checkpoint must be told where the task's objects are: it perceives the full state."""
         return self.senses.state and self.task.state == FULL
 
     @property
     def sentence(self) -> str:
-        """What to do, in words, for a checkpoint that hears them."""
+        """The sentence for the checkpoint: the user's or the task's own; empty without language."""
         return (self.config.sentence or self.task.words) if self.senses.language else ""
 
     def check(self) -> None:
-        """Raise ConfigError, in one line, where they do not."""
+        """Raise ConfigError, in one line, if the checkpoint cannot be run as `config` says."""
         self._check_scene()
         self._check_senses()
 
     def _check_scene(self) -> None:
-        """Raise ConfigError where nobody can tell where the task's things are, and somebody must."""
+        """Raise ConfigError if nothing tells or shows where the task's objects are, or `target` is outside training."""
         config, name = self.config, self.task.name
         if not self.told and not self.senses.cameras:
             raise ConfigError(f"checkpoint={config.checkpoint}: of task.state=joints without a camera: it sees nothing")
@@ -63,7 +63,7 @@ class Fit:
             raise ConfigError(f"target={config.target}: {name} is {why}")
 
     def _check_senses(self) -> None:
-        """Raise ConfigError for cameras that are not those of the checkpoint, and for words that it does not hear."""
+        """Raise ConfigError for wrong cameras, for frames too large to send, or for a sentence without language."""
         config, senses = self.config, self.senses
         through = f"the checkpoint looks through {', '.join(senses.cameras) or 'no camera'}"
         if config.robot == SIM:

@@ -1,4 +1,4 @@
-"""A checkpoint as the driver of a recording in simulation: it sees of the scene what training showed it."""
+"""A checkpoint as the driver of a recording in simulation, shown the scene as it was in training."""
 
 from pathlib import Path
 
@@ -27,10 +27,10 @@ from worldmodel.senses import LANGUAGE_KEY, STATE_KEY, Shapes, mask
 
 
 class Pilot:
-    """What a model that perceives `senses` is shown of a simulated arm in `task`; `sentence`: what it is told to do."""
+    """Makes the observations for a model that perceives `senses`, of a simulated arm in `task`, told `sentence`."""
 
     def __init__(self, robot: SO101Sim, task: TaskConfig, senses: Shapes, sentence: str):
-        """Open cameras of the model's own, beside the robot's. Raises ValueError for one that is not there."""
+        """Open the model's own cameras, besides the robot's. Raises ValueError if one is missing or cannot render."""
         self._parts = known(so101.components(robot.scene), task.state) if STATE_KEY in senses else None
         looks, self._cameras = Senses.of(senses), {}
         self._told = {LANGUAGE_KEY: WORDS.encode([sentence])} if LANGUAGE_KEY in senses else {}
@@ -46,7 +46,7 @@ class Pilot:
             self._cameras[key(f"images.{name}")] = camera
 
     def see(self, scene, target: np.ndarray) -> dict[str, Tensor]:
-        """What the model perceives, (1, ...) each, while the arm goes to `target` (6,) in rad."""
+        """Return the observation, each tensor (1, ...), while the joint targets are `target` (6,), in rad."""
         observed = dict(self._told)
         if self._parts is not None:
             named = seen(scene.state(), self._parts, target)
@@ -65,7 +65,7 @@ class Pilot:
 
 
 def pilot(config: RecordConfig, robot: SO101Sim) -> PolicyDriver:
-    """A checkpoint as a driver. Raises ValueError for one of another task or rate, FolderError."""
+    """Return a driver that acts by the checkpoint. Raises ValueError if it is for another task or rate, FolderError."""
     path = find_checkpoint(Path(config.checkpoint))
     agent, task = opened(path, config.seed, config.device, config.threads, config.planner)
     if task.name != config.task_name or task.control_hz != config.control_hz:

@@ -1,4 +1,4 @@
-"""A checkpoint's planner behind a socket: in a process of its own on this machine, or at an address."""
+"""A checkpoint's planner behind a socket: in its own process on this machine, or at a remote address."""
 
 import contextlib
 import os
@@ -17,7 +17,10 @@ LOCAL_SECRET = 32
 
 
 def opened(checkpoint: Path, seed: int, device: str, threads: int, planned: bool = True):
-    """A checkpoint's agent, not compiled, and the task it is for. Raises FolderError, ValueError."""
+    """Load a checkpoint. Returns its agent, not compiled, and its task. Raises FolderError, ValueError.
+
+    `planned`: act with the planner; otherwise with the policy alone.
+    """
     from configs.runs.assembly import loaded_agent, prepare
     from configs.schema import MachineConfig
     from policies.storage.checkpoint import load_model, read_identity
@@ -29,7 +32,7 @@ def opened(checkpoint: Path, seed: int, device: str, threads: int, planned: bool
 
 
 def decider(checkpoint: Path, seed: int, device: str, threads: int, planned: bool = True):
-    """What answers for a checkpoint, by its planner or its policy alone. Raises FolderError, ValueError."""
+    """Return a warmed-up Decider for a checkpoint; arguments and errors as for `opened`."""
     from policies.serving.decider import Decider
 
     agent, task = opened(checkpoint, seed, device, threads, planned)
@@ -40,17 +43,20 @@ def decider(checkpoint: Path, seed: int, device: str, threads: int, planned: boo
 
 @dataclass(frozen=True)
 class Unable:
-    """In the place of what answers, where that cannot be: no robot is let in, and each is told `why`."""
+    """Stands in for a Decider that cannot be made: rejects every robot with the reason `why`."""
 
     why: str
 
     def unfit(self, begin: Begin) -> str:
-        """Why, in a line that fits into a message."""
+        """Return the reason, cut to fit into a message."""
         return self.why[:LONGEST_TEXT]
 
 
 def main() -> None:
-    """The process: answer until the robot hangs up, or tell it why not. Ctrl-C is for the robot's process."""
+    """Run the planner's process: answer until the robot hangs up, or reject it with a reason.
+
+    Ctrl-C is ignored here; the robot's process handles it.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     from policies.serving.connection import HANDSHAKE_S, Connection
     from policies.serving.server import converse
@@ -61,12 +67,12 @@ def main() -> None:
         found = decider(Path(checkpoint), int(seed), device, int(threads), planned == str(True))
     except (Mistake, OSError) as error:
         found = Unable(in_one_line(error))
-    with contextlib.suppress(OSError, WrongMessage):  # the robot is gone or was told, which it knows
+    with contextlib.suppress(OSError, WrongMessage):  # the robot has gone, or has been told why
         converse(Connection(socket.socket(fileno=int(descriptor)), secret, True, HANDSHAKE_S), found)
 
 
 class LocalPlanner:
-    """A process that plans; `reach` starts it."""
+    """A planner in its own process, which `reach` starts."""
 
     def __init__(self, checkpoint: Path, seed: int, device: str, threads: int, planned: bool = True):
         self.secret = os.urandom(LOCAL_SECRET)
@@ -74,7 +80,10 @@ class LocalPlanner:
         self._process: subprocess.Popen | None = None
 
     def reach(self) -> socket.socket:
-        """The robot's end of a socket to a new process. Raises OSError, with nothing left open."""
+        """Start a new process, after stopping any earlier one. Returns the robot's end of a socket to it.
+
+        Raises OSError, with nothing left open.
+        """
         self.stop()
         ours, theirs = socket.socketpair()
         with theirs, contextlib.ExitStack() as unless_started:
@@ -90,11 +99,11 @@ class LocalPlanner:
 
     @property
     def pid(self) -> int:
-        """The process."""
+        """The process ID of the running planner."""
         return self._process.pid
 
     def stop(self) -> None:
-        """End the process."""
+        """Terminate the process, if there is one, and wait for it."""
         if self._process is not None:
             self._process.terminate()
             self._process.wait()
@@ -102,7 +111,7 @@ class LocalPlanner:
 
 
 def remote_reach(address: tuple[str, int]):
-    """What opens a socket to a planner elsewhere."""
+    """Return a function that opens a socket to the planner at `address`, (host, port)."""
     return lambda: socket.create_connection(address, timeout=5.0)
 
 

@@ -1,4 +1,4 @@
-"""A sentence of tokens on an arm: its motions through the gate at a control rate, its events told as they come."""
+"""Plays a sentence of tokens on an arm: motions through the gate at a control rate, events reported as they occur."""
 
 import sys
 import termios
@@ -30,15 +30,19 @@ from worldmodel.mistakes import Mistake
 SCENE = "so101-touch"
 LONGEST_S = 3600.0
 HOME_S, SHARE, PATIENCE_S, NEAR = 2.0, 0.5, 10.0, 5.0
-"""Back to where it was found in so many seconds at least, at most by this share of the limits' rates; how long, and to
-within how much (degrees, percent of the gripper), it is waited for."""
+"""The way back to where the arm was found: its minimum duration (s), the largest fraction of the limits' rates to use,
+how long to wait for arrival (s), and within which tolerance (degrees; for the gripper, percent)."""
 LOW, HIGH = np.array(list(RANGES.values())).T
 COLUMN = list(RANGES).index(GRIPPER)
 
 
 @dataclass
 class Playing:
-    """One sentence, and what came of it."""
+    """One sentence and its playback.
+
+    `events`: the events so far, as text. `farthest`: the largest deviation of a joint from its curve. `left`: how far
+    the last command sent was from the sentence's. Both in degrees, over the joints except the gripper.
+    """
 
     config: PlayConfig
     sentence: Sentence
@@ -48,7 +52,7 @@ class Playing:
 
     @classmethod
     def begin(cls, config: PlayConfig) -> "Playing":
-        """Read the sentence. Raises ValueError."""
+        """Read the sentence and check it. Raises ValueError."""
         sentence = read_sentence(Path(config.sentence), places=True)
         if not sentence:
             raise Mistake(f"sentence={config.sentence}: no token in it; a list of tokens, as in docs/arm.json")
@@ -63,7 +67,7 @@ class Playing:
         return cls(config, sentence)
 
     def run(self) -> dict:
-        """Play it to its end. Raises ValueError, OSError, and Ended for what stopped it."""
+        """Play the sentence. Returns what happened. Raises ValueError, OSError; Ended if a fault or signal stops it."""
         config = self.config
         with ExitStack() as stack:
             inner = simulated(SCENE, float(config.control_hz)) if config.robot == SIM else wired(config, stack)
@@ -75,7 +79,7 @@ class Playing:
                 with ExitStack() as connected:
                     connected.push(robot)
                     return self._play(robot, Ticks(config.control_hz, clock))
-            except (RobotFault, Stopped, ExceptionGroup) as end:  # the group: of the shutdown
+            except (RobotFault, Stopped, ExceptionGroup) as end:  # the group: errors of the shutdown
                 code = SIGNALLED + end.number if isinstance(end, Stopped) else FAILED
                 raise Ended(in_one_line(end), code) from end
 
@@ -105,7 +109,7 @@ class Playing:
         return result
 
     def _follow(self, robot: GatedRobot, ticks: Ticks, walk: Playback, smooth: Smoothness) -> bool:
-        """Do all that a walk gives, at rest where it asks; whether it went on to the end."""
+        """Execute all items of the playback, resting at each question. Returns whether it ran to its end."""
         items = list(walk)
         while items:
             asks = [i for i, (_, item) in enumerate(items) if isinstance(item, Ask)]
@@ -137,14 +141,14 @@ class Playing:
             self._tell(*event)
 
     def _answered(self, robot: GatedRobot, at: float, question: Ask) -> bool:
-        """Ask at rest; whether to go on."""
+        """Bring the arm to rest and ask the user. Returns whether to go on."""
         robot.rest()
         self._tell(at, question)
         say("Enter goes on, anything else ends it here")
         if sys.stdin is None:
             return False
         if sys.stdin.isatty():
-            termios.tcflush(sys.stdin, termios.TCIFLUSH)  # what was typed before it was asked is no answer
+            termios.tcflush(sys.stdin, termios.TCIFLUSH)  # discard what was typed before the question
         try:
             return not input().strip()
         except EOFError:
@@ -155,7 +159,7 @@ class Playing:
         say(self.events[-1])
 
     def _home(self, robot: GatedRobot, ticks: Ticks, place: np.ndarray) -> None:
-        """Slowly back to where it was found, for it sinks when it is let go."""
+        """Move slowly back to `place`, where the arm was found (scaled as by `_place`): it sinks when released."""
         here = np.clip(_place(robot.get_observation()), -1, 1)
         way = np.abs(place - here) / 2 * (HIGH - LOW)
         seconds = max(HOME_S, float((way / robot.gate.limits.column("rate")).max()) / SHARE)
@@ -171,7 +175,7 @@ class Playing:
 
 
 def _to_the_last(moments: Iterator[int], count: int) -> Iterator[int]:
-    """The moments that come, and the last of all `count` even where its time had passed."""
+    """Yield the ticks from `moments` and, even if it was skipped, the last of all `count`."""
     last = -1
     for last in moments:
         yield last
@@ -184,12 +188,12 @@ def _values(observation: dict) -> np.ndarray:
 
 
 def _place(observation: dict) -> np.ndarray:
-    """Where the joints (6,) are, in their ranges scaled to [-1, 1]; beyond, if they are."""
+    """Return the joints' positions (6,), scaled so that each one's range is [-1, 1]; not clipped."""
     return 2 * (_values(observation) - LOW) / (HIGH - LOW) - 1
 
 
 def _goal(action: np.ndarray) -> np.ndarray:
-    """Where an action (6,) in [-1, 1] has the joints (6,), in the robot's units."""
+    """Return the joint goals (6,) of an action (6,) in [-1, 1], in the robot's units."""
     return LOW + (action + 1) / 2 * (HIGH - LOW)
 
 

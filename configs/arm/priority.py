@@ -1,8 +1,8 @@
-"""Being served before others, where it is asked for (`real_time=true`).
+"""Scheduling priority for a control loop, on request (`real_time=true`).
 
-A driver waits 50 ms for a packet, a control loop 1 ms for its tick. But LeRobot's driver polls the port without a
-pause, and before everything else it keeps the kernel's own threads from carrying the port's bytes, where cores are few:
-so nobody is hurried unasked.
+A driver waits 50 ms for a packet, a control loop 1 ms for its tick. But LeRobot's driver busy-polls the port, and with
+few cores a prioritised busy loop keeps the kernel's own threads from delivering the port's bytes. So priority is never
+raised unasked.
 """
 
 import os
@@ -13,7 +13,7 @@ ORDINARY = "ordinary"
 
 
 def hurry() -> str:
-    """Ask that this thread, not what it starts later, is served before others; what we got, in words."""
+    """Raise this thread's priority, but not that of what it starts later. Returns what was granted, in words."""
     if not hasattr(os, "sched_setscheduler"):
         return ORDINARY
     for name, ask in (
@@ -30,9 +30,10 @@ def hurry() -> str:
 
 @contextmanager
 def hurried(wanted: bool) -> Iterator[str]:
-    """Be served before others in this block, if that is wanted; what we got, in words.
+    """Raise this thread's priority within the block if `wanted`; yields what was granted, in words.
 
-    The mark that threads started meanwhile are ordinary stays: only a privileged user may take it away again.
+    The flag that threads started by this one are ordinary (SCHED_RESET_ON_FORK) stays set afterwards: only a privileged
+    user may clear it.
     """
     if not wanted or not hasattr(os, "sched_setscheduler"):
         yield ORDINARY

@@ -1,4 +1,4 @@
-"""A session of recording: an arm, who drives it, episodes that are safe when finished, a dataset and its picture."""
+"""A recording session: an arm, its driver, episodes that are safe on disk once finished, a dataset and its picture."""
 
 import errno
 import os
@@ -29,21 +29,28 @@ from robot.ticks import Ticks
 from sim.so101.experts import Unreachable
 from worldmodel.mistakes import Mistake
 
-SLOW = 0.98  # of the rate that was asked for: below it, the loop says so
-FULL = (errno.ENOSPC, errno.EDQUOT)  # a disk, and what one may use of it
-TRIES = 50  # layouts in a row that a script may refuse
+SLOW = 0.98  # fraction of the requested rate below which a warning is printed
+FULL = (errno.ENOSPC, errno.EDQUOT)  # the disk, or the user's quota, is full
+TRIES = 50  # consecutive layouts that a script may reject
 
 
 @dataclass
 class Recording:
-    """What is being recorded, as `config` says."""
+    """A recording session with the settings `config`.
+
+    `scheduling`: the priority granted to the control loop. `skipped`: layouts left out because a script cannot reach
+    them.
+    """
 
     config: RecordConfig
     scheduling: str = ORDINARY
     skipped: int = 0
 
     def run(self) -> dict:
-        """Record what is missing, merge, draw. Returns the summary. Raises ValueError, OSError."""
+        """Record the missing episodes, merge them into the dataset and draw its picture. Returns the summary.
+
+        Raises ValueError, OSError, and Ended for what ends the session early.
+        """
         config, dataset = self.config, Path(self.config.dataset)
         os.environ.setdefault("SVT_LOG", "1")  # the video encoder: errors only
         with ExitStack() as stack:
@@ -75,7 +82,7 @@ class Recording:
         }
 
     def _arm(self, stack: ExitStack) -> tuple[GatedRobot, object]:
-        """The robot, not yet connected, and the clock by which it lives. Raises ValueError, OSError."""
+        """Return the robot behind its gate, not yet connected, and its clock. Raises ValueError, OSError."""
         config = self.config
         if config.simulated:
             size = config.camera["height"], config.camera["width"]
@@ -117,12 +124,12 @@ class Recording:
         judge = (lambda: robot.robot.success) if config.simulated else (lambda: None)
         ticks = Ticks(config.control_hz, clock)
         with ExitStack() as stack:
-            with robot.held():  # a signal is not to come between a file's opening and who would close it
+            with robot.held():  # no signal between opening a file and arranging its closing
                 draft = stack.enter_context(parts.episode())
             with hurried(config.real_time) as self.scheduling, resting(robot):
                 done = play(robot, driver, ticks, config.longest_s, judge, draft, self._sentence(robot))
             rate = ticks.mean_hz or float(config.control_hz)
-            with robot.held():  # it is finished: a signal is not to lose it
+            with robot.held():  # no signal may lose a finished episode
                 draft.save(EpisodeInfo(seed, done, rate, ticks.late, config.by))
         told = {None: "", True: ", success", False: ", no success"}[done]
         say(f"episode {number + 1} of {config.episodes}: safe{told}, {draft.frames} frames, {rate:.1f} Hz")
@@ -133,7 +140,10 @@ class Recording:
             )
 
     def _begin(self, robot: GatedRobot, driver: Driver, number: int) -> int:
-        """Lay the scene out and begin; the seed that says how. A layout that the script cannot do is left out."""
+        """Lay out the scene (in simulation) and begin episode `number`. Returns the layout's seed.
+
+        Layouts that the script cannot reach are left out. Raises ValueError after TRIES of them in a row.
+        """
         for attempt in range(TRIES):
             seed = int(np.random.SeedSequence([self.config.seed, number, attempt]).generate_state(1)[0])
             if self.config.simulated:
@@ -159,7 +169,7 @@ class Recording:
         if self.config.by == EXPERT:
             return ScriptDriver(robot.robot)
         if self.config.by == POLICY:
-            from configs.arm.piloting import pilot  # torch takes seconds
+            from configs.arm.piloting import pilot  # importing torch takes seconds
 
             return pilot(self.config, robot.robot)
         return TeleopDriver(teleoperator(self.config.teleop), list(robot.action_features))
@@ -167,7 +177,7 @@ class Recording:
 
 @contextmanager
 def ending(dataset: Path, parts: Parts) -> Iterator[None]:
-    """What ends a session early becomes Ended, which says how many episodes are safe."""
+    """Turn what ends a session early (signal, fault, full disk) into Ended, which tells how many episodes are safe."""
 
     def ended(line: str, code: int = FAILED) -> Ended:
         return Ended(f"{line}; {parts.finished} episodes are safe, the same command goes on", code)
@@ -176,7 +186,7 @@ def ending(dataset: Path, parts: Parts) -> Iterator[None]:
         yield
     except Stopped as end:
         raise ended(in_one_line(end), SIGNALLED + end.number) from end
-    except (RobotFault, DriverLost, ExceptionGroup) as end:  # the group: of the shutdown
+    except (RobotFault, DriverLost, ExceptionGroup) as end:  # the group: errors of the shutdown
         raise ended(in_one_line(end)) from end
     except OSError as error:
         if error.errno not in FULL:

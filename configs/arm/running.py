@@ -1,4 +1,4 @@
-"""A run of a checkpoint on an arm: the arm, the task's eyes, the planner and the view, put together and taken apart."""
+"""A run of a checkpoint on an arm: sets up and tears down the arm, the cameras, the planner and the view."""
 
 import contextlib
 import signal
@@ -39,12 +39,12 @@ from robot.units import Units
 from sim.so101.tasks import TASKS
 
 TRIES = 3
-"""Faults on the way to an episode's beginning, after which the run ends."""
+"""The run ends after this many faults on the way to an episode's start."""
 
 
 @dataclass
 class Running:
-    """One run. `task`: what the checkpoint was trained on."""
+    """One run of the checkpoint at `path`; `task` is what it was trained on."""
 
     config: RunConfig
     path: Path
@@ -54,7 +54,7 @@ class Running:
 
     @classmethod
     def begin(cls, config: RunConfig) -> "Running":
-        """Look at the checkpoint. Raises ConfigError, FolderError, ValueError."""
+        """Find the checkpoint and check that it suits the config. Raises ConfigError, FolderError, ValueError."""
         path = find_checkpoint(Path(config.checkpoint))
         identity = read_identity(path)
         task = task_of(identity)
@@ -66,21 +66,21 @@ class Running:
 
     @property
     def seconds(self) -> float:
-        """How long an episode lasts: unless set, as long as in training."""
+        """The length of an episode in seconds: as configured, or else as in training."""
         task, own = self.task, TASKS[self.task.name].seconds
         if self.config.seconds or not task.max_control_steps:
             return self.config.seconds or own
         return min(own, task.max_control_steps / task.control_hz)
 
     def run(self) -> dict:
-        """Run all episodes; what happened. Raises ValueError, OSError for what keeps it from beginning."""
+        """Run all episodes. Returns what happened. Raises ValueError, OSError if the run cannot begin."""
         config = self.config
         with contextlib.ExitStack() as stack:
             show = self._view()
             stack.callback(show.close)
             begin = begin_of(self.identity, self.task, config.lead, self.fit.sentence)
             link = self._link(stack, show, begin)
-            with ThreadPoolExecutor(1) as meanwhile:  # both take seconds
+            with ThreadPoolExecutor(1) as meanwhile:  # connecting and making the mirror both take seconds
                 connecting = meanwhile.submit(link.connect)
                 mirror = Mirror(self.task, self.fit.senses.state)
                 stack.callback(mirror.close)
@@ -100,7 +100,7 @@ class Running:
         return self._summary(loop, link, ended) | {"scheduling": scheduling}
 
     def _drive(self, loop: Loop, mirror: Mirror) -> str:
-        """All episodes, and the shutdown whatever ends them; how it ended."""
+        """Run all episodes, and shut down whatever ends them. Returns "done", "fault" or the name of a signal."""
         try:
             with contextlib.ExitStack() as stack, no_collection():
                 stack.push(loop.robot.__exit__)
@@ -121,13 +121,13 @@ class Running:
         except Stopped as stopped:
             say(in_one_line(stopped))
             return signal.Signals(stopped.number).name
-        except (RobotFault, ExceptionGroup) as fault:  # the group: what went wrong in the shutdown
+        except (RobotFault, ExceptionGroup) as fault:  # the group: errors of the shutdown
             loop.faults.append(in_one_line(fault))
             say(f"stopped: {loop.faults[-1]}")
             return "fault"
 
     def _prepare(self, loop: Loop, mirror: Mirror, episode: int) -> bool:
-        """Lay out an episode and bring the arm to its beginning; whether it is there."""
+        """Lay out an episode and bring the arm to its starting position. Returns whether it got there."""
         (seed,) = evaluation_seeds(self.config.seed, episode, 1)
         mirror.lay_out(seed)
         robot = loop.robot
@@ -175,7 +175,7 @@ class Running:
         return Eyes(senses.sizes, lags, not senses.state, self.task.control_hz, show.say)
 
     def _link(self, stack: contextlib.ExitStack, show, begin: Begin) -> Link:
-        """To the planner."""
+        """Return a link to the planner, not yet connected."""
         config = self.config
         if config.remote:
             reach = remote_reach(split_address(config.remote, "remote"))
@@ -211,9 +211,9 @@ class Running:
 
 
 def begin_of(identity: Identity, task: TaskConfig, lead: int, sentence: str = "") -> Begin:
-    """What a robot says to the planner of a checkpoint that it asks `lead` control steps before a plan is due.
+    """Return a robot's first message to a checkpoint's planner, asked `lead` control steps before each plan is due.
 
-    The deadline leaves half of that for the way there and back, and for being late.
+    The planning deadline is half of that time; the other half is for the round trip and for delays.
     """
     token, cameras = identity.model.token, camera_list(identity.senses)
     every = identity.planner.replan_every or token.length

@@ -1,4 +1,4 @@
-"""A hardware twin for one run: started, waited for, and stopped at the end, also where nobody is left to stop it."""
+"""A hardware twin for one run, in its own process, which ends with the run even if the run is killed."""
 
 import os
 import signal
@@ -13,10 +13,10 @@ START_S = 120.0
 
 
 class TwinProcess:
-    """semagram-twin in a folder of its own; `port_file` says where LeRobot finds it, twin.json is beside it."""
+    """semagram-twin with its own temporary folder, which holds `port_file` (the serial port's name) and twin.json."""
 
     def __init__(self):
-        """Start it. Raises OSError if it does not come up."""
+        """Start the process and wait for its port, START_S seconds at most. Raises OSError if it does not come up."""
         self._temporary = tempfile.TemporaryDirectory(prefix="semagram-twin-")
         self.port_file = Path(self._temporary.name) / "port"
         self._process = subprocess.Popen(
@@ -24,7 +24,7 @@ class TwinProcess:
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            start_new_session=True,  # Ctrl-C is for the run, which lets the arm down before its twin goes
+            start_new_session=True,  # Ctrl-C only reaches the run, which first shuts down the arm
         )
         end = time.monotonic() + START_S
         try:
@@ -32,12 +32,12 @@ class TwinProcess:
                 if self._process.poll() is not None or time.monotonic() > end:
                     raise OSError("robot=so101-twin: the twin does not start; `semagram-twin port_file=...` says why")
                 time.sleep(0.05)
-        except BaseException:  # a signal, too
+        except BaseException:  # including signals
             self.stop()
             raise
 
     def stop(self) -> None:
-        """End it."""
+        """Terminate the process, wait for it, and remove its folder."""
         self._process.terminate()
         self._process.stdin.close()
         self._process.wait()
@@ -45,10 +45,10 @@ class TwinProcess:
 
 
 def main() -> None:
-    """The process: a twin that ends when whoever started it does, as a kill -9 leaves it no time to say."""
+    """Run a twin that ends when its parent does, even if that is killed with SIGKILL."""
 
     def outlive_nobody() -> None:
-        sys.stdin.buffer.read()  # nothing is said; it ends with the other end
+        sys.stdin.buffer.read()  # returns only when the parent's end of the pipe is closed
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=outlive_nobody, daemon=True).start()

@@ -1,1 +1,1 @@
-"""configs/codec/: what `semagram-tokens` does."""
+"""The implementation of the `semagram-tokens` command."""

@@ -1,4 +1,4 @@
-"""What semagram-tokens does: demonstrations to a dataset, a dataset to a codec, its table and its pictures."""
+"""The verbs of semagram-tokens: write a demonstration dataset, fit a codec to a dataset, compare and draw it."""
 
 import csv
 import io
@@ -21,15 +21,18 @@ from policies.tokens.vocabulary import unfit
 from robot import datasets
 from worldmodel.mistakes import Mistake
 
-STRIDE = 3  # steps between the chunks that codes are fitted to
+STRIDE = 3  # steps between the beginnings of the chunks that codes are fitted to
 
 
 def demo(config: TokensConfig, folder: Path) -> dict:
-    """Write demonstrations of the simulated arm as a LeRobotDataset."""
+    """Write demonstrations of the simulated arm as a LeRobotDataset.
+
+    Raises DatasetError if the folder already exists or cannot be written.
+    """
     from sim.demonstrations import CHANNELS, RATE_HZ, demonstrations
 
     out = Path(config.out)
-    if out.exists():  # said, as what follows is, before the seconds it takes to make them
+    if out.exists():  # this and the next check come before the demonstrations, which take seconds to make
         raise datasets.DatasetError(f"{out}: already there; a dataset is written to a new folder")
     try:
         with aside_of(out) as aside:
@@ -44,7 +47,7 @@ def demo(config: TokensConfig, folder: Path) -> dict:
 def fit(config: TokensConfig, folder: Path) -> dict:
     """Fit a codec to all of a dataset and save it."""
     out = Path(config.out) if config.out else folder / "codec"
-    check_place(out)  # before the minutes that a long dataset takes
+    check_place(out)  # before fitting, which takes minutes for a long dataset
     recording = datasets.read(Path(config.dataset))
     choice = settings(config, recording.rate_hz)
     check_lengths(config, choice.length, recording.episodes)
@@ -54,14 +57,14 @@ def fit(config: TokensConfig, folder: Path) -> dict:
 
 
 def compare(config: TokensConfig, folder: Path) -> dict:
-    """Fit every code to most episodes, measure it on the others."""
+    """Fit every code to most of the episodes, measure it on the others, and write a table and a figure."""
     from configs.codec.figures import rate_distortion
 
     recording = datasets.read(Path(config.dataset))
     fitted, held_out = split(recording.episodes, config)
     choice = settings(config, recording.rate_hz)
     check_lengths(config, choice.length, fitted)
-    check_lengths(config, choice.length, held_out, chunks=2)  # before the codes are fitted, which takes long
+    check_lengths(config, choice.length, held_out, chunks=2)  # before fitting, which takes long
     windows = windows_of([e for e in fitted if len(e) > choice.length], choice.length, STRIDE)
     codec = Codec.fit(fitted, choice, stride=STRIDE)
     rows = []
@@ -75,7 +78,7 @@ def compare(config: TokensConfig, folder: Path) -> dict:
 
 
 def draw(config: TokensConfig, folder: Path) -> dict:
-    """Draw a held-out chunk as its ids refine it, and the episode as a glyph; or the glyph of a sentence."""
+    """Draw a held-out chunk as its ids refine it and an episode as a glyph, or just the glyph of a sentence."""
     from configs.codec.figures import refinement
     from configs.codec.glyphs import draw_both, draw_file, spoken
 
@@ -97,7 +100,7 @@ def draw(config: TokensConfig, folder: Path) -> dict:
 
 
 def settings(config: TokensConfig, rate_hz: float) -> CodecConfig:
-    """The codec's settings for a dataset of that rate. Raises ValueError where a chunk is too short."""
+    """Return the codec's settings for a dataset of this rate. Raises ValueError if a chunk is below two steps."""
     length = round(config.seconds * rate_hz)
     if length < 2:
         raise Mistake(f"seconds={config.seconds:g}: a chunk of {length} steps at {rate_hz:g} Hz; at least 2")
@@ -105,7 +108,7 @@ def settings(config: TokensConfig, rate_hz: float) -> CodecConfig:
 
 
 def check_lengths(config: TokensConfig, length: int, *parts: list[np.ndarray], chunks: int = 1) -> None:
-    """Raise ValueError where a part of a dataset has no episode longer than `chunks` chunks of `length` steps."""
+    """Raise ValueError if a part of a dataset has no episode longer than `chunks` chunks of `length` steps."""
     longest = min(max(map(len, episodes)) for episodes in parts)
     if longest <= chunks * length:
         what = "a chunk has" if chunks == 1 else f"{chunks} chunks in a row have"
@@ -116,7 +119,11 @@ def check_lengths(config: TokensConfig, length: int, *parts: list[np.ndarray], c
 
 
 def split(episodes: list[np.ndarray], config: TokensConfig) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Episodes to fit to and others, scaled so that the former's 1-99 % quantiles are [-1, 1]; some lies outside."""
+    """Split episodes at random into those to fit to and those held out.
+
+    Both are scaled so that the 1 % and 99 % quantiles of the former are -1 and 1; some values lie outside. Raises
+    ValueError for fewer than two episodes.
+    """
     if len(episodes) < 2:
         raise Mistake(f"dataset={config.dataset}: {len(episodes)} episode; at least 2, to hold one out")
     order = np.random.default_rng(config.seed).permutation(len(episodes))
@@ -128,14 +135,14 @@ def split(episodes: list[np.ndarray], config: TokensConfig) -> tuple[list[np.nda
 
 
 def about(codec: Codec, names: tuple[str, ...]) -> dict:
-    """A codec in a few words."""
+    """Summarize a codec: chunk length, names of channels and of those that switch, bits per string."""
     bits = codec.config.ids * codec.config.bits
     switching = [names[c] for c in codec.switching]
     return {"length": codec.config.length, "channels": list(names), "switching": switching, "string_bits": bits}
 
 
 def line(row: Measurement) -> str:
-    """A row of the table in Markdown."""
+    """Format a row of the table in Markdown."""
     guesses = "/".join(f"{e:.3f}" for e in row.prefix_rmse)
     return (
         f"| {row.codec} | {row.bits:.0f} | {row.ids:.1f} | {row.rmse:.4f} | {row.max_error:.2f} | {row.jump:.4f} "
@@ -160,4 +167,4 @@ def _write_table(folder: Path, rows: list[Measurement]) -> None:
 
 
 VERBS = {"fit": fit, "compare": compare, "draw": draw, "demo": demo}
-"""What each of `configs.schema.TOKEN_VERBS` does."""
+"""The function for each of `configs.schema.TOKEN_VERBS`."""

@@ -1,4 +1,4 @@
-"""Pictures of a codec: bits against error beside other codes, and a chunk as its ids refine it."""
+"""Figures of a codec: its error against bits, compared with other codes, and a chunk as its ids refine it."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ SCALES, POINTS = (2, 4, 7, 10, 16), (0.5, 0.75, 1, 1.5, 2)
 def rate_distortion(
     path: Path, codec: Codec, fitted: np.ndarray, held_out: list[np.ndarray], rows: list[Measurement]
 ) -> None:
-    """Plot the error on held-out chunks over the bits they take: every prefix of ours, other codes over their dial."""
+    """Plot the error on held-out chunks against bits: every prefix of ours, other codes over a range of settings."""
     length = codec.config.length
     windows = windows_of(held_out, length + 1, max(1, length // 4))
     chunks, start = windows[:, 1:], windows[:, 0] if codec.config.relative else None
@@ -43,7 +43,7 @@ def rate_distortion(
 
 
 def refinement(path: Path, codec: Codec, window: np.ndarray, ids: np.ndarray, names: tuple[str, ...]) -> None:
-    """Plot a chunk (its start first, scaled), channel by channel, beside what its first ids say."""
+    """Plot a scaled chunk (`window`, its start first) channel by channel, with what prefixes of its ids decode to."""
     count = window.shape[1]
     figure = Figure(figsize=(6, 1.4 * count), dpi=DPI, layout="constrained")
     axes = figure.subplots(count, 1, sharex=True, squeeze=False)
@@ -62,7 +62,7 @@ def refinement(path: Path, codec: Codec, window: np.ndarray, ids: np.ndarray, na
 
 
 def _point(code, chunks: np.ndarray) -> tuple[float, float]:
-    """Mean bits and error of a code."""
+    """Return a code's mean number of bits per chunk and its RMS error."""
     written = [code.encode(chunk) for chunk in chunks]
     error = np.array([code.decode(ids) for ids in written]) - chunks
     return float(np.mean([len(ids) for ids in written]) * np.log2(code.vocabulary)), rms(error)

@@ -1,4 +1,4 @@
-"""Glyphs for semagram-tokens: of a sentence in a JSON file, and of what a codec says of a demonstration."""
+"""Glyphs for semagram-tokens: of a sentence in a JSON file, and of a demonstration as a codec decodes it."""
 
 from itertools import pairwise
 from pathlib import Path
@@ -13,18 +13,21 @@ from policies.tokens.splines import design, ends
 from policies.tokens.vocabulary import Grip, Move, Sentence, text
 
 CHUNKS = 4
-"""No more of an episode than this is drawn, so that a glyph stays readable."""
+"""Largest number of chunks of an episode that are drawn, so that a glyph stays readable."""
 STILL = 0.01
-"""Half ranges of the data; what switches is on a level while it moves less than this in a step."""
+"""A switching channel rests on a level while it moves less than this per step, as a share of its range in the data."""
 
 
 def draw_file(path: Path, folder: Path) -> dict:
-    """Draw the sentence of a JSON file. Raises ValueError naming the file and what is wrong in it, OSError."""
+    """Draw the sentence of a JSON file.
+
+    Raises ValueError naming the file and what is wrong in it, or OSError if the figures cannot be written.
+    """
     return draw_both(read_sentence(path), folder)
 
 
 def draw_both(sentence: Sentence, folder: Path) -> dict:
-    """Leave glyph.svg and glyph.png; returns where, and the sentence as a line."""
+    """Write glyph.svg and glyph.png to `folder`; return the path of the former, and the sentence as one line."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("glyph.svg", "glyph.png"):
         draw(sentence, folder / name)
@@ -32,10 +35,10 @@ def draw_both(sentence: Sentence, folder: Path) -> dict:
 
 
 def spoken(codec: Codec, episodes: list[np.ndarray], rate_hz: float) -> Sentence:
-    """The beginning of the longest of the episodes (steps, D; scaled) as the codec decodes it: a motion for each chunk.
+    """Convert the beginning of the longest episode (steps, D; scaled), as the codec decodes it, to a sentence.
 
-    Channels that switch become grips, 0 at the lowest value of the data and 1 at the highest. The motions' spread is
-    the root mean square, over all episodes, of what the ids leave unsaid of a chunk's control points.
+    Each chunk becomes a motion. Channels that switch become grips, 0 at the lowest value of the data and 1 at the
+    highest. The motions' spread is the root mean square, over all episodes, of the codec's error in control points.
     """
     switching = list(codec.switching)
     smooth = [d for d in range(codec.channels) if d not in switching] or list(range(codec.channels))
@@ -61,14 +64,14 @@ def spoken(codec: Codec, episodes: list[np.ndarray], rate_hz: float) -> Sentence
 
 
 def _points(chunk: np.ndarray, start: np.ndarray, codec: Codec) -> np.ndarray:
-    """Control points (K, D) of the least-squares curve through a chunk (T, D), one step after it is at `start` (D,)."""
+    """Return the control points (K, D) of the least-squares curve from `start` (D,) through a chunk (T, D) after it."""
     weights = design(ends(len(chunk)), codec.config.control_points, codec.config.degree)
     rest = np.linalg.lstsq(weights[:, 1:], chunk - weights[:, :1] * start, rcond=None)[0]
     return np.concatenate([start[None], rest])
 
 
 def _switches(levels: np.ndarray) -> list[tuple[int, float]]:
-    """For each time that the levels (T + 1,) move: after how many steps, and to which level within [0, 1]."""
+    """Return, for each time the levels (T + 1,) move, after how many steps and to which level within [0, 1]."""
     moving = np.concatenate([[False], np.abs(np.diff(levels)) > STILL, [False]])
     borders = np.flatnonzero(np.diff(moving.astype(int)))
     return [(int(a), round(float(np.clip(levels[b], 0, 1)), 3)) for a, b in pairwise(borders) if moving[a + 1]]

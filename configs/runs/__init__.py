@@ -1,1 +1,1 @@
-"""configs/runs/: a training run from its keys to its folder, and an evaluation of what it left."""
+"""configs/runs/: training runs, from their keys to their run folder, and evaluations of their checkpoints."""

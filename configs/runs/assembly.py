@@ -1,4 +1,4 @@
-"""From checked settings to working parts: environments, model, learner, planner, agent, trainer."""
+"""Build the working parts from checked settings: environments, model, learner, planner, agent, trainer."""
 
 import ctypes
 import logging
@@ -33,25 +33,29 @@ from worldmodel.senses import LANGUAGE_KEY, is_image
 from worldmodel.settings import PlannerConfig
 
 NO_COMPILER = "no C++ compiler here (Debian, Ubuntu: apt-get install g++)"
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # parameters of glibc's mallopt
 
 
 @dataclass(frozen=True)
 class Machine:
-    """Where to compute, and whether to compile."""
+    """The device to compute on, and whether to compile."""
 
     device: torch.device
     compiled: bool
 
 
 def prepare(config: MachineConfig) -> Machine:
-    """Set threads; resolve `auto`. Raises ValueError for a device or a compiler that is not there, too many threads."""
+    """Set the number of threads, resolve `auto`, and return the Machine.
+
+    Raises ValueError for a missing device or compiler, or more threads than cores. Warns if `compile=auto` finds no
+    compiler.
+    """
     cores = os.cpu_count() or 1
     if config.threads > cores:
         raise Mistake(f"threads={config.threads}: at most {cores}, the cores of this machine")
     torch.set_num_threads(config.threads)
     keep_memory()
-    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # says at each start that there is no CUDA
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # else it warns at every start without CUDA
     name = config.device
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -67,9 +71,10 @@ def prepare(config: MachineConfig) -> Machine:
 
 
 def keep_memory() -> None:
-    """Have glibc keep what is freed: a batch of frames comes and goes at each update, and each page costs a fault.
+    """Make glibc keep freed memory: each update allocates and frees a batch of frames, at a page fault per page.
 
-    Measured: moving 1024 frames of 64 x 64 at random takes 8 ms with it, 24 ms without.
+    Measured: randomly shifting 1024 frames of 64 x 64 takes 8 ms with it, 24 ms without. Does nothing
+    without glibc.
     """
     if sys.platform == "linux" and (tune := getattr(ctypes.CDLL(None), "mallopt", None)) is not None:
         tune(M_MMAP_THRESHOLD, 1 << 25)
@@ -77,7 +82,7 @@ def keep_memory() -> None:
 
 
 def compiler_works() -> bool:
-    """Whether torch.compile has a C++ compiler here."""
+    """Return whether torch.compile finds a working C++ compiler."""
     from torch._inductor.cpp_builder import get_cpp_compiler
     from torch._inductor.exc import InvalidCxxCompiler
 
@@ -89,32 +94,33 @@ def compiler_works() -> bool:
 
 
 def discount_of(limit: int | None) -> float:
-    """Discount of one control step, from an episode's length: (n - 1) / n with n = length / 5, bounded to 0.95..0.995.
+    """Return the discount per control step: (n - 1) / n with n = episode length / 5, clipped to [0.95, 0.995].
 
-    Source: TD-MPC2 (arXiv 2310.16828), appendix: a fifth of an episode is the horizon.
+    Source: TD-MPC2 (arXiv 2310.16828), appendix: the effective horizon is a fifth of an episode. `limit`: the episode's
+    length in control steps; None (no limit) counts as ENDLESS.
     """
     n = (limit or ENDLESS) / 5
     return float(np.clip((n - 1) / n, 0.95, 0.995))
 
 
 def senses_of(space: spaces.Dict) -> dict[str, tuple[int, ...]]:
-    """The senses of an environment's observation space, each with the shape of what the model gets of it."""
+    """Return the senses of an observation space, each with the shape in which the model receives it."""
     seen = {key: part for key, part in space.items() if not key.startswith("mask.")}
     return {key: (Words.size,) if key == LANGUAGE_KEY else part.shape for key, part in seen.items()}
 
 
 @dataclass(frozen=True)
 class Assembly:
-    """The parts of a training run. `close` ends the environments."""
+    """The parts of a training run, built on first use. `close` ends the environments."""
 
     config: TrainConfig
     machine: Machine
 
     @classmethod
     def begin(cls, config: TrainConfig) -> "Assembly":
-        """All parts of a run. Raises ValueError for a task, a device or a size with which there is none."""
+        """Build all parts of a run. Raises ValueError for an impossible task, device or size."""
         parts = cls(config, prepare(config))
-        parts.trainer  # noqa: B018  it is made
+        parts.trainer  # noqa: B018  built here
         return parts
 
     @cached_property
@@ -125,7 +131,7 @@ class Assembly:
 
     @cached_property
     def episodes(self) -> EvaluationEpisodes:
-        """Those of an evaluation."""
+        """The evaluation's episodes, in environments of their own."""
         config = self.config
         settings = {"variation": config.randomise, "senses": config.perceived, "wrap": watched}
         together = side_by_side(config.planner.deadline_ms)
@@ -133,12 +139,12 @@ class Assembly:
 
     @cached_property
     def step_discount(self) -> float:
-        """Discount of one control step."""
+        """The discount per control step."""
         return discount_of(episode_limit(self.env))
 
     @cached_property
     def curve(self) -> Curve:
-        """What a token is, as motion. Raises ValueError for one that is in no vocabulary, and so cannot be drawn."""
+        """The curve that a token stands for. Raises ValueError for one outside the vocabulary, so not drawable."""
         token, rate_hz = self.config.model.token, self.env.metadata["render_fps"]
         if wrong := unfit(token.knots, token.length / rate_hz):
             raise Mistake(f"model.token.length={token.length} model.token.knots={token.knots}: {wrong}")
@@ -146,18 +152,18 @@ class Assembly:
 
     @cached_property
     def senses(self) -> dict[str, tuple[int, ...]]:
-        """What the environments show, each with its shape."""
+        """The senses of the training environments, with their shapes (`senses_of`)."""
         return senses_of(self.env.single_observation_space)
 
     @property
     def sentences(self) -> tuple[str, ...]:
-        """What is said in training, to an agent that hears."""
+        """The sentences used in training; empty for an agent without language."""
         return tuple(part.words for part in self.config.task.parts) if LANGUAGE_KEY in self.senses else ()
 
     @cached_property
     def learner(self) -> Learner:
-        """Model, target and optimiser, seeded."""
-        with torch.random.fork_rng(devices=[]):  # the model is made on the CPU
+        """The learner: model, target and optimiser, initialised with the seed."""
+        with torch.random.fork_rng(devices=[]):  # the model is initialised on the CPU
             torch.manual_seed(self.config.seed)
             model = WorldModel(self.senses, self.curve.size, self.config.model)
         model = model.to(self.machine.device)
@@ -165,12 +171,12 @@ class Assembly:
 
     @property
     def token_discount(self) -> float:
-        """Discount over one whole token."""
+        """The discount per whole token."""
         return self.config.model.token.discount(self.step_discount)
 
     @cached_property
     def trainer(self) -> Trainer:
-        """The loop, at its beginning."""
+        """The training loop, at its first step."""
         config, model = self.config, self.learner.model
         generator = torch.Generator().manual_seed(config.seed)
         thorough = replace(config.planner, budget="fixed", anchor=0.0, deadline_ms=0.0)
@@ -188,14 +194,17 @@ class Assembly:
         return Trainer(self.env, self.learner, agent, replay, config, config.task.action_repeat, self.step_discount)
 
     def evaluator(self, planned: bool, seed: int, compiled: bool = False) -> Agent:
-        """An agent that does not explore, by the averaged weights: with the planner, or the policy alone."""
+        """Return an agent that does not explore and uses the averaged weights.
+
+        `planned`: act with the planner; otherwise with the policy alone.
+        """
         config, generator = self.config.planner, torch.Generator().manual_seed(seed)
         return Agent.acting(
             self.learner.acting, config, self.step_discount, self.sentences, generator, planned, compiled
         )
 
     def identity(self) -> Identity:
-        """What a checkpoint of now is for."""
+        """Return the identity of a checkpoint saved now."""
         return Identity(
             asdict(self.config.task),
             self.senses,
@@ -208,7 +217,7 @@ class Assembly:
         )
 
     def close(self) -> None:
-        """End the environments' processes."""
+        """Close the environments and end their processes."""
         self.env.close()
         if "episodes" in self.__dict__:
             self.episodes.close()
@@ -222,7 +231,10 @@ def loaded_agent(
     planner: PlannerConfig | None = None,
     compiled: bool = False,
 ) -> tuple[Agent, TaskConfig]:
-    """An agent from a checkpoint, and the task it is for. Raises FolderError, ValueError as `task_of`."""
+    """Return an acting agent for a checkpoint's model, and the checkpoint's task.
+
+    `planner`: replaces the checkpoint's planner settings. Raises FolderError as `task_of` does, ValueError.
+    """
     task, generator = task_of(identity), torch.Generator().manual_seed(seed)
     config = planner or identity.planner
     agent = Agent.acting(model, config, identity.discount, identity.sentences, generator, planned, compiled)

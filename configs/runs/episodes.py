@@ -1,4 +1,4 @@
-"""The episodes of an evaluation, a few at a time."""
+"""The episodes of an evaluation, played a few at a time."""
 
 from collections.abc import Callable, Sequence
 
@@ -12,19 +12,19 @@ from policies.agent import Agent
 from policies.training.rollouts import Rollout, joined, rollout
 
 TOGETHER = 10
-"""Environments at most, of which one of the arm's takes 70 to 90 MB."""
+"""The most environments stepped at once; one of the arm's takes 70 to 90 MB."""
 
 
 def side_by_side(deadline_ms: float) -> int:
-    """Environments at most where a plan has that deadline (0: none), which is for one environment's plan."""
+    """Return the most environments to step at once: 1 with a planning deadline (not 0), which is per environment."""
     return 1 if deadline_ms else TOGETHER
 
 
 class EvaluationEpisodes:
-    """The `count` episodes of an evaluation, played in at most `together` environments of this process.
+    """The `count` episodes of an evaluation, played in batches of at most `together` environments in this process.
 
-    Which episodes these are depends on the seed and on their number alone. `ready` is called with the environments of
-    each batch before it, and with the number of their first episode. `settings`: what else `make_vector` takes.
+    Each episode depends only on the seed and its number, not on the batches. `ready(envs, first)` is called before each
+    batch with its environments and the number of its first episode. `settings`: further arguments of `make_vector`.
     """
 
     def __init__(
@@ -41,11 +41,11 @@ class EvaluationEpisodes:
 
     @property
     def steps(self) -> int:
-        """Control steps of all batches, at most."""
+        """The most steps of the vector environment that all batches can take."""
         return self.limit * -(-self.count // self.env.num_envs)
 
     def play(self, agent: Agent, seed: int, tick: Callable[[], None] | None = None) -> Rollout:
-        """Play them all; `tick` is called at each step of each batch. Raises what `ready` raises."""
+        """Play all episodes; `tick` is called at each step of each batch. Raises whatever `ready` raises."""
         played = []
         for first in range(0, self.count, self.env.num_envs):
             env = _some(self.env, self.count - first)
@@ -62,7 +62,7 @@ class EvaluationEpisodes:
 
 
 def _some(env: SyncVectorEnv, most: int) -> SyncVectorEnv:
-    """A vector of the first environments of another, which stays theirs to close."""
+    """Return a vector environment of the first `most` of `env`'s environments, which `env` still owns and closes."""
     if most >= env.num_envs:
         return env
     return SyncVectorEnv([lambda own=own: own for own in env.envs[:most]], autoreset_mode=AutoresetMode.DISABLED)

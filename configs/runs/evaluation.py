@@ -1,4 +1,4 @@
-"""An evaluation of a checkpoint: episodes, time, arithmetic, picture and video."""
+"""An evaluation of a checkpoint: episodes, timing, arithmetic, plot and video."""
 
 import json
 import sys
@@ -48,7 +48,10 @@ from worldmodel.settings import PlannerConfig
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A checkpoint at `path`, loaded, and how to evaluate it."""
+    """A loaded checkpoint and how to evaluate it.
+
+    `path`: the checkpoint's folder. `planner`: the checkpoint's planner settings with the config's overrides applied.
+    """
 
     config: EvaluateConfig
     machine: Machine
@@ -59,7 +62,7 @@ class Evaluation:
 
     @classmethod
     def begin(cls, config: EvaluateConfig) -> "Evaluation":
-        """Load what `config` says. Raises ConfigError, FolderError."""
+        """Load the checkpoint that `config` names. Raises ConfigError, FolderError."""
         if not config.checkpoint:
             raise ConfigError("checkpoint=: a run folder or a checkpoint, e.g. checkpoint=runs/walker-walk/<run>")
         path = find_checkpoint(Path(config.checkpoint))
@@ -72,10 +75,13 @@ class Evaluation:
         return cls(config, machine, path, identity, model, planner)
 
     def run(self, folder: Path) -> dict:
-        """Evaluate; leaves summary.json, a picture and perhaps a video. Returns the summary. Raises FolderError."""
+        """Evaluate, and write summary.json, returns.png and, if asked for, a video to `folder`. Returns the summary.
+
+        Raises FolderError, among others if `folder` is a run's own folder.
+        """
         if (folder / "config.yaml").exists():
             raise FolderError(f"hydra.run.dir={folder}: a run's own folder, whose summary.json would be lost")
-        agreement = self._agreement()  # first: a damaged replay is not to cost the episodes
+        agreement = self._agreement()  # first, so that a damaged replay fails before the episodes are played
         planned, imagined = self._episodes(True)
         alone, _ = self._episodes(False)
         agent, task = self._agent(True, self.machine.compiled)
@@ -99,7 +105,7 @@ class Evaluation:
         return result
 
     def _outcome(self, planned: Rollout, alone: Rollout, task: TaskConfig) -> dict:
-        """What was asked for, and what the episodes came to."""
+        """Return the summary's part about what was asked for and the episodes' returns."""
         return {
             "task": task.label,
             "seed": self.config.seed,
@@ -115,7 +121,10 @@ class Evaluation:
         }
 
     def _costs(self, imagined: float, pace: Pace, every: float) -> dict:
-        """Time and arithmetic of the training and of a decision, which is for `every` control steps."""
+        """Return time and arithmetic of the training and of a decision.
+
+        `imagined`: mean calls of the model's step per decision. `every`: mean control steps per decision.
+        """
         plan, update = self._plan_gflop(imagined), _recorded(self.path.parent.parent / "summary.json", "update_gflop")
         trained = round(_recorded(self.path / PROGRESS, "seconds") or 0, 1) or None
         return {
@@ -131,7 +140,7 @@ class Evaluation:
         }
 
     def _draw(self, folder: Path, planned: Rollout, alone: Rollout, task: TaskConfig) -> None:
-        """Leave the picture and, if asked for, the video."""
+        """Write the plot of the returns and, if asked for, the video."""
         samples = {"with the planner": planned.returns, "policy alone": alone.returns}
         paired_strips(folder / "returns.png", samples, f"{task.label}, {self.identity.env_steps:,} steps")
         if self.config.video:
@@ -142,7 +151,7 @@ class Evaluation:
         return loaded_agent(self.identity, self.model, planned, self.config.seed, self.planner, compiled)
 
     def _episodes(self, planned: bool) -> tuple[Rollout, float]:
-        """The episodes, and how many steps a decision imagined in the mean."""
+        """Play the episodes. Returns them and the mean number of calls of the model's step per decision."""
         together = side_by_side(self.planner.deadline_ms if planned else 0)
         agent, task = self._agent(planned, together == 1 and self.machine.compiled)
         settings = {"variation": self.config.randomise, "senses": self.senses, "wrap": self._failing}
@@ -167,12 +176,12 @@ class Evaluation:
 
     @property
     def senses(self) -> Senses:
-        """What the checkpoint's model perceives."""
+        """The senses that the checkpoint's model perceives."""
         return Senses.of(self.identity.senses)
 
     @cached_property
     def memories(self) -> Memories | None:
-        """Moments out of the checkpoint's replay; None, and it is said, where it is not there. Raises FolderError."""
+        """Moments sampled from the checkpoint's replay; None, with a message, if it has none. Raises FolderError."""
         if not (self.path / REPLAY).exists():
             say(f"{self.path / REPLAY}: not there, so neither the senses' agreement nor what is expected is known")
             return None
@@ -185,29 +194,32 @@ class Evaluation:
         return Memories.of(replay, self.model)
 
     def _agreement(self) -> dict[str, float] | None:
-        """How far each of several senses alone says what all say."""
+        """For each sense, how closely the latent from it alone agrees with that from all (`Memories.agreement`).
+
+        None with a single sense or without a replay.
+        """
         if len(self.identity.senses) < 2 or self.memories is None:
             return None
         return {sense: round(value, 3) for sense, value in self.memories.agreement().items()}
 
     def _failing(self, env: Env) -> Env:
-        """The environment whose senses fail as the settings say."""
+        """Wrap an environment so that the senses in `drop` fail from control step `drop_at` on."""
         env = watched(env)
         return Dropping(env, dict.fromkeys(self.config.drop, self.config.drop_at)) if self.config.drop else env
 
     def _filmed(self, task: TaskConfig) -> Env:
-        """The environment of the film: like those of the episodes, and it can be drawn."""
+        """Make an environment for the video: like those of the episodes, but with rendering."""
         env = self._failing(make(task, render=True, variation=self.config.randomise, senses=self.senses))
         self._say_instead(task, [env])
         return env
 
     def _say_instead(self, task: TaskConfig, envs: Sequence[Env], first: int = 0) -> None:
-        """Have each say what the settings say."""
+        """Replace the environments' sentences if the settings say so; `first`: the number of the first episode."""
         if self.config.sentence or self.config.paraphrases:
             language.say(envs, task, self.config.sentence, first)
 
     def _fits(self, env) -> None:
-        """Raise FolderError if the task has other observations or actions than when the checkpoint was made."""
+        """Raise FolderError if the observations or actions of `env` differ in shape from the checkpoint's."""
         shown, made = senses_of(env.single_observation_space), self.identity.senses
         shown["action"], made = env.single_action_space.shape, made | {"action": (self.identity.action_size,)}
         for key in made.keys() | shown.keys():
@@ -221,7 +233,10 @@ class Evaluation:
 
 
 def _check_senses(config: EvaluateConfig, known: Sequence[str]) -> None:
-    """Raise ConfigError unless a model that perceives what is `known` can lose, and hear, what the settings say."""
+    """Raise ConfigError unless `drop` and the sentences suit a model that perceives the senses `known`.
+
+    `drop` may name each known sense once, but not all of them (language does not count as one that is left).
+    """
     said, dropped = f"drop=[{','.join(config.drop)}]", set(config.drop)
     if unknown := [name for name in config.drop if name not in known]:
         raise ConfigError(f"{said}: {unknown[0]}: not among what it perceives, {', '.join(known)}")
@@ -235,7 +250,7 @@ def _check_senses(config: EvaluateConfig, known: Sequence[str]) -> None:
 
 
 def _recorded(path: Path, name: str) -> float | None:
-    """A number that training left in a JSON file, if it did."""
+    """Return the number `name` that training wrote to a JSON file, or None if it is not there."""
     try:
         return float(json.loads(path.read_text())[name])
     except (OSError, ValueError, KeyError, TypeError):
@@ -243,7 +258,7 @@ def _recorded(path: Path, name: str) -> float | None:
 
 
 def _interval(played: Rollout) -> list[float] | None:
-    """The 95 % bootstrap interval of the mean return; None of one episode."""
+    """Return the 95 % bootstrap interval of the mean return, or None for a single episode."""
     interval = mean_interval(played.returns, np.random.default_rng(0))
     return None if np.isnan(interval.low) else _rounded((interval.low, interval.high))
 

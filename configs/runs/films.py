@@ -1,4 +1,4 @@
-"""rollout.mp4: one episode as a person would watch it, and beside it the glyph of what is being followed."""
+"""rollout.mp4: a video of one episode, with the glyph of the current plan beside it."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -47,12 +47,13 @@ def film(
     memories: Memories | None = None,
     tick: Callable[[], None] | None = None,
 ) -> bool:
-    """Write one episode of `env`, which is closed, as an mp4; where nothing can be drawn, `say` why and return False.
+    """Write one episode of `env` to `path` as an mp4 and close `env`. Returns whether the video was written.
 
-    What the cameras of an agent that has some show is seen below and, with `memories`, what it expects to see.
+    If nothing can be rendered, `say` why and return False. If the agent has cameras, a strip below shows their frames
+    and, with `memories`, the frames that it expects.
 
-    The plan of its first decision, if the agent plans, is left beside it in any case: plan.svg, plan.png, plan.json.
-    `tick` is called at each frame; of what it raises no film is left.
+    If the agent plans, the plan of its first decision is always written beside the video: plan.svg, plan.png and
+    plan.json. `tick` is called before each frame is written; if it raises, no video is left.
     """
     aside = path.with_name(f".{path.name}.{os.getpid()}.mp4")
     step_seconds = 1 / env.metadata["render_fps"]
@@ -85,7 +86,7 @@ def film(
 def _pages(
     env: gymnasium.Env, agent: Agent, reel: "Reel", observation: Observation, action: Float[Tensor, "1 A"]
 ) -> Iterator[np.ndarray]:
-    """What is shown of an episode, from its first observation and what is done there to its end."""
+    """Yield the video's frames for one episode, from its first observation and the action (1, A) chosen there."""
     yield reel.show(frame(env, HEIGHT, WIDTH), observation)
     for _ in range(episode_limit(env) or ENDLESS):
         observation, _, terminated, truncated, _ = env.step(action[0].numpy())
@@ -98,10 +99,11 @@ def _pages(
 
 
 class Reel:
-    """Puts the glyph of an agent's newest decision beside a picture, drawn anew only when there is a new one.
+    """Composes a video's frames: the scene, beside it the glyph of the agent's newest decision, below it the cameras.
 
-    That is its plan or, where the policy stands in for plans that did not pay, the policy's token, and says so. Where
-    the agent has cameras, the strip of what is seen and, with `memories`, expected comes below.
+    The glyph is redrawn only for a new decision: the plan or, while the policy acts in place of plans that fell short
+    of their predicted return, the policy's token, labelled as such. The strip of camera frames, with the expected ones
+    given `memories`, appears only if the agent has cameras.
     """
 
     def __init__(self, agent: Agent, step_seconds: float, memories: Memories | None = None):
@@ -111,12 +113,12 @@ class Reel:
         self.page = np.zeros((HEIGHT, HEIGHT, 3), np.uint8)
 
     def show(self, scene: np.ndarray, observation: Observation) -> np.ndarray:
-        """The scene (H, W, 3) with what belongs beside it and below it."""
+        """Return the frame for a scene (H, W, 3) and the observation it belongs to: glyph beside, strip below."""
         page = np.ascontiguousarray(self._beside(scene))
         return np.concatenate([page, self.strip.show(observation)]) if self.strip.cameras else page
 
     def _beside(self, scene: np.ndarray) -> np.ndarray:
-        """The scene as (H, W + H, 3), or as it is where the agent does not plan."""
+        """Return the scene with the glyph, (H, W + H, 3), or unchanged if the agent does not plan."""
         agent = self.agent
         if agent.plan is None:
             return scene
@@ -125,7 +127,7 @@ class Reel:
         return np.concatenate([scene, self.page], 1)
 
     def _page(self, decision: Decision) -> np.ndarray:
-        """What was decided, (H, H, 3)."""
+        """Draw a decision as a glyph, (H, H, 3)."""
         agent, alone = self.agent, bool(decision.by_policy[0])
         if alone:
             followed = motions(decision.sentence(0), agent.curve, self.step_seconds)
@@ -138,13 +140,13 @@ class Reel:
 
 
 def sentence(plan: Plan, curve: Curve, step_seconds: float, of: int = 0) -> tuple[Move, ...]:
-    """The motions of a plan for the latent number `of`, with the elites' deviation as their spread."""
+    """Return a plan's motions for latent number `of`, with the elites' standard deviation as their spread."""
     moves, spread = motions(plan.tokens[:, of].cpu(), curve, step_seconds), plan.spread[:, of].cpu().double().numpy()
     return tuple(replace(m, spread=s.reshape(m.points.shape)) for m, s in zip(moves, spread, strict=True))
 
 
 def motions(tokens: Float[Tensor, "T P"], curve: Curve, step_seconds: float) -> tuple[Move, ...]:
-    """The motions of a sentence of tokens."""
+    """Return the tokens of a plan as motions; a control step lasts `step_seconds`."""
     return tuple(
         Move.of(each, curve.knots, curve.degree, curve.length * step_seconds) for each in tokens.double().numpy()
     )

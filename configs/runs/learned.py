@@ -1,4 +1,4 @@
-"""The task that a checkpoint has learned."""
+"""The task that a checkpoint was trained on."""
 
 from envs.settings import TaskConfig
 from policies.storage.checkpoint import Identity
@@ -7,7 +7,10 @@ from worldmodel.strict import ConfigError, build
 
 
 def task_of(identity: Identity) -> TaskConfig:
-    """A checkpoint's task. Raises FolderError for one that learned from recordings, or whose task is none here."""
+    """Return a checkpoint's task.
+
+    Raises FolderError if it learned from recordings, so has no task, or if the task is not valid here.
+    """
     if not identity.task:
         raise FolderError("checkpoint=: it learned from recordings and has no task; lerobot-rollout runs it on a robot")
     try:

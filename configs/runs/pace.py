@@ -1,4 +1,4 @@
-"""How fast an agent decides for one environment, as on a robot."""
+"""Decision speed of an agent in a single environment, as on a robot."""
 
 import time
 from dataclasses import dataclass
@@ -12,27 +12,30 @@ from envs.settings import TaskConfig
 from policies.agent import Agent
 from policies.training.rollouts import as_tensors, episode_seeds
 
-WARM_UP = 5  # decisions, in the first of which a compiler may run
+WARM_UP = 5  # decisions left out; the first ones may include compilation
 
 
 @dataclass(frozen=True)
 class Pace:
-    """Milliseconds (N,) of the agent's own time for each of N decisions: from an observation to a token."""
+    """Milliseconds (N,) that each of N decisions took the agent itself, from an observation to a token."""
 
     milliseconds: np.ndarray
 
     @property
     def per_second(self) -> float:
-        """Decisions per second of the agent's own time."""
+        """Decisions per second of the agent's own time: the inverse of the mean."""
         return 1000 / float(self.milliseconds.mean())
 
     def percentile(self, share: float) -> float:
-        """Milliseconds that `share` percent of the decisions stayed below."""
+        """Return the `share`-th percentile, in milliseconds."""
         return float(np.percentile(self.milliseconds, share))
 
 
 def measure(task: TaskConfig, senses: Senses, agent: Agent, decisions: int = 100) -> Pace:
-    """Let the agent act in one environment and time each choice of a token; the environment's time is left out."""
+    """Let the agent act in one environment and time `decisions` of its decisions; the environment's time is left out.
+
+    The first WARM_UP decisions are not counted.
+    """
     env = make_vector(task, 1, senses=senses)
     times, episode = [], 0
     try:

@@ -1,4 +1,4 @@
-"""Where a run goes on from: its newest checkpoint, and the config that is saved in it."""
+"""Resuming a run: from its newest checkpoint, with the config saved there."""
 
 from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass
@@ -19,8 +19,11 @@ RESUMABLE = ("steps", "threads", "video", "compile", "evaluation", "checkpoint",
 
 @dataclass(frozen=True)
 class Progress:
-    """What a run leaves beside each checkpoint: its config, the bytes of metrics.csv, the seconds spent training, and
-    the environment steps at the last evaluation."""
+    """What a run saves with each checkpoint.
+
+    `config`: its config. `metrics_bytes`: the size of metrics.csv. `seconds`: time spent training. `evaluated`:
+    environment steps at the last evaluation.
+    """
 
     config: dict
     metrics_bytes: int
@@ -30,7 +33,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Resumption:
-    """A run to go on with, from the checkpoint `path`, with the config `keys`; `progress`: what was saved beside it."""
+    """A run to resume from the checkpoint `path` with the config `keys`; `progress` was saved with the checkpoint."""
 
     folder: RunFolder
     path: Path
@@ -39,11 +42,12 @@ class Resumption:
 
     @classmethod
     def find(cls, folder: RunFolder, keys: dict, given: Collection[str]) -> "Resumption":
-        """Of a run's folder, which is ours; of what the user set, `given` of `keys`, only RESUMABLE ones can differ.
+        """Find what to resume in a run folder whose lock we hold.
 
-        Raises ConfigError for another key, FolderError for a folder that is damaged, of another format, whose
-        config.yaml is not its checkpoint's, or whose checkpoint lacks a setting: the run may have had another than
-        today's default.
+        Of the keys that the user set (`given`, with their values in `keys`), only RESUMABLE ones may differ from the
+        run's. Raises ConfigError if another differs. Raises FolderError if the folder is damaged or of another format,
+        if its config.yaml does not match the checkpoint, or if the checkpoint lacks a setting, whose value in that run
+        may have differed from today's default.
         """
         written, path = folder.config(), newest(folder.checkpoints)
         try:
@@ -60,12 +64,12 @@ class Resumption:
 
 
 def _whole(keys: dict) -> dict:
-    """A config with every key. Raises ConfigError."""
+    """Return a config completed with defaults for missing keys. Raises ConfigError."""
     return asdict(build(TrainConfig, keys))
 
 
 def _lacking(whole: dict, keys: dict, at: str = "") -> Iterator[str]:
-    """The settings that are not among `keys`, nested; None is none: what only another kind of task has."""
+    """Yield the dotted settings of `whole` that `keys` lacks, except those that are None (for other kinds of task)."""
     for name, value in whole.items():
         if isinstance(value, dict) and isinstance(keys.get(name), dict):
             yield from _lacking(value, keys[name], f"{at}{name}.")
@@ -74,7 +78,7 @@ def _lacking(whole: dict, keys: dict, at: str = "") -> Iterator[str]:
 
 
 def _differences(one: dict, other: dict, names: dict, at: str = "") -> Iterator[str]:
-    """Where the values of these names, nested, differ."""
+    """Yield a description of each value that differs between two configs, among the nested keys of `names`."""
     for name, below in names.items():
         if isinstance(one[name], dict) and isinstance(below, dict):
             yield from _differences(one[name], other[name], below, f"{at}{name}.")
@@ -83,7 +87,10 @@ def _differences(one: dict, other: dict, names: dict, at: str = "") -> Iterator[
 
 
 def _changed(saved: dict, keys: dict, given: Collection[str]) -> dict:
-    """The config a run began with, with the RESUMABLE keys that are `given`. Raises ConfigError for another one."""
+    """Return the `saved` config, updated with the RESUMABLE keys in `given`.
+
+    Raises ConfigError for any other given key whose value differs, or for a RESUMABLE group given by name.
+    """
     old, new = OmegaConf.create(saved), OmegaConf.create(keys)
     for name in sorted(set(given) - {"resume"}):
         place = GROUPS[name][0] if name in GROUPS else name
@@ -100,7 +107,7 @@ def _changed(saved: dict, keys: dict, given: Collection[str]) -> dict:
 
 
 def _unlike(was, wanted) -> bool:
-    """Whether a value is another; of a group, whether any that is given is."""
+    """Return whether a value differs; for a group, whether any of the wanted values differs."""
     if OmegaConf.is_dict(was) and OmegaConf.is_dict(wanted):
         return any(_unlike(was[key], wanted[key]) for key in wanted)
     return was != wanted

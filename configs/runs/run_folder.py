@@ -1,4 +1,4 @@
-"""The folder a run leaves: config.yaml, metrics.csv, summary.json, checkpoints/."""
+"""The run folder: config.yaml, metrics.csv, summary.json, checkpoints/."""
 
 import csv
 import io
@@ -33,7 +33,10 @@ COLUMNS = (
 
 
 class RunFolder:
-    """Paths and writers of one run. Nothing in metrics.csv depends on the clock: two equal runs write the same."""
+    """Paths and writers of one run folder.
+
+    Nothing in metrics.csv depends on wall-clock time, so identical runs write identical files.
+    """
 
     def __init__(self, path: Path):
         self.path = path
@@ -42,49 +45,52 @@ class RunFolder:
 
     @property
     def used(self) -> bool:
-        """Whether a run has left a checkpoint in it."""
+        """Whether the folder holds a checkpoint."""
         return bool(saved_in(self.checkpoints))
 
     def take(self) -> int:
-        """A descriptor; the folder is ours while it is open. Raises FolderError where another process has it."""
+        """Lock the folder, creating it if needed. Returns a file descriptor that holds the lock while open.
+
+        Raises FolderError if another process holds the lock.
+        """
         self.path.mkdir(parents=True, exist_ok=True)
         if (lock := locked(self.path)) is None:
             raise FolderError(f"{self.path}: another semagram-train is running there")
         return lock
 
     def begin(self, config: dict) -> None:
-        """Write the config and an empty metrics file; nothing is left of a run that had no checkpoint yet."""
+        """Write the config and an empty metrics file, replacing those of an earlier run that saved no checkpoint."""
         (self.path / "summary.json").unlink(missing_ok=True)
         replace_file(self.path / "config.yaml", OmegaConf.to_yaml(config).encode())
         replace_file(self.metrics, (",".join(COLUMNS) + "\n").encode())
 
     def config(self) -> dict:
-        """The config it began with. Raises FolderError."""
+        """Return the config in config.yaml. Raises FolderError if it is missing or damaged."""
         path = self.path / "config.yaml"
         if not path.is_file():
             raise FolderError(f"resume={self.path}: not a run folder (it has no config.yaml)")
         try:
             found = OmegaConf.to_container(OmegaConf.load(path))
-        except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:  # the last: of a lone number
+        except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:  # OSError: OmegaConf, for a lone number
             raise FolderError(f"{path}: damaged, not YAML ({' '.join(str(error).split())})") from error
         if not isinstance(found, dict) or "task" not in found:
             raise FolderError(f"{path}: damaged, not the config of a run (it names no task)")
         return found
 
     def metrics_size(self) -> int:
-        """Bytes of metrics.csv, on disk for good."""
+        """Sync metrics.csv to disk and return its size in bytes."""
         with open(self.metrics, "rb") as file:
             os.fsync(file.fileno())
         return self.metrics.stat().st_size
 
     def rewind(self, size: int) -> None:
-        """Drop the rows written after a checkpoint. Raises FolderError if there are fewer than it had."""
+        """Truncate metrics.csv to its `size` in bytes at a checkpoint. Raises FolderError if it is shorter."""
         if not self.metrics.is_file() or self.metrics.stat().st_size < size:
             raise FolderError(f"{self.metrics}: shorter than at the checkpoint, which had {size} bytes")
         os.truncate(self.metrics, size)
 
     def log(self, row: dict[str, float | None]) -> None:
-        """Append a row; columns it does not have stay empty. Raises ValueError for a column that is not known."""
+        """Append a row to metrics.csv; missing, None and NaN values stay empty. Raises ValueError for unknown keys."""
         if extra := set(row) - set(COLUMNS):
             raise ValueError(f"no such columns: {', '.join(sorted(extra))}")
         text = io.StringIO()

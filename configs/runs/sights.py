@@ -1,4 +1,4 @@
-"""The strip under a film: what each camera shows now, and beside it what is expected to be seen, out of memory."""
+"""The strip below a video: each camera's current frame and, beside it, frames from memory of what is expected next."""
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -8,16 +8,15 @@ from policies.agent import Agent
 from policies.memories import Memories, imagined
 from worldmodel import senses as naming
 
-TILE, CAPTION, GAP = 80, 16, 4  # pixels; a frame's longer side is as long as a tile's
+TILE, CAPTION, GAP = 80, 16, 4  # pixels; a frame's longer side is scaled to TILE
 MISSING, INK, PAPER = (200, 40, 40), (60, 60, 60), (255, 255, 255)
 
 
 class Strip:
-    """Draws a strip `width` pixels wide, a row for each camera: its frame, in red where it is masked; then as many of
-    the expected frames as have room.
+    """Draws a strip `width` pixels wide with a row per camera: its frame, then as many expected frames as fit.
 
-    An expected frame is the camera's own at the remembered moment whose latent is nearest to the imagined one; there is
-    none without `memories`.
+    A frame that is masked as missing gets a red outline. An expected frame is the camera's own frame at the remembered
+    moment whose latent is nearest to the imagined one; without `memories` there is none.
     """
 
     def __init__(self, agent: Agent, memories: Memories | None, step_seconds: float, width: int):
@@ -27,7 +26,7 @@ class Strip:
         self.decision, self.expected = None, {}
 
     def show(self, observation: Observation) -> np.ndarray:
-        """The strip (height, width, 3) for what an environment shows now."""
+        """Return the strip (height, width, 3) for the current observation."""
         page = Image.new("RGB", (self.width, self.height), PAPER)
         ink, expected = ImageDraw.Draw(page), self._expected()
         for row, key in enumerate(self.cameras):
@@ -42,8 +41,11 @@ class Strip:
         return np.asarray(page)
 
     def _expected(self) -> dict[str, list[tuple[np.ndarray, float]]]:
-        """Of each camera the remembered frames nearest to what is imagined of the sentence decided, and in how many
-        seconds each is expected; none of an agent that does not plan."""
+        """Return for each camera the expected frames, and in how many seconds from the decision each is expected.
+
+        They are the remembered frames nearest to the latents imagined at the end of each token of the decision. Empty
+        if the agent does not plan, or without memories.
+        """
         agent, decision = self.agent, self.agent.decision
         if agent.plan is None or self.memories is None:
             return {}
@@ -52,7 +54,7 @@ class Strip:
             latents = imagined(agent.model, agent.plan.latent[0], sentence)
             ends = [(t + 1) * agent.curve.length * self.step for t in range(len(sentence))]
             self.decision = decision
-            # Of a camera that never saw there are no frames, else one for each end.
+            # A camera that never saw anything has no frames; any other has one per token end.
             self.expected = {
                 key: list(zip(self.memories.expected(key, latents).numpy(), ends, strict=False)) for key in self.cameras
             }
@@ -67,7 +69,7 @@ class Strip:
         text: str,
         there: bool,
     ) -> None:
-        """A frame with a caption, whose left upper corner is there."""
+        """Draw a caption and, below it, a frame. `at`: the upper left corner; `there`: False for a missing frame."""
         left, top = at[0], at[1] + CAPTION
         height, width = (max(1, round(TILE * side / max(frame.shape[:2]))) for side in frame.shape[:2])
         page.paste(Image.fromarray(frame).resize((width, height), Image.Resampling.NEAREST), (left, top))
@@ -78,7 +80,7 @@ class Strip:
 
 
 def fitting(ink: ImageDraw.ImageDraw, text: str, rest: str) -> str:
-    """A text and what follows it, no wider than a tile: the text is cut short where it is too long."""
+    """Return `text` + `rest`, with `text` shortened by an ellipsis if needed to be no wider than a tile."""
     said = text + rest
     while text and ink.textlength(said) > TILE:
         text = text[:-1]

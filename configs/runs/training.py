@@ -1,4 +1,4 @@
-"""A training run from its first step to its summary: evaluations, checkpoints, progress, pictures."""
+"""A training run from its first step to its summary: evaluations, checkpoints, progress, plot and video."""
 
 import os
 import signal
@@ -39,12 +39,12 @@ STOPPING = b"\nstopping at the end of this step, with a checkpoint; the same sig
 
 @dataclass
 class Training:
-    """One run.
+    """One training run.
 
-    `keys`: its config, which every checkpoint holds. `lock`: a descriptor; the folder is ours while it is open.
-    `seconds` is the time spent training, evaluations left out, over all its sittings; `evaluated` the environment steps
-    at the last evaluation, `saved` at this sitting's last checkpoint; `signal` the signal that asked it to stop, or 0.
-    `commit`: of the code that is running.
+    `keys`: its config, saved in every checkpoint. `lock`: a file descriptor that holds the run folder's lock while
+    open. `seconds`: time spent training, without evaluations, summed over all resumptions. `evaluated`: environment
+    steps at the last evaluation. `saved`: environment steps at the last checkpoint of this process, or -1. `signal`:
+    the signal that asked the run to stop, or 0. `commit`: the commit of the running code.
     """
 
     config: TrainConfig
@@ -60,9 +60,9 @@ class Training:
 
     @classmethod
     def begin(cls, keys: dict, path: Path, given: Collection[str] = ()) -> "Training":
-        """A new run in the folder `path`, or the continuation of `resume` (`configs.runs.resuming`).
+        """Begin a new run in the folder `path`, or continue the run `keys["resume"]` (`configs.runs.resuming`).
 
-        `given`: the keys that the user set, dotted. Raises ConfigError, FolderError.
+        `given`: the dotted keys that the user set. Raises ConfigError, FolderError.
         """
         if keys["resume"]:
             return cls._resume(keys, given)
@@ -70,7 +70,7 @@ class Training:
         folder = RunFolder(path)
         if folder.used:
             raise ConfigError(f"hydra.run.dir={path}: holds a run already; {typed('resume', path)} goes on with it")
-        parts = Assembly.begin(config)  # what cannot be made is refused before anything is written
+        parts = Assembly.begin(config)  # raises for invalid settings before anything is written
         run = cls(config, keys, parts, folder, folder.take())
         run.folder.begin(keys)
         return run
@@ -78,8 +78,8 @@ class Training:
     @classmethod
     def _resume(cls, keys: dict, given: Collection[str]) -> "Training":
         folder = RunFolder(Path(keys["resume"]))
-        folder.config()  # what is no run is refused, and nothing written to it
-        lock = folder.take()  # before the newest checkpoint is sought: whoever has the folder may save another
+        folder.config()  # raises if it is not a run folder, before anything is written to it
+        lock = folder.take()  # before looking for the newest checkpoint: the lock's holder may save another
         try:
             return cls._go_on(Resumption.find(folder, keys, given), lock)
         except BaseException:
@@ -99,10 +99,11 @@ class Training:
         return run
 
     def run(self) -> dict:
-        """Train to the end; returns the summary.
+        """Train to the end. Returns the summary.
 
-        A signal that asks to stop saves a checkpoint first. Raises Ended if an environment's process is lost: the agent
-        had acted when that showed, so what there is between two steps is gone; and EnvironmentFault.
+        On a stop signal, save a checkpoint and raise SystemExit with 128 + its number. Raises Ended if an environment's
+        process is lost, without a checkpoint: the agent has already acted by then, so there is no consistent state
+        between two steps to save. Raises EnvironmentFault as the environment does.
         """
         try:
             with handled(self._ask):
@@ -140,26 +141,26 @@ class Training:
                 say(f"nothing was learned: the first {first} steps (seed_steps={config.seed_steps}) are random")
             return self._finish()
         except Stopped:
-            if self.saved != trainer.env_steps:  # else it is on the disk, and without the row of the last evaluation
+            if self.saved != trainer.env_steps:  # else it is on disk already, without the final evaluation's row
                 self._save()
-            with suppress(OSError):  # the terminal is closed
+            with suppress(OSError):  # the terminal may be closed
                 name = signal.Signals(self.signal).name
                 say(f"stopped by {name}; go on with: semagram-train {typed('resume', self.folder.path)}")
             raise SystemExit(SIGNALLED + self.signal) from None
 
     def _ask(self, number, frame) -> None:
-        """Stop at the next step's end, where everything is consistent; the same signal again kills at once.
+        """Request a stop after the current step, where the state is consistent; the same signal again kills at once.
 
-        But not SIGHUP, which both the shell and the kernel send when a terminal is closed.
+        Except SIGHUP, which both the shell and the kernel send when a terminal is closed: its repeats are ignored.
         """
         self.signal = number
         if number != signal.SIGHUP:
-            with suppress(OSError):  # nobody reads; not by `say`, which the signal may have interrupted
+            with suppress(OSError):  # nobody may be reading; not `say`, which the signal may have interrupted
                 os.write(2, STOPPING)
         signal.signal(number, signal.SIG_IGN if number == signal.SIGHUP else signal.SIG_DFL)
 
     def _heed(self) -> None:
-        """Raise Stopped, between two steps, if a signal asked for it."""
+        """Raise Stopped if a signal has asked for it; called between steps."""
         if self.signal:
             raise Stopped(self.signal)
 
@@ -170,7 +171,7 @@ class Training:
             if every and now // every > self.evaluated // every:
                 self._evaluate(f"{now} steps")
             started = time.perf_counter()
-            for ended in trainer.run(now + 1):  # one step, in which several episodes may end
+            for ended in trainer.run(now + 1):  # a single step, in which several episodes may end
                 if ended is not None:
                     self.folder.log(
                         self._position()
@@ -200,9 +201,9 @@ class Training:
         }
 
     def _evaluate(self, when: str) -> tuple[Rollout, Rollout, Agent]:
-        """Evaluate with the planner and without it; also gives the agent that planned."""
+        """Evaluate with the planner and without it, and log both. Returns both rollouts and the agent that planned."""
         episodes, seed = self.parts.episodes, self.config.evaluation.seed
-        timed = bool(self.config.planner.deadline_ms)  # then as fast as it will be elsewhere
+        timed = bool(self.config.planner.deadline_ms)  # then the return depends on speed: compile
         agent = self.parts.evaluator(True, seed, timed and self.parts.machine.compiled)
         planned = episodes.play(agent, seed, self._heed)
         alone = episodes.play(self.parts.evaluator(False, seed), seed, self._heed)
@@ -236,11 +237,11 @@ class Training:
 
     def _finish(self) -> dict:
         config, learner, trainer = self.config, self.parts.learner, self.parts.trainer
-        self._save()  # before the last evaluation, so that going on from here leaves no row twice
+        self._save()  # before the final evaluation, so that resuming from here duplicates no row
         planned, alone, evaluated = self._evaluate("at the end")
         agent = self.parts.evaluator(True, 0, self.parts.machine.compiled)
         pace = measure(config.task, config.perceived, agent)
-        # Both by control step, so that runs with other tokens compare.
+        # Both per control step, so that runs with different token lengths are comparable.
         update = update_gflop(learner) * config.learning.updates_per_token / config.model.token.length
         plan = plan_gflop(learner.model, self.parts.token_discount, config.planner) / trainer.agent.steps_per_decision
         result = {

@@ -1,1 +1,1 @@
-"""configs/suites/: many runs: a benchmark, its workers, its table, and other agents beside ours."""
+"""configs/suites/: benchmarks of many runs, with their workers and tables, and comparisons with other agents."""

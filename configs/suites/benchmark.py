@@ -1,4 +1,4 @@
-"""A benchmark from its first run to its table; what is done already is not done again."""
+"""A benchmark from its first run to its table; finished runs are not repeated."""
 
 import json
 import os
@@ -25,12 +25,15 @@ FREE = tuple(name for name in SHARED if name in RESUMABLE)
 FIXED = tuple(name for name in SHARED if name not in RESUMABLE)
 RESULTS, SETTINGS = "results.csv", "settings.json"
 UNFINISHED = "it left no result"
-PATIENCE = 60  # seconds to wait for the workers of a bench that was killed
+PATIENCE = 60  # seconds to wait for the workers of a killed benchmark
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A suite's runs in a folder. `lock`: a descriptor; the folder is ours while it, or a worker's copy, is open."""
+    """A suite's runs in a folder.
+
+    `lock`: a file descriptor that holds the folder's lock while it, or a worker's copy of it, is open.
+    """
 
     config: BenchConfig
     suite: Suite
@@ -40,15 +43,15 @@ class Benchmark:
 
     @classmethod
     def begin(cls, config: BenchConfig, folder: Path) -> "Benchmark":
-        """Take the folder, new or begun.
+        """Lock the folder, which may be new or hold a benchmark already begun, and check all settings.
 
         Raises ConfigError if it is in use or was begun with other settings, FolderError if its runs' checkpoints are of
-        another format, ValueError for what a run would refuse.
+        another format, ValueError for settings that a run would refuse.
         """
         suite = SUITES[config.suite]
         suite = Suite(tuple(config.tasks) or suite.tasks, config.seeds or suite.seeds, config.steps or suite.steps)
         keys = tuple(settings(config))
-        for task in suite.tasks:  # what a run would refuse is refused before anything is written
+        for task in suite.tasks:  # raise before anything is written
             Job(config.agent, task, 1, suite.steps, folder, keys).check()
         if config.peer.name != "none":
             peers.check(config.peer)
@@ -63,7 +66,10 @@ class Benchmark:
         return cls(config, suite, folder, screen, lock)
 
     def run(self) -> dict:
-        """Run what is not done; returns the result, with the runs that failed under `failed`."""
+        """Run all unfinished jobs. Returns the summary; `failed` maps the folder names of failed runs to the reasons.
+
+        On a stop signal, raise SystemExit with 128 + its number once all workers have ended.
+        """
         jobs, failed, todo = self.jobs(), {}, []
         for job in jobs:
             why = self._missing(job)
@@ -92,7 +98,7 @@ class Benchmark:
         return result | {"failed": failed, "out": str(self.folder)}
 
     def jobs(self) -> list[Job]:
-        """Every run; every task gets its first seed before any gets its second, and the peer's come last."""
+        """Return all runs: each seed for every task before the next seed, and the peer's runs last."""
         ours, theirs, keys = [], [], tuple(settings(self.config))
         for seed in range(1, self.suite.seeds + 1):
             for task in self.suite.tasks:
@@ -113,7 +119,7 @@ class Benchmark:
         return (result.task, result.seed, result.agent) == (job.task, job.seed, job.agent) and near
 
     def _missing(self, job: Job) -> str:
-        """Why a run's result is not in results.csv; '' if it is. It is added if the run is finished."""
+        """Return why a run's result is not in results.csv, or '' if it is; add it first if the run is finished."""
         if any(self._mine(job, result) for result in self._results()):
             return ""
         try:
@@ -122,7 +128,7 @@ class Benchmark:
             return str(damaged)
         if result is None or not self._mine(job, result):
             return UNFINISHED
-        # Several environments may end a few steps later; published returns are found by the steps asked for.
+        # Several environments may overshoot by a few steps; published returns are looked up by the requested steps.
         append(self.folder / RESULTS, replace(result, env_steps=job.steps))
         return ""
 
@@ -131,7 +137,7 @@ class Benchmark:
         return f"return {result.return_mean:.0f} ± {result.return_std:.0f} after {result.train_seconds / 60:.1f} min"
 
     def _report(self, jobs: list[Job]) -> list[Result]:
-        """Write table and curves of the runs so far; returns their results, none of what was asked for before."""
+        """Write the table and curves of the runs so far. Returns the results with the number of steps now asked for."""
         results = [result for result in self._results() if result.env_steps == self.suite.steps]
         curves: dict = {}
         for job in jobs:
@@ -143,7 +149,7 @@ class Benchmark:
 
 
 def settings(config: BenchConfig) -> list[str]:
-    """The keys, `name=value`, in which the runs differ from semagram-train's defaults, and all that are free."""
+    """Return the runs' settings as `name=value`: those that differ from semagram-train's defaults, and all in FREE."""
     default, found = _plain(TrainConfig()), []
 
     def walk(value, usual, name: str) -> None:
@@ -159,12 +165,15 @@ def settings(config: BenchConfig) -> list[str]:
 
 
 def _plain(value):
-    """A setting as it reads when it is written as JSON."""
+    """Convert a setting to plain data, as it would read back from JSON."""
     return json.loads(json.dumps(asdict(value) if is_dataclass(value) else value))
 
 
 def _take(folder: Path, screen: Screen) -> int:
-    """A lock on the folder, which the workers hold as well; one left by a killed bench's workers is waited for."""
+    """Lock the folder and return the lock's file descriptor, which the workers inherit.
+
+    Waits up to PATIENCE seconds for a lock that the workers of a killed benchmark still hold; then raises ConfigError.
+    """
     for second in range(PATIENCE):
         if (lock := locked(folder)) is not None:
             return lock
@@ -175,7 +184,10 @@ def _take(folder: Path, screen: Screen) -> int:
 
 
 def _same_settings(folder: Path, config: BenchConfig, steps: int) -> None:
-    """Refuse to mix runs with different settings under one name, or to shorten them."""
+    """Compare the settings with those the folder was begun with, if any, and record them.
+
+    Raises ConfigError if a fixed setting differs or `steps` is smaller; FolderError as `_begun_with` does.
+    """
     now, path = _fixed(config), folder / SETTINGS
     if path.exists():
         before = _begun_with(path)
@@ -188,12 +200,12 @@ def _same_settings(folder: Path, config: BenchConfig, steps: int) -> None:
 
 
 def _fixed(config: BenchConfig) -> dict:
-    """What cannot change in a folder, as it is written there."""
+    """Return the settings that are fixed once a benchmark has begun in a folder, as plain data."""
     return {name: _plain(getattr(config, name)) for name in FIXED}
 
 
 def _begun_with(path: Path) -> dict:
-    """The settings in a file. Raises ConfigError, naming it, if it is damaged, FolderError of another format."""
+    """Read a settings file. Raises ConfigError, naming it, if it is damaged, FolderError if of another format."""
     try:
         found = json.loads(path.read_bytes())
     except ValueError as error:  # not JSON, or not even text

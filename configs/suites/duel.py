@@ -1,4 +1,4 @@
-"""Ours and the peer's seconds, taken in alternation in one sitting, so that what else the machine does hits both."""
+"""Time our agent and the peer in alternation in one session, so that other load on the machine affects both."""
 
 import os
 import sys
@@ -15,11 +15,14 @@ from envs.benchmark.suites import SUITES
 from envs.settings import TaskConfig
 from policies.storage.code_version import commit
 
-OURS_EACH = 10  # repetitions of ours for one of theirs, which takes as long as many
+OURS_EACH = 10  # repetitions of ours for each of theirs, which takes many times as long
 
 
 def alternate(ours: Ours, theirs: Theirs, what: str, count: int) -> tuple[list[float], list[float]]:
-    """Seconds of `count` of theirs and OURS_EACH times as many of ours, in alternation, after a warm-up."""
+    """Time the operation `what` for both agents in alternation, after a warm-up. Returns ours, theirs.
+
+    Each is a list of seconds: `count` repetitions of theirs, OURS_EACH times as many of ours.
+    """
     mine, its = [], []
     ours.time(what, 2)
     theirs.time(what, 1)
@@ -30,22 +33,25 @@ def alternate(ours: Ours, theirs: Theirs, what: str, count: int) -> tuple[list[f
 
 
 def milliseconds(seconds: Sequence[float]) -> dict[str, float]:
-    """Mean, median and 99th percentile in milliseconds."""
+    """Return mean, median and 99th percentile in milliseconds."""
     values = 1000 * np.array(seconds)
     middle, high = np.percentile(values, (50, 99))
     return {"mean": round(float(values.mean()), 3), "p50": round(float(middle), 3), "p99": round(float(high), 3)}
 
 
 def duel(config: BenchConfig, folder: Path) -> dict:
-    """Time `peer.decisions` whole decisions (plan, environment step, update) of the peer and more of ours."""
+    """Time whole decisions (plan, environment step, update) of both agents on the first task. Returns the comparison.
+
+    That is `peer.decisions` of the peer, on all cores, and OURS_EACH times as many of ours, on `threads` threads.
+    """
     task = TaskConfig((config.tasks or list(SUITES[config.suite].tasks))[0])
-    alone = {"envs": 1, "demonstrations": 0, "takeover": 0.0}  # one environment, and the agent drives
+    alone = {"envs": 1, "demonstrations": 0, "takeover": 0.0}  # a single environment, driven by the agent only
     own = TrainConfig(task=task, **{name: getattr(config, name) for name in SHARED} | alone)
     cores = os.cpu_count() or 1
     theirs = Theirs(config.peer, task.name, cores, folder / "peer.txt")
     ours = None
     try:
-        theirs.time("plan", 1)  # it is loaded before ours starts, and a mistake shows at once
+        theirs.time("plan", 1)  # load it before ours starts; a mistake shows at once
         ours = Ours(own)
         mine, its = alternate(ours, theirs, "decision", config.peer.decisions)
         costs = {config.agent: ours.cost(), config.peer.name: theirs.cost()}

@@ -1,4 +1,4 @@
-"""One run of a benchmark: its command line, how far it is, and its result."""
+"""One run of a benchmark: its command line, its progress and its result."""
 
 import json
 import os
@@ -22,12 +22,12 @@ from envs.suite import NAMES
 from policies.storage.code_version import commit
 
 COPIED = tuple(name for name in COLUMNS if name not in ("task", "seed", "agent", "device", "commit"))
-"""What a result has from the summary as it is."""
+"""The fields that a result copies unchanged from summary.json."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """`agent` trains on a task for `steps` environment steps in `folder`; `settings`: keys, `name=value`."""
+    """`agent`, to be trained on a task for `steps` environment steps in `folder`; `settings`: keys as `name=value`."""
 
     agent: str
     task: str
@@ -38,13 +38,13 @@ class Job:
 
     @property
     def name(self) -> str:
-        """What to call it."""
+        """The run's name in messages."""
         return f"{self.task} seed {self.seed}"
 
     def command(self) -> list[str]:
-        """The command line that begins the run or, where it left a checkpoint, goes on from there."""
+        """Return the command line that begins the run or, if it has left a checkpoint, resumes it."""
         if self.begun():
-            # What is fixed when a run begins is in its checkpoint; the bench has seen to it that it is the same.
+            # The fixed settings are in the checkpoint; the benchmark has checked that they are the same.
             free = [key for key in self.settings if re.split(r"[.=]", key)[0] in RESUMABLE]
             keys = [f"resume={quoted(self.folder)}", *free]
         else:
@@ -52,12 +52,12 @@ class Job:
         return [sys.executable, "-P", "-m", "configs.suites.worker", str(os.getpid()), f"steps={self.steps}", *keys]
 
     def check(self) -> None:
-        """Make and drop what its worker begins with; nothing is compiled. Raises ValueError where the worker would."""
+        """Build and close the parts that the worker would build, uncompiled. Raises ValueError as the worker would."""
         config = build(TrainConfig, composed("train", [f"steps={self.steps}", *self._keys()]))
         Assembly.begin(replace(config, compile="false")).close()
 
     def task_config(self) -> TaskConfig:
-        """The task by its name in the suite, or by its Gymnasium id. Raises ValueError for neither."""
+        """Return the task, given by its name or its Gymnasium id. Raises ValueError if it is neither."""
         if self.task not in NAMES and (":" in self.task or re.search(r"-v\d+$", self.task)):
             return TaskConfig("gym", self.task)
         return TaskConfig(self.task)
@@ -68,18 +68,18 @@ class Job:
         return [*which, f"seed={self.seed}", *self.settings]
 
     def begun(self) -> bool:
-        """Whether there is a checkpoint to go on from."""
+        """Return whether there is a checkpoint to resume from."""
         return RunFolder(self.folder).used
 
     def curve(self) -> LearningCurve | None:
-        """What it has measured so far; None before its first line."""
+        """Return the learning curve so far, or None before the first row."""
         try:
             return read_curve(self.folder / "metrics.csv")
         except ResultsError:
             return None
 
     def result(self) -> Result | None:
-        """The finished run's result; None if it is not finished. Raises ConfigError for a summary that is damaged."""
+        """Return the run's result, or None if it is not finished. Raises ConfigError for a damaged summary."""
         path = self.folder / "summary.json"
         try:
             summary = json.loads(path.read_bytes())
@@ -92,19 +92,19 @@ class Job:
                     "seed": self.seed,
                     "agent": self.agent,
                     "device": device(summary["device"]),
-                    "commit": summary.get("commit") or commit(),  # a peer's says none: our launcher ran it
+                    "commit": summary.get("commit") or commit(),  # a peer's has none: our launcher ran it
                     **{name: summary[name] for name in COPIED},
                 },
             )
         except FileNotFoundError:
             return None
-        except (KeyError, TypeError, ValueError) as error:  # the last: not JSON, not text, or a number not finite
+        except (KeyError, TypeError, ValueError) as error:  # ValueError: not JSON, not text, or a non-finite number
             said = f"damaged, not the summary of a run ({error})"
             raise ConfigError(f"{path}: {said}; delete it, and the run is finished anew") from error
 
 
 def device(name: str) -> str:
-    """What computed: the processor's own name for `cpu`."""
+    """Return the name of the device; for `cpu`, the processor's model name if known."""
     if name != "cpu":
         return name
     try:

@@ -1,4 +1,4 @@
-"""The official TD-MPC2 beside us: its environment, its runs, and a stopwatch that it answers."""
+"""The official TD-MPC2 as a peer: its Python environment, its runs, and a process that times it."""
 
 import json
 import os
@@ -17,12 +17,15 @@ from envs.vector import THREADS
 
 LAUNCHER = Path(__file__).with_name("tdmpc2_launcher.py")
 PINS = ("torch==2.7.1", "tensordict==0.8.3", "torchrl==0.8.1", "gymnasium==0.29.1", "hydra-core==1.3.2", "termcolor")
-SAME = ("numpy", "mujoco", "dm-control")  # as we have them, so that both learn in the same physics
+SAME = ("numpy", "mujoco", "dm-control")  # at our versions, so that both learn in the same physics
 READY = "ready"
 
 
 def check(peer: PeerConfig) -> Path:
-    """The peer's checkout. Raises ConfigError if it is none, or `peer.python` no interpreter."""
+    """Return the peer's checkout as an absolute path.
+
+    Raises ConfigError if `peer.path` is not a checkout, or `peer.python` not an interpreter.
+    """
     path = Path(peer.path)
     if not (path / "tdmpc2" / "tdmpc2.py").is_file():
         raise ConfigError(f"peer.path={path}: no checkout of TD-MPC2 (it has no tdmpc2/tdmpc2.py)")
@@ -32,11 +35,10 @@ def check(peer: PeerConfig) -> Path:
 
 
 def interpreter(peer: PeerConfig) -> str:
-    """The Python that has what the peer needs: `peer.python` or, made with uv, ~/.cache/semagram/tdmpc2.
+    """Return a Python interpreter with the peer's dependencies: `peer.python` or one in ~/.cache/semagram/tdmpc2.
 
-    That is made anew only where other packages are needed than it was made with.
-
-    Raises ConfigError if it cannot be made.
+    The latter (under XDG_CACHE_HOME, if set) is created with uv, and recreated only if the required packages have
+    changed. Raises ConfigError if that fails.
     """
     if peer.python:
         return peer.python
@@ -65,18 +67,18 @@ def interpreter(peer: PeerConfig) -> str:
 
 @dataclass(frozen=True)
 class PeerJob(Job):
-    """A run of the peer, which has no checkpoint to go on from: it begins anew when it was stopped."""
+    """A run of the peer. It saves no checkpoints, so a stopped run starts over."""
 
     python: str = sys.executable
     checkout: str = ""
 
     @property
     def name(self) -> str:
-        """What to call it."""
+        """The run's name in messages, which includes the agent's."""
         return f"{self.agent} {super().name}"
 
     def command(self) -> list[str]:
-        """The launcher's command line."""
+        """Return the launcher's command line for `train`."""
         keys = [f"task={canonical(self.task)}", f"seed={self.seed}", f"steps={self.steps}"]
         return [
             self.python,
@@ -90,13 +92,13 @@ class PeerJob(Job):
 
 
 def job(peer: PeerConfig, task: str, seed: int, steps: int, folder: Path) -> PeerJob:
-    """A run of the peer. Raises ConfigError if it cannot be run."""
+    """Return a run of the peer. Raises ConfigError if the peer cannot be run."""
     checkout, python = str(check(peer)), interpreter(peer)
     return PeerJob(peer.name, task, seed, steps, folder, python=python, checkout=checkout)
 
 
 class Theirs:
-    """A stopwatch on the peer, in a process with `threads` threads."""
+    """Times the peer, which runs in a process with `threads` threads; `log` takes its stderr."""
 
     def __init__(self, peer: PeerConfig, task: str, threads: int, log: Path):
         checkout, python = check(peer), interpreter(peer)
@@ -113,15 +115,18 @@ class Theirs:
             )
 
     def time(self, what: str, count: int) -> list[float]:
-        """Seconds of each of `count` updates, plans or decisions."""
+        """Time `count` repetitions of `what`: "update", "plan" or "decision". Returns the seconds of each.
+
+        Raises ConfigError if the process has ended.
+        """
         return self._ask({"time": what, "count": count})["seconds"]
 
     def cost(self) -> dict:
-        """GFLOP of an update and of a plan, and the parameters."""
+        """Return the GFLOP of an update and of a plan, and the number of parameters."""
         return self._ask({"tell": "cost"})
 
     def close(self) -> None:
-        """End the process."""
+        """Kill the process and wait for it to end."""
         self.process.kill()
         self.process.communicate()
 

@@ -1,4 +1,4 @@
-"""Runs side by side: a process each, retried when it dies, stopped and gone on with together."""
+"""A pool of worker processes, one per run: retried if they die, stopped together."""
 
 import os
 import signal
@@ -19,7 +19,7 @@ POLL = 0.5  # seconds
 
 @dataclass
 class Worker:
-    """A process that trains one job."""
+    """A process that trains one job. `steps_before`: the job's steps when this process started, once known."""
 
     job: Job
     process: subprocess.Popen
@@ -28,7 +28,7 @@ class Worker:
 
     @classmethod
     def start(cls, job: Job, threads: int, keep: Sequence[int]) -> "Worker":
-        """Start or go on with a job, its words going to log.txt in its folder. `keep`: descriptors it inherits."""
+        """Start or resume a job, with its output appended to log.txt in its folder. `keep`: descriptors to inherit."""
         job.folder.mkdir(parents=True, exist_ok=True)
         environment = os.environ | dict.fromkeys(THREADS, str(threads)) | {"PYTHONUNBUFFERED": "1"}
         with open(job.folder / "log.txt", "ab") as log:
@@ -39,27 +39,31 @@ class Worker:
                 stderr=log,
                 env=environment,
                 pass_fds=keep,
-                process_group=0,  # the keyboard's interrupt reaches us alone; we pass it on once
+                process_group=0,  # Ctrl-C reaches only us; we pass it on once
             )
         return cls(job, process)
 
     def last_words(self) -> str:
-        """The last line of its log."""
+        """Return the last non-empty line of its log."""
         lines = (self.job.folder / "log.txt").read_bytes()[-2000:].decode(errors="replace").split("\n")
         return next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
 
 
 class Pool:
-    """Runs jobs, at most `count` at a time."""
+    """Runs jobs in worker processes, at most `count` at a time."""
 
     def __init__(self, count: int, screen: Screen, threads: int = 1, keep: Sequence[int] = ()):
-        """`keep`: file descriptors that the workers hold open."""
+        """`keep`: file descriptors that the workers inherit, and so hold open."""
         self.count, self.screen, self.threads, self.keep = count, screen, threads, keep
         self.workers: list[Worker] = []
         self.signal = 0
 
     def run(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, str]]:
-        """Run them in order; yields each when it ended, with '' or why it failed. Raises Stopped, once all ended."""
+        """Start the jobs in order; yield each as it ends, with '' or the reason it failed.
+
+        A worker that dies is started again, up to TRIES times in all, unless it ended with code MISTAKE. On a stop
+        signal, raise Stopped once all workers have ended.
+        """
         waiting, tries = list(jobs), dict.fromkeys(jobs, 0)
         with handled(self._ask):
             try:
@@ -79,7 +83,7 @@ class Pool:
                             yield job, ""
                             continue
                         why = f"{_ended(code)}: {worker.last_words()}" if code > 0 else _ended(code)
-                        if code == MISTAKE or tries[job] >= TRIES:  # trying again does not mend a mistake
+                        if code == MISTAKE or tries[job] >= TRIES:  # a retry does not fix a mistake
                             yield job, why
                         else:
                             self.screen.say(f"{job.name}: {why}; trying again")
@@ -88,7 +92,7 @@ class Pool:
                 self._stop_workers()
 
     def _ask(self, number, frame) -> None:
-        if self.signal and number != signal.SIGHUP:  # asked twice: no time for a checkpoint
+        if self.signal and number != signal.SIGHUP:  # a second signal: no time for a checkpoint
             for worker in self.workers:
                 worker.process.kill()
         self.signal = number
@@ -99,7 +103,7 @@ class Pool:
         raise Stopped(self.signal)
 
     def _stop_workers(self) -> None:
-        """Ask every worker to end and wait until it has; nothing to do when all have."""
+        """Terminate the remaining workers and wait until each has ended."""
         for worker in self.workers:
             worker.process.terminate()
         for worker in self.workers:

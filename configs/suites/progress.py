@@ -1,4 +1,4 @@
-"""How a benchmark's workers are doing: a line each, redrawn in a terminal, printed once a minute elsewhere."""
+"""Progress of a benchmark's workers: a line each, redrawn in a terminal, printed once a minute elsewhere."""
 
 import sys
 import time
@@ -8,18 +8,18 @@ from typing import TextIO
 from envs.benchmark.table import steps
 from robot.terminal import Terminal
 
-EVERY = 60.0  # seconds between reports where there is no terminal
+EVERY = 60.0  # seconds between reports without a terminal
 
 
 class Screen:
-    """Shows the workers on `stream`."""
+    """Shows the workers' progress on `stream` (default: stderr). `every`: seconds between reports off a terminal."""
 
     def __init__(self, stream: TextIO | None = None, every: float = EVERY):
         self._terminal = Terminal(stream or sys.stderr)
         self.every, self.shown_at = 1.0 if self._terminal.live else every, time.monotonic()
 
     def show(self, workers: Sequence, waiting: int) -> None:
-        """Draw the workers' lines, if it is time to."""
+        """Draw the workers' lines, unless the last ones are too recent."""
         now = time.monotonic()
         if now - self.shown_at < self.every:
             return
@@ -28,12 +28,12 @@ class Screen:
         self._terminal.draw([describe(worker, now) for worker in workers] + more)
 
     def say(self, text: str) -> None:
-        """Print something that stays."""
+        """Print a line that is not overwritten."""
         self._terminal.say(text)
 
 
 def describe(worker, now: float) -> str:
-    """One line about a worker: task, seed, steps, rate, newest return, time left."""
+    """Return one line about a worker: task, seed, steps, rate, time left, newest return."""
     job, curve = worker.job, worker.job.curve()
     done = curve.end if curve else 0.0
     worker.steps_before = min(done, done if worker.steps_before is None else worker.steps_before)
@@ -49,7 +49,7 @@ def describe(worker, now: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A duration for people: 40 s, 12 min, 3.5 h."""
+    """Format a duration for people: 40 s, 12 min, 3.5 h."""
     for unit, name, form in ((3600, "h", ".1f"), (60, "min", ".0f")):
         if seconds >= unit:
             return f"{seconds / unit:{form}} {name}"

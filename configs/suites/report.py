@@ -1,4 +1,4 @@
-"""What a benchmark leaves: results as a table, pictures and one JSON object; the README's block made from a CSV."""
+"""A benchmark's report: tables, plots and one JSON object; also the README's block, made from a results file."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,13 +14,13 @@ BLOCK = "results"
 
 
 def agents(results: Sequence[Result]) -> list[str]:
-    """The agents that are ours, the default first."""
+    """Return the names of our agents, the default first."""
     names = {r.agent for r in results} - {table.PEER}
     return sorted(names, key=lambda name: (name != "semagram", name))
 
 
 def mixed(results: Sequence[Result]) -> str:
-    """A task that an agent of ours was trained on for different numbers of steps; '' where there is none."""
+    """Describe a task on which one of our agents was trained for different numbers of steps; '' if there is none."""
     for name in agents(results):
         for task in sorted({r.task for r in results if r.agent == name}):
             lengths = sorted({r.env_steps for r in results if (r.agent, r.task) == (name, task)})
@@ -30,7 +30,7 @@ def mixed(results: Sequence[Result]) -> str:
 
 
 def in_several(parts: Sequence[Sequence[Result]]) -> str:
-    """A run that an agent of ours did by more than one of the files, whose results are `parts`; '' if there is none."""
+    """Describe a run of ours that appears in more than one of `parts`, each a file's results; '' if there is none."""
     seen: set = set()
     for results in parts:
         ours = agents(results)
@@ -43,7 +43,7 @@ def in_several(parts: Sequence[Sequence[Result]]) -> str:
 
 
 def document(results: Sequence[Result]) -> str:
-    """Markdown: a table for each agent of ours and, where there are several, one that compares them."""
+    """Return Markdown: a table for each of our agents and, if there are several, one that compares them."""
     names = agents(results)
     parts = []
     for name in names:
@@ -55,12 +55,12 @@ def document(results: Sequence[Result]) -> str:
 
 
 def terminal(results: Sequence[Result]) -> str:
-    """The same tables in fixed width."""
+    """Return our agents' tables as fixed-width text."""
     return "\n\n".join(table.text(table.rows(results, name)) for name in agents(results))
 
 
 def write(folder: Path, results: Sequence[Result], curves: Mapping[str, Sequence[LearningCurve]]) -> None:
-    """Write table.md and curves.png into a benchmark's folder."""
+    """Write table.md and, if there are curves, curves.png into a benchmark's folder. `curves`: by task, one per run."""
     replace_file(folder / "table.md", (document(results) + "\n").encode())
     curves = {task: list(runs) for task, runs in curves.items() if runs}
     if curves:
@@ -70,7 +70,11 @@ def write(folder: Path, results: Sequence[Result], curves: Mapping[str, Sequence
 
 
 def summary(results: Sequence[Result], agent: str) -> dict:
-    """The result as one JSON object: interquartile mean, how many tasks reach TD-MPC2's published return, means."""
+    """Return an agent's results as a dict for JSON.
+
+    Among others: `iqm`, the interquartile mean; `at_least_published`, how many tasks reach TD-MPC2's published return
+    and how many have one; and the mean returns.
+    """
     rows = table.rows(results, agent)
     pooled = table.summary(rows)
     beside = [row for row in rows if row.published is not None]
@@ -89,7 +93,7 @@ def summary(results: Sequence[Result], agent: str) -> dict:
 
 
 def update_readme(path: Path, results: Sequence[Result]) -> bool:
-    """Put the table into the README's block; True if that changed it. Raises BlockError, OSError."""
+    """Put the table into the README's block. Returns whether that changed the file. Raises BlockError, OSError."""
     return update_block(path, BLOCK, document(results))
 
 

@@ -1,4 +1,4 @@
-"""A stopwatch on our agent: updates, plans, whole decisions."""
+"""Timing of our agent: updates, plans and whole decisions."""
 
 import time
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from worldmodel.senses import STATE_KEY
 
 
 class Ours:
-    """A training run just past its random steps. The first repetition of anything may compile."""
+    """A training run just past its random steps, to be timed. The first repetition of each operation may compile."""
 
     def __init__(self, config: TrainConfig):
         self.parts = Assembly.begin(config)
@@ -38,12 +38,15 @@ class Ours:
         ).to(self.parts.machine.device)
 
     def time(self, what: str, count: int) -> list[float]:
-        """Seconds of each of `count` updates, plans or decisions (a plan, an environment step and its updates)."""
+        """Time `count` repetitions of `what`: "update", "plan" or "decision". Returns the seconds of each.
+
+        A decision is a plan, an environment step and its updates.
+        """
         work = {"update": self._update, "plan": self._plan, "decision": self._decision}[what]
         return [_seconds(work) for _ in range(count)]
 
     def cost(self) -> dict:
-        """GFLOP of an update and of a plan, and the parameters."""
+        """Return the GFLOP of an update and of a plan, and the number of parameters."""
         planner = self.parts.config.planner
         gflop = {
             "update": round(update_gflop(self.learner), 4),
@@ -52,7 +55,7 @@ class Ours:
         return {"gflop": gflop, "parameters": int(self.learner.flat.numel())}
 
     def close(self) -> None:
-        """End the environments."""
+        """Close the environments."""
         self.parts.close()
 
     def _update(self) -> None:

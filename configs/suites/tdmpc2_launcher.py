@@ -1,13 +1,13 @@
-"""Runs the official TD-MPC2 from a checkout of it, on a CPU. Executed in an environment of its own, never imported.
+"""Runs the official TD-MPC2 from a checkout, on a CPU. Executed in its own Python environment, never imported.
 
     python tdmpc2_launcher.py <checkout> train task=walker-walk seed=1 steps=100000 out=<folder> parent=<process id>
     python tdmpc2_launcher.py <checkout> serve task=walker-walk seed=1 parent=<process id>
 
-The checkout is left as it is. It needs CUDA by its own word: while its modules are imported, `cuda:0` in their source
-becomes `cpu`, and Adam's `capturable`, which only CUDA has, is off. `train` runs its own OnlineTrainer with its own
-settings (5M parameters) and leaves metrics.csv and summary.json as semagram-train does; torch.compile is off, since
-with it an update on a CPU takes 6 times longer and the compiled plan crashes. `serve` answers a JSON line on standard
-input, {"time": "update" | "plan" | "decision", "count": n}, with one on standard output, {"seconds": [n numbers]},
+The checkout is not modified. TD-MPC2 is hard-coded for CUDA: as its modules are imported, `cuda:0` in their source is
+replaced by `cpu`, and Adam's `capturable`, which only CUDA supports, is turned off. `train` runs its own OnlineTrainer
+with its own settings (5M parameters) and writes metrics.csv and summary.json as semagram-train does; torch.compile is
+off, since with it an update on a CPU takes 6 times longer and the compiled plan crashes. `serve` reads JSON lines from
+stdin and answers each on stdout: {"time": "update" | "plan" | "decision", "count": n} with {"seconds": [n numbers]},
 and {"tell": "cost"} with {"gflop": {"update": ..., "plan": ...}, "parameters": ...}.
 """
 
@@ -23,16 +23,16 @@ from importlib.metadata import version
 from pathlib import Path
 
 CHANGES = {"cuda:0": "cpu", "capturable=True": "capturable=False"}
-REPEAT = 2  # environment steps in one of its decisions
+REPEAT = 2  # environment steps per decision (TD-MPC2's action repeat)
 EPISODES = 10
 PR_SET_PDEATHSIG = 1
 
 
 class Changed(importlib.machinery.SourceFileLoader):
-    """Imports a module with CHANGES made in its source; no bytecode is read or written."""
+    """Imports a module with CHANGES applied to its source; bytecode is neither read nor written."""
 
     def get_code(self, fullname):
-        """The module's code."""
+        """Compile the module from its changed source."""
         path = self.get_filename(fullname)
         source = self.get_data(path).decode()
         for old, new in CHANGES.items():
@@ -41,7 +41,7 @@ class Changed(importlib.machinery.SourceFileLoader):
 
 
 def open_checkout(root: Path) -> None:
-    """Make the checkout's modules importable, changed."""
+    """Make the checkout's modules importable, with CHANGES applied."""
 
     def hook(path: str):
         if not Path(path).is_relative_to(root):
@@ -53,12 +53,12 @@ def open_checkout(root: Path) -> None:
 
 
 def assemble(root: Path, task: str, seed: int, decisions: int, out: Path):
-    """Its config, environment, agent and buffer."""
+    """Return TD-MPC2's config, environment, agent and buffer."""
     import hydra
     import torch
     from omegaconf import OmegaConf
 
-    torch.cuda.mem_get_info = lambda: (0, 0)  # it asks before it chooses where its buffer lives
+    torch.cuda.mem_get_info = lambda: (0, 0)  # its buffer asks for this to choose its device
     torch.set_float32_matmul_precision("high")
     hydra.utils.get_original_cwd = lambda: str(out)
     from common.buffer import Buffer
@@ -66,7 +66,7 @@ def assemble(root: Path, task: str, seed: int, decisions: int, out: Path):
     from common.seed import set_seed
     from tdmpc2 import TDMPC2
 
-    from envs import make_env  # its own
+    from envs import make_env  # the checkout's
 
     config = OmegaConf.load(root / "config.yaml")
     del config["defaults"]
@@ -78,28 +78,28 @@ def assemble(root: Path, task: str, seed: int, decisions: int, out: Path):
 
 
 class Log:
-    """In the place of its logger: writes the training returns to metrics.csv."""
+    """Replaces TD-MPC2's logger: writes the training returns to metrics.csv."""
 
     def __init__(self, path: Path):
         self.path = path
         path.write_text("env_steps,episode_return,eval_return,eval_std\n")
 
     def log(self, metrics: dict, category: str) -> None:
-        """Add a row."""
+        """Append a row for a training episode; ignore other categories."""
         if category == "train":
             self.row(metrics["step"] * REPEAT, float(metrics["episode_reward"]), "", "")
 
     def row(self, *cells) -> None:
-        """Add a row of cells."""
+        """Append a row of cells."""
         with open(self.path, "a") as file:
             file.write(",".join(map(str, cells)) + "\n")
 
     def finish(self, agent) -> None:
-        """Nothing is left to do."""
+        """Do nothing: every row is already written."""
 
 
 def play(env, agent) -> list[float]:
-    """Returns of whole episodes without exploration."""
+    """Play EPISODES episodes without exploration and return their returns."""
     returns = []
     for _ in range(EPISODES):
         observation, done, total, first = env.reset(), False, 0.0, True
@@ -111,7 +111,7 @@ def play(env, agent) -> list[float]:
 
 
 def train(root: Path, task: str, seed: int, steps: int, out: Path) -> None:
-    """Train it and leave metrics.csv and summary.json in `out`."""
+    """Train for `steps` environment steps, evaluate, and write metrics.csv and summary.json to `out`."""
     out.mkdir(parents=True, exist_ok=True)
     config, env, agent, buffer = assemble(root, task, seed, steps // REPEAT, out)
     import numpy as np
@@ -119,7 +119,7 @@ def train(root: Path, task: str, seed: int, steps: int, out: Path) -> None:
 
     log = Log(out / "metrics.csv")
     trainer = OnlineTrainer(cfg=config, env=env, agent=agent, buffer=buffer, logger=log)
-    trainer.eval = dict  # evaluations would take hours: only at the end
+    trainer.eval = dict  # skip evaluations, which would take hours, until the end
     started = time.perf_counter()
     trainer.train()
     seconds = time.perf_counter() - started
@@ -154,7 +154,7 @@ def train(root: Path, task: str, seed: int, steps: int, out: Path) -> None:
 
 
 class Stopwatch:
-    """Times its update, its plan and whole decisions, on a buffer that holds episodes."""
+    """Times updates, plans and whole decisions; the buffer must hold episodes."""
 
     def __init__(self, config, env, agent, buffer):
         self.env, self.agent, self.buffer = env, agent, buffer
@@ -164,7 +164,7 @@ class Stopwatch:
         self.observation = env.reset()
 
     def fill(self, episodes: int) -> None:
-        """Put random episodes into the buffer."""
+        """Add episodes of random actions to the buffer."""
         import torch
 
         for _ in range(episodes):
@@ -177,7 +177,7 @@ class Stopwatch:
         self.observation = self.env.reset()
 
     def time(self, what: str, count: int) -> list[float]:
-        """Seconds that each of `count` repetitions took."""
+        """Time `count` repetitions of `what`: "update", "plan" or "decision". Returns the seconds of each."""
         work = {"update": self._update, "plan": self._plan, "decision": self._decision}[what]
         seconds = []
         for _ in range(count):
@@ -187,7 +187,7 @@ class Stopwatch:
         return seconds
 
     def cost(self) -> dict:
-        """Arithmetic of its matrix products, and its parameters."""
+        """Return the GFLOP of an update and of a plan (matrix products only), and the number of parameters."""
         gflop = {"update": round(_gflop(self._update), 3), "plan": round(_gflop(self._plan), 3)}
         return {"gflop": gflop, "parameters": self.agent.model.total_params}
 
@@ -207,7 +207,10 @@ class Stopwatch:
 
 
 def _gflop(work) -> float:
-    """GFLOP of the matrix products that `work` runs. (FlopCounterMode itself trips over a TensorDict in a backward.)"""
+    """Count the GFLOP of the matrix products that `work` runs.
+
+    PyTorch's FlopCounterMode cannot be used: it fails on a TensorDict in a backward pass.
+    """
     from torch.utils._python_dispatch import TorchDispatchMode
     from torch.utils.flop_counter import flop_registry
 
@@ -226,8 +229,8 @@ def _gflop(work) -> float:
 
 
 def serve(root: Path, task: str, seed: int) -> None:
-    """Answer questions until standard input ends."""
-    answers, sys.stdout = sys.stdout, sys.stderr  # it prints what it likes
+    """Answer requests until stdin is closed."""
+    answers, sys.stdout = sys.stdout, sys.stderr  # keep TD-MPC2's own prints out of the answers
     stopwatch = Stopwatch(*assemble(root, task, seed, 10_000, Path.cwd()))
     stopwatch.fill(2)
     for line in sys.stdin:
@@ -237,15 +240,15 @@ def serve(root: Path, task: str, seed: int) -> None:
 
 
 def main() -> None:
-    """Run it."""
+    """Run `train` or `serve` as the command line says."""
     checkout, command, *pairs = sys.argv[1:]
     keys = types.SimpleNamespace(**dict(pair.split("=", 1) for pair in pairs))
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # it has nothing to save
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # die with the parent: there is nothing to save
         if os.getppid() != int(keys.parent):
             sys.exit(1)
     os.environ["LAZY_LEGACY_OP"] = "0"
-    import mujoco  # noqa: F401  before dm_control is told that there are no graphics, which MuJoCo won't hear
+    import mujoco  # noqa: F401  before MUJOCO_GL=disabled, which is for dm_control and which MuJoCo rejects
 
     os.environ["MUJOCO_GL"] = "disabled"
     root = (Path(checkout) / "tdmpc2").resolve()

@@ -1,4 +1,4 @@
-"""semagram-train as a benchmark's worker: it saves a checkpoint and ends when the benchmark is killed (Linux).
+"""semagram-train as a benchmark's worker: if the benchmark is killed, it saves a checkpoint and ends (Linux).
 
 `python -m configs.suites.worker <process id of the benchmark> <arguments of semagram-train>`
 """

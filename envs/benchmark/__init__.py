@@ -1,1 +1,1 @@
-"""envs/benchmark/: what results are worth. Returns beside published anchors: statistics, tables, figures."""
+"""Benchmark results compared with published returns (anchors): statistics, tables and figures."""

@@ -1,4 +1,4 @@
-"""Agents side by side: a row for each agent, a column for each task, on the runs that all of them did."""
+"""Comparison of agents: one row per agent, one column per task, on the runs that all agents completed."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from envs.benchmark.statistics import Interval, mean_interval, normalise, strati
 
 
 def common(results: Sequence[Result], agents: Sequence[str]) -> list[Result]:
-    """The results of `agents` on those (task, seed, env_steps) that every one of them ran."""
+    """Return the results of `agents` on the (task, seed, env_steps) triples that all of them ran."""
     kept = [result for result in latest(list(results)) if result.agent in agents]
     runs = [{(r.task, r.seed, r.env_steps) for r in kept if r.agent == agent} for agent in agents]
     shared = set.intersection(*runs) if runs else set()
@@ -18,11 +18,11 @@ def common(results: Sequence[Result], agents: Sequence[str]) -> list[Result]:
 
 
 def markdown(results: Sequence[Result], agents: Sequence[str]) -> str:
-    """Mean return over seeds [95 % bootstrap interval] of each agent and task, and the interquartile mean.
+    """Return a Markdown table: mean return over seeds [95 % bootstrap interval] per task, and interquartile mean.
 
-    The others are held against the first agent: the last column is the ratio of the interquartile means.
-    The interquartile mean is over normalised returns, of the tasks whose scale is known.
-    Raises ValueError if there is no run that all agents did.
+    The last column is the ratio of each agent's interquartile mean to the first agent's. The interquartile mean is
+    taken over normalised returns of the tasks whose scale is known.
+    Raises ValueError if there is no run that all agents completed.
     """
     results = common(results, agents)
     if not results:

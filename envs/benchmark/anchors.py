@@ -1,4 +1,4 @@
-"""Published returns to stand beside ours (sources: published/README.md)."""
+"""Published returns to compare ours with (sources: published/README.md)."""
 
 import csv
 import re
@@ -9,8 +9,8 @@ from importlib.resources import files
 from envs import suite
 
 STEPS = {"100k": 100_000, "200k": 200_000, "500k": 500_000, "1M": 1_000_000}  # tdmpc2.csv's columns
-BEST_AT = 100_000  # environment steps at which best_100k.csv holds
-DOMAINS = {"ball_in_cup": "cup", "point_mass": "pointmass"}  # as TD-MPC2 calls them
+BEST_AT = 100_000  # environment steps that best_100k.csv refers to
+DOMAINS = {"ball_in_cup": "cup", "point_mass": "pointmass"}  # TD-MPC2's names
 
 
 @dataclass(frozen=True)
@@ -23,10 +23,11 @@ class Anchor:
 
 
 def canonical(task: str) -> str:
-    """The name that the published tables and TD-MPC2 itself use.
+    """Return the task name that the published tables and TD-MPC2 itself use.
 
-    `dm_control/ball_in_cup-catch-v0`, `ball_in_cup-catch`, `ball-in-cup-catch` and `cup-catch` are one task;
-    dm_control's underscores (`finger-turn_easy`) become hyphens. Names of other suites pass unchanged.
+    `dm_control/ball_in_cup-catch-v0`, `ball_in_cup-catch`, `ball-in-cup-catch` and `cup-catch` are the same task;
+    dm_control's underscores (`finger-turn_easy`) become hyphens. Gymnasium ids (`Name-v0`, `package:Name-v0`) outside
+    dm_control are returned unchanged.
     """
     if task.startswith("dm_control/"):
         task = re.sub(r"-v\d+$", "", task.removeprefix("dm_control/"))
@@ -41,17 +42,17 @@ def canonical(task: str) -> str:
 
 
 def published(task: str) -> dict[int, float]:
-    """TD-MPC2's published mean return (or success rate) by environment steps; empty if it published none."""
+    """Return TD-MPC2's published mean return (or success rate) by environment steps; empty if there is none."""
     return dict(_tdmpc2().get(canonical(task), {}))
 
 
 def best(task: str) -> Anchor | None:
-    """The best published return at 100k environment steps that we found, or None."""
+    """Return the best published return at 100k environment steps that we found, or None."""
     return _best().get(canonical(task))
 
 
 def scale(task: str) -> float | None:
-    """The return that counts as 1: 1000 for DMControl, 1 for a success rate, None where nobody fixed one."""
+    """Return the return that normalises to 1: 1000 for DMControl, 1 for success rates, None if there is no scale."""
     name = canonical(task)
     if name in _tdmpc2():
         rate = re.match(r"mw-|myo-|(lift|pick|stack)-|turn-faucet", name)

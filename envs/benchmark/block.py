@@ -1,4 +1,4 @@
-"""The part of a Markdown file that a command writes: from `<!-- name:begin -->` to `<!-- name:end -->`."""
+"""Generated blocks of a Markdown file, from `<!-- name:begin -->` to `<!-- name:end -->`."""
 
 from pathlib import Path
 
@@ -7,13 +7,13 @@ from worldmodel.mistakes import Mistake
 
 
 class BlockError(Mistake):
-    """The markers of a block are missing, doubled or in the wrong order."""
+    """The markers of a block are missing, duplicated or in the wrong order."""
 
 
 def update_block(path: Path | str, name: str, text: str) -> bool:
-    """Put `text` between the markers of block `name`; True if that changed the file.
+    """Write `text` between the markers of block `name`; return True if that changed the file.
 
-    Raises BlockError if the file has not exactly one pair of markers, and OSError.
+    Raises BlockError unless the file has exactly one pair of markers in order, and OSError.
     """
     path = Path(path)
     before, inside, after = _split(path, name)
@@ -24,7 +24,7 @@ def update_block(path: Path | str, name: str, text: str) -> bool:
 
 
 def block_is_current(path: Path | str, name: str, text: str) -> bool:
-    """Whether `text` is what stands between the markers. Raises as `update_block` does."""
+    """Return whether `text` is already between the markers. Raises as `update_block` does."""
     return _split(Path(path), name)[1] == _framed(text)
 
 
@@ -33,7 +33,7 @@ def _framed(text: str) -> str:
 
 
 def _split(path: Path, name: str) -> tuple[str, str, str]:
-    """What stands up to and with the begin marker, between the markers, and from the end marker on."""
+    """Split the file into the text up to and including the begin marker, between the markers, and the rest."""
     content = path.read_text(encoding="utf-8")
     begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
     for marker in (begin, end):

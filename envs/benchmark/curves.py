@@ -19,10 +19,10 @@ class LearningCurve:
     """The learning curve of one run: the returns of T training episodes and of E evaluations, by environment step.
 
     Training episodes are in the order they ended, without those in which an expert acted. `end`: the last environment
-    step of any episode or evaluation; 0 for a run that has measured nothing.
+    step recorded in the file; 0 for a run that has recorded nothing.
 
-    `eval_return` and `eval_std`: mean and standard deviation over an evaluation's episodes.
-    `eval_policy_return`: the policy's without the planner, NaN where it was not measured.
+    `eval_return` and `eval_std`: mean and standard deviation over an evaluation's episodes (0 for a single episode).
+    `eval_policy_return`: mean return of the policy without the planner, NaN where it was not measured.
     """
 
     train_steps: Float[ndarray, " T"]
@@ -35,11 +35,10 @@ class LearningCurve:
 
 
 def read_curve(path: Path | str) -> LearningCurve:
-    """Read a metrics.csv: of its columns `NEEDED` (and `OPTIONAL`, if there), other columns are ignored.
+    """Read the columns `NEEDED` and, if present, `OPTIONAL` of a metrics.csv; other columns are ignored.
 
-    A last line without a newline is one being written, or torn by a kill: it is left out.
-    Raises ResultsError for a file that is missing, lacks a column, has a cell that is no number, or goes back
-    in steps.
+    A last line without a newline is still being written, or was torn by a kill, and is skipped.
+    Raises ResultsError for a file that is missing, lacks a column, has a non-numeric cell, or whose steps decrease.
     """
     path = Path(path)
     try:
@@ -58,21 +57,21 @@ def read_curve(path: Path | str) -> LearningCurve:
     if (back := np.flatnonzero(np.diff(steps) < 0)).size:
         at = int(back[0]) + 1
         raise ResultsError(f"{path}, line {at + 2}: env_steps={steps[at]:.0f} after {steps[at - 1]:.0f}")
-    own = ~(columns["episode_driven"] > 0)  # of a peer, which has no expert: all
+    own = ~(columns["episode_driven"] > 0)  # all of a peer's, which has no expert
     train, evaluation = np.isfinite(columns["episode_return"]) & own, np.isfinite(columns["eval_return"])
     return LearningCurve(
         steps[train],
         columns["episode_return"][train],
         steps[evaluation],
         columns["eval_return"][evaluation],
-        np.nan_to_num(columns["eval_std"][evaluation]),  # one episode has no deviation
+        np.nan_to_num(columns["eval_std"][evaluation]),  # undefined for a single episode
         columns["eval_policy_return"][evaluation],
         float(steps[-1]) if len(steps) else 0.0,
     )
 
 
 def smooth(values: Float[ndarray, " T"], window: int) -> Float[ndarray, " T"]:
-    """Centred moving mean over `window` values (made odd), over those there are at the ends."""
+    """Return the centred moving mean over `window` values (made odd); at the ends, over the values available."""
     kernel = np.ones(min(max(window, 1), len(values)) // 2 * 2 + 1)
     total = np.convolve(values, kernel)
     count = np.convolve(np.ones(len(values)), kernel)
@@ -81,7 +80,7 @@ def smooth(values: Float[ndarray, " T"], window: int) -> Float[ndarray, " T"]:
 
 
 def trace(curve: LearningCurve) -> tuple[Float[ndarray, " N"], Float[ndarray, " N"]]:
-    """The line that stands for a run: its evaluations or, if fewer than two, smoothed training returns."""
+    """Return (steps, returns) that represent a run: evaluations or, if fewer than two, smoothed training returns."""
     if len(curve.eval_steps) >= 2:
         return curve.eval_steps, curve.eval_return
     if len(curve.train_steps) == 0:

@@ -18,7 +18,7 @@ from envs.benchmark.statistics import mean_interval
 from envs.benchmark.table import steps
 from policies.storage.files import replace_file
 
-# Okabe and Ito's colours, which colour-blind readers tell apart. The anchor differs in shape too.
+# Okabe and Ito's colour-blind-safe palette. The anchor differs in shape too.
 OURS, POLICY, ANCHOR, INK, PALE = "#0072B2", "#009E73", "#D55E00", "#333333", "#D9D9D9"
 DASHES = (0, (4, 2))
 THEIRS = "TD-MPC2, published"
@@ -30,9 +30,9 @@ SMALL = {**STYLE, "font.size": 9, "axes.titlesize": 10}
 
 
 def learning_curve(path: Path | str, curve: LearningCurve, anchors: Mapping[int, float], title: str) -> None:
-    """Write one run's picture: training returns, their moving mean, evaluations, TD-MPC2's published points.
+    """Write the figure of one run: training returns, their moving mean, evaluations, TD-MPC2's published points.
 
-    anchors: published mean return by environment steps. Raises OSError; a picture already there then stays.
+    anchors: published mean return by environment steps. Raises OSError; an existing file is then left unchanged.
     """
     with rc_context(STYLE):
         save(path, draw_learning_curve(curve, anchors, title))
@@ -44,25 +44,25 @@ def small_multiples(
     anchors: Mapping[str, Mapping[int, float]],
     best: Mapping[str, Anchor] | None = None,
 ) -> None:
-    """Write a grid of tasks: a thin line a seed, their mean, their range as a band, published returns.
+    """Write a grid of tasks: a thin line per seed, their mean, their range as a band, and published returns.
 
-    Raises ValueError for no tasks, and OSError; a picture already there then stays.
+    Raises ValueError for no tasks, and OSError; an existing file is then left unchanged.
     """
     with rc_context(SMALL):
         save(path, draw_small_multiples(runs, anchors, best or {}))
 
 
 def paired_strips(path: Path | str, samples: Mapping[str, Float[ndarray, " n"]], title: str) -> None:
-    """Write a strip of dots for each sample of returns, item i of each joined by a line, with means and intervals.
+    """Write a strip of dots per sample of returns, a line joining item i of each, with means and intervals.
 
-    Raises ValueError for no samples or samples of unequal size, and OSError; a picture already there then stays.
+    Raises ValueError for no samples or samples of unequal size, and OSError; an existing file is then left unchanged.
     """
     with rc_context(STYLE):
         save(path, draw_paired_strips(samples, title))
 
 
 def draw_learning_curve(curve: LearningCurve, anchors: Mapping[int, float], title: str) -> Figure:
-    """The figure that `learning_curve` writes."""
+    """Draw the figure that `learning_curve` writes."""
     figure = Figure(figsize=SIZE, dpi=DPI, layout="constrained")
     axes = figure.add_subplot()
     axes.plot(curve.train_steps, curve.train_return, color=PALE, lw=1, label="training episode")
@@ -85,7 +85,7 @@ def draw_learning_curve(curve: LearningCurve, anchors: Mapping[int, float], titl
 
 
 def draw_paired_strips(samples: Mapping[str, Float[ndarray, " n"]], title: str) -> Figure:
-    """The figure that `paired_strips` writes: the mean of each sample is a bar with its 95 % bootstrap interval."""
+    """Draw the figure that `paired_strips` writes: each sample's mean is a bar with its 95 % bootstrap interval."""
     values = np.array(list(samples.values()), float)
     if values.ndim != 2 or not values.size:
         raise ValueError("no samples, or samples of unequal size, to draw")
@@ -116,7 +116,7 @@ def draw_small_multiples(
     anchors: Mapping[str, Mapping[int, float]],
     best: Mapping[str, Anchor],
 ) -> Figure:
-    """The figure that `small_multiples` writes."""
+    """Draw the figure that `small_multiples` writes."""
     if not runs:
         raise ValueError("no tasks to draw")
     columns = min(4, len(runs)) if len(runs) not in (5, 6, 9) else 3
@@ -139,7 +139,7 @@ def draw_small_multiples(
 
 
 def _seeds(axes: Axes, curves: Sequence[LearningCurve]) -> None:
-    """A thin line a seed; mean and range on the steps that all of them have reached."""
+    """Draw a thin line per seed, and the mean and range over the steps that all seeds cover."""
     traces = [(x, y) for x, y in map(trace, curves) if len(x)]
     for x, y in traces:
         axes.plot(x, y, color=OURS, lw=0.8, alpha=0.5, gid="seed")
@@ -154,7 +154,7 @@ def _seeds(axes: Axes, curves: Sequence[LearningCurve]) -> None:
 
 
 def _anchors(axes: Axes, anchors: Mapping[int, float], end: float) -> None:
-    """Published returns, diamonds on a dashed line. If all lie beyond the run, the first as a level."""
+    """Draw published returns as diamonds on a dashed line; if all lie beyond the run, the first as a level."""
     near = {at: value for at, value in sorted(anchors.items()) if at <= 1.05 * end}
     look = {"color": ANCHOR, "ls": DASHES, "lw": 1.2, "zorder": 4}
     if len(near) == 1:
@@ -166,7 +166,7 @@ def _anchors(axes: Axes, anchors: Mapping[int, float], end: float) -> None:
     elif anchors:
         at = min(anchors)
         axes.axhline(anchors[at], **look, gid="anchors", label=THEIRS)
-        high = anchors[at] > sum(axes.get_ylim()) / 2  # a run starts low on the left and ends high on the right
+        high = anchors[at] > sum(axes.get_ylim()) / 2  # the curve rises from lower left to upper right
         edge, side = (0, "left") if high else (1, "right")
         said = {
             "xycoords": ("axes fraction", "data"),
@@ -179,7 +179,7 @@ def _anchors(axes: Axes, anchors: Mapping[int, float], end: float) -> None:
 
 
 def _axes(axes: Axes, end: float) -> None:
-    """Steps as 50k and 1M; no frame; returns of 0 to 1000 on one scale, others on their own."""
+    """Style the axes: steps as 50k and 1M, no frame, a shared scale for returns of 0 to 1000."""
     axes.xaxis.set_major_formatter(lambda value, _: steps(value))
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color("#999999")
@@ -194,7 +194,7 @@ def _axes(axes: Axes, end: float) -> None:
 
 
 def _key(best: bool) -> list[Line2D]:
-    """What the lines and marks of a grid mean."""
+    """Return the legend entries of a grid."""
     key = [
         Line2D([], [], color=OURS, lw=2.2, label="Semagram: mean and range of the seeds"),
         Line2D([], [], color=ANCHOR, ls=DASHES, lw=1.2, marker="D", mec="white", label=THEIRS),
@@ -204,7 +204,7 @@ def _key(best: bool) -> list[Line2D]:
 
 
 def save(path: Path | str, figure: Figure) -> None:
-    """Write a picture, a PNG file, whole or not at all. Raises OSError."""
+    """Write a figure as a PNG file, atomically. Raises OSError."""
     drawn = io.BytesIO()
     figure.savefig(drawn, format="png", metadata={"Software": None})
     replace_file(Path(path), drawn.getvalue())

@@ -1,4 +1,4 @@
-"""results.csv: a line for each finished run, there whole or not at all. Several processes may append."""
+"""results.csv: one line per finished run, appended atomically. Several processes may append at once."""
 
 import csv
 import errno
@@ -14,17 +14,18 @@ from worldmodel.mistakes import Mistake
 
 
 class ResultsError(Mistake):
-    """A results or metrics file that cannot be used: which, where, and what would be right, in one line."""
+    """A results or metrics file is unusable; the one-line message says which, where, and what is expected."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """One run: an agent trained on a task with a seed for `env_steps` environment steps, repeats included.
+    """One run: an agent trained on a task with a seed for `env_steps` environment steps, action repeats included.
 
     `agent` is "semagram", "tdmpc2" or an ablation's name. `returns` are the undiscounted returns of the final
-    evaluation's `episodes` episodes, `return_mean` and `return_std` theirs; `policy_return_mean` is that of
-    the policy without the planner. `gflop_per_control_step` counts update and plan (10^9 operations). None: not
-    measured. Raises ValueError for a number that is not finite, or returns that are not `episodes` many.
+    evaluation's `episodes` episodes, `return_mean` and `return_std` their mean and standard deviation;
+    `policy_return_mean` is the mean return of the policy without the planner. `gflop_per_control_step` counts update
+    and planning (10^9 operations). None: not measured. Raises ValueError for a non-finite number, a number of returns
+    other than `episodes`, no episodes, or text of several lines.
     """
 
     task: str
@@ -45,7 +46,7 @@ class Result:
     returns: tuple[float, ...]
 
     def __post_init__(self):
-        """Check what a table would silently get wrong."""
+        """Check for errors that would silently corrupt a table."""
         for name in NUMBERS:
             value = getattr(self, name)
             if value is not None and not math.isfinite(value):
@@ -66,7 +67,7 @@ HEADER = (",".join(COLUMNS) + "\n").encode()
 
 
 def read(path: Path | str) -> list[Result]:
-    """All results, in the file's order. A torn last line (a killed writer) is dropped, with a line on stderr.
+    """Read all results in file order. A torn last line (from a killed writer) is dropped, with a note on stderr.
 
     Raises ResultsError for a missing or malformed file.
     """
@@ -86,10 +87,10 @@ def read(path: Path | str) -> list[Result]:
 
 
 def append(path: Path | str, result: Result) -> None:
-    """Add one line (and the header to a new file) by a single write, then fsync. Safe from several processes.
+    """Append one line (and the header to a new file) in a single write, then fsync. Safe from several processes.
 
-    A torn last line is cut off first, with a line on stderr. Raises ResultsError if the file is no results
-    file and OSError if the line cannot be written (full disk): the file is then as it was.
+    A torn last line is removed first, with a note on stderr. Raises ResultsError if the file is not a results file,
+    and OSError if the line cannot be written (e.g. a full disk); the file is then left without the new line.
     """
     path = Path(path)
     descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
@@ -112,12 +113,15 @@ def append(path: Path | str, result: Result) -> None:
 
 
 def latest(results: list[Result]) -> list[Result]:
-    """One result per (task, seed, agent, env_steps): where a run was repeated, its last line."""
+    """Return one result per (task, seed, agent, env_steps): the last line of a repeated run."""
     return list({(r.task, r.seed, r.agent, r.env_steps): r for r in results}.values())
 
 
 def _whole(path: Path, data: bytes) -> int:
-    """Length of the part of `data` that ends with a full line. Says so on stderr if that is not all of it."""
+    """Return the length of `data` up to its last complete line, noting on stderr if that is not all of it.
+
+    Raises ResultsError for a wrong header.
+    """
     whole = data.rfind(b"\n") + 1
     torn = data[whole:]
     header = data[: data.find(b"\n") + 1] if whole else b""

@@ -1,4 +1,4 @@
-"""What a benchmark is made of: tasks, seeds and environment steps, by a name."""
+"""Benchmark suites by name: tasks, seeds and environment steps."""
 
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ EIGHT = (
 
 @dataclass(frozen=True)
 class Suite:
-    """Every task with the seeds 1..`seeds`, for `steps` environment steps each."""
+    """A benchmark: every task with the seeds 1..`seeds`, for `steps` environment steps each."""
 
     tasks: tuple[str, ...]
     seeds: int

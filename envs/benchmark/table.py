@@ -1,4 +1,4 @@
-"""Results as a table: a row for each task, published returns beside ours. As Markdown and for a terminal."""
+"""Results as a table, in Markdown or for a terminal: one row per task, with published returns beside ours."""
 
 import math
 from collections import Counter
@@ -17,7 +17,7 @@ PEER = "tdmpc2"
 
 @dataclass(frozen=True)
 class Row:
-    """A task at some environment steps. Returns: means over seeds of means over episodes. None: unknown."""
+    """A task at a number of environment steps. Returns are means over seeds of means over episodes; None: unknown."""
 
     task: str
     env_steps: int
@@ -33,12 +33,12 @@ class Row:
 
     @property
     def ratio(self) -> float | None:
-        """Ours over TD-MPC2's published return at the same steps."""
+        """Our return divided by TD-MPC2's published return at the same steps; None if that is unknown or 0."""
         return self.ours.estimate / self.published if self.published else None
 
 
 def rows(results: Sequence[Result], agent: str = "semagram") -> list[Row]:
-    """A row for each (task, env_steps) of `agent`, sorted. A repeated run counts once, by its last line."""
+    """Return one row per (task, env_steps) of `agent`, sorted. Of a repeated run, only the last line counts."""
     results = latest(list(results))
     table = []
     for task, env_steps in sorted({(r.task, r.env_steps) for r in results if r.agent == agent}):
@@ -65,13 +65,13 @@ def rows(results: Sequence[Result], agent: str = "semagram") -> list[Row]:
 
 
 def summary(table: Sequence[Row]) -> Interval | None:
-    """Interquartile mean of all normalised runs, stratified by task, over the tasks with a known scale."""
+    """Return the interquartile mean of all normalised runs, stratified by task; None if no task has a known scale."""
     scores = [normalise(np.array(row.seeds), full) for row in table if (full := anchors.scale(row.task))]
     return stratified_interval(scores, np.random.default_rng(0)) if scores else None
 
 
 def markdown(table: Sequence[Row]) -> str:
-    """A Markdown table; ours is bold where it reaches TD-MPC2's published return."""
+    """Format the table as Markdown; our return is bold where it reaches TD-MPC2's published one."""
     head, body, foot = _cells(table)
     for cells, row in zip(body, table, strict=True):
         if row.ratio is not None and row.ratio >= 1:
@@ -82,7 +82,7 @@ def markdown(table: Sequence[Row]) -> str:
 
 
 def text(table: Sequence[Row]) -> str:
-    """The same table in fixed width, for a terminal."""
+    """Format the table in fixed width for a terminal."""
     head, body, foot = _cells(table)
     widths = [max(map(len, column)) for column in zip(head, *body, *foot, strict=True)]
     rule = "  ".join("─" * width for width in widths)
@@ -94,7 +94,7 @@ def text(table: Sequence[Row]) -> str:
 
 
 def caption(results: Sequence[Result], agent: str = "semagram") -> str:
-    """One line on how the numbers came about: seeds, episodes, device, commit, and what the brackets are."""
+    """Return one line on how the numbers were obtained: seeds, episodes, device, commit, meaning of the brackets."""
     runs = [r for r in latest(list(results)) if r.agent == agent]
     seeds = Counter((r.task, r.env_steps) for r in runs).values()
     facts = {
@@ -115,9 +115,9 @@ def _span(counts: Collection[int]) -> str:
 
 
 def _cells(table: Sequence[Row]) -> tuple[list[str], list[list[str]], list[list[str]]]:
-    """Head, body and foot, all of one width. The columns of a peer run here are there only if one was run.
+    """Return head, body and foot, all of the same width. A peer's columns are included only if it was run here.
 
-    The foot is over the tasks with a known scale; its ratio is over those with a published return.
+    The foot covers the tasks with a known scale; its ratio, those of them with a published return.
     """
     peer = any(row.peer is not None for row in table)
     head = ["task", "steps", "ours [95 %]", "per seed", "policy alone", "TD-MPC2", "ratio", "best published"]
@@ -154,7 +154,7 @@ def _cells(table: Sequence[Row]) -> tuple[list[str], list[list[str]], list[list[
 
 
 def steps(count: float) -> str:
-    """Environment steps for people: 500, 50k, 1.5M."""
+    """Format a number of environment steps for display: 500, 50k, 1.5M."""
     for unit, suffix in ((1_000_000, "M"), (1000, "k")):
         if count >= unit:
             return f"{count / unit:.3g}{suffix}"

@@ -1,4 +1,4 @@
-"""policies/codec/: a chunk of actions as a short string of ids, any prefix of which is a coarser curve."""
+"""The codec: a chunk of actions as a short string of ids, any prefix of which decodes to a coarser chunk."""
 
 from policies.codec.codec import Codec
 from policies.codec.settings import CodecConfig

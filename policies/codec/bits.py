@@ -1,4 +1,4 @@
-"""The order of bits, the most telling first, and ids made of them."""
+"""The order of bits in a string, most informative first, and the ids they are packed into."""
 
 from dataclasses import dataclass
 
@@ -7,10 +7,10 @@ from jaxtyping import Float, Int
 
 
 def order(gains: list[list[tuple[tuple[int, ...], float]]], budget: int) -> Int[np.ndarray, " B"]:
-    """Which number each bit of the string refines: `budget` of them, those with the largest gain a bit first.
+    """Return which number each bit of the string refines: at most `budget` bits, largest gain per bit first.
 
-    `gains[s]` is what source s offers, in its order: groups of (numbers refined by one bit each, squared error they
-    save together). This is reverse water-filling (Cover and Thomas 2006, ch. 10), one bit at a time.
+    `gains[s]` lists what source s offers, in the order it must be taken: groups of (numbers refined by one bit each,
+    squared error they save together). This is reverse water-filling (Cover and Thomas 2006, ch. 10), bit by bit.
     """
     offers = [list(source) for source in gains]
     chosen: list[int] = []
@@ -25,9 +25,9 @@ def order(gains: list[list[tuple[tuple[int, ...], float]]], budget: int) -> Int[
 
 @dataclass(frozen=True)
 class IdString:
-    """`ids` ids of `bits` bits each, whose bits refine the numbers `refines` (ids x bits) one after the other.
+    """A string of `ids` ids of `bits` bits each, whose j-th bit refines number `refines[j]` of `count`.
 
-    A bit that refines nothing (there was nothing left to say) has the number -1.
+    `refines` has ids x bits entries; it is -1 for an unused bit, where nothing was left to refine.
     """
 
     ids: int
@@ -36,12 +36,12 @@ class IdString:
     count: int
 
     def depths(self, ids: int) -> Int[np.ndarray, " K"]:
-        """How many bits of each of the `count` numbers the first `ids` ids hold."""
+        """Return how many bits of each of the `count` numbers the first `ids` ids hold."""
         seen = self.refines[: ids * self.bits]
         return np.bincount(seen[seen >= 0], minlength=self.count)
 
     def places(self) -> tuple[Int[np.ndarray, " B"], Int[np.ndarray, " B"]]:
-        """For each bit of the string: its number (0 if none), and how far down it stands in that number's full cell."""
+        """Return for each bit of the string its number (0 if unused), and its shift within that number's full cell."""
         full, seen = self.depths(self.ids), np.zeros(self.count, dtype=int)
         shifts = np.zeros(len(self.refines), dtype=int)
         for j, k in enumerate(self.refines):
@@ -51,6 +51,6 @@ class IdString:
         return np.maximum(self.refines, 0), shifts
 
     def weights(self) -> Float[np.ndarray, "B W"]:
-        """The matrix from a string of bits to its ids, first bit most significant."""
+        """Return the matrix from a string of bits to its ids, first bit most significant."""
         place = 2.0 ** np.arange(self.bits)[::-1]
         return np.kron(np.eye(self.ids), place[:, None])

@@ -19,11 +19,11 @@ from policies.storage.folders import FolderError
 
 @dataclass(frozen=True)
 class Codec:
-    """Chunks (..., T, D) of actions in their own units, and ids (..., ids) in [0, 2^bits).
+    """Conversion between chunks (..., T, D) of actions in their own units and ids (..., ids) in [0, 2^bits).
 
-    The string is ordered: any prefix of it decodes, to a coarser chunk. It is total: every string decodes, within the
-    bounds, and curves no faster than the data (corners may jump). NumPy arrays give NumPy arrays, tensors give tensors
-    on their device.
+    The code is ordered: any prefix of a string decodes, to a coarser chunk. It is total: every string decodes to a
+    chunk within the bounds, whose curves are no faster than the data (corners may jump). NumPy arrays give NumPy
+    arrays, tensors give tensors on their device.
     """
 
     config: CodecConfig
@@ -32,34 +32,34 @@ class Codec:
 
     @classmethod
     def fit(cls, episodes: list[np.ndarray], config: CodecConfig | None = None, **choices) -> "Codec":
-        """A codec for the actions of `episodes`, each (steps, D).
+        """Fit a codec to the actions of `episodes`, each (steps, D).
 
-        `limits`: (low, high), each (D,), that decoded actions keep to; `switching`: the channels that switch (found in
-        the data if not given); `stride`: steps between the chunks it learns from. Raises ValueError for episodes that
-        are all too short, of different widths, or not finite.
+        `limits`: (low, high), each (D,), bounds on decoded actions; `switching`: the channels that switch (detected in
+        the data by default); `stride`: steps between the chunks it learns from. Raises ValueError for episodes that are
+        all too short, of different widths, or not finite, and for choices that do not fit them.
         """
         return cls(*training.fit(episodes, config or CodecConfig(), **choices))
 
     @property
     def channels(self) -> int:
-        """D, the numbers in an action."""
+        """D, the size of an action."""
         return len(self.scaling.middle)
 
     @property
     def switching(self) -> tuple[int, ...]:
-        """The channels that are written as events among curves."""
+        """The channels written as events, where the codec uses curves; empty for corners."""
         return self.writing.switching
 
     @property
     def vocabulary(self) -> int:
-        """How many different ids there are."""
+        """The number of different ids, 2^bits."""
         return 2**self.config.bits
 
     def encode(self, chunk, start=None):
-        """The ids (..., ids), int64, of chunks (..., T, D) that begin one step after `start` (..., D).
+        """Return the ids (..., ids), int64, of chunks (..., T, D) that begin one step after `start` (..., D).
 
-        `start` is where the arm is: the last action of the chunk before, as it was decoded. Without it the
-        chunk's first action is taken. Raises ValueError for another shape, or numbers that are not finite.
+        `start` is where the arm is: the last action of the previous chunk, as decoded. By default it is the chunk's
+        first action; only a relative codec uses it. Raises ValueError for a wrong shape or values that are not finite.
         """
         values = _array(chunk)
         if values.shape[-2:] != (self.config.length, self.channels):
@@ -71,10 +71,11 @@ class Codec:
         return _like(ids.reshape(*values.shape[:-2], self.config.ids), chunk)
 
     def decode(self, ids, start=None):
-        """The chunks (..., T, D), float32, of the first n <= `config.ids` ids (..., n), from `start` (..., D).
+        """Return the chunks (..., T, D), float32, of the first n <= `config.ids` ids (..., n), from `start` (..., D).
 
-        A relative codec needs the start that was encoded with; another takes none. Raises ValueError for an id outside
-        the vocabulary, too many ids, or a start that is missing or has another shape.
+        A relative codec needs the start used for encoding; others ignore it. Raises ValueError for ids that are not
+        integers, an id outside the vocabulary, too many ids, or a start that is missing, of a wrong shape or not
+        finite.
         """
         string = _array(ids)
         if string.ndim == 0 or string.dtype.kind not in ("iu" if string.size else "iuf"):
@@ -92,7 +93,7 @@ class Codec:
         return _like(chunk.reshape(*shape, self.config.length, self.channels), ids)
 
     def _start(self, start, shape: tuple[int, ...]) -> Float[np.ndarray, "N D"]:
-        """Where the chunks begin, scaled; zeros for a codec that is not relative."""
+        """Return where N chunks begin, scaled; zeros for a codec that is not relative."""
         if not self.config.relative:
             return np.zeros((math.prod(shape), self.channels))
         first = _array(start)
@@ -103,23 +104,23 @@ class Codec:
         return self.scaling.scale(first.reshape(math.prod(shape), self.channels))
 
     def said(self, ids):
-        """How many ids (...) of strings (..., n) say something; those after them can be left out."""
+        """Return how many leading ids (...) of strings (..., n) carry information; the rest can be left out."""
         string = _array(ids)
         return _like(self.writing.said(string), ids)
 
     def save(self, folder) -> None:
-        """Write the codec as a folder: config.json, codec.safetensors, manifest.json. Raises OSError."""
+        """Write the codec as a folder of config.json, codec.safetensors and manifest.json. Raises OSError."""
         saving.save(self, Path(folder))
 
     @classmethod
     def load(cls, folder) -> "Codec":
-        """The codec that `save` wrote there. Raises FolderError for a folder that is not whole or not a codec's."""
+        """Load the codec that `save` wrote. Raises FolderError for a folder that is incomplete or holds no codec."""
         codec = cls(*saving.load(Path(folder)))
         codec._check(Path(folder))
         return codec
 
     def _check(self, folder: Path) -> None:
-        """Raise FolderError unless its parts fit each other, as far as a chunk tells that is written and read."""
+        """Raise FolderError if encoding and decoding one chunk shows that the codec's parts are inconsistent."""
         start = np.zeros(self.channels)
         try:
             with np.errstate(all="ignore"):
@@ -134,7 +135,7 @@ class Codec:
 def _array(values) -> np.ndarray:
     if isinstance(values, Tensor):
         values = values.detach().cpu()
-        values = (values.float() if values.dtype == torch.bfloat16 else values).numpy()  # which NumPy does not have
+        values = (values.float() if values.dtype == torch.bfloat16 else values).numpy()  # NumPy has no bfloat16
     return np.asarray(values)
 
 

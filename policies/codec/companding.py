@@ -1,9 +1,9 @@
-"""Numbers as bits: each number's range is split in two where the squared error falls most, and its halves again.
+"""Numbers as bits: a number's range is split in two where that reduces the squared error most, and recursively so.
 
-A prefix of a number's bits names a larger cell, and every cell has the mean of the data in it as its value: so any
-prefix decodes, to the best guess it allows. Nodes are numbered as in a heap: the root is 1, the children of h are 2h
-and 2h + 1, so that the bits of a number, read after a leading 1, are its node. (Successive refinement: Equitz and Cover
-1991; the split is Lloyd's of 1982 for two cells, exactly.)
+A prefix of a number's bits names a larger cell, and the value of a cell is the mean of the data in it, so any prefix
+decodes to the best guess it allows. Nodes are numbered as in a heap: the root is 1, the children of h are 2h and
+2h + 1, so that the bits of a number, read after a leading 1, are its node. (Successive refinement: Equitz and Cover
+1991; the split solves the two-cell quantizer of Lloyd 1982 exactly.)
 """
 
 from dataclasses import dataclass
@@ -11,12 +11,16 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
-FEWEST = 4  # samples in a cell that is split any further
+FEWEST = 4  # smallest number of samples in a cell that is split further
 
 
 @dataclass(frozen=True)
 class Trees:
-    """K trees of `depth` levels: where each node splits, its value, and the mean squared error left at each level."""
+    """K trees of `depth` levels.
+
+    `splits` (K, 2^depth): where each inner node splits; `values` (K, 2^(depth + 1)): the value of each node; `errors`
+    (K, depth + 1): the mean squared error left at each level.
+    """
 
     splits: Float[np.ndarray, "K H"]
     values: Float[np.ndarray, "K G"]
@@ -24,7 +28,7 @@ class Trees:
 
     @classmethod
     def grow(cls, samples: Float[np.ndarray, "N K"], depth: int) -> "Trees":
-        """Trees for K numbers from N samples of them."""
+        """Grow the trees of K numbers from N samples of each."""
         count = samples.shape[1]
         splits, values = np.zeros((count, 2**depth)), np.zeros((count, 2 ** (depth + 1)))
         errors = np.zeros((count, depth + 1))
@@ -40,22 +44,22 @@ class Trees:
 
     @property
     def depth(self) -> int:
-        """Bits that a number can have at most."""
+        """The largest number of bits of a number."""
         return self.errors.shape[1] - 1
 
     def of_numbers(self, which: Int[np.ndarray, " k"]) -> "Trees":
-        """The trees of some of the numbers."""
+        """Return the trees of the numbers `which`."""
         return Trees(self.splits[which], self.values[which], self.errors[which])
 
     def after(self, others: "Trees") -> "Trees":
-        """The others' trees, then these, at this depth. Raises ValueError for others that are deeper."""
+        """Concatenate the others' trees and these, at this depth. Raises ValueError if the others are deeper."""
         if others.depth > self.depth:
             raise ValueError(f"depth {others.depth}: at most {self.depth}")
         pairs = zip((others.splits, others.values, others.errors), (self.splits, self.values, self.errors), strict=True)
         return Trees(*(np.concatenate([np.pad(a, ((0, 0), (0, b.shape[1] - a.shape[1]))), b]) for a, b in pairs))
 
     def edges(self, depths: Int[np.ndarray, " K"]) -> Float[np.ndarray, "K E"]:
-        """The boundaries between the cells of number k at level depths[k], in order, then infinities."""
+        """Return the sorted boundaries between the cells of number k at level depths[k], padded with infinity."""
         result = np.full((len(depths), 2 ** int(depths.max(initial=0)) - 1), np.inf)
         for k, deep in enumerate(depths):
             result[k, : 2**deep - 1] = np.sort(self.splits[k, 1 : 2**deep])
@@ -63,12 +67,12 @@ class Trees:
 
 
 def _grow(ordered: np.ndarray, node: int, levels: int, splits: np.ndarray, values: np.ndarray) -> None:
-    """Fill in the node that holds the sorted samples, and those below it."""
+    """Fill in the node that holds the sorted samples, and its descendants."""
     values[node] = ordered.mean()
     if levels == 0:
         return
     at = best_split(ordered)
-    if at == 0:  # nothing to gain: both children say the same
+    if at == 0:  # nothing to gain: all descendants get the same value
         splits[node] = values[node]
         _fill(node, levels, values[node], splits, values)
         return
@@ -86,7 +90,7 @@ def _fill(node: int, levels: int, value: float, splits: np.ndarray, values: np.n
 
 
 def best_split(ordered: np.ndarray) -> int:
-    """How many of the sorted samples go left so that the squared error is least; 0 where a split brings nothing."""
+    """Return how many of the sorted samples go left to minimize the squared error; 0 if a split gains nothing."""
     count = len(ordered)
     if count < FEWEST or ordered[-1] - ordered[0] < 1e-12:
         return 0

@@ -1,4 +1,4 @@
-"""Codes measured on chunks they were not fitted to: how much they keep, where they jump, what they cost."""
+"""Measurement of codes on held-out chunks: accuracy, jumps between chunks, and cost."""
 
 import time
 from dataclasses import dataclass
@@ -13,15 +13,15 @@ from policies.codec.codec import Codec
 from policies.codec.training import windows_of
 
 SHARES = (1 / 8, 1 / 4, 1 / 2)
-"""Of its ids, after which a code is asked for its best guess."""
+"""Shares of its ids after which a code is asked for its best guess."""
 
-WITHIN = 1.3  # times the half range of the data: a decoded chunk outside is not valid
-ROUNDING = 1e-6  # of float32
-TIMED = 200  # chunks whose coding is timed, one by one
+WITHIN = 1.3  # bound on valid decoded chunks, in units of half the range of the data
+ROUNDING = 1e-6  # tolerance for float32 rounding
+TIMED = 200  # largest number of chunks that are timed one by one
 
 
 class Ordered:
-    """Our codec in the baselines' manner: if it is relative, a chunk continues from where the one before ended."""
+    """Our codec with the baselines' interface; if it is relative, a chunk starts where the previous one ended."""
 
     def __init__(self, codec: Codec):
         self.codec, self.name, self.vocabulary = codec, "semagram", codec.vocabulary
@@ -30,14 +30,14 @@ class Ordered:
     def encode(
         self, chunk: Float[np.ndarray, "*B T D"], start: Float[np.ndarray, "*B D"] | None = None
     ) -> Int[np.ndarray, "*B n"]:
-        """The ids of a chunk that begins at `start`: of one chunk, only those that say something."""
+        """Return the ids of chunks that begin at `start`; for a single chunk only those that carry information."""
         ids = self.codec.encode(chunk, start)
         return ids if ids.ndim > 1 else ids[: int(self.codec.said(ids))]
 
     def decode(
         self, ids: Int[np.ndarray, "*B n"], start: Float[np.ndarray, "*B D"] | None = None
     ) -> Float[np.ndarray, "*B T D"]:
-        """The chunk."""
+        """Return the chunks of the ids, or of a prefix of them."""
         return self.codec.decode(ids, start)
 
     prefix = decode
@@ -45,11 +45,11 @@ class Ordered:
 
 @dataclass(frozen=True)
 class Measurement:
-    """One line of the table. Errors in units of half the range of the data; `bits` and `ids` are a chunk's mean.
+    """One row of the table. Errors are in units of half the range of the data; `bits` and `ids` are means per chunk.
 
-    `jump`: the step across the border of two chunks coded one after the other, less the true one; `chained`: the error
-    of the second of them; `valid`: the share of random id strings that decode within bounds; `prefix_rmse`: after an
-    eighth, a quarter and half of the ids; times in microseconds for one chunk alone, and within a batch.
+    `jump`: mean absolute deviation from the true step across the border of two chunks coded in a row; `chained`: the
+    RMS error of the second of them; `valid`: the share of random id strings that decode within bounds; `prefix_rmse`:
+    RMS errors after 1/8, 1/4 and 1/2 of the ids; times: microseconds per chunk, coded alone and within a batch.
     """
 
     codec: str
@@ -68,13 +68,16 @@ class Measurement:
 
 
 def baselines(chunks: Float[np.ndarray, "N T D"], seconds: float) -> list:
-    """The codes to compare with, fitted to the chunks (scaled, in [-1, 1]): FAST finely and coarsely, BEAST, bins."""
+    """Fit the baselines to the chunks (scaled to [-1, 1]): bins, FAST at a fine and a coarse scale, and BEAST."""
     points = max(6, round(10 * seconds))
     return [Bins(chunks), Fast(chunks, 10), Fast(chunks, 4), Beast(chunks, points)]
 
 
 def measure(code, episodes: list[np.ndarray], length: int, strings: int, rng: np.random.Generator) -> Measurement:
-    """Measure a code on scaled held-out episodes: chunks of `length` steps at every quarter of a length."""
+    """Measure a code on scaled held-out episodes, in chunks of `length` steps that begin every quarter of a length.
+
+    `strings`: the number of random id strings that are decoded to measure validity.
+    """
     windows = windows_of(episodes, length + 1, max(1, length // 4))
     chunks, start = windows[:, 1:], windows[:, 0]
     known = [(s,) if code.continues else () for s in start]
@@ -106,12 +109,12 @@ def _share(ids: np.ndarray, share: float) -> np.ndarray:
 
 
 def rms(errors) -> float:
-    """Root mean square of all numbers."""
+    """Return the root mean square of all entries."""
     return float(np.sqrt(np.mean(np.square(errors))))
 
 
 def _joined(code, episodes: list[np.ndarray], length: int) -> tuple[float, float]:
-    """The mean jump at the border of two chunks in a row, and the second one's error."""
+    """Return the mean jump at the border of two chunks coded in a row, and the RMS error of the second one."""
     jumps, errors = [], []
     for two in windows_of(episodes, 2 * length + 1, max(1, length // 4)):
         start, first, second = two[0], two[1 : length + 1], two[length + 1 :]
@@ -128,7 +131,7 @@ def _again(code, chunk: np.ndarray, start: np.ndarray) -> np.ndarray:
 
 
 def _valid(code, written: list[np.ndarray], start: np.ndarray, strings: int, rng: np.random.Generator) -> float:
-    """The share of random strings, as long as real ones, that decode within bounds."""
+    """Return the share of random strings, as long as real ones, that decode within bounds."""
     if code.continues:
         from_where = start[rng.integers(len(start), size=strings)]
         ids = rng.integers(code.vocabulary, size=(strings, max(map(len, written))))
@@ -142,13 +145,13 @@ def _valid(code, written: list[np.ndarray], start: np.ndarray, strings: int, rng
         ids = rng.integers(code.vocabulary, size=len(written[rng.integers(len(written))]))
         try:
             good += bool(np.abs(code.decode(ids)).max() <= WITHIN + ROUNDING)
-        except ValueError:  # the string stands for no chunk
+        except ValueError:  # the string does not decode
             continue
     return good / strings
 
 
 def _single(code, chunks: np.ndarray, known: list, written: list[np.ndarray]) -> tuple[float, float]:
-    """Microseconds of one core to encode and to decode one chunk, one call each."""
+    """Return the CPU microseconds of this thread to encode and to decode one chunk in a call of its own."""
     some = range(min(TIMED, len(chunks)))
     begin = time.thread_time()
     for i in some:
@@ -160,7 +163,7 @@ def _single(code, chunks: np.ndarray, known: list, written: list[np.ndarray]) ->
 
 
 def _batch(code, chunks: np.ndarray, start: np.ndarray) -> tuple[float, float]:
-    """The same for a chunk of a batch."""
+    """Return the CPU microseconds per chunk to encode and to decode all chunks as one batch."""
     begin = time.thread_time()
     ids = code.encode(chunks, start)
     between = time.thread_time()

@@ -1,4 +1,4 @@
-"""What jumps and glides as corners: an id says which channel, when, to what level, and in which manner."""
+"""Signals that jump and glide, written as corners: an id names a channel, a time, a level and a manner."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -8,8 +8,8 @@ from jaxtyping import Float, Int
 
 from policies.codec.tracing import MANNERS, ROWS, progress, trace
 
-NEAREST = 2  # levels that a corner may go to
-STRICTER = 2.0  # times the worth of an id, where there are too many
+NEAREST = 2  # number of levels considered for a corner, those nearest to the signal
+STRICTER = 2.0  # factor on `worth` for each further attempt on a chunk with too many corners
 ATTEMPTS = 8
 
 
@@ -17,9 +17,10 @@ ATTEMPTS = 8
 class Corners:
     """Strings of corners: gesture g takes channel `channel[g]` to `level[g]` (scaled) in the manner `manner[g]`.
 
-    Id g x length + t - 1: gesture g is done at step t of 1 .. length, since the channel's corner before, or the start.
-    After its last corner a channel stays. The ids that are left over say nothing; they end a string that needs no more.
-    A string says most first, and a corner is written if it lowers the squared error of a chunk by `worth`.
+    Id g x length + t - 1 completes gesture g at step t of 1 .. length; the gesture begins at the channel's previous
+    corner, or at the start of the chunk. After its last corner a channel stays at its level. Ids from `rest` on carry
+    no information and pad a string that needs no more. A string lists the corners that save most first, and a corner is
+    written only if it lowers the squared error of a chunk by `worth`. `width`: D, the number of channels.
     """
 
     channel: Int[np.ndarray, " G"]
@@ -34,11 +35,14 @@ class Corners:
 
     @property
     def rest(self) -> int:
-        """The first id that says nothing."""
+        """The first id that carries no information, used as padding."""
         return len(self.channel) * self.length
 
     def write(self, scaled: Float[np.ndarray, "N T D"], start: Float[np.ndarray, "N D"]) -> Int[np.ndarray, "N n"]:
-        """The ids of chunks; `rest` where there is no more to say."""
+        """Return the ids of scaled chunks, padded with `rest`.
+
+        Chunks with more corners than ids are traced again with a higher `worth`, up to ATTEMPTS times.
+        """
         result = np.full((len(scaled), self.ids), self.rest)
         for first in range(0, len(scaled), max(1, ROWS // self.width)):
             rows = np.arange(first, min(len(scaled), first + max(1, ROWS // self.width)))
@@ -47,7 +51,7 @@ class Corners:
                 ids, saves = self._all_corners(scaled[rows], start[rows], worth)
                 fits = (ids < self.rest).sum(1) <= self.ids
                 if attempt == ATTEMPTS - 1:
-                    fits[:] = True  # what matters least is left out
+                    fits[:] = True  # the corners that save least are dropped
                 order = np.argsort(-saves, axis=1, kind="stable")[:, : self.ids]
                 result[rows[fits], : order.shape[1]] = np.take_along_axis(ids, order, 1)[fits]
                 rows, worth = rows[~fits], worth * STRICTER
@@ -62,7 +66,10 @@ class Corners:
         low: Float[np.ndarray, " D"],
         high: Float[np.ndarray, " D"],
     ) -> Float[np.ndarray, "N T D"]:
-        """The chunks that any ids say, within `low` and `high`; of two corners in one place the later said holds."""
+        """Return the chunks of any ids, clamped to `low` and `high`.
+
+        Of two corners of a channel at the same step, the one later in the string counts.
+        """
         count, steps = len(ids), self.length + 1
         level = np.zeros((count, self.width, steps))
         manner = np.zeros((count, self.width, steps), dtype=int)
@@ -83,11 +90,11 @@ class Corners:
         return np.minimum(np.maximum(moved.transpose(0, 2, 1), low), high)
 
     def said(self, ids: Int[np.ndarray, "*B n"]) -> Int[np.ndarray, "*B"]:
-        """How many ids there are before nothing but rest."""
+        """Return the number of ids before the trailing padding."""
         return np.asarray(((ids < self.rest) * np.arange(1, ids.shape[-1] + 1)).max(-1, initial=0))
 
     def _all_corners(self, scaled: np.ndarray, start: np.ndarray, worth: float) -> tuple[np.ndarray, np.ndarray]:
-        """The ids (N, E) of all corners of the chunks, in no particular order, and what each saves."""
+        """Return the ids (N, E) of all corners of the chunks, unordered and padded, and the error each saves (N, E)."""
         count = len(scaled)
         signal = scaled.transpose(0, 2, 1).reshape(count * self.width, self.length)
         levels, gestures = self._tables
@@ -100,7 +107,7 @@ class Corners:
 
     @cached_property
     def _tables(self) -> tuple[Float[np.ndarray, "D M L"], Int[np.ndarray, "D M L"]]:
-        """The levels of each channel and manner, infinite where there are no more, and the gestures they belong to."""
+        """The levels of each channel and manner, and the gestures they belong to; padded with infinity and -1."""
         groups = [
             [np.flatnonzero((self.channel == c) & (self.manner == m)) for m in range(len(MANNERS))]
             for c in range(self.width)

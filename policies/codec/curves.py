@@ -1,4 +1,4 @@
-"""Chunks written as curves, and as events in the channels that switch: every id refines the whole chunk."""
+"""Chunks written as curves, plus events in the channels that switch: every id refines the whole chunk."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,9 +15,10 @@ from policies.codec.switches import Switches
 
 @dataclass(frozen=True)
 class Curves:
-    """A chunk is its start, the events of `switches` and a curve of `strokes`; their numbers are cells of `trees`.
+    """A chunk as the sum of its start, the events of `switches` and a curve of `strokes`.
 
-    The bits of the cells make up the `string`, in an order that is the same for all chunks.
+    The numbers of events and curve are quantized to cells of `trees`; the bits of the cells make up the `string`, in
+    the same order for all chunks.
     """
 
     strokes: Strokes
@@ -27,11 +28,11 @@ class Curves:
 
     @property
     def switching(self) -> tuple[int, ...]:
-        """The channels whose jumps are events."""
+        """The channels whose jumps are written as events."""
         return self.switches.channels
 
     def write(self, scaled: Float[np.ndarray, "N T D"], start: Float[np.ndarray, "N D"]) -> Int[np.ndarray, "N n"]:
-        """The ids of scaled chunks."""
+        """Return the ids of scaled chunks."""
         happening = self._script.cells(self.switches.numbers(scaled, start))
         smooth = scaled - start[:, None]
         if self.switches.count:
@@ -46,18 +47,18 @@ class Curves:
         low: Float[np.ndarray, " D"],
         high: Float[np.ndarray, " D"],
     ) -> Float[np.ndarray, "N T D"]:
-        """The chunks that any ids say, within `low` and `high`."""
+        """Return the chunks of any ids, clamped to `low` and `high`."""
         numbers, count = self._script.read(ids), self.switches.count
         if not count:
             return self.strokes.curve(numbers, start, low, high)
-        # What is added to an event is bounded with it.
+        # In switching channels the curve is not clamped by itself, only its sum with the events.
         chunk = self.strokes.curve(numbers[:, count:], start, low - self._far, high + self._far)
         chunk += self.switches.signal(numbers[:, :count], start)
         np.maximum(chunk, low, out=chunk)
         return np.minimum(chunk, high, out=chunk)
 
     def said(self, ids: Int[np.ndarray, "*B n"]) -> Int[np.ndarray, "*B"]:
-        """All of them."""
+        """Return the full length of each string: every id carries information."""
         return np.full(ids.shape[:-1], ids.shape[-1])
 
     @cached_property
@@ -66,5 +67,5 @@ class Curves:
 
     @cached_property
     def _far(self) -> np.ndarray:
-        """Infinite in the channels that switch."""
+        """Slack (D,) of a curve's bounds: infinite in the channels that switch, 0 in the others."""
         return np.where(np.isin(np.arange(self.switches.width), self.switches.channels), np.inf, 0.0)

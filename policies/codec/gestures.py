@@ -1,4 +1,4 @@
-"""Which gestures a robot's chunks are made of: channels, manners and levels, learned from the corners of its data."""
+"""The gestures that make up a robot's chunks: channels, manners and levels, learned from the corners of its data."""
 
 import numpy as np
 from jaxtyping import Float
@@ -8,15 +8,15 @@ from policies.codec.corners import Corners
 from policies.codec.settings import CodecConfig
 from policies.codec.tracing import MANNERS, ROWS, trace
 
-FINE = 129  # levels a channel may go to before it is known which there are
-SAMPLE = 400  # chunks whose corners are looked at
-ROUNDS = 10
+FINE = 129  # evenly spaced candidate levels of a channel, before its own levels are learned
+SAMPLE = 400  # number of chunks whose corners are traced, about
+ROUNDS = 10  # iterations of Lloyd's algorithm
 
 
 def fit_corners(
     chunks: Float[np.ndarray, "N T D"], start: Float[np.ndarray, "N D"], config: CodecConfig
 ) -> Corners | None:
-    """Corners for chunks like these, scaled; None if there are too few ids for two gestures of every channel."""
+    """Fit corners to scaled chunks; None if the vocabulary is too small for two gestures per channel."""
     length, width = chunks.shape[1:]
     gestures = (2**config.bits - 1) // length
     if gestures < 2 * width:
@@ -29,7 +29,11 @@ def fit_corners(
 def learn(
     chunks: Float[np.ndarray, "N T D"], start: Float[np.ndarray, "N D"], gestures: int, worth: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The channel, manner and level of at most so many gestures: of scaled chunks, those that tell most."""
+    """Return channel, manner and level (G,) of at most `gestures` gestures that describe the scaled chunks best.
+
+    G is larger if more pairs of channel and manner occur, since each gets a level. `worth`: the least squared error
+    that a corner must save.
+    """
     fine = np.linspace(chunks.min((0, 1)), chunks.max((0, 1)), FINE, axis=1)
     found: dict[tuple[int, int], np.ndarray] = {}
     for c in range(chunks.shape[2]):
@@ -50,7 +54,7 @@ def learn(
 
 
 def _corners(signal: np.ndarray, start: np.ndarray, levels: np.ndarray, worth: float) -> tuple[np.ndarray, ...]:
-    """Values and manners of the signals' corners, and for how many steps each of them counts."""
+    """Return values and manners of the signals' corners, and each one's weight: 1 + the steps until the next corner."""
     path = trace(
         signal, start, np.broadcast_to(levels, (len(signal), *levels.shape[1:])), np.full(len(signal), worth), 1
     )
@@ -61,7 +65,7 @@ def _corners(signal: np.ndarray, start: np.ndarray, levels: np.ndarray, worth: f
 
 
 def shared_levels(samples: dict[tuple[int, int], np.ndarray], count: int) -> dict[tuple[int, int], np.ndarray]:
-    """`count` levels for all samples together: the cell with the largest squared error is halved, again and again."""
+    """Distribute `count` levels over all keys (at least one each): split the cell with the largest squared error."""
     cells = [(key, np.sort(values)) for key, values in samples.items()]
     errors = [_scatter(values) for _, values in cells]
     while len(cells) < count and max(errors) > 0:
@@ -81,7 +85,7 @@ def _scatter(values: np.ndarray) -> float:
 
 
 def _settled(values: np.ndarray, levels: np.ndarray) -> np.ndarray:
-    """The levels after each has become the mean of the values nearest to it, a few times over (Lloyd 1982)."""
+    """Refine the levels by a few of Lloyd's iterations: each becomes the mean of its nearest values (Lloyd 1982)."""
     for _ in range(ROUNDS):
         borders = np.searchsorted(values, (levels[1:] + levels[:-1]) / 2)
         parts = np.split(values, borders)

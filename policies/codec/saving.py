@@ -1,4 +1,4 @@
-"""A codec as a folder: its settings as JSON, its arrays as safetensors, sizes and sums in a manifest; no pickle."""
+"""A codec as a folder: settings as JSON, arrays as safetensors, sizes and checksums in a manifest; no pickle."""
 
 import json
 from dataclasses import asdict, dataclass, fields
@@ -27,7 +27,7 @@ CORNERS = ("channel", "manner", "level")
 
 @dataclass(frozen=True)
 class Events:
-    """What config.json says of the channels that switch (`Switches`)."""
+    """The part of config.json that describes the channels that switch (`Switches`)."""
 
     channels: tuple[int, ...]
     durations: tuple[float, ...]
@@ -35,9 +35,9 @@ class Events:
 
 
 def save(codec, folder: Path) -> None:
-    """Write the codec as the folder, whole or not at all, in the place of a codec if one is there.
+    """Write the codec to `folder` atomically, replacing a codec that is already there.
 
-    Raises FileExistsError for anything else that is there, so that nothing is lost; OSError.
+    Raises FileExistsError if anything else is there, so that nothing is lost; OSError if writing fails.
     """
     check_place(folder)
     about, parts = {"type": KIND, "codec": asdict(codec.config)}, {"scaling": codec.scaling}
@@ -60,13 +60,13 @@ def save(codec, folder: Path) -> None:
 
 
 def check_place(folder: Path) -> None:
-    """Raise FileExistsError for a folder that is there and is not for a codec to replace."""
+    """Raise FileExistsError if `folder` exists and is neither empty nor a codec's."""
     if folder.exists() and not _replaceable(folder):
         raise FileExistsError(f"{folder}: already there, and no codec; give a new folder")
 
 
 def _replaceable(folder: Path) -> bool:
-    """Whether it is a folder that is empty or holds a codec and no more."""
+    """Return whether this is a folder that is empty, or that holds a codec and nothing else."""
     if not folder.is_dir():
         return False
     names = {path.name for path in folder.iterdir()}
@@ -79,7 +79,7 @@ def _replaceable(folder: Path) -> bool:
 
 
 def load(folder: Path) -> tuple:
-    """The parts of the codec in the folder, in its order. Raises FolderError."""
+    """Load the fields of a `Codec`, in order. Raises FolderError if the folder is incomplete or holds no codec."""
     check_folder(folder, (CONFIG, ARRAYS))
     try:
         about = json.loads((folder / CONFIG).read_text())

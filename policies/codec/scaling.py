@@ -1,4 +1,4 @@
-"""Channels in their own units, and scaled so that most of the data lies in [-1, 1]."""
+"""Scaling of channels from their own units so that most of the data lies in [-1, 1]."""
 
 from dataclasses import dataclass
 
@@ -6,12 +6,12 @@ import numpy as np
 from jaxtyping import Float
 
 TAIL = 0.01
-STILL = 1e-6  # a channel that spans less than this never moves
+STILL = 1e-6  # a channel that spans less than this counts as constant
 
 
 @dataclass(frozen=True)
 class Scaling:
-    """scaled = (value - middle) / half, for each of D channels; `low` and `high` bound what is decoded, scaled."""
+    """scaled = (value - middle) / half for each of D channels; `low` and `high` bound decoded values, when scaled."""
 
     middle: Float[np.ndarray, " D"]
     half: Float[np.ndarray, " D"]
@@ -20,13 +20,14 @@ class Scaling:
 
     @classmethod
     def fit(cls, episodes: list[np.ndarray], margin: float, limits: tuple | None = None) -> "Scaling":
-        """The 1 % and 99 % quantiles of the episodes' steps become -1 and 1; bounds are `limits` or +-`margin`.
+        """Map the 1 % and 99 % quantiles of the episodes' steps to -1 and 1; bounds are `limits`, or +-`margin`.
 
-        `limits`: (low, high), each (D,), in the channels' own units.
+        `limits`: (low, high), each (D,), in the channels' own units. Raises ValueError for limits of another shape, or
+        unless each low is below its high.
         """
         steps = np.concatenate(episodes)
         bottom, top = np.quantile(steps, [TAIL, 1 - TAIL], axis=0)
-        # A channel that hardly ever leaves one value has equal quantiles: take all it does.
+        # A channel that hardly ever leaves one value has equal quantiles: use its full range instead.
         flat = top - bottom < STILL
         bottom, top = np.where(flat, steps.min(0), bottom), np.where(flat, steps.max(0), top)
         half = np.where(top - bottom < STILL, 1.0, (top - bottom) / 2)
@@ -41,9 +42,9 @@ class Scaling:
         return cls(middle, half, low, high)
 
     def scale(self, values: np.ndarray) -> np.ndarray:
-        """Scale (..., D)."""
+        """Scale values (..., D)."""
         return (values - self.middle) / self.half
 
     def unscale(self, scaled: np.ndarray) -> np.ndarray:
-        """Undo `scale`."""
+        """Convert scaled values (..., D) back to the channels' own units."""
         return scaled * self.half + self.middle

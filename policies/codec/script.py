@@ -1,4 +1,4 @@
-"""Numbers to ids and back: each number's cell, the cells' bits in the string's order, the bits packed into ids."""
+"""Numbers to ids and back: each number's cell, the cells' bits in the string's order, and the bits packed into ids."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,12 +9,12 @@ from jaxtyping import Float, Int
 from policies.codec.bits import IdString
 from policies.codec.companding import Trees
 
-FEW = 8  # chunks for which comparing with all edges at once is faster than a search for each number
+FEW = 8  # for at most this many chunks, comparing with all edges at once is faster than a binary search per number
 
 
 @dataclass(frozen=True)
 class Script:
-    """How the K numbers of a chunk are written as ids, and read from any prefix of them."""
+    """Conversion of the K numbers of a chunk to ids, and from any prefix of the ids back to numbers."""
 
     trees: Trees
     string: IdString
@@ -33,7 +33,10 @@ class Script:
 
     @cached_property
     def _prefixes(self) -> list[tuple[np.ndarray, np.ndarray]]:
-        """For each prefix of n ids: the matrix from its bits to the numbers' cells, and the first node of its level."""
+        """For each prefix of n ids: the matrix from its bits to the numbers' cells, and each number's first node.
+
+        First nodes are those of the level the prefix reaches, as indices into the flattened values of the trees.
+        """
         refines, shifts = self.string.refines, self._places[1]
         result = []
         for n in range(self.string.ids + 1):
@@ -46,7 +49,7 @@ class Script:
         return result
 
     def cells(self, numbers: Float[np.ndarray, "N k"], first: int = 0) -> Int[np.ndarray, "N k"]:
-        """The cell of each number at its full level; `numbers` are those from `first` on."""
+        """Return the cell of each number at its deepest level; `numbers` are those from index `first` on."""
         edges = self._edges[first : first + numbers.shape[1]]
         if len(numbers) <= FEW:
             return np.count_nonzero(numbers[:, :, None] >= edges, axis=-1)
@@ -56,18 +59,18 @@ class Script:
         return cells
 
     def rounded(self, cells: Int[np.ndarray, "N k"]) -> Float[np.ndarray, "N k"]:
-        """The values that those cells of the first numbers stand for."""
+        """Return the values of the given cells of the first k numbers."""
         which = np.arange(cells.shape[1])
         return self.trees.values[which, 2 ** self._full[which] + cells]
 
     def write(self, cells: Int[np.ndarray, "N K"]) -> Int[np.ndarray, "N n"]:
-        """The ids of the cells of all numbers."""
+        """Return the ids that encode the cells of all numbers."""
         number, shift, weights, said = self._places
         bits = (cells[:, number] >> shift) & said
         return (bits @ weights).astype(np.int64)
 
     def read(self, ids: Int[np.ndarray, "N n"]) -> Float[np.ndarray, "N K"]:
-        """The numbers that a prefix of n ids stands for."""
+        """Return the numbers that a prefix of n ids encodes."""
         matrix, roots = self._prefixes[ids.shape[1]]
         bits = (ids[:, :, None] >> self._down) & 1
         return self.trees.values.take((bits.reshape(len(ids), len(matrix)) @ matrix).astype(np.int64) + roots)

@@ -1,4 +1,4 @@
-"""What can be set about a codec."""
+"""The settings of a codec."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from worldmodel.ranges import check
 
 @dataclass(frozen=True)
 class CodecConfig(CodecChoices):
-    """The choices for chunks of `length` control steps."""
+    """The settings of a codec, for chunks of `length` control steps."""
 
     length: int = 50
 
@@ -23,5 +23,5 @@ class CodecConfig(CodecChoices):
 
     @property
     def control_points(self) -> int:
-        """Control points of a chunk's curve."""
+        """The number of control points of a chunk's curve: `knots`, or derived from length and degree if that is 0."""
         return self.knots or min(self.length, max(self.degree + 2, round(self.length / 5)))

@@ -1,8 +1,8 @@
 """The smooth part of a chunk: a B-spline from where the arm is, as a few uncorrelated numbers.
 
-Least squares gives the control points after the first, which is the start. In an orthonormal basis of those curves the
-coefficients of all channels are predicted from the start (ridge regression) and what is left is rotated to its
-principal axes (Karhunen-Loeve), so that the first numbers say most about the whole arm's movement.
+The first control point is the start; least squares gives the others. In an orthonormal basis of those curves, the
+coefficients of all channels are predicted from the start by ridge regression, and the residual is rotated to its
+principal axes (Karhunen-Loeve), so that the first numbers explain most of the whole arm's movement.
 """
 
 from dataclasses import dataclass
@@ -18,11 +18,11 @@ RIDGE = 1e-3
 
 @dataclass(frozen=True)
 class Strokes:
-    """The maps between a chunk (T, D), scaled and less its start, and its K numbers.
+    """The maps between a scaled chunk (T, D), minus its start, and its K numbers.
 
-    numbers = analysis @ chunk - foresight @ (1, start); steps from control point to control point (M x D) = synthesis
-    @ numbers + drift @ (1, start), cut to +-`stride`; actions = basis @ (start, control points). The start of a curve
-    that is not relative is zeros, and its weight too.
+    numbers = analysis @ chunk - foresight @ (1, start); steps between consecutive control points (M x D) =
+    synthesis @ numbers + drift @ (1, start), clipped to +-`stride`; actions = basis @ (start, control points). For a
+    codec that is not relative, the start is zero and so is its weight in `basis`.
     """
 
     basis: Float[np.ndarray, "T _"]
@@ -34,7 +34,7 @@ class Strokes:
 
     @classmethod
     def fit(cls, chunks: Float[np.ndarray, "N T D"], start: Float[np.ndarray, "N D"], config: CodecConfig) -> "Strokes":
-        """From chunks less their start (only relative ones), and those starts, scaled."""
+        """Fit to scaled chunks minus their starts, and those starts (zeros for a codec that is not relative)."""
         length, channels = chunks.shape[1:]
         count, degree, free = config.control_points, config.degree, not config.relative
         at = midpoints(length) if free else ends(length)
@@ -60,12 +60,12 @@ class Strokes:
         )
 
     def of_numbers(self, which: Int[np.ndarray, " k"]) -> "Strokes":
-        """The same with some of the numbers only."""
+        """Return these maps for the numbers `which` only."""
         kept = self.analysis[which], self.foresight[which], self.synthesis[:, which]
         return Strokes(self.basis, *kept, self.drift, self.stride)
 
     def numbers(self, chunk: Float[np.ndarray, "N T D"], start: Float[np.ndarray, "N D"]) -> Float[np.ndarray, "N K"]:
-        """What `curve` makes the chunk of again, as well as K numbers can."""
+        """Return the numbers from which `curve` reconstructs chunks minus their starts, as well as K numbers can."""
         return chunk.reshape(len(chunk), self.analysis.shape[1]) @ self.analysis.T - _known(start) @ self.foresight.T
 
     def curve(
@@ -75,10 +75,10 @@ class Strokes:
         low: Float[np.ndarray, " D"],
         high: Float[np.ndarray, " D"],
     ) -> Float[np.ndarray, "N T D"]:
-        """The curve from `start`, its control points within `low` and `high`.
+        """Return the curves from `start`, with control points clamped to `low` and `high`.
 
-        The curve lies in the hull of its control points: so it stays within the bounds, whatever the numbers are, if it
-        begins there. The bounds on the steps between control points bound its rate in the same way.
+        A curve lies in the convex hull of its control points, so it stays within the bounds, whatever the numbers, if
+        it begins there. The bounds on the steps between control points bound its rate in the same way.
         """
         steps = numbers @ self.synthesis.T + _known(start) @ self.drift.T
         steps = steps.reshape(len(start), *self.stride.shape)
@@ -90,16 +90,17 @@ class Strokes:
 
 
 def _known(start: np.ndarray) -> np.ndarray:
-    """(1, start) of each chunk."""
+    """Return (1, start) (N, D + 1) for each chunk."""
     known = np.empty((len(start), start.shape[1] + 1))
     known[:, 0], known[:, 1:] = 1, start
     return known
 
 
 def _strides(moves: np.ndarray, count: int, degree: int, free: bool) -> np.ndarray:
-    """The largest steps (M, D) between control points, as the fastest rate in the data allows.
+    """Return the largest steps (M, D) between control points that the fastest rate in the data allows.
 
-    A curve's rate is degree x step / gap, the gap between its knots (de Boor 1978): one rate for the whole chunk.
+    The rate is degree x step / gap, the gap being that between knots (de Boor 1978); the same bound on it holds
+    throughout the chunk. The first step is unbounded if `free`.
     """
     gap = gaps(count, degree)
     between = moves[1:] if free else moves

@@ -1,4 +1,4 @@
-"""What switches (a gripper, a mode) as events: when, to what level, in how many steps; a spline rings at every one."""
+"""Channels that switch (a gripper, a mode), as events: when, to what level, in how many steps; splines would ring."""
 
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -9,23 +9,24 @@ from jaxtyping import Float
 from policies.codec.companding import Trees
 
 PARTS = 3
-"""Numbers of an event: the step it begins at (the chunk's length: none), the level it goes to, the steps it takes."""
+"""Numbers per event: the step it begins at (the chunk's length if there is no event), its level, its duration."""
 
-STILL = 0.01  # scaled; a channel that moves less in a step rests on a level
-WORTH = 0.01  # the squared error, summed over a chunk, below which no event is looked for
-SHARP = 2e-3  # of a channel's variance: how closely its levels must stand for all values it rests on
-LEVELS = 3  # doublings of the number of levels
-LONGEST = 30  # steps that an event takes at most
+STILL = 0.01  # scaled; a channel that moves less than this in a step is at rest
+WORTH = 0.01  # least squared error, summed over a chunk, that is worth an event
+SHARP = 2e-3  # largest mean squared error of the levels as a share of the channel's variance
+LEVELS = 3  # a channel has at most 2^LEVELS levels
+LONGEST = 30  # longest duration of an event, in steps
 BATCH = 256
-SWEEPS = 2  # over the events of a chunk that has several
+SWEEPS = 2  # refinement passes over the events of a chunk with several
 
 
 @dataclass(frozen=True)
 class Switches:
-    """The channels that switch, at most `slots` times in a chunk of `length` steps, to `levels` in `durations`.
+    """The channels that switch, at most `slots` times per chunk of `length` steps, to one of `levels`.
 
-    With s_0 where the channel is, s_e the level of event e, w_e and d_e its begin and duration in steps, the channel is
-    s_0 + sum_e (s_e - s_{e-1}) r_e(t), r_e(t) = clip((t - w_e) / d_e, 0, 1), at t = 1 .. length. `width`: D, of all.
+    With s_0 the channel's start, s_e the level of event e, and w_e and d_e its beginning and duration in steps, the
+    signal is s_0 + sum_e (s_e - s_{e-1}) r_e(t), r_e(t) = clip((t - w_e) / d_e, 0, 1), at t = 1 .. length.
+    `durations`: the possible d_e; `width`: D, the number of all channels.
     """
 
     channels: tuple[int, ...]
@@ -37,11 +38,11 @@ class Switches:
 
     @property
     def count(self) -> int:
-        """Numbers of a chunk's events."""
+        """P, the number of numbers that describe a chunk's events."""
         return len(self.channels) * self.slots * PARTS
 
     def numbers(self, chunk: Float[np.ndarray, "N T D"], start: Float[np.ndarray, "N D"]) -> Float[np.ndarray, "N P"]:
-        """The events (channel by channel, slot by slot) that fit the scaled chunks best."""
+        """Fit events to scaled chunks; their numbers are ordered by channel, then slot, then part."""
         found = np.empty((len(chunk), len(self.channels), self.slots, PARTS))
         ramps = bank(self.length, self.durations)
         for c, channel in enumerate(self.channels):
@@ -52,7 +53,7 @@ class Switches:
         return found.reshape(len(chunk), self.count)
 
     def signal(self, numbers: Float[np.ndarray, "N P"], start: Float[np.ndarray, "N D"]) -> Float[np.ndarray, "N T D"]:
-        """What the events add to the start, scaled; zero in the channels that do not switch."""
+        """Return what the events add to the start, scaled; zero in the channels that do not switch."""
         events = numbers.reshape(len(numbers), len(self.channels) * self.slots, PARTS)
         heights = rises(events[:, :, 1], start[:, self._places], self.slots)
         return ramps_of(events, self.length) @ (heights[:, :, None] * self._onto)
@@ -63,12 +64,12 @@ class Switches:
 
     @cached_property
     def _onto(self) -> np.ndarray:
-        """Which channel each event moves (C E, D)."""
+        """One-hot rows (C E, D): the channel that each event moves."""
         return np.repeat(np.eye(self.width)[self._places], self.slots, axis=0)
 
 
 def rises(level: Float[np.ndarray, "N CE"], start: Float[np.ndarray, "N C"], slots: int) -> Float[np.ndarray, "N CE"]:
-    """How far each event goes: from the start, or the level of the event before, to its own."""
+    """Return the height of each event: its level minus that of the event before, or minus the start."""
     if slots == 1:
         return level - start
     heights = level.reshape(len(level), level.shape[1] // slots, slots).copy()
@@ -78,7 +79,7 @@ def rises(level: Float[np.ndarray, "N CE"], start: Float[np.ndarray, "N C"], slo
 
 
 def ramps_of(events: Float[np.ndarray, "N E 3"], length: int) -> Float[np.ndarray, "N T E"]:
-    """How much of each event has happened at each step: from 0 to 1."""
+    """Return how much of each event has happened at each step, from 0 to 1."""
     ramps = (steps(length) - events[:, None, :, 0]) / events[:, None, :, 2]
     np.maximum(ramps, 0, out=ramps)
     return np.minimum(ramps, 1, out=ramps)
@@ -87,20 +88,20 @@ def ramps_of(events: Float[np.ndarray, "N E 3"], length: int) -> Float[np.ndarra
 def changes(
     events: Float[np.ndarray, "N E 3"], start: Float[np.ndarray, " N"], length: int
 ) -> Float[np.ndarray, "N T"]:
-    """What the events of one channel add to its start."""
+    """Return what the events of one channel add to its start."""
     heights = rises(events[:, :, 1], start[:, None], events.shape[1])
     return np.einsum("nte,ne->nt", ramps_of(events, length), heights)
 
 
 @cache
 def steps(length: int) -> Float[np.ndarray, "T 1"]:
-    """When the control steps of a chunk are: 1 .. length after its start."""
+    """Return the times of a chunk's control steps, 1 .. length steps after its start."""
     return np.arange(1.0, length + 1)[:, None]
 
 
 @dataclass(frozen=True)
 class Bank:
-    """Every ramp an event may be: when it begins, how long it takes, its samples and their squared length."""
+    """All possible ramps of an event: beginning, duration, samples, and the samples' squared norm."""
 
     when: Float[np.ndarray, " R"]
     duration: Float[np.ndarray, " R"]
@@ -110,17 +111,17 @@ class Bank:
 
 @cache
 def bank(length: int, durations: tuple[float, ...]) -> Bank:
-    """The ramps in a chunk of `length` steps."""
+    """Return the ramps of these durations that begin within a chunk of `length` steps."""
     when, duration = (a.ravel().astype(float) for a in np.meshgrid(np.arange(length), durations))
     ramps = np.clip((np.arange(1, length + 1) - when[:, None]) / duration[:, None], 0, 1)
     return Bank(when, duration, ramps, (ramps**2).sum(1))
 
 
 def fit_events(change: np.ndarray, start: np.ndarray, levels: np.ndarray, slots: int, known: Bank) -> np.ndarray:
-    """Events (N, slots, PARTS) for one channel that moves by `change` (N, T) from `start` (N,).
+    """Fit events (N, slots, PARTS) to one channel that moves by `change` (N, T) from `start` (N,).
 
-    One event after the other is put where it lowers the squared error most, before, between or after those there are;
-    then each in turn is taken out and put where it is best among the others.
+    Greedy: each new event is inserted where it lowers the squared error most, before, between or after the existing
+    ones. Then each event in turn is removed and reinserted at the best place among the others.
     """
     count, length = change.shape
     result = np.empty((count, slots, PARTS))
@@ -144,7 +145,7 @@ def fit_events(change: np.ndarray, start: np.ndarray, levels: np.ndarray, slots:
                 )
         result[rows, : filled + 1] = events
         if filled + 1 < slots:
-            result[rows, filled + 1 :, 1] = events[:, -1:, 1]  # an event that does not happen changes no level
+            result[rows, filled + 1 :, 1] = events[:, -1:, 1]  # an unused event keeps the last level
             error = change[rows] - changes(events, start[rows], length)
     return result
 
@@ -152,9 +153,10 @@ def fit_events(change: np.ndarray, start: np.ndarray, levels: np.ndarray, slots:
 def _put(
     error: np.ndarray, events: np.ndarray, start: np.ndarray, levels: np.ndarray, known: Bank
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The events (N, E, PARTS) and one more, where it lowers the squared error most, and by how much.
+    """Insert one more event into events (N, E, PARTS) where it lowers the squared error most.
 
-    Between events e and e + 1 one at level s adds (s - s_e) (r - r_{e+1}) to the signal.
+    Returns the events (N, E + 1, PARTS) and by how much the error falls (N,). A new event of level s and ramp r between
+    events e and e + 1 adds (s - s_e) (r - r_{e+1}) to the signal.
     """
     count, here = len(error), events.shape[1]
     onto, rows = error @ known.ramps.T, np.arange(count)
@@ -184,12 +186,12 @@ def _put(
 
 
 def any_duration(length: int) -> tuple[float, ...]:
-    """The durations to try before it is known which there are."""
+    """Return the candidate durations to try before the data's own are known."""
     return tuple(float(d) for d in range(1, 1 + min(LONGEST, max(1, length // 2))))
 
 
 def resting_levels(signal: Float[np.ndarray, "N T"]) -> Float[np.ndarray, " M"] | None:
-    """The few levels on which the signals rest, ascending; None for signals that rest anywhere, or hardly ever."""
+    """Return the few levels at which the signals rest, ascending; None if they rest anywhere, or hardly ever."""
     still = np.abs(np.diff(signal, axis=1)) < STILL
     resting = signal[:, 1:][still]
     if still.mean() < 0.25 or len(resting) < 4:

@@ -1,7 +1,7 @@
-"""The corners of a signal: where to turn, to what level and how, so that corners and error together are least.
+"""The corners of a signal: when, at what level and how it turns, minimizing squared error plus a cost per corner.
 
 Optimal segmentation by dynamic programming (Bellman 1961, On the approximation of curves by line segments): the best
-path that ends in a corner at step t comes from the best path that ends in some corner before it.
+path that ends in a corner at step t extends the best path that ends in some corner before it.
 """
 
 from dataclasses import dataclass
@@ -11,21 +11,22 @@ import numpy as np
 from jaxtyping import Float, Int
 
 MANNERS = ("jump", "line", "ease")
-"""How a signal gets from one corner to the next: all of it in the last step; evenly; slow, fast and slow again."""
+"""How a signal moves between corners: entirely in the last step; linearly; slowly, then fast, then slowly again."""
 
-ROWS = 256  # signals traced at once
+ROWS = 256  # number of signals traced at once
 
 
 def progress(u: np.ndarray) -> Float[np.ndarray, " M *s"]:
-    """How far each manner is at the share u of the way: 0 to 1."""
+    """Return each manner's progress, from 0 to 1, at the fraction u of the time between two corners."""
     return np.stack([np.where(u >= 1, 1.0, 0.0), u, u * u * (3 - 2 * u)])
 
 
 @dataclass(frozen=True)
 class Path:
-    """The corners of R signals, in no particular order: at step `when` (0: none) to level `which` in a `manner`.
+    """The corners of R signals, last corner first: at step `when` (0: unused entry), to level `which`, in a `manner`.
 
-    `value`: that level; `saves`: by how much the squared error would grow without the corner.
+    `which` is an index into the manner's levels and `value` that level; `saves`: by how much the squared error would
+    grow without the corner.
     """
 
     when: Int[np.ndarray, "R E"]
@@ -42,9 +43,10 @@ def trace(
     worth: Float[np.ndarray, " R"],
     nearest: int,
 ) -> Path:
-    """The corners of each signal, which comes from `start` and may turn at `levels[row, manner]` (infinite: none).
+    """Find the optimal corners of signals that begin at `start` and may turn at `levels[row, manner]`.
 
-    A corner has to lower the squared error by `worth`. It is one of the `nearest` levels to the signal there.
+    A corner has to lower the squared error by `worth`, and its level is one of the `nearest` ones to the signal at that
+    step. Infinite levels are padding.
     """
     costs = Segments.of(signal)
     which, values, allowed = _candidates(signal, start, levels, min(nearest, levels.shape[2]))
@@ -65,7 +67,10 @@ def trace(
 
 
 def _candidates(signal: np.ndarray, start: np.ndarray, levels: np.ndarray, nearest: int) -> tuple:
-    """For each step from 0 (the start) the nearest levels of every manner: which, their values, whether there are."""
+    """Return the nearest levels of every manner at each step from 0 (the start) to T.
+
+    Three arrays (R, T + 1, M x nearest): the levels' indices, their values, and whether they exist.
+    """
     away = np.abs(signal[:, :, None, None] - levels[:, None])
     near = np.argpartition(away, nearest - 1, axis=3)[..., :nearest]
     found = np.take_along_axis(away, near, 3) < np.inf
@@ -82,9 +87,9 @@ def _candidates(signal: np.ndarray, start: np.ndarray, levels: np.ndarray, neare
 
 @dataclass(frozen=True)
 class Segments:
-    """What R signals x have between any two steps i < j, as (R, T + 1, T + 1): sum x, sum x^2, sum r x by manner.
+    """Sums over R signals x between any two steps i < j: sum x, sum x^2 and, for each manner, sum r x.
 
-    The squared error of getting from a (at i) to a + h (at j) in a manner of progress r is
+    The squared error of moving from a (at i) to a + h (at j) in a manner with progress r is
     sum (x - a)^2 - 2 h sum r (x - a) + h^2 sum r^2, each over the steps i + 1 .. j.
     """
 
@@ -94,7 +99,7 @@ class Segments:
 
     @classmethod
     def of(cls, signal: Float[np.ndarray, "R T"]) -> "Segments":
-        """From cumulative moments of the signals about each step i."""
+        """Compute the sums from cumulative moments of the signals about each step i."""
         length = signal.shape[1]
         at = np.arange(length + 1) / length
         powers = at[1:] ** np.arange(4)[:, None, None] * signal
@@ -110,9 +115,10 @@ class Segments:
         return cls(m0, square[:, None] - square[:, :, None], np.stack([last, even, eased], axis=1))
 
     def arriving(self, total: np.ndarray, a: np.ndarray, b: np.ndarray, t: int) -> np.ndarray:
-        """The cost (R, M, K, S, t) of states b (R, M K) at t, from states a (R, S, t) before, where `total` was spent.
+        """Return the cost (R, M, K, S, t) of states b (R, M K) at t when coming from earlier states a (R, S, t).
 
-        As a polynomial in b, whose coefficients are the same for all states of one manner.
+        `total` (R, S, t) is the cost of reaching a. Evaluated as a polynomial in b, whose coefficients are the same for
+        all states of one manner.
         """
         plain, squared = _sizes(self.sums.shape[1] - 1)[:, t:0:-1].transpose(0, 2, 1)[:, :, None]
         hold = total + self._squares[:, t, None, :t] + a * (a * np.arange(t, 0, -1.0) - 2 * self._sums[:, t, None, :t])
@@ -127,7 +133,7 @@ class Segments:
         cost += none[:, :, None]
         return cost
 
-    # The same by where a segment ends, so that all that end in one step lie side by side.
+    # Transposed copies, indexed by a segment's end first, so that all segments that end in one step are contiguous.
 
     @cached_property
     def _sums(self) -> np.ndarray:
@@ -142,12 +148,12 @@ class Segments:
         return np.ascontiguousarray(self.along.swapaxes(2, 3))
 
     def to_the_end(self, values: np.ndarray) -> np.ndarray:
-        """Squared errors (R, T + 1, S) of staying at `values` from each step on."""
+        """Return the squared errors (R, T + 1, S) of staying at `values` from each step to the end."""
         left = np.arange(values.shape[1] - 1, -1, -1.0)[:, None]
         return self.squares[:, :, -1, None] + values * (values * left - 2 * self.sums[:, :, -1, None])
 
     def between(self, i: np.ndarray, a: np.ndarray, j: np.ndarray, b: np.ndarray, manner: np.ndarray) -> np.ndarray:
-        """Squared errors (R, E) of getting from a at i to b at j."""
+        """Return the squared errors (R, E) of moving from a at step i to b at step j."""
         rows, height, reach = np.arange(len(i))[:, None], b - a, j - i
         sizes = _sizes(self.sums.shape[1] - 1)[:, reach, manner]
         rest = self.squares[rows, i, j] + a * (a * reach - 2 * self.sums[rows, i, j])
@@ -156,7 +162,7 @@ class Segments:
 
 @cache
 def _sizes(length: int) -> Float[np.ndarray, "2 T1 M"]:
-    """sum r and sum r^2 of every manner over 0 .. length steps."""
+    """Return sum r and sum r^2 of every manner, for segments of 0 .. length steps."""
     shares = [progress(np.arange(1, reach + 1) / max(reach, 1)) for reach in range(length + 1)]
     return np.stack([[r.sum(1) for r in shares], [(r**2).sum(1) for r in shares]])
 
@@ -164,7 +170,7 @@ def _sizes(length: int) -> Float[np.ndarray, "2 T1 M"]:
 def _followed(
     costs: Segments, end: np.ndarray, came: np.ndarray, which: np.ndarray, values: np.ndarray, manner
 ) -> Path:
-    """The paths that lead to the states `end` (step x states + state), last corner first."""
+    """Trace the paths that lead to the states `end` (step x number of states + state) back, last corner first."""
     rows, states = np.arange(len(end)), values.shape[2]
     passed = [end]
     while (passed[-1] >= states).any():
@@ -179,7 +185,7 @@ def _followed(
     level = np.concatenate([last, value[:, :-1]], axis=1)[:, : when.shape[1] - 1]
     arrives = np.concatenate([0 * later, how[:, :-1]], axis=1)[:, : when.shape[1] - 1]
     here, there = slice(None, -1), earlier
-    onwards = np.where(np.arange(when.shape[1] - 1) == 0, value[:, there], level)  # after the last corner it stays
+    onwards = np.where(np.arange(when.shape[1] - 1) == 0, value[:, there], level)  # it stays after the last corner
     saves = costs.between(when[:, there], value[:, there], until, onwards, arrives)
     saves -= costs.between(when[:, there], value[:, there], when[:, here], value[:, here], how[:, here])
     saves -= costs.between(when[:, here], value[:, here], until, level, arrives)

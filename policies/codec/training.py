@@ -1,4 +1,4 @@
-"""From demonstrations to a codec: which channels switch, the strokes of the others, and the order of the bits."""
+"""Fitting a codec to demonstrations: the channels that switch, the strokes of the others, and the order of bits."""
 
 from collections.abc import Iterable, Sequence
 from typing import SupportsIndex
@@ -18,12 +18,12 @@ from policies.codec.switches import PARTS, Switches, any_duration, bank, changes
 from policies.tokens.splines import design, ends
 from worldmodel.mistakes import Mistake
 
-STROKE_BITS, EVENT_BITS = 8, (8, 3, 3)
-SLOTS = 4  # events of a channel in a chunk, at most
-ENOUGH = 0.7  # one more slot must bring the error below so much of what it was
-FAR = 0.05  # what curves leave at best, from which on corners are tried
-CLEARLY = 0.5  # a channel switches if events leave less than so much of a curve's squared error
-SAMPLE = 400  # chunks on which the worth of an event's bits is measured
+STROKE_BITS, EVENT_BITS = 8, (8, 3, 3)  # largest number of bits of a stroke's number, and of an event's three parts
+SLOTS = 4  # largest number of events of a channel in a chunk
+ENOUGH = 0.7  # another slot is kept only if the squared error falls to this fraction or less
+FAR = 0.05  # corners are tried where curves leave at least this RMS error (scaled), even with unlimited ids
+CLEARLY = 0.5  # events (corners) are preferred to curves if they leave less than this fraction of the squared error
+SAMPLE = 400  # number of chunks used to compare alternatives, about
 
 
 def fit(
@@ -33,11 +33,11 @@ def fit(
     switching: Iterable[SupportsIndex] | None = None,
     stride: int = 3,
 ) -> tuple:
-    """The parts of a Codec, in its order; see `Codec.fit`."""
+    """Fit the fields of a `Codec`, returned in order; see `Codec.fit`."""
     episodes = _checked(episodes, config.length)
     width = episodes[0].shape[1]
     if switching is not None:
-        switching = [int(channel) for channel in switching]  # whatever array they come from
+        switching = [int(channel) for channel in switching]  # they may be NumPy integers or tensors
         if not set(switching) <= set(range(width)):
             raise ValueError(f"switching={switching}: channels from 0 to {width - 1}")
     if stride < 1:
@@ -52,7 +52,10 @@ def fit(
 def fit_writing(
     chunks: np.ndarray, start: np.ndarray, config: CodecConfig, switching: Sequence[int] | None
 ) -> Curves | Corners:
-    """Curves, or corners: as the settings say, or whichever suits the scaled chunks."""
+    """Fit curves or corners to scaled chunks, as the settings say, or whichever suits them better.
+
+    Raises ValueError if the settings ask for corners and `bits` are too few for them.
+    """
     if config.writing == "corners":
         corners = fit_corners(chunks, start, config)
         if corners is None:
@@ -78,7 +81,7 @@ def fit_writing(
 def fit_curves(
     chunks: np.ndarray, start: np.ndarray, config: CodecConfig, switching: Sequence[int] | None
 ) -> tuple[Curves, float]:
-    """Curves for scaled chunks, and the mean squared error that no number of ids would mend."""
+    """Fit curves to scaled chunks; also return the mean squared error that would remain with unlimited ids."""
     switches = find_switches(chunks, start, config, switching)
     events = switches.numbers(chunks, start)
     event_trees = grow_events(events, switches.length)
@@ -105,7 +108,10 @@ def fit_curves(
 
 
 def windows_of(episodes: list[np.ndarray], length: int, stride: int) -> Float[np.ndarray, "N L D"]:
-    """Every window of `length` steps that begins at a multiple of `stride`. Raises ValueError if there is none."""
+    """Return all windows of `length` steps that begin at a multiple of `stride` in an episode.
+
+    Raises ValueError if there is none.
+    """
     longest = max(map(len, episodes), default=0)
     if longest < length:
         raise Mistake(f"{len(episodes)} episodes of at most {longest} steps: at least {length} are needed in one")
@@ -126,7 +132,10 @@ def _checked(episodes: list[np.ndarray], length: int) -> list[np.ndarray]:
 
 
 def find_switches(chunks: np.ndarray, start: np.ndarray, config: CodecConfig, given: Sequence[int] | None) -> Switches:
-    """The channels that switch: those given, or those that events describe clearly better than a curve does."""
+    """Determine the channels that switch: those given, or those that events describe clearly better than a curve.
+
+    Raises ValueError for a given channel that does not rest on at least two levels.
+    """
     channels = range(chunks.shape[2]) if given is None else given
     length = config.length
     curves = design(ends(length), config.control_points, config.degree)[:, 1:]
@@ -151,7 +160,7 @@ def find_switches(chunks: np.ndarray, start: np.ndarray, config: CodecConfig, gi
 
 
 def _events(change: np.ndarray, start: np.ndarray, levels: np.ndarray) -> tuple[np.ndarray, float]:
-    """As many events as a chunk needs, of any duration, and the mean squared error that they leave."""
+    """Fit as many events of any duration as a chunk needs; also return the mean squared error that they leave."""
     error, best = np.inf, np.empty((len(change), 0, PARTS))
     ramps = bank(change.shape[1], any_duration(change.shape[1]))
     while best.shape[1] < SLOTS:
@@ -164,7 +173,7 @@ def _events(change: np.ndarray, start: np.ndarray, levels: np.ndarray) -> tuple[
 
 
 def _durations(events: np.ndarray, length: int) -> set[float]:
-    """The few durations that stand for all those of the events."""
+    """Return the few durations that represent those of all events."""
     taken = events[events[..., 0] < length][:, 2]
     if not len(taken):
         return {1.0}
@@ -173,7 +182,10 @@ def _durations(events: np.ndarray, length: int) -> set[float]:
 
 
 def grow_events(events: np.ndarray, length: int) -> Trees:
-    """Trees for the events' numbers. Without a bit there is no event: it begins when the chunk has ended."""
+    """Grow trees for the numbers of events (N, P).
+
+    With no bits there is no event: the value of the root of a beginning is the end of the chunk.
+    """
     depth = max(EVENT_BITS)
     count = events.shape[1]
     trees = Trees(np.zeros((count, 2**depth)), np.zeros((count, 2 ** (depth + 1))), np.zeros((count, depth + 1)))
@@ -189,9 +201,9 @@ def grow_events(events: np.ndarray, length: int) -> Trees:
 def event_gains(
     chunks: np.ndarray, start: np.ndarray, events: np.ndarray, switches: Switches, trees: Trees
 ) -> list[list[tuple[tuple[int, ...], float]]]:
-    """For each event slot the bits to spend on it, in groups, and the squared error of a chunk that each group saves.
+    """Return for each event slot the groups of bits to spend on it, and the squared error per chunk each group saves.
 
-    An event's begin says nothing without its level, so several bits may have to be bought together.
+    An event's beginning tells nothing without its level, so several bits may have to be spent together.
     """
     some = slice(None, None, max(1, len(chunks) // SAMPLE))
     events, start, chunks = events[some], start[some], chunks[some]
@@ -218,7 +230,10 @@ def event_gains(
 
 
 def _path(error, first: int) -> list[tuple[tuple[int, ...], float]]:
-    """Groups of bits of one event in the order of what they save a bit, looking a few bits ahead."""
+    """Return groups of bits of one event, greedily by the error saved per bit, looking a few bits ahead.
+
+    `error` maps the numbers of bits of the event's parts to the squared error; `first` is the event's first number.
+    """
     at, known = (0, 0, 0), {(0, 0, 0): error((0, 0, 0))}
     path = []
     while True:
@@ -237,7 +252,7 @@ def _path(error, first: int) -> list[tuple[tuple[int, ...], float]]:
 
 
 def _at_depth(trees: Trees, k: int, depth: int, values: np.ndarray) -> np.ndarray:
-    """Numbers k as their first `depth` bits say."""
+    """Quantize values (N,) of number k to its first `depth` bits."""
     node = np.ones(len(values), dtype=int)
     for _ in range(depth):
         node = 2 * node + (values >= trees.splits[k, node])

@@ -1,1 +1,1 @@
-"""Distributions over curves that can be conditioned and composed: a library, which the agent does not use."""
+"""Distributions over curves that can be conditioned and composed: a library that the agent does not use."""

@@ -1,10 +1,10 @@
-"""A token that is not one point but a manifold of them: a Gaussian with a low-rank covariance, in closed form.
+"""A token as a manifold of points instead of a single one: a Gaussian with low-rank structure, in closed form.
 
 Sigma = S (I - N N^T + V diag(g) V^T) S, with S diagonal (`scale`), V (`axes`, P x R) and N (`known`) orthonormal, and
-g > -1 (`gain`). A factor U U^T + D is of this form, and it is closed under all that is done to a token: conditioning
-lets g fall below 0 along what was learned, and puts into N what became known exactly; a product adds precisions, each
-S^-1 (I - V diag(g / (1 + g)) V^T) S^-1. Nothing costs more than a QR of P x (R + M) and an eigenproblem of that many
-columns, M the numbers conditioned on. Source: Paraschos et al. 2013 (ProMPs); Woodbury's identity.
+g > -1 (`gain`). Any covariance U U^T + D has this form, and the form is closed under every operation here: conditioning
+makes g negative along what was learned, and adds to N what became known exactly; a product adds precisions, each
+S^-1 (I - V diag(g / (1 + g)) V^T) S^-1. No operation costs more than a QR decomposition of a P x (R + M) matrix and an
+eigendecomposition of size R + M, for M measured values. Source: Paraschos et al. 2013 (ProMPs); Woodbury's identity.
 """
 
 import math
@@ -17,7 +17,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Manifold:
-    """N(mean, Sigma) over the P numbers of a token, for any leading dimensions; the fields may broadcast over them."""
+    """N(mean, Sigma) over the P entries of a token, with any leading dimensions; the fields may broadcast over them."""
 
     mean: Float[Tensor, "*#B P"]
     scale: Float[Tensor, "*#B P"]
@@ -29,9 +29,9 @@ class Manifold:
     def of(
         cls, mean: Float[Tensor, "*B P"], factor: Float[Tensor, "*B P R"], rest: Float[Tensor, "*B P"]
     ) -> "Manifold":
-        """N(mean, factor factor^T + diag(rest)); `rest` (variances) is positive.
+        """Build N(mean, factor factor^T + diag(rest)).
 
-        Raises ValueError if it is not.
+        Raises ValueError unless the variances `rest` are all positive.
         """
         if not bool((rest > 0).all()):
             raise ValueError(f"rest: variances above 0; the smallest is {float(rest.min()):g}")
@@ -43,10 +43,10 @@ class Manifold:
     def nearest(
         cls, mean: Float[Tensor, "*B P"], scatter: Float[Tensor, "*B P P"], rank: int, floor: float = 1e-3
     ) -> "Manifold":
-        """The likeliest N(mean, U U^T + c I), U of `rank` columns, for data of that scatter; c at least `floor`^2.
+        """Fit N(mean, U U^T + c I), U of `rank` columns, to data with covariance `scatter` by maximum likelihood.
 
-        So a planner's elites become a token again. Source: Tipping and Bishop 1999, eq. 7 and 8.
-        Raises ValueError unless 0 <= rank <= P.
+        c is at least `floor`^2. For example, this turns a planner's elites back into a token. Source: Tipping and
+        Bishop 1999, eq. 7 and 8. Raises ValueError unless 0 <= rank <= P.
         """
         values, vectors = torch.linalg.eigh(scatter)
         size = values.shape[-1]
@@ -60,7 +60,7 @@ class Manifold:
 
     @property
     def covariance(self) -> Float[Tensor, "*B P P"]:
-        """Sigma, whole; nothing here needs it."""
+        """Sigma as a dense matrix; no other method needs it."""
         size = self.scale.shape[-1]
         core = torch.eye(size, dtype=self.scale.dtype) + (self.axes * self.gain[..., None, :]) @ self.axes.mT
         core = core - self.known @ self.known.mT
@@ -68,25 +68,25 @@ class Manifold:
 
     @property
     def entropy(self) -> Float[Tensor, "*B"]:
-        """In nats: how much freedom the token leaves; minus infinity if a direction is known exactly."""
+        """Differential entropy in nats: the freedom the token leaves; -inf if a direction is known exactly."""
         if self.known.shape[-1]:
             return torch.full_like(self.mean[..., 0], -torch.inf)
         log_det = 2 * self.scale.log().sum(-1) + torch.log1p(self.gain).sum(-1)
         return 0.5 * (self.scale.shape[-1] * (1 + math.log(2 * math.pi)) + log_det)
 
     def sample(self, noise: Float[Tensor, "*N P"]) -> Float[Tensor, "*N P"]:
-        """Tokens (..., P) from standard normal `noise` (..., P), whose shape ends in this manifold's own.
+        """Map standard normal `noise` (..., P) to tokens (..., P); the noise's shape must end in the manifold's own.
 
-        mean + S (I - N N^T + V (sqrt(1 + g) - 1) V^T) noise: the symmetric root of the core.
+        mean + S (I - N N^T + V diag(sqrt(1 + g) - 1) V^T) noise, which uses the symmetric root of the core of Sigma.
         """
         along = _into(self.axes, noise) * ((1 + self.gain).sqrt() - 1)
         free = noise - _out_of(self.known, _into(self.known, noise)) + _out_of(self.axes, along)
         return self.mean + self.scale * free
 
     def log_density(self, w: Float[Tensor, "*N P"]) -> Float[Tensor, "*D"]:
-        """Log-density (...,) of tokens w (..., P); leading dimensions broadcast.
+        """Return the log-density (...,) of tokens w (..., P); leading dimensions broadcast.
 
-        Raises ValueError if a direction is known exactly: there is none then.
+        Raises ValueError if a direction is known exactly, since there is no density then.
         """
         if self.known.shape[-1]:
             raise ValueError("a token that was conditioned without noise has no density; condition it with a deviation")
@@ -97,7 +97,10 @@ class Manifold:
         return 0.5 * (size - distance) - self.entropy
 
     def read(self, rows: Float[Tensor, "M P"]) -> tuple[Float[Tensor, "*B M"], Float[Tensor, "*B M"]]:
-        """Mean and deviation, each (..., M), of the linear readings rows @ w; of a curve's values, the tube."""
+        """Return mean and standard deviation, each (..., M), of the linear readings rows @ w.
+
+        With rows that read values of a curve (`Strand.rows`) they describe a tube around it.
+        """
         left = rows * self.scale[..., None, :]
         along = (left @ self.axes).square() * self.gain[..., None, :]
         variance = left.square().sum(-1) + along.sum(-1) - (left @ self.known).square().sum(-1)
@@ -110,10 +113,10 @@ class Manifold:
         value: Float[Tensor, "*C M"],
         deviation: float | Float[Tensor, " M"] = 0.0,
     ) -> "Manifold":
-        """The token given that rows @ w was measured to be `value` (..., M), off by `deviation` (0: exactly).
+        """Condition on rows @ w = `value` (..., M), measured with standard deviation `deviation` (0: exactly).
 
         mean + K (value - rows mean), Sigma - K rows Sigma, with K = Sigma rows^T (rows Sigma rows^T + deviation^2)^-1.
-        Raises ValueError if the measurements fix one another, or what is fixed already, exactly.
+        Raises ValueError if exact measurements are linearly dependent, or fix what is already known exactly.
         """
         root, gap = self._innovation(rows, value, deviation)
         gain = torch.linalg.solve_triangular(root, self._seen(rows).mT, upper=False).mT  # S^-1 Sigma rows^T root^-T
@@ -131,17 +134,20 @@ class Manifold:
         value: Float[Tensor, "*C M"],
         deviation: float | Float[Tensor, " M"] = 0.0,
     ) -> Float[Tensor, "*D"]:
-        """Log-density (...,) of measuring rows @ w + deviation * noise = `value` (..., M). Raises as `condition`."""
+        """Return the log-density (...,) of measuring rows @ w + deviation * noise = `value` (..., M).
+
+        Raises ValueError as `condition` does.
+        """
         root, gap = self._innovation(rows, value, deviation)
         white = torch.linalg.solve_triangular(root, gap[..., None], upper=False)[..., 0]
         log_root = root.diagonal(dim1=-2, dim2=-1).log().sum(-1)
         return -0.5 * (white.square().sum(-1) + len(rows) * math.log(2 * math.pi)) - log_root
 
     def times(self, other: "Manifold", base: "Manifold | None" = None) -> "Manifold":
-        """Two intentions in one token: the product of the densities, divided by what both knew before (`base`).
+        """Combine two intentions: the normalized product of their densities, divided by that of their prior (`base`).
 
-        With a base: p(w | a, b) from p(w | a) and p(w | b), exactly, if a and b are independent given w. Raises
-        ValueError if one has an exactly known direction, or if the base knows more than the two together.
+        With a base this is exactly p(w | a, b) from p(w | a) and p(w | b), if a and b are independent given w. Raises
+        ValueError if one has an exactly known direction, or if the base is narrower than the product.
         """
         parts = [(self, 1.0), (other, 1.0), *([(base, -1.0)] if base is not None else [])]
         if any(m.known.shape[-1] for m, _ in parts):
@@ -158,25 +164,28 @@ class Manifold:
         axes, fall = _orthonormal(torch.cat([c.expand(*batch, -1) for c in columns], -1), torch.cat(signs, -1))
         if not bool((fall > 2 * scale.shape[-1] * torch.finfo(fall.dtype).eps - 1).all()):
             raise ValueError("base: it is narrower than the product; divide by what both tokens came from")
-        gain = -fall / (1 + fall)  # the precision's gains, inverted
+        gain = -fall / (1 + fall)  # from the gains of the precision to those of the covariance
         pull = sum(sign * scale * m._precision_times_mean() for m, sign in parts)
         along = _into(axes, pull) * gain
         mean = scale * (pull + _out_of(axes, along))
         return Manifold(mean, scale, axes, gain, axes[..., :0])
 
     def divergence(self, other: "Manifold") -> Float[Tensor, "*D"]:
-        """KL(this || other) (...,), in nats: how much more this token says. Raises ValueError as other.log_density."""
+        """Return KL(self || other) (...,) in nats: how much more this token specifies.
+
+        Raises ValueError if `other` has an exactly known direction.
+        """
         ratio = self.scale / other.scale
         fall = other.gain / (1 + other.gain)
         mine, theirs = self.axes * ratio[..., None], other.axes * ratio[..., None]
         shared = (other.axes.mT @ mine).square()
-        trace = ratio.square().sum(-1)  # of other's precision times this covariance
+        trace = ratio.square().sum(-1)  # of the other's precision times this covariance
         trace = trace + (mine.square().sum(-2) * self.gain).sum(-1) - (theirs.square().sum(-2) * fall).sum(-1)
         trace = trace - (fall[..., :, None] * shared * self.gain[..., None, :]).sum((-1, -2))
         return 0.5 * trace - other.log_density(self.mean) - self.entropy
 
     def __getitem__(self, index) -> "Manifold":
-        """The manifolds at an index into the leading dimensions."""
+        """Index the leading dimensions."""
         return Manifold(self.mean[index], self.scale[index], self.axes[index], self.gain[index], self.known[index])
 
     def _precision_times_mean(self) -> Tensor:
@@ -185,19 +194,22 @@ class Manifold:
         return (away - _out_of(self.axes, along)) / self.scale
 
     def _seen(self, rows: Tensor) -> Tensor:
-        """S^-1 Sigma rows^T, (..., P, M)."""
+        """Return S^-1 Sigma rows^T (..., P, M)."""
         left = (rows * self.scale[..., None, :]).mT
         return _without(self.known, left) + self.axes @ (self.gain[..., None] * (self.axes.mT @ left))
 
     def _known_with(self, rows: Tensor) -> Tensor:
-        """`known` and what exact readings at `rows` add to it, (..., P, N + rows)."""
+        """Return `known` extended by the directions that exact readings at `rows` fix, (..., P, N + len(rows))."""
         if not len(rows):
             return self.known
         new, _ = torch.linalg.qr(_without(self.known, (rows * self.scale[..., None, :]).mT))
         return torch.cat([self.known.expand(*new.shape[:-1], -1), new], -1)
 
     def _innovation(self, rows: Tensor, value: Tensor, deviation: float | Tensor) -> tuple[Tensor, Tensor]:
-        """The Cholesky root (..., M, M) of the measurement's covariance, and how far it lies from the mean (..., M)."""
+        """Return the Cholesky root (..., M, M) of the measurement's covariance, and its offset from the mean (..., M).
+
+        Raises ValueError if that covariance is numerically singular.
+        """
         noise = torch.as_tensor(deviation, dtype=rows.dtype).expand(len(rows)).square()
         left = rows * self.scale[..., None, :]
         spread = left @ self._seen(rows)
@@ -210,9 +222,10 @@ class Manifold:
 
 
 def _orthonormal(columns: Tensor, signs: Tensor) -> tuple[Tensor, Tensor]:
-    """Orthonormal V (..., P, R') and g > -1 with V diag(g) V^T = C diag(signs) C^T; R' = min(P, R).
+    """Return orthonormal V (..., P, R') and g > -1 with V diag(g) V^T = C diag(signs) C^T; R' = min(P, R).
 
-    A deviation below about 1e-7 of the scale (in double precision) drowns in rounding, and becomes that.
+    C are the `columns`. A standard deviation below about 1e-7 of the scale (in double precision) is lost in rounding,
+    and is raised to that.
     """
     if columns.shape[-1] == 0:
         return columns, signs
@@ -223,17 +236,17 @@ def _orthonormal(columns: Tensor, signs: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _without(known: Tensor, columns: Tensor) -> Tensor:
-    """Columns (..., P, R) less their part in the span of `known`; taken out twice, for what rounding left."""
+    """Project columns (..., P, R) onto the complement of the span of `known`; twice, to remove rounding errors."""
     for _ in range(2 if known.shape[-1] else 0):
         columns = columns - known @ (known.mT @ columns)
     return columns
 
 
 def _into(axes: Tensor, w: Tensor) -> Tensor:
-    """The coordinates (..., R) of w (..., P) along axes (..., P, R)."""
+    """Return the coordinates (..., R) of w (..., P) along axes (..., P, R)."""
     return torch.einsum("...pr,...p->...r", axes, w)
 
 
 def _out_of(axes: Tensor, along: Tensor) -> Tensor:
-    """The point (..., P) of such coordinates."""
+    """Return the point (..., P) with coordinates `along` (..., R) on axes (..., P, R)."""
     return torch.einsum("...pr,...r->...p", axes, along)

@@ -1,4 +1,4 @@
-"""A codebook of tokens that are manifolds: a mixture of Gaussians over control points, fitted to demonstrations."""
+"""A codebook of `Manifold` tokens: a mixture of Gaussians over control points, fitted to demonstrations."""
 
 from dataclasses import dataclass
 
@@ -13,7 +13,10 @@ ITERATIONS = 30  # of k-means
 
 @dataclass(frozen=True)
 class Mixture:
-    """Tokens (C, P) with log-weights (C,); after conditioning on values (..., M), (..., C, P) and (..., C)."""
+    """A mixture of C tokens (C, P) with log-weights (C,).
+
+    After conditioning on values (..., M), tokens are (..., C, P) and log-weights (..., C).
+    """
 
     log_weights: Float[Tensor, "*B C"]
     tokens: Manifold
@@ -21,23 +24,26 @@ class Mixture:
     def evidence(
         self, rows: Float[Tensor, "M P"], value: Float[Tensor, "*B M"], deviation: float | Float[Tensor, " M"]
     ) -> Float[Tensor, "*B C"]:
-        """The log-probability of each token, given that rows @ w was measured to be `value`, off by `deviation`."""
+        """Return each token's log-probability (..., C) given rows @ w = `value`, measured with `deviation`."""
         joint = self.log_weights + self.tokens.evidence(rows, value[..., None, :], deviation)
         return joint.log_softmax(-1)
 
     def condition(
         self, rows: Float[Tensor, "M P"], value: Float[Tensor, "*B M"], deviation: float | Float[Tensor, " M"]
     ) -> "Mixture":
-        """The mixture given that measurement: every token conditioned, and weighed anew by its evidence."""
+        """Condition every token on that measurement, and reweight the tokens by their evidence."""
         weights = self.evidence(rows, value, deviation)
         return Mixture(weights, self.tokens.condition(rows, value[..., None, :], deviation))
 
     def log_density(self, w: Float[Tensor, "*B P"]) -> Float[Tensor, "*B"]:
-        """Log-density (...,) of w (..., P)."""
+        """Return the log-density (...,) of w (..., P)."""
         return (self.log_weights + self.tokens.log_density(w[..., None, :])).logsumexp(-1)
 
     def sample(self, count: int, generator: torch.Generator) -> Float[Tensor, "*B N P"]:
-        """`count` tokens (..., N, P). Which one each is drawn from: systematically, so that shares are met to 1 / N."""
+        """Draw N = `count` points (..., N, P).
+
+        Mixture components are drawn by systematic sampling, so that their shares match the weights to within 1 / N.
+        """
         shares = self.log_weights.exp().cumsum(-1)
         batch, size = shares.shape[:-1], self.tokens.mean.shape[-1]
         start = torch.rand(*batch, 1, generator=generator, dtype=shares.dtype)
@@ -45,7 +51,7 @@ class Mixture:
         chosen = torch.searchsorted(shares, places).clamp(max=shares.shape[-1] - 1)
         noise = torch.randn(*batch, count, size, generator=generator, dtype=shares.dtype)
         away = torch.empty_like(noise)
-        for k in chosen.unique():  # conditioning moves means apart, but the spread is a token's own
+        for k in chosen.unique():  # means depend on the values conditioned on, a token's covariance does not
             own, t = chosen == k, self.tokens
             still = Manifold(torch.zeros_like(t.scale[k]), t.scale[k], t.axes[k], t.gain[k], t.known[k])
             away[own] = still.sample(noise[own])
@@ -53,7 +59,7 @@ class Mixture:
         return away + means.gather(-2, chosen[..., None].expand(*chosen.shape, size))
 
     def read(self, rows: Float[Tensor, "M P"]) -> tuple[Float[Tensor, "*B M"], Float[Tensor, "*B M"]]:
-        """Mean and deviation of the linear readings rows @ w, all tokens taken together."""
+        """Return mean and standard deviation, each (..., M), of the linear readings rows @ w over the whole mixture."""
         mean, deviation = self.tokens.read(rows)
         weights = self.log_weights.exp()[..., None]
         middle = (weights * mean).sum(-2)
@@ -70,15 +76,16 @@ def fit(
     groups: Int[Tensor, " N"] | None = None,
     floor: float = 1e-3,
 ) -> Mixture:
-    """A mixture of `count` tokens around the k-means of control points (N, P).
+    """Fit a mixture of `count` tokens around the k-means centres of control points (N, P).
 
     A cluster's scatter is taken around the mean of its points from *other* `groups` (N,), the episodes they were cut
-    from (each point its own, if not given): an episode's chunks lie close together, and closer to their own mean than
-    a new episode's will. It is shrunk towards the scatter of all clusters, as if `prior` more points of that had been
-    seen, and kept as its `rank` strongest directions and an even rest, of deviation `floor` at least.
+    from (by default each point is its own group): an episode's chunks lie close together, and closer to their own mean
+    than a new episode's will. The scatter is shrunk towards the pooled scatter of all clusters, as if `prior` more
+    points of that had been seen, and reduced to its `rank` strongest directions plus an isotropic rest with a standard
+    deviation of at least `floor`.
 
-    Raises ValueError for more tokens than points, a rank above P, a prior that is not above 0 (a cluster of one group
-    has no scatter of its own), or so many tokens that no cluster has two groups.
+    Raises ValueError for more tokens than points, a rank above P, a prior that is not positive (a cluster of one group
+    has no scatter of its own), or so many tokens that no cluster has points of two groups.
     """
     if not prior > 0:
         raise ValueError(f"prior={prior}: above 0")
@@ -96,7 +103,7 @@ def fit(
 
 
 def _away_from_others(data: Tensor, chosen: Tensor, groups: Tensor) -> tuple[Tensor, Tensor]:
-    """Points (N, P) less the mean of their cluster's points from other groups, and whether there are any (N,)."""
+    """Return points (N, P) minus the mean of their cluster's points from other groups, and whether any exist (N,)."""
     _, part = torch.unique(torch.stack([chosen, groups]), dim=1, return_inverse=True)
 
     def total(label: Tensor, values: Tensor) -> Tensor:
@@ -111,9 +118,9 @@ def _away_from_others(data: Tensor, chosen: Tensor, groups: Tensor) -> tuple[Ten
 def k_means(
     data: Float[Tensor, "N P"], count: int, generator: torch.Generator
 ) -> tuple[Int[Tensor, " N"], Float[Tensor, "C P"]]:
-    """Each point's cluster (N,) and the clusters' means (C, P), begun far apart (k-means++).
+    """Return each point's cluster (N,) and the cluster centres (C, P), with k-means++ initialization.
 
-    Raises ValueError for more clusters than points. A cluster that loses its last point keeps its place.
+    A cluster that loses its last point keeps its centre. Raises ValueError unless 1 <= count <= N.
     """
     if not 1 <= count <= len(data):
         raise ValueError(f"count={count}: from 1 to {len(data)}, the number of points")
@@ -131,5 +138,5 @@ def k_means(
 
 
 def _distances(data: Tensor, centres: Tensor) -> Tensor:
-    """Squared distances (N, C)."""
+    """Return the squared distances (N, C) of points from centres."""
     return torch.cdist(data, centres).square()

@@ -1,4 +1,4 @@
-"""What a distribution over control points says about the curve: its readings, its tube, its motion, its ties."""
+"""From a distribution over control points to its curve: linear readings, a tube around it, a motion, constraints."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ from policies.tokens.vocabulary import Move
 
 @dataclass(frozen=True)
 class Strand:
-    """A curve of `knots` control points in `size` dimensions. A token (P,) is its points in turn, P = knots x size."""
+    """A curve of `knots` control points in `size` dimensions. A token (P,) concatenates them, P = knots x size."""
 
     knots: int
     size: int
@@ -23,35 +23,35 @@ class Strand:
     def rows(
         self, times: float | np.ndarray, derivative: int = 0, dimensions: list[int] | None = None
     ) -> Float[Tensor, "M P"]:
-        """The rows that read position (or its `derivative`-th derivative) off a token at times in [0, 1].
+        """Return the rows that read position (or its `derivative`-th derivative) from a token at times in [0, 1].
 
-        M = times x dimensions (all of them unless given), time by time; rates are per whole token.
+        M = times x dimensions (all of them by default), ordered by time first; rates are per whole token.
         """
         weights = design(np.atleast_1d(np.asarray(times, dtype=float)), self.knots, self.degree, derivative)
         chosen = np.eye(self.size)[slice(None) if dimensions is None else dimensions]
         return torch.from_numpy(np.kron(weights, chosen))
 
     def state_rows(self) -> Float[Tensor, "M P"]:
-        """The rows (2 size, P) that read position and rate at the curve's beginning: what a robot is doing now."""
+        """Return the rows (2 size, P) that read position and rate at the curve's beginning, i.e. the robot's state."""
         return torch.cat([self.rows(0.0), self.rows(0.0, 1)])
 
     def decode(self, tokens: Float[Tensor, "*B P"], times: np.ndarray) -> Float[Tensor, "*B T A"]:
-        """Positions along the curves at times (T,) in [0, 1]."""
+        """Return positions along the curves at times (T,) in [0, 1]."""
         weights = torch.from_numpy(design(times, self.knots, self.degree)).to(tokens.dtype)
         return weights @ tokens.unflatten(-1, (self.knots, self.size))
 
     def encode(self, chunks: Float[Tensor, "*B T A"]) -> Float[Tensor, "*B P"]:
-        """Control points of the least-squares curves through chunks of T control steps."""
+        """Return the control points of the least-squares curves through chunks of T control steps."""
         weights = design(midpoints(chunks.shape[-2]), self.knots, self.degree)
         return (torch.from_numpy(np.linalg.pinv(weights)).to(chunks.dtype) @ chunks).flatten(-2)
 
     def tube(self, token: Manifold, times: np.ndarray) -> tuple[Float[Tensor, "*B T A"], Float[Tensor, "*B T A"]]:
-        """Mean and standard deviation of the curve's position at times (T,) in [0, 1]."""
+        """Return mean and standard deviation of the curve's position at times (T,) in [0, 1]."""
         mean, deviation = token.read(self.rows(times))
         return mean.unflatten(-1, (-1, self.size)), deviation.unflatten(-1, (-1, self.size))
 
     def move(self, token: Manifold, seconds: float) -> Move:
-        """The mean curve as a motion of `seconds`, its points clamped to [-1, 1]; its spread is their deviations."""
+        """Return the mean curve as a motion of `seconds`, clamped to [-1, 1], with the points' deviations as spread."""
         mean, deviation = token.read(torch.eye(self.knots * self.size, dtype=token.mean.dtype))
         shape = (self.knots, self.size)
         return Move(mean.clamp(-1, 1).view(shape).numpy(), seconds, self.degree, deviation.view(shape).numpy())
@@ -60,10 +60,11 @@ class Strand:
 def within(
     tokens: Float[Tensor, "*B P"], rows: Float[Tensor, "M P"], value: Float[Tensor, "*C M"], rounds: int = 20
 ) -> Float[Tensor, "*D P"]:
-    """Tokens in [-1, 1] that still read `value` (..., M) at `rows`, little changed; for samples and means alike.
+    """Bring tokens into [-1, 1] with little change, so that they still read `value` (..., M) at `rows`.
 
-    Control points are clamped, and what that takes from the readings is made up by those that are not at a bound in
-    the way, again and again: of all such changes the least squared one. Position readings within [-1, 1] can be met.
+    In each round control points are clamped, and the error this causes in the readings is corrected by the least-norm
+    change of those points that are not held back by a bound. Position readings within [-1, 1] can be met. Works for
+    samples and means alike.
     """
     w = tokens.expand(*torch.broadcast_shapes(tokens.shape[:-1], value.shape[:-1]), -1)
     ridge = torch.finfo(w.dtype).eps * torch.eye(len(rows), dtype=w.dtype)

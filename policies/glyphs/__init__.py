@@ -1,1 +1,1 @@
-"""policies/glyphs/: a plan drawn as one figure of ink."""
+"""Glyphs: a plan drawn as one figure of ink."""

@@ -1,4 +1,4 @@
-"""The brush: outlines, in the plane, of strokes of varying width, drops and rings of ink."""
+"""The brush: planar outlines of strokes of varying width, drops and blots of ink."""
 
 import hashlib
 from functools import cache
@@ -8,25 +8,25 @@ from jaxtyping import Float
 
 
 def rise(x: Float[np.ndarray, "*n"]) -> Float[np.ndarray, "*n"]:
-    """From 0 at 0 to 1 at 1, level at both ends."""
+    """Rise smoothly from 0 at x <= 0 to 1 at x >= 1, with zero slope at both ends."""
     x = np.clip(x, 0, 1)
     return x * x * (3 - 2 * x)
 
 
 def ease(x: Float[np.ndarray, "*n"]) -> Float[np.ndarray, "*n"]:
-    """From 0 at 0 to 1 at 1 without a jump in slope or curvature: 6 x^5 - 15 x^4 + 10 x^3; steepest in the middle."""
+    """Rise from 0 at 0 to 1 at 1 with zero slope and curvature at both ends: 6 x^5 - 15 x^4 + 10 x^3."""
     return x**3 * (x * (6 * x - 15) + 10)
 
 
 def pressure(u: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
-    """How hard the brush is pressed along a stroke (0 to 1): set down quickly, lifted slowly. A beta density."""
+    """Return the brush's pressure (0 to 1) along a stroke: set down quickly, lifted slowly; a scaled beta density."""
     rising, falling = 1.1, 1.9
     top = rising / (rising + falling)
     return (u / top) ** rising * ((1 - u) / (1 - top)) ** falling
 
 
 def ribbon(centre: Float[np.ndarray, "n *A 2"], half: Float[np.ndarray, " n *A"]) -> Float[np.ndarray, "m *A 2"]:
-    """The outline (2n points) of a line of points, as wide as twice `half` across its direction."""
+    """Return the outline (m = 2n points) of a line of points, with a width of twice `half` across its direction."""
     along = np.gradient(centre, axis=0)
     length = np.linalg.norm(along, axis=-1, keepdims=True)
     across = np.stack([-along[..., 1], along[..., 0]], -1) / np.maximum(length, 1e-12)
@@ -35,7 +35,7 @@ def ribbon(centre: Float[np.ndarray, "n *A 2"], half: Float[np.ndarray, " n *A"]
 
 
 def drop(x: float, y: float, radius: float, sides: int = 28) -> Float[np.ndarray, "n 2"]:
-    """A round drop."""
+    """Return the outline of a round drop, a polygon of `sides` points."""
     return np.array([x, y]) + radius * _round(sides)
 
 
@@ -46,7 +46,7 @@ def _round(sides: int) -> Float[np.ndarray, "n 2"]:
 
 
 def blot(text: str, x: float, y: float, radius: float) -> Float[np.ndarray, "n 2"]:
-    """A drop that ran a little, as the hash of `text` says."""
+    """Return the outline of a slightly irregular drop, whose shape depends on the hash of `text`."""
     throw = thrown(text)
     angle = np.linspace(0, 2 * np.pi, 40, endpoint=False)
     rim = radius * (
@@ -56,7 +56,7 @@ def blot(text: str, x: float, y: float, radius: float) -> Float[np.ndarray, "n 2
 
 
 def splash(text: str, x: float, y: float, size: float, count: int) -> list[Float[np.ndarray, "n 2"]]:
-    """Drops around (x, y), where the hash of `text` throws them: the same text splashes the same way."""
+    """Return drops scattered around (x, y) by the hash of `text`: the same text always splashes the same way."""
     throw = thrown(text)
     result = []
     for _ in range(count):
@@ -67,5 +67,5 @@ def splash(text: str, x: float, y: float, size: float, count: int) -> list[Float
 
 
 def thrown(text: str) -> np.random.Generator:
-    """Randomness that is the same for the same text, everywhere."""
+    """Return a random generator seeded by the text, the same on every machine."""
     return np.random.default_rng(int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big"))

@@ -1,9 +1,9 @@
-"""The glyph: a sentence of tokens as one figure of ink on a circle, in which it can be read.
+"""The glyph: a sentence of tokens as one figure of ink on a circle, from which it can be read.
 
 Time runs clockwise from the gap at the top. Each action dimension has a lane, the first one innermost. A motion draws a
-stroke in every lane, which swings out for positive values and in for negative ones, and is as heavy as the value is
-large. Pale ink around it is as wide as one deviation of the token's distribution to either side. Events are marks.
-All of it is a continuous function of the control points: nearby plans look alike.
+stroke in every lane, which swings outwards for positive and inwards for negative values, and is heavier for larger
+absolute values. Pale ink around it extends one standard deviation of the token's distribution to either side. Events
+are drawn as marks. Everything is a continuous function of the control points: nearby plans look alike.
 """
 
 from collections.abc import Iterable
@@ -19,24 +19,24 @@ from policies.glyphs.ring import Ring, polar
 from policies.tokens.vocabulary import Move, Stop, Token
 
 MIDDLE, BAND, WIDEST = 0.58, 0.315, 0.25
-"""Radius of the middle of all lanes, how far from it a stroke's centre can be, and how far from its lane."""
+"""Radius of the middle of all lanes, and a stroke's largest distance from it and from the centre of its lane."""
 RULER = 0.2
 """Radius of the ruler, inside all lanes."""
 THREAD, REST = 0.003, 0.0015
-"""Half the width of the thinnest line of ink, and of the circles at 0."""
+"""Half the width of the thinnest line of ink, and of the circles that mark the value 0."""
 LAYERS = (1.0, 0.62, 0.31)
-"""Pale ink is laid so many deviations wide, one on the other; only the widest where there are more than MANY lanes."""
+"""Widths of the layers of pale ink, in standard deviations; only the widest is drawn for more than MANY lanes."""
 UNKNOWN = 3**-0.5
-"""The deviation of a value of which only the range [-1, 1] is known; none is drawn wider."""
+"""The standard deviation of a value known only to be in [-1, 1] (uniform); none is drawn wider."""
 DOTS = {-2: 0.005, -1: 0.0075, 0: 0.012}
-"""Radius of the ruler's dots for 0.01, 0.1 and 1 s."""
+"""Radius of the ruler's dots by rank: 0.01, 0.1 and 1 s."""
 
 
 @dataclass(frozen=True)
 class Shape:
-    """Ink of one `opacity` (0 to 1) inside closed outlines (N, 2); an outline that runs the other way is a hole.
+    """Ink of one `opacity` (0 to 1) inside closed outlines (N, 2); an outline of opposite orientation is a hole.
 
-    `role`: stroke, wash, thread, mark, ruler, rest or seed. `token`, `lane`: which it belongs to, -1 where to none.
+    `role`: stroke, wash, thread, mark, ruler, rest or seed. `token`, `lane`: those it belongs to, -1 for none.
     """
 
     outlines: tuple[Float[np.ndarray, "_ 2"], ...]
@@ -48,21 +48,21 @@ class Shape:
 
 @dataclass(frozen=True)
 class Lanes:
-    """Where each of A action dimensions is drawn: value v in [-1, 1] at radius `rest`[d] + `swing` x v."""
+    """Where each of A action dimensions is drawn: value v in [-1, 1] at radius rest[d] + swing x v."""
 
     rest: Float[np.ndarray, " A"]
     swing: float
 
     @classmethod
     def of(cls, count: int) -> "Lanes":
-        """Share the band: few lanes do not meet, many are woven."""
+        """Divide the band among `count` lanes; a few lanes do not overlap, many are interwoven."""
         swing = min(WIDEST, BAND * max(count, 1) ** -0.75)
         spread = BAND - swing
         return cls(MIDDLE + spread * (np.linspace(-1, 1, count) if count > 1 else np.zeros(count)), swing)
 
 
 def glyph(sentence: Iterable[Token]) -> tuple[Shape, ...]:
-    """The shapes of a sentence, pale ones first, in the square [-1, 1] x [-1, 1] (x right, y down).
+    """Return the shapes of a sentence, pale ones first, in the square [-1, 1] x [-1, 1] (x right, y down).
 
     Raises ValueError for a sentence that the vocabulary does not allow.
     """
@@ -84,9 +84,9 @@ def glyph(sentence: Iterable[Token]) -> tuple[Shape, ...]:
 
 
 def _band(line: Line, lanes: Lanes, half: Float[np.ndarray, "n A"]) -> Float[np.ndarray, "m A 2"]:
-    """Outlines around a line, `half` outwards and inwards: a broad pen, held towards the middle.
+    """Return outlines that extend `half` outwards and inwards from a line: a broad pen held towards the middle.
 
-    Where a line is steep it is thin, as in writing; and an outline moves no further than value and width do.
+    Steep parts of a line are thin, as in writing, and an outline moves no further than value and width do.
     """
     angle = np.broadcast_to(line.angle[:, None], line.value.shape)
     radius = lanes.rest + lanes.swing * line.value
@@ -100,7 +100,7 @@ def _ink(stroke: Line, lanes: Lanes) -> list[Shape]:
 
 
 def _wash(stroke: Line, lanes: Lanes) -> list[Shape]:
-    """Pale ink: the same amount on more paper is paler."""
+    """Draw the pale ink around a stroke: the wider it is, the paler, as if the amount of ink were the same."""
     spread = np.minimum(stroke.spread, UNKNOWN)
     ends = rise(stroke.u / 0.35) * rise((1 - stroke.u) / 0.35)
     opacity = 0.55 / (1 + 4 * spread.mean(0))
@@ -112,7 +112,7 @@ def _wash(stroke: Line, lanes: Lanes) -> list[Shape]:
 
 
 def _thread(thread: Line, lanes: Lanes, lifted: bool) -> list[Shape]:
-    """A line as thin as can be, of even width, and at the very end thinner still."""
+    """Draw a line of the smallest width, which tapers off to nothing if it is the last one (`lifted`)."""
     angle = np.broadcast_to(thread.angle[:, None], thread.value.shape)
     half = THREAD * (1 - rise(thread.u) if lifted else np.ones(len(thread.u)))
     centre = polar(angle, lanes.rest + lanes.swing * thread.value)
@@ -121,12 +121,12 @@ def _thread(thread: Line, lanes: Lanes, lifted: bool) -> list[Shape]:
 
 
 def _each(outlines: Float[np.ndarray, "m A 2"], opacity: Float[np.ndarray, " A"], role: str, token: int) -> list[Shape]:
-    """A shape for each lane."""
+    """Return one shape for each lane."""
     return [Shape((outlines[:, d],), float(opacity[d]), role, token, d) for d in range(len(opacity))]
 
 
 def _ruler(ring: Ring) -> list[Shape]:
-    """Dots along the motions, one for each 0.01, 0.1 or 1 s by size, and a dash at the beginning of each token."""
+    """Draw dots along the motions, sized by 0.01, 0.1 and 1 s, and a dash at the beginning of each motion or stop."""
     result = []
     for angle, rank in ring.ticks():
         x, y = polar(np.array(angle), np.array(RULER))
@@ -139,7 +139,7 @@ def _ruler(ring: Ring) -> list[Shape]:
 
 
 def _rests(lanes: Lanes) -> list[Shape]:
-    """For every lane a dot at the top, where it begins, and a pale circle, where its values are 0 (not for MANY)."""
+    """Draw for each lane a dot at the top, where it begins, and a pale circle at value 0 (up to MANY lanes)."""
     count, result = len(lanes.rest), []
     for d, radius in enumerate(lanes.rest):
         if count <= MANY:

@@ -1,7 +1,7 @@
-"""Ink on paper: a glyph as SVG text, as an image of any size, as a file.
+"""Ink on paper: a glyph as SVG text, as an image of any size, or as a file.
 
-Images are filled by Agg, the rasteriser inside matplotlib, without matplotlib's figures: it is here already, smooths
-edges by exact coverage (no oversampling), and draws a plan within the time of a video frame.
+Images are rendered by Agg, the rasteriser inside matplotlib, without matplotlib's figures: it is already installed,
+antialiases by exact coverage (no oversampling), and draws a plan within the time of a video frame.
 """
 
 from collections.abc import Iterable, Iterator
@@ -17,13 +17,13 @@ from policies.storage.files import replace_file
 from policies.tokens.vocabulary import Token, text
 
 INK, NIGHT = "#15151c", "#f1efe8"
-"""The ink's colour on white paper, and on a dark page."""
+"""The ink's colours on white paper and on a dark page."""
 SCALE = 1000
 """SVG units from the middle of a glyph to its edge."""
 
 
 def svg(shapes: Iterable[Shape], title: str = "") -> str:
-    """One SVG document. It is ink on a page of whatever colour: dark on a light one, light where dark is preferred."""
+    """Return an SVG document with a transparent background, dark ink, and light ink where dark mode is preferred."""
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{-SCALE} {-SCALE} {2 * SCALE} {2 * SCALE}" '
         f'fill="currentColor" role="img">',
@@ -37,7 +37,7 @@ def svg(shapes: Iterable[Shape], title: str = "") -> str:
 
 
 def _path(outline: Float[np.ndarray, "n 2"]) -> str:
-    """A closed outline in whole units, each point relative to the one before; none that stays where it was."""
+    """Return a closed outline as SVG path data: integer coordinates relative to the previous point, no repetitions."""
     points = np.rint(thinned(outline, 0.4 / SCALE) * SCALE).astype(int)
     steps = np.diff(points, axis=0)
     numbers = "".join(f"{x:+d}{y:+d}" for x, y in steps[np.any(steps != 0, axis=1)])
@@ -45,7 +45,7 @@ def _path(outline: Float[np.ndarray, "n 2"]) -> str:
 
 
 def thinned(outline: Float[np.ndarray, "n 2"], error: float) -> Float[np.ndarray, "m 2"]:
-    """Fewer of an outline's points, none of those left out further than `error` from the line that is left.
+    """Simplify an outline so that no point left out is further than `error` from the remaining line.
 
     Source: Douglas and Peucker 1973.
     """
@@ -69,11 +69,11 @@ def thinned(outline: Float[np.ndarray, "n 2"], error: float) -> Float[np.ndarray
 def picture(
     shapes: Iterable[Shape], size: int, ink: str = INK, paper: str | None = None
 ) -> UInt8[np.ndarray, "size size 4"]:
-    """A glyph as RGBA, `size` pixels wide and high, in colours that matplotlib knows.
+    """Render a glyph as an RGBA image, `size` pixels wide and high; `ink` and `paper` are matplotlib colours.
 
-    Without `paper` it lies on nothing: alpha is 0 where there is no ink, and colours are not premultiplied.
+    Without `paper` the background is transparent: alpha is 0 where there is no ink; colours are not premultiplied.
     """
-    from matplotlib.backends.backend_agg import RendererAgg  # it takes a third of a second
+    from matplotlib.backends.backend_agg import RendererAgg  # importing it takes a third of a second
     from matplotlib.colors import to_rgb
     from matplotlib.path import Path as Outline
     from matplotlib.transforms import Affine2D
@@ -97,7 +97,10 @@ def picture(
 
 
 def _fillings(shapes: Iterable[Shape]) -> Iterator[tuple[float, list[Float[np.ndarray, "_ 2"]]]]:
-    """What can be filled at once: lines that are as dark as can be, which all run the same way; others one by one."""
+    """Yield (opacity, outlines to fill at once): runs of opaque lines together, other shapes one by one.
+
+    Opaque strokes and threads can share a filling because all their outlines have the same orientation.
+    """
     for (role, opacity), run in groupby(shapes, key=lambda shape: (shape.role, shape.opacity)):
         outlines = [list(shape.outlines) for shape in run]
         if role in ("stroke", "thread") and opacity == 1:
@@ -107,9 +110,9 @@ def _fillings(shapes: Iterable[Shape]) -> Iterator[tuple[float, list[Float[np.nd
 
 
 def draw(sentence: Iterable[Token], path: Path, size: int = 800) -> None:
-    """Write a sentence's glyph as .svg, or as .png of `size` pixels on white.
+    """Write a sentence's glyph as .svg, or as .png of `size` x `size` pixels on white.
 
-    Raises ValueError for another ending or for what is no sentence, OSError where the file cannot be written.
+    Raises ValueError for another suffix or an invalid sentence, OSError if the file cannot be written.
     """
     tokens = tuple(sentence)
     shapes = glyph(tokens)

@@ -1,4 +1,4 @@
-"""The lines of a glyph before there is ink on them: every motion's curves on the ring, and the threads between them."""
+"""The centre lines of a glyph: each motion's curves on the ring, and the threads between them."""
 
 from dataclasses import dataclass
 
@@ -11,17 +11,18 @@ from policies.tokens.splines import design
 from policies.tokens.vocabulary import Move, Stop
 
 STEP = 0.025
-"""Radians between two points of a line, at most; twice that where there are more than MANY lanes."""
+"""Largest angle between two points of a line, in radians; twice that for more than MANY lanes."""
 MANY = 8
 TAIL = 0.16
-"""Radians over which the last stroke is lifted off the paper."""
+"""Angle over which the brush is lifted after the last stroke, in radians."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """Curves of all lanes along a part of the ring: at `angle` (n,), `value` and `spread` (n, A).
+    """Curves of all lanes along a part of the ring: `value` and `spread` (n, A) at `angle` (n,).
 
-    `u` (n,) goes from 0 to 1. `token`: whose it is, -1 of a thread. `soft`: the share of it that a joint may bend.
+    `u` (n,) goes from 0 to 1. `token`: the token's index, -1 for a thread. `soft`: the share of the line, at each end,
+    that may be bent to join a neighbour.
     """
 
     token: int
@@ -33,16 +34,16 @@ class Line:
 
 
 def strokes(ring: Ring) -> list[Line]:
-    """A line for each motion, flowing into those that follow at once."""
+    """Return a line for each motion, joined smoothly with motions that follow immediately."""
     moves = [span for span in ring.spans if isinstance(span.token, Move)]
     lines = joined([line for span in moves for line in _levels(span)])
     return [_whole([line for line in lines if line.token == span.index]) for span in moves]
 
 
 def _levels(span: Span) -> list[Line]:
-    """A motion's curves; those of degree 0 are one level after the other."""
+    """Return a motion's curves as one line, or as one line per level for degree 0."""
     points, spread = span.token.points, span.token.spread
-    spread = np.zeros_like(points) if spread is None else np.minimum(spread, 1e3)  # far more than is ever drawn
+    spread = np.zeros_like(points) if spread is None else np.minimum(spread, 1e3)  # far wider than is ever drawn
     parts = [(points, spread)]
     if span.token.degree == 0:
         parts = [(points[i : i + 1], spread[i : i + 1]) for i in range(len(points))]
@@ -51,22 +52,22 @@ def _levels(span: Span) -> list[Line]:
     for (c, s), begin, end in zip(parts, borders[:-1], borders[1:], strict=True):
         u = _steps(end - begin, points.shape[1])
         weights = design(u, len(c), min(span.token.degree, len(c) - 1))
-        deviation = np.sqrt(weights**2 @ s**2)  # of a curve whose control points vary independently
+        deviation = np.sqrt(weights**2 @ s**2)  # for control points that vary independently
         soft = 0.5 if span.token.degree == 0 else 0.1
         result.append(Line(span.index, u, begin + (end - begin) * u, weights @ c, deviation, soft))
     return result
 
 
 def _steps(angle: float, lanes: int) -> Float[np.ndarray, " n"]:
-    """Evenly from 0 to 1, close enough for an outline over `angle` radians."""
+    """Return evenly spaced values from 0 to 1, dense enough for an outline over `angle` radians."""
     step = STEP if lanes <= MANY else 2 * STEP
     return np.linspace(0, 1, max(9, int(np.ceil(angle / step)) + 1))
 
 
 def joined(lines: list[Line]) -> list[Line]:
-    """The lines with the jumps between neighbours made smooth: both go half of the way within their `soft` share.
+    """Smooth the jumps between adjacent lines: each bends half of the way to the other within its `soft` share.
 
-    A level keeps its value in its middle, and a curve everywhere but at its ends.
+    A level thus keeps its value in its middle, and a curve everywhere but near its ends.
     """
     result = []
     for i, line in enumerate(lines):
@@ -84,7 +85,7 @@ def joined(lines: list[Line]) -> list[Line]:
 
 
 def _whole(lines: list[Line]) -> Line:
-    """A token's lines as one, without the points that two of them share."""
+    """Concatenate a token's lines, dropping the points that two of them share."""
     first, rest = lines[0], lines[1:]
     angle = np.concatenate([first.angle, *[line.angle[1:] for line in rest]])
     value = np.concatenate([first.value, *[line.value[1:] for line in rest]])
@@ -93,7 +94,7 @@ def _whole(lines: list[Line]) -> Line:
 
 
 def threads(ring: Ring, drawn: list[Line]) -> list[Line]:
-    """What carries every lane from 0 at the top to the first stroke, over the pauses, and off the last stroke."""
+    """Return the lines that carry every lane from 0 at the top to the first stroke, over pauses, and off the last."""
     if not drawn:
         return []
     last, final = drawn[-1], ring.spans[-1]
@@ -106,15 +107,15 @@ def threads(ring: Ring, drawn: list[Line]) -> list[Line]:
         if to - begin > 1e-9:
             u = _steps(to - begin, len(still))
             t = u[:, None]
-            value = old + rise(t) * (new - old) + t * (1 - t) * ((1 - t) * lean - t * then)  # Hermite's cubic
+            value = old + rise(t) * (new - old) + t * (1 - t) * ((1 - t) * lean - t * then)  # cubic Hermite
             result.append(Line(-1, u, begin + (to - begin) * u, np.clip(value, -1, 1), 0 * value, 0.5))
     return result
 
 
 def _leaning(stroke: Line, end: int) -> Float[np.ndarray, " A"]:
-    """How far the values would go on within the next pause, from a stroke's beginning (0) or end (-1).
+    """Return the slope (A,) of a thread where it meets a stroke's beginning (`end` = 0) or end (-1).
 
-    Not the whole of the slope, over an eighth of the stroke: a short steep one would throw its thread far out.
+    It is an eighth of the stroke's own slope, since the thread of a short, steep stroke would swing far out otherwise.
     """
     i, j = (0, 1) if end == 0 else (-2, -1)
     return 0.125 * (stroke.value[j] - stroke.value[i]) / (stroke.u[j] - stroke.u[i])

@@ -1,4 +1,4 @@
-"""The marks of a glyph: how each kind of event is drawn."""
+"""The marks of a glyph, one design for each kind of event."""
 
 import numpy as np
 from jaxtyping import Float
@@ -8,13 +8,16 @@ from policies.glyphs.ring import Span, polar
 from policies.tokens.vocabulary import Ask, Grip, Look, Stop
 
 INNER, HEAD, SIZE = 0.255, 0.915, 0.045
-"""Radii where a mark's stem begins and where its head is, and the head's own radius."""
+"""Distances from the centre at which a mark's stem begins and its head lies, and the radius of the head."""
 
 Outlines = tuple[Float[np.ndarray, "_ 2"], ...]
 
 
 def mark(span: Span) -> list[Outlines]:
-    """Shapes of an event: a stem across all lanes, and a head that tells its kind."""
+    """Return the shapes of an event: a stem across all lanes, a head that shows its kind, and splashes around it.
+
+    A stop is a bar across all lanes instead.
+    """
     angle = (span.begin + span.end) / 2
     token = span.token
     if isinstance(token, Stop):
@@ -35,13 +38,13 @@ def _stem(angle: float) -> Outlines:
 
 
 def _grip(token: Grip, angle: float) -> list[Outlines]:
-    """A blot for a closed hand; the wider it opens, the wider the hole."""
+    """Draw a blot with a hole that is larger the wider the gripper opens; none for a closed one."""
     x, y = polar(np.array(angle), np.array(HEAD))
     return [(blot(f"grip {angle:.1f}", x, y, SIZE), drop(x, y, 0.74 * SIZE * token.level)[::-1])]
 
 
 def _look(token: Look, angle: float) -> list[Outlines]:
-    """An eye, which looks outwards."""
+    """Draw an eye with a round pupil."""
     u = np.linspace(-1, 1, 20)
     wide, high = 1.9 * SIZE, 0.95 * SIZE
     lid = np.concatenate(
@@ -52,7 +55,7 @@ def _look(token: Look, angle: float) -> list[Outlines]:
 
 
 def _ask(token: Ask, angle: float) -> list[Outlines]:
-    """A hook, as of a question mark, around a drop."""
+    """Draw a hook, as in a question mark, around a drop."""
     u = np.linspace(0, 1, 40)
     turn = np.pi * (1.0 - 1.55 * u)
     centre = 1.25 * SIZE * np.stack([np.sin(turn), np.cos(turn)], -1)
@@ -61,7 +64,7 @@ def _ask(token: Ask, angle: float) -> list[Outlines]:
 
 
 def _stop(angle: float) -> list[Outlines]:
-    """A heavy bar across all lanes."""
+    """Draw a heavy bar across all lanes."""
     u = np.linspace(0, 1, 24)
     centre = polar(np.full(24, angle), INNER + (HEAD - INNER) * u)
     half = 0.004 + 0.022 * rise(u / 0.15) * (1 - 0.8 * rise((u - 0.3) / 0.7))
@@ -70,7 +73,7 @@ def _stop(angle: float) -> list[Outlines]:
 
 
 def _turn(points: Float[np.ndarray, "n 2"], angle: float) -> Float[np.ndarray, "n 2"]:
-    """Points around a mark's head (x along the ring, y inwards), put at its place."""
+    """Move points from the frame of a mark's head (x along the ring, y inwards) to its place on the ring."""
     x, y = polar(np.array(angle), np.array(HEAD))
     along, inward = np.array([np.cos(angle), np.sin(angle)]), np.array([-np.sin(angle), np.cos(angle)])
     return np.array([x, y]) + points[:, :1] * along + points[:, 1:] * inward

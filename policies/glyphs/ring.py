@@ -1,4 +1,4 @@
-"""The ring of a glyph: when each token of a sentence acts, as angles clockwise from the top of a circle."""
+"""The ring of a glyph: the times at which the tokens of a sentence act, as angles clockwise from the top."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -9,18 +9,18 @@ from jaxtyping import Float
 from policies.tokens.vocabulary import Grip, Move, Sentence, Stop, Token, checked
 
 GAP = 0.44
-"""Radians left open at the top, where the ring begins and ends."""
+"""Angle left open at the top, where the ring begins and ends, in radians."""
 PAUSE = 0.2
-"""Radians that an event outside a motion takes: it has no duration, but needs room to be seen."""
+"""Largest angle given to an event outside a motion, in radians: it has no duration, but needs room to be seen."""
 CROWDED = 0.4
-"""Share of the ring that all such events together may take."""
+"""Largest share of the ring for all such events together."""
 FINEST = 80
-"""The ruler has no more marks than this; so it is coarser for longer sentences."""
+"""Largest number of marks on the ruler; longer sentences get a coarser one."""
 
 
 @dataclass(frozen=True)
 class Span:
-    """Token `index` of a sentence acts from angle `begin` to `end`, in radians; inside a motion the two are equal."""
+    """Token `index` of a sentence acts from angle `begin` to `end`, in radians; equal for an event inside a motion."""
 
     index: int
     token: Token
@@ -30,14 +30,17 @@ class Span:
 
 @dataclass(frozen=True)
 class Ring:
-    """The spans of a sentence, and `rate`, radians per second of motion (0 where nothing moves)."""
+    """The spans of a sentence, and `rate`, in radians per second of motion (0 if nothing moves)."""
 
     spans: tuple[Span, ...]
     rate: float
 
     @classmethod
     def of(cls, sentence: Iterable[Token]) -> "Ring":
-        """Lay a sentence out: angles in proportion to seconds, a pause for each event that is not inside a motion."""
+        """Lay out a sentence: angles proportional to seconds, and a pause for each event outside a motion.
+
+        Raises ValueError for an invalid sentence.
+        """
         tokens = checked(sentence)
         total = sum(map(_seconds, tokens))
         count = sum(map(_pauses, tokens))
@@ -54,9 +57,9 @@ class Ring:
         return cls(tuple(spans), rate)
 
     def ticks(self) -> list[tuple[float, int]]:
-        """Angle and rank of every mark of a ruler along the motions: rank r where a multiple of 10^r s ends.
+        """Return angle and rank of each mark of a ruler along the motions: rank r at multiples of 10^r seconds.
 
-        The finest rank is -2, or the first of which there are no more than FINEST.
+        The finest rank is -2, or the first one above it with at most FINEST marks.
         """
         moving = [span for span in self.spans if _seconds(span.token)]
         total = sum(_seconds(span.token) for span in moving)
@@ -84,7 +87,7 @@ def _inside(token: Token) -> bool:
 
 
 def _angles(tokens: Sentence, begins: Float[np.ndarray, " n"]) -> list[float | None]:
-    """Where the tokens act that fall inside a motion; None for the others. Past the last motion it is its end."""
+    """Return the angles of tokens that act inside a motion (past the last one: at its end), and None for the others."""
     times = np.cumsum([0.0, *map(_seconds, tokens)])
     result: list[float | None] = []
     for i, token in enumerate(tokens):
@@ -102,5 +105,5 @@ def _angles(tokens: Sentence, begins: Float[np.ndarray, " n"]) -> list[float | N
 
 
 def polar(angle: Float[np.ndarray, "*n"], radius: Float[np.ndarray, "*n"]) -> Float[np.ndarray, "*n 2"]:
-    """Points (x right, y down) at angles clockwise from the top."""
+    """Return points (x right, y down) at angles clockwise from the top, in radians."""
     return np.stack([radius * np.sin(angle), -radius * np.cos(angle)], -1)

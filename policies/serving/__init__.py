@@ -1,1 +1,1 @@
-"""policies/serving/: a planner in a process of its own, here or on another machine, and the link to it."""
+"""policies/serving/: a planner in a separate process, on this or another machine, and the link to it."""

@@ -1,4 +1,4 @@
-"""A sealed connection over a socket: the handshake, then messages, waited for or not."""
+"""An authenticated connection over a socket: a handshake, then messages, blocking or not."""
 
 import contextlib
 import socket
@@ -8,21 +8,22 @@ from policies.serving.messages import Message, WrongMessage
 from policies.serving.sealing import HELLO, Seal, hello
 
 HANDSHAKE_S = 5.0
-"""From a connection's beginning to its first authentic message, at most."""
+"""Maximum time from the start of a connection to its first authentic message."""
 CHUNK = 1 << 16
 STUCK_S = 5.0
-"""A line over which nothing has gone for so long, though there is something to go, is dead."""
+"""A connection is considered dead if data has been waiting to be sent for this long without progress."""
 ROOM = 1 << 22
-"""Bytes that the system is asked to keep of what was sent, so that frames leave at once."""
+"""Requested size of the socket's send buffer in bytes, so that camera frames are sent at once."""
 
 
 class Connection:
-    """One end of a sealed socket."""
+    """One end of an authenticated connection."""
 
     def __init__(self, sock: socket.socket, secret: bytes, serving: bool, patience_s: float | None):
-        """Shake hands. Raises Refused, OSError (TimeoutError among them).
+        """Perform the handshake. Raises Refused or OSError (including TimeoutError).
 
-        Until `patient` or `hurried` it waits `patience_s` in all, whatever is said; None: as long as it takes.
+        `serving`: whether this is the planner's end. Until `patient` or `hurried` is called, all waiting together takes
+        at most `patience_s`, however many messages arrive; None: no limit.
         """
         self._socket = sock
         self._end = None if patience_s is None else time.monotonic() + patience_s
@@ -37,20 +38,20 @@ class Connection:
             theirs += self._read(HELLO.size - len(theirs))
         self._seal, self._rest, self._moved = Seal(secret, ours, theirs, serving), b"", 0.0
         self._waiting: list[Message] = []
-        self._failed: Exception | None = None  # why nothing more comes, where what came before was given out first
+        self._failed: Exception | None = None  # raised by the next `poll`, after the messages before it
 
     def patient(self) -> None:
-        """Wait as long as it takes from now on."""
+        """From now on, block without a time limit."""
         self._end = None
         self._socket.settimeout(None)
 
     def hurried(self) -> None:
-        """Wait for nothing from now on: `poll` takes what there is, `send` what there is room for, `poll` the rest."""
+        """From now on, never block: `send` sends what there is room for, and `poll` sends the rest and receives."""
         self._end = None
         self._socket.settimeout(0)
 
     def send(self, message: Message) -> None:
-        """Send it. Raises OSError, after which the connection is no use."""
+        """Send a message. Raises WrongMessage, or OSError, after which the connection is unusable."""
         data = self._seal.seal(message)
         if self._socket.gettimeout() == 0:
             if not self._rest:
@@ -62,13 +63,13 @@ class Connection:
             self._socket.sendall(data)
 
     def receive(self) -> Message:
-        """The next message. Raises Refused, WrongMessage, OSError."""
+        """Wait for the next message. Raises Refused, WrongMessage or OSError."""
         while not self._waiting:
             self._waiting += self._seal.open(self._read(CHUNK))
         return self._waiting.pop(0)
 
     def poll(self) -> list[Message]:
-        """The messages that have come. Raises as `receive`."""
+        """Return the messages that have arrived. Raises as `receive`, after returning those from before the fault."""
         if self._failed is not None:
             raise self._failed
         self._push()
@@ -85,18 +86,18 @@ class Connection:
         return messages
 
     def hear_no_more(self) -> None:
-        """Take in nothing that comes from now on: who waits in `receive` is woken by an OSError, and can still send."""
-        with contextlib.suppress(OSError):  # where the other side was quicker
+        """Stop receiving: a thread waiting in `receive` is woken by an OSError, and can still send."""
+        with contextlib.suppress(OSError):  # the other side may have closed it first
             self._socket.shutdown(socket.SHUT_RD)
 
     def close(self) -> None:
-        """Hang up; who waits in `receive` is woken."""
-        with contextlib.suppress(OSError):  # where the other side was quicker
+        """Hang up; a thread waiting in `receive` is woken."""
+        with contextlib.suppress(OSError):  # the other side may have closed it first
             self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
 
     def _push(self) -> None:
-        """Send as much of the rest as there is room for. Raises OSError, also where there has been none for long."""
+        """Send as much pending data as there is room for. Raises OSError, also if there was no room for `STUCK_S`."""
         with contextlib.suppress(BlockingIOError):
             while self._rest:
                 self._rest = self._rest[self._socket.send(self._rest) :]
@@ -105,7 +106,7 @@ class Connection:
             raise ConnectionError(f"the other side has not read for {STUCK_S:g} s")
 
     def _wait(self) -> None:
-        """Let the next call wait no longer than is left. Raises TimeoutError where nothing is."""
+        """Limit the next socket call to the time left. Raises TimeoutError if none is left."""
         if self._end is None:
             return
         left = self._end - time.monotonic()

@@ -1,4 +1,4 @@
-"""One decision at a time from what one robot perceives: what a planner's process does."""
+"""The work of a planner's process: one decision at a time for one robot."""
 
 import math
 import time
@@ -17,9 +17,10 @@ from worldmodel.senses import LANGUAGE_KEY, STATE_KEY, is_image, mask
 
 
 class Decider:
-    """Answers a robot with the decisions of an agent, with a planner or without, for the task called `label`.
+    """Answers a robot's questions with the decisions of an agent, with or without a planner, for the task `label`.
 
-    Its actions are for `control_hz` control steps a second, and mean what `control` says (`sim.so101.targets`).
+    Its actions are for `control_hz` control steps per second, and are interpreted as `control` says
+    (`sim.so101.targets`).
     """
 
     def __init__(self, agent: Agent, label: str, control: str, control_hz: float):
@@ -27,11 +28,11 @@ class Decider:
         self._deadline_ms = 0.0
         remembered = len(agent.model.config.vision.lags)
         frames = {key: (remembered, *shape) for key, shape in agent.model.senses.items() if is_image(key)}
-        self._frames = frames  # what is looked at of each camera, (F, H, W, 3)
+        self._frames = frames  # shape of each camera's frame stack, (F, H, W, 3)
         self._sentence = torch.zeros(1, Words.size)
 
     def unfit(self, begin: Begin) -> str:
-        """Why this planner is not for that robot; empty: it is. Another robot may be answered meanwhile."""
+        """Return why this planner does not suit that robot, or "". Another robot may be answered at the same time."""
         if differing := self._differing(begin):
             return f"this planner is for another checkpoint than the robot's: {differing}"
         if LANGUAGE_KEY in self.agent.model.senses:
@@ -42,14 +43,14 @@ class Decider:
         return ""
 
     def begin(self, begin: Begin) -> None:
-        """Forget what was; what follows is for that robot, which is not `unfit`."""
+        """Start serving that robot, for which `unfit` returned ""; forget everything before."""
         if LANGUAGE_KEY in self.agent.model.senses:
             self._sentence = WORDS.encode([begin.sentence])
         self.agent.forget()
         self._deadline_ms = begin.deadline_ms
 
     def warm(self) -> None:
-        """Decide twice about nothing, since the first decisions of a process are slow. They are not counted."""
+        """Make two decisions on blank input, since the first ones of a process are slow; they are not counted."""
         for _ in range(2):
             sizes = self._needed()
             state, frames = np.zeros(sizes["state"], np.float32), np.zeros(sizes["frames"], np.uint8)
@@ -58,7 +59,7 @@ class Decider:
         self.agent.forget()
 
     def answer(self, question: Question) -> Answer | Refusal:
-        """Decide. What is of the wrong size, or leaves no plan with a finite return, is refused."""
+        """Decide. Return a Refusal if an array has the wrong shape, or if no plan has a finite return."""
         for name, shape in self._needed().items():
             if (given := getattr(question, name).shape) != shape:
                 return Refusal(f"{name} of shape {given}; {shape} is needed")
@@ -75,12 +76,12 @@ class Decider:
         return Answer(question.number, 1000 * (time.perf_counter() - began), length, actions, points)
 
     def _needed(self) -> dict[str, tuple[int]]:
-        """The shapes of a question's arrays."""
+        """Return the required shapes of a question's arrays."""
         pixels = sum(map(math.prod, self._frames.values()))
         return {"state": (self.agent.model.state_size,), "frames": (pixels,), "there": (len(self._frames),)}
 
     def _differing(self, begin: Begin) -> str:
-        """In what this planner and the robot differ, in words; empty if in nothing but what a robot may choose."""
+        """Describe how the robot's settings differ from this planner's, except for those a robot may choose; or ""."""
         agent, curve = self.agent, self.agent.curve
         ours = replace(
             begin,

@@ -1,4 +1,4 @@
-"""The robot's side: asks for plans without ever waiting; a lost connection is a late plan, and is made again."""
+"""The robot's side: asks for plans without blocking. A lost connection is like a late plan, and is reopened."""
 
 import socket
 import threading
@@ -16,14 +16,16 @@ from policies.serving.messages import Answer, Begin, Message, Question, Ready, R
 from policies.serving.sealing import Refused
 
 AGAIN_S = 0.5
+"""Pause before each attempt to reconnect."""
 LONGEST_SENTENCE = 100
-"""Tokens of a plan."""
+"""Maximum number of tokens in a plan."""
 
 
 class Link:
-    """A planner at the other end of a socket that `reach` opens, as often as it takes.
+    """A connection to a planner over sockets that `reach` opens, reopened as often as necessary.
 
-    `say` gets one line for each loss. `losses` counts them; `reason` says why the last one was.
+    `say` is called with one line for each lost connection to be reopened. `losses` counts the losses; `reason` is why
+    the connection was last lost, or could last not be reopened.
     """
 
     def __init__(
@@ -36,11 +38,12 @@ class Link:
         away_s: float = 10.0,
         again: bool = True,
     ):
-        """Connect later. `patience_s`: how long the planner may take to answer a new connection; None: as it likes.
+        """Prepare the link; `connect` opens it.
 
-        `away_s`: a planner that was lost, or has owed an answer, for so long is `gone`; one that is found again and
-        lost before it answered was lost all the time. `again`: one that is lost is looked for again, unless another
-        robot took it over; else it is gone at once.
+        `patience_s`: how long the planner may take to answer a new connection; None: no limit. `away_s`: the planner is
+        `gone` once it has been lost, or has owed an answer, for this long; a connection that is lost again before an
+        answer came does not restart this time. `again`: reconnect to a planner that was lost, unless another robot took
+        it over or it sent an unusable plan; if false, it is gone at once.
         """
         self._reach, self._secret, self._say = reach, secret, say
         self._begin = replace(begin, robot=uuid.uuid4().hex)
@@ -48,23 +51,23 @@ class Link:
         self._connection: Connection | None = None
         self._found: SimpleQueue[Connection] = SimpleQueue()
         self._closed, self._number = threading.Event(), 0
-        self._owed: tuple[int, float] | None = None  # the number of the question without an answer, and when it was
-        self._answered = True  # since it was last lost
+        self._owed: tuple[int, float] | None = None  # the unanswered question's number and time
+        self._answered = True  # whether an answer has come since the last loss
         self.losses, self.reason = 0, ""
 
     def connect(self) -> None:
-        """Connect, and wait until the planner is ready. Raises Refused with the planner's reason, OSError."""
+        """Connect, and wait until the planner is ready. Raises Refused with its reason, WrongMessage or OSError."""
         self._connection = self._open()
 
     def connected(self) -> bool:
-        """Whether there is someone to ask; one who was found again is taken from here on."""
+        """Return whether there is a planner to ask; adopt a connection that was reopened in the background."""
         if self._connection is None:
             with suppress(Empty):
                 self._connection = self._found.get_nowait()
         return self._connection is not None
 
     def gone(self) -> str:
-        """Why there is nobody to ask any more; empty: there is, or may be again."""
+        """Return why the planner is gone for good, or "" if it is there or may come back."""
         now = time.monotonic()
         if self.connected():
             if self._owed is None or now - self._owed[1] < self._away_s:
@@ -75,13 +78,13 @@ class Link:
         return f"the planner is gone: {self.reason}"
 
     def awaits(self, number: int) -> bool:
-        """Whether the answer to that question may still come."""
+        """Return whether the answer to question `number` may still come."""
         return self._owed is not None and self._owed[0] == number
 
     def ask(self, state, fresh: bool, frames: Sequence[np.ndarray] = (), there=()) -> int | None:
-        """Ask for a decision (`Question`); its number, or None while nobody can be asked: lost, or owing one.
+        """Ask for a decision (`Question`); return its number, or None if the planner is lost or still owes an answer.
 
-        `frames`: each camera's, (F, H, W, 3).
+        `frames`: the frames of each camera, (F, H, W, 3). Raises WrongMessage for a question that cannot be packed.
         """
         if not self.connected() or self._owed is not None:
             return None
@@ -96,7 +99,7 @@ class Link:
         return self._number
 
     def poll(self) -> list[Answer]:
-        """The decisions that have come."""
+        """Return the decisions that have arrived."""
         if self._connection is None:
             return []
         try:
@@ -113,7 +116,7 @@ class Link:
         return messages
 
     def close(self) -> None:
-        """Hang up for good."""
+        """Hang up and stop reconnecting."""
         self._closed.set()
         if self.connected():
             self._connection.close()
@@ -133,7 +136,7 @@ class Link:
         return connection
 
     def _check(self, answer: Answer) -> None:
-        """Raise Refused for a plan that the arm cannot follow; its planner is not looked for again."""
+        """Raise Refused for a plan that the arm cannot follow, and do not reconnect to its planner."""
         begin = self._begin
         wanted = {
             "actions": (begin.every, begin.action_size),
@@ -174,7 +177,7 @@ class Link:
                 return
 
     def _refused(self, message: Message) -> Refused:
-        """What a message that is no answer means; one that was replaced does not look for the planner again."""
+        """Return the error that a message other than the expected one means; stop reconnecting if it is Replaced."""
         if isinstance(message, Replaced):
             self._again = False
             return Refused("another robot took over")

@@ -1,7 +1,7 @@
-"""What a robot and its planner say to each other, as typed records and as bytes; what comes back is checked.
+"""The messages between a robot and its planner, as typed records and as bytes; received bytes are validated.
 
-A body is: the length of its head (4 bytes, big-endian), the head (JSON: the type, its values, the shapes of its
-arrays), then the arrays one after the other, float32, little-endian, or bytes. Nothing in it can be executed.
+A body consists of the length of its head (4 bytes, big-endian), the head (JSON: the type, its values and the shapes of
+its arrays), and the arrays one after the other, as little-endian float32 or uint8. Nothing in it can be executed.
 """
 
 import json
@@ -17,7 +17,7 @@ from worldmodel.senses import IMAGE_KEY_PREFIX, Shapes, is_image
 
 VERSION = 7
 LARGEST = 1 << 23
-"""Bytes of the largest body."""
+"""Maximum size of a body in bytes."""
 LONGEST_TEXT = 500
 HEAD = struct.Struct(">I")
 
@@ -26,19 +26,19 @@ NO_FRAMES = np.zeros(0, np.uint8)
 
 
 class WrongMessage(Mistake):
-    """Bytes that are no message; the line says what is wrong."""
+    """Not a valid message; the error line says what is wrong."""
 
 
 @dataclass(frozen=True)
 class Begin:
-    """The robot: what it will ask about, and how it will read the answers.
+    """Robot to planner: what the robot will ask about, and how it will interpret the answers.
 
-    An action is for one control step, of which there are `control_hz` a second, and says where the joints go as
-    `control` has it. A decision covers at most `every` control steps; its tokens are splines of `degree` with `knots`
-    control points over at most `length` steps. `cameras`: the names and sizes of the model's (`camera_list`), and
-    `lags`, with commas, which frames of each it looks at (`vision.lags`); `sentence`: what to do, in words. All three
-    may be empty. A plan is due within `deadline_ms` (0: the planner's own setting). `robot`: who it is, a text that no
-    other has, so that a robot whose planner another took over is known when it comes again.
+    An action is for one control step, of which there are `control_hz` per second, and specifies joint targets as
+    `control` says. A decision covers at most `every` control steps; its tokens are splines of `degree` with `knots`
+    control points over at most `length` steps. `cameras`: names and sizes of the model's cameras (`camera_list`).
+    `lags`: which frames of each the model takes (`vision.lags`), separated by commas. `sentence`: the task text. These
+    three may be empty. `deadline_ms`: the time limit for a plan (0: the planner's own setting). `robot`: a unique id,
+    by which a robot whose planner was taken over by another is recognised when it returns.
     """
 
     task: str
@@ -59,17 +59,16 @@ class Begin:
 
 @dataclass(frozen=True)
 class Ready:
-    """The planner: it is of one mind with the robot, which may ask."""
+    """Planner to robot: the settings agree, and the robot may ask."""
 
 
 @dataclass(frozen=True)
 class Question:
-    """The robot: decide from `state` (S,). `number` counts up; `fresh`: forget the last plan, for an
-    episode begins, or that plan was not followed to its end in time, so that the arm stopped.
+    """Robot to planner: decide from `state` (S,).
 
-    `frames` (N,) uint8: of each camera, in the order of Begin, those that the model looks at, (F, H, W, 3), as long
-    ago as Begin's `lags` say, one camera's after the other's (`together`); `there` (C,) uint8: 0 for a camera that
-    shows nothing now.
+    `number` counts up. `fresh`: forget the last plan, since an episode begins, or the arm ran out of plan and stopped.
+    `frames` (N,) uint8: the frames (F, H, W, 3) of each camera at Begin's `lags`, flattened and concatenated in the
+    order of Begin's cameras (`together`). `there` (C,) uint8: 0 for each camera that currently provides no image.
     """
 
     number: int
@@ -81,9 +80,9 @@ class Question:
 
 @dataclass(frozen=True)
 class Answer:
-    """The planner: `actions` (L, A) in [-1, 1], L <= `every`, the sentence (T, P) they are from, how long it took.
+    """Planner to robot: `actions` (L, A) in [-1, 1], L <= `every`, and the plan, `tokens` (T, P), that they are from.
 
-    Each token of the sentence lasts `length` control steps, at most Begin's `length`.
+    `number`: the question's. `plan_ms`: how long the decision took. `length`: control steps per token, at most Begin's.
     """
 
     number: int
@@ -95,14 +94,14 @@ class Answer:
 
 @dataclass(frozen=True)
 class Refusal:
-    """Either: why it goes no further, in one line."""
+    """Either to the other: why it does not go on, in one line."""
 
     reason: str
 
 
 @dataclass(frozen=True)
 class Replaced:
-    """The planner: another robot has it now; this one is not to come again by itself."""
+    """Planner to robot: another robot has taken over; do not reconnect automatically."""
 
 
 Message = Begin | Ready | Question | Answer | Refusal | Replaced
@@ -110,24 +109,24 @@ TYPES: dict[str, type] = {cls.__name__.lower(): cls for cls in (Begin, Ready, Qu
 
 
 def camera_list(senses: Shapes) -> str:
-    """The cameras of a model that perceives these, in their order: `front:48x64,wrist:96x96`, height by width."""
+    """Format the cameras among `senses`, in order, as name:height x width: `front:48x64,wrist:96x96`."""
     frames = {key.removeprefix(IMAGE_KEY_PREFIX): shape for key, shape in senses.items() if is_image(key)}
     return ",".join(f"{camera}:{shape[0]}x{shape[1]}" for camera, shape in frames.items())
 
 
 def together(frames: Sequence[np.ndarray]) -> np.ndarray:
-    """The frames of several cameras, each (F, H, W, 3), as one row of bytes (N,)."""
+    """Flatten and concatenate the frames of several cameras, each (F, H, W, 3) uint8, into (N,)."""
     return np.concatenate([NO_FRAMES, *map(np.ravel, frames)])
 
 
 def apart(row: np.ndarray, shapes: Sequence[tuple[int, ...]]) -> list[np.ndarray]:
-    """What `together` put together, by the shapes of its parts."""
+    """Undo `together`: split `row` into arrays of the given shapes."""
     ends = np.cumsum([math.prod(shape) for shape in shapes])
     return [part.reshape(shape) for part, shape in zip(np.split(row, ends)[:-1], shapes, strict=True)]
 
 
 def pack(message: Message) -> bytes:
-    """The message as bytes. Raises WrongMessage where `unpack` would."""
+    """Serialise a message. Raises WrongMessage if `unpack` would reject the result."""
     arrays = {f.name: getattr(message, f.name) for f in fields(message) if f.type is np.ndarray}
     plain = {f.name: getattr(message, f.name) for f in fields(message) if f.type is not np.ndarray}
     shapes = {name: list(np.shape(value)) for name, value in arrays.items()}
@@ -139,7 +138,7 @@ def pack(message: Message) -> bytes:
 
 
 def unpack(body: bytes) -> Message:
-    """The message of such bytes. Raises WrongMessage."""
+    """Parse and validate a message. Raises WrongMessage if anything is amiss."""
     if len(body) > LARGEST:
         raise WrongMessage(f"{len(body)} bytes: at most {LARGEST}")
     if len(body) < HEAD.size or len(body) < HEAD.size + HEAD.unpack_from(body)[0]:
@@ -182,7 +181,7 @@ def _plain(head: dict, name: str, kind: type, cls: type):
 def _array(
     body: bytes, start: int, shape, where: str, kind: str = "<f4", dimensions: tuple[int, ...] = (1, 2)
 ) -> tuple[np.ndarray, int]:
-    """The array that begins at `start`, and where it ends."""
+    """Return the array that begins at byte `start`, and where it ends. Raises WrongMessage, naming it by `where`."""
     if not isinstance(shape, list) or len(shape) not in dimensions or any(type(n) is not int or n < 0 for n in shape):
         raise WrongMessage(f"{where}: {' or '.join(map(str, dimensions))} dimensions of at least 0")
     if math.prod(max(1, n) for n in shape) > LARGEST:

@@ -1,9 +1,9 @@
-"""Messages that only who knows the secret can have written, each once, in order: HMAC-SHA256 over fresh nonces.
+"""Message authentication with a shared secret: HMAC-SHA256 over fresh nonces and message numbers.
 
-Each side first sends MAGIC, its version (2 bytes) and a nonce (16 random bytes). The key of the connection is
-HMAC(secret, both hellos); so nothing recorded on one connection is good on another. Then every frame is: the body's
-length (4 bytes), a tag (32 bytes), the body; the tag is HMAC(key, direction, the frame's number, body), so a frame that
-is repeated, left out, changed or turned round is refused. Nothing is hidden: whoever is on the line can read along.
+Each side first sends a hello: MAGIC, its version (2 bytes) and a nonce (16 random bytes). The connection's key is
+HMAC(secret, both hellos), so nothing recorded on one connection is valid on another. Every frame then consists of the
+body's length (4 bytes), a tag (32 bytes) and the body. The tag is HMAC(key, direction, frame number, body), so a frame
+that is replayed, dropped, modified or reflected is refused. Nothing is encrypted: anyone on the network can read along.
 """
 
 import hashlib
@@ -20,17 +20,20 @@ MAGIC = b"SEMAGRAM"
 HELLO = struct.Struct(">8sH16s")
 FRAME = struct.Struct(">I32s")
 NUMBER = struct.Struct(">cQ")
-SHORTEST, LONGEST = 16, 4096  # bytes of a secret
+SHORTEST, LONGEST = 16, 4096  # minimum and maximum length of a secret in bytes
 FIRST = 1 << 15
-"""Bytes of the largest body from a side that has not shown yet that it knows the secret: no Begin is larger."""
+"""Maximum bytes of the first body, whose sender has yet to prove that it knows the secret; no Begin is larger."""
 
 
 class Refused(Mistake, ConnectionError):
-    """The other side is not one to talk to; the line says why."""
+    """The other side cannot be talked to; the error line says why."""
 
 
 def read_secret(path: str | Path) -> bytes:
-    """The secret in a file, without the line's end. Raises ValueError if it is too short, or others can read it."""
+    """Read the secret in a file, without surrounding whitespace.
+
+    Raises ValueError if the file is missing or accessible to others, or the secret is too short or too long.
+    """
     path = Path(path)
     if not path.exists():
         raise Mistake(f"secret={path}: no such file; openssl rand -hex 32 makes a secret")
@@ -44,15 +47,15 @@ def read_secret(path: str | Path) -> bytes:
 
 
 def hello() -> bytes:
-    """What a side sends first."""
+    """Return a new hello, the first thing that a side sends."""
     return HELLO.pack(MAGIC, VERSION, os.urandom(16))
 
 
 class Seal:
-    """One side of a connection: seals what goes out, opens what comes in."""
+    """One side of a connection: signs outgoing messages and verifies incoming ones."""
 
     def __init__(self, secret: bytes, ours: bytes, theirs: bytes, serving: bool):
-        """Take both hellos. Raises Refused for one of another protocol or version, or that is our own."""
+        """Derive the key from both hellos. Raises Refused if theirs has another protocol or version, or is our own."""
         magic, version, _ = HELLO.unpack(theirs)
         if magic != MAGIC:
             raise Refused("the other side does not speak this protocol")
@@ -67,14 +70,17 @@ class Seal:
         self._held = bytearray()
 
     def seal(self, message: Message) -> bytes:
-        """The message's frame."""
+        """Return the signed frame of a message. Raises WrongMessage if it cannot be packed."""
         body = pack(message)
         tag = self._tag(self._ours, self._sent, body)
         self._sent += 1
         return FRAME.pack(len(body), tag) + body
 
     def open(self, data: bytes) -> Iterator[Message]:
-        """The messages that are complete with `data`. Raises Refused for a false frame, WrongMessage for its body."""
+        """Yield the messages that `data` completes.
+
+        Raises Refused for a frame that is not authentic or too large, and WrongMessage for an invalid body.
+        """
         self._held += data
         while len(self._held) >= FRAME.size:
             length, tag = FRAME.unpack_from(self._held)

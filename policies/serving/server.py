@@ -1,4 +1,4 @@
-"""The planner's side: robots connect, the newest that it is for has the planner, all others are told why not."""
+"""The planner's side: of the robots it suits, the last to connect has the planner; all others are told why not."""
 
 import contextlib
 import socket
@@ -13,20 +13,21 @@ from policies.serving.messages import LONGEST_TEXT, Begin, Question, Ready, Refu
 from policies.serving.sealing import Refused
 
 MOST = 16
-"""Connections that may shake hands at a time."""
+"""Maximum number of connections in the handshake at a time."""
 LEAVE_S = 5.0
-"""For the robot before to be told that another took over; then it is hung up on."""
+"""How long the previous robot is given to be told that another took over before its connection is closed."""
 REMEMBERED = 1000
-"""Robots that another took over from, the last ones."""
+"""How many of the robots that were replaced by another are remembered."""
 REST_S = 0.1
-"""After a robot that could not be let in, as where no file descriptor is left."""
+"""Pause after a failed accept, e.g. when no file descriptor is left."""
 
 
 def converse(connection: Connection, decider: Decider, seated: Callable[[Begin], bool] = lambda begin: True) -> None:
-    """Answer one robot until it hangs up; `seated` is called once it knows the secret and the planner is for it.
+    """Answer one robot until it hangs up.
 
-    Where that is false, another robot took the planner over from this one, which is told so. Raises Refused,
-    WrongMessage, OSError for what ended it; the robot has been told, where it can be.
+    `seated` is called once the robot has proved that it knows the secret and the planner suits it. If it returns false,
+    another robot has taken the planner over from this one: this one is told so, and the function returns. Otherwise it
+    ends by raising Refused or WrongMessage, having told the robot why if it can be reached, or OSError.
     """
     try:
         first = connection.receive()
@@ -46,21 +47,21 @@ def converse(connection: Connection, decider: Decider, seated: Callable[[Begin],
                 raise WrongMessage(f"{type(question).__name__}: a Question is all that a robot says after Begin")
             connection.send(decider.answer(question))
     except (Refused, WrongMessage) as error:
-        with contextlib.suppress(OSError):  # where nobody is left to tell
+        with contextlib.suppress(OSError):  # the robot may be gone
             connection.send(Refusal(str(error)[:LONGEST_TEXT]))
         raise
 
 
 class Server:
-    """Listens at `address`, (host, port). `say` gets one line for each robot that comes, goes or is refused."""
+    """Listens at `address`, (host, port); calls `say` with one line for each robot that comes, goes or is refused."""
 
     def __init__(self, address: tuple[str, int], secret: bytes, decider: Decider, say: Callable[[str], None]):
-        """Raises OSError where it cannot listen."""
+        """Start listening. Raises OSError if that fails."""
         self._secret, self._decider, self._say = secret, decider, say
         self._listener = socket.create_server(address, backlog=MOST, family=_family(address[0]))
         self._lock, self._seat = threading.Lock(), threading.Lock()
         self._current: Connection | None = None
-        self._robot = ""  # which robot that is
+        self._robot = ""  # the id of that robot
         self._replaced: deque[str] = deque(maxlen=REMEMBERED)
         self._closed = False
         self._room = threading.Semaphore(MOST)
@@ -68,17 +69,17 @@ class Server:
 
     @property
     def address(self) -> tuple[str, int]:
-        """Where it listens."""
+        """The (host, port) that it listens at."""
         return self._listener.getsockname()[:2]
 
     def run(self) -> None:
-        """Serve until `close`."""
+        """Serve until `close` is called."""
         trouble = ""
         while not self._closed:
             try:
                 sock, peer = self._listener.accept()
             except OSError as error:
-                if not self._closed and str(error) != trouble:  # said once
+                if not self._closed and str(error) != trouble:  # repeated errors are reported once
                     trouble = str(error)
                     self._say(f"a robot cannot be let in: {trouble}")
                 time.sleep(REST_S)
@@ -92,7 +93,7 @@ class Server:
             threading.Thread(target=self._serve, args=(sock, peer[0]), daemon=True).start()
 
     def close(self) -> None:
-        """End: no new robots, and the one that is served is hung up on. Again: nothing."""
+        """Stop listening, and hang up on the robot being served. Further calls have no effect."""
         if self._closed:
             return
         self._closed = True
@@ -102,7 +103,7 @@ class Server:
             self._current.close()
 
     def _take_over(self, connection: Connection, robot: str) -> None:
-        """Give the planner to this robot, once the one before has been told."""
+        """Give the planner to this robot, once the previous one has been told or `LEAVE_S` have passed."""
         with self._lock:
             before, self._current = self._current, connection
             if self._robot not in ("", robot):
@@ -135,7 +136,7 @@ class Server:
         except (OSError, WrongMessage) as error:
             self.refused += shaking is not None
             if replaced := shaking is None and self._current is not connection:
-                with contextlib.suppress(OSError):  # where nobody is left to tell
+                with contextlib.suppress(OSError):  # the robot may be gone
                     connection.send(Replaced())
             why = "another robot took over" if replaced else str(error) or type(error).__name__
             self._say(f"{name}: {'gone' if shaking is None else 'refused'}: {why}")

@@ -1,1 +1,1 @@
-"""What is kept on disk: files replaced in one step, folders with sums, checkpoints."""
+"""Storage on disk: atomically replaced files, folders with checksums, checkpoints."""

@@ -1,6 +1,6 @@
-"""Checkpoints: a folder with everything a run's future depends on, and the part of it that acting needs.
+"""Checkpoints: folders with everything needed to resume a run, of which acting needs only a part.
 
-It is a LeRobot policy folder, too, and LeRobot's own loader reads it.
+A checkpoint is also a LeRobot policy folder, which LeRobot's own loader can read.
 """
 
 import json
@@ -42,9 +42,10 @@ LAST = "last"
 
 @dataclass(frozen=True)
 class Identity:
-    """What a checkpoint is for: the task, what is seen of it (`worldmodel.senses`), and the settings acting needs.
+    """What a checkpoint is for: the task, the senses (`worldmodel.senses`) with their shapes, and settings for acting.
 
-    `sentences`: those that were said in training, of a model that hears.
+    `discount`: per control step. `env_steps`: environment steps trained. `sentences`: those heard in training, if
+    language is one of the senses.
     """
 
     task: dict
@@ -58,26 +59,28 @@ class Identity:
 
     @property
     def state_size(self) -> int:
-        """Numbers in the state; 0 where it is not perceived."""
+        """Size of the state vector; 0 if the state is not perceived."""
         return self.senses.get(STATE_KEY, (0,))[0]
 
 
 def versions() -> dict[str, str]:
-    """The versions that results depend on."""
+    """Return the versions of the packages that results depend on."""
     return {name: version(name) for name in ("semagram", "torch", "numpy", "mujoco", "gymnasium")}
 
 
 def made_by() -> dict[str, str]:
-    """What a checkpoint's manifest says of who made it: the versions, and the commit of the code."""
+    """Return the `versions` entry of a checkpoint's manifest: the package versions and the commit of the code."""
     return versions() | {"commit": commit()}
 
 
 def save_checkpoint(folder: Path, identity: Identity, trainer: Trainer, progress: dict, keep: int) -> Path:
-    """Write `folder`/<env steps>, point `folder`/last at it, remove all but it and the newest others, `keep` in all.
+    """Write `folder`/<env steps>, point the link `folder`/last at it, and keep only the newest `keep` checkpoints.
 
-    `progress` is the caller's own, plain data, and comes back from `read_progress`.
+    The new checkpoint always counts among those kept. `progress` is plain data of the caller's own, which
+    `read_progress` returns.
 
-    Raises FloatingPointError if a weight is not finite (nothing is written, the last good one stays), OSError.
+    Returns the new checkpoint's path. Raises FloatingPointError if a weight is not finite (nothing is written, and the
+    last good checkpoint stays), or OSError.
     """
     learner = trainer.learner
     for name, value in chain(learner.model.state_dict().items(), learner.acting.state_dict().items()):
@@ -107,19 +110,22 @@ def save_checkpoint(folder: Path, identity: Identity, trainer: Trainer, progress
 
 
 def saved_in(folder: Path) -> list[Path]:
-    """The checkpoints in a run's `checkpoints` folder, the oldest first; none where there is no such folder."""
+    """Return the checkpoints in a run's `checkpoints` folder, oldest first; none if there is no such folder."""
     return sorted(p for p in folder.iterdir() if p.name.isdigit()) if folder.is_dir() else []
 
 
 def newest(folder: Path) -> Path:
-    """The newest checkpoint in a run's `checkpoints` folder. Raises FolderError when there is none."""
+    """Return the newest checkpoint in a run's `checkpoints` folder. Raises FolderError if there is none."""
     if not (found := saved_in(folder)):
         raise FolderError(f"{folder}: holds no checkpoint")
     return found[-1]
 
 
 def find_checkpoint(path: Path) -> Path:
-    """The checkpoint that a run's folder, its folder of checkpoints or one checkpoint means. Raises FolderError."""
+    """Return the checkpoint at `path`, or the newest one if `path` is a run's folder or its `checkpoints` folder.
+
+    Raises FolderError if there is none.
+    """
     if not path.is_dir():
         raise FolderError(f"checkpoint={path}: no such folder")
     if (path / MANIFEST).exists():
@@ -131,12 +137,12 @@ def find_checkpoint(path: Path) -> Path:
 
 
 def read_identity(path: Path) -> Identity:
-    """What a checkpoint is for. Raises FolderError naming what is missing, damaged or of another format."""
+    """Read a checkpoint's identity. Raises FolderError naming what is missing, damaged or of another format."""
     return _identity(path, _settings(path, MODEL))
 
 
 def read_unsigned(path: Path) -> Identity:
-    """The same of a folder that may lack its manifest: LeRobot takes config.json and the weights alone from a hub."""
+    """Read as `read_identity`, but allow a missing manifest: LeRobot downloads only config.json and the weights."""
     signed = (path / MANIFEST).exists()
     return read_identity(path) if signed else _identity(path, _own_settings(path, ""))
 
@@ -154,16 +160,19 @@ def _identity(path: Path, saved: dict) -> Identity:
 
 
 def _settings(path: Path, *needed: str) -> dict:
-    """The config.json of a checkpoint that can be read here, and whose other files that are needed are whole.
+    """Read a checkpoint's config.json, after verifying it and the other files `needed` against the manifest.
 
-    Raises FolderError.
+    Raises FolderError if one is missing or damaged, or the checkpoint has another format.
     """
     made = check_folder(path, (CONFIG, *needed)).get("versions")
     return _own_settings(path, made.get("commit", "") if isinstance(made, dict) else "")
 
 
 def _own_settings(path: Path, made: str) -> dict:
-    """The config.json of a checkpoint that can be read here; `made`: the commit that made it. Raises FolderError."""
+    """Read a checkpoint's config.json; `made`: the commit that wrote it, for the error message.
+
+    Raises FolderError if it is not JSON, not Semagram's, or of another format.
+    """
     file = path / CONFIG
     try:
         saved = json.loads(file.read_text())
@@ -176,7 +185,7 @@ def _own_settings(path: Path, made: str) -> dict:
 
 
 def load_model(path: Path, identity: Identity) -> WorldModel:
-    """The model of a checkpoint, for acting. Raises FolderError if its tensors do not fit its settings."""
+    """Load a checkpoint's model for acting. Raises FolderError if weights do not fit `identity` or are not finite."""
     curve = Curve.of_token(identity.model.token, identity.action_size)
     model = WorldModel(identity.senses, curve.size, identity.model)
     load_into(model, path)
@@ -184,7 +193,7 @@ def load_model(path: Path, identity: Identity) -> WorldModel:
 
 
 def load_into(model: WorldModel, path: Path) -> None:
-    """Read a checkpoint's tensors into a model in place. Raises FolderError if they do not fit or are not finite."""
+    """Load a checkpoint's weights into a model in place. Raises FolderError if they do not fit or are not finite."""
     saved = read_tensors(path / MODEL)
     for name, value in saved.items():
         if not bool(torch.isfinite(value).all()):
@@ -203,13 +212,16 @@ def _fit(wanted: dict[str, Tensor], saved: dict[str, Tensor], path: Path) -> Non
 
 
 def read_progress(path: Path) -> dict:
-    """What the caller of `save_checkpoint` left in a checkpoint. Raises FolderError."""
+    """Return the `progress` that the caller of `save_checkpoint` passed. Raises FolderError."""
     _settings(path, PROGRESS)
     return json.loads((path / PROGRESS).read_text())
 
 
 def load_trainer(path: Path, trainer: Trainer, warn: Callable[[str], None]) -> None:
-    """Bring a trainer to where it was when the checkpoint was saved. Raises FolderError."""
+    """Restore a trainer to its state when the checkpoint was saved; `warn`: as for `Trainer.load_state_dict`.
+
+    Raises FolderError if the checkpoint is damaged or does not fit this run.
+    """
     _settings(path, MODEL, LEARNER, LOOP, REPLAY, PROGRESS)
     load_into(trainer.learner.acting, path)
     saved = read_tensors(path / LEARNER)

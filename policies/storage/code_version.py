@@ -1,4 +1,4 @@
-"""Which code is running."""
+"""The version of the running code."""
 
 import subprocess
 from functools import cache
@@ -10,9 +10,10 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 
 @cache
 def commit() -> str:
-    """The commit this code was at when that was first asked, with a + where it was changed since.
+    """Return the short hash of this checkout's commit at the first call, with a "+" if tracked files were modified.
 
-    Outside a checkout of its own, as where it is installed somewhere in another one, its version.
+    If the code is not in a git checkout of its own (e.g. it is installed inside another one), return "v" and the
+    package version.
     """
     try:
         if _git("rev-parse", "--show-prefix"):

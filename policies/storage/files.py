@@ -1,4 +1,4 @@
-"""Files that are whole or as they were: written aside, fsynced, renamed. Nothing heavy is imported."""
+"""Atomic file replacement: write to a temporary file, fsync, rename. Imports nothing heavy."""
 
 import fcntl
 import os
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def write_synced(path: Path, data: bytes) -> None:
-    """Write a file and wait until the disk has it."""
+    """Write a file and fsync it."""
     with open(path, "wb") as file:
         file.write(data)
         file.flush()
@@ -17,7 +17,7 @@ def write_synced(path: Path, data: bytes) -> None:
 
 
 def replace_file(path: Path, data: bytes) -> None:
-    """Put `data` in the place of the file `path` in one step; its mode stays. Raises OSError; it is then as it was."""
+    """Atomically replace the file `path` by `data`, keeping its mode. On OSError the file is left as it was."""
     with replacing(path) as aside:
         write_synced(aside, data)
         if path.exists():
@@ -26,7 +26,10 @@ def replace_file(path: Path, data: bytes) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A free name beside `path`: put there, it takes its place in one step, unless something is raised."""
+    """Yield a free temporary name next to `path`; on exit, what was created there atomically replaces `path`.
+
+    If the body raises, `path` stays as it was and the temporary file is removed.
+    """
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     aside.unlink(missing_ok=True)
     try:
@@ -38,7 +41,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def locked(path: Path) -> int | None:
-    """A descriptor of a file or folder, which is ours while it, or a child's copy, is open; None if another has it."""
+    """Lock a file or folder; return a descriptor that holds the lock while open, also in a child, or None if taken."""
     lock = os.open(path, os.O_RDONLY)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -49,7 +52,7 @@ def locked(path: Path) -> int | None:
 
 
 def sync(path: Path) -> None:
-    """Wait until the disk has what is in a file, or a folder's names."""
+    """Fsync a file, or the entries of a folder."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

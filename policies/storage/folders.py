@@ -1,4 +1,4 @@
-"""Folders that are whole or absent: written aside, fsynced, renamed; each with a manifest of sizes and SHA-256 sums."""
+"""Atomically written folders (temporary folder, fsync, rename), each with a manifest of sizes and SHA-256 sums."""
 
 import ctypes
 import errno
@@ -22,19 +22,19 @@ from worldmodel.mistakes import Mistake
 
 MANIFEST = "manifest.json"
 OLD = ".old"
-"""Behind the hidden name of a folder that is about to be replaced."""
+"""Suffix of the hidden name of a folder that is being replaced."""
 AT_FDCWD, RENAME_EXCHANGE = -100, 2  # linux/fcntl.h, linux/fs.h
 
 
 class FolderError(Mistake):
-    """A saved folder cannot be read; the message says which file and what is wrong with it."""
+    """A saved folder cannot be read; the message names the file and what is wrong with it."""
 
 
 def write_folder(path: Path, files: Mapping[str, bytes | Mapping[str, Tensor]], versions: dict[str, str]) -> None:
-    """Write `files`, bytes or tensors, and their manifest as the folder `path`, which appears complete or not at all.
+    """Write `files`, bytes or tensors by name, and their manifest as the folder `path`, completely or not at all.
 
-    A folder that is already there stays until it is exchanged for the new one. Raises OSError (a full disk, a missing
-    right); what was half-written is removed.
+    An existing folder stays until it is exchanged for the new one. Raises OSError (e.g. disk full, permission denied)
+    after removing what was partly written.
     """
     with aside_of(path) as aside:
         aside.mkdir()
@@ -49,13 +49,13 @@ def write_folder(path: Path, files: Mapping[str, bytes | Mapping[str, Tensor]], 
 
 
 def manifest(files: Mapping[str, bytes | Path], versions: dict[str, str]) -> bytes:
-    """What manifest.json says of files, from what is in them or from where they are."""
+    """Return the contents of manifest.json for `files`, given by name as their bytes or their paths."""
     sums = {name: dict(zip(("bytes", "sha256"), _sum(content), strict=True)) for name, content in files.items()}
     return json.dumps({"versions": versions, "files": sums}, indent=1).encode()
 
 
 def _sum(content: bytes | Path) -> tuple[int, str]:
-    """The size and the SHA-256 sum of bytes, or of a file, which is not held in memory."""
+    """Return the size and SHA-256 sum of bytes, or of a file without reading it into memory as a whole."""
     with io.BytesIO(content) if isinstance(content, bytes) else open(content, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
         return file.seek(0, os.SEEK_END), digest
@@ -63,9 +63,9 @@ def _sum(content: bytes | Path) -> tuple[int, str]:
 
 @contextmanager
 def aside_of(path: Path) -> Iterator[Path]:
-    """A hidden path beside `path`, to write to first: free at the beginning, and removed at the end if still there.
+    """Yield a free, hidden path next to `path` to write to first; if it still exists on exit, it is removed.
 
-    What processes that are no more (a kill -9) left there is removed, too. Raises OSError.
+    What dead processes (kill -9) left behind for `path` is cleared first. Raises OSError.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.parent / f".{path.name}.{os.getpid()}"
@@ -77,11 +77,11 @@ def aside_of(path: Path) -> Iterator[Path]:
 
 
 def clear_aside(folder: Path, names: str) -> None:
-    """Remove what lies aside in a folder for names of this pattern: of processes that are no more, and of this one.
+    """Remove what dead processes, or this one, left aside in a folder for names that match the pattern `names`.
 
-    What a kill caught in the middle of an exchange, so that it is the only copy, gets its name back.
+    If a process was killed in the middle of an exchange, so that the old folder is the only copy, it is renamed back.
     """
-    for name in os.listdir(folder):  # which a signal cannot leave open, as it can what Path.glob does
+    for name in os.listdir(folder):  # unlike Path.glob, this leaves no directory open when a signal interrupts it
         found = re.fullmatch(rf"\.({names})\.([0-9]+)({re.escape(OLD)})?", name)
         if not found or _runs(int(found[2])):
             continue
@@ -95,20 +95,20 @@ def clear_aside(folder: Path, names: str) -> None:
 
 
 def _runs(process: int) -> bool:
-    """Whether it is another process that is there."""
+    """Return whether `process` is the id of another process that is running."""
     if process == os.getpid():
         return False
     try:
         os.kill(process, 0)
     except (ProcessLookupError, OverflowError):
         return False
-    except PermissionError:  # somebody else's
+    except PermissionError:  # it runs, as another user
         pass
     return True
 
 
 def put(aside: Path, path: Path) -> None:
-    """Let the folder `aside` become `path` in one step; what was there becomes `aside`, or is removed."""
+    """Move the folder `aside` to `path` in one step; a folder already there is moved to `aside`, or removed."""
     if path.exists():
         _exchange(aside, path)
     else:
@@ -117,7 +117,7 @@ def put(aside: Path, path: Path) -> None:
 
 
 def sync_tree(path: Path) -> None:
-    """Wait until the disk has every file and name under a folder."""
+    """Fsync every file and folder under `path`."""
     for folder, _, files in os.walk(path):
         for name in files:
             sync(Path(folder, name))
@@ -125,7 +125,7 @@ def sync_tree(path: Path) -> None:
 
 
 def _exchange(aside: Path, path: Path) -> None:
-    """Let two folders change names in one step; where the system cannot, `path` is absent for a moment."""
+    """Exchange two folders atomically; if the system cannot, `path` is briefly absent and the old folder is deleted."""
     swap = getattr(ctypes.CDLL(None), "renameat2", None) if sys.platform == "linux" else None
     if swap and swap(AT_FDCWD, os.fsencode(aside), AT_FDCWD, os.fsencode(path), RENAME_EXCHANGE) == 0:
         return
@@ -140,7 +140,7 @@ def _exchange(aside: Path, path: Path) -> None:
 
 
 def check_folder(path: Path, needed: tuple[str, ...]) -> dict:
-    """The manifest of a folder whose needed files are there with their recorded sums. Raises FolderError."""
+    """Verify the `needed` files of a folder against its manifest, and return the manifest. Raises FolderError."""
     if not path.is_dir():
         raise FolderError(f"{path}: no such folder")
     try:
@@ -158,14 +158,14 @@ def check_folder(path: Path, needed: tuple[str, ...]) -> dict:
 
 
 def tensor_bytes(tensors: Mapping[str, Tensor]) -> bytes:
-    """Tensors in the safetensors format."""
+    """Serialise tensors in the safetensors format."""
     return save(_plain(tensors))
 
 
 def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write tensors without a copy of them and wait until the disk has them. Raises OSError."""
+    """Write tensors to a safetensors file without copying them in memory, and fsync it. Raises OSError."""
     path.touch()
-    mode = path.stat().st_mode  # safetensors makes files that nobody else may read
+    mode = path.stat().st_mode  # safetensors creates files that only the owner can read
     try:
         save_file(_plain(tensors), path)
     except SafetensorError as error:
@@ -181,9 +181,10 @@ def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 class Tensors(dict[str, Tensor]):
-    """Tensors by name, out of the file at `path`, in which `prefix` stood before the names.
+    """Tensors by name from the file at `path`, where their names are preceded by `prefix`.
 
-    To ask for one that is not there raises FolderError, naming file and tensor: a KeyError is a defect of the code.
+    Looking up a missing tensor raises FolderError, naming the file and the tensor, since the file is at fault: a
+    KeyError would mean a bug in the code.
     """
 
     def __init__(self, tensors: Mapping[str, Tensor], path: Path, prefix: str = ""):
@@ -191,18 +192,18 @@ class Tensors(dict[str, Tensor]):
         self.path, self.prefix = path, prefix
 
     def __missing__(self, name: str) -> Tensor:
-        """Raise FolderError."""
+        """Raise FolderError: the file has no such tensor."""
         raise FolderError(f"{self.path}: {self.prefix}{name} is missing")
 
 
 def part(saved: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """Those tensors whose names begin with `prefix`, without it; of a file, if the others are."""
+    """Return the tensors whose names begin with `prefix`, without it; as `Tensors` if `saved` is."""
     found = {name.removeprefix(prefix): tensor for name, tensor in saved.items() if name.startswith(prefix)}
     return Tensors(found, saved.path, f"{saved.prefix}{prefix}") if isinstance(saved, Tensors) else found
 
 
 def read_tensors(path: Path) -> Tensors:
-    """Tensors of a safetensors file. Raises FolderError."""
+    """Read the tensors of a safetensors file. Raises FolderError."""
     try:
         return Tensors(load_file(path), path)
     except (SafetensorError, OSError) as error:

@@ -1,20 +1,20 @@
-"""The format of what is saved: its number, and the refusal of any other."""
+"""The format number of saved data, and the check that rejects all others."""
 
 from pathlib import Path
 
 from policies.storage.folders import FolderError
 
 FORMAT = 5
-"""Of checkpoints, and of a benchmark that goes on from them. Whoever changes what they hold, a key or a tensor, takes
-the next number; nothing here reads an older one."""
+"""The format of checkpoints, and of benchmarks resumed from them. Increment it with every change of what they contain,
+be it a key or a tensor; older formats cannot be read."""
 UNNUMBERED = 0
-"""What was saved before formats had numbers."""
+"""Stands for what was saved before formats were numbered."""
 
 
 def check_format(where: Path | str, found: object, commit: str = "") -> None:
-    """Raise FolderError, in one line, unless `found` is the format that is read here.
+    """Raise FolderError, in one line, unless `found` is the current `FORMAT`.
 
-    `commit`: of the code that saved what lies at `where`; empty where that is not known.
+    `commit`: the commit of the code that wrote `where`; empty if unknown.
     """
     if type(found) is not int or found != FORMAT:
         other = f"train again, or use the commit that made it{f' ({commit})' if commit else ''}"

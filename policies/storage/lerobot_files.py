@@ -1,7 +1,8 @@
 """What makes a checkpoint a LeRobot policy folder: the keys of config.json and the two files beside it.
 
-Plain data, without LeRobot, which takes seconds to import. An action is in [-1, 1] in Semagram's own environments, so
-nothing is normalised on the way in or out; the steps are there since LeRobot's commands change them by their names.
+This is plain data, made without importing LeRobot, which takes seconds. Actions are in [-1, 1] in Semagram's own
+environments, so nothing is normalised on the way in or out; the normalisation steps exist because LeRobot's commands
+override them by name.
 """
 
 import json
@@ -12,7 +13,7 @@ FEATURES = {"STATE": "IDENTITY", "VISUAL": "IDENTITY", "ACTION": "IDENTITY"}
 
 
 def settings(senses: Shapes, action_size: int) -> dict:
-    """LeRobot's keys of a checkpoint's config.json."""
+    """Return LeRobot's keys of a checkpoint's config.json."""
     return {
         "input_features": _inputs(senses),
         "output_features": _action(action_size),
@@ -22,7 +23,7 @@ def settings(senses: Shapes, action_size: int) -> dict:
 
 
 def processors(senses: Shapes, action_size: int) -> dict[str, bytes]:
-    """policy_preprocessor.json and policy_postprocessor.json."""
+    """Return the contents of policy_preprocessor.json and policy_postprocessor.json, by file name."""
     rest = {"eps": 1e-8, "norm_map": FEATURES}
     features = _inputs(senses) | _action(action_size)
     before = [
@@ -42,7 +43,7 @@ def processors(senses: Shapes, action_size: int) -> dict[str, bytes]:
 
 
 def _inputs(senses: Shapes) -> dict:
-    """LeRobot's features: frames with their channels first, and not the language, which is its `task`."""
+    """Return LeRobot's input features: frames channels-first; language is left out, being LeRobot's `task`."""
     frames = {key: {"type": "VISUAL", "shape": [s[2], s[0], s[1]]} for key, s in senses.items() if is_image(key)}
     state = {STATE_KEY: {"type": "STATE", "shape": list(senses[STATE_KEY])}} if STATE_KEY in senses else {}
     return state | frames

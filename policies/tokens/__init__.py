@@ -1,1 +1,1 @@
-"""Action tokens: curves, the vocabulary, its notation, its playback."""
+"""Action tokens: their curves, the vocabulary, its JSON notation and its playback."""

@@ -1,4 +1,4 @@
-"""A motion token as a curve: a clamped uniform B-spline over the control steps of one token."""
+"""Action tokens as curves: clamped uniform B-splines over the control steps of one token."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -12,22 +12,25 @@ from worldmodel.settings import TokenConfig
 
 
 def basis(length: int, knots: int, degree: int) -> Float[Tensor, "L K"]:
-    """Row i: the weights of the control points at control step i of a token.
+    """Return the weights of the control points (columns) at each control step of a token (rows).
 
-    Rows are non-negative and sum to 1, so that actions lie in the hull of the control points.
+    Rows are non-negative and sum to 1, so that actions lie in the convex hull of the control points.
     """
     return torch.from_numpy(design(midpoints(length), knots, degree)).float()
 
 
 @cache
 def _boundaries(length: int, knots: int, degree: int) -> Float[Tensor, "L K"]:
-    """Row i: the weights of the control points where control step i of a token ends."""
+    """Return the weights of the control points (columns) at the end of each control step of a token (rows)."""
     return torch.from_numpy(design(ends(length), knots, degree)).float()
 
 
 @dataclass(frozen=True)
 class Curve:
-    """Points (..., P) with P = knots x A, and actions (..., L, A) in [-1, 1]; L = K = 1 makes both the same numbers."""
+    """Conversion between a token's points (..., P), P = knots x A, and its actions (..., L, A) in [-1, 1].
+
+    With length = knots = 1 the points are the action itself.
+    """
 
     length: int
     knots: int
@@ -38,44 +41,47 @@ class Curve:
 
     @classmethod
     def of(cls, length: int, knots: int, degree: int, action_size: int) -> "Curve":
-        """The curve of `knots` control points over `length` control steps."""
+        """Build the curve of `knots` control points over `length` control steps."""
         weights = basis(length, knots, degree)
         return cls(length, knots, degree, action_size, weights, torch.linalg.pinv(weights))
 
     @classmethod
     def of_token(cls, token: TokenConfig, action_size: int) -> "Curve":
-        """The curve of a token with these settings."""
+        """Build the curve of a token with these settings."""
         return cls.of(token.length, token.knots, token.degree, action_size)
 
     @property
     def size(self) -> int:
-        """P, the numbers in a token's points."""
+        """P, the number of entries in a token."""
         return self.knots * self.action_size
 
     def decode(self, points: Float[Tensor, "*B P"]) -> Float[Tensor, "*B L A"]:
-        """Actions along the curve."""
+        """Return the actions at the control steps of the curve."""
         return self.weights @ points.unflatten(-1, (self.knots, self.action_size))
 
     def encode(self, actions: Float[Tensor, "*B L A"]) -> Float[Tensor, "*B P"]:
-        """Control points of the least-squares curve through the actions, clamped to [-1, 1]."""
+        """Return the control points of the least-squares curve through the actions, clamped to [-1, 1]."""
         return (self.inverse @ actions).clamp(-1, 1).flatten(-2)
 
     def actions(self, sentence: Float[Tensor, "T *B P"], steps: int) -> Float[Tensor, "*B N A"]:
-        """The first N = `steps` actions of a sentence; beyond its end its last action is held."""
-        known = self.decode(sentence).movedim(0, -3).flatten(-3, -2)[..., :steps, :]  # of T L
+        """Return the first N = `steps` actions of a plan (`sentence`); the last action is held beyond its end."""
+        known = self.decode(sentence).movedim(0, -3).flatten(-3, -2)[..., :steps, :]  # at most T x L actions
         return torch.cat([known, known[..., -1:, :].expand(*known.shape[:-2], steps - known.shape[-2], -1)], -2)
 
     def at(self, sentence: Float[Tensor, "T *B P"], steps: int) -> Float[Tensor, "*B A"]:
-        """Where the curves are after so many control steps: halfway between the action of the last and of the next."""
+        """Return the position on the curves after `steps` >= 1 control steps.
+
+        It lies at the end of the last of these steps, halfway in time between its action and the next one.
+        """
         token, within = divmod(steps - 1, self.length)
         weights = _boundaries(self.length, self.knots, self.degree)[within]
         return weights @ sentence[token].unflatten(-1, (self.knots, self.action_size))
 
     def advance(self, sentence: Float[Tensor, "T *B P"], steps: int) -> Float[Tensor, "T *B P"]:
-        """The sentence of T tokens as it stands `steps` control steps later.
+        """Shift a plan of T tokens forward in time by `steps` control steps.
 
-        By whole tokens it is exact, and the last token repeats at the end; in the middle of a token each curve is
-        fitted to what is left of two, and the last action is held at the end.
+        A shift by whole tokens is exact, and repeats the last token at the end. Otherwise each curve is refitted to the
+        remaining parts of two neighbouring tokens, and the last action is held at the end.
         """
         tokens, rest = divmod(steps, self.length)
         if rest == 0:
@@ -84,7 +90,7 @@ class Curve:
         return self.encode(later.unflatten(-2, (len(sentence), self.length)).movedim(-3, 0))
 
     def advance_each(self, sentences: Float[Tensor, "T B P"], steps: Int[Tensor, " B"]) -> Float[Tensor, "T B P"]:
-        """Each of B sentences as it stands so many control steps later."""
+        """Shift each of B plans forward by its own number of control steps, as `advance` does."""
         later = sentences.clone()
         for count in steps.unique().tolist():
             chosen = steps == count

@@ -1,4 +1,4 @@
-"""Sentences as plain data that JSON can hold, and back; what comes back is checked."""
+"""Conversion of sentences to plain, JSON-serializable data, and back with validation."""
 
 import json
 import sys
@@ -14,12 +14,15 @@ from worldmodel.mistakes import Mistake
 
 
 def to_plain(sentence: Iterable[Token]) -> list[dict]:
-    """For each token its kind and its parameters: dicts of numbers, text, lists and None."""
+    """Convert each token to a dict of its kind and its parameters (numbers, strings, lists and None)."""
     return [{"kind": kind(t)} | {f.name: _plain(getattr(t, f.name)) for f in fields(t)} for t in sentence]
 
 
 def from_plain(data: object) -> Sentence:
-    """The sentence of such data. Raises ValueError naming the token, what is wrong with it and what would be right."""
+    """Parse the output of `to_plain` (or equivalent JSON data) into a sentence.
+
+    Raises ValueError naming the token, what is wrong with it and what is expected.
+    """
     if not isinstance(data, list):
         raise Mistake(f"a sentence is a list of tokens, not {type(data).__name__}")
     tokens = []
@@ -32,18 +35,18 @@ def from_plain(data: object) -> Sentence:
 
 
 def plan_bytes(plan: Iterable[Token], task: str, places: bool) -> bytes:
-    """A file for the plan of an agent that was trained on `task`, for `read_sentence`.
+    """Serialize the plan of an agent trained on `task` as the contents of a file that `read_sentence` reads.
 
-    `places`: whether its numbers are places of an arm's joints, in their ranges.
+    `places`: whether its numbers are joint positions of an arm, scaled to the joints' ranges.
     """
     return json.dumps({"task": task, "places": places, "tokens": to_plain(plan)}).encode()
 
 
 def read_sentence(path: Path, places: bool = False) -> Sentence:
-    """The sentence of a JSON file: a list, as `to_plain` makes it, or a plan, as `plan_bytes` does (plan.json in a run
-    folder is one).
+    """Read a sentence from a JSON file: a list as returned by `to_plain`, or a plan as returned by `plan_bytes` (such
+    as plan.json in a run folder).
 
-    `places`: refuse a plan whose numbers are none. Raises ValueError naming the file and what is wrong in it.
+    `places`: reject a plan whose numbers are not joint positions. Raises ValueError naming the file and the problem.
     """
     try:
         plain = json.loads(path.read_text(encoding="utf-8"))

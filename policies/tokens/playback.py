@@ -1,4 +1,4 @@
-"""Executing a sentence at a control rate: motions become actions on one clock, the rest comes out as events."""
+"""Execution of a sentence at a control rate: motions become actions on one clock, other tokens become events."""
 
 from collections.abc import Iterable, Iterator
 from math import ceil
@@ -13,22 +13,22 @@ from worldmodel.ranges import check
 
 Tie = Literal["none", "position", "rate"]
 GRIP_S = 0.5
-"""So long the rest holds on for a gripper that was set when no motion was left to do it in."""
+"""Seconds for which the position is held so that a gripper level set after the last motion is still sent."""
 
 
 class Playback:
-    """Iterating gives (seconds since the beginning, an action (A,) in [-1, 1] or a Grip, Look, Ask or Stop), in order.
+    """Iterator over (seconds since the beginning, an action (A,) in [-1, 1] or a Grip, Look, Ask or Stop), in order.
 
     Action n is due at (n + 1/2) / `rate_hz`. `position` (A,) and `rate` (A,), per second, are those at the end of what
-    was walked so far: where the next sentence begins. A motion's first control points are tied to them (`tie`), so that
-    position, or position and rate, go on from the motion before. A curve of degree 0 jumps by its nature and is not
-    tied; one of two control points, whose end the rate would fix, is tied in position only.
+    has been played so far, where the next sentence begins. A motion's first control points are tied to them (`tie`), so
+    that position, or position and rate, are continuous with the previous motion. A curve of degree 0 is piecewise
+    constant and is not tied; one with two control points is tied in position only, since the rate would fix its end.
 
-    A grip that would come after the sentence's end comes at its end. With `gripper`, the column of the actions that
-    drives it, the last grip's level stands there (-1 closed, 1 open) in place of what the motions say; where none is
-    left, the rest holds on for it. Before a question the motion comes to rest, as before a stop. A stop's event is the
-    last item, when rest is reached. `fastest` (A,): no motion is taken to end faster, per second, than that, since
-    what comes to rest first goes on.
+    A grip due after the end of the sentence happens at its end. `gripper` is the column of the actions that drives the
+    gripper: there the last grip's level (-1 closed, 1 open) replaces the motions' values, and if no motion is left to
+    send it, the position is held for GRIP_S. The arm comes to rest before a question, as before a stop. A stop's event
+    is the last item, once rest is reached. `fastest` (A,), per second, limits the rate at which a motion is taken to
+    end, since an arm that brakes first continues in that direction.
     """
 
     def __init__(
@@ -41,7 +41,9 @@ class Playback:
         gripper: int | None = None,
         fastest: Float[np.ndarray, " A"] | None = None,
     ):
-        """Raises ValueError for a sentence that cannot be, a position not in [-1, 1], or a value out of range."""
+        """Raises ValueError for an invalid sentence, one whose motions do not match `position` in width, a position
+        outside [-1, 1], a rate that is not finite, or another value out of range.
+        """
         self.sentence = checked(sentence)
         self.position = np.array(position, dtype=float)
         self.rate = np.zeros_like(self.position) if rate is None else np.array(rate, dtype=float)
@@ -59,7 +61,7 @@ class Playback:
                 raise ValueError(f"move.points: {token.points.shape[1]} columns, the position has {len(self.position)}")
 
     def __iter__(self) -> Iterator[tuple[float, np.ndarray | Grip | Look | Ask | Stop]]:
-        """Walk on from where the last iteration stopped, in the midst of a motion too."""
+        """Continue from where the last iteration stopped, even in the middle of a motion."""
         return self._items
 
     def _walk(self):
@@ -97,9 +99,9 @@ class Playback:
         self.rate = np.clip((design(end, count, degree, 1) @ points)[0] / seconds, -self.fastest, self.fastest)
 
     def _rest(self, seconds: float):
-        """y(t) = y + v T/3 (1 - (1 - t/T)^3) up to T, then still: the rate v (1 - t/T)^2 falls from v to 0.
+        """Brake along y(t) = y + v T/3 (1 - (1 - t/T)^3) until T, then hold: the rate v (1 - t/T)^2 falls from v to 0.
 
-        T is `seconds`, or less for a joint that would leave [-1, 1]: its way, v T/3, must fit.
+        T is `seconds`, or less for a joint that would leave [-1, 1]: its braking distance v T/3 must fit.
         """
         start, rate = self.position, self.rate
         room = np.where(rate > 0, 1 - start, 1 + start)
@@ -111,15 +113,18 @@ class Playback:
         self.position, self.rate = np.clip(start + way, -1, 1), np.zeros_like(rate)
 
     def _hold(self):
-        """Stay, where the gripper was set and nothing has been sent since."""
+        """Hold the position for GRIP_S if a gripper level was set that no action has carried yet."""
         if self.gripper is not None and self.level != self._set:
             self.rate = np.zeros_like(self.rate)
             yield from self._run(GRIP_S, lambda s: np.tile(self.position, (len(s), 1)))
 
     def _run(self, seconds: float, curve):
-        """The actions due in the next `seconds`, of a curve of times (n,) since now, and the events between."""
+        """Yield the actions due in the next `seconds` and the events in between.
+
+        `curve` maps times (n,), in seconds from now, to actions (n, A).
+        """
         begin, self.clock = self.clock, self.clock + seconds
-        last = max(self._done, ceil(self.clock * self.rate_hz - 0.5 - 1e-9))  # one due at the very end is the next's
+        last = max(self._done, ceil(self.clock * self.rate_hz - 0.5 - 1e-9))  # one due at the end is the next run's
         times = (np.arange(self._done, last) + 0.5) / self.rate_hz
         self._done = last
         actions = np.clip(curve(times - begin), -1, 1) if len(times) else []
@@ -129,7 +134,7 @@ class Playback:
         yield from self._events(self.clock)
 
     def _events(self, until: float):
-        """The grips due by then."""
+        """Yield the grips due by time `until`."""
         while self._due and self._due[0][0] <= until:
             due, token = self._due.pop(0)
             self.level = token.level

@@ -1,8 +1,8 @@
-"""Clamped uniform B-splines over [0, 1]: evaluation, derivatives, knots, and what ties one curve to the one before.
+"""Clamped uniform B-splines over [0, 1]: evaluation, derivatives, knots, and continuity with a preceding curve.
 
-A curve is control points c (K, ...) and a degree p < K: y(t) = sum_i N_i(t) c_i. It begins at c_0 and ends at c_{K-1},
-and lies in the hull of its control points. Its r-th derivative is a curve of degree p - r, whose control points are
-differences of c: so bounds on control points bound position, and bounds on their differences bound the rate.
+A curve is given by control points c (K, ...) and a degree p < K: y(t) = sum_i N_i(t) c_i. It begins at c_0, ends at
+c_{K-1} and lies in the convex hull of its control points. Its r-th derivative is a curve of degree p - r, whose control
+points are differences of c. Bounds on control points thus bound position, and bounds on differences bound the rate.
 Source: de Boor 1978, A Practical Guide to Splines; scipy.interpolate.BSpline evaluates them.
 """
 
@@ -14,7 +14,7 @@ from scipy.interpolate import BSpline
 
 @cache
 def knots(count: int, degree: int) -> np.ndarray:
-    """The knot vector (count + degree + 1,) on [0, 1], with `degree` + 1 equal knots at either end; read-only.
+    """Return the read-only knot vector (count + degree + 1,) on [0, 1], with `degree` + 1 equal knots at either end.
 
     Raises ValueError unless 0 <= degree < count.
     """
@@ -27,22 +27,23 @@ def knots(count: int, degree: int) -> np.ndarray:
 
 
 def midpoints(length: int) -> np.ndarray:
-    """Where the control steps (length,) of a token lie on its curve: step i at (i + 1/2) / length.
+    """Return the times of a token's control steps (length,) on its curve: step i is at (i + 1/2) / length.
 
-    The last step of a token and the first of the next are then one step apart, like any other two.
+    The last step of a token and the first of the next are then one step apart, like any other neighbours.
     """
     return (np.arange(length) + 0.5) / length
 
 
 def ends(length: int) -> np.ndarray:
-    """Where the control steps (length,) lie on a curve that begins one step before the first: at (i + 1) / length."""
+    """Return the times (length,), (i + 1) / length, of control steps on a curve that begins one step before them."""
     return (np.arange(length) + 1) / length
 
 
 def design(at: np.ndarray, count: int, degree: int, derivative: int = 0) -> np.ndarray:
-    """The matrix (len(at), count) from control points to the curve's `derivative`-th derivative at times in [0, 1].
+    """Return the matrix (len(at), count) from control points to the `derivative`-th derivative at times `at`.
 
-    With `derivative` 0 its rows are non-negative and sum to 1. Time is in units of the whole token.
+    With `derivative` 0 its rows are non-negative and sum to 1. Time is in units of the whole token; times outside
+    [0, 1] are clipped.
     """
     places = np.clip(np.asarray(at, dtype=float), 0, 1)
     if derivative == 0:
@@ -54,13 +55,13 @@ def design(at: np.ndarray, count: int, degree: int, derivative: int = 0) -> np.n
 
 
 def gaps(count: int, degree: int) -> np.ndarray:
-    """k_{i+p+1} - k_{i+1} (count - 1,): over which stretch of the curve control point i gives way to the next."""
+    """Return k_{i+p+1} - k_{i+1} (count - 1,): the span of the curve over which control point i gives way to i + 1."""
     k = knots(count, degree)
     return k[degree + 1 : count + degree] - k[1:count]
 
 
 def differences(count: int, degree: int, order: int = 1) -> np.ndarray:
-    """The matrix (count - order, count) from control points to those of the `order`-th derivative.
+    """Return the matrix (count - order, count) from control points to those of the `order`-th derivative.
 
     Row i of order 1: p (c_{i+1} - c_i) / (k_{i+p+1} - k_{i+1}), p the degree and k the knots (de Boor 1978, ch. X).
     Raises ValueError for an order above the degree.
@@ -74,9 +75,10 @@ def differences(count: int, degree: int, order: int = 1) -> np.ndarray:
 
 
 def beginning(value: np.ndarray, rate: np.ndarray | None, count: int, degree: int) -> np.ndarray:
-    """The first control points (1 or 2, ...) of a curve that begins at `value` (...) and, if given, with `rate` (...).
+    """Return the first control points (1 or 2, ...) of a curve that begins at `value` (...), and `rate` (...) if given.
 
-    `rate` is per whole token. Tied so, a curve continues the one before: C0 from its last value, C1 from its last rate.
+    `rate` is per whole token. With the last value of the preceding curve the join is C0, with its last rate as well C1.
+    Raises ValueError for a rate with degree 0.
     """
     if rate is None:
         return np.stack([value])

@@ -1,7 +1,7 @@
-"""One vocabulary: a token is a kind with its parameters, and a sentence of them is a plan that prints as one line.
+"""The vocabulary: a token is a kind with parameters, and a sentence of tokens is a plan that prints as one line.
 
-Positions are in the robot's range scaled to [-1, 1], times in seconds, a gripper's level from 0 (closed) to 1 (open).
-`policies.tokens.playback` executes a sentence, `policies.tokens.notation` writes it as plain data.
+Positions are in the robot's range scaled to [-1, 1], times in seconds, gripper levels from 0 (closed) to 1 (open).
+`policies.tokens.playback` executes a sentence, `policies.tokens.notation` converts it to plain data and back.
 """
 
 from collections.abc import Iterable
@@ -14,13 +14,13 @@ from worldmodel.mistakes import Mistake
 from worldmodel.ranges import check
 
 SHORTEST, LONGEST = 0.001, 60.0
-"""No motion is shorter, and no token lasts longer, in seconds."""
+"""The shortest duration of a motion and the longest of any token, in seconds."""
 MOST = 256
-"""No motion has more control points."""
+"""The largest number of control points of a motion."""
 
 
 def unfit(knots: int, seconds: float) -> str:
-    """Why no motion has so many control points or lasts so long; empty: one may."""
+    """Explain why a motion cannot have `knots` control points or last `seconds`; empty if it can."""
     if knots > MOST:
         return f"{knots} control points; a motion has at most {MOST}"
     if not SHORTEST <= seconds <= LONGEST:
@@ -30,10 +30,11 @@ def unfit(knots: int, seconds: float) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Move:
-    """A motion: the B-spline of control points (K, A) in [-1, 1], over `seconds`, and how far it may be off.
+    """A motion: a B-spline with control points (K, A) in [-1, 1], lasting `seconds`, and its uncertainty.
 
-    `spread` (K, A): standard deviations of the control points, or None where nothing is known of them.
-    Raises ValueError for a control point outside its range, a negative spread or a degree that K points cannot have.
+    `spread` (K, A): standard deviations of the control points, or None if they are unknown.
+    Raises ValueError for a control point or duration out of range, too many control points, a negative spread or one of
+    another shape, or a degree outside 0 .. K - 1.
     """
 
     points: Float[np.ndarray, "K A"]
@@ -42,7 +43,7 @@ class Move:
     spread: Float[np.ndarray, "_ _"] | None = None
 
     def __post_init__(self):
-        """Take copies that cannot be written to, and check them."""
+        """Replace the arrays by read-only copies, and check every field."""
         check("move.", self, "seconds", low=SHORTEST, high=LONGEST)
         object.__setattr__(self, "points", _matrix(self.points, "move.points", -1, 1))
         if len(self.points) > MOST:
@@ -55,19 +56,19 @@ class Move:
 
     @classmethod
     def of(cls, points: Float[np.ndarray, " P"], knots: int, degree: int, seconds: float) -> "Move":
-        """The motion of a world model's token with these points (P,), P = K x A, that lasts so long.
+        """Build the motion of a world model's token from its points (P,), P = knots x A.
 
-        A mean of bounded tokens can be an ulp out of bounds: it is clamped.
+        The points are clamped to [-1, 1], since a mean of bounded tokens can be out of bounds by an ulp.
         """
         points = np.clip(np.asarray(points, dtype=float).reshape(knots, -1), -1, 1)
         return cls(points, seconds, degree)
 
     def __eq__(self, other: object) -> bool:
-        """Equal in every number."""
+        """Compare points, spread, duration and degree exactly."""
         return isinstance(other, Move) and self._key() == other._key()
 
     def __hash__(self) -> int:
-        """The same for equal ones, so that a plan can count how often it chose a token."""
+        """Hash consistently with `__eq__`, so that tokens can be counted."""
         return hash(self._key())
 
     def _key(self) -> tuple:
@@ -75,15 +76,15 @@ class Move:
         return repr((self.points.tolist(), spread)), self.seconds, self.degree
 
     def __str__(self) -> str:
-        """E.g. move(0.4 s)."""
+        """Format as e.g. move(0.4 s)."""
         return f"move({self.seconds:.3g} s)"
 
 
 @dataclass(frozen=True)
 class Grip:
-    """An event: set the gripper to `level`, `after` so many seconds from the place in the sentence where it stands.
+    """An event: set the gripper to `level`, `after` seconds later than this token's position in the sentence.
 
-    So it falls between two motions (0), or inside the one that follows.
+    It happens between two motions if `after` is 0, and otherwise during a motion that follows.
     """
 
     level: float
@@ -95,42 +96,42 @@ class Grip:
         check("grip.", self, "after", low=0, high=LONGEST)
 
     def __str__(self) -> str:
-        """E.g. grip(close), or grip(close, +0.2 s)."""
+        """Format as e.g. grip(close) or grip(close, +0.2 s)."""
         level = {0.0: "close", 1.0: "open"}.get(self.level, f"{self.level:.3g}")
         return f"grip({level}, +{self.after:.3g} s)" if self.after else f"grip({level})"
 
 
 @dataclass(frozen=True)
 class Look:
-    """Turn attention to `what` (a name), and `where` if known: (x, y, z) in metres from the robot's base."""
+    """Turn attention to `what` (a name), at `where` if known: (x, y, z) in metres from the robot's base."""
 
     what: str
     where: tuple[float, float, float] | None = None
 
     def __post_init__(self):
-        """Raise ValueError for a name of more than one line, or a place that is not finite."""
+        """Raise ValueError for a name that is not one line of text, or a place that is not three finite numbers."""
         _line(self.what, "look.what")
         if self.where is not None and (len(self.where) != 3 or not np.isfinite(self.where).all()):
             raise Mistake(f"look.where={self.where}: three finite numbers, in metres")
 
     def __str__(self) -> str:
-        """E.g. look(cup), or look(cup at 0.2, 0, 0.05)."""
+        """Format as e.g. look(cup) or look(cup at 0.2, 0, 0.05)."""
         place = "" if self.where is None else " at " + ", ".join(f"{x:.3g}" for x in self.where)
         return f"look({self.what}{place})"
 
 
 @dataclass(frozen=True)
 class Ask:
-    """Ask a person `question`, at rest, since the answer may take any time."""
+    """Ask a person `question`, with the robot at rest, since the answer may take arbitrarily long."""
 
     question: str
 
     def __post_init__(self):
-        """Raise ValueError for a question of more than one line."""
+        """Raise ValueError for a question that is not one line of text."""
         _line(self.question, "ask.question")
 
     def __str__(self) -> str:
-        """E.g. ask(which cup?)."""
+        """Format as e.g. ask(which cup?)."""
         return f"ask({self.question})"
 
 
@@ -145,7 +146,7 @@ class Stop:
         check("stop.", self, "seconds", above=0, high=LONGEST)
 
     def __str__(self) -> str:
-        """Always stop."""
+        """Format as stop, whatever the duration."""
         return "stop"
 
 
@@ -153,21 +154,24 @@ Token = Move | Grip | Look | Ask | Stop
 Sentence = tuple[Token, ...]
 
 KINDS: dict[str, type] = {"move": Move, "grip": Grip, "look": Look, "ask": Ask, "stop": Stop}
-"""Every kind by its name; a kind's id is its place here, and stays."""
+"""Token classes by kind name. A kind's id is its position here, and must not change."""
 
 
 def kind(token: Token) -> str:
-    """The name of a token's kind."""
+    """Return the name of a token's kind, a key of `KINDS`."""
     return type(token).__name__.lower()
 
 
 def text(sentence: Iterable[Token]) -> str:
-    """One line, e.g. move(0.4 s) · grip(close) · move(0.8 s) · stop."""
+    """Format a sentence as one line, e.g. move(0.4 s) · grip(close) · move(0.8 s) · stop."""
     return " · ".join(str(token) for token in sentence)
 
 
 def checked(sentence: Iterable[Token]) -> Sentence:
-    """The sentence as a tuple. Raises ValueError if a stop is not its last token or its motions differ in width."""
+    """Return the sentence as a tuple.
+
+    Raises ValueError if a stop is not the last token, or if motions differ in their number of action dimensions.
+    """
     result = tuple(sentence)
     for i, token in enumerate(result[:-1]):
         if isinstance(token, Stop):
@@ -179,7 +183,10 @@ def checked(sentence: Iterable[Token]) -> Sentence:
 
 
 def _matrix(value: np.ndarray, name: str, low: float, high: float) -> np.ndarray:
-    """A read-only float64 copy. Raises ValueError naming the first entry out of range."""
+    """Return a read-only float64 copy of a matrix.
+
+    Raises ValueError if it is empty or not a matrix, or naming the first entry outside [low, high].
+    """
     result = np.array(value, dtype=float)
     if result.ndim != 2 or 0 in result.shape:
         raise Mistake(f"{name}: shape {result.shape}; a matrix of control points x dimensions")

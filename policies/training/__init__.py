@@ -1,1 +1,1 @@
-"""The loop of training and evaluation: episodes, exploration noise, experts, rollouts."""
+"""Training and evaluation loops: episodes, exploration noise, experts, rollouts."""

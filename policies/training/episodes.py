@@ -1,4 +1,4 @@
-"""The episodes that run in a vector of environments: how far each is, and how to get there once more."""
+"""The running episodes of a vector of environments: their progress, and how to replay them after a resume."""
 
 import numpy as np
 import torch
@@ -12,14 +12,14 @@ from worldmodel.replay import Replay
 
 
 class RunningEpisodes:
-    """The running episode of each of E environments: its number from 1, steps, return and success so far.
+    """The running episode of each of E environments: its number, from 1, and its length, return and success so far.
 
-    `observation` is the newest of all environments, empty before `begin`; `judged`: whether they tell of success.
-    `retrace` brings freshly made environments back to it.
+    `observation`: the newest observation of all environments, empty before `begin`. `judged`: whether the environments
+    report success. `retrace` brings freshly created environments back to `observation`.
     """
 
     def __init__(self, env, action_size: int, config: LoopConfig):
-        """`config`: whose seed gives every episode its own, and how experts take part."""
+        """Track the episodes of `env`; `config` gives the base seed of all episodes, and how experts take part."""
         self.env, self.config = env, config
         count = env.num_envs
         self.episode = np.zeros(count, dtype=int)
@@ -29,14 +29,14 @@ class RunningEpisodes:
         self.experts = Experts(count, action_size, config)
 
     def begin(self, ended: np.ndarray) -> None:
-        """Begin a new episode in the environments (E,) that ended."""
+        """Begin a new episode in the environments (E,) marked in `ended`."""
         self.episode[ended] += 1
         self.observation = self.reset(ended)
         self.returns[ended], self.lengths[ended], self.successes[ended] = 0, 0, 0
         self.experts.begin(ended)
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Take a step in all environments: reward (E,), and where (E,) their episodes terminated and were truncated."""
+        """Step all environments by `action` (E, A); return reward, terminated and truncated, each (E,)."""
         observation, reward, terminated, truncated, info = self.env.step(action)
         self.experts.hear(info)
         self.observation = as_tensors(observation)
@@ -48,11 +48,11 @@ class RunningEpisodes:
         return reward, terminated, truncated
 
     def of(self, env: int) -> dict[str, Tensor]:
-        """What one environment shows."""
+        """Return the newest observation of environment `env`, without the batch dimension."""
         return {key: value[env] for key, value in self.observation.items()}
 
     def reset(self, ended: np.ndarray) -> dict[str, Tensor]:
-        """Reset the environments (E,) that ended to their episodes' beginnings; what all of them then show."""
+        """Reset the environments (E,) marked in `ended` to the start of their episodes; return all E observations."""
         seeds = [episode_seed(self.config.seed, 0, i, int(number)) for i, number in enumerate(self.episode)]
         options = {"reset_mask": ended.copy(), **self.experts.asking(self.episode, ended)}
         self.experts.forget(ended)
@@ -61,7 +61,7 @@ class RunningEpisodes:
         return as_tensors(observation)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """How far the running episodes are, as tensors."""
+        """Return the progress of the running episodes as tensors."""
         return {
             "episode": torch.from_numpy(self.episode.copy()),
             "returns": torch.from_numpy(self.returns.copy()),
@@ -72,7 +72,7 @@ class RunningEpisodes:
         }
 
     def load_state_dict(self, saved: dict[str, Tensor]) -> None:
-        """Take back what `state_dict` gave; `retrace` then brings the environments there."""
+        """Restore what `state_dict` returned; `retrace` then brings the environments to that state."""
         self.episode = saved["episode"].numpy().copy()
         self.returns, self.lengths = saved["returns"].numpy().copy(), saved["lengths"].numpy().copy()
         self.successes = saved["successes"].numpy().copy()
@@ -80,9 +80,9 @@ class RunningEpisodes:
         self.observation = {key: value.clone() for key, value in part(saved, "seen.").items()}
 
     def retrace(self, replay: Replay) -> str:
-        """Step every environment through its running episode; each starts so late that all arrive together.
+        """Step every environment through its running episode again, with starts staggered so that all finish together.
 
-        The actions are those that `replay` holds, the seeds the same. Returns why it cannot be done, or "".
+        The actions are those in `replay`, and the seeds the original ones. Returns "" or, if it failed, the reason.
         """
         count, most, held = self.env.num_envs, int(self.lengths.max()), replay.rows - 1
         if most > held:
@@ -93,7 +93,7 @@ class RunningEpisodes:
             starting = self.lengths == most - t
             if t and starting.any():
                 observation = self.reset(starting)
-            done = t - (most - self.lengths)  # steps into its episode; negative while it waits
+            done = t - (most - self.lengths)  # steps into the episode; negative while still waiting to start
             action = torch.zeros(count, replay.action.shape[-1])
             for i in np.flatnonzero(done >= 0):
                 row = (int(replay.head[i]) - int(self.lengths[i]) + int(done[i])) % replay.rows

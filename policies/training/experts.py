@@ -1,4 +1,4 @@
-"""Where an environment's own expert drives: the first episodes, and the end of others."""
+"""Expert control: an environment's own expert drives the first episodes, and the ends of some later ones."""
 
 import numpy as np
 import torch
@@ -8,72 +8,72 @@ from policies.settings import EXPERT, LoopConfig
 
 
 class Experts:
-    """What the experts of E environments would do next, and which of them drive.
+    """The next actions of the experts of E environments, and which experts are driving.
 
-    An environment tells by its `info`, `expert_action` (A,), what an expert would do from here; a reset's options ask
-    for it, `{"expert_action": True}`. The first `demonstrations` episodes are the expert's. In later ones it takes over
-    at each step with the probability `takeover` and keeps the episode to its end (HG-DAgger: Kelly et al. 2019, arXiv
-    1810.02890). Where it does not know what to do, which is not a number, it does not drive.
+    An environment reports what its expert would do next as `expert_action` (A,) in its `info`, if a reset asked for it
+    by the options `{"expert_action": True}`. The first `demonstrations` episodes are the expert's. In later ones it
+    takes over with probability `takeover` at each step, and then keeps control until the episode ends (HG-DAgger: Kelly
+    et al. 2019, arXiv 1810.02890). Where an expert does not know what to do (its action is NaN), it does not drive.
     """
 
     def __init__(self, count: int, size: int, config: LoopConfig):
-        """Experts of `count` environments with actions of `size` numbers."""
+        """Create the experts of `count` environments with actions of `size` numbers."""
         self._first, self._takeover = config.demonstrations, config.takeover
         self.action = torch.full((count, size), torch.nan)
-        self.taken = np.zeros(count, dtype=bool)  # who has taken over
-        self.steps = np.zeros(count, dtype=int)  # how many of the running episode's steps each has driven
+        self.taken = np.zeros(count, dtype=bool)  # which experts have taken over
+        self.steps = np.zeros(count, dtype=int)  # steps of the running episode that each has driven
 
     @property
     def known(self) -> np.ndarray:
-        """Which (E,) know what to do next."""
+        """Which experts (E,) know what to do next."""
         return self.action.isfinite().all(1).numpy()
 
     def demonstrating(self, episode: np.ndarray) -> np.ndarray:
-        """Which environments (E,) are in an episode, of their number (E,) from 1, that is an expert's as a whole."""
+        """Return which environments (E,) are in an all-expert episode; `episode` (E,): episode numbers, from 1."""
         count = len(episode)
         return (episode - 1) * count + np.arange(count) < self._first
 
     def driving(self, episode: np.ndarray) -> np.ndarray:
-        """Which (E,) drive now, in episodes of these numbers (E,)."""
+        """Return which experts (E,) drive now, given the episode numbers (E,)."""
         return (self.demonstrating(episode) | self.taken) & self.known
 
     def take_over(self, generator: torch.Generator) -> None:
-        """Perhaps take over, before a step. Draws only where experts may."""
+        """Let each expert take over with probability `takeover`, before a step; draw nothing if that is 0."""
         if self._takeover:
             drawn = torch.rand(len(self.taken), generator=generator).numpy() < self._takeover
             self.taken |= drawn & self.known
 
     def asking(self, episode: np.ndarray, ended: np.ndarray) -> dict[str, bool]:
-        """The options for a reset of the environments (E,) that ended, their new episodes' numbers (E,) counted."""
+        """Return the options for resetting the environments (E,) that ended; `episode` (E,): new episode numbers."""
         if self._takeover or (self.demonstrating(episode) & ended).any():
             return {EXPERT: True}
         return {}
 
     def begin(self, ended: np.ndarray) -> None:
-        """New episodes begin in the environments (E,) that ended."""
+        """Begin new episodes in the environments (E,) that ended."""
         self.taken[ended], self.steps[ended] = False, 0
 
     def forget(self, ended: np.ndarray) -> None:
-        """What was said in the episodes that ended."""
+        """Forget the expert actions of the environments (E,) that ended."""
         self.action[torch.from_numpy(ended)] = torch.nan
 
     def hear(self, info: dict) -> None:
-        """Take what experts would do next, where an `info` of E environments says it."""
+        """Store the experts' next actions from the `info` of E environments, where it reports them."""
         if EXPERT in info:
             here = torch.from_numpy(info[f"_{EXPERT}"])
             self.action[here] = torch.from_numpy(np.asarray(info[EXPERT], dtype=np.float32))[here]
 
     def instead(self, action: Tensor, episode: np.ndarray) -> tuple[Tensor, Tensor]:
-        """The actions (E, A) to take, experts' where they drive; and where they do (E,)."""
+        """Substitute the experts' actions where they drive; return the actions (E, A) and where that was done (E,)."""
         demonstrated = self.driving(episode)
         self.steps += demonstrated
         demonstrated = torch.from_numpy(demonstrated)
         return torch.where(demonstrated[:, None], self.action, action), demonstrated
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What the environments do not say again."""
+        """Return what the environments will not report again."""
         return {name: torch.from_numpy(getattr(self, name).copy()) for name in ("taken", "steps")}
 
     def load_state_dict(self, saved: dict[str, Tensor]) -> None:
-        """Take back what `state_dict` gave."""
+        """Restore what `state_dict` returned."""
         self.taken, self.steps = saved["taken"].numpy().copy(), saved["steps"].numpy().copy()

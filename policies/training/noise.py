@@ -1,9 +1,9 @@
-"""The noise that an agent explores with: white, or such that lasts, or each in turn.
+"""Exploration noise: white, pink, or the two in alternate episodes.
 
-White noise undoes itself from one decision to the next; a body with inertia hardly moves by it. Pink noise, whose power
-falls with frequency as 1/f, has swings of every duration, and is the best choice where nothing is known of the task
-(Eberhard et al. 2023, "Pink noise is all you need", ICLR). A body that must keep its balance falls by it. So one
-episode is explored by the one, the next by the other, unless that is known.
+White noise cancels out from one decision to the next, and hardly moves a body with inertia. Pink noise, whose power
+falls with frequency as 1/f, has excursions of every duration, and is the best default when nothing is known about the
+task (Eberhard et al. 2023, "Pink noise is all you need", ICLR), but it topples a body that has to keep its balance. So
+unless it is known which suits the task, "mixed" alternates between them from episode to episode.
 """
 
 import torch
@@ -11,33 +11,34 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 COLOURS = {"white": (1,), "pink": (1, 4, 16, 64), "mixed": (1, 4, 16, 64)}
-"""How many draws the parts of a noise last."""
+"""For each colour, the time constants of its components, in draws."""
 
 
 class Noise:
-    """Standard normal at each draw; from draw to draw independent (white), or correlated about as 1/f noise is (pink).
+    """Noise that is standard normal at each draw, and across draws independent (white) or approximately 1/f (pink).
 
-    Pink is a sum of equally strong first-order autoregressions whose time constants lie a factor of 4 apart: their
-    spectra add up to nearly 1/f between the shortest and the longest (Keshner 1982, Proc. IEEE 70(3)). Mixed: the first
-    dimension of a draw is of environments, and each episode of one is pink or white, the next is the other.
+    Pink noise is a sum of first-order autoregressive processes of equal variance whose time constants are a factor of 4
+    apart: their spectra add up to nearly 1/f between the shortest and the longest (Keshner 1982, Proc. IEEE 70(3)).
+    Mixed: the first dimension of a draw indexes environments, each of which alternates between pink and white episodes.
     """
 
     def __init__(self, colour: str, generator: torch.Generator):
         self.generator = generator
         lasting = torch.tensor(COLOURS[colour], dtype=torch.float32)
         self.keep = torch.where(lasting > 1, torch.exp(-1 / lasting), 0.0)
-        self.parts = torch.zeros(len(lasting), 0)  # where each part stands
-        self.mixed, self.pink = colour == "mixed", torch.zeros(0, dtype=torch.bool)  # (B,), of this episode
+        self.parts = torch.zeros(len(lasting), 0)  # (components, *shape): the state of each component
+        self.mixed, self.pink = colour == "mixed", torch.zeros(0, dtype=torch.bool)  # (B,): is this episode pink?
 
     def reset(self, ended: Bool[Tensor, " B"]) -> None:
-        """Episodes begin in the environments (B,) whose last one ended."""
+        """Switch colour in the environments (B,) whose episode ended, if the noise is mixed."""
         if len(self.pink) == len(ended):
             self.pink = self.pink ^ ended
 
     def draw(self, *shape: int, due: Bool[Tensor, " B"] | None = None) -> Float[Tensor, "..."]:
-        """The next numbers, of this shape; where it is not that of the last draw, the noise begins anew.
+        """Draw the next noise of this shape; if the shape differs from the last draw's, the noise starts anew.
 
-        `due` (B,): the rows that are asked for, all unless given; the others are any, and stay where they were.
+        `due` (B,): the rows of the first dimension that are needed, by default all; the others are arbitrary, and their
+        state does not advance.
         """
         fresh = torch.randn(len(self.keep), *shape, generator=self.generator)
         white = fresh.sum(0) / len(fresh) ** 0.5 if self.mixed else None

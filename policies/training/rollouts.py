@@ -1,4 +1,4 @@
-"""Whole episodes with an agent, one in each of some environments."""
+"""Evaluation rollouts: one whole episode in each of several environments."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,10 +14,10 @@ from worldmodel.senses import LANGUAGE_KEY, is_image, mask
 
 @dataclass(frozen=True)
 class Rollout:
-    """Returns (N,) and lengths (N,) in control steps of N episodes, and whether each succeeded (N,), at any step.
+    """The returns (N,), lengths (N,) in control steps and successes (N,) of N episodes.
 
-    Where the environment does not tell (`is_success` in its info), nobody knows: None. `tasks`: which of several tasks
-    each episode was, where the environment has several.
+    `successes`: whether each episode succeeded at any step; None if the environment does not report it (`is_success`
+    in its info). `tasks`: the task of each episode, if the environment has several; else empty.
     """
 
     returns: np.ndarray
@@ -27,27 +27,27 @@ class Rollout:
 
     @property
     def success_rate(self) -> float | None:
-        """The fraction of the episodes that succeeded."""
+        """The fraction of the episodes that succeeded; None if unknown."""
         return None if self.successes is None else float(self.successes.mean())
 
 
 def episode_seed(seed: int, stream: int, env: int, episode: int) -> int:
-    """The reset seed of one environment for a given episode; streams (0 training, 1 evaluation) do not meet."""
+    """Return the reset seed of one environment's episode; `stream` 0 (training) and 1 (evaluation) are independent."""
     return int(np.random.SeedSequence([seed, stream, env, episode]).generate_state(1)[0])
 
 
 def episode_seeds(seed: int, stream: int, episode: int, count: int) -> list[int]:
-    """Those of environments 0..count-1."""
+    """Return the `episode_seed` of environments 0 to `count` - 1."""
     return [episode_seed(seed, stream, env, episode) for env in range(count)]
 
 
 def evaluation_seeds(seed: int, first: int, count: int) -> list[int]:
-    """The reset seeds of an evaluation's episodes `first`, `first` + 1, ...; the same on whatever they are played."""
+    """Return the reset seeds of evaluation episodes `first`, `first` + 1, ...; independent of how they are batched."""
     return [episode_seed(seed, 1, number, 0) for number in range(first, first + count)]
 
 
 def as_tensors(observation: dict[str, np.ndarray | str | tuple[str, ...]]) -> dict[str, Tensor]:
-    """An environment's observation as tensors of its own: frames stay bytes, words become vectors, all else float32."""
+    """Copy an observation into tensors: frames as uint8, sentences as their vectors, everything else as float32."""
     tensors = {}
     for key, value in observation.items():
         if key == LANGUAGE_KEY:
@@ -58,24 +58,24 @@ def as_tensors(observation: dict[str, np.ndarray | str | tuple[str, ...]]) -> di
 
 
 def _said(value: str | tuple[str, ...], there: np.ndarray | None) -> Tensor:
-    """The words of one environment, or of several, as a vector of each; `there`, a bool for each, says whose count."""
+    """Encode the sentence of one environment, (T,), or of B, (B, T); zeros where `there`, one flag each, is false."""
     strings = (value,) if isinstance(value, str) else tuple(value)
     vectors = WORDS.vectors(strings, None if there is None else np.reshape(there, -1))
     return vectors[0] if isinstance(value, str) else vectors
 
 
 def succeeded(info: dict) -> np.ndarray | None:
-    """Which of a vector's environments (N,) say that they are where their task wants them; None where none says."""
+    """Return which of N environments (N,) report success in `info`; None if success is not reported."""
     return info["is_success"].astype(bool) if "is_success" in info else None
 
 
 def rollout(
     env, agent: Agent, seed: int, limit: int, tick: Callable[[], None] | None = None, first: int = 0
 ) -> Rollout:
-    """Run one episode in each of the N environments of `env`, until each has ended or `limit` control steps are done.
+    """Run one episode in each of the N environments of `env`, until all have ended or for `limit` control steps.
 
-    An environment that ended early goes on undecided, with action 0, until all have. `tick` is called at each step.
-    `first` is the number of the first episode among all of this seed.
+    An environment that ends early is stepped with action 0, which does not count, until all have ended. `tick` is
+    called at each step. `first`: the number of the first episode among all evaluation episodes of `seed`.
     """
     count = env.num_envs
     observation, info = env.reset(seed=evaluation_seeds(seed, first, count))
@@ -99,13 +99,13 @@ def rollout(
         if not alive.any():
             break
         if ended.any():
-            # It must be reset before the next step; what it does then is not counted.
+            # An ended environment must be reset before the next step; what follows in it is not counted.
             observation, _ = env.reset(seed=episode_seeds(seed, 1, 1, count), options={"reset_mask": ended})
     return Rollout(returns, lengths, successes, tasks)
 
 
 def joined(played: Sequence[Rollout]) -> Rollout:
-    """Episodes of one task, or of the same several, one batch after the other."""
+    """Concatenate batches of episodes; successes are known only if they are known in every batch."""
     told = [batch.successes for batch in played]
     return Rollout(
         np.concatenate([batch.returns for batch in played]),
@@ -116,13 +116,13 @@ def joined(played: Sequence[Rollout]) -> Rollout:
 
 
 def by_task(played: Rollout) -> dict[str, float]:
-    """The mean return of each of several tasks that was played; empty where there is only one."""
+    """Return the mean return of each task, by name; empty if the environment has only one."""
     names = np.array(played.tasks)
     return {str(name): float(played.returns[names == name].mean()) for name in sorted(set(played.tasks))}
 
 
 def outcome(planned: Rollout, alone: Rollout) -> dict:
-    """What the same episodes came to with the planner and by the policy alone, plain and rounded, for a summary."""
+    """Summarise the same episodes, with the planner and with the policy alone, as plain data with rounded returns."""
     return {
         "return_mean": round(float(planned.returns.mean()), 3),
         "return_std": round(float(planned.returns.std()), 3),
@@ -136,7 +136,7 @@ def outcome(planned: Rollout, alone: Rollout) -> dict:
 
 
 def success_rates(planned: Rollout, alone: Rollout) -> str:
-    """What to say after the returns about success, with the planner and without; nothing where nobody knows."""
+    """Format the success rates, with the planner and without, to follow the returns; empty if they are unknown."""
     if planned.success_rate is None or alone.success_rate is None:
         return ""
     return f", success {planned.success_rate:.0%}, policy alone {alone.success_rate:.0%}"

@@ -1,4 +1,4 @@
-"""The training loop: act, remember, learn; evaluated and saved at intervals, resumable at any step."""
+"""The training loop: act, store, learn. It can be paused after any step to evaluate or save, and resumed."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -22,10 +22,10 @@ from worldmodel.windows import Window, sample_windows
 
 @dataclass(frozen=True)
 class EpisodeEnd:
-    """A training episode that ended: its return, its length in control steps, and the newest update's metrics.
+    """A finished training episode: its return, its length in control steps, and the metrics of the latest update.
 
     `demonstrated_steps`: how many of its steps an expert took.
-    `episode_success`: 1 if it succeeded at any step, 0 if not; None where the environment does not tell.
+    `episode_success`: 1 if it succeeded at any step, else 0; None if the environment does not report success.
     """
 
     episode_return: float
@@ -36,10 +36,12 @@ class EpisodeEnd:
 
 
 class Trainer:
-    """Steps E environments and learns; everything its future depends on is in `state_dict`.
+    """Steps E environments and learns from them.
 
-    An expert's steps (`policies.training.experts`) are stored like any others, but the policy imitates them whatever
-    their value, and a share of each batch, `learning.demonstrated`, begins with one of them.
+    To resume, it needs its `state_dict`, those of the learner and the replay, and the weights of the acting model.
+
+    An expert's steps (`policies.training.experts`) are stored like all others, but the policy imitates them whatever
+    their value, and a fraction `learning.demonstrated` of each batch begins with one of them, if there are any.
     """
 
     def __init__(
@@ -67,16 +69,16 @@ class Trainer:
 
     @property
     def count(self) -> int:
-        """E, the environments."""
+        """E, the number of environments."""
         return len(self.running.episode)
 
     @property
     def wide(self) -> bool:
-        """Whether what is searched and explored is wider than the settings say."""
+        """Whether planning and exploration are currently wider than the settings say (`ActingConfig.scarcity`)."""
         return self.agent.planner.config != self.usual
 
     def run(self, until: int) -> Iterator[EpisodeEnd | None]:
-        """Train until `until` environment steps; yields after every step, with the episode that ended in it, if any."""
+        """Train until `until` environment steps; after each step, yield every episode that ended in it, or None."""
         if not self.running.observation:
             self._begin(np.ones(self.count, dtype=bool))
         while self.env_steps < until:
@@ -112,7 +114,7 @@ class Trainer:
         return ends
 
     def _act(self) -> tuple[Tensor, list[Tensor | None], Tensor]:
-        """What all environments do (E, A), the tokens that the planner chose, where it did, and where an expert did."""
+        """Return the actions (E, A), each environment's planned token or None, and where (E,) experts act."""
         experts, episode, observation = self.running.experts, self.running.episode, self.running.observation
         experts.take_over(self.generator)
         driving = experts.driving(episode)
@@ -127,7 +129,7 @@ class Trainer:
         return action, planned_tokens, demonstrated
 
     def _begin(self, ended: np.ndarray) -> None:
-        """Begin a new episode in the environments (E,) that ended."""
+        """Begin a new episode in the environments (E,) marked in `ended`."""
         self.running.begin(ended)
         self._widen(self.config.scarcity > 0 and self.replay.rewarded() < self.config.scarcity)
         for i in np.flatnonzero(ended):
@@ -136,12 +138,12 @@ class Trainer:
         self.agent.reset(torch.from_numpy(ended))
 
     def _widen(self, wide: bool) -> None:
-        """Search and explore all of the range of actions from now on, or as much of it as the settings say."""
+        """From now on plan and explore over the whole range of actions, or as far as the settings say."""
         spread = max(1.0, self.usual.spread) if wide else self.usual.spread
         self.agent.planner.config = replace(self.usual, spread=spread)
 
     def _measure(self, chosen: np.ndarray) -> None:
-        """Take the states of the environments (E,) chosen into the statistics, those that are there."""
+        """Update the normaliser with the states of the `chosen` environments (E,), where the state is present."""
         observation = self.running.observation
         if STATE_KEY in observation:
             here = torch.from_numpy(chosen)
@@ -151,7 +153,7 @@ class Trainer:
                 self.learner.model.normaliser.observe(observation[STATE_KEY][here])
 
     def _learn(self) -> None:
-        """The updates that the steps so far allow: none while seeding, then all that seeding saved up."""
+        """Run the updates now due: none during the seed steps, then all that those have accumulated."""
         if self.steps < self.config.seed_steps:
             return
         per_step = self.learner.config.updates_per_token / self.curve.length
@@ -159,13 +161,13 @@ class Trainer:
             self.metrics = self.learner.update(self._draw().to(self.learner.model.device), self.generator)
 
     def _draw(self) -> Batch:
-        """A batch of windows of the replay."""
+        """Sample a batch of windows from the replay."""
         config = self.learner.config
         windows = config.batch, config.horizon, self.curve.length
         return self._batch(sample_windows(self.replay, *windows, self.generator, config.demonstrated))
 
     def _batch(self, window: Window) -> Batch:
-        """Steps to tokens: control points, reward discounted over the token, whether the episode goes on."""
+        """Convert control steps to tokens: control points, discounted rewards, whether the episode continues."""
         discount = self.step_discount ** torch.arange(self.curve.length)
         token = self.curve.encode(window.action)
         return Batch(
@@ -179,13 +181,13 @@ class Trainer:
         )
 
     def _augmented(self, key: str, value: Tensor) -> Tensor:
-        """What one sense gave (H+1, B, ...), frames as they might have been as well: moved."""
+        """Augment one sense (H+1, B, ...): shift frames at random, return anything else unchanged."""
         if not is_image(key):
             return value
         return shift(value.flatten(0, 1), self.learner.config.shift, self.generator).view_as(value)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Counters, random state and the running episodes' progress."""
+        """Return the counters, random state, agent state and progress of the running episodes."""
         return self.running.state_dict() | {
             "steps": torch.tensor(self.steps),
             "wide": torch.tensor(self.wide),
@@ -195,11 +197,11 @@ class Trainer:
         }
 
     def load_state_dict(self, saved: dict[str, Tensor], warn: Callable[[str], None]) -> None:
-        """Take back what `state_dict` gave; the replay must hold its steps again.
+        """Restore what `state_dict` returned; the replay must have been restored before.
 
-        The environments are brought back to where they were by taking the running episodes' actions once more from
-        the same seeds. Where one does not come out at the same observation (it is not deterministic), or the replay no
-        longer holds all its actions, `warn` is told and new episodes begin.
+        The environments are brought back to where they were by repeating the running episodes' actions from the same
+        seeds. If one does not arrive at the same observation (it is not deterministic), or the replay no longer holds
+        all of its actions, `warn` is called and new episodes begin in all environments.
         """
         self.steps = int(saved["steps"])
         self._widen(bool(saved["wide"]))

@@ -1,1 +1,1 @@
-"""robot/recording/: episodes of a robot on the disk, each of them safe as soon as it is finished."""
+"""robot/recording/: records a robot's episodes to disk, each of them safe as soon as it is finished."""

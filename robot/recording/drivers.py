@@ -1,4 +1,4 @@
-"""Who says where the arm goes while it is recorded: a scripted expert, a policy, or a person through a teleoperator."""
+"""What chooses the arm's goals during a recording: a scripted expert, a policy, or a person with a teleoperator."""
 
 from typing import Protocol
 
@@ -13,41 +13,41 @@ from sim.so101.targets import Targets
 from worldmodel.mistakes import Mistake
 
 HOLD_S = 0.3
-"""How long an episode goes on after an expert is done, which lets the arm arrive."""
+"""How long an episode continues after the expert is done, so that the arm can arrive."""
 
 
 class DriverLost(RuntimeError):
-    """Who drove is gone, as a leader arm whose cable was pulled; the message is one line."""
+    """The driver is gone, e.g. a leader arm whose cable was pulled; the message is one line."""
 
 
 class Driver(Protocol):
-    """Says goals, step by step. `goal` raises DriverLost."""
+    """Chooses goals, step by step."""
 
     def begin(self, seed: int) -> None:
-        """An episode begins; the arm is where it will begin."""
+        """Start an episode; the arm is where the episode begins."""
 
     def goal(self, observation: dict) -> dict[str, float] | None:
-        """The joints' goals by their keys; None: the episode is over."""
+        """Return the joints' goals by key, or None when the episode is over. Raises DriverLost."""
 
     def close(self) -> None:
-        """No more."""
+        """Release the driver's resources."""
 
 
 class ScriptDriver:
-    """The expert of the simulated arm's task."""
+    """The scripted expert of the simulated arm's task."""
 
     def __init__(self, robot: SO101Sim):
         self._robot = robot
         self._expert: Expert | None = None
-        self._left = 0  # control steps to hold still
+        self._left = 0  # control steps left to hold still
 
     def begin(self, seed: int) -> None:
-        """An episode of the expert. Raises Unreachable."""
+        """Start an episode of the expert. Raises Unreachable."""
         self._expert = expert(self._robot.scene, self._robot.config.task, np.random.default_rng(seed))
         self._left = round(HOLD_S * self._robot.config.control_hz)
 
     def goal(self, observation: dict) -> dict[str, float] | None:
-        """The expert's next targets; none where it is done, or what it is about has got out of reach."""
+        """Return the expert's next targets; None once it is done and has held, or the object has got out of reach."""
         if self._expert.done():
             self._left -= 1
         try:
@@ -56,46 +56,50 @@ class ScriptDriver:
             return None
 
     def close(self) -> None:
-        """Nothing to do."""
+        """Do nothing: a script holds no resources."""
 
 
 class Sight(Protocol):
     """What an agent perceives of the simulated arm's scene."""
 
     def see(self, scene, target: np.ndarray) -> dict[str, torch.Tensor]:
-        """Its senses, (1, ...) each, while the arm goes to `target` (6,) in rad."""
+        """Return the senses, each (1, ...), while the arm moves to `target` (6,) in rad."""
 
     def close(self) -> None:
-        """No more."""
+        """Release what it sees through."""
 
 
 class PolicyDriver:
-    """An agent in the simulated arm's task."""
+    """An agent acting in the simulated arm's task."""
 
     def __init__(self, robot: SO101Sim, agent, control_targets: Targets, sight: Sight):
         self._robot, self._agent, self._targets, self._sight = robot, agent, control_targets, sight
 
     def begin(self, seed: int) -> None:
-        """Forget the last episode."""
+        """Seed the agent's generator and forget the last episode."""
         self._agent.generator.manual_seed(seed)
         self._agent.reset(torch.ones(1, dtype=torch.bool))
 
     def goal(self, observation: dict) -> dict[str, float]:
-        """What the agent wants next."""
+        """Return the joint goals of the agent's next action."""
         scene = self._robot.scene.unwrapped
         action = self._agent.act(self._sight.see(scene, scene.commanded))[0].numpy()
         return named(self._robot.units.from_rad(self._targets.next(scene.commanded, action)))
 
     def close(self) -> None:
-        """Close what it sees through."""
+        """Close its sight."""
         self._sight.close()
 
 
 class TeleopDriver:
-    """Any of LeRobot's teleoperators whose actions are the robot's own keys."""
+    """Any LeRobot teleoperator whose actions have the robot's own keys."""
 
     def __init__(self, teleop: Teleoperator, keys: list[str]):
-        """Connect it, without a question. Raises ValueError for one that moves other things or is not calibrated."""
+        """Connect without prompting.
+
+        Raises ValueError for a teleoperator that lacks one of `keys` or is not calibrated, ConnectionError if motors do
+        not answer.
+        """
         if missing := [key for key in keys if key not in teleop.action_features]:
             raise Mistake(
                 f"teleop.type={teleop.name}: moves {', '.join(teleop.action_features)}, not {', '.join(missing)}"
@@ -103,17 +107,17 @@ class TeleopDriver:
         self._teleop, self._keys = teleop, keys
         try:
             teleop.connect(calibrate=False)
-        except RuntimeError as error:  # as LeRobot says that servos are missing
+        except RuntimeError as error:  # LeRobot's error for missing servos
             raise ConnectionError(f"teleop.type={teleop.name}: {error}") from error
         if not teleop.is_calibrated:
             teleop.disconnect()
             raise Mistake(f"teleop.type={teleop.name}: not calibrated; lerobot-calibrate --teleop.type=...")
 
     def begin(self, seed: int) -> None:
-        """Nothing to do: the person sees."""
+        """Do nothing: the person sees that an episode begins."""
 
     def goal(self, observation: dict) -> dict[str, float]:
-        """Where the person is."""
+        """Return the teleoperator's current position. Raises DriverLost if it cannot be read."""
         try:
             action = self._teleop.get_action()
         except Exception as error:
@@ -121,11 +125,11 @@ class TeleopDriver:
         return {key: float(action[key]) for key in self._keys}
 
     def close(self) -> None:
-        """Disconnect it."""
+        """Disconnect the teleoperator."""
         if self._teleop.is_connected:
             self._teleop.disconnect()
 
 
 def named(values: np.ndarray) -> dict[str, float]:
-    """Values (6,) by LeRobot's keys."""
+    """Return values (6,) by LeRobot's keys."""
     return dict(zip((f"{joint}.pos" for joint in JOINTS), values.tolist(), strict=True))

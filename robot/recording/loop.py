@@ -1,4 +1,4 @@
-"""One episode: read, ask the driver, send through the gate, keep what was read and what was really sent."""
+"""One episode: read, ask the driver, send through the gate, and record the reading and what was actually sent."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ from robot.ticks import Ticks
 
 @contextmanager
 def resting(robot: GatedRobot) -> Iterator[None]:
-    """Bring the arm to rest at the block's end, however it ends: before anything else is done, as to the data."""
+    """Bring the arm to rest at the end of the block, however it ends, before anything else (e.g. saving) happens."""
     try:
         yield
     finally:
@@ -27,10 +27,10 @@ def play(
     draft: Draft | None = None,
     sentence: str = "",
 ) -> bool | None:
-    """Run an episode until the driver ends it or `seconds` have passed; `draft` takes its steps.
+    """Run an episode until the driver ends it or `seconds` have passed; `draft` records its steps.
 
-    `ticks` go by the robot's own clock; a moment for which there was no time is left out.
-    Returns whether `judge` called it done after any step; None if it never knew.
+    `ticks` use the robot's own clock; a tick whose time has passed is skipped. Returns whether `judge` reported success
+    after any step; None if it never could tell.
     """
     done: bool | None = None
     began: float | None = None

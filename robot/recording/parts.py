@@ -1,9 +1,10 @@
-"""Episodes on the disk: each becomes, the moment it is finished, a LeRobotDataset of its own.
+"""Episodes on disk: each becomes, the moment it is finished, a LeRobotDataset of its own.
 
-LeRobot writes the end of its files when a session ends, and loses all of it to a kill. So `.<name>.parts/<number>`
-beside the dataset holds one finished, synced LeRobotDataset an episode, which appeared by a rename; at the end, or at
-the next end, LeRobot's own aggregation makes of the dataset and its parts the new dataset, which takes the old one's
-place in one step. A part whose number the dataset already has was merged before a kill and is dropped.
+LeRobot writes the end of its files when a session ends, and loses everything if killed before. So
+`.<name>.parts/<number>` beside the dataset holds one finished, synced LeRobotDataset per episode, put there by an
+atomic rename. At the end of this session, or of the next, LeRobot's own aggregation merges the dataset and its parts
+into a new dataset, which replaces the old one in one step. A part whose number the dataset already has was merged
+before a kill and is dropped.
 """
 
 import fcntl
@@ -29,9 +30,10 @@ EPISODES = "meta/episodes"
 
 @dataclass(frozen=True)
 class EpisodeInfo:
-    """What is kept of an episode beside its steps, as columns of LeRobot's table of episodes.
+    """What is stored per episode beside its steps, as columns of LeRobot's table of episodes.
 
-    `success`: at any step; None where nobody knows. `control_hz`: measured. `late_frames`: late by more than 5 ms.
+    `success`: at any step; None if unknown. `control_hz`: the measured rate. `late_frames`: steps more than 5 ms late.
+    `by`: who drove.
     """
 
     seed: int
@@ -42,9 +44,10 @@ class EpisodeInfo:
 
 
 class Parts:
-    """A dataset that grows by episodes. A context: one process at a time holds it. Importing LeRobot takes seconds.
+    """A dataset that grows by episodes; a context manager that one process at a time can hold.
 
-    `features`: LeRobot's, without those it adds itself. Raises DatasetError for a dataset that does not fit.
+    `features`: LeRobot's, without those it adds itself. Entering raises DatasetError for an existing dataset that does
+    not match, or one that another process holds. Importing LeRobot takes seconds.
     """
 
     def __init__(self, dataset: Path, features: dict, fps: int, robot_type: str):
@@ -52,7 +55,7 @@ class Parts:
         self.folder = dataset.parent / f".{dataset.name}.parts"
 
     def __enter__(self) -> "Parts":
-        """Lock it; drop what a kill left half done."""
+        """Lock the dataset, and drop parts that were merged before a kill. Raises DatasetError."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self._lock = open(self.folder / "lock", "w")
         try:
@@ -73,19 +76,19 @@ class Parts:
         return self
 
     def __exit__(self, *_) -> None:
-        """Unlock it; the folder of parts goes when it holds none."""
+        """Unlock the dataset; remove the folder of parts if it is empty."""
         if not self._parts():
             shutil.rmtree(self.folder)
         self._lock.close()
 
     @property
     def finished(self) -> int:
-        """Episodes that are safe: merged, or a part."""
+        """Number of episodes that are safe on disk: merged, or a part."""
         return self.merged + len(self._parts())
 
     @contextmanager
     def episode(self) -> Iterator["Draft"]:
-        """A draft of the next episode; unless it is saved it leaves nothing."""
+        """Yield a draft of the next episode; unless it is saved, it leaves nothing behind."""
         number = max([self.merged - 1, *(int(part.name) for part in self._parts())]) + 1
         path = self.folder / f"{number:06d}"
         with aside_of(path) as aside:
@@ -98,7 +101,7 @@ class Parts:
                     draft.close()
 
     def merge(self) -> None:
-        """Make the dataset of itself and its parts."""
+        """Merge the parts into the dataset."""
         parts = self._parts()
         if not parts:
             return
@@ -114,7 +117,7 @@ class Parts:
             shutil.rmtree(part)
 
     def _parts(self) -> list[Path]:
-        names = os.listdir(self.folder) if self.folder.is_dir() else []  # a signal may come, and leaves a glob open
+        names = os.listdir(self.folder) if self.folder.is_dir() else []  # unlike a glob, closed even if a signal comes
         return sorted(self.folder / name for name in names if name.isdigit())
 
     def _wanted(self) -> dict:
@@ -122,7 +125,7 @@ class Parts:
 
 
 class Draft:
-    """One episode as it is recorded, a LeRobotDataset at `aside`."""
+    """One episode while it is recorded, a LeRobotDataset at `aside` until it is saved to `path`."""
 
     def __init__(self, parts: Parts, aside: Path, path: Path):
         from lerobot.datasets.lerobot_dataset import LeRobotDataset
@@ -141,7 +144,7 @@ class Draft:
         self.frames = 0
 
     def add(self, seen: dict, sent: dict, sentence: str, at_s: float, success: bool | None) -> None:
-        """One step: what the robot observed `at_s` seconds after the first step, and what was sent then."""
+        """Add a step: what the robot observed `at_s` seconds after the first step, and what was then sent."""
         from lerobot.utils.feature_utils import build_dataset_frame
 
         features = self._parts.features
@@ -153,9 +156,9 @@ class Draft:
         self.frames += 1
 
     def save(self, info: EpisodeInfo) -> None:
-        """Finish the episode; when this returns it is safe."""
+        """Finish the episode; it is safe on disk when this returns."""
         with quiet():
-            self._dataset.save_episode(parallel_encoding=False)  # no process of its own that would outlive a kill
+            self._dataset.save_episode(parallel_encoding=False)  # no subprocess that would outlive a kill
             self._dataset.finalize()
         _add_columns(self._aside, {key: value for key, value in asdict(info).items() if value is not None})
         shutil.rmtree(self._aside / "images", ignore_errors=True)
@@ -164,12 +167,12 @@ class Draft:
         sync(self._path.parent)
 
     def close(self) -> None:
-        """End LeRobot's threads and files, which it would otherwise do when its folder is gone."""
+        """End LeRobot's threads and files, which it would otherwise do only after its folder is gone."""
         self._dataset.finalize()
 
 
 def _add_columns(folder: Path, columns: dict) -> None:
-    """Add columns to the table of the one episode in a dataset."""
+    """Add columns to the table of episodes of a dataset with a single episode."""
     import pyarrow
     import pyarrow.parquet
 
@@ -181,7 +184,10 @@ def _add_columns(folder: Path, columns: dict) -> None:
 
 
 def episodes_in(dataset: Path, wanted: dict) -> int:
-    """How many episodes a dataset has. Raises DatasetError if it cannot be read or is of another kind than `wanted`."""
+    """Return how many episodes a dataset has.
+
+    Raises DatasetError if it cannot be read or differs from `wanted` (fps, robot_type, features).
+    """
     path = dataset / INFO
     try:
         info = json.loads(path.read_text())
@@ -199,7 +205,7 @@ def episodes_in(dataset: Path, wanted: dict) -> int:
 
 
 def _check_features(dataset: Path, there: dict, ours: dict) -> None:
-    """Raise DatasetError unless an episode with the features `ours` can be merged with what is there."""
+    """Raise DatasetError unless episodes with the features `ours` can be merged into a dataset with `there`."""
     from lerobot.utils.constants import DEFAULT_FEATURES
 
     if missing := [name for name in ours if name not in there]:

@@ -1,4 +1,4 @@
-"""A recorded dataset in numbers and in a picture."""
+"""A summary and a picture of a recorded dataset."""
 
 import io
 import json
@@ -16,15 +16,15 @@ from policies.storage.files import replace_file
 from robot.recording.parts import EPISODES, MEASURED, SUCCESS
 from worldmodel.senses import STATE_KEY
 
-GOOD, BAD, UNKNOWN, INK = "#0072B2", "#D55E00", "#666666", "#333333"  # Okabe and Ito's: told apart by all
+GOOD, BAD, UNKNOWN, INK = "#0072B2", "#D55E00", "#666666", "#333333"  # Okabe and Ito's colour-blind-safe palette
 DRAWN = 100
-"""No more episodes than this are drawn, evenly chosen: the picture would be a blot."""
+"""The most episodes that are drawn, evenly chosen: more would blur the picture."""
 STYLE = {"font.size": 10, "text.color": INK, "axes.labelcolor": INK}
 
 
 @dataclass(frozen=True)
 class Review:
-    """What a dataset's table of episodes says, an entry an episode. `success` is None where nobody knows."""
+    """A dataset's table of episodes, one entry per episode. `success` is None if unknown."""
 
     lengths: np.ndarray
     success: np.ndarray | None
@@ -35,7 +35,7 @@ class Review:
 
     @classmethod
     def of(cls, dataset: Path) -> "Review":
-        """Read it. Raises OSError."""
+        """Read the table of a dataset. Raises OSError."""
         columns = _table(sorted((dataset / EPISODES).glob("chunk-*/file-*.parquet")))
         return cls(
             np.array(columns["length"]),
@@ -48,14 +48,17 @@ class Review:
 
     @property
     def title(self) -> str:
-        """What was done, and by whom, in a line."""
+        """A one-line title: what was done, and by whom."""
         tasks, by = dict.fromkeys(self.tasks), dict.fromkeys(self.by)
         what = next(iter(tasks)) if len(tasks) == 1 else f"{len(tasks)} tasks:"
         rate = "" if self.success is None else f", {self.success.mean():.0%} succeeded"
         return f"{what}  {len(self.lengths)} episodes by {' and '.join(by)}{rate}"
 
     def summary(self) -> dict:
-        """Numbers over all episodes; the rate is that of all their steps together. `tasks`, `by`: episodes of each."""
+        """Return statistics over all episodes; `tasks` and `by` count the episodes of each.
+
+        `control_hz` is the rate over all steps together; it and `success_rate` are None if unknown.
+        """
         seconds = np.sum((self.lengths - 1) / self.control_hz)
         return {
             "episodes": len(self.lengths),
@@ -69,7 +72,7 @@ class Review:
 
 
 def picture(path: Path, dataset: Path, title: str) -> None:
-    """Draw each joint over time, a curve an episode, those that succeeded in blue with a dot where they first did."""
+    """Plot each joint over time, one curve per episode: blue if it succeeded, with a dot where it first did."""
     columns = _table(sorted((dataset / "data").glob("chunk-*/file-*.parquet")), _DRAWN_COLUMNS)
     episode, seconds = np.array(columns["episode_index"]), np.array(columns[MEASURED]).reshape(-1)
     state = np.array(columns[STATE_KEY])
@@ -106,7 +109,10 @@ _DRAWN_COLUMNS = ("episode_index", MEASURED, SUCCESS, STATE_KEY)
 
 
 def _table(files: list[Path], wanted: tuple[str, ...] = ()) -> dict[str, list]:
-    """Columns of Parquet files, one after the other; those of `wanted` that are there, or all without statistics."""
+    """Return concatenated columns of Parquet files: those in `wanted` that exist, or else all but statistics.
+
+    LeRobot's statistics are the columns with "/" in their name.
+    """
     import pyarrow
     import pyarrow.parquet
 

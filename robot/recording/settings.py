@@ -1,4 +1,4 @@
-"""What can be set about recording. Commands read it to print help: nothing heavy is imported."""
+"""Settings of recording. Commands import it to print help, so it imports nothing heavy."""
 
 from dataclasses import dataclass, field
 
@@ -12,12 +12,12 @@ BY = (EXPERT, POLICY, TELEOP)
 PREFIX = "so101-"
 CAMERA = {"width": 320, "height": 240}
 LEAST_OF_VIDEO = 32
-"""Pixels a side below which the video encoder (SVT-AV1) kills the process."""
+"""Least width and height in pixels: below it the video encoder (SVT-AV1) kills the process."""
 
 
 @dataclass(frozen=True)
 class RecordConfig:
-    """The keys of semagram-record."""
+    """The options of semagram-record."""
 
     dataset: str = ""
     robot: str = SIM
@@ -47,7 +47,7 @@ class RecordConfig:
     threads: int = 1
 
     def __post_init__(self):
-        """Raise ValueError for a value out of range, or one that does not go with the others."""
+        """Raise ValueError for a value out of range, or one that is incompatible with the others."""
         if not self.dataset:
             raise Mistake("dataset=: the folder to record to, e.g. dataset=runs/touch-demos")
         if self.by not in BY:
@@ -70,24 +70,24 @@ class RecordConfig:
 
     @property
     def waits(self) -> bool:
-        """Whether a second of recording takes a second."""
+        """Whether recording runs in real time."""
         return self.paced == "true" or (self.paced == "auto" and (not self.simulated or self.by == TELEOP))
 
     @property
     def task_name(self) -> str:
-        """The simulated task's whole name."""
+        """The full name of the simulated task."""
         return self.task if self.task.startswith(PREFIX) else PREFIX + self.task
 
     @property
     def longest_s(self) -> float:
-        """How long an episode lasts at most: unless set, as the task says, a script twice as long."""
+        """The longest duration of an episode: `seconds`, else the task's (twice that for a script), else 30 s."""
         if self.seconds:
             return self.seconds
         return TASKS[self.task_name].seconds * (2 if self.by == EXPERT else 1) if self.simulated else 30.0
 
     @property
     def preset(self) -> str:
-        """The gate's limits: careful on a real arm unless told otherwise."""
+        """The preset of the gate's limits; by default `careful` on a real arm, else `normal`."""
         return preset(self, "normal")
 
     def _check_robot(self) -> None:

@@ -1,4 +1,4 @@
-"""LeRobot's teleoperators by what a command's keys say of them."""
+"""LeRobot teleoperators from a command's options."""
 
 import draccus
 from lerobot import teleoperators
@@ -9,7 +9,10 @@ from worldmodel.mistakes import Mistake
 
 
 def teleoperator(keys: dict) -> Teleoperator:
-    """The teleoperator that `keys` say, `type` among them; empty ones stay LeRobot's. Raises ValueError."""
+    """Return the teleoperator that `keys`, including `type`, describe; empty ones keep LeRobot's default.
+
+    Raises ValueError for an unknown type or options it does not accept.
+    """
     given = {key: value for key, value in keys.items() if value not in ("", None)}
     config = decoded(TeleoperatorConfig, teleoperators, given, "teleop")
     try:

@@ -1,1 +1,1 @@
-"""robot/running/: a policy on an arm at a fixed rate, the next curve planned while the current one runs."""
+"""robot/running/: runs a policy on an arm at a fixed rate, planning the next curve while the current one runs."""

@@ -1,4 +1,4 @@
-"""What an arm's cameras show, as its model takes it: small frames, those of before with them, and which are dark."""
+"""Camera frames as the model takes them: resized, stacked with earlier ones, and marked if they are dark."""
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -9,17 +9,17 @@ import numpy as np
 from sim.frames import middle, shows
 
 DARK_S = 0.1
-"""A camera that has shown nothing for so long is spoken of."""
+"""A camera that has shown nothing for this long is reported."""
 BLIND_S = 1.0
-"""Where nothing else says what happens, an arm goes on for so long without sight."""
+"""How long an arm continues without sight if the model has no other sense of the scene."""
 
 
 class Eyes:
-    """Looks through cameras, by the names that they have among the robot's observations; none: looks at nothing.
+    """Sees through cameras, given by their keys in the robot's observations; without any it does nothing.
 
-    `sizes`: height and width that each one's frames are brought to, in pixels; the model looks at those of `lags`
-    control steps ago at once. `alone`: the model has no other sense of what happens. `say` gets a line when a camera
-    shows nothing, and when it does again.
+    `sizes`: the height and width in pixels that each camera's frames are resized to. `lags`: the model sees the frames
+    of these many control steps ago together. `alone`: the model has no other sense of the scene. `say` gets a line when
+    a camera shows nothing, and when it shows something again.
     """
 
     def __init__(
@@ -37,18 +37,18 @@ class Eyes:
 
     @property
     def cameras(self) -> tuple[str, ...]:
-        """Their names."""
+        """The cameras' names."""
         return tuple(self._sizes)
 
     def forget(self) -> None:
-        """The next frames are an episode's first: before them there is nothing."""
+        """Drop the earlier frames: the next ones are an episode's first."""
         for frames in self._frames.values():
             frames.clear()
 
     def see(self, observation: dict, steps: int = 1) -> None:
-        """Take in the frames (H, W, 3) of an observation, `steps` control steps after the last.
+        """Take in the frames (H, W, 3) of an observation, `steps` control steps after the last one.
 
-        Before a frame that shows something again there is nothing, as where a policy learns (`policies.frame_stack`).
+        When a camera shows something again, its earlier frames are dropped, as in training (`policies.frame_stack`).
         """
         for name in self.cameras:
             frame, frames = middle(observation[name], *self._sizes[name]), self._frames[name]
@@ -67,16 +67,16 @@ class Eyes:
 
     @property
     def newest(self) -> dict[str, np.ndarray]:
-        """The newest frame of each camera that has shown any, as the model takes it."""
+        """The newest frame of each camera that has any, at the model's size."""
         return {name: frames[-1] for name, frames in self._frames.items() if frames}
 
     def now(self) -> tuple[list[np.ndarray], np.ndarray]:
-        """The frames (F, H, W, 3) uint8 of each camera, and which of them show anything, (C,) bool."""
+        """Return each camera's frame stack (F, H, W, 3) uint8, and which cameras show anything now, (C,) bool."""
         kept = [[frames[max(-1 - lag, -len(frames))] for lag in self._lags] for frames in self._frames.values()]
         there = np.array([not self._dark[name] for name in self.cameras], bool)
         return [np.stack(frames) for frames in kept], there
 
     @property
     def blind(self) -> bool:
-        """Whether there has been nothing to act by, for too long."""
+        """Whether there has been nothing to act on for too long."""
         return self._alone and min(self._dark.values()) > BLIND_S * self._hz

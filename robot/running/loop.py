@@ -17,16 +17,17 @@ from robot.ticks import Ticks
 from robot.units import Units
 
 FIRST_S = 5.0
-"""An episode begins with its first plan, or when that has not come by then."""
+"""An episode's time starts with its first plan, or after this long if none has come by then."""
 NEAR_RAD, SLOW_RAD_S = 0.1, 0.8
 
 
 @dataclass(frozen=True)
 class Moment:
-    """What a view can show after a tick. `work_s`: from the tick's beginning to the command that was sent.
+    """What a view can show after a tick.
 
-    `measured`: the joints' reading that the command answered, in the robot's units; `frames`: what each camera shows
-    the model, (size, size, 3) uint8.
+    `late_s`: how late the tick began; `work_s`: from its beginning until the command was sent; `measured`: the joint
+    reading that the command responded to, in the robot's units; `frames`: what each camera shows the model, (H, W, 3)
+    uint8.
     """
 
     episode: int
@@ -42,23 +43,22 @@ class Moment:
 
 
 class Shows(Protocol):
-    """Who watches (`robot.running.view`)."""
+    """The interface of a view (`robot.running.view`)."""
 
     def __call__(self, moment: Moment) -> None:
-        """Take in a tick."""
+        """Show a tick."""
 
     def say(self, text: str) -> None:
         """Print a line."""
 
 
 class Loop:
-    """Runs episodes of a task on an arm. Angles are in rad; the robot's own units are at its edge only.
+    """Runs episodes of a task on an arm. Angles are in rad; the robot's own units occur only at its interface.
 
-    `ticks` go by the robot's own clock.
-    `lead`: so many control steps before a curve ends the next one is asked for, from the state that is expected there.
-    `bodies`: where a simulated scene's things are; `eyes`: what the robot's cameras show; `judged`: whether the
-    task can be asked if it is done, which needs to know where things are. `show` is called with a Moment after each
-    tick.
+    `ticks` use the robot's own clock. `lead`: how many control steps before a curve ends the next one is requested,
+    from the state predicted for its end. `bodies`: returns where the objects of a simulated scene are; `eyes`: what the
+    robot's cameras show; `judged`: whether success can be determined, which requires knowing where things are. `show`
+    is called with a Moment after each tick.
     """
 
     def __init__(
@@ -81,27 +81,31 @@ class Loop:
         self._units, self._senses, self._thinker, self._lead = units, senses, thinker, lead
         self._bodies, self.show, self.eyes = bodies, show, eyes or Eyes()
         self._judged = judged
-        self._sent: np.ndarray | None = None  # the last target, while the arm is where it was told to be
+        self._sent: np.ndarray | None = None  # the last target sent, None after the arm was moved otherwise
         self._observed_at: float | None = None
         self._keys = [name + SUFFIX for name in robot.gate.limits.names]
 
     def read(self) -> np.ndarray:
-        """Where the joints (6,) are."""
+        """Return the positions (6,) of the joints."""
         return self._rad(self._observe())
 
     def send(self, target: np.ndarray) -> np.ndarray:
-        """Send a target (6,) through the gate, which was decided from the last reading; what was sent."""
+        """Send a target (6,), decided from the last reading, through the gate; return what was sent."""
         values = self._units.from_rad(target).tolist()
         action = dict(zip(self._keys, values, strict=True))
         self._sent = self._rad(self.robot.send_action(action, self._observed_at))
         return self._sent
 
     def placed(self, gate: Gate) -> None:
-        """The arm was put somewhere else by other means: begin there, behind a gate without a past."""
+        """Continue from where the arm was put by other means, with a gate that has no history."""
         self.robot.gate, self._sent = gate, None
 
     def approach(self, place: np.ndarray, patience_s: float = 15.0) -> str:
-        """Move the joints to `place` (6,), slowly. Why they did not come near, in `patience_s`; empty: they did."""
+        """Move the joints slowly to `place` (6,).
+
+        Returns "" once they are near it, else why they are not: a fault, or `patience_s` seconds past the planned
+        arrival.
+        """
         start = here = self.read()
         steps = max(1, round(float(np.abs(place - start).max()) / SLOW_RAD_S * self.ticks.hz))
         for i in self.ticks.run(steps + round(patience_s * self.ticks.hz)):
@@ -117,9 +121,9 @@ class Loop:
         return f"{self.robot.gate.limits.names[joint]} is {off:+.1f} degrees off after {patience_s:g} s"
 
     def episode(self, seconds: float) -> bool | None:
-        """Run one episode, from where the arm is; whether the task was done at any step. A fault ends it, undone.
+        """Run one episode from where the arm is; return whether the task was done at any step, None if that is unknown.
 
-        None: that cannot be told.
+        A fault ends the episode as not done.
         """
         motion = Motion(self._senses.targets, self.ticks.hz)
         pursuit = Pursuit(self._senses, self.eyes, self._thinker, motion, self._lead, self.plans)
@@ -130,7 +134,7 @@ class Loop:
         for i in self.ticks.run(first + round(seconds * self.ticks.hz)):
             observation, steps, last = self._observe(), i - last, i
             reading = self._rad(observation)
-            if np.isfinite(reading).all():  # else the gate stops the arm
+            if np.isfinite(reading).all():  # otherwise the gate stops the arm
                 self._senses.follow(reading, sent, self._bodies(), steps)
             sent = self.send(pursuit.target(sent, steps))
             self.smoothness.take(sent, steps)
@@ -156,11 +160,12 @@ class Loop:
         return self.successes[-1]
 
     def recover(self, patience_s: float = 5.0) -> bool:
-        """Release the gate once what was wrong is over; whether it was, in `patience_s`.
+        """Release the gate once the cause of its fault is gone; return whether that happened within `patience_s`.
 
-        Not where a joint was stalled, or the arm pushed: somebody has to look first, or holds it.
+        Never releases after a joint stalled or the arm was pushed (a person must look first, or is holding it), nor
+        without a planner.
         """
-        self._thinker.poll()  # what was asked in the episode that has ended
+        self._thinker.poll()  # discard answers to the ended episode's questions
         if self._thinker.gone() or self.robot.fault.kind in (FaultKind.STALLED, FaultKind.PUSHED):
             return False
         for _ in self.ticks.run(round(patience_s * self.ticks.hz)):
@@ -178,7 +183,7 @@ class Loop:
         return False
 
     def _watch(self) -> None:
-        """Trip the gate where nobody plans any more, or where nothing is seen that could be acted by."""
+        """Trip the gate if the planner is gone, or if nothing to act on has been seen for too long."""
         now = self.ticks.clock.monotonic()
         if why := self._thinker.gone():
             self.robot.gate.trip(Fault(FaultKind.PLANNER, why, now))
@@ -192,7 +197,7 @@ class Loop:
         return self.robot.get_observation()
 
     def _rest(self) -> None:
-        """Note the fault, and go on through the gate until the arm is at rest."""
+        """Record the fault, and continue through the gate until the arm is at rest, for at most 5 s."""
         self.faults.append(str(self.robot.fault))
         self.show.say(f"stopped: {self.robot.fault}")
         for _ in self.ticks.run(round(5 * self.ticks.hz)):

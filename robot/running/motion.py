@@ -1,4 +1,4 @@
-"""The motion under way: the current curve, step by step; past its end its tail to rest, then a hold."""
+"""The current motion: a curve, step by step; past its end a tail that comes to rest, then a hold."""
 
 import numpy as np
 
@@ -8,10 +8,10 @@ TAIL_S = 0.2
 
 
 class Motion:
-    """Joint targets (6,) in rad, one a control step, from curves of actions (L, 6) in [-1, 1].
+    """Joint targets (6,) in rad, one per control step, from curves of actions (L, 6) in [-1, 1].
 
-    With no next curve when one ends, the target goes on with the rate it had (or a tied target's fastest), falling
-    evenly to 0 over TAIL_S, and stays. `left`: steps of the current curve still to come; 0: the tail, or at rest.
+    If a curve ends before the next begins, the target keeps its rate, at most `Targets.step` a control step, which
+    falls linearly to 0 over TAIL_S; then it stays.
     """
 
     def __init__(self, targets: Targets, control_hz: float):
@@ -23,7 +23,7 @@ class Motion:
 
     @property
     def left(self) -> int:
-        """Steps of the current curve still to come."""
+        """Steps of the current curve still to come; 0 in the tail or at rest."""
         return len(self._actions) - self._at
 
     @property
@@ -36,7 +36,7 @@ class Motion:
         self._actions, self._at, self._past = np.asarray(actions, float), 0, 0
 
     def next(self, last: np.ndarray) -> np.ndarray:
-        """The next target (6,) in rad after the target that was really sent last."""
+        """Return the next target (6,) in rad, given the last target that was actually sent."""
         if self.left:
             target = self._targets.next(last, self._actions[self._at])
             self._at += 1
@@ -47,7 +47,7 @@ class Motion:
         return np.clip(last + share * self._moved, self._targets.low, self._targets.high)
 
     def ahead(self, last: np.ndarray) -> np.ndarray:
-        """The targets (left, 6) in rad of the rest of the curve, if nothing stops it."""
+        """Return the targets (left, 6) in rad of the rest of the curve, if nothing stops it."""
         rest = []
         for action in self._actions[self._at :]:
             last = self._targets.next(last, action)

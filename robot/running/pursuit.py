@@ -1,4 +1,4 @@
-"""One episode's plans: asked for before they are needed, begun when they are due, done without while they are late."""
+"""One episode's plans: requested before they are needed, started when due, and bridged by a stop while late."""
 
 import time
 from dataclasses import dataclass, field
@@ -12,39 +12,42 @@ from sim.so101.targets import Targets
 
 
 class StateEstimator(Protocol):
-    """What the task makes of the arm's joints (`envs.mirror`)."""
+    """Derives the task's state from the arm's joints (`envs.mirror`)."""
 
     targets: Targets
 
     def follow(self, reading: np.ndarray, sent: np.ndarray, bodies=None, steps: int = 1) -> None:
-        """Take in a reading (6,) in rad, so many control steps after the target `sent` (6,)."""
+        """Take in a reading (6,) in rad, `steps` control steps after the target `sent` (6,)."""
 
     def state(self, ahead: np.ndarray) -> np.ndarray:
-        """The state (S,) after the targets `ahead` (n, 6)."""
+        """Return the predicted state (S,) after the targets `ahead` (n, 6)."""
 
     def success(self) -> bool:
-        """Whether the task is done now."""
+        """Return whether the task is done now."""
 
 
 class Thinker(Protocol):
-    """Who plans (`policies.serving.link`)."""
+    """The planner's interface (`policies.serving.link`)."""
 
     def ask(self, state: np.ndarray, fresh: bool, frames: list[np.ndarray], there: np.ndarray) -> int | None:
-        """Ask for a curve; the question's number, None if nobody can be asked now. The last two: `Eyes.now`."""
+        """Request a curve from `state` (S,); return the question's number, None if no planner can be asked now.
+
+        `fresh`: forget the last plan (an episode begins, or the arm stopped). `frames` and `there`: see `Eyes.now`.
+        """
 
     def awaits(self, number: int) -> bool:
-        """Whether the answer to that question may still come."""
+        """Return whether the answer to that question may still come."""
 
     def poll(self) -> list:
-        """The answers that have come: number, plan_ms, actions (L, 6), tokens."""
+        """Return the answers that have come, each with number, plan_ms, actions (L, 6) and tokens."""
 
     def gone(self) -> str:
-        """Why there is nobody to ask any more; empty: there is, or may be again."""
+        """Return why no planner can be asked any more; "" while there is one, or may be again."""
 
 
 @dataclass
 class Plans:
-    """How planning went: `late` of `count` curves were not there when due; times in ms, here and in the planner."""
+    """Planning statistics: `late` of `count` curves missed their start; times in ms, in the planner and round trip."""
 
     count: int = 0
     late: int = 0
@@ -53,29 +56,29 @@ class Plans:
 
 
 class Pursuit:
-    """Follows the curves of a planner that is asked `lead` control steps before each is due, one question at a time.
+    """Follows curves from a planner that is asked `lead` control steps before each is due, one question at a time.
 
-    A curve that is late begins when it comes. One that is later than it is long is thrown away, and asked for anew,
-    unless it was asked for at rest: the arm is still where that curve begins.
+    A late curve begins when it arrives. One that is later than its own length is discarded and requested anew, unless
+    it was requested at rest: then the arm is still where the curve begins.
     """
 
     def __init__(self, senses: StateEstimator, eyes: Eyes, thinker: Thinker, motion: Motion, lead: int, plans: Plans):
         self._senses, self._eyes = senses, eyes
         self._thinker, self._motion, self._plans = thinker, motion, plans
-        self._lead, self._late = lead, -1  # control steps since the next curve was due; -1: it is not
-        self._asked: tuple[int, float] | None = None  # the number, and when
+        self._lead, self._late = lead, -1  # control steps since the next curve was due; -1: not due
+        self._asked: tuple[int, float] | None = None  # the question's number, and when it was asked
         self._from_rest = True
         self._next = None
-        self._fresh, self.waiting = True, False  # waiting: a curve was due, and is late
-        self.answer = None  # the one that is followed
+        self._fresh, self.waiting = True, False  # waiting: for a late curve
+        self.answer = None  # the one being followed
 
     @property
     def moving(self) -> bool:
-        """Whether there is a curve to follow, so that the episode has begun."""
+        """Whether there is a curve to follow, i.e. the episode has begun."""
         return self.answer is not None
 
     def target(self, last: np.ndarray, steps: int = 1) -> np.ndarray:
-        """The target (6,) in rad to send now; `last` (6,) was sent so many control steps before."""
+        """Return the target (6,) in rad to send now; `last` (6,) was sent `steps` control steps before."""
         self._late += steps
         self._hear()
         if not self._motion.left:
@@ -90,13 +93,13 @@ class Pursuit:
         return self._motion.next(last)
 
     def think(self, last: np.ndarray) -> None:
-        """Ask for the next curve if it is time to, now that the target `last` (6,) has been sent."""
+        """Request the next curve if it is time to, now that the target `last` (6,) has been sent."""
         if self._asked is not None and not self._thinker.awaits(self._asked[0]):
             self._asked = None  # the planner was lost
         if self._asked is not None or self._next is not None or self._motion.left > self._lead:
             return
         state = self._senses.state(self._motion.ahead(last))
-        stopped = not self._motion.left  # there is no curve to go on from
+        stopped = not self._motion.left  # no curve to continue from
         number = self._thinker.ask(state, self._fresh or stopped, *self._eyes.now())
         if number is not None:
             self._asked, self._late = (number, time.perf_counter()), -1

@@ -1,4 +1,4 @@
-"""The same for the rerun viewer: curves of the joints and the limits, what each camera shows, the plan in words."""
+"""A view in the rerun viewer: curves of joints and margins, what each camera shows, the plan in words."""
 
 import math
 import queue
@@ -15,35 +15,38 @@ from robot.safety.faults import in_one_line
 from worldmodel.mistakes import Mistake
 from worldmodel.settings import TokenConfig
 
-WAITING = 8  # ticks that may wait to be logged; a viewer that hangs loses those after them
-COMES_UP_S = 15.0  # for the viewer's window
-PATIENCE_S = 2.0  # for what is left in the end
+WAITING = 8  # ticks that may queue for logging; if the viewer hangs, further ones are dropped
+COMES_UP_S = 15.0  # to wait for the viewer's window
+PATIENCE_S = 2.0  # to wait for what is left at the end
 
 
 class Rerun(Nothing):
-    """Logs every tick to a viewer that it opens, or to `file`, for `rerun <file>`; a thread does, not the loop.
+    """Logs every tick to a viewer that it opens, or to `file`, for `rerun <file>`, in a thread outside the loop.
 
     Entities: `joints/measured`, `joints/sent` (in the robot's own units), `margins`, `tick` and `plan` in milliseconds,
-    `camera/<name>` as the model sees it, `token` as text when it changes, `said`. On the timelines `tick` and `time`,
-    in seconds.
+    `camera/<name>` as the model sees it, `token` as text when it changes, `said`. Timelines: `tick`, and `time` in
+    seconds.
     """
 
     def __init__(self, token: TokenConfig, hz: float, file: str = ""):
-        """Open the viewer, or the file. Raises ValueError if rerun is not installed, OSError if the file exists."""
+        """Open the viewer, or the file.
+
+        Raises ValueError if rerun is not installed or its viewer does not come up, OSError if the file exists.
+        """
         try:
             import rerun
         except ImportError as error:
             raise Mistake("viewer=rerun: not installed; uv pip install rerun-sdk, or viewer=terminal") from error
         self._rerun, self._token, self._hz = rerun, token, hz
         self._tick, self._told, self._named, self._began = 0, "", False, time.monotonic()
-        self._broken = False  # an error ended the showing
+        self._broken = False  # logging failed and was given up
         self._stream = rerun.RecordingStream("semagram-run")
         if file:
-            Path(file).open("xb").close()  # rerun itself does not say why it cannot write
+            Path(file).open("xb").close()  # rerun itself does not report why it cannot write
             self._stream.save(file)
         else:
             self._open()
-        # The first of each takes seconds, which no arm is to wait for.
+        # The first of each takes seconds; no arm should wait for that.
         rerun.Scalars([0.0])
         rerun.Image(np.zeros((1, 1, 3), np.uint8))
         rerun.SeriesLines(names=["a"])
@@ -53,7 +56,7 @@ class Rerun(Nothing):
         self._thread.start()
 
     def __call__(self, moment: Moment) -> None:
-        """Take down a tick, to be logged; nothing of it waits for the viewer."""
+        """Queue a tick for logging, without waiting for the viewer."""
         command, plans, number, now = moment.robot.command, moment.plans, self._tick, time.monotonic() - self._began
         self._tick += 1
         least = {kind: left for kind, (_, left) in command.margins.least().items()}
@@ -74,7 +77,7 @@ class Rerun(Nothing):
         self._later(lambda: self._stream.log("said", self._rerun.TextLog(text)))
 
     def close(self) -> None:
-        """Write what is left, unless the viewer hangs, or is gone."""
+        """Write what is left, unless the viewer hangs or is gone."""
         lost = "the viewer did not take the last of it"
         try:
             self._waiting.put(None, timeout=PATIENCE_S)
@@ -91,7 +94,7 @@ class Rerun(Nothing):
         return None
 
     def _open(self) -> None:
-        """Open the viewer. Raises ValueError where none comes up: what is logged then keeps the program from ending."""
+        """Open the viewer. Raises ValueError if none comes up: data logged then would keep the program from exiting."""
         try:
             self._stream.spawn()
             self._stream.flush(timeout_sec=COMES_UP_S)
@@ -111,7 +114,7 @@ class Rerun(Nothing):
                 continue
             try:
                 log()
-            except Exception as error:  # whatever a viewer has, it stops no arm
+            except Exception as error:  # no failure of a viewer may stop an arm
                 self._broken = True
                 super().say(f"the viewer shows no more: {in_one_line(error)}")
 

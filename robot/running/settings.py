@@ -1,4 +1,4 @@
-"""What can be set about running a checkpoint on an arm, and about serving its planner. Commands read it for help."""
+"""Settings for running a checkpoint on an arm, and for serving its planner. Commands import it to print help."""
 
 import math
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ PORT = 7766
 
 @dataclass(frozen=True)
 class RunConfig:
-    """The keys of semagram-run."""
+    """The options of semagram-run."""
 
     checkpoint: str = ""
     robot: str = SIM
@@ -61,7 +61,7 @@ class RunConfig:
 
     @property
     def preset(self) -> str:
-        """The limits: careful on a real arm unless told otherwise, else as fast as the tasks are learned."""
+        """The preset of the gate's limits; by default `careful` on a real arm, else as fast as in training."""
         return preset(self, "trained")
 
     def _check_target(self) -> None:
@@ -73,7 +73,7 @@ class RunConfig:
 
 @dataclass(frozen=True)
 class PlayConfig:
-    """The keys of semagram-play."""
+    """The options of semagram-play."""
 
     sentence: str = ""
     robot: str = SIM
@@ -85,7 +85,7 @@ class PlayConfig:
     port_file: str = ""
 
     def __post_init__(self):
-        """Raise ValueError for a value out of range, or one that the robot cannot use."""
+        """Raise ValueError for a missing sentence, a value out of range, or one that the robot cannot use."""
         if not self.sentence:
             raise Mistake("sentence=: a JSON file, a list of tokens, e.g. sentence=docs/arm.json")
         check("", self, "control_hz", low=10, high=100)
@@ -93,13 +93,13 @@ class PlayConfig:
 
     @property
     def preset(self) -> str:
-        """The limits: careful on a real arm unless told otherwise."""
+        """The preset of the gate's limits; by default `careful` on a real arm, else `normal`."""
         return preset(self, "normal")
 
 
 @dataclass(frozen=True)
 class ServeConfig:
-    """The keys of semagram-serve."""
+    """The options of semagram-serve."""
 
     checkpoint: str = ""
     host: str = "127.0.0.1"
@@ -111,7 +111,7 @@ class ServeConfig:
     planner: bool = True
 
     def __post_init__(self):
-        """Raise ValueError for a value out of range or missing."""
+        """Raise ValueError for a missing value or one out of range."""
         if not self.checkpoint:
             raise Mistake("checkpoint=: a run folder or a checkpoint, e.g. checkpoint=runs/so101-touch/<run>")
         if not self.secret:
@@ -123,7 +123,7 @@ class ServeConfig:
 
 
 def split_address(text: str, key: str) -> tuple[str, int]:
-    """Host and port of host:port. Raises ValueError."""
+    """Split "host:port" into host and port. Raises ValueError."""
     host, _, port = text.rpartition(":")
     if not host or not port.isdigit() or not 0 < int(port) < 65536:
         raise Mistake(f"{key}={text}: a host and a port, e.g. {key}=192.168.1.20:{PORT}")
@@ -134,6 +134,6 @@ def split_address(text: str, key: str) -> tuple[str, int]:
 
 def _check_host(host: str, key: str, text: str) -> None:
     try:
-        host.encode("idna")  # as a socket does
+        host.encode("idna")  # as sockets do
     except UnicodeError as error:
         raise Mistake(f"{key}={text}: no name of a host ({error})") from error

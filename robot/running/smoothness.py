@@ -1,4 +1,4 @@
-"""How smoothly an arm is commanded: the jerk of what is sent, and its largest step."""
+"""How smoothly an arm is commanded: the jerk of the targets sent, and their largest step."""
 
 import math
 from collections import deque
@@ -7,11 +7,11 @@ import numpy as np
 
 
 class Smoothness:
-    """Of all targets sent, a control step apart: the mean square of their jerk over joints and time, in rad^2/s^6, and
-    the largest step of a joint, in rad. The jerk is what reaching hands keep small: Flash & Hogan 1985, eq. 1.
+    """Over all targets sent: their mean squared jerk in rad^2/s^6, and the largest step of a joint in rad.
 
-    It is the third difference times the rate cubed, so no episode's first three targets, nor those after a moment that
-    was left out, have one.
+    The jerk, averaged over joints and time, is what reaching hands minimise: Flash & Hogan 1985, eq. 1. It is the third
+    difference of targets one control step apart, times the rate cubed, so the first three targets of an episode, or
+    after a skipped tick, have none.
     """
 
     def __init__(self, hz: float):
@@ -21,11 +21,11 @@ class Smoothness:
         self.largest_step = 0.0
 
     def begin(self) -> None:
-        """The next target is an episode's first."""
+        """Start an episode: the next target is its first."""
         self._last.clear()
 
     def take(self, target: np.ndarray, steps: int = 1) -> None:
-        """Take in a target (D,), so many control steps after the last."""
+        """Take in a target (D,), `steps` control steps after the last."""
         if steps > 1:
             self._last.clear()
         self._last.append(target)
@@ -37,10 +37,10 @@ class Smoothness:
 
     @property
     def mean_squared_jerk(self) -> float:
-        """In rad^2/s^6; nan before there is one."""
+        """In rad^2/s^6; NaN before there is any."""
         return self._squares / self._count if self._count else math.nan
 
     def summary(self) -> dict[str, float | None]:
-        """largest_step_deg, mean_squared_jerk (rad^2/s^6); None where too little was sent."""
+        """Return largest_step_deg and mean_squared_jerk (rad^2/s^6), which is None if too few targets were sent."""
         jerk = round(self.mean_squared_jerk, 3) if self._count else None
         return {"largest_step_deg": round(math.degrees(self.largest_step), 3), "mean_squared_jerk": jerk}

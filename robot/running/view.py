@@ -1,4 +1,4 @@
-"""What a person sees while the arm runs: a few lines redrawn on a terminal, elsewhere one line a second."""
+"""A live view of the running arm: a few lines redrawn on a terminal, elsewhere one line a second."""
 
 import math
 import sys
@@ -17,21 +17,21 @@ BAR = 20
 
 
 class Nothing:
-    """Shows nothing but lines."""
+    """A view that prints lines and shows no ticks."""
 
     def __call__(self, moment: Moment) -> None:
-        """Take in a tick."""
+        """Ignore the tick."""
 
     def say(self, text: str) -> None:
-        """Print a line."""
+        """Print a line to stderr."""
         print(text, file=sys.stderr, flush=True)
 
     def close(self) -> None:
-        """Nothing is left to show."""
+        """Do nothing: nothing is left to show."""
 
 
 class View(Nothing):
-    """Shows moments of a loop on `stream`, no more often than is worth it. `token`: what the answers' tokens are."""
+    """Shows a loop's moments on `stream` at a limited rate. `token`: how the answers' tokens are to be read."""
 
     def __init__(self, token: TokenConfig, hz: float, episodes: int, stream: TextIO = sys.stderr):
         self._token, self._hz, self._episodes = token, hz, episodes
@@ -40,7 +40,7 @@ class View(Nothing):
         self._count, self._tip = 0, Fingertip()
 
     def __call__(self, moment: Moment) -> None:
-        """Take in a tick."""
+        """Show the tick if the last redraw is long enough ago."""
         self._count += 1
         if self._count % self._every:
             return
@@ -48,7 +48,7 @@ class View(Nothing):
         self._terminal.draw(lines if self._terminal.live else [" | ".join(lines)])
 
     def say(self, text: str) -> None:
-        """Print a line below what is drawn, which stays."""
+        """Print a line below what is drawn, which then stays."""
         self._terminal.say(text, keep=True)
 
     def _lines(self, moment: Moment) -> list[str]:
@@ -75,7 +75,7 @@ class View(Nothing):
 
 
 def sentence(moment: Moment, token: TokenConfig, hz: float) -> str:
-    """The plan that is followed, in the vocabulary's notation."""
+    """Return the plan being followed, in the vocabulary's notation."""
     answer = moment.pursuit.answer
     if answer is None:
         return "waiting for the first plan"

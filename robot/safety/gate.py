@@ -1,10 +1,10 @@
-"""The safety gate: the only way from a goal to a command.
+"""The safety gate: every goal passes through it to become a command.
 
-Every step gives a command that keeps all the limits, whatever the goal: position, rate, acceleration, distance from the
-measured position, and the tip's box. No rate builds up that could not be stopped before a limit. What cannot be
-trusted (not finite, stale, out of order, late, a joint missing) latches a Fault: the command brakes to rest and holds,
-near where the arm is, until `release`. The gate has no clock, no robot and no randomness: the same calls give the same
-commands.
+Every step yields a command within all limits, whatever the goal: position, rate, acceleration, distance from the
+measured position, and the box of the gripper's tip. No rate builds up that could not be braked before a limit. Input
+that cannot be trusted (not finite, stale, out of order, late, a joint missing) latches a Fault: the command brakes to
+rest and holds, near the arm's position, until `release`. The gate uses no clock, no robot and no randomness: the same
+calls give the same commands.
 """
 
 import math
@@ -21,20 +21,23 @@ from robot.safety.watch import Checked, Timed, Watch
 from robot.safety.workspace import Arm, Workspace
 
 RESERVE = 0.1
-"""The part of the step limit kept back, so that noise in the reading alone cannot take a command over it."""
+"""Fraction of the step limit held back, so that measurement noise alone cannot push a command over the limit."""
 EASED = 0.02
-"""The part of the step limit to which a stalled arm's command comes back to where the arm is."""
+"""The command of a stalled arm returns to the arm's position to within this fraction of the step limit."""
 SLIDES, SHARES = (1, 1, 1), (0.75, 0.5, 0.25, 0.125)
-"""How much of the way from full braking to the wanted rate is tried, until the tip stays in its box."""
+"""Fractions of the way from full braking to the wanted rate, tried in turn until the tip stays in its box.
+
+After each of the SLIDES the rate is first corrected to slide along the faces of the box.
+"""
 
 
 @dataclass(frozen=True)
 class Command:
-    """What to send: positions (D,) in the robot's units, None while the gate knows no safe one (then send nothing).
+    """The gate's output for one step.
 
-    It knows one once two readings in a row agree on where the arm is.
-
-    `rate` (D,) is the command's own, in units/s. `fault` is the latched one; `resting`: the command no longer moves.
+    `values` (D,): positions to send, in the robot's units; None while the gate knows no safe ones (then send nothing).
+    It knows them once two consecutive readings agree on where the arm is. `rate` (D,): the command's own rate, in
+    units/s. `fault`: the latched fault. `resting`: whether the command has stopped moving.
     """
 
     values: np.ndarray | None
@@ -45,7 +48,10 @@ class Command:
 
 
 class Gate:
-    """Limits one robot's commands, step by step. `arm`: where its tip is, needed if the limits have a box."""
+    """Limits one robot's commands, step by step.
+
+    `arm`: forward kinematics of the tip; without it, limits that have a box raise ValueError.
+    """
 
     def __init__(self, limits: Limits, arm: Arm | None = None):
         if limits.box is not None and arm is None:
@@ -62,7 +68,10 @@ class Gate:
         self.forget()
 
     def step(self, goal: Timed | None, reading: Timed | None, now: float) -> Command:
-        """The command for the time `now`, in seconds of any clock that does not go back. Raises nothing."""
+        """Return the command for the time `now`, in seconds of any clock that does not go back.
+
+        Never raises: whatever is wrong with the arguments becomes a fault.
+        """
         checked = self._watch.check(goal, reading, now)
         self._cause, before, begun = checked.fault, self._rate, self._begun
         new = checked.reading is not None and self._take_in(checked.reading, reading.at)
@@ -76,14 +85,15 @@ class Gate:
         return Command(values, self._rate.copy(), self.fault, not self._rate.any(), margins)
 
     def trip(self, fault: Fault) -> None:
-        """Latch a fault found elsewhere, as in the driver, unless one is latched; the next steps brake."""
+        """Latch a fault found elsewhere, e.g. in the driver; the next steps brake. An already latched fault is kept."""
         self._cause = fault
         self._latch()
 
     def release(self) -> None:
-        """Let the arm move again: it begins where the next reading finds it, at rest. A pause before that is not late.
+        """Clear the fault: the command starts again at rest, where the next reading finds the arm.
 
-        Raises NotReleasable while the command still moves, or the last step still had something wrong.
+        The pause before that reading does not count as late. Raises NotReleasable while the command is still moving, or
+        if something was wrong at the last step.
         """
         if self.fault is None:
             return
@@ -96,14 +106,14 @@ class Gate:
         self._watch.restart()
 
     def forget(self) -> None:
-        """Know no more where the arm is, as before the first reading: it was moved otherwise. A fault stays latched."""
+        """Forget where the arm is, as before the first reading: it was moved by other means. A fault stays latched."""
         self._at = self._reading = self._goal = None
         self._rate = np.zeros(len(self.limits.names))
         self._begun, self._agreed, self._read_at = False, False, -math.inf
         self._watch.restart()
 
     def _take_in(self, reading: np.ndarray, at: float) -> bool:
-        """Take in a reading (D,) from the time `at`, and whether the one before agrees; whether it is a new one."""
+        """Store a reading (D,) from the time `at`, and whether it agrees with the last; return whether it is new."""
         new, last = self._read_at < at, self._reading
         near = last is not None and bool((np.abs(reading - last) <= self._step).all())
         self._agreed = near and (new or self._agreed)
@@ -115,9 +125,10 @@ class Gate:
             self.fault = self._cause
 
     def _begin(self, reading: np.ndarray, now: float) -> None:
-        """Begin at the reading, at rest, if it is not too far out; the one before agrees with it.
+        """Start the command at rest at `reading` (D,), with which the previous reading agrees.
 
-        The limits widen to where it is, and narrow as it comes in.
+        The limits are widened to include it, and narrow again as the arm comes in. If a joint is more than its step
+        limit outside its range, note an OUTSIDE fault instead.
         """
         out = np.maximum(self._low - reading, reading - self._high) - self._step
         if (out > 0).any():
@@ -139,7 +150,7 @@ class Gate:
             self._workspace.begin(self._at)
 
     def _advance(self, checked: Checked, now: float) -> None:
-        """Move the command: towards the goal, or while a fault is latched towards rest."""
+        """Move the command by one step: towards the goal, or towards rest while a fault is latched."""
         if self.fault is None and (stalled := self._stall.check(self._at, self._reading, checked.dt, now)):
             self._cause, self._eased_to = stalled, self._reading
             self._latch()
@@ -157,10 +168,10 @@ class Gate:
         self._ceiling = np.clip(np.maximum(self._at, rest), self._high, self._ceiling)
 
     def _stopping(self, checked: Checked) -> np.ndarray:
-        """The rate (D,) after a fault: towards rest, but of a joint that pulls by way of where it is.
+        """Return the rate (D,) after a fault: joints brake to rest, except those whose command returns to the arm.
 
-        That is one further than a step from its command, as two readings say: one alone must not send the arm anywhere;
-        and one of a stalled arm, until it pulls no more.
+        Those are the joints more than the step limit away from their command according to two agreeing readings (a
+        single one must not move the arm); and after a STALLED fault every joint, until its motor no longer pulls.
         """
         pulls = np.abs(self._at - self._reading) > self._step
         if checked.reading is None or not self._agreed:
@@ -171,24 +182,26 @@ class Gate:
         return self._back(self._eased_to, np.abs(self._at - self._eased_to) > EASED * self._step, checked.dt)
 
     def _back(self, place: np.ndarray, joints: np.ndarray, dt: float) -> np.ndarray:
-        """The rate (D,) that takes those `joints` (D,) towards `place` (D,), and the others to rest."""
+        """Return the rate (D,) that takes the joints of the mask `joints` (D,) towards `place` (D,) and brakes the
+        rest.
+        """
         gap = np.clip(place, self._low, self._high) - self._at
         brake, (slowest, fastest) = braked(self._rate, self._acceleration, dt), self._bounds(dt)
         slowest, fastest = np.where(joints, slowest, brake), np.where(joints, fastest, brake)
         return self._within(np.sign(gap) * stoppable(np.abs(gap), self._acceleration, dt), slowest, fastest, dt)
 
     def _follow(self, goal: np.ndarray, dt: float) -> np.ndarray:
-        """The rate (D,) that goes to the goal as far as every limit lets it."""
+        """Return the rate (D,) that approaches the goal as closely as all limits allow."""
         goal = np.clip(goal, self._low, self._high)
         last, self._goal = goal if self._goal is None else self._goal, goal
-        # Move with the goal, and close the gap to it at a rate from which the gap is not overshot.
+        # Move along with the goal, and close the remaining gap no faster than can be stopped without overshoot.
         drift = np.clip((goal - last) / dt, -self._rate_limit, self._rate_limit)
         gap = goal - drift * dt - self._at
         wanted = drift + np.sign(gap) * stoppable(np.abs(gap), self._acceleration, dt)
         return self._within(wanted, *self._bounds(dt), dt)
 
     def _bounds(self, dt: float) -> tuple[np.ndarray, np.ndarray]:
-        """The rates (D,) and (D,) between which every limit but the box is kept."""
+        """Return the lowest and the highest rates (D,) that respect every limit except the box."""
         slowest = np.maximum(self._rate - self._acceleration * dt, -self._rate_limit)
         fastest = np.minimum(self._rate + self._acceleration * dt, self._rate_limit)
         slowest = np.maximum(slowest, -stoppable(self._at - self._floor, self._acceleration, dt))
@@ -197,12 +210,15 @@ class Gate:
         return np.clip(down, slowest, fastest), np.clip(up, slowest, fastest)
 
     def _within(self, wanted: np.ndarray, slowest: np.ndarray, fastest: np.ndarray, dt: float) -> np.ndarray:
-        """The rate (D,) nearest to the wanted one that is between those, as far as the box lets it."""
+        """Return the rate (D,) between the two bounds that is nearest to `wanted`, as far as the box allows."""
         rate = np.clip(wanted, slowest, fastest)
         return rate if self._workspace is None else self._in_box(rate, slowest, fastest, dt)
 
     def _near_reading(self, dt: float) -> tuple[np.ndarray, np.ndarray]:
-        """The rates (D,) and (D,) between which the command can stop near the reading, or comes back near it."""
+        """Return the lowest and the highest rates (D,) from which the command can stop within a step of the reading.
+
+        For a command already further away, both are the rates that bring it back.
+        """
         near = self._step * (1 - RESERVE)
         below = np.minimum(self._at - (self._reading - near), 1e9)
         above = np.minimum(self._reading + near - self._at, 1e9)
@@ -212,10 +228,10 @@ class Gate:
         return np.where(below < 0, back_up, down), np.where(above < 0, back_down, up)
 
     def _in_box(self, rate: np.ndarray, slowest: np.ndarray, fastest: np.ndarray, dt: float) -> np.ndarray:
-        """The rate (D,) near `rate` that leaves the tip able to stop in its box.
+        """Return a rate (D,) near `rate` from which the tip can still stop inside its box.
 
-        It slides along the faces as far as it can, then goes as much of the way from full braking as leaves it inside;
-        full braking itself always does.
+        It first slides along the faces of the box as far as it can, then is reduced towards full braking until the tip
+        stays inside; full braking itself always keeps it there.
         """
         brake = braked(self._rate, self._acceleration, dt)
         for share in (*SLIDES, *SHARES):

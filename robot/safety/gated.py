@@ -1,6 +1,6 @@
-"""A LeRobot robot behind the safety gate: the same class of thing, features and calls, but no other way to its motors.
+"""A LeRobot robot behind the safety gate: the same interface and features, but no other way to its motors.
 
-Shutting down always goes in one order, whatever ended the loop (the end of the work, an exception, a signal, a pulled
+Shutdown always follows the same order, whatever ended the loop (normal completion, an exception, a signal, a pulled
 cable): brake, release each motor, close the port, close the data. No step is skipped because another failed, and the
 errors are reported together.
 """
@@ -27,18 +27,19 @@ from worldmodel.mistakes import Mistake
 SUFFIX = ".pos"
 BRAKE_PERIOD_S = 0.01
 GIVE_UP = 3
-"""Braking commands that fail in a row, after which the cable is taken to be pulled."""
+"""Number of consecutive failed braking commands after which the cable is assumed to be pulled."""
 
 logger = logging.getLogger(__name__)
 
 
 class GatedRobot(WrappedRobot):
-    """Any LeRobot robot commanded by joint positions, with a gate for its limits.
+    """Any LeRobot robot commanded by joint positions, with a gate that enforces its limits.
 
-    A fault of the driver raises RobotFault once the robot has been braked as far as it still listens. Any other fault
-    is logged and latched: `send_action` then brakes, holds, and returns what it sent, until `release`; with
-    `stop_on_fault`, for loops that know nothing of gates (LeRobot's own), it brakes to rest and raises RobotFault too.
-    `clock` has `monotonic` and `sleep`.
+    A fault of the driver raises RobotFault once the robot has been braked as far as it still responds. Any other fault
+    is logged and latched: `send_action` then brakes, holds, and returns what it sent, until `release`. With
+    `stop_on_fault`, for loops that know nothing of gates (LeRobot's own), it also brakes to rest and raises RobotFault.
+    `clock` provides `monotonic` and `sleep`. Raises ValueError if the robot's action keys are not the joints of the
+    gate's limits, if it sets `max_relative_target`, or if it does not use degrees.
     """
 
     def __init__(self, robot: Robot, gate: Gate, stop_on_fault: bool = False, clock=time):
@@ -61,35 +62,38 @@ class GatedRobot(WrappedRobot):
         self._data: list[Callable[[], object]] = []
 
     def __del__(self):
-        """Nothing: a robot that was not disconnected is shut down when the program ends."""
+        """Do nothing: a robot that was not disconnected is shut down when the program exits."""
 
     def __str__(self):
-        """What it is called."""
+        """Return the robot's id, or its type without one."""
         return str(self.id or self.name)
 
     @property
     def is_connected(self) -> bool:
-        """Whether anything of the robot is open."""
+        """Whether any part of the robot is open."""
         return shutdown.is_open(self.robot)
 
     def held(self) -> AbstractContextManager[None]:
-        """While it lasts a signal waits, as it does while the robot is talked to: for what must not be cut in two."""
+        """Return a context manager that defers signals, as while talking to the robot.
+
+        It is for work that must not be interrupted half-way.
+        """
         return self._signals.held()
 
     @property
     def fault(self) -> Fault | None:
-        """The latched fault."""
+        """The latched fault, or None."""
         return self.gate.fault
 
     def close_with(self, data: Callable[[], object]) -> None:
-        """Call `data` when the robot has been shut down, such as a dataset's `finalize`."""
+        """Call `data`, e.g. a dataset's `finalize`, once the robot has been shut down."""
         self._data.append(data)
 
     def connect(self, calibrate: bool = True) -> None:
-        """Connect the robot, and listen for signals. One that fails half-way is shut down again.
+        """Connect the robot and listen for signals; if connecting fails half-way, shut it down again.
 
-        It begins where it is then, whoever moved it meanwhile. A fault of before stays latched. Raises
-        DeviceAlreadyConnectedError where anything of it is open, and leaves that as it is.
+        The gate starts where the arm is then, whoever moved it in the meantime. An earlier fault stays latched. Raises
+        DeviceAlreadyConnectedError if any part of it is already open, and leaves that as it is.
         """
         if self.is_connected:
             raise DeviceAlreadyConnectedError(f"{self} is connected already; disconnect it first")
@@ -103,7 +107,7 @@ class GatedRobot(WrappedRobot):
             raise
 
     def get_observation(self) -> dict:
-        """The robot's observation. Raises RobotFault if the driver fails."""
+        """Return the robot's observation. Raises RobotFault if the driver fails."""
         with self._signals.held():
             self._reading, now = None, self._time.monotonic()
             try:
@@ -115,10 +119,11 @@ class GatedRobot(WrappedRobot):
             return observation
 
     def send_action(self, action: dict, at: float | None = None) -> dict:
-        """Send as much of the action as the gate lets through; returns what was sent.
+        """Send as much of the action as the gate lets through; return what was sent.
 
-        `at`: when the action was decided, on the clock of time.monotonic; now if not given. Without an observation
-        since the last action the robot is read first. Raises RobotFault if the driver fails or nothing can be sent.
+        `at`: when the action was decided, on the robot's `clock`; now by default. If there was no observation since the
+        last action, the robot is read first. Raises RobotFault if the driver fails, if nothing can be sent, and with
+        `stop_on_fault` on any fault.
         """
         with self._signals.held():
             latched = self.gate.fault
@@ -126,7 +131,7 @@ class GatedRobot(WrappedRobot):
                 self.get_observation()
             command = self._step(action, at)
             if command.values is None:
-                self.get_observation()  # two readings must agree before the gate lets anything begin
+                self.get_observation()  # the gate starts only once two readings agree
                 command = self._step(action, at)
             self._reading = None
             if command.fault is not None and latched is None:
@@ -142,16 +147,26 @@ class GatedRobot(WrappedRobot):
             return sent
 
     def release(self) -> None:
-        """Let the robot move again after a fault. Raises NotReleasable while its cause is still there."""
+        """Let the robot move again after a fault.
+
+        Raises NotReleasable while it is still moving or the cause persists.
+        """
         self.gate.release()
 
     def forget(self) -> None:
-        """Begin anew where the arm is, since it did not move there: a simulation was reset. A fault stays latched."""
+        """Start anew where the arm is: it was moved by other means, e.g. a simulation's reset.
+
+        A fault stays latched.
+        """
         self.gate.forget()
         self.command = self._reading = None
 
     def rest(self) -> None:
-        """Brake to rest, as before a pause (saving an episode); the next action goes on from there, however late."""
+        """Brake to rest before a pause, e.g. to save an episode; the next action goes on from there, however late.
+
+        Does nothing while a fault is latched or before the first command. Raises ExceptionGroup if a braking command
+        fails, and RobotFault if the robot cannot be read then.
+        """
         if self.gate.fault is not None or self.command is None:
             return
         with self._signals.held():
@@ -165,9 +180,13 @@ class GatedRobot(WrappedRobot):
             self.gate.release()
 
     def disconnect(self) -> None:
-        """Brake, release each motor, close the port, close the data. Raises the errors met, together, at the end."""
+        """Brake, release each motor, close the port, close the data.
+
+        The errors met are raised together at the end, as an ExceptionGroup, or as notes on Stopped if a signal came
+        meanwhile.
+        """
         if not self.is_connected and not self._data:
-            self.robot.disconnect()  # which says in LeRobot's words that it is not connected
+            self.robot.disconnect()  # raises LeRobot's own error: not connected
         errors, signalled = self._shut_down()
         if signalled is not None:
             raise _noted(Stopped(signalled), errors)
@@ -175,7 +194,7 @@ class GatedRobot(WrappedRobot):
             raise ExceptionGroup(f"{self}: {len(errors)} errors while it was shut down", errors)
 
     def __exit__(self, exc_type, exc_value, traceback) -> None:
-        """Shut down; if an exception ended the block, the shutdown's errors are noted on it."""
+        """Shut down; if an exception ended the block, the shutdown's errors are added to it as notes."""
         if exc_value is None:
             self.disconnect()
         else:
@@ -199,7 +218,10 @@ class GatedRobot(WrappedRobot):
         return fault
 
     def _driver_fault(self, what: str, error: Exception) -> RobotFault:
-        """Latch a fault of the driver, brake as far as the robot still listens, and begin anew when it can be read."""
+        """Latch a fault of the driver, brake as far as the robot still responds, and return the error to raise.
+
+        The gate starts anew when the robot can be read again.
+        """
         line = " ".join(str(error).split()) or type(error).__name__
         fault = self._trip(FaultKind.DRIVER, f"the robot {what}: {line}")
         logger.error("%s stopped: %s", self, fault)
@@ -211,7 +233,10 @@ class GatedRobot(WrappedRobot):
         return _noted(fault, self._brake())
 
     def _brake(self) -> list[Exception]:
-        """Send braking commands until at rest, or until the robot takes no more. The gate must have a fault."""
+        """Send braking commands until at rest, or until the robot takes no more; return the errors met.
+
+        The gate must have a fault.
+        """
         errors: list[Exception] = []
         slowest = time_to_rest(self.gate.limits.column("rate"), self.gate.limits.column("acceleration"))
         failed = 0
@@ -234,7 +259,7 @@ class GatedRobot(WrappedRobot):
         return errors
 
     def _shut_down(self) -> tuple[list[Exception], int | None]:
-        """All of the order, with signals held back. Returns the errors met, and the signal if one came meanwhile."""
+        """Run the whole shutdown with signals deferred. Return the errors met, and the signal if one came meanwhile."""
         errors: list[Exception] = []
         with self._signals.held():
             if self.is_connected:
@@ -248,7 +273,7 @@ class GatedRobot(WrappedRobot):
             return errors, self._signals.restore()
 
     def _end(self, error: BaseException) -> None:
-        """Shut down because of `error`, and note on it what went wrong then."""
+        """Shut down because of `error`, and add what went wrong during the shutdown to it as notes."""
         _noted(error, self._shut_down()[0])
 
     def _at_exit(self) -> None:
@@ -257,7 +282,7 @@ class GatedRobot(WrappedRobot):
 
 
 def _noted[E: BaseException](error: E, others: list[Exception]) -> E:
-    """The error, with a note of each of the others that it brought about."""
+    """Return `error` with a note for each of the other errors, which it brought about."""
     for other in others:
         error.add_note(f"{' '.join(getattr(other, '__notes__', []))}: {other!r}")
     return error

@@ -1,6 +1,6 @@
-"""What a robot may be commanded: limits per joint, a box for the gripper's tip, and how old or late things may be.
+"""Limits of a robot's commands: per joint, a box for the gripper's tip, and how old or late data may be.
 
-All are in the robot's own units, as LeRobot gives them: degrees, and 0 to 100 for a gripper.
+All are in the robot's own units, as LeRobot reports them: degrees, and 0 to 100 for a gripper.
 """
 
 import math
@@ -19,10 +19,11 @@ SLOWEST_STOP_S = 10.0
 
 @dataclass(frozen=True)
 class JointLimits:
-    """One joint: position from `low` to `high`; `rate` in units/s, `acceleration` in units/s^2.
+    """Limits of one joint: position from `low` to `high`; `rate` in units/s, `acceleration` in units/s^2.
 
     `step`: how far a command may be from the measured position, which bounds how hard a servo pulls. `stall`: a joint
-    that does not move while its command is further off than this is stalled (`Limits.stall_s`); never, by default.
+    that does not move while its command is further away than this is stalled (`Limits.stall_s`); by default it never
+    is.
     """
 
     low: float
@@ -33,7 +34,7 @@ class JointLimits:
     stall: float = 1e6
 
     def __post_init__(self):
-        """Raise ValueError for limits between which nothing can move."""
+        """Raise ValueError for values out of range, an empty range, or an acceleration too low for the rate."""
         check("", self, "low high", low=-1e6, high=1e6)
         check("", self, "rate acceleration step stall", low=1e-3, high=1e6)
         if self.low >= self.high:
@@ -54,7 +55,7 @@ class Box:
     z_high: float = 1.0
 
     def __post_init__(self):
-        """Raise ValueError for a box that holds nothing."""
+        """Raise ValueError for an empty box."""
         check("box.", self, " ".join(f.name for f in fields(self)), low=-100, high=100)
         for axis in "xyz":
             low, high = getattr(self, f"{axis}_low"), getattr(self, f"{axis}_high")
@@ -64,24 +65,24 @@ class Box:
     @property
     def low(self) -> "np.ndarray":
         """The lowest corner (3,)."""
-        import numpy as np  # commands read the presets for their help
+        import numpy as np  # lazily: commands import the presets to print help
 
         return np.array([self.x_low, self.y_low, self.z_low])
 
     @property
     def high(self) -> "np.ndarray":
         """The highest corner (3,)."""
-        import numpy as np  # commands read the presets for their help
+        import numpy as np  # lazily: commands import the presets to print help
 
         return np.array([self.x_high, self.y_high, self.z_high])
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits of a whole robot, its joints in their order.
+    """Limits of a whole robot, with its joints in order.
 
-    `observation_age_s` and `goal_age_s`: older readings or goals are stale; `loop_s`: the longest time between steps;
-    `stall_s`: how long a joint may be stalled.
+    `observation_age_s` and `goal_age_s`: readings or goals older than this are stale; `loop_s`: the longest time
+    between steps; `stall_s`: how long a joint may be stalled.
     """
 
     joints: Mapping[str, JointLimits]
@@ -92,7 +93,7 @@ class Limits:
     stall_s: float = 1.5
 
     def __post_init__(self):
-        """Raise ValueError for a robot without joints, or a time that is not positive."""
+        """Raise ValueError without joints, or for a time that is not positive or above 60 s."""
         if not self.joints:
             raise Mistake("joints: at least one")
         for name, joint in self.joints.items():
@@ -106,15 +107,15 @@ class Limits:
         return tuple(self.joints)
 
     def column(self, field: str) -> "np.ndarray":
-        """One field of every joint (D,)."""
-        import numpy as np  # commands read the presets for their help
+        """Return one field of every joint (D,)."""
+        import numpy as np  # lazily: commands import the presets to print help
 
         return np.array([getattr(joint, field) for joint in self.joints.values()], dtype=float)
 
 
 GRIPPER = "gripper"
-TURN, COUNTS = 360.0, 4095  # LeRobot's degrees: a turn is the highest count
-RANGES = {  # the arm's own, in degrees about the middle of its calibration
+TURN, COUNTS = 360.0, 4095  # LeRobot's degrees: a full turn is the highest encoder count
+RANGES = {  # the arm's own ranges, in degrees about the middle of its calibration
     "shoulder_pan": (-110.0, 110.0),
     "shoulder_lift": (-100.0, 100.0),
     "elbow_flex": (-96.8, 96.8),
@@ -122,24 +123,24 @@ RANGES = {  # the arm's own, in degrees about the middle of its calibration
     "wrist_roll": (-157.2, 157.2),
     GRIPPER: (0.0, 100.0),
 }
-_PACES = {  # rate, acceleration, step; then the gripper's: on an object its step is how hard it presses
+_PACES = {  # (rate, acceleration, step) of the joints and of the gripper, whose step bounds how hard it presses
     "careful": ((30.0, 120.0, 12.0), (50.0, 250.0, 20.0)),
     "normal": ((120.0, 600.0, 25.0), (200.0, 1000.0, 40.0)),
-    "trained": ((160.0, 9000.0, 45.0), (300.0, 18000.0, 70.0)),  # above all that `sim.so101.targets` asks for at 30 Hz
+    "trained": ((160.0, 9000.0, 45.0), (300.0, 18000.0, 70.0)),  # above anything that `sim.so101.targets` does at 30 Hz
 }
-_STALL = 8.0  # degrees: more than a joint sags; a servo would protect itself after 2 s. A gripper may hold something
+_STALL = 8.0  # degrees: more than a joint sags; a servo protects itself after 2 s. Not for grippers: they hold things
 _BOXES = {"careful": Box(x_low=0.0, z_low=0.02), "normal": Box(z_low=0.0), "trained": Box(z_low=0.0)}
-_EDGES = {"careful": 5.0, "normal": 1.0, "trained": 0.5}  # degrees kept from each end of a joint's range
+_EDGES = {"careful": 5.0, "normal": 1.0, "trained": 0.5}  # safety margin in degrees at each end of a joint's range
 PRESETS = tuple(_PACES)
 
 
 def so101(preset: str = "careful", calibration: Mapping | None = None) -> Limits:
-    """The limits of an SO-101 by name: `careful` for a first run, `normal` after it; `trained` lets through all that a
-    policy may have done in simulation, jerks included.
+    """Return the limits of an SO-101 for a named preset.
 
-    `calibration`: LeRobot's of this arm (joint -> range_min, range_max in counts); a range that is narrower than the
-    arm's own narrows the limits. Raises ValueError for an unknown preset, or a calibration that lacks a joint or has no
-    range.
+    `careful`: for a first run; `normal`: after it; `trained`: lets through all that a policy may have done in
+    simulation, jerks included. `calibration`: LeRobot's of this arm (joint -> range_min, range_max in counts); a range
+    narrower than the arm's own narrows the limits. Raises ValueError for an unknown preset, or a calibration that lacks
+    a joint or has no range.
     """
     if preset not in PRESETS:
         raise Mistake(f"limits={preset}: one of {', '.join(PRESETS)}")
@@ -156,7 +157,10 @@ def so101(preset: str = "careful", calibration: Mapping | None = None) -> Limits
 
 
 def _half_range(name: str, calibration: Mapping) -> float:
-    """Degrees from the middle of a joint's calibrated range to its end. Raises ValueError."""
+    """Return the degrees from the middle of a joint's calibrated range to its end.
+
+    Raises ValueError if the calibration lacks the joint or has no range.
+    """
     entry = calibration.get(name)
     if entry is None:
         raise Mistake(f"calibration: no joint {name!r}, only {', '.join(calibration) or 'none'}")

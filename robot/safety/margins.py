@@ -1,4 +1,4 @@
-"""How much is left of each limit at one step, for a live view. Computed when asked, so that a step costs little."""
+"""How much is left of each limit at one step, for a live view. Computed only on demand, so that a step costs little."""
 
 from dataclasses import dataclass
 
@@ -11,10 +11,10 @@ from robot.safety.workspace import Workspace
 
 @dataclass(frozen=True)
 class Margins:
-    """What is left, for the command `at` (D,) moving at `pace` (D,), `before` (D,) one step ago, and the last reading.
+    """Margins of the command `at` (D,), with rate `pace` (D,), `before` (D,) one step ago, and of the last reading.
 
-    The limits are those configured: an arm that began outside has a negative margin until it has come in. A margin that
-    cannot be known, such as to a reading that never came, is NaN.
+    The limits are the configured ones: an arm that began outside has a negative margin until it has come in. A margin
+    that cannot be known, e.g. to a reading that never came, is NaN.
     """
 
     limits: Limits
@@ -34,18 +34,18 @@ class Margins:
 
     @property
     def rate(self) -> np.ndarray:
-        """Units/s (D,)."""
+        """Units/s (D,) left below the rate limit."""
         return self.limits.column("rate") - np.abs(self.pace)
 
     @property
     def acceleration(self) -> np.ndarray:
-        """Units/s^2 (D,)."""
+        """Units/s^2 (D,) left below the acceleration limit."""
         used = np.abs(self.pace - self.before) / self.checked.dt if self.checked.dt > 0 else np.zeros_like(self.pace)
         return self.limits.column("acceleration") - used
 
     @property
     def step(self) -> np.ndarray:
-        """Units (D,) that the command could still be further from the measured position."""
+        """Units (D,) by which the command could still move away from the measured position."""
         if self.at is None or self.reading is None:
             return np.full(len(self.limits.names), np.nan)
         return self.limits.column("step") - np.abs(self.at - self.reading)
@@ -59,14 +59,14 @@ class Margins:
 
     @property
     def seconds(self) -> dict[str, float]:
-        """Seconds left of the reading's age, of the goal's, and of the loop's time."""
+        """Seconds left of the reading's age, the goal's age, and the loop's time."""
         checked = self.checked
         return {"reading": checked.reading_margin_s, "goal": checked.goal_margin_s, "loop": checked.loop_margin_s}
 
     def least(self) -> dict[str, tuple[str, float]]:
-        """For each kind of limit of the joints, the joint with the least left, as a part of the limit (1: all of it).
+        """Return, per kind of joint limit, the joint with the least margin and that margin as a fraction of the limit.
 
-        For the position, all of it is half the range.
+        1 means all of the limit is left; for the position, that is half the range.
         """
         half = (self.limits.column("high") - self.limits.column("low")) / 2
         parts = {
@@ -77,6 +77,6 @@ class Margins:
         }
         found = {}
         for kind, left in parts.items():
-            joint = int(np.argmin(left))  # a NaN comes first
+            joint = int(np.argmin(left))  # NaN counts as the least
             found[kind] = (self.limits.names[joint], float(left[joint]))
         return found

@@ -1,7 +1,7 @@
-"""Lets go of a LeRobot robot: each motor released, even if another fails, then everything that is open closed.
+"""Shut down a LeRobot robot: release each motor, even if another fails, then close everything that is open.
 
 LeRobot's own `disconnect` stops at the first motor that does not answer: the others keep their torque, the port stays
-open. Nothing here raises; every function returns the errors it met.
+open. `release_motors` and `close` do not raise; they return the errors they met.
 """
 
 import warnings
@@ -13,7 +13,7 @@ RETRIES = 2
 
 
 def attempt(errors: list[Exception], what: str, call: Callable[[], object]) -> bool:
-    """Whether `call` went well; its error, with a note of `what` was tried, is added to `errors` otherwise."""
+    """Return whether `call` succeeded; if not, append its error, with a note on what was tried, to `errors`."""
     try:
         call()
     except Exception as error:
@@ -24,7 +24,7 @@ def attempt(errors: list[Exception], what: str, call: Callable[[], object]) -> b
 
 
 def parts(robot) -> Iterator[tuple[object, object]]:
-    """Each motors bus of a robot, and of the robots it is made of (an arm on either side), with its owner."""
+    """Yield each motors bus of a robot, and of the robots it is made of (e.g. two arms), with its owner."""
     from lerobot.motors.motors_bus import MotorsBusBase
     from lerobot.robots import Robot
 
@@ -36,7 +36,7 @@ def parts(robot) -> Iterator[tuple[object, object]]:
 
 
 def is_open(robot) -> bool:
-    """Whether anything of the robot is open: LeRobot's is_connected is false when one camera of many is lost."""
+    """Whether any part of the robot is open: LeRobot's is_connected is false once a single camera is lost."""
     cameras = getattr(robot, "cameras", {})
     return (
         robot.is_connected
@@ -52,13 +52,16 @@ def unlock(robot) -> None:
 
 
 def unlock_bus(bus) -> None:
-    """The same for one bus."""
+    """Make one bus usable again; see `unlock`."""
     if hasattr(bus, "port_handler"):
         bus.port_handler.is_using = False
 
 
 def release_motors(robot) -> list[Exception]:
-    """Take the torque off each motor, unless the robot's config keeps it on (disable_torque_on_disconnect=false)."""
+    """Switch off each motor's torque, unless the robot's config keeps it on (disable_torque_on_disconnect=false).
+
+    Returns the errors met.
+    """
     errors: list[Exception] = []
     for bus, owner in parts(robot):
         if not bus.is_connected or not getattr(owner.config, "disable_torque_on_disconnect", True):
@@ -70,11 +73,11 @@ def release_motors(robot) -> list[Exception]:
 
 
 def _release(bus, motor: str) -> None:
-    """Take the torque off one motor.
+    """Switch off one motor's torque.
 
-    A servo that protects itself obeys, but its reply carries its trouble, of which LeRobot makes a RuntimeError: its
-    torque is read back, and if that is off, a warning tells the trouble. If not, it is told once more: on a slow line
-    what was read may have been of before.
+    A servo that protects itself obeys, but its reply carries an error flag, from which LeRobot makes a RuntimeError. So
+    the torque is read back, and if it is off, a warning reports the flag. If not, the command is sent once more: on a
+    slow line the value read may predate it.
     """
     trouble = None
     for last in (False, True):
@@ -93,9 +96,9 @@ def _release(bus, motor: str) -> None:
 
 
 def close(robot) -> list[Exception]:
-    """Close the ports, then the robot as it does itself, then what that leaves open.
+    """Close the ports, then let the robot disconnect itself, then close what that leaves open; return the errors met.
 
-    Itself, a robot with a port would release each motor once more, and stop at the first that is in trouble.
+    With its port still open, the robot would release each motor again, and stop at the first that reports an error.
     """
     errors: list[Exception] = []
     for bus, _ in parts(robot):

@@ -1,4 +1,4 @@
-"""SIGINT, SIGTERM and SIGHUP as one exception, which never comes in the middle of a talk with the robot."""
+"""SIGINT, SIGTERM and SIGHUP as one exception, which is never raised in the middle of communication with the robot."""
 
 import signal
 import threading
@@ -9,20 +9,20 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal asked the program to stop; `number` says which."""
+    """A signal asked the program to stop; `number` is that signal."""
 
     def __init__(self, number: int):
-        """Keep the signal's number."""
+        """Store the signal's number."""
         super().__init__(f"stopped by {signal.Signals(number).name}")
         self.number = number
 
 
 class StopSignals:
-    """From `listen` to `restore` the first such signal raises Stopped in the main thread; later ones change nothing.
+    """From `listen` to `restore`, the first such signal raises Stopped in the main thread; later ones have no effect.
 
-    A SIGHUP that is ignored, as under nohup, stays so; the others are heard in any case, for an arm moves. While `held`
-    a signal waits: half a packet would leave the motors' bus unusable. Off the main thread, where Python lets no one
-    listen, nothing changes.
+    An ignored SIGHUP, as under nohup, stays ignored; the other signals are always handled, since an arm is moving.
+    While `held`, a signal waits: half a packet would leave the motors' bus unusable. Outside the main thread, where
+    Python does not allow signal handlers, nothing changes.
     """
 
     def __init__(self):
@@ -30,14 +30,14 @@ class StopSignals:
         self._depth, self._number, self._raised = 0, None, False
 
     def listen(self) -> None:
-        """Take the signals over."""
+        """Install the signal handlers."""
         if threading.current_thread() is threading.main_thread() and not self._before:
             self._number, self._raised = None, False
             heard = [n for n in SIGNALS if n != signal.SIGHUP or signal.getsignal(n) is not signal.SIG_IGN]
             self._before = {number: signal.signal(number, self._heard) for number in heard}
 
     def restore(self) -> int | None:
-        """Give them back. Returns the signal that was heard and is still held back, if any: it is raised no more."""
+        """Restore the previous handlers. Return the signal still deferred, if any; it is no longer raised."""
         for number, before in self._before.items():
             signal.signal(number, before)
         pending = None if self._raised else self._number
@@ -46,7 +46,7 @@ class StopSignals:
 
     @contextmanager
     def held(self):
-        """Keep a signal back until the block has ended, however it ends."""
+        """Defer signals until the block has ended, however it ends."""
         self._depth += 1
         try:
             yield
@@ -67,7 +67,7 @@ class StopSignals:
 
 @contextmanager
 def handled(handler: Callable, numbers: Sequence[int] = SIGNALS) -> Iterator[None]:
-    """These signals, but one that is ignored (SIGHUP under nohup), go to `handler`: SIGINT, SIGTERM and SIGHUP."""
+    """Send the given signals to `handler` inside the block, except those that are ignored (SIGHUP under nohup)."""
     heard = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
     before = {number: signal.signal(number, handler) for number in heard}
     try:

@@ -1,4 +1,4 @@
-"""Whether a joint follows its command: one that is held, blocked or limp does not, and a servo that pulls burns out."""
+"""Stall detection: a joint that is held, blocked or limp does not follow its command, and a pulling servo burns out."""
 
 import numpy as np
 
@@ -6,13 +6,13 @@ from robot.safety.faults import Fault, FaultKind
 from robot.safety.limits import Limits
 
 STILL = 0.25
-"""A joint that has come so far, of what its command may be off, has moved."""
+"""A joint has moved once it has travelled this fraction of the allowed command error (`JointLimits.stall`)."""
 
 
 class Stall:
-    """Adds up, for each joint, the time for which it has not moved while its command was too far off.
+    """Accumulates, per joint, the time for which it has not moved while its command was too far away.
 
-    While the command is near the time runs back, so that a goal that goes to and fro is noticed as well.
+    While the command is near, the time counts down, so that a goal that oscillates is detected as well.
     """
 
     def __init__(self, limits: Limits):
@@ -20,11 +20,11 @@ class Stall:
         self._place = self._for = np.zeros(len(limits.names))
 
     def begin(self, reading: np.ndarray) -> None:
-        """The joints (D,) are here, and nothing is known of before."""
+        """Start with the joints (D,) at `reading` and no history."""
         self._place, self._for = reading, np.zeros(len(reading))
 
     def check(self, command: np.ndarray, reading: np.ndarray, dt: float, now: float) -> Fault | None:
-        """Take in a step of `dt` seconds with `command` (D,) and `reading` (D,); the fault, if a joint is stalled."""
+        """Take in a step of `dt` seconds with `command` (D,) and `reading` (D,); return the fault if a joint stalls."""
         moved = np.abs(reading - self._place) > STILL * self._off
         off = np.abs(command - reading) > self._off
         self._for = np.where(moved, 0.0, np.maximum(self._for + np.where(off, dt, -dt), 0.0))

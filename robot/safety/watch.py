@@ -1,4 +1,4 @@
-"""Looks at what reaches the gate before anything is computed: its time, its shape, its numbers, its age and order."""
+"""Checks everything that reaches the gate before anything is computed: time, shape, values, age and order."""
 
 import math
 import sys
@@ -11,12 +11,12 @@ from robot.safety.faults import Fault, FaultKind
 from robot.safety.limits import Limits
 
 SOONEST_S, LONGEST_S = 1e-4, 1e3
-"""Steps closer together than this are one step: the command is repeated. A longer pause counts as the longest."""
+"""Steps closer together than the first count as one: the command is repeated. Longer pauses count as the second."""
 
 
 @dataclass(frozen=True)
 class Timed:
-    """Numbers for the joints, as (D,) in their order or by joint, and when they were made, in the gate's seconds."""
+    """Values for the joints, as (D,) in order or by joint name, and when they were made, in the gate's seconds."""
 
     values: np.ndarray | Mapping[str, float]
     at: float
@@ -24,10 +24,10 @@ class Timed:
 
 @dataclass(frozen=True)
 class Checked:
-    """What of one step can be used: goal and reading (D,), each None if it cannot be.
+    """What of one step can be used: goal and reading (D,), each None if it cannot.
 
     `dt` is the time since the last step, 0 if there was none or the step came too soon to count. `fault` is the first
-    thing wrong. The margins are what is left in seconds: of the reading's age, of the goal's, of the loop's time.
+    problem found. The margins are the seconds left: of the reading's age, of the goal's age, of the loop's time.
     """
 
     goal: np.ndarray | None
@@ -58,7 +58,7 @@ class Watch:
         self._seen, self._paused = {"goal": -math.inf, "reading": -math.inf}, True
 
     def check(self, goal: Timed | None, reading: Timed | None, now: float) -> Checked:
-        """What of this step can be used. Raises nothing: whatever is wrong is its fault."""
+        """Return what of this step can be used. Never raises: whatever is wrong becomes its fault."""
         faults: list[Fault] = []
         try:
             dt, loop_margin = self._elapsed(now), math.nan
@@ -94,7 +94,7 @@ class Watch:
         return min(dt, LONGEST_S) if dt >= SOONEST_S else 0.0
 
     def _numbers(self, what: str, given: Timed | None, now: float, age_s: float) -> tuple[np.ndarray, float]:
-        """The numbers (D,) and what is left of their age, in seconds."""
+        """Return the values (D,) and the seconds left of their age. Raises _Wrong."""
         if given is None:
             raise _Wrong(FaultKind.MISSING, f"no {what}")
         if not _is_number(given.at):

@@ -1,10 +1,10 @@
-"""A LeRobot robot around another: the same name, config, features and calibration."""
+"""A LeRobot robot wrapped around another: the same name, config, features and calibration."""
 
 from lerobot.robots import Robot
 
 
 class WrappedRobot(Robot):
-    """What says who the robot is, taken from `robot`; what moves it is for subclasses."""
+    """Delegates the identity of the robot to `robot`; subclasses define how it moves."""
 
     def __init__(self, robot: Robot):
         self.robot = robot
@@ -14,33 +14,33 @@ class WrappedRobot(Robot):
 
     @property
     def observation_features(self) -> dict:
-        """The robot's own."""
+        """The wrapped robot's observation features."""
         return self.robot.observation_features
 
     @property
     def action_features(self) -> dict:
-        """The robot's own."""
+        """The wrapped robot's action features."""
         return self.robot.action_features
 
     @property
     def cameras(self) -> dict:
-        """The robot's own."""
+        """The wrapped robot's cameras; empty if it has none."""
         return getattr(self.robot, "cameras", {})
 
     @property
     def calibration(self) -> dict:
-        """The robot's own."""
+        """The wrapped robot's calibration."""
         return self.robot.calibration
 
     @property
     def is_calibrated(self) -> bool:
-        """Whether the robot is."""
+        """Whether the wrapped robot is calibrated."""
         return self.robot.is_calibrated
 
     def calibrate(self) -> None:
-        """Calibrate the robot."""
+        """Calibrate the wrapped robot."""
         self.robot.calibrate()
 
     def configure(self) -> None:
-        """Configure the robot."""
+        """Configure the wrapped robot."""
         self.robot.configure()

@@ -1,4 +1,4 @@
-"""Where the SO-101's fingertip is: forward kinematics of the joints, as LeRobot names and measures them."""
+"""Forward kinematics of the SO-101's fingertip, from joints as LeRobot names and measures them."""
 
 import math
 from functools import cache
@@ -15,7 +15,7 @@ SITE = "gripperframe"
 
 @cache
 def _model() -> mujoco.MjModel:
-    """The arm without its meshes, which take seconds to load; they do not move it."""
+    """Return the arm's model without its meshes, which take seconds to load and do not affect kinematics."""
     spec = mujoco.MjSpec.from_file(str(asset(*ARM)))
     for geom in list(spec.geoms):
         spec.delete(geom)
@@ -25,9 +25,10 @@ def _model() -> mujoco.MjModel:
 
 
 class Fingertip:
-    """The place of the point between the fingers, in metres from the arm's base: x forward, y left, z up.
+    """Computes the position of the point between the fingers, in metres from the arm's base: x forward, y left, z up.
 
-    Joints (D,) are in degrees. The gripper, which moves only a finger, does not move the tip.
+    Joints (D,) are in degrees, D = 6. The gripper, which moves only a finger, does not move the tip. `reach` (D,):
+    upper bound on the tip's distance from each joint's axis, in metres; 0 for the gripper.
     """
 
     radians = np.full(len(JOINTS), math.pi / 180)
@@ -40,7 +41,7 @@ class Fingertip:
         self.reach = np.array([*(self._reach(joint) for joint in self._joints), 0.0])
 
     def place(self, joints: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The tip's place (3,) for joints (D,), and its change (3, D) with each, in metres a radian."""
+        """Return the tip's position (3,) for joints (D,), and its Jacobian (3, D) in metres per radian."""
         self._data.qpos[self._places] = (joints * self.radians)[: len(TURNS)]
         mujoco.mj_kinematics(self._model, self._data)
         place = self._data.site_xpos[self._site].copy()
@@ -50,7 +51,7 @@ class Fingertip:
         return place, change
 
     def _reach(self, joint: int) -> float:
-        """The most that the tip can be from a joint's axis: all the links beyond it in a line."""
+        """Return an upper bound on the tip's distance from a joint's axis: all links beyond it in a straight line."""
         model, body = self._model, int(self._model.site_bodyid[self._site])
         reach = float(np.linalg.norm(model.site_pos[self._site]))
         while body != model.jnt_bodyid[joint]:

@@ -1,7 +1,7 @@
-"""Inverse kinematics of the SO-101: the five joint angles that bring its fingertips to a place.
+"""Inverse kinematics of the SO-101: the five joint angles that bring its fingertips to a pose.
 
 Minimises  (|p(q) - place| / 1 mm)^2 + (TURN |a(q) - approach|)^2 + (TURN |j(q) - across|)^2 + (STAY |q - start|)^2
-over the joints' ranges. Five joints cannot take every pose: the place comes first, how the hand lies second.
+over the joints' ranges. Five joints cannot reach every pose: position takes priority over orientation.
 """
 
 from dataclasses import dataclass
@@ -14,15 +14,16 @@ from sim.so101.fingertip import SITE
 
 ARM = 5  # joints before the gripper
 MARGIN_RAD = 0.04  # kept from the ends of the joints' ranges
-TURN, STAY = 6.0, 0.05  # millimetres that a full error of direction, or a radian of motion, is worth
+TURN, STAY = 6.0, 0.05  # mm per unit error of a direction vector, and per radian of motion
 DOWN = np.array([0.0, 0.0, -1.0])
 
 
 @dataclass(frozen=True)
 class Pose:
-    """Where the point between the fingers is to be (3,) in metres, and how the hand lies there, as unit vectors (3,).
+    """A goal for the point between the fingers: `place` (3,) in metres, and the hand's orientation.
 
-    `approach` is the way the fingers point. `across` goes from the moving finger to the fixed one; None: as it comes.
+    Unit vectors (3,) give the orientation: `approach` is the direction in which the fingers point; `across` points from
+    the moving finger to the fixed one (None: unconstrained).
     """
 
     place: np.ndarray
@@ -32,7 +33,7 @@ class Pose:
 
 @dataclass(frozen=True)
 class Reached:
-    """The joints (5,) in rad, how far the place is missed in metres, and the whole cost, in square millimetres."""
+    """A solution: joints (5,) in rad, position error in metres, and total cost in square millimetres."""
 
     joints: np.ndarray
     miss_m: float
@@ -40,25 +41,25 @@ class Reached:
 
 
 class Reach:
-    """Solves for one arm's model; the scene that it is in does not move."""
+    """Inverse kinematics for one arm's model, on data of its own: the simulated scene is not affected."""
 
     def __init__(self, model: mujoco.MjModel, low: np.ndarray, high: np.ndarray):
-        """`low`, `high` (6,): the joints' ranges in rad; the joints are the first in the model."""
+        """`low`, `high` (6,): the joints' ranges in rad; the arm's joints must come first in the model."""
         self._model, self._data = model, mujoco.MjData(model)
         self._site = model.site(SITE).id
         roots = model.body_rootid[model.geom_bodyid]
-        self._own = roots == model.body_rootid[model.site_bodyid[self._site]]  # which geometry is the arm's
+        self._own = roots == model.body_rootid[model.site_bodyid[self._site]]  # geoms of the arm
         self._planes = model.geom_type == mujoco.mjtGeom.mjGEOM_PLANE
         self._low, self._high = low[:ARM] + MARGIN_RAD, high[:ARM] - MARGIN_RAD
 
     def hand(self, joints: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The place (3,) of the point between the fingers, and the hand's axes (3, 3), for joints (5,)."""
+        """Return the position (3,) of the point between the fingers and the hand's axes, as columns (3, 3)."""
         self._data.qpos[:ARM] = joints
         mujoco.mj_kinematics(self._model, self._data)
         return self._data.site_xpos[self._site].copy(), self._data.site_xmat[self._site].reshape(3, 3).copy()
 
     def sunk(self, joints: np.ndarray, gripper: float) -> float:
-        """How deep in the table the arm would be, in metres, with joints (5,) and the gripper in rad."""
+        """Return how deep the arm would sink into the table, in metres, at joints (5,) and `gripper`, in rad."""
         self._data.qpos[: ARM + 1] = np.append(joints, gripper)
         mujoco.mj_kinematics(self._model, self._data)
         mujoco.mj_comPos(self._model, self._data)
@@ -68,7 +69,7 @@ class Reach:
         return float(max(depth[here].max(initial=0), 0))
 
     def solve(self, pose: Pose, start: np.ndarray) -> Reached:
-        """The joints nearest to `start` (5,) of those that serve the pose best."""
+        """Solve for the joints that best reach the pose, preferring those near `start` (5,)."""
         start = np.clip(start, self._low, self._high)
 
         def errors(joints: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The SO-101 in MuJoCo: so101-nexus's arm, scenes and tasks, at any control rate, late and varied if told to be."""
+"""The SO-101 in MuJoCo: so101-nexus's arm, scenes and tasks, with any control rate, latency and randomisation."""
 
 from collections import deque
 from functools import cache
@@ -17,34 +17,34 @@ from sim.randomisation import Draw, Nominal
 from sim.so101.tasks import TASKS
 from sim.variation import Variation
 
-TIMESTEP_S = 0.005  # of the physics, about: it divides the control period
-PLAIN = RenderingQuality(msaa_samples=0, shadows=False, shadow_map_size=64)  # what a Canvas draws
-SIDE = {"azimuth": 130.0, "elevation": -30.0}  # degrees: where a person stands who watches
-STREAM = 101  # of a seed's random numbers; so101-nexus draws its layouts from another
+TIMESTEP_S = 0.005  # approximate physics step; the actual one divides the control period
+PLAIN = RenderingQuality(msaa_samples=0, shadows=False, shadow_map_size=64)  # the quality a Canvas renders at
+SIDE = {"azimuth": 130.0, "elevation": -30.0}  # degrees: the position of a watching person
+STREAM = 101  # random stream for variations, separate from so101-nexus's layouts
 
 
 class VariedArm:
-    """What we add to so101-nexus's environments: commands that take effect late, and a draw of a Variation each reset.
+    """Mixin that adds command latency and a draw of a Variation at each reset to so101-nexus's environments.
 
-    Mixed into its classes; without a variation it computes what they do, bit for bit. `commanded` (6,): the newest
-    targets in rad. `draw`: what this episode has, None without a variation.
+    Without a variation, results are bit-identical to so101-nexus's. `commanded` (6,): the latest targets in rad.
+    `draw`: this episode's parameters, None without a variation.
 
-    With a calibration's error the arm believes its encoders: the observed joints, the hand's pose and what is relative
-    to it are what follows from them; success, contacts and the scene are as they really are.
+    With a calibration error the arm trusts its encoders: the observed joints, the hand's pose and quantities relative
+    to it are computed from them, while success, contacts and the scene follow the true positions.
     """
 
     variation = Variation()
     draw: Draw | None = None
 
     def vary(self, variation: Variation) -> None:
-        """Draw from `variation` at each reset from now on."""
+        """Draw from `variation` at each reset from the next one on."""
         self.variation = variation
         self._nominal = Nominal(self.model, self._joint_ids)
         self._believed = mujoco.MjData(self.model)
         self._rng = np.random.default_rng()
 
     def reset(self, *, seed: int | None = None, options: dict | None = None):
-        """Reset; what the arm holds then was commanded long ago."""
+        """Begin an episode with a new draw; the queue of late commands is filled with the arm's initial targets."""
         self._on_the_way = deque()
         if not self.variation.off:
             if seed is not None:
@@ -84,11 +84,11 @@ class VariedArm:
         return state
 
     def state(self) -> np.ndarray:
-        """The observation (S,) of now."""
+        """Return the current observation (S,)."""
         return self._compute_obs_components()
 
     def _believed_pose(self) -> np.ndarray:
-        """The hand's pose (7,), place in metres and quaternion, if the joints were where their encoders say."""
+        """Return the hand's pose (7,) implied by the encoders: position in metres, quaternion."""
         zero = self.model.qpos0[self._nominal.places].copy()
         self.model.qpos0[self._nominal.places] = self._nominal.zero
         self._believed.qpos[:] = self.data.qpos
@@ -100,12 +100,12 @@ class VariedArm:
 
     @property
     def view(self) -> View:
-        """The camera of a film: beside the table, the arm drawn by its collision geometry."""
+        """The view for videos: beside the table, with the arm drawn by its collision geometry."""
         return self.views["side"]
 
     @property
     def views(self) -> dict[str, View]:
-        """Where cameras are, by name: `wrist`, on the hand; `side`; `overhead`. The last two do not vary."""
+        """The cameras by name: `wrist`, on the hand; `side`; `overhead`. The last two are not randomised."""
         spawn = (self.config.spawn_center, self.config.spawn_max_radius)
         half = self.config.spawn_angle_half_range_deg
         return {
@@ -121,17 +121,17 @@ def _varied(creator: type) -> type:
 
 
 def build(name: str, control_hz: float, end_on_success: bool, variation: Variation | None = None) -> gymnasium.Env:
-    """The environment of a task in TASKS: actions are absolute joint targets (6,) in rad; it never truncates.
+    """Create the environment of a task in TASKS: actions are absolute joint targets (6,) in rad; it never truncates.
 
-    Observations are so101-nexus's own state (S,); `info["success"]` is its own judgement, and `end_on_success` ends the
-    episode with it. A control period is a whole number of physics steps of about TIMESTEP_S.
+    Observations are so101-nexus's own state (S,) and `info["success"]` its own criterion; `end_on_success` terminates
+    the episode on success. A control period is a whole number of physics steps of about TIMESTEP_S.
     """
     creator = load_env_creator(gymnasium.spec(TASKS[name].id).entry_point)
     substeps = max(1, round(1 / control_hz / TIMESTEP_S))
     physics = PhysicsConfig(
         timestep_s=1 / control_hz / substeps,
         control_period_s=1 / control_hz,
-        integrator="implicitfast",  # these three are its own preset on a CPU
+        integrator="implicitfast",  # these three are so101-nexus's preset for CPUs
         noslip_iterations=3,
         tolerance=1e-8,
     )
@@ -147,14 +147,14 @@ def build(name: str, control_hz: float, end_on_success: bool, variation: Variati
 
 
 def diverged(env: gymnasium.Env) -> bool:
-    """Whether MuJoCo gave up on the state since the reset: it then starts over from the initial one, silently."""
+    """Return whether the physics diverged since the reset; MuJoCo then silently restarts from the initial state."""
     counts = env.unwrapped.data.warning.number
     bad = (mujoco.mjtWarning.mjWARN_BADQPOS, mujoco.mjtWarning.mjWARN_BADQVEL, mujoco.mjtWarning.mjWARN_BADQACC)
     return any(counts[kind.value] for kind in bad)
 
 
 def components(env: gymnasium.Env) -> dict[str, slice]:
-    """Where each part of the observation (S,) lies, by so101-nexus's name for it."""
+    """Return the slice of each component of the observation (S,), by so101-nexus's name for it."""
     parts, start = {}, 0
     for part in env.unwrapped.config.observations:
         parts[part.name] = slice(start, start + part.size)
@@ -163,11 +163,11 @@ def components(env: gymnasium.Env) -> dict[str, slice]:
 
 
 def limits(env: gymnasium.Env) -> tuple[np.ndarray, np.ndarray]:
-    """The lowest and highest joint targets (6,) in rad."""
+    """Return the lowest and highest joint targets (6,) in rad."""
     space = env.unwrapped.action_space
     return space.low.astype(np.float64), space.high.astype(np.float64)
 
 
 def positions(env: gymnasium.Env) -> np.ndarray:
-    """What the joints' encoders say (6,), in rad."""
+    """Return the joint encoders' readings (6,) in rad."""
     return env.unwrapped.data.qpos[: len(JOINTS)].copy()

@@ -1,4 +1,4 @@
-"""From an action in [-1, 1] to absolute joint targets: what goes over the wire, in simulation and on the arm."""
+"""Convert actions in [-1, 1] to absolute joint targets, which are what is sent in simulation and to the real arm."""
 
 from dataclasses import dataclass
 
@@ -7,15 +7,16 @@ import numpy as np
 from sim.so101.tasks import ABSOLUTE, TIED
 
 SPEEDS = (2.5, 2.5, 2.5, 2.5, 2.5, 5.0)
-"""The fastest that a tied target moves, in rad/s; the gripper is last. An STS3215 turns 4.7 rad/s without a load."""
+"""Maximum speeds of tied targets, in rad/s; the gripper is last. An STS3215 turns at 4.7 rad/s without load."""
 
 
 @dataclass(frozen=True)
 class Targets:
-    """How actions (6,) become joint targets (6,) in rad, between `low` and `high`.
+    """Conversion of actions (6,) to joint targets (6,) in rad, between `low` and `high`.
 
-    `tied`: the target moves from the last one by the action times `step`, so that a curve begins where the last ended
-    and no motion is faster than it. `absolute`: -1 is the lowest target of a joint and 1 the highest, wherever it is.
+    `tied`: the target moves from the last one by the action times `step` (6,), so that a curve begins where the last
+    one ended and no motion exceeds `step` per control step. `absolute`: -1 is a joint's lowest target and 1 its
+    highest, regardless of the last one.
     """
 
     low: np.ndarray
@@ -25,18 +26,18 @@ class Targets:
 
     @classmethod
     def at(cls, control_hz: float, low: np.ndarray, high: np.ndarray, control: str = TIED) -> "Targets":
-        """Those of a loop at `control_hz`, none faster than SPEEDS."""
+        """Create the conversion for a loop at `control_hz`; tied targets are no faster than SPEEDS."""
         return cls(low, high, np.array(SPEEDS) / control_hz, control)
 
     def next(self, last: np.ndarray, action: np.ndarray) -> np.ndarray:
-        """The target (6,) in rad after the target `last`, for an action (6,), which is clipped to [-1, 1]."""
+        """Return the target (6,) in rad that follows `last` (6,) for an action (6,), which is clipped to [-1, 1]."""
         action = np.clip(np.asarray(action, np.float64), -1, 1)
         if self.control == ABSOLUTE:
             return self.low + (action + 1) / 2 * (self.high - self.low)
         return np.clip(last + action * self.step, self.low, self.high)
 
     def action(self, last: np.ndarray, target: np.ndarray) -> np.ndarray:
-        """The action (6,) in [-1, 1] whose `next` comes closest to `target`."""
+        """Return the action (6,) in [-1, 1] whose `next` comes closest to `target`."""
         if self.control == ABSOLUTE:
             exact = (target - self.low) / (self.high - self.low) * 2 - 1
         else:

@@ -1,58 +1,61 @@
-"""The SO-101's tasks and how it is controlled, by name. Nothing is imported: commands read this to print help."""
+"""The SO-101's tasks and control modes, by name. Cheap to import: commands read this to print help."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 CENTRE = (0.15, 0.0)
-"""About which so101-nexus lays out objects: x forward and y left of the arm's base, in metres."""
+"""Point about which so101-nexus places objects: x forward and y left of the arm's base, in metres."""
 HIGHEST = 0.04
-"""Of the middle of an object on the table, in metres; those of training are 2.5 cm cubes."""
+"""Greatest height of the centre of an object on the table, in metres; in training, objects are 2.5 cm cubes."""
 
 
 @dataclass(frozen=True)
 class Ring:
-    """Places on the table in the half ring before CENTRE, so far from it at least and at most, in metres."""
+    """Places on the table in the half ring in front of CENTRE, between radii `inner` and `outer`, in metres."""
 
     inner: float
     outer: float
 
     def holds(self, x: float, y: float) -> bool:
-        """Whether a place (x, y) is one of them."""
+        """Return whether (x, y) lies in the half ring."""
         return x >= CENTRE[0] and self.inner - 1e-9 <= math.dist((x, y), CENTRE) <= self.outer + 1e-9
 
     def __str__(self) -> str:
-        """In words."""
+        """Describe the half ring in words."""
         x, y = CENTRE
         return f"{100 * self.inner:g} to {100 * self.outer:g} cm from ({x:g}, {y:g}), x from {x:g} on"
 
 
 @dataclass(frozen=True)
 class Square:
-    """Places on the table no further than `half` metres from CENTRE in x and in y."""
+    """Places on the table at most `half` metres from CENTRE in x and in y."""
 
     half: float
 
     def holds(self, x: float, y: float) -> bool:
-        """Whether a place (x, y) is one of them."""
+        """Return whether (x, y) lies in the square."""
         return max(abs(x - CENTRE[0]), abs(y - CENTRE[1])) <= self.half + 1e-9
 
     def __str__(self) -> str:
-        """In words."""
+        """Describe the square in words."""
         x, y = CENTRE
         return f"x {x - self.half:g} to {x + self.half:g}, y {y - self.half:g} to {y + self.half:g}"
 
 
 @dataclass(frozen=True)
 class ArmTask:
-    """A task of so101-nexus by its Gymnasium id, how many seconds an episode lasts, and where its object is laid."""
+    """A so101-nexus task: its Gymnasium id, the length of an episode in seconds, and where its object is placed."""
 
     id: str
     seconds: float
     places: Ring | Square | None = None
 
     def untrained(self, place: Sequence[float]) -> str:
-        """Why an object at `place`, (x, y, z) in metres, is not as in training; empty: it is, or nobody knows."""
+        """Explain how an object at `place`, (x, y, z) in metres, differs from training.
+
+        Return an empty string if it does not, or if the task's `places` are unknown.
+        """
         x, y, z = place
         if self.places is None or (self.places.holds(x, y) and 0 <= z <= HIGHEST):
             return ""
@@ -68,15 +71,15 @@ TASKS: dict[str, ArmTask] = {
     "so101-pick-and-place": ArmTask("MuJoCoPickAndPlace-v1", 6.0),
     "so101-stack-cube": ArmTask("MuJoCoStackCube-v1", 6.0),
 }
-"""By the name that `task=` takes. The times are what a brisk arm needs, with some to spare."""
+"""The tasks, by the name that `task=` accepts. The times are what a brisk arm needs, with some margin."""
 
 SCRIPTED = ("so101-touch", "so101-pick-lift")
-"""Those that `sim.so101.experts` has a script for."""
+"""Tasks with a scripted expert in `sim.so101.experts`."""
 
 TIED, ABSOLUTE = "tied", "absolute"
 CONTROLS = (TIED, ABSOLUTE)
-"""How an action is read: it moves the last joint target, or says the next one (`sim.so101.targets`)."""
+"""How an action is interpreted: it moves the last joint target, or gives the next one (`sim.so101.targets`)."""
 
 FULL, JOINTS = "full", "joints"
 STATES = (FULL, JOINTS)
-"""What the state tells: where everything is, or what the joints' encoders tell, so that the rest has to be seen."""
+"""What the state contains: where everything is, or only what the joint encoders tell, so the rest must be seen."""

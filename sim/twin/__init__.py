@@ -1,1 +1,1 @@
-"""The twin of the SO-101's hardware: servos, bus, faults, behind a port."""
+"""A simulated twin of the SO-101's hardware: servos, bus and faults, behind a serial port."""

@@ -1,4 +1,4 @@
-"""The twin's arm: MuJoCo's SO-101 whose six joints are STS3215 servos, stepped in real time."""
+"""The twin's arm: the SO-101 in MuJoCo, its six joints driven by simulated STS3215 servos in real time."""
 
 import math
 from collections.abc import Mapping
@@ -14,12 +14,12 @@ from sim.twin.calibration import JointCalibration, preload, scale
 from sim.twin.model import REST, limits
 from sim.twin.servo import Servo
 
-BACKLOG_S = 0.25  # after a longer stall the rest of it is let go
-BURST = 8  # steps at most before the line is looked at again
+BACKLOG_S = 0.25  # time beyond this after a stall is dropped, not simulated
+BURST = 8  # maximum steps before the serial line is polled again
 
 
 class TwinArm:
-    """Servos and physics that share one state; `servos[joint]` is what the line talks to."""
+    """Servos and physics that share one state; `servos[joint]` is the servo that answers on the serial line."""
 
     def __init__(self, model: mujoco.MjModel, calibration: Mapping[str, JointCalibration]):
         model = copy(model)  # the servos set its gains
@@ -41,10 +41,10 @@ class TwinArm:
         self.reset(dict(zip(JOINTS, REST, strict=True)))
 
     def reset(self, joints: Mapping[str, float] | None = None, bodies: Mapping[str, list] | None = None) -> None:
-        """Put everything where the scene has it, the arm at rest or at `joints` (rad), free bodies at poses (7,).
+        """Reset the scene, with the arm at REST except for `joints` (rad), and the named free `bodies` at poses (7,).
 
-        The servos stay as they are, torque and all, and hold the new place; hands let go. Raises ValueError for an
-        unknown name or a number that is not finite.
+        The servos keep their registers, torque included, and hold the new position; held joints are released. Raises
+        ValueError for an unknown name or a non-finite number.
         """
         places = dict(zip(JOINTS, REST, strict=True)) | _checked("joint", joints or {}, JOINTS, 1)
         bodies = _checked("body", bodies or {}, self._free_bodies(), 7)
@@ -60,7 +60,7 @@ class TwinArm:
             servo.stay()
 
     def _within(self, joint: str, angle: float) -> float:
-        """The nearest angle (rad) to which the joint goes."""
+        """Clip an angle (rad) to the joint's range."""
         return np.clip(angle, *self.model.joint(joint).range).item()
 
     def _free_bodies(self) -> tuple[str, ...]:
@@ -68,13 +68,13 @@ class TwinArm:
         return tuple(self.model.body(body).name for body in free)
 
     def angle(self, joint: str) -> float:
-        """A joint's true angle, rad."""
+        """Return a joint's true angle in rad."""
         return float(self.data.qpos[self._at[joint][0]])
 
     def hold(self, joint: str, angle: float | None = None) -> None:
-        """Take a joint by the hand: it stays at `angle` (rad, default where it is) whatever its motor does.
+        """Hold a joint as if by hand: it stays at `angle` (rad, default its current one) whatever its motor does.
 
-        An angle beyond the joint's range is its end.
+        The angle is clipped to the joint's range.
         """
         hand, at = self._hand[joint], self._at[joint][0]
         target = self.angle(joint) if angle is None else self._within(joint, angle)
@@ -82,17 +82,18 @@ class TwinArm:
         self.data.eq_active[hand] = 1
 
     def let_go(self, joint: str) -> None:
-        """Take the hand away."""
+        """Release a joint held by `hold`."""
         self.data.eq_active[self._hand[joint]] = 0
 
     def held(self, joint: str) -> bool:
-        """Whether a hand is on the joint."""
+        """Return whether the joint is held by `hold`."""
         return bool(self.data.eq_active[self._hand[joint]])
 
     def advance(self, now_s: float) -> bool:
-        """Step the physics towards `now_s` (any forward clock), a burst at most; True if it has caught up.
+        """Step the physics towards `now_s` (any monotonic clock), at most BURST steps; return True if caught up.
 
-        A stall of more than BACKLOG_S is caught up with only so far: the arm then stood still for the rest.
+        Of a stall longer than BACKLOG_S only that much is simulated; the arm stands still for the rest, which is added
+        to `dropped_s`.
         """
         if self._clock_s is None:
             self._clock_s = now_s
@@ -108,11 +109,11 @@ class TwinArm:
         return self._clock_s + self.dt_s > now_s
 
     def due_s(self) -> float:
-        """When the next step is due, on the clock that `advance` was given."""
+        """Return when the next step is due on the clock of `advance`; -inf before its first call."""
         return -math.inf if self._clock_s is None else self._clock_s + self.dt_s
 
     def step(self) -> None:
-        """One step of every servo and of the physics."""
+        """Advance every servo and the physics by one time step."""
         model, data = self.model, self.data
         for joint, servo in self.servos.items():
             motor, drive = self._motor[joint], servo.drive(self.dt_s)
@@ -130,7 +131,7 @@ class TwinArm:
             servo.sense(line.steps(data.qpos[at]), line.slope * data.qvel[dof], float(effort), self.dt_s)
 
     def state(self) -> dict:
-        """The truth, as JSON takes it: every joint, every named site and free body, and the simulated time."""
+        """Return the true state as JSON-compatible values: joints, sites, free bodies and the simulated time."""
         data, model = self.data, self.model
         joints = {}
         for joint, servo in self.servos.items():
@@ -152,7 +153,7 @@ class TwinArm:
 
 
 def _checked(what: str, given: Mapping, known: tuple[str, ...], size: int) -> dict:
-    """`given` by name as numbers, `size` each. Raises ValueError."""
+    """Convert each named value to `size` finite numbers. Raises ValueError for unknown names or invalid values."""
     if not isinstance(given, Mapping):
         raise Impossible(f"{given}: by the name of each {what}, {', '.join(known) or 'none'}")
     for name in given:

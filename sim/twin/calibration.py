@@ -1,4 +1,4 @@
-"""Where the arm's joints stand in their servos' steps: a LeRobot calibration file, read, written and applied."""
+"""LeRobot calibration files, which map joint angles to servo steps: reading, writing and applying them."""
 
 import json
 import math
@@ -10,13 +10,13 @@ from sim.joints import GRIPPER, JOINTS
 from sim.twin.servo import STEPS, Servo
 
 STEPS_PER_RAD = STEPS / (2 * math.pi)
-# A built arm's horns never sit where the drawing says: offsets of both signs, in steps.
+# On a real arm the servo horns are never mounted exactly as drawn: offsets of both signs, in steps.
 OFFSETS = (37, -412, 1290, -86, 655, -1503)
 
 
 @dataclass(frozen=True)
 class JointCalibration:
-    """One entry of a LeRobot calibration file: its fields, in steps."""
+    """One joint's entry in a LeRobot calibration file; offset and range are in steps."""
 
     id: int
     drive_mode: int
@@ -25,7 +25,7 @@ class JointCalibration:
     range_max: int
 
     def __post_init__(self):
-        """Raise ValueError for what no SO-101's servo can hold."""
+        """Raise ValueError for values that no SO-101 servo can hold."""
         for name, value in asdict(self).items():
             if not isinstance(value, int) or isinstance(value, bool):
                 raise Impossible(f"{name}={value}: a whole number")
@@ -41,25 +41,25 @@ class JointCalibration:
 
 @dataclass(frozen=True)
 class Scale:
-    """steps = zero + slope * radians, in the shaft's steps (homing offset included)."""
+    """Linear map from joint angle to shaft: steps = zero + slope * radians, homing offset included."""
 
     zero: float
     slope: float
 
     def steps(self, radians: float) -> float:
-        """The shaft's place at the joint's angle."""
+        """Return the shaft position in steps at a joint angle in rad."""
         return self.zero + self.slope * radians
 
     def radians(self, steps: float) -> float:
-        """The joint's angle at the shaft's place."""
+        """Return the joint angle in rad at a shaft position in steps."""
         return (steps - self.zero) / self.slope
 
 
 def scale(joint: str, calibration: JointCalibration, limits: tuple[float, float]) -> Scale:
-    """How a joint's angle (rad, between its mechanical `limits`) and its servo's steps hang together.
+    """Return the map between a joint's angle (rad, between its mechanical `limits`) and its servo's steps.
 
-    LeRobot calls the middle of the calibrated range 0 degrees, and the gripper's range 0 to 100 %: the first is the
-    model's zero, the second spans the model's gripper from closed to open.
+    LeRobot defines the middle of the calibrated range as 0 degrees, and the gripper's range as 0 to 100 %. The former
+    corresponds to the model's zero, the latter to the model's gripper from closed to open.
     """
     low, high = calibration.range_min, calibration.range_max
     if joint == GRIPPER:
@@ -69,7 +69,7 @@ def scale(joint: str, calibration: JointCalibration, limits: tuple[float, float]
 
 
 def fitting(limits: dict[str, tuple[float, float]]) -> dict[str, JointCalibration]:
-    """A calibration such as LeRobot's own would find on an arm with these mechanical limits (rad)."""
+    """Return the calibration that LeRobot's procedure would find on an arm with these mechanical limits (rad)."""
     entries = {}
     for number, joint in enumerate(JOINTS, 1):
         low, high = limits[joint]
@@ -81,7 +81,7 @@ def fitting(limits: dict[str, tuple[float, float]]) -> dict[str, JointCalibratio
 
 
 def preload(servo: Servo, calibration: JointCalibration) -> None:
-    """Set the servo's saved registers as LeRobot's calibration leaves them, so that it finds what its file says."""
+    """Set the servo's saved registers as LeRobot's calibration would, so that they match its file; power it on."""
     servo["ID"] = calibration.id
     servo["Homing_Offset"] = calibration.homing_offset
     servo["Min_Position_Limit"], servo["Max_Position_Limit"] = calibration.range_min, calibration.range_max
@@ -90,12 +90,12 @@ def preload(servo: Servo, calibration: JointCalibration) -> None:
 
 
 def text(calibration: dict[str, JointCalibration]) -> str:
-    """The calibration as LeRobot's JSON."""
+    """Format the calibration as LeRobot's JSON."""
     return json.dumps({joint: asdict(entry) for joint, entry in calibration.items()}, indent=4) + "\n"
 
 
 def read(path: Path | str) -> dict[str, JointCalibration]:
-    """The calibration in a LeRobot file. Raises ValueError naming file and joint, OSError if it cannot be read."""
+    """Read a LeRobot calibration file. Raises ValueError naming the file and joint, or OSError if unreadable."""
     try:
         entries = json.loads(Path(path).read_text(encoding="utf-8"))
     except ValueError as error:

@@ -1,6 +1,6 @@
-"""A small channel beside the twin's line, for tests, evaluation and rehearsals: one JSON object a line, each way.
+"""A control channel beside the twin's serial line, for tests, evaluation and rehearsals: one JSON object per line.
 
-A request is {"do": name, ...arguments}; its answer {"ok": true, ...} or {"ok": false, "error": text}.
+A request is {"do": name, ...arguments}; its answer is {"ok": true, ...} or {"ok": false, "error": text}.
 """
 
 import json
@@ -17,10 +17,13 @@ Handler = Callable[[dict], dict]
 
 
 class ControlServer:
-    """Listens on a Unix socket; `serve` answers what has come, without waiting."""
+    """Listens on a Unix socket; callbacks registered with `selector` answer requests without blocking.
+
+    `handler` turns a request into the fields of its answer; its ValueErrors are reported to the client.
+    """
 
     def __init__(self, path: Path, selector: selectors.BaseSelector, handler: Handler):
-        """Raises OSError where another twin listens or nothing can be made."""
+        """Start listening. Raises OSError if another twin listens there or the socket cannot be created."""
         discard(path)
         if path.is_socket():
             raise OSError(f"{path}: another twin listens there; stop it, or give another port_file")
@@ -41,7 +44,7 @@ class ControlServer:
     def _read(self, connection: socket.socket) -> None:
         try:
             data = connection.recv(LONGEST_LINE)
-        except ConnectionError:  # the other end is gone: nobody is left to tell
+        except ConnectionError:  # the client is gone
             data = b""
         held = self._held[connection] + data
         *lines, self._held[connection] = held.split(b"\n")
@@ -49,17 +52,17 @@ class ControlServer:
             self._drop(connection)
 
     def _reply(self, connection: socket.socket, line: bytes) -> bool:
-        """Answer one line; False if nobody takes the answer."""
+        """Answer one line; return False if the answer cannot be delivered."""
         try:
             request = json.loads(line)
             if not isinstance(request, dict):
                 raise Impossible(f'{line[:80]!r}: a JSON object, e.g. {{"do": "state"}}')
             answer = {"ok": True, **self._handler(request)}
-        except (ValueError, RecursionError) as error:  # the latter of what is nested too deeply to be read
+        except (ValueError, RecursionError) as error:  # the latter for JSON nested too deeply
             answer = {"ok": False, "error": " ".join(str(error).split())}
         try:
             connection.sendall(json.dumps(answer).encode() + b"\n")
-        except OSError:  # gone, or does not read
+        except OSError:  # the client is gone, or does not read
             return False
         return True
 
@@ -78,29 +81,32 @@ class ControlServer:
 
 
 def listens(path: Path) -> bool:
-    """Whether a process listens on the Unix socket at `path`."""
+    """Return whether a process listens on the Unix socket at `path`."""
     with socket.socket(socket.AF_UNIX) as probe:
         return probe.connect_ex(str(path)) == 0
 
 
 def discard(path: Path) -> None:
-    """Remove the Unix socket at `path`, if there is one, of a process that was killed."""
+    """Remove the Unix socket at `path` if there is one and nobody listens on it, e.g. as its process was killed."""
     if path.is_socket() and not listens(path):
         path.unlink()
 
 
 class TwinControl:
-    """The other end: `TwinControl(path).ask("state")`. A context manager."""
+    """Client of the control channel and context manager: `TwinControl(path).ask("state")`."""
 
     def __init__(self, path: Path | str, timeout_s: float = 30.0):
-        """Raises OSError if no twin listens there."""
+        """Connect. Raises OSError if no twin listens at `path`."""
         self._socket = socket.socket(socket.AF_UNIX)
         self._socket.settimeout(timeout_s)
         self._socket.connect(str(path))
         self._file = self._socket.makefile("r", encoding="utf-8")
 
     def ask(self, do: str, **arguments) -> dict:
-        """Send a request; its answer. Raises ValueError with the twin's words, ConnectionError if the twin has gone."""
+        """Send a request and return its answer.
+
+        Raises ValueError with the twin's error message, ConnectionError if the twin has closed the channel.
+        """
         self._socket.sendall(json.dumps({"do": do, **arguments}).encode() + b"\n")
         line = self._file.readline()
         if not line:
@@ -111,14 +117,14 @@ class TwinControl:
         return answer
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         self._file.close()
         self._socket.close()
 
     def __enter__(self) -> "TwinControl":
-        """The channel itself."""
+        """Return the channel itself."""
         return self
 
     def __exit__(self, *_) -> None:
-        """Hang up."""
+        """Close the connection."""
         self.close()

@@ -1,4 +1,4 @@
-"""What can go wrong with the twin, begun and ended by name: the line, the cables, the servos, a hand on a joint."""
+"""Faults that can be injected into the twin: a bad line, pulled cables, failing servos, a joint held by hand."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -13,7 +13,10 @@ from sim.twin.settings import CABLES, FaultConfig
 
 
 class Line:
-    """The wire between host and servos: passes transfers on, loses or corrupts some, makes replies late."""
+    """The line between host and servos: loses or corrupts packets at the rates `lost` and `corrupted`.
+
+    `slow_ms`: how late the twin sends replies. `counts`: injected faults by name.
+    """
 
     def __init__(self, seed: int = 0):
         self._rng = np.random.default_rng(seed)
@@ -21,7 +24,7 @@ class Line:
         self.counts: Counter[str] = Counter()
 
     def carry(self, data: bytes) -> bytes:
-        """What arrives of a packet: nothing, or one byte of it changed, at the set rates."""
+        """Return what arrives of a packet: at the set rates, nothing, or the packet with one byte changed."""
         if self.lost and self._rng.random() < self.lost:
             self.counts["lost"] += 1
             return b""
@@ -34,52 +37,52 @@ class Line:
 
 
 class Faults:
-    """Begins and ends faults; `plug(False)` and `plug(True)` take the port away from the host and give it back."""
+    """Begins and ends faults; the callback `plug` removes the host's port (False) or restores it (True)."""
 
     def __init__(self, arm: TwinArm, line: Line, plug: Callable[[bool], None]):
         self._arm, self._line, self._plug = arm, line, plug
-        self._out: set[str] = set()  # cables that are pulled, servos that are dead (as "dead <joint>")
+        self._out: set[str] = set()  # pulled cables, and dead servos as "dead <joint>"
         self.counts: Counter[str] = Counter()
 
     def set_line(self, lost: float = 0.0, corrupted: float = 0.0, slow_ms: float = 0.0) -> None:
-        """Set how the line fares from now on. Raises ValueError for a value out of range."""
+        """Set the line's fault rates and reply delay. Raises ValueError for a value out of range."""
         given = {"lost": lost, "corrupted": corrupted, "slow_ms": slow_ms}
         faults = FaultConfig(**{name: finite(name, value).item() for name, value in given.items()})
         self._line.lost, self._line.corrupted, self._line.slow_ms = faults.lost, faults.corrupted, faults.slow_ms
 
     def pull(self, cable: str) -> None:
-        """Pull a cable out: `usb`, `power`, or the lead to a joint's servo. Raises ValueError."""
+        """Pull out a cable: `usb`, `power`, or the lead to a joint's servo. Raises ValueError for an unknown one."""
         self._take("cable", cable, _one_of("cable", cable, CABLES))
 
     def plug(self, cable: str) -> None:
-        """Put a cable back. Raises ValueError."""
+        """Plug a cable back in. Raises ValueError for an unknown one."""
         self._give(_one_of("cable", cable, CABLES))
 
     def kill(self, joint: str) -> None:
-        """Let a joint's servo die. Raises ValueError."""
+        """Make a joint's servo fail until `revive` or `mend`. Raises ValueError for an unknown joint."""
         self._take("dead", joint, f"dead {_one_of('joint', joint, JOINTS)}")
 
     def revive(self, joint: str) -> None:
-        """Put a new servo in its place, set up as the old one was. Raises ValueError."""
+        """Replace a dead servo with one configured identically. Raises ValueError for an unknown joint."""
         self._give(f"dead {_one_of('joint', joint, JOINTS)}")
 
     def overload(self, joint: str) -> None:
-        """Make a joint's servo protect itself. Raises ValueError."""
+        """Put a joint's servo into overload protection. Raises ValueError for an unknown joint."""
         self._arm.servos[_one_of("joint", joint, JOINTS)].overload()
         self.counts["overload"] += 1
 
     def hold(self, joint: str, angle_rad: float | None = None) -> None:
-        """Hold a joint by hand, at an angle or where it is. Raises ValueError."""
+        """Hold a joint by hand, at an angle or where it is. Raises ValueError for an unknown joint or invalid angle."""
         _one_of("joint", joint, JOINTS)
         self._arm.hold(joint, None if angle_rad is None else finite("angle_rad", angle_rad).item())
         self.counts["held"] += 1
 
     def let_go(self, joint: str) -> None:
-        """Let go of a joint. Raises ValueError."""
+        """Let go of a joint. Raises ValueError for an unknown one."""
         self._arm.let_go(_one_of("joint", joint, JOINTS))
 
     def begin(self, faults: FaultConfig) -> None:
-        """Begin all that the configuration asks for."""
+        """Begin all faults that the configuration asks for."""
         self.set_line(faults.lost, faults.corrupted, faults.slow_ms)
         for start, name in (
             (self.kill, faults.dead),
@@ -91,7 +94,7 @@ class Faults:
                 start(name)
 
     def mend(self) -> None:
-        """End every fault; a servo in overload protection stays in it until its torque is switched."""
+        """End every fault, except that overload protection lasts until the servo's torque is switched."""
         self.set_line()
         for out in sorted(self._out):
             self._give(out)
@@ -110,7 +113,7 @@ class Faults:
             self._rewire()
 
     def _rewire(self) -> None:
-        """Give power to the servos that have a way to it; a servo in the chain also passes it on."""
+        """Update port and power: each servo gets power through the leads of those before it, even if those are dead."""
         live = "power" not in self._out
         for joint in JOINTS:
             servo = self._arm.servos[joint]

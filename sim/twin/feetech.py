@@ -1,7 +1,7 @@
-"""The Feetech serial protocol (version 0), as the servos speak it: bytes in, bytes out, no input or output of its own.
+"""The servos' side of the Feetech serial protocol (version 0): bytes in, bytes out; it performs no I/O itself.
 
 A packet is FF FF, an id, a length, an instruction (from the host) or an error byte (from a servo), parameters, and the
-complement of the sum of all but the header. Several servos share one line; the id says who is meant, 0xFE means all.
+complement of the sum of all bytes but the header. Several servos share one line; the id addresses one, 0xFE all.
 """
 
 from collections.abc import Iterable
@@ -12,13 +12,13 @@ from sim.twin.servo import Servo
 PING, READ, WRITE, REG_WRITE, ACTION, SYNC_READ, SYNC_WRITE = 1, 2, 3, 4, 5, 0x82, 0x83
 BROADCAST = 0xFE
 HEADER = b"\xff\xff"
-LONGEST = 250  # the length field's greatest value
-GAP_S = 0.02  # a servo forgets half a packet after so long a silence
+LONGEST = 250  # maximum of the length field
+GAP_S = 0.02  # silence after which a servo discards a partial packet
 
 
 @dataclass(frozen=True)
 class Packet:
-    """An instruction from the host: who, what, with what."""
+    """An instruction from the host: servo id, instruction code and parameters."""
 
     id: int
     instruction: int
@@ -26,13 +26,13 @@ class Packet:
 
 
 def encode(servo_id: int, code: int, parameters: bytes = b"") -> bytes:
-    """The bytes of a packet; `code` is its instruction, or its error byte when a servo answers."""
+    """Encode a packet; `code` is its instruction, or its error byte if it is a servo's answer."""
     body = bytes([servo_id, len(parameters) + 2, code]) + parameters
     return HEADER + body + bytes([~sum(body) & 0xFF])
 
 
 def cut(data: bytes) -> list[bytes]:
-    """The packets that stand one after the other in what was heard at once; the last may be a part of one, or noise."""
+    """Split bytes received together into consecutive packets; the last part may be incomplete, or noise."""
     parts = []
     while len(data) > 4 and data.startswith(HEADER):
         size = data[3] + 4
@@ -42,7 +42,10 @@ def cut(data: bytes) -> list[bytes]:
 
 
 class Framer:
-    """Finds packets in a stream of bytes, however it is cut; noise and wrong checksums are passed over and counted."""
+    """Finds packets in a byte stream, however it is split; skips noise and packets with a wrong checksum.
+
+    `spoilt` counts the wrong checksums.
+    """
 
     def __init__(self):
         self._held = bytearray()
@@ -50,7 +53,7 @@ class Framer:
         self.spoilt = 0
 
     def feed(self, data: bytes, now_s: float) -> list[Packet]:
-        """The packets that are complete with `data`, heard at `now_s` on any clock that only goes forward."""
+        """Return the packets completed by `data`, received at `now_s` on any monotonic clock."""
         if now_s - self._heard_s > GAP_S:
             self._held.clear()
         self._heard_s = now_s
@@ -67,7 +70,7 @@ class Framer:
         return packets
 
     def _whole(self) -> int | None:
-        """Drop what cannot begin a packet; the size of the packet that stands first, None if it is not all there."""
+        """Drop bytes that cannot begin a packet; return the size of the first packet, None if it is incomplete."""
         held = self._held
         while True:
             start = held.find(HEADER)
@@ -87,14 +90,14 @@ class Framer:
 
 
 class Bus:
-    """Servos on one line. A servo without power hears nothing."""
+    """Servos sharing one line. A servo without power receives nothing."""
 
     def __init__(self, servos: Iterable[Servo]):
         self.servos = list(servos)
         self._waiting: dict[Servo, tuple[int, bytes]] = {}
 
     def answer(self, packet: Packet) -> list[bytes]:
-        """Carry out an instruction; the status packets that come back, in the order in which they do."""
+        """Carry out an instruction and return the status packets sent back, in order."""
         given = packet.parameters
         if packet.instruction == SYNC_READ:
             return self._sync_read(given)
@@ -114,9 +117,9 @@ class Bus:
         return [s for s in self.servos if s.powered and servo_id in (BROADCAST, s["ID"])]
 
     def _one(self, servo: Servo, instruction: int, given: bytes) -> bytes | None:
-        """What one servo does with PING, READ, WRITE, REG_WRITE or ACTION; its reply, None for what it does not know.
+        """Carry out PING, READ, WRITE, REG_WRITE or ACTION on one servo; return its reply, or None if not understood.
 
-        The error byte is the state before the instruction took effect, and a changed id answers under its old name.
+        The reply carries the error byte and the id from before the instruction took effect.
         """
         name, error = servo["ID"], servo["Status"]
         if instruction == PING:

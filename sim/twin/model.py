@@ -1,4 +1,4 @@
-"""The twin's MuJoCo model: the SO-101 on a table, its motors as servos drive them, and a hand for every joint."""
+"""The twin's MuJoCo model: the SO-101 on a table, with servo-like actuators and a constraint to hold each joint."""
 
 from pathlib import Path
 
@@ -9,15 +9,15 @@ from sim.impossible import Impossible
 from sim.joints import JOINTS
 
 ARM = ("SO101_menagerie", "so101.xml")
-REST = (0.0, -1.57, 1.57, 0.66, 0.0, 0.0)  # rad; folded, as the arm lies when its motors are off
+REST = (0.0, -1.57, 1.57, 0.66, 0.0, 0.0)  # rad; folded, as the arm lies with its motors off
 
 
 def build(scene: Path | str | None = None) -> mujoco.MjModel:
     """Compile the arm on a bare table, or the `scene` file, which must have the arm's joints and actuators by name.
 
-    Meshes that are only looked at are left out (masses stay: each body states its inertia). An actuator gives a target
-    angle, as a servo does, whatever lies beyond the joint's stops. `hold <joint>` is an equality, off at first, that
-    pins a joint like a hand does. Raises ValueError for a scene that is no such arm.
+    Purely visual geometry is removed (masses remain, since only bodies with explicit inertia lose any). Actuators take
+    target angles, as servos do, even beyond the joint's stops. `hold <joint>` is an equality constraint, initially
+    inactive, that pins a joint as a hand would. Raises ValueError for an invalid scene or one without such an arm.
     """
     path = Path(scene) if scene else asset(*ARM)
     try:
@@ -47,12 +47,12 @@ def build(scene: Path | str | None = None) -> mujoco.MjModel:
 
 
 def limits(model: mujoco.MjModel) -> dict[str, tuple[float, float]]:
-    """Each joint's mechanical stops, rad."""
+    """Return each joint's mechanical stops in rad."""
     return {joint: tuple(map(float, model.joint(joint).range)) for joint in JOINTS}
 
 
 def _undress(spec: mujoco.MjSpec) -> None:
-    """Delete what nothing collides with, and the meshes that nothing then uses."""
+    """Delete geoms that collide with nothing, and the meshes that are then unused."""
     for body in spec.bodies:
         for geom in list(body.geoms):
             if body.explicitinertial and geom.contype == 0 and geom.conaffinity == 0:

@@ -1,4 +1,4 @@
-"""The twin's serial port: a pseudo-terminal that a program opens like a USB adapter's, and that can be unplugged."""
+"""The twin's serial port: a pseudo-terminal that programs open like a USB adapter's port; it can be unplugged."""
 
 import os
 import pty
@@ -8,7 +8,7 @@ CHUNK = 4096
 
 
 class Port:
-    """One end of a pseudo-terminal; `name` is the other, for the host. Unplugged, it has neither."""
+    """The twin's end of a pseudo-terminal; `name` is the host's end, empty while unplugged."""
 
     def __init__(self):
         self._ours = self._theirs = -1
@@ -16,14 +16,14 @@ class Port:
         self.plug()
 
     def plug(self) -> None:
-        """Make the terminal; the kernel chooses its name, as it does for a USB adapter."""
-        self._ours, self._theirs = pty.openpty()  # theirs stays open: a host may come and go
+        """Create the terminal; the kernel chooses its name, as it does for a USB adapter."""
+        self._ours, self._theirs = pty.openpty()  # theirs stays open so that hosts may come and go
         tty.setraw(self._theirs)
         os.set_blocking(self._ours, False)
         self.name = os.ttyname(self._theirs)
 
     def unplug(self) -> None:
-        """Take the terminal away: whoever has it open gets an input/output error, as from a pulled USB cable."""
+        """Remove the terminal: a host that has it open gets an I/O error, as from a pulled USB cable."""
         os.close(self._ours)
         os.close(self._theirs)
         self._ours = self._theirs = -1
@@ -31,15 +31,15 @@ class Port:
 
     @property
     def plugged(self) -> bool:
-        """Whether there is a terminal."""
+        """Whether the terminal exists."""
         return bool(self.name)
 
     def fileno(self) -> int:
-        """Our end, for a selector."""
+        """Return the file descriptor of our end, for a selector; -1 while unplugged."""
         return self._ours
 
     def read(self) -> bytes:
-        """What the host has sent; nothing if nothing waits, or there is no terminal any more."""
+        """Return up to CHUNK bytes that the host has sent; empty if there are none or the port is unplugged."""
         if not self.plugged:
             return b""
         try:
@@ -48,7 +48,7 @@ class Port:
             return b""
 
     def write(self, data: bytes) -> None:
-        """Send to the host; a line that nobody reads loses what is too much for it."""
+        """Send to the host; if the host does not read, data that does not fit into the buffer is lost."""
         try:
             os.write(self._ours, data)
         except BlockingIOError:

@@ -1,18 +1,18 @@
-"""One STS3215 servo: its registers, what a write to them does, and how it follows a goal and protects itself."""
+"""A simulated STS3215 servo: its registers, the effects of writing them, goal following and self-protection."""
 
 import math
 from dataclasses import dataclass
 
-STEPS = 4096  # of one turn of the encoder
+STEPS = 4096  # per turn of the encoder
 FASTEST = 3400  # steps/s without load
-AMBIENT_C, STALL_RISE_C, COOLING_S = 28.0, 60.0, 300.0  # a plausible motor, not a measured one
+AMBIENT_C, STALL_RISE_C, COOLING_S = 28.0, 60.0, 300.0  # plausible, not measured
 STALL_CURRENT = 415  # in units of 6.5 mA
 OVERHEATED, OVERLOADED = 0x04, 0x20  # bits of Status and of Unloading_Condition
 TORQUE_ON, SET_MIDDLE = 1, 128  # values of Torque_Enable
-SAVED = 40  # registers below this address outlive the power, if they are written while Lock is 0
+SAVED = 40  # registers below this address survive a power cycle if written while Lock is 0
 SIZE = 87
 
-# name: (address, bytes, sign bit or 0, value from the factory). The names are LeRobot's.
+# name: (address, bytes, sign bit or 0, factory value). The names are LeRobot's.
 REGISTERS = {
     "Firmware_Major_Version": (0, 1, 0, 3),
     "Firmware_Minor_Version": (1, 1, 0, 10),
@@ -53,17 +53,17 @@ READ_ONLY = frozenset([*range(5), *range(56, 71)])
 
 @dataclass(frozen=True)
 class Drive:
-    """What a servo asks of its motor: a place in steps, how stiffly (1 at P_Coefficient 16), the torque it may use."""
+    """A servo's command to its motor: target in steps, stiffness (1 at P_Coefficient 16), and torque limit."""
 
     target: float
     stiffness: float
-    torque: float  # share of the stall torque
+    torque: float  # fraction of the stall torque
 
 
 class Servo:
-    """A servo whose shaft stands at `shaft` steps: a real number that goes on counting over full turns.
+    """A servo with its shaft at `shaft` steps, a real number that keeps counting over full turns.
 
-    `servo[name]` reads and sets a register by its name, signs decoded, whether or not the line may write it.
+    `servo[name]` gets or sets a register by name, with its sign decoded, even if the line may not write it.
     """
 
     def __init__(self, servo_id: int, shaft: float = STEPS / 2):
@@ -78,20 +78,20 @@ class Servo:
         self.power_on()
 
     def __getitem__(self, name: str) -> int:
-        """The register's value, sign decoded."""
+        """Return the register's value, with its sign decoded."""
         address, length, sign, _ = REGISTERS[name]
         value = int.from_bytes(self.memory[address : address + length], "little")
         return -(value & ~(1 << sign)) if sign and value >> sign & 1 else value
 
     def __setitem__(self, name: str, value: int) -> None:
-        """Set the register; a value too great for it becomes the greatest it can hold."""
+        """Set the register; a value too large for it is clipped to the largest it can hold."""
         address, length, sign, _ = REGISTERS[name]
         most = (1 << sign if sign else 1 << 8 * length) - 1
         coded = min(abs(value), most) | (1 << sign if sign and value < 0 else 0)
         self.memory[address : address + length] = coded.to_bytes(length, "little")
 
     def power_on(self) -> None:
-        """Start as after the power came: the saved registers, all others as from the factory, no torque."""
+        """Start up: restore the saved registers, reset all others to factory values, torque off."""
         for name, (address, *_, value) in REGISTERS.items():
             if address >= SAVED:
                 self[name] = value
@@ -102,15 +102,15 @@ class Servo:
         self.stay()
 
     def power_off(self) -> None:
-        """Go limp and silent."""
+        """Power off: the servo goes limp and stops answering."""
         self.powered = False
 
     def read(self, address: int, length: int) -> bytes:
-        """The registers from `address` on; zeros beyond the last."""
+        """Return `length` bytes of registers from `address` on; zeros beyond the last."""
         return bytes(self.memory[address : address + length]).ljust(length, b"\0")
 
     def write(self, address: int, data: bytes) -> None:
-        """Set registers as the line does: what cannot be written stays, and what a write sets off happens."""
+        """Write registers as the line does: read-only ones are unchanged, and side effects take place."""
         for at, value in enumerate(data, address):
             if at >= SIZE or at in READ_ONLY:
                 continue
@@ -123,7 +123,7 @@ class Servo:
                 self.saved = self.saved[:at] + bytes([value]) + self.saved[at + 1 :]
 
     def _switch(self, value: int) -> None:
-        if value == SET_MIDDLE:  # the place where the shaft is becomes 2048
+        if value == SET_MIDDLE:  # the present position becomes 2048
             self["Homing_Offset"] = _wrap(round(self.shaft) - STEPS // 2)
             self.saved = bytes(self.memory[:SAVED])
             self.sense(self.shaft, 0.0, 0.0, 0.0)
@@ -134,7 +134,7 @@ class Servo:
         self._recover()
 
     def stay(self) -> None:
-        """Make the present place the goal, at rest."""
+        """Make the present position the goal, at rest."""
         self["Goal_Position"] = self["Present_Position"]
         self.setpoint, self.speed = self.shaft, 0.0
 
@@ -143,16 +143,19 @@ class Servo:
         self.strained_s = 0.0
 
     def overload(self) -> None:
-        """Enter overload protection: little torque, and an error in every reply, until torque is switched."""
+        """Enter overload protection: reduced torque, and an error in every reply, until torque is switched."""
         self["Status"] |= OVERLOADED
 
     def present(self) -> float:
-        """The shaft's place on the line: the homing offset taken off, within one turn unless Phase bit 4 is set."""
+        """Return the position as reported: shaft minus homing offset, within one turn unless Phase bit 4 is set."""
         place = self.shaft - self["Homing_Offset"]
         return place if self["Phase"] & 0x10 else (place + 0.5) % STEPS - 0.5
 
     def drive(self, dt_s: float) -> Drive:
-        """Move the setpoint on by `dt_s`: towards the goal, at Acceleration (100 steps/s^2) up to Goal_Velocity."""
+        """Advance the setpoint towards the goal by `dt_s` seconds and return the motor command.
+
+        It accelerates at Acceleration (in 100 steps/s^2; 0: at once) up to Goal_Velocity (steps/s; 0: FASTEST).
+        """
         status, limit = self["Status"], self["Torque_Limit"] / 1000
         off = self["Torque_Enable"] != TORQUE_ON or self["Operating_Mode"] != 0 or status & OVERHEATED
         if not self.powered or off:
@@ -177,7 +180,10 @@ class Servo:
         return Drive(self.setpoint, self["P_Coefficient"] / 16, min(limit, 1.0))
 
     def sense(self, shaft: float, speed: float, effort: float, dt_s: float) -> None:
-        """Take in what became of the shaft (steps, steps/s, share of the stall torque), and protect the motor."""
+        """Update registers from the shaft's position (steps), speed (steps/s) and effort; apply motor protection.
+
+        `effort` is a fraction of the stall torque.
+        """
         self.shaft = shaft
         self["Present_Position"] = round(self.present())
         self["Present_Velocity"] = round(speed)
@@ -200,5 +206,5 @@ class Servo:
 
 
 def _wrap(steps: int) -> int:
-    """`steps` less full turns, within what a homing offset can hold."""
+    """Wrap `steps` by full turns into the range that a homing offset can hold."""
     return max(1 - STEPS // 2, (steps + STEPS // 2) % STEPS - STEPS // 2)

@@ -1,4 +1,4 @@
-"""What can be said to the twin when it starts: where it announces itself, and what is to go wrong."""
+"""The twin's start-up settings: its files, and the faults to inject."""
 
 import math
 from dataclasses import dataclass, field
@@ -8,16 +8,17 @@ from sim.impossible import Impossible
 from sim.joints import JOINTS
 
 CABLES = ("usb", "power", *JOINTS)
-LONGEST_SOCKET = 107  # bytes of a Unix socket's path
+LONGEST_SOCKET = 107  # bytes in the path of a Unix socket
 
 
 @dataclass(frozen=True)
 class FaultConfig:
-    """What goes wrong, `after_s` seconds after the first goal (0: from the start), for `for_s` seconds (0: for good).
+    """Faults that begin `after_s` seconds after the first goal (0: at start) and last `for_s` seconds (0: for good).
 
-    `lost`, `corrupted`: the share of transfers, either way, that vanish or have a byte changed. `slow_ms`: added to
-    every reply. `dead`: a joint whose servo has died. `overload`: a joint whose servo protects itself. `held`: a joint
-    held by hand. `cable`: what is pulled out: `usb`, `power`, or a joint's lead (with those behind it).
+    `lost`, `corrupted`: fraction of packets, in either direction, that vanish or have a byte changed. `slow_ms`: delay
+    added to every reply. `dead`: a joint whose servo has failed. `overload`: a joint whose servo is in overload
+    protection. `held`: a joint held by hand. `cable`: what is pulled out: `usb`, `power`, or a joint's lead (which also
+    cuts off the joints behind it).
     """
 
     lost: float = 0.0
@@ -50,7 +51,7 @@ class FaultConfig:
 
 @dataclass(frozen=True)
 class TwinConfig:
-    """The keys of semagram-twin."""
+    """The settings of semagram-twin."""
 
     port_file: str = ""
     calibration_file: str = ""
@@ -59,7 +60,7 @@ class TwinConfig:
     faults: FaultConfig = field(default_factory=FaultConfig)
 
     def __post_init__(self):
-        """Raise ValueError without a port file, or for a control channel that the system cannot open."""
+        """Raise ValueError if there is no port file, or if the control channel's path is too long."""
         if not self.port_file:
             raise Impossible("port_file=: a file to write the port's name to, e.g. port_file=runs/twin/port")
         if len(str(self.control_path).encode()) > LONGEST_SOCKET:
@@ -67,15 +68,15 @@ class TwinConfig:
 
     @property
     def control_path(self) -> Path:
-        """Where the control channel is."""
+        """Path of the control channel's socket."""
         return Path(self.control_file) if self.control_file else control_of(Path(self.port_file))
 
     @property
     def calibration_path(self) -> Path:
-        """Where the calibration is."""
+        """Path of the calibration file; by default `twin.json` beside the port file."""
         return Path(self.calibration_file or Path(self.port_file).with_name("twin.json"))
 
 
 def control_of(port_file: Path) -> Path:
-    """Where the control channel of a twin is that was told no other place."""
+    """Return the default path of the control channel for a port file."""
     return Path(f"{port_file}.control")

@@ -1,4 +1,4 @@
-"""The twin's process: one loop that answers the line first, then steps the physics up to now, and hears requests."""
+"""The twin's main loop: it answers the serial line and control requests, then steps the physics up to now."""
 
 import selectors
 import signal
@@ -18,14 +18,14 @@ from sim.twin.feetech import Bus, Framer, cut
 from sim.twin.port import Port
 from sim.twin.settings import FaultConfig
 
-KEPT = 100_000  # reply times that percentiles are taken of
+KEPT = 100_000  # most recent times that percentiles are computed over
 
 
 class Twin:
-    """Serves `arm` on a pseudo-terminal until stopped. `announce(name)` is told each new port, '' when it is gone."""
+    """Serves `arm` on a pseudo-terminal until stopped; calls `announce(name)` for each new port, '' when it is gone."""
 
     def __init__(self, arm: TwinArm, faults: FaultConfig, control_path: Path, announce: Callable[[str], None]):
-        """Raises OSError if the control channel cannot be opened."""
+        """Open the control channel and the port. Raises OSError if the control channel cannot be opened."""
         self.arm, self._wanted, self._announce = arm, faults, announce
         self._bus, self._framer, self._line = Bus(arm.servos.values()), Framer(), Line(faults.seed)
         self._selector = selectors.SelectSelector()
@@ -41,17 +41,17 @@ class Twin:
         self._faults = Faults(arm, self._line, self._plug)
 
     def __enter__(self) -> "Twin":
-        """The twin itself."""
+        """Return the twin itself."""
         return self
 
     def __exit__(self, *_) -> None:
-        """Take the port and the control channel away."""
+        """Close the port and the control channel."""
         self._plug(False)
         self._control.close()
         self._selector.close()
 
     def run(self) -> dict:
-        """Serve until SIGINT, SIGTERM or a request to stop; what there was to serve."""
+        """Serve until SIGINT, SIGTERM or a request to stop; return the `summary`."""
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._stop)
         self._announce(self._port.name)
@@ -63,7 +63,7 @@ class Twin:
         self.stopped = True
 
     def _turn(self) -> None:
-        """Wait for whatever is next, do it."""
+        """Run one iteration of the loop: wait for input or the next due time, then handle it."""
         now = time.monotonic()
         due = min(self.arm.due_s(), self._late[0][0] if self._late else np.inf)
         events = self._selector.select(max(0.0, due - now))
@@ -77,11 +77,11 @@ class Twin:
         self.arm.advance(time.monotonic())
 
     def _hear(self) -> None:
-        """Answer what the host has sent."""
+        """Read and answer what the host has sent."""
         heard, data = time.monotonic(), self._port.read()
         if not data:
             return
-        arrived = b"".join(map(self._line.carry, cut(data)))  # on a busy machine several packets are heard at once
+        arrived = b"".join(map(self._line.carry, cut(data)))  # several packets if the machine is busy
         for packet in self._framer.feed(arrived, heard):
             replies = self._bus.answer(packet)
             self._packets += 1
@@ -95,7 +95,7 @@ class Twin:
                 self._reply_s.append(time.monotonic() - heard)
 
     def _send_late(self) -> None:
-        """Send the replies that are due; a line that is slow no more has lost them."""
+        """Send delayed replies that are due; drop them once the line is no longer slow."""
         if not self._line.slow_ms:
             self._late.clear()
         while self._late and self._late[0][0] <= time.monotonic():
@@ -104,7 +104,7 @@ class Twin:
                 self._port.write(reply)
 
     def _schedule(self, now_s: float) -> None:
-        """Begin and end the faults that were asked for at the start."""
+        """Begin and end the configured faults when due."""
         if self._first_goal_s is None and self._wanted.after_s and any(s.told for s in self.arm.servos.values()):
             self._first_goal_s = now_s
         if self._first_goal_s is None and not self._wanted.after_s:
@@ -120,7 +120,7 @@ class Twin:
             self._faults.mend()
 
     def _plug(self, plugged: bool) -> None:
-        """Bring the port into the state it should be in."""
+        """Plug in or unplug the port if its state differs, and announce it."""
         if plugged == self._port.plugged:
             return
         if plugged:
@@ -133,7 +133,7 @@ class Twin:
         self._announce(self._port.name)
 
     def _request(self, request: dict) -> dict:
-        """Carry out a request of the control channel. Raises ValueError for one that cannot be."""
+        """Carry out a request from the control channel. Raises ValueError for an invalid one."""
         verbs = {
             "state": self._state,
             "reset": self.arm.reset,
@@ -161,7 +161,7 @@ class Twin:
         return {**self.arm.state(), "port": self._port.name, **self.summary()}
 
     def summary(self) -> dict:
-        """What was served so far: packets, replies, how long they took here and how late the loop woke, faults."""
+        """Return statistics so far: packets, replies, reply times and wake-up delays (ms), dropped time, faults."""
         injected = self._line.counts + self._faults.counts
         return {
             "packets": self._packets,

@@ -1,1 +1,1 @@
-"""policies/codec/baselines/: the codes that ours is compared with, refitted on the same chunks."""
+"""Codes that the codec is compared with, refitted to the same chunks."""

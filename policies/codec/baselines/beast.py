@@ -12,7 +12,7 @@ RIDGE = 1e-8
 
 
 class Beast:
-    """Chunks (T, D) as `count` x D ids, control point by control point, of a curve."""
+    """Chunks (T, D) as the `count` x D ids of a curve's control points, one control point after the other."""
 
     continues = False
 
@@ -26,13 +26,13 @@ class Beast:
         self.high = np.maximum(1, np.quantile(points, 1 - TAIL, axis=0).max(0))
 
     def encode(self, chunk: Float[np.ndarray, "T D"]) -> Int[np.ndarray, " n"]:
-        """The ids of a chunk."""
+        """Return the ids of a chunk."""
         return to_bins(self.fit @ chunk, self.low, self.high).ravel()
 
     def decode(self, ids: Int[np.ndarray, " n"]) -> Float[np.ndarray, "T D"]:
-        """The chunk of `count` x D ids. Raises ValueError for another number of them."""
+        """Return the chunk of `count` x D ids. Raises ValueError for another number of ids."""
         return self.basis @ from_bins(ids.reshape(self.shape), self.low, self.high)
 
     def prefix(self, ids: Int[np.ndarray, " n"]) -> Float[np.ndarray, "T D"]:
-        """The best guess from the first ids only: a missing control point stands at the last one known, or at zero."""
+        """Guess the chunk from the first ids: a missing control point equals the last known one, or zero."""
         return self.basis @ resting(ids, self.shape, self.low, self.high)

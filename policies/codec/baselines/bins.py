@@ -1,4 +1,4 @@
-"""256 bins for every number of every step, as in RT-2 and OpenVLA (arXiv 2307.15818, 2406.09246)."""
+"""256 bins for every dimension of every step, as in RT-2 and OpenVLA (arXiv 2307.15818, 2406.09246)."""
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -7,19 +7,19 @@ BINS = 256
 
 
 def to_bins(values: np.ndarray, low: float | np.ndarray = -1, high: float | np.ndarray = 1) -> np.ndarray:
-    """The nearest of BINS evenly spaced values from `low` to `high`, by number."""
+    """Return the index of the nearest of BINS evenly spaced values from `low` to `high`."""
     return np.clip(np.round((values - low) / (high - low) * (BINS - 1)), 0, BINS - 1).astype(np.int64)
 
 
 def from_bins(numbers: np.ndarray, low: float | np.ndarray = -1, high: float | np.ndarray = 1) -> np.ndarray:
-    """Undo `to_bins`."""
+    """Return the values of bins, inverting `to_bins`."""
     return low + numbers / (BINS - 1) * (high - low)
 
 
 def resting(
     ids: Int[np.ndarray, " n"], shape: tuple[int, int], low: float | np.ndarray = -1, high: float | np.ndarray = 1
 ) -> Float[np.ndarray, "T D"]:
-    """The numbers of the first ids of T x D, row by row; one that is missing is that of the row before, at first 0."""
+    """Decode the first of T x D ids, row by row; a missing value repeats the row before, or is 0 in the first row."""
     whole = np.full(shape[0] * shape[1], np.nan)
     whole[: len(ids)] = ids
     rows, held = from_bins(whole.reshape(shape), low, high), np.zeros(shape[1])
@@ -38,13 +38,13 @@ class Bins:
         self.shape = chunks.shape[1:]
 
     def encode(self, chunk: Float[np.ndarray, "T D"]) -> Int[np.ndarray, " n"]:
-        """The ids of a chunk."""
+        """Return the ids of a chunk."""
         return to_bins(chunk).ravel()
 
     def decode(self, ids: Int[np.ndarray, " n"]) -> Float[np.ndarray, "T D"]:
-        """The chunk of T x D ids. Raises ValueError for another number of them."""
+        """Return the chunk of T x D ids. Raises ValueError for another number of ids."""
         return from_bins(ids).reshape(self.shape)
 
     def prefix(self, ids: Int[np.ndarray, " n"]) -> Float[np.ndarray, "T D"]:
-        """The best guess from the first ids only: what is missing rests where it was last, at first in the middle."""
+        """Guess the chunk from the first ids: missing steps hold the last known value, or the middle of the range."""
         return resting(ids, self.shape)

@@ -1,4 +1,4 @@
-"""FAST (Pertsch et al. 2025, arXiv 2501.09747): cosine transform, rounding, byte-pair codes."""
+"""FAST (Pertsch et al. 2025, arXiv 2501.09747): cosine transform, rounding, byte-pair encoding."""
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -6,11 +6,11 @@ from scipy.fft import dct, idct
 from tokenizers import Tokenizer, models, trainers
 
 VOCABULARY = 1024
-FIRST = 0x4E00  # of a block of 20,000 characters that stand for the whole numbers
+FIRST = 0x4E00  # first code point of a block of 20,000 characters that represent the integers
 
 
 class Fast:
-    """Chunks (T, D) as a varying number of ids: coefficients x `scale` rounded, lowest frequency first, merged."""
+    """Chunks (T, D) as a varying number of ids: coefficients x `scale`, rounded, lowest frequency first, and merged."""
 
     continues = False
 
@@ -40,19 +40,19 @@ class Fast:
         return np.concatenate([self.numbers[i] for i in ids.tolist()]) if len(ids) else np.zeros(0, dtype=int)
 
     def encode(self, chunk: Float[np.ndarray, "T D"]) -> Int[np.ndarray, " n"]:
-        """The ids of a chunk."""
+        """Return the ids of a chunk."""
         coefficients = np.round(dct(chunk, axis=0, norm="ortho") * self.scale).astype(int).ravel()
         return np.array(self.pairs.encode(self._text(coefficients)).ids, dtype=np.int64)
 
     def decode(self, ids: Int[np.ndarray, " n"]) -> Float[np.ndarray, "T D"]:
-        """The chunk. Raises ValueError where the ids do not stand for T x D coefficients."""
+        """Return the chunk of the ids. Raises ValueError if they do not represent T x D coefficients."""
         coefficients = self._coefficients(ids)
         if len(coefficients) != self.shape[0] * self.shape[1]:
             raise ValueError(f"ids of {len(coefficients)} coefficients: {self.shape[0] * self.shape[1]}")
         return idct(coefficients.reshape(self.shape) / self.scale, axis=0, norm="ortho")
 
     def prefix(self, ids: Int[np.ndarray, " n"]) -> Float[np.ndarray, "T D"]:
-        """The best guess from the first ids only: the coefficients that are missing are zero."""
+        """Guess the chunk from the first ids: missing coefficients are zero."""
         coefficients, whole = self._coefficients(ids), np.zeros(self.shape[0] * self.shape[1])
         count = min(len(coefficients), len(whole))
         whole[:count] = coefficients[:count]
