@@ -180,3 +180,26 @@ def test_too_few_bits_are_refused_in_one_line():
     assert not isinstance(Codec.fit(drives(0, 3), CodecConfig(length=LENGTH, bits=6)).writing, Corners)
     with pytest.raises(ValueError, match="writing=ink: one of auto, curves, corners"):
         CodecConfig(writing="ink")
+
+
+@pytest.mark.parametrize(("bits", "channels"), [(6, 1), (7, 2)])
+def test_with_few_bits_the_rarest_gestures_are_left_out_and_every_string_still_decodes(bits, channels):
+    """Three manners in each channel would need more ids than there are."""
+    config = CodecConfig(length=LENGTH, ids=12, bits=bits, writing="corners")
+    episodes = [episode[:, :channels] for episode in drives(0, 25)]
+    codec = Codec.fit(episodes, config)
+    assert {*codec.writing.channel} == {*range(channels)}
+    assert codec.writing.rest < codec.vocabulary
+    windows = windows_of(episodes, LENGTH + 1, 7)
+    decoded = codec.decode(codec.encode(windows[:, 1:], windows[:, 0]), windows[:, 0])
+    held = windows[:, :1] - windows[:, 1:]
+    assert error(codec, decoded, windows[:, 1:]) < error(codec, held, 0)
+
+
+def test_what_never_turns_has_no_corners_and_comes_back():
+    codec = Codec.fit([np.full((60, 2), 0.5)] * 3, CodecConfig(length=LENGTH, ids=12, bits=10, writing="corners"))
+    chunk = np.full((LENGTH, 2), 0.5)
+    ids = codec.encode(chunk, chunk[0])
+    assert codec.said(ids) == 0
+    np.testing.assert_allclose(codec.decode(ids, chunk[0]), chunk, atol=1e-6)
+    assert np.isfinite(codec.decode(np.arange(12), chunk[0])).all()

@@ -232,6 +232,17 @@ def test_a_replay_read_back_gives_the_same_windows_and_goes_on_alike(steps):
         other.add(0, step["action"], step["reward"], {STATE_KEY: last["state"]}, False, step["planned_token"])
 
 
+def test_what_a_replay_held_before_it_was_read_back_is_gone():
+    few, many = Diary(20, 2), Diary(20, 2)
+    for diary, steps in ((few, 3), (many, 9)):
+        for env in (0, 1):
+            diary.start(env)
+            for n in range(steps):
+                diary.step(env, n == steps - 1)
+    many.replay.load_state_dict({name: t.clone() for name, t in few.replay.state_dict().items()})
+    assert many.replay.steps == few.replay.steps == 6
+
+
 def test_rows_never_written_are_not_saved():
     diary = Diary(1000, 1)
     diary.start(0)

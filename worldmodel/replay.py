@@ -166,6 +166,7 @@ class Replay:
             raise Unfit(f"the saved replay has (environments, rows) {seats[0]}, this one {seats[1]}")
         if differing := [f"{name} {sizes[name]}, not {own[name]}" for name in own if sizes[name] != own[name]]:
             raise Unfit(f"the saved replay has {'; '.join(differing)}")
+        self.final.fill_(True)  # of rows that were not saved, nothing is held
         for name, column in columns.items():
             column[:, : saved[name].shape[1]] = saved[name]
         self.sentences = list(saved["sentences"]) if "sentences" in saved else []

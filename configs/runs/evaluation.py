@@ -164,7 +164,7 @@ class Evaluation:
             with tqdm(
                 total=episodes.steps,
                 desc="with the planner" if planned else "policy alone",
-                unit="decision",
+                unit="step",
                 file=sys.stderr,
                 dynamic_ncols=True,
                 mininterval=0.5 if sys.stderr.isatty() else 30,

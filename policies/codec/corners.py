@@ -112,6 +112,8 @@ class Corners:
             [np.flatnonzero((self.channel == c) & (self.manner == m)) for m in range(len(MANNERS))]
             for c in range(self.width)
         ]
-        most = max(len(group) for row in groups for group in row)
+        most = max(1, *(len(group) for row in groups for group in row))
         gestures = np.array([[np.pad(g, (0, most - len(g)), constant_values=-1) for g in row] for row in groups])
-        return np.where(gestures >= 0, self.level[gestures], np.inf), gestures
+        levels = np.full(gestures.shape, np.inf)
+        levels[gestures >= 0] = self.level[gestures[gestures >= 0]]
+        return levels, gestures

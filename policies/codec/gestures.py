@@ -31,8 +31,9 @@ def learn(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return channel, manner and level (G,) of at most `gestures` gestures that describe the scaled chunks best.
 
-    G is larger if more pairs of channel and manner occur, since each gets a level. `worth`: the least squared error
-    that a corner must save.
+    Where more pairs of channel and manner occur than there may be gestures, the rarest are left out, except for the
+    commonest of each channel; so there must be at least as many gestures as channels. Without any corners G is 0.
+    `worth`: the least squared error that a corner must save.
     """
     fine = np.linspace(chunks.min((0, 1)), chunks.max((0, 1)), FINE, axis=1)
     found: dict[tuple[int, int], np.ndarray] = {}
@@ -47,10 +48,20 @@ def learn(
             of = manner == m
             if of.any():
                 found[c, m] = np.repeat(value[of], weight[of])
-    chosen = shared_levels(found, gestures)
+    if not found:
+        return np.zeros(0, dtype=int), np.zeros(0, dtype=int), np.zeros(0)
+    chosen = shared_levels(_commonest(found, gestures), gestures)
     rows = [(c, m, level) for (c, m), levels in chosen.items() for level in levels]
     channel, manner, level = (np.array(part) for part in zip(*rows, strict=True))
     return channel, manner, level
+
+
+def _commonest(found: dict[tuple[int, int], np.ndarray], count: int) -> dict[tuple[int, int], np.ndarray]:
+    """Return the `count` pairs of channel and manner with most corners, but first each channel's own commonest."""
+    ranked = sorted(found, key=lambda pair: len(found[pair]), reverse=True)
+    first = {channel: (channel, manner) for channel, manner in reversed(ranked)}.values()
+    kept = [*first, *(pair for pair in ranked if pair not in first)][:count]
+    return {pair: found[pair] for pair in sorted(kept)}
 
 
 def _corners(signal: np.ndarray, start: np.ndarray, levels: np.ndarray, worth: float) -> tuple[np.ndarray, ...]:
