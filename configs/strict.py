@@ -5,7 +5,7 @@ from worldmodel import strict
 from worldmodel.strict import ConfigError
 
 
-def build(cls: type, data: dict, where: str = ""):
+def build[T](cls: type[T], data: dict, where: str = "") -> T:
     """Build the dataclass `cls` from nested plain data.
 
     Raises ConfigError naming the full key, which begins with `where`.

@@ -81,7 +81,7 @@ def test_a_codec_that_is_not_relative_is_compared_too(tokens, monkeypatch):
     result, _ = tokens("compare", "dataset=arm", "strings=100", "relative=false", "ids=10", "hydra.run.dir=out")
     assert [row["codec"] for row in result["rows"]] == CODES
     ours = result["rows"][0]
-    assert ours["valid"] == 1 and ours["rmse"] < 0.05 and ours["encode_batch_us"] is None
+    assert ours["valid"] == 1 and ours["rmse"] < 0.06 and ours["encode_batch_us"] is None
 
 
 def test_a_codec_does_not_take_the_place_of_other_things(tokens, capsys, tmp_path):

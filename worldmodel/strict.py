@@ -13,7 +13,7 @@ class ConfigError(Mistake):
     """Raised for an invalid key or value; the message is one line and says what would be valid."""
 
 
-def build(cls: type, data: dict, where: str = "", whole: bool = False):
+def build[T](cls: type[T], data: dict, where: str = "", whole: bool = False) -> T:
     """Build the dataclass `cls` from nested plain data, with strict types: 1 is not a bool and 5.0 is not an int.
 
     A missing key takes its default; with `whole`, used for saved settings, every key must be present at every level.

@@ -8,15 +8,21 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from policies.serving.messages import LONGEST_TEXT, Begin, WrongMessage
 from robot.safety.faults import in_one_line
 from worldmodel.mistakes import Mistake
 
+if TYPE_CHECKING:  # imported only when needed: PyTorch takes seconds
+    from envs.settings import TaskConfig
+    from policies.agent import Agent
+    from policies.serving.decider import Decider
+
 LOCAL_SECRET = 32
 
 
-def opened(checkpoint: Path, seed: int, device: str, threads: int, planned: bool = True):
+def opened(checkpoint: Path, seed: int, device: str, threads: int, planned: bool = True) -> "tuple[Agent, TaskConfig]":
     """Load a checkpoint. Returns its agent, not compiled, and its task. Raises FolderError, ValueError.
 
     `planned`: act with the planner; otherwise with the policy alone.
@@ -31,7 +37,7 @@ def opened(checkpoint: Path, seed: int, device: str, threads: int, planned: bool
     return loaded_agent(identity, model, planned, seed)
 
 
-def decider(checkpoint: Path, seed: int, device: str, threads: int, planned: bool = True):
+def decider(checkpoint: Path, seed: int, device: str, threads: int, planned: bool = True) -> "Decider":
     """Return a warmed-up Decider for a checkpoint; arguments and errors as for `opened`."""
     from policies.serving.decider import Decider
 

@@ -13,15 +13,13 @@ from policies.codec import Codec, CodecConfig
 from policies.codec.comparison import Measurement, Ordered, baselines, measure
 from policies.codec.saving import check_place
 from policies.codec.scaling import Scaling
-from policies.codec.training import windows_of
+from policies.codec.training import STRIDE, windows_of
 from policies.settings import CodecChoices
 from policies.storage.files import replace_file
 from policies.storage.folders import aside_of
 from policies.tokens.vocabulary import unfit
 from robot import datasets
 from worldmodel.mistakes import Mistake
-
-STRIDE = 3  # steps between the beginnings of the chunks that codes are fitted to
 
 
 def demo(config: TokensConfig, folder: Path) -> dict:
@@ -66,7 +64,7 @@ def compare(config: TokensConfig, folder: Path) -> dict:
     check_lengths(config, choice.length, fitted)
     check_lengths(config, choice.length, held_out, chunks=2)  # before fitting, which takes long
     windows = windows_of([e for e in fitted if len(e) > choice.length], choice.length, STRIDE)
-    codec = Codec.fit(fitted, choice, stride=STRIDE)
+    codec = Codec.fit(fitted, choice)
     rows = []
     for code in (Ordered(codec), *baselines(windows, config.seconds)):
         rng = np.random.default_rng(config.seed)

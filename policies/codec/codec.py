@@ -1,8 +1,11 @@
 """The codec: a chunk of actions as a short string of ids, and back."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
+from typing import SupportsIndex
 
 import numpy as np
 import torch
@@ -31,14 +34,21 @@ class Codec:
     writing: Curves | Corners
 
     @classmethod
-    def fit(cls, episodes: list[np.ndarray], config: CodecConfig | None = None, **choices) -> "Codec":
+    def fit(
+        cls,
+        episodes: list[np.ndarray],
+        config: CodecConfig | None = None,
+        limits: tuple | None = None,
+        switching: Iterable[SupportsIndex] | None = None,
+        stride: int = training.STRIDE,
+    ) -> "Codec":
         """Fit a codec to the actions of `episodes`, each (steps, D).
 
         `limits`: (low, high), each (D,), bounds on decoded actions; `switching`: the channels that switch (detected in
         the data by default); `stride`: steps between the chunks it learns from. Raises ValueError for episodes that are
         all too short, of different widths, or not finite, and for choices that do not fit them.
         """
-        return cls(*training.fit(episodes, config or CodecConfig(), **choices))
+        return cls(*training.fit(episodes, config or CodecConfig(), limits, switching, stride))
 
     @property
     def channels(self) -> int:
@@ -55,7 +65,7 @@ class Codec:
         """The number of different ids, 2^bits."""
         return 2**self.config.bits
 
-    def encode(self, chunk, start=None):
+    def encode[Array: (np.ndarray, Tensor)](self, chunk: Array, start: Array | None = None) -> Array:
         """Return the ids (..., ids), int64, of chunks (..., T, D) that begin one step after `start` (..., D).
 
         `start` is where the arm is: the last action of the previous chunk, as decoded. By default it is the chunk's
@@ -70,7 +80,7 @@ class Codec:
         ids = self.writing.write(self.scaling.scale(values.reshape(len(first), *values.shape[-2:])), first)
         return _like(ids.reshape(*values.shape[:-2], self.config.ids), chunk)
 
-    def decode(self, ids, start=None):
+    def decode[Array: (np.ndarray, Tensor)](self, ids: Array, start: Array | None = None) -> Array:
         """Return the chunks (..., T, D), float32, of the first n <= `config.ids` ids (..., n), from `start` (..., D).
 
         A relative codec needs the start used for encoding; others ignore it. Raises ValueError for ids that are not
@@ -103,17 +113,17 @@ class Codec:
             raise ValueError("start: a number that is not finite")
         return self.scaling.scale(first.reshape(math.prod(shape), self.channels))
 
-    def said(self, ids):
+    def said[Array: (np.ndarray, Tensor)](self, ids: Array) -> Array:
         """Return how many leading ids (...) of strings (..., n) carry information; the rest can be left out."""
         string = _array(ids)
         return _like(self.writing.said(string), ids)
 
-    def save(self, folder) -> None:
+    def save(self, folder: str | PathLike) -> None:
         """Write the codec as a folder of config.json, codec.safetensors and manifest.json. Raises OSError."""
         saving.save(self, Path(folder))
 
     @classmethod
-    def load(cls, folder) -> "Codec":
+    def load(cls, folder: str | PathLike) -> "Codec":
         """Load the codec that `save` wrote. Raises FolderError for a folder that is incomplete or holds no codec."""
         codec = cls(*saving.load(Path(folder)))
         codec._check(Path(folder))
@@ -132,12 +142,12 @@ class Codec:
             raise FolderError(f"{folder}: it decodes to what is not finite")
 
 
-def _array(values) -> np.ndarray:
+def _array(values: np.ndarray | Tensor) -> np.ndarray:
     if isinstance(values, Tensor):
         values = values.detach().cpu()
         values = (values.float() if values.dtype == torch.bfloat16 else values).numpy()  # NumPy has no bfloat16
     return np.asarray(values)
 
 
-def _like(values: np.ndarray, given):
+def _like[Array: (np.ndarray, Tensor)](values: np.ndarray, given: Array) -> Array:
     return torch.from_numpy(values).to(given.device) if isinstance(given, Tensor) else values

@@ -78,7 +78,7 @@ def _replaceable(folder: Path) -> bool:
         return False
 
 
-def load(folder: Path) -> tuple:
+def load(folder: Path) -> tuple[CodecConfig, Scaling, Curves | Corners]:
     """Load the fields of a `Codec`, in order. Raises FolderError if the folder is incomplete or holds no codec."""
     check_folder(folder, (CONFIG, ARRAYS))
     try:

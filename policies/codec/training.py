@@ -23,6 +23,7 @@ SLOTS = 4  # largest number of events of a channel in a chunk
 ENOUGH = 0.7  # another slot is kept only if the squared error falls to this fraction or less
 FAR = 0.05  # corners are tried where curves leave at least this RMS error (scaled), even with unlimited ids
 CLEARLY = 0.5  # events (corners) are preferred to curves if they leave less than this fraction of the squared error
+STRIDE = 3  # steps between the chunks that a codec is fitted to
 SAMPLE = 400  # number of chunks used to compare alternatives, about
 
 
@@ -31,8 +32,8 @@ def fit(
     config: CodecConfig,
     limits: tuple | None = None,
     switching: Iterable[SupportsIndex] | None = None,
-    stride: int = 3,
-) -> tuple:
+    stride: int = STRIDE,
+) -> tuple[CodecConfig, Scaling, Curves | Corners]:
     """Fit the fields of a `Codec`, returned in order; see `Codec.fit`."""
     episodes = _checked(episodes, config.length)
     width = episodes[0].shape[1]
