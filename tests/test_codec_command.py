@@ -38,7 +38,7 @@ def tokens(monkeypatch, capsys, tmp_path, episodes):
     return run
 
 
-def test_compare_leaves_a_table_and_a_plot(tokens, monkeypatch, tmp_path):
+def test_compare_leaves_a_table_and_a_plot(tokens, episodes, monkeypatch, tmp_path):
     monkeypatch.setattr("configs.codec.figures.SCALES", (4, 10))  # fewer codes to fit for the plot
     monkeypatch.setattr("configs.codec.figures.POINTS", (0.5, 1))
     result, _ = tokens("compare", "dataset=arm", "strings=200", "hydra.run.dir=out")
@@ -52,6 +52,9 @@ def test_compare_leaves_a_table_and_a_plot(tokens, monkeypatch, tmp_path):
     assert ours["rmse"] < rows["fast-4"]["rmse"] and ours["jump"] < rows["fast-4"]["jump"] / 4
     assert ours["prefix_rmse"][0] < rows["fast-4"]["prefix_rmse"][0] / 2
     assert rows["bins"]["rmse"] < 0.05 and rows["bins"]["bits"] == 50 * 6 * 8
+    _, held_out = codecs.split(episodes, TokensConfig(verb="compare", dataset="arm"))
+    beyond = max(np.abs(episode).max() for episode in held_out) - 1
+    assert rows["bins"]["max_error"] <= beyond + 1 / 255  # they err by what they cut off, and by half a bin
     assert (tmp_path / "out" / "rate-distortion.png").stat().st_size > 5000
     assert len((tmp_path / "out" / "table.csv").read_text().splitlines()) == 1 + len(CODES)
     assert "| semagram | 96 |" in (tmp_path / "out" / "table.md").read_text()

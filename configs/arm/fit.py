@@ -41,7 +41,7 @@ class Fit:
         return (self.config.sentence or self.task.words) if self.senses.language else ""
 
     def check(self) -> None:
-        """Raise ConfigError, in one line, if the checkpoint cannot be run as `config` says."""
+        """Raise Mistake (of settings: ConfigError), in one line, if the checkpoint cannot be run as `config` says."""
         self._check_scene()
         self._check_senses()
 
