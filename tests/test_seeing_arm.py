@@ -501,6 +501,10 @@ def test_a_viewer_that_hangs_holds_nothing_up(checkpoint, tmp_path, monkeypatch,
     monkeypatch.setattr(rerun_view.Rerun, "_log", lambda *moment: hung.wait(WAIT_S))
     result = running(checkpoint, episodes=1, seconds=1.0, viewer="rerun", viewer_file=str(tmp_path / "run.rrd")).run()
     hung.set()
+    for left in threading.enumerate():  # it goes on with what was queued, which is no business of the next test
+        if left.name == "rerun":
+            left.join(WAIT_S)
+            assert not left.is_alive()
     assert (result["ended"], result["faults"]) == ("done", [])
     assert "the viewer did not take the last of it" in capsys.readouterr().err
 

@@ -1,5 +1,6 @@
 """A view in the rerun viewer: curves of joints and margins, what each camera shows, the plan in words."""
 
+import contextlib
 import math
 import queue
 import threading
@@ -82,9 +83,11 @@ class Rerun(Nothing):
         try:
             self._waiting.put(None, timeout=PATIENCE_S)
         except queue.Full:
+            self._forget()
             return super().say(lost)
         self._thread.join(PATIENCE_S)
         if self._thread.is_alive():
+            self._forget()
             return super().say(lost)
         try:
             self._stream.flush(timeout_sec=PATIENCE_S)
@@ -107,6 +110,13 @@ class Rerun(Nothing):
             self._waiting.put_nowait(log)
         except queue.Full:
             return
+
+    def _forget(self) -> None:
+        """Drop what waits, so that the thread ends as soon as the viewer lets it."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._waiting.get_nowait()
+        self._waiting.put_nowait(None)
 
     def _work(self) -> None:
         while (log := self._waiting.get()) is not None:
