@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from configs.arguments import check_arguments, explain
 from configs.reporting import SIGNALLED, code_of, foreseen, refuse, tell, unread
-from configs.store import register
+from configs.store import plain, register
 from envs.settings import label
 from robot.safety.faults import in_one_line
 from robot.safety.signals import Stopped, handled
@@ -66,7 +66,7 @@ def run(name: str, help_text: str, body: Callable[[dict, Path], dict]) -> list[d
     def task(config: DictConfig) -> None:
         folder = Path(HydraConfig.get().runtime.output_dir)
         try:
-            outcome.append(body(OmegaConf.to_container(config, resolve=True), folder))
+            outcome.append(body(plain(config), folder))
         except Exception as error:
             if traced or (end := foreseen(error)) is None:
                 raise
@@ -95,7 +95,7 @@ def run(name: str, help_text: str, body: Callable[[dict, Path], dict]) -> list[d
         refuse(line, SIGNALLED + getattr(stop, "number", signal.SIGINT))
     for end in outcome:
         tell(end)
-    return outcome
+    return [end for end in outcome if not isinstance(end, Exception)]
 
 
 def _stop(number: int, _frame) -> None:

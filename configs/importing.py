@@ -25,7 +25,8 @@ def importing() -> Iterator[None]:
     except ImportError as error:
         package = (error.name or "").partition(".")[0]
         found = find_spec(package) if package in PACKAGES else None
-        where = Path(next(iter(found.submodule_search_locations or [found.origin]))) if found else HOME / package
+        places = found and (found.submodule_search_locations or [found.origin or package])
+        where = Path(next(iter(places))) if places else HOME / package
         if package not in PACKAGES or where == HOME / package:
             raise
         print(

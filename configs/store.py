@@ -101,7 +101,14 @@ def composed(name: str, arguments: list[str]) -> dict:
     register()
     within = GlobalHydra.instance().is_initialized()  # called from within another command
     with nullcontext() if within else initialize(version_base="1.3", config_path=None):
-        return OmegaConf.to_container(compose(name, arguments), resolve=True)
+        return plain(compose(name, arguments))
+
+
+def plain(config: DictConfig, resolve: bool = True) -> dict:
+    """Return a config as plain data; `resolve`: with the values that its interpolations refer to."""
+    keys = OmegaConf.to_container(config, resolve=resolve)
+    assert isinstance(keys, dict)
+    return keys
 
 
 QUIET = [{"override hydra/job_logging": "disabled"}, {"override hydra/hydra_logging": "disabled"}]

@@ -14,6 +14,7 @@ from sim.so101.tasks import FULL
 if TYPE_CHECKING:
     from envs.settings import TaskConfig
     from sim.so101.experts import Expert
+    from sim.so101.scene import VariedArm
     from sim.variation import Variation
 
 LAG = "target_lag"
@@ -38,7 +39,7 @@ class JointTargets(gymnasium.Wrapper):
         Diverged: from `reset` or `step`, if the physics diverged.
     """
 
-    def __init__(self, env: gymnasium.Env, task: str, targets: Targets, state: str = FULL):
+    def __init__(self, env: "VariedArm", task: str, targets: Targets, state: str = FULL):
         """Wrap `env`, an environment of `task`.
 
         `targets` converts actions to joint targets; `state` is one of `sim.so101.tasks.STATES`.
@@ -46,12 +47,15 @@ class JointTargets(gymnasium.Wrapper):
         from sim.so101.scene import components
 
         super().__init__(env)
-        self.task, self.targets = task, targets
+        self.arm, self.task, self.targets = env, task, targets
         self.target = np.zeros(6)  # rad
-        self._asked, self._expert = False, None
+        self._asked = False
+        self._expert: Expert | None = None
         self._parts = known(components(env), state)
         sizes = {name: part.stop - part.start for name, part in self._parts.items()} | {LAG: 6}
-        boxes = {name: spaces.Box(-np.inf, np.inf, (size,), np.float32) for name, size in sizes.items()}
+        boxes: dict[str, spaces.Space] = {
+            name: spaces.Box(-np.inf, np.inf, (size,), np.float32) for name, size in sizes.items()
+        }
         self.observation_space = spaces.Dict(boxes)
         self.action_space = spaces.Box(-1.0, 1.0, (6,), np.float32)
 
@@ -60,7 +64,7 @@ class JointTargets(gymnasium.Wrapper):
         own = dict(options or {})
         self._asked = bool(own.pop(EXPERT, False))
         observation, info = self.env.reset(seed=seed, options=own or None)
-        self.target = self.unwrapped.commanded
+        self.target = self.arm.commanded
         self._expert = self._begun(seed) if self._asked else None
         return self._see(observation), self._info(info)
 
@@ -89,14 +93,14 @@ class JointTargets(gymnasium.Wrapper):
         from sim.so101.experts import Unreachable, expert
 
         try:
-            return expert(self.env, self.task, np.random.default_rng(seed))
+            return expert(self.arm, self.task, np.random.default_rng(seed))
         except Unreachable:
             return None
 
     def _see(self, observation: np.ndarray) -> dict[str, np.ndarray]:
         from sim.so101.scene import diverged
 
-        if diverged(self.env):
+        if diverged(self.arm):
             raise Diverged("MuJoCo found a position, velocity or acceleration that is not finite or too large")
         return seen(observation, self._parts, self.target)
 
@@ -117,13 +121,14 @@ def build(task: "TaskConfig", variation: "Variation | None" = None) -> gymnasium
     with suite.importing():
         from sim.so101 import scene as so101
     with suite.quiet():
-        env = so101.build(task.name, task.control_hz, task.end_on_success, variation)
-    targets = Targets.at(task.control_hz, *so101.limits(env), task.control)
-    return JointTargets(env, task.name, targets, task.state)
+        env = so101.build(task.name, task.arm.control_hz, task.arm.end_on_success, variation)
+    low, high = so101.limits(env)
+    targets = Targets.at(task.arm.control_hz, low, high, task.arm.control)
+    return JointTargets(env, task.name, targets, task.arm.state)
 
 
 def limit(task: "TaskConfig") -> int:
     """Return the number of control steps after which an episode of one of the arm's tasks is truncated."""
     from sim.so101.tasks import TASKS
 
-    return round(TASKS[task.name].seconds * task.control_hz)
+    return round(TASKS[task.name].seconds * task.arm.control_hz)

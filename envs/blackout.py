@@ -3,9 +3,11 @@
 import warnings
 
 import gymnasium
+import numpy as np
 
 from envs.missing import Observation, masked, with_masks
 from envs.senses import key
+from envs.space_checks import by_key
 from sim.frames import shows
 from worldmodel.senses import IMAGE_KEY_PREFIX
 
@@ -14,7 +16,7 @@ PATIENCE = 3  # consecutive blank frames before a warning
 
 def watched(env: gymnasium.Env) -> gymnasium.Env:
     """Wrap `env` in `Blackout` if it has any cameras, else return it unchanged."""
-    return Blackout(env) if any(name.startswith(IMAGE_KEY_PREFIX) for name in env.observation_space) else env
+    return Blackout(env) if any(name.startswith(IMAGE_KEY_PREFIX) for name in by_key(env)) else env
 
 
 class Blackout(gymnasium.ObservationWrapper):
@@ -26,9 +28,7 @@ class Blackout(gymnasium.ObservationWrapper):
 
     def __init__(self, env: gymnasium.Env):
         super().__init__(env)
-        self._cameras = [
-            name.removeprefix(key("")) for name in env.observation_space if name.startswith(IMAGE_KEY_PREFIX)
-        ]
+        self._cameras = [name.removeprefix(key("")) for name in by_key(env) if name.startswith(IMAGE_KEY_PREFIX)]
         self.observation_space = with_masks(env, self._cameras)
         self._dark = dict.fromkeys(self._cameras, 0)  # consecutive blank frames
         self._said: set[str] = set()
@@ -37,7 +37,7 @@ class Blackout(gymnasium.ObservationWrapper):
         """Return the observation with its masks."""
         there = {}
         for camera in self._cameras:
-            frame = observation[key(camera)]
+            frame = np.asarray(observation[key(camera)])
             there[camera] = shows(frame)
             self._dark[camera] = 0 if there[camera] else self._dark[camera] + 1
             if self._dark[camera] == PATIENCE and camera not in self._said:

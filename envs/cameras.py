@@ -27,13 +27,15 @@ def views(task: "TaskConfig", env: gymnasium.Env) -> dict[str, View | None]:
     if model is None:
         return {MAIN: None}
     if task.is_arm:
-        own = base.views
+        from sim.so101.scene import bare
+
+        own = bare(env).views
         return {MAIN: own["side"], "front": own["side"], **own, **_named(model, own["side"].groups)}
     named = _named(model, GROUPS)
     if task.name == "gym":
         return {**named, MAIN: None}
     domain, _ = suite.find(task.name)
-    main = model.camera(SECOND[domain]).name if domain in SECOND else None
+    main = model.camera(SECOND[domain]).name if domain in SECOND else ""
     return {**named, MAIN: named.get(main)}
 
 

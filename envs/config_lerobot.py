@@ -3,6 +3,7 @@
 import functools
 from dataclasses import dataclass, field, fields, make_dataclass
 
+from gymnasium import spaces
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 from lerobot.configs import FeatureType, PolicyFeature
 from lerobot.envs.configs import EnvConfig
@@ -10,6 +11,7 @@ from lerobot.utils.constants import ACTION, OBS_STATE
 
 from envs.senses import IMAGE_SIZE, STATE_NAME, Senses, check_image_size, key
 from envs.settings import TaskConfig
+from envs.space_checks import by_key
 from sim.variation import PRESETS
 from worldmodel.mistakes import Mistake
 
@@ -21,7 +23,7 @@ TaskKeys = make_dataclass("TaskKeys", [(each.name, each.type, field(default=each
 
 @EnvConfig.register_subclass("semagram")
 @dataclass
-class SemagramEnv(TaskKeys, EnvConfig):
+class SemagramEnv(TaskKeys, EnvConfig):  # type: ignore[valid-type, misc]  # a base made at run time
     """LeRobot's configuration of a task, with semagram-train's keys (`--env.max_control_steps` for `task.max_...`).
 
     `randomise`: off, mild or strong. `senses`, `image_size`: what is observed, as in semagram-train; the sentence is
@@ -58,7 +60,9 @@ class SemagramEnv(TaskKeys, EnvConfig):
 
     @property
     def settings(self) -> TaskConfig:
-        """The task's settings."""
+        """The task's settings. Raises ValueError, one line, if they are not valid."""
+        if self.task is None:
+            raise Mistake("env.task=: a task is needed, e.g. --env.task=walker-walk")
         return TaskConfig(self.task, **{each.name: getattr(self, each.name) for each in OWN})
 
     @property
@@ -77,11 +81,12 @@ class SemagramEnv(TaskKeys, EnvConfig):
 
         film = (self.height, self.width)
         one = functools.partial(make, self.settings, PRESETS[self.randomise], self.perceived, film)
-        again = {"autoreset_mode": AutoresetMode.SAME_STEP}
+        again = AutoresetMode.SAME_STEP
+        vector: VectorEnv
         if use_async_envs and n_envs > 1:
-            vector = AsyncVectorEnv([one] * n_envs, context="spawn", **again)
+            vector = AsyncVectorEnv([one] * n_envs, context="spawn", autoreset_mode=again)
         else:
-            vector = SyncVectorEnv([one] * n_envs, **again)
+            vector = SyncVectorEnv([one] * n_envs, autoreset_mode=again)
         return {self.type: {0: vector}}
 
 
@@ -92,7 +97,7 @@ def _sizes(task: TaskConfig, senses: Senses) -> tuple[int, int, float]:
 
     env = make(task, senses=senses)
     try:
-        states = env.observation_space[OBS_STATE].shape[0] if senses.state else 0
-        return states, env.action_space.shape[0], env.metadata["render_fps"]
+        states = spaces.flatdim(by_key(env)[OBS_STATE]) if senses.state else 0
+        return states, spaces.flatdim(env.action_space), env.metadata["render_fps"]
     finally:
         env.close()

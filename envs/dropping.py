@@ -46,5 +46,5 @@ class Dropping(gymnasium.Wrapper):
         return masked({**observation, **gone}, there)
 
 
-def _blank(value: np.ndarray | str) -> np.ndarray | str:
+def _blank(value: np.ndarray | str | tuple[str, ...]) -> np.ndarray | str:
     return " " if isinstance(value, str) else np.zeros_like(value)

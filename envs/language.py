@@ -7,6 +7,7 @@ import gymnasium
 from gymnasium import spaces
 
 from envs.sentences import CHARACTERS, LONGEST, PARAPHRASES, check, other_words
+from envs.space_checks import by_key
 from worldmodel.mistakes import Mistake
 from worldmodel.senses import LANGUAGE_KEY
 
@@ -27,7 +28,7 @@ class Spoken(gymnasium.Wrapper):
         self.sentence: str | None = None
         self._own = self._said = sentence
         text = spaces.Text(LONGEST, charset=CHARACTERS)
-        self.observation_space = spaces.Dict({**env.observation_space, LANGUAGE_KEY: text})
+        self.observation_space = spaces.Dict({**by_key(env), LANGUAGE_KEY: text})
 
     def reset(self, *, seed: int | None = None, options: dict | None = None):
         """Begin an episode. Raises ValueError, one line, for an invalid sentence."""

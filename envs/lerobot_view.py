@@ -11,6 +11,7 @@ from envs import make as tasks
 from envs.rendering import RenderingUnavailable, frame
 from envs.senses import Senses
 from envs.settings import TaskConfig
+from envs.space_checks import by_key
 from sim.variation import Variation
 from worldmodel.senses import IMAGE_KEY_PREFIX, STATE_KEY
 
@@ -26,7 +27,7 @@ class LeRobotView(gymnasium.Wrapper):
 
     def __init__(self, env: gymnasium.Env, task: str, words: str, size: tuple[int, int]):
         super().__init__(env)
-        self.observation_space = spaces.Dict(self._see(env.observation_space, spaces.Dict))
+        self.observation_space = spaces.Dict(self._see(by_key(env), spaces.Dict))
         self.task, self.task_description, self._size = task, words, size
         self.metadata = {**env.metadata, "render_fps": round(env.metadata["render_fps"])}  # PyAV rejects floats
         self._max_episode_steps = tasks.episode_limit(env) or tasks.ENDLESS

@@ -62,20 +62,19 @@ def make(
     env = pictures or env
     labels = space_checks.labels(task, env.observation_space)
     if pictures and senses.state and not labels:
-        own = ",".join(f"images.{name}" for name in pictures.shapes)
-        raise Mistake(f"senses=state: {task.label} observes pictures alone; senses=[{own}]")
-    env.action_space = space_checks.actions(task, env.action_space)
+        images = ",".join(f"images.{name}" for name in pictures.shapes)
+        raise Mistake(f"senses=state: {task.label} observes pictures alone; senses=[{images}]")
+    env.action_space = own = space_checks.actions(task, env.action_space)
 
-    if task.action_repeat > 1:
-        env = wrappers.RepeatAction(env, task.action_repeat)
-    own = env.action_space
+    if task.repeat > 1:
+        env = wrappers.RepeatAction(env, task.repeat)
     if np.any(own.low != -1) or np.any(own.high != 1):
         env = wrappers.RescaleAction(env, -np.ones_like(own.low), np.ones_like(own.high))
     env.action_space = spaces.Box(-1.0, 1.0, own.shape, np.float32)
     env = wrappers.FlattenObservation(env)
     space = spaces.Dict({STATE_KEY: spaces.Box(-np.inf, np.inf, (len(labels),), np.float32)})
     env = wrappers.TransformObservation(env, _state, space)
-    steps = None if limit is None else math.ceil(limit / task.action_repeat)
+    steps = None if limit is None else math.ceil(limit / task.repeat)
     if task.max_control_steps:
         env = wrappers.TimeLimit(env, task.max_control_steps)
         steps = min(task.max_control_steps, steps or task.max_control_steps)
@@ -83,7 +82,7 @@ def make(
     env.metadata = {
         **env.metadata,
         "episode_limit": steps,
-        "render_fps": 1 / (seconds * task.action_repeat),
+        "render_fps": 1 / (seconds * task.repeat),
     }
     env = _seeing(env, task, senses, pictures) if senses.cameras else env
     return env if sentence is None else Spoken(env, sentence)
@@ -189,7 +188,7 @@ def _state(observation: np.ndarray) -> dict[str, np.ndarray]:
 
 def _limit(env: gymnasium.Env) -> int | None:
     """Return the time limit in environment steps, before any action repeat, or None if there is none."""
-    for found in (env.spec and env.spec.max_episode_steps, getattr(env, "_max_episode_steps", None)):
+    for found in (env.spec.max_episode_steps if env.spec else None, getattr(env, "_max_episode_steps", None)):
         if found is not None:
             return found
     steps = getattr(env.unwrapped, "_step_limit", math.inf)

@@ -5,13 +5,17 @@ object to where the real one is, and its state is read out, for now or for some 
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
+import gymnasium
 import mujoco
 import numpy as np
+from gymnasium import spaces
 
 from envs.arm import JointTargets
 from envs.make import make
 from envs.settings import TaskConfig
+from envs.space_checks import by_key
 from sim.so101.targets import Targets
 from worldmodel.senses import STATE_KEY
 
@@ -26,6 +30,14 @@ STILL = ("so101-touch", "so101-look-at", "so101-move")
 Bodies = tuple[np.ndarray, np.ndarray]
 
 
+class Reading(NamedTuple):
+    """An arm as it was last read: joint angles (6,), their velocities (6,), and the target (6,) that had been sent."""
+
+    joints: np.ndarray
+    speed: np.ndarray
+    sent: np.ndarray
+
+
 class Mirror:
     """Reproduce what `task` would observe for an arm that is read from outside. Angles in rad, places in metres.
 
@@ -34,18 +46,16 @@ class Mirror:
 
     def __init__(self, task: TaskConfig, told: bool = True):
         self._env, self._told = make(task), told
-        self._arm = self._env
-        while not isinstance(self._arm, JointTargets):
-            self._arm = self._arm.env
-        self._inner = self._arm.unwrapped
+        self._arm = _within(self._env)
+        self._inner = self._arm.arm
         self._see = _path(self._env, self._arm)
-        self._read: np.ndarray | None = None
-        self._bodies: Bodies | None = None
+        self._last: Reading | None = None
+        self._bodies = _bodies(self._inner.data)
 
     @property
     def state_size(self) -> int:
         """Size S of the task's state."""
-        return self._env.observation_space[STATE_KEY].shape[0]
+        return spaces.flatdim(by_key(self._env)[STATE_KEY])
 
     @property
     def targets(self) -> Targets:
@@ -61,7 +71,7 @@ class Mirror:
         """Set up the scene of an episode as in training: the arm's start and the object's place."""
         self._env.reset(seed=seed)
         self._start = self._inner.data.qpos[:6].copy()
-        self._read, self._bodies = None, _bodies(self._inner.data)
+        self._last, self._bodies = None, _bodies(self._inner.data)
 
     def aim(self, place: np.ndarray) -> None:
         """Move the task's object or target to `place` (3,), relative to the arm's base: x forward, y left, z up."""
@@ -82,35 +92,34 @@ class Mirror:
         are the ones MuJoCo predicts for that target, corrected by the prediction error of the reading.
         """
         data, dt = self._inner.data, steps * self._inner.control_dt
-        if self._read is None:
-            speed = np.zeros(6)
+        if self._last is None:
+            speed: np.ndarray = np.zeros(6)
         else:
-            self._place(self._read, self._speed, self._bodies)
+            last = self._place()
             for _ in range(steps):
                 self._advance(sent)
             off = (reading - data.qpos[:6]) / dt
-            plain = (reading - self._read) / dt
+            plain = (reading - last.joints) / dt
             speed = np.where(np.abs(off) > DOUBT_RAD_S, plain, data.qvel[:6] + CORRECTION * off)
-        self._read, self._speed, self._sent = reading.copy(), speed, sent.copy()
+        self._last = Reading(reading.copy(), speed, sent.copy())
         self._bodies = bodies or self._bodies
 
     def state(self, ahead: np.ndarray) -> np.ndarray:
         """Return the state (S,) float32 after targets `ahead` (n, 6), one per control step; n = 0 is the state now."""
         if not self._told:
             return np.zeros(0, np.float32)
-        self._place(self._read, self._speed, self._bodies)
-        target = self._sent
+        target = self._place().sent
         for target in ahead:
             self._advance(target)
         self._arm.target = target
         if not len(ahead):  # otherwise mj_step has computed it, as in training
             mujoco.mj_forward(self._inner.model, self._inner.data)
         observation, _ = self._inner._observe()
-        return self._see(self._arm._see(observation))[STATE_KEY]
+        return self._see(self._arm._see(np.asarray(observation)))[STATE_KEY]
 
     def success(self) -> bool:
         """Whether the task's own criterion judges it a success, with the arm where it was last read."""
-        self._place(self._read, self._speed, self._bodies)
+        self._place()
         mujoco.mj_forward(self._inner.model, self._inner.data)
         return bool(self._inner._observe()[1]["success"])
 
@@ -118,11 +127,15 @@ class Mirror:
         """Close the environment."""
         self._env.close()
 
-    def _place(self, joints: np.ndarray, speed: np.ndarray, bodies: Bodies) -> None:
+    def _place(self) -> Reading:
+        """Set the scene to the last reading, and return that. Raises ValueError if nothing was read in this episode."""
+        if self._last is None:
+            raise ValueError("the arm has not been read yet, so its state is unknown")
         data = self._inner.data
-        data.qpos[:6], data.qvel[:6] = joints, speed
-        data.qpos[6:], data.qvel[6:] = bodies
+        data.qpos[:6], data.qvel[:6] = self._last.joints, self._last.speed
+        data.qpos[6:], data.qvel[6:] = self._bodies
         data.qacc_warmstart[:] = 0  # so that predictions do not depend on history
+        return self._last
 
     def _advance(self, target: np.ndarray) -> None:
         data = self._inner.data
@@ -137,6 +150,14 @@ def scene_bodies(env) -> Bodies:
 
 def _bodies(data) -> Bodies:
     return data.qpos[6:].copy(), data.qvel[6:].copy()
+
+
+def _within(env: gymnasium.Env) -> JointTargets:
+    """Return the arm's environment inside the other wrappers."""
+    while isinstance(env, gymnasium.Wrapper) and not isinstance(env, JointTargets):
+        env = env.env
+    assert isinstance(env, JointTargets)
+    return env
 
 
 def _path(env, inner) -> Callable[[dict], dict]:

@@ -7,6 +7,7 @@ import numpy as np
 from gymnasium import spaces
 
 from envs.senses import key, mask_key
+from envs.space_checks import by_key
 from worldmodel.mistakes import Mistake
 
 Observation = dict[str, np.ndarray | str | tuple[str, ...]]
@@ -15,7 +16,7 @@ Observation = dict[str, np.ndarray | str | tuple[str, ...]]
 
 def with_masks(env: gymnasium.Env, senses: Iterable[str]) -> spaces.Dict:
     """Add a mask for each of `senses` to the observation space. Raises ValueError for one the environment lacks."""
-    space = env.observation_space
+    space = by_key(env)
     known = [name.removeprefix(key("")) for name in space if name.startswith(key(""))]
     for sense in senses:
         if sense not in known:

@@ -33,7 +33,8 @@ class Multi(gymnasium.Wrapper):
         limits = [env.metadata["episode_limit"] for env in self._parts]
         self.metadata = {**self._parts[0].metadata, "episode_limit": None if None in limits else max(limits)}
         self._generator = np.random.default_rng()
-        self._task, self._fixed = self._names[0], None
+        self._task = self._names[0]
+        self._fixed: int | None = None
 
     def fix(self, number: int) -> None:
         """Use the same task for every episode from the next reset on: number `number` modulo the number of tasks."""
@@ -92,7 +93,8 @@ def _differing(one: object, other: object) -> tuple[object, object]:
     if not (isinstance(one, spaces.Dict) and isinstance(other, spaces.Dict)):
         return one, other
     same = {key for key in one.keys() & other.keys() if one[key] == other[key]}
-    return tuple({key: part for key, part in space.items() if key not in same} for space in (one, other))
+    left, right = ({key: part for key, part in space.items() if key not in same} for space in (one, other))
+    return left, right
 
 
 def take_turns(envs: Iterable[gymnasium.Env], first: int = 0) -> None:

@@ -41,10 +41,11 @@ def physics(base: gymnasium.Env):
 
 def own(env: gymnasium.Env) -> np.ndarray:
     """Return the frame that an environment renders by itself. Raises RenderingUnavailable if it cannot."""
+    name = env.spec.id if env.spec else type(env.unwrapped).__name__
     if env.render_mode != "rgb_array":
-        raise RenderingUnavailable(f"{env.spec.id} draws nothing (it has no render mode rgb_array)")
+        raise RenderingUnavailable(f"{name} draws nothing (it has no render mode rgb_array)")
     try:
         pixels = env.render()
     except (gymnasium.error.Error, ImportError, RuntimeError, NotImplementedError) as error:
-        raise RenderingUnavailable(f"{env.spec.id} draws nothing: {' '.join(str(error).split())}") from error
+        raise RenderingUnavailable(f"{name} draws nothing: {' '.join(str(error).split())}") from error
     return np.asarray(pixels)

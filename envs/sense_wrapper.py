@@ -11,6 +11,7 @@ from envs.pictures import Pictures
 from envs.rendering import own, physics
 from envs.senses import MAIN, Senses, key
 from envs.settings import TaskConfig
+from envs.space_checks import by_key
 from sim.canvas import Canvas, RenderingUnavailable
 from sim.frames import resized
 from worldmodel.mistakes import Mistake
@@ -32,10 +33,11 @@ class SenseWrapper(gymnasium.ObservationWrapper):
     def __init__(self, env: gymnasium.Env, task: TaskConfig, senses: Senses, pictures: Pictures | None = None):
         super().__init__(env)
         self._label, self._senses, self._pictures = task.label, senses, pictures
-        self._observed = {name: name for name in pictures.shapes} if pictures else {}  # camera to image name
+        shapes = pictures.shapes if pictures else {}
+        self._observed = {name: name for name in shapes}  # camera to image name
         if pictures and physics(env.unwrapped)[0] is None and env.render_mode != "rgb_array":
-            self._observed.setdefault(MAIN, next(iter(pictures.shapes)))
-        self._drawn = {camera: pictures.shapes[name] for camera, name in self._observed.items()}  # not drawn by us
+            self._observed.setdefault(MAIN, next(iter(shapes)))
+        self._drawn = {camera: shapes[name] for camera, name in self._observed.items()}  # not drawn by us
         known = views(task, env) | dict.fromkeys(self._drawn)
         for camera in senses.cameras:
             if camera not in known:
@@ -55,7 +57,7 @@ class SenseWrapper(gymnasium.ObservationWrapper):
                     self._drawn[MAIN] = own(env).shape
         except RenderingUnavailable as error:
             raise Mistake(f"senses=images.{senses.cameras[0]}: {error}") from error
-        parts = {STATE_KEY: env.observation_space[STATE_KEY]} if senses.state else {}
+        parts = {STATE_KEY: by_key(env)[STATE_KEY]} if senses.state else {}
         for camera, size in senses.sizes.items():
             parts[key(f"images.{camera}")] = spaces.Box(0, 255, (*size, 3), np.uint8)
         self.observation_space = spaces.Dict(parts)
@@ -78,8 +80,11 @@ class SenseWrapper(gymnasium.ObservationWrapper):
             canvas = self._paper(self._senses.sizes[camera])
             canvas.look(self._views[camera])
             return canvas.draw(physics(self.env.unwrapped)[1])
-        observed, before = self._observed.get(camera), self._drawn[camera]
-        pixels = own(self.env) if observed is None else self._pictures.newest[observed]
+        before = self._drawn[camera]
+        if self._pictures is not None and camera in self._observed:
+            pixels = self._pictures.newest[self._observed[camera]]
+        else:
+            pixels = own(self.env)
         if pixels.shape != before:
             raise EnvironmentFault(
                 f"{self._label}: images.{camera} is {pixels.shape} now, it was {before}; a camera keeps its size"

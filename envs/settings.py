@@ -16,6 +16,16 @@ ARM_DEFAULTS = {"control_hz": 30.0, "control": TIED, "end_on_success": False, "s
 
 
 @dataclass(frozen=True)
+class ArmSettings:
+    """The settings of a `TaskConfig` that apply to the arm only, all known."""
+
+    control_hz: float
+    control: str
+    end_on_success: bool
+    state: str
+
+
+@dataclass(frozen=True)
 class TaskConfig:
     """A task: a dm_control suite or SO-101 task by name, or `gym` with the `id` of a Gymnasium environment.
 
@@ -44,10 +54,8 @@ class TaskConfig:
     def __post_init__(self):
         """Fill in defaults. Raises ValueError, naming the key, for a task that cannot be made."""
         self._check_kind()
-        if self.action_repeat is None:
-            repeats = {2 if name in suite.NAMES else 1 for name in self.names or (self.name,)}
-            object.__setattr__(self, "action_repeat", max(repeats))
-        if self.action_repeat < 1:
+        object.__setattr__(self, "action_repeat", self.repeat)
+        if self.repeat < 1:
             raise Mistake(f"task.action_repeat={self.action_repeat}: at least 1")
         if self.max_control_steps < 0:
             raise Mistake(
@@ -62,15 +70,20 @@ class TaskConfig:
                 raise Mistake(f"task.{name}={getattr(self, name)}: only for the SO-101's tasks, not {self.label}")
             if arm and getattr(self, name) is None:
                 object.__setattr__(self, name, default)
-        if arm and self.action_repeat > 1:
+        if arm:
+            self._check_arm()
+
+    def _check_arm(self) -> None:
+        """Raise ValueError, naming the key, for a setting that the arm's tasks cannot have."""
+        if self.repeat > 1:
             raise Mistake(
                 f"task.action_repeat={self.action_repeat}: 1 for the SO-101's tasks, whose pace task.control_hz= sets"
             )
-        if arm and not 5 <= self.control_hz <= 100:
+        if not 5 <= self.arm.control_hz <= 100:
             raise Mistake(f"task.control_hz={self.control_hz}: from 5 to 100")
-        if arm and self.control not in CONTROLS:
+        if self.control not in CONTROLS:
             raise Mistake(f"task.control={self.control}: one of {', '.join(CONTROLS)}")
-        if arm and self.state not in STATES:
+        if self.state not in STATES:
             raise Mistake(f"task.state={self.state}: one of {', '.join(STATES)}")
 
     def _check_kind(self) -> None:
@@ -95,6 +108,21 @@ class TaskConfig:
             raise Mistake(f"task.names=[{','.join(self.names)}]: only with task=multi, not with task={self.name}")
         if self.sentence:
             check(self.sentence, "task.sentence")
+
+    @property
+    def repeat(self) -> int:
+        """Environment steps that an action is held for: `action_repeat`, or its default."""
+        if self.action_repeat is None:
+            return max(2 if name in suite.NAMES else 1 for name in self.names or (self.name,))
+        return self.action_repeat
+
+    @property
+    def arm(self) -> ArmSettings:
+        """The settings of the arm's tasks. Raises ValueError for another task."""
+        rate, control, ends, state = self.control_hz, self.control, self.end_on_success, self.state
+        if rate is None or control is None or ends is None or state is None:
+            raise Mistake(f"{self.label}: not a task of the SO-101")
+        return ArmSettings(rate, control, ends, state)
 
     @property
     def parts(self) -> "tuple[TaskConfig, ...]":

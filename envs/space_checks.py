@@ -1,5 +1,6 @@
 """Check which observation and action spaces are supported, with a one-line error for the rest."""
 
+import gymnasium
 import numpy as np
 from gymnasium import spaces
 
@@ -8,6 +9,12 @@ from worldmodel.mistakes import Mistake
 
 UNLIMITED = 1e10
 """Bounds of this magnitude count as unlimited: dm_control uses it for actuators without limits (lqr)."""
+
+
+def by_key(env: gymnasium.Env) -> spaces.Dict:
+    """Return the observation space of an environment that `envs.make` created, a Dict."""
+    assert isinstance(env.observation_space, spaces.Dict)
+    return env.observation_space
 
 
 def labels(task: TaskConfig, space: spaces.Space, name: str = "") -> list[str]:

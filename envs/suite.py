@@ -128,8 +128,8 @@ def build(name: str):
     with quiet():
         env = gymnasium.make(f"dm_control/{domain}-{task}-v0", task_kwargs={"random": 0}, disable_env_checker=True)
     if (domain, task) == ("quadruped", "escape"):  # its reset would open a window to upload the new terrain
-        env.unwrapped.physics._make_rendering_contexts = lambda: None
-    env.unwrapped.np_random = np.random.RandomState()
+        env.get_wrapper_attr("physics")._make_rendering_contexts = lambda: None
+    env.unwrapped.set_wrapper_attr("np_random", np.random.RandomState())
     return env
 
 

@@ -119,7 +119,7 @@ def _work(*given) -> None:
     try:
         _async_worker(*given)
     except (EOFError, ConnectionError):
-        if parent_process().is_alive():
+        if (parent := parent_process()) is not None and parent.is_alive():
             raise
 
 

@@ -83,16 +83,22 @@ class Agent:
 
     def forget(self) -> None:
         """Drop all plans, decisions and frame stacks; the number of environments may then change."""
-        self.memory: Memory | None = None
         self.plan: Plan | None = None  # the newest plan
         self.decision: Decision | None = None  # the newest decision; the policy may have overruled the plan
-        self.actions: Tensor | None = None
-        self.reached: Tensor | None = None  # (B, A): end points of the current curves, if tokens are joined
-        self.at = self.until = torch.zeros(0, dtype=torch.long)
         self.frame_stack = FrameStack(self.model.config.vision.lags)
         self.plan_audit: PlanAudit | None = None
         if self.planner is not None and self.planner.config.patience and self.noise is None:
             self.plan_audit = PlanAudit(self.planner.config.patience, self.planner.config.indifference)
+        self._open(0)
+
+    def _open(self, count: int) -> None:
+        """Start with `count` environments and no decision in any of them."""
+        self.memory: Memory | None = None
+        self.at, self.until = torch.zeros(2, count, dtype=torch.long)
+        self.actions = torch.zeros(count, self.most, self.curve.action_size)
+        self.reached = torch.zeros(count, self.model.shared)  # where the current curves end, if tokens are joined
+        if self.plan_audit is not None:
+            self.plan_audit.forget(torch.ones(count, dtype=torch.bool))
 
     @property
     def steps_per_decision(self) -> float:
@@ -112,7 +118,7 @@ class Agent:
 
     def _drop(self, left: Bool[Tensor, " B"]) -> None:
         """Drop the current token and plan of these environments (B,); a no-op if B changed or nothing was decided."""
-        if self.actions is None or len(self.at) != len(left):
+        if len(self.at) != len(left):
             return
         self.at[left] = self.until[left]
         self.reached[left] = 0
@@ -177,7 +183,7 @@ class Agent:
         else:
             plan = self.plan = self.planner.plan(observation, self.memory, self.generator, deadline, self.reached)
             whole, by_policy = self._kept(plan, due)
-            followed = whole[: self.ahead] if self.noise is None else self._explored(plan, due)
+            followed = whole[: self.ahead] if self.noise is None else self._explored(plan, self.noise, due)
             self.spread = float(plan.spread[0].mean())
             self.spent.imagined += int(plan.imagined[due].sum())
             self.planned_tokens = [whole[0, i] if due[i] else None for i in range(count)]
@@ -198,15 +204,6 @@ class Agent:
         self.spent.steps += int(until[due].sum())
         self.decision = Decision(whole, self.actions, self.until, by_policy)
         return self.decision
-
-    def _open(self, count: int) -> None:
-        """Start with `count` environments and no decision in any of them."""
-        self.memory = None
-        self.at, self.until = torch.zeros(2, count, dtype=torch.long)
-        self.actions = torch.zeros(count, self.most, self.curve.action_size)
-        self.reached = torch.zeros(count, self.model.shared)
-        if self.plan_audit is not None:
-            self.plan_audit.forget(torch.ones(count, dtype=torch.bool))
 
     def _kept(self, plan: Plan, due: Bool[Tensor, " B"]) -> tuple[Float[Tensor, "T B P"], Bool[Tensor, " B"]]:
         """Return the plans, and where (B,) they are overruled since earlier ones did not deliver what they promised.
@@ -233,19 +230,19 @@ class Agent:
         The token's imagined reward and its discount times the probability of continuing are scaled to the `steps` that
         it is followed for, which may be fewer or more than its length.
         """
-        if self.plan_audit is None:
+        if self.plan_audit is None or self.planner is None:
             return
         share = steps / self.curve.length
         reward, keep = self.planner.foresee(z, token.to(z.device))
         self.plan_audit.note(reward.cpu() * share, keep.cpu() ** share, steps.float(), due)
 
-    def _explored(self, plan: Plan, due: Bool[Tensor, " B"]) -> Float[Tensor, "T B P"]:
+    def _explored(self, plan: Plan, noise: Noise, due: Bool[Tensor, " B"]) -> Float[Tensor, "T B P"]:
         """Sample an elite of each plan by weight and add noise of the plan's own spread; arbitrary where not `due`."""
         drawn = torch.multinomial(plan.weights.cpu(), 1, generator=self.generator)[:, 0]
         elite = plan.elites[: self.ahead].cpu()[:, torch.arange(len(drawn)), drawn]
         spread = plan.spread[: self.ahead].cpu()
-        noise = torch.stack([self.noise.draw(*each.shape, due=due) for each in spread])
-        points = (elite + spread * noise).clamp(-1, 1)
+        swing = spread * torch.stack([noise.draw(*each.shape, due=due) for each in spread])
+        points = (elite + swing).clamp(-1, 1)
         return self.model.token(points, self.model.before(points, self.reached))
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -255,7 +252,7 @@ class Agent:
         """
         saved = {} if self.noise is None else {"noise": self.noise.parts, "noise_pink": self.noise.pink}
         saved |= {f"stack.{name}": t for name, t in self.frame_stack.state_dict().items()}
-        if self.actions is None:
+        if not len(self.at):
             return saved
         saved |= {
             "actions": self.actions,
@@ -271,12 +268,12 @@ class Agent:
 
     def load_state_dict(self, saved: dict[str, Tensor]) -> None:
         """Restore what `state_dict` returned."""
-        self.actions, self.memory = saved.get("actions"), None
+        self._open(0)
         if self.noise is not None:
             self.noise.parts, self.noise.pink = saved["noise"], saved["noise_pink"]
         self.frame_stack.load_state_dict(part(saved, "stack."))
-        if self.actions is not None:
-            self.reached = saved["reached"].clone()
+        if "actions" in saved:
+            self.actions, self.reached = saved["actions"], saved["reached"].clone()
             self.at, self.until, self.spread = saved["at"].clone(), saved["until"].clone(), float(saved["spread"])
             self.spent = Spent(*saved["counts"].tolist())
         if "memory_mean" in saved:

@@ -1,6 +1,6 @@
 """Visualise what a model expects by looking up the nearest remembered observation; nothing is decoded."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -31,7 +31,12 @@ class Memories:
         """Sample `count` moments uniformly from the replay. Raises ValueError if it holds no step."""
         env, row = sample_starts(replay, count, torch.Generator().manual_seed(seed))
         some = [cls._at(replay, model, *each) for each in zip(env.split(AT_ONCE), row.split(AT_ONCE), strict=True)]
-        return cls(**{part.name: _all([getattr(each, part.name) for each in some]) for part in fields(cls)})
+        return cls(
+            _all([each.frames for each in some]),
+            torch.cat([each.latents for each in some]),
+            _all([each.alone for each in some]),
+            _all([each.there for each in some]),
+        )
 
     @classmethod
     @torch.no_grad()
@@ -82,11 +87,9 @@ def nearest(
     return torch.cdist(latents, others).masked_fill(~among, torch.inf).argmin(-1).cpu()
 
 
-def _all(parts: list[Tensor] | list[dict[str, Tensor]]) -> Tensor | dict[str, Tensor]:
-    """Concatenate tensors along the first dimension; dictionaries, key by key."""
-    if isinstance(parts[0], dict):
-        return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
-    return torch.cat(parts)
+def _all(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Concatenate tensors along the first dimension, key by key."""
+    return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
 
 
 @torch.no_grad()

@@ -31,7 +31,7 @@ class Words:
 
     def __init__(self):
         """Start with an empty cache."""
-        self._vectors: dict[str, Tensor] = {}
+        self._vectors: dict[str | None, Tensor] = {}
         self._table: Tensor | None = None
         self._asked: tuple[tuple[str | None, bool], ...] | None = None
         self._together = torch.empty(0, self.size)
@@ -71,12 +71,15 @@ class Words:
 
     def _encode(self, sentence: str) -> Float[Tensor, " T"]:
         if self._table is None:
-            self._load()
+            self._table = self._load()
         tokens = self._tokenizer.encode(sentence, add_special_tokens=False).ids  # of one sentence, so single-threaded
         return torch.nn.functional.normalize(self._table[tokens].float().mean(0), dim=0)
 
-    def _load(self) -> None:
-        """Read the package's files directly: its own loader looks for one of them elsewhere, and configures logging."""
+    def _load(self) -> Float[Tensor, "V T"]:
+        """Read the tokenizer and return the table, from the package's files.
+
+        Its own loader looks for one of them elsewhere, and configures logging.
+        """
         from safetensors.torch import load_file
         from tokenizers import Tokenizer
 
@@ -85,7 +88,8 @@ class Words:
             raise Mistake(f"{LANGUAGE_KEY}: the package wordllama, which holds the words' vectors, is not installed")
         folder = Path(found.origin).parent
         self._tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
-        (self._table,) = load_file(folder / TABLE).values()
+        (table,) = load_file(folder / TABLE).values()
+        return table
 
 
 WORDS = Words()

@@ -19,6 +19,7 @@ from robot.safety.gate import Gate
 from robot.safety.gated import GatedRobot
 from robot.safety.limits import so101
 from robot.so101_sim import SO101Sim
+from robot.ticks import Clock
 from sim.so101.fingertip import Fingertip
 from worldmodel.mistakes import Mistake
 
@@ -73,6 +74,8 @@ class StayingBus(FeetechMotorsBus):
 class SO101(SO101Follower):
     """LeRobot's SO-101, which stiffens only where it is, and only if its servos hold the configured calibration."""
 
+    bus: StayingBus
+
     def __init__(self, config: SO101FollowerConfig):
         super().__init__(config)
         self.bus = StayingBus(config.port, self.bus.motors, self.calibration)
@@ -120,7 +123,7 @@ def twin(port_file: Path, cameras: Mapping[str, dict] | None = None) -> Robot:
     return driven(port_of_twin(port_file), "twin", str(port_file.parent), cameras)
 
 
-def gated(robot: Robot, preset: str, stop_on_fault: bool = False, clock=time) -> GatedRobot:
+def gated(robot: Robot, preset: str, stop_on_fault: bool = False, clock: Clock = time) -> GatedRobot:
     """Return the arm behind a gate with a preset's limits. Raises ValueError for a calibration without a range."""
     return GatedRobot(robot, new_gate(robot, preset), stop_on_fault, clock)
 

@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from lerobot.configs import NormalizationMode, PreTrainedConfig
+from lerobot.configs import NormalizationMode, PolicyFeature, PreTrainedConfig
 from lerobot.optim import AdamConfig
 from lerobot.utils.constants import ACTION, OBS_STATE
 
@@ -136,7 +136,7 @@ class SemagramConfig(PreTrainedConfig):
         for name, feature, size in checked:
             if size not in (0, *feature.shape):
                 raise Mistake(f"policy: {name} has {size} numbers in this checkpoint, {feature.shape[0]} here")
-        self.input_features = {key: feature for key, feature in seen.items() if key in self.senses}
+        self.input_features: dict[str, PolicyFeature] = {key: seen[key] for key in seen if key in self.senses}
         self.action_size = action.shape[0]
         if self.horizon < 1:
             raise Mistake(f"policy.horizon={self.horizon}: at least 1")

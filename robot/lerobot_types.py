@@ -11,7 +11,7 @@ from lerobot.utils.import_utils import register_third_party_plugins
 from worldmodel.mistakes import Mistake
 
 
-def decoded(base: type, package: ModuleType, keys: Mapping, where: str):
+def decoded[T: draccus.ChoiceRegistry](base: type[T], package: ModuleType, keys: Mapping, where: str) -> T:
     """Decode `keys`, including `type`, to a LeRobot configuration derived from `base`, whose types are in `package`.
 
     Raises ValueError, in one line that begins with `where`, for an unknown type or keys that it does not accept.

@@ -159,8 +159,9 @@ class SemagramPolicy(PreTrainedPolicy):
         some = next(key for key in self.config.senses if key in seen and key != LANGUAGE_KEY)
         there = ~batch[f"{some}_is_pad"][:, [moment[0] for moment in moments[1:]]]
         self._note_missing(seen)
-        if LANGUAGE_KEY in seen:
-            seen[LANGUAGE_KEY] = recognised(seen[LANGUAGE_KEY], self.agent.heard)  # as when acting
+        heard = self.agent.heard
+        if heard is not None and LANGUAGE_KEY in seen:
+            seen[LANGUAGE_KEY] = recognised(seen[LANGUAGE_KEY], heard)  # as when acting
         seen = self._augmented(at_moments(seen, moments))
         windows = ImitationBatch(
             seen=seen,

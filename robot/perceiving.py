@@ -57,7 +57,8 @@ def framed(frames: Tensor, height: int, width: int) -> UInt8[Tensor, "*B height 
 
     Frames are processed one at a time, cropped before conversion, so that each stays in the processor's cache.
     """
-    rows, columns = within(*frames.shape[-2:], height, width)
+    down, right = frames.shape[-2:]
+    rows, columns = within(down, right, height, width)
     parts = [_bytes(frame[:, rows, columns]) for frame in frames.cpu().reshape(-1, *frames.shape[-3:])]
     small = np.stack([resized(part.movedim(0, -1).numpy(), height, width) for part in parts])
     return torch.from_numpy(small).view(*frames.shape[:-3], *small.shape[1:])

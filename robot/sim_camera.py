@@ -1,11 +1,16 @@
 """A LeRobot camera in the simulated arm's scene; a frame costs milliseconds without a GPU."""
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 from lerobot.cameras import Camera
 from lerobot.utils.errors import DeviceNotConnectedError
 
 from robot.config_sim_camera import SimCameraConfig
 from sim.canvas import Canvas
+
+if TYPE_CHECKING:
+    from sim.so101.scene import VariedArm
 
 
 class SimCamera(Camera):
@@ -14,11 +19,11 @@ class SimCamera(Camera):
     def __init__(self, config: SimCameraConfig):
         super().__init__(config)
         self.config = config
-        self._scene = None
+        self._scene: VariedArm | None = None
         self._canvas: Canvas | None = None
 
-    def show(self, scene) -> None:
-        """Set the environment of `sim.so101.scene` that it looks at."""
+    def show(self, scene: "VariedArm") -> None:
+        """Set the environment that it looks at."""
         self._scene = scene
 
     @property
@@ -43,7 +48,7 @@ class SimCamera(Camera):
 
     def read(self, color_mode=None) -> np.ndarray:
         """Render and return the current frame. Raises DeviceNotConnectedError."""
-        if self._canvas is None:
+        if self._canvas is None or self._scene is None:
             raise DeviceNotConnectedError(f"{self} is not connected")
         return self._canvas.draw(self._scene.data)
 

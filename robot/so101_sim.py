@@ -6,12 +6,12 @@ so101-nexus has such a robot too (`SimSOFollower`). It is not used because its o
 
 from functools import cached_property
 
-import gymnasium
 import numpy as np
 from lerobot.cameras.utils import make_cameras_from_configs
 from lerobot.robots.robot import Robot
 from lerobot.robots.utils import ensure_safe_goal_position
 from lerobot.utils.decorators import check_if_already_connected, check_if_not_connected
+from lerobot.utils.errors import DeviceNotConnectedError
 
 from robot.config_so101_sim import SO101SimConfig
 from robot.sim_camera import SimCamera
@@ -23,8 +23,8 @@ from sim.so101 import scene as so101
 class SO101Sim(Robot):
     """A robot with the keys, units and features of LeRobot's `so101_follower`.
 
-    Time passes only when a command is sent. `scene`: the environment of `sim.so101.scene`, once connected; `success`:
-    whether the task is done now; `time_s`: the simulated time so far.
+    Time passes only when a command is sent. `success`: whether the task is done now; `time_s`: the simulated time so
+    far.
     """
 
     config_class = SO101SimConfig
@@ -34,9 +34,16 @@ class SO101Sim(Robot):
         super().__init__(config)
         self.config = config
         self.cameras = make_cameras_from_configs(config.cameras)
-        self.scene: gymnasium.Env | None = None
+        self._scene: so101.VariedArm | None = None
         self.success = False
         self.time_s = 0.0
+
+    @property
+    def scene(self) -> so101.VariedArm:
+        """The environment. Raises DeviceNotConnectedError while there is none."""
+        if self._scene is None:
+            raise DeviceNotConnectedError(f"{self} is not connected")
+        return self._scene
 
     @property
     def _motors(self) -> dict[str, type]:
@@ -55,7 +62,7 @@ class SO101Sim(Robot):
     @property
     def is_connected(self) -> bool:
         """Whether the scene exists and all cameras are connected."""
-        return self.scene is not None and all(camera.is_connected for camera in self.cameras.values())
+        return self._scene is not None and all(camera.is_connected for camera in self.cameras.values())
 
     @property
     def is_calibrated(self) -> bool:
@@ -71,7 +78,7 @@ class SO101Sim(Robot):
     @check_if_already_connected
     def connect(self, calibrate: bool = True) -> None:
         """Build the scene, at rest in the layout of `config.seed`, and connect the cameras."""
-        self.scene = so101.build(self.config.task, self.config.control_hz, end_on_success=False)
+        self._scene = so101.build(self.config.task, self.config.control_hz, end_on_success=False)
         self.units = Units(*so101.limits(self.scene), self.config.use_degrees)
         try:
             for camera in self.cameras.values():
@@ -130,9 +137,9 @@ class SO101Sim(Robot):
         for camera in self.cameras.values():
             if camera.is_connected:
                 camera.disconnect()
-        if self.scene is not None:
-            self.scene.close()
-        self.scene = None
+        if self._scene is not None:
+            self._scene.close()
+        self._scene = None
 
 
 class SimulatedTime:

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 
@@ -16,15 +17,25 @@ LATE_S = 5e-3
 """A tick that begins later than this is counted as late."""
 
 
+class Clock(Protocol):
+    """What a loop takes its time from: the module `time`, or a simulation."""
+
+    def monotonic(self) -> float:
+        """Return the time in seconds, which never goes back."""
+
+    def sleep(self, seconds: float, /) -> None:
+        """Return once that much time has passed, or at once if only what the loop does lets it pass."""
+
+
 @dataclass
 class Ticks:
     """Ticks due at `start + k / hz`. A tick whose time passed before its turn is skipped, and counted in `skipped`.
 
-    `late_s`: how late each tick began. `clock` provides `monotonic` and `sleep`.
+    `late_s`: how late each tick began.
     """
 
     hz: float
-    clock: object = time
+    clock: Clock = time
     late_s: list[float] = field(default_factory=list)
     skipped: int = 0
     seconds: float = 0.0  # from the first tick to the last, without pauses between runs
@@ -55,6 +66,11 @@ class Ticks:
     def late(self) -> int:
         """Number of ticks that were late by more than LATE_S."""
         return sum(late > LATE_S for late in self.late_s)
+
+    @property
+    def passed(self) -> int:
+        """Number of ticks whose time has passed, skipped ones included."""
+        return len(self.late_s) + self.skipped
 
     @property
     def rate_hz(self) -> float:

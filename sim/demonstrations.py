@@ -73,7 +73,8 @@ def _episode(rng: np.random.Generator) -> np.ndarray:
     data = mujoco.MjData(model())
     at, phases = _phases(rng)
     joints = reach(data, np.array([0, -0.5, 0.5, 0.8, 0.0]), at, 60)
-    tremor, grip, rows = np.zeros(len(JOINTS)), 1.0, []
+    tremor: np.ndarray = np.zeros(len(JOINTS))
+    grip, rows = 1.0, []
     for phase in phases:
         for share in np.arange(1, phase.steps + 1) / phase.steps:
             done = minimum_jerk(share)

@@ -16,7 +16,8 @@ def resized(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
 
 def middle(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
     """Crop the largest central part of a frame (H, W, 3) with the given proportions; resize to (height, width, 3)."""
-    part = pixels[within(*pixels.shape[:2], height, width)]
+    down, right = pixels.shape[:2]
+    part = pixels[within(down, right, height, width)]
     return part if part.shape[:2] == (height, width) else resized(part, height, width)
 
 

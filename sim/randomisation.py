@@ -28,21 +28,23 @@ class Draw:
     @classmethod
     def of(cls, variation: Variation, bodies: int, rng: np.random.Generator) -> "Draw":
         """Draw uniformly from each range; changing one range does not change the draws for the others."""
-        sizes = (6, None, bodies, None, 6, 3, 3, None)
-        ranges = (
-            variation.gains,
-            variation.friction,
-            variation.masses,
-            variation.latency_ms,
-            variation.offset_deg,
-            variation.camera_mm,
-            variation.camera_deg,
-            variation.light,
+
+        def one(ends: tuple[float, ...]) -> float:
+            return ends[0] + rng.random() * (ends[1] - ends[0])
+
+        def many(ends: tuple[float, ...], count: int) -> np.ndarray:
+            return ends[0] + rng.random(count) * (ends[1] - ends[0])
+
+        return cls(
+            gains=many(variation.gains, 6),
+            friction=one(variation.friction),
+            masses=many(variation.masses, bodies),
+            latency_s=one(variation.latency_ms) / 1000,
+            offset_rad=np.radians(many(variation.offset_deg, 6)),
+            camera_m=many(variation.camera_mm, 3) / 1000,
+            camera_rad=np.radians(many(variation.camera_deg, 3)),
+            light=one(variation.light),
         )
-        shares = [rng.random(size) for size in sizes]
-        values = [low + share * (high - low) for (low, high), share in zip(ranges, shares, strict=True)]
-        gains, friction, masses, latency, offset, camera, turn, light = values
-        return cls(gains, friction, masses, latency / 1000, np.radians(offset), camera / 1000, np.radians(turn), light)
 
 
 class Nominal:

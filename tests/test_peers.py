@@ -150,9 +150,9 @@ def test_our_stopwatch_leaves_a_plan_where_the_next_one_is_made():
 
     curve, ours = Curve.of_token(TokenConfig(2, 2, 1), 2), Ours.__new__(Ours)
     plan = SimpleNamespace(tokens=torch.zeros(3, 1, curve.size).as_subclass(Elsewhere))
-    agent = SimpleNamespace(planner=SimpleNamespace(plan=lambda *_: plan))
+    planner = SimpleNamespace(plan=lambda *_: plan)
     running = SimpleNamespace(observation={"observation.state": torch.zeros(1, 3)})
-    ours.trainer = SimpleNamespace(running=running, agent=agent, generator=None)
+    ours.trainer = SimpleNamespace(running=running, planner=planner, generator=None)
     ours.parts, ours.frame_stack, ours.memory = SimpleNamespace(curve=curve), FrameStack((0,)), None
     assert len(ours.time("plan", 2)) == 2
     assert ours.memory.mean.is_meta and ours.memory.valid.is_meta

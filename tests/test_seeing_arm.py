@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from configs.arm.fit import ROOM_FOR_REST
-from configs.runs.assembly import loaded_agent
+from configs.runs.loading import loaded_agent
 from envs.blackout import watched
 from envs.make import make, make_vector
 from envs.senses import Senses
@@ -261,12 +261,13 @@ def test_a_camera_that_is_not_there_at_first_is_an_error(tmp_path):
 
 def test_a_plan_is_due_when_the_robot_it_is_for_says(checkpoint):
     """One robot's deadline is not the next's; one that says none gets the planner's own."""
-    from configs.arm.planning import decider, opened
+    from configs.arm.planning import decider
     from configs.arm.running import begin_of
+    from configs.runs.loading import load_agent
     from policies.serving.messages import Question
 
     answering = decider(checkpoint, 3, "cpu", 1, True)
-    _, task = opened(checkpoint, 3, "cpu", 1, True)
+    _, task = load_agent(checkpoint, 3, "cpu", 1, True)
     begin = begin_of(read_identity(checkpoint), task, 2, "Touch the red cube.")
     arrays = answering._needed()
     question = Question(
@@ -291,13 +292,14 @@ def test_a_plan_is_due_when_the_robot_it_is_for_says(checkpoint):
 
 @pytest.mark.parametrize("planned", [True, False])
 def test_a_planners_process_decides_as_the_agent_does_from_the_same_senses(two_eyed, planned):
-    from configs.arm.planning import decider, opened
+    from configs.arm.planning import decider
     from configs.arm.running import begin_of
+    from configs.runs.loading import load_agent
     from policies.serving.messages import Question, Refusal, together
     from policies.words import Words
 
     answering = decider(two_eyed, 3, "cpu", 1, planned)
-    agent, task = opened(two_eyed, 3, "cpu", 1, planned)
+    agent, task = load_agent(two_eyed, 3, "cpu", 1, planned)
     begin = replace(begin_of(read_identity(two_eyed), task, 2, "Touch the red cube."), deadline_ms=0.0)
     assert not answering.unfit(begin)
     answering.begin(begin)

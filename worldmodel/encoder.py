@@ -17,6 +17,8 @@ class Encoder(nn.Module):
     With a single sense there is no such embedding, and masks have no effect.
     """
 
+    absent: nn.Parameter | None
+
     def __init__(self, senses: Shapes, config: ModelConfig, dtype: torch.dtype):
         """Create one encoder per sense, for its shape. Raises ValueError for an unknown sense."""
         super().__init__()

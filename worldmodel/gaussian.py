@@ -45,7 +45,7 @@ class SquashedGaussian:
         """The factor U in the covariance U U^T + S^2 before the squash; it has no columns if there are no axes."""
         if self.axes is None:
             return self.mean.new_empty(*self.mean.shape, 0)
-        inner = self._core + torch.eye(self.axes.shape[-1], dtype=self.axes.dtype, device=self.axes.device)
+        inner = _core(self.axes) + torch.eye(self.axes.shape[-1], dtype=self.axes.dtype, device=self.axes.device)
         return self.log_std.exp().unsqueeze(-1) * (self.axes @ torch.linalg.cholesky(inner))
 
     def sample(self, noise: Float[Tensor, "*B P"]) -> tuple[Float[Tensor, "*B P"], Float[Tensor, "*B"]]:
@@ -62,7 +62,9 @@ class SquashedGaussian:
         u = torch.atanh(w.clamp(-0.999, 0.999))
         away = (u - self.mean) / self.log_std.exp()
         if self.axes is not None:  # (I + V V^T)^-1 = I - V (I + V^T V)^-1 V^T
-            away = away - torch.einsum("...pr,...r->...p", self.axes, torch.linalg.solve(self._core, self._seen(away)))
+            away = away - torch.einsum(
+                "...pr,...r->...p", self.axes, torch.linalg.solve(_core(self.axes), self._seen(away))
+            )
         return self._log_density(away, u)
 
     def _along(self, noise: Tensor) -> Tensor:
@@ -74,17 +76,17 @@ class SquashedGaussian:
     def _seen(self, x: Tensor) -> Tensor:
         return torch.einsum("...pr,...p->...r", self.axes, x)
 
-    @property
-    def _core(self) -> Tensor:
-        """I + V^T V."""
-        return self.axes.mT @ self.axes + torch.eye(self.axes.shape[-1], dtype=self.axes.dtype, device=self.axes.device)
-
     def _log_density(self, noise: Tensor, u: Tensor) -> Tensor:
         """Compute the log-density of tanh(u), where `noise` is the standard normal draw that produced u."""
         normal = -0.5 * noise.square() - self.log_std - 0.5 * math.log(2 * math.pi)
         total = (normal - self._log_slope(u)).sum(-1)
-        return total if self.axes is None else total - torch.linalg.slogdet(self._core)[1]
+        return total if self.axes is None else total - torch.linalg.slogdet(_core(self.axes))[1]
 
     @staticmethod
     def _log_slope(u: Tensor) -> Tensor:
         return 2 * (math.log(2) - u - F.softplus(-2 * u))
+
+
+def _core(axes: Tensor) -> Tensor:
+    """Return I + V^T V."""
+    return axes.mT @ axes + torch.eye(axes.shape[-1], dtype=axes.dtype, device=axes.device)

@@ -51,6 +51,9 @@ class WorldModel(nn.Module):
     previous one ended.
     """
 
+    shows: Tensor
+    chosen: Tensor
+
     def __init__(self, senses: Shapes, points: int, config: ModelConfig):
         """Create the nets. `senses` maps each sense (`worldmodel.senses`) to its shape in one observation, in order.
 

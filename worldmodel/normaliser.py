@@ -14,6 +14,11 @@ class Normaliser(nn.Module):
 
     FLOOR = 1e-2
     CLIP = 10.0
+    count: Tensor
+    total_mean: Tensor
+    total_square: Tensor
+    mean: Tensor
+    scale: Tensor
 
     def __init__(self, size: int):
         super().__init__()

@@ -23,7 +23,7 @@ def check(
     """
     whole = {f.name for f in fields(config) if f.type is int} if is_dataclass(config) else set()
     for name in names.split():
-        value = getattr(config, name)
+        value: float = getattr(config, name)
         if isinstance(value, bool) or not isinstance(value, Integral if name in whole else Real):
             raise Mistake(f"{prefix}{name}={value!r}: a {'whole ' if name in whole else ''}number")
         right = isinstance(value, int) or math.isfinite(value)

@@ -19,6 +19,7 @@ def build[T](cls: type[T], data: dict, where: str = "", whole: bool = False) -> 
     A missing key takes its default; with `whole`, used for saved settings, every key must be present at every level.
     Raises ConfigError naming the full key, which begins with `where`.
     """
+    assert is_dataclass(cls)
     known = {f.name: f for f in fields(cls)}
     kinds = typing.get_type_hints(cls)
     for key in data:
@@ -53,7 +54,7 @@ def _alike(leaf: str, keys: list[str], cutoff: float) -> list[str]:
 
 
 def _value(kind, value, where: str, whole: bool):
-    if is_dataclass(kind):
+    if isinstance(kind, type) and is_dataclass(kind):
         if not isinstance(value, dict):
             raise ConfigError(f"{where}={value}: a group of keys ({', '.join(f.name for f in fields(kind))})")
         return build(kind, value, f"{where}.", whole)
@@ -84,13 +85,13 @@ def _either(kinds: tuple, value, where: str, whole: bool):
     """Convert the value to the first of several types that accepts it; the error is that of the last."""
     if value is None and type(None) in kinds:
         return None
-    kinds = [kind for kind in kinds if kind is not type(None)]
-    for kind in kinds[:-1]:
+    *others, last = (kind for kind in kinds if kind is not type(None))
+    for kind in others:
         try:
             return _value(kind, value, where, whole)
         except ConfigError:
             continue
-    return _value(kinds[-1], value, where, whole)
+    return _value(last, value, where, whole)
 
 
 _EXAMPLES = {str: "a,b", int: "1,2", float: "0.1,0.2"}

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from configs.arm.planning import opened
+from configs.runs.loading import load_agent
 from envs.arm import known, seen
 from envs.senses import Senses, key
 from envs.settings import TaskConfig
@@ -31,12 +31,12 @@ class Pilot:
 
     def __init__(self, robot: SO101Sim, task: TaskConfig, senses: Shapes, sentence: str):
         """Open the model's own cameras, besides the robot's. Raises ValueError if one is missing or cannot render."""
-        self._parts = known(so101.components(robot.scene), task.state) if STATE_KEY in senses else None
+        self._parts = known(so101.components(robot.scene), task.arm.state) if STATE_KEY in senses else None
         looks, self._cameras = Senses.of(senses), {}
         self._told = {LANGUAGE_KEY: WORDS.encode([sentence])} if LANGUAGE_KEY in senses else {}
         if other := [name for name in looks.cameras if name not in CAMERAS]:
             raise Mistake(f"checkpoint=: it looks through {other[0]}; in simulation there are {', '.join(CAMERAS)}")
-        for name, config in sim_cameras(looks.sizes, round(task.control_hz)).items():
+        for name, config in sim_cameras(looks.sizes, round(task.arm.control_hz)).items():
             camera = SimCamera(config)
             camera.show(robot.scene)
             try:
@@ -45,7 +45,7 @@ class Pilot:
                 raise Mistake(f"checkpoint=: it looks through {name}: {error}") from error
             self._cameras[key(f"images.{name}")] = camera
 
-    def see(self, scene, target: np.ndarray) -> dict[str, Tensor]:
+    def see(self, scene: so101.VariedArm, target: np.ndarray) -> dict[str, Tensor]:
         """Return the observation, each tensor (1, ...), while the joint targets are `target` (6,), in rad."""
         observed = dict(self._told)
         if self._parts is not None:
@@ -67,13 +67,13 @@ class Pilot:
 def pilot(config: RecordConfig, robot: SO101Sim) -> PolicyDriver:
     """Return a driver that acts by the checkpoint. Raises ValueError if it is for another task or rate, FolderError."""
     path = find_checkpoint(Path(config.checkpoint))
-    agent, task = opened(path, config.seed, config.device, config.threads, config.planner)
+    agent, task = load_agent(path, config.seed, config.device, config.threads, config.planner)
     if task.name != config.task_name or task.control_hz != config.control_hz:
         rate = f" at {task.control_hz} Hz" if task.control_hz else ""
         raise Mistake(
             f"checkpoint={config.checkpoint}: is for task={task.label}{rate}, not {config.task_name} at "
             f"{config.control_hz} Hz"
         )
-    targets = Targets.at(task.control_hz, *so101.limits(robot.scene), task.control)
+    targets = Targets.at(task.arm.control_hz, *so101.limits(robot.scene), task.arm.control)
     eyes = Pilot(robot, task, read_identity(path).senses, config.sentence or task.words)
     return PolicyDriver(robot, agent, targets, eyes)

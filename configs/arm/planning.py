@@ -6,56 +6,28 @@ import signal
 import socket
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from policies.serving.messages import LONGEST_TEXT, Begin, WrongMessage
+from policies.serving.messages import WrongMessage
 from robot.safety.faults import in_one_line
 from worldmodel.mistakes import Mistake
 
 if TYPE_CHECKING:  # imported only when needed: PyTorch takes seconds
-    from envs.settings import TaskConfig
-    from policies.agent import Agent
     from policies.serving.decider import Decider
 
 LOCAL_SECRET = 32
 
 
-def opened(checkpoint: Path, seed: int, device: str, threads: int, planned: bool = True) -> "tuple[Agent, TaskConfig]":
-    """Load a checkpoint. Returns its agent, not compiled, and its task. Raises FolderError, ValueError.
-
-    `planned`: act with the planner; otherwise with the policy alone.
-    """
-    from configs.runs.assembly import loaded_agent, prepare
-    from configs.schema import MachineConfig
-    from policies.storage.checkpoint import load_model, read_identity
-
-    machine = prepare(MachineConfig(device, threads, "false"))
-    identity = read_identity(checkpoint)
-    model = load_model(checkpoint, identity).to(machine.device)
-    return loaded_agent(identity, model, planned, seed)
-
-
 def decider(checkpoint: Path, seed: int, device: str, threads: int, planned: bool = True) -> "Decider":
-    """Return a warmed-up Decider for a checkpoint; arguments and errors as for `opened`."""
+    """Return a warmed-up Decider for a checkpoint; arguments and errors as for `load_agent`."""
+    from configs.runs.loading import load_agent
     from policies.serving.decider import Decider
 
-    agent, task = opened(checkpoint, seed, device, threads, planned)
+    agent, task = load_agent(checkpoint, seed, device, threads, planned)
     found = Decider(agent, task.label, task.control or "", task.control_hz or 0.0)
     found.warm()
     return found
-
-
-@dataclass(frozen=True)
-class Unable:
-    """Stands in for a Decider that cannot be made: rejects every robot with the reason `why`."""
-
-    why: str
-
-    def unfit(self, begin: Begin) -> str:
-        """Return the reason, cut to fit into a message."""
-        return self.why[:LONGEST_TEXT]
 
 
 def main() -> None:
@@ -65,16 +37,21 @@ def main() -> None:
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     from policies.serving.connection import HANDSHAKE_S, Connection
-    from policies.serving.server import converse
+    from policies.serving.server import converse, turn_away
 
     descriptor, checkpoint, seed, device, threads, planned = sys.argv[1:]
     secret = sys.stdin.buffer.read()
+    found: Decider | str  # or why there is none
     try:
         found = decider(Path(checkpoint), int(seed), device, int(threads), planned == str(True))
     except (Mistake, OSError) as error:
-        found = Unable(in_one_line(error))
+        found = in_one_line(error)
     with contextlib.suppress(OSError, WrongMessage):  # the robot has gone, or has been told why
-        converse(Connection(socket.socket(fileno=int(descriptor)), secret, True, HANDSHAKE_S), found)
+        connection = Connection(socket.socket(fileno=int(descriptor)), secret, True, HANDSHAKE_S)
+        if isinstance(found, str):
+            turn_away(connection, found)
+        else:
+            converse(connection, found)
 
 
 class LocalPlanner:
@@ -95,17 +72,20 @@ class LocalPlanner:
         with theirs, contextlib.ExitStack() as unless_started:
             unless_started.enter_context(ours)
             command = [sys.executable, "-P", "-m", "configs.arm.planning", str(theirs.fileno()), *self._arguments]
-            self._process = subprocess.Popen(
+            self._process = process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, pass_fds=[theirs.fileno()]
             )
-            with self._process.stdin as secretly:
+            assert process.stdin is not None
+            with process.stdin as secretly:
                 secretly.write(self.secret)
             unless_started.pop_all()
         return ours
 
     @property
     def pid(self) -> int:
-        """The process ID of the running planner."""
+        """The process ID of the running planner. Raises ValueError if none runs."""
+        if self._process is None:
+            raise ValueError("no planner is running")
         return self._process.pid
 
     def stop(self) -> None:

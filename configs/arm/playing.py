@@ -24,7 +24,7 @@ from robot.safety.gated import SUFFIX, GatedRobot
 from robot.safety.limits import GRIPPER, RANGES
 from robot.safety.signals import Stopped
 from robot.so101_sim import SimulatedTime
-from robot.ticks import Ticks
+from robot.ticks import Clock, Ticks
 from worldmodel.mistakes import Mistake
 
 SCENE = "so101-touch"
@@ -71,7 +71,7 @@ class Playing:
         config = self.config
         with ExitStack() as stack:
             inner = simulated(SCENE, float(config.control_hz)) if config.robot == SIM else wired(config, stack)
-            clock = SimulatedTime(inner) if config.robot == SIM else time
+            clock: Clock = SimulatedTime(inner) if config.robot == SIM else time
             robot = gated(inner, config.preset, stop_on_fault=True, clock=clock)
             connect(robot)
             say(f"{robot}: {text(self.sentence)}, limits={config.preset}")
@@ -95,7 +95,7 @@ class Playing:
             "sentence": text(self.sentence),
             "events": self.events,
             "finished": finished,
-            "seconds": round((timing["ticks"] + timing["skipped_ticks"]) / ticks.hz, 3),
+            "seconds": round(ticks.passed / ticks.hz, 3),
             "farthest_deg": round(self.farthest, 3),
             "left_deg": round(self.left, 3),
             **smooth.summary(),
@@ -112,11 +112,11 @@ class Playing:
         """Execute all items of the playback, resting at each question. Returns whether it ran to its end."""
         items = list(walk)
         while items:
-            asks = [i for i, (_, item) in enumerate(items) if isinstance(item, Ask)]
-            end = asks[0] if asks else len(items)
+            asks = [(i, at, item) for i, (at, item) in enumerate(items) if isinstance(item, Ask)]
+            end = asks[0][0] if asks else len(items)
             smooth.begin()
             self._move(robot, ticks, items[:end], smooth)
-            if asks and not self._answered(robot, *items[end]):
+            if asks and not self._answered(robot, *asks[0][1:]):
                 return False
             items = items[end + 1 :]
         return True

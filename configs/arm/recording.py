@@ -25,7 +25,7 @@ from robot.safety.faults import RobotFault, in_one_line
 from robot.safety.gated import GatedRobot
 from robot.safety.signals import Stopped
 from robot.so101_sim import SimulatedTime
-from robot.ticks import Ticks
+from robot.ticks import Clock, Ticks
 from sim.so101.experts import Unreachable
 from worldmodel.mistakes import Mistake
 
@@ -81,7 +81,7 @@ class Recording:
             "scheduling": self.scheduling,
         }
 
-    def _arm(self, stack: ExitStack) -> tuple[GatedRobot, object]:
+    def _arm(self, stack: ExitStack) -> tuple[GatedRobot, Clock]:
         """Return the robot behind its gate, not yet connected, and its clock. Raises ValueError, OSError."""
         config = self.config
         if config.simulated:
@@ -90,7 +90,7 @@ class Recording:
             robot = simulated(config.task_name, float(config.control_hz), cameras=cameras)
         else:
             robot = wired(config, stack, config.robot_cameras)
-        clock = time if config.waits else SimulatedTime(robot)
+        clock: Clock = time if config.waits else SimulatedTime(robot)
         return gated(robot, config.preset, stop_on_fault=True, clock=clock), clock
 
     def _features(self, robot: GatedRobot) -> dict:
@@ -104,7 +104,7 @@ class Recording:
             features[SUCCESS] = {"dtype": "bool", **one}
         return features
 
-    def _record(self, robot: GatedRobot, clock, parts: Parts) -> None:
+    def _record(self, robot: GatedRobot, clock: Clock, parts: Parts) -> None:
         connect(robot)
         with ExitStack() as stack:
             stack.push(robot)
@@ -118,7 +118,7 @@ class Recording:
                         ticks = Ticks(self.config.control_hz, clock)
                         play(robot, driver, ticks, self.config.reset_seconds, lambda: None)
 
-    def _episode(self, robot: GatedRobot, driver: Driver, clock, parts: Parts) -> None:
+    def _episode(self, robot: GatedRobot, driver: Driver, clock: Clock, parts: Parts) -> None:
         config, number = self.config, parts.finished
         seed = self._begin(robot, driver, number)
         judge = (lambda: robot.robot.success) if config.simulated else (lambda: None)
@@ -162,7 +162,7 @@ class Recording:
         if self.config.sentence:
             return self.config.sentence
         if self.config.simulated:
-            return robot.robot.scene.unwrapped.task_description
+            return robot.robot.scene.task_description
         return self.config.task.removeprefix(PREFIX)
 
     def _driver(self, robot: GatedRobot) -> Driver:

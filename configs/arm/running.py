@@ -70,7 +70,7 @@ class Running:
         task, own = self.task, TASKS[self.task.name].seconds
         if self.config.seconds or not task.max_control_steps:
             return self.config.seconds or own
-        return min(own, task.max_control_steps / task.control_hz)
+        return min(own, task.max_control_steps / task.arm.control_hz)
 
     def run(self) -> dict:
         """Run all episodes. Returns what happened. Raises ValueError, OSError if the run cannot begin."""
@@ -87,7 +87,7 @@ class Running:
                 inner = self._arm(stack, show)
                 connecting.result()
             robot = gated(inner, config.preset)
-            ticks = Ticks(self.task.control_hz)
+            ticks = Ticks(self.task.arm.control_hz)
             units = Units(mirror.targets.low, mirror.targets.high)
             lead = min(config.lead, begin.every)
             bodies = (lambda: scene_bodies(inner.scene)) if config.robot == SIM else (lambda: None)
@@ -152,16 +152,16 @@ class Running:
     def _view(self):
         config = self.config
         if config.viewer == "rerun":
-            return Rerun(self.identity.model.token, self.task.control_hz, config.viewer_file)
+            return Rerun(self.identity.model.token, self.task.arm.control_hz, config.viewer_file)
         if config.viewer == "none":
             return Nothing()
-        return View(self.identity.model.token, self.task.control_hz, config.episodes)
+        return View(self.identity.model.token, self.task.arm.control_hz, config.episodes)
 
     def _arm(self, stack: contextlib.ExitStack, show) -> Robot:
         config = self.config
         if config.robot == SIM:
-            cameras = sim_cameras(self.fit.senses.sizes, round(self.task.control_hz))
-            return simulated(self.task.name, self.task.control_hz, config.seed, cameras)
+            cameras = sim_cameras(self.fit.senses.sizes, round(self.task.arm.control_hz))
+            return simulated(self.task.name, self.task.arm.control_hz, config.seed, cameras)
         robot = wired(config, stack, config.robot_cameras)
         for name, camera in robot.cameras.items():
             robot.cameras[name] = SteadyCamera(name, camera, show.say)
@@ -172,7 +172,7 @@ class Running:
         senses, lags = self.fit.senses, self.identity.model.vision.lags
         if not senses.cameras:
             return Eyes()
-        return Eyes(senses.sizes, lags, not senses.state, self.task.control_hz, show.say)
+        return Eyes(senses.sizes, lags, not senses.state, self.task.arm.control_hz, show.say)
 
     def _link(self, stack: contextlib.ExitStack, show, begin: Begin) -> Link:
         """Return a link to the planner, not yet connected."""
@@ -221,8 +221,8 @@ def begin_of(identity: Identity, task: TaskConfig, lead: int, sentence: str = ""
         task=task.label,
         state_size=identity.state_size,
         action_size=identity.action_size,
-        control=task.control,
-        control_hz=task.control_hz,
+        control=task.arm.control,
+        control_hz=task.arm.control_hz,
         every=every,
         length=token.length,
         knots=token.knots,
@@ -230,7 +230,7 @@ def begin_of(identity: Identity, task: TaskConfig, lead: int, sentence: str = ""
         cameras=cameras,
         lags=",".join(map(str, identity.model.vision.lags)) if cameras else "",
         sentence=sentence,
-        deadline_ms=500.0 * min(lead, every) / task.control_hz,
+        deadline_ms=500.0 * min(lead, every) / task.arm.control_hz,
     )
 
 

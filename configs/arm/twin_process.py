@@ -39,8 +39,7 @@ class TwinProcess:
     def stop(self) -> None:
         """Terminate the process, wait for it, and remove its folder."""
         self._process.terminate()
-        self._process.stdin.close()
-        self._process.wait()
+        self._process.communicate()  # closes its stdin and waits
         self._temporary.cleanup()
 
 

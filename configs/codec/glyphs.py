@@ -10,7 +10,7 @@ from policies.codec.training import windows_of
 from policies.glyphs.ink import draw
 from policies.tokens.notation import read_sentence
 from policies.tokens.splines import design, ends
-from policies.tokens.vocabulary import Grip, Move, Sentence, text
+from policies.tokens.vocabulary import Grip, Move, Sentence, Token, text
 
 CHUNKS = 4
 """Largest number of chunks of an episode that are drawn, so that a glyph stays readable."""
@@ -50,7 +50,8 @@ def spoken(codec: Codec, episodes: list[np.ndarray], rate_hz: float) -> Sentence
     spread = np.sqrt((unsaid**2).mean(0))
     low, high = (limit([limit(e, axis=0) for e in episodes], axis=0) for limit in (np.min, np.max))
     episode = max(episodes, key=len)
-    start, tokens = episode[0], []
+    start = episode[0]
+    tokens: list[Token] = []
     for begin in range(1, min(len(episode) - length, CHUNKS * length) + 1, length):
         ids = codec.encode(episode[begin : begin + length], start)
         chunk = codec.decode(ids, start if relative else None).astype(float)

@@ -13,11 +13,9 @@ import torch
 from gymnasium import spaces
 
 from configs.runs.episodes import EvaluationEpisodes, side_by_side
-from configs.runs.learned import task_of
 from configs.schema import MachineConfig, TrainConfig
 from envs.blackout import watched
 from envs.make import ENDLESS, episode_limit, make_vector
-from envs.settings import TaskConfig
 from policies.agent import Agent
 from policies.storage.checkpoint import Identity
 from policies.tokens.curves import Curve
@@ -30,7 +28,6 @@ from worldmodel.model import WorldModel
 from worldmodel.planner import Planner
 from worldmodel.replay import Replay
 from worldmodel.senses import LANGUAGE_KEY, is_image
-from worldmodel.settings import PlannerConfig
 
 NO_COMPILER = "no C++ compiler here (Debian, Ubuntu: apt-get install g++)"
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # parameters of glibc's mallopt
@@ -106,7 +103,7 @@ def discount_of(limit: int | None) -> float:
 def senses_of(space: spaces.Dict) -> dict[str, tuple[int, ...]]:
     """Return the senses of an observation space, each with the shape in which the model receives it."""
     seen = {key: part for key, part in space.items() if not key.startswith("mask.")}
-    return {key: (Words.size,) if key == LANGUAGE_KEY else part.shape for key, part in seen.items()}
+    return {key: (Words.size,) if key == LANGUAGE_KEY else part.shape or () for key, part in seen.items()}
 
 
 @dataclass(frozen=True)
@@ -133,9 +130,14 @@ class Assembly:
     def episodes(self) -> EvaluationEpisodes:
         """The evaluation's episodes, in environments of their own."""
         config = self.config
-        settings = {"variation": config.randomise, "senses": config.perceived, "wrap": watched}
-        together = side_by_side(config.planner.deadline_ms)
-        return EvaluationEpisodes(config.task, config.evaluation.episodes, together, **settings)
+        return EvaluationEpisodes(
+            config.task,
+            config.evaluation.episodes,
+            side_by_side(config.planner.deadline_ms),
+            variation=config.randomise,
+            senses=config.perceived,
+            wrap=watched,
+        )
 
     @cached_property
     def step_discount(self) -> float:
@@ -191,7 +193,7 @@ class Assembly:
             self.curve.size,
             config.model.vision.lags,
         )
-        return Trainer(self.env, self.learner, agent, replay, config, config.task.action_repeat, self.step_discount)
+        return Trainer(self.env, self.learner, agent, replay, config, config.task.repeat, self.step_discount)
 
     def evaluator(self, planned: bool, seed: int, compiled: bool = False) -> Agent:
         """Return an agent that does not explore and uses the averaged weights.
@@ -221,21 +223,3 @@ class Assembly:
         self.env.close()
         if "episodes" in self.__dict__:
             self.episodes.close()
-
-
-def loaded_agent(
-    identity: Identity,
-    model: WorldModel,
-    planned: bool,
-    seed: int,
-    planner: PlannerConfig | None = None,
-    compiled: bool = False,
-) -> tuple[Agent, TaskConfig]:
-    """Return an acting agent for a checkpoint's model, and the checkpoint's task.
-
-    `planner`: replaces the checkpoint's planner settings. Raises FolderError as `task_of` does, ValueError.
-    """
-    task, generator = task_of(identity), torch.Generator().manual_seed(seed)
-    config = planner or identity.planner
-    agent = Agent.acting(model, config, identity.discount, identity.sentences, generator, planned, compiled)
-    return agent, task

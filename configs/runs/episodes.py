@@ -36,7 +36,9 @@ class EvaluationEpisodes:
         **settings,
     ):
         self.task, self.count, self.ready = task, count, ready
-        self.env = make_vector(task, min(count, together), processes=False, **settings)
+        env = make_vector(task, min(count, together), processes=False, **settings)
+        assert isinstance(env, SyncVectorEnv)
+        self.env = env
         self.limit = episode_limit(self.env) or ENDLESS
 
     @property
@@ -65,4 +67,8 @@ def _some(env: SyncVectorEnv, most: int) -> SyncVectorEnv:
     """Return a vector environment of the first `most` of `env`'s environments, which `env` still owns and closes."""
     if most >= env.num_envs:
         return env
-    return SyncVectorEnv([lambda own=own: own for own in env.envs[:most]], autoreset_mode=AutoresetMode.DISABLED)
+
+    def given(own: Env) -> Callable[[], Env]:
+        return lambda: own
+
+    return SyncVectorEnv([given(own) for own in env.envs[:most]], autoreset_mode=AutoresetMode.DISABLED)

@@ -12,9 +12,10 @@ from gymnasium import Env
 from tqdm import tqdm
 
 from configs.reporting import say
-from configs.runs.assembly import Machine, loaded_agent, prepare, senses_of
+from configs.runs.assembly import Machine, prepare, senses_of
 from configs.runs.episodes import EvaluationEpisodes, side_by_side
 from configs.runs.films import film
+from configs.runs.loading import loaded_agent
 from configs.runs.pace import Pace, measure
 from configs.schema import EvaluateConfig
 from configs.strict import ConfigError, build

@@ -68,7 +68,8 @@ def film(
             replace_file(path.with_name("plan.json"), plan)
         pages = _pages(env, agent, Reel(agent, step_seconds, memories), observation, action)
         first = next(pages)
-        with imageio.get_writer(aside, fps=round(1 / step_seconds), codec="libx264", quality=7) as video:
+        video = imageio.get_writer(aside, fps=round(1 / step_seconds), codec="libx264", quality=7)
+        with video:
             for page in chain([first], pages):
                 if tick:
                     tick()
@@ -119,20 +120,20 @@ class Reel:
 
     def _beside(self, scene: np.ndarray) -> np.ndarray:
         """Return the scene with the glyph, (H, W + H, 3), or unchanged if the agent does not plan."""
-        agent = self.agent
-        if agent.plan is None:
+        plan, decision = self.agent.plan, self.agent.decision
+        if plan is None or decision is None:
             return scene
-        if agent.decision is not self.drawn:
-            self.page, self.drawn = self._page(agent.decision), agent.decision
+        if decision is not self.drawn:
+            self.page, self.drawn = self._page(plan, decision), decision
         return np.concatenate([scene, self.page], 1)
 
-    def _page(self, decision: Decision) -> np.ndarray:
-        """Draw a decision as a glyph, (H, H, 3)."""
+    def _page(self, plan: Plan, decision: Decision) -> np.ndarray:
+        """Draw a decision as a glyph, (H, H, 3): the plan, or the policy's token in its place."""
         agent, alone = self.agent, bool(decision.by_policy[0])
         if alone:
             followed = motions(decision.sentence(0), agent.curve, self.step_seconds)
         else:
-            followed = sentence(agent.plan, agent.curve, self.step_seconds)
+            followed = sentence(plan, agent.curve, self.step_seconds)
         page = Image.fromarray(picture(glyph(followed), HEIGHT, paper="white")[..., :3])
         if alone:
             ImageDraw.Draw(page).text((GAP, GAP), POLICY_ACTS, fill=MISSING)

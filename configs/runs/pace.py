@@ -37,9 +37,10 @@ def measure(task: TaskConfig, senses: Senses, agent: Agent, decisions: int = 100
     The first WARM_UP decisions are not counted.
     """
     env = make_vector(task, 1, senses=senses)
-    times, episode = [], 0
+    episode = 0
+    times: list[float] = []
     try:
-        observation, _ = env.reset(seed=episode_seeds(0, 2, episode, 1))
+        observation, _ = env.reset(seed=episode_seeds(0, 2, episode, 1)[0])
         while len(times) < decisions + WARM_UP:
             due = bool(agent.due(1).any())
             seen = as_tensors(observation)
@@ -50,7 +51,7 @@ def measure(task: TaskConfig, senses: Senses, agent: Agent, decisions: int = 100
             observation, _, terminated, truncated, _ = env.step(action.numpy())
             if bool((terminated | truncated).any()):
                 episode += 1
-                observation, _ = env.reset(seed=episode_seeds(0, 2, episode, 1))
+                observation, _ = env.reset(seed=episode_seeds(0, 2, episode, 1)[0])
                 agent.reset(torch.ones(1, dtype=torch.bool))
     finally:
         env.close()

@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 from configs.arguments import GROUPS
 from configs.runs.run_folder import RunFolder
 from configs.schema import TrainConfig
+from configs.store import plain
 from configs.strict import ConfigError, build
 from policies.storage.checkpoint import PROGRESS, newest, read_progress
 from policies.storage.folders import FolderError
@@ -103,7 +104,7 @@ def _changed(saved: dict, keys: dict, given: Collection[str]) -> dict:
             OmegaConf.update(old, name, wanted)
         elif _unlike(was, wanted):
             raise ConfigError(f"{name}: fixed when this run began; on resuming, {', '.join(RESUMABLE)} can change")
-    return OmegaConf.to_container(old)
+    return plain(old, resolve=False)
 
 
 def _unlike(was, wanted) -> bool:

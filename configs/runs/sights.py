@@ -5,6 +5,7 @@ from PIL import Image, ImageDraw
 
 from envs.missing import Observation
 from policies.agent import Agent
+from policies.decision import Decision
 from policies.memories import Memories, imagined
 from worldmodel import senses as naming
 
@@ -23,7 +24,8 @@ class Strip:
         self.agent, self.memories, self.width, self.step = agent, memories, width, step_seconds
         self.cameras = [key for key in agent.model.senses if naming.is_image(key)]
         self.height = len(self.cameras) * (TILE + CAPTION)
-        self.decision, self.expected = None, {}
+        self.decision: Decision | None = None
+        self.expected: dict[str, list[tuple[np.ndarray, float]]] = {}
 
     def show(self, observation: Observation) -> np.ndarray:
         """Return the strip (height, width, 3) for the current observation."""
@@ -32,7 +34,7 @@ class Strip:
         for row, key in enumerate(self.cameras):
             there = bool(np.all(observation.get(naming.mask(key), True)))
             at = GAP, row * (TILE + CAPTION)
-            self._tile(page, ink, at, observation[key], key.removeprefix(naming.IMAGE_KEY_PREFIX), there)
+            self._tile(page, ink, at, np.asarray(observation[key]), key.removeprefix(naming.IMAGE_KEY_PREFIX), there)
             for n, (frame, seconds) in enumerate(expected.get(key, ()), 1):
                 left = GAP + n * (TILE + GAP)
                 if left + TILE > self.width:
@@ -47,7 +49,7 @@ class Strip:
         if the agent does not plan, or without memories.
         """
         agent, decision = self.agent, self.agent.decision
-        if agent.plan is None or self.memories is None:
+        if agent.plan is None or decision is None or self.memories is None:
             return {}
         if decision is not self.decision:
             sentence = decision.sentence(0)

@@ -136,7 +136,7 @@ class Training:
         try:
             with bar:
                 self._loop(bar)
-            first = config.seed_steps * config.task.action_repeat
+            first = config.seed_steps * config.task.repeat
             if trainer.env_steps < first:
                 say(f"nothing was learned: the first {first} steps (seed_steps={config.seed_steps}) are random")
             return self._finish()
@@ -174,14 +174,14 @@ class Training:
             for ended in trainer.run(now + 1):  # a single step, in which several episodes may end
                 if ended is not None:
                     self.folder.log(
-                        self._position()
-                        | {
+                        {
+                            **self._position(),
                             "episode_return": ended.episode_return,
                             "episode_length": ended.episode_length,
                             "episode_success": ended.episode_success,
                             "episode_driven": ended.demonstrated_steps,
+                            **ended.metrics,
                         }
-                        | ended.metrics
                     )
                     who = " (an expert drove)" if ended.demonstrated_steps else ""
                     bar.set_postfix_str(f"return {ended.episode_return:.0f}{who}", refresh=False)
@@ -268,8 +268,7 @@ class Training:
         if config.video:
             self._heed()
             path, agent = self.folder.path / "rollout.mp4", self.parts.evaluator(True, 0)
-            shown = {"variation": config.randomise, "senses": config.perceived}
-            env = watched(make(config.task, render=True, **shown))
+            env = watched(make(config.task, render=True, variation=config.randomise, senses=config.perceived))
             memories = Memories.of(trainer.replay, agent.model) if config.perceived.cameras else None
             film(path, env, config.task, agent, say, memories=memories, tick=self._heed)
         say(f"done: {self.folder.path}")

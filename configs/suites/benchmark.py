@@ -80,7 +80,7 @@ class Benchmark:
                 self.screen.say(f"{job.name}: {why}")
         if done := len(jobs) - len(todo) - len(failed):
             self.screen.say(f"{done} of {len(jobs)} runs are done already")
-        workers = os.cpu_count() or 1 if self.config.workers == "auto" else self.config.workers
+        workers = self.config.workers if isinstance(self.config.workers, int) else os.cpu_count() or 1
         pool = Pool(workers, self.screen, self.config.threads, (self.lock,))
         try:
             for job, fault in pool.run(todo):
@@ -114,7 +114,7 @@ class Benchmark:
         return latest(read(path)) if path.exists() else []
 
     def _mine(self, job: Job, result: Result) -> bool:
-        step = job.task_config().action_repeat * self.config.envs
+        step = job.task_config().repeat * self.config.envs
         near = job.steps <= result.env_steps < job.steps + step
         return (result.task, result.seed, result.agent) == (job.task, job.seed, job.agent) and near
 
@@ -166,7 +166,7 @@ def settings(config: BenchConfig) -> list[str]:
 
 def _plain(value):
     """Convert a setting to plain data, as it would read back from JSON."""
-    return json.loads(json.dumps(asdict(value) if is_dataclass(value) else value))
+    return json.loads(json.dumps(asdict(value) if is_dataclass(value) and not isinstance(value, type) else value))
 
 
 def _take(folder: Path, screen: Screen) -> int:

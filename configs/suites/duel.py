@@ -69,7 +69,7 @@ def duel(config: BenchConfig, folder: Path) -> dict:
     return {
         "task": task.label,
         "seconds_per_decision": {name: round(value, 5) for name, value in means.items()},
-        "seconds_per_env_step": {name: round(value / task.action_repeat, 6) for name, value in means.items()},
+        "seconds_per_env_step": {name: round(value / task.repeat, 6) for name, value in means.items()},
         "times_faster": round(ratio, 2),
         "decision_ms": {config.agent: milliseconds(mine), config.peer.name: milliseconds(its)},
         "decisions": {config.agent: len(mine), config.peer.name: len(its)},

@@ -131,10 +131,11 @@ class Theirs:
         self.process.communicate()
 
     def _ask(self, question: dict) -> dict:
+        asked, said = self.process.stdin, self.process.stdout
+        assert asked is not None and said is not None
         try:
-            self.process.stdin.write(json.dumps(question) + "\n")
-            self.process.stdin.flush()
-            return json.loads(self.process.stdout.readline())
+            print(json.dumps(question), file=asked, flush=True)
+            return json.loads(said.readline())
         except (OSError, json.JSONDecodeError) as error:
             lines = [line for line in self.log.read_text(errors="replace").splitlines() if line.strip()]
             raise ConfigError(f"the peer ended: {lines[-1] if lines else 'it said nothing'} ({self.log})") from error

@@ -77,14 +77,14 @@ def summary(results: Sequence[Result], agent: str) -> dict:
     """
     rows = table.rows(results, agent)
     pooled = table.summary(rows)
-    beside = [row for row in rows if row.published is not None]
+    beside = [(row.ours.estimate, row.published) for row in rows if row.published is not None]
     return {
         "agent": agent,
         "tasks": [row.task for row in rows],
         "seeds": max((len(row.seeds) for row in rows), default=0),
         "iqm": None if pooled is None else round(pooled.estimate, 4),
         "iqm_interval": None if pooled is None else [_finite(pooled.low), _finite(pooled.high)],
-        "at_least_published": [sum(row.ours.estimate >= row.published for row in beside), len(beside)],
+        "at_least_published": [sum(ours >= published for ours, published in beside), len(beside)],
         "return_mean": {row.task: round(row.ours.estimate, 2) for row in rows},
         "policy_return_mean": {row.task: None if row.policy is None else round(row.policy, 2) for row in rows},
         "train_seconds": {row.task: round(60 * row.minutes, 1) for row in rows},

@@ -20,9 +20,10 @@ class Ours:
     def __init__(self, config: TrainConfig):
         self.parts = Assembly.begin(config)
         self.trainer, self.learner = self.parts.trainer, self.parts.learner
-        for _ in self.trainer.run((config.seed_steps + config.envs) * config.task.action_repeat):
+        for _ in self.trainer.run((config.seed_steps + config.envs) * config.task.repeat):
             pass
-        self.memory, self.frame_stack = None, FrameStack(config.model.vision.lags)
+        self.memory: Memory | None = None
+        self.frame_stack = FrameStack(config.model.vision.lags)
         shape, model = (config.learning.horizon, config.learning.batch), self.learner.model
         generator = torch.Generator().manual_seed(0)
         whole = (shape[0] + 1, shape[1])
@@ -32,7 +33,9 @@ class Ours:
         self.batch = Batch(
             seen,
             torch.rand(*shape, model.points, generator=generator) * 2 - 1,
-            *(torch.ones(shape) for _ in range(3)),
+            torch.ones(shape),
+            torch.ones(shape),
+            torch.ones(shape),
             torch.zeros(shape[1], model.points),
             torch.zeros(shape[1]),
         ).to(self.parts.machine.device)
@@ -64,7 +67,7 @@ class Ours:
     def _plan(self) -> None:
         observation = {key: value[:1] for key, value in self.trainer.running.observation.items()}
         observation = self.frame_stack.see(observation)
-        plan = self.trainer.agent.planner.plan(observation, self.memory, self.trainer.generator)
+        plan = self.trainer.planner.plan(observation, self.memory, self.trainer.generator)
         later = self.parts.curve.advance(plan.tokens.cpu(), self.parts.curve.length)
         self.memory = Memory.of(later.to(plan.tokens.device))
 

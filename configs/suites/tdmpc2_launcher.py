@@ -56,9 +56,9 @@ def assemble(root: Path, task: str, seed: int, decisions: int, out: Path):
     """Return TD-MPC2's config, environment, agent and buffer."""
     import hydra
     import torch
-    from omegaconf import OmegaConf
+    from omegaconf import DictConfig, OmegaConf
 
-    torch.cuda.mem_get_info = lambda: (0, 0)  # its buffer asks for this to choose its device
+    torch.cuda.mem_get_info = lambda device=None: (0, 0)  # its buffer asks for this to choose its device
     torch.set_float32_matmul_precision("high")
     hydra.utils.get_original_cwd = lambda: str(out)
     from common.buffer import Buffer
@@ -66,9 +66,10 @@ def assemble(root: Path, task: str, seed: int, decisions: int, out: Path):
     from common.seed import set_seed
     from tdmpc2 import TDMPC2
 
-    from envs import make_env  # the checkout's
+    from envs import make_env  # type: ignore[attr-defined]  # the checkout's own `envs`
 
     config = OmegaConf.load(root / "config.yaml")
+    assert isinstance(config, DictConfig)
     del config["defaults"]
     chosen = {"task": task, "seed": seed, "steps": decisions, "model_size": 5, "compile": False, "save_video": False}
     config = parse_cfg(OmegaConf.merge(config, chosen))

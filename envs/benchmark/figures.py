@@ -10,6 +10,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.typing import RcKeyType
 from numpy import ndarray
 
 from envs.benchmark.anchors import Anchor
@@ -25,8 +26,8 @@ THEIRS = "TD-MPC2, published"
 DPI = 150
 SIZE = (8.0, 5.0)  # inches: 1200 x 750 pixels, made to be read at 800 x 500
 TILE = (3.2, 2.5)  # inches of one task in a grid
-STYLE = {"font.size": 11, "axes.titlesize": 13, "text.color": INK, "axes.labelcolor": INK}
-SMALL = {**STYLE, "font.size": 9, "axes.titlesize": 10}
+STYLE: dict[RcKeyType, object] = {"font.size": 11, "axes.titlesize": 13, "text.color": INK, "axes.labelcolor": INK}
+SMALL: dict[RcKeyType, object] = {**STYLE, "font.size": 9, "axes.titlesize": 10}
 
 
 def learning_curve(path: Path | str, curve: LearningCurve, anchors: Mapping[int, float], title: str) -> None:
@@ -69,12 +70,13 @@ def draw_learning_curve(curve: LearningCurve, anchors: Mapping[int, float], titl
     if len(curve.train_return) >= 5:
         mean = smooth(curve.train_return, len(curve.train_return) // 10)
         axes.plot(curve.train_steps, mean, color=OURS, lw=2, alpha=0.45, label="moving mean")
-    if np.isfinite(curve.eval_policy_return).any():
-        look = {"color": POLICY, "lw": 0, "marker": "s", "ms": 5, "mfc": "white", "mew": 1.3}
-        axes.plot(curve.eval_steps, curve.eval_policy_return, **look, label="policy alone")
-    if len(curve.eval_steps):
-        bars = {"elinewidth": 1.2, "capsize": 3, "color": OURS, "marker": "o", "ms": 6, "lw": 0}
-        axes.errorbar(curve.eval_steps, curve.eval_return, curve.eval_std, **bars, label="evaluation ± std")
+    at, alone = curve.eval_steps, curve.eval_policy_return
+    if np.isfinite(alone).any():
+        axes.plot(at, alone, color=POLICY, lw=0, marker="s", ms=5, mfc="white", mew=1.3, label="policy alone")
+    if len(at):
+        bars = curve.eval_return, curve.eval_std
+        label = "evaluation ± std"
+        axes.errorbar(at, *bars, elinewidth=1.2, capsize=3, color=OURS, marker="o", ms=6, lw=0, label=label)
     _anchors(axes, anchors, curve.end)
     _axes(axes, curve.end)
     axes.set(xlabel="environment steps", ylabel="return")
@@ -128,8 +130,8 @@ def draw_small_multiples(
         _seeds(axes, curves)
         _anchors(axes, anchors.get(task, {}), end)
         if task in best and best[task].env_steps <= 1.05 * end:
-            star = {"marker": "*", "ms": 11, "mfc": "white", "mec": ANCHOR, "lw": 0, "clip_on": False}
-            axes.plot(best[task].env_steps, best[task].mean_return, **star, gid="best", zorder=5)
+            at, value = best[task].env_steps, best[task].mean_return
+            axes.plot(at, value, marker="*", ms=11, mfc="white", mec=ANCHOR, lw=0, clip_on=False, gid="best", zorder=5)
         _axes(axes, end)
         axes.set_title(task, loc="left", fontweight="bold")
     figure.supxlabel("environment steps", fontsize=9)
@@ -156,26 +158,27 @@ def _seeds(axes: Axes, curves: Sequence[LearningCurve]) -> None:
 def _anchors(axes: Axes, anchors: Mapping[int, float], end: float) -> None:
     """Draw published returns as diamonds on a dashed line; if all lie beyond the run, the first as a level."""
     near = {at: value for at, value in sorted(anchors.items()) if at <= 1.05 * end}
-    look = {"color": ANCHOR, "ls": DASHES, "lw": 1.2, "zorder": 4}
+    levels = list(near.values())
     if len(near) == 1:
-        ((_, value),) = near.items()
-        axes.axhline(value, **look | {"alpha": 0.5}, gid="level")
+        axes.axhline(levels[0], color=ANCHOR, ls=DASHES, lw=1.2, alpha=0.5, zorder=4, gid="level")
     if near:
-        points = {"marker": "D", "ms": 7, "mec": "white", "clip_on": False, "gid": "anchors", "label": THEIRS}
-        axes.plot(list(near), list(near.values()), **look, **points)
+        (line,) = axes.plot(list(near), levels, color=ANCHOR, ls=DASHES, lw=1.2, zorder=4, gid="anchors", label=THEIRS)
+        line.set(marker="D", ms=7, mec="white", clip_on=False)
     elif anchors:
         at = min(anchors)
-        axes.axhline(anchors[at], **look, gid="anchors", label=THEIRS)
+        axes.axhline(anchors[at], color=ANCHOR, ls=DASHES, lw=1.2, zorder=4, gid="anchors", label=THEIRS)
         high = anchors[at] > sum(axes.get_ylim()) / 2  # the curve rises from lower left to upper right
         edge, side = (0, "left") if high else (1, "right")
-        said = {
-            "xycoords": ("axes fraction", "data"),
-            "xytext": (4 - 8 * edge, 3),
-            "ha": side,
-            "color": ANCHOR,
-        }
-        words = f"at {steps(at)} steps"
-        axes.annotate(words, (edge, anchors[at]), textcoords="offset points", fontsize="small", **said)
+        axes.annotate(
+            f"at {steps(at)} steps",
+            (edge, anchors[at]),
+            (4 - 8 * edge, 3),
+            xycoords=("axes fraction", "data"),
+            textcoords="offset points",
+            ha=side,
+            color=ANCHOR,
+            fontsize="small",
+        )
 
 
 def _axes(axes: Axes, end: float) -> None:

@@ -156,7 +156,8 @@ def _parse(line: str, path: Path, number: int) -> Result:
         raise ResultsError(f"{where}: {error}") from error
 
 
-def _value(name: str, text: str) -> str | int | float | tuple[float, ...] | None:
+def _value(name: str, text: str):
+    """Parse a cell as the type of its column."""
     if name in TEXTS:
         return text
     if name == "returns":

@@ -137,18 +137,18 @@ def _cells(table: Sequence[Row]) -> tuple[list[str], list[list[str]], list[list[
         for row in table
     ]
     scored = [row for row in table if anchors.scale(row.task)]
-    if not scored:
+    pooled = summary(table)
+    if pooled is None:
         return head, body, []
     both = [row for row in scored if row.published is not None]
     theirs, over_both = _mean([row.published for row in both]), _mean([row.ours.estimate for row in both])
     mean = [f"mean of {len(scored)}", "", _return(_mean([row.ours.estimate for row in scored])), ""]
     mean += [_return(_mean([row.policy for row in scored])), _return(theirs)]
-    mean += [_ratio(over_both / theirs if theirs else None), ""]
+    mean += [_ratio(over_both / theirs if over_both is not None and theirs else None), ""]
     mean += ["", ""] * peer
     mean += [_plain(_mean([row.minutes for row in scored])), _plain(_mean([row.gflop for row in scored]))]
     if len(both) not in (0, len(scored)):
         mean[5] += f" (of {len(both)})"
-    pooled = summary(table)
     iqm = ["interquartile mean", "", _interval(pooled, ".3f")]
     return head, body, [mean, iqm + [""] * (len(head) - len(iqm))]
 

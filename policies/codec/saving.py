@@ -89,9 +89,10 @@ def load(folder: Path) -> tuple[CodecConfig, Scaling, Curves | Corners]:
         arrays = arrays_of.load_file(folder / ARRAYS)
         scaling = _record(Scaling, "scaling", arrays)
         if about["writing"] == "corners":
-            size = (config.length, len(scaling.middle))
-            gestures = [arrays[f"corners.{name}"] for name in CORNERS]
-            writing = Corners(*gestures, *size, config.ids, config.worth**2 * size[0] * size[1])
+            channel, manner, level = (arrays[f"corners.{name}"] for name in CORNERS)
+            length, width = config.length, len(scaling.middle)
+            worth = config.worth**2 * length * width
+            writing: Curves | Corners = Corners(channel, manner, level, length, width, config.ids, worth)
         else:
             events = build(Events, about["switches"], "switches.", whole=True)
             writing = _curves(events, arrays, config, len(scaling.middle))

@@ -160,7 +160,7 @@ def _put(
     """
     count, here = len(error), events.shape[1]
     onto, rows = error @ known.ramps.T, np.arange(count)
-    ramps = ramps_of(events, error.shape[1]) if here else None
+    ramps = ramps_of(events, error.shape[1])
     found = []
     for place in range(here + 1):
         along, energy = onto, known.energy[None]
@@ -172,16 +172,16 @@ def _put(
         gain = (height * (2 * along[:, None] - height * energy[:, None])).reshape(count, len(levels) * len(known.when))
         best = gain.argmax(1)
         found.append((gain[rows, best], best))
-    place, (gain, best) = np.zeros(count, dtype=int), found[0]
+    chosen, (gain, best) = np.zeros(count, dtype=int), found[0]
     for later in range(1, here + 1):
         better = found[later][0] > gain
-        place[better] = later
+        chosen[better] = later
         gain, best = np.where(better, found[later][0], gain), np.where(better, found[later][1], best)
     level, ramp = best // len(known.when), best % len(known.when)
     new = np.stack([known.when[ramp], levels[level], known.duration[ramp]], axis=1)[:, None]
     if not here:
         return new, gain
-    order = np.argsort(np.concatenate([np.arange(here) + 0 * place[:, None], place[:, None] - 0.5], axis=1), axis=1)
+    order = np.argsort(np.concatenate([np.arange(here) + 0 * chosen[:, None], chosen[:, None] - 0.5], axis=1), axis=1)
     return np.take_along_axis(np.concatenate([events, new], axis=1), order[:, :, None], axis=1), gain
 
 

@@ -1,6 +1,6 @@
 """Fitting a codec to demonstrations: the channels that switch, the strokes of the others, and the order of bits."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import SupportsIndex
 
 import numpy as np
@@ -37,17 +37,16 @@ def fit(
     """Fit the fields of a `Codec`, returned in order; see `Codec.fit`."""
     episodes = _checked(episodes, config.length)
     width = episodes[0].shape[1]
-    if switching is not None:
-        switching = [int(channel) for channel in switching]  # they may be NumPy integers or tensors
-        if not set(switching) <= set(range(width)):
-            raise ValueError(f"switching={switching}: channels from 0 to {width - 1}")
+    given = None if switching is None else [int(channel) for channel in switching]  # NumPy integers or tensors too
+    if given is not None and not set(given) <= set(range(width)):
+        raise ValueError(f"switching={given}: channels from 0 to {width - 1}")
     if stride < 1:
         raise ValueError(f"stride={stride}: at least 1")
     scaling = Scaling.fit(episodes, config.margin, limits)
     scaled = [np.clip(scaling.scale(e), scaling.low, scaling.high) for e in episodes]
     windows = windows_of(scaled, config.length + 1, stride)
     start, chunks = windows[:, 0] * config.relative, windows[:, 1:]
-    return config, scaling, fit_writing(chunks, start, config, switching)
+    return config, scaling, fit_writing(chunks, start, config, given)
 
 
 def fit_writing(
@@ -230,13 +229,14 @@ def event_gains(
     return offers
 
 
-def _path(error, first: int) -> list[tuple[tuple[int, ...], float]]:
+def _path(error: Callable[[tuple[int, ...]], float], first: int) -> list[tuple[tuple[int, ...], float]]:
     """Return groups of bits of one event, greedily by the error saved per bit, looking a few bits ahead.
 
     `error` maps the numbers of bits of the event's parts to the squared error; `first` is the event's first number.
     """
-    at, known = (0, 0, 0), {(0, 0, 0): error((0, 0, 0))}
-    path = []
+    at: tuple[int, ...] = (0, 0, 0)
+    known = {at: error(at)}
+    path: list[tuple[tuple[int, ...], float]] = []
     while True:
         ahead = [
             tuple(a + m for a, m in zip(at, more, strict=True))

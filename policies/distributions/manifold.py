@@ -154,7 +154,8 @@ class Manifold:
             raise ValueError(
                 "a token that was conditioned without noise has no precision; condition it with a deviation"
             )
-        diagonal = sum(sign * m.scale.square().reciprocal() for m, sign in parts)
+        zero = self.scale.new_zeros(())
+        diagonal = sum((sign * m.scale.square().reciprocal() for m, sign in parts), zero)
         if not bool((diagonal > 0).all()):
             raise ValueError("base: it is narrower than the product; divide by what both tokens came from")
         scale = diagonal.rsqrt()
@@ -165,7 +166,7 @@ class Manifold:
         if not bool((fall > 2 * scale.shape[-1] * torch.finfo(fall.dtype).eps - 1).all()):
             raise ValueError("base: it is narrower than the product; divide by what both tokens came from")
         gain = -fall / (1 + fall)  # from the gains of the precision to those of the covariance
-        pull = sum(sign * scale * m._precision_times_mean() for m, sign in parts)
+        pull = sum((sign * scale * m._precision_times_mean() for m, sign in parts), zero)
         along = _into(axes, pull) * gain
         mean = scale * (pull + _out_of(axes, along))
         return Manifold(mean, scale, axes, gain, axes[..., :0])

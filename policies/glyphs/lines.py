@@ -35,25 +35,27 @@ class Line:
 
 def strokes(ring: Ring) -> list[Line]:
     """Return a line for each motion, joined smoothly with motions that follow immediately."""
-    moves = [span for span in ring.spans if isinstance(span.token, Move)]
-    lines = joined([line for span in moves for line in _levels(span)])
-    return [_whole([line for line in lines if line.token == span.index]) for span in moves]
+    moves = [(span, span.token) for span in ring.spans if isinstance(span.token, Move)]
+    lines = joined([line for span, move in moves for line in _levels(span, move)])
+    return [_whole([line for line in lines if line.token == span.index]) for span, _ in moves]
 
 
-def _levels(span: Span) -> list[Line]:
+def _levels(span: Span, move: Move) -> list[Line]:
     """Return a motion's curves as one line, or as one line per level for degree 0."""
-    points, spread = span.token.points, span.token.spread
-    spread = np.zeros_like(points) if spread is None else np.minimum(spread, 1e3)  # far wider than is ever drawn
+    points = move.points
+    spread = (
+        np.zeros_like(points) if move.spread is None else np.minimum(move.spread, 1e3)
+    )  # far wider than is ever drawn
     parts = [(points, spread)]
-    if span.token.degree == 0:
+    if move.degree == 0:
         parts = [(points[i : i + 1], spread[i : i + 1]) for i in range(len(points))]
     borders = np.linspace(span.begin, span.end, len(parts) + 1)
     result = []
     for (c, s), begin, end in zip(parts, borders[:-1], borders[1:], strict=True):
         u = _steps(end - begin, points.shape[1])
-        weights = design(u, len(c), min(span.token.degree, len(c) - 1))
+        weights = design(u, len(c), min(move.degree, len(c) - 1))
         deviation = np.sqrt(weights**2 @ s**2)  # for control points that vary independently
-        soft = 0.5 if span.token.degree == 0 else 0.1
+        soft = 0.5 if move.degree == 0 else 0.1
         result.append(Line(span.index, u, begin + (end - begin) * u, weights @ c, deviation, soft))
     return result
 

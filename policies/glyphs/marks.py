@@ -5,7 +5,7 @@ from jaxtyping import Float
 
 from policies.glyphs.brush import blot, drop, ribbon, rise, splash
 from policies.glyphs.ring import Span, polar
-from policies.tokens.vocabulary import Ask, Grip, Look, Stop
+from policies.tokens.vocabulary import Ask, Grip, Look, Move, Stop
 
 INNER, HEAD, SIZE = 0.255, 0.915, 0.045
 """Distances from the centre at which a mark's stem begins and its head lies, and the radius of the head."""
@@ -19,13 +19,19 @@ def mark(span: Span) -> list[Outlines]:
     A stop is a bar across all lanes instead.
     """
     angle = (span.begin + span.end) / 2
-    token = span.token
-    if isinstance(token, Stop):
-        return _stop(span.end)
+    match span.token:
+        case Stop():
+            return _stop(span.end)
+        case Grip() as grip:
+            name, heads = "grip", _grip(grip, angle)
+        case Look() as look:
+            name, heads = f"look {look.what}", _look(look, angle)
+        case Ask() as ask:
+            name, heads = f"ask {ask.question}", _ask(ask, angle)
+        case Move():
+            raise TypeError("a motion is drawn as strokes, not as a mark")
     x, y = polar(np.array(angle), np.array(HEAD))
-    heads = {Grip: _grip, Look: _look, Ask: _ask}[type(token)](token, angle)
-    name = {Grip: "grip", Look: f"look {getattr(token, 'what', '')}", Ask: f"ask {getattr(token, 'question', '')}"}
-    drops = splash(f"{span.index} {name[type(token)]}", float(x), float(y), SIZE, 5)
+    drops = splash(f"{span.index} {name}", float(x), float(y), SIZE, 5)
     inside = [d for d in drops if np.abs(d).max() < 1]
     return [_stem(angle), *heads, *[(d,) for d in inside]]
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TypeGuard
 
 import numpy as np
 from jaxtyping import Float
@@ -49,11 +50,10 @@ class Ring:
         rate = (room - count * pause) / total if total else 0.0
         widths = [rate * _seconds(token) + pause * _pauses(token) for token in tokens]
         begins = GAP / 2 + np.cumsum([0.0, *widths])
-        angles = _angles(tokens, begins)
-        spans = [
-            Span(i, token, *((float(begins[i]), float(begins[i + 1])) if angles[i] is None else (angles[i], angles[i])))
-            for i, token in enumerate(tokens)
-        ]
+        spans = []
+        for i, (token, angle) in enumerate(zip(tokens, _angles(tokens, begins), strict=True)):
+            begin, end = (begins[i], begins[i + 1]) if angle is None else (angle, angle)
+            spans.append(Span(i, token, float(begin), float(end)))
         return cls(tuple(spans), rate)
 
     def ticks(self) -> list[tuple[float, int]]:
@@ -82,7 +82,7 @@ def _pauses(token: Token) -> bool:
     return not isinstance(token, Move | Stop) and not _inside(token)
 
 
-def _inside(token: Token) -> bool:
+def _inside(token: Token) -> TypeGuard[Grip]:
     return isinstance(token, Grip) and token.after > 0
 
 

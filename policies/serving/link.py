@@ -86,13 +86,14 @@ class Link:
 
         `frames`: the frames of each camera, (F, H, W, 3). Raises WrongMessage for a question that cannot be packed.
         """
-        if not self.connected() or self._owed is not None:
+        connection = self._connection if self.connected() else None
+        if connection is None or self._owed is not None:
             return None
         try:
             seen = together(frames), np.array(there, np.uint8)
-            self._connection.send(Question(self._number + 1, fresh, state, *seen))
+            connection.send(Question(self._number + 1, fresh, state, *seen))
         except OSError as error:
-            self._lose(error)
+            self._lose(connection, error)
             return None
         self._number += 1
         self._owed = (self._number, time.monotonic())
@@ -100,25 +101,26 @@ class Link:
 
     def poll(self) -> list[Answer]:
         """Return the decisions that have arrived."""
-        if self._connection is None:
+        connection, answers = self._connection, []
+        if connection is None:
             return []
         try:
-            messages = self._connection.poll()
-            for message in messages:
+            for message in connection.poll():
                 if not isinstance(message, Answer):
                     raise self._refused(message)
                 self._check(message)
                 if self.awaits(message.number):
                     self._owed, self._answered = None, True
+                answers.append(message)
         except (OSError, WrongMessage) as error:
-            self._lose(error)
+            self._lose(connection, error)
             return []
-        return messages
+        return answers
 
     def close(self) -> None:
         """Hang up and stop reconnecting."""
         self._closed.set()
-        if self.connected():
+        if self.connected() and self._connection is not None:
             self._connection.close()
 
     def _open(self) -> Connection:
@@ -151,8 +153,8 @@ class Link:
             self._again = False
             raise Refused(f"the tokens of its plan last {answer.length} control steps, not 1 to {begin.length}")
 
-    def _lose(self, error: Exception) -> None:
-        self._connection.close()
+    def _lose(self, connection: Connection, error: Exception) -> None:
+        connection.close()
         self._connection = self._owed = None
         self.losses += 1
         if self._answered:

@@ -165,15 +165,15 @@ def unpack(body: bytes) -> Message:
     return cls(**values)
 
 
-def _plain(head: dict, name: str, kind: type, cls: type):
+def _plain(head: dict, name: str, kind, cls: type):
     value, where = head.get(name), f"{cls.__name__}.{name}"
     if kind is float and type(value) is int:
         value = float(value) if abs(value) < 2**53 else None
     if type(value) is not kind:
         raise WrongMessage(f"{where}: {kind.__name__} is needed")
-    if kind is str and (len(value) > LONGEST_TEXT or not value.isprintable()):
+    if isinstance(value, str) and (len(value) > LONGEST_TEXT or not value.isprintable()):
         raise WrongMessage(f"{where}: one line of at most {LONGEST_TEXT} characters")
-    if kind in (int, float) and not 0 <= value < 2**53:
+    if isinstance(value, int | float) and not 0 <= value < 2**53:
         raise WrongMessage(f"{where}: from 0 to 2^53")
     return value
 

@@ -52,6 +52,12 @@ def converse(connection: Connection, decider: Decider, seated: Callable[[Begin],
         raise
 
 
+def turn_away(connection: Connection, why: str) -> None:
+    """Refuse one robot, once it has said what it is, for want of a planner. Raises OSError, WrongMessage."""
+    connection.receive()
+    connection.send(Refusal(why[:LONGEST_TEXT]))
+
+
 class Server:
     """Listens at `address`, (host, port); calls `say` with one line for each robot that comes, goes or is refused."""
 
@@ -135,7 +141,7 @@ class Server:
             converse(connection, self._decider, seated)
         except (OSError, WrongMessage) as error:
             self.refused += shaking is not None
-            if replaced := shaking is None and self._current is not connection:
+            if replaced := connection is not None and shaking is None and self._current is not connection:
                 with contextlib.suppress(OSError):  # the robot may be gone
                     connection.send(Replaced())
             why = "another robot took over" if replaced else str(error) or type(error).__name__

@@ -5,7 +5,7 @@ A checkpoint is also a LeRobot policy folder, which LeRobot's own loader can rea
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from importlib.metadata import version
 from itertools import chain
@@ -89,7 +89,7 @@ def save_checkpoint(folder: Path, identity: Identity, trainer: Trainer, progress
     path = folder / f"{identity.env_steps:09d}"
     sizes = identity.senses, identity.action_size
     settings = {"type": "semagram", "format": FORMAT} | lerobot_files.settings(*sizes) | asdict(identity)
-    files = {
+    files: dict[str, bytes | Mapping[str, Tensor]] = {
         CONFIG: json.dumps(settings, indent=1).encode(),
         MODEL: learner.acting.state_dict(),
         LEARNER: learner.state_dict(),

@@ -49,8 +49,11 @@ class Playback:
         self.rate = np.zeros_like(self.position) if rate is None else np.array(rate, dtype=float)
         self.rate_hz, self.tie, self.gripper = rate_hz, tie, gripper
         self.fastest = np.full_like(self.position, np.inf) if fastest is None else np.array(fastest, dtype=float)
-        self.clock, self.level, self._set = 0.0, None, None
-        self._done, self._due, self._items = 0, [], self._walk()
+        self.clock = 0.0
+        self.level: float | None = None
+        self._set: float | None = None
+        self._due: list[tuple[float, Grip]] = []
+        self._done, self._items = 0, self._walk()
         check("", self, "rate_hz", above=0)
         if gripper is not None and gripper not in range(len(self.position)):
             raise ValueError(f"gripper={gripper}: from 0 to {len(self.position) - 1}, a column of the actions")

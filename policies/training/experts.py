@@ -65,9 +65,9 @@ class Experts:
 
     def instead(self, action: Tensor, episode: np.ndarray) -> tuple[Tensor, Tensor]:
         """Substitute the experts' actions where they drive; return the actions (E, A) and where that was done (E,)."""
-        demonstrated = self.driving(episode)
-        self.steps += demonstrated
-        demonstrated = torch.from_numpy(demonstrated)
+        driving = self.driving(episode)
+        self.steps += driving
+        demonstrated = torch.from_numpy(driving)
         return torch.where(demonstrated[:, None], self.action, action), demonstrated
 
     def state_dict(self) -> dict[str, Tensor]:

@@ -40,8 +40,7 @@ class Noise:
         `due` (B,): the rows of the first dimension that are needed, by default all; the others are arbitrary, and their
         state does not advance.
         """
-        fresh = torch.randn(len(self.keep), *shape, generator=self.generator)
-        white = fresh.sum(0) / len(fresh) ** 0.5 if self.mixed else None
+        fresh = white = torch.randn(len(self.keep), *shape, generator=self.generator)
         if self.parts.shape == fresh.shape:
             keep = self.keep.view(-1, *[1] * len(shape))
             fresh = keep * self.parts + (1 - keep.square()).sqrt() * fresh
@@ -53,4 +52,4 @@ class Noise:
             return drawn
         if len(self.pink) != shape[0]:
             self.pink = torch.arange(shape[0]) % 2 == 0
-        return torch.where(self.pink.view(-1, *[1] * (len(shape) - 1)), drawn, white)
+        return torch.where(self.pink.view(-1, *[1] * (len(shape) - 1)), drawn, white.sum(0) / len(white) ** 0.5)

@@ -46,7 +46,11 @@ def evaluation_seeds(seed: int, first: int, count: int) -> list[int]:
     return [episode_seed(seed, 1, number, 0) for number in range(first, first + count)]
 
 
-def as_tensors(observation: dict[str, np.ndarray | str | tuple[str, ...]]) -> dict[str, Tensor]:
+Value = np.ndarray | str | tuple[str, ...]
+"""What an observation holds under one key."""
+
+
+def as_tensors(observation: dict[str, Value]) -> dict[str, Tensor]:
     """Copy an observation into tensors: frames as uint8, sentences as their vectors, everything else as float32."""
     tensors = {}
     for key, value in observation.items():
@@ -57,7 +61,7 @@ def as_tensors(observation: dict[str, np.ndarray | str | tuple[str, ...]]) -> di
     return tensors
 
 
-def _said(value: str | tuple[str, ...], there: np.ndarray | None) -> Tensor:
+def _said(value: Value, there: Value | None) -> Tensor:
     """Encode the sentence of one environment, (T,), or of B, (B, T); zeros where `there`, one flag each, is false."""
     strings = (value,) if isinstance(value, str) else tuple(value)
     vectors = WORDS.vectors(strings, None if there is None else np.reshape(there, -1))
@@ -106,11 +110,11 @@ def rollout(
 
 def joined(played: Sequence[Rollout]) -> Rollout:
     """Concatenate batches of episodes; successes are known only if they are known in every batch."""
-    told = [batch.successes for batch in played]
+    told = [batch.successes for batch in played if batch.successes is not None]
     return Rollout(
         np.concatenate([batch.returns for batch in played]),
         np.concatenate([batch.lengths for batch in played]),
-        None if any(batch is None for batch in told) else np.concatenate(told),
+        np.concatenate(told) if len(told) == len(played) else None,
         tuple(name for batch in played for name in batch.tasks),
     )
 

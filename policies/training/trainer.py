@@ -54,11 +54,14 @@ class Trainer:
         action_repeat: int,
         step_discount: float,
     ):
+        if agent.planner is None or agent.noise is None:
+            raise ValueError("the agent of a training loop plans and explores")
         self.learner, self.agent, self.replay, self.config = learner, agent, replay, config
+        self.planner, self.noise = agent.planner, agent.noise
         self.curve, self.generator = agent.curve, agent.generator
         self.action_repeat, self.step_discount = action_repeat, step_discount
         self.running = RunningEpisodes(env, self.curve.action_size, config)
-        self.usual = agent.planner.config
+        self.usual = self.planner.config
         self.steps = 0  # control steps, over all environments
         self.metrics = torch.full((len(UPDATE_METRICS),), torch.nan)
 
@@ -75,7 +78,7 @@ class Trainer:
     @property
     def wide(self) -> bool:
         """Whether planning and exploration are currently wider than the settings say (`ActingConfig.scarcity`)."""
-        return self.agent.planner.config != self.usual
+        return self.planner.config != self.usual
 
     def run(self, until: int) -> Iterator[EpisodeEnd | None]:
         """Train until `until` environment steps; after each step, yield every episode that ended in it, or None."""
@@ -84,7 +87,7 @@ class Trainer:
         while self.env_steps < until:
             ended = self._step()
             self._learn()
-            yield from ended or [None]
+            yield from ended or (None,)
 
     def _step(self) -> list[EpisodeEnd]:
         running = self.running
@@ -120,8 +123,9 @@ class Trainer:
         driving = experts.driving(episode)
         if self.steps < self.config.seed_steps or driving.all():
             self.agent.watch(observation)
-            normal = self.agent.noise.draw(self.count, self.curve.action_size)
-            action, planned_tokens = torch.erf(normal / math.sqrt(2)), [None] * self.count  # uniform in [-1, 1]
+            normal = self.noise.draw(self.count, self.curve.action_size)
+            action = torch.erf(normal / math.sqrt(2))  # uniform in [-1, 1]
+            planned_tokens: list[Tensor | None] = [None] * self.count
         else:
             action = self.agent.act(observation, torch.from_numpy(~driving))
             planned_tokens = self.agent.planned_tokens
@@ -140,7 +144,7 @@ class Trainer:
     def _widen(self, wide: bool) -> None:
         """From now on plan and explore over the whole range of actions, or as far as the settings say."""
         spread = max(1.0, self.usual.spread) if wide else self.usual.spread
-        self.agent.planner.config = replace(self.usual, spread=spread)
+        self.planner.config = replace(self.usual, spread=spread)
 
     def _measure(self, chosen: np.ndarray) -> None:
         """Update the normaliser with the states of the `chosen` environments (E,), where the state is present."""

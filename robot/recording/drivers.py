@@ -8,7 +8,7 @@ from lerobot.teleoperators import Teleoperator
 
 from robot.so101_sim import SO101Sim
 from sim.so101.experts import Expert, Unreachable, expert
-from sim.so101.scene import JOINTS
+from sim.so101.scene import JOINTS, VariedArm
 from sim.so101.targets import Targets
 from worldmodel.mistakes import Mistake
 
@@ -38,7 +38,7 @@ class ScriptDriver:
 
     def __init__(self, robot: SO101Sim):
         self._robot = robot
-        self._expert: Expert | None = None
+        self._expert: Expert  # for the episode, from `begin` on
         self._left = 0  # control steps left to hold still
 
     def begin(self, seed: int) -> None:
@@ -62,7 +62,7 @@ class ScriptDriver:
 class Sight(Protocol):
     """What an agent perceives of the simulated arm's scene."""
 
-    def see(self, scene, target: np.ndarray) -> dict[str, torch.Tensor]:
+    def see(self, scene: VariedArm, target: np.ndarray) -> dict[str, torch.Tensor]:
         """Return the senses, each (1, ...), while the arm moves to `target` (6,) in rad."""
 
     def close(self) -> None:
@@ -82,7 +82,7 @@ class PolicyDriver:
 
     def goal(self, observation: dict) -> dict[str, float]:
         """Return the joint goals of the agent's next action."""
-        scene = self._robot.scene.unwrapped
+        scene = self._robot.scene
         action = self._agent.act(self._sight.see(scene, scene.commanded))[0].numpy()
         return named(self._robot.units.from_rad(self._targets.next(scene.commanded, action)))
 

@@ -19,7 +19,6 @@ from worldmodel.senses import STATE_KEY
 GOOD, BAD, UNKNOWN, INK = "#0072B2", "#D55E00", "#666666", "#333333"  # Okabe and Ito's colour-blind-safe palette
 DRAWN = 100
 """The most episodes that are drawn, evenly chosen: more would blur the picture."""
-STYLE = {"font.size": 10, "text.color": INK, "axes.labelcolor": INK}
 
 
 @dataclass(frozen=True)
@@ -79,7 +78,7 @@ def picture(path: Path, dataset: Path, title: str) -> None:
     done = np.array(columns[SUCCESS]).reshape(-1) if SUCCESS in columns else None
     names = _names(dataset)
     numbers = np.unique(episode)
-    with rc_context(STYLE):
+    with rc_context({"font.size": 10, "text.color": INK, "axes.labelcolor": INK}):
         figure = Figure(figsize=(10, 5.6), layout="constrained")
         grid = figure.subplots(2, math.ceil(len(names) / 2), sharex=True, squeeze=False)
         for number in numbers[np.linspace(0, len(numbers) - 1, min(DRAWN, len(numbers))).round().astype(int)]:

@@ -31,7 +31,8 @@ class Eyes:
         say: Callable[[str], None] = print,
     ):
         self._sizes, self._lags, self._alone, self._hz, self._say = sizes, lags, alone, hz, say
-        self._frames = {name: deque(maxlen=max(lags) + 1) for name in sizes}
+        self._kept = max(lags) + 1  # frames
+        self._frames: dict[str, deque[np.ndarray]] = {name: deque(maxlen=self._kept) for name in sizes}
         self._dark = dict.fromkeys(sizes, 0)  # control steps
         self._said: set[str] = set()
 
@@ -55,7 +56,7 @@ class Eyes:
             if self._dark[name]:
                 frames.clear()
             if frames:
-                frames.extend([frames[-1]] * min(steps - 1, frames.maxlen))
+                frames.extend([frames[-1]] * min(steps - 1, self._kept))
             frames.append(frame)
             self._dark[name] = 0 if shows(frame) else self._dark[name] + steps
             if self._dark[name] >= DARK_S * self._hz and name not in self._said:

@@ -82,7 +82,7 @@ class Loop:
         self._bodies, self.show, self.eyes = bodies, show, eyes or Eyes()
         self._judged = judged
         self._sent: np.ndarray | None = None  # the last target sent, None after the arm was moved otherwise
-        self._observed_at: float | None = None
+        self._observed_at: float  # when the last reading was begun, on the robot's clock
         self._keys = [name + SUFFIX for name in robot.gate.limits.names]
 
     def read(self) -> np.ndarray:
@@ -166,7 +166,8 @@ class Loop:
         without a planner.
         """
         self._thinker.poll()  # discard answers to the ended episode's questions
-        if self._thinker.gone() or self.robot.fault.kind in (FaultKind.STALLED, FaultKind.PUSHED):
+        fault = self.robot.fault
+        if self._thinker.gone() or (fault is not None and fault.kind in (FaultKind.STALLED, FaultKind.PUSHED)):
             return False
         for _ in self.ticks.run(round(patience_s * self.ticks.hz)):
             observation = self._observe()
@@ -202,7 +203,7 @@ class Loop:
         self.show.say(f"stopped: {self.robot.fault}")
         for _ in self.ticks.run(round(5 * self.ticks.hz)):
             self.send(self.read())
-            if self.robot.command.resting:
+            if (command := self.robot.command) is not None and command.resting:
                 return
 
     def _rad(self, values: dict[str, float]) -> np.ndarray:

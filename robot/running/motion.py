@@ -17,9 +17,9 @@ class Motion:
     def __init__(self, targets: Targets, control_hz: float):
         self._targets = targets
         self._tail = max(1, round(TAIL_S * control_hz))
-        self._actions = np.zeros((0, 6))
+        self._actions: np.ndarray = np.zeros((0, 6))
         self._at = self._past = 0
-        self._moved = np.zeros(6)
+        self._moved: np.ndarray = np.zeros(6)
 
     @property
     def left(self) -> int:

@@ -6,6 +6,7 @@ from typing import Protocol
 
 import numpy as np
 
+from policies.serving.messages import Answer
 from robot.running.eyes import Eyes
 from robot.running.motion import Motion
 from sim.so101.targets import Targets
@@ -14,7 +15,9 @@ from sim.so101.targets import Targets
 class StateEstimator(Protocol):
     """Derives the task's state from the arm's joints (`envs.mirror`)."""
 
-    targets: Targets
+    @property
+    def targets(self) -> Targets:
+        """The conversion from the task's actions to joint targets."""
 
     def follow(self, reading: np.ndarray, sent: np.ndarray, bodies=None, steps: int = 1) -> None:
         """Take in a reading (6,) in rad, `steps` control steps after the target `sent` (6,)."""
@@ -38,8 +41,8 @@ class Thinker(Protocol):
     def awaits(self, number: int) -> bool:
         """Return whether the answer to that question may still come."""
 
-    def poll(self) -> list:
-        """Return the answers that have come, each with number, plan_ms, actions (L, 6) and tokens."""
+    def poll(self) -> list[Answer]:
+        """Return the answers that have come; their actions are (L, 6)."""
 
     def gone(self) -> str:
         """Return why no planner can be asked any more; "" while there is one, or may be again."""
@@ -68,9 +71,9 @@ class Pursuit:
         self._lead, self._late = lead, -1  # control steps since the next curve was due; -1: not due
         self._asked: tuple[int, float] | None = None  # the question's number, and when it was asked
         self._from_rest = True
-        self._next = None
+        self._next: Answer | None = None
         self._fresh, self.waiting = True, False  # waiting: for a late curve
-        self.answer = None  # the one being followed
+        self.answer: Answer | None = None  # the one being followed
 
     @property
     def moving(self) -> bool:

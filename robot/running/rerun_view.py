@@ -58,14 +58,14 @@ class Rerun(Nothing):
 
     def __call__(self, moment: Moment) -> None:
         """Queue a tick for logging, without waiting for the viewer."""
-        command, plans, number, now = moment.robot.command, moment.plans, self._tick, time.monotonic() - self._began
+        margins, plans, number, now = moment.robot.margins, moment.plans, self._tick, time.monotonic() - self._began
         self._tick += 1
-        least = {kind: left for kind, (_, left) in command.margins.least().items()}
+        least = {kind: left for kind, (_, left) in margins.least().items()}
         told = sentence(moment, self._token, self._hz)
         joints = moment.robot.gate.limits.names
         lines = {
             "joints/measured": dict(zip(joints, moment.measured, strict=True)),
-            "joints/sent": dict(zip(joints, command.values.tolist(), strict=True)),
+            "joints/sent": dict(zip(joints, margins.at.tolist(), strict=True)),
             "margins": least,
             "tick": {"late ms": 1000 * moment.late_s, "read to sent ms": 1000 * moment.work_s},
             "plan": {"ms": plans.plan_ms[-1] if plans.plan_ms else math.nan},

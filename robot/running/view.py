@@ -52,7 +52,7 @@ class View(Nothing):
         self._terminal.say(text, keep=True)
 
     def _lines(self, moment: Moment) -> list[str]:
-        plans, margins = moment.plans, moment.robot.command.margins
+        plans, margins = moment.plans, moment.robot.margins
         least = margins.least()
         plan = f"{plans.plan_ms[-1]:.1f} ms" if plans.plan_ms else "none yet"
         state = ", waiting for one" if moment.pursuit.waiting else ""
@@ -63,8 +63,8 @@ class View(Nothing):
             f"tip at [{', '.join(f'{x:.3f}' for x in self._tip.place(np.array(moment.measured))[0])}] m",
         ]
         if not self._terminal.live:
-            margins = ", ".join(f"{kind} {_percent(left)} ({name})" for kind, (name, left) in least.items())
-            return [*lines, f"least margins: {margins}"]
+            each = ", ".join(f"{kind} {_percent(left)} ({name})" for kind, (name, left) in least.items())
+            return [*lines, f"least margins: {each}"]
         lines[1] += f", {100 * margins.box_m:.1f} cm inside its box"
         lines.append("the least margin of each limit of the joints:")
         for kind, (name, left) in least.items():

@@ -61,7 +61,7 @@ class Gate:
         self._low, self._high = limits.column("low"), limits.column("high")
         self._rate_limit, self._acceleration = limits.column("rate"), limits.column("acceleration")
         self._step = limits.column("step")
-        self._workspace = Workspace(limits.box, arm) if limits.box is not None else None
+        self._workspace = None if limits.box is None or arm is None else Workspace(limits.box, arm)
         self._watch = Watch(limits)
         self._stall = Stall(limits)
         self._cause: Fault | None = None
@@ -74,15 +74,25 @@ class Gate:
         """
         checked = self._watch.check(goal, reading, now)
         self._cause, before, begun = checked.fault, self._rate, self._begun
-        new = checked.reading is not None and self._take_in(checked.reading, reading.at)
-        if new and self._agreed and not begun:
-            self._begin(checked.reading, now)
+        if reading is not None and checked.reading is not None:
+            new = self._take_in(checked.reading, reading.at)
+            if new and self._agreed and not begun:
+                self._begin(checked.reading, now)
         self._latch()
         if begun and checked.dt > 0:
             self._advance(checked, now)
-        values = None if self._at is None else self._at.copy()
+        values = self._at.copy() if self._begun else None
         margins = Margins(self.limits, self._at, self._rate, before, self._reading, checked, self._workspace)
         return Command(values, self._rate.copy(), self.fault, not self._rate.any(), margins)
+
+    def forget(self) -> None:
+        """Forget where the arm is, as before the first reading: it was moved by other means. A fault stays latched."""
+        self._rate: np.ndarray = np.zeros(len(self.limits.names))
+        self._at: np.ndarray = np.full_like(self._rate, np.nan)  # the command (D,); NaN until it begins
+        self._reading: np.ndarray = self._at  # the last one (D,); NaN before it
+        self._goal: np.ndarray | None = None
+        self._begun, self._agreed, self._read_at = False, False, -math.inf
+        self._watch.restart()
 
     def trip(self, fault: Fault) -> None:
         """Latch a fault found elsewhere, e.g. in the driver; the next steps brake. An already latched fault is kept."""
@@ -101,21 +111,14 @@ class Gate:
             raise NotReleasable(f"not released: still braking after {self.fault}")
         if self._cause is not None:
             raise NotReleasable(f"not released: {self._cause}")
-        self.fault = self._at = self._goal = None
-        self._begun = False
-        self._watch.restart()
-
-    def forget(self) -> None:
-        """Forget where the arm is, as before the first reading: it was moved by other means. A fault stays latched."""
-        self._at = self._reading = self._goal = None
-        self._rate = np.zeros(len(self.limits.names))
-        self._begun, self._agreed, self._read_at = False, False, -math.inf
+        self.fault = self._goal = None
+        self._at, self._begun = np.full_like(self._rate, np.nan), False
         self._watch.restart()
 
     def _take_in(self, reading: np.ndarray, at: float) -> bool:
         """Store a reading (D,) from the time `at`, and whether it agrees with the last; return whether it is new."""
-        new, last = self._read_at < at, self._reading
-        near = last is not None and bool((np.abs(reading - last) <= self._step).all())
+        new = self._read_at < at
+        near = bool((np.abs(reading - self._reading) <= self._step).all())
         self._agreed = near and (new or self._agreed)
         self._reading, self._read_at = reading, at
         return new
@@ -155,19 +158,20 @@ class Gate:
             self._cause, self._eased_to = stalled, self._reading
             self._latch()
         if self.fault is None:
+            assert checked.goal is not None, "a missing goal is a fault"
             rate = self._follow(checked.goal, checked.dt)
             if (np.abs(self._at + rate * checked.dt - self._reading) > self._step).any():
                 self._cause = self._pushed(now)
                 self._latch()
         if self.fault is not None:
-            rate = self._stopping(checked)
+            rate = self._stopping(self.fault, checked)
         self._at = np.clip(self._at + rate * checked.dt, self._floor, self._ceiling)
         self._rate = rate
         rest = self._at + stopping(rate, self._acceleration)
         self._floor = np.clip(np.minimum(self._at, rest), self._floor, self._low)
         self._ceiling = np.clip(np.maximum(self._at, rest), self._high, self._ceiling)
 
-    def _stopping(self, checked: Checked) -> np.ndarray:
+    def _stopping(self, fault: Fault, checked: Checked) -> np.ndarray:
         """Return the rate (D,) after a fault: joints brake to rest, except those whose command returns to the arm.
 
         Those are the joints more than the step limit away from their command according to two agreeing readings (a
@@ -176,7 +180,7 @@ class Gate:
         pulls = np.abs(self._at - self._reading) > self._step
         if checked.reading is None or not self._agreed:
             pulls = np.zeros_like(pulls)
-        if self.fault.kind is not FaultKind.STALLED:
+        if fault.kind is not FaultKind.STALLED:
             return self._back(self._reading, pulls, checked.dt)
         self._eased_to = np.where(pulls, self._reading, self._eased_to)
         return self._back(self._eased_to, np.abs(self._at - self._eased_to) > EASED * self._step, checked.dt)
@@ -212,7 +216,7 @@ class Gate:
     def _within(self, wanted: np.ndarray, slowest: np.ndarray, fastest: np.ndarray, dt: float) -> np.ndarray:
         """Return the rate (D,) between the two bounds that is nearest to `wanted`, as far as the box allows."""
         rate = np.clip(wanted, slowest, fastest)
-        return rate if self._workspace is None else self._in_box(rate, slowest, fastest, dt)
+        return rate if self._workspace is None else self._in_box(self._workspace, rate, (slowest, fastest), dt)
 
     def _near_reading(self, dt: float) -> tuple[np.ndarray, np.ndarray]:
         """Return the lowest and the highest rates (D,) from which the command can stop within a step of the reading.
@@ -227,8 +231,8 @@ class Gate:
         back_up, back_down = np.minimum(-below / dt, up), np.maximum(above / dt, down)
         return np.where(below < 0, back_up, down), np.where(above < 0, back_down, up)
 
-    def _in_box(self, rate: np.ndarray, slowest: np.ndarray, fastest: np.ndarray, dt: float) -> np.ndarray:
-        """Return a rate (D,) near `rate` from which the tip can still stop inside its box.
+    def _in_box(self, box: Workspace, rate: np.ndarray, bounds: tuple[np.ndarray, np.ndarray], dt: float) -> np.ndarray:
+        """Return a rate (D,) near `rate` and within the two bounds, from which the tip can still stop inside its box.
 
         It first slides along the faces of the box as far as it can, then is reduced towards full braking until the tip
         stays inside; full braking itself always keeps it there.
@@ -236,13 +240,13 @@ class Gate:
         brake = braked(self._rate, self._acceleration, dt)
         for share in (*SLIDES, *SHARES):
             part = brake + share * (rate - brake)
-            swept = self._workspace.swept(self._at + part * dt, stopping(part, self._acceleration))
-            if self._workspace.holds(swept):
-                self._workspace.narrow(swept)
+            swept = box.swept(self._at + part * dt, stopping(part, self._acceleration))
+            if box.holds(swept):
+                box.narrow(swept)
                 return part
             if share == 1:
-                slid = self._workspace.slid(swept, dt + np.abs(part) / self._acceleration)
-                rate = np.clip(part + slid, slowest, fastest)
+                slid = box.slid(swept, dt + np.abs(part) / self._acceleration)
+                rate = np.clip(part + slid, *bounds)
         return brake
 
     def _pushed(self, now: float) -> Fault:

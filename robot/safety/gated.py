@@ -11,7 +11,9 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import partial
 
+import numpy as np
 from lerobot.robots import Robot
 from lerobot.utils.errors import DeviceAlreadyConnectedError
 
@@ -19,9 +21,11 @@ from robot.safety import shutdown
 from robot.safety.braking import time_to_rest
 from robot.safety.faults import Fault, FaultKind, RobotFault
 from robot.safety.gate import Command, Gate
+from robot.safety.margins import Margins
 from robot.safety.signals import Stopped, StopSignals
 from robot.safety.watch import Timed
 from robot.safety.wrapped import WrappedRobot
+from robot.ticks import Clock
 from worldmodel.mistakes import Mistake
 
 SUFFIX = ".pos"
@@ -38,11 +42,11 @@ class GatedRobot(WrappedRobot):
     A fault of the driver raises RobotFault once the robot has been braked as far as it still responds. Any other fault
     is logged and latched: `send_action` then brakes, holds, and returns what it sent, until `release`. With
     `stop_on_fault`, for loops that know nothing of gates (LeRobot's own), it also brakes to rest and raises RobotFault.
-    `clock` provides `monotonic` and `sleep`. Raises ValueError if the robot's action keys are not the joints of the
-    gate's limits, if it sets `max_relative_target`, or if it does not use degrees.
+    Raises ValueError if the robot's action keys are not the joints of the gate's limits, if it sets
+    `max_relative_target`, or if it does not use degrees.
     """
 
-    def __init__(self, robot: Robot, gate: Gate, stop_on_fault: bool = False, clock=time):
+    def __init__(self, robot: Robot, gate: Gate, stop_on_fault: bool = False, clock: Clock = time):
         names = [key.removesuffix(SUFFIX) for key in robot.action_features if key.endswith(SUFFIX)]
         others = [key for key in robot.action_features if not key.endswith(SUFFIX)]
         if others or set(names) != set(gate.limits.names):
@@ -84,6 +88,13 @@ class GatedRobot(WrappedRobot):
     def fault(self) -> Fault | None:
         """The latched fault, or None."""
         return self.gate.fault
+
+    @property
+    def margins(self) -> Margins:
+        """How much the last command left of each limit. Raises ValueError before the first."""
+        if self.command is None:
+            raise ValueError(f"{self}: nothing was commanded yet")
+        return self.command.margins
 
     def close_with(self, data: Callable[[], object]) -> None:
         """Call `data`, e.g. a dataset's `finalize`, once the robot has been shut down."""
@@ -139,7 +150,7 @@ class GatedRobot(WrappedRobot):
             if command.values is None:
                 raise RobotFault(command.fault or Fault(FaultKind.MISSING, "no two readings agree", math.nan))
             try:
-                sent = self.robot.send_action(self._action(command))
+                sent = self.robot.send_action(self._action(command.values))
             except Exception as error:
                 raise self._driver_fault("takes no command", error) from error
             if command.fault is not None and self.stop_on_fault:
@@ -208,9 +219,9 @@ class GatedRobot(WrappedRobot):
         self.command = self.gate.step(Timed(goal, now if at is None else at), self._reading, now)
         return self.command
 
-    def _action(self, command: Command) -> dict[str, float]:
-        values = dict(zip(self.gate.limits.names, map(float, command.values), strict=True))
-        return {key: values[key.removesuffix(SUFFIX)] for key in self.action_features}
+    def _action(self, values: np.ndarray) -> dict[str, float]:
+        by_name = dict(zip(self.gate.limits.names, map(float, values), strict=True))
+        return {key: by_name[key.removesuffix(SUFFIX)] for key in self.action_features}
 
     def _trip(self, kind: FaultKind, message: str) -> Fault:
         fault = Fault(kind, message, self._time.monotonic())
@@ -243,14 +254,13 @@ class GatedRobot(WrappedRobot):
         for _ in range(math.ceil(slowest / BRAKE_PERIOD_S) + GIVE_UP + 1):
             if failed == GIVE_UP:
                 break
-            self.command = self.gate.step(None, None, self._time.monotonic())
-            if self.command.values is None:
+            command = self.command = self.gate.step(None, None, self._time.monotonic())
+            if command.values is None:
                 break
             shutdown.unlock(self.robot)
-            action = self._action(self.command)
-            if not shutdown.attempt(errors, "brake", lambda action=action: self.robot.send_action(action)):
+            if not shutdown.attempt(errors, "brake", partial(self.robot.send_action, self._action(command.values))):
                 failed += 1
-            elif self.command.resting:
+            elif command.resting:
                 break
             else:
                 failed = 0

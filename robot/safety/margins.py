@@ -14,22 +14,20 @@ class Margins:
     """Margins of the command `at` (D,), with rate `pace` (D,), `before` (D,) one step ago, and of the last reading.
 
     The limits are the configured ones: an arm that began outside has a negative margin until it has come in. A margin
-    that cannot be known, e.g. to a reading that never came, is NaN.
+    that cannot be known is NaN, as are `at` before the command begins and `reading` before the first one.
     """
 
     limits: Limits
-    at: np.ndarray | None
+    at: np.ndarray
     pace: np.ndarray
     before: np.ndarray
-    reading: np.ndarray | None
+    reading: np.ndarray
     checked: Checked
     workspace: Workspace | None
 
     @property
     def position(self) -> np.ndarray:
         """Units (D,) to the nearer end of each joint's range."""
-        if self.at is None:
-            return np.full(len(self.limits.names), np.nan)
         return np.minimum(self.at - self.limits.column("low"), self.limits.column("high") - self.at)
 
     @property
@@ -46,8 +44,6 @@ class Margins:
     @property
     def step(self) -> np.ndarray:
         """Units (D,) by which the command could still move away from the measured position."""
-        if self.at is None or self.reading is None:
-            return np.full(len(self.limits.names), np.nan)
         return self.limits.column("step") - np.abs(self.at - self.reading)
 
     @property
@@ -55,7 +51,7 @@ class Margins:
         """Metres from the tip to the nearest face of its box; infinite without a box."""
         if self.workspace is None:
             return np.inf
-        return np.nan if self.at is None else self.workspace.margin(self.at)
+        return self.workspace.margin(self.at) if np.isfinite(self.at).all() else np.nan
 
     @property
     def seconds(self) -> dict[str, float]:

@@ -4,8 +4,10 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+type Handler = Callable[[int, FrameType | None], object] | int | None
 
 
 class Stopped(KeyboardInterrupt):
@@ -26,8 +28,9 @@ class StopSignals:
     """
 
     def __init__(self):
-        self._before: dict[int, object] = {}
-        self._depth, self._number, self._raised = 0, None, False
+        self._before: dict[int, Handler] = {}
+        self._number: int | None = None
+        self._depth, self._raised = 0, False
 
     def listen(self) -> None:
         """Install the signal handlers."""
@@ -45,7 +48,7 @@ class StopSignals:
         return pending
 
     @contextmanager
-    def held(self):
+    def held(self) -> Iterator[None]:
         """Defer signals until the block has ended, however it ends."""
         self._depth += 1
         try:
@@ -66,7 +69,7 @@ class StopSignals:
 
 
 @contextmanager
-def handled(handler: Callable, numbers: Sequence[int] = SIGNALS) -> Iterator[None]:
+def handled(handler: Handler, numbers: Sequence[int] = SIGNALS) -> Iterator[None]:
     """Send the given signals to `handler` inside the block, except those that are ignored (SIGHUP under nohup)."""
     heard = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
     before = {number: signal.signal(number, handler) for number in heard}

@@ -17,7 +17,8 @@ class Stall:
 
     def __init__(self, limits: Limits):
         self._limits, self._off = limits, limits.column("stall")
-        self._place = self._for = np.zeros(len(limits.names))
+        self._place: np.ndarray = np.zeros(len(limits.names))
+        self._for: np.ndarray = self._place  # seconds
 
     def begin(self, reading: np.ndarray) -> None:
         """Start with the joints (D,) at `reading` and no history."""

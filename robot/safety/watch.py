@@ -72,7 +72,7 @@ class Watch:
                 faults.append(Fault(FaultKind.LATE, late, now))
         if dt > 0 or not math.isfinite(self._last):
             self._last, self._paused = now, False
-        found = {}
+        found: dict[str, tuple[np.ndarray | None, float]] = {}
         for what, given, age in (
             ("reading", reading, self._limits.observation_age_s),
             ("goal", goal, self._limits.goal_age_s),
@@ -134,4 +134,5 @@ class Watch:
 
 
 def _is_number(value) -> bool:
-    return isinstance(value, float | int | np.floating | np.integer) and abs(value) <= sys.float_info.max
+    most = sys.float_info.max
+    return isinstance(value, float | int | np.floating | np.integer) and bool(-most <= value <= most)

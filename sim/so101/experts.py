@@ -45,7 +45,7 @@ class Expert(ABC):
 
     def __init__(self, env: gymnasium.Env, rng: np.random.Generator):
         """Start from the arm's current targets. Raises Unreachable if the object cannot be reached."""
-        self.env = env.unwrapped
+        self.env = so101.bare(env)
         self.low, self.high = so101.limits(env)
         self.reach = Reach(self.env.model, self.low, self.high)
         self.most = RATES * rng.uniform(0.8, 1.0)  # rad/s

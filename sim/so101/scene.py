@@ -1,15 +1,17 @@
 """The SO-101 in MuJoCo: so101-nexus's arm, scenes and tasks, with any control rate, latency and randomisation."""
 
 from collections import deque
+from collections.abc import Callable
 from functools import cache
+from pkgutil import resolve_name
 
 import gymnasium
 import mujoco
 import numpy as np
 import so101_nexus.mujoco  # noqa: F401  registers its tasks
-from gymnasium.envs.registration import load_env_creator
 from so101_nexus import PhysicsConfig, RenderConfig, RenderingQuality
 from so101_nexus.camera_utils import compute_angled_camera_params, compute_overhead_camera_params
+from so101_nexus.mujoco.base_env import SO101NexusMuJoCoBaseEnv
 
 from sim.canvas import View
 from sim.joints import JOINTS
@@ -19,11 +21,11 @@ from sim.variation import Variation
 
 TIMESTEP_S = 0.005  # approximate physics step; the actual one divides the control period
 PLAIN = RenderingQuality(msaa_samples=0, shadows=False, shadow_map_size=64)  # the quality a Canvas renders at
-SIDE = {"azimuth": 130.0, "elevation": -30.0}  # degrees: the position of a watching person
+AZIMUTH, ELEVATION = 130.0, -30.0  # degrees: the position of a watching person
 STREAM = 101  # random stream for variations, separate from so101-nexus's layouts
 
 
-class VariedArm:
+class VariedArm(SO101NexusMuJoCoBaseEnv):
     """Mixin that adds command latency and a draw of a Variation at each reset to so101-nexus's environments.
 
     Without a variation, results are bit-identical to so101-nexus's. `commanded` (6,): the latest targets in rad.
@@ -35,6 +37,8 @@ class VariedArm:
 
     variation = Variation()
     draw: Draw | None = None
+    commanded: np.ndarray
+    _on_the_way: deque[np.ndarray]
 
     def vary(self, variation: Variation) -> None:
         """Draw from `variation` at each reset from the next one on."""
@@ -108,25 +112,28 @@ class VariedArm:
         """The cameras by name: `wrist`, on the hand; `side`; `overhead`. The last two are not randomised."""
         spawn = (self.config.spawn_center, self.config.spawn_max_radius)
         half = self.config.spawn_angle_half_range_deg
+        side = compute_angled_camera_params(
+            *spawn, azimuth=AZIMUTH, elevation=ELEVATION, spawn_angle_half_range_deg=half
+        )
         return {
             "wrist": View("wrist_cam"),
-            "side": View(**compute_angled_camera_params(*spawn, **SIDE, spawn_angle_half_range_deg=half)),
+            "side": View(**side),
             "overhead": View(**compute_overhead_camera_params(*spawn)),
         }
 
 
 @cache
-def _varied(creator: type) -> type:
+def _varied(creator: type) -> Callable[..., VariedArm]:
     return type(f"Varied{creator.__name__}", (VariedArm, creator), {})
 
 
-def build(name: str, control_hz: float, end_on_success: bool, variation: Variation | None = None) -> gymnasium.Env:
+def build(name: str, control_hz: float, end_on_success: bool, variation: Variation | None = None) -> VariedArm:
     """Create the environment of a task in TASKS: actions are absolute joint targets (6,) in rad; it never truncates.
 
     Observations are so101-nexus's own state (S,) and `info["success"]` its own criterion; `end_on_success` terminates
     the episode on success. A control period is a whole number of physics steps of about TIMESTEP_S.
     """
-    creator = load_env_creator(gymnasium.spec(TASKS[name].id).entry_point)
+    creator = resolve_name(str(gymnasium.spec(TASKS[name].id).entry_point))
     substeps = max(1, round(1 / control_hz / TIMESTEP_S))
     physics = PhysicsConfig(
         timestep_s=1 / control_hz / substeps,
@@ -146,9 +153,16 @@ def build(name: str, control_hz: float, end_on_success: bool, variation: Variati
     return env
 
 
-def diverged(env: gymnasium.Env) -> bool:
+def bare(env: gymnasium.Env) -> VariedArm:
+    """Return the environment that `build` created, without the wrappers around it."""
+    arm = env.unwrapped
+    assert isinstance(arm, VariedArm)
+    return arm
+
+
+def diverged(env: VariedArm) -> bool:
     """Return whether the physics diverged since the reset; MuJoCo then silently restarts from the initial state."""
-    counts = env.unwrapped.data.warning.number
+    counts = env.data.warning.number
     bad = (mujoco.mjtWarning.mjWARN_BADQPOS, mujoco.mjtWarning.mjWARN_BADQVEL, mujoco.mjtWarning.mjWARN_BADQACC)
     return any(counts[kind.value] for kind in bad)
 
@@ -156,7 +170,7 @@ def diverged(env: gymnasium.Env) -> bool:
 def components(env: gymnasium.Env) -> dict[str, slice]:
     """Return the slice of each component of the observation (S,), by so101-nexus's name for it."""
     parts, start = {}, 0
-    for part in env.unwrapped.config.observations:
+    for part in bare(env).config.observations or ():
         parts[part.name] = slice(start, start + part.size)
         start += part.size
     return parts
@@ -164,10 +178,10 @@ def components(env: gymnasium.Env) -> dict[str, slice]:
 
 def limits(env: gymnasium.Env) -> tuple[np.ndarray, np.ndarray]:
     """Return the lowest and highest joint targets (6,) in rad."""
-    space = env.unwrapped.action_space
+    space = bare(env).action_space
     return space.low.astype(np.float64), space.high.astype(np.float64)
 
 
 def positions(env: gymnasium.Env) -> np.ndarray:
     """Return the joint encoders' readings (6,) in rad."""
-    return env.unwrapped.data.qpos[: len(JOINTS)].copy()
+    return bare(env).data.qpos[: len(JOINTS)].copy()

@@ -48,7 +48,8 @@ def build(scene: Path | str | None = None) -> mujoco.MjModel:
 
 def limits(model: mujoco.MjModel) -> dict[str, tuple[float, float]]:
     """Return each joint's mechanical stops in rad."""
-    return {joint: tuple(map(float, model.joint(joint).range)) for joint in JOINTS}
+    ranges = {joint: model.joint(joint).range for joint in JOINTS}
+    return {joint: (float(low), float(high)) for joint, (low, high) in ranges.items()}
 
 
 def _undress(spec: mujoco.MjSpec) -> None:

@@ -134,7 +134,7 @@ class Twin:
 
     def _request(self, request: dict) -> dict:
         """Carry out a request from the control channel. Raises ValueError for an invalid one."""
-        verbs = {
+        verbs: dict[str, Callable[..., dict | None]] = {
             "state": self._state,
             "reset": self.arm.reset,
             "line": self._faults.set_line,

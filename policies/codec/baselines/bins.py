@@ -22,7 +22,8 @@ def resting(
     """Decode the first of T x D ids, row by row; a missing value repeats the row before, or is 0 in the first row."""
     whole = np.full(shape[0] * shape[1], np.nan)
     whole[: len(ids)] = ids
-    rows, held = from_bins(whole.reshape(shape), low, high), np.zeros(shape[1])
+    rows = from_bins(whole.reshape(shape), low, high)
+    held: np.ndarray = np.zeros(shape[1])
     for row in rows:
         held = np.where(np.isnan(row), held, row)
         row[:] = held
