@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from configs.runs.assembly import loaded_agent
+from configs.runs.loading import loaded_agent
 from envs.make import make_vector
 from envs.settings import TaskConfig
 from policies.storage.checkpoint import load_model, read_identity, save_checkpoint

@@ -10,7 +10,7 @@ from gymnasium.vector import SyncVectorEnv
 from lerobot.configs import FeatureType, PolicyFeature, PreTrainedConfig
 from lerobot.envs.utils import preprocess_observation
 
-from configs.runs.assembly import loaded_agent
+from configs.runs.loading import loaded_agent
 from envs.blackout import watched
 from envs.config_lerobot import SemagramEnv
 from envs.make import make_vector

@@ -41,7 +41,7 @@ def test_on_the_simulated_arm_every_episode_is_run_and_the_line_says_how(arm_che
 )
 def test_a_checkpoint_without_a_task_of_ours_is_refused_in_one_line(arm_checkpoint, monkeypatch, task, says):
     import configs.arm.running
-    from configs.runs.assembly import loaded_agent
+    from configs.runs.loading import loaded_agent
     from policies.storage.checkpoint import load_model, read_identity
     from policies.storage.folders import FolderError
 
