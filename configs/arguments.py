@@ -3,6 +3,7 @@
 import re
 import shlex
 import sys
+from collections.abc import Iterable, Sequence
 from dataclasses import fields
 
 from omegaconf import DictConfig
@@ -45,12 +46,19 @@ def given() -> set[str]:
     """Return the dotted keys that the user set on the command line."""
     from hydra.core.hydra_config import HydraConfig
 
-    return {text.lstrip("+~").partition("=")[0].partition("@")[0] for text in HydraConfig.get().overrides.task}
+    return named(HydraConfig.get().overrides.task)
 
 
-def check_eyes(config: AgentConfig) -> None:
-    """Raise ValueError if the user set image_size or vision keys that apply to no camera of the config."""
-    about = given()
+def named(arguments: Iterable[str]) -> set[str]:
+    """Return the dotted keys that these arguments set."""
+    return {text.lstrip("+~").partition("=")[0].partition("@")[0] for text in arguments}
+
+
+def check_eyes(config: AgentConfig, about: set[str]) -> None:
+    """Raise ValueError if the user set image_size or vision keys that apply to no camera of the config.
+
+    `about`: the dotted keys that the user set.
+    """
     if "image_size" in about:
         check_image_size(config.senses)
     vision = [name for name in sorted(about) if re.fullmatch(r"vision|model\.vision\..*", name)]
@@ -65,15 +73,18 @@ def moved() -> bool:
     return any(text.startswith("hydra.run.dir=") for text in HydraConfig.get().overrides.hydra)
 
 
-def explain(error: Exception, name: str) -> str:
-    """Condense an error of Hydra's into one line, with the valid choices; `name` is the command's config."""
+def explain(error: Exception, name: str, arguments: Sequence[str]) -> str:
+    """Condense an error of Hydra's into one line, with the valid choices.
+
+    `name`: the command's config; `arguments`: what Hydra was given.
+    """
     text = str(error)
     if found := re.search(r"Could not override '([^']+)'", text):
         if found[1] in {f"task.{key}" for key in ARM_DEFAULTS}:
             return f"{found[1]}: only for the SO-101's tasks ({', '.join(ARM_TASKS)})"
         return unknown(found[1], known_keys(name))
     if "override_grammar" in text or text.startswith("Ambiguous value"):
-        return _unreadable()
+        return _unreadable(arguments)
     if (found := re.search(r"Could not find '([^'/]+)/([^']*)'", text)) and found[1] in GROUPS:
         return _no_choice(*found.groups())
     return in_one_line(error)
@@ -115,12 +126,12 @@ def check_arguments(name: str) -> None:
             refuse(_no_choice(override.key_or_group, argument.partition("=")[2]))
 
 
-def _unreadable() -> str:
-    """Return a one-line message about the argument that Hydra cannot parse."""
+def _unreadable(arguments: Sequence[str]) -> str:
+    """Return a one-line message about the one of the arguments that Hydra cannot parse."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
-    for argument in sys.argv[1:]:
+    for argument in arguments:
         if "=" not in argument:
             return f"{argument}: keys are given as key=value"
         try:
@@ -131,7 +142,7 @@ def _unreadable() -> str:
         if ",]" in argument:
             return f"{argument}: a list does not end with a comma"
         return f"{argument}: a value with signs such as , ! ' = needs quotes in quotes, e.g. \"sentence='a, b'\""
-    return f"{' '.join(sys.argv[1:])}: keys are given as key=value"
+    return f"{' '.join(arguments)}: keys are given as key=value"
 
 
 def known_keys(name: str) -> list[str]:

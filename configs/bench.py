@@ -64,14 +64,14 @@ def bench(keys: dict, folder: Path) -> dict:
 
     Raises ValueError, OSError.
     """
-    from configs.arguments import check_eyes
+    from configs.arguments import check_eyes, given
     from configs.schema import BenchConfig
     from configs.strict import build
 
     config = build(BenchConfig, keys)
     if config.table:
         return tabulate(config)
-    check_eyes(config)
+    check_eyes(config, given())
     if config.peer.decisions:
         from configs.suites.duel import duel
 

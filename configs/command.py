@@ -83,7 +83,7 @@ def run(name: str, help_text: str, body: Callable[[dict, Path], dict]) -> list[d
         ):
             hydra.main(version_base="1.3", config_path=None, config_name=name)(task)()
     except HydraException as error:
-        refuse(explain(error, name))
+        refuse(explain(error, name, sys.argv[1:]))
     except OmegaConfBaseException as error:  # from a value that interpolates others
         refuse(f"{error.full_key}: {str(error).splitlines()[0]}" if error.full_key else in_one_line(error))
     except OSError as error:  # from Hydra, which creates the run folder

@@ -91,7 +91,7 @@ def train(keys: dict, folder: Path) -> dict:
     if keys["resume"] and moved():
         raise ConfigError(f"hydra.run.dir=: not with resume={keys['resume']}, which goes on in its own folder")
     if not keys["resume"]:  # a resumed run takes its task and more from its checkpoint
-        check_eyes(build(TrainConfig, keys))  # report mistakes before the slow import of PyTorch
+        check_eyes(build(TrainConfig, keys), given())  # report mistakes before the slow import of PyTorch
     from configs.runs.training import Training
 
     return Training.begin(keys, folder, given()).run()

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from policies.decision import Decision, Spent
 from policies.frame_stack import FrameStack
+from policies.observations import check_observation
 from policies.storage.folders import part
 from policies.tokens.curves import Curve
 from policies.training.noise import Noise
@@ -136,8 +137,9 @@ class Agent:
 
         Call this or `watch` at every control step. `own` (B,): the environments in which this agent acts, by default
         all; elsewhere nothing is decided, the returned action is arbitrary, and the current plan is forgotten. Raises
-        PlanFault as `Planner.plan`.
+        PlanFault as `Planner.plan`, ValueError as `check_observation`.
         """
+        check_observation(observation, self.model.senses)
         observation = self.frame_stack.see(observation)
         count = len(next(iter(observation.values())))
         if len(self.at) != count:

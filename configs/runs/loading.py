@@ -9,19 +9,20 @@ from configs.runs.learned import task_of
 from configs.schema import MachineConfig
 from envs.settings import TaskConfig
 from policies.agent import Agent
-from policies.storage.checkpoint import Identity, load_model, read_identity
+from policies.storage.checkpoint import Identity, find_checkpoint, load_model, read_identity
 from worldmodel.model import WorldModel
 from worldmodel.settings import PlannerConfig
 
 
 def load_agent(
-    checkpoint: Path, seed: int = 0, device: str = "cpu", threads: int = 1, planned: bool = True
+    path: str | Path, seed: int = 0, device: str = "cpu", threads: int = 1, planned: bool = True
 ) -> tuple[Agent, TaskConfig]:
-    """Load the agent of a checkpoint, not compiled, and its task. Sets PyTorch's number of threads.
+    """Load the agent of a checkpoint, or of a run's newest, not compiled, and its task. Sets PyTorch's threads.
 
-    `planned`: act with the planner; otherwise with the policy alone. Raises FolderError as `read_identity`,
-    `load_model` and `task_of` do, and ValueError for a device or threads that this machine lacks.
+    `planned`: act with the planner; otherwise with the policy alone. Raises FolderError as `find_checkpoint`,
+    `read_identity`, `load_model` and `task_of` do, and ValueError for a device or threads that this machine lacks.
     """
+    checkpoint = find_checkpoint(Path(path))
     machine = prepare(MachineConfig(device, threads, "false"))
     identity = read_identity(checkpoint)
     model = load_model(checkpoint, identity).to(machine.device)

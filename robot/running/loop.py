@@ -82,7 +82,7 @@ class Loop:
         self._bodies, self.show, self.eyes = bodies, show, eyes or Eyes()
         self._judged = judged
         self._sent: np.ndarray | None = None  # the last target sent, None after the arm was moved otherwise
-        self._observed_at: float  # when the last reading was begun, on the robot's clock
+        self._observed_at = ticks.clock.monotonic()  # when the last reading was begun, on the robot's clock
         self._keys = [name + SUFFIX for name in robot.gate.limits.names]
 
     def read(self) -> np.ndarray:

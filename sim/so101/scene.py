@@ -26,7 +26,7 @@ STREAM = 101  # random stream for variations, separate from so101-nexus's layout
 
 
 class VariedArm(SO101NexusMuJoCoBaseEnv):
-    """Mixin that adds command latency and a draw of a Variation at each reset to so101-nexus's environments.
+    """so101-nexus's environments, with command latency and a draw of a Variation at each reset.
 
     Without a variation, results are bit-identical to so101-nexus's. `commanded` (6,): the latest targets in rad.
     `draw`: this episode's parameters, None without a variation.
