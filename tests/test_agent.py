@@ -56,6 +56,15 @@ def test_it_plans_once_a_token(make, length):
         assert len(plans) == t // length + 1
 
 
+def test_an_observation_of_another_shape_changes_nothing(make):
+    agent, untouched = make(4), make(4)
+    for each in (agent, untouched):
+        each.act(seen(2))
+    with pytest.raises(ValueError, match=r"^observation.state: shape \(2, 2\); \(B, 3\) is needed"):
+        agent.act({STATE_KEY: torch.zeros(2, 2)})
+    assert torch.equal(agent.act(seen(2, 1)), untouched.act(seen(2, 1)))
+
+
 @pytest.mark.parametrize("length", [1, 2, 4])
 def test_its_actions_are_the_tokens_curve(make, length):
     agent = make(length)
