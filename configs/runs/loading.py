@@ -22,8 +22,8 @@ def load_agent(
     `planned`: act with the planner; otherwise with the policy alone. Raises FolderError as `find_checkpoint`,
     `read_identity`, `load_model` and `task_of` do, and ValueError for a device or threads that this machine lacks.
     """
-    checkpoint = find_checkpoint(Path(path))
     machine = prepare(MachineConfig(device, threads, "false"))
+    checkpoint = find_checkpoint(Path(path))
     identity = read_identity(checkpoint)
     model = load_model(checkpoint, identity).to(machine.device)
     return loaded_agent(identity, model, planned, seed)
