@@ -139,9 +139,8 @@ class Agent:
         all; elsewhere nothing is decided, the returned action is arbitrary, and the current plan is forgotten. Raises
         PlanFault as `Planner.plan`, ValueError as `check_observation`.
         """
-        check_observation(observation, self.model.senses)
+        count = check_observation(observation, self.model.senses)
         observation = self.frame_stack.see(observation)
-        count = len(next(iter(observation.values())))
         if len(self.at) != count:
             self._open(count)
         due = self.due(count) if own is None else self.due(count) & own

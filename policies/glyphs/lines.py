@@ -43,9 +43,8 @@ def strokes(ring: Ring) -> list[Line]:
 def _levels(span: Span, move: Move) -> list[Line]:
     """Return a motion's curves as one line, or as one line per level for degree 0."""
     points = move.points
-    spread = (
-        np.zeros_like(points) if move.spread is None else np.minimum(move.spread, 1e3)
-    )  # far wider than is ever drawn
+    most = 1e3  # far wider than is ever drawn
+    spread = np.zeros_like(points) if move.spread is None else np.minimum(move.spread, most)
     parts = [(points, spread)]
     if move.degree == 0:
         parts = [(points[i : i + 1], spread[i : i + 1]) for i in range(len(points))]

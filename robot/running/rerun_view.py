@@ -80,12 +80,9 @@ class Rerun(Nothing):
     def close(self) -> None:
         """Write what is left, unless the viewer hangs or is gone."""
         lost = "the viewer did not take the last of it"
-        try:
+        with contextlib.suppress(queue.Full):  # the viewer hangs
             self._waiting.put(None, timeout=PATIENCE_S)
-        except queue.Full:
-            self._forget()
-            return super().say(lost)
-        self._thread.join(PATIENCE_S)
+            self._thread.join(PATIENCE_S)
         if self._thread.is_alive():
             self._forget()
             return super().say(lost)
