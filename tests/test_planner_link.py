@@ -348,6 +348,16 @@ def test_a_lost_planner_is_found_again(echo, connect):
         assert client.said[-1].startswith("the planner is lost: ")
 
 
+@pytest.mark.parametrize("reconnect", [True, False])
+def test_a_planner_that_dies_between_two_questions_is_noticed_before_the_next(echo, connect, reconnect):
+    client = connect(reconnect=reconnect, away_s=0.3)
+    assert answered(client)
+    messages.hang_up(echo._socket)
+    until(lambda: client.poll() == [] and client.losses)
+    assert reconnect or client.gone() == "the planner is gone: the other side hung up"
+    until(client.gone)
+
+
 def test_a_planner_that_is_found_again_and_never_answers_is_gone_in_the_end(echo, connect):
     echo.answer = lambda question: Refusal("no plan")
     client = connect(away_s=0.5)
@@ -466,6 +476,19 @@ def test_an_address_is_a_socket_or_a_port_of_this_machine():
     for other in ("", "arm.local:7766", "0.0.0.0:7766", "localhost:", "localhost:x", "localhost:65536", ":1"):
         with pytest.raises(Mistake, match=f"^remote={other}: .*ssh -L"):
             planner_address(other, "remote")
+
+
+def test_a_service_that_is_closed_while_it_plans_ends_after_the_plan(echo, connect, monkeypatch):
+    planning, go = threading.Event(), threading.Event()
+    echo.answer = lambda question: (planning.set(), go.wait(WAIT_S), Refusal("late"))[-1]
+    serving = next(thread for thread in threading.enumerate() if getattr(thread, "_target", None) == echo.serve)
+    connect().ask(np.ones(3), True)
+    assert planning.wait(WAIT_S)
+    echo.close()
+    assert serving.is_alive()
+    go.set()
+    serving.join(PROMPT_S)
+    assert not serving.is_alive()
 
 
 def test_a_process_that_cannot_start_leaves_nothing_open(tmp_path, monkeypatch):

@@ -324,6 +324,7 @@ def test_a_planners_process_decides_as_the_agent_does_from_the_same_senses(two_e
     assert begin.cameras == f"overhead:{SIZE}x{SIZE},wrist:24x40"
     with pytest.raises(Refused, match=r"cameras is .*, the robot's overhead:32x32,wrist:40x24$"):
         answering.begin(replace(begin, cameras="overhead:32x32,wrist:40x24"))
+    env.close()
 
 
 def test_it_runs_on_the_simulated_arm_by_its_cameras_and_its_sentence(two_eyed):

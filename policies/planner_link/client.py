@@ -59,7 +59,7 @@ class PlannerClient:
         self._socket: socket.socket | None = None
         self._number = 0  # of the last question
         self._pending: Future[Answer] | None = None  # its answer to be
-        self._since: float | None = None  # when the first question was asked that has had no answer
+        self._since: float | None = None  # since when there has been a question without an answer, or no connection
         self.losses, self.reason = 0, ""
 
     def connect(self) -> None:
@@ -85,7 +85,10 @@ class PlannerClient:
 
     def poll(self) -> list[Answer]:
         """Return the decision, if one has arrived."""
-        if self._pending is None or not self._pending.done():
+        if self._pending is None:
+            self._notice_loss()
+            return []
+        if not self._pending.done():
             return []
         pending, self._pending = self._pending, None
         try:
@@ -111,7 +114,21 @@ class PlannerClient:
         if self._socket is not None:
             self._socket.close()
 
+    def _notice_loss(self) -> None:
+        """Find out whether the planner hung up between two questions."""
+        if self._socket is None or self._socket.fileno() < 0:
+            return
+        try:
+            found = self._socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+            raise ConnectionError("an unexpected message" if found else "the other side hung up")
+        except BlockingIOError:  # nothing to read: all is well
+            return
+        except OSError as error:
+            self._socket.close()
+            self._lose(error)
+
     def _lose(self, error: Exception) -> None:
+        self._since = time.monotonic() if self._since is None else self._since
         found, self.reason = self.reason, str(error) or type(error).__name__
         self._reconnect = self._reconnect and not getattr(error, "final", False)
         self.losses += not found
@@ -171,10 +188,13 @@ def _reply[T: Message](sock: socket.socket, kind: type[T], deadline: float | Non
 
 
 def reach(address: str | int) -> socket.socket:
-    """Connect to the path of a Unix socket, or to a port of 127.0.0.1. Raises OSError."""
+    """Connect to the path of a Unix socket, or to a port of 127.0.0.1. Raises ConnectionError."""
     sock = socket.socket(socket.AF_UNIX if isinstance(address, str) else socket.AF_INET)
     with _closed_on_failure(sock):
         if isinstance(address, int):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock.connect(address if isinstance(address, str) else ("127.0.0.1", address))
+        try:
+            sock.connect(address if isinstance(address, str) else ("127.0.0.1", address))
+        except OSError as error:
+            raise ConnectionError(f"no planner at {address}: {error.strerror or error}") from error
     return sock

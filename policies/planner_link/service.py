@@ -91,22 +91,25 @@ class PlannerService:
 
     def serve(self, listener: socket.socket) -> None:
         """Answer the robots that connect, until `close` is called. Raises OSError if the listener fails."""
-        self._listener, threads = listener, list[threading.Thread]()
-        while not self._closed:
-            try:
+        self._listener, peers = listener, list[tuple[threading.Thread, socket.socket]]()
+        try:
+            while not self._closed:
                 sock, _ = listener.accept()
-            except OSError:
-                if self._closed:
-                    return
+                peers = [each for each in peers if each[0].is_alive()]
+                if len(peers) < MOST:
+                    peers.append((threading.Thread(target=self.converse, args=(sock,), daemon=True), sock))
+                    peers[-1][0].start()
+                else:
+                    sock.close()
+                    self.refused += 1
+                    self._say(f"refused: {MOST} others are connected")
+        except OSError:
+            if not self._closed:
                 raise
-            threads = [thread for thread in threads if thread.is_alive()]
-            if len(threads) < MOST:
-                threads.append(threading.Thread(target=self.converse, args=(sock,), daemon=True))
-                threads[-1].start()
-            else:
-                sock.close()
-                self.refused += 1
-                self._say(f"refused: {MOST} others are connected")
+        finally:
+            for thread, sock in peers:  # PyTorch aborts a process that ends while a thread plans
+                hang_up(sock)
+                thread.join(HANDSHAKE_S)
 
     def converse(self, sock: socket.socket) -> None:
         """Answer one robot until it hangs up, or tell it why not. Closes the socket."""
@@ -139,10 +142,9 @@ class PlannerService:
                 self._say(f"{what}: {REPLACED if replaced else error or type(error).__name__}")
 
     def close(self) -> None:
-        """Stop listening, and hang up on the robot being served. Further calls have no effect."""
+        """Let `serve` hang up on all robots and end. Further calls have no effect."""
         self._closed = True
-        for sock in (self._listener, self._socket):
-            hang_up(sock)
+        hang_up(self._listener)
 
     def _take_over(self, sock: socket.socket, begin: Begin) -> None:
         """Hang up on the previous robot. Raises Refused if it is this one that was replaced, and now comes back."""
