@@ -50,7 +50,7 @@ class PlannerClient:
         """Prepare the client; `connect` opens the connection.
 
         `patience_s`: how long the planner may take to accept a connection; None: no limit. `away_s`: the planner is
-        `gone` once no answer has come for this long after a question or a loss. `reconnect`: to a planner that was
+        `gone` once no answer has come for this long after a question, or after a loss. `reconnect`: to a planner that was
         lost, unless its refusal was final or it sent an unusable plan; if false, it is gone at once.
         """
         self._reach, self._begin, self._say = reach, replace(begin, robot=uuid.uuid4().hex), say
@@ -59,7 +59,7 @@ class PlannerClient:
         self._socket: socket.socket | None = None
         self._number = 0  # of the last question
         self._pending: Future[Answer] | None = None  # its answer to be
-        self._since: float | None = None  # since when there has been a question without an answer, or no connection
+        self._since: float | None = None  # when a question was asked, or then the connection lost, with no answer since
         self.losses, self.reason = 0, ""
 
     def connect(self) -> None:
@@ -128,11 +128,14 @@ class PlannerClient:
             self._lose(error)
 
     def _lose(self, error: Exception) -> None:
-        self._since = time.monotonic() if self._since is None else self._since
-        found, self.reason = self.reason, str(error) or type(error).__name__
+        again, self.reason = bool(self.reason), str(error) or type(error).__name__
         self._reconnect = self._reconnect and not getattr(error, "final", False)
-        self.losses += not found
-        if self._reconnect and not found:
+        if again:  # without an answer in between
+            return
+        self.losses += 1
+        if self._since is not None:
+            self._since = time.monotonic()
+        if self._reconnect:
             self._say(f"the planner is lost: {self.reason}; connecting again")
 
     def _open(self, resumes: bool = False) -> socket.socket:
