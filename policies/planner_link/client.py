@@ -50,7 +50,7 @@ class PlannerClient:
         """Prepare the client; `connect` opens the connection.
 
         `patience_s`: how long the planner may take to accept a connection; None: no limit. `away_s`: the planner is
-        `gone` once no answer has come for this long after a question, or after a loss. `reconnect`: to a planner that was
+        `gone` once no answer has come for this long after a question, or a loss. `reconnect`: to a planner that was
         lost, unless its refusal was final or it sent an unusable plan; if false, it is gone at once.
         """
         self._reach, self._begin, self._say = reach, replace(begin, robot=uuid.uuid4().hex), say
