@@ -27,9 +27,6 @@ from safetensors.numpy import save
 from configs.arm.planning import begin_of, start_planner
 from configs.runs.learned import task_of
 from policies.agent import Agent
-from policies.planner_link import client as client_module
-from policies.planner_link import messages
-from policies.planner_link import service as service_module
 from policies.planner_link.client import PlannerClient, reach
 from policies.planner_link.messages import (
     HEAD,
@@ -45,6 +42,7 @@ from policies.planner_link.messages import (
     WrongMessage,
     decode,
     encode,
+    hang_up,
     incompatible,
     receive,
     send,
@@ -60,7 +58,7 @@ from worldmodel.settings import PlannerConfig
 
 BEGIN = Begin("reach", 3, 2, "tied", 30.0, 2, 2, 2, 1)
 WAIT_S = 60.0  # a loaded machine
-PROMPT_S = 1.0
+PROMPT_S = 5.0
 HANGS_UP = signal.SIGTERM if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else signal.SIGHUP  # it is under nohup
 ANSWER = Answer(7, 1.5, 2, np.ones((2, 2), np.float32), np.zeros((1, 4), np.float32))
 
@@ -140,12 +138,6 @@ def test_any_bytes_are_a_valid_message_or_refused_in_one_line(message, changes):
     with contextlib.suppress(WrongMessage):
         again = decode(bytes(body))
         assert plain(decode(encode(again)[HEAD.size :])) == plain(again)  # so it is valid
-
-
-@given(st.binary(max_size=99))
-def test_garbage_is_no_message(body):
-    with pytest.raises(WrongMessage):
-        decode(body)
 
 
 def body(**changes) -> bytes:
@@ -237,7 +229,7 @@ def address(request, echo, tmp_path):
 @pytest.fixture
 def connect(address, monkeypatch):
     """Makes clients, connected; `said` has their lines."""
-    monkeypatch.setattr(client_module, "RETRY_S", 0.01)
+    monkeypatch.setattr("policies.planner_link.client.RETRY_S", 0.01)
     with contextlib.ExitStack() as stack:
 
         def connect(begin=BEGIN, **keys):
@@ -303,7 +295,7 @@ def test_a_length_is_refused_before_anything_is_read_or_allocated():
 
 
 def test_many_who_send_next_to_nothing_do_not_keep_a_robot_out_for_good(echo, address, connect, monkeypatch):
-    monkeypatch.setattr(service_module, "HANDSHAKE_S", 0.3)
+    monkeypatch.setattr("policies.planner_link.service.HANDSHAKE_S", 1.0)
     with contextlib.ExitStack() as stack:
         slow = [stack.enter_context(reach(address)) for _ in range(MOST + 4)]
         left = iter(encode(BEGIN))
@@ -316,7 +308,8 @@ def test_many_who_send_next_to_nothing_do_not_keep_a_robot_out_for_good(echo, ad
             return echo.refused == len(slow)
 
         until(all_refused)
-        assert sum("timed out" in line for line in echo.lines) >= MOST // 2
+        refused = [sum(why in line for line in echo.lines) for why in ("timed out", f"{MOST} others are connected")]
+        assert refused[0] >= MOST and refused[1] > 0 and sum(refused) == len(slow)
         assert answered(connect())
 
 
@@ -342,7 +335,7 @@ def test_a_lost_planner_is_found_again(echo, connect):
     client = connect()
     assert answered(client)
     for losses in (1, 2):
-        messages.hang_up(echo._socket)
+        hang_up(echo._socket)
         assert answered(client)
         assert client.losses == losses == len(client.said) and client.gone() == ""
         assert client.said[-1].startswith("the planner is lost: ")
@@ -352,7 +345,7 @@ def test_a_lost_planner_is_found_again(echo, connect):
 def test_a_planner_that_dies_between_two_questions_is_noticed_before_the_next(echo, connect, reconnect):
     client = connect(reconnect=reconnect)
     assert answered(client)
-    messages.hang_up(echo._socket)
+    hang_up(echo._socket)
     until(lambda: client.poll() == [] and client.losses)
     assert client.gone() == ("" if reconnect else "the planner is gone: the other side hung up")
     assert bool(answered(client)) == reconnect
@@ -424,7 +417,7 @@ def test_a_client_that_is_closed_while_it_reconnects_leaves_nothing_open(echo, c
         return made[-1]
 
     client._reach = slow
-    messages.hang_up(echo._socket)
+    hang_up(echo._socket)
     until(lambda: (client.ask(np.ones(3), True), client.poll(), made)[2])
     closing = threading.Thread(target=client.close)
     closing.start()
