@@ -32,7 +32,8 @@ Keys, with their defaults:
   port=, id=               of robot=so101: the serial port, and the name it was calibrated under with lerobot-calibrate
   calibration_dir=         where its calibration is, if not where LeRobot keeps it
   port_file=               of robot=so101-twin: the port_file of a semagram-twin that runs already; else one is started
-  remote=, secret=         plan on another machine: host:port of a semagram-serve, and the file with the shared secret
+  remote=                  plan where semagram-serve does: its Unix socket, or localhost:<port>; ssh -L brings either
+                           here from another machine
   viewer=terminal          terminal, none, or rerun, which a checkout has; else: uv pip install 'rerun-sdk>=0.32,<0.34'
   viewer_file=             of viewer=rerun: open no window, write to this file, for `rerun <file>`, on any machine
   real_time=false          ask the system to serve the control loop before everything else, the serial port's own

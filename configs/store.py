@@ -84,7 +84,7 @@ def _play() -> tuple:
 
 
 def _serve() -> tuple:
-    return asdict(ServeConfig(checkpoint="-", secret="-")) | {"checkpoint": "", "secret": ""}, "."
+    return asdict(ServeConfig(checkpoint="-")) | {"checkpoint": ""}, "."
 
 
 def _bench() -> tuple:

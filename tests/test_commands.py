@@ -25,7 +25,7 @@ from configs.reporting import Ended
 from configs.schema import BenchConfig
 from configs.strict import ConfigError, build
 from envs.faults import EnvironmentFault, EnvironmentLost
-from policies.serving.sealing import Refused
+from policies.planner_link.messages import Refused
 from policies.storage.code_version import commit
 from policies.storage.folders import FolderError
 from worldmodel.mistakes import Mistake
@@ -114,7 +114,7 @@ ARM = ["robot=so101", "port=/dev/no_such_port", "id=a"]
     [
         ("run", ["checkpoint=nowhere"], 2, "checkpoint=nowhere: no such folder"),
         ("evaluate", ["checkpoint=nowhere"], 2, "checkpoint=nowhere: no such folder"),
-        ("serve", ["checkpoint=nowhere", "secret=s"], 2, "checkpoint=nowhere: no such folder"),
+        ("serve", ["checkpoint=nowhere"], 2, "checkpoint=nowhere: no such folder"),
         (
             "run",
             ["checkpoint=.", "robot=so101-twin", "port_file=p"],
@@ -370,7 +370,7 @@ def ending(command, monkeypatch):
         (Mistake("steps=0: at least 1"), 2, "steps=0: at least 1"),
         (ConfigError("steps=0"), 2, "steps=0"),
         (FolderError("it is damaged"), 2, "it is damaged"),
-        (Refused("another secret"), 2, "another secret"),
+        (Refused("another task"), 2, "another task"),
         (FileNotFoundError(errno.ENOENT, "No such file", "a"), 2, "[Errno 2] No such file: 'a'"),
         (OSError(errno.EADDRINUSE, "Address already in use"), 2, "[Errno 98] Address already in use"),
         (OSError("another twin listens there"), 2, "another twin listens there"),

@@ -261,18 +261,12 @@ def test_a_camera_that_is_not_there_at_first_is_an_error(tmp_path):
 
 def test_a_plan_is_due_when_the_robot_it_is_for_says(checkpoint):
     """One robot's deadline is not the next's; one that says none gets the planner's own."""
-    from configs.arm.planning import decider
-    from configs.arm.running import begin_of
+    from configs.arm.planning import begin_of, planner_service
     from configs.runs.loading import load_agent
-    from policies.serving.messages import Question
 
-    answering = decider(checkpoint, 3, "cpu", 1, True)
+    answering = planner_service(checkpoint, 3, "cpu", 1, True)
     _, task = load_agent(checkpoint, 3, "cpu", 1, True)
     begin = begin_of(read_identity(checkpoint), task, 2, "Touch the red cube.")
-    arrays = answering._needed()
-    question = Question(
-        1, True, np.zeros(arrays["state"], np.float32), np.zeros(arrays["frames"], np.uint8), np.ones(1)
-    )
     plan, deadlines = answering.agent.planner.plan, []
 
     def noting(observation, memory, generator, deadline, start):
@@ -281,10 +275,9 @@ def test_a_plan_is_due_when_the_robot_it_is_for_says(checkpoint):
 
     answering.agent.planner.plan = noting
     for due_ms in (5.0, 0.0):
-        assert not answering.unfit(replace(begin, deadline_ms=due_ms))
         answering.begin(replace(begin, deadline_ms=due_ms))
         asked = time.perf_counter()
-        answering.answer(question)
+        answering.answer(answering.blank())
         if due_ms:
             assert asked + 0.005 <= deadlines[-1] <= time.perf_counter() + 0.005
     assert deadlines[-1] is None
@@ -292,16 +285,14 @@ def test_a_plan_is_due_when_the_robot_it_is_for_says(checkpoint):
 
 @pytest.mark.parametrize("planned", [True, False])
 def test_a_planners_process_decides_as_the_agent_does_from_the_same_senses(two_eyed, planned):
-    from configs.arm.planning import decider
-    from configs.arm.running import begin_of
+    from configs.arm.planning import begin_of, planner_service
     from configs.runs.loading import load_agent
-    from policies.serving.messages import Question, Refusal, together
+    from policies.planner_link.messages import Question, Refusal, Refused
     from policies.words import Words
 
-    answering = decider(two_eyed, 3, "cpu", 1, planned)
+    answering = planner_service(two_eyed, 3, "cpu", 1, planned)
     agent, task = load_agent(two_eyed, 3, "cpu", 1, planned)
     begin = replace(begin_of(read_identity(two_eyed), task, 2, "Touch the red cube."), deadline_ms=0.0)
-    assert not answering.unfit(begin)
     answering.begin(begin)
     lags = agent.model.config.vision.lags
     env = make(TASK, senses=Senses((*SENSES, f"images.{WRIST}"), SIZE))
@@ -312,9 +303,9 @@ def test_a_planners_process_decides_as_the_agent_does_from_the_same_senses(two_e
             {name: np.roll(shown[f"observation.images.{name}"], lag, 0) for name in cameras}
             for lag in range(max(lags) + 1)
         ]
-        frames = together([np.stack([older[lag][name] for lag in lags]) for name in cameras])
+        frames = tuple(np.stack([older[lag][name] for lag in lags]) for name in cameras)
         answering.agent.generator.manual_seed(7)
-        answer = answering.answer(Question(1, True, state, frames, np.array(there, np.uint8)))
+        answer = answering.answer(Question(1, True, state, frames, np.array(there)))
         agent.generator.manual_seed(7)
         agent.forget()
         for shots in reversed(older):
@@ -327,19 +318,12 @@ def test_a_planners_process_decides_as_the_agent_does_from_the_same_senses(two_e
             seen = agent.frame_stack.see(seen)
         np.testing.assert_array_equal(answer.actions, agent.decide(seen).actions[0].numpy()[: begin.every])
     refusal = answering.answer(Question(1, True, state))
-    assert refusal == Refusal(f"frames of shape (0,); ({2 * 3 * (32 * 32 + 24 * 40)},) is needed")
-    assert answering.unfit(replace(begin, sentence="")).startswith("observation.language: sentence 0 is ''")
-    for name, theirs in {
-        "task": "so101-move",
-        "control": "absolute",
-        "control_hz": 50.0,
-        "cameras": "overhead:32x32,wrist:40x24",
-        "lags": "0,5",
-        "knots": 4,
-    }.items():
-        ours = f"{name} is {getattr(begin, name)}, the robot's {theirs or 'none'}"
-        why = answering.unfit(replace(begin, **{name: theirs}))
-        assert why.startswith(f"this planner is for another checkpoint than the robot's: {ours}")
+    assert isinstance(refusal, Refusal) and "(2, 32, 32, 3), (2, 24, 40, 3)" in refusal.reason
+    with pytest.raises(Refused, match=r"^observation\.language: sentence 0 is ''"):
+        answering.begin(replace(begin, sentence=""))
+    assert begin.cameras == f"overhead:{SIZE}x{SIZE},wrist:24x40"
+    with pytest.raises(Refused, match=r"cameras is .*, the robot's overhead:32x32,wrist:40x24$"):
+        answering.begin(replace(begin, cameras="overhead:32x32,wrist:40x24"))
     env.close()
 
 

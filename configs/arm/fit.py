@@ -7,7 +7,7 @@ from envs.mirror import STILL
 from envs.senses import Senses
 from envs.sentences import check as check_sentence
 from envs.settings import TaskConfig
-from policies.serving.messages import LARGEST
+from policies.planner_link.messages import LARGEST
 from policies.storage.checkpoint import Identity
 from robot.arm_options import CAMERAS, REAL, SIM
 from robot.camera_kinds import configured

@@ -11,16 +11,14 @@ from lerobot.robots import Robot
 
 from configs.arm.arms import wired
 from configs.arm.fit import Fit
-from configs.arm.planning import LocalPlanner, remote_reach
+from configs.arm.planning import begin_of, planner_client
 from configs.arm.priority import hurried
 from configs.reporting import say
 from configs.runs.learned import task_of
 from configs.strict import ConfigError
 from envs.mirror import Mirror, scene_bodies
 from envs.settings import TaskConfig
-from policies.serving.link import Link
-from policies.serving.messages import Begin, camera_list
-from policies.serving.sealing import read_secret
+from policies.planner_link.client import PlannerClient
 from policies.storage.checkpoint import Identity, find_checkpoint, read_identity
 from policies.training.rollouts import evaluation_seeds
 from robot.arm_options import SIM
@@ -29,7 +27,7 @@ from robot.config_sim_camera import sim_cameras
 from robot.running.eyes import Eyes
 from robot.running.loop import Loop
 from robot.running.rerun_view import Rerun
-from robot.running.settings import RunConfig, split_address
+from robot.running.settings import RunConfig
 from robot.running.view import Nothing, View
 from robot.safety.faults import RobotFault, in_one_line
 from robot.safety.signals import Stopped
@@ -79,7 +77,7 @@ class Running:
             show = self._view()
             stack.callback(show.close)
             begin = begin_of(self.identity, self.task, config.lead, self.fit.sentence)
-            link = self._link(stack, show, begin)
+            link = planner_client(stack, config, self.path, begin, show.say)
             with ThreadPoolExecutor(1) as meanwhile:  # connecting and making the mirror both take seconds
                 connecting = meanwhile.submit(link.connect)
                 mirror = Mirror(self.task, self.fit.senses.state)
@@ -174,20 +172,7 @@ class Running:
             return Eyes()
         return Eyes(senses.sizes, lags, not senses.state, self.task.arm.control_hz, show.say)
 
-    def _link(self, stack: contextlib.ExitStack, show, begin: Begin) -> Link:
-        """Return a link to the planner, not yet connected."""
-        config = self.config
-        if config.remote:
-            reach = remote_reach(split_address(config.remote, "remote"))
-            link = Link(reach, read_secret(config.secret), begin, show.say)
-        else:
-            local = LocalPlanner(self.path, config.seed, config.device, config.threads, config.planner)
-            stack.callback(local.stop)
-            link = Link(local.reach, local.secret, begin, show.say, patience_s=None, again=False)
-        stack.callback(link.close)
-        return link
-
-    def _summary(self, loop: Loop, link: Link, ended: str) -> dict:
+    def _summary(self, loop: Loop, link: PlannerClient, ended: str) -> dict:
         plans, timing = loop.plans, loop.ticks.summary()
         told = [done for done in loop.successes if done is not None]
         return {
@@ -208,30 +193,6 @@ class Running:
             "limits": self.config.preset,
             "ended": ended,
         }
-
-
-def begin_of(identity: Identity, task: TaskConfig, lead: int, sentence: str = "") -> Begin:
-    """Return a robot's first message to a checkpoint's planner, asked `lead` control steps before each plan is due.
-
-    The planning deadline is half of that time; the other half is for the round trip and for delays.
-    """
-    token, cameras = identity.model.token, camera_list(identity.senses)
-    every = identity.planner.replan_every or token.length
-    return Begin(
-        task=task.label,
-        state_size=identity.state_size,
-        action_size=identity.action_size,
-        control=task.arm.control,
-        control_hz=task.arm.control_hz,
-        every=every,
-        length=token.length,
-        knots=token.knots,
-        degree=token.degree,
-        cameras=cameras,
-        lags=",".join(map(str, identity.model.vision.lags)) if cameras else "",
-        sentence=sentence,
-        deadline_ms=500.0 * min(lead, every) / task.arm.control_hz,
-    )
 
 
 def _percentiles(name: str, values: list[float]) -> dict:

@@ -6,7 +6,7 @@ from typing import Protocol
 
 import numpy as np
 
-from policies.serving.messages import Answer
+from policies.planner_link.messages import Answer
 from robot.running.eyes import Eyes
 from robot.running.motion import Motion
 from sim.so101.targets import Targets
@@ -30,7 +30,7 @@ class StateEstimator(Protocol):
 
 
 class Thinker(Protocol):
-    """The planner's interface (`policies.serving.link`)."""
+    """The planner's interface (`policies.planner_link.client`)."""
 
     def ask(self, state: np.ndarray, fresh: bool, frames: list[np.ndarray], there: np.ndarray) -> int | None:
         """Request a curve from `state` (S,); return the question's number, None if no planner can be asked now.

@@ -16,17 +16,16 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from configs.arm.planning import LocalPlanner
+from configs.arm.planning import begin_of, planner_client
 from configs.arm.priority import hurry
-from configs.arm.running import begin_of
 from configs.arm.twin_process import TwinProcess
 from configs.runs.learned import task_of
 from envs.mirror import Mirror
-from policies.serving.link import Link
 from policies.storage.checkpoint import find_checkpoint, read_identity
 from robot.arms import connect, gated, twin
 from robot.running.loop import Loop
 from robot.running.pursuit import Plans
+from robot.running.settings import RunConfig
 from robot.running.view import Nothing
 from robot.ticks import Ticks, no_collection
 from robot.units import Units
@@ -129,11 +128,11 @@ def main() -> None:
     path, seconds = find_checkpoint(Path(sys.argv[1])), float((sys.argv[2:] or ["120"])[0])
     identity = read_identity(path)
     task = task_of(identity)
-    local, begin = LocalPlanner(path, 0, "cpu", 1), begin_of(identity, task, LEAD)
-    link = Link(local.reach, local.secret, begin, lambda line: print(line, file=sys.stderr), None, again=False)
-    link.connect()
+    stack, begin = ExitStack(), begin_of(identity, task, LEAD)
+    client = planner_client(stack, RunConfig(str(path), seed=0), path, begin, lambda line: print(line, file=sys.stderr))
+    client.connect()
     mirror, scheduling = Mirror(task), hurry()
-    thinkers = dict(zip(KINDS, (link, Thoughtless(begin.every)), strict=True))
+    thinkers = dict(zip(KINDS, (client, Thoughtless(begin.every)), strict=True))
     measured = {kind: Measured(Ticks(task.control_hz)) for kind in KINDS}
     episodes = list(range(round(seconds / EPISODE_S)))
     try:
@@ -144,8 +143,7 @@ def main() -> None:
         for kind, one in measured.items():
             extra = {"scheduling": scheduling, "load": round(os.getloadavg()[0], 1)}
             print(json.dumps({"loop": kind, **one.row(), **extra}))
-        link.close()
-        local.stop()
+        stack.close()
 
 
 if __name__ == "__main__":
