@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from functools import cache
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -62,6 +63,17 @@ class Curve:
     def encode(self, actions: Float[Tensor, "*B L A"]) -> Float[Tensor, "*B P"]:
         """Return the control points of the least-squares curve through the actions, clamped to [-1, 1]."""
         return (self.inverse @ actions).clamp(-1, 1).flatten(-2)
+
+    def readings(
+        self, times: float | np.ndarray, derivative: int = 0, dimensions: list[int] | None = None
+    ) -> Float[Tensor, "M P"]:
+        """Return float64 rows such that rows @ points is the position (or a derivative of it) at times in [0, 1].
+
+        M = times x dimensions (all of them by default), ordered by time first; rates are per whole token.
+        """
+        weights = design(np.atleast_1d(np.asarray(times, dtype=float)), self.knots, self.degree, derivative)
+        chosen = np.eye(self.action_size)[slice(None) if dimensions is None else dimensions]
+        return torch.from_numpy(np.kron(weights, chosen))
 
     def actions(self, sentence: Float[Tensor, "T *B P"], steps: int) -> Float[Tensor, "*B N A"]:
         """Return the first N = `steps` actions of a plan (`sentence`); the last action is held beyond its end."""
