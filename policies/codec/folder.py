@@ -21,7 +21,7 @@ from worldmodel.strict import ConfigError, build
 
 CONFIG, ARRAYS = "config.json", "codec.safetensors"
 KIND = "semagram-codec"
-RECORDS = {"scaling": Scaling, "spline": SplinePCA, "quantizer": ScalarQuantizer}
+RECORDS: dict[str, type] = {"scaling": Scaling, "spline": SplinePCA, "quantizer": ScalarQuantizer}
 """The parts of a codec all of whose fields are arrays."""
 
 
@@ -33,11 +33,8 @@ def save(parts: Parts, folder: Path) -> None:
     check_place(folder)
     config, scaling, events, spline, packing = parts
     about = {"type": KIND, "codec": asdict(config)}
-    arrays = {
-        f"{name}.{f.name}": getattr(record, f.name)
-        for name, record in zip(RECORDS, (scaling, spline, packing.quantizer), strict=True)
-        for f in fields(record)
-    }
+    records = {"scaling": scaling, "spline": spline, "quantizer": packing.quantizer}
+    arrays = {f"{name}.{f.name}": getattr(records[name], f.name) for name in RECORDS for f in fields(RECORDS[name])}
     arrays |= {
         "events.channels": np.array(events.channels, dtype=int),
         "events.levels": events.levels,

@@ -157,6 +157,7 @@ def _mark(span: Span) -> list[Outlines]:
     """
     angle = (span.begin + span.end) / 2
     x, y = _at(angle, HEAD)
+    heads: list[Outlines]
     match span.token:
         case Move():
             return []

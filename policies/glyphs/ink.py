@@ -45,7 +45,7 @@ def _path(outline: Float[np.ndarray, "n 2"]) -> str:
     scaled = Outline(outline * SCALE)
     scaled.simplify_threshold = ERROR
     simple = scaled.cleaned(simplify=True)
-    points = np.rint(simple.vertices[simple.codes != Outline.STOP]).astype(int)
+    points = np.rint(np.asarray(simple.vertices)[simple.codes != Outline.STOP]).astype(int)
     steps = np.diff(points, axis=0)
     numbers = "".join(f"{x:+d}{y:+d}" for x, y in steps[np.any(steps != 0, axis=1)])
     return f"M{points[0, 0]:d} {points[0, 1]:d}l{numbers}z".replace("+", " ").replace("l ", "l") if numbers else ""

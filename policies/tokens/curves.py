@@ -12,25 +12,17 @@ from policies.tokens.splines import design, ends, midpoints
 from worldmodel.settings import TokenConfig
 
 
-def basis(length: int, knots: int, degree: int) -> Float[Tensor, "L K"]:
-    """Return the weights of the control points (columns) at each control step of a token (rows).
-
-    Rows are non-negative and sum to 1, so that actions lie in the convex hull of the control points.
-    """
-    return torch.from_numpy(design(midpoints(length), knots, degree)).float()
-
-
 @cache
-def _boundaries(length: int, knots: int, degree: int) -> Float[Tensor, "L K"]:
+def _boundaries(length: int, control_points: int, degree: int) -> Float[Tensor, "L K"]:
     """Return the weights of the control points (columns) at the end of each control step of a token (rows)."""
-    return torch.from_numpy(design(ends(length), knots, degree)).float()
+    return torch.from_numpy(design(ends(length), control_points, degree)).float()
 
 
 @dataclass(frozen=True)
 class Curve:
     """Conversion between a token's points (..., P), P = knots x A, and its actions (..., L, A) in [-1, 1].
 
-    With length = knots = 1 the points are the action itself.
+    Each action is a convex combination of the `knots` control points. With length = knots = 1 it is the only one.
     """
 
     length: int
@@ -43,7 +35,7 @@ class Curve:
     @classmethod
     def of(cls, length: int, knots: int, degree: int, action_size: int) -> "Curve":
         """Build the curve of `knots` control points over `length` control steps."""
-        weights = basis(length, knots, degree)
+        weights = torch.from_numpy(design(midpoints(length), knots, degree)).float()
         return cls(length, knots, degree, action_size, weights, torch.linalg.pinv(weights))
 
     @classmethod
