@@ -98,19 +98,18 @@ def test_tokens_are_equal_when_every_number_is(one, other):
         ("token 1 of 1: grip.level: missing", lambda: from_plain([{"kind": "grip"}])),
         ("token 1 of 1: grip.levels", lambda: from_plain([{"kind": "grip", "levels": 1}])),
         *(
-            (f"token 1 of 1: grip.level={level!r:.4}", partial(from_plain, [{"kind": "grip", "level": level}]))
-            for level in ("half", 10**400, True)
-        ),
-        *(
-            ("token 1 of 1: move.points", partial(from_plain, [{"kind": "move", "points": points, "seconds": 1}]))
-            for points in ([[0, 1], [0]], [], "x")
-        ),
-        *(
-            (
-                "token 1 of 1: move.degree",
-                partial(from_plain, [{"kind": "move", "points": [[0]], "seconds": 1, "degree": degree}]),
+            (f"token 1 of 1: {wrong['kind']}.{key}", partial(from_plain, [wrong | {key: value}]))
+            for wrong, key, values in (
+                ({"kind": "grip"}, "level", ("half", 10**400, True, float("nan"))),
+                (
+                    {"kind": "move", "seconds": 1},
+                    "points",
+                    ([[0, 1], [0]], [], "x", None, [["1"]], [[True]], [[10**400]]),
+                ),
+                ({"kind": "move", "seconds": 1, "points": [[0]]}, "degree", (0.5, 10**400, "0")),
+                ({"kind": "move", "seconds": 1, "points": [[0]], "degree": 0}, "spread", (1, [[0, 0]])),
             )
-            for degree in (0.5, 10**400)
+            for value in values
         ),
         ("token 1 of 1: look.where", lambda: from_plain([{"kind": "look", "what": "cup", "where": [1]}])),
         ("token 1 of 1: look.what", lambda: from_plain([{"kind": "look", "what": 1}])),
