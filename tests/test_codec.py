@@ -58,7 +58,7 @@ def test_held_out_chunks_come_back(codec, held_out):
     assert scaled_error(codec, codec.decode(codec.encode(chunks, start), start), chunks) < 0.05
 
 
-def test_every_more_id_says_more(codec, held_out):
+def test_each_further_id_lowers_the_error(codec, held_out):
     chunks, start = held_out
     ids = codec.encode(chunks, start)
     errors = [scaled_error(codec, codec.decode(ids[:, :n], start), chunks) for n in range(CONFIG.ids + 1)]
@@ -83,7 +83,7 @@ def windows_scaled(codec):
 
 @settings(max_examples=30)
 @given(first=strings(), second=strings())
-def test_chunks_join_whatever_they_say(codec, first, second):
+def test_chunks_join_for_any_ids(codec, first, second):
     """The second curve leaves where the first arrived: the step between them is one of the second curve's own."""
     start = codec.scaling.middle
     before = codec.decode(first, start)
@@ -93,11 +93,11 @@ def test_chunks_join_whatever_they_say(codec, first, second):
     assert (across <= 2 * fastest + 1e-5).all()
 
 
-def test_limits_are_kept_by_every_string(held_out):
+def test_limits_are_kept_by_100_000_strings(held_out):
     low, high = np.array([-20.0, 1.9, -5.0]), np.array([20.0, 2.1, 105.0])
     codec = Codec.fit(movements(0, 10), CONFIG, limits=(low, high))
-    ids = np.random.default_rng(0).integers(codec.vocabulary, size=(500, CONFIG.ids))
-    chunks = codec.decode(ids, np.tile((low + high) / 2, (500, 1)))
+    ids = np.random.default_rng(0).integers(codec.vocabulary, size=(100_000, CONFIG.ids))
+    chunks = codec.decode(ids, np.tile((low + high) / 2, (100_000, 1)))
     assert (chunks >= low - 1e-4).all() and (chunks <= high + 1e-4).all()
 
 

@@ -1,4 +1,4 @@
-"""What the codec is made of: cells that nest, bits in the order of their worth, events that are fitted exactly."""
+"""What the codec is made of: cells that nest, bits most informative first, events that are fitted exactly."""
 
 import numpy as np
 import pytest

@@ -224,7 +224,7 @@ def test_each_kind_of_event_has_its_mark():
 
 
 @given(st.floats(0, 1), st.floats(0, 1))
-def test_a_hand_opens_as_a_hole_does(one, other):
+def test_the_hole_of_a_grip_grows_with_its_level(one, other):
     def hole(level):
         mark = max(of(glyph([Grip(level)]), "mark"), key=lambda s: len(s.outlines))
         return np.linalg.norm(np.ptp(mark.outlines[1], axis=0))
@@ -250,7 +250,7 @@ def test_many_lanes_stay_apart_at_rest_and_few_do_not_meet():
 
 
 @given(st.integers(2, 30), st.floats(0.001, 0.1))
-def test_a_ribbon_is_as_wide_as_told(count, half):
+def test_a_ribbon_has_its_width(count, half):
     line = np.stack([np.linspace(0, 1, count), np.linspace(0, 0.5, count)], -1)
     centre, widths = middle(ribbon(line, np.full(count, half)))
     assert np.allclose(centre, line) and np.allclose(widths, half)

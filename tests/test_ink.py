@@ -43,7 +43,7 @@ def test_a_hole_shows_the_paper():
     assert image[25, 25, 3] == 0 and image[25, 40, 3] == 255
 
 
-def test_pale_ink_is_as_pale_as_told():
+def test_pale_ink_has_its_opacity():
     disc = Shape((drop(0.0, 0.0, 0.8),), 0.4, "wash")
     assert picture([disc], 50, "#ff0000")[25, 25].tolist() == [255, 0, 0, 102]
     on_paper = picture([disc], 50, "#ff0000", paper="white").astype(int)

@@ -133,7 +133,7 @@ class LowRankGaussian:
         return MultivariateNormal(self.mean, scale_tril=root)
 
     def _tiny(self) -> float:
-        """Return the variance, relative to all of the token's, that cannot be told from rounding."""
+        """Return the variance, relative to all of the token's, below which it is rounding."""
         return 100 * self.factor.shape[-1] * torch.finfo(self.factor.dtype).eps
 
 
