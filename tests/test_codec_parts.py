@@ -10,7 +10,7 @@ from policies.codec.bit_packing import BitPacking, order
 from policies.codec.events import MIN_GAIN, Events, all_ramps, changes, fit_events, resting_levels
 from policies.codec.scalar_quantizer import ScalarQuantizer
 from policies.codec.spline_pca import SplinePCA
-from policies.tokens.splines import knots
+from policies.tokens.splines import differences, fit_from, knots
 
 
 @pytest.fixture(scope="module")
@@ -121,12 +121,15 @@ def test_numbers_that_no_data_has_still_give_a_bounded_curve_of_bounded_rate():
     """The curve lies in its control points' hull; its rate in that of degree x step / gap between knots."""
     rng = np.random.default_rng(0)
     start = rng.uniform(-1, 1, size=(50, 2))
-    spline = SplinePCA.fit(np.cumsum(rng.normal(size=(50, 15, 2)), axis=1), start, CodecConfig(length=15, knots=6))
+    paths = np.cumsum(rng.normal(size=(50, 15, 2)), axis=1)
+    spline = SplinePCA.fit(paths, start, CodecConfig(length=15, knots=6))
     wild = spline.curve(1000 * rng.normal(size=(50, spline.analysis.shape[0])), start, -np.ones(2), np.full(2, 0.9))
     assert wild.min() >= -1 - 1e-9 and wild.max() <= max(0.9, start.max()) + 1e-9
     assert wild.min() < -0.9 and wild.max() > 0.8  # they were at the bounds
     k = knots(6, 3)
     fastest = (3 * spline.max_step / (k[4:9] - k[1:6])[:, None]).max(0)
+    in_data = np.abs(differences(6, 3) @ fit_from(0 * start, paths, 6, 3)).max((0, 1))
+    np.testing.assert_allclose(fastest, in_data)
     free = spline.curve(1000 * rng.normal(size=(50, spline.analysis.shape[0])), start)
     steps = np.abs(np.diff(np.concatenate([start[:, None], free], axis=1), axis=1)).max((0, 1))
     assert (steps <= fastest / 15 + 1e-9).all() and (steps > 0.5 * fastest / 15).all()
