@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from policies.codec import CodecConfig
 from policies.codec.bit_packing import BitPacking, order
 from policies.codec.events import MIN_GAIN, Events, all_ramps, changes, fit_events, resting_levels
-from policies.codec.scalar_quantizer import ScalarQuantizer
+from policies.codec.scalar_quantizer import ScalarQuantizer, best_split
 from policies.codec.spline_pca import SplinePCA
 from policies.tokens.splines import differences, fit_from, knots
 
@@ -32,6 +32,19 @@ def test_one_bit_is_the_best_two_level_quantiser(quantizer):
     assert quantizer.splits[0, 1] == pytest.approx(0, abs=0.15)
     assert quantizer.values[0, 2:4] == pytest.approx([-np.sqrt(2 / np.pi), np.sqrt(2 / np.pi)], abs=0.12)
     assert quantizer.errors[0, 1] / quantizer.errors[0, 0] == pytest.approx(1 - 2 / np.pi, abs=0.02)
+
+
+@given(st.lists(st.integers(-9, 9), min_size=4, max_size=30))
+def test_a_split_is_the_best_of_all_that_part_different_samples(samples):
+    ordered = np.sort(np.array(samples, dtype=float))
+
+    def error(at):
+        return sum(((part - part.mean()) ** 2).sum() for part in (ordered[:at], ordered[at:]))
+
+    places = [at for at in range(1, len(ordered)) if ordered[at - 1] < ordered[at]]
+    found = best_split(ordered)
+    assert found in places if places else found == 0
+    assert not places or error(found) == pytest.approx(min(map(error, places)))
 
 
 def test_a_value_lies_in_its_cell(quantizer):
