@@ -1,4 +1,4 @@
-"""semagram-tokens: fit a codec to a dataset, compare it with others, and draw what its ids mean."""
+"""semagram-tokens: fit a codec to a dataset, and draw what its ids mean."""
 
 import sys
 from pathlib import Path
@@ -8,10 +8,8 @@ from configs.importing import importing
 HELP = """\
 semagram-tokens: chunks of a robot's actions as short strings of ids, for planners and for language models.
 
-  semagram-tokens demo out=runs/arm                  80 pick-and-place demonstrations of a simulated arm, as a dataset
+  semagram-tokens demo out=runs/arm                  80 demonstrations of the simulated arm's script, as a dataset
   semagram-tokens fit dataset=runs/arm               fit a codec to the actions of a LeRobotDataset
-  semagram-tokens compare dataset=runs/arm           the same on 70 % of the episodes, and on the others the table
-                                                     against 256 bins, FAST and BEAST, and a rate-distortion plot
   semagram-tokens draw dataset=runs/arm              draw a chunk that was held out after 1, 2, 4, ... of its ids, and
                                                      the beginning of such an episode as a glyph
   semagram-tokens draw sentence=<run>/plan.json      draw a sentence of tokens as a glyph
@@ -28,15 +26,12 @@ Keys, with their defaults:
   margin=1.3               decoded actions stay within so many times the half range of the data
   relative=true            a curve begins where the arm is, so that chunks join; false: ids alone say where
   events=true              encode channels that switch as events: when, and to what
-  writing=auto             curves; or corners: an id says when a channel turns, for actions that jump; or auto
-  worth=0.008              corners: an id must lower the mean squared error of a chunk by this squared
-  held_out=0.3 seed=0      compare, draw: the share of episodes not fitted to, and which
-  strings=100000           compare: random id strings to decode
+  held_out=0.3 seed=0      draw: the share of episodes not fitted to, and which; demo: which demonstrations
   episodes=80              demo: how many demonstrations
   out=""                   fit: the codec's folder (default <run folder>/codec); demo: the dataset's
   hydra.run.dir=...        where to put the run folder (default runs/tokens/<time>-<process>-<verb>)
 
-fit leaves the codec; compare table.csv, table.md and rate-distortion.png; draw chunk.png, glyph.svg and glyph.png.
+fit leaves the codec; draw chunk.png, glyph.svg and glyph.png.
 Progress goes to stderr; the last line of stdout is one JSON object.
 """
 

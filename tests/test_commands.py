@@ -270,7 +270,7 @@ def test_what_is_not_there_is_told_before_anything_heavy_is_imported(tmp_path, n
         ("bench", ["out=${x}"], "Interpolation key 'x' not found"),
         ("bench", ["peer.path=../tdmpc2"], "peer.path=../tdmpc2: only with peer=tdmpc2"),
         ("bench", ["peer.decisions=5"], "peer.decisions=5: only with peer=tdmpc2"),
-        ("tokens", ["compare", "dataset=a", "out=foo"], "out=foo: only of fit and demo"),
+        ("tokens", ["draw", "dataset=a", "out=foo"], "out=foo: only of fit and demo"),
         ("tokens", ["fit", "dataset=a", "sentence=x"], "sentence=x: only of draw, not of fit"),
         ("evaluate", [], "checkpoint=: a run folder or a checkpoint"),
         ("evaluate", ["checkpoint=nowhere"], "checkpoint=nowhere: no such folder"),

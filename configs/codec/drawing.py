@@ -1,32 +1,27 @@
-"""Glyphs for semagram-tokens: of a sentence in a JSON file, and of a demonstration as a codec decodes it."""
+"""Drawings for semagram-tokens: a chunk as its ids refine it, and glyphs of a plan file or of a decoded episode."""
 
+import io
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from policies.codec import Codec
-from policies.codec.training import windows_of
+from policies.codec.fitting import windows_of
 from policies.glyphs.ink import draw
-from policies.tokens.notation import read_sentence
-from policies.tokens.splines import design, ends
+from policies.storage.files import replace_file
+from policies.tokens.splines import fit_from
 from policies.tokens.vocabulary import Grip, Move, Sentence, Token, text
 
+INK = "#1b1b3a"
 CHUNKS = 4
 """Largest number of chunks of an episode that are drawn, so that a glyph stays readable."""
 STILL = 0.01
 """A switching channel rests on a level while it moves less than this per step, as a share of its range in the data."""
 
 
-def draw_file(path: Path, folder: Path) -> dict:
-    """Draw the sentence of a JSON file.
-
-    Raises ValueError naming the file and what is wrong in it, or OSError if the figures cannot be written.
-    """
-    return draw_both(read_sentence(path), folder)
-
-
-def draw_both(sentence: Sentence, folder: Path) -> dict:
+def draw_glyph(sentence: Sentence, folder: Path) -> dict:
     """Write glyph.svg and glyph.png to `folder`; return the path of the former, and the sentence as one line."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("glyph.svg", "glyph.png"):
@@ -34,7 +29,27 @@ def draw_both(sentence: Sentence, folder: Path) -> dict:
     return {"glyph": str(folder / "glyph.svg"), "sentence": text(sentence)}
 
 
-def spoken(codec: Codec, episodes: list[np.ndarray], rate_hz: float) -> Sentence:
+def draw_refinement(path: Path, codec: Codec, window: np.ndarray, ids: np.ndarray, names: tuple[str, ...]) -> None:
+    """Plot a scaled chunk (`window`, its start first) channel by channel, with what prefixes of its ids decode to."""
+    count = window.shape[1]
+    figure = Figure(figsize=(6, 1.4 * count), dpi=150, layout="constrained")
+    axes = figure.subplots(count, 1, sharex=True, squeeze=False)
+    shown = sorted({1, 2, 4, codec.config.ids} & set(range(1, codec.config.ids + 1)))
+    for channel, panel in enumerate(axes[:, 0]):
+        panel.plot(window[1:, channel], color=INK, linewidth=2.5, alpha=0.25)
+        for n in shown:
+            shade = 0.25 + 0.75 * n / codec.config.ids
+            panel.plot(codec.decode(ids[:n], window[0])[:, channel], color=INK, alpha=shade, linewidth=0.8)
+        panel.set_ylabel(names[channel], rotation=0, ha="right")
+        panel.spines[["top", "right"]].set_visible(False)
+    axes[0, 0].set_title(f"after {', '.join(map(str, shown))} of {codec.config.ids} ids; wide: the chunk")
+    axes[-1, 0].set_xlabel("control step")
+    png = io.BytesIO()
+    figure.savefig(png, format="png")
+    replace_file(path, png.getvalue())
+
+
+def decoded_sentence(codec: Codec, episodes: list[np.ndarray], rate_hz: float) -> Sentence:
     """Convert the beginning of the longest episode (steps, D; scaled), as the codec decodes it, to a sentence.
 
     Each chunk becomes a motion. Channels that switch become grips, 0 at the lowest value of the data and 1 at the
@@ -42,33 +57,24 @@ def spoken(codec: Codec, episodes: list[np.ndarray], rate_hz: float) -> Sentence
     """
     switching = list(codec.switching)
     smooth = [d for d in range(codec.channels) if d not in switching] or list(range(codec.channels))
-    length, relative = codec.config.length, codec.config.relative
+    length, shape = codec.config.length, (codec.config.control_points, codec.config.degree)
     windows = windows_of(episodes, length + 1, length)
-    starts = windows[:, 0]
-    left = windows[:, 1:] - codec.decode(codec.encode(windows[:, 1:], starts), starts if relative else None)
-    unsaid = np.stack([_points(error[:, smooth], 0 * starts[0, smooth], codec) for error in left])
-    spread = np.sqrt((unsaid**2).mean(0))
+    starts, chunks = windows[:, 0], windows[:, 1:]
+    error = (chunks - codec.decode(codec.encode(chunks, starts), starts))[..., smooth]
+    spread = np.sqrt((fit_from(0 * error[:, 0], error, *shape) ** 2).mean(0))
     low, high = (limit([limit(e, axis=0) for e in episodes], axis=0) for limit in (np.min, np.max))
     episode = max(episodes, key=len)
     start = episode[0]
     tokens: list[Token] = []
     for begin in range(1, min(len(episode) - length, CHUNKS * length) + 1, length):
-        ids = codec.encode(episode[begin : begin + length], start)
-        chunk = codec.decode(ids, start if relative else None).astype(float)
+        chunk = codec.decode(codec.encode(episode[begin : begin + length], start), start).astype(float)
         for d in switching:
             levels = (np.append(start[d], chunk[:, d]) - low[d]) / max(high[d] - low[d], 1e-9)
             tokens += [Grip(level, step / rate_hz) for step, level in _switches(levels)]
-        points = np.clip(_points(chunk[:, smooth], start[smooth], codec), -1, 1)
+        points = np.clip(fit_from(start[smooth], chunk[:, smooth], *shape), -1, 1)
         tokens.append(Move(points, length / rate_hz, codec.config.degree, spread))
         start = chunk[-1]
     return tuple(tokens)
-
-
-def _points(chunk: np.ndarray, start: np.ndarray, codec: Codec) -> np.ndarray:
-    """Return the control points (K, D) of the least-squares curve from `start` (D,) through a chunk (T, D) after it."""
-    weights = design(ends(len(chunk)), codec.config.control_points, codec.config.degree)
-    rest = np.linalg.lstsq(weights[:, 1:], chunk - weights[:, :1] * start, rcond=None)[0]
-    return np.concatenate([start[None], rest])
 
 
 def _switches(levels: np.ndarray) -> list[tuple[int, float]]:
