@@ -54,12 +54,8 @@ def twin(port_file: Path, cameras: Mapping[str, dict] | None = None) -> Robot:
 
 def gated(robot: Robot, preset: str, stop_on_fault: bool = False, clock: Clock = time) -> GatedRobot:
     """Return the arm behind a gate with a preset's limits. Raises ValueError for a calibration without a range."""
-    return GatedRobot(robot, new_gate(robot, preset), stop_on_fault, clock)
-
-
-def new_gate(robot: Robot, preset: str) -> Gate:
-    """Return a gate that does not know yet where the arm is."""
-    return Gate(so101(preset, robot.calibration or None), Fingertip())
+    gate = Gate(so101(preset, robot.calibration or None), Fingertip())
+    return GatedRobot(robot, gate, stop_on_fault, clock)
 
 
 def connect(robot: GatedRobot) -> None:

@@ -5,6 +5,7 @@ import logging
 import os
 import time
 
+import numpy as np
 from lerobot.motors.feetech import FeetechMotorsBus
 from lerobot.robots.so_follower import SO101Follower, SO101FollowerConfig
 
@@ -114,7 +115,7 @@ class SemagramSO101(GatedRobot):
         self._resume()
         return super().get_observation()
 
-    def send_action(self, action: dict, at: float | None = None) -> dict:
+    def send_action(self, action: dict | np.ndarray, at: float | None = None) -> dict:
         """Send as much of the action as the gate lets through; see GatedRobot."""
         with self.held():
             self._resume()

@@ -476,8 +476,7 @@ def test_a_person_is_shown_for_how_long_each_token_lasts(toys):
         Agent(toys.tiny_model(3, curve.size, token=token), curve, None, torch.Generator()), "reach", "tied", 30.0
     )
     answer = unpack(pack(decider.answer(Question(1, True, np.ones(3, np.float32)))))
-    moment = SimpleNamespace(pursuit=SimpleNamespace(answer=answer))
-    assert sentence(moment, token, 30.0) == f"move({4 / 30:.3g} s)" and len(answer.actions) == 4
+    assert sentence(SimpleNamespace(answer=answer), token, 30.0) == f"move({4 / 30:.3g} s)" and len(answer.actions) == 4
 
 
 def test_a_planner_that_owes_an_answer_is_asked_no_more_and_is_gone_in_the_end(server, monkeypatch):

@@ -24,7 +24,6 @@ from robot.safety.gate import Command, Gate
 from robot.safety.margins import Margins
 from robot.safety.signals import Stopped, StopSignals
 from robot.safety.watch import Timed
-from robot.safety.wrapped import WrappedRobot
 from robot.ticks import Clock
 from worldmodel.mistakes import Mistake
 
@@ -36,7 +35,7 @@ GIVE_UP = 3
 logger = logging.getLogger(__name__)
 
 
-class GatedRobot(WrappedRobot):
+class GatedRobot(Robot):
     """Any LeRobot robot commanded by joint positions, with a gate that enforces its limits.
 
     A fault of the driver raises RobotFault once the robot has been braked as far as it still responds. Any other fault
@@ -58,7 +57,10 @@ class GatedRobot(WrappedRobot):
             raise Mistake("max_relative_target: leave it unset, the gate's step limit does its work")
         if not getattr(robot.config, "use_degrees", True):
             raise Mistake("use_degrees=false: leave it unset, the gate's limits are in degrees")
-        super().__init__(robot)
+        self.robot = robot
+        self.config, self.config_class, self.name = robot.config, robot.config_class, robot.name
+        self.robot_type, self.id = robot.robot_type, robot.id
+        self.calibration_dir, self.calibration_fpath = robot.calibration_dir, robot.calibration_fpath
         self.gate, self.stop_on_fault = gate, stop_on_fault
         self.command: Command | None = None
         self._time, self._signals = clock, StopSignals()
@@ -76,6 +78,39 @@ class GatedRobot(WrappedRobot):
     def is_connected(self) -> bool:
         """Whether any part of the robot is open."""
         return shutdown.is_open(self.robot)
+
+    @property
+    def observation_features(self) -> dict:
+        """The wrapped robot's observation features."""
+        return self.robot.observation_features
+
+    @property
+    def action_features(self) -> dict:
+        """The wrapped robot's action features."""
+        return self.robot.action_features
+
+    @property
+    def cameras(self) -> dict:
+        """The wrapped robot's cameras; empty if it has none."""
+        return getattr(self.robot, "cameras", {})
+
+    @property
+    def calibration(self) -> dict:
+        """The wrapped robot's calibration."""
+        return self.robot.calibration
+
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether the wrapped robot is calibrated."""
+        return self.robot.is_calibrated
+
+    def calibrate(self) -> None:
+        """Calibrate the wrapped robot."""
+        self.robot.calibrate()
+
+    def configure(self) -> None:
+        """Configure the wrapped robot."""
+        self.robot.configure()
 
     def held(self) -> AbstractContextManager[None]:
         """Return a context manager that defers signals, as while talking to the robot.
@@ -129,8 +164,13 @@ class GatedRobot(WrappedRobot):
             self._reading = Timed({name: observation[key] for name, key in keys.items() if key in observation}, now)
             return observation
 
-    def send_action(self, action: dict, at: float | None = None) -> dict:
-        """Send as much of the action as the gate lets through; return what was sent.
+    def values(self, named: dict) -> np.ndarray:
+        """Return the joints' values (D,) of an observation or an action, in the order of the gate's limits."""
+        return np.array([named[name + SUFFIX] for name in self.gate.limits.names], float)
+
+    def send_action(self, action: dict | np.ndarray, at: float | None = None) -> dict:
+        """Send as much of the action, by key or (D,) in the gate's order, as the gate lets through; return what was
+        sent.
 
         `at`: when the action was decided, on the robot's `clock`; now by default. If there was no observation since the
         last action, the robot is read first. Raises RobotFault if the driver fails, if nothing can be sent, and with
