@@ -8,9 +8,9 @@ import draccus
 from lerobot.robots import Robot
 from lerobot.robots.so_follower import SO101FollowerConfig
 
-from robot.camera_kinds import configured
 from robot.config_sim_camera import SimCameraConfig
 from robot.config_so101_sim import SO101SimConfig
+from robot.lerobot_types import configured
 from robot.ports import port_of_twin
 from robot.safety.gate import Gate
 from robot.safety.gated import GatedRobot

@@ -1,6 +1,5 @@
 """LeRobot's SO-101 that moves only where it is sent: alone, and behind the safety gate as a robot type of its own."""
 
-import fcntl
 import logging
 import os
 import time
@@ -9,6 +8,7 @@ import numpy as np
 from lerobot.motors.feetech import FeetechMotorsBus
 from lerobot.robots.so_follower import SO101Follower, SO101FollowerConfig
 
+from policies.storage.files import claimed
 from robot.config_so101 import SemagramSO101Config
 from robot.safety.gate import Gate
 from robot.safety.gated import GatedRobot
@@ -48,10 +48,8 @@ class StayingBus(FeetechMotorsBus):
             os.close(port)
 
     def _claim(self, port: int) -> None:
-        try:
-            fcntl.flock(port, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ConnectionError(f"{self.port}: another program moves the arm at this port; end it first") from error
+        if not claimed(port):
+            raise ConnectionError(f"{self.port}: another program moves the arm at this port; end it first")
 
     def enable_torque(self, motors: str | list[str] | None = None, num_retry: int = 0) -> None:
         """Set each motor's goal to its present position, then enable its torque."""

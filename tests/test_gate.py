@@ -7,8 +7,8 @@ import pytest
 
 from robot.safety.faults import Fault, FaultKind, NotReleasable
 from robot.safety.gate import Gate
+from robot.safety.input_check import Stamped
 from robot.safety.limits import Box, JointLimits, Limits, so101
-from robot.safety.watch import Timed
 from robot.safety.workspace import Workspace
 from sim.so101.fingertip import Fingertip
 
@@ -28,7 +28,7 @@ class Run:
         self.now += dt
         seen = self.place if reading is None else reading
         command = self.gate.step(
-            Timed(np.broadcast_to(goal, self.place.shape), self.now), Timed(seen, self.now), self.now
+            Stamped(np.broadcast_to(goal, self.place.shape), self.now), Stamped(seen, self.now), self.now
         )
         if command.values is not None:
             self.place = self.place + self.lag * (command.values - self.place)
@@ -211,7 +211,7 @@ def test_nothing_is_sent_before_two_good_readings_agree():
     gate = Gate(ONE)
     for at, place, sent in ((0, np.nan, None), (1, 70.0, None), (1, 70.0, None), (2, 3.0, None), (3, 4.0, 4.0)):
         now = at * DT
-        command = gate.step(Timed(np.zeros(1), now), Timed(np.array([place]), now), now)
+        command = gate.step(Stamped(np.zeros(1), now), Stamped(np.array([place]), now), now)
         assert command.values == sent
     assert command.fault.kind == FaultKind.NOT_FINITE
 

@@ -16,7 +16,7 @@ from robot.running.plan_follower import PlanFollower, Plans, TokenTrack
 from robot.running.settings import RunConfig, split_address
 from robot.running.smoothness import Smoothness
 from robot.safety.faults import FaultKind
-from robot.safety.watch import Watch
+from robot.safety.input_check import InputCheck
 from robot.ticks import Ticks
 from robot.units import Units
 from sim.so101.targets import Targets
@@ -382,14 +382,14 @@ def test_what_somebody_has_to_look_at_first_does_not_go_on_by_itself(wired, kind
 
 def test_ticks_that_are_left_out_are_told_and_a_goal_is_as_old_as_what_it_was_decided_from(wired, monkeypatch):
     wired.shown.at["tick20"] = lambda: wired.arm.clock.sleep(3.5 / HZ)
-    check, ages = Watch.check, []
+    check, ages = InputCheck.check, []
 
     def checked(watch, goal, reading, now):
         if goal is not None:
             ages.append((now - goal.at, now - reading.at))
         return check(watch, goal, reading, now)
 
-    monkeypatch.setattr(Watch, "check", checked)
+    monkeypatch.setattr(InputCheck, "check", checked)
     assert wired.loop.episode(wired.driver, 60, lambda: False) is False
     steps = wired.driver._estimator.followed
     assert sorted(steps)[-2:] == [1, 3]

@@ -24,8 +24,8 @@ from policies.agent import Agent
 from policies.storage.checkpoint import load_model, read_identity
 from policies.training.rollouts import as_tensors
 from robot.arms import simulated
-from robot.camera_kinds import configured
 from robot.config_sim_camera import SimCameraConfig
+from robot.lerobot_types import configured
 from robot.loop import Loop
 from robot.running.camera_buffer import BLIND_S, CameraBuffer
 from robot.running.settings import RunConfig

@@ -16,11 +16,11 @@ from configs.reporting import FAILED, SIGNALLED, Ended, say
 from robot.arms import connect, gated, simulated
 from robot.config_sim_camera import sim_cameras
 from robot.drivers import DriverLost, ScriptDriver, TeleopDriver
+from robot.lerobot_types import teleoperator
 from robot.loop import Driver, Loop, Step
 from robot.recording.parts import MEASURED, SUCCESS, EpisodeInfo, Parts
 from robot.recording.review import Review, picture
 from robot.recording.settings import EXPERT, POLICY, PREFIX, RecordConfig
-from robot.recording.teleops import teleoperator
 from robot.safety.faults import RobotFault, in_one_line
 from robot.safety.gated import SUFFIX, GatedRobot
 from robot.safety.signals import Stopped

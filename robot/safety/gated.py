@@ -21,9 +21,9 @@ from robot.safety import shutdown
 from robot.safety.braking import time_to_rest
 from robot.safety.faults import Fault, FaultKind, RobotFault
 from robot.safety.gate import Command, Gate
+from robot.safety.input_check import Stamped
 from robot.safety.margins import Margins
 from robot.safety.signals import Stopped, StopSignals
-from robot.safety.watch import Timed
 from robot.ticks import Clock
 from worldmodel.mistakes import Mistake
 
@@ -64,7 +64,7 @@ class GatedRobot(Robot):
         self.gate, self.stop_on_fault = gate, stop_on_fault
         self.command: Command | None = None
         self._time, self._signals = clock, StopSignals()
-        self._reading: Timed | None = None
+        self._reading: Stamped | None = None
         self._data: list[Callable[[], object]] = []
 
     def __del__(self):
@@ -161,7 +161,7 @@ class GatedRobot(Robot):
             except Exception as error:
                 raise self._driver_fault("cannot be read", error) from error
             keys = {name: name + SUFFIX for name in self.gate.limits.names}
-            self._reading = Timed({name: observation[key] for name, key in keys.items() if key in observation}, now)
+            self._reading = Stamped({name: observation[key] for name, key in keys.items() if key in observation}, now)
             return observation
 
     def values(self, named: dict) -> np.ndarray:
@@ -256,7 +256,7 @@ class GatedRobot(Robot):
         goal = action
         if isinstance(action, dict):
             goal = {key.removesuffix(SUFFIX): value for key, value in action.items()}
-        self.command = self.gate.step(Timed(goal, now if at is None else at), self._reading, now)
+        self.command = self.gate.step(Stamped(goal, now if at is None else at), self._reading, now)
         return self.command
 
     def _action(self, values: np.ndarray) -> dict[str, float]:
