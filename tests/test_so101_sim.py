@@ -1,4 +1,4 @@
-"""The simulated SO-101 has the features, units and habits of LeRobot's so101_follower; test_robot_contract.py has more."""
+"""The simulated SO-101 has the features, units and habits of the real one; test_robot_contract.py has more laws."""
 
 import inspect
 

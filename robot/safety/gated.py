@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import partial
+from typing import Any
 
 import numpy as np
 from lerobot.robots import Robot
@@ -33,6 +34,11 @@ GIVE_UP = 3
 """Number of consecutive failed braking commands after which the cable is assumed to be pulled."""
 
 logger = logging.getLogger(__name__)
+
+
+def _of_the_robot(name: str) -> Any:
+    """Return a property that is the wrapped robot's."""
+    return property(lambda gated: getattr(gated.robot, name))
 
 
 class GatedRobot(Robot):
@@ -79,37 +85,22 @@ class GatedRobot(Robot):
         """Whether any part of the robot is open."""
         return shutdown.is_open(self.robot)
 
-    @property
-    def observation_features(self) -> dict:
-        """The wrapped robot's observation features."""
-        return self.robot.observation_features
-
-    @property
-    def action_features(self) -> dict:
-        """The wrapped robot's action features."""
-        return self.robot.action_features
+    observation_features = _of_the_robot("observation_features")
+    action_features = _of_the_robot("action_features")
+    calibration = _of_the_robot("calibration")
+    is_calibrated = _of_the_robot("is_calibrated")
 
     @property
     def cameras(self) -> dict:
-        """The wrapped robot's cameras; empty if it has none."""
+        """The robot's cameras; empty if it has none."""
         return getattr(self.robot, "cameras", {})
 
-    @property
-    def calibration(self) -> dict:
-        """The wrapped robot's calibration."""
-        return self.robot.calibration
-
-    @property
-    def is_calibrated(self) -> bool:
-        """Whether the wrapped robot is calibrated."""
-        return self.robot.is_calibrated
-
     def calibrate(self) -> None:
-        """Calibrate the wrapped robot."""
+        """Calibrate the robot."""
         self.robot.calibrate()
 
     def configure(self) -> None:
-        """Configure the wrapped robot."""
+        """Configure the robot."""
         self.robot.configure()
 
     def held(self) -> AbstractContextManager[None]:
@@ -169,12 +160,11 @@ class GatedRobot(Robot):
         return np.array([named[name + SUFFIX] for name in self.gate.limits.names], float)
 
     def send_action(self, action: dict | np.ndarray, at: float | None = None) -> dict:
-        """Send as much of the action, by key or (D,) in the gate's order, as the gate lets through; return what was
-        sent.
+        """Send as much of the action as the gate lets through; return what was sent.
 
-        `at`: when the action was decided, on the robot's `clock`; now by default. If there was no observation since the
-        last action, the robot is read first. Raises RobotFault if the driver fails, if nothing can be sent, and with
-        `stop_on_fault` on any fault.
+        `action`: by key, or (D,) in the gate's order. `at`: when it was decided, on the robot's `clock`; now by
+        default. If there was no observation since the last action, the robot is read first. Raises RobotFault if the
+        driver fails, if nothing can be sent, and with `stop_on_fault` on any fault.
         """
         with self._signals.held():
             latched = self.gate.fault
