@@ -10,8 +10,9 @@ from lerobot.robots.so_follower import SO101Follower, SO101FollowerConfig
 
 from policies.storage.files import claimed
 from robot.config_so101 import SemagramSO101Config
+from robot.safety.faults import FaultKind, RobotFault
 from robot.safety.gate import Gate
-from robot.safety.gated import GatedRobot
+from robot.safety.gated import GatedRobot, noted
 from robot.ticks import Clock
 from sim.so101.fingertip import Fingertip
 from worldmodel.mistakes import Mistake
@@ -120,6 +121,15 @@ class SemagramSO101(GatedRobot):
             sent = super().send_action(action, at)
             self._moved_at = self._time.monotonic()
             return sent
+
+    def disconnect(self) -> None:
+        """Shut down; see GatedRobot. After a fault, the errors met are notes on it: the loop has raised it already."""
+        try:
+            super().disconnect()
+        except ExceptionGroup as errors:
+            if self.fault is None or self.fault.kind is FaultKind.STOP:
+                raise
+            raise noted(RobotFault(self.fault), list(errors.exceptions)) from errors
 
     def _resume(self) -> None:
         """Start anew where the arm is if the last command is too long ago."""

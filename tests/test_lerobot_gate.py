@@ -1,9 +1,11 @@
 """LeRobot's own commands with `--robot.type=semagram_so101`: whatever they are fed, the wire carries only what the gate
 allows, and they end as docs/gate.md says. Its times are wide here, since test machines are busy."""
 
+import contextlib
 import importlib
 import json
 import math
+import os
 import signal
 import sys
 import time
@@ -14,7 +16,9 @@ import torch
 from lerobot.teleoperators import Teleoperator, TeleoperatorConfig
 
 from robot.safety.faults import RobotFault
+from robot.safety.gated import GatedRobot
 from robot.safety.limits import so101
+from robot.safety.signals import Stopped
 from sim.joints import JOINTS
 from sim.twin.feetech import SYNC_WRITE, WRITE, Framer
 from sim.twin.servo import REGISTERS
@@ -204,6 +208,46 @@ def test_no_command_of_lerobots_sends_the_servos_what_the_gate_forbids(
             command(lerobot, monkeypatch, HOSTILE[hostile], tmp_path, checkpoint)
     else:
         command(lerobot, monkeypatch, HOSTILE[hostile], tmp_path, checkpoint)
+    lerobot.wire.check(so101("careful"), jitter_s=0.2)
+    assert [joint["torque_on"] for joint in twin.ask("state")["joints"].values()] == [False] * 6
+
+
+@pytest.mark.parametrize("event", ["SIGINT", "SIGTERM", "a dead servo"])
+@pytest.mark.parametrize("command", [teleoperate, record, replay, rollout])
+def test_whatever_ends_a_command_of_lerobots_the_arm_is_let_go(
+    lerobot, monkeypatch, tmp_path, checkpoint, twin, command, event
+):
+    """LeRobot itself takes a signal for the end of teleoperate and rollout, which then takes the arm back slowly."""
+    happened = []
+
+    def goal(t):
+        if t == 20 and not happened and (command is not replay or sent):
+            happened.append(t)
+            if event == "a dead servo":
+                twin.ask("kill", joint="elbow_flex")
+            else:
+                os.kill(os.getpid(), signal.Signals[event])
+        return np.full(6, 10.0)
+
+    sent = []  # what a data set holds is asked for before anything is sent
+    if command is replay:
+        send = GatedRobot.send_action
+
+        def noting(robot, action, at=None):
+            sent.append(action)
+            goal(len(sent))
+            return send(robot, action, at)
+
+        monkeypatch.setattr(GatedRobot, "send_action", noting)
+    ended = contextlib.nullcontext()
+    if event == "a dead servo":
+        ended = pytest.raises(RobotFault, match=r"driver: the robot cannot be read: .*no status packet")
+    elif command in (record, replay):
+        ended = pytest.raises(Stopped, match=f"stopped by {event}")
+    with ended as error:
+        command(lerobot, monkeypatch, goal, tmp_path, checkpoint)
+    assert happened
+    assert event != "a dead servo" or "while trying to release elbow_flex" in str(error.value.__notes__)
     lerobot.wire.check(so101("careful"), jitter_s=0.2)
     assert [joint["torque_on"] for joint in twin.ask("state")["joints"].values()] == [False] * 6
 

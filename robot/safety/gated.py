@@ -230,7 +230,7 @@ class GatedRobot(Robot):
             self.robot.disconnect()  # raises LeRobot's own error: not connected
         errors, signalled = self._shut_down()
         if signalled is not None:
-            raise _noted(Stopped(signalled), errors)
+            raise noted(Stopped(signalled), errors)
         if errors:
             raise ExceptionGroup(f"{self}: {len(errors)} errors while it was shut down", errors)
 
@@ -271,7 +271,7 @@ class GatedRobot(Robot):
         return stopped
 
     def _braked(self, fault: RobotFault) -> RobotFault:
-        return _noted(fault, self._brake())
+        return noted(fault, self._brake())
 
     def _brake(self) -> list[Exception]:
         """Send braking commands until at rest, or until the robot takes no more; return the errors met.
@@ -314,14 +314,14 @@ class GatedRobot(Robot):
 
     def _end(self, error: BaseException) -> None:
         """Shut down because of `error`, and add what went wrong during the shutdown to it as notes."""
-        _noted(error, self._shut_down()[0])
+        noted(error, self._shut_down()[0])
 
     def _at_exit(self) -> None:
         if self.is_connected or self._data:
             self.disconnect()
 
 
-def _noted[E: BaseException](error: E, others: list[Exception]) -> E:
+def noted[E: BaseException](error: E, others: list[Exception]) -> E:
     """Return `error` with a note for each of the other errors, which it brought about."""
     for other in others:
         error.add_note(f"{' '.join(getattr(other, '__notes__', []))}: {other!r}")
