@@ -4,7 +4,7 @@ The planner's is `robot.running.plan_follower`.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +14,6 @@ from robot.loop import Driver, Reading
 from robot.so101_sim import SO101Sim
 from robot.units import Units
 from sim.so101.experts import Expert, Unreachable, expert
-from sim.so101.scene import VariedArm
 from sim.so101.targets import Targets
 from worldmodel.mistakes import Mistake
 
@@ -49,20 +48,13 @@ class ScriptDriver(Driver):
             return None
 
 
-class SimObserver(Protocol):
-    """What an agent perceives of the simulated arm's scene."""
-
-    def see(self, scene: VariedArm, target: np.ndarray) -> dict[str, torch.Tensor]:
-        """Return the senses, each (1, ...), while the arm moves to `target` (6,) in rad."""
-
-    def close(self) -> None:
-        """Release what it perceives through."""
-
-
 class PolicyDriver(Driver):
-    """An agent acting in the simulated arm's task."""
+    """An agent acting in the simulated arm's task.
 
-    def __init__(self, robot: SO101Sim, agent, control_targets: Targets, observer: SimObserver):
+    `observer.see(scene, target)` returns its senses, each (1, ...), while the arm moves to `target` (6,) in rad.
+    """
+
+    def __init__(self, robot: SO101Sim, agent, control_targets: Targets, observer):
         self._robot, self._agent, self._targets, self._observer = robot, agent, control_targets, observer
 
     def begin(self, seed: int = 0) -> None:

@@ -156,8 +156,8 @@ class GatedRobot(Robot):
             return observation
 
     def values(self, named: dict) -> np.ndarray:
-        """Return the joints' values (D,) of an observation or an action, in the order of the gate's limits."""
-        return np.array([named[name + SUFFIX] for name in self.gate.limits.names], float)
+        """Return the joints' values (D,) of an observation or an action, in the gate's order; NaN for a missing one."""
+        return np.array([named.get(name + SUFFIX, math.nan) for name in self.gate.limits.names], float)
 
     def send_action(self, action: dict | np.ndarray, at: float | None = None) -> dict:
         """Send as much of the action as the gate lets through; return what was sent.
