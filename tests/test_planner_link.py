@@ -437,8 +437,8 @@ def test_a_state_that_leaves_no_plan_is_refused_in_a_line(toys):
     assert isinstance(refusal, Refusal) and refusal.reason.startswith("no candidate plan has a finite return")
     assert isinstance(service.answer(Question(1, True, np.zeros(4, np.float32))), Refusal)
     answer = decode(encode(service.answer(Question(2, True, np.zeros(3, np.float32))))[HEAD.size :])
-    moment = SimpleNamespace(pursuit=SimpleNamespace(answer=answer))  # a person is shown for how long a token lasts
-    assert sentence(moment, token, 30.0).startswith(f"move({4 / 30:.3g} s)") and len(answer.actions) == 4
+    follower = SimpleNamespace(answer=answer)  # a person is shown for how long a token lasts
+    assert sentence(follower, token, 30.0).startswith(f"move({4 / 30:.3g} s)") and len(answer.actions) == 4
 
 
 def test_only_its_owner_reaches_a_socket_and_only_one_planner_has_it(tmp_path):

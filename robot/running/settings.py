@@ -3,8 +3,9 @@
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
-from robot.arm_options import REAL, SIM, TWIN, check_arm, preset, unused
+from robot.arm_options import REAL, SIM, TWIN, ArmConfig, unused
 from worldmodel.mistakes import Mistake
 from worldmodel.ranges import check
 
@@ -12,21 +13,17 @@ VIEWS = ("terminal", "rerun", "none")
 
 
 @dataclass(frozen=True)
-class RunConfig:
+class RunConfig(ArmConfig):
     """The options of semagram-run."""
 
+    usual_limits: ClassVar[str] = "trained"  # as fast as in training
+
     checkpoint: str = ""
-    robot: str = SIM
     episodes: int = 10
     seconds: float = 0.0
     target: list[float] = field(default_factory=list)
-    limits: str = ""
     lead: int = 2
     seed: int = 100
-    port: str = ""
-    id: str = ""
-    calibration_dir: str = ""
-    port_file: str = ""
     sentence: str = ""
     robot_cameras: dict = field(default_factory=dict)
     remote: str = ""
@@ -48,18 +45,13 @@ class RunConfig:
         check("", self, "episodes threads lead", low=1)
         check("", self, "seconds", low=0, high=3600)
         check("", self, "seed", low=0, high=2**32 - 1)
-        check_arm(self)
+        super().__post_init__()
         self._check_target()
         if self.robot_cameras and self.robot == SIM:
             raise Mistake(f"robot_cameras=: not with robot={SIM}, which has those that the checkpoint looks through")
         if self.remote:
             planner_address(self.remote, "remote")
             unused(self, "device threads planner", "not with remote=; semagram-serve decides so where it is")
-
-    @property
-    def preset(self) -> str:
-        """The preset of the gate's limits; by default `careful` on a real arm, else as fast as in training."""
-        return preset(self, "trained")
 
     def _check_target(self) -> None:
         if self.target and (len(self.target) != 3 or not all(math.isfinite(x) and abs(x) <= 1 for x in self.target)):
@@ -69,29 +61,18 @@ class RunConfig:
 
 
 @dataclass(frozen=True)
-class PlayConfig:
+class PlayConfig(ArmConfig):
     """The options of semagram-play."""
 
     sentence: str = ""
-    robot: str = SIM
     control_hz: int = 30
-    limits: str = ""
-    port: str = ""
-    id: str = ""
-    calibration_dir: str = ""
-    port_file: str = ""
 
     def __post_init__(self):
         """Raise ValueError for a missing sentence, a value out of range, or one that the robot cannot use."""
         if not self.sentence:
             raise Mistake("sentence=: a JSON file, a list of tokens, e.g. sentence=docs/arm.json")
         check("", self, "control_hz", low=10, high=100)
-        check_arm(self)
-
-    @property
-    def preset(self) -> str:
-        """The preset of the gate's limits; by default `careful` on a real arm, else `normal`."""
-        return preset(self, "normal")
+        super().__post_init__()
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ BLIND_S = 1.0
 """How long an arm continues without sight if the model has no other sense of the scene."""
 
 
-class Eyes:
-    """Sees through cameras, given by their keys in the robot's observations; without any it does nothing.
+class CameraBuffer:
+    """Keeps what cameras show, given by their keys in the robot's observations; without any it does nothing.
 
     `sizes`: the height and width in pixels that each camera's frames are resized to. `lags`: the model sees the frames
     of these many control steps ago together. `alone`: the model has no other sense of the scene. `say` gets a line when
@@ -37,7 +37,7 @@ class Eyes:
         self._said: set[str] = set()
 
     @property
-    def cameras(self) -> tuple[str, ...]:
+    def names(self) -> tuple[str, ...]:
         """The cameras' names."""
         return tuple(self._sizes)
 
@@ -51,7 +51,7 @@ class Eyes:
 
         When a camera shows something again, its earlier frames are dropped, as in training (`policies.frame_stack`).
         """
-        for name in self.cameras:
+        for name in self.names:
             frame, frames = middle(observation[name], *self._sizes[name]), self._frames[name]
             if self._dark[name]:
                 frames.clear()
@@ -74,7 +74,7 @@ class Eyes:
     def now(self) -> tuple[list[np.ndarray], np.ndarray]:
         """Return each camera's frame stack (F, H, W, 3) uint8, and which cameras show anything now, (C,) bool."""
         kept = [[frames[max(-1 - lag, -len(frames))] for lag in self._lags] for frames in self._frames.values()]
-        there = np.array([not self._dark[name] for name in self.cameras], bool)
+        there = np.array([not self._dark[name] for name in self.names], bool)
         return [np.stack(frames) for frames in kept], there
 
     @property

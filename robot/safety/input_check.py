@@ -15,7 +15,7 @@ SOONEST_S, LONGEST_S = 1e-4, 1e3
 
 
 @dataclass(frozen=True)
-class Timed:
+class Stamped:
     """Values for the joints, as (D,) in order or by joint name, and when they were made, in the gate's seconds."""
 
     values: np.ndarray | Mapping[str, float]
@@ -23,20 +23,17 @@ class Timed:
 
 
 @dataclass(frozen=True)
-class Checked:
+class CheckedInput:
     """What of one step can be used: goal and reading (D,), each None if it cannot.
 
     `dt` is the time since the last step, 0 if there was none or the step came too soon to count. `fault` is the first
-    problem found. The margins are the seconds left: of the reading's age, of the goal's age, of the loop's time.
+    problem found.
     """
 
     goal: np.ndarray | None
     reading: np.ndarray | None
     dt: float
     fault: Fault | None
-    reading_margin_s: float
-    goal_margin_s: float
-    loop_margin_s: float
 
 
 class _Wrong(Exception):
@@ -45,7 +42,7 @@ class _Wrong(Exception):
         self.kind = kind
 
 
-class Watch:
+class InputCheck:
     """Checks step after step; remembers only the latest times it has seen."""
 
     def __init__(self, limits: Limits):
@@ -57,22 +54,19 @@ class Watch:
         """Forget the goals and readings seen; the next step may come late, but not before the last."""
         self._seen, self._paused = {"goal": -math.inf, "reading": -math.inf}, True
 
-    def check(self, goal: Timed | None, reading: Timed | None, now: float) -> Checked:
+    def check(self, goal: Stamped | None, reading: Stamped | None, now: float) -> CheckedInput:
         """Return what of this step can be used. Never raises: whatever is wrong becomes its fault."""
-        faults: list[Fault] = []
         try:
-            dt, loop_margin = self._elapsed(now), math.nan
+            dt = self._elapsed(now)
         except _Wrong as wrong:
-            faults.append(Fault(wrong.kind, str(wrong), self._last))
-            return Checked(None, None, 0.0, faults[0], math.nan, math.nan, math.nan)
-        if not self._paused:
-            loop_margin = self._limits.loop_s - (now - self._last)
-            if loop_margin < 0:
-                late = f"{now - self._last:.3f} s since the last step, at most {self._limits.loop_s:g}"
-                faults.append(Fault(FaultKind.LATE, late, now))
+            return CheckedInput(None, None, 0.0, Fault(wrong.kind, str(wrong), self._last))
+        faults: list[Fault] = []
+        if not self._paused and now - self._last > self._limits.loop_s:
+            late = f"{now - self._last:.3f} s since the last step, at most {self._limits.loop_s:g}"
+            faults.append(Fault(FaultKind.LATE, late, now))
         if dt > 0 or not math.isfinite(self._last):
             self._last, self._paused = now, False
-        found: dict[str, tuple[np.ndarray | None, float]] = {}
+        found: dict[str, np.ndarray | None] = {}
         for what, given, age in (
             ("reading", reading, self._limits.observation_age_s),
             ("goal", goal, self._limits.goal_age_s),
@@ -81,9 +75,8 @@ class Watch:
                 found[what] = self._numbers(what, given, now, age)
             except _Wrong as wrong:
                 faults.append(Fault(wrong.kind, str(wrong), now))
-                found[what] = (None, math.nan)
-        (usable, reading_margin), (wanted, goal_margin) = found["reading"], found["goal"]
-        return Checked(wanted, usable, dt, faults[0] if faults else None, reading_margin, goal_margin, loop_margin)
+                found[what] = None
+        return CheckedInput(found["goal"], found["reading"], dt, faults[0] if faults else None)
 
     def _elapsed(self, now: float) -> float:
         if not _is_number(now):
@@ -93,8 +86,8 @@ class Watch:
         dt = now - self._last if math.isfinite(self._last) else 0.0
         return min(dt, LONGEST_S) if dt >= SOONEST_S else 0.0
 
-    def _numbers(self, what: str, given: Timed | None, now: float, age_s: float) -> tuple[np.ndarray, float]:
-        """Return the values (D,) and the seconds left of their age. Raises _Wrong."""
+    def _numbers(self, what: str, given: Stamped | None, now: float, age_s: float) -> np.ndarray:
+        """Return the values (D,). Raises _Wrong."""
         if given is None:
             raise _Wrong(FaultKind.MISSING, f"no {what}")
         if not _is_number(given.at):
@@ -104,10 +97,9 @@ class Watch:
         if given.at < self._seen[what]:
             raise _Wrong(FaultKind.ORDER, f"the {what} is {self._seen[what] - given.at:.3f} s older than the last one")
         self._seen[what] = given.at
-        left = age_s - (now - given.at)
-        if left < 0:
+        if now - given.at > age_s:
             raise _Wrong(FaultKind.STALE, f"the {what} is {now - given.at:.3f} s old, at most {age_s:g}")
-        return self._vector(what, given.values), left
+        return self._vector(what, given.values)
 
     def _vector(self, what: str, values) -> np.ndarray:
         if isinstance(values, Mapping):
