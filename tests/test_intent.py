@@ -10,7 +10,7 @@ from worldmodel.planner import Planner
 from worldmodel.senses import STATE_KEY
 from worldmodel.settings import PlannerConfig
 
-CONFIG = PlannerConfig(samples=32, policy_samples=4, elites=8, iterations=2, horizon=2, budget="fixed")
+CONFIG = PlannerConfig(samples=32, policy_samples=4, elites=8, iterations=2, horizon=2)
 STRAND = Strand(3, 2, 2)
 
 
@@ -67,8 +67,7 @@ def test_two_intents_in_one_token_lie_between_them(plan):
 
 def test_a_narrow_policy_is_its_manifold(generator):
     mean = torch.randn(2, 6, generator=generator, dtype=torch.float64)
-    axes = 0.5 * torch.randn(2, 6, 2, generator=generator, dtype=torch.float64)
-    policy = SquashedGaussian(0.3 * mean, torch.full_like(mean, -3.5), axes)
+    policy = SquashedGaussian(0.3 * mean, torch.full_like(mean, -3.5))
     token = proposed(policy)
     w, _ = policy.sample(torch.randn(100_000, 2, 6, generator=generator, dtype=torch.float64))
     for b in range(2):

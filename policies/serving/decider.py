@@ -12,7 +12,7 @@ from policies.agent import Agent
 from policies.decision import Spent
 from policies.serving.messages import Answer, Begin, Question, Refusal, apart, camera_list
 from policies.words import WORDS, Words
-from worldmodel.planner import PlanFault
+from worldmodel.mppi import PlanFault
 from worldmodel.senses import LANGUAGE_KEY, STATE_KEY, is_image, mask
 
 

@@ -3,7 +3,7 @@
     python tests/bench/curves_in_mujoco.py [out=docs/results/curves-in-mujoco.csv] [tasks=all] [seeds=5] [samples=8,32]
 
 At every re-plan each parametrisation proposes the same number of action sequences around the last plan, MuJoCo rolls
-them out, the planner's own rule (worldmodel.elites.fit_elites) makes the next plan of them. What differs is the noise:
+them out, the planner's own rule (worldmodel.mppi.fit) makes the next plan of them. What differs is the noise:
 
   white      an independent number for every step (MPPI, Williams et al. 2017)
   coloured   power spectrum 1/f^2 over the plan (iCEM, Pinneri et al. 2020, arXiv 2008.06389, beta = 2)
@@ -28,7 +28,7 @@ from mujoco import rollout
 
 from policies.tokens.splines import design, midpoints
 from sim import pushing
-from worldmodel.elites import fit_elites
+from worldmodel.mppi import fit
 from worldmodel.settings import PlannerConfig
 
 COLUMNS = ("task", "noise", "samples", "deviation", "seed", "return", "end")
@@ -148,7 +148,7 @@ def run(task: Task, shape: np.ndarray, samples: int, deviation: float, seed: int
         _, rewards = simulate(candidates)
         tokens = torch.from_numpy(np.moveaxis(candidates, 1, 0)[:, None]).float()
         returns = torch.from_numpy(rewards.sum(1))[None].float()
-        mean = fit_elites(tokens, returns, tokens.shape[-1], config).mean[:, 0].double().numpy()
+        mean = fit(tokens, returns, torch.zeros(1, 0), config).tokens[:, 0].double().numpy()
         states, rewards = simulate(mean[None, : task.every])
         state, total, last = states[0, -1], total + rewards.sum(), rewards[0, -1]
         mean = project @ np.concatenate([mean[task.every :], np.repeat(mean[-1:], task.every, 0)])
