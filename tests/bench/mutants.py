@@ -17,8 +17,10 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+import pytest
+import torch  # noqa: F401  loaded once, before tests run in forks of this process
 
 ROOT = Path(__file__).parents[2]
 OTHER = {
@@ -35,15 +37,13 @@ METHOD = {
 LEFT_OUT = {"abs", "square", "sqrt", "exp", "log", "detach", "softmax", "clamp", "relu", "tanh", "sigmoid", "sign"}
 
 
-def variants(node: ast.AST) -> Iterator[ast.AST | None]:  # noqa: PLR0912
+def variants(node: ast.AST) -> Iterator[ast.AST | None]:
     """Yield what may stand in the place of a node; None leaves a statement out."""
-    if isinstance(node, ast.BinOp | ast.AugAssign) and type(node.op) in OTHER:
+    if isinstance(node, ast.BinOp | ast.AugAssign | ast.BoolOp) and type(node.op) in OTHER:
         yield changed(node, op=OTHER[type(node.op)]())
         if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add | ast.Sub | ast.Mult):
             yield node.left
             yield node.right
-    elif isinstance(node, ast.BoolOp):
-        yield changed(node, op=OTHER[type(node.op)]())
     elif isinstance(node, ast.Compare) and type(node.ops[0]) in OTHER:
         yield changed(node, ops=[OTHER[type(node.ops[0])](), *node.ops[1:]])
         if type(node.ops[0]) in NEIGHBOUR:
@@ -69,8 +69,7 @@ def variants(node: ast.AST) -> Iterator[ast.AST | None]:  # noqa: PLR0912
 def changed(node: ast.AST, **fields) -> ast.AST:
     """Copy a node with other fields."""
     new = copy.copy(node)
-    for name, value in fields.items():
-        setattr(new, name, value)
+    vars(new).update(fields)
     return new
 
 
@@ -100,51 +99,52 @@ def mutants(source: str) -> Iterator[tuple[int, str, str]]:
             yield node.lineno, "  ->  ".join(shown), text
 
 
-def noticed(folder: Path, file: str, text: str, tests: list[str], limit: float) -> bool:
-    """Run the tests in a copy of the repository whose `file` holds `text`; return whether they fail."""
+def start(folder: Path, file: str, text: str, tests: list[str], limit: int) -> int:
+    """Run the tests in a child process, in a copy of the repository whose `file` holds `text`; return its number."""
     (folder / file).write_text(text)
-    command = [sys.executable, "-B", "-m", "pytest", "-n0", "-xq", "-m", "not slow", "-p", "no:cacheprovider", *tests]
-    environment = os.environ | {"PYTHONPATH": f"{folder}:{folder / 'configs/plugin'}", "OMP_NUM_THREADS": "1"}
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    process = subprocess.Popen(["nice", *command], cwd=folder, env=environment, start_new_session=True, **quiet)
-    try:
-        return process.wait(limit) != 0
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        return True
+    if pid := os.fork():
+        return pid
+    signal.alarm(limit)  # ends the process
+    os.chdir(folder)
+    for stream in (1, 2):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
+    own = (str(ROOT), str(ROOT / "configs/plugin"))
+    sys.path[:] = [str(folder), str(folder / "configs/plugin"), *(path for path in sys.path if path not in own)]
+    sys.dont_write_bytecode = True  # Python takes a file of the same size and second for the same
+    os._exit(pytest.main(["-n0", "-xq", "-m", "not slow", "-p", "no:cacheprovider", *tests]))
 
 
 def main() -> None:
     """Try the mutants of one file."""
-    keys = {"jobs": "1", "sample": "0", "seed": "0", "limit": "120"}
+    keys = {"jobs": "1", "sample": "0", "seed": "0", "limit": "120", "nice": "5"}
     keys |= dict(word.split("=", 1) for word in sys.argv[1:] if "=" in word)
     file, *tests = [word for word in sys.argv[1:] if "=" not in word]
-    source = (ROOT / file).read_text()
+    source, limit = (ROOT / file).read_text(), int(keys["limit"])
     found = list(mutants(source))
     if int(keys["sample"]):
         found = sorted(random.Random(int(keys["seed"])).sample(found, min(int(keys["sample"]), len(found))))
+    os.nice(int(keys["nice"]))
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     with tempfile.TemporaryDirectory() as temporary:
-        folders = [Path(temporary, str(job)) for job in range(int(keys["jobs"]))]
-        for folder in folders:
+        free, running, survivors = [Path(temporary, str(job)) for job in range(int(keys["jobs"]))], {}, 0
+        for folder in free:
             for name in filter(lambda name: (ROOT / name).is_file(), listed.split("\n")):
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(ROOT / name, folder / name)
-        if noticed(folders[0], file, source, tests, 10 * float(keys["limit"])):
+        if os.waitpid(start(free[0], file, source, tests, 10 * limit), 0)[1]:
             sys.exit(f"{' '.join(tests)}: fail without any change")
-        free, survivors = list(folders), []
-
-        def attempt(mutant: tuple[int, str, str]) -> None:
-            folder = free.pop()
-            if not noticed(folder, file, mutant[2], tests, float(keys["limit"])):
-                survivors.append(mutant[:2])
-                print(f"{file}:{mutant[0]}: {mutant[1]}", flush=True)
-            free.append(folder)
-
-        with ThreadPoolExecutor(len(folders)) as pool:
-            list(pool.map(attempt, found))
-    print(json.dumps({"file": file, "mutants": len(found), "noticed": len(found) - len(survivors)}))
+        for mutant in [*found, *[None] * len(free)]:  # the latter wait for those that still run
+            if not free or (mutant is None and running):
+                pid, status = os.wait()
+                (line, change), folder = running.pop(pid)
+                free.append(folder)
+                if not status:
+                    survivors += 1
+                    print(f"{file}:{line}: {change}", flush=True)
+            if mutant is not None:
+                folder = free.pop()
+                running[start(folder, file, mutant[2], tests, limit)] = mutant[:2], folder
+    print(json.dumps({"file": file, "mutants": len(found), "noticed": len(found) - survivors}))
 
 
 if __name__ == "__main__":
