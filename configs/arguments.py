@@ -15,13 +15,12 @@ from envs.settings import ARM_DEFAULTS, ARM_TASKS, TaskConfig, find
 from robot.safety.faults import in_one_line
 from sim.variation import Variation
 from worldmodel.mistakes import Mistake
-from worldmodel.settings import TokenConfig, VisionConfig
+from worldmodel.settings import TokenConfig
 from worldmodel.strict import ConfigError, unknown
 
 GROUPS = {
     "task": ("task", TaskConfig),
     "randomise": ("randomise", Variation),
-    "vision": ("model.vision", VisionConfig),
     "token": ("model.token", TokenConfig),
     "peer": ("peer", PeerConfig),
 }
@@ -61,7 +60,7 @@ def check_eyes(config: AgentConfig, about: set[str]) -> None:
     """
     if "image_size" in about:
         check_image_size(config.senses)
-    vision = [name for name in sorted(about) if re.fullmatch(r"vision|model\.vision\..*", name)]
+    vision = [name for name in sorted(about) if re.fullmatch(r"model\.vision\..*", name)]
     if vision and not config.perceived.cameras:
         raise ConfigError(f"{vision[0]}: only with a camera among the senses, e.g. senses=[state,images.main]")
 

@@ -24,9 +24,9 @@ Keys, with their defaults:
   paraphrases=false        true: each episode says its task in words that nothing was trained on (the walker's tasks)
   sentence=''              said in place of the task's own, where the checkpoint hears (senses=[...,language])
   randomise=off            mild or strong, and its ranges, for the SO-101's tasks: as in semagram-train
-  planner.<key>=null       samples, policy_samples, elites, iterations, horizon, spread, min_spread, carry, together,
-                           anchor, temperature, indifference, deadline_ms, replan_every, agreement, patience,
-                           budget (fixed or adaptive); null leaves the checkpoint's own setting
+  planner.<key>=null       samples, policy_samples, elites, iterations, horizon, spread, min_spread, carry, anchor,
+                           temperature, indifference, deadline_ms, replan_every, patience;
+                           null leaves the checkpoint's own setting
   device=cpu               cpu, cuda or auto
   threads=1                of the CPU
   compile=auto             of the timed decisions; false is quicker to start and decides more slowly

@@ -12,7 +12,7 @@ from robot.recording.settings import RecordConfig
 from robot.running.settings import PlayConfig, RunConfig, ServeConfig
 from sim.twin.settings import TwinConfig
 from sim.variation import PRESETS
-from worldmodel.settings import TOKEN_PRESETS, VISION_PRESETS
+from worldmodel.settings import TOKEN_PRESETS
 
 
 @cache
@@ -28,7 +28,7 @@ def register() -> None:
 
 
 def _groups(store) -> None:
-    """Store the options of the config groups task, randomise, vision, token and peer."""
+    """Store the options of the config groups task, randomise, token and peer."""
     for name in NAMES:
         store.store(group="task", name=name, node=TaskConfig(name).keys())
     store.store(group="task", name="gym", node=TaskConfig("gym", "-").keys() | {"id": ""})
@@ -36,8 +36,6 @@ def _groups(store) -> None:
     store.store(group="task", name="multi", node=several | {"names": [], "action_repeat": None})
     for name, variation in PRESETS.items():
         store.store(group="randomise", name=name, node=asdict(variation))
-    for name, vision in VISION_PRESETS.items():
-        store.store(group="vision", name=name, package="model.vision", node=asdict(vision))
     for name, token in TOKEN_PRESETS.items():
         store.store(group="token", name=name, package="model.token", node=asdict(token))
     for name in PEERS:
@@ -49,9 +47,9 @@ def _groups(store) -> None:
 
 def _train() -> tuple:
     keys = asdict(TrainConfig())
-    del keys["task"], keys["randomise"], keys["model"]["vision"], keys["model"]["token"]
+    del keys["task"], keys["randomise"], keys["model"]["token"]
     folder = "runs/${semagram.label:${task.name},${task.id},${task.names}}/${now:%Y-%m-%d_%H-%M-%S}-seed${seed}"
-    return keys, folder, {"task": DEFAULT_TASK}, {"randomise": "off"}, {"vision": "small"}, {"token": "step"}
+    return keys, folder, {"task": DEFAULT_TASK}, {"randomise": "off"}, {"token": "step"}
 
 
 def _evaluate() -> tuple:

@@ -31,7 +31,6 @@ Keys, with their defaults (a key is set as key=value, in any order):
                            any of them together, e.g. senses=[state,images.main]; each may fail later (semagram-eval)
   image_size=64            height and width of the frames, in pixels; a camera's own size stands behind its name,
                            a square's or height by width: senses=[state,images.front:96,images.wrist:48x64]
-  vision=small             large: eyes that cost eight times as much, for a GPU (device=cuda)
   replay.capacity=1000000  control steps it remembers; with cameras at most replay.frames=100000, each of
                            12 kB at 64 x 64 pixels
   evaluation.every=50000   environment steps between evaluations of evaluation.episodes=10 episodes

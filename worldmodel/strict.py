@@ -37,8 +37,20 @@ def build[T](cls: type[T], data: dict, where: str = "", whole: bool = False) -> 
         raise ConfigError(str(error)) from error
 
 
+REMOVED = {
+    "model.rank": "removed: correlating the numbers of the policy's token did not help",
+    "planner.together": "removed: drawing candidates from the elites' joint covariance did not help",
+    "planner.budget": "removed: a plan always runs planner.iterations iterations",
+    "planner.agreement": "removed: a plan always runs planner.iterations iterations",
+    "vision": "removed: model.vision.patch and model.vision.width set the encoder's size",
+}
+"""Keys of earlier versions, and why they are gone or what replaces them."""
+
+
 def unknown(key: str, known: list[str]) -> str:
-    """Return a one-line message about an unknown key, with the `known` keys that may have been meant."""
+    """Return a one-line message about an unknown key: why it was `REMOVED`, or which of `known` may have been meant."""
+    if key in REMOVED:
+        return f"{key}: {REMOVED[key]}"
     group, _, leaf = key.rpartition(".")
     siblings = [k for k in known if k.rpartition(".")[0] == group] or [k for k in known if "." not in k] or known
     close = _alike(leaf, known, 1.0) or _alike(leaf, siblings, 0.6) or _alike(leaf, known, 0.8)

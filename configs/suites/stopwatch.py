@@ -10,7 +10,7 @@ from configs.schema import TrainConfig
 from policies.frame_stack import FrameStack
 from worldmodel.arithmetic import plan_gflop, update_gflop
 from worldmodel.batch import Batch
-from worldmodel.planner import Memory
+from worldmodel.mppi import WarmStart
 from worldmodel.senses import STATE_KEY
 
 
@@ -22,7 +22,7 @@ class Ours:
         self.trainer, self.learner = self.parts.trainer, self.parts.learner
         for _ in self.trainer.run((config.seed_steps + config.envs) * config.task.repeat):
             pass
-        self.memory: Memory | None = None
+        self.memory: WarmStart | None = None
         self.frame_stack = FrameStack(config.model.vision.lags)
         shape, model = (config.learning.horizon, config.learning.batch), self.learner.model
         generator = torch.Generator().manual_seed(0)
@@ -69,7 +69,7 @@ class Ours:
         observation = self.frame_stack.see(observation)
         plan = self.trainer.planner.plan(observation, self.memory, self.trainer.generator)
         later = self.parts.curve.advance(plan.tokens.cpu(), self.parts.curve.length)
-        self.memory = Memory.of(later.to(plan.tokens.device))
+        self.memory = WarmStart.of(later.to(plan.tokens.device))
 
     def _decision(self) -> None:
         for _ in self.trainer.run(self.trainer.env_steps + 1):

@@ -1,21 +1,21 @@
-"""Laws of the account of what plans promise: who pays is never disturbed, who does not is, for as long as is said."""
+"""Laws of the check of plans: who delivers is never disturbed, who does not is, for as long as is said."""
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worldmodel.plan_audit import PlanAudit
+from worldmodel.td_check import TDCheck
 
 ALL = torch.ones(1, dtype=torch.bool)
 
 
-def told(audit, worths, rewards, keep, steps=1):
+def told(check, worths, rewards, keep, steps=1):
     """Whether each decision of one environment was left to the policy, of plans of such worth, paid so."""
     broken = []
     for worth, reward in zip(worths, rewards, strict=True):
-        broken.append(bool(audit.broken(torch.tensor([worth]), ALL)))
-        audit.note(torch.tensor([reward]), torch.tensor([keep]), torch.tensor([float(steps)]), ALL)
+        broken.append(bool(check.failed(torch.tensor([worth]), ALL)))
+        check.record(torch.tensor([reward]), torch.tensor([keep]), torch.tensor([float(steps)]), ALL)
     return broken
 
 
@@ -36,16 +36,16 @@ def worths(rewards, keep, end):
 )
 def test_plans_that_come_true_are_never_broken(rewards, keep, end, patience, steps):
     """Whenever the rewards come: at once, late after long growth, or costs before gains."""
-    audit = PlanAudit(patience, indifference=0.1)
-    assert not any(told(audit, worths(rewards, keep, end), rewards, keep, steps))
+    check = TDCheck(patience, indifference=0.1)
+    assert not any(told(check, worths(rewards, keep, end), rewards, keep, steps))
 
 
 @pytest.mark.parametrize("steps", [1, 2, 5])
 @pytest.mark.parametrize("share", [0.0, 0.3])
 def test_plans_that_do_not_pay_are_left_for_as_long_as_patience_and_tried_again(steps, share):
     worth, keep, patience = 100.0, 0.99, 30
-    audit = PlanAudit(patience, indifference=0.1)
-    broken = told(audit, [worth] * 200, [share * (1 - keep) * worth] * 200, keep, steps)
+    check = TDCheck(patience, indifference=0.1)
+    broken = told(check, [worth] * 200, [share * (1 - keep) * worth] * 200, keep, steps)
     first = broken.index(True)
     assert patience / 2 / steps < first < 3 * patience / steps
     held = -(-patience // steps)
@@ -54,28 +54,28 @@ def test_plans_that_do_not_pay_are_left_for_as_long_as_patience_and_tried_again(
 
 
 def test_plans_that_pay_most_are_kept():
-    audit = PlanAudit(30, indifference=0.1)
-    assert not any(told(audit, [100.0] * 300, [0.6] * 300, 0.99))
+    check = TDCheck(30, indifference=0.1)
+    assert not any(told(check, [100.0] * 300, [0.6] * 300, 0.99))
 
 
 def test_what_is_worth_little_is_left_alone():
-    audit = PlanAudit(30, indifference=0.1)
-    assert not any(told(audit, [0.05] * 300, [0.0] * 300, 0.99))
+    check = TDCheck(30, indifference=0.1)
+    assert not any(told(check, [0.05] * 300, [0.0] * 300, 0.99))
 
 
 def test_each_environment_has_its_own_account_and_waits_till_it_is_asked():
-    audit, worth = PlanAudit(30, indifference=0.1), torch.full((3,), 100.0)
+    check, worth = TDCheck(30, indifference=0.1), torch.full((3,), 100.0)
     asked, keep, one = torch.tensor([True, True, False]), torch.full((3,), 0.99), torch.ones(3)
     for _ in range(25):
-        broken = audit.broken(worth, asked)
-        audit.note(torch.tensor([0.0, 1.0, 0.0]), keep, one, asked)
+        broken = check.failed(worth, asked)
+        check.record(torch.tensor([0.0, 1.0, 0.0]), keep, one, asked)
     assert broken.tolist() == [True, False, False]
-    audit.forget(torch.tensor([True, False, False]))
-    assert not bool(audit.broken(worth, torch.ones(3, dtype=torch.bool)).any())
+    check.reset(torch.tensor([True, False, False]))
+    assert not bool(check.failed(worth, torch.ones(3, dtype=torch.bool)).any())
 
 
 def test_another_number_of_environments_begins_anew():
-    audit = PlanAudit(30, indifference=0.1)
-    assert told(audit, [100.0] * 30, [0.0] * 30, 0.99)[-1]
-    assert not bool(audit.broken(torch.full((2,), 100.0), torch.ones(2, dtype=torch.bool)).any())
-    assert not bool(audit.broken(torch.full((1,), 100.0), ALL).any())
+    check = TDCheck(30, indifference=0.1)
+    assert told(check, [100.0] * 30, [0.0] * 30, 0.99)[-1]
+    assert not bool(check.failed(torch.full((2,), 100.0), torch.ones(2, dtype=torch.bool)).any())
+    assert not bool(check.failed(torch.full((1,), 100.0), ALL).any())
