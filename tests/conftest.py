@@ -192,7 +192,7 @@ def two_hot_logits(x: torch.Tensor, count: int) -> torch.Tensor:
 TINY_KEYS = (
     *("model.latent=16", "model.group=4", "model.width=16", "model.bins=11", "model.precision=fp32"),
     *("learning.batch=8", "learning.horizon=2", "compile=false", "video=false"),
-    *("planner.samples=8", "planner.policy_samples=2", "planner.elites=4", "planner.horizon=2", "planner.budget=fixed"),
+    *("planner.samples=8", "planner.policy_samples=2", "planner.elites=4", "planner.horizon=2"),
     *("seed_steps=60", "evaluation.episodes=2", "evaluation.every=400", "checkpoint.every=150"),
 )
 """Keys of a command that make a run tiny."""
