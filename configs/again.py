@@ -29,7 +29,9 @@ def found(keys: dict, folder: Path) -> tuple[dict | None, dict, set[str]]:
         return None, keys, set()
     from omegaconf import OmegaConf
 
-    written = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
+    from configs.command import plain
+
+    written = plain(OmegaConf.load(folder / "config.yaml"))
     begun = asdict(build(TrainConfig, written | {"resume": ""}))
     fixed = [name for name in leaves(keys) if name.partition(".")[0] not in (*RESUMABLE, "resume")]
     for name in fixed:

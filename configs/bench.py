@@ -112,10 +112,12 @@ def _report(config, runs: dict[Path, str], folder: Path) -> dict:
     from configs.member import last_line
     from configs.reporting import say
     from configs.suites import report
-    from envs.benchmark.curves import read_curve
-    from envs.benchmark.results import ResultsError, run_of
+    from envs.benchmark.curves import LearningCurve, read_curve
+    from envs.benchmark.results import Result, ResultsError, run_of
 
-    results, failed, curves = [], {}, {}
+    results: list[Result] = []
+    failed: dict[str, str] = {}
+    curves: dict[str, list[LearningCurve]] = {}
     for path, task in runs.items():
         try:
             result = run_of(path, folder.name)
