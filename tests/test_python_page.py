@@ -1,4 +1,4 @@
-"""Working from Python: docs/python.md as a user's script, and what wrong arguments and observations are told."""
+"""Working from Python: docs/research.md as a user's script, and what wrong arguments and observations are told."""
 
 import json
 import re
@@ -14,7 +14,7 @@ from configs.strict import ConfigError
 from policies.observations import check_observation
 from worldmodel.senses import STATE_KEY
 
-PAGE = Path(__file__).parents[1] / "docs" / "python.md"
+PAGE = Path(__file__).parents[1] / "docs" / "research.md"
 SMALL = ["video=false", "compile=false", "evaluation.episodes=1", "task.max_control_steps=30", "model.width=32"]
 CAMERA = "observation.images.main"
 SHAPES = {STATE_KEY: (5,), CAMERA: (64, 64, 3)}
@@ -22,7 +22,7 @@ SHAPES = {STATE_KEY: (5,), CAMERA: (64, 64, 3)}
 
 def test_the_page_is_a_script_that_runs_from_top_to_bottom(tmp_path):
     blocks = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(), re.DOTALL | re.MULTILINE)
-    assert len(blocks) == 5
+    assert len(blocks) == 6
     script = "\n".join(blocks).replace('"steps=25000"', json.dumps(["steps=1100", *SMALL])[1:-1])
     script = script.replace("range(1000)", "range(40)")  # beyond an episode's end
     (tmp_path / "mine.py").write_text(script)
