@@ -31,6 +31,7 @@ from policies.storage.folders import FolderError
 from robot.recording.settings import RecordConfig
 from robot.running.settings import PlayConfig, RunConfig, ServeConfig
 from sim.twin.settings import TwinConfig
+from sim.variation import PRESETS, Variation
 from worldmodel.mistakes import Mistake
 from worldmodel.settings import PlannerConfig
 from worldmodel.strict import REMOVED
@@ -200,6 +201,11 @@ def test_a_token_a_variation_and_an_environment_by_name_are_those_of_their_keys(
     assert composed("train", ["token=line4"]) == composed("train", line)
     arm = composed("train", ["task=so101-touch", "randomise=mild", "task.control_hz=60"])
     assert (arm["task"]["control_hz"], arm["randomise"]["latency_ms"]) == (60, [0, 20])
+
+
+@pytest.mark.parametrize("name", choices("randomise"))
+def test_a_variation_by_name_is_the_one_that_lerobots_commands_take(name):
+    assert build(Variation, composed("train", [f"randomise={name}"])["randomise"]) == PRESETS[name]
 
 
 def program(name, *arguments, **keys):
