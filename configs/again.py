@@ -24,9 +24,9 @@ def found(keys: dict, folder: Path) -> tuple[dict | None, dict, set[str]]:
     a damaged summary or a folder that stays in use.
     """
     keys = asdict(build(TrainConfig, keys | {"resume": ""}))
-    _wait(folder)
     if not (folder / "config.yaml").is_file():
         return None, keys, set()
+    _wait(folder)
     from omegaconf import OmegaConf
 
     from configs.command import plain

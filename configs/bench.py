@@ -51,24 +51,28 @@ def _words(config) -> tuple[list[str], list[str]]:
 
 
 def _checked(config, words: list[str], folder: Path) -> dict[Path, str]:
-    """Return each run's folder with its task, once the settings of every task are known to be possible.
+    """Return each run's folder with its task, once the settings are known to be possible and those of what is there.
 
     Raises ValueError as semagram-train would, before anything is written.
     """
-    from dataclasses import replace
+    from dataclasses import asdict, replace
 
+    from configs.again import found
     from configs.command import composed, register
     from configs.runs.assembly import Assembly
     from configs.schema import TrainConfig
     from configs.strict import build
 
     register(config.tasks)
-    found = {}
+    runs = {}
     for task in config.tasks:
         checked = build(TrainConfig, composed("train", [*words, f"task={task}"]))
         Assembly.begin(replace(checked, compile="false")).close()
-        found[task] = checked.task.label
-    return {folder / f"{label}-seed{seed}": label for seed in range(1, config.seeds + 1) for label in found.values()}
+        for seed in range(1, config.seeds + 1):
+            path = folder / f"{checked.task.label}-seed{seed}"
+            found(asdict(replace(checked, seed=seed)), path)
+            runs[path] = checked.task.label
+    return runs
 
 
 def _sweep(words: list[str], options: list[str], config, folder: Path) -> None:

@@ -4,7 +4,8 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -55,10 +56,17 @@ def _main(name: str, body: Callable[[dict, Path], dict], code: Callable[[dict], 
     from configs.arguments import check_groups, explain
     from configs.reporting import code_of, foreseen, refuse, unread
     from robot.safety.faults import in_one_line
-    from robot.safety.signals import Stopped, handled
+    from robot.safety.signals import SIGNALS, Stopped, handled
 
     def stop(number: int, _frame) -> None:
+        if parallel:
+            from configs.member import end_all
+
+            end_all()
         raise Stopped(number)
+
+    parallel = any(word.startswith("hydra/launcher=joblib") for word in sys.argv)
+    caught_by = SIGNALS if parallel else (signal.SIGTERM, signal.SIGHUP)
 
     traced = bool(os.environ.get(TRACEBACK))
     os.environ["HYDRA_FULL_ERROR"] = "1"
@@ -67,7 +75,7 @@ def _main(name: str, body: Callable[[dict, Path], dict], code: Callable[[dict], 
         check_groups(name, sys.argv[1:])
         register(sys.argv[1:])
         # SIGTERM and SIGHUP (a closed terminal) end the program as Ctrl-C does, with everything it has started.
-        with handled(stop, (signal.SIGTERM, signal.SIGHUP)), unread(quiet=not traced):
+        with _members(parallel), handled(stop, caught_by), unread(quiet=not traced):
             hydra.main(version_base="1.3", config_path=str(HOME / "configs"), config_name=name)(task)()
     except HydraException as error:
         refuse(explain(error, name, sys.argv[1:]))
@@ -77,6 +85,22 @@ def _main(name: str, body: Callable[[dict, Path], dict], code: Callable[[dict], 
         if traced or (end := foreseen(error)) is None:
             raise
         refuse(in_one_line(end), code_of(end))
+
+
+@contextmanager
+def _members(parallel: bool) -> Iterator[None]:
+    """Name a folder in the environment in which the members of a parallel sweep are noted."""
+    if not parallel:
+        yield
+        return
+    from tempfile import TemporaryDirectory
+
+    from configs.member import MEMBERS
+
+    with TemporaryDirectory() as folder:
+        os.environ[MEMBERS] = folder
+        yield
+        del os.environ[MEMBERS]
 
 
 class Task:

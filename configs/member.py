@@ -16,6 +16,11 @@ from pathlib import Path
 from configs.arguments import quoted
 from configs.reporting import Ended, say
 
+MEMBERS = "SEMAGRAM_MEMBERS"
+"""Environment variable: a folder with a file for each member that runs on this machine, named by its process id."""
+PATIENCE_S = 120
+"""How long members may take to save a checkpoint."""
+
 
 def play(name: str, folder: Path) -> dict:
     """Run the member that Hydra has just composed, with what it says in log.txt in its folder. Returns its result.
@@ -36,18 +41,39 @@ def play(name: str, folder: Path) -> dict:
             stderr=log,
             process_group=0,  # Ctrl-C reaches only us; we pass it on once
         )
+        mark = Path(os.environ.get(MEMBERS, folder)) / str(process.pid)
         try:
+            mark.touch()
             out, _ = process.communicate()
         finally:
-            if process.poll() is None:
+            if _claimed(mark) and process.poll() is None:
                 process.terminate()
-                process.wait()
+            process.wait()
     if process.returncode:
         line = f"{folder}: {_ended(process.returncode)}: {last_line(folder / 'log.txt')}"
         say(line)
         raise Ended(line, max(process.returncode, 1))
     say(f"{folder}: done in {(time.monotonic() - started) / 60:.1f} min")
     return json.loads(out.splitlines()[-1])
+
+
+def end_all() -> None:
+    """Have all members of other processes save a checkpoint and end; joblib would kill them as it ends its workers."""
+    told = [int(mark.name) for mark in Path(os.environ[MEMBERS]).iterdir() if _claimed(mark)]
+    for pid in told:
+        os.kill(pid, signal.SIGTERM)
+    until = time.monotonic() + PATIENCE_S
+    while any(Path(f"/proc/{pid}").exists() for pid in told) and time.monotonic() < until:
+        time.sleep(0.1)
+
+
+def _claimed(mark: Path) -> bool:
+    """Remove a member's file. Returns whether it was there: the same signal twice would end a run at once."""
+    try:
+        mark.unlink()
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _ended(code: int) -> str:
