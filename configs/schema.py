@@ -162,7 +162,7 @@ class BenchConfig(TrainConfig):
             raise Mistake("readme=: only with table=, the results that go into it")
 
 
-TOKEN_VERBS = ("fit", "compare", "draw", "demo")
+TOKEN_VERBS = ("fit", "draw", "demo")
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,7 @@ class TokensConfig(CodecChoices):
     """The keys of semagram-tokens; `verb` is the subcommand.
 
     `seconds`: a chunk's length, at the dataset's rate. `held_out`: the fraction of episodes not fitted to, chosen by
-    `seed`. `strings`: how many random id strings `compare` decodes. `episodes`: how many demonstrations `demo` makes.
+    `seed`. `episodes`: how many demonstrations `demo` makes.
     """
 
     verb: str = ""
@@ -179,7 +179,6 @@ class TokensConfig(CodecChoices):
     out: str = ""
     seconds: float = 1.0
     held_out: float = 0.3
-    strings: int = 100_000
     episodes: int = 80
     seed: int = 0
 
@@ -203,5 +202,5 @@ class TokensConfig(CodecChoices):
         CodecChoices.__post_init__(self)
         check("", self, "seconds", above=0)
         check("", self, "held_out", low=0.05, high=0.9)
-        check("", self, "strings episodes", low=1)
+        check("", self, "episodes", low=1)
         check("", self, "seed", low=0, high=2**32 - 1)

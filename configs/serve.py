@@ -18,26 +18,26 @@ def serve(keys: dict, _folder) -> dict:
 
     from configs.preflight import check_there
     from configs.strict import build
-    from policies.serving.sealing import read_secret
-    from robot.running.settings import ServeConfig
+    from robot.running.settings import ServeConfig, planner_address
     from robot.safety.signals import handled
 
     config = build(ServeConfig, keys)
     check_there(config)
-    secret = read_secret(config.secret)
-    from configs.arm.planning import decider
-    from policies.serving.server import Server
-    from policies.storage.checkpoint import find_checkpoint
+    from configs.arm.planning import planner_service
+    from policies.planner_link.service import listening
 
-    found = decider(
-        find_checkpoint(Path(config.checkpoint)), config.seed, config.device, config.threads, config.planner
-    )
-    server = Server((config.host, config.port), secret, found, lambda line: print(line, file=sys.stderr, flush=True))
-    with handled(lambda *_: server.close()):
-        host, port = server.address
-        print(f"planning for {found.label} on {host}:{port}", file=sys.stderr, flush=True)
-        server.run()
-    return {"decisions": found.agent.spent.decisions, "refused": server.refused}
+    def say(line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+    own = config.seed, config.device, config.threads, config.planner
+    with listening(planner_address(config.address, "address")) as listener:
+        service = planner_service(Path(config.checkpoint), *own, say)
+        name = listener.getsockname()
+        place = name if isinstance(name, str) else f"localhost:{name[1]}"
+        with handled(lambda *_: service.close()):
+            say(f"planning for {service.settings.task} at {place}")
+            service.serve(listener)
+    return {"decisions": service.agent.spent.decisions, "refused": service.refused}
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""semagram-tokens: fit a codec to a dataset, compare it with others, and draw what its ids mean."""
+"""semagram-tokens: fit a codec to a dataset, and draw what its ids mean."""
 
 import sys
 from pathlib import Path

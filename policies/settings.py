@@ -100,21 +100,15 @@ class LoopConfig(ActingConfig):
         check("", self, "seed", low=0, high=2**32 - 1)
 
 
-WRITINGS = ("auto", "curves", "corners")
-
-
 @dataclass(frozen=True)
 class CodecChoices:
     """The settings of a codec that do not depend on the control rate. A chunk becomes `ids` ids of `bits` bits each.
 
-    There are 2^`bits` words. `knots`: control points of a chunk's curve, which has the given `degree`; 0: one per five
-    steps, ten per second at 50 Hz. `margin`: decoded values stay within this multiple of the half range of the data
-    (1 % to 99 % quantiles), or within the limits given to `Codec.fit`. `relative`: a curve begins where the arm is, so
-    that consecutive chunks join; otherwise the ids encode the start too, and can be decoded on their own. `events`:
-    detect channels that switch, and encode when and to what value instead of a curve. `writing`: "curves"; "corners",
-    for actions that jump in every channel, where each id encodes one turning point of one channel; or "auto": curves,
-    unless their error is large and that of corners clearly smaller. `worth`: a corner is written if it lowers the mean
-    squared error of the scaled chunk by at least `worth` squared.
+    `knots`: control points of a chunk's curve, which has the given `degree`; 0: one per five steps, ten per second at
+    50 Hz. `margin`: decoded values stay within this multiple of the half range of the data (1 % to 99 % quantiles), or
+    within the limits given to `Codec.fit`. `relative`: a curve begins where the arm is, so that consecutive chunks
+    join; otherwise the ids encode the start too, and can be decoded on their own. `events`: detect channels that
+    switch, and encode when and to what value instead of a curve.
     """
 
     ids: int = 8
@@ -124,8 +118,6 @@ class CodecChoices:
     margin: float = 1.3
     relative: bool = True
     events: bool = True
-    writing: str = "auto"
-    worth: float = 0.008
 
     def __post_init__(self):
         """Raise ValueError for a value out of range."""
@@ -134,6 +126,23 @@ class CodecChoices:
         check("", self, "knots", low=0, high=1000)
         check("", self, "degree", low=1, high=5)
         check("", self, "margin", low=1)
-        check("", self, "worth", above=0)
-        if self.writing not in WRITINGS:
-            raise Mistake(f"writing={self.writing}: one of {', '.join(WRITINGS)}")
+
+
+@dataclass(frozen=True)
+class CodecConfig(CodecChoices):
+    """The settings of a codec, for chunks of `length` control steps."""
+
+    length: int = 50
+
+    def __post_init__(self):
+        """Raise ValueError for a value out of range."""
+        check("", self, "length", low=2)
+        CodecChoices.__post_init__(self)
+        if self.knots and not self.degree < self.knots <= self.length:
+            raise Mistake(f"knots={self.knots}: 0, or from {self.degree + 1} to {self.length} (length)")
+        check("", self, "degree", low=1, high=self.control_points - 1, why=f" for chunks of length={self.length}")
+
+    @property
+    def control_points(self) -> int:
+        """The number of control points of a chunk's curve: `knots`, or derived from length and degree if that is 0."""
+        return self.knots or min(self.length, max(self.degree + 2, round(self.length / 5)))

@@ -1,6 +1,7 @@
 """Options shared by commands about an arm: which arm, where it is, its cameras. Imported to print help."""
 
-from dataclasses import fields
+from dataclasses import dataclass, fields
+from typing import ClassVar
 
 from robot.safety.limits import PRESETS
 from worldmodel.mistakes import Mistake
@@ -11,25 +12,40 @@ CAMERAS = {"main": "side", "front": "side", "side": "side", "wrist": "wrist", "o
 """The simulated arm's cameras: name to viewpoint (`robot.config_sim_camera`)."""
 
 
-def check_arm(config) -> None:
-    """Raise ValueError for options of an arm that do not fit together, or for unknown `limits`.
+@dataclass(frozen=True, kw_only=True)
+class ArmConfig:
+    """The options that every command about an arm has. `usual_limits`: the gate's, except on a real arm."""
 
-    Checks `robot`, `port`, `id`, `calibration_dir` and `port_file`.
-    """
-    if config.limits not in ("", *PRESETS):
-        raise Mistake(f"limits={config.limits}: one of {', '.join(PRESETS)}")
-    if config.robot not in ROBOTS:
-        raise Mistake(f"robot={config.robot}: one of {', '.join(ROBOTS)}")
-    for key, robot in (("port", REAL), ("id", REAL), ("calibration_dir", REAL), ("port_file", TWIN)):
-        if getattr(config, key) and config.robot != robot:
-            raise Mistake(f"{key}={getattr(config, key)}: only with robot={robot}")
-    if config.robot == REAL and not (config.port and config.id):
-        raise Mistake("port= and id=: the arm's, as LeRobot knows it, e.g. port=/dev/ttyACM0 id=my_arm")
+    usual_limits: ClassVar[str] = "normal"
 
+    robot: str = SIM
+    limits: str = ""
+    port: str = ""
+    id: str = ""
+    calibration_dir: str = ""
+    port_file: str = ""
 
-def preset(config, otherwise: str) -> str:
-    """Return the gate's preset: the one asked for, else `careful` on a real arm and `otherwise` on other arms."""
-    return config.limits or ("careful" if config.robot == REAL else otherwise)
+    def __post_init__(self):
+        """Raise ValueError for options that do not fit together, or for unknown `limits`."""
+        if self.limits not in ("", *PRESETS):
+            raise Mistake(f"limits={self.limits}: one of {', '.join(PRESETS)}")
+        if self.robot not in ROBOTS:
+            raise Mistake(f"robot={self.robot}: one of {', '.join(ROBOTS)}")
+        for key, robot in (("port", REAL), ("id", REAL), ("calibration_dir", REAL), ("port_file", TWIN)):
+            if getattr(self, key) and self.robot != robot:
+                raise Mistake(f"{key}={getattr(self, key)}: only with robot={robot}")
+        if self.robot == REAL and not (self.port and self.id):
+            raise Mistake("port= and id=: the arm's, as LeRobot knows it, e.g. port=/dev/ttyACM0 id=my_arm")
+
+    @property
+    def simulated(self) -> bool:
+        """Whether the robot is the simulated one."""
+        return self.robot == SIM
+
+    @property
+    def preset(self) -> str:
+        """The preset of the gate's limits: the one asked for, else `careful` on a real arm."""
+        return self.limits or ("careful" if self.robot == REAL else self.usual_limits)
 
 
 def unused(config, names: str, why: str) -> None:

@@ -1,4 +1,4 @@
-"""LeRobot's device types by name, including installed plug-ins; LeRobot itself does not import them."""
+"""LeRobot's devices from a command's options: cameras, teleoperators, also those of installed plug-ins."""
 
 import importlib
 import pkgutil
@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from types import ModuleType
 
 import draccus
+from lerobot import cameras, teleoperators
+from lerobot.cameras import CameraConfig
+from lerobot.teleoperators import Teleoperator, TeleoperatorConfig, make_teleoperator_from_config
 from lerobot.utils.import_utils import register_third_party_plugins
 
 from worldmodel.mistakes import Mistake
@@ -28,3 +31,27 @@ def decoded[T: draccus.ChoiceRegistry](base: type[T], package: ModuleType, keys:
         return draccus.decode(base, dict(keys))
     except (draccus.utils.DraccusException, TypeError, ValueError) as error:
         raise Mistake(f"{where}: {' '.join(str(error).split())}") from error
+
+
+def configured(keys: Mapping[str, dict]) -> dict[str, CameraConfig]:
+    """Return the configuration of each camera by name. Raises ValueError, in one line, for an invalid one."""
+    return {name: _configured(f"robot_cameras.{name}", value) for name, value in keys.items()}
+
+
+def _configured(where: str, keys: dict) -> CameraConfig:
+    if not isinstance(keys, Mapping) or not isinstance(keys.get("type"), str):
+        raise Mistake(f"{where}={keys}: its type and what that needs, e.g. {{type:opencv,index_or_path:0}}")
+    return decoded(CameraConfig, cameras, keys, where)
+
+
+def teleoperator(keys: dict) -> Teleoperator:
+    """Return the teleoperator that `keys`, including `type`, describe; empty ones keep LeRobot's default.
+
+    Raises ValueError for an unknown type or options it does not accept.
+    """
+    given = {key: value for key, value in keys.items() if value not in ("", None)}
+    config = decoded(TeleoperatorConfig, teleoperators, given, "teleop")
+    try:
+        return make_teleoperator_from_config(config)
+    except (draccus.utils.DraccusException, TypeError, ValueError) as error:
+        raise Mistake(f"teleop: {' '.join(str(error).split())}") from error

@@ -4,7 +4,7 @@ import gc
 import math
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -29,8 +29,9 @@ class Clock(Protocol):
 
 @dataclass
 class Ticks:
-    """Ticks due at `start + k / hz`. A tick whose time passed before its turn is skipped, and counted in `skipped`.
+    """Ticks due at `start + k / hz`. One whose time passed before its turn is skipped, but for the last of a run.
 
+    `skipped`: how many were.
     `late_s`: how late each tick began.
     """
 
@@ -59,8 +60,9 @@ class Ticks:
             self._count += k > 0
             yield k
             behind = int((self.clock.monotonic() - start) * self.hz)  # the newest tick whose time has passed
-            self.skipped += max(0, min(behind, count) - (k + 1))
-            k = max(k + 1, behind)
+            following = max(k + 1, min(behind, count - 1))
+            self.skipped += following - (k + 1)
+            k = following
 
     @property
     def late(self) -> int:
@@ -88,8 +90,7 @@ class Ticks:
 
         The last three are None without any ticks.
         """
-        values = 1000 * np.percentile(self.late_s, [50, 99, 100]) if self.late_s else [None] * 3
-        p50, p99, most = (None if v is None else round(float(v), 3) for v in values)
+        p50, p99, most = percentiles([1000 * late for late in self.late_s], 50, 99, 100)
         return {
             "ticks": len(self.late_s),
             "late_ticks": self.late,
@@ -98,6 +99,11 @@ class Ticks:
             "p99_jitter_ms": p99,
             "max_jitter_ms": most,
         }
+
+
+def percentiles(values: Sequence[float], *shares: float) -> list[float | None]:
+    """Return these percentiles of `values`, to three decimals; None each without any."""
+    return [round(float(v), 3) for v in np.percentile(values, shares)] if values else [None] * len(shares)
 
 
 @contextmanager

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from robot.safety.limits import RANGES
+
 TICK_RAD = 2 * np.pi / 4095  # of an STS3215's encoder, as LeRobot counts them
 
 
@@ -28,6 +30,10 @@ class Units:
         """Convert LeRobot's values (..., 6) to angles (..., 6) in rad."""
         return values * self._unit + self._zero
 
+    def spans(self, values: np.ndarray) -> np.ndarray:
+        """Convert differences or rates (..., 6) in LeRobot's units to rad, or rad/s."""
+        return values * self._unit
+
     def read(self, angles: np.ndarray) -> np.ndarray:
         """Return LeRobot's values (6,) as the encoders report them, rounded to the nearest tick."""
         return self.from_rad(self.low + np.round((angles - self.low) / TICK_RAD) * TICK_RAD)
@@ -41,3 +47,7 @@ class Units:
         """Radians per unit of LeRobot's values."""
         spans = self.high - self.low
         return np.append(np.full(5, np.pi / 180) if self.degrees else spans[:-1] / 200, spans[-1] / 100)
+
+
+ARM = Units(*np.radians([*list(RANGES.values())[:-1], (-10.0, 100.0)]).T)
+"""The SO-101's: the model's gripper opens from -10 to 100 degrees."""

@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 from safetensors.numpy import save as arrays_as_bytes
 
 from policies.codec import Codec, CodecConfig
-from policies.codec.training import windows_of
+from policies.codec.fitting import windows_of
 from policies.storage.folders import FolderError, write_folder
 
 LENGTH, CHANNELS, GRIP = 20, 3, 2
@@ -58,7 +58,7 @@ def test_held_out_chunks_come_back(codec, held_out):
     assert scaled_error(codec, codec.decode(codec.encode(chunks, start), start), chunks) < 0.05
 
 
-def test_every_more_id_says_more(codec, held_out):
+def test_each_further_id_lowers_the_error(codec, held_out):
     chunks, start = held_out
     ids = codec.encode(chunks, start)
     errors = [scaled_error(codec, codec.decode(ids[:, :n], start), chunks) for n in range(CONFIG.ids + 1)]
@@ -83,7 +83,7 @@ def windows_scaled(codec):
 
 @settings(max_examples=30)
 @given(first=strings(), second=strings())
-def test_chunks_join_whatever_they_say(codec, first, second):
+def test_chunks_join_for_any_ids(codec, first, second):
     """The second curve leaves where the first arrived: the step between them is one of the second curve's own."""
     start = codec.scaling.middle
     before = codec.decode(first, start)
@@ -93,11 +93,11 @@ def test_chunks_join_whatever_they_say(codec, first, second):
     assert (across <= 2 * fastest + 1e-5).all()
 
 
-def test_limits_are_kept_by_every_string(held_out):
+def test_limits_are_kept_by_100_000_strings(held_out):
     low, high = np.array([-20.0, 1.9, -5.0]), np.array([20.0, 2.1, 105.0])
     codec = Codec.fit(movements(0, 10), CONFIG, limits=(low, high))
-    ids = np.random.default_rng(0).integers(codec.vocabulary, size=(500, CONFIG.ids))
-    chunks = codec.decode(ids, np.tile((low + high) / 2, (500, 1)))
+    ids = np.random.default_rng(0).integers(codec.vocabulary, size=(100_000, CONFIG.ids))
+    chunks = codec.decode(ids, np.tile((low + high) / 2, (100_000, 1)))
     assert (chunks >= low - 1e-4).all() and (chunks <= high + 1e-4).all()
 
 
@@ -192,47 +192,20 @@ def test_saving_takes_the_place_of_a_codec_or_of_nothing(codec, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "file", "mine"]
 
 
-def test_a_folder_of_another_kind_is_refused(tmp_path):
-    with pytest.raises(FolderError, match="no such folder"):
-        Codec.load(tmp_path / "nothing")
-
-
-def test_settings_of_a_wrong_type_are_refused_by_their_key(codec, tmp_path):
-    codec.save(tmp_path / "codec")
-    about = json.loads((tmp_path / "codec" / "config.json").read_text())
-    arrays = (tmp_path / "codec" / "codec.safetensors").read_bytes()
-    for part, key, value, says in (
-        ("codec", "ids", 6.0, "a whole number"),
-        ("codec", "relative", 1, "true or false"),
-        ("switches", "slots", 1.5, "a whole number"),
-    ):
-        wrong = about | {part: about[part] | {key: value}}
-        write_folder(tmp_path / "x", {"config.json": json.dumps(wrong).encode(), "codec.safetensors": arrays}, {})
-        with pytest.raises(FolderError, match=rf"config\.json: {part}\.{key}={value}: {says}$"):
-            Codec.load(tmp_path / "x")
-
-
-@pytest.mark.parametrize(
-    ("length", "array", "says"),
-    [
-        (40, None, "its parts do not fit each other"),
-        (None, "scaling.middle", "it decodes to what is not finite"),
-    ],
-)
-def test_parts_that_do_not_fit_each_other_are_refused_where_they_are_loaded(codec, tmp_path, length, array, says):
-    """Each is whole by itself, and so is the manifest."""
+@pytest.mark.parametrize("damage", ["settings", "length", "numbers"])
+def test_a_codec_whose_parts_do_not_fit_is_refused_where_it_is_loaded(codec, tmp_path, damage):
+    """Each file is whole by itself, and so is the manifest."""
     codec.save(tmp_path / "codec")
     about = json.loads((tmp_path / "codec" / "config.json").read_text())
     arrays = load_file(tmp_path / "codec" / "codec.safetensors")
-    if length:
-        about["codec"]["length"] = length
-    if array:
-        arrays[array] = np.full_like(arrays[array], np.nan)
-    write_folder(
-        tmp_path / "x", {"config.json": json.dumps(about).encode(), "codec.safetensors": arrays_as_bytes(arrays)}, {}
-    )
-    with pytest.raises(FolderError, match=f"x: {says}"):
+    about["codec"] |= {"settings": {"ids": 6.0}, "length": {"length": 40}}.get(damage, {})
+    if damage == "numbers":
+        arrays["scaling.middle"] = np.full_like(arrays["scaling.middle"], np.nan)
+    files = {"config.json": json.dumps(about).encode(), "codec.safetensors": arrays_as_bytes(arrays)}
+    write_folder(tmp_path / "x", files, {})
+    with pytest.raises(FolderError, match="x") as caught:
         Codec.load(tmp_path / "x")
+    assert "\n" not in str(caught.value)
 
 
 def test_bad_input_is_refused_in_one_line(codec, held_out):
@@ -240,31 +213,29 @@ def test_bad_input_is_refused_in_one_line(codec, held_out):
     ids = codec.encode(chunk, start)
     broken = chunk.copy()
     broken[3, 1] = np.nan
-    for call, says in (
-        (lambda: codec.encode(chunk[1:], start), r"chunk \(19, 3\): \(\.\.\., 20, 3\)"),
-        (lambda: codec.encode(chunk, start[:2]), r"start \(2,\): \(3,\)"),
-        (lambda: codec.encode(broken, start), "chunk: a number that is not finite"),
-        (lambda: codec.encode(chunk, broken[3]), "start: a number that is not finite"),
-        (lambda: codec.decode(ids), "start: where the arm is"),
-        (lambda: codec.decode(np.append(ids, 0), start), "at most 6 a chunk"),
-        (lambda: codec.decode(ids + 256, start), "each from 0 to 255"),
-        (lambda: codec.decode(ids + 0.5, start), r"ids \(6,\), float64: whole numbers, \(\.\.\., at most 6\)"),
-        (lambda: codec.decode(np.array(3), start), r"ids \(\), int64: whole numbers"),
-        (lambda: codec.decode(np.array(None), start), r"ids \(\), object: whole numbers"),
-        (lambda: windows_of([chunk], LENGTH + 1, 1), "1 episodes of at most 20 steps: at least 21 are needed in one"),
-        (lambda: Codec.fit([], CONFIG), "episodes: "),
-        (lambda: Codec.fit([np.zeros((LENGTH, 3))], CONFIG), "length=20: below the longest episode's 20 steps"),
-        (lambda: Codec.fit([np.full((50, 3), np.inf)], CONFIG), "episode 0: a number that is not finite"),
-        (lambda: Codec.fit(movements(0, 2), CONFIG, limits=([0, 0, 0], [0, 1, 1])), "limits: "),
-        (lambda: Codec.fit(movements(0, 2), CONFIG, limits=(0, 1)), r"limits: \(low, high\), each of 3 channels"),
-        (lambda: Codec.fit(movements(0, 2), CONFIG, switching=[3]), r"switching=\[3\]: channels from 0 to 2"),
-        (lambda: Codec.fit(movements(0, 2), CONFIG, stride=0), "stride=0: at least 1"),
-        (lambda: CodecConfig(ids=0), "ids=0: from 1 to 256"),
-        (lambda: CodecConfig(knots=3), "knots=3: 0, or from 4 to 50"),
-        (lambda: CodecConfig(length=3), r"degree=3: from 1 to 2 for chunks of length=3"),
+    for call, names in (
+        (lambda: codec.encode(chunk[1:], start), "chunk"),
+        (lambda: codec.encode(chunk, start[:2]), "start"),
+        (lambda: codec.encode(broken, start), "chunk"),
+        (lambda: codec.encode(chunk, broken[3]), "start"),
+        (lambda: codec.decode(ids), "start"),
+        (lambda: codec.decode(np.append(ids, 0), start), "ids"),
+        (lambda: codec.decode(ids + 256, start), "ids"),
+        (lambda: codec.decode(ids + 0.5, start), "ids"),
+        (lambda: codec.decode(np.array(3), start), "ids"),
+        (lambda: Codec.fit([], CONFIG), "episodes"),
+        (lambda: Codec.fit([np.zeros((LENGTH, 3))], CONFIG), "length=20"),
+        (lambda: Codec.fit([np.full((50, 3), np.inf)], CONFIG), "episode 0"),
+        (lambda: Codec.fit(movements(0, 2), CONFIG, limits=([0, 0, 0], [0, 1, 1])), "limits"),
+        (lambda: Codec.fit(movements(0, 2), CONFIG, limits=(0, 1)), "limits"),
+        (lambda: Codec.fit(movements(0, 2), CONFIG, switching=[3]), r"switching=\[3\]"),
+        (lambda: Codec.fit(movements(0, 2), CONFIG, stride=0), "stride=0"),
+        (lambda: CodecConfig(knots=3), "knots=3"),
+        (lambda: CodecConfig(length=3), "degree=3"),
     ):
-        with pytest.raises(ValueError, match=says):
+        with pytest.raises(ValueError, match=f"^{names}") as caught:
             call()
+        assert "\n" not in str(caught.value)
 
 
 def test_a_channel_that_never_moves_stays():

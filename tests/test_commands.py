@@ -45,8 +45,6 @@ NEEDED = {
     **{"play": {"sentence": "s"}, "serve": {"checkpoint": "c"}, "twin": {"port_file": "p"}},
 }
 """The keys that a command cannot do without."""
-if "secret" in {field.name for field in dataclasses.fields(ServeConfig)}:
-    NEEDED["serve"]["secret"] = "s"
 
 
 OPEN = {"camera", "teleop"}
@@ -55,10 +53,11 @@ OPEN = {"camera", "teleop"}
 
 def leaves(cls, place=""):
     """Yield the dotted name and the type of every key of a dataclass."""
-    for name, kind in typing.get_type_hints(cls).items():
+    kinds = typing.get_type_hints(cls)
+    for name, kind in ((field.name, kinds[field.name]) for field in dataclasses.fields(cls)):
         if dataclasses.is_dataclass(kind):
             yield from leaves(kind, f"{place}{name}.")
-        elif name in cls.__dataclass_fields__ and name not in OPEN and f"{place}{name}" not in REMOVED:
+        elif name not in OPEN and f"{place}{name}" not in REMOVED:
             yield f"{place}{name}", kind
 
 

@@ -6,6 +6,7 @@ import math
 import os
 import re
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -38,19 +39,17 @@ def patient_gate(monkeypatch):
 @pytest.fixture(scope="module")
 def planner(arm_checkpoint, tmp_path_factory):
     """semagram-run's keys for a planner that serves in a thread."""
-    from configs.arm.planning import decider
-    from policies.serving.sealing import read_secret
-    from policies.serving.server import Server
+    from configs.arm.planning import planner_service
+    from policies.planner_link.service import listening
 
-    secret = tmp_path_factory.mktemp("planner") / "secret"
-    secret.write_text("sixteen bytes or more")
-    secret.chmod(0o600)
-    server = Server(("127.0.0.1", 0), read_secret(secret), decider(arm_checkpoint, 0, "cpu", 1), lambda line: None)
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    yield (f"remote=127.0.0.1:{server.address[1]}", f"secret={secret}")
-    server.close()
-    thread.join(WAIT_S)
+    service = planner_service(arm_checkpoint, 0, "cpu", 1, True)
+    place = tmp_path_factory.mktemp("planner") / "planner.sock"
+    with listening(str(place)) as listener:
+        thread = threading.Thread(target=service.serve, args=(listener,))
+        thread.start()
+        yield (f"remote={place}",)
+        service.close()
+        thread.join(WAIT_S)
 
 
 @pytest.fixture
@@ -188,13 +187,13 @@ def test_a_signal_ends_a_run_in_simulation(running, ends, number):
 
 
 def test_a_planner_that_is_killed_ends_a_run(arm_checkpoint, ends, monkeypatch):
-    made, inner = [], configs.arm.running.LocalPlanner
+    made, inner = [], subprocess.Popen
 
-    def local(*given):
-        made.append(inner(*given))
+    def popen(*given, **keys):
+        made.append(inner(*given, **keys))
         return made[-1]
 
-    monkeypatch.setattr(configs.arm.running, "LocalPlanner", local)
+    monkeypatch.setattr(subprocess, "Popen", popen)
     words = (f"checkpoint={arm_checkpoint}", "viewer=none", "seconds=60")
     code, line = ends(run.main, lambda: os.kill(made[0].pid, signal.SIGKILL), *words)
     assert code == 1

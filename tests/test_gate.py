@@ -1,14 +1,15 @@
 """Laws of the safety gate on an ordinary day: what it lets through, how it stops, how it is released."""
 
 import dataclasses
+import math
 
 import numpy as np
 import pytest
 
 from robot.safety.faults import Fault, FaultKind, NotReleasable
 from robot.safety.gate import Gate
+from robot.safety.input_check import InputCheck, Stamped
 from robot.safety.limits import Box, JointLimits, Limits, so101
-from robot.safety.watch import Timed
 from robot.safety.workspace import Workspace
 from sim.so101.fingertip import Fingertip
 
@@ -28,7 +29,7 @@ class Run:
         self.now += dt
         seen = self.place if reading is None else reading
         command = self.gate.step(
-            Timed(np.broadcast_to(goal, self.place.shape), self.now), Timed(seen, self.now), self.now
+            Stamped(np.broadcast_to(goal, self.place.shape), self.now), Stamped(seen, self.now), self.now
         )
         if command.values is not None:
             self.place = self.place + self.lag * (command.values - self.place)
@@ -211,7 +212,7 @@ def test_nothing_is_sent_before_two_good_readings_agree():
     gate = Gate(ONE)
     for at, place, sent in ((0, np.nan, None), (1, 70.0, None), (1, 70.0, None), (2, 3.0, None), (3, 4.0, 4.0)):
         now = at * DT
-        command = gate.step(Timed(np.zeros(1), now), Timed(np.array([place]), now), now)
+        command = gate.step(Stamped(np.zeros(1), now), Stamped(np.array([place]), now), now)
         assert command.values == sent
     assert command.fault.kind == FaultKind.NOT_FINITE
 
@@ -316,3 +317,59 @@ def test_after_a_release_it_sends_nothing_of_before(forgets):
     assert run.step(50.0, reading=np.array([-40.0]), dt=20.0).values is None
     assert run.step(50.0, reading=np.array([-40.0])).values == -40.0
     assert run.gate.fault is None
+
+
+NOW = 10.0
+INPUTS = {  # goal, reading, the time of the step (the one before was at 9.9), what is wrong with it
+    "all well": (Stamped({"j": 1, "k": 2.0}, 9.95), Stamped(np.array([1, 2], np.int8), NOW), NOW, None),
+    "as old as a goal may be": (Stamped([1.0, 2.0], NOW - 0.5), Stamped([1.0, 2.0], NOW), NOW, None),
+    "a goal too old": (Stamped([1.0, 2.0], NOW - 0.51), Stamped([1.0, 2.0], NOW), NOW, "stale"),
+    "as old as a reading may be": (Stamped([1.0, 2.0], NOW), Stamped([1.0, 2.0], NOW - 0.25), NOW, None),
+    "a reading too old": (Stamped([1.0, 2.0], NOW), Stamped([1.0, 2.0], NOW - 0.26), NOW, "stale"),
+    "a goal older than the last": (Stamped([1.0, 2.0], 9.79), Stamped([1.0, 2.0], NOW), NOW, "out-of-order"),
+    "a reading older than the last": (Stamped([1.0, 2.0], NOW), Stamped([1.0, 2.0], 9.79), NOW, "out-of-order"),
+    "of the same time as the last": (Stamped([1.0, 2.0], 9.8), Stamped([1.0, 2.0], 9.8), NOW, None),
+    "a goal of the future": (Stamped([1.0, 2.0], NOW + 1e-3), Stamped([1.0, 2.0], NOW), NOW, "out-of-order"),
+    "a reading of the future": (Stamped([1.0, 2.0], NOW), Stamped([1.0, 2.0], NOW + 1e-3), NOW, "out-of-order"),
+    "a goal of no time": (Stamped([1.0, 2.0], math.nan), Stamped([1.0, 2.0], NOW), NOW, "clock"),
+    "a reading whose time is a word": (Stamped([1.0, 2.0], NOW), Stamped([1.0, 2.0], "now"), NOW, "clock"),
+    "a step of no time": (Stamped([1.0, 2.0], NOW), Stamped([1.0, 2.0], NOW), math.inf, "clock"),
+    "a step before the last": (Stamped([1.0, 2.0], 9.85), Stamped([1.0, 2.0], 9.85), 9.89, "clock"),
+    "as late as a loop may be": (Stamped([1.0, 2.0], 10.15), Stamped([1.0, 2.0], 10.15), 10.15, None),
+    "a loop too late": (Stamped([1.0, 2.0], 10.16), Stamped([1.0, 2.0], 10.16), 10.16, "late-loop"),
+    "no goal": (None, Stamped([1.0, 2.0], NOW), NOW, "missing"),
+    "no reading": (Stamped([1.0, 2.0], NOW), None, NOW, "missing"),
+    "a goal without a joint": (Stamped({"j": 1.0}, NOW), Stamped([1.0, 2.0], NOW), NOW, "missing"),
+    "a goal with another joint": (Stamped({"j": 1, "k": 2, "x": 3}, NOW), Stamped([1, 2], NOW), NOW, "shape"),
+    "truths": (Stamped([True, False], NOW), Stamped([1.0, 2.0], NOW), NOW, "shape"),
+    "words": (Stamped(["1", "2"], NOW), Stamped([1.0, 2.0], NOW), NOW, "shape"),
+    "complex numbers": (Stamped([1j, 2.0], NOW), Stamped([1.0, 2.0], NOW), NOW, "shape"),
+    "nothing": (Stamped(None, NOW), Stamped([1.0, 2.0], NOW), NOW, "shape"),
+    "a number too many": (Stamped([1.0, 2.0, 3.0], NOW), Stamped([1.0, 2.0], NOW), NOW, "shape"),
+    "a row": (Stamped([1.0, 2.0], NOW), Stamped([[1.0, 2.0]], NOW), NOW, "shape"),
+    "ragged": (Stamped([1.0, [2.0]], NOW), Stamped([1.0, 2.0], NOW), NOW, "shape"),
+    "a number beyond all floats": (Stamped([10**400, 2], NOW), Stamped([1.0, 2.0], NOW), NOW, "shape"),
+    "a goal that is not finite": (Stamped([1.0, math.inf], NOW), Stamped([1.0, 2.0], NOW), NOW, "not-finite"),
+    "a reading that is not finite": (Stamped([1.0, 2.0], NOW), Stamped([math.nan, 2.0], NOW), NOW, "not-finite"),
+}
+
+
+@pytest.mark.parametrize("what", INPUTS)
+def test_what_cannot_be_trusted_is_named_and_not_used(what):
+    goal, reading, now, wrong = INPUTS[what]
+    joint = JointLimits(-9, 9, 1, 1, 1)
+    check = InputCheck(Limits({"j": joint, "k": joint}, observation_age_s=0.25, goal_age_s=0.5, loop_s=0.25))
+    check.check(Stamped([0.0, 0.0], 9.8), Stamped([0.0, 0.0], 9.8), 9.9)
+    if "too old" in what or "as old as" in what:
+        check.restart()  # so that it is not older than the last
+    found = check.check(goal, reading, now)
+    assert (found.fault and found.fault.kind) == wrong
+    if wrong is None:
+        np.testing.assert_array_equal([found.goal, found.reading], [[1.0, 2.0], [1.0, 2.0]])
+        assert found.dt == pytest.approx(now - 9.9)
+    elif wrong in ("missing", "shape", "not-finite", "stale", "out-of-order"):
+        assert (found.goal is None) != (found.reading is None)
+    after = check.check(Stamped([1.0, 2.0], 99.0), Stamped([1.0, 2.0], 99.0), 99.0)
+    assert after.fault.kind == "late-loop"
+    check.restart()
+    assert check.check(Stamped([1.0, 2.0], 199.0), Stamped([1.0, 2.0], 199.0), 199.0).fault is None

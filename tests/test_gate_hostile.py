@@ -7,8 +7,8 @@ import pytest
 
 from robot.safety.faults import FaultKind, NotReleasable
 from robot.safety.gate import Gate
+from robot.safety.input_check import SOONEST_S, Stamped
 from robot.safety.limits import JointLimits, Limits
-from robot.safety.watch import SOONEST_S, Timed
 
 EPS = 1e-6
 GOALS, EPISODE = 20_000, 200
@@ -106,7 +106,7 @@ class Adversary:
         now = self.latest + span * rng.uniform(0.05, 0.9)
         seen = self.arm + rng.normal(size=len(self.low)) * min(0.001, 0.01 * self.step.min())
         if self.calm or self.calls == 1:
-            return Timed(rng.uniform(self.low, self.high) * 10 ** rng.uniform(-3, 6), now), Timed(seen, now), now
+            return Stamped(rng.uniform(self.low, self.high) * 10 ** rng.uniform(-3, 6), now), Stamped(seen, now), now
         goal, read_at, goal_at = self.goal(), now, now
         match rng.integers(150):
             case 0:
@@ -127,8 +127,8 @@ class Adversary:
                 seen = None
             case 6:
                 self.arm = rng.uniform(self.low, self.high)  # torn away, or sunk
-        given = None if goal is None else Timed(goal, goal_at)
-        return given, None if seen is None else Timed(seen, read_at), now
+        given = None if goal is None else Stamped(goal, goal_at)
+        return given, None if seen is None else Stamped(seen, read_at), now
 
     def goal(self):
         """Wild numbers, jumps, and now and then what is no goal at all."""
@@ -219,9 +219,9 @@ def test_the_auditor_sees_a_command_that_is_not_allowed():
     limits = Limits({"j": JointLimits(-10, 10, 5, 20, 3)})
     gate, audit = Gate(limits), Audit(limits)
     at = np.zeros(1)
-    gate.step(Timed(at, -0.1), Timed(at, -0.1), -0.1)
-    audit.began(gate.step(Timed(at, 0.0), Timed(at, 0.0), 0.0), at, 0.0)
-    command = gate.step(Timed(at, 0.1), Timed(at, 0.1), 0.1)
+    gate.step(Stamped(at, -0.1), Stamped(at, -0.1), -0.1)
+    audit.began(gate.step(Stamped(at, 0.0), Stamped(at, 0.0), 0.0), at, 0.0)
+    command = gate.step(Stamped(at, 0.1), Stamped(at, 0.1), 0.1)
     command.values[:] = 0.3  # 3 units/s after 0.1 s: more than 20 units/s^2
     with pytest.raises(AssertionError, match="acceleration"):
         audit.check(command, at, 0.1)

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from policies.agent import Agent
-from policies.serving.decider import Decider
-from policies.serving.messages import Question
+from policies.planner_link.messages import Begin, Question
+from policies.planner_link.service import PlannerService
 from policies.tokens.curves import Curve
 from worldmodel import twohot
 from worldmodel.batch import Batch
@@ -182,10 +182,10 @@ def test_what_follows_a_window_depends_on_where_its_last_token_ended(toys, model
 
 def test_a_robots_curves_go_on_from_each_other_until_it_says_that_it_stopped(model):
     agent = Agent(model, CURVE, Planner(model, 0.9, CONFIG), torch.Generator().manual_seed(0))
-    decider = Decider(agent, "task", "tied", 30.0)
+    service = PlannerService(agent, Begin("task", 3, 2, "tied", 30.0, 4, 4, 3, 2))
     ends = torch.zeros(2)
     for number, fresh in enumerate([True, False, False, True, False]):
-        answer = decider.answer(Question(number, fresh, uniform(3, seed=number).numpy()))
+        answer = service.answer(Question(number, fresh, uniform(3, seed=number).numpy()))
         points = torch.from_numpy(answer.tokens[0])
         assert torch.allclose(points[:2], torch.zeros(2) if fresh else ends, atol=1e-6)
         ends = points[-2:]

@@ -11,10 +11,13 @@ from configs.reporting import FAILED, Ended
 from policies.tokens.notation import plan_bytes, to_plain
 from policies.tokens.vocabulary import Ask, Grip, Look, Move, Stop
 from robot.arms import connect, gated, simulated
+from robot.drivers import WrittenDriver
+from robot.loop import Loop, Reading
 from robot.running.settings import PlayConfig
 from robot.safety.limits import RANGES
 from robot.so101_sim import SimulatedTime, SO101Sim
 from robot.ticks import Ticks
+from robot.units import ARM
 
 GOAL = np.array([0.2, -0.4, 0.3, 0.2, -0.1, 0.0])
 THERE = Move(np.array([GOAL * 0, GOAL * 0, GOAL, GOAL]), 1.5)
@@ -37,7 +40,7 @@ def sent(monkeypatch):
 def play(tmp_path, *tokens, **keys) -> dict:
     path = tmp_path / "sentence.json"
     path.write_text(json.dumps(to_plain(tokens)))
-    return Playing.begin(PlayConfig(str(path), **keys)).run()
+    return Playing.begin(PlayConfig(sentence=str(path), **keys)).run()
 
 
 def scaled(values) -> np.ndarray:
@@ -92,7 +95,7 @@ def test_a_fault_is_one_line_and_the_arm_is_let_go(tmp_path, monkeypatch):
 def test_a_plan_of_places_is_played_as_what_it_says(tmp_path):
     path = tmp_path / "plan.json"
     path.write_bytes(plan_bytes([THERE, Stop()], "so101-touch", True))
-    begun = Playing.begin(PlayConfig(str(path)))
+    begun = Playing.begin(PlayConfig(sentence=str(path)))
     assert to_plain(begun.sentence) == to_plain([THERE, Stop()])
 
 
@@ -117,7 +120,7 @@ def test_a_sentence_that_cannot_be_is_one_line(tmp_path, text, line):
     path = tmp_path / "sentence.json"
     path.write_text(text)
     with pytest.raises(ValueError, match=line) as error:
-        Playing.begin(PlayConfig(str(path)))
+        Playing.begin(PlayConfig(sentence=str(path)))
     assert "\n" not in str(error.value)
     assert str(error.value).startswith(f"sentence={path}: ")
 
@@ -144,15 +147,19 @@ def test_a_grip_with_no_motion_left_is_done_all_the_same(tmp_path, sent):
     assert result["seconds"] == pytest.approx(1.0, abs=0.05)
 
 
-def test_the_last_place_is_commanded_even_where_its_moment_had_passed(tmp_path, sent, monkeypatch):
-    run = Ticks.run
-    monkeypatch.setattr(Ticks, "run", lambda ticks, count: run(ticks, count - 12))
-    result = play(tmp_path, THERE, Stop())
-    assert result["finished"]
-    stopped = scaled(sent[-1])
-    monkeypatch.setattr(Ticks, "run", run)
-    play(tmp_path, THERE, Stop())
-    np.testing.assert_allclose(scaled(sent[-1]), stopped, atol=1e-6)
+def test_the_last_place_is_commanded_even_where_its_moment_had_passed():
+    """A tick is never left out if it is the last (tests/test_running.py)."""
+    told = []
+    items = [(0.1, np.zeros(6)), (0.15, Look("cup")), (0.2, np.full(6, 0.1)), (0.3, np.full(6, 0.2)), (0.3, Stop())]
+    driver = WrittenDriver(items, np.copy, lambda at, event: told.append(at))
+    here = np.zeros(6)
+    driver.goal(Reading({}, here, here, 0.0, 1), here)
+    assert told == []
+    last = driver.goal(Reading({}, here, here, 0.0, 7), here)
+    np.testing.assert_array_equal(last, np.full(6, 0.2))
+    assert told == [0.15, 0.3]
+    driver.sent(np.full(6, 0.1))
+    assert (driver.farthest, driver.left) == pytest.approx((np.degrees(0.2), np.degrees(0.1)))
 
 
 def test_braking_goes_no_further_than_the_fastest_joint_would(tmp_path, sent):
@@ -164,18 +171,16 @@ def test_braking_goes_no_further_than_the_fastest_joint_would(tmp_path, sent):
 
 
 @pytest.mark.parametrize("limits", ["careful", "normal"])
-def test_an_arm_is_back_where_it_was_found_before_it_is_let_go(limits, capsys):
+def test_an_arm_is_back_where_it_was_found_before_it_is_let_go(limits):
     arm = simulated("so101-touch", 30.0)
     clock = SimulatedTime(arm)
-    robot, ticks = gated(arm, limits, stop_on_fault=True, clock=clock), Ticks(30.0, clock)
-    connect(robot)
+    loop = Loop(gated(arm, limits, stop_on_fault=True, clock=clock), ARM, Ticks(30.0, clock))
+    connect(loop.robot)
     with contextlib.ExitStack() as stack:
-        stack.push(robot)
-        found = scaled(list(robot.get_observation().values()))
-        away = np.clip(found + np.array([0.3, 0.3, -0.3, 0.3, 0.6, 0.0]), -0.9, 0.9)
-        Playing(PlayConfig("s", limits=limits), ())._home(robot, ticks, away)
-        assert np.abs(scaled(list(robot.get_observation().values())) - away).max() * 100 < 6
-    assert "not quite" not in capsys.readouterr().err
+        stack.push(loop.robot)
+        away = loop.read().joints + np.array([0.5, 0.5, -0.5, 0.5, 1.0, 0.0])
+        assert loop.move_to(away) == ""
+        assert np.abs(loop.read().joints - away).max() < 0.1
 
 
 @pytest.mark.parametrize(("answer", "goes_on"), [("", True), ("  ", True), ("no", False)])

@@ -14,10 +14,12 @@ import pytest
 from pyarrow import parquet
 
 from robot.datasets import DatasetError
+from robot.loop import Driver, Loop
 from robot.recording.parts import MEASURED, SUCCESS, Parts
 from robot.recording.settings import RecordConfig
 from robot.so101_sim import SimulatedTime
 from robot.ticks import Ticks
+from robot.units import ARM
 from worldmodel.mistakes import Mistake
 
 HERE = Path(__file__).parent
@@ -128,21 +130,19 @@ def test_nothing_that_was_safe_is_lost_to_a_kill(tmp_path):
 
 def test_what_is_kept_is_what_reached_the_servos(arms, monkeypatch, tmp_path):
     """Through LeRobot's own driver, down to the packets."""
-    from robot.recording.loop import play
 
-    class Far:
-        def goal(self, observation):
-            return dict.fromkeys(observation, 0.0) | {"shoulder_pan.pos": 80.0}
+    class Far(Driver):
+        def goal(self, reading, last):
+            return np.radians([80.0, 0, 0, 0, 0, 0])
 
-    class Kept(list):
-        def add(self, seen, sent, sentence, at_s, success):
-            self.append((sent["shoulder_pan.pos"], at_s, success))
+    def keep(step):
+        kept.append((step.action["shoulder_pan.pos"], step.at_s, step.success))
 
-    arm, kept, decided = arms.WiredArm(tmp_path, monkeypatch.setattr), Kept(), []
+    arm, kept, decided = arms.WiredArm(tmp_path, monkeypatch.setattr), [], []
     send = arm.robot.send_action
     monkeypatch.setattr(arm.robot, "send_action", lambda action, at: decided.append(at) or send(action, at))
     with arm.robot:
-        assert play(arm.robot, Far(), Ticks(30, arm.clock), 1.0, lambda: None, kept, "reach") is None
+        assert Loop(arm.robot, ARM, Ticks(30, arm.clock), [keep]).episode(Far(), 30) is None
         goal = int.from_bytes(arm.chain.memory[1][arms.GOAL : arms.GOAL + 2], "little")
     sent, at_s, success = map(np.array, zip(*kept, strict=True))
     assert len(sent) == 30 and set(success) == {None}
@@ -166,27 +166,27 @@ class Clock:
 
 def test_an_episode_lasts_its_seconds_however_slow_a_step_is():
     """As with a camera of half the rate."""
-    from robot.recording.loop import play
 
     class Slow:
+        fault, margins = None, None
+
         def get_observation(self):
             clock.now += 0.065
             return {}
 
-        def send_action(self, goal, at):
-            return goal
+        def values(self, named):
+            return np.zeros(6)
 
-    class Still:
-        def goal(self, observation):
+        def send_action(self, goal, at):
             return {}
 
-    class Kept(list):
-        def add(self, seen, sent, sentence, at_s, success):
-            self.append(at_s)
+    class Still(Driver):
+        def goal(self, reading, last):
+            return np.zeros(6)
 
-    clock, kept = Clock(), Kept()
+    clock, kept = Clock(), []
     ticks = Ticks(30, clock)
-    play(Slow(), Still(), ticks, 20.0, lambda: None, kept)
+    Loop(Slow(), ARM, ticks, [lambda step: kept.append(step.at_s)]).episode(Still(), 600)
     assert kept[0] == 0 and 20 <= clock.now < 20.1
     np.testing.assert_allclose(np.diff(kept), 0.065, atol=0.035)
     assert ticks.mean_hz == pytest.approx(1 / 0.065, abs=0.1)

@@ -60,11 +60,9 @@ def test_a_checkpoint_of_another_format_is_refused_in_one_line_by_each_command(c
     files = {p.name: p.read_bytes() for p in arm_checkpoint.iterdir() if p.name != "manifest.json"}
     saved = json.loads(files["config.json"]) | {"format": 99, "planner": {}}
     write_folder(tmp_path / "x", files | {"config.json": json.dumps(saved).encode()}, {"commit": "80c0e67"})
-    (tmp_path / "secret").write_text("sixteen bytes or more")
-    (tmp_path / "secret").chmod(0o600)
     for name, *keys in (
         ("run", "viewer=none"),
-        ("serve", f"secret={tmp_path}/secret", "port=0"),
+        ("serve", "address=localhost:0"),
         ("record", "by=policy", f"dataset={tmp_path}/new"),
         ("evaluate",),
     ):

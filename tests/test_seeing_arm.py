@@ -24,10 +24,10 @@ from policies.agent import Agent
 from policies.storage.checkpoint import load_model, read_identity
 from policies.training.rollouts import as_tensors
 from robot.arms import simulated
-from robot.camera_kinds import configured
 from robot.config_sim_camera import SimCameraConfig
-from robot.running.eyes import BLIND_S, Eyes
-from robot.running.loop import Loop
+from robot.lerobot_types import configured
+from robot.loop import Loop
+from robot.running.camera_buffer import BLIND_S, CameraBuffer
 from robot.running.settings import RunConfig
 from robot.sim_camera import SimCamera
 from robot.steady_camera import SteadyCamera, in_a_line
@@ -65,14 +65,14 @@ def until(true) -> None:
 
 
 def test_a_checkpoint_that_sees_is_refused_in_one_line_where_nothing_can_be_drawn(monkeypatch):
-    from configs.arm.piloting import Pilot
+    from configs.arm.piloting import SceneObserver
 
     def connect(camera):
         raise RenderingUnavailable("no EGL here")
 
     monkeypatch.setattr(SimCamera, "connect", connect)
     with pytest.raises(ValueError, match=r"^checkpoint=: it looks through overhead: no EGL here$"):
-        Pilot(SimpleNamespace(scene=None), TASK, {"observation.images.overhead": (SIZE, SIZE, 3)}, "")
+        SceneObserver(SimpleNamespace(scene=None), TASK, {"observation.images.overhead": (SIZE, SIZE, 3)}, "")
 
 
 def test_the_simulated_arm_shows_what_training_showed():
@@ -82,7 +82,7 @@ def test_the_simulated_arm_shows_what_training_showed():
     config = {name: SimCameraConfig(view=name, height=high, width=wide, fps=30) for name, (high, wide) in sizes}
     robot = simulated("so101-touch", HZ, cameras=config)
     robot.connect()
-    eyes = Eyes(senses.sizes, (0, 2), hz=HZ)
+    eyes = CameraBuffer(senses.sizes, (0, 2), hz=HZ)
     shown, _ = env.reset(seed=5)
     robot.reset(5)
     before = []
@@ -104,7 +104,7 @@ def test_the_simulated_arm_shows_what_training_showed():
 
 @given(st.lists(st.booleans(), min_size=1, max_size=12), st.sampled_from([(0,), (0, 2), (1, 3)]))
 def test_eyes_show_the_frames_of_before_and_which_camera_is_dark(lit, lags):
-    eyes, shown = Eyes({"a": LIT.shape[:2]}, lags, hz=HZ, say=[].append), []
+    eyes, shown = CameraBuffer({"a": LIT.shape[:2]}, lags, hz=HZ, say=[].append), []
     for number, light in enumerate(lit):
         shown.append(np.roll(LIT, number, 0) if light else DARK)
         eyes.see({"a": shown[-1], "joint.pos": 0.0})
@@ -120,7 +120,7 @@ def test_eyes_show_the_frames_of_before_and_which_camera_is_dark(lit, lags):
 
 
 def test_eyes_know_how_many_control_steps_were_left_out():
-    eyes = Eyes({"a": LIT.shape[:2]}, (0, 1, 3), hz=HZ)
+    eyes = CameraBuffer({"a": LIT.shape[:2]}, (0, 1, 3), hz=HZ)
     frames = [np.roll(LIT, number, 0) for number in range(3)]
     for frame, steps in zip(frames, (1, 1, 3), strict=True):
         eyes.see({"a": frame}, steps)
@@ -130,7 +130,7 @@ def test_eyes_know_how_many_control_steps_were_left_out():
 
 def test_a_camera_that_goes_dark_is_spoken_of_once_and_again_when_it_is_back():
     said = []
-    eyes = Eyes({"a": (SIZE, SIZE), "b": (16, 24)}, hz=HZ, alone=True, say=said.append)
+    eyes = CameraBuffer({"a": (SIZE, SIZE), "b": (16, 24)}, hz=HZ, alone=True, say=said.append)
     for frames in [(LIT, LIT)] + [(DARK, LIT)] * 60 + [(LIT, DARK)] * 2:
         eyes.see(dict(zip("ab", frames, strict=True)))
         assert not eyes.blind
@@ -143,13 +143,13 @@ def test_a_camera_that_goes_dark_is_spoken_of_once_and_again_when_it_is_back():
 def test_only_an_arm_without_another_sense_is_blind_in_the_dark():
     steps = round(BLIND_S * HZ)
     for alone in (True, False):
-        eyes = Eyes({"a": (SIZE, SIZE), "b": (16, 24)}, hz=HZ, alone=alone, say=[].append)
+        eyes = CameraBuffer({"a": (SIZE, SIZE), "b": (16, 24)}, hz=HZ, alone=alone, say=[].append)
         for _ in range(steps):
             eyes.see({"a": DARK, "b": DARK})
         assert not eyes.blind
         eyes.see({"a": DARK, "b": DARK})
         assert eyes.blind == alone
-    assert not Eyes().blind
+    assert not CameraBuffer().blind
 
 
 @pytest.mark.parametrize("size", [(16, 16), (24, 32), (20, 16), (16, 64)])
@@ -160,7 +160,7 @@ def test_a_real_cameras_frame_is_its_largest_middle_part_of_the_models_proportio
     top, left = (shape[0] - down) // 2, (shape[1] - right) // 2
     frame = np.zeros((*shape, 3), np.uint8)
     frame[top : top + down, left : left + right] = 200
-    eyes = Eyes({"a": size}, hz=HZ)
+    eyes = CameraBuffer({"a": size}, hz=HZ)
     eyes.see({"a": frame})
     ((newest,),), _ = eyes.now()
     assert newest.shape == (*size, 3)
@@ -261,18 +261,12 @@ def test_a_camera_that_is_not_there_at_first_is_an_error(tmp_path):
 
 def test_a_plan_is_due_when_the_robot_it_is_for_says(checkpoint):
     """One robot's deadline is not the next's; one that says none gets the planner's own."""
-    from configs.arm.planning import decider
-    from configs.arm.running import begin_of
+    from configs.arm.planning import begin_of, planner_service
     from configs.runs.loading import load_agent
-    from policies.serving.messages import Question
 
-    answering = decider(checkpoint, 3, "cpu", 1, True)
+    answering = planner_service(checkpoint, 3, "cpu", 1, True)
     _, task = load_agent(checkpoint, 3, "cpu", 1, True)
     begin = begin_of(read_identity(checkpoint), task, 2, "Touch the red cube.")
-    arrays = answering._needed()
-    question = Question(
-        1, True, np.zeros(arrays["state"], np.float32), np.zeros(arrays["frames"], np.uint8), np.ones(1)
-    )
     plan, deadlines = answering.agent.planner.plan, []
 
     def noting(observation, memory, generator, deadline, start):
@@ -281,10 +275,9 @@ def test_a_plan_is_due_when_the_robot_it_is_for_says(checkpoint):
 
     answering.agent.planner.plan = noting
     for due_ms in (5.0, 0.0):
-        assert not answering.unfit(replace(begin, deadline_ms=due_ms))
         answering.begin(replace(begin, deadline_ms=due_ms))
         asked = time.perf_counter()
-        answering.answer(question)
+        answering.answer(answering.blank())
         if due_ms:
             assert asked + 0.005 <= deadlines[-1] <= time.perf_counter() + 0.005
     assert deadlines[-1] is None
@@ -292,16 +285,14 @@ def test_a_plan_is_due_when_the_robot_it_is_for_says(checkpoint):
 
 @pytest.mark.parametrize("planned", [True, False])
 def test_a_planners_process_decides_as_the_agent_does_from_the_same_senses(two_eyed, planned):
-    from configs.arm.planning import decider
-    from configs.arm.running import begin_of
+    from configs.arm.planning import begin_of, planner_service
     from configs.runs.loading import load_agent
-    from policies.serving.messages import Question, Refusal, together
+    from policies.planner_link.messages import Question, Refusal, Refused
     from policies.words import Words
 
-    answering = decider(two_eyed, 3, "cpu", 1, planned)
+    answering = planner_service(two_eyed, 3, "cpu", 1, planned)
     agent, task = load_agent(two_eyed, 3, "cpu", 1, planned)
     begin = replace(begin_of(read_identity(two_eyed), task, 2, "Touch the red cube."), deadline_ms=0.0)
-    assert not answering.unfit(begin)
     answering.begin(begin)
     lags = agent.model.config.vision.lags
     env = make(TASK, senses=Senses((*SENSES, f"images.{WRIST}"), SIZE))
@@ -312,9 +303,9 @@ def test_a_planners_process_decides_as_the_agent_does_from_the_same_senses(two_e
             {name: np.roll(shown[f"observation.images.{name}"], lag, 0) for name in cameras}
             for lag in range(max(lags) + 1)
         ]
-        frames = together([np.stack([older[lag][name] for lag in lags]) for name in cameras])
+        frames = tuple(np.stack([older[lag][name] for lag in lags]) for name in cameras)
         answering.agent.generator.manual_seed(7)
-        answer = answering.answer(Question(1, True, state, frames, np.array(there, np.uint8)))
+        answer = answering.answer(Question(1, True, state, frames, np.array(there)))
         agent.generator.manual_seed(7)
         agent.forget()
         for shots in reversed(older):
@@ -327,19 +318,12 @@ def test_a_planners_process_decides_as_the_agent_does_from_the_same_senses(two_e
             seen = agent.frame_stack.see(seen)
         np.testing.assert_array_equal(answer.actions, agent.decide(seen).actions[0].numpy()[: begin.every])
     refusal = answering.answer(Question(1, True, state))
-    assert refusal == Refusal(f"frames of shape (0,); ({2 * 3 * (32 * 32 + 24 * 40)},) is needed")
-    assert answering.unfit(replace(begin, sentence="")).startswith("observation.language: sentence 0 is ''")
-    for name, theirs in {
-        "task": "so101-move",
-        "control": "absolute",
-        "control_hz": 50.0,
-        "cameras": "overhead:32x32,wrist:40x24",
-        "lags": "0,5",
-        "knots": 4,
-    }.items():
-        ours = f"{name} is {getattr(begin, name)}, the robot's {theirs or 'none'}"
-        why = answering.unfit(replace(begin, **{name: theirs}))
-        assert why.startswith(f"this planner is for another checkpoint than the robot's: {ours}")
+    assert isinstance(refusal, Refusal) and "(2, 32, 32, 3), (2, 24, 40, 3)" in refusal.reason
+    with pytest.raises(Refused, match=r"^observation\.language: sentence 0 is ''"):
+        answering.begin(replace(begin, sentence=""))
+    assert begin.cameras == f"overhead:{SIZE}x{SIZE},wrist:24x40"
+    with pytest.raises(Refused, match=r"cameras is .*, the robot's overhead:32x32,wrist:40x24$"):
+        answering.begin(replace(begin, cameras="overhead:32x32,wrist:40x24"))
     env.close()
 
 
@@ -477,7 +461,12 @@ def test_the_rerun_viewer_gets_every_tick_with_what_the_camera_shows_the_model(c
     from robot.running.rerun_view import Rerun
 
     told, log = [], Rerun.__call__
-    monkeypatch.setattr(Rerun, "__call__", lambda view, moment: (told.append(moment), log(view, moment)))
+
+    def telling(view, step, follower):
+        told.append((step.reading.values.tolist(), follower.cameras.newest["overhead"]))
+        log(view, step, follower)
+
+    monkeypatch.setattr(Rerun, "__call__", telling)
     file = tmp_path / "run.rrd"
     running(checkpoint, episodes=1, seconds=0.5, viewer="rerun", viewer_file=str(file)).run()
     rows, frames, measured = {}, [], []
@@ -488,11 +477,11 @@ def test_the_rerun_viewer_gets_every_tick_with_what_the_camera_shows_the_model(c
             frames += columns.get("Image:buffer", [])
             measured += columns["Scalars:scalars"] if path == "/joints/measured" else []
     assert 10 < len(told) == rows["/joints/sent"] == rows["/margins"] == rows["/tick"] == rows["/plan"]
-    assert measured == [moment.measured for moment in told]
+    assert measured == [values for values, _ in told]
     assert rows["/token"] >= 1
     assert rows["/said"] >= 1
-    for (shown,), moment in zip(frames, told, strict=True):
-        np.testing.assert_array_equal(np.array(shown).reshape(SIZE, SIZE, 3), moment.frames["overhead"])
+    for (shown,), (_, frame) in zip(frames, told, strict=True):
+        np.testing.assert_array_equal(np.array(shown).reshape(SIZE, SIZE, 3), frame)
 
 
 def test_a_viewer_that_hangs_holds_nothing_up(checkpoint, tmp_path, monkeypatch, capsys):

@@ -7,15 +7,11 @@ from pathlib import Path
 from lerobot.robots import Robot
 
 from configs.arm.twin_process import TwinProcess
-from robot.arm_options import REAL
+from robot.arm_options import REAL, ArmConfig
 from robot.arms import driven, twin
-from robot.recording.settings import RecordConfig
-from robot.running.settings import PlayConfig, RunConfig
 
 
-def wired(
-    config: RecordConfig | RunConfig | PlayConfig, stack: ExitStack, cameras: Mapping[str, dict] | None = None
-) -> Robot:
+def wired(config: ArmConfig, stack: ExitStack, cameras: Mapping[str, dict] | None = None) -> Robot:
     """Return LeRobot's driver for the arm, not yet connected.
 
     If a twin had to be started, closing `stack` stops it. Raises ValueError, OSError.

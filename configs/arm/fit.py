@@ -7,10 +7,10 @@ from envs.mirror import STILL
 from envs.senses import Senses
 from envs.sentences import check as check_sentence
 from envs.settings import TaskConfig
-from policies.serving.messages import LARGEST
+from policies.planner_link.messages import LARGEST
 from policies.storage.checkpoint import Identity
 from robot.arm_options import CAMERAS, REAL, SIM
-from robot.camera_kinds import configured
+from robot.lerobot_types import configured
 from robot.running.settings import RunConfig
 from sim.so101.tasks import FULL, TASKS
 

@@ -14,7 +14,7 @@ from policies.storage.checkpoint import find_checkpoint, read_identity
 from policies.words import WORDS
 from robot.arm_options import CAMERAS
 from robot.config_sim_camera import sim_cameras
-from robot.recording.drivers import PolicyDriver
+from robot.drivers import PolicyDriver
 from robot.recording.settings import RecordConfig
 from robot.sim_camera import SimCamera
 from robot.so101_sim import SO101Sim
@@ -26,7 +26,7 @@ from worldmodel.mistakes import Mistake
 from worldmodel.senses import LANGUAGE_KEY, STATE_KEY, Shapes, mask
 
 
-class Pilot:
+class SceneObserver:
     """Makes the observations for a model that perceives `senses`, of a simulated arm in `task`, told `sentence`."""
 
     def __init__(self, robot: SO101Sim, task: TaskConfig, senses: Shapes, sentence: str):
@@ -75,5 +75,5 @@ def pilot(config: RecordConfig, robot: SO101Sim) -> PolicyDriver:
             f"{config.control_hz} Hz"
         )
     targets = Targets.at(task.arm.control_hz, *so101.limits(robot.scene), task.arm.control)
-    eyes = Pilot(robot, task, read_identity(path).senses, config.sentence or task.words)
-    return PolicyDriver(robot, agent, targets, eyes)
+    observer = SceneObserver(robot, task, read_identity(path).senses, config.sentence or task.words)
+    return PolicyDriver(robot, agent, targets, observer)

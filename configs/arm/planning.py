@@ -1,104 +1,104 @@
-"""A checkpoint's planner behind a socket: in its own process on this machine, or at a remote address."""
+"""A checkpoint's planner: as a service, in a process of its own on this machine, and what a robot begins it with."""
 
-import contextlib
-import os
-import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from policies.serving.messages import WrongMessage
+from configs.runs.loading import load_agent
+from envs.settings import TaskConfig
+from policies.planner_link.client import PlannerClient, reach
+from policies.planner_link.messages import LONGEST_TEXT, Begin, Refusal, receive, send
+from policies.planner_link.service import PlannerService
+from policies.storage.checkpoint import Identity, find_checkpoint, read_identity
+from robot.running.settings import RunConfig, planner_address
 from robot.safety.faults import in_one_line
 from worldmodel.mistakes import Mistake
-
-if TYPE_CHECKING:  # imported only when needed: PyTorch takes seconds
-    from policies.serving.decider import Decider
-
-LOCAL_SECRET = 32
+from worldmodel.senses import IMAGE_KEY_PREFIX, is_image
 
 
-def decider(checkpoint: Path, seed: int, device: str, threads: int, planned: bool = True) -> "Decider":
-    """Return a warmed-up Decider for a checkpoint; arguments and errors as for `load_agent`."""
-    from configs.runs.loading import load_agent
-    from policies.serving.decider import Decider
+def begin_of(identity: Identity, task: TaskConfig, lead: int = 1, sentence: str = "") -> Begin:
+    """Return a robot's first message to a checkpoint's planner, asked `lead` control steps before each plan is due.
 
+    The planning deadline is half of that time; the other half is for the round trip and for delays.
+    """
+    token = identity.model.token
+    shapes = {key.removeprefix(IMAGE_KEY_PREFIX): s for key, s in identity.senses.items() if is_image(key)}
+    every = identity.planner.replan_every or token.length
+    return Begin(
+        task=task.label,
+        state_size=identity.state_size,
+        action_size=identity.action_size,
+        control=task.control or "",
+        control_hz=task.control_hz or 0.0,
+        every=every,
+        length=token.length,
+        knots=token.knots,
+        degree=token.degree,
+        cameras=",".join(f"{camera}:{height}x{width}" for camera, (height, width, _) in shapes.items()),
+        lags=",".join(map(str, identity.model.vision.lags)) if shapes else "",
+        sentence=sentence,
+        deadline_ms=500.0 * min(lead, every) / task.control_hz if task.control_hz else 0.0,
+    )
+
+
+def planner_service(
+    checkpoint: Path,
+    seed: int,
+    device: str,
+    threads: int,
+    planned: bool,
+    say: Callable[[str], None] = lambda line: None,
+) -> PlannerService:
+    """Return a service with a checkpoint's agent; arguments and errors as for `load_agent`."""
     agent, task = load_agent(checkpoint, seed, device, threads, planned)
-    found = Decider(agent, task.label, task.control or "", task.control_hz or 0.0)
-    found.warm()
-    return found
+    return PlannerService(agent, begin_of(read_identity(find_checkpoint(checkpoint)), task), say)
+
+
+def planner_client(
+    stack: ExitStack, config: RunConfig, checkpoint: Path, begin: Begin, say: Callable[[str], None]
+) -> PlannerClient:
+    """Return a client, not yet connected, of the planner that `config` names; closed with the stack."""
+    if config.remote:
+        client = PlannerClient(partial(reach, planner_address(config.remote, "remote")), begin, say)
+    else:
+        sock = start_planner(stack, checkpoint, config.seed, config.device, config.threads, config.planner)
+        client = PlannerClient(lambda: sock, begin, say, patience_s=None, reconnect=False)
+    stack.callback(client.close)
+    return client
+
+
+def start_planner(stack: ExitStack, *arguments) -> socket.socket:
+    """Start a planner in a process of its own, with arguments as `planner_service`; it ends with the stack.
+
+    Returns the robot's end of a socket to it. A process, so that a planner that dies cannot take the control loop with
+    it; in a process group of its own, since Ctrl-C is for the robot's process, which then ends this one.
+    """
+    ours, theirs = socket.socketpair()
+    stack.enter_context(ours)
+    with theirs:
+        command = [sys.executable, "-P", "-m", "configs.arm.planning", str(theirs.fileno()), *map(str, arguments)]
+        null, passed = subprocess.DEVNULL, [theirs.fileno()]
+        process = subprocess.Popen(command, stdin=null, stdout=null, pass_fds=passed, process_group=0)
+    stack.enter_context(process)
+    stack.callback(process.terminate)
+    return ours
 
 
 def main() -> None:
-    """Run the planner's process: answer until the robot hangs up, or reject it with a reason.
-
-    Ctrl-C is ignored here; the robot's process handles it.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    from policies.serving.connection import HANDSHAKE_S, Connection
-    from policies.serving.server import converse, turn_away
-
+    """Run the planner's process: answer until the robot hangs up, or refuse it with a reason."""
     descriptor, checkpoint, seed, device, threads, planned = sys.argv[1:]
-    secret = sys.stdin.buffer.read()
-    found: Decider | str  # or why there is none
-    try:
-        found = decider(Path(checkpoint), int(seed), device, int(threads), planned == str(True))
-    except (Mistake, OSError) as error:
-        found = in_one_line(error)
-    with contextlib.suppress(OSError, WrongMessage):  # the robot has gone, or has been told why
-        connection = Connection(socket.socket(fileno=int(descriptor)), secret, True, HANDSHAKE_S)
-        if isinstance(found, str):
-            turn_away(connection, found)
+    with socket.socket(fileno=int(descriptor)) as sock:
+        try:
+            service = planner_service(Path(checkpoint), int(seed), device, int(threads), planned == str(True))
+        except (Mistake, OSError) as error:
+            receive(sock)
+            send(sock, Refusal(in_one_line(error)[:LONGEST_TEXT]))
         else:
-            converse(connection, found)
-
-
-class LocalPlanner:
-    """A planner in its own process, which `reach` starts."""
-
-    def __init__(self, checkpoint: Path, seed: int, device: str, threads: int, planned: bool = True):
-        self.secret = os.urandom(LOCAL_SECRET)
-        self._arguments = (str(checkpoint), str(seed), device, str(threads), str(planned))
-        self._process: subprocess.Popen | None = None
-
-    def reach(self) -> socket.socket:
-        """Start a new process, after stopping any earlier one. Returns the robot's end of a socket to it.
-
-        Raises OSError, with nothing left open.
-        """
-        self.stop()
-        ours, theirs = socket.socketpair()
-        with theirs, contextlib.ExitStack() as unless_started:
-            unless_started.enter_context(ours)
-            command = [sys.executable, "-P", "-m", "configs.arm.planning", str(theirs.fileno()), *self._arguments]
-            self._process = process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, pass_fds=[theirs.fileno()]
-            )
-            assert process.stdin is not None
-            with process.stdin as secretly:
-                secretly.write(self.secret)
-            unless_started.pop_all()
-        return ours
-
-    @property
-    def pid(self) -> int:
-        """The process ID of the running planner. Raises ValueError if none runs."""
-        if self._process is None:
-            raise ValueError("no planner is running")
-        return self._process.pid
-
-    def stop(self) -> None:
-        """Terminate the process, if there is one, and wait for it."""
-        if self._process is not None:
-            self._process.terminate()
-            self._process.wait()
-            self._process = None
-
-
-def remote_reach(address: tuple[str, int]):
-    """Return a function that opens a socket to the planner at `address`, (host, port)."""
-    return lambda: socket.create_connection(address, timeout=5.0)
+            service.converse(sock)
 
 
 if __name__ == "__main__":

@@ -15,17 +15,18 @@ from configs.arm.priority import ORDINARY, hurried
 from configs.reporting import FAILED, SIGNALLED, Ended, say
 from robot.arms import connect, gated, simulated
 from robot.config_sim_camera import sim_cameras
-from robot.recording.drivers import Driver, DriverLost, ScriptDriver, TeleopDriver
-from robot.recording.loop import play, resting
+from robot.drivers import DriverLost, ScriptDriver, TeleopDriver
+from robot.lerobot_types import teleoperator
+from robot.loop import Driver, Loop, Step
 from robot.recording.parts import MEASURED, SUCCESS, EpisodeInfo, Parts
 from robot.recording.review import Review, picture
 from robot.recording.settings import EXPERT, POLICY, PREFIX, RecordConfig
-from robot.recording.teleops import teleoperator
 from robot.safety.faults import RobotFault, in_one_line
-from robot.safety.gated import GatedRobot
+from robot.safety.gated import SUFFIX, GatedRobot
 from robot.safety.signals import Stopped
 from robot.so101_sim import SimulatedTime
 from robot.ticks import Clock, Ticks
+from robot.units import ARM, Units
 from sim.so101.experts import Unreachable
 from worldmodel.mistakes import Mistake
 
@@ -105,29 +106,31 @@ class Recording:
         return features
 
     def _record(self, robot: GatedRobot, clock: Clock, parts: Parts) -> None:
+        config = self.config
         connect(robot)
         with ExitStack() as stack:
             stack.push(robot)
-            driver = self._driver(robot)
+            units = robot.robot.units if config.simulated else ARM
+            driver = self._driver(robot, units)
             robot.close_with(driver.close)  # after the arm has come to rest
-            while parts.finished < self.config.episodes:
-                self._episode(robot, driver, clock, parts)
-                if self.config.reset_seconds and parts.finished < self.config.episodes:
-                    say(f"{self.config.reset_seconds:g} s to put things back: not recorded")
-                    with hurried(self.config.real_time), resting(robot):
-                        ticks = Ticks(self.config.control_hz, clock)
-                        play(robot, driver, ticks, self.config.reset_seconds, lambda: None)
+            while parts.finished < config.episodes:
+                self._episode(robot, units, driver, clock, parts)
+                if config.reset_seconds and parts.finished < config.episodes:
+                    say(f"{config.reset_seconds:g} s to put things back: not recorded")
+                    self._drive(Loop(robot, units, Ticks(config.control_hz, clock)), driver, config.reset_seconds)
 
-    def _episode(self, robot: GatedRobot, driver: Driver, clock: Clock, parts: Parts) -> None:
+    def _episode(self, robot: GatedRobot, units: Units, driver: Driver, clock: Clock, parts: Parts) -> None:
         config, number = self.config, parts.finished
         seed = self._begin(robot, driver, number)
-        judge = (lambda: robot.robot.success) if config.simulated else (lambda: None)
-        ticks = Ticks(config.control_hz, clock)
+        ticks, sentence = Ticks(config.control_hz, clock), self._sentence(robot)
         with ExitStack() as stack:
             with robot.held():  # no signal between opening a file and arranging its closing
                 draft = stack.enter_context(parts.episode())
-            with hurried(config.real_time) as self.scheduling, resting(robot):
-                done = play(robot, driver, ticks, config.longest_s, judge, draft, self._sentence(robot))
+
+            def keep(step: Step) -> None:
+                draft.add(step.reading.observation, step.action, sentence, step.at_s, step.success)
+
+            done = self._drive(Loop(robot, units, ticks, [keep]), driver, config.longest_s)
             rate = ticks.mean_hz or float(config.control_hz)
             with robot.held():  # no signal may lose a finished episode
                 draft.save(EpisodeInfo(seed, done, rate, ticks.late, config.by))
@@ -138,6 +141,16 @@ class Recording:
                 f"too slow: {rate:.1f} Hz instead of {config.control_hz}, {ticks.late} of {draft.frames} frames late, "
                 f"{ticks.skipped} left out; {MEASURED} tells when each really was"
             )
+
+    def _drive(self, loop: Loop, driver: Driver, seconds: float) -> bool | None:
+        """Run an episode; however it ends, the arm comes to rest before anything else happens (e.g. saving)."""
+        robot = loop.robot
+        judge = (lambda: robot.robot.success) if self.config.simulated else None
+        with hurried(self.config.real_time) as self.scheduling:
+            try:
+                return loop.episode(driver, round(seconds * loop.ticks.hz), judge)
+            finally:
+                loop.rest()
 
     def _begin(self, robot: GatedRobot, driver: Driver, number: int) -> int:
         """Lay out the scene (in simulation) and begin episode `number`. Returns the layout's seed.
@@ -165,14 +178,15 @@ class Recording:
             return robot.robot.scene.task_description
         return self.config.task.removeprefix(PREFIX)
 
-    def _driver(self, robot: GatedRobot) -> Driver:
+    def _driver(self, robot: GatedRobot, units: Units) -> Driver:
         if self.config.by == EXPERT:
             return ScriptDriver(robot.robot)
         if self.config.by == POLICY:
             from configs.arm.piloting import pilot  # importing torch takes seconds
 
             return pilot(self.config, robot.robot)
-        return TeleopDriver(teleoperator(self.config.teleop), list(robot.action_features))
+        keys = [name + SUFFIX for name in robot.gate.limits.names]
+        return TeleopDriver(teleoperator(self.config.teleop), keys, units)
 
 
 @contextmanager

@@ -11,30 +11,29 @@ from lerobot.robots import Robot
 
 from configs.arm.arms import wired
 from configs.arm.fit import Fit
-from configs.arm.planning import LocalPlanner, remote_reach
+from configs.arm.planning import begin_of, planner_client
 from configs.arm.priority import hurried
 from configs.reporting import say
 from configs.runs.learned import task_of
 from configs.strict import ConfigError
 from envs.mirror import Mirror, scene_bodies
 from envs.settings import TaskConfig
-from policies.serving.link import Link
-from policies.serving.messages import Begin, camera_list
-from policies.serving.sealing import read_secret
+from policies.planner_link.client import PlannerClient
 from policies.storage.checkpoint import Identity, find_checkpoint, read_identity
 from policies.training.rollouts import evaluation_seeds
-from robot.arm_options import SIM
-from robot.arms import connect, gated, new_gate, simulated
+from robot.arms import connect, gated, simulated
 from robot.config_sim_camera import sim_cameras
-from robot.running.eyes import Eyes
-from robot.running.loop import Loop
+from robot.loop import Loop, Step
+from robot.running.camera_buffer import CameraBuffer
+from robot.running.plan_follower import PlanFollower
 from robot.running.rerun_view import Rerun
-from robot.running.settings import RunConfig, split_address
+from robot.running.settings import RunConfig
+from robot.running.smoothness import Smoothness
 from robot.running.view import Nothing, View
 from robot.safety.faults import RobotFault, in_one_line
 from robot.safety.signals import Stopped
 from robot.steady_camera import SteadyCamera, in_a_line
-from robot.ticks import Ticks, no_collection
+from robot.ticks import Ticks, no_collection, percentiles
 from robot.units import Units
 from sim.so101.tasks import TASKS
 
@@ -79,73 +78,83 @@ class Running:
             show = self._view()
             stack.callback(show.close)
             begin = begin_of(self.identity, self.task, config.lead, self.fit.sentence)
-            link = self._link(stack, show, begin)
+            link = planner_client(stack, config, self.path, begin, show.say)
             with ThreadPoolExecutor(1) as meanwhile:  # connecting and making the mirror both take seconds
                 connecting = meanwhile.submit(link.connect)
                 mirror = Mirror(self.task, self.fit.senses.state)
                 stack.callback(mirror.close)
                 inner = self._arm(stack, show)
                 connecting.result()
-            robot = gated(inner, config.preset)
-            ticks = Ticks(self.task.arm.control_hz)
-            units = Units(mirror.targets.low, mirror.targets.high)
+            robot, hz = gated(inner, config.preset), self.task.arm.control_hz
             lead = min(config.lead, begin.every)
-            bodies = (lambda: scene_bodies(inner.scene)) if config.robot == SIM else (lambda: None)
-            judged = config.robot == SIM or self.fit.told or bool(config.target)
-            loop = Loop(robot, units, mirror, link, ticks, lead, show, bodies, self._eyes(show), judged)
+            bodies = (lambda: scene_bodies(inner.scene)) if config.simulated else (lambda: None)
+            follower = PlanFollower(mirror, link, hz, lead, self._cameras(show), bodies)
+            smooth = Smoothness(hz)
+
+            def shown(step: Step) -> None:
+                show(step, follower)
+
+            units = Units(mirror.targets.low, mirror.targets.high)
+            loop = Loop(robot, units, Ticks(hz), [smooth, shown], show.say)
             scheduling = stack.enter_context(hurried(config.real_time))
             connect(robot)
             say(f"{robot}: {self.task.label}, limits={config.preset}, scheduling: {scheduling}")
-            ended = self._drive(loop, mirror)
-        return self._summary(loop, link, ended) | {"scheduling": scheduling}
+            done, ended = self._drive(loop, follower, mirror)
+        return self._summary(loop, follower, done, link, ended) | smooth.summary() | {"scheduling": scheduling}
 
-    def _drive(self, loop: Loop, mirror: Mirror) -> str:
-        """Run all episodes, and shut down whatever ends them. Returns "done", "fault" or the name of a signal."""
+    def _drive(self, loop: Loop, follower: PlanFollower, mirror: Mirror) -> tuple[list[bool | None], str]:
+        """Run all episodes, and shut down whatever ends them.
+
+        Returns whether each was done, and "done", "fault" or the name of a signal.
+        """
+        judged = self.config.simulated or self.fit.told or bool(self.config.target)
+        steps, judge = round(self.seconds * loop.ticks.hz) + 1, mirror.success if judged else None  # 1: to see the last
+        results: list[bool | None] = []
         try:
             with contextlib.ExitStack() as stack, no_collection():
                 stack.push(loop.robot.__exit__)
-                home = loop.read()
+                home = loop.read().joints
                 for episode in range(self.config.episodes):
-                    if not self._prepare(loop, mirror, episode):
-                        return "fault"
-                    done = loop.episode(self.seconds)
-                    told = {True: "done", False: "not done", None: "over"}[done]
-                    loop.show.say(f"episode {episode + 1}: {told}")
-                    if loop.robot.fault is not None and not loop.recover():
-                        return "fault"
-                if self.config.robot != SIM and (why := loop.approach(home)):
+                    if not self._prepare(loop, follower, mirror, episode):
+                        return results, "fault"
+                    results.append(loop.episode(follower, steps, judge))
+                    told = {True: "done", False: "not done", None: "over"}[results[-1]]
+                    loop.say(f"episode {episode + 1}: {told}")
+                    if loop.robot.fault is not None and not loop.recover(follower):
+                        return results, "fault"
+                if not self.config.simulated and (why := loop.move_to(home)):
                     if loop.robot.fault is not None:
-                        return "fault"
-                    loop.show.say(f"not quite where it was found: {why}")
-                return "done"
+                        return results, "fault"
+                    loop.say(f"not quite where it was found: {why}")
+                return results, "done"
         except Stopped as stopped:
             say(in_one_line(stopped))
-            return signal.Signals(stopped.number).name
+            return results, signal.Signals(stopped.number).name
         except (RobotFault, ExceptionGroup) as fault:  # the group: errors of the shutdown
             loop.faults.append(in_one_line(fault))
             say(f"stopped: {loop.faults[-1]}")
-            return "fault"
+            return results, "fault"
 
-    def _prepare(self, loop: Loop, mirror: Mirror, episode: int) -> bool:
+    def _prepare(self, loop: Loop, follower: PlanFollower, mirror: Mirror, episode: int) -> bool:
         """Lay out an episode and bring the arm to its starting position. Returns whether it got there."""
         (seed,) = evaluation_seeds(self.config.seed, episode, 1)
         mirror.lay_out(seed)
-        robot = loop.robot
-        if self.config.robot == SIM:
-            robot.rest()
-            robot.robot.reset(seed)
-            loop.placed(new_gate(robot.robot, self.config.preset))
+        follower.begin(seed)
+        if self.config.simulated:
+            loop.rest()
+            loop.robot.robot.reset(seed)
+            loop.moved()
             return True
         if self.config.target:
             mirror.aim(np.array(self.config.target))
         for _ in range(TRIES):
-            if not (why := loop.approach(mirror.start)):
+            if not (why := loop.move_to(mirror.start)):
                 return True
             if loop.robot.fault is None:
                 loop.faults.append(f"not at the episode's beginning: {why}")
                 say(f"stopped: {loop.faults[-1]}")
                 return False
-            if not loop.recover():
+            if not loop.recover(follower):
                 return False
         return False
 
@@ -159,7 +168,7 @@ class Running:
 
     def _arm(self, stack: contextlib.ExitStack, show) -> Robot:
         config = self.config
-        if config.robot == SIM:
+        if config.simulated:
             cameras = sim_cameras(self.fit.senses.sizes, round(self.task.arm.control_hz))
             return simulated(self.task.name, self.task.arm.control_hz, config.seed, cameras)
         robot = wired(config, stack, config.robot_cameras)
@@ -168,38 +177,27 @@ class Running:
         stack.enter_context(in_a_line())
         return robot
 
-    def _eyes(self, show) -> Eyes:
+    def _cameras(self, show) -> CameraBuffer:
         senses, lags = self.fit.senses, self.identity.model.vision.lags
         if not senses.cameras:
-            return Eyes()
-        return Eyes(senses.sizes, lags, not senses.state, self.task.arm.control_hz, show.say)
+            return CameraBuffer()
+        return CameraBuffer(senses.sizes, lags, not senses.state, self.task.arm.control_hz, show.say)
 
-    def _link(self, stack: contextlib.ExitStack, show, begin: Begin) -> Link:
-        """Return a link to the planner, not yet connected."""
-        config = self.config
-        if config.remote:
-            reach = remote_reach(split_address(config.remote, "remote"))
-            link = Link(reach, read_secret(config.secret), begin, show.say)
-        else:
-            local = LocalPlanner(self.path, config.seed, config.device, config.threads, config.planner)
-            stack.callback(local.stop)
-            link = Link(local.reach, local.secret, begin, show.say, patience_s=None, again=False)
-        stack.callback(link.close)
-        return link
-
-    def _summary(self, loop: Loop, link: Link, ended: str) -> dict:
-        plans, timing = loop.plans, loop.ticks.summary()
-        told = [done for done in loop.successes if done is not None]
+    def _summary(
+        self, loop: Loop, follower: PlanFollower, results: list[bool | None], link: PlannerClient, ended: str
+    ) -> dict[str, object]:
+        plans, known = follower.plans, [done for done in results if done is not None]
+        (plan_p50, plan_p99), (round_p50, round_p99) = (
+            percentiles(times, 50, 99) for times in (plans.plan_ms, plans.round_ms)
+        )
         return {
-            "success_rate": float(np.mean(told)) if told else None,
-            "episodes": len(loop.successes),
+            "success_rate": float(np.mean(known)) if known else None,
+            "episodes": len(results),
             "control_hz": loop.ticks.mean_hz,
             "missed_deadlines": plans.late,
             "plans": plans.count,
-            **_percentiles("plan_ms", plans.plan_ms),
-            **_percentiles("round_ms", plans.round_ms),
-            **timing,
-            **loop.smoothness.summary(),
+            **{"plan_ms_p50": plan_p50, "plan_ms_p99": plan_p99, "round_ms_p50": round_p50, "round_ms_p99": round_p99},
+            **loop.ticks.summary(),
             "planner_losses": link.losses,
             "faults": loop.faults,
             "driver": loop.robot.name,
@@ -208,32 +206,3 @@ class Running:
             "limits": self.config.preset,
             "ended": ended,
         }
-
-
-def begin_of(identity: Identity, task: TaskConfig, lead: int, sentence: str = "") -> Begin:
-    """Return a robot's first message to a checkpoint's planner, asked `lead` control steps before each plan is due.
-
-    The planning deadline is half of that time; the other half is for the round trip and for delays.
-    """
-    token, cameras = identity.model.token, camera_list(identity.senses)
-    every = identity.planner.replan_every or token.length
-    return Begin(
-        task=task.label,
-        state_size=identity.state_size,
-        action_size=identity.action_size,
-        control=task.arm.control,
-        control_hz=task.arm.control_hz,
-        every=every,
-        length=token.length,
-        knots=token.knots,
-        degree=token.degree,
-        cameras=cameras,
-        lags=",".join(map(str, identity.model.vision.lags)) if cameras else "",
-        sentence=sentence,
-        deadline_ms=500.0 * min(lead, every) / task.arm.control_hz,
-    )
-
-
-def _percentiles(name: str, values: list[float]) -> dict:
-    found = [round(float(v), 3) for v in np.percentile(values, [50, 99])] if values else [None, None]
-    return {f"{name}_p50": found[0], f"{name}_p99": found[1]}

@@ -1,33 +1,30 @@
-"""The verbs of semagram-tokens: write a demonstration dataset, fit a codec to a dataset, compare and draw it."""
+"""The verbs of semagram-tokens: write a demonstration dataset, fit a codec to a dataset, and draw what it encodes."""
 
-import csv
-import io
-import sys
-from dataclasses import asdict, fields
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
 
 from configs.schema import TokensConfig
 from policies.codec import Codec, CodecConfig
-from policies.codec.comparison import Measurement, Ordered, baselines, measure
-from policies.codec.saving import check_place
+from policies.codec.fitting import windows_of
+from policies.codec.folder import check_place
 from policies.codec.scaling import Scaling
-from policies.codec.training import STRIDE, windows_of
 from policies.settings import CodecChoices
-from policies.storage.files import replace_file
 from policies.storage.folders import aside_of
+from policies.tokens.notation import read_sentence
 from policies.tokens.vocabulary import unfit
 from robot import datasets
 from worldmodel.mistakes import Mistake
 
 
 def demo(config: TokensConfig, folder: Path) -> dict:
-    """Write demonstrations of the simulated arm as a LeRobotDataset.
+    """Write demonstrations of the simulated SO-101 as a LeRobotDataset.
 
     Raises DatasetError if the folder already exists or cannot be written.
     """
-    from sim.demonstrations import CHANNELS, RATE_HZ, demonstrations
+    from configs.codec.demonstrations import RATE_HZ, demonstrations
+    from sim.joints import JOINTS
 
     out = Path(config.out)
     if out.exists():  # this and the next check come before the demonstrations, which take seconds to make
@@ -38,7 +35,7 @@ def demo(config: TokensConfig, folder: Path) -> dict:
     except OSError as error:
         raise datasets.DatasetError(f"out={out}: cannot be written ({error.strerror}); e.g. out=runs/arm") from error
     episodes = demonstrations(config.seed, config.episodes)
-    datasets.write(out, datasets.Recording(episodes, CHANNELS, RATE_HZ), "pick up and put down")
+    datasets.write(out, datasets.Recording(episodes, JOINTS, RATE_HZ), "Pick up the red cube.")
     return {"dataset": str(out), "episodes": len(episodes), "steps": sum(map(len, episodes)), "rate_hz": RATE_HZ}
 
 
@@ -54,34 +51,12 @@ def fit(config: TokensConfig, folder: Path) -> dict:
     return {"codec": str(out), "episodes": len(recording.episodes), **about(codec, recording.names)}
 
 
-def compare(config: TokensConfig, folder: Path) -> dict:
-    """Fit every code to most of the episodes, measure it on the others, and write a table and a figure."""
-    from configs.codec.figures import rate_distortion
-
-    recording = datasets.read(Path(config.dataset))
-    fitted, held_out = split(recording.episodes, config)
-    choice = settings(config, recording.rate_hz)
-    check_lengths(config, choice.length, fitted)
-    check_lengths(config, choice.length, held_out, chunks=2)  # before fitting, which takes long
-    windows = windows_of([e for e in fitted if len(e) > choice.length], choice.length, STRIDE)
-    codec = Codec.fit(fitted, choice)
-    rows = []
-    for code in (Ordered(codec), *baselines(windows, config.seconds)):
-        rng = np.random.default_rng(config.seed)
-        rows.append(measure(code, held_out, choice.length, config.strings, rng))
-        print(line(rows[-1]), file=sys.stderr, flush=True)
-    _write_table(folder, rows)
-    rate_distortion(folder / "rate-distortion.png", codec, windows, held_out, rows)
-    return {"rows": [asdict(row) for row in rows], **about(codec, recording.names)}
-
-
 def draw(config: TokensConfig, folder: Path) -> dict:
     """Draw a held-out chunk as its ids refine it and an episode as a glyph, or just the glyph of a sentence."""
-    from configs.codec.figures import refinement
-    from configs.codec.glyphs import draw_both, draw_file, spoken
+    from configs.codec.drawing import decoded_sentence, draw_glyph, draw_refinement
 
     if config.sentence:
-        return draw_file(Path(config.sentence), folder)
+        return draw_glyph(read_sentence(Path(config.sentence)), folder)
     recording = datasets.read(Path(config.dataset))
     choice = settings(config, recording.rate_hz)
     if wrong := unfit(choice.control_points, choice.length / recording.rate_hz):
@@ -92,8 +67,8 @@ def draw(config: TokensConfig, folder: Path) -> dict:
     window = windows_of(held_out, codec.config.length + 1, codec.config.length)[0]
     ids = codec.encode(window[1:], window[0])
     folder.mkdir(parents=True, exist_ok=True)
-    refinement(folder / "chunk.png", codec, window, ids, recording.names)
-    glyph = draw_both(spoken(codec, held_out, recording.rate_hz), folder)
+    draw_refinement(folder / "chunk.png", codec, window, ids, recording.names)
+    glyph = draw_glyph(decoded_sentence(codec, held_out, recording.rate_hz), folder)
     return {"figure": str(folder / "chunk.png"), "ids": ids.tolist(), **glyph, **about(codec, recording.names)}
 
 
@@ -105,14 +80,13 @@ def settings(config: TokensConfig, rate_hz: float) -> CodecConfig:
     return CodecConfig(**{f.name: getattr(config, f.name) for f in fields(CodecChoices)}, length=length)
 
 
-def check_lengths(config: TokensConfig, length: int, *parts: list[np.ndarray], chunks: int = 1) -> None:
-    """Raise ValueError if a part of a dataset has no episode longer than `chunks` chunks of `length` steps."""
+def check_lengths(config: TokensConfig, length: int, *parts: list[np.ndarray]) -> None:
+    """Raise ValueError if a part of a dataset has no episode longer than a chunk of `length` steps."""
     longest = min(max(map(len, episodes)) for episodes in parts)
-    if longest <= chunks * length:
-        what = "a chunk has" if chunks == 1 else f"{chunks} chunks in a row have"
+    if longest <= length:
         raise Mistake(
-            f"seconds={config.seconds:g}: {what} {chunks * length} steps, and one comes before; the longest episode to "
-            f"fit to, or to measure on, has {longest}"
+            f"seconds={config.seconds:g}: a chunk has {length} steps, and one comes before; the longest episode to fit "
+            f"to, or to draw, has {longest}"
         )
 
 
@@ -139,30 +113,5 @@ def about(codec: Codec, names: tuple[str, ...]) -> dict:
     return {"length": codec.config.length, "channels": list(names), "switching": switching, "string_bits": bits}
 
 
-def line(row: Measurement) -> str:
-    """Format a row of the table in Markdown."""
-    guesses = "/".join(f"{e:.3f}" for e in row.prefix_rmse)
-    return (
-        f"| {row.codec} | {row.bits:.0f} | {row.ids:.1f} | {row.rmse:.4f} | {row.max_error:.2f} | {row.jump:.4f} "
-        f"| {100 * row.valid:.0f} % | {guesses} | {row.encode_us:.0f} / {row.decode_us:.0f} |"
-    )
-
-
-HEAD = """\
-| codec | bits | ids | RMSE | largest error | jump | valid | RMSE after 1/8, 1/4, 1/2 | encode / decode, us |
-| --- | --- | --- | --- | --- | --- | --- | --- | --- |
-"""
-
-
-def _write_table(folder: Path, rows: list[Measurement]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    replace_file(folder / "table.md", (HEAD + "\n".join(map(line, rows)) + "\n").encode())
-    csv_text = io.StringIO()
-    table = csv.DictWriter(csv_text, fieldnames=list(asdict(rows[0])), lineterminator="\n")
-    table.writeheader()
-    table.writerows(asdict(row) | {"prefix_rmse": " ".join(f"{e:.6f}" for e in row.prefix_rmse)} for row in rows)
-    replace_file(folder / "table.csv", csv_text.getvalue().encode())
-
-
-VERBS = {"fit": fit, "compare": compare, "draw": draw, "demo": demo}
+VERBS = {"fit": fit, "draw": draw, "demo": demo}
 """The function for each of `configs.schema.TOKEN_VERBS`."""

@@ -3,20 +3,22 @@
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from os import PathLike
 from pathlib import Path
 from typing import SupportsIndex
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from policies.codec import saving, training
-from policies.codec.corners import Corners
-from policies.codec.curves import Curves
+from policies.codec import fitting, folder
+from policies.codec.bit_packing import BitPacking
+from policies.codec.events import Events
 from policies.codec.scaling import Scaling
-from policies.codec.settings import CodecConfig
+from policies.codec.spline_pca import SplinePCA
+from policies.settings import CodecConfig
 from policies.storage.folders import FolderError
 
 
@@ -24,14 +26,19 @@ from policies.storage.folders import FolderError
 class Codec:
     """Conversion between chunks (..., T, D) of actions in their own units and ids (..., ids) in [0, 2^bits).
 
+    A chunk is the sum of its start, the `events` of the channels that switch, and a curve. Their numbers are quantized,
+    and the bits of the quantized numbers packed into ids in the same order for all chunks.
+
     The code is ordered: any prefix of a string decodes, to a coarser chunk. It is total: every string decodes to a
-    chunk within the bounds, whose curves are no faster than the data (corners may jump). NumPy arrays give NumPy
-    arrays, tensors give tensors on their device.
+    chunk within the bounds, whose curves are no faster than the data. NumPy arrays give NumPy arrays, tensors give
+    tensors on their device.
     """
 
     config: CodecConfig
     scaling: Scaling
-    writing: Curves | Corners
+    events: Events
+    spline: SplinePCA
+    packing: BitPacking
 
     @classmethod
     def fit(
@@ -40,7 +47,7 @@ class Codec:
         config: CodecConfig | None = None,
         limits: tuple | None = None,
         switching: Iterable[SupportsIndex] | None = None,
-        stride: int = training.STRIDE,
+        stride: int = fitting.STRIDE,
     ) -> "Codec":
         """Fit a codec to the actions of `episodes`, each (steps, D).
 
@@ -48,7 +55,7 @@ class Codec:
         the data by default); `stride`: steps between the chunks it learns from. Raises ValueError for episodes that are
         all too short, of different widths, or not finite, and for choices that do not fit them.
         """
-        return cls(*training.fit(episodes, config or CodecConfig(), limits, switching, stride))
+        return cls(*fitting.fit(episodes, config or CodecConfig(), limits, switching, stride))
 
     @property
     def channels(self) -> int:
@@ -57,8 +64,8 @@ class Codec:
 
     @property
     def switching(self) -> tuple[int, ...]:
-        """The channels written as events, where the codec uses curves; empty for corners."""
-        return self.writing.switching
+        """The channels that switch, whose jumps are written as events."""
+        return self.events.channels
 
     @property
     def vocabulary(self) -> int:
@@ -77,7 +84,7 @@ class Codec:
         first = self._start(values[..., 0, :] if start is None else start, values.shape[:-2])
         if not np.isfinite(values).all():
             raise ValueError("chunk: a number that is not finite")
-        ids = self.writing.write(self.scaling.scale(values.reshape(len(first), *values.shape[-2:])), first)
+        ids = self._write(self.scaling.scale(values.reshape(len(first), *values.shape[-2:])), first)
         return _like(ids.reshape(*values.shape[:-2], self.config.ids), chunk)
 
     def decode[Array: (np.ndarray, Tensor)](self, ids: Array, start: Array | None = None) -> Array:
@@ -98,8 +105,7 @@ class Codec:
         if start is None and self.config.relative:
             raise ValueError("start: where the arm is, (..., D); only a codec of relative=False decodes without")
         string = string.reshape(math.prod(shape), count).astype(np.int64)
-        scaled = self.writing.read(string, self._start(start, shape), self.scaling.low, self.scaling.high)
-        chunk = self.scaling.unscale(scaled).astype(np.float32)
+        chunk = self.scaling.unscale(self._read(string, self._start(start, shape))).astype(np.float32)
         return _like(chunk.reshape(*shape, self.config.length, self.channels), ids)
 
     def _start(self, start, shape: tuple[int, ...]) -> Float[np.ndarray, "N D"]:
@@ -113,33 +119,54 @@ class Codec:
             raise ValueError("start: a number that is not finite")
         return self.scaling.scale(first.reshape(math.prod(shape), self.channels))
 
-    def said[Array: (np.ndarray, Tensor)](self, ids: Array) -> Array:
-        """Return how many leading ids (...) of strings (..., n) carry information; the rest can be left out."""
-        string = _array(ids)
-        return _like(self.writing.said(string), ids)
+    def _write(self, scaled: Float[np.ndarray, "N T D"], start: Float[np.ndarray, "N D"]) -> Int[np.ndarray, "N n"]:
+        """Return the ids of scaled chunks."""
+        happening = self.packing.cells(self.events.numbers(scaled, start))
+        smooth = scaled - start[:, None]
+        if self.events.count:
+            smooth -= self.events.signal(self.packing.values(happening), start)
+        curve = self.packing.cells(self.spline.numbers(smooth, start), self.events.count)
+        return self.packing.pack(np.concatenate([happening, curve], axis=1))
 
-    def save(self, folder: str | PathLike) -> None:
+    def _read(self, ids: Int[np.ndarray, "N n"], start: Float[np.ndarray, "N D"]) -> Float[np.ndarray, "N T D"]:
+        """Return the scaled chunks of any ids, clamped to the bounds."""
+        numbers, count = self.packing.unpack(ids), self.events.count
+        low, high = self.scaling.low, self.scaling.high
+        if not count:
+            return self.spline.curve(numbers, start, low, high)
+        # In switching channels the curve is not clamped by itself, only its sum with the events.
+        chunk = self.spline.curve(numbers[:, count:], start, low - self._slack, high + self._slack)
+        chunk += self.events.signal(numbers[:, :count], start)
+        np.maximum(chunk, low, out=chunk)
+        return np.minimum(chunk, high, out=chunk)
+
+    @cached_property
+    def _slack(self) -> np.ndarray:
+        """Slack (D,) of a curve's bounds: infinite in the channels that switch, 0 in the others."""
+        return np.where(np.isin(np.arange(self.channels), self.switching), np.inf, 0.0)
+
+    def save(self, path: str | PathLike) -> None:
         """Write the codec as a folder of config.json, codec.safetensors and manifest.json. Raises OSError."""
-        saving.save(self, Path(folder))
+        folder.save((self.config, self.scaling, self.events, self.spline, self.packing), Path(path))
 
     @classmethod
-    def load(cls, folder: str | PathLike) -> "Codec":
-        """Load the codec that `save` wrote. Raises FolderError for a folder that is incomplete or holds no codec."""
-        codec = cls(*saving.load(Path(folder)))
-        codec._check(Path(folder))
-        return codec
+    def load(cls, path: str | PathLike) -> "Codec":
+        """Load the codec that `save` wrote.
 
-    def _check(self, folder: Path) -> None:
-        """Raise FolderError if encoding and decoding one chunk shows that the codec's parts are inconsistent."""
-        start = np.zeros(self.channels)
+        Raises FolderError for a folder that is incomplete or holds no codec, or if encoding and decoding a chunk shows
+        that the codec's parts are inconsistent.
+        """
+        codec = cls(*folder.load(Path(path)))
+        start = np.zeros(codec.channels)
         try:
             with np.errstate(all="ignore"):
-                ids = self.encode(np.zeros((self.config.length, self.channels)), start)
-                finite = bool(np.isfinite(self.decode(ids, start)).all())
+                ids = codec.encode(np.zeros((codec.config.length, codec.channels)), start)
+                finite = bool(np.isfinite(codec.decode(ids, start)).all())
         except (ValueError, IndexError) as error:
-            raise FolderError(f"{folder}: its parts do not fit each other ({error})") from error
+            raise FolderError(f"{path}: its parts do not fit each other ({error})") from error
         if not finite:
-            raise FolderError(f"{folder}: it decodes to what is not finite")
+            raise FolderError(f"{path}: it decodes to what is not finite")
+        return codec
 
 
 def _array(values: np.ndarray | Tensor) -> np.ndarray:

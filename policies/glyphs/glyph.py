@@ -6,17 +6,16 @@ absolute values. Pale ink around it extends one standard deviation of the token'
 are drawn as marks. Everything is a continuous function of the control points: nearby plans look alike.
 """
 
+import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from jaxtyping import Float
 
-from policies.glyphs.brush import drop, pressure, ribbon, rise
-from policies.glyphs.lines import MANY, Line, strokes, threads
-from policies.glyphs.marks import mark
-from policies.glyphs.ring import Ring, polar
-from policies.tokens.vocabulary import Move, Stop, Token
+from policies.glyphs.layout import MANY, CentreLine, Span, Timeline, polar, rise, strokes, threads
+from policies.tokens.vocabulary import Ask, Grip, Look, Move, Stop, Token
 
 MIDDLE, BAND, WIDEST = 0.58, 0.315, 0.25
 """Radius of the middle of all lanes, and a stroke's largest distance from it and from the centre of its lane."""
@@ -30,6 +29,10 @@ UNKNOWN = 3**-0.5
 """The standard deviation of a value known only to be in [-1, 1] (uniform); none is drawn wider."""
 DOTS = {-2: 0.005, -1: 0.0075, 0: 0.012}
 """Radius of the ruler's dots by rank: 0.01, 0.1 and 1 s."""
+INNER, HEAD, SIZE = 0.255, 0.915, 0.045
+"""Distances from the centre at which a mark's stem begins and its head lies, and the radius of the head."""
+
+Outlines = tuple[Float[np.ndarray, "_ 2"], ...]
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ class Shape:
     `role`: stroke, wash, thread, mark, ruler, rest or seed. `token`, `lane`: those it belongs to, -1 for none.
     """
 
-    outlines: tuple[Float[np.ndarray, "_ 2"], ...]
+    outlines: Outlines
     opacity: float
     role: str
     token: int = -1
@@ -66,24 +69,23 @@ def glyph(sentence: Iterable[Token]) -> tuple[Shape, ...]:
 
     Raises ValueError for a sentence that the vocabulary does not allow.
     """
-    ring = Ring.of(sentence)
-    drawn = strokes(ring)
+    timeline = Timeline.of(sentence)
+    drawn = strokes(timeline)
     lanes = Lanes.of(drawn[0].value.shape[1] if drawn else 0)
-    shapes = [*_ruler(ring), *_rests(lanes)]
+    shapes = [*_ruler(timeline), *_rests(lanes)]
     for stroke in drawn:
         shapes += _wash(stroke, lanes)
-    carrying = threads(ring, drawn)
-    for thread in carrying:
-        shapes += _thread(thread, lanes, lifted=thread is carrying[-1])
+    between = threads(timeline, drawn)
+    for thread in between:
+        shapes += _thread(thread, lanes, lifted=thread is between[-1])
     for stroke in drawn:
         shapes += _ink(stroke, lanes)
-    for span in ring.spans:
-        if not isinstance(span.token, Move):
-            shapes += [Shape(outlines, 1.0, "mark", span.index) for outlines in mark(span)]
+    for span in timeline.spans:
+        shapes += [Shape(outlines, 1.0, "mark", span.index) for outlines in _mark(span)]
     return tuple(shapes)
 
 
-def _band(line: Line, lanes: Lanes, half: Float[np.ndarray, "n A"]) -> Float[np.ndarray, "m A 2"]:
+def _band(line: CentreLine, lanes: Lanes, half: Float[np.ndarray, "n A"]) -> Float[np.ndarray, "m A 2"]:
     """Return outlines that extend `half` outwards and inwards from a line: a broad pen held towards the middle.
 
     Steep parts of a line are thin, as in writing, and an outline moves no further than value and width do.
@@ -93,13 +95,13 @@ def _band(line: Line, lanes: Lanes, half: Float[np.ndarray, "n A"]) -> Float[np.
     return np.concatenate([polar(angle, radius + half), polar(angle, radius - half)[::-1]])
 
 
-def _ink(stroke: Line, lanes: Lanes) -> list[Shape]:
+def _ink(stroke: CentreLine, lanes: Lanes) -> list[Shape]:
     weight = 0.06 * len(lanes.rest) ** -0.6
     outlines = _band(stroke, lanes, THREAD + weight * pressure(stroke.u)[:, None] * np.abs(stroke.value))
     return _each(outlines, np.ones(len(lanes.rest)), "stroke", stroke.token)
 
 
-def _wash(stroke: Line, lanes: Lanes) -> list[Shape]:
+def _wash(stroke: CentreLine, lanes: Lanes) -> list[Shape]:
     """Draw the pale ink around a stroke: the wider it is, the paler, as if the amount of ink were the same."""
     spread = np.minimum(stroke.spread, UNKNOWN)
     ends = rise(stroke.u / 0.35) * rise((1 - stroke.u) / 0.35)
@@ -111,7 +113,7 @@ def _wash(stroke: Line, lanes: Lanes) -> list[Shape]:
     return result
 
 
-def _thread(thread: Line, lanes: Lanes, lifted: bool) -> list[Shape]:
+def _thread(thread: CentreLine, lanes: Lanes, lifted: bool) -> list[Shape]:
     """Draw a line of the smallest width, which tapers off to nothing if it is the last one (`lifted`)."""
     angle = np.broadcast_to(thread.angle[:, None], thread.value.shape)
     half = THREAD * (1 - rise(thread.u) if lifted else np.ones(len(thread.u)))
@@ -125,13 +127,12 @@ def _each(outlines: Float[np.ndarray, "m A 2"], opacity: Float[np.ndarray, " A"]
     return [Shape((outlines[:, d],), float(opacity[d]), role, token, d) for d in range(len(opacity))]
 
 
-def _ruler(ring: Ring) -> list[Shape]:
+def _ruler(timeline: Timeline) -> list[Shape]:
     """Draw dots along the motions, sized by 0.01, 0.1 and 1 s, and a dash at the beginning of each motion or stop."""
     result = []
-    for angle, rank in ring.ticks():
-        x, y = polar(np.array(angle), np.array(RULER))
-        result.append(Shape((drop(x, y, DOTS.get(rank, 0.018), 12),), 1.0, "ruler"))
-    for span in ring.spans:
+    for angle, rank in timeline.ticks():
+        result.append(Shape((drop(*_at(angle, RULER), DOTS.get(rank, 0.018), 12),), 1.0, "ruler"))
+    for span in timeline.spans:
         if isinstance(span.token, Move | Stop):
             line = polar(np.full(3, span.begin), np.linspace(RULER + 0.03, RULER + 0.065, 3))
             result.append(Shape((ribbon(line, np.array([0.006, 0.005, 0.0015])),), 1.0, "ruler", span.index))
@@ -147,3 +148,104 @@ def _rests(lanes: Lanes) -> list[Shape]:
             result.append(Shape(circle, 0.4 * count**-0.5, "rest", lane=d))
         result.append(Shape((drop(0.0, -radius, max(0.0045, 0.011 * count**-0.4), 14),), 1.0, "seed", lane=d))
     return result
+
+
+def _mark(span: Span) -> list[Outlines]:
+    """Return the outlines of an event: a stem across all lanes, a head that shows its kind, and splashes around it.
+
+    A stop is a bar across all lanes instead. A motion has none.
+    """
+    angle = (span.begin + span.end) / 2
+    x, y = _at(angle, HEAD)
+    heads: list[Outlines]
+    match span.token:
+        case Move():
+            return []
+        case Stop():
+            u = np.linspace(0, 1, 24)
+            half = 0.004 + 0.022 * rise(u / 0.15) * (1 - 0.8 * rise((u - 0.3) / 0.7))
+            bar = ribbon(polar(np.full(24, span.end), INNER + (HEAD - INNER) * u), half)
+            return [(bar,), *[(d,) for d in _splash("stop", *_at(span.end, INNER), 4)]]
+        case Grip(level=level):  # a blot with a hole that is larger the wider the gripper opens
+            name, heads = "grip", [(_blot(f"grip {angle:.1f}", x, y), drop(x, y, 0.74 * SIZE * level)[::-1])]
+        case Look(what=what):  # an eye with a round pupil
+            u = np.linspace(-1, 1, 20)
+            upper, lower = (SIZE * np.stack([1.9 * u, s * 0.95 * (1 - u**2)], -1) for s in (-1, 1))
+            lid = np.concatenate([upper, lower[-2:0:-1]])
+            hole = np.array([0.8, 0.66]) * lid[::-1]
+            heads = [(_turn(lid, angle), _turn(hole, angle)), (_turn(drop(0.0, 0.0, 0.38 * SIZE), angle),)]
+            name = f"look {what}"
+        case Ask(question=question):  # a hook, as in a question mark, around a drop
+            u = np.linspace(0, 1, 40)
+            turn = np.pi * (1.0 - 1.55 * u)
+            centre = 1.25 * SIZE * np.stack([np.sin(turn), np.cos(turn)], -1)
+            half = 0.3 * SIZE * rise(u / 0.5) * (1 - 0.75 * rise((u - 0.5) / 0.5)) + 0.003
+            heads = [(_turn(ribbon(centre, half), angle),), (_turn(drop(0.0, 0.0, 0.36 * SIZE), angle),)]
+            name = f"ask {question}"
+    drops = [d for d in _splash(f"{span.index} {name}", x, y, 5) if np.abs(d).max() < 1]
+    u = np.linspace(0, 1, 30)
+    radius = INNER + (HEAD - 0.85 * SIZE - INNER) * u
+    stem = polar(angle + 0.014 * np.sin(2 * np.pi * u) / radius, radius)
+    return [(ribbon(stem, 0.001 + 0.0035 * rise(u / 0.5) + 0.011 * u**6),), *heads, *[(d,) for d in drops]]
+
+
+def _at(angle: float, radius: float) -> tuple[float, float]:
+    x, y = polar(np.array(angle), np.array(radius))
+    return float(x), float(y)
+
+
+def _turn(points: Float[np.ndarray, "n 2"], angle: float) -> Float[np.ndarray, "n 2"]:
+    """Move points from the frame of a mark's head (x along the circle, y inwards) to its place."""
+    along, inward = np.array([np.cos(angle), np.sin(angle)]), np.array([-np.sin(angle), np.cos(angle)])
+    return np.array(_at(angle, HEAD)) + points[:, :1] * along + points[:, 1:] * inward
+
+
+def pressure(u: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+    """Return the brush's pressure (0 to 1) along a stroke: set down quickly, lifted slowly; a scaled beta density."""
+    rising, falling = 1.1, 1.9
+    top = rising / (rising + falling)
+    return (u / top) ** rising * ((1 - u) / (1 - top)) ** falling
+
+
+def ribbon(centre: Float[np.ndarray, "n *A 2"], half: Float[np.ndarray, " n *A"]) -> Float[np.ndarray, "m *A 2"]:
+    """Return the outline (m = 2n points) of a line of points, with a width of twice `half` across its direction."""
+    along = np.gradient(centre, axis=0)
+    length = np.linalg.norm(along, axis=-1, keepdims=True)
+    across = np.stack([-along[..., 1], along[..., 0]], -1) / np.maximum(length, 1e-12)
+    side = across * half[..., None]
+    return np.concatenate([centre + side, (centre - side)[::-1]])
+
+
+def drop(x: float, y: float, radius: float, sides: int = 28) -> Float[np.ndarray, "n 2"]:
+    """Return the outline of a round drop, a polygon of `sides` points."""
+    return np.array([x, y]) + radius * _round(sides)
+
+
+@cache
+def _round(sides: int) -> Float[np.ndarray, "n 2"]:
+    angle = np.linspace(0, 2 * np.pi, sides, endpoint=False)
+    return np.stack([np.cos(angle), np.sin(angle)], -1)
+
+
+def _blot(text: str, x: float, y: float) -> Float[np.ndarray, "n 2"]:
+    """Return the outline of a slightly irregular drop, whose shape depends on the hash of `text`."""
+    rng = _seeded(text)
+    angle = np.linspace(0, 2 * np.pi, 40, endpoint=False)
+    rim = SIZE * (1 + sum(rng.uniform(0, 0.05) * np.sin(k * angle + rng.uniform(0, 2 * np.pi)) for k in (2, 3, 5)))
+    return np.stack([x + rim * np.cos(angle), y + rim * np.sin(angle)], -1)
+
+
+def _splash(text: str, x: float, y: float, count: int) -> list[Float[np.ndarray, "n 2"]]:
+    """Return drops scattered around (x, y) by the hash of `text`: the same text always splashes the same way."""
+    rng = _seeded(text)
+    result = []
+    for _ in range(count):
+        angle, far = rng.uniform(0, 2 * np.pi), rng.uniform(1.35, 2.2)
+        radius = SIZE * rng.uniform(0.08, 0.26) * (2.5 - far)
+        result.append(drop(x + far * SIZE * np.cos(angle), y + far * SIZE * np.sin(angle), radius, 12))
+    return result
+
+
+def _seeded(text: str) -> np.random.Generator:
+    """Return a random generator seeded by the text, the same on every machine."""
+    return np.random.default_rng(int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big"))

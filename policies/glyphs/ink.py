@@ -20,6 +20,8 @@ INK, NIGHT = "#15151c", "#f1efe8"
 """The ink's colours on white paper and on a dark page."""
 SCALE = 1000
 """SVG units from the middle of a glyph to its edge."""
+ERROR = 0.6
+"""How far an outline is simplified in an SVG, in units."""
 
 
 def svg(shapes: Iterable[Shape], title: str = "") -> str:
@@ -38,32 +40,15 @@ def svg(shapes: Iterable[Shape], title: str = "") -> str:
 
 def _path(outline: Float[np.ndarray, "n 2"]) -> str:
     """Return a closed outline as SVG path data: integer coordinates relative to the previous point, no repetitions."""
-    points = np.rint(thinned(outline, 0.4 / SCALE) * SCALE).astype(int)
+    from matplotlib.path import Path as Outline
+
+    scaled = Outline(outline * SCALE)
+    scaled.simplify_threshold = ERROR
+    simple = scaled.cleaned(simplify=True)
+    points = np.rint(np.asarray(simple.vertices)[simple.codes != Outline.STOP]).astype(int)
     steps = np.diff(points, axis=0)
     numbers = "".join(f"{x:+d}{y:+d}" for x, y in steps[np.any(steps != 0, axis=1)])
     return f"M{points[0, 0]:d} {points[0, 1]:d}l{numbers}z".replace("+", " ").replace("l ", "l") if numbers else ""
-
-
-def thinned(outline: Float[np.ndarray, "n 2"], error: float) -> Float[np.ndarray, "m 2"]:
-    """Simplify an outline so that no point left out is further than `error` from the remaining line.
-
-    Source: Douglas and Peucker 1973.
-    """
-    keep = np.zeros(len(outline), dtype=bool)
-    keep[[0, -1]] = True
-    spans = [(0, len(outline) - 1)]
-    while spans:
-        first, last = spans.pop()
-        if last - first < 2:
-            continue
-        chord, between = outline[last] - outline[first], outline[first + 1 : last] - outline[first]
-        part = np.clip(between @ chord / max(chord @ chord, 1e-18), 0, 1)
-        off = np.linalg.norm(between - part[:, None] * chord, axis=1)
-        if off.max() > error:
-            far = first + 1 + int(off.argmax())
-            keep[far] = True
-            spans += [(first, far), (far, last)]
-    return outline[keep]
 
 
 def picture(

@@ -43,12 +43,19 @@ def replacing(path: Path) -> Iterator[Path]:
 def locked(path: Path) -> int | None:
     """Lock a file or folder; return a descriptor that holds the lock while open, also in a child, or None if taken."""
     lock = os.open(path, os.O_RDONLY)
+    if claimed(lock):
+        return lock
+    os.close(lock)
+    return None
+
+
+def claimed(descriptor: int) -> bool:
+    """Lock what a descriptor is open on for as long as that is; return False if another process has it."""
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        os.close(lock)
-        return None
-    return lock
+        return False
+    return True
 
 
 def sync(path: Path) -> None:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from functools import cache
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -11,25 +12,17 @@ from policies.tokens.splines import design, ends, midpoints
 from worldmodel.settings import TokenConfig
 
 
-def basis(length: int, knots: int, degree: int) -> Float[Tensor, "L K"]:
-    """Return the weights of the control points (columns) at each control step of a token (rows).
-
-    Rows are non-negative and sum to 1, so that actions lie in the convex hull of the control points.
-    """
-    return torch.from_numpy(design(midpoints(length), knots, degree)).float()
-
-
 @cache
-def _boundaries(length: int, knots: int, degree: int) -> Float[Tensor, "L K"]:
+def _boundaries(length: int, control_points: int, degree: int) -> Float[Tensor, "L K"]:
     """Return the weights of the control points (columns) at the end of each control step of a token (rows)."""
-    return torch.from_numpy(design(ends(length), knots, degree)).float()
+    return torch.from_numpy(design(ends(length), control_points, degree)).float()
 
 
 @dataclass(frozen=True)
 class Curve:
     """Conversion between a token's points (..., P), P = knots x A, and its actions (..., L, A) in [-1, 1].
 
-    With length = knots = 1 the points are the action itself.
+    Each action is a convex combination of the `knots` control points. With length = knots = 1 it is the only one.
     """
 
     length: int
@@ -42,7 +35,7 @@ class Curve:
     @classmethod
     def of(cls, length: int, knots: int, degree: int, action_size: int) -> "Curve":
         """Build the curve of `knots` control points over `length` control steps."""
-        weights = basis(length, knots, degree)
+        weights = torch.from_numpy(design(midpoints(length), knots, degree)).float()
         return cls(length, knots, degree, action_size, weights, torch.linalg.pinv(weights))
 
     @classmethod
@@ -62,6 +55,17 @@ class Curve:
     def encode(self, actions: Float[Tensor, "*B L A"]) -> Float[Tensor, "*B P"]:
         """Return the control points of the least-squares curve through the actions, clamped to [-1, 1]."""
         return (self.inverse @ actions).clamp(-1, 1).flatten(-2)
+
+    def readings(
+        self, times: float | np.ndarray, derivative: int = 0, dimensions: list[int] | None = None
+    ) -> Float[Tensor, "M P"]:
+        """Return float64 rows such that rows @ points is the position (or a derivative of it) at times in [0, 1].
+
+        M = times x dimensions (all of them by default), ordered by time first; rates are per whole token.
+        """
+        weights = design(np.atleast_1d(np.asarray(times, dtype=float)), self.knots, self.degree, derivative)
+        chosen = np.eye(self.action_size)[slice(None) if dimensions is None else dimensions]
+        return torch.from_numpy(np.kron(weights, chosen))
 
     def actions(self, sentence: Float[Tensor, "T *B P"], steps: int) -> Float[Tensor, "*B N A"]:
         """Return the first N = `steps` actions of a plan (`sentence`); the last action is held beyond its end."""

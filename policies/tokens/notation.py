@@ -3,14 +3,15 @@
 import json
 import sys
 from collections.abc import Iterable
-from dataclasses import MISSING, fields
+from dataclasses import fields
 from pathlib import Path
 from reprlib import repr as short
 
 import numpy as np
 
-from policies.tokens.vocabulary import KINDS, Sentence, Token, checked, kind
+from policies.tokens.vocabulary import KINDS, Look, Move, Sentence, Token, checked, kind
 from worldmodel.mistakes import Mistake
+from worldmodel.strict import build
 
 
 def to_plain(sentence: Iterable[Token]) -> list[dict]:
@@ -79,62 +80,21 @@ def _token(item) -> Token:
     name = item.get("kind")
     if not isinstance(name, str) or name not in KINDS:
         raise Mistake(f"kind={short(name)}: one of {', '.join(KINDS)}")
-    known = {f.name: f for f in fields(KINDS[name])}
-    for key in item.keys() - {"kind"}:
-        if key not in known:
-            raise Mistake(f"{name}.{key[:40]}: no such parameter; one of {', '.join(known)}")
-    values = {}
-    for key, f in known.items():
-        if key in item:
-            values[key] = _READERS[key](item[key], f"{name}.{key}")
-        elif f.default is MISSING:
-            raise Mistake(f"{name}.{key}: missing")
-    return KINDS[name](**values)
-
-
-def _number(value, where: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
-        raise Mistake(f"{where}={short(value)}: a finite number")
-    return float(value)
-
-
-def _whole(value, where: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or abs(value) > sys.maxsize:
-        raise Mistake(f"{where}={short(value)}: a whole number")
-    return value
-
-
-def _text(value, where: str) -> str:
-    if not isinstance(value, str):
-        raise Mistake(f"{where}={short(value)}: text")
-    return value
+    values = {key: value for key, value in item.items() if key != "kind"}
+    for key in ("points", "spread") if KINDS[name] is Move else ():
+        if key in values and (key, values[key]) != ("spread", None):
+            values[key] = _matrix(values[key], f"{name}.{key}")
+    where = values.get("where") if KINDS[name] is Look else None
+    if isinstance(where, list) and len(where) != 3:
+        raise Mistake(f"{name}.where={short(where)}: three numbers, in metres")
+    return build(KINDS[name], values, f"{name}.")
 
 
 def _matrix(value, where: str) -> np.ndarray:
     rows = value if isinstance(value, list) else []
     if not rows or any(not isinstance(row, list) or not row or len(row) != len(rows[0]) for row in rows):
         raise Mistake(f"{where}: a list of rows, one for each control point, all of one length")
-    return np.array([[_number(x, where) for x in row] for row in rows])
-
-
-def _matrix_or_none(value, where: str) -> np.ndarray | None:
-    return None if value is None else _matrix(value, where)
-
-
-def _place(value, where: str) -> tuple[float, ...] | None:
-    if value is None:
-        return None
-    if not isinstance(value, list) or len(value) != 3:
-        raise Mistake(f"{where}={short(value)}: three numbers, in metres")
-    return tuple(_number(x, where) for x in value)
-
-
-_READERS = {
-    "points": _matrix,
-    "spread": _matrix_or_none,
-    "degree": _whole,
-    "where": _place,
-    "what": _text,
-    "question": _text,
-    **dict.fromkeys(("seconds", "level", "after"), _number),
-}
+    for x in (x for row in rows for x in row):
+        if isinstance(x, bool) or not isinstance(x, int | float) or not abs(x) <= sys.float_info.max:
+            raise Mistake(f"{where}={short(x)}: a finite number")
+    return np.array(rows, dtype=float)

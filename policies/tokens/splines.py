@@ -85,3 +85,13 @@ def beginning(value: np.ndarray, rate: np.ndarray | None, count: int, degree: in
     if degree < 1:
         raise ValueError("degree=0: a piecewise constant curve has no rate to begin with")
     return np.stack([value, value + np.asarray(rate) * gaps(count, degree)[0] / degree])
+
+
+def fit_from(start: np.ndarray, values: np.ndarray, count: int, degree: int) -> np.ndarray:
+    """Return the control points (..., count, D) of the least-squares curves from `start` (..., D) through `values`.
+
+    `values` (..., T, D) are those at the `ends` of T control steps.
+    """
+    weights = design(ends(values.shape[-2]), count, degree)
+    first = start[..., None, :]
+    return np.concatenate([first, np.linalg.pinv(weights[:, 1:]) @ (values - weights[:, :1] * first)], axis=-2)

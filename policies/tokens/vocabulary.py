@@ -19,10 +19,10 @@ MOST = 256
 """The largest number of control points of a motion."""
 
 
-def unfit(knots: int, seconds: float) -> str:
-    """Explain why a motion cannot have `knots` control points or last `seconds`; empty if it can."""
-    if knots > MOST:
-        return f"{knots} control points; a motion has at most {MOST}"
+def unfit(control_points: int, seconds: float) -> str:
+    """Explain why a motion cannot have so many control points or last `seconds`; empty if it can."""
+    if control_points > MOST:
+        return f"{control_points} control points; a motion has at most {MOST}"
     if not SHORTEST <= seconds <= LONGEST:
         return f"{seconds:.6g} s; a motion lasts from {SHORTEST:g} to {LONGEST:g} s"
     return ""
@@ -55,12 +55,12 @@ class Move:
                 raise Mistake(f"move.spread: shape {self.spread.shape}, {self.points.shape} is needed, as move.points")
 
     @classmethod
-    def of(cls, points: Float[np.ndarray, " P"], knots: int, degree: int, seconds: float) -> "Move":
-        """Build the motion of a world model's token from its points (P,), P = knots x A.
+    def of(cls, points: Float[np.ndarray, " P"], control_points: int, degree: int, seconds: float) -> "Move":
+        """Build the motion of a world model's token from its points (P,), P = control points x A.
 
         The points are clamped to [-1, 1], since a mean of bounded tokens can be out of bounds by an ulp.
         """
-        points = np.clip(np.asarray(points, dtype=float).reshape(knots, -1), -1, 1)
+        points = np.clip(np.asarray(points, dtype=float).reshape(control_points, -1), -1, 1)
         return cls(points, seconds, degree)
 
     def __eq__(self, other: object) -> bool:

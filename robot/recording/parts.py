@@ -7,7 +7,6 @@ into a new dataset, which replaces the old one in one step. A part whose number 
 before a kill and is dropped.
 """
 
-import fcntl
 import io
 import json
 import os
@@ -19,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from policies.storage.files import sync
+from policies.storage.files import locked, sync
 from policies.storage.folders import aside_of, put, sync_tree
 from robot.datasets import DatasetError, quiet
 
@@ -57,12 +56,10 @@ class Parts:
     def __enter__(self) -> "Parts":
         """Lock the dataset, and drop parts that were merged before a kill. Raises DatasetError."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._lock = open(self.folder / "lock", "w")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            self._lock.close()
-            raise DatasetError(f"{self.dataset}: another process is recording to it") from error
+        lock = locked(self.folder)
+        if lock is None:
+            raise DatasetError(f"{self.dataset}: another process is recording to it")
+        self._lock = lock
         try:
             self.merged = episodes_in(self.dataset, self._wanted()) if self.dataset.exists() else 0
             for part in self._parts():
@@ -79,7 +76,7 @@ class Parts:
         """Unlock the dataset; remove the folder of parts if it is empty."""
         if not self._parts():
             shutil.rmtree(self.folder)
-        self._lock.close()
+        os.close(self._lock)
 
     @property
     def finished(self) -> int:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from robot.arm_options import CAMERAS, SIM, check_arm, preset, unused
+from robot.arm_options import CAMERAS, SIM, ArmConfig, unused
 from sim.so101.tasks import SCRIPTED, TASKS
 from worldmodel.mistakes import Mistake
 from worldmodel.ranges import check
@@ -16,11 +16,10 @@ LEAST_OF_VIDEO = 32
 
 
 @dataclass(frozen=True)
-class RecordConfig:
+class RecordConfig(ArmConfig):
     """The options of semagram-record."""
 
     dataset: str = ""
-    robot: str = SIM
     task: str = "touch"
     sentence: str = ""
     by: str = EXPERT
@@ -30,12 +29,7 @@ class RecordConfig:
     control_hz: int = 30
     paced: str = "auto"
     real_time: bool = False
-    limits: str = ""
     seed: int = 0
-    port: str = ""
-    id: str = ""
-    calibration_dir: str = ""
-    port_file: str = ""
     cameras: list[str] = field(default_factory=list)
     camera: dict = field(default_factory=lambda: dict(CAMERA))
     robot_cameras: dict = field(default_factory=dict)
@@ -64,11 +58,6 @@ class RecordConfig:
         self._check_by()
 
     @property
-    def simulated(self) -> bool:
-        """Whether the robot is the simulated one."""
-        return self.robot == SIM
-
-    @property
     def waits(self) -> bool:
         """Whether recording runs in real time."""
         return self.paced == "true" or (self.paced == "auto" and (not self.simulated or self.by == TELEOP))
@@ -85,13 +74,8 @@ class RecordConfig:
             return self.seconds
         return TASKS[self.task_name].seconds * (2 if self.by == EXPERT else 1) if self.simulated else 30.0
 
-    @property
-    def preset(self) -> str:
-        """The preset of the gate's limits; by default `careful` on a real arm, else `normal`."""
-        return preset(self, "normal")
-
     def _check_robot(self) -> None:
-        check_arm(self)
+        super().__post_init__()
         if self.simulated and self.task_name not in TASKS:
             names = ", ".join(name.removeprefix(PREFIX) for name in TASKS)
             raise Mistake(f"task={self.task}: one of {names}")

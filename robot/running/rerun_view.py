@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from robot.running.loop import Moment
+from robot.loop import Step
+from robot.running.plan_follower import PlanFollower
 from robot.running.view import Nothing, sentence
 from robot.safety.faults import in_one_line
 from worldmodel.mistakes import Mistake
@@ -56,21 +57,22 @@ class Rerun(Nothing):
         self._thread = threading.Thread(target=self._work, name="rerun", daemon=True)
         self._thread.start()
 
-    def __call__(self, moment: Moment) -> None:
-        """Queue a tick for logging, without waiting for the viewer."""
-        margins, plans, number, now = moment.robot.margins, moment.plans, self._tick, time.monotonic() - self._began
+    def __call__(self, step: Step, follower: PlanFollower) -> None:
+        """Queue a step for logging, without waiting for the viewer."""
+        margins, plans, number, now = step.margins, follower.plans, self._tick, time.monotonic() - self._began
         self._tick += 1
         least = {kind: left for kind, (_, left) in margins.least().items()}
-        told = sentence(moment, self._token, self._hz)
-        joints = moment.robot.gate.limits.names
+        told = sentence(follower, self._token, self._hz)
+        joints = margins.limits.names
         lines = {
-            "joints/measured": dict(zip(joints, moment.measured, strict=True)),
+            "joints/measured": dict(zip(joints, step.reading.values.tolist(), strict=True)),
             "joints/sent": dict(zip(joints, margins.at.tolist(), strict=True)),
             "margins": least,
-            "tick": {"late ms": 1000 * moment.late_s, "read to sent ms": 1000 * moment.work_s},
+            "tick": {"late ms": 1000 * step.late_s, "read to sent ms": 1000 * step.work_s},
             "plan": {"ms": plans.plan_ms[-1] if plans.plan_ms else math.nan},
         }
-        self._later(lambda: self._log(number, now, lines, moment.frames, told))
+        frames = follower.cameras.newest
+        self._later(lambda: self._log(number, now, lines, frames, told))
 
     def say(self, text: str) -> None:
         """Print a line, and log it."""

@@ -2,35 +2,31 @@
 
 import math
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar
 
-from robot.arm_options import REAL, SIM, TWIN, check_arm, preset, unused
+from robot.arm_options import REAL, SIM, TWIN, ArmConfig, unused
 from worldmodel.mistakes import Mistake
 from worldmodel.ranges import check
 
 VIEWS = ("terminal", "rerun", "none")
-PORT = 7766
 
 
 @dataclass(frozen=True)
-class RunConfig:
+class RunConfig(ArmConfig):
     """The options of semagram-run."""
 
+    usual_limits: ClassVar[str] = "trained"  # as fast as in training
+
     checkpoint: str = ""
-    robot: str = SIM
     episodes: int = 10
     seconds: float = 0.0
     target: list[float] = field(default_factory=list)
-    limits: str = ""
     lead: int = 2
     seed: int = 100
-    port: str = ""
-    id: str = ""
-    calibration_dir: str = ""
-    port_file: str = ""
     sentence: str = ""
     robot_cameras: dict = field(default_factory=dict)
     remote: str = ""
-    secret: str = ""
     viewer: str = "terminal"
     viewer_file: str = ""
     real_time: bool = False
@@ -49,20 +45,13 @@ class RunConfig:
         check("", self, "episodes threads lead", low=1)
         check("", self, "seconds", low=0, high=3600)
         check("", self, "seed", low=0, high=2**32 - 1)
-        check_arm(self)
+        super().__post_init__()
         self._check_target()
         if self.robot_cameras and self.robot == SIM:
             raise Mistake(f"robot_cameras=: not with robot={SIM}, which has those that the checkpoint looks through")
         if self.remote:
-            split_address(self.remote, "remote")
+            planner_address(self.remote, "remote")
             unused(self, "device threads planner", "not with remote=; semagram-serve decides so where it is")
-        if bool(self.remote) != bool(self.secret):
-            raise Mistake("remote= and secret=: both, the planner's host:port and the file with the shared secret")
-
-    @property
-    def preset(self) -> str:
-        """The preset of the gate's limits; by default `careful` on a real arm, else as fast as in training."""
-        return preset(self, "trained")
 
     def _check_target(self) -> None:
         if self.target and (len(self.target) != 3 or not all(math.isfinite(x) and abs(x) <= 1 for x in self.target)):
@@ -72,29 +61,18 @@ class RunConfig:
 
 
 @dataclass(frozen=True)
-class PlayConfig:
+class PlayConfig(ArmConfig):
     """The options of semagram-play."""
 
     sentence: str = ""
-    robot: str = SIM
     control_hz: int = 30
-    limits: str = ""
-    port: str = ""
-    id: str = ""
-    calibration_dir: str = ""
-    port_file: str = ""
 
     def __post_init__(self):
         """Raise ValueError for a missing sentence, a value out of range, or one that the robot cannot use."""
         if not self.sentence:
             raise Mistake("sentence=: a JSON file, a list of tokens, e.g. sentence=docs/arm.json")
         check("", self, "control_hz", low=10, high=100)
-        check_arm(self)
-
-    @property
-    def preset(self) -> str:
-        """The preset of the gate's limits; by default `careful` on a real arm, else `normal`."""
-        return preset(self, "normal")
+        super().__post_init__()
 
 
 @dataclass(frozen=True)
@@ -102,9 +80,7 @@ class ServeConfig:
     """The options of semagram-serve."""
 
     checkpoint: str = ""
-    host: str = "127.0.0.1"
-    port: int = PORT
-    secret: str = ""
+    address: str = "~/.semagram/planner.sock"
     seed: int = 100
     device: str = "cpu"
     threads: int = 1
@@ -114,26 +90,19 @@ class ServeConfig:
         """Raise ValueError for a missing value or one out of range."""
         if not self.checkpoint:
             raise Mistake("checkpoint=: a run folder or a checkpoint, e.g. checkpoint=runs/so101-touch/<run>")
-        if not self.secret:
-            raise Mistake("secret=: a file only you can read, e.g. openssl rand -hex 32 > s; chmod 600 s; secret=s")
-        _check_host(self.host, "host", self.host)
-        check("", self, "port", low=0, high=65535)
+        planner_address(self.address, "address")
         check("", self, "threads", low=1)
         check("", self, "seed", low=0, high=2**32 - 1)
 
 
-def split_address(text: str, key: str) -> tuple[str, int]:
-    """Split "host:port" into host and port. Raises ValueError."""
-    host, _, port = text.rpartition(":")
-    if not host or not port.isdigit() or not 0 < int(port) < 65536:
-        raise Mistake(f"{key}={text}: a host and a port, e.g. {key}=192.168.1.20:{PORT}")
-    host = host.strip("[]")
-    _check_host(host, key, text)
-    return host, int(port)
+def planner_address(text: str, key: str) -> str | int:
+    """Return the address `text` of a planner: the path of a Unix socket, or the port in localhost:<port>.
 
-
-def _check_host(host: str, key: str, text: str) -> None:
-    try:
-        host.encode("idna")  # as sockets do
-    except UnicodeError as error:
-        raise Mistake(f"{key}={text}: no name of a host ({error})") from error
+    Raises Mistake, naming the key, for another machine: the connection is neither encrypted nor authenticated.
+    """
+    host, colon, port = text.rpartition(":")
+    if text and not colon:
+        return str(Path(text).expanduser())
+    if host not in ("localhost", "127.0.0.1") or not port.isdecimal() or int(port) > 65535:
+        raise Mistake(f"{key}={text}: a Unix socket or localhost:<port>; ssh -L brings one here from another machine")
+    return int(port)

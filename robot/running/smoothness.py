@@ -5,17 +5,19 @@ from collections import deque
 
 import numpy as np
 
+from robot.loop import Step
+
 
 class Smoothness:
     """Over all targets sent: their mean squared jerk in rad^2/s^6, and the largest step of a joint in rad.
 
     The jerk, averaged over joints and time, is what reaching hands minimise: Flash & Hogan 1985, eq. 1. It is the third
     difference of targets one control step apart, times the rate cubed, so the first three targets of an episode, or
-    after a skipped tick, have none.
+    after a skipped tick, have none. `joints`: of a loop's steps, those that count.
     """
 
-    def __init__(self, hz: float):
-        self._hz = hz
+    def __init__(self, hz: float, joints: slice = slice(None)):
+        self._hz, self._joints = hz, joints
         self._last: deque[np.ndarray] = deque(maxlen=4)
         self._squares, self._count = 0.0, 0
         self.largest_step = 0.0
@@ -23,6 +25,12 @@ class Smoothness:
     def begin(self) -> None:
         """Start an episode: the next target is its first."""
         self._last.clear()
+
+    def __call__(self, step: Step) -> None:
+        """Take in a step of a loop (a sink)."""
+        if step.number == 0:
+            self.begin()
+        self.take(step.sent[self._joints], step.reading.steps)
 
     def take(self, target: np.ndarray, steps: int = 1) -> None:
         """Take in a target (D,), `steps` control steps after the last."""

@@ -4,10 +4,9 @@ import math
 import sys
 from typing import TextIO
 
-import numpy as np
-
 from policies.tokens.vocabulary import Move, text
-from robot.running.loop import Moment
+from robot.loop import Step
+from robot.running.plan_follower import PlanFollower
 from robot.terminal import Terminal
 from sim.so101.fingertip import Fingertip
 from worldmodel.settings import TokenConfig
@@ -19,8 +18,8 @@ BAR = 20
 class Nothing:
     """A view that prints lines and shows no ticks."""
 
-    def __call__(self, moment: Moment) -> None:
-        """Ignore the tick."""
+    def __call__(self, step: Step, follower: PlanFollower) -> None:
+        """Ignore the step."""
 
     def say(self, text: str) -> None:
         """Print a line to stderr."""
@@ -31,7 +30,7 @@ class Nothing:
 
 
 class View(Nothing):
-    """Shows a loop's moments on `stream` at a limited rate. `token`: how the answers' tokens are to be read."""
+    """Shows a loop's steps on `stream` at a limited rate. `token`: how the answers' tokens are to be read."""
 
     def __init__(self, token: TokenConfig, hz: float, episodes: int, stream: TextIO = sys.stderr):
         self._token, self._hz, self._episodes = token, hz, episodes
@@ -39,28 +38,28 @@ class View(Nothing):
         self._every = round((REDRAW_S if self._terminal.live else LINE_S) * hz)
         self._count, self._tip = 0, Fingertip()
 
-    def __call__(self, moment: Moment) -> None:
-        """Show the tick if the last redraw is long enough ago."""
+    def __call__(self, step: Step, follower: PlanFollower) -> None:
+        """Show the step if the last redraw is long enough ago."""
         self._count += 1
         if self._count % self._every:
             return
-        lines = self._lines(moment)
+        lines = self._lines(step, follower)
         self._terminal.draw(lines if self._terminal.live else [" | ".join(lines)])
 
     def say(self, text: str) -> None:
         """Print a line below what is drawn, which then stays."""
         self._terminal.say(text, keep=True)
 
-    def _lines(self, moment: Moment) -> list[str]:
-        plans, margins = moment.plans, moment.robot.margins
+    def _lines(self, step: Step, follower: PlanFollower) -> list[str]:
+        plans, margins = follower.plans, step.margins
         least = margins.least()
         plan = f"{plans.plan_ms[-1]:.1f} ms" if plans.plan_ms else "none yet"
-        state = ", waiting for one" if moment.pursuit.waiting else ""
+        state = ", waiting for one" if follower.waiting else ""
         lines = [
-            f"episode {moment.episode}/{self._episodes} {moment.seconds:4.1f} s | {moment.rate_hz:.1f} Hz, tick late "
-            f"{1000 * moment.late_s:.1f} ms, read to sent {1000 * moment.work_s:.1f} ms | plan {plan}, "
+            f"episode {step.episode}/{self._episodes} {step.at_s:4.1f} s | {step.rate_hz:.1f} Hz, tick late "
+            f"{1000 * step.late_s:.1f} ms, read to sent {1000 * step.work_s:.1f} ms | plan {plan}, "
             f"{plans.late} late{state}",
-            f"tip at [{', '.join(f'{x:.3f}' for x in self._tip.place(np.array(moment.measured))[0])}] m",
+            f"tip at [{', '.join(f'{x:.3f}' for x in self._tip.place(step.reading.values)[0])}] m",
         ]
         if not self._terminal.live:
             each = ", ".join(f"{kind} {_percent(left)} ({name})" for kind, (name, left) in least.items())
@@ -70,13 +69,13 @@ class View(Nothing):
         for kind, (name, left) in least.items():
             filled = round(BAR * min(max(left, 0.0), 1.0)) if math.isfinite(left) else 0
             lines.append(f"  {kind:12} {'█' * filled}{'░' * (BAR - filled)} {_percent(left):>5} {name}")
-        lines.append(f"token {sentence(moment, self._token, self._hz)}")
+        lines.append(f"token {sentence(follower, self._token, self._hz)}")
         return lines
 
 
-def sentence(moment: Moment, token: TokenConfig, hz: float) -> str:
+def sentence(follower: PlanFollower, token: TokenConfig, hz: float) -> str:
     """Return the plan being followed, in the vocabulary's notation."""
-    answer = moment.pursuit.answer
+    answer = follower.answer
     if answer is None:
         return "waiting for the first plan"
     return text(Move.of(each, token.knots, token.degree, answer.length / hz) for each in answer.tokens)

@@ -14,10 +14,10 @@ import numpy as np
 
 from robot.safety.braking import braked, stoppable, stopping
 from robot.safety.faults import Fault, FaultKind, NotReleasable
+from robot.safety.input_check import CheckedInput, InputCheck, Stamped
 from robot.safety.limits import Limits
 from robot.safety.margins import Margins
 from robot.safety.stall import Stall
-from robot.safety.watch import Checked, Timed, Watch
 from robot.safety.workspace import Arm, Workspace
 
 RESERVE = 0.1
@@ -62,17 +62,17 @@ class Gate:
         self._rate_limit, self._acceleration = limits.column("rate"), limits.column("acceleration")
         self._step = limits.column("step")
         self._workspace = None if limits.box is None or arm is None else Workspace(limits.box, arm)
-        self._watch = Watch(limits)
+        self._input = InputCheck(limits)
         self._stall = Stall(limits)
         self._cause: Fault | None = None
         self.forget()
 
-    def step(self, goal: Timed | None, reading: Timed | None, now: float) -> Command:
+    def step(self, goal: Stamped | None, reading: Stamped | None, now: float) -> Command:
         """Return the command for the time `now`, in seconds of any clock that does not go back.
 
         Never raises: whatever is wrong with the arguments becomes a fault.
         """
-        checked = self._watch.check(goal, reading, now)
+        checked = self._input.check(goal, reading, now)
         self._cause, before, begun = checked.fault, self._rate, self._begun
         if reading is not None and checked.reading is not None:
             new = self._take_in(checked.reading, reading.at)
@@ -92,7 +92,7 @@ class Gate:
         self._reading: np.ndarray = self._at  # the last one (D,); NaN before it
         self._goal: np.ndarray | None = None
         self._begun, self._agreed, self._read_at = False, False, -math.inf
-        self._watch.restart()
+        self._input.restart()
 
     def trip(self, fault: Fault) -> None:
         """Latch a fault found elsewhere, e.g. in the driver; the next steps brake. An already latched fault is kept."""
@@ -113,7 +113,7 @@ class Gate:
             raise NotReleasable(f"not released: {self._cause}")
         self.fault = self._goal = None
         self._at, self._begun = np.full_like(self._rate, np.nan), False
-        self._watch.restart()
+        self._input.restart()
 
     def _take_in(self, reading: np.ndarray, at: float) -> bool:
         """Store a reading (D,) from the time `at`, and whether it agrees with the last; return whether it is new."""
@@ -152,7 +152,7 @@ class Gate:
         if self._workspace is not None:
             self._workspace.begin(self._at)
 
-    def _advance(self, checked: Checked, now: float) -> None:
+    def _advance(self, checked: CheckedInput, now: float) -> None:
         """Move the command by one step: towards the goal, or towards rest while a fault is latched."""
         if self.fault is None and (stalled := self._stall.check(self._at, self._reading, checked.dt, now)):
             self._cause, self._eased_to = stalled, self._reading
@@ -171,7 +171,7 @@ class Gate:
         self._floor = np.clip(np.minimum(self._at, rest), self._floor, self._low)
         self._ceiling = np.clip(np.maximum(self._at, rest), self._high, self._ceiling)
 
-    def _stopping(self, fault: Fault, checked: Checked) -> np.ndarray:
+    def _stopping(self, fault: Fault, checked: CheckedInput) -> np.ndarray:
         """Return the rate (D,) after a fault: joints brake to rest, except those whose command returns to the arm.
 
         Those are the joints more than the step limit away from their command according to two agreeing readings (a

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import partial
+from typing import Any
 
 import numpy as np
 from lerobot.robots import Robot
@@ -21,10 +22,9 @@ from robot.safety import shutdown
 from robot.safety.braking import time_to_rest
 from robot.safety.faults import Fault, FaultKind, RobotFault
 from robot.safety.gate import Command, Gate
+from robot.safety.input_check import Stamped
 from robot.safety.margins import Margins
 from robot.safety.signals import Stopped, StopSignals
-from robot.safety.watch import Timed
-from robot.safety.wrapped import WrappedRobot
 from robot.ticks import Clock
 from worldmodel.mistakes import Mistake
 
@@ -36,7 +36,12 @@ GIVE_UP = 3
 logger = logging.getLogger(__name__)
 
 
-class GatedRobot(WrappedRobot):
+def _of_the_robot(name: str) -> Any:
+    """Return a property that is the wrapped robot's."""
+    return property(lambda gated: getattr(gated.robot, name))
+
+
+class GatedRobot(Robot):
     """Any LeRobot robot commanded by joint positions, with a gate that enforces its limits.
 
     A fault of the driver raises RobotFault once the robot has been braked as far as it still responds. Any other fault
@@ -58,11 +63,14 @@ class GatedRobot(WrappedRobot):
             raise Mistake("max_relative_target: leave it unset, the gate's step limit does its work")
         if not getattr(robot.config, "use_degrees", True):
             raise Mistake("use_degrees=false: leave it unset, the gate's limits are in degrees")
-        super().__init__(robot)
+        self.robot = robot
+        self.config, self.config_class, self.name = robot.config, robot.config_class, robot.name
+        self.robot_type, self.id = robot.robot_type, robot.id
+        self.calibration_dir, self.calibration_fpath = robot.calibration_dir, robot.calibration_fpath
         self.gate, self.stop_on_fault = gate, stop_on_fault
         self.command: Command | None = None
         self._time, self._signals = clock, StopSignals()
-        self._reading: Timed | None = None
+        self._reading: Stamped | None = None
         self._data: list[Callable[[], object]] = []
 
     def __del__(self):
@@ -76,6 +84,24 @@ class GatedRobot(WrappedRobot):
     def is_connected(self) -> bool:
         """Whether any part of the robot is open."""
         return shutdown.is_open(self.robot)
+
+    observation_features = _of_the_robot("observation_features")
+    action_features = _of_the_robot("action_features")
+    calibration = _of_the_robot("calibration")
+    is_calibrated = _of_the_robot("is_calibrated")
+
+    @property
+    def cameras(self) -> dict:
+        """The robot's cameras; empty if it has none."""
+        return getattr(self.robot, "cameras", {})
+
+    def calibrate(self) -> None:
+        """Calibrate the robot."""
+        self.robot.calibrate()
+
+    def configure(self) -> None:
+        """Configure the robot."""
+        self.robot.configure()
 
     def held(self) -> AbstractContextManager[None]:
         """Return a context manager that defers signals, as while talking to the robot.
@@ -126,15 +152,19 @@ class GatedRobot(WrappedRobot):
             except Exception as error:
                 raise self._driver_fault("cannot be read", error) from error
             keys = {name: name + SUFFIX for name in self.gate.limits.names}
-            self._reading = Timed({name: observation[key] for name, key in keys.items() if key in observation}, now)
+            self._reading = Stamped({name: observation[key] for name, key in keys.items() if key in observation}, now)
             return observation
 
-    def send_action(self, action: dict, at: float | None = None) -> dict:
+    def values(self, named: dict) -> np.ndarray:
+        """Return the joints' values (D,) of an observation or an action, in the gate's order; NaN for a missing one."""
+        return np.array([named.get(name + SUFFIX, math.nan) for name in self.gate.limits.names], float)
+
+    def send_action(self, action: dict | np.ndarray, at: float | None = None) -> dict:
         """Send as much of the action as the gate lets through; return what was sent.
 
-        `at`: when the action was decided, on the robot's `clock`; now by default. If there was no observation since the
-        last action, the robot is read first. Raises RobotFault if the driver fails, if nothing can be sent, and with
-        `stop_on_fault` on any fault.
+        `action`: by key, or (D,) in the gate's order. `at`: when it was decided, on the robot's `clock`; now by
+        default. If there was no observation since the last action, the robot is read first. Raises RobotFault if the
+        driver fails, if nothing can be sent, and with `stop_on_fault` on any fault.
         """
         with self._signals.held():
             latched = self.gate.fault
@@ -200,7 +230,7 @@ class GatedRobot(WrappedRobot):
             self.robot.disconnect()  # raises LeRobot's own error: not connected
         errors, signalled = self._shut_down()
         if signalled is not None:
-            raise _noted(Stopped(signalled), errors)
+            raise noted(Stopped(signalled), errors)
         if errors:
             raise ExceptionGroup(f"{self}: {len(errors)} errors while it was shut down", errors)
 
@@ -216,7 +246,7 @@ class GatedRobot(WrappedRobot):
         goal = action
         if isinstance(action, dict):
             goal = {key.removesuffix(SUFFIX): value for key, value in action.items()}
-        self.command = self.gate.step(Timed(goal, now if at is None else at), self._reading, now)
+        self.command = self.gate.step(Stamped(goal, now if at is None else at), self._reading, now)
         return self.command
 
     def _action(self, values: np.ndarray) -> dict[str, float]:
@@ -241,7 +271,7 @@ class GatedRobot(WrappedRobot):
         return stopped
 
     def _braked(self, fault: RobotFault) -> RobotFault:
-        return _noted(fault, self._brake())
+        return noted(fault, self._brake())
 
     def _brake(self) -> list[Exception]:
         """Send braking commands until at rest, or until the robot takes no more; return the errors met.
@@ -284,14 +314,14 @@ class GatedRobot(WrappedRobot):
 
     def _end(self, error: BaseException) -> None:
         """Shut down because of `error`, and add what went wrong during the shutdown to it as notes."""
-        _noted(error, self._shut_down()[0])
+        noted(error, self._shut_down()[0])
 
     def _at_exit(self) -> None:
         if self.is_connected or self._data:
             self.disconnect()
 
 
-def _noted[E: BaseException](error: E, others: list[Exception]) -> E:
+def noted[E: BaseException](error: E, others: list[Exception]) -> E:
     """Return `error` with a note for each of the other errors, which it brought about."""
     for other in others:
         error.add_note(f"{' '.join(getattr(other, '__notes__', []))}: {other!r}")

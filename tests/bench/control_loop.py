@@ -16,18 +16,16 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from configs.arm.planning import LocalPlanner
+from configs.arm.planning import begin_of, planner_client
 from configs.arm.priority import hurry
-from configs.arm.running import begin_of
 from configs.arm.twin_process import TwinProcess
 from configs.runs.learned import task_of
 from envs.mirror import Mirror
-from policies.serving.link import Link
 from policies.storage.checkpoint import find_checkpoint, read_identity
 from robot.arms import connect, gated, twin
-from robot.running.loop import Loop
-from robot.running.pursuit import Plans
-from robot.running.view import Nothing
+from robot.loop import Loop
+from robot.running.plan_follower import PlanFollower, Plans
+from robot.running.settings import RunConfig
 from robot.ticks import Ticks, no_collection
 from robot.units import Units
 
@@ -102,25 +100,25 @@ def played(episodes: list[int], mirror: Mirror, lead: int, thinkers: dict, measu
 def _played(robot, episodes: list[int], mirror: Mirror, lead: int, thinkers: dict, measured: dict) -> list[int]:
     units = Units(mirror.targets.low, mirror.targets.high)
 
-    def loop(kind: str, ticks: Ticks) -> Loop:
-        return Loop(robot, units, mirror, thinkers[kind], ticks, lead, Nothing())
-
-    loops = {kind: loop(kind, measured[kind].ticks) for kind in KINDS}
-    walk = loop(KINDS[0], Ticks(measured[KINDS[0]].ticks.hz))
+    loops = {kind: Loop(robot, units, measured[kind].ticks) for kind in KINDS}
+    hz = measured[KINDS[0]].ticks.hz
+    drivers = {kind: PlanFollower(mirror, thinkers[kind], hz, lead) for kind in KINDS}
+    walk = Loop(robot, units, Ticks(hz))
     try:
         while episodes and robot.fault is None:
             kind = KINDS[episodes[0] % 2]
             mirror.lay_out(episodes[0])
-            walk.approach(mirror.start)
-            loops[kind].placed(robot.gate)  # by the other loop: not to go on from where it sent the arm last
-            loops[kind].episode(EPISODE_S)
+            walk.move_to(mirror.start)
+            loops[kind].moved()  # by the other loop: not to go on from where it sent the arm last
+            drivers[kind].begin()
+            loops[kind].episode(drivers[kind], round(EPISODE_S * hz), mirror.success)
             episodes = episodes[1:]
         if robot.fault is None:
-            walk.approach(mirror.start)  # not let go of where it presses on something
+            walk.move_to(mirror.start)  # not let go of where it presses on something
     finally:
-        for kind, one in loops.items():
-            measured[kind].plans.append(one.plans)
-            measured[kind].faults.extend(one.faults)
+        for kind in KINDS:
+            measured[kind].plans.append(drivers[kind].plans)
+            measured[kind].faults.extend(loops[kind].faults)
     return episodes
 
 
@@ -129,11 +127,11 @@ def main() -> None:
     path, seconds = find_checkpoint(Path(sys.argv[1])), float((sys.argv[2:] or ["120"])[0])
     identity = read_identity(path)
     task = task_of(identity)
-    local, begin = LocalPlanner(path, 0, "cpu", 1), begin_of(identity, task, LEAD)
-    link = Link(local.reach, local.secret, begin, lambda line: print(line, file=sys.stderr), None, again=False)
-    link.connect()
+    stack, begin = ExitStack(), begin_of(identity, task, LEAD)
+    client = planner_client(stack, RunConfig(str(path), seed=0), path, begin, lambda line: print(line, file=sys.stderr))
+    client.connect()
     mirror, scheduling = Mirror(task), hurry()
-    thinkers = dict(zip(KINDS, (link, Thoughtless(begin.every)), strict=True))
+    thinkers = dict(zip(KINDS, (client, Thoughtless(begin.every)), strict=True))
     measured = {kind: Measured(Ticks(task.control_hz)) for kind in KINDS}
     episodes = list(range(round(seconds / EPISODE_S)))
     try:
@@ -144,8 +142,7 @@ def main() -> None:
         for kind, one in measured.items():
             extra = {"scheduling": scheduling, "load": round(os.getloadavg()[0], 1)}
             print(json.dumps({"loop": kind, **one.row(), **extra}))
-        link.close()
-        local.stop()
+        stack.close()
 
 
 if __name__ == "__main__":

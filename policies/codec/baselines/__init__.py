@@ -1,1 +1,0 @@
-"""Codes that the codec is compared with, refitted to the same chunks."""

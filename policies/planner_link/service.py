@@ -1,0 +1,209 @@
+"""The planner's side: of the robots it suits, the last to connect has the planner; all others are told why not."""
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from policies.agent import Agent
+from policies.decision import Spent
+from policies.planner_link.messages import (
+    LONGEST_TEXT,
+    Answer,
+    Begin,
+    Question,
+    Ready,
+    Refusal,
+    Refused,
+    WrongMessage,
+    hang_up,
+    incompatible,
+    receive,
+    send,
+)
+from policies.words import WORDS, Words
+from worldmodel.mistakes import Mistake
+from worldmodel.planner import PlanFault
+from worldmodel.senses import LANGUAGE_KEY, STATE_KEY, is_image, mask
+
+HANDSHAKE_S = 5.0
+"""Maximum time from the start of a connection to its Begin."""
+MOST = 16
+"""Maximum number of connections at a time."""
+REPLACED = "another robot took over"
+
+
+class PlannerService:
+    """Answers a robot's questions with the decisions of an agent, with or without a planner, one robot at a time.
+
+    `settings`: what a robot's Begin must agree with. `say` is called with a line for each robot that comes, goes or is
+    refused.
+    """
+
+    def __init__(self, agent: Agent, settings: Begin, say: Callable[[str], None] = lambda line: None):
+        """Make two decisions on blank input, since the first ones of a process are slow; they are not counted."""
+        self.agent, self.settings, self._say = agent, settings, say
+        remembered = len(agent.model.config.vision.lags)
+        self._frames = {key: (remembered, *shape) for key, shape in agent.model.senses.items() if is_image(key)}
+        self._sentence, self._deadline_ms = torch.zeros(1, Words.size), 0.0
+        self._lock, self._session = threading.Lock(), threading.Lock()  # of the next two; of the agent
+        self._socket: socket.socket | None = None  # of the last robot, and its id
+        self._robot = ""
+        self._listener: socket.socket | None = None
+        self._closed, self.refused = False, 0
+        self._needed = _shapes(self.blank())
+        for _ in range(2):
+            self.answer(self.blank())
+        agent.spent = Spent()
+
+    def blank(self) -> Question:
+        """Return a question of the right shapes."""
+        frames = tuple(np.zeros(shape, np.uint8) for shape in self._frames.values())
+        return Question(0, True, np.zeros(self.agent.model.state_size, np.float32), frames, np.ones(len(frames), bool))
+
+    def begin(self, begin: Begin) -> None:
+        """Forget everything before, and decide for that robot. Raises Refused if this planner does not suit it."""
+        sentence = self._sentence_of(begin)
+        self.agent.forget()
+        self._sentence, self._deadline_ms = sentence, begin.deadline_ms
+
+    def answer(self, question: Question) -> Answer | Refusal:
+        """Decide. Return a Refusal if an array has the wrong shape, or if no plan has a finite return."""
+        began = time.perf_counter()
+        if (given := _shapes(question)) != self._needed:
+            return Refusal(f"{given}; needed: {self._needed}")
+        if question.fresh:
+            self.agent.forget()
+        deadline = began + self._deadline_ms / 1000 if self._deadline_ms else None
+        try:
+            decision = self.agent.decide(self._observation(question), deadline=deadline)
+        except PlanFault as fault:
+            return Refusal(str(fault))
+        tokens, length = decision.sentence(0).numpy(), self.agent.curve.length
+        actions = decision.actions[0, : int(decision.until[0])].numpy().copy()
+        return Answer(question.number, 1000 * (time.perf_counter() - began), length, actions, tokens)
+
+    def serve(self, listener: socket.socket) -> None:
+        """Answer the robots that connect, until `close` is called. Raises OSError if the listener fails."""
+        self._listener, peers = listener, list[tuple[threading.Thread, socket.socket]]()
+        try:
+            while not self._closed:
+                sock, _ = listener.accept()
+                peers = [each for each in peers if each[0].is_alive()]
+                if len(peers) < MOST:
+                    peers.append((threading.Thread(target=self.converse, args=(sock,), daemon=True), sock))
+                    peers[-1][0].start()
+                else:
+                    sock.close()
+                    self.refused += 1
+                    self._say(f"refused: {MOST} others are connected")
+        except OSError:
+            if not self._closed:
+                raise
+        finally:
+            for thread, sock in peers:  # PyTorch aborts a process that ends while a thread plans
+                hang_up(sock)
+                thread.join(HANDSHAKE_S)
+
+    def converse(self, sock: socket.socket) -> None:
+        """Answer one robot until it hangs up, or tell it why not. Closes the socket."""
+        what = "refused"
+        with sock:
+            try:
+                begin = receive(sock, time.monotonic() + HANDSHAKE_S)
+                if not isinstance(begin, Begin):
+                    raise WrongMessage(f"{type(begin).__name__}: Begin comes first")
+                self._sentence_of(begin)
+                self._take_over(sock, begin)
+                what = "gone"
+                self._say("a robot")
+                with self._session:
+                    if self._socket is not sock:
+                        raise Refused(REPLACED, final=True)
+                    self.begin(begin)
+                    send(sock, Ready())
+                    while True:
+                        question = receive(sock)
+                        if not isinstance(question, Question):
+                            raise WrongMessage(f"{type(question).__name__}: only Questions follow Begin")
+                        send(sock, self.answer(question))
+            except (OSError, Mistake) as error:
+                if isinstance(error, Mistake):
+                    with suppress(OSError):  # the robot may be gone
+                        send(sock, Refusal(str(error)[:LONGEST_TEXT], getattr(error, "final", False)))
+                replaced = what == "gone" and self._socket is not sock
+                self.refused += what == "refused"
+                self._say(f"{what}: {REPLACED if replaced else error or type(error).__name__}")
+
+    def close(self) -> None:
+        """Let `serve` hang up on all robots and end. Further calls have no effect."""
+        self._closed = True
+        hang_up(self._listener)
+
+    def _take_over(self, sock: socket.socket, begin: Begin) -> None:
+        """Hang up on the previous robot. Raises Refused if it is this one that was replaced, and now comes back."""
+        with self._lock:
+            if begin.resumes and self._robot not in ("", begin.robot):
+                raise Refused(REPLACED, final=True)
+            previous, self._socket, self._robot = self._socket, sock, begin.robot
+        hang_up(previous)
+
+    def _sentence_of(self, begin: Begin) -> Tensor:
+        """Return the vector of a robot's sentence, zeros without language. Raises Refused if the robot is unfit."""
+        if why := incompatible(self.settings, begin):
+            raise Refused(why)
+        if LANGUAGE_KEY not in self.agent.model.senses:
+            return torch.zeros(1, Words.size)
+        try:
+            return WORDS.encode([begin.sentence])
+        except ValueError as error:
+            raise Refused(str(error)) from error
+
+    def _observation(self, question: Question) -> dict[str, Tensor]:
+        seen = {}
+        if self.agent.model.state_size:
+            seen[STATE_KEY] = torch.from_numpy(question.state)[None]
+        for key, frames, present in zip(self._frames, question.frames, question.present, strict=True):
+            seen[key], seen[mask(key)] = torch.from_numpy(frames)[None], torch.tensor([[bool(present)]])
+        if LANGUAGE_KEY in self.agent.model.senses:
+            seen[LANGUAGE_KEY] = self._sentence
+        return seen
+
+
+@contextmanager
+def listening(address: str | int) -> Iterator[socket.socket]:
+    """Listen at the path of a Unix socket, which only this user can reach, or at a port of 127.0.0.1 (0: any free one).
+
+    Raises Mistake if others may enter the socket's folder, or if another planner listens there; OSError.
+    """
+    if isinstance(address, int):
+        with socket.create_server(("127.0.0.1", address)) as listener:
+            yield listener
+        return
+    path = Path(address)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if path.parent.stat().st_mode & 0o077:
+        raise Mistake(f"address={path}: others may enter its folder; chmod 700 {path.parent}")
+    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as probe:
+        if probe.connect_ex(str(path)) == 0:
+            raise Mistake(f"address={path}: another planner listens there")
+        if path.is_socket():
+            path.unlink()  # of one that was killed
+        listener.bind(str(path))
+        path.chmod(0o600)
+        listener.listen(MOST)
+        try:
+            yield listener
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def _shapes(question: Question) -> str:
+    frames = ", ".join(str(frame.shape) for frame in question.frames)
+    return f"state {question.state.shape}, frames [{frames}], present {question.present.shape}"

@@ -1,0 +1,164 @@
+"""A token as a distribution: a low-rank Gaussian over the control points of its curve, in closed form.
+
+With w = mean + U e, e standard normal, everything below is one update: a measurement C of w with noise of covariance N
+leaves mean + K (value - C mean) and U T, K = Sigma C^T (C Sigma C^T + N)^-1, T T^T = I - V^T V, V = L^-1 C U,
+L L^T = C Sigma C^T + N. A via-point is such a measurement, and so is another token's distribution (their normalized
+product). Source: Paraschos et al. 2013 (ProMPs); square-root form after Bierman 1977.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.distributions import MultivariateNormal
+
+from policies.tokens.curves import Curve
+from policies.tokens.vocabulary import Move
+from worldmodel.gaussian import SquashedGaussian
+from worldmodel.planner import Plan
+
+FLOOR = 0.02
+"""Smallest standard deviation of a plan's token, on a range of 2, and smallest slope of tanh of a policy's."""
+
+
+@dataclass(frozen=True)
+class LowRankGaussian:
+    """N(mean, U U^T) over the P entries of a token, U = `factor` of R columns, with any leading dimensions.
+
+    A direction that U does not reach is known exactly.
+    """
+
+    mean: Float[Tensor, "*#B P"]
+    factor: Float[Tensor, "*#B P R"]
+
+    @classmethod
+    def of_plan(cls, plan: Plan, at: int = 0) -> "LowRankGaussian":
+        """Return token `at` of B plans, (B, P): the weighted mean and covariance of the plans' elites + FLOOR^2 I."""
+        elites, weights = plan.elites[at].double(), plan.weights.double()
+        mean = torch.einsum("be,bep->bp", weights, elites)
+        away = weights.sqrt().unsqueeze(-1) * (elites - mean.unsqueeze(1))
+        covariance = away.mT @ away + FLOOR**2 * torch.eye(mean.shape[-1], dtype=mean.dtype)
+        return cls(mean, torch.linalg.cholesky(covariance))
+
+    @classmethod
+    def of_policy(cls, policy: SquashedGaussian) -> "LowRankGaussian":
+        """Return the policy's token (B, P) as a Gaussian with independent entries, tanh being linearized at the mode.
+
+        Near a bound it is narrower than the policy, and it does not respect the bound.
+        """
+        mode = policy.mode.double()
+        slope = (1 - mode.square()).clamp(min=FLOOR)
+        return cls(mode, torch.diag_embed(slope * policy.log_std.double().exp()))
+
+    @property
+    def covariance(self) -> Float[Tensor, "*B P P"]:
+        """The covariance U U^T."""
+        return self.factor @ self.factor.mT
+
+    def sample(self, noise: Float[Tensor, "*N R"]) -> Float[Tensor, "*N P"]:
+        """Map standard normal `noise` (..., R) to tokens (..., P); the noise's shape ends in the token's own."""
+        return self.mean + (self.factor @ noise.unsqueeze(-1)).squeeze(-1)
+
+    def log_density(self, w: Float[Tensor, "*N P"]) -> Float[Tensor, "*D"]:
+        """Return the log-density (...,) of tokens w (..., P).
+
+        Raises ValueError if a direction is known exactly, since there is no density then.
+        """
+        return self._dense().log_prob(w)
+
+    @property
+    def entropy(self) -> Float[Tensor, "*B"]:
+        """Differential entropy in nats: the freedom the token leaves. Raises ValueError as `log_density` does."""
+        return self._dense().entropy()
+
+    def read(self, rows: Float[Tensor, "M P"]) -> tuple[Float[Tensor, "*B M"], Float[Tensor, "*B M"]]:
+        """Return mean and standard deviation, each (..., M), of the linear readings rows @ w (`Curve.readings`)."""
+        return self.mean @ rows.mT, (rows @ self.factor).norm(dim=-1)
+
+    def tube(self, curve: Curve, times: np.ndarray) -> tuple[Float[Tensor, "*B T A"], Float[Tensor, "*B T A"]]:
+        """Return mean and standard deviation of the curve's position at times (T,) in [0, 1]."""
+        mean, deviation = self.read(curve.readings(times).to(self.mean.dtype))
+        return mean.unflatten(-1, (-1, curve.action_size)), deviation.unflatten(-1, (-1, curve.action_size))
+
+    def move(self, curve: Curve, seconds: float) -> Move:
+        """Return the mean curve as a motion of `seconds`, clamped to [-1, 1], with the points' deviations as spread."""
+        points = self.mean.clamp(-1, 1).reshape(curve.knots, -1)
+        deviation = self.factor.norm(dim=-1).reshape(curve.knots, -1)
+        return Move(points.numpy(), seconds, curve.degree, deviation.numpy())
+
+    def condition(
+        self, rows: Float[Tensor, "M P"], value: Float[Tensor, "*C M"], deviation: float | Float[Tensor, " M"] = 0.0
+    ) -> "LowRankGaussian":
+        """Condition on rows @ w = `value` (..., M), measured with standard deviation `deviation` (0: exactly).
+
+        Raises ValueError if exact measurements are linearly dependent, or fix what is already known exactly.
+        """
+        noise = torch.as_tensor(deviation, dtype=rows.dtype).expand(len(rows)).square()
+        return self._update(rows, value, torch.diag(noise))
+
+    def times(self, other: "LowRankGaussian") -> "LowRankGaussian":
+        """Combine two intentions: the normalized product of their densities.
+
+        One of them may be known exactly in some directions. Raises ValueError if both are in the same direction.
+        """
+        return self._update(torch.eye(self.mean.shape[-1], dtype=self.mean.dtype), other.mean, other.covariance)
+
+    def __getitem__(self, index) -> "LowRankGaussian":
+        """Index the leading dimensions."""
+        return LowRankGaussian(self.mean[index], self.factor[index])
+
+    def _update(self, rows: Tensor, value: Tensor, noise: Tensor) -> "LowRankGaussian":
+        """Condition on rows @ w = `value` (..., M), measured with noise of covariance `noise` (..., M, M)."""
+        seen, tiny = rows @ self.factor, self._tiny()
+        size = rows.square().sum(-1) * self.factor.square().sum((-2, -1)).unsqueeze(-1)
+        root = _root(seen @ seen.mT + noise, tiny * (size + noise.diagonal(dim1=-2, dim2=-1)))
+        if root is None:
+            raise ValueError("the measurements fix what is fixed already, exactly; give them a deviation above 0")
+        along = torch.linalg.solve_triangular(root, seen, upper=False)
+        step = torch.linalg.solve_triangular(root, (value - self.mean @ rows.mT).unsqueeze(-1), upper=False)
+        mean = self.mean + (self.factor @ (along.mT @ step)).squeeze(-1)
+        left, turn = torch.linalg.eigh(torch.eye(seen.shape[-1], dtype=seen.dtype) - along.mT @ along)
+        # What rounding leaves of a direction that is known exactly is none.
+        factor = self.factor @ (turn * torch.where(left > tiny, left, 0.0).sqrt().unsqueeze(-2))
+        certain = factor.norm(dim=-2, keepdim=True) <= tiny * self.factor.norm(dim=(-2, -1), keepdim=True)
+        return LowRankGaussian(mean, torch.where(certain, 0.0, factor))
+
+    def _dense(self) -> MultivariateNormal:
+        """Return the same distribution as torch's. Raises ValueError if it has no density."""
+        root = _root(self.covariance, self._tiny() * self.factor.square().sum((-2, -1)).unsqueeze(-1))
+        if root is None:
+            raise ValueError("the token is known exactly in a direction, so it has no density; give it a deviation")
+        return MultivariateNormal(self.mean, scale_tril=root)
+
+    def _tiny(self) -> float:
+        """Return the variance, relative to all of the token's, below which it is rounding."""
+        return 100 * self.factor.shape[-1] * torch.finfo(self.factor.dtype).eps
+
+
+def _root(covariance: Tensor, least: Tensor) -> Tensor | None:
+    """Return the Cholesky root of covariances (..., M, M), or None if a pivot is not above `least` (..., M)."""
+    root, failed = torch.linalg.cholesky_ex(covariance)
+    singular = bool(failed.any()) or bool((root.diagonal(dim1=-2, dim2=-1).square() <= least).any())
+    return None if singular else root
+
+
+def within(
+    tokens: Float[Tensor, "*B P"], rows: Float[Tensor, "M P"], value: Float[Tensor, "*C M"], rounds: int = 20
+) -> Float[Tensor, "*D P"]:
+    """Bring tokens into [-1, 1] with little change, so that they still read `value` (..., M) at `rows`.
+
+    In each round control points are clamped, and the error this causes in the readings is corrected by the least-norm
+    change of those points that are not held back by a bound. Position readings within [-1, 1] can be met. Works for
+    samples and means alike.
+    """
+    w = tokens.expand(*torch.broadcast_shapes(tokens.shape[:-1], value.shape[:-1]), -1)
+    ridge = torch.finfo(w.dtype).eps * torch.eye(len(rows), dtype=w.dtype)
+    for _ in range(rounds):
+        w = w.clamp(-1, 1)
+        gap = value - w @ rows.mT
+        push = gap @ rows
+        free = rows * ~(((w >= 1) & (push > 0)) | ((w <= -1) & (push < 0)))[..., None, :]
+        w = w + (free.mT @ torch.linalg.solve(free @ free.mT + ridge, gap[..., None]))[..., 0]
+    return w.clamp(-1, 1)

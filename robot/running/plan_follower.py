@@ -1,0 +1,200 @@
+"""The planner as a driver: its plans are requested before they are needed, and bridged by a stop while late."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from policies.planner_link.messages import Answer
+from robot.loop import Driver, Reading
+from robot.running.camera_buffer import CameraBuffer
+from robot.safety.faults import FaultKind
+from sim.so101.targets import Targets
+
+TAIL_S = 0.2
+
+
+class StateEstimator(Protocol):
+    """Derives the task's state from the arm's joints (`envs.mirror`)."""
+
+    @property
+    def targets(self) -> Targets:
+        """The conversion from the task's actions to joint targets."""
+
+    def follow(self, reading: np.ndarray, sent: np.ndarray, bodies=None, steps: int = 1) -> None:
+        """Take in a reading (6,) in rad, `steps` control steps after the target `sent` (6,)."""
+
+    def state(self, ahead: np.ndarray) -> np.ndarray:
+        """Return the predicted state (S,) after the targets `ahead` (n, 6)."""
+
+    def success(self) -> bool:
+        """Return whether the task is done now."""
+
+
+class Thinker(Protocol):
+    """The planner's interface (`policies.planner_link.client`)."""
+
+    def ask(self, state: np.ndarray, fresh: bool, frames: list[np.ndarray], there: np.ndarray) -> int | None:
+        """Request a curve from `state` (S,); return the question's number, None if no planner can be asked now.
+
+        `fresh`: forget the last plan (an episode begins, or the arm stopped). `frames`, `there`: of CameraBuffer.now.
+        """
+
+    def awaits(self, number: int) -> bool:
+        """Return whether the answer to that question may still come."""
+
+    def poll(self) -> list[Answer]:
+        """Return the answers that have come; their actions are (L, 6)."""
+
+    def gone(self) -> str:
+        """Return why no planner can be asked any more; "" while there is one, or may be again."""
+
+
+@dataclass
+class Plans:
+    """Planning statistics: `late` of `count` curves missed their start; times in ms, in the planner and round trip."""
+
+    count: int = 0
+    late: int = 0
+    plan_ms: list[float] = field(default_factory=list)
+    round_ms: list[float] = field(default_factory=list)
+
+
+class TokenTrack:
+    """Joint targets (6,) in rad, one per control step, from curves of actions (L, 6) in [-1, 1].
+
+    If a curve ends before the next begins, the target keeps its rate, at most `Targets.step` a control step, which
+    falls linearly to 0 over TAIL_S; then it stays.
+    """
+
+    def __init__(self, targets: Targets, control_hz: float):
+        self._targets = targets
+        self._tail = max(1, round(TAIL_S * control_hz))
+        self._actions: np.ndarray = np.zeros((0, 6))
+        self._at = self._past = 0
+        self._moved: np.ndarray = np.zeros(6)
+
+    @property
+    def left(self) -> int:
+        """Steps of the current curve still to come; 0 in the tail or at rest."""
+        return len(self._actions) - self._at
+
+    @property
+    def still(self) -> bool:
+        """Whether the target stays where it is."""
+        return not self.left and (self._past >= self._tail or not self._moved.any())
+
+    def begin(self, actions: np.ndarray) -> None:
+        """Follow this curve from the next step on."""
+        self._actions, self._at, self._past = np.asarray(actions, float), 0, 0
+
+    def next(self, last: np.ndarray) -> np.ndarray:
+        """Return the next target (6,) in rad, given the last target that was actually sent."""
+        if self.left:
+            target = self._targets.next(last, self._actions[self._at])
+            self._at += 1
+            self._moved = np.clip(target - last, -self._targets.step, self._targets.step)
+            return target
+        self._past += 1
+        share = max(0.0, 1 - self._past / (self._tail + 1))
+        return np.clip(last + share * self._moved, self._targets.low, self._targets.high)
+
+    def ahead(self, last: np.ndarray) -> np.ndarray:
+        """Return the targets (left, 6) in rad of the rest of the curve, if nothing stops it."""
+        rest = []
+        for action in self._actions[self._at :]:
+            last = self._targets.next(last, action)
+            rest.append(last)
+        return np.array(rest).reshape(-1, 6)
+
+
+class PlanFollower(Driver):
+    """Follows curves from a planner that is asked `lead` control steps before each is due, one question at a time.
+
+    A late curve begins when it arrives. One that is later than its own length is discarded and requested anew, unless
+    it was requested at rest: then the arm is still where the curve begins. `bodies` returns where the objects of a
+    simulated scene are, `cameras` what the robot's cameras show. `answer` is the plan being followed; `waiting`:
+    whether it ended before the next one came.
+    """
+
+    def __init__(
+        self,
+        estimator: StateEstimator,
+        planner: Thinker,
+        hz: float,
+        lead: int,
+        cameras: CameraBuffer | None = None,
+        bodies: Callable[[], object] = lambda: None,
+    ):
+        self._estimator, self._planner, self._hz, self._lead = estimator, planner, hz, lead
+        self.cameras, self._bodies, self.plans = cameras or CameraBuffer(), bodies, Plans()
+        self.begin()
+
+    def begin(self, seed: int = 0) -> None:
+        """Start an episode: the first plan is yet to be requested, from rest."""
+        self._track = TokenTrack(self._estimator.targets, self._hz)
+        self._late = -1  # control steps since the next curve was due; -1: not due
+        self._asked: tuple[int, float] | None = None  # the question's number, and when it was asked
+        self._from_rest = self._fresh = True
+        self._next: Answer | None = None
+        self.waiting = False
+        self.answer: Answer | None = None
+        self.cameras.forget()
+
+    @property
+    def started(self) -> bool:  # type: ignore[override]
+        """Whether there is a curve to follow."""
+        return self.answer is not None
+
+    def goal(self, reading: Reading, last: np.ndarray) -> np.ndarray:
+        """Return the target (6,) in rad to send now; `last` (6,) was sent `reading.steps` control steps before."""
+        if np.isfinite(reading.joints).all():  # otherwise the gate stops the arm
+            self._estimator.follow(reading.joints, last, self._bodies(), reading.steps)
+        self._late += reading.steps
+        self._receive()
+        if not self._track.left:
+            if self._next is not None:
+                self.answer, self._next, self.waiting = self._next, None, False
+                self._track.begin(self.answer.actions)
+            elif self.started and not self.waiting:
+                self.plans.late += 1
+                self.waiting = True
+        if self._track.left:
+            self._late = -1
+        return self._track.next(last)
+
+    def watch(self, reading: Reading) -> tuple[FaultKind, str] | None:
+        """Take in the cameras' frames; a fault if the planner is gone, or nothing was visible for too long."""
+        self.cameras.see(reading.observation, reading.steps)
+        if why := self._planner.gone():
+            return FaultKind.PLANNER, why
+        if self.cameras.blind:
+            through = ", ".join(self.cameras.names)
+            return FaultKind.BLIND, f"nothing to be seen through {through}, and the checkpoint has no other sense"
+        return None
+
+    def sent(self, target: np.ndarray) -> None:
+        """Request the next curve if it is time to, now that the target (6,) has been sent."""
+        if self._asked is not None and not self._planner.awaits(self._asked[0]):
+            self._asked = None  # the planner was lost
+        if self._asked is not None or self._next is not None or self._track.left > self._lead:
+            return
+        state = self._estimator.state(self._track.ahead(target))
+        stopped = not self._track.left  # no curve to continue from
+        number = self._planner.ask(state, self._fresh or stopped, *self.cameras.now())
+        if number is not None:
+            self._asked, self._late = (number, time.perf_counter()), -1
+            self._from_rest = self._track.still
+
+    def _receive(self) -> None:
+        for answer in self._planner.poll():
+            if self._asked is None or answer.number != self._asked[0]:
+                continue
+            self.plans.count += 1
+            self.plans.plan_ms.append(answer.plan_ms)
+            self.plans.round_ms.append(1000 * (time.perf_counter() - self._asked[1]))
+            self._asked, self._fresh = None, False
+            if self._from_rest or self._late <= len(answer.actions):
+                self._next = answer

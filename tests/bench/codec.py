@@ -1,0 +1,177 @@
+"""Measures the codec against 256 bins, FAST and BEAST: bits, errors, jumps between chunks, validity, time.
+
+    python tests/bench/codec.py <LeRobotDataset> [out=runs/codec] [seed=0] [strings=100000] [seconds=1] [ids=8] ...
+
+Every code is fitted to 70 % of the episodes and measured on the others, in chunks that begin every quarter of a length.
+Further keys are those of semagram-tokens. Errors are in half ranges (1 to 99 % of the data). `jump`: mean absolute
+deviation from the true step across the border of two chunks coded in a row; `chained`: RMS error of the second of them;
+`valid`: share of random id strings that decode to within 1.3; `prefix_rmse`: RMS errors after 1/8, 1/4 and 1/2 of the
+ids; times: microseconds of this thread a chunk. Writes table.csv and rate-distortion.png, and prints the rows. Not a
+test.
+"""
+
+import csv
+import json
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+from codec_rivals import Beast, Bins, Fast
+from matplotlib.figure import Figure
+
+from configs.codec.codecs import check_lengths, settings, split
+from configs.schema import TokensConfig
+from configs.strict import build
+from policies.codec import Codec
+from policies.codec.fitting import STRIDE, windows_of
+from robot import datasets
+
+SHARES, WITHIN, TIMED = (1 / 8, 1 / 4, 1 / 2), 1.3 + 1e-6, 200
+
+
+class Ours:
+    """The codec with the rivals' interface; it also takes where the chunk starts."""
+
+    name = "semagram"
+
+    def __init__(self, codec: Codec):
+        self.codec, self.vocabulary = codec, codec.vocabulary
+        self.encode, self.decode = codec.encode, codec.decode
+
+
+def measure(code, episodes: list[np.ndarray], length: int, strings: int, seed: int = 0) -> dict:
+    """Return one row of the table."""
+    windows = windows_of(episodes, length + 1, max(1, length // 4))
+    start, chunks = windows[:, 0], windows[:, 1:]
+    given = [(s,) if isinstance(code, Ours) else () for s in start]
+    ids = [code.encode(x, *s) for x, s in zip(chunks, given, strict=True)]
+    error = decoded(code, ids, given) - chunks
+    count = float(np.mean(list(map(len, ids))))
+    shares = [decoded(code, [i[: max(1, round(share * len(i)))] for i in ids], given) - chunks for share in SHARES]
+    jump, chained = joined(code, episodes, length)
+    encode_us = timed(lambda i: code.encode(chunks[i], *given[i]), len(chunks))
+    decode_us = timed(lambda i: code.decode(ids[i], *given[i]), len(chunks))
+    return {
+        "codec": code.name,
+        "bits": round(count * float(np.log2(code.vocabulary)), 1),
+        "ids": round(count, 2),
+        "rmse": rms(error),
+        "max_error": float(np.abs(error).max()),
+        "jump": jump,
+        "chained": chained,
+        "valid": valid(code, ids, given, strings, np.random.default_rng(seed)),
+        "prefix_rmse": list(map(rms, shares)),
+        "encode_us": encode_us,
+        "decode_us": decode_us,
+    }
+
+
+def decoded(code, ids: list, given: list) -> np.ndarray:
+    """Return the chunks of id strings."""
+    return np.array([code.decode(i, *s) for i, s in zip(ids, given, strict=True)])
+
+
+def rms(errors) -> float:
+    """Return the root mean square of all entries."""
+    return float(np.sqrt(np.mean(np.square(errors))))
+
+
+def joined(code, episodes: list[np.ndarray], length: int) -> tuple[float, float]:
+    """Return the mean jump at the border of two chunks coded in a row, and the RMS error of the second one."""
+    jumps, errors = [], []
+    for two in windows_of(episodes, 2 * length + 1, max(1, length // 4)):
+        at, parts = two[0], []
+        for chunk in (two[1 : length + 1], two[length + 1 :]):
+            given = (at,) if isinstance(code, Ours) else ()
+            parts.append(code.decode(code.encode(chunk, *given), *given))
+            at = parts[-1][-1]
+        jumps.append(np.abs((parts[1][0] - parts[0][-1]) - (two[length + 1] - two[length])).mean())
+        errors.append(parts[1] - two[length + 1 :])
+    return float(np.mean(jumps)), rms(errors)
+
+
+def valid(code, ids: list, given: list, strings: int, rng: np.random.Generator) -> float:
+    """Return the share of random strings, as long as real ones, that decode within bounds."""
+    whole = {"whole": True} if isinstance(code, Fast) else {}
+    good = 0
+    for _ in range(strings):
+        i = rng.integers(len(ids))
+        try:
+            chunk = code.decode(rng.integers(code.vocabulary, size=len(ids[i])), *given[i], **whole)
+            good += bool(np.abs(chunk).max() <= WITHIN)
+        except ValueError:  # the string does not decode
+            continue
+    return good / strings
+
+
+def timed(call, count: int) -> float:
+    """Return the CPU microseconds of this thread a call takes."""
+    began = time.thread_time()
+    for i in range(min(TIMED, count)):
+        call(i)
+    return (time.thread_time() - began) / min(TIMED, count) * 1e6
+
+
+def rivals(fitted: list[np.ndarray], length: int, seconds: float, stride: int = STRIDE) -> list:
+    """Fit the other codes: bins, FAST at a fine and a coarse scale, and BEAST with ten points a second."""
+    chunks = windows_of([e for e in fitted if len(e) > length], length, stride)
+    return [Bins(chunks), Fast(chunks, 10), Fast(chunks, 4), Beast(chunks, max(6, round(10 * seconds)))]
+
+
+def figure(path: Path, codec: Codec, fitted: list[np.ndarray], held_out: list[np.ndarray], points: int) -> None:
+    """Plot the error on held-out chunks against bits: every prefix of ours, other codes over a range of settings."""
+    length = codec.config.length
+    windows = windows_of(held_out, length + 1, max(1, length // 4))
+    chunks, start = windows[:, 1:], windows[:, 0]
+    ids = codec.encode(chunks, start)
+    lines = {
+        "semagram, every prefix": [
+            ((n + 1) * codec.config.bits, rms(codec.decode(ids[:, : n + 1], start) - chunks))
+            for n in range(codec.config.ids)
+        ]
+    }
+    known = windows_of([e for e in fitted if len(e) > length], length, STRIDE)
+    for name, codes in (
+        ("FAST, coarse to fine", [Fast(known, scale) for scale in (2, 4, 7, 10, 16)]),
+        ("BEAST, few to many points", [Beast(known, max(6, round(points * s))) for s in (0.5, 0.75, 1, 1.5, 2)]),
+    ):
+        lines[name] = []
+        for code in codes:
+            written = [code.encode(chunk) for chunk in chunks]
+            bits = float(np.mean(list(map(len, written))) * np.log2(code.vocabulary))
+            lines[name].append((bits, rms(decoded(code, written, [()] * len(chunks)) - chunks)))
+    drawing = Figure(figsize=(6, 4), dpi=150, layout="constrained")
+    axes = drawing.subplots()
+    for (name, line), style in zip(lines.items(), ("o-", "s--", "^--"), strict=True):
+        axes.plot(*zip(*line, strict=True), style, color="#1b1b3a" if "semagram" in name else "#9aa0a6", label=name)
+    axes.set(xscale="log", yscale="log", xlabel="bits a chunk", ylabel="RMSE (half the range is 1)")
+    axes.legend(frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    drawing.savefig(path)
+
+
+def main() -> None:
+    """Fit, measure, draw and print."""
+    keys = dict(pair.split("=", 1) for pair in sys.argv[2:])
+    out, strings = Path(keys.pop("out", "runs/codec")), int(keys.pop("strings", 100_000))
+    config = build(TokensConfig, {"verb": "draw", "dataset": sys.argv[1]} | {k: json.loads(v) for k, v in keys.items()})
+    recording = datasets.read(Path(config.dataset))
+    choice = settings(config, recording.rate_hz)
+    fitted, held_out = split(recording.episodes, config)
+    check_lengths(config, 2 * choice.length, fitted, held_out)
+    codec = Codec.fit(fitted, choice)
+    rows = []
+    for code in (Ours(codec), *rivals(fitted, choice.length, config.seconds)):
+        rows.append(measure(code, held_out, choice.length, strings, config.seed))
+        print(json.dumps(rows[-1]), flush=True)
+    out.mkdir(parents=True, exist_ok=True)
+    with (out / "table.csv").open("w", newline="") as file:
+        table = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
+        table.writeheader()
+        table.writerows(row | {"prefix_rmse": " ".join(f"{e:.6f}" for e in row["prefix_rmse"])} for row in rows)
+    figure(out / "rate-distortion.png", codec, fitted, held_out, max(6, round(10 * config.seconds)))
+
+
+if __name__ == "__main__":
+    main()

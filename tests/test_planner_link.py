@@ -1,0 +1,529 @@
+"""Laws of the link to a planner: messages, attacks, a planner or a robot that hangs, dies or is replaced."""
+
+import contextlib
+import itertools
+import json
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import threading
+import time
+import zlib
+from dataclasses import fields, replace
+from functools import partial
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from safetensors.numpy import save
+
+from configs.arm.planning import begin_of, start_planner
+from configs.runs.learned import task_of
+from policies.agent import Agent
+from policies.planner_link.client import PlannerClient, reach
+from policies.planner_link.messages import (
+    HEAD,
+    LARGEST,
+    MAGIC,
+    OWN,
+    Answer,
+    Begin,
+    Question,
+    Ready,
+    Refusal,
+    Refused,
+    WrongMessage,
+    decode,
+    encode,
+    hang_up,
+    incompatible,
+    receive,
+    send,
+)
+from policies.planner_link.service import MOST, PlannerService, listening
+from policies.storage.checkpoint import read_identity
+from policies.tokens.curves import Curve
+from robot.running.settings import planner_address
+from robot.running.view import sentence
+from worldmodel.mistakes import Mistake
+from worldmodel.planner import Planner
+from worldmodel.settings import PlannerConfig
+
+BEGIN = Begin("reach", 3, 2, "tied", 30.0, 2, 2, 2, 1)
+WAIT_S = 60.0  # a loaded machine
+PROMPT_S = 5.0
+HANGS_UP = signal.SIGTERM if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else signal.SIGHUP  # it is under nohup
+ANSWER = Answer(7, 1.5, 2, np.ones((2, 2), np.float32), np.zeros((1, 4), np.float32))
+
+
+def until(true):
+    """Wait for something true, and return it."""
+    end = time.monotonic() + WAIT_S
+    while not (found := true()):
+        assert time.monotonic() < end
+        time.sleep(0.005)
+    return found
+
+
+text, count, number = st.text("abc-1é😀", max_size=99), st.integers(0, 2**53 - 1), st.floats(0, 1e9)
+drawn = {str: text, int: count, float: number, bool: st.booleans()}
+size, real = st.integers(0, 4), st.floats(-1e6, 1e6, width=32)
+shape = st.tuples(size, size)
+any_message = st.one_of(  # a type and its arguments: to make it within a strategy, beartype would draw random numbers
+    st.tuples(st.just(Begin), *(drawn[field.type] for field in fields(Begin))),
+    st.tuples(st.just(Ready)),
+    st.tuples(st.just(Refusal), text, st.booleans()),
+    st.tuples(
+        st.just(Question),
+        count,
+        st.booleans(),
+        arrays(np.float32, size, elements=real),
+        st.lists(arrays(np.uint8, st.tuples(size, size, size, size)), max_size=12).map(tuple),
+        arrays(bool, size),
+    ),
+    st.tuples(st.just(Answer), count, number, count, *2 * [arrays(np.float32, shape, elements=real)]),
+)
+
+
+def plain(message):
+    """A message as data that can be compared: arrays by their type, shape and bytes."""
+    values = [getattr(message, field.name) for field in fields(message)]
+    flat = itertools.chain.from_iterable(value if type(value) is tuple else [value] for value in values)
+    return type(message), [(v.dtype, v.shape, v.tobytes()) if isinstance(v, np.ndarray) else v for v in flat]
+
+
+def over_a_socket(data: bytes):
+    """What is received of `data`, after which the other side hangs up."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.sendall(data)
+        theirs.shutdown(socket.SHUT_WR)
+        return receive(ours)
+
+
+@given(any_message)
+def test_what_is_received_is_what_was_sent(message):
+    message = message[0](*message[1:])
+    assert plain(over_a_socket(encode(message))) == plain(message)
+
+
+@pytest.mark.parametrize("message", [ANSWER, BEGIN], ids=["Answer", "Begin"])
+def test_no_frame_that_was_cut_or_of_which_a_bit_was_changed_is_received(message):
+    frame = encode(message)
+    for end in range(len(frame)):
+        with pytest.raises(ConnectionError, match="hung up"):
+            over_a_socket(frame[:end])
+    for bit in range(8 * len(frame)):
+        changed = bytearray(frame)
+        changed[bit // 8] ^= 1 << bit % 8
+        with pytest.raises((ConnectionError, WrongMessage)) as refused:
+            over_a_socket(bytes(changed))
+        assert "\n" not in str(refused.value)
+
+
+@settings(max_examples=300)
+@given(any_message, st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 255)), min_size=1, max_size=3))
+def test_any_bytes_are_a_valid_message_or_refused_in_one_line(message, changes):
+    """Those of somebody who knows how to compute the checksum."""
+    body = bytearray(encode(message[0](*message[1:]))[HEAD.size :])
+    for place, value in changes:
+        body[place % len(body)] = value
+    with contextlib.suppress(WrongMessage):
+        again = decode(bytes(body))
+        assert plain(decode(encode(again)[HEAD.size :])) == plain(again)  # so it is valid
+
+
+def body(**changes) -> bytes:
+    """An answer's body with other metadata or arrays (None: without)."""
+    given = {"type": "Answer", "number": 7, "plan_ms": 1.5, "length": 2, "actions": ANSWER.actions}
+    given = {k: v for k, v in (given | {"tokens": ANSWER.tokens} | changes).items() if v is not None}
+    tensors = {k: v for k, v in given.items() if isinstance(v, np.ndarray)}
+    return save(tensors, {"message": json.dumps({k: v for k, v in given.items() if k not in tensors})})
+
+
+WRONG = {  # a body: what is said of it
+    "unknown type": (body(type="Attack"), "not a message"),
+    "no type": (body(type=None), "not a message"),
+    "unknown field": (body(surprise=1), r"Answer: unknown field 'surprise'"),
+    "unknown array": (body(surprise=np.ones(1)), r"Answer: unknown field 'surprise'"),
+    "missing field": (body(length=None), r"Answer\.length: int is needed"),
+    "missing array": (body(tokens=None), r"Answer\.tokens: 2 dimensions of float32"),
+    "boolean number": (body(number=True), r"Answer\.number: int"),
+    "negative": (body(length=-1), r"Answer\.length: from 0"),
+    "infinite": (body(plan_ms=float("inf")), r"Answer\.plan_ms: from 0"),
+    "huge": (body(number=2**53), r"Answer\.number: from 0"),
+    "dtype": (body(actions=np.ones((2, 2))), r"Answer\.actions: 2 dimensions of float32"),
+    "dimensions": (body(actions=np.ones(2, np.float32)), r"Answer\.actions: 2 dimensions of float32"),
+    "nan": (body(tokens=np.full((1, 4), np.nan, np.float32)), r"Answer\.tokens: not finite"),
+    "no metadata": (save({"a": ANSWER.actions}), "not a message"),
+    "other metadata": (save({}, {"message": '{"type": "Ready"}', "code": "1"}), "Ready: unknown field 'code'"),
+    "two lines": (save({}, {"message": '{"type":"Refusal","reason":"a\\nb","final":false}'}), "one line"),
+    "nested": (save({}, {"message": "[" * 100_000}), "not a message"),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_what_is_not_exactly_a_message_is_refused_in_one_line_that_says_why(wrong):
+    given, why = WRONG[wrong]
+    with pytest.raises(WrongMessage, match=f"^[^\n]*{why}[^\n]*$"):
+        decode(given)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        Question(1, True, np.array([np.nan])),
+        Question(-1, True, np.ones(1)),
+        Question(1, True, np.ones(3), (np.ones((2, 2)),)),
+        Question(1, True, np.ones(LARGEST // 4)),
+        replace(BEGIN, task="two\nlines"),
+        replace(BEGIN, control_hz=float("nan")),
+    ],
+)
+def test_what_would_be_refused_is_not_sent(message):
+    with pytest.raises(WrongMessage):
+        encode(message)
+
+
+@pytest.mark.parametrize("field", [f.name for f in fields(Begin) if f.name not in OWN])
+def test_each_setting_that_gives_an_action_another_meaning_must_agree(field):
+    value = getattr(BEGIN, field)
+    other = replace(BEGIN, **{field: value + "x" if isinstance(value, str) else value + 1})
+    assert incompatible(BEGIN, replace(BEGIN, sentence="a", deadline_ms=9.0, robot="b", resumes=True)) == ""
+    assert f"{field} is " in incompatible(BEGIN, other) and "\n" not in incompatible(BEGIN, other)
+
+
+@pytest.fixture
+def echo(toys):
+    """A service whose actions are the state, and the lines that it said."""
+    lines, token = [], toys.token_settings(2)
+    curve = Curve.of_token(token, 2)
+    agent = Agent(toys.tiny_model(3, curve.size, token=token), curve, None, torch.Generator())
+    service = PlannerService(agent, BEGIN, lines.append)
+    service.answer = lambda q: replace(ANSWER, number=q.number, actions=np.tile(q.state[:2], (2, 1)))
+    service.lines = lines
+    return service
+
+
+@pytest.fixture(params=["socket", "port"])
+def address(request, echo, tmp_path):
+    """Where the service listens."""
+    with listening(0 if request.param == "port" else str(tmp_path / "folder" / "planner.sock")) as listener:
+        thread = threading.Thread(target=echo.serve, args=(listener,))
+        thread.start()
+        name = listener.getsockname()
+        yield name if isinstance(name, str) else name[1]
+        echo.close()
+        echo.close()  # as a second Ctrl-C does
+        thread.join(WAIT_S)
+        assert not thread.is_alive()
+
+
+@pytest.fixture
+def connect(address, monkeypatch):
+    """Makes clients, connected; `said` has their lines."""
+    monkeypatch.setattr("policies.planner_link.client.RETRY_S", 0.01)
+    with contextlib.ExitStack() as stack:
+
+        def connect(begin=BEGIN, **keys):
+            said = []
+            client = PlannerClient(partial(reach, address), begin, said.append, **keys)
+            client.said = said
+            stack.callback(client.close)
+            client.connect()
+            return client
+
+        yield connect
+
+
+def answered(client, state=(0.25, -1, 3)):
+    """The answer to a question, asked as often as necessary; None if the planner is gone first."""
+    state = np.array(state, np.float32)
+    found = until(lambda: (client.ask(state, True), client.gone() or client.poll())[1])
+    return None if isinstance(found, str) else found[0]
+
+
+def test_answers_come_in_order_each_for_its_question(connect):
+    client = connect()
+    for i in range(5):
+        assert not client.awaits(i + 1)
+        asked = client.ask(np.full(3, i / 8), False)
+        assert asked == i + 1 and client.awaits(asked) and client.ask(np.ones(3), False) is None
+        (answer,) = until(client.poll)
+        assert (answer.number, answer.actions.tolist()) == (asked, [[i / 8] * 2] * 2)
+        assert not client.awaits(asked) and client.gone() == ""
+
+
+@pytest.mark.parametrize(
+    "opening",
+    [
+        b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"",
+        HEAD.pack(MAGIC, 2**32 - 1, 0),
+        HEAD.pack(b"SGM7", 10, 0) + bytes(10),
+        encode(BEGIN)[:-1],
+        encode(Question(1, True, np.ones(3))),
+        encode(replace(BEGIN, task="walk")),
+        *(HEAD.pack(MAGIC, len(given), zlib.crc32(given)) + given for given, _ in WRONG.values()),
+        encode(BEGIN) + encode(BEGIN),
+        encode(BEGIN) + b"noise of some length",
+    ],
+)
+def test_whatever_a_peer_sends_is_refused_in_one_line_and_others_are_served(echo, address, connect, opening):
+    with reach(address) as sock:
+        with contextlib.suppress(OSError):  # it may be hung up on before it has sent all
+            sock.sendall(opening)
+            sock.shutdown(socket.SHUT_WR)
+        until(lambda: any(line.startswith(("refused: ", "gone: ")) for line in echo.lines))
+    assert all("\n" not in line for line in echo.lines)
+    assert answered(connect()).actions.tolist() == [[0.25, -1]] * 2
+
+
+def test_a_length_is_refused_before_anything_is_read_or_allocated():
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.sendall(HEAD.pack(MAGIC, LARGEST + 1, 0))  # and waits
+        with pytest.raises(WrongMessage, match=f"{LARGEST + 1} bytes; at most {LARGEST}"):
+            receive(ours, time.monotonic() + WAIT_S)
+
+
+def test_many_who_send_next_to_nothing_do_not_keep_a_robot_out_for_good(echo, address, connect, monkeypatch):
+    monkeypatch.setattr("policies.planner_link.service.HANDSHAKE_S", 1.0)
+    with contextlib.ExitStack() as stack:
+        slow = [stack.enter_context(reach(address)) for _ in range(MOST + 4)]
+        left = iter(encode(BEGIN))
+
+        def all_refused():
+            byte = bytes([next(left)])
+            for sock in slow:
+                with contextlib.suppress(OSError):  # it was refused
+                    sock.sendall(byte)
+            return echo.refused == len(slow)
+
+        until(all_refused)
+        refused = [sum(why in line for line in echo.lines) for why in ("timed out", f"{MOST} others are connected")]
+        assert refused[0] >= MOST and refused[1] > 0 and sum(refused) == len(slow)
+        assert answered(connect())
+
+
+def test_the_newest_robot_takes_over_and_the_one_before_does_not_come_back(echo, connect):
+    first = connect()
+    assert answered(first)
+    second = connect()
+    assert answered(second)
+    assert answered(first) is None
+    assert first.gone() == "the planner is gone: another robot took over"
+    assert answered(second) and second.losses == 0
+    assert answered(connect())  # who comes anew may
+
+
+def test_a_robot_of_another_checkpoint_takes_nothing_over(connect):
+    first = connect()
+    with pytest.raises(Refused, match="task is reach, the robot's walk"):
+        connect(replace(BEGIN, task="walk"))
+    assert answered(first) and first.losses == 0
+
+
+def test_a_lost_planner_is_found_again(echo, connect):
+    client = connect()
+    assert answered(client)
+    for losses in (1, 2):
+        hang_up(echo._socket)
+        assert answered(client)
+        assert client.losses == losses == len(client.said) and client.gone() == ""
+        assert client.said[-1].startswith("the planner is lost: ")
+
+
+@pytest.mark.parametrize("reconnect", [True, False])
+def test_a_planner_that_dies_between_two_questions_is_noticed_before_the_next(echo, connect, reconnect):
+    client = connect(reconnect=reconnect)
+    assert answered(client)
+    hang_up(echo._socket)
+    until(lambda: client.poll() == [] and client.losses)
+    assert client.gone() == ("" if reconnect else "the planner is gone: the other side hung up")
+    assert bool(answered(client)) == reconnect
+
+
+def test_a_planner_that_is_found_again_and_never_answers_is_gone_in_the_end(echo, connect):
+    echo.answer = lambda question: Refusal("no plan")
+    client = connect(away_s=0.5)
+    assert answered(client) is None
+    assert client.gone() == "the planner is gone: no plan"
+
+
+@pytest.mark.parametrize("behaviour", ["reads nothing", "answers nothing", "answers a part"])
+def test_a_planner_that_hangs_delays_nothing_and_is_gone_in_the_end(behaviour, tmp_path):
+    frames = (np.zeros((2, 1000, 1000, 3), np.uint8),) * (behaviour == "reads nothing")
+    with listening(str(tmp_path / "x" / "s")) as listener, contextlib.ExitStack() as stack:
+
+        def hang():
+            sock, _ = listener.accept()
+            stack.enter_context(sock)
+            receive(sock)
+            send(sock, Ready())
+            if behaviour != "reads nothing":
+                receive(sock)
+            if behaviour == "answers a part":
+                sock.sendall(encode(ANSWER)[:30])
+
+        thread = threading.Thread(target=hang)
+        thread.start()
+        client = PlannerClient(partial(reach, str(tmp_path / "x" / "s")), BEGIN, print, away_s=0.3)
+        client.connect()
+        longest, gone, end = 0.0, "", time.monotonic() + WAIT_S
+        while not gone and time.monotonic() < end:
+            before = time.monotonic()
+            client.ask(np.ones(3), True, frames)
+            assert client.poll() == []
+            gone = client.gone()
+            longest = max(longest, time.monotonic() - before)
+        assert (gone, longest < PROMPT_S) == ("the planner is gone: no answer for 0.3 s", True)
+        before = time.monotonic()
+        client.close()
+        assert time.monotonic() - before < PROMPT_S
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *({"actions": np.zeros(shape)} for shape in [(2, 1), (0, 2), (3, 2)]),
+        *({"tokens": np.zeros(shape)} for shape in [(1, 3), (0, 4), (101, 4)]),
+        *({"length": length} for length in (0, 3)),
+        {"number": 9},
+    ],
+)
+def test_a_plan_that_the_arm_cannot_follow_is_never_given_to_it(echo, connect, wrong):
+    echo.answer = lambda question: replace(ANSWER, **{"number": question.number} | wrong)
+    client = connect()
+    assert answered(client) is None
+    assert client.gone().startswith("the planner is gone: its plan cannot be used: ")
+
+
+def test_a_client_that_is_closed_while_it_reconnects_leaves_nothing_open(echo, connect):
+    client, made, go = connect(), [], threading.Event()
+    inner = client._reach
+
+    def slow():
+        made.append(inner())
+        go.wait(WAIT_S)
+        return made[-1]
+
+    client._reach = slow
+    hang_up(echo._socket)
+    until(lambda: (client.ask(np.ones(3), True), client.poll(), made)[2])
+    closing = threading.Thread(target=client.close)
+    closing.start()
+    until(client._closed.is_set)
+    go.set()
+    closing.join(WAIT_S)
+    assert not closing.is_alive() and made[0].fileno() == -1
+
+
+def test_a_state_that_leaves_no_plan_is_refused_in_a_line(toys):
+    token = toys.token_settings(4)
+    curve = Curve.of_token(token, 2)
+    model = toys.tiny_model(3, curve.size, token=token)
+    planner = Planner(model, 0.9, PlannerConfig(samples=8, policy_samples=4, elites=4))
+    service = PlannerService(Agent(model, curve, planner, torch.Generator()), BEGIN)
+    refusal = service.answer(Question(1, True, np.full(3, np.nan, np.float32)))
+    assert isinstance(refusal, Refusal) and refusal.reason.startswith("no candidate plan has a finite return")
+    assert isinstance(service.answer(Question(1, True, np.zeros(4, np.float32))), Refusal)
+    answer = decode(encode(service.answer(Question(2, True, np.zeros(3, np.float32))))[HEAD.size :])
+    follower = SimpleNamespace(answer=answer)  # a person is shown for how long a token lasts
+    assert sentence(follower, token, 30.0).startswith(f"move({4 / 30:.3g} s)") and len(answer.actions) == 4
+
+
+def test_only_its_owner_reaches_a_socket_and_only_one_planner_has_it(tmp_path):
+    path = tmp_path / "folder" / "planner.sock"
+    for _ in range(2):
+        with listening(str(path)):
+            modes = [stat.S_IMODE(each.stat().st_mode) for each in (path.parent, path)]
+            assert modes == [0o700, 0o600]
+            with pytest.raises(Mistake, match="another planner listens there"), listening(str(path)):
+                pass
+        assert not path.exists()
+        with socket.socket(socket.AF_UNIX) as killed:
+            killed.bind(str(path))  # what a planner that was killed leaves
+    path.parent.chmod(0o750)
+    with pytest.raises(Mistake, match=f"chmod 700 {path.parent}"), listening(str(path)):
+        pass
+    path.unlink()
+    path.parent.chmod(0o700)
+    path.write_text("precious")
+    with pytest.raises(OSError), listening(str(path)):
+        pass
+    assert path.read_text() == "precious"
+
+
+def test_an_address_is_a_socket_or_a_port_of_this_machine():
+    assert planner_address("localhost:7766", "remote") == planner_address("127.0.0.1:7766", "remote") == 7766
+    assert planner_address("~/a.sock", "remote") == os.path.expanduser("~/a.sock")
+    for other in ("", "arm.local:7766", "0.0.0.0:7766", "localhost:", "localhost:x", "localhost:65536", ":1"):
+        with pytest.raises(Mistake, match=f"^remote={other}: .*ssh -L"):
+            planner_address(other, "remote")
+
+
+def test_a_service_that_is_closed_while_it_plans_ends_after_the_plan(echo, connect, monkeypatch):
+    planning, go = threading.Event(), threading.Event()
+    echo.answer = lambda question: (planning.set(), go.wait(WAIT_S), Refusal("late"))[-1]
+    serving = next(thread for thread in threading.enumerate() if getattr(thread, "_target", None) == echo.serve)
+    connect().ask(np.ones(3), True)
+    assert planning.wait(WAIT_S)
+    echo.close()
+    assert serving.is_alive()
+    go.set()
+    serving.join(PROMPT_S)
+    assert not serving.is_alive()
+
+
+def test_a_process_that_cannot_start_leaves_nothing_open(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "missing"))
+    before = sorted(os.listdir("/dev/fd"))
+    with pytest.raises(OSError, match="missing"), contextlib.ExitStack() as stack:
+        start_planner(stack, tmp_path, 0, "cpu", 1, True)
+    assert sorted(os.listdir("/dev/fd")) == before
+
+
+def test_a_planner_that_cannot_be_says_why_and_nothing_else(tmp_path, capfd, hidden):
+    with contextlib.ExitStack() as stack:
+        sock = start_planner(stack, tmp_path / "none", 0, "cpu", 1, True)
+        client = PlannerClient(lambda: sock, BEGIN, print, None, reconnect=False)
+        stack.callback(client.close)
+        with pytest.raises(Refused, match=r"none: no such folder$"):
+            client.connect()
+    assert capfd.readouterr().err == ""
+
+
+def test_the_command_plans_for_a_robot_and_ends_with_what_it_did(arm_checkpoint, tmp_path):
+    path = str(tmp_path / "own" / "s")
+    command = [sys.executable, "-m", "configs.serve", f"checkpoint={arm_checkpoint}", f"address={path}"]
+    identity = read_identity(arm_checkpoint)
+    begin = begin_of(identity, task_of(identity), 2)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with contextlib.ExitStack() as stack:
+        process = stack.enter_context(subprocess.Popen(command, **pipes, cwd=tmp_path))
+        stack.callback(process.kill)
+        assert f"planning for so101-touch at {path}\n" in iter(process.stderr.readline, "")
+        for task, answers in (("another", False), (begin.task, True)):
+            client = PlannerClient(partial(reach, path), replace(begin, task=task), print)
+            stack.callback(client.close)
+            if not answers:
+                with pytest.raises(Refused, match="task is so101-touch, the robot's another"):
+                    client.connect()
+                continue
+            client.connect()
+            answer = answered(client, np.zeros(37))
+            assert answer.actions.shape == (begin.every, 6) and np.abs(answer.actions).max() <= 1
+        process.send_signal(HANGS_UP)
+        out, _ = process.communicate(timeout=WAIT_S)
+    assert process.returncode == 0
+    assert json.loads(out.splitlines()[-1]) == {"decisions": 1, "refused": 1}
+    assert not os.path.exists(path)

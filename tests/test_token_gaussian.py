@@ -1,0 +1,228 @@
+"""Laws of the token as a Gaussian: torch's own, Bayes' rule, products, limits, tubes; of a plan and of a policy."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from policies.tokens.curves import Curve
+from policies.tokens.gaussian import FLOOR, LowRankGaussian, within
+from policies.tokens.splines import design
+from worldmodel.gaussian import SquashedGaussian
+from worldmodel.planner import Planner
+from worldmodel.senses import STATE_KEY
+from worldmodel.settings import PlannerConfig
+
+CURVE = Curve.of(8, 5, 3, 2)
+SIZE = CURVE.size
+MIDDLE, END = CURVE.readings(0.5), CURVE.readings(1.0)
+BEGINNING = torch.cat([CURVE.readings(0.0), CURVE.readings(0.0, 1)])
+
+seeds = st.integers(0, 999)
+batches = st.sampled_from([(), (3,), (2, 3)])
+
+
+def normal(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.double)
+
+
+def token(seed=0, batch=(), rank=3):
+    """Some directions in which the points vary together, and a little of each point by itself."""
+    alone = 0.1 * torch.eye(SIZE).double().expand(*batch, SIZE, SIZE)
+    return LowRankGaussian(normal(*batch, SIZE, seed=seed), torch.cat([0.4 * normal(*batch, SIZE, rank), alone], -1))
+
+
+def close(one, other, atol=1e-7):
+    torch.testing.assert_close(one, other, atol=atol, rtol=0)
+
+
+def same(one, other, atol=1e-7):
+    close(one.mean, other.mean, atol)
+    close(one.covariance, other.covariance, atol)
+
+
+def test_the_density_integrates_to_one():
+    """On a grid over two numbers, after conditioning too."""
+    known = LowRankGaussian(torch.tensor([0.3, -0.2]), torch.tensor([[0.5, 0.3, 0.0], [0.4, 0.0, 0.4]])).condition(
+        torch.tensor([[1.0, 1.0]]), torch.tensor([0.4]), 0.3
+    )
+    axis = torch.linspace(-5, 5, 401)
+    grid = torch.cartesian_prod(axis, axis)
+    assert float(known.log_density(grid).exp().sum() * 0.025**2) == pytest.approx(1, abs=1e-4)
+
+
+@given(seeds, st.booleans())
+@settings(max_examples=10)
+def test_samples_have_its_moments(seed, conditioned):
+    m = token(seed)
+    if conditioned:
+        m = m.condition(END, normal(2, seed=seed), 0.05)
+    count = 40000
+    w = m.sample(normal(count, m.factor.shape[-1], seed=seed + 5))
+    deviation = m.covariance.diagonal().sqrt()
+    assert ((w.mean(0) - m.mean).abs() < 5 * deviation / count**0.5).all()
+    error = 2 * deviation[:, None] * deviation / count**0.5
+    assert ((torch.cov(w.mT) - m.covariance).abs() < 5 * error).all()
+
+
+@given(seeds, batches)
+def test_conditioning_exactly_reproduces_the_via_point(seed, batch):
+    """Position and rate at the beginning, a via-point and the end: in the mean and in every sample."""
+    m = token(seed, batch)
+    for rows in (BEGINNING, MIDDLE, END):
+        value = normal(len(rows), seed=seed + len(rows))
+        pinned = m.condition(rows, value)
+        close(pinned.mean @ rows.mT, value.expand(*batch, -1))
+        noise = normal(7, *batch, pinned.factor.shape[-1])
+        close(pinned.sample(noise) @ rows.mT, value.expand(7, *batch, -1))
+        assert float(pinned.read(rows)[1].abs().max()) < 1e-6
+        assert float(pinned.read(MIDDLE if rows is END else END)[1].min()) > 0.01  # the rest of it stays free
+        with pytest.raises(ValueError, match="no density"):
+            pinned.log_density(pinned.mean)
+
+
+@given(seeds, batches, st.sampled_from([0.0, 1e-3, 0.1, 10.0]))
+def test_conditioning_is_bayes_rule(seed, batch, deviation):
+    """The textbook's posterior, with whole matrices; and for a measurement that says nothing, no change."""
+    m, value = token(seed, batch), normal(*batch, 2, seed=seed)
+    pinned = m.condition(MIDDLE, value, deviation)
+    cross = m.covariance @ MIDDLE.mT
+    gain = cross @ torch.linalg.inv(MIDDLE @ cross + deviation**2 * torch.eye(2, dtype=torch.double))
+    close(pinned.mean, m.mean + (gain @ (value - m.mean @ MIDDLE.mT)[..., None])[..., 0])
+    close(pinned.covariance, m.covariance - gain @ cross.mT)
+    same(m.condition(MIDDLE, value, 1e9), m)
+
+
+@given(seeds, st.floats(0.05, 1.0))
+def test_conditioning_divides_the_joint_density_by_the_same_for_all_tokens(seed, deviation):
+    """For several values at once: log p(y | w) + log p(w) - log p(w | y) = log p(y), whatever w."""
+    m, value = token(seed), normal(3, 2, seed=seed)
+    w = normal(5, 3, SIZE, seed=seed + 1)
+    likelihood = torch.distributions.Normal(w @ MIDDLE.mT, deviation).log_prob(value).sum(-1)
+    evidence = likelihood + m.log_density(w) - m.condition(MIDDLE, value, deviation).log_density(w)
+    torch.testing.assert_close(evidence, evidence[:1].expand(5, 3), rtol=1e-7, atol=1e-6)
+
+
+@given(seeds, st.floats(0.0, 1.0))
+def test_measurements_may_come_in_any_order_or_at_once(seed, deviation):
+    m, value = token(seed), normal(4, seed=seed)
+    one = m.condition(MIDDLE, value[:2], deviation).condition(END, value[2:], deviation)
+    same(one, m.condition(END, value[2:], deviation).condition(MIDDLE, value[:2], deviation))
+    same(one, m.condition(torch.cat([MIDDLE, END]), value, deviation))
+
+
+@given(seeds, st.floats(1e-3, 1.0))
+def test_conditioning_lowers_entropy_and_no_tube_widens(seed, deviation):
+    m, times = token(seed), np.linspace(0, 1, 9)
+    pinned = m.condition(MIDDLE, normal(2, seed=seed), deviation)
+    assert float(pinned.entropy) < float(m.entropy)
+    assert (pinned.tube(CURVE, times)[1] <= m.tube(CURVE, times)[1] + 1e-9).all()
+
+
+@given(seeds, batches)
+def test_the_product_is_symmetric_and_that_of_the_densities(seed, batch):
+    one, other = token(seed, batch), token(seed + 10, batch, 5)
+    product = one.times(other)
+    same(product, other.times(one))
+    assert (product.entropy < torch.minimum(one.entropy, other.entropy)).all()
+    w = normal(2, *batch, SIZE, seed=seed)  # densities multiply, up to a constant
+    gap = one.log_density(w) + other.log_density(w) - product.log_density(w)
+    torch.testing.assert_close(gap[0], gap[1], rtol=1e-7, atol=1e-6)
+
+
+@given(seeds)
+def test_a_product_with_a_token_that_knows_the_end_ends_there(seed):
+    """The order of multiplying and conditioning does not matter, exact knowledge included."""
+    one, other, value = token(seed), token(seed + 10), normal(2, seed=seed)
+    same(one.condition(END, value).times(other), one.times(other).condition(END, value), 1e-6)
+
+
+def test_what_is_known_exactly_is_refused_where_it_cannot_be_used():
+    m, value = token(), torch.zeros(2, dtype=torch.double)
+    pinned = m.condition(END, value)
+    whole = m.condition(torch.eye(SIZE).double(), m.mean)
+    for act in (
+        lambda: pinned.condition(END, value),
+        lambda: m.condition(torch.cat([END, END]), torch.cat([value, value])),
+        lambda: pinned.times(pinned),
+        lambda: whole.condition(MIDDLE, value),
+    ):
+        with pytest.raises(ValueError, match="fix what is fixed already"):
+            act()
+    same(pinned.condition(END, value, 0.1), pinned)  # with a deviation it says nothing new
+
+
+@given(seeds)
+@settings(max_examples=5)
+def test_the_tube_covers_its_share_of_the_curves(seed):
+    m, times = token(seed).condition(END, normal(2, seed=seed), 0.1), np.linspace(0, 1, 11)
+    mean, deviation = m.tube(CURVE, times)
+    assert mean.shape == deviation.shape == (11, 2)
+    w = m.sample(normal(20000, m.factor.shape[-1], seed=seed))
+    curves = torch.from_numpy(design(times, CURVE.knots, CURVE.degree)) @ w.unflatten(-1, (-1, 2))
+    inside = ((curves - mean).abs() <= 1.6449 * deviation).double().mean(0)
+    assert ((inside - 0.9).abs() < 0.012).all()
+
+
+@given(seeds, st.integers(0, 2))
+def test_readings_are_what_the_curve_does(seed, derivative):
+    w, times = normal(3, SIZE, seed=seed), np.linspace(0, 1, 4)
+    values = torch.from_numpy(design(times, CURVE.knots, CURVE.degree, derivative)) @ w.unflatten(-1, (-1, 2))
+    close((w @ CURVE.readings(times, derivative).mT).unflatten(-1, (4, 2)), values)
+    close(w @ CURVE.readings(times, derivative, [1]).mT, values[..., 1])
+
+
+@given(seeds)
+def test_a_bounded_token_still_reads_what_it_must(seed):
+    value = torch.rand(4, 2, generator=torch.Generator().manual_seed(seed), dtype=torch.double) * 2 - 1
+    value[0] = 1.0  # only one curve can
+    rows = CURVE.readings(0.97)
+    w = within(2 * normal(4, SIZE, seed=seed), rows, value)
+    assert float(w.abs().max()) <= 1
+    close(w @ rows.mT, value, 1e-6)
+    inside = 0.9 * torch.tanh(normal(4, SIZE, seed=seed))
+    close(within(inside, rows, inside @ rows.mT), inside)  # nothing to do, nothing done
+
+
+def test_a_token_becomes_a_motion():
+    move = token().move(CURVE, 0.8)
+    assert (move.points.shape, move.seconds, move.degree) == ((5, 2), 0.8, 3)
+    np.testing.assert_allclose(move.spread.ravel(), token().covariance.diagonal().sqrt())
+    np.testing.assert_allclose(move.points.ravel(), token().mean.clamp(-1, 1))
+
+
+def test_single_precision_does():
+    m, value = token(2, (3,), 4), torch.full((2,), 0.25)
+    low = LowRankGaussian(m.mean.float(), m.factor.float())
+    pinned = low.condition(END.float(), value, 0.05).condition(MIDDLE.float(), -value, 0.05)
+    exact = m.condition(END, value.double(), 0.05).condition(MIDDLE, -value.double(), 0.05)
+    assert pinned.mean.dtype == torch.float32
+    close(pinned.mean.double(), exact.mean, 1e-4)
+    close(pinned.entropy.double(), exact.entropy, 1e-2)
+    close(pinned[1].covariance, pinned.covariance[1])
+
+
+@pytest.mark.parametrize("at", [0, 1])
+def test_a_plan_is_the_gaussian_of_its_elites(toys, generator, at):
+    model = toys.tiny_model(3, 6, token=toys.token_settings(4))
+    config = PlannerConfig(samples=32, policy_samples=4, elites=8, iterations=2, horizon=2, budget="fixed")
+    plan = Planner(model, 0.9, config).plan({STATE_KEY: torch.randn(3, 3, generator=generator)}, None, generator)
+    found = LowRankGaussian.of_plan(plan, at)
+    close(found.mean, plan.tokens[at].double(), 1e-5)
+    for b in range(3):
+        weight, w = plan.weights[b].double(), plan.elites[at, b].double()
+        away = w - weight @ w
+        close(found.covariance[b], away.mT @ torch.diag(weight) @ away + FLOOR**2 * torch.eye(6).double())
+    assert found.covariance.abs().max() > 10 * FLOOR**2
+
+
+def test_a_narrow_policy_is_its_gaussian_and_a_saturated_one_has_a_density(generator):
+    policy = SquashedGaussian(0.5 * torch.randn(2, 6, generator=generator), torch.full((2, 6), -3.5))
+    found = LowRankGaussian.of_policy(policy)
+    w, _ = policy.sample(torch.randn(100_000, 2, 6, generator=generator))
+    for b in range(2):
+        scale = found.covariance[b].diagonal().sqrt()
+        assert ((torch.cov(w[:, b].mT) - found.covariance[b]).abs() < 0.05 * scale.outer(scale)).all()
+    saturated = SquashedGaussian(torch.full((1, 4), 40.0), torch.full((1, 4), -3.0))
+    assert torch.isfinite(LowRankGaussian.of_policy(saturated).entropy).all()
