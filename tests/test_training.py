@@ -12,13 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hydra import compose, initialize
-from omegaconf import OmegaConf
 
+from configs.command import composed
 from configs.reporting import Ended
 from configs.runs.run_folder import COLUMNS
 from configs.runs.training import Training
-from configs.store import register
 from envs.faults import EnvironmentFault, EnvironmentLost
 from envs.make import make_vector
 
@@ -95,9 +93,7 @@ def whole(runs):
 
 def keys_of(*texts):
     """The keys of a run, as its command makes them of the command line."""
-    with initialize(version_base="1.3", config_path=None):
-        register()
-        return OmegaConf.to_container(compose("train", [*texts]), resolve=True)
+    return composed("train", [*texts])
 
 
 def test_killed_at_any_moment_it_goes_on_to_the_same_numbers(runs, request):

@@ -1,4 +1,9 @@
-"""The official TD-MPC2 as a peer: its Python environment, its runs, and a process that times it."""
+"""The official TD-MPC2 as a peer: its Python environment, and a process that times it or trains.
+
+    python tests/bench/peers.py peer=<checkout> task=walker-walk seed=1 steps=100000 out=<folder> [python=...]
+
+trains it, and leaves summary.json and metrics.csv in the folder, as a run of ours does. Not a test.
+"""
 
 import json
 import os
@@ -9,9 +14,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from configs.schema import PeerConfig
 from configs.strict import ConfigError
-from configs.suites.jobs import Job
 from envs.benchmark.anchors import canonical
 from envs.vector import THREADS
 
@@ -21,20 +24,28 @@ SAME = ("numpy", "mujoco", "dm-control")  # at our versions, so that both learn 
 READY = "ready"
 
 
-def check(peer: PeerConfig) -> Path:
+@dataclass(frozen=True)
+class Peer:
+    """TD-MPC2 from the checkout at `path`; `python`: an interpreter with its dependencies, else one is made."""
+
+    path: str
+    python: str = ""
+
+
+def check(peer: Peer) -> Path:
     """Return the peer's checkout as an absolute path.
 
-    Raises ConfigError if `peer.path` is not a checkout, or `peer.python` not an interpreter.
+    Raises ConfigError if `path` is not a checkout, or `python` not an interpreter.
     """
     path = Path(peer.path)
     if not (path / "tdmpc2" / "tdmpc2.py").is_file():
-        raise ConfigError(f"peer.path={path}: no checkout of TD-MPC2 (it has no tdmpc2/tdmpc2.py)")
+        raise ConfigError(f"peer={path}: no checkout of TD-MPC2 (it has no tdmpc2/tdmpc2.py)")
     if peer.python and not shutil.which(peer.python):
-        raise ConfigError(f"peer.python={peer.python}: not an interpreter")
+        raise ConfigError(f"python={peer.python}: not an interpreter")
     return path.resolve()
 
 
-def interpreter(peer: PeerConfig) -> str:
+def interpreter(peer: Peer) -> str:
     """Return a Python interpreter with the peer's dependencies: `peer.python` or one in ~/.cache/semagram/tdmpc2.
 
     The latter (under XDG_CACHE_HOME, if set) is created with uv, and recreated only if the required packages have
@@ -43,7 +54,7 @@ def interpreter(peer: PeerConfig) -> str:
     if peer.python:
         return peer.python
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = cache / "semagram" / peer.name
+    folder = cache / "semagram" / "tdmpc2"
     python = folder / "bin" / "python"
     needed = [*PINS, *(f"{name}=={version(name)}" for name in SAME), "setuptools"]
     ready, listed = folder / READY, "".join(f"{package}\n" for package in needed)
@@ -51,8 +62,8 @@ def interpreter(peer: PeerConfig) -> str:
         return str(python)
     uv = shutil.which("uv")
     if uv is None:
-        raise ConfigError("peer.python=: uv is not installed; give the interpreter of an environment that has its pins")
-    print(f"making an environment for {peer.name} in {folder}: {', '.join(PINS)}", file=sys.stderr)
+        raise ConfigError("python=: uv is not installed; give the interpreter of an environment that has its pins")
+    print(f"making an environment for tdmpc2 in {folder}: {', '.join(PINS)}", file=sys.stderr)
     for command in (
         [uv, "venv", "--quiet", "--clear", "--python", sys.executable, str(folder)],
         [uv, "pip", "install", "--quiet", "--python", str(python), *needed],
@@ -65,42 +76,10 @@ def interpreter(peer: PeerConfig) -> str:
     return str(python)
 
 
-@dataclass(frozen=True)
-class PeerJob(Job):
-    """A run of the peer. It saves no checkpoints, so a stopped run starts over."""
-
-    python: str = sys.executable
-    checkout: str = ""
-
-    @property
-    def name(self) -> str:
-        """The run's name in messages, which includes the agent's."""
-        return f"{self.agent} {super().name}"
-
-    def command(self) -> list[str]:
-        """Return the launcher's command line for `train`."""
-        keys = [f"task={canonical(self.task)}", f"seed={self.seed}", f"steps={self.steps}"]
-        return [
-            self.python,
-            str(LAUNCHER),
-            self.checkout,
-            "train",
-            *keys,
-            f"out={self.folder}",
-            f"parent={os.getpid()}",
-        ]
-
-
-def job(peer: PeerConfig, task: str, seed: int, steps: int, folder: Path) -> PeerJob:
-    """Return a run of the peer. Raises ConfigError if the peer cannot be run."""
-    checkout, python = str(check(peer)), interpreter(peer)
-    return PeerJob(peer.name, task, seed, steps, folder, python=python, checkout=checkout)
-
-
 class Theirs:
     """Times the peer, which runs in a process with `threads` threads; `log` takes its stderr."""
 
-    def __init__(self, peer: PeerConfig, task: str, threads: int, log: Path):
+    def __init__(self, peer: Peer, task: str, threads: int, log: Path):
         checkout, python = check(peer), interpreter(peer)
         keys = [f"task={canonical(task)}", "seed=1", f"parent={os.getpid()}"]
         self.log = log
@@ -139,3 +118,16 @@ class Theirs:
         except (OSError, json.JSONDecodeError) as error:
             lines = [line for line in self.log.read_text(errors="replace").splitlines() if line.strip()]
             raise ConfigError(f"the peer ended: {lines[-1] if lines else 'it said nothing'} ({self.log})") from error
+
+
+def main() -> None:
+    """Train TD-MPC2 once."""
+    keys = {"peer": "", "python": "", "seed": "1"} | dict(word.split("=", 1) for word in sys.argv[1:])
+    peer = Peer(keys["peer"], keys["python"])
+    where = [f"task={canonical(keys['task'])}", f"seed={keys['seed']}", f"steps={keys['steps']}", f"out={keys['out']}"]
+    command = [interpreter(peer), str(LAUNCHER), str(check(peer)), "train", *where, f"parent={os.getpid()}"]
+    sys.exit(subprocess.run(command, check=False).returncode)
+
+
+if __name__ == "__main__":
+    main()

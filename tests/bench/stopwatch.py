@@ -1,4 +1,4 @@
-"""Timing of our agent: updates, plans and whole decisions."""
+"""Timing of our agent: updates, plans and whole decisions. Not a test."""
 
 import time
 from collections.abc import Callable
