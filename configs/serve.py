@@ -56,11 +56,8 @@ def serve(keys: dict, _folder) -> dict:
     secret = read_secret(config.secret)
     from configs.arm.planning import decider
     from policies.serving.server import Server
-    from policies.storage.checkpoint import find_checkpoint
 
-    found = decider(
-        find_checkpoint(Path(config.checkpoint)), config.seed, config.device, config.threads, config.planner
-    )
+    found = decider(Path(config.checkpoint), config.seed, config.device, config.threads, config.planner)
     server = Server((config.host, config.port), secret, found, lambda line: print(line, file=sys.stderr, flush=True))
     with handled(lambda *_: server.close()):
         host, port = server.address

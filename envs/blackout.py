@@ -6,10 +6,9 @@ import gymnasium
 import numpy as np
 
 from envs.missing import Observation, masked, with_masks
-from envs.senses import key
 from envs.space_checks import by_key
 from sim.frames import shows
-from worldmodel.senses import IMAGE_KEY_PREFIX
+from worldmodel.senses import IMAGE_KEY_PREFIX, key
 
 PATIENCE = 3  # consecutive blank frames before a warning
 

@@ -6,8 +6,8 @@ import gymnasium
 import numpy as np
 
 from envs.missing import Observation, masked, with_masks
-from envs.senses import key
 from worldmodel.mistakes import Mistake
+from worldmodel.senses import key
 
 
 class Dropping(gymnasium.Wrapper):

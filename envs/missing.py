@@ -6,9 +6,10 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from envs.senses import key, mask_key
+from envs.senses import mask_key
 from envs.space_checks import by_key
 from worldmodel.mistakes import Mistake
+from worldmodel.senses import key
 
 Observation = dict[str, np.ndarray | str | tuple[str, ...]]
 """An observation by LeRobot's keys: arrays of numbers and frames, and the sentence (a tuple of them for a vector)."""

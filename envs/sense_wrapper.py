@@ -9,13 +9,13 @@ from envs.faults import EnvironmentFault
 from envs.missing import Observation
 from envs.pictures import Pictures
 from envs.rendering import own, physics
-from envs.senses import MAIN, Senses, key
+from envs.senses import MAIN, Senses
 from envs.settings import TaskConfig
 from envs.space_checks import by_key
 from sim.canvas import Canvas, RenderingUnavailable
 from sim.frames import resized
 from worldmodel.mistakes import Mistake
-from worldmodel.senses import STATE_KEY
+from worldmodel.senses import STATE_KEY, key
 
 
 class SenseWrapper(gymnasium.ObservationWrapper):

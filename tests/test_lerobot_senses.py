@@ -9,6 +9,7 @@ import torch
 from gymnasium.vector import SyncVectorEnv
 from lerobot.configs import FeatureType, PolicyFeature, PreTrainedConfig
 from lerobot.envs.utils import preprocess_observation
+from policies.frame_stack import FrameStack
 
 from configs.runs.loading import loaded_agent
 from envs.blackout import watched
@@ -16,7 +17,6 @@ from envs.config_lerobot import SemagramEnv
 from envs.make import make_vector
 from envs.senses import Senses
 from envs.settings import TaskConfig
-from policies.frame_stack import FrameStack
 from policies.storage.checkpoint import load_model, read_identity
 from policies.training.rollouts import as_tensors
 from robot.configuration_semagram import ImitatorConfig, SemagramConfig

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from policies.training.noise import COLOURS, Noise
 
 from policies.settings import NOISES
-from policies.training.noise import COLOURS, Noise
 
 
 @pytest.fixture

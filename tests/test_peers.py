@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from policies.frame_stack import FrameStack
 
 from configs.schema import PeerConfig
 from configs.strict import ConfigError
@@ -16,7 +17,6 @@ from configs.suites import peers, tdmpc2_launcher
 from configs.suites.duel import OURS_EACH, alternate, milliseconds
 from configs.suites.peers import Theirs, check, interpreter
 from configs.suites.stopwatch import Ours
-from policies.frame_stack import FrameStack
 from policies.tokens.curves import Curve
 from worldmodel.settings import TokenConfig
 

@@ -14,10 +14,10 @@ from envs.blackout import Blackout
 from envs.faults import EnvironmentFault
 from envs.make import make, make_vector
 from envs.rendering import physics
-from envs.senses import Senses, key
+from envs.senses import Senses
 from envs.settings import TaskConfig
 from sim import canvas
-from worldmodel.senses import STATE_KEY
+from worldmodel.senses import STATE_KEY, key
 
 SUITE = TaskConfig("cartpole-swingup")
 ARM = TaskConfig("so101-touch")

@@ -9,9 +9,9 @@ import sys
 import time
 
 import numpy as np
+from configs.runs.learned import task_of
 
 from configs.arm.running import begin_of
-from configs.runs.learned import task_of
 from policies.serving.link import Link
 from policies.serving.sealing import read_secret
 from policies.storage.checkpoint import read_identity

@@ -8,18 +8,19 @@ from torch import Tensor
 
 from worldmodel.losses import encode_with_dropout
 from worldmodel.model import WorldModel
+from worldmodel.observation import Observation
 
 
 @dataclass(frozen=True)
 class ImitationBatch:
     """H tokens for B starts.
 
-    seen: observations by the senses' keys, each (H+1, B, ...). token (H, B, P). keep (B, n): 1 for senses that are not
+    seen: observations (H+1, B). token (H, B, P). keep (B, n): 1 for senses that are not
     hidden. whole (H, B): 1 where every step of the token was recorded. followed (H, B): 1 where the observation after
     it was recorded, too.
     """
 
-    seen: dict[str, Tensor]
+    seen: Observation
     keep: Float[Tensor, "B n"]
     token: Float[Tensor, "H B P"]
     whole: Float[Tensor, "H B"]
@@ -37,7 +38,7 @@ def imitation_loss(model: WorldModel, windows: ImitationBatch, consistency: floa
     """
     steps = len(windows.token)
     keep = windows.keep.repeat(steps + 1, 1)
-    ready = model.prepare({key: value.flatten(0, 1) for key, value in windows.seen.items()})
+    ready = model.preprocess(windows.seen.map(lambda x: x.flatten(0, 1)))
     seen, whole = encode_with_dropout(model, ready, keep)
     seen, whole = seen.unflatten(0, (steps + 1, -1)), whole.unflatten(0, (steps + 1, -1))
     z, apart = seen[0], []

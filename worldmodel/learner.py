@@ -66,8 +66,9 @@ class Learner:
         normal = torch.randn(2, size, self.model.points, generator=generator)
         keep = torch.ones(size, count, device=self.flat.device)
         if count > 1:
-            there = self.model.encoder.present({key: value[0] for key, value in batch.seen.items()})
-            keep = sense_dropout_mask(there, self.model.shows, self.config.dropout, generator)
+            keep = sense_dropout_mask(
+                batch.seen.map(lambda x: x[0]).presence, self.model.shows, self.config.dropout, generator
+            )
         return *normal.to(self.flat.device), keep
 
     def learn(self, batch: Batch, noise: tuple[Tensor, Tensor, Tensor]) -> None:

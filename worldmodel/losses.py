@@ -9,6 +9,7 @@ from torch.func import functional_call
 from worldmodel import twohot
 from worldmodel.batch import Batch
 from worldmodel.model import ValueHeads, WorldModel
+from worldmodel.observation import Observation
 from worldmodel.settings import LearningConfig
 
 METRICS = (
@@ -95,17 +96,15 @@ def variance_loss(z: Float[Tensor, "B D"]) -> Tensor:
 
 
 def encode_with_dropout(
-    model: WorldModel, seen: dict[str, Tensor], keep: Float[Tensor, "B n"]
+    model: WorldModel, seen: Observation, keep: Float[Tensor, "B n"]
 ) -> tuple[Float[Tensor, "B D"], Float[Tensor, "B D"]]:
     """Encode without the senses for which `keep` is 0, and with all of them; the latter is detached, as a target."""
-    encoder = model.encoder
-    seen = model.scaled(seen)
-    parts = encoder.sense(seen)
+    encoder, parts = model.encoder, model.encode_each(seen)
     if len(model.senses) == 1:
-        z = encoder.join(parts, keep)
+        z = encoder.fuse(parts, keep)
         return z, z.detach()
-    present = encoder.present(seen)
-    return encoder.join(parts, present * keep), encoder.join(parts, present).detach()
+    presence = seen.presence
+    return encoder.fuse(parts, presence * keep), encoder.fuse(parts, presence).detach()
 
 
 def targets(
@@ -116,7 +115,7 @@ def targets(
     discount: float,
 ) -> tuple[Float[Tensor, "H B D"], Float[Tensor, " B"]]:
     """Return the targets: the latents of the observations after each token, and the return of each window."""
-    ahead = model.perceive({key: value[1:].flatten(0, 1) for key, value in batch.seen.items()})
+    ahead = model.encode(batch.seen.map(lambda x: x[1:].flatten(0, 1)))
     ahead = ahead.unflatten(0, (len(batch.reward), -1))
     end = (batch.valid.sum(0).long() - 1).clamp(min=0)
     last = _at(ahead, end)
@@ -217,7 +216,7 @@ def loss(
     """
     with torch.no_grad():
         ahead, returns = targets(model, target, batch, noise[0], discount)
-    start, whole = encode_with_dropout(model, {key: value[0] for key, value in batch.seen.items()}, noise[2])
+    start, whole = encode_with_dropout(model, batch.seen.map(lambda x: x[0]), noise[2])
     agreement = (start - whole).square().mean() if len(model.senses) > 1 else torch.zeros((), device=start.device)
     consistency, contrast, reward, continuation = world_losses(model, start, whole, ahead, batch, config)
     heads = model.value(start, batch.token[0])

@@ -15,6 +15,7 @@ from torch import Tensor
 from worldmodel.elites import Elites, common
 from worldmodel.imagination import foresee, propose, refine
 from worldmodel.model import WorldModel
+from worldmodel.observation import Observation
 from worldmodel.settings import PlannerConfig
 
 
@@ -77,7 +78,7 @@ class Planner:
         """Wrap a model for planning. `discount` is over one whole token; `compiled` uses torch.compile."""
         self.model, self.discount, self.config = model, discount, config
         wrap = (lambda f: torch.compile(f, dynamic=False)) if compiled else (lambda f: f)
-        self._perceive, self._propose, self._refine = wrap(model.perceive), wrap(propose), wrap(refine)
+        self._encode, self._propose, self._refine = wrap(model.encode), wrap(propose), wrap(refine)
         self._foresee = wrap(foresee)
 
     @torch.no_grad()
@@ -90,13 +91,13 @@ class Planner:
     @torch.no_grad()
     def plan(
         self,
-        observation: dict[str, Tensor],
+        observation: Observation,
         memory: Memory | None,
         generator: torch.Generator,
         deadline: float | None = None,
         start: Float[Tensor, "B A"] | None = None,
     ) -> Plan:
-        """Plan from B observations, as for `WorldModel.encode`.
+        """Plan from B observations, as for `WorldModel.preprocess`.
 
         `deadline` is a `time.perf_counter()` time after which no further iteration begins; by default `deadline_ms` of
         the settings from now, or none if that is 0. The first iteration always runs, and the best plan so far is
@@ -106,7 +107,7 @@ class Planner:
         config = self.config
         if deadline is None and config.deadline_ms:
             deadline = time.perf_counter() + config.deadline_ms / 1000
-        z = self._perceive(self.model.prepare(observation))
+        z = self._encode(self.model.preprocess(observation))
         shape = (config.horizon, len(z), config.samples, self.model.points)
         noise = torch.randn(config.iterations, *shape, generator=generator).to(z.device)
         start = z.new_zeros(len(z), self.model.shared) if start is None else start.to(z.device)

@@ -24,8 +24,9 @@ def decider(checkpoint: Path, seed: int, device: str, threads: int, planned: boo
     from configs.runs.loading import load_agent
     from policies.serving.decider import Decider
 
-    agent, task = load_agent(checkpoint, seed, device, threads, planned)
-    found = Decider(agent, task.label, task.control or "", task.control_hz or 0.0)
+    loaded = load_agent(checkpoint, seed, device, threads, planned)
+    task = loaded.task
+    found = Decider(loaded.agent, task.label, task.control or "", task.control_hz or 0.0)
     found.warm()
     return found
 

@@ -14,14 +14,14 @@ from configs.arm.fit import Fit
 from configs.arm.planning import LocalPlanner, remote_reach
 from configs.arm.priority import hurried
 from configs.reporting import say
-from configs.runs.learned import task_of
+from configs.runs.loading import task_of
 from configs.strict import ConfigError
 from envs.mirror import Mirror, scene_bodies
 from envs.settings import TaskConfig
 from policies.serving.link import Link
 from policies.serving.messages import Begin, camera_list
 from policies.serving.sealing import read_secret
-from policies.storage.checkpoint import Identity, find_checkpoint, read_identity
+from policies.storage.checkpoint import AgentSpec, find_checkpoint, read_spec
 from policies.training.rollouts import evaluation_seeds
 from robot.arm_options import SIM
 from robot.arms import connect, gated, new_gate, simulated
@@ -48,7 +48,7 @@ class Running:
 
     config: RunConfig
     path: Path
-    identity: Identity
+    identity: AgentSpec
     task: TaskConfig
     fit: Fit
 
@@ -56,7 +56,7 @@ class Running:
     def begin(cls, config: RunConfig) -> "Running":
         """Find the checkpoint and check that it suits the config. Raises ConfigError, FolderError, ValueError."""
         path = find_checkpoint(Path(config.checkpoint))
-        identity = read_identity(path)
+        identity = read_spec(path)
         task = task_of(identity)
         if not task.is_arm:
             raise ConfigError(f"checkpoint={config.checkpoint}: for {task.label}, not for one of the SO-101's tasks")
@@ -210,7 +210,7 @@ class Running:
         }
 
 
-def begin_of(identity: Identity, task: TaskConfig, lead: int, sentence: str = "") -> Begin:
+def begin_of(identity: AgentSpec, task: TaskConfig, lead: int, sentence: str = "") -> Begin:
     """Return a robot's first message to a checkpoint's planner, asked `lead` control steps before each plan is due.
 
     The planning deadline is half of that time; the other half is for the round trip and for delays.

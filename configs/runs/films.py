@@ -1,21 +1,21 @@
 """rollout.mp4: a video of one episode, with the glyph of the current plan beside it."""
 
+import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
-from itertools import chain
 from pathlib import Path
 
 import gymnasium
 import imageio.v2 as imageio
 import numpy as np
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from jaxtyping import Float
 from PIL import Image, ImageDraw
 from torch import Tensor
 
 from configs.runs.sights import GAP, MISSING, Strip
 from envs.make import ENDLESS, episode_limit
-from envs.missing import Observation
 from envs.rendering import frame
 from envs.settings import TaskConfig
 from policies.agent import Agent
@@ -27,9 +27,10 @@ from policies.storage.files import replace_file
 from policies.tokens.curves import Curve
 from policies.tokens.notation import plan_bytes
 from policies.tokens.vocabulary import Move
-from policies.training.rollouts import as_tensors, episode_seeds
+from policies.training.episodes import Episodes, Step, episode_seed, play
 from sim.canvas import RenderingUnavailable
 from sim.so101.tasks import ABSOLUTE
+from worldmodel.observation import Observation
 from worldmodel.planner import Plan
 
 HEIGHT, WIDTH = 240, 320
@@ -57,23 +58,19 @@ def film(
     """
     aside = path.with_name(f".{path.name}.{os.getpid()}.mp4")
     step_seconds = 1 / env.metadata["render_fps"]
+
+    def write_first(plan: Plan) -> None:
+        first = sentence(plan, agent.curve, step_seconds)
+        for name in PLANS:
+            draw(first, path.with_name(name))
+        replace_file(path.with_name("plan.json"), plan_bytes(first, task.label, places=task.control == ABSOLUTE))
+
+    filmed = Filmed(env, agent, Reel(agent, step_seconds, memories), aside, write_first, tick)
     try:
-        observation, _ = env.reset(seed=episode_seeds(seed, 2, 0, 1)[0])
-        action = agent.act(_one(observation))
-        if agent.plan is not None:
-            first_plan = sentence(agent.plan, agent.curve, step_seconds)
-            for name in PLANS:
-                draw(first_plan, path.with_name(name))
-            plan = plan_bytes(first_plan, task.label, places=task.control == ABSOLUTE)
-            replace_file(path.with_name("plan.json"), plan)
-        pages = _pages(env, agent, Reel(agent, step_seconds, memories), observation, action)
-        first = next(pages)
-        video = imageio.get_writer(aside, fps=round(1 / step_seconds), codec="libx264", quality=7)
-        with video:
-            for page in chain([first], pages):
-                if tick:
-                    tick()
-                video.append_data(page)
+        vector = SyncVectorEnv([lambda: env], autoreset_mode=AutoresetMode.DISABLED)
+        episodes = Episodes(vector, agent.model.senses, lambda i, number: episode_seed(seed, 2, i, number - 1))
+        with contextlib.closing(filmed):
+            play(episodes, filmed, episode_limit(env) or ENDLESS, filmed.after)
         os.replace(aside, path)
     except RenderingUnavailable as error:
         say(f"no video: {error}")
@@ -84,19 +81,55 @@ def film(
     return True
 
 
-def _pages(
-    env: gymnasium.Env, agent: Agent, reel: "Reel", observation: Observation, action: Float[Tensor, "1 A"]
-) -> Iterator[np.ndarray]:
-    """Yield the video's frames for one episode, from its first observation and the action (1, A) chosen there."""
-    yield reel.show(frame(env, HEIGHT, WIDTH), observation)
-    for _ in range(episode_limit(env) or ENDLESS):
-        observation, _, terminated, truncated, _ = env.step(action[0].numpy())
-        ended = terminated or truncated
-        if not ended:
-            action = agent.act(_one(observation))
-        yield reel.show(frame(env, HEIGHT, WIDTH), observation)
-        if ended:
-            return
+class Filmed:
+    """An agent in one environment that is filmed as it acts, from its first action to the episode's last frame."""
+
+    def __init__(
+        self,
+        env: gymnasium.Env,
+        agent: Agent,
+        reel: "Reel",
+        path: Path,
+        first: Callable[[Plan], None],
+        tick: Callable[[], None] | None,
+    ):
+        """Film to `path`, which is opened once there is a frame; `first` is called with the first decision's plan."""
+        self.env, self.agent, self.reel, self.path, self.tick = env, agent, reel, path, tick
+        self._first: Callable[[Plan], None] | None = first
+        self._video = None
+
+    def act(self, observation: Observation, own: Tensor) -> Tensor:
+        """Act, then film the scene with the decision."""
+        action = self.agent.act(observation, own)
+        if self._first is not None and self.agent.plan is not None:
+            self._first(self.agent.plan)
+            self._first = None
+        self._shoot(observation)
+        return action
+
+    def reset(self, ended: Tensor) -> None:
+        """Forget where an episode ended."""
+        self.agent.reset(ended)
+
+    def after(self, step: Step) -> bool:
+        """Film the last frame of an episode that ended; return whether one did."""
+        if ended := bool(step.ended.any()):
+            self._shoot(step.observation)
+        return ended
+
+    def _shoot(self, observation: Observation) -> None:
+        page = self.reel.show(frame(self.env, HEIGHT, WIDTH), observation)
+        if self._video is None:
+            fps = round(1 / self.reel.step_seconds)
+            self._video = imageio.get_writer(self.path, fps=fps, codec="libx264", quality=7)
+        if self.tick:
+            self.tick()
+        self._video.append_data(page)
+
+    def close(self) -> None:
+        """Finish the file."""
+        if self._video is not None:
+            self._video.close()
 
 
 class Reel:
@@ -151,7 +184,3 @@ def motions(tokens: Float[Tensor, "T P"], curve: Curve, step_seconds: float) -> 
     return tuple(
         Move.of(each, curve.knots, curve.degree, curve.length * step_seconds) for each in tokens.double().numpy()
     )
-
-
-def _one(observation: Observation) -> dict:
-    return {key: value[None] for key, value in as_tensors(observation).items()}

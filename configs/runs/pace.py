@@ -1,16 +1,17 @@
 """Decision speed of an agent in a single environment, as on a robot."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
-import torch
+from torch import Tensor
 
 from envs.make import make_vector
 from envs.senses import Senses
 from envs.settings import TaskConfig
 from policies.agent import Agent
-from policies.training.rollouts import as_tensors, episode_seeds
+from policies.training.episodes import Episodes, episode_seed, play
+from worldmodel.observation import Observation
 
 WARM_UP = 5  # decisions left out; the first ones may include compilation
 
@@ -31,28 +32,37 @@ class Pace:
         return float(np.percentile(self.milliseconds, share))
 
 
+@dataclass
+class Timed:
+    """An agent in one environment whose decisions are timed, in seconds."""
+
+    agent: Agent
+    times: list[float] = field(default_factory=list)
+
+    def act(self, observation: Observation, own: Tensor) -> Tensor:
+        """Act, and note the time if a decision was due."""
+        due = bool(self.agent.due(1).any())
+        started = time.perf_counter()
+        action = self.agent.act(observation, own)
+        if due:
+            self.times.append(time.perf_counter() - started)
+        return action
+
+    def reset(self, ended: Tensor) -> None:
+        """Forget where an episode ended."""
+        self.agent.reset(ended)
+
+
 def measure(task: TaskConfig, senses: Senses, agent: Agent, decisions: int = 100) -> Pace:
     """Let the agent act in one environment and time `decisions` of its decisions; the environment's time is left out.
 
     The first WARM_UP decisions are not counted.
     """
     env = make_vector(task, 1, senses=senses)
-    episode = 0
-    times: list[float] = []
+    timed, most = Timed(agent), decisions + WARM_UP
     try:
-        observation, _ = env.reset(seed=episode_seeds(0, 2, episode, 1)[0])
-        while len(times) < decisions + WARM_UP:
-            due = bool(agent.due(1).any())
-            seen = as_tensors(observation)
-            started = time.perf_counter()
-            action = agent.act(seen)
-            if due:
-                times.append(time.perf_counter() - started)
-            observation, _, terminated, truncated, _ = env.step(action.numpy())
-            if bool((terminated | truncated).any()):
-                episode += 1
-                observation, _ = env.reset(seed=episode_seeds(0, 2, episode, 1)[0])
-                agent.reset(torch.ones(1, dtype=torch.bool))
+        episodes = Episodes(env, agent.model.senses, lambda i, number: episode_seed(0, 2, i, number - 1))
+        play(episodes, timed, most * agent.most, lambda step: len(timed.times) == most)
     finally:
         env.close()
-    return Pace(1000 * np.array(times[WARM_UP:]))
+    return Pace(1000 * np.array(timed.times[WARM_UP:]))

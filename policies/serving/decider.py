@@ -6,14 +6,15 @@ from dataclasses import fields, replace
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from policies.agent import Agent
 from policies.decision import Spent
 from policies.serving.messages import Answer, Begin, Question, Refusal, apart, camera_list
 from policies.words import WORDS, Words
+from worldmodel.mistakes import Mistake
+from worldmodel.observation import Observation
 from worldmodel.planner import PlanFault
-from worldmodel.senses import LANGUAGE_KEY, STATE_KEY, is_image, mask
+from worldmodel.senses import LANGUAGE_KEY, STATE_KEY, is_image, stacked
 
 
 class Decider:
@@ -69,7 +70,7 @@ class Decider:
         deadline = began + self._deadline_ms / 1000 if self._deadline_ms else None
         try:
             decision = self.agent.decide(self._observation(question), deadline=deadline)
-        except PlanFault as fault:
+        except (Mistake, PlanFault) as fault:
             return Refusal(str(fault))
         points, length = decision.sentence(0).numpy(), self.agent.curve.length
         actions = decision.actions[0, : int(decision.until[0])].numpy().copy()
@@ -100,13 +101,15 @@ class Decider:
         pairs = ((field.name, getattr(ours, field.name), getattr(begin, field.name)) for field in fields(begin))
         return "; ".join(f"{name} is {a or 'none'}, the robot's {b or 'none'}" for name, a, b in pairs if a != b)
 
-    def _observation(self, question: Question) -> dict[str, Tensor]:
-        seen = {}
+    def _observation(self, question: Question) -> Observation:
+        """Return what the robot observes, its frames stacked. Raises ValueError if a number is not finite."""
+        seen, present = {}, {}
         if self.agent.model.state_size:
             seen[STATE_KEY] = torch.from_numpy(question.state)[None]
         shown = apart(question.frames, list(self._frames.values()))
         for key, frames, there in zip(self._frames, shown, question.there, strict=True):
-            seen[key], seen[mask(key)] = torch.from_numpy(frames)[None], torch.tensor([[bool(there)]])
+            seen[key], present[key] = torch.from_numpy(frames)[None], torch.tensor([bool(there)])
         if LANGUAGE_KEY in self.agent.model.senses:
             seen[LANGUAGE_KEY] = self._sentence
-        return seen
+        model = self.agent.model
+        return Observation.of(stacked(model.senses, len(model.config.vision.lags)), seen, present)

@@ -11,6 +11,7 @@ from sim.so101.experts import Expert, Unreachable, expert
 from sim.so101.scene import JOINTS, VariedArm
 from sim.so101.targets import Targets
 from worldmodel.mistakes import Mistake
+from worldmodel.observation import Observation
 
 HOLD_S = 0.3
 """How long an episode continues after the expert is done, so that the arm can arrive."""
@@ -62,8 +63,8 @@ class ScriptDriver:
 class Sight(Protocol):
     """What an agent perceives of the simulated arm's scene."""
 
-    def see(self, scene: VariedArm, target: np.ndarray) -> dict[str, torch.Tensor]:
-        """Return the senses, each (1, ...), while the arm moves to `target` (6,) in rad."""
+    def see(self, scene: VariedArm, target: np.ndarray) -> Observation:
+        """Return the observation of one arm while the arm moves to `target` (6,) in rad."""
 
     def close(self) -> None:
         """Release what it sees through."""

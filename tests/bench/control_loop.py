@@ -15,12 +15,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+from configs.runs.learned import task_of
 
 from configs.arm.planning import LocalPlanner
 from configs.arm.priority import hurry
 from configs.arm.running import begin_of
 from configs.arm.twin_process import TwinProcess
-from configs.runs.learned import task_of
 from envs.mirror import Mirror
 from policies.serving.link import Link
 from policies.storage.checkpoint import find_checkpoint, read_identity
