@@ -43,7 +43,7 @@ def perceived(batch: Mapping, senses: Shapes, wordless: bool = False) -> Observa
         axes = len(sentences), *[1] * (len(lead) - 1)
         values[LANGUAGE_KEY] = vectors.view(*axes, -1).expand(*lead, -1)
         present[LANGUAGE_KEY] = torch.tensor(there).view(axes).expand(lead)
-    return Observation.of(senses, values, present)
+    return Observation.of(senses, {**batch, **values}, present)
 
 
 def framed(frames: Tensor, height: int, width: int) -> UInt8[Tensor, "*B height width 3"]:

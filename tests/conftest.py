@@ -202,10 +202,10 @@ def save(trainer, folder, keep: int = 99):
 
 def resume(path, trainer, warn=pytest.fail):
     """Bring a trainer to what a checkpoint saved."""
-    from policies.storage.checkpoint import check_resumable, read_state
+    from policies.storage.checkpoint import check_resumable, restore
 
     check_resumable(path)
-    trainer.load_state_dict(read_state(path, trainer.state_dict()), warn)
+    restore(path, trainer, warn)
     return trainer
 
 

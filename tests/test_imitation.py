@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from worldmodel.imitation import ImitationBatch, imitation_loss
+from worldmodel.observation import Observation
 from worldmodel.senses import STATE_KEY
 
 
@@ -17,18 +18,20 @@ def windows():
     whole[1:, 1], followed[1:, 1] = 0, 0
     whole[2, 2], followed[1:, 2] = 0, 0
     state = torch.randn(4, 4, 3, generator=draw)
-    return ImitationBatch(
-        {STATE_KEY: state}, torch.ones(4, 1), torch.rand(3, 4, 2, generator=draw) * 2 - 1, whole, followed
-    )
+    seen, token = Observation.of({STATE_KEY: (3,)}, {STATE_KEY: state}), torch.rand(3, 4, 2, generator=draw) * 2 - 1
+    return ImitationBatch(seen, torch.ones(4, 1), token, whole, followed)
 
 
 def test_what_was_not_recorded_does_not_count(model, windows):
     wanted, _ = imitation_loss(model, windows, 20.0)
-    state, token = windows.seen[STATE_KEY].clone(), windows.token.clone()
+    state, token = windows.seen.values[STATE_KEY].clone(), windows.token.clone()
     state[2:, 1], token[1:, 1] = 7, -1
     state[3, 2], token[2, 2] = 7, -1
     assert torch.equal(
-        imitation_loss(model, dataclasses.replace(windows, seen={STATE_KEY: state}, token=token), 20.0)[0], wanted
+        imitation_loss(
+            model, dataclasses.replace(windows, seen=windows.seen.with_values({STATE_KEY: state}), token=token), 20.0
+        )[0],
+        wanted,
     )
     token[0, 1] = 0
     assert not torch.equal(imitation_loss(model, dataclasses.replace(windows, token=token), 20.0)[0], wanted)
@@ -49,7 +52,7 @@ def test_it_comes_to_do_what_was_done(model, windows):
         optimiser.step()
     after = imitation_loss(model, windows, 1.0)[1]
     assert all(after[name] < 0.2 * before[name] for name in before)
-    mode, _ = model.greedy_token(model.encode({STATE_KEY: windows.seen[STATE_KEY][0]}))
+    mode, _ = model.greedy_token(model.encode(windows.seen.map(lambda x: x[0])))
     assert (mode - windows.token[0]).abs().mean() < 0.2
 
 

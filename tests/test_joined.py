@@ -13,6 +13,7 @@ from worldmodel import twohot
 from worldmodel.batch import Batch
 from worldmodel.imagination import propose, score
 from worldmodel.losses import loss, targets
+from worldmodel.observation import Observation
 from worldmodel.planner import Memory, Planner
 from worldmodel.senses import STATE_KEY
 from worldmodel.settings import LearningConfig, PlannerConfig, TokenConfig
@@ -31,7 +32,8 @@ def model(toys):
 
 def seen(count=1, seed=0):
     """Random observations of `count` environments."""
-    return {STATE_KEY: torch.randn(count, 3, generator=torch.Generator().manual_seed(seed))}
+    draws = torch.randn(count, 3, generator=torch.Generator().manual_seed(seed))
+    return Observation.of({STATE_KEY: (3,)}, {STATE_KEY: draws})
 
 
 def uniform(*shape, seed=0):

@@ -12,6 +12,7 @@ from worldmodel import twohot
 from worldmodel.batch import Batch
 from worldmodel.losses import METRICS, UNLIKE, contrastive_loss, loss, variance_loss, window_return, world_losses
 from worldmodel.model import WorldModel
+from worldmodel.observation import Observation
 from worldmodel.senses import IMAGE_KEY_PREFIX, STATE_KEY
 from worldmodel.settings import LearningConfig
 
@@ -29,7 +30,15 @@ def batch(seed=0, horizon=CONFIG.horizon, size=6, dtype=torch.float32):
     continues[1:, 1], valid[2:, 1] = 0, 0
     valid[1:, 2] = 0
     valid[:, 3] = 0
-    return Batch({STATE_KEY: state}, token, reward, continues, valid, token[0], torch.zeros(size, dtype=dtype))
+    return Batch(
+        Observation.of({STATE_KEY: (3,)}, {STATE_KEY: state}),
+        token,
+        reward,
+        continues,
+        valid,
+        token[0],
+        torch.zeros(size, dtype=dtype),
+    )
 
 
 def noise(size=6, seed=1, dtype=torch.float32):
@@ -89,10 +98,10 @@ def test_what_never_happened_does_not_matter(toys, model, imitation):
     before, total, _ = gradients(model, target, data, config)
     absent = data.valid == 0
     assert absent.any()
-    state = data.seen[STATE_KEY].clone()
+    state = data.seen.values[STATE_KEY].clone()
     state[1:][absent] = 37.0
     others = (
-        changed(data, seen={STATE_KEY: state}),
+        changed(data, seen=data.seen.with_values({STATE_KEY: state})),
         changed(data, token=torch.where(absent.unsqueeze(-1), 0.77, data.token)),
         changed(data, reward=torch.where(absent, 1e3, data.reward)),
         changed(data, continues=torch.where(absent, 1 - data.continues, data.continues)),
@@ -117,9 +126,9 @@ def test_what_did_happen_matters_where_it_should(toys, model, name, felt):
     data, target = batch(), target_of(toys)
     config = dataclasses.replace(CONFIG, imitation=0.0)
     _, _, before = gradients(model, target, data, config)
-    field = (data.seen[STATE_KEY] if name == "state" else getattr(data, name)).clone()
+    field = (data.seen.values[STATE_KEY] if name == "state" else getattr(data, name)).clone()
     field[0, 2] -= 0.5
-    change = {"seen": {STATE_KEY: field}} if name == "state" else {name: field}
+    change = {"seen": data.seen.with_values({STATE_KEY: field})} if name == "state" else {name: field}
     _, _, after = gradients(model, target, changed(data, **change), config)
     parts = {m.removeprefix("loss_") for m, a, b in zip(METRICS, before, after, strict=True) if a != b}
     assert parts & {"consistency", "reward", "value", "continue", "policy"} == felt
@@ -128,9 +137,9 @@ def test_what_did_happen_matters_where_it_should(toys, model, name, felt):
 def test_nothing_is_learned_from_beyond_a_termination(toys, model):
     data, target, config = batch(), target_of(toys), CONFIG
     before, total, _ = gradients(model, target, data, config)
-    state = data.seen[STATE_KEY].clone()
+    state = data.seen.values[STATE_KEY].clone()
     state[2, 1] = 37.0  # what was seen after the token that ended the episode
-    after, again, _ = gradients(model, target, changed(data, seen={STATE_KEY: state}), config)
+    after, again, _ = gradients(model, target, changed(data, seen=data.seen.with_values({STATE_KEY: state})), config)
     assert torch.equal(again, total)
     assert all(torch.equal(after[name], before[name]) for name in before)
 
@@ -208,7 +217,7 @@ def test_a_batch_in_another_order_has_the_same_loss(toys, seed):
     order = torch.randperm(6, generator=torch.Generator().manual_seed(seed))
     shuffled = {name: getattr(data, name)[:, order] for name in ("token", "reward", "continues", "valid")}
     shuffled |= {name: getattr(data, name)[order] for name in ("planned_token", "demonstrated")}
-    mixed = Batch({STATE_KEY: data.seen[STATE_KEY][:, order]}, **shuffled)
+    mixed = Batch(data.seen.map(lambda x: x[:, order]), **shuffled)
     one, parts, estimate = loss(model, target, data, draws, torch.ones(()), DISCOUNT, config)
     other, again, swapped = loss(model, target, mixed, tuple(n[order] for n in draws), torch.ones(()), DISCOUNT, config)
     assert float(one.detach()) == pytest.approx(float(other.detach()), rel=1e-5)
@@ -241,8 +250,8 @@ class Exact(WorldModel):
 
     reference: list
 
-    def perceive(self, seen):
-        return super().perceive(seen) if torch.is_grad_enabled() else self.reference[0].perceive(seen)
+    def encode(self, seen):
+        return super().encode(seen) if torch.is_grad_enabled() else self.reference[0].encode(seen)
 
     def policy(self, z):
         return (super() if torch.is_grad_enabled() else self.reference[0]).policy(z)
@@ -329,7 +338,7 @@ def test_what_is_repeated_beyond_an_end_is_not_told_from_itself(cut):
     model.transition_features, model.next = (lambda z, w: z), (lambda feature: next(imagined))
     model.outcome = lambda feature: torch.zeros(len(feature), 12)
     none, ones = torch.zeros(2, 2), torch.ones(2, 2)
-    windows = Batch({}, none.unsqueeze(-1), none, ones, valid, none[:, :1], none[0])
+    windows = Batch(Observation({}, {}), none.unsqueeze(-1), none, ones, valid, none[:, :1], none[0])
     _, contrast, _, _ = world_losses(model, moments[0], moments[0], moments[1:], windows, CONFIG)
     told = contrast - UNLIKE * variance_loss(moments[0])
     assert 0 <= float(told) < 0.01

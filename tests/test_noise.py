@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from policies.training.noise import COLOURS, Noise
 
+from policies.noise import COLOURS, Noise
 from policies.settings import NOISES
 
 

@@ -33,9 +33,9 @@ def test_nothing_leaks_from_under_a_mask():
     assert seen.presence.tolist() == [[0, 0, 1], [1, 1, 1]]
 
 
-def test_a_single_sense_has_no_mask():
-    seen = Observation.of({STATE_KEY: (3,)}, {STATE_KEY: torch.ones(2, 3)}, {STATE_KEY: torch.zeros(2)})
-    assert seen.presence.all() and seen.values[STATE_KEY].all()
+def test_a_single_sense_keeps_its_value_whatever_its_mask():
+    seen = Observation.of({STATE_KEY: (3,)}, {STATE_KEY: torch.ones(2, 3)}, {STATE_KEY: torch.tensor([0, 1])})
+    assert seen.presence.tolist() == [[0], [1]] and seen.values[STATE_KEY].all()
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from policies.frame_stack import FrameStack
 
 from configs.schema import PeerConfig
 from configs.strict import ConfigError
@@ -18,6 +17,8 @@ from configs.suites.duel import OURS_EACH, alternate, milliseconds
 from configs.suites.peers import Theirs, check, interpreter
 from configs.suites.stopwatch import Ours
 from policies.tokens.curves import Curve
+from worldmodel.frames import FrameHistory
+from worldmodel.observation import Observation
 from worldmodel.settings import TokenConfig
 
 ANSWERING = """
@@ -151,9 +152,10 @@ def test_our_stopwatch_leaves_a_plan_where_the_next_one_is_made():
     curve, ours = Curve.of_token(TokenConfig(2, 2, 1), 2), Ours.__new__(Ours)
     plan = SimpleNamespace(tokens=torch.zeros(3, 1, curve.size).as_subclass(Elsewhere))
     planner = SimpleNamespace(plan=lambda *_: plan)
-    running = SimpleNamespace(observation={"observation.state": torch.zeros(1, 3)})
-    ours.trainer = SimpleNamespace(running=running, planner=planner, generator=None)
-    ours.parts, ours.frame_stack, ours.memory = SimpleNamespace(curve=curve), FrameStack((0,)), None
+    state = "observation.state"
+    episodes = SimpleNamespace(now=Observation.of({state: (3,)}, {state: torch.zeros(1, 3)}))
+    ours.trainer = SimpleNamespace(episodes=episodes, agent=SimpleNamespace(planner=planner), generator=None)
+    ours.parts, ours.frames, ours.memory = SimpleNamespace(curve=curve), FrameHistory((0,)), None
     assert len(ours.time("plan", 2)) == 2
     assert ours.memory.mean.is_meta and ours.memory.valid.is_meta
 

@@ -13,6 +13,7 @@ from worldmodel.arithmetic import gflop, plan_gflop
 from worldmodel.gaussian import SquashedGaussian
 from worldmodel.imagination import propose, score
 from worldmodel.model import Imagined, WorldModel
+from worldmodel.observation import Observation
 from worldmodel.planner import Memory, PlanFault, Planner
 from worldmodel.senses import STATE_KEY
 from worldmodel.settings import PlannerConfig
@@ -34,8 +35,8 @@ class Bowl(WorldModel):
         super().__init__({STATE_KEY: (2,)}, 2, config)
         self.hole, self.mode = hole, mode
 
-    def perceive(self, seen):
-        return seen[STATE_KEY]
+    def encode(self, seen):
+        return seen.values[STATE_KEY]
 
     def policy(self, z):
         return SquashedGaussian(torch.full_like(z, self.mode), torch.full_like(z, -1.0))
@@ -77,12 +78,12 @@ def seeded(seed=0):
 
 def origin(count=1):
     """Observations of the origin."""
-    return {STATE_KEY: torch.zeros(count, 2)}
+    return Observation.of({STATE_KEY: (2,)}, {STATE_KEY: torch.zeros(count, 2)})
 
 
 def seen(count, seed=0, size=3):
     """Random observations."""
-    return {STATE_KEY: torch.randn(count, size, generator=seeded(seed))}
+    return Observation.of({STATE_KEY: (size,)}, {STATE_KEY: torch.randn(count, size, generator=seeded(seed))})
 
 
 def same(one, other, **tolerance):

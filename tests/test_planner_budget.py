@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from worldmodel.arithmetic import gflop, plan_gflop
 from worldmodel.elites import fit_elites, relative_spread
+from worldmodel.observation import Observation
 from worldmodel.planner import Memory, Planner
 from worldmodel.senses import STATE_KEY
 from worldmodel.settings import PlannerConfig
@@ -24,7 +25,7 @@ def seeded(seed=0):
 
 
 def seen(count, seed=0):
-    return {STATE_KEY: torch.randn(count, 3, generator=seeded(seed))}
+    return Observation.of({STATE_KEY: (3,)}, {STATE_KEY: torch.randn(count, 3, generator=seeded(seed))})
 
 
 @pytest.fixture

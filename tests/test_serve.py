@@ -9,12 +9,12 @@ import sys
 import time
 
 import numpy as np
-from configs.runs.learned import task_of
 
 from configs.arm.running import begin_of
+from configs.runs.loading import task_of
 from policies.serving.link import Link
 from policies.serving.sealing import read_secret
-from policies.storage.checkpoint import read_identity
+from policies.storage.checkpoint import read_spec
 
 WAIT_S = 120.0
 HANGS_UP = signal.SIGTERM if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else signal.SIGHUP  # it is under nohup
@@ -26,7 +26,7 @@ def test_it_plans_for_a_robot_at_the_other_end_and_ends_with_what_it_did(arm_che
     secret.chmod(0o600)
     keys = [f"checkpoint={arm_checkpoint}", f"secret={secret}", "port=0"]
     command = [sys.executable, "-m", "configs.serve", *keys]
-    identity = read_identity(arm_checkpoint)
+    identity = read_spec(arm_checkpoint)
     begin = begin_of(identity, task_of(identity), 2)
     with contextlib.ExitStack() as stack:
         process = stack.enter_context(

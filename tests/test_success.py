@@ -86,8 +86,8 @@ def test_a_training_episode_says_whether_it_succeeded_and_the_next_begins_anew(t
     env = gymnasium.vector.SyncVectorEnv(
         [functools.partial(Alternating, "nnn")], autoreset_mode=gymnasium.vector.AutoresetMode.DISABLED
     )
-    ends = [end.episode_success for end in toys.trainer(env).run(36) if end]
+    ends = [end.episode_success for end in toys.run(toys.trainer(env), 18)]
     assert len(ends) == 6
     assert {*ends} == {0, 1}
     assert all(one != other for one, other in pairwise(ends))
-    assert [end.episode_success for end in toys.trainer(toys.slides(3)).run(12) if end] == [None, None]
+    assert [end.episode_success for end in toys.run(toys.trainer(toys.slides(3)), 6)] == [None, None]

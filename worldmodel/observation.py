@@ -36,9 +36,9 @@ class Observation:
         """Check values (*B, *shape) of some of `senses` and complete them; further keys are ignored.
 
         `present`: where (*B, or *B, 1) senses are there; one without a mask is there everywhere, one without a value
-        nowhere. What is missing is set to zero, so that nothing under a mask, NaN say, can leak. A model with a single
-        sense has nothing else to go by: its mask is ignored. Raises ValueError, in one line that names the sense, for
-        a wrong type or shape, a number that is not finite, or if no sense that observes the scene is there.
+        nowhere. What is missing is set to zero, so that nothing under a mask, NaN say, can leak; but a model with a
+        single sense has nothing else to go by, so that its value stays. Raises ValueError, in one line that names the
+        sense, for a wrong type or shape, a number that is not finite, or if no sense that observes the scene is there.
         """
         lead: tuple[int, ...] | None = None
         for key, shape in senses.items():
@@ -55,9 +55,9 @@ class Observation:
                 whole[key] = torch.zeros(*lead, *shape, dtype=kind)
                 there[key] = torch.zeros(lead, dtype=torch.bool)
                 continue
-            mask = present.get(key) if len(senses) > 1 else None
+            mask = present.get(key)
             here = torch.ones(lead, dtype=torch.bool) if mask is None else mask.reshape(lead).bool()
-            if mask is not None and not bool(here.all()):
+            if len(senses) > 1 and mask is not None and not bool(here.all()):
                 value = torch.where(here.view(*lead, *[1] * len(shape)).to(value.device), value, 0)
             whole[key], there[key] = _finite(key, value), here
         return cls(whole, there)
@@ -80,7 +80,7 @@ class Observation:
 
     def with_values(self, values: Mapping[str, Tensor]) -> "Observation":
         """Return this observation with the values of some senses replaced."""
-        return Observation(self.values | values, self.present)
+        return Observation({**self.values, **values}, self.present)
 
     def to(self, device: torch.device) -> "Observation":
         """Return the observation on another device."""

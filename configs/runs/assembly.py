@@ -14,8 +14,8 @@ from gymnasium import spaces
 
 from configs.runs.episodes import EvaluationEpisodes, side_by_side
 from configs.schema import MachineConfig, TrainConfig
-from envs.blackout import watched
 from envs.make import ENDLESS, episode_limit, make_vector
+from envs.wrappers import watched
 from policies.agent import Agent
 from policies.storage.checkpoint import AgentSpec
 from policies.tokens.curves import Curve

@@ -22,11 +22,10 @@ from configs.strict import ConfigError, build
 from envs import language
 from envs.benchmark.figures import paired_strips
 from envs.benchmark.statistics import mean_interval
-from envs.blackout import watched
-from envs.dropping import Dropping
 from envs.make import make
 from envs.senses import LANGUAGE_NAME, Senses
 from envs.settings import TaskConfig
+from envs.wrappers import Dropping, watched
 from policies.agent import Agent
 from policies.memories import Memories
 from policies.storage.checkpoint import PROGRESS, REPLAY, AgentSpec, versions

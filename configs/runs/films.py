@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import gymnasium
 import imageio.v2 as imageio
@@ -15,8 +16,8 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from configs.runs.sights import GAP, MISSING, Strip
+from envs.cameras import frame
 from envs.make import ENDLESS, episode_limit
-from envs.rendering import frame
 from envs.settings import TaskConfig
 from policies.agent import Agent
 from policies.decision import Decision
@@ -96,7 +97,7 @@ class Filmed:
         """Film to `path`, which is opened once there is a frame; `first` is called with the first decision's plan."""
         self.env, self.agent, self.reel, self.path, self.tick = env, agent, reel, path, tick
         self._first: Callable[[Plan], None] | None = first
-        self._video = None
+        self._video: Any = None  # a writer of imageio
 
     def act(self, observation: Observation, own: Tensor) -> Tensor:
         """Act, then film the scene with the decision."""

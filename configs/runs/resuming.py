@@ -1,6 +1,6 @@
 """Resuming a run: from its newest checkpoint, with the config saved there."""
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -11,11 +11,9 @@ from configs.runs.run_folder import RunFolder
 from configs.schema import TrainConfig
 from configs.store import plain
 from configs.strict import ConfigError, build
-from policies.storage.checkpoint import PROGRESS, check_resumable, newest, read_state
+from policies.storage.checkpoint import PROGRESS, check_resumable, newest
 from policies.storage.folders import FolderError
-from policies.training.trainer import Trainer
 from worldmodel import strict
-from worldmodel.replay import Unfit
 
 RESUMABLE = ("steps", "threads", "video", "compile", "evaluation", "checkpoint", "device")
 
@@ -64,16 +62,6 @@ class Resumption:
         if other := [*_differences(saved, _whole(written), fixed)]:
             raise FolderError(f"{folder.path / 'config.yaml'}: not what {path} was made with ({'; '.join(other)})")
         return cls(folder, path, _changed(saved, keys, given), progress)
-
-    def restore(self, trainer: Trainer, warn: Callable[[str], None]) -> None:
-        """Bring a new trainer to the checkpoint's state; `warn`: as for `Trainer.load_state_dict`.
-
-        Raises FolderError if the checkpoint does not fit this run.
-        """
-        try:
-            trainer.load_state_dict(read_state(self.path, trainer.state_dict()), warn)
-        except Unfit as error:
-            raise FolderError(f"{self.path}: does not fit this run ({error})") from error
 
 
 def _whole(keys: dict) -> dict:

@@ -23,12 +23,12 @@ from configs.strict import ConfigError, build
 from envs.benchmark.anchors import published
 from envs.benchmark.curves import read_curve
 from envs.benchmark.figures import learning_curve
-from envs.blackout import watched
 from envs.faults import EnvironmentFault, EnvironmentLost
 from envs.make import make
+from envs.wrappers import watched
 from policies.agent import Agent
 from policies.memories import Memories
-from policies.storage.checkpoint import save_checkpoint, versions
+from policies.storage.checkpoint import restore, save_checkpoint, versions
 from policies.storage.code_version import commit
 from policies.training.rollouts import Rollout, outcome, success_rates
 from robot.safety.signals import Stopped, handled
@@ -90,7 +90,7 @@ class Training:
     def _go_on(cls, found: Resumption, lock: int) -> "Training":
         config, folder = build(TrainConfig, found.keys), found.folder
         parts = Assembly.begin(config)
-        found.restore(parts.trainer, say)
+        restore(found.path, parts.trainer, say)
         folder.rewind(found.progress.metrics_bytes)
         run = cls(config, found.keys, parts, folder, lock, found.progress.seconds, found.progress.evaluated)
         say(f"going on from {found.path}")

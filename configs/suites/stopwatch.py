@@ -65,8 +65,10 @@ class Ours:
         self.learner.update(self.batch, self.trainer.generator)
 
     def _plan(self) -> None:
-        observation = self.frames.see(self.trainer.episodes.observation.map(lambda x: x[:1]))
-        plan = self.trainer.agent.planner.plan(observation, self.memory, self.trainer.generator)
+        observation = self.frames.see(self.trainer.episodes.now.map(lambda x: x[:1]))
+        planner = self.trainer.agent.planner
+        assert planner is not None
+        plan = planner.plan(observation, self.memory, self.trainer.generator)
         later = self.parts.curve.advance(plan.tokens.cpu(), self.parts.curve.length)
         self.memory = Memory.of(later.to(plan.tokens.device))
 

@@ -5,11 +5,12 @@ A checkpoint is also a LeRobot policy folder, which LeRobot's own loader can rea
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -30,6 +31,7 @@ from policies.storage.format import FORMAT, UNNUMBERED, check_format
 from policies.tokens.curves import Curve
 from worldmodel.mistakes import Mistake
 from worldmodel.model import WorldModel
+from worldmodel.replay import Unfit
 from worldmodel.senses import STATE_KEY
 from worldmodel.senses import check as check_senses
 from worldmodel.settings import ModelConfig, PlannerConfig
@@ -84,7 +86,7 @@ def save_checkpoint(folder: Path, spec: AgentSpec, state: Mapping[str, Nested], 
     Returns the new checkpoint's path. Raises FloatingPointError if a weight is not finite (nothing is written, and the
     last good checkpoint stays), or OSError.
     """
-    for name, value in chain(state["learner"].items(), state["model"].items()):
+    for name, value in chain(state["model"].items(), state["learner"].items()):
         if not bool(torch.isfinite(value).all()):
             raise FloatingPointError(f"weight {name} is not finite; the last good checkpoint was kept")
     path = folder / f"{spec.env_steps:09d}"
@@ -215,10 +217,26 @@ def check_resumable(path: Path) -> dict:
     return json.loads((path / PROGRESS).read_text())
 
 
-def read_state(path: Path, like: Mapping[str, Nested]) -> dict[str, Nested]:
-    """Read the state that `save_checkpoint` was given, after `check_resumable`.
+@runtime_checkable
+class Resumable(Protocol):
+    """A training whose state can be saved and restored."""
 
-    `like`: the state of what is to be restored. Raises FolderError if the weights do not fit that.
+    def state_dict(self) -> Mapping[str, Nested]:
+        """Return the state, in groups named as PARTS."""
+
+    def load_state_dict(self, saved: Mapping[str, Nested], warn: Callable[[str], None]) -> None:
+        """Restore it. Raises Unfit if it is of another size."""
+
+
+def restore(path: Path, training: Resumable, warn: Callable[[str], None]) -> None:
+    """Restore the state that `save_checkpoint` was given, after `check_resumable`; `warn`: as for the training.
+
+    Raises FolderError if the checkpoint does not fit this training.
     """
-    weights = {name: _fitting(like[name], path / f"{name}.safetensors") for name in ("model", "learner")}
-    return weights | {name: read_tensors(path / f"{name}.safetensors") for name in ("replay", "loop")}
+    like = training.state_dict()
+    state: dict[str, Nested] = {name: read_tensors(path / f"{name}.safetensors") for name in ("replay", "loop")}
+    state |= {name: _fitting(like[name], path / f"{name}.safetensors") for name in ("model", "learner")}
+    try:
+        training.load_state_dict(state, warn)
+    except Unfit as error:
+        raise FolderError(f"{path}: does not fit this run ({error})") from error

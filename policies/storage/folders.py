@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save, save_file
@@ -157,7 +158,7 @@ def check_folder(path: Path, needed: tuple[str, ...]) -> dict:
     return said
 
 
-Nested = Mapping[str, Tensor | Mapping]
+Nested = Mapping[str, Any]
 """Tensors by name, and groups of them by name, to any depth."""
 
 

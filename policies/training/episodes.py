@@ -2,13 +2,13 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from policies.agent import Agent
 from policies.observations import observe
 from policies.training.experts import Experts
 from worldmodel.observation import Observation
@@ -97,7 +97,7 @@ class Episodes:
     def _reset(self, mask: np.ndarray) -> Observation:
         """Reset the environments (E,) marked to the start of their episodes; return the observation of all."""
         seeds = [self.seed(env, int(number)) for env, number in enumerate(self.number)]
-        options = {"reset_mask": mask.copy()}
+        options: dict[str, object] = {"reset_mask": mask.copy()}
         if self.experts is not None:
             options |= self.experts.asking(self.number, mask)
             self.experts.forget(mask)
@@ -158,9 +158,20 @@ class Episodes:
 PROGRESS = ("number", "returns", "lengths", "successes")
 
 
+@runtime_checkable
+class Actor(Protocol):
+    """An agent, or what times or films one."""
+
+    def act(self, observation: Observation, own: Bool[Tensor, " E"]) -> Float[Tensor, "E A"]:
+        """Return the actions; arbitrary in the environments that are not its `own`."""
+
+    def reset(self, ended: Bool[Tensor, " E"]) -> None:
+        """Forget the environments whose episode ended."""
+
+
 def play(
     episodes: Episodes,
-    agent: Agent,
+    agent: Actor,
     steps: int,
     after: Callable[[Step], bool | None] = lambda step: None,
     once: bool = False,
@@ -168,7 +179,7 @@ def play(
     """Let an agent act for at most `steps` control steps, until `after`, called after each, returns True.
 
     All environments begin an episode; one whose episode ended begins another, in which, with `once`, nobody acts: its
-    action is 0. `agent` may be anything with `act` and `reset`.
+    action is 0.
     """
     acting = episodes.everywhere
     episodes.begin(acting)

@@ -7,10 +7,10 @@ An episode is 500 decisions; in tokens of `length` the noise is drawn for their 
 
 import numpy as np
 import torch
-from policies.training.noise import Noise
 
 from envs.make import make
 from envs.settings import TaskConfig
+from policies.noise import Noise
 
 TASK, EPISODES, DECISIONS = "cartpole-swingup-sparse", 60, 500
 WAYS = [

@@ -15,15 +15,15 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
-from configs.runs.learned import task_of
 
 from configs.arm.planning import LocalPlanner
 from configs.arm.priority import hurry
 from configs.arm.running import begin_of
 from configs.arm.twin_process import TwinProcess
+from configs.runs.loading import task_of
 from envs.mirror import Mirror
 from policies.serving.link import Link
-from policies.storage.checkpoint import find_checkpoint, read_identity
+from policies.storage.checkpoint import find_checkpoint, read_spec
 from robot.arms import connect, gated, twin
 from robot.running.loop import Loop
 from robot.running.pursuit import Plans
@@ -127,7 +127,7 @@ def _played(robot, episodes: list[int], mirror: Mirror, lead: int, thinkers: dic
 def main() -> None:
     """Print a line for each kind, and one for each fault before that on stderr."""
     path, seconds = find_checkpoint(Path(sys.argv[1])), float((sys.argv[2:] or ["120"])[0])
-    identity = read_identity(path)
+    identity = read_spec(path)
     task = task_of(identity)
     local, begin = LocalPlanner(path, 0, "cpu", 1), begin_of(identity, task, LEAD)
     link = Link(local.reach, local.secret, begin, lambda line: print(line, file=sys.stderr), None, again=False)
