@@ -222,7 +222,7 @@ def test_no_finite_candidate_is_a_fault(bowl, count):
 
 def test_one_observation_that_is_not_finite_is_a_fault(model):
     observation = seen(3)
-    observation[STATE_KEY][1, 0] = torch.nan
+    observation.values[STATE_KEY][1, 0] = torch.nan
     with pytest.raises(PlanFault):
         Planner(model, 0.9, CONFIG).plan(observation, None, seeded())
 
@@ -296,7 +296,7 @@ def test_a_batch_is_planned_as_each_alone(model, monkeypatch):
     for b in range(4):
         monkeypatch.setattr(torch, "randn", lambda *shape, generator, b=b: draws[:, :, b : b + 1].clone())
         own = Memory(memory.mean[:, b : b + 1], memory.valid[b : b + 1])
-        alone = planner.plan({STATE_KEY: observation[STATE_KEY][b : b + 1]}, own, seeded())
+        alone = planner.plan(observation.map(lambda x, b=b: x[b : b + 1]), own, seeded())
         assert torch.allclose(alone.tokens[:, 0], together.tokens[:, b], atol=1e-4)
         assert torch.allclose(alone.spread[:, 0], together.spread[:, b], atol=1e-4)
         assert torch.allclose(alone.returns[0], together.returns[b], atol=1e-4)
@@ -360,6 +360,7 @@ from worldmodel.planner import Planner
 from worldmodel.learner import Learner
 from worldmodel.batch import Batch
 from worldmodel.model import WorldModel
+from worldmodel.observation import Observation
 from worldmodel.senses import STATE_KEY
 from worldmodel.settings import LearningConfig, ModelConfig, PlannerConfig
 torch.set_num_threads(1)
@@ -376,14 +377,14 @@ for compiled in (False, True):
     config = PlannerConfig(
         samples=8, policy_samples=2, elites=4, iterations=2, horizon=2, budget="fixed", together=together
     )
-    seen = {STATE_KEY: torch.linspace(-1, 1, 3)[None]}
+    seen = Observation.of(model.senses, {STATE_KEY: torch.linspace(-1, 1, 3)[None]})
     plan = Planner(model, 0.9, config, compiled).plan(seen, None, torch.Generator().manual_seed(1))
     planned.append(plan.tokens)
     learner = Learner(model, 0.9, LearningConfig(batch=8), compiled)
     h = learner.config.horizon
     ones = torch.ones(h, 8)
     g.manual_seed(2)
-    seen = {"observation.state": torch.randn(h + 1, 8, 3, generator=g)}
+    seen = Observation.of(model.senses, {STATE_KEY: torch.randn(h + 1, 8, 3, generator=g)})
     batch = Batch(seen, torch.zeros(h, 8, 2), ones, ones, ones, torch.zeros(8, 2), torch.zeros(8))
     for _ in range(2):
         learner.update(batch, g)

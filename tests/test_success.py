@@ -2,6 +2,7 @@
 
 import functools
 from itertools import pairwise
+from types import SimpleNamespace
 
 import gymnasium
 import numpy as np
@@ -44,16 +45,14 @@ def vector(*scripts):
 class Still(Agent):
     """Does nothing."""
 
-    actions = None
-
     def __init__(self):
-        pass
+        self.model = SimpleNamespace(senses={STATE_KEY: (3,)})
 
     def reset(self, ended):
         pass
 
     def act(self, observation, own):
-        return torch.zeros(len(observation[STATE_KEY]), 2)
+        return torch.zeros(len(observation), 2)
 
 
 def test_an_episode_succeeds_at_any_step_of_its_own():
