@@ -87,15 +87,6 @@ class Observation:
         return self.map(lambda x: x.to(device))
 
 
-def cat(parts: Sequence[Observation]) -> Observation:
-    """Concatenate observations along their first axis."""
-    first = parts[0]
-    return Observation(
-        {key: torch.cat([part.values[key] for part in parts]) for key in first.values},
-        {key: torch.cat([part.present[key] for part in parts]) for key in first.present},
-    )
-
-
 def _lead(key: str, shape: Sequence[int], value: object, others: tuple[int, ...] | None) -> tuple[int, ...]:
     """Return the leading axes *B of a value, which must equal those of the senses before it, if any."""
     needed = f"({', '.join(map(str, ('B', *shape)))})"

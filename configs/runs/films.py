@@ -5,7 +5,6 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import gymnasium
 import imageio.v2 as imageio
@@ -59,19 +58,35 @@ def film(
     """
     aside = path.with_name(f".{path.name}.{os.getpid()}.mp4")
     step_seconds = 1 / env.metadata["render_fps"]
+    reel, video = Reel(agent, step_seconds, memories), contextlib.ExitStack()
+    begun: list = []  # the video, once there is a frame
 
-    def write_first(plan: Plan) -> None:
-        first = sentence(plan, agent.curve, step_seconds)
-        for name in PLANS:
-            draw(first, path.with_name(name))
-        replace_file(path.with_name("plan.json"), plan_bytes(first, task.label, places=task.control == ABSOLUTE))
+    def shoot(observation: Observation) -> None:
+        page = reel.show(frame(env, HEIGHT, WIDTH), observation)
+        if not begun:
+            writer = imageio.get_writer(aside, fps=round(1 / step_seconds), codec="libx264", quality=7)
+            begun.append(video.enter_context(writer))
+        if tick:
+            tick()
+        begun[0].append_data(page)
 
-    filmed = Filmed(env, agent, Reel(agent, step_seconds, memories), aside, write_first, tick)
+    def act(observation: Observation, own: Tensor) -> Tensor:
+        action = agent.act(observation, own)
+        if not begun and agent.plan is not None:
+            _write_plan(path, sentence(agent.plan, agent.curve, step_seconds), task)
+        shoot(observation)
+        return action
+
+    def after(step: Step) -> bool:
+        if ended := bool(step.ended.any()):
+            shoot(step.observation)
+        return ended
+
     try:
         vector = SyncVectorEnv([lambda: env], autoreset_mode=AutoresetMode.DISABLED)
         episodes = Episodes(vector, agent.model.senses, lambda i, number: episode_seed(seed, 2, i, number - 1))
-        with contextlib.closing(filmed):
-            play(episodes, filmed, episode_limit(env) or ENDLESS, filmed.after)
+        with video:
+            play(episodes, agent, episode_limit(env) or ENDLESS, after, act=act)
         os.replace(aside, path)
     except RenderingUnavailable as error:
         say(f"no video: {error}")
@@ -82,55 +97,11 @@ def film(
     return True
 
 
-class Filmed:
-    """An agent in one environment that is filmed as it acts, from its first action to the episode's last frame."""
-
-    def __init__(
-        self,
-        env: gymnasium.Env,
-        agent: Agent,
-        reel: "Reel",
-        path: Path,
-        first: Callable[[Plan], None],
-        tick: Callable[[], None] | None,
-    ):
-        """Film to `path`, which is opened once there is a frame; `first` is called with the first decision's plan."""
-        self.env, self.agent, self.reel, self.path, self.tick = env, agent, reel, path, tick
-        self._first: Callable[[Plan], None] | None = first
-        self._video: Any = None  # a writer of imageio
-
-    def act(self, observation: Observation, own: Tensor) -> Tensor:
-        """Act, then film the scene with the decision."""
-        action = self.agent.act(observation, own)
-        if self._first is not None and self.agent.plan is not None:
-            self._first(self.agent.plan)
-            self._first = None
-        self._shoot(observation)
-        return action
-
-    def reset(self, ended: Tensor) -> None:
-        """Forget where an episode ended."""
-        self.agent.reset(ended)
-
-    def after(self, step: Step) -> bool:
-        """Film the last frame of an episode that ended; return whether one did."""
-        if ended := bool(step.ended.any()):
-            self._shoot(step.observation)
-        return ended
-
-    def _shoot(self, observation: Observation) -> None:
-        page = self.reel.show(frame(self.env, HEIGHT, WIDTH), observation)
-        if self._video is None:
-            fps = round(1 / self.reel.step_seconds)
-            self._video = imageio.get_writer(self.path, fps=fps, codec="libx264", quality=7)
-        if self.tick:
-            self.tick()
-        self._video.append_data(page)
-
-    def close(self) -> None:
-        """Finish the file."""
-        if self._video is not None:
-            self._video.close()
+def _write_plan(path: Path, first: tuple[Move, ...], task: TaskConfig) -> None:
+    """Write the plan of the first decision beside the video."""
+    for name in PLANS:
+        draw(first, path.with_name(name))
+    replace_file(path.with_name("plan.json"), plan_bytes(first, task.label, places=task.control == ABSOLUTE))
 
 
 class Reel:

@@ -1,7 +1,7 @@
 """Decision speed of an agent in a single environment, as on a robot."""
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from torch import Tensor
@@ -32,37 +32,24 @@ class Pace:
         return float(np.percentile(self.milliseconds, share))
 
 
-@dataclass
-class Timed:
-    """An agent in one environment whose decisions are timed, in seconds."""
-
-    agent: Agent
-    times: list[float] = field(default_factory=list)
-
-    def act(self, observation: Observation, own: Tensor) -> Tensor:
-        """Act, and note the time if a decision was due."""
-        due = bool(self.agent.due(1).any())
-        started = time.perf_counter()
-        action = self.agent.act(observation, own)
-        if due:
-            self.times.append(time.perf_counter() - started)
-        return action
-
-    def reset(self, ended: Tensor) -> None:
-        """Forget where an episode ended."""
-        self.agent.reset(ended)
-
-
 def measure(task: TaskConfig, senses: Senses, agent: Agent, decisions: int = 100) -> Pace:
     """Let the agent act in one environment and time `decisions` of its decisions; the environment's time is left out.
 
     The first WARM_UP decisions are not counted.
     """
-    env = make_vector(task, 1, senses=senses)
-    timed, most = Timed(agent), decisions + WARM_UP
+    env, most = make_vector(task, 1, senses=senses), decisions + WARM_UP
+    times: list[float] = []
+
+    def timed(observation: Observation, own: Tensor) -> Tensor:
+        due, started = bool(agent.due(1).any()), time.perf_counter()
+        action = agent.act(observation, own)
+        if due:
+            times.append(time.perf_counter() - started)
+        return action
+
     try:
         episodes = Episodes(env, agent.model.senses, lambda i, number: episode_seed(0, 2, i, number - 1))
-        play(episodes, timed, most * agent.most, lambda step: len(timed.times) == most)
+        play(episodes, agent, most * agent.most, lambda step: len(times) == most, act=timed)
     finally:
         env.close()
-    return Pace(1000 * np.array(timed.times[WARM_UP:]))
+    return Pace(1000 * np.array(times[WARM_UP:]))

@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass, fields
 from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -217,19 +216,8 @@ def check_resumable(path: Path) -> dict:
     return json.loads((path / PROGRESS).read_text())
 
 
-@runtime_checkable
-class Resumable(Protocol):
-    """A training whose state can be saved and restored."""
-
-    def state_dict(self) -> Mapping[str, Nested]:
-        """Return the state, in groups named as PARTS."""
-
-    def load_state_dict(self, saved: Mapping[str, Nested], warn: Callable[[str], None]) -> None:
-        """Restore it. Raises Unfit if it is of another size."""
-
-
-def restore(path: Path, training: Resumable, warn: Callable[[str], None]) -> None:
-    """Restore the state that `save_checkpoint` was given, after `check_resumable`; `warn`: as for the training.
+def restore(path: Path, training, warn: Callable[[str], None]) -> None:
+    """Restore the state that `save_checkpoint` was given, after `check_resumable`, to a training (a `Trainer`).
 
     Raises FolderError if the checkpoint does not fit this training.
     """

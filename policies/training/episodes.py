@@ -2,13 +2,13 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from policies.agent import Agent
 from policies.observations import observe
 from policies.training.experts import Experts
 from worldmodel.observation import Observation
@@ -158,34 +158,24 @@ class Episodes:
 PROGRESS = ("number", "returns", "lengths", "successes")
 
 
-@runtime_checkable
-class Actor(Protocol):
-    """An agent, or what times or films one."""
-
-    def act(self, observation: Observation, own: Bool[Tensor, " E"]) -> Float[Tensor, "E A"]:
-        """Return the actions; arbitrary in the environments that are not its `own`."""
-
-    def reset(self, ended: Bool[Tensor, " E"]) -> None:
-        """Forget the environments whose episode ended."""
-
-
 def play(
     episodes: Episodes,
-    agent: Actor,
+    agent: Agent,
     steps: int,
     after: Callable[[Step], bool | None] = lambda step: None,
     once: bool = False,
+    act: Callable[[Observation, Tensor], Tensor] | None = None,
 ) -> None:
     """Let an agent act for at most `steps` control steps, until `after`, called after each, returns True.
 
     All environments begin an episode; one whose episode ended begins another, in which, with `once`, nobody acts: its
-    action is 0.
+    action is 0. `act` is called instead of the agent's, to time or film it.
     """
     acting = episodes.everywhere
     episodes.begin(acting)
     agent.reset(acting)
     for _ in range(steps):
-        action = agent.act(episodes.now, acting)
+        action = (act or agent.act)(episodes.now, acting)
         step = episodes.step(torch.where(acting.unsqueeze(1), action, 0.0))
         if after(step):
             return
