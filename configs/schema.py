@@ -78,7 +78,7 @@ class TrainConfig(LoopConfig, AgentConfig):
         """Raise ValueError for a value out of range."""
         LoopConfig.__post_init__(self)
         AgentConfig.__post_init__(self)
-        for name in ("demonstrations", "takeover"):
+        for name in ("demonstrations", "expert_takeover_prob"):
             if getattr(self, name) and self.task.name not in SCRIPTED:
                 raise Mistake(f"{name}={getattr(self, name)}: only {', '.join(SCRIPTED)} have a script")
         if self.task.state == JOINTS and not self.perceived.cameras:

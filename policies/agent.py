@@ -58,7 +58,7 @@ class Agent:
         self.heard = heard
         self.most = every or curve.length  # maximum control steps between decisions
         self.ahead = -(-self.most // curve.length)  # maximum tokens executed between decisions
-        self.spread = 0.0
+        self.std = 0.0
         self.spent = Spent()
         self.planned = torch.zeros(0, dtype=torch.bool)  # (B,): where the planner made the decision in the last `act`
         self.usual, self._wide = planner.config if planner else None, False
@@ -88,10 +88,10 @@ class Agent:
         """Drop all plans, decisions and frame stacks; the number of environments may then change."""
         self.plan: Plan | None = None  # the newest plan
         self.decision: Decision | None = None  # the newest decision; the policy may have overruled the plan
-        self.frames = FrameHistory(self.model.config.vision.lags)
+        self.frames = FrameHistory(self.model.config.vision.frame_lags)
         self.td_check: TDCheck | None = None
-        if self.planner is not None and self.planner.config.patience and self.noise is None:
-            self.td_check = TDCheck(self.planner.config.patience, self.planner.config.indifference)
+        if self.planner is not None and self.planner.config.td_check_steps and self.noise is None:
+            self.td_check = TDCheck(self.planner.config.td_check_steps, self.planner.config.return_scale_floor)
         self._open(0)
 
     def _open(self, count: int) -> None:
@@ -169,8 +169,8 @@ class Agent:
     def wide(self, wide: bool) -> None:
         self._wide = wide
         if self.planner is not None and self.usual is not None:
-            spread = max(1.0, self.usual.spread) if wide else self.usual.spread
-            self.planner.config = replace(self.usual, spread=spread)
+            std = max(1.0, self.usual.std) if wide else self.usual.std
+            self.planner.config = replace(self.usual, std=std)
 
     @torch.no_grad()
     def decide(
@@ -181,7 +181,7 @@ class Agent:
     ) -> Decision:
         """Make a new decision in the environments that are `due`, by default all; the others keep their plans.
 
-        `observation`: as for `act`, but with the frames of `vision.lags` stacked for each camera, (B, F, H, W, 3).
+        `observation`: as for `act`, but with each camera's frames of `vision.frame_lags` stacked, (B, F, H, W, 3).
         `deadline`: as for `Planner.plan`. Raises PlanFault as `Planner.plan`.
         """
         count = len(observation)
@@ -201,7 +201,7 @@ class Agent:
             plan = self.plan = self.planner.plan(observation, self.memory, self.generator, deadline, self.reached)
             whole, by_policy = self._kept(plan, due)
             followed = whole[: self.ahead] if self.noise is None else self._explored(plan, self.noise, due)
-            self.spread = float(plan.spread[0].mean())
+            self.std = float(plan.std[0].mean())
             self.spent.imagined += plan.model_calls * int(due.sum())
             until = torch.where(by_policy, min(self.most, self.curve.length), self.most)
             later = self.curve.advance_each(whole, until).to(plan.tokens.device)
@@ -256,7 +256,7 @@ class Agent:
         """Sample an elite of each plan by weight and add noise of the plan's own spread; arbitrary where not `due`."""
         drawn = torch.multinomial(plan.weights.cpu(), 1, generator=self.generator)[:, 0]
         elite = plan.elites[: self.ahead].cpu()[:, torch.arange(len(drawn)), drawn]
-        spread = plan.spread[: self.ahead].cpu()
+        spread = plan.std[: self.ahead].cpu()
         swing = spread * torch.stack([noise.draw(*each.shape, due=due) for each in spread])
         points = (elite + swing).clamp(-1, 1)
         return self.model.token(points, self.model.before(points, self.reached))
@@ -276,7 +276,7 @@ class Agent:
             "reached": self.reached,
             "at": self.at,
             "until": self.until,
-            "spread": torch.tensor(self.spread),
+            "std": torch.tensor(self.std),
             "counts": torch.tensor(astuple(self.spent)),
         }
         if self.memory is not None:
@@ -292,7 +292,7 @@ class Agent:
             self.noise.load_state_dict(saved["noise"])
         if "actions" in saved:
             self.actions, self.reached = saved["actions"], saved["reached"].clone()
-            self.at, self.until, self.spread = saved["at"].clone(), saved["until"].clone(), float(saved["spread"])
+            self.at, self.until, self.std = saved["at"].clone(), saved["until"].clone(), float(saved["std"])
             self.spent = Spent(*saved["counts"].tolist())
         if "memory" in saved:
             device = self.model.device

@@ -59,29 +59,23 @@ EXPERT = "expert_action"
 
 @dataclass(frozen=True)
 class ActingConfig:
-    """Who acts in the training loop, and how.
+    """Who acts in the training loop, and how: keys explained in configs/train.yaml.
 
-    `seed_steps`: control steps with random actions before learning starts. `noise`: the exploration noise.
-    `demonstrations`: how many of the first episodes are driven by the environment's own expert
-    (`policies.training.experts`). `takeover`: the probability, at each control step of later episodes, that the expert
-    takes over until the end of the episode.
-
-    `scarcity`: if fewer than this fraction of the steps in the replay have a reward other than the median, an episode
-    is planned and explored over the whole range of actions instead of `planner.spread`: while rewards are this rare,
-    nothing matters more than finding them. This is decided whenever an episode begins, for all environments at once.
+    Experts: `policies.training.experts`. While rewards are rarer than `sparse_reward_threshold`, nothing matters more
+    than finding them; this is decided whenever an episode begins, for all environments at once.
     """
 
     seed_steps: int = 500
     noise: str = "mixed"
-    scarcity: float = 0.0
+    sparse_reward_threshold: float = 0.0
     demonstrations: int = 0
-    takeover: float = 0.0
+    expert_takeover_prob: float = 0.0
 
     def __post_init__(self):
         """Raise ValueError for a value out of range."""
         check("", self, "seed_steps", low=1)
         check("", self, "demonstrations", low=0)
-        check("", self, "takeover scarcity", low=0, high=1)
+        check("", self, "expert_takeover_prob sparse_reward_threshold", low=0, high=1)
         if self.noise not in NOISES:
             raise Mistake(f"noise={self.noise}: one of {', '.join(NOISES)}")
 
@@ -102,18 +96,15 @@ class LoopConfig(ActingConfig):
 
 @dataclass(frozen=True)
 class CodecChoices:
-    """The settings of a codec that do not depend on the control rate. A chunk becomes `ids` ids of `bits` bits each.
+    """The settings of a codec that do not depend on the control rate: keys explained in configs/tokens.yaml.
 
-    `knots`: control points of a chunk's curve, which has the given `degree`; 0: one per five steps, ten per second at
-    50 Hz. `margin`: decoded values stay within this multiple of the half range of the data (1 % to 99 % quantiles), or
-    within the limits given to `Codec.fit`. `relative`: a curve begins where the arm is, so that consecutive chunks
-    join; otherwise the ids encode the start too, and can be decoded on their own. `events`: detect channels that
-    switch, and encode when and to what value instead of a curve.
+    A chunk becomes `ids` ids of `bits` bits each. A `relative` curve begins where the arm is, so that consecutive
+    chunks join; otherwise the ids encode the start too, and can be decoded on their own.
     """
 
     ids: int = 8
     bits: int = 12
-    knots: int = 0
+    control_points: int = 0
     degree: int = 3
     margin: float = 1.3
     relative: bool = True
@@ -123,7 +114,7 @@ class CodecChoices:
         """Raise ValueError for a value out of range."""
         check("", self, "ids", low=1, high=256)
         check("", self, "bits", low=1, high=16)
-        check("", self, "knots", low=0, high=1000)
+        check("", self, "control_points", low=0, high=1000)
         check("", self, "degree", low=1, high=5)
         check("", self, "margin", low=1)
 
@@ -138,11 +129,13 @@ class CodecConfig(CodecChoices):
         """Raise ValueError for a value out of range."""
         check("", self, "length", low=2)
         CodecChoices.__post_init__(self)
-        if self.knots and not self.degree < self.knots <= self.length:
-            raise Mistake(f"knots={self.knots}: 0, or from {self.degree + 1} to {self.length} (length)")
-        check("", self, "degree", low=1, high=self.control_points - 1, why=f" for chunks of length={self.length}")
+        if self.control_points and not self.degree < self.control_points <= self.length:
+            raise Mistake(
+                f"control_points={self.control_points}: 0, or from {self.degree + 1} to {self.length} (length)"
+            )
+        check("", self, "degree", low=1, high=self.curve_points - 1, why=f" for chunks of length={self.length}")
 
     @property
-    def control_points(self) -> int:
-        """The number of control points of a chunk's curve: `knots`, or derived from length and degree if that is 0."""
-        return self.knots or min(self.length, max(self.degree + 2, round(self.length / 5)))
+    def curve_points(self) -> int:
+        """The control points of a chunk's curve: `control_points`, or derived from the length if that is 0."""
+        return self.control_points or min(self.length, max(self.degree + 2, round(self.length / 5)))

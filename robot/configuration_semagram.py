@@ -36,9 +36,10 @@ class SemagramConfig(PreTrainedConfig):
 
     `planned`: act by the planner (impossible for a policy that learned no reward), else by the policy alone. `seed`: of
     the planner's sampling. `horizon`: number of tokens the world model imagines in a training window. `consistency`:
-    weight of the consistency loss on imagined latents against imitation. `dropout`, `shift`: as `learning.dropout` and
-    `learning.shift` of semagram-train. `image_size`: height and width of the frames a new policy sees, whatever size
-    its cameras have; or `senses` gives the shape of everything it perceives, a camera's as [height, width, 3].
+    weight of the consistency loss on imagined latents against imitation. `dropout`, `shift`: as
+    `learning.modality_dropout` and `learning.random_shift_px` of semagram-train. `image_size`: height and width of the
+    frames a new policy sees, whatever size its cameras have; or `senses` gives the shape of everything it
+    perceives, a camera's as [height, width, 3].
     Otherwise the senses come from the features, like `action_size`; `sentences` from the dataset, if it has several
     tasks; `task` and `env_steps` from semagram-train. `format`: of the checkpoint (`policies.storage.format`).
     """
@@ -84,11 +85,11 @@ class SemagramConfig(PreTrainedConfig):
     def moments(self) -> list[list[int]]:
         """The control steps whose frames are seen at each boundary of a window's tokens.
 
-        `horizon` + 1 lists with a step per lag of `model.vision.lags`, counted from the window's start (negative before
-        it).
+        `horizon` + 1 lists with a step per lag of `model.vision.frame_lags`, counted from the window's start
+        (negative before it).
         """
         ends = [t * self.model.token.length for t in range(self.horizon + 1)]
-        return [[end - lag for lag in self.model.vision.lags] for end in ends]
+        return [[end - lag for lag in self.model.vision.frame_lags] for end in ends]
 
     @property
     def observation_delta_indices(self) -> list[int]:

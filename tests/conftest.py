@@ -146,13 +146,13 @@ def trainer(
     senses = senses_of(env.single_observation_space)
     sizes = {"token": token, "precision": precision} | ({"vision": vision} if vision else {})
     model = tiny_model(senses, curve.size, weights, **sizes)
-    learning = LearningConfig(**{"batch": 8, "updates_per_token": 0.5} | changes)
+    learning = LearningConfig(**{"batch_size": 8, "updates_per_token": 0.5} | changes)
     planning = PlannerConfig(samples=8, policy_samples=2, elites=4, iterations=2, horizon=2)
     generator = torch.Generator().manual_seed(1)
     discount = token.discount(0.9)
     planner = Planner(model, discount, planning)
     agent = Agent(model, curve, planner, generator, explore="pink")
-    lags = model.config.vision.lags
+    lags = model.config.vision.frame_lags
     replay = Replay(capacity, env.num_envs, senses, env.single_action_space.shape[0], curve.size, lags)
     settings = LoopConfig(**{"steps": 1000, "seed_steps": 8, "seed": 1} | (loop or {}))
     learner = Learner(model, discount, learning)
@@ -223,7 +223,7 @@ def two_hot_logits(x: torch.Tensor, count: int) -> torch.Tensor:
 
 TINY_KEYS = (
     *("model.latent=16", "model.group=4", "model.width=16", "model.bins=11", "model.precision=fp32"),
-    *("learning.batch=8", "learning.horizon=2", "compile=false", "video=false"),
+    *("learning.batch_size=8", "learning.horizon=2", "compile=false", "video=false"),
     *("planner.samples=8", "planner.policy_samples=2", "planner.elites=4", "planner.horizon=2"),
     *("seed_steps=60", "evaluation.episodes=2", "evaluation.every=400", "checkpoint.every=150"),
 )

@@ -198,10 +198,10 @@ def test_it_explores_as_widely_as_the_plan_is_unsure(make):
     plans = counted(restless)
     away = restless.act(seen(500)) - plans[0].tokens[0]
     assert torch.equal(still.act(seen(500)), plans[0].tokens[0].clamp(-1, 1))
-    inside = (plans[0].tokens[0].abs() + 3 * plans[0].spread[0]) < 1  # where nothing is clamped
+    inside = (plans[0].tokens[0].abs() + 3 * plans[0].std[0]) < 1  # where nothing is clamped
     # An elite drawn by its weight is away from the mean by the spread, and the noise adds as much.
-    assert 1.2 < (away / plans[0].spread[0])[inside].std() < 1.6
-    assert restless.spread == pytest.approx(float(plans[0].spread[0].mean()))
+    assert 1.2 < (away / plans[0].std[0])[inside].std() < 1.6
+    assert restless.std == pytest.approx(float(plans[0].std[0].mean()))
 
 
 def test_its_noise_goes_on_only_where_it_decides(make):
@@ -232,7 +232,7 @@ def test_an_agent_read_back_goes_on_to_the_bit(make, length, steps, planned):
     other.generator.set_state(one.generator.get_state())
     for t in range(6):
         assert torch.equal(one.act(seen(2, t)), other.act(seen(2, t)))
-        assert one.spread == other.spread
+        assert one.std == other.std
 
 
 def test_what_it_plans_from_is_read_back_to_where_the_model_computes(make):
@@ -323,7 +323,7 @@ def test_where_plans_pay_nothing_the_policy_acts_for_a_while(make, length):
     """To a model that imagines no reward plans are worth the same at every decision, in the second environment only."""
     agent, alone = make(length), make(length, planned=False)
     alone.model = agent.model
-    patience, plan = agent.planner.config.patience, agent.planner.plan
+    patience, plan = agent.planner.config.td_check_steps, agent.planner.plan
     for p in agent.model.outcome.parameters():
         p.data.zero_()
 

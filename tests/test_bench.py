@@ -87,7 +87,7 @@ def test_what_is_killed_is_gone_on_with_by_the_same_command_and_what_is_finished
     assert read(tmp_path / "out" / "results.csv") == sorted(results, key=lambda r: TASKS.index(r.task))
     assert made["return_mean"] == {r.task: round(r.return_mean, 2) for r in results}
     assert {"table.md", "curves.png", "results.csv"} <= {path.name for path in (tmp_path / "out").iterdir()}
-    code, made, said = ended(bench(toys, tmp_path, "learning.batch=9"))
+    code, made, said = ended(bench(toys, tmp_path, "learning.batch_size=9"))
     assert (code, made, said.count("\n")) == (2, "", 1)
     assert re.search(r"learning\.batch=9: .*-seed1 was begun with 8", said)
 

@@ -230,7 +230,7 @@ def test_bad_input_is_refused_in_one_line(codec, held_out):
         (lambda: Codec.fit(movements(0, 2), CONFIG, limits=(0, 1)), "limits"),
         (lambda: Codec.fit(movements(0, 2), CONFIG, switching=[3]), r"switching=\[3\]"),
         (lambda: Codec.fit(movements(0, 2), CONFIG, stride=0), "stride=0"),
-        (lambda: CodecConfig(knots=3), "knots=3"),
+        (lambda: CodecConfig(control_points=3), "control_points=3"),
         (lambda: CodecConfig(length=3), "degree=3"),
     ):
         with pytest.raises(ValueError, match=f"^{names}") as caught:

@@ -145,7 +145,7 @@ def test_the_spread_is_what_the_ids_leave_out(episodes):
         (("fit", "dataset=arm", "ids=0"), "ids=0"),
         (("fit", "dataset=arm", "seconds=0.01"), "seconds=0.01"),
         (("fit", "dataset=arm", "seconds=60"), "seconds=60"),
-        (("draw", "dataset=arm", "seconds=75", "knots=9"), "seconds=75 knots=9"),
+        (("draw", "dataset=arm", "seconds=75", "control_points=9"), "seconds=75 control_points=9"),
         (("draw", "dataset=arm", "held_out=1.5"), "held_out=1.5"),
         (("demo", "out=/dev/null/arm"), "out=/dev/null/arm"),
         (("demo", "out=/proc/arm"), "out=/proc/arm"),

@@ -124,7 +124,7 @@ def test_all_numbers_of_a_stroke_are_its_least_squares_curve(relative):
     rng = np.random.default_rng(0)
     start = rng.normal(size=(40, 2)) * relative
     paths = np.cumsum(rng.normal(size=(40, 15, 2)), axis=1)
-    spline = SplinePCA.fit(paths, start, CodecConfig(length=15, knots=6, relative=relative))
+    spline = SplinePCA.fit(paths, start, CodecConfig(length=15, control_points=6, relative=relative))
     drawn = spline.curve(spline.numbers(paths, start), start) - start[:, None]
     left = np.einsum("tm,ntd->nmd", spline.basis[:, 1:], paths - drawn)
     assert np.abs(left).max() < 1e-8 < np.abs(paths - drawn).max()
@@ -135,7 +135,7 @@ def test_numbers_that_no_data_has_still_give_a_bounded_curve_of_bounded_rate():
     rng = np.random.default_rng(0)
     start = rng.uniform(-1, 1, size=(50, 2))
     paths = np.cumsum(rng.normal(size=(50, 15, 2)), axis=1)
-    spline = SplinePCA.fit(paths, start, CodecConfig(length=15, knots=6))
+    spline = SplinePCA.fit(paths, start, CodecConfig(length=15, control_points=6))
     wild = spline.curve(1000 * rng.normal(size=(50, spline.analysis.shape[0])), start, -np.ones(2), np.full(2, 0.9))
     assert wild.min() >= -1 - 1e-9 and wild.max() <= max(0.9, start.max()) + 1e-9
     assert wild.min() < -0.9 and wild.max() > 0.8  # they were at the bounds

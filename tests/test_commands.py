@@ -156,7 +156,8 @@ def test_a_misspelt_key_a_wrong_type_and_a_value_out_of_range_are_refused_by_nam
 @pytest.mark.parametrize(
     ("name", "arguments", "said"),
     [
-        ("train", ["learning.bach=10"], "learning.bach: no such key; did you mean learning.batch?"),
+        ("train", ["learning.bach_size=10"], "learning.bach_size: no such key; did you mean learning.batch_size?"),
+        ("train", ["planner.spread=1"], "planner.spread: now planner.std"),
         ("train", ["task=walker-wlak"], "no such task; close to it: walker-walk"),
         ("train", ["task=[walker-run,walker-walk]"], "task.name=[walker-run,walker-walk]: no such task"),
         ("train", ["task.control_hz=5"], "task.control_hz: only for the SO-101's tasks"),
@@ -196,7 +197,7 @@ def test_a_recipe_is_a_run_and_what_is_given_as_well_comes_first(name):
 
 
 def test_a_token_a_variation_and_an_environment_by_name_are_those_of_their_keys():
-    line = ["model.token.length=4", "model.token.knots=2", "model.token.degree=1", "model.token.joined=true"]
+    line = ["model.token.length=4", "model.token.control_points=2", "model.token.degree=1", "model.token.joined=true"]
     assert composed("train", ["token=line4"]) == composed("train", line)
     arm = composed("train", ["task=so101-touch", "randomise=mild", "task.control_hz=60"])
     assert (arm["task"]["control_hz"], arm["randomise"]["latency_ms"]) == (60, [0, 20])

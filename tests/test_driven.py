@@ -42,12 +42,14 @@ class Told(gymnasium.Wrapper):
 def told(toys):
     """Makes trainers whose first six episodes, or so many, are driven, in environments with these limits."""
 
-    def make_one(*limits, weights=0, length=1, first=6, takeover=0.0):
+    def make_one(*limits, weights=0, length=1, first=6, expert_takeover_prob=0.0):
         env = gymnasium.vector.SyncVectorEnv(
             [functools.partial(lambda limit: Told(toys.Slide(limit)), limit) for limit in limits],
             autoreset_mode=gymnasium.vector.AutoresetMode.DISABLED,
         )
-        return toys.trainer(env, length, weights, loop={"demonstrations": first, "takeover": takeover})
+        return toys.trainer(
+            env, length, weights, loop={"demonstrations": first, "expert_takeover_prob": expert_takeover_prob}
+        )
 
     return make_one
 
@@ -91,12 +93,12 @@ def test_a_batch_holds_its_share_of_what_experts_did(told):
         window = sample_windows(replay, 40, 2, 1, generator, share)
         assert round(share * 40) <= int(window.demonstrated.sum())
     batch = trainer._draw()
-    assert int(batch.demonstrated.sum()) >= round(trainer.learner.config.demonstrated * len(batch.demonstrated))
+    assert int(batch.demonstrated.sum()) >= round(trainer.learner.config.demonstration_fraction * len(batch.demonstrated))
 
 
 @pytest.mark.parametrize("limits", [(9,), (5, 8, 6)])
 def test_an_expert_that_takes_over_keeps_the_episode_to_its_end(told, limits):
-    trainer, taken = told(*limits, first=0, takeover=0.1), []
+    trainer, taken = told(*limits, first=0, expert_takeover_prob=0.1), []
     step = trainer.episodes.env.step
 
     def stepping(action):
@@ -135,7 +137,7 @@ def test_when_an_expert_knows_no_further_the_agent_decides_anew(told):
 
 @pytest.mark.parametrize("limits", [(9,), (5, 8, 6)])
 def test_an_episode_tells_how_many_of_its_steps_were_driven(told, limits):
-    trainer, driven = told(*limits, first=2, takeover=0.1), []
+    trainer, driven = told(*limits, first=2, expert_takeover_prob=0.1), []
     step = trainer.episodes.env.step
 
     def stepping(action):
@@ -156,12 +158,12 @@ def test_an_episode_tells_how_many_of_its_steps_were_driven(told, limits):
 
 @pytest.mark.parametrize("limits", [(9,), (5, 8, 6)])
 def test_a_run_resumed_after_a_takeover_is_the_run_itself(toys, told, tmp_path, limits):
-    whole, met = told(*limits, first=0, takeover=0.3), 0
+    whole, met = told(*limits, first=0, expert_takeover_prob=0.3), 0
     for steps in (12, 24, 33, 60, 72):
         advance(whole, steps)
         met += whole.episodes.experts.taken.any()
         path = save_checkpoint(tmp_path, toys.spec(whole), whole.state_dict(), {}, 99)
-        resumed = told(*limits, first=0, takeover=0.3, weights=1)
+        resumed = told(*limits, first=0, expert_takeover_prob=0.3, weights=1)
         toys.resume(path, resumed)
         advance(whole, steps + 9)
         advance(resumed, steps + 9)

@@ -19,7 +19,7 @@ from worldmodel.strict import build
 
 FRONT, WRIST = "observation.images.front", "observation.images.wrist"
 SENSES = {STATE_KEY: (3,), FRONT: (16, 16, 3), WRIST: (24, 16, 3), LANGUAGE_KEY: (5,)}
-VISION = VisionConfig(patch=8, width=8, lags=(0, 1))
+VISION = VisionConfig(patch=8, width=8, frame_lags=(0, 1))
 
 
 @pytest.fixture
@@ -91,7 +91,7 @@ def batch(model, size=6, steps=2):
 
 
 def test_learning_brings_the_latents_of_some_senses_to_that_of_all(model, generator):
-    config = LearningConfig(batch=6, horizon=2, learning_rate=3e-3, encoder_rate=1.0, dropout=0.5)
+    config = LearningConfig(batch_size=6, horizon=2, learning_rate=3e-3, encoder_lr_scale=1.0, modality_dropout=0.5)
     learner, data = Learner(model, 0.9, config), batch(model)
     at, first = METRICS.index("loss_agreement"), data.seen.map(lambda x: x[0])
     keep = torch.eye(4)[torch.arange(6) % 4]  # one sense alone
@@ -118,7 +118,7 @@ def test_the_latent_of_all_is_not_moved_towards_those_of_some(model):
 
 
 def test_never_are_all_senses_hidden_that_show_what_happens(model):
-    config = LearningConfig(batch=6, horizon=2, dropout=0.9)
+    config = LearningConfig(batch_size=6, horizon=2, modality_dropout=0.9)
     learner, hidden = Learner(model, 0.9, config), 0
     for seed in range(300):
         keep = learner.noise(batch(model), torch.Generator().manual_seed(seed)).sense_mask
@@ -130,7 +130,7 @@ def test_never_are_all_senses_hidden_that_show_what_happens(model):
 
 
 def test_what_is_left_of_the_senses_is_never_hidden(model):
-    learner, data = Learner(model, 0.9, LearningConfig(batch=6, horizon=2, dropout=0.9)), batch(model)
+    learner, data = Learner(model, 0.9, LearningConfig(batch_size=6, horizon=2, modality_dropout=0.9)), batch(model)
     there = torch.eye(4)[torch.arange(6) % 4]  # one sense alone, where the windows begin
     masks = {key: there[:, i].expand(3, 6) > 0 for i, key in enumerate(SENSES)}
     data = dataclasses.replace(data, seen=Observation(data.seen.values, masks))
@@ -142,7 +142,7 @@ def test_what_is_left_of_the_senses_is_never_hidden(model):
 def test_one_sense_is_never_hidden_and_draws_nothing(toys):
     model, draws = toys.tiny_model(), []
     for dropout in (0.0, 0.9):
-        learner = Learner(model, 0.9, LearningConfig(batch=6, horizon=2, dropout=dropout))
+        learner = Learner(model, 0.9, LearningConfig(batch_size=6, horizon=2, modality_dropout=dropout))
         tokens, ones = torch.zeros(2, 6, 2), torch.ones(2, 6)
         data = Batch(
             Observation.of(model.senses, {STATE_KEY: torch.zeros(3, 6, 3)}),
@@ -171,7 +171,7 @@ def test_latents_are_told_apart_where_there_are_cameras(toys, senses):
     ones = torch.ones(2, 6)
     data = Batch(ready, torch.full((2, 6, 2), 0.5), ones, ones, ones, torch.zeros(6, 2), torch.zeros(6))
     for contrast in (0.0, 0.5):
-        learner = Learner(model, 0.9, LearningConfig(batch=6, horizon=2, contrast=contrast))
+        learner = Learner(model, 0.9, LearningConfig(batch_size=6, horizon=2, contrastive_coef=contrast))
         noise = learner.noise(data, torch.Generator().manual_seed(0))
         found_losses = losses(model, learner.target, data, noise, learner.scale, learner.discount, learner.config)
         total = found_losses.total(learner.config)
@@ -187,7 +187,7 @@ def test_an_encoder_with_cameras_has_a_learning_rate_of_its_own(toys, senses):
     ready = observed(model, given(18)).map(lambda x: x.unflatten(0, (3, 6)))
     ones = torch.ones(2, 6)
     data = Batch(ready, torch.full((2, 6, 2), 0.5), ones, ones, ones, torch.zeros(6, 2), torch.zeros(6))
-    config = LearningConfig(batch=6, horizon=2, learning_rate=1e-3, encoder_rate=0.25, eye_rate=2.0)
+    config = LearningConfig(batch_size=6, horizon=2, learning_rate=1e-3, encoder_lr_scale=0.25, vision_lr_scale=2.0)
     learner, before = Learner(model, 0.9, config), copy.deepcopy(model)
     learner.update(data, torch.Generator().manual_seed(0))
     moved = {name: 0.0 for name, _ in model.named_children()}
@@ -206,7 +206,7 @@ def test_where_nothing_moves_no_moment_of_a_window_is_told_from_the_others(toys)
     ahead = model.encode(still).unflatten(0, (steps + 1, 1))[1:]
     ones = torch.ones(steps, 1)
     data = Batch(still, torch.full((steps, 1, 2), 0.5), ones, ones, ones, torch.zeros(1, 2), torch.zeros(1))
-    config = LearningConfig(batch=1, horizon=steps, rho=1.0)
+    config = LearningConfig(batch_size=1, horizon=steps, rho=1.0)
     contrast = world_losses(model, whole, whole, ahead, data, config)[1].detach()
     alone = UNLIKE * variance_loss(whole)  # one latent has no other to differ from
     assert float(contrast - alone) == pytest.approx(math.log(steps + 1), abs=1e-4)

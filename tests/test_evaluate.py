@@ -165,7 +165,7 @@ def test_the_planner_can_be_changed_and_only_it(run, evaluated, tmp_path):
         ({"sample": 3}, "planner.sample: no such key; did you mean planner.samples"),
         ({"deadline_ms": -1.0}, r"planner\.deadline_ms=-1\.0: at least 0"),
         ({"budget": "fixed"}, "^planner.budget: removed: "),
-        ({"indifference": 0.0}, r"planner\.indifference=0\.0: above 0"),
+        ({"return_scale_floor": 0.0}, r"planner\.return_scale_floor=0\.0: above 0"),
     ],
 )
 def test_a_planner_that_cannot_be_is_refused(run, planner, said):

@@ -21,7 +21,7 @@ PINNED = {
 }
 TINY = (
     *("model.latent=16", "model.group=4", "model.width=16", "model.bins=11", "model.precision=fp32"),
-    *("learning.batch=8", "learning.horizon=2", "compile=false", "threads=1", "video=false"),
+    *("learning.batch_size=8", "learning.horizon=2", "compile=false", "threads=1", "video=false"),
     *("planner.samples=8", "planner.policy_samples=2", "planner.elites=4", "planner.horizon=2"),
     *("seed_steps=60", "evaluation.episodes=2", "evaluation.every=400", "checkpoint.every=150"),
 )
@@ -29,7 +29,13 @@ RUNS = {
     "state": ("task=cartpole-swingup", "steps=1400"),
     "camera": ("task=cartpole-swingup", "senses=[state,images.main]", "image_size=16", "steps=600"),
     "language": ("task=multi", "task.names=[walker-stand,walker-walk]", "senses=[state,language]", "steps=600"),
-    "demonstrations": ("task=so101-touch", "demonstrations=2", "takeover=0.02", "seed_steps=20", "steps=400"),
+    "demonstrations": (
+        "task=so101-touch",
+        "demonstrations=2",
+        "expert_takeover_prob=0.02",
+        "seed_steps=20",
+        "steps=400",
+    ),
     "environments": ("task=reacher-easy", "envs=4", "steps=800"),
     "joined": ("task=cheetah-run", "token=line2", "steps=600"),
     "resumed": ("task=cartpole-swingup", "steps=700"),

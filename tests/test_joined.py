@@ -99,7 +99,7 @@ def test_actions_never_jump_from_one_token_to_the_next(model, planned, every, ex
 
 def test_nothing_jumps_where_the_policy_stands_in_for_some_environments_only(model, monkeypatch):
     """A plan is followed for two tokens, the policy's token for one; each goes on from where its own curve ended."""
-    config = dataclasses.replace(CONFIG, patience=30)
+    config = dataclasses.replace(CONFIG, td_check_steps=30)
     agent = Agent(model, CURVE, Planner(model, 0.9, config), torch.Generator().manual_seed(0), every=8)
     count, held = agent.td_check.failed, torch.tensor([False, True])
 
@@ -143,7 +143,7 @@ def test_what_is_not_chosen_is_not_learned(toys, model):
     """No loss moves what the policy says of the point that it shares with the token before."""
     normal = torch.randn(2, 6, 6, generator=torch.Generator().manual_seed(0))
     draws = UpdateNoise(normal[0], normal[1], torch.ones(6, 1))
-    config = LearningConfig(batch=6)
+    config = LearningConfig(batch_size=6)
     target = toys.tiny_model(3, CURVE.size, seed=7, token=TOKEN).value.requires_grad_(False)
     total = losses(model, target, batch(), draws, torch.tensor(1.0), 0.9, config).total(config)
     bias = model.actor[-1].bias

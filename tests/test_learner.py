@@ -14,7 +14,7 @@ from worldmodel.observation import Observation
 from worldmodel.senses import STATE_KEY
 from worldmodel.settings import LearningConfig
 
-CONFIG = LearningConfig(batch=8)
+CONFIG = LearningConfig(batch_size=8)
 H = CONFIG.horizon
 
 
@@ -81,7 +81,7 @@ def test_loading_weights_goes_into_the_buffer(model, toys):
 @pytest.mark.parametrize("clip", [1e-2, 1e3])
 def test_updates_are_adams_with_each_groups_norm_clipped(model, clip):
     """Step by step against torch.optim.Adam, clip_grad_norm_ and an average written out."""
-    config = dataclasses.replace(CONFIG, clip=clip, learning_rate=1e-2, encoder_rate=0.5, target_rate=0.1)
+    config = dataclasses.replace(CONFIG, grad_clip_norm=clip, learning_rate=1e-2, encoder_lr_scale=0.5, tau=0.1)
     copied, target = copy.deepcopy(model), copy.deepcopy(model.value)
     learner = Learner(model, 0.9, config)
     encoder = list(copied.encoder.parameters())
@@ -113,7 +113,7 @@ def test_clipping_one_group_leaves_the_other(model, toys):
     steps = []
     for consistency in (1.0, 1e6):
         fresh = toys.tiny_model()
-        learner = Learner(fresh, 0.9, dataclasses.replace(CONFIG, consistency=consistency, clip=1e-3))
+        learner = Learner(fresh, 0.9, dataclasses.replace(CONFIG, consistency_coef=consistency, grad_clip_norm=1e-3))
         before = learner.flat.clone()
         learner.update(batch(), torch.Generator().manual_seed(0))
         actor = segment(fresh, "actor.")
@@ -145,7 +145,7 @@ def test_a_batch_that_is_not_finite_leaves_everything_untouched(model, generator
 
 
 def test_a_gradient_that_is_not_finite_is_named_as_such(model, generator):
-    learner = Learner(model, 0.9, dataclasses.replace(CONFIG, consistency=3e38))
+    learner = Learner(model, 0.9, dataclasses.replace(CONFIG, consistency_coef=3e38))
     before = everything(learner)
     with pytest.raises(LearningFault, match="the gradient is not finite"):
         learner.update(batch(), generator)
@@ -169,7 +169,8 @@ def test_learning_makes_the_losses_of_a_fixed_batch_smaller(model):
 
 
 def test_the_policy_alone_learns_to_find_tokens_of_a_higher_value(model):
-    nothing = dict.fromkeys(("consistency", "reward", "value", "continuation", "imitation", "entropy"), 0.0)
+    coefs = ("consistency", "reward", "value", "termination", "planner_distillation", "entropy")
+    nothing = dict.fromkeys((f"{name}_coef" for name in coefs), 0.0)
     learner = Learner(model, 0.9, dataclasses.replace(CONFIG, learning_rate=3e-3, **nothing))
     noise, values = learner.noise(batch(), torch.Generator().manual_seed(0)), []
     before, actor = learner.flat.clone(), segment(model, "actor.")
@@ -190,7 +191,7 @@ def test_metrics_are_finite_and_in_order(model, generator):
 
 @pytest.mark.parametrize("averaging", [1, 4, 100])
 def test_the_acting_weights_are_the_mean_of_the_newest(toys, averaging):
-    learner = Learner(toys.tiny_model(), 0.9, dataclasses.replace(CONFIG, averaging=averaging))
+    learner = Learner(toys.tiny_model(), 0.9, dataclasses.replace(CONFIG, ema_updates=averaging))
     mean = torch.zeros_like(learner.flat)
     for n in range(1, 9):
         learner.update(batch(n), torch.Generator().manual_seed(n))
@@ -240,6 +241,6 @@ def test_the_same_draws_give_the_same_update(toys):
 
 def test_an_updates_arithmetic_grows_with_the_batch(toys):
     small, large = (
-        update_gflop(Learner(toys.tiny_model(), 0.9, dataclasses.replace(CONFIG, batch=n))) for n in (8, 24)
+        update_gflop(Learner(toys.tiny_model(), 0.9, dataclasses.replace(CONFIG, batch_size=n))) for n in (8, 24)
     )
     assert large == pytest.approx(3 * small)

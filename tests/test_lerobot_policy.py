@@ -132,7 +132,7 @@ def test_settings_of_a_wrong_type_are_refused_by_their_key(checkpoint, tmp_path)
     saved["planner"]["patience"] = True
     files = {"model.safetensors": (checkpoint / "model.safetensors").read_bytes()}
     write_folder(tmp_path / "x", files | {"config.json": json.dumps(saved).encode()}, {})
-    with pytest.raises(FolderError, match=r"config\.json: planner\.patience=True: a whole number$"):
+    with pytest.raises(FolderError, match=r"config\.json: planner\.td_check_steps=True: a whole number$"):
         load(tmp_path / "x")
 
 

@@ -93,7 +93,7 @@ def test_a_frame_of_any_size_is_seen_as_an_arm_at_semagram_run_sees_it(shape, si
 
 
 def test_a_window_shows_the_frames_of_before_at_the_ends_of_its_tokens():
-    vision = VisionConfig(lags=(0, 2))
+    vision = VisionConfig(frame_lags=(0, 2))
     config = SemagramConfig(device="cpu", horizon=2, model=ImitatorConfig(token=TokenConfig(4, 2, 1), vision=vision))
     steps = config.observation_delta_indices
     assert steps == [-2, 0, 2, 4, 6, 8]

@@ -30,7 +30,7 @@ from worldmodel.senses import IMAGE_KEY_PREFIX, LANGUAGE_KEY, STATE_KEY
 from worldmodel.settings import LearningConfig
 
 DISCOUNT = 0.9
-CONFIG = LearningConfig(batch=6)
+CONFIG = LearningConfig(batch_size=6)
 
 
 def batch(seed=0, horizon=CONFIG.horizon, size=6, dtype=torch.float32):
@@ -116,8 +116,9 @@ def case(request, toys, monkeypatch):
     data = changed(data, seen=seen, planned_token=torch.randn(6, 2, generator=g), demonstrated=demonstrated)
     keep = torch.tensor([[1.0, 1], [0, 1], [1, 0], [1, 1], [1, 1], [0, 1]])
     draws = UpdateNoise(*torch.randn(2, 6, 2, generator=g), keep)
-    weights = dict(rho=0.6, entropy=0.3, imitation=0.7, expert=1.3, contrast=0.4, agreement=2.0, consistency=5.0)
-    config = dataclasses.replace(CONFIG, reward=0.2, value=0.5, continuation=0.9, **weights)
+    weights = dict(rho=0.6, entropy_coef=0.3, planner_distillation_coef=0.7, bc_coef=1.3, contrastive_coef=0.4)
+    weights |= dict(modality_consistency_coef=2.0, consistency_coef=5.0)
+    config = dataclasses.replace(CONFIG, reward_coef=0.2, value_coef=0.5, termination_coef=0.9, **weights)
     parts = vars(losses(model, target, data, draws, torch.tensor(1.7), DISCOUNT, config))
     found = Losses(**{name: part.detach() for name, part in parts.items()})
     whole = model.encode(seen.map(lambda x: x.flatten(0, 1))).unflatten(0, (CONFIG.horizon + 1, 6))
@@ -235,7 +236,7 @@ def test_a_terminated_tokens_target_ignores_the_value(generator):
 @pytest.mark.parametrize("imitation", [0.0, 0.1])
 def test_what_never_happened_does_not_matter(toys, model, imitation):
     data, target = batch(), target_of(toys)
-    config = dataclasses.replace(CONFIG, imitation=imitation)
+    config = dataclasses.replace(CONFIG, planner_distillation_coef=imitation)
     before, total, _ = gradients(model, target, data, config)
     absent = data.valid == 0
     assert absent.any()
@@ -265,7 +266,7 @@ def test_what_never_happened_does_not_matter(toys, model, imitation):
 )
 def test_what_did_happen_matters_where_it_should(toys, model, name, felt):
     data, target = batch(), target_of(toys)
-    config = dataclasses.replace(CONFIG, imitation=0.0)
+    config = dataclasses.replace(CONFIG, planner_distillation_coef=0.0)
     _, _, before = gradients(model, target, data, config)
     field = (data.seen.values[STATE_KEY] if name == "state" else getattr(data, name)).clone()
     field[0, 2] -= 0.5
@@ -288,14 +289,16 @@ def test_nothing_is_learned_from_beyond_a_termination(toys, model):
 def test_the_policys_loss_moves_the_policy_only(toys, model):
     data, target, config = batch(), target_of(toys), CONFIG
     one, _, _ = gradients(model, target, data, config)
-    other, _, _ = gradients(model, target, data, dataclasses.replace(config, entropy=10.0, imitation=1.0), 3.0)
+    other, _, _ = gradients(
+        model, target, data, dataclasses.replace(config, entropy_coef=10.0, planner_distillation_coef=1.0), 3.0
+    )
     for name in one:
         assert torch.equal(one[name], other[name]) != name.startswith("actor."), name
 
 
 def test_an_expert_is_imitated_whatever_the_value_holds_of_it(toys, model):
     """A token chosen moves the policy only where the value holds the one executed better, an expert's anywhere."""
-    target, config = target_of(toys), dataclasses.replace(CONFIG, imitation=1.0)
+    target, config = target_of(toys), dataclasses.replace(CONFIG, planner_distillation_coef=1.0)
 
     def pulls(demonstrated):
         """Which of the windows that happened (all but the fourth) move the policy by their choice."""
@@ -315,14 +318,16 @@ def test_what_an_expert_did_is_only_imitated_and_shapes_the_latent(toys, model):
     target, config = target_of(toys), CONFIG
     demonstrated = changed(batch(), demonstrated=torch.ones(6))
     one, _, _ = gradients(model, target, demonstrated, config)
-    other, _, _ = gradients(model, target, demonstrated, dataclasses.replace(config, entropy=10.0, imitation=9.0), 3.0)
+    other, _, _ = gradients(
+        model, target, demonstrated, dataclasses.replace(config, entropy_coef=10.0, planner_distillation_coef=9.0), 3.0
+    )
     assert all(torch.equal(one[name], other[name]) for name in one)
-    more, _, _ = gradients(model, target, demonstrated, dataclasses.replace(config, expert=20.0))
+    more, _, _ = gradients(model, target, demonstrated, dataclasses.replace(config, bc_coef=20.0))
     moved = {name.split(".")[0] for name in one if not torch.equal(one[name], more[name])}
     assert moved == {"actor", "encoder"}
 
 
-@pytest.mark.parametrize("part", ["consistency", "reward", "value", "continuation"])
+@pytest.mark.parametrize("part", ["consistency_coef", "reward_coef", "value_coef", "termination_coef"])
 def test_no_other_loss_moves_the_policy(toys, model, part):
     data, target, config = batch(), target_of(toys), CONFIG
     one, _, _ = gradients(model, target, data, config)
@@ -334,7 +339,7 @@ def test_no_other_loss_moves_the_policy(toys, model, part):
 
 def test_the_return_scale_keeps_the_policys_step_independent_of_the_unit(toys, model):
     """With values twice as large and a scale twice as large, the policy moves the same."""
-    config = dataclasses.replace(CONFIG, entropy=0.0, imitation=0.0)
+    config = dataclasses.replace(CONFIG, entropy_coef=0.0, planner_distillation_coef=0.0)
     data, target = batch(), target_of(toys)
     one, _, parts = gradients(model, target, data, config, 2.0)
     mean = twohot.mean
@@ -412,8 +417,8 @@ def test_gradients_agree_with_finite_differences(toys, monkeypatch, group):
                 part.dtype = torch.float64
     model.reference = [plain]  # in a list: not a part of the model
     data, draws = batch(dtype=torch.float64), noise(dtype=torch.float64)
-    ones = dict.fromkeys(("consistency", "reward", "value", "continuation"), 1.0)
-    config = dataclasses.replace(CONFIG, imitation=0.1, **ones)
+    ones = dict.fromkeys(("consistency_coef", "reward_coef", "value_coef", "termination_coef"), 1.0)
+    config = dataclasses.replace(CONFIG, planner_distillation_coef=0.1, **ones)
     chosen = [n for n in METRICS if n.startswith("loss_") and (n == "loss_policy") == (group == "actor")]
 
     def run():

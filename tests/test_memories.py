@@ -22,14 +22,14 @@ from worldmodel.windows import window_at
 FRONT = "observation.images.front"
 SENSES = {STATE_KEY: (3,), FRONT: (16, 16, 3)}
 WIDE, TALL = "observation.images.wide", "observation.images.tall"
-VISION = VisionConfig(patch=8, width=8, lags=(0, 1))
+VISION = VisionConfig(patch=8, width=8, frame_lags=(0, 1))
 
 
 @pytest.fixture
 def replay():
     """Forty moments, all different."""
     g = torch.Generator().manual_seed(0)
-    replay = Replay(60, 1, SENSES, 2, lags=VISION.lags)
+    replay = Replay(60, 1, SENSES, 2, lags=VISION.frame_lags)
 
     def seen():
         frame = torch.randint(0, 256, (1, 16, 16, 3), dtype=torch.uint8, generator=g)

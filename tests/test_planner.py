@@ -62,7 +62,7 @@ def seen(count, seed=0):
 
 def same(one, other, **tolerance):
     """Whether two plans are the same, to the bit unless a tolerance is given."""
-    for name in ("tokens", "spread", "returns", "weights", "elites"):
+    for name in ("tokens", "std", "returns", "weights", "elites"):
         a, b = getattr(one, name), getattr(other, name)
         if not (torch.allclose(a, b, **tolerance) if tolerance else torch.equal(a, b)):
             return False
@@ -93,7 +93,7 @@ def test_a_return_is_the_discounted_sum_of_rewards_and_the_value_at_the_end():
 @pytest.mark.parametrize(("unit", "indifference"), [(1.0, 0.1), (0.01, 5.0)])
 def test_a_plan_is_the_mean_of_its_elites_by_the_exponential_of_their_returns(temperature, unit, indifference):
     config = dataclasses.replace(
-        CONFIG, elites=5, temperature=temperature, indifference=indifference, min_spread=0.3, spread=0.9
+        CONFIG, elites=5, temperature=temperature, return_scale_floor=indifference, min_std=0.3, std=0.9
     )
     candidates, returns = normal(2, 3, 12, 2), unit * normal(3, 12, seed=1)
     plan = fit(candidates, returns, torch.zeros(3, 0), config)
@@ -107,15 +107,15 @@ def test_a_plan_is_the_mean_of_its_elites_by_the_exponential_of_their_returns(te
         deviation = np.sqrt(np.einsum("e,tep->tp", w, (chosen - mean[:, None]) ** 2)).clip(0.3, 0.9)
         np.testing.assert_allclose(plan.returns[b], r[top], rtol=1e-6)
         np.testing.assert_array_equal(plan.elites[:, b], candidates[:, b, top])
-        for found, want in ((plan.weights[b], w), (plan.tokens[:, b], mean), (plan.spread[:, b], deviation)):
+        for found, want in ((plan.weights[b], w), (plan.tokens[:, b], mean), (plan.std[:, b], deviation)):
             np.testing.assert_allclose(found, want, rtol=1e-4, atol=1e-6)
         assert float(plan.expected_return[b]) == pytest.approx(w @ r[top], rel=1e-4)
-        assert (plan.spread == 0.3).any() or (plan.spread > 0.3).all()
+        assert (plan.std == 0.3).any() or (plan.std > 0.3).all()
 
 
 @pytest.mark.parametrize("carry", [0.0, 0.3, 1.0])
 def test_the_first_candidates_are_the_policys_the_last_plan_and_noise_around_both(carry):
-    config = dataclasses.replace(CONFIG, samples=12, policy_samples=5, elites=4, carry=carry, spread=0.8)
+    config = dataclasses.replace(CONFIG, samples=12, policy_samples=5, elites=4, warm_start_fraction=carry, std=0.8)
     model, noise, last = bowl(mode=0.3), normal(2, 3, 12, 2), normal(2, 3, 2, seed=1).clamp(-1, 1)
     root, warm = torch.zeros(3, 2), int(carry * 7)
     found = initial_candidates(model, root, WarmStart(last, torch.tensor([True, True, False])), noise, config)
@@ -137,7 +137,7 @@ def test_later_candidates_are_drawn_from_the_gaussian_of_the_elites():
     noise = normal(2, 2, 32, 2, seed=3)
     drawn = resample(plan, noise)
     assert drawn.shape == (2, 2, 24, 2)  # the elites stay candidates themselves
-    want = plan.tokens.unsqueeze(2) + plan.spread.unsqueeze(2) * noise[:, :, 8:]
+    want = plan.tokens.unsqueeze(2) + plan.std.unsqueeze(2) * noise[:, :, 8:]
     assert torch.equal(drawn, want.clamp(-1, 1)) and not torch.equal(drawn, want)
     more = search(bowl(), dataclasses.replace(CONFIG, iterations=2), 2)
     pool = torch.cat([plan.elites, resample(plan, normal(2, 2, 2, 32, 2)[1])], 2)
@@ -149,7 +149,7 @@ def test_an_anchor_is_what_a_plan_pays_for_its_squared_distance_to_the_policys()
     model, distance = bowl(mode=0.1), []
     home = model.propose(torch.zeros(1, 2), torch.zeros(2, 1, 1, 2))
     for anchor in (0.0, 0.1, 1.0, 100.0):
-        config = dataclasses.replace(CONFIG, samples=256, anchor=anchor, min_spread=0.001)
+        config = dataclasses.replace(CONFIG, samples=256, anchor=anchor, min_std=0.001)
         plan = search(model, config)
         away = (plan.elites - home).square().sum((0, 3))
         returns = rollout(model, torch.zeros(1, 2), plan.elites)[1]
@@ -172,11 +172,11 @@ def test_it_finds_what_the_policy_alone_does_not_and_comes_nearer_with_each_iter
 
 @pytest.mark.parametrize("mode", [0.0, 10.0, -10.0])
 def test_tokens_and_deviations_are_bounded(mode):
-    config = dataclasses.replace(CONFIG, spread=3.0)
+    config = dataclasses.replace(CONFIG, std=3.0)
     plan = search(bowl(mode=mode), config, 5)
     assert plan.elites.abs().max() <= 1
     assert plan.tokens.abs().max() <= 1 + 1e-6
-    assert ((plan.spread >= config.min_spread) & (plan.spread <= config.spread)).all()
+    assert ((plan.std >= config.min_std) & (plan.std <= config.std)).all()
     assert torch.allclose(plan.weights.sum(-1), torch.ones(5))
     assert (plan.returns.diff() <= 0).all() and (plan.weights.diff() <= 1e-6).all()
 
@@ -198,7 +198,7 @@ def test_a_candidate_that_is_not_finite_counts_for_nothing_whatever_its_numbers(
     candidates[:, :, 3:], returns[:, 3:] = torch.nan, bad
     plan = fit(candidates, returns, torch.zeros(1, 0), dataclasses.replace(config, elites=5))
     assert plan.elites.isfinite().all() and (plan.weights[:, 3:] == 0).all()
-    for name in ("tokens", "spread", "expected_return"):
+    for name in ("tokens", "std", "expected_return"):
         torch.testing.assert_close(getattr(plan, name), getattr(alone, name))
 
 
@@ -244,13 +244,13 @@ def test_a_batch_is_planned_as_each_alone():
         at = slice(b, b + 1)
         alone = mppi(bowl(), root[at], WarmStart(warm.mean[:, at], warm.valid[at]), noise[:, :, at], CONFIG)
         assert torch.allclose(alone.tokens[:, 0], whole.tokens[:, b], atol=1e-5)
-        assert torch.allclose(alone.spread[:, 0], whole.spread[:, b], atol=1e-5)
+        assert torch.allclose(alone.std[:, 0], whole.std[:, b], atol=1e-5)
         assert torch.allclose(alone.returns[0], whole.returns[b], atol=1e-5)
 
 
 def test_a_good_last_plan_is_kept_as_it_is():
     """One iteration of few and wild samples around a policy far off: nothing is as good as the last plan."""
-    config = PlannerConfig(samples=8, policy_samples=2, elites=1, iterations=1, horizon=2, spread=3.0)
+    config = PlannerConfig(samples=8, policy_samples=2, elites=1, iterations=1, horizon=2, std=3.0)
     best = torch.stack([BEST, torch.zeros(2)])[:, None]
     for seed in range(5):
         plan = search(bowl(mode=-2.0), config, warm=WarmStart.of(best), seed=seed)
@@ -351,7 +351,7 @@ for token in (TokenConfig(), TokenConfig(2, 2, 1, joined=True)):
     for compiled in (False, True):
         torch.manual_seed(0)
         config = ModelConfig(latent=16, group=4, width=16, bins=11, precision="fp32", token=token)
-        size = 2 * token.knots
+        size = 2 * token.control_points
         model = WorldModel({STATE_KEY: (3,)}, size, config)
         for p in model.parameters():
             if not p.detach().any():
@@ -361,7 +361,7 @@ for token in (TokenConfig(), TokenConfig(2, 2, 1, joined=True)):
         planner = Planner(model, 0.9, config, compiled)
         plan = planner.plan(seen, None, torch.Generator().manual_seed(1))
         planned.append(torch.cat([plan.tokens.flatten(), *planner.predict(plan.latent, plan.tokens[0])]))
-        learner = Learner(model, 0.9, LearningConfig(batch=8), compiled)
+        learner = Learner(model, 0.9, LearningConfig(batch_size=8), compiled)
         h = learner.config.horizon
         ones = torch.ones(h, 8)
         g.manual_seed(2)

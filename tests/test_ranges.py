@@ -12,12 +12,12 @@ WRONG = {
     "CodecConfig(ids='8')": "ids='8': a whole number",
     "CodecConfig(ids=True)": "ids=True: a whole number",
     "CodecConfig(ids=257)": "ids=257: from 1 to 256",
-    "PlannerConfig(spread='0.5')": "planner.spread='0.5': a number",
-    "PlannerConfig(spread=None)": "planner.spread=None: a number",
+    "PlannerConfig(std='0.5')": "planner.std='0.5': a number",
+    "PlannerConfig(std=None)": "planner.std=None: a number",
     "LearningConfig(rho=float('nan'))": "learning.rho=nan: above 0, at most 1",
-    "LearningConfig(batch=0)": "learning.batch=0: from 1 to 65536",
+    "LearningConfig(batch_size=0)": "learning.batch_size=0: from 1 to 65536",
     "CodecConfig(ids=np.int64(4))": "",
-    "PlannerConfig(spread=np.float32(0.5), horizon=np.int32(3))": "",
+    "PlannerConfig(std=np.float32(0.5), horizon=np.int32(3))": "",
     "LearningConfig(learning_rate=1)": "",
 }
 """What is made, and why it is refused; empty where it is not."""

@@ -177,7 +177,7 @@ def test_what_was_fixed_at_the_beginning_cannot_change_on_resuming(command, trai
     before = contents(trained)
     for key in (
         "seed=9",
-        "learning.batch=16",
+        "learning.batch_size=16",
         "task=walker-walk",
         "seed_steps=7",
         "model.vision.patch=4",

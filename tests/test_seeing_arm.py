@@ -294,7 +294,7 @@ def test_a_planners_process_decides_as_the_agent_does_from_the_same_senses(two_e
     agent, task = loaded.agent, loaded.task
     begin = replace(begin_of(loaded.spec, task, 2, "Touch the red cube."), deadline_ms=0.0)
     answering.begin(begin)
-    lags = agent.model.config.vision.lags
+    lags = agent.model.config.vision.frame_lags
     env = make(TASK, senses=Senses((*SENSES, f"images.{WRIST}"), SIZE))
     shown, _ = env.reset(seed=1)
     state, cameras = shown["observation.state"], ("overhead", "wrist")

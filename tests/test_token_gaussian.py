@@ -160,7 +160,7 @@ def test_the_tube_covers_its_share_of_the_curves(seed):
     mean, deviation = m.tube(CURVE, times)
     assert mean.shape == deviation.shape == (11, 2)
     w = m.sample(normal(20000, m.factor.shape[-1], seed=seed))
-    curves = torch.from_numpy(design(times, CURVE.knots, CURVE.degree)) @ w.unflatten(-1, (-1, 2))
+    curves = torch.from_numpy(design(times, CURVE.control_points, CURVE.degree)) @ w.unflatten(-1, (-1, 2))
     inside = ((curves - mean).abs() <= 1.6449 * deviation).double().mean(0)
     assert ((inside - 0.9).abs() < 0.012).all()
 
@@ -168,7 +168,7 @@ def test_the_tube_covers_its_share_of_the_curves(seed):
 @given(seeds, st.integers(0, 2))
 def test_readings_are_what_the_curve_does(seed, derivative):
     w, times = normal(3, SIZE, seed=seed), np.linspace(0, 1, 4)
-    values = torch.from_numpy(design(times, CURVE.knots, CURVE.degree, derivative)) @ w.unflatten(-1, (-1, 2))
+    values = torch.from_numpy(design(times, CURVE.control_points, CURVE.degree, derivative)) @ w.unflatten(-1, (-1, 2))
     close((w @ CURVE.readings(times, derivative).mT).unflatten(-1, (4, 2)), values)
     close(w @ CURVE.readings(times, derivative, [1]).mT, values[..., 1])
 

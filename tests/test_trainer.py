@@ -240,22 +240,22 @@ def test_the_first_steps_are_random_and_then_the_agents(toys):
 def test_it_explores_all_of_the_range_while_rewards_are_rare(toys, tmp_path):
     """An episode of rare rewards is explored widely from its beginning to its end, also where it is resumed in it."""
 
-    def begun(rare: int, scarcity: float = 0.1):
+    def begun(rare: int, sparse_reward_threshold: float = 0.1):
         """A trainer whose reward is 0 but at every `rare`-th step."""
         steps = itertools.count(1)
         env = gymnasium.wrappers.vector.TransformReward(toys.slides(6), lambda r: 0.0 * r + (next(steps) % rare == 0))
-        return toys.trainer(env, weights=5, loop={"scarcity": scarcity})
+        return toys.trainer(env, weights=5, loop={"sparse_reward_threshold": sparse_reward_threshold})
 
     trainer, wide, spreads = begun(12), [], []  # with it 0 of 6 steps, 1 of 12, 1 of 18, ... differ
     for _ in range(40):
         trainer.step()
-        wide.append(trainer.agent.planner.config.spread)
-        spreads.append(trainer.agent.spread)
+        wide.append(trainer.agent.planner.config.std)
+        spreads.append(trainer.agent.std)
         assert spreads[-1] <= wide[-1]
     assert set(wide[:5]) == {0.5}  # nothing is known yet
     assert set(wide[5:]) == {1.0}
-    usual = begun(12, scarcity=0)
-    narrow = [usual.agent.spread for _ in range(40) if usual.step() is not None]
+    usual = begun(12, sparse_reward_threshold=0)
+    narrow = [usual.agent.std for _ in range(40) if usual.step() is not None]
     assert np.mean(spreads) > np.mean(narrow)
     path = toys.save(trainer, tmp_path)
     resumed = begun(12)
@@ -263,10 +263,10 @@ def test_it_explores_all_of_the_range_while_rewards_are_rare(toys, tmp_path):
     assert resumed.agent.wide and resumed.agent.planner.config == trainer.agent.planner.config
 
     often = begun(3)
-    assert {often.agent.planner.config.spread for _ in range(40) if often.step() is not None} == {0.5}
-    often.agent.usual = replace(often.agent.usual, spread=3.0)
+    assert {often.agent.planner.config.std for _ in range(40) if often.step() is not None} == {0.5}
+    often.agent.usual = replace(often.agent.usual, std=3.0)
     often.agent.wide = True
-    assert often.agent.planner.config.spread == 3.0  # which is wider than all of the range
+    assert often.agent.planner.config.std == 3.0  # which is wider than all of the range
 
 
 @pytest.mark.parametrize("length", [1, 4])

@@ -77,9 +77,9 @@ def make(toys):
     """Makes trainers of one or two such environments."""
     from worldmodel.settings import VisionConfig
 
-    vision = VisionConfig(patch=8, width=8, lags=(0, 2))
+    vision = VisionConfig(patch=8, width=8, frame_lags=(0, 2))
     return lambda limits, weights=0: toys.trainer(
-        shown(toys, *limits), weights=weights, vision=vision, dropout=0.4, shift=2
+        shown(toys, *limits), weights=weights, vision=vision, modality_dropout=0.4, random_shift_px=2
     )
 
 

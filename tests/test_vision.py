@@ -52,7 +52,7 @@ def test_no_shift_is_no_shift(generator):
 
 @pytest.mark.parametrize(("height", "width"), [(64, 64), (48, 64), (33, 70), (8, 8)])
 def test_the_encoder_reads_every_pixel_of_every_frame(height, width):
-    config = VisionConfig(patch=8, width=16, lags=(0, 1))
+    config = VisionConfig(patch=8, width=16, frame_lags=(0, 1))
     torch.manual_seed(0)
     encoder = PatchEncoder(height, width, config, 24, torch.float32)
     seen = frames(1, 2, height, width, 3)
@@ -66,14 +66,14 @@ def test_the_encoder_reads_every_pixel_of_every_frame(height, width):
 
 @pytest.mark.parametrize("lags", [(), (1, 2), (2, 0), (0, 0), (0, -1), (0, 40)])
 def test_lags_without_now_are_refused(lags):
-    with pytest.raises(ValueError, match=r"^model\.vision\.lags="):
-        VisionConfig(lags=lags)
+    with pytest.raises(ValueError, match=r"^model\.vision\.frame_lags="):
+        VisionConfig(frame_lags=lags)
 
 
 def test_the_encoder_tells_motion_from_rest_whatever_the_light(generator):
     """Between two frames alike it sees nothing, and so the same for any number of frames of a scene at rest."""
     torch.manual_seed(0)
-    configs = [VisionConfig(width=8, lags=lags) for lags in ((0, 1), (0, 1, 4))]
+    configs = [VisionConfig(width=8, frame_lags=lags) for lags in ((0, 1), (0, 1, 4))]
     two, three = (PatchEncoder(16, 16, config, 12, torch.float32) for config in configs)
     with torch.no_grad():
         three.stem.weight[:, : 2 * 192] = two.stem.weight
@@ -94,5 +94,5 @@ def test_patches_larger_than_the_frame_are_refused():
 def test_the_encoder_costs_what_is_said_of_it():
     config = VisionConfig()
     encoder = PatchEncoder(64, 64, config, 256, torch.float32)
-    seen = patches(frames(1, len(config.lags), 64, 64, 3), config.patch)
+    seen = patches(frames(1, len(config.frame_lags), 64, 64, 3), config.patch)
     assert gflop(lambda: encoder(seen)) == pytest.approx(0.0042, rel=0.01)

@@ -205,7 +205,7 @@ def test_the_world_models_token_is_a_move(shape):
     token = torch.rand(curve.size, generator=torch.Generator().manual_seed(3)) * 2 - 1
     step = 0.02
     walk = Playback(
-        [Move.of(token.numpy(), curve.knots, curve.degree, curve.length * step)] * 3,
+        [Move.of(token.numpy(), curve.control_points, curve.degree, curve.length * step)] * 3,
         np.zeros(SIZE),
         1 / step,
         tie="none",

@@ -22,7 +22,7 @@ def gflop(work: Callable[[], object]) -> float:
 def update_gflop(learner: Learner) -> float:
     """Count the GFLOP of one update, forward and backward."""
     model, config = learner.model, learner.config
-    h, b, p = config.horizon, config.batch, model.points
+    h, b, p = config.horizon, config.batch_size, model.points
     ones, token = torch.ones(h, b, device=learner.flat.device), torch.zeros(h, b, p, device=learner.flat.device)
     seen = model.preprocess(model.blank((h + 1) * b)).map(lambda x: x.unflatten(0, (h + 1, b)))
     batch = Batch(seen, token, ones, ones, ones, token[0], ones[0])

@@ -46,7 +46,7 @@ class Learner:
         if actor.stop != self.flat.numel():
             raise ValueError("the actor's parameters must come last")
         self.lr = torch.full_like(self.flat, config.learning_rate)
-        self.lr[segment(model, "encoder.")] *= config.eye_rate if model.sees else config.encoder_rate
+        self.lr[segment(model, "encoder.")] *= config.vision_lr_scale if model.sees else config.encoder_lr_scale
         self.exp_avg, self.exp_avg_sq = torch.zeros_like(self.flat), torch.zeros_like(self.flat)
         self.updates = 0
         self.scale = torch.ones((), device=self.flat.device)
@@ -67,7 +67,7 @@ class Learner:
         keep = torch.ones(size, count, device=self.flat.device)
         if count > 1:
             presence = batch.seen.map(lambda x: x[0]).presence
-            keep = sense_dropout_mask(presence, self.model.shows, self.config.dropout, generator)
+            keep = sense_dropout_mask(presence, self.model.shows, self.config.modality_dropout, generator)
         return UpdateNoise(value_noise, policy_noise, keep)
 
     def learn(self, batch: Batch, noise: UpdateNoise) -> None:
@@ -84,11 +84,11 @@ class Learner:
         correction = torch.tensor(powers, device=self.flat.device)
         with torch.no_grad():
             for group, norm in zip(self.groups, norms, strict=True):
-                clip_coef = (self.config.clip / (norm + 1e-6)).clamp(max=1.0)
+                clip_coef = (self.config.grad_clip_norm / (norm + 1e-6)).clamp(max=1.0)
                 moments = self.exp_avg[group], self.exp_avg_sq[group]
                 self._adam(self.flat[group], self.gradient[group], *moments, self.lr[group], clip_coef, correction)
-            self.target_flat.lerp_(self.flat[self.value_segment], self.config.target_rate)
-            self.average.lerp_(self.flat, max(1 / self.updates, 1 / self.config.averaging))
+            self.target_flat.lerp_(self.flat[self.value_segment], self.config.tau)
+            self.average.lerp_(self.flat, max(1 / self.updates, 1 / self.config.ema_updates))
             self.scale.lerp_(width(found.values).clamp(min=1.0), 0.01)
         parts = torch.stack([getattr(found, name) for name in METRICS])
         self.metrics = torch.cat([parts, norms[:1], self.scale.view(1)])

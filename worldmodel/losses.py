@@ -52,13 +52,13 @@ class Losses:
     def total(self, config: LearningConfig) -> Tensor:
         """Return the weighted sum () to minimise."""
         return (
-            config.consistency * self.loss_consistency
-            + config.reward * self.loss_reward
-            + config.value * self.loss_value
-            + config.continuation * self.loss_continue
+            config.consistency_coef * self.loss_consistency
+            + config.reward_coef * self.loss_reward
+            + config.value_coef * self.loss_value
+            + config.termination_coef * self.loss_continue
             + self.loss_policy
-            + config.contrast * self.loss_contrast
-            + config.agreement * self.loss_agreement
+            + config.contrastive_coef * self.loss_contrast
+            + config.modality_consistency_coef * self.loss_agreement
         )
 
 
@@ -163,7 +163,7 @@ def world_losses(
     rho^t. The contrast is 0 if the model has no camera or the loss has weight 0.
     """
     steps = len(batch.reward)
-    contrasted = config.contrast > 0 and model.sees
+    contrasted = config.contrastive_coef > 0 and model.sees
     weight = batch.valid * config.rho ** torch.arange(steps, device=z.device).unsqueeze(1)
     consistency, contrast, features = torch.zeros((), device=z.device), torch.zeros((), device=z.device), []
     if contrasted:
@@ -237,13 +237,13 @@ def policy_loss(
     frozen = {name: p.detach() for name, p in model.value.named_parameters()}
     logits = functional_call(model.value, frozen, (start.detach(), model.token(points, before)))
     values = twohot.mean(logits).mean(0)
-    total = ((1 - expert) * soft_value(log_density, values, scale, config.entropy)).mean()
+    total = ((1 - expert) * soft_value(log_density, values, scale, config.entropy_coef)).mean()
     away = model.token(policy.mode, before) - batch.planned_token
-    if config.imitation:
+    if config.planner_distillation_coef:
         executed = twohot.mean(heads.detach()).mean(0)
         pull = distillation(away, executed, values.detach())
-        total = total + config.imitation * (batch.valid[0] * (1 - expert) * pull).mean()
-    total = total + config.expert * (batch.valid[0] * expert * away.abs().sum(-1)).mean()
+        total = total + config.planner_distillation_coef * (batch.valid[0] * (1 - expert) * pull).mean()
+    total = total + config.bc_coef * (batch.valid[0] * expert * away.abs().sum(-1)).mean()
     return total, log_density, values
 
 

@@ -91,7 +91,7 @@ class WorldModel(nn.Module):
     @property
     def action_size(self) -> int:
         """Dimension A of an action, and therefore of a control point."""
-        return self.points // self.config.token.knots
+        return self.points // self.config.token.control_points
 
     @property
     def shared(self) -> int:
@@ -116,7 +116,7 @@ class WorldModel(nn.Module):
     def preprocess(self, observation: Observation) -> Observation:
         """Prepare an observation for `encode`: cut frames into patches and move to the device. Uses no weights.
 
-        Cameras: (B, F, H, W, 3) uint8, with the F frames of `vision.lags`.
+        Cameras: (B, F, H, W, 3) uint8, with the F frames of `vision.frame_lags`.
         """
         side = self.config.vision.patch
         cut = {key: patches(value, side) for key, value in observation.values.items() if naming.is_image(key)}
@@ -144,7 +144,7 @@ class WorldModel(nn.Module):
         """Return `count` all-zero observations, in the form that `preprocess` takes, for counting or timing work."""
         values = {
             key: torch.zeros(count, *shape, dtype=torch.uint8 if naming.is_image(key) else torch.float32)
-            for key, shape in naming.stacked(self.senses, len(self.config.vision.lags)).items()
+            for key, shape in naming.stacked(self.senses, len(self.config.vision.frame_lags)).items()
         }
         return Observation(values, {key: torch.ones(count, dtype=torch.bool) for key in values})
 

@@ -75,13 +75,13 @@ class WarmStart:
 class Plan:
     """The distribution fitted to the elites of B searches; its mean is the plan.
 
-    tokens, spread (T, B, P): weighted mean and standard deviation of the elites (T, B, E, P). returns, weights (B, E):
+    tokens, std (T, B, P): weighted mean and standard deviation of the elites (T, B, E, P). returns, weights (B, E):
     of the elites, best first. latent (B, D): where the plan starts. iterations: how many were done. model_calls: model
     steps imagined for each of the B.
     """
 
     tokens: Float[Tensor, "T B P"]
-    spread: Float[Tensor, "T B P"]
+    std: Float[Tensor, "T B P"]
     returns: Float[Tensor, "B E"]
     weights: Float[Tensor, "B E"]
     elites: Float[Tensor, "T B E P"]
@@ -138,7 +138,7 @@ def initial_candidates(
     """
     noise = noise.clone()
     rollouts, free = config.policy_samples, config.samples - config.policy_samples
-    warm = int(config.carry * free)
+    warm = int(config.warm_start_fraction * free)
     noise[:, :, 0] = 0
     if warm:
         noise[:, :, -1] = 0
@@ -148,13 +148,13 @@ def initial_candidates(
     if warm_start is not None and warm:
         last = torch.where(warm_start.valid[None, :, None, None], warm_start.mean.unsqueeze(2), last)
     centres = torch.cat([mode.expand(-1, -1, free - warm, -1), last], 2)
-    return torch.cat([proposed, (centres + config.spread * noise[:, :, rollouts:]).clamp(-1, 1)], 2)
+    return torch.cat([proposed, (centres + config.std * noise[:, :, rollouts:]).clamp(-1, 1)], 2)
 
 
 def resample(plan: Plan, noise: Float[Tensor, "T B N P"]) -> Float[Tensor, "T B M P"]:
     """Draw M = N - E candidates from the Gaussian fitted to the E elites, clipped to [-1, 1]."""
     noise = noise[:, :, plan.elites.shape[2] :]
-    return (plan.tokens.unsqueeze(2) + plan.spread.unsqueeze(2) * noise).clamp(-1, 1)
+    return (plan.tokens.unsqueeze(2) + plan.std.unsqueeze(2) * noise).clamp(-1, 1)
 
 
 def refine(
@@ -202,7 +202,7 @@ def fit(
 
     A candidate with a non-finite return is ranked last and has no influence, even if its own entries are not finite.
     Weights: exp(return / unit), as in MPPI (Williams et al. 2017, arXiv 1707.02342), over elites as in TD-MPC2; `unit`
-    is `temperature` times the standard deviation of the elites' returns, rounded up to about `indifference`.
+    is `temperature` times the standard deviation of the elites' returns, rounded up to about `return_scale_floor`.
     """
     returns = torch.where(torch.isfinite(returns), returns, -torch.inf)
     best, index = returns.topk(config.elites, -1)
@@ -210,11 +210,11 @@ def fit(
     elites = candidates.gather(2, index)
     # Replace these plans: a weight of 0 does not suffice, since 0 * nan is nan.
     elites = torch.where(torch.isfinite(best)[None, :, :, None], elites, elites[:, :, :1])
-    unit = config.temperature * (_deviation(best).square() + config.indifference**2).sqrt()
+    unit = config.temperature * (_deviation(best).square() + config.return_scale_floor**2).sqrt()
     weights = torch.softmax((best - best[:, :1]) / unit, -1)
     mean, deviations = weighted_mean_and_deviations(elites, weights)
-    spread = deviations.square().sum(2).sqrt().clamp(config.min_spread, config.spread)
-    return Plan(mean, spread, best, weights, elites, root)
+    std = deviations.square().sum(2).sqrt().clamp(config.min_std, config.std)
+    return Plan(mean, std, best, weights, elites, root)
 
 
 def weighted_mean_and_deviations(

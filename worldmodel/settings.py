@@ -8,14 +8,14 @@ from worldmodel.ranges import check
 
 @dataclass(frozen=True)
 class TokenConfig:
-    """An action token: `knots` control points per action dimension, spanning `length` control steps.
+    """An action token: a curve of `control_points` per action dimension, spanning `length` control steps.
 
     `degree`: of the curve (0: piecewise constant). `joined`: each token begins where the previous one ended, an
     episode's first at 0, so the first control point is not chosen.
     """
 
     length: int = 1
-    knots: int = 1
+    control_points: int = 1
     degree: int = 0
     joined: bool = False
 
@@ -24,43 +24,44 @@ class TokenConfig:
         return step**self.length
 
     def __post_init__(self):
-        """Raise ValueError unless 1 <= knots <= length <= 1000 and 0 <= degree < knots, with degree > 0 if joined."""
+        """Raise ValueError unless 1 <= control_points <= length <= 1000 and degree < control_points (> 0 if joined)."""
         check("model.token.", self, "length", low=1, high=1000)
-        check("model.token.", self, "knots", low=1, high=self.length, why=" (model.token.length)")
-        check("model.token.", self, "degree", low=0, high=self.knots - 1, why=" (model.token.knots - 1)")
+        check("model.token.", self, "control_points", low=1, high=self.length, why=" (model.token.length)")
+        check(
+            "model.token.", self, "degree", low=0, high=self.control_points - 1, why=" (model.token.control_points - 1)"
+        )
         if self.joined and not self.degree:
             raise Mistake("model.token.joined=true: not with model.token.degree=0, which has no curve")
 
 
 TOKEN_PRESETS = {
     "step": TokenConfig(),
-    "line2": TokenConfig(length=2, knots=2, degree=1, joined=True),
-    "line4": TokenConfig(length=4, knots=2, degree=1, joined=True),
+    "line2": TokenConfig(length=2, control_points=2, degree=1, joined=True),
+    "line4": TokenConfig(length=4, control_points=2, degree=1, joined=True),
 }
 """Tokens by name: one control step, or joined straight lines over two or four control steps."""
 
 
 @dataclass(frozen=True)
 class VisionConfig:
-    """How frames are encoded: in squares of `patch` pixels a side, with `width` features each.
-
-    `lags`: the ages in control steps of the frames that are stacked: 0 (now), then others, to show motion.
-    """
+    """How frames are encoded: the keys `model.vision.*`, explained in configs/train.yaml."""
 
     patch: int = 8
     width: int = 64
-    lags: tuple[int, ...] = (0, 1)
+    frame_lags: tuple[int, ...] = (0, 1)
 
     def __post_init__(self):
-        """Raise ValueError for a size out of range, or unless `lags` is 0 followed by distinct numbers from 1 to 32."""
+        """Raise ValueError for a size out of range, or unless `frame_lags` is 0, then distinct numbers from 1 to 32."""
         check("model.vision.", self, "patch", low=1)
         check("model.vision.", self, "width", low=1, high=2**12)
         if (
-            self.lags[:1] != (0,)
-            or len(set(self.lags)) < len(self.lags)
-            or not all(0 <= lag <= 32 for lag in self.lags)
+            self.frame_lags[:1] != (0,)
+            or len(set(self.frame_lags)) < len(self.frame_lags)
+            or not all(0 <= lag <= 32 for lag in self.frame_lags)
         ):
-            raise Mistake(f"model.vision.lags={list(self.lags)}: 0, and then different numbers from 1 to 32")
+            raise Mistake(
+                f"model.vision.frame_lags={list(self.frame_lags)}: 0, and then different numbers from 1 to 32"
+            )
 
 
 @dataclass(frozen=True)
@@ -89,82 +90,61 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class LearningConfig:
-    """The losses, the optimiser and the target net.
+    """The losses, the optimiser and the target network: the keys `learning.*`, explained in configs/train.yaml.
 
-    `horizon`: tokens imagined in an update, each weighted `rho` times the previous one. `consistency`, `reward`,
-    `value`, `continuation`: weights of the losses. `entropy`: weight of the policy's entropy. `imitation`: weight of
-    its distance to the tokens that the planner chose, applied where the value rates the token then executed (the
-    planner's, with noise) above the policy's own. `encoder_rate`: factor on `learning_rate` for the encoder; `eye_rate`
-    replaces it if the model has cameras. `target_rate`: step of the target net towards the newest weights per update.
-    `updates_per_token`: updates per as many control steps as a token has, however often `planner.replan_every` plans.
-    `averaging`: time constant, in updates, of the averaged weights that act when not exploring; 1: the newest weights
-    act. `demonstrated`: share of a batch whose windows begin with an expert's step, if there are demonstrations;
-    `expert` weights the policy's distance to the expert's token, whatever its value.
-
-    With several senses, each is hidden with probability `dropout` at the start of a window (never language, which says
-    what the task is, and never all others at once); `agreement` weights the distance of the resulting latent to that of
-    all senses. Frames are shifted at random by up to `shift` pixels. With cameras, `contrast` weights how well an
-    imagined latent can be told from others of the batch and of its own window, and that latents vary at all.
+    `horizon` counts tokens. Weights of losses end in `_coef`; `*_lr_scale` multiply `learning_rate`. With cameras
+    `vision_lr_scale` replaces `encoder_lr_scale`. `tau` is the step of the target network towards the newest weights.
     """
 
-    batch: int = 128
+    batch_size: int = 128
     horizon: int = 3
     rho: float = 0.5
-    consistency: float = 20.0
-    reward: float = 0.1
-    value: float = 0.1
-    continuation: float = 0.1
-    entropy: float = 1e-4
-    imitation: float = 1.0
-    expert: float = 10.0
+    consistency_coef: float = 20.0
+    reward_coef: float = 0.1
+    value_coef: float = 0.1
+    termination_coef: float = 0.1
+    entropy_coef: float = 1e-4
+    planner_distillation_coef: float = 1.0
+    bc_coef: float = 10.0
     learning_rate: float = 8e-4
-    encoder_rate: float = 0.3
-    eye_rate: float = 1.0
-    clip: float = 20.0
-    target_rate: float = 0.01
-    averaging: float = 1000.0
+    encoder_lr_scale: float = 0.3
+    vision_lr_scale: float = 1.0
+    grad_clip_norm: float = 20.0
+    tau: float = 0.01
+    ema_updates: float = 1000.0
     updates_per_token: float = 1.0
-    demonstrated: float = 0.5
-    dropout: float = 0.3
-    agreement: float = 20.0
-    shift: int = 4
-    contrast: float = 0.5
+    demonstration_fraction: float = 0.5
+    modality_dropout: float = 0.3
+    modality_consistency_coef: float = 20.0
+    random_shift_px: int = 4
+    contrastive_coef: float = 0.5
 
     def __post_init__(self):
         """Raise ValueError for a value outside its range."""
-        check("learning.", self, "batch", low=1, high=2**16)
+        check("learning.", self, "batch_size", low=1, high=2**16)
         check("learning.", self, "horizon", low=1, high=100)
-        check("learning.", self, "rho target_rate", above=0, high=1)
-        check("learning.", self, "learning_rate encoder_rate eye_rate clip", above=0)
-        check("learning.", self, "averaging", low=1)
-        check("learning.", self, "consistency reward value continuation entropy imitation expert", low=0)
-        check("learning.", self, "agreement contrast", low=0)
+        check("learning.", self, "rho tau", above=0, high=1)
+        check("learning.", self, "learning_rate encoder_lr_scale vision_lr_scale grad_clip_norm", above=0)
+        check("learning.", self, "ema_updates", low=1)
+        check(
+            "learning.",
+            self,
+            "consistency_coef reward_coef value_coef termination_coef entropy_coef planner_distillation_coef bc_coef",
+            low=0,
+        )
+        check("learning.", self, "modality_consistency_coef contrastive_coef", low=0)
         check("learning.", self, "updates_per_token", low=0, high=1000)
-        check("learning.", self, "dropout", low=0, high=0.9)
-        check("learning.", self, "demonstrated", low=0, high=1)
-        check("learning.", self, "shift", low=0, high=32)
+        check("learning.", self, "modality_dropout", low=0, high=0.9)
+        check("learning.", self, "demonstration_fraction", low=0, high=1)
+        check("learning.", self, "random_shift_px", low=0, high=32)
 
 
 @dataclass(frozen=True)
 class PlannerConfig:
-    """Model-predictive path integral control over plans of tokens, guided by the policy.
+    """MPPI over plans of tokens, guided by the policy: the keys `planner.*`, explained in configs/train.yaml.
 
-    Of `samples` candidates per iteration, the first iteration takes `policy_samples` from the policy and centres the
-    share `carry` of the rest on the last plan. A plan of `horizon` tokens is scored by its imagined rewards and the
-    value at its end. Elites are weighted by exp(return / (`temperature` x their spread)); differences in return below
-    `indifference` count for little, so where the model sees nothing to choose between, the plan stays broad and
-    explores. Later candidates are drawn entry by entry with the elites' standard deviations, bounded by
-    `min_spread` and `spread`.
-
-    `anchor` times a plan's squared distance from the policy's mode, summed over all its points, is subtracted from its
-    return (in reward units): moving far must gain more than the value's errors there. "Return" here always means the
-    remainder. Training never anchors: an agent that stays near its policy discovers nothing new.
-
-    A new plan is made every `replan_every` control steps (0: when the token ends). `deadline_ms` limits the time of a
-    plan (0: no limit, as always in training).
-
-    If the plans of the last `patience` control steps realised less than half of the return that they predicted, the
-    policy acts for as many steps (`worldmodel.td_check`; 0: never). Training does without: it learns from failures.
+    Training ignores `anchor`, `deadline_ms` and `td_check_steps`: an agent that stays near its policy, or that gives up
+    a plan that fails, discovers nothing new.
     """
 
     samples: int = 64
@@ -172,23 +152,23 @@ class PlannerConfig:
     elites: int = 16
     iterations: int = 2
     horizon: int = 5
-    spread: float = 0.5
-    min_spread: float = 0.05
-    carry: float = 0.5
+    std: float = 0.5
+    min_std: float = 0.05
+    warm_start_fraction: float = 0.5
     anchor: float = 0.0
     temperature: float = 0.5
-    indifference: float = 0.1
+    return_scale_floor: float = 0.1
     deadline_ms: float = 0.0
     replan_every: int = 0
-    patience: int = 30
+    td_check_steps: int = 30
 
     def __post_init__(self):
         """Raise ValueError for a value out of range."""
         check("planner.", self, "samples", low=2, high=2**16)
         check("planner.", self, "policy_samples elites", low=1, high=self.samples - 1, why=" (planner.samples - 1)")
         check("planner.", self, "iterations horizon", low=1, high=100)
-        check("planner.", self, "spread temperature indifference", above=0)
-        check("planner.", self, "min_spread", above=0, high=self.spread, why=" (planner.spread)")
-        check("planner.", self, "deadline_ms replan_every patience", low=0)
+        check("planner.", self, "std temperature return_scale_floor", above=0)
+        check("planner.", self, "min_std", above=0, high=self.std, why=" (planner.std)")
+        check("planner.", self, "deadline_ms replan_every td_check_steps", low=0)
         check("planner.", self, "anchor", low=0, high=1e6)
-        check("planner.", self, "carry", low=0, high=1)
+        check("planner.", self, "warm_start_fraction", low=0, high=1)

@@ -47,7 +47,35 @@ REMOVED = {
     "peer": "tests/bench/duel.py and tests/bench/peers.py run TD-MPC2",
 }
 """Keys of earlier versions, or groups of them, that are no more: why, or what to say instead."""
-RENAMED: dict[str, str] = {}
+RENAMED = {
+    "learning.batch": "learning.batch_size",
+    "learning.consistency": "learning.consistency_coef",
+    "learning.reward": "learning.reward_coef",
+    "learning.value": "learning.value_coef",
+    "learning.continuation": "learning.termination_coef",
+    "learning.entropy": "learning.entropy_coef",
+    "learning.imitation": "learning.planner_distillation_coef",
+    "learning.expert": "learning.bc_coef",
+    "learning.encoder_rate": "learning.encoder_lr_scale",
+    "learning.eye_rate": "learning.vision_lr_scale",
+    "learning.clip": "learning.grad_clip_norm",
+    "learning.target_rate": "learning.tau",
+    "learning.averaging": "learning.ema_updates",
+    "learning.demonstrated": "learning.demonstration_fraction",
+    "learning.dropout": "learning.modality_dropout",
+    "learning.agreement": "learning.modality_consistency_coef",
+    "learning.shift": "learning.random_shift_px",
+    "learning.contrast": "learning.contrastive_coef",
+    "planner.spread": "planner.std",
+    "planner.min_spread": "planner.min_std",
+    "planner.carry": "planner.warm_start_fraction",
+    "planner.indifference": "planner.return_scale_floor",
+    "planner.patience": "planner.td_check_steps",
+    "model.token.knots": "model.token.control_points",
+    "model.vision.lags": "model.vision.frame_lags",
+    "scarcity": "sparse_reward_threshold",
+    "takeover": "expert_takeover_prob",
+}
 """Keys of earlier versions by their new names."""
 
 

@@ -75,8 +75,8 @@ class PatchEncoder(nn.Module):
             raise Mistake(f"model.vision.patch={config.patch}: at most {min(height, width)}, the frames' side")
         rows, columns = -(-height // config.patch), -(-width // config.patch)
         size = config.width
-        self.frames = len(config.lags)
-        self.stem = NormedLinear(len(config.lags) * config.patch**2 * 3, size, dtype=dtype)
+        self.frames = len(config.frame_lags)
+        self.stem = NormedLinear(len(config.frame_lags) * config.patch**2 * 3, size, dtype=dtype)
         merges = []
         while max(rows, columns) > self.FEW:
             rows, columns = (rows + 1) // 2, (columns + 1) // 2

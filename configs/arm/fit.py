@@ -75,7 +75,9 @@ class Fit:
         elif more := [name for name in config.robot_cameras if name not in senses.cameras]:
             raise ConfigError(f"robot_cameras.{more[0]}: {through}")
         configured(config.robot_cameras)
-        frames = len(self.identity.model.vision.lags) * sum(3 * high * wide for high, wide in senses.sizes.values())
+        frames = len(self.identity.model.vision.frame_lags) * sum(
+            3 * high * wide for high, wide in senses.sizes.values()
+        )
         if frames > LARGEST - ROOM_FOR_REST:
             raise ConfigError(f"{through}: {frames} bytes at a time; at most {LARGEST - ROOM_FOR_REST} reach a planner")
         if config.sentence and not senses.language:

@@ -36,10 +36,10 @@ def begin_of(spec: AgentSpec, task: TaskConfig, lead: int = 1, sentence: str = "
         control_hz=task.control_hz or 0.0,
         every=every,
         length=token.length,
-        knots=token.knots,
+        knots=token.control_points,
         degree=token.degree,
         cameras=",".join(f"{camera}:{height}x{width}" for camera, (height, width, _) in shapes.items()),
-        lags=",".join(map(str, spec.model.vision.lags)) if shapes else "",
+        lags=",".join(map(str, spec.model.vision.frame_lags)) if shapes else "",
         sentence=sentence,
         deadline_ms=500.0 * min(lead, every) / task.control_hz if task.control_hz else 0.0,
     )

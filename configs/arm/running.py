@@ -178,7 +178,7 @@ class Running:
         return robot
 
     def _cameras(self, show) -> CameraBuffer:
-        senses, lags = self.fit.senses, self.identity.model.vision.lags
+        senses, lags = self.fit.senses, self.identity.model.vision.frame_lags
         if not senses.cameras:
             return CameraBuffer()
         return CameraBuffer(senses.sizes, lags, not senses.state, self.task.arm.control_hz, show.say)

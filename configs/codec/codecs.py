@@ -59,8 +59,10 @@ def draw(config: TokensConfig, folder: Path) -> dict:
         return draw_glyph(read_sentence(Path(config.sentence)), folder)
     recording = datasets.read(Path(config.dataset))
     choice = settings(config, recording.rate_hz)
-    if wrong := unfit(choice.control_points, choice.length / recording.rate_hz):
-        raise Mistake(f"seconds={config.seconds:g} knots={config.knots} at {recording.rate_hz:g} Hz: {wrong}")
+    if wrong := unfit(choice.curve_points, choice.length / recording.rate_hz):
+        raise Mistake(
+            f"seconds={config.seconds:g} control_points={config.control_points} at {recording.rate_hz:g} Hz: {wrong}"
+        )
     fitted, held_out = split(recording.episodes, config)
     check_lengths(config, choice.length, fitted, held_out)
     codec = Codec.fit(fitted, choice)

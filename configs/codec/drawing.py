@@ -57,7 +57,7 @@ def decoded_sentence(codec: Codec, episodes: list[np.ndarray], rate_hz: float) -
     """
     switching = list(codec.switching)
     smooth = [d for d in range(codec.channels) if d not in switching] or list(range(codec.channels))
-    length, shape = codec.config.length, (codec.config.control_points, codec.config.degree)
+    length, shape = codec.config.length, (codec.config.curve_points, codec.config.degree)
     windows = windows_of(episodes, length + 1, length)
     starts, chunks = windows[:, 0], windows[:, 1:]
     error = (chunks - codec.decode(codec.encode(chunks, starts), starts))[..., smooth]

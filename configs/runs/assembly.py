@@ -148,8 +148,10 @@ class Assembly:
     def curve(self) -> Curve:
         """The curve that a token stands for. Raises ValueError for one outside the vocabulary, so not drawable."""
         token, rate_hz = self.config.model.token, self.env.metadata["render_fps"]
-        if wrong := unfit(token.knots, token.length / rate_hz):
-            raise Mistake(f"model.token.length={token.length} model.token.knots={token.knots}: {wrong}")
+        if wrong := unfit(token.control_points, token.length / rate_hz):
+            raise Mistake(
+                f"model.token.length={token.length} model.token.control_points={token.control_points}: {wrong}"
+            )
         return Curve.of_token(token, self.env.single_action_space.shape[0])
 
     @cached_property
@@ -191,7 +193,7 @@ class Assembly:
             self.senses,
             self.curve.action_size,
             self.curve.size,
-            config.model.vision.lags,
+            config.model.vision.frame_lags,
         )
         return Trainer(self.env, self.learner, agent, replay, config, config.task.repeat, self.step_discount)
 

@@ -189,7 +189,7 @@ class Evaluation:
             say(f"{self.path / REPLAY}: not there, so neither the senses' agreement nor what is expected is known")
             return None
         check_folder(self.path, (REPLAY,))
-        saved, lags = read_tensors(self.path / REPLAY), self.spec.model.vision.lags
+        saved, lags = read_tensors(self.path / REPLAY), self.spec.model.vision.frame_lags
         try:
             replay = Replay.read(saved, self.spec.senses, lags)
         except Unfit as error:

@@ -147,12 +147,13 @@ class Reel:
 
 def sentence(plan: Plan, curve: Curve, step_seconds: float, of: int = 0) -> tuple[Move, ...]:
     """Return a plan's motions for latent number `of`, with the elites' standard deviation as their spread."""
-    moves, spread = motions(plan.tokens[:, of].cpu(), curve, step_seconds), plan.spread[:, of].cpu().double().numpy()
+    moves, spread = motions(plan.tokens[:, of].cpu(), curve, step_seconds), plan.std[:, of].cpu().double().numpy()
     return tuple(replace(m, spread=s.reshape(m.points.shape)) for m, s in zip(moves, spread, strict=True))
 
 
 def motions(tokens: Float[Tensor, "T P"], curve: Curve, step_seconds: float) -> tuple[Move, ...]:
     """Return the tokens of a plan as motions; a control step lasts `step_seconds`."""
     return tuple(
-        Move.of(each, curve.knots, curve.degree, curve.length * step_seconds) for each in tokens.double().numpy()
+        Move.of(each, curve.control_points, curve.degree, curve.length * step_seconds)
+        for each in tokens.double().numpy()
     )

@@ -28,7 +28,7 @@ COLUMNS = (
     "eval_success",
     "eval_policy_success",
     *UPDATE_METRICS,
-    "plan_spread",
+    "plan_std",
 )
 
 

@@ -99,7 +99,7 @@ def _find_events(chunks: np.ndarray, start: np.ndarray, config: CodecConfig, giv
     """
     channels = range(chunks.shape[2]) if given is None else given
     length = config.length
-    curves = design(ends(length), config.control_points, config.degree)[:, 1:]
+    curves = design(ends(length), config.curve_points, config.degree)[:, 1:]
     beyond = np.eye(length) - curves @ np.linalg.pinv(curves)  # what no curve can follow
     sample = slice(None, None, max(1, len(chunks) // SAMPLE))
     found, slots, durations = {}, 1, {1.0}

@@ -38,7 +38,7 @@ class SplinePCA:
     ) -> "SplinePCA":
         """Fit to scaled chunks minus their starts, and those starts (zeros for a codec that is not relative)."""
         length, channels = chunks.shape[1:]
-        count, degree = config.control_points, config.degree
+        count, degree = config.curve_points, config.degree
         basis = design(ends(length) if config.relative else midpoints(length), count, degree)
         if not config.relative:
             basis = np.concatenate([np.zeros((length, 1)), basis], axis=1)
@@ -105,7 +105,7 @@ def _max_steps(moves: np.ndarray, config: CodecConfig) -> np.ndarray:
     `moves` (M, D): the largest steps in the data. The rate is degree x step / gap, the gap being that between knots (de
     Boor 1978); the same bound on it holds throughout the chunk. In a codec that is not relative the first step is free.
     """
-    gap = gaps(config.control_points, config.degree)[:, None]
+    gap = gaps(config.curve_points, config.degree)[:, None]
     if config.relative:
         return (moves / gap).max(0) * gap
     return np.concatenate([np.full((1, moves.shape[1]), np.inf), (moves[1:] / gap).max(0) * gap])

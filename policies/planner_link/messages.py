@@ -47,7 +47,7 @@ class Begin:
     An action is for one control step, of which there are `control_hz` per second, and specifies joint targets as
     `control` says. A decision covers at most `every` control steps; its tokens are splines of `degree` with `knots`
     control points over at most `length` steps. `cameras`: names and sizes of the model's cameras, `front:48x64,...`.
-    `lags`: which frames of each the model takes (`vision.lags`), separated by commas.
+    `lags`: which frames of each the model takes (`vision.frame_lags`), separated by commas.
 
     The robot's own: `sentence`: the task text. `deadline_ms`: the time limit for a plan (0: the planner's own setting).
     `robot`: a unique id. `resumes`: whether this robot was connected before; another may have replaced it since.

@@ -50,7 +50,7 @@ class PlannerService:
     def __init__(self, agent: Agent, settings: Begin, say: Callable[[str], None] = lambda line: None):
         """Make two decisions on blank input, since the first ones of a process are slow; they are not counted."""
         self.agent, self.settings, self._say = agent, settings, say
-        remembered = len(agent.model.config.vision.lags)
+        remembered = len(agent.model.config.vision.frame_lags)
         self._frames = {key: (remembered, *shape) for key, shape in agent.model.senses.items() if is_image(key)}
         self._sentence, self._deadline_ms = torch.zeros(1, Words.size), 0.0
         self._lock, self._session = threading.Lock(), threading.Lock()  # of the next two; of the agent
@@ -175,7 +175,7 @@ class PlannerService:
             values[key], present[key] = torch.from_numpy(frames)[None], torch.tensor([bool(there)])
         if LANGUAGE_KEY in model.senses:
             values[LANGUAGE_KEY] = self._sentence
-        return Observation.of(stacked(model.senses, len(model.config.vision.lags)), values, present)
+        return Observation.of(stacked(model.senses, len(model.config.vision.frame_lags)), values, present)
 
 
 @contextmanager

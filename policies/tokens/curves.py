@@ -20,37 +20,37 @@ def _boundaries(length: int, control_points: int, degree: int) -> Float[Tensor, 
 
 @dataclass(frozen=True)
 class Curve:
-    """Conversion between a token's points (..., P), P = knots x A, and its actions (..., L, A) in [-1, 1].
+    """Conversion between a token's points (..., P), P = control points x A, and its actions (..., L, A) in [-1, 1].
 
-    Each action is a convex combination of the `knots` control points. With length = knots = 1 it is the only one.
+    Each action is a convex combination of the control points. With length = control_points = 1 it is the only one.
     """
 
     length: int
-    knots: int
+    control_points: int
     degree: int
     action_size: int
     weights: Tensor
     inverse: Tensor
 
     @classmethod
-    def of(cls, length: int, knots: int, degree: int, action_size: int) -> "Curve":
-        """Build the curve of `knots` control points over `length` control steps."""
-        weights = torch.from_numpy(design(midpoints(length), knots, degree)).float()
-        return cls(length, knots, degree, action_size, weights, torch.linalg.pinv(weights))
+    def of(cls, length: int, control_points: int, degree: int, action_size: int) -> "Curve":
+        """Build the curve of `control_points` control points over `length` control steps."""
+        weights = torch.from_numpy(design(midpoints(length), control_points, degree)).float()
+        return cls(length, control_points, degree, action_size, weights, torch.linalg.pinv(weights))
 
     @classmethod
     def of_token(cls, token: TokenConfig, action_size: int) -> "Curve":
         """Build the curve of a token with these settings."""
-        return cls.of(token.length, token.knots, token.degree, action_size)
+        return cls.of(token.length, token.control_points, token.degree, action_size)
 
     @property
     def size(self) -> int:
         """P, the number of entries in a token."""
-        return self.knots * self.action_size
+        return self.control_points * self.action_size
 
     def decode(self, points: Float[Tensor, "*B P"]) -> Float[Tensor, "*B L A"]:
         """Return the actions at the control steps of the curve."""
-        return self.weights @ points.unflatten(-1, (self.knots, self.action_size))
+        return self.weights @ points.unflatten(-1, (self.control_points, self.action_size))
 
     def encode(self, actions: Float[Tensor, "*B L A"]) -> Float[Tensor, "*B P"]:
         """Return the control points of the least-squares curve through the actions, clamped to [-1, 1]."""
@@ -63,7 +63,7 @@ class Curve:
 
         M = times x dimensions (all of them by default), ordered by time first; rates are per whole token.
         """
-        weights = design(np.atleast_1d(np.asarray(times, dtype=float)), self.knots, self.degree, derivative)
+        weights = design(np.atleast_1d(np.asarray(times, dtype=float)), self.control_points, self.degree, derivative)
         chosen = np.eye(self.action_size)[slice(None) if dimensions is None else dimensions]
         return torch.from_numpy(np.kron(weights, chosen))
 
@@ -78,8 +78,8 @@ class Curve:
         It lies at the end of the last of these steps, halfway in time between its action and the next one.
         """
         token, within = divmod(steps - 1, self.length)
-        weights = _boundaries(self.length, self.knots, self.degree)[within]
-        return weights @ sentence[token].unflatten(-1, (self.knots, self.action_size))
+        weights = _boundaries(self.length, self.control_points, self.degree)[within]
+        return weights @ sentence[token].unflatten(-1, (self.control_points, self.action_size))
 
     def advance(self, sentence: Float[Tensor, "T *B P"], steps: int) -> Float[Tensor, "T *B P"]:
         """Shift a plan of T tokens forward in time by `steps` control steps.

@@ -84,8 +84,8 @@ class LowRankGaussian:
 
     def move(self, curve: Curve, seconds: float) -> Move:
         """Return the mean curve as a motion of `seconds`, clamped to [-1, 1], with the points' deviations as spread."""
-        points = self.mean.clamp(-1, 1).reshape(curve.knots, -1)
-        deviation = self.factor.norm(dim=-1).reshape(curve.knots, -1)
+        points = self.mean.clamp(-1, 1).reshape(curve.control_points, -1)
+        deviation = self.factor.norm(dim=-1).reshape(curve.control_points, -1)
         return Move(points.numpy(), seconds, curve.degree, deviation.numpy())
 
     def condition(

@@ -12,13 +12,14 @@ class Experts:
 
     An environment reports what its expert would do next as `expert_action` (A,) in its `info`, if a reset asked for it
     by the options `{"expert_action": True}`. The first `demonstrations` episodes are the expert's. In later ones it
-    takes over with probability `takeover` at each step, and then keeps control until the episode ends (HG-DAgger: Kelly
-    et al. 2019, arXiv 1810.02890). Where an expert does not know what to do (its action is NaN), it does not drive.
+    takes over with probability `expert_takeover_prob` at each step, and then keeps control until the episode ends
+    (HG-DAgger: Kelly et al. 2019, arXiv 1810.02890). An expert whose action is NaN does not
+    drive.
     """
 
     def __init__(self, count: int, size: int, config: LoopConfig):
         """Create the experts of `count` environments with actions of `size` numbers."""
-        self._first, self._takeover = config.demonstrations, config.takeover
+        self._first, self._takeover = config.demonstrations, config.expert_takeover_prob
         self.action = torch.full((count, size), torch.nan)
         self.taken = np.zeros(count, dtype=bool)  # which experts have taken over
         self.steps = np.zeros(count, dtype=int)  # steps of the running episode that each has driven
@@ -38,7 +39,7 @@ class Experts:
         return (self.demonstrating(episode) | self.taken) & self.known
 
     def take_over(self, generator: torch.Generator) -> None:
-        """Let each expert take over with probability `takeover`, before a step; draw nothing if that is 0."""
+        """Let each expert take over with its probability, before a step; draw nothing if that is 0."""
         if self._takeover:
             drawn = torch.rand(len(self.taken), generator=generator).numpy() < self._takeover
             self.taken |= drawn & self.known

@@ -42,7 +42,7 @@ class Trainer:
     env -> Observation -> agent.act -> env.step -> replay.add -> learner.update: `step` is the algorithm.
 
     An expert's steps (`policies.training.experts`) are stored like all others, but the policy imitates them whatever
-    their value, and a fraction `learning.demonstrated` of each batch begins with one of them, if there are any.
+    their value, and `learning.demonstration_fraction` of each batch begins with one of them, if there are any.
     """
 
     def __init__(
@@ -102,7 +102,9 @@ class Trainer:
     def _begin(self, begun: Bool[Tensor, " E"]) -> None:
         """Begin a new episode in the environments marked."""
         self.episodes.begin(begun)
-        self.agent.wide = self.config.scarcity > 0 and self.replay.rewarded() < self.config.scarcity
+        self.agent.wide = (
+            self.config.sparse_reward_threshold > 0 and self.replay.rewarded() < self.config.sparse_reward_threshold
+        )
         self.replay.start(begun, self.episodes.now)
         self.learner.model.observe(self.episodes.now.map(lambda x: x[begun]))
         self.agent.reset(begun)
@@ -110,7 +112,7 @@ class Trainer:
     def _ends(self, ended: Bool[Tensor, " E"]) -> list[EpisodeEnd]:
         """Describe the episodes that ended."""
         episodes = self.episodes
-        metrics = dict(zip(UPDATE_METRICS, self.metrics.tolist(), strict=True)) | {"plan_spread": self.agent.spread}
+        metrics = dict(zip(UPDATE_METRICS, self.metrics.tolist(), strict=True)) | {"plan_std": self.agent.std}
         return [
             EpisodeEnd(
                 float(episodes.returns[i]),
@@ -133,8 +135,8 @@ class Trainer:
     def _draw(self) -> Batch:
         """Sample a batch of windows from the replay."""
         config = self.learner.config
-        windows = config.batch, config.horizon, self.curve.length
-        return self._batch(sample_windows(self.replay, *windows, self.generator, config.demonstrated))
+        windows = config.batch_size, config.horizon, self.curve.length
+        return self._batch(sample_windows(self.replay, *windows, self.generator, config.demonstration_fraction))
 
     def _batch(self, window: Window) -> Batch:
         """Convert control steps to tokens: control points, discounted rewards, whether the episode continues."""
@@ -153,7 +155,7 @@ class Trainer:
 
     def _shifted(self, frames: Tensor) -> Tensor:
         """Shift frame stacks (H+1, B, F, H, W, 3) at random."""
-        return shift(frames.flatten(0, 1), self.learner.config.shift, self.generator).view_as(frames)
+        return shift(frames.flatten(0, 1), self.learner.config.random_shift_px, self.generator).view_as(frames)
 
     def state_dict(self) -> dict:
         """Return all that a resumed run needs, by the file that holds it: acting weights, learner, replay, loop."""

@@ -78,7 +78,7 @@ def sentence(follower: PlanFollower, token: TokenConfig, hz: float) -> str:
     answer = follower.answer
     if answer is None:
         return "waiting for the first plan"
-    return text(Move.of(each, token.knots, token.degree, answer.length / hz) for each in answer.tokens)
+    return text(Move.of(each, token.control_points, token.degree, answer.length / hz) for each in answer.tokens)
 
 
 def _percent(share: float) -> str:

@@ -23,8 +23,8 @@ class Ours:
         while self.trainer.env_steps < (config.seed_steps + config.envs) * config.task.repeat:
             self.trainer.step()
         self.memory: WarmStart | None = None
-        self.frames = FrameHistory(config.model.vision.lags)
-        shape, model = (config.learning.horizon, config.learning.batch), self.learner.model
+        self.frames = FrameHistory(config.model.vision.frame_lags)
+        shape, model = (config.learning.horizon, config.learning.batch_size), self.learner.model
         generator = torch.Generator().manual_seed(0)
         whole = (shape[0] + 1, shape[1])
         seen = model.preprocess(model.blank(whole[0] * whole[1])).map(lambda x: x.unflatten(0, whole))

@@ -29,7 +29,7 @@ def table(episodes: dict[str, np.ndarray], key: str, ids: int) -> None:
     fitted, held_out = split(episodes)
     scaling = Scaling.fit(fitted, 1.3)
     fitted, held_out = ([scaling.scale(e) for e in part] for part in (fitted, held_out))
-    ours = Codec.fit(fitted, CodecConfig(length=RATE_HZ, knots=10, ids=ids), stride=4)
+    ours = Codec.fit(fitted, CodecConfig(length=RATE_HZ, control_points=10, ids=ids), stride=4)
     for code in (Ours(ours), *rivals(fitted, RATE_HZ, 1.0, stride=4)):
         print(json.dumps({"set": key} | measure(code, held_out, RATE_HZ, 2000)))
 
