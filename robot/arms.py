@@ -1,17 +1,22 @@
-"""Construct the arm that a command is about: simulated or behind LeRobot's driver; then gate it and connect it."""
+"""LeRobot's devices from a command's options: the arm, simulated or driven, gated; its cameras; teleoperators."""
 
+import importlib
+import pkgutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 
 import draccus
+from lerobot import cameras, teleoperators
+from lerobot.cameras import CameraConfig
 from lerobot.robots import Robot
 from lerobot.robots.so_follower import SO101FollowerConfig
+from lerobot.teleoperators import Teleoperator, TeleoperatorConfig, make_teleoperator_from_config
+from lerobot.utils.import_utils import register_third_party_plugins
 
-from robot.config_sim_camera import SimCameraConfig
-from robot.config_so101_sim import SO101SimConfig
-from robot.lerobot_types import configured
-from robot.ports import port_of_twin
+from robot.arm_options import port_of_twin
+from robot.config_so101_sim import SimCameraConfig, SO101SimConfig
 from robot.safety.gate import Gate
 from robot.safety.gated import GatedRobot
 from robot.safety.limits import so101
@@ -67,3 +72,46 @@ def connect(robot: GatedRobot) -> None:
         robot.connect(calibrate=False)
     except RuntimeError as error:
         raise ConnectionError(f"{robot}: {error}") from error
+
+
+def decoded[T: draccus.ChoiceRegistry](base: type[T], package: ModuleType, keys: Mapping, where: str) -> T:
+    """Decode `keys`, including `type`, to a LeRobot configuration derived from `base`, whose types are in `package`.
+
+    Raises ValueError, in one line that begins with `where`, for an unknown type or keys that it does not accept.
+    """
+    if keys["type"] not in base.get_known_choices():
+        for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
+            if module.ispkg:
+                importlib.import_module(module.name)
+        register_third_party_plugins()
+    known = base.get_known_choices()
+    if keys["type"] not in known:
+        raise Mistake(f"{where}.type={keys['type']}: one of {', '.join(sorted(known))}")
+    try:
+        return draccus.decode(base, dict(keys))
+    except (draccus.utils.DraccusException, TypeError, ValueError) as error:
+        raise Mistake(f"{where}: {' '.join(str(error).split())}") from error
+
+
+def configured(keys: Mapping[str, dict]) -> dict[str, CameraConfig]:
+    """Return the configuration of each camera by name. Raises ValueError, in one line, for an invalid one."""
+    return {name: _configured(f"robot_cameras.{name}", value) for name, value in keys.items()}
+
+
+def _configured(where: str, keys: dict) -> CameraConfig:
+    if not isinstance(keys, Mapping) or not isinstance(keys.get("type"), str):
+        raise Mistake(f"{where}={keys}: its type and what that needs, e.g. {{type:opencv,index_or_path:0}}")
+    return decoded(CameraConfig, cameras, keys, where)
+
+
+def teleoperator(keys: dict) -> Teleoperator:
+    """Return the teleoperator that `keys`, including `type`, describe; empty ones keep LeRobot's default.
+
+    Raises ValueError for an unknown type or options it does not accept.
+    """
+    given = {key: value for key, value in keys.items() if value not in ("", None)}
+    config = decoded(TeleoperatorConfig, teleoperators, given, "teleop")
+    try:
+        return make_teleoperator_from_config(config)
+    except (draccus.utils.DraccusException, TypeError, ValueError) as error:
+        raise Mistake(f"teleop: {' '.join(str(error).split())}") from error

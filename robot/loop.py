@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from robot.safety.faults import Fault, FaultKind, NotReleasable
+from robot.safety.gate import Margins
 from robot.safety.gated import GatedRobot
-from robot.safety.margins import Margins
 from robot.ticks import Ticks
 from robot.units import Units
 

@@ -6,11 +6,11 @@ import math
 import numpy as np
 import pytest
 
+from robot.safety.braking import Workspace
 from robot.safety.faults import Fault, FaultKind, NotReleasable
 from robot.safety.gate import Gate
 from robot.safety.input_check import InputCheck, Stamped
 from robot.safety.limits import Box, JointLimits, Limits, so101
-from robot.safety.workspace import Workspace
 from sim.so101.fingertip import Fingertip
 
 DT = 1 / 30

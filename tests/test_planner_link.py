@@ -51,7 +51,7 @@ from policies.planner_link.service import MOST, PlannerService, listening
 from policies.storage.checkpoint import read_identity
 from policies.tokens.curves import Curve
 from robot.running.settings import planner_address
-from robot.running.view import sentence
+from robot.running.sinks import sentence
 from worldmodel.mistakes import Mistake
 from worldmodel.planner import Planner
 from worldmodel.settings import PlannerConfig

@@ -88,7 +88,7 @@ def test_an_episode_lasts_as_long_as_in_training(decisions):
 
 def test_a_person_at_a_terminal_sees_the_rate_the_margins_and_the_token(arm_checkpoint, monkeypatch, teletype):
     from configs.arm.running import Running
-    from robot.running.view import View
+    from robot.running.sinks import View
 
     with teletype.terminal(columns=60) as (stream, close):
         monkeypatch.setattr(

@@ -14,7 +14,7 @@ from robot.arms import driven
 from robot.loop import Driver, Loop, Reading
 from robot.running.plan_follower import PlanFollower, Plans, TokenTrack
 from robot.running.settings import RunConfig
-from robot.running.smoothness import Smoothness
+from robot.running.sinks import Smoothness
 from robot.safety.faults import FaultKind
 from robot.safety.input_check import InputCheck
 from robot.ticks import Ticks

@@ -23,14 +23,12 @@ from envs.settings import TaskConfig
 from policies.agent import Agent
 from policies.storage.checkpoint import load_model, read_identity
 from policies.training.rollouts import as_tensors
-from robot.arms import simulated
-from robot.config_sim_camera import SimCameraConfig
-from robot.lerobot_types import configured
+from robot.arms import configured, simulated
+from robot.cameras import BLIND_S, CameraBuffer, SteadyCamera, in_a_line
+from robot.config_so101_sim import SimCameraConfig
 from robot.loop import Loop
-from robot.running.camera_buffer import BLIND_S, CameraBuffer
 from robot.running.settings import RunConfig
-from robot.sim_camera import SimCamera
-from robot.steady_camera import SteadyCamera, in_a_line
+from robot.so101_sim import SimCamera
 from sim.canvas import RenderingUnavailable
 
 TASK = TaskConfig("so101-touch", state="joints")
@@ -205,7 +203,7 @@ def test_a_cable_that_falls_out_is_black_frames_until_it_is_in_again(monkeypatch
     from lerobot.cameras.opencv import OpenCVCamera, OpenCVCameraConfig
 
     monkeypatch.setattr(cv2, "VideoCapture", Cable)
-    monkeypatch.setattr("robot.steady_camera.AGAIN_S", 0.05)
+    monkeypatch.setattr("robot.cameras.AGAIN_S", 0.05)
     said = []
     camera = SteadyCamera("front", OpenCVCamera(OpenCVCameraConfig(index_or_path=0, warmup_s=1)), said.append)
     camera.connect()

@@ -16,8 +16,7 @@ from lerobot.robots.so_follower import SO101Follower, SO101FollowerConfig
 from lerobot.robots.utils import make_robot_from_config
 from lerobot.utils.errors import DeviceNotConnectedError
 
-from robot.config_sim_camera import SimCameraConfig
-from robot.config_so101_sim import SO101SimConfig
+from robot.config_so101_sim import SimCameraConfig, SO101SimConfig
 from robot.so101_sim import SO101Sim
 from robot.units import TICK_RAD, Units
 from sim.canvas import choose_backend

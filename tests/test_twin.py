@@ -13,7 +13,7 @@ import time
 
 import pytest
 
-from robot.ports import port_of_twin
+from robot.arm_options import port_of_twin
 from sim.joints import JOINTS
 from sim.twin.control import TwinControl
 from sim.twin.feetech import PING, encode

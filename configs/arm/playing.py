@@ -19,7 +19,7 @@ from robot.arms import connect, gated, simulated
 from robot.drivers import WrittenDriver
 from robot.loop import Loop
 from robot.running.settings import PlayConfig
-from robot.running.smoothness import Smoothness
+from robot.running.sinks import Smoothness
 from robot.safety.faults import RobotFault, in_one_line
 from robot.safety.limits import GRIPPER, RANGES
 from robot.safety.signals import Stopped

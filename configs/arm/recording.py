@@ -13,10 +13,9 @@ import numpy as np
 from configs.arm.arms import wired
 from configs.arm.priority import ORDINARY, hurried
 from configs.reporting import FAILED, SIGNALLED, Ended, say
-from robot.arms import connect, gated, simulated
-from robot.config_sim_camera import sim_cameras
+from robot.arms import connect, gated, simulated, teleoperator
+from robot.config_so101_sim import sim_cameras
 from robot.drivers import DriverLost, ScriptDriver, TeleopDriver
-from robot.lerobot_types import teleoperator
 from robot.loop import Driver, Loop, Step
 from robot.recording.parts import MEASURED, SUCCESS, EpisodeInfo, Parts
 from robot.recording.review import Review, picture

@@ -22,17 +22,15 @@ from policies.planner_link.client import PlannerClient
 from policies.storage.checkpoint import Identity, find_checkpoint, read_identity
 from policies.training.rollouts import evaluation_seeds
 from robot.arms import connect, gated, simulated
-from robot.config_sim_camera import sim_cameras
+from robot.cameras import CameraBuffer, SteadyCamera, in_a_line
+from robot.config_so101_sim import sim_cameras
 from robot.loop import Loop, Step
-from robot.running.camera_buffer import CameraBuffer
 from robot.running.plan_follower import PlanFollower
 from robot.running.rerun_view import Rerun
 from robot.running.settings import RunConfig
-from robot.running.smoothness import Smoothness
-from robot.running.view import Nothing, View
+from robot.running.sinks import Nothing, Smoothness, View
 from robot.safety.faults import RobotFault, in_one_line
 from robot.safety.signals import Stopped
-from robot.steady_camera import SteadyCamera, in_a_line
 from robot.ticks import Ticks, no_collection, percentiles
 from robot.units import Units
 from sim.so101.tasks import TASKS

@@ -8,8 +8,8 @@ from typing import Protocol
 import numpy as np
 
 from policies.planner_link.messages import Answer
+from robot.cameras import CameraBuffer
 from robot.loop import Driver, Reading
-from robot.running.camera_buffer import CameraBuffer
 from robot.safety.faults import FaultKind
 from sim.so101.targets import Targets
 

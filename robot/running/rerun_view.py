@@ -12,7 +12,7 @@ import numpy as np
 
 from robot.loop import Step
 from robot.running.plan_follower import PlanFollower
-from robot.running.view import Nothing, sentence
+from robot.running.sinks import Nothing, sentence
 from robot.safety.faults import in_one_line
 from worldmodel.mistakes import Mistake
 from worldmodel.settings import TokenConfig

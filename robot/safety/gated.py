@@ -21,9 +21,8 @@ from lerobot.utils.errors import DeviceAlreadyConnectedError
 from robot.safety import shutdown
 from robot.safety.braking import time_to_rest
 from robot.safety.faults import Fault, FaultKind, RobotFault
-from robot.safety.gate import Command, Gate
+from robot.safety.gate import Command, Gate, Margins
 from robot.safety.input_check import Stamped
-from robot.safety.margins import Margins
 from robot.safety.signals import Stopped, StopSignals
 from robot.ticks import Clock
 from worldmodel.mistakes import Mistake
