@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from configs.arm.playing import HIGH, LOW, Playing
+from configs.arm.playing import Playing
 from configs.reporting import FAILED, Ended
 from policies.tokens.notation import plan_bytes, to_plain
 from policies.tokens.vocabulary import Ask, Grip, Look, Move, Stop
@@ -44,7 +44,7 @@ def play(tmp_path, *tokens, **keys) -> dict:
 
 
 def scaled(values) -> np.ndarray:
-    return 2 * (np.array(values) - LOW) / (HIGH - LOW) - 1
+    return ARM.shares(ARM.to_rad(np.array(values)))
 
 
 @pytest.mark.parametrize("hz", [30, 50])
@@ -164,7 +164,7 @@ def test_the_last_place_is_commanded_even_where_its_moment_had_passed():
 
 def test_braking_goes_no_further_than_the_fastest_joint_would(tmp_path, sent):
     result = play(tmp_path, Move(np.array([GOAL * 0, GOAL]), 0.001, 1), Stop(0.3), limits="normal")
-    there = LOW + (GOAL + 1) / 2 * (HIGH - LOW)
+    there = ARM.from_rad(ARM.at(GOAL))
     way = np.array(sent[: result["ticks"]]) - there
     beyond = (way * np.sign(-way[0])).max(0)[:5]
     assert beyond.max() < 120 * 0.3 / 3 + 1  # degrees: a third of what 120 degrees a second go in that time
