@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 
 from configs.arm.running import Running
 from policies.training.rollouts import evaluation_seeds
-from robot.arms import driven
-from robot.loop import Driver, Loop, Reading
+from robot.loop import Loop, Reading
 from robot.running.plan_follower import PlanFollower, Plans, TokenTrack
 from robot.running.settings import RunConfig
 from robot.running.sinks import Smoothness
@@ -285,19 +284,6 @@ def test_what_cannot_be_run_is_refused_in_one_line(keys, line):
         RunConfig(**{"checkpoint": "c"} | keys)
 
 
-@pytest.mark.parametrize("text", ["{", "[1]", '{"gripper": {"id": "x"}}'])
-def test_a_calibration_that_is_none_is_refused_in_one_line(tmp_path, text):
-    (tmp_path / "arm.json").write_text(text)
-    with pytest.raises(Mistake, match=r"^id=arm: ") as refused:
-        driven("no port", "arm", str(tmp_path))
-    assert "\n" not in str(refused.value)
-
-
-def test_only_a_real_arm_is_careful_unless_told():
-    assert RunConfig("c").preset == RunConfig("c", robot="so101-twin").preset == "trained"
-    assert RunConfig("c", robot="so101", target=[0.2, 0.0, 0.0], port="p", id="i").preset == "careful"
-
-
 class Shown(list):
     """Keeps the steps; `at` a tick something happens."""
 
@@ -410,21 +396,13 @@ def test_an_episode_begins_at_its_beginning_or_not_at_all(wired, faults, happens
         return send(target, reading)
 
     loop.send = disturbed
-    mirror = SimpleNamespace(start=start, lay_out=lambda seed: None)
-    run = Running(RunConfig("c", robot="so101-twin"), None, None, None, None)
-    assert run._prepare(loop, wired.driver, mirror, 0) is (line is None)
+    laid_out = []
+    mirror = SimpleNamespace(start=start, lay_out=laid_out.append)
+    run = Running(RunConfig("c", robot="so101-twin", seed=7), None, None, None, None)
+    assert run._prepare(loop, wired.driver, mirror, 1) is (line is None)
+    assert laid_out == evaluation_seeds(7, 0, 2)[1:]  # as an evaluation by the same seed
     if line is None:
         assert np.abs(loop.read().joints - start).max() < 0.1
     else:
         assert re.match(line, loop.faults[-1])
         assert loop.faults[-1] in capsys.readouterr().err + "".join(wired.shown.said)
-
-
-def test_its_episodes_are_those_of_an_evaluation_by_the_same_seed():
-    laid_out = []
-    mirror = SimpleNamespace(start=np.zeros(6), lay_out=laid_out.append)
-    run = Running(RunConfig("c", robot="so101-twin", seed=7), None, None, None, None)
-    for episode in range(4):
-        assert run._prepare(SimpleNamespace(move_to=lambda place: ""), Driver(), mirror, episode)
-    assert laid_out == evaluation_seeds(7, 0, 2) + evaluation_seeds(7, 2, 2)
-    assert len(set(laid_out)) == 4
