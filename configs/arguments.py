@@ -1,31 +1,21 @@
-"""Command-line arguments: the keys that a command accepts, and one-line messages about invalid arguments."""
+"""Command-line arguments: how to type them, which of them were given, and one-line messages about invalid ones."""
 
 import re
 import shlex
-import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import fields
 
-from omegaconf import DictConfig
-
-from configs.reporting import refuse
-from configs.schema import AgentConfig, PeerConfig
+from configs.pages import choices, entries, keys
+from configs.schema import AgentConfig
 from envs.senses import check_image_size
-from envs.settings import ARM_DEFAULTS, ARM_TASKS, TaskConfig, find
+from envs.settings import ARM_DEFAULTS, ARM_TASKS, find
 from robot.safety.faults import in_one_line
-from sim.variation import Variation
 from worldmodel.mistakes import Mistake
-from worldmodel.settings import TokenConfig, VisionConfig
 from worldmodel.strict import ConfigError, unknown
 
-GROUPS = {
-    "task": ("task", TaskConfig),
-    "randomise": ("randomise", Variation),
-    "vision": ("model.vision", VisionConfig),
-    "token": ("model.token", TokenConfig),
-    "peer": ("peer", PeerConfig),
-}
-"""The config groups, chosen by name: for each, its dotted place in a config and the dataclass of its settings."""
+GROUPS = {"token": "model.token"}
+"""The place in a config of those groups whose keys are not below the group's own name."""
+EXTRAS = {"joblib": "sweep", "submitit_local": "cluster", "submitit_slurm": "cluster"}
+"""Hydra's launchers, and the extra that brings each."""
 
 
 def quoted(value: object) -> str:
@@ -61,7 +51,7 @@ def check_eyes(config: AgentConfig, about: set[str]) -> None:
     """
     if "image_size" in about:
         check_image_size(config.senses)
-    vision = [name for name in sorted(about) if re.fullmatch(r"vision|model\.vision\..*", name)]
+    vision = [name for name in sorted(about) if name.startswith("model.vision.")]
     if vision and not config.perceived.cameras:
         raise ConfigError(f"{vision[0]}: only with a camera among the senses, e.g. senses=[state,images.main]")
 
@@ -73,6 +63,19 @@ def moved() -> bool:
     return any(text.startswith("hydra.run.dir=") for text in HydraConfig.get().overrides.hydra)
 
 
+def check_groups(name: str, arguments: Sequence[str]) -> None:
+    """Raise ConfigError for a config group of the command `name` that is not given a name, or several for a sweep.
+
+    Hydra would merge a list's, and end with a traceback for other values.
+    """
+    groups = [entry.name for entry in entries(name) if entry.kind == "group"]
+    for argument in arguments:
+        group, _, value = argument.partition("=")
+        names = value.split(",")
+        if group in groups and not all(re.fullmatch(r"(?!null$)[A-Za-z_][\w.:-]*", name) for name in names):
+            raise ConfigError(_no_choice(group, value))
+
+
 def explain(error: Exception, name: str, arguments: Sequence[str]) -> str:
     """Condense an error of Hydra's into one line, with the valid choices.
 
@@ -82,48 +85,24 @@ def explain(error: Exception, name: str, arguments: Sequence[str]) -> str:
     if found := re.search(r"Could not override '([^']+)'", text):
         if found[1] in {f"task.{key}" for key in ARM_DEFAULTS}:
             return f"{found[1]}: only for the SO-101's tasks ({', '.join(ARM_TASKS)})"
-        return unknown(found[1], known_keys(name))
+        return unknown(found[1], list(keys(name)))
+    if found := re.search(r"Could not find '(.+)/([^'/]*)'", text):
+        return _no_choice(*found.groups())
     if "override_grammar" in text or text.startswith("Ambiguous value"):
         return _unreadable(arguments)
-    if (found := re.search(r"Could not find '([^'/]+)/([^']*)'", text)) and found[1] in GROUPS:
-        return _no_choice(*found.groups())
     return in_one_line(error)
 
 
 def _no_choice(group: str, value: str) -> str:
     """Return a one-line message about a value that a config group lacks, with the valid names."""
-    from hydra.core.config_store import ConfigStore
-
     if group == "task":
         try:
             find(value)
         except Mistake as missing:
             return in_one_line(missing)
-    names = sorted(name.removesuffix(".yaml") for name in ConfigStore.instance().list(group))
-    return f"{group}={value}: one of {', '.join(names)}"
-
-
-def check_arguments(name: str) -> None:
-    """Refuse, in one line, multirun options and config groups whose value is not a name.
-
-    Hydra would print a traceback for the latter.
-    """
-    from hydra.core.config_store import ConfigStore
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import HydraException
-
-    groups = _groups(ConfigStore.instance().load(f"{name}.yaml").node)
-    for argument in sys.argv[1:]:
-        if argument.startswith("-m") or (len(argument) > 2 and "--multirun".startswith(argument)):
-            refuse(f"{argument}: a command makes one run; semagram-bench makes many")
-        try:
-            override = OverridesParser.create().parse_override(argument)
-        except HydraException:
-            continue  # an option, or an argument that Hydra itself will refuse
-        if override.key_or_group == "hydra.mode":
-            refuse(f"{argument}: a command makes one run; semagram-bench makes many")
-        if override.key_or_group in groups and not isinstance(override.value(), str):
-            refuse(_no_choice(override.key_or_group, argument.partition("=")[2]))
+    if group == "hydra/launcher" and value in EXTRAS:
+        return f"{group}={value}: pip install 'semagram[{EXTRAS[value]}]' brings it"
+    return f"{group}={value}: one of {', '.join(choices(group))}"
 
 
 def _unreadable(arguments: Sequence[str]) -> str:
@@ -132,39 +111,18 @@ def _unreadable(arguments: Sequence[str]) -> str:
     from hydra.errors import HydraException
 
     for argument in arguments:
+        if argument.startswith("-"):
+            continue
         if "=" not in argument:
             return f"{argument}: keys are given as key=value"
         try:
             if not OverridesParser.create().parse_override(argument).is_sweep_override():
                 continue
+            if " " not in argument:
+                return f"{argument}: several values are for a sweep, with -m; a list is [a,b]"
         except HydraException:
             pass
         if ",]" in argument:
             return f"{argument}: a list does not end with a comma"
         return f"{argument}: a value with signs such as , ! ' = needs quotes in quotes, e.g. \"sentence='a, b'\""
     return f"{' '.join(arguments)}: keys are given as key=value"
-
-
-def known_keys(name: str) -> list[str]:
-    """Return every dotted key of a command's config."""
-    from hydra.core.config_store import ConfigStore
-
-    node, keys = ConfigStore.instance().load(f"{name}.yaml").node, []
-
-    def walk(node, prefix: str) -> None:
-        for key, value in node.items():
-            if prefix or key not in ("defaults", "hydra"):
-                keys.append(f"{prefix}{key}")
-                if isinstance(value, DictConfig):
-                    walk(value, f"{prefix}{key}.")
-
-    walk(node, "")
-    for group in _groups(node):
-        place, settings = GROUPS[group]
-        keys += [group, *(f"{place}.{field.name}" for field in fields(settings))]
-    return ["task" if key == "job" else key for key in keys]  # semagram-record's `job`, which its user types as `task`
-
-
-def _groups(node: DictConfig) -> list[str]:
-    """Return the names of the config groups in a config's defaults list."""
-    return [group for part in node.defaults if isinstance(part, DictConfig) for group in part if group in GROUPS]

@@ -1,69 +1,24 @@
-"""semagram-bench: train on a suite with several runs in parallel, and make their table, curves and summary."""
+"""semagram-bench: a sweep of semagram-train over the tasks and seeds of a suite, and its report."""
 
+import os
+import subprocess
 import sys
 from pathlib import Path
 
-from configs.importing import importing
+from configs.command import run
 
-HELP = """\
-semagram-bench: train on every task of a suite with several seeds, and compare with published results.
-
-  semagram-bench                                       three tasks, one seed, 20,000 steps: a first look
-  semagram-bench suite=dmc-100k                        eight tasks x three seeds x 100,000 steps
-  semagram-bench suite=dmc-ablation agent=white noise=white
-                                                       the same with a setting changed, under a name of its own
-  semagram-bench tasks=[walker-run,Pendulum-v1] steps=50000 seeds=2
-  semagram-bench table=docs/results/dmc-100k.csv readme=README.md
-                                                       write the README's table from a results file; runs nothing
-  semagram-bench suite=dmc-quick peer=tdmpc2 peer.path=../tdmpc2
-                                                       run the official TD-MPC2 too, from a checkout of it
-
-It can be stopped at any moment, even killed, and goes on where it was when the same command is given again: finished
-runs are in results.csv, others have checkpoints. A worker that dies is tried again, three times at most.
-
-Keys, with their defaults:
-
-  suite=dmc-quick          dmc-quick, dmc-100k or dmc-ablation
-  tasks=[]                 these tasks instead of the suite's (suite names, or Gymnasium ids)
-  seeds=null               how many seeds, 1 and up; null: as many as the suite says
-  steps=null               environment steps of a run; null: as many as the suite says
-  workers=auto             runs at a time; auto: one for each core
-  agent=semagram           the name in the results for these settings
-  out=runs/bench/<suite>-<agent>
-                           the folder for everything
-  table=""                 a results file, or a list of them, to make a table of instead of running anything
-  readme=""                with table=: a Markdown file to put it in, where <!-- results:begin --> stands
-  peer=none                tdmpc2: run the official TD-MPC2 as well
-  peer.path=""             its checkout
-  peer.python=""           an interpreter that has what it needs; else an environment is made with uv, once
-  peer.decisions=0         above 0: run no suite, but time so many of its decisions and of ours in alternation
-
-  senses=[state]           what is perceived, as in semagram-train; image_size=64
-
-Every key of semagram-train except task, randomise, seed and resume works, too: device, threads (of one worker),
-compile, envs, seed_steps, noise, scarcity, demonstrations, takeover, video (here false), token, model.*,
-learning.*, planner.*, replay.*, evaluation.*, checkpoint.*.
-
-Leaves in the folder: results.csv (a line a run), table.md, curves.png and every run's own folder <task>-seed<seed>,
-with its log.txt. Progress goes to stderr; the last line of stdout is one JSON object. Exit code 1 if a run failed.
-"""
+OWN = {"suite", "tasks", "seeds", "steps", "video", "workers", "agent", "out", "table", "readme"}
+"""The keys that are not passed on to the runs as they are."""
+FOLDER = "hydra.sweep.subdir='${semagram.label:${task.name},${task.id},${task.names}}-seed${seed}'"
 
 
-@importing()
 def main() -> None:
     """Run the command; exit with code 1 if a run failed."""
-    from configs.command import run
-
-    outcome = run("bench", HELP, bench)
-    if any(result.get("failed") for result in outcome):
-        sys.exit(1)
+    run("bench", bench, lambda result: 1 if result.get("failed") else 0)
 
 
 def bench(keys: dict, folder: Path) -> dict:
-    """Run a suite, time a duel with a peer, or only make tables, as `keys` say. Returns the result.
-
-    Raises ValueError, OSError.
-    """
+    """Run a suite, or only make a table, as `keys` say. Returns the result. Raises ValueError, OSError."""
     from configs.arguments import check_eyes, given
     from configs.schema import BenchConfig
     from configs.strict import build
@@ -72,20 +27,126 @@ def bench(keys: dict, folder: Path) -> dict:
     if config.table:
         return tabulate(config)
     check_eyes(config, given())
-    if config.peer.decisions:
-        from configs.suites.duel import duel
+    words, options = _words(config)
+    runs = _checked(config, words, folder)
+    _sweep(words, options, config, folder)
+    return _report(config, runs, folder)
 
-        return duel(config, folder)
-    from configs.suites.benchmark import Benchmark
 
-    return Benchmark.begin(config, folder).run()
+def _words(config) -> tuple[list[str], list[str]]:
+    """Return the keys that all runs share, and options of Hydra's. Raises ConfigError for a key that a suite sets."""
+    from hydra.core.hydra_config import HydraConfig
+
+    from configs.arguments import named
+    from configs.strict import ConfigError
+
+    chosen = HydraConfig.get()
+    for name, instead in (("task", "tasks"), ("seed", "seeds"), ("resume", "out")):
+        if wrong := [word for word in chosen.overrides.task if named([word]) == {name}]:
+            raise ConfigError(f"{wrong[0]}: {instead}= says so for all runs")
+    words = [word for word in chosen.overrides.task if not named([word]) & OWN]
+    words += [f"steps={config.steps}", f"video={str(config.video).lower()}"]
+    places = [f"--config-dir={part.path}" for part in chosen.runtime.config_sources if part.provider == "command-line"]
+    return words, [*places, *(word for word in chosen.overrides.hydra if word.startswith("hydra/launcher"))]
+
+
+def _checked(config, words: list[str], folder: Path) -> dict[Path, str]:
+    """Return each run's folder with its task, once the settings are known to be possible and those of what is there.
+
+    Raises ValueError as semagram-train would, before anything is written.
+    """
+    from dataclasses import asdict, replace
+
+    from configs.again import found
+    from configs.command import composed, register
+    from configs.runs.assembly import Assembly
+    from configs.schema import TrainConfig
+    from configs.strict import build
+
+    register(config.tasks)
+    runs = {}
+    for task in config.tasks:
+        checked = build(TrainConfig, composed("train", [*words, f"task={task}"]))
+        Assembly.begin(replace(checked, compile="false")).close()
+        for seed in range(1, config.seeds + 1):
+            path = folder / f"{checked.task.label}-seed{seed}"
+            found(asdict(replace(checked, seed=seed)), path)
+            runs[path] = checked.task.label
+    return runs
+
+
+def _sweep(words: list[str], options: list[str], config, folder: Path) -> None:
+    """Run semagram-train for every task and seed, each seed for all tasks before the next. Ends with us (Linux)."""
+    from configs.arguments import quoted
+    from configs.reporting import say
+
+    workers = _workers(config)
+    if not any(word.startswith("hydra/launcher=") for word in options) and workers > 1:
+        options = [*options, "hydra/launcher=joblib", f"hydra.launcher.n_jobs={workers}"]
+    seeds = ",".join(str(seed) for seed in range(1, config.seeds + 1))
+    sweep = [f"seed={seeds}", f"task={','.join(config.tasks)}", "resume=auto"]
+    words = [*words, *sweep, f"hydra.sweep.dir={quoted(folder)}", FOLDER, *options]
+    say(f"semagram-train -m {' '.join(words)}")
+    child = [sys.executable, "-P", "-m", "configs.member", str(os.getpid()), "train", "-m"]
+    process = subprocess.Popen([*child, *words], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, process_group=0)
+    try:
+        process.wait()
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            process.wait()
+            say("stopped; the same command goes on from here")
+
+
+def _workers(config) -> int:
+    from importlib.util import find_spec
+
+    from configs.strict import ConfigError
+
+    there = find_spec("hydra_plugins.hydra_joblib_launcher") if find_spec("hydra_plugins") else None
+    if isinstance(config.workers, int):
+        if config.workers > 1 and not there:
+            raise ConfigError(f"workers={config.workers}: pip install 'semagram[sweep]' lets several run at a time")
+        return config.workers
+    return (os.cpu_count() or 1) if there else 1
+
+
+def _report(config, runs: dict[Path, str], folder: Path) -> dict:
+    """Write the table, the curves and the rows of the runs that are finished. Returns the summary."""
+    from configs.member import last_line
+    from configs.reporting import say
+    from configs.suites import report
+    from envs.benchmark.curves import LearningCurve, read_curve
+    from envs.benchmark.results import Result, ResultsError, run_of
+
+    results: list[Result] = []
+    failed: dict[str, str] = {}
+    curves: dict[str, list[LearningCurve]] = {}
+    for path, task in runs.items():
+        try:
+            result = run_of(path, folder.name)
+        except ResultsError as damaged:
+            failed[path.name] = str(damaged)
+            continue
+        if result is None or result.env_steps < config.steps:
+            failed[path.name] = last_line(path / "log.txt")
+            continue
+        results.append(result)
+        curves.setdefault(task, []).append(read_curve(path / "metrics.csv"))
+    for name, why in failed.items():
+        say(f"{name}: {why}")
+    if results:
+        report.write(folder, results, curves)
+        say(report.terminal(results))
+    made = {"suite": config.suite, **report.summary(results, folder.name)}
+    return made | {"failed": failed, "out": str(folder)}
 
 
 def tabulate(config) -> dict:
-    """Make the table of one or several results files; write it into `readme` or, without one, to stderr.
+    """Make the table of runs; write it into `readme` or, without one, to stderr. Returns the summary of `agent`.
 
-    Returns the summary of `agent`. Raises ConfigError if the files hold no result of ours, the same run twice, one task
-    at different numbers of steps (a mean would mix them), or no result of the chosen agent.
+    Raises ConfigError if there is no result of ours, the same run twice, one task at different numbers of steps (a mean
+    would mix them), or no result of the chosen agent.
     """
     from configs.schema import BenchConfig
     from configs.strict import ConfigError
@@ -98,10 +159,8 @@ def tabulate(config) -> dict:
     names, agent, files = report.agents(results), config.agent, ", ".join(paths)
     if not names:
         raise ConfigError(f"table={files}: no results of ours")
-    if twice := report.in_several(parts):
-        raise ConfigError(f"table={files}: more than one has {twice}; run one of them as agent=<another name>")
-    if mixed := report.mixed(results):
-        raise ConfigError(f"table={files}: {mixed}; keep the lines of one")
+    if wrong := report.in_several(parts) or report.mixed(results):
+        raise ConfigError(f"table={files}: {wrong}")
     if agent not in names:
         if agent != BenchConfig.agent:
             raise ConfigError(f"agent={agent}: not in {files}, which have {', '.join(names)}")

@@ -1,102 +1,227 @@
-"""The life of a command: --help and --version, composing the config with Hydra, the work, the exit code."""
+"""The life of a command: --help and --version, composing its config with Hydra, the work, the exit code."""
 
-import logging
 import os
+import re
 import signal
 import sys
-import warnings
-from collections.abc import Callable
-from contextlib import nullcontext
-from importlib.metadata import version
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
-
-from omegaconf import DictConfig, OmegaConf
-
-from configs.arguments import check_arguments, explain
-from configs.reporting import SIGNALLED, code_of, foreseen, refuse, tell, unread
-from configs.store import plain, register
-from envs.settings import label
-from robot.safety.faults import in_one_line
-from robot.safety.signals import Stopped, handled
-from worldmodel.mistakes import warning_line
 
 TRACEBACK = "SEMAGRAM_TRACEBACK"
 """Environment variable: if set, any error that ends a command is shown with its traceback."""
+GYMNASIUM = re.compile(r"(?:(?<=^)|(?<=^task=)|(?<=,))(?:[\w.]+:)?[A-Za-z]\w*-v\d+(?=,|$)")
+"""Ids of Gymnasium environments, in the value of an argument `task=`, or alone."""
+HOME = Path(__file__).parents[1]
+PACKAGES = {"configs", "envs", "policies", "robot", "sim", "worldmodel"}
 
 
-def run(name: str, help_text: str, body: Callable[[dict, Path], dict]) -> list[dict]:
-    """Compose the config `name`, call `body(keys, run_folder)` and print its result as one JSON line on stdout.
+def run(name: str, body: Callable[[dict, Path], dict], code: Callable[[dict], int] = lambda result: 0) -> None:
+    """Compose configs/`name`.yaml, call `body(keys, run_folder)` and print its result as one JSON line on stdout.
 
-    These end the program with one line on stderr and an exit code:
+    A sweep (`-m`) runs each of its members in a process of its own (`configs.member`). These end the program with one
+    line on stderr and an exit code:
 
     - 2: a mistake of the user's (Mistake, or an OSError about a path or address they gave), or a non-finite number;
     - 1: a condition that may pass (a full disk, a port that has gone, too little memory);
-    - `Ended.code`: Ended;
+    - `Ended.code`: Ended; `code(result)`, if it is not 0, without a line;
     - 128 + the signal's number: Ctrl-C, or another stop signal (`robot.safety.signals`).
 
     Any other exception is a bug: a traceback, and exit code 1. Folders made for the run that are still empty at its
-    end are removed. Returns what was printed, as a list of at most one result; empty for --help and --version.
+    end are removed.
     """
-    if {"-h", "--help"} & set(sys.argv[1:]):
-        with unread():
-            print(help_text, flush=True)
-        return []
-    if "--version" in sys.argv[1:]:
-        from policies.storage.code_version import commit
+    try:
+        if {"-h", "--help"} & set(sys.argv[1:]):
+            _print(_help(name))
+        elif "--version" in sys.argv[1:]:
+            _print(_version())
+        else:
+            _main(name, body, code)
+    except KeyboardInterrupt as stop:
+        print(f"semagram: {' '.join(str(stop).split()) or 'interrupted'}", file=sys.stderr)
+        raise SystemExit(128 + getattr(stop, "number", signal.SIGINT)) from None
+    except ImportError as error:
+        if not (hidden := _hiding(error)):
+            raise
+        print(f"semagram: {hidden}", file=sys.stderr)
+        raise SystemExit(2) from None
 
-        with unread():
-            print(f"semagram {version('semagram')}, code {commit()}", flush=True)
-        return []
+
+def _main(name: str, body: Callable[[dict, Path], dict], code: Callable[[dict], int]) -> None:
     import hydra
-    from hydra.core.hydra_config import HydraConfig
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from configs.empty_folders import prune
+    from configs.arguments import check_groups, explain
+    from configs.reporting import code_of, foreseen, refuse, unread
+    from robot.safety.faults import in_one_line
+    from robot.safety.signals import SIGNALS, Stopped, handled
 
-    os.environ["HYDRA_FULL_ERROR"] = "1"
+    def stop(number: int, _frame) -> None:
+        if parallel:
+            from configs.member import end_all
+
+            end_all()
+        raise Stopped(number)
+
+    parallel = any(word.startswith("hydra/launcher=joblib") for word in sys.argv)
+    caught_by = SIGNALS if parallel else (signal.SIGTERM, signal.SIGHUP)
+
     traced = bool(os.environ.get(TRACEBACK))
-    warnings.formatwarning = warning_line
-    OmegaConf.register_new_resolver("semagram.label", label, replace=True)
-    OmegaConf.register_new_resolver("semagram.process", os.getpid, replace=True)
-    register()
-    check_arguments(name)
-    outcome: list[dict | Exception] = []
-
-    def task(config: DictConfig) -> None:
-        folder = Path(HydraConfig.get().runtime.output_dir)
-        try:
-            outcome.append(body(plain(config), folder))
-        except Exception as error:
-            if traced or (end := foreseen(error)) is None:
-                raise
-            outcome.append(end)
-        finally:
-            prune()
-
-    logging.getLogger("robot.safety.gated").disabled = True  # the command reports faults itself
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    task = Task(name, body, code, traced)
     try:
+        check_groups(name, sys.argv[1:])
+        register(sys.argv[1:])
         # SIGTERM and SIGHUP (a closed terminal) end the program as Ctrl-C does, with everything it has started.
-        with (
-            handled(_stop, (signal.SIGTERM, signal.SIGHUP)),
-            nullcontext() if traced else unread(),
-        ):
-            hydra.main(version_base="1.3", config_path=None, config_name=name)(task)()
+        with _members(parallel), handled(stop, caught_by), unread(quiet=not traced):
+            hydra.main(version_base="1.3", config_path=str(HOME / "configs"), config_name=name)(task)()
     except HydraException as error:
         refuse(explain(error, name, sys.argv[1:]))
     except OmegaConfBaseException as error:  # from a value that interpolates others
         refuse(f"{error.full_key}: {str(error).splitlines()[0]}" if error.full_key else in_one_line(error))
-    except OSError as error:  # from Hydra, which creates the run folder
-        if traced:
+    except Exception as error:  # of Hydra, which creates the run folder, or of a sweep's member
+        if traced or (end := foreseen(error)) is None:
             raise
-        refuse(in_one_line(error), code_of(error))
-    except KeyboardInterrupt as stop:
-        line = in_one_line(stop) if str(stop) else "interrupted"
-        refuse(line, SIGNALLED + getattr(stop, "number", signal.SIGINT))
-    for end in outcome:
-        tell(end)
-    return [end for end in outcome if not isinstance(end, Exception)]
+        refuse(in_one_line(end), code_of(end))
 
 
-def _stop(number: int, _frame) -> None:
-    raise Stopped(number)
+@contextmanager
+def _members(parallel: bool) -> Iterator[None]:
+    """Name a folder in the environment in which the members of a parallel sweep are noted."""
+    if not parallel:
+        yield
+        return
+    from tempfile import TemporaryDirectory
+
+    from configs.member import MEMBERS
+
+    with TemporaryDirectory() as folder:
+        os.environ[MEMBERS] = folder
+        yield
+        del os.environ[MEMBERS]
+
+
+class Task:
+    """What Hydra calls with each config that it composes."""
+
+    def __init__(
+        self,
+        name: str,
+        body: Callable[[dict, Path], dict],
+        code: Callable[[dict], int] = lambda result: 0,
+        traced: bool = False,
+    ):
+        self.name, self.body, self.code, self.traced = name, body, code, traced
+
+    def __call__(self, config) -> None:
+        """Run the command, or a member of a sweep in a process of its own."""
+        from hydra.core.hydra_config import HydraConfig
+        from hydra.types import RunMode
+
+        folder = Path(HydraConfig.get().runtime.output_dir)
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            from configs.member import play
+            from configs.reporting import tell
+
+            tell(play(self.name, folder))
+        else:
+            self.perform(plain(config), folder)
+
+    def perform(self, keys: dict, folder: Path) -> None:
+        """Run the command with these keys and print its result. Raises SystemExit unless all went well."""
+        import logging
+        import warnings
+
+        from configs.empty_folders import prune
+        from configs.reporting import foreseen, tell
+        from worldmodel.mistakes import warning_line
+
+        warnings.formatwarning = warning_line
+        logging.getLogger("robot.safety.gated").disabled = True  # the command reports faults itself
+        try:
+            result: dict | Exception = self.body(keys, folder)
+        except Exception as error:
+            if self.traced or (end := foreseen(error)) is None:
+                raise
+            result = end
+        finally:
+            prune()
+        tell(result)
+        if isinstance(result, dict) and (number := self.code(result)):
+            raise SystemExit(number)
+
+
+def register(words: Iterable[str] = ()) -> None:
+    """Give Hydra what the YAML files do not hold: the tasks by their names, and the resolvers that they use.
+
+    `words`: arguments, of which those that look like the id of a Gymnasium environment become names of tasks, too.
+    """
+    from hydra.core.config_store import ConfigStore
+    from omegaconf import OmegaConf
+
+    from envs.settings import ARM_TASKS, NAMES, label
+
+    OmegaConf.register_new_resolver("semagram.label", label, replace=True)
+    OmegaConf.register_new_resolver("semagram.process", os.getpid, replace=True)
+    store = ConfigStore.instance()
+    for name in () if "task" in store.repo else NAMES:
+        parts = ["keys/any@_here_", *["keys/so101@_here_"] * (name in ARM_TASKS), "_self_"]
+        store.store(group="task", name=name, node={"defaults": parts, "name": name})
+    for name in {name for word in words for name in GYMNASIUM.findall(word)}:
+        store.store(group="task", name=name, node={"defaults": ["gym", "_self_"], "id": name})
+
+
+def composed(name: str, arguments: list[str]) -> dict:
+    """Return the resolved config of the command `name` with these arguments. Raises HydraException."""
+    from contextlib import nullcontext
+
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    register()
+    within = GlobalHydra.instance().is_initialized()  # called from within another command
+    with nullcontext() if within else initialize_config_dir(str(HOME / "configs"), version_base="1.3"):
+        return plain(compose(name, arguments))
+
+
+def plain(config, resolve: bool = True) -> dict:
+    """Return a config as plain data; `resolve`: with the values that its interpolations refer to."""
+    from omegaconf import OmegaConf
+
+    keys = OmegaConf.to_container(config, resolve=resolve)
+    assert isinstance(keys, dict)
+    return keys
+
+
+def _help(name: str) -> str:
+    from configs.pages import page
+
+    return page(name)
+
+
+def _version() -> str:
+    from importlib.metadata import version
+
+    from policies.storage.code_version import commit
+
+    return f"semagram {version('semagram')}, code {commit()}"
+
+
+def _print(text: str) -> None:
+    from configs.reporting import unread
+
+    with unread():
+        print(text, flush=True)
+
+
+def _hiding(error: ImportError) -> str:
+    """Describe the folder that hides one of Semagram's packages, if that is why an import failed."""
+    package = (error.name or "").partition(".")[0]
+    found = find_spec(package) if package in PACKAGES else None
+    places = found and (found.submodule_search_locations or [found.origin or package])
+    where = Path(next(iter(places))) if places else HOME / package
+    if package not in PACKAGES or where == HOME / package:
+        return ""
+    return f"{where} hides Semagram's own package {package}; name it otherwise, or take its folder from PYTHONPATH"

@@ -24,10 +24,7 @@ class NoteMissing(Callback):
 
 
 def prune() -> None:
-    """Remove those of the `missing` folders that exist and are empty, innermost first.
-
-    Stops without an error at one that has content, is in use or does not exist; raises any other OSError.
-    """
+    """Remove those of the `missing` folders that are empty, innermost first; raise any other OSError."""
     for path in missing:
         try:
             path.rmdir()

@@ -74,12 +74,14 @@ def foreseen(error: Exception) -> Exception | None:
 
 
 @contextmanager
-def unread() -> Iterator[None]:
-    """Silently discard the rest of stdout if its reader has gone (`| head`)."""
+def unread(quiet: bool = True) -> Iterator[None]:
+    """Silently discard the rest of stdout if its reader has gone (`| head`), unless not `quiet`."""
     try:
         yield
         sys.stdout.flush()
     except BrokenPipeError:
+        if not quiet:
+            raise
         _drop()
 
 

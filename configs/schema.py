@@ -1,4 +1,4 @@
-"""The keys of the commands, as strict dataclasses; Hydra's defaults are made from them (`configs.store`).
+"""The keys of the commands, as strict dataclasses, which check what the YAML files and the user say.
 
 Those of the commands for an arm are in `robot.running.settings`, `robot.recording.settings` and `sim.twin.settings`.
 """
@@ -6,11 +6,10 @@ Those of the commands for an arm are in `robot.running.settings`, `robot.recordi
 import re
 from dataclasses import dataclass, field, fields
 
-from envs.benchmark.suites import SUITES
 from envs.senses import IMAGE_SIZE, STATE_NAME, Senses
 from envs.sentences import check as check_sentence
 from envs.settings import TaskConfig
-from policies.settings import ActingConfig, CheckpointConfig, CodecChoices, EvaluationConfig, LoopConfig, ReplayConfig
+from policies.settings import CheckpointConfig, CodecChoices, EvaluationConfig, LoopConfig, ReplayConfig
 from sim.so101.tasks import ABSOLUTE, JOINTS, SCRIPTED, TIED
 from sim.variation import Variation
 from worldmodel.mistakes import Mistake
@@ -18,6 +17,8 @@ from worldmodel.ranges import check
 from worldmodel.settings import LearningConfig, ModelConfig, PlannerConfig
 
 DEFAULT_TASK = "cartpole-swingup"
+RESUMABLE = ("steps", "threads", "video", "compile", "evaluation", "checkpoint", "device")
+"""The keys of a training run that may change when it is resumed."""
 
 
 @dataclass(frozen=True)
@@ -133,59 +134,26 @@ class EvaluateConfig(MachineConfig):
 
 
 @dataclass(frozen=True)
-class PeerConfig:
-    """Another agent to run beside ours: `tdmpc2` from the checkout at `path`, or `none`.
-
-    `python`: an interpreter with the peer's dependencies; if empty, an environment is created. `decisions`: if above 0,
-    time that many of its decisions, in alternation with ours, instead of running the suite.
-    """
-
-    name: str = "none"
-    path: str = ""
-    python: str = ""
-    decisions: int = 0
-
-    def __post_init__(self):
-        """Raise ValueError for an unknown peer, one without a checkout, or a peer's setting without a peer."""
-        if self.name not in PEERS:
-            raise Mistake(f"peer={self.name}: one of {', '.join(PEERS)}")
-        if self.name != "none" and not self.path:
-            raise Mistake(f"peer.path=: a checkout of {self.name}, e.g. peer.path=../{self.name}")
-        for key in ("path", "python", "decisions"):
-            if self.name == "none" and getattr(self, key):
-                raise Mistake(f"peer.{key}={getattr(self, key)}: only with peer={' or '.join(PEERS[1:])}")
-        if self.decisions < 0:
-            raise Mistake(f"peer.decisions={self.decisions}: at least 0")
-
-
-PEERS = ("none", "tdmpc2")
-
-
-@dataclass(frozen=True)
-class BenchConfig(ActingConfig, AgentConfig):
-    """The keys of semagram-bench. `tasks`, `seeds` and `steps` default to the suite's where empty or None."""
+class BenchConfig(TrainConfig):
+    """The keys of semagram-bench: those of its runs, and which they are."""
 
     suite: str = "dmc-quick"
-    tasks: list[str] = field(default_factory=list)
-    seeds: int | None = None
-    steps: int | None = None
+    tasks: tuple[str, ...] = ("cartpole-swingup", "cheetah-run", "walker-walk")
+    seeds: int = 1
+    steps: int = 20_000
     workers: int | str = "auto"
     agent: str = "semagram"
-    out: str = "runs/bench/${suite}-${agent}"
-    video: bool = False
+    out: str = "runs/bench/dmc-quick/semagram"
     table: list[str] | str = ""
     readme: str = ""
-    peer: PeerConfig = field(default_factory=PeerConfig)
+    video: bool = False
 
     def __post_init__(self):
         """Raise ValueError for a value out of range."""
-        ActingConfig.__post_init__(self)
-        AgentConfig.__post_init__(self)
-        if self.suite not in SUITES:
-            raise Mistake(f"suite={self.suite}: one of {', '.join(SUITES)}")
-        for name in ("seeds", "steps"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise Mistake(f"{name}={getattr(self, name)}: at least 1")
+        TrainConfig.__post_init__(self)
+        check("", self, "seeds", low=1)
+        if not self.tasks or len(set(self.tasks)) < len(self.tasks):
+            raise Mistake(f"tasks=[{','.join(self.tasks)}]: one or several different tasks")
         if self.workers != "auto" and not (isinstance(self.workers, int) and self.workers >= 1):
             raise Mistake(f"workers={self.workers}: auto, or a number of at least 1")
         if not self.agent or set(self.agent) & set("/\\ \n"):
@@ -193,9 +161,6 @@ class BenchConfig(ActingConfig, AgentConfig):
         if self.readme and not self.table:
             raise Mistake("readme=: only with table=, the results that go into it")
 
-
-SHARED = tuple(f.name for f in fields(TrainConfig) if f.name in BenchConfig.__dataclass_fields__ and f.name != "steps")
-"""The keys that a benchmark passes on to its runs unchanged."""
 
 TOKEN_VERBS = ("fit", "draw", "demo")
 

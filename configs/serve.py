@@ -1,36 +1,11 @@
 """semagram-serve: plan on this machine for a robot that another machine drives."""
 
-from configs.importing import importing
-
-HELP = """\
-semagram-serve: plan on this machine for a robot that `semagram-run` drives from another. It runs until Ctrl-C,
-SIGTERM or SIGHUP.
-
-  semagram-serve checkpoint=runs/so101-touch/<run>
-  ssh -N -L $HOME/planner.sock:<folder>/planner.sock <this machine>                        over there, and in another
-  semagram-run checkpoint=runs/so101-touch/<run> remote=$HOME/planner.sock ...             terminal
-
-Keys, with their defaults:
-
-  checkpoint=              a run folder, its checkpoints folder, or one checkpoint
-  address=~/.semagram/planner.sock    a Unix socket in a folder that only you may enter; or localhost:<port> (0: any
-                           that is free; stderr says which), which every user of this machine can reach
-  seed=100                 of the planner's random numbers
-  device=cpu               cpu, cuda or auto
-  threads=1                of the CPU
-  planner=true             false: the policy alone
-
-Messages are numbers and short texts, never code. One robot at a time: the newest with this checkpoint takes over. The
-last line of stdout is one JSON object: decisions, refused.
-"""
+from configs.command import run
 
 
-@importing()
 def main() -> None:
     """Run the command."""
-    from configs.command import run
-
-    run("serve", HELP, serve)
+    run("serve", serve)
 
 
 def serve(keys: dict, _folder) -> dict:

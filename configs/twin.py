@@ -1,48 +1,11 @@
 """semagram-twin: a simulated SO-101 on a serial port of its own, for LeRobot's real driver."""
 
-from configs.importing import importing
-
-HELP = """semagram-twin: a simulated SO-101 on a serial port, for LeRobot's own driver. It runs until Ctrl-C.
-
-  semagram-twin port_file=runs/twin/port
-
-then, in another terminal:
-
-  lerobot-teleoperate --robot.type=so101_follower --robot.port=$(cat runs/twin/port) \\
-      --robot.id=twin --robot.calibration_dir=runs/twin ...
-
-Keys, with their defaults:
-
-  port_file=""             a file to write the port's name to; removed at the end, and while the USB cable is out
-  calibration_file=""      a LeRobot calibration, read if it exists, written if not (default twin.json beside
-                           port_file); the servos hold it from the start, so that LeRobot does not ask
-  control_file=""          a Unix socket for requests, one JSON object a line (default <port_file>.control)
-  scene=""                 a MuJoCo scene with the SO-101's joints and actuators by name (default the arm on a table)
-
-What is to go wrong:
-
-  faults.lost=0            the share of packets that vanish on the line
-  faults.corrupted=0       the share of packets with a wrong byte
-  faults.slow_ms=0         replies come so much later
-  faults.dead=""           the joint whose servo dies, silent and limp, e.g. elbow_flex
-  faults.overload=""       the joint whose servo protects itself: little torque, an error in each reply
-  faults.held=""           the joint that is held by hand
-  faults.cable=""          the cable that is pulled: usb, power, or a joint's lead, e.g. elbow_flex
-  faults.after_s=0         so long after the first goal (0: from the start)
-  faults.for_s=0           for so long (0: for good)
-  faults.seed=0            which packets
-
-docs/twin.md tells what each looks like. The last line of stdout is one JSON object: packets, replies, reply_ms_p50,
-reply_ms_p99, faults.
-"""
+from configs.command import run
 
 
-@importing()
 def main() -> None:
     """Run the command."""
-    from configs.command import run
-
-    run("twin", HELP, twin)
+    run("twin", twin)
 
 
 def twin(keys: dict, _folder) -> dict:

@@ -16,10 +16,11 @@ from policies.training.noise import Noise
 from policies.words import WORDS, recognised
 from worldmodel.mistakes import Mistake
 from worldmodel.model import WorldModel
-from worldmodel.plan_audit import PlanAudit
-from worldmodel.planner import Memory, Plan, Planner
+from worldmodel.mppi import Plan, WarmStart
+from worldmodel.planner import Planner
 from worldmodel.senses import LANGUAGE_KEY
 from worldmodel.settings import PlannerConfig
+from worldmodel.td_check import TDCheck
 
 
 class Agent:
@@ -42,7 +43,7 @@ class Agent:
 
         With `explore` ("white", "pink" or "mixed"), execute instead an elite sampled by its weight, plus noise of that
         colour scaled by the plan's own standard deviation. Without it, the policy takes over for a while where plans
-        did not deliver the return they promised (`worldmodel.plan_audit`).
+        did not deliver the return they promised (`worldmodel.td_check`).
 
         `every`: control steps between decisions; 0: the length of a token. If shorter than a token, the rest of the
         token is dropped; if longer, the plan's next tokens are executed open loop, as far as there are any (the policy
@@ -87,19 +88,19 @@ class Agent:
         self.plan: Plan | None = None  # the newest plan
         self.decision: Decision | None = None  # the newest decision; the policy may have overruled the plan
         self.frame_stack = FrameStack(self.model.config.vision.lags)
-        self.plan_audit: PlanAudit | None = None
+        self.td_check: TDCheck | None = None
         if self.planner is not None and self.planner.config.patience and self.noise is None:
-            self.plan_audit = PlanAudit(self.planner.config.patience, self.planner.config.indifference)
+            self.td_check = TDCheck(self.planner.config.patience, self.planner.config.indifference)
         self._open(0)
 
     def _open(self, count: int) -> None:
         """Start with `count` environments and no decision in any of them."""
-        self.memory: Memory | None = None
+        self.memory: WarmStart | None = None
         self.at, self.until = torch.zeros(2, count, dtype=torch.long)
         self.actions = torch.zeros(count, self.most, self.curve.action_size)
         self.reached = torch.zeros(count, self.model.shared)  # where the current curves end, if tokens are joined
-        if self.plan_audit is not None:
-            self.plan_audit.forget(torch.ones(count, dtype=torch.bool))
+        if self.td_check is not None:
+            self.td_check.reset(torch.ones(count, dtype=torch.bool))
 
     @property
     def steps_per_decision(self) -> float:
@@ -123,10 +124,10 @@ class Agent:
             return
         self.at[left] = self.until[left]
         self.reached[left] = 0
-        if self.plan_audit is not None:
-            self.plan_audit.forget(left)
+        if self.td_check is not None:
+            self.td_check.reset(left)
         if self.memory is not None:
-            self.memory = Memory(self.memory.mean, self.memory.valid & ~left.to(self.memory.valid.device))
+            self.memory = WarmStart(self.memory.mean, self.memory.valid & ~left.to(self.memory.valid.device))
 
     @torch.no_grad()
     def act(self, observation: dict[str, Tensor], own: Bool[Tensor, " B"] | None = None) -> Float[Tensor, "B A"]:
@@ -186,11 +187,11 @@ class Agent:
             whole, by_policy = self._kept(plan, due)
             followed = whole[: self.ahead] if self.noise is None else self._explored(plan, self.noise, due)
             self.spread = float(plan.spread[0].mean())
-            self.spent.imagined += int(plan.imagined[due].sum())
+            self.spent.imagined += plan.model_calls * int(due.sum())
             self.planned_tokens = [whole[0, i] if due[i] else None for i in range(count)]
             until = torch.where(by_policy, min(self.most, self.curve.length), self.most)
             later = self.curve.advance_each(whole, until).to(plan.tokens.device)
-            self.memory = Memory(later, ~by_policy.to(later.device)).where(due, self.memory)
+            self.memory = WarmStart(later, ~by_policy.to(later.device)).where(due, self.memory)
             self._note(plan.latent, whole[0], until, due)
         # The mean of bounded tokens, or of control points, can exceed the bounds by an ulp.
         actions = self.curve.actions(followed, self.most).clamp(-1, 1)
@@ -212,8 +213,8 @@ class Agent:
         In those environments the first token is the policy's.
         """
         tokens, broken = plan.tokens.cpu(), torch.zeros_like(due)
-        if self.plan_audit is not None:
-            broken = self.plan_audit.broken(plan.worth.cpu(), due)
+        if self.td_check is not None:
+            broken = self.td_check.failed(plan.expected_return.cpu(), due)
         if bool(broken.any()):
             greedy, _ = self.model.greedy_token(plan.latent, self.reached.to(plan.latent.device))
             tokens = torch.cat([torch.where(broken[:, None], greedy.cpu(), tokens[0]).unsqueeze(0), tokens[1:]])
@@ -226,16 +227,16 @@ class Agent:
         steps: Int[Tensor, " B"],
         due: Bool[Tensor, " B"],
     ) -> None:
-        """Tell the plan audit what was decided, from latents `z`.
+        """Tell the check of plans what was decided, from latents `z`.
 
         The token's imagined reward and its discount times the probability of continuing are scaled to the `steps` that
         it is followed for, which may be fewer or more than its length.
         """
-        if self.plan_audit is None or self.planner is None:
+        if self.td_check is None or self.planner is None:
             return
         share = steps / self.curve.length
-        reward, keep = self.planner.foresee(z, token.to(z.device))
-        self.plan_audit.note(reward.cpu() * share, keep.cpu() ** share, steps.float(), due)
+        reward, keep = self.planner.predict(z, token.to(z.device))
+        self.td_check.record(reward.cpu() * share, keep.cpu() ** share, steps.float(), due)
 
     def _explored(self, plan: Plan, noise: Noise, due: Bool[Tensor, " B"]) -> Float[Tensor, "T B P"]:
         """Sample an elite of each plan by weight and add noise of the plan's own spread; arbitrary where not `due`."""
@@ -249,7 +250,7 @@ class Agent:
     def state_dict(self) -> dict[str, Tensor]:
         """Return what the next action depends on besides the model and the generator.
 
-        The plan audit, which only agents that do not explore have, is not included.
+        The check of plans, which only agents that do not explore have, is not included.
         """
         saved = {} if self.noise is None else {"noise": self.noise.parts, "noise_pink": self.noise.pink}
         saved |= {f"stack.{name}": t for name, t in self.frame_stack.state_dict().items()}
@@ -279,4 +280,4 @@ class Agent:
             self.spent = Spent(*saved["counts"].tolist())
         if "memory_mean" in saved:
             device = self.model.device
-            self.memory = Memory(saved["memory_mean"].to(device), saved["memory_valid"].to(device))
+            self.memory = WarmStart(saved["memory_mean"].to(device), saved["memory_valid"].to(device))

@@ -31,7 +31,7 @@ class Decision:
     `sentences` (T, B, P): the plans; T = 1 for the policy alone. `actions` (B, N, A): their first N actions (while
     exploring, those of the noisy elites instead). `until` (B,): for how many control steps the actions are followed, at
     most N. `by_policy` (B,): where the policy decided: without a planner everywhere, with one where the policy stands
-    in for plans that did not pay off (`worldmodel.plan_audit`). There only the first token of the plan is meaningful.
+    in for plans that did not pay off (`worldmodel.td_check`). There only the first token of the plan is meaningful.
     """
 
     sentences: Float[Tensor, "T B P"]

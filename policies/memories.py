@@ -95,8 +95,5 @@ def _all(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
 @torch.no_grad()
 def imagined(model: WorldModel, latent: Float[Tensor, " D"], sentence: Float[Tensor, "T P"]) -> Float[Tensor, "T D"]:
     """Imagine a plan (T, P) from one latent and return the latent at the end of each token."""
-    z, latents = latent.unsqueeze(0), []
-    for token in sentence.to(z.device):
-        z = model.next(model.transition_features(z, token.unsqueeze(0)))
-        latents.append(z[0])
-    return torch.stack(latents)
+    tokens = sentence.to(latent.device).unsqueeze(1)
+    return torch.cat([z for z, _ in model.unroll(latent.unsqueeze(0), tokens)])

@@ -123,6 +123,7 @@ class CodecChoices:
         """Raise ValueError for a value out of range."""
         check("", self, "ids", low=1, high=256)
         check("", self, "bits", low=1, high=16)
+        check("", self, "knots", low=0, high=1000)
         check("", self, "degree", low=1, high=5)
         check("", self, "margin", low=1)
 

@@ -19,7 +19,7 @@ from policies.words import recognised
 from robot.configuration_semagram import SemagramConfig
 from robot.perceiving import at_moments, perceived, unlike
 from worldmodel.encoder import sense_dropout_mask
-from worldmodel.imitation import ImitationBatch, imitation_loss
+from worldmodel.losses import ImitationBatch, imitation_loss
 from worldmodel.mistakes import Mistake
 from worldmodel.model import WorldModel
 from worldmodel.senses import LANGUAGE_KEY, is_image, mask

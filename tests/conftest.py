@@ -147,7 +147,7 @@ def trainer(
     sizes = {"token": token, "precision": precision} | ({"vision": vision} if vision else {})
     model = tiny_model(senses, curve.size, weights, **sizes)
     learning = LearningConfig(**{"batch": 8, "updates_per_token": 0.5} | changes)
-    planning = PlannerConfig(samples=8, policy_samples=2, elites=4, iterations=2, horizon=2, budget="fixed")
+    planning = PlannerConfig(samples=8, policy_samples=2, elites=4, iterations=2, horizon=2)
     generator = torch.Generator().manual_seed(1)
     discount = token.discount(0.9)
     planner = Planner(model, discount, planning)
@@ -192,7 +192,7 @@ def two_hot_logits(x: torch.Tensor, count: int) -> torch.Tensor:
 TINY_KEYS = (
     *("model.latent=16", "model.group=4", "model.width=16", "model.bins=11", "model.precision=fp32"),
     *("learning.batch=8", "learning.horizon=2", "compile=false", "video=false"),
-    *("planner.samples=8", "planner.policy_samples=2", "planner.elites=4", "planner.horizon=2", "planner.budget=fixed"),
+    *("planner.samples=8", "planner.policy_samples=2", "planner.elites=4", "planner.horizon=2"),
     *("seed_steps=60", "evaluation.episodes=2", "evaluation.every=400", "checkpoint.every=150"),
 )
 """Keys of a command that make a run tiny."""

@@ -13,7 +13,7 @@ from worldmodel.planner import Planner
 from worldmodel.senses import STATE_KEY
 from worldmodel.settings import PlannerConfig
 
-PLANNING = PlannerConfig(samples=8, policy_samples=2, elites=4, iterations=2, horizon=2, budget="fixed")
+PLANNING = PlannerConfig(samples=8, policy_samples=2, elites=4, iterations=2, horizon=2)
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ def test_it_follows_its_plan_for_as_long_as_it_is_told(make, length, every):
         whole = agent.curve.actions(plan.tokens, 2 * length)
         assert torch.equal(actions[:, n * every : (n + 1) * every], whole[:, :every])
     assert torch.equal(agent.memory.mean, agent.curve.advance(plans[-1].tokens, every))
-    assert agent.spent.imagined == sum(int(plan.imagined.sum()) for plan in plans)
+    assert agent.spent.imagined == sum(2 * plan.model_calls for plan in plans)
 
 
 def test_more_steps_than_a_plan_has_are_refused(make):
@@ -353,5 +353,5 @@ def test_where_plans_pay_nothing_the_policy_acts_for_a_while(make, length):
 
 
 def test_an_exploring_agent_follows_its_plans_whatever_comes_of_them(make):
-    assert make().plan_audit is not None
-    assert make(explore="white").plan_audit is None and make(planned=False).plan_audit is None
+    assert make().td_check is not None
+    assert make(explore="white").td_check is None and make(planned=False).td_check is None

@@ -110,7 +110,7 @@ def test_what_a_checkpoint_holds_is_what_its_format_says(toys, trained, tmp_path
     for file in path.glob("*.safetensors"):
         held |= {f"{file.name}: {name}" for name in read_tensors(file)}
     digest = hashlib.sha256("\n".join(sorted(held)).encode()).hexdigest()[:12]
-    assert (FORMAT, digest) == (5, "b97aa5fac120")
+    assert (FORMAT, digest) == (6, "dfb6773a8f4e")
 
 
 def test_progress_comes_back(toys, trained, tmp_path):
@@ -253,7 +253,8 @@ def test_a_checkpoint_of_another_kind_is_refused(toys, trained, tmp_path):
         ("model.token.joined", 1, "model.token.joined=1: true or false"),
         ("planner.spread", "0.5", "planner.spread=0.5: a number"),
         ("planner.spread", 10**400, "planner.spread=1"),
-        ("planner.budget", None, "planner.budget=None: text"),
+        ("planner.budget", "fixed", "planner.budget: removed: "),
+        ("model.precision", None, "model.precision=None: text"),
         ("planner.haste", 1, "planner.haste: no such key"),
         ("planner", 3, "planner=3: a group of keys"),
         ("model.token.length", 1.0, "model.token.length=1.0: a whole number"),
@@ -283,7 +284,7 @@ def test_settings_of_a_wrong_type_or_out_of_range_are_refused_in_one_line_by_the
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("place", ["env_steps", "model.rank", "model.token.joined", "planner.anchor", "sentences"])
+@pytest.mark.parametrize("place", ["env_steps", "model.width", "model.token.joined", "planner.anchor", "sentences"])
 def test_settings_that_are_missing_are_not_made_up(toys, trained, tmp_path, place):
     path = save(toys, trained, tmp_path)
     settings = json.loads((path / "config.json").read_text())
@@ -329,7 +330,7 @@ def test_tensors_missing_or_too_many_are_refused_in_one_line(toys, trained, tmp_
 @pytest.mark.parametrize(
     ("file", "name"),
     [
-        *(("learner", "first"), ("loop", "generator"), ("loop", "agent.noise"), ("loop", "agent.stack.fresh")),
+        *(("learner", "exp_avg"), ("loop", "generator"), ("loop", "agent.noise"), ("loop", "agent.stack.fresh")),
         *(("loop", "experts.taken"), ("replay", "head"), ("replay", "reward")),
     ],
 )

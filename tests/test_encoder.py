@@ -11,7 +11,7 @@ import torch
 from worldmodel.batch import Batch
 from worldmodel.encoder import Encoder
 from worldmodel.learner import Learner
-from worldmodel.losses import METRICS, UNLIKE, encode_with_dropout, loss, variance_loss, world_losses
+from worldmodel.losses import METRICS, UNLIKE, encode_with_dropout, losses, variance_loss, world_losses
 from worldmodel.senses import LANGUAGE_KEY, STATE_KEY, check, mask
 from worldmodel.settings import LearningConfig, VisionConfig
 from worldmodel.strict import build
@@ -124,7 +124,7 @@ def test_never_are_all_senses_hidden_that_show_what_happens(model):
     config = LearningConfig(batch=6, horizon=2, dropout=0.9)
     learner, hidden = Learner(model, 0.9, config), 0
     for seed in range(300):
-        keep = learner.noise(batch(model), torch.Generator().manual_seed(seed))[2]
+        keep = learner.noise(batch(model), torch.Generator().manual_seed(seed)).sense_mask
         shows = keep[:, [key != LANGUAGE_KEY for key in SENSES]]
         assert keep.shape == (6, 4) and bool((shows.sum(1) > 0).all())
         assert bool(keep[:, list(SENSES).index(LANGUAGE_KEY)].all())  # nor ever what says what is to be done
@@ -138,7 +138,7 @@ def test_what_is_left_of_the_senses_is_never_hidden(model):
     masks = {mask(key): there[:, i].expand(3, 6).unsqueeze(-1) for i, key in enumerate(SENSES)}
     data = dataclasses.replace(data, seen=data.seen | masks)
     for seed in range(20):
-        keep = learner.noise(data, torch.Generator().manual_seed(seed))[2]
+        keep = learner.noise(data, torch.Generator().manual_seed(seed)).sense_mask
         assert bool(((keep * there).sum(1) > 0).all())
 
 
@@ -149,7 +149,7 @@ def test_one_sense_is_never_hidden_and_draws_nothing(toys):
         tokens, ones = torch.zeros(2, 6, 2), torch.ones(2, 6)
         data = Batch({STATE_KEY: torch.zeros(3, 6, 3)}, tokens, ones, ones, ones, tokens[0], torch.zeros(6))
         g = torch.Generator().manual_seed(0)
-        draws.append((*learner.noise(data, g), g.get_state()))
+        draws.append((*vars(learner.noise(data, g)).values(), g.get_state()))
     assert all(torch.equal(a, b) for a, b in zip(*draws, strict=True))
     assert bool(draws[0][2].all())
 
@@ -168,7 +168,8 @@ def test_latents_are_told_apart_where_there_are_cameras(toys, senses):
     for contrast in (0.0, 0.5):
         learner = Learner(model, 0.9, LearningConfig(batch=6, horizon=2, contrast=contrast))
         noise = learner.noise(data, torch.Generator().manual_seed(0))
-        total, *_ = loss(model, learner.target, data, noise, learner.scale, learner.discount, learner.config)
+        found_losses = losses(model, learner.target, data, noise, learner.scale, learner.discount, learner.config)
+        total = found_losses.total(learner.config)
         names = [name for name, _ in model.named_parameters()]
         found.append(dict(zip(names, torch.autograd.grad(total, learner.parameters), strict=True)))
     felt = {name.split(".")[0] for name in names if not torch.equal(found[0][name], found[1][name])}

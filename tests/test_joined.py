@@ -11,15 +11,15 @@ from policies.planner_link.service import PlannerService
 from policies.tokens.curves import Curve
 from worldmodel import twohot
 from worldmodel.batch import Batch
-from worldmodel.imagination import propose, score
-from worldmodel.losses import loss, targets
-from worldmodel.planner import Memory, Planner
+from worldmodel.losses import UpdateNoise, losses, targets
+from worldmodel.mppi import WarmStart, rollout
+from worldmodel.planner import Planner, join, search_in
 from worldmodel.senses import STATE_KEY
 from worldmodel.settings import LearningConfig, PlannerConfig, TokenConfig
 
 TOKEN = TokenConfig(4, 3, 2, joined=True)
 CURVE = Curve.of_token(TOKEN, 2)
-CONFIG = PlannerConfig(samples=12, policy_samples=4, elites=6, iterations=2, horizon=3, budget="fixed")
+CONFIG = PlannerConfig(samples=12, policy_samples=4, elites=6, iterations=2, horizon=3)
 STEEP = 2 * 2 / 4  # the most that a parabola of control points in [-1, 1] changes in one of four steps
 
 
@@ -59,17 +59,16 @@ def test_what_has_no_curve_cannot_be_joined(length, knots, degree):
         TokenConfig(length, knots, degree, joined=True)
 
 
-@pytest.mark.parametrize("budget", ["fixed", "adaptive"])
 @pytest.mark.parametrize("remembered", [False, True])
-def test_every_sentence_of_a_plan_begins_at_the_last_action_and_goes_on_where_it_was(model, budget, remembered):
-    planner = Planner(model, 0.9, dataclasses.replace(CONFIG, budget=budget, agreement=0.0))
-    memory = Memory.of(uniform(3, 5, 6, seed=1)) if remembered else None
+def test_every_sentence_of_a_plan_begins_at_the_last_action_and_goes_on_where_it_was(model, remembered):
+    planner = Planner(model, 0.9, CONFIG)
+    memory = WarmStart.of(uniform(3, 5, 6, seed=1)) if remembered else None
     start = uniform(5, 2, seed=2)
     plan = planner.plan(seen(5), memory, torch.Generator().manual_seed(0), start=start)
-    assert plan.spent >= CONFIG.iterations
+    assert plan.iterations == CONFIG.iterations
     assert joined(plan.elites, start)
     assert joined(plan.tokens, start)
-    assert joined(propose(model, plan.latent, torch.randn(3, 5, 4, 6), start), start)
+    assert joined(search_in(model, 0.9).propose(join(plan.latent, start), torch.randn(3, 5, 4, 6)), start)
 
 
 def test_a_plan_from_rest_begins_at_zero(model):
@@ -98,13 +97,13 @@ def test_nothing_jumps_where_the_policy_stands_in_for_some_environments_only(mod
     """A plan is followed for two tokens, the policy's token for one; each goes on from where its own curve ended."""
     config = dataclasses.replace(CONFIG, patience=30)
     agent = Agent(model, CURVE, Planner(model, 0.9, config), torch.Generator().manual_seed(0), every=8)
-    count, held = agent.plan_audit.broken, torch.tensor([False, True])
+    count, held = agent.td_check.failed, torch.tensor([False, True])
 
     def broken(worth, asked):
         count(worth, asked)
         return asked & held
 
-    monkeypatch.setattr(agent.plan_audit, "broken", broken)
+    monkeypatch.setattr(agent.td_check, "failed", broken)
     first = agent.decide(seen(2))
     assert first.until.tolist() == [8, 4]
     ends = [first.sentences[1, 0, -2:], first.sentences[0, 1, -2:]]
@@ -139,10 +138,10 @@ def test_a_read_back_agent_goes_on_from_its_last_action(model):
 def test_what_is_not_chosen_is_not_learned(toys, model):
     """No loss moves what the policy says of the point that it shares with the token before."""
     normal = torch.randn(2, 6, 6, generator=torch.Generator().manual_seed(0))
-    draws = (normal[0], normal[1], torch.ones(6, 1))
+    draws = UpdateNoise(normal[0], normal[1], torch.ones(6, 1))
     config = LearningConfig(batch=6)
     target = toys.tiny_model(3, CURVE.size, seed=7, token=TOKEN).value.requires_grad_(False)
-    total, _, _ = loss(model, target, batch(), draws, torch.tensor(1.0), 0.9, config)
+    total = losses(model, target, batch(), draws, torch.tensor(1.0), 0.9, config).total(config)
     bias = model.actor[-1].bias
     slope = torch.autograd.grad(total, bias)[0].view(2, 6)  # of the means, of the deviations
     assert torch.equal(slope[:, :2], torch.zeros(2, 2))
@@ -151,8 +150,12 @@ def test_what_is_not_chosen_is_not_learned(toys, model):
 
 def test_the_value_at_a_sentences_end_is_of_a_token_that_goes_on_from_it(model):
     z, start = model.encode(seen(4)), uniform(4, 2)
-    tokens = propose(model, z, torch.zeros(2, 4, 1, 6), start)
-    found = score(model, z, tokens, 0.9)[:, 0]
+    search, root = search_in(model, 0.9), join(z, start)
+    tokens = search.propose(root, torch.zeros(2, 4, 1, 6))
+    elsewhere = torch.cat([uniform(2, 4, 1, 2, seed=5), tokens[..., 2:]], -1)
+    as_executed, found = rollout(search, root, elsewhere)
+    assert torch.equal(as_executed, tokens)  # whatever beginnings are asked for
+    found = found[:, 0]
     total, factor = torch.zeros(4), torch.ones(4)
     for token in tokens[:, :, 0]:
         imagined = model.step(z, token)

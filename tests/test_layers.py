@@ -169,3 +169,13 @@ def test_a_command_leaves_products_in_fp32_as_exact_as_fp32_is():
     x, w = torch.rand(2, 3, 64, 256, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     exact = x @ w.mT
     assert (torch.bmm(x.float(), w.float().mT) - exact).abs().max() < 3e-6 * exact.abs().max()
+
+
+def test_a_normaliser_can_be_told_what_it_would_have_seen(toys):
+    seen, told = toys.tiny_model(), toys.tiny_model()
+    states = torch.randn(50, 3, dtype=torch.float64) * 30 + 4
+    seen.normaliser.__init__(3)
+    seen.normaliser.observe(states)
+    told.normaliser.take(states.mean(0), states.std(0, correction=0), 50)
+    for name, value in seen.normaliser.state_dict().items():
+        assert torch.allclose(told.normaliser.state_dict()[name], value), name

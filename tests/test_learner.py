@@ -9,8 +9,7 @@ import torch
 from worldmodel.arithmetic import update_gflop
 from worldmodel.batch import Batch
 from worldmodel.flat import flatten, segment
-from worldmodel.learner import UPDATE_METRICS, Learner, LearningFault, width
-from worldmodel.losses import METRICS, loss
+from worldmodel.learner import UPDATE_METRICS, Learner, LearningFault, loss, width
 from worldmodel.senses import STATE_KEY
 from worldmodel.settings import LearningConfig
 
@@ -91,7 +90,7 @@ def test_updates_are_adams_with_each_groups_norm_clipped(model, clip):
     adam = torch.optim.Adam([{"params": encoder, "lr": 0.5e-2}, {"params": others, "lr": 1e-2}])
     for n in range(5):
         noise = learner.noise(batch(n), torch.Generator().manual_seed(n))
-        total, _, _ = loss(copied, target, batch(n), noise, learner.scale.clone(), learner.discount, config)
+        total, _ = loss(copied, target, batch(n), noise, learner.scale.clone(), learner.discount, config)
         adam.zero_grad()
         total.backward()
         for group in (world, actor):
@@ -158,13 +157,7 @@ def test_learning_makes_the_losses_of_a_fixed_batch_smaller(model):
     noise = learner.noise(data, torch.Generator().manual_seed(0))
 
     def losses():
-        return dict(
-            zip(
-                METRICS,
-                loss(model, learner.target, data, noise, learner.scale, learner.discount, config)[1],
-                strict=True,
-            )
-        )
+        return vars(loss(model, learner.target, data, noise, learner.scale, learner.discount, config)[1])
 
     before = losses()
     for _ in range(100):
@@ -174,9 +167,7 @@ def test_learning_makes_the_losses_of_a_fixed_batch_smaller(model):
         assert after[name] < 0.8 * before[name], name
 
 
-@pytest.mark.parametrize("rank", [0, 2])
-def test_the_policy_alone_learns_to_find_tokens_of_a_higher_value(toys, rank):
-    model = toys.tiny_model(rank=rank)
+def test_the_policy_alone_learns_to_find_tokens_of_a_higher_value(model):
     nothing = dict.fromkeys(("consistency", "reward", "value", "continuation", "imitation", "entropy"), 0.0)
     learner = Learner(model, 0.9, dataclasses.replace(CONFIG, learning_rate=3e-3, **nothing))
     noise, values = learner.noise(batch(), torch.Generator().manual_seed(0)), []

@@ -15,7 +15,7 @@ from policies.storage.folders import FolderError, check_folder, write_folder
 from policies.storage.format import FORMAT
 from policies.tokens.curves import Curve
 from robot import configuration_semagram  # noqa: F401  registers it
-from worldmodel.imagination import score
+from worldmodel.mppi import rollout
 from worldmodel.planner import Planner
 from worldmodel.senses import STATE_KEY
 
@@ -203,7 +203,7 @@ def test_a_policy_that_moves_plans_where_it_is(checkpoint):
     z = torch.zeros(3, policy.config.model.latent, device="meta")
     sentences = torch.zeros(2, 3, 5, policy.model.points, device="meta")
     assert policy.model.device == z.device
-    assert score(policy.model, z, sentences, planner.discount).shape == (3, 5)
+    assert rollout(planner.search, z, sentences)[1].shape == (3, 5)
 
 
 def test_actions_that_were_not_normalised_are_refused(checkpoint):

@@ -3,6 +3,7 @@
 import dataclasses
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -10,9 +11,21 @@ from hypothesis import strategies as st
 
 from worldmodel import twohot
 from worldmodel.batch import Batch
-from worldmodel.losses import METRICS, UNLIKE, contrastive_loss, loss, variance_loss, window_return, world_losses
+from worldmodel.losses import (
+    METRICS,
+    UNLIKE,
+    ImitationBatch,
+    Losses,
+    UpdateNoise,
+    contrastive_loss,
+    imitation_loss,
+    losses,
+    variance_loss,
+    window_return,
+    world_losses,
+)
 from worldmodel.model import WorldModel
-from worldmodel.senses import IMAGE_KEY_PREFIX, STATE_KEY
+from worldmodel.senses import IMAGE_KEY_PREFIX, LANGUAGE_KEY, STATE_KEY, mask
 from worldmodel.settings import LearningConfig
 
 DISCOUNT = 0.9
@@ -35,7 +48,7 @@ def batch(seed=0, horizon=CONFIG.horizon, size=6, dtype=torch.float32):
 def noise(size=6, seed=1, dtype=torch.float32):
     """The draws of one loss."""
     g = torch.Generator().manual_seed(seed)
-    return *torch.randn(2, size, 2, generator=g, dtype=dtype), torch.ones(size, 1, dtype=dtype)
+    return UpdateNoise(*torch.randn(2, size, 2, generator=g, dtype=dtype), torch.ones(size, 1, dtype=dtype))
 
 
 def target_of(toys, **changes):
@@ -44,8 +57,9 @@ def target_of(toys, **changes):
 
 
 def gradients(model, target, data, config, scale=1.0):
-    """The gradient of the total, by parameter, and the total."""
-    total, parts, _ = loss(model, target, data, noise(), torch.tensor(scale), DISCOUNT, config)
+    """The gradient of the total, by parameter, the total, and the parts by name."""
+    found = losses(model, target, data, noise(), torch.tensor(scale), DISCOUNT, config)
+    total, parts = found.total(config), {name: float(getattr(found, name).detach()) for name in METRICS}
     names = [name for name, _ in model.named_parameters()]
     return dict(zip(names, torch.autograd.grad(total, list(model.parameters())), strict=True)), total, parts
 
@@ -53,6 +67,132 @@ def gradients(model, target, data, config, scale=1.0):
 def changed(data, **fields):
     """A batch with some fields replaced."""
     return dataclasses.replace(data, **fields)
+
+
+# Every part, written out in double precision from what the nets say.
+
+
+def numbers(x):
+    """A tensor as NumPy's numbers."""
+    return x.detach().double().numpy()
+
+
+def log_softmax(x):
+    """Along the last axis."""
+    return x - x.max(-1, keepdims=True) - np.log(np.exp(x - x.max(-1, keepdims=True)).sum(-1, keepdims=True))
+
+
+def decoded(logits):
+    """The number that logits over bins stand for."""
+    place = (np.exp(log_softmax(logits)) * np.linspace(-10, 10, logits.shape[-1])).sum(-1)
+    return np.sign(place) * np.expm1(np.abs(place))
+
+
+def surprise(logits, x):
+    """The cross-entropy of one row of logits to the two-hot code of the number x."""
+    centres = np.linspace(-10, 10, len(logits))
+    code = [np.interp(np.sign(x) * np.log1p(abs(x)), centres, row) for row in np.eye(len(logits))]
+    return -(code * log_softmax(logits)).sum()
+
+
+@pytest.fixture(params=[0, 1])
+def case(request, toys, monkeypatch):
+    """A model of two senses that contrasts its latents, and a batch in which everything occurs."""
+    monkeypatch.setattr(WorldModel, "sees", True)
+    model = toys.tiny_model({STATE_KEY: (3,), LANGUAGE_KEY: (4,)})
+    target, data, g = target_of(toys), batch(request.param), torch.Generator().manual_seed(5 + request.param)
+    seen = data.seen | {LANGUAGE_KEY: torch.randn(CONFIG.horizon + 1, 6, 4, generator=g)}
+    demonstrated = torch.tensor([0.0, 0.0, 0.0, 1.0, 1.0, 0.0])
+    data = changed(data, seen=seen, planned_token=torch.randn(6, 2, generator=g), demonstrated=demonstrated)
+    keep = torch.tensor([[1.0, 1], [0, 1], [1, 0], [1, 1], [1, 1], [0, 1]])
+    draws = UpdateNoise(*torch.randn(2, 6, 2, generator=g), keep)
+    weights = dict(rho=0.6, entropy=0.3, imitation=0.7, expert=1.3, contrast=0.4, agreement=2.0, consistency=5.0)
+    config = dataclasses.replace(CONFIG, reward=0.2, value=0.5, continuation=0.9, **weights)
+    parts = vars(losses(model, target, data, draws, torch.tensor(1.7), DISCOUNT, config))
+    found = Losses(**{name: part.detach() for name, part in parts.items()})
+    whole = model.perceive({key: x.flatten(0, 1) for key, x in seen.items()}).unflatten(0, (CONFIG.horizon + 1, 6))
+    hidden = {mask(STATE_KEY): keep[:, :1], mask(LANGUAGE_KEY): keep[:, 1:]}
+    start = model.perceive({key: x[0] for key, x in seen.items()} | hidden)
+    return SimpleNamespace(
+        model=model, target=target, data=data, draws=draws, config=config, found=found, whole=whole, start=start
+    )
+
+
+def test_the_world_losses_are_their_equations(case):
+    """Token t of H counts rho^t; what comes after a termination is not predicted, what never happened not at all."""
+    valid, going, rewards = (numbers(getattr(case.data, name)) for name in ("valid", "continues", "reward"))
+    consistency = contrast = reward = ends = 0.0
+    whole, z = numbers(case.whole), case.start
+    start = numbers(z)
+    symbols = start.shape[1] // case.model.config.group
+    for t in range(3):
+        outcome = numbers(case.model.outcome(case.model.transition_features(z, case.data.token[t])))
+        z = case.model.step(z, case.data.token[t]).latent
+        here = numbers(z)
+        alike = here @ whole[t + 1].T
+        for b in range(6):
+            weight = valid[t, b] * 0.6**t
+            consistency += weight * going[t, b] * ((here[b] - whole[t + 1, b]) ** 2).mean() / 3 / 6
+            rivals = [here[b] @ whole[k, b] for k in range(4) if k != t + 1 and (k == 0 or valid[k - 1, b])]
+            row = np.array([*alike[b], *rivals]) * 8 / np.sqrt(symbols)
+            contrast += weight * going[t, b] * -log_softmax(row)[b] / 3 / 6
+            reward += weight * surprise(outcome[b, :-1], rewards[t, b]) / 18
+            chance = 1 / (1 + np.exp(-outcome[b, -1]))
+            ends -= weight * np.log(chance if going[t, b] else 1 - chance) / 18
+    contrast += 10 * np.maximum(0, 0.1 - start.std(0)).mean()
+    for name, want in dict(consistency=consistency, contrast=contrast, reward=reward, **{"continue": ends}).items():
+        assert float(getattr(case.found, f"loss_{name}")) == pytest.approx(want, rel=1e-4), name
+    assert float(case.found.loss_agreement) == pytest.approx(((start - whole[0]) ** 2).mean(), rel=1e-4)
+
+
+def test_the_value_loss_is_its_equation(case):
+    """An n-step return with the smaller of two target heads after the last token that happened; both heads learn it."""
+    data, total = case.data, 0.0
+    heads = numbers(case.model.value(case.start, data.token[0]))
+    for b in range(6):
+        n = int(data.valid[:, b].sum())
+        last = case.whole[n, b : b + 1]
+        sampled = case.model.policy(last)
+        w = torch.tanh(sampled.mean + sampled.log_std.exp() * case.draws.value_noise[b])
+        want = decoded(numbers(case.target(last, w))).min()
+        for t in reversed(range(n)):
+            want = float(data.reward[t, b]) + DISCOUNT * float(data.continues[t, b]) * want
+        total += float(data.valid[0, b]) * sum(surprise(head[b], want) for head in heads) / 12
+    assert float(case.found.loss_value) == pytest.approx(total, rel=1e-4)
+
+
+def test_the_policys_loss_is_its_equation(case):
+    """Value over scale plus entropy; the planner's token where the executed one is better; an expert's token always."""
+    data, noise, total = case.data, numbers(case.draws.policy_noise), 0.0
+    policy = case.model.policy(case.start)
+    u = numbers(policy.mean) + np.exp(numbers(policy.log_std)) * noise
+    density = -0.5 * noise**2 - numbers(policy.log_std) - 0.5 * np.log(2 * np.pi) - np.log(1 - np.tanh(u) ** 2)
+    density = density.sum(-1)
+    value = decoded(numbers(case.model.value(case.start, torch.from_numpy(np.tanh(u)).float()))).mean(0)
+    executed = decoded(numbers(case.model.value(case.start, data.token[0]))).mean(0)
+    away = np.tanh(numbers(policy.mean)) - numbers(data.planned_token)
+    happened, better = numbers(data.valid[0]), executed > value
+    assert {*better[[0, 1, 2, 5]]} == {False, True}
+    for b in range(6):
+        if data.demonstrated[b]:
+            total += 1.3 * happened[b] * np.abs(away[b]).sum() / 6
+        else:
+            total += (0.3 * density[b] - value[b] / 1.7) / 6
+            total += 0.7 * happened[b] * better[b] * (away[b] ** 2).sum() / 6
+    assert float(case.found.loss_policy) == pytest.approx(total, rel=1e-4)
+    assert float(case.found.policy_entropy) == pytest.approx(-density.mean(), rel=1e-4)
+    np.testing.assert_allclose(numbers(case.found.values), value, rtol=1e-3, atol=1e-5)
+    assert float(case.found.value_mean) == pytest.approx(value.mean(), rel=1e-3)
+
+
+def test_the_total_is_the_sum_by_weight(case):
+    found, config = case.found, case.config
+    want = 5 * found.loss_consistency + 0.2 * found.loss_reward + 0.5 * found.loss_value + 0.9 * found.loss_continue
+    want = want + found.loss_policy + 0.4 * found.loss_contrast + 2 * found.loss_agreement
+    torch.testing.assert_close(found.total(config), want)
+
+
+# What must not matter, and which weights which loss may move.
 
 
 @given(st.lists(st.lists(st.floats(-3, 3), min_size=1, max_size=5), min_size=1, max_size=4), st.booleans())
@@ -121,7 +261,7 @@ def test_what_did_happen_matters_where_it_should(toys, model, name, felt):
     field[0, 2] -= 0.5
     change = {"seen": {STATE_KEY: field}} if name == "state" else {name: field}
     _, _, after = gradients(model, target, changed(data, **change), config)
-    parts = {m.removeprefix("loss_") for m, a, b in zip(METRICS, before, after, strict=True) if a != b}
+    parts = {name.removeprefix("loss_") for name in METRICS if before[name] != after[name]}
     assert parts & {"consistency", "reward", "value", "continue", "policy"} == felt
 
 
@@ -196,8 +336,7 @@ def test_the_return_scale_keeps_the_policys_step_independent_of_the_unit(toys, m
         if name.startswith("actor."):
             assert torch.allclose(one[name], twice[name], atol=1e-7), name
     assert any(not torch.allclose(one[n], other[n], atol=1e-5) for n in one if n.startswith("actor."))
-    at = METRICS.index("loss_policy")
-    assert float(parts[at]) == pytest.approx(float(same[at]), rel=1e-5)
+    assert parts["loss_policy"] == pytest.approx(same["loss_policy"], rel=1e-5)
 
 
 @settings(max_examples=10)
@@ -209,11 +348,12 @@ def test_a_batch_in_another_order_has_the_same_loss(toys, seed):
     shuffled = {name: getattr(data, name)[:, order] for name in ("token", "reward", "continues", "valid")}
     shuffled |= {name: getattr(data, name)[order] for name in ("planned_token", "demonstrated")}
     mixed = Batch({STATE_KEY: data.seen[STATE_KEY][:, order]}, **shuffled)
-    one, parts, estimate = loss(model, target, data, draws, torch.ones(()), DISCOUNT, config)
-    other, again, swapped = loss(model, target, mixed, tuple(n[order] for n in draws), torch.ones(()), DISCOUNT, config)
-    assert float(one.detach()) == pytest.approx(float(other.detach()), rel=1e-5)
-    assert torch.allclose(parts, again, atol=1e-4)
-    assert torch.allclose(estimate[order], swapped, atol=1e-5)
+    moved = UpdateNoise(*(n[order] for n in vars(draws).values()))
+    one = losses(model, target, data, draws, torch.ones(()), DISCOUNT, config)
+    other = losses(model, target, mixed, moved, torch.ones(()), DISCOUNT, config)
+    for name in METRICS:
+        assert torch.allclose(getattr(one, name), getattr(other, name), atol=1e-4), name
+    assert torch.allclose(one.values[order], other.values, atol=1e-5)
 
 
 def test_the_value_learns_on_what_was_seen_not_on_what_was_imagined(toys, model):
@@ -221,8 +361,8 @@ def test_the_value_learns_on_what_was_seen_not_on_what_was_imagined(toys, model)
     data, target = batch(), target_of(toys)
 
     def valued():
-        parts = loss(model, target, data, noise(), torch.ones(()), DISCOUNT, CONFIG)[1]
-        return float(parts[METRICS.index("loss_value")]), float(parts[METRICS.index("loss_consistency")])
+        found = losses(model, target, data, noise(), torch.ones(()), DISCOUNT, CONFIG)
+        return float(found.loss_value.detach()), float(found.loss_consistency.detach())
 
     before = valued()
     with torch.no_grad():
@@ -264,14 +404,13 @@ def test_gradients_agree_with_finite_differences(toys, monkeypatch, group):
     data, draws = batch(dtype=torch.float64), noise(dtype=torch.float64)
     ones = dict.fromkeys(("consistency", "reward", "value", "continuation"), 1.0)
     config = dataclasses.replace(CONFIG, imitation=0.1, **ones)
-    own = [(name == "loss_policy") == (group == "actor") for name in METRICS]
-    chosen = [n for n, name in enumerate(METRICS) if name.startswith("loss_") and own[n]]
+    chosen = [n for n in METRICS if n.startswith("loss_") and (n == "loss_policy") == (group == "actor")]
 
     def run():
-        return loss(model, target, data, draws, torch.tensor(1.5, dtype=torch.float64), DISCOUNT, config)
+        return losses(model, target, data, draws, torch.tensor(1.5, dtype=torch.float64), DISCOUNT, config)
 
     weights = list(getattr(model, group).parameters())
-    exact = torch.autograd.grad(run()[0], weights)
+    exact = torch.autograd.grad(run().total(config), weights)
     g = torch.Generator().manual_seed(3)
     for _ in range(3):
         direction = [torch.randn(w.shape, generator=g, dtype=torch.float64) for w in weights]
@@ -280,7 +419,8 @@ def test_gradients_agree_with_finite_differences(toys, monkeypatch, group):
             with torch.no_grad():
                 for w, d in zip(weights, direction, strict=True):
                     w.add_(d, alpha=sign * 1e-6)
-            sides.append(float(run()[1][chosen].sum()))
+            found = run()
+            sides.append(sum(float(getattr(found, name).detach()) for name in chosen))
         slope = (sides[0] - sides[1]) / 2e-6
         along = sum(float((e * d).sum()) for e, d in zip(exact, direction, strict=True))
         assert along == pytest.approx(slope, rel=1e-5, abs=1e-7)
@@ -326,7 +466,7 @@ def test_what_is_repeated_beyond_an_end_is_not_told_from_itself(cut):
     model = WorldModel.__new__(WorldModel)
     torch.nn.Module.__init__(model)
     model.senses, model.config = {f"{IMAGE_KEY_PREFIX}front": (8, 8, 3)}, SimpleNamespace(group=6)
-    model.transition_features, model.next = (lambda z, w: z), (lambda feature: next(imagined))
+    model.unroll = lambda z, tokens: ((next(imagined), z) for _ in tokens)
     model.outcome = lambda feature: torch.zeros(len(feature), 12)
     none, ones = torch.zeros(2, 2), torch.ones(2, 2)
     windows = Batch({}, none.unsqueeze(-1), none, ones, valid, none[:, :1], none[0])
@@ -349,3 +489,49 @@ def test_latents_that_are_all_the_same_are_drawn_apart_as_strongly_however_same_
     told = contrastive_loss(latents, latents.detach(), nothing, nothing[..., 0], 8).mean()
     if scale < 0.01:
         assert abs(float(torch.autograd.grad(told, width)[0])) < 0.1
+
+
+# Learning from recordings alone.
+
+
+@pytest.fixture
+def windows():
+    """Three tokens for four starts, the second of which ends after one token, the third within its second one."""
+    draw = torch.Generator().manual_seed(0)
+    whole, followed = torch.ones(3, 4), torch.ones(3, 4)
+    whole[1:, 1], followed[1:, 1] = 0, 0
+    whole[2, 2], followed[1:, 2] = 0, 0
+    state, token = torch.randn(4, 4, 3, generator=draw), torch.rand(3, 4, 2, generator=draw) * 2 - 1
+    return ImitationBatch({STATE_KEY: state}, torch.ones(4, 1), token, whole, followed)
+
+
+def test_imitations_loss_is_its_equation(model, windows):
+    """Only what was recorded counts, and each part is a mean over it."""
+    total, parts = imitation_loss(model, windows, 20.0)
+    found, z = model.encode({STATE_KEY: windows.seen[STATE_KEY].flatten(0, 1)}).unflatten(0, (4, 4)), None
+    apart, off = [], []
+    for t in range(3):
+        z = model.step(found[0] if z is None else z, windows.token[t]).latent
+        apart += [(z - found[t + 1]).square().mean(-1)[windows.followed[t] > 0]]
+        off += [(model.policy(found[t]).mode - windows.token[t]).square().mean(-1)[windows.whole[t] > 0]]
+    torch.testing.assert_close(parts["loss_consistency"], torch.cat(apart).mean().detach())
+    torch.testing.assert_close(parts["loss_imitation"], torch.cat(off).mean().detach())
+    torch.testing.assert_close(total, 20 * torch.cat(apart).mean() + torch.cat(off).mean())
+    nothing = dataclasses.replace(windows, whole=torch.zeros(3, 4), followed=torch.zeros(3, 4))
+    assert imitation_loss(model, nothing, 20.0)[0].item() == 0
+
+
+def test_imitation_learns_nothing_of_reward_and_value_and_does_what_was_done(model, windows):
+    imitation_loss(model, windows, 20.0)[0].backward()
+    touched = {name.split(".")[0] for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
+    assert touched == {"encoder", "trunk", "next", "actor"}
+    optimiser = torch.optim.Adam(model.parameters(), 1e-2)
+    before = imitation_loss(model, windows, 1.0)[1]
+    for _ in range(300):
+        optimiser.zero_grad()
+        imitation_loss(model, windows, 1.0)[0].backward()
+        optimiser.step()
+    after = imitation_loss(model, windows, 1.0)[1]
+    assert all(after[name] < 0.2 * before[name] for name in before)
+    mode, _ = model.greedy_token(model.encode({STATE_KEY: windows.seen[STATE_KEY][0]}))
+    assert (mode - windows.token[0]).abs().mean() < 0.2

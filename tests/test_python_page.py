@@ -54,7 +54,7 @@ def test_a_script_goes_on_with_its_run_to_as_many_steps_as_it_says(tmp_path):
         ("cartpole-swingup", r"^cartpole-swingup: keys are given as key=value$"),
         ("task.control_hz=20", r"^task.control_hz: only for the SO-101's tasks"),
         ("steps=abc", r"^steps=abc: a whole number"),
-        ("vision=large", r"^vision: only with a camera"),
+        ("model.vision.patch=4", r"^model.vision.patch: only with a camera"),
     ],
 )
 def test_a_wrong_argument_raises_what_the_command_would_print(tmp_path, argument, said):

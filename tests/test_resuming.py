@@ -175,7 +175,14 @@ def test_a_checkpoint_whose_task_has_changed_is_refused(command, trained, tmp_pa
 
 def test_what_was_fixed_at_the_beginning_cannot_change_on_resuming(command, trained, tmp_path):
     before = contents(trained)
-    for key in ("seed=9", "learning.batch=16", "task=walker-walk", "seed_steps=7", "vision=large", "token=line2"):
+    for key in (
+        "seed=9",
+        "learning.batch=16",
+        "task=walker-walk",
+        "seed_steps=7",
+        "model.vision.patch=4",
+        "token=line2",
+    ):
         code, out, err = command("train", f"resume={trained}", key)
         assert (code, out, err.count("\n")) == (2, "", 1)
         assert f"{key.partition('=')[0]}: fixed when this run began" in err

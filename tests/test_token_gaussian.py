@@ -206,7 +206,7 @@ def test_single_precision_does():
 @pytest.mark.parametrize("at", [0, 1])
 def test_a_plan_is_the_gaussian_of_its_elites(toys, generator, at):
     model = toys.tiny_model(3, 6, token=toys.token_settings(4))
-    config = PlannerConfig(samples=32, policy_samples=4, elites=8, iterations=2, horizon=2, budget="fixed")
+    config = PlannerConfig(samples=32, policy_samples=4, elites=8, iterations=2, horizon=2)
     plan = Planner(model, 0.9, config).plan({STATE_KEY: torch.randn(3, 3, generator=generator)}, None, generator)
     found = LowRankGaussian.of_plan(plan, at)
     close(found.mean, plan.tokens[at].double(), 1e-5)

@@ -12,13 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hydra import compose, initialize
-from omegaconf import OmegaConf
 
+from configs.command import composed
 from configs.reporting import Ended
 from configs.runs.run_folder import COLUMNS
 from configs.runs.training import Training
-from configs.store import register
 from envs.faults import EnvironmentFault, EnvironmentLost
 from envs.make import make_vector
 
@@ -95,9 +93,7 @@ def whole(runs):
 
 def keys_of(*texts):
     """The keys of a run, as its command makes them of the command line."""
-    with initialize(version_base="1.3", config_path=None):
-        register()
-        return OmegaConf.to_container(compose("train", [*texts]), resolve=True)
+    return composed("train", [*texts])
 
 
 def test_killed_at_any_moment_it_goes_on_to_the_same_numbers(runs, request):
@@ -278,13 +274,12 @@ def test_going_on_with_more_steps_is_as_if_they_had_been_asked_for_at_once(runs,
 
 
 def test_what_explores_searches_in_full_and_what_is_judged_acts_by_the_averaged_weights(toys, tmp_path):
-    planning = ("planner.budget=adaptive", "planner.anchor=2", "planner.deadline_ms=9")
+    planning = ("planner.anchor=2", "planner.deadline_ms=9")
     keys = keys_of(*toys.tiny_keys, "task=gym", "task.id=Pendulum-v1", *planning, "envs=1")
     parts = Training.begin(keys, tmp_path / "run").parts
     try:
         exploring, judged = parts.trainer.agent, parts.evaluator(True, 0)
         search = [agent.planner.config for agent in (exploring, judged)]
-        assert [config.budget for config in search] == ["fixed", "adaptive"]
         assert [config.anchor for config in search] == [0, 2]
         assert [config.deadline_ms for config in search] == [0, 9]  # what is learned does not depend on the clock
         assert (exploring.noise is not None, judged.noise is not None) == (True, False)

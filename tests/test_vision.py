@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from worldmodel.arithmetic import gflop
-from worldmodel.settings import VISION_PRESETS, VisionConfig
+from worldmodel.settings import VisionConfig
 from worldmodel.vision import PatchEncoder, patches, shift
 
 
@@ -91,11 +91,8 @@ def test_patches_larger_than_the_frame_are_refused():
         PatchEncoder(64, 16, VisionConfig(patch=17), 8, torch.float32)
 
 
-def test_the_presets_cost_what_is_said_of_them():
-    cost = {}
-    for name, config in VISION_PRESETS.items():
-        encoder = PatchEncoder(64, 64, config, 256, torch.float32)
-        seen = patches(frames(1, len(config.lags), 64, 64, 3), config.patch)
-        cost[name] = gflop(lambda encoder=encoder, seen=seen: encoder(seen))
-    assert cost["small"] == pytest.approx(0.0042, rel=0.01)
-    assert cost["large"] / cost["small"] == pytest.approx(8, abs=0.5)
+def test_the_encoder_costs_what_is_said_of_it():
+    config = VisionConfig()
+    encoder = PatchEncoder(64, 64, config, 256, torch.float32)
+    seen = patches(frames(1, len(config.lags), 64, 64, 3), config.patch)
+    assert gflop(lambda: encoder(seen)) == pytest.approx(0.0042, rel=0.01)

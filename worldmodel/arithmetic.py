@@ -2,14 +2,12 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from worldmodel.batch import Batch
-from worldmodel.learner import Learner
-from worldmodel.losses import loss
+from worldmodel.learner import Learner, loss
 from worldmodel.planner import Planner
 from worldmodel.settings import PlannerConfig
 
@@ -31,17 +29,15 @@ def update_gflop(learner: Learner) -> float:
     noise = learner.noise(batch, torch.Generator().manual_seed(0))
 
     def work():
-        total, _, _ = loss(model, learner.target, batch, noise, learner.scale, learner.discount, config)
+        total, _ = loss(model, learner.target, batch, noise, learner.scale, learner.discount, config)
         torch.autograd.grad(total, learner.parameters)
 
     return gflop(work)
 
 
-def plan_gflop(model, discount: float, config: PlannerConfig, imagined: float | None = None) -> float:
-    """Count the GFLOP of one plan for one observation: of the full budget, or scaled to `imagined` model steps."""
-    planner = Planner(model, discount, replace(config, budget="fixed"))
-    observation = model.blank(1)
-    generator = torch.Generator().manual_seed(0)
-    plans = []
+def plan_gflop(model, discount: float, config: PlannerConfig, model_calls: float | None = None) -> float:
+    """Count the GFLOP of one plan for one observation: of all iterations, or scaled to `model_calls` model steps."""
+    planner, plans = Planner(model, discount, config), []
+    observation, generator = model.blank(1), torch.Generator().manual_seed(0)
     whole = gflop(lambda: plans.append(planner.plan(observation, None, generator, deadline=math.inf)))
-    return whole if imagined is None else whole * imagined / float(plans[0].imagined[0])
+    return whole if model_calls is None else whole * model_calls / plans[0].model_calls

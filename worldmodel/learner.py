@@ -10,8 +10,8 @@ from torch import Tensor
 from worldmodel.batch import Batch
 from worldmodel.encoder import sense_dropout_mask
 from worldmodel.flat import flatten, segment, views
-from worldmodel.losses import METRICS, loss
-from worldmodel.model import WorldModel
+from worldmodel.losses import METRICS, Losses, UpdateNoise, losses
+from worldmodel.model import ValueHeads, WorldModel
 from worldmodel.settings import LearningConfig
 
 UPDATE_METRICS = (*METRICS, "gradient_norm", "return_scale")
@@ -45,68 +45,60 @@ class Learner:
         self.groups = (slice(0, actor.start), actor)
         if actor.stop != self.flat.numel():
             raise ValueError("the actor's parameters must come last")
-        self.rate = torch.full_like(self.flat, config.learning_rate)
-        self.rate[segment(model, "encoder.")] *= config.eye_rate if model.sees else config.encoder_rate
-        self.first, self.second = torch.zeros_like(self.flat), torch.zeros_like(self.flat)
+        self.lr = torch.full_like(self.flat, config.learning_rate)
+        self.lr[segment(model, "encoder.")] *= config.eye_rate if model.sees else config.encoder_rate
+        self.exp_avg, self.exp_avg_sq = torch.zeros_like(self.flat), torch.zeros_like(self.flat)
         self.updates = 0
         self.scale = torch.ones((), device=self.flat.device)
         self.gradient = torch.zeros_like(self.flat)
-        self.slopes = views(self.gradient, self.parameters)
+        self.grads = views(self.gradient, self.parameters)
         self._loss = torch.compile(loss, dynamic=False) if compiled else loss
-        self._apply = torch.compile(adam, dynamic=False) if compiled else adam
+        self._adam = torch.compile(adam, dynamic=False) if compiled else adam
 
     def update(self, batch: Batch, generator: torch.Generator) -> Tensor:
         """Take one step; return UPDATE_METRICS as a tensor (11,). Raises LearningFault before any weight changes."""
         self.learn(batch, self.noise(batch, generator))
         return self.metrics
 
-    def noise(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Draw what one update needs: two standard normals (B, P), and the mask (B, n) of the senses that it keeps."""
+    def noise(self, batch: Batch, generator: torch.Generator) -> UpdateNoise:
+        """Draw what one update needs."""
         size, count = len(batch.planned_token), len(self.model.senses)
-        normal = torch.randn(2, size, self.model.points, generator=generator)
+        value_noise, policy_noise = torch.randn(2, size, self.model.points, generator=generator).to(self.flat.device)
         keep = torch.ones(size, count, device=self.flat.device)
         if count > 1:
             there = self.model.encoder.present({key: value[0] for key, value in batch.seen.items()})
             keep = sense_dropout_mask(there, self.model.shows, self.config.dropout, generator)
-        return *normal.to(self.flat.device), keep
+        return UpdateNoise(value_noise, policy_noise, keep)
 
-    def learn(self, batch: Batch, noise: tuple[Tensor, Tensor, Tensor]) -> None:
+    def learn(self, batch: Batch, noise: UpdateNoise) -> None:
         """Take one step with given noise; store the metrics in `metrics`. Raises LearningFault as `update` does."""
-        total, parts, estimate = self._loss(
-            self.model, self.target, batch, noise, self.scale, self.discount, self.config
-        )
-        for slope, found in zip(self.slopes, torch.autograd.grad(total, self.parameters), strict=True):
-            slope.copy_(found)
+        total, found = self._loss(self.model, self.target, batch, noise, self.scale, self.discount, self.config)
+        for grad, new in zip(self.grads, torch.autograd.grad(total, self.parameters), strict=True):
+            grad.copy_(new)
         norms = torch.stack([torch.linalg.vector_norm(self.gradient[group]) for group in self.groups])
         if not math.isfinite(float(norms.sum())):
-            bad = [name for name, value in zip(METRICS, parts, strict=True) if not torch.isfinite(value)]
+            bad = [name for name in METRICS if not torch.isfinite(getattr(found, name))]
             raise LearningFault(f"update {self.updates}: {', '.join(bad) or 'the gradient'} is not finite")
         self.updates += 1
         powers = [1 - self.BETA1**self.updates, 1 - self.BETA2**self.updates]
         correction = torch.tensor(powers, device=self.flat.device)
         with torch.no_grad():
             for group, norm in zip(self.groups, norms, strict=True):
-                shrink = (self.config.clip / (norm + 1e-6)).clamp(max=1.0)
-                self._apply(
-                    self.flat[group],
-                    self.gradient[group],
-                    self.first[group],
-                    self.second[group],
-                    self.rate[group],
-                    shrink,
-                    correction,
-                )
+                clip_coef = (self.config.clip / (norm + 1e-6)).clamp(max=1.0)
+                moments = self.exp_avg[group], self.exp_avg_sq[group]
+                self._adam(self.flat[group], self.gradient[group], *moments, self.lr[group], clip_coef, correction)
             self.target_flat.lerp_(self.flat[self.value_segment], self.config.target_rate)
             self.average.lerp_(self.flat, max(1 / self.updates, 1 / self.config.averaging))
-            self.scale.lerp_(width(estimate).clamp(min=1.0), 0.01)
+            self.scale.lerp_(width(found.values).clamp(min=1.0), 0.01)
+        parts = torch.stack([getattr(found, name) for name in METRICS])
         self.metrics = torch.cat([parts, norms[:1], self.scale.view(1)])
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return what a bit-identical resume needs in addition to the acting model's state."""
         return {
             "weights": self.flat,
-            "first": self.first,
-            "second": self.second,
+            "exp_avg": self.exp_avg,
+            "exp_avg_sq": self.exp_avg_sq,
             "target": self.target_flat,
             "scale": self.scale,
             "updates": torch.tensor(self.updates),
@@ -114,12 +106,24 @@ class Learner:
 
     def load_state_dict(self, saved: dict[str, Tensor]) -> None:
         """Restore what `state_dict` returned."""
-        self.flat.copy_(saved["weights"])
-        self.first.copy_(saved["first"])
-        self.second.copy_(saved["second"])
-        self.target_flat.copy_(saved["target"])
-        self.scale.copy_(saved["scale"])
+        for name, tensor in self.state_dict().items():
+            tensor.copy_(saved[name])
         self.updates = int(saved["updates"])
+
+
+def loss(
+    model: WorldModel,
+    target: ValueHeads,
+    batch: Batch,
+    noise: UpdateNoise,
+    scale: Tensor,
+    discount: float,
+    config: LearningConfig,
+) -> tuple[Tensor, Losses]:
+    """Return the total to minimise, and its parts without their gradients: what is compiled as one graph."""
+    found = losses(model, target, batch, noise, scale, discount, config)
+    parts = {name: getattr(found, name).detach() for name in METRICS}
+    return found.total(config), Losses(**parts, values=found.values.detach())
 
 
 def width(values: Float[Tensor, " N"]) -> Tensor:
@@ -134,19 +138,18 @@ def width(values: Float[Tensor, " N"]) -> Tensor:
 
 def adam(
     parameter: Tensor,
-    gradient: Tensor,
-    first: Tensor,
-    second: Tensor,
-    rate: Tensor,
-    shrink: Tensor,
+    grad: Tensor,
+    exp_avg: Tensor,
+    exp_avg_sq: Tensor,
+    lr: Tensor,
+    clip_coef: Tensor,
     correction: Tensor,
 ) -> None:
     """Apply Adam in place to flat vectors (Kingma & Ba 2015, algorithm 1).
 
-    `rate`: learning rate per parameter; `shrink`: clipping factor () of the gradient; `correction`: 1 - beta^t for both
-    betas.
+    `lr`: learning rate per parameter; `clip_coef` (): clips the gradient; `correction`: 1 - beta^t for both betas.
     """
-    gradient = gradient * shrink
-    first.lerp_(gradient, 1 - Learner.BETA1)
-    second.lerp_(gradient.square(), 1 - Learner.BETA2)
-    parameter.sub_(rate * (first / correction[0]) / ((second / correction[1]).sqrt() + Learner.EPSILON))
+    grad = grad * clip_coef
+    exp_avg.lerp_(grad, 1 - Learner.BETA1)
+    exp_avg_sq.lerp_(grad.square(), 1 - Learner.BETA2)
+    parameter.sub_(lr * (exp_avg / correction[0]) / ((exp_avg_sq / correction[1]).sqrt() + Learner.EPSILON))

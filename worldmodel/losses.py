@@ -1,4 +1,6 @@
-"""The losses of the world model, value and policy: one scalar to minimise per batch of token windows."""
+"""The losses: of the world model, value and policy on a batch of token windows; and of imitation, on recordings."""
+
+from dataclasses import dataclass, fields
 
 import torch
 import torch.nn.functional as F
@@ -11,21 +13,111 @@ from worldmodel.batch import Batch
 from worldmodel.model import ValueHeads, WorldModel
 from worldmodel.settings import LearningConfig
 
-METRICS = (
-    "loss_consistency",
-    "loss_reward",
-    "loss_value",
-    "loss_policy",
-    "loss_continue",
-    "policy_entropy",
-    "value_mean",
-    "loss_agreement",
-    "loss_contrast",
-)
-
-
 SHARPNESS = 8.0  # inverse temperature of the similarity of two latents
 APART, UNLIKE = 0.1, 10.0  # minimum standard deviation of a latent entry over a batch; its weight in the contrast loss
+
+
+@dataclass(frozen=True)
+class UpdateNoise:
+    """What an update draws: standard normals (B, P) for the value targets and the policy; a mask (B, n) of senses.
+
+    `sense_mask` is 1 for the senses kept at the first observation.
+    """
+
+    value_noise: Float[Tensor, "B P"]
+    policy_noise: Float[Tensor, "B P"]
+    sense_mask: Float[Tensor, "B n"]
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Losses and statistics of a batch, each (), by the names under which they are recorded (`METRICS`).
+
+    `loss_policy` is a sum with weights, the others are not weighted. `policy_entropy`: estimated from the policy's
+    samples; `value_mean`: of `values` (B,), the values of these samples.
+    """
+
+    loss_consistency: Tensor
+    loss_reward: Tensor
+    loss_value: Tensor
+    loss_policy: Tensor
+    loss_continue: Tensor
+    policy_entropy: Tensor
+    value_mean: Tensor
+    loss_agreement: Tensor
+    loss_contrast: Tensor
+    values: Float[Tensor, " B"]
+
+    def total(self, config: LearningConfig) -> Tensor:
+        """Return the weighted sum () to minimise."""
+        return (
+            config.consistency * self.loss_consistency
+            + config.reward * self.loss_reward
+            + config.value * self.loss_value
+            + config.continuation * self.loss_continue
+            + self.loss_policy
+            + config.contrast * self.loss_contrast
+            + config.agreement * self.loss_agreement
+        )
+
+
+METRICS = tuple(field.name for field in fields(Losses) if field.name != "values")
+
+
+def losses(
+    model: WorldModel,
+    target: ValueHeads,
+    batch: Batch,
+    noise: UpdateNoise,
+    scale: Tensor,
+    discount: float,
+    config: LearningConfig,
+) -> Losses:
+    """Compute the losses of a batch.
+
+    `scale`: the current spread of returns, which makes the policy's step independent of the reward's unit. `discount`:
+    over a whole token. World-model and value losses train the encoder; the policy loss trains only the policy, except
+    on demonstrations: there the policy only imitates, and the gradient also reaches the encoder, so that the latent
+    holds what imitation needs. Structure of the losses: Hansen et al. 2024 (arXiv 2310.16828), eq. 3-5, with returns
+    over the whole window, a continue head, and value and policy losses on the first latent only.
+    """
+    with torch.no_grad():
+        ahead, returns = targets(model, target, batch, noise.value_noise, discount)
+    first = {key: value[0] for key, value in batch.seen.items()}
+    start, whole = encode_with_dropout(model, first, noise.sense_mask)
+    agreement = (start - whole).square().mean()
+    consistency, contrast, reward, continuation = world_losses(model, start, whole, ahead, batch, config)
+    heads = model.value(start, batch.token[0])
+    value = (batch.valid[0] * twohot.cross_entropy(heads, returns)).mean()
+    policy, log_density, values = policy_loss(model, start, heads, batch, noise.policy_noise, scale, config)
+    return Losses(
+        loss_consistency=consistency,
+        loss_reward=reward,
+        loss_value=value,
+        loss_policy=policy,
+        loss_continue=continuation,
+        policy_entropy=-log_density.mean(),
+        value_mean=values.mean(),
+        loss_agreement=agreement,
+        loss_contrast=contrast,
+        values=values,
+    )
+
+
+def targets(
+    model: WorldModel, target: ValueHeads, batch: Batch, noise: Float[Tensor, "B P"], discount: float
+) -> tuple[Float[Tensor, "H B D"], Float[Tensor, " B"]]:
+    """Return the targets: the latents of the observations after each token, and the return of each window.
+
+    A window's bootstrap is the minimum over the target's heads, at a token sampled from the policy.
+    """
+    ahead = model.perceive({key: value[1:].flatten(0, 1) for key, value in batch.seen.items()})
+    ahead = ahead.unflatten(0, (len(batch.reward), -1))
+    end = (batch.valid.sum(0).long() - 1).clamp(min=0)
+    last = _at(ahead, end)
+    points, _ = model.policy(last).sample(noise)
+    value = twohot.mean(target(last, model.token(points, model.ends(_at(batch.token, end))))).amin(0)
+    return ahead, window_return(batch.reward, batch.continues, batch.valid, value, discount)
 
 
 def window_return(
@@ -48,19 +140,49 @@ def window_return(
     return following
 
 
-def bootstrap(
-    model: WorldModel,
-    target: ValueHeads,
-    z: Float[Tensor, "B D"],
-    noise: Float[Tensor, "B P"],
-    start: Float[Tensor, "B A"] | None = None,
-) -> Float[Tensor, " B"]:
-    """Estimate the value of a latent: the minimum over the target's heads, at a token sampled from the policy.
+def encode_with_dropout(
+    model: WorldModel, seen: dict[str, Tensor], keep: Float[Tensor, "B n"]
+) -> tuple[Float[Tensor, "B D"], Float[Tensor, "B D"]]:
+    """Encode without the senses for which `keep` is 0, and with all of them; the latter is detached, as a target."""
+    seen = model.scaled(seen)
+    parts, present = model.encoder.sense(seen), model.encoder.present(seen)
+    return model.encoder.join(parts, present * keep), model.encoder.join(parts, present).detach()
 
-    `start`: where the previous token ended, as for `WorldModel.token`.
+
+def world_losses(
+    model: WorldModel,
+    z: Float[Tensor, "B D"],
+    whole: Float[Tensor, "B D"],
+    ahead: Float[Tensor, "H B D"],
+    batch: Batch,
+    config: LearningConfig,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Roll out from the first latents z and return four losses (): consistency, contrast, reward, continuation.
+
+    `whole`: the same latents encoded from all senses; `ahead`: the target latents after each token. Token t counts
+    rho^t. The contrast is 0 if the model has no camera or the loss has weight 0.
     """
-    points, _ = model.policy(z).sample(noise)
-    return twohot.mean(target(z, model.token(points, start))).amin(0)
+    steps = len(batch.reward)
+    contrasted = config.contrast > 0 and model.sees
+    weight = batch.valid * config.rho ** torch.arange(steps, device=z.device).unsqueeze(1)
+    consistency, contrast, features = torch.zeros((), device=z.device), torch.zeros((), device=z.device), []
+    if contrasted:
+        contrast, moments = UNLIKE * variance_loss(z), torch.cat([whole.unsqueeze(0), ahead])
+        there = torch.cat([torch.ones_like(batch.valid[:1]), batch.valid])
+    for t, (latent, feature) in enumerate(model.unroll(z, batch.token)):
+        features.append(feature)
+        # No latent follows a termination, so there is nothing to predict beyond it.
+        known = weight[t] * batch.continues[t]
+        consistency = consistency + (known * (latent - ahead[t]).square().mean(-1)).mean() / steps
+        if contrasted:
+            near, near_there = (torch.cat([x[: t + 1], x[t + 2 :]]) for x in (moments, there))
+            confused = contrastive_loss(latent, ahead[t], near, near_there, model.config.group)
+            contrast = contrast + (known * confused).mean() / steps
+    weight, continues = weight.flatten(), batch.continues.flatten()
+    outcome = model.outcome(torch.cat(features))
+    reward = (weight * twohot.cross_entropy(outcome[:, :-1], batch.reward.flatten())).mean()
+    ends = F.binary_cross_entropy_with_logits(outcome[:, -1], continues, reduction="none")
+    return consistency, contrast, reward, (weight * ends).mean()
 
 
 def contrastive_loss(
@@ -94,77 +216,6 @@ def variance_loss(z: Float[Tensor, "B D"]) -> Tensor:
     return F.relu(APART - (z.var(0, correction=0) + 1e-8).sqrt()).mean()
 
 
-def encode_with_dropout(
-    model: WorldModel, seen: dict[str, Tensor], keep: Float[Tensor, "B n"]
-) -> tuple[Float[Tensor, "B D"], Float[Tensor, "B D"]]:
-    """Encode without the senses for which `keep` is 0, and with all of them; the latter is detached, as a target."""
-    encoder = model.encoder
-    seen = model.scaled(seen)
-    parts = encoder.sense(seen)
-    if len(model.senses) == 1:
-        z = encoder.join(parts, keep)
-        return z, z.detach()
-    present = encoder.present(seen)
-    return encoder.join(parts, present * keep), encoder.join(parts, present).detach()
-
-
-def targets(
-    model: WorldModel,
-    target: ValueHeads,
-    batch: Batch,
-    noise: Float[Tensor, "B P"],
-    discount: float,
-) -> tuple[Float[Tensor, "H B D"], Float[Tensor, " B"]]:
-    """Return the targets: the latents of the observations after each token, and the return of each window."""
-    ahead = model.perceive({key: value[1:].flatten(0, 1) for key, value in batch.seen.items()})
-    ahead = ahead.unflatten(0, (len(batch.reward), -1))
-    end = (batch.valid.sum(0).long() - 1).clamp(min=0)
-    last = _at(ahead, end)
-    value = bootstrap(model, target, last, noise, model.ends(_at(batch.token, end)))
-    return ahead, window_return(batch.reward, batch.continues, batch.valid, value, discount)
-
-
-def _at(values: Float[Tensor, "H B N"], place: Int[Tensor, " B"]) -> Float[Tensor, "B N"]:
-    return values.gather(0, place.view(1, -1, 1).expand(1, -1, values.shape[-1]))[0]
-
-
-def world_losses(
-    model: WorldModel,
-    z: Float[Tensor, "B D"],
-    whole: Float[Tensor, "B D"],
-    ahead: Float[Tensor, "H B D"],
-    batch: Batch,
-    config: LearningConfig,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Roll out from the first latents z and return four losses (): consistency, contrast, reward, continuation.
-
-    `whole`: the same latents encoded from all senses; `ahead`: the target latents after each token. The contrast is 0
-    if the model has no camera or the loss has weight 0.
-    """
-    steps = len(batch.reward)
-    asked = config.contrast > 0 and model.sees
-    weight = batch.valid * config.rho ** torch.arange(steps, device=z.device).unsqueeze(1)
-    consistency, contrast, features = torch.zeros((), device=z.device), torch.zeros((), device=z.device), []
-    if asked:
-        contrast, moments = UNLIKE * variance_loss(z), torch.cat([whole.unsqueeze(0), ahead])
-        there = torch.cat([torch.ones_like(batch.valid[:1]), batch.valid])
-    for t in range(steps):
-        features.append(model.transition_features(z, batch.token[t]))
-        z = model.next(features[-1])
-        # No latent follows a termination, so there is nothing to predict beyond it.
-        known = weight[t] * batch.continues[t]
-        consistency = consistency + (known * (z - ahead[t]).square().mean(-1)).mean() / steps
-        if asked:
-            near, near_there = (torch.cat([x[: t + 1], x[t + 2 :]]) for x in (moments, there))
-            confused = contrastive_loss(z, ahead[t], near, near_there, model.config.group)
-            contrast = contrast + (known * confused).mean() / steps
-    weight, continues = weight.flatten(), batch.continues.flatten()
-    outcome = model.outcome(torch.cat(features))
-    reward = (weight * twohot.cross_entropy(outcome[:, :-1], batch.reward.flatten())).mean()
-    ends = F.binary_cross_entropy_with_logits(outcome[:, -1], continues, reduction="none")
-    return consistency, contrast, reward, (weight * ends).mean()
-
-
 def policy_loss(
     model: WorldModel,
     start: Float[Tensor, "B D"],
@@ -176,62 +227,95 @@ def policy_loss(
 ) -> tuple[Tensor, Float[Tensor, " B"], Float[Tensor, " B"]]:
     """Return the policy's loss () at the first latents, and the log-densities and values (B,) of its samples there.
 
-    `heads`: value logits of the tokens that were executed. The loss maximises value and entropy; it imitates the
-    planner's token where the executed one has the higher value, and only imitates where an expert acted (L1 distance).
+    Where the agent acted: `soft_value`, and `imitation` times `distillation` of the planner's token. Where an expert
+    did: only `expert` times the L1 distance to the expert's token. `heads`: value logits of the executed tokens.
     """
-    first = start.detach()
-    policy = model.policy(first + batch.demonstrated.unsqueeze(1) * (start - first))
+    expert = batch.demonstrated
+    policy = model.policy(torch.where(expert.bool().unsqueeze(1), start, start.detach()))
     points, log_density = policy.sample(noise)
     before = model.starts(batch.token[0])
-    token = model.token(points, before)
     frozen = {name: p.detach() for name, p in model.value.named_parameters()}
-    estimate = twohot.mean(functional_call(model.value, frozen, (first, token))).mean(0)
-    total = ((1 - batch.demonstrated) * (config.entropy * log_density - estimate / scale)).mean()
+    logits = functional_call(model.value, frozen, (start.detach(), model.token(points, before)))
+    values = twohot.mean(logits).mean(0)
+    total = ((1 - expert) * soft_value(log_density, values, scale, config.entropy)).mean()
     away = model.token(policy.mode, before) - batch.planned_token
     if config.imitation:
-        done = twohot.mean(heads.detach()).mean(0)
-        better = batch.valid[0] * (1 - batch.demonstrated) * (done > estimate.detach())
-        total = total + config.imitation * (better * away.square().sum(-1)).mean()
-    total = total + config.expert * (batch.valid[0] * batch.demonstrated * away.abs().sum(-1)).mean()
-    return total, log_density, estimate
+        executed = twohot.mean(heads.detach()).mean(0)
+        pull = distillation(away, executed, values.detach())
+        total = total + config.imitation * (batch.valid[0] * (1 - expert) * pull).mean()
+    total = total + config.expert * (batch.valid[0] * expert * away.abs().sum(-1)).mean()
+    return total, log_density, values
 
 
-def loss(
-    model: WorldModel,
-    target: ValueHeads,
-    batch: Batch,
-    noise: tuple[Tensor, Tensor, Tensor],
-    scale: Tensor,
-    discount: float,
-    config: LearningConfig,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Compute the total loss (), its parts in the order of METRICS (9,), and value estimates of the first latents (B,).
+def soft_value(
+    log_density: Float[Tensor, " B"], values: Float[Tensor, " B"], scale: Tensor, entropy: float
+) -> Float[Tensor, " B"]:
+    """Return alpha log pi(w|z) - Q(z, w) / scale: minimising it maximises value and entropy.
 
-    `noise`: standard normal draws (B, P) for the value targets and (B, P) for the policy, and a mask (B, n) that is 1
-    for the senses kept at the first observation. `scale`: the current spread of returns, which makes the policy's step
-    independent of the reward's unit. `discount`: over a whole token. World-model and value losses train the encoder;
-    the policy loss trains only the policy, except on demonstrations: there the policy only imitates, and the gradient
-    also reaches the encoder, so that the latent holds what imitation needs. Structure of the losses: Hansen et al. 2024
-    (arXiv 2310.16828), eq. 3-5, with returns over the whole window, a continue head, and value and policy losses on the
-    first latent only.
+    Source: Haarnoja et al. 2018 (arXiv 1812.05905), eq. 7.
     """
-    with torch.no_grad():
-        ahead, returns = targets(model, target, batch, noise[0], discount)
-    start, whole = encode_with_dropout(model, {key: value[0] for key, value in batch.seen.items()}, noise[2])
-    agreement = (start - whole).square().mean() if len(model.senses) > 1 else torch.zeros((), device=start.device)
-    consistency, contrast, reward, continuation = world_losses(model, start, whole, ahead, batch, config)
-    heads = model.value(start, batch.token[0])
-    value = (batch.valid[0] * twohot.cross_entropy(heads, returns)).mean()
-    policy, log_density, estimate = policy_loss(model, start, heads, batch, noise[1], scale, config)
-    total = (
-        config.consistency * consistency
-        + config.reward * reward
-        + config.value * value
-        + config.continuation * continuation
-        + policy
-        + config.contrast * contrast
-        + config.agreement * agreement
-    )
-    entropy = -log_density.mean()
-    parts = (consistency, reward, value, policy, continuation, entropy, estimate.mean(), agreement, contrast)
-    return total, torch.stack([p.detach() for p in parts]), estimate.detach()
+    return entropy * log_density - values / scale
+
+
+def distillation(
+    away: Float[Tensor, "B P"], executed: Float[Tensor, " B"], proposed: Float[Tensor, " B"]
+) -> Float[Tensor, " B"]:
+    """Return the squared distance to the planner's tokens where the value of the executed ones is the higher, else 0.
+
+    `away`: the policy's mode minus the planner's token; `executed`, `proposed`: values of the executed token and of the
+    policy's.
+    """
+    return (executed > proposed) * away.square().sum(-1)
+
+
+@dataclass(frozen=True)
+class ImitationBatch:
+    """H tokens for B starts.
+
+    seen: observations by the senses' keys, each (H+1, B, ...). token (H, B, P). keep (B, n): 1 for senses that are not
+    hidden. whole (H, B): 1 where every step of the token was recorded. followed (H, B): 1 where the observation after
+    it was recorded, too.
+    """
+
+    seen: dict[str, Tensor]
+    keep: Float[Tensor, "B n"]
+    token: Float[Tensor, "H B P"]
+    whole: Float[Tensor, "H B"]
+    followed: Float[Tensor, "H B"]
+
+
+def imitation_loss(model: WorldModel, windows: ImitationBatch, consistency: float) -> tuple[Tensor, dict[str, Tensor]]:
+    """Compute the loss () of learning from recordings alone, without reward and value, and its parts.
+
+    consistency x mean |z_t+1 - sg(encode(o_t+1))|^2 over imagined latents z_t+1 = next(z_t, w_t), z_0 = encode(o_0),
+    plus mean |mode(policy(encode(o_t))) - w_t|^2. Both train the encoder, since there is no reward to shape it.
+    Imagination and policy start from the senses kept; the targets sg(...) use all senses. With several senses, add
+    consistency x the squared distance of the first latents of the two. Parts: `loss_consistency`, `loss_imitation` and,
+    with several senses, `loss_agreement`.
+    """
+    steps = len(windows.token)
+    keep = windows.keep.repeat(steps + 1, 1)
+    ready = model.prepare({key: value.flatten(0, 1) for key, value in windows.seen.items()})
+    seen, whole = (z.unflatten(0, (steps + 1, -1)) for z in encode_with_dropout(model, ready, keep))
+    unrolled = enumerate(model.unroll(seen[0], windows.token), 1)
+    apart = [(z - whole[t]).square().mean(-1) for t, (z, _) in unrolled]
+    mode = model.policy(seen[:-1].flatten(0, 1)).mode.unflatten(0, (steps, -1))
+    off = (mode - windows.token).square().mean(-1)
+    parts = {
+        "loss_consistency": _mean(torch.stack(apart), windows.followed),
+        "loss_imitation": _mean(off, windows.whole),
+    }
+    total = consistency * parts["loss_consistency"] + parts["loss_imitation"]
+    if len(model.senses) > 1:
+        parts["loss_agreement"] = (seen[0] - whole[0]).square().mean()
+        total = total + consistency * parts["loss_agreement"]
+    return total, {name: value.detach() for name, value in parts.items()}
+
+
+def _mean(values: Float[Tensor, "H B"], weight: Float[Tensor, "H B"]) -> Tensor:
+    """Return the mean of `values` where `weight` is 1, or 0 if it is nowhere 1."""
+    return (values * weight).sum() / weight.sum().clamp(min=1)
+
+
+def _at(values: Float[Tensor, "H B N"], place: Int[Tensor, " B"]) -> Float[Tensor, "B N"]:
+    return values.gather(0, place.view(1, -1, 1).expand(1, -1, values.shape[-1]))[0]

@@ -1,5 +1,6 @@
 """The latent world model: encode an observation, step by a token, evaluate a token, propose a token."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -72,10 +73,10 @@ class WorldModel(nn.Module):
         self.next = NormedLinear(h, d, dtype=dtype, group=config.group)
         self.outcome = Linear(h, config.bins + 1, dtype=dtype, zero=True)
         self.value = ValueHeads(config, points, dtype)
-        self.actor = mlp(d, h, (2 + config.rank) * points, 0, dtype)
+        self.actor = mlp(d, h, 2 * points, 0, dtype)
         chosen = torch.arange(points) >= self.shared
-        which = torch.cat([chosen, chosen, chosen.repeat_interleave(config.rank)]).float()
-        self.register_buffer("chosen", which, persistent=False)  # 0 for logits of the shared control point
+        # 0 for the logits of a shared control point
+        self.register_buffer("chosen", chosen.repeat(2).float(), persistent=False)
 
     def _apply(self, fn, recurse=True):
         """Extend PyTorch's hook behind `to()`: choose the matmul dtype again, for the device the model has moved to."""
@@ -156,10 +157,17 @@ class WorldModel(nn.Module):
         """Compute the features of one transition, which the heads `next` and `outcome` read."""
         return self.trunk(torch.cat([z, w], -1))
 
+    def unroll(self, z: Float[Tensor, "B D"], tokens: Float[Tensor, "T B P"]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Imagine a sequence of tokens: yield, after each, the latent (B, D) and the transition's features (B, F)."""
+        for w in tokens:
+            features = self.transition_features(z, w)
+            z = self.next(features)
+            yield z, features
+
     def policy(self, z: Float[Tensor, "B D"]) -> SquashedGaussian:
         """Return the distribution over token points in latent z; logits of a shared control point are zeroed."""
         logits = self.actor(z)
-        return SquashedGaussian.from_logits(logits * self.chosen if self.shared else logits, self.config.rank)
+        return SquashedGaussian.from_logits(logits * self.chosen if self.shared else logits)
 
     def token(self, points: Float[Tensor, "*B P"], start: Float[Tensor, "*B A"] | None = None) -> Float[Tensor, "*B P"]:
         """Make tokens from points: if tokens are joined, replace the first control point with `start`.

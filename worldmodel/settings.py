@@ -63,23 +63,15 @@ class VisionConfig:
             raise Mistake(f"model.vision.lags={list(self.lags)}: 0, and then different numbers from 1 to 32")
 
 
-VISION_PRESETS = {"small": VisionConfig(), "large": VisionConfig(patch=4, width=192)}
-"""Sizes of the vision encoder, by name. `large` is meant for a GPU: it costs eight times as much as `small`."""
-
-
 @dataclass(frozen=True)
 class ModelConfig:
-    """Sizes of the nets, and the precision of their matrix products (`precision`: auto, bf16 or fp32).
-
-    `rank`: rank of the policy's covariance beyond its diagonal, which correlates the numbers of a token (0: diagonal).
-    """
+    """Sizes of the nets, and the precision of their matrix products (`precision`: auto, bf16 or fp32)."""
 
     latent: int = 128
     group: int = 8
     width: int = 256
     bins: int = 101
     value_heads: int = 2
-    rank: int = 0
     precision: str = "auto"
     token: TokenConfig = field(default_factory=TokenConfig)
     vision: VisionConfig = field(default_factory=VisionConfig)
@@ -89,7 +81,6 @@ class ModelConfig:
         check("model.", self, "latent group width", low=1, high=2**14)
         check("model.", self, "value_heads", low=1, high=64)
         check("model.", self, "bins", low=3, high=2**10)
-        check("model.", self, "rank", low=0, high=8)
         if self.latent % self.group:
             raise Mistake(f"model.latent={self.latent}: a multiple of model.group={self.group}")
         if self.precision not in ("auto", "bf16", "fp32"):
@@ -162,23 +153,18 @@ class PlannerConfig:
     share `carry` of the rest on the last plan. A plan of `horizon` tokens is scored by its imagined rewards and the
     value at its end. Elites are weighted by exp(return / (`temperature` x their spread)); differences in return below
     `indifference` count for little, so where the model sees nothing to choose between, the plan stays broad and
-    explores. Later candidates are drawn entry by entry with the elites' standard deviations, or, for the share
-    `together` of the variance, with the elites' covariance over the whole plan. That covariance is not bounded by
-    `min_spread` and `spread`, which bound single entries: elites that agree add no joint noise, and the minimum
-    standard deviation is sqrt(1 - `together`) x `min_spread`, 0 at `together` = 1.
+    explores. Later candidates are drawn entry by entry with the elites' standard deviations, bounded by
+    `min_spread` and `spread`.
 
     `anchor` times a plan's squared distance from the policy's mode, summed over all its points, is subtracted from its
     return (in reward units): moving far must gain more than the value's errors there. "Return" here always means the
     remainder. Training never anchors: an agent that stays near its policy discovers nothing new.
 
-    A new plan is made every `replan_every` control steps (0: when the token ends). The `fixed` budget runs all
-    iterations each time. The `adaptive` one scores the policy's rollouts and the last plan first, and iterates further
-    only while the elites' returns deviate by more than `agreement`, relative to the largest absolute return: a quarter
-    of the arithmetic, but worse where the policy alone is far behind. Training always uses the full budget: it would
-    never explore what it is sure of too early. `deadline_ms` limits the time of a plan (0: no limit).
+    A new plan is made every `replan_every` control steps (0: when the token ends). `deadline_ms` limits the time of a
+    plan (0: no limit, as always in training).
 
-    If the plans of the last `patience` control steps did not pay half of what they promised, the policy acts for as
-    many steps (`worldmodel.plan_audit`; 0: never). Training does without this too, since it learns from such failures.
+    If the plans of the last `patience` control steps realised less than half of the return that they predicted, the
+    policy acts for as many steps (`worldmodel.td_check`; 0: never). Training does without: it learns from failures.
     """
 
     samples: int = 64
@@ -189,25 +175,20 @@ class PlannerConfig:
     spread: float = 0.5
     min_spread: float = 0.05
     carry: float = 0.5
-    together: float = 0.0
     anchor: float = 0.0
     temperature: float = 0.5
     indifference: float = 0.1
     deadline_ms: float = 0.0
     replan_every: int = 0
-    budget: str = "fixed"
-    agreement: float = 0.1
     patience: int = 30
 
     def __post_init__(self):
-        """Raise ValueError for a value out of range or an unknown budget."""
+        """Raise ValueError for a value out of range."""
         check("planner.", self, "samples", low=2, high=2**16)
         check("planner.", self, "policy_samples elites", low=1, high=self.samples - 1, why=" (planner.samples - 1)")
         check("planner.", self, "iterations horizon", low=1, high=100)
         check("planner.", self, "spread temperature indifference", above=0)
         check("planner.", self, "min_spread", above=0, high=self.spread, why=" (planner.spread)")
-        check("planner.", self, "deadline_ms replan_every agreement patience", low=0)
+        check("planner.", self, "deadline_ms replan_every patience", low=0)
         check("planner.", self, "anchor", low=0, high=1e6)
-        check("planner.", self, "carry together", low=0, high=1)
-        if self.budget not in ("fixed", "adaptive"):
-            raise Mistake(f"planner.budget={self.budget}: fixed or adaptive")
+        check("planner.", self, "carry", low=0, high=1)

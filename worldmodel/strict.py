@@ -37,8 +37,26 @@ def build[T](cls: type[T], data: dict, where: str = "", whole: bool = False) -> 
         raise ConfigError(str(error)) from error
 
 
+REMOVED = {
+    "model.rank": "it did not help (docs/negative.md)",
+    "planner.together": "it did not help (docs/negative.md)",
+    "planner.budget": "every plan has all of planner.iterations",
+    "planner.agreement": "every plan has all of planner.iterations",
+    "vision": "model.vision.patch=4 model.vision.width=192 is what vision=large was",
+    "secret": "a Unix socket, or a port of this machine, needs none",
+    "peer": "tests/bench/duel.py and tests/bench/peers.py run TD-MPC2",
+}
+"""Keys of earlier versions, or groups of them, that are no more: why, or what to say instead."""
+RENAMED: dict[str, str] = {}
+"""Keys of earlier versions by their new names."""
+
+
 def unknown(key: str, known: list[str]) -> str:
     """Return a one-line message about an unknown key, with the `known` keys that may have been meant."""
+    if key in RENAMED:
+        return f"{key}: now {RENAMED[key]}"
+    if why := REMOVED.get(key) or REMOVED.get(key.partition(".")[0]):
+        return f"{key}: removed: {why}"
     group, _, leaf = key.rpartition(".")
     siblings = [k for k in known if k.rpartition(".")[0] == group] or [k for k in known if "." not in k] or known
     close = _alike(leaf, known, 1.0) or _alike(leaf, siblings, 0.6) or _alike(leaf, known, 0.8)

@@ -181,7 +181,7 @@ class Assembly:
         """The training loop, at its first step."""
         config, model = self.config, self.learner.model
         generator = torch.Generator().manual_seed(config.seed)
-        thorough = replace(config.planner, budget="fixed", anchor=0.0, deadline_ms=0.0)
+        thorough = replace(config.planner, anchor=0.0, deadline_ms=0.0)
         every = config.planner.replan_every
         planner = Planner(model, self.token_discount, thorough, self.machine.compiled)
         agent = Agent(model, self.curve, planner, generator, config.noise, every)

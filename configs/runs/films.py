@@ -30,7 +30,7 @@ from policies.tokens.vocabulary import Move
 from policies.training.rollouts import as_tensors, episode_seeds
 from sim.canvas import RenderingUnavailable
 from sim.so101.tasks import ABSOLUTE
-from worldmodel.planner import Plan
+from worldmodel.mppi import Plan
 
 HEIGHT, WIDTH = 240, 320
 POLICY_ACTS = "the policy acts"

@@ -7,15 +7,13 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from configs.arguments import GROUPS
+from configs.command import plain
 from configs.runs.run_folder import RunFolder
-from configs.schema import TrainConfig
-from configs.store import plain
+from configs.schema import RESUMABLE, TrainConfig
 from configs.strict import ConfigError, build
 from policies.storage.checkpoint import PROGRESS, newest, read_progress
 from policies.storage.folders import FolderError
 from worldmodel import strict
-
-RESUMABLE = ("steps", "threads", "video", "compile", "evaluation", "checkpoint", "device")
 
 
 @dataclass(frozen=True)
@@ -94,7 +92,7 @@ def _changed(saved: dict, keys: dict, given: Collection[str]) -> dict:
     """
     old, new = OmegaConf.create(saved), OmegaConf.create(keys)
     for name in sorted(set(given) - {"resume"}):
-        place = GROUPS[name][0] if name in GROUPS else name
+        place = GROUPS.get(name, name)
         was, wanted = OmegaConf.select(old, place), OmegaConf.select(new, place)
         if name.partition(".")[0] in RESUMABLE:
             if OmegaConf.is_config(was):

@@ -1,14 +1,15 @@
 """Train from a script or a notebook, with the keys of `semagram-train`."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from hydra.errors import HydraException
 
 from configs.arguments import check_eyes, explain, named
+from configs.command import composed
 from configs.runs.training import Training
 from configs.schema import TrainConfig
-from configs.store import composed
 from configs.strict import ConfigError, build
 
 
@@ -29,5 +30,6 @@ def train(arguments: Sequence[str], folder: str | Path | None = None) -> dict:
         return Training.begin(keys, Path(keys["resume"]), given).run()
     if folder is None:
         raise ConfigError("folder: where to put the run, e.g. runs/mine")
-    check_eyes(build(TrainConfig, keys), given)
-    return Training.begin(keys, Path(folder), given).run()
+    config = build(TrainConfig, keys)
+    check_eyes(config, given)
+    return Training.begin(asdict(config), Path(folder), given).run()

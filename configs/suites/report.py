@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from envs.benchmark import ablations, anchors, table
+from envs.benchmark import results as rows
 from envs.benchmark.block import update_block
 from envs.benchmark.curves import LearningCurve
 from envs.benchmark.figures import small_multiples
@@ -25,7 +26,7 @@ def mixed(results: Sequence[Result]) -> str:
         for task in sorted({r.task for r in results if r.agent == name}):
             lengths = sorted({r.env_steps for r in results if (r.agent, r.task) == (name, task)})
             if len(lengths) > 1:
-                return f"{name} on {task} after {' and '.join(map(str, lengths))} steps"
+                return f"{name} on {task} after {' and '.join(map(str, lengths))} steps; keep the rows of one"
     return ""
 
 
@@ -37,7 +38,7 @@ def in_several(parts: Sequence[Sequence[Result]]) -> str:
         runs = {(r.agent, r.task, r.seed, r.env_steps) for r in results if r.agent in ours}
         if twice := sorted(seen & runs):
             agent, task, number, _ = twice[0]
-            return f"{agent} on {task}, seed {number}"
+            return f"more than one has {agent} on {task}, seed {number}"
         seen |= runs
     return ""
 
@@ -60,7 +61,8 @@ def terminal(results: Sequence[Result]) -> str:
 
 
 def write(folder: Path, results: Sequence[Result], curves: Mapping[str, Sequence[LearningCurve]]) -> None:
-    """Write table.md and, if there are curves, curves.png into a benchmark's folder. `curves`: by task, one per run."""
+    """Write results.csv, table.md and, if there are curves, curves.png into a folder. `curves`: by task."""
+    rows.write(folder / "results.csv", results)
     replace_file(folder / "table.md", (document(results) + "\n").encode())
     curves = {task: list(runs) for task, runs in curves.items() if runs}
     if curves:

@@ -1,16 +1,18 @@
-"""results.csv: one line per finished run, appended atomically. Several processes may append at once."""
+"""Results of runs, read from the runs' own summary.json files or from a CSV file of such rows."""
 
 import csv
-import errno
-import fcntl
 import io
+import json
 import math
-import os
-import sys
-from dataclasses import dataclass, fields
+import platform
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
+from policies.storage.files import replace_file
 from worldmodel.mistakes import Mistake
+from worldmodel.strict import build
 
 
 class ResultsError(Mistake):
@@ -21,11 +23,11 @@ class ResultsError(Mistake):
 class Result:
     """One run: an agent trained on a task with a seed for `env_steps` environment steps, action repeats included.
 
-    `agent` is "semagram", "tdmpc2" or an ablation's name. `returns` are the undiscounted returns of the final
+    `agent` is "semagram", "tdmpc2" or a variant's name. `returns` are the undiscounted returns of the final
     evaluation's `episodes` episodes, `return_mean` and `return_std` their mean and standard deviation;
     `policy_return_mean` is the mean return of the policy without the planner. `gflop_per_control_step` counts update
-    and planning (10^9 operations). None: not measured. Raises ValueError for a non-finite number, a number of returns
-    other than `episodes`, no episodes, or text of several lines.
+    and planning (10^9 operations). None: not measured. Raises ValueError for a non-finite number or a number of returns
+    other than `episodes`.
     """
 
     task: str
@@ -47,129 +49,91 @@ class Result:
 
     def __post_init__(self):
         """Check for errors that would silently corrupt a table."""
-        for name in NUMBERS:
-            value = getattr(self, name)
-            if value is not None and not math.isfinite(value):
-                raise ValueError(f"{name}={value}: a finite number")
-        if not all(map(math.isfinite, self.returns)):
-            raise ValueError("returns: finite numbers")
+        numbers = [value for value in vars(self).values() if isinstance(value, float)]
+        if not all(map(math.isfinite, (*numbers, *self.returns))):
+            raise Mistake("a number is not finite")
         if len(self.returns) != self.episodes or not self.episodes:
-            raise ValueError(f"returns: {self.episodes} episodes, but {len(self.returns)} returns")
-        for name in TEXTS:
-            if "\n" in getattr(self, name) or "\r" in getattr(self, name):
-                raise ValueError(f"{name}={getattr(self, name)!r}: one line")
+            raise Mistake(f"returns: {self.episodes} episodes, but {len(self.returns)} returns")
 
 
 COLUMNS = tuple(field.name for field in fields(Result))
-NUMBERS = {field.name: field.type for field in fields(Result) if field.type not in (str, tuple[float, ...])}
-TEXTS = ("task", "agent", "device", "commit")
-HEADER = (",".join(COLUMNS) + "\n").encode()
 
 
 def read(path: Path | str) -> list[Result]:
-    """Read all results in file order. A torn last line (from a killed writer) is dropped, with a note on stderr.
-
-    Raises ResultsError for a missing or malformed file.
-    """
+    """Read a folder of runs, whose name is the agent's, or a CSV file. Raises ResultsError, OSError."""
     path = Path(path)
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise ResultsError(f"{path}: {error.strerror}") from error
-    whole = _whole(path, data)
-    try:
-        lines = data[:whole].decode().split("\n")[:-1]
-    except UnicodeDecodeError as error:
-        raise ResultsError(f"{path}: not UTF-8 text at byte {error.start}") from error
-    if not lines:
-        return []
-    return [_parse(line, path, number) for number, line in enumerate(lines[1:], start=2)]
+    return [*(_runs(path) if path.is_dir() else _rows(path))]
 
 
-def append(path: Path | str, result: Result) -> None:
-    """Append one line (and the header to a new file) in a single write, then fsync. Safe from several processes.
-
-    A torn last line is removed first, with a note on stderr. Raises ResultsError if the file is not a results file,
-    and OSError if the line cannot be written (e.g. a full disk); the file is then left without the new line.
-    """
-    path = Path(path)
-    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)  # released with the descriptor, even by a kill
-        data = path.read_bytes()
-        whole = _whole(path, data)
-        if whole < len(data):
-            os.ftruncate(descriptor, whole)
-        line = (b"" if whole else HEADER) + _format(result)
-        try:
-            if os.write(descriptor, line) < len(line):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-            os.fsync(descriptor)
-        except OSError:
-            os.ftruncate(descriptor, whole)
-            raise
-    finally:
-        os.close(descriptor)
-
-
-def latest(results: list[Result]) -> list[Result]:
-    """Return one result per (task, seed, agent, env_steps): the last line of a repeated run."""
-    return list({(r.task, r.seed, r.agent, r.env_steps): r for r in results}.values())
-
-
-def _whole(path: Path, data: bytes) -> int:
-    """Return the length of `data` up to its last complete line, noting on stderr if that is not all of it.
-
-    Raises ResultsError for a wrong header.
-    """
-    whole = data.rfind(b"\n") + 1
-    torn = data[whole:]
-    header = data[: data.find(b"\n") + 1] if whole else b""
-    if (whole and header != HEADER) or (not whole and not HEADER.startswith(torn)):
-        raise ResultsError(f"{path}, line 1: the header must be {','.join(COLUMNS)}")
-    if torn:
-        print(f"warning: {path}: dropped a torn last line ({len(torn)} bytes)", file=sys.stderr)
-    return whole
-
-
-def _format(result: Result) -> bytes:
-    cells = {name: getattr(result, name) for name in COLUMNS}
-    cells |= {name: "" if cells[name] is None else repr(cells[name]) for name in NUMBERS}
-    cells["returns"] = " ".join(map(repr, result.returns))
+def write(path: Path, results: Sequence[Result]) -> None:
+    """Write results as a CSV file, atomically. Raises OSError."""
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerow(cells.values())
-    return text.getvalue().encode()
+    rows = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    rows.writeheader()
+    rows.writerows(asdict(result) | {"returns": " ".join(map(repr, result.returns))} for result in results)
+    replace_file(path, text.getvalue().encode())
 
 
-def _parse(line: str, path: Path, number: int) -> Result:
-    where = f"{path}, line {number}"
+def run_of(folder: Path, agent: str) -> Result | None:
+    """Return the result of a run folder; None before its end. Raises ResultsError if its files are damaged."""
+    path = folder / "summary.json"
     try:
-        cells = next(csv.reader([line], strict=True), [])
-    except csv.Error as error:
-        raise ResultsError(f"{where}: {error}") from error
-    if len(cells) != len(COLUMNS):
-        raise ResultsError(f"{where}: {len(cells)} cells, there must be {len(COLUMNS)}, as in the header")
-    row = dict(zip(COLUMNS, cells, strict=True))
+        found = json.loads(path.read_bytes())
+        asked = re.search(r"^steps: (\d+)$", (folder / "config.yaml").read_text(), re.MULTILINE)
+        # Several environments may take a few steps more; published returns are looked up by the steps asked for.
+        steps = min(found["env_steps"], int(asked[1])) if asked else found["env_steps"]
+        known = {name: found[name] for name in COLUMNS if name in found}
+        return _result(known | {"agent": agent, "env_steps": steps, "device": device(found["device"])})
+    except FileNotFoundError:
+        return None
+    except (KeyError, TypeError, ValueError) as error:  # ValueError: not JSON, not text, or no such result
+        said = f"damaged, not the summary of a run ({error})"
+        raise ResultsError(f"{path}: {said}; delete it, and the run is finished anew") from error
+
+
+def _result(row: Mapping) -> Result:
+    return build(Result, dict(row))
+
+
+def _runs(folder: Path) -> Iterator[Result]:
+    agent = folder.resolve().name
+    found = (run_of(path.parent, agent) for path in sorted(folder.glob("*/summary.json")))
+    yield from (result for result in found if result is not None)
+
+
+def _rows(path: Path) -> Iterator[Result]:
     try:
-        return Result(**{name: _value(name, text) for name, text in row.items()})
-    except ValueError as error:
-        raise ResultsError(f"{where}: {error}") from error
+        lines = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines(), strict=True))
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise ResultsError(f"{path}: {error}") from error
+    for number, row in enumerate(lines, start=2):
+        try:
+            yield _result({name: _value(name, row[name]) for name in COLUMNS})
+        except (KeyError, TypeError, ValueError) as error:
+            said = f"no column {error}" if isinstance(error, KeyError) else error
+            raise ResultsError(f"{path}, line {number}: {said}") from error
 
 
 def _value(name: str, text: str):
-    """Parse a cell as the type of its column."""
-    if name in TEXTS:
+    """Parse a cell as the type of its column: text, words of numbers, or a number, empty for None."""
+    if name in ("task", "agent", "device", "commit"):
         return text
     if name == "returns":
-        return tuple(_number(name, float, word) for word in text.split())
-    kind = NUMBERS[name]
-    if text == "" and kind in (float | None, int | None):
-        return None
-    return _number(name, int if kind in (int, int | None) else float, text)
+        return tuple(map(float, text.split()))
+    return json.loads(text.replace("nan", "NaN").replace("inf", "Infinity")) if text else None
 
 
-def _number(name: str, kind: type, text: str) -> int | float:
+def device(name: str) -> str:
+    """Return the name of the device; for `cpu`, the processor's model name if known."""
+    if name != "cpu":
+        return name
     try:
-        return kind(text)
-    except ValueError:
-        raise ValueError(f"{name}={text!r}: {'a whole number' if kind is int else 'a number'}") from None
+        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    except OSError:
+        found = None
+    return found[1].strip() if found else platform.processor() or platform.machine()
+
+
+def latest(results: Sequence[Result]) -> list[Result]:
+    """Return the results in order, of a repeated run only the last."""
+    return list({(r.agent, r.task, r.seed, r.env_steps): r for r in results}.values())

@@ -29,7 +29,7 @@ from policies.planner_link.messages import (
 )
 from policies.words import WORDS, Words
 from worldmodel.mistakes import Mistake
-from worldmodel.planner import PlanFault
+from worldmodel.mppi import PlanFault
 from worldmodel.senses import LANGUAGE_KEY, STATE_KEY, is_image, mask
 
 HANDSHAKE_S = 5.0

@@ -17,7 +17,7 @@ from torch.distributions import MultivariateNormal
 from policies.tokens.curves import Curve
 from policies.tokens.vocabulary import Move
 from worldmodel.gaussian import SquashedGaussian
-from worldmodel.planner import Plan
+from worldmodel.mppi import Plan
 
 FLOOR = 0.02
 """Smallest standard deviation of a plan's token, on a range of 2, and smallest slope of tanh of a policy's."""

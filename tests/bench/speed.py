@@ -11,10 +11,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-from configs.schema import PeerConfig, TrainConfig
-from configs.suites.duel import alternate, milliseconds
-from configs.suites.peers import Theirs
-from configs.suites.stopwatch import Ours
+from duel import alternate, milliseconds
+from peers import Peer, Theirs
+from stopwatch import Ours
+
+from configs.schema import TrainConfig
 from envs.settings import TaskConfig
 
 KINDS = ("update", "plan")
@@ -42,7 +43,7 @@ def main() -> None:
 def beside(result: dict, task: TaskConfig, keys: dict, count: int) -> None:
     """Add TD-MPC2's figures, and ours that were taken between them."""
     log = Path(tempfile.mkdtemp()) / "peer.txt"
-    theirs = Theirs(PeerConfig("tdmpc2", keys["peer"], keys["python"]), task.name, os.cpu_count() or 1, log)
+    theirs = Theirs(Peer(keys["peer"], keys["python"]), task.name, os.cpu_count() or 1, log)
     ours = Ours(TrainConfig(task=task))
     cost = theirs.cost()
     for kind in KINDS:

@@ -1,0 +1,82 @@
+"""Timing of our agent: updates, plans and whole decisions. Not a test."""
+
+import time
+from collections.abc import Callable
+
+import torch
+
+from configs.runs.assembly import Assembly
+from configs.schema import TrainConfig
+from policies.frame_stack import FrameStack
+from worldmodel.arithmetic import plan_gflop, update_gflop
+from worldmodel.batch import Batch
+from worldmodel.mppi import WarmStart
+from worldmodel.senses import STATE_KEY
+
+
+class Ours:
+    """A training run just past its random steps, to be timed. The first repetition of each operation may compile."""
+
+    def __init__(self, config: TrainConfig):
+        self.parts = Assembly.begin(config)
+        self.trainer, self.learner = self.parts.trainer, self.parts.learner
+        for _ in self.trainer.run((config.seed_steps + config.envs) * config.task.repeat):
+            pass
+        self.memory: WarmStart | None = None
+        self.frame_stack = FrameStack(config.model.vision.lags)
+        shape, model = (config.learning.horizon, config.learning.batch), self.learner.model
+        generator = torch.Generator().manual_seed(0)
+        whole = (shape[0] + 1, shape[1])
+        seen = {key: x.unflatten(0, whole) for key, x in model.prepare(model.blank(whole[0] * whole[1])).items()}
+        if STATE_KEY in seen:
+            seen[STATE_KEY] = torch.randn(*whole, model.state_size, generator=generator)
+        self.batch = Batch(
+            seen,
+            torch.rand(*shape, model.points, generator=generator) * 2 - 1,
+            torch.ones(shape),
+            torch.ones(shape),
+            torch.ones(shape),
+            torch.zeros(shape[1], model.points),
+            torch.zeros(shape[1]),
+        ).to(self.parts.machine.device)
+
+    def time(self, what: str, count: int) -> list[float]:
+        """Time `count` repetitions of `what`: "update", "plan" or "decision". Returns the seconds of each.
+
+        A decision is a plan, an environment step and its updates.
+        """
+        work = {"update": self._update, "plan": self._plan, "decision": self._decision}[what]
+        return [_seconds(work) for _ in range(count)]
+
+    def cost(self) -> dict:
+        """Return the GFLOP of an update and of a plan, and the number of parameters."""
+        planner = self.parts.config.planner
+        gflop = {
+            "update": round(update_gflop(self.learner), 4),
+            "plan": round(plan_gflop(self.learner.model, self.parts.token_discount, planner), 4),
+        }
+        return {"gflop": gflop, "parameters": int(self.learner.flat.numel())}
+
+    def close(self) -> None:
+        """Close the environments."""
+        self.parts.close()
+
+    def _update(self) -> None:
+        self.learner.update(self.batch, self.trainer.generator)
+
+    def _plan(self) -> None:
+        observation = {key: value[:1] for key, value in self.trainer.running.observation.items()}
+        observation = self.frame_stack.see(observation)
+        plan = self.trainer.planner.plan(observation, self.memory, self.trainer.generator)
+        later = self.parts.curve.advance(plan.tokens.cpu(), self.parts.curve.length)
+        self.memory = WarmStart.of(later.to(plan.tokens.device))
+
+    def _decision(self) -> None:
+        for _ in self.trainer.run(self.trainer.env_steps + 1):
+            pass
+
+
+def _seconds(work: Callable[[], None]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started

@@ -1,0 +1,81 @@
+"""Laws of the check of plans: who delivers is never disturbed, who does not is, for as long as is said."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from worldmodel.td_check import TDCheck
+
+ALL = torch.ones(1, dtype=torch.bool)
+
+
+def told(check, worths, rewards, keep, steps=1):
+    """Whether each decision of one environment was left to the policy, of plans of such worth, paid so."""
+    broken = []
+    for worth, reward in zip(worths, rewards, strict=True):
+        broken.append(bool(check.failed(torch.tensor([worth]), ALL)))
+        check.record(torch.tensor([reward]), torch.tensor([keep]), torch.tensor([float(steps)]), ALL)
+    return broken
+
+
+def worths(rewards, keep, end):
+    """What each decision was worth, if all of it came: Bellman's equation backwards."""
+    found = [end]
+    for reward in reversed(rewards):
+        found.append(reward + keep * found[-1])
+    return found[:0:-1]
+
+
+@given(
+    rewards=st.lists(st.floats(-3, 3, width=32), min_size=2, max_size=120),
+    keep=st.sampled_from([0.9, 0.99, 0.999]),
+    end=st.floats(-100, 100, width=32),
+    patience=st.integers(2, 50),
+    steps=st.integers(1, 4),
+)
+def test_plans_that_come_true_are_never_broken(rewards, keep, end, patience, steps):
+    """Whenever the rewards come: at once, late after long growth, or costs before gains."""
+    check = TDCheck(patience, indifference=0.1)
+    assert not any(told(check, worths(rewards, keep, end), rewards, keep, steps))
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5])
+@pytest.mark.parametrize("share", [0.0, 0.3])
+def test_plans_that_do_not_pay_are_left_for_as_long_as_patience_and_tried_again(steps, share):
+    worth, keep, patience = 100.0, 0.99, 30
+    check = TDCheck(patience, indifference=0.1)
+    broken = told(check, [worth] * 200, [share * (1 - keep) * worth] * 200, keep, steps)
+    first = broken.index(True)
+    assert patience / 2 / steps < first < 3 * patience / steps
+    held = -(-patience // steps)
+    assert all(broken[first : first + held]) and not broken[first + held]
+    assert broken[first + held + first - 1 : first + held + first + 2].count(True)  # as fast as the first time
+
+
+def test_plans_that_pay_most_are_kept():
+    check = TDCheck(30, indifference=0.1)
+    assert not any(told(check, [100.0] * 300, [0.6] * 300, 0.99))
+
+
+def test_what_is_worth_little_is_left_alone():
+    check = TDCheck(30, indifference=0.1)
+    assert not any(told(check, [0.05] * 300, [0.0] * 300, 0.99))
+
+
+def test_each_environment_has_its_own_account_and_waits_till_it_is_asked():
+    check, worth = TDCheck(30, indifference=0.1), torch.full((3,), 100.0)
+    asked, keep, one = torch.tensor([True, True, False]), torch.full((3,), 0.99), torch.ones(3)
+    for _ in range(25):
+        broken = check.failed(worth, asked)
+        check.record(torch.tensor([0.0, 1.0, 0.0]), keep, one, asked)
+    assert broken.tolist() == [True, False, False]
+    check.reset(torch.tensor([True, False, False]))
+    assert not bool(check.failed(worth, torch.ones(3, dtype=torch.bool)).any())
+
+
+def test_another_number_of_environments_begins_anew():
+    check = TDCheck(30, indifference=0.1)
+    assert told(check, [100.0] * 30, [0.0] * 30, 0.99)[-1]
+    assert not bool(check.failed(torch.full((2,), 100.0), torch.ones(2, dtype=torch.bool)).any())
+    assert not bool(check.failed(torch.full((1,), 100.0), ALL).any())

@@ -1,0 +1,237 @@
+"""Model-predictive path integral control: search over plans of tokens by sampling, elites and their weighted mean.
+
+Source: Williams et al. 2015 (arXiv 1509.01149); in latent space, with a value at the end of a plan and a policy that
+proposes candidates: Hansen et al. 2022 (arXiv 2203.04955). All that it knows of a model is a `Search`.
+
+Letters in shapes: T tokens in a plan, B searches at once, N candidates, E elites, P numbers in a token, S numbers in
+the state of a search.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from worldmodel.settings import PlannerConfig
+
+
+class PlanFault(ArithmeticError):
+    """Raised when no candidate has a finite return."""
+
+
+class Step(NamedTuple):
+    """What one token does: the token as executed, the state after it, its reward, the probability to continue."""
+
+    token: Float[Tensor, "B P"]
+    state: Float[Tensor, "B S"]
+    reward: Float[Tensor, " B"]
+    continues: Float[Tensor, " B"]
+
+
+@dataclass(frozen=True)
+class Search:
+    """A model as three functions.
+
+    `propose(root (B, S), noise (T, B, N, P))` -> (T, B, N, P): N plans by the policy; noise 0 gives its mode.
+    `step(state (B, S), points (B, P))` -> Step: the outcome of one token. It may replace some of the numbers chosen, as
+    joined tokens do with their beginning. `value(state (B, S))` -> (B,): the return from there on. `discount`: over
+    one whole token.
+    """
+
+    propose: Callable[[Tensor, Tensor], Tensor]
+    step: Callable[[Tensor, Tensor], Step]
+    value: Callable[[Tensor], Tensor]
+    discount: float = 1.0
+
+
+@dataclass(frozen=True)
+class WarmStart:
+    """What the next plan starts from.
+
+    mean (T, B, P): the last plan, already advanced to where the next one begins. valid (B,): whether it still applies.
+    """
+
+    mean: Float[Tensor, "T B P"]
+    valid: Bool[Tensor, " B"]
+
+    @classmethod
+    def of(cls, mean: Float[Tensor, "T B P"]) -> "WarmStart":
+        """Return a warm start from this mean that is valid for all B environments."""
+        return cls(mean, torch.ones(mean.shape[1], dtype=torch.bool, device=mean.device))
+
+    def where(self, chosen: Bool[Tensor, " B"], other: "WarmStart | None") -> "WarmStart":
+        """Take this warm start for the environments (B,) `chosen`, `other` for the rest (not valid there if None)."""
+        chosen = chosen.to(self.valid.device)
+        if other is None:
+            return WarmStart(self.mean, self.valid & chosen)
+        mean = torch.where(chosen[None, :, None], self.mean, other.mean)
+        return WarmStart(mean, torch.where(chosen, self.valid, other.valid))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The distribution fitted to the elites of B searches; its mean is the plan.
+
+    tokens, spread (T, B, P): weighted mean and standard deviation of the elites (T, B, E, P). returns, weights (B, E):
+    of the elites, best first. latent (B, D): where the plan starts. iterations: how many were done. model_calls: model
+    steps imagined for each of the B.
+    """
+
+    tokens: Float[Tensor, "T B P"]
+    spread: Float[Tensor, "T B P"]
+    returns: Float[Tensor, "B E"]
+    weights: Float[Tensor, "B E"]
+    elites: Float[Tensor, "T B E P"]
+    latent: Float[Tensor, "B D"]
+    iterations: int = 1
+    model_calls: int = 0
+
+    @property
+    def expected_return(self) -> Float[Tensor, " B"]:
+        """The return that each plan predicts: the weighted mean return of its elites, (B,)."""
+        return (self.weights * torch.where(self.weights > 0, self.returns, 0)).sum(-1)
+
+
+def mppi(
+    search: Search,
+    root: Float[Tensor, "B S"],
+    warm_start: WarmStart | None,
+    noise: Float[Tensor, "I T B N P"],
+    config: PlannerConfig,
+    late: Callable[[], bool] = lambda: False,
+    compiled: Callable[..., Plan] | None = None,
+) -> Plan:
+    """Plan from B states, in one iteration for each entry of `noise`, which is standard normal.
+
+    Each iteration draws candidates, scores them and fits a Gaussian to the elites, which stay candidates themselves.
+    None begins once `late()`; the first always runs. `compiled`: the compiled `refine`. Raises PlanFault if a state has
+    no candidate with a finite return.
+    """
+    iterate = compiled or refine
+    candidates = initial_candidates(search, root, warm_start, noise[0], config)
+    mode, none = candidates[:, :, :1], candidates[:, :, :0]
+    plan, done = iterate(search, root, none, root.new_empty(len(root), 0), candidates, mode, config), 1
+    while done < len(noise) and not late():
+        fresh = resample(plan, noise[done])
+        plan, done = iterate(search, root, plan.elites, plan.returns, fresh, mode, config), done + 1
+    if not bool(torch.isfinite(plan.tokens).all()):
+        raise PlanFault("no candidate plan has a finite return: a weight or an observation is not finite")
+    horizon, _, count, _ = candidates.shape
+    scored = count + (done - 1) * (count - config.elites)
+    calls = config.policy_samples * (horizon - 1) + horizon * scored
+    return replace(plan, iterations=done, model_calls=calls)
+
+
+def initial_candidates(
+    search: Search,
+    root: Float[Tensor, "B S"],
+    warm_start: WarmStart | None,
+    noise: Float[Tensor, "T B N P"],
+    config: PlannerConfig,
+) -> Float[Tensor, "T B N P"]:
+    """Return policy rollouts, of which the first is its mode; noise around that; noise around the last plan; it itself.
+
+    Without a last plan, its share is drawn around the policy's mode, too.
+    """
+    noise = noise.clone()
+    rollouts, free = config.policy_samples, config.samples - config.policy_samples
+    warm = int(config.carry * free)
+    noise[:, :, 0] = 0
+    if warm:
+        noise[:, :, -1] = 0
+    proposed = search.propose(root, noise[:, :, :rollouts])
+    mode = proposed[:, :, :1]
+    last = mode.expand(-1, -1, warm, -1)
+    if warm_start is not None and warm:
+        last = torch.where(warm_start.valid[None, :, None, None], warm_start.mean.unsqueeze(2), last)
+    centres = torch.cat([mode.expand(-1, -1, free - warm, -1), last], 2)
+    return torch.cat([proposed, (centres + config.spread * noise[:, :, rollouts:]).clamp(-1, 1)], 2)
+
+
+def resample(plan: Plan, noise: Float[Tensor, "T B N P"]) -> Float[Tensor, "T B M P"]:
+    """Draw M = N - E candidates from the Gaussian fitted to the E elites, clipped to [-1, 1]."""
+    noise = noise[:, :, plan.elites.shape[2] :]
+    return (plan.tokens.unsqueeze(2) + plan.spread.unsqueeze(2) * noise).clamp(-1, 1)
+
+
+def refine(
+    search: Search,
+    root: Float[Tensor, "B S"],
+    kept: Float[Tensor, "T B K P"],
+    kept_returns: Float[Tensor, "B K"],
+    fresh: Float[Tensor, "T B M P"],
+    mode: Float[Tensor, "T B 1 P"],
+    config: PlannerConfig,
+) -> Plan:
+    """Score the `fresh` plans, then fit elites to them and to those `kept` from before. One stage, to be compiled.
+
+    `mode`: the policy's own plan; `anchor` penalises the squared distance to it.
+    """
+    tokens, returns = rollout(search, root, fresh)
+    if config.anchor:
+        returns = returns - config.anchor * (tokens - mode).square().sum((0, 3))
+    return fit(torch.cat([kept, tokens], 2), torch.cat([kept_returns, returns], 1), root, config)
+
+
+def rollout(
+    search: Search, root: Float[Tensor, "B S"], plans: Float[Tensor, "T B N P"]
+) -> tuple[Float[Tensor, "T B N P"], Float[Tensor, "B N"]]:
+    """Return the plans as executed, and their returns: discounted rewards plus the value at their end."""
+    horizon, size, count, _ = plans.shape
+    state = root.repeat_interleave(count, 0)
+    total, factor, tokens = torch.zeros(len(state), device=root.device), torch.ones(len(state), device=root.device), []
+    for t in range(horizon):
+        token, state, reward, continues = search.step(state, plans[t].flatten(0, 1))
+        tokens.append(token.view(size, count, -1))
+        total = total + factor * reward
+        factor = factor * search.discount * continues
+    total = total + factor * search.value(state)
+    return torch.stack(tokens), total.view(size, count)
+
+
+def fit(
+    candidates: Float[Tensor, "T B N P"],
+    returns: Float[Tensor, "B N"],
+    root: Float[Tensor, "B S"],
+    config: PlannerConfig,
+) -> Plan:
+    """Select the elites among N >= E candidates, and fit a weighted mean and standard deviation to them.
+
+    A candidate with a non-finite return is ranked last and has no influence, even if its own entries are not finite.
+    Weights: exp(return / unit), as in MPPI (Williams et al. 2017, arXiv 1707.02342), over elites as in TD-MPC2; `unit`
+    is `temperature` times the standard deviation of the elites' returns, rounded up to about `indifference`.
+    """
+    returns = torch.where(torch.isfinite(returns), returns, -torch.inf)
+    best, index = returns.topk(config.elites, -1)
+    index = index[None, :, :, None].expand(len(candidates), -1, -1, candidates.shape[-1])
+    elites = candidates.gather(2, index)
+    # Replace these plans: a weight of 0 does not suffice, since 0 * nan is nan.
+    elites = torch.where(torch.isfinite(best)[None, :, :, None], elites, elites[:, :, :1])
+    unit = config.temperature * (_deviation(best).square() + config.indifference**2).sqrt()
+    weights = torch.softmax((best - best[:, :1]) / unit, -1)
+    mean, deviations = weighted_mean_and_deviations(elites, weights)
+    spread = deviations.square().sum(2).sqrt().clamp(config.min_spread, config.spread)
+    return Plan(mean, spread, best, weights, elites, root)
+
+
+def weighted_mean_and_deviations(
+    elites: Float[Tensor, "T B E P"], weights: Float[Tensor, "B E"]
+) -> tuple[Float[Tensor, "T B P"], Float[Tensor, "T B E P"]]:
+    """Return the elites' weighted mean and their deviations U from it.
+
+    Each deviation is scaled by the square root of its weight, so that U^T U is the weighted covariance.
+    """
+    mean = torch.einsum("be,tbep->tbp", weights, elites)
+    return mean, weights.sqrt()[None, :, :, None] * (elites - mean.unsqueeze(2))
+
+
+def _deviation(returns: Float[Tensor, "B E"]) -> Float[Tensor, "B 1"]:
+    """Return the standard deviation of the finite returns; 0 where none is finite."""
+    finite = torch.isfinite(returns)
+    known = torch.where(finite, returns, 0.0)
+    count = finite.sum(-1, keepdim=True).clamp(min=1)
+    middle = known.sum(-1, keepdim=True) / count
+    return (torch.where(finite, known - middle, 0.0).square().sum(-1, keepdim=True) / count).sqrt()
