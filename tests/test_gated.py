@@ -208,18 +208,6 @@ def test_errors_of_the_end_are_noted_on_what_ended_the_loop(arm):
     assert arm.chain.torques() == [0] * 6
 
 
-def test_connecting_twice_is_refused_and_the_arm_stays_stiff(arm):
-    from lerobot.utils.errors import DeviceAlreadyConnectedError
-
-    arm.robot.connect()
-    before = move(arm, 10)[-1]
-    with pytest.raises(DeviceAlreadyConnectedError, match="disconnect it first"):
-        arm.robot.connect()
-    assert arm.chain.torques() == [1] * 6
-    assert move(arm, 120)[-1] > before
-    arm.robot.disconnect()
-
-
 def test_a_connection_that_fails_half_way_leaves_no_torque_and_no_open_port(arm, monkeypatch):
     def fail():
         arm.inner.bus.enable_torque()
