@@ -66,13 +66,11 @@ class SteadyCamera(Camera):
                 self._lose(error)
         return np.zeros((self.height, self.width, 3), np.uint8)
 
-    def read(self, color_mode=None) -> np.ndarray:
+    def read(self, *_, **__) -> np.ndarray:
         """Return the newest frame; see `read_latest`."""
         return self.read_latest()
 
-    def async_read(self, timeout_ms: float = 200) -> np.ndarray:
-        """Return the newest frame; see `read_latest`."""
-        return self.read_latest()
+    async_read = read
 
     def disconnect(self) -> None:
         """Disconnect the inner camera, whatever its state; a driver that hangs is left to the reconnecting thread."""

@@ -45,28 +45,19 @@ class SimCamera(Camera):
         return []
 
     def connect(self, warmup: bool = True) -> None:
-        """Prepare to render.
-
-        Raises DeviceNotConnectedError without a scene, RenderingUnavailable without graphics.
-        """
+        """Prepare to render. Raises DeviceNotConnectedError without a scene, RenderingUnavailable without graphics."""
         if self._scene is None:
             raise DeviceNotConnectedError(f"{self}: it is not in a simulated robot")
         model, view = self._scene.model, self._scene.views[self.config.view]
         self._canvas = Canvas(model, self.height, self.width, view)
 
-    def read(self, color_mode=None) -> np.ndarray:
+    def read(self, *_, **__) -> np.ndarray:
         """Render and return the current frame. Raises DeviceNotConnectedError."""
         if self._canvas is None or self._scene is None:
             raise DeviceNotConnectedError(f"{self} is not connected")
         return self._canvas.draw(self._scene.data)
 
-    def async_read(self, timeout_ms: float = 200) -> np.ndarray:
-        """Return the current frame; see `read`."""
-        return self.read()
-
-    def read_latest(self, max_age_ms: int = 500) -> np.ndarray:
-        """Return the current frame; see `read`."""
-        return self.read()
+    async_read = read_latest = read
 
     def disconnect(self) -> None:
         """Free the OpenGL resources."""

@@ -19,12 +19,9 @@ def run(arm_checkpoint, **keys) -> dict:
 def test_on_the_simulated_arm_every_episode_is_run_and_the_line_says_how(arm_checkpoint):
     result = run(arm_checkpoint, episodes=2, seconds=1.0)
     assert set(result) >= HEADER
-    assert result["ended"] == "done"
-    assert result["driver"] == "semagram_so101_sim"
-    assert result["episodes"] == 2
-    assert result["faults"] == []
-    assert result["plans"] >= 2
-    assert 0 <= result["success_rate"] <= 1
+    assert (result["ended"], result["driver"]) == ("done", "semagram_so101_sim")
+    assert (result["episodes"], result["faults"]) == (2, [])
+    assert result["plans"] >= 2 and 0 <= result["success_rate"] <= 1
     assert result["mean_squared_jerk"] > 0
     assert 0 < result["largest_step_deg"] <= 3.01 * 115 / 30  # the gripper's, thrice its range in a second
     json.dumps(result)
@@ -36,7 +33,6 @@ def test_on_the_simulated_arm_every_episode_is_run_and_the_line_says_how(arm_che
         ({}, r"^checkpoint=: it learned from recordings and has no task; lerobot-rollout"),
         ({"haste": 1}, r"^checkpoint=: task\.haste: no such key"),
         ({"max_control_steps": 5.5}, r"^checkpoint=: task\.max_control_steps=5\.5: a whole number"),
-        ({"end_on_success": 1}, r"^checkpoint=: task\.end_on_success=1: true or false"),
     ],
 )
 def test_a_checkpoint_without_a_task_of_ours_is_refused_in_one_line(arm_checkpoint, monkeypatch, task, says):

@@ -119,10 +119,10 @@ class Recording:
 
             done = self._drive(Loop(robot, units, ticks, [keep]), driver, config.longest_s)
             rate = ticks.mean_hz or float(config.control_hz)
-            with robot.held():  # no signal may lose a finished episode
+            told = {None: "", True: ", success", False: ", no success"}[done]
+            with robot.held():  # no signal may lose a finished episode, nor the line that says so
                 draft.save(EpisodeInfo(seed, done, rate, ticks.late, config.by))
-        told = {None: "", True: ", success", False: ", no success"}[done]
-        say(f"episode {number + 1} of {config.episodes}: safe{told}, {draft.frames} frames, {rate:.1f} Hz")
+                say(f"episode {number + 1} of {config.episodes}: safe{told}, {draft.frames} frames, {rate:.1f} Hz")
         if rate < SLOW * config.control_hz:
             say(
                 f"too slow: {rate:.1f} Hz instead of {config.control_hz}, {ticks.late} of {draft.frames} frames late, "

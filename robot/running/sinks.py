@@ -32,19 +32,10 @@ class Smoothness:
         self._squares, self._count = 0.0, 0
         self.largest_step = 0.0
 
-    def begin(self) -> None:
-        """Start an episode: the next target is its first."""
-        self._last.clear()
-
     def __call__(self, step: Step) -> None:
-        """Take in a step of a loop (a sink)."""
-        if step.number == 0:
-            self.begin()
-        self.take(step.sent[self._joints], step.reading.steps)
-
-    def take(self, target: np.ndarray, steps: int = 1) -> None:
-        """Take in a target (D,), `steps` control steps after the last."""
-        if steps > 1:
+        """Take in a step of a loop."""
+        target = step.sent[self._joints]
+        if step.number == 0 or step.reading.steps > 1:
             self._last.clear()
         self._last.append(target)
         if len(self._last) > 1:

@@ -88,19 +88,13 @@ class GatedRobot(Robot):
     action_features = _of_the_robot("action_features")
     calibration = _of_the_robot("calibration")
     is_calibrated = _of_the_robot("is_calibrated")
+    calibrate = _of_the_robot("calibrate")
+    configure = _of_the_robot("configure")
 
     @property
     def cameras(self) -> dict:
         """The robot's cameras; empty if it has none."""
         return getattr(self.robot, "cameras", {})
-
-    def calibrate(self) -> None:
-        """Calibrate the robot."""
-        self.robot.calibrate()
-
-    def configure(self) -> None:
-        """Configure the robot."""
-        self.robot.configure()
 
     def held(self) -> AbstractContextManager[None]:
         """Return a context manager that defers signals, for work that must not be interrupted half-way."""
