@@ -248,28 +248,6 @@ def test_after_a_pause_that_nobody_announced_the_arm_goes_on_from_rest_where_it_
     assert len(warned) == 3 and all("goes on from rest" in text for text in warned)
 
 
-@pytest.mark.parametrize(
-    ("keys", "said"),
-    [
-        ({"limits": "wild"}, "limits=wild"),
-        ({"joints": {"knee": {"rate": 1.0}}}, "robot.joints.knee"),
-        ({"joints": {"gripper": {"speed": 1.0}}}, "robot.gripper: .*speed"),
-        ({"box": {"z_low": 2.0}}, "box.z_low=2.0"),
-        ({"loop_s": 0.0}, "loop_s=0.0"),
-        ({"max_relative_target": 5.0}, "max_relative_target"),
-        ({"use_degrees": False}, "use_degrees=false"),
-        ({"id": "other"}, "id=other: no calibration"),
-    ],
-)
-def test_a_gate_that_cannot_be_is_refused_in_one_line(wired, tmp_path, keys, said):
-    from robot.config_so101 import SemagramSO101Config
-    from robot.so101 import SemagramSO101
-
-    with pytest.raises(ValueError, match=said) as refused:
-        SemagramSO101(SemagramSO101Config(**{"port": "wire", "id": "arm", "calibration_dir": tmp_path} | keys))
-    assert "\n" not in str(refused.value)
-
-
 def test_limits_of_its_own_are_the_gates(wired, tmp_path):
     from robot.config_so101 import SemagramSO101Config
 

@@ -50,7 +50,6 @@ from policies.planner_link.messages import (
 from policies.planner_link.service import MOST, PlannerService, listening
 from policies.storage.checkpoint import read_identity
 from policies.tokens.curves import Curve
-from robot.running.settings import planner_address
 from robot.running.sinks import sentence
 from worldmodel.mistakes import Mistake
 from worldmodel.planner import Planner
@@ -431,14 +430,6 @@ def test_only_its_owner_reaches_a_socket_and_only_one_planner_has_it(tmp_path):
     with pytest.raises(OSError), listening(str(path)):
         pass
     assert path.read_text() == "precious"
-
-
-def test_an_address_is_a_socket_or_a_port_of_this_machine():
-    assert planner_address("localhost:7766", "remote") == planner_address("127.0.0.1:7766", "remote") == 7766
-    assert planner_address("~/a.sock", "remote") == os.path.expanduser("~/a.sock")
-    for other in ("", "arm.local:7766", "0.0.0.0:7766", "localhost:", "localhost:x", "localhost:65536", ":1"):
-        with pytest.raises(Mistake, match=f"^remote={other}: .*ssh -L"):
-            planner_address(other, "remote")
 
 
 def test_a_service_that_is_closed_while_it_plans_ends_after_the_plan(echo, connect, monkeypatch):

@@ -16,11 +16,9 @@ from pyarrow import parquet
 from robot.datasets import DatasetError
 from robot.loop import Driver, Loop
 from robot.recording.parts import MEASURED, SUCCESS, Parts
-from robot.recording.settings import RecordConfig
 from robot.so101_sim import SimulatedTime
 from robot.ticks import Ticks
 from robot.units import ARM
-from worldmodel.mistakes import Mistake
 
 HERE = Path(__file__).parent
 CAREFUL_RATE = 30.0  # degrees a second: the gate's careful limit, a quarter of what the script asks for
@@ -231,35 +229,6 @@ def test_a_dataset_of_another_kind_is_refused(tmp_path, changes, says):
     with pytest.raises(DatasetError, match=says), Parts(tmp_path / "a", FEATURES, 30, "arm"):
         pass
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
-
-
-REAL = {"dataset": "d", "robot": "so101", "port": "p", "id": "i", "sentence": "s"}
-
-
-@pytest.mark.parametrize(
-    ("keys", "says"),
-    [
-        ({}, r"^dataset=: the folder to record to"),
-        ({"dataset": "d", "task": "tuch"}, r"^task=tuch: one of touch, look-at, "),
-        ({"dataset": "d", "task": "look-at"}, r"^task=look-at: scripts exist for touch, pick-lift; by=policy or"),
-        ({"dataset": "d", "by": "policy"}, r"^checkpoint=: a run folder or a checkpoint, with by=policy$"),
-        ({"dataset": "d", "by": "teleop"}, r"^teleop\.type=: any of LeRobot's teleoperators"),
-        ({"dataset": "d", "cameras": ["under"]}, r"^cameras=\[under\]: with robot=so101-sim, any of main, front, side"),
-        ({"dataset": "d", "cameras": ["wrist"], "camera": {"width": 31}}, r"^camera.width=31: .* from 32 .*video=fa"),
-        ({"dataset": "d", "cameras": ["wrist"], "camera": {"width": 9}, "video": False}, r"width=9: .* 16 to 4096"),
-        ({"dataset": "d", "seconds": 0.01}, r"^seconds=0.01: two steps at least, 0.0667 s$"),
-        ({"dataset": "d", "threads": 2}, r"^threads=2: only with by=policy$"),
-        ({"dataset": "d", "camera": {"width": 64, "height": 240}}, r"^camera.width=64: only with cameras=, in"),
-        ({"dataset": "d", "port_file": "p"}, r"^port_file=p: only with robot=so101-twin$"),
-        ({"dataset": "d", "paced": "never"}, r"^paced=never: one of auto, true, false$"),
-        (REAL, r"^by=expert: only with robot=so101-sim, which tells where its things are; by=teleop$"),
-        (REAL | {"sentence": "", "task": ""}, r"^sentence=: what is done, in words"),
-    ],
-)
-def test_a_mistake_is_one_line(keys, says):
-    with pytest.raises(Mistake, match=says) as refused:
-        RecordConfig(**keys)
-    assert "\n" not in str(refused.value)
 
 
 def test_a_full_disk_ends_it_with_what_is_safe_and_what_else_fails_is_told_as_it_is(tmp_path):

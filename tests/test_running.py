@@ -18,7 +18,6 @@ from robot.safety.faults import FaultKind
 from robot.ticks import Ticks
 from robot.units import Units
 from sim.so101.targets import Targets
-from worldmodel.mistakes import Mistake
 
 HZ = 30.0
 GOAL, PRESENT = 42, 56  # where a servo keeps its goal and its place
@@ -258,31 +257,6 @@ def test_a_planner_however_slow_moves_the_arm_and_is_asked_one_thing_at_a_time(d
     for first, then in zip(thinker.asked, thinker.asked[1:], strict=False):
         assert then[0] - first[0] >= delay
     assert plans.late >= 2
-
-
-@pytest.mark.parametrize(
-    ("keys", "line"),
-    [
-        ({"checkpoint": ""}, "checkpoint=: a run folder"),
-        ({"robot": "so102"}, "robot=so102: one of so101-sim, so101, so101-twin"),
-        ({"robot": "so101", "target": [0.2, 0.0, 0.0]}, "port= and id="),
-        ({"robot_cameras": {"wrist": {}}}, "robot_cameras=: not with robot=so101-sim"),
-        ({"robot": "so101-twin", "target": [0.2, 0.0]}, "x, y and z in metres"),
-        ({"robot": "so101-twin", "target": [0.2, float("nan"), 0.0]}, "x, y and z in metres"),
-        ({"target": [0.2, 0.0, 0.0]}, "only with robot=so101 or so101-twin"),
-        ({"port": "/dev/x"}, "port=/dev/x: only with robot=so101"),
-        ({"limits": "brave"}, "limits=brave: one of"),
-        ({"episodes": 0}, "episodes=0"),
-        ({"lead": 0}, "lead=0"),
-        ({"remote": "there:1"}, "remote=there:1: a Unix socket or localhost:<port>; ssh -L"),
-        ({"remote": "here", "device": "cuda"}, "device=cuda: not with remote=; semagram-serve"),
-        ({"remote": "here", "planner": False}, "planner=false: not with remote="),
-        ({"viewer": "tv"}, "viewer=tv: one of"),
-    ],
-)
-def test_what_cannot_be_run_is_refused_in_one_line(keys, line):
-    with pytest.raises(Mistake, match=line):
-        RunConfig(**{"checkpoint": "c"} | keys)
 
 
 class Shown(list):

@@ -156,17 +156,3 @@ def test_cameras_show_the_scene_of_now(folder):
     assert not robot.cameras["wrist"].is_connected
     with pytest.raises(DeviceNotConnectedError):
         robot.cameras["wrist"].read()
-
-
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda: SO101SimConfig(task="tuch"), r"^robot\.task=tuch: one of so101-touch, "),
-        (lambda: SO101SimConfig(control_hz=0), r"^robot\.control_hz=0: from 5 to 100$"),
-        (lambda: SO101SimConfig(seed=-1), r"^robot\.seed=-1: at least 0$"),
-        (lambda: cameras("under"), r"^view=under: one of wrist, side, overhead$"),
-    ],
-)
-def test_a_wrong_key_is_one_line(make, message):
-    with pytest.raises(ValueError, match=message):
-        make()

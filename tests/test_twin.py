@@ -1,14 +1,11 @@
 """LeRobot's own driver, as it is, against semagram-twin as a process: it works, and each fault hurts as a real one."""
 
-import contextlib
 import json
-import os
 import signal
 import socket
 import subprocess
 import sys
 import termios
-import threading
 import time
 
 import pytest
@@ -16,7 +13,6 @@ import pytest
 from robot.arm_options import port_of_twin
 from sim.joints import JOINTS
 from sim.twin.control import TwinControl
-from sim.twin.feetech import PING, encode
 
 pytestmark = pytest.mark.usefixtures("patient_driver")
 START_S = 120.0  # a loaded machine
@@ -138,14 +134,6 @@ def test_without_power_the_arm_is_silent_and_limp_and_wakes_limp(twin, connect):
     assert abs(robot.get_observation()["shoulder_pan.pos"] - seen["shoulder_pan.pos"]) < 5  # as it fell, no further
 
 
-def test_a_pulled_lead_takes_the_joints_behind_it(twin, connect):
-    robot = connect()
-    twin.ask("pull", cable="wrist_flex")
-    powered = [joint["powered"] for joint in twin.ask("state")["joints"].values()]
-    assert powered == [True, True, True, False, False, False]
-    assert robot.bus.ping("elbow_flex") == 777 and robot.bus.ping("wrist_flex") is None
-
-
 def test_slow_replies_are_waited_for_up_to_a_limit(twin, connect):
     robot = connect()
     twin.ask("line", slow_ms=15)
@@ -157,30 +145,6 @@ def test_slow_replies_are_waited_for_up_to_a_limit(twin, connect):
         robot.get_observation()
     twin.ask("line")
     assert len(robot.get_observation()) == 6
-
-
-def test_a_cable_that_wobbles_while_the_line_is_busy_is_survived(twin, served):
-    stop, ping = threading.Event(), encode(1, PING)
-
-    def talk():
-        while not stop.is_set():
-            try:
-                port = os.open(served.port(), os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK)
-            except OSError:  # not there just now
-                continue
-            with contextlib.suppress(OSError):
-                while not stop.is_set():
-                    os.write(port, ping)
-            os.close(port)
-
-    host = threading.Thread(target=talk)
-    host.start()
-    for _ in range(100):
-        twin.ask("pull", cable="usb")
-        twin.ask("plug", cable="usb")
-    stop.set()
-    host.join()
-    assert twin.ask("state")["port"] == served.port()
 
 
 def test_a_wrong_request_is_answered_in_words_and_the_channel_stays(twin, served):

@@ -132,14 +132,6 @@ def test_a_held_joint_does_not_move_and_its_servo_gives_up(arm):
     assert abs(arm.angle("shoulder_pan") - 1.0) < 0.01
 
 
-def test_a_goal_beyond_the_stop_presses_on_it(arm):
-    on(arm)
-    servo = arm.servos["shoulder_pan"]
-    servo["Min_Position_Limit"], servo["Max_Position_Limit"], servo["Goal_Position"] = 0, 0, 4000
-    run(arm, 1.5)
-    assert abs(arm.angle("shoulder_pan") - 1.92) < 0.05 and servo["Present_Load"] == 1000
-
-
 @given(st.lists(st.floats(0, 5), min_size=1, max_size=8))
 def test_time_is_caught_up_in_bursts_and_a_long_stall_is_let_go(model, stalls):
     arm = TwinArm(model, fitting(limits(model)))
