@@ -50,24 +50,6 @@ def test_a_checkpoint_without_a_task_of_ours_is_refused_in_one_line(arm_checkpoi
         loaded_agent(other, load_model(arm_checkpoint, found), False, 0)
 
 
-def test_a_checkpoint_of_another_format_is_refused_in_one_line_by_each_command(command, arm_checkpoint, tmp_path):
-    from policies.storage.folders import write_folder
-
-    files = {p.name: p.read_bytes() for p in arm_checkpoint.iterdir() if p.name != "manifest.json"}
-    saved = json.loads(files["config.json"]) | {"format": 99, "planner": {}}
-    write_folder(tmp_path / "x", files | {"config.json": json.dumps(saved).encode()}, {"commit": "80c0e67"})
-    for name, *keys in (
-        ("run", "viewer=none"),
-        ("serve", "address=localhost:0"),
-        ("record", "by=policy", f"dataset={tmp_path}/new"),
-        ("evaluate",),
-    ):
-        code, out, err = command(name, f"checkpoint={tmp_path}/x", *keys)
-        assert (code, out, "Traceback" in err) == (2, "", False), err
-        line = r"semagram: .*/x: of format 99, this Semagram reads \d+; train again, or .* made it \(80c0e67\)"
-        assert re.fullmatch(line, err.splitlines()[-1])
-
-
 @pytest.mark.parametrize("decisions", [0, 45, 10_000])
 def test_an_episode_lasts_as_long_as_in_training(decisions):
     from configs.arm.running import Running
