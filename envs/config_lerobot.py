@@ -9,11 +9,12 @@ from lerobot.configs import FeatureType, PolicyFeature
 from lerobot.envs.configs import EnvConfig
 from lerobot.utils.constants import ACTION, OBS_STATE
 
-from envs.senses import IMAGE_SIZE, STATE_NAME, Senses, check_image_size, key
+from envs.senses import IMAGE_SIZE, STATE_NAME, Senses, check_image_size
 from envs.settings import TaskConfig
-from envs.space_checks import by_key
+from envs.spaces import by_key
 from sim.variation import PRESETS
 from worldmodel.mistakes import Mistake
+from worldmodel.senses import key
 
 AGENT_POS, PIXELS = "agent_pos", "pixels"
 

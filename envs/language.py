@@ -7,7 +7,7 @@ import gymnasium
 from gymnasium import spaces
 
 from envs.sentences import CHARACTERS, LONGEST, PARAPHRASES, check, other_words
-from envs.space_checks import by_key
+from envs.spaces import by_key
 from worldmodel.mistakes import Mistake
 from worldmodel.senses import LANGUAGE_KEY
 

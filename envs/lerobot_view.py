@@ -8,10 +8,10 @@ import numpy as np
 from gymnasium import spaces
 
 from envs import make as tasks
-from envs.rendering import RenderingUnavailable, frame
+from envs.cameras import RenderingUnavailable, frame
 from envs.senses import Senses
 from envs.settings import TaskConfig
-from envs.space_checks import by_key
+from envs.spaces import by_key
 from sim.variation import Variation
 from worldmodel.senses import IMAGE_KEY_PREFIX, STATE_KEY
 

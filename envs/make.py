@@ -13,13 +13,13 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces, wrappers
 
-from envs import arm, space_checks, suite
+from envs import arm, suite
 from envs.faults import FiniteGuard
 from envs.language import Spoken
 from envs.multi import Multi
-from envs.pictures import Pictures, pictures_in
 from envs.senses import LANGUAGE_NAME, Senses
 from envs.settings import TaskConfig
+from envs.spaces import Pictures, action_box, component_names, pictures_in
 from envs.vector import Processes
 from sim.variation import Variation
 from worldmodel.mistakes import Mistake
@@ -33,13 +33,13 @@ ENDLESS = 1000
 def make(
     task: TaskConfig, render: bool = False, variation: Variation | None = None, senses: Senses = STATE_ALONE
 ) -> gymnasium.Env:
-    """Create the environment of a task; with `render=True`, one that `envs.rendering.frame` can draw.
+    """Create the environment of a task; with `render=True`, one that `envs.cameras.frame` can draw.
 
     `variation` says how the simulated SO-101 differs from its model from one episode to the next; only the arm's
     tasks support it.
 
     Observations: a Dict of the chosen `senses`. `observation.state`, Box (S,) float32: the environment's own keys in
-    alphabetical order, flattened. `observation.images.<camera>`, Box (H, W, 3) uint8 (`envs.sense_wrapper`).
+    alphabetical order, flattened. `observation.images.<camera>`, Box (H, W, 3) uint8 (`envs.cameras`).
     `observation.language`: the task's sentence, a string (`envs.language`).
     Actions: Box [-1, 1] (A,) float32, rescaled to the environment's range. An action is held for
     `task.action_repeat` steps or until the episode ends, and rewards are summed. `terminated` means that no reward
@@ -60,11 +60,11 @@ def make(
     limit, seconds = _limit(env), _seconds(env)
     pictures = Pictures(env, task) if [*pictures_in(env.observation_space)] else None
     env = pictures or env
-    labels = space_checks.labels(task, env.observation_space)
+    labels = component_names(task, env.observation_space)
     if pictures and senses.state and not labels:
         images = ",".join(f"images.{name}" for name in pictures.shapes)
         raise Mistake(f"senses=state: {task.label} observes pictures alone; senses=[{images}]")
-    env.action_space = own = space_checks.actions(task, env.action_space)
+    env.action_space = own = action_box(task, env.action_space)
 
     if task.repeat > 1:
         env = wrappers.RepeatAction(env, task.repeat)
@@ -99,7 +99,7 @@ def make_vector(
     """Create `count` environments of a task that step together.
 
     A single environment runs in this process; several run in one process each, unless `processes` is False. `wrap` is
-    applied to each environment (e.g. `envs.dropping`, `envs.blackout`) and must be picklable.
+    applied to each environment (e.g. `envs.wrappers.watched`) and must be picklable.
 
     Nothing resets automatically. Start with `reset(seed=[s0, s1, ...])`. After a `step`, reset the environments that
     ended, and only those, before the next step:
@@ -133,7 +133,7 @@ def _wrapped(wrap: Callable[[gymnasium.Env], gymnasium.Env] | None, task: TaskCo
 
 
 def _seeing(env: gymnasium.Env, task: TaskConfig, senses: Senses, pictures: Pictures | None) -> gymnasium.Env:
-    from envs.sense_wrapper import SenseWrapper
+    from envs.cameras import SenseWrapper
 
     try:
         return SenseWrapper(env, task, senses, pictures)

@@ -15,7 +15,7 @@ from gymnasium import spaces
 from envs.arm import JointTargets
 from envs.make import make
 from envs.settings import TaskConfig
-from envs.space_checks import by_key
+from envs.spaces import by_key
 from sim.so101.targets import Targets
 from worldmodel.senses import STATE_KEY
 

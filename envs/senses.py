@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 
 from worldmodel import senses as naming
 from worldmodel.mistakes import Mistake
-from worldmodel.senses import key
 
 STATE_NAME, LANGUAGE_NAME = naming.name(naming.STATE_KEY), naming.name(naming.LANGUAGE_KEY)
 IMAGE_NAME_PREFIX = naming.name(naming.IMAGE_KEY_PREFIX)
@@ -20,7 +19,7 @@ CHOICES = "state, images.<camera> (images.main has every task that can be drawn)
 
 def mask_key(sense: str) -> str:
     """Return the observation key of a sense's mask, bool (1,): whether a sense that can be missing is present."""
-    return naming.mask(key(sense))
+    return f"mask.{sense}"
 
 
 @dataclass(frozen=True, init=False)

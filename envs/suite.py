@@ -87,7 +87,7 @@ def importing() -> Iterator[None]:
 
     Shimmy prints a line if labmaze is missing, which the suite does not need. dm_control reads MUJOCO_GL once, at
     import; it warns if there is no display and fails if EGL does, so the variable is set to `disabled` meanwhile
-    (`envs.rendering` draws without dm_control). MuJoCo reads the variable too and must not see that value, so it is
+    (`envs.cameras` draws without dm_control). MuJoCo reads the variable too and must not see that value, so it is
     imported first.
 
     Raises:

@@ -1,22 +1,22 @@
 """The acting agent: maps observations to actions, one token at a time."""
 
+import math
 from collections.abc import Sequence
-from dataclasses import astuple
+from dataclasses import astuple, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from policies.decision import Decision, Spent
-from policies.frame_stack import FrameStack
-from policies.observations import check_observation
-from policies.storage.folders import part
+from policies.noise import Noise
 from policies.tokens.curves import Curve
-from policies.training.noise import Noise
 from policies.words import WORDS, recognised
+from worldmodel.frames import FrameHistory
 from worldmodel.mistakes import Mistake
 from worldmodel.model import WorldModel
 from worldmodel.mppi import Plan, WarmStart
+from worldmodel.observation import Observation
 from worldmodel.planner import Planner
 from worldmodel.senses import LANGUAGE_KEY
 from worldmodel.settings import PlannerConfig
@@ -60,7 +60,8 @@ class Agent:
         self.ahead = -(-self.most // curve.length)  # maximum tokens executed between decisions
         self.spread = 0.0
         self.spent = Spent()
-        self.planned_tokens: list[Tensor | None] = []  # (P,) where the planner chose one in the last `act`
+        self.planned = torch.zeros(0, dtype=torch.bool)  # (B,): where the planner made the decision in the last `act`
+        self.usual, self._wide = planner.config if planner else None, False
         self.forget()
 
     @classmethod
@@ -87,7 +88,7 @@ class Agent:
         """Drop all plans, decisions and frame stacks; the number of environments may then change."""
         self.plan: Plan | None = None  # the newest plan
         self.decision: Decision | None = None  # the newest decision; the policy may have overruled the plan
-        self.frame_stack = FrameStack(self.model.config.vision.lags)
+        self.frames = FrameHistory(self.model.config.vision.lags)
         self.td_check: TDCheck | None = None
         if self.planner is not None and self.planner.config.patience and self.noise is None:
             self.td_check = TDCheck(self.planner.config.patience, self.planner.config.indifference)
@@ -115,7 +116,7 @@ class Agent:
         """Forget the tokens, plans and frames of the environments (B,) whose episode ended."""
         if self.noise is not None:
             self.noise.reset(ended)
-        self.frame_stack.forget(ended)
+        self.frames.reset(ended)
         self._drop(ended)
 
     def _drop(self, left: Bool[Tensor, " B"]) -> None:
@@ -130,22 +131,19 @@ class Agent:
             self.memory = WarmStart(self.memory.mean, self.memory.valid & ~left.to(self.memory.valid.device))
 
     @torch.no_grad()
-    def act(self, observation: dict[str, Tensor], own: Bool[Tensor, " B"] | None = None) -> Float[Tensor, "B A"]:
-        """Return the next action (B, A) in [-1, 1] for the current observation of each environment.
+    def act(self, observation: Observation, own: Bool[Tensor, " B"] | None = None) -> Float[Tensor, "B A"]:
+        """Return the next action (B, A) in [-1, 1] for the current observation of each environment; frames are single.
 
-        `observation`: the senses that the model perceives: `observation.state` (B, S),
-        `observation.images.<camera>` (B, H, W, 3) uint8, `observation.language` (B, T).
-
-        Call this or `watch` at every control step. `own` (B,): the environments in which this agent acts, by default
-        all; elsewhere nothing is decided, the returned action is arbitrary, and the current plan is forgotten. Raises
-        PlanFault as `Planner.plan`, ValueError as `check_observation`.
+        Call this at every control step. `own` (B,): the environments in which this agent acts, by default all;
+        elsewhere nothing is decided, the returned action is arbitrary, and the current plan is forgotten. Raises
+        PlanFault as `Planner.plan`.
         """
-        count = check_observation(observation, self.model.senses)
-        observation = self.frame_stack.see(observation)
+        count = len(observation)
         if len(self.at) != count:
             self._open(count)
+        observation = self.frames.see(observation)
         due = self.due(count) if own is None else self.due(count) & own
-        self.planned_tokens = [None] * count
+        self.planned = due if self.planner is not None else torch.zeros_like(due)
         if bool(due.any()):
             self.decide(observation, due)
         action = self.actions[torch.arange(count), self.at.clamp(max=self.most - 1)]
@@ -154,15 +152,30 @@ class Agent:
             self._drop(~own)
         return action
 
-    def watch(self, observation: dict[str, Tensor]) -> None:
-        """Observe (as in `act`) a control step in which somebody else acts in every environment; drop all plans."""
-        self.frame_stack.see(observation)
-        self._drop(torch.ones_like(self.at, dtype=torch.bool))
+    def act_at_random(self, observation: Observation) -> Float[Tensor, "B A"]:
+        """Return actions uniform in [-1, 1], and over time of the exploration noise's colour; all plans are dropped."""
+        if self.noise is None:
+            raise ValueError("only an agent that explores acts at random")
+        self.act(observation, torch.zeros(len(observation), dtype=torch.bool))
+        normal = self.noise.draw(len(observation), self.curve.action_size)
+        return torch.erf(normal / math.sqrt(2))
+
+    @property
+    def wide(self) -> bool:
+        """Whether it plans and explores over the whole range of actions, rather than as far as its settings say."""
+        return self._wide
+
+    @wide.setter
+    def wide(self, wide: bool) -> None:
+        self._wide = wide
+        if self.planner is not None and self.usual is not None:
+            spread = max(1.0, self.usual.spread) if wide else self.usual.spread
+            self.planner.config = replace(self.usual, spread=spread)
 
     @torch.no_grad()
     def decide(
         self,
-        observation: dict[str, Tensor],
+        observation: Observation,
         due: Bool[Tensor, " B"] | None = None,
         deadline: float | None = None,
     ) -> Decision:
@@ -171,14 +184,16 @@ class Agent:
         `observation`: as for `act`, but with the frames of `vision.lags` stacked for each camera, (B, F, H, W, 3).
         `deadline`: as for `Planner.plan`. Raises PlanFault as `Planner.plan`.
         """
-        count = len(next(iter(observation.values())))
+        count = len(observation)
         due = torch.ones(count, dtype=torch.bool) if due is None else due
-        if self.heard is not None and LANGUAGE_KEY in observation:
-            observation = observation | {LANGUAGE_KEY: recognised(observation[LANGUAGE_KEY], self.heard)}
+        if self.heard is not None:
+            known = recognised(observation.values[LANGUAGE_KEY], self.heard)
+            observation = observation.with_values({LANGUAGE_KEY: known})
         if len(self.at) != count:
             self._open(count)
         if self.planner is None:
-            tokens, _ = self.model.greedy_token(self.model.encode(observation), self.reached.to(self.model.device))
+            z = self.model.encode(self.model.preprocess(observation))
+            tokens, _ = self.model.greedy_token(z, self.reached.to(self.model.device))
             whole = followed = tokens.cpu().unsqueeze(0)
             until = torch.full((count,), min(self.most, self.curve.length))
             by_policy = torch.ones_like(due)
@@ -188,7 +203,6 @@ class Agent:
             followed = whole[: self.ahead] if self.noise is None else self._explored(plan, self.noise, due)
             self.spread = float(plan.spread[0].mean())
             self.spent.imagined += plan.model_calls * int(due.sum())
-            self.planned_tokens = [whole[0, i] if due[i] else None for i in range(count)]
             until = torch.where(by_policy, min(self.most, self.curve.length), self.most)
             later = self.curve.advance_each(whole, until).to(plan.tokens.device)
             self.memory = WarmStart(later, ~by_policy.to(later.device)).where(due, self.memory)
@@ -247,13 +261,14 @@ class Agent:
         points = (elite + swing).clamp(-1, 1)
         return self.model.token(points, self.model.before(points, self.reached))
 
-    def state_dict(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict:
         """Return what the next action depends on besides the model and the generator.
 
         The check of plans, which only agents that do not explore have, is not included.
         """
-        saved = {} if self.noise is None else {"noise": self.noise.parts, "noise_pink": self.noise.pink}
-        saved |= {f"stack.{name}": t for name, t in self.frame_stack.state_dict().items()}
+        saved: dict = {"frames": self.frames.state_dict(), "wide": torch.tensor(self.wide)}
+        if self.noise is not None:
+            saved["noise"] = self.noise.state_dict()
         if not len(self.at):
             return saved
         saved |= {
@@ -265,19 +280,20 @@ class Agent:
             "counts": torch.tensor(astuple(self.spent)),
         }
         if self.memory is not None:
-            saved |= {"memory_mean": self.memory.mean, "memory_valid": self.memory.valid}
+            saved["memory"] = {"mean": self.memory.mean, "valid": self.memory.valid}
         return saved
 
-    def load_state_dict(self, saved: dict[str, Tensor]) -> None:
+    def load_state_dict(self, saved: dict) -> None:
         """Restore what `state_dict` returned."""
         self._open(0)
+        self.wide = bool(saved["wide"])
+        self.frames.load_state_dict(saved.get("frames", {}))
         if self.noise is not None:
-            self.noise.parts, self.noise.pink = saved["noise"], saved["noise_pink"]
-        self.frame_stack.load_state_dict(part(saved, "stack."))
+            self.noise.load_state_dict(saved["noise"])
         if "actions" in saved:
             self.actions, self.reached = saved["actions"], saved["reached"].clone()
             self.at, self.until, self.spread = saved["at"].clone(), saved["until"].clone(), float(saved["spread"])
             self.spent = Spent(*saved["counts"].tolist())
-        if "memory_mean" in saved:
+        if "memory" in saved:
             device = self.model.device
-            self.memory = WarmStart(saved["memory_mean"].to(device), saved["memory_valid"].to(device))
+            self.memory = WarmStart(saved["memory"]["mean"].to(device), saved["memory"]["valid"].to(device))

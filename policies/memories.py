@@ -42,15 +42,13 @@ class Memories:
     @torch.no_grad()
     def _at(cls, replay: Replay, model: WorldModel, env: Int[Tensor, " N"], row: Int[Tensor, " N"]) -> "Memories":
         """Return the moments at these rows of these environments."""
-        seen = {key: value[0] for key, value in window_at(replay, env, row, 1, 1).seen.items()}
-        newest = {key: value[:, 0] for key, value in seen.items() if naming.is_image(key)}
-        ready = model.scaled(model.prepare(seen))
-        encoder = model.encoder
-        parts, present = encoder.sense(ready), encoder.present(ready)
-        single = present.unsqueeze(0) * torch.eye(len(encoder.keys), device=parts.device).unsqueeze(1)
-        alone = {key: encoder.join(parts, here) for key, here in zip(encoder.keys, single, strict=True)}
-        there = dict(zip(encoder.keys, (present > 0).unbind(-1), strict=True))
-        return cls(newest, encoder.join(parts, present), alone, there)
+        seen = window_at(replay, env, row, 1, 1).seen.map(lambda x: x[0])
+        newest = {key: value[:, 0] for key, value in seen.values.items() if naming.is_image(key)}
+        ready = model.preprocess(seen)
+        parts, presence, fuse = model.encode_each(ready), ready.presence, model.encoder.fuse
+        single = presence.unsqueeze(0) * torch.eye(parts.shape[-2], device=parts.device).unsqueeze(1)
+        alone = {key: fuse(parts, here) for key, here in zip(seen.values, single, strict=True)}
+        return cls(newest, fuse(parts, presence), alone, ready.present)
 
     @property
     def beside(self) -> dict[str, Tensor]:

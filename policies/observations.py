@@ -1,35 +1,30 @@
-"""A check of what an agent is shown, before anything is computed from it."""
+"""The edge to Gymnasium: what B environments return becomes an `Observation`."""
 
 from collections.abc import Mapping
 
-from torch import Tensor
+import numpy as np
+import torch
 
-from worldmodel.mistakes import Mistake
-from worldmodel.senses import Shapes
+from policies.words import WORDS
+from worldmodel.observation import Observation
+from worldmodel.senses import LANGUAGE_KEY, Shapes, is_image, name
 
 
-def check_observation(observation: Mapping[str, object], shapes: Shapes) -> int:
-    """Return B, having checked that each sense that is there is a tensor (B, *shape), with one B for all.
+def observe(returned: Mapping[str, np.ndarray | tuple[str, ...]], senses: Shapes) -> Observation:
+    """Copy what a vector of B environments returned: arrays (B, ...) and, for language, B sentences, by key.
 
-    `shapes`: of the senses that the model perceives (`WorldModel.senses`), of which any but all may be absent. Raises
-    ValueError, in one line, that names the sense and the shape it should have.
+    A mask `mask.<sense>` (B, 1) says where a sense is there. Raises ValueError as `Observation.of` and `WORDS` do.
     """
-    count = None
-    for key, shape in shapes.items():
-        if key not in observation:
-            continue
-        value = observation[key]
-        if not isinstance(value, Tensor):
-            raise Mistake(f"{key}: a {type(value).__name__}; a tensor of shape {_batch(shape)} is needed")
-        if value.shape[1:] != tuple(shape):
-            raise Mistake(f"{key}: shape {tuple(value.shape)}; {_batch(shape)} is needed, of B environments")
-        if count not in (None, len(value)):
-            raise Mistake(f"{key}: of {len(value)} environments, the senses before it of {count}")
-        count = len(value)
-    if count is None:
-        raise Mistake(f"none of the senses {', '.join(shapes)} is there")
-    return count
-
-
-def _batch(shape: tuple[int, ...]) -> str:
-    return f"({', '.join(map(str, ('B', *shape)))})"
+    present = {
+        key: torch.from_numpy(np.array(returned[mask], dtype=bool))
+        for key in senses
+        if (mask := f"mask.{name(key)}") in returned
+    }
+    values = {}
+    for key in senses.keys() & returned.keys():
+        value = returned[key]
+        if key == LANGUAGE_KEY:
+            values[key] = WORDS.vectors(tuple(value), present[key].flatten().numpy() if key in present else None)
+        else:
+            values[key] = torch.from_numpy(np.array(value, dtype=np.uint8 if is_image(key) else np.float32))
+    return Observation.of(senses, values, present)

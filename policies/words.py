@@ -99,7 +99,7 @@ SHARPNESS = 40.0
 """Inverse temperature of the softmax over sentences: a cosine lower by 0.1 reduces the weight about fiftyfold."""
 
 
-def recognised(vectors: Float[Tensor, "B T"], heard: Float[Tensor, "K T"]) -> Float[Tensor, "B T"]:
+def recognised(vectors: Float[Tensor, "*B T"], heard: Float[Tensor, "K T"]) -> Float[Tensor, "*B T"]:
     """Map sentence vectors (unit length) to those heard in training, by a softmax over cosine similarity.
 
     A vector close to a training sentence is mapped almost exactly onto it. A policy cannot handle vectors it never met,

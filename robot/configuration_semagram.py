@@ -32,7 +32,7 @@ class ImitatorConfig(ModelConfig):
 @PreTrainedConfig.register_subclass("semagram")
 @dataclass
 class SemagramConfig(PreTrainedConfig):
-    """The config.json of a checkpoint: all of `policies.storage.checkpoint.Identity`, and what LeRobot requires.
+    """The config.json of a checkpoint: all of `policies.storage.checkpoint.AgentSpec`, and what LeRobot requires.
 
     `planned`: act by the planner (impossible for a policy that learned no reward), else by the policy alone. `seed`: of
     the planner's sampling. `horizon`: number of tokens the world model imagines in a training window. `consistency`:

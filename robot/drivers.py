@@ -51,7 +51,7 @@ class ScriptDriver(Driver):
 class PolicyDriver(Driver):
     """An agent acting in the simulated arm's task.
 
-    `observer.see(scene, target)` returns its senses, each (1, ...), while the arm moves to `target` (6,) in rad.
+    `observer.see(scene, target)` returns an Observation of one arm while the arm moves to `target` (6,) in rad.
     """
 
     def __init__(self, robot: SO101Sim, agent, control_targets: Targets, observer):

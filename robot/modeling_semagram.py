@@ -17,12 +17,13 @@ from policies.storage.folders import MANIFEST, manifest, tensor_bytes
 from policies.tokens.curves import Curve
 from policies.words import recognised
 from robot.configuration_semagram import SemagramConfig
-from robot.perceiving import at_moments, perceived, unlike
+from robot.perceiving import TASK, at_moments, perceived, unlike
 from worldmodel.encoder import sense_dropout_mask
 from worldmodel.losses import ImitationBatch, imitation_loss
 from worldmodel.mistakes import Mistake
 from worldmodel.model import WorldModel
-from worldmodel.senses import LANGUAGE_KEY, is_image, mask
+from worldmodel.observation import Observation
+from worldmodel.senses import LANGUAGE_KEY, is_image, shows_scene
 from worldmodel.vision import shift
 
 BLIND = 30  # control steps: a second at the usual 30 Hz
@@ -91,10 +92,10 @@ class SemagramPolicy(PreTrainedPolicy):
         with torch.inference_mode(False):
             own = torch.Generator().set_state(self.generator.get_state())
             agent = self._agent(own)
-            seen = agent.frame_stack.see(self._seen(batch, "chunks"))
+            seen = agent.frames.see(self._seen(batch, "chunks"))
             return agent.decide(seen).actions.to(self.config.device)
 
-    def _seen(self, batch: dict, counted: str) -> dict[str, Tensor]:
+    def _seen(self, batch: dict, counted: str) -> Observation:
         """Return what the policy perceives of the current batch; `counted`: what a call is, "steps" or "chunks".
 
         Raises ValueError if a policy that was trained on a task gets other observations than the task's (LeRobot's
@@ -109,31 +110,28 @@ class SemagramPolicy(PreTrainedPolicy):
         except Mistake as error:
             made = f" ({config.task['name']}; on an arm semagram-run runs it)" if config.task else ""
             raise Mistake(f"{error}{made}") from error
-        self._note_missing(seen)
+        self._note_missing(seen, batch)
         if not config.task:
             self._look(seen, counted)
         return seen
 
-    def _note_missing(self, seen: dict[str, Tensor]) -> None:
+    def _note_missing(self, seen: Observation, batch: dict) -> None:
         """Warn once about each sense that is absent, or whose frames or words are missing for the whole batch."""
-        for key in self.config.senses:
-            dark = key in seen and mask(key) in seen and not bool(seen[mask(key)].any())
-            if (key not in seen or dark) and key not in self._missed:
+        for key, present in seen.present.items():
+            if not bool(present.any()) and key not in self._missed:
                 self._missed.add(key)
-                why = "shows nothing" if dark else "not there"
+                why = "shows nothing" if (TASK if key == LANGUAGE_KEY else key) in batch else "not there"
                 warnings.warn(f"{key}: {why}; it counts as missing", stacklevel=2)
 
-    def _look(self, seen: dict[str, Tensor], counted: str) -> None:
+    def _look(self, seen: Observation, counted: str) -> None:
         """Raise ValueError if a robot has seen nothing for more than BLIND steps: its actions would mean nothing."""
-        shown = [key for key in seen if key in self.config.senses and key != LANGUAGE_KEY]
-        there = torch.stack([seen.get(mask(key), torch.ones(len(seen[key]), 1))[:, 0] for key in shown]).amax(0)
+        there = torch.stack([here for key, here in seen.present.items() if shows_scene(key)]).any(0)
         before = self._blind.get(counted, torch.zeros(0))
         before = before if len(before) == len(there) else torch.zeros(len(there))
-        blind = self._blind[counted] = torch.where(there > 0, 0.0, before + 1)
+        blind = self._blind[counted] = torch.where(there, 0.0, before + 1)
         if bool((blind > BLIND).any()):
-            raise ValueError(
-                f"nothing to be seen for {BLIND} {counted} ({', '.join(shown)}), and there is no other sense"
-            )
+            shown = ", ".join(filter(shows_scene, seen.present))
+            raise ValueError(f"nothing to be seen for {BLIND} {counted} ({shown}), and there is no other sense")
 
     def forward(self, batch: dict) -> tuple[Tensor, dict[str, float]]:
         """Return the loss of a batch of recorded windows, and its parts by name.
@@ -156,12 +154,12 @@ class SemagramPolicy(PreTrainedPolicy):
         index = {step: at for at, step in enumerate(self.config.observation_delta_indices)}
         moments = [[index[step] for step in moment] for moment in self.config.moments]
         seen = perceived(batch, self.model.senses, wordless=True)
-        some = next(key for key in self.config.senses if key in seen and key != LANGUAGE_KEY)
+        some = next(key for key in self.config.senses if key in batch)
         there = ~batch[f"{some}_is_pad"][:, [moment[0] for moment in moments[1:]]]
-        self._note_missing(seen)
+        self._note_missing(seen, batch)
         heard = self.agent.heard
-        if heard is not None and LANGUAGE_KEY in seen:
-            seen[LANGUAGE_KEY] = recognised(seen[LANGUAGE_KEY], heard)  # as when acting
+        if heard is not None:
+            seen = seen.with_values({LANGUAGE_KEY: recognised(seen.values[LANGUAGE_KEY], heard)})  # as when acting
         seen = self._augmented(at_moments(seen, moments))
         windows = ImitationBatch(
             seen=seen,
@@ -173,17 +171,19 @@ class SemagramPolicy(PreTrainedPolicy):
         total, parts = imitation_loss(self.model, windows, self.config.consistency)
         return total, {name: float(value) for name, value in parts.items()}
 
-    def _augmented(self, seen: dict[str, Tensor]) -> dict[str, Tensor]:
+    def _augmented(self, seen: Observation) -> Observation:
         """In training mode, shift the frames at random; otherwise return `seen` unchanged."""
         pixels, draw = self.config.shift, torch.default_generator
         if not self.training:
             return seen
-        moved = {key: shift(value.flatten(0, 1), pixels, draw) for key, value in seen.items() if is_image(key)}
-        return seen | {key: value.view_as(seen[key]) for key, value in moved.items()}
+        moved = {
+            key: shift(x.flatten(0, 1), pixels, draw).view_as(x) for key, x in seen.values.items() if is_image(key)
+        }
+        return seen.with_values(moved)
 
-    def _kept(self, seen: dict[str, Tensor]) -> Float[Tensor, "B n"]:
+    def _kept(self, seen: Observation) -> Float[Tensor, "B n"]:
         """Return 1 for each sense that is not hidden from a window (sense dropout, in training mode only), else 0."""
-        there = self.model.encoder.present(self.model.prepare({key: value[0] for key, value in seen.items()}))
+        there = seen.map(lambda x: x[0]).to(self.model.device).presence
         if not self.training or len(self.config.senses) == 1:
             return torch.ones_like(there)
         return sense_dropout_mask(there, self.model.shows, self.config.dropout, torch.default_generator)

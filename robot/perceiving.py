@@ -5,51 +5,45 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
-from jaxtyping import Bool, UInt8
+from jaxtyping import UInt8
 from torch import Tensor
 
 from policies.words import WORDS
 from sim.frames import resized, shows, within
 from worldmodel import senses as naming
+from worldmodel.frames import ages, unbroken
 from worldmodel.mistakes import Mistake
+from worldmodel.observation import Observation
 from worldmodel.senses import IMAGE_KEY_PREFIX, LANGUAGE_KEY, STATE_KEY, Shapes, is_image
 
 TASK = "task"
 """Key of the sentences in a LeRobot batch, a list of strings."""
 
 
-def perceived(batch: Mapping, senses: Shapes, wordless: bool = False) -> dict[str, Tensor]:
-    """Return the senses that a batch has: state (*B, S), frames (*B, H, W, 3) uint8, language (B, T).
+def perceived(batch: Mapping, senses: Shapes, wordless: bool = False) -> Observation:
+    """Return what a batch holds of `senses`, for its leading axes *B: robots (B,), or windows of steps (B, T).
 
     LeRobot's frames are (*B, 3, h, w), floats in [0, 1] or bytes, of any size. A frame of a single colour counts as
-    missing, by `mask.images.<camera>` (*B, 1); so does, if `wordless`, a task without text, by `mask.language` (B, 1).
-    Raises ValueError for a state of another size or that is not finite, for a task without text unless `wordless`, and
-    if the batch has none of the senses besides language.
+    missing; so does, if `wordless`, a task without text. Raises ValueError for a state of another size or that is not
+    finite, for a task without text unless `wordless`, and if the batch has none of the senses besides language.
     """
-    seen = {}
-    for key, shape in senses.items():
-        if key == LANGUAGE_KEY:
-            if TASK in batch:
-                sentences = [batch[TASK]] if isinstance(batch[TASK], str) else list(batch[TASK])
-                there = [bool(each and each.strip()) or not wordless for each in sentences]
-                seen[key] = WORDS.vectors(tuple(sentences), there)
-                seen[naming.mask(key)] = torch.tensor(there).float().unsqueeze(1)
-        elif key not in batch:
-            continue
-        elif is_image(key):
-            seen[key] = framed(batch[key], *shape[:2])
-            seen[naming.mask(key)] = _showing(seen[key])
-        else:
-            seen[key] = batch[key].clone()
-            if seen[key].shape[-1] != shape[0]:
-                here = seen[key].shape[-1]
-                raise Mistake(f"{key} has {here} numbers here, {shape[0]} where this policy was trained")
-            if len(wrong := (~torch.isfinite(seen[key])).nonzero()):
-                raise Mistake(f"{key}[{int(wrong[0, -1])}] is {float(seen[key][tuple(wrong[0])])}: finite numbers only")
-    if not any(key in seen and key != LANGUAGE_KEY for key in senses):
-        wanted = ", ".join(key for key in senses if key != LANGUAGE_KEY)
-        raise Mistake(f"none of {wanted} is there; there is {', '.join(map(str, batch))}")
-    return seen
+    values, present = {}, {}
+    for key in senses.keys() & batch.keys():
+        values[key] = framed(batch[key], *senses[key][:2]) if is_image(key) else batch[key].clone()
+        if is_image(key):
+            present[key] = torch.tensor([shows(frame) for frame in values[key].flatten(0, -4).numpy()])
+        elif (here := values[key].shape[-1]) != senses[key][0]:
+            raise Mistake(f"{key} has {here} numbers here, {senses[key][0]} where this policy was trained")
+    if values and LANGUAGE_KEY in senses and TASK in batch:
+        key, value = next(iter(values.items()))
+        lead = value.shape[: value.dim() - len(senses[key])]
+        sentences = [batch[TASK]] if isinstance(batch[TASK], str) else list(batch[TASK])
+        there = [bool(each and each.strip()) or not wordless for each in sentences]
+        vectors = WORDS.vectors(tuple(sentences), there)
+        axes = len(sentences), *[1] * (len(lead) - 1)
+        values[LANGUAGE_KEY] = vectors.view(*axes, -1).expand(*lead, -1)
+        present[LANGUAGE_KEY] = torch.tensor(there).view(axes).expand(lead)
+    return Observation.of(senses, {**batch, **values}, present)
 
 
 def framed(frames: Tensor, height: int, width: int) -> UInt8[Tensor, "*B height width 3"]:
@@ -69,12 +63,6 @@ def _bytes(frame: Tensor) -> UInt8[Tensor, "C h w"]:
     return frame if frame.dtype == torch.uint8 else frame.mul(255).round_().clamp_(0, 255).to(torch.uint8)
 
 
-def _showing(frames: UInt8[Tensor, "*B H W 3"]) -> Tensor:
-    """Return 1 for each frame that shows anything, else 0; (*B, 1)."""
-    there = [float(shows(frame)) for frame in frames.flatten(0, -4).numpy()]
-    return torch.tensor(there).view(*frames.shape[:-3], 1)
-
-
 def unlike(batch: Mapping, senses: Shapes) -> str:
     """Return how a batch's frames differ from those of the model's training (absent or of another size); else ""."""
     for key, shape in senses.items():
@@ -86,37 +74,19 @@ def unlike(batch: Mapping, senses: Shapes) -> str:
     return ""
 
 
-def at_moments(seen: dict[str, Tensor], moments: list[list[int]]) -> dict[str, Tensor]:
-    """From observations at many times (B, T, ...), select the given moments, which become the first axis.
+def at_moments(seen: Observation, moments: list[list[int]]) -> Observation:
+    """From observations at many times (B, T), select M moments as observations (M, B) with stacked frames.
 
-    Each of the M moments is a list of F times, newest first. State and masks are taken at the newest: (M, B, ...).
-    Frames are taken at all of them, (M, B, F, H, W, 3); a missing one and those before it are replaced by the oldest
-    one after it. For consecutive times that equals the stacks of an acting robot (`policies.frame_stack`); what is
-    missing between a moment's times goes unnoticed. Language has no time axis and is repeated for each moment.
+    Each moment is a list of F times, newest first. State and masks are taken at the newest, frames at all of them, by
+    the rule of `worldmodel.frames`; what is missing between a moment's times goes unnoticed.
     """
-    now = [times[0] for times in moments]
-    picked = {}
-    for key, value in seen.items():
-        if key in (LANGUAGE_KEY, naming.mask(LANGUAGE_KEY)):
-            picked[key] = value.expand(len(moments), *value.shape)
-        elif is_image(key):
-            there = seen[naming.mask(key)][:, moments].movedim(1, 0) > 0 if naming.mask(key) in seen else None
-            picked[key] = _filled(value[:, moments].movedim(1, 0), there)
-        else:
-            picked[key] = value[:, now].movedim(1, 0)
-    return picked
-
-
-def _filled(frames: UInt8[Tensor, "M B F H W 3"], there: Bool[Tensor, "M B F 1"] | None) -> Tensor:
-    """Replace the newest missing frame of each stack, and all older ones, by the frame just newer than it.
-
-    Stacks are in the order newest first; where the newest frame itself is missing, it is repeated.
-    """
-    if there is None or bool(there.all()):
-        return frames
-    unbroken = there[..., 0].long().cumprod(-1).sum(-1, keepdim=True).clamp(min=1)
-    at = torch.arange(frames.shape[2], device=frames.device).minimum(unbroken - 1)
-    return torch.take_along_dim(frames, at[..., None, None, None], 2)
+    now, values = [times[0] for times in moments], {}
+    for key, value in seen.values.items():
+        if is_image(key):
+            there = seen.present[key][:, moments].movedim(1, 0)  # (M, B, F)
+            at = ages((unbroken(there) - 1).clamp(min=0), range(there.shape[-1]))
+            values[key] = torch.take_along_dim(value[:, moments].movedim(1, 0), at[..., None, None, None], 2)
+    return seen.map(lambda x: x[:, now].movedim(1, 0)).with_values(values)
 
 
 def sized(features: Mapping, image_size: int) -> dict[str, list[int]]:

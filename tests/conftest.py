@@ -159,13 +159,13 @@ def trainer(
     return Trainer(env, learner, agent, replay, settings, 2, 0.9)
 
 
-def identity(of):
+def spec(of):
     """What a checkpoint of a toy trainer is for."""
-    from policies.storage.checkpoint import Identity
+    from policies.storage.checkpoint import AgentSpec
 
     model = of.learner.model
     planning = of.agent.planner.config
-    return Identity(
+    return AgentSpec(
         {"name": "slide"},
         model.senses,
         of.curve.action_size,
@@ -175,6 +175,38 @@ def identity(of):
         planning,
         ("go on",) if "observation.language" in model.senses else (),
     )
+
+
+def observed(values, senses=None, **present):
+    """An observation of B environments; `senses` as the values have them, `present` by `state`, `images_front`, ..."""
+    from worldmodel.observation import Observation
+
+    masks = {f"observation.{name.replace('_', '.', 1)}": mask for name, mask in present.items()}
+    return Observation.of(senses or {key: tuple(value.shape[1:]) for key, value in values.items()}, values, masks)
+
+
+def run(trainer, steps: int) -> list:
+    """Train to so many control steps; the episodes that ended on the way."""
+    ends = []
+    while trainer.steps < steps:
+        ends += trainer.step()
+    return ends
+
+
+def save(trainer, folder, keep: int = 99):
+    """A checkpoint of a toy trainer, now."""
+    from policies.storage.checkpoint import save_checkpoint
+
+    return save_checkpoint(folder, spec(trainer), trainer.state_dict(), {}, keep)
+
+
+def resume(path, trainer, warn=pytest.fail):
+    """Bring a trainer to what a checkpoint saved."""
+    from policies.storage.checkpoint import check_resumable, restore
+
+    check_resumable(path)
+    restore(path, trainer, warn)
+    return trainer
 
 
 def two_hot_logits(x: torch.Tensor, count: int) -> torch.Tensor:
@@ -206,7 +238,11 @@ TOYS = SimpleNamespace(
     tiny_config=tiny_config,
     tiny_model=tiny_model,
     trainer=trainer,
-    identity=identity,
+    spec=spec,
+    run=run,
+    save=save,
+    resume=resume,
+    observed=observed,
     two_hot_logits=two_hot_logits,
 )
 
@@ -263,9 +299,8 @@ def _untaught(folder, task=None, **changes):
         **changes,
     )
     parts = Assembly(config, prepare(config))
-    for _ in parts.trainer.run(30):  # at random
-        pass
-    path = save_checkpoint(folder, parts.identity(), parts.trainer, {}, 1)
+    run(parts.trainer, 30 // parts.trainer.action_repeat)  # at random
+    path = save_checkpoint(folder, parts.spec(), parts.trainer.state_dict(), {}, 1)
     parts.close()
     return path
 

@@ -22,12 +22,8 @@ import torch
 from policies.storage.checkpoint import (
     CONFIG,
     LAST,
-    LEARNER,
-    LOOP,
     MODEL,
-    PROGRESS,
-    REPLAY,
-    load_trainer,
+    check_resumable,
     newest,
     save_checkpoint,
 )
@@ -100,29 +96,25 @@ def checkpoint(root: Path) -> list[str]:
     trainer = toys.trainer(toys.slides(5, 7))
     names = {f"{2 * 8:09d}": "old", f"{2 * 12:09d}": "new"}
 
-    def advance(steps):
-        for _ in trainer.run(2 * steps):
-            pass
-
     def save():
-        save_checkpoint(root, toys.identity(trainer), trainer, {"seconds": 0}, 1)
+        save_checkpoint(root, toys.spec(trainer), trainer.state_dict(), {"seconds": 0}, 1)
 
     def read():
         path = newest(root)
-        check_folder(path, (CONFIG, MODEL, LEARNER, LOOP, REPLAY, PROGRESS))
+        check_resumable(path)
         check_folder(root / LAST, (CONFIG, MODEL))
         return names[path.name]
 
-    advance(8)
+    toys.run(trainer, 8)
     save()
     shutil.copytree(root, first := root.with_name("first"), symlinks=True)
-    advance(12)
+    toys.run(trainer, 12)
     found = kill_everywhere(root, lambda: shutil.copytree(first, root, symlinks=True), save, read)
     shutil.copytree(root, second := root.with_name("second"), symlinks=True)
     again = kill_everywhere(root, lambda: shutil.copytree(second, root, symlinks=True), save, read)
     if set(again) != {"new"}:
         found.append(f"written again: {set(again)}")
-    load_trainer(newest(root), toys.trainer(toys.slides(5, 7), weights=1), print)
+    toys.resume(newest(root), toys.trainer(toys.slides(5, 7), weights=1))
     if left := [p.name for p in root.iterdir() if p.name not in (LAST, newest(root).name)]:
         found.append(f"left behind: {left}")
     return found

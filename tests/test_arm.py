@@ -79,17 +79,6 @@ def test_the_action_of_a_target_leads_to_it(last, action, control):
     np.testing.assert_allclose(targets.next(last, targets.action(last, after)), after, atol=1e-9)
 
 
-@pytest.mark.parametrize("name", TASKS)
-def test_a_seed_and_actions_say_everything(name):
-    env = make(TaskConfig(name))
-    first = play(env, wander(12), 7)
-    play(env, wander(25, 1), 8)
-    for one, other in zip(first, play(env, wander(12), 7), strict=True):
-        np.testing.assert_array_equal(one[0], other[0])
-        assert one[1:] == other[1:]
-    assert np.any(first[0][0] != play(env, [], 9)[0][0])
-
-
 @pytest.mark.parametrize("hz", [20.0, 30.0, 50.0])
 def test_a_decision_lasts_a_control_period_and_an_episode_its_seconds(hz):
     env = make(TaskConfig("so101-touch", control_hz=hz))

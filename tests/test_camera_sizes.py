@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from envs.senses import Senses
-from policies.storage.checkpoint import find_checkpoint, load_model, read_identity
+from policies.storage.checkpoint import find_checkpoint, load_model, read_spec
 from worldmodel.senses import STATE_KEY
 
 FIXED, CART = "observation.images.fixed", "observation.images.lookatcart"
@@ -32,7 +32,7 @@ def test_two_cameras_of_different_sizes_from_training_to_the_film(drawing, comma
     assert (trained["env_steps"], trained["updates"]) == (100, 50)
 
     path = find_checkpoint(tmp_path / "run")
-    identity = read_identity(path)
+    identity = read_spec(path)
     assert identity.senses == SHAPES
     assert Senses.of(identity.senses) == Senses(sorted(("state", "images.fixed:24x40", "images.lookatcart:48x32")))
     eyes = dict(zip(identity.senses, load_model(path, identity).encoder.parts, strict=True))

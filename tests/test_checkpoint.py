@@ -12,17 +12,17 @@ from importlib.metadata import version
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from configs.runs.run_folder import COLUMNS
 from envs.settings import TaskConfig
 from policies.storage import code_version
 from policies.storage.checkpoint import (
     LAST,
+    check_resumable,
     load_model,
-    load_trainer,
     newest,
-    read_identity,
-    read_progress,
+    read_spec,
     save_checkpoint,
 )
 from policies.storage.folders import FolderError, read_tensors, tensor_bytes, write_folder
@@ -35,13 +35,13 @@ def never(text):
 
 
 def advance(trainer, steps):
-    """Run to so many control steps; what was yielded."""
-    return list(trainer.run(steps * trainer.action_repeat))
+    """Run to so many control steps; the episodes that ended."""
+    return [end for _ in range(steps - trainer.steps) for end in trainer.step()]
 
 
 def save(toys, trainer, folder, keep=2, **progress):
     """A checkpoint of now."""
-    return save_checkpoint(folder, toys.identity(trainer), trainer, progress, keep)
+    return save_checkpoint(folder, toys.spec(trainer), trainer.state_dict(), progress, keep)
 
 
 @pytest.fixture
@@ -69,12 +69,12 @@ def names_in(group, at=""):
 def test_the_identity_comes_back(toys, trained, tmp_path):
     path = save(toys, trained, tmp_path)
     assert path.name == "000000024"
-    assert read_identity(path) == toys.identity(trained)
+    assert read_spec(path) == toys.spec(trained)
 
 
 def test_the_model_comes_back_to_the_bit(toys, trained, tmp_path):
     path = save(toys, trained, tmp_path)
-    model = load_model(path, read_identity(path))
+    model = load_model(path, read_spec(path))
     wanted = trained.learner.acting.state_dict()
     assert all(torch.equal(t, wanted[name]) for name, t in model.state_dict().items())
     assert set(wanted) == set(model.state_dict())
@@ -92,7 +92,7 @@ def test_another_format_is_refused_by_whatever_reads_a_checkpoint(toys, trained,
     files = {p.name: p.read_bytes() for p in path.iterdir() if p.name != "manifest.json"}
     write_folder(path, files | {"config.json": json.dumps(settings).encode()}, {"commit": made} if made else {})
     said = f"{path}: of format {found or 0}, this Semagram reads {FORMAT}; train again, or use the commit that made it"
-    for read in (read_identity, read_progress, lambda path: load_trainer(path, toys.trainer(toys.slides(7)), never)):
+    for read in (read_spec, check_resumable, lambda path: toys.resume(path, toys.trainer(toys.slides(7)))):
         with pytest.raises(FolderError, match=f"^{re.escape(said + f' ({made})' * bool(made))}$"):
             read(path)
 
@@ -108,14 +108,14 @@ def test_what_a_checkpoint_holds_is_what_its_format_says(toys, trained, tmp_path
     held = {f"task.{field.name}" for field in dataclasses.fields(TaskConfig)} | {f"metrics.{name}" for name in COLUMNS}
     held |= {*names_in(json.loads((path / "config.json").read_text()))}
     for file in path.glob("*.safetensors"):
-        held |= {f"{file.name}: {name}" for name in read_tensors(file)}
+        held |= {f"{file.name}: {name}" for name in load_file(file)}
     digest = hashlib.sha256("\n".join(sorted(held)).encode()).hexdigest()[:12]
-    assert (FORMAT, digest) == (6, "dfb6773a8f4e")
+    assert (FORMAT, digest) == (6, "b4d8b7ae3d90")
 
 
 def test_progress_comes_back(toys, trained, tmp_path):
     path = save(toys, trained, tmp_path, seconds=1.5, metrics_bytes=7)
-    assert read_progress(path) == {"seconds": 1.5, "metrics_bytes": 7}
+    assert check_resumable(path) == {"seconds": 1.5, "metrics_bytes": 7}
 
 
 def test_nothing_is_pickled(toys, trained, tmp_path):
@@ -141,8 +141,8 @@ def test_what_was_just_saved_is_kept_whatever_else_lies_there(toys, trained, tmp
     for stranger in ("000009998", "000009999"):
         shutil.copytree(save(toys, trained, tmp_path / "other"), tmp_path / stranger)
     path = save(toys, trained, tmp_path)
-    assert read_identity(path).env_steps == 24
-    assert read_identity(tmp_path / LAST).env_steps == 24
+    assert read_spec(path).env_steps == 24
+    assert read_spec(tmp_path / LAST).env_steps == 24
 
 
 def test_the_same_step_can_be_saved_again(toys, trained, tmp_path):
@@ -166,13 +166,13 @@ def test_what_a_killed_save_left_is_cleared_by_the_next(toys, trained, tmp_path)
 def test_what_a_kill_caught_without_its_name_gets_it_back(toys, trained, tmp_path):
     """Where folders cannot change names in one step, there is a moment in which only a hidden one is there."""
     good = save(toys, trained, tmp_path)
-    read_identity(good)
+    read_spec(good)
     for name in (good.name, "000000011"):
         shutil.copytree(good, tmp_path / f".{name}.9999999.old")
     advance(trained, 13)
     later = save(toys, trained, tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["000000011", good.name, later.name, LAST]
-    read_identity(tmp_path / "000000011")
+    read_spec(tmp_path / "000000011")
 
 
 def test_what_is_not_left_of_a_save_is_left_alone(toys, trained, tmp_path):
@@ -188,12 +188,13 @@ def test_what_is_not_left_of_a_save_is_left_alone(toys, trained, tmp_path):
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
-def test_a_weight_that_is_not_finite_is_never_saved(toys, trained, tmp_path, bad):
+@pytest.mark.parametrize(("which", "name"), [("average", r"encoder\.parts\.0\.weight"), ("flat", "weights")])
+def test_a_weight_that_is_not_finite_is_never_saved(toys, trained, tmp_path, bad, which, name):
     good = save(toys, trained, tmp_path)
     before = {p.name: p.read_bytes() for p in good.iterdir()}
     advance(trained, 13)
-    trained.learner.flat[5] = bad
-    with pytest.raises(FloatingPointError, match=r"weight encoder\.parts\.0\.weight is not finite"):
+    getattr(trained.learner, which)[5] = bad
+    with pytest.raises(FloatingPointError, match=f"weight {name} is not finite"):
         save(toys, trained, tmp_path)
     assert newest(tmp_path) == good
     assert {p.name: p.read_bytes() for p in good.iterdir()} == before
@@ -214,7 +215,7 @@ def test_a_damaged_file_is_named_before_anything_is_read_from_it(toys, trained, 
     data[len(data) // 2] ^= 4
     (path / name).write_bytes(data)
     with pytest.raises(FolderError, match=f"{name}: damaged"):
-        read_identity(path)
+        read_spec(path)
 
 
 @pytest.mark.parametrize("name", ["model", "learner", "loop", "replay"])
@@ -223,7 +224,7 @@ def test_a_trainer_reads_no_damaged_file(toys, trained, tmp_path, name):
     file = path / f"{name}.safetensors"
     file.write_bytes(file.read_bytes()[:-1])
     with pytest.raises(FolderError, match=f"{name}.safetensors: damaged"):
-        load_trainer(path, toys.trainer(toys.slides(7)), never)
+        toys.resume(path, toys.trainer(toys.slides(7)))
 
 
 @pytest.mark.parametrize(
@@ -232,7 +233,7 @@ def test_a_trainer_reads_no_damaged_file(toys, trained, tmp_path, name):
 def test_settings_of_something_else_are_refused_by_name(tmp_path, saved):
     write_folder(tmp_path / "x", {"config.json": saved, "model.safetensors": b""}, {})
     with pytest.raises(FolderError, match=r"x/config\.json: not ") as caught:
-        read_identity(tmp_path / "x")
+        read_spec(tmp_path / "x")
     assert "\n" not in str(caught.value)
 
 
@@ -241,7 +242,7 @@ def test_a_checkpoint_of_another_kind_is_refused(toys, trained, tmp_path):
     settings = json.loads((path / "config.json").read_text()) | {"type": "act"}
     write_folder(tmp_path / "x", {"config.json": json.dumps(settings).encode(), "model.safetensors": b""}, {})
     with pytest.raises(FolderError, match=r"not a Semagram checkpoint$"):
-        read_identity(tmp_path / "x")
+        read_spec(tmp_path / "x")
 
 
 @pytest.mark.parametrize(
@@ -280,7 +281,7 @@ def test_settings_of_a_wrong_type_or_out_of_range_are_refused_in_one_line_by_the
     functools.reduce(dict.__getitem__, groups, settings)[name] = value
     write_folder(tmp_path / "x", {"config.json": json.dumps(settings).encode(), "model.safetensors": b""}, {})
     with pytest.raises(FolderError, match=f"^{re.escape(f'{tmp_path}/x/config.json: {said}')}") as caught:
-        read_identity(tmp_path / "x")
+        read_spec(tmp_path / "x")
     assert "\n" not in str(caught.value)
 
 
@@ -292,13 +293,13 @@ def test_settings_that_are_missing_are_not_made_up(toys, trained, tmp_path, plac
     del functools.reduce(dict.__getitem__, groups, settings)[name]
     write_folder(tmp_path / "x", {"config.json": json.dumps(settings).encode(), "model.safetensors": b""}, {})
     with pytest.raises(FolderError, match=rf"config\.json: {re.escape(place)}: missing$"):
-        read_identity(tmp_path / "x")
+        read_spec(tmp_path / "x")
 
 
 @pytest.mark.parametrize("change", [{"width": 24}, {"latent": 24}, {"value_heads": 3}, {"bins": 13}])
 def test_a_checkpoint_of_another_size_is_refused_in_one_line(toys, trained, tmp_path, change):
     path = save(toys, trained, tmp_path)
-    other = dataclasses.replace(read_identity(path), model=toys.tiny_config(**change))
+    other = dataclasses.replace(read_spec(path), model=toys.tiny_config(**change))
     with pytest.raises(FolderError, match=r"model\.safetensors: .* is .*, .* is needed$") as caught:
         load_model(path, other)
     assert "\n" not in str(caught.value)
@@ -312,7 +313,7 @@ def test_a_trainer_of_another_size_is_refused_in_one_line(toys, trained, tmp_pat
         toys.trainer(toys.slides(7), capacity=100),
     ):
         with pytest.raises(FolderError, match=str(path)) as caught:
-            load_trainer(path, other, never)
+            toys.resume(path, other)
         assert "\n" not in str(caught.value)
 
 
@@ -323,29 +324,29 @@ def test_tensors_missing_or_too_many_are_refused_in_one_line(toys, trained, tmp_
     for spoiled in ({n: t for n, t in tensors.items() if n != name}, tensors | {"trunk.9.weight": torch.ones(1)}):
         rewrite(path, "model.safetensors", spoiled)
         with pytest.raises(FolderError, match=r"model\.safetensors: trunk\.\d\.weight is ") as caught:
-            load_model(path, read_identity(path))
+            load_model(path, read_spec(path))
         assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
     ("file", "name"),
     [
-        *(("learner", "exp_avg"), ("loop", "generator"), ("loop", "agent.noise"), ("loop", "agent.stack.fresh")),
-        *(("loop", "experts.taken"), ("replay", "head"), ("replay", "reward")),
+        *(("learner", "exp_avg"), ("loop", "generator"), ("loop", "agent/noise/parts"), ("loop", "agent/wide")),
+        *(("loop", "episodes/experts/taken"), ("replay", "head"), ("replay", "reward")),
     ],
 )
 def test_a_missing_part_of_the_run_is_refused_in_one_line(toys, trained, tmp_path, file, name):
     path = save(toys, trained, tmp_path)
-    tensors = read_tensors(path / f"{file}.safetensors")
+    tensors = load_file(path / f"{file}.safetensors")
     del tensors[name]
     rewrite(path, f"{file}.safetensors", tensors)
     with pytest.raises(FolderError, match=f"^{path}.*{name}") as caught:
-        load_trainer(path, toys.trainer(toys.slides(7)), never)
+        toys.resume(path, toys.trainer(toys.slides(7)))
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("kind", [KeyError, ValueError])
-@pytest.mark.parametrize("part", ["replay", "running", "agent"])
+@pytest.mark.parametrize("part", ["replay", "episodes", "agent"])
 def test_a_defect_in_taking_a_part_back_is_no_fault_of_the_file(toys, trained, tmp_path, monkeypatch, part, kind):
     path, other = save(toys, trained, tmp_path), toys.trainer(toys.slides(7))
 
@@ -354,7 +355,7 @@ def test_a_defect_in_taking_a_part_back_is_no_fault_of_the_file(toys, trained, t
 
     monkeypatch.setattr(getattr(other, part), "load_state_dict", defect)
     with pytest.raises(kind, match="a defect") as caught:
-        load_trainer(path, other, never)
+        toys.resume(path, other)
     assert not isinstance(caught.value, FolderError)
 
 
@@ -364,7 +365,7 @@ def test_a_saved_weight_that_is_not_finite_is_refused(toys, trained, tmp_path):
     tensors["next.weight"][0, 0] = torch.nan
     rewrite(path, "model.safetensors", tensors)
     with pytest.raises(FolderError, match=r"next\.weight is not finite"):
-        load_model(path, read_identity(path))
+        load_model(path, read_spec(path))
 
 
 def test_code_that_is_installed_within_another_checkout_has_a_version_and_no_commit(tmp_path, monkeypatch):

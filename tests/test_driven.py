@@ -11,8 +11,8 @@ from envs import arm
 from envs.make import make, make_vector
 from envs.settings import TaskConfig
 from policies.settings import EXPERT
-from policies.storage.checkpoint import load_trainer, save_checkpoint
-from policies.training.rollouts import episode_seeds
+from policies.storage.checkpoint import save_checkpoint
+from policies.training.episodes import episode_seed
 from sim.so101 import experts as so101_experts
 from sim.so101.tasks import SCRIPTED
 from worldmodel.windows import sample_windows
@@ -54,32 +54,32 @@ def told(toys):
 
 def advance(trainer, steps):
     """Run to so many control steps; the episodes that ended on the way."""
-    return [end for end in trainer.run(steps * trainer.action_repeat) if end]
+    return [end for _ in range((steps - trainer.steps) // trainer.episodes.env.num_envs) for end in trainer.step()]
 
 
 @pytest.mark.parametrize("limits", [(9,), (5, 8, 6)])
 def test_the_first_episodes_are_the_experts_and_no_others(told, limits):
     trainer, driven, planned = told(*limits), [], []
-    act, step = trainer.agent.act, trainer.running.env.step
+    act, step = trainer.agent.act, trainer.episodes.env.step
 
-    def acting(*given):
-        planned.append(trainer.steps)
-        return act(*given)
+    def acting(seen, own):
+        planned.extend([trainer.steps] * bool(own.any()))
+        return act(seen, own)
 
     def stepping(action):
-        here = trainer.running.experts.driving(trainer.running.episode)
-        np.testing.assert_array_equal(action[here], trainer.running.experts.action[torch.from_numpy(here)].numpy())
-        driven.append(((trainer.running.episode - 1) * len(limits) + np.arange(len(limits)))[here])
+        here = trainer.episodes.experts.driving(trainer.episodes.number)
+        np.testing.assert_array_equal(action[here], trainer.episodes.experts.action[torch.from_numpy(here)].numpy())
+        driven.append(((trainer.episodes.number - 1) * len(limits) + np.arange(len(limits)))[here])
         return step(action)
 
-    trainer.agent.act, trainer.running.env.step = acting, stepping
+    trainer.agent.act, trainer.episodes.env.step = acting, stepping
     advance(trainer, 200)
     episodes = np.unique(np.concatenate(driven))
     count = len(limits)
-    seeds = [episode_seeds(trainer.config.seed, 0, n // count + 1, count)[n % count] for n in range(6)]
+    seeds = [episode_seed(trainer.config.seed, 0, n % count, n // count + 1) for n in range(6)]
     assert set(episodes) == {n for n, seed in enumerate(seeds) if seed % 3}  # in the others it does not know how to
     assert len(episodes)
-    assert planned and trainer.running.episode.min() > 3
+    assert planned and trainer.episodes.number.min() > 3
 
 
 def test_a_batch_holds_its_share_of_what_experts_did(told):
@@ -97,15 +97,15 @@ def test_a_batch_holds_its_share_of_what_experts_did(told):
 @pytest.mark.parametrize("limits", [(9,), (5, 8, 6)])
 def test_an_expert_that_takes_over_keeps_the_episode_to_its_end(told, limits):
     trainer, taken = told(*limits, first=0, takeover=0.1), []
-    step = trainer.running.env.step
+    step = trainer.episodes.env.step
 
     def stepping(action):
-        here = trainer.running.experts.driving(trainer.running.episode)
-        np.testing.assert_array_equal(action[here], trainer.running.experts.action[torch.from_numpy(here)].numpy())
-        taken.append((trainer.running.episode.copy(), trainer.running.lengths.copy(), here.copy()))
+        here = trainer.episodes.experts.driving(trainer.episodes.number)
+        np.testing.assert_array_equal(action[here], trainer.episodes.experts.action[torch.from_numpy(here)].numpy())
+        taken.append((trainer.episodes.number.copy(), trainer.episodes.lengths.copy(), here.copy()))
         return step(action)
 
-    trainer.running.env.step = stepping
+    trainer.episodes.env.step = stepping
     advance(trainer, 400)
     episode, length, here = (np.array(column) for column in zip(*taken, strict=True))
     begun = set()
@@ -124,9 +124,9 @@ def test_when_an_expert_knows_no_further_the_agent_decides_anew(told):
     trainer, known = told(None, length=4, first=1), torch.full((1, 2), 0.5)
     advance(trainer, 8)  # of the seeding
     turns = [*[False] * 2, *[True] * 3, *[False] * 5, True, False]
-    trainer.running.experts.hear = lambda info: None
+    trainer.episodes.experts.hear = lambda info: None
     for driven in turns:
-        trainer.running.experts.action = known if driven else known * torch.nan
+        trainer.episodes.experts.action = known if driven else known * torch.nan
         advance(trainer, trainer.steps + 1)
     replay, rows = trainer.replay, slice(8, 8 + len(turns))
     assert replay.demonstrated[0, rows].tolist() == turns
@@ -136,19 +136,19 @@ def test_when_an_expert_knows_no_further_the_agent_decides_anew(told):
 @pytest.mark.parametrize("limits", [(9,), (5, 8, 6)])
 def test_an_episode_tells_how_many_of_its_steps_were_driven(told, limits):
     trainer, driven = told(*limits, first=2, takeover=0.1), []
-    step = trainer.running.env.step
+    step = trainer.episodes.env.step
 
     def stepping(action):
-        driven.append((trainer.running.episode.copy(), trainer.running.experts.driving(trainer.running.episode)))
+        driven.append((trainer.episodes.number.copy(), trainer.episodes.experts.driving(trainer.episodes.number)))
         return step(action)
 
-    trainer.running.env.step = stepping
+    trainer.episodes.env.step = stepping
     ends = [end.demonstrated_steps for end in advance(trainer, 300)]
     episode, here = (np.array(column) for column in zip(*driven, strict=True))
     counted = [
         int(here[episode[:, env] == number, env].sum())
         for env in range(len(limits))
-        for number in range(1, trainer.running.episode[env])
+        for number in range(1, trainer.episodes.number[env])
     ]
     assert sorted(ends) == sorted(counted)
     assert 0 in ends and {*limits} & {*ends} and len({*ends}) > 2  # none, all, some
@@ -159,15 +159,15 @@ def test_a_run_resumed_after_a_takeover_is_the_run_itself(toys, told, tmp_path, 
     whole, met = told(*limits, first=0, takeover=0.3), 0
     for steps in (12, 24, 33, 60, 72):
         advance(whole, steps)
-        met += whole.running.experts.taken.any()
-        path = save_checkpoint(tmp_path, toys.identity(whole), whole, {}, 99)
+        met += whole.episodes.experts.taken.any()
+        path = save_checkpoint(tmp_path, toys.spec(whole), whole.state_dict(), {}, 99)
         resumed = told(*limits, first=0, takeover=0.3, weights=1)
-        load_trainer(path, resumed, pytest.fail)
+        toys.resume(path, resumed)
         advance(whole, steps + 9)
         advance(resumed, steps + 9)
         assert torch.equal(resumed.replay.action, whole.replay.action)
         assert torch.equal(resumed.replay.demonstrated, whole.replay.demonstrated)
-        assert (resumed.running.experts.steps == whole.running.experts.steps).all()
+        assert (resumed.episodes.experts.steps == whole.episodes.experts.steps).all()
         assert torch.equal(resumed.learner.flat, whole.learner.flat)
     assert met
 
@@ -177,15 +177,15 @@ def test_a_run_resumed_among_them_is_the_run_itself(toys, told, tmp_path, limits
     whole = told(*limits, length=4)
     for steps in (12, 24, 33):
         advance(whole, steps)
-        path = save_checkpoint(tmp_path, toys.identity(whole), whole, {}, 99)
+        path = save_checkpoint(tmp_path, toys.spec(whole), whole.state_dict(), {}, 99)
         resumed = told(*limits, length=4, weights=1)
-        load_trainer(path, resumed, pytest.fail)
+        toys.resume(path, resumed)
         advance(whole, steps + 9)
         advance(resumed, steps + 9)
         assert torch.equal(resumed.replay.action, whole.replay.action)
         assert torch.equal(resumed.learner.flat, whole.learner.flat)
         torch.testing.assert_close(
-            resumed.running.experts.action, whole.running.experts.action, rtol=0, atol=0, equal_nan=True
+            resumed.episodes.experts.action, whole.episodes.experts.action, rtol=0, atol=0, equal_nan=True
         )
 
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
+from envs.cameras import frame
 from envs.make import make
-from envs.rendering import frame
 from envs.settings import TaskConfig
 from sim import canvas
 from sim.canvas import RenderingUnavailable, choose_backend
@@ -144,7 +144,7 @@ def draw_elsewhere(**variables):
     """Draw two tasks in another process, since MuJoCo asks for a driver once; what it says, and its errors."""
     code = """
 from envs.make import make
-from envs.rendering import frame
+from envs.cameras import frame
 from envs.settings import TaskConfig
 from sim.canvas import RenderingUnavailable
 try:

@@ -14,6 +14,7 @@ import configs.runs.evaluation
 import configs.runs.pace
 from configs.runs.episodes import TOGETHER, EvaluationEpisodes
 from configs.runs.evaluation import Evaluation
+from configs.runs.loading import Loaded
 from configs.runs.pace import measure
 from configs.runs.training import Training
 from configs.schema import EvaluateConfig, TrainConfig
@@ -148,7 +149,7 @@ def test_it_can_be_repeated_and_another_seed_is_another_sample(run, evaluated, t
 
 def test_the_planner_can_be_changed_and_only_it(run, evaluated, tmp_path):
     wide = evaluation(run, {"samples": 32, "iterations": 4})
-    assert wide.planner == replace(wide.identity.planner, samples=32, iterations=4)
+    assert wide.planner == replace(wide.spec.planner, samples=32, iterations=4)
     summary = wide.run(tmp_path)
     assert summary["policy_returns"] == evaluated[0]["policy_returns"]
     assert summary["returns"] != evaluated[0]["returns"]
@@ -208,7 +209,7 @@ def test_a_film_is_made_or_the_reason_said(run, tmp_path, capsys):
 def test_a_film_says_what_the_episodes_say(task, keys, said):
     heard = types.SimpleNamespace(senses={STATE_KEY: (24,), LANGUAGE_KEY: (256,)})
     config = EvaluateConfig(checkpoint="run", drop=("state",), drop_at=1, **keys)
-    env = Evaluation(config, None, None, heard, None, None)._filmed(task)
+    env = Evaluation(config, None, Loaded(None, task, heard, None), None)._filmed(task)
     (seed,) = [seed for seed in range(9) if env.reset(seed=seed)[1].get("task", "walker-run") == "walker-run"][:1]
     observation, _ = env.reset(seed=seed)
     env.close()

@@ -1,5 +1,6 @@
 """Laws of tokens that are joined: each begins where the last one ended, in plans, in what is done and in learning."""
 
+import copy
 import dataclasses
 
 import pytest
@@ -13,6 +14,7 @@ from worldmodel import twohot
 from worldmodel.batch import Batch
 from worldmodel.losses import UpdateNoise, losses, targets
 from worldmodel.mppi import WarmStart, rollout
+from worldmodel.observation import Observation
 from worldmodel.planner import Planner, join, search_in
 from worldmodel.senses import STATE_KEY
 from worldmodel.settings import LearningConfig, PlannerConfig, TokenConfig
@@ -31,7 +33,8 @@ def model(toys):
 
 def seen(count=1, seed=0):
     """Random observations of `count` environments."""
-    return {STATE_KEY: torch.randn(count, 3, generator=torch.Generator().manual_seed(seed))}
+    draws = torch.randn(count, 3, generator=torch.Generator().manual_seed(seed))
+    return Observation.of({STATE_KEY: (3,)}, {STATE_KEY: draws})
 
 
 def uniform(*shape, seed=0):
@@ -43,7 +46,8 @@ def batch():
     """Windows of which the first is cut after its second token; an expert drove in it."""
     token, ones, valid = uniform(3, 6, 6), torch.ones(3, 6), torch.ones(3, 6)
     valid[2, 0] = 0
-    return Batch({STATE_KEY: uniform(4, 6, 3, seed=1)}, token, uniform(3, 6), ones, valid, token[0], torch.eye(6)[0])
+    state = Observation.of({STATE_KEY: (3,)}, {STATE_KEY: uniform(4, 6, 3, seed=1)})
+    return Batch(state, token, uniform(3, 6), ones, valid, token[0], torch.eye(6)[0])
 
 
 def joined(tokens, start):
@@ -128,7 +132,7 @@ def test_a_read_back_agent_goes_on_from_its_last_action(model):
     one, other = new(), new()
     for step in range(4):
         one.act(seen(2, seed=step))
-    other.load_state_dict({name: value.clone() for name, value in one.state_dict().items()})
+    other.load_state_dict(copy.deepcopy(one.state_dict()))
     other.generator.set_state(one.generator.get_state())
     here, there = one.decide(seen(2, seed=5)), other.decide(seen(2, seed=5))
     assert torch.equal(here.actions, there.actions)

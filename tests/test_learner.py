@@ -10,6 +10,7 @@ from worldmodel.arithmetic import update_gflop
 from worldmodel.batch import Batch
 from worldmodel.flat import flatten, segment
 from worldmodel.learner import UPDATE_METRICS, Learner, LearningFault, loss, width
+from worldmodel.observation import Observation
 from worldmodel.senses import STATE_KEY
 from worldmodel.settings import LearningConfig
 
@@ -24,7 +25,7 @@ def batch(seed=0, size=8):
     continues[-1, 0], valid[-1, 1] = 0, 0
     state, reward = torch.randn(H + 1, size, 3, generator=g), torch.randn(H, size, generator=g)
     return Batch(
-        {STATE_KEY: state},
+        Observation.of({STATE_KEY: (3,)}, {STATE_KEY: state}),
         torch.rand(H, size, 2, generator=g) * 2 - 1,
         reward,
         continues,
@@ -134,9 +135,9 @@ def test_a_batch_that_is_not_finite_leaves_everything_untouched(model, generator
     learner = Learner(model, 0.9, CONFIG)
     learner.update(batch(), generator)
     before = everything(learner)
-    spoiled = (batch().seen[STATE_KEY] if field == "state" else getattr(batch(), field)).clone()
+    spoiled = (batch().seen.values[STATE_KEY] if field == "state" else getattr(batch(), field)).clone()
     spoiled[0, 3] = torch.nan
-    change = {"seen": {STATE_KEY: spoiled}} if field == "state" else {field: spoiled}
+    change = {"seen": batch().seen.with_values({STATE_KEY: spoiled})} if field == "state" else {field: spoiled}
     with pytest.raises(LearningFault, match=r"^update 1: loss_\w+.* not finite$"):
         learner.update(dataclasses.replace(batch(), **change), generator)
     assert equal(everything(learner), before)
@@ -203,9 +204,10 @@ def test_the_acting_weights_are_the_mean_of_the_newest(toys, averaging):
 def test_the_acting_model_normalises_as_the_learning_one_does(model):
     learner = Learner(model, 0.9, CONFIG)
     model.normaliser.observe(torch.randn(50, 3) * 4 + 7)
-    state = {STATE_KEY: torch.randn(5, 3)}
-    assert torch.equal(learner.acting.normaliser(state[STATE_KEY]), model.normaliser(state[STATE_KEY]))
-    assert torch.equal(learner.acting.encode(state), model.encode(state))  # no update yet
+    state = torch.randn(5, 3)
+    seen = Observation.of({STATE_KEY: (3,)}, {STATE_KEY: state})
+    assert torch.equal(learner.acting.normaliser(state), model.normaliser(state))
+    assert torch.equal(learner.acting.encode(seen), model.encode(seen))  # no update yet
 
 
 def test_a_learner_read_back_goes_on_to_the_bit(toys):

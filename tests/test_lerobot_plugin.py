@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from configs.runs.loading import loaded_agent
+from configs.runs.loading import load_agent
 from envs.make import make_vector
 from envs.settings import TaskConfig
-from policies.storage.checkpoint import load_model, read_identity, save_checkpoint
+from policies.observations import observe
+from policies.storage.checkpoint import load_model, read_spec, save_checkpoint
 from policies.storage.folders import FolderError
-from policies.training.rollouts import as_tensors
 from worldmodel.senses import LANGUAGE_KEY, STATE_KEY
 
 PLUGIN = "lerobot_policy_semagram"
@@ -116,10 +116,10 @@ def checkpoint(toys, tmp_path_factory):
     """A checkpoint for a task of the suite, its tokens four steps long."""
     env = make_vector(TASK, 1, processes=False)
     trainer = toys.trainer(env, length=4)
-    list(trainer.run(40))
+    toys.run(trainer, 20)
     env.close()
-    identity = replace(toys.identity(trainer), task=asdict(TASK))
-    return save_checkpoint(tmp_path_factory.mktemp("run") / "checkpoints", identity, trainer, {}, 1)
+    identity = replace(toys.spec(trainer), task=asdict(TASK))
+    return save_checkpoint(tmp_path_factory.mktemp("run") / "checkpoints", identity, trainer.state_dict(), {}, 1)
 
 
 @pytest.mark.slow
@@ -133,14 +133,12 @@ def test_lerobot_eval_plays_as_semagram_eval_does(lerobot, checkpoint, tmp_path)
     assert "Exception in thread" not in said
     assert len([film for film in (tmp_path / "out" / "videos").glob("*/*.mp4") if film.stat().st_size]) == 2
     played = json.loads((tmp_path / "out" / "eval_info.json").read_text())["per_task"][0]["metrics"]["sum_rewards"]
-    identity = read_identity(checkpoint)
-    model = load_model(checkpoint, identity)
-    agent, task = loaded_agent(identity, model, True, 100)
-    env = make_vector(task, 2, processes=False)
+    agent = load_agent(checkpoint, 100).agent
+    env = make_vector(TASK, 2, processes=False)
     observation, _ = env.reset(seed=[7, 8])
     returns = np.zeros(2)
     for _ in range(TASK.max_control_steps):
-        observation, reward, *_ = env.step(agent.act(as_tensors(observation)).numpy())
+        observation, reward, *_ = env.step(agent.act(observe(observation, agent.model.senses)).numpy())
         returns += reward
     env.close()
     assert returns[0] != returns[1]
@@ -198,14 +196,14 @@ def imitator(lerobot, recorded, tmp_path_factory):
 def test_lerobot_train_learns_from_a_recording(imitator):
     path, said = imitator
     assert "loss_imitation" in said
-    identity = read_identity(path)
+    identity = read_spec(path)
     assert identity.senses == {STATE_KEY: (6,), "observation.images.top": (16, 16, 3), LANGUAGE_KEY: (256,)}
     assert (identity.action_size, identity.model.token.length) == (6, 4)
     assert identity.sentences == ("wave", "wave with the gripper")
     model = load_model(path, identity)
     assert float(model.normaliser.count) == STEPS * EPISODES
     with pytest.raises(FolderError, match="learned from recordings"):
-        loaded_agent(identity, model, False, 0)
+        load_agent(path)
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ from lerobot.policies import make_pre_post_processors
 from lerobot.policies.factory import get_policy_class
 
 from policies.agent import Agent
-from policies.storage.checkpoint import load_model, read_identity, save_checkpoint
+from policies.storage.checkpoint import load_model, read_spec, save_checkpoint
 from policies.storage.folders import FolderError, check_folder, write_folder
 from policies.storage.format import FORMAT
 from policies.tokens.curves import Curve
@@ -24,8 +24,8 @@ from worldmodel.senses import STATE_KEY
 def checkpoint(toys, tmp_path_factory):
     """A checkpoint of a trainer whose tokens last four steps."""
     trainer = toys.trainer(toys.slides(7), length=4)
-    list(trainer.run(40))
-    return save_checkpoint(tmp_path_factory.mktemp("policy"), toys.identity(trainer), trainer, {}, 1)
+    toys.run(trainer, 20)
+    return save_checkpoint(tmp_path_factory.mktemp("policy"), toys.spec(trainer), trainer.state_dict(), {}, 1)
 
 
 def load(path, **changes):
@@ -47,9 +47,9 @@ def processors(config, path=None):
 
 
 @pytest.mark.parametrize("planned", [True, False])
-def test_it_acts_as_semagrams_own_agent(checkpoint, planned):
+def test_it_acts_as_semagrams_own_agent(checkpoint, planned, toys):
     """Through LeRobot's processors, for two robots, over several tokens and a new episode."""
-    policy, identity = load(checkpoint, planned=planned), read_identity(checkpoint)
+    policy, identity = load(checkpoint, planned=planned), read_spec(checkpoint)
     before, after = processors(policy.config, checkpoint)
     curve, token = Curve.of_token(identity.model.token, identity.action_size), identity.model.token
     model = load_model(checkpoint, identity)
@@ -63,7 +63,7 @@ def test_it_acts_as_semagrams_own_agent(checkpoint, planned):
             agent.reset(torch.ones(2, dtype=torch.bool))
         with torch.inference_mode():
             action = after(policy.select_action(before({STATE_KEY: state})))
-        assert torch.equal(action, agent.act({STATE_KEY: state}))
+        assert torch.equal(action, agent.act(toys.observed({STATE_KEY: state})))
 
 
 @pytest.mark.parametrize("planned", [True, False])
@@ -79,8 +79,8 @@ def test_what_lerobot_saves_semagram_reads_and_the_other_way_round(checkpoint, t
     for part in (policy, *processors(policy.config, checkpoint)):
         part.save_pretrained(tmp_path)
     check_folder(tmp_path, ("config.json", "model.safetensors"))
-    identity = read_identity(checkpoint)
-    assert read_identity(tmp_path) == identity
+    identity = read_spec(checkpoint)
+    assert read_spec(tmp_path) == identity
     saved, kept = (load_model(path, identity).state_dict() for path in (tmp_path, checkpoint))
     assert saved.keys() == kept.keys()
     assert all(torch.equal(saved[name], kept[name]) for name in kept)

@@ -10,20 +10,21 @@ from gymnasium.vector import SyncVectorEnv
 from lerobot.configs import FeatureType, PolicyFeature, PreTrainedConfig
 from lerobot.envs.utils import preprocess_observation
 
-from configs.runs.loading import loaded_agent
-from envs.blackout import watched
+from configs.runs.loading import load_agent
 from envs.config_lerobot import SemagramEnv
 from envs.make import make_vector
 from envs.senses import Senses
 from envs.settings import TaskConfig
-from policies.frame_stack import FrameStack
-from policies.storage.checkpoint import load_model, read_identity
-from policies.training.rollouts import as_tensors
+from envs.wrappers import watched
+from policies.observations import observe
+from policies.storage.checkpoint import read_spec
 from robot.configuration_semagram import ImitatorConfig, SemagramConfig
 from robot.modeling_semagram import BLIND, SemagramPolicy
 from robot.perceiving import at_moments, framed
 from sim.frames import middle
-from worldmodel.senses import LANGUAGE_KEY, STATE_KEY, mask
+from worldmodel.frames import FrameHistory
+from worldmodel.observation import Observation
+from worldmodel.senses import LANGUAGE_KEY, STATE_KEY
 from worldmodel.settings import TokenConfig, VisionConfig
 
 SIZE, STEPS = 32, 14
@@ -45,11 +46,11 @@ def load(path):
 
 def test_it_acts_from_lerobots_environment_as_semagrams_own_agent_from_ours(checkpoint):
     """By the joints, a camera's frames with those of before, and the sentence; through a frame that shows nothing."""
-    policy, identity = load(checkpoint), read_identity(checkpoint)
+    policy = load(checkpoint)
     config = SemagramEnv("so101-touch", state="joints", senses=["state", OVERHEAD])
     theirs = config.create_envs(2)["semagram"][0]
     ours = make_vector(TASK, 2, processes=False, senses=Senses(NAMES), wrap=watched)
-    agent, _ = loaded_agent(identity, load_model(checkpoint, identity), True, policy.config.seed)
+    agent = load_agent(checkpoint, policy.config.seed).agent
     (shown, _), (seen, _) = theirs.reset(seed=[3, 4]), ours.reset(seed=[3, 4])
     policy.reset()
     for step in range(STEPS):
@@ -58,7 +59,7 @@ def test_it_acts_from_lerobots_environment_as_semagrams_own_agent_from_ours(chec
             seen[FRONT][1], seen["mask.images.overhead"][1] = 7, False
         batch = preprocess_observation(shown) | {"task": list(theirs.call("task_description"))}
         action = policy.select_action(batch)
-        assert torch.equal(action, agent.act(as_tensors(seen)))
+        assert torch.equal(action, agent.act(observe(seen, agent.model.senses)))
         (shown, *_), (seen, *_) = theirs.step(action.numpy()), ours.step(action.numpy())
     assert isinstance(theirs, SyncVectorEnv)
     theirs.close()
@@ -100,24 +101,27 @@ def test_a_window_shows_the_frames_of_before_at_the_ends_of_its_tokens():
     moments = [[index[step] for step in moment] for moment in config.moments]
     time = torch.tensor([steps, [100 + step for step in steps]])
     frames = (time + 2).byte().view(2, -1, 1, 1, 1).expand(-1, -1, 1, 1, 3)
-    seen = {STATE_KEY: time.unsqueeze(-1), FRONT: frames, LANGUAGE_KEY: torch.eye(2)}
-    picked = at_moments(seen, moments)
-    assert picked[STATE_KEY][..., 0].tolist() == [[0, 100], [4, 104], [8, 108]]
-    assert picked[FRONT][..., 0].flatten(2).tolist() == [[[2 + t, t], [102 + t, 100 + t]] for t in (0, 4, 8)]
-    assert picked[LANGUAGE_KEY].shape == (3, 2, 2)
+    words = torch.eye(2).unsqueeze(1).expand(-1, len(steps), -1)
+    values = {STATE_KEY: time.unsqueeze(-1), FRONT: frames, LANGUAGE_KEY: words}
+    picked = at_moments(
+        Observation(values, dict.fromkeys(values, torch.ones(2, len(steps), dtype=torch.bool))), moments
+    )
+    assert picked.values[STATE_KEY][..., 0].tolist() == [[0, 100], [4, 104], [8, 108]]
+    assert picked.values[FRONT][..., 0].flatten(2).tolist() == [[[2 + t, t], [102 + t, 100 + t]] for t in (0, 4, 8)]
+    assert picked.values[LANGUAGE_KEY].shape == (3, 2, 2)
 
 
 def test_the_past_before_a_gap_is_shown_in_training_as_it_is_when_acting():
-    there = torch.tensor([1, 1, 0, 1, 1, 1, 0, 0, 1, 1, 1.0])
+    there = torch.tensor([1, 1, 0, 1, 1, 1, 0, 0, 1, 1, 1]) > 0
     time = torch.arange(len(there), dtype=torch.uint8).view(1, -1, 1, 1, 1).expand(1, -1, 4, 4, 3)
-    stack = FrameStack((0, 1, 2))
-    acting = [stack.see({FRONT: time[:, t], mask(FRONT): there[t].view(1, 1)}) for t in range(len(there))]
+    history, whole = FrameHistory((0, 1, 2)), Observation({FRONT: time}, {FRONT: there.view(1, -1)})
+    acting = [history.see(whole.map(lambda x, t=t: x[:, t])) for t in range(len(there))]
     moments = [[t, t - 1, t - 2] for t in range(2, len(there))]
-    picked = at_moments({FRONT: time, mask(FRONT): there.view(1, -1, 1)}, moments)
-    for (now, *_), learned in zip(moments, picked[FRONT], strict=True):
+    picked = at_moments(whole, moments)
+    for (now, *_), learned in zip(moments, picked.values[FRONT], strict=True):
         if there[now]:
-            assert torch.equal(learned, acting[now][FRONT]), now
-    assert picked[mask(FRONT)][:, 0, 0].tolist() == there[2:].tolist()
+            assert torch.equal(learned, acting[now].values[FRONT]), now
+    assert picked.present[FRONT][:, 0].tolist() == there[2:].tolist()
 
 
 def fresh(cameras=(FRONT,), state=6, sentences=(), **keys):
@@ -148,7 +152,7 @@ def test_a_new_policys_cameras_have_the_sizes_that_it_is_given(tmp_path):
     for part in list(policy.model.encoder.parts)[1:]:
         assert all(bool(weight.grad.any()) for weight in part.parameters())
     now = {key: value[:, 0] for key, value in batch.items() if torch.is_tensor(value) and "pad" not in key}
-    seen = policy._seen(now, "steps")
+    seen = policy._seen(now, "steps").values
     assert seen[FRONT].shape[1:] == (24, 40, 3) and seen[SIDE].shape[1:] == (16, 16, 3)
     policy.save_pretrained(tmp_path)
     again = load(tmp_path)
@@ -255,7 +259,9 @@ def test_a_robot_that_sees_nothing_for_a_second_is_not_driven_on():
 def test_a_batch_with_nothing_to_perceive_is_one_line(do):
     policy = fresh(state=0)
     batch = windows(policy, 4, (SIDE,))
-    with pytest.raises(ValueError, match=r"^none of observation.images.overhead is there; there is .*images.side"):
+    with pytest.raises(
+        ValueError, match=r"^none of the senses observation.images.overhead is there; there is .*images.side"
+    ):
         getattr(policy, do)(batch)
 
 
@@ -339,7 +345,7 @@ def test_frames_that_nothing_is_to_be_learned_from_do_not_count():
 
 def test_a_checkpoint_of_a_task_takes_no_robots_frames(checkpoint):
     """Its actions are not a robot's, and by its frames alone it could not tell."""
-    policy, size = load(checkpoint), read_identity(checkpoint).state_size
+    policy, size = load(checkpoint), read_spec(checkpoint).state_size
     batch = {STATE_KEY: torch.zeros(1, size), FRONT: torch.zeros(1, 3, 480, 640), "task": ["touch the cube"]}
     line = r"^observation.images.overhead has frames of 480 x 640 pixels here, 24 x 40 where .* \(so101-touch; on an"
     with pytest.raises(ValueError, match=line):

@@ -25,7 +25,8 @@ from worldmodel.losses import (
     world_losses,
 )
 from worldmodel.model import WorldModel
-from worldmodel.senses import IMAGE_KEY_PREFIX, LANGUAGE_KEY, STATE_KEY, mask
+from worldmodel.observation import Observation
+from worldmodel.senses import IMAGE_KEY_PREFIX, LANGUAGE_KEY, STATE_KEY
 from worldmodel.settings import LearningConfig
 
 DISCOUNT = 0.9
@@ -42,7 +43,15 @@ def batch(seed=0, horizon=CONFIG.horizon, size=6, dtype=torch.float32):
     continues[1:, 1], valid[2:, 1] = 0, 0
     valid[1:, 2] = 0
     valid[:, 3] = 0
-    return Batch({STATE_KEY: state}, token, reward, continues, valid, token[0], torch.zeros(size, dtype=dtype))
+    return Batch(
+        Observation.of({STATE_KEY: (3,)}, {STATE_KEY: state}),
+        token,
+        reward,
+        continues,
+        valid,
+        token[0],
+        torch.zeros(size, dtype=dtype),
+    )
 
 
 def noise(size=6, seed=1, dtype=torch.float32):
@@ -101,7 +110,8 @@ def case(request, toys, monkeypatch):
     monkeypatch.setattr(WorldModel, "sees", True)
     model = toys.tiny_model({STATE_KEY: (3,), LANGUAGE_KEY: (4,)})
     target, data, g = target_of(toys), batch(request.param), torch.Generator().manual_seed(5 + request.param)
-    seen = data.seen | {LANGUAGE_KEY: torch.randn(CONFIG.horizon + 1, 6, 4, generator=g)}
+    words = torch.randn(CONFIG.horizon + 1, 6, 4, generator=g)
+    seen = Observation.of(model.senses, {**data.seen.values, LANGUAGE_KEY: words})
     demonstrated = torch.tensor([0.0, 0.0, 0.0, 1.0, 1.0, 0.0])
     data = changed(data, seen=seen, planned_token=torch.randn(6, 2, generator=g), demonstrated=demonstrated)
     keep = torch.tensor([[1.0, 1], [0, 1], [1, 0], [1, 1], [1, 1], [0, 1]])
@@ -110,9 +120,9 @@ def case(request, toys, monkeypatch):
     config = dataclasses.replace(CONFIG, reward=0.2, value=0.5, continuation=0.9, **weights)
     parts = vars(losses(model, target, data, draws, torch.tensor(1.7), DISCOUNT, config))
     found = Losses(**{name: part.detach() for name, part in parts.items()})
-    whole = model.perceive({key: x.flatten(0, 1) for key, x in seen.items()}).unflatten(0, (CONFIG.horizon + 1, 6))
-    hidden = {mask(STATE_KEY): keep[:, :1], mask(LANGUAGE_KEY): keep[:, 1:]}
-    start = model.perceive({key: x[0] for key, x in seen.items()} | hidden)
+    whole = model.encode(seen.map(lambda x: x.flatten(0, 1))).unflatten(0, (CONFIG.horizon + 1, 6))
+    kept = dict(zip(model.senses, keep.T > 0, strict=True))
+    start = model.encode(Observation(seen.map(lambda x: x[0]).values, kept))
     return SimpleNamespace(
         model=model, target=target, data=data, draws=draws, config=config, found=found, whole=whole, start=start
     )
@@ -229,10 +239,10 @@ def test_what_never_happened_does_not_matter(toys, model, imitation):
     before, total, _ = gradients(model, target, data, config)
     absent = data.valid == 0
     assert absent.any()
-    state = data.seen[STATE_KEY].clone()
+    state = data.seen.values[STATE_KEY].clone()
     state[1:][absent] = 37.0
     others = (
-        changed(data, seen={STATE_KEY: state}),
+        changed(data, seen=data.seen.with_values({STATE_KEY: state})),
         changed(data, token=torch.where(absent.unsqueeze(-1), 0.77, data.token)),
         changed(data, reward=torch.where(absent, 1e3, data.reward)),
         changed(data, continues=torch.where(absent, 1 - data.continues, data.continues)),
@@ -257,9 +267,9 @@ def test_what_did_happen_matters_where_it_should(toys, model, name, felt):
     data, target = batch(), target_of(toys)
     config = dataclasses.replace(CONFIG, imitation=0.0)
     _, _, before = gradients(model, target, data, config)
-    field = (data.seen[STATE_KEY] if name == "state" else getattr(data, name)).clone()
+    field = (data.seen.values[STATE_KEY] if name == "state" else getattr(data, name)).clone()
     field[0, 2] -= 0.5
-    change = {"seen": {STATE_KEY: field}} if name == "state" else {name: field}
+    change = {"seen": data.seen.with_values({STATE_KEY: field})} if name == "state" else {name: field}
     _, _, after = gradients(model, target, changed(data, **change), config)
     parts = {name.removeprefix("loss_") for name in METRICS if before[name] != after[name]}
     assert parts & {"consistency", "reward", "value", "continue", "policy"} == felt
@@ -268,9 +278,9 @@ def test_what_did_happen_matters_where_it_should(toys, model, name, felt):
 def test_nothing_is_learned_from_beyond_a_termination(toys, model):
     data, target, config = batch(), target_of(toys), CONFIG
     before, total, _ = gradients(model, target, data, config)
-    state = data.seen[STATE_KEY].clone()
+    state = data.seen.values[STATE_KEY].clone()
     state[2, 1] = 37.0  # what was seen after the token that ended the episode
-    after, again, _ = gradients(model, target, changed(data, seen={STATE_KEY: state}), config)
+    after, again, _ = gradients(model, target, changed(data, seen=data.seen.with_values({STATE_KEY: state})), config)
     assert torch.equal(again, total)
     assert all(torch.equal(after[name], before[name]) for name in before)
 
@@ -347,7 +357,7 @@ def test_a_batch_in_another_order_has_the_same_loss(toys, seed):
     order = torch.randperm(6, generator=torch.Generator().manual_seed(seed))
     shuffled = {name: getattr(data, name)[:, order] for name in ("token", "reward", "continues", "valid")}
     shuffled |= {name: getattr(data, name)[order] for name in ("planned_token", "demonstrated")}
-    mixed = Batch({STATE_KEY: data.seen[STATE_KEY][:, order]}, **shuffled)
+    mixed = Batch(data.seen.map(lambda x: x[:, order]), **shuffled)
     moved = UpdateNoise(*(n[order] for n in vars(draws).values()))
     one = losses(model, target, data, draws, torch.ones(()), DISCOUNT, config)
     other = losses(model, target, mixed, moved, torch.ones(()), DISCOUNT, config)
@@ -381,8 +391,8 @@ class Exact(WorldModel):
 
     reference: list
 
-    def perceive(self, seen):
-        return super().perceive(seen) if torch.is_grad_enabled() else self.reference[0].perceive(seen)
+    def encode(self, seen):
+        return super().encode(seen) if torch.is_grad_enabled() else self.reference[0].encode(seen)
 
     def policy(self, z):
         return (super() if torch.is_grad_enabled() else self.reference[0]).policy(z)
@@ -469,7 +479,7 @@ def test_what_is_repeated_beyond_an_end_is_not_told_from_itself(cut):
     model.unroll = lambda z, tokens: ((next(imagined), z) for _ in tokens)
     model.outcome = lambda feature: torch.zeros(len(feature), 12)
     none, ones = torch.zeros(2, 2), torch.ones(2, 2)
-    windows = Batch({}, none.unsqueeze(-1), none, ones, valid, none[:, :1], none[0])
+    windows = Batch(Observation({}, {}), none.unsqueeze(-1), none, ones, valid, none[:, :1], none[0])
     _, contrast, _, _ = world_losses(model, moments[0], moments[0], moments[1:], windows, CONFIG)
     told = contrast - UNLIKE * variance_loss(moments[0])
     assert 0 <= float(told) < 0.01
@@ -502,13 +512,14 @@ def windows():
     whole[1:, 1], followed[1:, 1] = 0, 0
     whole[2, 2], followed[1:, 2] = 0, 0
     state, token = torch.randn(4, 4, 3, generator=draw), torch.rand(3, 4, 2, generator=draw) * 2 - 1
-    return ImitationBatch({STATE_KEY: state}, torch.ones(4, 1), token, whole, followed)
+    seen = Observation.of({STATE_KEY: (3,)}, {STATE_KEY: state})
+    return ImitationBatch(seen, torch.ones(4, 1), token, whole, followed)
 
 
 def test_imitations_loss_is_its_equation(model, windows):
     """Only what was recorded counts, and each part is a mean over it."""
     total, parts = imitation_loss(model, windows, 20.0)
-    found, z = model.encode({STATE_KEY: windows.seen[STATE_KEY].flatten(0, 1)}).unflatten(0, (4, 4)), None
+    found, z = model.encode(windows.seen.map(lambda x: x.flatten(0, 1))).unflatten(0, (4, 4)), None
     apart, off = [], []
     for t in range(3):
         z = model.step(found[0] if z is None else z, windows.token[t]).latent
@@ -533,5 +544,5 @@ def test_imitation_learns_nothing_of_reward_and_value_and_does_what_was_done(mod
         optimiser.step()
     after = imitation_loss(model, windows, 1.0)[1]
     assert all(after[name] < 0.2 * before[name] for name in before)
-    mode, _ = model.greedy_token(model.encode({STATE_KEY: windows.seen[STATE_KEY][0]}))
+    mode, _ = model.greedy_token(model.encode(windows.seen.map(lambda x: x[0])))
     assert (mode - windows.token[0]).abs().mean() < 0.2

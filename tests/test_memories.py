@@ -12,9 +12,10 @@ from policies import memories as module
 from policies.agent import Agent
 from policies.memories import Memories, imagined, nearest
 from policies.tokens.curves import Curve
+from worldmodel.observation import Observation
 from worldmodel.planner import Planner
 from worldmodel.replay import Replay
-from worldmodel.senses import STATE_KEY, mask
+from worldmodel.senses import STATE_KEY, stacked
 from worldmodel.settings import PlannerConfig, VisionConfig
 from worldmodel.windows import window_at
 
@@ -31,12 +32,12 @@ def replay():
     replay = Replay(60, 1, SENSES, 2, lags=VISION.lags)
 
     def seen():
-        frame = torch.randint(0, 256, (16, 16, 3), dtype=torch.uint8, generator=g)
-        return {STATE_KEY: torch.randn(3, generator=g), FRONT: frame}
+        frame = torch.randint(0, 256, (1, 16, 16, 3), dtype=torch.uint8, generator=g)
+        return Observation.of(SENSES, {STATE_KEY: torch.randn(1, 3, generator=g), FRONT: frame})
 
-    replay.start(0, seen())
+    replay.start(torch.tensor([True]), seen())
     for _ in range(40):
-        replay.add(0, torch.zeros(2), 0.0, seen(), False)
+        replay.add(seen(), torch.zeros(1, 2), torch.zeros(1), torch.tensor([False]))
     return replay
 
 
@@ -82,9 +83,10 @@ def test_the_latent_of_a_moment_is_what_the_agent_would_have_had(model, replay):
     rows = {replay.seen[FRONT][0, row].numpy().tobytes(): row for row in range(41)}
     for frame, latent in zip(memories.frames[FRONT], memories.latents, strict=True):
         row = torch.tensor([rows[frame.numpy().tobytes()]])
-        seen = {key: value[0] for key, value in window_at(replay, torch.tensor([0]), row, 1, 1).seen.items()}
-        assert torch.allclose(model.encode(seen)[0], latent, atol=1e-6)
-        only = model.encode({STATE_KEY: seen[STATE_KEY]})[0]
+        seen = window_at(replay, torch.tensor([0]), row, 1, 1).seen.map(lambda x: x[0])
+        assert torch.allclose(model.encode(model.preprocess(seen))[0], latent, atol=1e-6)
+        state = Observation.of(stacked(SENSES, 2), {STATE_KEY: seen.values[STATE_KEY]})
+        only = model.encode(model.preprocess(state))[0]
         assert any(torch.allclose(only, alone, atol=1e-6) for alone in memories.alone[STATE_KEY])
 
 
@@ -117,12 +119,12 @@ def test_a_strip_shows_the_cameras_the_masks_and_what_is_expected(model, replay,
     agent = Agent(model, curve, Planner(model, 0.9, config), torch.Generator().manual_seed(0))
     memories = Memories.of(replay, model, 20)
     strip = Strip(agent, memories, 0.04, 560)
-    frame = np.full((16, 16, 3), 77, np.uint8)
-    seen = {STATE_KEY: np.zeros(3, np.float32), FRONT: frame}
+    values = {STATE_KEY: torch.zeros(1, 3), FRONT: torch.full((1, 16, 16, 3), 77, dtype=torch.uint8)}
+    seen = Observation.of(SENSES, values)
     before = strip.show(seen)
     assert before.shape == (strip.height, 560, 3)
     assert (before[20:90, 10:80] == 77).all() and (before[20:, 100:] == 255).all()  # no plan yet: nothing expected
-    agent.act({STATE_KEY: torch.zeros(1, 3), FRONT: torch.from_numpy(frame)[None]})
+    agent.act(seen)
     after = strip.show(seen)
     expected = memories.expected(FRONT, imagined(model, agent.plan.latent[0], agent.plan.tokens[:, 0]))
     assert len(expected) == 3
@@ -133,7 +135,7 @@ def test_a_strip_shows_the_cameras_the_masks_and_what_is_expected(model, replay,
     of_policy = strip.show(seen)  # whose token is all that is followed
     assert np.array_equal(of_policy[:, : 4 + 84 * 2], after[:, : 4 + 84 * 2])
     assert len(alone.sentence(0)) == 1 and (of_policy[:, 4 + 84 * 2 :] == 255).all()
-    lost = strip.show(seen | {mask(FRONT): np.array([False])})
+    lost = strip.show(Observation.of(SENSES, values, {FRONT: torch.tensor([False])}))
     assert (lost[17, 10] == MISSING).all() and not (after[17, 10] == MISSING).all()
 
 
@@ -141,12 +143,15 @@ def test_each_camera_has_a_row_and_one_that_is_missing_is_red(toys):
     """Wherever its agent remembers nothing as well, and in its proportions."""
     model = toys.tiny_model({STATE_KEY: (3,), WIDE: (20, 40, 3), TALL: (40, 10, 3)}, vision=VISION)
     agent = Agent(model, Curve.of_token(toys.token_settings(1), 2), None, torch.Generator().manual_seed(0))
-    seen = {WIDE: np.full((20, 40, 3), 70, np.uint8), TALL: np.full((40, 10, 3), 90, np.uint8)}
+    values = {
+        WIDE: torch.full((1, 20, 40, 3), 70, dtype=torch.uint8),
+        TALL: torch.full((1, 40, 10, 3), 90, dtype=torch.uint8),
+    }
     strip = Strip(agent, None, 0.04, 300)
     assert strip.height == 2 * (TILE + CAPTION)
-    shown = strip.show(seen | {mask(TALL): np.array([False])})
+    shown = strip.show(Observation.of(model.senses, values, {TALL: torch.tensor([False])}))
     wide = (shown[: TILE + CAPTION] == 70).all(-1)
-    tall = ((shown[TILE + CAPTION :] == 90) | (shown[TILE + CAPTION :] == MISSING)).all(-1)[CAPTION:]
+    tall = ((shown[TILE + CAPTION :] == 0) | (shown[TILE + CAPTION :] == MISSING)).all(-1)[CAPTION:]
     assert wide.sum() == wide[CAPTION : CAPTION + 40, GAP : GAP + 80].sum() == 40 * 80
     assert tall.sum() == tall[:80, GAP : GAP + 20].sum() == 80 * 20
     corners = shown[TILE + 2 * CAPTION :][[0, 0, 79, 79], [GAP, GAP + 19, GAP, GAP + 19]]

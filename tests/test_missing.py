@@ -9,10 +9,9 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from envs.blackout import PATIENCE, Blackout
-from envs.dropping import Dropping
 from envs.language import Spoken
-from policies.training.rollouts import as_tensors
+from envs.wrappers import PATIENCE, Blackout, Dropping
+from policies.observations import observe
 
 STATE_KEY, MAIN, SIDE = "observation.state", "observation.images.main", "observation.images.side"
 ACTION = np.zeros(1, np.float32)
@@ -73,7 +72,10 @@ def test_dropped_words_are_blank():
     assert [one["observation.language"] for one in seen] == ["turn the light on", " ", "turn the light on"]
     assert [bool(one["mask.language"][0]) for one in seen] == [True, False, True]
     assert all(env.observation_space.contains(one) for one in seen)
-    vectors = [as_tensors(one)["observation.language"] for one in seen]
+    senses = {"observation.state": (1,), "observation.language": (256,)}
+    words = "observation.language"
+    batches = [{key: (x,) if key == words else x[None] for key, x in one.items()} for one in seen]
+    vectors = [observe(batch, senses).values[words] for batch in batches]
     assert torch.equal(vectors[0], vectors[2])
     assert vectors[0].any()
     assert torch.equal(vectors[1], torch.zeros_like(vectors[0]))

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from policies.noise import COLOURS, Noise
 from policies.settings import NOISES
-from policies.training.noise import COLOURS, Noise
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ import torch
 from worldmodel import planner as planning
 from worldmodel.arithmetic import gflop, plan_gflop
 from worldmodel.mppi import PlanFault, Search, Step, WarmStart, fit, initial_candidates, mppi, resample, rollout
+from worldmodel.observation import Observation
 from worldmodel.planner import Planner, search_in
 from worldmodel.senses import STATE_KEY
 from worldmodel.settings import PlannerConfig
@@ -56,7 +57,7 @@ def search(model, config=CONFIG, count=1, warm=None, seed=0, **given):
 
 def seen(count, seed=0):
     """Random observations."""
-    return {STATE_KEY: normal(count, 3, seed=seed)}
+    return Observation.of({STATE_KEY: (3,)}, {STATE_KEY: normal(count, 3, seed=seed)})
 
 
 def same(one, other, **tolerance):
@@ -209,7 +210,7 @@ def test_no_finite_candidate_is_a_fault(count):
 
 def test_an_observation_or_a_weight_that_is_not_finite_is_a_fault(model):
     observation = seen(3)
-    observation[STATE_KEY][1, 0] = torch.nan
+    observation.values[STATE_KEY][1, 0] = torch.nan
     with pytest.raises(PlanFault):
         Planner(model, 0.9, CONFIG).plan(observation, None, seeded())
     with torch.no_grad():
@@ -340,6 +341,7 @@ from worldmodel.planner import Planner
 from worldmodel.learner import Learner
 from worldmodel.batch import Batch
 from worldmodel.model import WorldModel
+from worldmodel.observation import Observation
 from worldmodel.senses import STATE_KEY
 from worldmodel.settings import LearningConfig, ModelConfig, PlannerConfig, TokenConfig
 torch.set_num_threads(1)
@@ -355,7 +357,7 @@ for token in (TokenConfig(), TokenConfig(2, 2, 1, joined=True)):
             if not p.detach().any():
                 torch.nn.init.normal_(p, std=0.1)
         config = PlannerConfig(samples=8, policy_samples=2, elites=4, iterations=2, horizon=2)
-        seen = {STATE_KEY: torch.linspace(-1, 1, 3)[None]}
+        seen = Observation.of(model.senses, {STATE_KEY: torch.linspace(-1, 1, 3)[None]})
         planner = Planner(model, 0.9, config, compiled)
         plan = planner.plan(seen, None, torch.Generator().manual_seed(1))
         planned.append(torch.cat([plan.tokens.flatten(), *planner.predict(plan.latent, plan.tokens[0])]))
@@ -363,7 +365,7 @@ for token in (TokenConfig(), TokenConfig(2, 2, 1, joined=True)):
         h = learner.config.horizon
         ones = torch.ones(h, 8)
         g.manual_seed(2)
-        seen = {STATE_KEY: torch.randn(h + 1, 8, 3, generator=g)}
+        seen = Observation.of(model.senses, {STATE_KEY: torch.randn(h + 1, 8, 3, generator=g)})
         batch = Batch(seen, torch.zeros(h, 8, size), ones, ones, ones, torch.zeros(8, size), torch.zeros(8))
         for _ in range(2):
             learner.update(batch, g)

@@ -25,7 +25,7 @@ from hypothesis.extra.numpy import arrays
 from safetensors.numpy import save
 
 from configs.arm.planning import begin_of, start_planner
-from configs.runs.learned import task_of
+from configs.runs.loading import task_of
 from policies.agent import Agent
 from policies.planner_link.client import PlannerClient, reach
 from policies.planner_link.messages import (
@@ -48,7 +48,7 @@ from policies.planner_link.messages import (
     send,
 )
 from policies.planner_link.service import MOST, PlannerService, listening
-from policies.storage.checkpoint import read_identity
+from policies.storage.checkpoint import read_spec
 from policies.tokens.curves import Curve
 from robot.running.sinks import sentence
 from worldmodel.mistakes import Mistake
@@ -458,8 +458,8 @@ def test_a_planner_that_cannot_be_says_why_and_nothing_else(tmp_path, capfd, hid
 def test_the_command_plans_for_a_robot_and_ends_with_what_it_did(arm_checkpoint, tmp_path):
     path = str(tmp_path / "own" / "s")
     command = [sys.executable, "-m", "configs.serve", f"checkpoint={arm_checkpoint}", f"address={path}"]
-    identity = read_identity(arm_checkpoint)
-    begin = begin_of(identity, task_of(identity), 2)
+    spec = read_spec(arm_checkpoint)
+    begin = begin_of(spec, task_of(spec), 2)
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with contextlib.ExitStack() as stack:
         process = stack.enter_context(subprocess.Popen(command, **pipes, cwd=tmp_path))

@@ -7,17 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 
 from configs.runs.scripting import train
 from configs.strict import ConfigError
-from policies.observations import check_observation
-from worldmodel.senses import STATE_KEY
 
 PAGE = Path(__file__).parents[1] / "docs" / "research.md"
 SMALL = ["video=false", "compile=false", "evaluation.episodes=1", "task.max_control_steps=30", "model.width=32"]
-CAMERA = "observation.images.main"
-SHAPES = {STATE_KEY: (5,), CAMERA: (64, 64, 3)}
 
 
 def test_the_page_is_a_script_that_runs_from_top_to_bottom(tmp_path):
@@ -66,30 +61,3 @@ def test_a_wrong_argument_raises_what_the_command_would_print(tmp_path, argument
 def test_a_new_run_needs_a_folder():
     with pytest.raises(ConfigError, match=r"^folder: where to put the run"):
         train(["steps=10"])
-
-
-@pytest.mark.parametrize(
-    ("observation", "said"),
-    [
-        ({STATE_KEY: torch.zeros(1, 3)}, r"^observation.state: shape \(1, 3\); \(B, 5\) is needed"),
-        ({STATE_KEY: torch.zeros(5)}, r"^observation.state: shape \(5,\); \(B, 5\) is needed"),
-        (
-            {STATE_KEY: torch.zeros(1, 5).numpy()},
-            r"^observation.state: a ndarray; a tensor of shape \(B, 5\) is needed$",
-        ),
-        ({CAMERA: torch.zeros(1, 32, 32, 3)}, r"^observation.images.main: shape .*; \(B, 64, 64, 3\) is needed"),
-        (
-            {STATE_KEY: torch.zeros(2, 5), CAMERA: torch.zeros(1, 64, 64, 3)},
-            r"^observation.images.main: of 1 environments, the senses before it of 2$",
-        ),
-        ({}, r"^none of the senses observation.state, observation.images.main is there$"),
-    ],
-)
-def test_an_observation_of_another_shape_is_told_the_right_one(observation, said):
-    with pytest.raises(ValueError, match=said):
-        check_observation(observation, SHAPES)
-
-
-def test_any_of_the_senses_will_do():
-    assert check_observation({STATE_KEY: torch.zeros(2, 5)}, SHAPES) == 2
-    assert check_observation({CAMERA: torch.zeros(3, 64, 64, 3), STATE_KEY: torch.zeros(3, 5)}, SHAPES) == 3

@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from worldmodel.observation import Observation
 from worldmodel.replay import Replay
 from worldmodel.senses import STATE_KEY
 from worldmodel.windows import Window, sample_demonstrated_starts, sample_starts, sample_windows, window_at
@@ -19,6 +20,11 @@ from worldmodel.windows import Window, sample_demonstrated_starts, sample_starts
 S, A, P = 2, 3, 4
 SEEN = {STATE_KEY: (S,)}
 SHAPES = [(1, 1), (1, 2), (1, 4), (3, 1), (3, 2), (2, 4)]  # horizon, length
+
+
+def see(state):
+    """An observation of these states."""
+    return Observation.of(SEEN, {STATE_KEY: state})
 
 
 class Diary:
@@ -29,32 +35,37 @@ class Diary:
         self.rows = [[] for _ in range(envs)]
         self.serial = 0
 
-    def _numbers(self, size):
-        self.serial += size
-        return torch.arange(self.serial - size, self.serial) + 1.0
+    def _numbers(self, *size):
+        self.serial += math.prod(size)
+        return torch.arange(self.serial - math.prod(size), self.serial).view(size) + 1.0
 
     def _see(self, env, state):
         self.rows[env].append({"state": state, "action": None})
         del self.rows[env][: -self.replay.rows]
 
-    def start(self, env):
-        state = self._numbers(S)
-        self.replay.start(env, {STATE_KEY: state})
-        self._see(env, state)
+    def start(self, *envs):
+        begun, state = torch.zeros(len(self.rows), dtype=torch.bool), self._numbers(len(self.rows), S)
+        begun[list(envs)] = True
+        self.replay.start(begun, see(state))
+        for env in envs:
+            self._see(env, state[env])
 
-    def step(self, env, terminated=False):
-        action, reward, state = self._numbers(A), float(self._numbers(1)), self._numbers(S)
-        planned_token = self._numbers(P) if self.serial % 2 else None
-        demonstrated = self.serial % 3 == 0
-        self.rows[env][-1] |= {
-            "action": action,
-            "reward": reward,
-            "terminated": terminated,
-            "planned_token": planned_token,
-        }
-        self.rows[env][-1]["demonstrated"] = demonstrated
-        self.replay.add(env, action, reward, {STATE_KEY: state}, terminated, planned_token, demonstrated)
-        self._see(env, state)
+    def step(self, *terminated):
+        """Of every environment; the numbers of those that terminate."""
+        count = len(self.rows)
+        action, reward, state, token = (self._numbers(count, n) for n in (A, 1, S, P))
+        over = torch.tensor([env in terminated for env in range(count)])
+        planned, demonstrated = (torch.tensor([(self.serial + env) % n == 0 for env in range(count)]) for n in (2, 3))
+        self.replay.add(see(state), action, reward[:, 0], over, token, planned, demonstrated)
+        for env in range(count):
+            self.rows[env][-1] |= {
+                "action": action[env],
+                "reward": float(reward[env]),
+                "terminated": bool(over[env]),
+                "planned_token": token[env] if planned[env] else None,
+                "demonstrated": bool(demonstrated[env]),
+            }
+            self._see(env, state[env])
 
     def steps(self):
         """Every step held, as (env, index in that environment's rows, row in the replay)."""
@@ -89,7 +100,7 @@ class Diary:
         env, _, row = (torch.tensor(x) for x in zip(*held, strict=True))
         for horizon, length in SHAPES:
             window = window_at(self.replay, env, row, horizon, length)
-            fields = (window.seen[STATE_KEY], window.action, window.reward, window.terminated, window.valid)
+            fields = (window.seen.values[STATE_KEY], window.action, window.reward, window.terminated, window.valid)
             for b, (e, i, _) in enumerate(held):
                 for got, want in zip(fields, self.expected(e, i, horizon, length), strict=True):
                     assert torch.equal(got[:, b], want), (horizon, length, e, i)
@@ -103,22 +114,19 @@ class Diary:
         assert len(drawn[0]) == (50 if shown else 0)
 
 
-episodes = st.lists(st.tuples(st.integers(0, 9), st.booleans()), max_size=6)  # steps, whether it terminates
+ends = st.lists(st.lists(st.sampled_from(["", "", "", "cut", "over"]), min_size=3, max_size=3), max_size=30)
 
 
 @settings(max_examples=60)
-@given(st.lists(episodes, min_size=1, max_size=3), st.integers(1, 40), st.randoms(use_true_random=False))
-def test_every_window_is_what_its_definition_says(plans, capacity, random):
-    diary = Diary(max(capacity, len(plans)), len(plans))
-    waiting = []
-    for env, plan in enumerate(plans):
-        todo = []
-        for steps, terminates in plan:
-            todo += [lambda env=env: diary.start(env)]
-            todo += [lambda env=env, last=n == steps - 1 and terminates: diary.step(env, last) for n in range(steps)]
-        waiting.append(todo)
-    while any(waiting):
-        random.choice([todo for todo in waiting if todo]).pop(0)()
+@given(ends, st.integers(1, 3), st.integers(1, 40))
+def test_every_window_is_what_its_definition_says(plan, count, capacity):
+    """At each step every environment steps on, and some are cut or terminate there, and begin anew."""
+    diary = Diary(max(capacity, count), count)
+    diary.start(*range(count))
+    for fates in plan:
+        diary.step(*(env for env in range(count) if fates[env] == "over"))
+        if begun := [env for env in range(count) if fates[env]]:
+            diary.start(*begun)
     diary.check()
     assert len(diary.replay) == sum(map(len, diary.rows))
     assert diary.replay.steps == len(list(diary.steps()))
@@ -132,10 +140,10 @@ def test_termination_is_known_and_truncation_is_not(length, steps):
         diary = Diary(50, 1)
         diary.start(0)
         for n in range(steps):
-            diary.step(0, terminates and n == steps - 1)
+            diary.step(*[0] * (terminates and n == steps - 1))
         diary.start(0)  # the next episode, into which no window may look
         for _ in range(8):
-            diary.step(0)
+            diary.step()
         windows.append(window_at(diary.replay, torch.tensor([0]), torch.tensor([0]), 8 // length, length))
     over, cut = windows
     whole, begun = steps // length, -(-steps // length)
@@ -152,57 +160,58 @@ def test_termination_is_known_and_truncation_is_not(length, steps):
 
 def test_a_step_is_usable_at_once(generator):
     diary = Diary(10, 2)
-    diary.start(0)
-    diary.start(1)
+    diary.start(0, 1)
     with pytest.raises(ValueError, match="no step"):
         sample_windows(diary.replay, 4, 1, 1, generator)
-    diary.step(1)
+    diary.step()
     window = sample_windows(diary.replay, 4, 1, 1, generator)
+    newest = torch.stack([rows[-1]["state"] for rows in diary.rows])
     assert window.valid.all()
-    assert torch.equal(window.seen[STATE_KEY][1], diary.rows[1][-1]["state"].expand(4, S))
+    assert (window.seen.values[STATE_KEY][1].unsqueeze(1) == newest).all(-1).any(1).all()
 
 
 def test_a_step_before_an_episode_is_refused():
+    replay, nothing = Replay(10, 2, SEEN, A), see(torch.zeros(2, S))
+    replay.start(torch.tensor([True, False]), nothing)
     with pytest.raises(ValueError, match="environment 1: no episode has begun"):
-        Replay(10, 2, SEEN, A).add(1, torch.zeros(A), 0.0, {STATE_KEY: torch.zeros(S)}, False)
+        replay.add(nothing, torch.zeros(2, A), torch.zeros(2), torch.zeros(2, dtype=torch.bool))
 
 
 def test_a_full_ring_drops_its_oldest_steps():
     diary = Diary(6, 1)
     diary.start(0)
     for _ in range(20):
-        diary.step(0)
+        diary.step()
     window = window_at(
         diary.replay, torch.zeros(6, dtype=torch.long), torch.tensor([r for *_, r in diary.steps()]), 1, 1
     )
     newest = [row["reward"] for row in diary.rows[0] if row["action"] is not None]
     assert window.reward.flatten().tolist() == newest
-    assert newest[-1] > diary.serial - 10
     assert len(diary.replay) == 7
 
 
 def test_it_knows_how_rare_another_reward_is():
     replay = Replay(80, 2, SEEN, A)
     assert math.isnan(replay.rewarded())
-    for env in (0, 1):
-        for episode in range(2):
-            replay.start(env, {STATE_KEY: torch.zeros(S)})
-            for n in range(10):
-                reward = -1.0 if (env, episode, n) != (1, 0, 4) else 3.0
-                replay.add(env, torch.zeros(A), reward, {STATE_KEY: torch.zeros(S)}, False)
+    nothing, on = see(torch.zeros(2, S)), torch.zeros(2, dtype=torch.bool)
+    for episode in range(2):
+        replay.start(~on, nothing)
+        for n in range(10):
+            reward = torch.tensor([-1.0, 3.0 if (episode, n) == (0, 4) else -1.0])
+            replay.add(nothing, torch.zeros(2, A), reward, on)
     assert replay.rewarded() == pytest.approx(1 / 40)
     for n in range(10):
-        replay.add(0, torch.zeros(A), float(n), {STATE_KEY: torch.zeros(S)}, False)
+        replay.add(nothing, torch.zeros(2, A), torch.tensor([float(n), -1.0]), on)
     assert replay.rewarded() == pytest.approx(float(np.mean(replay.reward[~replay.final].numpy() != -1)))
 
 
 def test_steps_are_drawn_uniformly_over_all_environments(generator):
     diary = Diary(90, 3)
-    for env, plan in enumerate(([3, 1, 8, 30], [5], [2, 2, 2, 2, 9])):  # the first one has wrapped
-        for steps in plan:
-            diary.start(env)
-            for n in range(steps):
-                diary.step(env, n == steps - 1)
+    diary.start(0, 1, 2)
+    for n in range(1, 41):  # the last has the most beginnings, so that its ring holds the fewest steps
+        diary.step()
+        if begun := [env for env, every in enumerate((40, 7, 2)) if n % every == 0]:
+            diary.start(*begun)
     held = {(env, row): n for n, (env, _, row) in enumerate(diary.steps())}
     assert len({env for env, _ in held}) == 3
     env, row = sample_starts(diary.replay, 20_000, generator)
@@ -214,31 +223,41 @@ def test_steps_are_drawn_uniformly_over_all_environments(generator):
 @pytest.mark.parametrize("steps", [4, 25])
 def test_a_replay_read_back_gives_the_same_windows_and_goes_on_alike(steps):
     one, other = Diary(20, 2), Replay(20, 2, SEEN, A, P)
-    for env in (0, 1):
-        one.start(env)
-        for n in range(steps + env):
-            one.step(env, n % 5 == 4)
+    one.start(0, 1)
+    for n in range(steps):
+        one.step()
+        if n % 5 == 4:
+            one.start(n % 2)
     other.load_state_dict({name: t.clone() for name, t in one.replay.state_dict().items()})
     assert other.steps == one.replay.steps
     for again in range(3):
         windows = [
             sample_windows(replay, 32, 2, 2, torch.Generator().manual_seed(again)) for replay in (one.replay, other)
         ]
-        assert torch.equal(*(window.seen[STATE_KEY] for window in windows))
+        assert torch.equal(*(window.seen.values[STATE_KEY] for window in windows))
         for name in (f.name for f in dataclasses.fields(Window) if f.name != "seen"):
             assert torch.equal(getattr(windows[0], name), getattr(windows[1], name))
-        one.step(0)
-        step, last = one.rows[0][-2:]
-        other.add(0, step["action"], step["reward"], {STATE_KEY: last["state"]}, False, step["planned_token"])
+        one.step()
+        steps, last = ([rows[i] for rows in one.rows] for i in (-2, -1))
+        planned = torch.tensor([step["planned_token"] is not None for step in steps])
+        tokens = torch.stack([torch.zeros(P) if t is None else t for t in (step["planned_token"] for step in steps)])
+        other.add(
+            see(torch.stack([each["state"] for each in last])),
+            torch.stack([step["action"] for step in steps]),
+            torch.tensor([step["reward"] for step in steps]),
+            torch.zeros(2, dtype=torch.bool),
+            tokens,
+            planned,
+            torch.tensor([step["demonstrated"] for step in steps]),
+        )
 
 
 def test_what_a_replay_held_before_it_was_read_back_is_gone():
     few, many = Diary(20, 2), Diary(20, 2)
     for diary, steps in ((few, 3), (many, 9)):
-        for env in (0, 1):
-            diary.start(env)
-            for n in range(steps):
-                diary.step(env, n == steps - 1)
+        diary.start(0, 1)
+        for _ in range(steps):
+            diary.step()
     many.replay.load_state_dict({name: t.clone() for name, t in few.replay.state_dict().items()})
     assert many.replay.steps == few.replay.steps == 6
 
@@ -246,7 +265,7 @@ def test_what_a_replay_held_before_it_was_read_back_is_gone():
 def test_rows_never_written_are_not_saved():
     diary = Diary(1000, 1)
     diary.start(0)
-    diary.step(0)
+    diary.step()
     assert diary.replay.state_dict()[STATE_KEY].shape == (1, 2, S)
 
 
@@ -262,7 +281,7 @@ def test_rows_never_written_are_not_saved():
 def test_a_replay_of_another_size_is_refused(other):
     diary = Diary(20, 1)
     diary.start(0)
-    diary.step(0)
+    diary.step()
     with pytest.raises(ValueError, match="replay"):
         other.load_state_dict(diary.replay.state_dict())
 
@@ -283,15 +302,17 @@ def test_room_that_is_not_used_takes_no_memory():
     """A gigabyte of frames, of which ten are written."""
     code = """
 import torch
+from worldmodel.observation import Observation
 from worldmodel.replay import Replay
 def resident():
     return int(open("/proc/self/statm").read().split()[1]) * 4096
 before = resident()
 key = "observation.images.front"
 replay = Replay(80_000, 1, {key: (64, 64, 3)}, 1)
-replay.start(0, {key: torch.ones(64, 64, 3, dtype=torch.uint8)})
+seen = Observation.of({key: (64, 64, 3)}, {key: torch.ones(1, 64, 64, 3, dtype=torch.uint8)})
+replay.start(torch.tensor([True]), seen)
 for _ in range(10):
-    replay.add(0, torch.zeros(1), 0.0, {key: torch.ones(64, 64, 3, dtype=torch.uint8)}, False)
+    replay.add(seen, torch.zeros(1, 1), torch.zeros(1), torch.tensor([False]))
 assert replay.seen[key].numel() > 9e8
 print(resident() - before)
 """

@@ -37,17 +37,18 @@ def test_on_the_simulated_arm_every_episode_is_run_and_the_line_says_how(arm_che
 )
 def test_a_checkpoint_without_a_task_of_ours_is_refused_in_one_line(arm_checkpoint, monkeypatch, task, says):
     import configs.arm.running
-    from configs.runs.loading import loaded_agent
-    from policies.storage.checkpoint import load_model, read_identity
+    import configs.runs.loading
+    from policies.storage.checkpoint import read_spec
     from policies.storage.folders import FolderError
 
-    found = read_identity(arm_checkpoint)
+    found = read_spec(arm_checkpoint)
     other = replace(found, task=found.task | task if task else task)
-    monkeypatch.setattr(configs.arm.running, "read_identity", lambda path: other)
+    for module in (configs.arm.running, configs.runs.loading):
+        monkeypatch.setattr(module, "read_spec", lambda path: other)
     with pytest.raises(FolderError, match=says):
         run(arm_checkpoint)
     with pytest.raises(FolderError, match=says):
-        loaded_agent(other, load_model(arm_checkpoint, found), False, 0)
+        configs.runs.loading.load_agent(arm_checkpoint)
 
 
 @pytest.mark.parametrize("decisions", [0, 45, 10_000])

@@ -14,20 +14,21 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from configs.arm.fit import ROOM_FOR_REST, Fit
-from configs.runs.loading import loaded_agent
-from envs.blackout import watched
+from configs.runs.loading import load_agent
 from envs.make import make, make_vector
 from envs.senses import Senses
 from envs.settings import TaskConfig
+from envs.wrappers import watched
 from policies.agent import Agent
-from policies.storage.checkpoint import load_model, read_identity
-from policies.training.rollouts import as_tensors
+from policies.observations import observe
 from robot.arms import simulated
 from robot.cameras import BLIND_S, CameraBuffer, SteadyCamera
 from robot.config_so101_sim import SimCameraConfig
 from robot.loop import Loop
 from robot.running.settings import RunConfig
 from robot.so101_sim import SimCamera
+from worldmodel.observation import Observation
+from worldmodel.senses import IMAGE_KEY_PREFIX
 
 TASK = TaskConfig("so101-touch", state="joints")
 SENSES = ("state", "images.overhead", "language")
@@ -212,11 +213,10 @@ def test_a_cable_that_falls_out_is_black_frames_until_it_is_in_again(monkeypatch
 def test_a_plan_is_due_when_the_robot_it_is_for_says(checkpoint):
     """One robot's deadline is not the next's; one that says none gets the planner's own."""
     from configs.arm.planning import begin_of, planner_service
-    from configs.runs.loading import load_agent
 
     answering = planner_service(checkpoint, 3, "cpu", 1, True)
-    _, task = load_agent(checkpoint, 3, "cpu", 1, True)
-    begin = begin_of(read_identity(checkpoint), task, 2, "Touch the red cube.")
+    loaded = load_agent(checkpoint, 3)
+    begin = begin_of(loaded.spec, loaded.task, 2, "Touch the red cube.")
     plan, deadlines = answering.agent.planner.plan, []
 
     def noting(observation, memory, generator, deadline, start):
@@ -236,13 +236,13 @@ def test_a_plan_is_due_when_the_robot_it_is_for_says(checkpoint):
 @pytest.mark.parametrize("planned", [True, False])
 def test_a_planners_process_decides_as_the_agent_does_from_the_same_senses(two_eyed, planned):
     from configs.arm.planning import begin_of, planner_service
-    from configs.runs.loading import load_agent
     from policies.planner_link.messages import Question, Refusal, Refused
     from policies.words import Words
 
     answering = planner_service(two_eyed, 3, "cpu", 1, planned)
-    agent, task = load_agent(two_eyed, 3, "cpu", 1, planned)
-    begin = replace(begin_of(read_identity(two_eyed), task, 2, "Touch the red cube."), deadline_ms=0.0)
+    loaded = load_agent(two_eyed, 3, planned=planned)
+    agent, task = loaded.agent, loaded.task
+    begin = replace(begin_of(loaded.spec, task, 2, "Touch the red cube."), deadline_ms=0.0)
     answering.begin(begin)
     lags = agent.model.config.vision.lags
     env = make(TASK, senses=Senses((*SENSES, f"images.{WRIST}"), SIZE))
@@ -262,10 +262,10 @@ def test_a_planners_process_decides_as_the_agent_does_from_the_same_senses(two_e
             seen = {
                 "observation.state": torch.from_numpy(state)[None],
                 **{f"observation.images.{name}": torch.from_numpy(shot)[None] for name, shot in shots.items()},
-                **{f"mask.images.{name}": torch.tensor([[now]]) for name, now in zip(cameras, there, strict=True)},
                 "observation.language": Words().encode(["touch the red cube"]),
             }
-            seen = agent.frame_stack.see(seen)
+            masks = {f"{IMAGE_KEY_PREFIX}{name}": torch.tensor([now]) for name, now in zip(cameras, there, strict=True)}
+            seen = agent.frames.see(Observation.of(agent.model.senses, seen, masks))
         np.testing.assert_array_equal(answer.actions, agent.decide(seen).actions[0].numpy()[: begin.every])
     refusal = answering.answer(Question(1, True, state))
     assert isinstance(refusal, Refusal) and "(2, 32, 32, 3), (2, 24, 40, 3)" in refusal.reason
@@ -313,16 +313,16 @@ def test_a_policy_that_sees_can_be_recorded_and_begins_as_in_training(two_eyed, 
     acted, act = [], Agent.act
     monkeypatch.setattr(Agent, "act", lambda agent, seen: acted.append((seen, act(agent, seen))) or acted[-1][1])
     assert Recording(keys).run()["frames"] == len(acted) == 15
-    identity = read_identity(two_eyed)
-    agent, task = loaded_agent(identity, load_model(two_eyed, identity), True, 0)
-    env = make_vector(task, 1, processes=False, senses=Senses.of(identity.senses), wrap=watched)
+    loaded = load_agent(two_eyed)
+    agent = loaded.agent
+    env = make_vector(loaded.task, 1, processes=False, senses=Senses.of(loaded.spec.senses), wrap=watched)
     (rows,) = (tmp_path / "d" / "meta" / "episodes").glob("*/*.parquet")
     (seed,) = parquet.read_table(rows).to_pydict()["seed"]
     agent.generator.manual_seed(seed)
     observation, _ = env.reset(seed=[seed])
-    shown, (seen, action) = as_tensors(observation), acted[0]
-    assert seen.keys() == shown.keys()
-    assert all(torch.equal(seen[key].float(), shown[key].float()) for key in shown)
+    shown, (seen, action) = observe(observation, agent.model.senses), acted[0]
+    assert all(torch.equal(seen.values[key], shown.values[key]) for key in shown.values)
+    assert torch.equal(seen.presence, shown.presence)
     assert torch.equal(act(agent, shown), action)
     env.close()
 
@@ -423,7 +423,7 @@ UNFIT = [  # a checkpoint's task and senses, what it is to be run with, the line
 @pytest.mark.parametrize(("task", "senses", "keys", "line"), UNFIT)
 def test_a_checkpoint_is_run_only_where_it_can_know_what_it_needs(checkpoint, task, senses, keys, line):
     shapes = {"state": (37,), "images.overhead": (SIZE, SIZE, 3), "language": (256,)}
-    identity = replace(read_identity(checkpoint), senses={f"observation.{name}": shapes[name] for name in senses})
+    identity = replace(load_agent(checkpoint).spec, senses={f"observation.{name}": shapes[name] for name in senses})
     fit = Fit(RunConfig("c", **keys), identity, task or TaskConfig("so101-touch"))
     if line is None:
         fit.check()

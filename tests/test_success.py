@@ -2,6 +2,7 @@
 
 import functools
 from itertools import pairwise
+from types import SimpleNamespace
 
 import gymnasium
 import numpy as np
@@ -44,16 +45,14 @@ def vector(*scripts):
 class Still(Agent):
     """Does nothing."""
 
-    actions = None
-
     def __init__(self):
-        pass
+        self.model = SimpleNamespace(senses={STATE_KEY: (3,)})
 
     def reset(self, ended):
         pass
 
     def act(self, observation, own):
-        return torch.zeros(len(observation[STATE_KEY]), 2)
+        return torch.zeros(len(observation), 2)
 
 
 def test_an_episode_succeeds_at_any_step_of_its_own():
@@ -86,8 +85,8 @@ def test_a_training_episode_says_whether_it_succeeded_and_the_next_begins_anew(t
     env = gymnasium.vector.SyncVectorEnv(
         [functools.partial(Alternating, "nnn")], autoreset_mode=gymnasium.vector.AutoresetMode.DISABLED
     )
-    ends = [end.episode_success for end in toys.trainer(env).run(36) if end]
+    ends = [end.episode_success for end in toys.run(toys.trainer(env), 18)]
     assert len(ends) == 6
     assert {*ends} == {0, 1}
     assert all(one != other for one, other in pairwise(ends))
-    assert [end.episode_success for end in toys.trainer(toys.slides(3)).run(12) if end] == [None, None]
+    assert [end.episode_success for end in toys.run(toys.trainer(toys.slides(3)), 6)] == [None, None]

@@ -13,35 +13,23 @@ import numpy as np
 import pytest
 import torch
 
-from policies.storage.checkpoint import load_trainer, save_checkpoint
+from policies.storage.folders import _flat
 from worldmodel.senses import STATE_KEY
 from worldmodel.windows import sample_windows, window_at
 
 LIMITS = {1: (9,), 3: (7, 12, 9)}
 
 
-def never(text):
-    """A warning that must not come."""
-    raise AssertionError(text)
-
-
-def advance(trainer, steps):
+def advance(toys, trainer, steps):
     """Run to so many control steps; the episodes that ended on the way, as plain numbers."""
-    ends = [end for end in trainer.run(steps * trainer.action_repeat) if end]
+    ends = toys.run(trainer, steps)
     return [(e.episode_return, e.episode_length, {n: repr(v) for n, v in e.metrics.items()}) for e in ends]
 
 
 def digest(trainer):
     """Everything there is of a trainer, hashed part by part."""
-    parts = {f"acting.{n}": t for n, t in trainer.learner.acting.state_dict().items()}
-    parts |= trainer.learner.model.state_dict() | trainer.learner.state_dict() | trainer.state_dict()
-    parts |= {f"replay.{name}": t for name, t in trainer.replay.state_dict().items()}
-    return {name: hashlib.sha256(t.contiguous().numpy().tobytes()).hexdigest() for name, t in parts.items()}
-
-
-def save(toys, trainer, folder):
-    """A checkpoint of now."""
-    return save_checkpoint(folder, toys.identity(trainer), trainer, {}, 99)
+    whole = trainer.state_dict() | {"newest": trainer.learner.model.state_dict()}
+    return {name: hashlib.sha256(t.numpy().tobytes()).hexdigest() for name, t in _flat(whole).items()}
 
 
 def beginnings(replay):
@@ -57,20 +45,20 @@ def test_a_run_resumed_anywhere_is_the_run_itself(toys, tmp_path, envs, length):
     whole = toys.trainer(toys.slides(*LIMITS[envs]), length)
     paths, seen, middle = [], [], 0
     for steps in saves:
-        seen += advance(whole, steps)
-        paths.append((save(toys, whole, tmp_path), len(seen)))
-        middle += bool((whole.running.lengths > 0).any())
-    seen += advance(whole, end)
+        seen += advance(toys, whole, steps)
+        paths.append((toys.save(whole, tmp_path), len(seen)))
+        middle += bool((whole.episodes.lengths > 0).any())
+    seen += advance(toys, whole, end)
     assert middle >= 2 and len(seen) > 2
 
     unsaved = toys.trainer(toys.slides(*LIMITS[envs]), length)
-    assert advance(unsaved, end) == seen
+    assert advance(toys, unsaved, end) == seen
     assert digest(unsaved) == digest(whole)
 
     for n, (path, before) in enumerate(paths):
         resumed = toys.trainer(toys.slides(*LIMITS[envs]), length, weights=n + 1)
-        load_trainer(path, resumed, never)
-        assert advance(resumed, end) == seen[before:]
+        toys.resume(path, resumed)
+        assert advance(toys, resumed, end) == seen[before:]
         assert digest(resumed) == digest(whole)
 
 
@@ -80,19 +68,18 @@ from pathlib import Path
 tests = Path(sys.argv[1])
 toys = runpy.run_path(str(tests / "conftest.py"))["TOYS"]
 laws = runpy.run_path(str(tests / "test_trainer.py"))
-from policies.storage.checkpoint import load_trainer
 trainer = toys.trainer(toys.slides(*laws["LIMITS"][3]), 4, weights=9, precision="bf16")
-load_trainer(Path(sys.argv[2]), trainer, laws["never"])
-print(json.dumps([laws["advance"](trainer, 51), laws["digest"](trainer)]))
+toys.resume(Path(sys.argv[2]), trainer)
+print(json.dumps([laws["advance"](toys, trainer, 51), laws["digest"](trainer)]))
 """
 
 
 def test_another_process_resumes_to_the_bit(toys, tmp_path):
     """With products in bf16, as they are where a CPU has them."""
     whole = toys.trainer(toys.slides(*LIMITS[3]), 4, precision="bf16")
-    advance(whole, 24)
-    path = save(toys, whole, tmp_path)
-    seen = advance(whole, 51)
+    advance(toys, whole, 24)
+    path = toys.save(whole, tmp_path)
+    seen = advance(toys, whole, 51)
     done = subprocess.run(
         [sys.executable, "-c", RESUME, Path(__file__).parent, path],
         capture_output=True,
@@ -108,58 +95,58 @@ def test_another_process_resumes_to_the_bit(toys, tmp_path):
 
 def test_an_episode_without_an_end_is_resumed_too(toys, tmp_path):
     whole = toys.trainer(toys.slides(None, None))
-    assert advance(whole, 30) == []
-    path = save(toys, whole, tmp_path)
-    advance(whole, 40)
+    assert advance(toys, whole, 30) == []
+    path = toys.save(whole, tmp_path)
+    advance(toys, whole, 40)
     resumed = toys.trainer(toys.slides(None, None), weights=1)
-    load_trainer(path, resumed, never)
-    assert resumed.running.lengths.tolist() == [15, 15]
-    advance(resumed, 40)
+    toys.resume(path, resumed)
+    assert resumed.episodes.lengths.tolist() == [15, 15]
+    advance(toys, resumed, 40)
     assert digest(resumed) == digest(whole)
 
 
 def test_a_full_ring_is_resumed_too(toys, tmp_path):
     whole = toys.trainer(toys.slides(9), capacity=12)
-    advance(whole, 40)
-    path = save(toys, whole, tmp_path)
-    advance(whole, 60)
+    advance(toys, whole, 40)
+    path = toys.save(whole, tmp_path)
+    advance(toys, whole, 60)
     resumed = toys.trainer(toys.slides(9), capacity=12, weights=1)
-    load_trainer(path, resumed, never)
-    advance(resumed, 60)
+    toys.resume(path, resumed)
+    advance(toys, resumed, 60)
     assert digest(resumed) == digest(whole)
 
 
 @pytest.mark.parametrize("envs", [1, 3])
 def test_an_environment_that_does_not_come_back_is_said_and_begun_anew(toys, tmp_path, envs):
     whole = toys.trainer(toys.slides(*LIMITS[envs], memory=True))
-    advance(whole, 24)
-    path = save(toys, whole, tmp_path)
+    advance(toys, whole, 24)
+    path = toys.save(whole, tmp_path)
     resumed, warnings = toys.trainer(toys.slides(*LIMITS[envs], memory=True), weights=1), []
-    load_trainer(path, resumed, warnings.append)
+    toys.resume(path, resumed, warnings.append)
     (warning,) = warnings
     assert "not deterministic" in warning and "\n" not in warning
-    assert resumed.running.lengths.tolist() == [0] * envs
+    assert resumed.episodes.lengths.tolist() == [0] * envs
     assert torch.equal(resumed.learner.flat, whole.learner.flat)
-    ends = advance(resumed, 60)
+    ends = advance(toys, resumed, 60)
     assert ends and all(np.isfinite(value) and length <= 12 for value, length, _ in ends)
     last = window_at(resumed.replay, torch.zeros(1, dtype=torch.long), resumed.replay.head[:1] - 1, 1, 1)
-    assert last.seen[STATE_KEY].isfinite().all()
+    assert last.seen.values[STATE_KEY].isfinite().all()
 
 
 def test_an_episode_longer_than_the_replay_is_begun_anew(toys, tmp_path):
     whole = toys.trainer(toys.slides(None), capacity=12)
-    advance(whole, 30)
-    path = save(toys, whole, tmp_path)
+    advance(toys, whole, 30)
+    path = toys.save(whole, tmp_path)
     resumed, warnings = toys.trainer(toys.slides(None), capacity=12), []
-    load_trainer(path, resumed, warnings.append)
+    toys.resume(path, resumed, warnings.append)
     assert warnings == ["the running episode is 30 steps long, of which the replay holds 12; new episodes begin"]
-    advance(resumed, 40)
+    advance(toys, resumed, 40)
 
 
 def test_the_replay_holds_what_the_environments_did(toys):
     """Every step, its reward, and where the episode stopped; rewards add up to the returns told."""
     trainer = toys.trainer(toys.slides(*LIMITS[3]))
-    ends = advance(trainer, 90)
+    ends = advance(toys, trainer, 90)
     replay, told = trainer.replay, []
     for env in range(3):
         total, length, held = 0.0, 0, int(replay.filled[env])
@@ -181,37 +168,37 @@ def test_the_replay_holds_what_the_environments_did(toys):
 @pytest.mark.parametrize(("length", "rate"), [(1, 1.0), (4, 1.0), (1, 0.5), (4, 2.0), (1, 0.0)])
 def test_it_learns_so_many_times_a_decision(toys, length, rate):
     trainer = toys.trainer(toys.slides(9), length, updates_per_token=rate)
-    for n, _ in enumerate(trainer.run(40), 1):
+    for n in range(1, 21):
+        trainer.step()
         assert trainer.steps == n
         due = 0 if n < trainer.config.seed_steps else int(n * rate / length)
         assert trainer.learner.updates == due
 
 
-def test_it_yields_after_every_step_and_counts_the_repeats(toys):
-    trainer = toys.trainer(toys.slides(None))
-    assert [end for end in trainer.run(20)] == [None] * 10
-    assert (trainer.steps, trainer.env_steps) == (10, 20)
-    assert list(trainer.run(20)) == []
+def test_it_counts_the_repeats_of_an_action(toys):
+    trainer = toys.trainer(toys.slides(None, None))
+    assert trainer.step() == trainer.step() == []
+    assert (trainer.steps, trainer.env_steps) == (4, 8)
 
 
 def test_the_normaliser_sees_every_state_once(toys):
     trainer = toys.trainer(toys.slides(*LIMITS[3]))
     before = float(trainer.learner.model.normaliser.count)
-    ends = advance(trainer, 60)
+    ends = advance(toys, trainer, 60)
     assert float(trainer.learner.model.normaliser.count) - before == 60 + 3 + len(ends)
 
 
 @pytest.mark.parametrize("length", [1, 4])
 def test_a_batch_is_its_window_in_tokens(toys, length):
     trainer = toys.trainer(toys.slides(*LIMITS[3]), length)
-    advance(trainer, 30)
+    advance(toys, trainer, 30)
     window = sample_windows(trainer.replay, 64, 3, length, trainer.generator)
     batch = trainer._batch(window)
     written_out = sum(0.9**n * window.reward[:, :, n] for n in range(length))
     assert torch.allclose(batch.reward, written_out)
     assert torch.equal(batch.continues, 1 - window.terminated.float())
     assert torch.equal(batch.valid, window.valid.float())
-    assert torch.equal(batch.seen[STATE_KEY], window.seen[STATE_KEY])
+    assert torch.equal(batch.seen.values[STATE_KEY], window.seen.values[STATE_KEY])
     if length == 1:
         assert torch.equal(batch.token, window.action.squeeze(2))
     assert torch.equal(batch.planned_token[window.was_planned], window.planned_token[window.was_planned])
@@ -227,9 +214,10 @@ def test_a_batch_is_its_window_in_tokens(toys, length):
 def test_a_token_that_ends_in_termination_is_the_motion_that_was_made(toys):
     """Nothing was done after it: an action that was always the same is the token of just that action."""
     trainer = toys.trainer(toys.slides(None), 4)
-    trainer.replay.start(0, {STATE_KEY: torch.zeros(3)})
+    nothing = toys.observed({STATE_KEY: torch.zeros(1, 3)})
+    trainer.replay.start(torch.tensor([True]), nothing)
     for last in (False, True):
-        trainer.replay.add(0, torch.full((2,), 0.8), 0.0, {STATE_KEY: torch.zeros(3)}, last)
+        trainer.replay.add(nothing, torch.full((1, 2), 0.8), torch.zeros(1), torch.tensor([last]))
     window = window_at(trainer.replay, torch.tensor([0]), torch.tensor([0]), 1, 4)
     batch = trainer._batch(window)
     assert batch.valid.all() and not batch.continues.any()
@@ -240,12 +228,12 @@ def test_the_first_steps_are_random_and_then_the_agents(toys):
     trainer = toys.trainer(toys.slides(None))
     acted, act = [], trainer.agent.act
 
-    def noting(*given):
-        acted.append(trainer.steps)
-        return act(*given)
+    def noting(seen, own):
+        acted.extend([trainer.steps] * bool(own.any()))
+        return act(seen, own)
 
     trainer.agent.act = noting
-    advance(trainer, 12)
+    advance(toys, trainer, 12)
     assert acted == [8, 9, 10, 11]
 
 
@@ -259,25 +247,26 @@ def test_it_explores_all_of_the_range_while_rewards_are_rare(toys, tmp_path):
         return toys.trainer(env, weights=5, loop={"scarcity": scarcity})
 
     trainer, wide, spreads = begun(12), [], []  # with it 0 of 6 steps, 1 of 12, 1 of 18, ... differ
-    for _ in trainer.run(40 * trainer.action_repeat):
+    for _ in range(40):
+        trainer.step()
         wide.append(trainer.agent.planner.config.spread)
         spreads.append(trainer.agent.spread)
         assert spreads[-1] <= wide[-1]
     assert set(wide[:5]) == {0.5}  # nothing is known yet
     assert set(wide[5:]) == {1.0}
     usual = begun(12, scarcity=0)
-    assert np.mean(spreads) > np.mean([usual.agent.spread for _ in usual.run(40 * usual.action_repeat)])
-    path = save(toys, trainer, tmp_path)
+    narrow = [usual.agent.spread for _ in range(40) if usual.step() is not None]
+    assert np.mean(spreads) > np.mean(narrow)
+    path = toys.save(trainer, tmp_path)
     resumed = begun(12)
-    load_trainer(path, resumed, never)
-    assert resumed.wide and resumed.agent.planner.config == trainer.agent.planner.config
+    toys.resume(path, resumed)
+    assert resumed.agent.wide and resumed.agent.planner.config == trainer.agent.planner.config
 
     often = begun(3)
-    assert {often.agent.planner.config.spread for _ in often.run(40 * often.action_repeat)} == {0.5}
-    scarce = replace(often.usual, spread=3.0)
-    often.usual = scarce
-    often._widen(True)
-    assert often.agent.planner.config == scarce  # which is wider than all of the range
+    assert {often.agent.planner.config.spread for _ in range(40) if often.step() is not None} == {0.5}
+    often.agent.usual = replace(often.agent.usual, spread=3.0)
+    often.agent.wide = True
+    assert often.agent.planner.config.spread == 3.0  # which is wider than all of the range
 
 
 @pytest.mark.parametrize("length", [1, 4])
@@ -290,7 +279,7 @@ def test_what_the_planner_chose_is_remembered_where_it_did(toys, length):
         return chosen[-1]
 
     trainer.agent.planner.plan = noting
-    advance(trainer, 16)
+    advance(toys, trainer, 16)
     assert len(chosen) == 8 // length
     for n in range(16):
         window = window_at(trainer.replay, torch.tensor([0]), torch.tensor([n]), 1, length)
@@ -304,20 +293,20 @@ def test_seeds_make_runs(toys):
     runs = []
     for _ in range(2):
         trainer = toys.trainer(toys.slides(*LIMITS[3]))
-        advance(trainer, 30)
+        advance(toys, trainer, 30)
         runs.append(digest(trainer))
     assert runs[0] == runs[1]
     other = toys.trainer(toys.slides(*LIMITS[3]))
     other.generator.manual_seed(2)
-    advance(other, 30)
-    assert digest(other)["generator"] != runs[0]["generator"]
-    assert digest(other)["replay.action"] != runs[0]["replay.action"]
+    advance(toys, other, 30)
+    assert digest(other)["loop/generator"] != runs[0]["loop/generator"]
+    assert digest(other)["replay/action"] != runs[0]["replay/action"]
 
 
 def test_an_episodes_observations_are_its_own(toys):
     """The last observation of one episode and the first of the next both stand in the replay, apart."""
     trainer = toys.trainer(toys.slides(5))
-    advance(trainer, 20)
+    advance(toys, trainer, 20)
     replay = trainer.replay
     firsts = beginnings(replay)
     assert len(firsts) > 2
@@ -325,14 +314,14 @@ def test_an_episodes_observations_are_its_own(toys):
         assert replay.seen[STATE_KEY][0, row, 2] == 0  # the clock of a fresh episode
         if row:
             assert replay.seen[STATE_KEY][0, row - 1, 2] != 0
-    assert torch.equal(trainer.running.observation[STATE_KEY][0], replay.seen[STATE_KEY][0, int(replay.head[0])])
+    assert torch.equal(trainer.episodes.now.values[STATE_KEY][0], replay.seen[STATE_KEY][0, int(replay.head[0])])
     places = {float(replay.seen[STATE_KEY][0, row, 0]) for row in firsts}
     assert len(places) == len(firsts)  # each from a seed of its own
 
 
 def test_no_token_outlives_its_episode(toys):
     trainer = toys.trainer(toys.slides(5), length=4)
-    advance(trainer, 40)
+    advance(toys, trainer, 40)
     later = [row for row in beginnings(trainer.replay)[:-1] if row > 10]
     assert len(later) > 3
     assert all(trainer.replay.was_planned[0, row] for row in later)

@@ -1,6 +1,7 @@
 """Laws of training from several senses at once: resumed, it is the run itself; what was missing is remembered so."""
 
 import functools
+from types import SimpleNamespace
 
 import gymnasium
 import numpy as np
@@ -9,10 +10,10 @@ import torch
 from gymnasium import spaces
 
 from policies.memories import Memories
-from policies.storage.checkpoint import load_model, load_trainer, read_identity, save_checkpoint
-from policies.storage.folders import FolderError, tensor_bytes, write_folder
+from policies.storage.checkpoint import load_model, read_spec
+from policies.storage.folders import FolderError, _flat, tensor_bytes, write_folder
 from policies.words import Words
-from worldmodel.senses import LANGUAGE_KEY, STATE_KEY, mask
+from worldmodel.senses import LANGUAGE_KEY, STATE_KEY
 from worldmodel.windows import window_at
 
 FRONT, ABOVE = "observation.images.front", "observation.images.above"
@@ -29,7 +30,7 @@ class Shown(gymnasium.Wrapper):
             {
                 STATE_KEY: env.observation_space[STATE_KEY],
                 FRONT: spaces.Box(0, 255, (16, 24, 3), np.uint8),
-                mask(FRONT): spaces.Box(0, 1, (1,), np.bool_),
+                "mask.images.front": spaces.Box(0, 1, (1,), np.bool_),
                 ABOVE: spaces.Box(0, 255, (40, 16, 3), np.uint8),
                 LANGUAGE_KEY: spaces.Text(30),
             }
@@ -49,7 +50,12 @@ class Shown(gymnasium.Wrapper):
         frame[:, int(11.5 * (observation[STATE_KEY][0] + 1))] = 200
         lost, above = self.unwrapped.clock % 3 == 2, np.full((40, 16, 3), 30, np.uint8)
         above[: int(20 * (observation[STATE_KEY][1] + 1))] = 200
-        seen = {FRONT: frame * (not lost), mask(FRONT): np.array([not lost]), ABOVE: above, LANGUAGE_KEY: self.words}
+        seen = {
+            FRONT: frame * (not lost),
+            "mask.images.front": np.array([not lost]),
+            ABOVE: above,
+            LANGUAGE_KEY: self.words,
+        }
         return observation | seen
 
 
@@ -61,15 +67,9 @@ def shown(toys, *limits):
     )
 
 
-def advance(trainer, steps):
+def advance(toys, trainer, steps):
     """Run to so many control steps; the metrics of the episodes that ended on the way."""
-    return [repr(end.metrics) for end in trainer.run(steps * trainer.action_repeat) if end]
-
-
-def everything(trainer):
-    """All tensors there are of a trainer."""
-    parts = trainer.learner.model.state_dict() | trainer.learner.state_dict() | trainer.state_dict()
-    return parts | {f"replay.{name}": t for name, t in trainer.replay.state_dict().items()}
+    return [repr(end.metrics) for end in toys.run(trainer, steps)]
 
 
 @pytest.fixture
@@ -86,63 +86,63 @@ def make(toys):
 @pytest.mark.parametrize("limits", [(9,), (7, 12)])
 def test_a_run_resumed_is_the_run_itself(make, toys, tmp_path, limits):
     whole = make(limits)
-    seen = advance(whole, 26)
-    path = save_checkpoint(tmp_path, toys.identity(whole), whole, {}, 1)
-    after = advance(whole, 44)
+    seen = advance(toys, whole, 26)
+    path = toys.save(whole, tmp_path)
+    after = advance(toys, whole, 44)
     assert seen and after and whole.learner.updates > 10
 
     resumed = make(limits, weights=3)
-    load_trainer(path, resumed, pytest.fail)
-    assert advance(resumed, 44) == after
-    one, other = everything(whole), everything(resumed)
+    toys.resume(path, resumed)
+    assert advance(toys, resumed, 44) == after
+    one, other = _flat(whole.state_dict()), _flat(resumed.state_dict())
     assert one.keys() == other.keys()
     assert [name for name in one if not torch.equal(one[name], other[name])] == []
 
 
-def test_what_was_seen_is_what_is_learned_from(make):
+def test_what_was_seen_is_what_is_learned_from(make, toys):
     trainer = make((9,))
-    advance(trainer, 30)
+    advance(toys, trainer, 30)
     replay, words = trainer.replay, Words()
     vectors = words.encode(SENTENCES)
     for row in range(int(replay.filled[0]) - 1):
         window = window_at(replay, torch.tensor([0]), torch.tensor([row]), 1, 1).seen
-        place = window[STATE_KEY][0, 0, 0]
-        assert any(torch.equal(window[LANGUAGE_KEY][0, 0], vector) for vector in vectors)
-        here = bool(window[mask(FRONT)][0, 0, 0]) if mask(FRONT) in window else True
-        lit = window[FRONT][0, 0, 0].amax((0, 2)).nonzero().flatten().tolist()
+        place = window.values[STATE_KEY][0, 0, 0]
+        assert any(torch.equal(window.values[LANGUAGE_KEY][0, 0], vector) for vector in vectors)
+        here = bool(window.present[FRONT][0, 0])
+        lit = window.values[FRONT][0, 0, 0].amax((0, 2)).nonzero().flatten().tolist()
         assert lit == ([int(11.5 * (float(place) + 1))] if here else [])
     lost = ~replay.present[0, : int(replay.filled[0]), list(replay.seen).index(FRONT)]
     assert 5 < int(lost.sum()) < 15
 
 
-def test_the_agent_sees_what_the_replay_shows_at_every_step(make):
+def test_the_agent_sees_what_the_replay_shows_at_every_step(make, toys):
     """Also in the first steps that it acts in, of which the frames before are those of the seeding."""
     trainer, shown = make((9,)), {}
-    see = trainer.agent.frame_stack.see
+    see = trainer.agent.frames.see
 
     def noting(observation):
         shown[int(trainer.replay.head[0])] = see(observation)
         return shown[int(trainer.replay.head[0])]
 
-    trainer.agent.frame_stack.see = noting
-    advance(trainer, 16)
+    trainer.agent.frames.see = noting
+    advance(toys, trainer, 16)
     assert len(shown) == 16 > trainer.config.seed_steps
     for row, seen in shown.items():
         window = window_at(trainer.replay, torch.tensor([0]), torch.tensor([row]), 1, 1)
-        assert torch.equal(window.seen[FRONT][0], seen[FRONT]), row
+        assert torch.equal(window.seen.values[FRONT][0], seen.values[FRONT]), row
 
 
 def test_a_checkpoint_says_what_it_perceives(make, toys, tmp_path):
     trainer = make((9,))
-    advance(trainer, 12)
-    path = save_checkpoint(tmp_path, toys.identity(trainer), trainer, {}, 1)
-    identity = read_identity(path)
+    advance(toys, trainer, 12)
+    path = toys.save(trainer, tmp_path)
+    spec = read_spec(path)
     frames = {FRONT: (16, 24, 3), ABOVE: (40, 16, 3)}
-    assert identity.senses == {STATE_KEY: (3,), **frames, LANGUAGE_KEY: (Words.size,)}
-    model = load_model(path, identity)
-    seen = trainer.agent.frame_stack.see(trainer.running.observation)
+    assert spec.senses == {STATE_KEY: (3,), **frames, LANGUAGE_KEY: (Words.size,)}
+    model = load_model(path, spec)
+    seen = model.preprocess(trainer.agent.frames.see(trainer.episodes.now))
     assert torch.equal(model.encode(seen), trainer.learner.acting.encode(seen))
-    assert identity.sentences == ("go on",)
+    assert spec.sentences == ("go on",)
 
 
 def defect(*_):
@@ -154,15 +154,17 @@ def test_a_damaged_replay_is_said_in_one_line_and_a_missing_one_is_done_without(
     make, toys, tmp_path, monkeypatch, capsys
 ):
     from configs.runs.evaluation import Evaluation
+    from configs.runs.loading import Loaded
 
     trainer = make((9,))
-    advance(trainer, 12)
-    path = save_checkpoint(tmp_path, toys.identity(trainer), trainer, {}, 1)
-    identity = read_identity(path)
-    model, file = load_model(path, identity), path / "replay.safetensors"
+    advance(toys, trainer, 12)
+    path = toys.save(trainer, tmp_path)
+    spec = read_spec(path)
+    model, file = load_model(path, spec), path / "replay.safetensors"
 
     def memories():
-        return Evaluation(None, None, path, identity, model, None).memories
+        loaded = Loaded(SimpleNamespace(model=model), None, spec, path)
+        return Evaluation(None, None, loaded, None).memories
 
     assert set(memories().agreement()) == {"state", "images.front", "images.above", "language"}
     whole = file.read_bytes()

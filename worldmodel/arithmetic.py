@@ -24,7 +24,7 @@ def update_gflop(learner: Learner) -> float:
     model, config = learner.model, learner.config
     h, b, p = config.horizon, config.batch, model.points
     ones, token = torch.ones(h, b, device=learner.flat.device), torch.zeros(h, b, p, device=learner.flat.device)
-    seen = {key: x.unflatten(0, (h + 1, b)) for key, x in model.prepare(model.blank((h + 1) * b)).items()}
+    seen = model.preprocess(model.blank((h + 1) * b)).map(lambda x: x.unflatten(0, (h + 1, b)))
     batch = Batch(seen, token, ones, ones, ones, token[0], ones[0])
     noise = learner.noise(batch, torch.Generator().manual_seed(0))
 

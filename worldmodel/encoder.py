@@ -25,42 +25,20 @@ class Encoder(nn.Module):
         naming.check(senses)
         self.keys = tuple(senses)
         self.parts = nn.ModuleList(_part(key, shape, config, dtype) for key, shape in senses.items())
-        self.fuse = NormedLinear(config.width, config.latent, dtype=dtype, group=config.group)
+        self.last = NormedLinear(config.width, config.latent, dtype=dtype, group=config.group)
         absent = torch.zeros(len(senses), config.width) if len(senses) > 1 else None
         self.register_parameter("absent", None if absent is None else nn.Parameter(absent))
 
-    def sense(self, seen: dict[str, Tensor]) -> Float[Tensor, "B n h"]:
-        """Encode each sense separately; zeros for one whose key is absent. Raises ValueError if all are absent."""
-        found = [part(seen[key]) if key in seen else None for key, part in zip(self.keys, self.parts, strict=True)]
-        like = next((part for part in found if part is not None), None)
-        if like is None:
-            raise ValueError(f"none of the senses {', '.join(self.keys)} is there")
-        return torch.stack([torch.zeros_like(like) if part is None else part for part in found], -2)
+    def encode_each(self, values: dict[str, Tensor]) -> Float[Tensor, "B n h"]:
+        """Encode each of the n senses separately, whether it is there or not."""
+        return torch.stack([part(values[key]) for key, part in zip(self.keys, self.parts, strict=True)], -2)
 
-    def present(self, seen: dict[str, Tensor]) -> Float[Tensor, "B n"]:
-        """Return a mask that is 1 where a sense is present, by its key and its own mask."""
-        like = next(seen[key] for key in self.keys if key in seen)
-        lead = like.shape[:-3] if like.dtype == torch.uint8 else like.shape[:-1]
-        columns = []
-        for key in self.keys:
-            if key not in seen:
-                columns.append(torch.zeros(lead, device=like.device))
-            elif naming.mask(key) in seen:
-                columns.append(seen[naming.mask(key)][..., 0].float())
-            else:
-                columns.append(torch.ones(lead, device=like.device))
-        return torch.stack(columns, -1)
-
-    def join(self, parts: Float[Tensor, "B n h"], present: Float[Tensor, "B n"]) -> Float[Tensor, "B D"]:
-        """Fuse the features of the senses that are present into one latent."""
+    def fuse(self, parts: Float[Tensor, "B n h"], presence: Float[Tensor, "B n"]) -> Float[Tensor, "B D"]:
+        """Fuse the features of the senses where `presence` is 1, not 0, into one latent."""
         if self.absent is None:
-            return self.fuse(parts[..., 0, :])
-        here = present.unsqueeze(-1)
-        return self.fuse((here * parts + (1 - here) * self.absent).sum(-2))
-
-    def forward(self, seen: dict[str, Tensor]) -> Float[Tensor, "B D"]:
-        """Encode what `WorldModel.prepare` returned (state normalised) as a latent."""
-        return self.join(self.sense(seen), self.present(seen))
+            return self.last(parts[..., 0, :])
+        here = presence.unsqueeze(-1)
+        return self.last((here * parts + (1 - here) * self.absent).sum(-2))
 
 
 def sense_dropout_mask(

@@ -66,8 +66,8 @@ class Learner:
         value_noise, policy_noise = torch.randn(2, size, self.model.points, generator=generator).to(self.flat.device)
         keep = torch.ones(size, count, device=self.flat.device)
         if count > 1:
-            there = self.model.encoder.present({key: value[0] for key, value in batch.seen.items()})
-            keep = sense_dropout_mask(there, self.model.shows, self.config.dropout, generator)
+            presence = batch.seen.map(lambda x: x[0]).presence
+            keep = sense_dropout_mask(presence, self.model.shows, self.config.dropout, generator)
         return UpdateNoise(value_noise, policy_noise, keep)
 
     def learn(self, batch: Batch, noise: UpdateNoise) -> None:

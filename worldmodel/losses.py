@@ -11,6 +11,7 @@ from torch.func import functional_call
 from worldmodel import twohot
 from worldmodel.batch import Batch
 from worldmodel.model import ValueHeads, WorldModel
+from worldmodel.observation import Observation
 from worldmodel.settings import LearningConfig
 
 SHARPNESS = 8.0  # inverse temperature of the similarity of two latents
@@ -83,7 +84,7 @@ def losses(
     """
     with torch.no_grad():
         ahead, returns = targets(model, target, batch, noise.value_noise, discount)
-    first = {key: value[0] for key, value in batch.seen.items()}
+    first = batch.seen.map(lambda x: x[0])
     start, whole = encode_with_dropout(model, first, noise.sense_mask)
     agreement = (start - whole).square().mean()
     consistency, contrast, reward, continuation = world_losses(model, start, whole, ahead, batch, config)
@@ -111,7 +112,7 @@ def targets(
 
     A window's bootstrap is the minimum over the target's heads, at a token sampled from the policy.
     """
-    ahead = model.perceive({key: value[1:].flatten(0, 1) for key, value in batch.seen.items()})
+    ahead = model.encode(batch.seen.map(lambda x: x[1:].flatten(0, 1)))
     ahead = ahead.unflatten(0, (len(batch.reward), -1))
     end = (batch.valid.sum(0).long() - 1).clamp(min=0)
     last = _at(ahead, end)
@@ -141,12 +142,11 @@ def window_return(
 
 
 def encode_with_dropout(
-    model: WorldModel, seen: dict[str, Tensor], keep: Float[Tensor, "B n"]
+    model: WorldModel, seen: Observation, keep: Float[Tensor, "B n"]
 ) -> tuple[Float[Tensor, "B D"], Float[Tensor, "B D"]]:
     """Encode without the senses for which `keep` is 0, and with all of them; the latter is detached, as a target."""
-    seen = model.scaled(seen)
-    parts, present = model.encoder.sense(seen), model.encoder.present(seen)
-    return model.encoder.join(parts, present * keep), model.encoder.join(parts, present).detach()
+    parts, presence = model.encode_each(seen), seen.presence
+    return model.encoder.fuse(parts, presence * keep), model.encoder.fuse(parts, presence).detach()
 
 
 def world_losses(
@@ -272,12 +272,12 @@ def distillation(
 class ImitationBatch:
     """H tokens for B starts.
 
-    seen: observations by the senses' keys, each (H+1, B, ...). token (H, B, P). keep (B, n): 1 for senses that are not
+    seen: observations (H+1, B). token (H, B, P). keep (B, n): 1 for senses that are not
     hidden. whole (H, B): 1 where every step of the token was recorded. followed (H, B): 1 where the observation after
     it was recorded, too.
     """
 
-    seen: dict[str, Tensor]
+    seen: Observation
     keep: Float[Tensor, "B n"]
     token: Float[Tensor, "H B P"]
     whole: Float[Tensor, "H B"]
@@ -295,7 +295,7 @@ def imitation_loss(model: WorldModel, windows: ImitationBatch, consistency: floa
     """
     steps = len(windows.token)
     keep = windows.keep.repeat(steps + 1, 1)
-    ready = model.prepare({key: value.flatten(0, 1) for key, value in windows.seen.items()})
+    ready = model.preprocess(windows.seen.map(lambda x: x.flatten(0, 1)))
     seen, whole = (z.unflatten(0, (steps + 1, -1)) for z in encode_with_dropout(model, ready, keep))
     unrolled = enumerate(model.unroll(seen[0], windows.token), 1)
     apart = [(z - whole[t]).square().mean(-1) for t, (z, _) in unrolled]

@@ -13,6 +13,7 @@ from worldmodel.encoder import Encoder
 from worldmodel.gaussian import SquashedGaussian
 from worldmodel.layers import Linear, NormedLinear, mlp
 from worldmodel.normaliser import Normaliser
+from worldmodel.observation import Observation
 from worldmodel.senses import LANGUAGE_KEY, STATE_KEY, Shapes
 from worldmodel.settings import ModelConfig
 from worldmodel.vision import patches
@@ -45,7 +46,7 @@ class ValueHeads(nn.Module):
 
 
 class WorldModel(nn.Module):
-    """z = encode(observation); (z', R, continue) = step(z, w); Q = value(z, w); policy(z) -> w.
+    """z = encode(preprocess(observation)); (z', R, continue) = step(z, w); Q = value(z, w); policy(z) -> w.
 
     A token w (B, P) consists of its control points, flattened (P = knots x action dimensions). Decoding it into motion
     is left to the `policies` package. A joined token begins with the A numbers (one control point) with which the
@@ -112,40 +113,40 @@ class WorldModel(nn.Module):
         """The device that holds the model."""
         return self.normaliser.mean.device
 
-    def encode(self, observation: dict[str, Tensor]) -> Float[Tensor, "B D"]:
-        """Encode an observation with LeRobot's keys, on any device. A sense whose key is absent counts as missing.
+    def preprocess(self, observation: Observation) -> Observation:
+        """Prepare an observation for `encode`: cut frames into patches and move to the device. Uses no weights.
 
-        Keys: `observation.state` (B, S), `observation.images.<camera>` (B, F, H, W, 3) uint8, with the F frames of
-        `vision.lags`, and `observation.language` (B, T).
+        Cameras: (B, F, H, W, 3) uint8, with the F frames of `vision.lags`.
         """
-        return self.perceive(self.prepare(observation))
+        side = self.config.vision.patch
+        cut = {key: patches(value, side) for key, value in observation.values.items() if naming.is_image(key)}
+        return observation.with_values(cut).to(self.device)
 
-    def prepare(self, observation: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Prepare an observation for `perceive`: cut frames into patches and move to the device. Uses no weights."""
-        side, ready = self.config.vision.patch, {}
-        for key in self.senses:
-            if key in observation:
-                value = observation[key]
-                ready[key] = (patches(value, side) if naming.is_image(key) else value).to(self.device)
-                if (masked := naming.mask(key)) in observation:
-                    ready[masked] = observation[masked].to(self.device)
-        return ready
+    def encode(self, observation: Observation) -> Float[Tensor, "B D"]:
+        """Encode what `preprocess` returned as a latent."""
+        return self.encoder.fuse(self.encode_each(observation), observation.presence)
 
-    def perceive(self, seen: dict[str, Tensor]) -> Float[Tensor, "B D"]:
-        """Encode what `prepare` returned."""
-        return self.encoder(self.scaled(seen))
+    def encode_each(self, observation: Observation) -> Float[Tensor, "B n h"]:
+        """Return the features of each of the n senses of what `preprocess` returned, to be fused by the encoder."""
+        values = observation.values
+        if STATE_KEY in values:
+            values = values | {STATE_KEY: self.normaliser(values[STATE_KEY])}
+        return self.encoder.encode_each(values)
 
-    def scaled(self, seen: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return `seen` with the state, if present, normalised."""
-        return seen | {STATE_KEY: self.normaliser(seen[STATE_KEY])} if STATE_KEY in seen else seen
+    def observe(self, observation: Observation) -> None:
+        """Add the states of B environments, where they are there, to the normaliser's statistics."""
+        if STATE_KEY in observation.values:
+            states = observation.values[STATE_KEY][observation.present[STATE_KEY]]
+            if len(states):
+                self.normaliser.observe(states)
 
-    def blank(self, count: int) -> dict[str, Tensor]:
-        """Return `count` all-zero observations, in the format `prepare` takes, for counting or timing work."""
-        frames, ready = len(self.config.vision.lags), {}
-        for key, shape in self.senses.items():
-            whole = (count, frames, *shape) if naming.is_image(key) else (count, *shape)
-            ready[key] = torch.zeros(whole, dtype=torch.uint8 if naming.is_image(key) else torch.float32)
-        return ready
+    def blank(self, count: int) -> Observation:
+        """Return `count` all-zero observations, in the form that `preprocess` takes, for counting or timing work."""
+        values = {
+            key: torch.zeros(count, *shape, dtype=torch.uint8 if naming.is_image(key) else torch.float32)
+            for key, shape in naming.stacked(self.senses, len(self.config.vision.lags)).items()
+        }
+        return Observation(values, {key: torch.ones(count, dtype=torch.bool) for key in values})
 
     def step(self, z: Float[Tensor, "B D"], w: Float[Tensor, "B P"]) -> Imagined:
         """Imagine one token: the latent it leads to, its reward, and whether the episode continues."""

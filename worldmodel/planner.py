@@ -9,6 +9,7 @@ from torch import Tensor
 
 from worldmodel.model import WorldModel
 from worldmodel.mppi import Plan, Search, Step, WarmStart, mppi, refine
+from worldmodel.observation import Observation
 from worldmodel.settings import PlannerConfig
 
 
@@ -69,7 +70,7 @@ class Planner:
         wrap = (lambda f: torch.compile(f, dynamic=False)) if compiled else (lambda f: f)
         search = search_in(model, discount)
         self.search = replace(search, propose=wrap(search.propose))
-        self._perceive, self._refine, self._predict = wrap(model.perceive), wrap(refine), wrap(predict)
+        self._encode, self._refine, self._predict = wrap(model.encode), wrap(refine), wrap(predict)
 
     @torch.no_grad()
     def predict(
@@ -81,13 +82,13 @@ class Planner:
     @torch.no_grad()
     def plan(
         self,
-        observation: dict[str, Tensor],
+        observation: Observation,
         warm_start: WarmStart | None,
         generator: torch.Generator,
         deadline: float | None = None,
         start: Float[Tensor, "B A"] | None = None,
     ) -> Plan:
-        """Plan from B observations, as for `WorldModel.encode`.
+        """Plan from B observations, as for `WorldModel.preprocess`.
 
         `deadline` is a `time.perf_counter()` time after which no further iteration begins; by default `deadline_ms` of
         the settings from now, or none if that is 0. The first iteration always runs, and the best plan so far is
@@ -97,7 +98,7 @@ class Planner:
         config = self.config
         if deadline is None and config.deadline_ms:
             deadline = time.perf_counter() + config.deadline_ms / 1000
-        z = self._perceive(self.model.prepare(observation))
+        z = self._encode(self.model.preprocess(observation))
         shape = (config.iterations, config.horizon, len(z), config.samples, self.model.points)
         noise = torch.randn(shape, generator=generator).to(z.device)
         root = join(z, z.new_zeros(len(z), self.model.shared) if start is None else start.to(z.device))

@@ -5,11 +5,12 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from worldmodel import senses as naming
 from worldmodel.mistakes import Mistake
+from worldmodel.observation import Observation
 from worldmodel.senses import LANGUAGE_KEY, Shapes
 
 
@@ -57,6 +58,7 @@ class Replay:
         self.final.fill_(True)
         self.head = torch.full((envs,), -1)  # row of the newest observation, -1 before the first
         self.filled = torch.zeros(envs, dtype=torch.long)
+        self._all = torch.arange(envs)
         self.steps = 0  # number of rows that hold a step
         self._shown: Tensor | None = None  # (2, N), cached `demonstrated_rows`; None: stale
 
@@ -73,39 +75,38 @@ class Replay:
         """Count the rows that hold an observation, over all environments."""
         return int(self.filled.sum())
 
-    def start(self, env: int, seen: dict[str, Tensor]) -> None:
-        """Begin an episode with its first observation: one value per sense, optionally with its mask."""
-        self._push(env, seen)
+    def start(self, begun: Bool[Tensor, " E"], observation: Observation) -> None:
+        """Begin an episode in the environments marked, with its first observation; frames are single, not stacked."""
+        self._push(begun.nonzero()[:, 0], observation)
 
     def add(
         self,
-        env: int,
-        action: Float[Tensor, " A"],
-        reward: float,
-        seen: dict[str, Tensor],
-        terminated: bool,
-        planned_token: Float[Tensor, " P"] | None = None,
-        demonstrated: bool = False,
+        observation: Observation,
+        action: Float[Tensor, "E A"],
+        reward: Float[Tensor, " E"],
+        terminated: Bool[Tensor, " E"],
+        planned_token: Float[Tensor, "E P"] | None = None,
+        planned: Bool[Tensor, " E"] | None = None,
+        demonstrated: Bool[Tensor, " E"] | None = None,
     ) -> None:
-        """Add one step: the action taken from the newest observation, its reward, and the next observation `seen`.
+        """Add one step of every environment: the action taken from its newest observation, and what followed.
 
-        `planned_token`: the token that the planner chose at this step, None if it did not plan. `demonstrated`: whether
-        an expert took the step. Raises ValueError if no episode has begun in this environment.
+        `observation`: the next one. `planned_token`: the token that the planner chose at this step, where `planned`.
+        `demonstrated`: whether an expert took the step. Raises ValueError if an environment has begun no episode.
         """
-        row = int(self.head[env])
-        if row < 0:
+        if bool((self.head < 0).any()):
+            env = int((self.head < 0).nonzero()[0])
             raise ValueError(f"environment {env}: no episode has begun; its first observation is needed before a step")
-        self.action[env, row] = action
-        self.reward[env, row] = reward
-        self.was_planned[env, row] = planned_token is not None
-        if planned_token is not None:
-            self.planned_token[env, row] = planned_token
-        if demonstrated:
-            self.demonstrated[env, row], self._shown = True, None
-        self.terminated[env, row] = terminated
-        self.final[env, row] = False
-        self.steps += 1
-        self._push(env, seen)
+        at = self._all, self.head
+        self.action[at], self.reward[at], self.terminated[at] = action, reward, terminated
+        self.was_planned[at] = False if planned is None else planned
+        if planned_token is not None and planned is not None and bool(planned.any()):
+            self.planned_token[at] = torch.where(planned.unsqueeze(1), planned_token, self.planned_token[at])
+        if demonstrated is not None and bool(demonstrated.any()):
+            self.demonstrated[at], self._shown = demonstrated, None
+        self.final[at] = False
+        self.steps += len(self.head)
+        self._push(self._all, observation)
 
     def rewarded(self) -> float:
         """Return the share of steps whose reward is not the median, i.e. how often a rare one comes; NaN if empty."""
@@ -118,22 +119,20 @@ class Replay:
             self._shown = self.demonstrated[:, : int(self.filled.max())].nonzero().T.contiguous()
         return self._shown
 
-    def _push(self, env: int, seen: dict[str, Tensor]) -> None:
-        row = (int(self.head[env]) + 1) % self.rows
+    def _push(self, envs: Int[Tensor, " N"], observation: Observation) -> None:
+        """Write the newest observation of these environments to the next row of each."""
+        rows = (self.head[envs] + 1) % self.rows
+        at = envs, rows
         for i, (key, column) in enumerate(self.seen.items()):
-            mask = seen.get(naming.mask(key))
-            self.present[env, row, i] = key in seen and (mask is None or bool(mask))
-            if key not in seen:
-                column[env, row] = 0
-            else:
-                column[env, row] = self._sentence(seen[key]) if key == LANGUAGE_KEY else seen[key]
-        self.steps -= not bool(self.final[env, row])  # the ring's oldest step, if this overwrites it
-        self.final[env, row] = True
-        if self.demonstrated[env, row]:
-            self.demonstrated[env, row], self._shown = False, None
-        self.terminated[env, row] = False
-        self.head[env] = row
-        self.filled[env] = min(int(self.filled[env]) + 1, self.rows)
+            value, here = observation.values[key][envs], observation.present[key][envs]
+            column[at] = torch.tensor(list(map(self._sentence, value))).int() if key == LANGUAGE_KEY else value
+            self.present[(*at, i)] = here
+        self.steps -= int((~self.final[at]).sum())  # the ring's oldest steps, if this overwrites them
+        self.final[at], self.terminated[at] = True, False
+        if bool(self.demonstrated[at].any()):
+            self.demonstrated[at], self._shown = False, None
+        self.head[envs] = rows
+        self.filled[envs] = (self.filled[envs] + 1).clamp(max=self.rows)
 
     def _sentence(self, vector: Float[Tensor, " T"]) -> int:
         """Return the index of a sentence, given its vector; register it if new."""

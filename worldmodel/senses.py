@@ -1,8 +1,7 @@
-"""The senses of a model: LeRobot's keys, the shape of one observation of each, and masks for missing senses.
+"""The senses of a model: LeRobot's keys, and the shape of one observation of each.
 
 `observation.state` (S,) float32, `observation.images.<camera>` (H, W, 3) uint8, `observation.language` (T,) float32.
-Any sense may be missing: its key is absent, or its `mask.<sense>` (1,) is 0, meaning it must be ignored now. A model
-with a single sense ignores that sense's mask, and raises ValueError for an observation without it.
+Any sense may be missing at any moment (`worldmodel.observation`).
 """
 
 from collections.abc import Mapping
@@ -27,14 +26,19 @@ def name(key: str) -> str:
     return key.removeprefix("observation.")
 
 
-def mask(key: str) -> str:
-    """Return the key of a sense's mask: `mask.state` for `observation.state`."""
-    return f"mask.{name(key)}"
-
-
 def is_image(key: str) -> bool:
     """Return whether a key names a camera."""
     return key.startswith(IMAGE_KEY_PREFIX)
+
+
+def shows_scene(key: str) -> bool:
+    """Return whether a sense observes the scene; language only says what to do in it."""
+    return key != LANGUAGE_KEY
+
+
+def stacked(senses: Shapes, frames: int) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the senses with `frames` frames of each camera stacked, (F, H, W, 3)."""
+    return {key: (frames, *shape) if is_image(key) else tuple(shape) for key, shape in senses.items()}
 
 
 def check(senses: Shapes) -> None:

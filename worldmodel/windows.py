@@ -13,6 +13,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from worldmodel import senses as naming
+from worldmodel.frames import ages, unbroken
+from worldmodel.observation import Observation
 from worldmodel.replay import Replay
 from worldmodel.senses import LANGUAGE_KEY
 
@@ -21,9 +23,8 @@ from worldmodel.senses import LANGUAGE_KEY
 class Window:
     """H consecutive tokens of L control steps each, for B starts.
 
-    seen: observations at the token boundaries, each sense (H+1, B, ...) by its key; frames are stacks (H+1, B, F,
-    height, width, 3) in the order of `lags`. If any sense is missing anywhere, every sense has a mask
-    `mask.<sense>` (H+1, B, 1). Beyond the last known observation, that one is repeated.
+    seen: observations (H+1, B) at the token boundaries; frames are stacks (H+1, B, F, height, width, 3) in the order
+    of `lags`. Beyond the last known observation, that one is repeated.
     action (H, B, L, A) and reward (H, B, L): per control step. Where the steps stop within a token, its last action is
     held; rewards from there on, and the actions of later tokens, are zero.
     terminated (H, B): the episode terminated within this token or before it.
@@ -32,7 +33,7 @@ class Window:
     was_planned (B,) is True. demonstrated (B,): an expert took the first step.
     """
 
-    seen: dict[str, Tensor]
+    seen: Observation
     action: Float[Tensor, "H B L A"]
     reward: Float[Tensor, "H B L"]
     terminated: Bool[Tensor, "H B"]
@@ -109,33 +110,24 @@ def window_at(replay: Replay, env: Int[Tensor, " B"], row: Int[Tensor, " B"], ho
     )
 
 
-def _show(replay: Replay, env: Int[Tensor, " B"], rows: Int[Tensor, "T B"]) -> dict[str, Tensor]:
+def _show(replay: Replay, env: Int[Tensor, " B"], rows: Int[Tensor, "T B"]) -> Observation:
     """Return the observations at the given rows, each frame stacked with its `lags` predecessors."""
-    shown, flat = {}, (env * replay.rows + rows).flatten()
+    values, flat = {}, (env * replay.rows + rows).flatten()
     for i, (key, column) in enumerate(replay.seen.items()):
         if naming.is_image(key):
-            lagged = torch.stack([_before(replay, i, env, rows, lag) for lag in replay.lags], -1)
-            flat_lagged = (env.view(1, -1, 1) * replay.rows + lagged).flatten()
-            shown[key] = column.flatten(0, 1).index_select(0, flat_lagged).view(*lagged.shape, *column.shape[2:])
+            lagged = rows.unsqueeze(-1) - ages(unbroken(_usable(replay, i, env, rows)), replay.lags)
+            flat_lagged = (env.view(1, -1, 1) * replay.rows + lagged % replay.rows).flatten()
+            values[key] = column.flatten(0, 1).index_select(0, flat_lagged).view(*lagged.shape, *column.shape[2:])
         elif key == LANGUAGE_KEY:
-            shown[key] = torch.stack(replay.sentences)[column.flatten()[flat]].unflatten(0, rows.shape)
+            values[key] = torch.stack(replay.sentences)[column.flatten()[flat]].unflatten(0, rows.shape)
         else:
-            shown[key] = column.flatten(0, 1).index_select(0, flat).unflatten(0, rows.shape)
+            values[key] = column.flatten(0, 1).index_select(0, flat).unflatten(0, rows.shape)
     present = replay.present.flatten(0, 1)[flat].unflatten(0, rows.shape)
-    if not bool(present.all()):
-        masks = present.float().split(1, -1)
-        shown |= {naming.mask(key): here for key, here in zip(replay.seen, masks, strict=True)}
-    return shown
+    return Observation(values, dict(zip(values, present.unbind(-1), strict=True)))
 
 
-def _before(
-    replay: Replay, sense: int, env: Int[Tensor, " B"], rows: Int[Tensor, "T B"], lag: int
-) -> Int[Tensor, "T B"]:
-    """Return the rows `lag` steps earlier, but not before the episode's start or a gap in sense number `sense`."""
-    back, going = torch.zeros_like(rows), torch.ones_like(rows, dtype=torch.bool)
-    for i in range(1, lag + 1):
-        earlier = (rows - i) % replay.rows
-        # a final row belongs to another episode
-        going = going & ~replay.final[env, earlier] & replay.present[env, earlier, sense]
-        back += going
-    return (rows - back) % replay.rows
+def _usable(replay: Replay, sense: int, env: Int[Tensor, " B"], rows: Int[Tensor, "T B"]) -> Bool[Tensor, "T B K"]:
+    """Return whether each of the K rows before, the newest first, has the same episode and sense number `sense`."""
+    earlier = (rows.unsqueeze(-1) - torch.arange(1, max(replay.lags) + 1)) % replay.rows
+    at = env.view(1, -1, 1), earlier
+    return ~replay.final[at] & replay.present[(*at, sense)]  # a final row belongs to another episode

@@ -8,7 +8,7 @@ from envs.senses import Senses
 from envs.sentences import check as check_sentence
 from envs.settings import TaskConfig
 from policies.planner_link.messages import LARGEST
-from policies.storage.checkpoint import Identity
+from policies.storage.checkpoint import AgentSpec
 from robot.arm_options import CAMERAS, REAL, SIM
 from robot.arms import configured
 from robot.running.settings import RunConfig
@@ -22,7 +22,7 @@ class Fit:
     """Checks that a checkpoint for `task` can be run as `config` says."""
 
     config: RunConfig
-    identity: Identity
+    identity: AgentSpec
     task: TaskConfig
 
     @property

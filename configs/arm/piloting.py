@@ -1,16 +1,12 @@
 """A checkpoint as the driver of a recording in simulation, shown the scene as it was in training."""
 
-from pathlib import Path
-
 import numpy as np
 import torch
-from torch import Tensor
 
 from configs.runs.loading import load_agent
 from envs.arm import known, seen
-from envs.senses import Senses, key
+from envs.senses import Senses
 from envs.settings import TaskConfig
-from policies.storage.checkpoint import find_checkpoint, read_identity
 from policies.words import WORDS
 from robot.arm_options import CAMERAS
 from robot.config_so101_sim import sim_cameras
@@ -22,7 +18,8 @@ from sim.frames import shows
 from sim.so101 import scene as so101
 from sim.so101.targets import Targets
 from worldmodel.mistakes import Mistake
-from worldmodel.senses import LANGUAGE_KEY, STATE_KEY, Shapes, mask
+from worldmodel.observation import Observation
+from worldmodel.senses import LANGUAGE_KEY, STATE_KEY, Shapes, key
 
 
 class SceneObserver:
@@ -30,6 +27,7 @@ class SceneObserver:
 
     def __init__(self, robot: SO101Sim, task: TaskConfig, senses: Shapes, sentence: str):
         """Open the model's own cameras, besides the robot's. Raises ValueError if one is missing or cannot render."""
+        self._senses = senses
         self._parts = known(so101.components(robot.scene), task.arm.state) if STATE_KEY in senses else None
         looks, self._cameras = Senses.of(senses), {}
         self._told = {LANGUAGE_KEY: WORDS.encode([sentence])} if LANGUAGE_KEY in senses else {}
@@ -44,9 +42,9 @@ class SceneObserver:
                 raise Mistake(f"checkpoint=: it looks through {name}: {error}") from error
             self._cameras[key(f"images.{name}")] = camera
 
-    def see(self, scene: so101.VariedArm, target: np.ndarray) -> dict[str, Tensor]:
-        """Return the observation, each tensor (1, ...), while the joint targets are `target` (6,), in rad."""
-        observed = dict(self._told)
+    def see(self, scene: so101.VariedArm, target: np.ndarray) -> Observation:
+        """Return the observation of one arm while the joint targets are `target` (6,), in rad."""
+        observed, present = dict(self._told), {}
         if self._parts is not None:
             named = seen(scene.state(), self._parts, target)
             state = np.concatenate([named[name] for name in sorted(named)]).astype(np.float32)
@@ -54,8 +52,8 @@ class SceneObserver:
         for name, camera in self._cameras.items():
             frame = camera.read()
             observed[name] = torch.from_numpy(frame.copy()[None])
-            observed[mask(name)] = torch.tensor([[float(shows(frame))]])
-        return observed
+            present[name] = torch.tensor([shows(frame)])
+        return Observation.of(self._senses, observed, present)
 
     def close(self) -> None:
         """Close the cameras."""
@@ -65,8 +63,8 @@ class SceneObserver:
 
 def pilot(config: RecordConfig, robot: SO101Sim) -> PolicyDriver:
     """Return a driver that acts by the checkpoint. Raises ValueError if it is for another task or rate, FolderError."""
-    path = find_checkpoint(Path(config.checkpoint))
-    agent, task = load_agent(path, config.seed, config.device, config.threads, config.planner)
+    loaded = load_agent(config.checkpoint, config.seed, config.device, config.threads, config.planner)
+    task = loaded.task
     if task.name != config.task_name or task.control_hz != config.control_hz:
         rate = f" at {task.control_hz} Hz" if task.control_hz else ""
         raise Mistake(
@@ -74,5 +72,5 @@ def pilot(config: RecordConfig, robot: SO101Sim) -> PolicyDriver:
             f"{config.control_hz} Hz"
         )
     targets = Targets.at(task.arm.control_hz, *so101.limits(robot.scene), task.arm.control)
-    observer = SceneObserver(robot, task, read_identity(path).senses, config.sentence or task.words)
-    return PolicyDriver(robot, agent, targets, observer)
+    observer = SceneObserver(robot, task, loaded.spec.senses, config.sentence or task.words)
+    return PolicyDriver(robot, loaded.agent, targets, observer)

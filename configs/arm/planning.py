@@ -13,25 +13,25 @@ from envs.settings import TaskConfig
 from policies.planner_link.client import PlannerClient, reach
 from policies.planner_link.messages import LONGEST_TEXT, Begin, Refusal, receive, send
 from policies.planner_link.service import PlannerService
-from policies.storage.checkpoint import Identity, find_checkpoint, read_identity
+from policies.storage.checkpoint import AgentSpec
 from robot.running.settings import RunConfig, planner_address
 from robot.safety.faults import in_one_line
 from worldmodel.mistakes import Mistake
 from worldmodel.senses import IMAGE_KEY_PREFIX, is_image
 
 
-def begin_of(identity: Identity, task: TaskConfig, lead: int = 1, sentence: str = "") -> Begin:
+def begin_of(spec: AgentSpec, task: TaskConfig, lead: int = 1, sentence: str = "") -> Begin:
     """Return a robot's first message to a checkpoint's planner, asked `lead` control steps before each plan is due.
 
     The planning deadline is half of that time; the other half is for the round trip and for delays.
     """
-    token = identity.model.token
-    shapes = {key.removeprefix(IMAGE_KEY_PREFIX): s for key, s in identity.senses.items() if is_image(key)}
-    every = identity.planner.replan_every or token.length
+    token = spec.model.token
+    shapes = {key.removeprefix(IMAGE_KEY_PREFIX): s for key, s in spec.senses.items() if is_image(key)}
+    every = spec.planner.replan_every or token.length
     return Begin(
         task=task.label,
-        state_size=identity.state_size,
-        action_size=identity.action_size,
+        state_size=spec.state_size,
+        action_size=spec.action_size,
         control=task.control or "",
         control_hz=task.control_hz or 0.0,
         every=every,
@@ -39,7 +39,7 @@ def begin_of(identity: Identity, task: TaskConfig, lead: int = 1, sentence: str 
         knots=token.knots,
         degree=token.degree,
         cameras=",".join(f"{camera}:{height}x{width}" for camera, (height, width, _) in shapes.items()),
-        lags=",".join(map(str, identity.model.vision.lags)) if shapes else "",
+        lags=",".join(map(str, spec.model.vision.lags)) if shapes else "",
         sentence=sentence,
         deadline_ms=500.0 * min(lead, every) / task.control_hz if task.control_hz else 0.0,
     )
@@ -54,8 +54,8 @@ def planner_service(
     say: Callable[[str], None] = lambda line: None,
 ) -> PlannerService:
     """Return a service with a checkpoint's agent; arguments and errors as for `load_agent`."""
-    agent, task = load_agent(checkpoint, seed, device, threads, planned)
-    return PlannerService(agent, begin_of(read_identity(find_checkpoint(checkpoint)), task), say)
+    loaded = load_agent(checkpoint, seed, device, threads, planned)
+    return PlannerService(loaded.agent, begin_of(loaded.spec, loaded.task), say)
 
 
 def planner_client(

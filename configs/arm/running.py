@@ -13,11 +13,11 @@ from configs.arm.planning import begin_of, planner_client
 from configs.arm.priority import hurried
 from configs.arm.session import ENDS, arm_of
 from configs.reporting import say
-from configs.runs.learned import task_of
+from configs.runs.loading import task_of
 from configs.strict import ConfigError
 from envs.mirror import Mirror, scene_bodies
 from envs.settings import TaskConfig
-from policies.storage.checkpoint import Identity, find_checkpoint, read_identity
+from policies.storage.checkpoint import AgentSpec, find_checkpoint, read_spec
 from policies.training.rollouts import evaluation_seeds
 from robot.arms import connect, gated
 from robot.cameras import CameraBuffer, SteadyCamera, in_a_line
@@ -42,7 +42,7 @@ class Running:
 
     config: RunConfig
     path: Path
-    identity: Identity
+    identity: AgentSpec
     task: TaskConfig
     fit: Fit
 
@@ -50,7 +50,7 @@ class Running:
     def begin(cls, config: RunConfig) -> "Running":
         """Find the checkpoint and check that it suits the config. Raises ConfigError, FolderError, ValueError."""
         path = find_checkpoint(Path(config.checkpoint))
-        identity = read_identity(path)
+        identity = read_spec(path)
         task = task_of(identity)
         if not task.is_arm:
             raise ConfigError(f"checkpoint={config.checkpoint}: for {task.label}, not for one of the SO-101's tasks")

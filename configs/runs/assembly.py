@@ -14,10 +14,10 @@ from gymnasium import spaces
 
 from configs.runs.episodes import EvaluationEpisodes, side_by_side
 from configs.schema import MachineConfig, TrainConfig
-from envs.blackout import watched
 from envs.make import ENDLESS, episode_limit, make_vector
+from envs.wrappers import watched
 from policies.agent import Agent
-from policies.storage.checkpoint import Identity
+from policies.storage.checkpoint import AgentSpec
 from policies.tokens.curves import Curve
 from policies.tokens.vocabulary import unfit
 from policies.training.trainer import Trainer
@@ -205,9 +205,9 @@ class Assembly:
             self.learner.acting, config, self.step_discount, self.sentences, generator, planned, compiled
         )
 
-    def identity(self) -> Identity:
-        """Return the identity of a checkpoint saved now."""
-        return Identity(
+    def spec(self) -> AgentSpec:
+        """Return what a checkpoint saved now is for."""
+        return AgentSpec(
             asdict(self.config.task),
             self.senses,
             self.curve.action_size,

@@ -15,29 +15,20 @@ from configs.reporting import say
 from configs.runs.assembly import Machine, prepare, senses_of
 from configs.runs.episodes import EvaluationEpisodes, side_by_side
 from configs.runs.films import film
-from configs.runs.loading import loaded_agent
+from configs.runs.loading import Loaded, load_agent
 from configs.runs.pace import Pace, measure
 from configs.schema import EvaluateConfig
 from configs.strict import ConfigError, build
 from envs import language
 from envs.benchmark.figures import paired_strips
 from envs.benchmark.statistics import mean_interval
-from envs.blackout import watched
-from envs.dropping import Dropping
 from envs.make import make
 from envs.senses import LANGUAGE_NAME, Senses
 from envs.settings import TaskConfig
+from envs.wrappers import Dropping, watched
 from policies.agent import Agent
 from policies.memories import Memories
-from policies.storage.checkpoint import (
-    PROGRESS,
-    REPLAY,
-    Identity,
-    find_checkpoint,
-    load_model,
-    read_identity,
-    versions,
-)
+from policies.storage.checkpoint import PROGRESS, REPLAY, AgentSpec, versions
 from policies.storage.files import replace_file
 from policies.storage.folders import FolderError, check_folder, read_tensors
 from policies.training.rollouts import Rollout, outcome, success_rates
@@ -51,14 +42,12 @@ from worldmodel.settings import PlannerConfig
 class Evaluation:
     """A loaded checkpoint and how to evaluate it.
 
-    `path`: the checkpoint's folder. `planner`: the checkpoint's planner settings with the config's overrides applied.
+    `planner`: the checkpoint's planner settings with the config's overrides applied.
     """
 
     config: EvaluateConfig
     machine: Machine
-    path: Path
-    identity: Identity
-    model: WorldModel
+    loaded: Loaded
     planner: PlannerConfig
 
     @classmethod
@@ -66,14 +55,27 @@ class Evaluation:
         """Load the checkpoint that `config` names. Raises ConfigError, FolderError."""
         if not config.checkpoint:
             raise ConfigError("checkpoint=: a run folder or a checkpoint, e.g. checkpoint=runs/walker-walk/<run>")
-        path = find_checkpoint(Path(config.checkpoint))
-        identity = read_identity(path)
-        changed = {name: value for name, value in config.planner.items() if value is not None}
-        planner = build(PlannerConfig, asdict(identity.planner) | changed, "planner.")
-        _check_senses(config, Senses.of(identity.senses).names)
         machine = prepare(config)
-        model = load_model(path, identity).to(machine.device)
-        return cls(config, machine, path, identity, model, planner)
+        loaded = load_agent(config.checkpoint, config.seed, config.device, config.threads)
+        changed = {name: value for name, value in config.planner.items() if value is not None}
+        planner = build(PlannerConfig, asdict(loaded.spec.planner) | changed, "planner.")
+        _check_senses(config, Senses.of(loaded.spec.senses).names)
+        return cls(config, machine, loaded, planner)
+
+    @property
+    def path(self) -> Path:
+        """The checkpoint's folder."""
+        return self.loaded.path
+
+    @property
+    def spec(self) -> AgentSpec:
+        """What the checkpoint is for."""
+        return self.loaded.spec
+
+    @property
+    def model(self) -> WorldModel:
+        """The checkpoint's model."""
+        return self.loaded.agent.model
 
     def run(self, folder: Path) -> dict:
         """Evaluate, and write summary.json, returns.png and, if asked for, a video to `folder`. Returns the summary.
@@ -85,7 +87,7 @@ class Evaluation:
         agreement = self._agreement()  # first, so that a damaged replay fails before the episodes are played
         planned, imagined = self._episodes(True)
         alone, _ = self._episodes(False)
-        agent, task = self._agent(True, self.machine.compiled)
+        agent, task = self._agent(True, self.machine.compiled), self.loaded.task
         pace = measure(task, self.senses, agent)
         result = self._outcome(planned, alone, task) | self._costs(imagined, pace, agent.steps_per_decision)
         result |= {
@@ -112,7 +114,7 @@ class Evaluation:
             "seed": self.config.seed,
             "drop": list(self.config.drop),
             **{name: getattr(self.config, name) for name in ("drop_at", "sentence", "paraphrases")},
-            "env_steps": self.identity.env_steps,
+            "env_steps": self.spec.env_steps,
             **outcome(planned, alone),
             "return_interval": _interval(planned),
             "policy_return_std": round(float(alone.returns.std()), 3),
@@ -130,7 +132,7 @@ class Evaluation:
         trained = round(_recorded(self.path / PROGRESS, "seconds") or 0, 1) or None
         return {
             "train_seconds": trained,
-            "env_steps_per_second": trained and round(self.identity.env_steps / trained, 2),
+            "env_steps_per_second": trained and round(self.spec.env_steps / trained, 2),
             "gflop_per_control_step": None if update is None else round(update + plan / every, 3),
             "plan_gflop": round(plan, 6),
             "imagined_per_plan": round(imagined, 1),
@@ -143,18 +145,18 @@ class Evaluation:
     def _draw(self, folder: Path, planned: Rollout, alone: Rollout, task: TaskConfig) -> None:
         """Write the plot of the returns and, if asked for, the video."""
         samples = {"with the planner": planned.returns, "policy alone": alone.returns}
-        paired_strips(folder / "returns.png", samples, f"{task.label}, {self.identity.env_steps:,} steps")
+        paired_strips(folder / "returns.png", samples, f"{task.label}, {self.spec.env_steps:,} steps")
         if self.config.video:
-            agent, memories = self._agent(True)[0], self.memories if self.senses.cameras else None
+            agent, memories = self._agent(True), self.memories if self.senses.cameras else None
             film(folder / "rollout.mp4", self._filmed(task), task, agent, say, self.config.seed, memories)
 
-    def _agent(self, planned: bool, compiled: bool = False) -> tuple[Agent, TaskConfig]:
-        return loaded_agent(self.identity, self.model, planned, self.config.seed, self.planner, compiled)
+    def _agent(self, planned: bool, compiled: bool = False) -> Agent:
+        return self.loaded.another(planned, self.config.seed, self.planner, compiled)
 
     def _episodes(self, planned: bool) -> tuple[Rollout, float]:
         """Play the episodes. Returns them and the mean number of calls of the model's step per decision."""
         together = side_by_side(self.planner.deadline_ms if planned else 0)
-        agent, task = self._agent(planned, together == 1 and self.machine.compiled)
+        agent, task = self._agent(planned, together == 1 and self.machine.compiled), self.loaded.task
         settings = {"variation": self.config.randomise, "senses": self.senses, "wrap": self._failing}
         ready = partial(self._say_instead, task)
         episodes = EvaluationEpisodes(task, self.config.episodes, together, ready, **settings)
@@ -178,7 +180,7 @@ class Evaluation:
     @property
     def senses(self) -> Senses:
         """The senses that the checkpoint's model perceives."""
-        return Senses.of(self.identity.senses)
+        return Senses.of(self.spec.senses)
 
     @cached_property
     def memories(self) -> Memories | None:
@@ -187,9 +189,9 @@ class Evaluation:
             say(f"{self.path / REPLAY}: not there, so neither the senses' agreement nor what is expected is known")
             return None
         check_folder(self.path, (REPLAY,))
-        saved, lags = read_tensors(self.path / REPLAY), self.identity.model.vision.lags
+        saved, lags = read_tensors(self.path / REPLAY), self.spec.model.vision.lags
         try:
-            replay = Replay.read(saved, self.identity.senses, lags)
+            replay = Replay.read(saved, self.spec.senses, lags)
         except Unfit as error:
             raise FolderError(f"{self.path / REPLAY}: not what this checkpoint's model saw ({error})") from error
         return Memories.of(replay, self.model)
@@ -199,7 +201,7 @@ class Evaluation:
 
         None with a single sense or without a replay.
         """
-        if len(self.identity.senses) < 2 or self.memories is None:
+        if len(self.spec.senses) < 2 or self.memories is None:
             return None
         return {sense: round(value, 3) for sense, value in self.memories.agreement().items()}
 
@@ -221,15 +223,15 @@ class Evaluation:
 
     def _fits(self, env) -> None:
         """Raise FolderError if the observations or actions of `env` differ in shape from the checkpoint's."""
-        shown, made = senses_of(env.single_observation_space), self.identity.senses
-        shown["action"], made = env.single_action_space.shape, made | {"action": (self.identity.action_size,)}
+        shown, made = senses_of(env.single_observation_space), self.spec.senses
+        shown["action"], made = env.single_action_space.shape, made | {"action": (self.spec.action_size,)}
         for key in made.keys() | shown.keys():
             if made.get(key) != shown.get(key):
                 sizes = ["x".join(map(str, shapes.get(key, (0,)))) for shapes in (made, shown)]
                 raise FolderError(f"{self.path}: its {key} has {sizes[0]} numbers, the task's has {sizes[1]}")
 
     def _plan_gflop(self, imagined: float) -> float:
-        discount = self.identity.model.token.discount(self.identity.discount)
+        discount = self.spec.model.token.discount(self.spec.discount)
         return plan_gflop(self.model, discount, self.planner, imagined)
 
 

@@ -1,22 +1,22 @@
 """rollout.mp4: a video of one episode, with the glyph of the current plan beside it."""
 
+import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
-from itertools import chain
 from pathlib import Path
 
 import gymnasium
 import imageio.v2 as imageio
 import numpy as np
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from jaxtyping import Float
 from PIL import Image, ImageDraw
 from torch import Tensor
 
 from configs.runs.sights import GAP, MISSING, Strip
+from envs.cameras import frame
 from envs.make import ENDLESS, episode_limit
-from envs.missing import Observation
-from envs.rendering import frame
 from envs.settings import TaskConfig
 from policies.agent import Agent
 from policies.decision import Decision
@@ -27,10 +27,11 @@ from policies.storage.files import replace_file
 from policies.tokens.curves import Curve
 from policies.tokens.notation import plan_bytes
 from policies.tokens.vocabulary import Move
-from policies.training.rollouts import as_tensors, episode_seeds
+from policies.training.episodes import Episodes, Step, episode_seed, play
 from sim.canvas import RenderingUnavailable
 from sim.so101.tasks import ABSOLUTE
 from worldmodel.mppi import Plan
+from worldmodel.observation import Observation
 
 HEIGHT, WIDTH = 240, 320
 POLICY_ACTS = "the policy acts"
@@ -57,23 +58,35 @@ def film(
     """
     aside = path.with_name(f".{path.name}.{os.getpid()}.mp4")
     step_seconds = 1 / env.metadata["render_fps"]
+    reel, video = Reel(agent, step_seconds, memories), contextlib.ExitStack()
+    begun: list = []  # the video, once there is a frame
+
+    def shoot(observation: Observation) -> None:
+        page = reel.show(frame(env, HEIGHT, WIDTH), observation)
+        if not begun:
+            writer = imageio.get_writer(aside, fps=round(1 / step_seconds), codec="libx264", quality=7)
+            begun.append(video.enter_context(writer))
+        if tick:
+            tick()
+        begun[0].append_data(page)
+
+    def act(observation: Observation, own: Tensor) -> Tensor:
+        action = agent.act(observation, own)
+        if not begun and agent.plan is not None:
+            _write_plan(path, sentence(agent.plan, agent.curve, step_seconds), task)
+        shoot(observation)
+        return action
+
+    def after(step: Step) -> bool:
+        if ended := bool(step.ended.any()):
+            shoot(step.observation)
+        return ended
+
     try:
-        observation, _ = env.reset(seed=episode_seeds(seed, 2, 0, 1)[0])
-        action = agent.act(_one(observation))
-        if agent.plan is not None:
-            first_plan = sentence(agent.plan, agent.curve, step_seconds)
-            for name in PLANS:
-                draw(first_plan, path.with_name(name))
-            plan = plan_bytes(first_plan, task.label, places=task.control == ABSOLUTE)
-            replace_file(path.with_name("plan.json"), plan)
-        pages = _pages(env, agent, Reel(agent, step_seconds, memories), observation, action)
-        first = next(pages)
-        video = imageio.get_writer(aside, fps=round(1 / step_seconds), codec="libx264", quality=7)
+        vector = SyncVectorEnv([lambda: env], autoreset_mode=AutoresetMode.DISABLED)
+        episodes = Episodes(vector, agent.model.senses, lambda i, number: episode_seed(seed, 2, i, number - 1))
         with video:
-            for page in chain([first], pages):
-                if tick:
-                    tick()
-                video.append_data(page)
+            play(episodes, agent, episode_limit(env) or ENDLESS, after, act=act)
         os.replace(aside, path)
     except RenderingUnavailable as error:
         say(f"no video: {error}")
@@ -84,19 +97,11 @@ def film(
     return True
 
 
-def _pages(
-    env: gymnasium.Env, agent: Agent, reel: "Reel", observation: Observation, action: Float[Tensor, "1 A"]
-) -> Iterator[np.ndarray]:
-    """Yield the video's frames for one episode, from its first observation and the action (1, A) chosen there."""
-    yield reel.show(frame(env, HEIGHT, WIDTH), observation)
-    for _ in range(episode_limit(env) or ENDLESS):
-        observation, _, terminated, truncated, _ = env.step(action[0].numpy())
-        ended = terminated or truncated
-        if not ended:
-            action = agent.act(_one(observation))
-        yield reel.show(frame(env, HEIGHT, WIDTH), observation)
-        if ended:
-            return
+def _write_plan(path: Path, first: tuple[Move, ...], task: TaskConfig) -> None:
+    """Write the plan of the first decision beside the video."""
+    for name in PLANS:
+        draw(first, path.with_name(name))
+    replace_file(path.with_name("plan.json"), plan_bytes(first, task.label, places=task.control == ABSOLUTE))
 
 
 class Reel:
@@ -151,7 +156,3 @@ def motions(tokens: Float[Tensor, "T P"], curve: Curve, step_seconds: float) -> 
     return tuple(
         Move.of(each, curve.knots, curve.degree, curve.length * step_seconds) for each in tokens.double().numpy()
     )
-
-
-def _one(observation: Observation) -> dict:
-    return {key: value[None] for key, value in as_tensors(observation).items()}

@@ -1,47 +1,59 @@
 """Load trained agents from checkpoints."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from configs.runs.assembly import prepare
-from configs.runs.learned import task_of
 from configs.schema import MachineConfig
 from envs.settings import TaskConfig
 from policies.agent import Agent
-from policies.storage.checkpoint import Identity, find_checkpoint, load_model, read_identity
-from worldmodel.model import WorldModel
+from policies.storage.checkpoint import AgentSpec, find_checkpoint, load_model, read_spec
+from policies.storage.folders import FolderError
 from worldmodel.settings import PlannerConfig
+from worldmodel.strict import ConfigError, build
 
 
-def load_agent(
-    path: str | Path, seed: int = 0, device: str = "cpu", threads: int = 1, planned: bool = True
-) -> tuple[Agent, TaskConfig]:
-    """Load the agent of a checkpoint, or of a run's newest, not compiled, and its task. Sets PyTorch's threads.
+@dataclass(frozen=True)
+class Loaded:
+    """An agent that does not explore, the task that it was trained on, and the checkpoint that it came from."""
+
+    agent: Agent
+    task: TaskConfig
+    spec: AgentSpec
+    path: Path
+
+    def another(self, planned: bool, seed: int, planner: PlannerConfig | None = None, compiled: bool = False) -> Agent:
+        """Return another agent of the same model. `planner`: replaces the checkpoint's planner settings."""
+        spec, generator = self.spec, torch.Generator().manual_seed(seed)
+        settings = planner or spec.planner
+        return Agent.acting(self.agent.model, settings, spec.discount, spec.sentences, generator, planned, compiled)
+
+
+def load_agent(path: str | Path, seed: int = 0, device: str = "cpu", threads: int = 1, planned: bool = True) -> Loaded:
+    """Load the agent of a checkpoint, or of a run's newest, not compiled. Sets PyTorch's threads.
 
     `planned`: act with the planner; otherwise with the policy alone. Raises FolderError as `find_checkpoint`,
-    `read_identity`, `load_model` and `task_of` do, and ValueError for a device or threads that this machine lacks.
+    `read_spec`, `load_model` and `task_of` do, and ValueError for a device or threads that this machine lacks.
     """
     machine = prepare(MachineConfig(device, threads, "false"))
-    checkpoint = find_checkpoint(Path(path))
-    identity = read_identity(checkpoint)
-    model = load_model(checkpoint, identity).to(machine.device)
-    return loaded_agent(identity, model, planned, seed)
+    path = find_checkpoint(Path(path))
+    spec = read_spec(path)
+    task, model = task_of(spec), load_model(path, spec).to(machine.device)
+    generator = torch.Generator().manual_seed(seed)
+    agent = Agent.acting(model, spec.planner, spec.discount, spec.sentences, generator, planned)
+    return Loaded(agent, task, spec, path)
 
 
-def loaded_agent(
-    identity: Identity,
-    model: WorldModel,
-    planned: bool,
-    seed: int,
-    planner: PlannerConfig | None = None,
-    compiled: bool = False,
-) -> tuple[Agent, TaskConfig]:
-    """Return an acting agent for a checkpoint's model, and the checkpoint's task.
+def task_of(spec: AgentSpec) -> TaskConfig:
+    """Return a checkpoint's task.
 
-    `planner`: replaces the checkpoint's planner settings. Raises FolderError as `task_of` does, ValueError.
+    Raises FolderError if it learned from recordings, so has no task, or if the task is not valid here.
     """
-    task, generator = task_of(identity), torch.Generator().manual_seed(seed)
-    config = planner or identity.planner
-    agent = Agent.acting(model, config, identity.discount, identity.sentences, generator, planned, compiled)
-    return agent, task
+    if not spec.task:
+        raise FolderError("checkpoint=: it learned from recordings and has no task; lerobot-rollout runs it on a robot")
+    try:
+        return build(TaskConfig, spec.task, "task.", whole=True)
+    except ConfigError as error:
+        raise FolderError(f"checkpoint=: {error}") from error

@@ -4,13 +4,14 @@ import time
 from dataclasses import dataclass
 
 import numpy as np
-import torch
+from torch import Tensor
 
 from envs.make import make_vector
 from envs.senses import Senses
 from envs.settings import TaskConfig
 from policies.agent import Agent
-from policies.training.rollouts import as_tensors, episode_seeds
+from policies.training.episodes import Episodes, episode_seed, play
+from worldmodel.observation import Observation
 
 WARM_UP = 5  # decisions left out; the first ones may include compilation
 
@@ -36,23 +37,19 @@ def measure(task: TaskConfig, senses: Senses, agent: Agent, decisions: int = 100
 
     The first WARM_UP decisions are not counted.
     """
-    env = make_vector(task, 1, senses=senses)
-    episode = 0
+    env, most = make_vector(task, 1, senses=senses), decisions + WARM_UP
     times: list[float] = []
+
+    def timed(observation: Observation, own: Tensor) -> Tensor:
+        due, started = bool(agent.due(1).any()), time.perf_counter()
+        action = agent.act(observation, own)
+        if due:
+            times.append(time.perf_counter() - started)
+        return action
+
     try:
-        observation, _ = env.reset(seed=episode_seeds(0, 2, episode, 1)[0])
-        while len(times) < decisions + WARM_UP:
-            due = bool(agent.due(1).any())
-            seen = as_tensors(observation)
-            started = time.perf_counter()
-            action = agent.act(seen)
-            if due:
-                times.append(time.perf_counter() - started)
-            observation, _, terminated, truncated, _ = env.step(action.numpy())
-            if bool((terminated | truncated).any()):
-                episode += 1
-                observation, _ = env.reset(seed=episode_seeds(0, 2, episode, 1)[0])
-                agent.reset(torch.ones(1, dtype=torch.bool))
+        episodes = Episodes(env, agent.model.senses, lambda i, number: episode_seed(0, 2, i, number - 1))
+        play(episodes, agent, most * agent.most, lambda step: len(times) == most, act=timed)
     finally:
         env.close()
     return Pace(1000 * np.array(times[WARM_UP:]))

@@ -11,7 +11,7 @@ from configs.command import plain
 from configs.runs.run_folder import RunFolder
 from configs.schema import RESUMABLE, TrainConfig
 from configs.strict import ConfigError, build
-from policies.storage.checkpoint import PROGRESS, newest, read_progress
+from policies.storage.checkpoint import PROGRESS, check_resumable, newest
 from policies.storage.folders import FolderError
 from worldmodel import strict
 
@@ -50,7 +50,7 @@ class Resumption:
         """
         written, path = folder.config(), newest(folder.checkpoints)
         try:
-            progress = strict.build(Progress, read_progress(path), whole=True)
+            progress = strict.build(Progress, check_resumable(path), whole=True)
             saved = _whole(progress.config)
             if lacking := [*_lacking(saved, progress.config)]:
                 raise ConfigError(f"{', '.join(lacking)}: missing; train again, or use the commit that made it")

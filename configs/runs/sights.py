@@ -3,11 +3,11 @@
 import numpy as np
 from PIL import Image, ImageDraw
 
-from envs.missing import Observation
 from policies.agent import Agent
 from policies.decision import Decision
 from policies.memories import Memories, imagined
 from worldmodel import senses as naming
+from worldmodel.observation import Observation
 
 TILE, CAPTION, GAP = 80, 16, 4  # pixels; a frame's longer side is scaled to TILE
 MISSING, INK, PAPER = (200, 40, 40), (60, 60, 60), (255, 255, 255)
@@ -28,13 +28,15 @@ class Strip:
         self.expected: dict[str, list[tuple[np.ndarray, float]]] = {}
 
     def show(self, observation: Observation) -> np.ndarray:
-        """Return the strip (height, width, 3) for the current observation."""
+        """Return the strip (height, width, 3) for the current observation of one environment."""
         page = Image.new("RGB", (self.width, self.height), PAPER)
         ink, expected = ImageDraw.Draw(page), self._expected()
         for row, key in enumerate(self.cameras):
-            there = bool(np.all(observation.get(naming.mask(key), True)))
+            there = bool(observation.present[key])
             at = GAP, row * (TILE + CAPTION)
-            self._tile(page, ink, at, np.asarray(observation[key]), key.removeprefix(naming.IMAGE_KEY_PREFIX), there)
+            self._tile(
+                page, ink, at, observation.values[key][0].numpy(), key.removeprefix(naming.IMAGE_KEY_PREFIX), there
+            )
             for n, (frame, seconds) in enumerate(expected.get(key, ()), 1):
                 left = GAP + n * (TILE + GAP)
                 if left + TILE > self.width:

@@ -23,12 +23,12 @@ from configs.strict import ConfigError, build
 from envs.benchmark.anchors import published
 from envs.benchmark.curves import read_curve
 from envs.benchmark.figures import learning_curve
-from envs.blackout import watched
 from envs.faults import EnvironmentFault, EnvironmentLost
 from envs.make import make
+from envs.wrappers import watched
 from policies.agent import Agent
 from policies.memories import Memories
-from policies.storage.checkpoint import load_trainer, save_checkpoint, versions
+from policies.storage.checkpoint import restore, save_checkpoint, versions
 from policies.storage.code_version import commit
 from policies.training.rollouts import Rollout, outcome, success_rates
 from robot.safety.signals import Stopped, handled
@@ -90,7 +90,7 @@ class Training:
     def _go_on(cls, found: Resumption, lock: int) -> "Training":
         config, folder = build(TrainConfig, found.keys), found.folder
         parts = Assembly.begin(config)
-        load_trainer(found.path, parts.trainer, say)
+        restore(found.path, parts.trainer, say)
         folder.rewind(found.progress.metrics_bytes)
         run = cls(config, found.keys, parts, folder, lock, found.progress.seconds, found.progress.evaluated)
         say(f"going on from {found.path}")
@@ -171,20 +171,19 @@ class Training:
             if every and now // every > self.evaluated // every:
                 self._evaluate(f"{now} steps")
             started = time.perf_counter()
-            for ended in trainer.run(now + 1):  # a single step, in which several episodes may end
-                if ended is not None:
-                    self.folder.log(
-                        {
-                            **self._position(),
-                            "episode_return": ended.episode_return,
-                            "episode_length": ended.episode_length,
-                            "episode_success": ended.episode_success,
-                            "episode_driven": ended.demonstrated_steps,
-                            **ended.metrics,
-                        }
-                    )
-                    who = " (an expert drove)" if ended.demonstrated_steps else ""
-                    bar.set_postfix_str(f"return {ended.episode_return:.0f}{who}", refresh=False)
+            for ended in trainer.step():
+                self.folder.log(
+                    {
+                        **self._position(),
+                        "episode_return": ended.episode_return,
+                        "episode_length": ended.episode_length,
+                        "episode_success": ended.episode_success,
+                        "episode_driven": ended.demonstrated_steps,
+                        **ended.metrics,
+                    }
+                )
+                who = " (an expert drove)" if ended.demonstrated_steps else ""
+                bar.set_postfix_str(f"return {ended.episode_return:.0f}{who}", refresh=False)
             self.seconds += time.perf_counter() - started
             bar.update(trainer.env_steps - now)
             every = config.checkpoint.every
@@ -228,8 +227,8 @@ class Training:
         progress = Progress(self.keys, self.folder.metrics_size(), self.seconds, self.evaluated)
         save_checkpoint(
             self.folder.checkpoints,
-            self.parts.identity(),
-            self.parts.trainer,
+            self.parts.spec(),
+            self.parts.trainer.state_dict(),
             asdict(progress),
             self.config.checkpoint.keep,
         )

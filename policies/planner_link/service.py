@@ -30,7 +30,8 @@ from policies.planner_link.messages import (
 from policies.words import WORDS, Words
 from worldmodel.mistakes import Mistake
 from worldmodel.mppi import PlanFault
-from worldmodel.senses import LANGUAGE_KEY, STATE_KEY, is_image, mask
+from worldmodel.observation import Observation
+from worldmodel.senses import LANGUAGE_KEY, STATE_KEY, is_image, stacked
 
 HANDSHAKE_S = 5.0
 """Maximum time from the start of a connection to its Begin."""
@@ -83,7 +84,7 @@ class PlannerService:
         deadline = began + self._deadline_ms / 1000 if self._deadline_ms else None
         try:
             decision = self.agent.decide(self._observation(question), deadline=deadline)
-        except PlanFault as fault:
+        except (Mistake, PlanFault) as fault:
             return Refusal(str(fault))
         tokens, length = decision.sentence(0).numpy(), self.agent.curve.length
         actions = decision.actions[0, : int(decision.until[0])].numpy().copy()
@@ -165,15 +166,16 @@ class PlannerService:
         except ValueError as error:
             raise Refused(str(error)) from error
 
-    def _observation(self, question: Question) -> dict[str, Tensor]:
-        seen = {}
-        if self.agent.model.state_size:
-            seen[STATE_KEY] = torch.from_numpy(question.state)[None]
-        for key, frames, present in zip(self._frames, question.frames, question.present, strict=True):
-            seen[key], seen[mask(key)] = torch.from_numpy(frames)[None], torch.tensor([[bool(present)]])
-        if LANGUAGE_KEY in self.agent.model.senses:
-            seen[LANGUAGE_KEY] = self._sentence
-        return seen
+    def _observation(self, question: Question) -> Observation:
+        """Return what the robot observes, its frames stacked. Raises ValueError if a number is not finite."""
+        model, values, present = self.agent.model, {}, {}
+        if model.state_size:
+            values[STATE_KEY] = torch.from_numpy(question.state)[None]
+        for key, frames, there in zip(self._frames, question.frames, question.present, strict=True):
+            values[key], present[key] = torch.from_numpy(frames)[None], torch.tensor([bool(there)])
+        if LANGUAGE_KEY in model.senses:
+            values[LANGUAGE_KEY] = self._sentence
+        return Observation.of(stacked(model.senses, len(model.config.vision.lags)), values, present)
 
 
 @contextmanager

@@ -17,10 +17,17 @@ from torch import Tensor
 from policies.storage import lerobot_files
 from policies.storage.code_version import commit
 from policies.storage.files import replacing, sync
-from policies.storage.folders import MANIFEST, FolderError, check_folder, clear_aside, read_tensors, write_folder
+from policies.storage.folders import (
+    MANIFEST,
+    FolderError,
+    Nested,
+    check_folder,
+    clear_aside,
+    read_tensors,
+    write_folder,
+)
 from policies.storage.format import FORMAT, UNNUMBERED, check_format
 from policies.tokens.curves import Curve
-from policies.training.trainer import Trainer
 from worldmodel.mistakes import Mistake
 from worldmodel.model import WorldModel
 from worldmodel.replay import Unfit
@@ -29,19 +36,15 @@ from worldmodel.senses import check as check_senses
 from worldmodel.settings import ModelConfig, PlannerConfig
 from worldmodel.strict import build
 
-CONFIG, MODEL, LEARNER, REPLAY, LOOP = (
-    "config.json",
-    "model.safetensors",
-    "learner.safetensors",
-    "replay.safetensors",
-    "loop.safetensors",
-)
-PROGRESS = "progress.json"
+CONFIG, PROGRESS = "config.json", "progress.json"
+PARTS = ("model", "learner", "replay", "loop")
+"""The groups of a training's state, each a file."""
+MODEL, REPLAY = "model.safetensors", "replay.safetensors"
 LAST = "last"
 
 
 @dataclass(frozen=True)
-class Identity:
+class AgentSpec:
     """What a checkpoint is for: the task, the senses (`worldmodel.senses`) with their shapes, and settings for acting.
 
     `discount`: per control step. `env_steps`: environment steps trained. `sentences`: those heard in training, if
@@ -73,29 +76,25 @@ def made_by() -> dict[str, str]:
     return versions() | {"commit": commit()}
 
 
-def save_checkpoint(folder: Path, identity: Identity, trainer: Trainer, progress: dict, keep: int) -> Path:
+def save_checkpoint(folder: Path, spec: AgentSpec, state: Mapping[str, Nested], progress: dict, keep: int) -> Path:
     """Write `folder`/<env steps>, point the link `folder`/last at it, and keep only the newest `keep` checkpoints.
 
-    The new checkpoint always counts among those kept. `progress` is plain data of the caller's own, which
-    `read_progress` returns.
+    `state`: what `Trainer.state_dict` returns, each group a file of its own. The new checkpoint always counts among
+    those kept. `progress` is plain data of the caller's own, which `check_resumable` returns.
 
     Returns the new checkpoint's path. Raises FloatingPointError if a weight is not finite (nothing is written, and the
     last good checkpoint stays), or OSError.
     """
-    learner = trainer.learner
-    for name, value in chain(learner.model.state_dict().items(), learner.acting.state_dict().items()):
+    for name, value in chain(state["model"].items(), state["learner"].items()):
         if not bool(torch.isfinite(value).all()):
             raise FloatingPointError(f"weight {name} is not finite; the last good checkpoint was kept")
-    path = folder / f"{identity.env_steps:09d}"
-    sizes = identity.senses, identity.action_size
-    settings = {"type": "semagram", "format": FORMAT} | lerobot_files.settings(*sizes) | asdict(identity)
-    files: dict[str, bytes | Mapping[str, Tensor]] = {
+    path = folder / f"{spec.env_steps:09d}"
+    sizes = spec.senses, spec.action_size
+    settings = {"type": "semagram", "format": FORMAT} | lerobot_files.settings(*sizes) | asdict(spec)
+    files: dict[str, bytes | Nested] = {
         CONFIG: json.dumps(settings, indent=1).encode(),
-        MODEL: learner.acting.state_dict(),
-        LEARNER: learner.state_dict(),
-        LOOP: trainer.state_dict(),
-        REPLAY: trainer.replay.state_dict(),
         PROGRESS: json.dumps(progress).encode(),
+        **{f"{name}.safetensors": group for name, group in state.items()},
         **lerobot_files.processors(*sizes),
     }
     write_folder(path, files, made_by())
@@ -136,27 +135,27 @@ def find_checkpoint(path: Path) -> Path:
     raise FolderError(f"checkpoint={path}: holds no checkpoint")
 
 
-def read_identity(path: Path) -> Identity:
-    """Read a checkpoint's identity. Raises FolderError naming what is missing, damaged or of another format."""
-    return _identity(path, _settings(path, MODEL))
+def read_spec(path: Path) -> AgentSpec:
+    """Read a checkpoint's spec. Raises FolderError naming what is missing, damaged or of another format."""
+    return _spec(path, _settings(path, MODEL))
 
 
-def read_unsigned(path: Path) -> Identity:
-    """Read as `read_identity`, but allow a missing manifest: LeRobot downloads only config.json and the weights."""
+def read_unsigned(path: Path) -> AgentSpec:
+    """Read as `read_spec`, but allow a missing manifest: LeRobot downloads only config.json and the weights."""
     signed = (path / MANIFEST).exists()
-    return read_identity(path) if signed else _identity(path, _own_settings(path, ""))
+    return read_spec(path) if signed else _spec(path, _own_settings(path, ""))
 
 
-def _identity(path: Path, saved: dict) -> Identity:
-    own = {field.name: saved[field.name] for field in fields(Identity) if field.name in saved}  # the rest is LeRobot's
+def _spec(path: Path, saved: dict) -> AgentSpec:
+    own = {field.name: saved[field.name] for field in fields(AgentSpec) if field.name in saved}  # the rest is LeRobot's
     try:
-        identity = build(Identity, own, whole=True)
-        check_senses(identity.senses)
-        if identity.action_size < 1:
-            raise Mistake(f"action_size={identity.action_size}: at least 1")
+        spec = build(AgentSpec, own, whole=True)
+        check_senses(spec.senses)
+        if spec.action_size < 1:
+            raise Mistake(f"action_size={spec.action_size}: at least 1")
     except Mistake as error:
         raise FolderError(f"{path / CONFIG}: {error}") from error
-    return identity
+    return spec
 
 
 def _settings(path: Path, *needed: str) -> dict:
@@ -184,51 +183,48 @@ def _own_settings(path: Path, made: str) -> dict:
     return saved
 
 
-def load_model(path: Path, identity: Identity) -> WorldModel:
-    """Load a checkpoint's model for acting. Raises FolderError if weights do not fit `identity` or are not finite."""
-    curve = Curve.of_token(identity.model.token, identity.action_size)
-    model = WorldModel(identity.senses, curve.size, identity.model)
+def load_model(path: Path, spec: AgentSpec) -> WorldModel:
+    """Load a checkpoint's model for acting. Raises FolderError if weights do not fit `spec` or are not finite."""
+    curve = Curve.of_token(spec.model.token, spec.action_size)
+    model = WorldModel(spec.senses, curve.size, spec.model)
     load_into(model, path)
     return model
 
 
 def load_into(model: WorldModel, path: Path) -> None:
     """Load a checkpoint's weights into a model in place. Raises FolderError if they do not fit or are not finite."""
-    saved = read_tensors(path / MODEL)
-    for name, value in saved.items():
-        if not bool(torch.isfinite(value).all()):
-            raise FolderError(f"{path / MODEL}: weight {name} is not finite")
-    _fit(model.state_dict(), saved, path / MODEL)
-    model.load_state_dict(saved)
+    model.load_state_dict(_fitting(model.state_dict(), path / MODEL))
 
 
-def _fit(wanted: dict[str, Tensor], saved: dict[str, Tensor], path: Path) -> None:
+def _fitting(wanted: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """Read tensors of the names and shapes of `wanted`. Raises FolderError if they differ or are not finite."""
+    saved = read_tensors(path)
     for name, value in wanted.items():
         if name not in saved or saved[name].shape != value.shape:
             got = tuple(saved[name].shape) if name in saved else "missing"
             raise FolderError(f"{path}: {name} is {got}, {tuple(value.shape)} is needed")
+        if not bool(torch.isfinite(saved[name]).all()):
+            raise FolderError(f"{path}: weight {name} is not finite")
     for name in saved.keys() - wanted.keys():
         raise FolderError(f"{path}: {name} is {tuple(saved[name].shape)}, none is needed")
+    return saved
 
 
-def read_progress(path: Path) -> dict:
-    """Return the `progress` that the caller of `save_checkpoint` passed. Raises FolderError."""
-    _settings(path, PROGRESS)
+def check_resumable(path: Path) -> dict:
+    """Verify all that a resume needs of a checkpoint, and return the `progress` saved with it. Raises FolderError."""
+    _settings(path, PROGRESS, *(f"{name}.safetensors" for name in PARTS))
     return json.loads((path / PROGRESS).read_text())
 
 
-def load_trainer(path: Path, trainer: Trainer, warn: Callable[[str], None]) -> None:
-    """Restore a trainer to its state when the checkpoint was saved; `warn`: as for `Trainer.load_state_dict`.
+def restore(path: Path, training, warn: Callable[[str], None]) -> None:
+    """Restore the state that `save_checkpoint` was given, after `check_resumable`, to a training (a `Trainer`).
 
-    Raises FolderError if the checkpoint is damaged or does not fit this run.
+    Raises FolderError if the checkpoint does not fit this training.
     """
-    _settings(path, MODEL, LEARNER, LOOP, REPLAY, PROGRESS)
-    load_into(trainer.learner.acting, path)
-    saved = read_tensors(path / LEARNER)
-    _fit(trainer.learner.state_dict(), saved, path / LEARNER)
-    trainer.learner.load_state_dict(saved)
+    like = training.state_dict()
+    state: dict[str, Nested] = {name: read_tensors(path / f"{name}.safetensors") for name in ("replay", "loop")}
+    state |= {name: _fitting(like[name], path / f"{name}.safetensors") for name in ("model", "learner")}
     try:
-        trainer.replay.load_state_dict(read_tensors(path / REPLAY))
+        training.load_state_dict(state, warn)
     except Unfit as error:
         raise FolderError(f"{path}: does not fit this run ({error})") from error
-    trainer.load_state_dict(read_tensors(path / LOOP), warn)

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save, save_file
@@ -30,7 +31,7 @@ class FolderError(Mistake):
     """A saved folder cannot be read; the message names the file and what is wrong with it."""
 
 
-def write_folder(path: Path, files: Mapping[str, bytes | Mapping[str, Tensor]], versions: dict[str, str]) -> None:
+def write_folder(path: Path, files: Mapping[str, bytes | Mapping], versions: dict[str, str]) -> None:
     """Write `files`, bytes or tensors by name, and their manifest as the folder `path`, completely or not at all.
 
     An existing folder stays until it is exchanged for the new one. Raises OSError (e.g. disk full, permission denied)
@@ -157,17 +158,21 @@ def check_folder(path: Path, needed: tuple[str, ...]) -> dict:
     return said
 
 
-def tensor_bytes(tensors: Mapping[str, Tensor]) -> bytes:
+Nested = Mapping[str, Any]
+"""Tensors by name, and groups of them by name, to any depth."""
+
+
+def tensor_bytes(tensors: Nested) -> bytes:
     """Serialise tensors in the safetensors format."""
-    return save(_plain(tensors))
+    return save(_flat(tensors))
 
 
-def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+def _write_tensors(path: Path, tensors: Nested) -> None:
     """Write tensors to a safetensors file without copying them in memory, and fsync it. Raises OSError."""
     path.touch()
     mode = path.stat().st_mode  # safetensors creates files that only the owner can read
     try:
-        save_file(_plain(tensors), path)
+        save_file(_flat(tensors), path)
     except SafetensorError as error:
         found = re.search(r"os error (\d+)", str(error))
         number = int(found[1]) if found else errno.EIO
@@ -176,35 +181,43 @@ def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     sync(path)
 
 
-def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+def _flat(nested: Nested, within: str = "") -> dict[str, Tensor]:
+    """Return all tensors by their path in the nest, its names joined by a slash; empty groups are lost."""
+    flat = {}
+    for name, value in nested.items():
+        if isinstance(value, Tensor):
+            flat[within + name] = value.detach().cpu().contiguous()
+        else:
+            flat |= _flat(value, f"{within}{name}/")
+    return flat
 
 
-class Tensors(dict[str, Tensor]):
-    """Tensors by name from the file at `path`, where their names are preceded by `prefix`.
+class Tensors(dict):
+    """Tensors and groups of them by name, from the file at `path`, where they are in the group `within`.
 
-    Looking up a missing tensor raises FolderError, naming the file and the tensor, since the file is at fault: a
+    Looking up what is missing raises FolderError, naming the file and the tensor, since the file is at fault: a
     KeyError would mean a bug in the code.
     """
 
-    def __init__(self, tensors: Mapping[str, Tensor], path: Path, prefix: str = ""):
-        super().__init__(tensors)
-        self.path, self.prefix = path, prefix
+    def __init__(self, path: Path, within: str = ""):
+        super().__init__()
+        self.path, self.within = path, within
 
     def __missing__(self, name: str) -> Tensor:
         """Raise FolderError: the file has no such tensor."""
-        raise FolderError(f"{self.path}: {self.prefix}{name} is missing")
-
-
-def part(saved: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """Return the tensors whose names begin with `prefix`, without it; as `Tensors` if `saved` is."""
-    found = {name.removeprefix(prefix): tensor for name, tensor in saved.items() if name.startswith(prefix)}
-    return Tensors(found, saved.path, f"{saved.prefix}{prefix}") if isinstance(saved, Tensors) else found
+        raise FolderError(f"{self.path}: {self.within}{name} is missing")
 
 
 def read_tensors(path: Path) -> Tensors:
-    """Read the tensors of a safetensors file. Raises FolderError."""
+    """Read the tensors of a safetensors file, nested as they were when written. Raises FolderError."""
     try:
-        return Tensors(load_file(path), path)
+        saved = load_file(path)
     except (SafetensorError, OSError) as error:
         raise FolderError(f"{path}: not readable as safetensors ({error})") from error
+    whole = Tensors(path)
+    for name, tensor in saved.items():
+        group, (*groups, last) = whole, name.split("/")
+        for each in groups:
+            group = group.setdefault(each, Tensors(path, f"{group.within}{each}/"))
+        group[last] = tensor
+    return whole

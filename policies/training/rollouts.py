@@ -4,12 +4,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from policies.agent import Agent
-from policies.words import WORDS
-from worldmodel.senses import LANGUAGE_KEY, is_image, mask
+from policies.training.episodes import Episodes, Step, episode_seed, play
 
 
 @dataclass(frozen=True)
@@ -31,46 +28,9 @@ class Rollout:
         return None if self.successes is None else float(self.successes.mean())
 
 
-def episode_seed(seed: int, stream: int, env: int, episode: int) -> int:
-    """Return the reset seed of one environment's episode; `stream` 0 (training) and 1 (evaluation) are independent."""
-    return int(np.random.SeedSequence([seed, stream, env, episode]).generate_state(1)[0])
-
-
-def episode_seeds(seed: int, stream: int, episode: int, count: int) -> list[int]:
-    """Return the `episode_seed` of environments 0 to `count` - 1."""
-    return [episode_seed(seed, stream, env, episode) for env in range(count)]
-
-
 def evaluation_seeds(seed: int, first: int, count: int) -> list[int]:
     """Return the reset seeds of evaluation episodes `first`, `first` + 1, ...; independent of how they are batched."""
     return [episode_seed(seed, 1, number, 0) for number in range(first, first + count)]
-
-
-Value = np.ndarray | str | tuple[str, ...]
-"""What an observation holds under one key."""
-
-
-def as_tensors(observation: dict[str, Value]) -> dict[str, Tensor]:
-    """Copy an observation into tensors: frames as uint8, sentences as their vectors, everything else as float32."""
-    tensors = {}
-    for key, value in observation.items():
-        if key == LANGUAGE_KEY:
-            tensors[key] = _said(value, observation.get(mask(key)))
-        else:
-            tensors[key] = torch.from_numpy(np.array(value, dtype=np.uint8 if is_image(key) else np.float32))
-    return tensors
-
-
-def _said(value: Value, there: Value | None) -> Tensor:
-    """Encode the sentence of one environment, (T,), or of B, (B, T); zeros where `there`, one flag each, is false."""
-    strings = (value,) if isinstance(value, str) else tuple(value)
-    vectors = WORDS.vectors(strings, None if there is None else np.reshape(there, -1))
-    return vectors[0] if isinstance(value, str) else vectors
-
-
-def succeeded(info: dict) -> np.ndarray | None:
-    """Return which of N environments (N,) report success in `info`; None if success is not reported."""
-    return info["is_success"].astype(bool) if "is_success" in info else None
 
 
 def rollout(
@@ -78,34 +38,23 @@ def rollout(
 ) -> Rollout:
     """Run one episode in each of the N environments of `env`, until all have ended or for `limit` control steps.
 
-    An environment that ends early is stepped with action 0, which does not count, until all have ended. `tick` is
-    called at each step. `first`: the number of the first episode among all evaluation episodes of `seed`.
+    `tick` is called at each step. `first`: the number of the first episode among all evaluation episodes of `seed`.
     """
-    count = env.num_envs
-    observation, info = env.reset(seed=evaluation_seeds(seed, first, count))
-    tasks = tuple(info.get("task", ()))
-    agent.reset(torch.ones(count, dtype=torch.bool))
-    returns, lengths = np.zeros(count), np.zeros(count, dtype=int)
-    alive = np.ones(count, dtype=bool)
-    successes = None
-    for _ in range(limit):
-        action = agent.act(as_tensors(observation), torch.from_numpy(alive)).numpy().copy()
-        action[~alive] = 0
-        observation, reward, terminated, truncated, info = env.step(action)
-        returns += reward * alive
-        lengths += alive
-        if (now := succeeded(info)) is not None:
-            successes = now & alive if successes is None else successes | (now & alive)
-        ended = terminated | truncated
-        alive &= ~ended
+    episodes = Episodes(env, agent.model.senses, lambda i, number: episode_seed(seed, 1, first + i, number - 1))
+    returns, lengths, successes = np.zeros(env.num_envs), np.zeros(env.num_envs, int), np.zeros(env.num_envs, bool)
+    tasks: tuple[str, ...] = ()
+
+    def note(step: Step) -> None:
+        nonlocal tasks
+        running = episodes.number == 1
+        returns[running], lengths[running] = episodes.returns[running], episodes.lengths[running]
+        successes[running] = episodes.successes[running]
+        tasks = tasks or episodes.tasks
         if tick:
             tick()
-        if not alive.any():
-            break
-        if ended.any():
-            # An ended environment must be reset before the next step; what follows in it is not counted.
-            observation, _ = env.reset(seed=episode_seeds(seed, 1, 1, count), options={"reset_mask": ended})
-    return Rollout(returns, lengths, successes, tasks)
+
+    play(episodes, agent, limit, note, once=True)
+    return Rollout(returns, lengths, successes if episodes.judged else None, tasks)
 
 
 def joined(played: Sequence[Rollout]) -> Rollout:

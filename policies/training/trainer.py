@@ -1,21 +1,22 @@
 """The training loop: act, store, learn. It can be paused after any step to evaluate or save, and resumed."""
 
-import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
-import numpy as np
 import torch
+from jaxtyping import Bool
 from torch import Tensor
 
 from policies.agent import Agent
 from policies.settings import LoopConfig
-from policies.storage.folders import part
-from policies.training.episodes import RunningEpisodes
+from policies.training.episodes import Episodes, episode_seed
+from policies.training.experts import Experts
 from worldmodel.batch import Batch
 from worldmodel.learner import UPDATE_METRICS, Learner
+from worldmodel.observation import Observation
 from worldmodel.replay import Replay
-from worldmodel.senses import STATE_KEY, is_image, mask
+from worldmodel.senses import is_image
 from worldmodel.vision import shift
 from worldmodel.windows import Window, sample_windows
 
@@ -38,7 +39,7 @@ class EpisodeEnd:
 class Trainer:
     """Steps E environments and learns from them.
 
-    To resume, it needs its `state_dict`, those of the learner and the replay, and the weights of the acting model.
+    env -> Observation -> agent.act -> env.step -> replay.add -> learner.update: `step` is the algorithm.
 
     An expert's steps (`policies.training.experts`) are stored like all others, but the policy imitates them whatever
     their value, and a fraction `learning.demonstrated` of each batch begins with one of them, if there are any.
@@ -54,14 +55,13 @@ class Trainer:
         action_repeat: int,
         step_discount: float,
     ):
-        if agent.planner is None or agent.noise is None:
-            raise ValueError("the agent of a training loop plans and explores")
+        """Make a trainer; the agent explores, and its generator is the source of all randomness but the episodes'."""
         self.learner, self.agent, self.replay, self.config = learner, agent, replay, config
-        self.planner, self.noise = agent.planner, agent.noise
         self.curve, self.generator = agent.curve, agent.generator
         self.action_repeat, self.step_discount = action_repeat, step_discount
-        self.running = RunningEpisodes(env, self.curve.action_size, config)
-        self.usual = self.planner.config
+        self.experts = Experts(env.num_envs, self.curve.action_size, config)
+        seed = functools.partial(episode_seed, config.seed, 0)
+        self.episodes = Episodes(env, learner.model.senses, seed, self.experts)
         self.steps = 0  # control steps, over all environments
         self.metrics = torch.full((len(UPDATE_METRICS),), torch.nan)
 
@@ -70,91 +70,57 @@ class Trainer:
         """Environment steps so far: control steps times the action repeat."""
         return self.steps * self.action_repeat
 
-    @property
-    def count(self) -> int:
-        """E, the number of environments."""
-        return len(self.running.episode)
-
-    @property
-    def wide(self) -> bool:
-        """Whether planning and exploration are currently wider than the settings say (`ActingConfig.scarcity`)."""
-        return self.planner.config != self.usual
-
-    def run(self, until: int) -> Iterator[EpisodeEnd | None]:
-        """Train until `until` environment steps; after each step, yield every episode that ended in it, or None."""
-        if not self.running.observation:
-            self._begin(np.ones(self.count, dtype=bool))
-        while self.env_steps < until:
-            ended = self._step()
-            self._learn()
-            yield from ended or (None,)
-
-    def _step(self) -> list[EpisodeEnd]:
-        running = self.running
-        action, planned_tokens, demonstrated = self._act()
-        reward, terminated, truncated = running.step(action.numpy())
-        for i in range(self.count):
-            step = action[i], float(reward[i]), running.of(i), bool(terminated[i])
-            self.replay.add(i, *step, planned_tokens[i], bool(demonstrated[i]))
-        self._measure(np.ones(self.count, dtype=bool))
-        self.steps += self.count
-        ended = terminated | truncated
-        if not ended.any():
-            return []
-        metrics = dict(zip(UPDATE_METRICS, self.metrics.tolist(), strict=True))
-        metrics["plan_spread"] = self.agent.spread
-        ends = [
-            EpisodeEnd(
-                float(running.returns[i]),
-                int(running.lengths[i]),
-                metrics,
-                int(running.experts.steps[i]),
-                int(running.successes[i]) if running.judged else None,
-            )
-            for i in np.flatnonzero(ended)
-        ]
-        self._begin(ended)
+    def step(self) -> list[EpisodeEnd]:
+        """Act once in every environment, store what followed and learn; return the episodes that ended."""
+        episodes = self.episodes
+        if episodes.observation is None:
+            self._begin(episodes.everywhere)
+        action, planned, demonstrated = self._act(episodes.now)
+        token = None if self.agent.decision is None else self.agent.decision.sentences[0]
+        step = episodes.step(action)
+        self.replay.add(step.observation, action, step.reward, step.terminated, token, planned, demonstrated)
+        self.learner.model.observe(step.observation)
+        self.steps += len(action)
+        ends = self._ends(step.ended)
+        if ends:
+            self._begin(step.ended)
+        self._learn()
         return ends
 
-    def _act(self) -> tuple[Tensor, list[Tensor | None], Tensor]:
-        """Return the actions (E, A), each environment's planned token or None, and where (E,) experts act."""
-        experts, episode, observation = self.running.experts, self.running.episode, self.running.observation
+    def _act(self, observation: Observation) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the actions (E, A), where (E,) the planner has just chosen a token, and where (E,) experts act."""
+        experts, number = self.experts, self.episodes.number
         experts.take_over(self.generator)
-        driving = experts.driving(episode)
+        driving = experts.driving(number)
         if self.steps < self.config.seed_steps or driving.all():
-            self.agent.watch(observation)
-            normal = self.noise.draw(self.count, self.curve.action_size)
-            action = torch.erf(normal / math.sqrt(2))  # uniform in [-1, 1]
-            planned_tokens: list[Tensor | None] = [None] * self.count
+            action = self.agent.act_at_random(observation)
         else:
             action = self.agent.act(observation, torch.from_numpy(~driving))
-            planned_tokens = self.agent.planned_tokens
-        action, demonstrated = experts.instead(action, episode)
-        return action, planned_tokens, demonstrated
+        action, demonstrated = experts.instead(action, number)
+        return action, self.agent.planned, demonstrated
 
-    def _begin(self, ended: np.ndarray) -> None:
-        """Begin a new episode in the environments (E,) marked in `ended`."""
-        self.running.begin(ended)
-        self._widen(self.config.scarcity > 0 and self.replay.rewarded() < self.config.scarcity)
-        for i in np.flatnonzero(ended):
-            self.replay.start(int(i), self.running.of(int(i)))
-        self._measure(ended)
-        self.agent.reset(torch.from_numpy(ended))
+    def _begin(self, begun: Bool[Tensor, " E"]) -> None:
+        """Begin a new episode in the environments marked."""
+        self.episodes.begin(begun)
+        self.agent.wide = self.config.scarcity > 0 and self.replay.rewarded() < self.config.scarcity
+        self.replay.start(begun, self.episodes.now)
+        self.learner.model.observe(self.episodes.now.map(lambda x: x[begun]))
+        self.agent.reset(begun)
 
-    def _widen(self, wide: bool) -> None:
-        """From now on plan and explore over the whole range of actions, or as far as the settings say."""
-        spread = max(1.0, self.usual.spread) if wide else self.usual.spread
-        self.planner.config = replace(self.usual, spread=spread)
-
-    def _measure(self, chosen: np.ndarray) -> None:
-        """Update the normaliser with the states of the `chosen` environments (E,), where the state is present."""
-        observation = self.running.observation
-        if STATE_KEY in observation:
-            here = torch.from_numpy(chosen)
-            if (shown := observation.get(mask(STATE_KEY))) is not None:
-                here = here & (shown[:, 0] > 0)
-            if bool(here.any()):
-                self.learner.model.normaliser.observe(observation[STATE_KEY][here])
+    def _ends(self, ended: Bool[Tensor, " E"]) -> list[EpisodeEnd]:
+        """Describe the episodes that ended."""
+        episodes = self.episodes
+        metrics = dict(zip(UPDATE_METRICS, self.metrics.tolist(), strict=True)) | {"plan_spread": self.agent.spread}
+        return [
+            EpisodeEnd(
+                float(episodes.returns[i]),
+                int(episodes.lengths[i]),
+                metrics,
+                int(self.experts.steps[i]),
+                int(episodes.successes[i]) if episodes.judged else None,
+            )
+            for i in ended.nonzero()[:, 0].tolist()
+        ]
 
     def _learn(self) -> None:
         """Run the updates now due: none during the seed steps, then all that those have accumulated."""
@@ -174,8 +140,9 @@ class Trainer:
         """Convert control steps to tokens: control points, discounted rewards, whether the episode continues."""
         discount = self.step_discount ** torch.arange(self.curve.length)
         token = self.curve.encode(window.action)
+        moved = {key: self._shifted(value) for key, value in window.seen.values.items() if is_image(key)}
         return Batch(
-            seen=self.learner.model.prepare({key: self._augmented(key, value) for key, value in window.seen.items()}),
+            seen=self.learner.model.preprocess(window.seen.with_values(moved)),
             token=token,
             reward=(window.reward * discount).sum(-1),
             continues=1 - window.terminated.float(),
@@ -184,35 +151,41 @@ class Trainer:
             demonstrated=window.demonstrated.float(),
         )
 
-    def _augmented(self, key: str, value: Tensor) -> Tensor:
-        """Augment one sense (H+1, B, ...): shift frames at random, return anything else unchanged."""
-        if not is_image(key):
-            return value
-        return shift(value.flatten(0, 1), self.learner.config.shift, self.generator).view_as(value)
+    def _shifted(self, frames: Tensor) -> Tensor:
+        """Shift frame stacks (H+1, B, F, H, W, 3) at random."""
+        return shift(frames.flatten(0, 1), self.learner.config.shift, self.generator).view_as(frames)
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """Return the counters, random state, agent state and progress of the running episodes."""
-        return self.running.state_dict() | {
-            "steps": torch.tensor(self.steps),
-            "wide": torch.tensor(self.wide),
-            "metrics": self.metrics.clone(),
-            "generator": self.generator.get_state(),
-            **{f"agent.{name}": t for name, t in self.agent.state_dict().items()},
+    def state_dict(self) -> dict:
+        """Return all that a resumed run needs, by the file that holds it: acting weights, learner, replay, loop."""
+        return {
+            "model": self.learner.acting.state_dict(),
+            "learner": self.learner.state_dict(),
+            "replay": self.replay.state_dict(),
+            "loop": {
+                "steps": torch.tensor(self.steps),
+                "metrics": self.metrics.clone(),
+                "generator": self.generator.get_state(),
+                "episodes": self.episodes.state_dict(),
+                "agent": self.agent.state_dict(),
+            },
         }
 
-    def load_state_dict(self, saved: dict[str, Tensor], warn: Callable[[str], None]) -> None:
-        """Restore what `state_dict` returned; the replay must have been restored before.
+    def load_state_dict(self, saved: Mapping, warn: Callable[[str], None]) -> None:
+        """Restore what `state_dict` returned. Raises Unfit if the replay is another one.
 
         The environments are brought back to where they were by repeating the running episodes' actions from the same
         seeds. If one does not arrive at the same observation (it is not deterministic), or the replay no longer holds
         all of its actions, `warn` is called and new episodes begin in all environments.
         """
-        self.steps = int(saved["steps"])
-        self._widen(bool(saved["wide"]))
-        self.running.load_state_dict(saved)
-        self.metrics = saved["metrics"].clone()
-        self.agent.load_state_dict(part(saved, "agent."))
-        if fault := self.running.retrace(self.replay):
+        self.learner.acting.load_state_dict(saved["model"])
+        self.learner.load_state_dict(saved["learner"])
+        self.replay.load_state_dict(saved["replay"])
+        loop = saved["loop"]
+        self.steps = int(loop["steps"])
+        self.metrics = loop["metrics"].clone()
+        self.episodes.load_state_dict(loop["episodes"])
+        self.agent.load_state_dict(loop["agent"])
+        if fault := self.episodes.retrace(self.replay):
             warn(f"{fault}; new episodes begin")
-            self._begin(np.ones(self.count, dtype=bool))
-        self.generator.set_state(saved["generator"])
+            self._begin(self.episodes.everywhere)
+        self.generator.set_state(loop["generator"])

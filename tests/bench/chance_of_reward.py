@@ -10,7 +10,7 @@ import torch
 
 from envs.make import make
 from envs.settings import TaskConfig
-from policies.training.noise import Noise
+from policies.noise import Noise
 
 TASK, EPISODES, DECISIONS = "cartpole-swingup-sparse", 60, 500
 WAYS = [

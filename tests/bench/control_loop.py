@@ -19,9 +19,9 @@ import numpy as np
 from configs.arm.planning import begin_of, planner_client
 from configs.arm.priority import hurry
 from configs.arm.twin_process import TwinProcess
-from configs.runs.learned import task_of
+from configs.runs.loading import task_of
 from envs.mirror import Mirror
-from policies.storage.checkpoint import find_checkpoint, read_identity
+from policies.storage.checkpoint import find_checkpoint, read_spec
 from robot.arms import connect, gated, twin
 from robot.loop import Loop
 from robot.running.plan_follower import PlanFollower, Plans
@@ -125,7 +125,7 @@ def _played(robot, episodes: list[int], mirror: Mirror, lead: int, thinkers: dic
 def main() -> None:
     """Print a line for each kind, and one for each fault before that on stderr."""
     path, seconds = find_checkpoint(Path(sys.argv[1])), float((sys.argv[2:] or ["120"])[0])
-    identity = read_identity(path)
+    identity = read_spec(path)
     task = task_of(identity)
     stack, begin = ExitStack(), begin_of(identity, task, LEAD)
     client = planner_client(stack, RunConfig(str(path), seed=0), path, begin, lambda line: print(line, file=sys.stderr))

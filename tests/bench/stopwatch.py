@@ -7,9 +7,9 @@ import torch
 
 from configs.runs.assembly import Assembly
 from configs.schema import TrainConfig
-from policies.frame_stack import FrameStack
 from worldmodel.arithmetic import plan_gflop, update_gflop
 from worldmodel.batch import Batch
+from worldmodel.frames import FrameHistory
 from worldmodel.mppi import WarmStart
 from worldmodel.senses import STATE_KEY
 
@@ -20,16 +20,16 @@ class Ours:
     def __init__(self, config: TrainConfig):
         self.parts = Assembly.begin(config)
         self.trainer, self.learner = self.parts.trainer, self.parts.learner
-        for _ in self.trainer.run((config.seed_steps + config.envs) * config.task.repeat):
-            pass
+        while self.trainer.env_steps < (config.seed_steps + config.envs) * config.task.repeat:
+            self.trainer.step()
         self.memory: WarmStart | None = None
-        self.frame_stack = FrameStack(config.model.vision.lags)
+        self.frames = FrameHistory(config.model.vision.lags)
         shape, model = (config.learning.horizon, config.learning.batch), self.learner.model
         generator = torch.Generator().manual_seed(0)
         whole = (shape[0] + 1, shape[1])
-        seen = {key: x.unflatten(0, whole) for key, x in model.prepare(model.blank(whole[0] * whole[1])).items()}
-        if STATE_KEY in seen:
-            seen[STATE_KEY] = torch.randn(*whole, model.state_size, generator=generator)
+        seen = model.preprocess(model.blank(whole[0] * whole[1])).map(lambda x: x.unflatten(0, whole))
+        if STATE_KEY in seen.values:
+            seen = seen.with_values({STATE_KEY: torch.randn(*whole, model.state_size, generator=generator)})
         self.batch = Batch(
             seen,
             torch.rand(*shape, model.points, generator=generator) * 2 - 1,
@@ -65,15 +65,15 @@ class Ours:
         self.learner.update(self.batch, self.trainer.generator)
 
     def _plan(self) -> None:
-        observation = {key: value[:1] for key, value in self.trainer.running.observation.items()}
-        observation = self.frame_stack.see(observation)
-        plan = self.trainer.planner.plan(observation, self.memory, self.trainer.generator)
+        observation = self.frames.see(self.trainer.episodes.now.map(lambda x: x[:1]))
+        planner = self.trainer.agent.planner
+        assert planner is not None
+        plan = planner.plan(observation, self.memory, self.trainer.generator)
         later = self.parts.curve.advance(plan.tokens.cpu(), self.parts.curve.length)
         self.memory = WarmStart.of(later.to(plan.tokens.device))
 
     def _decision(self) -> None:
-        for _ in self.trainer.run(self.trainer.env_steps + 1):
-            pass
+        self.trainer.step()
 
 
 def _seconds(work: Callable[[], None]) -> float:

@@ -34,6 +34,14 @@ class Noise:
         if len(self.pink) == len(ended):
             self.pink = self.pink ^ ended
 
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the state of the components, and which episodes are pink."""
+        return {"parts": self.parts, "pink": self.pink}
+
+    def load_state_dict(self, saved: dict[str, Tensor]) -> None:
+        """Restore what `state_dict` returned."""
+        self.parts, self.pink = saved["parts"], saved["pink"]
+
     def draw(self, *shape: int, due: Bool[Tensor, " B"] | None = None) -> Float[Tensor, "..."]:
         """Draw the next noise of this shape; if the shape differs from the last draw's, the noise starts anew.
 

@@ -1,16 +1,52 @@
-"""Separate the images in an environment's own observation from its numbers."""
+"""An environment's spaces: which are supported, and the images in an observation, apart from its numbers."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import gymnasium
 import numpy as np
 from gymnasium import spaces
 
+from envs.settings import TaskConfig
 from worldmodel.mistakes import Mistake
 
-if TYPE_CHECKING:
-    from envs.settings import TaskConfig
+UNLIMITED = 1e10
+"""Bounds of this magnitude count as unlimited: dm_control uses it for actuators without limits (lqr)."""
+
+
+def by_key(env: gymnasium.Env) -> spaces.Dict:
+    """Return the observation space of an environment that `envs.make` created, a Dict."""
+    assert isinstance(env.observation_space, spaces.Dict)
+    return env.observation_space
+
+
+def component_names(task: TaskConfig, space: spaces.Space, name: str = "") -> list[str]:
+    """Name each component of the flattened observation. Raises ValueError for an unsupported space."""
+    if isinstance(space, spaces.Dict):
+        return [label for key, part in space.items() for label in component_names(task, part, f"{name}{key}/")]
+    name = name.rstrip("/")
+    if not isinstance(space, spaces.Box):
+        where = f" {name}" if name else ""
+        raise Mistake(
+            f"{task.label}: its observation{where} is {space}; supported: a Box of numbers, or a Dict of them"
+        )
+    return [name + "".join(f"[{i}]" for i in index) for index in np.ndindex(space.shape)]
+
+
+def action_box(task: TaskConfig, space: spaces.Space) -> spaces.Box:
+    """Return the action space, a Box (A,). Raises ValueError for an unsupported space.
+
+    Where the suite sets no limits (lqr), use [-1, 1]: its cost is quadratic in the action, so good actions are small.
+    """
+    supported = "supported: a Box of one dimension with finite bounds (continuous control)"
+    if not isinstance(space, spaces.Box) or space.dtype.kind != "f" or len(space.shape) != 1:
+        raise Mistake(f"{task.label}: its actions are {space}; {supported}")
+    unlimited = not (np.abs([space.low, space.high]) < UNLIMITED).all()
+    if unlimited and task.name != "gym":
+        return spaces.Box(-1.0, 1.0, space.shape, space.dtype)
+    if unlimited or np.any(space.low >= space.high):
+        raise Mistake(f"{task.label}: its actions are {space}; {supported}")
+    return space
+
 
 CHANNELS = (1, 3)
 GROUP = "pixels-"  # where LeRobot's environments have their cameras
@@ -36,7 +72,7 @@ class Pictures(gymnasium.ObservationWrapper):
         ValueError: for an image with another number of channels; one line.
     """
 
-    def __init__(self, env: gymnasium.Env, task: "TaskConfig"):
+    def __init__(self, env: gymnasium.Env, task: TaskConfig):
         super().__init__(env)
         self._keys = {"-".join(keys).removeprefix(GROUP) or ALONE: keys for keys in pictures_in(env.observation_space)}
         self.shapes = {name: _at(env.observation_space, keys).shape for name, keys in self._keys.items()}
