@@ -20,7 +20,7 @@ from robot.config_so101_sim import SimCameraConfig, SO101SimConfig
 from robot.safety.gate import Gate
 from robot.safety.gated import GatedRobot
 from robot.safety.limits import so101
-from robot.so101 import SO101, check_calibrated
+from robot.so101 import SO101
 from robot.so101_sim import SO101Sim
 from robot.ticks import Clock
 from sim.so101.fingertip import Fingertip
@@ -40,16 +40,13 @@ def driven(port: str, name: str, calibration_dir: str = "", cameras: Mapping[str
     folder = Path(calibration_dir) if calibration_dir else None
     try:
         seen = configured(cameras or {})
-        config = SO101FollowerConfig(port=port, id=name, calibration_dir=folder, cameras=seen)
-        robot = SO101(config)
+        return SO101(SO101FollowerConfig(port=port, id=name, calibration_dir=folder, cameras=seen))
     except ImportError as error:  # a camera type's dependency is not installed
         raise Mistake(f"robot_cameras: {' '.join(str(error).split())}") from error
     except Mistake:
         raise
     except (draccus.utils.DraccusException, TypeError, ValueError) as error:  # from an invalid calibration file
         raise Mistake(f"id={name}: {' '.join(str(error).split())}") from error
-    check_calibrated(robot)
-    return robot
 
 
 def twin(port_file: Path, cameras: Mapping[str, dict] | None = None) -> Robot:
@@ -95,13 +92,11 @@ def decoded[T: draccus.ChoiceRegistry](base: type[T], package: ModuleType, keys:
 
 def configured(keys: Mapping[str, dict]) -> dict[str, CameraConfig]:
     """Return the configuration of each camera by name. Raises ValueError, in one line, for an invalid one."""
-    return {name: _configured(f"robot_cameras.{name}", value) for name, value in keys.items()}
-
-
-def _configured(where: str, keys: dict) -> CameraConfig:
-    if not isinstance(keys, Mapping) or not isinstance(keys.get("type"), str):
-        raise Mistake(f"{where}={keys}: its type and what that needs, e.g. {{type:opencv,index_or_path:0}}")
-    return decoded(CameraConfig, cameras, keys, where)
+    for name, value in keys.items():
+        if not isinstance(value, Mapping) or not isinstance(value.get("type"), str):
+            example = "its type and what that needs, e.g. {type:opencv,index_or_path:0}"
+            raise Mistake(f"robot_cameras.{name}={value}: {example}")
+    return {name: decoded(CameraConfig, cameras, value, f"robot_cameras.{name}") for name, value in keys.items()}
 
 
 def teleoperator(keys: dict) -> Teleoperator:

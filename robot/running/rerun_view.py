@@ -105,10 +105,8 @@ class Rerun(Nothing):
             raise Mistake(f"viewer=rerun: {why}") from error
 
     def _later(self, log: Callable[[], None]) -> None:
-        try:
+        with contextlib.suppress(queue.Full):
             self._waiting.put_nowait(log)
-        except queue.Full:
-            return
 
     def _forget(self) -> None:
         """Drop what waits, so that the thread ends as soon as the viewer lets it."""
