@@ -403,7 +403,7 @@ def test_a_state_that_leaves_no_plan_is_refused_in_a_line(toys):
     planner = Planner(model, 0.9, PlannerConfig(samples=8, policy_samples=4, elites=4))
     service = PlannerService(Agent(model, curve, planner, torch.Generator()), BEGIN)
     refusal = service.answer(Question(1, True, np.full(3, np.nan, np.float32)))
-    assert isinstance(refusal, Refusal) and refusal.reason.startswith("no candidate plan has a finite return")
+    assert isinstance(refusal, Refusal) and refusal.reason == "observation.state[0] is nan: finite numbers only"
     assert isinstance(service.answer(Question(1, True, np.zeros(4, np.float32))), Refusal)
     answer = decode(encode(service.answer(Question(2, True, np.zeros(3, np.float32))))[HEAD.size :])
     follower = SimpleNamespace(answer=answer)  # a person is shown for how long a token lasts
