@@ -2,8 +2,7 @@
 
 from pathlib import Path
 
-from robot.arm_options import REAL
-from robot.ports import port_of_twin
+from robot.arm_options import REAL, port_of_twin
 from worldmodel.mistakes import Mistake
 
 

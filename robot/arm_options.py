@@ -1,15 +1,18 @@
 """Options shared by commands about an arm: which arm, where it is, its cameras. Imported to print help."""
 
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import ClassVar
 
 from robot.safety.limits import PRESETS
+from sim.twin.control import listens
+from sim.twin.settings import LONGEST_SOCKET, control_of
 from worldmodel.mistakes import Mistake
 
 SIM, REAL, TWIN = "so101-sim", "so101", "so101-twin"
 ROBOTS = (SIM, REAL, TWIN)
 CAMERAS = {"main": "side", "front": "side", "side": "side", "wrist": "wrist", "overhead": "overhead"}
-"""The simulated arm's cameras: name to viewpoint (`robot.config_sim_camera`)."""
+"""The simulated arm's cameras: name to viewpoint (`robot.config_so101_sim`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,3 +57,15 @@ def unused(config, names: str, why: str) -> None:
     for name in names.split():
         if (value := getattr(config, name)) != defaults[name]:
             raise Mistake(f"{name}={str(value).lower() if isinstance(value, bool) else value}: {why}")
+
+
+def port_of_twin(port_file: Path) -> str:
+    """Return the serial port of the twin that wrote this file. Raises ValueError if no twin serves it."""
+    start = f"start `semagram-twin port_file={port_file}`"
+    if not port_file.exists():
+        raise Mistake(f"port_file={port_file}: no such file; {start} first")
+    control = control_of(port_file)
+    if len(str(control).encode()) <= LONGEST_SOCKET and control.exists() and not listens(control):
+        # It was killed, and its port may belong to something else by now.
+        raise Mistake(f"port_file={port_file}: its twin is gone; {start} again")
+    return port_file.read_text().strip()

@@ -1,21 +1,26 @@
-"""Construct the arm that a command is about: simulated or behind LeRobot's driver; then gate it and connect it."""
+"""LeRobot's devices from a command's options: the arm, simulated or driven, gated; its cameras; teleoperators."""
 
+import importlib
+import pkgutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 
 import draccus
+from lerobot import cameras, teleoperators
+from lerobot.cameras import CameraConfig
 from lerobot.robots import Robot
 from lerobot.robots.so_follower import SO101FollowerConfig
+from lerobot.teleoperators import Teleoperator, TeleoperatorConfig, make_teleoperator_from_config
+from lerobot.utils.import_utils import register_third_party_plugins
 
-from robot.config_sim_camera import SimCameraConfig
-from robot.config_so101_sim import SO101SimConfig
-from robot.lerobot_types import configured
-from robot.ports import port_of_twin
+from robot.arm_options import port_of_twin
+from robot.config_so101_sim import SimCameraConfig, SO101SimConfig
 from robot.safety.gate import Gate
 from robot.safety.gated import GatedRobot
 from robot.safety.limits import so101
-from robot.so101 import SO101, check_calibrated
+from robot.so101 import SO101
 from robot.so101_sim import SO101Sim
 from robot.ticks import Clock
 from sim.so101.fingertip import Fingertip
@@ -35,16 +40,13 @@ def driven(port: str, name: str, calibration_dir: str = "", cameras: Mapping[str
     folder = Path(calibration_dir) if calibration_dir else None
     try:
         seen = configured(cameras or {})
-        config = SO101FollowerConfig(port=port, id=name, calibration_dir=folder, cameras=seen)
-        robot = SO101(config)
+        return SO101(SO101FollowerConfig(port=port, id=name, calibration_dir=folder, cameras=seen))
     except ImportError as error:  # a camera type's dependency is not installed
         raise Mistake(f"robot_cameras: {' '.join(str(error).split())}") from error
     except Mistake:
         raise
     except (draccus.utils.DraccusException, TypeError, ValueError) as error:  # from an invalid calibration file
         raise Mistake(f"id={name}: {' '.join(str(error).split())}") from error
-    check_calibrated(robot)
-    return robot
 
 
 def twin(port_file: Path, cameras: Mapping[str, dict] | None = None) -> Robot:
@@ -67,3 +69,44 @@ def connect(robot: GatedRobot) -> None:
         robot.connect(calibrate=False)
     except RuntimeError as error:
         raise ConnectionError(f"{robot}: {error}") from error
+
+
+def decoded[T: draccus.ChoiceRegistry](base: type[T], package: ModuleType, keys: Mapping, where: str) -> T:
+    """Decode `keys`, including `type`, to a LeRobot configuration derived from `base`, whose types are in `package`.
+
+    Raises ValueError, in one line that begins with `where`, for an unknown type or keys that it does not accept.
+    """
+    if keys["type"] not in base.get_known_choices():
+        for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
+            if module.ispkg:
+                importlib.import_module(module.name)
+        register_third_party_plugins()
+    known = base.get_known_choices()
+    if keys["type"] not in known:
+        raise Mistake(f"{where}.type={keys['type']}: one of {', '.join(sorted(known))}")
+    try:
+        return draccus.decode(base, dict(keys))
+    except (draccus.utils.DraccusException, TypeError, ValueError) as error:
+        raise Mistake(f"{where}: {' '.join(str(error).split())}") from error
+
+
+def configured(keys: Mapping[str, dict]) -> dict[str, CameraConfig]:
+    """Return the configuration of each camera by name. Raises ValueError, in one line, for an invalid one."""
+    for name, value in keys.items():
+        if not isinstance(value, Mapping) or not isinstance(value.get("type"), str):
+            example = "its type and what that needs, e.g. {type:opencv,index_or_path:0}"
+            raise Mistake(f"robot_cameras.{name}={value}: {example}")
+    return {name: decoded(CameraConfig, cameras, value, f"robot_cameras.{name}") for name, value in keys.items()}
+
+
+def teleoperator(keys: dict) -> Teleoperator:
+    """Return the teleoperator that `keys`, including `type`, describe; empty ones keep LeRobot's default.
+
+    Raises ValueError for an unknown type or options it does not accept.
+    """
+    given = {key: value for key, value in keys.items() if value not in ("", None)}
+    config = decoded(TeleoperatorConfig, teleoperators, given, "teleop")
+    try:
+        return make_teleoperator_from_config(config)
+    except (draccus.utils.DraccusException, TypeError, ValueError) as error:
+        raise Mistake(f"teleop: {' '.join(str(error).split())}") from error

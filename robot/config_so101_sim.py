@@ -1,12 +1,40 @@
-"""Configuration of the simulated SO-101, as LeRobot's commands read it: `--robot.type=semagram_so101_sim`."""
+"""Configurations of the simulated SO-101 and of its cameras, as LeRobot's commands read them.
 
+`--robot.type=semagram_so101_sim`; `{wrist: {type: semagram_sim, view: wrist, ...}}`.
+"""
+
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from lerobot.cameras import CameraConfig
 from lerobot.robots.config import RobotConfig
 
+from robot.arm_options import CAMERAS
 from sim.so101.tasks import TASKS
 from worldmodel.mistakes import Mistake
+
+VIEWS = ("wrist", "side", "overhead")
+
+
+@CameraConfig.register_subclass("semagram_sim")
+@dataclass(kw_only=True)
+class SimCameraConfig(CameraConfig):
+    """`view`: where it looks from, the arm's `wrist`, its `side`, or `overhead`; `width` and `height` in pixels."""
+
+    view: str = "wrist"
+
+    def __post_init__(self):
+        """Raise ValueError for an unknown view."""
+        if self.view not in VIEWS:
+            raise Mistake(f"view={self.view}: one of {', '.join(VIEWS)}")
+
+
+def sim_cameras(sizes: Mapping[str, tuple[int, int]], fps: int) -> dict[str, SimCameraConfig]:
+    """Return the simulated arm's camera for each name in `CAMERAS`, from its (height, width) in pixels."""
+    return {
+        name: SimCameraConfig(view=CAMERAS[name], height=height, width=width, fps=fps)
+        for name, (height, width) in sizes.items()
+    }
 
 
 @RobotConfig.register_subclass("semagram_so101_sim")

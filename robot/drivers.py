@@ -83,9 +83,8 @@ class TeleopDriver(Driver):
         not answer.
         """
         if missing := [key for key in keys if key not in teleop.action_features]:
-            raise Mistake(
-                f"teleop.type={teleop.name}: moves {', '.join(teleop.action_features)}, not {', '.join(missing)}"
-            )
+            moves = ", ".join(teleop.action_features)
+            raise Mistake(f"teleop.type={teleop.name}: moves {moves}, not {', '.join(missing)}")
         self._teleop, self._keys, self._units = teleop, keys, units
         try:
             teleop.connect(calibrate=False)

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from robot.safety.faults import Fault, FaultKind, NotReleasable
+from robot.safety.gate import Margins
 from robot.safety.gated import GatedRobot
-from robot.safety.margins import Margins
 from robot.ticks import Ticks
 from robot.units import Units
 
@@ -90,20 +90,13 @@ Sink = Callable[[Step], object]
 class Loop:
     """Runs episodes, and whatever moves the arm between them. `ticks` use the robot's own clock.
 
-    `sinks` get every step of an episode in which no fault was found; `say` gets lines for people. `faults`: what the
-    arm was stopped for, in order.
+    `sinks` get every step of an episode in which no fault was found; `say` (str) gets lines for people. `faults`: what
+    the arm was stopped for, in order.
     """
 
-    def __init__(
-        self,
-        robot: GatedRobot,
-        units: Units,
-        ticks: Ticks,
-        sinks: Sequence[Sink] = (),
-        say: Callable[[str], None] = print,
-    ):
-        self.robot, self.ticks, self.faults = robot, ticks, list[str]()
-        self._units, self._sinks, self.say = units, sinks, say
+    def __init__(self, robot: GatedRobot, units: Units, ticks: Ticks, sinks: Sequence[Sink] = (), say=print):
+        self.robot, self.ticks, self.say, self.faults = robot, ticks, say, list[str]()
+        self._units, self._sinks = units, sinks
         self._sent: np.ndarray | None = None  # the last target sent, None after the arm was moved otherwise
         self._episodes = 0
 
@@ -150,8 +143,8 @@ class Loop:
                 self._rest()
                 return str(self.robot.fault)
         joint = int(np.argmax(np.abs(off)))
-        off_deg = np.degrees(off)[joint]
-        return f"{self.robot.gate.limits.names[joint]} is {off_deg:+.1f} degrees off after {patience_s:g} s"
+        name, degrees = self.robot.gate.limits.names[joint], np.degrees(off[joint])
+        return f"{name} is {degrees:+.1f} degrees off after {patience_s:g} s"
 
     def episode(self, driver: Driver, steps: int, judge: Callable[[], bool] | None = None) -> bool | None:
         """Run an episode from where the arm is, until the driver ends it or for `steps` control steps once it started.
@@ -185,9 +178,8 @@ class Loop:
             driver.sent(sent)
             if trouble is not None:
                 self.robot.gate.trip(Fault(*trouble, self.ticks.clock.monotonic()))
-            late, rate, margins = self.ticks.late_s[-1], self.ticks.rate_hz, self.robot.margins
-            at_s = reading.at - start
-            step = Step(self._episodes, number, at_s, reading, sent, action, success, margins, rate, late, work_s)
+            made = (reading.at - start, reading, sent, action, success, self.robot.margins)
+            step = Step(self._episodes, number, *made, self.ticks.rate_hz, self.ticks.late_s[-1], work_s)
             for sink in self._sinks:
                 sink(step)
         return done

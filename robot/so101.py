@@ -66,7 +66,13 @@ class SO101(SO101Follower):
     bus: StayingBus
 
     def __init__(self, config: SO101FollowerConfig):
+        """Read the calibration. Raises ValueError if there is no file with one: LeRobot would prompt for it."""
         super().__init__(config)
+        if not self.calibration:
+            raise Mistake(
+                f"id={self.id}: no calibration at {self.calibration_fpath}; "
+                f"lerobot-calibrate --robot.type=so101_follower --robot.port={config.port} --robot.id={self.id}"
+            )
         self.bus = StayingBus(config.port, self.bus.motors, self.calibration)
 
     def connect(self, calibrate: bool = True) -> None:
@@ -83,15 +89,6 @@ class SO101(SO101Follower):
         super().configure()
 
 
-def check_calibrated(robot: SO101) -> None:
-    """Raise ValueError if there is no file with the arm's calibration: LeRobot would prompt for one."""
-    if not robot.calibration:
-        raise Mistake(
-            f"id={robot.id}: no calibration at {robot.calibration_fpath}; "
-            f"lerobot-calibrate --robot.type=so101_follower --robot.port={robot.config.port} --robot.id={robot.id}"
-        )
-
-
 class SemagramSO101(GatedRobot):
     """The gated arm for loops that know nothing of gates: LeRobot's own commands (`--robot.type=semagram_so101`).
 
@@ -105,7 +102,6 @@ class SemagramSO101(GatedRobot):
     def __init__(self, config: SemagramSO101Config, clock: Clock = time):
         """Read the calibration. Raises ValueError without one, or for settings that the gate does not allow."""
         arm = SO101(config)
-        check_calibrated(arm)
         super().__init__(arm, Gate(config.limits_of(arm.calibration), Fingertip()), True, clock)
         self._moved_at = clock.monotonic()
 

@@ -7,17 +7,63 @@ so101-nexus has such a robot too (`SimSOFollower`). It is not used because its o
 from functools import cached_property
 
 import numpy as np
+from lerobot.cameras import Camera
 from lerobot.cameras.utils import make_cameras_from_configs
 from lerobot.robots.robot import Robot
 from lerobot.robots.utils import ensure_safe_goal_position
 from lerobot.utils.decorators import check_if_already_connected, check_if_not_connected
 from lerobot.utils.errors import DeviceNotConnectedError
 
-from robot.config_so101_sim import SO101SimConfig
-from robot.sim_camera import SimCamera
+from robot.config_so101_sim import SimCameraConfig, SO101SimConfig
 from robot.units import Units
+from sim.canvas import Canvas
 from sim.joints import JOINTS
 from sim.so101 import scene as so101
+
+
+class SimCamera(Camera):
+    """Renders the current state of its scene on each read. Frames are (height, width, 3) uint8, RGB."""
+
+    def __init__(self, config: SimCameraConfig):
+        super().__init__(config)
+        self.config = config
+        self._scene: so101.VariedArm | None = None
+        self._canvas: Canvas | None = None
+
+    def show(self, scene: so101.VariedArm) -> None:
+        """Set the environment that it looks at."""
+        self._scene = scene
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether it is ready to render."""
+        return self._canvas is not None
+
+    @staticmethod
+    def find_cameras() -> list[dict]:
+        """Return no cameras: they exist only in a configuration."""
+        return []
+
+    def connect(self, warmup: bool = True) -> None:
+        """Prepare to render. Raises DeviceNotConnectedError without a scene, RenderingUnavailable without graphics."""
+        if self._scene is None:
+            raise DeviceNotConnectedError(f"{self}: it is not in a simulated robot")
+        model, view = self._scene.model, self._scene.views[self.config.view]
+        self._canvas = Canvas(model, self.height, self.width, view)
+
+    def read(self, *_, **__) -> np.ndarray:
+        """Render and return the current frame. Raises DeviceNotConnectedError."""
+        if self._canvas is None or self._scene is None:
+            raise DeviceNotConnectedError(f"{self} is not connected")
+        return self._canvas.draw(self._scene.data)
+
+    async_read = read_latest = read
+
+    def disconnect(self) -> None:
+        """Free the OpenGL resources."""
+        if self._canvas is not None:
+            self._canvas.close()
+        self._canvas = None
 
 
 class SO101Sim(Robot):

@@ -38,6 +38,14 @@ class Units:
         """Return LeRobot's values (6,) as the encoders report them, rounded to the nearest tick."""
         return self.from_rad(self.low + np.round((angles - self.low) / TICK_RAD) * TICK_RAD)
 
+    def shares(self, angles: np.ndarray) -> np.ndarray:
+        """Convert angles (..., 6) in rad to shares of the joints' ranges, from -1 to 1."""
+        return 2 * (angles - self.low) / (self.high - self.low) - 1
+
+    def at(self, shares: np.ndarray) -> np.ndarray:
+        """Convert shares (..., 6) of the joints' ranges, from -1 to 1, to angles in rad."""
+        return self.low + (shares + 1) / 2 * (self.high - self.low)
+
     @property
     def _zero(self) -> np.ndarray:
         return np.append((self.low + self.high)[:-1] / 2, self.low[-1])

@@ -93,7 +93,9 @@ def test_a_batch_holds_its_share_of_what_experts_did(told):
         window = sample_windows(replay, 40, 2, 1, generator, share)
         assert round(share * 40) <= int(window.demonstrated.sum())
     batch = trainer._draw()
-    assert int(batch.demonstrated.sum()) >= round(trainer.learner.config.demonstration_fraction * len(batch.demonstrated))
+    assert int(batch.demonstrated.sum()) >= round(
+        trainer.learner.config.demonstration_fraction * len(batch.demonstrated)
+    )
 
 
 @pytest.mark.parametrize("limits", [(9,), (5, 8, 6)])

@@ -13,7 +13,6 @@ import time
 import warnings
 
 import pytest
-from lerobot.teleoperators import Teleoperator, TeleoperatorConfig
 
 import configs.arm.recording
 import configs.arm.running
@@ -21,7 +20,6 @@ import robot.arms
 from configs import record, run
 from robot.recording.parts import Draft
 from robot.safety.signals import SIGNALS
-from sim.joints import JOINTS
 
 pytestmark = pytest.mark.usefixtures("patient_driver", "patient_gate")
 WAIT_S = 120.0  # a loaded machine
@@ -159,31 +157,24 @@ UNNOTICED = {"overload": ["elbow_flex is released, but its servo was in trouble:
 
 
 @pytest.mark.parametrize("fault", UNNOTICED)
-@pytest.mark.parametrize("number", SIGNALS[:1])
-def test_a_servo_that_gives_up_is_let_go_all_the_same(twin, served, running, ends, recwarn, fault, number):
+def test_a_servo_that_gives_up_is_let_go_all_the_same(twin, served, running, ends, recwarn, fault):
     def act():
         twin.ask(fault, joint="elbow_flex")
-        signalled(number)()
+        os.kill(os.getpid(), signal.SIGINT)
 
     warnings.simplefilter("always")
     code, line = ends(run.main, act, *running, *on_the_twin(served))
-    assert (code, line) == (128 + number, f"stopped by {number.name}")
+    assert (code, line) == (130, "stopped by SIGINT")
     assert [str(warning.message) for warning in recwarn] == UNNOTICED[fault]
     assert torque(twin) == OFF
 
 
+@pytest.mark.parametrize("where", ["twin", "simulation"])
 @pytest.mark.parametrize("number", SIGNALS)
-def test_a_signal_ends_a_run_on_the_twin(twin, served, running, ends, number):
-    assert ends(run.main, signalled(number), *running, *on_the_twin(served)) == (
-        128 + number,
-        f"stopped by {number.name}",
-    )
+def test_a_signal_ends_a_run(twin, served, running, ends, number, where):
+    words = on_the_twin(served) if where == "twin" else ()
+    assert ends(run.main, signalled(number), *running, *words) == (128 + number, f"stopped by {number.name}")
     assert torque(twin) == OFF
-
-
-@pytest.mark.parametrize("number", SIGNALS)
-def test_a_signal_ends_a_run_in_simulation(running, ends, number):
-    assert ends(run.main, signalled(number), *running) == (128 + number, f"stopped by {number.name}")
 
 
 def test_a_planner_that_is_killed_ends_a_run(arm_checkpoint, ends, monkeypatch):
@@ -200,47 +191,12 @@ def test_a_planner_that_is_killed_ends_a_run(arm_checkpoint, ends, monkeypatch):
     assert line.startswith("stopped: planner: the planner is gone: ")  # hung up, or reset
 
 
-class Wave(Teleoperator):
-    """A person who goes to and fro; `lost` when the leader arm's cable is out."""
-
-    config_class, name = TeleoperatorConfig, "wave"
-    action_features, feedback_features = {f"{joint}.pos": float for joint in JOINTS}, {}
-    is_connected = is_calibrated = lost = False
-
-    def __init__(self):
-        self.steps = 0
-
-    def __del__(self):
-        """Nothing was begun."""
-
-    def connect(self, calibrate=True):
-        self.is_connected = self.is_calibrated = True
-
-    def calibrate(self):
-        raise AssertionError("nobody is there to be asked")
-
-    def configure(self):
-        raise AssertionError("the commands leave that to connect")
-
-    def get_action(self):
-        if self.lost:
-            raise OSError(5, "Input/output error")
-        self.steps += 1
-        return dict.fromkeys(self.action_features, 0.0) | {"shoulder_pan.pos": 40 * math.sin(self.steps / 10)}
-
-    def send_feedback(self, feedback):
-        raise AssertionError("a recording has none")
-
-    def disconnect(self):
-        self.is_connected = False
-
-
 @pytest.fixture
-def person(monkeypatch):
-    """Who drives the recordings."""
-    wave = Wave()
-    monkeypatch.setattr(configs.arm.recording, "teleoperator", lambda keys: wave)
-    return wave
+def person(monkeypatch, arms):
+    """Who drives the recordings, to and fro."""
+    leader = arms.Leader(lambda step: [40 * math.sin(step / 10), 0, 0, 0, 0, 0])
+    monkeypatch.setattr(configs.arm.recording, "teleoperator", lambda keys: leader)
+    return leader
 
 
 RECORD = ("dataset=kept", "by=teleop", "teleop.type=wave", "sentence=Wave.", "episodes=2", "seconds=60")
@@ -294,14 +250,12 @@ def test_a_leader_that_is_lost_ends_a_recording(ends, person, tmp_path):
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_ends_a_recording_whose_finished_episodes_stay(ends, person, tmp_path, number):
     first, words = tmp_path / ".kept.parts" / "000000", [word for word in RECORD if "seconds" not in word]
-    end = ends(record.main, signalled(number), *words, "seconds=0.3", "episodes=1000", begun=first.exists)
+    code, line = ends(record.main, signalled(number), *words, "seconds=0.3", "episodes=1000", begun=first.exists)
     assert not person.is_connected and [path.name for path in tmp_path.iterdir()] == ["kept"]
     safe = json.loads((tmp_path / "kept" / "meta" / "info.json").read_text())["total_episodes"]
     assert safe >= 1
-    assert end == (
-        128 + number,
-        f"semagram: stopped by {number.name}; {safe} episodes are safe, the same command goes on",
-    )
+    told = f"semagram: stopped by {number.name}; {safe} episodes are safe, the same command goes on"
+    assert (code, line) == (128 + number, told)
 
 
 def test_a_signal_while_an_episode_is_saved_does_not_lose_it(ends, person, tmp_path, monkeypatch):

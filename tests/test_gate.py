@@ -2,15 +2,17 @@
 
 import dataclasses
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from robot.safety.braking import Workspace
 from robot.safety.faults import Fault, FaultKind, NotReleasable
 from robot.safety.gate import Gate
 from robot.safety.input_check import InputCheck, Stamped
-from robot.safety.limits import Box, JointLimits, Limits, so101
-from robot.safety.workspace import Workspace
+from robot.safety.limits import PRESETS, Box, JointLimits, Limits, so101
+from sim.joints import JOINTS
 from sim.so101.fingertip import Fingertip
 
 DT = 1 / 30
@@ -53,14 +55,6 @@ def test_a_goal_that_jumps_is_reached_without_overshoot_at_full_rate():
     assert path.max() <= 50
     assert abs(path[-1] - 50) < 1e-3
     assert max(c.rate[0] for c in commands) == 60
-
-
-def test_a_goal_beyond_the_limits_is_taken_to_them():
-    run = Run()
-    for _ in range(100):
-        command = run.step(1e9)
-    assert command.fault is None
-    assert 89.9 < command.values[0] <= 90
 
 
 def test_an_arm_held_fast_is_pulled_by_no_more_than_the_step():
@@ -373,3 +367,30 @@ def test_what_cannot_be_trusted_is_named_and_not_used(what):
     assert after.fault.kind == "late-loop"
     check.restart()
     assert check.check(Stamped([1.0, 2.0], 199.0), Stamped([1.0, 2.0], 199.0), 199.0).fault is None
+
+
+FULL = {name: SimpleNamespace(range_min=700, range_max=3400) for name in JOINTS}
+
+
+def narrowed(**changes):
+    return FULL | {name: SimpleNamespace(range_min=low, range_max=high) for name, (low, high) in changes.items()}
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_preset_has_the_arms_joints_and_a_calibration_only_narrows_it(preset):
+    plain = so101(preset)
+    assert plain.names == JOINTS
+    calibrated = so101(preset, narrowed(elbow_flex=(1500, 2500), wrist_roll=(0, 4095)))
+    assert (calibrated.column("low") >= plain.column("low")).all()
+    assert (calibrated.column("high") <= plain.column("high")).all()
+    half = 500 * 360 / 4095
+    assert -half < calibrated.joints["elbow_flex"].low < -half + 6
+    assert calibrated.joints["wrist_roll"] == plain.joints["wrist_roll"]
+
+
+def test_careful_is_tighter_than_normal_in_everything():
+    careful, normal = so101("careful"), so101("normal")
+    for field in ("rate", "acceleration", "step", "high"):
+        assert (careful.column(field) <= normal.column(field)).all()
+    assert (careful.column("low") >= normal.column("low")).all()
+    assert (careful.box.low >= normal.box.low).all()

@@ -36,16 +36,6 @@ def test_it_is_the_robot_it_wraps(arm):
     assert arm.robot.calibration is arm.inner.calibration
 
 
-def test_it_moves_and_says_what_it_sent(arm):
-    with arm.robot as robot:
-        sent = move(arm, 120)
-        assert robot.fault is None
-        assert abs(sent[-1] - 30) < 0.01
-        assert abs(robot.get_observation()["shoulder_pan.pos"] - 30) < 0.5
-    steps = [b - a for a, b in itertools.pairwise(sent)]
-    assert 1 < max(steps) <= robot.gate.limits.joints["shoulder_pan"].rate * (1 / 30 + 3e-3)
-
-
 def test_the_end_is_brake_release_each_motor_close_the_port_close_the_data(arm):
     with arm.robot as robot:
         robot.close_with(lambda: arm.chain.log.append("data"))
@@ -73,35 +63,6 @@ def test_what_kills_lerobots_loop_is_a_fault_that_brakes_and_holds(arm, value):
         assert robot.send_action(to(robot, 30.0)) == held
         robot.release()
         assert abs(move(arm, 120)[-1] - 30) < 0.01
-
-
-def test_for_loops_that_know_nothing_of_gates_a_fault_ends_them_at_rest(arm):
-    from robot.safety.faults import RobotFault
-
-    arm.robot.stop_on_fault = True
-    with pytest.raises(RobotFault, match="not-finite: the goal of shoulder_pan is nan"), arm.robot as robot:
-        move(arm, 30)
-        robot.send_action(to(robot, float("nan")))
-    assert robot.command.resting
-    assert arm.chain.torques() == [0] * 6
-
-
-def test_a_dead_servo_is_a_fault_and_the_others_are_braked_and_released(arm):
-    from robot.safety.faults import RobotFault
-
-    message = r"driver: the robot cannot be read: .*no status packet"
-    with pytest.raises(RobotFault, match=message) as caught, arm.robot as robot:
-        move(arm, 30)
-        assert robot.command.rate[0] > 5
-        arm.chain.dead = 3
-        arm.chain.log.clear()
-        robot.get_observation()
-    log = arm.chain.log
-    assert robot.command.resting
-    assert "goal" in log
-    assert [i for i in range(1, 7) if f"release {i}" in log] == [1, 2, 4, 5, 6]
-    assert log[-1] == "close"
-    assert any("release elbow_flex" in note for note in caught.value.__notes__)
 
 
 def test_a_servo_that_stays_in_trouble_is_released_once_and_told_of(arm):
@@ -179,9 +140,11 @@ def test_an_arm_that_sank_in_a_pause_is_not_pulled_back(arm):
     with arm.robot as robot:
         assert move(arm, 120)[-1] > 29
         robot.rest()
+        assert robot.command.resting
         arm.clock.sleep(20)
         arm.chain.move(1, -40.0)
         check_no_jump(move(arm, 120))
+        assert robot.fault is None
 
 
 def test_a_cable_pulled_for_good_ends_with_every_error_and_the_data_closed(arm):
@@ -206,18 +169,6 @@ def test_errors_of_the_end_are_noted_on_what_ended_the_loop(arm):
         raise ZeroDivisionError
     assert caught.value.__notes__ == ["while trying to close the data: OSError('disk full')"]
     assert arm.chain.torques() == [0] * 6
-
-
-def test_connecting_twice_is_refused_and_the_arm_stays_stiff(arm):
-    from lerobot.utils.errors import DeviceAlreadyConnectedError
-
-    arm.robot.connect()
-    before = move(arm, 10)[-1]
-    with pytest.raises(DeviceAlreadyConnectedError, match="disconnect it first"):
-        arm.robot.connect()
-    assert arm.chain.torques() == [1] * 6
-    assert move(arm, 120)[-1] > before
-    arm.robot.disconnect()
 
 
 def test_a_connection_that_fails_half_way_leaves_no_torque_and_no_open_port(arm, monkeypatch):
@@ -253,16 +204,6 @@ def test_torque_stays_on_where_the_config_says_so(arm):
     with arm.robot:
         move(arm, 3)
     assert arm.chain.torques() == [1] * 6
-
-
-def test_it_rests_for_a_pause_and_goes_on_without_a_fault(arm):
-    with arm.robot as robot:
-        move(arm, 30)
-        robot.rest()
-        assert robot.command.resting
-        arm.clock.sleep(60)
-        assert abs(move(arm, 120)[-1] - 30) < 0.01
-        assert robot.fault is None
 
 
 def test_a_robot_of_other_joints_or_units_or_with_its_own_step_limit_is_refused(arm):
@@ -318,7 +259,7 @@ def test_a_signal_or_an_exception_ends_the_loop_in_the_same_order(arm, said):
 
     arm.robot.close_with(lambda: arm.chain.log.append("data"))
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
-    with pytest.raises((Stopped, KeyError, RobotFault), match=said), arm.robot:
+    with pytest.raises((Stopped, KeyError, RobotFault), match=said) as ended, arm.robot:
         for k in itertools.count():
             move(arm, 1, 90.0)
             if k == 10:
@@ -328,6 +269,7 @@ def test_a_signal_or_an_exception_ends_the_loop_in_the_same_order(arm, said):
     log = arm.chain.log
     alive = [i for i in range(1, 7) if i != arm.chain.dead]
     assert arm.chain.torques() == [int(i not in alive) for i in range(1, 7)]
+    assert len(alive) == 6 or any("release shoulder_lift" in note for note in ended.value.__notes__)
     end = log[len(log) - log[::-1].index("goal") :]
     places = [*(end.index(f"release {i}") for i in alive), end.index("close"), end.index("data")]
     assert places == sorted(places)

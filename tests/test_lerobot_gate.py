@@ -13,7 +13,6 @@ import time
 import numpy as np
 import pytest
 import torch
-from lerobot.teleoperators import Teleoperator, TeleoperatorConfig
 
 from robot.safety.faults import RobotFault
 from robot.safety.gated import GatedRobot
@@ -87,40 +86,8 @@ class Wire:
             assert (moved <= limit.rate * waits + count)[np.triu_indices(len(times), 1)].all()
 
 
-class Person(Teleoperator):
-    """Whoever moves the leader arm."""
-
-    config_class, name = TeleoperatorConfig, "hostile"
-    action_features, feedback_features = dict.fromkeys(KEYS, float), {}
-    is_connected = is_calibrated = False
-
-    def __init__(self, goal):
-        self.goal, self.steps = goal, 0
-
-    def __del__(self):
-        """Nothing was begun."""
-
-    def connect(self, calibrate=True):
-        self.is_connected = self.is_calibrated = True
-
-    def calibrate(self):
-        raise AssertionError("nobody is there to be asked")
-
-    configure = calibrate
-
-    def get_action(self):
-        self.steps += 1
-        return dict(zip(KEYS, self.goal(self.steps).tolist(), strict=True))
-
-    def send_feedback(self, feedback):
-        raise AssertionError("nobody asked for it")
-
-    def disconnect(self):
-        self.is_connected = False
-
-
 @pytest.fixture
-def lerobot(monkeypatch, served, twin, tmp_path):
+def lerobot(monkeypatch, served, twin, arms):
     """Runs one of LeRobot's commands with the gated arm on the twin; returns what was on the wire."""
     from scservo_sdk import PortHandler
 
@@ -143,7 +110,7 @@ def lerobot(monkeypatch, served, twin, tmp_path):
         monkeypatch.setattr(sys, "argv", [f"lerobot-{name}", *keys, *map(str, words)])
         script.main()
 
-    run.wire = wire
+    run.wire, run.leader = wire, arms.Leader
     yield run
     for number, handler in before.items():
         signal.signal(number, handler)
@@ -151,13 +118,13 @@ def lerobot(monkeypatch, served, twin, tmp_path):
 
 def teleoperate(lerobot, monkeypatch, goal, *_):
     script = importlib.import_module("lerobot.scripts.lerobot_teleoperate")
-    monkeypatch.setattr(script, "make_teleoperator_from_config", lambda config: Person(goal))
+    monkeypatch.setattr(script, "make_teleoperator_from_config", lambda config: lerobot.leader(goal))
     lerobot("teleoperate", "--teleop.type=so101_leader", "--teleop.port=x", "--teleop_time_s=1.5")
 
 
 def record(lerobot, monkeypatch, goal, folder, *_):
     script = importlib.import_module("lerobot.scripts.lerobot_record")
-    monkeypatch.setattr(script, "make_teleoperator_from_config", lambda config: Person(goal))
+    monkeypatch.setattr(script, "make_teleoperator_from_config", lambda config: lerobot.leader(goal))
     monkeypatch.setattr(script, "init_keyboard_listener", lambda: (None, dict.fromkeys(EVENTS, False)))
     lerobot(
         *("record", "--teleop.type=so101_leader", "--teleop.port=x", "--play_sounds=false"),
@@ -279,28 +246,6 @@ def test_after_a_pause_that_nobody_announced_the_arm_goes_on_from_rest_where_it_
             assert robot.fault is None and not robot.command.rate.any()
             assert abs(sent["shoulder_pan.pos"] + 10) < 0.1
     assert len(warned) == 3 and all("goes on from rest" in text for text in warned)
-
-
-@pytest.mark.parametrize(
-    ("keys", "said"),
-    [
-        ({"limits": "wild"}, "limits=wild"),
-        ({"joints": {"knee": {"rate": 1.0}}}, "robot.joints.knee"),
-        ({"joints": {"gripper": {"speed": 1.0}}}, "robot.gripper: .*speed"),
-        ({"box": {"z_low": 2.0}}, "box.z_low=2.0"),
-        ({"loop_s": 0.0}, "loop_s=0.0"),
-        ({"max_relative_target": 5.0}, "max_relative_target"),
-        ({"use_degrees": False}, "use_degrees=false"),
-        ({"id": "other"}, "id=other: no calibration"),
-    ],
-)
-def test_a_gate_that_cannot_be_is_refused_in_one_line(wired, tmp_path, keys, said):
-    from robot.config_so101 import SemagramSO101Config
-    from robot.so101 import SemagramSO101
-
-    with pytest.raises(ValueError, match=said) as refused:
-        SemagramSO101(SemagramSO101Config(**{"port": "wire", "id": "arm", "calibration_dir": tmp_path} | keys))
-    assert "\n" not in str(refused.value)
 
 
 def test_limits_of_its_own_are_the_gates(wired, tmp_path):

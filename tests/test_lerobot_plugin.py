@@ -151,8 +151,7 @@ def recorded(tmp_path_factory):
     from lerobot.datasets import LeRobotDataset
     from lerobot.utils.feature_utils import hw_to_dataset_features
 
-    from robot.config_sim_camera import SimCameraConfig
-    from robot.config_so101_sim import SO101SimConfig
+    from robot.config_so101_sim import SimCameraConfig, SO101SimConfig
     from robot.so101_sim import SO101Sim
 
     folder = tmp_path_factory.mktemp("recorded")

@@ -117,16 +117,12 @@ def test_a_goal_that_is_no_number_moves_nothing(case, value):
 
 
 class Agent:
-    """Acts by what its generator draws, and by how often it was asked."""
+    """Acts by what its generator draws."""
 
     def __init__(self):
-        self.generator, self.asked = torch.Generator(), 0
-
-    def reset(self, ended):
-        self.asked = 0
+        self.generator, self.reset = torch.Generator(), lambda ended: None
 
     def act(self, seen):
-        self.asked += 1
         return torch.rand(1, 6, generator=self.generator) * 2 - 1
 
 
@@ -134,7 +130,7 @@ class Planner:
     """Answers the next time it is asked for what has come; its curves go to and fro."""
 
     def __init__(self):
-        self.number, self.ready = 0, []
+        self.number, self.ready, self.awaits, self.gone = 0, [], lambda number: True, lambda: ""
 
     def ask(self, state, fresh, frames, there):
         self.number += 1
@@ -143,42 +139,9 @@ class Planner:
         self.ready = [SimpleNamespace(number=self.number, plan_ms=1.0, actions=actions, tokens=(), length=4)]
         return self.number
 
-    def awaits(self, number):
-        return True
-
     def poll(self):
         ready, self.ready = self.ready, []
         return ready
-
-    def gone(self):
-        return ""
-
-
-class Estimator:
-    """Knows no more than where the arm is sent."""
-
-    def __init__(self, targets):
-        self.targets = targets
-
-    def follow(self, reading, sent, bodies=None, steps=1):
-        assert reading.shape == sent.shape == (6,)
-
-    def state(self, ahead):
-        return np.zeros(3, np.float32)
-
-
-class Person:
-    """Holds a leader arm still."""
-
-    name, action_features, is_calibrated, is_connected = "person", dict.fromkeys(KEYS, float), True, False
-    connect = configure = lambda self, calibrate=True: setattr(self, "is_connected", True)
-
-    def get_action(self):
-        return dict(zip(KEYS, [10.0, -50.0, 50.0, 20.0, 0.0, 30.0], strict=True))
-
-    def disconnect(self):
-        assert self.is_connected
-        self.is_connected = False
 
 
 @pytest.fixture
@@ -191,15 +154,17 @@ def arm():
 
 
 @pytest.fixture(params=["script", "policy", "person", "planner", "written"])
-def driver(request, arm):
+def driver(request, arm, arms):
     targets = Targets.at(HZ, *so101.limits(arm.inner.scene))
     observer = SimpleNamespace(see=lambda scene, target: {}, close=lambda: None)
+    state = {"follow": lambda *given: None, "state": lambda ahead: np.zeros(3, np.float32)}
+    leader = arms.Leader(lambda step: (10.0, -50.0, 50.0, 20.0, 0.0, 30.0))
     items = [(i / HZ, np.full(6, 0.1 * math.sin(i / 5))) for i in range(60)]
     return {
         "script": lambda: ScriptDriver(arm.inner),
         "policy": lambda: PolicyDriver(arm.inner, Agent(), targets, observer),
-        "person": lambda: TeleopDriver(Person(), KEYS, ARM),
-        "planner": lambda: PlanFollower(Estimator(targets), Planner(), HZ, 2),
+        "person": lambda: TeleopDriver(leader, KEYS, ARM),
+        "planner": lambda: PlanFollower(SimpleNamespace(targets=targets, **state), Planner(), HZ, 2),
         "written": lambda: WrittenDriver(items, lambda action: action * ARM.high, lambda at, event: None),
     }[request.param]()
 
@@ -249,9 +214,9 @@ def test_the_same_beginning_gives_the_same_episode(arm, driver):
     np.testing.assert_allclose(one, other, atol=1e-4)  # simulated time passes as it is asked for
 
 
-def test_a_person_whose_arm_lacks_a_joint_is_refused_before_it_is_connected():
-    person = Person()
-    person.action_features = {"shoulder_pan.pos": float}
+def test_a_leader_arm_that_lacks_a_joint_is_refused_before_it_is_connected(arms):
+    leader = arms.Leader(None)
+    leader.action_features = {"shoulder_pan.pos": float}
     with pytest.raises(Mistake, match=r"moves shoulder_pan\.pos, not shoulder_lift\.pos"):
-        TeleopDriver(person, KEYS, ARM)
-    assert not person.is_connected
+        TeleopDriver(leader, KEYS, ARM)
+    assert not leader.is_connected

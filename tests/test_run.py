@@ -19,12 +19,9 @@ def run(arm_checkpoint, **keys) -> dict:
 def test_on_the_simulated_arm_every_episode_is_run_and_the_line_says_how(arm_checkpoint):
     result = run(arm_checkpoint, episodes=2, seconds=1.0)
     assert set(result) >= HEADER
-    assert result["ended"] == "done"
-    assert result["driver"] == "semagram_so101_sim"
-    assert result["episodes"] == 2
-    assert result["faults"] == []
-    assert result["plans"] >= 2
-    assert 0 <= result["success_rate"] <= 1
+    assert (result["ended"], result["driver"]) == ("done", "semagram_so101_sim")
+    assert (result["episodes"], result["faults"]) == (2, [])
+    assert result["plans"] >= 2 and 0 <= result["success_rate"] <= 1
     assert result["mean_squared_jerk"] > 0
     assert 0 < result["largest_step_deg"] <= 3.01 * 115 / 30  # the gripper's, thrice its range in a second
     json.dumps(result)
@@ -36,7 +33,6 @@ def test_on_the_simulated_arm_every_episode_is_run_and_the_line_says_how(arm_che
         ({}, r"^checkpoint=: it learned from recordings and has no task; lerobot-rollout"),
         ({"haste": 1}, r"^checkpoint=: task\.haste: no such key"),
         ({"max_control_steps": 5.5}, r"^checkpoint=: task\.max_control_steps=5\.5: a whole number"),
-        ({"end_on_success": 1}, r"^checkpoint=: task\.end_on_success=1: true or false"),
     ],
 )
 def test_a_checkpoint_without_a_task_of_ours_is_refused_in_one_line(arm_checkpoint, monkeypatch, task, says):
@@ -55,24 +51,6 @@ def test_a_checkpoint_without_a_task_of_ours_is_refused_in_one_line(arm_checkpoi
         configs.runs.loading.load_agent(arm_checkpoint)
 
 
-def test_a_checkpoint_of_another_format_is_refused_in_one_line_by_each_command(command, arm_checkpoint, tmp_path):
-    from policies.storage.folders import write_folder
-
-    files = {p.name: p.read_bytes() for p in arm_checkpoint.iterdir() if p.name != "manifest.json"}
-    saved = json.loads(files["config.json"]) | {"format": 99, "planner": {}}
-    write_folder(tmp_path / "x", files | {"config.json": json.dumps(saved).encode()}, {"commit": "80c0e67"})
-    for name, *keys in (
-        ("run", "viewer=none"),
-        ("serve", "address=localhost:0"),
-        ("record", "by=policy", f"dataset={tmp_path}/new"),
-        ("evaluate",),
-    ):
-        code, out, err = command(name, f"checkpoint={tmp_path}/x", *keys)
-        assert (code, out, "Traceback" in err) == (2, "", False), err
-        line = r"semagram: .*/x: of format 99, this Semagram reads \d+; train again, or .* made it \(80c0e67\)"
-        assert re.fullmatch(line, err.splitlines()[-1])
-
-
 @pytest.mark.parametrize("decisions", [0, 45, 10_000])
 def test_an_episode_lasts_as_long_as_in_training(decisions):
     from configs.arm.running import Running
@@ -89,7 +67,7 @@ def test_an_episode_lasts_as_long_as_in_training(decisions):
 
 def test_a_person_at_a_terminal_sees_the_rate_the_margins_and_the_token(arm_checkpoint, monkeypatch, teletype):
     from configs.arm.running import Running
-    from robot.running.view import View
+    from robot.running.sinks import View
 
     with teletype.terminal(columns=60) as (stream, close):
         monkeypatch.setattr(

@@ -4,7 +4,6 @@ import threading
 import time
 from dataclasses import replace
 from functools import partialmethod
-from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -14,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from configs.arm.fit import ROOM_FOR_REST
+from configs.arm.fit import ROOM_FOR_REST, Fit
 from configs.runs.loading import load_agent
 from envs.make import make, make_vector
 from envs.senses import Senses
@@ -23,14 +22,11 @@ from envs.wrappers import watched
 from policies.agent import Agent
 from policies.observations import observe
 from robot.arms import simulated
-from robot.config_sim_camera import SimCameraConfig
-from robot.lerobot_types import configured
+from robot.cameras import BLIND_S, CameraBuffer, SteadyCamera
+from robot.config_so101_sim import SimCameraConfig
 from robot.loop import Loop
-from robot.running.camera_buffer import BLIND_S, CameraBuffer
 from robot.running.settings import RunConfig
-from robot.sim_camera import SimCamera
-from robot.steady_camera import SteadyCamera, in_a_line
-from sim.canvas import RenderingUnavailable
+from robot.so101_sim import SimCamera
 from worldmodel.observation import Observation
 from worldmodel.senses import IMAGE_KEY_PREFIX
 
@@ -65,17 +61,6 @@ def until(true) -> None:
         time.sleep(0.01)
 
 
-def test_a_checkpoint_that_sees_is_refused_in_one_line_where_nothing_can_be_drawn(monkeypatch):
-    from configs.arm.piloting import SceneObserver
-
-    def connect(camera):
-        raise RenderingUnavailable("no EGL here")
-
-    monkeypatch.setattr(SimCamera, "connect", connect)
-    with pytest.raises(ValueError, match=r"^checkpoint=: it looks through overhead: no EGL here$"):
-        SceneObserver(SimpleNamespace(scene=None), TASK, {"observation.images.overhead": (SIZE, SIZE, 3)}, "")
-
-
 def test_the_simulated_arm_shows_what_training_showed():
     senses = Senses(("images.overhead", "images.wrist:24x40"), SIZE)
     env, names = make(TASK, senses=senses), senses.cameras
@@ -103,14 +88,18 @@ def test_the_simulated_arm_shows_what_training_showed():
     env.close()
 
 
-@given(st.lists(st.booleans(), min_size=1, max_size=12), st.sampled_from([(0,), (0, 2), (1, 3)]))
-def test_eyes_show_the_frames_of_before_and_which_camera_is_dark(lit, lags):
-    eyes, shown = CameraBuffer({"a": LIT.shape[:2]}, lags, hz=HZ, say=[].append), []
-    for number, light in enumerate(lit):
-        shown.append(np.roll(LIT, number, 0) if light else DARK)
-        eyes.see({"a": shown[-1], "joint.pos": 0.0})
-    first = max([number + 1 for number, light in enumerate(lit[:-1]) if not light], default=0)
-    shown = shown[first:]  # before a frame that shows something again there is nothing
+moments = st.tuples(st.booleans(), st.integers(1, 3))
+
+
+@given(st.lists(moments, min_size=1, max_size=12), st.sampled_from([(0,), (0, 2), (1, 3)]))
+def test_eyes_show_the_frames_of_before_and_which_camera_is_dark(seen, lags):
+    """Some frames come several control steps after the last one: until then that one was the newest."""
+    eyes, shown, lit = CameraBuffer({"a": LIT.shape[:2]}, lags, hz=HZ, say=[].append), [], [True]
+    for number, (light, steps) in enumerate(seen):
+        shown = [] if not lit[-1] else shown  # before a frame that shows something again there is nothing
+        shown += shown[-1:] * (steps - 1) + [np.roll(LIT, number, 0) if light else DARK]
+        lit.append(light)
+        eyes.see({"a": shown[-1], "joint.pos": 0.0}, steps)
     frames, there = eyes.now()
     assert there.tolist() == [lit[-1]]
     for frame, lag in zip(frames[0], lags, strict=True):
@@ -120,37 +109,20 @@ def test_eyes_show_the_frames_of_before_and_which_camera_is_dark(lit, lags):
     assert all(np.array_equal(frame, LIT) for frame in eyes.now()[0][0])
 
 
-def test_eyes_know_how_many_control_steps_were_left_out():
-    eyes = CameraBuffer({"a": LIT.shape[:2]}, (0, 1, 3), hz=HZ)
-    frames = [np.roll(LIT, number, 0) for number in range(3)]
-    for frame, steps in zip(frames, (1, 1, 3), strict=True):
-        eyes.see({"a": frame}, steps)
-    for frame, number in zip(eyes.now()[0][0], (2, 1, 1), strict=True):
-        np.testing.assert_array_equal(frame, frames[number])
-
-
-def test_a_camera_that_goes_dark_is_spoken_of_once_and_again_when_it_is_back():
-    said = []
-    eyes = CameraBuffer({"a": (SIZE, SIZE), "b": (16, 24)}, hz=HZ, alone=True, say=said.append)
+@pytest.mark.parametrize("alone", [True, False])
+def test_a_dark_camera_is_reported_once_and_only_an_arm_without_another_sense_is_blind(alone):
+    said, second = [], round(BLIND_S * HZ)
+    eyes = CameraBuffer({"a": (SIZE, SIZE), "b": (16, 24)}, hz=HZ, alone=alone, say=said.append)
     for frames in [(LIT, LIT)] + [(DARK, LIT)] * 60 + [(LIT, DARK)] * 2:
         eyes.see(dict(zip("ab", frames, strict=True)))
         assert not eyes.blind
-    assert [line.partition(";")[0] for line in said] == [
-        "camera a: frames of one colour",
-        "camera a: shows something again",
-    ]
-
-
-def test_only_an_arm_without_another_sense_is_blind_in_the_dark():
-    steps = round(BLIND_S * HZ)
-    for alone in (True, False):
-        eyes = CameraBuffer({"a": (SIZE, SIZE), "b": (16, 24)}, hz=HZ, alone=alone, say=[].append)
-        for _ in range(steps):
-            eyes.see({"a": DARK, "b": DARK})
-        assert not eyes.blind
+    kept = ["camera a: frames of one colour", "camera a: shows something again"]
+    assert [line.partition(";")[0] for line in said] == kept
+    for _ in range(second):
         eyes.see({"a": DARK, "b": DARK})
-        assert eyes.blind == alone
-    assert not CameraBuffer().blind
+        assert not eyes.blind
+    eyes.see({"a": DARK, "b": DARK})
+    assert eyes.blind == alone and not CameraBuffer().blind
 
 
 @pytest.mark.parametrize("size", [(16, 16), (24, 32), (20, 16), (16, 64)])
@@ -206,9 +178,14 @@ def test_a_cable_that_falls_out_is_black_frames_until_it_is_in_again(monkeypatch
     from lerobot.cameras.opencv import OpenCVCamera, OpenCVCameraConfig
 
     monkeypatch.setattr(cv2, "VideoCapture", Cable)
-    monkeypatch.setattr("robot.steady_camera.AGAIN_S", 0.05)
+    monkeypatch.setattr("robot.cameras.AGAIN_S", 0.05)
     said = []
     camera = SteadyCamera("front", OpenCVCamera(OpenCVCameraConfig(index_or_path=0, warmup_s=1)), said.append)
+    with monkeypatch.context() as out, pytest.raises(ConnectionError):
+        out.setattr(Cable, "plugged", False)  # one that is not there at first is an error
+        camera.connect()
+    assert not camera.is_connected
+    Cable.tries = 0
     camera.connect()
     assert camera.read_latest().mean() == 180
     monkeypatch.setattr(Cable, "plugged", False)
@@ -230,33 +207,6 @@ def test_a_cable_that_falls_out_is_black_frames_until_it_is_in_again(monkeypatch
     monkeypatch.setattr(Cable, "plugged", False)
     until(lambda: not camera.read_latest().any())
     camera.disconnect()  # while it is being looked for
-    assert not camera.is_connected
-
-
-def test_what_happens_to_a_camera_is_left_to_it_to_say(capsys, monkeypatch):
-    heard = []
-    monkeypatch.setattr(threading, "excepthook", lambda arguments: heard.append(arguments.thread.name))
-
-    def fail():
-        raise RuntimeError("gone")
-
-    level = cv2.utils.logging.getLogLevel()
-    with in_a_line():
-        assert cv2.utils.logging.getLogLevel() == 0
-        for name in ("OpenCVCamera(0)_read_loop", "another"):
-            thread = threading.Thread(target=fail, name=name)
-            thread.start()
-            thread.join()
-    assert heard == ["another"]
-    assert cv2.utils.logging.getLogLevel() == level
-
-
-def test_a_camera_that_is_not_there_at_first_is_an_error(tmp_path):
-    from lerobot.cameras.opencv import OpenCVCamera, OpenCVCameraConfig
-
-    camera = SteadyCamera("front", OpenCVCamera(OpenCVCameraConfig(index_or_path=tmp_path / "none.avi")), print)
-    with pytest.raises(ConnectionError):
-        camera.connect()
     assert not camera.is_connected
 
 
@@ -334,10 +284,8 @@ def test_it_runs_on_the_simulated_arm_by_its_cameras_and_its_sentence(two_eyed):
     assert 0 <= result["success_rate"] <= 1
 
 
-def test_the_simulated_arms_cameras_are_of_the_checkpoints_sizes_and_count_for_as_many_bytes(two_eyed, monkeypatch):
+def test_frames_that_no_message_holds_are_refused(two_eyed, monkeypatch):
     run, frames = running(two_eyed), 2 * 3 * (SIZE * SIZE + 24 * 40)
-    cameras = run._arm(None, None).cameras
-    assert {name: (camera.height, camera.width) for name, camera in cameras.items()} == run.fit.senses.sizes
     assert run.fit.senses.sizes == {"overhead": (SIZE, SIZE), "wrist": (24, 40)}
     monkeypatch.setattr("configs.arm.fit.LARGEST", ROOM_FOR_REST + frames)
     run.fit.check()
@@ -349,87 +297,11 @@ def test_the_simulated_arms_cameras_are_of_the_checkpoints_sizes_and_count_for_a
 def test_an_arm_that_can_see_nothing_and_knows_nothing_else_stops(tmp_path, capsys, untaught, monkeypatch):
     monkeypatch.setattr(Loop, "recover", partialmethod(Loop.recover, patience_s=0.2))
     checkpoint = untaught(tmp_path, TASK, senses=("images.overhead",), image_size=SIZE)
-    run = running(checkpoint, episodes=2, seconds=6.0)
-    inner = run._arm
-
-    def darkened(stack, show):
-        robot = inner(stack, show)
-        robot.cameras["overhead"].read_latest = lambda max_age_ms=500: DARK
-        return robot
-
-    run._arm = darkened
-    result = run.run()
+    monkeypatch.setattr(SimCamera, "read_latest", lambda camera, max_age_ms=500: DARK)
+    result = running(checkpoint, episodes=2, seconds=6.0).run()
     assert result["ended"] == "fault"
     assert result["faults"][0].startswith("blind: nothing to be seen through overhead")
     assert "camera overhead: frames of one colour" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("keys", "line"),
-    [
-        (
-            {"robot": "so101-twin"},
-            "the checkpoint looks through overhead; say which that is, e.g. 'robot_cameras={overh",
-        ),
-        (
-            {"robot": "so101-twin", "robot_cameras": {"overhead": {}, "top": {}}},
-            "robot_cameras.top: the checkpoint looks",
-        ),
-        ({"sentence": " . "}, "sentence: ' . ' is without text; it says what to do"),
-    ],
-)
-def test_what_a_seeing_checkpoint_cannot_be_run_with_is_refused(checkpoint, keys, line):
-    with pytest.raises(ValueError, match="^" + line.replace(".", r"\.").replace("{", r"\{")):
-        running(checkpoint, **keys)
-
-
-def test_a_checkpoint_that_hears_nothing_takes_no_words_and_a_told_one_must_be_told(arm_checkpoint):
-    with pytest.raises(ValueError, match=r"sentence=go: the checkpoint hears no words"):
-        running(arm_checkpoint, sentence="go")
-    with pytest.raises(ValueError, match=r"robot_cameras\.a: the checkpoint looks through no camera"):
-        running(arm_checkpoint, robot="so101-twin", robot_cameras={"a": {}})
-    with pytest.raises(ValueError, match=r"^target=: where the task's object is"):
-        running(arm_checkpoint, robot="so101", port="p", id="i")
-    with pytest.raises(ValueError, match=r"^target=\[0\.1, 0\.0, 0\.01\]: so101-touch is trained with things on the "):
-        running(arm_checkpoint, robot="so101", port="p", id="i", target=[0.1, 0.0, 0.01])
-    fit = running(arm_checkpoint).fit
-    blind = replace(fit, task=replace(fit.task, state="joints"))
-    with pytest.raises(ValueError, match=r"^checkpoint=.*: of task\.state=joints without a camera: it sees nothing$"):
-        blind.check()
-
-
-def test_what_sees_need_not_be_told_where_things_are_even_if_they_move(tmp_path, untaught):
-    arm = {"robot": "so101", "port": "p", "id": "i"}
-    cameras = {"robot_cameras": {"overhead": {"type": "opencv", "index_or_path": 0}}}
-    task = TaskConfig("so101-pick-lift", state="joints")
-    assert not running(untaught(tmp_path, task, senses=SENSES, image_size=SIZE), **arm, **cameras).fit.told
-    told = untaught(tmp_path, TaskConfig("so101-pick-lift"), senses=SENSES, image_size=SIZE)
-    with pytest.raises(ValueError, match=r"robot=so101: so101-pick-lift must be told how its things move"):
-        running(told, **arm, **cameras)
-
-
-@pytest.mark.parametrize(
-    ("keys", "line"),
-    [
-        (3, "robot_cameras.a=3: its type and what that needs"),
-        ({}, "robot_cameras.a={}: its type"),
-        (None, "robot_cameras.a=None: its type"),
-        ({"type": "opncv"}, "robot_cameras.a.type=opncv: one of intelrealsense, opencv, "),
-        ({"type": "opencv"}, "robot_cameras.a: "),
-        ({"type": "opencv", "index_or_path": 0, "withd": 3}, "robot_cameras.a: "),
-        ({"type": "opencv", "index_or_path": 0, "fps": "fast"}, "robot_cameras.a: "),
-    ],
-)
-def test_a_camera_that_cannot_be_is_one_line(keys, line):
-    with pytest.raises(ValueError) as caught:
-        configured({"a": keys})
-    assert str(caught.value).startswith(line)
-    assert "\n" not in str(caught.value)
-
-
-def test_a_camera_is_what_lerobot_makes_of_its_keys():
-    (made,) = configured({"a": {"type": "opencv", "index_or_path": 0, "width": 640, "height": 480, "fps": 30}}).values()
-    assert (made.type, made.width, made.height, made.fps) == ("opencv", 640, 480, 30)
 
 
 def test_a_policy_that_sees_can_be_recorded_and_begins_as_in_training(two_eyed, tmp_path, monkeypatch):
@@ -484,12 +356,19 @@ def test_the_rerun_viewer_gets_every_tick_with_what_the_camera_shows_the_model(c
         np.testing.assert_array_equal(np.array(shown).reshape(SIZE, SIZE, 3), frame)
 
 
-def test_a_viewer_that_hangs_holds_nothing_up(checkpoint, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("how", ["hangs", "fails"])
+def test_a_viewer_that_hangs_or_fails_says_so_and_the_arm_goes_on(checkpoint, tmp_path, monkeypatch, capsys, how):
     from robot.running import rerun_view
 
     hung = threading.Event()
+
+    def log(*moment):
+        if how == "fails":
+            raise RuntimeError("no room")
+        hung.wait(WAIT_S)
+
     monkeypatch.setattr(rerun_view, "PATIENCE_S", 0.1)
-    monkeypatch.setattr(rerun_view.Rerun, "_log", lambda *moment: hung.wait(WAIT_S))
+    monkeypatch.setattr(rerun_view.Rerun, "_log", log)
     result = running(checkpoint, episodes=1, seconds=1.0, viewer="rerun", viewer_file=str(tmp_path / "run.rrd")).run()
     hung.set()
     for left in threading.enumerate():  # it goes on with what was queued, which is no business of the next test
@@ -497,19 +376,8 @@ def test_a_viewer_that_hangs_holds_nothing_up(checkpoint, tmp_path, monkeypatch,
             left.join(WAIT_S)
             assert not left.is_alive()
     assert (result["ended"], result["faults"]) == ("done", [])
-    assert "the viewer did not take the last of it" in capsys.readouterr().err
-
-
-def test_a_viewer_that_fails_says_so_once_and_the_arm_goes_on(checkpoint, tmp_path, monkeypatch, capsys):
-    from robot.running import rerun_view
-
-    def fails(*moment):
-        raise RuntimeError("no room")
-
-    monkeypatch.setattr(rerun_view.Rerun, "_log", fails)
-    result = running(checkpoint, episodes=1, seconds=1.0, viewer="rerun", viewer_file=str(tmp_path / "run.rrd")).run()
-    assert (result["ended"], result["faults"]) == ("done", [])
-    assert capsys.readouterr().err.count("the viewer shows no more: no room\n") == 1
+    line = {"hangs": "the viewer did not take the last of it", "fails": "the viewer shows no more: no room\n"}[how]
+    assert capsys.readouterr().err.count(line) == 1
 
 
 def test_a_viewer_that_does_not_come_up_is_refused_before_the_arm_moves(checkpoint, monkeypatch):
@@ -531,6 +399,35 @@ def test_a_file_of_before_is_not_written_over(checkpoint, tmp_path):
         running(checkpoint, episodes=1, viewer="rerun", viewer_file=str(tmp_path / "run.rrd")).run()
 
 
-def test_a_file_for_the_viewer_needs_it(checkpoint):
-    with pytest.raises(ValueError, match=r"^viewer_file=x.rrd: it is for viewer=rerun$"):
-        running(checkpoint, viewer_file="x.rrd")
+ARM = {"robot": "so101", "port": "p", "id": "i"}
+OPENCV = {"type": "opencv", "index_or_path": 0}
+UNFIT = [  # a checkpoint's task and senses, what it is to be run with, the line
+    (TASK, SENSES, {"robot": "so101-twin"}, r"the checkpoint looks through overhead; say which that is, e.g. 'robot_"),
+    (TASK, SENSES, {"robot": "so101-twin", "robot_cameras": {"overhead": {}, "top": {}}}, r"robot_cameras\.top: the "),
+    (TASK, SENSES, {"sentence": " . "}, r"sentence: ' \. ' is without text; it says what to do"),
+    (None, ("state",), {"sentence": "go"}, r"sentence=go: the checkpoint hears no words"),
+    (None, ("state",), {"robot": "so101-twin", "robot_cameras": {"a": {}}}, r"robot_cameras\.a: .* through no camera"),
+    (None, ("state",), ARM, r"target=: where the task's object is"),
+    (
+        None,
+        ("state",),
+        ARM | {"target": [0.1, 0.0, 0.01]},
+        r"target=\[0\.1, 0\.0, 0\.01\]: so101-touch is trained with",
+    ),
+    (TASK, ("state",), {}, r"checkpoint=.*: of task\.state=joints without a camera: it sees nothing$"),
+    (TaskConfig("so101-pick-lift"), SENSES, ARM, r"robot=so101: so101-pick-lift must be told how its things move"),
+    (TaskConfig("so101-pick-lift", state="joints"), SENSES, ARM | {"robot_cameras": {"overhead": OPENCV}}, None),
+]
+
+
+@pytest.mark.parametrize(("task", "senses", "keys", "line"), UNFIT)
+def test_a_checkpoint_is_run_only_where_it_can_know_what_it_needs(checkpoint, task, senses, keys, line):
+    shapes = {"state": (37,), "images.overhead": (SIZE, SIZE, 3), "language": (256,)}
+    identity = replace(load_agent(checkpoint).spec, senses={f"observation.{name}": shapes[name] for name in senses})
+    fit = Fit(RunConfig("c", **keys), identity, task or TaskConfig("so101-touch"))
+    if line is None:
+        fit.check()
+        assert not fit.told
+        return
+    with pytest.raises(ValueError, match=f"^{line}"):
+        fit.check()

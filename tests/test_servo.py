@@ -2,7 +2,6 @@
 
 import math
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -80,12 +79,6 @@ def test_switching_torque_on_stays_where_the_shaft_is():
     assert drive.target == 3000 and drive.torque == 1 and servo["Goal_Position"] == 3000
 
 
-@pytest.mark.parametrize(("limit", "share"), [(1000, 1.0), (500, 0.5), (0, 0.0), (2000, 1.0)])
-def test_torque_and_stiffness_are_the_registers(limit, share):
-    servo = powered(Torque_Limit=limit, P_Coefficient=8)
-    assert servo.drive(DT_S).torque == share and servo.drive(DT_S).stiffness == 0.5
-
-
 @given(st.floats(0, 1), st.integers(1, 100), st.integers(1, 25))
 def test_overload_comes_exactly_when_the_load_stays_above_its_threshold(effort, threshold, tenths):
     servo = powered(Overload_Torque=threshold, Protection_Time=10 * tenths)
@@ -109,9 +102,3 @@ def test_a_stalled_motor_heats_until_it_lets_go_and_cools_again():
     for _ in range(1000):
         servo.sense(servo.shaft, 0.0, 0.0, 1.0)
     assert servo["Status"] == 0 and servo["Present_Temperature"] < 35
-
-
-def test_without_power_there_is_no_torque():
-    servo = powered()
-    servo.power_off()
-    assert servo.drive(DT_S).torque == 0

@@ -2,8 +2,6 @@
 
 import errno
 import io
-import threading
-import time
 
 import pytest
 
@@ -43,44 +41,6 @@ def test_elsewhere_everything_stays_as_it_was_written():
     terminal.draw(["b", "c"])
     terminal.say("d")
     assert stream.getvalue() == "a" * 400 + "\nb\nc\nd\n"
-
-
-def test_a_terminal_that_does_not_say_how_wide_it_is_gets_whole_lines(teletype):
-    with teletype.terminal(columns=0) as (stream, close):
-        Terminal(stream).draw(["a" * 400])
-        assert close() == "a" * 400 + "\r\n"
-
-
-class Slow(io.StringIO):
-    """A terminal that lets other threads on between any two letters."""
-
-    def isatty(self):
-        return True
-
-    def fileno(self):
-        raise OSError
-
-    def write(self, text):
-        for letter in text:
-            super().write(letter)
-            time.sleep(1e-5)
-
-
-def test_threads_share_it(teletype):
-    terminal = Terminal(Slow())
-
-    def speak(name):
-        for number in range(20):
-            terminal.draw([f"{name} draws", f"{name} {number}"])
-            terminal.say(f"{name} says {number}")
-
-    threads = [threading.Thread(target=speak, args=(name,)) for name in "ab"]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    lines = teletype.shown(terminal.stream.getvalue())
-    assert sorted(lines) == sorted(f"{name} says {number}" for name in "ab" for number in range(20))
 
 
 def test_where_nobody_reads_nothing_is_raised():

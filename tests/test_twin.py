@@ -1,23 +1,18 @@
 """LeRobot's own driver, as it is, against semagram-twin as a process: it works, and each fault hurts as a real one."""
 
-import contextlib
 import json
-import os
 import signal
 import socket
 import subprocess
 import sys
 import termios
-import threading
 import time
 
 import pytest
 
-from robot.ports import port_of_twin
+from robot.arm_options import port_of_twin
 from sim.joints import JOINTS
 from sim.twin.control import TwinControl
-from sim.twin.feetech import PING, encode
-from sim.twin.servo import OVERLOADED
 
 pytestmark = pytest.mark.usefixtures("patient_driver")
 START_S = 120.0  # a loaded machine
@@ -110,17 +105,6 @@ def test_an_overloaded_servo_is_read_but_cannot_be_let_go(twin, connect):
     assert torque(twin) == [False, False, False, True, True, True]
 
 
-def test_a_joint_held_by_hand_stays_and_its_servo_gives_up_in_time(twin, connect):
-    robot = connect()
-    twin.ask("hold", joint="shoulder_pan", angle_rad=0.0)
-    end = time.monotonic() + START_S
-    while not twin.ask("state")["joints"]["shoulder_pan"]["status"] & OVERLOADED:
-        assert time.monotonic() < end
-        assert abs(move(robot, "shoulder_pan", 40.0, seconds=0.2)["shoulder_pan.pos"]) < 2
-    with pytest.raises(RuntimeError, match="Overload error"):
-        robot.bus.read("Present_Position", "shoulder_pan")
-
-
 def test_a_pulled_usb_cable_is_an_input_error_and_the_arm_holds_its_goal(twin, connect, served):
     robot = connect()
     robot.send_action(robot.get_observation() | {"shoulder_pan.pos": 45.0})
@@ -150,14 +134,6 @@ def test_without_power_the_arm_is_silent_and_limp_and_wakes_limp(twin, connect):
     assert abs(robot.get_observation()["shoulder_pan.pos"] - seen["shoulder_pan.pos"]) < 5  # as it fell, no further
 
 
-def test_a_pulled_lead_takes_the_joints_behind_it(twin, connect):
-    robot = connect()
-    twin.ask("pull", cable="wrist_flex")
-    powered = [joint["powered"] for joint in twin.ask("state")["joints"].values()]
-    assert powered == [True, True, True, False, False, False]
-    assert robot.bus.ping("elbow_flex") == 777 and robot.bus.ping("wrist_flex") is None
-
-
 def test_slow_replies_are_waited_for_up_to_a_limit(twin, connect):
     robot = connect()
     twin.ask("line", slow_ms=15)
@@ -171,30 +147,6 @@ def test_slow_replies_are_waited_for_up_to_a_limit(twin, connect):
     assert len(robot.get_observation()) == 6
 
 
-def test_a_cable_that_wobbles_while_the_line_is_busy_is_survived(twin, served):
-    stop, ping = threading.Event(), encode(1, PING)
-
-    def talk():
-        while not stop.is_set():
-            try:
-                port = os.open(served.port(), os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK)
-            except OSError:  # not there just now
-                continue
-            with contextlib.suppress(OSError):
-                while not stop.is_set():
-                    os.write(port, ping)
-            os.close(port)
-
-    host = threading.Thread(target=talk)
-    host.start()
-    for _ in range(100):
-        twin.ask("pull", cable="usb")
-        twin.ask("plug", cable="usb")
-    stop.set()
-    host.join()
-    assert twin.ask("state")["port"] == served.port()
-
-
 def test_a_wrong_request_is_answered_in_words_and_the_channel_stays(twin, served):
     for request, said in (
         ({"do": "dance"}, "one of state"),
@@ -205,14 +157,10 @@ def test_a_wrong_request_is_answered_in_words_and_the_channel_stays(twin, served
         ({"do": "hold", "joint": "elbow_flex", "angle_rad": "x"}, "angle_rad=x: a finite number"),
         ({"do": "hold", "joint": ["elbow_flex"]}, "one of shoulder_pan"),
         ({"do": "line", "lost": 2}, "from 0 to 1"),
-        ({"do": "line", "lost": "much"}, "lost=much: a finite number"),
         ({"do": "line", "lost": "0.5"}, "lost=0.5: a finite number"),
-        ({"do": "line", "lost": [[0.5]]}, "a finite number"),
         ({"do": "line", "lost": True}, "lost=True: a finite number"),
         ({"do": "reset", "joints": {"": 0.1}}, ": no such joint; one of"),
         ({"do": "reset", "joints": 5}, "5: by the name of each joint, shoulder_pan"),
-        ({"do": "reset", "joints": {"elbow_flex": None}}, "elbow_flex=None: a finite number"),
-        ({"do": "reset", "joints": {"elbow_flex": 10**400}}, r"elbow_flex=10{59}\.\.\.: a finite number"),
         ({"do": "reset", "bodies": [1]}, r"\[1\]: by the name of each body"),
     ):
         with pytest.raises(ValueError, match=said):
@@ -257,12 +205,6 @@ def test_a_second_twin_is_refused_and_a_killed_one_replaced(start_twin, tmp_path
     again = start_twin(tmp_path, f"control_file={tmp_path / 'own'}")
     assert port_of_twin(twin.port_file) == again.port()
     assert again.stop()["packets"] == 0
-
-
-def test_a_port_file_whose_control_channel_would_have_too_long_a_path_is_taken_at_its_word(tmp_path):
-    port_file = tmp_path / ("long" * 30)
-    port_file.write_text("/dev/pts/9\n")
-    assert port_of_twin(port_file) == "/dev/pts/9"
 
 
 def test_two_programs_do_not_move_one_arm(served):

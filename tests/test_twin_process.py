@@ -39,13 +39,7 @@ def test_a_killed_run_leaves_no_twin():
         time.sleep(0.02)
 
 
-def test_a_twin_that_is_stopped_is_gone_with_its_folder():
-    twin = TwinProcess()
-    assert twin.port_file.exists()
+def test_it_starts_beside_packages_of_the_same_names_and_once_stopped_is_gone_with_its_folder(hidden):
+    twin = TwinProcess()  # which raises where it does not come up
     twin.stop()
-    assert twin._process.returncode == 0
-    assert not twin.port_file.parent.exists()
-
-
-def test_it_starts_from_a_folder_that_holds_packages_of_the_same_names(hidden):
-    TwinProcess().stop()  # which raises where it does not come up
+    assert twin._process.returncode == 0 and not twin.port_file.parent.exists()

@@ -6,6 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import serial
+from lerobot.teleoperators import Teleoperator, TeleoperatorConfig
 
 PING, READ, WRITE, SYNC_READ, SYNC_WRITE, EVERYONE = 1, 2, 3, 0x82, 0x83, 0xFE
 MODEL, LOW, HIGH, OFFSET, TORQUE, GOAL, PRESENT = 3, 9, 11, 31, 40, 42, 56
@@ -129,6 +130,40 @@ class Clock:
 
     def sleep(self, seconds):
         self.now += seconds
+
+
+class Leader(Teleoperator):
+    """A leader arm that somebody moves to `goal(step)` (6,); `lost` once its cable is out."""
+
+    config_class, name = TeleoperatorConfig, "leader"
+    action_features, feedback_features = {f"{joint}.pos": float for joint in JOINTS}, {}
+    is_connected = is_calibrated = lost = False
+
+    def __init__(self, goal):
+        self.goal, self.steps = goal, 0
+
+    def __del__(self):
+        """Nothing was begun."""
+
+    def connect(self, calibrate=True):
+        self.is_connected = self.is_calibrated = True
+
+    def calibrate(self):
+        raise AssertionError("nobody is there to be asked")
+
+    configure = calibrate
+
+    def get_action(self):
+        if self.lost:
+            raise OSError(5, "Input/output error")
+        self.steps += 1
+        return dict(zip(self.action_features, map(float, self.goal(self.steps)), strict=True))
+
+    def send_feedback(self, feedback):
+        raise AssertionError("nobody asked for it")
+
+    def disconnect(self):
+        self.is_connected = False
 
 
 class WiredArm(SimpleNamespace):

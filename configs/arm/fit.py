@@ -10,7 +10,7 @@ from envs.settings import TaskConfig
 from policies.planner_link.messages import LARGEST
 from policies.storage.checkpoint import AgentSpec
 from robot.arm_options import CAMERAS, REAL, SIM
-from robot.lerobot_types import configured
+from robot.arms import configured
 from robot.running.settings import RunConfig
 from sim.so101.tasks import FULL, TASKS
 

@@ -9,11 +9,10 @@ from envs.senses import Senses
 from envs.settings import TaskConfig
 from policies.words import WORDS
 from robot.arm_options import CAMERAS
-from robot.config_sim_camera import sim_cameras
+from robot.config_so101_sim import sim_cameras
 from robot.drivers import PolicyDriver
 from robot.recording.settings import RecordConfig
-from robot.sim_camera import SimCamera
-from robot.so101_sim import SO101Sim
+from robot.so101_sim import SimCamera, SO101Sim
 from sim.canvas import RenderingUnavailable
 from sim.frames import shows
 from sim.so101 import scene as so101

@@ -10,19 +10,17 @@ from pathlib import Path
 
 import numpy as np
 
-from configs.arm.arms import wired
-from configs.reporting import FAILED, SIGNALLED, Ended, say
+from configs.arm.session import ENDS, arm_of, ended
+from configs.reporting import say
 from policies.tokens.notation import read_sentence
 from policies.tokens.playback import Playback
 from policies.tokens.vocabulary import Ask, Move, Sentence, Token, text
-from robot.arms import connect, gated, simulated
+from robot.arms import connect, gated
 from robot.drivers import WrittenDriver
 from robot.loop import Loop
 from robot.running.settings import PlayConfig
-from robot.running.smoothness import Smoothness
-from robot.safety.faults import RobotFault, in_one_line
+from robot.running.sinks import Smoothness
 from robot.safety.limits import GRIPPER, RANGES
-from robot.safety.signals import Stopped
 from robot.so101_sim import SimulatedTime
 from robot.ticks import Clock, Ticks
 from robot.units import ARM
@@ -32,7 +30,6 @@ SCENE = "so101-touch"
 LONGEST_S = 3600.0
 HELD_BACK_DEG = 5.0
 """A deviation of the last command from the plan that is worth a line."""
-LOW, HIGH = np.array(list(RANGES.values())).T
 COLUMN = list(RANGES).index(GRIPPER)
 
 
@@ -70,7 +67,7 @@ class Playing:
         """Play the sentence. Returns what happened. Raises ValueError, OSError; Ended if a fault or signal stops it."""
         config = self.config
         with ExitStack() as stack:
-            inner = simulated(SCENE, float(config.control_hz)) if config.simulated else wired(config, stack)
+            inner = arm_of(config, stack, SCENE, config.control_hz, {})
             clock: Clock = SimulatedTime(inner) if config.simulated else time
             robot = gated(inner, config.preset, stop_on_fault=True, clock=clock)
             smooth = Smoothness(config.control_hz, slice(COLUMN))
@@ -81,14 +78,13 @@ class Playing:
                 with ExitStack() as connected:
                     connected.push(robot)
                     return self._play(loop, smooth)
-            except (RobotFault, Stopped, ExceptionGroup) as end:  # the group: errors of the shutdown
-                code = SIGNALLED + end.number if isinstance(end, Stopped) else FAILED
-                raise Ended(in_one_line(end), code) from end
+            except ENDS as end:
+                raise ended(end) from end
 
     def _play(self, loop: Loop, smooth: Smoothness) -> dict:
         robot, ticks = loop.robot, loop.ticks
-        found = np.clip(2 * (loop.read().values - LOW) / (HIGH - LOW) - 1, -1, 1)
-        fastest = robot.gate.limits.column("rate") / (HIGH - LOW) * 2
+        found = np.clip(ARM.shares(loop.read().joints), -1, 1)
+        fastest = 2 * ARM.spans(robot.gate.limits.column("rate")) / (ARM.high - ARM.low)
         items = list(Playback(self.sentence, found, ticks.hz, gripper=COLUMN, fastest=fastest))
         finished, timing = self._follow(loop, items), ticks.summary()
         if self.left > HELD_BACK_DEG:
@@ -106,7 +102,7 @@ class Playing:
             "robot": self.config.robot,
             "limits": self.config.preset,
         }
-        if not self.config.simulated and (why := loop.move_to(_target(found))):
+        if not self.config.simulated and (why := loop.move_to(ARM.at(found))):
             say(f"not quite where it was found: {why}")
         return result
 
@@ -114,7 +110,7 @@ class Playing:
         """Play all items of the playback, resting at each question. Returns whether it came to their end."""
         while items:
             end = next((i for i, (_, item) in enumerate(items) if isinstance(item, Ask)), len(items))
-            driver = WrittenDriver(items[:end], _target, self._tell)
+            driver = WrittenDriver(items[:end], ARM.at, self._tell)
             loop.episode(driver, driver.steps)
             driver.tell_until(math.inf)
             if driver.steps:
@@ -141,8 +137,3 @@ class Playing:
     def _tell(self, at: float, event: Token) -> None:
         self.events.append(f"{at:.2f} s {event}")
         say(self.events[-1])
-
-
-def _target(action: np.ndarray) -> np.ndarray:
-    """Return the joint targets (6,) in rad of an action (6,) in [-1, 1], which spans the joints' ranges."""
-    return ARM.to_rad(LOW + (action + 1) / 2 * (HIGH - LOW))

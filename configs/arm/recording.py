@@ -10,20 +10,16 @@ from pathlib import Path
 
 import numpy as np
 
-from configs.arm.arms import wired
 from configs.arm.priority import ORDINARY, hurried
-from configs.reporting import FAILED, SIGNALLED, Ended, say
-from robot.arms import connect, gated, simulated
-from robot.config_sim_camera import sim_cameras
-from robot.drivers import DriverLost, ScriptDriver, TeleopDriver
-from robot.lerobot_types import teleoperator
+from configs.arm.session import ENDS, arm_of, ended
+from configs.reporting import Ended, say
+from robot.arms import connect, gated, teleoperator
+from robot.drivers import ScriptDriver, TeleopDriver
 from robot.loop import Driver, Loop, Step
 from robot.recording.parts import MEASURED, SUCCESS, EpisodeInfo, Parts
 from robot.recording.review import Review, picture
 from robot.recording.settings import EXPERT, POLICY, PREFIX, RecordConfig
-from robot.safety.faults import RobotFault, in_one_line
 from robot.safety.gated import SUFFIX, GatedRobot
-from robot.safety.signals import Stopped
 from robot.so101_sim import SimulatedTime
 from robot.ticks import Clock, Ticks
 from robot.units import ARM, Units
@@ -55,7 +51,10 @@ class Recording:
         config, dataset = self.config, Path(self.config.dataset)
         os.environ.setdefault("SVT_LOG", "1")  # the video encoder: errors only
         with ExitStack() as stack:
-            robot, clock = self._arm(stack)
+            size = config.camera["height"], config.camera["width"]
+            inner = arm_of(config, stack, config.task_name, config.control_hz, dict.fromkeys(config.cameras, size))
+            clock: Clock = time if config.waits else SimulatedTime(inner)
+            robot = gated(inner, config.preset, stop_on_fault=True, clock=clock)
             kind = robot.robot_type or robot.name
             parts = stack.enter_context(Parts(dataset, self._features(robot), config.control_hz, kind))
             say(f"{dataset}: {parts.finished} of {config.episodes} episodes are there")
@@ -81,18 +80,6 @@ class Recording:
             "paced": config.waits,
             "scheduling": self.scheduling,
         }
-
-    def _arm(self, stack: ExitStack) -> tuple[GatedRobot, Clock]:
-        """Return the robot behind its gate, not yet connected, and its clock. Raises ValueError, OSError."""
-        config = self.config
-        if config.simulated:
-            size = config.camera["height"], config.camera["width"]
-            cameras = sim_cameras(dict.fromkeys(config.cameras, size), config.control_hz)
-            robot = simulated(config.task_name, float(config.control_hz), cameras=cameras)
-        else:
-            robot = wired(config, stack, config.robot_cameras)
-        clock: Clock = time if config.waits else SimulatedTime(robot)
-        return gated(robot, config.preset, stop_on_fault=True, clock=clock), clock
 
     def _features(self, robot: GatedRobot) -> dict:
         from lerobot.utils.feature_utils import hw_to_dataset_features
@@ -132,10 +119,10 @@ class Recording:
 
             done = self._drive(Loop(robot, units, ticks, [keep]), driver, config.longest_s)
             rate = ticks.mean_hz or float(config.control_hz)
-            with robot.held():  # no signal may lose a finished episode
+            told = {None: "", True: ", success", False: ", no success"}[done]
+            with robot.held():  # no signal may lose a finished episode, nor the line that says so
                 draft.save(EpisodeInfo(seed, done, rate, ticks.late, config.by))
-        told = {None: "", True: ", success", False: ", no success"}[done]
-        say(f"episode {number + 1} of {config.episodes}: safe{told}, {draft.frames} frames, {rate:.1f} Hz")
+                say(f"episode {number + 1} of {config.episodes}: safe{told}, {draft.frames} frames, {rate:.1f} Hz")
         if rate < SLOW * config.control_hz:
             say(
                 f"too slow: {rate:.1f} Hz instead of {config.control_hz}, {ticks.late} of {draft.frames} frames late, "
@@ -192,17 +179,12 @@ class Recording:
 @contextmanager
 def ending(dataset: Path, parts: Parts) -> Iterator[None]:
     """Turn what ends a session early (signal, fault, full disk) into Ended, which tells how many episodes are safe."""
-
-    def ended(line: str, code: int = FAILED) -> Ended:
-        return Ended(f"{line}; {parts.finished} episodes are safe, the same command goes on", code)
-
     try:
         yield
-    except Stopped as end:
-        raise ended(in_one_line(end), SIGNALLED + end.number) from end
-    except (RobotFault, DriverLost, ExceptionGroup) as end:  # the group: errors of the shutdown
-        raise ended(in_one_line(end)) from end
-    except OSError as error:
-        if error.errno not in FULL:
+    except (*ENDS, OSError) as end:
+        more = f"; {parts.finished} episodes are safe, the same command goes on"
+        if not isinstance(end, OSError):
+            raise ended(end, more) from end
+        if end.errno not in FULL:
             raise
-        raise ended(f"{dataset}: {os.strerror(error.errno)}") from error
+        raise Ended(f"{dataset}: {os.strerror(end.errno)}{more}") from end

@@ -1,4 +1,4 @@
-"""A run of a checkpoint on an arm: sets up and tears down the arm, the cameras, the planner and the view."""
+"""A run of a checkpoint on an arm: its planner, its cameras, its view and its episodes."""
 
 import contextlib
 import signal
@@ -7,33 +7,28 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from lerobot.robots import Robot
 
-from configs.arm.arms import wired
 from configs.arm.fit import Fit
 from configs.arm.planning import begin_of, planner_client
 from configs.arm.priority import hurried
+from configs.arm.session import ENDS, arm_of
 from configs.reporting import say
 from configs.runs.loading import task_of
 from configs.strict import ConfigError
 from envs.mirror import Mirror, scene_bodies
 from envs.settings import TaskConfig
-from policies.planner_link.client import PlannerClient
 from policies.storage.checkpoint import AgentSpec, find_checkpoint, read_spec
 from policies.training.rollouts import evaluation_seeds
-from robot.arms import connect, gated, simulated
-from robot.config_sim_camera import sim_cameras
-from robot.loop import Loop, Step
-from robot.running.camera_buffer import CameraBuffer
+from robot.arms import connect, gated
+from robot.cameras import CameraBuffer, SteadyCamera, in_a_line
+from robot.loop import Loop
 from robot.running.plan_follower import PlanFollower
 from robot.running.rerun_view import Rerun
 from robot.running.settings import RunConfig
-from robot.running.smoothness import Smoothness
-from robot.running.view import Nothing, View
-from robot.safety.faults import RobotFault, in_one_line
+from robot.running.sinks import Nothing, Smoothness, View
+from robot.safety.faults import in_one_line
 from robot.safety.signals import Stopped
-from robot.steady_camera import SteadyCamera, in_a_line
-from robot.ticks import Ticks, no_collection, percentiles
+from robot.ticks import Ticks, no_collection
 from robot.units import Units
 from sim.so101.tasks import TASKS
 
@@ -73,7 +68,7 @@ class Running:
 
     def run(self) -> dict:
         """Run all episodes. Returns what happened. Raises ValueError, OSError if the run cannot begin."""
-        config = self.config
+        config, hz, senses = self.config, self.task.arm.control_hz, self.fit.senses
         with contextlib.ExitStack() as stack:
             show = self._view()
             stack.callback(show.close)
@@ -81,59 +76,75 @@ class Running:
             link = planner_client(stack, config, self.path, begin, show.say)
             with ThreadPoolExecutor(1) as meanwhile:  # connecting and making the mirror both take seconds
                 connecting = meanwhile.submit(link.connect)
-                mirror = Mirror(self.task, self.fit.senses.state)
+                mirror = Mirror(self.task, senses.state)
                 stack.callback(mirror.close)
-                inner = self._arm(stack, show)
+                inner = arm_of(config, stack, self.task.name, hz, senses.sizes, config.seed)
+                if not config.simulated:
+                    inner.cameras |= {name: SteadyCamera(name, each, show.say) for name, each in inner.cameras.items()}
+                    stack.enter_context(in_a_line())
                 connecting.result()
-            robot, hz = gated(inner, config.preset), self.task.arm.control_hz
-            lead = min(config.lead, begin.every)
+            robot = gated(inner, config.preset)
+            eyes = CameraBuffer(senses.sizes, self.identity.model.vision.frame_lags, not senses.state, hz, show.say)
             bodies = (lambda: scene_bodies(inner.scene)) if config.simulated else (lambda: None)
-            follower = PlanFollower(mirror, link, hz, lead, self._cameras(show), bodies)
+            follower = PlanFollower(mirror, link, hz, min(config.lead, begin.every), eyes, bodies)
             smooth = Smoothness(hz)
-
-            def shown(step: Step) -> None:
-                show(step, follower)
-
             units = Units(mirror.targets.low, mirror.targets.high)
-            loop = Loop(robot, units, Ticks(hz), [smooth, shown], show.say)
+            loop = Loop(robot, units, Ticks(hz), [smooth, lambda step: show(step, follower)], show.say)
             scheduling = stack.enter_context(hurried(config.real_time))
             connect(robot)
             say(f"{robot}: {self.task.label}, limits={config.preset}, scheduling: {scheduling}")
-            done, ended = self._drive(loop, follower, mirror)
-        return self._summary(loop, follower, done, link, ended) | smooth.summary() | {"scheduling": scheduling}
+            results: list[bool | None] = []
+            end = self._drive(loop, follower, mirror, results)
+        known = [done for done in results if done is not None]
+        return {
+            "success_rate": float(np.mean(known)) if known else None,
+            "episodes": len(results),
+            "control_hz": loop.ticks.mean_hz,
+            **follower.plans.summary(),
+            **loop.ticks.summary(),
+            "planner_losses": link.losses,
+            "faults": loop.faults,
+            "driver": loop.robot.name,
+            "robot": config.robot,
+            "task": self.task.label,
+            "limits": config.preset,
+            "ended": end,
+            **smooth.summary(),
+            "scheduling": scheduling,
+        }
 
-    def _drive(self, loop: Loop, follower: PlanFollower, mirror: Mirror) -> tuple[list[bool | None], str]:
-        """Run all episodes, and shut down whatever ends them.
+    def _drive(self, loop: Loop, follower: PlanFollower, mirror: Mirror, results: list[bool | None]) -> str:
+        """Run all episodes, and shut down whatever ends them; `results` gets whether each was done.
 
-        Returns whether each was done, and "done", "fault" or the name of a signal.
+        Returns "done", "fault" or the name of a signal.
         """
         judged = self.config.simulated or self.fit.told or bool(self.config.target)
         steps, judge = round(self.seconds * loop.ticks.hz) + 1, mirror.success if judged else None  # 1: to see the last
-        results: list[bool | None] = []
         try:
             with contextlib.ExitStack() as stack, no_collection():
-                stack.push(loop.robot.__exit__)
+                stack.push(loop.robot)
                 home = loop.read().joints
                 for episode in range(self.config.episodes):
                     if not self._prepare(loop, follower, mirror, episode):
-                        return results, "fault"
+                        return "fault"
                     results.append(loop.episode(follower, steps, judge))
                     told = {True: "done", False: "not done", None: "over"}[results[-1]]
                     loop.say(f"episode {episode + 1}: {told}")
                     if loop.robot.fault is not None and not loop.recover(follower):
-                        return results, "fault"
+                        return "fault"
                 if not self.config.simulated and (why := loop.move_to(home)):
                     if loop.robot.fault is not None:
-                        return results, "fault"
+                        return "fault"
                     loop.say(f"not quite where it was found: {why}")
-                return results, "done"
-        except Stopped as stopped:
-            say(in_one_line(stopped))
-            return results, signal.Signals(stopped.number).name
-        except (RobotFault, ExceptionGroup) as fault:  # the group: errors of the shutdown
-            loop.faults.append(in_one_line(fault))
-            say(f"stopped: {loop.faults[-1]}")
-            return results, "fault"
+                return "done"
+        except ENDS as end:
+            line = in_one_line(end)
+            if isinstance(end, Stopped):
+                say(line)
+                return signal.Signals(end.number).name
+            loop.faults.append(line)
+            say(f"stopped: {line}")
+            return "fault"
 
     def _prepare(self, loop: Loop, follower: PlanFollower, mirror: Mirror, episode: int) -> bool:
         """Lay out an episode and bring the arm to its starting position. Returns whether it got there."""
@@ -158,51 +169,8 @@ class Running:
                 return False
         return False
 
-    def _view(self):
-        config = self.config
+    def _view(self) -> Nothing:
+        config, token, hz = self.config, self.identity.model.token, self.task.arm.control_hz
         if config.viewer == "rerun":
-            return Rerun(self.identity.model.token, self.task.arm.control_hz, config.viewer_file)
-        if config.viewer == "none":
-            return Nothing()
-        return View(self.identity.model.token, self.task.arm.control_hz, config.episodes)
-
-    def _arm(self, stack: contextlib.ExitStack, show) -> Robot:
-        config = self.config
-        if config.simulated:
-            cameras = sim_cameras(self.fit.senses.sizes, round(self.task.arm.control_hz))
-            return simulated(self.task.name, self.task.arm.control_hz, config.seed, cameras)
-        robot = wired(config, stack, config.robot_cameras)
-        for name, camera in robot.cameras.items():
-            robot.cameras[name] = SteadyCamera(name, camera, show.say)
-        stack.enter_context(in_a_line())
-        return robot
-
-    def _cameras(self, show) -> CameraBuffer:
-        senses, lags = self.fit.senses, self.identity.model.vision.frame_lags
-        if not senses.cameras:
-            return CameraBuffer()
-        return CameraBuffer(senses.sizes, lags, not senses.state, self.task.arm.control_hz, show.say)
-
-    def _summary(
-        self, loop: Loop, follower: PlanFollower, results: list[bool | None], link: PlannerClient, ended: str
-    ) -> dict[str, object]:
-        plans, known = follower.plans, [done for done in results if done is not None]
-        (plan_p50, plan_p99), (round_p50, round_p99) = (
-            percentiles(times, 50, 99) for times in (plans.plan_ms, plans.round_ms)
-        )
-        return {
-            "success_rate": float(np.mean(known)) if known else None,
-            "episodes": len(results),
-            "control_hz": loop.ticks.mean_hz,
-            "missed_deadlines": plans.late,
-            "plans": plans.count,
-            **{"plan_ms_p50": plan_p50, "plan_ms_p99": plan_p99, "round_ms_p50": round_p50, "round_ms_p99": round_p99},
-            **loop.ticks.summary(),
-            "planner_losses": link.losses,
-            "faults": loop.faults,
-            "driver": loop.robot.name,
-            "robot": self.config.robot,
-            "task": self.task.label,
-            "limits": self.config.preset,
-            "ended": ended,
-        }
+            return Rerun(token, hz, config.viewer_file)
+        return Nothing() if config.viewer == "none" else View(token, hz, config.episodes)

@@ -62,9 +62,15 @@ class PlannerClient:
         self._since: float | None = None  # when a question was asked, or then the connection lost, with no answer since
         self.losses, self.reason = 0, ""
 
-    def connect(self) -> None:
+    def connect(self, resumes: bool = False) -> socket.socket:
         """Connect, and wait until the planner is ready. Raises Refused with its reason, WrongMessage or OSError."""
-        self._open()
+        self._socket = sock = self._reach()
+        with _closed_on_failure(sock):
+            if self._closed.is_set():
+                raise ConnectionError("closed")
+            sock.sendall(encode(replace(self._begin, resumes=resumes)))
+            _reply(sock, Ready, self._patience_s and time.monotonic() + self._patience_s)
+        return sock
 
     def ask(self, state, fresh: bool, frames: Sequence[np.ndarray] = (), present=()) -> int | None:
         """Ask for a decision (`Question`); return its number, or None while another is pending.
@@ -138,20 +144,11 @@ class PlannerClient:
         if self._reconnect:
             self._say(f"the planner is lost: {self.reason}; connecting again")
 
-    def _open(self, resumes: bool = False) -> socket.socket:
-        self._socket = sock = self._reach()
-        with _closed_on_failure(sock):
-            if self._closed.is_set():
-                raise ConnectionError("closed")
-            sock.sendall(encode(replace(self._begin, resumes=resumes)))
-            _reply(sock, Ready, self._patience_s and time.monotonic() + self._patience_s)
-        return sock
-
     def _exchange(self, question: bytes) -> Answer:
         """Send a question, and wait for the answer. Raises Mistake or OSError, after which the connection is closed."""
         if (sock := self._socket) is None or sock.fileno() < 0:
             self._closed.wait(RETRY_S)
-            sock = self._open(resumes=True)
+            sock = self.connect(resumes=True)
         with _closed_on_failure(sock):
             sock.sendall(question)
             answer = _reply(sock, Answer)

@@ -7,10 +7,12 @@ from typing import Protocol
 
 import numpy as np
 
+from policies.planner_link.client import PlannerClient
 from policies.planner_link.messages import Answer
+from robot.cameras import CameraBuffer
 from robot.loop import Driver, Reading
-from robot.running.camera_buffer import CameraBuffer
 from robot.safety.faults import FaultKind
+from robot.ticks import percentiles
 from sim.so101.targets import Targets
 
 TAIL_S = 0.2
@@ -29,28 +31,6 @@ class StateEstimator(Protocol):
     def state(self, ahead: np.ndarray) -> np.ndarray:
         """Return the predicted state (S,) after the targets `ahead` (n, 6)."""
 
-    def success(self) -> bool:
-        """Return whether the task is done now."""
-
-
-class Thinker(Protocol):
-    """The planner's interface (`policies.planner_link.client`)."""
-
-    def ask(self, state: np.ndarray, fresh: bool, frames: list[np.ndarray], there: np.ndarray) -> int | None:
-        """Request a curve from `state` (S,); return the question's number, None if no planner can be asked now.
-
-        `fresh`: forget the last plan (an episode begins, or the arm stopped). `frames`, `there`: of CameraBuffer.now.
-        """
-
-    def awaits(self, number: int) -> bool:
-        """Return whether the answer to that question may still come."""
-
-    def poll(self) -> list[Answer]:
-        """Return the answers that have come; their actions are (L, 6)."""
-
-    def gone(self) -> str:
-        """Return why no planner can be asked any more; "" while there is one, or may be again."""
-
 
 @dataclass
 class Plans:
@@ -60,6 +40,12 @@ class Plans:
     late: int = 0
     plan_ms: list[float] = field(default_factory=list)
     round_ms: list[float] = field(default_factory=list)
+
+    def summary(self) -> dict[str, float | int | None]:
+        """Return missed_deadlines, plans, and the median and 99th percentile of both times; None without any."""
+        (plan_p50, plan_p99), (round_p50, round_p99) = (percentiles(x, 50, 99) for x in (self.plan_ms, self.round_ms))
+        times = {"plan_ms_p50": plan_p50, "plan_ms_p99": plan_p99, "round_ms_p50": round_p50, "round_ms_p99": round_p99}
+        return {"missed_deadlines": self.late, "plans": self.count, **times}
 
 
 class TokenTrack:
@@ -122,7 +108,7 @@ class PlanFollower(Driver):
     def __init__(
         self,
         estimator: StateEstimator,
-        planner: Thinker,
+        planner: PlannerClient,
         hz: float,
         lead: int,
         cameras: CameraBuffer | None = None,

@@ -12,7 +12,7 @@ import numpy as np
 
 from robot.loop import Step
 from robot.running.plan_follower import PlanFollower
-from robot.running.view import Nothing, sentence
+from robot.running.sinks import Nothing, sentence
 from robot.safety.faults import in_one_line
 from worldmodel.mistakes import Mistake
 from worldmodel.settings import TokenConfig
@@ -105,10 +105,8 @@ class Rerun(Nothing):
             raise Mistake(f"viewer=rerun: {why}") from error
 
     def _later(self, log: Callable[[], None]) -> None:
-        try:
+        with contextlib.suppress(queue.Full):
             self._waiting.put_nowait(log)
-        except queue.Full:
-            return
 
     def _forget(self) -> None:
         """Drop what waits, so that the thread ends as soon as the viewer lets it."""

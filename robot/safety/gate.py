@@ -12,23 +12,59 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from robot.safety.braking import braked, stoppable, stopping
+from robot.safety.braking import Arm, Workspace, braked, stoppable, stopping
 from robot.safety.faults import Fault, FaultKind, NotReleasable
 from robot.safety.input_check import CheckedInput, InputCheck, Stamped
 from robot.safety.limits import Limits
-from robot.safety.margins import Margins
-from robot.safety.stall import Stall
-from robot.safety.workspace import Arm, Workspace
 
 RESERVE = 0.1
 """Fraction of the step limit held back, so that measurement noise alone cannot push a command over the limit."""
 EASED = 0.02
 """The command of a stalled arm returns to the arm's position to within this fraction of the step limit."""
+STILL = 0.25
+"""A joint has moved once it has travelled this fraction of the allowed command error (`JointLimits.stall`)."""
 SLIDES, SHARES = (1, 1, 1), (0.75, 0.5, 0.25, 0.125)
 """Fractions of the way from full braking to the wanted rate, tried in turn until the tip stays in its box.
 
 After each of the SLIDES the rate is first corrected to slide along the faces of the box.
 """
+
+
+@dataclass(frozen=True)
+class Margins:
+    """Margins of the command `at` (D,), with rate `pace` (D,), `before` (D,) one step ago, and of the last reading.
+
+    The limits are the configured ones: an arm that began outside has a negative margin until it has come in. A margin
+    that cannot be known is NaN, as are `at` before the command begins and `reading` before the first one.
+    """
+
+    limits: Limits
+    at: np.ndarray
+    pace: np.ndarray
+    before: np.ndarray
+    reading: np.ndarray
+    checked: CheckedInput
+    workspace: Workspace | None
+
+    @property
+    def box_m(self) -> float:
+        """Metres from the tip to the nearest face of its box; infinite without a box."""
+        if self.workspace is None:
+            return np.inf
+        return self.workspace.margin(self.at) if np.isfinite(self.at).all() else np.nan
+
+    def least(self) -> dict[str, tuple[str, float]]:
+        """Return, per kind of joint limit, the joint with the least margin and that margin as a fraction of the limit.
+
+        1 means all of the limit is left; for the position, that is half the range.
+        """
+        low, high = self.limits.column("low"), self.limits.column("high")
+        change = np.abs(self.pace - self.before) / self.checked.dt if self.checked.dt > 0 else np.zeros_like(self.pace)
+        left = {"position": np.minimum(self.at - low, high - self.at) / ((high - low) / 2)}
+        for kind, used in (("rate", self.pace), ("acceleration", change), ("step", self.at - self.reading)):
+            left[kind] = 1 - np.abs(used) / self.limits.column(kind)
+        joints = {kind: int(np.argmin(shares)) for kind, shares in left.items()}  # NaN counts as the least
+        return {kind: (self.limits.names[joint], float(left[kind][joint])) for kind, joint in joints.items()}
 
 
 @dataclass(frozen=True)
@@ -45,6 +81,38 @@ class Command:
     fault: Fault | None
     resting: bool
     margins: Margins
+
+
+class Stall:
+    """Accumulates, per joint, the time for which it has not moved while its command was too far away.
+
+    While the command is near, the time counts down, so that a goal that oscillates is detected as well.
+    """
+
+    def __init__(self, limits: Limits):
+        self._limits, self._off = limits, limits.column("stall")
+        self._place: np.ndarray = np.zeros(len(limits.names))
+        self._for: np.ndarray = self._place  # seconds
+
+    def begin(self, reading: np.ndarray) -> None:
+        """Start with the joints (D,) at `reading` and no history."""
+        self._place, self._for = reading, np.zeros(len(reading))
+
+    def check(self, command: np.ndarray, reading: np.ndarray, dt: float, now: float) -> Fault | None:
+        """Take in a step of `dt` seconds with `command` (D,) and `reading` (D,); return the fault if a joint stalls."""
+        moved = np.abs(reading - self._place) > STILL * self._off
+        off = np.abs(command - reading) > self._off
+        self._for = np.where(moved, 0.0, np.maximum(self._for + np.where(off, dt, -dt), 0.0))
+        self._place = np.where(moved, reading, self._place)
+        joint = int(np.argmax(self._for))
+        if self._for[joint] < self._limits.stall_s:
+            return None
+        return Fault(
+            FaultKind.STALLED,
+            f"{self._limits.names[joint]} does not follow: it stays at {reading[joint]:.1f}, its command is at "
+            f"{command[joint]:.1f}; is it held, or in the way of something?",
+            now,
+        )
 
 
 class Gate:

@@ -21,9 +21,8 @@ from lerobot.utils.errors import DeviceAlreadyConnectedError
 from robot.safety import shutdown
 from robot.safety.braking import time_to_rest
 from robot.safety.faults import Fault, FaultKind, RobotFault
-from robot.safety.gate import Command, Gate
+from robot.safety.gate import Command, Gate, Margins
 from robot.safety.input_check import Stamped
-from robot.safety.margins import Margins
 from robot.safety.signals import Stopped, StopSignals
 from robot.ticks import Clock
 from worldmodel.mistakes import Mistake
@@ -89,25 +88,16 @@ class GatedRobot(Robot):
     action_features = _of_the_robot("action_features")
     calibration = _of_the_robot("calibration")
     is_calibrated = _of_the_robot("is_calibrated")
+    calibrate = _of_the_robot("calibrate")
+    configure = _of_the_robot("configure")
 
     @property
     def cameras(self) -> dict:
         """The robot's cameras; empty if it has none."""
         return getattr(self.robot, "cameras", {})
 
-    def calibrate(self) -> None:
-        """Calibrate the robot."""
-        self.robot.calibrate()
-
-    def configure(self) -> None:
-        """Configure the robot."""
-        self.robot.configure()
-
     def held(self) -> AbstractContextManager[None]:
-        """Return a context manager that defers signals, as while talking to the robot.
-
-        It is for work that must not be interrupted half-way.
-        """
+        """Return a context manager that defers signals, for work that must not be interrupted half-way."""
         return self._signals.held()
 
     @property
@@ -151,8 +141,8 @@ class GatedRobot(Robot):
                 observation = self.robot.get_observation()
             except Exception as error:
                 raise self._driver_fault("cannot be read", error) from error
-            keys = {name: name + SUFFIX for name in self.gate.limits.names}
-            self._reading = Stamped({name: observation[key] for name, key in keys.items() if key in observation}, now)
+            names = [name for name in self.gate.limits.names if name + SUFFIX in observation]
+            self._reading = Stamped({name: observation[name + SUFFIX] for name in names}, now)
             return observation
 
     def values(self, named: dict) -> np.ndarray:
@@ -184,21 +174,15 @@ class GatedRobot(Robot):
             except Exception as error:
                 raise self._driver_fault("takes no command", error) from error
             if command.fault is not None and self.stop_on_fault:
-                raise self._braked(RobotFault(command.fault))
+                raise noted(RobotFault(command.fault), self._brake())
             return sent
 
     def release(self) -> None:
-        """Let the robot move again after a fault.
-
-        Raises NotReleasable while it is still moving or the cause persists.
-        """
+        """Let the robot move again after a fault. Raises NotReleasable while it moves or the cause persists."""
         self.gate.release()
 
     def forget(self) -> None:
-        """Start anew where the arm is: it was moved by other means, e.g. a simulation's reset.
-
-        A fault stays latched.
-        """
+        """Start anew where the arm is: it was moved by other means, e.g. reset. A fault stays latched."""
         self.gate.forget()
         self.command = self._reading = None
 
@@ -223,8 +207,7 @@ class GatedRobot(Robot):
     def disconnect(self) -> None:
         """Brake, release each motor, close the port, close the data.
 
-        The errors met are raised together at the end, as an ExceptionGroup, or as notes on Stopped if a signal came
-        meanwhile.
+        The errors met are raised together at the end: an ExceptionGroup, or notes on Stopped if a signal came.
         """
         if not self.is_connected and not self._data:
             self.robot.disconnect()  # raises LeRobot's own error: not connected
@@ -242,8 +225,7 @@ class GatedRobot(Robot):
             self._end(exc_value)
 
     def _step(self, action, at: float | None) -> Command:
-        now = self._time.monotonic()
-        goal = action
+        now, goal = self._time.monotonic(), action
         if isinstance(action, dict):
             goal = {key.removesuffix(SUFFIX): value for key, value in action.items()}
         self.command = self.gate.step(Stamped(goal, now if at is None else at), self._reading, now)
@@ -266,21 +248,17 @@ class GatedRobot(Robot):
         line = " ".join(str(error).split()) or type(error).__name__
         fault = self._trip(FaultKind.DRIVER, f"the robot {what}: {line}")
         logger.error("%s stopped: %s", self, fault)
-        stopped = self._braked(RobotFault(fault))
+        stopped = noted(RobotFault(fault), self._brake())
         self.gate.forget()
         return stopped
-
-    def _braked(self, fault: RobotFault) -> RobotFault:
-        return noted(fault, self._brake())
 
     def _brake(self) -> list[Exception]:
         """Send braking commands until at rest, or until the robot takes no more; return the errors met.
 
         The gate must have a fault.
         """
-        errors: list[Exception] = []
+        errors, failed = list[Exception](), 0
         slowest = time_to_rest(self.gate.limits.column("rate"), self.gate.limits.column("acceleration"))
-        failed = 0
         for _ in range(math.ceil(slowest / BRAKE_PERIOD_S) + GIVE_UP + 1):
             if failed == GIVE_UP:
                 break

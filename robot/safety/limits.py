@@ -6,13 +6,11 @@ All are in the robot's own units, as LeRobot reports them: degrees, and 0 to 100
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING
+
+import numpy as np
 
 from worldmodel.mistakes import Mistake
 from worldmodel.ranges import check
-
-if TYPE_CHECKING:
-    import numpy as np
 
 SLOWEST_STOP_S = 10.0
 
@@ -63,17 +61,13 @@ class Box:
                 raise Mistake(f"box.{axis}_low={low}: below box.{axis}_high, {high}")
 
     @property
-    def low(self) -> "np.ndarray":
+    def low(self) -> np.ndarray:
         """The lowest corner (3,)."""
-        import numpy as np  # lazily: commands import the presets to print help
-
         return np.array([self.x_low, self.y_low, self.z_low])
 
     @property
-    def high(self) -> "np.ndarray":
+    def high(self) -> np.ndarray:
         """The highest corner (3,)."""
-        import numpy as np  # lazily: commands import the presets to print help
-
         return np.array([self.x_high, self.y_high, self.z_high])
 
 
@@ -106,10 +100,8 @@ class Limits:
         """The joints' names, in order."""
         return tuple(self.joints)
 
-    def column(self, field: str) -> "np.ndarray":
+    def column(self, field: str) -> np.ndarray:
         """Return one field of every joint (D,)."""
-        import numpy as np  # lazily: commands import the presets to print help
-
         return np.array([getattr(joint, field) for joint in self.joints.values()], dtype=float)
 
 

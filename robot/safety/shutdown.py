@@ -7,13 +7,11 @@ open. `release_motors` and `close` do not raise; they return the errors they met
 import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import TYPE_CHECKING
+
+from lerobot.motors.motors_bus import MotorsBusBase
+from lerobot.robots import Robot
 
 from robot.safety.faults import TRYING
-
-if TYPE_CHECKING:  # imported only when needed: LeRobot takes seconds
-    from lerobot.motors.motors_bus import MotorsBusBase
-    from lerobot.robots import Robot
 
 RETRIES = 2
 
@@ -29,11 +27,8 @@ def attempt(errors: list[Exception], what: str, call: Callable[[], object]) -> b
     return True
 
 
-def parts(robot: "Robot") -> Iterator[tuple["MotorsBusBase", "Robot"]]:
+def parts(robot: Robot) -> Iterator[tuple[MotorsBusBase, Robot]]:
     """Yield each motors bus of a robot, and of the robots it is made of (e.g. two arms), with its owner."""
-    from lerobot.motors.motors_bus import MotorsBusBase
-    from lerobot.robots import Robot
-
     for value in vars(robot).values():
         if isinstance(value, MotorsBusBase):
             yield value, robot
@@ -41,7 +36,7 @@ def parts(robot: "Robot") -> Iterator[tuple["MotorsBusBase", "Robot"]]:
             yield from parts(value)
 
 
-def is_open(robot: "Robot") -> bool:
+def is_open(robot: Robot) -> bool:
     """Whether any part of the robot is open: LeRobot's is_connected is false once a single camera is lost."""
     cameras = getattr(robot, "cameras", {})
     return (
@@ -51,19 +46,19 @@ def is_open(robot: "Robot") -> bool:
     )
 
 
-def unlock(robot: "Robot") -> None:
+def unlock(robot: Robot) -> None:
     """Make the motors' buses usable again after a packet that failed half-way, which LeRobot leaves marked as busy."""
     for bus, _ in parts(robot):
         unlock_bus(bus)
 
 
-def unlock_bus(bus: "MotorsBusBase") -> None:
+def unlock_bus(bus: MotorsBusBase) -> None:
     """Make one bus usable again; see `unlock`."""
     if hasattr(bus, "port_handler"):
         bus.port_handler.is_using = False
 
 
-def release_motors(robot: "Robot") -> list[Exception]:
+def release_motors(robot: Robot) -> list[Exception]:
     """Switch off each motor's torque, unless the robot's config keeps it on (disable_torque_on_disconnect=false).
 
     Returns the errors met.
@@ -78,7 +73,7 @@ def release_motors(robot: "Robot") -> list[Exception]:
     return errors
 
 
-def _release(bus: "MotorsBusBase", motor: str) -> None:
+def _release(bus: MotorsBusBase, motor: str) -> None:
     """Switch off one motor's torque.
 
     A servo that protects itself obeys, but its reply carries an error flag, from which LeRobot makes a RuntimeError. So
@@ -101,7 +96,7 @@ def _release(bus: "MotorsBusBase", motor: str) -> None:
         warnings.warn(f"{motor} is released, but its servo was in trouble: {trouble}", stacklevel=2)
 
 
-def close(robot: "Robot") -> list[Exception]:
+def close(robot: Robot) -> list[Exception]:
     """Close the ports, then let the robot disconnect itself, then close what that leaves open; return the errors met.
 
     With its port still open, the robot would release each motor again, and stop at the first that reports an error.

@@ -50,7 +50,7 @@ class TwinArm:
         bodies = _checked("body", bodies or {}, self._free_bodies(), 7)
         mujoco.mj_resetData(self.model, self.data)
         for joint, angle in places.items():
-            self.data.qpos[self._at[joint][0]] = self._within(joint, angle)
+            self.data.qpos[self._at[joint][0]] = np.clip(angle, *self.model.joint(joint).range).item()
         for body, pose in bodies.items():
             at = self.model.jnt_qposadr[self.model.body(body).jntadr[0]]
             self.data.qpos[at : at + 7] = pose
@@ -58,10 +58,6 @@ class TwinArm:
         for joint, servo in self.servos.items():
             servo.sense(self.scales[joint].steps(self.angle(joint)), 0.0, 0.0, 0.0)
             servo.stay()
-
-    def _within(self, joint: str, angle: float) -> float:
-        """Clip an angle (rad) to the joint's range."""
-        return np.clip(angle, *self.model.joint(joint).range).item()
 
     def _free_bodies(self) -> tuple[str, ...]:
         free = self.model.jnt_bodyid[self.model.jnt_type == mujoco.mjtJoint.mjJNT_FREE]
@@ -77,7 +73,7 @@ class TwinArm:
         The angle is clipped to the joint's range.
         """
         hand, at = self._hand[joint], self._at[joint][0]
-        target = self.angle(joint) if angle is None else self._within(joint, angle)
+        target = self.angle(joint) if angle is None else np.clip(angle, *self.model.joint(joint).range).item()
         self.model.eq_data[hand, 0] = target - self.model.qpos0[at]
         self.data.eq_active[hand] = 1
 
@@ -102,21 +98,22 @@ class TwinArm:
             self._clock_s += late
             self.dropped_s += late
         for _ in range(BURST):
-            if self._clock_s + self.dt_s > now_s:
-                return True
+            if self.due_s > now_s:
+                break
             self.step()
             self._clock_s += self.dt_s
-        return self._clock_s + self.dt_s > now_s
+        return self.due_s > now_s
 
+    @property
     def due_s(self) -> float:
-        """Return when the next step is due on the clock of `advance`; -inf before its first call."""
+        """When the next step is due on the clock of `advance`; -inf before its first call."""
         return -math.inf if self._clock_s is None else self._clock_s + self.dt_s
 
     def step(self) -> None:
         """Advance every servo and the physics by one time step."""
-        model, data = self.model, self.data
+        model, data, dt_s = self.model, self.data, self.dt_s
         for joint, servo in self.servos.items():
-            motor, drive = self._motor[joint], servo.drive(self.dt_s)
+            motor, drive = self._motor[joint], servo.drive(dt_s)
             gain = self._gain[joint] * drive.stiffness
             model.actuator_gainprm[motor, 0] = gain
             model.actuator_biasprm[motor, 1] = -gain
@@ -125,15 +122,13 @@ class TwinArm:
             data.ctrl[motor] = self.scales[joint].radians(drive.target)
         mujoco.mj_step(model, data)
         for joint, servo in self.servos.items():
-            at, dof = self._at[joint]
-            line = self.scales[joint]
+            (at, dof), line = self._at[joint], self.scales[joint]
             effort = data.actuator_force[self._motor[joint]] / self._stall_nm[joint]
-            servo.sense(line.steps(data.qpos[at]), line.slope * data.qvel[dof], float(effort), self.dt_s)
+            servo.sense(line.steps(data.qpos[at]), line.slope * data.qvel[dof], float(effort), dt_s)
 
     def state(self) -> dict:
         """Return the true state as JSON-compatible values: joints, sites, free bodies and the simulated time."""
-        data, model = self.data, self.model
-        joints = {}
+        data, model, joints = self.data, self.model, {}
         for joint, servo in self.servos.items():
             at, dof = self._at[joint]
             joints[joint] = {

@@ -26,17 +26,18 @@ class JointCalibration:
 
     def __post_init__(self):
         """Raise ValueError for values that no SO-101 servo can hold."""
-        for name, value in asdict(self).items():
+        low, high, half = self.range_min, self.range_max, STEPS // 2
+        for name, value in vars(self).items():
             if not isinstance(value, int) or isinstance(value, bool):
                 raise Impossible(f"{name}={value}: a whole number")
         if not 0 <= self.id < 254:
             raise Impossible(f"id={self.id}: from 0 to 253")
         if self.drive_mode != 0:
             raise Impossible(f"drive_mode={self.drive_mode}: 0, as LeRobot writes it for an SO-101")
-        if abs(self.homing_offset) >= STEPS // 2:
-            raise Impossible(f"homing_offset={self.homing_offset}: from {1 - STEPS // 2} to {STEPS // 2 - 1}")
-        if not 0 <= self.range_min < self.range_max < STEPS:
-            raise Impossible(f"range_min={self.range_min} range_max={self.range_max}: 0 <= min < max <= {STEPS - 1}")
+        if abs(self.homing_offset) >= half:
+            raise Impossible(f"homing_offset={self.homing_offset}: from {1 - half} to {half - 1}")
+        if not 0 <= low < high < STEPS:
+            raise Impossible(f"range_min={low} range_max={high}: 0 <= min < max <= {STEPS - 1}")
 
 
 @dataclass(frozen=True)
@@ -70,13 +71,12 @@ def scale(joint: str, calibration: JointCalibration, limits: tuple[float, float]
 
 def fitting(limits: dict[str, tuple[float, float]]) -> dict[str, JointCalibration]:
     """Return the calibration that LeRobot's procedure would find on an arm with these mechanical limits (rad)."""
-    entries = {}
-    for number, joint in enumerate(JOINTS, 1):
+    entries, middle = {}, STEPS // 2 - 1
+    for number, (joint, offset) in enumerate(zip(JOINTS, OFFSETS, strict=True), 1):
         low, high = limits[joint]
         half = (high - low) / 2 if joint == GRIPPER else max(-low, high)
-        reach = min(round(half * STEPS_PER_RAD), STEPS // 2 - 1)
-        middle = STEPS // 2 - 1
-        entries[joint] = JointCalibration(number, 0, OFFSETS[number - 1], middle - reach, middle + reach)
+        reach = min(round(half * STEPS_PER_RAD), middle)
+        entries[joint] = JointCalibration(number, 0, offset, middle - reach, middle + reach)
     return entries
 
 
@@ -109,7 +109,6 @@ def read(path: Path | str) -> dict[str, JointCalibration]:
             calibration[joint] = JointCalibration(**entries[joint])
         except (TypeError, ValueError) as error:
             raise Impossible(f"{path}: {joint}: {error}") from error
-    ids = [entry.id for entry in calibration.values()]
-    if len(set(ids)) < len(ids):
+    if len(ids := {entry.id for entry in calibration.values()}) < len(calibration):
         raise Impossible(f"{path}: two joints have one id: {ids}")
     return calibration

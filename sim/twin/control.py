@@ -7,13 +7,12 @@ import json
 import selectors
 import socket
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 from sim.impossible import Impossible
 
 LONGEST_LINE = 65536
-
-Handler = Callable[[dict], dict]
 
 
 class ControlServer:
@@ -22,17 +21,17 @@ class ControlServer:
     `handler` turns a request into the fields of its answer; its ValueErrors are reported to the client.
     """
 
-    def __init__(self, path: Path, selector: selectors.BaseSelector, handler: Handler):
+    def __init__(self, path: Path, selector: selectors.BaseSelector, handler: Callable[[dict], dict]):
         """Start listening. Raises OSError if another twin listens there or the socket cannot be created."""
         discard(path)
         if path.is_socket():
             raise OSError(f"{path}: another twin listens there; stop it, or give another port_file")
         self._path, self._selector, self._handler = path, selector, handler
+        self._held: dict[socket.socket, bytes] = {}  # each client's incomplete line
         self._socket = socket.socket(socket.AF_UNIX)
         self._socket.bind(str(path))
         self._socket.listen(8)
         self._socket.setblocking(False)
-        self._held: dict[socket.socket, bytes] = {}
         selector.register(self._socket, selectors.EVENT_READ, self._accept)
 
     def _accept(self) -> None:
@@ -44,27 +43,22 @@ class ControlServer:
     def _read(self, connection: socket.socket) -> None:
         try:
             data = connection.recv(LONGEST_LINE)
-        except ConnectionError:  # the client is gone
+            *lines, self._held[connection] = (self._held[connection] + data).split(b"\n")
+            for line in lines:
+                connection.sendall(json.dumps(self._answer(line)).encode() + b"\n")
+        except OSError:  # the client is gone, or does not read
             data = b""
-        held = self._held[connection] + data
-        *lines, self._held[connection] = held.split(b"\n")
-        if not data or len(self._held[connection]) > LONGEST_LINE or not all(self._reply(connection, x) for x in lines):
+        if not data or len(self._held[connection]) > LONGEST_LINE:
             self._drop(connection)
 
-    def _reply(self, connection: socket.socket, line: bytes) -> bool:
-        """Answer one line; return False if the answer cannot be delivered."""
+    def _answer(self, line: bytes) -> dict:
         try:
             request = json.loads(line)
             if not isinstance(request, dict):
                 raise Impossible(f'{line[:80]!r}: a JSON object, e.g. {{"do": "state"}}')
-            answer = {"ok": True, **self._handler(request)}
+            return {"ok": True, **self._handler(request)}
         except (ValueError, RecursionError) as error:  # the latter for JSON nested too deeply
-            answer = {"ok": False, "error": " ".join(str(error).split())}
-        try:
-            connection.sendall(json.dumps(answer).encode() + b"\n")
-        except OSError:  # the client is gone, or does not read
-            return False
-        return True
+            return {"ok": False, "error": " ".join(str(error).split())}
 
     def _drop(self, connection: socket.socket) -> None:
         self._selector.unregister(connection)
@@ -92,11 +86,12 @@ def discard(path: Path) -> None:
         path.unlink()
 
 
-class TwinControl:
+class TwinControl(closing):
     """Client of the control channel and context manager: `TwinControl(path).ask("state")`."""
 
     def __init__(self, path: Path | str, timeout_s: float = 30.0):
         """Connect. Raises OSError if no twin listens at `path`."""
+        super().__init__(self)
         self._socket = socket.socket(socket.AF_UNIX)
         self._socket.settimeout(timeout_s)
         self._socket.connect(str(path))
@@ -120,11 +115,3 @@ class TwinControl:
         """Close the connection."""
         self._file.close()
         self._socket.close()
-
-    def __enter__(self) -> "TwinControl":
-        """Return the channel itself."""
-        return self
-
-    def __exit__(self, *_) -> None:
-        """Close the connection."""
-        self.close()

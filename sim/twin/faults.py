@@ -52,65 +52,55 @@ class Faults:
 
     def pull(self, cable: str) -> None:
         """Pull out a cable: `usb`, `power`, or the lead to a joint's servo. Raises ValueError for an unknown one."""
-        self._take("cable", cable, _one_of("cable", cable, CABLES))
+        self._change("cable", _known(cable=cable), True)
 
     def plug(self, cable: str) -> None:
         """Plug a cable back in. Raises ValueError for an unknown one."""
-        self._give(_one_of("cable", cable, CABLES))
+        self._change("cable", _known(cable=cable), False)
 
     def kill(self, joint: str) -> None:
         """Make a joint's servo fail until `revive` or `mend`. Raises ValueError for an unknown joint."""
-        self._take("dead", joint, f"dead {_one_of('joint', joint, JOINTS)}")
+        self._change("dead", f"dead {_known(joint=joint)}", True)
 
     def revive(self, joint: str) -> None:
         """Replace a dead servo with one configured identically. Raises ValueError for an unknown joint."""
-        self._give(f"dead {_one_of('joint', joint, JOINTS)}")
+        self._change("dead", f"dead {_known(joint=joint)}", False)
 
     def overload(self, joint: str) -> None:
         """Put a joint's servo into overload protection. Raises ValueError for an unknown joint."""
-        self._arm.servos[_one_of("joint", joint, JOINTS)].overload()
+        self._arm.servos[_known(joint=joint)].overload()
         self.counts["overload"] += 1
 
     def hold(self, joint: str, angle_rad: float | None = None) -> None:
         """Hold a joint by hand, at an angle or where it is. Raises ValueError for an unknown joint or invalid angle."""
-        _one_of("joint", joint, JOINTS)
-        self._arm.hold(joint, None if angle_rad is None else finite("angle_rad", angle_rad).item())
+        self._arm.hold(_known(joint=joint), None if angle_rad is None else finite("angle_rad", angle_rad).item())
         self.counts["held"] += 1
 
     def let_go(self, joint: str) -> None:
         """Let go of a joint. Raises ValueError for an unknown one."""
-        self._arm.let_go(_one_of("joint", joint, JOINTS))
+        self._arm.let_go(_known(joint=joint))
 
     def begin(self, faults: FaultConfig) -> None:
         """Begin all faults that the configuration asks for."""
         self.set_line(faults.lost, faults.corrupted, faults.slow_ms)
-        for start, name in (
-            (self.kill, faults.dead),
-            (self.overload, faults.overload),
-            (self.hold, faults.held),
-            (self.pull, faults.cable),
-        ):
-            if name:
-                start(name)
+        starts = {"dead": self.kill, "overload": self.overload, "held": self.hold, "cable": self.pull}
+        for name, start in starts.items():
+            if where := getattr(faults, name):
+                start(where)
 
     def mend(self) -> None:
         """End every fault, except that overload protection lasts until the servo's torque is switched."""
         self.set_line()
-        for out in sorted(self._out):
-            self._give(out)
+        self._out.clear()
+        self._rewire()
         for joint in JOINTS:
             self._arm.let_go(joint)
 
-    def _take(self, kind: str, name: str, out: str) -> None:
-        if out not in self._out:
+    def _change(self, kind: str, what: str, out: bool) -> None:
+        if out and what not in self._out:
             self.counts[kind] += 1
-            self._out.add(out)
-            self._rewire()
-
-    def _give(self, out: str) -> None:
-        if out in self._out:
-            self._out.remove(out)
-            self._rewire()
+        (self._out.add if out else self._out.discard)(what)
+        self._rewire()
 
     def _rewire(self) -> None:
         """Update port and power: each servo gets power through the leads of those before it, even if those are dead."""
@@ -126,7 +116,10 @@ class Faults:
         self._plug("usb" not in self._out)
 
 
-def _one_of(what: str, name: str, known: tuple[str, ...]) -> str:
+def _known(**given: str) -> str:
+    """Return the one cable or joint given. Raises ValueError for an unknown one."""
+    ((what, name),) = given.items()
+    known = CABLES if what == "cable" else JOINTS
     if name not in known:
         raise Impossible(f"{what}={name}: one of {', '.join(known)}")
     return name

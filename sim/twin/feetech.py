@@ -121,22 +121,19 @@ class Bus:
 
         The reply carries the error byte and the id from before the instruction took effect.
         """
-        name, error = servo["ID"], servo["Status"]
-        if instruction == PING:
-            return encode(name, error)
+        name, error, found = servo["ID"], servo["Status"], b""
         if instruction == READ and len(given) == 2 and given[1] <= LONGEST - 2:
-            return encode(name, error, servo.read(given[0], given[1]))
-        if instruction == WRITE and len(given) >= 2:
+            found = servo.read(given[0], given[1])
+        elif instruction == WRITE and len(given) >= 2:
             servo.write(given[0], given[1:])
-            return encode(name, error)
-        if instruction == REG_WRITE and len(given) >= 2:
+        elif instruction == REG_WRITE and len(given) >= 2:
             self._waiting[servo] = given[0], given[1:]
-            return encode(name, error)
-        if instruction == ACTION:
+        elif instruction == ACTION:
             if servo in self._waiting:
                 servo.write(*self._waiting.pop(servo))
-            return encode(name, error)
-        return None
+        elif instruction != PING:
+            return None
+        return encode(name, error, found)
 
     def _sync_read(self, given: bytes) -> list[bytes]:
         if len(given) < 2 or given[1] > LONGEST - 2:

@@ -21,29 +21,27 @@ def build(scene: Path | str | None = None) -> mujoco.MjModel:
     """
     path = Path(scene) if scene else asset(*ARM)
     try:
-        spec = mujoco.MjSpec.from_file(str(path))
+        return _spec(path, bare=not scene).compile()
     except ValueError as error:
+        if isinstance(error, Impossible):
+            raise
         raise Impossible(f"{path}: not a MuJoCo scene: {error}") from error
+
+
+def _spec(path: Path, bare: bool) -> mujoco.MjSpec:
+    spec = mujoco.MjSpec.from_file(str(path))
     for kind, names in (("joint", {j.name for j in spec.joints}), ("actuator", {a.name for a in spec.actuators})):
         if missing := [joint for joint in JOINTS if joint not in names]:
             raise Impossible(f"{path}: no {kind} {', '.join(missing)}; an SO-101 has {', '.join(JOINTS)}")
     _undress(spec)
-    if not scene:
+    if bare:
         spec.worldbody.add_geom(name="table", type=mujoco.mjtGeom.mjGEOM_PLANE, size=[0, 0, 0.05])
     for actuator in spec.actuators:
         actuator.ctrllimited = False
     for joint in JOINTS:
-        spec.add_equality(
-            name=f"hold {joint}",
-            type=mujoco.mjtEq.mjEQ_JOINT,
-            objtype=mujoco.mjtObj.mjOBJ_JOINT,
-            name1=joint,
-            active=False,
-        )
-    try:
-        return spec.compile()
-    except ValueError as error:
-        raise Impossible(f"{path}: not a MuJoCo scene: {error}") from error
+        kinds = {"type": mujoco.mjtEq.mjEQ_JOINT, "objtype": mujoco.mjtObj.mjOBJ_JOINT}
+        spec.add_equality(name=f"hold {joint}", name1=joint, active=False, **kinds)
+    return spec
 
 
 def limits(model: mujoco.MjModel) -> dict[str, tuple[float, float]]:

@@ -3,6 +3,7 @@
 import os
 import pty
 import tty
+from contextlib import suppress
 
 CHUNK = 4096
 
@@ -11,8 +12,6 @@ class Port:
     """The twin's end of a pseudo-terminal; `name` is the host's end, empty while unplugged."""
 
     def __init__(self):
-        self._ours = self._theirs = -1
-        self.name = ""
         self.plug()
 
     def plug(self) -> None:
@@ -40,16 +39,11 @@ class Port:
 
     def read(self) -> bytes:
         """Return up to CHUNK bytes that the host has sent; empty if there are none or the port is unplugged."""
-        if not self.plugged:
-            return b""
-        try:
-            return os.read(self._ours, CHUNK)
-        except BlockingIOError:
-            return b""
+        with suppress(BlockingIOError):
+            return os.read(self._ours, CHUNK) if self.plugged else b""
+        return b""
 
     def write(self, data: bytes) -> None:
         """Send to the host; if the host does not read, data that does not fit into the buffer is lost."""
-        try:
+        with suppress(BlockingIOError):
             os.write(self._ours, data)
-        except BlockingIOError:
-            return

@@ -34,19 +34,14 @@ class FaultConfig:
 
     def __post_init__(self):
         """Raise ValueError for a value out of range."""
-        for name in ("lost", "corrupted"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise Impossible(f"faults.{name}={getattr(self, name)}: a share, from 0 to 1")
-        for name in ("slow_ms", "after_s", "for_s"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise Impossible(f"faults.{name}={getattr(self, name)}: at least 0")
-        for name in ("dead", "overload", "held"):
-            if getattr(self, name) not in ("", *JOINTS):
-                raise Impossible(f"faults.{name}={getattr(self, name)}: one of {', '.join(JOINTS)}")
-        if self.cable not in ("", *CABLES):
-            raise Impossible(f"faults.cable={self.cable}: one of {', '.join(CABLES)}")
-        if self.seed < 0:
-            raise Impossible(f"faults.seed={self.seed}: at least 0")
+        for name, value in vars(self).items():
+            known = CABLES if name == "cable" else JOINTS
+            if isinstance(value, str) and value not in ("", *known):
+                raise Impossible(f"faults.{name}={value}: one of {', '.join(known)}")
+            if name in ("lost", "corrupted") and not 0 <= value <= 1:
+                raise Impossible(f"faults.{name}={value}: a share, from 0 to 1")
+            if not isinstance(value, str) and not 0 <= value < math.inf:
+                raise Impossible(f"faults.{name}={value}: at least 0")
 
 
 @dataclass(frozen=True)
@@ -69,7 +64,7 @@ class TwinConfig:
     @property
     def control_path(self) -> Path:
         """Path of the control channel's socket."""
-        return Path(self.control_file) if self.control_file else control_of(Path(self.port_file))
+        return Path(self.control_file or control_of(Path(self.port_file)))
 
     @property
     def calibration_path(self) -> Path:

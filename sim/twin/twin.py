@@ -18,6 +18,7 @@ from sim.twin.feetech import Bus, Framer, cut
 from sim.twin.port import Port
 from sim.twin.settings import FaultConfig
 
+FAULTS = ("pull", "plug", "kill", "revive", "overload", "hold", "let_go", "mend")
 KEPT = 100_000  # most recent times that percentiles are computed over
 
 
@@ -41,7 +42,7 @@ class Twin:
         self._faults = Faults(arm, self._line, self._plug)
 
     def __enter__(self) -> "Twin":
-        """Return the twin itself."""
+        """Return the twin."""
         return self
 
     def __exit__(self, *_) -> None:
@@ -65,7 +66,7 @@ class Twin:
     def _turn(self) -> None:
         """Run one iteration of the loop: wait for input or the next due time, then handle it."""
         now = time.monotonic()
-        due = min(self.arm.due_s(), self._late[0][0] if self._late else np.inf)
+        due = min(self.arm.due_s, self._late[0][0] if self._late else np.inf)
         events = self._selector.select(max(0.0, due - now))
         woken = time.monotonic()
         if not events and due > now:
@@ -105,17 +106,16 @@ class Twin:
 
     def _schedule(self, now_s: float) -> None:
         """Begin and end the configured faults when due."""
-        if self._first_goal_s is None and self._wanted.after_s and any(s.told for s in self.arm.servos.values()):
-            self._first_goal_s = now_s
-        if self._first_goal_s is None and not self._wanted.after_s:
-            self._first_goal_s = now_s
+        wanted = self._wanted
         if self._first_goal_s is None:
-            return
-        since = now_s - self._first_goal_s - self._wanted.after_s
+            if wanted.after_s and not any(servo.told for servo in self.arm.servos.values()):
+                return
+            self._first_goal_s = now_s
+        since = now_s - self._first_goal_s - wanted.after_s
         if not self._begun and since >= 0:
             self._begun = True
-            self._faults.begin(self._wanted)
-        if self._begun and not self._ended and self._wanted.for_s and since >= self._wanted.for_s:
+            self._faults.begin(wanted)
+        if self._begun and not self._ended and wanted.for_s and since >= wanted.for_s:
             self._ended = True
             self._faults.mend()
 
@@ -135,17 +135,10 @@ class Twin:
     def _request(self, request: dict) -> dict:
         """Carry out a request from the control channel. Raises ValueError for an invalid one."""
         verbs: dict[str, Callable[..., dict | None]] = {
-            "state": self._state,
+            "state": lambda: {**self.arm.state(), "port": self._port.name, **self.summary()},
             "reset": self.arm.reset,
             "line": self._faults.set_line,
-            "pull": self._faults.pull,
-            "plug": self._faults.plug,
-            "kill": self._faults.kill,
-            "revive": self._faults.revive,
-            "overload": self._faults.overload,
-            "hold": self._faults.hold,
-            "let_go": self._faults.let_go,
-            "mend": self._faults.mend,
+            **{verb: getattr(self._faults, verb) for verb in FAULTS},
             "stop": self._stop,
         }
         verb = request.pop("do", None)
@@ -157,12 +150,8 @@ class Twin:
             raise Impossible(f"{verb}: {error}") from error
         return verbs[verb](**request) or {}
 
-    def _state(self) -> dict:
-        return {**self.arm.state(), "port": self._port.name, **self.summary()}
-
     def summary(self) -> dict:
         """Return statistics so far: packets, replies, reply times and wake-up delays (ms), dropped time, faults."""
-        injected = self._line.counts + self._faults.counts
         return {
             "packets": self._packets,
             "replies": self._replies,
@@ -170,7 +159,7 @@ class Twin:
             **_percentiles("reply_ms", self._reply_s),
             **_percentiles("wake_late_ms", self._wake_s),
             "dropped_s": round(self.arm.dropped_s, 3),
-            "faults": dict(injected),
+            "faults": dict(self._line.counts + self._faults.counts),
         }
 
 

@@ -1,17 +1,28 @@
-"""A camera whose cable may fall out: it then shows black, which counts as missing, until it is connected again."""
+"""An arm's cameras: their frames as the model takes them, and cables that fall out.
+
+A camera without its cable shows black, which counts as missing, until it is connected again.
+"""
 
 import contextlib
 import logging
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 from lerobot.cameras import Camera
 
+from sim.frames import middle, shows
+
 AGAIN_S, LEAVE_S = 1.0, 3.0
 OLDEST_MS = 200
 """Frames older than this are too old to show the present."""
+DARK_S = 0.1
+"""A camera that has shown nothing for this long is reported."""
+BLIND_S = 1.0
+"""How long an arm continues without sight if the model has no other sense of the scene."""
 
 
 class SteadyCamera(Camera):
@@ -55,13 +66,11 @@ class SteadyCamera(Camera):
                 self._lose(error)
         return np.zeros((self.height, self.width, 3), np.uint8)
 
-    def read(self, color_mode=None) -> np.ndarray:
+    def read(self, *_, **__) -> np.ndarray:
         """Return the newest frame; see `read_latest`."""
         return self.read_latest()
 
-    def async_read(self, timeout_ms: float = 200) -> np.ndarray:
-        """Return the newest frame; see `read_latest`."""
-        return self.read_latest()
+    async_read = read
 
     def disconnect(self) -> None:
         """Disconnect the inner camera, whatever its state; a driver that hangs is left to the reconnecting thread."""
@@ -117,3 +126,72 @@ def in_a_line() -> Iterator[None]:
         logger.setLevel(level)
         if vision:
             vision.utils.logging.setLogLevel(shown)
+
+
+class CameraBuffer:
+    """Keeps what cameras show, given by their keys in the robot's observations; without any it does nothing.
+
+    `sizes`: the height and width in pixels that each camera's frames are resized to. `lags`: the model sees the frames
+    of these many control steps ago together. `alone`: the model has no other sense of the scene. `say` gets a line when
+    a camera shows nothing, and when it shows something again.
+    """
+
+    def __init__(
+        self,
+        sizes: Mapping[str, tuple[int, int]] = MappingProxyType({}),
+        lags: Sequence[int] = (0,),
+        alone: bool = False,
+        hz: float = 1.0,
+        say: Callable[[str], None] = print,
+    ):
+        self._sizes, self._lags, self._alone, self._hz, self._say = sizes, lags, alone, hz, say
+        self._kept = max(lags) + 1  # frames
+        self._frames: dict[str, deque[np.ndarray]] = {name: deque(maxlen=self._kept) for name in sizes}
+        self._dark = dict.fromkeys(sizes, 0)  # control steps
+        self._said: set[str] = set()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The cameras' names."""
+        return tuple(self._sizes)
+
+    def forget(self) -> None:
+        """Drop the earlier frames: the next ones are an episode's first."""
+        for frames in self._frames.values():
+            frames.clear()
+
+    def see(self, observation: dict, steps: int = 1) -> None:
+        """Take in the frames (H, W, 3) of an observation, `steps` control steps after the last one.
+
+        When a camera shows something again, its earlier frames are dropped, as in training (`worldmodel.frames`).
+        """
+        for name in self.names:
+            frame, frames = middle(observation[name], *self._sizes[name]), self._frames[name]
+            if self._dark[name]:
+                frames.clear()
+            if frames:
+                frames.extend([frames[-1]] * min(steps - 1, self._kept))
+            frames.append(frame)
+            self._dark[name] = 0 if shows(frame) else self._dark[name] + steps
+            if self._dark[name] >= DARK_S * self._hz and name not in self._said:
+                self._said.add(name)
+                self._say(f"camera {name}: frames of one colour; it counts as missing while that lasts")
+            elif not self._dark[name] and name in self._said:
+                self._said.discard(name)
+                self._say(f"camera {name}: shows something again")
+
+    @property
+    def newest(self) -> dict[str, np.ndarray]:
+        """The newest frame of each camera that has any, at the model's size."""
+        return {name: frames[-1] for name, frames in self._frames.items() if frames}
+
+    def now(self) -> tuple[list[np.ndarray], np.ndarray]:
+        """Return each camera's frame stack (F, H, W, 3) uint8, and which cameras show anything now, (C,) bool."""
+        kept = [[frames[max(-1 - lag, -len(frames))] for lag in self._lags] for frames in self._frames.values()]
+        there = np.array([not self._dark[name] for name in self.names], bool)
+        return [np.stack(frames) for frames in kept], there
+
+    @property
+    def blind(self) -> bool:
+        """Whether there has been nothing to act on for too long."""
+        return self._alone and min(self._dark.values()) > BLIND_S * self._hz

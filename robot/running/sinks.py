@@ -1,8 +1,11 @@
-"""A live view of the running arm: a few lines redrawn on a terminal, elsewhere one line a second."""
+"""Sinks of a loop's steps: how smoothly the arm is commanded; a view on a terminal, elsewhere of a line a second."""
 
 import math
 import sys
+from collections import deque
 from typing import TextIO
+
+import numpy as np
 
 from policies.tokens.vocabulary import Move, text
 from robot.loop import Step
@@ -13,6 +16,43 @@ from worldmodel.settings import TokenConfig
 
 REDRAW_S, LINE_S = 0.2, 1.0
 BAR = 20
+
+
+class Smoothness:
+    """Over all targets sent: their mean squared jerk in rad^2/s^6, and the largest step of a joint in rad.
+
+    The jerk, averaged over joints and time, is what reaching hands minimise: Flash & Hogan 1985, eq. 1. It is the third
+    difference of targets one control step apart, times the rate cubed, so the first three targets of an episode, or
+    after a skipped tick, have none. `joints`: of a loop's steps, those that count.
+    """
+
+    def __init__(self, hz: float, joints: slice = slice(None)):
+        self._hz, self._joints = hz, joints
+        self._last: deque[np.ndarray] = deque(maxlen=4)
+        self._squares, self._count = 0.0, 0
+        self.largest_step = 0.0
+
+    def __call__(self, step: Step) -> None:
+        """Take in a step of a loop."""
+        target = step.sent[self._joints]
+        if step.number == 0 or step.reading.steps > 1:
+            self._last.clear()
+        self._last.append(target)
+        if len(self._last) > 1:
+            self.largest_step = max(self.largest_step, float(np.abs(target - self._last[-2]).max()))
+        if len(self._last) == self._last.maxlen:
+            jerk = np.diff(self._last, 3, axis=0) * self._hz**3
+            self._squares, self._count = self._squares + float(np.square(jerk).mean()), self._count + 1
+
+    @property
+    def mean_squared_jerk(self) -> float:
+        """In rad^2/s^6; NaN before there is any."""
+        return self._squares / self._count if self._count else math.nan
+
+    def summary(self) -> dict[str, float | None]:
+        """Return largest_step_deg and mean_squared_jerk (rad^2/s^6), which is None if too few targets were sent."""
+        jerk = round(self.mean_squared_jerk, 3) if self._count else None
+        return {"largest_step_deg": round(math.degrees(self.largest_step), 3), "mean_squared_jerk": jerk}
 
 
 class Nothing:

@@ -1,0 +1,43 @@
+"""What all sessions on an arm share: which arm their keys name, and how they end."""
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+
+from lerobot.robots import Robot
+
+from configs.arm.twin_process import TwinProcess
+from configs.reporting import FAILED, SIGNALLED, Ended
+from robot.arm_options import REAL, ArmConfig
+from robot.arms import driven, simulated, twin
+from robot.config_so101_sim import sim_cameras
+from robot.drivers import DriverLost
+from robot.safety.faults import RobotFault, in_one_line
+from robot.safety.signals import Stopped
+
+ENDS = (RobotFault, DriverLost, Stopped, ExceptionGroup)
+"""What ends a session early; the group: errors of the shutdown."""
+
+
+def arm_of(
+    config: ArmConfig, stack: ExitStack, task: str, hz: float, sizes: Mapping[str, tuple[int, int]], seed: int = 0
+) -> Robot:
+    """Return the arm, not connected: simulated, with cameras of these (height, width), or behind LeRobot's driver.
+
+    If a twin had to be started, closing `stack` stops it. Raises ValueError, OSError.
+    """
+    if config.simulated:
+        return simulated(task, float(hz), seed, sim_cameras(sizes, round(hz)))
+    cameras = getattr(config, "robot_cameras", {})
+    if config.robot == REAL:
+        return driven(config.port, config.id, config.calibration_dir, cameras)
+    if config.port_file:
+        return twin(Path(config.port_file), cameras)
+    process = TwinProcess()
+    stack.callback(process.stop)
+    return twin(process.port_file, cameras)
+
+
+def ended(end: BaseException, more: str = "") -> Ended:
+    """Return how a command ends that one of ENDS has ended: its line, with `more` behind it, and its exit code."""
+    return Ended(in_one_line(end) + more, SIGNALLED + end.number if isinstance(end, Stopped) else FAILED)
