@@ -14,6 +14,7 @@ from policies.storage.folders import part
 from policies.tokens.curves import Curve
 from policies.training.noise import Noise
 from policies.words import WORDS, recognised
+from worldmodel.leash import Leash, Step
 from worldmodel.mistakes import Mistake
 from worldmodel.model import WorldModel
 from worldmodel.plan_audit import PlanAudit
@@ -90,6 +91,11 @@ class Agent:
         self.plan_audit: PlanAudit | None = None
         if self.planner is not None and self.planner.config.patience and self.noise is None:
             self.plan_audit = PlanAudit(self.planner.config.patience, self.planner.config.indifference)
+        self.leash: Leash | None = None
+        if self.planner is not None and self.planner.config.leash:
+            config = self.planner.config
+            near = config.horizon * self.model.points * config.min_spread**2
+            self.leash = Leash(config.leash_window, near)
         self._open(0)
 
     def _open(self, count: int) -> None:
@@ -125,6 +131,8 @@ class Agent:
         self.reached[left] = 0
         if self.plan_audit is not None:
             self.plan_audit.forget(left)
+        if self.leash is not None:
+            self.leash.forget(left)
         if self.memory is not None:
             self.memory = Memory(self.memory.mean, self.memory.valid & ~left.to(self.memory.valid.device))
 
@@ -183,14 +191,18 @@ class Agent:
             by_policy = torch.ones_like(due)
         else:
             plan = self.plan = self.planner.plan(observation, self.memory, self.generator, deadline, self.reached)
-            whole, by_policy = self._kept(plan, due)
+            whole, broken = self._kept(plan, due)
             followed = whole[: self.ahead] if self.noise is None else self._explored(plan, self.noise, due)
+            by_policy = broken
+            if self.leash is not None:
+                followed, by_policy = self._leashed(self.leash, plan, followed, broken, due)
+                whole = torch.cat([followed[:1], whole[1:]]) if self.noise is None else whole
             self.spread = float(plan.spread[0].mean())
             self.spent.imagined += int(plan.imagined[due].sum())
             self.planned_tokens = [whole[0, i] if due[i] else None for i in range(count)]
             until = torch.where(by_policy, min(self.most, self.curve.length), self.most)
             later = self.curve.advance_each(whole, until).to(plan.tokens.device)
-            self.memory = Memory(later, ~by_policy.to(later.device)).where(due, self.memory)
+            self.memory = Memory(later, ~broken.to(later.device)).where(due, self.memory)
             self._note(plan.latent, whole[0], until, due)
         # The mean of bounded tokens, or of control points, can exceed the bounds by an ulp.
         actions = self.curve.actions(followed, self.most).clamp(-1, 1)
@@ -218,6 +230,48 @@ class Agent:
             greedy, _ = self.model.greedy_token(plan.latent, self.reached.to(plan.latent.device))
             tokens = torch.cat([torch.where(broken[:, None], greedy.cpu(), tokens[0]).unsqueeze(0), tokens[1:]])
         return tokens, broken
+
+    def _leashed(
+        self,
+        leash: Leash,
+        plan: Plan,
+        followed: Float[Tensor, "K B P"],
+        broken: Bool[Tensor, " B"],
+        due: Bool[Tensor, " B"],
+    ) -> tuple[Float[Tensor, "K B P"], Bool[Tensor, " B"]]:
+        """Return the tokens to follow, and where (B,) the first is the policy's; keep account of promised gains.
+
+        Where the policy decides while exploring, the noise stays: the token's deviation from the plan's own.
+        """
+        planner, device = self.planner, plan.latent.device
+        assert planner is not None
+        whole = torch.cat([followed, plan.tokens[len(followed) :].cpu()])
+        own, other = planner.judge(plan.latent, plan.mode, whole.to(device))
+        steps = self.until.float()
+        leash.observe(own.mean(0).cpu(), steps, due)
+        by_policy = broken
+        if planner.config.leash == "anchor":
+            planner.anchor = leash.anchor.to(device)
+        else:
+            better = own, other
+            if self.noise is not None:  # the plan decides by what it promises without the noise
+                better = planner.judge(plan.latent, plan.mode, plan.tokens)
+            by_policy = broken | ((better[1] - better[0]).amin(0).cpu() <= leash.margin)
+            mode = plan.mode[0].cpu()
+            instead = mode if self.noise is None else (mode + followed[0] - plan.tokens[0].cpu()).clamp(-1, 1)
+            instead = self.model.token(instead, self.model.starts(followed[0]))
+            followed = torch.cat([torch.where(by_policy[:, None], instead, followed[0]).unsqueeze(0), followed[1:]])
+        lasting = torch.where(by_policy, min(self.most, self.curve.length), self.most).float()
+        share = lasting / self.curve.length
+        reward, keep = planner.foresee(plan.latent, followed[0].to(device))
+        reward, whole_keep = reward.cpu() * share, keep.cpu()
+        keep = whole_keep**share
+        lasts = (1 - whole_keep ** len(whole)) / (1 - keep).clamp(min=1e-6)
+        far = (whole - plan.mode.cpu()).square().sum((0, 2))
+        promise = (other - own).mean(0).cpu()
+        ones = torch.ones_like(far)
+        leash.note(Step(own.mean(0).cpu(), reward, keep, promise, lasts, far, ones, (~by_policy).float()), due)
+        return followed, by_policy
 
     def _note(
         self,
@@ -263,6 +317,8 @@ class Agent:
             "spread": torch.tensor(self.spread),
             "counts": torch.tensor(astuple(self.spent)),
         }
+        if self.leash is not None:
+            saved["leash"] = self.leash.state()
         if self.memory is not None:
             saved |= {"memory_mean": self.memory.mean, "memory_valid": self.memory.valid}
         return saved
@@ -277,6 +333,10 @@ class Agent:
             self.actions, self.reached = saved["actions"], saved["reached"].clone()
             self.at, self.until, self.spread = saved["at"].clone(), saved["until"].clone(), float(saved["spread"])
             self.spent = Spent(*saved["counts"].tolist())
+        if "leash" in saved and self.leash is not None and self.planner is not None:
+            self.leash.load(saved["leash"])
+            if self.planner.config.leash == "anchor":
+                self.planner.anchor = self.leash.anchor.to(self.model.device)
         if "memory_mean" in saved:
             device = self.model.device
             self.memory = Memory(saved["memory_mean"].to(device), saved["memory_valid"].to(device))

@@ -41,9 +41,30 @@ def score(
     z: Float[Tensor, "B D"],
     tokens: Float[Tensor, "T B N P"],
     discount: float,
+    pessimistic: bool = False,
 ) -> Float[Tensor, "B N"]:
-    """Compute the return of each plan: its discounted imagined rewards plus the value at its end."""
-    horizon, size, count, _ = tokens.shape
+    """Compute the return of each plan: its discounted imagined rewards plus the value at its end.
+
+    The value is the mean of the heads or, if `pessimistic`, the smallest.
+    """
+    total, factor, values = _rollout(model, z, tokens, discount)
+    total = total + factor * (values.amin(0) if pessimistic else values.mean(0))
+    return total.view(tokens.shape[1], tokens.shape[2])
+
+
+def judge(
+    model: WorldModel, z: Float[Tensor, "B D"], tokens: Float[Tensor, "T B N P"], discount: float
+) -> Float[Tensor, "E B N"]:
+    """Compute the return of each plan by each value head."""
+    total, factor, values = _rollout(model, z, tokens, discount)
+    return (total + factor * values).view(-1, tokens.shape[1], tokens.shape[2])
+
+
+def _rollout(
+    model: WorldModel, z: Float[Tensor, "B D"], tokens: Float[Tensor, "T B N P"], discount: float
+) -> tuple[Float[Tensor, " M"], Float[Tensor, " M"], Float[Tensor, "E M"]]:
+    """Return the M = B N plans' discounted imagined rewards, the discount at the end, and the value there by head."""
+    horizon, _, count, _ = tokens.shape
     z = z.repeat_interleave(count, 0)
     total, factor = torch.zeros(len(z), device=z.device), torch.ones(len(z), device=z.device)
     for t in range(horizon):
@@ -52,8 +73,7 @@ def score(
         total = total + factor * imagined.reward
         factor = factor * discount * torch.sigmoid(imagined.continue_logit)
         z = imagined.latent
-    total = total + factor * model.greedy_token(z, model.ends(w))[1]
-    return total.view(size, count)
+    return total, factor, model.greedy_values(z, model.ends(w))[1]
 
 
 def foresee(
@@ -76,13 +96,16 @@ def refine(
     mode: Float[Tensor, "T B 1 P"],
     discount: float,
     config: PlannerConfig,
+    anchor: Float[Tensor, ""] | None = None,
 ) -> Elites:
     """Run one iteration: score the `fresh` plans, then fit elites to them and to those `kept` from before.
 
-    `mode`: the policy's own plan; `anchor` penalises the squared distance to it.
+    `mode`: the policy's own plan; `anchor` (by default the settings') penalises the squared distance to it.
     """
-    fresh_returns = score(model, z, fresh, discount)
-    if config.anchor:
+    fresh_returns = score(model, z, fresh, discount, config.leash == "value")
+    if anchor is not None:
+        fresh_returns = fresh_returns - anchor * (fresh - mode).square().sum((0, 3))
+    elif config.anchor:
         fresh_returns = fresh_returns - config.anchor * (fresh - mode).square().sum((0, 3))
     returns = torch.cat([kept_returns, fresh_returns], 1)
     return fit_elites(torch.cat([kept, fresh], 2), returns, config)

@@ -187,8 +187,15 @@ class WorldModel(nn.Module):
         self, z: Float[Tensor, "B D"], start: Float[Tensor, "B A"] | None = None
     ) -> tuple[Float[Tensor, "B P"], Float[Tensor, " B"]]:
         """Return the policy's mode as a token, and its value (mean of the heads). `start` is as for `token`."""
+        w, values = self.greedy_values(z, start)
+        return w, values.mean(0)
+
+    def greedy_values(
+        self, z: Float[Tensor, "B D"], start: Float[Tensor, "B A"] | None = None
+    ) -> tuple[Float[Tensor, "B P"], Float[Tensor, "E B"]]:
+        """Return the policy's mode as a token, and each head's value of it. `start` is as for `token`."""
         w = self.token(self.policy(z).mode, start)
-        return w, twohot.mean(self.value(z, w)).mean(0)
+        return w, twohot.mean(self.value(z, w))
 
 
 def matmul_dtype(precision: str, device: torch.device) -> torch.dtype:

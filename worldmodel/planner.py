@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from worldmodel.elites import Elites, common
-from worldmodel.imagination import foresee, propose, refine
+from worldmodel.imagination import foresee, judge, propose, refine
 from worldmodel.model import WorldModel
 from worldmodel.settings import PlannerConfig
 
@@ -52,7 +52,7 @@ class Plan:
 
     tokens, spread (T, B, P): weighted mean and standard deviation of the elites' points. returns, weights (B, E): of
     the elites (T, B, E, P). latent (B, D): where the plan starts. spent: iterations done. imagined (B,): model steps
-    imagined for each latent.
+    imagined for each latent. mode (T, B, P): the policy's own plan.
     """
 
     tokens: Float[Tensor, "T B P"]
@@ -63,6 +63,7 @@ class Plan:
     latent: Float[Tensor, "B D"]
     spent: int
     imagined: Int[Tensor, " B"]
+    mode: Float[Tensor, "T B P"]
 
     @property
     def worth(self) -> Float[Tensor, " B"]:
@@ -78,7 +79,8 @@ class Planner:
         self.model, self.discount, self.config = model, discount, config
         wrap = (lambda f: torch.compile(f, dynamic=False)) if compiled else (lambda f: f)
         self._perceive, self._propose, self._refine = wrap(model.perceive), wrap(propose), wrap(refine)
-        self._foresee = wrap(foresee)
+        self._foresee, self._judge = wrap(foresee), wrap(judge)
+        self.anchor = torch.tensor(config.anchor, device=model.device) if config.leash == "anchor" else None
 
     @torch.no_grad()
     def foresee(
@@ -86,6 +88,14 @@ class Planner:
     ) -> tuple[Float[Tensor, " B"], Float[Tensor, " B"]]:
         """Call `imagination.foresee` with this planner's model and discount."""
         return self._foresee(self.model, z, w, self.discount)
+
+    @torch.no_grad()
+    def judge(
+        self, z: Float[Tensor, "B D"], mode: Float[Tensor, "T B P"], plan: Float[Tensor, "T B P"]
+    ) -> tuple[Float[Tensor, "E B"], Float[Tensor, "E B"]]:
+        """Return the returns of the policy's own plan and of another one, by each value head."""
+        own, other = self._judge(self.model, z, torch.stack([mode, plan], 2), self.discount).unbind(-1)
+        return own, other
 
     @torch.no_grad()
     def plan(
@@ -112,7 +122,9 @@ class Planner:
         start = z.new_zeros(len(z), self.model.shared) if start is None else start.to(z.device)
         lots = self._first_lots(z, memory, start, noise[0])
         mode, none = lots[0][:, :, :1], lots[0][:, :, :0]
-        found = self._refine(self.model, z, none, z.new_empty(len(z), 0), lots[0], mode, self.discount, config)
+        found = self._refine(
+            self.model, z, none, z.new_empty(len(z), 0), lots[0], mode, self.discount, config, self.anchor
+        )
         imagined = torch.full((len(z),), config.policy_samples * (config.horizon - 1) + lots[0][:, 0, :, 0].numel())
         asking, spent = torch.ones(len(z), dtype=torch.bool, device=z.device), 1
         redraws = iter(noise[1:])
@@ -125,7 +137,7 @@ class Planner:
                 break
             fresh = lots[lot] if lot < len(lots) else self._redrawn(found, next(redraws), start, generator)
             kept = found.plans, found.returns
-            better = self._refine(self.model, z, *kept, fresh, mode, self.discount, config)
+            better = self._refine(self.model, z, *kept, fresh, mode, self.discount, config, self.anchor)
             found = better if bool(asking.all()) else better.where(asking, found)
             imagined += asking.cpu() * fresh[:, 0, :, 0].numel()
             spent += 1
@@ -140,6 +152,7 @@ class Planner:
             latent=z,
             spent=spent,
             imagined=imagined,
+            mode=mode[:, :, 0],
         )
 
     def _first_lots(
@@ -161,10 +174,20 @@ class Planner:
         if carried:
             noise[:, :, -1] = 0  # makes the last candidate the last plan itself
         centres = torch.cat([mode.expand(-1, -1, free - carried, -1), last], 2)
-        around = self._around(centres, config.spread * noise[:, :, own:], start)
+        around = self._around(centres, self._widths(proposed, free) * noise[:, :, own:], start)
         if config.budget == "fixed":
             return [torch.cat([proposed, around], 2)]
         return [torch.cat([proposed, around[:, :, -1:]], 2), around[:, :, :-1]]
+
+    def _widths(self, proposed: Float[Tensor, "T B K P"], count: int) -> float | Tensor:
+        """Return the standard deviation of the noise of the first `count` candidates, to broadcast to (T, B, M, P)."""
+        config = self.config
+        if config.widths == "mixed":
+            shares = proposed.new_tensor([0.2, 0.5, 1.0]).repeat(-(-count // 3))[:count]
+            return config.spread * shares.unsqueeze(1)
+        if config.widths == "policy":
+            return (2 * proposed.std(2, correction=0, keepdim=True)).clamp(config.min_spread, config.spread)
+        return config.spread
 
     def _redrawn(
         self,

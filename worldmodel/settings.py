@@ -179,6 +179,14 @@ class PlannerConfig:
 
     If the plans of the last `patience` control steps did not pay half of what they promised, the policy acts for as
     many steps (`worldmodel.plan_audit`; 0: never). Training does without this too, since it learns from such failures.
+
+    Experimental, none of it on by default. `leash` holds plans to the policy as far as they are not to be trusted:
+    `anchor` adapts the weight of `anchor`, its first value, to how far plans fell short of the gain over the policy
+    that they promised, over about `leash_window` control steps (`worldmodel.leash`); `value` ranks plans by the
+    smallest value head instead of the mean, and executes the policy's token unless every head prefers the plan's.
+    `leash_training`: do so in training, too. `widths`: the standard deviation of the first candidates' noise; `one`:
+    `spread`; `mixed`: by turns 0.2, 0.5 and 1 times `spread`; `policy`: twice the deviation of the policy's own
+    rollouts, from `min_spread` to `spread`.
     """
 
     samples: int = 64
@@ -198,6 +206,10 @@ class PlannerConfig:
     budget: str = "fixed"
     agreement: float = 0.1
     patience: int = 30
+    leash: str = ""
+    leash_window: float = 100.0
+    leash_training: bool = False
+    widths: str = "one"
 
     def __post_init__(self):
         """Raise ValueError for a value out of range or an unknown budget."""
@@ -211,3 +223,8 @@ class PlannerConfig:
         check("planner.", self, "carry together", low=0, high=1)
         if self.budget not in ("fixed", "adaptive"):
             raise Mistake(f"planner.budget={self.budget}: fixed or adaptive")
+        check("planner.", self, "leash_window", low=1)
+        if self.leash not in ("", "anchor", "value"):
+            raise Mistake(f"planner.leash={self.leash}: anchor or value, or none")
+        if self.widths not in ("one", "mixed", "policy"):
+            raise Mistake(f"planner.widths={self.widths}: one, mixed or policy")

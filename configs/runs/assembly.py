@@ -181,7 +181,8 @@ class Assembly:
         """The training loop, at its first step."""
         config, model = self.config, self.learner.model
         generator = torch.Generator().manual_seed(config.seed)
-        thorough = replace(config.planner, budget="fixed", anchor=0.0, deadline_ms=0.0)
+        leash = config.planner.leash if config.planner.leash_training else ""
+        thorough = replace(config.planner, budget="fixed", anchor=0.0, deadline_ms=0.0, leash=leash)
         every = config.planner.replan_every
         planner = Planner(model, self.token_discount, thorough, self.machine.compiled)
         agent = Agent(model, self.curve, planner, generator, config.noise, every)
