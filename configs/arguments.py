@@ -4,12 +4,12 @@ import re
 import shlex
 from collections.abc import Iterable, Sequence
 
-from configs.pages import choices, entries, keys
+from configs.help_text import choices, entries, keys
 from configs.schema import AgentConfig
 from envs.senses import check_image_size
 from envs.settings import ARM_DEFAULTS, ARM_TASKS, find
 from robot.safety.faults import in_one_line
-from worldmodel.mistakes import Mistake
+from worldmodel.errors import UserError
 from worldmodel.strict import ConfigError, unknown
 
 GROUPS = {"token": "model.token"}
@@ -98,7 +98,7 @@ def _no_choice(group: str, value: str) -> str:
     if group == "task":
         try:
             find(value)
-        except Mistake as missing:
+        except UserError as missing:
             return in_one_line(missing)
     if group == "hydra/launcher" and value in EXTRAS:
         return f"{group}={value}: pip install 'semagram[{EXTRAS[value]}]' brings it"

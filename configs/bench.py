@@ -57,7 +57,7 @@ def _checked(config, words: list[str], folder: Path) -> dict[Path, str]:
     """
     from dataclasses import asdict, replace
 
-    from configs.again import found
+    from configs.auto_resume import found
     from configs.command import composed, register
     from configs.runs.assembly import Assembly
     from configs.schema import TrainConfig
@@ -87,7 +87,7 @@ def _sweep(words: list[str], options: list[str], config, folder: Path) -> None:
     sweep = [f"seed={seeds}", f"task={','.join(config.tasks)}", "resume=auto"]
     words = [*words, *sweep, f"hydra.sweep.dir={quoted(folder)}", FOLDER, *options]
     say(f"semagram-train -m {' '.join(words)}")
-    child = [sys.executable, "-P", "-m", "configs.member", str(os.getpid()), "train", "-m"]
+    child = [sys.executable, "-P", "-m", "configs.sweep_member", str(os.getpid()), "train", "-m"]
     process = subprocess.Popen([*child, *words], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, process_group=0)
     try:
         process.wait()
@@ -113,9 +113,9 @@ def _workers(config) -> int:
 
 def _report(config, runs: dict[Path, str], folder: Path) -> dict:
     """Write the table, the curves and the rows of the runs that are finished. Returns the summary."""
-    from configs.member import last_line
     from configs.reporting import say
     from configs.suites import report
+    from configs.sweep_member import last_line
     from envs.benchmark.curves import LearningCurve, read_curve
     from envs.benchmark.results import Result, ResultsError, run_of
 

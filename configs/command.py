@@ -20,10 +20,10 @@ PACKAGES = {"configs", "envs", "policies", "robot", "sim", "worldmodel"}
 def run(name: str, body: Callable[[dict, Path], dict], code: Callable[[dict], int] = lambda result: 0) -> None:
     """Compose configs/`name`.yaml, call `body(keys, run_folder)` and print its result as one JSON line on stdout.
 
-    A sweep (`-m`) runs each of its members in a process of its own (`configs.member`). These end the program with one
-    line on stderr and an exit code:
+    A sweep (`-m`) runs each of its members in a process of its own (`configs.sweep_member`). These end the program with
+    one line on stderr and an exit code:
 
-    - 2: a mistake of the user's (Mistake, or an OSError about a path or address they gave), or a non-finite number;
+    - 2: a mistake of the user's (UserError, or an OSError about a path or address they gave), or a non-finite number;
     - 1: a condition that may pass (a full disk, a port that has gone, too little memory);
     - `Ended.code`: Ended; `code(result)`, if it is not 0, without a line;
     - 128 + the signal's number: Ctrl-C, or another stop signal (`robot.safety.signals`).
@@ -60,7 +60,7 @@ def _main(name: str, body: Callable[[dict, Path], dict], code: Callable[[dict], 
 
     def stop(number: int, _frame) -> None:
         if parallel:
-            from configs.member import end_all
+            from configs.sweep_member import end_all
 
             end_all()
         raise Stopped(number)
@@ -95,7 +95,7 @@ def _members(parallel: bool) -> Iterator[None]:
         return
     from tempfile import TemporaryDirectory
 
-    from configs.member import MEMBERS
+    from configs.sweep_member import MEMBERS
 
     with TemporaryDirectory() as folder:
         os.environ[MEMBERS] = folder
@@ -122,8 +122,8 @@ class Task:
 
         folder = Path(HydraConfig.get().runtime.output_dir)
         if HydraConfig.get().mode == RunMode.MULTIRUN:
-            from configs.member import play
             from configs.reporting import tell
+            from configs.sweep_member import play
 
             tell(play(self.name, folder))
         else:
@@ -136,7 +136,7 @@ class Task:
 
         from configs.empty_folders import prune
         from configs.reporting import foreseen, tell
-        from worldmodel.mistakes import warning_line
+        from worldmodel.errors import warning_line
 
         warnings.formatwarning = warning_line
         logging.getLogger("robot.safety.gated").disabled = True  # the command reports faults itself
@@ -196,7 +196,7 @@ def plain(config, resolve: bool = True) -> dict:
 
 
 def _help(name: str) -> str:
-    from configs.pages import page
+    from configs.help_text import page
 
     return page(name)
 

@@ -3,13 +3,13 @@
 from pathlib import Path
 
 from robot.arm_options import REAL, port_of_twin
-from worldmodel.mistakes import Mistake
+from worldmodel.errors import UserError
 
 
 def check_there(config) -> None:
-    """Raise Mistake or ConnectionError if the checkpoint, twin or serial port that `config` names does not exist."""
+    """Raise UserError or ConnectionError if the checkpoint, twin or serial port that `config` names does not exist."""
     if (checkpoint := getattr(config, "checkpoint", "")) and not Path(checkpoint).is_dir():
-        raise Mistake(f"checkpoint={checkpoint}: no such folder")
+        raise UserError(f"checkpoint={checkpoint}: no such folder")
     if port_file := getattr(config, "port_file", ""):
         port_of_twin(Path(port_file))
     port = Path(getattr(config, "port", "") if getattr(config, "robot", "") == REAL else "")

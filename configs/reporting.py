@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from tqdm import tqdm
 
 from robot.safety.faults import in_one_line
-from worldmodel.mistakes import MachineFault, Mistake
+from worldmodel.errors import MachineFault, UserError
 
 FAILED, MISTAKE = 1, 2
 SIGNALLED = 128
@@ -55,7 +55,7 @@ def code_of(error: Exception) -> int:
     """Return the exit code of an error reported in one line: MISTAKE if a retry would fail alike, else FAILED."""
     if isinstance(error, Ended):
         return error.code
-    if isinstance(error, Mistake) or not isinstance(error, OSError):
+    if isinstance(error, UserError) or not isinstance(error, OSError):
         return MISTAKE
     given = isinstance(error, GIVEN) or error.errno in GIVEN_NUMBERS
     return MISTAKE if given and not isinstance(error, PASSING) else FAILED
@@ -65,7 +65,7 @@ def foreseen(error: Exception) -> Exception | None:
     """Return the error to report in one line, or None if it is a bug, which deserves a traceback."""
     if isinstance(error, ZeroDivisionError | OverflowError):  # raised by Python; our own ArithmeticErrors are about NaN
         return None
-    if isinstance(error, Mistake | OSError | ArithmeticError | Ended):
+    if isinstance(error, UserError | OSError | ArithmeticError | Ended):
         return error
     ran_out = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"  # PyTorch's, on a GPU
     if ran_out or "can't allocate memory" in str(error):  # PyTorch's, on a CPU

@@ -12,7 +12,7 @@ from envs.settings import TaskConfig
 from policies.settings import CheckpointConfig, CodecChoices, EvaluationConfig, LoopConfig, ReplayConfig
 from sim.so101.tasks import ABSOLUTE, JOINTS, SCRIPTED, TIED
 from sim.variation import Variation
-from worldmodel.mistakes import Mistake
+from worldmodel.errors import UserError
 from worldmodel.ranges import check
 from worldmodel.settings import LearningConfig, ModelConfig, PlannerConfig
 
@@ -32,11 +32,11 @@ class MachineConfig:
     def __post_init__(self):
         """Raise ValueError for a value out of range."""
         if not re.fullmatch(r"cpu|cuda(:(0|[1-9][0-9]?))?|auto", self.device):
-            raise Mistake(f"device={self.device}: one of cpu, cuda, auto; cuda:1 is the second of several")
+            raise UserError(f"device={self.device}: one of cpu, cuda, auto; cuda:1 is the second of several")
         if self.threads < 1:
-            raise Mistake(f"threads={self.threads}: at least 1")
+            raise UserError(f"threads={self.threads}: at least 1")
         if self.compile not in ("auto", "true", "false"):
-            raise Mistake(f"compile={self.compile}: one of auto, true, false")
+            raise UserError(f"compile={self.compile}: one of auto, true, false")
 
 
 @dataclass(frozen=True)
@@ -80,21 +80,21 @@ class TrainConfig(LoopConfig, AgentConfig):
         AgentConfig.__post_init__(self)
         for name in ("demonstrations", "expert_takeover_prob"):
             if getattr(self, name) and self.task.name not in SCRIPTED:
-                raise Mistake(f"{name}={getattr(self, name)}: only {', '.join(SCRIPTED)} have a script")
+                raise UserError(f"{name}={getattr(self, name)}: only {', '.join(SCRIPTED)} have a script")
         if self.task.state == JOINTS and not self.perceived.cameras:
-            raise Mistake(f"task.state={JOINTS}: nothing shows where things are; senses=[state,images.<camera>] does")
+            raise UserError(f"task.state={JOINTS}: nothing shows where things are; senses=[state,images.<camera>] does")
         if self.model.token.joined and self.task.control == ABSOLUTE:
-            raise Mistake(f"task.control={ABSOLUTE}: {TIED} with model.token.joined=true, since a curve begins at 0")
+            raise UserError(f"task.control={ABSOLUTE}: {TIED} with model.token.joined=true, since a curve begins at 0")
         kept = self.replay.room(bool(self.perceived.cameras))
         window = self.learning.horizon * self.model.token.length
         if kept // self.envs <= window:
             name = "capacity" if kept == self.replay.capacity else "frames"
             least = f"at least {(window + 1) * self.envs}, {window + 1} for each of envs={self.envs}"
-            raise Mistake(f"replay.{name}={kept}: {least}, a window of {window} steps and one more")
+            raise UserError(f"replay.{name}={kept}: {least}, a window of {window} steps and one more")
         if self.task.sentence and not self.perceived.language:
-            raise Mistake(f"task.sentence={self.task.sentence}: nothing hears it; senses=[...,language]")
+            raise UserError(f"task.sentence={self.task.sentence}: nothing hears it; senses=[...,language]")
         if self.task.name == "multi" and not self.perceived.language:
-            raise Mistake(f"senses=[{','.join(self.senses)}]: [...,language] with task=multi, to tell tasks apart")
+            raise UserError(f"senses=[{','.join(self.senses)}]: [...,language] with task=multi, to tell tasks apart")
 
 
 @dataclass(frozen=True)
@@ -121,16 +121,16 @@ class EvaluateConfig(MachineConfig):
         """Raise ValueError for a value out of range."""
         MachineConfig.__post_init__(self)
         if self.episodes < 1:
-            raise Mistake(f"episodes={self.episodes}: at least 1")
+            raise UserError(f"episodes={self.episodes}: at least 1")
         if not 0 <= self.seed < 2**32:
-            raise Mistake(f"seed={self.seed}: from 0 to {2**32 - 1}")
+            raise UserError(f"seed={self.seed}: from 0 to {2**32 - 1}")
         check("", self, "drop_at", low=0)
         if self.drop_at and not self.drop:
-            raise Mistake(f"drop_at={self.drop_at}: only with drop=, the senses that fail then")
+            raise UserError(f"drop_at={self.drop_at}: only with drop=, the senses that fail then")
         if self.sentence:
             check_sentence(self.sentence, "sentence")
         if self.sentence and self.paraphrases:
-            raise Mistake("sentence=, paraphrases=true: one of them")
+            raise UserError("sentence=, paraphrases=true: one of them")
 
 
 @dataclass(frozen=True)
@@ -153,13 +153,13 @@ class BenchConfig(TrainConfig):
         TrainConfig.__post_init__(self)
         check("", self, "seeds", low=1)
         if not self.tasks or len(set(self.tasks)) < len(self.tasks):
-            raise Mistake(f"tasks=[{','.join(self.tasks)}]: one or several different tasks")
+            raise UserError(f"tasks=[{','.join(self.tasks)}]: one or several different tasks")
         if self.workers != "auto" and not (isinstance(self.workers, int) and self.workers >= 1):
-            raise Mistake(f"workers={self.workers}: auto, or a number of at least 1")
+            raise UserError(f"workers={self.workers}: auto, or a number of at least 1")
         if not self.agent or set(self.agent) & set("/\\ \n"):
-            raise Mistake(f"agent={self.agent}: a name without spaces or slashes")
+            raise UserError(f"agent={self.agent}: a name without spaces or slashes")
         if self.readme and not self.table:
-            raise Mistake("readme=: only with table=, the results that go into it")
+            raise UserError("readme=: only with table=, the results that go into it")
 
 
 TOKEN_VERBS = ("fit", "draw", "demo")
@@ -185,20 +185,20 @@ class TokensConfig(CodecChoices):
     def __post_init__(self):
         """Raise ValueError for a value out of range, a missing dataset or folder, or a key the verb does not use."""
         if self.verb not in TOKEN_VERBS:
-            raise Mistake(f"semagram-tokens{self.verb and ' '}{self.verb}: one of {', '.join(TOKEN_VERBS)}")
+            raise UserError(f"semagram-tokens{self.verb and ' '}{self.verb}: one of {', '.join(TOKEN_VERBS)}")
         if self.verb == "demo":
             if not self.out:
-                raise Mistake("out=: a new folder for the demonstrations, e.g. out=runs/arm")
+                raise UserError("out=: a new folder for the demonstrations, e.g. out=runs/arm")
         elif not self.dataset and not (self.verb == "draw" and self.sentence):
-            raise Mistake("dataset=: a LeRobotDataset's folder; `semagram-tokens demo out=runs/arm` makes one")
+            raise UserError("dataset=: a LeRobotDataset's folder; `semagram-tokens demo out=runs/arm` makes one")
         if self.out and self.verb not in ("fit", "demo"):
-            raise Mistake(f"out={self.out}: only of fit and demo; hydra.run.dir= says where {self.verb} leaves all")
+            raise UserError(f"out={self.out}: only of fit and demo; hydra.run.dir= says where {self.verb} leaves all")
         if self.sentence and self.verb != "draw":
-            raise Mistake(f"sentence={self.sentence}: only of draw, not of {self.verb}")
+            raise UserError(f"sentence={self.sentence}: only of draw, not of {self.verb}")
         if self.dataset and self.verb == "demo":
-            raise Mistake(f"dataset={self.dataset}: not of demo, which makes one; out= says where")
+            raise UserError(f"dataset={self.dataset}: not of demo, which makes one; out= says where")
         if self.dataset and self.sentence:
-            raise Mistake("dataset=, sentence=: one of them")
+            raise UserError("dataset=, sentence=: one of them")
         CodecChoices.__post_init__(self)
         check("", self, "seconds", above=0)
         check("", self, "held_out", low=0.05, high=0.9)

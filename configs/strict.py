@@ -1,6 +1,6 @@
 """`worldmodel.strict` for a command's keys, with the simulation's errors turned into ConfigError, too."""
 
-from sim.impossible import Impossible
+from sim.errors import InvalidValue
 from worldmodel import strict
 from worldmodel.strict import ConfigError
 
@@ -12,5 +12,5 @@ def build[T](cls: type[T], data: dict, where: str = "") -> T:
     """
     try:
         return strict.build(cls, data, where)
-    except Impossible as error:
+    except InvalidValue as error:
         raise ConfigError(str(error)) from error

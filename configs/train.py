@@ -23,7 +23,7 @@ def train(keys: dict, folder: Path) -> dict:
 
     about, resume = given(), keys["resume"]
     if resume == "auto":
-        from configs.again import found
+        from configs.auto_resume import found
 
         summary, keys, about = found(keys, folder)
         if summary is not None:

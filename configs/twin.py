@@ -17,7 +17,7 @@ def twin(keys: dict, _folder) -> dict:
     from configs.arm.priority import hurry
     from configs.strict import ConfigError, build
     from policies.storage.files import replace_file
-    from sim.impossible import Impossible
+    from sim.errors import InvalidValue
     from sim.twin import calibration as calibrations
     from sim.twin.arm import TwinArm
     from sim.twin.control import discard
@@ -34,7 +34,7 @@ def twin(keys: dict, _folder) -> dict:
             calibration = calibrations.read(calibration_file)
         else:
             calibration = calibrations.fitting(limits(model))
-    except Impossible as error:
+    except InvalidValue as error:
         raise ConfigError(str(error)) from error
     port_file.parent.mkdir(parents=True, exist_ok=True)
     discard(control_of(port_file))  # a stale channel here would make this twin, if its own is elsewhere, look dead

@@ -14,9 +14,9 @@ from envs.faults import EnvironmentFault
 from envs.senses import MAIN, Senses
 from envs.settings import TaskConfig
 from envs.spaces import Pictures, by_key
-from sim.canvas import GROUPS, Canvas, RenderingUnavailable, View
 from sim.frames import resized
-from worldmodel.mistakes import Mistake
+from sim.renderer import GROUPS, Canvas, RenderingUnavailable, View
+from worldmodel.errors import UserError
 from worldmodel.senses import STATE_KEY, key
 
 Observation = dict[str, np.ndarray]
@@ -119,7 +119,7 @@ class SenseWrapper(gymnasium.ObservationWrapper):
         known = views(task, env) | dict.fromkeys(self._drawn)
         for camera in senses.cameras:
             if camera not in known:
-                raise Mistake(
+                raise UserError(
                     f"senses=images.{camera}: {task.label} has no such camera; it has {', '.join(sorted(known))}"
                 )
         self._views = {camera: known[camera] for camera in senses.cameras}
@@ -134,7 +134,7 @@ class SenseWrapper(gymnasium.ObservationWrapper):
                     env.reset()
                     self._drawn[MAIN] = own(env).shape
         except RenderingUnavailable as error:
-            raise Mistake(f"senses=images.{senses.cameras[0]}: {error}") from error
+            raise UserError(f"senses=images.{senses.cameras[0]}: {error}") from error
         parts = {STATE_KEY: by_key(env)[STATE_KEY]} if senses.state else {}
         for camera, size in senses.sizes.items():
             parts[key(f"images.{camera}")] = spaces.Box(0, 255, (*size, 3), np.uint8)

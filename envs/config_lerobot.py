@@ -13,7 +13,7 @@ from envs.senses import IMAGE_SIZE, STATE_NAME, Senses, check_image_size
 from envs.settings import TaskConfig
 from envs.spaces import by_key
 from sim.variation import PRESETS
-from worldmodel.mistakes import Mistake
+from worldmodel.errors import UserError
 from worldmodel.senses import key
 
 AGENT_POS, PIXELS = "agent_pos", "pixels"
@@ -41,9 +41,9 @@ class SemagramEnv(TaskKeys, EnvConfig):  # type: ignore[valid-type, misc]  # a b
     def __post_init__(self):
         """Build the task once to read its sizes. Raises ValueError, one line, if it cannot be made."""
         if self.randomise not in PRESETS:
-            raise Mistake(f"env.randomise={self.randomise}: one of {', '.join(PRESETS)}")
+            raise UserError(f"env.randomise={self.randomise}: one of {', '.join(PRESETS)}")
         if self.task == "multi":
-            raise Mistake("env.task=multi: one of its tasks at a time, e.g. --env.task=walker-walk")
+            raise UserError("env.task=multi: one of its tasks at a time, e.g. --env.task=walker-walk")
         senses = self.perceived
         if self.image_size != IMAGE_SIZE:
             check_image_size(self.senses)
@@ -63,7 +63,7 @@ class SemagramEnv(TaskKeys, EnvConfig):  # type: ignore[valid-type, misc]  # a b
     def settings(self) -> TaskConfig:
         """The task's settings. Raises ValueError, one line, if they are not valid."""
         if self.task is None:
-            raise Mistake("env.task=: a task is needed, e.g. --env.task=walker-walk")
+            raise UserError("env.task=: a task is needed, e.g. --env.task=walker-walk")
         return TaskConfig(self.task, **{each.name: getattr(self, each.name) for each in OWN})
 
     @property

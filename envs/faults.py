@@ -5,7 +5,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from worldmodel.mistakes import MachineFault
+from worldmodel.errors import MachineFault
 from worldmodel.senses import STATE_KEY
 
 

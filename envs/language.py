@@ -8,7 +8,7 @@ from gymnasium import spaces
 
 from envs.sentences import CHARACTERS, LONGEST, PARAPHRASES, check, other_words
 from envs.spaces import by_key
-from worldmodel.mistakes import Mistake
+from worldmodel.errors import UserError
 from worldmodel.senses import LANGUAGE_KEY
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def say(envs: Sequence[gymnasium.Env], task: "TaskConfig", sentence: str, first:
         ValueError: if `sentence` is empty and a task has no paraphrases.
     """
     if lacking := [part.name for part in task.parts if not sentence and part.name not in PARAPHRASES]:
-        raise Mistake(f"paraphrases=true: there are none of {', '.join(lacking)}; of {', '.join(PARAPHRASES)}")
+        raise UserError(f"paraphrases=true: there are none of {', '.join(lacking)}; of {', '.join(PARAPHRASES)}")
     for number, env in enumerate(envs, first):
         words = other_words(number // len(task.parts))  # so that every task goes through all its paraphrases
         if sentence:

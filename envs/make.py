@@ -22,7 +22,7 @@ from envs.settings import TaskConfig
 from envs.spaces import Pictures, action_box, component_names, pictures_in
 from envs.vector import Processes
 from sim.variation import Variation
-from worldmodel.mistakes import Mistake
+from worldmodel.errors import UserError
 from worldmodel.senses import STATE_KEY
 
 STATE_ALONE = Senses()
@@ -54,7 +54,7 @@ def make(
     if task.name == "multi":
         return Multi({part.name: make(part, render, variation, senses) for part in task.parts})
     if senses.names == (LANGUAGE_NAME,):
-        raise Mistake("senses=[language]: words alone show nothing of what happens; add state or images.<camera>")
+        raise UserError("senses=[language]: words alone show nothing of what happens; add state or images.<camera>")
     sentence = task.words if senses.language else None
     env = _build(task, render or bool(senses.cameras), variation)
     limit, seconds = _limit(env), _seconds(env)
@@ -63,7 +63,7 @@ def make(
     labels = component_names(task, env.observation_space)
     if pictures and senses.state and not labels:
         images = ",".join(f"images.{name}" for name in pictures.shapes)
-        raise Mistake(f"senses=state: {task.label} observes pictures alone; senses=[{images}]")
+        raise UserError(f"senses=state: {task.label} observes pictures alone; senses=[{images}]")
     env.action_space = own = action_box(task, env.action_space)
 
     if task.repeat > 1:
@@ -119,7 +119,7 @@ def make_vector(
         EnvironmentFault: from `reset` or `step`, whichever process the fault occurred in.
     """
     if count < 1:
-        raise Mistake(f"envs={count}: at least 1")
+        raise UserError(f"envs={count}: at least 1")
     one = functools.partial(_wrapped, wrap, task, variation=variation, senses=senses)
     if count > 1 and processes:
         return Processes(one, count)
@@ -152,7 +152,7 @@ def _build(task: TaskConfig, render: bool, variation: Variation | None) -> gymna
     if task.is_arm:
         return wrappers.TimeLimit(arm.build(task, variation), arm.limit(task))
     if variation is not None and not variation.off:
-        raise Mistake(f"randomise=: only for the SO-101's tasks, not {task.label}; randomise=off")
+        raise UserError(f"randomise=: only for the SO-101's tasks, not {task.label}; randomise=off")
     return _gym(task, render) if task.name == "gym" else suite.build(task.name)
 
 
@@ -170,11 +170,11 @@ def _gym(task: TaskConfig, render: bool) -> gymnasium.Env:
             "Pendulum-v1",
             "HalfCheetah-v5",
         ]
-        raise Mistake(
+        raise UserError(
             f"task.id={task.id}: no such environment is installed ({_line(error)}); close to it: {', '.join(close)}"
         ) from error
     except (gymnasium.error.Error, ImportError, ValueError) as error:
-        raise Mistake(f"task.id={task.id}: {_line(error)}") from error
+        raise UserError(f"task.id={task.id}: {_line(error)}") from error
 
 
 def _line(error: Exception) -> str:

@@ -6,7 +6,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from worldmodel.mistakes import Mistake
+from worldmodel.errors import UserError
 
 CHOICE = 0x7A5C
 """Seed-sequence word that keeps the choice of a task independent of what the task draws from the same seed."""
@@ -85,7 +85,7 @@ class Multi(gymnasium.Wrapper):
         for name, value in others:
             if value != expected:
                 one, other = (" ".join(str(each).split()) for each in _differing(expected, value))
-                raise Mistake(f"task.names: {first} and {name} have different {what}: {one}, {other}")
+                raise UserError(f"task.names: {first} and {name} have different {what}: {one}, {other}")
 
 
 def _differing(one: object, other: object) -> tuple[object, object]:

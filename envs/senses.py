@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from worldmodel import senses as naming
-from worldmodel.mistakes import Mistake
+from worldmodel.errors import UserError
 
 STATE_NAME, LANGUAGE_NAME = naming.name(naming.STATE_KEY), naming.name(naming.LANGUAGE_KEY)
 IMAGE_NAME_PREFIX = naming.name(naming.IMAGE_KEY_PREFIX)
@@ -39,15 +39,15 @@ class Senses:
         """
         naming.check_sides(f"image_size={image_size}", image_size)
         if isinstance(chosen, str):
-            raise Mistake(f"senses={chosen}: a list, e.g. senses=[state,images.main]")
+            raise UserError(f"senses={chosen}: a list, e.g. senses=[state,images.main]")
         said = f"senses=[{','.join(map(str, chosen))}]"
         if not chosen:
-            raise Mistake(f"{said}: at least one of {CHOICES}")
+            raise UserError(f"{said}: at least one of {CHOICES}")
         names, sizes = [], {}
         for each in map(str, chosen):
             name, size = _apart(each, said)
             if name in names:
-                raise Mistake(f"{said}: {name} twice; each sense once")
+                raise UserError(f"{said}: {name} twice; each sense once")
             names.append(name)
             if name.startswith(IMAGE_NAME_PREFIX):
                 sizes[name.removeprefix(IMAGE_NAME_PREFIX)] = size or (image_size, image_size)
@@ -92,20 +92,20 @@ def check_image_size(chosen: Sequence[str]) -> None:
     written = [str(each) for each in chosen]
     cameras = [each for each in written if each.startswith(IMAGE_NAME_PREFIX)]
     if not cameras:
-        raise Mistake("image_size: only with a camera among the senses, e.g. senses=[state,images.main]")
+        raise UserError("image_size: only with a camera among the senses, e.g. senses=[state,images.main]")
     if all(":" in each for each in cameras):
-        raise Mistake(f"image_size: each camera of senses=[{','.join(written)}] has its own size; leave it out")
+        raise UserError(f"image_size: each camera of senses=[{','.join(written)}] has its own size; leave it out")
 
 
 def _apart(written: str, said: str) -> tuple[str, tuple[int, int] | None]:
     """Split a sense into its name and, if given, (height, width): `images.front:96`, `images.front:48x64`."""
     name, colon, size = written.partition(":")
     if name not in (STATE_NAME, LANGUAGE_NAME) and not re.fullmatch(r"images\.[\w-]+", name):
-        raise Mistake(f"{said}: {written} is no sense; they are {CHOICES}")
+        raise UserError(f"{said}: {written} is no sense; they are {CHOICES}")
     if not colon:
         return name, None
     if not name.startswith(IMAGE_NAME_PREFIX):
-        raise Mistake(f"{said}: {written}: only a camera has a size; {name}")
+        raise UserError(f"{said}: {written}: only a camera has a size; {name}")
     found = re.fullmatch("([0-9]{1,4})(x([0-9]{1,4}))?", size)
     sides = (int(found[1]), int(found[3] or found[1])) if found else (0, 0)
     naming.check_sides(f"{said}: {written}", *sides, example=f"{name}:96 or {name}:48x64")

@@ -1,7 +1,7 @@
 """A sentence for each task, and paraphrases that no agent is ever trained on. Cheap to import."""
 
 from envs import suite
-from worldmodel.mistakes import Mistake
+from worldmodel.errors import UserError
 
 LONGEST = 120  # characters
 CHARACTERS = "".join(map(chr, [*range(32, 127), *range(161, 256)]))
@@ -154,9 +154,9 @@ def sentence(name: str) -> str:
 def check(text: str, where: str) -> str:
     """Return `text`. Raises ValueError, naming its key `where`, if it is blank, too long or not all in CHARACTERS."""
     if not text.strip(" .!"):
-        raise Mistake(f"{where}: {text!r} is without text; it says what to do, e.g. 'walk forward'")
+        raise UserError(f"{where}: {text!r} is without text; it says what to do, e.g. 'walk forward'")
     if len(text) > LONGEST:
-        raise Mistake(f"{where}: {len(text)} characters; at most {LONGEST}")
+        raise UserError(f"{where}: {len(text)} characters; at most {LONGEST}")
     if odd := sorted(set(text) - set(CHARACTERS)):
-        raise Mistake(f"{where}: {text!r} has characters outside Latin-1: {' '.join(map(repr, odd))}")
+        raise UserError(f"{where}: {text!r} has characters outside Latin-1: {' '.join(map(repr, odd))}")
     return text

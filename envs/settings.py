@@ -7,7 +7,7 @@ from envs import suite
 from envs.sentences import check, sentence
 from sim.so101.tasks import CONTROLS, FULL, STATES, TIED
 from sim.so101.tasks import TASKS as ARM_TASKS
-from worldmodel.mistakes import Mistake
+from worldmodel.errors import UserError
 
 NAMES: tuple[str, ...] = (*suite.NAMES, *ARM_TASKS)
 """Every task name: the suite's and the arm's."""
@@ -56,18 +56,18 @@ class TaskConfig:
         self._check_kind()
         object.__setattr__(self, "action_repeat", self.repeat)
         if self.repeat < 1:
-            raise Mistake(f"task.action_repeat={self.action_repeat}: at least 1")
+            raise UserError(f"task.action_repeat={self.action_repeat}: at least 1")
         if self.max_control_steps < 0:
-            raise Mistake(
+            raise UserError(
                 f"task.max_control_steps={self.max_control_steps}: at least 0 (0: the environment's own limit)"
             )
         arms = [name in ARM_TASKS for name in self.names or (self.name,)]
         arm = all(arms)
         if any(arms) and not arm:
-            raise Mistake(f"task.names=[{','.join(self.names)}]: the SO-101's tasks go with each other only")
+            raise UserError(f"task.names=[{','.join(self.names)}]: the SO-101's tasks go with each other only")
         for name, default in ARM_DEFAULTS.items():
             if not arm and getattr(self, name) is not None:
-                raise Mistake(f"task.{name}={getattr(self, name)}: only for the SO-101's tasks, not {self.label}")
+                raise UserError(f"task.{name}={getattr(self, name)}: only for the SO-101's tasks, not {self.label}")
             if arm and getattr(self, name) is None:
                 object.__setattr__(self, name, default)
         if arm:
@@ -76,36 +76,38 @@ class TaskConfig:
     def _check_arm(self) -> None:
         """Raise ValueError, naming the key, for a setting that the arm's tasks cannot have."""
         if self.repeat > 1:
-            raise Mistake(
+            raise UserError(
                 f"task.action_repeat={self.action_repeat}: 1 for the SO-101's tasks, whose pace task.control_hz= sets"
             )
         if not 5 <= self.arm.control_hz <= 100:
-            raise Mistake(f"task.control_hz={self.control_hz}: from 5 to 100")
+            raise UserError(f"task.control_hz={self.control_hz}: from 5 to 100")
         if self.control not in CONTROLS:
-            raise Mistake(f"task.control={self.control}: one of {', '.join(CONTROLS)}")
+            raise UserError(f"task.control={self.control}: one of {', '.join(CONTROLS)}")
         if self.state not in STATES:
-            raise Mistake(f"task.state={self.state}: one of {', '.join(STATES)}")
+            raise UserError(f"task.state={self.state}: one of {', '.join(STATES)}")
 
     def _check_kind(self) -> None:
         """Raise ValueError for an unknown name, or for a key that belongs to another kind of task."""
         if self.name == "gym" and not self.id:
-            raise Mistake("task.id=: the Gymnasium environment, e.g. task.id=Pendulum-v1 or package:Id-v0")
+            raise UserError("task.id=: the Gymnasium environment, e.g. task.id=Pendulum-v1 or package:Id-v0")
         if self.name == "multi":
             if len(set(self.names)) < 2 or len(set(self.names)) < len(self.names):
-                raise Mistake(
+                raise UserError(
                     f"task.names=[{','.join(self.names)}]: two or more different tasks, "
                     "e.g. task=multi task.names=[walker-stand,walker-walk,walker-run]"
                 )
             for name in self.names:
                 find(name, "task.names")
             if self.sentence:
-                raise Mistake(f"task.sentence={self.sentence}: only for a single task; each of task.names has its own")
+                raise UserError(
+                    f"task.sentence={self.sentence}: only for a single task; each of task.names has its own"
+                )
         elif self.name != "gym":
             find(self.name)
         if self.id and self.name != "gym":
-            raise Mistake(f"task.id={self.id}: only with task.name=gym, not with task.name={self.name}")
+            raise UserError(f"task.id={self.id}: only with task.name=gym, not with task.name={self.name}")
         if self.names and self.name != "multi":
-            raise Mistake(f"task.names=[{','.join(self.names)}]: only with task=multi, not with task={self.name}")
+            raise UserError(f"task.names=[{','.join(self.names)}]: only with task=multi, not with task={self.name}")
         if self.sentence:
             check(self.sentence, "task.sentence")
 
@@ -121,7 +123,7 @@ class TaskConfig:
         """The settings of the arm's tasks. Raises ValueError for another task."""
         rate, control, ends, state = self.control_hz, self.control, self.end_on_success, self.state
         if rate is None or control is None or ends is None or state is None:
-            raise Mistake(f"{self.label}: not a task of the SO-101")
+            raise UserError(f"{self.label}: not a task of the SO-101")
         return ArmSettings(rate, control, ends, state)
 
     @property
@@ -133,7 +135,7 @@ class TaskConfig:
     def words(self) -> str:
         """The task's sentence. Raises ValueError for `gym` and `multi` if `sentence` is not set."""
         if self.name in ("gym", "multi") and not self.sentence:
-            raise Mistake(f"task.sentence=: what {self.label} is about, in words, e.g. task.sentence='walk forward'")
+            raise UserError(f"task.sentence=: what {self.label} is about, in words, e.g. task.sentence='walk forward'")
         return self.sentence or sentence(self.name)
 
     @property
@@ -161,6 +163,6 @@ def find(name: str, key: str = "task.name") -> None:
     """Raise ValueError for an unknown task, suggesting names; `key` is the setting it was given in."""
     if name.startswith("so101-"):
         if name not in ARM_TASKS:
-            raise Mistake(f"{key}={name}: no such task; the SO-101's are {', '.join(ARM_TASKS)}")
+            raise UserError(f"{key}={name}: no such task; the SO-101's are {', '.join(ARM_TASKS)}")
     else:
         suite.find(name, key)

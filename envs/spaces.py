@@ -7,7 +7,7 @@ import numpy as np
 from gymnasium import spaces
 
 from envs.settings import TaskConfig
-from worldmodel.mistakes import Mistake
+from worldmodel.errors import UserError
 
 UNLIMITED = 1e10
 """Bounds of this magnitude count as unlimited: dm_control uses it for actuators without limits (lqr)."""
@@ -26,7 +26,7 @@ def component_names(task: TaskConfig, space: spaces.Space, name: str = "") -> li
     name = name.rstrip("/")
     if not isinstance(space, spaces.Box):
         where = f" {name}" if name else ""
-        raise Mistake(
+        raise UserError(
             f"{task.label}: its observation{where} is {space}; supported: a Box of numbers, or a Dict of them"
         )
     return [name + "".join(f"[{i}]" for i in index) for index in np.ndindex(space.shape)]
@@ -39,12 +39,12 @@ def action_box(task: TaskConfig, space: spaces.Space) -> spaces.Box:
     """
     supported = "supported: a Box of one dimension with finite bounds (continuous control)"
     if not isinstance(space, spaces.Box) or space.dtype.kind != "f" or len(space.shape) != 1:
-        raise Mistake(f"{task.label}: its actions are {space}; {supported}")
+        raise UserError(f"{task.label}: its actions are {space}; {supported}")
     unlimited = not (np.abs([space.low, space.high]) < UNLIMITED).all()
     if unlimited and task.name != "gym":
         return spaces.Box(-1.0, 1.0, space.shape, space.dtype)
     if unlimited or np.any(space.low >= space.high):
-        raise Mistake(f"{task.label}: its actions are {space}; {supported}")
+        raise UserError(f"{task.label}: its actions are {space}; {supported}")
     return space
 
 
@@ -78,7 +78,7 @@ class Pictures(gymnasium.ObservationWrapper):
         self.shapes = {name: _at(env.observation_space, keys).shape for name, keys in self._keys.items()}
         for name, shape in self.shapes.items():
             if shape[2] not in CHANNELS:
-                raise Mistake(f"{task.label}: its picture {name} is {shape}; supported: (height, width, 1 or 3)")
+                raise UserError(f"{task.label}: its picture {name} is {shape}; supported: (height, width, 1 or 3)")
         self.newest: dict[str, np.ndarray] = {}
         self._rest = _without(env.observation_space)
         self.observation_space = self._rest or spaces.Box(0, 1, (0,), np.float32)

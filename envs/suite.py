@@ -11,7 +11,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 
-from worldmodel.mistakes import Mistake
+from worldmodel.errors import UserError
 
 TASKS: tuple[tuple[str, str], ...] = tuple(
     (domain, task)
@@ -58,7 +58,7 @@ def find(name: str, key: str = "task.name") -> tuple[str, str]:
     name = ALIASES.get(name, name)
     if name not in BY_NAME:
         close = difflib.get_close_matches(name, NAMES, n=3, cutoff=0.4) or ["cartpole-swingup", "walker-walk"]
-        raise Mistake(
+        raise UserError(
             f"{key}={name}: no such task; close to it: {', '.join(close)}; "
             "`gym` with task.id for a Gymnasium environment; every name: python -m envs.suite"
         )
@@ -99,7 +99,7 @@ def importing() -> Iterator[None]:
     except (ImportError, AttributeError, OSError, RuntimeError) as error:
         if backend is None:
             raise
-        raise Mistake(f"MUJOCO_GL={backend}: it does not load here ({error}); unset it") from error
+        raise UserError(f"MUJOCO_GL={backend}: it does not load here ({error}); unset it") from error
 
     printed = io.StringIO()
     os.environ["MUJOCO_GL"] = "disabled"

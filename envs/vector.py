@@ -14,7 +14,7 @@ from gymnasium.vector.async_vector_env import AsyncState, _async_worker
 
 from envs.die_with_parent import follow
 from envs.faults import EnvironmentFault, EnvironmentLost
-from worldmodel.mistakes import warning_line
+from worldmodel.errors import warning_line
 
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 

@@ -13,7 +13,7 @@ from gymnasium import spaces
 from envs.senses import mask_key
 from envs.spaces import by_key
 from sim.frames import shows
-from worldmodel.mistakes import Mistake
+from worldmodel.errors import UserError
 from worldmodel.senses import IMAGE_KEY_PREFIX, key
 
 PATIENCE = 3  # consecutive blank frames before a warning
@@ -28,7 +28,7 @@ def with_masks(env: gymnasium.Env, senses: Iterable[str]) -> spaces.Dict:
     known = [name.removeprefix(key("")) for name in space if name.startswith(key(""))]
     for sense in senses:
         if sense not in known:
-            raise Mistake(f"{sense}: no sense of this environment, which has {', '.join(known)}")
+            raise UserError(f"{sense}: no sense of this environment, which has {', '.join(known)}")
     return spaces.Dict({**space.spaces, **{mask_key(sense): spaces.Box(0, 1, (1,), np.bool_) for sense in senses}})
 
 
@@ -89,7 +89,7 @@ class Dropping(gymnasium.Wrapper):
         self.observation_space = with_masks(env, schedule)
         for sense, step in schedule.items():
             if step < 0:
-                raise Mistake(f"{sense}: missing from control step {step} on; at least 0 (0: the reset)")
+                raise UserError(f"{sense}: missing from control step {step} on; at least 0 (0: the reset)")
         self._schedule, self._step = dict(schedule), 0
 
     def reset(self, *, seed: int | None = None, options: dict | None = None):

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from policies.decision import Decision, Spent
 from policies.noise import Noise
+from policies.text_encoder import WORDS, recognised
 from policies.tokens.curves import Curve
-from policies.words import WORDS, recognised
+from worldmodel.errors import UserError
 from worldmodel.frames import FrameHistory
-from worldmodel.mistakes import Mistake
 from worldmodel.model import WorldModel
 from worldmodel.mppi import Plan, WarmStart
 from worldmodel.observation import Observation
@@ -54,7 +54,7 @@ class Agent:
         self.generator, self.noise = generator, Noise(explore, generator) if explore else None
         known = curve.length * (planner.config.horizon if planner else 1)
         if every > known and planner:
-            raise Mistake(f"planner.replan_every={every}: at most {known}, the control steps of a plan")
+            raise UserError(f"planner.replan_every={every}: at most {known}, the control steps of a plan")
         self.heard = heard
         self.most = every or curve.length  # maximum control steps between decisions
         self.ahead = -(-self.most // curve.length)  # maximum tokens executed between decisions

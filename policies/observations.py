@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
-from policies.words import WORDS
+from policies.text_encoder import WORDS
 from worldmodel.observation import Observation
 from worldmodel.senses import LANGUAGE_KEY, Shapes, is_image, name
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from worldmodel.mistakes import Mistake
+from worldmodel.errors import UserError
 from worldmodel.ranges import check
 
 
@@ -77,7 +77,7 @@ class ActingConfig:
         check("", self, "demonstrations", low=0)
         check("", self, "expert_takeover_prob sparse_reward_threshold", low=0, high=1)
         if self.noise not in NOISES:
-            raise Mistake(f"noise={self.noise}: one of {', '.join(NOISES)}")
+            raise UserError(f"noise={self.noise}: one of {', '.join(NOISES)}")
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ class CodecConfig(CodecChoices):
         check("", self, "length", low=2)
         CodecChoices.__post_init__(self)
         if self.control_points and not self.degree < self.control_points <= self.length:
-            raise Mistake(
+            raise UserError(
                 f"control_points={self.control_points}: 0, or from {self.degree + 1} to {self.length} (length)"
             )
         check("", self, "degree", low=1, high=self.curve_points - 1, why=f" for chunks of length={self.length}")

@@ -7,7 +7,7 @@ from typing import ClassVar
 from robot.safety.limits import PRESETS
 from sim.twin.control import listens
 from sim.twin.settings import LONGEST_SOCKET, control_of
-from worldmodel.mistakes import Mistake
+from worldmodel.errors import UserError
 
 SIM, REAL, TWIN = "so101-sim", "so101", "so101-twin"
 ROBOTS = (SIM, REAL, TWIN)
@@ -31,14 +31,14 @@ class ArmConfig:
     def __post_init__(self):
         """Raise ValueError for options that do not fit together, or for unknown `limits`."""
         if self.limits not in ("", *PRESETS):
-            raise Mistake(f"limits={self.limits}: one of {', '.join(PRESETS)}")
+            raise UserError(f"limits={self.limits}: one of {', '.join(PRESETS)}")
         if self.robot not in ROBOTS:
-            raise Mistake(f"robot={self.robot}: one of {', '.join(ROBOTS)}")
+            raise UserError(f"robot={self.robot}: one of {', '.join(ROBOTS)}")
         for key, robot in (("port", REAL), ("id", REAL), ("calibration_dir", REAL), ("port_file", TWIN)):
             if getattr(self, key) and self.robot != robot:
-                raise Mistake(f"{key}={getattr(self, key)}: only with robot={robot}")
+                raise UserError(f"{key}={getattr(self, key)}: only with robot={robot}")
         if self.robot == REAL and not (self.port and self.id):
-            raise Mistake("port= and id=: the arm's, as LeRobot knows it, e.g. port=/dev/ttyACM0 id=my_arm")
+            raise UserError("port= and id=: the arm's, as LeRobot knows it, e.g. port=/dev/ttyACM0 id=my_arm")
 
     @property
     def simulated(self) -> bool:
@@ -56,16 +56,16 @@ def unused(config, names: str, why: str) -> None:
     defaults = {field.name: field.default for field in fields(config)}
     for name in names.split():
         if (value := getattr(config, name)) != defaults[name]:
-            raise Mistake(f"{name}={str(value).lower() if isinstance(value, bool) else value}: {why}")
+            raise UserError(f"{name}={str(value).lower() if isinstance(value, bool) else value}: {why}")
 
 
 def port_of_twin(port_file: Path) -> str:
     """Return the serial port of the twin that wrote this file. Raises ValueError if no twin serves it."""
     start = f"start `semagram-twin port_file={port_file}`"
     if not port_file.exists():
-        raise Mistake(f"port_file={port_file}: no such file; {start} first")
+        raise UserError(f"port_file={port_file}: no such file; {start} first")
     control = control_of(port_file)
     if len(str(control).encode()) <= LONGEST_SOCKET and control.exists() and not listens(control):
         # It was killed, and its port may belong to something else by now.
-        raise Mistake(f"port_file={port_file}: its twin is gone; {start} again")
+        raise UserError(f"port_file={port_file}: its twin is gone; {start} again")
     return port_file.read_text().strip()

@@ -23,8 +23,8 @@ from robot.safety.limits import so101
 from robot.so101 import SO101
 from robot.so101_sim import SO101Sim
 from robot.ticks import Clock
-from sim.so101.fingertip import Fingertip
-from worldmodel.mistakes import Mistake
+from sim.so101.forward_kinematics import Fingertip
+from worldmodel.errors import UserError
 
 
 def simulated(task: str, control_hz: float, seed: int = 0, cameras: Mapping[str, SimCameraConfig] | None = None):
@@ -42,11 +42,11 @@ def driven(port: str, name: str, calibration_dir: str = "", cameras: Mapping[str
         seen = configured(cameras or {})
         return SO101(SO101FollowerConfig(port=port, id=name, calibration_dir=folder, cameras=seen))
     except ImportError as error:  # a camera type's dependency is not installed
-        raise Mistake(f"robot_cameras: {' '.join(str(error).split())}") from error
-    except Mistake:
+        raise UserError(f"robot_cameras: {' '.join(str(error).split())}") from error
+    except UserError:
         raise
     except (draccus.utils.DraccusException, TypeError, ValueError) as error:  # from an invalid calibration file
-        raise Mistake(f"id={name}: {' '.join(str(error).split())}") from error
+        raise UserError(f"id={name}: {' '.join(str(error).split())}") from error
 
 
 def twin(port_file: Path, cameras: Mapping[str, dict] | None = None) -> Robot:
@@ -83,11 +83,11 @@ def decoded[T: draccus.ChoiceRegistry](base: type[T], package: ModuleType, keys:
         register_third_party_plugins()
     known = base.get_known_choices()
     if keys["type"] not in known:
-        raise Mistake(f"{where}.type={keys['type']}: one of {', '.join(sorted(known))}")
+        raise UserError(f"{where}.type={keys['type']}: one of {', '.join(sorted(known))}")
     try:
         return draccus.decode(base, dict(keys))
     except (draccus.utils.DraccusException, TypeError, ValueError) as error:
-        raise Mistake(f"{where}: {' '.join(str(error).split())}") from error
+        raise UserError(f"{where}: {' '.join(str(error).split())}") from error
 
 
 def configured(keys: Mapping[str, dict]) -> dict[str, CameraConfig]:
@@ -95,7 +95,7 @@ def configured(keys: Mapping[str, dict]) -> dict[str, CameraConfig]:
     for name, value in keys.items():
         if not isinstance(value, Mapping) or not isinstance(value.get("type"), str):
             example = "its type and what that needs, e.g. {type:opencv,index_or_path:0}"
-            raise Mistake(f"robot_cameras.{name}={value}: {example}")
+            raise UserError(f"robot_cameras.{name}={value}: {example}")
     return {name: decoded(CameraConfig, cameras, value, f"robot_cameras.{name}") for name, value in keys.items()}
 
 
@@ -109,4 +109,4 @@ def teleoperator(keys: dict) -> Teleoperator:
     try:
         return make_teleoperator_from_config(config)
     except (draccus.utils.DraccusException, TypeError, ValueError) as error:
-        raise Mistake(f"teleop: {' '.join(str(error).split())}") from error
+        raise UserError(f"teleop: {' '.join(str(error).split())}") from error

@@ -7,7 +7,7 @@ from lerobot.robots.config import RobotConfig
 from lerobot.robots.so_follower import SO101FollowerConfig
 
 from robot.safety.limits import Limits, so101
-from worldmodel.mistakes import Mistake
+from worldmodel.errors import UserError
 
 
 @RobotConfig.register_subclass("semagram_so101")
@@ -36,7 +36,7 @@ class SemagramSO101Config(SO101FollowerConfig):
         """Return the gate's limits for an arm with LeRobot's `calibration`. Raises ValueError."""
         found = so101(self.limits, calibration)
         if unknown := [name for name in self.joints if name not in found.joints]:
-            raise Mistake(f"robot.joints.{unknown[0]}: no such joint; they are {', '.join(found.joints)}")
+            raise UserError(f"robot.joints.{unknown[0]}: no such joint; they are {', '.join(found.joints)}")
         joints = {name: _changed(joint, self.joints.get(name, {}), name) for name, joint in found.joints.items()}
         times = {name: getattr(self, name) for name in ("observation_age_s", "goal_age_s", "loop_s", "stall_s")}
         return replace(found, joints=joints, box=_changed(found.box, self.box, "box"), **times)
@@ -47,4 +47,4 @@ def _changed(limits: Any, changes: dict[str, float], name: str) -> Any:
     try:
         return replace(limits, **changes)
     except TypeError as error:  # no such field
-        raise Mistake(f"robot.{name}: {error}") from error
+        raise UserError(f"robot.{name}: {error}") from error

@@ -11,7 +11,7 @@ from lerobot.robots.config import RobotConfig
 
 from robot.arm_options import CAMERAS
 from sim.so101.tasks import TASKS
-from worldmodel.mistakes import Mistake
+from worldmodel.errors import UserError
 
 VIEWS = ("wrist", "side", "overhead")
 
@@ -26,7 +26,7 @@ class SimCameraConfig(CameraConfig):
     def __post_init__(self):
         """Raise ValueError for an unknown view."""
         if self.view not in VIEWS:
-            raise Mistake(f"view={self.view}: one of {', '.join(VIEWS)}")
+            raise UserError(f"view={self.view}: one of {', '.join(VIEWS)}")
 
 
 def sim_cameras(sizes: Mapping[str, tuple[int, int]], fps: int) -> dict[str, SimCameraConfig]:
@@ -57,8 +57,8 @@ class SO101SimConfig(RobotConfig):
         """Raise ValueError for an unknown task or a value out of range."""
         super().__post_init__()
         if self.task not in TASKS:
-            raise Mistake(f"robot.task={self.task}: one of {', '.join(TASKS)}")
+            raise UserError(f"robot.task={self.task}: one of {', '.join(TASKS)}")
         if not 5 <= self.control_hz <= 100:
-            raise Mistake(f"robot.control_hz={self.control_hz}: from 5 to 100")
+            raise UserError(f"robot.control_hz={self.control_hz}: from 5 to 100")
         if self.seed < 0:
-            raise Mistake(f"robot.seed={self.seed}: at least 0")
+            raise UserError(f"robot.seed={self.seed}: at least 0")

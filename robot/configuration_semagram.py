@@ -9,9 +9,9 @@ from lerobot.optim import AdamConfig
 from lerobot.utils.constants import ACTION, OBS_STATE
 
 from policies.storage.format import FORMAT, check_format
-from policies.words import WORDS
+from policies.text_encoder import WORDS
 from robot.perceiving import check_shapes, check_there, sized
-from worldmodel.mistakes import Mistake
+from worldmodel.errors import UserError
 from worldmodel.senses import LANGUAGE_KEY, check_sides, is_image
 from worldmodel.settings import ModelConfig, PlannerConfig, TokenConfig
 
@@ -121,7 +121,7 @@ class SemagramConfig(PreTrainedConfig):
         check_format("policy", self.format)
         seen, action = self.input_features or {}, (self.output_features or {}).get(ACTION)
         if action is None:
-            raise Mistake(f"policy: {ACTION} is missing among the features")
+            raise UserError(f"policy: {ACTION} is missing among the features")
         check_sides(f"policy.image_size={self.image_size}", self.image_size)
         shapes = {key: feature.shape for key, feature in seen.items()}
         self.senses = self.senses or sized(shapes, self.image_size)
@@ -130,27 +130,27 @@ class SemagramConfig(PreTrainedConfig):
             check_there(self.senses, shapes)
             if self.image_size != SemagramConfig.image_size and (self._told or not any(map(is_image, self.senses))):
                 why = "policy.senses says each camera's size" if self._told else "no camera is there"
-                raise Mistake(f"policy.image_size={self.image_size}: {why}; leave it out")
+                raise UserError(f"policy.image_size={self.image_size}: {why}; leave it out")
         checked = [("action", action, self.action_size)]
         if OBS_STATE in self.senses and OBS_STATE in seen:
             checked.append(("state", seen[OBS_STATE], self.state_size))
         for name, feature, size in checked:
             if size not in (0, *feature.shape):
-                raise Mistake(f"policy: {name} has {size} numbers in this checkpoint, {feature.shape[0]} here")
+                raise UserError(f"policy: {name} has {size} numbers in this checkpoint, {feature.shape[0]} here")
         self.input_features: dict[str, PolicyFeature] = {key: seen[key] for key in seen if key in self.senses}
         self.action_size = action.shape[0]
         if self.horizon < 1:
-            raise Mistake(f"policy.horizon={self.horizon}: at least 1")
+            raise UserError(f"policy.horizon={self.horizon}: at least 1")
         if not 0 <= self.dropout <= 0.9:
-            raise Mistake(f"policy.dropout={self.dropout}: from 0 to 0.9")
+            raise UserError(f"policy.dropout={self.dropout}: from 0 to 0.9")
         if not 0 <= self.shift <= 32:
-            raise Mistake(f"policy.shift={self.shift}: from 0 to 32 pixels")
+            raise UserError(f"policy.shift={self.shift}: from 0 to 32 pixels")
         if not 0 <= self.seed < 2**32:
-            raise Mistake(f"policy.seed={self.seed}: from 0 to {2**32 - 1}")
+            raise UserError(f"policy.seed={self.seed}: from 0 to {2**32 - 1}")
         if self.model.token.joined and not self.task:
-            raise Mistake("policy.model.token.joined=true: recorded actions are places, and no episode begins at 0")
+            raise UserError("policy.model.token.joined=true: recorded actions are places, and no episode begins at 0")
         if self.planned and not self.task:
-            raise Mistake("policy.planned=true: it learned from recordings, which do not tell what is good; false")
+            raise UserError("policy.planned=true: it learned from recordings, which do not tell what is good; false")
 
     def hear(self, sentences: Iterable[str]) -> None:
         """Take in a dataset's sentences: a new policy gets the language sense if there is more than one.
@@ -164,7 +164,7 @@ class SemagramConfig(PreTrainedConfig):
         elif len(known) > 1 and not self._told:
             self.senses, self.sentences = self.senses | {LANGUAGE_KEY: [WORDS.size]}, known
         if LANGUAGE_KEY in self.senses and not self.sentences:
-            raise Mistake(f"policy.senses.{LANGUAGE_KEY}: no task of the dataset has any text; leave it out")
+            raise UserError(f"policy.senses.{LANGUAGE_KEY}: no task of the dataset has any text; leave it out")
         if known and LANGUAGE_KEY in self.senses:
             self._warn_of_likeness()
 

@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 
 from policies.storage.folders import aside_of, put, sync_tree
-from worldmodel.mistakes import Mistake
+from worldmodel.errors import UserError
 
 ACTION = "action"
 COLUMNS = (ACTION, "episode_index", "frame_index")
 VERSION = "v3."
 
 
-class DatasetError(Mistake):
+class DatasetError(UserError):
     """A dataset cannot be read or written; the message names the file and what is wrong with it."""
 
 

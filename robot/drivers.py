@@ -15,7 +15,7 @@ from robot.so101_sim import SO101Sim
 from robot.units import Units
 from sim.so101.experts import Expert, Unreachable, expert
 from sim.so101.targets import Targets
-from worldmodel.mistakes import Mistake
+from worldmodel.errors import UserError
 
 HOLD_S = 0.3
 """How long an episode continues after the expert is done, so that the arm can arrive."""
@@ -84,7 +84,7 @@ class TeleopDriver(Driver):
         """
         if missing := [key for key in keys if key not in teleop.action_features]:
             moves = ", ".join(teleop.action_features)
-            raise Mistake(f"teleop.type={teleop.name}: moves {moves}, not {', '.join(missing)}")
+            raise UserError(f"teleop.type={teleop.name}: moves {moves}, not {', '.join(missing)}")
         self._teleop, self._keys, self._units = teleop, keys, units
         try:
             teleop.connect(calibrate=False)
@@ -92,7 +92,7 @@ class TeleopDriver(Driver):
             raise ConnectionError(f"teleop.type={teleop.name}: {error}") from error
         if not teleop.is_calibrated:
             teleop.disconnect()
-            raise Mistake(f"teleop.type={teleop.name}: not calibrated; lerobot-calibrate --teleop.type=...")
+            raise UserError(f"teleop.type={teleop.name}: not calibrated; lerobot-calibrate --teleop.type=...")
 
     def goal(self, reading: Reading, last: np.ndarray) -> np.ndarray:
         """Return the teleoperator's current position. Raises DriverLost if it cannot be read."""

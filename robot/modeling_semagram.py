@@ -14,13 +14,13 @@ from policies.agent import Agent
 from policies.storage.checkpoint import CONFIG, MODEL, load_into, made_by, read_unsigned
 from policies.storage.files import replace_file
 from policies.storage.folders import MANIFEST, manifest, tensor_bytes
+from policies.text_encoder import recognised
 from policies.tokens.curves import Curve
-from policies.words import recognised
 from robot.configuration_semagram import SemagramConfig
 from robot.perceiving import TASK, at_moments, perceived, unlike
 from worldmodel.encoder import sense_dropout_mask
+from worldmodel.errors import UserError
 from worldmodel.losses import ImitationBatch, imitation_loss
-from worldmodel.mistakes import Mistake
 from worldmodel.model import WorldModel
 from worldmodel.observation import Observation
 from worldmodel.senses import LANGUAGE_KEY, is_image, shows_scene
@@ -56,7 +56,7 @@ class SemagramPolicy(PreTrainedPolicy):
         if dataset_stats and OBS_STATE in dataset_stats and OBS_STATE in senses:
             seen = {name: torch.as_tensor(value) for name, value in dataset_stats[OBS_STATE].items()}
             if not all(bool(torch.isfinite(seen[name]).all()) for name in ("mean", "std")):
-                raise Mistake(f"{OBS_STATE}: the dataset's mean or deviation is not finite; a joint was no number")
+                raise UserError(f"{OBS_STATE}: the dataset's mean or deviation is not finite; a joint was no number")
             self.model.normaliser.take(seen["mean"], seen["std"], int(seen["count"].max()))
         self.generator = torch.Generator().manual_seed(config.seed)
         self.agent = self._agent()
@@ -106,10 +106,10 @@ class SemagramPolicy(PreTrainedPolicy):
         try:
             seen = perceived(batch, self.model.senses)
             if config.task and (wrong := unlike(batch, self.model.senses)):
-                raise Mistake(wrong)
-        except Mistake as error:
+                raise UserError(wrong)
+        except UserError as error:
             made = f" ({config.task['name']}; on an arm semagram-run runs it)" if config.task else ""
-            raise Mistake(f"{error}{made}") from error
+            raise UserError(f"{error}{made}") from error
         self._note_missing(seen, batch)
         if not config.task:
             self._look(seen, counted)
@@ -148,7 +148,7 @@ class SemagramPolicy(PreTrainedPolicy):
             self.agent = self._agent()
         steps, most = self.config.horizon, float(batch[ACTION].abs().max())
         if not most <= 1.001:
-            raise Mistake(f"{ACTION}: {most:.3g} after LeRobot's normalisation, which should leave none beyond 1")
+            raise UserError(f"{ACTION}: {most:.3g} after LeRobot's normalisation, which should leave none beyond 1")
         actions = batch[ACTION].unflatten(1, (steps, -1))
         here = ~batch[f"{ACTION}_is_pad"].unflatten(1, (steps, -1)).any(-1)
         index = {step: at for at, step in enumerate(self.config.observation_delta_indices)}

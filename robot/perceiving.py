@@ -8,11 +8,11 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from policies.words import WORDS
+from policies.text_encoder import WORDS
 from sim.frames import resized, shows, within
 from worldmodel import senses as naming
+from worldmodel.errors import UserError
 from worldmodel.frames import ages, unbroken
-from worldmodel.mistakes import Mistake
 from worldmodel.observation import Observation
 from worldmodel.senses import IMAGE_KEY_PREFIX, LANGUAGE_KEY, STATE_KEY, Shapes, is_image
 
@@ -33,7 +33,7 @@ def perceived(batch: Mapping, senses: Shapes, wordless: bool = False) -> Observa
         if is_image(key):
             present[key] = torch.tensor([shows(frame) for frame in values[key].flatten(0, -4).numpy()])
         elif (here := values[key].shape[-1]) != senses[key][0]:
-            raise Mistake(f"{key} has {here} numbers here, {senses[key][0]} where this policy was trained")
+            raise UserError(f"{key} has {here} numbers here, {senses[key][0]} where this policy was trained")
     if values and LANGUAGE_KEY in senses and TASK in batch:
         key, value = next(iter(values.items()))
         lead = value.shape[: value.dim() - len(senses[key])]
@@ -100,7 +100,7 @@ def sized(features: Mapping, image_size: int) -> dict[str, list[int]]:
             warnings.warn(f"{key} {tuple(shape)}: not perceived; {IMAGE_KEY_PREFIX}<camera> (3, h, w) is", stacklevel=2)
     if not found:
         some = ", ".join(features) or "nothing"
-        raise Mistake(f"policy: it acts by {STATE_KEY} and {IMAGE_KEY_PREFIX}<camera>; the features are {some}")
+        raise UserError(f"policy: it acts by {STATE_KEY} and {IMAGE_KEY_PREFIX}<camera>; the features are {some}")
     return {key: [image_size, image_size, 3] if is_image(key) else list(features[key]) for key in found}
 
 
@@ -113,7 +113,7 @@ def check_there(senses: Mapping, features: Mapping) -> None:
     for key in senses:
         if key not in found and key != LANGUAGE_KEY:
             some = ", ".join(found) or "nothing"
-            raise Mistake(f"policy.senses.{key}: not there; of what is there it can perceive {some}")
+            raise UserError(f"policy.senses.{key}: not there; of what is there it can perceive {some}")
 
 
 def _perceivable(features: Mapping) -> list[str]:
@@ -126,13 +126,13 @@ def check_shapes(senses: Mapping) -> None:
     """Raise ValueError unless `policy.senses` maps known senses to valid shapes, with frames of a supported size."""
     for key, shape in senses.items():
         if not isinstance(shape, list | tuple) or not all(type(number) is int for number in shape):
-            raise Mistake(f"policy.senses.{key}={shape}: a shape, [48, 64, 3] of a camera 48 pixels high, 64 wide")
+            raise UserError(f"policy.senses.{key}={shape}: a shape, [48, 64, 3] of a camera 48 pixels high, 64 wide")
     if tuple(senses.get(LANGUAGE_KEY, (WORDS.size,))) != (WORDS.size,):
-        raise Mistake(f"policy.senses.{LANGUAGE_KEY}={senses[LANGUAGE_KEY]}: [{WORDS.size}], as long as its vectors")
+        raise UserError(f"policy.senses.{LANGUAGE_KEY}={senses[LANGUAGE_KEY]}: [{WORDS.size}], as long as its vectors")
     try:
         naming.check({key: tuple(shape) for key, shape in senses.items()})
-    except Mistake as error:
-        raise Mistake(f"policy.senses: {error}") from error
+    except UserError as error:
+        raise UserError(f"policy.senses: {error}") from error
     for key, shape in senses.items():
         if is_image(key):
             naming.check_sides(f"policy.senses.{key}={list(shape)}", *shape[:2], example="[48, 64, 3]")

@@ -14,8 +14,8 @@ from robot.safety.faults import FaultKind, RobotFault
 from robot.safety.gate import Gate
 from robot.safety.gated import GatedRobot, noted
 from robot.ticks import Clock
-from sim.so101.fingertip import Fingertip
-from worldmodel.mistakes import Mistake
+from sim.so101.forward_kinematics import Fingertip
+from worldmodel.errors import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ class SO101(SO101Follower):
         """Read the calibration. Raises ValueError if there is no file with one: LeRobot would prompt for it."""
         super().__init__(config)
         if not self.calibration:
-            raise Mistake(
+            raise UserError(
                 f"id={self.id}: no calibration at {self.calibration_fpath}; "
                 f"lerobot-calibrate --robot.type=so101_follower --robot.port={config.port} --robot.id={self.id}"
             )
@@ -82,7 +82,7 @@ class SO101(SO101Follower):
     def configure(self) -> None:
         """Set up the servos, then enable their torque. Raises ValueError if they hold another calibration."""
         if not self.is_calibrated:
-            raise Mistake(
+            raise UserError(
                 f"{self.calibration_fpath}: not the calibration that the arm's servos hold; "
                 f"lerobot-calibrate --robot.type=so101_follower --robot.id={self.id} --robot.port={self.config.port}"
             )

@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from sim.impossible import Impossible
+from sim.errors import InvalidValue
 
 
 def finite(name: str, value: object, size: int = 1) -> np.ndarray:
-    """Return `value` as a float array (size,) of finite numbers. Raises Impossible for anything else, of any type."""
+    """Return `value` as a float array (size,) of finite numbers. Raises InvalidValue for anything else, of any type."""
     try:
         given = np.asarray(value)
     except ValueError:  # ragged lists
@@ -15,4 +15,4 @@ def finite(name: str, value: object, size: int = 1) -> np.ndarray:
         return given.astype(float).reshape(size)
     text = str(value)
     said = text if len(text) <= 60 else f"{text[:60]}..."
-    raise Impossible(f"{name}={said}: {f'{size} finite numbers' if size > 1 else 'a finite number'}")
+    raise InvalidValue(f"{name}={said}: {f'{size} finite numbers' if size > 1 else 'a finite number'}")

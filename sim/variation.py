@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from sim.impossible import Impossible
+from sim.errors import InvalidValue
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Variation:
             pair = getattr(self, name)
             right = len(pair) == 2 and all(map(math.isfinite, pair)) and least <= pair[0] <= pair[1] <= most
             if not right:
-                raise Impossible(f"randomise.{name}={list(pair)}: [low, high] with {least} <= low <= high <= {most}")
+                raise InvalidValue(f"randomise.{name}={list(pair)}: [low, high] with {least} <= low <= high <= {most}")
 
     @property
     def off(self) -> bool:

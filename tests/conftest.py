@@ -405,7 +405,7 @@ def beside(name: str):
 @pytest.fixture(scope="session")
 def drawing():
     """Skips where MuJoCo itself can't draw."""
-    from sim.canvas import choose_backend
+    from sim.renderer import choose_backend
 
     backend = choose_backend()
     code = "import mujoco; mujoco.GLContext(8, 8).make_current()"

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from configs.again import PATIENCE_S, found
+from configs.auto_resume import PATIENCE_S, found
 from configs.bench import tabulate
 from configs.command import composed
-from configs.pages import choices
+from configs.help_text import choices
 from configs.schema import BenchConfig
 from configs.strict import ConfigError, build
 from configs.suites import report
@@ -89,7 +89,7 @@ def test_what_is_killed_is_gone_on_with_by_the_same_command_and_what_is_finished
     assert {"table.md", "curves.png", "results.csv"} <= {path.name for path in (tmp_path / "out").iterdir()}
     code, made, said = ended(bench(toys, tmp_path, "learning.batch_size=9"))
     assert (code, made, said.count("\n")) == (2, "", 1)
-    assert re.search(r"learning\.batch=9: .*-seed1 was begun with 8", said)
+    assert re.search(r"learning\.batch_size=9: .*-seed1 was begun with 8", said)
 
 
 @pytest.mark.slow
@@ -144,7 +144,7 @@ def test_a_damaged_or_a_busy_folder_is_named(begun, tmp_path, monkeypatch):
     (tmp_path / "summary.json").write_text('{"env_steps": 5')
     with pytest.raises(FolderError, match=rf"^{tmp_path}/summary.json: damaged"):
         begun()
-    monkeypatch.setattr("configs.again.locked", lambda folder: None)
+    monkeypatch.setattr("configs.auto_resume.locked", lambda folder: None)
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     assert PATIENCE_S >= 60
     with pytest.raises(FolderError, match="another semagram-train is running there"):

@@ -107,7 +107,7 @@ def test_a_codecs_sentence_is_its_decoded_chunks(episodes):
     moves, grips = ([t for t in tokens if isinstance(t, kind)] for kind in (Move, Grip))
     assert len(moves) == 4 and len(moves) + len(grips) == len(tokens)
     start = episodes[0][0]
-    weights = design(np.arange(1, 26) / 25, codec.config.control_points, codec.config.degree)
+    weights = design(np.arange(1, 26) / 25, codec.config.curve_points, codec.config.degree)
     for i, move in enumerate(moves):
         chunk = codec.decode(codec.encode(episodes[0][1 + 25 * i : 26 + 25 * i], start), start)
         assert move.seconds == 1.0 and move.points.shape[1] == 2 and (move.spread >= 0).all()

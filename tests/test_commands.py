@@ -21,7 +21,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from configs.arguments import typed
 from configs.command import Task, composed, run
-from configs.pages import choices, entries, keys
+from configs.help_text import choices, entries, keys
 from configs.reporting import Ended
 from configs.schema import BenchConfig, EvaluateConfig, TokensConfig, TrainConfig
 from configs.strict import ConfigError, build
@@ -32,7 +32,7 @@ from robot.recording.settings import RecordConfig
 from robot.running.settings import PlayConfig, RunConfig, ServeConfig
 from sim.twin.settings import TwinConfig
 from sim.variation import PRESETS, Variation
-from worldmodel.mistakes import Mistake
+from worldmodel.errors import UserError
 from worldmodel.settings import PlannerConfig
 from worldmodel.strict import REMOVED
 
@@ -344,7 +344,7 @@ def test_a_defect_is_not_told_as_a_mistake(ending, error):
     assert raised.value is error
 
 
-@pytest.mark.parametrize("error", [Mistake("it"), OSError(errno.ENOSPC, "full"), FloatingPointError("nan")])
+@pytest.mark.parametrize("error", [UserError("it"), OSError(errno.ENOSPC, "full"), FloatingPointError("nan")])
 def test_who_asks_for_tracebacks_gets_that_of_a_mistake_too(ending, monkeypatch, error):
     monkeypatch.setenv("SEMAGRAM_TRACEBACK", "1")
     with pytest.raises(type(error)) as raised:

@@ -14,7 +14,7 @@ from envs import suite
 from envs.faults import EnvironmentFault
 from envs.make import episode_limit, make
 from envs.settings import TaskConfig
-from worldmodel.mistakes import Mistake
+from worldmodel.errors import UserError
 
 STATE_KEY = "observation.state"
 NAN = float("nan")
@@ -271,7 +271,7 @@ def test_spaces_that_are_not_supported_are_refused_in_a_line(line, what, message
     ],
 )
 def test_an_unknown_id_is_one_line_with_what_is_close(name, message):
-    with pytest.raises(Mistake, match=f"^task.id={name}: .*{message}") as caught:
+    with pytest.raises(UserError, match=f"^task.id={name}: .*{message}") as caught:
         make(TaskConfig("gym", name))
     assert "\n" not in str(caught.value)
 

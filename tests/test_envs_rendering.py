@@ -12,8 +12,8 @@ from gymnasium import spaces
 from envs.cameras import frame
 from envs.make import make
 from envs.settings import TaskConfig
-from sim import canvas
-from sim.canvas import RenderingUnavailable, choose_backend
+from sim import renderer
+from sim.renderer import RenderingUnavailable, choose_backend
 
 STATE_KEY = "observation.state"
 
@@ -121,8 +121,8 @@ def test_without_graphics_a_task_works_and_a_frame_says_what_to_install(monkeypa
     monkeypatch.delenv("MUJOCO_GL", raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(canvas, "LIBRARIES", libraries)
-    monkeypatch.setattr(canvas.sys, "platform", "linux")
+    monkeypatch.setattr(renderer, "LIBRARIES", libraries)
+    monkeypatch.setattr(renderer.sys, "platform", "linux")
     env = make(TaskConfig("cartpole-swingup"), render=True)
     env.reset(seed=0)
     with pytest.raises(RenderingUnavailable, match=message) as caught:
@@ -135,8 +135,8 @@ def test_the_backend_that_is_set_is_taken(monkeypatch):
         monkeypatch.setenv("MUJOCO_GL", backend)
         assert choose_backend() == backend
     monkeypatch.delenv("MUJOCO_GL")
-    monkeypatch.setattr(canvas.sys, "platform", "linux")
-    monkeypatch.setattr(canvas, "LIBRARIES", {"egl": "libNone.so", "osmesa": "libc.so.6"})
+    monkeypatch.setattr(renderer.sys, "platform", "linux")
+    monkeypatch.setattr(renderer, "LIBRARIES", {"egl": "libNone.so", "osmesa": "libc.so.6"})
     assert choose_backend() == "osmesa"
 
 
@@ -146,7 +146,7 @@ def draw_elsewhere(**variables):
 from envs.make import make
 from envs.cameras import frame
 from envs.settings import TaskConfig
-from sim.canvas import RenderingUnavailable
+from sim.renderer import RenderingUnavailable
 try:
     for task in TaskConfig("cartpole-swingup"), TaskConfig("walker-walk"):
         env = make(task, render=True)

@@ -121,7 +121,7 @@ def test_a_file_is_written_as_its_ending_says(tmp_path):
 def test_a_plan_of_the_planner_is_a_sentence(length, knots, degree, generator):
     known = Curve.of_token(TokenConfig(length, knots, degree), 3)
     tokens, spread = (torch.rand(5, 2, known.size, generator=generator) for _ in range(2))
-    moves = sentence(SimpleNamespace(tokens=tokens, spread=spread), known, 0.02, of=1)
+    moves = sentence(SimpleNamespace(tokens=tokens, std=spread), known, 0.02, of=1)
     assert len(moves) == 5
     for move, token, deviation in zip(moves, tokens[:, 1], spread[:, 1], strict=True):
         assert move.seconds == pytest.approx(0.02 * length)
@@ -138,7 +138,7 @@ def decided(tokens, by_policy=False):
 
 def test_a_film_says_where_the_policy_acts_and_shows_its_token_alone(generator):
     known, tokens = Curve.of_token(TokenConfig(), 2), torch.rand(3, 1, 2, generator=generator)
-    plan = SimpleNamespace(tokens=tokens, spread=torch.ones(3, 1, 2))
+    plan = SimpleNamespace(tokens=tokens, std=torch.ones(3, 1, 2))
     agent = SimpleNamespace(plan=plan, curve=known, planner=None, model=BLIND)
     reel, scene = Reel(agent, 0.02), np.zeros((HEIGHT, 320, 3), np.uint8)
     agent.decision = decided(tokens)
@@ -158,7 +158,7 @@ def test_a_film_says_where_the_policy_acts_and_shows_its_token_alone(generator):
 
 def test_a_film_shows_the_newest_plan_and_draws_it_once(generator, monkeypatch):
     known = Curve.of_token(TokenConfig(), 2)
-    plans = [SimpleNamespace(tokens=torch.rand(3, 1, 2, generator=generator), spread=torch.ones(3, 1, 2)) for _ in "ab"]
+    plans = [SimpleNamespace(tokens=torch.rand(3, 1, 2, generator=generator), std=torch.ones(3, 1, 2)) for _ in "ab"]
     decisions = [decided(plan_.tokens) for plan_ in plans]
     agent = SimpleNamespace(plan=None, decision=None, curve=known, planner=None, model=BLIND)
     reel, scene = Reel(agent, 0.02), np.zeros((HEIGHT, 320, 3), np.uint8)

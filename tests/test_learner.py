@@ -6,9 +6,9 @@ import dataclasses
 import pytest
 import torch
 
-from worldmodel.arithmetic import update_gflop
 from worldmodel.batch import Batch
 from worldmodel.flat import flatten, segment
+from worldmodel.flops import update_gflop
 from worldmodel.learner import UPDATE_METRICS, Learner, LearningFault, loss, width
 from worldmodel.observation import Observation
 from worldmodel.senses import STATE_KEY

@@ -129,7 +129,7 @@ def test_a_checkpoint_of_another_format_is_refused_in_one_line(checkpoint, tmp_p
 def test_settings_of_a_wrong_type_are_refused_by_their_key(checkpoint, tmp_path):
     """LeRobot itself would read a truth value as a number."""
     saved = json.loads((checkpoint / "config.json").read_text())
-    saved["planner"]["patience"] = True
+    saved["planner"]["td_check_steps"] = True
     files = {"model.safetensors": (checkpoint / "model.safetensors").read_bytes()}
     write_folder(tmp_path / "x", files | {"config.json": json.dumps(saved).encode()}, {})
     with pytest.raises(FolderError, match=r"config\.json: planner\.td_check_steps=True: a whole number$"):

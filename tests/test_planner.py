@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from worldmodel import planner as planning
-from worldmodel.arithmetic import gflop, plan_gflop
+from worldmodel.flops import gflop, plan_gflop
 from worldmodel.mppi import PlanFault, Search, Step, WarmStart, fit, initial_candidates, mppi, resample, rollout
 from worldmodel.observation import Observation
 from worldmodel.planner import Planner, search_in

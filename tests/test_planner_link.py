@@ -51,7 +51,7 @@ from policies.planner_link.service import MOST, PlannerService, listening
 from policies.storage.checkpoint import read_spec
 from policies.tokens.curves import Curve
 from robot.running.sinks import sentence
-from worldmodel.mistakes import Mistake
+from worldmodel.errors import UserError
 from worldmodel.planner import Planner
 from worldmodel.settings import PlannerConfig
 
@@ -416,13 +416,13 @@ def test_only_its_owner_reaches_a_socket_and_only_one_planner_has_it(tmp_path):
         with listening(str(path)):
             modes = [stat.S_IMODE(each.stat().st_mode) for each in (path.parent, path)]
             assert modes == [0o700, 0o600]
-            with pytest.raises(Mistake, match="another planner listens there"), listening(str(path)):
+            with pytest.raises(UserError, match="another planner listens there"), listening(str(path)):
                 pass
         assert not path.exists()
         with socket.socket(socket.AF_UNIX) as killed:
             killed.bind(str(path))  # what a planner that was killed leaves
     path.parent.chmod(0o750)
-    with pytest.raises(Mistake, match=f"chmod 700 {path.parent}"), listening(str(path)):
+    with pytest.raises(UserError, match=f"chmod 700 {path.parent}"), listening(str(path)):
         pass
     path.unlink()
     path.parent.chmod(0o700)

@@ -25,7 +25,7 @@ from robot.units import ARM
 from sim.joints import JOINTS
 from sim.so101 import scene as so101
 from sim.so101.targets import Targets
-from worldmodel.mistakes import Mistake
+from worldmodel.errors import UserError
 
 KEYS = [f"{joint}.pos" for joint in JOINTS]
 HZ = 30.0
@@ -217,6 +217,6 @@ def test_the_same_beginning_gives_the_same_episode(arm, driver):
 def test_a_leader_arm_that_lacks_a_joint_is_refused_before_it_is_connected(arms):
     leader = arms.Leader(None)
     leader.action_features = {"shoulder_pan.pos": float}
-    with pytest.raises(Mistake, match=r"moves shoulder_pan\.pos, not shoulder_lift\.pos"):
+    with pytest.raises(UserError, match=r"moves shoulder_pan\.pos, not shoulder_lift\.pos"):
         TeleopDriver(leader, KEYS, ARM)
     assert not leader.is_connected

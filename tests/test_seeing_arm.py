@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from configs.arm.fit import ROOM_FOR_REST, Fit
+from configs.arm.compatibility import ROOM_FOR_REST, Fit
 from configs.runs.loading import load_agent
 from envs.make import make, make_vector
 from envs.senses import Senses
@@ -237,7 +237,7 @@ def test_a_plan_is_due_when_the_robot_it_is_for_says(checkpoint):
 def test_a_planners_process_decides_as_the_agent_does_from_the_same_senses(two_eyed, planned):
     from configs.arm.planning import begin_of, planner_service
     from policies.planner_link.messages import Question, Refusal, Refused
-    from policies.words import Words
+    from policies.text_encoder import Words
 
     answering = planner_service(two_eyed, 3, "cpu", 1, planned)
     loaded = load_agent(two_eyed, 3, planned=planned)
@@ -287,9 +287,9 @@ def test_it_runs_on_the_simulated_arm_by_its_cameras_and_its_sentence(two_eyed):
 def test_frames_that_no_message_holds_are_refused(two_eyed, monkeypatch):
     run, frames = running(two_eyed), 2 * 3 * (SIZE * SIZE + 24 * 40)
     assert run.fit.senses.sizes == {"overhead": (SIZE, SIZE), "wrist": (24, 40)}
-    monkeypatch.setattr("configs.arm.fit.LARGEST", ROOM_FOR_REST + frames)
+    monkeypatch.setattr("configs.arm.compatibility.LARGEST", ROOM_FOR_REST + frames)
     run.fit.check()
-    monkeypatch.setattr("configs.arm.fit.LARGEST", ROOM_FOR_REST + frames - 1)
+    monkeypatch.setattr("configs.arm.compatibility.LARGEST", ROOM_FOR_REST + frames - 1)
     with pytest.raises(ValueError, match=rf"overhead, wrist: {frames} bytes at a time; at most {frames - 1} reach"):
         run.fit.check()
 

@@ -16,7 +16,7 @@ from envs.make import make, make_vector
 from envs.senses import Senses
 from envs.settings import TaskConfig
 from envs.wrappers import Blackout
-from sim import canvas
+from sim import renderer
 from worldmodel.senses import STATE_KEY, key
 
 SUITE = TaskConfig("cartpole-swingup")
@@ -118,7 +118,7 @@ def test_a_small_frame_shows_what_a_fine_one_shows(drawing):
         np.testing.assert_array_equal(model.geom_size, untouched.geom_size)
         assert model.vis.quality.numslices == untouched.vis.quality.numslices
         view = env.unwrapped.view if task.is_arm else None
-        fine = canvas.Canvas(model, 640, 640, view).draw(data)[5::10, 5::10]
+        fine = renderer.Canvas(model, 640, 640, view).draw(data)[5::10, 5::10]
         assert np.abs(coarse - fine).mean() < 4
         env.close()
 

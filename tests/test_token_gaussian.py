@@ -10,6 +10,7 @@ from policies.tokens.curves import Curve
 from policies.tokens.gaussian import FLOOR, LowRankGaussian, within
 from policies.tokens.splines import design
 from worldmodel.gaussian import SquashedGaussian
+from worldmodel.observation import Observation
 from worldmodel.planner import Planner
 from worldmodel.senses import STATE_KEY
 from worldmodel.settings import PlannerConfig
@@ -207,7 +208,8 @@ def test_single_precision_does():
 def test_a_plan_is_the_gaussian_of_its_elites(toys, generator, at):
     model = toys.tiny_model(3, 6, token=toys.token_settings(4))
     config = PlannerConfig(samples=32, policy_samples=4, elites=8, iterations=2, horizon=2)
-    plan = Planner(model, 0.9, config).plan({STATE_KEY: torch.randn(3, 3, generator=generator)}, None, generator)
+    seen = Observation.of(model.senses, {STATE_KEY: torch.randn(3, 3, generator=generator)})
+    plan = Planner(model, 0.9, config).plan(seen, None, generator)
     found = LowRankGaussian.of_plan(plan, at)
     close(found.mean, plan.tokens[at].double(), 1e-5)
     for b in range(3):

@@ -9,10 +9,10 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from policies.memories import Memories
+from policies.nearest_frames import NearestFrames
 from policies.storage.checkpoint import load_model, read_spec
 from policies.storage.folders import FolderError, _flat, tensor_bytes, write_folder
-from policies.words import Words
+from policies.text_encoder import Words
 from worldmodel.senses import LANGUAGE_KEY, STATE_KEY
 from worldmodel.windows import window_at
 
@@ -182,7 +182,7 @@ def test_a_damaged_replay_is_said_in_one_line_and_a_missing_one_is_done_without(
     with pytest.raises(FolderError, match=r"replay\.safetensors: not what this checkpoint's model saw \(.*"):
         memories()
     write_folder(path, {file.name: tensor_bytes(saved)}, {})
-    monkeypatch.setattr(Memories, "of", defect)
+    monkeypatch.setattr(NearestFrames, "of", defect)
     with pytest.raises(ValueError, match="a defect") as caught:
         memories()
     assert not isinstance(caught.value, FolderError)

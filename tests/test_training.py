@@ -253,7 +253,7 @@ def test_a_run_that_its_environments_end_says_how_to_go_on_and_leaves_the_folder
     monkeypatch.setattr(type(run.parts.env), "close_extras", fails)
     real = Training._save
     monkeypatch.setattr(
-        Training, "_save", lambda run: (real(run), monkeypatch.setattr(run.parts.trainer, "run", fails))
+        Training, "_save", lambda run: (real(run), monkeypatch.setattr(run.parts.trainer, "step", fails))
     )
     with pytest.raises(type(fault)) as caught:
         run.run()

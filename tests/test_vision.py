@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from worldmodel.arithmetic import gflop
+from worldmodel.flops import gflop
 from worldmodel.settings import VisionConfig
 from worldmodel.vision import PatchEncoder, patches, shift
 

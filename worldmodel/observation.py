@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from worldmodel.mistakes import Mistake
+from worldmodel.errors import UserError
 from worldmodel.senses import Shapes, is_image, shows_scene
 
 NO_MASKS: Mapping[str, Tensor] = MappingProxyType({})
@@ -46,7 +46,7 @@ class Observation:
                 lead = _lead(key, shape, values[key], lead)
         if lead is None or not any(key in values and shows_scene(key) for key in senses):
             scene = ", ".join(filter(shows_scene, senses))
-            raise Mistake(f"none of the senses {scene} is there; there is {', '.join(map(str, values)) or 'nothing'}")
+            raise UserError(f"none of the senses {scene} is there; there is {', '.join(map(str, values)) or 'nothing'}")
         whole, there = {}, {}
         for key, shape in senses.items():
             value = values.get(key)
@@ -91,15 +91,15 @@ def _lead(key: str, shape: Sequence[int], value: object, others: tuple[int, ...]
     """Return the leading axes *B of a value, which must equal those of the senses before it, if any."""
     needed = f"({', '.join(map(str, ('B', *shape)))})"
     if not isinstance(value, Tensor):
-        raise Mistake(f"{key}: a {type(value).__name__}; a tensor of shape {needed} is needed")
+        raise UserError(f"{key}: a {type(value).__name__}; a tensor of shape {needed} is needed")
     at = value.dim() - len(shape)
     if at < 1 or value.shape[at:] != tuple(shape):
-        raise Mistake(f"{key}: shape {tuple(value.shape)}; {needed} is needed, of B environments")
+        raise UserError(f"{key}: shape {tuple(value.shape)}; {needed} is needed, of B environments")
     if is_image(key) and value.dtype != torch.uint8:
-        raise Mistake(f"{key}: frames of {value.dtype}; bytes (torch.uint8) are needed")
+        raise UserError(f"{key}: frames of {value.dtype}; bytes (torch.uint8) are needed")
     lead = tuple(value.shape[:at])
     if others not in (None, lead):
-        raise Mistake(f"{key}: of {lead[0]} environments, the senses before it of {others[0]}")
+        raise UserError(f"{key}: of {lead[0]} environments, the senses before it of {others[0]}")
     return lead
 
 
@@ -107,5 +107,5 @@ def _finite(key: str, value: Tensor) -> Tensor:
     """Return a value. Raises ValueError, naming the place, if one of its numbers is not finite."""
     if value.is_floating_point() and not bool(torch.isfinite(value).all()):
         place = tuple((~torch.isfinite(value)).nonzero()[0])
-        raise Mistake(f"{key}[{int(place[-1])}] is {float(value[place])}: finite numbers only")
+        raise UserError(f"{key}[{int(place[-1])}] is {float(value[place])}: finite numbers only")
     return value

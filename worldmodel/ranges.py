@@ -4,7 +4,7 @@ import math
 from dataclasses import fields, is_dataclass
 from numbers import Integral, Real
 
-from worldmodel.mistakes import Mistake
+from worldmodel.errors import UserError
 
 
 def check(
@@ -25,11 +25,11 @@ def check(
     for name in names.split():
         value: float = getattr(config, name)
         if isinstance(value, bool) or not isinstance(value, Integral if name in whole else Real):
-            raise Mistake(f"{prefix}{name}={value!r}: a {'whole ' if name in whole else ''}number")
+            raise UserError(f"{prefix}{name}={value!r}: a {'whole ' if name in whole else ''}number")
         right = isinstance(value, int) or math.isfinite(value)
         right &= (low is None or value >= low) and (above is None or value > above) and (high is None or value <= high)
         if not right:
-            raise Mistake(f"{prefix}{name}={value}: {_range(low, above, high, value)}{why}")
+            raise UserError(f"{prefix}{name}={value}: {_range(low, above, high, value)}{why}")
 
 
 def _range(low: float | None, above: float | None, high: float | None, value: float) -> str:

@@ -9,12 +9,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from worldmodel import senses as naming
-from worldmodel.mistakes import Mistake
+from worldmodel.errors import UserError
 from worldmodel.observation import Observation
 from worldmodel.senses import LANGUAGE_KEY, Shapes
 
 
-class Unfit(Mistake):
+class ReplayMismatch(UserError):
     """Raised when a saved replay has a different size or different senses."""
 
 
@@ -43,7 +43,7 @@ class Replay:
         """
         self.rows = capacity // envs + 1
         if self.rows < 2:
-            raise Mistake(f"replay.capacity={capacity}: at least 1 step for each of {envs} environments")
+            raise UserError(f"replay.capacity={capacity}: at least 1 step for each of {envs} environments")
         naming.check(senses)
         self.senses, self.lags = dict(senses), tuple(lags)
         sizes = envs, self.rows
@@ -64,7 +64,7 @@ class Replay:
 
     @classmethod
     def read(cls, saved: dict[str, Tensor], senses: Shapes, lags: Sequence[int]) -> "Replay":
-        """Build a replay of the saved size and load `saved`. Raises Unfit if it holds other senses than these."""
+        """Build a replay of the saved size and load `saved`. Raises ReplayMismatch if it holds other senses."""
         envs, rows = len(saved["head"]), int(saved["rows"])
         sizes = saved["action"].shape[-1], saved["planned_token"].shape[-1]
         replay = cls((rows - 1) * envs, envs, senses, *sizes, lags)
@@ -156,15 +156,15 @@ class Replay:
         return self.seen | {name: getattr(self, name) for name in _ROWS}
 
     def load_state_dict(self, saved: dict[str, Tensor]) -> None:
-        """Restore what `state_dict` returned. Raises Unfit if sizes or columns differ."""
+        """Restore what `state_dict` returned. Raises ReplayMismatch if sizes or columns differ."""
         columns, self._shown = self._columns(), None
         sizes = {name: tuple(saved[name].shape[2:]) if name in saved else None for name in columns}
         own = {name: tuple(column.shape[2:]) for name, column in columns.items()}
         seats = (len(saved["head"]), int(saved["rows"])), (len(self.head), self.rows)
         if seats[0] != seats[1]:
-            raise Unfit(f"the saved replay has (environments, rows) {seats[0]}, this one {seats[1]}")
+            raise ReplayMismatch(f"the saved replay has (environments, rows) {seats[0]}, this one {seats[1]}")
         if differing := [f"{name} {sizes[name]}, not {own[name]}" for name in own if sizes[name] != own[name]]:
-            raise Unfit(f"the saved replay has {'; '.join(differing)}")
+            raise ReplayMismatch(f"the saved replay has {'; '.join(differing)}")
         self.final.fill_(True)  # of rows that were not saved, nothing is held
         for name, column in columns.items():
             column[:, : saved[name].shape[1]] = saved[name]
@@ -186,7 +186,7 @@ def _room(what: str, sizes: tuple[int, ...], kind: type = np.float32) -> Tensor:
         return torch.from_numpy(np.zeros(sizes, kind))
     except MemoryError as error:
         gigabytes = math.prod(sizes) * np.dtype(kind).itemsize / 1e9
-        raise Mistake(f"replay of {what}: no room for {gigabytes:.0f} GB; fewer steps or smaller frames") from error
+        raise UserError(f"replay of {what}: no room for {gigabytes:.0f} GB; fewer steps or smaller frames") from error
 
 
 _ROWS = ("present", "action", "reward", "planned_token", "was_planned", "demonstrated", "terminated", "final")

@@ -6,7 +6,7 @@ Any sense may be missing at any moment (`worldmodel.observation`).
 
 from collections.abc import Mapping
 
-from worldmodel.mistakes import Mistake
+from worldmodel.errors import UserError
 
 STATE_KEY = "observation.state"
 IMAGE_KEY_PREFIX = "observation.images."
@@ -44,15 +44,15 @@ def stacked(senses: Shapes, frames: int) -> dict[str, tuple[int, ...]]:
 def check(senses: Shapes) -> None:
     """Raise ValueError, in one line, if there is no sense, or one has an unknown key or an impossible shape."""
     if not senses:
-        raise Mistake("a model perceives at least one sense")
+        raise UserError("a model perceives at least one sense")
     for key, shape in senses.items():
         if is_image(key):
             if len(shape) != 3 or shape[2] != 3 or min(shape) < 1:
-                raise Mistake(f"{key}: frames (height, width, 3), not {tuple(shape)}")
+                raise UserError(f"{key}: frames (height, width, 3), not {tuple(shape)}")
         elif key not in (STATE_KEY, LANGUAGE_KEY):
-            raise Mistake(f"{key}: no such sense; {STATE_KEY}, {IMAGE_KEY_PREFIX}<camera> or {LANGUAGE_KEY}")
+            raise UserError(f"{key}: no such sense; {STATE_KEY}, {IMAGE_KEY_PREFIX}<camera> or {LANGUAGE_KEY}")
         elif len(shape) != 1 or shape[0] < 1:
-            raise Mistake(f"{key}: a vector of numbers, not {tuple(shape)}")
+            raise UserError(f"{key}: a vector of numbers, not {tuple(shape)}")
 
 
 def check_sides(said: str, *sides: object, example: str = "") -> None:
@@ -63,4 +63,4 @@ def check_sides(said: str, *sides: object, example: str = "") -> None:
     least, most = SIZES
     if not all(type(side) is int and least <= side <= most for side in sides):
         such = f", e.g. {example}" if example else ""
-        raise Mistake(f"{said}: a whole number of pixels from {least} to {most}{such}")
+        raise UserError(f"{said}: a whole number of pixels from {least} to {most}{such}")

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from worldmodel.mistakes import Mistake
+from worldmodel.errors import UserError
 from worldmodel.ranges import check
 
 
@@ -31,7 +31,7 @@ class TokenConfig:
             "model.token.", self, "degree", low=0, high=self.control_points - 1, why=" (model.token.control_points - 1)"
         )
         if self.joined and not self.degree:
-            raise Mistake("model.token.joined=true: not with model.token.degree=0, which has no curve")
+            raise UserError("model.token.joined=true: not with model.token.degree=0, which has no curve")
 
 
 TOKEN_PRESETS = {
@@ -59,7 +59,7 @@ class VisionConfig:
             or len(set(self.frame_lags)) < len(self.frame_lags)
             or not all(0 <= lag <= 32 for lag in self.frame_lags)
         ):
-            raise Mistake(
+            raise UserError(
                 f"model.vision.frame_lags={list(self.frame_lags)}: 0, and then different numbers from 1 to 32"
             )
 
@@ -83,9 +83,9 @@ class ModelConfig:
         check("model.", self, "value_heads", low=1, high=64)
         check("model.", self, "bins", low=3, high=2**10)
         if self.latent % self.group:
-            raise Mistake(f"model.latent={self.latent}: a multiple of model.group={self.group}")
+            raise UserError(f"model.latent={self.latent}: a multiple of model.group={self.group}")
         if self.precision not in ("auto", "bf16", "fp32"):
-            raise Mistake(f"model.precision={self.precision}: one of auto, bf16, fp32")
+            raise UserError(f"model.precision={self.precision}: one of auto, bf16, fp32")
 
 
 @dataclass(frozen=True)

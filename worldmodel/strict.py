@@ -6,10 +6,10 @@ import typing
 from contextlib import suppress
 from dataclasses import MISSING, fields, is_dataclass
 
-from worldmodel.mistakes import Mistake
+from worldmodel.errors import UserError
 
 
-class ConfigError(Mistake):
+class ConfigError(UserError):
     """Raised for an invalid key or value; the message is one line and says what would be valid."""
 
 
@@ -33,7 +33,7 @@ def build[T](cls: type[T], data: dict, where: str = "", whole: bool = False) -> 
             raise ConfigError(f"{where}{name}: missing")
     try:
         return cls(**values)
-    except Mistake as error:
+    except UserError as error:
         raise ConfigError(str(error)) from error
 
 

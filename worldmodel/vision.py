@@ -13,8 +13,8 @@ from jaxtyping import Float, UInt8
 from numpy.lib.stride_tricks import sliding_window_view
 from torch import Tensor, nn
 
+from worldmodel.errors import UserError
 from worldmodel.layers import NormedLinear
-from worldmodel.mistakes import Mistake
 from worldmodel.settings import VisionConfig
 
 
@@ -72,7 +72,7 @@ class PatchEncoder(nn.Module):
         """Create layers for this frame size and `features` outputs. Raises ValueError if a patch exceeds a frame."""
         super().__init__()
         if config.patch > min(height, width):
-            raise Mistake(f"model.vision.patch={config.patch}: at most {min(height, width)}, the frames' side")
+            raise UserError(f"model.vision.patch={config.patch}: at most {min(height, width)}, the frames' side")
         rows, columns = -(-height // config.patch), -(-width // config.patch)
         size = config.width
         self.frames = len(config.frame_lags)

@@ -7,17 +7,17 @@ from configs.runs.loading import load_agent
 from envs.arm import known, seen
 from envs.senses import Senses
 from envs.settings import TaskConfig
-from policies.words import WORDS
+from policies.text_encoder import WORDS
 from robot.arm_options import CAMERAS
 from robot.config_so101_sim import sim_cameras
 from robot.drivers import PolicyDriver
 from robot.recording.settings import RecordConfig
 from robot.so101_sim import SimCamera, SO101Sim
-from sim.canvas import RenderingUnavailable
 from sim.frames import shows
+from sim.renderer import RenderingUnavailable
 from sim.so101 import scene as so101
 from sim.so101.targets import Targets
-from worldmodel.mistakes import Mistake
+from worldmodel.errors import UserError
 from worldmodel.observation import Observation
 from worldmodel.senses import LANGUAGE_KEY, STATE_KEY, Shapes, key
 
@@ -32,14 +32,14 @@ class SceneObserver:
         looks, self._cameras = Senses.of(senses), {}
         self._told = {LANGUAGE_KEY: WORDS.encode([sentence])} if LANGUAGE_KEY in senses else {}
         if other := [name for name in looks.cameras if name not in CAMERAS]:
-            raise Mistake(f"checkpoint=: it looks through {other[0]}; in simulation there are {', '.join(CAMERAS)}")
+            raise UserError(f"checkpoint=: it looks through {other[0]}; in simulation there are {', '.join(CAMERAS)}")
         for name, config in sim_cameras(looks.sizes, round(task.arm.control_hz)).items():
             camera = SimCamera(config)
             camera.show(robot.scene)
             try:
                 camera.connect()
             except RenderingUnavailable as error:
-                raise Mistake(f"checkpoint=: it looks through {name}: {error}") from error
+                raise UserError(f"checkpoint=: it looks through {name}: {error}") from error
             self._cameras[key(f"images.{name}")] = camera
 
     def see(self, scene: so101.VariedArm, target: np.ndarray) -> Observation:
@@ -67,7 +67,7 @@ def pilot(config: RecordConfig, robot: SO101Sim) -> PolicyDriver:
     task = loaded.task
     if task.name != config.task_name or task.control_hz != config.control_hz:
         rate = f" at {task.control_hz} Hz" if task.control_hz else ""
-        raise Mistake(
+        raise UserError(
             f"checkpoint={config.checkpoint}: is for task={task.label}{rate}, not {config.task_name} at "
             f"{config.control_hz} Hz"
         )

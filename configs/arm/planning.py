@@ -16,7 +16,7 @@ from policies.planner_link.service import PlannerService
 from policies.storage.checkpoint import AgentSpec
 from robot.running.settings import RunConfig, planner_address
 from robot.safety.faults import in_one_line
-from worldmodel.mistakes import Mistake
+from worldmodel.errors import UserError
 from worldmodel.senses import IMAGE_KEY_PREFIX, is_image
 
 
@@ -94,7 +94,7 @@ def main() -> None:
     with socket.socket(fileno=int(descriptor)) as sock:
         try:
             service = planner_service(Path(checkpoint), int(seed), device, int(threads), planned == str(True))
-        except (Mistake, OSError) as error:
+        except (UserError, OSError) as error:
             receive(sock)
             send(sock, Refusal(in_one_line(error)[:LONGEST_TEXT]))
         else:

@@ -24,7 +24,7 @@ from robot.safety.limits import GRIPPER, RANGES
 from robot.so101_sim import SimulatedTime
 from robot.ticks import Clock, Ticks
 from robot.units import ARM
-from worldmodel.mistakes import Mistake
+from worldmodel.errors import UserError
 
 SCENE = "so101-touch"
 LONGEST_S = 3600.0
@@ -52,12 +52,12 @@ class Playing:
         """Read the sentence and check it. Raises ValueError."""
         sentence = read_sentence(Path(config.sentence), places=True)
         if not sentence:
-            raise Mistake(f"sentence={config.sentence}: no token in it; a list of tokens, as in docs/arm.json")
+            raise UserError(f"sentence={config.sentence}: no token in it; a list of tokens, as in docs/arm.json")
         if (lasts := sum(token.seconds for token in sentence if isinstance(token, Move))) > LONGEST_S:
-            raise Mistake(f"sentence={config.sentence}: {lasts:.0f} s of motion; at most {LONGEST_S:.0f}")
+            raise UserError(f"sentence={config.sentence}: {lasts:.0f} s of motion; at most {LONGEST_S:.0f}")
         for token in sentence:
             if isinstance(token, Move) and token.points.shape[1] != len(RANGES):
-                raise Mistake(
+                raise UserError(
                     f"sentence={config.sentence}: its motions have {token.points.shape[1]} columns; the SO-101 has "
                     f"{len(RANGES)} joints, {', '.join(RANGES)}"
                 )

@@ -24,7 +24,7 @@ from robot.so101_sim import SimulatedTime
 from robot.ticks import Clock, Ticks
 from robot.units import ARM, Units
 from sim.so101.experts import Unreachable
-from worldmodel.mistakes import Mistake
+from worldmodel.errors import UserError
 
 SLOW = 0.98  # fraction of the requested rate below which a warning is printed
 FULL = (errno.ENOSPC, errno.EDQUOT)  # the disk, or the user's quota, is full
@@ -156,7 +156,7 @@ class Recording:
                 say(f"left out a layout: {error}")
                 continue
             return seed
-        raise Mistake(f"task={self.config.task}: {TRIES} layouts in a row are out of the script's reach")
+        raise UserError(f"task={self.config.task}: {TRIES} layouts in a row are out of the script's reach")
 
     def _sentence(self, robot: GatedRobot) -> str:
         if self.config.sentence:

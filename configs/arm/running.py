@@ -8,15 +8,15 @@ from pathlib import Path
 
 import numpy as np
 
-from configs.arm.fit import Fit
+from configs.arm.compatibility import Fit
 from configs.arm.planning import begin_of, planner_client
 from configs.arm.priority import hurried
 from configs.arm.session import ENDS, arm_of
 from configs.reporting import say
 from configs.runs.loading import task_of
 from configs.strict import ConfigError
-from envs.mirror import Mirror, scene_bodies
 from envs.settings import TaskConfig
+from envs.state_estimator import Mirror, scene_bodies
 from policies.storage.checkpoint import AgentSpec, find_checkpoint, read_spec
 from policies.training.rollouts import evaluation_seeds
 from robot.arms import connect, gated

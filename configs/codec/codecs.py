@@ -15,7 +15,7 @@ from policies.storage.folders import aside_of
 from policies.tokens.notation import read_sentence
 from policies.tokens.vocabulary import unfit
 from robot import datasets
-from worldmodel.mistakes import Mistake
+from worldmodel.errors import UserError
 
 
 def demo(config: TokensConfig, folder: Path) -> dict:
@@ -60,7 +60,7 @@ def draw(config: TokensConfig, folder: Path) -> dict:
     recording = datasets.read(Path(config.dataset))
     choice = settings(config, recording.rate_hz)
     if wrong := unfit(choice.curve_points, choice.length / recording.rate_hz):
-        raise Mistake(
+        raise UserError(
             f"seconds={config.seconds:g} control_points={config.control_points} at {recording.rate_hz:g} Hz: {wrong}"
         )
     fitted, held_out = split(recording.episodes, config)
@@ -78,7 +78,7 @@ def settings(config: TokensConfig, rate_hz: float) -> CodecConfig:
     """Return the codec's settings for a dataset of this rate. Raises ValueError if a chunk is below two steps."""
     length = round(config.seconds * rate_hz)
     if length < 2:
-        raise Mistake(f"seconds={config.seconds:g}: a chunk of {length} steps at {rate_hz:g} Hz; at least 2")
+        raise UserError(f"seconds={config.seconds:g}: a chunk of {length} steps at {rate_hz:g} Hz; at least 2")
     return CodecConfig(**{f.name: getattr(config, f.name) for f in fields(CodecChoices)}, length=length)
 
 
@@ -86,7 +86,7 @@ def check_lengths(config: TokensConfig, length: int, *parts: list[np.ndarray]) -
     """Raise ValueError if a part of a dataset has no episode longer than a chunk of `length` steps."""
     longest = min(max(map(len, episodes)) for episodes in parts)
     if longest <= length:
-        raise Mistake(
+        raise UserError(
             f"seconds={config.seconds:g}: a chunk has {length} steps, and one comes before; the longest episode to fit "
             f"to, or to draw, has {longest}"
         )
@@ -99,7 +99,7 @@ def split(episodes: list[np.ndarray], config: TokensConfig) -> tuple[list[np.nda
     ValueError for fewer than two episodes.
     """
     if len(episodes) < 2:
-        raise Mistake(f"dataset={config.dataset}: {len(episodes)} episode; at least 2, to hold one out")
+        raise UserError(f"dataset={config.dataset}: {len(episodes)} episode; at least 2, to hold one out")
     order = np.random.default_rng(config.seed).permutation(len(episodes))
     count = min(len(episodes) - 1, max(1, round(config.held_out * len(episodes))))
     fitted = [episodes[i].astype(float) for i in sorted(order[count:])]

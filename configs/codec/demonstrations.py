@@ -4,7 +4,7 @@ from contextlib import suppress
 
 import numpy as np
 
-from worldmodel.mistakes import Mistake
+from worldmodel.errors import UserError
 
 TASK, RATE_HZ, MOST_S = "so101-pick-lift", 50, 6.0
 HOLD_S = 0.3
@@ -18,7 +18,7 @@ def demonstrations(seed: int, count: int) -> list[np.ndarray]:
     layout takes its place. Raises ValueError if `count` is below 1.
     """
     if count < 1:
-        raise Mistake(f"count={count}: at least 1")
+        raise UserError(f"count={count}: at least 1")
     from envs import suite
     from sim.so101 import scene as so101
     from sim.so101.experts import Unreachable

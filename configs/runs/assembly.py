@@ -18,12 +18,12 @@ from envs.make import ENDLESS, episode_limit, make_vector
 from envs.wrappers import watched
 from policies.agent import Agent
 from policies.storage.checkpoint import AgentSpec
+from policies.text_encoder import Words
 from policies.tokens.curves import Curve
 from policies.tokens.vocabulary import unfit
 from policies.training.trainer import Trainer
-from policies.words import Words
+from worldmodel.errors import UserError
 from worldmodel.learner import Learner
-from worldmodel.mistakes import Mistake
 from worldmodel.model import WorldModel
 from worldmodel.planner import Planner
 from worldmodel.replay import Replay
@@ -49,7 +49,7 @@ def prepare(config: MachineConfig) -> Machine:
     """
     cores = os.cpu_count() or 1
     if config.threads > cores:
-        raise Mistake(f"threads={config.threads}: at most {cores}, the cores of this machine")
+        raise UserError(f"threads={config.threads}: at most {cores}, the cores of this machine")
     torch.set_num_threads(config.threads)
     keep_memory()
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # else it warns at every start without CUDA
@@ -58,10 +58,10 @@ def prepare(config: MachineConfig) -> Machine:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     there = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name.startswith("cuda") and int(name.partition(":")[2] or 0) >= there:
-        raise Mistake(f"device={config.device}: CUDA devices here: {there}; device=cpu works")
+        raise UserError(f"device={config.device}: CUDA devices here: {there}; device=cpu works")
     compiled = config.compile != "false" and compiler_works()
     if not compiled and config.compile == "true":
-        raise Mistake(f"compile=true: {NO_COMPILER}")
+        raise UserError(f"compile=true: {NO_COMPILER}")
     if not compiled and config.compile == "auto":
         warnings.warn(f"{NO_COMPILER}: running at about half the speed", stacklevel=2)
     return Machine(torch.device(name), compiled)
@@ -149,7 +149,7 @@ class Assembly:
         """The curve that a token stands for. Raises ValueError for one outside the vocabulary, so not drawable."""
         token, rate_hz = self.config.model.token, self.env.metadata["render_fps"]
         if wrong := unfit(token.control_points, token.length / rate_hz):
-            raise Mistake(
+            raise UserError(
                 f"model.token.length={token.length} model.token.control_points={token.control_points}: {wrong}"
             )
         return Curve.of_token(token, self.env.single_action_space.shape[0])

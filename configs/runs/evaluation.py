@@ -27,14 +27,14 @@ from envs.senses import LANGUAGE_NAME, Senses
 from envs.settings import TaskConfig
 from envs.wrappers import Dropping, watched
 from policies.agent import Agent
-from policies.memories import Memories
+from policies.nearest_frames import NearestFrames
 from policies.storage.checkpoint import PROGRESS, REPLAY, AgentSpec, versions
 from policies.storage.files import replace_file
 from policies.storage.folders import FolderError, check_folder, read_tensors
 from policies.training.rollouts import Rollout, outcome, success_rates
-from worldmodel.arithmetic import plan_gflop
+from worldmodel.flops import plan_gflop
 from worldmodel.model import WorldModel
-from worldmodel.replay import Replay, Unfit
+from worldmodel.replay import Replay, ReplayMismatch
 from worldmodel.settings import PlannerConfig
 
 
@@ -183,7 +183,7 @@ class Evaluation:
         return Senses.of(self.spec.senses)
 
     @cached_property
-    def memories(self) -> Memories | None:
+    def memories(self) -> NearestFrames | None:
         """Moments sampled from the checkpoint's replay; None, with a message, if it has none. Raises FolderError."""
         if not (self.path / REPLAY).exists():
             say(f"{self.path / REPLAY}: not there, so neither the senses' agreement nor what is expected is known")
@@ -192,12 +192,12 @@ class Evaluation:
         saved, lags = read_tensors(self.path / REPLAY), self.spec.model.vision.frame_lags
         try:
             replay = Replay.read(saved, self.spec.senses, lags)
-        except Unfit as error:
+        except ReplayMismatch as error:
             raise FolderError(f"{self.path / REPLAY}: not what this checkpoint's model saw ({error})") from error
-        return Memories.of(replay, self.model)
+        return NearestFrames.of(replay, self.model)
 
     def _agreement(self) -> dict[str, float] | None:
-        """For each sense, how closely the latent from it alone agrees with that from all (`Memories.agreement`).
+        """For each sense, how closely the latent from it alone agrees with that from all (`NearestFrames.agreement`).
 
         None with a single sense or without a replay.
         """

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from configs.runs.sights import GAP, MISSING, Strip
+from configs.runs.camera_strip import GAP, MISSING, Strip
 from envs.cameras import frame
 from envs.make import ENDLESS, episode_limit
 from envs.settings import TaskConfig
@@ -22,13 +22,13 @@ from policies.agent import Agent
 from policies.decision import Decision
 from policies.glyphs.glyph import glyph
 from policies.glyphs.ink import draw, picture
-from policies.memories import Memories
+from policies.nearest_frames import NearestFrames
 from policies.storage.files import replace_file
 from policies.tokens.curves import Curve
 from policies.tokens.notation import plan_bytes
 from policies.tokens.vocabulary import Move
 from policies.training.episodes import Episodes, Step, episode_seed, play
-from sim.canvas import RenderingUnavailable
+from sim.renderer import RenderingUnavailable
 from sim.so101.tasks import ABSOLUTE
 from worldmodel.mppi import Plan
 from worldmodel.observation import Observation
@@ -45,7 +45,7 @@ def film(
     agent: Agent,
     say: Callable[[str], None],
     seed: int = 0,
-    memories: Memories | None = None,
+    memories: NearestFrames | None = None,
     tick: Callable[[], None] | None = None,
 ) -> bool:
     """Write one episode of `env` to `path` as an mp4 and close `env`. Returns whether the video was written.
@@ -112,7 +112,7 @@ class Reel:
     given `memories`, appears only if the agent has cameras.
     """
 
-    def __init__(self, agent: Agent, step_seconds: float, memories: Memories | None = None):
+    def __init__(self, agent: Agent, step_seconds: float, memories: NearestFrames | None = None):
         self.strip = Strip(agent, memories, step_seconds, WIDTH + HEIGHT * (agent.planner is not None))
         self.agent, self.step_seconds = agent, step_seconds
         self.drawn: Decision | None = None

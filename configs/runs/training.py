@@ -27,12 +27,12 @@ from envs.faults import EnvironmentFault, EnvironmentLost
 from envs.make import make
 from envs.wrappers import watched
 from policies.agent import Agent
-from policies.memories import Memories
+from policies.nearest_frames import NearestFrames
 from policies.storage.checkpoint import restore, save_checkpoint, versions
 from policies.storage.code_version import commit
 from policies.training.rollouts import Rollout, outcome, success_rates
 from robot.safety.signals import Stopped, handled
-from worldmodel.arithmetic import plan_gflop, update_gflop
+from worldmodel.flops import plan_gflop, update_gflop
 
 STOPPING = b"\nstopping at the end of this step, with a checkpoint; the same signal again stops at once, without one\n"
 
@@ -268,7 +268,7 @@ class Training:
             self._heed()
             path, agent = self.folder.path / "rollout.mp4", self.parts.evaluator(True, 0)
             env = watched(make(config.task, render=True, variation=config.randomise, senses=config.perceived))
-            memories = Memories.of(trainer.replay, agent.model) if config.perceived.cameras else None
+            memories = NearestFrames.of(trainer.replay, agent.model) if config.perceived.cameras else None
             film(path, env, config.task, agent, say, memories=memories, tick=self._heed)
         say(f"done: {self.folder.path}")
         return result

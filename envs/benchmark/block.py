@@ -3,10 +3,10 @@
 from pathlib import Path
 
 from policies.storage.files import replace_file
-from worldmodel.mistakes import Mistake
+from worldmodel.errors import UserError
 
 
-class BlockError(Mistake):
+class BlockError(UserError):
     """The markers of a block are missing, duplicated or in the wrong order."""
 
 

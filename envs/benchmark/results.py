@@ -11,11 +11,11 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from policies.storage.files import replace_file
-from worldmodel.mistakes import Mistake
+from worldmodel.errors import UserError
 from worldmodel.strict import build
 
 
-class ResultsError(Mistake):
+class ResultsError(UserError):
     """A results or metrics file is unusable; the one-line message says which, where, and what is expected."""
 
 
@@ -51,9 +51,9 @@ class Result:
         """Check for errors that would silently corrupt a table."""
         numbers = [value for value in vars(self).values() if isinstance(value, float)]
         if not all(map(math.isfinite, (*numbers, *self.returns))):
-            raise Mistake("a number is not finite")
+            raise UserError("a number is not finite")
         if len(self.returns) != self.episodes or not self.episodes:
-            raise Mistake(f"returns: {self.episodes} episodes, but {len(self.returns)} returns")
+            raise UserError(f"returns: {self.episodes} episodes, but {len(self.returns)} returns")
 
 
 COLUMNS = tuple(field.name for field in fields(Result))

@@ -13,7 +13,7 @@ from policies.codec.scaling import Scaling
 from policies.codec.spline_pca import SplinePCA
 from policies.settings import CodecConfig
 from policies.tokens.splines import design, ends
-from worldmodel.mistakes import Mistake
+from worldmodel.errors import UserError
 
 Parts = tuple[CodecConfig, Scaling, Events, SplinePCA, BitPacking]
 """The fields of a `Codec`, in order."""
@@ -75,7 +75,7 @@ def windows_of(episodes: list[np.ndarray], length: int, stride: int) -> Float[np
     """
     longest = max(map(len, episodes), default=0)
     if longest < length:
-        raise Mistake(f"{len(episodes)} episodes of at most {longest} steps: at least {length} are needed in one")
+        raise UserError(f"{len(episodes)} episodes of at most {longest} steps: at least {length} are needed in one")
     return np.stack([e[i : i + length] for e in episodes for i in range(0, len(e) - length + 1, stride)])
 
 
@@ -88,7 +88,7 @@ def _checked(episodes: list[np.ndarray], length: int) -> list[np.ndarray]:
             raise ValueError(f"episode {i}: a number that is not finite")
     longest = max(map(len, episodes))
     if longest <= length:
-        raise Mistake(f"length={length}: below the longest episode's {longest} steps")
+        raise UserError(f"length={length}: below the longest episode's {longest} steps")
     return [e for e in episodes if len(e) > length]
 
 

@@ -23,7 +23,7 @@ from policies.planner_link.messages import (
     hang_up,
     receive,
 )
-from worldmodel.mistakes import Mistake
+from worldmodel.errors import UserError
 
 RETRY_S = 0.5
 """Pause before each attempt to reconnect."""
@@ -99,7 +99,7 @@ class PlannerClient:
         pending, self._pending = self._pending, None
         try:
             answer = pending.result()
-        except (OSError, Mistake) as error:
+        except (OSError, UserError) as error:
             self._lose(error)
             return []
         self._since, self.reason = None, ""
@@ -145,7 +145,7 @@ class PlannerClient:
             self._say(f"the planner is lost: {self.reason}; connecting again")
 
     def _exchange(self, question: bytes) -> Answer:
-        """Send a question, and wait for the answer. Raises Mistake or OSError, after which the connection is closed."""
+        """Send a question, wait for the answer. Raises UserError or OSError, after which the connection is closed."""
         if (sock := self._socket) is None or sock.fileno() < 0:
             self._closed.wait(RETRY_S)
             sock = self.connect(resumes=True)

@@ -17,7 +17,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from worldmodel.mistakes import Mistake
+from worldmodel.errors import UserError
 
 MAGIC = b"SGM8"
 HEAD = struct.Struct(">4sII")
@@ -27,11 +27,11 @@ LONGEST_TEXT = 500
 CHUNK = 1 << 16
 
 
-class WrongMessage(Mistake):
+class WrongMessage(UserError):
     """Not a valid message; the error line says what is wrong."""
 
 
-class Refused(Mistake, ConnectionError):
+class Refused(UserError, ConnectionError):
     """The other side refuses to go on; the error line says why. `final`: it will not change its mind."""
 
     def __init__(self, reason: str, final: bool = False):

@@ -27,8 +27,8 @@ from policies.planner_link.messages import (
     receive,
     send,
 )
-from policies.words import WORDS, Words
-from worldmodel.mistakes import Mistake
+from policies.text_encoder import WORDS, Words
+from worldmodel.errors import UserError
 from worldmodel.mppi import PlanFault
 from worldmodel.observation import Observation
 from worldmodel.senses import LANGUAGE_KEY, STATE_KEY, is_image, stacked
@@ -84,7 +84,7 @@ class PlannerService:
         deadline = began + self._deadline_ms / 1000 if self._deadline_ms else None
         try:
             decision = self.agent.decide(self._observation(question), deadline=deadline)
-        except (Mistake, PlanFault) as fault:
+        except (UserError, PlanFault) as fault:
             return Refusal(str(fault))
         tokens, length = decision.sentence(0).numpy(), self.agent.curve.length
         actions = decision.actions[0, : int(decision.until[0])].numpy().copy()
@@ -134,8 +134,8 @@ class PlannerService:
                         if not isinstance(question, Question):
                             raise WrongMessage(f"{type(question).__name__}: only Questions follow Begin")
                         send(sock, self.answer(question))
-            except (OSError, Mistake) as error:
-                if isinstance(error, Mistake):
+            except (OSError, UserError) as error:
+                if isinstance(error, UserError):
                     with suppress(OSError):  # the robot may be gone
                         send(sock, Refusal(str(error)[:LONGEST_TEXT], getattr(error, "final", False)))
                 replaced = what == "gone" and self._socket is not sock
@@ -182,7 +182,7 @@ class PlannerService:
 def listening(address: str | int) -> Iterator[socket.socket]:
     """Listen at the path of a Unix socket, which only this user can reach, or at a port of 127.0.0.1 (0: any free one).
 
-    Raises Mistake if others may enter the socket's folder, or if another planner listens there; OSError.
+    Raises UserError if others may enter the socket's folder, or if another planner listens there; OSError.
     """
     if isinstance(address, int):
         with socket.create_server(("127.0.0.1", address)) as listener:
@@ -191,10 +191,10 @@ def listening(address: str | int) -> Iterator[socket.socket]:
     path = Path(address)
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     if path.parent.stat().st_mode & 0o077:
-        raise Mistake(f"address={path}: others may enter its folder; chmod 700 {path.parent}")
+        raise UserError(f"address={path}: others may enter its folder; chmod 700 {path.parent}")
     with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as probe:
         if probe.connect_ex(str(path)) == 0:
-            raise Mistake(f"address={path}: another planner listens there")
+            raise UserError(f"address={path}: another planner listens there")
         if path.is_socket():
             path.unlink()  # of one that was killed
         listener.bind(str(path))

@@ -28,9 +28,9 @@ from policies.storage.folders import (
 )
 from policies.storage.format import FORMAT, UNNUMBERED, check_format
 from policies.tokens.curves import Curve
-from worldmodel.mistakes import Mistake
+from worldmodel.errors import UserError
 from worldmodel.model import WorldModel
-from worldmodel.replay import Unfit
+from worldmodel.replay import ReplayMismatch
 from worldmodel.senses import STATE_KEY
 from worldmodel.senses import check as check_senses
 from worldmodel.settings import ModelConfig, PlannerConfig
@@ -152,8 +152,8 @@ def _spec(path: Path, saved: dict) -> AgentSpec:
         spec = build(AgentSpec, own, whole=True)
         check_senses(spec.senses)
         if spec.action_size < 1:
-            raise Mistake(f"action_size={spec.action_size}: at least 1")
-    except Mistake as error:
+            raise UserError(f"action_size={spec.action_size}: at least 1")
+    except UserError as error:
         raise FolderError(f"{path / CONFIG}: {error}") from error
     return spec
 
@@ -226,5 +226,5 @@ def restore(path: Path, training, warn: Callable[[str], None]) -> None:
     state |= {name: _fitting(like[name], path / f"{name}.safetensors") for name in ("model", "learner")}
     try:
         training.load_state_dict(state, warn)
-    except Unfit as error:
+    except ReplayMismatch as error:
         raise FolderError(f"{path}: does not fit this run ({error})") from error

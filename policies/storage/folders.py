@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save, save_file
 from torch import Tensor
 
 from policies.storage.files import sync, write_synced
-from worldmodel.mistakes import Mistake
+from worldmodel.errors import UserError
 
 MANIFEST = "manifest.json"
 OLD = ".old"
@@ -27,7 +27,7 @@ OLD = ".old"
 AT_FDCWD, RENAME_EXCHANGE = -100, 2  # linux/fcntl.h, linux/fs.h
 
 
-class FolderError(Mistake):
+class FolderError(UserError):
     """A saved folder cannot be read; the message names the file and what is wrong with it."""
 
 

@@ -10,7 +10,7 @@ from reprlib import repr as short
 import numpy as np
 
 from policies.tokens.vocabulary import KINDS, Look, Move, Sentence, Token, checked, kind
-from worldmodel.mistakes import Mistake
+from worldmodel.errors import UserError
 from worldmodel.strict import build
 
 
@@ -25,13 +25,13 @@ def from_plain(data: object) -> Sentence:
     Raises ValueError naming the token, what is wrong with it and what is expected.
     """
     if not isinstance(data, list):
-        raise Mistake(f"a sentence is a list of tokens, not {type(data).__name__}")
+        raise UserError(f"a sentence is a list of tokens, not {type(data).__name__}")
     tokens = []
     for i, item in enumerate(data):
         try:
             tokens.append(_token(item))
-        except Mistake as error:
-            raise Mistake(f"token {i + 1} of {len(data)}: {error}") from error
+        except UserError as error:
+            raise UserError(f"token {i + 1} of {len(data)}: {error}") from error
     return checked(tokens)
 
 
@@ -52,20 +52,20 @@ def read_sentence(path: Path, places: bool = False) -> Sentence:
     try:
         plain = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise Mistake(f"sentence={path}: {error.strerror}; a JSON file, a list of tokens") from error
+        raise UserError(f"sentence={path}: {error.strerror}; a JSON file, a list of tokens") from error
     except (ValueError, RecursionError) as error:
-        raise Mistake(f"sentence={path}: not JSON ({error}); a list of tokens, as in docs/glyph.json") from error
+        raise UserError(f"sentence={path}: not JSON ({error}); a list of tokens, as in docs/glyph.json") from error
     if isinstance(plain, dict) and plain.keys() == {"task", "places", "tokens"}:
         if places and plain["places"] is not True:
-            raise Mistake(
+            raise UserError(
                 f"sentence={path}: a plan for {short(plain['task'])}, whose actions are not places of the arm's joints "
                 "(task.control=absolute); semagram-tokens draw draws it"
             )
         plain = plain["tokens"]
     try:
         return from_plain(plain)
-    except Mistake as error:
-        raise Mistake(f"sentence={path}: {error}") from error
+    except UserError as error:
+        raise UserError(f"sentence={path}: {error}") from error
 
 
 def _plain(value):
@@ -76,25 +76,25 @@ def _plain(value):
 
 def _token(item) -> Token:
     if not isinstance(item, dict):
-        raise Mistake(f"{short(item)}: a dict of a kind and its parameters, e.g. {{'kind': 'grip', 'level': 0}}")
+        raise UserError(f"{short(item)}: a dict of a kind and its parameters, e.g. {{'kind': 'grip', 'level': 0}}")
     name = item.get("kind")
     if not isinstance(name, str) or name not in KINDS:
-        raise Mistake(f"kind={short(name)}: one of {', '.join(KINDS)}")
+        raise UserError(f"kind={short(name)}: one of {', '.join(KINDS)}")
     values = {key: value for key, value in item.items() if key != "kind"}
     for key in ("points", "spread") if KINDS[name] is Move else ():
         if key in values and (key, values[key]) != ("spread", None):
             values[key] = _matrix(values[key], f"{name}.{key}")
     where = values.get("where") if KINDS[name] is Look else None
     if isinstance(where, list) and len(where) != 3:
-        raise Mistake(f"{name}.where={short(where)}: three numbers, in metres")
+        raise UserError(f"{name}.where={short(where)}: three numbers, in metres")
     return build(KINDS[name], values, f"{name}.")
 
 
 def _matrix(value, where: str) -> np.ndarray:
     rows = value if isinstance(value, list) else []
     if not rows or any(not isinstance(row, list) or not row or len(row) != len(rows[0]) for row in rows):
-        raise Mistake(f"{where}: a list of rows, one for each control point, all of one length")
+        raise UserError(f"{where}: a list of rows, one for each control point, all of one length")
     for x in (x for row in rows for x in row):
         if isinstance(x, bool) or not isinstance(x, int | float) or not abs(x) <= sys.float_info.max:
-            raise Mistake(f"{where}={short(x)}: a finite number")
+            raise UserError(f"{where}={short(x)}: a finite number")
     return np.array(rows, dtype=float)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from worldmodel.mistakes import Mistake
+from worldmodel.errors import UserError
 from worldmodel.ranges import check
 
 SHORTEST, LONGEST = 0.001, 60.0
@@ -47,12 +47,14 @@ class Move:
         check("move.", self, "seconds", low=SHORTEST, high=LONGEST)
         object.__setattr__(self, "points", _matrix(self.points, "move.points", -1, 1))
         if len(self.points) > MOST:
-            raise Mistake(f"move.points: {len(self.points)} control points; at most {MOST}")
+            raise UserError(f"move.points: {len(self.points)} control points; at most {MOST}")
         check("move.", self, "degree", low=0, high=len(self.points) - 1, why=f" for {len(self.points)} control points")
         if self.spread is not None:
             object.__setattr__(self, "spread", _matrix(self.spread, "move.spread", 0, np.inf))
             if self.spread.shape != self.points.shape:
-                raise Mistake(f"move.spread: shape {self.spread.shape}, {self.points.shape} is needed, as move.points")
+                raise UserError(
+                    f"move.spread: shape {self.spread.shape}, {self.points.shape} is needed, as move.points"
+                )
 
     @classmethod
     def of(cls, points: Float[np.ndarray, " P"], control_points: int, degree: int, seconds: float) -> "Move":
@@ -112,7 +114,7 @@ class Look:
         """Raise ValueError for a name that is not one line of text, or a place that is not three finite numbers."""
         _line(self.what, "look.what")
         if self.where is not None and (len(self.where) != 3 or not np.isfinite(self.where).all()):
-            raise Mistake(f"look.where={self.where}: three finite numbers, in metres")
+            raise UserError(f"look.where={self.where}: three finite numbers, in metres")
 
     def __str__(self) -> str:
         """Format as e.g. look(cup) or look(cup at 0.2, 0, 0.05)."""
@@ -175,10 +177,10 @@ def checked(sentence: Iterable[Token]) -> Sentence:
     result = tuple(sentence)
     for i, token in enumerate(result[:-1]):
         if isinstance(token, Stop):
-            raise Mistake(f"token {i + 1} of {len(result)}: stop ends a sentence, nothing can follow it")
+            raise UserError(f"token {i + 1} of {len(result)}: stop ends a sentence, nothing can follow it")
     widths = {token.points.shape[1] for token in result if isinstance(token, Move)}
     if len(widths) > 1:
-        raise Mistake(f"move.points: {' and '.join(map(str, sorted(widths)))} columns in one sentence; all the same")
+        raise UserError(f"move.points: {' and '.join(map(str, sorted(widths)))} columns in one sentence; all the same")
     return result
 
 
@@ -189,15 +191,15 @@ def _matrix(value: np.ndarray, name: str, low: float, high: float) -> np.ndarray
     """
     result = np.array(value, dtype=float)
     if result.ndim != 2 or 0 in result.shape:
-        raise Mistake(f"{name}: shape {result.shape}; a matrix of control points x dimensions")
+        raise UserError(f"{name}: shape {result.shape}; a matrix of control points x dimensions")
     wrong = np.argwhere(~((result >= low) & (result <= high)))
     if len(wrong):
         k, a = wrong[0]
-        raise Mistake(f"{name}[{k}, {a}]={result[k, a]:g}: from {low} to {high}")
+        raise UserError(f"{name}[{k}, {a}]={result[k, a]:g}: from {low} to {high}")
     result.flags.writeable = False
     return result
 
 
 def _line(value: str, name: str) -> None:
     if not value.strip() or not value.isprintable():
-        raise Mistake(f"{name}={value!r}: one line of text")
+        raise UserError(f"{name}={value!r}: one line of text")

@@ -1,1 +1,1 @@
-"""Training and evaluation loops: episodes, exploration noise, experts, rollouts."""
+"""Training and evaluation loops: episodes, experts, rollouts."""

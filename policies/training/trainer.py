@@ -173,7 +173,7 @@ class Trainer:
         }
 
     def load_state_dict(self, saved: Mapping, warn: Callable[[str], None]) -> None:
-        """Restore what `state_dict` returned. Raises Unfit if the replay is another one.
+        """Restore what `state_dict` returned. Raises ReplayMismatch if the replay is another one.
 
         The environments are brought back to where they were by repeating the running episodes' actions from the same
         seeds. If one does not arrive at the same observation (it is not deterministic), or the replay no longer holds

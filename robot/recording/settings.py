@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from robot.arm_options import CAMERAS, SIM, ArmConfig, unused
 from sim.so101.tasks import SCRIPTED, TASKS
-from worldmodel.mistakes import Mistake
+from worldmodel.errors import UserError
 from worldmodel.ranges import check
 
 EXPERT, POLICY, TELEOP = "expert", "policy", "teleop"
@@ -43,16 +43,16 @@ class RecordConfig(ArmConfig):
     def __post_init__(self):
         """Raise ValueError for a value out of range, or one that is incompatible with the others."""
         if not self.dataset:
-            raise Mistake("dataset=: the folder to record to, e.g. dataset=runs/touch-demos")
+            raise UserError("dataset=: the folder to record to, e.g. dataset=runs/touch-demos")
         if self.by not in BY:
-            raise Mistake(f"by={self.by}: one of {', '.join(BY)}")
+            raise UserError(f"by={self.by}: one of {', '.join(BY)}")
         if self.paced not in ("auto", "true", "false"):
-            raise Mistake(f"paced={self.paced}: one of auto, true, false")
+            raise UserError(f"paced={self.paced}: one of auto, true, false")
         check("", self, "episodes threads", low=1)
         check("", self, "seconds reset_seconds", low=0, high=3600)
         check("", self, "control_hz", low=5, high=100)
         if self.seconds and round(self.seconds * self.control_hz) < 2:
-            raise Mistake(f"seconds={self.seconds:g}: two steps at least, {2 / self.control_hz:.3g} s")
+            raise UserError(f"seconds={self.seconds:g}: two steps at least, {2 / self.control_hz:.3g} s")
         check("", self, "seed", low=0, high=2**32 - 1)
         self._check_robot()
         self._check_by()
@@ -78,37 +78,37 @@ class RecordConfig(ArmConfig):
         super().__post_init__()
         if self.simulated and self.task_name not in TASKS:
             names = ", ".join(name.removeprefix(PREFIX) for name in TASKS)
-            raise Mistake(f"task={self.task}: one of {names}")
+            raise UserError(f"task={self.task}: one of {names}")
         if not self.simulated and not (self.sentence or self.task_name in TASKS):
-            raise Mistake("sentence=: what is done, in words, e.g. sentence='Put the cube in the bowl.'")
+            raise UserError("sentence=: what is done, in words, e.g. sentence='Put the cube in the bowl.'")
         if not self.simulated and self.paced == "false":
-            raise Mistake(f"paced=false: only with robot={SIM}")
+            raise UserError(f"paced=false: only with robot={SIM}")
         for name in self.cameras:
             if not self.simulated or name not in CAMERAS:
-                raise Mistake(
+                raise UserError(
                     f"cameras=[{name}]: with robot={SIM}, any of {', '.join(CAMERAS)}; a real arm's are robot_cameras"
                 )
         if self.robot_cameras and self.simulated:
-            raise Mistake(f"robot_cameras=: not with robot={SIM}; its cameras are any of {', '.join(CAMERAS)}")
+            raise UserError(f"robot_cameras=: not with robot={SIM}; its cameras are any of {', '.join(CAMERAS)}")
         least = LEAST_OF_VIDEO if self.video else 16
         for key, value in self.camera.items():
             if key not in ("width", "height") or not isinstance(value, int) or not least <= value <= 4096:
                 smaller = "; from 16 with video=false" if self.video else ""
-                raise Mistake(f"camera.{key}={value}: width and height, from {least} to 4096 pixels{smaller}")
+                raise UserError(f"camera.{key}={value}: width and height, from {least} to 4096 pixels{smaller}")
             if not self.cameras and value != CAMERA[key]:
-                raise Mistake(f"camera.{key}={value}: only with cameras=, in simulation")
+                raise UserError(f"camera.{key}={value}: only with cameras=, in simulation")
 
     def _check_by(self) -> None:
         if self.by == TELEOP and not self.teleop.get("type"):
-            raise Mistake("teleop.type=: any of LeRobot's teleoperators, e.g. teleop.type=so101_leader")
+            raise UserError("teleop.type=: any of LeRobot's teleoperators, e.g. teleop.type=so101_leader")
         if self.by != TELEOP and any(self.teleop.values()):
-            raise Mistake(f"teleop.type={self.teleop.get('type')}: only with by={TELEOP}")
+            raise UserError(f"teleop.type={self.teleop.get('type')}: only with by={TELEOP}")
         if (self.by == POLICY) != bool(self.checkpoint):
-            raise Mistake(f"checkpoint={self.checkpoint}: a run folder or a checkpoint, with by={POLICY}")
+            raise UserError(f"checkpoint={self.checkpoint}: a run folder or a checkpoint, with by={POLICY}")
         if self.by != POLICY:
             unused(self, "planner device threads", f"only with by={POLICY}")
         if self.by != TELEOP and not self.simulated:
-            raise Mistake(f"by={self.by}: only with robot={SIM}, which tells where its things are; by={TELEOP}")
+            raise UserError(f"by={self.by}: only with robot={SIM}, which tells where its things are; by={TELEOP}")
         if self.by == EXPERT and self.task_name not in SCRIPTED:
             names = ", ".join(name.removeprefix(PREFIX) for name in SCRIPTED)
-            raise Mistake(f"task={self.task}: scripts exist for {names}; by={POLICY} or by={TELEOP} for the others")
+            raise UserError(f"task={self.task}: scripts exist for {names}; by={POLICY} or by={TELEOP} for the others")

@@ -19,7 +19,7 @@ TAIL_S = 0.2
 
 
 class StateEstimator(Protocol):
-    """Derives the task's state from the arm's joints (`envs.mirror`)."""
+    """Derives the task's state from the arm's joints (`envs.state_estimator`)."""
 
     @property
     def targets(self) -> Targets:

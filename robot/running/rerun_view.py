@@ -14,7 +14,7 @@ from robot.loop import Step
 from robot.running.plan_follower import PlanFollower
 from robot.running.sinks import Nothing, sentence
 from robot.safety.faults import in_one_line
-from worldmodel.mistakes import Mistake
+from worldmodel.errors import UserError
 from worldmodel.settings import TokenConfig
 
 WAITING = 8  # ticks that may queue for logging; if the viewer hangs, further ones are dropped
@@ -38,7 +38,7 @@ class Rerun(Nothing):
         try:
             import rerun
         except ImportError as error:
-            raise Mistake("viewer=rerun: not installed; uv pip install rerun-sdk, or viewer=terminal") from error
+            raise UserError("viewer=rerun: not installed; uv pip install rerun-sdk, or viewer=terminal") from error
         self._rerun, self._token, self._hz = rerun, token, hz
         self._tick, self._told, self._named, self._began = 0, "", False, time.monotonic()
         self._broken = False  # logging failed and was given up
@@ -102,7 +102,7 @@ class Rerun(Nothing):
             self._stream.flush(timeout_sec=COMES_UP_S)
         except RuntimeError as error:
             why = "the viewer does not come up, as without a screen; viewer_file=run.rrd leaves a file for elsewhere"
-            raise Mistake(f"viewer=rerun: {why}") from error
+            raise UserError(f"viewer=rerun: {why}") from error
 
     def _later(self, log: Callable[[], None]) -> None:
         with contextlib.suppress(queue.Full):

@@ -25,7 +25,7 @@ from robot.safety.gate import Command, Gate, Margins
 from robot.safety.input_check import Stamped
 from robot.safety.signals import Stopped, StopSignals
 from robot.ticks import Clock
-from worldmodel.mistakes import Mistake
+from worldmodel.errors import UserError
 
 SUFFIX = ".pos"
 BRAKE_PERIOD_S = 0.01
@@ -54,14 +54,14 @@ class GatedRobot(Robot):
         names = [key.removesuffix(SUFFIX) for key in robot.action_features if key.endswith(SUFFIX)]
         others = [key for key in robot.action_features if not key.endswith(SUFFIX)]
         if others or set(names) != set(gate.limits.names):
-            raise Mistake(
+            raise UserError(
                 f"{robot.name}: is commanded by {', '.join(robot.action_features)}; "
                 f"the limits are for {', '.join(name + SUFFIX for name in gate.limits.names)}"
             )
         if getattr(robot.config, "max_relative_target", None) is not None:
-            raise Mistake("max_relative_target: leave it unset, the gate's step limit does its work")
+            raise UserError("max_relative_target: leave it unset, the gate's step limit does its work")
         if not getattr(robot.config, "use_degrees", True):
-            raise Mistake("use_degrees=false: leave it unset, the gate's limits are in degrees")
+            raise UserError("use_degrees=false: leave it unset, the gate's limits are in degrees")
         self.robot = robot
         self.config, self.config_class, self.name = robot.config, robot.config_class, robot.name
         self.robot_type, self.id = robot.robot_type, robot.id

@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
-from worldmodel.mistakes import Mistake
+from worldmodel.errors import UserError
 from worldmodel.ranges import check
 
 SLOWEST_STOP_S = 10.0
@@ -36,9 +36,9 @@ class JointLimits:
         check("", self, "low high", low=-1e6, high=1e6)
         check("", self, "rate acceleration step stall", low=1e-3, high=1e6)
         if self.low >= self.high:
-            raise Mistake(f"low={self.low}: below high, {self.high}")
+            raise UserError(f"low={self.low}: below high, {self.high}")
         if self.rate > SLOWEST_STOP_S * self.acceleration:
-            raise Mistake(f"rate={self.rate}: at most {SLOWEST_STOP_S:g} s of acceleration, {self.acceleration}")
+            raise UserError(f"rate={self.rate}: at most {SLOWEST_STOP_S:g} s of acceleration, {self.acceleration}")
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Box:
         for axis in "xyz":
             low, high = getattr(self, f"{axis}_low"), getattr(self, f"{axis}_high")
             if low >= high:
-                raise Mistake(f"box.{axis}_low={low}: below box.{axis}_high, {high}")
+                raise UserError(f"box.{axis}_low={low}: below box.{axis}_high, {high}")
 
     @property
     def low(self) -> np.ndarray:
@@ -89,10 +89,10 @@ class Limits:
     def __post_init__(self):
         """Raise ValueError without joints, or for a time that is not positive or above 60 s."""
         if not self.joints:
-            raise Mistake("joints: at least one")
+            raise UserError("joints: at least one")
         for name, joint in self.joints.items():
             if not isinstance(joint, JointLimits):
-                raise Mistake(f"joints.{name}={joint}: JointLimits")
+                raise UserError(f"joints.{name}={joint}: JointLimits")
         check("", self, "observation_age_s goal_age_s loop_s stall_s", above=0, high=60)
 
     @property
@@ -135,7 +135,7 @@ def so101(preset: str = "careful", calibration: Mapping | None = None) -> Limits
     a joint or has no range.
     """
     if preset not in PRESETS:
-        raise Mistake(f"limits={preset}: one of {', '.join(PRESETS)}")
+        raise UserError(f"limits={preset}: one of {', '.join(PRESETS)}")
     joints = {}
     for name, (low, high) in RANGES.items():
         rate, acceleration, step = _PACES[preset][name == GRIPPER]
@@ -155,8 +155,8 @@ def _half_range(name: str, calibration: Mapping) -> float:
     """
     entry = calibration.get(name)
     if entry is None:
-        raise Mistake(f"calibration: no joint {name!r}, only {', '.join(calibration) or 'none'}")
+        raise UserError(f"calibration: no joint {name!r}, only {', '.join(calibration) or 'none'}")
     half = (entry.range_max - entry.range_min) / 2 * TURN / COUNTS
     if not half > 2 * max(_EDGES.values()):
-        raise Mistake(f"calibration: {name} from {entry.range_min} to {entry.range_max}: no range; calibrate the arm")
+        raise UserError(f"calibration: {name} from {entry.range_min} to {entry.range_max}: no range; calibrate the arm")
     return half

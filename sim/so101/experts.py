@@ -11,9 +11,9 @@ from abc import ABC, abstractmethod
 import gymnasium
 import numpy as np
 
-from sim.impossible import Impossible
+from sim.errors import InvalidValue
 from sim.so101 import scene as so101
-from sim.so101.reach import ARM, DOWN, Pose, Reach, Reached
+from sim.so101.inverse_kinematics import ARM, DOWN, Pose, Reach, Reached
 from sim.so101.tasks import SCRIPTED
 
 RATES = np.array([2.0, 2.0, 2.0, 2.0, 2.0, 3.0])  # rad/s, rad/s^2: a little below the gate's normal limits
@@ -36,7 +36,7 @@ FELT_RAD, FIRM_RAD = 0.05, 0.13  # measured gripper angle minus target at which 
 LIFT_RATE = 0.12  # m/s
 
 
-class Unreachable(Impossible):
+class Unreachable(InvalidValue):
     """The object lies where the arm cannot reach it in the expert's way."""
 
 

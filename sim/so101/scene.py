@@ -13,9 +13,9 @@ from so101_nexus import PhysicsConfig, RenderConfig, RenderingQuality
 from so101_nexus.camera_utils import compute_angled_camera_params, compute_overhead_camera_params
 from so101_nexus.mujoco.base_env import SO101NexusMuJoCoBaseEnv
 
-from sim.canvas import View
 from sim.joints import JOINTS
 from sim.randomisation import Draw, Nominal
+from sim.renderer import View
 from sim.so101.tasks import TASKS
 from sim.variation import Variation
 

@@ -7,8 +7,8 @@ from copy import copy
 import mujoco
 import numpy as np
 
+from sim.errors import InvalidValue
 from sim.finite import finite
-from sim.impossible import Impossible
 from sim.joints import JOINTS
 from sim.twin.calibration import JointCalibration, preload, scale
 from sim.twin.model import REST, limits
@@ -150,8 +150,8 @@ class TwinArm:
 def _checked(what: str, given: Mapping, known: tuple[str, ...], size: int) -> dict:
     """Convert each named value to `size` finite numbers. Raises ValueError for unknown names or invalid values."""
     if not isinstance(given, Mapping):
-        raise Impossible(f"{given}: by the name of each {what}, {', '.join(known) or 'none'}")
+        raise InvalidValue(f"{given}: by the name of each {what}, {', '.join(known) or 'none'}")
     for name in given:
         if name not in known:
-            raise Impossible(f"{name}: no such {what}; one of {', '.join(known) or 'none'}")
+            raise InvalidValue(f"{name}: no such {what}; one of {', '.join(known) or 'none'}")
     return {name: finite(name, value, size) for name, value in given.items()}

@@ -5,7 +5,7 @@ import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from sim.impossible import Impossible
+from sim.errors import InvalidValue
 from sim.joints import GRIPPER, JOINTS
 from sim.twin.servo import STEPS, Servo
 
@@ -29,15 +29,15 @@ class JointCalibration:
         low, high, half = self.range_min, self.range_max, STEPS // 2
         for name, value in vars(self).items():
             if not isinstance(value, int) or isinstance(value, bool):
-                raise Impossible(f"{name}={value}: a whole number")
+                raise InvalidValue(f"{name}={value}: a whole number")
         if not 0 <= self.id < 254:
-            raise Impossible(f"id={self.id}: from 0 to 253")
+            raise InvalidValue(f"id={self.id}: from 0 to 253")
         if self.drive_mode != 0:
-            raise Impossible(f"drive_mode={self.drive_mode}: 0, as LeRobot writes it for an SO-101")
+            raise InvalidValue(f"drive_mode={self.drive_mode}: 0, as LeRobot writes it for an SO-101")
         if abs(self.homing_offset) >= half:
-            raise Impossible(f"homing_offset={self.homing_offset}: from {1 - half} to {half - 1}")
+            raise InvalidValue(f"homing_offset={self.homing_offset}: from {1 - half} to {half - 1}")
         if not 0 <= low < high < STEPS:
-            raise Impossible(f"range_min={low} range_max={high}: 0 <= min < max <= {STEPS - 1}")
+            raise InvalidValue(f"range_min={low} range_max={high}: 0 <= min < max <= {STEPS - 1}")
 
 
 @dataclass(frozen=True)
@@ -99,16 +99,16 @@ def read(path: Path | str) -> dict[str, JointCalibration]:
     try:
         entries = json.loads(Path(path).read_text(encoding="utf-8"))
     except ValueError as error:
-        raise Impossible(f"{path}: not a LeRobot calibration (JSON): {error}") from error
+        raise InvalidValue(f"{path}: not a LeRobot calibration (JSON): {error}") from error
     if not isinstance(entries, dict) or set(entries) != set(JOINTS):
         found = ", ".join(entries) if isinstance(entries, dict) else type(entries).__name__
-        raise Impossible(f"{path}: an SO-101's joints are {', '.join(JOINTS)}; it has {found}")
+        raise InvalidValue(f"{path}: an SO-101's joints are {', '.join(JOINTS)}; it has {found}")
     calibration = {}
     for joint in JOINTS:
         try:
             calibration[joint] = JointCalibration(**entries[joint])
         except (TypeError, ValueError) as error:
-            raise Impossible(f"{path}: {joint}: {error}") from error
+            raise InvalidValue(f"{path}: {joint}: {error}") from error
     if len(ids := {entry.id for entry in calibration.values()}) < len(calibration):
-        raise Impossible(f"{path}: two joints have one id: {ids}")
+        raise InvalidValue(f"{path}: two joints have one id: {ids}")
     return calibration

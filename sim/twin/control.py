@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
-from sim.impossible import Impossible
+from sim.errors import InvalidValue
 
 LONGEST_LINE = 65536
 
@@ -55,7 +55,7 @@ class ControlServer:
         try:
             request = json.loads(line)
             if not isinstance(request, dict):
-                raise Impossible(f'{line[:80]!r}: a JSON object, e.g. {{"do": "state"}}')
+                raise InvalidValue(f'{line[:80]!r}: a JSON object, e.g. {{"do": "state"}}')
             return {"ok": True, **self._handler(request)}
         except (ValueError, RecursionError) as error:  # the latter for JSON nested too deeply
             return {"ok": False, "error": " ".join(str(error).split())}
@@ -108,7 +108,7 @@ class TwinControl(closing):
             raise ConnectionError("the twin has closed its control channel")
         answer = json.loads(line)
         if not answer.pop("ok"):
-            raise Impossible(answer["error"])
+            raise InvalidValue(answer["error"])
         return answer
 
     def close(self) -> None:

@@ -5,8 +5,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from sim.errors import InvalidValue
 from sim.finite import finite
-from sim.impossible import Impossible
 from sim.joints import JOINTS
 from sim.twin.arm import TwinArm
 from sim.twin.settings import CABLES, FaultConfig
@@ -121,5 +121,5 @@ def _known(**given: str) -> str:
     ((what, name),) = given.items()
     known = CABLES if what == "cable" else JOINTS
     if name not in known:
-        raise Impossible(f"{what}={name}: one of {', '.join(known)}")
+        raise InvalidValue(f"{what}={name}: one of {', '.join(known)}")
     return name

@@ -5,7 +5,7 @@ from pathlib import Path
 import mujoco
 
 from sim.assets import asset
-from sim.impossible import Impossible
+from sim.errors import InvalidValue
 from sim.joints import JOINTS
 
 ARM = ("SO101_menagerie", "so101.xml")
@@ -23,16 +23,16 @@ def build(scene: Path | str | None = None) -> mujoco.MjModel:
     try:
         return _spec(path, bare=not scene).compile()
     except ValueError as error:
-        if isinstance(error, Impossible):
+        if isinstance(error, InvalidValue):
             raise
-        raise Impossible(f"{path}: not a MuJoCo scene: {error}") from error
+        raise InvalidValue(f"{path}: not a MuJoCo scene: {error}") from error
 
 
 def _spec(path: Path, bare: bool) -> mujoco.MjSpec:
     spec = mujoco.MjSpec.from_file(str(path))
     for kind, names in (("joint", {j.name for j in spec.joints}), ("actuator", {a.name for a in spec.actuators})):
         if missing := [joint for joint in JOINTS if joint not in names]:
-            raise Impossible(f"{path}: no {kind} {', '.join(missing)}; an SO-101 has {', '.join(JOINTS)}")
+            raise InvalidValue(f"{path}: no {kind} {', '.join(missing)}; an SO-101 has {', '.join(JOINTS)}")
     _undress(spec)
     if bare:
         spec.worldbody.add_geom(name="table", type=mujoco.mjtGeom.mjGEOM_PLANE, size=[0, 0, 0.05])

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sim.impossible import Impossible
+from sim.errors import InvalidValue
 from sim.joints import JOINTS
 
 CABLES = ("usb", "power", *JOINTS)
@@ -37,11 +37,11 @@ class FaultConfig:
         for name, value in vars(self).items():
             known = CABLES if name == "cable" else JOINTS
             if isinstance(value, str) and value not in ("", *known):
-                raise Impossible(f"faults.{name}={value}: one of {', '.join(known)}")
+                raise InvalidValue(f"faults.{name}={value}: one of {', '.join(known)}")
             if name in ("lost", "corrupted") and not 0 <= value <= 1:
-                raise Impossible(f"faults.{name}={value}: a share, from 0 to 1")
+                raise InvalidValue(f"faults.{name}={value}: a share, from 0 to 1")
             if not isinstance(value, str) and not 0 <= value < math.inf:
-                raise Impossible(f"faults.{name}={value}: at least 0")
+                raise InvalidValue(f"faults.{name}={value}: at least 0")
 
 
 @dataclass(frozen=True)
@@ -57,9 +57,9 @@ class TwinConfig:
     def __post_init__(self):
         """Raise ValueError if there is no port file, or if the control channel's path is too long."""
         if not self.port_file:
-            raise Impossible("port_file=: a file to write the port's name to, e.g. port_file=runs/twin/port")
+            raise InvalidValue("port_file=: a file to write the port's name to, e.g. port_file=runs/twin/port")
         if len(str(self.control_path).encode()) > LONGEST_SOCKET:
-            raise Impossible(f"control_file={self.control_path}: a path of at most {LONGEST_SOCKET} bytes")
+            raise InvalidValue(f"control_file={self.control_path}: a path of at most {LONGEST_SOCKET} bytes")
 
     @property
     def control_path(self) -> Path:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sim.impossible import Impossible
+from sim.errors import InvalidValue
 from sim.twin.arm import TwinArm
 from sim.twin.control import ControlServer
 from sim.twin.faults import Faults, Line
@@ -143,11 +143,11 @@ class Twin:
         }
         verb = request.pop("do", None)
         if not isinstance(verb, str) or verb not in verbs:
-            raise Impossible(f"do={verb}: one of {', '.join(verbs)}")
+            raise InvalidValue(f"do={verb}: one of {', '.join(verbs)}")
         try:
             signature(verbs[verb]).bind(**request)
         except TypeError as error:
-            raise Impossible(f"{verb}: {error}") from error
+            raise InvalidValue(f"{verb}: {error}") from error
         return verbs[verb](**request) or {}
 
     def summary(self) -> dict:

@@ -20,7 +20,7 @@ from configs.arm.planning import begin_of, planner_client
 from configs.arm.priority import hurry
 from configs.arm.twin_process import TwinProcess
 from configs.runs.loading import task_of
-from envs.mirror import Mirror
+from envs.state_estimator import Mirror
 from policies.storage.checkpoint import find_checkpoint, read_spec
 from robot.arms import connect, gated, twin
 from robot.loop import Loop

@@ -7,8 +7,8 @@ import torch
 
 from configs.runs.assembly import Assembly
 from configs.schema import TrainConfig
-from worldmodel.arithmetic import plan_gflop, update_gflop
 from worldmodel.batch import Batch
+from worldmodel.flops import plan_gflop, update_gflop
 from worldmodel.frames import FrameHistory
 from worldmodel.mppi import WarmStart
 from worldmodel.senses import STATE_KEY

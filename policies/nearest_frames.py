@@ -15,7 +15,7 @@ AT_ONCE = 50  # moments encoded per batch; 1000 at once would take 22 GB with 51
 
 
 @dataclass(frozen=True)
-class Memories:
+class NearestFrames:
     """N moments (observations) from a replay: the newest frame of each camera (N, H, W, 3), and the latents (N, D).
 
     `alone`: for each sense, the latents (N, D) encoded from it alone; `there`: where (N,) that sense was present.
@@ -27,7 +27,7 @@ class Memories:
     there: dict[str, Tensor]
 
     @classmethod
-    def of(cls, replay: Replay, model: WorldModel, count: int = 1000, seed: int = 0) -> "Memories":
+    def of(cls, replay: Replay, model: WorldModel, count: int = 1000, seed: int = 0) -> "NearestFrames":
         """Sample `count` moments uniformly from the replay. Raises ValueError if it holds no step."""
         env, row = sample_starts(replay, count, torch.Generator().manual_seed(seed))
         some = [cls._at(replay, model, *each) for each in zip(env.split(AT_ONCE), row.split(AT_ONCE), strict=True)]
@@ -40,7 +40,7 @@ class Memories:
 
     @classmethod
     @torch.no_grad()
-    def _at(cls, replay: Replay, model: WorldModel, env: Int[Tensor, " N"], row: Int[Tensor, " N"]) -> "Memories":
+    def _at(cls, replay: Replay, model: WorldModel, env: Int[Tensor, " N"], row: Int[Tensor, " N"]) -> "NearestFrames":
         """Return the moments at these rows of these environments."""
         seen = window_at(replay, env, row, 1, 1).seen.map(lambda x: x[0])
         newest = {key: value[:, 0] for key, value in seen.values.items() if naming.is_image(key)}

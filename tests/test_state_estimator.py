@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from envs.make import make
-from envs.mirror import Mirror, scene_bodies
 from envs.settings import TaskConfig
+from envs.state_estimator import Mirror, scene_bodies
 from robot.units import TICK_RAD, Units
 from sim.so101 import scene as so101
 from worldmodel.senses import STATE_KEY

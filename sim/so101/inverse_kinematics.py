@@ -10,7 +10,7 @@ import mujoco
 import numpy as np
 from scipy.optimize import least_squares
 
-from sim.so101.fingertip import SITE
+from sim.so101.forward_kinematics import SITE
 
 ARM = 5  # joints before the gripper
 MARGIN_RAD = 0.04  # kept from the ends of the joints' ranges

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from worldmodel.mistakes import Mistake
+from worldmodel.errors import UserError
 from worldmodel.senses import LANGUAGE_KEY
 
 TABLE, TOKENIZER = "weights/l2_supercat_256.safetensors", "tokenizers/l2_supercat_tokenizer_config.json"
@@ -85,7 +85,7 @@ class Words:
 
         found = find_spec("wordllama")
         if found is None or found.origin is None:
-            raise Mistake(f"{LANGUAGE_KEY}: the package wordllama, which holds the words' vectors, is not installed")
+            raise UserError(f"{LANGUAGE_KEY}: the package wordllama, which holds the words' vectors, is not installed")
         folder = Path(found.origin).parent
         self._tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
         (table,) = load_file(folder / TABLE).values()
@@ -115,7 +115,7 @@ def _plain(sentence: str | None, at: int) -> str:
     """Return the sentence in normalised form. Raises ValueError, naming its position `at`, if nothing is left."""
     words = "" if sentence is None else " ".join(sentence.casefold().split()).rstrip(".! ")
     if not words:
-        raise Mistake(
+        raise UserError(
             f"{LANGUAGE_KEY}: sentence {at} is {sentence!r}, without text; it says what to do, e.g. 'walk forward'"
         )
     return words

@@ -5,7 +5,7 @@ from PIL import Image, ImageDraw
 
 from policies.agent import Agent
 from policies.decision import Decision
-from policies.memories import Memories, imagined
+from policies.nearest_frames import NearestFrames, imagined
 from worldmodel import senses as naming
 from worldmodel.observation import Observation
 
@@ -20,7 +20,7 @@ class Strip:
     moment whose latent is nearest to the imagined one; without `memories` there is none.
     """
 
-    def __init__(self, agent: Agent, memories: Memories | None, step_seconds: float, width: int):
+    def __init__(self, agent: Agent, memories: NearestFrames | None, step_seconds: float, width: int):
         self.agent, self.memories, self.width, self.step = agent, memories, width, step_seconds
         self.cameras = [key for key in agent.model.senses if naming.is_image(key)]
         self.height = len(self.cameras) * (TILE + CAPTION)

@@ -1,7 +1,7 @@
 """A member of a sweep (`-m`) as a process of its own: what ends one leaves the others alone.
 
-`python -m configs.member <process id of its parent> <command> <arguments>` is `python -m configs.<command>` that gets a
-SIGTERM when its parent ends (Linux).
+`python -m configs.sweep_member <process id of its parent> <command> <arguments>` is `python -m configs.<command>` that
+gets a SIGTERM when its parent ends (Linux).
 """
 
 import importlib
@@ -35,7 +35,7 @@ def play(name: str, folder: Path) -> dict:
     started = time.monotonic()
     with open(folder / "log.txt", "ab") as log:
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "configs.member", str(os.getpid()), name, *places, *words],
+            [sys.executable, "-P", "-m", "configs.sweep_member", str(os.getpid()), name, *places, *words],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=log,

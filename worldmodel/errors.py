@@ -1,7 +1,7 @@
 """Errors and warnings that are reported to the user in one line."""
 
 
-class Mistake(ValueError):
+class UserError(ValueError):
     """Raised for invalid user input; its one-line message says what is wrong and what would be valid."""
 
 

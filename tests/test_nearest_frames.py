@@ -7,10 +7,10 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-from configs.runs.sights import CAPTION, GAP, MISSING, TILE, Strip, fitting
-from policies import memories as module
+from configs.runs.camera_strip import CAPTION, GAP, MISSING, TILE, Strip, fitting
+from policies import nearest_frames as module
 from policies.agent import Agent
-from policies.memories import Memories, imagined, nearest
+from policies.nearest_frames import NearestFrames, imagined, nearest
 from policies.tokens.curves import Curve
 from worldmodel.observation import Observation
 from worldmodel.planner import Planner
@@ -47,17 +47,17 @@ def model(toys):
 
 
 def test_a_moment_is_nearest_to_its_own_latent(model, replay):
-    memories = Memories.of(replay, model, 30)
+    memories = NearestFrames.of(replay, model, 30)
     assert memories.latents.shape == (30, 16)
     assert torch.equal(memories.expected(FRONT, memories.latents), memories.frames[FRONT])
 
 
 def test_what_is_remembered_is_the_same_in_however_many_parts_it_is_encoded(model, replay, monkeypatch):
     replay.present[0, ::3, 1] = False
-    whole = Memories.of(replay, model, 40)
+    whole = NearestFrames.of(replay, model, 40)
     assert module.AT_ONCE >= 40
     monkeypatch.setattr(module, "AT_ONCE", 7)
-    split = Memories.of(replay, model, 40)
+    split = NearestFrames.of(replay, model, 40)
     assert torch.equal(split.frames[FRONT], whole.frames[FRONT])
     torch.testing.assert_close(split.latents, whole.latents)
     for key in SENSES:
@@ -68,18 +68,18 @@ def test_what_is_remembered_is_the_same_in_however_many_parts_it_is_encoded(mode
 
 def test_only_what_a_camera_saw_is_expected_of_it(model, replay):
     replay.present[0, ::2, list(SENSES).index(FRONT)] = False
-    half = Memories.of(replay, model, 200)
+    half = NearestFrames.of(replay, model, 200)
     saw = half.there[FRONT]
     assert 0.2 < saw.float().mean() < 0.8 and half.there[STATE_KEY].all()
     at = nearest(half.latents, half.latents, saw)
     assert saw[at].all() and torch.equal(half.expected(FRONT, half.latents), half.frames[FRONT][at])
     assert torch.equal(half.frames[FRONT][at][saw], half.frames[FRONT][saw])
     replay.present[0, :, list(SENSES).index(FRONT)] = False
-    assert Memories.of(replay, model, 9).expected(FRONT, half.latents).shape == (0, 16, 16, 3)
+    assert NearestFrames.of(replay, model, 9).expected(FRONT, half.latents).shape == (0, 16, 16, 3)
 
 
 def test_the_latent_of_a_moment_is_what_the_agent_would_have_had(model, replay):
-    memories = Memories.of(replay, model, 12)
+    memories = NearestFrames.of(replay, model, 12)
     rows = {replay.seen[FRONT][0, row].numpy().tobytes(): row for row in range(41)}
     for frame, latent in zip(memories.frames[FRONT], memories.latents, strict=True):
         row = torch.tensor([rows[frame.numpy().tobytes()]])
@@ -91,7 +91,7 @@ def test_the_latent_of_a_moment_is_what_the_agent_would_have_had(model, replay):
 
 
 def test_agreement_is_one_where_a_sense_says_all_and_small_where_it_says_nothing(model, replay):
-    memories = Memories.of(replay, model, 200)
+    memories = NearestFrames.of(replay, model, 200)
     same = dataclasses.replace(memories, alone=dict.fromkeys(SENSES, memories.latents))
     assert same.agreement() == {"state": 1.0, "images.front": 1.0}
     other = dataclasses.replace(memories, alone=dict.fromkeys(SENSES, memories.latents.roll(7, 0)))
@@ -99,25 +99,25 @@ def test_agreement_is_one_where_a_sense_says_all_and_small_where_it_says_nothing
 
 
 def test_agreement_is_of_the_moments_in_which_a_sense_was_there_and_not_alone(model, replay):
-    memories = Memories.of(replay, model, 200)
+    memories = NearestFrames.of(replay, model, 200)
     whole = memories.agreement()
     assert all(memories.beside[key].all() for key in SENSES)
     at = list(SENSES).index(FRONT)
     replay.present[0, ::2, at] = False
-    dark = Memories.of(replay, model, 200)
+    dark = NearestFrames.of(replay, model, 200)
     here = dark.beside[FRONT]
     assert 0.2 < here.float().mean() < 0.8
     assert torch.equal(here, dark.beside[STATE_KEY])  # the state was alone where the camera was dark
     assert dark.agreement() == pytest.approx(whole, abs=0.15)
     replay.present[0, :, at] = False
-    assert Memories.of(replay, model, 200).agreement() == {}
+    assert NearestFrames.of(replay, model, 200).agreement() == {}
 
 
 def test_a_strip_shows_the_cameras_the_masks_and_what_is_expected(model, replay, toys):
     curve = Curve.of_token(toys.token_settings(1), 2)
     config = PlannerConfig(samples=8, policy_samples=2, elites=4, iterations=1, horizon=3)
     agent = Agent(model, curve, Planner(model, 0.9, config), torch.Generator().manual_seed(0))
-    memories = Memories.of(replay, model, 20)
+    memories = NearestFrames.of(replay, model, 20)
     strip = Strip(agent, memories, 0.04, 560)
     values = {STATE_KEY: torch.zeros(1, 3), FRONT: torch.full((1, 16, 16, 3), 77, dtype=torch.uint8)}
     seen = Observation.of(SENSES, values)

@@ -1,5 +1,5 @@
 """The error for invalid requests to the simulation."""
 
 
-class Impossible(ValueError):
+class InvalidValue(ValueError):
     """An invalid request or value; the one-line message says why, and what would be valid."""

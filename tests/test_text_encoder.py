@@ -12,7 +12,7 @@ import torch
 from envs.sentences import CHARACTERS, PARAPHRASES, SENTENCES, check, sentence
 from envs.settings import ARM_TASKS, NAMES
 from envs.suite import BY_NAME
-from policies.words import Words, recognised
+from policies.text_encoder import Words, recognised
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +114,7 @@ def test_a_sentence_without_text_is_refused_in_one_line(words, how, text):
 def test_nothing_is_loaded_before_the_first_sentence_nor_set_up_by_it():
     code = """
 import logging, sys
-from policies.words import Words
+from policies.text_encoder import Words
 words = Words()
 assert words.size and not {"wordllama", "tokenizers", "safetensors"} & set(sys.modules)
 words.encode(["walk"])

@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 
 from configs.strict import ConfigError
-from envs.mirror import STILL
 from envs.senses import Senses
 from envs.sentences import check as check_sentence
 from envs.settings import TaskConfig
+from envs.state_estimator import STILL
 from policies.planner_link.messages import LARGEST
 from policies.storage.checkpoint import AgentSpec
 from robot.arm_options import CAMERAS, REAL, SIM
@@ -41,7 +41,7 @@ class Fit:
         return (self.config.sentence or self.task.words) if self.senses.language else ""
 
     def check(self) -> None:
-        """Raise Mistake (of settings: ConfigError), in one line, if the checkpoint cannot be run as `config` says."""
+        """Raise UserError (of settings: ConfigError), in one line, if the checkpoint cannot be run as `config` says."""
         self._check_scene()
         self._check_senses()
 
