@@ -54,7 +54,7 @@ def members(home):
             line, place = (folder / "cmdline").read_bytes().decode(), (folder / "cwd").readlink()
         except OSError:
             continue
-        if place == home and (run := re.search(r"configs\.member.*out/([\w-]+)'", line)):
+        if place == home and (run := re.search(r"configs\.sweep_member.*out/([\w-]+)'", line)):
             pids[run[1]] = int(folder.name)
     return pids
 
