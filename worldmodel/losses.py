@@ -146,7 +146,9 @@ def encode_with_dropout(
 ) -> tuple[Float[Tensor, "B D"], Float[Tensor, "B D"]]:
     """Encode without the senses for which `keep` is 0, and with all of them; the latter is detached, as a target."""
     parts, presence = model.encode_each(seen), seen.presence
-    return model.encoder.fuse(parts, presence * keep), model.encoder.fuse(parts, presence).detach()
+    kept = model.encoder.fuse(parts, presence * keep)
+    whole = kept if len(model.senses) == 1 else model.encoder.fuse(parts, presence)  # a single sense is never dropped
+    return kept, whole.detach()
 
 
 def world_losses(
