@@ -34,14 +34,6 @@ class TokenConfig:
             raise UserError("model.token.joined=true: not with model.token.degree=0, which has no curve")
 
 
-TOKEN_PRESETS = {
-    "step": TokenConfig(),
-    "line2": TokenConfig(length=2, control_points=2, degree=1, joined=True),
-    "line4": TokenConfig(length=4, control_points=2, degree=1, joined=True),
-}
-"""Tokens by name: one control step, or joined straight lines over two or four control steps."""
-
-
 @dataclass(frozen=True)
 class VisionConfig:
     """How frames are encoded: the keys `model.vision.*`, explained in configs/train.yaml."""

@@ -63,7 +63,7 @@ class PatchEncoder(nn.Module):
 
     Merging continues until at most FEW x FEW patches are left, which one layer reads together. Earlier frames enter as
     their difference to the newest one; without that, the encoder took twice as many updates to read velocities off the
-    frames (`docs/results/senses.md`, "What an eye reads off frames").
+    frames (`vision-probe` in docs/results/runs.csv).
     """
 
     FEW = 4  # maximum number of patches per side that are read together
