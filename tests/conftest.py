@@ -214,10 +214,10 @@ def two_hot_logits(x: torch.Tensor, count: int) -> torch.Tensor:
 
     At even logits that gradient is 1 / count - code.
     """
-    from worldmodel import twohot
+    from worldmodel.distributions import twohot_cross_entropy
 
     even = torch.zeros(x.numel(), count, requires_grad=True)
-    (gradient,) = torch.autograd.grad(twohot.cross_entropy(even, x.flatten()).sum(), even)
+    (gradient,) = torch.autograd.grad(twohot_cross_entropy(even, x.flatten()).sum(), even)
     return (1 / count - gradient).clamp(min=1e-12).log().view(*x.shape, count)
 
 

@@ -5,11 +5,9 @@ import copy
 import pytest
 import torch
 
-from worldmodel.frames import FrameHistory
-from worldmodel.observation import Observation
-from worldmodel.replay import Replay
+from worldmodel.observation import FrameHistory, Observation
+from worldmodel.replay import Replay, window_at
 from worldmodel.senses import LANGUAGE_KEY, STATE_KEY
-from worldmodel.windows import window_at
 
 FRONT = "observation.images.front"
 SENSES = {STATE_KEY: (2,), FRONT: (4, 5, 3), LANGUAGE_KEY: (3,)}

@@ -6,10 +6,9 @@ import dataclasses
 import pytest
 import torch
 
-from worldmodel.batch import Batch
-from worldmodel.flat import flatten, segment
 from worldmodel.flops import update_gflop
-from worldmodel.learner import UPDATE_METRICS, Learner, LearningFault, loss, width
+from worldmodel.learner import UPDATE_METRICS, Learner, LearningFault, flatten, segment, width
+from worldmodel.losses import Batch, losses
 from worldmodel.observation import Observation
 from worldmodel.senses import STATE_KEY
 from worldmodel.settings import LearningConfig
@@ -91,9 +90,9 @@ def test_updates_are_adams_with_each_groups_norm_clipped(model, clip):
     adam = torch.optim.Adam([{"params": encoder, "lr": 0.5e-2}, {"params": others, "lr": 1e-2}])
     for n in range(5):
         noise = learner.noise(batch(n), torch.Generator().manual_seed(n))
-        total, _ = loss(copied, target, batch(n), noise, learner.scale.clone(), learner.discount, config)
+        found = losses(copied, target, batch(n), noise, learner.scale.clone(), learner.discount, config)
         adam.zero_grad()
-        total.backward()
+        found.total(config).backward()
         for group in (world, actor):
             torch.nn.utils.clip_grad_norm_(group, clip)
         adam.step()
@@ -157,13 +156,13 @@ def test_learning_makes_the_losses_of_a_fixed_batch_smaller(model):
     learner, data = Learner(model, 0.9, config), batch()
     noise = learner.noise(data, torch.Generator().manual_seed(0))
 
-    def losses():
-        return vars(loss(model, learner.target, data, noise, learner.scale, learner.discount, config)[1])
+    def computed():
+        return vars(losses(model, learner.target, data, noise, learner.scale, learner.discount, config))
 
-    before = losses()
+    before = computed()
     for _ in range(100):
         learner.learn(data, noise)
-    after = losses()
+    after = computed()
     for name in ("loss_consistency", "loss_reward", "loss_value", "loss_continue"):
         assert after[name] < 0.8 * before[name], name
 

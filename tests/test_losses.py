@@ -9,11 +9,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from worldmodel import twohot
-from worldmodel.batch import Batch
 from worldmodel.losses import (
     METRICS,
     UNLIKE,
+    Batch,
     ImitationBatch,
     Losses,
     UpdateNoise,
@@ -138,7 +137,7 @@ def test_the_world_losses_are_their_equations(case):
     symbols = start.shape[1] // case.model.config.group
     for t in range(3):
         outcome = numbers(case.model.outcome(case.model.transition_features(z, case.data.token[t])))
-        z = case.model.step(z, case.data.token[t]).latent
+        z = case.model.step(z, case.data.token[t])[0]
         here = numbers(z)
         alike = here @ whole[t + 1].T
         for b in range(6):
@@ -342,9 +341,11 @@ def test_the_return_scale_keeps_the_policys_step_independent_of_the_unit(toys, m
     config = dataclasses.replace(CONFIG, entropy_coef=0.0, planner_distillation_coef=0.0)
     data, target = batch(), target_of(toys)
     one, _, parts = gradients(model, target, data, config, 2.0)
-    mean = twohot.mean
+    from worldmodel import losses as module
+
+    mean = module.twohot_mean
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(twohot, "mean", lambda logits: 2 * mean(logits))
+        patch.setattr(module, "twohot_mean", lambda logits: 2 * mean(logits))
         twice, _, same = gradients(model, target, data, config, 4.0)
         other, _, _ = gradients(model, target, data, config, 2.0)
     for name in one:
@@ -527,7 +528,7 @@ def test_imitations_loss_is_its_equation(model, windows):
     found, z = model.encode(windows.seen.map(lambda x: x.flatten(0, 1))).unflatten(0, (4, 4)), None
     apart, off = [], []
     for t in range(3):
-        z = model.step(found[0] if z is None else z, windows.token[t]).latent
+        z = model.step(found[0] if z is None else z, windows.token[t])[0]
         apart += [(z - found[t + 1]).square().mean(-1)[windows.followed[t] > 0]]
         off += [(model.policy(found[t]).mode - windows.token[t]).square().mean(-1)[windows.whole[t] > 0]]
     torch.testing.assert_close(parts["loss_consistency"], torch.cat(apart).mean().detach())

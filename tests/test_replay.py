@@ -13,9 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from worldmodel.observation import Observation
-from worldmodel.replay import Replay
+from worldmodel.replay import Replay, Window, sample_demonstrated_starts, sample_starts, sample_windows, window_at
 from worldmodel.senses import STATE_KEY
-from worldmodel.windows import Window, sample_demonstrated_starts, sample_starts, sample_windows, window_at
 
 S, A, P = 2, 3, 4
 SEEN = {STATE_KEY: (S,)}
