@@ -342,3 +342,14 @@ def test_imitation_learns_nothing_of_reward_and_value(model, windows):
     imitation_loss(model, windows, 20.0)[0].backward()
     touched = {name.split(".")[0] for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
     assert touched == {"encoder", "trunk", "next", "actor"}
+
+
+def test_imitation_brings_the_latent_of_the_senses_kept_to_that_of_all(toys, windows):
+    model = toys.tiny_model({STATE_KEY: (3,), LANGUAGE_KEY: (4,)})
+    seen, keep = toys.batch(model, 4).seen, torch.tensor([[1.0, 0], [1, 1], [0, 1], [1, 1]])
+    total, parts = imitation_loss(model, dataclasses.replace(windows, seen=seen, keep=keep), 20.0)
+    whole = model.encode(seen.map(lambda x: x[0]))
+    kept = model.encode(Observation(seen.map(lambda x: x[0]).values, dict(zip(model.senses, keep.T > 0, strict=True))))
+    torch.testing.assert_close(parts["loss_agreement"], (kept - whole).square().mean().detach())
+    want = 20 * parts["loss_consistency"] + parts["loss_imitation"] + 20 * parts["loss_agreement"]
+    torch.testing.assert_close(total.detach(), want)

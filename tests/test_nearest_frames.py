@@ -5,9 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageDraw
 
-from configs.runs.camera_strip import CAPTION, GAP, MISSING, TILE, Strip, fitting
+from configs.runs.camera_strip import CAPTION, GAP, MISSING, TILE, Strip
 from policies import nearest_frames as module
 from policies.agent import Agent
 from policies.nearest_frames import NearestFrames, imagined, nearest
@@ -89,17 +88,13 @@ def test_the_latent_of_a_moment_is_what_the_agent_would_have_had(model, replay):
         assert any(torch.allclose(only, alone, atol=1e-6) for alone in memories.alone[STATE_KEY])
 
 
-def test_agreement_is_one_where_a_sense_says_all_and_small_where_it_says_nothing(model, replay):
+def test_agreement_is_of_the_moments_in_which_a_sense_was_there_and_not_alone(model, replay):
     memories = NearestFrames.of(replay, model, 200)
+    whole = memories.agreement()
     same = dataclasses.replace(memories, alone=dict.fromkeys(SENSES, memories.latents))
     assert same.agreement() == {"state": 1.0, "images.front": 1.0}
     other = dataclasses.replace(memories, alone=dict.fromkeys(SENSES, memories.latents.roll(7, 0)))
     assert all(abs(value) < 0.2 for value in other.agreement().values())
-
-
-def test_agreement_is_of_the_moments_in_which_a_sense_was_there_and_not_alone(model, replay):
-    memories = NearestFrames.of(replay, model, 200)
-    whole = memories.agreement()
     assert all(memories.beside[key].all() for key in SENSES)
     at = list(SENSES).index(FRONT)
     replay.present[0, ::2, at] = False
@@ -133,7 +128,7 @@ def test_a_strip_shows_the_cameras_the_masks_and_what_is_expected(model, replay,
     alone = agent.decision = dataclasses.replace(agent.decision, by_policy=torch.ones(1, dtype=torch.bool))
     of_policy = strip.show(seen)  # whose token is all that is followed
     assert np.array_equal(of_policy[:, : 4 + 84 * 2], after[:, : 4 + 84 * 2])
-    assert len(alone.sentence(0)) == 1 and (of_policy[:, 4 + 84 * 2 :] == 255).all()
+    assert len(alone.plan(0)) == 1 and (of_policy[:, 4 + 84 * 2 :] == 255).all()
     lost = strip.show(Observation.of(SENSES, values, {FRONT: torch.tensor([False])}))
     assert (lost[17, 10] == MISSING).all() and not (after[17, 10] == MISSING).all()
 
@@ -155,12 +150,3 @@ def test_each_camera_has_a_row_and_one_that_is_missing_is_red(toys):
     assert tall.sum() == tall[:80, GAP : GAP + 20].sum() == 80 * 20
     corners = shown[TILE + 2 * CAPTION :][[0, 0, 79, 79], [GAP, GAP + 19, GAP, GAP + 19]]
     assert (corners == MISSING).all()
-
-
-@pytest.mark.parametrize("name", ["main", "overhead", "a_very_long_camera_name_here"])
-@pytest.mark.parametrize("rest", ["", ": missing"])
-def test_a_caption_is_no_wider_than_its_frame_and_cut_only_where_it_must_be(name, rest):
-    ink = ImageDraw.Draw(Image.new("RGB", (9, 9)))
-    said = fitting(ink, name, rest)
-    assert ink.textlength(said) <= TILE and said.endswith(rest) and name.startswith(said.removesuffix(rest)[:-1])
-    assert (said == name + rest) == (ink.textlength(name + rest) <= TILE)

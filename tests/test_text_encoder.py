@@ -34,7 +34,7 @@ def test_a_sentence_has_one_vector_alone_or_among_others_now_or_later(words):
     assert together.shape == (len(sentences), words.size)
     assert together.dtype == torch.float32
     assert torch.equal(together[:3], alone)
-    assert torch.equal(together.flip(0), Words().encode(sentences[::-1]))
+    assert torch.equal(words.encode(["  Walk \n Forward. "]), words.encode(["walk forward"]))
     torch.testing.assert_close(together.norm(dim=1), torch.ones(len(sentences)))
 
 
@@ -47,26 +47,11 @@ def test_the_vectors_are_the_packages_own(words):
     np.testing.assert_allclose(words.encode(sentences).numpy(), theirs.embed(sentences, norm=True), atol=1e-6)
 
 
-def test_capitals_spaces_and_a_full_stop_do_not_matter(words):
-    one, other = words.encode(["walk forward", "  Walk \n Forward. "])
-    assert torch.equal(one, other)
-    assert not torch.equal(one, words.encode(["walk backward"])[0])
-
-
 def test_paraphrases_are_nearest_to_their_own_tasks_sentence(paraphrases):
     said, tasks = paraphrases
     own = (said @ tasks.T).argmax(-1) == torch.arange(3)[:, None]
     assert own.float().mean() >= 0.95
     assert not {*sum(PARAPHRASES.values(), ())} & {*SENTENCES.values()}
-
-
-def test_paraphrases_of_a_task_are_nearer_to_each_other_than_to_those_of_others(paraphrases):
-    said, _ = paraphrases
-    alike = torch.einsum("ait,bjt->aibj", said, said)
-    for task in range(3):
-        within = (alike[task, :, task].sum() - 20) / (20 * 19)
-        for other in {0, 1, 2} - {task}:
-            assert within > alike[task, :, other].mean() + 0.05
 
 
 def test_what_does_not_count_is_zeros_with_text_or_without(words):

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policies.tokens.curves import Curve, design
-from policies.tokens.gaussian import FLOOR, LowRankGaussian, within
+from policies.tokens.gaussian import FLOOR, LowRankGaussian
 from worldmodel.distributions import SquashedGaussian
 from worldmodel.observation import Observation
 from worldmodel.planner import Planner
@@ -171,25 +171,6 @@ def test_readings_are_what_the_curve_does(seed, derivative):
     values = torch.from_numpy(design(times, CURVE.control_points, CURVE.degree, derivative)) @ w.unflatten(-1, (-1, 2))
     close((w @ CURVE.readings(times, derivative).mT).unflatten(-1, (4, 2)), values)
     close(w @ CURVE.readings(times, derivative, [1]).mT, values[..., 1])
-
-
-@given(seeds)
-def test_a_bounded_token_still_reads_what_it_must(seed):
-    value = torch.rand(4, 2, generator=torch.Generator().manual_seed(seed), dtype=torch.double) * 2 - 1
-    value[0] = 1.0  # only one curve can
-    rows = CURVE.readings(0.97)
-    w = within(2 * normal(4, SIZE, seed=seed), rows, value)
-    assert float(w.abs().max()) <= 1
-    close(w @ rows.mT, value, 1e-6)
-    inside = 0.9 * torch.tanh(normal(4, SIZE, seed=seed))
-    close(within(inside, rows, inside @ rows.mT), inside)  # nothing to do, nothing done
-
-
-def test_a_token_becomes_a_motion():
-    move = token().move(CURVE, 0.8)
-    assert (move.points.shape, move.seconds, move.degree) == ((5, 2), 0.8, 3)
-    np.testing.assert_allclose(move.std.ravel(), token().covariance.diagonal().sqrt())
-    np.testing.assert_allclose(move.points.ravel(), token().mean.clamp(-1, 1))
 
 
 def test_single_precision_does():
