@@ -23,7 +23,7 @@ from policies.decision import Decision
 from policies.glyphs.glyph import glyph
 from policies.glyphs.ink import draw, picture
 from policies.nearest_frames import NearestFrames
-from policies.storage.files import replace_file
+from policies.storage.folders import replace_file
 from policies.tokens.curves import Curve
 from policies.tokens.notation import plan_bytes
 from policies.tokens.vocabulary import Move
