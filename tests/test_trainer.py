@@ -17,7 +17,8 @@ from gymnasium import spaces
 
 from policies.nearest_frames import NearestFrames
 from policies.storage.checkpoint import load_model, read_spec
-from policies.storage.folders import FolderError, _flat, tensor_bytes, write_folder
+from policies.storage.folders import FolderError, write_folder
+from policies.storage.tensors import flat, tensor_bytes
 from policies.text_encoder import Words
 from worldmodel.replay import sample_windows, window_at
 from worldmodel.senses import LANGUAGE_KEY, STATE_KEY
@@ -88,7 +89,7 @@ def advance(toys, trainer, steps):
 def digest(trainer):
     """Everything there is of a trainer, hashed part by part."""
     whole = trainer.state_dict() | {"newest": trainer.learner.model.state_dict()}
-    return {name: hashlib.sha256(t.numpy().tobytes()).hexdigest() for name, t in _flat(whole).items()}
+    return {name: hashlib.sha256(t.numpy().tobytes()).hexdigest() for name, t in flat(whole).items()}
 
 
 def beginnings(replay):
