@@ -6,8 +6,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from worldmodel.losses import (
     METRICS,
@@ -17,7 +15,6 @@ from worldmodel.losses import (
     imitation_loss,
     losses,
     variance_loss,
-    window_return,
 )
 from worldmodel.model import WorldModel
 from worldmodel.observation import Observation
@@ -180,23 +177,6 @@ def test_the_total_is_the_sum_by_weight(case):
 
 
 # What must not matter, and which weights which loss may move.
-
-
-@given(st.lists(st.lists(st.floats(-3, 3), min_size=1, max_size=5), min_size=1, max_size=4), st.booleans())
-def test_returns_are_the_sum_written_out(rewards, terminates):
-    horizon, size = 5, len(rewards)
-    reward, continues, valid = torch.zeros(horizon, size), torch.ones(horizon, size), torch.zeros(horizon, size)
-    for b, known in enumerate(rewards):
-        reward[: len(known), b] = torch.tensor(known)
-        valid[: len(known), b] = 1
-        if terminates:
-            continues[len(known) - 1 :, b] = 0
-    value = torch.arange(size) + 1.0
-    targets = window_return(reward, continues, valid, value, DISCOUNT)
-    for b, known in enumerate(rewards):
-        want = sum(DISCOUNT**k * r for k, r in enumerate(known))
-        want += 0 if terminates else DISCOUNT ** len(known) * float(value[b])
-        assert float(targets[b]) == pytest.approx(want, abs=1e-4)
 
 
 def test_what_never_happened_does_not_matter_nor_what_was_seen_after_a_termination(toys, model):

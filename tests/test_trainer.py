@@ -245,19 +245,6 @@ def test_a_token_that_ends_in_termination_is_the_motion_that_was_made(toys):
     assert torch.allclose(batch.token, torch.full_like(batch.token, 0.8), atol=1e-5)
 
 
-def test_the_first_steps_are_random_and_then_the_agents(toys):
-    trainer = toys.trainer(toys.slides(None))
-    acted, act = [], trainer.agent.act
-
-    def noting(seen, own):
-        acted.extend([trainer.steps] * bool(own.any()))
-        return act(seen, own)
-
-    trainer.agent.act = noting
-    advance(toys, trainer, 12)
-    assert acted == [8, 9, 10, 11]
-
-
 def test_it_explores_all_of_the_range_while_rewards_are_rare(toys, tmp_path):
     """An episode of rare rewards is explored widely from its beginning to its end, also where it is resumed in it."""
 
@@ -285,47 +272,34 @@ def test_it_explores_all_of_the_range_while_rewards_are_rare(toys, tmp_path):
 
 
 @pytest.mark.parametrize("length", [1, 4])
-def test_what_the_planner_chose_is_remembered_where_it_did(toys, length):
-    trainer, chosen = toys.trainer(toys.slides(None), length), []
+def test_what_the_planner_chose_is_remembered_where_it_did_and_before_that_all_is_random(toys, length):
+    trainer, chosen = toys.trainer(toys.slides(None), length), {}
     plan = trainer.agent.planner.plan
 
     def noting(*args, **kwargs):
-        chosen.append(plan(*args, **kwargs))
-        return chosen[-1]
+        chosen[trainer.steps] = plan(*args, **kwargs).tokens[0]
+        return plan(*args, **kwargs)
 
     trainer.agent.planner.plan = noting
     advance(toys, trainer, 16)
-    assert len(chosen) == 8 // length
+    assert [*chosen] == [*range(8, 16, length)]  # after the seed steps
     for n in range(16):
         window = window_at(trainer.replay, torch.tensor([0]), torch.tensor([n]), 1, length)
-        planned = n >= 8 and n % length == 0
-        assert bool(window.was_planned) == planned
-        if planned:
-            assert torch.equal(window.planned_token, chosen[(n - 8) // length].tokens[0])
+        assert bool(window.was_planned) == (n in chosen)
 
 
-def test_an_episodes_observations_are_its_own(toys):
-    """The last observation of one episode and the first of the next both stand in the replay, apart."""
-    trainer = toys.trainer(toys.slides(5))
-    advance(toys, trainer, 20)
-    replay = trainer.replay
-    firsts = beginnings(replay)
-    assert len(firsts) > 2
-    for row in firsts:
-        assert replay.seen[STATE_KEY][0, row, 2] == 0  # the clock of a fresh episode
-        if row:
-            assert replay.seen[STATE_KEY][0, row - 1, 2] != 0
-    assert torch.equal(trainer.episodes.now.values[STATE_KEY][0], replay.seen[STATE_KEY][0, int(replay.head[0])])
-    places = {float(replay.seen[STATE_KEY][0, row, 0]) for row in firsts}
-    assert len(places) == len(firsts)  # each from a seed of its own
-
-
-def test_no_token_outlives_its_episode(toys):
+def test_episodes_stand_apart_in_the_replay_and_no_token_outlives_its_own(toys):
     trainer = toys.trainer(toys.slides(5), length=4)
     advance(toys, trainer, 40)
-    later = [row for row in beginnings(trainer.replay)[:-1] if row > 10]
-    assert len(later) > 3
-    assert all(trainer.replay.was_planned[0, row] for row in later)
+    replay, firsts = trainer.replay, beginnings(trainer.replay)
+    state = replay.seen[STATE_KEY][0]
+    assert len(firsts) > 6
+    for row in firsts:
+        assert state[row, 2] == 0 and (not row or state[row - 1, 2] != 0)  # the clock of a fresh episode
+    assert torch.equal(trainer.episodes.now.values[STATE_KEY][0], state[int(replay.head[0])])
+    assert len({float(state[row, 0]) for row in firsts}) == len(firsts)  # each from a seed of its own
+    later = [row for row in firsts[:-1] if row > 10]
+    assert len(later) > 3 and all(replay.was_planned[0, row] for row in later)
 
 
 def test_what_was_seen_is_what_is_learned_from(toys):
