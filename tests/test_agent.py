@@ -82,7 +82,7 @@ def test_the_policy_alone_follows_one_token_at_most(make):
     for every, steps in ((8, 4), (3, 3), (0, 4)):
         agent = make(4, planned=False, every=every)
         agent.act(seen(2))
-        assert agent.until.tolist() == [steps] * 2
+        assert agent.until.tolist() == [steps] * 2 and not agent.planned.any()
         assert agent.steps_per_decision == steps
 
 
@@ -157,6 +157,21 @@ def test_a_neighbours_reset_leaves_a_token_and_its_plan(make):
     assert torch.equal(one[0], two[0])
     assert not torch.equal(one[1], two[1])
     assert torch.equal(agent.warm_start.mean[:, 0], other.warm_start.mean[:, 0])
+
+
+def test_acting_at_random_is_uniform_of_the_noises_colour_and_drops_all_plans(make):
+    agent, other = make(4, explore="pink"), make(4, explore="pink")
+    for each in (agent, other):
+        each.act(seen(500))
+    drawn = torch.stack([agent.act_at_random(seen(500, t)) for t in range(40)])
+    assert not agent.planned.any() and not agent.warm_start.valid.any()
+    for share in (0.25, 0.5, 0.75):
+        assert float((drawn < 2 * share - 1).float().mean()) == pytest.approx(share, abs=0.02)
+    assert float((drawn[1:] * drawn[:-1]).mean()) > 0.1  # white noise: 0
+    agent.act(seen(500))
+    assert agent.planned.all() and not make(planned=False, explore="pink").wide
+    with pytest.raises(ValueError, match="explores"):
+        make().act_at_random(seen())
 
 
 def test_it_explores_as_widely_as_the_plan_is_unsure(make):
