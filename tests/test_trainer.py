@@ -277,8 +277,9 @@ def test_what_the_planner_chose_is_remembered_where_it_did_and_before_that_all_i
     plan = trainer.agent.planner.plan
 
     def noting(*args, **kwargs):
-        chosen[trainer.steps] = plan(*args, **kwargs).tokens[0]
-        return plan(*args, **kwargs)
+        found = plan(*args, **kwargs)
+        chosen[trainer.steps] = found.tokens[0]
+        return found
 
     trainer.agent.planner.plan = noting
     advance(toys, trainer, 16)
@@ -286,6 +287,7 @@ def test_what_the_planner_chose_is_remembered_where_it_did_and_before_that_all_i
     for n in range(16):
         window = window_at(trainer.replay, torch.tensor([0]), torch.tensor([n]), 1, length)
         assert bool(window.was_planned) == (n in chosen)
+        assert n not in chosen or torch.equal(window.planned_token, chosen[n])
 
 
 def test_episodes_stand_apart_in_the_replay_and_no_token_outlives_its_own(toys):
