@@ -56,7 +56,7 @@ def check(senses: Shapes) -> None:
 
 
 def check_sides(beginning: str, *sides: object, example: str = "") -> None:
-    """Raise ValueError, in one line that starts with `beginning`, unless all `sides` are whole pixel counts within SIZES.
+    """Raise ValueError, in one line that starts with `beginning`, unless all `sides` are whole pixels within SIZES.
 
     `example` is a valid setting to quote. For code that chooses the frame size; a model itself takes smaller frames.
     """
