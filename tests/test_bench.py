@@ -11,17 +11,17 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
-
 from configs.auto_resume import PATIENCE_S, found
+from configs.suites import report
+
+from configs.arguments import choices
 from configs.bench import tabulate
 from configs.command import composed
-from configs.help_text import choices
 from configs.schema import BenchConfig
-from configs.strict import ConfigError, build
-from configs.suites import report
 from envs.benchmark.results import Result, ResultsError, latest, read, run_of, write
 from envs.suite import NAMES
 from policies.storage.folders import FolderError
+from worldmodel.strict import ConfigError, build
 
 HOME = Path(__file__).resolve().parent.parent
 TASKS = ("Pendulum-v1", "InvertedPendulum-v5")
@@ -36,7 +36,7 @@ def result(task, seed, mean, agent="semagram", env_steps=100_000):
 def bench(toys, home, *more):
     """Begin a tiny benchmark of two tasks."""
     keys = [*toys.tiny_keys, f"tasks=[{','.join(TASKS)}]", "seeds=1", "steps=500", "out=out", "evaluation.every=0"]
-    command = [sys.executable, "-P", "-m", "configs.bench", *keys, *more]
+    command = [sys.executable, "-P", "-m", "configs.commands", "bench", *keys, *more]
     return subprocess.Popen(command, cwd=home, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 

@@ -9,8 +9,8 @@ import pytest
 from configs.codec import codecs
 from configs.codec.demonstrations import HOLD_S, MOST_S, RATE_HZ, demonstrations
 from configs.codec.drawing import decoded_sentence
+from configs.commands import tokens as main
 from configs.schema import TokensConfig
-from configs.tokens import main
 from policies.codec import Codec, CodecConfig
 from policies.glyphs.ink import draw
 from policies.tokens.notation import to_plain

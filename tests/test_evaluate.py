@@ -6,19 +6,17 @@ import types
 import warnings
 from dataclasses import asdict, replace
 
+import configs.runs.pace
 import numpy as np
 import pytest
 import torch
 
 import configs.runs.evaluation
-import configs.runs.pace
-from configs.runs.episodes import TOGETHER, EvaluationEpisodes
+from configs.runs.episodes import TOGETHER, EvaluationEpisodes, measure
 from configs.runs.evaluation import Evaluation
 from configs.runs.loading import Loaded
-from configs.runs.pace import measure
 from configs.runs.training import Training
 from configs.schema import EvaluateConfig, TrainConfig
-from configs.strict import ConfigError, build
 from envs.benchmark.figures import draw_paired_strips
 from envs.senses import Senses
 from envs.sentences import PARAPHRASES
@@ -31,6 +29,7 @@ from worldmodel import planner as planning
 from worldmodel.planner import Planner
 from worldmodel.senses import LANGUAGE_KEY, STATE_KEY
 from worldmodel.settings import PlannerConfig, TokenConfig
+from worldmodel.strict import ConfigError, build
 
 TASK = TaskConfig("gym", "Pendulum-v1", max_control_steps=40)
 WALKER = TaskConfig("walker-run", max_control_steps=5)

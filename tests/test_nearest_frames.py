@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-from configs.runs.camera_strip import CAPTION, GAP, MISSING, TILE, Strip, fitting
+from configs.runs.film import CAPTION, GAP, MISSING, TILE, Strip, fitting
 from policies import nearest_frames as module
 from policies.agent import Agent
 from policies.nearest_frames import NearestFrames, imagined, nearest

@@ -457,7 +457,7 @@ def test_a_planner_that_cannot_be_says_why_and_nothing_else(tmp_path, capfd, hid
 
 def test_the_command_plans_for_a_robot_and_ends_with_what_it_did(arm_checkpoint, tmp_path):
     path = str(tmp_path / "own" / "s")
-    command = [sys.executable, "-m", "configs.serve", f"checkpoint={arm_checkpoint}", f"address={path}"]
+    command = [sys.executable, "-m", "configs.commands", "serve", f"checkpoint={arm_checkpoint}", f"address={path}"]
     spec = read_spec(arm_checkpoint)
     begin = begin_of(spec, task_of(spec), 2)
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}

@@ -28,7 +28,7 @@ def trained(toys, tmp_path_factory):
         "steps=200",
         "evaluation.every=0",
     ]
-    command = [sys.executable, "-m", "configs.train", *keys, f"hydra.run.dir={folder}"]
+    command = [sys.executable, "-m", "configs.commands", "train", *keys, f"hydra.run.dir={folder}"]
     subprocess.run(command, check=True, capture_output=True)
     return folder
 

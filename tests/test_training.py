@@ -38,7 +38,10 @@ class Trainings:
         log = open(self.home / "log.txt", "ab")  # noqa: SIM115  the process has its own copy
         with log:
             return subprocess.Popen(
-                [sys.executable, "-m", "configs.train", *arguments], cwd=self.home, stdout=subprocess.PIPE, stderr=log
+                [sys.executable, "-m", "configs.commands", "train", *arguments],
+                cwd=self.home,
+                stdout=subprocess.PIPE,
+                stderr=log,
             )
 
     def begin(self, name, *keys):
@@ -135,7 +138,7 @@ def test_told_to_stop_during_its_film_it_stops_at_the_next_frame_and_goes_on(toy
         *(key for key in toys.tiny_keys if key != "video=false"),
         *("task=gym", "task.id=Pendulum-v1", "task.max_control_steps=30", "steps=90", "evaluation.every=0"),
     )
-    monkeypatch.setattr("configs.runs.assembly.make_vector", partial(make_vector, processes=False))
+    monkeypatch.setattr("configs.runs.parts.make_vector", partial(make_vector, processes=False))
     drawn, run = [], tmp_path / "run"
 
     def draw(env, height, width):
@@ -144,7 +147,7 @@ def test_told_to_stop_during_its_film_it_stops_at_the_next_frame_and_goes_on(toy
             os.kill(os.getpid(), signal.SIGTERM)
         return np.zeros((height, width, 3), np.uint8)
 
-    monkeypatch.setattr("configs.runs.films.frame", draw)
+    monkeypatch.setattr("configs.runs.film.frame", draw)
     with pytest.raises(SystemExit) as end:
         Training.begin(keys, run).run()
     assert (end.value.code, len(drawn)) == (143, frames)
@@ -192,7 +195,7 @@ def test_a_run_leaves_everything(runs, whole):
 @pytest.mark.parametrize(("steps", "learned"), [(50, False), (62, True)])
 def test_a_run_that_ends_among_its_random_steps_says_so(toys, tmp_path, monkeypatch, capsys, steps, learned):
     tiny = *toys.tiny_keys, "task=gym", "task.id=Pendulum-v1", f"steps={steps}", "evaluation.every=0", "video=false"
-    monkeypatch.setattr("configs.runs.assembly.make_vector", partial(make_vector, processes=False))
+    monkeypatch.setattr("configs.runs.parts.make_vector", partial(make_vector, processes=False))
     result = Training.begin(keys_of(*tiny), tmp_path / "run").run()
     said = "nothing was learned: the first 60 steps (seed_steps=60) are random" in capsys.readouterr().err
     assert (said, result["updates"] > 0) == (not learned, learned)
@@ -209,7 +212,7 @@ def test_episodes_that_end_together_are_all_recorded(toys, tmp_path, monkeypatch
         *(*toys.tiny_keys, "task=gym", "task.id=Pendulum-v1", "task.max_control_steps=75", "envs=2"),
         *("steps=450", "evaluation.every=0"),
     )
-    monkeypatch.setattr("configs.runs.assembly.make_vector", partial(make_vector, processes=False))
+    monkeypatch.setattr("configs.runs.parts.make_vector", partial(make_vector, processes=False))
     if save == 1:
         Training.begin(keys, tmp_path / "whole").run()
         rows = (tmp_path / "whole" / "metrics.csv").read_text().splitlines()
@@ -283,7 +286,7 @@ def test_what_explores_searches_in_full_and_what_is_judged_acts_by_the_averaged_
         assert [config.anchor for config in search] == [0, 2]
         assert [config.deadline_ms for config in search] == [0, 9]  # what is learned does not depend on the clock
         assert (exploring.noise is not None, judged.noise is not None) == (True, False)
-        assert exploring.model is exploring.planner.model is parts.learner.model
-        assert judged.model is judged.planner.model is parts.learner.acting
+        assert exploring.model is exploring.planner.model is parts.trainer.learner.model
+        assert judged.model is judged.planner.model is parts.trainer.learner.acting
     finally:
         parts.close()
