@@ -15,7 +15,7 @@ from configs.reporting import say
 from configs.schema import BenchConfig, TrainConfig, check_camera_keys
 from configs.sweep import last_line, own_configs, started
 from envs.benchmark import results, table
-from policies.storage.files import replace_file
+from policies.storage.folders import replace_file
 from worldmodel.errors import UserError
 from worldmodel.strict import ConfigError, build
 

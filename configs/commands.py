@@ -138,7 +138,7 @@ def _serve(keys: dict, _folder: Path) -> dict:
         with handled(lambda *_: service.close()):
             say(f"planning for {service.settings.task} at {name if isinstance(name, str) else f'localhost:{name[1]}'}")
             service.serve(listener)
-    return {"decisions": service.agent.spent.decisions, "refused": service.refused}
+    return {"decisions": service.agent.totals.decisions, "refused": service.refused}
 
 
 def twin() -> None:
@@ -151,7 +151,7 @@ def _twin(keys: dict, _folder: Path) -> dict:
 
     from configs.arm.priority import hurry
     from configs.reporting import say
-    from policies.storage.files import replace_file
+    from policies.storage.folders import replace_file
     from sim.errors import InvalidValue
     from sim.twin import calibration as calibrations
     from sim.twin.arm import TwinArm

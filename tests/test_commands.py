@@ -30,8 +30,8 @@ from configs.schema import BenchConfig, EvaluateConfig, TokensConfig, TrainConfi
 from configs.train import train
 from envs.faults import EnvironmentFault, EnvironmentLost
 from policies.settings import CodecConfig
-from policies.storage.code_version import commit
 from policies.storage.folders import FolderError
+from policies.storage.versions import commit
 from robot.recording.settings import RecordConfig
 from robot.running.settings import PlayConfig, RunConfig, ServeConfig
 from sim.twin.settings import TwinConfig

@@ -25,7 +25,7 @@ from configs.schema import TrainConfig
 from envs.faults import EnvironmentFault, EnvironmentLost
 from envs.make import make_vector
 from policies.storage.folders import FolderError
-from policies.storage.format import FORMAT
+from policies.storage.versions import FORMAT
 from worldmodel import strict
 from worldmodel.strict import ConfigError
 

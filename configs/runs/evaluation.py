@@ -21,9 +21,10 @@ from envs.senses import LANGUAGE_NAME, Senses
 from envs.wrappers import Dropping, watched
 from policies.agent import Agent
 from policies.nearest_frames import NearestFrames
-from policies.storage.checkpoint import PROGRESS, REPLAY, versions
-from policies.storage.files import replace_file
-from policies.storage.folders import FolderError, check_folder, read_tensors
+from policies.storage.checkpoint import PROGRESS, REPLAY
+from policies.storage.folders import FolderError, check_folder, replace_file
+from policies.storage.tensors import read_tensors
+from policies.storage.versions import versions
 from policies.training.rollouts import Rollout, outcome, success_rates
 from worldmodel.flops import plan_gflop
 from worldmodel.replay import Replay, ReplayMismatch
@@ -159,7 +160,7 @@ class Evaluation:
                 least = f"below {episodes.limit}, an episode's control steps"
                 raise ConfigError(f"drop_at_step={config.drop_at_step}: {least}")
             with progress_bar(episodes.steps, desc="with the planner" if planned else "policy alone") as bar:
-                return episodes.play(agent, config.seed, bar.update), agent.spent.imagined_per_decision
+                return episodes.play(agent, config.seed, bar.update), agent.totals.model_calls_per_decision
         finally:
             episodes.close()
 

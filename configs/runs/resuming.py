@@ -13,8 +13,7 @@ from configs.reporting import say
 from configs.runs.run_folder import RunFolder
 from configs.schema import RESUMABLE, TrainConfig
 from policies.storage.checkpoint import PROGRESS, check_resumable, newest
-from policies.storage.files import locked
-from policies.storage.folders import FolderError
+from policies.storage.folders import FolderError, locked
 from worldmodel.strict import ConfigError, build
 
 PATIENCE_S = 60

@@ -15,7 +15,7 @@ from numpy import ndarray
 from envs.benchmark.anchors import BEST_AT, best, published
 from envs.benchmark.results import LearningCurve
 from envs.benchmark.table import mean_interval, steps
-from policies.storage.files import replace_file
+from policies.storage.folders import replace_file
 
 # Okabe and Ito's colour-blind-safe palette. The published returns differ in shape too.
 OURS, POLICY, THEIRS, INK, PALE = "#0072B2", "#009E73", "#D55E00", "#333333", "#D9D9D9"

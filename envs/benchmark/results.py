@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
-from policies.storage.files import replace_file
+from policies.storage.folders import replace_file
 from worldmodel.errors import UserError
 from worldmodel.strict import build
 

@@ -16,7 +16,7 @@ from numpy import ndarray
 
 from envs.benchmark.anchors import BEST_AT, best, published, scale
 from envs.benchmark.results import Result, read
-from policies.storage.files import replace_file
+from policies.storage.folders import replace_file
 from worldmodel.errors import UserError
 
 RESAMPLES = 10_000

@@ -20,7 +20,7 @@ from stopwatch import Ours
 from configs.command import composed
 from configs.schema import TrainConfig
 from envs.benchmark.results import device
-from policies.storage.code_version import commit
+from policies.storage.versions import commit
 from worldmodel.strict import build
 
 OURS_EACH = 10  # repetitions of ours for each of theirs, which takes many times as long
