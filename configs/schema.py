@@ -15,7 +15,7 @@ from sim.so101.tasks import ABSOLUTE, JOINTS, SCRIPTED, TIED
 from sim.variation import Variation
 from worldmodel.errors import UserError
 from worldmodel.settings import LearningConfig, ModelConfig, PlannerConfig
-from worldmodel.strict import check
+from worldmodel.strict import check_ranges, ranged
 
 DEFAULT_TASK = "cartpole-swingup"
 RESUMABLE = ("steps", "threads", "video", "compile", "evaluation", "checkpoint", "device")
@@ -27,14 +27,14 @@ class MachineConfig:
     """The device, the number of CPU threads, and whether to compile."""
 
     device: str = "cpu"
-    threads: int = 1
+    threads: int = ranged(1, low=1)
     compile: str = "auto"
 
     def __post_init__(self):
         """Raise ValueError for a value out of range."""
+        check_ranges("", self)
         if not re.fullmatch(r"cpu|cuda(:(0|[1-9][0-9]?))?|auto", self.device):
             raise UserError(f"device={self.device}: one of cpu, cuda, auto; cuda:1 is the second of several")
-        check("", self, "threads", low=1)
         if self.compile not in ("auto", "true", "false"):
             raise UserError(f"compile={self.compile}: one of auto, true, false")
 
@@ -49,7 +49,7 @@ class AgentConfig(MachineConfig):
     replay: ReplayConfig = field(default_factory=ReplayConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
-    envs: int = 1
+    envs: int = ranged(1, low=1, high=1024)
     senses: tuple[str, ...] = (STATE_NAME,)
     image_size: int = IMAGE_SIZE
 
@@ -62,7 +62,6 @@ class AgentConfig(MachineConfig):
         """Raise ValueError for a value out of range."""
         MachineConfig.__post_init__(self)
         self.perceived  # noqa: B018  evaluated for its checks
-        check("", self, "envs", low=1, high=1024)
 
 
 def check_camera_keys(config: AgentConfig, given: Collection[str]) -> None:
@@ -119,11 +118,11 @@ class EvaluateConfig(MachineConfig):
     """
 
     checkpoint: str = ""
-    episodes: int = 10
-    seed: int = 100
+    episodes: int = ranged(10, low=1)
+    seed: int = ranged(100, low=0, high=2**32 - 1)
     video: bool = False
     drop_senses: tuple[str, ...] = ()
-    drop_at_step: int = 0
+    drop_at_step: int = ranged(0, low=0)
     instruction: str = ""
     paraphrases: bool = False
     randomise: Variation = field(default_factory=Variation)
@@ -132,9 +131,6 @@ class EvaluateConfig(MachineConfig):
     def __post_init__(self):
         """Raise ValueError for a value out of range."""
         MachineConfig.__post_init__(self)
-        check("", self, "episodes", low=1)
-        check("", self, "seed", low=0, high=2**32 - 1)
-        check("", self, "drop_at_step", low=0)
         if self.drop_at_step and not self.drop_senses:
             raise UserError(f"drop_at_step={self.drop_at_step}: only with drop_senses=, those that fail then")
         if self.instruction:
@@ -149,8 +145,8 @@ class BenchConfig(TrainConfig):
 
     suite: str = "dmc-quick"
     tasks: tuple[str, ...] = ("cartpole-swingup", "cheetah-run", "walker-walk")
-    seeds: int = 1
-    steps: int = 20_000
+    seeds: int = ranged(1, low=1)
+    steps: int = ranged(20_000, low=1)
     workers: int | str = "auto"
     agent: str = "semagram"
     out: str = "runs/bench/dmc-quick/semagram"
@@ -161,7 +157,6 @@ class BenchConfig(TrainConfig):
     def __post_init__(self):
         """Raise ValueError for a value out of range."""
         TrainConfig.__post_init__(self)
-        check("", self, "seeds", low=1)
         if not self.tasks or len(set(self.tasks)) < len(self.tasks):
             raise UserError(f"tasks=[{','.join(self.tasks)}]: one or several different tasks")
         if self.workers != "auto" and not (isinstance(self.workers, int) and self.workers >= 1):
@@ -187,10 +182,10 @@ class TokensConfig(CodecChoices):
     dataset: str = ""
     plan: str = ""
     out: str = ""
-    seconds: float = 1.0
-    held_out: float = 0.3
-    episodes: int = 80
-    seed: int = 0
+    seconds: float = ranged(1.0, above=0)
+    held_out: float = ranged(0.3, low=0.05, high=0.9)
+    episodes: int = ranged(80, low=1)
+    seed: int = ranged(0, low=0, high=2**32 - 1)
 
     def __post_init__(self):
         """Raise ValueError for a value out of range, a missing dataset or folder, or a key the verb does not use."""
@@ -210,7 +205,3 @@ class TokensConfig(CodecChoices):
         if self.dataset and self.plan:
             raise UserError("dataset=, plan=: one of them")
         CodecChoices.__post_init__(self)
-        check("", self, "seconds", above=0)
-        check("", self, "held_out", low=0.05, high=0.9)
-        check("", self, "episodes", low=1)
-        check("", self, "seed", low=0, high=2**32 - 1)
