@@ -218,7 +218,7 @@ def test_a_mistake_is_one_line_and_nothing_is_written(command, tmp_path, monkeyp
 
 def test_a_key_of_an_earlier_version_is_refused_with_the_new_one_or_the_reason():
     every = {key for name in CLASSES for key in keys(name)} | {f"task.{key}" for key, _ in leaves(TrainConfig)}
-    for old, new in RENAMED.items():
+    for old, new in ((old, new) for old, new in RENAMED.items() if old[:5] != "move."):  # of a token, in a file
         assert old not in keys("train") and set(new.split(" or ")) <= every
     for name, old, new in (("evaluate", "sentence", "instruction"), ("play", "sentence", "plan")):
         with pytest.raises(ConfigError, match=f"^{old}: now {new}$"):
