@@ -8,8 +8,7 @@ from configs.help_text import choices, entries, keys
 from configs.schema import AgentConfig
 from envs.senses import check_image_size
 from envs.settings import ARM_DEFAULTS, ARM_TASKS, find
-from robot.safety.faults import in_one_line
-from worldmodel.errors import UserError
+from worldmodel.errors import UserError, in_one_line
 from worldmodel.strict import ConfigError, unknown
 
 GROUPS = {"token": "model.token"}

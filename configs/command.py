@@ -26,7 +26,7 @@ def run(name: str, body: Callable[[dict, Path], dict], code: Callable[[dict], in
     - 2: a mistake of the user's (UserError, or an OSError about a path or address they gave), or a non-finite number;
     - 1: a condition that may pass (a full disk, a port that has gone, too little memory);
     - `Ended.code`: Ended; `code(result)`, if it is not 0, without a line;
-    - 128 + the signal's number: Ctrl-C, or another stop signal (`robot.safety.signals`).
+    - 128 + the signal's number: Ctrl-C, or another stop signal (`robot.safety.stops`).
 
     Any other exception is a bug: a traceback, and exit code 1. Folders made for the run that are still empty at its
     end are removed.
@@ -55,8 +55,8 @@ def _main(name: str, body: Callable[[dict, Path], dict], code: Callable[[dict], 
 
     from configs.arguments import check_groups, explain
     from configs.reporting import code_of, foreseen, refuse, unread
-    from robot.safety.faults import in_one_line
-    from robot.safety.signals import SIGNALS, Stopped, handled
+    from robot.safety.stops import SIGNALS, Stopped, handled
+    from worldmodel.errors import in_one_line
 
     def stop(number: int, _frame) -> None:
         if parallel:

@@ -12,13 +12,13 @@ def play(keys: dict, _folder) -> dict:
     """Play the sentence on the arm. Returns what happened. Raises ValueError, OSError, Ended."""
     from configs.preflight import check_there
     from configs.strict import build
-    from robot.running.settings import PlayConfig
+    from robot.settings import PlayConfig
 
     config = build(PlayConfig, keys)  # report mistakes before the slow import of PyTorch
     check_there(config)
-    from configs.arm.playing import Playing
+    from configs.arm.playing import PlaySession
 
-    return Playing.begin(config).run()
+    return PlaySession.begin(config).run()
 
 
 if __name__ == "__main__":

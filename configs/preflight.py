@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from robot.arm_options import REAL, port_of_twin
+from robot.settings import REAL, port_of_twin
 from worldmodel.errors import UserError
 
 

@@ -16,14 +16,14 @@ def record(keys: dict, _folder) -> dict:
     """Record with the settings `keys`. Returns the summary. Raises ValueError, OSError."""
     from configs.preflight import check_there
     from configs.strict import build
-    from robot.recording.settings import RecordConfig
+    from robot.settings import RecordConfig
 
     keys["task"] = keys.pop("job")
     config = build(RecordConfig, keys)  # report mistakes before the slow import of LeRobot
     check_there(config)
-    from configs.arm.recording import Recording
+    from configs.arm.recording import RecordSession
 
-    return Recording(config).run()
+    return RecordSession(config).run()
 
 
 if __name__ == "__main__":

@@ -19,13 +19,13 @@ def run(keys: dict, _folder) -> dict:
     """Run the checkpoint with the settings `keys`. Returns what happened. Raises ValueError, OSError."""
     from configs.preflight import check_there
     from configs.strict import build
-    from robot.running.settings import RunConfig
+    from robot.settings import RunConfig
 
     config = build(RunConfig, keys)  # report mistakes before the slow import of PyTorch
     check_there(config)
-    from configs.arm.running import Running
+    from configs.arm.running import RunSession
 
-    return Running.begin(config).run()
+    return RunSession.begin(config).run()
 
 
 if __name__ == "__main__":

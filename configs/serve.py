@@ -18,8 +18,8 @@ def serve(keys: dict, _folder) -> dict:
 
     from configs.preflight import check_there
     from configs.strict import build
-    from robot.running.settings import ServeConfig, planner_address
-    from robot.safety.signals import handled
+    from robot.safety.stops import handled
+    from robot.settings import ServeConfig, planner_address
 
     config = build(ServeConfig, keys)
     check_there(config)

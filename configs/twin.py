@@ -14,9 +14,9 @@ def twin(keys: dict, _folder) -> dict:
     import sys
     from pathlib import Path
 
-    from configs.arm.priority import hurry
     from configs.strict import ConfigError, build
     from policies.storage.files import replace_file
+    from robot.ticks import hurry
     from sim.errors import InvalidValue
     from sim.twin import calibration as calibrations
     from sim.twin.arm import TwinArm

@@ -15,13 +15,12 @@ from lerobot.robots.so_follower import SO101FollowerConfig
 from lerobot.teleoperators import Teleoperator, TeleoperatorConfig, make_teleoperator_from_config
 from lerobot.utils.import_utils import register_third_party_plugins
 
-from robot.arm_options import port_of_twin
-from robot.config_so101_sim import SimCameraConfig, SO101SimConfig
+from robot.config_so101 import SimCameraConfig, SO101SimConfig
 from robot.safety.gate import Gate
 from robot.safety.gated import GatedRobot
 from robot.safety.limits import so101
-from robot.so101 import SO101
-from robot.so101_sim import SO101Sim
+from robot.settings import port_of_twin
+from robot.so101 import SO101, SO101Sim
 from robot.ticks import Clock
 from sim.so101.forward_kinematics import Fingertip
 from worldmodel.errors import UserError

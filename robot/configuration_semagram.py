@@ -1,7 +1,7 @@
 """Configuration of a Semagram policy, as LeRobot's commands read it: `--policy.type=semagram`."""
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from lerobot.configs import NormalizationMode, PolicyFeature, PreTrainedConfig
@@ -10,9 +10,9 @@ from lerobot.utils.constants import ACTION, OBS_STATE
 
 from policies.storage.format import FORMAT, check_format
 from policies.text_encoder import WORDS
-from robot.perceiving import check_shapes, check_there, sized
+from worldmodel import senses as naming
 from worldmodel.errors import UserError
-from worldmodel.senses import LANGUAGE_KEY, check_sides, is_image
+from worldmodel.senses import IMAGE_KEY_PREFIX, LANGUAGE_KEY, STATE_KEY, check_sides, is_image
 from worldmodel.settings import ModelConfig, PlannerConfig, TokenConfig
 
 ALIKE = 0.98  # cosine similarity above which two sentences count as the same
@@ -74,7 +74,7 @@ class SemagramConfig(PreTrainedConfig):
     def __post_init__(self):
         """Remember whether `senses` were given explicitly."""
         super().__post_init__()
-        self._told = bool(self.senses)
+        self._given = bool(self.senses)
 
     @property
     def state_size(self) -> int:
@@ -128,8 +128,8 @@ class SemagramConfig(PreTrainedConfig):
         check_shapes(self.senses)
         if not self.action_size:  # a new policy: a checkpoint's is known
             check_there(self.senses, shapes)
-            if self.image_size != SemagramConfig.image_size and (self._told or not any(map(is_image, self.senses))):
-                why = "policy.senses says each camera's size" if self._told else "no camera is there"
+            if self.image_size != SemagramConfig.image_size and (self._given or not any(map(is_image, self.senses))):
+                why = "policy.senses says each camera's size" if self._given else "no camera is there"
                 raise UserError(f"policy.image_size={self.image_size}: {why}; leave it out")
         checked = [("action", action, self.action_size)]
         if OBS_STATE in self.senses and OBS_STATE in seen:
@@ -152,7 +152,7 @@ class SemagramConfig(PreTrainedConfig):
         if self.planned and not self.task:
             raise UserError("policy.planned=true: it learned from recordings, which do not tell what is good; false")
 
-    def hear(self, sentences: Iterable[str]) -> None:
+    def take_sentences(self, sentences: Iterable[str]) -> None:
         """Take in a dataset's sentences: a new policy gets the language sense if there is more than one.
 
         One whose `senses` were given without language does not. Raises ValueError for a policy with the language sense
@@ -161,7 +161,7 @@ class SemagramConfig(PreTrainedConfig):
         known = [each for each in sentences if each.strip()]
         if LANGUAGE_KEY in self.senses:
             self.sentences += [each for each in known if each not in self.sentences]
-        elif len(known) > 1 and not self._told:
+        elif len(known) > 1 and not self._given:
             self.senses, self.sentences = self.senses | {LANGUAGE_KEY: [WORDS.size]}, known
         if LANGUAGE_KEY in self.senses and not self.sentences:
             raise UserError(f"policy.senses.{LANGUAGE_KEY}: no task of the dataset has any text; leave it out")
@@ -175,3 +175,52 @@ class SemagramConfig(PreTrainedConfig):
         for i, j in alike.nonzero().tolist():
             one, other = self.sentences[i], self.sentences[j]
             warnings.warn(f"tasks {one!r} and {other!r} can hardly be told apart by their words", stacklevel=2)
+
+
+def sized(features: Mapping, image_size: int) -> dict[str, list[int]]:
+    """Return the senses that LeRobot's features (key to shape) give a new policy: the state and cameras (3, h, w).
+
+    Warns of a camera that cannot be used: a depth map, or one under another key. Raises ValueError if no sense is left.
+    """
+    found = _perceivable(features)
+    for key, shape in features.items():
+        if key not in found and key.startswith("observation.image"):
+            warnings.warn(f"{key} {tuple(shape)}: not perceived; {IMAGE_KEY_PREFIX}<camera> (3, h, w) is", stacklevel=2)
+    if not found:
+        some = ", ".join(features) or "nothing"
+        raise UserError(f"policy: it acts by {STATE_KEY} and {IMAGE_KEY_PREFIX}<camera>; the features are {some}")
+    return {key: [image_size, image_size, 3] if is_image(key) else list(features[key]) for key in found}
+
+
+def check_there(senses: Mapping, features: Mapping) -> None:
+    """Raise ValueError if a new policy is to perceive a sense that LeRobot's features (key to shape) lack.
+
+    A trained policy may meet a robot without a camera: that sense is then missing by design. Language is not a feature.
+    """
+    found = _perceivable(features)
+    for key in senses:
+        if key not in found and key != LANGUAGE_KEY:
+            some = ", ".join(found) or "nothing"
+            raise UserError(f"policy.senses.{key}: not there; of what is there it can perceive {some}")
+
+
+def _perceivable(features: Mapping) -> list[str]:
+    """Return the keys of LeRobot's features (key to shape) that are senses: the state, then cameras (3, h, w)."""
+    state = [STATE_KEY] if STATE_KEY in features else []
+    return state + [key for key, shape in features.items() if is_image(key) and shape[0] == 3]
+
+
+def check_shapes(senses: Mapping) -> None:
+    """Raise ValueError unless `policy.senses` maps known senses to valid shapes, with frames of a supported size."""
+    for key, shape in senses.items():
+        if not isinstance(shape, list | tuple) or not all(type(number) is int for number in shape):
+            raise UserError(f"policy.senses.{key}={shape}: a shape, [48, 64, 3] of a camera 48 pixels high, 64 wide")
+    if tuple(senses.get(LANGUAGE_KEY, (WORDS.size,))) != (WORDS.size,):
+        raise UserError(f"policy.senses.{LANGUAGE_KEY}={senses[LANGUAGE_KEY]}: [{WORDS.size}], as long as its vectors")
+    try:
+        naming.check({key: tuple(shape) for key, shape in senses.items()})
+    except UserError as error:
+        raise UserError(f"policy.senses: {error}") from error
+    for key, shape in senses.items():
+        if is_image(key):
+            check_sides(f"policy.senses.{key}={list(shape)}", *shape[:2], example="[48, 64, 3]")

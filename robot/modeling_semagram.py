@@ -1,11 +1,13 @@
 """A Semagram checkpoint as a LeRobot policy: the same agent, acting and learning under LeRobot's commands."""
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from lerobot.policies import PreTrainedPolicy
 from lerobot.utils.constants import ACTION, OBS_STATE
 from torch import Tensor
@@ -14,19 +16,22 @@ from policies.agent import Agent
 from policies.storage.checkpoint import CONFIG, MODEL, load_into, made_by, read_unsigned
 from policies.storage.files import replace_file
 from policies.storage.folders import MANIFEST, manifest, tensor_bytes
-from policies.text_encoder import recognised
+from policies.text_encoder import WORDS, recognised
 from policies.tokens.curves import Curve
 from robot.configuration_semagram import SemagramConfig
-from robot.perceiving import TASK, at_moments, perceived, unlike
+from sim.frames import resized, shows, within
 from worldmodel.encoder import sense_dropout_mask
 from worldmodel.errors import UserError
+from worldmodel.frames import ages, unbroken
 from worldmodel.losses import ImitationBatch, imitation_loss
 from worldmodel.model import WorldModel
 from worldmodel.observation import Observation
-from worldmodel.senses import LANGUAGE_KEY, is_image, shows_scene
+from worldmodel.senses import LANGUAGE_KEY, Shapes, is_image, shows_scene
 from worldmodel.vision import shift
 
 BLIND = 30  # control steps: a second at the usual 30 Hz
+TASK = "task"
+"""Key of the instructions in a LeRobot batch, a list of strings."""
 
 
 class SemagramPolicy(PreTrainedPolicy):
@@ -47,7 +52,7 @@ class SemagramPolicy(PreTrainedPolicy):
         """
         super().__init__(config)
         config.validate_features()
-        config.hear(() if dataset_meta is None or dataset_meta.tasks is None else dataset_meta.tasks.index)
+        config.take_sentences(() if dataset_meta is None or dataset_meta.tasks is None else dataset_meta.tasks.index)
         self.curve = Curve.of_token(config.model.token, config.action_size)
         senses = {key: tuple(shape) for key, shape in config.senses.items()}
         self.model = WorldModel(senses, self.curve.size, config.model)
@@ -209,3 +214,72 @@ class SemagramPolicy(PreTrainedPolicy):
         read_unsigned(folder)
         load_into(model.model, folder)
         return model
+
+
+def perceived(batch: Mapping, senses: Shapes, wordless: bool = False) -> Observation:
+    """Return what a batch holds of `senses`, for its leading axes *B: robots (B,), or windows of steps (B, T).
+
+    LeRobot's frames are (*B, 3, h, w), floats in [0, 1] or bytes, of any size. A frame of a single colour counts as
+    missing; so does, if `wordless`, a task without text. Raises ValueError for a state of another size or that is not
+    finite, for a task without text unless `wordless`, and if the batch has none of the senses besides language.
+    """
+    values, present = {}, {}
+    for key in senses.keys() & batch.keys():
+        values[key] = framed(batch[key], *senses[key][:2]) if is_image(key) else batch[key].clone()
+        if is_image(key):
+            present[key] = torch.tensor([shows(frame) for frame in values[key].flatten(0, -4).numpy()])
+        elif (here := values[key].shape[-1]) != senses[key][0]:
+            raise UserError(f"{key} has {here} numbers here, {senses[key][0]} where this policy was trained")
+    if values and LANGUAGE_KEY in senses and TASK in batch:
+        key, value = next(iter(values.items()))
+        lead = value.shape[: value.dim() - len(senses[key])]
+        sentences = [batch[TASK]] if isinstance(batch[TASK], str) else list(batch[TASK])
+        there = [bool(each and each.strip()) or not wordless for each in sentences]
+        vectors = WORDS.vectors(tuple(sentences), there)
+        axes = len(sentences), *[1] * (len(lead) - 1)
+        values[LANGUAGE_KEY] = vectors.view(*axes, -1).expand(*lead, -1)
+        present[LANGUAGE_KEY] = torch.tensor(there).view(axes).expand(lead)
+    return Observation.of(senses, {**batch, **values}, present)
+
+
+def framed(frames: Tensor, height: int, width: int) -> UInt8[Tensor, "*B height width 3"]:
+    """Bring frames (*B, 3, h, w), floats in [0, 1] or bytes, to a model's size, as `sim.frames.middle` does.
+
+    Frames are processed one at a time, cropped before conversion, so that each stays in the processor's cache.
+    """
+    down, right = frames.shape[-2:]
+    rows, columns = within(down, right, height, width)
+    parts = [_bytes(frame[:, rows, columns]) for frame in frames.cpu().reshape(-1, *frames.shape[-3:])]
+    small = np.stack([resized(part.movedim(0, -1).numpy(), height, width) for part in parts])
+    return torch.from_numpy(small).view(*frames.shape[:-3], *small.shape[1:])
+
+
+def _bytes(frame: Tensor) -> UInt8[Tensor, "C h w"]:
+    """Return a frame as bytes; floats are taken to be in [0, 1]."""
+    return frame if frame.dtype == torch.uint8 else frame.mul(255).round_().clamp_(0, 255).to(torch.uint8)
+
+
+def unlike(batch: Mapping, senses: Shapes) -> str:
+    """Return how a batch's frames differ from those of the model's training (absent or of another size); else ""."""
+    for key, shape in senses.items():
+        if is_image(key) and key not in batch:
+            return f"{key} is not there"
+        if is_image(key) and tuple(batch[key].shape[-2:]) != tuple(shape[:2]):
+            here, trained = (f"{height} x {width}" for height, width in (batch[key].shape[-2:], shape[:2]))
+            return f"{key} has frames of {here} pixels here, {trained} where this policy was trained"
+    return ""
+
+
+def at_moments(seen: Observation, moments: list[list[int]]) -> Observation:
+    """From observations at many times (B, T), select M moments as observations (M, B) with stacked frames.
+
+    Each moment is a list of F times, newest first. State and masks are taken at the newest, frames at all of them, by
+    the rule of `worldmodel.frames`; what is missing between a moment's times goes unnoticed.
+    """
+    now, values = [times[0] for times in moments], {}
+    for key, value in seen.values.items():
+        if is_image(key):
+            there = seen.present[key][:, moments].movedim(1, 0)  # (M, B, F)
+            at = ages((unbroken(there) - 1).clamp(min=0), range(there.shape[-1]))
+            values[key] = torch.take_along_dim(value[:, moments].movedim(1, 0), at[..., None, None, None], 2)
+    return seen.map(lambda x: x[:, now].movedim(1, 0)).with_values(values)

@@ -29,7 +29,7 @@ absl.logging.get_absl_handler().python_handler.stream = sys.__stderr__
 
 STATE_KEY = "observation.state"
 CHECKED = (
-    *("worldmodel", "policies", "robot.perceiving", "robot.modeling_semagram"),
+    *("worldmodel", "policies", "robot.modeling_semagram"),
     *("envs.benchmark.statistics", "envs.benchmark.figures", "envs.benchmark.curves"),
 )
 """Whose shapes the tests check: all that give any, but for films, which are tested with stand-ins for an agent."""
@@ -380,7 +380,7 @@ def patient_driver():
         yield
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def arms():
     """The module of the arm at the end of a wire."""
     return beside("wired_arm")

@@ -28,8 +28,7 @@ from configs.strict import ConfigError, build
 from envs.faults import EnvironmentFault, EnvironmentLost
 from policies.storage.code_version import commit
 from policies.storage.folders import FolderError
-from robot.recording.settings import RecordConfig
-from robot.running.settings import PlayConfig, RunConfig, ServeConfig
+from robot.settings import PlayConfig, RecordConfig, RunConfig, ServeConfig
 from sim.twin.settings import TwinConfig
 from sim.variation import PRESETS, Variation
 from worldmodel.errors import UserError

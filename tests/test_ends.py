@@ -18,8 +18,8 @@ import configs.arm.recording
 import configs.arm.running
 import robot.arms
 from configs import record, run
-from robot.recording.parts import Draft
-from robot.safety.signals import SIGNALS
+from robot.recording import Draft
+from robot.safety.stops import SIGNALS
 
 pytestmark = pytest.mark.usefixtures("patient_driver", "patient_gate")
 WAIT_S = 120.0  # a loaded machine
@@ -199,7 +199,7 @@ def person(monkeypatch, arms):
     return leader
 
 
-RECORD = ("dataset=kept", "by=teleop", "teleop.type=wave", "sentence=Wave.", "episodes=2", "seconds=60")
+RECORD = ("dataset=kept", "driver=teleop", "teleop.type=wave", "instruction=Wave.", "episodes=2", "seconds=60")
 NONE_SAFE = "; 0 episodes are safe, the same command goes on"
 
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from robot.safety.braking import Workspace
-from robot.safety.faults import Fault, FaultKind, NotReleasable
 from robot.safety.gate import Gate
 from robot.safety.input_check import InputCheck, Stamped
 from robot.safety.limits import PRESETS, Box, JointLimits, Limits, so101
+from robot.safety.stops import Fault, FaultKind, NotReleasable
 from sim.joints import JOINTS
 from sim.so101.forward_kinematics import Fingertip
 

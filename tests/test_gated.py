@@ -99,7 +99,7 @@ def test_a_servo_in_trouble_whose_torque_reads_as_on_is_told_once_more(arm, monk
 
 
 def test_a_pulled_cable_is_a_fault_and_one_put_back_goes_on_from_where_the_arm_is_then(arm):
-    from robot.safety.faults import NotReleasable, RobotFault
+    from robot.safety.stops import NotReleasable, RobotFault
 
     with arm.robot as robot:
         assert move(arm, 120)[-1] > 29
@@ -254,8 +254,7 @@ def test_under_nohup_a_hang_up_stops_nothing(arm, hangs_up):
 @pytest.mark.usefixtures("hangs_up")
 @pytest.mark.parametrize("said", ENDS)
 def test_a_signal_or_an_exception_ends_the_loop_in_the_same_order(arm, said):
-    from robot.safety.faults import RobotFault
-    from robot.safety.signals import Stopped
+    from robot.safety.stops import RobotFault, Stopped
 
     arm.robot.close_with(lambda: arm.chain.log.append("data"))
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]

@@ -14,10 +14,9 @@ import numpy as np
 import pytest
 import torch
 
-from robot.safety.faults import RobotFault
 from robot.safety.gated import GatedRobot
 from robot.safety.limits import so101
-from robot.safety.signals import Stopped
+from robot.safety.stops import RobotFault, Stopped
 from sim.joints import JOINTS
 from sim.twin.feetech import SYNC_WRITE, WRITE, Framer
 from sim.twin.servo import REGISTERS

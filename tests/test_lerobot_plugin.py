@@ -62,7 +62,7 @@ import torch
 torch.set_num_threads(1)
 for name in ("eval", "train", "rollout", "replay", "record"):
     importlib.import_module(f"lerobot.scripts.lerobot_{name}")
-from robot.so101_sim import SO101Sim
+from robot.so101 import SO101Sim
 send = SO101Sim.send_action
 def told(robot, action):
     sent = send(robot, action)
@@ -151,8 +151,8 @@ def recorded(tmp_path_factory):
     from lerobot.datasets import LeRobotDataset
     from lerobot.utils.feature_utils import hw_to_dataset_features
 
-    from robot.config_so101_sim import SimCameraConfig, SO101SimConfig
-    from robot.so101_sim import SO101Sim
+    from robot.config_so101 import SimCameraConfig, SO101SimConfig
+    from robot.so101 import SO101Sim
 
     folder = tmp_path_factory.mktemp("recorded")
     camera = SimCameraConfig(view="overhead", width=48, height=32, fps=30)

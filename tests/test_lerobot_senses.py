@@ -19,8 +19,7 @@ from envs.wrappers import watched
 from policies.observations import observe
 from policies.storage.checkpoint import read_spec
 from robot.configuration_semagram import ImitatorConfig, SemagramConfig
-from robot.modeling_semagram import BLIND, SemagramPolicy
-from robot.perceiving import at_moments, framed
+from robot.modeling_semagram import BLIND, SemagramPolicy, at_moments, framed
 from sim.frames import middle
 from worldmodel.frames import FrameHistory
 from worldmodel.observation import Observation

@@ -6,18 +6,17 @@ import json
 import numpy as np
 import pytest
 
-from configs.arm.playing import Playing
+from configs.arm.playing import PlaySession
 from configs.reporting import FAILED, Ended
 from policies.tokens.notation import plan_bytes, to_plain
 from policies.tokens.vocabulary import Ask, Grip, Look, Move, Stop
 from robot.arms import connect, gated, simulated
 from robot.drivers import WrittenDriver
 from robot.loop import Loop, Reading
-from robot.running.settings import PlayConfig
-from robot.safety.limits import RANGES
-from robot.so101_sim import SimulatedTime, SO101Sim
-from robot.ticks import Ticks
-from robot.units import ARM
+from robot.safety.limits import ARM, RANGES
+from robot.settings import PlayConfig
+from robot.so101 import SO101Sim
+from robot.ticks import SimulatedTime, Ticks
 
 GOAL = np.array([0.2, -0.4, 0.3, 0.2, -0.1, 0.0])
 THERE = Move(np.array([GOAL * 0, GOAL * 0, GOAL, GOAL]), 1.5)
@@ -40,7 +39,7 @@ def sent(monkeypatch):
 def play(tmp_path, *tokens, **keys) -> dict:
     path = tmp_path / "sentence.json"
     path.write_text(json.dumps(to_plain(tokens)))
-    return Playing.begin(PlayConfig(sentence=str(path), **keys)).run()
+    return PlaySession.begin(PlayConfig(sentence=str(path), **keys)).run()
 
 
 def scaled(values) -> np.ndarray:
@@ -107,7 +106,7 @@ def test_a_sentence_that_cannot_be_is_one_line(tmp_path, text, line):
     path = tmp_path / "sentence.json"
     path.write_text(text)
     with pytest.raises(ValueError, match=line) as error:
-        Playing.begin(PlayConfig(sentence=str(path)))
+        PlaySession.begin(PlayConfig(sentence=str(path)))
     assert "\n" not in str(error.value)
     assert str(error.value).startswith(f"sentence={path}: ")
 

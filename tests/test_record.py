@@ -15,10 +15,9 @@ from pyarrow import parquet
 
 from robot.datasets import DatasetError
 from robot.loop import Driver, Loop
-from robot.recording.parts import MEASURED, SUCCESS, Parts
-from robot.so101_sim import SimulatedTime
-from robot.ticks import Ticks
-from robot.units import ARM
+from robot.recording import MEASURED, SUCCESS, Parts
+from robot.safety.limits import ARM
+from robot.ticks import SimulatedTime, Ticks
 
 HERE = Path(__file__).parent
 CAREFUL_RATE = 30.0  # degrees a second: the gate's careful limit, a quarter of what the script asks for

@@ -14,14 +14,12 @@ from lerobot.utils.errors import DeviceAlreadyConnectedError, DeviceNotConnected
 
 from robot.arms import gated, simulated
 from robot.config_so101 import SemagramSO101Config
-from robot.drivers import PolicyDriver, ScriptDriver, TeleopDriver, WrittenDriver
+from robot.drivers import PlanFollower, PolicyDriver, ScriptDriver, TeleopDriver, WrittenDriver
 from robot.loop import Loop, Reading
-from robot.running.plan_follower import PlanFollower
-from robot.safety.faults import RobotFault
+from robot.safety.limits import ARM
+from robot.safety.stops import RobotFault
 from robot.so101 import SO101, SemagramSO101
-from robot.so101_sim import SimulatedTime
-from robot.ticks import Ticks
-from robot.units import ARM
+from robot.ticks import SimulatedTime, Ticks
 from sim.joints import JOINTS
 from sim.so101 import scene as so101
 from sim.so101.targets import Targets

@@ -9,11 +9,11 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from configs.arm.compatibility import ROOM_FOR_REST, Fit
 from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from configs.arm.compatibility import ROOM_FOR_REST, Fit
 from configs.runs.loading import load_agent
 from envs.make import make, make_vector
 from envs.senses import Senses
@@ -23,10 +23,10 @@ from policies.agent import Agent
 from policies.observations import observe
 from robot.arms import simulated
 from robot.cameras import BLIND_S, CameraBuffer, SteadyCamera
-from robot.config_so101_sim import SimCameraConfig
+from robot.config_so101 import SimCameraConfig
 from robot.loop import Loop
-from robot.running.settings import RunConfig
-from robot.so101_sim import SimCamera
+from robot.settings import RunConfig
+from robot.so101 import SimCamera
 from worldmodel.observation import Observation
 from worldmodel.senses import IMAGE_KEY_PREFIX
 
@@ -49,9 +49,9 @@ def two_eyed(tmp_path_factory, untaught):
 
 
 def running(checkpoint, **keys):
-    from configs.arm.running import Running
+    from configs.arm.running import RunSession
 
-    return Running.begin(RunConfig(str(checkpoint), **{"viewer": "none"} | keys))
+    return RunSession.begin(RunConfig(checkpoint=str(checkpoint), **{"viewer": "none"} | keys))
 
 
 def until(true) -> None:
@@ -82,7 +82,7 @@ def test_the_simulated_arm_shows_what_training_showed():
             np.testing.assert_array_equal(camera[0], shown[f"observation.images.{name}"])
             np.testing.assert_array_equal(camera[1], before[max(0, step - 2)][f"observation.images.{name}"])
         shown, *_ = env.step(np.full(6, 0.5 * (step % 2), np.float32))
-        targets = robot.units.from_rad(env.unwrapped.commanded)
+        targets = robot.safety.limits.from_rad(env.unwrapped.commanded)
         robot.send_action(dict(zip(robot.action_features, targets.tolist(), strict=True)))
     robot.disconnect()
     env.close()
@@ -305,14 +305,14 @@ def test_an_arm_that_can_see_nothing_and_knows_nothing_else_stops(tmp_path, caps
 
 
 def test_a_policy_that_sees_can_be_recorded_and_begins_as_in_training(two_eyed, tmp_path, monkeypatch):
-    from configs.arm.recording import Recording
-    from robot.recording.settings import RecordConfig
+    from configs.arm.recording import RecordSession
+    from robot.settings import RecordConfig
 
-    keys = RecordConfig(str(tmp_path / "d"), by="policy", checkpoint=str(two_eyed), episodes=1, seconds=0.5)
+    keys = RecordConfig(dataset=str(tmp_path / "d"), driver="policy", checkpoint=str(two_eyed), episodes=1, seconds=0.5)
     keys = replace(keys, limits="trained")
     acted, act = [], Agent.act
     monkeypatch.setattr(Agent, "act", lambda agent, seen: acted.append((seen, act(agent, seen))) or acted[-1][1])
-    assert Recording(keys).run()["frames"] == len(acted) == 15
+    assert RecordSession(keys).run()["frames"] == len(acted) == 15
     loaded = load_agent(two_eyed)
     agent = loaded.agent
     env = make_vector(loaded.task, 1, processes=False, senses=Senses.of(loaded.spec.senses), wrap=watched)
@@ -330,15 +330,15 @@ def test_a_policy_that_sees_can_be_recorded_and_begins_as_in_training(two_eyed, 
 def test_the_rerun_viewer_gets_every_tick_with_what_the_camera_shows_the_model(checkpoint, tmp_path, monkeypatch):
     from rerun.experimental import RrdReader
 
-    from robot.running.rerun_view import Rerun
+    from robot.views import RerunView
 
-    told, log = [], Rerun.__call__
+    told, log = [], RerunView.__call__
 
     def telling(view, step, follower):
         told.append((step.reading.values.tolist(), follower.cameras.newest["overhead"]))
         log(view, step, follower)
 
-    monkeypatch.setattr(Rerun, "__call__", telling)
+    monkeypatch.setattr(RerunView, "__call__", telling)
     file = tmp_path / "run.rrd"
     running(checkpoint, episodes=1, seconds=0.5, viewer="rerun", viewer_file=str(file)).run()
     rows, frames, measured = {}, [], []
@@ -358,7 +358,7 @@ def test_the_rerun_viewer_gets_every_tick_with_what_the_camera_shows_the_model(c
 
 @pytest.mark.parametrize("how", ["hangs", "fails"])
 def test_a_viewer_that_hangs_or_fails_says_so_and_the_arm_goes_on(checkpoint, tmp_path, monkeypatch, capsys, how):
-    from robot.running import rerun_view
+    from robot import views
 
     hung = threading.Event()
 
@@ -368,7 +368,7 @@ def test_a_viewer_that_hangs_or_fails_says_so_and_the_arm_goes_on(checkpoint, tm
         hung.wait(WAIT_S)
 
     monkeypatch.setattr(rerun_view, "PATIENCE_S", 0.1)
-    monkeypatch.setattr(rerun_view.Rerun, "_log", log)
+    monkeypatch.setattr(views.RerunView, "_log", log)
     result = running(checkpoint, episodes=1, seconds=1.0, viewer="rerun", viewer_file=str(tmp_path / "run.rrd")).run()
     hung.set()
     for left in threading.enumerate():  # it goes on with what was queued, which is no business of the next test
@@ -424,7 +424,7 @@ UNFIT = [  # a checkpoint's task and senses, what it is to be run with, the line
 def test_a_checkpoint_is_run_only_where_it_can_know_what_it_needs(checkpoint, task, senses, keys, line):
     shapes = {"state": (37,), "images.overhead": (SIZE, SIZE, 3), "language": (256,)}
     identity = replace(load_agent(checkpoint).spec, senses={f"observation.{name}": shapes[name] for name in senses})
-    fit = Fit(RunConfig("c", **keys), identity, task or TaskConfig("so101-touch"))
+    fit = Fit(RunConfig(checkpoint="c", **keys), identity, task or TaskConfig("so101-touch"))
     if line is None:
         fit.check()
         assert not fit.told

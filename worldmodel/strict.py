@@ -75,6 +75,8 @@ RENAMED = {
     "model.vision.lags": "model.vision.frame_lags",
     "scarcity": "sparse_reward_threshold",
     "takeover": "expert_takeover_prob",
+    "sentence": "instruction",
+    "by": "driver",
 }
 """Keys of earlier versions by their new names."""
 

@@ -31,7 +31,7 @@ from policies.nearest_frames import NearestFrames
 from policies.storage.checkpoint import restore, save_checkpoint, versions
 from policies.storage.code_version import commit
 from policies.training.rollouts import Rollout, outcome, success_rates
-from robot.safety.signals import Stopped, handled
+from robot.safety.stops import Stopped, handled
 from worldmodel.flops import plan_gflop, update_gflop
 
 STOPPING = b"\nstopping at the end of this step, with a checkpoint; the same signal again stops at once, without one\n"

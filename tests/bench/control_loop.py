@@ -17,17 +17,16 @@ from types import SimpleNamespace
 import numpy as np
 
 from configs.arm.planning import begin_of, planner_client
-from configs.arm.priority import hurry
 from configs.arm.twin_process import TwinProcess
 from configs.runs.loading import task_of
 from envs.state_estimator import Mirror
 from policies.storage.checkpoint import find_checkpoint, read_spec
 from robot.arms import connect, gated, twin
+from robot.drivers import PlanFollower, Plans
 from robot.loop import Loop
-from robot.running.plan_follower import PlanFollower, Plans
-from robot.running.settings import RunConfig
-from robot.ticks import Ticks, no_collection
-from robot.units import Units
+from robot.safety.limits import Units
+from robot.settings import RunConfig
+from robot.ticks import Ticks, hurry, no_collection
 
 EPISODE_S, LEAD = 2.0, 2
 KINDS = ("with planning", "without")
@@ -128,7 +127,9 @@ def main() -> None:
     identity = read_spec(path)
     task = task_of(identity)
     stack, begin = ExitStack(), begin_of(identity, task, LEAD)
-    client = planner_client(stack, RunConfig(str(path), seed=0), path, begin, lambda line: print(line, file=sys.stderr))
+    client = planner_client(
+        stack, RunConfig(checkpoint=str(path), seed=0), path, begin, lambda line: print(line, file=sys.stderr)
+    )
     client.connect()
     mirror, scheduling = Mirror(task), hurry()
     thinkers = dict(zip(KINDS, (client, Thoughtless(begin.every)), strict=True))

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from robot.recording.parts import MEASURED, EpisodeInfo, Parts
+from robot.recording import MEASURED, EpisodeInfo, Parts
 
 HZ, FRAMES, AT_ONCE, MOST = 30, 6, 2, 8  # episodes between merges, and in a dataset
 FEATURES = {
