@@ -1,5 +1,6 @@
 """What the tests share: shapes and types checked while they run, seeded randomness, a tiny model, toy environments."""
 
+import contextlib
 import functools
 import importlib
 import json
@@ -7,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -378,6 +380,26 @@ def patient_driver():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(scservo_sdk.PortHandler, "getCurrentTime", lambda _: time.thread_time() * 250)
         yield
+
+
+@pytest.fixture(scope="module")
+def serving(tmp_path_factory):
+    """Serves a checkpoint's planner in a thread, which saves the start of a process; returns its address."""
+    from configs.arm.planning import planner_service
+    from policies.planner_link.service import listening
+
+    with contextlib.ExitStack() as stack:
+
+        def serve(checkpoint) -> str:
+            service = planner_service(checkpoint, 0, "cpu", 1, True)
+            address = str(tmp_path_factory.mktemp("planner") / "planner.sock")
+            thread = threading.Thread(target=service.serve, args=(stack.enter_context(listening(address)),))
+            stack.callback(thread.join)
+            stack.callback(service.close)
+            thread.start()
+            return address
+
+        yield functools.cache(serve)
 
 
 @pytest.fixture(scope="session")
