@@ -12,6 +12,7 @@ from policies.storage.format import FORMAT, check_format
 from policies.text_encoder import WORDS
 from worldmodel import senses as naming
 from worldmodel.errors import UserError
+from worldmodel.ranges import check
 from worldmodel.senses import IMAGE_KEY_PREFIX, LANGUAGE_KEY, STATE_KEY, check_sides, is_image
 from worldmodel.settings import ModelConfig, PlannerConfig, TokenConfig
 
@@ -131,32 +132,26 @@ class SemagramConfig(PreTrainedConfig):
             if self.image_size != SemagramConfig.image_size and (self._given or not any(map(is_image, self.senses))):
                 why = "policy.senses says each camera's size" if self._given else "no camera is there"
                 raise UserError(f"policy.image_size={self.image_size}: {why}; leave it out")
-        checked = [("action", action, self.action_size)]
-        if OBS_STATE in self.senses and OBS_STATE in seen:
-            checked.append(("state", seen[OBS_STATE], self.state_size))
-        for name, feature, size in checked:
-            if size not in (0, *feature.shape):
+        for name, key, size in (("action", ACTION, self.action_size), ("state", OBS_STATE, self.state_size)):
+            feature = action if key == ACTION else seen.get(key)
+            if feature is not None and size not in (0, *feature.shape):
                 raise UserError(f"policy: {name} has {size} numbers in this checkpoint, {feature.shape[0]} here")
         self.input_features: dict[str, PolicyFeature] = {key: seen[key] for key in seen if key in self.senses}
         self.action_size = action.shape[0]
-        if self.horizon < 1:
-            raise UserError(f"policy.horizon={self.horizon}: at least 1")
-        if not 0 <= self.dropout <= 0.9:
-            raise UserError(f"policy.dropout={self.dropout}: from 0 to 0.9")
-        if not 0 <= self.shift <= 32:
-            raise UserError(f"policy.shift={self.shift}: from 0 to 32 pixels")
-        if not 0 <= self.seed < 2**32:
-            raise UserError(f"policy.seed={self.seed}: from 0 to {2**32 - 1}")
+        check("policy.", self, "horizon", low=1)
+        check("policy.", self, "dropout", low=0, high=0.9)
+        check("policy.", self, "shift", low=0, high=32)
+        check("policy.", self, "seed", low=0, high=2**32 - 1)
         if self.model.token.joined and not self.task:
             raise UserError("policy.model.token.joined=true: recorded actions are places, and no episode begins at 0")
         if self.planned and not self.task:
             raise UserError("policy.planned=true: it learned from recordings, which do not tell what is good; false")
 
     def take_sentences(self, sentences: Iterable[str]) -> None:
-        """Take in a dataset's sentences: a new policy gets the language sense if there is more than one.
+        """Take in a dataset's instructions: a new policy gets the language sense if there is more than one.
 
         One whose `senses` were given without language does not. Raises ValueError for a policy with the language sense
-        but without any sentence, known or new.
+        but without any instruction. Warns of two that are the same to the text encoder, which ignores word order.
         """
         known = [each for each in sentences if each.strip()]
         if LANGUAGE_KEY in self.senses:
@@ -165,14 +160,10 @@ class SemagramConfig(PreTrainedConfig):
             self.senses, self.sentences = self.senses | {LANGUAGE_KEY: [WORDS.size]}, known
         if LANGUAGE_KEY in self.senses and not self.sentences:
             raise UserError(f"policy.senses.{LANGUAGE_KEY}: no task of the dataset has any text; leave it out")
-        if known and LANGUAGE_KEY in self.senses:
-            self._warn_of_likeness()
-
-    def _warn_of_likeness(self) -> None:
-        """Warn of sentences that are the same to the text encoder, which ignores word order."""
+        if not known or LANGUAGE_KEY not in self.senses:
+            return
         vectors = WORDS.encode(self.sentences)
-        alike = (vectors @ vectors.T).triu(1) > ALIKE
-        for i, j in alike.nonzero().tolist():
+        for i, j in ((vectors @ vectors.T).triu(1) > ALIKE).nonzero().tolist():
             one, other = self.sentences[i], self.sentences[j]
             warnings.warn(f"tasks {one!r} and {other!r} can hardly be told apart by their words", stacklevel=2)
 
@@ -198,10 +189,9 @@ def check_there(senses: Mapping, features: Mapping) -> None:
     A trained policy may meet a robot without a camera: that sense is then missing by design. Language is not a feature.
     """
     found = _perceivable(features)
-    for key in senses:
-        if key not in found and key != LANGUAGE_KEY:
-            some = ", ".join(found) or "nothing"
-            raise UserError(f"policy.senses.{key}: not there; of what is there it can perceive {some}")
+    if lacking := [key for key in senses if key not in (*found, LANGUAGE_KEY)]:
+        some = ", ".join(found) or "nothing"
+        raise UserError(f"policy.senses.{lacking[0]}: not there; of what is there it can perceive {some}")
 
 
 def _perceivable(features: Mapping) -> list[str]:

@@ -79,10 +79,10 @@ class SemagramPolicy(PreTrainedPolicy):
         """Return the next action of each of B robots; called every control step.
 
         `batch` holds what the policy perceives: `observation.state` (B, S), `observation.images.<camera>` (B, 3, h, w),
-        and `task`, B strings. Raises ValueError for observations that do not fit (see `_seen`).
+        and `task`, B strings. Raises ValueError for observations that do not fit (see `_observe`).
         """
         with torch.inference_mode(False):  # the agent stores its decisions and modifies them later
-            return self.agent.act(self._seen(batch, "steps")).to(self.config.device)
+            return self.agent.act(self._observe(batch, "steps")).to(self.config.device)
 
     def predict_action_chunk(self, batch: dict, **kwargs) -> Float[Tensor, "B T A"]:
         """Return the actions up to the next decision, from a fresh decision that does not disturb `select_action`.
@@ -97,45 +97,44 @@ class SemagramPolicy(PreTrainedPolicy):
         with torch.inference_mode(False):
             own = torch.Generator().set_state(self.generator.get_state())
             agent = self._agent(own)
-            seen = agent.frames.see(self._seen(batch, "chunks"))
+            seen = agent.frames.see(self._observe(batch, "chunks"))
             return agent.decide(seen).actions.to(self.config.device)
 
-    def _seen(self, batch: dict, counted: str) -> Observation:
+    def _observe(self, batch: dict, counted: str) -> Observation:
         """Return what the policy perceives of the current batch; `counted`: what a call is, "steps" or "chunks".
 
         Raises ValueError if a policy that was trained on a task gets other observations than the task's (LeRobot's
-        commands pass a robot's observations on unchanged, and take the actions for joint targets), and where `_look`
-        does.
+        commands pass a robot's observations on unchanged, and take the actions for joint targets), and where
+        `_check_sight` does.
         """
-        config = self.config
+        task = self.config.task
         try:
-            seen = perceived(batch, self.model.senses)
-            if config.task and (wrong := unlike(batch, self.model.senses)):
+            observation = perceived(batch, self.model.senses)
+            if task and (wrong := unlike(batch, self.model.senses)):
                 raise UserError(wrong)
         except UserError as error:
-            made = f" ({config.task['name']}; on an arm semagram-run runs it)" if config.task else ""
-            raise UserError(f"{error}{made}") from error
-        self._note_missing(seen, batch)
-        if not config.task:
-            self._look(seen, counted)
-        return seen
+            raise UserError(f"{error}{f' ({task["name"]}; on an arm semagram-run runs it)' if task else ''}") from error
+        self._note_missing(observation, batch)
+        if not task:
+            self._check_sight(observation, counted)
+        return observation
 
-    def _note_missing(self, seen: Observation, batch: dict) -> None:
+    def _note_missing(self, observation: Observation, batch: dict) -> None:
         """Warn once about each sense that is absent, or whose frames or words are missing for the whole batch."""
-        for key, present in seen.present.items():
+        for key, present in observation.present.items():
             if not bool(present.any()) and key not in self._missed:
                 self._missed.add(key)
                 why = "shows nothing" if (TASK if key == LANGUAGE_KEY else key) in batch else "not there"
                 warnings.warn(f"{key}: {why}; it counts as missing", stacklevel=2)
 
-    def _look(self, seen: Observation, counted: str) -> None:
+    def _check_sight(self, observation: Observation, counted: str) -> None:
         """Raise ValueError if a robot has seen nothing for more than BLIND steps: its actions would mean nothing."""
-        there = torch.stack([here for key, here in seen.present.items() if shows_scene(key)]).any(0)
+        there = torch.stack([present for key, present in observation.present.items() if shows_scene(key)]).any(0)
         before = self._blind.get(counted, torch.zeros(0))
         before = before if len(before) == len(there) else torch.zeros(len(there))
         blind = self._blind[counted] = torch.where(there, 0.0, before + 1)
         if bool((blind > BLIND).any()):
-            shown = ", ".join(filter(shows_scene, seen.present))
+            shown = ", ".join(filter(shows_scene, observation.present))
             raise ValueError(f"nothing to be seen for {BLIND} {counted} ({shown}), and there is no other sense")
 
     def forward(self, batch: dict) -> tuple[Tensor, dict[str, float]]:
@@ -146,49 +145,49 @@ class SemagramPolicy(PreTrainedPolicy):
         of an episode; `task`, B strings. In training mode, a policy that planned or belonged to a task no longer does
         from then on. Raises ValueError for another size or range.
         """
-        if self.training and (self.config.planned or self.config.task):
-            self.config.planned, self.config.task = False, {}
-            self.config.model = replace(self.config.model, token=replace(self.config.model.token, joined=False))
-            self.model.config = self.config.model  # recorded actions are absolute positions
+        config = self.config
+        if self.training and (config.planned or config.task):
+            config.planned, config.task = False, {}
+            config.model = replace(config.model, token=replace(config.model.token, joined=False))
+            self.model.config = config.model  # recorded actions are absolute positions
             self.agent = self._agent()
-        steps, most = self.config.horizon, float(batch[ACTION].abs().max())
-        if not most <= 1.001:
+        if not (most := float(batch[ACTION].abs().max())) <= 1.001:
             raise UserError(f"{ACTION}: {most:.3g} after LeRobot's normalisation, which should leave none beyond 1")
-        actions = batch[ACTION].unflatten(1, (steps, -1))
-        here = ~batch[f"{ACTION}_is_pad"].unflatten(1, (steps, -1)).any(-1)
-        index = {step: at for at, step in enumerate(self.config.observation_delta_indices)}
-        moments = [[index[step] for step in moment] for moment in self.config.moments]
-        seen = perceived(batch, self.model.senses, wordless=True)
-        some = next(key for key in self.config.senses if key in batch)
-        there = ~batch[f"{some}_is_pad"][:, [moment[0] for moment in moments[1:]]]
-        self._note_missing(seen, batch)
-        heard = self.agent.heard
-        if heard is not None:
-            seen = seen.with_values({LANGUAGE_KEY: recognised(seen.values[LANGUAGE_KEY], heard)})  # as when acting
-        seen = self._augmented(at_moments(seen, moments))
+        actions = batch[ACTION].unflatten(1, (config.horizon, -1))
+        whole = ~batch[f"{ACTION}_is_pad"].unflatten(1, (config.horizon, -1)).any(-1)
+        index = {step: at for at, step in enumerate(config.observation_delta_indices)}
+        moments = [[index[step] for step in moment] for moment in config.moments]
+        observation = perceived(batch, self.model.senses, wordless=True)
+        some = next(key for key in config.senses if key in batch)
+        followed = ~batch[f"{some}_is_pad"][:, [moment[0] for moment in moments[1:]]]
+        self._note_missing(observation, batch)
+        if (known := self.agent.heard) is not None:  # as when acting
+            words = recognised(observation.values[LANGUAGE_KEY], known)
+            observation = observation.with_values({LANGUAGE_KEY: words})
+        observation = self._augmented(at_moments(observation, moments))
         windows = ImitationBatch(
-            seen=seen,
-            keep=self._kept(seen),
+            seen=observation,
+            keep=self._kept(observation),
             token=self.curve.encode(actions.cpu()).to(actions.device).movedim(1, 0),
-            whole=here.movedim(1, 0).float(),
-            followed=(here & there).movedim(1, 0).float(),
+            whole=whole.movedim(1, 0).float(),
+            followed=(whole & followed).movedim(1, 0).float(),
         )
-        total, parts = imitation_loss(self.model, windows, self.config.consistency)
+        total, parts = imitation_loss(self.model, windows, config.consistency)
         return total, {name: float(value) for name, value in parts.items()}
 
-    def _augmented(self, seen: Observation) -> Observation:
-        """In training mode, shift the frames at random; otherwise return `seen` unchanged."""
-        pixels, draw = self.config.shift, torch.default_generator
+    def _augmented(self, observation: Observation) -> Observation:
+        """In training mode, shift the frames at random; otherwise return `observation` unchanged."""
         if not self.training:
-            return seen
-        moved = {
-            key: shift(x.flatten(0, 1), pixels, draw).view_as(x) for key, x in seen.values.items() if is_image(key)
-        }
-        return seen.with_values(moved)
+            return observation
+        moved, draw = {}, torch.default_generator
+        for key, frames in observation.values.items():
+            if is_image(key):
+                moved[key] = shift(frames.flatten(0, 1), self.config.shift, draw).view_as(frames)
+        return observation.with_values(moved)
 
-    def _kept(self, seen: Observation) -> Float[Tensor, "B n"]:
+    def _kept(self, observation: Observation) -> Float[Tensor, "B n"]:
         """Return 1 for each sense that is not hidden from a window (sense dropout, in training mode only), else 0."""
-        there = seen.map(lambda x: x[0]).to(self.model.device).presence
+        there = observation.map(lambda x: x[0]).to(self.model.device).presence
         if not self.training or len(self.config.senses) == 1:
             return torch.ones_like(there)
         return sense_dropout_mask(there, self.model.shows, self.config.dropout, torch.default_generator)

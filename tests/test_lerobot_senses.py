@@ -189,7 +189,7 @@ WRONG = [  # what is made, and the line
     (lambda: fresh((), image_size=SIZE), f"policy.image_size={SIZE}: no camera is there; leave it out$"),
     (lambda: fresh(image_size=8), r"policy.image_size=8: a whole number of pixels from 16 to 512$"),
     (lambda: fresh(dropout=1.0), r"policy.dropout=1.0: from 0 to 0.9$"),
-    (lambda: fresh(shift=-1), r"policy.shift=-1: from 0 to 32 pixels$"),
+    (lambda: fresh(shift=-1), r"policy.shift=-1: from 0 to 32$"),
     (lambda: fresh(horizon=0), r"policy.horizon=0: at least 1$"),
     (lambda: fresh(seed=-1), r"policy.seed=-1: from 0 to"),
     (lambda: fresh(planned=True), r"policy.planned=true: it learned from recordings"),
