@@ -16,8 +16,7 @@ from lerobot.cameras import Camera
 
 from sim.frames import middle, shows
 from worldmodel.errors import in_one_line
-from worldmodel.frames import FrameHistory
-from worldmodel.observation import Observation
+from worldmodel.observation import FrameHistory, Observation
 from worldmodel.senses import IMAGE_KEY_PREFIX
 
 AGAIN_S, LEAVE_S = 1.0, 3.0

@@ -12,9 +12,9 @@ from policies.storage.format import FORMAT, check_format
 from policies.text_encoder import WORDS
 from worldmodel import senses as naming
 from worldmodel.errors import UserError
-from worldmodel.ranges import check
 from worldmodel.senses import IMAGE_KEY_PREFIX, LANGUAGE_KEY, STATE_KEY, check_sides, is_image
 from worldmodel.settings import ModelConfig, PlannerConfig, TokenConfig
+from worldmodel.strict import check
 
 ALIKE = 0.98  # cosine similarity above which two sentences count as the same
 

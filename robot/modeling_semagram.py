@@ -20,14 +20,12 @@ from policies.text_encoder import WORDS, recognised
 from policies.tokens.curves import Curve
 from robot.configuration_semagram import SemagramConfig
 from sim.frames import resized, shows, within
-from worldmodel.encoder import sense_dropout_mask
+from worldmodel.encoder import sense_dropout_mask, shift
 from worldmodel.errors import UserError
-from worldmodel.frames import ages, unbroken
 from worldmodel.losses import ImitationBatch, imitation_loss
 from worldmodel.model import WorldModel
-from worldmodel.observation import Observation
+from worldmodel.observation import Observation, ages, unbroken
 from worldmodel.senses import LANGUAGE_KEY, Shapes, is_image, shows_scene
-from worldmodel.vision import shift
 
 BLIND = 30  # control steps: a second at the usual 30 Hz
 TASK = "task"
@@ -161,7 +159,7 @@ class SemagramPolicy(PreTrainedPolicy):
         some = next(key for key in config.senses if key in batch)
         followed = ~batch[f"{some}_is_pad"][:, [moment[0] for moment in moments[1:]]]
         self._note_missing(observation, batch)
-        if (known := self.agent.heard) is not None:  # as when acting
+        if (known := self.agent.sentences) is not None:  # as when acting
             words = recognised(observation.values[LANGUAGE_KEY], known)
             observation = observation.with_values({LANGUAGE_KEY: words})
         observation = self._augmented(at_moments(observation, moments))
@@ -234,7 +232,7 @@ def perceived(batch: Mapping, senses: Shapes, wordless: bool = False) -> Observa
         lead = value.shape[: value.dim() - len(senses[key])]
         sentences = [batch[TASK]] if isinstance(batch[TASK], str) else list(batch[TASK])
         there = [bool(each and each.strip()) or not wordless for each in sentences]
-        vectors = WORDS.vectors(tuple(sentences), there)
+        vectors = WORDS.encode(sentences, there)
         axes = len(sentences), *[1] * (len(lead) - 1)
         values[LANGUAGE_KEY] = vectors.view(*axes, -1).expand(*lead, -1)
         present[LANGUAGE_KEY] = torch.tensor(there).view(axes).expand(lead)
@@ -273,7 +271,7 @@ def at_moments(seen: Observation, moments: list[list[int]]) -> Observation:
     """From observations at many times (B, T), select M moments as observations (M, B) with stacked frames.
 
     Each moment is a list of F times, newest first. State and masks are taken at the newest, frames at all of them, by
-    the rule of `worldmodel.frames`; what is missing between a moment's times goes unnoticed.
+    the rule of `worldmodel.observation`; what is missing between a moment's times goes unnoticed.
     """
     now, values = [times[0] for times in moments], {}
     for key, value in seen.values.items():

@@ -10,7 +10,7 @@ from sim.so101.tasks import SCRIPTED, TASKS
 from sim.twin.control import listens
 from sim.twin.settings import LONGEST_SOCKET, control_of
 from worldmodel.errors import UserError
-from worldmodel.ranges import check
+from worldmodel.strict import check_ranges, ranged
 
 SIM, REAL, TWIN = "so101-sim", "so101", "so101-twin"
 ROBOTS = (SIM, REAL, TWIN)
@@ -64,32 +64,30 @@ class PlannerOptions:
     """Which checkpoint plans, and with what. `planner` false: its policy alone decides."""
 
     checkpoint: str = ""
-    seed: int = 100
+    seed: int = ranged(100, low=0, high=2**32 - 1)
     device: str = "cpu"
-    threads: int = 1
+    threads: int = ranged(1, low=1)
     planner: bool = True
 
-    def _check_planner(self, needed: bool = True) -> None:
-        if needed and not self.checkpoint:
+    def _check_checkpoint(self) -> None:
+        if not self.checkpoint:
             raise UserError("checkpoint=: a run folder or a checkpoint, e.g. checkpoint=runs/so101-touch/<run>")
-        check("", self, "threads", low=1)
-        check("", self, "seed", low=0, high=2**32 - 1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class EpisodeConfig(PlannerOptions, ArmConfig):
     """The options of a session of episodes on an arm, run or recorded."""
 
-    episodes: int = 10
-    seconds: float = 0.0
+    episodes: int = ranged(10, low=1)
+    seconds: float = ranged(0.0, low=0, high=3600)
     instruction: str = ""
     robot_cameras: dict = field(default_factory=dict)
     real_time: bool = False
 
-    def _check_episodes(self) -> None:
-        check("", self, "episodes", low=1)
-        check("", self, "seconds", low=0, high=3600)
-        ArmConfig.__post_init__(self)
+    def __post_init__(self):
+        """Raise ValueError for a value out of range, or one that the robot cannot use."""
+        check_ranges("", self)
+        super().__post_init__()
         if self.robot_cameras and self.simulated:
             raise UserError(f"robot_cameras=: not with robot={SIM}, whose cameras are any of {', '.join(CAMERAS)}")
 
@@ -101,19 +99,18 @@ class RunConfig(EpisodeConfig):
     usual_limits: ClassVar[str] = "trained"  # as fast as in training
 
     target: list[float] = field(default_factory=list)
-    lead: int = 2
+    lead: int = ranged(2, low=1)
     remote: str = ""
     viewer: str = "terminal"
     viewer_file: str = ""
 
     def __post_init__(self):
         """Raise ValueError for a value out of range, or one that the robot cannot use."""
-        self._check_planner()
+        self._check_checkpoint()
+        super().__post_init__()
         one_of(self, "viewer", VIEWERS)
         if self.viewer_file and self.viewer != "rerun":
             raise UserError(f"viewer_file={self.viewer_file}: it is for viewer=rerun")
-        check("", self, "lead", low=1)
-        self._check_episodes()
         if self.target and (len(self.target) != 3 or not all(math.isfinite(x) and abs(x) <= 1 for x in self.target)):
             raise UserError(f"target={self.target}: x, y and z in metres from the arm's base, e.g. [0.25,0.05,0.02]")
         if self.target and self.simulated:
@@ -130,10 +127,10 @@ class RecordConfig(EpisodeConfig):
     dataset: str = ""
     task: str = "touch"
     driver: str = EXPERT
-    episodes: int = 20
-    seed: int = 0
-    reset_seconds: float = 0.0
-    control_hz: int = 30
+    episodes: int = ranged(20, low=1)
+    seed: int = ranged(0, low=0, high=2**32 - 1)
+    reset_seconds: float = ranged(0.0, low=0, high=3600)
+    control_hz: int = ranged(30, low=5, high=100)
     paced: str = "auto"
     cameras: list[str] = field(default_factory=list)
     camera: dict = field(default_factory=lambda: dict(CAMERA))
@@ -144,12 +141,9 @@ class RecordConfig(EpisodeConfig):
         """Raise ValueError for a value out of range, or one that is incompatible with the others."""
         if not self.dataset:
             raise UserError("dataset=: the folder to record to, e.g. dataset=runs/touch-demos")
+        super().__post_init__()
         one_of(self, "driver", DRIVERS)
         one_of(self, "paced", ("auto", "true", "false"))
-        check("", self, "reset_seconds", low=0, high=3600)
-        check("", self, "control_hz", low=5, high=100)
-        self._check_planner(needed=False)
-        self._check_episodes()
         if self.seconds and round(self.seconds * self.control_hz) < 2:
             raise UserError(f"seconds={self.seconds:g}: two steps at least, {2 / self.control_hz:.3g} s")
         if self.simulated:
@@ -217,13 +211,13 @@ class PlayConfig(ArmConfig):
     """The options of semagram-play."""
 
     sentence: str = ""
-    control_hz: int = 30
+    control_hz: int = ranged(30, low=10, high=100)
 
     def __post_init__(self):
         """Raise ValueError for a missing sentence, a value out of range, or one that the robot cannot use."""
         if not self.sentence:
             raise UserError("sentence=: a JSON file, a list of tokens, e.g. sentence=docs/arm.json")
-        check("", self, "control_hz", low=10, high=100)
+        check_ranges("", self)
         super().__post_init__()
 
 
@@ -235,7 +229,8 @@ class ServeConfig(PlannerOptions):
 
     def __post_init__(self):
         """Raise ValueError for a missing value or one out of range."""
-        self._check_planner()
+        self._check_checkpoint()
+        check_ranges("", self)
         planner_address(self.address, "address")
 
 

@@ -10,7 +10,7 @@ from policies.codec.bit_packing import BitPacking, order
 from policies.codec.events import MIN_GAIN, Events, all_ramps, changes, fit_events, resting_levels
 from policies.codec.scalar_quantizer import ScalarQuantizer, best_split
 from policies.codec.spline_pca import SplinePCA
-from policies.tokens.splines import differences, fit_from, knots
+from policies.tokens.curves import differences, fit_from, knots
 
 
 @pytest.fixture(scope="module")

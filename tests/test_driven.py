@@ -14,7 +14,7 @@ from policies.settings import EXPERT
 from policies.training.episodes import episode_seed
 from sim.so101 import experts as so101_experts
 from sim.so101.tasks import SCRIPTED
-from worldmodel.windows import sample_windows
+from worldmodel.replay import sample_windows
 
 ENVS = pytest.mark.parametrize("limits", [(9,), (5, 8, 6)])
 
@@ -131,7 +131,7 @@ def test_when_an_expert_knows_no_further_the_agent_decides_anew(driven):
     trainer, known = driven(None, length=4, first=1), torch.full((1, 2), 0.5)
     advance(trainer, 8)  # of the seeding
     turns = [*[False] * 2, *[True] * 3, *[False] * 5, True, False]
-    trainer.episodes.experts.hear = lambda info: None
+    trainer.episodes.experts.note = lambda info: None
     for drives in turns:
         trainer.episodes.experts.action = known if drives else known * torch.nan
         advance(trainer, trainer.steps + 1)

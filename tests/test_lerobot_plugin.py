@@ -16,9 +16,9 @@ import pytest
 from configs.runs.loading import load_agent
 from envs.make import make_vector
 from envs.settings import TaskConfig
-from policies.observations import observe
 from policies.storage.checkpoint import load_model, read_spec, save_checkpoint
 from policies.storage.folders import FolderError
+from policies.training.episodes import observe
 from robot.config_so101 import SimCameraConfig, SO101SimConfig
 from robot.datasets import read
 from robot.so101 import SO101Sim

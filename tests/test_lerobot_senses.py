@@ -15,13 +15,12 @@ from envs.make import make_vector
 from envs.senses import Senses
 from envs.settings import TaskConfig
 from envs.wrappers import watched
-from policies.observations import observe
 from policies.storage.checkpoint import read_spec
+from policies.training.episodes import observe
 from robot.configuration_semagram import ImitatorConfig, SemagramConfig
 from robot.modeling_semagram import BLIND, SemagramPolicy, at_moments, framed
 from sim.frames import middle
-from worldmodel.frames import FrameHistory
-from worldmodel.observation import Observation
+from worldmodel.observation import FrameHistory, Observation
 from worldmodel.senses import LANGUAGE_KEY, STATE_KEY
 from worldmodel.settings import TokenConfig, VisionConfig
 

@@ -22,9 +22,9 @@ from envs.senses import Senses
 from envs.settings import TaskConfig
 from envs.wrappers import watched
 from policies.agent import Agent
-from policies.observations import observe
 from policies.planner_link.messages import Question, Refusal, Refused
 from policies.text_encoder import WORDS
+from policies.training.episodes import observe
 from robot import views
 from robot.arms import simulated
 from robot.cameras import BLIND_S, CameraBuffer, SteadyCamera

@@ -13,8 +13,8 @@ from policies.nearest_frames import NearestFrames
 from policies.storage.checkpoint import load_model, read_spec
 from policies.storage.folders import FolderError, _flat, tensor_bytes, write_folder
 from policies.text_encoder import Words
+from worldmodel.replay import window_at
 from worldmodel.senses import LANGUAGE_KEY, STATE_KEY
-from worldmodel.windows import window_at
 
 FRONT, ABOVE = "observation.images.front", "observation.images.above"
 SENTENCES = ("stay in the middle", "go to the left")

@@ -12,7 +12,7 @@ from policies.codec.scalar_quantizer import ScalarQuantizer
 from policies.codec.scaling import Scaling
 from policies.codec.spline_pca import SplinePCA
 from policies.settings import CodecConfig
-from policies.tokens.splines import design, ends
+from policies.tokens.curves import design, ends
 from worldmodel.errors import UserError
 
 Parts = tuple[CodecConfig, Scaling, Events, SplinePCA, BitPacking]
