@@ -9,7 +9,7 @@ import pytest
 
 from robot.safety.braking import Workspace
 from robot.safety.gate import Gate
-from robot.safety.input_check import InputCheck, Stamped
+from robot.safety.input_check import LONGEST_S, SOONEST_S, InputCheck, Stamped
 from robot.safety.limits import PRESETS, Box, JointLimits, Limits, so101
 from robot.safety.stops import Fault, FaultKind, NotReleasable
 from sim.joints import JOINTS
@@ -89,26 +89,22 @@ def test_a_joint_that_stays_where_it_is_while_its_command_is_far_off_is_a_fault(
     assert all(run.step(50.0).fault is None for _ in range(90))
 
 
-def test_a_goal_that_goes_to_and_fro_past_a_held_joint_is_a_fault_too():
-    run = Run(STALLS, lag=0.0)
-    commands = [run.step(40 * np.sin(0.15 * k)) for k in range(150)]
-    assert commands[-1].fault.kind == FaultKind.STALLED
-
-
-@pytest.mark.parametrize("lag", [0.02, 1.0])
-def test_a_joint_that_follows_is_not_stalled_however_far_behind(lag):
+@pytest.mark.parametrize(
+    ("lag", "goal", "stalls"),
+    [
+        (0.0, lambda k: 40 * np.sin(0.15 * k), True),  # to and fro past a held joint
+        (0.0, lambda k: 7.9, False),  # it sags
+        (0.02, lambda k: 60 * np.sign(np.sin(k / 100)), False),  # it follows, however far behind
+        (1.0, lambda k: 60 * np.sign(np.sin(k / 100)), False),
+    ],
+)
+def test_only_a_joint_that_does_not_move_is_stalled(lag, goal, stalls):
     run = Run(STALLS, lag=lag)
-    for k in range(600):
-        assert run.step(60 * np.sign(np.sin(k / 100))).fault is None
+    faults = [command.fault for command in (run.step(goal(k)) for k in range(300)) if command.fault]
+    assert [fault.kind for fault in faults[:1]] == [FaultKind.STALLED] * stalls
 
 
-def test_a_joint_that_sags_is_not_stalled():
-    run = Run(STALLS, lag=0.0)
-    for _ in range(300):
-        assert run.step(7.9).fault is None
-
-
-@pytest.mark.parametrize("preset", ["careful", "normal", "trained"])
+@pytest.mark.parametrize("preset", PRESETS)
 def test_a_gripper_may_hold_something_and_no_other_joint(preset):
     limits = so101(preset)
     assert {name for name, joint in limits.joints.items() if joint.stall > 1e5} == {"gripper"}
@@ -367,6 +363,16 @@ def test_what_cannot_be_trusted_is_named_and_not_used(what):
     assert after.fault.kind == "late-loop"
     check.restart()
     assert check.check(Stamped([1.0, 2.0], 199.0), Stamped([1.0, 2.0], 199.0), 199.0).fault is None
+
+
+def test_steps_too_close_count_as_one_and_a_long_pause_as_the_longest():
+    check, at = InputCheck(ONE), lambda now: (Stamped([0.0], now), Stamped([0.0], now), now)
+    assert check.check(*at(0.0)).dt == 0
+    assert check.check(*at(SOONEST_S)).dt == SOONEST_S
+    assert check.check(*at(1.9 * SOONEST_S)).dt == 0
+    assert check.check(*at(2.5 * SOONEST_S)).dt == pytest.approx(1.5 * SOONEST_S)
+    check.restart()
+    assert check.check(*at(1e6)).dt == LONGEST_S
 
 
 FULL = {name: SimpleNamespace(range_min=700, range_max=3400) for name in JOINTS}
