@@ -57,6 +57,25 @@ def test_a_goal_that_jumps_is_reached_without_overshoot_at_full_rate():
     assert max(c.rate[0] for c in commands) == 60
 
 
+def test_margins_are_the_shares_of_the_limits_that_are_left():
+    limits = dataclasses.replace(ONE, joints={"j": dataclasses.replace(ONE.joints["j"], low=-80.0)})
+    run, before = Run(limits, start=20.0), 0.0
+    for k in range(40):
+        dt, here = DT * (0.5 + k % 2), run.place[0]
+        command = run.step(60.0 if k < 25 else -60.0, dt=dt)
+        at, rate = command.values[0], command.rate[0]
+        left = {
+            "position": min(at + 80, 90 - at) / 85,
+            "rate": 1 - abs(rate) / 60,
+            "acceleration": 1 - abs(rate - before) / dt / 240,
+            "step": 1 - abs(at - here) / 15,
+        }
+        before = rate
+        assert command.margins.least() == {kind: ("j", pytest.approx(share)) for kind, share in left.items()}
+    repeated = run.step(-60.0, dt=1e-5).margins.least()
+    assert repeated["acceleration"] == ("j", 1.0)  # no time has passed
+
+
 def test_an_arm_held_fast_is_pulled_by_no_more_than_the_step():
     run = Run(lag=0.0)
     for _ in range(60):

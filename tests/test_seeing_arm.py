@@ -215,9 +215,9 @@ def test_a_plan_is_due_when_the_robot_it_is_for_says(checkpoint, monkeypatch):
     begin = begin_of(loaded.spec, loaded.task, 2, "Touch the red cube.")
     plan, deadlines = answering.agent.planner.plan, []
 
-    def noting(observation, memory, generator, deadline, start):
+    def noting(observation, memory, generator, deadline, *others, **keys):
         deadlines.append(deadline)
-        return plan(observation, memory, generator, deadline, start)
+        return plan(observation, memory, generator, deadline, *others, **keys)
 
     monkeypatch.setattr(answering.agent.planner, "plan", noting)
     for due_ms in (5.0, 0.0):
