@@ -84,7 +84,7 @@ class SemagramConfig(PreTrainedConfig):
 
     @property
     def moments(self) -> list[list[int]]:
-        """The control steps whose frames are seen at each boundary of a window's tokens.
+        """The control steps whose frames are perceived at each boundary of a window's tokens.
 
         `horizon` + 1 lists with a step per lag of `model.vision.frame_lags`, counted from the window's start
         (negative before it).
@@ -120,11 +120,11 @@ class SemagramConfig(PreTrainedConfig):
         for a new policy with a sense that the features lack.
         """
         check_format("policy", self.format)
-        seen, action = self.input_features or {}, (self.output_features or {}).get(ACTION)
+        features, action = self.input_features or {}, (self.output_features or {}).get(ACTION)
         if action is None:
             raise UserError(f"policy: {ACTION} is missing among the features")
         check_sides(f"policy.image_size={self.image_size}", self.image_size)
-        shapes = {key: feature.shape for key, feature in seen.items()}
+        shapes = {key: feature.shape for key, feature in features.items()}
         self.senses = self.senses or sized(shapes, self.image_size)
         check_shapes(self.senses)
         if not self.action_size:  # a new policy: a checkpoint's is known
@@ -133,10 +133,10 @@ class SemagramConfig(PreTrainedConfig):
                 why = "policy.senses says each camera's size" if self._given else "no camera is there"
                 raise UserError(f"policy.image_size={self.image_size}: {why}; leave it out")
         for name, key, size in (("action", ACTION, self.action_size), ("state", OBS_STATE, self.state_size)):
-            feature = action if key == ACTION else seen.get(key)
+            feature = action if key == ACTION else features.get(key)
             if feature is not None and size not in (0, *feature.shape):
                 raise UserError(f"policy: {name} has {size} numbers in this checkpoint, {feature.shape[0]} here")
-        self.input_features: dict[str, PolicyFeature] = {key: seen[key] for key in seen if key in self.senses}
+        self.input_features: dict[str, PolicyFeature] = {key: features[key] for key in features if key in self.senses}
         self.action_size = action.shape[0]
         check("policy.", self, "horizon", low=1)
         check("policy.", self, "dropout", low=0, high=0.9)
@@ -165,7 +165,7 @@ class SemagramConfig(PreTrainedConfig):
         vectors = WORDS.encode(self.sentences)
         for i, j in ((vectors @ vectors.T).triu(1) > ALIKE).nonzero().tolist():
             one, other = self.sentences[i], self.sentences[j]
-            warnings.warn(f"tasks {one!r} and {other!r} can hardly be told apart by their words", stacklevel=2)
+            warnings.warn(f"tasks {one!r} and {other!r} can hardly be distinguished by their words", stacklevel=2)
 
 
 def sized(features: Mapping, image_size: int) -> dict[str, list[int]]:

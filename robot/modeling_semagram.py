@@ -57,10 +57,10 @@ class SemagramPolicy(PreTrainedPolicy):
         self._missed: set[str] = set()
         self._blind: dict[str, Tensor] = {}  # per robot, consecutive steps or chunks in which nothing was seen
         if dataset_stats and OBS_STATE in dataset_stats and OBS_STATE in senses:
-            seen = {name: torch.as_tensor(value) for name, value in dataset_stats[OBS_STATE].items()}
-            if not all(bool(torch.isfinite(seen[name]).all()) for name in ("mean", "std")):
+            mean, std, count = (torch.as_tensor(dataset_stats[OBS_STATE][name]) for name in ("mean", "std", "count"))
+            if not bool(torch.isfinite(mean).all() & torch.isfinite(std).all()):
                 raise UserError(f"{OBS_STATE}: the dataset's mean or deviation is not finite; a joint was no number")
-            self.model.normaliser.take(seen["mean"], seen["std"], int(seen["count"].max()))
+            self.model.normaliser.take(mean, std, int(count.max()))
         self.generator = torch.Generator().manual_seed(config.seed)
         self.agent = self._agent()
 
@@ -93,10 +93,9 @@ class SemagramPolicy(PreTrainedPolicy):
                 "policy.model.token.joined: a chunk does not know what was done before; select_action does"
             )
         with torch.inference_mode(False):
-            own = torch.Generator().set_state(self.generator.get_state())
-            agent = self._agent(own)
-            seen = agent.frames.see(self._observe(batch, "chunks"))
-            return agent.decide(seen).actions.to(self.config.device)
+            agent = self._agent(torch.Generator().set_state(self.generator.get_state()))
+            observation = agent.frames.see(self._observe(batch, "chunks"))
+            return agent.decide(observation).actions.to(self.config.device)
 
     def _observe(self, batch: dict, counted: str) -> Observation:
         """Return what the policy perceives of the current batch; `counted`: what a call is, "steps" or "chunks".
@@ -267,16 +266,16 @@ def unlike(batch: Mapping, senses: Shapes) -> str:
     return ""
 
 
-def at_moments(seen: Observation, moments: list[list[int]]) -> Observation:
+def at_moments(observation: Observation, moments: list[list[int]]) -> Observation:
     """From observations at many times (B, T), select M moments as observations (M, B) with stacked frames.
 
     Each moment is a list of F times, newest first. State and masks are taken at the newest, frames at all of them, by
     the rule of `worldmodel.observation`; what is missing between a moment's times goes unnoticed.
     """
     now, values = [times[0] for times in moments], {}
-    for key, value in seen.values.items():
+    for key, value in observation.values.items():
         if is_image(key):
-            there = seen.present[key][:, moments].movedim(1, 0)  # (M, B, F)
+            there = observation.present[key][:, moments].movedim(1, 0)  # (M, B, F)
             at = ages((unbroken(there) - 1).clamp(min=0), range(there.shape[-1]))
             values[key] = torch.take_along_dim(value[:, moments].movedim(1, 0), at[..., None, None, None], 2)
-    return seen.map(lambda x: x[:, now].movedim(1, 0)).with_values(values)
+    return observation.map(lambda x: x[:, now].movedim(1, 0)).with_values(values)

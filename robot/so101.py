@@ -279,8 +279,8 @@ class SO101Sim(Robot):
     def get_observation(self) -> dict[str, float | np.ndarray]:
         """Return the joints' positions, at the encoders' resolution, and the cameras' frames."""
         values = self.units.read(so101.positions(self.scene))
-        seen = dict(zip(self._motors, values.tolist(), strict=True))
-        return seen | {name: camera.read_latest() for name, camera in self.cameras.items()}
+        joints = dict(zip(self._motors, values.tolist(), strict=True))
+        return joints | {name: camera.read_latest() for name, camera in self.cameras.items()}
 
     @check_if_not_connected
     def send_action(self, action: dict[str, float]) -> dict[str, float]:

@@ -166,7 +166,7 @@ def with_depth(senses):
 def test_what_a_dataset_has_and_a_policy_cannot_perceive_is_reported():
     with pytest.warns(UserWarning, match=r"^observation.image \(3, 48, 64\): not perceived; observation.images.<"):
         assert fresh(("observation.image",)).model.senses == {STATE_KEY: (6,)}
-    with pytest.warns(UserWarning, match=r"^tasks 'the red block left of the blue' and 'the blue .* told apart"):
+    with pytest.warns(UserWarning, match=r"^tasks 'the red block left of the blue' and 'the blue .* distinguished by"):
         fresh(tasks=("the red block left of the blue", "the blue block left of the red"))
     with pytest.warns(UserWarning, match=rf"^{SIDE} \(1, 48, 64\): not perceived"):
         assert with_depth({}).senses.keys() == {STATE_KEY, FRONT}

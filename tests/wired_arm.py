@@ -141,14 +141,14 @@ class Clock:
 
 
 class FakePlanner:
-    """Plans curves of four steps, each `delays` steps after it was asked, later ones `otherwise`; None: never.
+    """Plans curves of `length` steps, each `delays` steps after it was asked, later ones `otherwise`; None: never.
 
-    `action(number, since)`: what all four steps do, by the number of the plan, and of those since one from rest.
+    `action(number, since)`: what all its steps do, by the number of the plan, and of those since one from rest.
     `asked`: when, the state, whether from rest. `now` is the time in steps, for a test to advance.
     """
 
-    def __init__(self, *delays, otherwise=1, action=lambda number, since: number / 100):
-        self.delays, self.otherwise, self.action = list(delays), otherwise, action
+    def __init__(self, *delays, otherwise=1, action=lambda number, since: number / 100, length=4):
+        self.delays, self.otherwise, self.action, self.length = list(delays), otherwise, action, length
         self.asked, self.now, self.due, self.since = [], 0, [], 0
 
     def ask(self, state, fresh, frames, there):
@@ -156,8 +156,8 @@ class FakePlanner:
         number, self.since = len(self.asked), 0 if fresh else self.since + 1
         delay = self.delays.pop(0) if self.delays else self.otherwise
         if delay is not None:
-            actions = np.full((4, 6), self.action(number, self.since))
-            answer = SimpleNamespace(number=number, plan_ms=1.0, actions=actions, tokens=(), length=4)
+            actions = np.full((self.length, 6), self.action(number, self.since))
+            answer = SimpleNamespace(number=number, plan_ms=1.0, actions=actions, tokens=(), length=self.length)
             self.due.append((self.now + delay, answer))
         return number
 
