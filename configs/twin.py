@@ -15,7 +15,7 @@ def twin(keys: dict, _folder) -> dict:
     from pathlib import Path
 
     from configs.strict import ConfigError, build
-    from policies.storage.files import replace_file
+    from policies.storage.folders import replace_file
     from robot.ticks import hurry
     from sim.errors import InvalidValue
     from sim.twin import calibration as calibrations
@@ -53,7 +53,7 @@ def _announce(name: str, port_file) -> None:
     """Write the port's name to `port_file` atomically, or remove the file if `name` is empty (no port)."""
     import sys
 
-    from policies.storage.files import replace_file
+    from policies.storage.folders import replace_file
 
     if not name:
         port_file.unlink(missing_ok=True)

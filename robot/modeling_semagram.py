@@ -13,9 +13,10 @@ from lerobot.utils.constants import ACTION, OBS_STATE
 from torch import Tensor
 
 from policies.agent import Agent
-from policies.storage.checkpoint import CONFIG, MODEL, load_into, made_by, read_unsigned
-from policies.storage.files import replace_file
-from policies.storage.folders import MANIFEST, manifest, tensor_bytes
+from policies.storage.checkpoint import CONFIG, MODEL, load_into, read_spec
+from policies.storage.folders import MANIFEST, manifest, replace_file
+from policies.storage.tensors import tensor_bytes
+from policies.storage.versions import made_by
 from policies.text_encoder import WORDS, recognised
 from policies.tokens.curves import Curve
 from robot.configuration_semagram import SemagramConfig
@@ -199,15 +200,14 @@ class SemagramPolicy(PreTrainedPolicy):
         weights = self.model.state_dict()
         if state_dict is not None:
             weights = {name.removeprefix("model."): value for name, value in state_dict.items()}
-        files = {CONFIG: (save_directory / CONFIG).read_bytes(), MODEL: tensor_bytes(weights)}
-        replace_file(save_directory / MODEL, files[MODEL])
-        replace_file(save_directory / MANIFEST, manifest(files, made_by()))
+        replace_file(save_directory / MODEL, tensor_bytes(weights))
+        replace_file(save_directory / MANIFEST, manifest(save_directory, (CONFIG, MODEL), made_by()))
 
     @classmethod
     def _load_as_safetensor(cls, model: "SemagramPolicy", model_file: str, map_location: str, strict: bool):
         """Load the weights. Raises FolderError if they are damaged, of another format, or do not fit the model."""
         folder = Path(model_file).parent
-        read_unsigned(folder)
+        read_spec(folder, downloaded=True)
         load_into(model.model, folder)
         return model
 

@@ -20,7 +20,7 @@ from lerobot.robots.utils import ensure_safe_goal_position
 from lerobot.utils.decorators import check_if_already_connected, check_if_not_connected
 from lerobot.utils.errors import DeviceNotConnectedError
 
-from policies.storage.files import claimed
+from policies.storage.folders import claimed
 from robot.config_so101 import SemagramSO101Config, SimCameraConfig, SO101SimConfig
 from robot.safety.gate import Gate
 from robot.safety.gated import GatedRobot, noted

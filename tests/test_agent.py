@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from policies.agent import Agent
-from policies.storage.folders import tensor_bytes
+from policies.storage.tensors import tensor_bytes
 from policies.tokens.curves import Curve
 from policies.training.episodes import episode_seed
 from policies.training.rollouts import rollout

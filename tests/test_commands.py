@@ -26,8 +26,8 @@ from configs.reporting import Ended
 from configs.schema import BenchConfig, EvaluateConfig, TokensConfig, TrainConfig
 from configs.strict import ConfigError, build
 from envs.faults import EnvironmentFault, EnvironmentLost
-from policies.storage.code_version import commit
 from policies.storage.folders import FolderError
+from policies.storage.versions import commit
 from robot.settings import PlayConfig, RecordConfig, RunConfig, ServeConfig
 from sim.twin.settings import TwinConfig
 from sim.variation import PRESETS, Variation

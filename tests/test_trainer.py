@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from policies.storage.folders import _flat
+from policies.storage.tensors import flat
 from worldmodel.replay import sample_windows, window_at
 from worldmodel.senses import STATE_KEY
 
@@ -28,7 +28,7 @@ def advance(toys, trainer, steps):
 def digest(trainer):
     """Everything there is of a trainer, hashed part by part."""
     whole = trainer.state_dict() | {"newest": trainer.learner.model.state_dict()}
-    return {name: hashlib.sha256(t.numpy().tobytes()).hexdigest() for name, t in _flat(whole).items()}
+    return {name: hashlib.sha256(t.numpy().tobytes()).hexdigest() for name, t in flat(whole).items()}
 
 
 def beginnings(replay):

@@ -1,4 +1,4 @@
-"""A twin does not outlive who started it, however that one ends, and survives what people do to its cable and joints."""
+"""A twin does not outlive who started it, however that ends, and survives what is done to its cable and joints."""
 
 import contextlib
 import os

@@ -28,9 +28,10 @@ from envs.settings import TaskConfig
 from envs.wrappers import Dropping, watched
 from policies.agent import Agent
 from policies.nearest_frames import NearestFrames
-from policies.storage.checkpoint import PROGRESS, REPLAY, AgentSpec, versions
-from policies.storage.files import replace_file
-from policies.storage.folders import FolderError, check_folder, read_tensors
+from policies.storage.checkpoint import PROGRESS, REPLAY, AgentSpec
+from policies.storage.folders import FolderError, check_folder, replace_file
+from policies.storage.tensors import read_tensors
+from policies.storage.versions import versions
 from policies.training.rollouts import Rollout, outcome, success_rates
 from worldmodel.flops import plan_gflop
 from worldmodel.model import WorldModel

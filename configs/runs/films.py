@@ -22,7 +22,7 @@ from policies.agent import Agent, Decision
 from policies.glyphs.glyph import glyph
 from policies.glyphs.ink import draw, picture
 from policies.nearest_frames import NearestFrames
-from policies.storage.files import replace_file
+from policies.storage.folders import replace_file
 from policies.tokens.curves import Curve
 from policies.tokens.vocabulary import Move, plan_bytes
 from policies.training.episodes import Episodes, Step, episode_seed, play

@@ -28,8 +28,8 @@ from envs.make import make
 from envs.wrappers import watched
 from policies.agent import Agent
 from policies.nearest_frames import NearestFrames
-from policies.storage.checkpoint import restore, save_checkpoint, versions
-from policies.storage.code_version import commit
+from policies.storage.checkpoint import restore, save_checkpoint
+from policies.storage.versions import commit, versions
 from policies.training.rollouts import Rollout, outcome, success_rates
 from robot.safety.stops import Stopped, handled
 from worldmodel.flops import plan_gflop, update_gflop

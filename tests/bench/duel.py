@@ -21,7 +21,7 @@ from configs.command import composed
 from configs.schema import TrainConfig
 from configs.strict import build
 from envs.benchmark.results import device
-from policies.storage.code_version import commit
+from policies.storage.versions import commit
 
 OURS_EACH = 10  # repetitions of ours for each of theirs, which takes many times as long
 

@@ -10,7 +10,7 @@ import numpy as np
 from codec import Ours, measure, rivals
 
 from policies.codec import Codec, CodecConfig
-from policies.codec.scaling import Scaling
+from policies.codec.fitting import Scaling
 
 FITTED = 14  # of the 20 episodes of each task
 RATE_HZ = 80
@@ -27,7 +27,7 @@ def split(episodes: dict[str, np.ndarray]) -> tuple[list[np.ndarray], list[np.nd
 def table(episodes: dict[str, np.ndarray], key: str, ids: int) -> None:
     """Print a JSON line for our codec and each other code, on one second of a set."""
     fitted, held_out = split(episodes)
-    scaling = Scaling.fit(fitted, 1.3)
+    scaling = Scaling.fit(fitted)
     fitted, held_out = ([scaling.scale(e) for e in part] for part in (fitted, held_out))
     ours = Codec.fit(fitted, CodecConfig(length=RATE_HZ, control_points=10, ids=ids), stride=4)
     for code in (Ours(ours), *rivals(fitted, RATE_HZ, 1.0, stride=4)):
