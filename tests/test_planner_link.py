@@ -48,12 +48,12 @@ from policies.planner_link.messages import (
 from policies.planner_link.service import MOST, PlannerService, listening
 from policies.storage.checkpoint import read_spec
 from policies.tokens.curves import Curve
-from robot.running.sinks import sentence
+from robot.views import plan_text
 from worldmodel.errors import UserError
 from worldmodel.planner import Planner
 from worldmodel.settings import PlannerConfig
 
-BEGIN = Begin("reach", 3, 2, "tied", 30.0, 2, 2, 2, 1)
+BEGIN = Begin("reach", 3, 2, "delta", 30.0, 2, 2, 2, 1)
 WAIT_S = 60.0  # a loaded machine
 PROMPT_S = 5.0
 HANGS_UP = signal.SIGTERM if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else signal.SIGHUP  # it is under nohup
@@ -493,7 +493,7 @@ def test_what_leaves_no_plan_is_refused_in_a_line(toys):
     assert isinstance(service.answer(Question(1, True, np.zeros(4, np.float32))), Refusal)
     answer = decode(encode(service.answer(Question(2, True, np.zeros(3, np.float32))))[HEAD.size :])
     follower = SimpleNamespace(answer=answer)  # a person is shown for how long a token lasts
-    assert sentence(follower, token, 30.0).startswith(f"move({4 / 30:.3g} s)") and len(answer.actions) == 4
+    assert plan_text(follower, token, 30.0).startswith(f"move({4 / 30:.3g} s)") and len(answer.actions) == 4
     with torch.no_grad():
         model.outcome.bias.fill_(torch.nan)  # a model that has diverged
     refusal = service.answer(Question(3, False, np.zeros(3, np.float32)))
