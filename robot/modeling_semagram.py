@@ -19,13 +19,12 @@ from policies.text_encoder import recognised
 from policies.tokens.curves import Curve
 from robot.configuration_semagram import SemagramConfig
 from robot.perceiving import TASK, at_moments, perceived, unlike
-from worldmodel.encoder import sense_dropout_mask
+from worldmodel.encoder import sense_dropout_mask, shift
 from worldmodel.errors import UserError
 from worldmodel.losses import ImitationBatch, imitation_loss
 from worldmodel.model import WorldModel
 from worldmodel.observation import Observation
 from worldmodel.senses import LANGUAGE_KEY, is_image, shows_scene
-from worldmodel.vision import shift
 
 BLIND = 30  # control steps: a second at the usual 30 Hz
 
@@ -158,9 +157,9 @@ class SemagramPolicy(PreTrainedPolicy):
         some = next(key for key in self.config.senses if key in batch)
         there = ~batch[f"{some}_is_pad"][:, [moment[0] for moment in moments[1:]]]
         self._note_missing(seen, batch)
-        heard = self.agent.heard
-        if heard is not None:
-            seen = seen.with_values({LANGUAGE_KEY: recognised(seen.values[LANGUAGE_KEY], heard)})  # as when acting
+        known = self.agent.sentences
+        if known is not None:
+            seen = seen.with_values({LANGUAGE_KEY: recognised(seen.values[LANGUAGE_KEY], known)})  # as when acting
         seen = self._augmented(at_moments(seen, moments))
         windows = ImitationBatch(
             seen=seen,

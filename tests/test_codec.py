@@ -20,7 +20,7 @@ from policies.codec.fitting import windows_of
 from policies.codec.quantizer import BitPacking, ScalarQuantizer, best_split, order
 from policies.codec.spline_pca import SplinePCA
 from policies.storage.folders import FolderError, write_folder
-from policies.tokens.splines import differences, fit_from, knots
+from policies.tokens.curves import differences, fit_from, knots
 
 LENGTH, CHANNELS, GRIP = 20, 3, 2
 CONFIG = CodecConfig(length=LENGTH, ids=6, bits=8)

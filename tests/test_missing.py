@@ -11,7 +11,7 @@ from gymnasium import spaces
 
 from envs.language import Spoken
 from envs.wrappers import PATIENCE, Blackout, Dropping
-from policies.observations import observe
+from policies.training.episodes import observe
 
 STATE_KEY, MAIN, SIDE = "observation.state", "observation.images.main", "observation.images.side"
 ACTION = np.zeros(1, np.float32)

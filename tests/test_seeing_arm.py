@@ -20,7 +20,7 @@ from envs.senses import Senses
 from envs.settings import TaskConfig
 from envs.wrappers import watched
 from policies.agent import Agent
-from policies.observations import observe
+from policies.training.episodes import observe
 from robot.arms import simulated
 from robot.cameras import BLIND_S, CameraBuffer, SteadyCamera
 from robot.config_so101_sim import SimCameraConfig

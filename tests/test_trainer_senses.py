@@ -14,8 +14,8 @@ from policies.storage.checkpoint import load_model, read_spec
 from policies.storage.folders import FolderError, write_folder
 from policies.storage.tensors import flat, tensor_bytes
 from policies.text_encoder import Words
+from worldmodel.replay import window_at
 from worldmodel.senses import LANGUAGE_KEY, STATE_KEY
-from worldmodel.windows import window_at
 
 FRONT, ABOVE = "observation.images.front", "observation.images.above"
 SENTENCES = ("stay in the middle", "go to the left")

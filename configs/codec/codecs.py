@@ -12,8 +12,7 @@ from policies.codec.codec import check_place
 from policies.codec.fitting import Scaling, windows_of
 from policies.settings import CodecChoices
 from policies.storage.folders import aside_of
-from policies.tokens.notation import read_sentence
-from policies.tokens.vocabulary import unfit
+from policies.tokens.vocabulary import read_sentence, unfit
 from robot import datasets
 from worldmodel.errors import UserError
 

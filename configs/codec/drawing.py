@@ -11,7 +11,7 @@ from policies.codec import Codec
 from policies.codec.fitting import windows_of
 from policies.glyphs.ink import draw
 from policies.storage.folders import replace_file
-from policies.tokens.splines import fit_from
+from policies.tokens.curves import fit_from
 from policies.tokens.vocabulary import Grip, Move, Sentence, Token, text
 
 INK = "#1b1b3a"

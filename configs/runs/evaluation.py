@@ -174,7 +174,7 @@ class Evaluation:
                 mininterval=0.5 if sys.stderr.isatty() else 30,
             ) as bar:
                 result = episodes.play(agent, self.config.seed, bar.update)
-            return result, agent.spent.imagined_per_decision
+            return result, agent.totals.model_calls_per_decision
         finally:
             episodes.close()
 

@@ -195,7 +195,7 @@ class Training:
         trainer = self.parts.trainer
         return {
             "env_steps": trainer.env_steps,
-            "decisions": trainer.agent.spent.decisions,
+            "decisions": trainer.agent.totals.decisions,
             "updates": self.parts.learner.updates,
         }
 
@@ -253,7 +253,7 @@ class Training:
             "env_steps_per_second": round(trainer.env_steps / max(self.seconds, 1e-9), 2),
             "gflop_per_control_step": round(update + plan, 3),
             "update_gflop": round(update, 4),
-            "imagined_per_plan": round(evaluated.spent.imagined_per_decision, 1),
+            "imagined_per_plan": round(evaluated.totals.model_calls_per_decision, 1),
             "decisions_per_second": round(pace.per_second, 1),
             "parameters": int(learner.flat.numel()),
             "device": str(self.parts.machine.device),

@@ -10,7 +10,7 @@ from policies.codec.events import PARTS, Events, all_ramps, any_duration, change
 from policies.codec.quantizer import BitPacking, ScalarQuantizer, order
 from policies.codec.spline_pca import SplinePCA
 from policies.settings import CodecConfig
-from policies.tokens.splines import design, ends
+from policies.tokens.curves import design, ends
 from worldmodel.errors import UserError
 
 

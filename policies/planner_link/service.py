@@ -11,8 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from policies.agent import Agent
-from policies.decision import Spent
+from policies.agent import Agent, Totals
 from policies.planner_link.messages import (
     Answer,
     Begin,
@@ -60,7 +59,7 @@ class PlannerService:
         self._needed = _shapes(self.blank())
         for _ in range(2):
             self.answer(self.blank())
-        agent.spent = Spent()
+        agent.totals = Totals()
 
     def blank(self) -> Question:
         """Return a question of the right shapes."""
@@ -85,7 +84,7 @@ class PlannerService:
             decision = self.agent.decide(self._observation(question), deadline=deadline)
         except (UserError, PlanFault) as fault:
             return Refusal.of(fault)
-        tokens, length = decision.sentence(0).numpy(), self.agent.curve.length
+        tokens, length = decision.plan(0).numpy(), self.agent.curve.length
         actions = decision.actions[0, : int(decision.until[0])].numpy().copy()
         return Answer(question.number, 1000 * (time.perf_counter() - began), length, actions, tokens)
 

@@ -12,8 +12,7 @@ from PIL import Image
 
 from policies.glyphs.glyph import RULER, Lanes, glyph
 from policies.glyphs.ink import INK, picture
-from policies.tokens.notation import from_plain
-from policies.tokens.vocabulary import Move
+from policies.tokens.vocabulary import Move, from_plain
 
 DOCS = Path("docs")
 SIZE = 1400

@@ -16,8 +16,8 @@ import torch
 from envs.make import make
 from envs.senses import Senses
 from envs.settings import TaskConfig
+from worldmodel.encoder import PatchEncoder, patches, shift
 from worldmodel.settings import VisionConfig
-from worldmodel.vision import PatchEncoder, patches, shift
 
 EPISODES, HELD_OUT, STEPS, BATCH = 400, 80, 12, 128
 ANGLES = {"reacher-easy": 2, "reacher-hard": 2}  # so many of the state's first numbers are angles
