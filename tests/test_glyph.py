@@ -11,7 +11,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from policies.glyphs.glyph import UNKNOWN, Lanes, Shape, drop, glyph, ribbon
@@ -101,6 +101,7 @@ def test_every_control_point_shows(seed, which):
 
 @few
 @given(seeds)
+@example(176)
 def test_everything_stays_on_the_page(seed):
     tokens = tuple(replace(t, std=9 * t.std) if isinstance(t, Move) else t for t in sentence(seed))
     edge = tuple(replace(t, points=np.sign(t.points)) if isinstance(t, Move) else t for t in tokens)

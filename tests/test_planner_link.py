@@ -353,14 +353,15 @@ def scripted(*conversations, **keys):
             with contextlib.suppress(OSError):  # it may be hung up on
                 conversation(theirs)
 
-        for (_, theirs), conversation in zip(pairs, conversations, strict=True):
+        for (ours, theirs), conversation in zip(pairs, conversations, strict=True):
+            stack.enter_context(ours)
             stack.enter_context(theirs)
             thread = threading.Thread(target=talk, args=(theirs, conversation), daemon=True)
             stack.callback(thread.join)
             stack.callback(hang_up, theirs)
             thread.start()
-        ours = iter([pair[0] for pair in pairs])
-        yield stack.enter_context(contextlib.closing(PlannerClient(lambda: next(ours), BEGIN, print, **keys)))
+        sockets = iter([ours for ours, _ in pairs])
+        yield stack.enter_context(contextlib.closing(PlannerClient(lambda: next(sockets), BEGIN, print, **keys)))
 
 
 def ready(sock):
