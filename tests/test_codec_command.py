@@ -9,8 +9,8 @@ import pytest
 from configs.codec import codecs
 from configs.codec.codecs import HOLD_S, MOST_S, RATE_HZ, demonstrations
 from configs.codec.drawing import decoded_sentence
+from configs.commands import tokens as main
 from configs.schema import TokensConfig
-from configs.tokens import main
 from policies.codec import Codec, CodecConfig
 from policies.glyphs.ink import draw
 from policies.tokens.curves import design
@@ -90,7 +90,7 @@ def test_a_file_draws_what_its_sentence_draws(tokens, tmp_path):
     move = Move(np.array([[0.1, -0.2], [0.3, 0.9]]), 0.4, 1, np.full((2, 2), 0.1))
     sentence = (Grip(1.0), move, Grip(0.0, 0.1), move, Look("cup"), Ask("this?"), Stop())
     (tmp_path / "plan.json").write_text(json.dumps(to_plain(sentence)))
-    result = tokens("draw", "sentence=plan.json", "hydra.run.dir=out")
+    result = tokens("draw", "plan=plan.json", "hydra.run.dir=out")
     draw(sentence, tmp_path / "same.svg")
     assert (tmp_path / "out" / "glyph.svg").read_text() == (tmp_path / "same.svg").read_text()
     assert result["sentence"].startswith("grip(open) · move(0.4 s)") and (tmp_path / "out" / "glyph.png").stat().st_size
@@ -136,8 +136,8 @@ def test_the_spread_is_what_the_ids_leave_out(episodes):
         (("fit",), "dataset="),
         (("demo",), "out="),
         (("demo", "out=new", "dataset=arm"), "dataset=arm"),
-        (("draw", "dataset=arm", "sentence=plan.json"), "dataset=, sentence="),
-        (("draw", "sentence=missing.json"), "sentence=missing.json"),
+        (("draw", "dataset=arm", "plan=plan.json"), "dataset=, plan="),
+        (("draw", "plan=missing.json"), "plan=missing.json"),
         (("fit", "dataset=arm", "seconds=0.01"), "seconds=0.01"),
         (("fit", "dataset=arm", "seconds=60"), "seconds=60"),
         (("draw", "dataset=arm", "seconds=75", "control_points=9"), "seconds=75 control_points=9"),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from configs.runs.films import HEIGHT, Reel, motions, sentence
+from configs.runs.film import HEIGHT, Reel, motions, sentence
 from policies.agent import Decision
 from policies.glyphs.glyph import glyph
 from policies.glyphs.ink import picture

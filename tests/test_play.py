@@ -39,7 +39,7 @@ def sent(monkeypatch):
 def play(tmp_path, *tokens, **keys) -> dict:
     path = tmp_path / "sentence.json"
     path.write_text(json.dumps(to_plain(tokens)))
-    return Playing.begin(PlayConfig(sentence=str(path), **keys)).run()
+    return Playing.begin(PlayConfig(plan=str(path), **keys)).run()
 
 
 def scaled(values) -> np.ndarray:
@@ -106,9 +106,9 @@ def test_a_sentence_that_cannot_be_is_one_line(tmp_path, text, line):
     path = tmp_path / "sentence.json"
     path.write_text(text)
     with pytest.raises(ValueError, match=line) as error:
-        Playing.begin(PlayConfig(sentence=str(path)))
+        Playing.begin(PlayConfig(plan=str(path)))
     assert "\n" not in str(error.value)
-    assert str(error.value).startswith(f"sentence={path}: ")
+    assert str(error.value).startswith(f"plan={path}: ")
 
 
 def test_a_grip_with_no_motion_left_is_done_all_the_same(tmp_path, sent):

@@ -38,7 +38,7 @@ def recorded(tmp_path_factory):
     ran = run(
         """
         import sys
-        from configs.record import main
+        from configs.commands import record as main
         folder = sys.argv[1]
         def record(*words):
             sys.argv = ["semagram-record", "seconds=1", "limits=careful", *words]

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-from configs.strict import ConfigError
 from envs.senses import Senses
 from envs.sentences import check as check_sentence
 from envs.settings import TaskConfig
@@ -13,6 +12,7 @@ from robot.arm_options import CAMERAS, REAL, SIM
 from robot.arms import configured
 from robot.running.settings import RunConfig
 from sim.so101.tasks import FULL, TASKS
+from worldmodel.strict import ConfigError
 
 ROOM_FOR_REST = 1 << 16  # bytes of a message reserved for all but its frames
 

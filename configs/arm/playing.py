@@ -49,15 +49,15 @@ class Playing:
     @classmethod
     def begin(cls, config: PlayConfig) -> "Playing":
         """Read the sentence and check it. Raises ValueError."""
-        sentence = read_sentence(Path(config.sentence), places=True)
+        sentence = read_sentence(Path(config.plan), places=True)
         if not sentence:
-            raise UserError(f"sentence={config.sentence}: no token in it; a list of tokens, as in docs/arm.json")
+            raise UserError(f"plan={config.plan}: no token in it; a list of tokens, as in docs/arm.json")
         if (lasts := sum(token.seconds for token in sentence if isinstance(token, Move))) > LONGEST_S:
-            raise UserError(f"sentence={config.sentence}: {lasts:.0f} s of motion; at most {LONGEST_S:.0f}")
+            raise UserError(f"plan={config.plan}: {lasts:.0f} s of motion; at most {LONGEST_S:.0f}")
         for token in sentence:
             if isinstance(token, Move) and token.points.shape[1] != len(RANGES):
                 raise UserError(
-                    f"sentence={config.sentence}: its motions have {token.points.shape[1]} columns; the SO-101 has "
+                    f"plan={config.plan}: its motions have {token.points.shape[1]} columns; the SO-101 has "
                     f"{len(RANGES)} joints, {', '.join(RANGES)}"
                 )
         return cls(config, sentence)
@@ -89,7 +89,7 @@ class Playing:
         if self.left > HELD_BACK_DEG:
             say(f"the limits held it back: a joint is {self.left:.0f} degrees from where the sentence had it")
         result = {
-            "sentence": text(self.sentence),
+            "plan": text(self.sentence),
             "events": self.events,
             "finished": finished,
             "seconds": round(ticks.passed / ticks.hz, 3),

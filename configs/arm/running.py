@@ -14,7 +14,6 @@ from configs.arm.priority import hurried
 from configs.arm.session import ENDS, arm_of
 from configs.reporting import say
 from configs.runs.loading import task_of
-from configs.strict import ConfigError
 from envs.settings import TaskConfig
 from envs.state_estimator import Mirror, scene_bodies
 from policies.storage.checkpoint import AgentSpec, find_checkpoint, read_spec
@@ -31,6 +30,7 @@ from robot.safety.signals import Stopped
 from robot.ticks import Ticks, no_collection
 from robot.units import Units
 from sim.so101.tasks import TASKS
+from worldmodel.strict import ConfigError
 
 TRIES = 3
 """The run ends after this many faults on the way to an episode's start."""

@@ -97,8 +97,8 @@ def draw(config: TokensConfig, folder: Path) -> dict:
     """Draw a held-out chunk as its ids refine it and an episode as a glyph, or just the glyph of a sentence."""
     from configs.codec.drawing import decoded_sentence, draw_glyph, draw_refinement
 
-    if config.sentence:
-        return draw_glyph(read_sentence(Path(config.sentence)), folder)
+    if config.plan:
+        return draw_glyph(read_sentence(Path(config.plan)), folder)
     recording = datasets.read(Path(config.dataset))
     choice = settings(config, recording.rate_hz)
     if wrong := unfit(choice.curve_points, choice.length / recording.rate_hz):

@@ -23,10 +23,10 @@ from matplotlib.figure import Figure
 
 from configs.codec.codecs import check_lengths, settings, split
 from configs.schema import TokensConfig
-from configs.strict import build
 from policies.codec import Codec
 from policies.codec.fitting import STRIDE, windows_of
 from robot import datasets
+from worldmodel.strict import build
 
 SHARES, WITHIN, TIMED = (1 / 8, 1 / 4, 1 / 2), 1.3 + 1e-6, 200
 
