@@ -270,7 +270,7 @@ def test_a_normalised_state_is_standard_bounded_and_calm(generator):
 
 
 def test_a_command_leaves_products_in_fp32_as_exact_as_fp32_is():
-    from configs.runs.assembly import prepare
+    from configs.runs.loading import prepare
     from configs.schema import MachineConfig
 
     threads = torch.get_num_threads()
