@@ -85,6 +85,7 @@ def test_tokens_are_equal_when_every_number_is(one, other):
         ("token 1 of 1: kind", lambda: from_plain([{"kind": ["stop"]}])),
         ("token 1 of 1: grip.level: missing", lambda: from_plain([{"kind": "grip"}])),
         ("token 1 of 1: grip.levels", lambda: from_plain([{"kind": "grip", "levels": 1}])),
+        ("token 1 of 1: move.spread: now move.std", lambda: from_plain([{"kind": "move", "spread": None}])),
         *(
             (f"token 1 of 1: {wrong['kind']}.{key}", partial(from_plain, [wrong | {key: value}]))
             for wrong, key, values in (
