@@ -1,6 +1,6 @@
 """`worldmodel.strict` for a command's keys, with the simulation's errors turned into ConfigError, too."""
 
-from sim.errors import InvalidValue
+from sim import InvalidValue
 from worldmodel import strict
 from worldmodel.strict import ConfigError
 

@@ -89,7 +89,7 @@ def last_line(log: Path) -> str:
 
 
 if __name__ == "__main__":
-    from envs.die_with_parent import follow
+    from envs.vector import follow
 
     follow(int(sys.argv.pop(1)), signal.SIGTERM)
     importlib.import_module(f"configs.{sys.argv.pop(1)}").main()

@@ -17,14 +17,12 @@ def twin(keys: dict, _folder) -> dict:
     from configs.arm.priority import hurry
     from configs.strict import ConfigError, build
     from policies.storage.files import replace_file
-    from sim.errors import InvalidValue
+    from sim import InvalidValue
     from sim.twin import calibration as calibrations
-    from sim.twin.arm import TwinArm
-    from sim.twin.control import discard
-    from sim.twin.model import build as build_model
-    from sim.twin.model import limits
-    from sim.twin.settings import TwinConfig, control_of
-    from sim.twin.twin import Twin
+    from sim.twin.arm import TwinArm, limits
+    from sim.twin.arm import build as build_model
+    from sim.twin.control import control_of, discard
+    from sim.twin.twin import Twin, TwinConfig
 
     config = build(TwinConfig, keys)
     port_file, calibration_file = Path(config.port_file), config.calibration_path

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 
 from envs import suite
-from envs.sentences import check, sentence
+from envs.instructions import INSTRUCTIONS, check
 from sim.so101.tasks import CONTROLS, FULL, STATES, TIED
 from sim.so101.tasks import TASKS as ARM_TASKS
 from worldmodel.errors import UserError
@@ -35,7 +35,7 @@ class TaskConfig:
     An action is held for `action_repeat` environment steps, which make up one control step (default: 2 for the suite,
     else 1). `max_control_steps` truncates an episode after that many control steps; 0 keeps the environment's own
     limit. Four keys apply to the arm only: `control_hz` (default 30), the joint targets per second; `control`, how
-    they are derived from actions (`sim.so101.targets`); `end_on_success`, which ends the episode on success (where
+    they are derived from actions (`sim.so101.joints`); `end_on_success`, which ends the episode on success (where
     closeness is rewarded, that teaches the agent to stop just short of it); and `state`: `full`, or `joints` for an
     arm that has cameras but no source of object positions.
     """
@@ -136,7 +136,7 @@ class TaskConfig:
         """The task's sentence. Raises ValueError for `gym` and `multi` if `sentence` is not set."""
         if self.name in ("gym", "multi") and not self.sentence:
             raise UserError(f"task.sentence=: what {self.label} is about, in words, e.g. task.sentence='walk forward'")
-        return self.sentence or sentence(self.name)
+        return self.sentence or INSTRUCTIONS[suite.ALIASES.get(self.name, self.name)]
 
     @property
     def is_arm(self) -> bool:

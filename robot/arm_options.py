@@ -5,8 +5,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from robot.safety.limits import PRESETS
-from sim.twin.control import listens
-from sim.twin.settings import LONGEST_SOCKET, control_of
+from sim.twin.control import LONGEST_SOCKET, control_of, listens
 from worldmodel.errors import UserError
 
 SIM, REAL, TWIN = "so101-sim", "so101", "so101-twin"

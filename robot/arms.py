@@ -23,7 +23,7 @@ from robot.safety.limits import so101
 from robot.so101 import SO101
 from robot.so101_sim import SO101Sim
 from robot.ticks import Clock
-from sim.so101.forward_kinematics import Fingertip
+from sim.so101.kinematics import Fingertip
 from worldmodel.errors import UserError
 
 

@@ -14,7 +14,7 @@ from types import MappingProxyType
 import numpy as np
 from lerobot.cameras import Camera
 
-from sim.frames import middle, shows
+from sim.renderer import middle, shows
 
 AGAIN_S, LEAVE_S = 1.0, 3.0
 OLDEST_MS = 200

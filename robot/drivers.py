@@ -14,7 +14,7 @@ from robot.loop import Driver, Reading
 from robot.so101_sim import SO101Sim
 from robot.units import Units
 from sim.so101.experts import Expert, Unreachable, expert
-from sim.so101.targets import Targets
+from sim.so101.joints import Targets
 from worldmodel.errors import UserError
 
 HOLD_S = 0.3

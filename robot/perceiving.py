@@ -9,7 +9,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from policies.text_encoder import WORDS
-from sim.frames import resized, shows, within
+from sim.renderer import resized, shows, within
 from worldmodel import senses as naming
 from worldmodel.errors import UserError
 from worldmodel.frames import ages, unbroken
@@ -47,7 +47,7 @@ def perceived(batch: Mapping, senses: Shapes, wordless: bool = False) -> Observa
 
 
 def framed(frames: Tensor, height: int, width: int) -> UInt8[Tensor, "*B height width 3"]:
-    """Bring frames (*B, 3, h, w), floats in [0, 1] or bytes, to a model's size, as `sim.frames.middle` does.
+    """Bring frames (*B, 3, h, w), floats in [0, 1] or bytes, to a model's size, as `sim.renderer.middle` does.
 
     Frames are processed one at a time, cropped before conversion, so that each stays in the processor's cache.
     """

@@ -14,7 +14,7 @@ from robot.safety.faults import FaultKind, RobotFault
 from robot.safety.gate import Gate
 from robot.safety.gated import GatedRobot, noted
 from robot.ticks import Clock
-from sim.so101.forward_kinematics import Fingertip
+from sim.so101.kinematics import Fingertip
 from worldmodel.errors import UserError
 
 logger = logging.getLogger(__name__)

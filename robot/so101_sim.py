@@ -16,9 +16,9 @@ from lerobot.utils.errors import DeviceNotConnectedError
 
 from robot.config_so101_sim import SimCameraConfig, SO101SimConfig
 from robot.units import Units
-from sim.joints import JOINTS
 from sim.renderer import Canvas
 from sim.so101 import scene as so101
+from sim.so101.joints import JOINTS
 
 
 class SimCamera(Camera):

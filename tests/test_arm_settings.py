@@ -10,8 +10,9 @@ from robot.config_so101_sim import SimCameraConfig, SO101SimConfig
 from robot.recording.settings import RecordConfig
 from robot.running.settings import PlayConfig, RunConfig, ServeConfig, planner_address
 from robot.safety.limits import Box, JointLimits, Limits, so101
-from sim.joints import JOINTS
-from sim.twin.settings import FaultConfig, TwinConfig
+from sim.so101.joints import JOINTS
+from sim.twin.faults import FaultConfig
+from sim.twin.twin import TwinConfig
 
 REAL = {"robot": "so101", "port": "p", "id": "i"}
 TWIN = {"robot": "so101-twin"}

@@ -25,12 +25,13 @@ from configs.help_text import choices, entries, keys
 from configs.reporting import Ended
 from configs.schema import BenchConfig, EvaluateConfig, TokensConfig, TrainConfig
 from configs.strict import ConfigError, build
-from envs.faults import EnvironmentFault, EnvironmentLost
+from envs.task_env import EnvironmentFault
+from envs.vector import EnvironmentLost
 from policies.storage.code_version import commit
 from policies.storage.folders import FolderError
 from robot.recording.settings import RecordConfig
 from robot.running.settings import PlayConfig, RunConfig, ServeConfig
-from sim.twin.settings import TwinConfig
+from sim.twin.twin import TwinConfig
 from sim.variation import PRESETS, Variation
 from worldmodel.errors import UserError
 from worldmodel.settings import PlannerConfig

@@ -20,8 +20,8 @@ from configs.runs.training import Training
 from configs.schema import EvaluateConfig, TrainConfig
 from configs.strict import ConfigError, build
 from envs.benchmark.figures import draw_paired_strips
+from envs.instructions import PARAPHRASES
 from envs.senses import Senses
-from envs.sentences import PARAPHRASES
 from envs.settings import TaskConfig
 from policies.agent import Agent
 from policies.storage.checkpoint import find_checkpoint

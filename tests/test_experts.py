@@ -7,7 +7,7 @@ from robot.safety.limits import so101
 from robot.units import Units
 from sim.so101 import scene as arm
 from sim.so101.experts import AT_REST, EXPERTS, Unreachable, expert
-from sim.so101.inverse_kinematics import ARM, Pose, Reach
+from sim.so101.kinematics import ARM, Pose, Reach
 from sim.so101.tasks import TASKS
 
 HZ = 30.0

@@ -18,7 +18,7 @@ from robot.safety.faults import RobotFault
 from robot.safety.gated import GatedRobot
 from robot.safety.limits import so101
 from robot.safety.signals import Stopped
-from sim.joints import JOINTS
+from sim.so101.joints import JOINTS
 from sim.twin.feetech import SYNC_WRITE, WRITE, Framer
 from sim.twin.servo import REGISTERS
 

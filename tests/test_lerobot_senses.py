@@ -11,17 +11,16 @@ from lerobot.configs import FeatureType, PolicyFeature, PreTrainedConfig
 from lerobot.envs.utils import preprocess_observation
 
 from configs.runs.loading import load_agent
-from envs.config_lerobot import SemagramEnv
+from envs.lerobot_env import SemagramEnv
 from envs.make import make_vector
 from envs.senses import Senses
 from envs.settings import TaskConfig
-from envs.wrappers import watched
 from policies.observations import observe
 from policies.storage.checkpoint import read_spec
 from robot.configuration_semagram import ImitatorConfig, SemagramConfig
 from robot.modeling_semagram import BLIND, SemagramPolicy
 from robot.perceiving import at_moments, framed
-from sim.frames import middle
+from sim.renderer import middle
 from worldmodel.frames import FrameHistory
 from worldmodel.observation import Observation
 from worldmodel.senses import LANGUAGE_KEY, STATE_KEY
@@ -49,7 +48,7 @@ def test_it_acts_from_lerobots_environment_as_semagrams_own_agent_from_ours(chec
     policy = load(checkpoint)
     config = SemagramEnv("so101-touch", state="joints", senses=["state", OVERHEAD])
     theirs = config.create_envs(2)["semagram"][0]
-    ours = make_vector(TASK, 2, processes=False, senses=Senses(NAMES), wrap=watched)
+    ours = make_vector(TASK, 2, processes=False, senses=Senses(NAMES))
     agent = load_agent(checkpoint, policy.config.seed).agent
     (shown, _), (seen, _) = theirs.reset(seed=[3, 4]), ours.reset(seed=[3, 4])
     policy.reset()

@@ -22,9 +22,8 @@ from robot.so101 import SO101, SemagramSO101
 from robot.so101_sim import SimulatedTime
 from robot.ticks import Ticks
 from robot.units import ARM
-from sim.joints import JOINTS
 from sim.so101 import scene as so101
-from sim.so101.targets import Targets
+from sim.so101.joints import JOINTS, Targets
 from worldmodel.errors import UserError
 
 KEYS = [f"{joint}.pos" for joint in JOINTS]

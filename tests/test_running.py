@@ -17,7 +17,7 @@ from robot.running.sinks import Smoothness
 from robot.safety.faults import FaultKind
 from robot.ticks import Ticks
 from robot.units import Units
-from sim.so101.targets import Targets
+from sim.so101.joints import Targets
 
 HZ = 30.0
 GOAL, PRESENT = 42, 56  # where a servo keeps its goal and its place

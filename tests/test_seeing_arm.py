@@ -18,7 +18,6 @@ from configs.runs.loading import load_agent
 from envs.make import make, make_vector
 from envs.senses import Senses
 from envs.settings import TaskConfig
-from envs.wrappers import watched
 from policies.agent import Agent
 from policies.observations import observe
 from robot.arms import simulated
@@ -315,7 +314,7 @@ def test_a_policy_that_sees_can_be_recorded_and_begins_as_in_training(two_eyed, 
     assert Recording(keys).run()["frames"] == len(acted) == 15
     loaded = load_agent(two_eyed)
     agent = loaded.agent
-    env = make_vector(loaded.task, 1, processes=False, senses=Senses.of(loaded.spec.senses), wrap=watched)
+    env = make_vector(loaded.task, 1, processes=False, senses=Senses.of(loaded.spec.senses))
     (rows,) = (tmp_path / "d" / "meta" / "episodes").glob("*/*.parquet")
     (seed,) = parquet.read_table(rows).to_pydict()["seed"]
     agent.generator.manual_seed(seed)

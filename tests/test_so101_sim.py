@@ -16,10 +16,10 @@ from lerobot.utils.errors import DeviceNotConnectedError
 
 from robot.config_so101_sim import SimCameraConfig, SO101SimConfig
 from robot.units import TICK_RAD, Units
-from sim.joints import JOINTS
 from sim.renderer import choose_backend
-from sim.so101.forward_kinematics import SITE, Fingertip
-from sim.twin.model import build
+from sim.so101.joints import JOINTS
+from sim.so101.kinematics import SITE, Fingertip
+from sim.twin.arm import build
 
 LOW, HIGH = np.array([-1.9, -1.7, -1.6, -1.6, -2.7, -0.17]), np.array([1.9, 1.7, 1.6, 1.6, 2.7, 1.74])
 KEYS = [f"{joint}.pos" for joint in JOINTS]

@@ -17,8 +17,9 @@ from configs.command import composed
 from configs.reporting import Ended
 from configs.runs.run_folder import COLUMNS
 from configs.runs.training import Training
-from envs.faults import EnvironmentFault, EnvironmentLost
 from envs.make import make_vector
+from envs.task_env import EnvironmentFault
+from envs.vector import EnvironmentLost
 
 SHARED = {
     *("task", "seed", "env_steps", "return_mean", "return_std", "episodes", "train_seconds", "env_steps_per_second"),

@@ -11,7 +11,7 @@ import time
 import pytest
 
 from robot.arm_options import port_of_twin
-from sim.joints import JOINTS
+from sim.so101.joints import JOINTS
 from sim.twin.control import TwinControl
 
 pytestmark = pytest.mark.usefixtures("patient_driver")

@@ -7,11 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sim.assets import asset
-from sim.joints import JOINTS
-from sim.twin.arm import BACKLOG_S, BURST, TwinArm
+from sim.so101.joints import JOINTS
+from sim.so101.kinematics import arm_file
+from sim.twin.arm import BACKLOG_S, BURST, TwinArm, build, limits
 from sim.twin.calibration import JointCalibration, fitting, read, scale, text
-from sim.twin.model import ARM, build, limits
 from sim.twin.servo import OVERLOADED, STEPS
 
 
@@ -166,7 +165,7 @@ def test_reset_puts_the_arm_down_at_once_and_it_stays(arm):
 def test_a_scene_brings_its_own_bodies(tmp_path):
     scene = tmp_path / "scene.xml"
     scene.write_text(
-        f'<mujoco><include file="{asset(*ARM)}"/><compiler meshdir="{asset(*ARM).parent / "assets"}"/><worldbody>'
+        f'<mujoco><include file="{arm_file()}"/><compiler meshdir="{arm_file().parent / "assets"}"/><worldbody>'
         '<geom type="plane" size="0 0 .1"/><body name="cube" pos=".3 0 .02"><freejoint/>'
         '<geom type="box" size=".01 .01 .01" mass=".02"/></body></worldbody></mujoco>'
     )

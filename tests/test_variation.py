@@ -12,8 +12,7 @@ from configs.schema import TrainConfig
 from configs.strict import ConfigError, build
 from envs.make import make, make_vector
 from envs.settings import TaskConfig
-from sim.randomisation import Draw, Nominal
-from sim.variation import BOUNDS, PRESETS, Variation
+from sim.variation import BOUNDS, PRESETS, Draw, Nominal, Variation
 
 STATE_KEY = "observation.state"
 TOUCH = TaskConfig("so101-touch")

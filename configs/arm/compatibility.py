@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 from configs.strict import ConfigError
+from envs.instructions import check as check_sentence
 from envs.senses import Senses
-from envs.sentences import check as check_sentence
 from envs.settings import TaskConfig
 from envs.state_estimator import STILL
 from policies.planner_link.messages import LARGEST

@@ -13,10 +13,9 @@ from robot.config_so101_sim import sim_cameras
 from robot.drivers import PolicyDriver
 from robot.recording.settings import RecordConfig
 from robot.so101_sim import SimCamera, SO101Sim
-from sim.frames import shows
-from sim.renderer import RenderingUnavailable
+from sim.renderer import RenderingUnavailable, shows
 from sim.so101 import scene as so101
-from sim.so101.targets import Targets
+from sim.so101.joints import Targets
 from worldmodel.errors import UserError
 from worldmodel.observation import Observation
 from worldmodel.senses import LANGUAGE_KEY, STATE_KEY, Shapes, key

@@ -24,7 +24,7 @@ def demo(config: TokensConfig, folder: Path) -> dict:
     Raises DatasetError if the folder already exists or cannot be written.
     """
     from configs.codec.demonstrations import RATE_HZ, demonstrations
-    from sim.joints import JOINTS
+    from sim.so101.joints import JOINTS
 
     out = Path(config.out)
     if out.exists():  # this and the next check come before the demonstrations, which take seconds to make

@@ -12,7 +12,7 @@ HOLD_S = 0.3
 
 
 def demonstrations(seed: int, count: int) -> list[np.ndarray]:
-    """Return `count` episodes, each (T, 6) float32: targets in rad of the joints in `sim.joints`, at RATE_HZ.
+    """Return `count` episodes, each (T, 6) float32: targets in rad of the joints in `sim.so101.joints`, at RATE_HZ.
 
     The same seed gives the same episodes. Where the expert cannot reach the cube, or not lift it in MOST_S, another
     layout takes its place. Raises ValueError if `count` is below 1.

@@ -15,7 +15,6 @@ from gymnasium import spaces
 from configs.runs.episodes import EvaluationEpisodes, side_by_side
 from configs.schema import MachineConfig, TrainConfig
 from envs.make import ENDLESS, episode_limit, make_vector
-from envs.wrappers import watched
 from policies.agent import Agent
 from policies.storage.checkpoint import AgentSpec
 from policies.text_encoder import Words
@@ -124,7 +123,7 @@ class Assembly:
     def env(self):
         """The training environments."""
         config = self.config
-        return make_vector(config.task, config.envs, variation=config.randomise, senses=config.perceived, wrap=watched)
+        return make_vector(config.task, config.envs, variation=config.randomise, senses=config.perceived)
 
     @cached_property
     def episodes(self) -> EvaluationEpisodes:
@@ -136,7 +135,6 @@ class Assembly:
             side_by_side(config.planner.deadline_ms),
             variation=config.randomise,
             senses=config.perceived,
-            wrap=watched,
         )
 
     @cached_property

@@ -19,13 +19,12 @@ from configs.runs.loading import Loaded, load_agent
 from configs.runs.pace import Pace, measure
 from configs.schema import EvaluateConfig
 from configs.strict import ConfigError, build
-from envs import language
 from envs.benchmark.figures import paired_strips
 from envs.benchmark.statistics import mean_interval
+from envs.instructions import instruct
 from envs.make import make
 from envs.senses import LANGUAGE_NAME, Senses
 from envs.settings import TaskConfig
-from envs.wrappers import Dropping, watched
 from policies.agent import Agent
 from policies.nearest_frames import NearestFrames
 from policies.storage.checkpoint import PROGRESS, REPLAY, AgentSpec, versions
@@ -157,7 +156,7 @@ class Evaluation:
         """Play the episodes. Returns them and the mean number of calls of the model's step per decision."""
         together = side_by_side(self.planner.deadline_ms if planned else 0)
         agent, task = self._agent(planned, together == 1 and self.machine.compiled), self.loaded.task
-        settings = {"variation": self.config.randomise, "senses": self.senses, "wrap": self._failing}
+        settings = {"variation": self.config.randomise, "senses": self.senses, "drop": self._drop}
         ready = partial(self._say_instead, task)
         episodes = EvaluationEpisodes(task, self.config.episodes, together, ready, **settings)
         try:
@@ -205,21 +204,21 @@ class Evaluation:
             return None
         return {sense: round(value, 3) for sense, value in self.memories.agreement().items()}
 
-    def _failing(self, env: Env) -> Env:
-        """Wrap an environment so that the senses in `drop` fail from control step `drop_at` on."""
-        env = watched(env)
-        return Dropping(env, dict.fromkeys(self.config.drop, self.config.drop_at)) if self.config.drop else env
+    @property
+    def _drop(self) -> dict[str, int]:
+        """The control step from which each of the senses in `drop` is missing."""
+        return dict.fromkeys(self.config.drop, self.config.drop_at)
 
     def _filmed(self, task: TaskConfig) -> Env:
         """Make an environment for the video: like those of the episodes, but with rendering."""
-        env = self._failing(make(task, render=True, variation=self.config.randomise, senses=self.senses))
+        env = make(task, True, self.config.randomise, self.senses, self._drop)
         self._say_instead(task, [env])
         return env
 
     def _say_instead(self, task: TaskConfig, envs: Sequence[Env], first: int = 0) -> None:
         """Replace the environments' sentences if the settings say so; `first`: the number of the first episode."""
         if self.config.sentence or self.config.paraphrases:
-            language.say(envs, task, self.config.sentence, first)
+            instruct(envs, task, self.config.sentence, first)
 
     def _fits(self, env) -> None:
         """Raise FolderError if the observations or actions of `env` differ in shape from the checkpoint's."""

@@ -23,9 +23,9 @@ from configs.strict import ConfigError, build
 from envs.benchmark.anchors import published
 from envs.benchmark.curves import read_curve
 from envs.benchmark.figures import learning_curve
-from envs.faults import EnvironmentFault, EnvironmentLost
 from envs.make import make
-from envs.wrappers import watched
+from envs.task_env import EnvironmentFault
+from envs.vector import EnvironmentLost
 from policies.agent import Agent
 from policies.nearest_frames import NearestFrames
 from policies.storage.checkpoint import restore, save_checkpoint, versions
@@ -267,7 +267,7 @@ class Training:
         if config.video:
             self._heed()
             path, agent = self.folder.path / "rollout.mp4", self.parts.evaluator(True, 0)
-            env = watched(make(config.task, render=True, variation=config.randomise, senses=config.perceived))
+            env = make(config.task, render=True, variation=config.randomise, senses=config.perceived)
             memories = NearestFrames.of(trainer.replay, agent.model) if config.perceived.cameras else None
             film(path, env, config.task, agent, say, memories=memories, tick=self._heed)
         say(f"done: {self.folder.path}")

@@ -13,7 +13,7 @@ from robot.cameras import CameraBuffer
 from robot.loop import Driver, Reading
 from robot.safety.faults import FaultKind
 from robot.ticks import percentiles
-from sim.so101.targets import Targets
+from sim.so101.joints import Targets
 
 TAIL_S = 0.2
 

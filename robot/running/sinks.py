@@ -11,7 +11,7 @@ from policies.tokens.vocabulary import Move, text
 from robot.loop import Step
 from robot.running.plan_follower import PlanFollower
 from robot.terminal import Terminal
-from sim.so101.forward_kinematics import Fingertip
+from sim.so101.kinematics import Fingertip
 from worldmodel.settings import TokenConfig
 
 REDRAW_S, LINE_S = 0.2, 1.0

@@ -13,11 +13,10 @@ from so101_nexus import PhysicsConfig, RenderConfig, RenderingQuality
 from so101_nexus.camera_utils import compute_angled_camera_params, compute_overhead_camera_params
 from so101_nexus.mujoco.base_env import SO101NexusMuJoCoBaseEnv
 
-from sim.joints import JOINTS
-from sim.randomisation import Draw, Nominal
 from sim.renderer import View
+from sim.so101.joints import JOINTS
 from sim.so101.tasks import TASKS
-from sim.variation import Variation
+from sim.variation import Draw, Nominal, Variation
 
 TIMESTEP_S = 0.005  # approximate physics step; the actual one divides the control period
 PLAIN = RenderingQuality(msaa_samples=0, shadows=False, shadow_map_size=64)  # the quality a Canvas renders at
