@@ -2,7 +2,7 @@
 
 import math
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sim.twin.servo import OVERHEATED, OVERLOADED, STEPS, Servo
@@ -47,6 +47,7 @@ def test_setting_the_middle_makes_the_present_place_2048(shaft):
     assert servo["Torque_Enable"] == 0
 
 
+@settings(max_examples=40)
 @given(
     goal=st.integers(0, STEPS - 1),
     velocity=st.integers(0, 3000),

@@ -5,13 +5,12 @@ import sys
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sim.twin.settings import CABLES, FaultConfig
 
 from configs.twin import main
 from sim.so101.joints import JOINTS
 from sim.twin.arm import TwinArm, build, limits
 from sim.twin.calibration import fitting
-from sim.twin.faults import Faults, Line
+from sim.twin.faults import CABLES, FaultConfig, Faults, Line
 from sim.twin.servo import OVERLOADED
 
 

@@ -34,15 +34,23 @@ def arm_file() -> Path:
     return Path(package.submodule_search_locations[0]) / "assets" / "SO101_menagerie" / "so101.xml"
 
 
+def bare_spec(path: Path) -> mujoco.MjSpec:
+    """Read a MuJoCo scene without what is only seen, as meshes take seconds to load; bodies keep their masses."""
+    spec = mujoco.MjSpec.from_file(str(path))
+    for body in spec.bodies:
+        for geom in list(body.geoms):
+            if body.explicitinertial and geom.contype == 0 and geom.conaffinity == 0:
+                spec.delete(geom)
+    used = {geom.meshname for geom in spec.geoms}
+    for mesh in list(spec.meshes):
+        if mesh.name not in used:
+            spec.delete(mesh)
+    return spec
+
+
 @cache
 def _model() -> mujoco.MjModel:
-    """Return the arm's model without its meshes, which take seconds to load and do not affect kinematics."""
-    spec = mujoco.MjSpec.from_file(str(arm_file()))
-    for geom in list(spec.geoms):
-        spec.delete(geom)
-    for mesh in list(spec.meshes):
-        spec.delete(mesh)
-    return spec.compile()
+    return bare_spec(arm_file()).compile()
 
 
 class Fingertip:

@@ -11,7 +11,7 @@ import numpy as np
 
 from sim import InvalidValue
 from sim.so101.joints import JOINTS
-from sim.so101.kinematics import arm_file
+from sim.so101.kinematics import arm_file, bare_spec
 from sim.twin.calibration import JointCalibration, preload, scale
 from sim.twin.servo import Servo
 
@@ -37,11 +37,10 @@ def build(scene: Path | str | None = None) -> mujoco.MjModel:
 
 
 def _spec(path: Path, bare: bool) -> mujoco.MjSpec:
-    spec = mujoco.MjSpec.from_file(str(path))
+    spec = bare_spec(path)
     for kind, names in (("joint", {j.name for j in spec.joints}), ("actuator", {a.name for a in spec.actuators})):
         if missing := [joint for joint in JOINTS if joint not in names]:
             raise InvalidValue(f"{path}: no {kind} {', '.join(missing)}; an SO-101 has {', '.join(JOINTS)}")
-    _undress(spec)
     if bare:
         spec.worldbody.add_geom(name="table", type=mujoco.mjtGeom.mjGEOM_PLANE, size=[0, 0, 0.05])
     for actuator in spec.actuators:
@@ -58,18 +57,6 @@ def limits(model: mujoco.MjModel) -> dict[str, tuple[float, float]]:
     return {joint: (float(low), float(high)) for joint, (low, high) in ranges.items()}
 
 
-def _undress(spec: mujoco.MjSpec) -> None:
-    """Delete geoms that collide with nothing, and the meshes that are then unused."""
-    for body in spec.bodies:
-        for geom in list(body.geoms):
-            if body.explicitinertial and geom.contype == 0 and geom.conaffinity == 0:
-                spec.delete(geom)
-    used = {geom.meshname for geom in spec.geoms}
-    for mesh in list(spec.meshes):
-        if mesh.name not in used:
-            spec.delete(mesh)
-
-
 class TwinArm:
     """Servos and physics that share one state; `servos[joint]` is the servo that answers on the serial line."""
 
@@ -77,7 +64,6 @@ class TwinArm:
         model = copy(model)  # the servos set its gains
         self.model, self.data = model, mujoco.MjData(model)
         self.dt_s = model.opt.timestep
-        self.ids = {joint: model.joint(joint).id for joint in JOINTS}
         self._at = {joint: (model.joint(joint).qposadr[0], model.joint(joint).dofadr[0]) for joint in JOINTS}
         self._motor = {joint: model.actuator(joint).id for joint in JOINTS}
         self._hand = {joint: model.equality(f"hold {joint}").id for joint in JOINTS}
