@@ -10,8 +10,7 @@ from pathlib import Path
 from configs.reporting import say
 from configs.schema import RESUMABLE, TrainConfig
 from configs.strict import ConfigError, build
-from policies.storage.files import locked
-from policies.storage.folders import FolderError
+from policies.storage.folders import FolderError, locked
 
 PATIENCE_S = 60
 """How long to wait for a folder whose last run is still saving a checkpoint."""

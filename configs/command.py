@@ -204,7 +204,7 @@ def _help(name: str) -> str:
 def _version() -> str:
     from importlib.metadata import version
 
-    from policies.storage.code_version import commit
+    from policies.storage.versions import commit
 
     return f"semagram {version('semagram')}, code {commit()}"
 

@@ -13,8 +13,8 @@ from policies.settings import CheckpointConfig, CodecChoices, EvaluationConfig, 
 from sim.so101.tasks import ABSOLUTE, JOINTS, SCRIPTED, TIED
 from sim.variation import Variation
 from worldmodel.errors import UserError
-from worldmodel.ranges import check
 from worldmodel.settings import LearningConfig, ModelConfig, PlannerConfig
+from worldmodel.strict import check
 
 DEFAULT_TASK = "cartpole-swingup"
 RESUMABLE = ("steps", "threads", "video", "compile", "evaluation", "checkpoint", "device")

@@ -37,7 +37,7 @@ def serve(keys: dict, _folder) -> dict:
         with handled(lambda *_: service.close()):
             say(f"planning for {service.settings.task} at {place}")
             service.serve(listener)
-    return {"decisions": service.agent.spent.decisions, "refused": service.refused}
+    return {"decisions": service.agent.totals.decisions, "refused": service.refused}
 
 
 if __name__ == "__main__":

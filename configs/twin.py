@@ -16,7 +16,7 @@ def twin(keys: dict, _folder) -> dict:
 
     from configs.arm.priority import hurry
     from configs.strict import ConfigError, build
-    from policies.storage.files import replace_file
+    from policies.storage.folders import replace_file
     from sim import InvalidValue
     from sim.twin import calibration as calibrations
     from sim.twin.arm import TwinArm, limits
@@ -51,7 +51,7 @@ def _announce(name: str, port_file) -> None:
     """Write the port's name to `port_file` atomically, or remove the file if `name` is empty (no port)."""
     import sys
 
-    from policies.storage.files import replace_file
+    from policies.storage.folders import replace_file
 
     if not name:
         port_file.unlink(missing_ok=True)

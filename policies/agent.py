@@ -2,31 +2,68 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import astuple, replace
+from dataclasses import astuple, dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from policies.decision import Decision, Spent
 from policies.noise import Noise
 from policies.text_encoder import WORDS, recognised
 from policies.tokens.curves import Curve
 from worldmodel.errors import UserError
-from worldmodel.frames import FrameHistory
 from worldmodel.model import WorldModel
 from worldmodel.mppi import Plan, WarmStart
-from worldmodel.observation import Observation
+from worldmodel.observation import FrameHistory, Observation
 from worldmodel.planner import Planner
 from worldmodel.senses import LANGUAGE_KEY
 from worldmodel.settings import PlannerConfig
 from worldmodel.td_check import TDCheck
 
 
+@dataclass
+class Totals:
+    """Totals so far over all environments: `decisions`, the control `steps` they covered, and their `model_calls`.
+
+    Calls of the model's step are counted for each decision as if it were made alone. What is computed along with it for
+    environments in which none is due does not count.
+    """
+
+    decisions: int = 0
+    steps: int = 0
+    model_calls: int = 0
+
+    @property
+    def model_calls_per_decision(self) -> float:
+        """Mean calls of the model's step per decision."""
+        return self.model_calls / self.decisions
+
+
+@dataclass(frozen=True)
+class Decision:
+    """The plans of B environments and the actions to execute.
+
+    tokens (T, B, P): the plans; T = 1 for the policy alone. actions (B, N, A): their first N actions (while exploring,
+    those of the noisy elites instead). until (B,): for how many control steps the actions are followed, at most N.
+    by_policy (B,): where the policy decided: without a planner everywhere, with one where the policy stands in for
+    plans that did not pay off (`worldmodel.td_check`). There only the first token of the plan is meaningful.
+    """
+
+    tokens: Float[Tensor, "T B P"]
+    actions: Float[Tensor, "B N A"]
+    until: Int[Tensor, " B"]
+    by_policy: Bool[Tensor, " B"]
+
+    def plan(self, env: int) -> Float[Tensor, "T P"]:
+        """Return the decision in one environment: a plan's tokens, or the single token of the policy."""
+        return self.tokens[: 1 if self.by_policy[env] else None, env]
+
+
 class Agent:
     """Acts in B environments: decodes each one's current plan at the control rate, and replans when it is due.
 
-    B may change from one call to the next; all plans are then forgotten.
+    B may change from one call to the next; all plans are then forgotten. With `wide`, it plans and explores over the
+    whole range of actions, rather than as far as the planner's settings say.
     """
 
     def __init__(
@@ -37,7 +74,7 @@ class Agent:
         generator: torch.Generator,
         explore: str = "",
         every: int = 0,
-        heard: Tensor | None = None,
+        sentences: Tensor | None = None,
     ):
         """Execute the mean of the planner's elites or, without a planner, the policy's mode.
 
@@ -47,21 +84,20 @@ class Agent:
 
         `every`: control steps between decisions; 0: the length of a token. If shorter than a token, the rest of the
         token is dropped; if longer, the plan's next tokens are executed open loop, as far as there are any (the policy
-        alone yields one token). `heard` (K, T): the vectors of the training sentences, to which those heard when acting
-        are matched. Raises ValueError if, with a planner, `every` exceeds the control steps of a plan.
+        alone yields one token). `sentences` (K, T): the vectors of the training sentences, to which those met when
+        acting are matched. Raises ValueError if, with a planner, `every` exceeds the control steps of a plan.
         """
         self.model, self.curve, self.planner = model, curve, planner
         self.generator, self.noise = generator, Noise(explore, generator) if explore else None
         known = curve.length * (planner.config.horizon if planner else 1)
         if every > known and planner:
             raise UserError(f"planner.replan_every={every}: at most {known}, the control steps of a plan")
-        self.heard = heard
+        self.sentences = sentences
         self.most = every or curve.length  # maximum control steps between decisions
         self.ahead = -(-self.most // curve.length)  # maximum tokens executed between decisions
-        self.std = 0.0
-        self.spent = Spent()
+        self.std, self.wide = 0.0, False
+        self.totals = Totals()
         self.planned = torch.zeros(0, dtype=torch.bool)  # (B,): where the planner made the decision in the last `act`
-        self.usual, self._wide = planner.config if planner else None, False
         self.forget()
 
     @classmethod
@@ -77,12 +113,13 @@ class Agent:
     ) -> "Agent":
         """Build an agent that does not explore: with a planner of these settings, or policy alone if not `planned`.
 
-        `step_discount`: the discount per control step. `sentences`: the sentences heard in training.
+        `step_discount`: the discount per control step. `sentences`: those of the training.
         """
         token = model.config.token
         curve = Curve.of_token(token, model.action_size)
         planner = Planner(model, token.discount(step_discount), config, compiled) if planned else None
-        return cls(model, curve, planner, generator, every=config.replan_every, heard=WORDS.known(sentences))
+        known = WORDS.encode(sentences) if sentences else None
+        return cls(model, curve, planner, generator, every=config.replan_every, sentences=known)
 
     def forget(self) -> None:
         """Drop all plans, decisions and frame stacks; the number of environments may then change."""
@@ -96,7 +133,7 @@ class Agent:
 
     def _open(self, count: int) -> None:
         """Start with `count` environments and no decision in any of them."""
-        self.memory: WarmStart | None = None
+        self.warm_start: WarmStart | None = None
         self.at, self.until = torch.zeros(2, count, dtype=torch.long)
         self.actions = torch.zeros(count, self.most, self.curve.action_size)
         self.reached = torch.zeros(count, self.model.shared)  # where the current curves end, if tokens are joined
@@ -106,11 +143,7 @@ class Agent:
     @property
     def steps_per_decision(self) -> float:
         """Mean number of control steps between decisions so far; the maximum, before the first decision."""
-        return self.spent.steps / self.spent.decisions if self.spent.decisions else float(self.most)
-
-    def due(self, count: int) -> Bool[Tensor, " B"]:
-        """Return which of `count` environments will make a new decision in the next `act`."""
-        return self.at >= self.until if len(self.at) == count else torch.ones(count, dtype=torch.bool)
+        return self.totals.steps / self.totals.decisions if self.totals.decisions else float(self.most)
 
     def reset(self, ended: Bool[Tensor, " B"]) -> None:
         """Forget the tokens, plans and frames of the environments (B,) whose episode ended."""
@@ -127,8 +160,8 @@ class Agent:
         self.reached[left] = 0
         if self.td_check is not None:
             self.td_check.reset(left)
-        if self.memory is not None:
-            self.memory = WarmStart(self.memory.mean, self.memory.valid & ~left.to(self.memory.valid.device))
+        if self.warm_start is not None:
+            self.warm_start = self.warm_start.where(~left, None)
 
     @torch.no_grad()
     def act(self, observation: Observation, own: Bool[Tensor, " B"] | None = None) -> Float[Tensor, "B A"]:
@@ -142,7 +175,9 @@ class Agent:
         if len(self.at) != count:
             self._open(count)
         observation = self.frames.see(observation)
-        due = self.due(count) if own is None else self.due(count) & own
+        due = self.at >= self.until
+        if own is not None:
+            due &= own
         self.planned = due if self.planner is not None else torch.zeros_like(due)
         if bool(due.any()):
             self.decide(observation, due)
@@ -160,24 +195,9 @@ class Agent:
         normal = self.noise.draw(len(observation), self.curve.action_size)
         return torch.erf(normal / math.sqrt(2))
 
-    @property
-    def wide(self) -> bool:
-        """Whether it plans and explores over the whole range of actions, rather than as far as its settings say."""
-        return self._wide
-
-    @wide.setter
-    def wide(self, wide: bool) -> None:
-        self._wide = wide
-        if self.planner is not None and self.usual is not None:
-            std = max(1.0, self.usual.std) if wide else self.usual.std
-            self.planner.config = replace(self.usual, std=std)
-
     @torch.no_grad()
     def decide(
-        self,
-        observation: Observation,
-        due: Bool[Tensor, " B"] | None = None,
-        deadline: float | None = None,
+        self, observation: Observation, due: Bool[Tensor, " B"] | None = None, deadline: float | None = None
     ) -> Decision:
         """Make a new decision in the environments that are `due`, by default all; the others keep their plans.
 
@@ -186,27 +206,33 @@ class Agent:
         """
         count = len(observation)
         due = torch.ones(count, dtype=torch.bool) if due is None else due
-        if self.heard is not None:
-            known = recognised(observation.values[LANGUAGE_KEY], self.heard)
+        if self.sentences is not None:
+            known = recognised(observation.values[LANGUAGE_KEY], self.sentences)
             observation = observation.with_values({LANGUAGE_KEY: known})
         if len(self.at) != count:
             self._open(count)
+        one_token = min(self.most, self.curve.length)
         if self.planner is None:
             z = self.model.encode(self.model.preprocess(observation))
             tokens, _ = self.model.greedy_token(z, self.reached.to(self.model.device))
             whole = followed = tokens.cpu().unsqueeze(0)
-            until = torch.full((count,), min(self.most, self.curve.length))
-            by_policy = torch.ones_like(due)
+            until, by_policy = torch.full((count,), one_token), torch.ones_like(due)
         else:
-            plan = self.plan = self.planner.plan(observation, self.memory, self.generator, deadline, self.reached)
-            whole, by_policy = self._kept(plan, due)
+            plan = self.planner.plan(
+                observation, self.warm_start, self.generator, deadline, self.reached, wide=self.wide
+            )
+            self.plan, self.std = plan, float(plan.std[0].mean())
+            self.totals.model_calls += plan.model_calls * int(due.sum())
+            whole, by_policy = self._checked(plan, due)
             followed = whole[: self.ahead] if self.noise is None else self._explored(plan, self.noise, due)
-            self.std = float(plan.std[0].mean())
-            self.spent.imagined += plan.model_calls * int(due.sum())
-            until = torch.where(by_policy, min(self.most, self.curve.length), self.most)
+            until = torch.where(by_policy, one_token, self.most)
             later = self.curve.advance_each(whole, until).to(plan.tokens.device)
-            self.memory = WarmStart(later, ~by_policy.to(later.device)).where(due, self.memory)
-            self._note(plan.latent, whole[0], until, due)
+            self.warm_start = WarmStart(later, ~by_policy.to(later.device)).where(due, self.warm_start)
+            if self.td_check is not None:
+                # What is imagined of a token, scaled to the steps that it is followed for.
+                share = until / self.curve.length
+                reward, discount = self.planner.predict(plan.latent, whole[0].to(plan.latent.device))
+                self.td_check.record(reward.cpu() * share, discount.cpu() ** share, until.float(), due)
         # The mean of bounded tokens, or of control points, can exceed the bounds by an ulp.
         actions = self.curve.actions(followed, self.most).clamp(-1, 1)
         self.actions = torch.where(due[:, None, None], actions, self.actions)
@@ -216,49 +242,30 @@ class Agent:
                 ends = self.curve.at(followed, steps).clamp(-1, 1)
                 self.reached = torch.where((due & (until == steps))[:, None], ends, self.reached)
         self.at[due] = 0
-        self.spent.decisions += int(due.sum())
-        self.spent.steps += int(until[due].sum())
+        self.totals.decisions += int(due.sum())
+        self.totals.steps += int(until[due].sum())
         self.decision = Decision(whole, self.actions, self.until, by_policy)
         return self.decision
 
-    def _kept(self, plan: Plan, due: Bool[Tensor, " B"]) -> tuple[Float[Tensor, "T B P"], Bool[Tensor, " B"]]:
+    def _checked(self, plan: Plan, due: Bool[Tensor, " B"]) -> tuple[Float[Tensor, "T B P"], Bool[Tensor, " B"]]:
         """Return the plans, and where (B,) they are overruled since earlier ones did not deliver what they promised.
 
         In those environments the first token is the policy's.
         """
-        tokens, broken = plan.tokens.cpu(), torch.zeros_like(due)
+        tokens, failed = plan.tokens.cpu(), torch.zeros_like(due)
         if self.td_check is not None:
-            broken = self.td_check.failed(plan.expected_return.cpu(), due)
-        if bool(broken.any()):
+            failed = self.td_check.failed(plan.expected_return.cpu(), due)
+        if bool(failed.any()):
             greedy, _ = self.model.greedy_token(plan.latent, self.reached.to(plan.latent.device))
-            tokens = torch.cat([torch.where(broken[:, None], greedy.cpu(), tokens[0]).unsqueeze(0), tokens[1:]])
-        return tokens, broken
-
-    def _note(
-        self,
-        z: Float[Tensor, "B D"],
-        token: Float[Tensor, "B P"],
-        steps: Int[Tensor, " B"],
-        due: Bool[Tensor, " B"],
-    ) -> None:
-        """Tell the check of plans what was decided, from latents `z`.
-
-        The token's imagined reward and its discount times the probability of continuing are scaled to the `steps` that
-        it is followed for, which may be fewer or more than its length.
-        """
-        if self.td_check is None or self.planner is None:
-            return
-        share = steps / self.curve.length
-        reward, keep = self.planner.predict(z, token.to(z.device))
-        self.td_check.record(reward.cpu() * share, keep.cpu() ** share, steps.float(), due)
+            tokens = torch.cat([torch.where(failed[:, None], greedy.cpu(), tokens[0]).unsqueeze(0), tokens[1:]])
+        return tokens, failed
 
     def _explored(self, plan: Plan, noise: Noise, due: Bool[Tensor, " B"]) -> Float[Tensor, "T B P"]:
-        """Sample an elite of each plan by weight and add noise of the plan's own spread; arbitrary where not `due`."""
+        """Sample an elite of each plan by weight and add noise of the plan's own deviation; arbitrary if not `due`."""
         drawn = torch.multinomial(plan.weights.cpu(), 1, generator=self.generator)[:, 0]
         elite = plan.elites[: self.ahead].cpu()[:, torch.arange(len(drawn)), drawn]
-        spread = plan.std[: self.ahead].cpu()
-        swing = spread * torch.stack([noise.draw(*each.shape, due=due) for each in spread])
-        points = (elite + swing).clamp(-1, 1)
+        std = plan.std[: self.ahead].cpu()
+        points = (elite + std * torch.stack([noise.draw(*each.shape, due=due) for each in std])).clamp(-1, 1)
         return self.model.token(points, self.model.before(points, self.reached))
 
     def state_dict(self) -> dict:
@@ -269,18 +276,11 @@ class Agent:
         saved: dict = {"frames": self.frames.state_dict(), "wide": torch.tensor(self.wide)}
         if self.noise is not None:
             saved["noise"] = self.noise.state_dict()
-        if not len(self.at):
-            return saved
-        saved |= {
-            "actions": self.actions,
-            "reached": self.reached,
-            "at": self.at,
-            "until": self.until,
-            "std": torch.tensor(self.std),
-            "counts": torch.tensor(astuple(self.spent)),
-        }
-        if self.memory is not None:
-            saved["memory"] = {"mean": self.memory.mean, "valid": self.memory.valid}
+        if len(self.at):
+            saved |= {name: getattr(self, name) for name in ("actions", "reached", "at", "until")}
+            saved |= {"std": torch.tensor(self.std), "counts": torch.tensor(astuple(self.totals))}
+            if self.warm_start is not None:
+                saved["memory"] = {"mean": self.warm_start.mean, "valid": self.warm_start.valid}
         return saved
 
     def load_state_dict(self, saved: dict) -> None:
@@ -293,7 +293,7 @@ class Agent:
         if "actions" in saved:
             self.actions, self.reached = saved["actions"], saved["reached"].clone()
             self.at, self.until, self.std = saved["at"].clone(), saved["until"].clone(), float(saved["std"])
-            self.spent = Spent(*saved["counts"].tolist())
+            self.totals = Totals(*saved["counts"].tolist())
         if "memory" in saved:
             device = self.model.device
-            self.memory = WarmStart(saved["memory"]["mean"].to(device), saved["memory"]["valid"].to(device))
+            self.warm_start = WarmStart(saved["memory"]["mean"].to(device), saved["memory"]["valid"].to(device))

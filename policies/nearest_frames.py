@@ -8,8 +8,7 @@ from torch import Tensor
 
 from worldmodel import senses as naming
 from worldmodel.model import WorldModel
-from worldmodel.replay import Replay
-from worldmodel.windows import sample_starts, window_at
+from worldmodel.replay import Replay, sample_starts, window_at
 
 AT_ONCE = 50  # moments encoded per batch; 1000 at once would take 22 GB with 512 x 512 frames
 

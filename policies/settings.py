@@ -3,7 +3,11 @@
 from dataclasses import dataclass
 
 from worldmodel.errors import UserError
-from worldmodel.ranges import check
+from worldmodel.strict import check, check_ranges, ranged
+
+NOISES = ("white", "pink", "mixed")
+EXPERT = "expert_action"
+"""The key of an expert's next action in an environment's `info`, and of the request for it in reset options."""
 
 
 @dataclass(frozen=True)
@@ -13,12 +17,12 @@ class ReplayConfig:
     A 64 x 64 frame takes 12 kB.
     """
 
-    capacity: int = 1_000_000
-    frames: int = 100_000
+    capacity: int = ranged(1_000_000, low=1, high=10**9)
+    frames: int = ranged(100_000, low=1, high=10**9)
 
     def __post_init__(self):
         """Raise ValueError for a capacity out of range."""
-        check("replay.", self, "capacity frames", low=1, high=10**9)
+        check_ranges("replay.", self)
 
     def room(self, cameras: bool) -> int:
         """Return how many steps are kept, with or without cameras."""
@@ -29,69 +33,49 @@ class ReplayConfig:
 class EvaluationConfig:
     """Evaluation during training: `episodes` episodes every `every` environment steps (0: only at the end)."""
 
-    every: int = 50_000
-    episodes: int = 10
-    seed: int = 1000
+    every: int = ranged(50_000, low=0)
+    episodes: int = ranged(10, low=1, high=10_000)
+    seed: int = ranged(1000, low=0, high=2**32 - 1)
 
     def __post_init__(self):
         """Raise ValueError for a value out of range."""
-        check("evaluation.", self, "every", low=0)
-        check("evaluation.", self, "episodes", low=1, high=10_000)
-        check("evaluation.", self, "seed", low=0, high=2**32 - 1)
+        check_ranges("evaluation.", self)
 
 
 @dataclass(frozen=True)
 class CheckpointConfig:
     """Save a checkpoint every `every` environment steps; the newest `keep` stay on disk."""
 
-    every: int = 10_000
-    keep: int = 2
+    every: int = ranged(10_000, low=1)
+    keep: int = ranged(2, low=1)
 
     def __post_init__(self):
         """Raise ValueError for a value out of range."""
-        check("checkpoint.", self, "every keep", low=1)
-
-
-NOISES = ("white", "pink", "mixed")
-EXPERT = "expert_action"
-"""The key of an expert's next action in an environment's `info`, and of the request for it in reset options."""
+        check_ranges("checkpoint.", self)
 
 
 @dataclass(frozen=True)
-class ActingConfig:
-    """Who acts in the training loop, and how: keys explained in configs/train.yaml.
+class LoopConfig:
+    """The training loop: who acts in it, and how; `steps` environment steps in all, reproducible by `seed`.
 
-    Experts: `policies.training.experts`. While rewards are rarer than `sparse_reward_threshold`, nothing matters more
-    than finding them; this is decided whenever an episode begins, for all environments at once.
+    Keys explained in configs/train.yaml. Experts: `policies.training.episodes`. While rewards are rarer than
+    `sparse_reward_threshold`, nothing matters more than finding them; this is decided whenever an episode begins, for
+    all environments at once.
     """
 
-    seed_steps: int = 500
+    seed_steps: int = ranged(500, low=1)
     noise: str = "mixed"
-    sparse_reward_threshold: float = 0.0
-    demonstrations: int = 0
-    expert_takeover_prob: float = 0.0
+    sparse_reward_threshold: float = ranged(0.0, low=0, high=1)
+    demonstrations: int = ranged(0, low=0)
+    expert_takeover_prob: float = ranged(0.0, low=0, high=1)
+    steps: int = ranged(25_000, low=1)
+    seed: int = ranged(1, low=0, high=2**32 - 1)
 
     def __post_init__(self):
         """Raise ValueError for a value out of range."""
-        check("", self, "seed_steps", low=1)
-        check("", self, "demonstrations", low=0)
-        check("", self, "expert_takeover_prob sparse_reward_threshold", low=0, high=1)
+        check_ranges("", self)
         if self.noise not in NOISES:
             raise UserError(f"noise={self.noise}: one of {', '.join(NOISES)}")
-
-
-@dataclass(frozen=True)
-class LoopConfig(ActingConfig):
-    """The training loop: the total number of environment steps, and the seed that makes the run reproducible."""
-
-    steps: int = 25_000
-    seed: int = 1
-
-    def __post_init__(self):
-        """Raise ValueError for a value out of range."""
-        ActingConfig.__post_init__(self)
-        check("", self, "steps", low=1)
-        check("", self, "seed", low=0, high=2**32 - 1)
 
 
 @dataclass(frozen=True)
@@ -102,32 +86,27 @@ class CodecChoices:
     chunks join; otherwise the ids encode the start too, and can be decoded on their own.
     """
 
-    ids: int = 8
-    bits: int = 12
-    control_points: int = 0
-    degree: int = 3
-    margin: float = 1.3
+    ids: int = ranged(8, low=1, high=256)
+    bits: int = ranged(12, low=1, high=16)
+    control_points: int = ranged(0, low=0, high=1000)
+    degree: int = ranged(3, low=1, high=5)
+    margin: float = ranged(1.3, low=1)
     relative: bool = True
     events: bool = True
 
     def __post_init__(self):
         """Raise ValueError for a value out of range."""
-        check("", self, "ids", low=1, high=256)
-        check("", self, "bits", low=1, high=16)
-        check("", self, "control_points", low=0, high=1000)
-        check("", self, "degree", low=1, high=5)
-        check("", self, "margin", low=1)
+        check_ranges("", self)
 
 
 @dataclass(frozen=True)
 class CodecConfig(CodecChoices):
     """The settings of a codec, for chunks of `length` control steps."""
 
-    length: int = 50
+    length: int = ranged(50, low=2)
 
     def __post_init__(self):
         """Raise ValueError for a value out of range."""
-        check("", self, "length", low=2)
         CodecChoices.__post_init__(self)
         if self.control_points and not self.degree < self.control_points <= self.length:
             raise UserError(

@@ -33,36 +33,18 @@ class Words:
         """Start with an empty cache."""
         self._vectors: dict[str | None, Tensor] = {}
         self._table: Tensor | None = None
-        self._asked: tuple[tuple[str | None, bool], ...] | None = None
-        self._together = torch.empty(0, self.size)
 
-    def encode(self, sentences: Sequence[str | None]) -> Float[Tensor, "B T"]:
-        """Encode B sentences as float32 vectors (B, T).
+    def encode(
+        self, sentences: Sequence[str | None], present: Sequence[bool] | np.ndarray | None = None
+    ) -> Float[Tensor, "B T"]:
+        """Encode B sentences as float32 vectors (B, T); zeros, whatever the text, where one is not `present` (B,).
 
         Raises ValueError, in one line, if a sentence is missing or has no words, or wordllama is not installed.
         """
-        return torch.stack([self._vector(sentence, at) for at, sentence in enumerate(sentences)])
-
-    def vectors(
-        self, strings: tuple[str | None, ...], there: Sequence[bool] | np.ndarray | None = None
-    ) -> Float[Tensor, "B T"]:
-        """Encode the sentences of B environments at one step, as `encode`, at no cost while they stay the same.
-
-        `there` (B,): which environments' sentences are present (None: all); the others' vectors are zeros, whatever
-        their text. The same tensor is returned until something changes, so do not modify it. Raises as `encode`.
-        """
-        asked = tuple(zip(strings, map(bool, [True] * len(strings) if there is None else there), strict=True))
-        if asked != self._asked:
-            absent = torch.zeros(self.size)
-            self._together = torch.stack(
-                [self._vector(text, at) if here else absent for at, (text, here) in enumerate(asked)]
-            )
-            self._asked = asked
-        return self._together
-
-    def known(self, sentences: Sequence[str]) -> Float[Tensor, "K T"] | None:
-        """Encode the sentences heard in training, for the `heard` argument of `Agent`; None if there are none."""
-        return self.encode(sentences) if sentences else None
+        here = [True] * len(sentences) if present is None else present
+        absent = torch.zeros(self.size)
+        each = enumerate(zip(sentences, here, strict=True))
+        return torch.stack([self._vector(text, at) if known else absent for at, (text, known) in each])
 
     def _vector(self, sentence: str | None, at: int) -> Float[Tensor, " T"]:
         if sentence not in self._vectors:
@@ -99,16 +81,16 @@ SHARPNESS = 40.0
 """Inverse temperature of the softmax over sentences: a cosine lower by 0.1 reduces the weight about fiftyfold."""
 
 
-def recognised(vectors: Float[Tensor, "*B T"], heard: Float[Tensor, "K T"]) -> Float[Tensor, "*B T"]:
-    """Map sentence vectors (unit length) to those heard in training, by a softmax over cosine similarity.
+def recognised(vectors: Float[Tensor, "*B T"], known: Float[Tensor, "K T"]) -> Float[Tensor, "*B T"]:
+    """Map sentence vectors (unit length) to those of the training, `known`, by a softmax over cosine similarity.
 
     A vector close to a training sentence is mapped almost exactly onto it. A policy cannot handle vectors it never met,
     such as those of a paraphrase. For three tasks of a walker, paraphrases have a cosine of 0.45 to their own sentence
     and of 0.1 to 0.2 to the others, and 59 of 60 are nearest to their own. Training on random vectors this far from
     the sentences instead made the sentences themselves hard to tell apart.
     """
-    near = (SHARPNESS * vectors @ heard.T).softmax(-1)
-    return torch.nn.functional.normalize(near @ heard, dim=-1)
+    near = (SHARPNESS * vectors @ known.T).softmax(-1)
+    return torch.nn.functional.normalize(near @ known, dim=-1)
 
 
 def _plain(sentence: str | None, at: int) -> str:

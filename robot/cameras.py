@@ -163,7 +163,7 @@ class CameraBuffer:
     def see(self, observation: dict, steps: int = 1) -> None:
         """Take in the frames (H, W, 3) of an observation, `steps` control steps after the last one.
 
-        When a camera shows something again, its earlier frames are dropped, as in training (`worldmodel.frames`).
+        When a camera shows something again, its earlier frames are dropped, as in training (`worldmodel.observation`).
         """
         for name in self.names:
             frame, frames = middle(observation[name], *self._sizes[name]), self._frames[name]

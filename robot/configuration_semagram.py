@@ -8,7 +8,7 @@ from lerobot.configs import NormalizationMode, PolicyFeature, PreTrainedConfig
 from lerobot.optim import AdamConfig
 from lerobot.utils.constants import ACTION, OBS_STATE
 
-from policies.storage.format import FORMAT, check_format
+from policies.storage.versions import FORMAT, check_format
 from policies.text_encoder import WORDS
 from robot.perceiving import check_shapes, check_there, sized
 from worldmodel.errors import UserError
@@ -41,7 +41,7 @@ class SemagramConfig(PreTrainedConfig):
     frames a new policy sees, whatever size its cameras have; or `senses` gives the shape of everything it
     perceives, a camera's as [height, width, 3].
     Otherwise the senses come from the features, like `action_size`; `sentences` from the dataset, if it has several
-    tasks; `task` and `env_steps` from semagram-train. `format`: of the checkpoint (`policies.storage.format`).
+    tasks; `task` and `env_steps` from semagram-train. `format`: of the checkpoint (`policies.storage.versions`).
     """
 
     n_obs_steps: int = 1

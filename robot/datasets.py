@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from policies.storage.folders import aside_of, put, sync_tree
+from policies.storage.folders import aside_of, put
 from worldmodel.errors import UserError
 
 ACTION = "action"
@@ -139,7 +139,6 @@ def write(folder: Path, recording: Recording, task: str) -> None:
     with aside_of(folder) as aside:
         with quiet():
             _write(aside, recording, task, folder.name)
-        sync_tree(aside)
         put(aside, folder)
 
 

@@ -11,20 +11,20 @@ from lerobot.utils.constants import ACTION, OBS_STATE
 from torch import Tensor
 
 from policies.agent import Agent
-from policies.storage.checkpoint import CONFIG, MODEL, load_into, made_by, read_unsigned
-from policies.storage.files import replace_file
-from policies.storage.folders import MANIFEST, manifest, tensor_bytes
+from policies.storage.checkpoint import CONFIG, MODEL, load_into, read_spec
+from policies.storage.folders import MANIFEST, manifest, replace_file
+from policies.storage.tensors import tensor_bytes
+from policies.storage.versions import made_by
 from policies.text_encoder import recognised
 from policies.tokens.curves import Curve
 from robot.configuration_semagram import SemagramConfig
 from robot.perceiving import TASK, at_moments, perceived, unlike
-from worldmodel.encoder import sense_dropout_mask
+from worldmodel.encoder import sense_dropout_mask, shift
 from worldmodel.errors import UserError
 from worldmodel.losses import ImitationBatch, imitation_loss
 from worldmodel.model import WorldModel
 from worldmodel.observation import Observation
 from worldmodel.senses import LANGUAGE_KEY, is_image, shows_scene
-from worldmodel.vision import shift
 
 BLIND = 30  # control steps: a second at the usual 30 Hz
 
@@ -157,9 +157,9 @@ class SemagramPolicy(PreTrainedPolicy):
         some = next(key for key in self.config.senses if key in batch)
         there = ~batch[f"{some}_is_pad"][:, [moment[0] for moment in moments[1:]]]
         self._note_missing(seen, batch)
-        heard = self.agent.heard
-        if heard is not None:
-            seen = seen.with_values({LANGUAGE_KEY: recognised(seen.values[LANGUAGE_KEY], heard)})  # as when acting
+        known = self.agent.sentences
+        if known is not None:
+            seen = seen.with_values({LANGUAGE_KEY: recognised(seen.values[LANGUAGE_KEY], known)})  # as when acting
         seen = self._augmented(at_moments(seen, moments))
         windows = ImitationBatch(
             seen=seen,
@@ -198,14 +198,13 @@ class SemagramPolicy(PreTrainedPolicy):
         weights = self.model.state_dict()
         if state_dict is not None:
             weights = {name.removeprefix("model."): value for name, value in state_dict.items()}
-        files = {CONFIG: (save_directory / CONFIG).read_bytes(), MODEL: tensor_bytes(weights)}
-        replace_file(save_directory / MODEL, files[MODEL])
-        replace_file(save_directory / MANIFEST, manifest(files, made_by()))
+        replace_file(save_directory / MODEL, tensor_bytes(weights))
+        replace_file(save_directory / MANIFEST, manifest(save_directory, (CONFIG, MODEL), made_by()))
 
     @classmethod
     def _load_as_safetensor(cls, model: "SemagramPolicy", model_file: str, map_location: str, strict: bool):
         """Load the weights. Raises FolderError if they are damaged, of another format, or do not fit the model."""
         folder = Path(model_file).parent
-        read_unsigned(folder)
+        read_spec(folder, downloaded=True)
         load_into(model.model, folder)
         return model

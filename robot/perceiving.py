@@ -12,8 +12,7 @@ from policies.text_encoder import WORDS
 from sim.renderer import resized, shows, within
 from worldmodel import senses as naming
 from worldmodel.errors import UserError
-from worldmodel.frames import ages, unbroken
-from worldmodel.observation import Observation
+from worldmodel.observation import Observation, ages, unbroken
 from worldmodel.senses import IMAGE_KEY_PREFIX, LANGUAGE_KEY, STATE_KEY, Shapes, is_image
 
 TASK = "task"
@@ -39,7 +38,7 @@ def perceived(batch: Mapping, senses: Shapes, wordless: bool = False) -> Observa
         lead = value.shape[: value.dim() - len(senses[key])]
         sentences = [batch[TASK]] if isinstance(batch[TASK], str) else list(batch[TASK])
         there = [bool(each and each.strip()) or not wordless for each in sentences]
-        vectors = WORDS.vectors(tuple(sentences), there)
+        vectors = WORDS.encode(sentences, there)
         axes = len(sentences), *[1] * (len(lead) - 1)
         values[LANGUAGE_KEY] = vectors.view(*axes, -1).expand(*lead, -1)
         present[LANGUAGE_KEY] = torch.tensor(there).view(axes).expand(lead)
@@ -78,7 +77,7 @@ def at_moments(seen: Observation, moments: list[list[int]]) -> Observation:
     """From observations at many times (B, T), select M moments as observations (M, B) with stacked frames.
 
     Each moment is a list of F times, newest first. State and masks are taken at the newest, frames at all of them, by
-    the rule of `worldmodel.frames`; what is missing between a moment's times goes unnoticed.
+    the rule of `worldmodel.observation`; what is missing between a moment's times goes unnoticed.
     """
     now, values = [times[0] for times in moments], {}
     for key, value in seen.values.items():

@@ -8,7 +8,7 @@ import numpy as np
 from lerobot.motors.feetech import FeetechMotorsBus
 from lerobot.robots.so_follower import SO101Follower, SO101FollowerConfig
 
-from policies.storage.files import claimed
+from policies.storage.folders import claimed
 from robot.config_so101 import SemagramSO101Config
 from robot.safety.faults import FaultKind, RobotFault
 from robot.safety.gate import Gate

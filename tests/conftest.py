@@ -209,15 +209,35 @@ def resume(path, trainer, warn=pytest.fail):
     return trainer
 
 
+def batch(model, size: int = 6, horizon: int = 3, seed: int = 0, dtype=torch.float32):
+    """Random windows: the second terminates after one token, the third is cut there, the fourth never began."""
+    from worldmodel.losses import Batch
+    from worldmodel.observation import Observation
+    from worldmodel.senses import is_image, stacked
+
+    g, values = torch.Generator().manual_seed(seed), {}
+    shapes = stacked(model.senses, len(model.config.vision.frame_lags))
+    for key, shape in shapes.items():
+        sizes = horizon + 1, size, *shape
+        frames = torch.randint(0, 256, sizes, dtype=torch.uint8, generator=g) if is_image(key) else None
+        values[key] = torch.randn(sizes, generator=g, dtype=dtype) if frames is None else frames
+    token = torch.rand(horizon, size, model.points, generator=g, dtype=dtype) * 2 - 1
+    reward, continues = torch.randn(horizon, size, generator=g, dtype=dtype), torch.ones(horizon, size, dtype=dtype)
+    valid = torch.ones(horizon, size, dtype=dtype)
+    continues[1:, 1], valid[2:, 1], valid[1:, 2], valid[:, 3] = 0, 0, 0, 0
+    seen = model.preprocess(Observation.of(shapes, values))
+    return Batch(seen, token, reward, continues, valid, token[0], torch.zeros(size, dtype=dtype))
+
+
 def two_hot_logits(x: torch.Tensor, count: int) -> torch.Tensor:
     """Logits of the two-hot code of x (...,): what the cross-entropy to x pulls towards, read off its gradient.
 
     At even logits that gradient is 1 / count - code.
     """
-    from worldmodel import twohot
+    from worldmodel.distributions import twohot_cross_entropy
 
     even = torch.zeros(x.numel(), count, requires_grad=True)
-    (gradient,) = torch.autograd.grad(twohot.cross_entropy(even, x.flatten()).sum(), even)
+    (gradient,) = torch.autograd.grad(twohot_cross_entropy(even, x.flatten()).sum(), even)
     return (1 / count - gradient).clamp(min=1e-12).log().view(*x.shape, count)
 
 
@@ -243,6 +263,7 @@ TOYS = SimpleNamespace(
     save=save,
     resume=resume,
     observed=observed,
+    batch=batch,
     two_hot_logits=two_hot_logits,
 )
 

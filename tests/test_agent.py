@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from policies.agent import Agent
-from policies.storage.folders import tensor_bytes
+from policies.storage.tensors import tensor_bytes
 from policies.tokens.curves import Curve
 from policies.training.episodes import episode_seed
 from policies.training.rollouts import rollout
@@ -85,8 +85,8 @@ def test_it_follows_its_plan_for_as_long_as_it_is_told(make, length, every):
     for n, plan in enumerate(plans):
         whole = agent.curve.actions(plan.tokens, 2 * length)
         assert torch.equal(actions[:, n * every : (n + 1) * every], whole[:, :every])
-    assert torch.equal(agent.memory.mean, agent.curve.advance(plans[-1].tokens, every))
-    assert agent.spent.imagined == sum(2 * plan.model_calls for plan in plans)
+    assert torch.equal(agent.warm_start.mean, agent.curve.advance(plans[-1].tokens, every))
+    assert agent.totals.model_calls == sum(2 * plan.model_calls for plan in plans)
 
 
 def test_more_steps_than_a_plan_has_are_refused(make):
@@ -111,7 +111,7 @@ def test_it_says_what_the_planner_chose_and_when(make):
         agent.act(seen(2, t))
         begun = [t in (0, 4), t in (0, 3)]
         assert agent.planned.tolist() == begun
-        assert torch.equal(agent.decision.sentences[0][agent.planned], plans[-1].tokens[0][agent.planned])
+        assert torch.equal(agent.decision.tokens[0][agent.planned], plans[-1].tokens[0][agent.planned])
 
 
 @pytest.mark.parametrize("length", [1, 4])
@@ -156,7 +156,7 @@ def test_where_somebody_else_acts_nothing_is_decided_and_what_was_is_forgotten(m
         action, alone = agent.act(seen(2, t), own), other.act(seen(2, t))
         assert torch.equal(action[0], alone[0])  # the neighbour goes on as it would have
         assert agent.planned.tolist() == [t % 4 == 0, t in (0, 7)]
-        assert agent.memory.valid.tolist() == [True, t in (0, 7)]
+        assert agent.warm_start.valid.tolist() == [True, t in (0, 7)]
 
 
 def test_without_a_reset_it_remembers(make):
@@ -190,7 +190,7 @@ def test_a_neighbours_reset_leaves_a_token_and_its_plan(make):
     one, two = agent.act(seen(2, 6)), other.act(seen(2, 6))
     assert torch.equal(one[0], two[0])
     assert not torch.equal(one[1], two[1])
-    assert torch.equal(agent.memory.mean[:, 0], other.memory.mean[:, 0])
+    assert torch.equal(agent.warm_start.mean[:, 0], other.warm_start.mean[:, 0])
 
 
 def test_it_explores_as_widely_as_the_plan_is_unsure(make):
@@ -240,7 +240,7 @@ def test_what_it_plans_from_is_read_back_to_where_the_model_computes(make):
     one.act(seen(2))
     other.model.to("meta")
     other.load_state_dict(one.state_dict())
-    assert other.memory.mean.device == other.memory.valid.device == other.model.device == torch.device("meta")
+    assert other.warm_start.mean.device == other.warm_start.valid.device == other.model.device == torch.device("meta")
 
 
 def test_what_was_read_back_is_not_acted_on(make):
@@ -278,9 +278,9 @@ def test_a_rollout_decides_nothing_for_an_episode_that_is_over_and_the_others_go
     tireless.act = lambda observation, own: act(observation)
     assert np.array_equal(played.returns, rollout(toys.slides(15, 4, 9), tireless, 3, 100).returns)
     each = -(-played.lengths // 4)
-    spent, wasted = agent.spent, tireless.spent
+    spent, wasted = agent.totals, tireless.totals
     assert (spent.decisions, wasted.decisions) == (each.sum(), 3 * each.max())
-    assert spent.imagined_per_decision == wasted.imagined_per_decision
+    assert spent.model_calls_per_decision == wasted.model_calls_per_decision
 
 
 def test_a_rollout_forgets_the_one_before(make, toys):
@@ -340,9 +340,9 @@ def test_where_plans_pay_nothing_the_policy_acts_for_a_while(make, length):
         if agent.decision is not None and t % length == 0:
             assert torch.equal(agent.decision.by_policy, own[-1]) and alone.decision.by_policy.all()
             for i, stands_in in enumerate(own[-1].tolist()):
-                first, expected = agent.decision.sentence(i), (alone.decision if stands_in else None)
+                first, expected = agent.decision.plan(i), (alone.decision if stands_in else None)
                 assert len(first) == (1 if stands_in else PLANNING.horizon)
-                assert expected is None or torch.equal(first, expected.sentence(i))
+                assert expected is None or torch.equal(first, expected.plan(i))
     first, second = torch.stack(own).T.tolist()
     assert not any(first)
     begun = second.index(True)

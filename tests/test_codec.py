@@ -1,4 +1,7 @@
-"""The codec's laws: ordered, total, bounded, continuous across chunks, the same after saving, and events are events."""
+"""The codec's laws: ordered, total, bounded, continuous across chunks; and those of its cells, bits, events and curves.
+
+That a saved codec is whole, and the same, is in test_folders.py.
+"""
 
 import json
 from itertools import pairwise
@@ -6,14 +9,18 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
 from safetensors.numpy import save as arrays_as_bytes
 
 from policies.codec import Codec, CodecConfig
+from policies.codec.events import MIN_GAIN, Events, all_ramps, changes, fit_events, resting_levels
 from policies.codec.fitting import windows_of
+from policies.codec.quantizer import BitPacking, ScalarQuantizer, best_split, order
+from policies.codec.spline_pca import SplinePCA
 from policies.storage.folders import FolderError, write_folder
+from policies.tokens.curves import differences, fit_from, knots
 
 LENGTH, CHANNELS, GRIP = 20, 3, 2
 CONFIG = CodecConfig(length=LENGTH, ids=6, bits=8)
@@ -66,39 +73,24 @@ def test_each_further_id_lowers_the_error(codec, held_out):
     assert errors[1] < 0.7 * errors[0]
 
 
+@pytest.fixture(scope="module")
+def fastest(codec):
+    """The largest steps of the data."""
+    return np.abs(np.diff(codec.scaling.scale(windows_of(movements(0, 30), LENGTH + 1, 3)), axis=1)).max((0, 1))
+
+
 @settings(max_examples=60)
-@given(ids=strings(), where=st.tuples(*[st.floats(-1, 1)] * CHANNELS))
-def test_any_string_decodes_within_bounds_and_no_faster_than_the_data(codec, ids, where):
-    start = codec.scaling.unscale(np.array(where) * codec.config.margin)
-    scaled = codec.scaling.scale(np.concatenate([start[None], codec.decode(ids, start)]).astype(float))
-    assert scaled.shape == (LENGTH + 1, CHANNELS)
-    assert np.abs(scaled).max() <= codec.config.margin + 1e-5
-    fastest = np.abs(np.diff(windows_scaled(codec), axis=1)).max((0, 1))
-    assert (np.abs(np.diff(scaled, axis=0)).max(0)[:GRIP] <= 2 * fastest[:GRIP] + 1e-5).all()
-
-
-def windows_scaled(codec):
-    return codec.scaling.scale(windows_of(movements(0, 30), LENGTH + 1, 3))
-
-
-@settings(max_examples=30)
-@given(first=strings(), second=strings())
-def test_chunks_join_for_any_ids(codec, first, second):
-    """The second curve leaves where the first arrived: the step between them is one of the second curve's own."""
-    start = codec.scaling.middle
+@given(first=strings(), second=strings(), where=st.tuples(*[st.floats(-1, 1)] * CHANNELS))
+def test_any_string_decodes_within_bounds_no_faster_than_the_data_and_joins_the_one_before(
+    codec, fastest, first, second, where
+):
+    start = codec.scaling.unscale(np.array(where) * CONFIG.margin)
     before = codec.decode(first, start)
-    after = codec.scaling.scale(codec.decode(second, before[-1]).astype(float))
-    across = np.abs(after[0] - codec.scaling.scale(before[-1].astype(float)))[:GRIP]
-    fastest = np.abs(np.diff(windows_scaled(codec), axis=1)).max((0, 1))[:GRIP]
-    assert (across <= 2 * fastest + 1e-5).all()
-
-
-def test_limits_are_kept_by_100_000_strings(held_out):
-    low, high = np.array([-20.0, 1.9, -5.0]), np.array([20.0, 2.1, 105.0])
-    codec = Codec.fit(movements(0, 10), CONFIG, limits=(low, high))
-    ids = np.random.default_rng(0).integers(codec.vocabulary, size=(100_000, CONFIG.ids))
-    chunks = codec.decode(ids, np.tile((low + high) / 2, (100_000, 1)))
-    assert (chunks >= low - 1e-4).all() and (chunks <= high + 1e-4).all()
+    whole = np.concatenate([start[None], before, codec.decode(second, before[-1])])
+    scaled = codec.scaling.scale(whole.astype(float))
+    assert scaled.shape == (2 * LENGTH + 1, CHANNELS)
+    assert np.abs(scaled).max() <= CONFIG.margin + 1e-5
+    assert (np.abs(np.diff(scaled, axis=0)).max(0)[:GRIP] <= 2 * fastest[:GRIP] + 1e-5).all()
 
 
 def test_what_switches_is_found_and_keeps_its_corners(codec, held_out):
@@ -110,15 +102,6 @@ def test_what_switches_is_found_and_keeps_its_corners(codec, held_out):
         np.abs(code.decode(code.encode(chunks, start), start) - chunks)[:, :, GRIP].mean() for code in (codec, curves)
     ]
     assert errors[0] < errors[1] / 3
-
-
-def test_the_user_can_name_what_switches(codec, tmp_path):
-    for switching in ([GRIP], np.array([GRIP])):
-        named = Codec.fit(movements(0, 10), CONFIG, switching=switching)
-        assert named.switching == (GRIP,)
-        named.save(tmp_path / type(switching).__name__)
-    with pytest.raises(ValueError, match="switching: channel 0 does not rest on two levels or more"):
-        Codec.fit(movements(0, 10), CONFIG, switching=[0])
 
 
 def test_a_batch_is_its_chunks(codec, held_out):
@@ -155,24 +138,6 @@ def test_encoding_what_was_decoded_hardly_changes_it(codec, held_out):
     once = codec.decode(codec.encode(chunks, start), start)
     twice = codec.decode(codec.encode(once, start), start)
     assert scaled_error(codec, twice, once) < 0.5 * scaled_error(codec, once, chunks)
-
-
-def test_it_is_the_same_after_saving(codec, held_out, tmp_path):
-    chunks, start = held_out
-    codec.save(tmp_path / "codec")
-    again = Codec.load(tmp_path / "codec")
-    ids = codec.encode(chunks, start)
-    assert again.config == codec.config and np.array_equal(again.encode(chunks, start), ids)
-    assert np.array_equal(again.decode(ids, start), codec.decode(ids, start))
-
-
-@pytest.mark.parametrize("name", ["config.json", "codec.safetensors", "manifest.json"])
-@pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_bytes(b"{}")])
-def test_a_damaged_folder_is_named(codec, tmp_path, name, damage):
-    codec.save(tmp_path / "codec")
-    damage(tmp_path / "codec" / name)
-    with pytest.raises(FolderError, match=name):
-        Codec.load(tmp_path / "codec")
 
 
 def test_saving_takes_the_place_of_a_codec_or_of_nothing(codec, tmp_path):
@@ -226,10 +191,6 @@ def test_bad_input_is_refused_in_one_line(codec, held_out):
         (lambda: Codec.fit([], CONFIG), "episodes"),
         (lambda: Codec.fit([np.zeros((LENGTH, 3))], CONFIG), "length=20"),
         (lambda: Codec.fit([np.full((50, 3), np.inf)], CONFIG), "episode 0"),
-        (lambda: Codec.fit(movements(0, 2), CONFIG, limits=([0, 0, 0], [0, 1, 1])), "limits"),
-        (lambda: Codec.fit(movements(0, 2), CONFIG, limits=(0, 1)), "limits"),
-        (lambda: Codec.fit(movements(0, 2), CONFIG, switching=[3]), r"switching=\[3\]"),
-        (lambda: Codec.fit(movements(0, 2), CONFIG, stride=0), "stride=0"),
         (lambda: CodecConfig(control_points=3), "control_points=3"),
         (lambda: CodecConfig(length=3), "degree=3"),
     ):
@@ -243,3 +204,138 @@ def test_a_channel_that_never_moves_stays():
     codec = Codec.fit(episodes, CONFIG)
     window = episodes[0][: LENGTH + 1]
     assert codec.decode(codec.encode(window[1:], window[0]), window[0])[:, 3] == pytest.approx(7, abs=1e-6)
+
+
+@pytest.fixture(scope="module")
+def quantizer():
+    rng = np.random.default_rng(0)
+    return ScalarQuantizer.fit(np.stack([rng.normal(size=2000), rng.exponential(size=2000)], axis=1), 6)
+
+
+def test_each_bit_halves_cells_and_lowers_the_error(quantizer):
+    assert (np.diff(quantizer.errors, axis=1) < 0).all()
+    assert quantizer.errors[:, 0] == pytest.approx([1, 1], rel=0.15)  # the variance
+    for k, depth in ((0, 6), (1, 4)):
+        edges = quantizer.edges(np.array([depth, depth]))[k]
+        assert len(edges) == 2**depth - 1 and (np.diff(edges) > 0).all()
+
+
+def test_one_bit_is_the_best_two_level_quantiser(quantizer):
+    """For a normal number the two best levels are -+sqrt(2 / pi), and leave 1 - 2 / pi of the variance (Max 1960)."""
+    assert quantizer.splits[0, 1] == pytest.approx(0, abs=0.15)
+    assert quantizer.values[0, 2:4] == pytest.approx([-np.sqrt(2 / np.pi), np.sqrt(2 / np.pi)], abs=0.12)
+    assert quantizer.errors[0, 1] / quantizer.errors[0, 0] == pytest.approx(1 - 2 / np.pi, abs=0.02)
+
+
+@given(st.lists(st.integers(-9, 9), min_size=4, max_size=30))
+def test_a_split_is_the_best_of_all_that_part_different_samples(samples):
+    ordered = np.sort(np.array(samples, dtype=float))
+
+    def error(at):
+        return sum(((part - part.mean()) ** 2).sum() for part in (ordered[:at], ordered[at:]))
+
+    places = [at for at in range(1, len(ordered)) if ordered[at - 1] < ordered[at]]
+    found = best_split(ordered)
+    assert found in places if places else found == 0
+    assert not places or error(found) == pytest.approx(min(map(error, places)))
+
+
+def test_a_value_lies_in_its_cell(quantizer):
+    edges = quantizer.edges(np.array([5, 5]))
+    for k in range(2):
+        values = quantizer.values[k, 32:64]
+        assert np.array_equal(np.searchsorted(edges[k], values, side="right"), np.arange(32))
+
+
+def test_numbers_that_are_all_the_same_are_exact():
+    quantizer = ScalarQuantizer.fit(np.full((50, 1), 3.0), 4)
+    assert (quantizer.values[0, 1:] == 3).all() and (quantizer.errors == 0).all()
+
+
+def test_the_largest_gain_comes_first_and_groups_stay_together():
+    gains = [[((0,), 5.0), ((0,), 1.0)], [((1, 2), 8.0)], [((3,), 4.5)]]
+    assert order(gains, 5).tolist() == [0, 3, 1, 2, 0]
+    assert order(gains, 99).tolist() == [0, 3, 1, 2, 0]  # there is no more to say
+
+
+@given(st.lists(st.floats(-4, 4), min_size=2, max_size=2), st.integers(0, 4))
+def test_reading_a_prefix_gives_the_node_that_writing_went_through(quantizer, numbers, n):
+    packing = BitPacking(quantizer, np.array([0, 1, 0, 0, 1, 0, 1, 1, 0, -1, 1, -1]), 4, 3)
+    cells = packing.cells(np.array([numbers]))
+    ids = packing.pack(cells)
+    assert ids.shape == (1, 4) and (ids >= 0).all() and (ids < 8).all()
+    full, depths = packing.depths(4), packing.depths(n)
+    nodes = (2**full + cells[0]) >> (full - depths)
+    assert packing.unpack(ids[:, :n])[0].tolist() == quantizer.values[np.arange(2), nodes].tolist()
+    assert packing.unpack(ids)[0].tolist() == packing.values(cells)[0].tolist()
+
+
+def test_many_chunks_find_the_cells_that_few_do(quantizer):
+    packing = BitPacking(quantizer, np.array([0, 1] * 5), 2, 5)
+    numbers = np.random.default_rng(1).normal(size=(40, 2))
+    assert np.array_equal(packing.cells(numbers), np.concatenate([packing.cells(row[None]) for row in numbers]))
+
+
+@given(
+    st.integers(0, 11),
+    st.sampled_from([1.0, 4.0]),
+    st.sampled_from([-1.0, 1.0]),
+    st.floats(-1, 1).filter(lambda v: 0.1 < abs(v) < 0.9),
+)
+def test_one_event_is_found_again(when, duration, level, start):
+    event = np.array([[[when, level, duration]]])
+    change = changes(event, np.array([start]), 12)
+    assume(np.square(change).sum() > MIN_GAIN)  # one that hardly begins before the end is not worth an event
+    found = fit_events(change, np.array([start]), np.array([-1.0, 1.0]), 1, all_ramps(12, (1.0, 4.0)))
+    assert changes(found, np.array([start]), 12) == pytest.approx(change, abs=1e-9)
+
+
+def test_a_gripper_that_opens_and_closes_is_two_events_in_their_order():
+    event = np.array([[[3, 1.0, 2.0], [22, -1.0, 4.0]]])
+    change = changes(event, np.array([-1.0]), 30)
+    found = fit_events(change, np.array([-1.0]), np.array([-1.0, 1.0]), 4, all_ramps(30, (1.0, 2.0, 4.0)))
+    assert changes(found, np.array([-1.0]), 30) == pytest.approx(change, abs=1e-9)
+    assert found[0, :2] == pytest.approx(event[0]) and (found[0, 2:, 0] == 30).all()
+
+
+def test_an_event_only_moves_its_own_channel():
+    events = Events((1,), np.array([[-1.0, 1.0]]), (2.0,), 1, 10, 3)
+    signal = events.signal(np.array([[4.0, 1.0, 2.0]]), np.array([[0.3, -1.0, 0.2]]))
+    assert (signal[0, :, [0, 2]] == 0).all()
+    assert signal[0, :, 1].tolist() == [0, 0, 0, 0, 1, 2, 2, 2, 2, 2]
+
+
+def test_levels_are_where_a_signal_rests():
+    square = np.repeat([[0.0, 1.0, 0.0, 0.5], [1.0, 0.5, 1.0, 0.0]], 10, axis=1)
+    assert resting_levels(square) == pytest.approx([0, 0.5, 1])
+    assert resting_levels(np.cumsum(np.full((2, 40), 0.1), axis=1)) is None
+
+
+@pytest.mark.parametrize("relative", [True, False])
+def test_all_numbers_of_a_stroke_are_its_least_squares_curve(relative):
+    """Without rounding, decoding is the projection onto the curves: what it leaves is orthogonal to them."""
+    rng = np.random.default_rng(0)
+    start = rng.normal(size=(40, 2)) * relative
+    paths = np.cumsum(rng.normal(size=(40, 15, 2)), axis=1)
+    spline = SplinePCA.fit(paths, start, CodecConfig(length=15, control_points=6, relative=relative))
+    drawn = spline.curve(spline.numbers(paths, start), start) - start[:, None]
+    left = np.einsum("tm,ntd->nmd", spline.basis[:, 1:], paths - drawn)
+    assert np.abs(left).max() < 1e-8 < np.abs(paths - drawn).max()
+
+
+def test_numbers_that_no_data_has_still_give_a_bounded_curve_of_bounded_rate():
+    """The curve lies in its control points' hull; its rate in that of degree x step / gap between knots."""
+    rng = np.random.default_rng(0)
+    start = rng.uniform(-1, 1, size=(50, 2))
+    paths = np.cumsum(rng.normal(size=(50, 15, 2)), axis=1)
+    spline = SplinePCA.fit(paths, start, CodecConfig(length=15, control_points=6))
+    wild = spline.curve(1000 * rng.normal(size=(50, spline.analysis.shape[0])), start, -np.ones(2), np.full(2, 0.9))
+    assert wild.min() >= -1 - 1e-9 and wild.max() <= max(0.9, start.max()) + 1e-9
+    assert wild.min() < -0.9 and wild.max() > 0.8  # they were at the bounds
+    k = knots(6, 3)
+    fastest = (3 * spline.max_step / (k[4:9] - k[1:6])[:, None]).max(0)
+    in_data = np.abs(differences(6, 3) @ fit_from(0 * start, paths, 6, 3)).max((0, 1))
+    np.testing.assert_allclose(fastest, in_data)
+    free = spline.curve(1000 * rng.normal(size=(50, spline.analysis.shape[0])), start)
+    steps = np.abs(np.diff(np.concatenate([start[:, None], free], axis=1), axis=1)).max((0, 1))
+    assert (steps <= fastest / 15 + 1e-9).all() and (steps > 0.5 * fastest / 15).all()

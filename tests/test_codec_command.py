@@ -13,9 +13,8 @@ from configs.schema import TokensConfig
 from configs.tokens import main
 from policies.codec import Codec, CodecConfig
 from policies.glyphs.ink import draw
-from policies.tokens.notation import to_plain
-from policies.tokens.splines import design
-from policies.tokens.vocabulary import Ask, Grip, Look, Move, Stop
+from policies.tokens.curves import design
+from policies.tokens.vocabulary import Ask, Grip, Look, Move, Stop, to_plain
 from robot.datasets import Recording
 
 NAMES, HZ = ("shoulder", "elbow", "hand"), 25.0
@@ -110,7 +109,7 @@ def test_a_codecs_sentence_is_its_decoded_chunks(episodes):
     weights = design(np.arange(1, 26) / 25, codec.config.curve_points, codec.config.degree)
     for i, move in enumerate(moves):
         chunk = codec.decode(codec.encode(episodes[0][1 + 25 * i : 26 + 25 * i], start), start)
-        assert move.seconds == 1.0 and move.points.shape[1] == 2 and (move.spread >= 0).all()
+        assert move.seconds == 1.0 and move.points.shape[1] == 2 and (move.std >= 0).all()
         assert np.allclose(weights @ move.points, chunk[:, :2], atol=1e-5)
         start = chunk[-1].astype(float)
     assert [round(grip.level) for grip in grips] == [0, 1]
@@ -126,7 +125,7 @@ def test_a_codecs_sentence_is_its_decoded_chunks(episodes):
 
 def test_the_spread_is_what_the_ids_leave_out(episodes):
     wide, narrow = (
-        np.mean([t.spread for t in decoded_sentence(codec, episodes, HZ) if isinstance(t, Move)])
+        np.mean([t.std for t in decoded_sentence(codec, episodes, HZ) if isinstance(t, Move)])
         for codec in (Codec.fit(episodes, CodecConfig(length=25, ids=n)) for n in (2, 16))
     )
     assert wide > 2 * narrow > 0

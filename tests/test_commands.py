@@ -27,8 +27,8 @@ from configs.schema import BenchConfig, EvaluateConfig, TokensConfig, TrainConfi
 from configs.strict import ConfigError, build
 from envs.task_env import EnvironmentFault
 from envs.vector import EnvironmentLost
-from policies.storage.code_version import commit
 from policies.storage.folders import FolderError
+from policies.storage.versions import commit
 from robot.recording.settings import RecordConfig
 from robot.running.settings import PlayConfig, RunConfig, ServeConfig
 from sim.twin.twin import TwinConfig

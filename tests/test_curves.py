@@ -5,8 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies.tokens.curves import Curve
-from policies.tokens.splines import design, midpoints
+from policies.tokens.curves import Curve, design, midpoints
 
 shapes = st.integers(1, 8).flatmap(
     lambda length: st.integers(1, length).flatmap(

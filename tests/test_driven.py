@@ -15,7 +15,7 @@ from policies.storage.checkpoint import save_checkpoint
 from policies.training.episodes import episode_seed
 from sim.so101 import experts as so101_experts
 from sim.so101.tasks import SCRIPTED
-from worldmodel.windows import sample_windows
+from worldmodel.replay import sample_windows
 
 
 class Told(gymnasium.Wrapper):
@@ -128,7 +128,7 @@ def test_when_an_expert_knows_no_further_the_agent_decides_anew(told):
     trainer, known = told(None, length=4, first=1), torch.full((1, 2), 0.5)
     advance(trainer, 8)  # of the seeding
     turns = [*[False] * 2, *[True] * 3, *[False] * 5, True, False]
-    trainer.episodes.experts.hear = lambda info: None
+    trainer.episodes.experts.note = lambda info: None
     for driven in turns:
         trainer.episodes.experts.action = known if driven else known * torch.nan
         advance(trainer, trainer.steps + 1)

@@ -8,10 +8,9 @@ import math
 import pytest
 import torch
 
-from worldmodel.batch import Batch
 from worldmodel.encoder import Encoder
 from worldmodel.learner import Learner
-from worldmodel.losses import METRICS, UNLIKE, encode_with_dropout, losses, variance_loss, world_losses
+from worldmodel.losses import METRICS, UNLIKE, Batch, encode_with_dropout, losses, variance_loss, world_losses
 from worldmodel.observation import NO_MASKS, Observation
 from worldmodel.senses import LANGUAGE_KEY, STATE_KEY, check, stacked
 from worldmodel.settings import LearningConfig, VisionConfig

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch.distributions import Independent, Normal, TransformedDistribution
 from torch.distributions.transforms import TanhTransform
 
-from worldmodel.gaussian import LOG_STD_MAX, LOG_STD_MIN, SquashedGaussian
+from worldmodel.distributions import LOG_STD_MAX, LOG_STD_MIN, SquashedGaussian
 
 
 def test_it_is_the_distribution_torch_knows(generator):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from policies.glyphs.glyph import UNKNOWN, Lanes, glyph, ribbon
 from policies.glyphs.layout import GAP, MANY, Timeline
-from policies.tokens.splines import design
+from policies.tokens.curves import design
 from policies.tokens.vocabulary import Ask, Grip, Look, Move, Stop
 
 seeds = st.integers(0, 999)
@@ -91,7 +91,7 @@ def test_every_control_point_shows(seed, which):
 @few
 @given(seeds)
 def test_everything_stays_on_the_page(seed):
-    tokens = tuple(replace(t, spread=9 * t.spread) if isinstance(t, Move) else t for t in sentence(seed))
+    tokens = tuple(replace(t, std=9 * t.std) if isinstance(t, Move) else t for t in sentence(seed))
     edge = tuple(replace(t, points=np.sign(t.points)) if isinstance(t, Move) else t for t in tokens)
     for shape in (*glyph(tokens), *glyph(edge)):
         assert 0 < shape.opacity <= 1
@@ -123,7 +123,7 @@ def test_a_plan_can_be_read_from_its_strokes(seed):
         assert np.allclose(read, (weights @ tokens[i].points)[0], atol=1e-6 if tokens[i].degree else 0.05)
         if tokens[i].degree and 0.36 < u[near] < 0.64:
             widths = [middle(s.outlines[0])[1][near] for s in of(shapes, "wash", i)[:count]]
-            deviation = np.sqrt(weights**2 @ tokens[i].spread ** 2)[0]
+            deviation = np.sqrt(weights**2 @ tokens[i].std ** 2)[0]
             assert np.allclose(np.array(widths) / lanes.swing, np.minimum(deviation, UNKNOWN), atol=1e-6)
     shares = np.array([tokens[i].seconds for i in moves])
     assert np.allclose(np.array(seconds) / sum(seconds), shares / shares.sum())
@@ -141,7 +141,7 @@ def test_a_heavier_stroke_is_a_larger_value_and_paler_ink_a_wider_one():
 
 def test_a_spread_without_bounds_is_drawn_as_wide_as_can_be():
     move = Move(np.zeros((4, 1)), 1.0, 3, np.full((4, 1), 1e200))
-    known = replace(move, spread=np.full((4, 1), UNKNOWN * 2))
+    known = replace(move, std=np.full((4, 1), UNKNOWN * 2))
     for one, other in zip(of(glyph([move]), "wash"), of(glyph([known]), "wash"), strict=True):
         assert np.array_equal(one.outlines[0], other.outlines[0])
 

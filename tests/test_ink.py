@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from configs.runs.films import HEIGHT, Reel, motions, sentence
-from policies.decision import Decision
+from policies.agent import Decision
 from policies.glyphs.glyph import Shape, drop, glyph
 from policies.glyphs.ink import SCALE, draw, picture, svg
 from policies.tokens.curves import Curve
@@ -125,7 +125,7 @@ def test_a_plan_of_the_planner_is_a_sentence(length, knots, degree, generator):
     assert len(moves) == 5
     for move, token, deviation in zip(moves, tokens[:, 1], spread[:, 1], strict=True):
         assert move.seconds == pytest.approx(0.02 * length)
-        assert np.allclose(move.points, token.view(knots, 3)) and np.allclose(move.spread, deviation.view(knots, 3))
+        assert np.allclose(move.points, token.view(knots, 3)) and np.allclose(move.std, deviation.view(knots, 3))
 
 
 BLIND = SimpleNamespace(senses={"observation.state": (3,)})

@@ -10,9 +10,8 @@ from policies.agent import Agent
 from policies.planner_link.messages import Begin, Question
 from policies.planner_link.service import PlannerService
 from policies.tokens.curves import Curve
-from worldmodel import twohot
-from worldmodel.batch import Batch
-from worldmodel.losses import UpdateNoise, losses, targets
+from worldmodel.distributions import twohot_mean
+from worldmodel.losses import Batch, UpdateNoise, losses, targets
 from worldmodel.mppi import WarmStart, rollout
 from worldmodel.observation import Observation
 from worldmodel.planner import Planner, join, search_in
@@ -110,10 +109,10 @@ def test_nothing_jumps_where_the_policy_stands_in_for_some_environments_only(mod
     monkeypatch.setattr(agent.td_check, "failed", broken)
     first = agent.decide(seen(2))
     assert first.until.tolist() == [8, 4]
-    ends = [first.sentences[1, 0, -2:], first.sentences[0, 1, -2:]]
+    ends = [first.tokens[1, 0, -2:], first.tokens[0, 1, -2:]]
     for i in (1, 0):
         following = agent.decide(seen(2, seed=i), due=torch.arange(2) == i)
-        assert torch.allclose(following.sentences[0, i, :2], ends[i].clamp(-1, 1), atol=1e-5)
+        assert torch.allclose(following.tokens[0, i, :2], ends[i].clamp(-1, 1), atol=1e-5)
 
 
 def test_an_episode_begins_at_zero_whatever_the_one_before_did(model):
@@ -122,7 +121,7 @@ def test_an_episode_begins_at_zero_whatever_the_one_before_did(model):
     ended = CURVE.encode(done)[:, -2:]
     agent.reset(torch.tensor([True, False]))
     decision = agent.decide(seen(2, seed=9))
-    assert torch.allclose(decision.sentences[0, :, :2], torch.stack([torch.zeros(2), ended[1]]), atol=1e-5)
+    assert torch.allclose(decision.tokens[0, :, :2], torch.stack([torch.zeros(2), ended[1]]), atol=1e-5)
 
 
 def test_a_read_back_agent_goes_on_from_its_last_action(model):
@@ -136,7 +135,7 @@ def test_a_read_back_agent_goes_on_from_its_last_action(model):
     other.generator.set_state(one.generator.get_state())
     here, there = one.decide(seen(2, seed=5)), other.decide(seen(2, seed=5))
     assert torch.equal(here.actions, there.actions)
-    assert not torch.equal(there.sentences[0, :, :2], torch.zeros(2, 2))
+    assert not torch.equal(there.tokens[0, :, :2], torch.zeros(2, 2))
 
 
 def test_what_is_not_chosen_is_not_learned(toys, model):
@@ -162,12 +161,11 @@ def test_the_value_at_a_sentences_end_is_of_a_token_that_goes_on_from_it(model):
     found = found[:, 0]
     total, factor = torch.zeros(4), torch.ones(4)
     for token in tokens[:, :, 0]:
-        imagined = model.step(z, token)
-        total += factor * imagined.reward
-        factor = factor * 0.9 * torch.sigmoid(imagined.continue_logit)
-        z = imagined.latent
+        z, reward, continues = model.step(z, token)
+        total += factor * reward
+        factor = factor * 0.9 * continues
     word = torch.cat([token[:, 4:], model.policy(z).mode[:, 2:]], -1)
-    assert torch.allclose(found, total + factor * twohot.mean(model.value(z, word)).mean(0), atol=1e-5)
+    assert torch.allclose(found, total + factor * twohot_mean(model.value(z, word)).mean(0), atol=1e-5)
 
 
 def test_what_follows_a_window_depends_on_where_its_last_token_ended(toys, model):

@@ -6,9 +6,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from worldmodel.encoder import Normaliser
 from worldmodel.layers import Linear, NormedLinear, mlp, simnorm
 from worldmodel.model import matmul_dtype
-from worldmodel.normaliser import Normaliser
 
 
 @pytest.mark.parametrize(("size", "group"), [(16, 4), (16, 16), (24, 8), (8, 1)])

@@ -16,9 +16,9 @@ import pytest
 from configs.runs.loading import load_agent
 from envs.make import make_vector
 from envs.settings import TaskConfig
-from policies.observations import observe
 from policies.storage.checkpoint import load_model, read_spec, save_checkpoint
 from policies.storage.folders import FolderError
+from policies.training.episodes import observe
 from worldmodel.senses import LANGUAGE_KEY, STATE_KEY
 
 PLUGIN = "lerobot_policy_semagram"

@@ -15,14 +15,13 @@ from envs.lerobot_env import SemagramEnv
 from envs.make import make_vector
 from envs.senses import Senses
 from envs.settings import TaskConfig
-from policies.observations import observe
 from policies.storage.checkpoint import read_spec
+from policies.training.episodes import observe
 from robot.configuration_semagram import ImitatorConfig, SemagramConfig
 from robot.modeling_semagram import BLIND, SemagramPolicy
 from robot.perceiving import at_moments, framed
 from sim.renderer import middle
-from worldmodel.frames import FrameHistory
-from worldmodel.observation import Observation
+from worldmodel.observation import FrameHistory, Observation
 from worldmodel.senses import LANGUAGE_KEY, STATE_KEY
 from worldmodel.settings import TokenConfig, VisionConfig
 
@@ -169,7 +168,7 @@ def test_a_new_policy_perceives_what_the_dataset_has():
     policy = fresh((FRONT, SIDE), sentences=("wave", "stop"))
     assert policy.model.senses == {STATE_KEY: (6,), FRONT: (SIZE, SIZE, 3), SIDE: (SIZE, SIZE, 3), LANGUAGE_KEY: (256,)}
     assert policy.config.sentences == ["wave", "stop"]
-    assert policy.agent.heard.shape == (2, 256)
+    assert policy.agent.sentences.shape == (2, 256)
     told = {STATE_KEY: [6]}
     assert fresh(senses=told, sentences=("wave", "stop")).model.senses.keys() == {STATE_KEY}
     assert fresh(state=0, sentences=("wave",)).model.senses == {FRONT: (SIZE, SIZE, 3)}

@@ -13,7 +13,7 @@ from envs.make import make
 from envs.missing import PATIENCE, Masked
 from envs.senses import Senses
 from envs.settings import TaskConfig
-from policies.observations import observe
+from policies.training.episodes import observe
 
 STATE_KEY, MAIN, SIDE = "observation.state", "observation.images.main", "observation.images.side"
 ACTION = np.zeros(1, np.float32)

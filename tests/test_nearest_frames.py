@@ -14,10 +14,9 @@ from policies.nearest_frames import NearestFrames, imagined, nearest
 from policies.tokens.curves import Curve
 from worldmodel.observation import Observation
 from worldmodel.planner import Planner
-from worldmodel.replay import Replay
+from worldmodel.replay import Replay, window_at
 from worldmodel.senses import STATE_KEY, stacked
 from worldmodel.settings import PlannerConfig, VisionConfig
-from worldmodel.windows import window_at
 
 FRONT = "observation.images.front"
 SENSES = {STATE_KEY: (3,), FRONT: (16, 16, 3)}

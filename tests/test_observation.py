@@ -1,9 +1,10 @@
-"""Laws of the record of what is observed: complete, checked once, and with nothing under a mask."""
+"""Laws of the record of what is observed: complete, checked once, nothing under a mask; and of its frame history."""
 
 import pytest
 import torch
 
-from worldmodel.observation import Observation
+from worldmodel.observation import FrameHistory, Observation
+from worldmodel.replay import Replay, window_at
 from worldmodel.senses import LANGUAGE_KEY, STATE_KEY
 
 FRONT = "observation.images.front"
@@ -59,8 +60,117 @@ def test_what_does_not_fit_is_refused_in_one_line_that_names_it(values, told):
     assert "\n" not in str(caught.value)
 
 
-def test_a_function_of_the_leading_axes_acts_on_values_and_masks_alike():
-    seen = Observation.of(SENSES, whole(), {STATE_KEY: torch.tensor([True, False])})
-    second = seen.map(lambda x: x[1:])
-    assert (len(seen), len(second)) == (2, 1)
-    assert torch.equal(second.values[FRONT], FRAMES[1:]) and second.presence.tolist() == [[0, 1, 1]]
+SHOWN = {STATE_KEY: (2,), FRONT: (4, 5, 3), LANGUAGE_KEY: (3,)}
+LAGS = (0, 1, 3)
+ON = torch.tensor([False])
+
+
+def observation(number, envs=1, lost=(), absent=()):
+    """Frames that all differ; `lost` senses are masked in the first environment, `absent` ones have no key."""
+    frames = torch.full((envs, 4, 5, 3), number % 256, dtype=torch.uint8) + torch.arange(envs).view(-1, 1, 1, 1)
+    words = torch.eye(3)[[number // 7 % 3] * envs]
+    values = {STATE_KEY: torch.full((envs, 2), float(number)), FRONT: frames.byte(), LANGUAGE_KEY: words}
+    masks = {key: torch.arange(envs) > 0 for key in lost}
+    return Observation.of(SHOWN, {key: value for key, value in values.items() if key not in absent}, masks)
+
+
+def lossy(number):
+    """The same, of which every fifth frame is masked, and every seventh is not there."""
+    return observation(number, lost=[FRONT] * (number % 5 == 3), absent=[FRONT] * (number % 7 == 6))
+
+
+def ages(stacks, env=0):
+    """Which number each frame of a stack had."""
+    return (stacks.values[FRONT][env, :, 0, 0, 0] - env).tolist()
+
+
+def filled(observations, rows=50):
+    """A replay of one episode."""
+    replay = Replay(rows, 1, SHOWN, 1, lags=LAGS)
+    first, *others = observations
+    replay.start(torch.tensor([True]), first)
+    for seen in others:
+        replay.add(seen, torch.zeros(1, 1), torch.zeros(1), ON)
+    return replay
+
+
+@pytest.mark.parametrize("observation", [observation, lossy])
+@pytest.mark.parametrize("capacity", [100, 9])
+def test_the_agent_sees_what_the_replay_shows(capacity, observation):
+    history, replay, number, shown = FrameHistory(LAGS), Replay(capacity, 1, SHOWN, 1, lags=LAGS), 0, {}
+    for episode in (1, 2, 6, 5):
+        history.reset(torch.tensor([True]))
+        replay.start(torch.tensor([True]), observation(number))
+        shown[int(replay.head[0])] = history.see(observation(number))
+        for _ in range(episode):
+            number += 1
+            replay.add(observation(number), torch.zeros(1, 1), torch.zeros(1), ON)
+            shown[int(replay.head[0])] = history.see(observation(number))
+        number += 1
+    held = [row for row in range(int(replay.filled[0])) if not replay.final[0, row]]
+    oldest = (int(replay.head[0]) + 1) % replay.rows if int(replay.filled[0]) == replay.rows else 0
+    for row in held:
+        if (row - oldest) % replay.rows < max(LAGS):
+            continue  # some of its past may have been written over
+        window = window_at(replay, torch.tensor([0]), torch.tensor([row]), 1, 1).seen
+        for key in SHOWN:
+            assert torch.equal(window.present[key][0], shown[row].present[key])
+            assert torch.equal(window.values[key][0], shown[row].values[key]), (key, row)
+
+
+@pytest.mark.parametrize("gone", [{"lost": [FRONT]}, {"absent": [FRONT]}])
+def test_no_frame_is_shown_that_was_missing_nor_what_came_before_it(gone):
+    history = FrameHistory(LAGS)
+    for number in range(4):
+        history.see(observation(number, 2))
+    history.see(observation(4, 2, **gone))
+    for number, expected in ((5, [5, 5, 5]), (6, [6, 5, 5]), (7, [7, 6, 5]), (8, [8, 7, 5])):
+        assert ages(history.see(observation(number, 2))) == expected
+
+
+def test_one_environments_reset_leaves_the_others_alone():
+    history = FrameHistory(LAGS)
+    for number in range(4):
+        seen = history.see(observation(number, 2))
+    assert [ages(seen, env) for env in (0, 1)] == [[3, 2, 0]] * 2
+    history.reset(torch.tensor([True, False]))
+    for number, expected in ((4, [[4, 4, 4], [4, 3, 1]]), (5, [[5, 4, 4], [5, 4, 2]])):
+        seen = history.see(observation(number, 2))
+        assert [ages(seen, env) for env in (0, 1)] == expected
+
+
+def test_for_missed_control_steps_stands_the_frame_before_them():
+    """As if it had been seen again at each of them."""
+    one, other = FrameHistory(LAGS), FrameHistory(LAGS)
+    for number, steps in ((0, 1), (1, 3), (2, 1), (3, 9), (4, 2)):
+        for _ in range(steps - 1):
+            one.see(observation(number - 1))
+        assert ages(one.see(observation(number))) == ages(other.see(observation(number), steps)), number
+
+
+def test_another_number_of_environments_begins_anew():
+    history = FrameHistory(LAGS)
+    history.see(observation(0, 2))
+    assert ages(history.see(observation(9, 3)), 2) == [9, 9, 9]
+
+
+def test_what_was_missing_is_so_in_a_window_and_only_there():
+    seen = [observation(n, lost=[FRONT] * (n == 3), absent=[STATE_KEY] * (n == 3)) for n in range(5)]
+    window = window_at(filled(seen), torch.tensor([0]), torch.tensor([1]), 3, 1).seen
+    assert {key: here[:, 0].tolist() for key, here in window.present.items()} == {
+        STATE_KEY: [True, True, False, True],
+        FRONT: [True, True, False, True],
+        LANGUAGE_KEY: [True] * 4,
+    }
+    assert window.values[STATE_KEY][:, 0, 0].tolist() == [1, 2, 0, 4]
+
+
+def test_a_sentence_is_kept_once_and_frames_once():
+    replay = filled([observation(number) for number in range(40)])
+    saved = replay.state_dict()
+    assert saved["sentences"].shape == (3, 3)
+    assert saved[FRONT].shape == (1, 40, 4, 5, 3)
+    other = Replay(50, 1, SHOWN, 1, lags=LAGS)
+    other.load_state_dict({name: t.clone() for name, t in saved.items()})
+    one, two = (window_at(r, torch.tensor([0]), torch.tensor([20]), 4, 2).seen for r in (replay, other))
+    assert all(torch.equal(one.values[key], two.values[key]) for key in SHOWN)

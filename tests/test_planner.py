@@ -4,19 +4,20 @@ import dataclasses
 import itertools
 import subprocess
 import sys
-import types
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from worldmodel import planner as planning
-from worldmodel.flops import gflop, plan_gflop
+from worldmodel.flops import gflop, plan_gflop, update_gflop
+from worldmodel.learner import Learner
 from worldmodel.mppi import PlanFault, Search, Step, WarmStart, fit, initial_candidates, mppi, resample, rollout
 from worldmodel.observation import Observation
 from worldmodel.planner import Planner, search_in
 from worldmodel.senses import STATE_KEY
-from worldmodel.settings import PlannerConfig
+from worldmodel.settings import LearningConfig, PlannerConfig
 
 CONFIG = PlannerConfig(samples=32, policy_samples=8, elites=8, iterations=3, horizon=2)
 BEST = torch.tensor([0.4, -0.3])
@@ -181,14 +182,6 @@ def test_tokens_and_deviations_are_bounded(mode):
     assert (plan.returns.diff() <= 0).all() and (plan.weights.diff() <= 1e-6).all()
 
 
-def test_a_candidate_that_is_not_finite_never_leads():
-    """Where the best tokens are, returns are NaN; the next best ones win, and no NaN counts as 0, the best of all."""
-    plan = search(bowl(lambda w: w[..., 0] > 0.1), dataclasses.replace(CONFIG, samples=256, iterations=4), 2)
-    assert plan.returns.isfinite().all()
-    assert plan.elites[..., 0].max() <= 0.1
-    assert plan.tokens[0, :, 0].min() > -0.1  # as near to the hole as it may go
-
-
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
 def test_a_candidate_that_is_not_finite_counts_for_nothing_whatever_its_numbers(bad):
     """Its weight is 0, but 0 times NaN is NaN; nor does it widen the returns' deviation or the expected return."""
@@ -202,19 +195,14 @@ def test_a_candidate_that_is_not_finite_counts_for_nothing_whatever_its_numbers(
         torch.testing.assert_close(getattr(plan, name), getattr(alone, name))
 
 
-@pytest.mark.parametrize("count", [1, 3])
-def test_no_finite_candidate_is_a_fault(count):
+def test_no_finite_candidate_is_a_fault_whether_of_an_observation_or_a_weight(model):
     with pytest.raises(PlanFault, match="not finite"):
-        search(bowl(lambda w: w[..., 0] < 9), count=count)
-
-
-def test_an_observation_or_a_weight_that_is_not_finite_is_a_fault(model):
+        search(bowl(lambda w: w[..., 0] < 9), count=3)
     observation = seen(3)
     observation.values[STATE_KEY][1, 0] = torch.nan
     with pytest.raises(PlanFault):
         Planner(model, 0.9, CONFIG).plan(observation, None, seeded())
-    with torch.no_grad():
-        model.trunk[0].weight[0, 0] = torch.nan
+    model.trunk[0].weight.data[0, 0] = torch.nan
     with pytest.raises(PlanFault):
         Planner(model, 0.9, CONFIG).plan(seen(1), None, seeded())
 
@@ -248,16 +236,6 @@ def test_a_batch_is_planned_as_each_alone():
         assert torch.allclose(alone.returns[0], whole.returns[b], atol=1e-5)
 
 
-def test_a_good_last_plan_is_kept_as_it_is():
-    """One iteration of few and wild samples around a policy far off: nothing is as good as the last plan."""
-    config = PlannerConfig(samples=8, policy_samples=2, elites=1, iterations=1, horizon=2, std=3.0)
-    best = torch.stack([BEST, torch.zeros(2)])[:, None]
-    for seed in range(5):
-        plan = search(bowl(mode=-2.0), config, warm=WarmStart.of(best), seed=seed)
-        assert torch.equal(plan.elites[:, 0, 0], best[:, 0])
-        assert not torch.equal(search(bowl(mode=-2.0), config, seed=seed).elites[:, 0, 0], best[:, 0])
-
-
 def test_warm_starts_mix_by_environment():
     one = WarmStart.of(torch.zeros(2, 3, 1))
     other = WarmStart(torch.ones(2, 3, 1), torch.tensor([True, False, False]))
@@ -274,14 +252,12 @@ def test_the_model_proposes_steps_and_values_as_itself(model):
     known, z = search_in(model, 0.8), model.encode(seen(3)).detach()
     plans = known.propose(z, torch.zeros(2, 3, 1, 2))[:, :, 0]
     assert torch.allclose(plans[0], model.greedy_token(z)[0])
-    assert torch.allclose(plans[1], model.greedy_token(model.step(z, plans[0]).latent)[0], atol=1e-6)
+    assert torch.allclose(plans[1], model.greedy_token(model.step(z, plans[0])[0])[0], atol=1e-6)
     noise = normal(1, 3, 4, 2)
     for n in range(4):
         assert torch.allclose(known.propose(z, noise)[0, :, n], model.policy(z).sample(noise[0, :, n])[0], atol=1e-6)
-    step, imagined = known.step(z, plans[1]), model.step(z, plans[1])
-    assert torch.equal(step.token, plans[1]) and torch.equal(step.state, imagined.latent)
-    assert torch.equal(step.reward, imagined.reward)
-    assert torch.equal(step.continues, imagined.continue_logit.sigmoid())
+    step = known.step(z, plans[1])
+    assert all(map(torch.equal, step, (plans[1], *model.step(z, plans[1]))))
     assert known.discount == 0.8
     heads = model.value(z, model.policy(z).mode).double().softmax(-1)
     place = (heads * torch.linspace(-10, 10, heads.shape[-1], dtype=torch.float64)).sum(-1)
@@ -308,75 +284,65 @@ def test_the_same_generator_state_gives_the_same_plan_and_leaves_no_gradient(mod
     assert torch.equal(one.latent, model.encode(seen(2)))
 
 
-@pytest.mark.parametrize(("given", "done"), [(None, 2), (100.5, 1), (101.5, 2), (0.0, 1), (102.0, 2), (1e9, 6)])
+@pytest.mark.parametrize(("given", "done"), [(None, 2), (100.5, 1), (101.5, 2), (0.0, 1), (1e9, 6)])
 def test_a_deadline_is_that_given_or_counts_from_the_call(model, monkeypatch, given, done):
     """Each iteration takes a second of a clock that begins at 100; the settings give one and a half."""
     planner = Planner(model, 0.9, dataclasses.replace(CONFIG, iterations=6, deadline_ms=1500.0))
-    now, refine = [100.0], planner._refine
-    monkeypatch.setattr(planning, "time", types.SimpleNamespace(perf_counter=lambda: now[0]))
-
-    def slow(*args):
-        now[0] += 1.0
-        return refine(*args)
-
-    planner._refine = slow
+    ticks, value = itertools.count(100), planner.search.value
+    now = [next(ticks)]
+    monkeypatch.setattr(planning.time, "perf_counter", lambda: float(now[0]))
+    valued = lambda state: now.__setitem__(0, next(ticks)) or value(state)  # noqa: E731  once an iteration
+    planner.search = dataclasses.replace(planner.search, value=valued)
     assert planner.plan(seen(1), None, seeded(), given).iterations == done
+
+
+def test_a_wide_search_has_a_deviation_of_at_least_one(model):
+    for std, used in ((0.5, 1.0), (3.0, 3.0)):
+        config = dataclasses.replace(CONFIG, std=std)
+        wide = Planner(model, 0.9, config).plan(seen(2), None, seeded(), wide=True)
+        assert same(wide, Planner(model, 0.9, dataclasses.replace(config, std=used)).plan(seen(2), None, seeded()))
+        assert same(wide, Planner(model, 0.9, config).plan(seen(2), None, seeded())) == (std == used)
 
 
 def test_arithmetic_is_counted_by_hand(model, generator):
     a, b = torch.randn(10, 20, generator=generator), torch.randn(20, 30, generator=generator)
     assert gflop(lambda: a @ b) == pytest.approx(2 * 10 * 20 * 30 / 1e9)
-    assert gflop(lambda: a.bfloat16() @ b.bfloat16()) == gflop(lambda: a @ b)
     one, two, four = (plan_gflop(model, 0.9, dataclasses.replace(CONFIG, iterations=n)) for n in (1, 2, 4))
     assert 0 < one < two
     assert four - two == pytest.approx(2 * (two - one))
     calls = Planner(model, 0.9, CONFIG).plan(seen(1), None, seeded()).model_calls
     assert plan_gflop(model, 0.9, CONFIG, calls / 2) == pytest.approx(plan_gflop(model, 0.9, CONFIG) / 2)
+    small, large = (update_gflop(Learner(model, 0.9, LearningConfig(batch_size=n))) for n in (8, 24))
+    assert large == pytest.approx(3 * small)
 
 
 COMPILED = """
-import functools, torch
+import functools, jaxtyping, runpy, sys, torch
+jaxtyping.install_import_hook = lambda *_: None  # nothing that checks types can be traced
 torch.compile = functools.partial(torch.compile, backend="aot_eager", fullgraph=True)
+toys = runpy.run_path(sys.argv[1])["TOYS"]
 from worldmodel.planner import Planner
 from worldmodel.learner import Learner
-from worldmodel.batch import Batch
-from worldmodel.model import WorldModel
-from worldmodel.observation import Observation
-from worldmodel.senses import STATE_KEY
-from worldmodel.settings import LearningConfig, ModelConfig, PlannerConfig, TokenConfig
-torch.set_num_threads(1)
-g = torch.Generator().manual_seed(0)
-for token in (TokenConfig(), TokenConfig(2, 2, 1, joined=True)):
-    planned, learned = [], []
-    for compiled in (False, True):
-        torch.manual_seed(0)
-        config = ModelConfig(latent=16, group=4, width=16, bins=11, precision="fp32", token=token)
-        size = 2 * token.control_points
-        model = WorldModel({STATE_KEY: (3,)}, size, config)
-        for p in model.parameters():
-            if not p.detach().any():
-                torch.nn.init.normal_(p, std=0.1)
-        config = PlannerConfig(samples=8, policy_samples=2, elites=4, iterations=2, horizon=2)
-        seen = Observation.of(model.senses, {STATE_KEY: torch.linspace(-1, 1, 3)[None]})
-        planner = Planner(model, 0.9, config, compiled)
-        plan = planner.plan(seen, None, torch.Generator().manual_seed(1))
-        planned.append(torch.cat([plan.tokens.flatten(), *planner.predict(plan.latent, plan.tokens[0])]))
-        learner = Learner(model, 0.9, LearningConfig(batch_size=8), compiled)
-        h = learner.config.horizon
-        ones = torch.ones(h, 8)
-        g.manual_seed(2)
-        seen = Observation.of(model.senses, {STATE_KEY: torch.randn(h + 1, 8, 3, generator=g)})
-        batch = Batch(seen, torch.zeros(h, 8, size), ones, ones, ones, torch.zeros(8, size), torch.zeros(8))
-        for _ in range(2):
-            learner.update(batch, g)
-        learned.append(learner.flat.clone())
-    torch.testing.assert_close(*planned, atol=1e-4, rtol=0)
-    torch.testing.assert_close(*learned, atol=1e-4, rtol=0)
+from worldmodel.settings import LearningConfig, PlannerConfig, TokenConfig
+planned, learned = [], []
+for compiled in (False, True):
+    model = toys.tiny_model(3, 4, token=TokenConfig(2, 2, 1, joined=True))
+    config = PlannerConfig(samples=8, policy_samples=2, elites=4, iterations=2, horizon=2)
+    planner, data = Planner(model, 0.9, config, compiled), toys.batch(model)
+    plan = planner.plan(data.seen.map(lambda x: x[0]), None, torch.Generator().manual_seed(1))
+    planned.append(torch.cat([plan.tokens.flatten(), *planner.predict(plan.latent, plan.tokens[0])]))
+    learner = Learner(model, 0.9, LearningConfig(batch_size=6), compiled)
+    learner.update(data, torch.Generator().manual_seed(2))
+    learned.append(learner.flat.clone())
+torch.testing.assert_close(*planned, atol=1e-4, rtol=0)
+torch.testing.assert_close(*learned, atol=1e-4, rtol=0)
 """
 
 
 @pytest.mark.slow
 def test_traced_it_plans_and_learns_the_same():
     """Each part as one graph, forward and backward; the C++ that a compiler would then write is left out."""
-    done = subprocess.run([sys.executable, "-c", COMPILED], capture_output=True, text=True, check=False, timeout=500)
+    conftest = Path(__file__).parent / "conftest.py"
+    command = [sys.executable, "-c", COMPILED, conftest]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=500)
     assert done.returncode == 0, done.stderr[-2000:]

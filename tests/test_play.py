@@ -8,8 +8,7 @@ import pytest
 
 from configs.arm.playing import Playing
 from configs.reporting import FAILED, Ended
-from policies.tokens.notation import plan_bytes, to_plain
-from policies.tokens.vocabulary import Ask, Grip, Look, Move, Stop
+from policies.tokens.vocabulary import Ask, Grip, Look, Move, Stop, plan_bytes, to_plain
 from robot.arms import connect, gated, simulated
 from robot.drivers import WrittenDriver
 from robot.loop import Loop, Reading

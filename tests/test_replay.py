@@ -1,11 +1,10 @@
 """Laws of the replay: what a window may show, what it must not know, and what is drawn how often."""
 
-import dataclasses
+import copy
 import math
-import subprocess
 import sys
+from pathlib import Path
 
-import numpy as np
 import pytest
 import scipy.stats
 import torch
@@ -13,9 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from worldmodel.observation import Observation
-from worldmodel.replay import Replay
+from worldmodel.replay import Replay, sample_demonstrated_starts, sample_starts, sample_windows, window_at
 from worldmodel.senses import STATE_KEY
-from worldmodel.windows import Window, sample_demonstrated_starts, sample_starts, sample_windows, window_at
 
 S, A, P = 2, 3, 4
 SEEN = {STATE_KEY: (S,)}
@@ -132,32 +130,6 @@ def test_every_window_is_what_its_definition_says(plan, count, capacity):
     assert diary.replay.steps == len(list(diary.steps()))
 
 
-@pytest.mark.parametrize("length", [1, 2, 4])
-@pytest.mark.parametrize("steps", range(1, 9))
-def test_termination_is_known_and_truncation_is_not(length, steps):
-    windows = []
-    for terminates in (True, False):
-        diary = Diary(50, 1)
-        diary.start(0)
-        for n in range(steps):
-            diary.step(*[0] * (terminates and n == steps - 1))
-        diary.start(0)  # the next episode, into which no window may look
-        for _ in range(8):
-            diary.step()
-        windows.append(window_at(diary.replay, torch.tensor([0]), torch.tensor([0]), 8 // length, length))
-    over, cut = windows
-    whole, begun = steps // length, -(-steps // length)
-    assert over.valid[:, 0].tolist() == [True] * begun + [False] * (8 // length - begun)
-    assert cut.valid[:, 0].tolist() == [True] * whole + [False] * (8 // length - whole)
-    assert over.terminated[begun - 1 :].all() and not over.terminated[: begun - 1].any()
-    assert not cut.terminated.any()
-    for window in windows:
-        assert (window.reward.flatten()[steps:] == 0).all() and (window.reward.flatten()[:steps] > 0).all()
-        actions = window.action.flatten(0, 2)
-        assert (actions[steps : begun * length] == actions[steps - 1]).all()
-        assert (actions[begun * length :] == 0).all()
-
-
 def test_a_step_is_usable_at_once(generator):
     diary = Diary(10, 2)
     diary.start(0, 1)
@@ -177,32 +149,13 @@ def test_a_step_before_an_episode_is_refused():
         replay.add(nothing, torch.zeros(2, A), torch.zeros(2), torch.zeros(2, dtype=torch.bool))
 
 
-def test_a_full_ring_drops_its_oldest_steps():
-    diary = Diary(6, 1)
-    diary.start(0)
-    for _ in range(20):
-        diary.step()
-    window = window_at(
-        diary.replay, torch.zeros(6, dtype=torch.long), torch.tensor([r for *_, r in diary.steps()]), 1, 1
-    )
-    newest = [row["reward"] for row in diary.rows[0] if row["action"] is not None]
-    assert window.reward.flatten().tolist() == newest
-    assert len(diary.replay) == 7
-
-
 def test_it_knows_how_rare_another_reward_is():
-    replay = Replay(80, 2, SEEN, A)
+    replay, nothing, on = Replay(80, 2, SEEN, A), see(torch.zeros(2, S)), torch.zeros(2, dtype=torch.bool)
     assert math.isnan(replay.rewarded())
-    nothing, on = see(torch.zeros(2, S)), torch.zeros(2, dtype=torch.bool)
-    for episode in range(2):
-        replay.start(~on, nothing)
-        for n in range(10):
-            reward = torch.tensor([-1.0, 3.0 if (episode, n) == (0, 4) else -1.0])
-            replay.add(nothing, torch.zeros(2, A), reward, on)
+    replay.start(~on, nothing)
+    for n in range(20):
+        replay.add(nothing, torch.zeros(2, A), torch.tensor([-1.0, 3.0 if n == 4 else -1.0]), on)
     assert replay.rewarded() == pytest.approx(1 / 40)
-    for n in range(10):
-        replay.add(nothing, torch.zeros(2, A), torch.tensor([float(n), -1.0]), on)
-    assert replay.rewarded() == pytest.approx(float(np.mean(replay.reward[~replay.final].numpy() != -1)))
 
 
 def test_steps_are_drawn_uniformly_over_all_environments(generator):
@@ -221,45 +174,38 @@ def test_steps_are_drawn_uniformly_over_all_environments(generator):
 
 
 @pytest.mark.parametrize("steps", [4, 25])
-def test_a_replay_read_back_gives_the_same_windows_and_goes_on_alike(steps):
-    one, other = Diary(20, 2), Replay(20, 2, SEEN, A, P)
-    one.start(0, 1)
-    for n in range(steps):
-        one.step()
-        if n % 5 == 4:
-            one.start(n % 2)
-    other.load_state_dict({name: t.clone() for name, t in one.replay.state_dict().items()})
-    assert other.steps == one.replay.steps
-    for again in range(3):
-        windows = [
-            sample_windows(replay, 32, 2, 2, torch.Generator().manual_seed(again)) for replay in (one.replay, other)
-        ]
-        assert torch.equal(*(window.seen.values[STATE_KEY] for window in windows))
-        for name in (f.name for f in dataclasses.fields(Window) if f.name != "seen"):
-            assert torch.equal(getattr(windows[0], name), getattr(windows[1], name))
-        one.step()
-        steps, last = ([rows[i] for rows in one.rows] for i in (-2, -1))
-        planned = torch.tensor([step["planned_token"] is not None for step in steps])
-        tokens = torch.stack([torch.zeros(P) if t is None else t for t in (step["planned_token"] for step in steps)])
-        other.add(
-            see(torch.stack([each["state"] for each in last])),
-            torch.stack([step["action"] for step in steps]),
-            torch.tensor([step["reward"] for step in steps]),
-            torch.zeros(2, dtype=torch.bool),
-            tokens,
-            planned,
-            torch.tensor([step["demonstrated"] for step in steps]),
-        )
-
-
-def test_what_a_replay_held_before_it_was_read_back_is_gone():
-    few, many = Diary(20, 2), Diary(20, 2)
-    for diary, steps in ((few, 3), (many, 9)):
+def test_a_replay_read_back_is_the_same_and_goes_on_alike(steps):
+    """Whatever it held before."""
+    one, other, third = (Diary(20, 2) for _ in range(3))
+    for diary, count in ((one, steps), (other, 9)):
         diary.start(0, 1)
-        for _ in range(steps):
+        for n in range(count):
             diary.step()
-    many.replay.load_state_dict({name: t.clone() for name, t in few.replay.state_dict().items()})
-    assert many.replay.steps == few.replay.steps == 6
+            if n % 5 == 4:
+                diary.start(n % 2)
+    saved = {name: t.clone() for name, t in one.replay.state_dict().items()}
+    other.replay.load_state_dict(saved)
+    third.replay = Replay.read(saved, SEEN, (0,))
+    for read in (other, third):
+        read.rows, read.serial = copy.deepcopy(one.rows), one.serial
+    for diary in (one, other, third):
+        diary.step()
+        diary.check()
+        assert diary.replay.steps == len(list(diary.steps()))
+    drawn = [sample_windows(d.replay, 32, 2, 2, torch.Generator().manual_seed(1), 0.5) for d in (one, other, third)]
+    for name in ("action", "reward", "terminated", "valid", "was_planned", "demonstrated"):
+        assert torch.equal(getattr(drawn[0], name), getattr(drawn[1], name))
+        assert torch.equal(getattr(drawn[0], name), getattr(drawn[2], name))
+
+
+def test_as_many_windows_as_were_wished_begin_where_an_expert_drove(generator):
+    diary = Diary(90, 1)
+    diary.start(0)
+    for _ in range(60):
+        diary.step()
+    assert diary.replay.demonstrated[0, : diary.replay.rows].sum() < 30
+    window = sample_windows(diary.replay, 40, 1, 1, generator, 0.75)
+    assert window.demonstrated[:30].all() and not window.demonstrated[30:].all()
 
 
 def test_rows_never_written_are_not_saved():
@@ -286,12 +232,9 @@ def test_a_replay_of_another_size_is_refused(other):
         other.load_state_dict(diary.replay.state_dict())
 
 
-def test_no_room_is_refused():
+def test_what_no_memory_holds_and_no_room_are_refused_in_one_line():
     with pytest.raises(ValueError, match=r"replay\.capacity=2"):
         Replay(2, 3, SEEN, A)
-
-
-def test_frames_that_no_memory_holds_are_refused_in_one_line():
     with pytest.raises(ValueError, match=r"^replay of observation\.images\.front: no room for 786432000 GB") as caught:
         Replay(10**12, 1, {"observation.images.front": (512, 512, 3)}, A)
     assert "\n" not in str(caught.value)
@@ -300,21 +243,12 @@ def test_frames_that_no_memory_holds_are_refused_in_one_line():
 @pytest.mark.skipif(sys.platform != "linux", reason="asks Linux how much memory a process has")
 def test_room_that_is_not_used_takes_no_memory():
     """A gigabyte of frames, of which ten are written."""
-    code = """
-import torch
-from worldmodel.observation import Observation
-from worldmodel.replay import Replay
-def resident():
-    return int(open("/proc/self/statm").read().split()[1]) * 4096
-before = resident()
-key = "observation.images.front"
-replay = Replay(80_000, 1, {key: (64, 64, 3)}, 1)
-seen = Observation.of({key: (64, 64, 3)}, {key: torch.ones(1, 64, 64, 3, dtype=torch.uint8)})
-replay.start(torch.tensor([True]), seen)
-for _ in range(10):
-    replay.add(seen, torch.zeros(1, 1), torch.zeros(1), torch.tensor([False]))
-assert replay.seen[key].numel() > 9e8
-print(resident() - before)
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert int(done.stdout) < 5e7
+    resident = lambda: int(Path("/proc/self/statm").read_text().split()[1]) * 4096  # noqa: E731
+    key, before = "observation.images.front", resident()
+    replay = Replay(80_000, 1, {key: (64, 64, 3)}, 1)
+    seen = Observation.of({key: (64, 64, 3)}, {key: torch.ones(1, 64, 64, 3, dtype=torch.uint8)})
+    replay.start(torch.tensor([True]), seen)
+    for _ in range(10):
+        replay.add(seen, torch.zeros(1, 1), torch.zeros(1), torch.tensor([False]))
+    assert replay.seen[key].numel() > 9e8
+    assert resident() - before < 5e7

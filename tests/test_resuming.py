@@ -11,7 +11,7 @@ import sys
 import pytest
 
 from configs.runs.run_folder import RunFolder
-from policies.storage.format import FORMAT
+from policies.storage.versions import FORMAT
 
 DAMAGED = [*(f"{name}.safetensors" for name in ("model", "learner", "replay", "loop")), "config.json", "progress.json"]
 

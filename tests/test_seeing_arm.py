@@ -19,7 +19,7 @@ from envs.make import make, make_vector
 from envs.senses import Senses
 from envs.settings import TaskConfig
 from policies.agent import Agent
-from policies.observations import observe
+from policies.training.episodes import observe
 from robot.arms import simulated
 from robot.cameras import BLIND_S, CameraBuffer, SteadyCamera
 from robot.config_so101_sim import SimCameraConfig

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies.tokens.splines import beginning, design, differences, knots, midpoints
+from policies.tokens.curves import beginning, design, differences, knots, midpoints
 
 shapes = st.integers(1, 12).flatmap(lambda count: st.tuples(st.just(count), st.integers(0, min(count - 1, 5))))
 seeds = st.integers(0, 999)

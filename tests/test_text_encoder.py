@@ -69,26 +69,16 @@ def test_paraphrases_of_a_task_are_nearer_to_each_other_than_to_those_of_others(
             assert within > alike[task, :, other].mean() + 0.05
 
 
-def test_what_all_environments_say_costs_nothing_while_they_say_the_same(words, monkeypatch):
-    said = ("walk forward", "stand still")
-    first = words.vectors(said)
-    with monkeypatch.context() as patch:
-        patch.setattr(words, "_vector", None)
-        assert torch.equal(words.vectors(tuple(said)), first)
-    assert torch.equal(words.vectors(said[::-1]), first.flip(0))
-    assert torch.equal(first, words.encode(said))
-
-
 def test_what_does_not_count_is_zeros_with_text_or_without(words):
     said = ("walk forward", "stand still", None)
     whole = words.encode(said[:2])
     for there in ([True, False, False], np.array([True, False, False])):
-        seen = words.vectors(said, there)
+        seen = words.encode(said, there)
         assert torch.equal(seen[0], whole[0])
         assert not seen[1:].any()
-    assert torch.equal(words.vectors(said, [True, True, False])[:2], whole)
+    assert torch.equal(words.encode(said, [True, True, False])[:2], whole)
     with pytest.raises(ValueError, match=r"sentence 2 is None, without text"):
-        words.vectors(said)
+        words.encode(said)
 
 
 def test_a_sentence_of_the_training_is_recognised_as_itself_and_its_paraphrases_as_it(paraphrases):
@@ -104,10 +94,9 @@ def test_a_sentence_of_the_training_is_recognised_as_itself_and_its_paraphrases_
 
 
 @pytest.mark.parametrize("text", ["", "  \n", "...", None])
-@pytest.mark.parametrize("how", ["encode", "vectors"])
-def test_a_sentence_without_text_is_refused_in_one_line(words, how, text):
+def test_a_sentence_without_text_is_refused_in_one_line(words, text):
     with pytest.raises(ValueError, match=r"^observation\.language: sentence 1 is .*, without text; it says") as caught:
-        getattr(words, how)(("walk", text))
+        words.encode(("walk", text))
     assert "\n" not in str(caught.value)
 
 

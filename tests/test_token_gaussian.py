@@ -6,10 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policies.tokens.curves import Curve
+from policies.tokens.curves import Curve, design
 from policies.tokens.gaussian import FLOOR, LowRankGaussian, within
-from policies.tokens.splines import design
-from worldmodel.gaussian import SquashedGaussian
+from worldmodel.distributions import SquashedGaussian
 from worldmodel.observation import Observation
 from worldmodel.planner import Planner
 from worldmodel.senses import STATE_KEY
@@ -189,7 +188,7 @@ def test_a_bounded_token_still_reads_what_it_must(seed):
 def test_a_token_becomes_a_motion():
     move = token().move(CURVE, 0.8)
     assert (move.points.shape, move.seconds, move.degree) == ((5, 2), 0.8, 3)
-    np.testing.assert_allclose(move.spread.ravel(), token().covariance.diagonal().sqrt())
+    np.testing.assert_allclose(move.std.ravel(), token().covariance.diagonal().sqrt())
     np.testing.assert_allclose(move.points.ravel(), token().mean.clamp(-1, 1))
 
 

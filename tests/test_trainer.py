@@ -5,7 +5,6 @@ import itertools
 import json
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import gymnasium
@@ -13,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from policies.storage.folders import _flat
+from policies.storage.tensors import flat
+from worldmodel.replay import sample_windows, window_at
 from worldmodel.senses import STATE_KEY
-from worldmodel.windows import sample_windows, window_at
 
 LIMITS = {1: (9,), 3: (7, 12, 9)}
 
@@ -29,7 +28,7 @@ def advance(toys, trainer, steps):
 def digest(trainer):
     """Everything there is of a trainer, hashed part by part."""
     whole = trainer.state_dict() | {"newest": trainer.learner.model.state_dict()}
-    return {name: hashlib.sha256(t.numpy().tobytes()).hexdigest() for name, t in _flat(whole).items()}
+    return {name: hashlib.sha256(t.numpy().tobytes()).hexdigest() for name, t in flat(whole).items()}
 
 
 def beginnings(replay):
@@ -246,27 +245,21 @@ def test_it_explores_all_of_the_range_while_rewards_are_rare(toys, tmp_path):
         env = gymnasium.wrappers.vector.TransformReward(toys.slides(6), lambda r: 0.0 * r + (next(steps) % rare == 0))
         return toys.trainer(env, weights=5, loop={"sparse_reward_threshold": sparse_reward_threshold})
 
-    trainer, wide, spreads = begun(12), [], []  # with it 0 of 6 steps, 1 of 12, 1 of 18, ... differ
+    trainer, wide, deviations = begun(12), [], []  # with it 0 of 6 steps, 1 of 12, 1 of 18, ... differ
     for _ in range(40):
         trainer.step()
-        wide.append(trainer.agent.planner.config.std)
-        spreads.append(trainer.agent.std)
-        assert spreads[-1] <= wide[-1]
-    assert set(wide[:5]) == {0.5}  # nothing is known yet
-    assert set(wide[5:]) == {1.0}
+        wide.append(trainer.agent.wide)
+        deviations.append(trainer.agent.std)
+    assert not any(wide[:5]) and all(wide[5:])  # at first nothing is known yet
+    assert 0.5 < max(deviations) <= 1.0
     usual = begun(12, sparse_reward_threshold=0)
-    narrow = [usual.agent.std for _ in range(40) if usual.step() is not None]
-    assert np.mean(spreads) > np.mean(narrow)
+    assert max(usual.agent.std for _ in range(40) if usual.step() is not None) <= 0.5
     path = toys.save(trainer, tmp_path)
     resumed = begun(12)
     toys.resume(path, resumed)
-    assert resumed.agent.wide and resumed.agent.planner.config == trainer.agent.planner.config
-
+    assert resumed.agent.wide
     often = begun(3)
-    assert {often.agent.planner.config.std for _ in range(40) if often.step() is not None} == {0.5}
-    often.agent.usual = replace(often.agent.usual, std=3.0)
-    often.agent.wide = True
-    assert often.agent.planner.config.std == 3.0  # which is wider than all of the range
+    assert not any(often.agent.wide for _ in range(40) if often.step() is not None)
 
 
 @pytest.mark.parametrize("length", [1, 4])

@@ -11,10 +11,11 @@ from gymnasium import spaces
 
 from policies.nearest_frames import NearestFrames
 from policies.storage.checkpoint import load_model, read_spec
-from policies.storage.folders import FolderError, _flat, tensor_bytes, write_folder
+from policies.storage.folders import FolderError, write_folder
+from policies.storage.tensors import flat, tensor_bytes
 from policies.text_encoder import Words
+from worldmodel.replay import window_at
 from worldmodel.senses import LANGUAGE_KEY, STATE_KEY
-from worldmodel.windows import window_at
 
 FRONT, ABOVE = "observation.images.front", "observation.images.above"
 SENTENCES = ("stay in the middle", "go to the left")
@@ -94,7 +95,7 @@ def test_a_run_resumed_is_the_run_itself(make, toys, tmp_path, limits):
     resumed = make(limits, weights=3)
     toys.resume(path, resumed)
     assert advance(toys, resumed, 44) == after
-    one, other = _flat(whole.state_dict()), _flat(resumed.state_dict())
+    one, other = flat(whole.state_dict()), flat(resumed.state_dict())
     assert one.keys() == other.keys()
     assert [name for name in one if not torch.equal(one[name], other[name])] == []
 

@@ -6,9 +6,9 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from worldmodel.encoder import PatchEncoder, patches, shift
 from worldmodel.flops import gflop
 from worldmodel.settings import VisionConfig
-from worldmodel.vision import PatchEncoder, patches, shift
 
 
 def frames(*shape, seed=0):

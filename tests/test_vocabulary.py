@@ -10,11 +10,9 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from policies.tokens.curves import Curve
-from policies.tokens.notation import from_plain, to_plain
+from policies.tokens.curves import Curve, design
 from policies.tokens.playback import Playback
-from policies.tokens.splines import design
-from policies.tokens.vocabulary import Ask, Grip, Look, Move, Stop, checked, text
+from policies.tokens.vocabulary import Ask, Grip, Look, Move, Stop, checked, from_plain, text, to_plain
 
 SIZE = 2
 
@@ -61,7 +59,7 @@ def test_plain_data_and_back_is_the_same_sentence(sentence):
 
 @given(moves, moves)
 def test_tokens_are_equal_when_every_number_is(one, other):
-    assert one == Move(one.points.copy(), one.seconds, one.degree, one.spread)
+    assert one == Move(one.points.copy(), one.seconds, one.degree, one.std)
     same = np.array_equal(one.points, other.points) and one.seconds == other.seconds
     same = same and to_plain([one]) == to_plain([other])
     assert (one == other) == same
@@ -77,8 +75,8 @@ def test_tokens_are_equal_when_every_number_is(one, other):
         (r"move.points\[0, 0\]", lambda: Move(np.full((4, 2), np.nan), 1.0)),
         ("move.points", lambda: Move(np.zeros((257, 2)), 1.0)),
         ("move.degree", lambda: Move(np.zeros((3, 2)), 1.0)),
-        ("move.spread", lambda: Move(np.zeros((4, 2)), 1.0, 3, np.zeros((4, 1)))),
-        (r"move.spread\[0, 0\]", lambda: Move(np.zeros((4, 2)), 1.0, 3, np.full((4, 2), -1.0))),
+        ("move.std", lambda: Move(np.zeros((4, 2)), 1.0, 3, np.zeros((4, 1)))),
+        (r"move.std\[0, 0\]", lambda: Move(np.zeros((4, 2)), 1.0, 3, np.full((4, 2), -1.0))),
         ("grip.level", lambda: Grip(1.2)),
         ("grip.after", lambda: Grip(1, -1.0)),
         ("look.what", lambda: Look("a\nb")),
@@ -107,7 +105,7 @@ def test_tokens_are_equal_when_every_number_is(one, other):
                     ([[0, 1], [0]], [], "x", None, [["1"]], [[True]], [[10**400]]),
                 ),
                 ({"kind": "move", "seconds": 1, "points": [[0]]}, "degree", (0.5, 10**400, "0")),
-                ({"kind": "move", "seconds": 1, "points": [[0]], "degree": 0}, "spread", (1, [[0, 0]])),
+                ({"kind": "move", "seconds": 1, "points": [[0]], "degree": 0}, "std", (1, [[0, 0]])),
             )
             for value in values
         ),

@@ -1,14 +1,147 @@
 """The encoder: fuses the features of all senses into one latent."""
 
+import numpy as np
 import torch
-from jaxtyping import Float
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Float, UInt8
+from numpy.lib.stride_tricks import sliding_window_view
 from torch import Tensor, nn
 
 from worldmodel import senses as naming
+from worldmodel.errors import UserError
 from worldmodel.layers import NormedLinear
 from worldmodel.senses import Shapes
-from worldmodel.settings import ModelConfig
-from worldmodel.vision import PatchEncoder
+from worldmodel.settings import ModelConfig, VisionConfig
+
+
+class Normaliser(nn.Module):
+    """(x - mean) / sqrt(variance + floor^2), clipped to +-10.
+
+    Statistics are exact over all states observed (Chan et al. 1979, pairwise update), in double precision.
+    The floor avoids amplifying the noise of a sensor that hardly moves.
+    """
+
+    FLOOR = 1e-2
+    CLIP = 10.0
+    count: Tensor
+    total_mean: Tensor
+    total_square: Tensor
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, size: int):
+        super().__init__()
+        self.register_buffer("count", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("total_mean", torch.zeros(size, dtype=torch.float64))
+        self.register_buffer("total_square", torch.zeros(size, dtype=torch.float64))
+        self.register_buffer("mean", torch.zeros(size))
+        self.register_buffer("scale", torch.ones(size))
+
+    @torch.no_grad()
+    def observe(self, x: Float[Tensor, "B S"]) -> None:
+        """Add B states to the statistics."""
+        x = x.to(self.total_mean)
+        n, total = x.shape[0], self.count + x.shape[0]
+        delta = x.mean(0) - self.total_mean
+        self.total_square += (x - x.mean(0)).square().sum(0) + delta.square() * self.count * n / total
+        self.total_mean += delta * n / total
+        self.count.copy_(total)
+        self._settle()
+
+    @torch.no_grad()
+    def take(self, mean: Float[Tensor, " S"], std: Float[Tensor, " S"], count: int) -> None:
+        """Replace the statistics with those of `count` states from elsewhere."""
+        self.count.fill_(count)
+        self.total_mean.copy_(mean)
+        self.total_square.copy_(std.double().square() * count)
+        self._settle()
+
+    def _settle(self) -> None:
+        self.mean.copy_(self.total_mean)
+        self.scale.copy_((self.total_square / self.count + self.FLOOR**2).rsqrt())
+
+    def forward(self, x: Float[Tensor, "B S"]) -> Float[Tensor, "B S"]:
+        """Normalise and clip a batch of states."""
+        return ((x - self.mean) * self.scale).clamp(-self.CLIP, self.CLIP)
+
+
+def patches(frames: UInt8[Tensor, "*B F H W C"], side: int) -> UInt8[Tensor, "*B Y X N"]:
+    """Cut a stack of F frames into squares of `side` pixels; N = F side^2 C.
+
+    If `side` does not divide the height or width, the last row or column is repeated as padding.
+    """
+    *lead, _, height, width, _ = frames.shape
+    flat = frames.reshape(-1, *frames.shape[-4:])
+    down, right = -height % side, -width % side
+    if down or right:
+        flat = torch.cat([flat, flat[:, :, -1:].expand(-1, -1, down, -1, -1)], 2)
+        flat = torch.cat([flat, flat[:, :, :, -1:].expand(-1, -1, -1, right, -1)], 3)
+    cut = rearrange(flat, "b f (y a) (x c) h -> b y x (f a c h)", a=side, c=side)
+    return cut.view(*lead, *cut.shape[1:])
+
+
+def shift(frames: UInt8[Tensor, "N F H W C"], pixels: int, generator: torch.Generator) -> UInt8[Tensor, "N F H W C"]:
+    """Shift each of N stacks (on the CPU) by its own random offset of up to `pixels` pixels each way, repeating edges.
+
+    The one augmentation that learning from pixels needs: Kostrikov et al. 2020 (arXiv 2004.13649).
+    """
+    if not pixels:
+        return frames
+    count, stack, height, width, channels = frames.shape
+    down, right = torch.randint(2 * pixels + 1, (2, count), generator=generator)
+    rows = (torch.arange(height) + down.unsqueeze(1) - pixels).clamp(0, height - 1)  # (N, H)
+    first = torch.arange(count * stack).view(count, stack, 1) * height
+    tall = frames.reshape(-1, width, channels).index_select(0, (first + rows.unsqueeze(1)).flatten())
+    wide = tall.new_empty(count, stack * height, width + 2 * pixels, channels)
+    wide[:, :, pixels:-pixels] = tall.view(count, -1, width, channels)
+    wide[:, :, :pixels] = wide[:, :, pixels : pixels + 1]
+    wide[:, :, -pixels:] = wide[:, :, -pixels - 1 : -pixels]
+    lines = wide.view(count, stack * height, -1).numpy()
+    windows = sliding_window_view(lines, width * channels, 2)[:, :, ::channels].transpose(0, 2, 1, 3)  # no copy
+    moved = torch.from_numpy(windows[np.arange(count), right.numpy()])
+    return moved.view(count, stack, height, width, channels)
+
+
+MOTION = 16  # difference between two frames, of 255, that is scaled to 1
+
+
+class PatchEncoder(nn.Module):
+    """Encodes the patches of one camera's frame stack as one vector: a stem layer, then merging of 2 x 2 neighbours.
+
+    Merging continues until at most FEW x FEW patches are left, which one layer reads together. Earlier frames enter as
+    their difference to the newest one; without that, the encoder took twice as many updates to read velocities off the
+    frames (`vision-probe` in docs/results/runs.csv).
+    """
+
+    FEW = 4  # maximum number of patches per side that are read together
+
+    def __init__(self, height: int, width: int, config: VisionConfig, features: int, dtype: torch.dtype):
+        """Create layers for this frame size and `features` outputs. Raises ValueError if a patch exceeds a frame."""
+        super().__init__()
+        if config.patch > min(height, width):
+            raise UserError(f"model.vision.patch={config.patch}: at most {min(height, width)}, the frames' side")
+        rows, columns = -(-height // config.patch), -(-width // config.patch)
+        size = config.width
+        self.frames = len(config.frame_lags)
+        self.stem = NormedLinear(len(config.frame_lags) * config.patch**2 * 3, size, dtype=dtype)
+        merges = []
+        while max(rows, columns) > self.FEW:
+            rows, columns = (rows + 1) // 2, (columns + 1) // 2
+            merges.append(NormedLinear(4 * size, size, dtype=dtype))
+        self.merges = nn.ModuleList(merges)
+        self.whole = NormedLinear(rows * columns * size, features, dtype=dtype)
+
+    def forward(self, x: UInt8[Tensor, "*B Y X N"]) -> Float[Tensor, "*B D"]:
+        """Return the feature vector of each frame stack."""
+        lead = x.shape[:-3]
+        now, *before = x.flatten(0, -4).to(self.stem.dtype).chunk(self.frames, -1)
+        x = self.stem(torch.cat([(now - 128) / 64, *((now - then) / MOTION for then in before)], -1))
+        for merge in self.merges:
+            x = F.pad(x, (0, 0, 0, x.shape[2] % 2, 0, x.shape[1] % 2))
+            x = torch.cat([x[:, i::2, j::2] for i in (0, 1) for j in (0, 1)], -1)
+            x = merge(x)
+        return self.whole(x.flatten(1)).view(*lead, -1)
 
 
 class Encoder(nn.Module):

@@ -6,8 +6,8 @@ from collections.abc import Callable
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from worldmodel.batch import Batch
-from worldmodel.learner import Learner, loss
+from worldmodel.learner import Learner
+from worldmodel.losses import Batch, losses
 from worldmodel.planner import Planner
 from worldmodel.settings import PlannerConfig
 
@@ -29,8 +29,8 @@ def update_gflop(learner: Learner) -> float:
     noise = learner.noise(batch, torch.Generator().manual_seed(0))
 
     def work():
-        total, _ = loss(model, learner.target, batch, noise, learner.scale, learner.discount, config)
-        torch.autograd.grad(total, learner.parameters)
+        found = losses(model, learner.target, batch, noise, learner.scale, learner.discount, config)
+        torch.autograd.grad(found.total(config), learner.parameters)
 
     return gflop(work)
 

@@ -2,16 +2,15 @@
 
 import copy
 import math
+from itertools import pairwise
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
-from worldmodel.batch import Batch
 from worldmodel.encoder import sense_dropout_mask
-from worldmodel.flat import flatten, segment, views
-from worldmodel.losses import METRICS, Losses, UpdateNoise, losses
-from worldmodel.model import ValueHeads, WorldModel
+from worldmodel.losses import METRICS, Batch, UpdateNoise, losses
+from worldmodel.model import WorldModel
 from worldmodel.settings import LearningConfig
 
 UPDATE_METRICS = (*METRICS, "gradient_norm", "return_scale")
@@ -52,7 +51,7 @@ class Learner:
         self.scale = torch.ones((), device=self.flat.device)
         self.gradient = torch.zeros_like(self.flat)
         self.grads = views(self.gradient, self.parameters)
-        self._loss = torch.compile(loss, dynamic=False) if compiled else loss
+        self._losses = torch.compile(losses, dynamic=False) if compiled else losses
         self._adam = torch.compile(adam, dynamic=False) if compiled else adam
 
     def update(self, batch: Batch, generator: torch.Generator) -> Tensor:
@@ -72,8 +71,9 @@ class Learner:
 
     def learn(self, batch: Batch, noise: UpdateNoise) -> None:
         """Take one step with given noise; store the metrics in `metrics`. Raises LearningFault as `update` does."""
-        total, found = self._loss(self.model, self.target, batch, noise, self.scale, self.discount, self.config)
-        for grad, new in zip(self.grads, torch.autograd.grad(total, self.parameters), strict=True):
+        found = self._losses(self.model, self.target, batch, noise, self.scale, self.discount, self.config)
+        gradients = torch.autograd.grad(found.total(self.config), self.parameters)
+        for grad, new in zip(self.grads, gradients, strict=True):
             grad.copy_(new)
         norms = torch.stack([torch.linalg.vector_norm(self.gradient[group]) for group in self.groups])
         if not math.isfinite(float(norms.sum())):
@@ -90,7 +90,7 @@ class Learner:
             self.target_flat.lerp_(self.flat[self.value_segment], self.config.tau)
             self.average.lerp_(self.flat, max(1 / self.updates, 1 / self.config.ema_updates))
             self.scale.lerp_(width(found.values).clamp(min=1.0), 0.01)
-        parts = torch.stack([getattr(found, name) for name in METRICS])
+        parts = torch.stack([getattr(found, name).detach() for name in METRICS])
         self.metrics = torch.cat([parts, norms[:1], self.scale.view(1)])
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -109,21 +109,6 @@ class Learner:
         for name, tensor in self.state_dict().items():
             tensor.copy_(saved[name])
         self.updates = int(saved["updates"])
-
-
-def loss(
-    model: WorldModel,
-    target: ValueHeads,
-    batch: Batch,
-    noise: UpdateNoise,
-    scale: Tensor,
-    discount: float,
-    config: LearningConfig,
-) -> tuple[Tensor, Losses]:
-    """Return the total to minimise, and its parts without their gradients: what is compiled as one graph."""
-    found = losses(model, target, batch, noise, scale, discount, config)
-    parts = {name: getattr(found, name).detach() for name in METRICS}
-    return found.total(config), Losses(**parts, values=found.values.detach())
 
 
 def width(values: Float[Tensor, " N"]) -> Tensor:
@@ -153,3 +138,33 @@ def adam(
     exp_avg.lerp_(grad, 1 - Learner.BETA1)
     exp_avg_sq.lerp_(grad.square(), 1 - Learner.BETA2)
     parameter.sub_(lr * (exp_avg / correction[0]) / ((exp_avg_sq / correction[1]).sqrt() + Learner.EPSILON))
+
+
+def flatten(module: nn.Module) -> Tensor:
+    """Move all parameters of `module` into one new 1-D buffer and return it; each parameter becomes a view of it.
+
+    The order is that of `module.named_parameters()`.
+    """
+    parameters = list(module.parameters())
+    buffer = torch.cat([p.detach().reshape(-1) for p in parameters])
+    for p, view in zip(parameters, views(buffer, parameters), strict=True):
+        p.data = view
+    return buffer
+
+
+def views(buffer: Tensor, parameters: list[nn.Parameter]) -> list[Tensor]:
+    """Split a 1-D buffer into consecutive views, one with the shape of each parameter."""
+    parts = buffer.split([p.numel() for p in parameters])
+    return [part.view_as(p) for part, p in zip(parts, parameters, strict=True)]
+
+
+def segment(module: nn.Module, prefix: str) -> slice:
+    """Return the slice of the buffer with all parameters named `prefix`*. Raises ValueError if scattered or none."""
+    start, places = 0, []
+    for name, p in module.named_parameters():
+        if name.startswith(prefix):
+            places.append((start, start + p.numel()))
+        start += p.numel()
+    if not places or any(a[1] != b[0] for a, b in pairwise(places)):
+        raise ValueError(f"parameters named {prefix}* do not stand together")
+    return slice(places[0][0], places[-1][1])

@@ -8,11 +8,35 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.func import functional_call
 
-from worldmodel import twohot
-from worldmodel.batch import Batch
+from worldmodel.distributions import twohot_cross_entropy, twohot_mean
 from worldmodel.model import ValueHeads, WorldModel
 from worldmodel.observation import Observation
 from worldmodel.settings import LearningConfig
+
+
+@dataclass(frozen=True)
+class Batch:
+    """H tokens for B starts, in the form that the losses take.
+
+    seen: output of `WorldModel.preprocess`, (H+1, B). token (H, B, P). reward (H, B): sum over each token,
+    discounted within it. continues (H, B): 0 where the episode terminated within the token or before. valid (H, B): 0
+    where the token never happened. planned_token (B, P): the planner's choice for the first token, which was then
+    executed with noise; the executed token if the window does not begin at a plan.
+    demonstrated (B,): 1 where an expert acted, who is imitated whatever the value of the tokens.
+    """
+
+    seen: Observation
+    token: Float[Tensor, "H B P"]
+    reward: Float[Tensor, "H B"]
+    continues: Float[Tensor, "H B"]
+    valid: Float[Tensor, "H B"]
+    planned_token: Float[Tensor, "B P"]
+    demonstrated: Float[Tensor, " B"]
+
+    def to(self, device: torch.device) -> "Batch":
+        """Return the batch on another device."""
+        return Batch(*(getattr(self, field.name).to(device) for field in fields(self)))
+
 
 SHARPNESS = 8.0  # inverse temperature of the similarity of two latents
 APART, UNLIKE = 0.1, 10.0  # minimum standard deviation of a latent entry over a batch; its weight in the contrast loss
@@ -89,7 +113,7 @@ def losses(
     agreement = (start - whole).square().mean()
     consistency, contrast, reward, continuation = world_losses(model, start, whole, ahead, batch, config)
     heads = model.value(start, batch.token[0])
-    value = (batch.valid[0] * twohot.cross_entropy(heads, returns)).mean()
+    value = (batch.valid[0] * twohot_cross_entropy(heads, returns)).mean()
     policy, log_density, values = policy_loss(model, start, heads, batch, noise.policy_noise, scale, config)
     return Losses(
         loss_consistency=consistency,
@@ -97,11 +121,11 @@ def losses(
         loss_value=value,
         loss_policy=policy,
         loss_continue=continuation,
-        policy_entropy=-log_density.mean(),
-        value_mean=values.mean(),
+        policy_entropy=-log_density.detach().mean(),
+        value_mean=values.detach().mean(),
         loss_agreement=agreement,
         loss_contrast=contrast,
-        values=values,
+        values=values.detach(),
     )
 
 
@@ -117,7 +141,7 @@ def targets(
     end = (batch.valid.sum(0).long() - 1).clamp(min=0)
     last = _at(ahead, end)
     points, _ = model.policy(last).sample(noise)
-    value = twohot.mean(target(last, model.token(points, model.ends(_at(batch.token, end))))).amin(0)
+    value = twohot_mean(target(last, model.token(points, model.ends(_at(batch.token, end))))).amin(0)
     return ahead, window_return(batch.reward, batch.continues, batch.valid, value, discount)
 
 
@@ -182,7 +206,7 @@ def world_losses(
             contrast = contrast + (known * confused).mean() / steps
     weight, continues = weight.flatten(), batch.continues.flatten()
     outcome = model.outcome(torch.cat(features))
-    reward = (weight * twohot.cross_entropy(outcome[:, :-1], batch.reward.flatten())).mean()
+    reward = (weight * twohot_cross_entropy(outcome[:, :-1], batch.reward.flatten())).mean()
     ends = F.binary_cross_entropy_with_logits(outcome[:, -1], continues, reduction="none")
     return consistency, contrast, reward, (weight * ends).mean()
 
@@ -238,11 +262,11 @@ def policy_loss(
     before = model.starts(batch.token[0])
     frozen = {name: p.detach() for name, p in model.value.named_parameters()}
     logits = functional_call(model.value, frozen, (start.detach(), model.token(points, before)))
-    values = twohot.mean(logits).mean(0)
+    values = twohot_mean(logits).mean(0)
     total = ((1 - expert) * soft_value(log_density, values, scale, config.entropy_coef)).mean()
     away = model.token(policy.mode, before) - batch.planned_token
     if config.planner_distillation_coef:
-        executed = twohot.mean(heads.detach()).mean(0)
+        executed = twohot_mean(heads.detach()).mean(0)
         pull = distillation(away, executed, values.detach())
         total = total + config.planner_distillation_coef * (batch.valid[0] * (1 - expert) * pull).mean()
     total = total + config.bc_coef * (batch.valid[0] * expert * away.abs().sum(-1)).mean()

@@ -1,36 +1,18 @@
 """The latent world model: encode an observation, step by a token, evaluate a token, propose a token."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from worldmodel import senses as naming
-from worldmodel import twohot
-from worldmodel.encoder import Encoder
-from worldmodel.gaussian import SquashedGaussian
+from worldmodel.distributions import SquashedGaussian, twohot_mean
+from worldmodel.encoder import Encoder, Normaliser, patches
 from worldmodel.layers import Linear, NormedLinear, mlp
-from worldmodel.normaliser import Normaliser
 from worldmodel.observation import Observation
 from worldmodel.senses import LANGUAGE_KEY, STATE_KEY, Shapes
 from worldmodel.settings import ModelConfig
-from worldmodel.vision import patches
-
-
-@dataclass(frozen=True)
-class Imagined:
-    """The predicted outcome of one token: next latent (B, D), reward logits (B, bins), continue logit (B,)."""
-
-    latent: Float[Tensor, "B D"]
-    reward_logits: Float[Tensor, "B N"]
-    continue_logit: Float[Tensor, " B"]
-
-    @property
-    def reward(self) -> Float[Tensor, " B"]:
-        """Predicted reward summed over the whole token, discounted within it, (B,)."""
-        return twohot.mean(self.reward_logits)
 
 
 class ValueHeads(nn.Module):
@@ -148,11 +130,16 @@ class WorldModel(nn.Module):
         }
         return Observation(values, {key: torch.ones(count, dtype=torch.bool) for key in values})
 
-    def step(self, z: Float[Tensor, "B D"], w: Float[Tensor, "B P"]) -> Imagined:
-        """Imagine one token: the latent it leads to, its reward, and whether the episode continues."""
-        feature = self.transition_features(z, w)
-        outcome = self.outcome(feature)
-        return Imagined(self.next(feature), outcome[..., :-1], outcome[..., -1])
+    def step(
+        self, z: Float[Tensor, "B D"], w: Float[Tensor, "B P"]
+    ) -> tuple[Float[Tensor, "B D"], Float[Tensor, " B"], Float[Tensor, " B"]]:
+        """Imagine one token: the latent it leads to, its reward, and the probability that the episode continues.
+
+        The reward is the sum over the whole token, discounted within it.
+        """
+        features = self.transition_features(z, w)
+        outcome = self.outcome(features)
+        return self.next(features), twohot_mean(outcome[..., :-1]), torch.sigmoid(outcome[..., -1])
 
     def transition_features(self, z: Float[Tensor, "B D"], w: Float[Tensor, "B P"]) -> Float[Tensor, "B F"]:
         """Compute the features of one transition, which the heads `next` and `outcome` read."""
@@ -197,7 +184,7 @@ class WorldModel(nn.Module):
     ) -> tuple[Float[Tensor, "B P"], Float[Tensor, " B"]]:
         """Return the policy's mode as a token, and its value (mean of the heads). `start` is as for `token`."""
         w = self.token(self.policy(z).mode, start)
-        return w, twohot.mean(self.value(z, w)).mean(0)
+        return w, twohot_mean(self.value(z, w)).mean(0)
 
 
 def matmul_dtype(precision: str, device: torch.device) -> torch.dtype:

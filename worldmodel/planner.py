@@ -35,8 +35,8 @@ def search_in(model: WorldModel, discount: float) -> Search:
     def step(state: Float[Tensor, "B S"], points: Float[Tensor, "B P"]) -> Step:
         z, end = state.split([size, model.shared], -1)
         w = model.token(points, end)
-        imagined = model.step(z, w)
-        return Step(w, join(imagined.latent, model.ends(w)), imagined.reward, torch.sigmoid(imagined.continue_logit))
+        z, reward, continues = model.step(z, w)
+        return Step(w, join(z, model.ends(w)), reward, continues)
 
     def value(state: Float[Tensor, "B S"]) -> Float[Tensor, " B"]:
         z, end = state.split([size, model.shared], -1)
@@ -50,17 +50,6 @@ def join(z: Float[Tensor, "B D"], end: Float[Tensor, "B A"]) -> Float[Tensor, "B
     return torch.cat([z, end], -1) if end.shape[-1] else z
 
 
-def predict(
-    model: WorldModel, z: Float[Tensor, "B D"], w: Float[Tensor, "B P"], discount: float
-) -> tuple[Float[Tensor, " B"], Float[Tensor, " B"]]:
-    """Return the imagined reward of one token, and the effective discount of what follows it.
-
-    The effective discount is `discount` (over one whole token) times the probability that the episode continues.
-    """
-    imagined = model.step(z, w)
-    return imagined.reward, discount * torch.sigmoid(imagined.continue_logit)
-
-
 class Planner:
     """Plans from B observations at once; each stage is compiled by itself."""
 
@@ -70,14 +59,18 @@ class Planner:
         wrap = (lambda f: torch.compile(f, dynamic=False)) if compiled else (lambda f: f)
         search = search_in(model, discount)
         self.search = replace(search, propose=wrap(search.propose))
-        self._encode, self._refine, self._predict = wrap(model.encode), wrap(refine), wrap(predict)
+        self._encode, self._step, self._refine = wrap(model.encode), wrap(model.step), wrap(refine)
 
     @torch.no_grad()
     def predict(
         self, z: Float[Tensor, "B D"], w: Float[Tensor, "B P"]
     ) -> tuple[Float[Tensor, " B"], Float[Tensor, " B"]]:
-        """Return the imagined reward of one token, and the effective discount of what follows it."""
-        return self._predict(self.model, z, w, self.discount)
+        """Return the imagined reward of one token, and the effective discount of what follows it.
+
+        The latter is the discount over one whole token times the probability that the episode continues.
+        """
+        _, reward, continues = self._step(z, w)
+        return reward, self.discount * continues
 
     @torch.no_grad()
     def plan(
@@ -87,15 +80,17 @@ class Planner:
         generator: torch.Generator,
         deadline: float | None = None,
         start: Float[Tensor, "B A"] | None = None,
+        wide: bool = False,
     ) -> Plan:
         """Plan from B observations, as for `WorldModel.preprocess`.
 
         `deadline` is a `time.perf_counter()` time after which no further iteration begins; by default `deadline_ms` of
         the settings from now, or none if that is 0. The first iteration always runs, and the best plan so far is
         returned at most one iteration after the deadline. `start` is where the previous curves end, from which joined
-        tokens continue (0 by default). Raises PlanFault if some observation has no candidate with a finite return.
+        tokens continue (0 by default). `wide`: search the whole range of actions, i.e. with a `std` of at least
+        1. Raises PlanFault if some observation has no candidate with a finite return.
         """
-        config = self.config
+        config = replace(self.config, std=max(1.0, self.config.std)) if wide else self.config
         if deadline is None and config.deadline_ms:
             deadline = time.perf_counter() + config.deadline_ms / 1000
         z = self._encode(self.model.preprocess(observation))

@@ -1,10 +1,12 @@
-"""Strict conversion of plain data to dataclasses: misspelt keys, wrong types and values out of range are errors."""
+"""Settings are strict: a misspelt key, a wrong type and a value out of range are errors, each in one line."""
 
 import difflib
+import math
 import types
 import typing
 from contextlib import suppress
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import MISSING, field, fields, is_dataclass
+from numbers import Integral, Real
 
 from worldmodel.errors import UserError
 
@@ -68,6 +70,7 @@ RENAMED = {
     "learning.contrast": "learning.contrastive_coef",
     "planner.spread": "planner.std",
     "planner.min_spread": "planner.min_std",
+    "move.spread": "move.std",
     "planner.carry": "planner.warm_start_fraction",
     "planner.indifference": "planner.return_scale_floor",
     "planner.patience": "planner.td_check_steps",
@@ -142,3 +145,52 @@ def _either(kinds: tuple, value, where: str, whole: bool):
 
 _EXAMPLES = {str: "a,b", int: "1,2", float: "0.1,0.2"}
 _NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "text", dict: "a group of keys"}
+
+
+def ranged(
+    default: float, low: float | None = None, above: float | None = None, high: float | None = None
+) -> typing.Any:
+    """Declare a setting by its default and its range: >= `low`, > `above`, <= `high`; `check_ranges` checks it."""
+    return field(default=default, metadata={"range": (low, above, high)})
+
+
+def check_ranges(prefix: str, config) -> None:
+    """Raise ValueError, as `check`, unless every field that was declared with a range lies within it."""
+    for declared in fields(config):
+        if "range" in declared.metadata:
+            check(prefix, config, declared.name, *declared.metadata["range"])
+
+
+def check(
+    prefix: str,
+    config: object,
+    names: str,
+    low: float | None = None,
+    above: float | None = None,
+    high: float | None = None,
+    why: str = "",
+) -> None:
+    """Raise ValueError unless every field in `names` is a finite number within the limits given.
+
+    Limits: >= `low`, > `above`, <= `high`. A field declared as int must be an integer. `names` is space-separated.
+    In the message `prefix` precedes the name (`planner.`) and `why` follows the range (` (planner.samples - 1)`).
+    """
+    whole = {f.name for f in fields(config) if f.type is int} if is_dataclass(config) else set()
+    for name in names.split():
+        value: float = getattr(config, name)
+        if isinstance(value, bool) or not isinstance(value, Integral if name in whole else Real):
+            raise UserError(f"{prefix}{name}={value!r}: a {'whole ' if name in whole else ''}number")
+        right = isinstance(value, int) or math.isfinite(value)
+        right &= (low is None or value >= low) and (above is None or value > above) and (high is None or value <= high)
+        if not right:
+            raise UserError(f"{prefix}{name}={value}: {_range(low, above, high, value)}{why}")
+
+
+def _range(low: float | None, above: float | None, high: float | None, value: float) -> str:
+    if low is not None and high is not None:
+        return f"from {low} to {high}"
+    words = [f"at least {low}" if low is not None else "", f"above {above}" if above is not None else ""]
+    limits = ", ".join([*filter(None, words), *([f"at most {high}"] if high is not None else [])])
+    if high is None and not (isinstance(value, int) or math.isfinite(value)):
+        return f"finite, {limits}" if limits else "a finite number"
+    return limits

@@ -11,11 +11,10 @@ from pathlib import Path
 from configs.runs.loading import load_agent
 from envs.settings import TaskConfig
 from policies.planner_link.client import PlannerClient, reach
-from policies.planner_link.messages import LONGEST_TEXT, Begin, Refusal, receive, send
+from policies.planner_link.messages import Begin, Refusal, receive, send
 from policies.planner_link.service import PlannerService
 from policies.storage.checkpoint import AgentSpec
 from robot.running.settings import RunConfig, planner_address
-from robot.safety.faults import in_one_line
 from worldmodel.errors import UserError
 from worldmodel.senses import IMAGE_KEY_PREFIX, is_image
 
@@ -36,7 +35,7 @@ def begin_of(spec: AgentSpec, task: TaskConfig, lead: int = 1, sentence: str = "
         control_hz=task.control_hz or 0.0,
         every=every,
         length=token.length,
-        knots=token.control_points,
+        control_points=token.control_points,
         degree=token.degree,
         cameras=",".join(f"{camera}:{height}x{width}" for camera, (height, width, _) in shapes.items()),
         lags=",".join(map(str, spec.model.vision.frame_lags)) if shapes else "",
@@ -96,7 +95,7 @@ def main() -> None:
             service = planner_service(Path(checkpoint), int(seed), device, int(threads), planned == str(True))
         except (UserError, OSError) as error:
             receive(sock)
-            send(sock, Refusal(in_one_line(error)[:LONGEST_TEXT]))
+            send(sock, Refusal.of(error))
         else:
             service.converse(sock)
 

@@ -12,9 +12,8 @@ import numpy as np
 
 from configs.arm.session import ENDS, arm_of, ended
 from configs.reporting import say
-from policies.tokens.notation import read_sentence
 from policies.tokens.playback import Playback
-from policies.tokens.vocabulary import Ask, Move, Sentence, Token, text
+from policies.tokens.vocabulary import Ask, Move, Sentence, Token, read_sentence, text
 from robot.arms import connect, gated
 from robot.drivers import WrittenDriver
 from robot.loop import Loop

@@ -7,13 +7,11 @@ import numpy as np
 
 from configs.schema import TokensConfig
 from policies.codec import Codec, CodecConfig
-from policies.codec.fitting import windows_of
-from policies.codec.folder import check_place
-from policies.codec.scaling import Scaling
+from policies.codec.codec import check_place
+from policies.codec.fitting import Scaling, windows_of
 from policies.settings import CodecChoices
 from policies.storage.folders import aside_of
-from policies.tokens.notation import read_sentence
-from policies.tokens.vocabulary import unfit
+from policies.tokens.vocabulary import read_sentence, unfit
 from robot import datasets
 from worldmodel.errors import UserError
 
@@ -103,7 +101,7 @@ def split(episodes: list[np.ndarray], config: TokensConfig) -> tuple[list[np.nda
     order = np.random.default_rng(config.seed).permutation(len(episodes))
     count = min(len(episodes) - 1, max(1, round(config.held_out * len(episodes))))
     fitted = [episodes[i].astype(float) for i in sorted(order[count:])]
-    scaling = Scaling.fit(fitted, config.margin)
+    scaling = Scaling.fit(fitted)
     held_out = [episodes[i].astype(float) for i in sorted(order[:count])]
     return [scaling.scale(e) for e in fitted], [scaling.scale(e) for e in held_out]
 

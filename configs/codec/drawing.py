@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from policies.codec import Codec
 from policies.codec.fitting import windows_of
 from policies.glyphs.ink import draw
-from policies.storage.files import replace_file
-from policies.tokens.splines import fit_from
+from policies.storage.folders import replace_file
+from policies.tokens.curves import fit_from
 from policies.tokens.vocabulary import Grip, Move, Sentence, Token, text
 
 INK = "#1b1b3a"

@@ -3,8 +3,7 @@
 import numpy as np
 from PIL import Image, ImageDraw
 
-from policies.agent import Agent
-from policies.decision import Decision
+from policies.agent import Agent, Decision
 from policies.nearest_frames import NearestFrames, imagined
 from worldmodel import senses as naming
 from worldmodel.observation import Observation
@@ -54,7 +53,7 @@ class Strip:
         if agent.plan is None or decision is None or self.memories is None:
             return {}
         if decision is not self.decision:
-            sentence = decision.sentence(0)
+            sentence = decision.plan(0)
             latents = imagined(agent.model, agent.plan.latent[0], sentence)
             ends = [(t + 1) * agent.curve.length * self.step for t in range(len(sentence))]
             self.decision = decision

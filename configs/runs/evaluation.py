@@ -27,9 +27,10 @@ from envs.senses import LANGUAGE_NAME, Senses
 from envs.settings import TaskConfig
 from policies.agent import Agent
 from policies.nearest_frames import NearestFrames
-from policies.storage.checkpoint import PROGRESS, REPLAY, AgentSpec, versions
-from policies.storage.files import replace_file
-from policies.storage.folders import FolderError, check_folder, read_tensors
+from policies.storage.checkpoint import PROGRESS, REPLAY, AgentSpec
+from policies.storage.folders import FolderError, check_folder, replace_file
+from policies.storage.tensors import read_tensors
+from policies.storage.versions import versions
 from policies.training.rollouts import Rollout, outcome, success_rates
 from worldmodel.flops import plan_gflop
 from worldmodel.model import WorldModel
@@ -172,7 +173,7 @@ class Evaluation:
                 mininterval=0.5 if sys.stderr.isatty() else 30,
             ) as bar:
                 result = episodes.play(agent, self.config.seed, bar.update)
-            return result, agent.spent.imagined_per_decision
+            return result, agent.totals.model_calls_per_decision
         finally:
             episodes.close()
 

@@ -18,15 +18,13 @@ from configs.runs.camera_strip import GAP, MISSING, Strip
 from envs.cameras import frame
 from envs.make import ENDLESS, episode_limit
 from envs.settings import TaskConfig
-from policies.agent import Agent
-from policies.decision import Decision
+from policies.agent import Agent, Decision
 from policies.glyphs.glyph import glyph
 from policies.glyphs.ink import draw, picture
 from policies.nearest_frames import NearestFrames
-from policies.storage.files import replace_file
+from policies.storage.folders import replace_file
 from policies.tokens.curves import Curve
-from policies.tokens.notation import plan_bytes
-from policies.tokens.vocabulary import Move
+from policies.tokens.vocabulary import Move, plan_bytes
 from policies.training.episodes import Episodes, Step, episode_seed, play
 from sim.renderer import RenderingUnavailable
 from sim.so101.tasks import ABSOLUTE
@@ -136,7 +134,7 @@ class Reel:
         """Draw a decision as a glyph, (H, H, 3): the plan, or the policy's token in its place."""
         agent, alone = self.agent, bool(decision.by_policy[0])
         if alone:
-            followed = motions(decision.sentence(0), agent.curve, self.step_seconds)
+            followed = motions(decision.plan(0), agent.curve, self.step_seconds)
         else:
             followed = sentence(plan, agent.curve, self.step_seconds)
         page = Image.fromarray(picture(glyph(followed), HEIGHT, paper="white")[..., :3])
@@ -146,9 +144,9 @@ class Reel:
 
 
 def sentence(plan: Plan, curve: Curve, step_seconds: float, of: int = 0) -> tuple[Move, ...]:
-    """Return a plan's motions for latent number `of`, with the elites' standard deviation as their spread."""
-    moves, spread = motions(plan.tokens[:, of].cpu(), curve, step_seconds), plan.std[:, of].cpu().double().numpy()
-    return tuple(replace(m, spread=s.reshape(m.points.shape)) for m, s in zip(moves, spread, strict=True))
+    """Return a plan's motions for latent number `of`, with the elites' standard deviation as their `std`."""
+    moves, std = motions(plan.tokens[:, of].cpu(), curve, step_seconds), plan.std[:, of].cpu().double().numpy()
+    return tuple(replace(m, std=s.reshape(m.points.shape)) for m, s in zip(moves, std, strict=True))
 
 
 def motions(tokens: Float[Tensor, "T P"], curve: Curve, step_seconds: float) -> tuple[Move, ...]:

@@ -41,9 +41,9 @@ def measure(task: TaskConfig, senses: Senses, agent: Agent, decisions: int = 100
     times: list[float] = []
 
     def timed(observation: Observation, own: Tensor) -> Tensor:
-        due, started = bool(agent.due(1).any()), time.perf_counter()
+        before, started = agent.totals.decisions, time.perf_counter()
         action = agent.act(observation, own)
-        if due:
+        if agent.totals.decisions > before:
             times.append(time.perf_counter() - started)
         return action
 

@@ -10,8 +10,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from policies.storage.checkpoint import saved_in
-from policies.storage.files import locked, replace_file
-from policies.storage.folders import FolderError
+from policies.storage.folders import FolderError, locked, replace_file
 from worldmodel.learner import UPDATE_METRICS
 
 COLUMNS = (

@@ -28,8 +28,8 @@ from envs.task_env import EnvironmentFault
 from envs.vector import EnvironmentLost
 from policies.agent import Agent
 from policies.nearest_frames import NearestFrames
-from policies.storage.checkpoint import restore, save_checkpoint, versions
-from policies.storage.code_version import commit
+from policies.storage.checkpoint import restore, save_checkpoint
+from policies.storage.versions import commit, versions
 from policies.training.rollouts import Rollout, outcome, success_rates
 from robot.safety.signals import Stopped, handled
 from worldmodel.flops import plan_gflop, update_gflop
@@ -195,7 +195,7 @@ class Training:
         trainer = self.parts.trainer
         return {
             "env_steps": trainer.env_steps,
-            "decisions": trainer.agent.spent.decisions,
+            "decisions": trainer.agent.totals.decisions,
             "updates": self.parts.learner.updates,
         }
 
@@ -253,7 +253,7 @@ class Training:
             "env_steps_per_second": round(trainer.env_steps / max(self.seconds, 1e-9), 2),
             "gflop_per_control_step": round(update + plan, 3),
             "update_gflop": round(update, 4),
-            "imagined_per_plan": round(evaluated.spent.imagined_per_decision, 1),
+            "imagined_per_plan": round(evaluated.totals.model_calls_per_decision, 1),
             "decisions_per_second": round(pace.per_second, 1),
             "parameters": int(learner.flat.numel()),
             "device": str(self.parts.machine.device),

@@ -9,7 +9,7 @@ from envs.benchmark.block import update_block
 from envs.benchmark.curves import LearningCurve
 from envs.benchmark.figures import small_multiples
 from envs.benchmark.results import Result, latest
-from policies.storage.files import replace_file
+from policies.storage.folders import replace_file
 
 BLOCK = "results"
 

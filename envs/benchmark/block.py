@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from policies.storage.files import replace_file
+from policies.storage.folders import replace_file
 from worldmodel.errors import UserError
 
 

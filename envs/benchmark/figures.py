@@ -17,7 +17,7 @@ from envs.benchmark.anchors import Anchor
 from envs.benchmark.curves import LearningCurve, smooth, trace
 from envs.benchmark.statistics import mean_interval
 from envs.benchmark.table import steps
-from policies.storage.files import replace_file
+from policies.storage.folders import replace_file
 
 # Okabe and Ito's colour-blind-safe palette. The anchor differs in shape too.
 OURS, POLICY, ANCHOR, INK, PALE = "#0072B2", "#009E73", "#D55E00", "#333333", "#D9D9D9"

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from policies.storage.files import replace_file
+from policies.storage.folders import replace_file
 from worldmodel.errors import UserError
 from worldmodel.strict import build
 

@@ -1,25 +1,32 @@
-"""The codec: a chunk of actions as a short string of ids, and back."""
+"""The codec: a chunk of actions as a short string of ids, and back; as a folder, JSON and safetensors, no pickle."""
 
+import json
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import cached_property
+from importlib.metadata import version
 from os import PathLike
 from pathlib import Path
-from typing import SupportsIndex
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
+from safetensors import SafetensorError
+from safetensors import numpy as arrays_of
 from torch import Tensor
 
-from policies.codec import fitting, folder
-from policies.codec.bit_packing import BitPacking
+from policies.codec import fitting
 from policies.codec.events import Events
-from policies.codec.scaling import Scaling
+from policies.codec.quantizer import BitPacking, ScalarQuantizer
 from policies.codec.spline_pca import SplinePCA
 from policies.settings import CodecConfig
-from policies.storage.folders import FolderError
+from policies.storage.folders import MANIFEST, FolderError, check_folder, write_folder
+from worldmodel.strict import build
+
+CONFIG, ARRAYS = "config.json", "codec.safetensors"
+KIND = "semagram-codec"
+RECORDS: dict[str, type] = {"scaling": fitting.Scaling, "spline": SplinePCA, "quantizer": ScalarQuantizer}
+"""The parts of a codec all of whose fields are arrays."""
 
 
 @dataclass(frozen=True)
@@ -35,27 +42,20 @@ class Codec:
     """
 
     config: CodecConfig
-    scaling: Scaling
+    scaling: fitting.Scaling
     events: Events
     spline: SplinePCA
     packing: BitPacking
 
     @classmethod
     def fit(
-        cls,
-        episodes: list[np.ndarray],
-        config: CodecConfig | None = None,
-        limits: tuple | None = None,
-        switching: Iterable[SupportsIndex] | None = None,
-        stride: int = fitting.STRIDE,
+        cls, episodes: list[np.ndarray], config: CodecConfig | None = None, stride: int = fitting.STRIDE
     ) -> "Codec":
-        """Fit a codec to the actions of `episodes`, each (steps, D).
+        """Fit a codec to the actions of `episodes`, each (steps, D); `stride`: steps between the chunks it learns from.
 
-        `limits`: (low, high), each (D,), bounds on decoded actions; `switching`: the channels that switch (detected in
-        the data by default); `stride`: steps between the chunks it learns from. Raises ValueError for episodes that are
-        all too short, of different widths, or not finite, and for choices that do not fit them.
+        Raises ValueError for episodes that are all too short, of different widths, or not finite.
         """
-        return cls(*fitting.fit(episodes, config or CodecConfig(), limits, switching, stride))
+        return cls(*fitting.fit(episodes, config or CodecConfig(), stride))
 
     @property
     def channels(self) -> int:
@@ -129,44 +129,81 @@ class Codec:
         return self.packing.pack(np.concatenate([happening, curve], axis=1))
 
     def _read(self, ids: Int[np.ndarray, "N n"], start: Float[np.ndarray, "N D"]) -> Float[np.ndarray, "N T D"]:
-        """Return the scaled chunks of any ids, clamped to the bounds."""
-        numbers, count = self.packing.unpack(ids), self.events.count
-        low, high = self.scaling.low, self.scaling.high
+        """Return the scaled chunks of any ids, clamped to +-margin."""
+        numbers, count, margin = self.packing.unpack(ids), self.events.count, self.config.margin
         if not count:
-            return self.spline.curve(numbers, start, low, high)
-        # In switching channels the curve is not clamped by itself, only its sum with the events.
-        chunk = self.spline.curve(numbers[:, count:], start, low - self._slack, high + self._slack)
+            return self.spline.curve(numbers, start, -margin, margin)
+        chunk = self.spline.curve(numbers[:, count:], start, -self._reach, self._reach)
         chunk += self.events.signal(numbers[:, :count], start)
-        np.maximum(chunk, low, out=chunk)
-        return np.minimum(chunk, high, out=chunk)
+        np.maximum(chunk, -margin, out=chunk)
+        return np.minimum(chunk, margin, out=chunk)
 
     @cached_property
-    def _slack(self) -> np.ndarray:
-        """Slack (D,) of a curve's bounds: infinite in the channels that switch, 0 in the others."""
-        return np.where(np.isin(np.arange(self.channels), self.switching), np.inf, 0.0)
+    def _reach(self) -> np.ndarray:
+        """Bounds (D,) of a curve: none in the channels that switch, where only its sum with the events is clamped."""
+        return np.where(np.isin(np.arange(self.channels), self.switching), np.inf, self.config.margin)
 
     def save(self, path: str | PathLike) -> None:
-        """Write the codec as a folder of config.json, codec.safetensors and manifest.json. Raises OSError."""
-        folder.save((self.config, self.scaling, self.events, self.spline, self.packing), Path(path))
+        """Write the codec as a folder, atomically, in the place of nothing or of a codec.
+
+        Raises FileExistsError if anything else is there, so that nothing is lost; OSError if writing fails.
+        """
+        check_place(Path(path))
+        records = {"scaling": self.scaling, "spline": self.spline, "quantizer": self.packing.quantizer}
+        arrays = {f"{name}.{f.name}": getattr(records[name], f.name) for name in RECORDS for f in fields(RECORDS[name])}
+        arrays |= {
+            "events.channels": np.array(self.events.channels, dtype=int),
+            "events.levels": self.events.levels,
+            "events.durations": np.array(self.events.durations),
+            "events.slots": np.array([self.events.slots]),
+            "refines": self.packing.refines,
+        }
+        files = {
+            CONFIG: json.dumps({"type": KIND, "codec": asdict(self.config)}, indent=1).encode(),
+            ARRAYS: arrays_of.save({name: np.ascontiguousarray(array) for name, array in arrays.items()}),
+        }
+        write_folder(Path(path), files, {name: version(name) for name in ("semagram", "numpy")})
 
     @classmethod
     def load(cls, path: str | PathLike) -> "Codec":
-        """Load the codec that `save` wrote.
+        """Load the codec that `save` wrote, and code a chunk, which shows whether its parts fit each other.
 
-        Raises FolderError for a folder that is incomplete or holds no codec, or if encoding and decoding a chunk shows
-        that the codec's parts are inconsistent.
+        Raises FolderError for a folder that is incomplete or holds no codec.
         """
-        codec = cls(*folder.load(Path(path)))
-        start = np.zeros(codec.channels)
+        folder = Path(path)
+        check_folder(folder, (CONFIG, ARRAYS))
         try:
+            about = json.loads((folder / CONFIG).read_text())
+            if about["type"] != KIND:
+                raise ValueError(f"{CONFIG} is of a {about['type']}")
+            codec = cls._of(build(CodecConfig, about["codec"], "codec.", whole=True), folder / ARRAYS)
+            start = np.zeros(codec.channels)
             with np.errstate(all="ignore"):
                 ids = codec.encode(np.zeros((codec.config.length, codec.channels)), start)
-                finite = bool(np.isfinite(codec.decode(ids, start)).all())
-        except (ValueError, IndexError) as error:
-            raise FolderError(f"{path}: its parts do not fit each other ({error})") from error
-        if not finite:
-            raise FolderError(f"{path}: it decodes to what is not finite")
+                if not np.isfinite(codec.decode(ids, start)).all():
+                    raise ValueError("it decodes to what is not finite")
+        except (KeyError, TypeError, ValueError, IndexError, SafetensorError) as error:
+            raise FolderError(f"{folder}: not a codec ({type(error).__name__}: {error})") from error
         return codec
+
+    @classmethod
+    def _of(cls, config: CodecConfig, file: Path) -> "Codec":
+        """Return the codec of these arrays."""
+        arrays = arrays_of.load_file(file)
+        scaling, spline, quantizer = (
+            kind(**{f.name: arrays[f"{name}.{f.name}"] for f in fields(kind)}) for name, kind in RECORDS.items()
+        )
+        channels, durations = (tuple(arrays[f"events.{name}"].tolist()) for name in ("channels", "durations"))
+        slots, width = int(arrays["events.slots"].item()), len(scaling.middle)
+        events = Events(channels, arrays["events.levels"], durations, slots, config.length, width)
+        return cls(config, scaling, events, spline, BitPacking(quantizer, arrays["refines"], config.ids, config.bits))
+
+
+def check_place(folder: Path) -> None:
+    """Raise FileExistsError if `folder` exists and is neither empty nor a codec's."""
+    codec_or_nothing = {CONFIG, ARRAYS, MANIFEST}, set[str]()
+    if folder.exists() and not (folder.is_dir() and {p.name for p in folder.iterdir()} in codec_or_nothing):
+        raise FileExistsError(f"{folder}: already there, and no codec; give a new folder")
 
 
 def _array(values: np.ndarray | Tensor) -> np.ndarray:

@@ -6,7 +6,7 @@ from functools import cache, cached_property
 import numpy as np
 from jaxtyping import Float
 
-from policies.codec.scalar_quantizer import ScalarQuantizer
+from policies.codec.quantizer import ScalarQuantizer
 
 PARTS = 3
 """Numbers per event: the step it begins at (the chunk's length if there is no event), its level, its duration."""

@@ -1,25 +1,52 @@
 """Fitting a codec to demonstrations: the channels that switch, the curves of the others, and the order of bits."""
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import SupportsIndex
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
 
-from policies.codec.bit_packing import BitPacking, order
 from policies.codec.events import PARTS, Events, all_ramps, any_duration, changes, fit_events, resting_levels
-from policies.codec.scalar_quantizer import ScalarQuantizer
-from policies.codec.scaling import Scaling
+from policies.codec.quantizer import BitPacking, ScalarQuantizer, order
 from policies.codec.spline_pca import SplinePCA
 from policies.settings import CodecConfig
-from policies.tokens.splines import design, ends
+from policies.tokens.curves import design, ends
 from worldmodel.errors import UserError
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """scaled = (value - middle) / half for each of D channels, so that most of the data lies in [-1, 1]."""
+
+    middle: Float[np.ndarray, " D"]
+    half: Float[np.ndarray, " D"]
+
+    @classmethod
+    def fit(cls, episodes: list[np.ndarray]) -> "Scaling":
+        """Map the 1 % and 99 % quantiles of the episodes' steps to -1 and 1."""
+        steps = np.concatenate(episodes)
+        bottom, top = np.quantile(steps, [TAIL, 1 - TAIL], axis=0)
+        # A channel that hardly ever leaves one value has equal quantiles: use its full range instead.
+        flat = top - bottom < CONSTANT
+        bottom, top = np.where(flat, steps.min(0), bottom), np.where(flat, steps.max(0), top)
+        return cls((top + bottom) / 2, np.where(top - bottom < CONSTANT, 1.0, (top - bottom) / 2))
+
+    def scale(self, values: np.ndarray) -> np.ndarray:
+        """Scale values (..., D)."""
+        return (values - self.middle) / self.half
+
+    def unscale(self, scaled: np.ndarray) -> np.ndarray:
+        """Convert scaled values (..., D) back to the channels' own units."""
+        return scaled * self.half + self.middle
+
 
 Parts = tuple[CodecConfig, Scaling, Events, SplinePCA, BitPacking]
 """The fields of a `Codec`, in order."""
 Gains = list[tuple[tuple[int, ...], float]]
 """Groups of numbers to refine by a bit each, in order, and the squared error per chunk that each group saves."""
 
+TAIL = 0.01  # share of the data beyond -1, and beyond 1
+CONSTANT = 1e-6  # a channel that spans less than this does not move
 DEPTH = 8  # largest number of bits of a number
 EVENT_BITS = (8, 3, 3)  # and of an event's three parts
 SLOTS = 4  # largest number of events of a channel in a chunk
@@ -29,27 +56,15 @@ STRIDE = 3  # steps between the chunks that a codec is fitted to
 SAMPLE = 400  # number of chunks used to compare alternatives, about
 
 
-def fit(
-    episodes: list[np.ndarray],
-    config: CodecConfig,
-    limits: tuple | None = None,
-    switching: Iterable[SupportsIndex] | None = None,
-    stride: int = STRIDE,
-) -> Parts:
+def fit(episodes: list[np.ndarray], config: CodecConfig, stride: int = STRIDE) -> Parts:
     """Fit the parts of a codec; see `Codec.fit`."""
     episodes = _checked(episodes, config.length)
-    width = episodes[0].shape[1]
-    given = None if switching is None else [int(channel) for channel in switching]  # NumPy integers or tensors too
-    if given is not None and not set(given) <= set(range(width)):
-        raise ValueError(f"switching={given}: channels from 0 to {width - 1}")
-    if stride < 1:
-        raise ValueError(f"stride={stride}: at least 1")
-    scaling = Scaling.fit(episodes, config.margin, limits)
-    scaled = [np.clip(scaling.scale(e), scaling.low, scaling.high) for e in episodes]
+    scaling = Scaling.fit(episodes)
+    scaled = [np.clip(scaling.scale(e), -config.margin, config.margin) for e in episodes]
     windows = windows_of(scaled, config.length + 1, stride)
     start, chunks = windows[:, 0] * config.relative, windows[:, 1:]
 
-    events = _find_events(chunks, start, config, given)
+    events = _find_events(chunks, start, config)
     happening = events.numbers(chunks, start)
     smooth = chunks - start[:, None] - events.signal(happening, start)
     spline = SplinePCA.fit(smooth, start, config)
@@ -92,26 +107,20 @@ def _checked(episodes: list[np.ndarray], length: int) -> list[np.ndarray]:
     return [e for e in episodes if len(e) > length]
 
 
-def _find_events(chunks: np.ndarray, start: np.ndarray, config: CodecConfig, given: Sequence[int] | None) -> Events:
-    """Determine the channels that switch: those given, or those that events describe clearly better than a curve.
-
-    Raises ValueError for a given channel that does not rest on at least two levels.
-    """
-    channels = range(chunks.shape[2]) if given is None else given
+def _find_events(chunks: np.ndarray, start: np.ndarray, config: CodecConfig) -> Events:
+    """Determine the channels that switch: those that events describe clearly better than a curve."""
     length = config.length
     curves = design(ends(length), config.curve_points, config.degree)[:, 1:]
     beyond = np.eye(length) - curves @ np.linalg.pinv(curves)  # what no curve can follow
     sample = slice(None, None, max(1, len(chunks) // SAMPLE))
     found, slots, durations = {}, 1, {1.0}
-    for channel in channels if config.events else ():
+    for channel in range(chunks.shape[2]) if config.events else ():
         change = chunks[sample, :, channel] - start[sample, channel, None]
         levels = resting_levels(chunks[:, :, channel])
         if levels is None or len(levels) < 2:
-            if given is not None:
-                raise ValueError(f"switching: channel {channel} does not rest on two levels or more")
             continue
         events, error = _fewest_events(change, start[sample, channel], levels)
-        if given is not None or error < CLEARLY * np.mean((change @ beyond.T) ** 2):
+        if error < CLEARLY * np.mean((change @ beyond.T) ** 2):
             found[channel], slots = levels, max(slots, events.shape[1])
             durations |= _durations(events, length)
     most = max(map(len, found.values()), default=1)

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from policies.settings import CodecConfig
-from policies.tokens.splines import design, ends, gaps, midpoints
+from policies.tokens.curves import design, ends, gaps, midpoints
 
 RIDGE = 1e-3
 

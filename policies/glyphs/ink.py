@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from policies.glyphs.glyph import Shape, glyph
-from policies.storage.files import replace_file
+from policies.storage.folders import replace_file
 from policies.tokens.vocabulary import Token, text
 
 INK, NIGHT = "#15151c", "#f1efe8"

@@ -10,7 +10,7 @@ from typing import TypeGuard
 import numpy as np
 from jaxtyping import Float
 
-from policies.tokens.splines import design
+from policies.tokens.curves import design
 from policies.tokens.vocabulary import Grip, Move, Stop, Token, checked
 
 GAP = 0.44
@@ -144,7 +144,7 @@ def strokes(timeline: Timeline) -> list[CentreLine]:
 def _levels(span: Span, move: Move) -> list[CentreLine]:
     """Return a motion's curves as one line, or as one line per level for degree 0."""
     points, most = move.points, 1e3  # far wider than is ever drawn
-    spread = np.zeros_like(points) if move.spread is None else np.minimum(move.spread, most)
+    spread = np.zeros_like(points) if move.std is None else np.minimum(move.std, most)
     parts = [(points, spread)]
     if move.degree == 0:
         parts = [(points[i : i + 1], spread[i : i + 1]) for i in range(len(points))]

@@ -91,10 +91,7 @@ class PlannerClient:
 
     def poll(self) -> list[Answer]:
         """Return the decision, if one has arrived."""
-        if self._pending is None:
-            self._notice_loss()
-            return []
-        if not self._pending.done():
+        if self._pending is None or not self._pending.done():
             return []
         pending, self._pending = self._pending, None
         try:
@@ -120,19 +117,6 @@ class PlannerClient:
         if self._socket is not None:
             self._socket.close()
 
-    def _notice_loss(self) -> None:
-        """Find out whether the planner hung up between two questions."""
-        if self._socket is None or self._socket.fileno() < 0:
-            return
-        try:
-            found = self._socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-            raise ConnectionError("an unexpected message" if found else "the other side hung up")
-        except BlockingIOError:  # nothing to read: all is well
-            return
-        except OSError as error:
-            self._socket.close()
-            self._lose(error)
-
     def _lose(self, error: Exception) -> None:
         again, self.reason = bool(self.reason), str(error) or type(error).__name__
         self._reconnect = self._reconnect and not getattr(error, "final", False)
@@ -147,7 +131,8 @@ class PlannerClient:
     def _exchange(self, question: bytes) -> Answer:
         """Send a question, wait for the answer. Raises UserError or OSError, after which the connection is closed."""
         if (sock := self._socket) is None or sock.fileno() < 0:
-            self._closed.wait(RETRY_S)
+            if self._closed.wait(RETRY_S):
+                raise ConnectionError("closed")
             sock = self.connect(resumes=True)
         with _closed_on_failure(sock):
             sock.sendall(question)
@@ -159,10 +144,11 @@ class PlannerClient:
     def _unusable(self, answer: Answer) -> str:
         """Return why the arm cannot follow an answer, or ""."""
         begin, (steps, size), (tokens, width) = self._begin, answer.actions.shape, answer.tokens.shape
+        points = begin.control_points * begin.action_size
         if not 1 <= steps <= begin.every or size != begin.action_size:
             return f"actions of shape {(steps, size)}, not (1 to {begin.every}, {begin.action_size})"
-        if not 1 <= tokens <= MOST_TOKENS or width != begin.knots * begin.action_size:
-            return f"tokens of shape {(tokens, width)}, not (1 to {MOST_TOKENS}, {begin.knots * begin.action_size})"
+        if not 1 <= tokens <= MOST_TOKENS or width != points:
+            return f"tokens of shape {(tokens, width)}, not (1 to {MOST_TOKENS}, {points})"
         if not 1 <= answer.length <= begin.length:
             return f"tokens of {answer.length} control steps, not 1 to {begin.length}"
         return "" if answer.number == self._number else f"it is for question {answer.number}, not {self._number}"

@@ -1,15 +1,14 @@
 """The messages between a robot and its planner, and how they are sent over a stream socket.
 
-A frame is MAGIC, the length and the CRC-32 of the body (4 bytes each, big-endian), and the body: the bytes of a
-safetensors file with the message's arrays as its tensors and the rest as JSON in its metadata. Nothing in it can be
-executed. Received messages are checked completely, each once.
+A frame is MAGIC, the length of the body (4 bytes, big-endian), and the body: the bytes of a safetensors file with the
+message's arrays as its tensors and the rest as JSON in its metadata. Nothing in it can be executed. Received messages
+are checked completely, each once.
 """
 
 import json
 import socket
 import struct
 import time
-import zlib
 from contextlib import suppress
 from dataclasses import dataclass, field, fields
 
@@ -19,12 +18,14 @@ from safetensors.numpy import load, save
 
 from worldmodel.errors import UserError
 
-MAGIC = b"SGM8"
-HEAD = struct.Struct(">4sII")
+MAGIC = b"SGM9"
+HEAD = struct.Struct(">4sI")
 LARGEST = 1 << 23
 """Maximum size of a body in bytes."""
 LONGEST_TEXT = 500
 CHUNK = 1 << 16
+VECTOR, MATRIX = ({"dtype": np.float32, "ndim": ndim} for ndim in (1, 2))  # how arrays are checked
+FRAMES, MASK = {"dtype": np.uint8, "ndim": 4}, {"dtype": np.bool_, "ndim": 1}
 
 
 class WrongMessage(UserError):
@@ -45,8 +46,8 @@ class Begin:
     """Robot to planner, first: what the robot will ask about, and how it will interpret the answers.
 
     An action is for one control step, of which there are `control_hz` per second, and specifies joint targets as
-    `control` says. A decision covers at most `every` control steps; its tokens are splines of `degree` with `knots`
-    control points over at most `length` steps. `cameras`: names and sizes of the model's cameras, `front:48x64,...`.
+    `control` says. A decision covers at most `every` control steps; its tokens are splines of `degree` with
+    `control_points` over at most `length` steps. `cameras`: names and sizes of the model's cameras, `front:48x64,...`.
     `lags`: which frames of each the model takes (`vision.frame_lags`), separated by commas.
 
     The robot's own: `sentence`: the task text. `deadline_ms`: the time limit for a plan (0: the planner's own setting).
@@ -60,7 +61,7 @@ class Begin:
     control_hz: float
     every: int
     length: int
-    knots: int
+    control_points: int
     degree: int
     cameras: str = ""
     lags: str = ""
@@ -90,9 +91,9 @@ class Question:
 
     number: int
     fresh: bool
-    state: np.ndarray = field(metadata={"dtype": np.float32, "ndim": 1})
-    frames: tuple[np.ndarray, ...] = field(default=(), metadata={"dtype": np.uint8, "ndim": 4})
-    present: np.ndarray = field(default_factory=lambda: np.zeros(0, bool), metadata={"dtype": np.bool_, "ndim": 1})
+    state: np.ndarray = field(metadata=VECTOR)
+    frames: tuple[np.ndarray, ...] = field(default=(), metadata=FRAMES)
+    present: np.ndarray = field(default_factory=lambda: np.zeros(0, bool), metadata=MASK)
 
 
 @dataclass(frozen=True)
@@ -105,8 +106,8 @@ class Answer:
     number: int
     plan_ms: float
     length: int
-    actions: np.ndarray = field(metadata={"dtype": np.float32, "ndim": 2})
-    tokens: np.ndarray = field(metadata={"dtype": np.float32, "ndim": 2})
+    actions: np.ndarray = field(metadata=MATRIX)
+    tokens: np.ndarray = field(metadata=MATRIX)
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,12 @@ class Refusal:
 
     reason: str
     final: bool = False
+
+    @classmethod
+    def of(cls, error: Exception) -> "Refusal":
+        """Return the refusal that tells an error, whatever its text holds."""
+        line = " ".join("".join(c if c.isprintable() or c.isspace() else "?" for c in str(error)).split())
+        return cls((line or type(error).__name__)[:LONGEST_TEXT], getattr(error, "final", False))
 
 
 Message = Begin | Ready | Question | Answer | Refusal
@@ -136,14 +143,14 @@ def encode(message: Message) -> bytes:
         if not each.metadata:
             plain[each.name] = _plain(value, each.type, f"{name}.{each.name}")
             continue
-        parts = {f"{each.name}.{i}": a for i, a in enumerate(value)} if each.name == "frames" else {each.name: value}
+        parts = {f"frames.{i}": a for i, a in enumerate(value)} if each.name == "frames" else {each.name: value}
         for key, part in parts.items():
             array = np.ascontiguousarray(part, each.metadata["dtype"])
             arrays[key] = _array(array, f"{name}.{key}", **each.metadata)
     body = save(arrays, {"message": json.dumps({"type": name, **plain})})
     if len(body) > LARGEST:
         raise WrongMessage(f"{name}: {len(body)} bytes; at most {LARGEST}")
-    return HEAD.pack(MAGIC, len(body), zlib.crc32(body)) + body
+    return HEAD.pack(MAGIC, len(body)) + body
 
 
 def decode(body: bytes) -> Message:
@@ -177,15 +184,12 @@ def send(sock: socket.socket, message: Message) -> None:
 
 def receive(sock: socket.socket, deadline: float | None = None) -> Message:
     """Wait for the next message, until `deadline` (of `time.monotonic`). Raises WrongMessage or OSError."""
-    magic, length, check = HEAD.unpack(_read(sock, HEAD.size, deadline))
+    magic, length = HEAD.unpack(_read(sock, HEAD.size, deadline))
     if magic != MAGIC:
         raise WrongMessage("the other side does not speak this version of this protocol")
     if length > LARGEST:
         raise WrongMessage(f"a message of {length} bytes; at most {LARGEST}")
-    body = _read(sock, length, deadline)
-    if zlib.crc32(body) != check:
-        raise WrongMessage("a damaged message")
-    return decode(body)
+    return decode(_read(sock, length, deadline))
 
 
 def hang_up(sock: socket.socket | None) -> None:

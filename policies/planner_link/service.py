@@ -11,10 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from policies.agent import Agent
-from policies.decision import Spent
+from policies.agent import Agent, Totals
 from policies.planner_link.messages import (
-    LONGEST_TEXT,
     Answer,
     Begin,
     Question,
@@ -61,7 +59,7 @@ class PlannerService:
         self._needed = _shapes(self.blank())
         for _ in range(2):
             self.answer(self.blank())
-        agent.spent = Spent()
+        agent.totals = Totals()
 
     def blank(self) -> Question:
         """Return a question of the right shapes."""
@@ -85,8 +83,8 @@ class PlannerService:
         try:
             decision = self.agent.decide(self._observation(question), deadline=deadline)
         except (UserError, PlanFault) as fault:
-            return Refusal(str(fault))
-        tokens, length = decision.sentence(0).numpy(), self.agent.curve.length
+            return Refusal.of(fault)
+        tokens, length = decision.plan(0).numpy(), self.agent.curve.length
         actions = decision.actions[0, : int(decision.until[0])].numpy().copy()
         return Answer(question.number, 1000 * (time.perf_counter() - began), length, actions, tokens)
 
@@ -137,7 +135,7 @@ class PlannerService:
             except (OSError, UserError) as error:
                 if isinstance(error, UserError):
                     with suppress(OSError):  # the robot may be gone
-                        send(sock, Refusal(str(error)[:LONGEST_TEXT], getattr(error, "final", False)))
+                        send(sock, Refusal.of(error))
                 replaced = what == "gone" and self._socket is not sock
                 self.refused += what == "refused"
                 self._say(f"{what}: {REPLACED if replaced else error or type(error).__name__}")

@@ -1,37 +1,28 @@
 """Checkpoints: folders with everything needed to resume a run, of which acting needs only a part.
 
-A checkpoint is also a LeRobot policy folder, which LeRobot's own loader can read.
+A checkpoint is also a LeRobot policy folder, which LeRobot's own loader can read: its keys of config.json and two files
+are plain data, written here without importing LeRobot, which takes seconds.
 """
 
 import json
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
-from importlib.metadata import version
+from functools import partial
 from itertools import chain
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from policies.storage import lerobot_files
-from policies.storage.code_version import commit
-from policies.storage.files import replacing, sync
-from policies.storage.folders import (
-    MANIFEST,
-    FolderError,
-    Nested,
-    check_folder,
-    clear_aside,
-    read_tensors,
-    write_folder,
-)
-from policies.storage.format import FORMAT, UNNUMBERED, check_format
+from policies.storage.folders import MANIFEST, FolderError, aside_of, check_folder, clear_aside, put, write_folder
+from policies.storage.tensors import Nested, read_tensors, write_tensors
+from policies.storage.versions import FORMAT, check_format, made_by
 from policies.tokens.curves import Curve
 from worldmodel.errors import UserError
 from worldmodel.model import WorldModel
 from worldmodel.replay import ReplayMismatch
-from worldmodel.senses import STATE_KEY
+from worldmodel.senses import STATE_KEY, Shapes, is_image
 from worldmodel.senses import check as check_senses
 from worldmodel.settings import ModelConfig, PlannerConfig
 from worldmodel.strict import build
@@ -41,6 +32,8 @@ PARTS = ("model", "learner", "replay", "loop")
 """The groups of a training's state, each a file."""
 MODEL, REPLAY = "model.safetensors", "replay.safetensors"
 LAST = "last"
+UNCHANGED = {"STATE": "IDENTITY", "VISUAL": "IDENTITY", "ACTION": "IDENTITY"}
+"""How LeRobot normalises each type of feature."""
 
 
 @dataclass(frozen=True)
@@ -66,16 +59,6 @@ class AgentSpec:
         return self.senses.get(STATE_KEY, (0,))[0]
 
 
-def versions() -> dict[str, str]:
-    """Return the versions of the packages that results depend on."""
-    return {name: version(name) for name in ("semagram", "torch", "numpy", "mujoco", "gymnasium")}
-
-
-def made_by() -> dict[str, str]:
-    """Return the `versions` entry of a checkpoint's manifest: the package versions and the commit of the code."""
-    return versions() | {"commit": commit()}
-
-
 def save_checkpoint(folder: Path, spec: AgentSpec, state: Mapping[str, Nested], progress: dict, keep: int) -> Path:
     """Write `folder`/<env steps>, point the link `folder`/last at it, and keep only the newest `keep` checkpoints.
 
@@ -89,23 +72,56 @@ def save_checkpoint(folder: Path, spec: AgentSpec, state: Mapping[str, Nested], 
         if not bool(torch.isfinite(value).all()):
             raise FloatingPointError(f"weight {name} is not finite; the last good checkpoint was kept")
     path = folder / f"{spec.env_steps:09d}"
-    sizes = spec.senses, spec.action_size
-    settings = {"type": "semagram", "format": FORMAT} | lerobot_files.settings(*sizes) | asdict(spec)
-    files: dict[str, bytes | Nested] = {
-        CONFIG: json.dumps(settings, indent=1).encode(),
+    lerobot = lerobot_settings(spec.senses, spec.action_size)
+    files: dict[str, bytes | Callable[[Path], None]] = {
+        CONFIG: json.dumps({"type": "semagram", "format": FORMAT} | lerobot | asdict(spec), indent=1).encode(),
         PROGRESS: json.dumps(progress).encode(),
-        **{f"{name}.safetensors": group for name, group in state.items()},
-        **lerobot_files.processors(*sizes),
+        **{f"{name}.safetensors": partial(write_tensors, tensors=group) for name, group in state.items()},
+        **lerobot_processors(lerobot["input_features"], lerobot["output_features"]),
     }
     write_folder(path, files, made_by())
-    with replacing(folder / LAST) as link:
+    with aside_of(folder / LAST) as link:
         link.symlink_to(path.name)
-    sync(folder)
+        put(link, folder / LAST)
     others = [p for p in saved_in(folder) if p != path]
     for old in others[: max(0, len(others) + 1 - keep)]:
         shutil.rmtree(old)
     clear_aside(folder, f"[0-9]+|{LAST}")
     return path
+
+
+def lerobot_settings(senses: Shapes, action_size: int) -> dict:
+    """Return LeRobot's keys of config.json: frames are channels-first, and language is left out, being its `task`.
+
+    Actions are in [-1, 1] in Semagram's own environments, so nothing is normalised.
+    """
+    inputs: dict = {STATE_KEY: {"type": "STATE", "shape": list(senses[STATE_KEY])}} if STATE_KEY in senses else {}
+    inputs |= {key: {"type": "VISUAL", "shape": [s[2], s[0], s[1]]} for key, s in senses.items() if is_image(key)}
+    return {
+        "input_features": inputs,
+        "output_features": {"action": {"type": "ACTION", "shape": [action_size]}},
+        "normalization_mapping": UNCHANGED,
+        "planned": True,
+    }
+
+
+def lerobot_processors(inputs: dict, action: dict) -> dict[str, bytes]:
+    """Return policy_preprocessor.json and policy_postprocessor.json, whose steps LeRobot overrides by name."""
+    rest, device = {"eps": 1e-8, "norm_map": UNCHANGED}, {"device": "cpu", "float_dtype": None}
+    processors = {
+        "policy_preprocessor": {
+            "rename_observations_processor": {"rename_map": {}},
+            "to_batch_processor": {},
+            "device_processor": device,
+            "normalizer_processor": {"features": inputs | action, **rest},
+        },
+        "policy_postprocessor": {"unnormalizer_processor": {"features": action, **rest}, "device_processor": device},
+    }
+    files = {}
+    for name, steps in processors.items():
+        listed = [{"registry_name": step, "config": config} for step, config in steps.items()]
+        files[f"{name}.json"] = json.dumps({"name": name, "steps": listed}, indent=2).encode()
+    return files
 
 
 def saved_in(folder: Path) -> list[Path]:
@@ -135,18 +151,13 @@ def find_checkpoint(path: Path) -> Path:
     raise FolderError(f"checkpoint={path}: holds no checkpoint")
 
 
-def read_spec(path: Path) -> AgentSpec:
-    """Read a checkpoint's spec. Raises FolderError naming what is missing, damaged or of another format."""
-    return _spec(path, _settings(path, MODEL))
+def read_spec(path: Path, downloaded: bool = False) -> AgentSpec:
+    """Read a checkpoint's spec. Raises FolderError naming what is missing, damaged or of another format.
 
-
-def read_unsigned(path: Path) -> AgentSpec:
-    """Read as `read_spec`, but allow a missing manifest: LeRobot downloads only config.json and the weights."""
-    signed = (path / MANIFEST).exists()
-    return read_spec(path) if signed else _spec(path, _own_settings(path, ""))
-
-
-def _spec(path: Path, saved: dict) -> AgentSpec:
+    `downloaded`: allow a missing manifest, since LeRobot downloads only config.json and the weights.
+    """
+    signed = not downloaded or (path / MANIFEST).exists()
+    saved = _settings(path, check_folder(path, (CONFIG, MODEL)) if signed else {})
     own = {field.name: saved[field.name] for field in fields(AgentSpec) if field.name in saved}  # the rest is LeRobot's
     try:
         spec = build(AgentSpec, own, whole=True)
@@ -158,17 +169,8 @@ def _spec(path: Path, saved: dict) -> AgentSpec:
     return spec
 
 
-def _settings(path: Path, *needed: str) -> dict:
-    """Read a checkpoint's config.json, after verifying it and the other files `needed` against the manifest.
-
-    Raises FolderError if one is missing or damaged, or the checkpoint has another format.
-    """
-    made = check_folder(path, (CONFIG, *needed)).get("versions")
-    return _own_settings(path, made.get("commit", "") if isinstance(made, dict) else "")
-
-
-def _own_settings(path: Path, made: str) -> dict:
-    """Read a checkpoint's config.json; `made`: the commit that wrote it, for the error message.
+def _settings(path: Path, made: dict) -> dict:
+    """Read a checkpoint's config.json; `made`: the versions in its manifest.
 
     Raises FolderError if it is not JSON, not Semagram's, or of another format.
     """
@@ -179,7 +181,7 @@ def _own_settings(path: Path, made: str) -> dict:
         raise FolderError(f"{file}: not JSON ({error})") from error
     if not isinstance(saved, dict) or saved.get("type") != "semagram":
         raise FolderError(f"{file}: not a Semagram checkpoint")
-    check_format(path, saved.get("format", UNNUMBERED), made)
+    check_format(path, saved.get("format", 0), made.get("commit", ""))
     return saved
 
 
@@ -212,7 +214,7 @@ def _fitting(wanted: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
 
 def check_resumable(path: Path) -> dict:
     """Verify all that a resume needs of a checkpoint, and return the `progress` saved with it. Raises FolderError."""
-    _settings(path, PROGRESS, *(f"{name}.safetensors" for name in PARTS))
+    _settings(path, check_folder(path, (CONFIG, PROGRESS, *(f"{name}.safetensors" for name in PARTS))))
     return json.loads((path / PROGRESS).read_text())
 
 

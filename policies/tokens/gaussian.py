@@ -16,7 +16,7 @@ from torch.distributions import MultivariateNormal
 
 from policies.tokens.curves import Curve
 from policies.tokens.vocabulary import Move
-from worldmodel.gaussian import SquashedGaussian
+from worldmodel.distributions import SquashedGaussian
 from worldmodel.mppi import Plan
 
 FLOOR = 0.02
@@ -83,7 +83,7 @@ class LowRankGaussian:
         return mean.unflatten(-1, (-1, curve.action_size)), deviation.unflatten(-1, (-1, curve.action_size))
 
     def move(self, curve: Curve, seconds: float) -> Move:
-        """Return the mean curve as a motion of `seconds`, clamped to [-1, 1], with the points' deviations as spread."""
+        """Return the mean curve as a motion of `seconds`, clamped to [-1, 1], its `std` the points' deviations."""
         points = self.mean.clamp(-1, 1).reshape(curve.control_points, -1)
         deviation = self.factor.norm(dim=-1).reshape(curve.control_points, -1)
         return Move(points.numpy(), seconds, curve.degree, deviation.numpy())

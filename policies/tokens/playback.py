@@ -7,9 +7,9 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float
 
-from policies.tokens.splines import beginning, design
+from policies.tokens.curves import beginning, design
 from policies.tokens.vocabulary import Ask, Grip, Look, Move, Stop, Token, checked
-from worldmodel.ranges import check
+from worldmodel.strict import check
 
 Tie = Literal["none", "position", "rate"]
 GRIP_S = 0.5

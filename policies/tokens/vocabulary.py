@@ -1,17 +1,21 @@
-"""The vocabulary: a token is a kind with parameters, and a sentence of tokens is a plan that prints as one line.
+"""The vocabulary: a token is a kind with parameters; a sentence of tokens is a plan, printed as one line, kept as JSON.
 
 Positions are in the robot's range scaled to [-1, 1], times in seconds, gripper levels from 0 (closed) to 1 (open).
-`policies.tokens.playback` executes a sentence, `policies.tokens.notation` converts it to plain data and back.
+`policies.tokens.playback` executes a sentence.
 """
 
+import json
+import sys
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from pathlib import Path
+from reprlib import repr as short
 
 import numpy as np
 from jaxtyping import Float
 
 from worldmodel.errors import UserError
-from worldmodel.ranges import check
+from worldmodel.strict import build, check
 
 SHORTEST, LONGEST = 0.001, 60.0
 """The shortest duration of a motion and the longest of any token, in seconds."""
@@ -32,15 +36,15 @@ def unfit(control_points: int, seconds: float) -> str:
 class Move:
     """A motion: a B-spline with control points (K, A) in [-1, 1], lasting `seconds`, and its uncertainty.
 
-    `spread` (K, A): standard deviations of the control points, or None if they are unknown.
-    Raises ValueError for a control point or duration out of range, too many control points, a negative spread or one of
+    `std` (K, A): standard deviations of the control points, or None if they are unknown.
+    Raises ValueError for a control point or duration out of range, too many control points, a negative `std` or one of
     another shape, or a degree outside 0 .. K - 1.
     """
 
     points: Float[np.ndarray, "K A"]
     seconds: float
     degree: int = 3
-    spread: Float[np.ndarray, "_ _"] | None = None
+    std: Float[np.ndarray, "_ _"] | None = None
 
     def __post_init__(self):
         """Replace the arrays by read-only copies, and check every field."""
@@ -49,12 +53,10 @@ class Move:
         if len(self.points) > MOST:
             raise UserError(f"move.points: {len(self.points)} control points; at most {MOST}")
         check("move.", self, "degree", low=0, high=len(self.points) - 1, why=f" for {len(self.points)} control points")
-        if self.spread is not None:
-            object.__setattr__(self, "spread", _matrix(self.spread, "move.spread", 0, np.inf))
-            if self.spread.shape != self.points.shape:
-                raise UserError(
-                    f"move.spread: shape {self.spread.shape}, {self.points.shape} is needed, as move.points"
-                )
+        if self.std is not None:
+            object.__setattr__(self, "std", _matrix(self.std, "move.std", 0, np.inf))
+            if self.std.shape != self.points.shape:
+                raise UserError(f"move.std: shape {self.std.shape}, {self.points.shape} is needed, as move.points")
 
     @classmethod
     def of(cls, points: Float[np.ndarray, " P"], control_points: int, degree: int, seconds: float) -> "Move":
@@ -66,7 +68,7 @@ class Move:
         return cls(points, seconds, degree)
 
     def __eq__(self, other: object) -> bool:
-        """Compare points, spread, duration and degree exactly."""
+        """Compare every number exactly."""
         return isinstance(other, Move) and self._key() == other._key()
 
     def __hash__(self) -> int:
@@ -74,8 +76,8 @@ class Move:
         return hash(self._key())
 
     def _key(self) -> tuple:
-        spread = None if self.spread is None else self.spread.tolist()
-        return repr((self.points.tolist(), spread)), self.seconds, self.degree
+        std = None if self.std is None else self.std.tolist()
+        return repr((self.points.tolist(), std)), self.seconds, self.degree
 
     def __str__(self) -> str:
         """Format as e.g. move(0.4 s)."""
@@ -203,3 +205,87 @@ def _matrix(value: np.ndarray, name: str, low: float, high: float) -> np.ndarray
 def _line(value: str, name: str) -> None:
     if not value.strip() or not value.isprintable():
         raise UserError(f"{name}={value!r}: one line of text")
+
+
+def to_plain(sentence: Iterable[Token]) -> list[dict]:
+    """Convert each token to a dict of its kind and its parameters (numbers, strings, lists and None)."""
+    return [{"kind": kind(t)} | {f.name: _plain(getattr(t, f.name)) for f in fields(t)} for t in sentence]
+
+
+def from_plain(data: object) -> Sentence:
+    """Parse the output of `to_plain` (or equivalent JSON data) into a sentence.
+
+    Raises ValueError naming the token, what is wrong with it and what is expected.
+    """
+    if not isinstance(data, list):
+        raise UserError(f"a sentence is a list of tokens, not {type(data).__name__}")
+    tokens = []
+    for i, item in enumerate(data):
+        try:
+            tokens.append(_token(item))
+        except UserError as error:
+            raise UserError(f"token {i + 1} of {len(data)}: {error}") from error
+    return checked(tokens)
+
+
+def plan_bytes(plan: Iterable[Token], task: str, places: bool) -> bytes:
+    """Serialize the plan of an agent trained on `task` as the contents of a file that `read_sentence` reads.
+
+    `places`: whether its numbers are joint positions of an arm, scaled to the joints' ranges.
+    """
+    return json.dumps({"task": task, "places": places, "tokens": to_plain(plan)}).encode()
+
+
+def read_sentence(path: Path, places: bool = False) -> Sentence:
+    """Read a sentence from a JSON file: a list as returned by `to_plain`, or a plan as returned by `plan_bytes` (such
+    as plan.json in a run folder).
+
+    `places`: reject a plan whose numbers are not joint positions. Raises ValueError naming the file and the problem.
+    """
+    try:
+        plain = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"sentence={path}: {error.strerror}; a JSON file, a list of tokens") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"sentence={path}: not JSON ({error}); a list of tokens, as in docs/glyph.json") from error
+    if isinstance(plain, dict) and plain.keys() == {"task", "places", "tokens"}:
+        if places and plain["places"] is not True:
+            raise UserError(
+                f"sentence={path}: a plan for {short(plain['task'])}, whose actions are not places of the arm's joints "
+                "(task.control=absolute); semagram-tokens draw draws it"
+            )
+        plain = plain["tokens"]
+    try:
+        return from_plain(plain)
+    except UserError as error:
+        raise UserError(f"sentence={path}: {error}") from error
+
+
+def _plain(value):
+    return np.asarray(value).tolist() if isinstance(value, np.ndarray | tuple) else value
+
+
+def _token(item) -> Token:
+    if not isinstance(item, dict):
+        raise UserError(f"{short(item)}: a dict of a kind and its parameters, e.g. {{'kind': 'grip', 'level': 0}}")
+    name = item.get("kind")
+    if not isinstance(name, str) or name not in KINDS:
+        raise UserError(f"kind={short(name)}: one of {', '.join(KINDS)}")
+    values = {key: value for key, value in item.items() if key != "kind"}
+    for key in ("points", "std") if KINDS[name] is Move else ():
+        if key in values and (key, values[key]) != ("std", None):
+            values[key] = _rows(values[key], f"{name}.{key}")
+    where = values.get("where") if KINDS[name] is Look else None
+    if isinstance(where, list) and len(where) != 3:
+        raise UserError(f"{name}.where={short(where)}: three numbers, in metres")
+    return build(KINDS[name], values, f"{name}.")
+
+
+def _rows(value, where: str) -> np.ndarray:
+    """Convert JSON's lists of numbers, one for each control point, to a matrix."""
+    rows = value if isinstance(value, list) and all(isinstance(row, list) for row in value) else []
+    numbers = [x for row in rows for x in row]
+    real = all(type(x) in (int, float) and abs(x) <= sys.float_info.max for x in numbers)
+    if not numbers or not real or len(set(map(len, rows))) > 1:
+        raise UserError(f"{where}: lists of finite numbers, one list for each control point, all of one length")
+    return np.array(rows, dtype=float)

@@ -1,4 +1,4 @@
-"""The running episodes of a vector of environments: what training, evaluation, timing and filming step alike."""
+"""The running episodes of a vector of environments, and the experts that drive in some: what every loop steps."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -9,11 +9,32 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from policies.agent import Agent
-from policies.observations import observe
-from policies.training.experts import Experts
+from policies.settings import EXPERT, LoopConfig
+from policies.text_encoder import WORDS
 from worldmodel.observation import Observation
 from worldmodel.replay import Replay
-from worldmodel.senses import Shapes
+from worldmodel.senses import LANGUAGE_KEY, Shapes, is_image
+from worldmodel.senses import name as sense_name
+
+
+def observe(returned: Mapping[str, np.ndarray | tuple[str, ...]], senses: Shapes) -> Observation:
+    """Copy what a vector of B environments returned: arrays (B, ...) and, for language, B sentences, by key.
+
+    A mask `mask.<sense>` (B, 1) says where a sense is there. Raises ValueError as `Observation.of`, `Words.encode` do.
+    """
+    present = {
+        key: torch.from_numpy(np.array(returned[mask], dtype=bool))
+        for key in senses
+        if (mask := f"mask.{sense_name(key)}") in returned
+    }
+    values = {}
+    for key in senses.keys() & returned.keys():
+        value = returned[key]
+        if key == LANGUAGE_KEY:
+            values[key] = WORDS.encode([*value], present[key].flatten().tolist() if key in present else None)
+        else:
+            values[key] = torch.from_numpy(np.array(value, dtype=np.uint8 if is_image(key) else np.float32))
+    return Observation.of(senses, values, present)
 
 
 def episode_seed(seed: int, stream: int, env: int, episode: int) -> int:
@@ -37,6 +58,72 @@ class Step:
     def ended(self) -> Bool[Tensor, " E"]:
         """Where the episode ended: the environment begins another before the next step."""
         return self.terminated | self.truncated
+
+
+class Experts:
+    """The next actions of the experts of E environments, and which experts are driving.
+
+    An environment reports what its expert would do next as `expert_action` (A,) in its `info`, if a reset asked for it
+    by the options `{"expert_action": True}`. The first `demonstrations` episodes are the expert's. In later ones it
+    takes over with probability `expert_takeover_prob` at each step, and then keeps control until the episode ends
+    (HG-DAgger: Kelly et al. 2019, arXiv 1810.02890). An expert whose action is NaN does not drive.
+    """
+
+    def __init__(self, count: int, size: int, config: LoopConfig):
+        """Create the experts of `count` environments with actions of `size` numbers."""
+        self._first, self._takeover = config.demonstrations, config.expert_takeover_prob
+        self.action = torch.full((count, size), torch.nan)
+        self.taken = np.zeros(count, dtype=bool)  # which experts have taken over
+        self.steps = np.zeros(count, dtype=int)  # steps of the running episode that each has driven
+
+    def demonstrating(self, episode: np.ndarray) -> np.ndarray:
+        """Return which environments (E,) are in an all-expert episode; `episode` (E,): episode numbers, from 1."""
+        count = len(episode)
+        return (episode - 1) * count + np.arange(count) < self._first
+
+    def driving(self, episode: np.ndarray) -> np.ndarray:
+        """Return which experts (E,) drive now, given the episode numbers (E,)."""
+        return (self.demonstrating(episode) | self.taken) & self._known
+
+    @property
+    def _known(self) -> np.ndarray:
+        return self.action.isfinite().all(1).numpy()
+
+    def take_over(self, generator: torch.Generator) -> None:
+        """Let each expert take over with its probability, before a step; draw nothing if that is 0."""
+        if self._takeover:
+            drawn = torch.rand(len(self.taken), generator=generator).numpy() < self._takeover
+            self.taken |= drawn & self._known
+
+    def reset(self, episode: np.ndarray, begun: np.ndarray) -> dict[str, bool]:
+        """Forget the actions in the environments (E,) that begin an episode of these numbers; return reset options."""
+        self.action[torch.from_numpy(begun)] = torch.nan
+        return {EXPERT: True} if self._takeover or (self.demonstrating(episode) & begun).any() else {}
+
+    def begin(self, begun: np.ndarray) -> None:
+        """Take control from the experts of the environments (E,) that begin an episode."""
+        self.taken[begun], self.steps[begun] = False, 0
+
+    def note(self, info: dict) -> None:
+        """Store the experts' next actions from the `info` of E environments, where it reports them."""
+        if EXPERT in info:
+            here = torch.from_numpy(info[f"_{EXPERT}"])
+            self.action[here] = torch.from_numpy(np.asarray(info[EXPERT], dtype=np.float32))[here]
+
+    def instead(self, action: Tensor, episode: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Substitute the experts' actions where they drive; return the actions (E, A) and where that was done (E,)."""
+        driving = self.driving(episode)
+        self.steps += driving
+        demonstrated = torch.from_numpy(driving)
+        return torch.where(demonstrated[:, None], self.action, action), demonstrated
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return what the environments will not report again."""
+        return {name: torch.from_numpy(getattr(self, name).copy()) for name in ("taken", "steps")}
+
+    def load_state_dict(self, saved: dict[str, Tensor]) -> None:
+        """Restore what `state_dict` returned."""
+        self.taken, self.steps = saved["taken"].numpy().copy(), saved["steps"].numpy().copy()
 
 
 class Episodes:
@@ -84,8 +171,7 @@ class Episodes:
     def step(self, action: Float[Tensor, "E A"]) -> Step:
         """Step all environments."""
         returned, reward, terminated, truncated, info = self.env.step(action.numpy())
-        self._note(info)
-        self.observation = observe(returned, self.senses)
+        self.observation = self._observed(returned, info)
         self.returns += reward
         self.lengths += 1
         self.judged = "is_success" in info
@@ -99,16 +185,15 @@ class Episodes:
         seeds = [self.seed(env, int(number)) for env, number in enumerate(self.number)]
         options: dict[str, object] = {"reset_mask": mask.copy()}
         if self.experts is not None:
-            options |= self.experts.asking(self.number, mask)
-            self.experts.forget(mask)
+            options |= self.experts.reset(self.number, mask)
         returned, info = self.env.reset(seed=seeds, options=options)
-        self._note(info)
         self.tasks = tuple(info.get("task", ()))
-        return observe(returned, self.senses)
+        return self._observed(returned, info)
 
-    def _note(self, info: dict) -> None:
+    def _observed(self, returned: Mapping, info: dict) -> Observation:
         if self.experts is not None:
-            self.experts.hear(info)
+            self.experts.note(info)
+        return observe(returned, self.senses)
 
     def state_dict(self) -> dict:
         """Return the progress of the running episodes."""
@@ -143,8 +228,7 @@ class Episodes:
             rows = (replay.head.numpy() - self.lengths + done) % replay.rows
             action = replay.action[envs, rows] * torch.from_numpy(done >= 0).unsqueeze(1)
             returned, _, terminated, truncated, info = self.env.step(action.numpy())
-            self._note(info)
-            observation, ended = observe(returned, self.senses), terminated | truncated
+            observation, ended = self._observed(returned, info), terminated | truncated
             if (ended & (done >= 0)).any():
                 return astray
             if ended.any():

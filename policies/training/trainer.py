@@ -10,15 +10,13 @@ from torch import Tensor
 
 from policies.agent import Agent
 from policies.settings import LoopConfig
-from policies.training.episodes import Episodes, episode_seed
-from policies.training.experts import Experts
-from worldmodel.batch import Batch
+from policies.training.episodes import Episodes, Experts, episode_seed
+from worldmodel.encoder import shift
 from worldmodel.learner import UPDATE_METRICS, Learner
+from worldmodel.losses import Batch
 from worldmodel.observation import Observation
-from worldmodel.replay import Replay
+from worldmodel.replay import Replay, Window, sample_windows
 from worldmodel.senses import is_image
-from worldmodel.vision import shift
-from worldmodel.windows import Window, sample_windows
 
 
 @dataclass(frozen=True)
@@ -41,7 +39,7 @@ class Trainer:
 
     env -> Observation -> agent.act -> env.step -> replay.add -> learner.update: `step` is the algorithm.
 
-    An expert's steps (`policies.training.experts`) are stored like all others, but the policy imitates them whatever
+    An expert's steps (`policies.training.episodes`) are stored like all others, but the policy imitates them whatever
     their value, and `learning.demonstration_fraction` of each batch begins with one of them, if there are any.
     """
 
@@ -76,7 +74,7 @@ class Trainer:
         if episodes.observation is None:
             self._begin(episodes.everywhere)
         action, planned, demonstrated = self._act(episodes.now)
-        token = None if self.agent.decision is None else self.agent.decision.sentences[0]
+        token = None if self.agent.decision is None else self.agent.decision.tokens[0]
         step = episodes.step(action)
         self.replay.add(step.observation, action, step.reward, step.terminated, token, planned, demonstrated)
         self.learner.model.observe(step.observation)

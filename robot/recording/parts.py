@@ -18,8 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from policies.storage.files import locked, sync
-from policies.storage.folders import aside_of, put, sync_tree
+from policies.storage.folders import aside_of, locked, put
 from robot.datasets import DatasetError, quiet
 
 MEASURED, SUCCESS = "measured_timestamp", "next.success"
@@ -107,7 +106,6 @@ class Parts:
         roots = [self.dataset] * self.dataset.exists() + parts
         with aside_of(self.dataset) as aside, quiet(), redirect_stderr(io.StringIO()):  # LeRobot's progress bars
             aggregate_datasets(["local/part"] * len(roots), f"local/{self.dataset.name}", roots=roots, aggr_root=aside)
-            sync_tree(aside)
             put(aside, self.dataset)
         self.merged += len(parts)
         for part in parts:
@@ -159,9 +157,7 @@ class Draft:
             self._dataset.finalize()
         _add_columns(self._aside, {key: value for key, value in asdict(info).items() if value is not None})
         shutil.rmtree(self._aside / "images", ignore_errors=True)
-        sync_tree(self._aside)
-        os.rename(self._aside, self._path)
-        sync(self._path.parent)
+        put(self._aside, self._path)
 
     def close(self) -> None:
         """End LeRobot's threads and files, which it would otherwise do only after its folder is gone."""

@@ -12,7 +12,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from policies.storage.files import replace_file
+from policies.storage.folders import replace_file
 from robot.recording.parts import EPISODES, MEASURED, SUCCESS
 from worldmodel.senses import STATE_KEY
 

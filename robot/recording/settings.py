@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from robot.arm_options import CAMERAS, SIM, ArmConfig, unused
 from sim.so101.tasks import SCRIPTED, TASKS
 from worldmodel.errors import UserError
-from worldmodel.ranges import check
+from worldmodel.strict import check
 
 EXPERT, POLICY, TELEOP = "expert", "policy", "teleop"
 BY = (EXPERT, POLICY, TELEOP)

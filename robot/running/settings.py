@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from robot.arm_options import REAL, SIM, TWIN, ArmConfig, unused
 from worldmodel.errors import UserError
-from worldmodel.ranges import check
+from worldmodel.strict import check
 
 VIEWS = ("terminal", "rerun", "none")
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 
 from worldmodel.errors import UserError
-from worldmodel.ranges import check
+from worldmodel.strict import check
 
 SLOWEST_STOP_S = 10.0
 

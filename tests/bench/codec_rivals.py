@@ -4,7 +4,7 @@ import numpy as np
 from scipy.fft import dct, idct
 from tokenizers import Tokenizer, models, trainers
 
-from policies.tokens.splines import design
+from policies.tokens.curves import design
 
 BINS = 256
 

@@ -1,26 +1,30 @@
 """Which small errors in a source file do its tests notice? Prints a score, and each mutant that no test noticed.
 
-    python tests/bench/mutants.py worldmodel/mppi.py tests/test_planner.py [jobs=1] [sample=0] [seed=0] [limit=120]
+    python tests/bench/mutants.py worldmodel/mppi.py tests/test_planner.py [...] [sample=0] [seed=0] [limit=60]
 
-Each mutant is one change of the syntax tree, written into a copy of the repository. pytest (without slow tests) stops
-at its first failure or, noticed too, after `limit` seconds. `sample`: try so many, drawn by `seed`. Not a test.
+Each mutant is one change of the syntax tree inside a function. The tests are collected and timed once. Each mutant then
+gets a fork of this process, in which the function's code is exchanged, and of the tests (but slow ones) that call it
+the fastest run first, until one fails or, noticed too, the process has used `limit` seconds of CPU.
+`sample`: try so many, drawn by `seed`. Not a test.
 """
 
 import ast
 import copy
+import functools
+import gc
 import json
 import os
 import random
-import shutil
-import signal
-import subprocess
+import resource
 import sys
 import tempfile
-from collections.abc import Iterator
+import time
+import types
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import torch  # noqa: F401  loaded once, before tests run in forks of this process
+from _pytest.runner import runtestprotocol
 
 ROOT = Path(__file__).parents[2]
 OTHER = {
@@ -34,36 +38,35 @@ METHOD = {
     **{"amin": "amax", "amax": "amin", "min": "max", "max": "min", "mean": "sum", "sum": "mean"},
     **{"zeros": "ones", "ones": "zeros", "zeros_like": "ones_like", "ones_like": "zeros_like"},
 }
+BROKEN = 9
 LEFT_OUT = {"abs", "square", "sqrt", "exp", "log", "detach", "softmax", "clamp", "relu", "tanh", "sigmoid", "sign"}
 
 
-def variants(node: ast.AST) -> Iterator[ast.AST | None]:
-    """Yield what may stand in the place of a node; None leaves a statement out."""
-    if isinstance(node, ast.BinOp | ast.AugAssign | ast.BoolOp) and type(node.op) in OTHER:
-        yield changed(node, op=OTHER[type(node.op)]())
-        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add | ast.Sub | ast.Mult):
-            yield node.left
-            yield node.right
-    elif isinstance(node, ast.Compare) and type(node.ops[0]) in OTHER:
-        yield changed(node, ops=[OTHER[type(node.ops[0])](), *node.ops[1:]])
-        if type(node.ops[0]) in NEIGHBOUR:
-            yield changed(node, ops=[NEIGHBOUR[type(node.ops[0])](), *node.ops[1:]])
-    elif isinstance(node, ast.UnaryOp):
-        yield node.operand
-    elif isinstance(node, ast.Constant) and isinstance(node.value, bool | int | float):
-        yield changed(node, value=not node.value if isinstance(node.value, bool) else node.value + 1)
-    elif isinstance(node, ast.If | ast.IfExp | ast.While):
-        yield changed(node, test=ast.UnaryOp(ast.Not(), node.test))
-    elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
-        name, owner = node.func.attr, node.func.value
-        if name in METHOD:
-            yield changed(node, func=changed(node.func, attr=METHOD[name]))
-        if name in LEFT_OUT:
-            yield node.args[0] if ast.unparse(owner) in ("torch", "F") else owner
-        if name == "where" and len(node.args) == 3:
-            yield changed(node, args=[node.args[0], node.args[2], node.args[1]])
-    elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
-        yield None
+def variants(node: ast.AST) -> Iterator[ast.AST]:
+    """Yield what may stand in the place of a node."""
+    match node:
+        case ast.BinOp() | ast.AugAssign() | ast.BoolOp() if type(node.op) in OTHER:
+            yield changed(node, op=OTHER[type(node.op)]())
+            if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add | ast.Sub | ast.Mult):
+                yield from (node.left, node.right)
+        case ast.Compare(ops=[first, *rest]):
+            for new in {OTHER.get(type(first)), NEIGHBOUR.get(type(first))} - {None}:
+                yield changed(node, ops=[new(), *rest])
+        case ast.UnaryOp():
+            yield node.operand
+        case ast.Constant(value=bool() | int() | float() as value):
+            yield changed(node, value=not value if isinstance(value, bool) else value + 1)
+        case ast.If() | ast.IfExp() | ast.While():
+            yield changed(node, test=ast.UnaryOp(ast.Not(), node.test))
+        case ast.Call(func=ast.Attribute(value=owner, attr=name) as method):
+            if name in METHOD:
+                yield changed(node, func=changed(method, attr=METHOD[name]))
+            if name in LEFT_OUT:
+                yield node.args[0] if ast.unparse(owner) in ("torch", "F") else owner
+            if name == "where" and len(node.args) == 3:
+                yield changed(node, args=[node.args[0], node.args[2], node.args[1]])
+        case ast.Expr(value=ast.Call()):
+            yield ast.Pass()
 
 
 def changed(node: ast.AST, **fields) -> ast.AST:
@@ -73,78 +76,125 @@ def changed(node: ast.AST, **fields) -> ast.AST:
     return new
 
 
-def places(node: ast.AST, inside: bool = False) -> Iterator[tuple[ast.AST, str, int | None, ast.AST]]:
-    """Yield (parent, field, index, node) of all code in functions but messages, annotations and decorators."""
+def places(node: ast.AST, function: str = "", prefix: str = "") -> Iterator[tuple]:
+    """Yield (function, parent, field, index, node) of all code in functions, but messages and annotations."""
     for field, value in ast.iter_fields(node):
         if field in ("annotation", "returns", "decorator_list", "type_params") or isinstance(node, ast.Raise):
             continue
         for at, child in enumerate(value if isinstance(value, list) else [value]):
-            if isinstance(child, ast.AST):
-                if inside or isinstance(node, ast.Assign):
-                    yield node, field, at if isinstance(value, list) else None, child
-                yield from places(child, inside or isinstance(node, ast.FunctionDef))
+            if not isinstance(child, ast.AST) or isinstance(child, ast.arguments):
+                continue
+            if function:
+                yield function, node, field, at if isinstance(value, list) else None, child
+            outer = isinstance(child, ast.FunctionDef) and not function
+            inside = f"{prefix}{child.name}" if outer else function
+            yield from places(child, inside, f"{prefix}{child.name}." if isinstance(child, ast.ClassDef) else prefix)
 
 
-def mutants(source: str) -> Iterator[tuple[int, str, str]]:
-    """Yield (line, change, whole mutated source)."""
-    tree = ast.parse(source)
-    for parent, field, at, node in list(places(tree)):
+def mutants(path: Path) -> Iterator[tuple[int, str, str, types.CodeType]]:
+    """Yield (line, change, name of the function, its mutated code)."""
+    tree = ast.parse(path.read_text())
+    for function, parent, field, at, node in list(places(tree)):
         for new in variants(node):
             value = getattr(parent, field)
-            put = ast.Pass() if new is None else new
-            setattr(parent, field, put if at is None else [*value[:at], put, *value[at + 1 :]])
-            text = ast.unparse(ast.fix_missing_locations(tree))
+            setattr(parent, field, new if at is None else [*value[:at], new, *value[at + 1 :]])
+            whole = compile(ast.fix_missing_locations(copy.deepcopy(tree)), str(path), "exec")
             setattr(parent, field, value)
-            shown = (ast.unparse(part).split("\n")[0][:90] for part in (node, put))
-            yield node.lineno, "  ->  ".join(shown), text
+            shown = "  ->  ".join(ast.unparse(part).split("\n")[0][:90] for part in (node, new))
+            yield node.lineno, shown, function, codes(whole)[function]
 
 
-def start(folder: Path, file: str, text: str, tests: list[str], limit: int) -> int:
-    """Run the tests in a child process, in a copy of the repository whose `file` holds `text`; return its number."""
-    (folder / file).write_text(text)
+def codes(code: types.CodeType) -> dict[str, types.CodeType]:
+    """Return the code of all functions in a module, by their full names."""
+    inner = [const for const in code.co_consts if isinstance(const, types.CodeType)]
+    return {each.co_qualname: each for each in inner} | {k: v for each in inner for k, v in codes(each).items()}
+
+
+class Trial:
+    """Runs the collected tests against each mutant of one file, in forks of this process."""
+
+    def __init__(self, path: Path, sample: int, seed: int, limit: int):
+        self.path, self.sample, self.seed, self.limit = path, sample, seed, limit
+
+    def pytest_runtestloop(self, session) -> bool:
+        """Try the mutants, in place of running the tests."""
+        with tempfile.NamedTemporaryFile() as file:
+            if forked(lambda: Path(file.name).write_text(json.dumps(self.survey(session.items)))):
+                sys.exit("the tests fail without any change")
+            tests = sorted(json.loads(Path(file.name).read_text()))
+        found = list(mutants(self.path))
+        if self.sample:
+            found = random.Random(self.seed).sample(found, min(self.sample, len(found)))
+        name, survivors = str(self.path.relative_to(ROOT)), 0
+        for line, change, function, code in sorted(found, key=lambda mutant: mutant[0]):
+            chosen = [session.items[at] for _, at, called in tests if function in called]
+            status = forked(lambda: self.attack(function, code, chosen))  # noqa: B023  called at once
+            if status == BROKEN:
+                sys.exit(f"{name}:{line}: {change}: cannot be tried")
+            if not status:
+                survivors += 1
+                print(f"{name}:{line}: {change}{'' if chosen else '  (no test)'}", flush=True)
+        print(json.dumps({"file": name, "mutants": len(found), "noticed": len(found) - survivors}), flush=True)
+        return True
+
+    def survey(self, items: list) -> list[tuple[float, int, list[str]]]:
+        """Run every test; return its seconds, its place, and which functions of the file it calls."""
+        watch, called, result = sys.monitoring, set(), []
+
+        def begun(code: types.CodeType, _offset):
+            if code.co_filename != str(self.path):
+                return watch.DISABLE
+            called.add(code.co_qualname.split(".<locals>")[0])
+
+        watch.use_tool_id(4, "mutants")
+        watch.register_callback(4, watch.events.PY_START, begun)
+        watch.set_events(4, watch.events.PY_START)
+        for at, item in enumerate(items):
+            called.clear()
+            began = time.process_time()
+            run(item)
+            result.append((time.process_time() - began, at, sorted(called)))
+        return result
+
+    def attack(self, function: str, code: types.CodeType, items: list) -> None:
+        """Exchange a function's code wherever it is referred to, and run these tests."""
+        resource.setrlimit(resource.RLIMIT_CPU, (self.limit, self.limit))
+        for each in gc.get_objects():
+            if type(each) is functools._lru_cache_wrapper:
+                each.cache_clear()
+            elif type(each) is types.FunctionType and (own := each.__code__).co_qualname == function:
+                each.__code__ = code if own.co_filename == str(self.path) else own
+        for item in items:
+            run(item)
+
+
+def run(item) -> None:
+    """Run one test. Exits with status 1 if it fails."""
+    if any(report.failed for report in runtestprotocol(item, log=False, nextitem=None)):
+        os._exit(1)
+
+
+def forked(work: Callable[[], object]) -> int:
+    """Run work in a fork of this process, without its output; return 0 if it ended as it should, else its status."""
     if pid := os.fork():
-        return pid
-    signal.alarm(limit)  # ends the process
-    os.chdir(folder)
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     for stream in (1, 2):
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
-    own = (str(ROOT), str(ROOT / "configs/plugin"))
-    sys.path[:] = [str(folder), str(folder / "configs/plugin"), *(path for path in sys.path if path not in own)]
-    sys.dont_write_bytecode = True  # Python takes a file of the same size and second for the same
-    os._exit(pytest.main(["-n0", "-xq", "-m", "not slow", "-p", "no:cacheprovider", *tests]))
+    status = BROKEN
+    try:
+        work()
+        status = 0
+    finally:
+        os._exit(status)
 
 
 def main() -> None:
     """Try the mutants of one file."""
-    keys = {"jobs": "1", "sample": "0", "seed": "0", "limit": "120", "nice": "5"}
-    keys |= dict(word.split("=", 1) for word in sys.argv[1:] if "=" in word)
+    keys = {"sample": 0, "seed": 0, "limit": 60} | dict(word.split("=", 1) for word in sys.argv[1:] if "=" in word)
     file, *tests = [word for word in sys.argv[1:] if "=" not in word]
-    source, limit = (ROOT / file).read_text(), int(keys["limit"])
-    found = list(mutants(source))
-    if int(keys["sample"]):
-        found = sorted(random.Random(int(keys["seed"])).sample(found, min(int(keys["sample"]), len(found))))
-    os.nice(int(keys["nice"]))
-    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    with tempfile.TemporaryDirectory() as temporary:
-        free, running, survivors = [Path(temporary, str(job)) for job in range(int(keys["jobs"]))], {}, 0
-        for folder in free:
-            for name in filter(lambda name: (ROOT / name).is_file(), listed.split("\n")):
-                (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy(ROOT / name, folder / name)
-        if os.waitpid(start(free[0], file, source, tests, 10 * limit), 0)[1]:
-            sys.exit(f"{' '.join(tests)}: fail without any change")
-        for mutant in [*found, *[None] * len(free)]:  # the latter wait for those that still run
-            if not free or (mutant is None and running):
-                pid, status = os.wait()
-                (line, change), folder = running.pop(pid)
-                free.append(folder)
-                if not status:
-                    survivors += 1
-                    print(f"{file}:{line}: {change}", flush=True)
-            if mutant is not None:
-                folder = free.pop()
-                running[start(folder, file, mutant[2], tests, limit)] = mutant[:2], folder
-    print(json.dumps({"file": file, "mutants": len(found), "noticed": len(found) - survivors}))
+    os.chdir(ROOT)
+    trial = Trial(ROOT / file, int(keys["sample"]), int(keys["seed"]), int(keys["limit"]))
+    sys.exit(pytest.main(["-n0", "-qs", "-m", "not slow", "-p", "no:cacheprovider", *tests], plugins=[trial]))
 
 
 if __name__ == "__main__":

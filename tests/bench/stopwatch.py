@@ -8,10 +8,10 @@ import torch
 
 from configs.runs.assembly import Assembly
 from configs.schema import TrainConfig
-from worldmodel.batch import Batch
 from worldmodel.flops import plan_gflop, update_gflop
-from worldmodel.frames import FrameHistory
+from worldmodel.losses import Batch
 from worldmodel.mppi import WarmStart
+from worldmodel.observation import FrameHistory
 from worldmodel.senses import STATE_KEY
 
 
