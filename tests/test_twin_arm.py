@@ -128,6 +128,12 @@ def test_a_held_joint_does_not_move_and_its_servo_gives_up(arm):
     assert abs(arm.angle("shoulder_pan")) < 0.02 and servo["Present_Load"] == 1000 and not servo["Status"]
     run(arm, 1.5)
     assert servo["Status"] == OVERLOADED and abs(servo["Present_Load"]) <= 200
+    arm.hold("shoulder_pan", 0.3)
+    run(arm, 1.0)
+    assert abs(arm.angle("shoulder_pan") - 0.3) < 0.02
+    arm.hold("shoulder_pan", 99.0)
+    run(arm, 1.0)
+    assert abs(arm.angle("shoulder_pan") - limits(arm.model)["shoulder_pan"][1]) < 0.02
     arm.let_go("shoulder_pan")
     servo.write(40, b"\x01")
     goal(arm, "shoulder_pan", 1.0)
