@@ -123,7 +123,7 @@ def test_the_nearer_time_limit_truncates(name, keys, limit):
 
 def test_an_episode_may_have_no_end(line):
     env = line()
-    assert episode_limit(env) is None
+    assert episode_limit(env) is None and env.metadata["render_fps"] == 30  # as it says nothing of its rate
     assert len(play(env, 1200)) == 1200
     assert episode_limit(line(7)) == 7
 

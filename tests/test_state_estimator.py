@@ -5,7 +5,7 @@ import pytest
 
 from envs.make import make
 from envs.settings import TaskConfig
-from envs.state_estimator import Mirror, scene_bodies
+from envs.state_estimator import CORRECTION, Mirror, scene_bodies
 from robot.units import TICK_RAD, Units
 from sim.so101 import scene as so101
 from worldmodel.senses import STATE_KEY
@@ -101,6 +101,20 @@ def test_a_wrong_expectation_is_corrected_by_the_readings(mirror, parts, last):
         joints[0] += steps * rate / TASK.control_hz
         mirror.follow(joints, mirror.start, steps=steps)
     assert mirror.state(NOW)[parts["joint_velocities"]][0] == pytest.approx(rate, rel=0.1)
+
+
+@pytest.mark.parametrize(("error", "correction"), [(0.0, 0.0), (0.006, CORRECTION * 0.006), (0.02, None)])
+def test_a_small_error_corrects_the_predicted_velocity_and_a_large_one_discards_it(mirror, parts, error, correction):
+    mirror.lay_out(0)
+    mirror.follow(mirror.start, mirror.start)
+    sent = mirror.start + 0.05
+    ahead = mirror.state(sent[None])
+    joints = ahead[parts["joint_positions"]] + error
+    mirror.follow(joints, sent)
+    expected = (joints - mirror.start) * TASK.control_hz
+    if correction is not None:
+        expected = ahead[parts["joint_velocities"]] + correction * TASK.control_hz
+    np.testing.assert_allclose(mirror.state(NOW)[parts["joint_velocities"]], expected, atol=1e-4)
 
 
 def test_the_object_is_where_it_is_aimed_and_touching_it_there_is_success(mirror, parts):
