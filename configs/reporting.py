@@ -10,8 +10,7 @@ from contextlib import contextmanager
 
 from tqdm import tqdm
 
-from robot.safety.faults import in_one_line
-from worldmodel.errors import MachineFault, UserError
+from worldmodel.errors import MachineFault, UserError, in_one_line
 
 FAILED, MISTAKE = 1, 2
 SIGNALLED = 128
@@ -93,6 +92,12 @@ def _drop() -> None:
 def say(text: str) -> None:
     """Print a line on stderr, above any progress bar."""
     tqdm.write(text, file=sys.stderr)
+
+
+def progress_bar(steps: int, **more) -> tqdm:
+    """Return a progress bar on stderr, which a log gets only now and then."""
+    often = 0.5 if sys.stderr.isatty() else 30
+    return tqdm(total=steps, unit="step", file=sys.stderr, dynamic_ncols=True, mininterval=often, **more)
 
 
 def refuse(message: str, code: int = MISTAKE) -> None:

@@ -157,7 +157,7 @@ class LeRobotView(gymnasium.Wrapper):
 
 def make_view(task: TaskConfig, variation: Variation, senses: Senses, size: tuple[int, int]) -> gymnasium.Env:
     """Create the environment of a task for LeRobot; `size` is the height and width of its video frames."""
-    nameless = task.name == "gym" and not task.sentence
+    nameless = task.name == "gym" and not task.instruction
     words = task.label.replace("-", " ") if nameless else task.words
     env = make(task, render=True, variation=variation, senses=senses)
     return LeRobotView(env, task.label, words, size)

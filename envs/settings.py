@@ -5,14 +5,14 @@ from dataclasses import asdict, dataclass, replace
 
 from envs import suite
 from envs.instructions import INSTRUCTIONS, check
-from sim.so101.tasks import CONTROLS, FULL, STATES, TIED
+from sim.so101.tasks import CONTROLS, DELTA, FULL, STATES
 from sim.so101.tasks import TASKS as ARM_TASKS
 from worldmodel.errors import UserError
 
 NAMES: tuple[str, ...] = (*suite.NAMES, *ARM_TASKS)
 """Every task name: the suite's and the arm's."""
 
-ARM_DEFAULTS = {"control_hz": 30.0, "control": TIED, "end_on_success": False, "state": FULL}
+ARM_DEFAULTS = {"control_hz": 30.0, "control": DELTA, "end_on_success": False, "state": FULL}
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class TaskConfig:
     """A task: a dm_control suite or SO-101 task by name, or `gym` with the `id` of a Gymnasium environment.
 
     Or `multi` with the `names` of several tasks of one body, one of which is chosen per episode (`envs.multi`); all
-    share the same settings. `sentence` overrides the sentence of a single task, where language is observed.
+    share the same settings. `instruction` overrides that of a single task, where language is observed.
 
     An action is held for `action_repeat` environment steps, which make up one control step (default: 2 for the suite,
     else 1). `max_control_steps` truncates an episode after that many control steps; 0 keeps the environment's own
@@ -49,7 +49,7 @@ class TaskConfig:
     end_on_success: bool | None = None
     state: str | None = None
     names: tuple[str, ...] = ()
-    sentence: str = ""
+    instruction: str = ""
 
     def __post_init__(self):
         """Fill in defaults. Raises ValueError, naming the key, for a task that cannot be made."""
@@ -81,6 +81,8 @@ class TaskConfig:
             )
         if not 5 <= self.arm.control_hz <= 100:
             raise UserError(f"task.control_hz={self.control_hz}: from 5 to 100")
+        if self.control == "tied":
+            raise UserError(f"task.control=tied: now {DELTA}")
         if self.control not in CONTROLS:
             raise UserError(f"task.control={self.control}: one of {', '.join(CONTROLS)}")
         if self.state not in STATES:
@@ -98,9 +100,9 @@ class TaskConfig:
                 )
             for name in self.names:
                 find(name, "task.names")
-            if self.sentence:
+            if self.instruction:
                 raise UserError(
-                    f"task.sentence={self.sentence}: only for a single task; each of task.names has its own"
+                    f"task.instruction={self.instruction}: only for a single task; each of task.names has its own"
                 )
         elif self.name != "gym":
             find(self.name)
@@ -108,8 +110,8 @@ class TaskConfig:
             raise UserError(f"task.id={self.id}: only with task.name=gym, not with task.name={self.name}")
         if self.names and self.name != "multi":
             raise UserError(f"task.names=[{','.join(self.names)}]: only with task=multi, not with task={self.name}")
-        if self.sentence:
-            check(self.sentence, "task.sentence")
+        if self.instruction:
+            check(self.instruction, "task.instruction")
 
     @property
     def repeat(self) -> int:
@@ -133,10 +135,10 @@ class TaskConfig:
 
     @property
     def words(self) -> str:
-        """The task's sentence. Raises ValueError for `gym` and `multi` if `sentence` is not set."""
-        if self.name in ("gym", "multi") and not self.sentence:
-            raise UserError(f"task.sentence=: what {self.label} is about, in words, e.g. task.sentence='walk forward'")
-        return self.sentence or INSTRUCTIONS[suite.ALIASES.get(self.name, self.name)]
+        """The task's instruction. Raises ValueError for `gym` and `multi` if `instruction` is not set."""
+        if self.name in ("gym", "multi") and not self.instruction:
+            raise UserError(f"task.instruction=: what {self.label} is about, e.g. task.instruction='walk forward'")
+        return self.instruction or INSTRUCTIONS[suite.ALIASES.get(self.name, self.name)]
 
     @property
     def is_arm(self) -> bool:

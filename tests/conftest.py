@@ -1,5 +1,6 @@
 """What the tests share: shapes and types checked while they run, seeded randomness, a tiny model, toy environments."""
 
+import contextlib
 import functools
 import importlib
 import json
@@ -7,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,8 +31,8 @@ absl.logging.get_absl_handler().python_handler.stream = sys.__stderr__
 
 STATE_KEY = "observation.state"
 CHECKED = (
-    *("worldmodel", "policies", "robot.perceiving", "robot.modeling_semagram"),
-    *("envs.benchmark.statistics", "envs.benchmark.figures", "envs.benchmark.curves"),
+    *("worldmodel", "policies", "robot.modeling_semagram"),
+    *("envs.benchmark.table", "envs.benchmark.figures", "envs.benchmark.results"),
 )
 """Whose shapes the tests check: all that give any, but for films, which are tested with stand-ins for an agent."""
 # An int is as good as a float, as it is to a static type checker.
@@ -131,7 +133,7 @@ def trainer(
 
     `weights` seeds the model only: a resumed one must not depend on it.
     """
-    from configs.runs.assembly import senses_of
+    from configs.runs.parts import senses_of
     from policies.agent import Agent
     from policies.settings import LoopConfig
     from policies.tokens.curves import Curve
@@ -277,7 +279,7 @@ def command(tmp_path, monkeypatch, capfd):
         monkeypatch.setattr(sys, "argv", [name, *arguments])
         capfd.readouterr()
         try:
-            importlib.import_module(f"configs.{name}").main()
+            getattr(importlib.import_module("configs.commands"), name)()
             code = 0
         except SystemExit as end:
             code = end.code
@@ -305,7 +307,7 @@ def untaught():
 
 
 def _untaught(folder, task=None, **changes):
-    from configs.runs.assembly import Assembly, prepare
+    from configs.runs.parts import build
     from configs.schema import TrainConfig
     from envs.settings import TaskConfig
     from policies.storage.checkpoint import save_checkpoint
@@ -319,7 +321,7 @@ def _untaught(folder, task=None, **changes):
         compile="false",
         **changes,
     )
-    parts = Assembly(config, prepare(config))
+    parts = build(config)
     run(parts.trainer, 30 // parts.trainer.action_repeat)  # at random
     path = save_checkpoint(folder, parts.spec(), parts.trainer.state_dict(), {}, 1)
     parts.close()
@@ -334,7 +336,7 @@ class TwinProcess:
     def __init__(self, folder, *keys: str):
         self.folder, self.port_file, self.control = folder, folder / "port", folder / "port.control"
         self.port_file.unlink(missing_ok=True)  # left by one that was killed
-        command = [sys.executable, "-m", "configs.twin", f"port_file={self.port_file}", *keys]
+        command = [sys.executable, "-m", "configs.commands", "twin", f"port_file={self.port_file}", *keys]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         end = time.monotonic() + self.START_S
         while not self.port_file.exists():
@@ -402,6 +404,26 @@ def patient_driver():
 
 
 @pytest.fixture(scope="module")
+def serving(tmp_path_factory):
+    """Serves a checkpoint's planner in a thread, which saves the start of a process; returns its address."""
+    from configs.arm.planning import planner_service
+    from policies.planner_link.service import listening
+
+    with contextlib.ExitStack() as stack:
+
+        def serve(checkpoint) -> str:
+            service = planner_service(checkpoint, 0, "cpu", 1, True)
+            address = str(tmp_path_factory.mktemp("planner") / "planner.sock")
+            thread = threading.Thread(target=service.serve, args=(stack.enter_context(listening(address)),))
+            stack.callback(thread.join)
+            stack.callback(service.close)
+            thread.start()
+            return address
+
+        yield functools.cache(serve)
+
+
+@pytest.fixture(scope="session")
 def arms():
     """The module of the arm at the end of a wire."""
     return beside("wired_arm")

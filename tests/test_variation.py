@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from configs.schema import TrainConfig
-from configs.strict import ConfigError, build
 from envs.make import make
 from envs.settings import TaskConfig
 from sim.so101.scene import components
 from sim.variation import BOUNDS, PRESETS, Nominal, Variation, draw
 from worldmodel.senses import STATE_KEY
+from worldmodel.strict import ConfigError, build
 
 TOUCH = TaskConfig("so101-touch")
 ACTIONS = np.random.default_rng(0).uniform(-1, 1, (15, 6)).astype(np.float32)
