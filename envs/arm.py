@@ -30,7 +30,7 @@ class JointTargets(gymnasium.Wrapper):
     """Wrap a `sim.so101.scene` environment to take actions (6,) in [-1, 1], interpreted by `sim.so101.targets`.
 
     Observations: a Dict of so101-nexus's own components plus `target_lag` (6,): the latest joint target minus the
-    joint positions, in rad, which a tied action moves. With `state="joints"`, only the components in ENCODED and
+    joint positions, in rad, which a delta action moves. With `state="joints"`, only the components in ENCODED and
     `target_lag`. `info` holds `is_success` and, if the options of the last reset asked for it (`{EXPERT: True}`),
     EXPERT: the action (6,), float64, that the task's expert would take from here, whoever has acted so far; NaN where
     the expert cannot act.

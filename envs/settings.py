@@ -5,14 +5,14 @@ from dataclasses import asdict, dataclass, replace
 
 from envs import suite
 from envs.sentences import check, sentence
-from sim.so101.tasks import CONTROLS, FULL, STATES, TIED
+from sim.so101.tasks import CONTROLS, DELTA, FULL, STATES
 from sim.so101.tasks import TASKS as ARM_TASKS
 from worldmodel.errors import UserError
 
 NAMES: tuple[str, ...] = (*suite.NAMES, *ARM_TASKS)
 """Every task name: the suite's and the arm's."""
 
-ARM_DEFAULTS = {"control_hz": 30.0, "control": TIED, "end_on_success": False, "state": FULL}
+ARM_DEFAULTS = {"control_hz": 30.0, "control": DELTA, "end_on_success": False, "state": FULL}
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,8 @@ class TaskConfig:
             )
         if not 5 <= self.arm.control_hz <= 100:
             raise UserError(f"task.control_hz={self.control_hz}: from 5 to 100")
+        if self.control == "tied":
+            raise UserError(f"task.control=tied: now {DELTA}")
         if self.control not in CONTROLS:
             raise UserError(f"task.control={self.control}: one of {', '.join(CONTROLS)}")
         if self.state not in STATES:

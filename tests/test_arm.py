@@ -10,7 +10,7 @@ from envs.faults import EnvironmentFault
 from envs.make import episode_limit, make, make_vector
 from envs.settings import TaskConfig
 from sim.so101.targets import SPEEDS, Targets
-from sim.so101.tasks import ABSOLUTE, CONTROLS, TASKS, TIED
+from sim.so101.tasks import ABSOLUTE, CONTROLS, DELTA, TASKS
 
 STATE_KEY = "observation.state"
 LOW, HIGH = np.array([-1.9, -1.7, -1.6, -1.6, -2.7, -0.1]), np.array([1.9, 1.7, 1.6, 1.6, 2.7, 1.7])
@@ -63,7 +63,7 @@ def test_no_action_leaves_the_joints_range_or_goes_faster_than_allowed(last, act
     last = LOW + last * (HIGH - LOW)
     after = targets.next(last, action)
     assert np.all((after >= LOW) & (after <= HIGH))
-    if control == TIED:
+    if control == DELTA:
         assert np.all(np.abs(after - last) <= np.array(SPEEDS) / hz + 1e-12)
 
 
@@ -164,7 +164,8 @@ def test_a_divergence_is_a_fault_that_says_where(touch, tmp_path, monkeypatch):
             "task.action_repeat=2: 1 for the SO-101's tasks, whose pace task.contr",
         ),
         ({"name": "so101-touch", "control_hz": 1.0}, "task.control_hz=1.0: from 5 to 100"),
-        ({"name": "so101-touch", "control": "ee"}, "task.control=ee: one of tied, absolute"),
+        ({"name": "so101-touch", "control": "ee"}, "task.control=ee: one of delta, absolute"),
+        ({"name": "so101-touch", "control": "tied"}, "task.control=tied: now delta"),
         ({"name": "so101-touch", "state": "joint"}, "task.state=joint: one of full, joints"),
         ({"name": "walker-walk", "end_on_success": True}, "task.end_on_success=True: only for the SO-101's tasks"),
         ({"name": "so101-touch", "id": "Pendulum-v1"}, "task.id=Pendulum-v1: only with task.name=gym"),

@@ -32,8 +32,7 @@ from envs.faults import EnvironmentFault, EnvironmentLost
 from policies.settings import CodecConfig
 from policies.storage.folders import FolderError
 from policies.storage.versions import commit
-from robot.recording.settings import RecordConfig
-from robot.running.settings import PlayConfig, RunConfig, ServeConfig
+from robot.settings import PlayConfig, RecordConfig, RunConfig, ServeConfig
 from sim.twin.settings import TwinConfig
 from sim.variation import PRESETS, Variation
 from worldmodel.errors import UserError

@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from robot.safety.limits import so101
-from robot.units import Units
+from robot.safety.limits import Units, so101
 from sim.so101 import scene as arm
 from sim.so101.experts import AT_REST, EXPERTS, Unreachable, expert
 from sim.so101.inverse_kinematics import ARM, Pose, Reach

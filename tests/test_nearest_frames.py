@@ -89,17 +89,13 @@ def test_the_latent_of_a_moment_is_what_the_agent_would_have_had(model, replay):
         assert any(torch.allclose(only, alone, atol=1e-6) for alone in memories.alone[STATE_KEY])
 
 
-def test_agreement_is_one_where_a_sense_says_all_and_small_where_it_says_nothing(model, replay):
+def test_agreement_is_of_the_moments_in_which_a_sense_was_there_and_not_alone(model, replay):
     memories = NearestFrames.of(replay, model, 200)
+    whole = memories.agreement()
     same = dataclasses.replace(memories, alone=dict.fromkeys(SENSES, memories.latents))
     assert same.agreement() == {"state": 1.0, "images.front": 1.0}
     other = dataclasses.replace(memories, alone=dict.fromkeys(SENSES, memories.latents.roll(7, 0)))
     assert all(abs(value) < 0.2 for value in other.agreement().values())
-
-
-def test_agreement_is_of_the_moments_in_which_a_sense_was_there_and_not_alone(model, replay):
-    memories = NearestFrames.of(replay, model, 200)
-    whole = memories.agreement()
     assert all(memories.beside[key].all() for key in SENSES)
     at = list(SENSES).index(FRONT)
     replay.present[0, ::2, at] = False

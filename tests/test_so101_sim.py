@@ -14,8 +14,8 @@ from lerobot.robots.so_follower import SO101Follower, SO101FollowerConfig
 from lerobot.robots.utils import make_robot_from_config
 from lerobot.utils.errors import DeviceNotConnectedError
 
-from robot.config_so101_sim import SimCameraConfig, SO101SimConfig
-from robot.units import TICK_RAD, Units
+from robot.config_so101 import SimCameraConfig, SO101SimConfig
+from robot.safety.limits import TICK_RAD, Units
 from sim.joints import JOINTS
 from sim.renderer import choose_backend
 from sim.so101.forward_kinematics import SITE, Fingertip

@@ -6,7 +6,7 @@ import pytest
 from envs.make import make
 from envs.settings import TaskConfig
 from envs.state_estimator import Mirror, scene_bodies
-from robot.units import TICK_RAD, Units
+from robot.safety.limits import TICK_RAD, Units
 from sim.so101 import scene as so101
 from worldmodel.senses import STATE_KEY
 

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from robot.arm_options import port_of_twin
+from robot.settings import port_of_twin
 from sim.joints import JOINTS
 from sim.twin.control import TwinControl
 

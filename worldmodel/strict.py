@@ -82,6 +82,7 @@ RENAMED = {
     "sentence": "instruction or plan",
     "drop": "drop_senses",
     "drop_at": "drop_at_step",
+    "by": "driver",
 }
 """Keys of earlier versions by their new names, of which a command may have one only."""
 

@@ -6,4 +6,4 @@ and this folder is on the path of the environment that Semagram is installed in 
 """
 
 from envs import config_lerobot  # noqa: F401
-from robot import config_so101, config_so101_sim, configuration_semagram  # noqa: F401
+from robot import config_so101, configuration_semagram  # noqa: F401

@@ -24,7 +24,7 @@ from policies.agent import Agent
 from policies.storage.checkpoint import restore, save_checkpoint
 from policies.storage.versions import commit, versions
 from policies.training.rollouts import Rollout, outcome, success_rates
-from robot.safety.signals import Stopped, handled
+from robot.safety.stops import Stopped, handled
 from worldmodel.flops import plan_gflop, update_gflop
 from worldmodel.strict import ConfigError, build
 

@@ -76,8 +76,8 @@ TASKS: dict[str, ArmTask] = {
 SCRIPTED = ("so101-touch", "so101-pick-lift")
 """Tasks with a scripted expert in `sim.so101.experts`."""
 
-TIED, ABSOLUTE = "tied", "absolute"
-CONTROLS = (TIED, ABSOLUTE)
+DELTA, ABSOLUTE = "delta", "absolute"
+CONTROLS = (DELTA, ABSOLUTE)
 """How an action is interpreted: it moves the last joint target, or gives the next one (`sim.so101.targets`)."""
 
 FULL, JOINTS = "full", "joints"
