@@ -1,13 +1,19 @@
-"""Command-line arguments: how to type them, which of them were given, and one-line messages about invalid ones."""
+"""The arguments of a command: what they may be, how to type them, which were given, and what is wrong with them.
+
+`--help` and the names of the keys are read from the YAML files, without Hydra. A file holds, in this order: texts (a
+comment that ends at an empty line), keys and groups, each below its comment or with the comment behind it, and texts
+again.
+"""
 
 import re
 import shlex
-from collections.abc import Iterable, Sequence
+import textwrap
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 
-from configs.help_text import choices, entries, keys
-from configs.schema import AgentConfig
-from envs.senses import check_image_size
-from envs.settings import ARM_DEFAULTS, ARM_TASKS, find
+from envs.settings import ARM_DEFAULTS, ARM_TASKS, NAMES, find
 from worldmodel.errors import UserError, in_one_line
 from worldmodel.strict import ConfigError, unknown
 
@@ -15,6 +21,128 @@ GROUPS = {"token": "model.token"}
 """The place in a config of those groups whose keys are not below the group's own name."""
 EXTRAS = {"joblib": "sweep", "submitit_local": "cluster", "submitit_slurm": "cluster"}
 """Hydra's launchers, and the extra that brings each."""
+FOLDER = Path(__file__).parent
+GENERATED = "task"
+"""The group most of whose choices are generated from a list of names (`configs.command.register`)."""
+TYPED = {"job": "task"}
+"""A key of semagram-record as its user types it: Hydra would take `task` for the config group of that name."""
+LEFT, WIDTH = 30, 120
+LINE = re.compile(
+    r"(?P<indent> *)(?P<dash>- )?(?P<key>[\w/@ ]+?)(:| *$)(?P<value>(?: *(?:\"[^\"]*\"|\[[^\]]*\]|\{.*\}|[^# ][^#]*))?)"
+    r" *(?:# (?P<comment>.*))?$"
+)
+PLACE = re.compile(r"\$\{(?:semagram\.)?(?:hydra\.job\.)?(\w+)(?::(?:[^{}]|\$\{[^}]*\})*)?\}")
+"""A value that Hydra fills in, such as ${seed} or ${now:%Y}."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A key by its dotted name (`kind` "key"), a config group ("group"), or a text without a key ("text")."""
+
+    kind: str
+    name: str = ""
+    default: str = ""
+    comment: str = ""
+
+
+@cache
+def entries(name: str, place: str = "") -> tuple[Entry, ...]:
+    """Return what stands in configs/`name`.yaml, with what its defaults list includes; `place`: before its keys."""
+    found: list[Entry] = []
+    included: list[Entry] = []
+    comment: list[str] = []
+    path: list[str] = [place] if place else []
+    head = len(path)
+    for line in (FOLDER / f"{name}.yaml").read_text(encoding="utf-8").splitlines():
+        text = line.strip()
+        if text.startswith("# @package") or (not text and not comment):
+            continue
+        if text.startswith("#"):
+            comment.append(text[2:])
+            continue
+        if not text:
+            found.append(Entry("text", comment="\n".join(comment)))
+            comment = []
+            continue
+        part = LINE.fullmatch(line)
+        assert part, f"{name}.yaml: {line}"
+        said, comment = "\n".join([*comment, *filter(None, [part["comment"]])]), []
+        key, value = part["key"].strip(), part["value"].strip()
+        if part["dash"]:
+            if value:
+                found += [Entry("group", key, value.strip('"'), said)] * (not key.startswith("override"))
+            elif key != "_self_":
+                included += [entry for entry in entries(key) if entry.kind != "text" and entry.name[:6] != "hydra."]
+            continue
+        key = TYPED.get(key, key)
+        path[head + len(part["indent"]) // 2 :] = [key]
+        if path[0] not in ("defaults", "hydra"):
+            found.append(Entry("key" if value else "text", ".".join(path), value, said))
+        elif said:
+            found += [*included, Entry("key", ".".join(path), PLACE.sub(r"<\1>", value), said)]
+            included = []
+    return (*found, *included, *[Entry("text", comment="\n".join(comment))] * bool(comment))
+
+
+def choices(group: str) -> dict[str, str]:
+    """Return the files of a config group, in order: the name of each, and its first line, which says what it is."""
+    return {path.stem: title(f"{group}/{path.stem}") for path in sorted((FOLDER / group).glob("*.yaml"))}
+
+
+def title(name: str) -> str:
+    """Return the first comment of a YAML file."""
+    lines = (FOLDER / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
+    return next((line[2:] for line in lines if line.startswith("# ") and "@package" not in line), "")
+
+
+def keys(name: str) -> dict[str, str]:
+    """Return every dotted key of a command, with its comment; those of the groups' options, too."""
+    found = {entry.name: entry.comment for entry in entries(name) if entry.kind != "text" or entry.name}
+    for entry in [entry for entry in entries(name) if entry.kind == "group"]:
+        found |= {part.name: part.comment for part in _of_group(entry.name) if part.name}
+    return found
+
+
+def _of_group(group: str) -> list[Entry]:
+    """Return the keys that a group's options explain."""
+    return [part for file, place in EXPLAINING.get(group, {}).items() for part in entries(file, place)]
+
+
+EXPLAINING = {
+    "task": {"task/keys/any": "task", "task/keys/so101": "task"},
+    "token": {"token/step": "model.token"},
+    "randomise": {"randomise/off": "randomise"},
+    "suite": {"suite/dmc-quick": ""},
+}
+"""For each group whose options share keys: the files that explain these, and the place of the keys in a config."""
+
+
+def page(name: str) -> str:
+    """Return the help of a command."""
+    lines = [line for entry in entries(name) for line in _shown(entry)]
+    for group in [entry.name for entry in entries(name) if entry.kind == "group"]:
+        lines += ["", f"{group}=, one of:", ""]
+        if group == GENERATED:
+            lines += _wrapped("", ", ".join(NAMES))
+        lines += [line for choice, text in choices(group).items() for line in _wrapped(choice, text)]
+        lines += [line for part in _of_group(group) if part.comment for line in _shown(part)]
+    return "\n".join(lines)
+
+
+def _shown(entry: Entry) -> Iterator[str]:
+    if entry.kind == "text":
+        yield from ["", *entry.comment.splitlines()] if entry.comment else []
+        return
+    default = entry.default if len(entry.default) < WIDTH - LEFT else "{...}"
+    yield from _wrapped(f"{entry.name}={default}", " ".join(entry.comment.splitlines()))
+
+
+def _wrapped(left: str, text: str) -> list[str]:
+    """Return lines with `left` in the first column and `text` in the second."""
+    right = textwrap.wrap(text, WIDTH - LEFT - 1, break_on_hyphens=False) or [""]
+    if len(left) > LEFT - 4:
+        return [f"  {left}", *(" " * LEFT + line for line in right)]
+    return [f"  {left:<{LEFT - 2}}{right[0]}".rstrip(), *(" " * LEFT + line for line in right[1:])]
 
 
 def quoted(value: object) -> str:
@@ -41,18 +169,6 @@ def given() -> set[str]:
 def named(arguments: Iterable[str]) -> set[str]:
     """Return the dotted keys that these arguments set."""
     return {text.lstrip("+~").partition("=")[0].partition("@")[0] for text in arguments}
-
-
-def check_eyes(config: AgentConfig, about: set[str]) -> None:
-    """Raise ValueError if the user set image_size or vision keys that apply to no camera of the config.
-
-    `about`: the dotted keys that the user set.
-    """
-    if "image_size" in about:
-        check_image_size(config.senses)
-    vision = [name for name in sorted(about) if name.startswith("model.vision.")]
-    if vision and not config.perceived.cameras:
-        raise ConfigError(f"{vision[0]}: only with a camera among the senses, e.g. senses=[state,images.main]")
 
 
 def moved() -> bool:
@@ -123,5 +239,5 @@ def _unreadable(arguments: Sequence[str]) -> str:
             pass
         if ",]" in argument:
             return f"{argument}: a list does not end with a comma"
-        return f"{argument}: a value with signs such as , ! ' = needs quotes in quotes, e.g. \"sentence='a, b'\""
+        return f"{argument}: a value with signs such as , ! ' = needs quotes in quotes, e.g. \"instruction='a, b'\""
     return f"{' '.join(arguments)}: keys are given as key=value"

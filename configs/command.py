@@ -5,7 +5,8 @@ import re
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -16,12 +17,15 @@ GYMNASIUM = re.compile(r"(?:(?<=^)|(?<=^task=)|(?<=,))(?:[\w.]+:)?[A-Za-z]\w*-v\
 HOME = Path(__file__).parents[1]
 PACKAGES = {"configs", "envs", "policies", "robot", "sim", "worldmodel"}
 
+type Body = Callable[[dict, Path], dict]
+type Code = Callable[[dict], int]
 
-def run(name: str, body: Callable[[dict, Path], dict], code: Callable[[dict], int] = lambda result: 0) -> None:
+
+def run(name: str, body: Body, code: Code = lambda result: 0) -> None:
     """Compose configs/`name`.yaml, call `body(keys, run_folder)` and print its result as one JSON line on stdout.
 
-    A sweep (`-m`) runs each of its members in a process of its own (`configs.sweep_member`). These end the program with
-    one line on stderr and an exit code:
+    A sweep (`-m`) runs each of its members in a process of its own (`configs.sweep`). These end the program with one
+    line on stderr and an exit code:
 
     - 2: a mistake of the user's (UserError, or an OSError about a path or address they gave), or a non-finite number;
     - 1: a condition that may pass (a full disk, a port that has gone, too little memory);
@@ -33,9 +37,15 @@ def run(name: str, body: Callable[[dict, Path], dict], code: Callable[[dict], in
     """
     try:
         if {"-h", "--help"} & set(sys.argv[1:]):
-            _print(_help(name))
+            from configs.arguments import page
+
+            _print(page(name))
         elif "--version" in sys.argv[1:]:
-            _print(_version())
+            from importlib.metadata import version
+
+            from policies.storage.versions import commit
+
+            _print(f"semagram {version('semagram')}, code {commit()}")
         else:
             _main(name, body, code)
     except KeyboardInterrupt as stop:
@@ -48,34 +58,22 @@ def run(name: str, body: Callable[[dict, Path], dict], code: Callable[[dict], in
         raise SystemExit(2) from None
 
 
-def _main(name: str, body: Callable[[dict, Path], dict], code: Callable[[dict], int]) -> None:
+def _main(name: str, body: Body, code: Code) -> None:
     import hydra
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
     from configs.arguments import check_groups, explain
     from configs.reporting import code_of, foreseen, refuse, unread
-    from robot.safety.stops import SIGNALS, Stopped, handled
     from worldmodel.errors import in_one_line
-
-    def stop(number: int, _frame) -> None:
-        if parallel:
-            from configs.sweep_member import end_all
-
-            end_all()
-        raise Stopped(number)
-
-    parallel = any(word.startswith("hydra/launcher=joblib") for word in sys.argv)
-    caught_by = SIGNALS if parallel else (signal.SIGTERM, signal.SIGHUP)
 
     traced = bool(os.environ.get(TRACEBACK))
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    task = Task(name, body, code, traced)
     try:
         check_groups(name, sys.argv[1:])
         register(sys.argv[1:])
-        # SIGTERM and SIGHUP (a closed terminal) end the program as Ctrl-C does, with everything it has started.
-        with _members(parallel), handled(stop, caught_by), unread(quiet=not traced):
+        with _stoppable(), unread(quiet=not traced):
+            task = Task(name, body, code, traced)
             hydra.main(version_base="1.3", config_path=str(HOME / "configs"), config_name=name)(task)()
     except HydraException as error:
         refuse(explain(error, name, sys.argv[1:]))
@@ -88,32 +86,35 @@ def _main(name: str, body: Callable[[dict, Path], dict], code: Callable[[dict], 
 
 
 @contextmanager
-def _members(parallel: bool) -> Iterator[None]:
-    """Name a folder in the environment in which the members of a parallel sweep are noted."""
-    if not parallel:
-        yield
-        return
-    from tempfile import TemporaryDirectory
+def _stoppable() -> Iterator[None]:
+    """Have SIGTERM and SIGHUP (a closed terminal) end the program as Ctrl-C does, with everything it has started."""
+    from robot.safety.stops import SIGNALS, Stopped, handled
 
-    from configs.sweep_member import MEMBERS
+    def stop(number: int, _frame) -> None:
+        raise Stopped(number)
 
-    with TemporaryDirectory() as folder:
-        os.environ[MEMBERS] = folder
-        yield
-        del os.environ[MEMBERS]
+    if any(word.startswith("hydra/launcher=joblib") for word in sys.argv):
+        from configs.sweep import members
+
+        def stop_all(number: int, frame) -> None:
+            end_all()
+            stop(number, frame)
+
+        with members() as end_all, handled(stop_all, SIGNALS):
+            yield
+    else:
+        with handled(stop, (signal.SIGTERM, signal.SIGHUP)):
+            yield
 
 
+@dataclass(frozen=True)
 class Task:
     """What Hydra calls with each config that it composes."""
 
-    def __init__(
-        self,
-        name: str,
-        body: Callable[[dict, Path], dict],
-        code: Callable[[dict], int] = lambda result: 0,
-        traced: bool = False,
-    ):
-        self.name, self.body, self.code, self.traced = name, body, code, traced
+    name: str
+    body: Body
+    code: Code = lambda result: 0
+    traced: bool = False
 
     def __call__(self, config) -> None:
         """Run the command, or a member of a sweep in a process of its own."""
@@ -123,7 +124,7 @@ class Task:
         folder = Path(HydraConfig.get().runtime.output_dir)
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             from configs.reporting import tell
-            from configs.sweep_member import play
+            from configs.sweep import play
 
             tell(play(self.name, folder))
         else:
@@ -134,7 +135,6 @@ class Task:
         import logging
         import warnings
 
-        from configs.empty_folders import prune
         from configs.reporting import foreseen, tell
         from worldmodel.errors import warning_line
 
@@ -147,7 +147,7 @@ class Task:
                 raise
             result = end
         finally:
-            prune()
+            _prune()
         tell(result)
         if isinstance(result, dict) and (number := self.code(result)):
             raise SystemExit(number)
@@ -175,8 +175,6 @@ def register(words: Iterable[str] = ()) -> None:
 
 def composed(name: str, arguments: list[str]) -> dict:
     """Return the resolved config of the command `name` with these arguments. Raises HydraException."""
-    from contextlib import nullcontext
-
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
@@ -186,27 +184,40 @@ def composed(name: str, arguments: list[str]) -> dict:
         return plain(compose(name, arguments))
 
 
-def plain(config, resolve: bool = True) -> dict:
-    """Return a config as plain data; `resolve`: with the values that its interpolations refer to."""
+def plain(config) -> dict:
+    """Return a config as plain data, with the values that its interpolations refer to."""
     from omegaconf import OmegaConf
 
-    keys = OmegaConf.to_container(config, resolve=resolve)
+    keys = OmegaConf.to_container(config, resolve=True)
     assert isinstance(keys, dict)
     return keys
 
 
-def _help(name: str) -> str:
-    from configs.help_text import page
-
-    return page(name)
+missing: list[Path] = []
+"""The run folder and those of its parents that did not exist before the run, innermost first."""
 
 
-def _version() -> str:
-    from importlib.metadata import version
+def noting_missing():
+    """Return the Hydra callback that fills `missing` before Hydra creates the run folder."""
+    from hydra.experimental.callback import Callback
+    from omegaconf.errors import OmegaConfBaseException
 
-    from policies.storage.versions import commit
+    class Noting(Callback):
+        def on_run_start(self, config, **_) -> None:
+            missing.clear()
+            with suppress(OmegaConfBaseException):  # Hydra is about to raise it itself
+                folder = Path(config.hydra.run.dir).absolute()
+                missing.extend(path for path in (folder, *folder.parents) if not path.exists())
 
-    return f"semagram {version('semagram')}, code {commit()}"
+    return Noting()
+
+
+def _prune() -> None:
+    """Remove those of the `missing` folders that are empty, innermost first. Raises OSError."""
+    for path in missing:
+        if not path.exists() or any(path.iterdir()):
+            return
+        path.rmdir()
 
 
 def _print(text: str) -> None:

@@ -94,6 +94,12 @@ def say(text: str) -> None:
     tqdm.write(text, file=sys.stderr)
 
 
+def progress_bar(steps: int, **more) -> tqdm:
+    """Return a progress bar on stderr, which a log gets only now and then."""
+    often = 0.5 if sys.stderr.isatty() else 30
+    return tqdm(total=steps, unit="step", file=sys.stderr, dynamic_ncols=True, mininterval=often, **more)
+
+
 def refuse(message: str, code: int = MISTAKE) -> None:
     """Print one line on stderr and exit with `code`."""
     print(f"semagram: {message}", file=sys.stderr)

@@ -4,9 +4,10 @@ Those of the commands for an arm are in `robot.settings` and `sim.twin.settings`
 """
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass, field, fields
 
-from envs.senses import IMAGE_SIZE, STATE_NAME, Senses
+from envs.senses import IMAGE_SIZE, STATE_NAME, Senses, check_image_size
 from envs.sentences import check as check_sentence
 from envs.settings import TaskConfig
 from policies.settings import CheckpointConfig, CodecChoices, EvaluationConfig, LoopConfig, ReplayConfig
@@ -14,7 +15,7 @@ from sim.so101.tasks import ABSOLUTE, DELTA, JOINTS, SCRIPTED
 from sim.variation import Variation
 from worldmodel.errors import UserError
 from worldmodel.settings import LearningConfig, ModelConfig, PlannerConfig
-from worldmodel.strict import check
+from worldmodel.strict import check_ranges, ranged
 
 DEFAULT_TASK = "cartpole-swingup"
 RESUMABLE = ("steps", "threads", "video", "compile", "evaluation", "checkpoint", "device")
@@ -26,15 +27,14 @@ class MachineConfig:
     """The device, the number of CPU threads, and whether to compile."""
 
     device: str = "cpu"
-    threads: int = 1
+    threads: int = ranged(1, low=1)
     compile: str = "auto"
 
     def __post_init__(self):
         """Raise ValueError for a value out of range."""
+        check_ranges("", self)
         if not re.fullmatch(r"cpu|cuda(:(0|[1-9][0-9]?))?|auto", self.device):
             raise UserError(f"device={self.device}: one of cpu, cuda, auto; cuda:1 is the second of several")
-        if self.threads < 1:
-            raise UserError(f"threads={self.threads}: at least 1")
         if self.compile not in ("auto", "true", "false"):
             raise UserError(f"compile={self.compile}: one of auto, true, false")
 
@@ -49,7 +49,7 @@ class AgentConfig(MachineConfig):
     replay: ReplayConfig = field(default_factory=ReplayConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
-    envs: int = 1
+    envs: int = ranged(1, low=1, high=1024)
     senses: tuple[str, ...] = (STATE_NAME,)
     image_size: int = IMAGE_SIZE
 
@@ -62,7 +62,18 @@ class AgentConfig(MachineConfig):
         """Raise ValueError for a value out of range."""
         MachineConfig.__post_init__(self)
         self.perceived  # noqa: B018  evaluated for its checks
-        check("", self, "envs", low=1, high=1024)
+
+
+def check_camera_keys(config: AgentConfig, given: Collection[str]) -> None:
+    """Raise ValueError if the user set image_size or vision keys that apply to no camera of the config.
+
+    `given`: the dotted keys that the user set.
+    """
+    if "image_size" in given:
+        check_image_size(config.senses)
+    vision = [name for name in sorted(given) if name.startswith("model.vision.")]
+    if vision and not config.perceived.cameras:
+        raise UserError(f"{vision[0]}: only with a camera among the senses, e.g. senses=[state,images.main]")
 
 
 @dataclass(frozen=True)
@@ -91,8 +102,8 @@ class TrainConfig(LoopConfig, AgentConfig):
             name = "capacity" if kept == self.replay.capacity else "frames"
             least = f"at least {(window + 1) * self.envs}, {window + 1} for each of envs={self.envs}"
             raise UserError(f"replay.{name}={kept}: {least}, a window of {window} steps and one more")
-        if self.task.sentence and not self.perceived.language:
-            raise UserError(f"task.sentence={self.task.sentence}: nothing hears it; senses=[...,language]")
+        if self.task.instruction and not self.perceived.language:
+            raise UserError(f"task.instruction={self.task.instruction}: only perceived with senses=[...,language]")
         if self.task.name == "multi" and not self.perceived.language:
             raise UserError(f"senses=[{','.join(self.senses)}]: [...,language] with task=multi, to tell tasks apart")
 
@@ -101,18 +112,18 @@ class TrainConfig(LoopConfig, AgentConfig):
 class EvaluateConfig(MachineConfig):
     """The keys of semagram-eval.
 
-    `planner`: the planner settings to override; those that are None keep the checkpoint's value. `drop`: senses that
-    fail from control step `drop_at` of each episode on. `sentence`: replaces the task's own sentence. `paraphrases`:
-    each episode words its task differently, in paraphrases never used in training.
+    `planner`: the planner settings to override; those that are None keep the checkpoint's value. `drop_senses`:
+    senses that fail from control step `drop_at_step` of each episode on. `instruction`: replaces the task's own.
+    `paraphrases`: each episode words its task differently, in paraphrases never used in training.
     """
 
     checkpoint: str = ""
-    episodes: int = 10
-    seed: int = 100
+    episodes: int = ranged(10, low=1)
+    seed: int = ranged(100, low=0, high=2**32 - 1)
     video: bool = False
-    drop: tuple[str, ...] = ()
-    drop_at: int = 0
-    sentence: str = ""
+    drop_senses: tuple[str, ...] = ()
+    drop_at_step: int = ranged(0, low=0)
+    instruction: str = ""
     paraphrases: bool = False
     randomise: Variation = field(default_factory=Variation)
     planner: dict = field(default_factory=lambda: {f.name: None for f in fields(PlannerConfig)})
@@ -120,17 +131,12 @@ class EvaluateConfig(MachineConfig):
     def __post_init__(self):
         """Raise ValueError for a value out of range."""
         MachineConfig.__post_init__(self)
-        if self.episodes < 1:
-            raise UserError(f"episodes={self.episodes}: at least 1")
-        if not 0 <= self.seed < 2**32:
-            raise UserError(f"seed={self.seed}: from 0 to {2**32 - 1}")
-        check("", self, "drop_at", low=0)
-        if self.drop_at and not self.drop:
-            raise UserError(f"drop_at={self.drop_at}: only with drop=, the senses that fail then")
-        if self.sentence:
-            check_sentence(self.sentence, "sentence")
-        if self.sentence and self.paraphrases:
-            raise UserError("sentence=, paraphrases=true: one of them")
+        if self.drop_at_step and not self.drop_senses:
+            raise UserError(f"drop_at_step={self.drop_at_step}: only with drop_senses=, those that fail then")
+        if self.instruction:
+            check_sentence(self.instruction, "instruction")
+        if self.instruction and self.paraphrases:
+            raise UserError("instruction=, paraphrases=true: one of them")
 
 
 @dataclass(frozen=True)
@@ -139,8 +145,8 @@ class BenchConfig(TrainConfig):
 
     suite: str = "dmc-quick"
     tasks: tuple[str, ...] = ("cartpole-swingup", "cheetah-run", "walker-walk")
-    seeds: int = 1
-    steps: int = 20_000
+    seeds: int = ranged(1, low=1)
+    steps: int = ranged(20_000, low=1)
     workers: int | str = "auto"
     agent: str = "semagram"
     out: str = "runs/bench/dmc-quick/semagram"
@@ -151,7 +157,6 @@ class BenchConfig(TrainConfig):
     def __post_init__(self):
         """Raise ValueError for a value out of range."""
         TrainConfig.__post_init__(self)
-        check("", self, "seeds", low=1)
         if not self.tasks or len(set(self.tasks)) < len(self.tasks):
             raise UserError(f"tasks=[{','.join(self.tasks)}]: one or several different tasks")
         if self.workers != "auto" and not (isinstance(self.workers, int) and self.workers >= 1):
@@ -175,12 +180,12 @@ class TokensConfig(CodecChoices):
 
     verb: str = ""
     dataset: str = ""
-    sentence: str = ""
+    plan: str = ""
     out: str = ""
-    seconds: float = 1.0
-    held_out: float = 0.3
-    episodes: int = 80
-    seed: int = 0
+    seconds: float = ranged(1.0, above=0)
+    held_out: float = ranged(0.3, low=0.05, high=0.9)
+    episodes: int = ranged(80, low=1)
+    seed: int = ranged(0, low=0, high=2**32 - 1)
 
     def __post_init__(self):
         """Raise ValueError for a value out of range, a missing dataset or folder, or a key the verb does not use."""
@@ -189,18 +194,14 @@ class TokensConfig(CodecChoices):
         if self.verb == "demo":
             if not self.out:
                 raise UserError("out=: a new folder for the demonstrations, e.g. out=runs/arm")
-        elif not self.dataset and not (self.verb == "draw" and self.sentence):
+        elif not self.dataset and not (self.verb == "draw" and self.plan):
             raise UserError("dataset=: a LeRobotDataset's folder; `semagram-tokens demo out=runs/arm` makes one")
         if self.out and self.verb not in ("fit", "demo"):
             raise UserError(f"out={self.out}: only of fit and demo; hydra.run.dir= says where {self.verb} leaves all")
-        if self.sentence and self.verb != "draw":
-            raise UserError(f"sentence={self.sentence}: only of draw, not of {self.verb}")
+        if self.plan and self.verb != "draw":
+            raise UserError(f"plan={self.plan}: only of draw, not of {self.verb}")
         if self.dataset and self.verb == "demo":
             raise UserError(f"dataset={self.dataset}: not of demo, which makes one; out= says where")
-        if self.dataset and self.sentence:
-            raise UserError("dataset=, sentence=: one of them")
+        if self.dataset and self.plan:
+            raise UserError("dataset=, plan=: one of them")
         CodecChoices.__post_init__(self)
-        check("", self, "seconds", above=0)
-        check("", self, "held_out", low=0.05, high=0.9)
-        check("", self, "episodes", low=1)
-        check("", self, "seed", low=0, high=2**32 - 1)

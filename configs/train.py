@@ -1,43 +1,55 @@
-"""semagram-train: train a world model on a task. Leaves a run folder with a plot, a video and checkpoints."""
+"""Train, from a command or from a script or notebook."""
 
+from collections.abc import Collection, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
-from configs.command import run
+from configs.arguments import explain, named
+from configs.command import composed
+from configs.schema import TrainConfig, check_camera_keys
+from worldmodel.strict import ConfigError, build
+
+AUTO = "auto"
+"""Value of `resume`: the run in the folder is begun, gone on with, or found finished (`configs.runs.resuming`)."""
 
 
-def main() -> None:
-    """Run the command."""
-    run("train", train)
+def train(arguments: Sequence[str], folder: str | Path | None = None) -> dict:
+    """Train as `semagram-train` does with these `arguments`, each a `key=value`, and return the summary.
+
+    `folder`: the new run's folder; None with `resume=<run>` among the arguments, which goes on in its own. The same
+    errors as the command's are raised instead of printed: ConfigError for a wrong key or value, FolderError for a run
+    that cannot be resumed. Ctrl-C saves a checkpoint and raises SystemExit.
+    """
+    from hydra.errors import HydraException
+
+    try:
+        keys = composed("train", list(arguments))
+    except HydraException as error:
+        raise ConfigError(explain(error, "train", arguments)) from error
+    own = keys["resume"] not in ("", AUTO)
+    if own and folder is not None:
+        raise ConfigError(f"folder={folder}: not with resume={keys['resume']}, which goes on in its own folder")
+    if not own and folder is None:
+        raise ConfigError("folder: where to put the run, e.g. runs/mine")
+    return begin(keys, Path(folder or keys["resume"]), named(arguments))
 
 
-def train(keys: dict, folder: Path) -> dict:
+def begin(keys: dict, folder: Path, given: Collection[str]) -> dict:
     """Train with the settings `keys` and write everything to `folder`, or to the run folder that `resume` names.
 
-    Returns the summary. Raises ValueError, OSError.
+    `given`: the dotted keys that the user set. Mistakes are reported before the slow import of PyTorch. Returns the
+    summary. Raises ValueError, OSError.
     """
-    from dataclasses import asdict
+    if keys["resume"] == AUTO:
+        from configs.runs.resuming import found
 
-    from configs.arguments import check_eyes, given, moved
-    from configs.schema import TrainConfig
-    from configs.strict import ConfigError, build
-
-    about, resume = given(), keys["resume"]
-    if resume == "auto":
-        from configs.auto_resume import found
-
-        summary, keys, about = found(keys, folder)
+        summary, keys, given = found(keys, folder)
         if summary is not None:
             return summary
-    elif resume and moved():
-        raise ConfigError(f"hydra.run.dir=: not with resume={resume}, which goes on in its own folder")
-    if not keys["resume"] or not isinstance(resume, str):  # a resumed run takes its task and more from its checkpoint
+    if not keys["resume"] or not isinstance(keys["resume"], str):  # a resumed run takes most from its checkpoint
         config = build(TrainConfig, keys)
-        check_eyes(config, about)  # report mistakes before the slow import of PyTorch
+        check_camera_keys(config, given)
         keys = asdict(config)
     from configs.runs.training import Training
 
-    return Training.begin(keys, folder, about).run()
-
-
-if __name__ == "__main__":
-    main()
+    return Training.begin(keys, folder, given).run()

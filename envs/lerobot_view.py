@@ -66,7 +66,7 @@ class LeRobotView(gymnasium.Wrapper):
 
 def make(task: TaskConfig, variation: Variation, senses: Senses, size: tuple[int, int]) -> gymnasium.Env:
     """Create the environment of a task for LeRobot; `size` is the height and width of its video frames."""
-    unsaid = task.name == "gym" and not task.sentence
+    unsaid = task.name == "gym" and not task.instruction
     words = task.label.replace("-", " ") if unsaid else task.words
     env = tasks.make(task, render=True, variation=variation, senses=senses)
     return LeRobotView(env, task.label, words, size)

@@ -30,7 +30,7 @@ class TaskConfig:
     """A task: a dm_control suite or SO-101 task by name, or `gym` with the `id` of a Gymnasium environment.
 
     Or `multi` with the `names` of several tasks of one body, one of which is chosen per episode (`envs.multi`); all
-    share the same settings. `sentence` overrides the sentence of a single task, where language is observed.
+    share the same settings. `instruction` overrides the sentence of a single task, where language is observed.
 
     An action is held for `action_repeat` environment steps, which make up one control step (default: 2 for the suite,
     else 1). `max_control_steps` truncates an episode after that many control steps; 0 keeps the environment's own
@@ -49,7 +49,7 @@ class TaskConfig:
     end_on_success: bool | None = None
     state: str | None = None
     names: tuple[str, ...] = ()
-    sentence: str = ""
+    instruction: str = ""
 
     def __post_init__(self):
         """Fill in defaults. Raises ValueError, naming the key, for a task that cannot be made."""
@@ -100,9 +100,9 @@ class TaskConfig:
                 )
             for name in self.names:
                 find(name, "task.names")
-            if self.sentence:
+            if self.instruction:
                 raise UserError(
-                    f"task.sentence={self.sentence}: only for a single task; each of task.names has its own"
+                    f"task.instruction={self.instruction}: only for a single task; each of task.names has its own"
                 )
         elif self.name != "gym":
             find(self.name)
@@ -110,8 +110,8 @@ class TaskConfig:
             raise UserError(f"task.id={self.id}: only with task.name=gym, not with task.name={self.name}")
         if self.names and self.name != "multi":
             raise UserError(f"task.names=[{','.join(self.names)}]: only with task=multi, not with task={self.name}")
-        if self.sentence:
-            check(self.sentence, "task.sentence")
+        if self.instruction:
+            check(self.instruction, "task.instruction")
 
     @property
     def repeat(self) -> int:
@@ -135,10 +135,10 @@ class TaskConfig:
 
     @property
     def words(self) -> str:
-        """The task's sentence. Raises ValueError for `gym` and `multi` if `sentence` is not set."""
-        if self.name in ("gym", "multi") and not self.sentence:
-            raise UserError(f"task.sentence=: what {self.label} is about, in words, e.g. task.sentence='walk forward'")
-        return self.sentence or sentence(self.name)
+        """The task's sentence. Raises ValueError for `gym` and `multi` if `instruction` is not set."""
+        if self.name in ("gym", "multi") and not self.instruction:
+            raise UserError(f"task.instruction=: what {self.label} is about, e.g. task.instruction='walk forward'")
+        return self.instruction or sentence(self.name)
 
     @property
     def is_arm(self) -> bool:

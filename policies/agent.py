@@ -25,8 +25,7 @@ from worldmodel.td_check import TDCheck
 class Totals:
     """Totals so far over all environments: `decisions`, the control `steps` they covered, and their `model_calls`.
 
-    Calls of the model's step are counted for each decision as if it were made alone. What is computed along with it for
-    environments in which none is due does not count.
+    Calls of the model's step are counted for each decision as if it were made alone.
     """
 
     decisions: int = 0
@@ -82,10 +81,10 @@ class Agent:
         colour scaled by the plan's own standard deviation. Without it, the policy takes over for a while where plans
         did not deliver the return they promised (`worldmodel.td_check`).
 
-        `every`: control steps between decisions; 0: the length of a token. If shorter than a token, the rest of the
-        token is dropped; if longer, the plan's next tokens are executed open loop, as far as there are any (the policy
-        alone yields one token). `sentences` (K, T): the vectors of the training sentences, to which those met when
-        acting are matched. Raises ValueError if, with a planner, `every` exceeds the control steps of a plan.
+        `every`: control steps between decisions; 0: the length of a token. If shorter, the rest of the token is
+        dropped; if longer, the plan's next tokens follow open loop (the policy alone yields one token). `sentences`
+        (K, T): vectors of the training sentences, to which those met when acting are matched. Raises ValueError if,
+        with a planner, `every` exceeds the control steps of a plan.
         """
         self.model, self.curve, self.planner = model, curve, planner
         self.generator, self.noise = generator, Noise(explore, generator) if explore else None

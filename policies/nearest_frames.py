@@ -1,5 +1,6 @@
 """Visualise what a model expects by looking up the nearest remembered observation; nothing is decoded."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -26,28 +27,13 @@ class NearestFrames:
     there: dict[str, Tensor]
 
     @classmethod
+    @torch.no_grad()
     def of(cls, replay: Replay, model: WorldModel, count: int = 1000, seed: int = 0) -> "NearestFrames":
         """Sample `count` moments uniformly from the replay. Raises ValueError if it holds no step."""
         env, row = sample_starts(replay, count, torch.Generator().manual_seed(seed))
-        some = [cls._at(replay, model, *each) for each in zip(env.split(AT_ONCE), row.split(AT_ONCE), strict=True)]
-        return cls(
-            _all([each.frames for each in some]),
-            torch.cat([each.latents for each in some]),
-            _all([each.alone for each in some]),
-            _all([each.there for each in some]),
-        )
-
-    @classmethod
-    @torch.no_grad()
-    def _at(cls, replay: Replay, model: WorldModel, env: Int[Tensor, " N"], row: Int[Tensor, " N"]) -> "NearestFrames":
-        """Return the moments at these rows of these environments."""
-        seen = window_at(replay, env, row, 1, 1).seen.map(lambda x: x[0])
-        newest = {key: value[:, 0] for key, value in seen.values.items() if naming.is_image(key)}
-        ready = model.preprocess(seen)
-        parts, presence, fuse = model.encode_each(ready), ready.presence, model.encoder.fuse
-        single = presence.unsqueeze(0) * torch.eye(parts.shape[-2], device=parts.device).unsqueeze(1)
-        alone = {key: fuse(parts, here) for key, here in zip(seen.values, single, strict=True)}
-        return cls(newest, fuse(parts, presence), alone, ready.present)
+        parts = [_moments(replay, model, *each) for each in zip(env.split(AT_ONCE), row.split(AT_ONCE), strict=True)]
+        frames, latents, alone, there = zip(*parts, strict=True)
+        return cls(_all(frames), torch.cat(latents), _all(alone), _all(there))
 
     @property
     def beside(self) -> dict[str, Tensor]:
@@ -84,7 +70,18 @@ def nearest(
     return torch.cdist(latents, others).masked_fill(~among, torch.inf).argmin(-1).cpu()
 
 
-def _all(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+def _moments(replay: Replay, model: WorldModel, env: Int[Tensor, " N"], row: Int[Tensor, " N"]) -> tuple:
+    """Return the fields of `NearestFrames` at these rows of these environments."""
+    seen = window_at(replay, env, row, 1, 1).seen.map(lambda x: x[0])
+    newest = {key: value[:, 0] for key, value in seen.values.items() if naming.is_image(key)}
+    ready = model.preprocess(seen)
+    parts, presence, fuse = model.encode_each(ready), ready.presence, model.encoder.fuse
+    single = presence.unsqueeze(0) * torch.eye(parts.shape[-2], device=parts.device).unsqueeze(1)
+    alone = {key: fuse(parts, here) for key, here in zip(seen.values, single, strict=True)}
+    return newest, fuse(parts, presence), alone, ready.present
+
+
+def _all(parts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
     """Concatenate tensors along the first dimension, key by key."""
     return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
 

@@ -1,9 +1,8 @@
 """Exploration noise: white, pink, or the two in alternate episodes.
 
-White noise cancels out from one decision to the next, and hardly moves a body with inertia. Pink noise, whose power
-falls with frequency as 1/f, has excursions of every duration, and is the best default when nothing is known about the
-task (Eberhard et al. 2023, "Pink noise is all you need", ICLR), but it topples a body that has to keep its balance. So
-unless it is known which suits the task, "mixed" alternates between them from episode to episode.
+White noise cancels out from one decision to the next, and hardly moves a body with inertia. Pink noise (power 1/f) has
+excursions of every duration, and is the best default for an unknown task (Eberhard et al. 2023, "Pink noise is all you
+need", ICLR), but topples a body that has to keep its balance. So "mixed" alternates from episode to episode.
 """
 
 import torch

@@ -84,10 +84,8 @@ SHARPNESS = 40.0
 def recognised(vectors: Float[Tensor, "*B T"], known: Float[Tensor, "K T"]) -> Float[Tensor, "*B T"]:
     """Map sentence vectors (unit length) to those of the training, `known`, by a softmax over cosine similarity.
 
-    A vector close to a training sentence is mapped almost exactly onto it. A policy cannot handle vectors it never met,
-    such as those of a paraphrase. For three tasks of a walker, paraphrases have a cosine of 0.45 to their own sentence
-    and of 0.1 to 0.2 to the others, and 59 of 60 are nearest to their own. Training on random vectors this far from
-    the sentences instead made the sentences themselves hard to tell apart.
+    A policy cannot handle vectors it never met, such as those of a paraphrase. For three tasks of a walker, paraphrases
+    have a cosine of 0.45 to their own sentence, of 0.1 to 0.2 to the others; 59 of 60 are nearest to their own.
     """
     near = (SHARPNESS * vectors @ known.T).softmax(-1)
     return torch.nn.functional.normalize(near @ known, dim=-1)

@@ -210,13 +210,13 @@ class RecordConfig(EpisodeConfig):
 class PlayConfig(ArmConfig):
     """The options of semagram-play."""
 
-    sentence: str = ""
+    plan: str = ""
     control_hz: int = ranged(30, low=10, high=100)
 
     def __post_init__(self):
-        """Raise ValueError for a missing sentence, a value out of range, or one that the robot cannot use."""
-        if not self.sentence:
-            raise UserError("sentence=: a JSON file, a list of tokens, e.g. sentence=docs/arm.json")
+        """Raise ValueError for a missing plan, a value out of range, or one that the robot cannot use."""
+        if not self.plan:
+            raise UserError("plan=: a JSON file, a list of tokens, e.g. plan=docs/arm.json")
         check_ranges("", self)
         super().__post_init__()
 

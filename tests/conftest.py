@@ -32,7 +32,7 @@ absl.logging.get_absl_handler().python_handler.stream = sys.__stderr__
 STATE_KEY = "observation.state"
 CHECKED = (
     *("worldmodel", "policies", "robot.modeling_semagram"),
-    *("envs.benchmark.statistics", "envs.benchmark.figures", "envs.benchmark.curves"),
+    *("envs.benchmark.table", "envs.benchmark.figures", "envs.benchmark.results"),
 )
 """Whose shapes the tests check: all that give any, but for films, which are tested with stand-ins for an agent."""
 # An int is as good as a float, as it is to a static type checker.
@@ -133,7 +133,7 @@ def trainer(
 
     `weights` seeds the model only: a resumed one must not depend on it.
     """
-    from configs.runs.assembly import senses_of
+    from configs.runs.parts import senses_of
     from policies.agent import Agent
     from policies.settings import LoopConfig
     from policies.tokens.curves import Curve
@@ -279,7 +279,7 @@ def command(tmp_path, monkeypatch, capfd):
         monkeypatch.setattr(sys, "argv", [name, *arguments])
         capfd.readouterr()
         try:
-            importlib.import_module(f"configs.{name}").main()
+            getattr(importlib.import_module("configs.commands"), name)()
             code = 0
         except SystemExit as end:
             code = end.code
@@ -307,7 +307,7 @@ def untaught():
 
 
 def _untaught(folder, task=None, **changes):
-    from configs.runs.assembly import Assembly, prepare
+    from configs.runs.parts import build
     from configs.schema import TrainConfig
     from envs.settings import TaskConfig
     from policies.storage.checkpoint import save_checkpoint
@@ -321,7 +321,7 @@ def _untaught(folder, task=None, **changes):
         compile="false",
         **changes,
     )
-    parts = Assembly(config, prepare(config))
+    parts = build(config)
     run(parts.trainer, 30 // parts.trainer.action_repeat)  # at random
     path = save_checkpoint(folder, parts.spec(), parts.trainer.state_dict(), {}, 1)
     parts.close()
@@ -336,7 +336,7 @@ class TwinProcess:
     def __init__(self, folder, *keys: str):
         self.folder, self.port_file, self.control = folder, folder / "port", folder / "port.control"
         self.port_file.unlink(missing_ok=True)  # left by one that was killed
-        command = [sys.executable, "-m", "configs.twin", f"port_file={self.port_file}", *keys]
+        command = [sys.executable, "-m", "configs.commands", "twin", f"port_file={self.port_file}", *keys]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         end = time.monotonic() + self.START_S
         while not self.port_file.exists():

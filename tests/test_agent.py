@@ -1,4 +1,4 @@
-"""Laws of the acting agent and its rollouts: when it plans, what it forgets, and that neighbours do not meet."""
+"""Laws of the acting agent, its rollouts and its noise: when it plans, what it forgets, how strong the noise is."""
 
 import copy
 import dataclasses
@@ -9,6 +9,8 @@ import pytest
 import torch
 
 from policies.agent import Agent
+from policies.noise import COLOURS, Noise
+from policies.settings import NOISES
 from policies.storage.tensors import tensor_bytes
 from policies.tokens.curves import Curve
 from policies.training.episodes import episode_seed
@@ -57,31 +59,13 @@ def counted(agent):
     return plans
 
 
-@pytest.mark.parametrize("length", [1, 2, 4])
-def test_it_plans_once_a_token(make, length):
-    agent = make(length)
-    plans = counted(agent)
-    for t in range(8):
-        agent.act(seen(2, t))
-        assert len(plans) == t // length + 1
-
-
-@pytest.mark.parametrize("length", [1, 2, 4])
-def test_its_actions_are_the_tokens_curve(make, length):
-    agent = make(length)
-    plans = counted(agent)
-    actions = torch.stack([agent.act(seen(2, t)) for t in range(2 * length)], 1)
-    for n, plan in enumerate(plans):
-        assert torch.equal(actions[:, n * length : (n + 1) * length], agent.curve.actions(plan.tokens, length))
-
-
-@pytest.mark.parametrize(("length", "every"), [(1, 2), (4, 1), (4, 3), (4, 4), (4, 6), (2, 4)])
-def test_it_follows_its_plan_for_as_long_as_it_is_told(make, length, every):
-    """Part of a token, or more than one; the next plan begins from what is left of this one."""
+@pytest.mark.parametrize(("length", "every"), [(1, 0), (2, 0), (1, 2), (4, 1), (4, 3), (4, 6)])
+def test_it_follows_its_plan_for_as_long_as_is_set(make, length, every):
+    """A token by default, part of one, or more; the next plan begins from what is left of this one."""
     agent = make(length, every=every)
-    plans = counted(agent)
+    plans, every = counted(agent), every or length
     actions = torch.stack([agent.act(seen(2, t)) for t in range(3 * every)], 1)
-    assert len(plans) == 3
+    assert len(plans) == 3 and agent.steps_per_decision == every
     for n, plan in enumerate(plans):
         whole = agent.curve.actions(plan.tokens, 2 * length)
         assert torch.equal(actions[:, n * every : (n + 1) * every], whole[:, :every])
@@ -98,7 +82,7 @@ def test_the_policy_alone_follows_one_token_at_most(make):
     for every, steps in ((8, 4), (3, 3), (0, 4)):
         agent = make(4, planned=False, every=every)
         agent.act(seen(2))
-        assert agent.until.tolist() == [steps] * 2
+        assert agent.until.tolist() == [steps] * 2 and not agent.planned.any()
         assert agent.steps_per_decision == steps
 
 
@@ -114,9 +98,8 @@ def test_it_says_what_the_planner_chose_and_when(make):
         assert torch.equal(agent.decision.tokens[0][agent.planned], plans[-1].tokens[0][agent.planned])
 
 
-@pytest.mark.parametrize("length", [1, 4])
 @pytest.mark.parametrize(("planned", "explore"), [(True, "pink"), (True, ""), (False, "")])
-def test_actions_are_in_range(make, length, planned, explore):
+def test_actions_are_in_range(make, planned, explore, length=4):
     agent = make(length, planned, explore)
     with torch.no_grad():
         agent.model.actor[-1].bias[: agent.curve.size] = 50  # a policy that wants more than there is
@@ -125,28 +108,19 @@ def test_actions_are_in_range(make, length, planned, explore):
 
 
 @pytest.mark.parametrize("length", [1, 4])
-@pytest.mark.parametrize("planned", [True, False])
-def test_after_a_reset_it_is_as_new(make, length, planned):
-    used, new = make(length, planned), make(length, planned)
-    for t in range(2 * length + 1):
-        used.act(seen(1, t))
-    used.reset(torch.tensor([True]))
-    used.generator.manual_seed(5)
-    new.generator.manual_seed(5)
-    for t in range(length + 1):
-        assert torch.equal(used.act(seen(1, t)), new.act(seen(1, t)))
-
-
-@pytest.mark.parametrize("length", [1, 4])
-def test_after_somebody_elses_turn_it_is_as_new(make, length):
+@pytest.mark.parametrize("turn", ["reset", "another's", "its own"])
+def test_after_a_reset_or_somebody_elses_turn_it_is_as_new(make, length, turn):
     used, new = make(length), make(length)
-    for t in range(length + 1):
+    for t in range(length):
         used.act(seen(1, t))
-    used.act(seen(1), torch.tensor([False]))
-    used.generator.manual_seed(5)
-    new.generator.manual_seed(5)
-    for t in range(length + 1):
-        assert torch.equal(used.act(seen(1, t)), new.act(seen(1, t)))
+    if turn == "reset":
+        used.reset(torch.tensor([True]))
+    elif turn == "another's":
+        used.act(seen(1), torch.tensor([False]))
+    for agent in (used, new):
+        agent.generator.manual_seed(5)
+    same = [torch.equal(used.act(seen(1, t)), new.act(seen(1, t))) for t in range(length + 1)]
+    assert all(same) == (turn != "its own")  # else it remembers its last plan
 
 
 def test_where_somebody_else_acts_nothing_is_decided_and_what_was_is_forgotten(make):
@@ -157,14 +131,6 @@ def test_where_somebody_else_acts_nothing_is_decided_and_what_was_is_forgotten(m
         assert torch.equal(action[0], alone[0])  # the neighbour goes on as it would have
         assert agent.planned.tolist() == [t % 4 == 0, t in (0, 7)]
         assert agent.warm_start.valid.tolist() == [True, t in (0, 7)]
-
-
-def test_without_a_reset_it_remembers(make):
-    used, new = make(), make()
-    used.act(seen())
-    used.generator.manual_seed(5)
-    new.generator.manual_seed(5)
-    assert not torch.equal(used.act(seen()), new.act(seen()))
 
 
 @pytest.mark.parametrize("length", [2, 4])
@@ -193,13 +159,28 @@ def test_a_neighbours_reset_leaves_a_token_and_its_plan(make):
     assert torch.equal(agent.warm_start.mean[:, 0], other.warm_start.mean[:, 0])
 
 
+def test_acting_at_random_is_uniform_of_the_noises_colour_and_drops_all_plans(make):
+    agent, other = make(4, explore="pink"), make(4, explore="pink")
+    for each in (agent, other):
+        each.act(seen(500))
+    drawn = torch.stack([agent.act_at_random(seen(500, t)) for t in range(40)])
+    assert not agent.planned.any() and not agent.warm_start.valid.any()
+    for share in (0.25, 0.5, 0.75):
+        assert float((drawn < 2 * share - 1).float().mean()) == pytest.approx(share, abs=0.02)
+    assert float((drawn[1:] * drawn[:-1]).mean()) > 0.1  # white noise: 0
+    agent.act(seen(500))
+    assert agent.planned.all() and not make(planned=False, explore="pink").wide
+    with pytest.raises(ValueError, match="explores"):
+        make().act_at_random(seen())
+
+
 def test_it_explores_as_widely_as_the_plan_is_unsure(make):
     still, restless = make(), make(explore="white")
     plans = counted(restless)
     away = restless.act(seen(500)) - plans[0].tokens[0]
     assert torch.equal(still.act(seen(500)), plans[0].tokens[0].clamp(-1, 1))
     inside = (plans[0].tokens[0].abs() + 3 * plans[0].std[0]) < 1  # where nothing is clamped
-    # An elite drawn by its weight is away from the mean by the spread, and the noise adds as much.
+    # An elite drawn by its weight is away from the mean by the deviation, and the noise adds as much.
     assert 1.2 < (away / plans[0].std[0])[inside].std() < 1.6
     assert restless.std == pytest.approx(float(plans[0].std[0].mean()))
 
@@ -214,25 +195,22 @@ def test_its_noise_goes_on_only_where_it_decides(make):
     assert (agent.noise.parts[:, 1] != before[:, 1]).all()
 
 
-def test_another_number_of_environments_begins_anew(make):
-    agent = make(4)
-    agent.act(seen(2))
-    assert agent.act(seen(3)).shape == (3, 2)
-    assert agent.at.tolist() == [1, 1, 1]
-
-
-@pytest.mark.parametrize("length", [1, 4])
-@pytest.mark.parametrize("steps", [0, 1, 3])
-@pytest.mark.parametrize("planned", [True, False])
-def test_an_agent_read_back_goes_on_to_the_bit(make, length, steps, planned):
+@pytest.mark.parametrize(("length", "planned"), [(1, True), (4, True), (4, False)])
+@pytest.mark.parametrize("steps", [0, 3])
+def test_an_agent_read_back_goes_on_to_the_bit_and_what_was_read_is_left_as_it_was(make, length, steps, planned):
     one, other = make(length, planned, "pink"), make(length, planned, "pink", seed=9)
     for t in range(steps):
         one.act(seen(2, t))
-    other.load_state_dict(copy.deepcopy(one.state_dict()))
+    one.wide = True
+    saved = copy.deepcopy(one.state_dict())
+    kept = copy.deepcopy(saved)
+    other.load_state_dict(saved)
     other.generator.set_state(one.generator.get_state())
     for t in range(6):
         assert torch.equal(one.act(seen(2, t)), other.act(seen(2, t)))
-        assert one.std == other.std
+    assert (one.std, one.totals, one.wide) == (other.std, other.totals, other.wide)
+    assert tensor_bytes(saved) == tensor_bytes(kept)
+    assert other.act(seen(3)).shape == (3, 2) and other.at.tolist() == [1, 1, 1]  # others begin anew
 
 
 def test_what_it_plans_from_is_read_back_to_where_the_model_computes(make):
@@ -241,18 +219,6 @@ def test_what_it_plans_from_is_read_back_to_where_the_model_computes(make):
     other.model.to("meta")
     other.load_state_dict(one.state_dict())
     assert other.warm_start.mean.device == other.warm_start.valid.device == other.model.device == torch.device("meta")
-
-
-def test_what_was_read_back_is_not_acted_on(make):
-    agent = make(4)
-    agent.act(seen(2))
-    saved = copy.deepcopy(agent.state_dict())
-    kept = copy.deepcopy(saved)
-    again = make(4)
-    again.load_state_dict(saved)
-    for t in range(6):
-        again.act(seen(2, t))
-    assert tensor_bytes(saved) == tensor_bytes(kept)
 
 
 def test_a_rollout_is_the_episodes_written_out(make, toys):
@@ -283,29 +249,14 @@ def test_a_rollout_decides_nothing_for_an_episode_that_is_over_and_the_others_go
     assert spent.model_calls_per_decision == wasted.model_calls_per_decision
 
 
-def test_a_rollout_forgets_the_one_before(make, toys):
-    env, agent = toys.slides(6, 6), make(4)
-    one = rollout(env, agent, 3, 100)
-    agent.generator.manual_seed(0)
-    again = rollout(env, agent, 3, 100)
-    assert np.array_equal(one.returns, again.returns)
-
-
 def test_a_rollout_without_an_end_stops_at_its_limit(make, toys):
     result = rollout(toys.slides(None, None), make(planned=False), 0, 12)
-    assert result.lengths.tolist() == [12, 12]
-    assert np.isfinite(result.returns).all()
+    assert result.lengths.tolist() == [12, 12] and np.isfinite(result.returns).all()
 
 
 def test_seeds_do_not_repeat():
-    seeds = [
-        s
-        for run in (0, 1)
-        for stream in (0, 1, 2)
-        for env, episode in itertools.product(range(4), range(10))
-        for s in [episode_seed(run, stream, env, episode)]
-    ]
-    assert len(set(seeds)) == len(seeds)
+    each = itertools.product((0, 1), (0, 1, 2), range(4), range(10))
+    assert len({episode_seed(*numbers) for numbers in each}) == 2 * 3 * 4 * 10
     assert episode_seed(1, 0, 2, 3) == 3790953169  # that of every run so far
 
 
@@ -354,3 +305,57 @@ def test_where_plans_pay_nothing_the_policy_acts_for_a_while(make, length):
 def test_an_exploring_agent_follows_its_plans_whatever_comes_of_them(make):
     assert make().td_check is not None
     assert make(explore="white").td_check is None and make(planned=False).td_check is None
+
+
+# Exploration noise.
+
+
+@pytest.fixture
+def long(generator):
+    """Draws of a colour: 4096 of them, of 64 numbers each."""
+    return lambda colour: torch.stack([noise.draw(64) for noise in [Noise(colour, generator)] for _ in range(4096)])
+
+
+@pytest.mark.parametrize("colour", NOISES)
+def test_each_draw_is_standard_normal(generator, colour):
+    assert set(COLOURS) == set(NOISES)
+    noise = Noise(colour, generator)
+    for _ in range(20):
+        drawn = noise.draw(50, 400)
+        assert abs(float(drawn.mean())) < 0.03 and abs(float(drawn.std()) - 1) < 0.03
+        assert abs(float((drawn.abs() < 1).float().mean()) - 0.6827) < 0.02
+
+
+def spectrum(draws):
+    """Mean power at each frequency, from cycles per draw."""
+    power = np.abs(np.fft.rfft(draws.numpy(), axis=0)) ** 2
+    return np.fft.rfftfreq(len(draws)), power.mean(1) / len(draws)
+
+
+@pytest.mark.parametrize(("colour", "slope", "off"), [("white", 0.0, 0.03), ("pink", -1.0, 0.25)])
+def test_its_power_falls_as_its_colour_says(long, colour, slope, off):
+    frequency, power = spectrum(long(colour))
+    band = (frequency > 1 / (2 * np.pi * 64)) & (frequency < 0.15)
+    fitted = np.polyfit(np.log(frequency[band]), np.log(power[band]), 1)[0]
+    assert fitted == pytest.approx(slope, abs=off)
+
+
+@pytest.mark.parametrize("colour", NOISES)
+def test_each_row_goes_on_from_where_it_was_asked_last(generator, colour):
+    """Whatever was drawn for its neighbours in between: its own draws are as alike as if it were alone."""
+    noise, own = Noise(colour, generator), []
+    noise.draw(2, 64)
+    for t in range(4096):
+        drawn = noise.draw(2, 64, due=torch.tensor([t % 4 == 0, True]))
+        own += [drawn[0]] * (t % 4 == 0)
+    draws, alone = torch.stack(own), float(noise.keep.mean())
+    assert float((draws[:-1] * draws[1:]).mean()) == pytest.approx(alone, abs=0.06)
+
+
+def test_mixed_is_pink_in_one_episode_of_an_environment_and_white_in_the_next(generator):
+    noise, lasts = Noise("mixed", generator), []
+    for ended in ([False, False], [True, False], [False, True], [True, True]):
+        noise.reset(torch.tensor(ended))
+        draws = torch.stack([noise.draw(2, 500) for _ in range(30)])
+        lasts.append(((draws[:-1] * draws[1:]).mean((0, 2)) > 0.3).tolist())
+    assert lasts == [[True, False], [False, False], [False, True], [True, False]]

@@ -75,7 +75,7 @@ WRONG = [  # what is made, of what, how the line begins
     (record, REAL | {"paced": "false", "instruction": "s"}, "paced=false: only with robot=so101-sim"),
     (record, REAL | {"instruction": "s"}, "driver=expert: only with robot=so101-sim"),
     (record, REAL | {"task": ""}, "instruction=: what is done, in words"),
-    (PlayConfig, {}, "sentence=: a JSON file"),
+    (PlayConfig, {}, "plan=: a JSON file"),
     (ServeConfig, {"checkpoint": "c", "address": "a:1"}, "address=a:1: a Unix socket or localhost"),
     *((planner_address, {"text": text, "key": "remote"}, f"remote={text}: .*ssh -L") for text in ELSEWHERE),
     (TwinConfig, {}, "port_file=: a file to write the port's name to"),

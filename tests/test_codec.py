@@ -65,6 +65,30 @@ def test_held_out_chunks_come_back(codec, held_out):
     assert scaled_error(codec, codec.decode(codec.encode(chunks, start), start), chunks) < 0.05
 
 
+@pytest.mark.parametrize(
+    ("keys", "slots", "errors"),
+    [
+        ({"length": 20, "ids": 6}, 1, [0.590696, 0.137892, 0.022925, 0.011148]),
+        ({"length": 40, "ids": 8}, 2, [0.818772, 0.250775, 0.046167, 0.01816]),
+        ({"length": 20, "ids": 8, "relative": False}, 2, [0.632486, 0.230284, 0.026406, 0.008521]),
+        (
+            {"length": 30, "ids": 4, "bits": 12, "degree": 2, "control_points": 7},
+            2,
+            [0.720837, 0.128602, 0.057877, 0.041946],
+        ),
+    ],
+)
+def test_what_was_measured_once_is_measured_again(keys, slots, errors):
+    """On held-out chunks: the error after none, one, half and all of the ids."""
+    codec = Codec.fit(movements(0, 12), CodecConfig(**{"bits": 8} | keys))
+    windows = windows_of(movements(1, 10), codec.config.length + 1, 7)
+    start, chunks = windows[:, 0], windows[:, 1:]
+    ids = codec.encode(chunks, start)
+    assert (codec.switching, codec.events.slots, codec.events.durations) == ((GRIP,), slots, (1, 2, 3))
+    found = [codec.decode(ids[:, :n], start) for n in (0, 1, codec.config.ids // 2, codec.config.ids)]
+    assert [scaled_error(codec, chunk, chunks) for chunk in found] == pytest.approx(errors, rel=2e-3)
+
+
 def test_each_further_id_lowers_the_error(codec, held_out):
     chunks, start = held_out
     ids = codec.encode(chunks, start)
@@ -91,6 +115,15 @@ def test_any_string_decodes_within_bounds_no_faster_than_the_data_and_joins_the_
     assert scaled.shape == (2 * LENGTH + 1, CHANNELS)
     assert np.abs(scaled).max() <= CONFIG.margin + 1e-5
     assert (np.abs(np.diff(scaled, axis=0)).max(0)[:GRIP] <= 2 * fastest[:GRIP] + 1e-5).all()
+
+
+@pytest.mark.parametrize("events", [True, False])
+def test_the_bounds_are_met_by_random_strings_and_passed_by_none(events):
+    codec = Codec.fit(movements(0, 10), CodecConfig(length=LENGTH, ids=6, bits=8, margin=1.0, events=events))
+    rng = np.random.default_rng(0)
+    ids, start = rng.integers(codec.vocabulary, size=(2000, 6)), rng.uniform(-1, 1, (2000, CHANNELS))
+    scaled = codec.scaling.scale(codec.decode(ids, codec.scaling.unscale(start)).astype(float))
+    assert scaled.max((0, 1)) == pytest.approx(1, abs=1e-5) and scaled.min((0, 1)) == pytest.approx(-1, abs=1e-5)
 
 
 def test_what_switches_is_found_and_keeps_its_corners(codec, held_out):

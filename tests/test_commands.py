@@ -8,32 +8,36 @@ import errno
 import json
 import math
 import os
+import re
 import resource
 import shlex
 import subprocess
 import sys
 import types
 import typing
-from importlib import import_module, metadata
+from importlib import metadata
+from pathlib import Path
 
+import numpy as np
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from configs.arguments import typed
+from configs import commands
+from configs.arguments import choices, entries, keys, typed
 from configs.command import Task, composed, run
-from configs.help_text import choices, entries, keys
 from configs.reporting import Ended
 from configs.schema import BenchConfig, EvaluateConfig, TokensConfig, TrainConfig
-from configs.strict import ConfigError, build
+from configs.train import train
 from envs.faults import EnvironmentFault, EnvironmentLost
+from policies.settings import CodecConfig
 from policies.storage.folders import FolderError
 from policies.storage.versions import commit
 from robot.settings import PlayConfig, RecordConfig, RunConfig, ServeConfig
 from sim.twin.settings import TwinConfig
 from sim.variation import PRESETS, Variation
 from worldmodel.errors import UserError
-from worldmodel.settings import PlannerConfig
-from worldmodel.strict import REMOVED
+from worldmodel.settings import LearningConfig, PlannerConfig
+from worldmodel.strict import REMOVED, RENAMED, ConfigError, build
 
 CLASSES = {
     **{"train": TrainConfig, "evaluate": EvaluateConfig, "bench": BenchConfig, "tokens": TokensConfig},
@@ -41,23 +45,27 @@ CLASSES = {
 }
 NEEDED = {
     **{"tokens": {"verb": "demo", "out": "o"}, "record": {"dataset": "d"}, "run": {"checkpoint": "c"}},
-    **{"play": {"sentence": "s"}, "serve": {"checkpoint": "c"}, "twin": {"port_file": "p"}},
+    **{"play": {"plan": "s"}, "serve": {"checkpoint": "c"}, "twin": {"port_file": "p"}},
 }
 """The keys that a command cannot do without."""
-
-
 OPEN = {"camera", "teleop"}
 """Groups of semagram-record that are plain dicts."""
 
 
 def leaves(cls, place=""):
     """Yield the dotted name and the type of every key of a dataclass."""
+    yield from ((name, kind) for name, kind, _ in ranges(cls, place))
+
+
+def ranges(cls, place=""):
+    """Yield the dotted name, the type and the highest value, if one is declared, of every key of a dataclass."""
     kinds = typing.get_type_hints(cls)
-    for name, kind in ((field.name, kinds[field.name]) for field in dataclasses.fields(cls)):
+    for field in dataclasses.fields(cls):
+        name, kind = field.name, kinds[field.name]
         if dataclasses.is_dataclass(kind):
-            yield from leaves(kind, f"{place}{name}.")
+            yield from ranges(kind, f"{place}{name}.")
         elif name not in OPEN and f"{place}{name}" not in REMOVED:
-            yield f"{place}{name}", kind
+            yield f"{place}{name}", kind, field.metadata.get("range", (None,))[-1]
 
 
 def plain_keys(name):
@@ -78,10 +86,16 @@ def spent():
     return used.ru_utime + used.ru_stime
 
 
+def program(*arguments, **keys):
+    """Run a command in a process of its own."""
+    words = [sys.executable, "-P", "-m", "configs.commands", *arguments]
+    return subprocess.run(words, text=True, check=False, timeout=900, **({"capture_output": True} | keys))
+
+
 @pytest.mark.parametrize("name", CLASSES)
 def test_help_is_fast_imports_nothing_heavy_and_names_every_key(name):
     before = spent()
-    code = f"import sys; sys.argv = ['x', '--help']; import configs.{name} as c; c.main(); print([*sys.modules])"
+    code = f"import sys; sys.argv = ['x', '--help']; import configs.commands as c; c.{name}(); print([*sys.modules])"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert spent() - before < 1
     *lines, modules = shown.stdout.splitlines()
@@ -98,6 +112,8 @@ def test_every_key_stands_in_the_yaml_with_its_default_and_a_comment(name):
     expected = {key for key, _ in leaves(CLASSES[name])}
     if name == "evaluate":
         default = dataclasses.replace(default, planner=found["planner"])
+        fields = {field.name for field in dataclasses.fields(PlannerConfig)}
+        assert set(found["planner"]) == {key for key in fields if f"planner.{key}" not in REMOVED}
     assert build(CLASSES[name], found) == default
     for key in expected - {"planner"}:
         assert explained.get(key, "").strip(), f"{key}: no comment in the YAML"
@@ -105,9 +121,6 @@ def test_every_key_stands_in_the_yaml_with_its_default_and_a_comment(name):
     extra = {key for key in explained if key[:6] != "hydra." and key not in expected}
     extra = {key for key in extra if not any(known.startswith(f"{key}.") for known in expected)}
     assert extra <= groups | OPEN | {f"{group}.{k}" for group in OPEN for k in found.get(group, {})}
-    if name == "evaluate":
-        fields = {field.name for field in dataclasses.fields(PlannerConfig)}
-        assert set(found["planner"]) == {key for key in fields if f"planner.{key}" not in REMOVED}
 
 
 def wrong_types(kind):
@@ -123,11 +136,10 @@ def refused(tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("configs.arguments.given", set)
     monkeypatch.setattr("configs.arguments.moved", lambda: False)
-    import configs.train  # noqa: F401
 
     def check(name, found, key):
         with pytest.raises(SystemExit) as end:
-            Task(name, getattr(import_module(f"configs.{name}"), name)).perform(dict(found), tmp_path / "run")
+            Task(name, getattr(commands, f"_{name}")).perform(dict(found), tmp_path / "run")
         out, err = capfd.readouterr()
         assert (end.value.code, out, err.count("\n")) == (2, "", 1), (key, err)
         assert err.startswith("semagram: ") and key in err, (key, err)
@@ -141,7 +153,7 @@ def test_a_misspelt_key_a_wrong_type_and_a_value_out_of_range_are_refused_by_nam
     found = plain_keys(name)
     if name == "record":
         found["job"] = found.pop("task")
-    for key, kind in leaves(CLASSES[name]):
+    for key, kind, highest in ranges(CLASSES[name]):
         place = "job" if (name, key) == ("record", "task") else key
         if key in ("robot_cameras", "planner") and kind is dict:
             continue
@@ -150,41 +162,93 @@ def test_a_misspelt_key_a_wrong_type_and_a_value_out_of_range_are_refused_by_nam
             refused(name, change(found, place, value), key)
         if kind in (int, float):
             refused(name, change(found, place, -(10**9)), key)
+            if highest is not None:
+                refused(name, change(found, place, highest + 1 if kind is int else 2.0 * highest + 1), key)
+
+
+WRONG = [
+    (CodecConfig, {"ids": 8.0}, "ids=8.0: a whole number"),
+    (CodecConfig, {"ids": "8"}, "ids='8': a whole number"),
+    (CodecConfig, {"ids": True}, "ids=True: a whole number"),
+    (CodecConfig, {"ids": 257}, "ids=257: from 1 to 256"),
+    (PlannerConfig, {"std": None}, "planner.std=None: a number"),
+    (LearningConfig, {"rho": math.nan}, "learning.rho=nan: above 0, at most 1"),
+    (LearningConfig, {"batch_size": 0}, "learning.batch_size=0: from 1 to 65536"),
+]
+
+
+def test_who_makes_settings_in_code_is_refused_what_a_command_is_and_numpys_numbers_are_numbers():
+    for kind, values, line in WRONG:
+        whole = object.__new__(kind)  # past the check of types while the tests run
+        for name, value in (dataclasses.asdict(kind()) | values).items():
+            object.__setattr__(whole, name, value)
+        with pytest.raises(UserError, match=f"^{re.escape(line)}$"):
+            whole.__post_init__()
+    config = CodecConfig()
+    for name, value in (("ids", np.int64(4)), ("margin", np.float32(1.5)), ("bits", np.int32(3))):
+        object.__setattr__(config, name, value)
+    config.__post_init__()
 
 
 @pytest.mark.parametrize(
-    ("name", "arguments", "said"),
+    ("name", "arguments", "line"),
     [
         ("train", ["learning.bach_size=10"], "learning.bach_size: no such key; did you mean learning.batch_size?"),
-        ("train", ["planner.spread=1"], "planner.spread: now planner.std"),
         ("train", ["task=walker-wlak"], "no such task; close to it: walker-walk"),
         ("train", ["task=[walker-run,walker-walk]"], "task.name=[walker-run,walker-walk]: no such task"),
         ("train", ["task.control_hz=5"], "task.control_hz: only for the SO-101's tasks"),
         ("train", ["recipe=foo"], "recipe=foo: one of drop-senses, hopper-stand, "),
         ("train", ["seed=1,2"], "seed=1,2: several values are for a sweep, with -m; a list is [a,b]"),
-        ("train", ["planner.budget=fixed"], "planner.budget: removed: every plan has all of planner.iterations"),
         ("train", ["device=cuda:9"], "device=cuda:9: CUDA devices here: 0"),
         ("train", ["seed=${missing}"], "Interpolation key 'missing' not found"),
-        ("evaluate", ["checkpoint=a", "sentence=walk, then stop"], "needs quotes in quotes"),
+        ("evaluate", ["checkpoint=a", "instruction=walk, then stop"], "needs quotes in quotes"),
         ("bench", ["tasks=[Pendulum-v1,Pendulam-v1]"], "task.id=Pendulam-v1: no such environment is installed"),
     ],
 )
-def test_a_mistake_is_one_line_and_nothing_is_written(command, tmp_path, monkeypatch, name, arguments, said):
+def test_a_mistake_is_one_line_and_nothing_is_written(command, tmp_path, monkeypatch, name, arguments, line):
     import torch
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     code, out, err = command(name, *arguments)
     assert (code, out, err.count("\n")) == (2, "", 1)
-    assert err.startswith("semagram: ") and said in err
+    assert err.startswith("semagram: ") and line in err
     assert not [*tmp_path.iterdir()]
+
+
+def test_a_key_of_an_earlier_version_is_refused_with_the_new_one_or_the_reason():
+    every = {key for name in CLASSES for key in keys(name)} | {f"task.{key}" for key, _ in leaves(TrainConfig)}
+    for old, new in ((old, new) for old, new in RENAMED.items() if old[:5] != "move."):  # of a token, in a file
+        assert old not in keys("train") and set(new.split(" or ")) <= every
+    for name, old, new in (("evaluate", "sentence", "instruction"), ("play", "sentence", "plan")):
+        with pytest.raises(ConfigError, match=f"^{old}: now {new}$"):
+            build(CLASSES[name], {old: "a"})
+    with pytest.raises(ConfigError, match=r"^budget: |^planner.budget: removed: every plan has all"):
+        build(PlannerConfig, {"budget": "fixed"}, "planner.")
 
 
 def test_a_mistake_ends_a_process_the_same_way(tmp_path):
-    command = [sys.executable, "-m", "configs.train", "sede=3"]
-    ended = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    ended = program("train", "sede=3", cwd=tmp_path)
     assert (ended.returncode, ended.stdout) == (2, "")
     assert ended.stderr == "semagram: sede: no such key; did you mean seed or senses?\n"
     assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize(
+    ("argument", "line"),
+    [
+        ("stepz=100", r"^stepz: no such key; did you mean steps\?$"),
+        ("task=cartpole-swingop", r"^task.name=cartpole-swingop: no such task; close to it: cartpole-swingup"),
+        ("token=lne4", r"^token=lne4: one of line2, line4, step$"),
+        ("cartpole-swingup", r"^cartpole-swingup: keys are given as key=value$"),
+        ("steps=abc", r"^steps=abc: a whole number"),
+        ("model.vision.patch=4", r"^model.vision.patch: only with a camera"),
+        ("image_size=32", r"image_size"),
+    ],
+)
+def test_a_wrong_argument_raises_in_a_script_what_the_command_would_print(tmp_path, argument, line):
+    with pytest.raises(UserError, match=line):
+        train(["seed=1", argument], tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("name", choices("recipe"))
@@ -200,17 +264,8 @@ def test_a_token_a_variation_and_an_environment_by_name_are_those_of_their_keys(
     assert composed("train", ["token=line4"]) == composed("train", line)
     arm = composed("train", ["task=so101-touch", "randomise=mild", "task.control_hz=60"])
     assert (arm["task"]["control_hz"], arm["randomise"]["latency_ms"]) == (60, [0, 20])
-
-
-@pytest.mark.parametrize("name", choices("randomise"))
-def test_a_variation_by_name_is_the_one_that_lerobots_commands_take(name):
-    assert build(Variation, composed("train", [f"randomise={name}"])["randomise"]) == PRESETS[name]
-
-
-def program(name, *arguments, **keys):
-    """Run a command in a process of its own."""
-    command = [sys.executable, "-P", "-m", f"configs.{name}", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=900, **keys)
+    for name in choices("randomise"):  # as LeRobot's commands take it
+        assert build(Variation, composed("train", [f"randomise={name}"])["randomise"]) == PRESETS[name]
 
 
 def test_a_recipe_of_ones_own_is_found(tmp_path):
@@ -221,21 +276,9 @@ def test_a_recipe_of_ones_own_is_found(tmp_path):
     assert "steps: 77" in shown.stdout and "name: walker-run" in shown.stdout, shown.stderr
 
 
-@pytest.mark.slow
-def test_a_sweep_runs_each_member_in_a_folder_of_its_own_and_one_that_fails_leaves_the_others_alone(tmp_path, toys):
-    words = [*toys.tiny_keys, "evaluation.every=0", "evaluation.episodes=1", "task.max_control_steps=20"]
-    done = program("train", "-m", "task=cartpole-swingup", "seed=1,-2,3", "steps=100", *words, cwd=tmp_path)
-    assert done.returncode == 2
-    assert [json.loads(line)["seed"] for line in done.stdout.splitlines()] == [1, 3]
-    folders = sorted(path.name[-2:] for path in (tmp_path / "runs" / "cartpole-swingup").iterdir())
-    assert folders == ["-0", "-1", "-2"]
-    assert "seed=-2: from 0 to" in done.stderr and "Traceback" not in done.stderr
-
-
-@pytest.mark.parametrize("name", ["train", "bench"])
-def test_it_says_its_own_version_and_which_code_that_is(name, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", [name, "--version"])
-    run(name, None)
+def test_it_says_its_own_version_and_which_code_that_is(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["train", "--version"])
+    run("train", None)
     assert capsys.readouterr().out == f"semagram {metadata.version('semagram')}, code {commit()}\n"
 
 
@@ -246,13 +289,10 @@ def test_an_argument_to_be_typed_is_read_by_shell_and_hydra_as_it_was_meant(path
     assert (override.key_or_group, override.value()) == ("resume", path)
 
 
-UNREAD = [["train", "--help"], ["train", "--cfg", "job"], ["bench", "table=docs/results/dmc-100k.csv"]]
-
-
-@pytest.mark.parametrize("arguments", UNREAD)
+@pytest.mark.parametrize("arguments", [["train", "--help"], ["bench", "table=docs/results/dmc-100k.csv"]])
 def test_what_nobody_reads_to_its_end_ends_quietly(arguments):
-    command = [sys.executable, "-m", f"configs.{arguments[0]}", *arguments[1:]]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    words = [sys.executable, "-m", "configs.commands", *arguments]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         process.stdout.close()
         assert b"Error" not in process.stderr.read()
     assert process.returncode == 0
@@ -260,42 +300,38 @@ def test_what_nobody_reads_to_its_end_ends_quietly(arguments):
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="Linux's full disk")
 def test_a_result_that_cannot_be_written_is_said():
-    command = [sys.executable, "-m", "configs.bench", "table=docs/results/dmc-100k.csv"]
     with open("/dev/full", "w") as full:
-        ended = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+        ended = program("bench", "table=docs/results/dmc-100k.csv", capture_output=False, stdout=full, stderr=-1)
     assert ended.returncode == 1 and "Traceback" not in ended.stderr
     assert ended.stderr.endswith("semagram: stdout: No space left on device\n")
 
 
-ARM = ["robot=so101", "port=/dev/no_such_port", "id=a"]
-
-
 @pytest.mark.parametrize(
-    ("name", "arguments", "code", "said"),
+    ("name", "arguments", "code", "line"),
     [
         ("run", ["checkpoint=nowhere"], 2, "checkpoint=nowhere: no such folder"),
         ("run", ["checkpoint=.", "robot=so101-twin", "port_file=p"], 2, "port_file=p: no such file; start `sema"),
-        ("run", ["checkpoint=.", *ARM], 1, "port=/dev/no_such_port: no such device; is the arm plugged in?"),
+        ("run", ["checkpoint=.", "robot=so101", "port=/dev/no_such_port", "id=a"], 1, "port=/dev/no_such_port: no su"),
     ],
 )
-def test_what_is_not_there_is_told_before_anything_heavy_is_imported(tmp_path, name, arguments, code, said):
+def test_what_is_not_there_is_reported_before_anything_heavy_is_imported(tmp_path, name, arguments, code, line):
     words = (
-        f"import sys; sys.argv = ['x', *{arguments}]\nimport configs.{name} as c\n"
-        "try: c.main()\nfinally: print({'torch', 'mujoco', 'lerobot'} & set(sys.modules))"
+        f"import sys; sys.argv = ['x', *{arguments}]\nimport configs.commands as c\n"
+        f"try: c.{name}()\nfinally: print({{'torch', 'mujoco', 'lerobot'}} & set(sys.modules))"
     )
     done = subprocess.run(
         [sys.executable, "-P", "-c", words], cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False
     )
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (code, "set()\n", 1), done.stderr
-    assert done.stderr.startswith(f"semagram: {said}")
+    assert done.stderr.startswith(f"semagram: {line}")
     assert not list(tmp_path.iterdir())
 
 
 def test_a_folder_that_hides_a_package_is_named(tmp_path):
     (tmp_path / "envs").mkdir()
     (tmp_path / "envs" / "__init__.py").touch()
-    command = [sys.executable, "-m", "configs.train", "steps=500"]  # -m looks in the current folder first
-    ended = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    words = [sys.executable, "-m", "configs.commands", "train", "steps=500"]  # -m looks in the current folder first
+    ended = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path, check=False)
     assert (ended.returncode, ended.stdout) == (2, "")
     assert ended.stderr.startswith(f"semagram: {tmp_path / 'envs'} hides Semagram's own package envs; ")
 
@@ -305,7 +341,7 @@ def ending(command, monkeypatch):
     """Runs a command whose work raises an error."""
 
     def run(error):
-        def fails(_):
+        def fails(*_):
             raise error
 
         monkeypatch.setattr("configs.bench.tabulate", fails)
@@ -332,12 +368,12 @@ def ending(command, monkeypatch):
     ],
     ids=str,
 )
-def test_a_mistake_and_what_may_pass_are_told_apart(ending, error, code, line):
+def test_a_mistake_and_what_may_pass_have_codes_of_their_own(ending, error, code, line):
     assert ending(error) == (code, "", f"semagram: {line}\n")
 
 
 @pytest.mark.parametrize("error", [ValueError("shapes (2,) and (3,)"), ZeroDivisionError(), KeyError(1)])
-def test_a_defect_is_not_told_as_a_mistake(ending, error):
+def test_a_defect_shows_its_traceback(ending, error):
     with pytest.raises(type(error)) as raised:
         ending(error)
     assert raised.value is error
@@ -346,9 +382,7 @@ def test_a_defect_is_not_told_as_a_mistake(ending, error):
 @pytest.mark.parametrize("error", [UserError("it"), OSError(errno.ENOSPC, "full"), FloatingPointError("nan")])
 def test_who_asks_for_tracebacks_gets_that_of_a_mistake_too(ending, monkeypatch, error):
     monkeypatch.setenv("SEMAGRAM_TRACEBACK", "1")
-    with pytest.raises(type(error)) as raised:
-        ending(error)
-    assert raised.value is error
+    test_a_defect_shows_its_traceback(ending, error)
 
 
 def test_only_the_folders_that_it_made_are_removed(command, tmp_path):
@@ -357,3 +391,22 @@ def test_only_the_folders_that_it_made_are_removed(command, tmp_path):
         code, _, err = command("train", f"hydra.run.dir={place}", "steps=0")
         assert (code, err.count("\n")) == (2, 1)
         assert [path.name for path in tmp_path.rglob("*")] == ["mine"]
+
+
+PAGE = Path(__file__).parents[1] / "docs" / "research.md"
+SMALL = ["video=false", "compile=false", "evaluation.episodes=1", "task.max_control_steps=30", "model.width=32"]
+
+
+@pytest.mark.slow
+def test_the_page_about_python_is_a_script_that_runs_from_top_to_bottom(tmp_path):
+    blocks = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(), re.DOTALL | re.MULTILINE)
+    assert len(blocks) == 6
+    short = json.dumps(["steps=300", "seed_steps=100", *SMALL])[1:-1]
+    script = "\n".join(blocks).replace('"steps=25000"', short).replace("range(1000)", "range(40)")  # past an end
+    (tmp_path / "mine.py").write_text(script)
+    words = [sys.executable, "-W", "error", "mine.py"]
+    ran = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    summary = json.loads((tmp_path / "runs" / "mine" / "summary.json").read_text())
+    assert ran.stdout.startswith(f"{summary['return_mean']} {summary['policy_return_mean']}\n")
+    assert "torch.Size([5, 2, 1]) torch.Size([5, 2, 1])" in ran.stdout

@@ -1,11 +1,98 @@
-"""Laws of the curves: hull, inverse, symmetry, and the ordinary action as the limit case."""
+"""Laws of the splines (unity, hull, polynomials, derivatives, ties) and of the curves of tokens (inverse, shifts)."""
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies.tokens.curves import Curve, design, midpoints
+from policies.tokens.curves import Curve, beginning, design, differences, fit_from, knots
+
+SPLINES = st.integers(1, 12).flatmap(lambda count: st.tuples(st.just(count), st.integers(0, min(count - 1, 5))))
+seeds = st.integers(0, 999)
+ZERO, ONE = np.zeros(1), np.ones(1)
+
+
+def points(count, seed, size=3):
+    return np.random.default_rng(seed).uniform(-1, 1, (count, size))
+
+
+@given(SPLINES, seeds)
+def test_weights_are_a_partition_of_unity(shape, seed):
+    at = np.random.default_rng(seed).uniform(0, 1, 20)
+    weights = design(at, *shape)
+    assert weights.shape == (20, shape[0])
+    assert (weights >= 0).all()
+    np.testing.assert_allclose(weights.sum(1), 1, atol=1e-12)
+
+
+@given(SPLINES, seeds)
+def test_a_curve_lies_in_its_hull_and_ends_at_its_end_points(shape, seed):
+    c = points(shape[0], seed)
+    y = design(np.linspace(0, 1, 33), *shape) @ c
+    assert (y <= c.max(0) + 1e-12).all() and (y >= c.min(0) - 1e-12).all()
+    np.testing.assert_allclose(y[0], c[0], atol=1e-12)
+    np.testing.assert_allclose(y[-1], c[-1], atol=1e-12)
+
+
+@given(SPLINES, seeds)
+def test_polynomials_up_to_the_degree_are_exact(shape, seed):
+    """And the one of the next degree is not, unless there are as many control points."""
+    count, degree = shape
+    at = np.random.default_rng(seed).uniform(0, 1, 30)
+    weights = design(at, count, degree)
+    for power in range(degree + 1):
+        found, *_ = np.linalg.lstsq(weights, at**power, rcond=None)
+        np.testing.assert_allclose(weights @ found, at**power, atol=1e-9)
+
+
+@given(SPLINES, st.integers(1, 3), seeds)
+def test_derivatives_are_the_limit_of_differences(shape, order, seed):
+    count, degree = shape
+    if order > degree:
+        assert not design(np.linspace(0, 1, 5), count, degree, order).any()
+        return
+    c, at, h = points(count, seed), np.random.default_rng(seed).uniform(0.05, 0.95, 10), 1e-6
+    at = at[np.abs(at[:, None] - knots(count, degree)).min(1) > 2 * h]  # a derivative may jump at a knot
+    below, above = (design(at + s * h, count, degree, order - 1) @ c for s in (-1, 1))
+    exact = design(at, count, degree, order) @ c
+    np.testing.assert_allclose((above - below) / (2 * h), exact, atol=1e-4 * max(1, np.abs(exact).max(initial=0)))
+
+
+@given(SPLINES, seeds)
+def test_a_bound_on_control_points_differences_bounds_the_rate(shape, seed):
+    count, degree = shape
+    if degree < 1:
+        return
+    c = points(count, seed)
+    rate = design(np.linspace(0, 1, 50), count, degree, 1) @ c
+    assert (np.abs(rate) <= np.abs(differences(count, degree) @ c).max(0) + 1e-9).all()
+
+
+@given(SPLINES, SPLINES, seeds)
+def test_a_tied_curve_goes_on_where_the_last_one_stopped(one, other, seed):
+    """Position always, rate where both have one."""
+    (count, degree), (count2, degree2) = one, other
+    c, d = points(count, seed), points(count2, seed + 1)
+    end, slope = design(ONE, count, degree) @ c, design(ONE, count, degree, 1) @ c
+    rate = slope[0] if degree2 >= 1 else None
+    tied = beginning(end[0], rate, count2, degree2)
+    d[: len(tied)] = tied
+    np.testing.assert_allclose(design(ZERO, count2, degree2) @ d, end, atol=1e-9)
+    if degree2 >= 1:
+        np.testing.assert_allclose(design(ZERO, count2, degree2, 1) @ d, slope, atol=1e-6)
+
+
+def test_what_no_spline_can_be_is_refused():
+    with pytest.raises(ValueError, match=r"^degree=3: 0 to 2 for 3 control points$"):
+        knots(3, 3)
+    with pytest.raises(ValueError, match="order=2"):
+        differences(4, 1, 2)
+    with pytest.raises(ValueError, match="no rate"):
+        beginning(np.zeros(2), np.zeros(2), 3, 0)
+
+
+# Tokens.
 
 shapes = st.integers(1, 8).flatmap(
     lambda length: st.integers(1, length).flatmap(
@@ -24,7 +111,8 @@ def test_actions_are_the_spline_at_the_middles_of_the_steps(shape, seed):
     """And every control point is felt."""
     curve = Curve.of(*shape, 2)
     token = uniform(5, curve.size, seed=seed)
-    weights = torch.from_numpy(design(midpoints(shape[0]), *shape[1:])).float()
+    middles = (np.arange(shape[0]) + 0.5) / shape[0]
+    weights = torch.from_numpy(design(middles, *shape[1:])).float()
     assert (weights.sum(0) > 0).all()
     assert torch.allclose(curve.decode(token), weights @ token.unflatten(-1, (-1, 2)), atol=1e-6)
 
@@ -48,13 +136,6 @@ def test_encoding_is_least_squares_within_bounds(shape, seed):
         left = actions - curve.decode(token)
         assert (curve.weights.T @ left).abs().max() < 1e-4
     assert curve.encode(100 * actions).abs().max() <= 1
-
-
-@pytest.mark.parametrize("length", [1, 2, 4, 8])
-def test_one_point_is_one_action_held(length):
-    curve = Curve.of(length, 1, 0, 3)
-    token = uniform(6, 3)
-    assert torch.equal(curve.decode(token), token.unsqueeze(1).expand(6, length, 3))
 
 
 def test_one_step_and_one_point_change_no_bit():
@@ -88,13 +169,6 @@ def test_where_each_step_has_a_point_advancing_shifts_the_actions(length, steps,
     assert torch.allclose(later, wanted, atol=1e-5)
 
 
-@given(shapes, st.integers(0, 20))
-def test_what_is_held_stays_held(shape, steps):
-    curve = Curve.of(*shape, 2)
-    sentence = uniform(2).repeat(shape[1]).expand(3, 1, -1)
-    assert torch.allclose(curve.advance(sentence, steps), sentence, atol=1e-5)
-
-
 def test_a_sentence_is_its_tokens_actions_and_then_its_last_one():
     curve = Curve.of(4, 2, 1, 2)
     sentence = torch.rand(3, 5, 4) * 2 - 1
@@ -111,3 +185,21 @@ def test_sentences_advance_each_by_its_own_steps():
     later = curve.advance_each(sentences, steps)
     for b, count in enumerate(steps.tolist()):
         assert torch.equal(later[:, b], curve.advance(sentences[:, b], count))
+
+
+@given(shapes, st.integers(1, 20))
+def test_where_a_curve_is_after_some_steps_is_halfway_to_the_next_one(shape, steps):
+    """At the end of a token: its last control point, where a joined one goes on."""
+    curve, plan = Curve.of(*shape, 2), uniform(20, 3, shape[1] * 2)
+    token, within = divmod(steps - 1, shape[0])
+    weights = torch.from_numpy(design(np.array([(within + 1) / shape[0]]), *shape[1:])).float()
+    assert torch.allclose(curve.at(plan, steps), (weights @ plan[token].unflatten(-1, (-1, 2)))[:, 0], atol=1e-6)
+    if within + 1 == shape[0]:
+        assert torch.allclose(curve.at(plan, steps), plan[token][:, -2:], atol=1e-6)
+
+
+@given(SPLINES, seeds)
+def test_a_curve_is_fitted_from_where_it_begins(shape, seed):
+    c, steps = points(shape[0], seed), 4 * shape[0]
+    values = design((np.arange(steps) + 1) / steps, *shape) @ c
+    np.testing.assert_allclose(fit_from(c[0], values, *shape), c, atol=1e-7)

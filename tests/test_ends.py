@@ -17,7 +17,7 @@ import pytest
 import configs.arm.recording
 import configs.arm.running
 import robot.arms
-from configs import record, run
+from configs import commands
 from robot.recording import Draft
 from robot.safety.stops import SIGNALS
 
@@ -130,7 +130,7 @@ TWIN = {  # a fault: what is asked of the twin, the line, the joints' torque in 
 @pytest.mark.parametrize("fault", TWIN)
 def test_a_fault_of_the_twin_ends_a_run(twin, served, running, ends, fault):
     (do, arguments), said, left = TWIN[fault]
-    code, line = ends(run.main, lambda: twin.ask(do, **arguments), *running, *on_the_twin(served))
+    code, line = ends(commands.run, lambda: twin.ask(do, **arguments), *running, *on_the_twin(served))
     assert code == 1
     assert re.match(said, line), line
     assert torque(twin) == left
@@ -147,7 +147,7 @@ def test_a_servo_that_gives_up_is_let_go_all_the_same(twin, served, running, end
         os.kill(os.getpid(), signal.SIGINT)
 
     warnings.simplefilter("always")
-    code, line = ends(run.main, act, *running, *on_the_twin(served))
+    code, line = ends(commands.run, act, *running, *on_the_twin(served))
     assert (code, line) == (130, "stopped by SIGINT")
     assert [str(warning.message) for warning in recwarn] == UNNOTICED[fault]
     assert torque(twin) == OFF
@@ -157,7 +157,7 @@ def test_a_servo_that_gives_up_is_let_go_all_the_same(twin, served, running, end
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_ends_a_run(twin, served, running, ends, number, where):
     words = on_the_twin(served) if where == "twin" else ()
-    assert ends(run.main, signalled(number), *running, *words) == (128 + number, f"stopped by {number.name}")
+    assert ends(commands.run, signalled(number), *running, *words) == (128 + number, f"stopped by {number.name}")
     assert torque(twin) == OFF
 
 
@@ -170,7 +170,7 @@ def test_a_planner_that_is_killed_ends_a_run(arm_checkpoint, ends, monkeypatch):
 
     monkeypatch.setattr(subprocess, "Popen", popen)
     words = (f"checkpoint={arm_checkpoint}", "viewer=none", "seconds=60")
-    code, line = ends(run.main, lambda: os.kill(made[0].pid, signal.SIGKILL), *words)
+    code, line = ends(commands.run, lambda: os.kill(made[0].pid, signal.SIGKILL), *words)
     assert code == 1
     assert line.startswith("stopped: planner: the planner is gone: ")  # hung up, or reset
 
@@ -189,7 +189,7 @@ NONE_SAFE = "; 0 episodes are safe, the same command goes on"
 
 def test_a_joint_held_by_hand_ends_a_recording(twin, served, ends, person, tmp_path):
     held = lambda: twin.ask("hold", joint="shoulder_pan")  # noqa: E731
-    code, line = ends(record.main, held, *RECORD, *on_the_twin(served))
+    code, line = ends(commands.record, held, *RECORD, *on_the_twin(served))
     assert code == 1
     assert re.match(r"semagram: .*stalled: shoulder_pan does not follow: it stays at .*" + NONE_SAFE, line), line
     assert torque(twin) == OFF
@@ -199,7 +199,7 @@ def test_a_joint_held_by_hand_ends_a_recording(twin, served, ends, person, tmp_p
 @pytest.mark.parametrize("fault", ["a dead servo", "the USB cable"])
 def test_a_fault_of_the_twin_ends_a_recording(twin, served, ends, person, tmp_path, fault):
     (do, arguments), said, left = TWIN[fault]
-    code, line = ends(record.main, lambda: twin.ask(do, **arguments), *RECORD, *on_the_twin(served))
+    code, line = ends(commands.record, lambda: twin.ask(do, **arguments), *RECORD, *on_the_twin(served))
     assert code == 1
     assert re.match(said.replace("stopped", "semagram") + ".*" + NONE_SAFE, line), line
     assert torque(twin) == left
@@ -213,7 +213,7 @@ def test_what_could_not_be_done_at_the_end_of_a_recording_is_told(ends, person, 
 
     monkeypatch.setattr(person, "disconnect", fail)
     act = (lambda: monkeypatch.setattr(Draft, "add", fail)) if full else signalled(signal.SIGINT)
-    code, line = ends(record.main, act, *RECORD)
+    code, line = ends(commands.record, act, *RECORD)
     if full:
         assert (code, line) == (2, "semagram: the disk cannot be written; not done: close the data")
     else:
@@ -221,7 +221,7 @@ def test_what_could_not_be_done_at_the_end_of_a_recording_is_told(ends, person, 
 
 
 def test_a_leader_that_is_lost_ends_a_recording(ends, person, tmp_path):
-    code, line = ends(record.main, lambda: setattr(person, "lost", True), *RECORD)
+    code, line = ends(commands.record, lambda: setattr(person, "lost", True), *RECORD)
     assert code == 1
     assert line == "semagram: the teleoperator cannot be read: [Errno 5] Input/output error" + NONE_SAFE
     assert not person.is_connected and not list(tmp_path.iterdir())
@@ -234,7 +234,7 @@ def test_a_leader_that_is_lost_ends_a_recording(ends, person, tmp_path):
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_ends_a_recording_whose_finished_episodes_stay(ends, person, tmp_path, number):
     first, words = tmp_path / ".kept.parts" / "000000", [word for word in RECORD if "seconds" not in word]
-    code, line = ends(record.main, signalled(number), *words, "seconds=0.3", "episodes=1000", begun=first.exists)
+    code, line = ends(commands.record, signalled(number), *words, "seconds=0.3", "episodes=1000", begun=first.exists)
     assert not person.is_connected and [path.name for path in tmp_path.iterdir()] == ["kept"]
     safe = json.loads((tmp_path / "kept" / "meta" / "info.json").read_text())["total_episodes"]
     assert safe >= 1
@@ -260,7 +260,7 @@ def test_a_signal_while_an_episode_is_saved_does_not_lose_it(ends, person, tmp_p
     monkeypatch.setattr(Draft, "signalled", False, raising=False)
     monkeypatch.setattr(Draft, "save", slow)
     words = [word for word in RECORD if "seconds" not in word]
-    code, line = ends(record.main, act, *words, "seconds=0.3", "episodes=1000", begun=begun.is_set)
+    code, line = ends(commands.record, act, *words, "seconds=0.3", "episodes=1000", begun=begun.is_set)
     assert (code, line) == (143, "semagram: stopped by SIGTERM; 1 episodes are safe, the same command goes on")
     info = json.loads((tmp_path / "kept" / "meta" / "info.json").read_text())
     assert info["total_episodes"] == 1

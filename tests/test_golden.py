@@ -73,7 +73,7 @@ def frame() -> str:
 
 def run(name: str, folder: Path) -> dict[str, str]:
     """Train as `RUNS[name]` says; return the hashes of the rows of metrics.csv and of the evaluated returns."""
-    from configs.runs.scripting import train
+    from configs.train import train
 
     path = folder / name
     summary = train([*TINY, *RUNS[name]], path)

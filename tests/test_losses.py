@@ -6,8 +6,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from worldmodel.losses import (
     METRICS,
@@ -17,7 +15,6 @@ from worldmodel.losses import (
     imitation_loss,
     losses,
     variance_loss,
-    window_return,
 )
 from worldmodel.model import WorldModel
 from worldmodel.observation import Observation
@@ -182,23 +179,6 @@ def test_the_total_is_the_sum_by_weight(case):
 # What must not matter, and which weights which loss may move.
 
 
-@given(st.lists(st.lists(st.floats(-3, 3), min_size=1, max_size=5), min_size=1, max_size=4), st.booleans())
-def test_returns_are_the_sum_written_out(rewards, terminates):
-    horizon, size = 5, len(rewards)
-    reward, continues, valid = torch.zeros(horizon, size), torch.ones(horizon, size), torch.zeros(horizon, size)
-    for b, known in enumerate(rewards):
-        reward[: len(known), b] = torch.tensor(known)
-        valid[: len(known), b] = 1
-        if terminates:
-            continues[len(known) - 1 :, b] = 0
-    value = torch.arange(size) + 1.0
-    targets = window_return(reward, continues, valid, value, DISCOUNT)
-    for b, known in enumerate(rewards):
-        want = sum(DISCOUNT**k * r for k, r in enumerate(known))
-        want += 0 if terminates else DISCOUNT ** len(known) * float(value[b])
-        assert float(targets[b]) == pytest.approx(want, abs=1e-4)
-
-
 def test_what_never_happened_does_not_matter_nor_what_was_seen_after_a_termination(toys, model):
     data = toys.batch(model)
     before, total = gradients(toys, model, data)
@@ -342,3 +322,14 @@ def test_imitation_learns_nothing_of_reward_and_value(model, windows):
     imitation_loss(model, windows, 20.0)[0].backward()
     touched = {name.split(".")[0] for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
     assert touched == {"encoder", "trunk", "next", "actor"}
+
+
+def test_imitation_brings_the_latent_of_the_senses_kept_to_that_of_all(toys, windows):
+    model = toys.tiny_model({STATE_KEY: (3,), LANGUAGE_KEY: (4,)})
+    seen, keep = toys.batch(model, 4).seen, torch.tensor([[1.0, 0], [1, 1], [0, 1], [1, 1]])
+    total, parts = imitation_loss(model, dataclasses.replace(windows, seen=seen, keep=keep), 20.0)
+    whole = model.encode(seen.map(lambda x: x[0]))
+    kept = model.encode(Observation(seen.map(lambda x: x[0]).values, dict(zip(model.senses, keep.T > 0, strict=True))))
+    torch.testing.assert_close(parts["loss_agreement"], (kept - whole).square().mean().detach())
+    want = 20 * parts["loss_consistency"] + parts["loss_imitation"] + 20 * parts["loss_agreement"]
+    torch.testing.assert_close(total.detach(), want)

@@ -153,7 +153,7 @@ def test_each_of_a_vector_can_be_told_in_its_own_words_from_the_next_reset_on(ve
 
 
 def test_a_task_can_be_told_in_the_users_words():
-    env = make(TaskConfig("cartpole-balance", sentence="hold it up"), senses=SPOKEN)
+    env = make(TaskConfig("cartpole-balance", instruction="hold it up"), senses=SPOKEN)
     assert env.reset(seed=0)[0][LANGUAGE_KEY] == "hold it up"
     assert isinstance(env.observation_space[LANGUAGE_KEY], spaces.Text)
     assert env.observation_space.contains(env.reset(seed=0)[0])
@@ -167,7 +167,7 @@ def test_a_task_can_be_told_in_the_users_words():
     ("task", "words"),
     [
         (TaskConfig("cartpole-balance"), SENTENCES["cartpole-balance"]),
-        (TaskConfig("cartpole-balance", sentence="hold it up"), "hold it up"),
+        (TaskConfig("cartpole-balance", instruction="hold it up"), "hold it up"),
         (TaskConfig("gym", "Pendulum-v1"), "Pendulum v1"),
     ],
 )
@@ -181,9 +181,9 @@ def test_words_alone_are_no_sight():
 
 
 def test_a_gymnasium_task_has_no_words_of_its_own():
-    with pytest.raises(ValueError, match=r"^task\.sentence=: what Pendulum-v1 is about, in words"):
+    with pytest.raises(ValueError, match=r"^task\.instruction=: what Pendulum-v1 is about"):
         make(TaskConfig("gym", "Pendulum-v1"), senses=SPOKEN)
-    env = make(TaskConfig("gym", "Pendulum-v1", sentence="swing up"), senses=SPOKEN)
+    env = make(TaskConfig("gym", "Pendulum-v1", instruction="swing up"), senses=SPOKEN)
     assert env.reset(seed=0)[0][LANGUAGE_KEY] == "swing up"
 
 
@@ -223,12 +223,12 @@ def test_tasks_with_other_decisions_are_refused(toys):
         ({"name": "multi", "names": ("walker-walk", "so101-tuch")}, r"^task\.names=so101-tuch: no such task"),
         ({"name": "multi", "names": ("walker-walk", "gym")}, r"^task\.names=gym: no such task"),
         ({"name": "multi", "names": WALKERS, "id": "Pendulum-v1"}, r"^task\.id=Pendulum-v1: only with task\.name=gym"),
-        ({"name": "multi", "names": WALKERS, "sentence": "go"}, r"^task\.sentence=go: only for a single task"),
+        ({"name": "multi", "names": WALKERS, "instruction": "go"}, r"^task\.instruction=go: only for a single task"),
         ({"name": "multi", "names": WALKERS, "control_hz": 20.0}, r"^task\.control_hz=20.0: only for the SO-101's"),
         ({"name": "walker-walk", "names": WALKERS}, r"^task\.names=\[walker-stand,.*: only with task=multi, not with"),
         ({"name": "gym", "id": "A-v1", "names": WALKERS}, r"^task\.names=.*: only with task=multi, not with task=gym"),
-        ({"name": "walker-walk", "sentence": "  "}, r"^task\.sentence: '  ' is without text"),
-        ({"name": "walker-walk", "sentence": "go\nthere"}, r"^task\.sentence: .* characters outside Latin-1"),
+        ({"name": "walker-walk", "instruction": "  "}, r"^task\.instruction: '  ' is without text"),
+        ({"name": "walker-walk", "instruction": "go\nthere"}, r"^task\.instruction: .* characters outside Latin-1"),
     ],
 )
 def test_settings_of_several_tasks_that_make_no_sense_are_one_line(settings, message):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-from configs.runs.camera_strip import CAPTION, GAP, MISSING, TILE, Strip, fitting
+from configs.runs.film import CAPTION, GAP, HEIGHT, MISSING, TILE, WIDTH, Reel, fitting
 from policies import nearest_frames as module
 from policies.agent import Agent
 from policies.nearest_frames import NearestFrames, imagined, nearest
@@ -89,17 +89,13 @@ def test_the_latent_of_a_moment_is_what_the_agent_would_have_had(model, replay):
         assert any(torch.allclose(only, alone, atol=1e-6) for alone in memories.alone[STATE_KEY])
 
 
-def test_agreement_is_one_where_a_sense_says_all_and_small_where_it_says_nothing(model, replay):
+def test_agreement_is_of_the_moments_in_which_a_sense_was_there_and_not_alone(model, replay):
     memories = NearestFrames.of(replay, model, 200)
+    whole = memories.agreement()
     same = dataclasses.replace(memories, alone=dict.fromkeys(SENSES, memories.latents))
     assert same.agreement() == {"state": 1.0, "images.front": 1.0}
     other = dataclasses.replace(memories, alone=dict.fromkeys(SENSES, memories.latents.roll(7, 0)))
     assert all(abs(value) < 0.2 for value in other.agreement().values())
-
-
-def test_agreement_is_of_the_moments_in_which_a_sense_was_there_and_not_alone(model, replay):
-    memories = NearestFrames.of(replay, model, 200)
-    whole = memories.agreement()
     assert all(memories.beside[key].all() for key in SENSES)
     at = list(SENSES).index(FRONT)
     replay.present[0, ::2, at] = False
@@ -112,29 +108,35 @@ def test_agreement_is_of_the_moments_in_which_a_sense_was_there_and_not_alone(mo
     assert NearestFrames.of(replay, model, 200).agreement() == {}
 
 
+def below(reel, seen):
+    """The strip below the scene."""
+    return reel.show(np.zeros((HEIGHT, WIDTH, 3), np.uint8), seen)[HEIGHT:]
+
+
 def test_a_strip_shows_the_cameras_the_masks_and_what_is_expected(model, replay, toys):
     curve = Curve.of_token(toys.token_settings(1), 2)
     config = PlannerConfig(samples=8, policy_samples=2, elites=4, iterations=1, horizon=3)
     agent = Agent(model, curve, Planner(model, 0.9, config), torch.Generator().manual_seed(0))
     memories = NearestFrames.of(replay, model, 20)
-    strip = Strip(agent, memories, 0.04, 560)
+    reel = Reel(agent, 0.04, memories)
     values = {STATE_KEY: torch.zeros(1, 3), FRONT: torch.full((1, 16, 16, 3), 77, dtype=torch.uint8)}
     seen = Observation.of(SENSES, values)
-    before = strip.show(seen)
-    assert before.shape == (strip.height, 560, 3)
+    before = below(reel, seen)
+    assert before.shape == (TILE + CAPTION, WIDTH, 3)
     assert (before[20:90, 10:80] == 77).all() and (before[20:, 100:] == 255).all()  # no plan yet: nothing expected
     agent.act(seen)
-    after = strip.show(seen)
+    after = below(reel, seen)
+    assert after.shape[1] == WIDTH + HEIGHT
     expected = memories.expected(FRONT, imagined(model, agent.plan.latent[0], agent.plan.tokens[:, 0]))
     assert len(expected) == 3
     for n, remembered in enumerate(expected):
         tile = after[16 + 2 : 96 : 5, 4 + 84 * (n + 1) + 2 : 84 * (n + 2) : 5]
         assert np.array_equal(tile, remembered.numpy())
     alone = agent.decision = dataclasses.replace(agent.decision, by_policy=torch.ones(1, dtype=torch.bool))
-    of_policy = strip.show(seen)  # whose token is all that is followed
+    of_policy = below(reel, seen)  # whose token is all that is followed
     assert np.array_equal(of_policy[:, : 4 + 84 * 2], after[:, : 4 + 84 * 2])
-    assert len(alone.sentence(0)) == 1 and (of_policy[:, 4 + 84 * 2 :] == 255).all()
-    lost = strip.show(Observation.of(SENSES, values, {FRONT: torch.tensor([False])}))
+    assert len(alone.plan(0)) == 1 and (of_policy[:, 4 + 84 * 2 :] == 255).all()
+    lost = below(reel, Observation.of(SENSES, values, {FRONT: torch.tensor([False])}))
     assert (lost[17, 10] == MISSING).all() and not (after[17, 10] == MISSING).all()
 
 
@@ -146,9 +148,8 @@ def test_each_camera_has_a_row_and_one_that_is_missing_is_red(toys):
         WIDE: torch.full((1, 20, 40, 3), 70, dtype=torch.uint8),
         TALL: torch.full((1, 40, 10, 3), 90, dtype=torch.uint8),
     }
-    strip = Strip(agent, None, 0.04, 300)
-    assert strip.height == 2 * (TILE + CAPTION)
-    shown = strip.show(Observation.of(model.senses, values, {TALL: torch.tensor([False])}))
+    shown = below(Reel(agent, 0.04), Observation.of(model.senses, values, {TALL: torch.tensor([False])}))
+    assert shown.shape == (2 * (TILE + CAPTION), WIDTH, 3)
     wide = (shown[: TILE + CAPTION] == 70).all(-1)
     tall = ((shown[TILE + CAPTION :] == 0) | (shown[TILE + CAPTION :] == MISSING)).all(-1)[CAPTION:]
     assert wide.sum() == wide[CAPTION : CAPTION + 40, GAP : GAP + 80].sum() == 40 * 80

@@ -41,7 +41,7 @@ def play(tmp_path):
     def run(*tokens, **keys) -> dict:
         path = tmp_path / "plan.json"
         path.write_text(tokens[0] if isinstance(tokens[0], str) else json.dumps(to_plain(tokens)))
-        return PlaySession.begin(PlayConfig(sentence=str(path), **keys)).run()
+        return PlaySession.begin(PlayConfig(plan=str(path), **keys)).run()
 
     return run
 
@@ -114,7 +114,7 @@ def test_a_plan_that_cannot_be_is_one_line(play, tmp_path, text, line):
     with pytest.raises(ValueError, match=line) as error:
         play(text)
     assert "\n" not in str(error.value)
-    assert str(error.value).startswith(f"sentence={tmp_path / 'plan.json'}: ")
+    assert str(error.value).startswith(f"plan={tmp_path / 'plan.json'}: ")
 
 
 def test_a_grip_with_no_motion_left_is_done_all_the_same(play, sent):

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policies.tokens.curves import Curve, design
-from policies.tokens.gaussian import FLOOR, LowRankGaussian, within
+from policies.tokens.gaussian import FLOOR, LowRankGaussian
 from worldmodel.distributions import SquashedGaussian
 from worldmodel.observation import Observation
 from worldmodel.planner import Planner
@@ -40,16 +40,6 @@ def close(one, other, atol=1e-7):
 def same(one, other, atol=1e-7):
     close(one.mean, other.mean, atol)
     close(one.covariance, other.covariance, atol)
-
-
-def test_the_density_integrates_to_one():
-    """On a grid over two numbers, after conditioning too."""
-    known = LowRankGaussian(torch.tensor([0.3, -0.2]), torch.tensor([[0.5, 0.3, 0.0], [0.4, 0.0, 0.4]])).condition(
-        torch.tensor([[1.0, 1.0]]), torch.tensor([0.4]), 0.3
-    )
-    axis = torch.linspace(-5, 5, 401)
-    grid = torch.cartesian_prod(axis, axis)
-    assert float(known.log_density(grid).exp().sum() * 0.025**2) == pytest.approx(1, abs=1e-4)
 
 
 @given(seeds, st.booleans())
@@ -94,24 +84,6 @@ def test_conditioning_is_bayes_rule(seed, batch, deviation):
     same(m.condition(MIDDLE, value, 1e9), m)
 
 
-@given(seeds, st.floats(0.05, 1.0))
-def test_conditioning_divides_the_joint_density_by_the_same_for_all_tokens(seed, deviation):
-    """For several values at once: log p(y | w) + log p(w) - log p(w | y) = log p(y), whatever w."""
-    m, value = token(seed), normal(3, 2, seed=seed)
-    w = normal(5, 3, SIZE, seed=seed + 1)
-    likelihood = torch.distributions.Normal(w @ MIDDLE.mT, deviation).log_prob(value).sum(-1)
-    evidence = likelihood + m.log_density(w) - m.condition(MIDDLE, value, deviation).log_density(w)
-    torch.testing.assert_close(evidence, evidence[:1].expand(5, 3), rtol=1e-7, atol=1e-6)
-
-
-@given(seeds, st.floats(0.0, 1.0))
-def test_measurements_may_come_in_any_order_or_at_once(seed, deviation):
-    m, value = token(seed), normal(4, seed=seed)
-    one = m.condition(MIDDLE, value[:2], deviation).condition(END, value[2:], deviation)
-    same(one, m.condition(END, value[2:], deviation).condition(MIDDLE, value[:2], deviation))
-    same(one, m.condition(torch.cat([MIDDLE, END]), value, deviation))
-
-
 @given(seeds, st.floats(1e-3, 1.0))
 def test_conditioning_lowers_entropy_and_no_tube_widens(seed, deviation):
     m, times = token(seed), np.linspace(0, 1, 9)
@@ -153,43 +125,12 @@ def test_what_is_known_exactly_is_refused_where_it_cannot_be_used():
     same(pinned.condition(END, value, 0.1), pinned)  # with a deviation it says nothing new
 
 
-@given(seeds)
-@settings(max_examples=5)
-def test_the_tube_covers_its_share_of_the_curves(seed):
-    m, times = token(seed).condition(END, normal(2, seed=seed), 0.1), np.linspace(0, 1, 11)
-    mean, deviation = m.tube(CURVE, times)
-    assert mean.shape == deviation.shape == (11, 2)
-    w = m.sample(normal(20000, m.factor.shape[-1], seed=seed))
-    curves = torch.from_numpy(design(times, CURVE.control_points, CURVE.degree)) @ w.unflatten(-1, (-1, 2))
-    inside = ((curves - mean).abs() <= 1.6449 * deviation).double().mean(0)
-    assert ((inside - 0.9).abs() < 0.012).all()
-
-
 @given(seeds, st.integers(0, 2))
 def test_readings_are_what_the_curve_does(seed, derivative):
     w, times = normal(3, SIZE, seed=seed), np.linspace(0, 1, 4)
     values = torch.from_numpy(design(times, CURVE.control_points, CURVE.degree, derivative)) @ w.unflatten(-1, (-1, 2))
     close((w @ CURVE.readings(times, derivative).mT).unflatten(-1, (4, 2)), values)
     close(w @ CURVE.readings(times, derivative, [1]).mT, values[..., 1])
-
-
-@given(seeds)
-def test_a_bounded_token_still_reads_what_it_must(seed):
-    value = torch.rand(4, 2, generator=torch.Generator().manual_seed(seed), dtype=torch.double) * 2 - 1
-    value[0] = 1.0  # only one curve can
-    rows = CURVE.readings(0.97)
-    w = within(2 * normal(4, SIZE, seed=seed), rows, value)
-    assert float(w.abs().max()) <= 1
-    close(w @ rows.mT, value, 1e-6)
-    inside = 0.9 * torch.tanh(normal(4, SIZE, seed=seed))
-    close(within(inside, rows, inside @ rows.mT), inside)  # nothing to do, nothing done
-
-
-def test_a_token_becomes_a_motion():
-    move = token().move(CURVE, 0.8)
-    assert (move.points.shape, move.seconds, move.degree) == ((5, 2), 0.8, 3)
-    np.testing.assert_allclose(move.std.ravel(), token().covariance.diagonal().sqrt())
-    np.testing.assert_allclose(move.points.ravel(), token().mean.clamp(-1, 1))
 
 
 def test_single_precision_does():
@@ -221,9 +162,8 @@ def test_a_plan_is_the_gaussian_of_its_elites(toys, generator, at):
 def test_a_narrow_policy_is_its_gaussian_and_a_saturated_one_has_a_density(generator):
     policy = SquashedGaussian(0.5 * torch.randn(2, 6, generator=generator), torch.full((2, 6), -3.5))
     found = LowRankGaussian.of_policy(policy)
-    w, _ = policy.sample(torch.randn(100_000, 2, 6, generator=generator))
-    for b in range(2):
-        scale = found.covariance[b].diagonal().sqrt()
-        assert ((torch.cov(w[:, b].mT) - found.covariance[b]).abs() < 0.05 * scale.outer(scale)).all()
+    w, _ = policy.sample(torch.randn(20_000, 2, 6, generator=generator))
+    scale = found.covariance[0].diagonal().sqrt()
+    assert ((torch.cov(w[:, 0].mT) - found.covariance[0]).abs() < 0.05 * scale.outer(scale)).all()
     saturated = SquashedGaussian(torch.full((1, 4), 40.0), torch.full((1, 4), -3.0))
     assert torch.isfinite(LowRankGaussian.of_policy(saturated).entropy).all()

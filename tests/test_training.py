@@ -1,141 +1,147 @@
-"""Laws of a training run as a process: what it leaves, and that no kill at any moment changes a number."""
+"""Laws of a training run: what it leaves; that no kill at any moment changes a number; on what it goes on, and how."""
 
+import fcntl
+import hashlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from configs.command import composed
 from configs.reporting import Ended
-from configs.runs.run_folder import COLUMNS
+from configs.runs.parts import build
+from configs.runs.resuming import PATIENCE_S, found
+from configs.runs.run_folder import COLUMNS, RunFolder
 from configs.runs.training import Training
+from configs.schema import TrainConfig
 from envs.faults import EnvironmentFault, EnvironmentLost
 from envs.make import make_vector
+from policies.storage.folders import FolderError
+from policies.storage.versions import FORMAT
+from worldmodel import strict
+from worldmodel.strict import ConfigError
 
 SHARED = {
     *("task", "seed", "env_steps", "return_mean", "return_std", "episodes", "train_seconds", "env_steps_per_second"),
     *("gflop_per_control_step", "decisions_per_second", "parameters", "device", "versions"),
 }
+CLOCK = {"train_seconds", "env_steps_per_second", "decisions_per_second", "run"}
 PATIENCE = 600  # seconds
-
-
-class Trainings:
-    """Starts training processes in `home`, all of one config."""
-
-    def __init__(self, home: Path, keys: list[str]):
-        self.home, self.keys = home, keys
-
-    def start(self, *arguments):
-        """A process."""
-        log = open(self.home / "log.txt", "ab")  # noqa: SIM115  the process has its own copy
-        with log:
-            return subprocess.Popen(
-                [sys.executable, "-m", "configs.train", *arguments], cwd=self.home, stdout=subprocess.PIPE, stderr=log
-            )
-
-    def begin(self, name, *keys):
-        """A process that begins the run `name`."""
-        return self.start(*self.keys, *keys, f"hydra.run.dir={name}")
-
-    def finish(self, process):
-        """Its last line of standard output, once it has ended well."""
-        out, _ = process.communicate(timeout=PATIENCE)
-        assert process.returncode == 0, (self.home / "log.txt").read_text()
-        return json.loads(out.decode().splitlines()[-1])
-
-    def metrics(self, name):
-        """The bytes of a run's metrics.csv."""
-        return (self.home / name / "metrics.csv").read_bytes()
-
-    def saved(self, name):
-        """The newest checkpoint's steps, 0 if there is none."""
-        return max([int(p.name) for p in (self.home / name / "checkpoints").glob("[0-9]*")], default=0)
-
-    def wait_for(self, process, name, steps):
-        """Wait until a checkpoint after `steps` steps is there, or the process has ended."""
-        until = time.monotonic() + PATIENCE
-        while process.poll() is None and self.saved(name) <= steps:
-            assert time.monotonic() < until, "no checkpoint came"
-            time.sleep(0.01)
-
-    def wait_for_rows(self, process, name, lines):
-        """Wait until the metrics have so many lines, or the process has ended."""
-        until, path = time.monotonic() + PATIENCE, self.home / name / "metrics.csv"
-        while process.poll() is None and not (path.exists() and self.metrics(name).count(b"\n") >= lines):
-            assert time.monotonic() < until, "no row came"
-            time.sleep(0.01)
+SHORT = ("task=pendulum-swingup", "task.max_control_steps=30", "steps=360", "evaluation.episodes=2", "seed_steps=40")
+SHORT += ("learning.updates_per_token=0.25", "evaluation.every=200", "checkpoint.every=100")
+PENDULUM = ("task=gym", "task.id=Pendulum-v1", "evaluation.every=0", "evaluation.episodes=1")
 
 
 @pytest.fixture(scope="module")
-def runs(toys, tmp_path_factory):
-    """Trainings on a task of the suite, and one of them, `whole`, that nothing interrupts, under way."""
-    keys = [*toys.tiny_keys, "task=pendulum-swingup", "task.max_control_steps=30", "steps=900"]
-    trainings = Trainings(tmp_path_factory.mktemp("training"), keys)
-    trainings.whole = trainings.begin("whole")
-    yield trainings
-    trainings.whole.kill()
-    trainings.whole.communicate()
+def keys(toys):
+    """The arguments of a short run."""
+    return [*toys.tiny_keys, *SHORT]
 
 
 @pytest.fixture(scope="module")
-def whole(runs):
-    """The result of that one, and its metrics.csv."""
-    return runs.finish(runs.whole), runs.metrics("whole")
+def whole(keys, tmp_path_factory):
+    """The folder of a run that nothing interrupted."""
+    folder = tmp_path_factory.mktemp("training") / "whole"
+    Training.begin(composed("train", keys), folder).run()
+    return folder
 
 
-def keys_of(*texts):
-    """The keys of a run, as its command makes them of the command line."""
-    return composed("train", [*texts])
+@pytest.fixture
+def run(whole, tmp_path):
+    """A copy of it."""
+    return shutil.copytree(whole, tmp_path / "run", symlinks=True)
 
 
-def test_killed_at_any_moment_it_goes_on_to_the_same_numbers(runs, request):
-    moments = random.Random(1)
-    process = runs.begin("killed")
-    for _ in range(2):
-        runs.wait_for(process, "killed", runs.saved("killed"))
-        time.sleep(moments.uniform(0, 0.4))
-        process.kill()
-        process.communicate()
-        process = runs.start("resume=killed")
-    result = runs.finish(process)
-    expected, metrics = request.getfixturevalue("whole")
-    assert runs.metrics("killed") == metrics
-    changing = ("train_seconds", "env_steps_per_second", "decisions_per_second", "run")
-    assert {k: v for k, v in result.items() if k not in changing} == {
-        k: v for k, v in expected.items() if k not in changing
-    }
+@pytest.fixture
+def here(monkeypatch):
+    """All environments are in this process."""
+    monkeypatch.setattr("configs.runs.parts.make_vector", partial(make_vector, processes=False))
 
 
-def test_told_to_stop_it_saves_and_says_how_to_go_on(runs, whole):
-    process = runs.begin("stopped", "checkpoint.every=100000")
-    runs.wait_for_rows(process, "stopped", 3)
+def start(home, *arguments):
+    """A process of semagram-train."""
+    words = [sys.executable, "-m", "configs.commands", "train", *arguments]
+    with open(home / "log.txt", "ab") as log:
+        return subprocess.Popen(words, cwd=home, stdout=subprocess.PIPE, stderr=log)
+
+
+def wait(process, happens):
+    """Wait until something happens, while the process lives."""
+    until = time.monotonic() + PATIENCE
+    while not happens():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+def steps_of(folder):
+    """The steps of the rows of finished episodes in a run's metrics."""
+    rows = (folder / "metrics.csv").read_text().splitlines()
+    return [int(row.split(",")[0]) for row in rows[1:] if row.split(",")[COLUMNS.index("episode_return")]]
+
+
+@pytest.mark.slow
+def test_killed_and_stopped_at_any_moment_it_goes_on_to_the_same_numbers(keys, whole, tmp_path):
+    folder, moments = tmp_path / "run", random.Random(1)
+    process = start(tmp_path, *keys, "hydra.run.dir=run")
+    wait(process, lambda: any((folder / "checkpoints").glob("[0-9]*")))
+    time.sleep(moments.uniform(0, 0.2))
+    process.kill()
+    process.communicate()
+    process = start(tmp_path, "resume=run", "checkpoint.every=100000")
+    wait(process, lambda: "going on from" in (tmp_path / "log.txt").read_text())
+    time.sleep(moments.uniform(0, 0.2))
     process.send_signal(signal.SIGTERM)
     out, _ = process.communicate(timeout=PATIENCE)
-    assert (process.returncode, out) == (143, b"")
-    assert 120 <= runs.saved("stopped") < 900
-    said = (runs.home / "log.txt").read_text()
-    assert "\nstopping at the end of this step, with a checkpoint; " in said
-    assert "stopped by SIGTERM; go on with: semagram-train resume=" in said
-    assert said.rstrip().endswith("stopped")
-    runs.finish(runs.start("resume=stopped"))
-    assert runs.metrics("stopped") == whole[1]
+    log = (tmp_path / "log.txt").read_text()
+    if process.returncode:  # it had not finished already
+        assert (process.returncode, out) == (143, b"")
+        assert "\nstopping at the end of this step, with a checkpoint; " in log
+        assert "stopped by SIGTERM; go on with: semagram-train resume=" in log
+        out, _ = start(tmp_path, "resume=run").communicate(timeout=PATIENCE)
+    result, expected = json.loads(out.splitlines()[-1]), json.loads((whole / "summary.json").read_text())
+    assert (folder / "metrics.csv").read_bytes() == (whole / "metrics.csv").read_bytes()
+    assert {k: v for k, v in result.items() if k not in CLOCK} == {k: v for k, v in expected.items() if k not in CLOCK}
+
+
+def test_going_on_with_more_steps_is_as_if_they_had_been_asked_for_at_once(keys, whole, tmp_path):
+    short = tmp_path / "short"
+    Training.begin(composed("train", [*keys, "steps=220"]), short).run()
+    assert (short / "metrics.csv").read_bytes() != (whole / "metrics.csv").read_bytes()
+    more = composed("train", [f"resume='{short}'", "steps=360"])
+    Training.begin(more, tmp_path, {"resume", "steps"}).run()
+    rows, expected = ((folder / "metrics.csv").read_bytes().splitlines() for folder in (short, whole))
+    assert [row for row in rows if not row.startswith(b"220,")] == expected  # but for its evaluation at the end
+
+
+def test_a_run_leaves_everything(whole):
+    assert {p.name for p in whole.iterdir()} == {
+        *("config.yaml", "metrics.csv", "summary.json", "curve.png", "checkpoints")
+    }
+    result = json.loads((whole / "summary.json").read_text())
+    assert not SHARED - set(result)
+    assert (result["task"], result["env_steps"], result["episodes"]) == ("pendulum-swingup", 360, 2)
+    assert len(result["returns"]) == 2
+    assert {p.name for p in (whole / "checkpoints").iterdir()} == {"000000300", "000000360", "last"}
+    head, *rows = (whole / "metrics.csv").read_text().splitlines()
+    assert head == ",".join(COLUMNS)
+    table = [dict(zip(COLUMNS, row.split(","), strict=True)) for row in rows]
+    assert [int(row["env_steps"]) for row in table if row["eval_return"]] == [200, 360]
+    assert steps_of(whole) == list(range(60, 361, 60))
+    assert {row["episode_length"] for row in table if row["episode_return"]} == {"30"}
 
 
 @pytest.mark.parametrize("frames", [1, 3])
-def test_told_to_stop_during_its_film_it_stops_at_the_next_frame_and_goes_on(toys, tmp_path, monkeypatch, frames):
-    keys = keys_of(
-        *(key for key in toys.tiny_keys if key != "video=false"),
-        *("task=gym", "task.id=Pendulum-v1", "task.max_control_steps=30", "steps=90", "evaluation.every=0"),
-    )
-    monkeypatch.setattr("configs.runs.assembly.make_vector", partial(make_vector, processes=False))
+def test_stopped_during_its_film_it_stops_at_the_next_frame_and_goes_on(toys, tmp_path, monkeypatch, here, frames):
+    keys = composed("train", [*toys.tiny_keys, *PENDULUM, "task.max_control_steps=10", "steps=20", "video=true"])
     drawn, run = [], tmp_path / "run"
 
     def draw(env, height, width):
@@ -144,146 +150,284 @@ def test_told_to_stop_during_its_film_it_stops_at_the_next_frame_and_goes_on(toy
             os.kill(os.getpid(), signal.SIGTERM)
         return np.zeros((height, width, 3), np.uint8)
 
-    monkeypatch.setattr("configs.runs.films.frame", draw)
+    monkeypatch.setattr("configs.runs.film.frame", draw)
     with pytest.raises(SystemExit) as end:
         Training.begin(keys, run).run()
     assert (end.value.code, len(drawn)) == (143, frames)
-    left = {
-        "config.yaml",
-        "metrics.csv",
-        "summary.json",
-        "curve.png",
-        "checkpoints",
-        "plan.svg",
-        "plan.png",
-        "plan.json",
-    }
+    left = {"config.yaml", "metrics.csv", "summary.json", "curve.png", "checkpoints"}
+    left |= {"plan.svg", "plan.png", "plan.json"}
     assert {p.name for p in run.iterdir()} == left
     metrics = (run / "metrics.csv").read_bytes()
     Training.begin(keys | {"resume": str(run)}, tmp_path).run()
     assert {p.name for p in run.iterdir()} == left | {"rollout.mp4"}
-    assert len(drawn) == frames + 31
+    assert len(drawn) == frames + 11
     assert (run / "metrics.csv").read_bytes() == metrics
 
 
-def test_a_run_leaves_everything(runs, whole):
-    folder, (result, metrics) = runs.home / "whole", whole
-    assert {p.name for p in folder.iterdir()} == {
-        "config.yaml",
-        "metrics.csv",
-        "summary.json",
-        "curve.png",
-        "checkpoints",
-    }
-    assert json.loads((folder / "summary.json").read_text()) == result
-    assert not SHARED - set(result)
-    assert (result["task"], result["env_steps"], result["episodes"]) == ("pendulum-swingup", 900, 2)
-    assert len(result["returns"]) == 2
-    assert {p.name for p in (folder / "checkpoints").iterdir()} == {"000000750", "000000900", "last"}
-    rows = metrics.decode().splitlines()
-    assert rows[0] == ",".join(COLUMNS)
-    table = [dict(zip(COLUMNS, row.split(","), strict=True)) for row in rows[1:]]
-    assert [int(row["env_steps"]) for row in table if row["eval_return"]] == [400, 800, 900]
-    assert [int(row["env_steps"]) for row in table if row["episode_return"]] == list(range(60, 901, 60))
-    assert {row["episode_length"] for row in table if row["episode_return"]} == {"30"}
-    assert b"done: " in (runs.home / "log.txt").read_bytes()
-
-
 @pytest.mark.parametrize(("steps", "learned"), [(50, False), (62, True)])
-def test_a_run_that_ends_among_its_random_steps_says_so(toys, tmp_path, monkeypatch, capsys, steps, learned):
-    tiny = *toys.tiny_keys, "task=gym", "task.id=Pendulum-v1", f"steps={steps}", "evaluation.every=0", "video=false"
-    monkeypatch.setattr("configs.runs.assembly.make_vector", partial(make_vector, processes=False))
-    result = Training.begin(keys_of(*tiny), tmp_path / "run").run()
-    said = "nothing was learned: the first 60 steps (seed_steps=60) are random" in capsys.readouterr().err
-    assert (said, result["updates"] > 0) == (not learned, learned)
+def test_a_run_that_ends_among_its_random_steps_says_so(toys, tmp_path, capsys, here, steps, learned):
+    keys = composed("train", [*toys.tiny_keys, *PENDULUM, f"steps={steps}", "task.max_control_steps=5"])
+    result = Training.begin(keys, tmp_path / "run").run()
+    told = "nothing was learned: the first 60 steps (seed_steps=60) are random" in capsys.readouterr().err
+    assert (told, result["updates"] > 0) == (not learned, learned)
 
 
 class Power(BaseException):
     """The current failed."""
 
 
-@pytest.mark.parametrize("save", [1, 2])
-def test_episodes_that_end_together_are_all_recorded(toys, tmp_path, monkeypatch, save):
+def test_episodes_that_end_together_are_all_recorded(toys, tmp_path, monkeypatch, here):
     """A checkpoint falls on the step in which both episodes end; neither's row may get lost."""
-    keys = keys_of(
-        *(*toys.tiny_keys, "task=gym", "task.id=Pendulum-v1", "task.max_control_steps=75", "envs=2"),
-        *("steps=450", "evaluation.every=0"),
-    )
-    monkeypatch.setattr("configs.runs.assembly.make_vector", partial(make_vector, processes=False))
-    if save == 1:
-        Training.begin(keys, tmp_path / "whole").run()
-        rows = (tmp_path / "whole" / "metrics.csv").read_text().splitlines()
-        assert [row.split(",")[0] for row in rows[1:-1]] == ["150", "150", "300", "300", "450", "450"]
-    left, real = [save], Training._save
+    own = "task.max_control_steps=10", "envs=2", "steps=60", "checkpoint.every=20"
+    keys, real = composed("train", [*toys.tiny_keys, *PENDULUM, *own]), Training._save
 
     def failing(training):
         real(training)
-        left[0] -= 1
-        if not left[0]:
-            raise Power
+        raise Power
 
     monkeypatch.setattr(Training, "_save", failing)
-    with pytest.raises(Power):
-        Training.begin(keys, tmp_path / "killed").run()
+    for resume in ("", str(tmp_path / "run")):
+        with pytest.raises(Power):
+            Training.begin(keys | {"resume": resume}, tmp_path / "run").run()
     monkeypatch.setattr(Training, "_save", real)
-    Training.begin(keys | {"resume": str(tmp_path / "killed")}, tmp_path).run()
-    rows = (tmp_path / "killed" / "metrics.csv").read_text().splitlines()
-    assert [row.split(",")[0] for row in rows[1:-1]] == ["150", "150", "300", "300", "450", "450"]
+    Training.begin(keys | {"resume": str(tmp_path / "run")}, tmp_path).run()
+    assert steps_of(tmp_path / "run") == [20, 20, 40, 40, 60, 60]
 
 
+@pytest.mark.parametrize("saved", [False, True])
 @pytest.mark.parametrize(
-    ("fault", "kind", "said"),
+    ("fault", "kind", "line"),
     [
         (EnvironmentLost("it is gone"), Ended, r"^it is gone; go on with: semagram-train resume=.*run$"),
-        (
-            EnvironmentFault("it is nan"),
-            EnvironmentFault,
-            "^it is nan; going on comes to the same point: take another seed=",
-        ),
+        (EnvironmentFault("it is nan"), EnvironmentFault, "^it is nan; going on comes to the same point: take another"),
     ],
 )
-def test_a_run_that_its_environments_end_says_how_to_go_on_and_leaves_the_folder(
-    toys, tmp_path, monkeypatch, fault, kind, said
+def test_a_run_that_its_environment_ends_says_how_to_go_on_and_leaves_the_folder(
+    toys, tmp_path, monkeypatch, here, fault, kind, line, saved
 ):
     def fails(*_):
         raise fault
 
-    keys = keys_of(*toys.tiny_keys, "task=gym", "task.id=Pendulum-v1", "steps=400", "evaluation.every=0")
-    run = Training.begin(keys, tmp_path / "run")
-    monkeypatch.setattr(type(run.parts.env), "close_extras", fails)
-    real = Training._save
-    monkeypatch.setattr(
-        Training, "_save", lambda run: (real(run), monkeypatch.setattr(run.parts.trainer, "step", fails))
-    )
-    with pytest.raises(type(fault)) as caught:
+    run = Training.begin(composed("train", [*toys.tiny_keys, *PENDULUM]), tmp_path / "run")
+    if saved:
+        run._save()
+    monkeypatch.setattr(run.parts.trainer, "step", fails)
+    with pytest.raises(kind, match=line if saved or kind is EnvironmentFault else "^it is gone$") as caught:
         run.run()
-    assert caught.value is fault and isinstance(fault.__context__, kind)
-    with pytest.raises(kind, match=said):
-        raise fault.__context__
+    assert caught.value.__cause__ is fault
     os.close(run.folder.take())
-    monkeypatch.undo()
-    run.parts.close()
 
 
-def test_going_on_with_more_steps_is_as_if_they_had_been_asked_for_at_once(runs, whole, tmp_path):
-    Training.begin(keys_of(*runs.keys, "steps=500"), tmp_path / "short").run()
-    assert (tmp_path / "short" / "metrics.csv").read_bytes() != whole[1]
-    more = keys_of(f"resume='{tmp_path / 'short'}'", "steps=900")
-    Training.begin(more, tmp_path, {"resume", "steps"}).run()
-    assert (tmp_path / "short" / "metrics.csv").read_bytes() == whole[1]
+def test_what_explores_searches_in_full_and_what_is_judged_acts_by_the_averaged_weights(toys, here):
+    keys = composed("train", [*toys.tiny_keys, *PENDULUM, "planner.anchor=2", "planner.deadline_ms=9"])
+    parts = build(strict.build(TrainConfig, keys))
+    exploring, judged = parts.trainer.agent, parts.evaluator(True, 0)
+    search = [agent.planner.config for agent in (exploring, judged)]
+    assert [config.anchor for config in search] == [0, 2]
+    assert [config.deadline_ms for config in search] == [0, 9]  # what is learned does not depend on the clock
+    assert (exploring.noise is not None, judged.noise is not None) == (True, False)
+    assert exploring.model is exploring.planner.model is parts.trainer.learner.model
+    assert judged.model is judged.planner.model is parts.trainer.learner.acting
+    assert parts.evaluator(False, 0).planner is None
+    parts.close()
 
 
-def test_what_explores_searches_in_full_and_what_is_judged_acts_by_the_averaged_weights(toys, tmp_path):
-    planning = ("planner.anchor=2", "planner.deadline_ms=9")
-    keys = keys_of(*toys.tiny_keys, "task=gym", "task.id=Pendulum-v1", *planning, "envs=1")
-    parts = Training.begin(keys, tmp_path / "run").parts
-    try:
-        exploring, judged = parts.trainer.agent, parts.evaluator(True, 0)
-        search = [agent.planner.config for agent in (exploring, judged)]
-        assert [config.anchor for config in search] == [0, 2]
-        assert [config.deadline_ms for config in search] == [0, 9]  # what is learned does not depend on the clock
-        assert (exploring.noise is not None, judged.noise is not None) == (True, False)
-        assert exploring.model is exploring.planner.model is parts.learner.model
-        assert judged.model is judged.planner.model is parts.learner.acting
-    finally:
-        parts.close()
+# Going on: from what its checkpoint holds, or refused in one line with nothing changed.
+
+
+def contents(folder):
+    """Every file's bytes."""
+    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def resign(checkpoint, name, data, commit=""):
+    """Put `data` in a checkpoint's file and its sum in the manifest, and there, if there is one, the commit."""
+    manifest = json.loads((checkpoint / "manifest.json").read_text())
+    manifest["versions"] = {"commit": commit} if commit else {}
+    manifest["files"][name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    (checkpoint / name).write_bytes(data)
+    (checkpoint / "manifest.json").write_text(json.dumps(manifest))
+
+
+def change(checkpoint, name, place, value=None):
+    """Set, or without a value remove, a value in a checkpoint's JSON file."""
+    saved = node = json.loads((checkpoint / name).read_text())
+    *groups, last = place
+    for group in groups:
+        node = node[group]
+    if value is None:
+        del node[last]
+    else:
+        node[last] = value
+    resign(checkpoint, name, json.dumps(saved).encode())
+
+
+@pytest.fixture
+def refused(command, tmp_path):
+    """Checks that a command refuses a run folder: exit code 2, one line with these words, and nothing changed."""
+
+    def check(run, *words, name="train", arguments=()):
+        before, found = contents(run), {*tmp_path.iterdir()}
+        code, out, err = command(name, f"{'resume' if name == 'train' else 'checkpoint'}={run}", *arguments)
+        assert (code, out, err.count("\n")) == (2, "", 1), err
+        assert all(word in err for word in words), err
+        assert contents(run) == before and {*tmp_path.iterdir()} == found
+        os.close(RunFolder(run).take())
+
+    return check
+
+
+PARTS = [f"{name}.safetensors" for name in ("model", "learner", "replay", "loop")]
+
+
+@pytest.mark.parametrize("name", [*PARTS, "config.json", "progress.json"])
+def test_a_damaged_checkpoint_is_named(refused, run, name):
+    file = run / "checkpoints" / "last" / name
+    file.write_bytes(file.read_bytes()[:-1] + b"!")
+    refused(run, f"{name}: damaged")
+    if name in ("model.safetensors", "config.json"):
+        refused(run, f"{name}: damaged", name="evaluate")
+
+
+def test_a_checkpoint_that_is_missing_something_is_named(refused, run):
+    (run / "checkpoints" / "last" / "model.safetensors").unlink()
+    for name in ("train", "evaluate"):
+        refused(run, "model.safetensors: missing", name=name)
+    shutil.rmtree(run / "checkpoints")
+    (run / "checkpoints").mkdir()
+    for name in ("train", "evaluate"):
+        refused(run, "holds no checkpoint", name=name)
+
+
+@pytest.mark.parametrize("made", ["", "80c0e67"])
+def test_a_checkpoint_of_another_format_is_refused_with_the_commit_that_reads_it(refused, run, made):
+    checkpoint = (run / "checkpoints" / "last").resolve()
+    saved = json.loads((checkpoint / "config.json").read_text())
+    saved["planner"]["haste"] = saved.pop("discount")  # which is not what ends it
+    resign(checkpoint, "config.json", json.dumps(saved | {"format": FORMAT + 3}).encode(), made)
+    line = f"{checkpoint}: of format {FORMAT + 3}, this Semagram reads {FORMAT}; train again, or use the"
+    for name in ("train", "evaluate"):
+        refused(run, f"{line} commit that made it{f' ({made})' if made else ''}\n", name=name)
+
+
+def test_a_config_that_is_not_the_checkpoints_is_refused(refused, run):
+    config = run / "config.yaml"
+    begun = config.read_text()
+    for was, now, line in (
+        ("max_control_steps: 30", "max_control_steps: 60", "task.max_control_steps=30, not 60"),
+        ("noise: mixed", "noise: white", "noise=mixed, not white"),
+    ):
+        config.write_text(begun.replace(was, now))
+        refused(run, f"{config}: not what ", f" was made with ({line})")
+    config.write_text("a: [")
+    refused(run, f"{config}: damaged")
+    config.unlink()
+    refused(run, "not a run folder")
+
+
+def test_what_was_fixed_at_the_beginning_cannot_change_on_resuming(refused, run):
+    for key in ("seed=9", "learning.batch_size=16", "task=walker-walk", "seed_steps=7", "token=line2"):
+        refused(run, f"{key.partition('=')[0]}: fixed when this run began", arguments=[key])
+    group = "evaluation: a group; on resuming, its keys are given one by one, evaluation.every="
+    refused(run, group, arguments=["evaluation={every:5}"])
+    refused(run, "hydra.run.dir=: not with resume=", arguments=["hydra.run.dir=elsewhere"])
+
+
+@pytest.mark.parametrize(
+    ("place", "line"),
+    [
+        (("seconds",), "seconds: missing"),
+        (("config", "noise"), "noise: missing; train again, or use the commit that made it"),
+        (("config", "learning", "rho"), "learning.rho: missing; train again"),
+        (("config", "planner"), "planner.samples, planner.policy_samples, "),
+    ],
+)
+def test_a_run_that_lacks_a_setting_goes_on_with_no_default(refused, run, place, line):
+    checkpoint = (run / "checkpoints" / "last").resolve()
+    change(checkpoint, "progress.json", place)
+    refused(run, f"semagram: {checkpoint / 'progress.json'}: {line}")
+
+
+def test_what_this_machine_or_task_is_not_is_refused(refused, run, command):
+    checkpoint = run / "checkpoints" / "last"
+    change(checkpoint, "progress.json", ("config", "threads"), 100_000)
+    refused(run, f"threads=100000: at most {os.cpu_count()}, the cores of this machine")
+    change(checkpoint, "config.json", ("task", "name"), "cartpole-balance")
+    code, _, err = command("evaluate", f"checkpoint={run}")
+    assert (code, err.count("\n")) == (2, 1) and "observation.state has 3 numbers, the task's has 5" in err
+
+
+def test_a_run_that_is_being_trained_is_left_to_that_and_a_finished_one_is_not_written_over(command, run):
+    before = contents(run)
+    lock = os.open(run, os.O_RDONLY)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    for name, argument, line in (
+        ("train", f"resume={run}", f"{run}: another semagram-train is running there"),
+        ("train", f"hydra.run.dir={run}", f"hydra.run.dir={run}: holds a run already; resume={run} goes on with it"),
+    ):
+        code, out, err = command(name, argument)
+        assert (code, out, err.count("\n")) == (2, "", 1) and line in err
+    os.close(lock)
+    code, out, err = command("evaluate", f"checkpoint={run}", f"hydra.run.dir={run}")
+    assert (code, out, err.count("\n")) == (2, "", 1) and f"hydra.run.dir={run}: a run's own folder" in err
+    assert contents(run) == before
+
+
+def test_a_run_goes_on_with_the_config_of_its_newest_checkpoint_once_the_folder_is_ours(
+    command, run, tmp_path, monkeypatch
+):
+    """Another process saves its last one before it lets the folder go."""
+    (run / "config.yaml").write_text("task: {name: pendulum-swingup, max_control_steps: 30}\n")  # all else is missing
+    saved, later, take = run / "checkpoints" / "000000360", tmp_path / "later", RunFolder.take
+    saved.rename(later)
+    monkeypatch.setattr(RunFolder, "take", lambda folder: (later.rename(saved), take(folder))[1])
+    was = json.loads((run / "summary.json").read_text())
+    code, out, err = command("train", f"resume={run}", "steps=200")
+    assert code == 0, err
+    assert f"going on from {saved}\n" in err and "steps=200: it has 360 already, and is only evaluated again\n" in err
+    assert json.loads(out.splitlines()[-1])["returns"] == was["returns"]
+
+
+# `resume=auto`: begun, gone on with, or finished.
+
+
+@pytest.fixture
+def begun(tmp_path):
+    """A run folder with a config, and what `resume=auto` finds there for given arguments."""
+    (tmp_path / "config.yaml").write_text(json.dumps(composed("train", ["steps=500"])))
+    return lambda *arguments: found(composed("train", ["steps=500", "resume=auto", *arguments]), tmp_path)
+
+
+def test_a_folder_is_begun_gone_on_with_or_finished(begun, tmp_path):
+    assert begun()[0] is None and begun()[1]["resume"] == ""
+    (tmp_path / "checkpoints" / "000000100").mkdir(parents=True)
+    summary, keys, given = begun("steps=800")
+    assert (summary, keys["resume"], keys["steps"]) == (None, str(tmp_path), 800)
+    assert {"steps", "learning.rho", "task.name"} <= set(given) and "resume" not in given
+    (tmp_path / "summary.json").write_text('{"env_steps": 501}')
+    assert begun()[0] == {"env_steps": 501}
+    assert begun("steps=800")[0] is None
+    assert begun("threads=2", "video=false", "evaluation.every=7")[0] is not None  # what may change on resuming
+    (tmp_path / "summary.json").write_text('{"env_steps": 502}')
+    with pytest.raises(ConfigError, match=r"steps=500: .* has 502 already"):
+        begun()
+
+
+@pytest.mark.parametrize("key", ["learning.rho=0.25", "noise=pink", "seed=2", "task=walker-run", "token=line2"])
+def test_a_folder_of_other_settings_is_refused_by_name(begun, tmp_path, key):
+    with pytest.raises(ConfigError, match=rf"{tmp_path} was begun with"):
+        begun(key)
+
+
+def test_a_damaged_or_a_busy_folder_is_named(begun, tmp_path, monkeypatch):
+    (tmp_path / "summary.json").write_text('{"env_steps": 5')
+    with pytest.raises(FolderError, match=rf"^{tmp_path}/summary.json: damaged"):
+        begun()
+    lock = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    waited = []
+    monkeypatch.setattr("time.sleep", waited.append)
+    with pytest.raises(FolderError, match="another semagram-train is running there"):
+        begun()
+    assert sum(waited) == PATIENCE_S >= 60
+    os.close(lock)

@@ -194,7 +194,7 @@ def test_a_fault_asked_for_by_key_comes_after_the_first_goal_and_goes(start_twin
 
 def test_a_second_twin_is_refused_and_a_killed_one_replaced(start_twin, tmp_path):
     twin = start_twin(tmp_path)
-    command = [sys.executable, "-m", "configs.twin", f"port_file={twin.port_file}"]
+    command = [sys.executable, "-m", "configs.commands", "twin", f"port_file={twin.port_file}"]
     second = subprocess.run(command, capture_output=True, text=True, timeout=START_S, check=False)
     assert second.returncode == 2 and "another twin listens" in second.stderr.splitlines()[-1]
     assert twin.process.poll() is None and twin.port_file.exists()

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from configs.twin import main
+from configs.commands import twin as main
 from sim.joints import JOINTS
 from sim.twin.arm import TwinArm
 from sim.twin.calibration import fitting

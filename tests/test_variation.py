@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from configs.schema import TrainConfig
-from configs.strict import ConfigError, build
 from envs.make import make, make_vector
 from envs.settings import TaskConfig
 from sim.randomisation import Draw, Nominal
 from sim.variation import BOUNDS, PRESETS, Variation
+from worldmodel.strict import ConfigError, build
 
 STATE_KEY = "observation.state"
 TOUCH = TaskConfig("so101-touch")

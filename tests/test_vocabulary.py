@@ -2,7 +2,7 @@
 
 import json
 from functools import partial
-from itertools import pairwise
+from itertools import islice, pairwise
 
 import numpy as np
 import pytest
@@ -41,28 +41,18 @@ def actions(walk):
     return np.array([t for t, _ in pairs]), np.array([a for _, a in pairs]).reshape(-1, SIZE)
 
 
-def test_a_plan_reads_as_one_line():
-    move = np.zeros((4, SIZE))
-    plan = (Move(move, 0.4), Grip(0), Move(move, 0.8), Stop())
-    assert text(plan) == "move(0.4 s) · grip(close) · move(0.8 s) · stop"
-    rest = (Grip(1, 0.25), Grip(0.5), Look("cup", (0.1, -0.2, 0)), Look("table"), Ask("which cup?"))
-    assert text(rest) == ("grip(open, +0.25 s) · grip(0.5) · look(cup at 0.1, -0.2, 0) · look(table) · ask(which cup?)")
-
-
 @given(sentences())
 def test_plain_data_and_back_is_the_same_sentence(sentence):
     again = from_plain(json.loads(json.dumps(to_plain(sentence))))
     assert again == sentence
     assert hash(again) == hash(sentence)
-    assert "\n" not in text(sentence)
+    assert text(sentence).isprintable() and len(text(sentence).split(" · ")) == max(len(sentence), 1)
 
 
 @given(moves, moves)
 def test_tokens_are_equal_when_every_number_is(one, other):
     assert one == Move(one.points.copy(), one.seconds, one.degree, one.std)
-    same = np.array_equal(one.points, other.points) and one.seconds == other.seconds
-    same = same and to_plain([one]) == to_plain([other])
-    assert (one == other) == same
+    assert (one == other) == (to_plain([one]) == to_plain([other]))
     with pytest.raises(ValueError, match="read-only"):
         one.points[0] = 0
 
@@ -121,7 +111,8 @@ def test_what_no_token_can_be_is_refused_in_one_line_that_names_it(names, make):
 
 @given(sentences(curves), st.sampled_from(["position", "rate"]), st.sampled_from([10.0, 30.0, 50.0]))
 def test_a_walk_is_bounded_in_order_and_keeps_its_clock(sentence, tie, hz):
-    items = list(Playback(sentence, np.array([0.5, -1.0]), hz, np.array([3.0, -2.0]), tie))
+    walk = Playback(sentence, np.array([0.5, -1.0]), hz, np.array([3.0, -2.0]), tie)
+    items = [*islice(walk, 3), *walk]  # left, it goes on where it was
     assert all(a <= b + 1e-9 for (a, _), (b, _) in pairwise(items))
     at = np.array([t for t, item in items if isinstance(item, np.ndarray)])
     np.testing.assert_allclose(at, (np.arange(len(at)) + 0.5) / hz)
@@ -188,12 +179,10 @@ def test_a_stop_with_little_room_brakes_harder_but_does_not_hit_the_edge():
     stopping = Playback([Stop(1.0)], start, hz, rate)
     _, y = actions(stopping)
     speed = np.diff(y, axis=0) * hz
-    np.testing.assert_allclose(speed[0], rate, rtol=0.02)
     np.testing.assert_allclose(stopping.position, [1.0, 0.5])
-    lasts = 3 * 0.1 / 1.5  # seconds: the way v T / 3 is what room there is
-    at = (np.arange(len(speed)) + 1) / hz
-    np.testing.assert_allclose(speed[:, 0], 1.5 * (1 - np.minimum(at / lasts, 1)) ** 2, atol=1e-3)
-    np.testing.assert_allclose(speed[:, 1], 1.5 * (1 - at) ** 2, atol=1e-3)
+    lasts = np.array([3 * 0.1 / 1.5, 1.0])  # seconds: the way v T / 3 is what room there is
+    at = (np.arange(len(speed))[:, None] + 1) / hz
+    np.testing.assert_allclose(speed, 1.5 * (1 - np.minimum(at / lasts, 1)) ** 2, atol=1e-3)
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 0), (2, 2, 1), (4, 2, 1), (4, 3, 2), (8, 5, 3)])
@@ -221,19 +210,6 @@ def test_grips_come_when_they_are_due_and_fill_their_column():
     for time, action in items:
         if isinstance(action, np.ndarray):  # in the end the rest holds on for the gripper
             np.testing.assert_allclose(action, [0.5, 0.5 if time < 0.5 else -1.0 if time < 1.0 else 1.0])
-
-
-def test_a_walk_that_was_left_goes_on_where_it_was():
-    sentence = (Move(np.full((4, SIZE), 0.5), 0.4), Grip(0), Move(np.zeros((3, SIZE)), 0.2, 2), Stop(0.2))
-    whole = list(Playback(sentence, np.zeros(SIZE), 50.0))
-    parts = []
-    walk = Playback(sentence, np.zeros(SIZE), 50.0)
-    for item in walk:
-        parts.append(item)
-        if len(parts) == 3:
-            break
-    parts.extend(walk)
-    assert [t for t, _ in parts] == [t for t, _ in whole]
 
 
 def test_before_a_question_the_motion_comes_to_rest_and_then_goes_on():

@@ -1,4 +1,9 @@
-"""The encoder: fuses the features of all senses into one latent."""
+"""The encoder: normalises states, reads frames in patches, and fuses the features of all senses into one latent.
+
+Vision on a CPU: frames are cut into patches while still bytes, then encoded and merged 2 x 2. Nothing overlaps, so
+every layer is one matrix product (the patch stem of Dosovitskiy et al. 2021, arXiv 2010.11929; the merging of Liu et
+al. 2021, arXiv 2103.14030, without attention). Patches are cut outside the compiled code: this only moves memory.
+"""
 
 import numpy as np
 import torch

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 def simnorm(x: Float[Tensor, "*B D"], group: int) -> Float[Tensor, "*B D"]:
     """Softmax within groups of `group` entries, so that each group is a point on a simplex (a soft symbol).
 
-    The group axis is strided (successive entries of a group lie D/group apart): on a CPU this is over 20 times faster
-    than a softmax over a short trailing axis. Source: simplicial embeddings, Lavoie et al. 2022 (arXiv 2204.00616).
+    The group axis is strided (a group's entries lie D/group apart): on a CPU over 20 times faster than a softmax over a
+    short trailing axis. Source: simplicial embeddings, Lavoie et al. 2022 (arXiv 2204.00616).
     """
     return x.unflatten(-1, (group, -1)).softmax(-2).flatten(-2)
 

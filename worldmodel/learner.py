@@ -1,4 +1,7 @@
-"""The update: losses, gradients, clipping, Adam, the target net, the return scale and the averaged weights."""
+"""The update: losses, gradients, clipping, Adam, the target net, the return scale and the averaged weights.
+
+All parameters lie in one buffer, so that Adam, clipping and averaging are single operations.
+"""
 
 import copy
 import math

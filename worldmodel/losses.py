@@ -16,13 +16,12 @@ from worldmodel.settings import LearningConfig
 
 @dataclass(frozen=True)
 class Batch:
-    """H tokens for B starts, in the form that the losses take.
+    """H tokens for B starts.
 
-    seen: output of `WorldModel.preprocess`, (H+1, B). token (H, B, P). reward (H, B): sum over each token,
-    discounted within it. continues (H, B): 0 where the episode terminated within the token or before. valid (H, B): 0
-    where the token never happened. planned_token (B, P): the planner's choice for the first token, which was then
-    executed with noise; the executed token if the window does not begin at a plan.
-    demonstrated (B,): 1 where an expert acted, who is imitated whatever the value of the tokens.
+    seen (H+1, B): output of `WorldModel.preprocess`. token (H, B, P). reward (H, B): of each token, discounted within
+    it. continues (H, B): 0 where the episode terminated within the token or before. valid (H, B): 0 where the token
+    never happened. planned_token (B, P): the planner's choice for the first token, executed with noise; the executed
+    token if the window begins at no plan. demonstrated (B,): 1 where an expert acted.
     """
 
     seen: Observation
@@ -58,8 +57,8 @@ class UpdateNoise:
 class Losses:
     """Losses and statistics of a batch, each (), by the names under which they are recorded (`METRICS`).
 
-    `loss_policy` is a sum with weights, the others are not weighted. `policy_entropy`: estimated from the policy's
-    samples; `value_mean`: of `values` (B,), the values of these samples.
+    `loss_policy` is a weighted sum, the others are not weighted. `policy_entropy`: estimated from the policy's samples,
+    whose values are `values` (B,), of mean `value_mean`.
     """
 
     loss_consistency: Tensor
@@ -100,11 +99,11 @@ def losses(
 ) -> Losses:
     """Compute the losses of a batch.
 
-    `scale`: the current spread of returns, which makes the policy's step independent of the reward's unit. `discount`:
+    `scale`: the current range of returns, which makes the policy's step independent of the reward's unit. `discount`:
     over a whole token. World-model and value losses train the encoder; the policy loss trains only the policy, except
-    on demonstrations: there the policy only imitates, and the gradient also reaches the encoder, so that the latent
-    holds what imitation needs. Structure of the losses: Hansen et al. 2024 (arXiv 2310.16828), eq. 3-5, with returns
-    over the whole window, a continue head, and value and policy losses on the first latent only.
+    on demonstrations: there it only imitates, and also trains the encoder. Structure: Hansen et al. 2024 (arXiv
+    2310.16828), eq. 3-5, with returns over the whole window, a continue head, value and policy losses on the first
+    latent only.
     """
     with torch.no_grad():
         ahead, returns = targets(model, target, batch, noise.value_noise, discount)
@@ -222,10 +221,9 @@ def contrastive_loss(
 
     The similarity of two latents is how many of their soft symbols agree, sum_g <z_g, z'_g>. The loss keeps
     observations distinguishable, whereas consistency alone may drop what is hard to predict. Source: van den Oord et
-    al. 2018 (arXiv 1807.03748), eq. 4. `others` holds the targets, one for each window; those of other windows are
-    negatives that differ in what is constant within an episode. `near` holds the K other moments of the same window,
-    negatives that differ in what moves, used where `there` is 1: beyond an episode's end its last moment is repeated,
-    which may be the target itself.
+    al. 2018 (arXiv 1807.03748), eq. 4. Negatives: in `others` the targets of other windows, and in `near` the K other
+    moments of the same window where `there` is 1 (beyond an episode's end its last moment is repeated, which may be the
+    target itself).
     """
     symbols = z.shape[-1] // group
     same_window = (z * near).sum(-1).masked_fill(there == 0, -torch.inf)
@@ -296,11 +294,10 @@ def distillation(
 
 @dataclass(frozen=True)
 class ImitationBatch:
-    """H tokens for B starts.
+    """H tokens for B starts of recordings.
 
-    seen: observations (H+1, B). token (H, B, P). keep (B, n): 1 for senses that are not
-    hidden. whole (H, B): 1 where every step of the token was recorded. followed (H, B): 1 where the observation after
-    it was recorded, too.
+    seen: observations (H+1, B). token (H, B, P). keep (B, n): 1 for senses that are not hidden. whole (H, B): 1 where
+    every step of the token was recorded. followed (H, B): 1 where the observation after it was recorded, too.
     """
 
     seen: Observation
@@ -314,10 +311,9 @@ def imitation_loss(model: WorldModel, windows: ImitationBatch, consistency: floa
     """Compute the loss () of learning from recordings alone, without reward and value, and its parts.
 
     consistency x mean |z_t+1 - sg(encode(o_t+1))|^2 over imagined latents z_t+1 = next(z_t, w_t), z_0 = encode(o_0),
-    plus mean |mode(policy(encode(o_t))) - w_t|^2. Both train the encoder, since there is no reward to shape it.
-    Imagination and policy start from the senses kept; the targets sg(...) use all senses. With several senses, add
-    consistency x the squared distance of the first latents of the two. Parts: `loss_consistency`, `loss_imitation` and,
-    with several senses, `loss_agreement`.
+    plus mean |mode(policy(encode(o_t))) - w_t|^2. Both train the encoder. Imagination and policy start from the senses
+    kept; the targets sg(...) use all. With several senses, add consistency x the squared distance of the first latents
+    of the two. Parts: `loss_consistency`, `loss_imitation` and, with several senses, `loss_agreement`.
     """
     steps = len(windows.token)
     keep = windows.keep.repeat(steps + 1, 1)

@@ -49,10 +49,7 @@ class Search:
 
 @dataclass(frozen=True)
 class WarmStart:
-    """What the next plan starts from.
-
-    mean (T, B, P): the last plan, already advanced to where the next one begins. valid (B,): whether it still applies.
-    """
+    """What the next plan starts from: the last one, advanced to where the next begins (T, B, P), where `valid` (B,)."""
 
     mean: Float[Tensor, "T B P"]
     valid: Bool[Tensor, " B"]

@@ -1,7 +1,11 @@
-"""The one record of what is observed: every sense of a model with its mask.
+"""The one record of what is observed, every sense of a model with its mask; and the history of its frames.
 
-Made once, where data enters (a Gymnasium environment, LeRobot's batch, a robot's message), by `Observation.of`, which
-holds the only check; everything further in takes the record. Habit of openpi's `models/model.py`.
+The record is made once, where data enters (a Gymnasium environment, LeRobot's batch, a robot's message), by
+`Observation.of`, which holds the only check. Habit of openpi's `models/model.py`.
+
+One rule for the frames stacked: one from before the start of an episode, or from before a gap in the camera's frames,
+is replaced by the first frame after it. So a frame's age is its lag, but at most the number of control steps for which
+the camera's frames have come without a break.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +27,7 @@ class Observation:
     """What is observed at any number of moments; every sense of the model is a key of both dicts, in its order.
 
     values: each sense (*B, ...) by LeRobot's key; zeros where it is missing. present: (*B,) bool, where it is there.
-    Frames are (*B, H, W, 3) uint8, or stacks of them, (*B, F, H, W, 3), after `worldmodel.observation.FrameHistory`.
+    Frames are (*B, H, W, 3) uint8, or stacks of them, (*B, F, H, W, 3), after `FrameHistory`.
     """
 
     values: dict[str, Tensor]

@@ -85,10 +85,10 @@ class Planner:
         """Plan from B observations, as for `WorldModel.preprocess`.
 
         `deadline` is a `time.perf_counter()` time after which no further iteration begins; by default `deadline_ms` of
-        the settings from now, or none if that is 0. The first iteration always runs, and the best plan so far is
-        returned at most one iteration after the deadline. `start` is where the previous curves end, from which joined
-        tokens continue (0 by default). `wide`: search the whole range of actions, i.e. with a `std` of at least
-        1. Raises PlanFault if some observation has no candidate with a finite return.
+        the settings from now, or none if that is 0. The first always runs; the best plan so far is returned at most one
+        iteration after the deadline. `start`: where the previous curves end, from which joined tokens continue (0 by
+        default). `wide`: search the whole range of actions, with a `std` of at least 1. Raises PlanFault if some
+        observation has no candidate with a finite return.
         """
         config = replace(self.config, std=max(1.0, self.config.std)) if wide else self.config
         if deadline is None and config.deadline_ms:

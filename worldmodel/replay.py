@@ -1,4 +1,9 @@
-"""Replay: raw control steps in preallocated arrays, one ring per environment, available as soon as they are added."""
+"""Replay: raw control steps in preallocated arrays, one ring per environment, from which windows of tokens are drawn.
+
+Steps are available as soon as they are added. A window stops at a final row. If the episode terminated there, the value
+beyond is zero; otherwise (time limit, the ring's seam, the newest row) what follows is unknown, so the window's later
+tokens are invalid. Truncation is therefore never mistaken for termination.
+"""
 
 import math
 from collections.abc import Sequence

@@ -35,7 +35,7 @@ def build[T](cls: type[T], data: dict, where: str = "", whole: bool = False) -> 
             raise ConfigError(f"{where}{name}: missing")
     try:
         return cls(**values)
-    except UserError as error:
+    except ValueError as error:  # its own check of its values
         raise ConfigError(str(error)) from error
 
 
@@ -78,16 +78,20 @@ RENAMED = {
     "model.vision.lags": "model.vision.frame_lags",
     "scarcity": "sparse_reward_threshold",
     "takeover": "expert_takeover_prob",
-    "sentence": "instruction",
+    "task.sentence": "task.instruction",
+    "sentence": "instruction or plan",
+    "drop": "drop_senses",
+    "drop_at": "drop_at_step",
     "by": "driver",
 }
-"""Keys of earlier versions by their new names."""
+"""Keys of earlier versions by their new names, of which a command may have one only."""
 
 
 def unknown(key: str, known: list[str]) -> str:
     """Return a one-line message about an unknown key, with the `known` keys that may have been meant."""
     if key in RENAMED:
-        return f"{key}: now {RENAMED[key]}"
+        names = RENAMED[key].split(" or ")
+        return f"{key}: now {' or '.join([name for name in names if name in known] or names)}"
     if why := REMOVED.get(key) or REMOVED.get(key.partition(".")[0]):
         return f"{key}: removed: {why}"
     group, _, leaf = key.rpartition(".")

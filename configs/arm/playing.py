@@ -46,7 +46,7 @@ class PlaySession:
     @classmethod
     def begin(cls, config: PlayConfig) -> "PlaySession":
         """Read the plan and check it. Raises ValueError."""
-        plan, where = read_sentence(Path(config.sentence), places=True), f"sentence={config.sentence}"
+        plan, where = read_sentence(Path(config.plan), places=True), f"plan={config.plan}"
         if not plan:
             raise UserError(f"{where}: no token in it; a list of tokens, as in docs/arm.json")
         moves = [token for token in plan if isinstance(token, Move)]
@@ -84,7 +84,7 @@ class PlaySession:
         if self.left > HELD_BACK_DEG:
             say(f"the limits held it back: a joint is {self.left:.0f} degrees from where the plan had it")
         result = {
-            "sentence": text(self.plan),
+            "plan": text(self.plan),
             "events": self.events,
             "finished": finished,
             "seconds": round(ticks.passed / ticks.hz, 3),

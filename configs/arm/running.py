@@ -12,7 +12,6 @@ from configs.arm.planning import begin_of, planner_client
 from configs.arm.session import ENDS, arm_of, return_home
 from configs.reporting import say
 from configs.runs.loading import task_of
-from configs.strict import ConfigError
 from envs.senses import Senses
 from envs.sentences import check as check_sentence
 from envs.settings import TaskConfig
@@ -31,6 +30,7 @@ from robot.ticks import Ticks, hurried, no_collection
 from robot.views import NoView, RerunView, TerminalView
 from sim.so101.tasks import FULL, TASKS
 from worldmodel.errors import in_one_line
+from worldmodel.strict import ConfigError
 
 TRIES = 3
 """The run ends after this many faults on the way to an episode's start."""

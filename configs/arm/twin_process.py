@@ -51,7 +51,7 @@ def main() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=outlive_nobody, daemon=True).start()
-    from configs.twin import main as twin
+    from configs.commands import twin
 
     twin()
 

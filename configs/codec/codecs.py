@@ -1,5 +1,6 @@
-"""The verbs of semagram-tokens: write a demonstration dataset, fit a codec to a dataset, and draw what it encodes."""
+"""The verbs of semagram-tokens: demonstrate with the simulated arm, fit a codec to a dataset, draw what it encodes."""
 
+from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
 
@@ -15,13 +16,17 @@ from policies.tokens.vocabulary import read_sentence, unfit
 from robot import datasets
 from worldmodel.errors import UserError
 
+TASK, RATE_HZ, MOST_S = "so101-pick-lift", 50, 6.0
+"""What the simulated arm demonstrates: the task of its script, joint targets a second, the longest episode."""
+HOLD_S = 0.3
+"""How long an episode continues after the script is done."""
+
 
 def demo(config: TokensConfig, folder: Path) -> dict:
     """Write demonstrations of the simulated SO-101 as a LeRobotDataset.
 
     Raises DatasetError if the folder already exists or cannot be written.
     """
-    from configs.codec.demonstrations import RATE_HZ, demonstrations
     from sim.joints import JOINTS
 
     out = Path(config.out)
@@ -35,6 +40,45 @@ def demo(config: TokensConfig, folder: Path) -> dict:
     episodes = demonstrations(config.seed, config.episodes)
     datasets.write(out, datasets.Recording(episodes, JOINTS, RATE_HZ), "Pick up the red cube.")
     return {"dataset": str(out), "episodes": len(episodes), "steps": sum(map(len, episodes)), "rate_hz": RATE_HZ}
+
+
+def demonstrations(seed: int, count: int) -> list[np.ndarray]:
+    """Return `count` episodes, each (T, 6) float32: targets in rad of the joints in `sim.joints`, at RATE_HZ.
+
+    The same seed gives the same episodes. Where the expert cannot reach the cube, or not lift it in MOST_S, another
+    layout takes its place.
+    """
+    from envs import suite
+    from sim.so101 import scene as so101
+    from sim.so101.experts import Unreachable
+
+    with suite.quiet():
+        env = so101.build(TASK, RATE_HZ, end_on_success=False)
+    layouts, episodes = np.random.default_rng(seed), list[np.ndarray]()
+    while len(episodes) < count:
+        with suppress(Unreachable):
+            episode = _episode(env, int(layouts.integers(2**31)))
+            if episode is not None:
+                episodes.append(episode)
+    env.close()
+    return episodes
+
+
+def _episode(env, layout: int) -> np.ndarray | None:
+    """Return the targets of one episode, or None if it takes longer than MOST_S. Raises Unreachable."""
+    from sim.so101.experts import expert
+
+    env.reset(seed=layout)
+    driver = expert(env, TASK, np.random.default_rng(layout))
+    targets: list[np.ndarray] = []
+    left = round(HOLD_S * RATE_HZ)
+    while left:
+        left -= driver.done()
+        targets.append(driver.target().astype(np.float32))
+        env.step(targets[-1])
+        if len(targets) > MOST_S * RATE_HZ:
+            return None
+    return np.array(targets)
 
 
 def fit(config: TokensConfig, folder: Path) -> dict:
@@ -53,8 +97,8 @@ def draw(config: TokensConfig, folder: Path) -> dict:
     """Draw a held-out chunk as its ids refine it and an episode as a glyph, or just the glyph of a sentence."""
     from configs.codec.drawing import decoded_sentence, draw_glyph, draw_refinement
 
-    if config.sentence:
-        return draw_glyph(read_sentence(Path(config.sentence)), folder)
+    if config.plan:
+        return draw_glyph(read_sentence(Path(config.plan)), folder)
     recording = datasets.read(Path(config.dataset))
     choice = settings(config, recording.rate_hz)
     if wrong := unfit(choice.curve_points, choice.length / recording.rate_hz):

@@ -1,42 +1,35 @@
 """An evaluation of a checkpoint: episodes, timing, arithmetic, plot and video."""
 
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 from gymnasium import Env
-from tqdm import tqdm
 
-from configs.reporting import say
-from configs.runs.assembly import Machine, prepare, senses_of
-from configs.runs.episodes import EvaluationEpisodes, side_by_side
-from configs.runs.films import film
-from configs.runs.loading import Loaded, load_agent
-from configs.runs.pace import Pace, measure
+from configs.reporting import progress_bar, say
+from configs.runs.episodes import EvaluationEpisodes, Pace, measure, side_by_side
+from configs.runs.loading import Loaded, Machine, load_agent, prepare
+from configs.runs.parts import senses_of
 from configs.schema import EvaluateConfig
-from configs.strict import ConfigError, build
 from envs import language
-from envs.benchmark.figures import paired_strips
-from envs.benchmark.statistics import mean_interval
+from envs.benchmark.table import mean_interval
 from envs.make import make
 from envs.senses import LANGUAGE_NAME, Senses
-from envs.settings import TaskConfig
 from envs.wrappers import Dropping, watched
 from policies.agent import Agent
 from policies.nearest_frames import NearestFrames
-from policies.storage.checkpoint import PROGRESS, REPLAY, AgentSpec
+from policies.storage.checkpoint import PROGRESS, REPLAY
 from policies.storage.folders import FolderError, check_folder, replace_file
 from policies.storage.tensors import read_tensors
 from policies.storage.versions import versions
 from policies.training.rollouts import Rollout, outcome, success_rates
 from worldmodel.flops import plan_gflop
-from worldmodel.model import WorldModel
 from worldmodel.replay import Replay, ReplayMismatch
 from worldmodel.settings import PlannerConfig
+from worldmodel.strict import ConfigError, build
 
 
 @dataclass(frozen=True)
@@ -64,19 +57,9 @@ class Evaluation:
         return cls(config, machine, loaded, planner)
 
     @property
-    def path(self) -> Path:
-        """The checkpoint's folder."""
-        return self.loaded.path
-
-    @property
-    def spec(self) -> AgentSpec:
-        """What the checkpoint is for."""
-        return self.loaded.spec
-
-    @property
-    def model(self) -> WorldModel:
-        """The checkpoint's model."""
-        return self.loaded.agent.model
+    def senses(self) -> Senses:
+        """The senses that the checkpoint's model perceives."""
+        return Senses.of(self.loaded.spec.senses)
 
     def run(self, folder: Path) -> dict:
         """Evaluate, and write summary.json, returns.png and, if asked for, a video to `folder`. Returns the summary.
@@ -88,19 +71,20 @@ class Evaluation:
         agreement = self._agreement()  # first, so that a damaged replay fails before the episodes are played
         planned, imagined = self._episodes(True)
         alone, _ = self._episodes(False)
-        agent, task = self._agent(True, self.machine.compiled), self.loaded.task
-        pace = measure(task, self.senses, agent)
-        result = self._outcome(planned, alone, task) | self._costs(imagined, pace, agent.steps_per_decision)
-        result |= {
+        agent = self._agent(True, self.machine.compiled)
+        pace = measure(self.loaded.task, self.senses, agent)
+        result = {
+            **self._outcome(planned, alone),
+            **self._costs(imagined, pace, agent.steps_per_decision),
             "device": str(self.machine.device),
             "versions": versions(),
             "agreement": agreement,
             "planner": asdict(self.planner),
-            "checkpoint": str(self.path),
+            "checkpoint": str(self.loaded.path),
         }
         folder.mkdir(parents=True, exist_ok=True)
         replace_file(folder / "summary.json", (json.dumps(result, indent=1) + "\n").encode())
-        self._draw(folder, planned, alone, task)
+        self._draw(folder, planned, alone)
         say(
             f"return {result['return_mean']:.0f} ± {result['return_std']:.0f}, policy alone "
             f"{result['policy_return_mean']:.0f}{success_rates(planned, alone)}, "
@@ -108,14 +92,17 @@ class Evaluation:
         )
         return result
 
-    def _outcome(self, planned: Rollout, alone: Rollout, task: TaskConfig) -> dict:
+    def _outcome(self, planned: Rollout, alone: Rollout) -> dict:
         """Return the summary's part about what was asked for and the episodes' returns."""
+        config = self.config
         return {
-            "task": task.label,
-            "seed": self.config.seed,
-            "drop": list(self.config.drop),
-            **{name: getattr(self.config, name) for name in ("drop_at", "sentence", "paraphrases")},
-            "env_steps": self.spec.env_steps,
+            "task": self.loaded.task.label,
+            "seed": config.seed,
+            "drop_senses": list(config.drop_senses),
+            "drop_at_step": config.drop_at_step,
+            "instruction": config.instruction,
+            "paraphrases": config.paraphrases,
+            "env_steps": self.loaded.spec.env_steps,
             **outcome(planned, alone),
             "return_interval": _interval(planned),
             "policy_return_std": round(float(alone.returns.std()), 3),
@@ -129,27 +116,34 @@ class Evaluation:
 
         `imagined`: mean calls of the model's step per decision. `every`: mean control steps per decision.
         """
-        plan, update = self._plan_gflop(imagined), _recorded(self.path.parent.parent / "summary.json", "update_gflop")
-        trained = round(_recorded(self.path / PROGRESS, "seconds") or 0, 1) or None
+        spec, path, model = self.loaded.spec, self.loaded.path, self.loaded.agent.model
+        plan = plan_gflop(model, spec.model.token.discount(spec.discount), self.planner, imagined)
+        update = _recorded(path.parent.parent / "summary.json", "update_gflop")
+        trained = round(_recorded(path / PROGRESS, "seconds") or 0, 1) or None
         return {
             "train_seconds": trained,
-            "env_steps_per_second": trained and round(self.spec.env_steps / trained, 2),
+            "env_steps_per_second": trained and round(spec.env_steps / trained, 2),
             "gflop_per_control_step": None if update is None else round(update + plan / every, 3),
             "plan_gflop": round(plan, 6),
             "imagined_per_plan": round(imagined, 1),
             "decisions_per_second": round(pace.per_second, 1),
             "plan_ms_p50": round(pace.percentile(50), 3),
             "plan_ms_p99": round(pace.percentile(99), 3),
-            "parameters": sum(p.numel() for p in self.model.parameters()),
+            "parameters": sum(p.numel() for p in model.parameters()),
         }
 
-    def _draw(self, folder: Path, planned: Rollout, alone: Rollout, task: TaskConfig) -> None:
+    def _draw(self, folder: Path, planned: Rollout, alone: Rollout) -> None:
         """Write the plot of the returns and, if asked for, the video."""
-        samples = {"with the planner": planned.returns, "policy alone": alone.returns}
-        paired_strips(folder / "returns.png", samples, f"{task.label}, {self.spec.env_steps:,} steps")
+        from envs.benchmark.figures import paired_strips, save
+
+        task, samples = self.loaded.task, {"with the planner": planned.returns, "policy alone": alone.returns}
+        title = f"{task.label}, {self.loaded.spec.env_steps:,} steps"
+        save(folder / "returns.png", paired_strips(samples, title))
         if self.config.video:
-            agent, memories = self._agent(True), self.memories if self.senses.cameras else None
-            film(folder / "rollout.mp4", self._filmed(task), task, agent, say, self.config.seed, memories)
+            from configs.runs.film import film
+
+            memories = self.memories if self.senses.cameras else None
+            film(folder / "rollout.mp4", self.filmed(), task, self._agent(True), say, self.config.seed, memories)
 
     def _agent(self, planned: bool, compiled: bool = False) -> Agent:
         return self.loaded.another(planned, self.config.seed, self.planner, compiled)
@@ -157,100 +151,85 @@ class Evaluation:
     def _episodes(self, planned: bool) -> tuple[Rollout, float]:
         """Play the episodes. Returns them and the mean number of calls of the model's step per decision."""
         together = side_by_side(self.planner.deadline_ms if planned else 0)
-        agent, task = self._agent(planned, together == 1 and self.machine.compiled), self.loaded.task
-        settings = {"variation": self.config.randomise, "senses": self.senses, "wrap": self._failing}
-        ready = partial(self._say_instead, task)
-        episodes = EvaluationEpisodes(task, self.config.episodes, together, ready, **settings)
+        agent, config = self._agent(planned, together == 1 and self.machine.compiled), self.config
+        settings = {"variation": config.randomise, "senses": self.senses, "wrap": self._failing}
+        episodes = EvaluationEpisodes(self.loaded.task, config.episodes, together, self._instruct, **settings)
         try:
-            self._fits(episodes.env)
-            if self.config.drop_at >= episodes.limit:
-                raise ConfigError(f"drop_at={self.config.drop_at}: below {episodes.limit}, an episode's control steps")
-            with tqdm(
-                total=episodes.steps,
-                desc="with the planner" if planned else "policy alone",
-                unit="step",
-                file=sys.stderr,
-                dynamic_ncols=True,
-                mininterval=0.5 if sys.stderr.isatty() else 30,
-            ) as bar:
-                result = episodes.play(agent, self.config.seed, bar.update)
-            return result, agent.totals.model_calls_per_decision
+            self._check_spaces(episodes.env)
+            if config.drop_at_step >= episodes.limit:
+                least = f"below {episodes.limit}, an episode's control steps"
+                raise ConfigError(f"drop_at_step={config.drop_at_step}: {least}")
+            with progress_bar(episodes.steps, desc="with the planner" if planned else "policy alone") as bar:
+                return episodes.play(agent, config.seed, bar.update), agent.totals.model_calls_per_decision
         finally:
             episodes.close()
-
-    @property
-    def senses(self) -> Senses:
-        """The senses that the checkpoint's model perceives."""
-        return Senses.of(self.spec.senses)
 
     @cached_property
     def memories(self) -> NearestFrames | None:
         """Moments sampled from the checkpoint's replay; None, with a message, if it has none. Raises FolderError."""
-        if not (self.path / REPLAY).exists():
-            say(f"{self.path / REPLAY}: not there, so neither the senses' agreement nor what is expected is known")
+        path, spec = self.loaded.path, self.loaded.spec
+        if not (path / REPLAY).exists():
+            say(f"{path / REPLAY}: not there, so neither the senses' agreement nor what is expected is known")
             return None
-        check_folder(self.path, (REPLAY,))
-        saved, lags = read_tensors(self.path / REPLAY), self.spec.model.vision.frame_lags
+        check_folder(path, (REPLAY,))
         try:
-            replay = Replay.read(saved, self.spec.senses, lags)
+            replay = Replay.read(read_tensors(path / REPLAY), spec.senses, spec.model.vision.frame_lags)
         except ReplayMismatch as error:
-            raise FolderError(f"{self.path / REPLAY}: not what this checkpoint's model saw ({error})") from error
-        return NearestFrames.of(replay, self.model)
+            raise FolderError(f"{path / REPLAY}: not what this checkpoint's model saw ({error})") from error
+        return NearestFrames.of(replay, self.loaded.agent.model)
 
     def _agreement(self) -> dict[str, float] | None:
         """For each sense, how closely the latent from it alone agrees with that from all (`NearestFrames.agreement`).
 
         None with a single sense or without a replay.
         """
-        if len(self.spec.senses) < 2 or self.memories is None:
+        if len(self.senses.names) < 2 or self.memories is None:
             return None
         return {sense: round(value, 3) for sense, value in self.memories.agreement().items()}
 
     def _failing(self, env: Env) -> Env:
-        """Wrap an environment so that the senses in `drop` fail from control step `drop_at` on."""
-        env = watched(env)
-        return Dropping(env, dict.fromkeys(self.config.drop, self.config.drop_at)) if self.config.drop else env
+        """Wrap an environment so that the senses in `drop_senses` fail from control step `drop_at_step` on."""
+        failing = dict.fromkeys(self.config.drop_senses, self.config.drop_at_step)
+        return Dropping(watched(env), failing) if failing else watched(env)
 
-    def _filmed(self, task: TaskConfig) -> Env:
+    def filmed(self) -> Env:
         """Make an environment for the video: like those of the episodes, but with rendering."""
-        env = self._failing(make(task, render=True, variation=self.config.randomise, senses=self.senses))
-        self._say_instead(task, [env])
+        variation, senses = self.config.randomise, self.senses
+        env = self._failing(make(self.loaded.task, render=True, variation=variation, senses=senses))
+        self._instruct([env])
         return env
 
-    def _say_instead(self, task: TaskConfig, envs: Sequence[Env], first: int = 0) -> None:
-        """Replace the environments' sentences if the settings say so; `first`: the number of the first episode."""
-        if self.config.sentence or self.config.paraphrases:
-            language.say(envs, task, self.config.sentence, first)
+    def _instruct(self, envs: Sequence[Env], first: int = 0) -> None:
+        """Replace the environments' instructions if the settings say so; `first`: the number of the first episode."""
+        if self.config.instruction or self.config.paraphrases:
+            language.say(envs, self.loaded.task, self.config.instruction, first)
 
-    def _fits(self, env) -> None:
+    def _check_spaces(self, env) -> None:
         """Raise FolderError if the observations or actions of `env` differ in shape from the checkpoint's."""
-        shown, made = senses_of(env.single_observation_space), self.spec.senses
-        shown["action"], made = env.single_action_space.shape, made | {"action": (self.spec.action_size,)}
+        spec = self.loaded.spec
+        shown = senses_of(env.single_observation_space) | {"action": env.single_action_space.shape}
+        made = spec.senses | {"action": (spec.action_size,)}
         for key in made.keys() | shown.keys():
             if made.get(key) != shown.get(key):
                 sizes = ["x".join(map(str, shapes.get(key, (0,)))) for shapes in (made, shown)]
-                raise FolderError(f"{self.path}: its {key} has {sizes[0]} numbers, the task's has {sizes[1]}")
-
-    def _plan_gflop(self, imagined: float) -> float:
-        discount = self.spec.model.token.discount(self.spec.discount)
-        return plan_gflop(self.model, discount, self.planner, imagined)
+                raise FolderError(f"{self.loaded.path}: its {key} has {sizes[0]} numbers, the task's has {sizes[1]}")
 
 
 def _check_senses(config: EvaluateConfig, known: Sequence[str]) -> None:
-    """Raise ConfigError unless `drop` and the sentences suit a model that perceives the senses `known`.
+    """Raise ConfigError unless `drop_senses` and the instruction suit a model that perceives the senses `known`.
 
-    `drop` may name each known sense once, but not all of them (language does not count as one that is left).
+    `drop_senses` may name each known sense once, but not all of them (language does not count as one that is left).
     """
-    said, dropped = f"drop=[{','.join(config.drop)}]", set(config.drop)
-    if unknown := [name for name in config.drop if name not in known]:
-        raise ConfigError(f"{said}: {unknown[0]}: not among what it perceives, {', '.join(known)}")
-    if len(dropped) < len(config.drop):
-        raise ConfigError(f"{said}: each sense once")
+    given, dropped = f"drop_senses=[{','.join(config.drop_senses)}]", set(config.drop_senses)
+    if unknown := [name for name in config.drop_senses if name not in known]:
+        raise ConfigError(f"{given}: {unknown[0]}: not among what it perceives, {', '.join(known)}")
+    if len(dropped) < len(config.drop_senses):
+        raise ConfigError(f"{given}: each sense once")
     if dropped and {name for name in known if name != LANGUAGE_NAME} <= dropped:
         but = ", words do not count" if LANGUAGE_NAME in known else ""
-        raise ConfigError(f"{said}: some of what it perceives, {', '.join(known)}; not all{but}")
-    if (config.sentence or config.paraphrases) and LANGUAGE_NAME not in known:
-        raise ConfigError("sentence=, paraphrases=: only for a checkpoint with senses=[...,language]")
+        raise ConfigError(f"{given}: some of what it perceives, {', '.join(known)}; not all{but}")
+    if (config.instruction or config.paraphrases) and LANGUAGE_NAME not in known:
+        raise ConfigError("instruction=, paraphrases=: only for a checkpoint with senses=[...,language]")
 
 
 def _recorded(path: Path, name: str) -> float | None:
@@ -263,7 +242,7 @@ def _recorded(path: Path, name: str) -> float | None:
 
 def _interval(played: Rollout) -> list[float] | None:
     """Return the 95 % bootstrap interval of the mean return, or None for a single episode."""
-    interval = mean_interval(played.returns, np.random.default_rng(0))
+    interval = mean_interval(played.returns)
     return None if np.isnan(interval.low) else _rounded((interval.low, interval.high))
 
 

@@ -2,37 +2,31 @@
 
 import os
 import signal
-import sys
 import time
 from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 
-from tqdm import tqdm
-
 from configs.arguments import typed
-from configs.reporting import SIGNALLED, Ended, say
-from configs.runs.assembly import Assembly
-from configs.runs.films import film
-from configs.runs.pace import measure
-from configs.runs.resuming import Progress, Resumption
+from configs.reporting import SIGNALLED, Ended, progress_bar, say
+from configs.runs import parts as building
+from configs.runs.episodes import EvaluationEpisodes, measure, side_by_side
+from configs.runs.parts import Parts
+from configs.runs.resuming import Progress, resumption
 from configs.runs.run_folder import RunFolder
 from configs.schema import TrainConfig
-from configs.strict import ConfigError, build
-from envs.benchmark.anchors import published
-from envs.benchmark.curves import read_curve
-from envs.benchmark.figures import learning_curve
 from envs.faults import EnvironmentFault, EnvironmentLost
 from envs.make import make
 from envs.wrappers import watched
 from policies.agent import Agent
-from policies.nearest_frames import NearestFrames
 from policies.storage.checkpoint import restore, save_checkpoint
 from policies.storage.versions import commit, versions
 from policies.training.rollouts import Rollout, outcome, success_rates
 from robot.safety.stops import Stopped, handled
 from worldmodel.flops import plan_gflop, update_gflop
+from worldmodel.strict import ConfigError, build
 
 STOPPING = b"\nstopping at the end of this step, with a checkpoint; the same signal again stops at once, without one\n"
 
@@ -41,15 +35,14 @@ STOPPING = b"\nstopping at the end of this step, with a checkpoint; the same sig
 class Training:
     """One training run.
 
-    `keys`: its config, saved in every checkpoint. `lock`: a file descriptor that holds the run folder's lock while
-    open. `seconds`: time spent training, without evaluations, summed over all resumptions. `evaluated`: environment
-    steps at the last evaluation. `saved`: environment steps at the last checkpoint of this process, or -1. `signal`:
-    the signal that asked the run to stop, or 0. `commit`: the commit of the running code.
+    `lock`: a file descriptor that holds the run folder's lock while open. `seconds`: time spent training, without
+    evaluations, summed over all resumptions. `evaluated`: environment steps at the last evaluation. `saved`:
+    environment steps at the last checkpoint of this process, or -1. `signal`: the signal that asked the run to stop, or
+    0. `commit`: the commit of the running code.
     """
 
     config: TrainConfig
-    keys: dict
-    parts: Assembly
+    parts: Parts
     folder: RunFolder
     lock: int
     seconds: float = 0.0
@@ -66,13 +59,12 @@ class Training:
         """
         if keys["resume"]:
             return cls._resume(keys, given)
-        config = build(TrainConfig, keys)
-        folder = RunFolder(path)
+        config, folder = build(TrainConfig, keys), RunFolder(path)
         if folder.used:
             raise ConfigError(f"hydra.run.dir={path}: holds a run already; {typed('resume', path)} goes on with it")
-        parts = Assembly.begin(config)  # raises for invalid settings before anything is written
-        run = cls(config, keys, parts, folder, folder.take())
-        run.folder.begin(keys)
+        parts = building.build(config)  # raises for invalid settings before anything is written
+        run = cls(config, parts, folder, folder.take())
+        run.folder.begin(asdict(config))
         return run
 
     @classmethod
@@ -81,22 +73,24 @@ class Training:
         folder.config()  # raises if it is not a run folder, before anything is written to it
         lock = folder.take()  # before looking for the newest checkpoint: the lock's holder may save another
         try:
-            return cls._go_on(Resumption.find(folder, keys, given), lock)
+            path, config, progress = resumption(folder, keys, given)
+            parts = building.build(config)
+            restore(path, parts.trainer, say)
+            folder.rewind(progress.metrics_bytes)
         except BaseException:
             os.close(lock)
             raise
-
-    @classmethod
-    def _go_on(cls, found: Resumption, lock: int) -> "Training":
-        config, folder = build(TrainConfig, found.keys), found.folder
-        parts = Assembly.begin(config)
-        restore(found.path, parts.trainer, say)
-        folder.rewind(found.progress.metrics_bytes)
-        run = cls(config, found.keys, parts, folder, lock, found.progress.seconds, found.progress.evaluated)
-        say(f"going on from {found.path}")
+        say(f"going on from {path}")
         if parts.trainer.env_steps >= config.steps:
             say(f"steps={config.steps}: it has {parts.trainer.env_steps} already, and is only evaluated again")
-        return run
+        return cls(config, parts, folder, lock, progress.seconds, progress.evaluated)
+
+    @cached_property
+    def episodes(self) -> EvaluationEpisodes:
+        """The evaluation's episodes, in environments of their own."""
+        config, together = self.config, side_by_side(self.config.planner.deadline_ms)
+        settings: dict = {"variation": config.randomise, "senses": config.perceived, "wrap": watched}
+        return EvaluationEpisodes(config.task, config.evaluation.episodes, together, **settings)
 
     def run(self) -> dict:
         """Train to the end. Returns the summary.
@@ -105,12 +99,20 @@ class Training:
         process is lost, without a checkpoint: the agent has already acted by then, so there is no consistent state
         between two steps to save. Raises EnvironmentFault as the environment does.
         """
+        go_on = f"go on with: semagram-train {typed('resume', self.folder.path)}"
         try:
             with handled(self._ask):
-                return self._to_the_end()
+                try:
+                    self._loop()
+                    return self._finish()
+                except Stopped:
+                    if self.saved != self.parts.trainer.env_steps:  # else it is on disk, without the last evaluation
+                        self._save()
+                    with suppress(OSError):  # the terminal may be closed
+                        say(f"stopped by {signal.Signals(self.signal).name}; {go_on}")
+                    raise SystemExit(SIGNALLED + self.signal) from None
         except EnvironmentLost as error:
-            on = f"; go on with: semagram-train {typed('resume', self.folder.path)}" if self.folder.used else ""
-            raise Ended(f"{error}{on}") from error
+            raise Ended(f"{error}; {go_on}" if self.folder.used else str(error)) from error
         except EnvironmentFault as error:
             raise EnvironmentFault(
                 f"{error}; going on comes to the same point: take another seed=, or go on with another compile= or "
@@ -120,33 +122,10 @@ class Training:
         finally:
             try:
                 self.parts.close()
+                if "episodes" in self.__dict__:
+                    self.episodes.close()
             finally:
                 os.close(self.lock)
-
-    def _to_the_end(self) -> dict:
-        trainer, config = self.parts.trainer, self.config
-        bar = tqdm(
-            total=config.steps,
-            initial=trainer.env_steps,
-            unit="step",
-            file=sys.stderr,
-            dynamic_ncols=True,
-            mininterval=0.5 if sys.stderr.isatty() else 30,
-        )
-        try:
-            with bar:
-                self._loop(bar)
-            first = config.seed_steps * config.task.repeat
-            if trainer.env_steps < first:
-                say(f"nothing was learned: the first {first} steps (seed_steps={config.seed_steps}) are random")
-            return self._finish()
-        except Stopped:
-            if self.saved != trainer.env_steps:  # else it is on disk already, without the final evaluation's row
-                self._save()
-            with suppress(OSError):  # the terminal may be closed
-                name = signal.Signals(self.signal).name
-                say(f"stopped by {name}; go on with: semagram-train {typed('resume', self.folder.path)}")
-            raise SystemExit(SIGNALLED + self.signal) from None
 
     def _ask(self, number, frame) -> None:
         """Request a stop after the current step, where the state is consistent; the same signal again kills at once.
@@ -164,51 +143,51 @@ class Training:
         if self.signal:
             raise Stopped(self.signal)
 
-    def _loop(self, bar: tqdm) -> None:
+    def _loop(self) -> None:
         trainer, config = self.parts.trainer, self.config
-        while trainer.env_steps < config.steps:
-            every, now = config.evaluation.every, trainer.env_steps
-            if every and now // every > self.evaluated // every:
-                self._evaluate(f"{now} steps")
-            started = time.perf_counter()
-            for ended in trainer.step():
-                self.folder.log(
-                    {
-                        **self._position(),
-                        "episode_return": ended.episode_return,
-                        "episode_length": ended.episode_length,
-                        "episode_success": ended.episode_success,
-                        "episode_driven": ended.demonstrated_steps,
-                        **ended.metrics,
-                    }
-                )
-                who = " (an expert drove)" if ended.demonstrated_steps else ""
-                bar.set_postfix_str(f"return {ended.episode_return:.0f}{who}", refresh=False)
-            self.seconds += time.perf_counter() - started
-            bar.update(trainer.env_steps - now)
-            every = config.checkpoint.every
-            if trainer.env_steps // every > now // every and trainer.env_steps < config.steps:
-                self._save()
-            self._heed()
+        with progress_bar(config.steps, initial=trainer.env_steps) as bar:
+            while trainer.env_steps < config.steps:
+                now = trainer.env_steps
+                if _due(config.evaluation.every, self.evaluated, now):
+                    self._evaluate(f"{now} steps")
+                started = time.perf_counter()
+                for ended in trainer.step():
+                    self.folder.log(
+                        {
+                            **self._position(),
+                            "episode_return": ended.episode_return,
+                            "episode_length": ended.episode_length,
+                            "episode_success": ended.episode_success,
+                            "episode_driven": ended.demonstrated_steps,
+                            **ended.metrics,
+                        }
+                    )
+                    who = " (an expert drove)" if ended.demonstrated_steps else ""
+                    bar.set_postfix_str(f"return {ended.episode_return:.0f}{who}", refresh=False)
+                self.seconds += time.perf_counter() - started
+                bar.update(trainer.env_steps - now)
+                if _due(config.checkpoint.every, now, trainer.env_steps) and trainer.env_steps < config.steps:
+                    self._save()
+                self._heed()
+        first = config.seed_steps * config.task.repeat
+        if trainer.env_steps < first:
+            say(f"nothing was learned: the first {first} steps (seed_steps={config.seed_steps}) are random")
 
     def _position(self) -> dict[str, int]:
         trainer = self.parts.trainer
-        return {
-            "env_steps": trainer.env_steps,
-            "decisions": trainer.agent.totals.decisions,
-            "updates": self.parts.learner.updates,
-        }
+        decisions, updates = trainer.agent.totals.decisions, trainer.learner.updates
+        return {"env_steps": trainer.env_steps, "decisions": decisions, "updates": updates}
 
     def _evaluate(self, when: str) -> tuple[Rollout, Rollout, Agent]:
         """Evaluate with the planner and without it, and log both. Returns both rollouts and the agent that planned."""
-        episodes, seed = self.parts.episodes, self.config.evaluation.seed
+        seed = self.config.evaluation.seed
         timed = bool(self.config.planner.deadline_ms)  # then the return depends on speed: compile
         agent = self.parts.evaluator(True, seed, timed and self.parts.machine.compiled)
-        planned = episodes.play(agent, seed, self._heed)
-        alone = episodes.play(self.parts.evaluator(False, seed), seed, self._heed)
+        planned = self.episodes.play(agent, seed, self._heed)
+        alone = self.episodes.play(self.parts.evaluator(False, seed), seed, self._heed)
         self.folder.log(
-            self._position()
-            | {
+            {
+                **self._position(),
                 "eval_return": float(planned.returns.mean()),
                 "eval_std": float(planned.returns.std()),
                 "eval_policy_return": float(alone.returns.mean()),
@@ -224,30 +203,26 @@ class Training:
         return planned, alone, agent
 
     def _save(self) -> None:
-        progress = Progress(self.keys, self.folder.metrics_size(), self.seconds, self.evaluated)
-        save_checkpoint(
-            self.folder.checkpoints,
-            self.parts.spec(),
-            self.parts.trainer.state_dict(),
-            asdict(progress),
-            self.config.checkpoint.keep,
-        )
-        self.saved = self.parts.trainer.env_steps
+        trainer, folder = self.parts.trainer, self.folder
+        progress = Progress(asdict(self.config), folder.metrics_size(), self.seconds, self.evaluated)
+        state, keep = trainer.state_dict(), self.config.checkpoint.keep
+        save_checkpoint(folder.checkpoints, self.parts.spec(), state, asdict(progress), keep)
+        self.saved = trainer.env_steps
 
     def _finish(self) -> dict:
-        config, learner, trainer = self.config, self.parts.learner, self.parts.trainer
+        config, trainer, path = self.config, self.parts.trainer, self.folder.path
+        learner = trainer.learner
         self._save()  # before the final evaluation, so that resuming from here duplicates no row
         planned, alone, evaluated = self._evaluate("at the end")
-        agent = self.parts.evaluator(True, 0, self.parts.machine.compiled)
-        pace = measure(config.task, config.perceived, agent)
+        pace = measure(config.task, config.perceived, self.parts.evaluator(True, 0, self.parts.machine.compiled))
         # Both per control step, so that runs with different token lengths are comparable.
         update = update_gflop(learner) * config.learning.updates_per_token / config.model.token.length
-        plan = plan_gflop(learner.model, self.parts.token_discount, config.planner) / trainer.agent.steps_per_decision
+        plan = plan_gflop(learner.model, learner.discount, config.planner) / trainer.agent.steps_per_decision
         result = {
             "task": config.task.label,
             "seed": config.seed,
             "env_steps": trainer.env_steps,
-            "updates": self.parts.learner.updates,
+            "updates": learner.updates,
             **outcome(planned, alone),
             "train_seconds": round(self.seconds, 1),
             "env_steps_per_second": round(trainer.env_steps / max(self.seconds, 1e-9), 2),
@@ -259,16 +234,31 @@ class Training:
             "device": str(self.parts.machine.device),
             "versions": versions(),
             "commit": self.commit,
-            "run": str(self.folder.path),
+            "run": str(path),
         }
         self.folder.summary(result)
-        name = config.task.label
-        learning_curve(self.folder.path / "curve.png", read_curve(self.folder.metrics), published(name), name)
-        if config.video:
-            self._heed()
-            path, agent = self.folder.path / "rollout.mp4", self.parts.evaluator(True, 0)
-            env = watched(make(config.task, render=True, variation=config.randomise, senses=config.perceived))
-            memories = NearestFrames.of(trainer.replay, agent.model) if config.perceived.cameras else None
-            film(path, env, config.task, agent, say, memories=memories, tick=self._heed)
-        say(f"done: {self.folder.path}")
+        self._draw()
+        say(f"done: {path}")
         return result
+
+    def _draw(self) -> None:
+        """Write the plot and, if asked for, the video."""
+        from envs.benchmark.figures import learning_curve, save
+        from envs.benchmark.results import read_curve
+
+        config, folder = self.config, self.folder
+        save(folder.path / "curve.png", learning_curve(read_curve(folder.metrics), config.task.label))
+        if config.video:
+            from configs.runs.film import film
+            from policies.nearest_frames import NearestFrames
+
+            self._heed()
+            agent, replay = self.parts.evaluator(True, 0), self.parts.trainer.replay
+            env = watched(make(config.task, render=True, variation=config.randomise, senses=config.perceived))
+            memories = NearestFrames.of(replay, agent.model) if config.perceived.cameras else None
+            film(folder.path / "rollout.mp4", env, config.task, agent, say, memories=memories, tick=self._heed)
+
+
+def _due(every: int, before: int, now: int) -> bool:
+    """Return whether a multiple of `every` steps (0: never) was reached since `before`."""
+    return bool(every) and now // every > before // every

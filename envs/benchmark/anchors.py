@@ -2,7 +2,6 @@
 
 import csv
 import re
-from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
@@ -11,15 +10,6 @@ from envs import suite
 STEPS = {"100k": 100_000, "200k": 200_000, "500k": 500_000, "1M": 1_000_000}  # tdmpc2.csv's columns
 BEST_AT = 100_000  # environment steps that best_100k.csv refers to
 DOMAINS = {"ball_in_cup": "cup", "point_mass": "pointmass"}  # TD-MPC2's names
-
-
-@dataclass(frozen=True)
-class Anchor:
-    """A published mean return after `env_steps` environment steps, and who published it."""
-
-    env_steps: int
-    mean_return: float
-    by: str
 
 
 def canonical(task: str) -> str:
@@ -43,33 +33,26 @@ def canonical(task: str) -> str:
 
 def published(task: str) -> dict[int, float]:
     """Return TD-MPC2's published mean return (or success rate) by environment steps; empty if there is none."""
-    return dict(_tdmpc2().get(canonical(task), {}))
+    row = _published("tdmpc2").get(canonical(task))
+    return {steps: float(row[column]) for column, steps in STEPS.items()} if row else {}
 
 
-def best(task: str) -> Anchor | None:
-    """Return the best published return at 100k environment steps that we found, or None."""
-    return _best().get(canonical(task))
+def best(task: str) -> float | None:
+    """Return the best published return after BEST_AT environment steps that we found, or None."""
+    row = _published("best_100k").get(canonical(task))
+    return float(row["return_at_100k"]) if row else None
 
 
 def scale(task: str) -> float | None:
     """Return the return that normalises to 1: 1000 for DMControl, 1 for success rates, None if there is no scale."""
     name = canonical(task)
-    if name in _tdmpc2():
-        rate = re.match(r"mw-|myo-|(lift|pick|stack)-|turn-faucet", name)
-        return 1.0 if rate else 1000.0
+    if name in _published("tdmpc2"):
+        return 1.0 if re.match(r"mw-|myo-|(lift|pick|stack)-|turn-faucet", name) else 1000.0
     return 1000.0 if re.fullmatch(r"[a-z]+(-[A-Za-z0-9]+)+", name) and not re.search(r"-v\d+$", name) else None
 
 
 @cache
-def _tdmpc2() -> dict[str, dict[int, float]]:
-    return {row["task"]: {steps: float(row[column]) for column, steps in STEPS.items()} for row in _read("tdmpc2.csv")}
-
-
-@cache
-def _best() -> dict[str, Anchor]:
-    return {row["task"]: Anchor(BEST_AT, float(row["return_at_100k"]), row["by"]) for row in _read("best_100k.csv")}
-
-
-def _read(name: str) -> list[dict[str, str]]:
-    text = (files("envs.benchmark") / "published" / name).read_text(encoding="utf-8")
-    return list(csv.DictReader(text.splitlines()))
+def _published(name: str) -> dict[str, dict[str, str]]:
+    """Return the rows of a published table by task."""
+    text = (files("envs.benchmark") / "published" / f"{name}.csv").read_text(encoding="utf-8")
+    return {row["task"]: row for row in csv.DictReader(text.splitlines())}

@@ -1,7 +1,8 @@
-"""Learning curves as PNG files: one run, or a grid of tasks, with published returns marked."""
+"""Learning curves and returns as figures: one run, a grid of tasks, or the episodes of an evaluation."""
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
 from pathlib import Path
 
 import numpy as np
@@ -9,61 +10,46 @@ from jaxtyping import Float
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.typing import RcKeyType
 from numpy import ndarray
 
-from envs.benchmark.anchors import Anchor
-from envs.benchmark.curves import LearningCurve, smooth, trace
-from envs.benchmark.statistics import mean_interval
-from envs.benchmark.table import steps
+from envs.benchmark.anchors import BEST_AT, best, published
+from envs.benchmark.results import LearningCurve
+from envs.benchmark.table import mean_interval, steps
 from policies.storage.folders import replace_file
 
-# Okabe and Ito's colour-blind-safe palette. The anchor differs in shape too.
-OURS, POLICY, ANCHOR, INK, PALE = "#0072B2", "#009E73", "#D55E00", "#333333", "#D9D9D9"
+# Okabe and Ito's colour-blind-safe palette. The published returns differ in shape too.
+OURS, POLICY, THEIRS, INK, PALE = "#0072B2", "#009E73", "#D55E00", "#333333", "#D9D9D9"
 DASHES = (0, (4, 2))
-THEIRS = "TD-MPC2, published"
 DPI = 150
 SIZE = (8.0, 5.0)  # inches: 1200 x 750 pixels, made to be read at 800 x 500
 TILE = (3.2, 2.5)  # inches of one task in a grid
-STYLE: dict[RcKeyType, object] = {"font.size": 11, "axes.titlesize": 13, "text.color": INK, "axes.labelcolor": INK}
-SMALL: dict[RcKeyType, object] = {**STYLE, "font.size": 9, "axes.titlesize": 10}
 
 
-def learning_curve(path: Path | str, curve: LearningCurve, anchors: Mapping[int, float], title: str) -> None:
-    """Write the figure of one run: training returns, their moving mean, evaluations, TD-MPC2's published points.
-
-    anchors: published mean return by environment steps. Raises OSError; an existing file is then left unchanged.
-    """
-    with rc_context(STYLE):
-        save(path, draw_learning_curve(curve, anchors, title))
+def save(path: Path | str, figure: Figure) -> None:
+    """Write a figure as a PNG file, atomically. Raises OSError; an existing file is then left unchanged."""
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png", metadata={"Software": None})
+    replace_file(Path(path), drawn.getvalue())
 
 
-def small_multiples(
-    path: Path | str,
-    runs: Mapping[str, Sequence[LearningCurve]],
-    anchors: Mapping[str, Mapping[int, float]],
-    best: Mapping[str, Anchor] | None = None,
-) -> None:
-    """Write a grid of tasks: a thin line per seed, their mean, their range as a band, and published returns.
+def _styled[**P](size: int) -> Callable[[Callable[P, Figure]], Callable[P, Figure]]:
+    """Draw a figure with letters of this size."""
 
-    Raises ValueError for no tasks, and OSError; an existing file is then left unchanged.
-    """
-    with rc_context(SMALL):
-        save(path, draw_small_multiples(runs, anchors, best or {}))
+    def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
+        @wraps(draw)
+        def drawn(*given: P.args, **named: P.kwargs) -> Figure:
+            look: dict = {"font.size": size, "axes.titlesize": size + 1, "text.color": INK, "axes.labelcolor": INK}
+            with rc_context(look):
+                return draw(*given, **named)
 
+        return drawn
 
-def paired_strips(path: Path | str, samples: Mapping[str, Float[ndarray, " n"]], title: str) -> None:
-    """Write a strip of dots per sample of returns, a line joining item i of each, with means and intervals.
-
-    Raises ValueError for no samples or samples of unequal size, and OSError; an existing file is then left unchanged.
-    """
-    with rc_context(STYLE):
-        save(path, draw_paired_strips(samples, title))
+    return styled
 
 
-def draw_learning_curve(curve: LearningCurve, anchors: Mapping[int, float], title: str) -> Figure:
-    """Draw the figure that `learning_curve` writes."""
+@_styled(11)
+def learning_curve(curve: LearningCurve, task: str) -> Figure:
+    """Draw one run: training returns, their moving mean, evaluations, TD-MPC2's published points."""
     figure = Figure(figsize=SIZE, dpi=DPI, layout="constrained")
     axes = figure.add_subplot()
     axes.plot(curve.train_steps, curve.train_return, color=PALE, lw=1, label="training episode")
@@ -71,23 +57,25 @@ def draw_learning_curve(curve: LearningCurve, anchors: Mapping[int, float], titl
         mean = smooth(curve.train_return, len(curve.train_return) // 10)
         axes.plot(curve.train_steps, mean, color=OURS, lw=2, alpha=0.45, label="moving mean")
     at, alone = curve.eval_steps, curve.eval_policy_return
-    if np.isfinite(alone).any():
-        axes.plot(at, alone, color=POLICY, lw=0, marker="s", ms=5, mfc="white", mew=1.3, label="policy alone")
     if len(at):
-        bars = curve.eval_return, curve.eval_std
-        label = "evaluation ± std"
-        axes.errorbar(at, *bars, elinewidth=1.2, capsize=3, color=OURS, marker="o", ms=6, lw=0, label=label)
-    _anchors(axes, anchors, curve.end)
+        axes.plot(at, alone, color=POLICY, lw=0, marker="s", ms=5, mfc="white", mew=1.3, label="policy alone")
+        look: dict = {"elinewidth": 1.2, "capsize": 3, "color": OURS, "marker": "o", "ms": 6, "lw": 0}
+        axes.errorbar(at, curve.eval_return, curve.eval_std, label="evaluation ± std", **look)
+    _published(axes, task, curve.end)
     _axes(axes, curve.end)
     axes.set(xlabel="environment steps", ylabel="return")
-    figure.suptitle(title, x=0.01, ha="left", fontsize=13, fontweight="bold")
+    _headed(figure, task)
     key = axes.get_legend_handles_labels()
     figure.legend(*key, loc="outside lower left", ncols=5, frameon=False, fontsize=9, columnspacing=1.4)
     return figure
 
 
-def draw_paired_strips(samples: Mapping[str, Float[ndarray, " n"]], title: str) -> Figure:
-    """Draw the figure that `paired_strips` writes: each sample's mean is a bar with its 95 % bootstrap interval."""
+@_styled(11)
+def paired_strips(samples: Mapping[str, Float[ndarray, " n"]], title: str) -> Figure:
+    """Draw a strip of dots per sample of returns, a line joining item i of each, with means and 95 % intervals.
+
+    Raises ValueError for no samples or samples of unequal size.
+    """
     values = np.array(list(samples.values()), float)
     if values.ndim != 2 or not values.size:
         raise ValueError("no samples, or samples of unequal size, to draw")
@@ -97,47 +85,72 @@ def draw_paired_strips(samples: Mapping[str, Float[ndarray, " n"]], title: str) 
     axes.plot(places, values, color=PALE, lw=0.8, zorder=1)
     for place, returns, color in zip(places, values, [OURS, POLICY] * len(values), strict=False):
         axes.plot(np.full(len(returns), place), returns, color=color, marker="o", ms=6, lw=0, alpha=0.6, gid="episodes")
-        mean = mean_interval(returns, np.random.default_rng(0))
+        mean, beside = mean_interval(returns), place + 0.16
         if np.isfinite(mean.low):
             ends = [[mean.estimate - mean.low], [mean.high - mean.estimate]]
-            axes.errorbar(place + 0.16, mean.estimate, ends, color=color, capsize=3, elinewidth=1.5, lw=0)
-        axes.plot(place + 0.16, mean.estimate, color=color, marker="_", ms=16, mew=2.5, gid="mean")
-        axes.annotate(
-            f"{mean.estimate:.0f}", (place + 0.16, mean.estimate), (10, 0), textcoords="offset points", va="center"
-        )
+            axes.errorbar(beside, mean.estimate, ends, color=color, capsize=3, elinewidth=1.5, lw=0)
+        axes.plot(beside, mean.estimate, color=color, marker="_", ms=16, mew=2.5, gid="mean")
+        text = f"{mean.estimate:.0f}"
+        axes.annotate(text, (beside, mean.estimate), (10, 0), textcoords="offset points", va="center")
     _axes(axes, 1)
     axes.set_xlim(-0.4, places[-1] + 0.6)
     axes.set_xticks(places, list(samples))
     axes.set_ylabel("return of an episode")
-    figure.suptitle(title, x=0.01, ha="left", fontsize=13, fontweight="bold")
+    _headed(figure, title)
     return figure
 
 
-def draw_small_multiples(
-    runs: Mapping[str, Sequence[LearningCurve]],
-    anchors: Mapping[str, Mapping[int, float]],
-    best: Mapping[str, Anchor],
-) -> Figure:
-    """Draw the figure that `small_multiples` writes."""
+@_styled(9)
+def small_multiples(runs: Mapping[str, Sequence[LearningCurve]]) -> Figure:
+    """Draw a grid of tasks: a thin line per seed, their mean, their range as a band, and published returns.
+
+    Raises ValueError for no tasks.
+    """
     if not runs:
         raise ValueError("no tasks to draw")
     columns = min(4, len(runs)) if len(runs) not in (5, 6, 9) else 3
     lines = -(-len(runs) // columns)
     figure = Figure(figsize=(TILE[0] * columns, TILE[1] * lines + 0.5), dpi=DPI, layout="constrained")
+    key: dict = {}
     for place, (task, curves) in enumerate(sorted(runs.items())):
         axes = figure.add_subplot(lines, columns, place + 1)
         end = max([curve.end for curve in curves], default=0.0)
         _seeds(axes, curves)
-        _anchors(axes, anchors.get(task, {}), end)
-        if task in best and best[task].env_steps <= 1.05 * end:
-            at, value = best[task].env_steps, best[task].mean_return
-            axes.plot(at, value, marker="*", ms=11, mfc="white", mec=ANCHOR, lw=0, clip_on=False, gid="best", zorder=5)
+        _published(axes, task, end)
+        if (known := best(task)) is not None and 1.05 * end >= BEST_AT:
+            look: dict = {
+                "marker": "*",
+                "ms": 11,
+                "mfc": "white",
+                "mec": THEIRS,
+                "lw": 0,
+                "clip_on": False,
+                "zorder": 5,
+            }
+            axes.plot(BEST_AT, known, gid="best", label="best published", **look)
         _axes(axes, end)
         axes.set_title(task, loc="left", fontweight="bold")
+        key |= {label: line for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     figure.supxlabel("environment steps", fontsize=9)
     figure.supylabel("return", fontsize=9)
-    figure.legend(handles=_key(bool(best)), loc="outside upper left", ncols=4, frameon=False, fontsize=9)
+    figure.legend([*key.values()], [*key], loc="outside upper left", ncols=4, frameon=False, fontsize=9)
     return figure
+
+
+def smooth(values: Float[ndarray, " T"], window: int) -> Float[ndarray, " T"]:
+    """Return the centred moving mean over `window` values (made odd); at the ends, over the values available."""
+    kernel = np.ones(min(max(window, 1), len(values)) // 2 * 2 + 1)
+    total = np.convolve(values, kernel)
+    count = np.convolve(np.ones(len(values)), kernel)
+    half = len(kernel) // 2
+    return (total / count)[half : half + len(values)]
+
+
+def trace(curve: LearningCurve) -> tuple[Float[ndarray, " N"], Float[ndarray, " N"]]:
+    """Return (steps, returns) that represent a run: evaluations or, if fewer than two, smoothed training returns."""
+    if len(curve.eval_steps) >= 2 or len(curve.train_steps) == 0:
+        return curve.eval_steps, curve.eval_return
+    return curve.train_steps, smooth(curve.train_return, len(curve.train_return) // 10)
 
 
 def _seeds(axes: Axes, curves: Sequence[LearningCurve]) -> None:
@@ -151,34 +164,28 @@ def _seeds(axes: Axes, curves: Sequence[LearningCurve]) -> None:
     grid = np.unique(np.concatenate([x for x, _ in traces]))
     grid = grid[(first <= grid) & (grid <= last)]
     returns = np.array([np.interp(grid, x, y) for x, y in traces])
-    axes.plot(grid, returns.mean(0), color=OURS, lw=2.2, gid="mean")
+    axes.plot(grid, returns.mean(0), color=OURS, lw=2.2, gid="mean", label="Semagram: mean and range of the seeds")
     axes.fill_between(grid, returns.min(0), returns.max(0), color=OURS, alpha=0.15, lw=0, gid="range")
 
 
-def _anchors(axes: Axes, anchors: Mapping[int, float], end: float) -> None:
-    """Draw published returns as diamonds on a dashed line; if all lie beyond the run, the first as a level."""
-    near = {at: value for at, value in sorted(anchors.items()) if at <= 1.05 * end}
-    levels = list(near.values())
+def _published(axes: Axes, task: str, end: float) -> None:
+    """Draw TD-MPC2's returns as diamonds on a dashed line; if all lie beyond the run, the first as a level."""
+    points, label = published(task), "TD-MPC2, published"
+    near = {at: value for at, value in sorted(points.items()) if at <= 1.05 * end}
+    look: dict = {"color": THEIRS, "ls": DASHES, "lw": 1.2, "zorder": 4}
     if len(near) == 1:
-        axes.axhline(levels[0], color=ANCHOR, ls=DASHES, lw=1.2, alpha=0.5, zorder=4, gid="level")
+        axes.axhline(next(iter(near.values())), alpha=0.5, **look)
     if near:
-        (line,) = axes.plot(list(near), levels, color=ANCHOR, ls=DASHES, lw=1.2, zorder=4, gid="anchors", label=THEIRS)
+        (line,) = axes.plot([*near], [*near.values()], gid="published", label=label, **look)
         line.set(marker="D", ms=7, mec="white", clip_on=False)
-    elif anchors:
-        at = min(anchors)
-        axes.axhline(anchors[at], color=ANCHOR, ls=DASHES, lw=1.2, zorder=4, gid="anchors", label=THEIRS)
-        high = anchors[at] > sum(axes.get_ylim()) / 2  # the curve rises from lower left to upper right
+    elif points:
+        at = min(points)
+        axes.axhline(points[at], gid="published", label=label, **look)
+        high = points[at] > sum(axes.get_ylim()) / 2  # the curve rises from lower left to upper right
         edge, side = (0, "left") if high else (1, "right")
-        axes.annotate(
-            f"at {steps(at)} steps",
-            (edge, anchors[at]),
-            (4 - 8 * edge, 3),
-            xycoords=("axes fraction", "data"),
-            textcoords="offset points",
-            ha=side,
-            color=ANCHOR,
-            fontsize="small",
-        )
+        place: dict = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "ha": side}
+        text, beside = f"at {steps(at)} steps", (4 - 8 * edge, 3)
+        axes.annotate(text, (edge, points[at]), beside, color=THEIRS, fontsize="small", **place)
 
 
 def _axes(axes: Axes, end: float) -> None:
@@ -196,18 +203,5 @@ def _axes(axes: Axes, end: float) -> None:
         axes.set_yticks(range(0, 1001, 250))
 
 
-def _key(best: bool) -> list[Line2D]:
-    """Return the legend entries of a grid."""
-    key = [
-        Line2D([], [], color=OURS, lw=2.2, label="Semagram: mean and range of the seeds"),
-        Line2D([], [], color=ANCHOR, ls=DASHES, lw=1.2, marker="D", mec="white", label=THEIRS),
-    ]
-    star = Line2D([], [], color=ANCHOR, marker="*", ms=11, mfc="white", lw=0, label="best published")
-    return [*key, star] if best else key
-
-
-def save(path: Path | str, figure: Figure) -> None:
-    """Write a figure as a PNG file, atomically. Raises OSError."""
-    drawn = io.BytesIO()
-    figure.savefig(drawn, format="png", metadata={"Software": None})
-    replace_file(Path(path), drawn.getvalue())
+def _headed(figure: Figure, title: str) -> None:
+    figure.suptitle(title, x=0.01, ha="left", fontsize=13, fontweight="bold")

@@ -1,4 +1,4 @@
-"""Results of runs, read from the runs' own summary.json files or from a CSV file of such rows."""
+"""What runs leave, read back: results, from their summary.json files or a CSV file of rows, and learning curves."""
 
 import csv
 import io
@@ -6,9 +6,13 @@ import json
 import math
 import platform
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+from numpy import ndarray
 
 from policies.storage.folders import replace_file
 from worldmodel.errors import UserError
@@ -23,11 +27,10 @@ class ResultsError(UserError):
 class Result:
     """One run: an agent trained on a task with a seed for `env_steps` environment steps, action repeats included.
 
-    `agent` is "semagram", "tdmpc2" or a variant's name. `returns` are the undiscounted returns of the final
-    evaluation's `episodes` episodes, `return_mean` and `return_std` their mean and standard deviation;
-    `policy_return_mean` is the mean return of the policy without the planner. `gflop_per_control_step` counts update
-    and planning (10^9 operations). None: not measured. Raises ValueError for a non-finite number or a number of returns
-    other than `episodes`.
+    `agent` names the settings. `returns` are the undiscounted returns of the final evaluation's `episodes` episodes,
+    `return_mean` and `return_std` their mean and standard deviation; `policy_return_mean` is the mean return of the
+    policy without the planner. `gflop_per_control_step` counts update and planning (10^9 operations). None: not
+    measured. Raises ValueError for a non-finite number or a number of returns other than `episodes`.
     """
 
     task: str
@@ -62,7 +65,10 @@ COLUMNS = tuple(field.name for field in fields(Result))
 def read(path: Path | str) -> list[Result]:
     """Read a folder of runs, whose name is the agent's, or a CSV file. Raises ResultsError, OSError."""
     path = Path(path)
-    return [*(_runs(path) if path.is_dir() else _rows(path))]
+    if path.is_dir():
+        found = (run_of(summary.parent, path.resolve().name) for summary in sorted(path.glob("*/summary.json")))
+        return [result for result in found if result is not None]
+    return [_parsed(path, number, row) for number, row in enumerate(_csv(path, COLUMNS), start=2)]
 
 
 def write(path: Path, results: Sequence[Result]) -> None:
@@ -83,44 +89,12 @@ def run_of(folder: Path, agent: str) -> Result | None:
         # Several environments may take a few steps more; published returns are looked up by the steps asked for.
         steps = min(found["env_steps"], int(asked[1])) if asked else found["env_steps"]
         known = {name: found[name] for name in COLUMNS if name in found}
-        return _result(known | {"agent": agent, "env_steps": steps, "device": device(found["device"])})
+        return build(Result, known | {"agent": agent, "env_steps": steps, "device": device(found["device"])})
     except FileNotFoundError:
         return None
     except (KeyError, TypeError, ValueError) as error:  # ValueError: not JSON, not text, or no such result
-        said = f"damaged, not the summary of a run ({error})"
-        raise ResultsError(f"{path}: {said}; delete it, and the run is finished anew") from error
-
-
-def _result(row: Mapping) -> Result:
-    return build(Result, dict(row))
-
-
-def _runs(folder: Path) -> Iterator[Result]:
-    agent = folder.resolve().name
-    found = (run_of(path.parent, agent) for path in sorted(folder.glob("*/summary.json")))
-    yield from (result for result in found if result is not None)
-
-
-def _rows(path: Path) -> Iterator[Result]:
-    try:
-        lines = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines(), strict=True))
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise ResultsError(f"{path}: {error}") from error
-    for number, row in enumerate(lines, start=2):
-        try:
-            yield _result({name: _value(name, row[name]) for name in COLUMNS})
-        except (KeyError, TypeError, ValueError) as error:
-            said = f"no column {error}" if isinstance(error, KeyError) else error
-            raise ResultsError(f"{path}, line {number}: {said}") from error
-
-
-def _value(name: str, text: str):
-    """Parse a cell as the type of its column: text, words of numbers, or a number, empty for None."""
-    if name in ("task", "agent", "device", "commit"):
-        return text
-    if name == "returns":
-        return tuple(map(float, text.split()))
-    return json.loads(text.replace("nan", "NaN").replace("inf", "Infinity")) if text else None
+        why = f"damaged, not the summary of a run ({error})"
+        raise ResultsError(f"{path}: {why}; delete it, and the run is finished anew") from error
 
 
 def device(name: str) -> str:
@@ -134,6 +108,78 @@ def device(name: str) -> str:
     return found[1].strip() if found else platform.processor() or platform.machine()
 
 
-def latest(results: Sequence[Result]) -> list[Result]:
-    """Return the results in order, of a repeated run only the last."""
-    return list({(r.agent, r.task, r.seed, r.env_steps): r for r in results}.values())
+def _parsed(path: Path, number: int, row: Mapping[str, str]) -> Result:
+    """Parse a row: text, words of numbers, or a number, empty for None."""
+    try:
+        values: dict = {name: row[name] for name in COLUMNS}
+        for name in set(COLUMNS) - {"task", "agent", "device", "commit", "returns"}:
+            values[name] = json.loads(row[name].replace("nan", "NaN").replace("inf", "Infinity")) if row[name] else None
+        values["returns"] = tuple(map(float, row["returns"].split()))
+        return build(Result, values)
+    except (TypeError, ValueError) as error:
+        raise ResultsError(f"{path}, line {number}: {error}") from error
+
+
+def _csv(path: Path, needed: Sequence[str]) -> list[dict[str, str]]:
+    """Return the rows of a CSV file with at least the columns `needed`; an unfinished last line is left out."""
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")[:-1]
+        head, *rows = csv.reader(lines, strict=True) if lines else ([],)
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise ResultsError(f"{path}: {error}") from error
+    if lacking := [name for name in needed if name not in head]:
+        raise ResultsError(f"{path}, line 1: no column {', '.join(lacking)}")
+    for number, cells in enumerate(rows, start=2):
+        if len(cells) != len(head):
+            raise ResultsError(f"{path}, line {number}: {len(cells)} cells, there must be {len(head)}")
+    return [dict(zip(head, cells, strict=True)) for cells in rows]
+
+
+@dataclass(frozen=True)
+class LearningCurve:
+    """The learning curve of one run: the returns of T training episodes and of E evaluations, by environment step.
+
+    Training episodes are in the order they ended, without those in which an expert acted. `end`: the last environment
+    step recorded in the file; 0 for a run that has recorded nothing.
+
+    `eval_return` and `eval_std`: mean and standard deviation over an evaluation's episodes (0 for a single episode).
+    `eval_policy_return`: mean return of the policy without the planner.
+    """
+
+    train_steps: Float[ndarray, " T"]
+    train_return: Float[ndarray, " T"]
+    eval_steps: Float[ndarray, " E"]
+    eval_return: Float[ndarray, " E"]
+    eval_std: Float[ndarray, " E"]
+    eval_policy_return: Float[ndarray, " E"]
+    end: float
+
+
+NEEDED = ("env_steps", "episode_return", "episode_driven", "eval_return", "eval_std", "eval_policy_return")
+
+
+def read_curve(path: Path | str) -> LearningCurve:
+    """Read the columns `NEEDED` of a run's metrics.csv; an empty cell is NaN.
+
+    A last line without a newline is still being written, or was torn by a kill, and is skipped.
+    Raises ResultsError for a file that lacks a column, has a non-numeric cell, or whose steps decrease, and OSError.
+    """
+    try:
+        rows = [[float(row[name] or "nan") for name in NEEDED] for row in _csv(Path(path), NEEDED)]
+    except ResultsError:
+        raise
+    except ValueError as error:
+        raise ResultsError(f"{path}: {error}") from error
+    steps, train, driven, evaluation, deviation, policy = np.array(rows, float).reshape(-1, len(NEEDED)).T
+    if not (np.diff(steps) >= 0).all() or not np.isfinite(steps).all():
+        raise ResultsError(f"{path}: env_steps must be numbers that never fall")
+    own, judged = np.isfinite(train) & ~(driven > 0), np.isfinite(evaluation)
+    return LearningCurve(
+        steps[own],
+        train[own],
+        steps[judged],
+        evaluation[judged],
+        np.nan_to_num(deviation[judged]),  # undefined for a single episode
+        policy[judged],
+        float(steps[-1]) if len(steps) else 0.0,
+    )

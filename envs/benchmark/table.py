@@ -1,156 +1,259 @@
-"""Results as a table, in Markdown or for a terminal: one row per task, with published returns beside ours."""
+"""Results as Markdown, with published returns beside ours and bootstrap intervals.
 
-import math
+Intervals: Agarwal et al. 2021, "Deep Reinforcement Learning at the Edge of the Statistical Precipice" (rliable, arXiv
+2108.13264).
+"""
+
+import re
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+from jaxtyping import Float
+from numpy import ndarray
 
-from envs.benchmark import anchors
-from envs.benchmark.results import Result, latest
-from envs.benchmark.statistics import Interval, mean_interval, normalise, stratified_interval
+from envs.benchmark.anchors import BEST_AT, best, published, scale
+from envs.benchmark.results import Result, read
+from policies.storage.folders import replace_file
+from worldmodel.errors import UserError
 
+RESAMPLES = 10_000
 NONE = "–"
-PEER = "tdmpc2"
+BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate and its 95 % interval, in the data's unit. The ends are NaN if there is only one run."""
+
+    estimate: float
+    low: float
+    high: float
+
+    def show(self, number: Callable[[float], str]) -> str:
+        """Format the estimate and, in brackets, the ends if they are known."""
+        ends = "" if np.isnan(self.low) else f" [{number(self.low)}, {number(self.high)}]"
+        return number(self.estimate) + ends
+
+
+def mean_interval(values: Sequence[float] | ndarray, seed: int = 0) -> Interval:
+    """Return the mean of one sample with its percentile bootstrap interval.
+
+    With few values the interval is too narrow: for n = 3 it is their range, which covers the mean of a symmetric
+    distribution in 75 % of cases. Raises ValueError for no values or a non-finite one.
+    """
+    return _interval([values], lambda x: x.mean(-1), seed)
+
+
+def stratified_interval(tasks: Sequence[Float[ndarray, " _"]], seed: int = 0) -> Interval:
+    """Return the interquartile mean of all runs of all tasks with its stratified percentile bootstrap interval.
+
+    tasks: one array of normalised scores per task, one score per seed; a run is only ever replaced by one of the same
+    task. Raises ValueError for no tasks, a task without runs, or a non-finite score.
+    """
+    return _interval(tasks, interquartile_mean, seed)
+
+
+def interquartile_mean(scores: Float[ndarray, "*b n"]):
+    """Return the mean after dropping the lowest and the highest floor(n / 4) scores."""
+    count = scores.shape[-1]
+    return np.sort(scores)[..., count // 4 : count - count // 4].mean(-1)
+
+
+def _interval(strata: Sequence, statistic: Callable[[ndarray], ndarray], seed: int) -> Interval:
+    strata, rng = [np.asarray(values, float) for values in strata], np.random.default_rng(seed)
+    if not strata or not all(values.size and np.isfinite(values).all() for values in strata):
+        raise ValueError("no values to take a statistic of, or one that is not finite")
+    estimate = float(statistic(np.concatenate(strata)))
+    if all(len(values) == 1 for values in strata):
+        return Interval(estimate, np.nan, np.nan)
+    drawn = [values[rng.integers(0, len(values), (RESAMPLES, len(values)))] for values in strata]
+    low, high = np.percentile(statistic(np.concatenate(drawn, -1)), [2.5, 97.5])
+    return Interval(estimate, float(low), float(high))
+
+
+def chosen(paths: Sequence[str | Path]) -> list[Result]:
+    """Read results to make a table of.
+
+    Raises UserError if there are none, or the same run twice, or one task at different numbers of steps (a mean would
+    mix them), and ResultsError, OSError.
+    """
+    results = [result for path in paths for result in read(path)]
+    if not results:
+        raise UserError("no results")
+    runs = Counter((r.agent, r.task, r.seed, r.env_steps) for r in results)
+    if twice := sorted(run for run, count in runs.items() if count > 1):
+        raise UserError("twice {} on {}, seed {}, after {} steps".format(*twice[0]))
+    for agent, task in sorted({(r.agent, r.task) for r in results}):
+        lengths = sorted({r.env_steps for r in results if (r.agent, r.task) == (agent, task)})
+        if len(lengths) > 1:
+            raise UserError(f"{agent} on {task} after {' and '.join(map(str, lengths))} steps; keep the rows of one")
+    return results
+
+
+def agents(results: Sequence[Result]) -> list[str]:
+    """Return the names of the agents, the default first."""
+    return sorted({r.agent for r in results}, key=lambda name: (name != "semagram", name))
 
 
 @dataclass(frozen=True)
 class Row:
-    """A task at a number of environment steps. Returns are means over seeds of means over episodes; None: unknown."""
+    """A task at a number of environment steps: each seed's return (mean over episodes), and means over seeds.
+
+    None: not measured, or not published.
+    """
 
     task: str
     env_steps: int
-    ours: Interval
     seeds: tuple[float, ...]
     policy: float | None
-    published: float | None
-    best: float | None
-    peer: float | None
-    minutes: float
-    peer_minutes: float | None
+    minutes: float | None
     gflop: float | None
 
     @property
+    def ours(self) -> Interval:
+        """The mean return and its interval."""
+        return mean_interval(self.seeds)
+
+    @property
+    def published(self) -> float | None:
+        """TD-MPC2's published return at the same steps."""
+        return published(self.task).get(self.env_steps)
+
+    @property
     def ratio(self) -> float | None:
-        """Our return divided by TD-MPC2's published return at the same steps; None if that is unknown or 0."""
+        """Our return divided by the published one; None if that is unknown or 0."""
         return self.ours.estimate / self.published if self.published else None
 
 
-def rows(results: Sequence[Result], agent: str = "semagram") -> list[Row]:
-    """Return one row per (task, env_steps) of `agent`, sorted. Of a repeated run, only the last line counts."""
-    results = latest(list(results))
-    table = []
-    for task, env_steps in sorted({(r.task, r.env_steps) for r in results if r.agent == agent}):
-        here = [r for r in results if (r.task, r.env_steps) == (task, env_steps)]
-        runs = sorted((r for r in here if r.agent == agent), key=lambda r: r.seed)
-        peers = [r for r in here if r.agent == PEER]
-        best = anchors.best(task)
-        seeds = tuple(r.return_mean for r in runs)
-        row = Row(
-            task=task,
-            env_steps=env_steps,
-            ours=mean_interval(seeds, np.random.default_rng(0)),
-            seeds=seeds,
-            policy=_mean([r.policy_return_mean for r in runs]),
-            published=anchors.published(task).get(env_steps),
-            best=best.mean_return if best and best.env_steps == env_steps else None,
-            peer=_mean([r.return_mean for r in peers]),
-            minutes=float(np.mean([r.train_seconds for r in runs])) / 60,
-            peer_minutes=float(np.mean([r.train_seconds for r in peers])) / 60 if peers else None,
-            gflop=_mean([r.gflop_per_control_step for r in runs]),
-        )
-        table.append(row)
+def rows(results: Sequence[Result], agent: str) -> list[Row]:
+    """Return one row per (task, env_steps) of `agent`, sorted."""
+    table, ours = [], sorted((r for r in results if r.agent == agent), key=lambda r: r.seed)
+    for task, env_steps in sorted({(r.task, r.env_steps) for r in ours}):
+        runs = [r for r in ours if (r.task, r.env_steps) == (task, env_steps)]
+        policy, seconds = _mean(r.policy_return_mean for r in runs), _mean(r.train_seconds for r in runs)
+        minutes, gflop = seconds and seconds / 60, _mean(r.gflop_per_control_step for r in runs)
+        table.append(Row(task, env_steps, tuple(r.return_mean for r in runs), policy, minutes, gflop))
     return table
 
 
-def summary(table: Sequence[Row]) -> Interval | None:
+def pooled(table: Sequence[Row]) -> Interval | None:
     """Return the interquartile mean of all normalised runs, stratified by task; None if no task has a known scale."""
-    scores = [normalise(np.array(row.seeds), full) for row in table if (full := anchors.scale(row.task))]
-    return stratified_interval(scores, np.random.default_rng(0)) if scores else None
+    scores = [np.array(row.seeds) / full for row in table if (full := scale(row.task))]
+    return stratified_interval(scores) if scores else None
+
+
+def document(results: Sequence[Result]) -> str:
+    """Return Markdown: a table for each agent and, if there are several, one that compares them."""
+    names, parts = agents(results), []
+    for name in names:
+        heading = f"**{name}**\n\n" if len(names) > 1 else ""
+        parts.append(f"{heading}{markdown(rows(results, name))}\n\n{_caption(results, name)}")
+    if len(names) > 1 and (shared := common(results)):
+        parts.append(comparison(shared))
+    return "\n\n".join(parts)
 
 
 def markdown(table: Sequence[Row]) -> str:
-    """Format the table as Markdown; our return is bold where it reaches TD-MPC2's published one."""
-    head, body, foot = _cells(table)
-    for cells, row in zip(body, table, strict=True):
-        if row.ratio is not None and row.ratio >= 1:
-            cells[2] = f"**{cells[2].replace(' ', '** ', 1)}" if " " in cells[2] else f"**{cells[2]}**"
-        cells[3] = f"<sub>{cells[3]}</sub>"
-    ruler = ["---"] + ["---:"] * (len(head) - 1)
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in [head, ruler, *body, *foot])
-
-
-def text(table: Sequence[Row]) -> str:
-    """Format the table in fixed width for a terminal."""
-    head, body, foot = _cells(table)
-    widths = [max(map(len, column)) for column in zip(head, *body, *foot, strict=True)]
-    rule = "  ".join("─" * width for width in widths)
-
-    def line(cells: list[str]) -> str:
-        return "  ".join([cells[0].ljust(widths[0]), *map(str.rjust, cells[1:], widths[1:])]).rstrip()
-
-    return "\n".join([line(head), rule, *map(line, body), rule, *map(line, foot)])
-
-
-def caption(results: Sequence[Result], agent: str = "semagram") -> str:
-    """Return one line on how the numbers were obtained: seeds, episodes, device, commit, meaning of the brackets."""
-    runs = [r for r in latest(list(results)) if r.agent == agent]
-    seeds = Counter((r.task, r.env_steps) for r in runs).values()
-    facts = {
-        "Seeds a task": _span(seeds),
-        "episodes a seed": _span([r.episodes for r in runs]),
-        "device": ", ".join(sorted({r.device for r in runs})),
-        "commit": ", ".join(sorted({r.commit for r in runs})),
-    }
-    said = "; ".join(f"{name}: {fact or NONE}" for name, fact in facts.items())
-    return (
-        f"{said}. Brackets: 95 % bootstrap interval over seeds (of three seeds, their range). "
-        "Interquartile mean: of all runs as fractions of the task's ceiling, its interval stratified by task."
-    )
-
-
-def _span(counts: Collection[int]) -> str:
-    return "–".join(str(count) for count in sorted({min(counts, default=0), max(counts, default=0)}))
-
-
-def _cells(table: Sequence[Row]) -> tuple[list[str], list[list[str]], list[list[str]]]:
-    """Return head, body and foot, all of the same width. A peer's columns are included only if it was run here.
+    """Return the table of one agent; a return is bold where it reaches TD-MPC2's published one.
 
     The foot covers the tasks with a known scale; its ratio, those of them with a published return.
     """
-    peer = any(row.peer is not None for row in table)
     head = ["task", "steps", "ours [95 %]", "per seed", "policy alone", "TD-MPC2", "ratio", "best published"]
-    head += ["TD-MPC2 run here", "its minutes"] * peer + ["minutes", "GFLOP/step"]
-    body = [
-        [
-            row.task,
-            steps(row.env_steps),
-            _interval(row.ours),
-            " ".join(map(_return, row.seeds)),
-            *map(_return, (row.policy, row.published)),
+    head += ["minutes", "GFLOP/step"]
+    lines = [head, ["---"] + ["---:"] * (len(head) - 1)]
+    for row in table:
+        ours, seeds = row.ours.show(_return), " ".join(map(_return, row.seeds))
+        if row.ratio is not None and row.ratio >= 1:
+            ours = re.sub(r"^\S+", r"**\g<0>**", ours)
+        cells = [row.task, steps(row.env_steps), ours, f"<sub>{seeds}</sub>", _return(row.policy)]
+        cells += [
+            _return(row.published),
             _ratio(row.ratio),
-            _return(row.best),
-            *([_return(row.peer), _plain(row.peer_minutes)] if peer else []),
-            *map(_plain, (row.minutes, row.gflop)),
+            _return(best(row.task) if row.env_steps == BEST_AT else None),
         ]
-        for row in table
-    ]
-    scored = [row for row in table if anchors.scale(row.task)]
-    pooled = summary(table)
-    if pooled is None:
-        return head, body, []
-    both = [row for row in scored if row.published is not None]
-    theirs, over_both = _mean([row.published for row in both]), _mean([row.ours.estimate for row in both])
-    mean = [f"mean of {len(scored)}", "", _return(_mean([row.ours.estimate for row in scored])), ""]
-    mean += [_return(_mean([row.policy for row in scored])), _return(theirs)]
-    mean += [_ratio(over_both / theirs if over_both is not None and theirs else None), ""]
-    mean += ["", ""] * peer
-    mean += [_plain(_mean([row.minutes for row in scored])), _plain(_mean([row.gflop for row in scored]))]
-    if len(both) not in (0, len(scored)):
-        mean[5] += f" (of {len(both)})"
-    iqm = ["interquartile mean", "", _interval(pooled, ".3f")]
-    return head, body, [mean, iqm + [""] * (len(head) - len(iqm))]
+        lines.append([*cells, _plain(row.minutes), _plain(row.gflop)])
+    scored = [row for row in table if scale(row.task)]
+    if (all_runs := pooled(table)) is not None:
+        both = [row for row in scored if row.published is not None]
+        theirs, over_both = _mean(row.published for row in both), _mean(row.ours.estimate for row in both)
+        ratio = over_both / theirs if over_both is not None and theirs else None
+        of = f" (of {len(both)})" if len(both) not in (0, len(scored)) else ""
+        mean = [f"mean of {len(scored)}", "", _return(_mean(row.ours.estimate for row in scored)), ""]
+        mean += [_return(_mean(row.policy for row in scored)), _return(theirs) + of, _ratio(ratio), ""]
+        lines.append([*mean, _plain(_mean(row.minutes for row in scored)), _plain(_mean(row.gflop for row in scored))])
+        lines.append(["interquartile mean", "", all_runs.show("{:.3f}".format), *[""] * (len(head) - 3)])
+    return _lines(lines)
+
+
+def common(results: Sequence[Result]) -> list[Result]:
+    """Return the results on the (task, seed, env_steps) triples that all agents ran."""
+    names = agents(results)
+    runs = [{(r.task, r.seed, r.env_steps) for r in results if r.agent == agent} for agent in names]
+    shared = set.intersection(*runs) if runs else set()
+    return [r for r in results if (r.task, r.seed, r.env_steps) in shared]
+
+
+def comparison(results: Sequence[Result]) -> str:
+    """Return a table of agents on the runs that all of them completed: each task's mean return, and the pooled one.
+
+    The last column is the ratio of each agent's interquartile mean to the first agent's.
+    """
+    names = agents(results)
+    tasks = [row.task for row in rows(results, names[0])]
+    lines = [["agent", *tasks, "interquartile mean", f"against {names[0]}"], ["---"] + ["---:"] * (len(tasks) + 2)]
+    reference = pooled(rows(results, names[0]))
+    for agent in names:
+        table = rows(results, agent)
+        cells, score = [row.ours.show("{:.0f}".format) for row in table], pooled(table)
+        if score is None or reference is None:
+            cells += [NONE, NONE]
+        else:
+            ratio = f"{score.estimate / reference.estimate:.2f}" if reference.estimate else NONE
+            cells += [score.show("{:.3f}".format), ratio]
+        lines.append([agent, *cells])
+    return _lines(lines)
+
+
+def summary(results: Sequence[Result], agent: str) -> dict:
+    """Return an agent's results as a dict for JSON.
+
+    Among others: `iqm`, the interquartile mean; `at_least_published`, how many tasks reach TD-MPC2's published return
+    and how many have one; and the mean returns.
+    """
+    table = rows(results, agent)
+    score = pooled(table)
+    beside = [(row.ours.estimate, row.published) for row in table if row.published is not None]
+    return {
+        "agent": agent,
+        "tasks": [row.task for row in table],
+        "seeds": max((len(row.seeds) for row in table), default=0),
+        "iqm": score and round(score.estimate, 4),
+        "iqm_interval": score and [None if np.isnan(end) else round(end, 4) for end in (score.low, score.high)],
+        "at_least_published": [sum(ours >= theirs for ours, theirs in beside), len(beside)],
+        "return_mean": {row.task: round(row.ours.estimate, 2) for row in table},
+        "policy_return_mean": {row.task: None if row.policy is None else round(row.policy, 2) for row in table},
+        "train_seconds": {row.task: row.minutes and round(60 * row.minutes, 1) for row in table},
+        "commit": sorted({r.commit for r in results if r.agent == agent}),
+    }
+
+
+def update_readme(path: Path, text: str) -> bool:
+    """Write `text` between the file's lines BEGIN and END. Returns whether that changed the file.
+
+    Raises UserError unless the file has exactly one pair of them in order, and OSError.
+    """
+    content = path.read_text(encoding="utf-8")
+    head, first, rest = content.partition(BEGIN)
+    _, last, tail = rest.partition(END)
+    if not last or content.count(BEGIN) + content.count(END) != 2:
+        raise UserError(f"{path}: one line '{BEGIN}' and below it one '{END}' are needed")
+    changed = f"{head}{first}\n{text.strip()}\n{last}{tail}"
+    if changed != content:
+        replace_file(path, changed.encode())
+    return changed != content
 
 
 def steps(count: float) -> str:
@@ -161,24 +264,37 @@ def steps(count: float) -> str:
     return f"{count:g}"
 
 
-def _mean(values: Sequence[float | None]) -> float | None:
+def _caption(results: Sequence[Result], agent: str) -> str:
+    """Return one line on how the numbers were obtained: seeds, episodes, device, commit, meaning of the brackets."""
+    runs = [r for r in results if r.agent == agent]
+    facts = {
+        "Seeds a task": _span(Counter((r.task, r.env_steps) for r in runs).values()),
+        "episodes a seed": _span([r.episodes for r in runs]),
+        "device": ", ".join(sorted({r.device for r in runs})),
+        "commit": ", ".join(sorted({r.commit for r in runs})),
+    }
+    return (
+        "; ".join(f"{name}: {fact}" for name, fact in facts.items())
+        + ". Brackets: 95 % bootstrap interval over seeds (of three seeds, their range). "
+        "Interquartile mean: of all runs as fractions of the task's ceiling, its interval stratified by task."
+    )
+
+
+def _span(counts: Collection[int]) -> str:
+    return "–".join(map(str, sorted({min(counts), max(counts)})))
+
+
+def _lines(table: Sequence[Sequence[str]]) -> str:
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in table)
+
+
+def _mean(values) -> float | None:
     known = [value for value in values if value is not None]
     return float(np.mean(known)) if known else None
 
 
-def _interval(interval: Interval, form: str = "") -> str:
-    def show(value: float) -> str:
-        return format(value, form) if form else _return(value)
-
-    if math.isnan(interval.low):
-        return show(interval.estimate)
-    return f"{show(interval.estimate)} [{show(interval.low)}, {show(interval.high)}]"
-
-
 def _return(value: float | None) -> str:
-    if value is None:
-        return NONE
-    return f"{value:.0f}" if abs(value) >= 10 else f"{value:.1f}"
+    return NONE if value is None else f"{value:.0f}" if abs(value) >= 10 else f"{value:.1f}"
 
 
 def _ratio(value: float | None) -> str:

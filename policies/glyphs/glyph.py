@@ -88,11 +88,12 @@ def glyph(sentence: Iterable[Token]) -> tuple[Shape, ...]:
 def _band(line: CentreLine, lanes: Lanes, half: Float[np.ndarray, "n A"]) -> Float[np.ndarray, "m A 2"]:
     """Return outlines that extend `half` outwards and inwards from a line: a broad pen held towards the middle.
 
-    Steep parts of a line are thin, as in writing, and an outline moves no further than value and width do.
+    Steep parts of a line are thin, as in writing, and an outline moves no further than value and width do. None leaves
+    the page.
     """
     angle = np.broadcast_to(line.angle[:, None], line.value.shape)
     radius = lanes.rest + lanes.swing * line.value
-    return np.concatenate([polar(angle, radius + half), polar(angle, radius - half)[::-1]])
+    return np.concatenate([polar(angle, np.minimum(radius + half, 1)), polar(angle, radius - half)[::-1]])
 
 
 def _ink(stroke: CentreLine, lanes: Lanes) -> list[Shape]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from policies.storage.folders import FolderError
 
-FORMAT = 6
+FORMAT = 7
 """The format of checkpoints, and of benchmarks resumed from them. Increment it with every change of what they contain,
 be it a key or a tensor; older formats cannot be read."""
 CHECKOUT = Path(__file__).resolve().parents[2]

@@ -1,4 +1,10 @@
-"""Action tokens as curves: clamped uniform B-splines over the control steps of one token."""
+"""Action tokens as curves: clamped uniform B-splines over the control steps of one token.
+
+A curve is given by control points c (K, ...) and a degree p < K: y(t) = sum_i N_i(t) c_i, t in [0, 1]. It begins at
+c_0, ends at c_{K-1} and lies in the convex hull of its control points. Its r-th derivative is a curve of degree p - r,
+whose control points are differences of c. Bounds on control points thus bound position, and bounds on differences the
+rate. Source: de Boor 1978, A Practical Guide to Splines; scipy.interpolate.BSpline evaluates them.
+"""
 
 from dataclasses import dataclass
 from functools import cache

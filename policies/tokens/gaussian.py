@@ -15,9 +15,8 @@ from torch import Tensor
 from torch.distributions import MultivariateNormal
 
 from policies.tokens.curves import Curve
-from policies.tokens.vocabulary import Move
 from worldmodel.distributions import SquashedGaussian
-from worldmodel.mppi import Plan
+from worldmodel.mppi import Plan, weighted_mean_and_deviations
 
 FLOOR = 0.02
 """Smallest standard deviation of a plan's token, on a range of 2, and smallest slope of tanh of a policy's."""
@@ -36,9 +35,7 @@ class LowRankGaussian:
     @classmethod
     def of_plan(cls, plan: Plan, at: int = 0) -> "LowRankGaussian":
         """Return token `at` of B plans, (B, P): the weighted mean and covariance of the plans' elites + FLOOR^2 I."""
-        elites, weights = plan.elites[at].double(), plan.weights.double()
-        mean = torch.einsum("be,bep->bp", weights, elites)
-        away = weights.sqrt().unsqueeze(-1) * (elites - mean.unsqueeze(1))
+        (mean,), (away,) = weighted_mean_and_deviations(plan.elites[at : at + 1].double(), plan.weights.double())
         covariance = away.mT @ away + FLOOR**2 * torch.eye(mean.shape[-1], dtype=mean.dtype)
         return cls(mean, torch.linalg.cholesky(covariance))
 
@@ -81,12 +78,6 @@ class LowRankGaussian:
         """Return mean and standard deviation of the curve's position at times (T,) in [0, 1]."""
         mean, deviation = self.read(curve.readings(times).to(self.mean.dtype))
         return mean.unflatten(-1, (-1, curve.action_size)), deviation.unflatten(-1, (-1, curve.action_size))
-
-    def move(self, curve: Curve, seconds: float) -> Move:
-        """Return the mean curve as a motion of `seconds`, clamped to [-1, 1], its `std` the points' deviations."""
-        points = self.mean.clamp(-1, 1).reshape(curve.control_points, -1)
-        deviation = self.factor.norm(dim=-1).reshape(curve.control_points, -1)
-        return Move(points.numpy(), seconds, curve.degree, deviation.numpy())
 
     def condition(
         self, rows: Float[Tensor, "M P"], value: Float[Tensor, "*C M"], deviation: float | Float[Tensor, " M"] = 0.0
@@ -142,23 +133,3 @@ def _root(covariance: Tensor, least: Tensor) -> Tensor | None:
     root, failed = torch.linalg.cholesky_ex(covariance)
     singular = bool(failed.any()) or bool((root.diagonal(dim1=-2, dim2=-1).square() <= least).any())
     return None if singular else root
-
-
-def within(
-    tokens: Float[Tensor, "*B P"], rows: Float[Tensor, "M P"], value: Float[Tensor, "*C M"], rounds: int = 20
-) -> Float[Tensor, "*D P"]:
-    """Bring tokens into [-1, 1] with little change, so that they still read `value` (..., M) at `rows`.
-
-    In each round control points are clamped, and the error this causes in the readings is corrected by the least-norm
-    change of those points that are not held back by a bound. Position readings within [-1, 1] can be met. Works for
-    samples and means alike.
-    """
-    w = tokens.expand(*torch.broadcast_shapes(tokens.shape[:-1], value.shape[:-1]), -1)
-    ridge = torch.finfo(w.dtype).eps * torch.eye(len(rows), dtype=w.dtype)
-    for _ in range(rounds):
-        w = w.clamp(-1, 1)
-        gap = value - w @ rows.mT
-        push = gap @ rows
-        free = rows * ~(((w >= 1) & (push > 0)) | ((w <= -1) & (push < 0)))[..., None, :]
-        w = w + (free.mT @ torch.linalg.solve(free @ free.mT + ridge, gap[..., None]))[..., 0]
-    return w.clamp(-1, 1)

@@ -245,20 +245,20 @@ def read_sentence(path: Path, places: bool = False) -> Sentence:
     try:
         plain = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UserError(f"sentence={path}: {error.strerror}; a JSON file, a list of tokens") from error
+        raise UserError(f"plan={path}: {error.strerror}; a JSON file, a list of tokens") from error
     except (ValueError, RecursionError) as error:
-        raise UserError(f"sentence={path}: not JSON ({error}); a list of tokens, as in docs/glyph.json") from error
+        raise UserError(f"plan={path}: not JSON ({error}); a list of tokens, as in docs/glyph.json") from error
     if isinstance(plain, dict) and plain.keys() == {"task", "places", "tokens"}:
         if places and plain["places"] is not True:
             raise UserError(
-                f"sentence={path}: a plan for {short(plain['task'])}, whose actions are not places of the arm's joints "
+                f"plan={path}: a plan for {short(plain['task'])}, whose actions are not places of the arm's joints "
                 "(task.control=absolute); semagram-tokens draw draws it"
             )
         plain = plain["tokens"]
     try:
         return from_plain(plain)
     except UserError as error:
-        raise UserError(f"sentence={path}: {error}") from error
+        raise UserError(f"plan={path}: {error}") from error
 
 
 def _plain(value):

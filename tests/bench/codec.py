@@ -14,6 +14,7 @@ import csv
 import json
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -22,54 +23,41 @@ from matplotlib.figure import Figure
 
 from configs.codec.codecs import check_lengths, settings, split
 from configs.schema import TokensConfig
-from configs.strict import build
 from policies.codec import Codec
 from policies.codec.fitting import STRIDE, windows_of
 from robot import datasets
+from worldmodel.strict import build
 
 SHARES, WITHIN, TIMED = (1 / 8, 1 / 4, 1 / 2), 1.3 + 1e-6, 200
-
-
-class Ours:
-    """The codec with the rivals' interface; it also takes where the chunk starts."""
-
-    name = "semagram"
-
-    def __init__(self, codec: Codec):
-        self.codec, self.vocabulary = codec, codec.vocabulary
-        self.encode, self.decode = codec.encode, codec.decode
 
 
 def measure(code, episodes: list[np.ndarray], length: int, strings: int, seed: int = 0) -> dict:
     """Return one row of the table."""
     windows = windows_of(episodes, length + 1, max(1, length // 4))
-    start, chunks = windows[:, 0], windows[:, 1:]
-    given = [(s,) if isinstance(code, Ours) else () for s in start]
-    ids = [code.encode(x, *s) for x, s in zip(chunks, given, strict=True)]
-    error = decoded(code, ids, given) - chunks
+    starts, chunks = windows[:, 0], windows[:, 1:]
+    ids = [code.encode(chunk, start) for chunk, start in zip(chunks, starts, strict=True)]
+    error = decoded(code, ids, starts) - chunks
     count = float(np.mean(list(map(len, ids))))
-    shares = [decoded(code, [i[: max(1, round(share * len(i)))] for i in ids], given) - chunks for share in SHARES]
+    shares = [decoded(code, [i[: max(1, round(share * len(i)))] for i in ids], starts) - chunks for share in SHARES]
     jump, chained = joined(code, episodes, length)
-    encode_us = timed(lambda i: code.encode(chunks[i], *given[i]), len(chunks))
-    decode_us = timed(lambda i: code.decode(ids[i], *given[i]), len(chunks))
     return {
-        "codec": code.name,
+        "codec": getattr(code, "name", "semagram"),
         "bits": round(count * float(np.log2(code.vocabulary)), 1),
         "ids": round(count, 2),
         "rmse": rms(error),
         "max_error": float(np.abs(error).max()),
         "jump": jump,
         "chained": chained,
-        "valid": valid(code, ids, given, strings, np.random.default_rng(seed)),
+        "valid": valid(code, ids, starts, strings, np.random.default_rng(seed)),
         "prefix_rmse": list(map(rms, shares)),
-        "encode_us": encode_us,
-        "decode_us": decode_us,
+        "encode_us": timed(lambda i: code.encode(chunks[i], starts[i]), len(chunks)),
+        "decode_us": timed(lambda i: code.decode(ids[i], starts[i]), len(chunks)),
     }
 
 
-def decoded(code, ids: list, given: list) -> np.ndarray:
+def decoded(code, ids: list, starts: np.ndarray) -> np.ndarray:
     """Return the chunks of id strings."""
-    return np.array([code.decode(i, *s) for i, s in zip(ids, given, strict=True)])
+    return np.array([code.decode(i, start) for i, start in zip(ids, starts, strict=True)])
 
 
 def rms(errors) -> float:
@@ -81,27 +69,21 @@ def joined(code, episodes: list[np.ndarray], length: int) -> tuple[float, float]
     """Return the mean jump at the border of two chunks coded in a row, and the RMS error of the second one."""
     jumps, errors = [], []
     for two in windows_of(episodes, 2 * length + 1, max(1, length // 4)):
-        at, parts = two[0], []
-        for chunk in (two[1 : length + 1], two[length + 1 :]):
-            given = (at,) if isinstance(code, Ours) else ()
-            parts.append(code.decode(code.encode(chunk, *given), *given))
-            at = parts[-1][-1]
-        jumps.append(np.abs((parts[1][0] - parts[0][-1]) - (two[length + 1] - two[length])).mean())
-        errors.append(parts[1] - two[length + 1 :])
+        first = code.decode(code.encode(two[1 : length + 1], two[0]), two[0])
+        second = code.decode(code.encode(two[length + 1 :], first[-1]), first[-1])
+        jumps.append(np.abs((second[0] - first[-1]) - (two[length + 1] - two[length])).mean())
+        errors.append(second - two[length + 1 :])
     return float(np.mean(jumps)), rms(errors)
 
 
-def valid(code, ids: list, given: list, strings: int, rng: np.random.Generator) -> float:
+def valid(code, ids: list, starts: np.ndarray, strings: int, rng: np.random.Generator) -> float:
     """Return the share of random strings, as long as real ones, that decode within bounds."""
-    whole = {"whole": True} if isinstance(code, Fast) else {}
-    good = 0
+    whole, good = {"whole": True} if isinstance(code, Fast) else {}, 0
     for _ in range(strings):
         i = rng.integers(len(ids))
-        try:
-            chunk = code.decode(rng.integers(code.vocabulary, size=len(ids[i])), *given[i], **whole)
+        with suppress(ValueError):  # the string does not decode
+            chunk = code.decode(rng.integers(code.vocabulary, size=len(ids[i])), starts[i], **whole)
             good += bool(np.abs(chunk).max() <= WITHIN)
-        except ValueError:  # the string does not decode
-            continue
     return good / strings
 
 
@@ -123,15 +105,11 @@ def figure(path: Path, codec: Codec, fitted: list[np.ndarray], held_out: list[np
     """Plot the error on held-out chunks against bits: every prefix of ours, other codes over a range of settings."""
     length = codec.config.length
     windows = windows_of(held_out, length + 1, max(1, length // 4))
-    chunks, start = windows[:, 1:], windows[:, 0]
-    ids = codec.encode(chunks, start)
-    lines = {
-        "semagram, every prefix": [
-            ((n + 1) * codec.config.bits, rms(codec.decode(ids[:, : n + 1], start) - chunks))
-            for n in range(codec.config.ids)
-        ]
-    }
-    known = windows_of([e for e in fitted if len(e) > length], length, STRIDE)
+    starts, chunks = windows[:, 0], windows[:, 1:]
+    ids = codec.encode(chunks, starts)
+    prefixes = range(1, codec.config.ids + 1)
+    ours = [(n * codec.config.bits, rms(codec.decode(ids[:, :n], starts) - chunks)) for n in prefixes]
+    known, lines = windows_of([e for e in fitted if len(e) > length], length, STRIDE), {"semagram, every prefix": ours}
     for name, codes in (
         ("FAST, coarse to fine", [Fast(known, scale) for scale in (2, 4, 7, 10, 16)]),
         ("BEAST, few to many points", [Beast(known, max(6, round(points * s))) for s in (0.5, 0.75, 1, 1.5, 2)]),
@@ -140,7 +118,7 @@ def figure(path: Path, codec: Codec, fitted: list[np.ndarray], held_out: list[np
         for code in codes:
             written = [code.encode(chunk) for chunk in chunks]
             bits = float(np.mean(list(map(len, written))) * np.log2(code.vocabulary))
-            lines[name].append((bits, rms(decoded(code, written, [()] * len(chunks)) - chunks)))
+            lines[name].append((bits, rms(decoded(code, written, starts) - chunks)))
     drawing = Figure(figsize=(6, 4), dpi=150, layout="constrained")
     axes = drawing.subplots()
     for (name, line), style in zip(lines.items(), ("o-", "s--", "^--"), strict=True):
@@ -162,7 +140,7 @@ def main() -> None:
     check_lengths(config, 2 * choice.length, fitted, held_out)
     codec = Codec.fit(fitted, choice)
     rows = []
-    for code in (Ours(codec), *rivals(fitted, choice.length, config.seconds)):
+    for code in (codec, *rivals(fitted, choice.length, config.seconds)):
         rows.append(measure(code, held_out, choice.length, strings, config.seed))
         print(json.dumps(rows[-1]), flush=True)
     out.mkdir(parents=True, exist_ok=True)

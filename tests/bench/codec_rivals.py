@@ -1,4 +1,4 @@
-"""The codes that the codec is compared with, fitted to the same chunks (N, T, D), scaled to [-1, 1]."""
+"""The codes that the codec is compared with, fitted to the same chunks (N, T, D) in [-1, 1]; none needs the start."""
 
 import numpy as np
 from scipy.fft import dct, idct
@@ -17,11 +17,11 @@ class Bins:
     def __init__(self, chunks, low=-1.0, high=1.0):
         self.shape, self.low, self.high = chunks.shape[1:], low, high
 
-    def encode(self, chunk):
+    def encode(self, chunk, start=None):
         """Return the T x D ids of a chunk (T, D), step by step."""
         return np.clip(np.round((chunk - self.low) / (self.high - self.low) * (BINS - 1)), 0, BINS - 1).ravel()
 
-    def decode(self, ids):
+    def decode(self, ids, start=None):
         """Return the chunk of T x D ids; of fewer, a missing value repeats the row before, or is 0 in the first."""
         whole = np.full(self.shape[0] * self.shape[1], np.nan)
         whole[: len(ids)] = ids
@@ -45,11 +45,11 @@ class Beast:
         low, high = np.quantile(points, (0.005, 0.995), axis=0)
         self.bins = Bins(points, np.minimum(-1, low.min(0)), np.maximum(1, high.max(0)))
 
-    def encode(self, chunk):
+    def encode(self, chunk, start=None):
         """Return the ids of a chunk, one control point after the other."""
         return self.bins.encode(self.fit @ chunk)
 
-    def decode(self, ids):
+    def decode(self, ids, start=None):
         """Return the chunk of ids; a missing control point equals the last known one, or zero."""
         return self.basis @ self.bins.decode(ids)
 
@@ -75,12 +75,12 @@ class Fast:
     def _text(self, coefficients):
         return "".join(map(chr, np.clip(coefficients, self.low, self.high) - self.low + self.FIRST))
 
-    def encode(self, chunk):
+    def encode(self, chunk, start=None):
         """Return the ids of a chunk: coefficients x `scale`, rounded, lowest frequency first, and merged."""
         coefficients = np.round(dct(chunk, axis=0, norm="ortho") * self.scale).astype(int).ravel()
         return np.array(self.pairs.encode(self._text(coefficients)).ids)
 
-    def decode(self, ids, whole=False):
+    def decode(self, ids, start=None, whole=False):
         """Return the chunk of the ids, missing coefficients being zero.
 
         Raises ValueError if it is to be `whole` and the ids do not represent T x D coefficients.

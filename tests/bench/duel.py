@@ -19,9 +19,9 @@ from stopwatch import Ours
 
 from configs.command import composed
 from configs.schema import TrainConfig
-from configs.strict import build
 from envs.benchmark.results import device
 from policies.storage.versions import commit
+from worldmodel.strict import build
 
 OURS_EACH = 10  # repetitions of ours for each of theirs, which takes many times as long
 

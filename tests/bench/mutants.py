@@ -27,17 +27,11 @@ import pytest
 from _pytest.runner import runtestprotocol
 
 ROOT = Path(__file__).parents[2]
-OTHER = {
-    **{ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.Pow: ast.Mult},
-    **{ast.FloorDiv: ast.Div, ast.Mod: ast.Mult, ast.BitAnd: ast.BitOr, ast.BitOr: ast.BitAnd},
-    **{ast.Lt: ast.GtE, ast.GtE: ast.Lt, ast.Gt: ast.LtE, ast.LtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq},
-    **{ast.And: ast.Or, ast.Or: ast.And, ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.In: ast.NotIn, ast.NotIn: ast.In},
-}
+PAIRS = "Add Sub, Mult Div, FloorDiv Div, BitAnd BitOr, Lt GtE, Gt LtE, Eq NotEq, And Or, Is IsNot, In NotIn"
+SWAPS = [[getattr(ast, name) for name in pair.split()] for pair in PAIRS.split(", ")]
+OTHER = {b: a for a, b in SWAPS} | dict(SWAPS) | {ast.Pow: ast.Mult, ast.Mod: ast.Mult}
 NEIGHBOUR = {ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt}
-METHOD = {
-    **{"amin": "amax", "amax": "amin", "min": "max", "max": "min", "mean": "sum", "sum": "mean"},
-    **{"zeros": "ones", "ones": "zeros", "zeros_like": "ones_like", "ones_like": "zeros_like"},
-}
+METHOD = dict(amin="amax", amax="amin", min="max", max="min", mean="sum", sum="mean", zeros="ones", ones="zeros")
 BROKEN = 9
 LEFT_OUT = {"abs", "square", "sqrt", "exp", "log", "detach", "softmax", "clamp", "relu", "tanh", "sigmoid", "sign"}
 
@@ -50,7 +44,7 @@ def variants(node: ast.AST) -> Iterator[ast.AST]:
             if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add | ast.Sub | ast.Mult):
                 yield from (node.left, node.right)
         case ast.Compare(ops=[first, *rest]):
-            for new in {OTHER.get(type(first)), NEIGHBOUR.get(type(first))} - {None}:
+            for new in [table[type(first)] for table in (OTHER, NEIGHBOUR) if type(first) in table]:
                 yield changed(node, ops=[new(), *rest])
         case ast.UnaryOp():
             yield node.operand

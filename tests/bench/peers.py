@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from configs.strict import ConfigError
 from envs.benchmark.anchors import canonical
 from envs.vector import THREADS
+from worldmodel.strict import ConfigError
 
 LAUNCHER = Path(__file__).with_name("tdmpc2_launcher.py")
 PINS = ("torch==2.7.1", "tensordict==0.8.3", "torchrl==0.8.1", "gymnasium==0.29.1", "hydra-core==1.3.2", "termcolor")

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import torch
 
-from configs.runs.assembly import Assembly
+from configs.runs.parts import build
 from configs.schema import TrainConfig
 from worldmodel.flops import plan_gflop, update_gflop
 from worldmodel.losses import Batch
@@ -18,8 +18,8 @@ class Ours:
     """A training run just past its random steps, to be timed. The first repetition of each operation may compile."""
 
     def __init__(self, config: TrainConfig):
-        self.parts = Assembly.begin(config)
-        self.trainer, self.learner = self.parts.trainer, self.parts.learner
+        self.parts = build(config)
+        self.trainer, self.learner = self.parts.trainer, self.parts.trainer.learner
         while self.trainer.env_steps < (config.seed_steps + config.envs) * config.task.repeat:
             self.trainer.step()
         self.memory: WarmStart | None = None
@@ -53,7 +53,7 @@ class Ours:
         planner = self.parts.config.planner
         gflop = {
             "update": round(update_gflop(self.learner), 4),
-            "plan": round(plan_gflop(self.learner.model, self.parts.token_discount, planner), 4),
+            "plan": round(plan_gflop(self.learner.model, self.learner.discount, planner), 4),
         }
         return {"gflop": gflop, "parameters": int(self.learner.flat.numel())}
 
@@ -69,7 +69,7 @@ class Ours:
         planner = self.trainer.agent.planner
         assert planner is not None
         plan = planner.plan(observation, self.memory, self.trainer.generator)
-        later = self.parts.curve.advance(plan.tokens.cpu(), self.parts.curve.length)
+        later = self.trainer.curve.advance(plan.tokens.cpu(), self.trainer.curve.length)
         self.memory = WarmStart.of(later.to(plan.tokens.device))
 
     def _decision(self) -> None:

@@ -7,7 +7,7 @@ import json
 import sys
 
 import numpy as np
-from codec import Ours, measure, rivals
+from codec import measure, rivals
 
 from policies.codec import Codec, CodecConfig
 from policies.codec.fitting import Scaling
@@ -30,7 +30,7 @@ def table(episodes: dict[str, np.ndarray], key: str, ids: int) -> None:
     scaling = Scaling.fit(fitted)
     fitted, held_out = ([scaling.scale(e) for e in part] for part in (fitted, held_out))
     ours = Codec.fit(fitted, CodecConfig(length=RATE_HZ, control_points=10, ids=ids), stride=4)
-    for code in (Ours(ours), *rivals(fitted, RATE_HZ, 1.0, stride=4)):
+    for code in (ours, *rivals(fitted, RATE_HZ, 1.0, stride=4)):
         print(json.dumps({"set": key} | measure(code, held_out, RATE_HZ, 2000)))
 
 

@@ -59,7 +59,7 @@ def main() -> None:
     burners = [multiprocessing.Process(target=burn, daemon=True) for _ in range(busy)]
     with tempfile.TemporaryDirectory() as folder:
         port_file = Path(folder) / "port"
-        command = [sys.executable, "-m", "configs.twin", f"port_file={port_file}"]
+        command = [sys.executable, "-m", "configs.commands", "twin", f"port_file={port_file}"]
         twin = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         while not port_file.exists():
             time.sleep(0.05)

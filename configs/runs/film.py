@@ -1,4 +1,4 @@
-"""rollout.mp4: a video of one episode, with the glyph of the current plan beside it."""
+"""rollout.mp4: a video of one episode, beside it the glyph of the current plan, below it what the cameras show."""
 
 import contextlib
 import os
@@ -14,24 +14,26 @@ from jaxtyping import Float
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from configs.runs.camera_strip import GAP, MISSING, Strip
 from envs.cameras import frame
 from envs.make import ENDLESS, episode_limit
 from envs.settings import TaskConfig
 from policies.agent import Agent, Decision
 from policies.glyphs.glyph import glyph
 from policies.glyphs.ink import draw, picture
-from policies.nearest_frames import NearestFrames
+from policies.nearest_frames import NearestFrames, imagined
 from policies.storage.folders import replace_file
 from policies.tokens.curves import Curve
 from policies.tokens.vocabulary import Move, plan_bytes
 from policies.training.episodes import Episodes, Step, episode_seed, play
 from sim.renderer import RenderingUnavailable
 from sim.so101.tasks import ABSOLUTE
+from worldmodel import senses as naming
 from worldmodel.mppi import Plan
 from worldmodel.observation import Observation
 
-HEIGHT, WIDTH = 240, 320
+HEIGHT, WIDTH = 240, 320  # pixels
+TILE, CAPTION, GAP = 80, 16, 4  # pixels; a camera frame's longer side is scaled to TILE
+MISSING, INK, PAPER = (200, 40, 40), (60, 60, 60), (255, 255, 255)
 POLICY_ACTS = "the policy acts"
 PLANS = ("plan.svg", "plan.png")
 
@@ -71,7 +73,11 @@ def film(
     def act(observation: Observation, own: Tensor) -> Tensor:
         action = agent.act(observation, own)
         if not begun and agent.plan is not None:
-            _write_plan(path, sentence(agent.plan, agent.curve, step_seconds), task)
+            first = sentence(agent.plan, agent.curve, step_seconds)
+            for name in PLANS:
+                draw(first, path.with_name(name))
+            plan = plan_bytes(first, task.label, places=task.control == ABSOLUTE)
+            replace_file(path.with_name("plan.json"), plan)
         shoot(observation)
         return action
 
@@ -95,42 +101,34 @@ def film(
     return True
 
 
-def _write_plan(path: Path, first: tuple[Move, ...], task: TaskConfig) -> None:
-    """Write the plan of the first decision beside the video."""
-    for name in PLANS:
-        draw(first, path.with_name(name))
-    replace_file(path.with_name("plan.json"), plan_bytes(first, task.label, places=task.control == ABSOLUTE))
-
-
 class Reel:
     """Composes a video's frames: the scene, beside it the glyph of the agent's newest decision, below it the cameras.
 
-    The glyph is redrawn only for a new decision: the plan or, while the policy acts in place of plans that fell short
-    of their predicted return, the policy's token, labelled as such. The strip of camera frames, with the expected ones
-    given `memories`, appears only if the agent has cameras.
+    The glyph shows the plan or, while the policy acts in place of plans that fell short of their predicted return, the
+    policy's token, labelled as such.
+
+    The strip below has a row per camera: its frame, outlined in red if it is masked as missing, then as many expected
+    frames as fit. An expected frame is the camera's own at the remembered moment whose latent is nearest to the one
+    imagined; without `memories` there is none. Glyph and expectation are made anew only for a new decision.
     """
 
     def __init__(self, agent: Agent, step_seconds: float, memories: NearestFrames | None = None):
-        self.strip = Strip(agent, memories, step_seconds, WIDTH + HEIGHT * (agent.planner is not None))
-        self.agent, self.step_seconds = agent, step_seconds
-        self.drawn: Decision | None = None
-        self.page = np.zeros((HEIGHT, HEIGHT, 3), np.uint8)
+        self.agent, self.step_seconds, self.memories = agent, step_seconds, memories
+        self.cameras = [key for key in agent.model.senses if naming.is_image(key)]
+        self.decision: Decision | None = None
+        self.page = np.zeros((HEIGHT, 0, 3), np.uint8)
+        self.expected: dict[str, list[tuple[np.ndarray, float]]] = {}
 
     def show(self, scene: np.ndarray, observation: Observation) -> np.ndarray:
-        """Return the frame for a scene (H, W, 3) and the observation it belongs to: glyph beside, strip below."""
-        page = np.ascontiguousarray(self._beside(scene))
-        return np.concatenate([page, self.strip.show(observation)]) if self.strip.cameras else page
-
-    def _beside(self, scene: np.ndarray) -> np.ndarray:
-        """Return the scene with the glyph, (H, W + H, 3), or unchanged if the agent does not plan."""
+        """Return the frame for a scene (H, W, 3) and the observation it belongs to."""
         plan, decision = self.agent.plan, self.agent.decision
-        if plan is None or decision is None:
-            return scene
-        if decision is not self.drawn:
-            self.page, self.drawn = self._page(plan, decision), decision
-        return np.concatenate([scene, self.page], 1)
+        if plan is not None and decision is not None and decision is not self.decision:
+            self.decision, self.page = decision, self._glyph(plan, decision)
+            self.expected = self._expect(plan, decision)
+        page = np.ascontiguousarray(np.concatenate([scene, self.page], 1))
+        return np.concatenate([page, self._strip(observation, page.shape[1])]) if self.cameras else page
 
-    def _page(self, plan: Plan, decision: Decision) -> np.ndarray:
+    def _glyph(self, plan: Plan, decision: Decision) -> np.ndarray:
         """Draw a decision as a glyph, (H, H, 3): the plan, or the policy's token in its place."""
         agent, alone = self.agent, bool(decision.by_policy[0])
         if alone:
@@ -141,6 +139,55 @@ class Reel:
         if alone:
             ImageDraw.Draw(page).text((GAP, GAP), POLICY_ACTS, fill=MISSING)
         return np.asarray(page)
+
+    def _expect(self, plan: Plan, decision: Decision) -> dict[str, list[tuple[np.ndarray, float]]]:
+        """Return for each camera the expected frames, and in how many seconds from the decision each is expected.
+
+        They are the remembered frames nearest to the latents imagined at the end of each token of the decision.
+        """
+        if self.memories is None or not self.cameras:
+            return {}
+        tokens = decision.plan(0)
+        latents = imagined(self.agent.model, plan.latent[0], tokens)
+        ends = [(t + 1) * self.agent.curve.length * self.step_seconds for t in range(len(tokens))]
+        frames = {key: self.memories.expected(key, latents).numpy() for key in self.cameras}
+        # A camera that never saw anything has no frames; any other has one per token end.
+        return {key: list(zip(each, ends, strict=False)) for key, each in frames.items()}
+
+    def _strip(self, observation: Observation, width: int) -> np.ndarray:
+        """Return the strip (H, `width`, 3) for the current observation of one environment."""
+        strip = Image.new("RGB", (width, len(self.cameras) * (TILE + CAPTION)), PAPER)
+        for row, key in enumerate(self.cameras):
+            there, top = bool(observation.present[key]), row * (TILE + CAPTION)
+            name, now = key.removeprefix(naming.IMAGE_KEY_PREFIX), observation.values[key][0].numpy()
+            _tile(strip, (GAP, top), now, name, there)
+            for n, (expected, seconds) in enumerate(self.expected.get(key, ()), 1):
+                left = GAP + n * (TILE + GAP)
+                if left + TILE > width:
+                    break
+                _tile(strip, (left, top), expected, f"in {seconds:.2g} s?", True)
+        return np.asarray(strip)
+
+
+def _tile(page: Image.Image, at: tuple[int, int], shown: np.ndarray, text: str, there: bool) -> None:
+    """Draw a caption and, below it, a frame. `at`: the upper left corner; `there`: False for a missing frame."""
+    ink, (left, top) = ImageDraw.Draw(page), at
+    height, width = (max(1, round(TILE * side / max(shown.shape[:2]))) for side in shown.shape[:2])
+    page.paste(Image.fromarray(shown).resize((width, height), Image.Resampling.NEAREST), (left, top + CAPTION))
+    if not there:
+        corners = left, top + CAPTION, left + width - 1, top + CAPTION + height - 1
+        ink.rectangle(corners, outline=MISSING, width=3)
+    caption = fitting(ink, text, "" if there else ": missing")
+    ink.text((left, top + 2), caption, fill=INK if there else MISSING)
+
+
+def fitting(ink: ImageDraw.ImageDraw, text: str, rest: str) -> str:
+    """Return `text` + `rest`, with `text` shortened by an ellipsis if needed to be no wider than a tile."""
+    whole = text + rest
+    while text and ink.textlength(whole) > TILE:
+        text = text[:-1]
+        whole = f"{text}…{rest}"
+    return whole
 
 
 def sentence(plan: Plan, curve: Curve, step_seconds: float, of: int = 0) -> tuple[Move, ...]:

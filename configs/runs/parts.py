@@ -1,0 +1,117 @@
+"""The working parts of a training run, from checked settings: environments, model, learner, planner, agent, trainer."""
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+
+from configs.runs.loading import Machine, prepare
+from configs.schema import TrainConfig
+from envs.make import ENDLESS, episode_limit, make_vector
+from envs.wrappers import watched
+from policies.agent import Agent
+from policies.storage.checkpoint import AgentSpec
+from policies.text_encoder import Words
+from policies.tokens.curves import Curve
+from policies.tokens.vocabulary import unfit
+from policies.training.trainer import Trainer
+from worldmodel.errors import UserError
+from worldmodel.learner import Learner
+from worldmodel.model import WorldModel
+from worldmodel.planner import Planner
+from worldmodel.replay import Replay
+from worldmodel.senses import LANGUAGE_KEY, is_image
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a training run works with. `trainer`: the loop, with its learner and agent. `close` ends the environments.
+
+    `instructions`: those used in training; empty for an agent without language.
+    """
+
+    config: TrainConfig
+    machine: Machine
+    env: Any
+    trainer: Trainer
+    instructions: tuple[str, ...]
+
+    def evaluator(self, planned: bool, seed: int, compiled: bool = False) -> Agent:
+        """Return an agent that does not explore and uses the averaged weights.
+
+        `planned`: act with the planner; otherwise with the policy alone.
+        """
+        trainer, generator = self.trainer, torch.Generator().manual_seed(seed)
+        settings = self.config.planner, trainer.step_discount, self.instructions
+        return Agent.acting(trainer.learner.acting, *settings, generator, planned, compiled)
+
+    def spec(self) -> AgentSpec:
+        """Return what a checkpoint saved now is for."""
+        config, trainer = self.config, self.trainer
+        return AgentSpec(
+            asdict(config.task),
+            trainer.learner.model.senses,
+            trainer.curve.action_size,
+            trainer.step_discount,
+            trainer.env_steps,
+            config.model,
+            config.planner,
+            self.instructions,
+        )
+
+    def close(self) -> None:
+        """Close the environments and end their processes."""
+        self.env.close()
+
+
+def build(config: TrainConfig) -> Parts:
+    """Build the parts of a run, at its first step. Raises ValueError for an impossible task, device or size."""
+    machine = prepare(config)
+    variation, senses = config.randomise, config.perceived
+    env = make_vector(config.task, config.envs, variation=variation, senses=senses, wrap=watched)
+    try:
+        return _built(config, machine, env)
+    except BaseException:
+        env.close()
+        raise
+
+
+def _built(config: TrainConfig, machine: Machine, env) -> Parts:
+    token, step_discount = config.model.token, discount_of(episode_limit(env))
+    if wrong := unfit(token.control_points, token.length / env.metadata["render_fps"]):
+        raise UserError(f"model.token.length={token.length} model.token.control_points={token.control_points}: {wrong}")
+    curve = Curve.of_token(token, env.single_action_space.shape[0])
+    senses, token_discount = senses_of(env.single_observation_space), token.discount(step_discount)
+    with torch.random.fork_rng(devices=[]):  # the model is initialised on the CPU
+        torch.manual_seed(config.seed)
+        model = WorldModel(senses, curve.size, config.model)
+    learner = Learner(model.to(machine.device), token_discount, config.learning, machine.compiled)
+
+    # What explores searches in full: what is learned does not depend on the clock.
+    search = replace(config.planner, anchor=0.0, deadline_ms=0.0)
+    planner = Planner(learner.model, token_discount, search, machine.compiled)
+    generator = torch.Generator().manual_seed(config.seed)
+    agent = Agent(learner.model, curve, planner, generator, config.noise, search.replan_every)
+    capacity, lags = config.replay.room(any(map(is_image, senses))), config.model.vision.frame_lags
+    replay = Replay(capacity, config.envs, senses, curve.action_size, curve.size, lags)
+    trainer = Trainer(env, learner, agent, replay, config, config.task.repeat, step_discount)
+    instructions = tuple(part.words for part in config.task.parts) if LANGUAGE_KEY in senses else ()
+    return Parts(config, machine, env, trainer, instructions)
+
+
+def discount_of(limit: int | None) -> float:
+    """Return the discount per control step: (n - 1) / n with n = episode length / 5, clipped to [0.95, 0.995].
+
+    Source: TD-MPC2 (arXiv 2310.16828), appendix: the effective horizon is a fifth of an episode. `limit`: the episode's
+    length in control steps; None (no limit) counts as ENDLESS.
+    """
+    n = (limit or ENDLESS) / 5
+    return float(np.clip((n - 1) / n, 0.95, 0.995))
+
+
+def senses_of(space: spaces.Dict) -> dict[str, tuple[int, ...]]:
+    """Return the senses of an observation space, each with the shape in which the model receives it."""
+    seen = {key: part for key, part in space.items() if not key.startswith("mask.")}
+    return {key: (Words.size,) if key == LANGUAGE_KEY else part.shape or () for key, part in seen.items()}

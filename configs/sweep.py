@@ -1,0 +1,113 @@
+"""Sweeps (`-m`): each member is a process of its own, so that what ends one leaves the others alone.
+
+`python -m configs.sweep <process id of its parent> <command> <arguments>` is `python -m configs.commands <command>
+<arguments>` that gets a SIGTERM when its parent ends (Linux).
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from configs.arguments import quoted
+from configs.reporting import Ended, say
+
+MEMBERS = "SEMAGRAM_MEMBERS"
+"""Environment variable: a folder with a file for each member that runs on this machine, named by its process id."""
+PATIENCE_S = 120
+"""How long members may take to save a checkpoint."""
+
+
+def started(name: str, words: Sequence[str], **streams) -> subprocess.Popen:
+    """Start a command as a process that ends with this one."""
+    command = [sys.executable, "-P", "-m", "configs.sweep", str(os.getpid()), name, *words]
+    # In a group of its own: Ctrl-C reaches only us; we pass it on once.
+    return subprocess.Popen(command, stdin=subprocess.DEVNULL, process_group=0, **streams)
+
+
+def own_configs() -> list[str]:
+    """Return the options that give the user's own folders of configs, to be passed on to members."""
+    from hydra.core.hydra_config import HydraConfig
+
+    sources = HydraConfig.get().runtime.config_sources
+    return [f"--config-dir={part.path}" for part in sources if part.provider == "command-line"]
+
+
+def play(name: str, folder: Path) -> dict:
+    """Run the member that Hydra has just composed, with what it says in log.txt in its folder. Returns its result.
+
+    Raises Ended if it fails. On a stop signal it is ended first.
+    """
+    from hydra.core.hydra_config import HydraConfig
+
+    words = [*own_configs(), *HydraConfig.get().overrides.task, f"hydra.run.dir={quoted(folder)}"]
+    began = time.monotonic()
+    with open(folder / "log.txt", "ab") as log:
+        process = started(name, words, stdout=subprocess.PIPE, stderr=log)
+        mark = Path(os.environ.get(MEMBERS, folder)) / str(process.pid)
+        try:
+            mark.touch()
+            out, _ = process.communicate()
+        finally:
+            if _claimed(mark) and process.poll() is None:
+                process.terminate()
+            process.wait()
+    if code := process.returncode:
+        how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+        line = f"{folder}: {how}: {last_line(folder / 'log.txt')}"
+        say(line)
+        raise Ended(line, max(code, 1))
+    say(f"{folder}: done in {(time.monotonic() - began) / 60:.1f} min")
+    return json.loads(out.splitlines()[-1])
+
+
+@contextmanager
+def members() -> Iterator[Callable[[], None]]:
+    """Note the members of a parallel sweep in a folder that the environment names.
+
+    Yields a function that has all of them save a checkpoint and end; joblib would kill them as it ends its workers.
+    """
+
+    def end_all() -> None:
+        ending = [int(mark.name) for mark in Path(folder).iterdir() if _claimed(mark)]
+        for pid in ending:
+            os.kill(pid, signal.SIGTERM)
+        until = time.monotonic() + PATIENCE_S
+        while any(Path(f"/proc/{pid}").exists() for pid in ending) and time.monotonic() < until:
+            time.sleep(0.1)
+
+    with TemporaryDirectory() as folder:
+        os.environ[MEMBERS] = folder
+        yield end_all
+        del os.environ[MEMBERS]
+
+
+def _claimed(mark: Path) -> bool:
+    """Remove a member's file. Returns whether it was there: the same signal twice would end a run at once."""
+    try:
+        mark.unlink()
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def last_line(log: Path) -> str:
+    """Return the last line of a log that is not empty."""
+    if not log.exists():
+        return "it was not begun"
+    lines = log.read_bytes()[-2000:].decode(errors="replace").split("\n")
+    return next((line.strip() for line in reversed(lines) if line.strip()), "its log is empty")
+
+
+if __name__ == "__main__":
+    from configs import commands
+    from envs.die_with_parent import follow
+
+    follow(int(sys.argv.pop(1)), signal.SIGTERM)
+    getattr(commands, sys.argv.pop(1))()
