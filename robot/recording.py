@@ -22,6 +22,7 @@ import numpy as np
 
 from policies.storage.folders import aside_of, locked, put, replace_file
 from robot.datasets import DatasetError, quiet
+from robot.ticks import same_priority
 from worldmodel.senses import STATE_KEY
 
 MEASURED, SUCCESS = "measured_timestamp", "next.success"
@@ -188,7 +189,7 @@ class Draft:
 
     def save(self, info: EpisodeInfo) -> None:
         """Finish the episode; it is safe on disk when this returns."""
-        with quiet():
+        with quiet(), same_priority():
             self._dataset.save_episode(parallel_encoding=False)  # no subprocess that would outlive a kill
             self._dataset.finalize()
         _add_columns(self._aside, {key: value for key, value in asdict(info).items() if value is not None})

@@ -166,15 +166,24 @@ def hurried(wanted: bool) -> Iterator[str]:
 
     Never unasked: LeRobot's driver busy-polls the port, and with few cores a prioritised busy loop keeps the kernel's
     own threads from delivering the port's bytes.
+    """
+    with same_priority():
+        yield hurry() if wanted else ORDINARY
+
+
+@contextmanager
+def same_priority() -> Iterator[None]:
+    """Give back what priority this thread gets within the block: of a privileged user, SVT-AV1 takes the highest.
+
     The flag that threads started by this one are ordinary (SCHED_RESET_ON_FORK) stays set afterwards: only a privileged
     user may clear it.
     """
-    if not wanted or not hasattr(os, "sched_setscheduler"):
-        yield ORDINARY
+    if not hasattr(os, "sched_setscheduler"):
+        yield
         return
     scheduler, parameters, nice = os.sched_getscheduler(0), os.sched_getparam(0), os.getpriority(os.PRIO_PROCESS, 0)
     try:
-        yield hurry()
+        yield
     finally:
         kept = os.sched_getscheduler(0) & os.SCHED_RESET_ON_FORK
         os.sched_setscheduler(0, scheduler | kept, parameters)

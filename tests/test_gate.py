@@ -12,8 +12,8 @@ from robot.safety.gate import Gate
 from robot.safety.input_check import LONGEST_S, SOONEST_S, InputCheck, Stamped
 from robot.safety.limits import PRESETS, Box, JointLimits, Limits, so101
 from robot.safety.stops import Fault, FaultKind, NotReleasable
-from sim.joints import JOINTS
-from sim.so101.forward_kinematics import Fingertip
+from sim.so101.joints import JOINTS
+from sim.so101.kinematics import Fingertip
 
 DT = 1 / 30
 ONE = Limits({"j": JointLimits(-90, 90, 60, 240, 15)})
@@ -261,12 +261,16 @@ def test_the_tip_never_leaves_its_box_even_while_braking_nor_goes_further_out(se
     start = None
     while start is None or (excess(tip, start) == 0) != inside:
         start = rng.uniform(limits.column("low"), limits.column("high"))
-    run, worst, goal = Run(limits, tip, start, lag=0.7), excess(tip, start), start
+    run, worst, goal, rate = Run(limits, tip, start, lag=0.7), excess(tip, start), start, np.zeros(6)
     for k in range(250):
         if k % 20 == 0:
             goal = rng.uniform(limits.column("low"), limits.column("high"))
-        command = run.step(goal if k != 200 else np.full(6, np.nan), dt=DT * rng.uniform(0.3, 2))
+        dt = DT * rng.uniform(0.3, 2)
+        command = run.step(goal if k != 200 else np.full(6, np.nan), dt=dt)
         assert excess(tip, command.values) <= worst + 1e-9
+        assert (np.abs(command.rate) <= limits.column("rate") + 1e-9).all()  # the box is no excuse for
+        assert (np.abs(command.rate - rate) <= limits.column("acceleration") * dt + 1e-6).all()
+        rate = command.rate
 
 
 def test_a_goal_below_the_floor_slides_along_it():
@@ -309,6 +313,8 @@ def test_the_tips_change_is_the_slope_of_its_place_and_its_reach_bounds_its_bend
 def test_a_box_without_kinematics_is_refused():
     with pytest.raises(ValueError, match="box: needs the arm's forward kinematics"):
         Gate(so101("careful"))
+    boxless = Gate(dataclasses.replace(so101("careful"), box=None), Fingertip())
+    assert boxless.step(None, None, 0.0).margins.box_m == math.inf
 
 
 @pytest.mark.parametrize("forgets", [False, True])
