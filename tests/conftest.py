@@ -236,7 +236,7 @@ def two_hot_logits(x: torch.Tensor, count: int) -> torch.Tensor:
 
     At even logits that gradient is 1 / count - code.
     """
-    from worldmodel.distributions import twohot_cross_entropy
+    from worldmodel.layers import twohot_cross_entropy
 
     even = torch.zeros(x.numel(), count, requires_grad=True)
     (gradient,) = torch.autograd.grad(twohot_cross_entropy(even, x.flatten()).sum(), even)

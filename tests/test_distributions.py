@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch.distributions import Independent, Normal, TransformedDistribution
 from torch.distributions.transforms import TanhTransform
 
-from worldmodel.distributions import (
+from worldmodel.layers import (
     BOUND,
     LOG_STD_MAX,
     LOG_STD_MIN,

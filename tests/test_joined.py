@@ -9,7 +9,7 @@ from policies.agent import Agent
 from policies.planner_link.messages import Begin, Question
 from policies.planner_link.service import PlannerService
 from policies.tokens.curves import Curve
-from worldmodel.distributions import twohot_mean
+from worldmodel.layers import twohot_mean
 from worldmodel.losses import UpdateNoise, losses, targets
 from worldmodel.mppi import WarmStart, rollout
 from worldmodel.observation import Observation

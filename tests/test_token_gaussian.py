@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from policies.tokens.curves import Curve, design
 from policies.tokens.gaussian import FLOOR, LowRankGaussian
-from worldmodel.distributions import SquashedGaussian
+from worldmodel.layers import SquashedGaussian
 from worldmodel.observation import Observation
 from worldmodel.planner import Planner
 from worldmodel.senses import STATE_KEY

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.func import functional_call
 
-from worldmodel.distributions import twohot_cross_entropy, twohot_mean
+from worldmodel.layers import twohot_cross_entropy, twohot_mean
 from worldmodel.model import ValueHeads, WorldModel
 from worldmodel.observation import Observation
 from worldmodel.settings import LearningConfig

@@ -7,9 +7,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from worldmodel import senses as naming
-from worldmodel.distributions import SquashedGaussian, twohot_mean
 from worldmodel.encoder import Encoder, Normaliser, patches
-from worldmodel.layers import Linear, NormedLinear, mlp
+from worldmodel.layers import Linear, NormedLinear, SquashedGaussian, mlp, twohot_mean
 from worldmodel.observation import Observation
 from worldmodel.senses import LANGUAGE_KEY, STATE_KEY, Shapes
 from worldmodel.settings import ModelConfig

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.distributions import MultivariateNormal
 
 from policies.tokens.curves import Curve
-from worldmodel.distributions import SquashedGaussian
+from worldmodel.layers import SquashedGaussian
 from worldmodel.mppi import Plan, weighted_mean_and_deviations
 
 FLOOR = 0.02
