@@ -152,13 +152,11 @@ def _twin(keys: dict, _folder: Path) -> dict:
     from configs.reporting import say
     from policies.storage.folders import replace_file
     from robot.ticks import hurry
-    from sim.errors import InvalidValue
+    from sim import InvalidValue
     from sim.twin import calibration as calibrations
-    from sim.twin.arm import TwinArm
-    from sim.twin.control import discard
-    from sim.twin.model import build, limits
-    from sim.twin.settings import TwinConfig, control_of
-    from sim.twin.twin import Twin
+    from sim.twin.arm import TwinArm, build, limits
+    from sim.twin.control import control_of, discard
+    from sim.twin.twin import Twin, TwinConfig
     from worldmodel.strict import ConfigError
 
     config = _checked(TwinConfig, keys)

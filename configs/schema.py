@@ -1,14 +1,14 @@
 """The keys of the commands, as strict dataclasses, which check what the YAML files and the user say.
 
-Those of the commands for an arm are in `robot.settings` and `sim.twin.settings`.
+Those of the commands for an arm are in `robot.settings` and `sim.twin.twin`.
 """
 
 import re
 from collections.abc import Collection
 from dataclasses import dataclass, field, fields
 
+from envs.instructions import check as check_sentence
 from envs.senses import IMAGE_SIZE, STATE_NAME, Senses, check_image_size
-from envs.sentences import check as check_sentence
 from envs.settings import TaskConfig
 from policies.settings import CheckpointConfig, CodecChoices, EvaluationConfig, LoopConfig, ReplayConfig
 from sim.so101.tasks import ABSOLUTE, DELTA, JOINTS, SCRIPTED

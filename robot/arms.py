@@ -23,7 +23,7 @@ from robot.safety.limits import so101
 from robot.settings import port_of_twin
 from robot.so101 import SO101, SO101Sim
 from robot.ticks import Clock
-from sim.so101.forward_kinematics import Fingertip
+from sim.so101.kinematics import Fingertip
 from worldmodel.errors import UserError, in_one_line
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from lerobot.cameras import Camera
 
-from sim.frames import middle, shows
+from sim.renderer import middle, shows
 from worldmodel.errors import in_one_line
 from worldmodel.observation import FrameHistory, Observation
 from worldmodel.senses import IMAGE_KEY_PREFIX

@@ -20,7 +20,7 @@ from robot.safety.stops import FaultKind
 from robot.so101 import SO101Sim
 from robot.ticks import percentiles
 from sim.so101.experts import Expert, Unreachable, expert
-from sim.so101.targets import Targets
+from sim.so101.joints import Targets
 from worldmodel.errors import UserError, in_one_line
 
 HOLD_S = 0.3

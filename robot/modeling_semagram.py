@@ -20,7 +20,7 @@ from policies.storage.versions import made_by
 from policies.text_encoder import WORDS, recognised
 from policies.tokens.curves import Curve
 from robot.configuration_semagram import SemagramConfig
-from sim.frames import resized, shows, within
+from sim.renderer import resized, shows, within
 from worldmodel.encoder import sense_dropout_mask, shift
 from worldmodel.errors import UserError
 from worldmodel.losses import ImitationBatch, imitation_loss
@@ -239,7 +239,7 @@ def perceived(batch: Mapping, senses: Shapes, wordless: bool = False) -> Observa
 
 
 def framed(frames: Tensor, height: int, width: int) -> UInt8[Tensor, "*B height width 3"]:
-    """Bring frames (*B, 3, h, w), floats in [0, 1] or bytes, to a model's size, as `sim.frames.middle` does.
+    """Bring frames (*B, 3, h, w), floats in [0, 1] or bytes, to a model's size, as `sim.renderer.middle` does.
 
     Frames are processed one at a time, cropped before conversion, so that each stays in the processor's cache.
     """

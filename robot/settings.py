@@ -7,8 +7,7 @@ from typing import ClassVar
 
 from robot.safety.limits import PRESETS
 from sim.so101.tasks import SCRIPTED, TASKS
-from sim.twin.control import listens
-from sim.twin.settings import LONGEST_SOCKET, control_of
+from sim.twin.control import LONGEST_SOCKET, control_of, listens
 from worldmodel.errors import UserError
 from worldmodel.strict import check_ranges, ranged
 

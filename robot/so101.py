@@ -27,10 +27,10 @@ from robot.safety.gated import GatedRobot, noted
 from robot.safety.limits import Units
 from robot.safety.stops import FaultKind, RobotFault
 from robot.ticks import Clock
-from sim.joints import JOINTS
 from sim.renderer import Canvas
 from sim.so101 import scene as so101
-from sim.so101.forward_kinematics import Fingertip
+from sim.so101.joints import JOINTS
+from sim.so101.kinematics import Fingertip
 from worldmodel.errors import UserError
 
 logger = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ import numpy as np
 from policies.tokens.vocabulary import Move, text
 from robot.drivers import PlanFollower
 from robot.loop import Step
-from sim.so101.forward_kinematics import Fingertip
+from sim.so101.kinematics import Fingertip
 from worldmodel.errors import UserError, in_one_line
 from worldmodel.settings import TokenConfig
 

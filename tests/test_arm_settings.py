@@ -11,8 +11,9 @@ from robot.arms import configured, driven
 from robot.config_so101 import SemagramSO101Config, SimCameraConfig, SO101SimConfig
 from robot.safety.limits import Box, JointLimits, Limits, so101
 from robot.settings import PlayConfig, RecordConfig, RunConfig, ServeConfig, planner_address
-from sim.joints import JOINTS
-from sim.twin.settings import FaultConfig, TwinConfig
+from sim.so101.joints import JOINTS
+from sim.twin.faults import FaultConfig
+from sim.twin.twin import TwinConfig
 
 REAL, TWIN = {"robot": "so101", "port": "p", "id": "i"}, {"robot": "so101-twin"}
 FULL = {name: SimpleNamespace(range_min=700, range_max=3400) for name in JOINTS}

@@ -12,8 +12,8 @@ from robot.safety.gate import Gate
 from robot.safety.input_check import LONGEST_S, SOONEST_S, InputCheck, Stamped
 from robot.safety.limits import PRESETS, Box, JointLimits, Limits, so101
 from robot.safety.stops import Fault, FaultKind, NotReleasable
-from sim.joints import JOINTS
-from sim.so101.forward_kinematics import Fingertip
+from sim.so101.joints import JOINTS
+from sim.so101.kinematics import Fingertip
 
 DT = 1 / 30
 ONE = Limits({"j": JointLimits(-90, 90, 60, 240, 15)})

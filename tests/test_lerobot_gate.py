@@ -20,7 +20,7 @@ from robot.safety.gated import GatedRobot
 from robot.safety.limits import so101
 from robot.safety.stops import RobotFault, Stopped
 from robot.so101 import SemagramSO101
-from sim.joints import JOINTS
+from sim.so101.joints import JOINTS
 from sim.twin.feetech import SYNC_WRITE, WRITE, Framer
 from sim.twin.servo import REGISTERS
 

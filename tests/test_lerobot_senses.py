@@ -10,16 +10,15 @@ from lerobot.configs import FeatureType, PolicyFeature, PreTrainedConfig
 from lerobot.envs.utils import preprocess_observation
 
 from configs.runs.loading import load_agent
-from envs.config_lerobot import SemagramEnv
+from envs.lerobot_env import SemagramEnv
 from envs.make import make_vector
 from envs.senses import Senses
 from envs.settings import TaskConfig
-from envs.wrappers import watched
 from policies.storage.checkpoint import read_spec
 from policies.training.episodes import observe
 from robot.configuration_semagram import ImitatorConfig, SemagramConfig
 from robot.modeling_semagram import BLIND, SemagramPolicy, at_moments, framed
-from sim.frames import middle
+from sim.renderer import middle
 from worldmodel.observation import FrameHistory, Observation
 from worldmodel.senses import LANGUAGE_KEY, STATE_KEY
 from worldmodel.settings import TokenConfig, VisionConfig
@@ -45,7 +44,7 @@ def test_it_acts_from_lerobots_environment_as_semagrams_own_agent_from_ours(chec
     """By the joints, a camera's frames with those of before, and the words; through a frame that shows nothing."""
     policy = load(checkpoint)
     theirs = SemagramEnv("so101-touch", state="joints", senses=["state", OVERHEAD]).create_envs(2)["semagram"][0]
-    ours = make_vector(TASK, 2, processes=False, senses=Senses(NAMES), wrap=watched)
+    ours = make_vector(TASK, 2, processes=False, senses=Senses(NAMES))
     agent = load_agent(checkpoint, policy.config.seed).agent
     (shown, _), (seen, _) = theirs.reset(seed=[3, 4]), ours.reset(seed=[3, 4])
     policy.reset()

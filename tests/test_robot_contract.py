@@ -22,9 +22,8 @@ from robot.safety.limits import ARM
 from robot.safety.stops import RobotFault
 from robot.so101 import SO101, SemagramSO101
 from robot.ticks import SimulatedTime, Ticks
-from sim.joints import JOINTS
 from sim.so101 import scene as so101
-from sim.so101.targets import Targets
+from sim.so101.joints import JOINTS, Targets
 from worldmodel.errors import UserError
 from worldmodel.senses import LANGUAGE_KEY, STATE_KEY
 

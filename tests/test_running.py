@@ -20,7 +20,7 @@ from robot.safety.limits import Units
 from robot.safety.stops import FaultKind
 from robot.settings import RunConfig
 from robot.ticks import SimulatedTime, Ticks, hurried
-from sim.so101.targets import Targets
+from sim.so101.joints import Targets
 
 HZ = 30.0
 LOW, HIGH = np.full(6, -2.0), np.full(6, 2.0)

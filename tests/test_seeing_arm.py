@@ -20,7 +20,6 @@ from configs.runs.loading import load_agent
 from envs.make import make, make_vector
 from envs.senses import Senses
 from envs.settings import TaskConfig
-from envs.wrappers import watched
 from policies.agent import Agent
 from policies.planner_link.messages import Question, Refusal, Refused
 from policies.text_encoder import WORDS
@@ -294,7 +293,7 @@ def test_a_policy_with_cameras_can_be_recorded_and_begins_as_in_training(checkpo
     assert result["frames"] == len(acted) == 15
     loaded = load_agent(checkpoint)
     agent = loaded.agent
-    env = make_vector(loaded.task, 1, processes=False, senses=Senses.of(loaded.spec.senses), wrap=watched)
+    env = make_vector(loaded.task, 1, processes=False, senses=Senses.of(loaded.spec.senses))
     (rows,) = (tmp_path / "d" / "meta" / "episodes").glob("*/*.parquet")
     (seed,) = parquet.read_table(rows).to_pydict()["seed"]
     agent.generator.manual_seed(seed)

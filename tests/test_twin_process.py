@@ -12,12 +12,10 @@ import pytest
 
 from configs.arm.twin_process import TwinProcess
 from robot.settings import port_of_twin
-from sim.twin.arm import TwinArm
+from sim.twin.arm import TwinArm, build, limits
 from sim.twin.calibration import fitting
-from sim.twin.control import TwinControl
+from sim.twin.control import TwinControl, control_of
 from sim.twin.feetech import PING, encode
-from sim.twin.model import build, limits
-from sim.twin.settings import control_of
 
 WAIT_S = 120.0
 STARTS = """

@@ -27,11 +27,10 @@ from robot.safety.limits import ARM, Units
 from robot.settings import CAMERAS, EXPERT, POLICY, PREFIX, RecordConfig
 from robot.so101 import SimCamera, SO101Sim
 from robot.ticks import ORDINARY, Clock, SimulatedTime, Ticks, hurried
-from sim.frames import shows
-from sim.renderer import RenderingUnavailable
+from sim.renderer import RenderingUnavailable, shows
 from sim.so101 import scene as so101
 from sim.so101.experts import Unreachable
-from sim.so101.targets import Targets
+from sim.so101.joints import Targets
 from worldmodel.errors import UserError
 from worldmodel.observation import Observation
 from worldmodel.senses import LANGUAGE_KEY, STATE_KEY, key

@@ -12,8 +12,8 @@ from configs.arm.planning import begin_of, planner_client
 from configs.arm.session import ENDS, arm_of, return_home
 from configs.reporting import say
 from configs.runs.loading import task_of
+from envs.instructions import check as check_sentence
 from envs.senses import Senses
-from envs.sentences import check as check_sentence
 from envs.settings import TaskConfig
 from envs.state_estimator import STILL, Mirror, scene_bodies
 from policies.planner_link.messages import LARGEST

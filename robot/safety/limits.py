@@ -118,7 +118,7 @@ RANGES = {  # the arm's own ranges, in degrees about the middle of its calibrati
 _PACES = {  # (rate, acceleration, step) of the joints and of the gripper, whose step bounds how hard it presses
     "careful": ((30.0, 120.0, 12.0), (50.0, 250.0, 20.0)),
     "normal": ((120.0, 600.0, 25.0), (200.0, 1000.0, 40.0)),
-    "trained": ((160.0, 9000.0, 45.0), (300.0, 18000.0, 70.0)),  # above anything that `sim.so101.targets` does at 30 Hz
+    "trained": ((160.0, 9000.0, 45.0), (300.0, 18000.0, 70.0)),  # above anything that `sim.so101.joints` does at 30 Hz
 }
 _STALL = 8.0  # degrees: more than a joint sags; a servo protects itself after 2 s. Not for grippers: they hold things
 _BOXES = {"careful": Box(x_low=0.0, z_low=0.02), "normal": Box(z_low=0.0), "trained": Box(z_low=0.0)}

@@ -1,4 +1,4 @@
-"""Convert actions in [-1, 1] to absolute joint targets, which are what is sent in simulation and to the real arm."""
+"""The SO-101's joints, and the conversion of actions in [-1, 1] to the absolute joint targets that any arm is sent."""
 
 from dataclasses import dataclass
 
@@ -6,6 +6,11 @@ import numpy as np
 
 from sim.so101.tasks import ABSOLUTE, DELTA
 
+GRIPPER = "gripper"
+TURNS = ("shoulder_pan", "shoulder_lift", "elbow_flex", "wrist_flex", "wrist_roll")
+"""The joints that move the arm; the gripper moves only a finger."""
+JOINTS = (*TURNS, GRIPPER)
+"""All joints, from the base outwards, as named by LeRobot and by every model of the arm."""
 SPEEDS = (2.5, 2.5, 2.5, 2.5, 2.5, 5.0)
 """Maximum speeds of delta targets, in rad/s; the gripper is last. An STS3215 turns at 4.7 rad/s without load."""
 
