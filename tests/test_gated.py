@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 from lerobot.robots import Robot
+from lerobot.utils.errors import DeviceNotConnectedError
 
 from robot.arms import connect
 from robot.safety.gate import Gate
@@ -40,6 +41,8 @@ def test_it_is_the_robot_it_wraps(arm):
     for name in ("name", "config", "config_class", "id", "robot_type", "action_features", "observation_features"):
         assert getattr(arm.robot, name) == getattr(arm.inner, name)
     assert arm.robot.calibration is arm.inner.calibration
+    with pytest.raises(DeviceNotConnectedError):
+        arm.robot.disconnect()
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), None, "up"])

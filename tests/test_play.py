@@ -10,7 +10,7 @@ from configs.reporting import FAILED, Ended
 from policies.tokens.vocabulary import Ask, Grip, Look, Move, Stop, plan_bytes, to_plain
 from robot.arms import gated, simulated
 from robot.drivers import WrittenDriver
-from robot.loop import Loop, Reading
+from robot.loop import SHARE, SLOW_RAD_S, Loop, Reading
 from robot.safety.limits import ARM, RANGES
 from robot.settings import PlayConfig
 from robot.so101 import SO101Sim
@@ -148,12 +148,17 @@ def test_braking_goes_no_further_than_the_fastest_joint_would(play, sent):
 
 
 @pytest.mark.parametrize("limits", ["careful", "normal"])
-def test_an_arm_is_moved_to_a_place_however_narrow_its_limits(limits):
+def test_an_arm_is_moved_slowly_to_a_place_however_narrow_its_limits(limits):
     """As to where it was found, before it is let go."""
     arm = simulated("so101-touch", 30.0)
     clock = SimulatedTime(arm)
     loop = Loop(gated(arm, limits, stop_on_fault=True, clock=clock), ARM, Ticks(30.0, clock))
+    targets, send = [], loop.send
+    loop.send = lambda target, reading: targets.append(target) or send(target, reading)
     with loop.robot:
         away = loop.read().joints + np.array([0.5, 0.5, -0.5, 0.5, 1.0, 0.0])
         assert loop.move_to(away) == ""
         assert np.abs(loop.read().joints - away).max() < 0.1
+    rates = np.abs(np.diff(targets, axis=0)).max(0) * 30
+    fastest = np.minimum(SLOW_RAD_S, SHARE * ARM.spans(loop.robot.gate.limits.column("rate")))
+    assert (rates <= 1.02 * fastest).all() and rates[4] > 0.9 * fastest[4]

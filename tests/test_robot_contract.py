@@ -173,6 +173,7 @@ def test_a_driver_gives_targets_that_the_gate_sends_and_each_step_reaches_the_si
         assert step.at_s - before.at_s == pytest.approx(1 / HZ, abs=1e-3)
         assert (np.abs(step.sent - before.sent)[:5] <= rate[:5] / HZ + 1e-6).all()
         np.testing.assert_allclose(arm.inner.units.to_rad(arm.robot.values(step.action)), step.sent)
+    assert all(0 <= step.work_s < 0.2 for step in kept)
     assert np.abs(kept[-1].sent - kept[0].sent).max() > 0.01  # it moved
     assert arm.robot.command.resting
     driver.close()

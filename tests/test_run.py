@@ -9,15 +9,22 @@ import pytest
 HEADER = {"success_rate", "episodes", "control_hz", "missed_deadlines", "p99_jitter_ms", "plan_ms_p50", "plan_ms_p99"}
 
 
-def run(arm_checkpoint, **keys) -> dict:
+@pytest.fixture
+def run(arm_checkpoint, serving):
+    """Runs the checkpoint on an arm, planned for by a thread."""
     from configs.arm.running import RunSession
     from robot.settings import RunConfig
 
-    return RunSession.begin(RunConfig(checkpoint=str(arm_checkpoint), viewer="none", **keys)).run()
+    usual = {"viewer": "none", "checkpoint": str(arm_checkpoint), "remote": serving(arm_checkpoint)}
+
+    def result(**keys) -> dict:
+        return RunSession.begin(RunConfig(**usual | keys)).run()
+
+    return result
 
 
-def test_on_the_simulated_arm_every_episode_is_run_and_the_line_says_how(arm_checkpoint):
-    result = run(arm_checkpoint, episodes=2, seconds=1.0)
+def test_on_the_simulated_arm_every_episode_is_run_and_the_line_says_how(run):
+    result = run(episodes=2, seconds=1.0)
     assert set(result) >= HEADER
     assert (result["ended"], result["driver"]) == ("done", "semagram_so101_sim")
     assert (result["episodes"], result["faults"]) == (2, [])
@@ -35,7 +42,7 @@ def test_on_the_simulated_arm_every_episode_is_run_and_the_line_says_how(arm_che
         ({"max_control_steps": 5.5}, r"^checkpoint=: task\.max_control_steps=5\.5: a whole number"),
     ],
 )
-def test_a_checkpoint_without_a_task_of_ours_is_refused_in_one_line(arm_checkpoint, monkeypatch, task, says):
+def test_a_checkpoint_without_a_task_of_ours_is_refused_in_one_line(run, arm_checkpoint, monkeypatch, task, says):
     import configs.arm.running
     import configs.runs.loading
     from policies.storage.checkpoint import read_spec
@@ -46,7 +53,7 @@ def test_a_checkpoint_without_a_task_of_ours_is_refused_in_one_line(arm_checkpoi
     for module in (configs.arm.running, configs.runs.loading):
         monkeypatch.setattr(module, "read_spec", lambda path: other)
     with pytest.raises(FolderError, match=says):
-        run(arm_checkpoint)
+        run()
     with pytest.raises(FolderError, match=says):
         configs.runs.loading.load_agent(arm_checkpoint)
 
@@ -68,7 +75,7 @@ def test_an_episode_lasts_as_long_as_in_training(decisions):
     env.close()
 
 
-def test_a_person_at_a_terminal_sees_the_rate_the_margins_and_the_token(arm_checkpoint, monkeypatch, teletype):
+def test_a_person_at_a_terminal_sees_the_rate_the_margins_and_the_token(run, monkeypatch, teletype):
     from configs.arm.running import RunSession
     from robot.views import TerminalView
 
@@ -76,7 +83,7 @@ def test_a_person_at_a_terminal_sees_the_rate_the_margins_and_the_token(arm_chec
         monkeypatch.setattr(
             RunSession, "_view", lambda run: TerminalView(run.spec.model.token, run.task.control_hz, 1, stream)
         )
-        run(arm_checkpoint, episodes=1, seconds=1.0)
+        run(episodes=1, seconds=1.0)
         written = close()
     assert written.count("\x1b[J") > 2  # it was drawn anew
     lines = teletype.shown(written, columns=60)

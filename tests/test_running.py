@@ -302,6 +302,7 @@ def test_an_episode_begins_at_its_beginning_or_not_at_all(wired, faults, happens
         assert np.abs(loop.read().joints - start).max() < 0.1
     else:
         assert re.match(line, loop.faults[-1])
+        assert "degrees" not in line or loop.ticks.passed > 15 * HZ + 5  # the patience begins when it should be there
 
 
 GIVEN_BACK = """
