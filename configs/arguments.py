@@ -14,8 +14,7 @@ from functools import cache
 from pathlib import Path
 
 from envs.settings import ARM_DEFAULTS, ARM_TASKS, NAMES, find
-from robot.safety.faults import in_one_line
-from worldmodel.errors import UserError
+from worldmodel.errors import UserError, in_one_line
 from worldmodel.strict import ConfigError, unknown
 
 GROUPS = {"token": "model.token"}

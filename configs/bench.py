@@ -46,7 +46,7 @@ def _checked(config: BenchConfig, words: list[str], folder: Path) -> dict[Path, 
     Raises ValueError as semagram-train would, before anything is written.
     """
     from configs.runs.parts import build as build_parts
-    from configs.runs.resuming import found
+    from configs.runs.run_folder import found
 
     register(config.tasks)
     runs = {}

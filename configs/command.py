@@ -30,7 +30,7 @@ def run(name: str, body: Body, code: Code = lambda result: 0) -> None:
     - 2: a mistake of the user's (UserError, or an OSError about a path or address they gave), or a non-finite number;
     - 1: a condition that may pass (a full disk, a port that has gone, too little memory);
     - `Ended.code`: Ended; `code(result)`, if it is not 0, without a line;
-    - 128 + the signal's number: Ctrl-C, or another stop signal (`robot.safety.signals`).
+    - 128 + the signal's number: Ctrl-C, or another stop signal (`robot.safety.stops`).
 
     Any other exception is a bug: a traceback, and exit code 1. Folders made for the run that are still empty at its
     end are removed.
@@ -65,7 +65,7 @@ def _main(name: str, body: Body, code: Code) -> None:
 
     from configs.arguments import check_groups, explain
     from configs.reporting import code_of, foreseen, refuse, unread
-    from robot.safety.faults import in_one_line
+    from worldmodel.errors import in_one_line
 
     traced = bool(os.environ.get(TRACEBACK))
     os.environ["HYDRA_FULL_ERROR"] = "1"
@@ -88,7 +88,7 @@ def _main(name: str, body: Body, code: Code) -> None:
 @contextmanager
 def _stoppable() -> Iterator[None]:
     """Have SIGTERM and SIGHUP (a closed terminal) end the program as Ctrl-C does, with everything it has started."""
-    from robot.safety.signals import SIGNALS, Stopped, handled
+    from robot.safety.stops import SIGNALS, Stopped, handled
 
     def stop(number: int, _frame) -> None:
         raise Stopped(number)

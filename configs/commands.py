@@ -75,13 +75,13 @@ def record() -> None:
 
 
 def _record(keys: dict, _folder: Path) -> dict:
-    from robot.recording.settings import RecordConfig
+    from robot.settings import RecordConfig
 
     keys["task"] = keys.pop("job")
     config = _checked(RecordConfig, keys)
-    from configs.arm.recording import Recording
+    from configs.arm.recording import RecordSession
 
-    return Recording(config).run()
+    return RecordSession(config).run()
 
 
 def run() -> None:
@@ -90,12 +90,12 @@ def run() -> None:
 
 
 def _run(keys: dict, _folder: Path) -> dict:
-    from robot.running.settings import RunConfig
+    from robot.settings import RunConfig
 
     config = _checked(RunConfig, keys)
-    from configs.arm.running import Running
+    from configs.arm.running import RunSession
 
-    return Running.begin(config).run()
+    return RunSession.begin(config).run()
 
 
 def _code(result: dict) -> int:
@@ -109,12 +109,12 @@ def play() -> None:
 
 
 def _play(keys: dict, _folder: Path) -> dict:
-    from robot.running.settings import PlayConfig
+    from robot.settings import PlayConfig
 
     config = _checked(PlayConfig, keys)
-    from configs.arm.playing import Playing
+    from configs.arm.playing import PlaySession
 
-    return Playing.begin(config).run()
+    return PlaySession.begin(config).run()
 
 
 def serve() -> None:
@@ -123,8 +123,8 @@ def serve() -> None:
 
 
 def _serve(keys: dict, _folder: Path) -> dict:
-    from robot.running.settings import ServeConfig, planner_address
-    from robot.safety.signals import handled
+    from robot.safety.stops import handled
+    from robot.settings import ServeConfig, planner_address
 
     config = _checked(ServeConfig, keys)
     from configs.arm.planning import planner_service
@@ -149,16 +149,14 @@ def twin() -> None:
 def _twin(keys: dict, _folder: Path) -> dict:
     import gc
 
-    from configs.arm.priority import hurry
     from configs.reporting import say
     from policies.storage.folders import replace_file
-    from sim.errors import InvalidValue
+    from robot.ticks import hurry
+    from sim import InvalidValue
     from sim.twin import calibration as calibrations
-    from sim.twin.arm import TwinArm
-    from sim.twin.control import discard
-    from sim.twin.model import build, limits
-    from sim.twin.settings import TwinConfig, control_of
-    from sim.twin.twin import Twin
+    from sim.twin.arm import TwinArm, build, limits
+    from sim.twin.control import control_of, discard
+    from sim.twin.twin import Twin, TwinConfig
     from worldmodel.strict import ConfigError
 
     config = _checked(TwinConfig, keys)
@@ -201,7 +199,7 @@ def _checked[T](cls: type[T], keys: dict) -> T:
     if isinstance(checkpoint, str) and checkpoint and not Path(checkpoint).is_dir():
         raise UserError(f"checkpoint={checkpoint}: no such folder")
     if "robot" in keys:
-        from robot.arm_options import REAL, port_of_twin
+        from robot.settings import REAL, port_of_twin
 
         if keys["port_file"]:
             port_of_twin(Path(keys["port_file"]))

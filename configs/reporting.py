@@ -10,8 +10,7 @@ from contextlib import contextmanager
 
 from tqdm import tqdm
 
-from robot.safety.faults import in_one_line
-from worldmodel.errors import MachineFault, UserError
+from worldmodel.errors import MachineFault, UserError, in_one_line
 
 FAILED, MISTAKE = 1, 2
 SIGNALLED = 128

@@ -1,17 +1,17 @@
 """The keys of the commands, as strict dataclasses, which check what the YAML files and the user say.
 
-Those of the commands for an arm are in `robot.running.settings`, `robot.recording.settings` and `sim.twin.settings`.
+Those of the commands for an arm are in `robot.settings` and `sim.twin.twin`.
 """
 
 import re
 from collections.abc import Collection
 from dataclasses import dataclass, field, fields
 
+from envs.instructions import check as check_sentence
 from envs.senses import IMAGE_SIZE, STATE_NAME, Senses, check_image_size
-from envs.sentences import check as check_sentence
 from envs.settings import TaskConfig
 from policies.settings import CheckpointConfig, CodecChoices, EvaluationConfig, LoopConfig, ReplayConfig
-from sim.so101.tasks import ABSOLUTE, JOINTS, SCRIPTED, TIED
+from sim.so101.tasks import ABSOLUTE, DELTA, JOINTS, SCRIPTED
 from sim.variation import Variation
 from worldmodel.errors import UserError
 from worldmodel.settings import LearningConfig, ModelConfig, PlannerConfig
@@ -95,7 +95,7 @@ class TrainConfig(LoopConfig, AgentConfig):
         if self.task.state == JOINTS and not self.perceived.cameras:
             raise UserError(f"task.state={JOINTS}: nothing shows where things are; senses=[state,images.<camera>] does")
         if self.model.token.joined and self.task.control == ABSOLUTE:
-            raise UserError(f"task.control={ABSOLUTE}: {TIED} with model.token.joined=true, since a curve begins at 0")
+            raise UserError(f"task.control={ABSOLUTE}: {DELTA} with model.token.joined=true, since a curve begins at 0")
         kept = self.replay.room(bool(self.perceived.cameras))
         window = self.learning.horizon * self.model.token.length
         if kept // self.envs <= window:

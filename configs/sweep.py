@@ -107,7 +107,7 @@ def last_line(log: Path) -> str:
 
 if __name__ == "__main__":
     from configs import commands
-    from envs.die_with_parent import follow
+    from envs.vector import follow
 
     follow(int(sys.argv.pop(1)), signal.SIGTERM)
     getattr(commands, sys.argv.pop(1))()

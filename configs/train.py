@@ -10,7 +10,7 @@ from configs.schema import TrainConfig, check_camera_keys
 from worldmodel.strict import ConfigError, build
 
 AUTO = "auto"
-"""Value of `resume`: the run in the folder is begun, gone on with, or found finished (`configs.runs.resuming`)."""
+"""Value of `resume`: the run in the folder is begun, gone on with, or found finished (`configs.runs.run_folder`)."""
 
 
 def train(arguments: Sequence[str], folder: str | Path | None = None) -> dict:
@@ -41,7 +41,7 @@ def begin(keys: dict, folder: Path, given: Collection[str]) -> dict:
     summary. Raises ValueError, OSError.
     """
     if keys["resume"] == AUTO:
-        from configs.runs.resuming import found
+        from configs.runs.run_folder import found
 
         summary, keys, given = found(keys, folder)
         if summary is not None:

@@ -1,5 +1,6 @@
 """The SO-101's tasks as learning environments: named state components, joint-target actions, success in `info`."""
 
+import contextlib
 from typing import TYPE_CHECKING
 
 import gymnasium
@@ -8,7 +9,7 @@ from gymnasium import spaces
 
 from envs import suite
 from policies.settings import EXPERT
-from sim.so101.targets import Targets
+from sim.so101.joints import Targets
 from sim.so101.tasks import FULL
 
 if TYPE_CHECKING:
@@ -27,10 +28,10 @@ class Diverged(ArithmeticError):
 
 
 class JointTargets(gymnasium.Wrapper):
-    """Wrap a `sim.so101.scene` environment to take actions (6,) in [-1, 1], interpreted by `sim.so101.targets`.
+    """Wrap a `sim.so101.scene` environment to take actions (6,) in [-1, 1], interpreted by `sim.so101.joints`.
 
     Observations: a Dict of so101-nexus's own components plus `target_lag` (6,): the latest joint target minus the
-    joint positions, in rad, which a tied action moves. With `state="joints"`, only the components in ENCODED and
+    joint positions, in rad, which a delta action moves. With `state="joints"`, only the components in ENCODED and
     `target_lag`. `info` holds `is_success` and, if the options of the last reset asked for it (`{EXPERT: True}`),
     EXPERT: the action (6,), float64, that the task's expert would take from here, whoever has acted so far; NaN where
     the expert cannot act.
@@ -66,27 +67,25 @@ class JointTargets(gymnasium.Wrapper):
         observation, info = self.env.reset(seed=seed, options=own or None)
         self.target = self.arm.commanded
         self._expert = self._begun(seed) if self._asked else None
-        return self._see(observation), self._info(info)
+        return self.observe(observation), self._info(info)
 
     def step(self, action: np.ndarray):
         """Advance one control step, with `action` converted to the next joint target."""
         self.target = self.targets.next(self.target, action)
         observation, reward, terminated, truncated, info = self.env.step(self.target.astype(np.float32))
-        return self._see(observation), float(reward), terminated, truncated, self._info(info)
+        return self.observe(observation), float(reward), terminated, truncated, self._info(info)
 
     def _info(self, info: dict) -> dict:
-        told = {"is_success": bool(info["success"])}
+        success = {"is_success": bool(info["success"])}
         if not self._asked:
-            return told
+            return success
         from sim.so101.experts import Unreachable
 
-        unknown = told | {EXPERT: np.full(6, np.nan)}
-        if self._expert is None:
-            return unknown
-        try:
-            return told | {EXPERT: self.targets.action(self.target, self._expert.target())}
-        except Unreachable:
-            return unknown
+        action = np.full(6, np.nan)
+        if self._expert is not None:
+            with contextlib.suppress(Unreachable):
+                action = self.targets.action(self.target, self._expert.target())
+        return success | {EXPERT: action}
 
     def _begun(self, seed: int | None) -> "Expert | None":
         """Create the task's expert for this episode, or return None if it cannot reach the object."""
@@ -97,7 +96,8 @@ class JointTargets(gymnasium.Wrapper):
         except Unreachable:
             return None
 
-    def _see(self, observation: np.ndarray) -> dict[str, np.ndarray]:
+    def observe(self, observation: np.ndarray) -> dict[str, np.ndarray]:
+        """Name the components of so101-nexus's observation (S,). Raises Diverged."""
         from sim.so101.scene import diverged
 
         if diverged(self.arm):

@@ -4,24 +4,25 @@ Imported only where something is drawn.
 """
 
 import weakref
+from typing import Any
 
 import gymnasium
 import numpy as np
 from gymnasium import spaces
 
 from envs import suite
-from envs.faults import EnvironmentFault
 from envs.senses import MAIN, Senses
 from envs.settings import TaskConfig
-from envs.spaces import Pictures, by_key
-from sim.frames import resized
-from sim.renderer import GROUPS, Canvas, RenderingUnavailable, View
+from envs.task_env import EnvironmentFault, image_paths
+from sim.renderer import GROUPS, Canvas, RenderingUnavailable, View, resized
 from worldmodel.errors import UserError
-from worldmodel.senses import STATE_KEY, key
+from worldmodel.senses import key
 
-Observation = dict[str, np.ndarray]
+CHANNELS = (1, 3)
+SECOND = {"quadruped": 2}
+"""Suite domains that, following Dreamer, are learned from pixels through a camera other than their first."""
 
-_canvases: weakref.WeakKeyDictionary[gymnasium.Env, Canvas] = weakref.WeakKeyDictionary()
+_canvases: weakref.WeakKeyDictionary[gymnasium.Env, dict[tuple[int, int], Canvas]] = weakref.WeakKeyDictionary()
 
 
 def frame(env: gymnasium.Env, height: int = 240, width: int = 320) -> np.ndarray:
@@ -33,18 +34,14 @@ def frame(env: gymnasium.Env, height: int = 240, width: int = 320) -> np.ndarray
     Raises:
         RenderingUnavailable: if there is no graphics library or the environment cannot render; one line.
     """
+    if physics(env)[0] is None:
+        return resized(_rendered(env), height, width)
+    return _drawn(env, (height, width), getattr(env.unwrapped, "view", None))
+
+
+def physics(env: gymnasium.Env):
+    """Return the MuJoCo model and data of an environment, or (None, None) if it has none."""
     base = env.unwrapped
-    model, data = physics(base)
-    if model is None:
-        return resized(own(env), height, width)
-    canvas = _canvases.get(base)
-    if canvas is None or canvas.model is not model or canvas.size != (height, width):
-        canvas = _canvases[base] = Canvas(model, height, width, getattr(base, "view", None))
-    return canvas.draw(data)
-
-
-def physics(base: gymnasium.Env):
-    """Return the MuJoCo model and data of an unwrapped environment, or (None, None) if it has none."""
     physics = getattr(base, "physics", None)
     if physics is not None:
         return physics.model.ptr, physics.data.ptr
@@ -52,20 +49,29 @@ def physics(base: gymnasium.Env):
     return (model, data) if type(model).__name__ == "MjModel" else (None, None)
 
 
-def own(env: gymnasium.Env) -> np.ndarray:
+def _canvas(env: gymnasium.Env, size: tuple[int, int]) -> Canvas:
+    """Return the environment's canvas for `size` (height, width), remade if it has rebuilt its model."""
+    kept, model = _canvases.setdefault(env.unwrapped, {}), physics(env)[0]
+    if size not in kept or kept[size].model is not model:
+        kept[size] = Canvas(model, *size)
+    return kept[size]
+
+
+def _drawn(env: gymnasium.Env, size: tuple[int, int], view: View | None) -> np.ndarray:
+    canvas = _canvas(env, size)
+    canvas.look(view)
+    return canvas.draw(physics(env)[1])
+
+
+def _rendered(env: gymnasium.Env) -> np.ndarray:
     """Return the frame that an environment renders by itself. Raises RenderingUnavailable if it cannot."""
     name = env.spec.id if env.spec else type(env.unwrapped).__name__
     if env.render_mode != "rgb_array":
         raise RenderingUnavailable(f"{name} draws nothing (it has no render mode rgb_array)")
     try:
-        pixels = env.render()
+        return np.asarray(env.render())
     except (gymnasium.error.Error, ImportError, RuntimeError, NotImplementedError) as error:
         raise RenderingUnavailable(f"{name} draws nothing: {' '.join(str(error).split())}") from error
-    return np.asarray(pixels)
-
-
-SECOND = {"quadruped": 2}
-"""Suite domains that, following Dreamer, are learned from pixels through a camera other than their first."""
 
 
 def views(task: TaskConfig, env: gymnasium.Env) -> dict[str, View | None]:
@@ -74,16 +80,17 @@ def views(task: TaskConfig, env: gymnasium.Env) -> dict[str, View | None]:
     `main` is the camera that pixel-based benchmarks use; the others are the arm's own views and the cameras named in
     the MuJoCo model.
     """
-    base = env.unwrapped
-    model, _ = physics(base)
+    model, _ = physics(env)
     if model is None:
         return {MAIN: None}
+    names = [name for i in range(model.ncam) if (name := model.camera(i).name)]
     if task.is_arm:
         from sim.so101.scene import bare
 
         own = bare(env).views
-        return {MAIN: own["side"], "front": own["side"], **own, **_named(model, own["side"].groups)}
-    named = _named(model, GROUPS)
+        named = {name: View(name, groups=own["side"].groups) for name in names}
+        return {MAIN: own["side"], "front": own["side"], **own, **named}
+    named = {name: View(name, groups=GROUPS) for name in names}
     if task.name == "gym":
         return {**named, MAIN: None}
     domain, _ = suite.find(task.name)
@@ -91,87 +98,71 @@ def views(task: TaskConfig, env: gymnasium.Env) -> dict[str, View | None]:
     return {**named, MAIN: named.get(main)}
 
 
-def _named(model, groups: tuple[int, ...]) -> dict[str, View]:
-    names = [model.camera(i).name for i in range(model.ncam)]
-    return {name: View(name, groups=groups) for name in names if name}
-
-
-class SenseWrapper(gymnasium.ObservationWrapper):
-    """Make observations a Dict of `observation.images.<camera>`, Box (H, W, 3) uint8, and the state if chosen.
+class Cameras:
+    """The cameras among `senses`: `spaces` by observation key, each a Box (H, W, 3) uint8, and their `frames`.
 
     Each frame is drawn once per control step and shows the state at its end. MuJoCo scenes are drawn here, with one
     rendering context per frame size; other environments render themselves. The images that the environment itself
-    observes (`pictures`) are cameras too; the first also serves as `main` if nothing else can be rendered.
+    observes are cameras too; the first also serves as `main` if nothing else can be rendered.
 
     Raises:
         ValueError: for a camera that does not exist, or if nothing can be rendered; one line.
-        EnvironmentFault: from `reset` or `step`, if frames that the environment supplies change their size.
     """
 
-    def __init__(self, env: gymnasium.Env, task: TaskConfig, senses: Senses, pictures: Pictures | None = None):
-        super().__init__(env)
-        self._label, self._senses, self._pictures = task.label, senses, pictures
-        shapes = pictures.shapes if pictures else {}
-        self._observed = {name: name for name in shapes}  # camera to image name
-        if pictures and physics(env.unwrapped)[0] is None and env.render_mode != "rgb_array":
-            self._observed.setdefault(MAIN, next(iter(shapes)))
-        self._drawn = {camera: shapes[name] for camera, name in self._observed.items()}  # not drawn by us
-        known = views(task, env) | dict.fromkeys(self._drawn)
-        for camera in senses.cameras:
-            if camera not in known:
-                raise UserError(
-                    f"senses=images.{camera}: {task.label} has no such camera; it has {', '.join(sorted(known))}"
-                )
-        self._views = {camera: known[camera] for camera in senses.cameras}
-        self._canvases: dict[tuple[int, int], Canvas] = {}  # by (height, width)
-        try:
-            for camera, size in senses.sizes.items():
-                if camera in self._drawn:
-                    continue
-                if physics(env.unwrapped)[0] is not None:
-                    self._paper(size)
-                else:
-                    env.reset()
-                    self._drawn[MAIN] = own(env).shape
-        except RenderingUnavailable as error:
-            raise UserError(f"senses=images.{senses.cameras[0]}: {error}") from error
-        parts = {STATE_KEY: by_key(env)[STATE_KEY]} if senses.state else {}
+    def __init__(self, env: gymnasium.Env, task: TaskConfig, senses: Senses):
+        self._env, self._label, self._sizes = env, task.label, senses.sizes
+        self._paths = image_paths(env.observation_space)
+        for name, keys in self._paths.items():
+            if (shape := _at(env.observation_space, keys).shape)[2] not in CHANNELS:
+                raise UserError(f"{task.label}: its picture {name} is {shape}; supported: (height, width, 1 or 3)")
+        own = physics(env)[0] is None
+        if self._paths and own and env.render_mode != "rgb_array":
+            self._paths.setdefault(MAIN, next(iter(self._paths.values())))
+        self._views = views(task, env) | dict.fromkeys(self._paths)
+        self._shapes: dict[str, tuple[int, ...]] = {
+            name: _at(env.observation_space, keys).shape for name, keys in self._paths.items()
+        }  # of the frames that are not drawn here
         for camera, size in senses.sizes.items():
-            parts[key(f"images.{camera}")] = spaces.Box(0, 255, (*size, 3), np.uint8)
-        self.observation_space = spaces.Dict(parts)
+            if camera not in self._views:
+                raise UserError(
+                    f"senses=images.{camera}: {task.label} has no such camera; it has {', '.join(sorted(self._views))}"
+                )
+            try:
+                if camera not in self._paths and own:
+                    env.reset()
+                    self._shapes[camera] = _rendered(env).shape
+                elif camera not in self._paths:
+                    _canvas(env, size)
+            except RenderingUnavailable as error:
+                raise UserError(f"senses=images.{camera}: {error}") from error
+        self.spaces = {
+            key(f"images.{name}"): spaces.Box(0, 255, (*size, 3), np.uint8) for name, size in self._sizes.items()
+        }
 
-    def observation(self, observation: Observation) -> Observation:
-        """Return the chosen senses at the current control step."""
-        seen = {STATE_KEY: observation[STATE_KEY]} if self._senses.state else {}
-        for camera in self._senses.cameras:
-            seen[key(f"images.{camera}")] = self._look(camera)
-        return seen
+    def frames(self, raw: Any) -> dict[str, np.ndarray]:
+        """Return the cameras' frames now, `raw` being the environment's own observation.
+
+        Raises EnvironmentFault if frames that are not drawn here change their size.
+        """
+        return {key(f"images.{camera}"): self._frame(camera, size, raw) for camera, size in self._sizes.items()}
 
     def close(self) -> None:
-        """Close the environment and free its OpenGL resources."""
-        for canvas in self._canvases.values():
+        """Free the OpenGL resources."""
+        for canvas in _canvases.pop(self._env.unwrapped, {}).values():
             canvas.close()
-        super().close()
 
-    def _look(self, camera: str) -> np.ndarray:
-        if camera not in self._drawn:
-            canvas = self._paper(self._senses.sizes[camera])
-            canvas.look(self._views[camera])
-            return canvas.draw(physics(self.env.unwrapped)[1])
-        before = self._drawn[camera]
-        if self._pictures is not None and camera in self._observed:
-            pixels = self._pictures.newest[self._observed[camera]]
-        else:
-            pixels = own(self.env)
-        if pixels.shape != before:
+    def _frame(self, camera: str, size: tuple[int, int], raw: Any) -> np.ndarray:
+        if camera not in self._shapes:
+            return _drawn(self._env, size, self._views[camera])
+        pixels = np.asarray(_at(raw, self._paths[camera])) if camera in self._paths else _rendered(self._env)
+        if pixels.shape != (before := self._shapes[camera]):
             raise EnvironmentFault(
                 f"{self._label}: images.{camera} is {pixels.shape} now, it was {before}; a camera keeps its size"
             )
-        return resized(pixels, *self._senses.sizes[camera])
+        return resized(pixels, *size)
 
-    def _paper(self, size: tuple[int, int]) -> Canvas:
-        """Return the canvas for `size` (height, width), remade if the environment has rebuilt its model."""
-        model, _ = physics(self.env.unwrapped)
-        if size not in self._canvases or self._canvases[size].model is not model:
-            self._canvases[size] = Canvas(model, *size)
-        return self._canvases[size]
+
+def _at(whole, keys: tuple[str, ...]):
+    for each in keys:
+        whole = whole[each]
+    return whole

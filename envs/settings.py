@@ -4,15 +4,15 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 
 from envs import suite
-from envs.sentences import check, sentence
-from sim.so101.tasks import CONTROLS, FULL, STATES, TIED
+from envs.instructions import INSTRUCTIONS, check
+from sim.so101.tasks import CONTROLS, DELTA, FULL, STATES
 from sim.so101.tasks import TASKS as ARM_TASKS
 from worldmodel.errors import UserError
 
 NAMES: tuple[str, ...] = (*suite.NAMES, *ARM_TASKS)
 """Every task name: the suite's and the arm's."""
 
-ARM_DEFAULTS = {"control_hz": 30.0, "control": TIED, "end_on_success": False, "state": FULL}
+ARM_DEFAULTS = {"control_hz": 30.0, "control": DELTA, "end_on_success": False, "state": FULL}
 
 
 @dataclass(frozen=True)
@@ -30,12 +30,12 @@ class TaskConfig:
     """A task: a dm_control suite or SO-101 task by name, or `gym` with the `id` of a Gymnasium environment.
 
     Or `multi` with the `names` of several tasks of one body, one of which is chosen per episode (`envs.multi`); all
-    share the same settings. `instruction` overrides the sentence of a single task, where language is observed.
+    share the same settings. `instruction` overrides that of a single task, where language is observed.
 
     An action is held for `action_repeat` environment steps, which make up one control step (default: 2 for the suite,
     else 1). `max_control_steps` truncates an episode after that many control steps; 0 keeps the environment's own
     limit. Four keys apply to the arm only: `control_hz` (default 30), the joint targets per second; `control`, how
-    they are derived from actions (`sim.so101.targets`); `end_on_success`, which ends the episode on success (where
+    they are derived from actions (`sim.so101.joints`); `end_on_success`, which ends the episode on success (where
     closeness is rewarded, that teaches the agent to stop just short of it); and `state`: `full`, or `joints` for an
     arm that has cameras but no source of object positions.
     """
@@ -81,6 +81,8 @@ class TaskConfig:
             )
         if not 5 <= self.arm.control_hz <= 100:
             raise UserError(f"task.control_hz={self.control_hz}: from 5 to 100")
+        if self.control == "tied":
+            raise UserError(f"task.control=tied: now {DELTA}")
         if self.control not in CONTROLS:
             raise UserError(f"task.control={self.control}: one of {', '.join(CONTROLS)}")
         if self.state not in STATES:
@@ -133,10 +135,10 @@ class TaskConfig:
 
     @property
     def words(self) -> str:
-        """The task's sentence. Raises ValueError for `gym` and `multi` if `instruction` is not set."""
+        """The task's instruction. Raises ValueError for `gym` and `multi` if `instruction` is not set."""
         if self.name in ("gym", "multi") and not self.instruction:
             raise UserError(f"task.instruction=: what {self.label} is about, e.g. task.instruction='walk forward'")
-        return self.instruction or sentence(self.name)
+        return self.instruction or INSTRUCTIONS[suite.ALIASES.get(self.name, self.name)]
 
     @property
     def is_arm(self) -> bool:

@@ -4,7 +4,6 @@ The mirror is an instance of the task's environment that is never acted in: its 
 object to where the real one is, and its state is read out, for now or for some control steps ahead.
 """
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import gymnasium
@@ -15,8 +14,8 @@ from gymnasium import spaces
 from envs.arm import JointTargets
 from envs.make import make
 from envs.settings import TaskConfig
-from envs.spaces import by_key
-from sim.so101.targets import Targets
+from envs.task_env import by_key
+from sim.so101.joints import Targets
 from worldmodel.senses import STATE_KEY
 
 CORRECTION = 0.3
@@ -45,10 +44,11 @@ class Mirror:
     """
 
     def __init__(self, task: TaskConfig, told: bool = True):
-        self._env, self._told = make(task), told
-        self._arm = _within(self._env)
-        self._inner = self._arm.arm
-        self._see = _path(self._env, self._arm)
+        env = self._env = make(task)
+        while not isinstance(env, JointTargets):
+            assert isinstance(env, gymnasium.Wrapper)
+            env = env.env
+        self._arm, self._inner, self._told = env, env.arm, told
         self._last: Reading | None = None
         self._bodies = _bodies(self._inner.data)
 
@@ -115,7 +115,7 @@ class Mirror:
         if not len(ahead):  # otherwise mj_step has computed it, as in training
             mujoco.mj_forward(self._inner.model, self._inner.data)
         observation, _ = self._inner._observe()
-        return self._see(self._arm._see(np.asarray(observation)))[STATE_KEY]
+        return self._env.get_wrapper_attr("state")(self._arm.observe(np.asarray(observation)))
 
     def success(self) -> bool:
         """Whether the task's own criterion judges it a success, with the arm where it was last read."""
@@ -150,28 +150,3 @@ def scene_bodies(env) -> Bodies:
 
 def _bodies(data) -> Bodies:
     return data.qpos[6:].copy(), data.qvel[6:].copy()
-
-
-def _within(env: gymnasium.Env) -> JointTargets:
-    """Return the arm's environment inside the other wrappers."""
-    while isinstance(env, gymnasium.Wrapper) and not isinstance(env, JointTargets):
-        env = env.env
-    assert isinstance(env, JointTargets)
-    return env
-
-
-def _path(env, inner) -> Callable[[dict], dict]:
-    """Compose the observation transforms of the wrappers from `inner` outwards."""
-    steps = []
-    while env is not inner:
-        if hasattr(env, "observation"):
-            steps.append(env.observation)
-        env = env.env
-    steps.reverse()
-
-    def see(observation: dict) -> dict:
-        for step in steps:
-            observation = step(observation)
-        return observation
-
-    return see

@@ -1,4 +1,4 @@
-"""The dm_control suite: all task names, and tasks built through Shimmy without console output or graphics.
+"""The dm_control suite: its tasks by name, and how to build them, through Shimmy, without console output or graphics.
 
 Cheap to import: dm_control, MuJoCo and Shimmy are imported only in `build`. `python -m envs.suite` lists the names.
 """
@@ -13,34 +13,64 @@ from collections.abc import Iterator
 
 from worldmodel.errors import UserError
 
-TASKS: tuple[tuple[str, str], ...] = tuple(
-    (domain, task)
-    for domain, tasks in (
-        ("acrobot", "swingup swingup_sparse"),
-        ("ball_in_cup", "catch"),
-        ("cartpole", "balance balance_sparse swingup swingup_sparse two_poles three_poles"),
-        ("cheetah", "run"),
-        ("dog", "stand walk trot run fetch"),
-        ("finger", "spin turn_easy turn_hard"),
-        ("fish", "upright swim"),
-        ("hopper", "stand hop"),
-        ("humanoid", "stand walk run run_pure_state"),
-        ("humanoid_CMU", "stand walk run"),
-        ("lqr", "lqr_2_1 lqr_6_2"),
-        ("manipulator", "bring_ball bring_peg insert_ball insert_peg"),
-        ("pendulum", "swingup"),
-        ("point_mass", "easy hard"),
-        ("quadruped", "walk run escape fetch"),
-        ("reacher", "easy hard"),
-        ("stacker", "stack_2 stack_4"),
-        ("swimmer", "swimmer6 swimmer15"),
-        ("walker", "stand walk run"),
-    )
-    for task in tasks.split()
-)
-"""Every (domain, task) of `dm_control.suite.ALL_TASKS`, in its order."""
+TASKS: dict[str, str] = {
+    "acrobot swingup": "swing the two linked poles up and balance them",
+    "acrobot swingup_sparse": "swing the two linked poles up and hold them exactly upright",
+    "ball_in_cup catch": "catch the ball in the cup",
+    "cartpole balance": "keep the pole balanced on the cart",
+    "cartpole balance_sparse": "keep the pole exactly upright and the cart in the middle",
+    "cartpole swingup": "swing the pole up and balance it on the cart",
+    "cartpole swingup_sparse": "swing the pole up and hold it exactly upright in the middle",
+    "cartpole two_poles": "balance two linked poles on the cart",
+    "cartpole three_poles": "balance three linked poles on the cart",
+    "cheetah run": "run forward as fast as you can",
+    "dog stand": "stand upright on all four legs and stay where you are",
+    "dog walk": "walk forward at a steady pace",
+    "dog trot": "trot forward briskly",
+    "dog run": "run forward as fast as you can",
+    "dog fetch": "fetch the ball and bring it back",
+    "finger spin": "keep the body spinning",
+    "finger turn_easy": "turn the body until its tip is in the large target",
+    "finger turn_hard": "turn the body until its tip is in the small target",
+    "fish upright": "float upright",
+    "fish swim": "swim to the target",
+    "hopper stand": "stand upright and stay where you are",
+    "hopper hop": "hop forward",
+    "humanoid stand": "stand upright and stay where you are",
+    "humanoid walk": "walk forward at a steady pace",
+    "humanoid run": "run forward as fast as you can",
+    "humanoid run_pure_state": "run forward as fast as you can, feeling only your joints",
+    "humanoid_CMU stand": "stand upright and stay where you are",
+    "humanoid_CMU walk": "walk forward at a steady pace",
+    "humanoid_CMU run": "run forward as fast as you can",
+    "lqr lqr_2_1": "bring two masses to rest in the middle by pushing one of them",
+    "lqr lqr_6_2": "bring six masses to rest in the middle by pushing two of them",
+    "manipulator bring_ball": "bring the ball to the target",
+    "manipulator bring_peg": "bring the peg to the target",
+    "manipulator insert_ball": "put the ball into the basket",
+    "manipulator insert_peg": "put the peg into the slot",
+    "pendulum swingup": "swing the pendulum up and balance it",
+    "point_mass easy": "move to the middle",
+    "point_mass hard": "find out how you are pushed, and move to the middle",
+    "quadruped walk": "walk forward at a steady pace",
+    "quadruped run": "run forward as fast as you can",
+    "quadruped escape": "climb out of the hilly ground",
+    "quadruped fetch": "fetch the ball and bring it to the target",
+    "reacher easy": "reach the large target with the fingertip",
+    "reacher hard": "reach the small target with the fingertip",
+    "stacker stack_2": "stack two boxes at the target",
+    "stacker stack_4": "stack four boxes at the target",
+    "swimmer swimmer6": "swim with six links until your nose is at the target",
+    "swimmer swimmer15": "swim with fifteen links until your nose is at the target",
+    "walker stand": "stand upright and stay where you are",
+    "walker walk": "walk forward at a steady pace",
+    "walker run": "run forward as fast as you can",
+}
+"""The instruction for every domain and task of `dm_control.suite.ALL_TASKS`, in its order."""
 
-BY_NAME: dict[str, tuple[str, str]] = {f"{d}-{t}".replace("_", "-"): (d, t) for d, t in TASKS}
+BY_NAME: dict[str, tuple[str, str]] = {
+    f"{domain}-{task}".replace("_", "-"): (domain, task) for domain, task in map(str.split, TASKS)
+}
 """(domain, task) by name, e.g. `finger-turn-hard`."""
 
 ALIASES: dict[str, str] = {"cup-catch": "ball-in-cup-catch", "ball_in_cup-catch": "ball-in-cup-catch"}

@@ -1,7 +1,9 @@
 """Environments in one process each; the processes end with the one that started them."""
 
+import ctypes
 import os
 import signal
+import sys
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -12,11 +14,23 @@ from multiprocessing.process import BaseProcess
 import gymnasium
 from gymnasium.vector.async_vector_env import AsyncState, _async_worker
 
-from envs.die_with_parent import follow
-from envs.faults import EnvironmentFault, EnvironmentLost
-from worldmodel.errors import warning_line
+from envs.task_env import EnvironmentFault
+from worldmodel.errors import MachineFault, warning_line
 
+PR_SET_PDEATHSIG = 1
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+class EnvironmentLost(MachineFault):
+    """An environment's process exited or was killed; the rest of its vector is no longer usable."""
+
+
+def follow(parent: int, number: int) -> None:
+    """Have the kernel send this process signal `number` when `parent` dies; exit if it already has. Linux only."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number)
+        if os.getppid() != parent:  # it died before prctl took effect
+            os._exit(1)
 
 
 @dataclass(frozen=True)
@@ -52,7 +66,7 @@ class Processes(gymnasium.vector.AsyncVectorEnv):
 
         Raises EnvironmentLost if one dies while starting.
         """
-        before = {name: os.environ.get(name) for name in THREADS}
+        before = {name: os.environ.pop(name) for name in THREADS if name in os.environ}
         os.environ.update(dict.fromkeys(THREADS, "1"))
         try:
             super().__init__(
@@ -70,10 +84,9 @@ class Processes(gymnasium.vector.AsyncVectorEnv):
                 raise EnvironmentLost(loss) from error
             raise
         finally:
-            for name, value in before.items():
+            for name in THREADS:
                 del os.environ[name]
-                if value is not None:
-                    os.environ[name] = value
+            os.environ.update(before)
         # At interpreter exit, Python would send SIGTERM, which they ignore, and wait for them.
         util.Finalize(self, _kill, (self.processes,), exitpriority=0)
 

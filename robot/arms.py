@@ -3,7 +3,8 @@
 import importlib
 import pkgutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
@@ -15,16 +16,15 @@ from lerobot.robots.so_follower import SO101FollowerConfig
 from lerobot.teleoperators import Teleoperator, TeleoperatorConfig, make_teleoperator_from_config
 from lerobot.utils.import_utils import register_third_party_plugins
 
-from robot.arm_options import port_of_twin
-from robot.config_so101_sim import SimCameraConfig, SO101SimConfig
+from robot.config_so101 import SimCameraConfig, SO101SimConfig
 from robot.safety.gate import Gate
 from robot.safety.gated import GatedRobot
 from robot.safety.limits import so101
-from robot.so101 import SO101
-from robot.so101_sim import SO101Sim
+from robot.settings import port_of_twin
+from robot.so101 import SO101, SO101Sim
 from robot.ticks import Clock
-from sim.so101.forward_kinematics import Fingertip
-from worldmodel.errors import UserError
+from sim.so101.kinematics import Fingertip
+from worldmodel.errors import UserError, in_one_line
 
 
 def simulated(task: str, control_hz: float, seed: int = 0, cameras: Mapping[str, SimCameraConfig] | None = None):
@@ -38,15 +38,12 @@ def driven(port: str, name: str, calibration_dir: str = "", cameras: Mapping[str
     Raises ValueError without a calibration, for which LeRobot would prompt, or for an invalid camera.
     """
     folder = Path(calibration_dir) if calibration_dir else None
-    try:
-        seen = configured(cameras or {})
-        return SO101(SO101FollowerConfig(port=port, id=name, calibration_dir=folder, cameras=seen))
-    except ImportError as error:  # a camera type's dependency is not installed
-        raise UserError(f"robot_cameras: {' '.join(str(error).split())}") from error
-    except UserError:
-        raise
-    except (draccus.utils.DraccusException, TypeError, ValueError) as error:  # from an invalid calibration file
-        raise UserError(f"id={name}: {' '.join(str(error).split())}") from error
+    with _explained(f"id={name}"):  # a calibration file may be invalid
+        found = configured(cameras or {})
+        try:
+            return SO101(SO101FollowerConfig(port=port, id=name, calibration_dir=folder, cameras=found))
+        except ImportError as error:  # a camera type's dependency is not installed
+            raise UserError(f"robot_cameras: {in_one_line(error)}") from error
 
 
 def twin(port_file: Path, cameras: Mapping[str, dict] | None = None) -> Robot:
@@ -84,10 +81,19 @@ def decoded[T: draccus.ChoiceRegistry](base: type[T], package: ModuleType, keys:
     known = base.get_known_choices()
     if keys["type"] not in known:
         raise UserError(f"{where}.type={keys['type']}: one of {', '.join(sorted(known))}")
-    try:
+    with _explained(where):
         return draccus.decode(base, dict(keys))
+
+
+@contextmanager
+def _explained(where: str) -> Iterator[None]:
+    """Turn what LeRobot raises for invalid settings into a UserError, one line that begins with `where`."""
+    try:
+        yield
+    except UserError:
+        raise
     except (draccus.utils.DraccusException, TypeError, ValueError) as error:
-        raise UserError(f"{where}: {' '.join(str(error).split())}") from error
+        raise UserError(f"{where}: {in_one_line(error)}") from error
 
 
 def configured(keys: Mapping[str, dict]) -> dict[str, CameraConfig]:
@@ -104,9 +110,6 @@ def teleoperator(keys: dict) -> Teleoperator:
 
     Raises ValueError for an unknown type or options it does not accept.
     """
-    given = {key: value for key, value in keys.items() if value not in ("", None)}
-    config = decoded(TeleoperatorConfig, teleoperators, given, "teleop")
-    try:
-        return make_teleoperator_from_config(config)
-    except (draccus.utils.DraccusException, TypeError, ValueError) as error:
-        raise UserError(f"teleop: {' '.join(str(error).split())}") from error
+    chosen = {key: value for key, value in keys.items() if value not in ("", None)}
+    with _explained("teleop"):
+        return make_teleoperator_from_config(decoded(TeleoperatorConfig, teleoperators, chosen, "teleop"))

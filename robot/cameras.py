@@ -7,16 +7,20 @@ import contextlib
 import logging
 import sys
 import threading
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 
 import numpy as np
+import torch
 from lerobot.cameras import Camera
 
-from sim.frames import middle, shows
+from sim.renderer import middle, shows
+from worldmodel.errors import in_one_line
+from worldmodel.observation import FrameHistory, Observation
+from worldmodel.senses import IMAGE_KEY_PREFIX
 
 AGAIN_S, LEAVE_S = 1.0, 3.0
+"""How often a lost camera is tried again, and how long disconnecting waits for a try that hangs."""
 OLDEST_MS = 200
 """Frames older than this are too old to show the present."""
 DARK_S = 0.1
@@ -36,7 +40,7 @@ class SteadyCamera(Camera):
         self.width, self.height = inner.width, inner.height  # the camera's own, which may differ from its config's
         self._name, self._inner, self._say = name, inner, say
         self._lost, self._closed = threading.Event(), threading.Event()
-        self._mender: threading.Thread | None = None
+        self._thread: threading.Thread | None = None
         self._open = False
 
     @property
@@ -76,20 +80,20 @@ class SteadyCamera(Camera):
         """Disconnect the inner camera, whatever its state; a driver that hangs is left to the reconnecting thread."""
         self._closed.set()
         self._open = False
-        if self._mender is not None:
-            self._mender.join(LEAVE_S)
-            if self._mender.is_alive():
+        if self._thread is not None:
+            self._thread.join(LEAVE_S)
+            if self._thread.is_alive():
                 return
         if self._inner.is_connected:
             self._inner.disconnect()
 
     def _lose(self, error: Exception) -> None:
         self._lost.set()
-        self._say(f"camera {self._name}: {' '.join(str(error).split()) or type(error).__name__}; connecting again")
-        self._mender = threading.Thread(target=self._mend, daemon=True)
-        self._mender.start()
+        self._say(f"camera {self._name}: {in_one_line(error)}; connecting again")
+        self._thread = threading.Thread(target=self._reconnect, daemon=True)
+        self._thread.start()
 
-    def _mend(self) -> None:
+    def _reconnect(self) -> None:
         """Try to connect it again until that succeeds or it is disconnected."""
         while not self._closed.wait(AGAIN_S):
             try:
@@ -131,9 +135,9 @@ def in_a_line() -> Iterator[None]:
 class CameraBuffer:
     """Keeps what cameras show, given by their keys in the robot's observations; without any it does nothing.
 
-    `sizes`: the height and width in pixels that each camera's frames are resized to. `lags`: the model sees the frames
+    `sizes`: the height and width in pixels that each camera's frames are resized to. `lags`: the model gets the frames
     of these many control steps ago together. `alone`: the model has no other sense of the scene. `say` gets a line when
-    a camera shows nothing, and when it shows something again.
+    a camera shows nothing, and when it shows something again. `newest`: each camera's newest frame (H, W, 3).
     """
 
     def __init__(
@@ -144,11 +148,11 @@ class CameraBuffer:
         hz: float = 1.0,
         say: Callable[[str], None] = print,
     ):
-        self._sizes, self._lags, self._alone, self._hz, self._say = sizes, lags, alone, hz, say
-        self._kept = max(lags) + 1  # frames
-        self._frames: dict[str, deque[np.ndarray]] = {name: deque(maxlen=self._kept) for name in sizes}
+        self._sizes, self._history, self._alone, self._hz, self._say = sizes, FrameHistory(lags), alone, hz, say
         self._dark = dict.fromkeys(sizes, 0)  # control steps
-        self._said: set[str] = set()
+        self._reported: set[str] = set()
+        self._stacks = Observation({}, {})
+        self.newest: dict[str, np.ndarray] = {}
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -157,39 +161,28 @@ class CameraBuffer:
 
     def forget(self) -> None:
         """Drop the earlier frames: the next ones are an episode's first."""
-        for frames in self._frames.values():
-            frames.clear()
+        self._history.reset(torch.ones(1, dtype=torch.bool))
 
     def see(self, observation: dict, steps: int = 1) -> None:
-        """Take in the frames (H, W, 3) of an observation, `steps` control steps after the last one.
-
-        When a camera shows something again, its earlier frames are dropped, as in training (`worldmodel.observation`).
-        """
-        for name in self.names:
-            frame, frames = middle(observation[name], *self._sizes[name]), self._frames[name]
-            if self._dark[name]:
-                frames.clear()
-            if frames:
-                frames.extend([frames[-1]] * min(steps - 1, self._kept))
-            frames.append(frame)
+        """Take in the frames (H, W, 3) of an observation, `steps` control steps after the last one."""
+        self.newest = {name: middle(observation[name], *size) for name, size in self._sizes.items()}
+        values, present = {}, {}
+        for name, frame in self.newest.items():
             self._dark[name] = 0 if shows(frame) else self._dark[name] + steps
-            if self._dark[name] >= DARK_S * self._hz and name not in self._said:
-                self._said.add(name)
+            if self._dark[name] >= DARK_S * self._hz and name not in self._reported:
+                self._reported.add(name)
                 self._say(f"camera {name}: frames of one colour; it counts as missing while that lasts")
-            elif not self._dark[name] and name in self._said:
-                self._said.discard(name)
+            elif not self._dark[name] and name in self._reported:
+                self._reported.discard(name)
                 self._say(f"camera {name}: shows something again")
-
-    @property
-    def newest(self) -> dict[str, np.ndarray]:
-        """The newest frame of each camera that has any, at the model's size."""
-        return {name: frames[-1] for name, frames in self._frames.items() if frames}
+            key = f"{IMAGE_KEY_PREFIX}{name}"
+            values[key], present[key] = torch.from_numpy(frame.copy())[None], torch.tensor([not self._dark[name]])
+        self._stacks = self._history.see(Observation(values, present), steps)
 
     def now(self) -> tuple[list[np.ndarray], np.ndarray]:
         """Return each camera's frame stack (F, H, W, 3) uint8, and which cameras show anything now, (C,) bool."""
-        kept = [[frames[max(-1 - lag, -len(frames))] for lag in self._lags] for frames in self._frames.values()]
         there = np.array([not self._dark[name] for name in self.names], bool)
-        return [np.stack(frames) for frames in kept], there
+        return [self._stacks.values[f"{IMAGE_KEY_PREFIX}{name}"][0].numpy() for name in self.names], there
 
     @property
     def blind(self) -> bool:

@@ -1,7 +1,7 @@
 """Configuration of a Semagram policy, as LeRobot's commands read it: `--policy.type=semagram`."""
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from lerobot.configs import NormalizationMode, PolicyFeature, PreTrainedConfig
@@ -10,10 +10,11 @@ from lerobot.utils.constants import ACTION, OBS_STATE
 
 from policies.storage.versions import FORMAT, check_format
 from policies.text_encoder import WORDS
-from robot.perceiving import check_shapes, check_there, sized
+from worldmodel import senses as naming
 from worldmodel.errors import UserError
-from worldmodel.senses import LANGUAGE_KEY, check_sides, is_image
+from worldmodel.senses import IMAGE_KEY_PREFIX, LANGUAGE_KEY, STATE_KEY, check_sides, is_image
 from worldmodel.settings import ModelConfig, PlannerConfig, TokenConfig
+from worldmodel.strict import check
 
 ALIKE = 0.98  # cosine similarity above which two sentences count as the same
 
@@ -74,7 +75,7 @@ class SemagramConfig(PreTrainedConfig):
     def __post_init__(self):
         """Remember whether `senses` were given explicitly."""
         super().__post_init__()
-        self._told = bool(self.senses)
+        self._given = bool(self.senses)
 
     @property
     def state_size(self) -> int:
@@ -83,7 +84,7 @@ class SemagramConfig(PreTrainedConfig):
 
     @property
     def moments(self) -> list[list[int]]:
-        """The control steps whose frames are seen at each boundary of a window's tokens.
+        """The control steps whose frames are perceived at each boundary of a window's tokens.
 
         `horizon` + 1 lists with a step per lag of `model.vision.frame_lags`, counted from the window's start
         (negative before it).
@@ -119,59 +120,97 @@ class SemagramConfig(PreTrainedConfig):
         for a new policy with a sense that the features lack.
         """
         check_format("policy", self.format)
-        seen, action = self.input_features or {}, (self.output_features or {}).get(ACTION)
+        features, action = self.input_features or {}, (self.output_features or {}).get(ACTION)
         if action is None:
             raise UserError(f"policy: {ACTION} is missing among the features")
         check_sides(f"policy.image_size={self.image_size}", self.image_size)
-        shapes = {key: feature.shape for key, feature in seen.items()}
+        shapes = {key: feature.shape for key, feature in features.items()}
         self.senses = self.senses or sized(shapes, self.image_size)
         check_shapes(self.senses)
         if not self.action_size:  # a new policy: a checkpoint's is known
             check_there(self.senses, shapes)
-            if self.image_size != SemagramConfig.image_size and (self._told or not any(map(is_image, self.senses))):
-                why = "policy.senses says each camera's size" if self._told else "no camera is there"
+            if self.image_size != SemagramConfig.image_size and (self._given or not any(map(is_image, self.senses))):
+                why = "policy.senses says each camera's size" if self._given else "no camera is there"
                 raise UserError(f"policy.image_size={self.image_size}: {why}; leave it out")
-        checked = [("action", action, self.action_size)]
-        if OBS_STATE in self.senses and OBS_STATE in seen:
-            checked.append(("state", seen[OBS_STATE], self.state_size))
-        for name, feature, size in checked:
-            if size not in (0, *feature.shape):
+        for name, key, size in (("action", ACTION, self.action_size), ("state", OBS_STATE, self.state_size)):
+            feature = action if key == ACTION else features.get(key)
+            if feature is not None and size not in (0, *feature.shape):
                 raise UserError(f"policy: {name} has {size} numbers in this checkpoint, {feature.shape[0]} here")
-        self.input_features: dict[str, PolicyFeature] = {key: seen[key] for key in seen if key in self.senses}
+        self.input_features: dict[str, PolicyFeature] = {key: features[key] for key in features if key in self.senses}
         self.action_size = action.shape[0]
-        if self.horizon < 1:
-            raise UserError(f"policy.horizon={self.horizon}: at least 1")
-        if not 0 <= self.dropout <= 0.9:
-            raise UserError(f"policy.dropout={self.dropout}: from 0 to 0.9")
-        if not 0 <= self.shift <= 32:
-            raise UserError(f"policy.shift={self.shift}: from 0 to 32 pixels")
-        if not 0 <= self.seed < 2**32:
-            raise UserError(f"policy.seed={self.seed}: from 0 to {2**32 - 1}")
+        check("policy.", self, "horizon", low=1)
+        check("policy.", self, "dropout", low=0, high=0.9)
+        check("policy.", self, "shift", low=0, high=32)
+        check("policy.", self, "seed", low=0, high=2**32 - 1)
         if self.model.token.joined and not self.task:
             raise UserError("policy.model.token.joined=true: recorded actions are places, and no episode begins at 0")
         if self.planned and not self.task:
             raise UserError("policy.planned=true: it learned from recordings, which do not tell what is good; false")
 
-    def hear(self, sentences: Iterable[str]) -> None:
-        """Take in a dataset's sentences: a new policy gets the language sense if there is more than one.
+    def take_sentences(self, sentences: Iterable[str]) -> None:
+        """Take in a dataset's instructions: a new policy gets the language sense if there is more than one.
 
         One whose `senses` were given without language does not. Raises ValueError for a policy with the language sense
-        but without any sentence, known or new.
+        but without any instruction. Warns of two that are the same to the text encoder, which ignores word order.
         """
         known = [each for each in sentences if each.strip()]
         if LANGUAGE_KEY in self.senses:
             self.sentences += [each for each in known if each not in self.sentences]
-        elif len(known) > 1 and not self._told:
+        elif len(known) > 1 and not self._given:
             self.senses, self.sentences = self.senses | {LANGUAGE_KEY: [WORDS.size]}, known
         if LANGUAGE_KEY in self.senses and not self.sentences:
             raise UserError(f"policy.senses.{LANGUAGE_KEY}: no task of the dataset has any text; leave it out")
-        if known and LANGUAGE_KEY in self.senses:
-            self._warn_of_likeness()
-
-    def _warn_of_likeness(self) -> None:
-        """Warn of sentences that are the same to the text encoder, which ignores word order."""
+        if not known or LANGUAGE_KEY not in self.senses:
+            return
         vectors = WORDS.encode(self.sentences)
-        alike = (vectors @ vectors.T).triu(1) > ALIKE
-        for i, j in alike.nonzero().tolist():
+        for i, j in ((vectors @ vectors.T).triu(1) > ALIKE).nonzero().tolist():
             one, other = self.sentences[i], self.sentences[j]
-            warnings.warn(f"tasks {one!r} and {other!r} can hardly be told apart by their words", stacklevel=2)
+            warnings.warn(f"tasks {one!r} and {other!r} can hardly be distinguished by their words", stacklevel=2)
+
+
+def sized(features: Mapping, image_size: int) -> dict[str, list[int]]:
+    """Return the senses that LeRobot's features (key to shape) give a new policy: the state and cameras (3, h, w).
+
+    Warns of a camera that cannot be used: a depth map, or one under another key. Raises ValueError if no sense is left.
+    """
+    found = _perceivable(features)
+    for key, shape in features.items():
+        if key not in found and key.startswith("observation.image"):
+            warnings.warn(f"{key} {tuple(shape)}: not perceived; {IMAGE_KEY_PREFIX}<camera> (3, h, w) is", stacklevel=2)
+    if not found:
+        some = ", ".join(features) or "nothing"
+        raise UserError(f"policy: it acts by {STATE_KEY} and {IMAGE_KEY_PREFIX}<camera>; the features are {some}")
+    return {key: [image_size, image_size, 3] if is_image(key) else list(features[key]) for key in found}
+
+
+def check_there(senses: Mapping, features: Mapping) -> None:
+    """Raise ValueError if a new policy is to perceive a sense that LeRobot's features (key to shape) lack.
+
+    A trained policy may meet a robot without a camera: that sense is then missing by design. Language is not a feature.
+    """
+    found = _perceivable(features)
+    if lacking := [key for key in senses if key not in (*found, LANGUAGE_KEY)]:
+        some = ", ".join(found) or "nothing"
+        raise UserError(f"policy.senses.{lacking[0]}: not there; of what is there it can perceive {some}")
+
+
+def _perceivable(features: Mapping) -> list[str]:
+    """Return the keys of LeRobot's features (key to shape) that are senses: the state, then cameras (3, h, w)."""
+    state = [STATE_KEY] if STATE_KEY in features else []
+    return state + [key for key, shape in features.items() if is_image(key) and shape[0] == 3]
+
+
+def check_shapes(senses: Mapping) -> None:
+    """Raise ValueError unless `policy.senses` maps known senses to valid shapes, with frames of a supported size."""
+    for key, shape in senses.items():
+        if not isinstance(shape, list | tuple) or not all(type(number) is int for number in shape):
+            raise UserError(f"policy.senses.{key}={shape}: a shape, [48, 64, 3] of a camera 48 pixels high, 64 wide")
+    if tuple(senses.get(LANGUAGE_KEY, (WORDS.size,))) != (WORDS.size,):
+        raise UserError(f"policy.senses.{LANGUAGE_KEY}={senses[LANGUAGE_KEY]}: [{WORDS.size}], as long as its vectors")
+    try:
+        naming.check({key: tuple(shape) for key, shape in senses.items()})
+    except UserError as error:
+        raise UserError(f"policy.senses: {error}") from error
+    for key, shape in senses.items():
+        if is_image(key):
+            check_sides(f"policy.senses.{key}={list(shape)}", *shape[:2], example="[48, 64, 3]")

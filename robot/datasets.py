@@ -55,8 +55,8 @@ def read(folder: Path) -> Recording:
     if len(twice := np.flatnonzero((np.diff(episode[order]) == 0) & (np.diff(frame[order]) == 0))):
         at = order[twice[0]]
         raise DatasetError(f"{folder}: episode {episode[at]}, frame {frame[at]}: there more than once")
-    if isinstance(told := info.get("total_frames"), int) and told != len(steps):
-        raise DatasetError(f"{folder / 'data'}: {len(steps)} steps, and {told} by meta/info.json; is it all there?")
+    if isinstance(stated := info.get("total_frames"), int) and stated != len(steps):
+        raise DatasetError(f"{folder / 'data'}: {len(steps)} steps, and {stated} by meta/info.json; is it all there?")
     ends = np.flatnonzero(np.diff(episode[order])) + 1
     return Recording(np.split(steps[order], ends), _names(feature, steps.shape[1]), float(info["fps"]))
 

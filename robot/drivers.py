@@ -1,24 +1,32 @@
-"""What chooses the arm's goals: a scripted expert, a policy, a person with a teleoperator, a written plan.
+"""What chooses the arm's goals: a scripted expert, a person with a teleoperator, a written plan, the planner.
 
-The planner's is `robot.running.plan_follower`.
+A policy's is in `configs.arm.recording`: it needs the environments' observations.
 """
 
+import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
-import torch
 from lerobot.teleoperators import Teleoperator
 
+from policies.planner_link.client import PlannerClient
+from policies.planner_link.messages import Answer
+from robot.cameras import CameraBuffer
 from robot.loop import Driver, Reading
-from robot.so101_sim import SO101Sim
-from robot.units import Units
+from robot.safety.limits import Units
+from robot.safety.stops import FaultKind
+from robot.so101 import SO101Sim
+from robot.ticks import percentiles
 from sim.so101.experts import Expert, Unreachable, expert
-from sim.so101.targets import Targets
-from worldmodel.errors import UserError
+from sim.so101.joints import Targets
+from worldmodel.errors import UserError, in_one_line
 
 HOLD_S = 0.3
 """How long an episode continues after the expert is done, so that the arm can arrive."""
+TAIL_S = 0.2
+"""How long the arm takes to come to rest past a curve's end."""
 
 
 class DriverLost(RuntimeError):
@@ -48,31 +56,6 @@ class ScriptDriver(Driver):
             return None
 
 
-class PolicyDriver(Driver):
-    """An agent acting in the simulated arm's task.
-
-    `observer.see(scene, target)` returns an Observation of one arm while the arm moves to `target` (6,) in rad.
-    """
-
-    def __init__(self, robot: SO101Sim, agent, control_targets: Targets, observer):
-        self._robot, self._agent, self._targets, self._observer = robot, agent, control_targets, observer
-
-    def begin(self, seed: int = 0) -> None:
-        """Seed the agent's generator and forget the last episode."""
-        self._agent.generator.manual_seed(seed)
-        self._agent.reset(torch.ones(1, dtype=torch.bool))
-
-    def goal(self, reading: Reading, last: np.ndarray) -> np.ndarray:
-        """Return the joint goals of the agent's next action."""
-        scene = self._robot.scene
-        action = self._agent.act(self._observer.see(scene, scene.commanded))[0].numpy()
-        return self._targets.next(scene.commanded, action)
-
-    def close(self) -> None:
-        """Close its cameras."""
-        self._observer.close()
-
-
 class TeleopDriver(Driver):
     """Any LeRobot teleoperator whose actions have the robot's own keys."""
 
@@ -99,7 +82,7 @@ class TeleopDriver(Driver):
         try:
             action = self._teleop.get_action()
         except Exception as error:
-            raise DriverLost(f"the teleoperator cannot be read: {' '.join(str(error).split())}") from error
+            raise DriverLost(f"the teleoperator cannot be read: {in_one_line(error)}") from error
         return self._units.to_rad(np.array([float(action[key]) for key in self._keys]))
 
     def close(self) -> None:
@@ -111,15 +94,17 @@ class TeleopDriver(Driver):
 class WrittenDriver(Driver):
     """A written plan: (seconds, item) in order, an item being an action (A,) for each control step, or an event.
 
-    `target` converts an action to joint targets (6,) in rad; `tell` gets each event when it comes. `farthest` and
+    `target` converts an action to joint targets (6,) in rad; `report` gets each event when it comes. `farthest` and
     `left`: the largest deviation of a joint from the plan so far, and that of the last command sent; in degrees, over
     the joints except the gripper.
     """
 
-    def __init__(self, items: Sequence, target: Callable[[np.ndarray], np.ndarray], tell: Callable[[float, Any], None]):
+    def __init__(
+        self, items: Sequence, target: Callable[[np.ndarray], np.ndarray], report: Callable[[float, Any], None]
+    ):
         self._targets = [(at, target(item)) for at, item in items if isinstance(item, np.ndarray)]
         self._events = [(at, item) for at, item in items if not isinstance(item, np.ndarray)]
-        self._tell, self._at, self.farthest, self.left = tell, -1, 0.0, 0.0
+        self._report, self._at, self.farthest, self.left = report, -1, 0.0, 0.0
 
     @property
     def steps(self) -> int:
@@ -130,7 +115,7 @@ class WrittenDriver(Driver):
         """Return the target that is due now, the last one also if its moment was missed."""
         self._at = min(self._at + reading.steps, self.steps - 1)
         at, goal = self._targets[self._at]
-        self.tell_until(at)
+        self.report_until(at)
         self.farthest = max(self.farthest, _degrees(reading.joints - goal))
         return goal
 
@@ -138,11 +123,179 @@ class WrittenDriver(Driver):
         """Note how far the command was from the plan."""
         self.left = _degrees(target - self._targets[self._at][1])
 
-    def tell_until(self, seconds: float) -> None:
-        """Tell the events that have come by then."""
+    def report_until(self, seconds: float) -> None:
+        """Report the events that have come by then."""
         while self._events and self._events[0][0] <= seconds:
-            self._tell(*self._events.pop(0))
+            self._report(*self._events.pop(0))
 
 
 def _degrees(off: np.ndarray) -> float:
     return float(np.degrees(np.abs(off[:-1]).max()))
+
+
+class StateEstimator(Protocol):
+    """Derives the task's state from the arm's joints (`envs.state_estimator`)."""
+
+    @property
+    def targets(self) -> Targets:
+        """The conversion from the task's actions to joint targets."""
+
+    def follow(self, reading: np.ndarray, sent: np.ndarray, bodies=None, steps: int = 1) -> None:
+        """Take in a reading (6,) in rad, `steps` control steps after the target `sent` (6,)."""
+
+    def state(self, ahead: np.ndarray) -> np.ndarray:
+        """Return the predicted state (S,) after the targets `ahead` (n, 6)."""
+
+
+@dataclass
+class Plans:
+    """Planning statistics: `late` of `count` curves missed their start; times in ms, in the planner and round trip."""
+
+    count: int = 0
+    late: int = 0
+    plan_ms: list[float] = field(default_factory=list)
+    round_ms: list[float] = field(default_factory=list)
+
+    def summary(self) -> dict[str, float | int | None]:
+        """Return missed_deadlines, plans, and the median and 99th percentile of both times; None without any."""
+        (plan_p50, plan_p99), (round_p50, round_p99) = (percentiles(x, 50, 99) for x in (self.plan_ms, self.round_ms))
+        times = {"plan_ms_p50": plan_p50, "plan_ms_p99": plan_p99, "round_ms_p50": round_p50, "round_ms_p99": round_p99}
+        return {"missed_deadlines": self.late, "plans": self.count, **times}
+
+
+class TokenTrack:
+    """Joint targets (6,) in rad, one per control step, from curves of actions (L, 6) in [-1, 1].
+
+    If a curve ends before the next begins, the target keeps its rate, at most `Targets.step` a control step, which
+    falls linearly to 0 over TAIL_S; then it stays.
+    """
+
+    def __init__(self, targets: Targets, control_hz: float):
+        self._targets = targets
+        self._tail = max(1, round(TAIL_S * control_hz))
+        self._actions: np.ndarray = np.zeros((0, 6))
+        self._at = self._past = 0
+        self._moved: np.ndarray = np.zeros(6)
+
+    @property
+    def left(self) -> int:
+        """Steps of the current curve still to come; 0 in the tail or at rest."""
+        return len(self._actions) - self._at
+
+    @property
+    def still(self) -> bool:
+        """Whether the target stays where it is."""
+        return not self.left and (self._past >= self._tail or not self._moved.any())
+
+    def begin(self, actions: np.ndarray) -> None:
+        """Follow this curve from the next step on."""
+        self._actions, self._at, self._past = np.asarray(actions, float), 0, 0
+
+    def next(self, last: np.ndarray) -> np.ndarray:
+        """Return the next target (6,) in rad, given the last target that was actually sent."""
+        if self.left:
+            target = self._targets.next(last, self._actions[self._at])
+            self._at += 1
+            self._moved = np.clip(target - last, -self._targets.step, self._targets.step)
+            return target
+        self._past += 1
+        share = max(0.0, 1 - self._past / (self._tail + 1))
+        return np.clip(last + share * self._moved, self._targets.low, self._targets.high)
+
+    def ahead(self, last: np.ndarray) -> np.ndarray:
+        """Return the targets (left, 6) in rad of the rest of the curve, if nothing stops it."""
+        rest = []
+        for action in self._actions[self._at :]:
+            last = self._targets.next(last, action)
+            rest.append(last)
+        return np.array(rest).reshape(-1, 6)
+
+
+class PlanFollower(Driver):
+    """Follows curves from a planner that is asked `lead` control steps before each is due, one question at a time.
+
+    A late curve begins when it arrives. One that is later than its own length is discarded and requested anew, unless
+    it was requested at rest: then the arm is still where the curve begins. `bodies` returns where the objects of a
+    simulated scene are, `cameras` what the robot's cameras show. `answer` is the plan being followed; `waiting`:
+    whether it ended before the next one came.
+    """
+
+    def __init__(
+        self,
+        estimator: StateEstimator,
+        planner: PlannerClient,
+        hz: float,
+        lead: int,
+        cameras: CameraBuffer | None = None,
+        bodies: Callable[[], object] = lambda: None,
+    ):
+        self._estimator, self._planner, self._hz, self._lead = estimator, planner, hz, lead
+        self.cameras, self._bodies, self.plans = cameras or CameraBuffer(), bodies, Plans()
+        self.begin()
+
+    def begin(self, seed: int = 0) -> None:
+        """Start an episode: the first plan is yet to be requested, from rest."""
+        self._track = TokenTrack(self._estimator.targets, self._hz)
+        self._late = -1  # control steps since the next curve was due; -1: not due
+        self._pending: tuple[int, float] | None = None  # the question's number, and when it was asked
+        self._from_rest = self._fresh = True
+        self._next: Answer | None = None
+        self.waiting = False
+        self.answer: Answer | None = None
+        self.cameras.forget()
+
+    @property
+    def started(self) -> bool:  # type: ignore[override]
+        """Whether there is a curve to follow."""
+        return self.answer is not None
+
+    def goal(self, reading: Reading, last: np.ndarray) -> np.ndarray:
+        """Return the target (6,) in rad to send now; `last` (6,) was sent `reading.steps` control steps before."""
+        if np.isfinite(reading.joints).all():  # otherwise the gate stops the arm
+            self._estimator.follow(reading.joints, last, self._bodies(), reading.steps)
+        self._late += reading.steps
+        self._receive()
+        if not self._track.left:
+            if self._next is not None:
+                self.answer, self._next, self.waiting = self._next, None, False
+                self._track.begin(self.answer.actions)
+            elif self.started and not self.waiting:
+                self.plans.late += 1
+                self.waiting = True
+        if self._track.left:
+            self._late = -1
+        return self._track.next(last)
+
+    def watch(self, reading: Reading) -> tuple[FaultKind, str] | None:
+        """Take in the cameras' frames; a fault if the planner is gone, or nothing was visible for too long."""
+        self.cameras.see(reading.observation, reading.steps)
+        if why := self._planner.gone():
+            return FaultKind.PLANNER, why
+        if self.cameras.blind:
+            through = ", ".join(self.cameras.names)
+            return FaultKind.BLIND, f"nothing to be seen through {through}, and the checkpoint has no other sense"
+        return None
+
+    def sent(self, target: np.ndarray) -> None:
+        """Request the next curve if it is time to, now that the target (6,) has been sent."""
+        if self._pending is not None and not self._planner.awaits(self._pending[0]):
+            self._pending = None  # the planner was lost
+        if self._pending is not None or self._next is not None or self._track.left > self._lead:
+            return
+        state = self._estimator.state(self._track.ahead(target))
+        stopped = not self._track.left  # no curve to continue from
+        number = self._planner.ask(state, self._fresh or stopped, *self.cameras.now())
+        if number is not None:
+            self._pending, self._late = (number, time.perf_counter()), -1
+            self._from_rest = self._track.still
+
+    def _receive(self) -> None:
+        for answer in self._planner.poll():
+            if self._pending is None or answer.number != self._pending[0]:
+                continue
+            self.plans.count += 1
+            self.plans.plan_ms.append(answer.plan_ms)
+            self.plans.round_ms.append(1000 * (time.perf_counter() - self._pending[1]))
+            self._pending, self._fresh = None, False
+            if self._from_rest or self._late <= len(answer.actions):
+                self._next = answer

@@ -3,16 +3,18 @@
 Angles are in rad, as MuJoCo's; the robot's own units occur only where it is read and commanded.
 """
 
+import math
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from robot.safety.faults import Fault, FaultKind, NotReleasable
 from robot.safety.gate import Margins
 from robot.safety.gated import GatedRobot
+from robot.safety.limits import Units
+from robot.safety.stops import Fault, FaultKind, NotReleasable
 from robot.ticks import Ticks
-from robot.units import Units
 
 FIRST_S = 5.0
 """An episode's time starts once its driver has started, or after this long if it has not."""
@@ -85,6 +87,43 @@ class Step:
 
 Sink = Callable[[Step], object]
 """What becomes of a step: a data set, a view, a statistic."""
+
+
+class Smoothness:
+    """Over all targets sent: their mean squared jerk in rad^2/s^6, and the largest step of a joint in rad.
+
+    The jerk, averaged over joints and time, is what reaching hands minimise: Flash & Hogan 1985, eq. 1. It is the third
+    difference of targets one control step apart, times the rate cubed, so the first three targets of an episode, or
+    after a skipped tick, have none. `joints`: of a loop's steps, those that count.
+    """
+
+    def __init__(self, hz: float, joints: slice = slice(None)):
+        self._hz, self._joints = hz, joints
+        self._last: deque[np.ndarray] = deque(maxlen=4)
+        self._squares, self._count = 0.0, 0
+        self.largest_step = 0.0
+
+    def __call__(self, step: Step) -> None:
+        """Take in a step of a loop."""
+        target = step.sent[self._joints]
+        if step.number == 0 or step.reading.steps > 1:
+            self._last.clear()
+        self._last.append(target)
+        if len(self._last) > 1:
+            self.largest_step = max(self.largest_step, float(np.abs(target - self._last[-2]).max()))
+        if len(self._last) == self._last.maxlen:
+            jerk = np.diff(self._last, 3, axis=0) * self._hz**3
+            self._squares, self._count = self._squares + float(np.square(jerk).mean()), self._count + 1
+
+    @property
+    def mean_squared_jerk(self) -> float:
+        """In rad^2/s^6; NaN before there is any."""
+        return self._squares / self._count if self._count else math.nan
+
+    def summary(self) -> dict[str, float | None]:
+        """Return largest_step_deg and mean_squared_jerk (rad^2/s^6), which is None if too few targets were sent."""
+        jerk = round(self.mean_squared_jerk, 3) if self._count else None
+        return {"largest_step_deg": round(math.degrees(self.largest_step), 3), "mean_squared_jerk": jerk}
 
 
 class Loop:

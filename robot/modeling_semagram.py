@@ -1,11 +1,13 @@
 """A Semagram checkpoint as a LeRobot policy: the same agent, acting and learning under LeRobot's commands."""
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from lerobot.policies import PreTrainedPolicy
 from lerobot.utils.constants import ACTION, OBS_STATE
 from torch import Tensor
@@ -15,18 +17,20 @@ from policies.storage.checkpoint import CONFIG, MODEL, load_into, read_spec
 from policies.storage.folders import MANIFEST, manifest, replace_file
 from policies.storage.tensors import tensor_bytes
 from policies.storage.versions import made_by
-from policies.text_encoder import recognised
+from policies.text_encoder import WORDS, recognised
 from policies.tokens.curves import Curve
 from robot.configuration_semagram import SemagramConfig
-from robot.perceiving import TASK, at_moments, perceived, unlike
+from sim.renderer import resized, shows, within
 from worldmodel.encoder import sense_dropout_mask, shift
 from worldmodel.errors import UserError
 from worldmodel.losses import ImitationBatch, imitation_loss
 from worldmodel.model import WorldModel
-from worldmodel.observation import Observation
-from worldmodel.senses import LANGUAGE_KEY, is_image, shows_scene
+from worldmodel.observation import Observation, ages, unbroken
+from worldmodel.senses import LANGUAGE_KEY, Shapes, is_image, shows_scene
 
 BLIND = 30  # control steps: a second at the usual 30 Hz
+TASK = "task"
+"""Key of the instructions in a LeRobot batch, a list of strings."""
 
 
 class SemagramPolicy(PreTrainedPolicy):
@@ -47,17 +51,17 @@ class SemagramPolicy(PreTrainedPolicy):
         """
         super().__init__(config)
         config.validate_features()
-        config.hear(() if dataset_meta is None or dataset_meta.tasks is None else dataset_meta.tasks.index)
+        config.take_sentences(() if dataset_meta is None or dataset_meta.tasks is None else dataset_meta.tasks.index)
         self.curve = Curve.of_token(config.model.token, config.action_size)
         senses = {key: tuple(shape) for key, shape in config.senses.items()}
         self.model = WorldModel(senses, self.curve.size, config.model)
         self._missed: set[str] = set()
         self._blind: dict[str, Tensor] = {}  # per robot, consecutive steps or chunks in which nothing was seen
         if dataset_stats and OBS_STATE in dataset_stats and OBS_STATE in senses:
-            seen = {name: torch.as_tensor(value) for name, value in dataset_stats[OBS_STATE].items()}
-            if not all(bool(torch.isfinite(seen[name]).all()) for name in ("mean", "std")):
+            mean, std, count = (torch.as_tensor(dataset_stats[OBS_STATE][name]) for name in ("mean", "std", "count"))
+            if not bool(torch.isfinite(mean).all() & torch.isfinite(std).all()):
                 raise UserError(f"{OBS_STATE}: the dataset's mean or deviation is not finite; a joint was no number")
-            self.model.normaliser.take(seen["mean"], seen["std"], int(seen["count"].max()))
+            self.model.normaliser.take(mean, std, int(count.max()))
         self.generator = torch.Generator().manual_seed(config.seed)
         self.agent = self._agent()
 
@@ -74,10 +78,10 @@ class SemagramPolicy(PreTrainedPolicy):
         """Return the next action of each of B robots; called every control step.
 
         `batch` holds what the policy perceives: `observation.state` (B, S), `observation.images.<camera>` (B, 3, h, w),
-        and `task`, B strings. Raises ValueError for observations that do not fit (see `_seen`).
+        and `task`, B strings. Raises ValueError for observations that do not fit (see `_observe`).
         """
         with torch.inference_mode(False):  # the agent stores its decisions and modifies them later
-            return self.agent.act(self._seen(batch, "steps")).to(self.config.device)
+            return self.agent.act(self._observe(batch, "steps")).to(self.config.device)
 
     def predict_action_chunk(self, batch: dict, **kwargs) -> Float[Tensor, "B T A"]:
         """Return the actions up to the next decision, from a fresh decision that does not disturb `select_action`.
@@ -90,47 +94,45 @@ class SemagramPolicy(PreTrainedPolicy):
                 "policy.model.token.joined: a chunk does not know what was done before; select_action does"
             )
         with torch.inference_mode(False):
-            own = torch.Generator().set_state(self.generator.get_state())
-            agent = self._agent(own)
-            seen = agent.frames.see(self._seen(batch, "chunks"))
-            return agent.decide(seen).actions.to(self.config.device)
+            agent = self._agent(torch.Generator().set_state(self.generator.get_state()))
+            observation = agent.frames.see(self._observe(batch, "chunks"))
+            return agent.decide(observation).actions.to(self.config.device)
 
-    def _seen(self, batch: dict, counted: str) -> Observation:
+    def _observe(self, batch: dict, counted: str) -> Observation:
         """Return what the policy perceives of the current batch; `counted`: what a call is, "steps" or "chunks".
 
         Raises ValueError if a policy that was trained on a task gets other observations than the task's (LeRobot's
-        commands pass a robot's observations on unchanged, and take the actions for joint targets), and where `_look`
-        does.
+        commands pass a robot's observations on unchanged, and take the actions for joint targets), and where
+        `_check_sight` does.
         """
-        config = self.config
+        task = self.config.task
         try:
-            seen = perceived(batch, self.model.senses)
-            if config.task and (wrong := unlike(batch, self.model.senses)):
+            observation = perceived(batch, self.model.senses)
+            if task and (wrong := unlike(batch, self.model.senses)):
                 raise UserError(wrong)
         except UserError as error:
-            made = f" ({config.task['name']}; on an arm semagram-run runs it)" if config.task else ""
-            raise UserError(f"{error}{made}") from error
-        self._note_missing(seen, batch)
-        if not config.task:
-            self._look(seen, counted)
-        return seen
+            raise UserError(f"{error}{f' ({task["name"]}; on an arm semagram-run runs it)' if task else ''}") from error
+        self._note_missing(observation, batch)
+        if not task:
+            self._check_sight(observation, counted)
+        return observation
 
-    def _note_missing(self, seen: Observation, batch: dict) -> None:
+    def _note_missing(self, observation: Observation, batch: dict) -> None:
         """Warn once about each sense that is absent, or whose frames or words are missing for the whole batch."""
-        for key, present in seen.present.items():
+        for key, present in observation.present.items():
             if not bool(present.any()) and key not in self._missed:
                 self._missed.add(key)
                 why = "shows nothing" if (TASK if key == LANGUAGE_KEY else key) in batch else "not there"
                 warnings.warn(f"{key}: {why}; it counts as missing", stacklevel=2)
 
-    def _look(self, seen: Observation, counted: str) -> None:
+    def _check_sight(self, observation: Observation, counted: str) -> None:
         """Raise ValueError if a robot has seen nothing for more than BLIND steps: its actions would mean nothing."""
-        there = torch.stack([here for key, here in seen.present.items() if shows_scene(key)]).any(0)
+        there = torch.stack([present for key, present in observation.present.items() if shows_scene(key)]).any(0)
         before = self._blind.get(counted, torch.zeros(0))
         before = before if len(before) == len(there) else torch.zeros(len(there))
         blind = self._blind[counted] = torch.where(there, 0.0, before + 1)
         if bool((blind > BLIND).any()):
-            shown = ", ".join(filter(shows_scene, seen.present))
+            shown = ", ".join(filter(shows_scene, observation.present))
             raise ValueError(f"nothing to be seen for {BLIND} {counted} ({shown}), and there is no other sense")
 
     def forward(self, batch: dict) -> tuple[Tensor, dict[str, float]]:
@@ -141,49 +143,49 @@ class SemagramPolicy(PreTrainedPolicy):
         of an episode; `task`, B strings. In training mode, a policy that planned or belonged to a task no longer does
         from then on. Raises ValueError for another size or range.
         """
-        if self.training and (self.config.planned or self.config.task):
-            self.config.planned, self.config.task = False, {}
-            self.config.model = replace(self.config.model, token=replace(self.config.model.token, joined=False))
-            self.model.config = self.config.model  # recorded actions are absolute positions
+        config = self.config
+        if self.training and (config.planned or config.task):
+            config.planned, config.task = False, {}
+            config.model = replace(config.model, token=replace(config.model.token, joined=False))
+            self.model.config = config.model  # recorded actions are absolute positions
             self.agent = self._agent()
-        steps, most = self.config.horizon, float(batch[ACTION].abs().max())
-        if not most <= 1.001:
+        if not (most := float(batch[ACTION].abs().max())) <= 1.001:
             raise UserError(f"{ACTION}: {most:.3g} after LeRobot's normalisation, which should leave none beyond 1")
-        actions = batch[ACTION].unflatten(1, (steps, -1))
-        here = ~batch[f"{ACTION}_is_pad"].unflatten(1, (steps, -1)).any(-1)
-        index = {step: at for at, step in enumerate(self.config.observation_delta_indices)}
-        moments = [[index[step] for step in moment] for moment in self.config.moments]
-        seen = perceived(batch, self.model.senses, wordless=True)
-        some = next(key for key in self.config.senses if key in batch)
-        there = ~batch[f"{some}_is_pad"][:, [moment[0] for moment in moments[1:]]]
-        self._note_missing(seen, batch)
-        known = self.agent.sentences
-        if known is not None:
-            seen = seen.with_values({LANGUAGE_KEY: recognised(seen.values[LANGUAGE_KEY], known)})  # as when acting
-        seen = self._augmented(at_moments(seen, moments))
+        actions = batch[ACTION].unflatten(1, (config.horizon, -1))
+        whole = ~batch[f"{ACTION}_is_pad"].unflatten(1, (config.horizon, -1)).any(-1)
+        index = {step: at for at, step in enumerate(config.observation_delta_indices)}
+        moments = [[index[step] for step in moment] for moment in config.moments]
+        observation = perceived(batch, self.model.senses, wordless=True)
+        some = next(key for key in config.senses if key in batch)
+        followed = ~batch[f"{some}_is_pad"][:, [moment[0] for moment in moments[1:]]]
+        self._note_missing(observation, batch)
+        if (known := self.agent.sentences) is not None:  # as when acting
+            words = recognised(observation.values[LANGUAGE_KEY], known)
+            observation = observation.with_values({LANGUAGE_KEY: words})
+        observation = self._augmented(at_moments(observation, moments))
         windows = ImitationBatch(
-            seen=seen,
-            keep=self._kept(seen),
+            seen=observation,
+            keep=self._kept(observation),
             token=self.curve.encode(actions.cpu()).to(actions.device).movedim(1, 0),
-            whole=here.movedim(1, 0).float(),
-            followed=(here & there).movedim(1, 0).float(),
+            whole=whole.movedim(1, 0).float(),
+            followed=(whole & followed).movedim(1, 0).float(),
         )
-        total, parts = imitation_loss(self.model, windows, self.config.consistency)
+        total, parts = imitation_loss(self.model, windows, config.consistency)
         return total, {name: float(value) for name, value in parts.items()}
 
-    def _augmented(self, seen: Observation) -> Observation:
-        """In training mode, shift the frames at random; otherwise return `seen` unchanged."""
-        pixels, draw = self.config.shift, torch.default_generator
+    def _augmented(self, observation: Observation) -> Observation:
+        """In training mode, shift the frames at random; otherwise return `observation` unchanged."""
         if not self.training:
-            return seen
-        moved = {
-            key: shift(x.flatten(0, 1), pixels, draw).view_as(x) for key, x in seen.values.items() if is_image(key)
-        }
-        return seen.with_values(moved)
+            return observation
+        moved, draw = {}, torch.default_generator
+        for key, frames in observation.values.items():
+            if is_image(key):
+                moved[key] = shift(frames.flatten(0, 1), self.config.shift, draw).view_as(frames)
+        return observation.with_values(moved)
 
-    def _kept(self, seen: Observation) -> Float[Tensor, "B n"]:
+    def _kept(self, observation: Observation) -> Float[Tensor, "B n"]:
         """Return 1 for each sense that is not hidden from a window (sense dropout, in training mode only), else 0."""
-        there = seen.map(lambda x: x[0]).to(self.model.device).presence
+        there = observation.map(lambda x: x[0]).to(self.model.device).presence
         if not self.training or len(self.config.senses) == 1:
             return torch.ones_like(there)
         return sense_dropout_mask(there, self.model.shows, self.config.dropout, torch.default_generator)
@@ -208,3 +210,72 @@ class SemagramPolicy(PreTrainedPolicy):
         read_spec(folder, downloaded=True)
         load_into(model.model, folder)
         return model
+
+
+def perceived(batch: Mapping, senses: Shapes, wordless: bool = False) -> Observation:
+    """Return what a batch holds of `senses`, for its leading axes *B: robots (B,), or windows of steps (B, T).
+
+    LeRobot's frames are (*B, 3, h, w), floats in [0, 1] or bytes, of any size. A frame of a single colour counts as
+    missing; so does, if `wordless`, a task without text. Raises ValueError for a state of another size or that is not
+    finite, for a task without text unless `wordless`, and if the batch has none of the senses besides language.
+    """
+    values, present = {}, {}
+    for key in senses.keys() & batch.keys():
+        values[key] = framed(batch[key], *senses[key][:2]) if is_image(key) else batch[key].clone()
+        if is_image(key):
+            present[key] = torch.tensor([shows(frame) for frame in values[key].flatten(0, -4).numpy()])
+        elif (here := values[key].shape[-1]) != senses[key][0]:
+            raise UserError(f"{key} has {here} numbers here, {senses[key][0]} where this policy was trained")
+    if values and LANGUAGE_KEY in senses and TASK in batch:
+        key, value = next(iter(values.items()))
+        lead = value.shape[: value.dim() - len(senses[key])]
+        sentences = [batch[TASK]] if isinstance(batch[TASK], str) else list(batch[TASK])
+        there = [bool(each and each.strip()) or not wordless for each in sentences]
+        vectors = WORDS.encode(sentences, there)
+        axes = len(sentences), *[1] * (len(lead) - 1)
+        values[LANGUAGE_KEY] = vectors.view(*axes, -1).expand(*lead, -1)
+        present[LANGUAGE_KEY] = torch.tensor(there).view(axes).expand(lead)
+    return Observation.of(senses, {**batch, **values}, present)
+
+
+def framed(frames: Tensor, height: int, width: int) -> UInt8[Tensor, "*B height width 3"]:
+    """Bring frames (*B, 3, h, w), floats in [0, 1] or bytes, to a model's size, as `sim.renderer.middle` does.
+
+    Frames are processed one at a time, cropped before conversion, so that each stays in the processor's cache.
+    """
+    down, right = frames.shape[-2:]
+    rows, columns = within(down, right, height, width)
+    parts = [_bytes(frame[:, rows, columns]) for frame in frames.cpu().reshape(-1, *frames.shape[-3:])]
+    small = np.stack([resized(part.movedim(0, -1).numpy(), height, width) for part in parts])
+    return torch.from_numpy(small).view(*frames.shape[:-3], *small.shape[1:])
+
+
+def _bytes(frame: Tensor) -> UInt8[Tensor, "C h w"]:
+    """Return a frame as bytes; floats are taken to be in [0, 1]."""
+    return frame if frame.dtype == torch.uint8 else frame.mul(255).round_().clamp_(0, 255).to(torch.uint8)
+
+
+def unlike(batch: Mapping, senses: Shapes) -> str:
+    """Return how a batch's frames differ from those of the model's training (absent or of another size); else ""."""
+    for key, shape in senses.items():
+        if is_image(key) and key not in batch:
+            return f"{key} is not there"
+        if is_image(key) and tuple(batch[key].shape[-2:]) != tuple(shape[:2]):
+            here, trained = (f"{height} x {width}" for height, width in (batch[key].shape[-2:], shape[:2]))
+            return f"{key} has frames of {here} pixels here, {trained} where this policy was trained"
+    return ""
+
+
+def at_moments(observation: Observation, moments: list[list[int]]) -> Observation:
+    """From observations at many times (B, T), select M moments as observations (M, B) with stacked frames.
+
+    Each moment is a list of F times, newest first. State and masks are taken at the newest, frames at all of them, by
+    the rule of `worldmodel.observation`; what is missing between a moment's times goes unnoticed.
+    """
+    now, values = [times[0] for times in moments], {}
+    for key, value in observation.values.items():
+        if is_image(key):
+            there = observation.present[key][:, moments].movedim(1, 0)  # (M, B, F)
+            at = ages((unbroken(there) - 1).clamp(min=0), range(there.shape[-1]))
+            values[key] = torch.take_along_dim(value[:, moments].movedim(1, 0), at[..., None, None, None], 2)
+    return observation.map(lambda x: x[:, now].movedim(1, 0)).with_values(values)

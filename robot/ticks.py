@@ -1,7 +1,8 @@
-"""A loop's timing: ticks at fixed times of the clock, so that no delay accumulates, and how late each one began."""
+"""A loop's timing: ticks at fixed times of the clock, so that no delay accumulates, how late each began, priority."""
 
 import gc
 import math
+import os
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -15,6 +16,8 @@ SPIN_S = 1e-3
 """The end of a wait, spent polling the clock, since the system wakes a sleeping process late."""
 LATE_S = 5e-3
 """A tick that begins later than this is counted as late."""
+ORDINARY = "ordinary"
+"""The priority that a process has by itself."""
 
 
 class Clock(Protocol):
@@ -25,6 +28,28 @@ class Clock(Protocol):
 
     def sleep(self, seconds: float, /) -> None:
         """Return once that much time has passed, or at once if only what the loop does lets it pass."""
+
+
+class SimulatedTime:
+    """The simulated robot's clock, which advances as the robot is commanded, so that a loop never waits.
+
+    Each query advances it by a tenth of a microsecond until the next command, so that no two times are equal.
+    """
+
+    LOOK_S = 1e-7
+
+    def __init__(self, robot):
+        """Follow `robot.time_s`, the simulated time so far."""
+        self._robot, self._at, self._looked = robot, 0.0, 0.0
+
+    def monotonic(self) -> float:
+        """Return the time in seconds."""
+        self._looked = self.LOOK_S + (self._looked if self._robot.time_s == self._at else 0.0)
+        self._at = self._robot.time_s
+        return self._at + self._looked
+
+    def sleep(self, seconds: float) -> None:
+        """Return at once: simulated time passes only with commands."""
 
 
 @dataclass
@@ -117,3 +142,49 @@ def no_collection():
     finally:
         gc.enable()
         gc.unfreeze()
+
+
+def hurry() -> str:
+    """Raise this thread's priority, but not that of what it starts later. Returns what was granted, in words."""
+    if not hasattr(os, "sched_setscheduler"):
+        return ORDINARY
+    for name, ask in (
+        ("real-time", lambda: os.sched_setscheduler(0, os.SCHED_RR | os.SCHED_RESET_ON_FORK, os.sched_param(1))),
+        ("raised", lambda: os.setpriority(os.PRIO_PROCESS, 0, -10)),
+    ):
+        try:
+            ask()
+        except PermissionError:
+            continue
+        return name
+    return f"{ORDINARY} (the user may not ask for more)"
+
+
+@contextmanager
+def hurried(wanted: bool) -> Iterator[str]:
+    """Raise this thread's priority within the block if `wanted` (`real_time=true`); yields what was granted, in words.
+
+    Never unasked: LeRobot's driver busy-polls the port, and with few cores a prioritised busy loop keeps the kernel's
+    own threads from delivering the port's bytes.
+    """
+    with same_priority():
+        yield hurry() if wanted else ORDINARY
+
+
+@contextmanager
+def same_priority() -> Iterator[None]:
+    """Give back what priority this thread gets within the block: of a privileged user, SVT-AV1 takes the highest.
+
+    The flag that threads started by this one are ordinary (SCHED_RESET_ON_FORK) stays set afterwards: only a privileged
+    user may clear it.
+    """
+    if not hasattr(os, "sched_setscheduler"):
+        yield
+        return
+    scheduler, parameters, nice = os.sched_getscheduler(0), os.sched_getparam(0), os.getpriority(os.PRIO_PROCESS, 0)
+    try:
+        yield
+    finally:
+        kept = os.sched_getscheduler(0) & os.SCHED_RESET_ON_FORK
+        os.sched_setscheduler(0, scheduler | kept, parameters)
+        os.setpriority(os.PRIO_PROCESS, 0, nice)

@@ -1,1 +1,5 @@
-"""MuJoCo scenes, and a twin of the SO-101 behind a serial port."""
+"""MuJoCo: scenes and kinematics of the SO-101, fast rendering, domain randomisation, a twin of the arm's hardware."""
+
+
+class InvalidValue(ValueError):
+    """An invalid request or value; the one-line message says why, and what would be valid."""

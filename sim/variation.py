@@ -1,9 +1,18 @@
-"""How much a simulated arm may differ from its model, from one episode to the next. Cheap to import."""
+"""Domain randomisation: how much a simulated arm may differ from its model, from one episode to the next.
+
+Cheap to import: MuJoCo is imported only where a draw is applied.
+"""
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from sim.errors import InvalidValue
+import numpy as np
+
+from sim import InvalidValue
+
+if TYPE_CHECKING:
+    import mujoco
 
 
 @dataclass(frozen=True)
@@ -75,3 +84,53 @@ PRESETS: dict[str, Variation] = {
     ),
 }
 """Named variations, as accepted by `randomise=`."""
+KEPT = (
+    *("actuator_gainprm", "actuator_biasprm", "geom_friction", "dof_frictionloss", "body_mass", "body_inertia"),
+    *("qpos0", "cam_pos", "cam_quat", "light_diffuse"),
+)
+"""Arrays of a model that a draw changes."""
+
+
+def draw(variation: Variation, bodies: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Draw an episode's parameters uniformly from each range, by its name; one range does not change the others' draws.
+
+    `gains` and `offset_deg` (6,), `masses` (bodies,), `camera_mm` and `camera_deg` (3,), the others (1,).
+    """
+    sizes = {"gains": 6, "offset_deg": 6, "masses": bodies, "camera_mm": 3, "camera_deg": 3}
+    ranges = vars(variation).items()
+    return {name: low + rng.random(sizes.get(name, 1)) * (high - low) for name, (low, high) in ranges}
+
+
+class Nominal:
+    """The nominal parameters of a model, to which draws are applied. `joints` (6,): joint ids in the motors' order."""
+
+    def __init__(self, model: "mujoco.MjModel", joints: np.ndarray):
+        self.model, self.dofs, self.places = model, model.jnt_dofadr[joints], model.jnt_qposadr[joints]
+        self.kept = {name: getattr(model, name).copy() for name in KEPT}
+        self.zero = self.kept["qpos0"][self.places]  # rad
+        self.headlight = model.vis.headlight.ambient.copy()
+
+    def change(self, drawn: dict[str, np.ndarray]) -> None:
+        """Set the model to its nominal parameters changed by `drawn`, regardless of earlier draws.
+
+        A servo's force is stiffness * (target - angle) - damping * rate. A calibration error rotates each link relative
+        to its joint reading: MuJoCo's angle of a link is qpos - qpos0.
+        """
+        import mujoco
+
+        model, kept = self.model, self.kept
+        model.actuator_gainprm[:, 0] = kept["actuator_gainprm"][:, 0] * drawn["gains"]
+        model.actuator_biasprm[:, 1:3] = kept["actuator_biasprm"][:, 1:3] * drawn["gains"][:, None]
+        model.geom_friction[:, 0] = kept["geom_friction"][:, 0] * drawn["friction"]
+        model.dof_frictionloss[self.dofs] = kept["dof_frictionloss"][self.dofs] * drawn["friction"]
+        model.body_mass[:] = kept["body_mass"] * drawn["masses"]
+        model.body_inertia[:] = kept["body_inertia"] * drawn["masses"][:, None]
+        model.qpos0[self.places] = self.zero + np.radians(drawn["offset_deg"])
+        model.cam_pos[:] = kept["cam_pos"] + drawn["camera_mm"] / 1000
+        turn = np.empty(4)
+        mujoco.mju_euler2Quat(turn, np.radians(drawn["camera_deg"]), "xyz")
+        for camera, quaternion in zip(model.cam_quat, kept["cam_quat"], strict=True):
+            mujoco.mju_mulQuat(camera, quaternion, turn)
+        model.light_diffuse[:] = kept["light_diffuse"] * drawn["light"]
+        model.vis.headlight.ambient[:] = self.headlight * drawn["light"]
+        mujoco.mj_setConst(model, mujoco.MjData(model))  # constants derived from masses and positions

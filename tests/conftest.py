@@ -1,5 +1,6 @@
 """What the tests share: shapes and types checked while they run, seeded randomness, a tiny model, toy environments."""
 
+import contextlib
 import functools
 import importlib
 import json
@@ -7,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,7 +31,7 @@ absl.logging.get_absl_handler().python_handler.stream = sys.__stderr__
 
 STATE_KEY = "observation.state"
 CHECKED = (
-    *("worldmodel", "policies", "robot.perceiving", "robot.modeling_semagram"),
+    *("worldmodel", "policies", "robot.modeling_semagram"),
     *("envs.benchmark.table", "envs.benchmark.figures", "envs.benchmark.results"),
 )
 """Whose shapes the tests check: all that give any, but for films, which are tested with stand-ins for an agent."""
@@ -402,6 +404,26 @@ def patient_driver():
 
 
 @pytest.fixture(scope="module")
+def serving(tmp_path_factory):
+    """Serves a checkpoint's planner in a thread, which saves the start of a process; returns its address."""
+    from configs.arm.planning import planner_service
+    from policies.planner_link.service import listening
+
+    with contextlib.ExitStack() as stack:
+
+        def serve(checkpoint) -> str:
+            service = planner_service(checkpoint, 0, "cpu", 1, True)
+            address = str(tmp_path_factory.mktemp("planner") / "planner.sock")
+            thread = threading.Thread(target=service.serve, args=(stack.enter_context(listening(address)),))
+            stack.callback(thread.join)
+            stack.callback(service.close)
+            thread.start()
+            return address
+
+        yield functools.cache(serve)
+
+
+@pytest.fixture(scope="session")
 def arms():
     """The module of the arm at the end of a wire."""
     return beside("wired_arm")

@@ -232,6 +232,28 @@ def test_a_document_says_how_its_numbers_came_about_and_compares_agents_on_the_r
     assert [line.split(" | ")[-1] for line in document(nothing).split("\n")[-2:]] == ["– |"] * 2
 
 
+def test_a_summary_counts_what_reaches_the_published_return_and_rounds():
+    runs = [result("walker-walk", seed, 961.9, train_seconds=90.04, policy_return_mean=1 / 3) for seed in (1, 2)]
+    assert "**962** [962, 962]" in lines(runs)[2]
+    made = table.summary([*runs, result("Pendulum-v1", 1, -2 / 3, policy_return_mean=None)], "semagram")
+    assert made["at_least_published"] == [1, 1] and made["seeds"] == 2
+    assert made["return_mean"] == {"Pendulum-v1": -0.67, "walker-walk": 961.9}
+    assert made["policy_return_mean"] == {"Pendulum-v1": None, "walker-walk": 0.33}
+    assert made["train_seconds"] == {"Pendulum-v1": 600.0, "walker-walk": 90.0}
+    assert (made["iqm"], made["iqm_interval"], made["commit"]) == (0.9619, [0.9619, 0.9619], ["abc"])
+    nothing = table.summary([result("Pendulum-v1", 1, -1.0)], "semagram")
+    assert (nothing["iqm"], nothing["iqm_interval"], nothing["at_least_published"]) == (None, None, [0, 0])
+
+
+def test_agents_on_tasks_without_a_scale_are_compared_without_a_ratio():
+    both = [result("Pendulum-v1", 0, mean, name) for name, mean in (("a", -1.0), ("b", -20.0))]
+    head, ruler, *found = table.comparison(both).split("\n")
+    assert (
+        head == "| agent | Pendulum-v1 | interquartile mean | against a |" and ruler == "| --- | ---: | ---: | ---: |"
+    )
+    assert found == ["| a | -1 | – | – |", "| b | -20 | – | – |"]
+
+
 def test_steps_are_written_for_people():
     assert [*map(table.steps, (0, 500, 2500, 100_000, 1_500_000))] == ["0", "500", "2.5k", "100k", "1.5M"]
 

@@ -69,12 +69,3 @@ def check_film(path, remembers):
             expected = row[:, 2 * GAP + SIDE :]
             assert (np.ptp(expected[:height, :width]) > 50) == remembers
             assert remembers or blank(expected)
-
-
-@pytest.mark.parametrize("name", ["train", "bench"])
-@pytest.mark.parametrize("size", ["0", "9999", "64x", "64X48"])
-def test_a_command_refuses_a_misspelt_size_in_one_line(command, name, size):
-    code, out, err = command(name, f"senses=[state,images.fixed:{size}]")
-    assert (code, out) == (2, "")
-    assert err.strip().endswith("a whole number of pixels from 16 to 512, e.g. images.fixed:96 or images.fixed:48x64")
-    assert err.count("\n") == 1

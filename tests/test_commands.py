@@ -28,13 +28,13 @@ from configs.command import Task, composed, run
 from configs.reporting import Ended
 from configs.schema import BenchConfig, EvaluateConfig, TokensConfig, TrainConfig
 from configs.train import train
-from envs.faults import EnvironmentFault, EnvironmentLost
+from envs.task_env import EnvironmentFault
+from envs.vector import EnvironmentLost
 from policies.settings import CodecConfig
 from policies.storage.folders import FolderError
 from policies.storage.versions import commit
-from robot.recording.settings import RecordConfig
-from robot.running.settings import PlayConfig, RunConfig, ServeConfig
-from sim.twin.settings import TwinConfig
+from robot.settings import PlayConfig, RecordConfig, RunConfig, ServeConfig
+from sim.twin.twin import TwinConfig
 from sim.variation import PRESETS, Variation
 from worldmodel.errors import UserError
 from worldmodel.settings import LearningConfig, PlannerConfig

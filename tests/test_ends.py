@@ -18,8 +18,8 @@ import configs.arm.recording
 import configs.arm.running
 import robot.arms
 from configs import commands
-from robot.recording.parts import Draft
-from robot.safety.signals import SIGNALS
+from robot.recording import Draft
+from robot.safety.stops import SIGNALS
 
 pytestmark = pytest.mark.usefixtures("patient_driver", "patient_gate")
 WAIT_S = 120.0  # a loaded machine
@@ -34,26 +34,10 @@ def patient_gate(monkeypatch):
     monkeypatch.setattr(robot.arms, "so101", lambda *given: dataclasses.replace(strict(*given), **later))
 
 
-@pytest.fixture(scope="module")
-def planner(arm_checkpoint, tmp_path_factory):
-    """semagram-run's keys for a planner that serves in a thread."""
-    from configs.arm.planning import planner_service
-    from policies.planner_link.service import listening
-
-    service = planner_service(arm_checkpoint, 0, "cpu", 1, True)
-    place = tmp_path_factory.mktemp("planner") / "planner.sock"
-    with listening(str(place)) as listener:
-        thread = threading.Thread(target=service.serve, args=(listener,))
-        thread.start()
-        yield (f"remote={place}",)
-        service.close()
-        thread.join(WAIT_S)
-
-
 @pytest.fixture
-def running(arm_checkpoint, planner):
+def running(arm_checkpoint, serving):
     """The keys of a run that does not end by itself."""
-    return (f"checkpoint={arm_checkpoint}", *planner, "viewer=none", "seconds=60")
+    return (f"checkpoint={arm_checkpoint}", f"remote={serving(arm_checkpoint)}", "viewer=none", "seconds=60")
 
 
 @pytest.fixture
@@ -199,7 +183,7 @@ def person(monkeypatch, arms):
     return leader
 
 
-RECORD = ("dataset=kept", "by=teleop", "teleop.type=wave", "sentence=Wave.", "episodes=2", "seconds=60")
+RECORD = ("dataset=kept", "driver=teleop", "teleop.type=wave", "instruction=Wave.", "episodes=2", "seconds=60")
 NONE_SAFE = "; 0 episodes are safe, the same command goes on"
 
 

@@ -13,21 +13,14 @@ from envs.cameras import frame
 from envs.make import make
 from envs.settings import TaskConfig
 from sim import renderer
-from sim.renderer import RenderingUnavailable, choose_backend
+from sim.renderer import RenderingUnavailable, choose_backend, middle, shows
+from worldmodel.senses import STATE_KEY
 
-STATE_KEY = "observation.state"
+TASKS = [TaskConfig(name) for name in ("cartpole-swingup", "quadruped-escape", "so101-touch")]
+TASKS += [TaskConfig("gym", "HalfCheetah-v5")]
 
 
-@pytest.mark.parametrize(
-    "task",
-    [
-        TaskConfig("cartpole-swingup"),
-        TaskConfig("quadruped-escape"),
-        TaskConfig("so101-touch"),
-        TaskConfig("gym", "HalfCheetah-v5"),
-    ],
-    ids=lambda task: task.label,
-)
+@pytest.mark.parametrize("task", TASKS, ids=lambda task: task.label)
 def test_a_frame_shows_the_state_and_leaves_it(drawing, task):
     env, unseen = make(task, render=True), make(task)
     for each in (env, unseen):
@@ -38,15 +31,13 @@ def test_a_frame_shows_the_state_and_leaves_it(drawing, task):
         np.testing.assert_array_equal(env.step(action)[0][STATE_KEY], unseen.step(action)[0][STATE_KEY])
         frames.append(frame(env, 60, 80))
     first, last = frames[0], frames[-1]
-    assert first.shape == (60, 80, 3)
-    assert first.dtype == np.uint8
-    assert first.flags.c_contiguous
+    assert first.shape == (60, 80, 3) and first.dtype == np.uint8 and first.flags.c_contiguous
     assert np.ptp(first) > 50
     assert np.any(first != last)
     np.testing.assert_array_equal(frame(env, 60, 80), last)
 
 
-def test_a_frame_has_the_size_asked_for(drawing):
+def test_a_large_frame_shows_what_a_small_one_shows(drawing):
     env = make(TaskConfig("walker-walk"), render=True)
     env.reset(seed=0)
     small, large, again = (frame(env, 48 * scale, 64 * scale) for scale in (1, 22, 1))
@@ -55,12 +46,21 @@ def test_a_frame_has_the_size_asked_for(drawing):
     np.testing.assert_array_equal(small, again)
 
 
+def test_a_crop_is_the_largest_in_the_middle_and_one_value_is_no_frame():
+    pixels = np.arange(6 * 10, dtype=np.uint8).reshape(6, 10, 1).repeat(3, 2)
+    np.testing.assert_array_equal(middle(pixels, 6, 4), pixels[:, 3:7])
+    np.testing.assert_array_equal(middle(pixels, 2, 10), pixels[2:4])
+    np.testing.assert_array_equal(
+        middle(pixels, 3, 3), np.floor(middle(pixels, 6, 6).reshape(3, 2, 3, 2, 3).mean((1, 3)) + 0.5)
+    )
+    assert shows(pixels) and not shows(pixels[:1, :9]) and shows(np.append(pixels[:1, :9], [[[9] * 3]], 1))
+
+
 class Painted(gymnasium.Env):
-    """Draws itself: four colours in 2 x 2 pixels."""
+    """Draws itself, if it is asked to: four colours in 2 x 2 pixels."""
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012
-    observation_space = spaces.Box(-1, 1, (1,))
-    action_space = spaces.Box(-1, 1, (1,))
+    observation_space = action_space = spaces.Box(-1, 1, (1,))
 
     def __init__(self, render_mode=None):
         self.render_mode = render_mode
@@ -72,42 +72,15 @@ class Painted(gymnasium.Env):
         return np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
 
 
-class Blank(gymnasium.Env):
-    """Draws nothing, and does not know of drawing."""
-
-    observation_space, action_space = Painted.observation_space, Painted.action_space
-
-    def __init__(self):
-        pass
-
-    def reset(self, *, seed=None, options=None):
-        return np.zeros(1, np.float32), {}
-
-
-@pytest.fixture
-def registered():
-    """Makes tasks of the two classes above, ready to draw."""
+def test_an_environment_that_draws_itself_is_brought_to_size_and_else_says_so():
     gymnasium.register("semagram/Painted-v0", Painted)
-    gymnasium.register("semagram/Blank-v0", Blank)
-
-    def ready(name):
-        env = make(TaskConfig("gym", f"semagram/{name}-v0"), render=True)
-        env.reset(seed=0)
-        return env
-
-    yield ready
-    for name in ("Painted", "Blank"):
-        gymnasium.registry.pop(f"semagram/{name}-v0")
-
-
-def test_an_environment_that_draws_itself_is_brought_to_size(registered):
-    pixels = frame(registered("Painted"), 4, 6)
+    env, blank = (make(TaskConfig("gym", "semagram/Painted-v0"), render=render) for render in (True, False))
+    gymnasium.registry.pop("semagram/Painted-v0")
+    env.reset(seed=0)
+    pixels = frame(env, 4, 6)
     np.testing.assert_array_equal(pixels, np.arange(12).reshape(2, 2, 3).repeat(2, axis=0).repeat(3, axis=1))
-
-
-def test_an_environment_that_draws_nothing_says_so(registered):
-    with pytest.raises(RenderingUnavailable, match="semagram/Blank-v0 draws nothing"):
-        frame(registered("Blank"))
+    with pytest.raises(RenderingUnavailable, match="semagram/Painted-v0 draws nothing"):
+        frame(blank)
 
 
 @pytest.mark.parametrize(
@@ -140,37 +113,28 @@ def test_the_backend_that_is_set_is_taken(monkeypatch):
     assert choose_backend() == "osmesa"
 
 
-def draw_elsewhere(**variables):
-    """Draw two tasks in another process, since MuJoCo asks for a driver once; what it says, and its errors."""
+@pytest.mark.skipif(choose_backend() != "egl", reason="needs EGL")
+@pytest.mark.parametrize("drivers", [True, False], ids=["", "without a driver"])
+def test_a_process_that_draws_ends_without_a_word_more(drawing, drivers):
+    """In another process, since MuJoCo asks for a driver once."""
     code = """
-from envs.make import make
-from envs.cameras import frame
-from envs.settings import TaskConfig
-from sim.renderer import RenderingUnavailable
+import mujoco
+from sim.renderer import Canvas, RenderingUnavailable
+model = mujoco.MjModel.from_xml_string("<mujoco><worldbody><geom size='1'/></worldbody></mujoco>")
 try:
-    for task in TaskConfig("cartpole-swingup"), TaskConfig("walker-walk"):
-        env = make(task, render=True)
-        env.reset(seed=0)
-        print(frame(env).shape)
+    for size in (40, 50):
+        print(Canvas(model, size, size).draw(mujoco.MjData(model)).shape)
 except RenderingUnavailable as error:
     print(error)
 """
-    environment = {k: v for k, v in os.environ.items() if k != "MUJOCO_GL"} | variables
+    environment = {k: v for k, v in os.environ.items() if k != "MUJOCO_GL"}
+    environment |= {} if drivers else {"__EGL_VENDOR_LIBRARY_DIRS": "/none"}
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", code], env=environment, capture_output=True, text=True, check=False
     )
-    return done.stdout, done.stderr
-
-
-def test_a_process_that_has_drawn_ends_without_a_word(drawing):
-    assert draw_elsewhere() == ("(240, 320, 3)\n" * 2, "")
-
-
-@pytest.mark.skipif(choose_backend() != "egl", reason="needs EGL")
-def test_a_driver_that_does_not_start_is_one_line():
-    """As where libEGL is installed without a driver."""
-    said, errors = draw_elsewhere(__EGL_VENDOR_LIBRARY_DIRS="/none")
-    assert said.startswith("nothing can be drawn: egl does not start")
-    assert "apt-get install" in said
-    assert said.count("\n") == 1
-    assert not errors
+    assert done.stderr == ""
+    if drivers:
+        assert done.stdout == "(40, 40, 3)\n(50, 50, 3)\n"
+    else:
+        assert done.stdout.startswith("nothing can be drawn: egl does not start") and done.stdout.count("\n") == 1
+        assert "apt-get install" in done.stdout

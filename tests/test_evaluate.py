@@ -22,8 +22,8 @@ from configs.runs.evaluation import Evaluation
 from configs.runs.loading import Loaded
 from configs.runs.training import Training
 from configs.schema import EvaluateConfig
+from envs.instructions import PARAPHRASES
 from envs.senses import Senses
-from envs.sentences import PARAPHRASES
 from envs.settings import TaskConfig
 from policies.agent import Agent
 from policies.storage.checkpoint import find_checkpoint

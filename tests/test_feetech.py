@@ -84,9 +84,16 @@ def test_a_packet_with_any_one_byte_changed_is_dropped(sent, data):
 def test_half_a_packet_is_forgotten_after_a_silence():
     half, ping = encode(2, WRITE, bytes(100))[:10], encode(2, PING)
     hasty, calm = Framer(), Framer()
-    assert hasty.feed(half, 0.0) == calm.feed(half, 0.0) == []
-    assert hasty.feed(ping, GAP_S / 2) == []  # still taken for the rest
-    assert len(calm.feed(ping, GAP_S * 2)) == 1
+    assert hasty.feed(half, 9.0) == calm.feed(half, 9.0) == []
+    assert hasty.feed(ping, 9.0 + GAP_S / 2) == []  # still taken for the rest
+    assert len(calm.feed(ping, 9.0 + GAP_S * 2)) == 1
+
+
+def test_no_more_is_read_at_once_than_a_packet_holds():
+    line = bus()
+    for length, replies in ((248, 1), (249, 0)):
+        assert len(talk(line, encode(1, READ, bytes([0, length])))) == replies
+        assert len(talk(line, encode(BROADCAST, SYNC_READ, bytes([0, length, 1])))) == replies
 
 
 def test_a_write_is_answered_and_read_back_and_a_sync_write_is_silent():

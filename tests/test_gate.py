@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from robot.safety.braking import Workspace
-from robot.safety.faults import Fault, FaultKind, NotReleasable
 from robot.safety.gate import Gate
-from robot.safety.input_check import InputCheck, Stamped
+from robot.safety.input_check import LONGEST_S, SOONEST_S, InputCheck, Stamped
 from robot.safety.limits import PRESETS, Box, JointLimits, Limits, so101
-from sim.joints import JOINTS
-from sim.so101.forward_kinematics import Fingertip
+from robot.safety.stops import Fault, FaultKind, NotReleasable
+from sim.so101.joints import JOINTS
+from sim.so101.kinematics import Fingertip
 
 DT = 1 / 30
 ONE = Limits({"j": JointLimits(-90, 90, 60, 240, 15)})
@@ -57,6 +57,25 @@ def test_a_goal_that_jumps_is_reached_without_overshoot_at_full_rate():
     assert max(c.rate[0] for c in commands) == 60
 
 
+def test_margins_are_the_shares_of_the_limits_that_are_left():
+    limits = dataclasses.replace(ONE, joints={"j": dataclasses.replace(ONE.joints["j"], low=-80.0)})
+    run, before = Run(limits, start=20.0), 0.0
+    for k in range(40):
+        dt, here = DT * (0.5 + k % 2), run.place[0]
+        command = run.step(60.0 if k < 25 else -60.0, dt=dt)
+        at, rate = command.values[0], command.rate[0]
+        left = {
+            "position": min(at + 80, 90 - at) / 85,
+            "rate": 1 - abs(rate) / 60,
+            "acceleration": 1 - abs(rate - before) / dt / 240,
+            "step": 1 - abs(at - here) / 15,
+        }
+        before = rate
+        assert command.margins.least() == {kind: ("j", pytest.approx(share)) for kind, share in left.items()}
+    repeated = run.step(-60.0, dt=1e-5).margins.least()
+    assert repeated["acceleration"] == ("j", 1.0)  # no time has passed
+
+
 def test_an_arm_held_fast_is_pulled_by_no_more_than_the_step():
     run = Run(lag=0.0)
     for _ in range(60):
@@ -89,26 +108,22 @@ def test_a_joint_that_stays_where_it_is_while_its_command_is_far_off_is_a_fault(
     assert all(run.step(50.0).fault is None for _ in range(90))
 
 
-def test_a_goal_that_goes_to_and_fro_past_a_held_joint_is_a_fault_too():
-    run = Run(STALLS, lag=0.0)
-    commands = [run.step(40 * np.sin(0.15 * k)) for k in range(150)]
-    assert commands[-1].fault.kind == FaultKind.STALLED
-
-
-@pytest.mark.parametrize("lag", [0.02, 1.0])
-def test_a_joint_that_follows_is_not_stalled_however_far_behind(lag):
+@pytest.mark.parametrize(
+    ("lag", "goal", "stalls"),
+    [
+        (0.0, lambda k: 40 * np.sin(0.15 * k), True),  # to and fro past a held joint
+        (0.0, lambda k: 7.9, False),  # it sags
+        (0.02, lambda k: 60 * np.sign(np.sin(k / 100)), False),  # it follows, however far behind
+        (1.0, lambda k: 60 * np.sign(np.sin(k / 100)), False),
+    ],
+)
+def test_only_a_joint_that_does_not_move_is_stalled(lag, goal, stalls):
     run = Run(STALLS, lag=lag)
-    for k in range(600):
-        assert run.step(60 * np.sign(np.sin(k / 100))).fault is None
+    faults = [command.fault for command in (run.step(goal(k)) for k in range(300)) if command.fault]
+    assert [fault.kind for fault in faults[:1]] == [FaultKind.STALLED] * stalls
 
 
-def test_a_joint_that_sags_is_not_stalled():
-    run = Run(STALLS, lag=0.0)
-    for _ in range(300):
-        assert run.step(7.9).fault is None
-
-
-@pytest.mark.parametrize("preset", ["careful", "normal", "trained"])
+@pytest.mark.parametrize("preset", PRESETS)
 def test_a_gripper_may_hold_something_and_no_other_joint(preset):
     limits = so101(preset)
     assert {name for name, joint in limits.joints.items() if joint.stall > 1e5} == {"gripper"}
@@ -246,12 +261,16 @@ def test_the_tip_never_leaves_its_box_even_while_braking_nor_goes_further_out(se
     start = None
     while start is None or (excess(tip, start) == 0) != inside:
         start = rng.uniform(limits.column("low"), limits.column("high"))
-    run, worst, goal = Run(limits, tip, start, lag=0.7), excess(tip, start), start
+    run, worst, goal, rate = Run(limits, tip, start, lag=0.7), excess(tip, start), start, np.zeros(6)
     for k in range(250):
         if k % 20 == 0:
             goal = rng.uniform(limits.column("low"), limits.column("high"))
-        command = run.step(goal if k != 200 else np.full(6, np.nan), dt=DT * rng.uniform(0.3, 2))
+        dt = DT * rng.uniform(0.3, 2)
+        command = run.step(goal if k != 200 else np.full(6, np.nan), dt=dt)
         assert excess(tip, command.values) <= worst + 1e-9
+        assert (np.abs(command.rate) <= limits.column("rate") + 1e-9).all()  # the box is no excuse for
+        assert (np.abs(command.rate - rate) <= limits.column("acceleration") * dt + 1e-6).all()
+        rate = command.rate
 
 
 def test_a_goal_below_the_floor_slides_along_it():
@@ -294,6 +313,8 @@ def test_the_tips_change_is_the_slope_of_its_place_and_its_reach_bounds_its_bend
 def test_a_box_without_kinematics_is_refused():
     with pytest.raises(ValueError, match="box: needs the arm's forward kinematics"):
         Gate(so101("careful"))
+    boxless = Gate(dataclasses.replace(so101("careful"), box=None), Fingertip())
+    assert boxless.step(None, None, 0.0).margins.box_m == math.inf
 
 
 @pytest.mark.parametrize("forgets", [False, True])
@@ -367,6 +388,16 @@ def test_what_cannot_be_trusted_is_named_and_not_used(what):
     assert after.fault.kind == "late-loop"
     check.restart()
     assert check.check(Stamped([1.0, 2.0], 199.0), Stamped([1.0, 2.0], 199.0), 199.0).fault is None
+
+
+def test_steps_too_close_count_as_one_and_a_long_pause_as_the_longest():
+    check, at = InputCheck(ONE), lambda now: (Stamped([0.0], now), Stamped([0.0], now), now)
+    assert check.check(*at(0.0)).dt == 0
+    assert check.check(*at(SOONEST_S)).dt == SOONEST_S
+    assert check.check(*at(1.9 * SOONEST_S)).dt == 0
+    assert check.check(*at(2.5 * SOONEST_S)).dt == pytest.approx(1.5 * SOONEST_S)
+    check.restart()
+    assert check.check(*at(1e6)).dt == LONGEST_S
 
 
 FULL = {name: SimpleNamespace(range_min=700, range_max=3400) for name in JOINTS}

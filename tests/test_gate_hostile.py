@@ -5,10 +5,10 @@ import math
 import numpy as np
 import pytest
 
-from robot.safety.faults import FaultKind, NotReleasable
 from robot.safety.gate import Gate
 from robot.safety.input_check import SOONEST_S, Stamped
 from robot.safety.limits import JointLimits, Limits
+from robot.safety.stops import FaultKind, NotReleasable
 
 EPS = 1e-6
 GOALS, EPISODE = 20_000, 200

@@ -155,7 +155,7 @@ def test_what_follows_a_window_depends_on_where_its_last_token_ended(toys, model
 
 def test_a_robots_curves_go_on_from_each_other_until_it_says_that_it_stopped(model):
     agent = Agent(model, CURVE, Planner(model, 0.9, CONFIG), torch.Generator().manual_seed(0))
-    service = PlannerService(agent, Begin("task", 3, 2, "tied", 30.0, 4, 4, 3, 2))
+    service = PlannerService(agent, Begin("task", 3, 2, "delta", 30.0, 4, 4, 3, 2))
     ends = torch.zeros(2)
     for number, fresh in enumerate([True, False, False, True, False]):
         answer = service.answer(Question(number, fresh, uniform(3, seed=number).numpy()))

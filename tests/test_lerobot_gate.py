@@ -14,20 +14,22 @@ import numpy as np
 import pytest
 import torch
 
-from robot.safety.faults import RobotFault
+from robot.config_so101 import SemagramSO101Config
+from robot.modeling_semagram import SemagramPolicy
 from robot.safety.gated import GatedRobot
 from robot.safety.limits import so101
-from robot.safety.signals import Stopped
-from sim.joints import JOINTS
+from robot.safety.stops import RobotFault, Stopped
+from robot.so101 import SemagramSO101
+from sim.so101.joints import JOINTS
 from sim.twin.feetech import SYNC_WRITE, WRITE, Framer
 from sim.twin.servo import REGISTERS
 
 pytestmark = pytest.mark.usefixtures("patient_driver")
 GOAL, TORQUE = REGISTERS["Goal_Position"][0], REGISTERS["Torque_Enable"][0]
 KEYS = tuple(f"{joint}.pos" for joint in JOINTS)
+BEYOND = np.array([120.0, 105.0, 100.0, 100.0, 160.0, 101.0])
 HOSTILE = {
-    "jumps": lambda t: np.where(t // 5 % 2, 1e6, -1e6) * np.ones(6),
-    "just beyond": lambda t: np.array([120.0, 105.0, 100.0, 100.0, 160.0, 101.0]),
+    "just beyond, then far jumps": lambda t: BEYOND if t < 15 else np.where(t // 5 % 2, 1e6, -1e6) * np.ones(6),
     "nan": lambda t: np.where((np.arange(6) == 2) & (t >= 10), math.nan, 20.0),
 }
 STEPS = 30
@@ -148,8 +150,6 @@ def replay(lerobot, monkeypatch, goal, folder, *_):
 
 
 def rollout(lerobot, monkeypatch, goal, folder, checkpoint):
-    from robot.modeling_semagram import SemagramPolicy
-
     steps = iter(range(10**6))
     hostile = lambda *_, **__: torch.tensor(goal(next(steps)), dtype=torch.float32)[None]  # noqa: E731
     monkeypatch.setattr(SemagramPolicy, "select_action", hostile)
@@ -215,22 +215,10 @@ def test_whatever_ends_a_command_of_lerobots_the_arm_is_let_go(
     assert [joint["torque_on"] for joint in twin.ask("state")["joints"].values()] == [False] * 6
 
 
-@pytest.fixture
-def wired(arms, monkeypatch, tmp_path):
-    """The robot type, its serial port leading to servos in this process, and the time they live in."""
-    from robot.config_so101 import SemagramSO101Config
-    from robot.so101 import SemagramSO101
-
-    arm = arms.WiredArm(tmp_path, monkeypatch.setattr)
-    config = SemagramSO101Config(port="wire", id="arm", calibration_dir=tmp_path)
-    return SemagramSO101(config, arm.clock), arm
-
-
-def test_after_a_pause_that_nobody_announced_the_arm_goes_on_from_rest_where_it_is(wired, monkeypatch):
+def test_after_a_pause_that_nobody_announced_the_arm_goes_on_from_rest_where_it_is(arms, tmp_path, monkeypatch, caplog):
     """As LeRobot pauses to save an episode, or to compute an action; the arm may be moved by hand meanwhile."""
-    warned = []
-    monkeypatch.setattr("robot.so101.logger.warning", lambda text, *_: warned.append(text))
-    (robot, arm), goals = wired, dict.fromkeys(KEYS, 0.0) | {"shoulder_pan.pos": 30.0}
+    arm, goals = arms.WiredArm(tmp_path, monkeypatch.setattr), dict.fromkeys(KEYS, 0.0) | {"shoulder_pan.pos": 30.0}
+    robot = SemagramSO101(SemagramSO101Config(port="wire", id="arm", calibration_dir=tmp_path), arm.clock)
     with robot:
         for pause_s, between in ((1.0, False), (1.0, True), (60.0, True)):
             for _ in range(20):
@@ -245,14 +233,11 @@ def test_after_a_pause_that_nobody_announced_the_arm_goes_on_from_rest_where_it_
             sent = robot.send_action(goals)
             assert robot.fault is None and not robot.command.rate.any()
             assert abs(sent["shoulder_pan.pos"] + 10) < 0.1
-    assert len(warned) == 3 and all("goes on from rest" in text for text in warned)
+    assert caplog.text.count("goes on from rest") == 3
 
 
-def test_limits_of_its_own_are_the_gates(wired, tmp_path):
-    from robot.config_so101 import SemagramSO101Config
-
+def test_limits_of_its_own_are_the_gates():
     config = SemagramSO101Config(port="x", limits="normal", joints={"gripper": {"step": 7.0}}, box={"z_low": 0.05})
     limits, normal = config.limits_of(None), so101("normal")
-    assert limits.joints["gripper"].step == 7.0
-    assert limits.box.z_low == 0.05
+    assert (limits.joints["gripper"].step, limits.box.z_low) == (7.0, 0.05)
     assert {**limits.joints, "gripper": None} == {**normal.joints, "gripper": None}

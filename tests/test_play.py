@@ -1,22 +1,20 @@
-"""semagram-play: a sentence ends where it says, tells its events in their order, and rests at a question."""
+"""semagram-play: a plan ends where it says, its events come in their order, and the arm rests at a question."""
 
-import contextlib
 import json
 
 import numpy as np
 import pytest
 
-from configs.arm.playing import Playing
+from configs.arm.playing import PlaySession
 from configs.reporting import FAILED, Ended
 from policies.tokens.vocabulary import Ask, Grip, Look, Move, Stop, plan_bytes, to_plain
-from robot.arms import connect, gated, simulated
+from robot.arms import gated, simulated
 from robot.drivers import WrittenDriver
 from robot.loop import Loop, Reading
-from robot.running.settings import PlayConfig
-from robot.safety.limits import RANGES
-from robot.so101_sim import SimulatedTime, SO101Sim
-from robot.ticks import Ticks
-from robot.units import ARM
+from robot.safety.limits import ARM, RANGES
+from robot.settings import PlayConfig
+from robot.so101 import SO101Sim
+from robot.ticks import SimulatedTime, Ticks
 
 GOAL = np.array([0.2, -0.4, 0.3, 0.2, -0.1, 0.0])
 THERE = Move(np.array([GOAL * 0, GOAL * 0, GOAL, GOAL]), 1.5)
@@ -36,10 +34,16 @@ def sent(monkeypatch):
     return got
 
 
-def play(tmp_path, *tokens, **keys) -> dict:
-    path = tmp_path / "sentence.json"
-    path.write_text(json.dumps(to_plain(tokens)))
-    return Playing.begin(PlayConfig(plan=str(path), **keys)).run()
+@pytest.fixture
+def play(tmp_path):
+    """Plays tokens, or what the text of a plan holds."""
+
+    def run(*tokens, **keys) -> dict:
+        path = tmp_path / "plan.json"
+        path.write_text(tokens[0] if isinstance(tokens[0], str) else json.dumps(to_plain(tokens)))
+        return PlaySession.begin(PlayConfig(plan=str(path), **keys)).run()
+
+    return run
 
 
 def scaled(values) -> np.ndarray:
@@ -47,8 +51,8 @@ def scaled(values) -> np.ndarray:
 
 
 @pytest.mark.parametrize("hz", [30, 50])
-def test_a_sentence_ends_where_it_says_with_every_event_at_its_time(tmp_path, sent, hz):
-    result = play(tmp_path, Look("cup"), THERE, Grip(1.0), Grip(0.25, after=0.5), ON, Stop(), control_hz=hz)
+def test_a_plan_ends_where_it_says_with_every_event_at_its_time(play, sent, hz):
+    result = play(Look("cup"), THERE, Grip(1.0), Grip(0.25, after=0.5), ON, Stop(), control_hz=hz)
     assert result["events"] == ["0.00 s look(cup)", "1.50 s grip(open)", "2.00 s grip(0.25, +0.5 s)", "3.30 s stop"]
     assert result["finished"]
     assert (result["seconds"], result["ticks"]) == (pytest.approx(3.3, abs=1 / hz), len(sent[: round(3.3 * hz)]))
@@ -59,8 +63,11 @@ def test_a_sentence_ends_where_it_says_with_every_event_at_its_time(tmp_path, se
     json.dumps(result)
 
 
-@pytest.mark.parametrize("answer", ["", EOFError])
-def test_at_a_question_the_arm_rests_until_it_is_answered(tmp_path, sent, monkeypatch, answer):
+@pytest.mark.parametrize(
+    ("answer", "goes_on"), [("", True), ("  ", True), ("no", False), (EOFError, False), (None, False)]
+)
+def test_at_a_question_the_arm_rests_and_only_an_empty_line_goes_on(play, sent, monkeypatch, answer, goes_on):
+    """Without anybody to answer, the question ends it."""
     waited = []
 
     def asked():
@@ -70,24 +77,25 @@ def test_at_a_question_the_arm_rests_until_it_is_answered(tmp_path, sent, monkey
         return answer
 
     monkeypatch.setattr("builtins.input", asked)
-    result = play(tmp_path, THERE, Ask("this one?"), ON, Look("cup"))
-    (count,) = waited
+    if answer is None:
+        monkeypatch.setattr("sys.stdin", None)
+    result = play(THERE, Ask("this one?"), ON, Look("cup"))
+    assert result["finished"] is goes_on
+    assert result["events"] == ["1.80 s ask(this one?)", "3.30 s look(cup)"][: 1 + goes_on]
+    (count,) = waited or [len(sent)]
     np.testing.assert_allclose(sent[count - 1], sent[count - 2], atol=0.3)
-    assert result["finished"] == (answer == "")
-    assert result["events"] == ["1.80 s ask(this one?)", "3.30 s look(cup)"][: 1 + result["finished"]]
-    rest = scaled(sent[count - 1])[:5]
-    np.testing.assert_allclose(rest, GOAL[:5], atol=0.05)
-    goes_on = sent[count : count + 2] or [sent[count - 1]]
-    assert np.abs(np.diff([sent[count - 1], *goes_on], axis=0)).max() < 1  # degree: no jump after the pause
+    np.testing.assert_allclose(scaled(sent[count - 1])[:5], GOAL[:5], atol=0.05)
+    next_ones = sent[count : count + 2] or [sent[count - 1]]
+    assert np.abs(np.diff([sent[count - 1], *next_ones], axis=0)).max() < 1  # degree: no jump after the pause
 
 
-def test_a_fault_is_one_line_and_the_arm_is_let_go(tmp_path, monkeypatch):
+def test_a_fault_is_one_line_and_the_arm_is_let_go(play, monkeypatch):
     def fails(arm):
         raise ConnectionError("no reply")
 
     monkeypatch.setattr(SO101Sim, "get_observation", fails)
     with pytest.raises(Ended, match="no reply") as ended:
-        play(tmp_path, THERE)
+        play(THERE)
     assert ended.value.code == FAILED
 
 
@@ -102,40 +110,37 @@ def test_a_fault_is_one_line_and_the_arm_is_let_go(tmp_path, monkeypatch):
         (json.dumps(to_plain([Move(np.zeros((1, 3)), 1.0, 0)])), "3 columns; the SO-101 has 6 joints, shoulder_pan"),
     ],
 )
-def test_a_sentence_that_cannot_be_is_one_line(tmp_path, text, line):
-    path = tmp_path / "sentence.json"
-    path.write_text(text)
+def test_a_plan_that_cannot_be_is_one_line(play, tmp_path, text, line):
     with pytest.raises(ValueError, match=line) as error:
-        Playing.begin(PlayConfig(plan=str(path)))
+        play(text)
     assert "\n" not in str(error.value)
-    assert str(error.value).startswith(f"plan={path}: ")
+    assert str(error.value).startswith(f"plan={tmp_path / 'plan.json'}: ")
 
 
-def test_a_grip_with_no_motion_left_is_done_all_the_same(tmp_path, sent):
-    result = play(tmp_path, Move(np.array([[0.0] * 6]), 0.5, 0), Grip(1.0))
+def test_a_grip_with_no_motion_left_is_done_all_the_same(play, sent):
+    result = play(Move(np.array([[0.0] * 6]), 0.5, 0), Grip(1.0))
     assert result["events"] == ["0.50 s grip(open)"]
-    commands = scaled(sent[: result["ticks"]])
-    assert commands[-1, 5] == pytest.approx(1, abs=0.01)
+    assert scaled(sent[: result["ticks"]])[-1, 5] == pytest.approx(1, abs=0.01)
     assert result["seconds"] == pytest.approx(1.0, abs=0.05)
 
 
-def test_the_last_place_is_commanded_even_where_its_moment_had_passed():
-    """A tick is never left out if it is the last (tests/test_running.py)."""
-    told = []
+def test_the_last_place_is_commanded_even_where_its_tick_was_missed():
+    """A tick is never left out if it is the last (test_running.py)."""
+    events = []
     items = [(0.1, np.zeros(6)), (0.15, Look("cup")), (0.2, np.full(6, 0.1)), (0.3, np.full(6, 0.2)), (0.3, Stop())]
-    driver = WrittenDriver(items, np.copy, lambda at, event: told.append(at))
+    driver = WrittenDriver(items, np.copy, lambda at, event: events.append(at))
     here = np.zeros(6)
     driver.goal(Reading({}, here, here, 0.0, 1), here)
-    assert told == []
+    assert events == []
     last = driver.goal(Reading({}, here, here, 0.0, 7), here)
     np.testing.assert_array_equal(last, np.full(6, 0.2))
-    assert told == [0.15, 0.3]
+    assert events == [0.15, 0.3]
     driver.sent(np.full(6, 0.1))
     assert (driver.farthest, driver.left) == pytest.approx((np.degrees(0.2), np.degrees(0.1)))
 
 
-def test_braking_goes_no_further_than_the_fastest_joint_would(tmp_path, sent):
-    result = play(tmp_path, Move(np.array([GOAL * 0, GOAL]), 0.001, 1), Stop(0.3), limits="normal")
+def test_braking_goes_no_further_than_the_fastest_joint_would(play, sent):
+    result = play(Move(np.array([GOAL * 0, GOAL]), 0.001, 1), Stop(0.3), limits="normal")
     there = ARM.from_rad(ARM.at(GOAL))
     way = np.array(sent[: result["ticks"]]) - there
     beyond = (way * np.sign(-way[0])).max(0)[:5]
@@ -143,20 +148,12 @@ def test_braking_goes_no_further_than_the_fastest_joint_would(tmp_path, sent):
 
 
 @pytest.mark.parametrize("limits", ["careful", "normal"])
-def test_an_arm_is_back_where_it_was_found_before_it_is_let_go(limits):
+def test_an_arm_is_moved_to_a_place_however_narrow_its_limits(limits):
+    """As to where it was found, before it is let go."""
     arm = simulated("so101-touch", 30.0)
     clock = SimulatedTime(arm)
     loop = Loop(gated(arm, limits, stop_on_fault=True, clock=clock), ARM, Ticks(30.0, clock))
-    connect(loop.robot)
-    with contextlib.ExitStack() as stack:
-        stack.push(loop.robot)
+    with loop.robot:
         away = loop.read().joints + np.array([0.5, 0.5, -0.5, 0.5, 1.0, 0.0])
         assert loop.move_to(away) == ""
         assert np.abs(loop.read().joints - away).max() < 0.1
-
-
-@pytest.mark.parametrize(("answer", "goes_on"), [("", True), ("  ", True), ("no", False), (None, False)])
-def test_only_an_empty_line_goes_on(tmp_path, monkeypatch, answer, goes_on):
-    """Without anybody to answer, the question ends it."""
-    monkeypatch.setattr(*("builtins.input", lambda: answer) if answer is not None else ("sys.stdin", None))
-    assert play(tmp_path, Ask("on?"), Look("cup"))["finished"] is goes_on

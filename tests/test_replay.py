@@ -158,8 +158,9 @@ def test_it_knows_how_rare_another_reward_is():
     assert replay.rewarded() == pytest.approx(1 / 40)
 
 
-def test_steps_are_drawn_uniformly_over_all_environments(generator):
-    diary = Diary(90, 3)
+@pytest.mark.parametrize("capacity", [90, 300])  # a ring that is full, and one that is not
+def test_steps_are_drawn_uniformly_over_all_environments(generator, capacity):
+    diary = Diary(capacity, 3)
     diary.start(0, 1, 2)
     for n in range(1, 41):  # the last has the most beginnings, so that its ring holds the fewest steps
         diary.step()

@@ -12,20 +12,20 @@ import pytest
 import torch
 from lerobot.utils.errors import DeviceAlreadyConnectedError, DeviceNotConnectedError
 
+from configs.arm.recording import PolicyDriver
+from envs.settings import TaskConfig
 from robot.arms import gated, simulated
 from robot.config_so101 import SemagramSO101Config
-from robot.drivers import PolicyDriver, ScriptDriver, TeleopDriver, WrittenDriver
+from robot.drivers import PlanFollower, ScriptDriver, TeleopDriver, WrittenDriver
 from robot.loop import Loop, Reading
-from robot.running.plan_follower import PlanFollower
-from robot.safety.faults import RobotFault
+from robot.safety.limits import ARM
+from robot.safety.stops import RobotFault
 from robot.so101 import SO101, SemagramSO101
-from robot.so101_sim import SimulatedTime
-from robot.ticks import Ticks
-from robot.units import ARM
-from sim.joints import JOINTS
+from robot.ticks import SimulatedTime, Ticks
 from sim.so101 import scene as so101
-from sim.so101.targets import Targets
+from sim.so101.joints import JOINTS, Targets
 from worldmodel.errors import UserError
+from worldmodel.senses import LANGUAGE_KEY, STATE_KEY
 
 KEYS = [f"{joint}.pos" for joint in JOINTS]
 HZ = 30.0
@@ -122,26 +122,8 @@ class Agent:
     def __init__(self):
         self.generator, self.reset = torch.Generator(), lambda ended: None
 
-    def act(self, seen):
+    def act(self, observation):
         return torch.rand(1, 6, generator=self.generator) * 2 - 1
-
-
-class Planner:
-    """Answers the next time it is asked for what has come; its curves go to and fro."""
-
-    def __init__(self):
-        self.number, self.ready, self.awaits, self.gone = 0, [], lambda number: True, lambda: ""
-
-    def ask(self, state, fresh, frames, there):
-        self.number += 1
-        self.since = 0 if fresh else self.since + 1
-        actions = np.full((4, 6), 0.3 * (-1) ** self.since)
-        self.ready = [SimpleNamespace(number=self.number, plan_ms=1.0, actions=actions, tokens=(), length=4)]
-        return self.number
-
-    def poll(self):
-        ready, self.ready = self.ready, []
-        return ready
 
 
 @pytest.fixture
@@ -156,15 +138,17 @@ def arm():
 @pytest.fixture(params=["script", "policy", "person", "planner", "written"])
 def driver(request, arm, arms):
     targets = Targets.at(HZ, *so101.limits(arm.inner.scene))
-    observer = SimpleNamespace(see=lambda scene, target: {}, close=lambda: None)
+    loaded = SimpleNamespace(agent=Agent(), task=TaskConfig("so101-touch"))
+    loaded.spec = SimpleNamespace(senses={STATE_KEY: (37,), LANGUAGE_KEY: (256,)})
     state = {"follow": lambda *given: None, "state": lambda ahead: np.zeros(3, np.float32)}
     leader = arms.Leader(lambda step: (10.0, -50.0, 50.0, 20.0, 0.0, 30.0))
+    planner = arms.FakePlanner(otherwise=0, action=lambda number, since: 0.3 * (-1) ** since)
     items = [(i / HZ, np.full(6, 0.1 * math.sin(i / 5))) for i in range(60)]
     return {
         "script": lambda: ScriptDriver(arm.inner),
-        "policy": lambda: PolicyDriver(arm.inner, Agent(), targets, observer),
+        "policy": lambda: PolicyDriver(arm.inner, loaded),
         "person": lambda: TeleopDriver(leader, KEYS, ARM),
-        "planner": lambda: PlanFollower(SimpleNamespace(targets=targets, **state), Planner(), HZ, 2),
+        "planner": lambda: PlanFollower(SimpleNamespace(targets=targets, **state), planner, HZ, 2),
         "written": lambda: WrittenDriver(items, lambda action: action * ARM.high, lambda at, event: None),
     }[request.param]()
 

@@ -10,10 +10,10 @@ HEADER = {"success_rate", "episodes", "control_hz", "missed_deadlines", "p99_jit
 
 
 def run(arm_checkpoint, **keys) -> dict:
-    from configs.arm.running import Running
-    from robot.running.settings import RunConfig
+    from configs.arm.running import RunSession
+    from robot.settings import RunConfig
 
-    return Running.begin(RunConfig(str(arm_checkpoint), viewer="none", **keys)).run()
+    return RunSession.begin(RunConfig(checkpoint=str(arm_checkpoint), viewer="none", **keys)).run()
 
 
 def test_on_the_simulated_arm_every_episode_is_run_and_the_line_says_how(arm_checkpoint):
@@ -53,25 +53,28 @@ def test_a_checkpoint_without_a_task_of_ours_is_refused_in_one_line(arm_checkpoi
 
 @pytest.mark.parametrize("decisions", [0, 45, 10_000])
 def test_an_episode_lasts_as_long_as_in_training(decisions):
-    from configs.arm.running import Running
+    from configs.arm.running import RunSession
     from envs.make import make
     from envs.settings import TaskConfig
-    from robot.running.settings import RunConfig
+    from robot.settings import RunConfig
 
     task = TaskConfig("so101-touch", max_control_steps=decisions)
-    assert Running(RunConfig("c", seconds=3.0), None, None, task, None).seconds == 3.0
+    assert RunSession(RunConfig(checkpoint="c", seconds=3.0), None, None, task).seconds == 3.0
     env = make(task)
-    assert Running(RunConfig("c"), None, None, task, None).seconds == env.metadata["episode_limit"] / task.control_hz
+    assert (
+        RunSession(RunConfig(checkpoint="c"), None, None, task).seconds
+        == env.metadata["episode_limit"] / task.control_hz
+    )
     env.close()
 
 
 def test_a_person_at_a_terminal_sees_the_rate_the_margins_and_the_token(arm_checkpoint, monkeypatch, teletype):
-    from configs.arm.running import Running
-    from robot.running.sinks import View
+    from configs.arm.running import RunSession
+    from robot.views import TerminalView
 
     with teletype.terminal(columns=60) as (stream, close):
         monkeypatch.setattr(
-            Running, "_view", lambda run: View(run.identity.model.token, run.task.control_hz, 1, stream)
+            RunSession, "_view", lambda run: TerminalView(run.spec.model.token, run.task.control_hz, 1, stream)
         )
         run(arm_checkpoint, episodes=1, seconds=1.0)
         written = close()
@@ -87,12 +90,14 @@ def test_a_person_at_a_terminal_sees_the_rate_the_margins_and_the_token(arm_chec
 
 
 def test_it_records_in_the_task_and_at_the_rate_that_it_was_trained_for(arm_checkpoint, tmp_path):
-    from configs.arm.recording import Recording
-    from robot.recording.settings import RecordConfig
+    from configs.arm.recording import RecordSession
+    from robot.settings import RecordConfig
 
-    keys = RecordConfig(str(tmp_path / "d"), by="policy", checkpoint=str(arm_checkpoint), episodes=1, seconds=0.5)
+    keys = RecordConfig(
+        dataset=str(tmp_path / "d"), driver="policy", checkpoint=str(arm_checkpoint), episodes=1, seconds=0.5
+    )
     with pytest.raises(ValueError, match=r"for task=so101-touch at 30\.0 Hz, not so101-touch at 20 Hz"):
-        Recording(replace(keys, control_hz=20)).run()
+        RecordSession(replace(keys, control_hz=20)).run()
     assert not list(tmp_path.iterdir())
-    recorded = Recording(keys).run()
+    recorded = RecordSession(keys).run()
     assert (recorded["frames"], recorded["by"], recorded["tasks"]) == (15, {"policy": 1}, {"Touch the red cube.": 1})

@@ -2,7 +2,7 @@
 
 import math
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sim.twin.servo import OVERHEATED, OVERLOADED, STEPS, Servo
@@ -47,6 +47,7 @@ def test_setting_the_middle_makes_the_present_place_2048(shaft):
     assert servo["Torque_Enable"] == 0
 
 
+@settings(max_examples=40)
 @given(
     goal=st.integers(0, STEPS - 1),
     velocity=st.integers(0, 3000),
@@ -67,6 +68,19 @@ def test_the_setpoint_keeps_its_speed_and_acceleration_and_arrives_in_the_limits
     assert max(steps) <= rate * DT_S + 1e-6
     if seconds < 8:
         assert abs(places[-1] - offset - clipped) <= 2
+
+
+def test_what_it_measures_is_in_its_registers_and_whether_it_has_ever_had_a_goal():
+    servo = Servo(1)
+    servo.sense(1000.4, -100.0, -0.5, DT_S)
+    names = ("Present_Position", "Present_Velocity", "Present_Load", "Present_Current", "Present_Voltage", "Moving")
+    assert [servo[name] for name in names] == [1000, -100, -500, 208, 119, 1]
+    servo.sense(1000.4, 11.0, 0.0, DT_S)  # less than a degree a second
+    assert servo["Moving"] == 0 and not servo.told
+    servo.write(TORQUE, b"\x01")
+    assert not servo.told
+    servo.write(TORQUE + 2, b"\x10\x01")
+    assert servo.told and servo["Goal_Position"] == 0x110
 
 
 def test_switching_torque_on_stays_where_the_shaft_is():

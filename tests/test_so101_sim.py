@@ -14,52 +14,31 @@ from lerobot.robots.so_follower import SO101Follower, SO101FollowerConfig
 from lerobot.robots.utils import make_robot_from_config
 from lerobot.utils.errors import DeviceNotConnectedError
 
-from robot.config_so101_sim import SimCameraConfig, SO101SimConfig
-from robot.units import TICK_RAD, Units
-from sim.joints import JOINTS
-from sim.renderer import choose_backend
-from sim.so101.forward_kinematics import SITE, Fingertip
-from sim.twin.model import build
+from robot.config_so101 import SimCameraConfig, SO101SimConfig
+from robot.safety.limits import TICK_RAD, Units
+from sim.so101.joints import JOINTS
+from sim.so101.kinematics import SITE, Fingertip
+from sim.twin.arm import build
 
 LOW, HIGH = np.array([-1.9, -1.7, -1.6, -1.6, -2.7, -0.17]), np.array([1.9, 1.7, 1.6, 1.6, 2.7, 1.74])
-KEYS = [f"{joint}.pos" for joint in JOINTS]
-drawing = pytest.mark.skipif(choose_backend() == "disabled", reason="nothing can be drawn on this machine")
-
-
-def cameras(view="wrist"):
-    return {"wrist": SimCameraConfig(width=64, height=48, fps=30, view=view)}
+SHARES = arrays(np.float64, 6, elements=st.floats(0, 1))
 
 
 @pytest.fixture
-def folder(tmp_path):
-    return tmp_path / "calibration"
-
-
-@pytest.fixture
-def real(folder):
-    """LeRobot's own driver, without an arm: it tells its features all the same."""
-    return make_robot_from_config(SO101FollowerConfig(port="/dev/null", id="a", calibration_dir=folder))
-
-
-@pytest.fixture
-def simulated(folder):
-    robot = make_robot_from_config(SO101SimConfig(id="a", calibration_dir=folder))
+def simulated(tmp_path):
+    robot = make_robot_from_config(SO101SimConfig(id="a", calibration_dir=tmp_path))
     robot.connect()
     yield robot
     if robot.is_connected:
         robot.disconnect()
 
 
-def test_both_have_the_same_features(real, folder):
-    simulated = make_robot_from_config(SO101SimConfig(id="a", calibration_dir=folder))
-    assert isinstance(real, SO101Follower)
+def test_it_has_the_features_and_methods_of_the_real_one(simulated, tmp_path):
+    """Of LeRobot's own driver, without an arm: it tells its features all the same."""
+    real = make_robot_from_config(SO101FollowerConfig(port="/dev/null", id="a", calibration_dir=tmp_path))
     assert simulated.observation_features == real.observation_features
-    assert simulated.action_features == real.action_features
-    assert list(simulated.action_features) == list(real.action_features)
+    assert list(simulated.action_features.items()) == list(real.action_features.items())
     assert set(simulated.cameras) == set(real.cameras)
-
-
-def test_both_have_the_same_methods(real, simulated):
     for name, _ in inspect.getmembers(Robot, inspect.isfunction):
         if not name.startswith("_"):
             ours, theirs = getattr(type(simulated), name), getattr(type(real), name)
@@ -71,7 +50,7 @@ def test_the_gates_tip_is_the_one_that_is_trained_and_the_twins(simulated):
     tip, rng = Fingertip(), np.random.default_rng(0)
     models = [simulated.scene.unwrapped.model, build()]
     for angles in [np.zeros(6), *rng.uniform(LOW, HIGH, (20, 6))]:
-        place, _ = tip.place(np.rad2deg(angles))
+        place, change = tip.place(np.rad2deg(angles))
         for model in models:
             data = mujoco.MjData(model)
             data.qpos[:6] = angles
@@ -79,51 +58,44 @@ def test_the_gates_tip_is_the_one_that_is_trained_and_the_twins(simulated):
             base = data.body("base")
             there = base.xmat.reshape(3, 3).T @ (data.site(SITE).xpos - base.xpos)
             np.testing.assert_allclose(place, there, atol=1e-6)
+        moved = [tip.place(np.rad2deg(angles + step))[0] for step in 1e-6 * np.eye(6)]
+        np.testing.assert_allclose(change, (np.transpose(moved) - place[:, None]) / 1e-6, atol=1e-5)
+        assert (np.linalg.norm(change, axis=0) <= tip.reach + 1e-9).all()  # an arm's length at most
 
 
-@given(arrays(np.float64, 6, elements=st.floats(0, 1)), st.booleans())
-def test_units_are_those_of_the_real_driver(share, degrees):
+@given(SHARES, st.booleans())
+def test_units_are_those_of_the_real_driver_and_there_and_back(share, degrees):
     """Of a calibration whose middle is the simulation's zero, as LeRobot's own procedure makes it."""
-    angles = LOW + share * (HIGH - LOW)
+    angles, units = LOW + share * (HIGH - LOW), Units(LOW, HIGH, degrees)
     ends = np.round(np.array([LOW, HIGH]) / TICK_RAD).astype(int) + 2047
-    calibration = {
+    bus = SO101Follower(SO101FollowerConfig(port="/dev/null", use_degrees=degrees)).bus
+    bus.calibration = {
         joint: MotorCalibration(i + 1, 0, 0, int(ends[0, i]), int(ends[1, i])) for i, joint in enumerate(JOINTS)
     }
-    bus = SO101Follower(SO101FollowerConfig(port="/dev/null", use_degrees=degrees)).bus
-    bus.calibration = calibration
     ticks = {i + 1: round(angle / TICK_RAD) + 2047 for i, angle in enumerate(angles)}
-    told = np.array(list(bus._normalize(ticks).values()))
-    np.testing.assert_allclose(Units(LOW, HIGH, degrees).read(angles), told, atol=0.15)
-
-
-@given(arrays(np.float64, 6, elements=st.floats(0, 1)), st.booleans())
-def test_units_there_and_back(share, degrees):
-    angles, units = LOW + share * (HIGH - LOW), Units(LOW, HIGH, degrees)
+    np.testing.assert_allclose(units.read(angles), np.array(list(bus._normalize(ticks).values())), atol=0.15)
     np.testing.assert_allclose(units.to_rad(units.from_rad(angles)), angles, atol=1e-12)
     assert np.all(np.abs(units.to_rad(units.read(angles)) - angles) <= TICK_RAD / 2 + 1e-12)
 
 
-def test_no_target_leaves_a_joints_range(simulated):
+def test_no_target_leaves_a_joints_range_and_one_that_is_not_finite_is_refused_and_nothing_moves(simulated):
+    low, high = simulated.scene.action_space.low, simulated.scene.action_space.high
     for value in (1e6, -1e6):
-        sent = simulated.send_action(dict.fromkeys(KEYS, value))
+        sent = simulated.send_action(dict.fromkeys([f"{joint}.pos" for joint in JOINTS], value))
         assert set(sent.values()) == {value}  # as the real driver in degrees, whose servos stop at their own limits
-        low, high = simulated.scene.action_space.low, simulated.scene.action_space.high
         assert np.all((simulated.scene.commanded >= low) & (simulated.scene.commanded <= high))
-
-
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_a_target_that_is_not_finite_is_refused_and_nothing_moves(simulated, value):
     before = simulated.scene.data.time
-    with pytest.raises(ValueError, match=rf"elbow_flex\.pos={value}: not a finite target"):
-        simulated.send_action({"shoulder_pan.pos": 1.0, "elbow_flex.pos": value})
+    for value in (np.nan, np.inf, -np.inf):
+        with pytest.raises(ValueError, match=rf"elbow_flex\.pos={value}: not a finite target"):
+            simulated.send_action({"shoulder_pan.pos": 1.0, "elbow_flex.pos": value})
     with pytest.raises(ValueError, match=r"elbow\.pos: no such joint; they are shoulder_pan, "):
         simulated.send_action({"elbow.pos": 0.0})
     assert simulated.scene.data.time == before
 
 
-def test_relative_targets_are_limited_as_the_real_driver_does(folder):
+def test_relative_targets_are_limited_as_the_real_driver_does(tmp_path):
     """A joint that is not named keeps its target; a command lasts a control period."""
-    config = SO101SimConfig(id="a", calibration_dir=folder, max_relative_target=5.0, control_hz=50.0)
+    config = SO101SimConfig(id="a", calibration_dir=tmp_path, max_relative_target=5.0, control_hz=50.0)
     with make_robot_from_config(config) as robot:
         here, before = robot.get_observation()["shoulder_pan.pos"], robot.scene.commanded.copy()
         start = robot.scene.data.time
@@ -133,23 +105,21 @@ def test_relative_targets_are_limited_as_the_real_driver_does(folder):
 
 
 def test_a_seed_lays_out_the_same_scene(simulated):
-    def layout(seed):
+    layouts = []
+    for seed in (1, 2, 1):
         simulated.reset(seed)
-        return simulated.scene.data.qpos.copy()
-
-    one, other, again = layout(1), layout(2), layout(1)
-    assert np.any(one != other)
-    np.testing.assert_array_equal(one, again)
+        layouts.append(simulated.scene.data.qpos.copy())
+    assert np.any(layouts[0] != layouts[1])
+    np.testing.assert_array_equal(layouts[0], layouts[2])
 
 
-@drawing
-def test_cameras_show_the_scene_of_now(folder):
-    robot = make_robot_from_config(SO101SimConfig(id="a", calibration_dir=folder, cameras=cameras("side")))
+def test_cameras_show_the_scene_of_now(drawing, tmp_path):
+    cameras = {"wrist": SimCameraConfig(width=64, height=48, fps=30, view="side")}
+    robot = make_robot_from_config(SO101SimConfig(id="a", calibration_dir=tmp_path, cameras=cameras))
     assert robot.observation_features["wrist"] == (48, 64, 3)
     with robot:
         before = robot.get_observation()["wrist"]
-        assert before.shape == (48, 64, 3)
-        assert before.dtype == np.uint8
+        assert before.shape == (48, 64, 3) and before.dtype == np.uint8
         for _ in range(20):
             robot.send_action({"shoulder_lift.pos": 0.0, "elbow_flex.pos": 0.0})
         assert np.any(robot.get_observation()["wrist"] != before)

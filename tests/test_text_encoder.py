@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from envs.sentences import CHARACTERS, PARAPHRASES, SENTENCES, check, sentence
-from envs.settings import ARM_TASKS, NAMES
+from envs.instructions import CHARACTERS, INSTRUCTIONS, PARAPHRASES, check
+from envs.settings import ARM_TASKS, NAMES, TaskConfig
 from envs.suite import BY_NAME
 from policies.text_encoder import Words, recognised
 
@@ -24,11 +24,11 @@ def words():
 def paraphrases(words):
     """The paraphrases' vectors (3, 20, T), and their tasks' sentences' (3, T)."""
     said = torch.stack([words.encode(sentences) for sentences in PARAPHRASES.values()])
-    return said, words.encode([SENTENCES[name] for name in PARAPHRASES])
+    return said, words.encode([INSTRUCTIONS[name] for name in PARAPHRASES])
 
 
 def test_a_sentence_has_one_vector_alone_or_among_others_now_or_later(words):
-    sentences = [*SENTENCES.values(), *sum(PARAPHRASES.values(), ())]
+    sentences = [*INSTRUCTIONS.values(), *sum(PARAPHRASES.values(), ())]
     together = words.encode(sentences)
     alone = torch.cat([Words().encode([text]) for text in sentences[:3]])
     assert together.shape == (len(sentences), words.size)
@@ -88,11 +88,11 @@ assert "wordllama" not in sys.modules and not logging.getLogger().handlers
 
 
 def test_every_task_has_a_sentence_and_no_two_of_a_body_the_same():
-    assert set(SENTENCES) == {*BY_NAME, *ARM_TASKS}
-    assert all(check(sentence(name), name) for name in NAMES)
-    for one, other in combinations(SENTENCES, 2):
+    assert set(INSTRUCTIONS) == {*BY_NAME, *ARM_TASKS}
+    assert all(check(TaskConfig(name).words, name) for name in NAMES)
+    for one, other in combinations(INSTRUCTIONS, 2):
         if one.split("-")[0] == other.split("-")[0] and ("CMU" in one) == ("CMU" in other):
-            assert SENTENCES[one] != SENTENCES[other]
+            assert INSTRUCTIONS[one] != INSTRUCTIONS[other]
 
 
 @pytest.mark.parametrize("text", ["", " ", "...", ". !", "go " * 60, "go\nthere", "走"])

@@ -18,12 +18,12 @@ import pytest
 from configs.command import composed
 from configs.reporting import Ended
 from configs.runs.parts import build
-from configs.runs.resuming import PATIENCE_S, found
-from configs.runs.run_folder import COLUMNS, RunFolder
+from configs.runs.run_folder import COLUMNS, PATIENCE_S, RunFolder, found
 from configs.runs.training import Training
 from configs.schema import TrainConfig
-from envs.faults import EnvironmentFault, EnvironmentLost
 from envs.make import make_vector
+from envs.task_env import EnvironmentFault
+from envs.vector import EnvironmentLost
 from policies.storage.folders import FolderError
 from policies.storage.versions import FORMAT
 from worldmodel import strict

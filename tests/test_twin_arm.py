@@ -2,16 +2,16 @@
 
 import json
 
+import mujoco
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sim.assets import asset
-from sim.joints import JOINTS
-from sim.twin.arm import BACKLOG_S, BURST, TwinArm
+from sim.so101.joints import JOINTS
+from sim.so101.kinematics import arm_file
+from sim.twin.arm import BACKLOG_S, BURST, TwinArm, build, limits
 from sim.twin.calibration import JointCalibration, fitting, read, scale, text
-from sim.twin.model import ARM, build, limits
 from sim.twin.servo import OVERLOADED, STEPS
 
 
@@ -64,30 +64,33 @@ def test_zero_is_the_middle_of_the_range_and_the_gripper_spans_it(calibration):
     assert abs(gripper.steps(-0.2) - offset - low) < 1e-6 and abs(gripper.steps(1.7) - offset - high) < 1e-6
 
 
-def test_a_calibration_is_read_as_it_was_written(model, tmp_path):
-    calibration = fitting(limits(model))
-    (tmp_path / "arm.json").write_text(text(calibration))
-    assert read(tmp_path / "arm.json") == calibration
+def test_a_calibration_is_read_as_it_was_written_and_a_wrong_one_refused_in_one_line(model, tmp_path):
+    calibration, path = fitting(limits(model)), tmp_path / "arm.json"
+    path.write_text(text(calibration))
+    assert read(path) == calibration
+    entries = json.loads(text(calibration))
+    for joint, change, message in (
+        ("elbow_flex", {"range_min": 9, "range_max": 9}, "min < max"),
+        ("elbow_flex", {"drive_mode": 1}, "drive_mode=1"),
+        ("elbow_flex", {"homing_offset": 2048}, "2047"),
+        ("elbow_flex", {"range_max": STEPS}, "4095"),
+        ("elbow_flex", {"id": 254}, "253"),
+        ("elbow_flex", {"id": True}, "a whole number"),
+        ("elbow_flex", {"id": 1}, "one id"),
+        ("elbow_flex", {"more": 1}, "elbow_flex"),
+        ("elbow", {}, "an SO-101's joints are"),
+    ):
+        path.write_text(json.dumps(entries | {joint: entries.get(joint, {}) | change}))
+        with pytest.raises(ValueError, match=message) as refusal:
+            read(path)
+        assert str(refusal.value).startswith(f"{path}: ") and "\n" not in str(refusal.value)
 
 
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        ({"gripper": None}, "gripper"),
-        ({"elbow_flex": {"id": 3, "drive_mode": 0, "homing_offset": 0, "range_min": 9, "range_max": 9}}, "min < max"),
-        ({"elbow_flex": {"id": 3, "drive_mode": 1, "homing_offset": 0, "range_min": 0, "range_max": 9}}, "drive_mode"),
-        ({"elbow_flex": {"id": 3, "drive_mode": 0, "homing_offset": 3000, "range_min": 0, "range_max": 9}}, "2047"),
-        ({"elbow_flex": {"id": 1, "drive_mode": 0, "homing_offset": 0, "range_min": 0, "range_max": 9}}, "one id"),
-        ({"elbow_flex": {"id": 3}}, "elbow_flex"),
-        ({"elbow": {}}, "an SO-101's joints are"),
-    ],
-)
-def test_a_wrong_calibration_is_refused_in_one_line(model, tmp_path, change, said):
-    entries = json.loads(text(fitting(limits(model)))) | change
-    (tmp_path / "arm.json").write_text(json.dumps(entries))
-    with pytest.raises(ValueError, match=said) as refusal:
-        read(tmp_path / "arm.json")
-    assert "arm.json" in str(refusal.value) and "\n" not in str(refusal.value)
+def test_leaving_out_what_is_only_seen_changes_no_mass(model):
+    whole = mujoco.MjModel.from_xml_path(str(arm_file()))
+    assert model.ngeom < whole.ngeom
+    np.testing.assert_array_equal(model.body_mass, whole.body_mass)
+    np.testing.assert_array_equal(model.body_inertia, whole.body_inertia)
 
 
 def test_every_joint_goes_where_its_goal_says_and_reports_it(arm):
@@ -125,6 +128,12 @@ def test_a_held_joint_does_not_move_and_its_servo_gives_up(arm):
     assert abs(arm.angle("shoulder_pan")) < 0.02 and servo["Present_Load"] == 1000 and not servo["Status"]
     run(arm, 1.5)
     assert servo["Status"] == OVERLOADED and abs(servo["Present_Load"]) <= 200
+    arm.hold("shoulder_pan", 0.3)
+    run(arm, 1.0)
+    assert abs(arm.angle("shoulder_pan") - 0.3) < 0.02
+    arm.hold("shoulder_pan", 99.0)
+    run(arm, 1.0)
+    assert abs(arm.angle("shoulder_pan") - limits(arm.model)["shoulder_pan"][1]) < 0.02
     arm.let_go("shoulder_pan")
     servo.write(40, b"\x01")
     goal(arm, "shoulder_pan", 1.0)
@@ -132,7 +141,8 @@ def test_a_held_joint_does_not_move_and_its_servo_gives_up(arm):
     assert abs(arm.angle("shoulder_pan") - 1.0) < 0.01
 
 
-@given(st.lists(st.floats(0, 5), min_size=1, max_size=8))
+@settings(max_examples=20)
+@given(st.lists(st.floats(0, 2), min_size=1, max_size=4))
 def test_time_is_caught_up_in_bursts_and_a_long_stall_is_let_go(model, stalls):
     arm = TwinArm(model, fitting(limits(model)))
     on(arm)
@@ -158,6 +168,8 @@ def test_reset_puts_the_arm_down_at_once_and_it_stays(arm):
     assert arm.angle("shoulder_pan") == -0.5
     run(arm, 0.5)
     assert abs(arm.angle("shoulder_pan") + 0.5) < 0.01
+    arm.reset({"shoulder_pan": 9.0})
+    assert arm.angle("shoulder_pan") == limits(arm.model)["shoulder_pan"][1]
     for wrong in ({"elbow": 0.1}, {"elbow_flex": float("nan")}, {"elbow_flex": [1, 2]}):
         with pytest.raises(ValueError, match="elbow"):
             arm.reset(wrong)
@@ -166,7 +178,7 @@ def test_reset_puts_the_arm_down_at_once_and_it_stays(arm):
 def test_a_scene_brings_its_own_bodies(tmp_path):
     scene = tmp_path / "scene.xml"
     scene.write_text(
-        f'<mujoco><include file="{asset(*ARM)}"/><compiler meshdir="{asset(*ARM).parent / "assets"}"/><worldbody>'
+        f'<mujoco><include file="{arm_file()}"/><compiler meshdir="{arm_file().parent / "assets"}"/><worldbody>'
         '<geom type="plane" size="0 0 .1"/><body name="cube" pos=".3 0 .02"><freejoint/>'
         '<geom type="box" size=".01 .01 .01" mass=".02"/></body></worldbody></mujoco>'
     )

@@ -7,13 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from configs.commands import twin as main
-from sim.joints import JOINTS
-from sim.twin.arm import TwinArm
+from sim.so101.joints import JOINTS
+from sim.twin.arm import TwinArm, build, limits
 from sim.twin.calibration import fitting
-from sim.twin.faults import Faults, Line
-from sim.twin.model import build, limits
+from sim.twin.faults import CABLES, FaultConfig, Faults, Line
 from sim.twin.servo import OVERLOADED
-from sim.twin.settings import CABLES, FaultConfig
 
 
 @pytest.fixture(scope="module")

@@ -1,13 +1,21 @@
-"""A twin does not outlive who started it, however that one ends."""
+"""A twin does not outlive who started it, however that ends, and survives what is done to its cable and joints."""
 
+import contextlib
+import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
 
 from configs.arm.twin_process import TwinProcess
+from robot.settings import port_of_twin
+from sim.twin.arm import TwinArm, build, limits
+from sim.twin.calibration import fitting
+from sim.twin.control import TwinControl, control_of
+from sim.twin.feetech import PING, encode
 
 WAIT_S = 120.0
 STARTS = """
@@ -39,7 +47,64 @@ def test_a_killed_run_leaves_no_twin():
         time.sleep(0.02)
 
 
-def test_it_starts_beside_packages_of_the_same_names_and_once_stopped_is_gone_with_its_folder(hidden):
-    twin = TwinProcess()  # which raises where it does not come up
+def test_it_starts_beside_packages_of_the_same_names_survives_a_wobbling_cable_and_goes_with_its_folder(hidden):
+    twin, stop = TwinProcess(), threading.Event()  # which raises where it does not come up
+
+    def talk():
+        while not stop.is_set():
+            with contextlib.suppress(OSError):  # the port is not there just now
+                port = os.open(twin.port_file.read_text().strip(), os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK)
+                with contextlib.suppress(OSError):
+                    while not stop.is_set():
+                        os.write(port, encode(1, PING))
+                os.close(port)
+
+    host = threading.Thread(target=talk)
+    host.start()
+    with TwinControl(control_of(twin.port_file)) as control:
+        for _ in range(50):
+            control.ask("pull", cable="usb")
+            control.ask("plug", cable="usb")
+        stop.set()
+        host.join()
+        assert control.ask("state")["port"] == port_of_twin(twin.port_file)
     twin.stop()
     assert twin._process.returncode == 0 and not twin.port_file.parent.exists()
+
+
+def test_a_port_file_whose_control_channel_would_have_too_long_a_path_is_taken_at_its_word(tmp_path):
+    port_file = tmp_path / ("long" * 30)
+    port_file.write_text("/dev/pts/9\n")
+    assert port_of_twin(port_file) == "/dev/pts/9"
+
+
+@pytest.fixture(scope="module")
+def arm():
+    """The twin's arm in this process, its torque on."""
+    model = build()
+    arm = TwinArm(model, fitting(limits(model)))
+    for servo in arm.servos.values():
+        servo.write(40, b"\x01")
+        servo["P_Coefficient"] = 16
+    return arm
+
+
+def run(arm, seconds: float) -> None:
+    for _ in range(round(seconds / arm.dt_s)):
+        arm.step()
+
+
+@pytest.mark.parametrize("angle", [1e300, -1e300])
+def test_a_joint_held_beyond_its_range_is_held_at_its_end(arm, angle):
+    arm.hold("elbow_flex", angle)
+    run(arm, 1.0)
+    low, high = arm.model.joint("elbow_flex").range
+    assert arm.angle("elbow_flex") == pytest.approx(high if angle > 0 else low, abs=0.05)
+    assert arm.held("elbow_flex")
+
+
+def test_a_goal_beyond_the_stop_presses_on_it(arm):
+    servo = arm.servos["shoulder_pan"]
+    servo["Min_Position_Limit"], servo["Max_Position_Limit"], servo["Goal_Position"] = 0, 0, 4000
+    run(arm, 1.5)
+    assert abs(arm.angle("shoulder_pan") - 1.92) < 0.05 and servo["Present_Load"] == 1000

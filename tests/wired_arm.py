@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import serial
 from lerobot.teleoperators import Teleoperator, TeleoperatorConfig
 
@@ -15,9 +16,8 @@ JOINTS = ("shoulder_pan", "shoulder_lift", "elbow_flex", "wrist_flex", "wrist_ro
 
 
 class Chain:
-    """Six servos on one wire. `dead` answers no more, each answer of `strained` says overload; `pulled` is the cable.
-
-    `log` tells what reached them.
+    """Six servos on one wire. `dead` answers no more, each answer of `strained` says overload, `held` does not move,
+    `sags` stays short of its goal; `pulled` is the cable. `log`: what reached them.
     """
 
     def __init__(self):
@@ -26,7 +26,8 @@ class Chain:
             memory[0], memory[1], memory[5] = 3, 10, number
             for address, value in ((MODEL, 777), (LOW, 500), (HIGH, 3595), (GOAL, 2047), (PRESENT, 2047)):
                 memory[address : address + 2] = value.to_bytes(2, "little")
-        self.dead, self.strained, self.pulled, self.log, self.answers = None, None, False, [], bytearray()
+        self.dead = self.strained = self.held = self.sags = None
+        self.pulled, self.log, self.answers = False, [], bytearray()
 
     def torques(self):
         return [memory[TORQUE] for memory in self.memory.values()]
@@ -36,6 +37,12 @@ class Chain:
         memory, place = self.memory[number], (2047 + round(degrees * 4095 / 360)).to_bytes(2, "little")
         for address in (PRESENT, GOAL)[: 1 + memory[TORQUE]]:
             memory[address : address + 2] = place
+
+    def tear(self, number, degrees):
+        """Move a servo so far at once, against its torque."""
+        memory = self.memory[number]
+        place = int.from_bytes(memory[PRESENT : PRESENT + 2], "little") + round(degrees * 4095 / 360)
+        memory[PRESENT : PRESENT + 2] = place.to_bytes(2, "little")
 
     def handle(self, number, instruction, given):
         if instruction == PING:
@@ -55,10 +62,11 @@ class Chain:
                 self.write(given[at], given[0], given[at + 1 : at + 1 + given[1]])
 
     def follow(self, memory):
-        """Half-way to the goal, while there is torque."""
+        """Half-way to the goal, while there is torque; `held` stays, `sags` by seven degrees."""
         goal, place = (int.from_bytes(memory[a : a + 2], "little") for a in (GOAL, PRESENT))
-        if memory[TORQUE]:
-            memory[PRESENT : PRESENT + 2] = (place + round((goal - place) / 2)).to_bytes(2, "little")
+        if memory[TORQUE] and memory[5] != self.held:
+            place = goal - 80 if memory[5] == self.sags else place + round((goal - place) / 2)
+            memory[PRESENT : PRESENT + 2] = place.to_bytes(2, "little")
 
     def write(self, number, address, data):
         if number == self.dead:
@@ -119,17 +127,50 @@ class Wire:
 
 
 class Clock:
-    """Time that passes when it is waited for."""
+    """Time that passes when it is waited for; a look takes `look` seconds, and a sleeper is woken `late` too late."""
 
-    def __init__(self):
-        self.now = 0.0
+    def __init__(self, now=0.0, look=1e-3, late=0.0):
+        self.now, self.look, self.late = now, look, late  # a call over the wire takes a while
 
     def monotonic(self):
-        self.now += 1e-3  # a call over the wire takes a while
+        self.now += self.look
         return self.now
 
     def sleep(self, seconds):
-        self.now += seconds
+        self.now += seconds + self.late
+
+
+class FakePlanner:
+    """Plans curves of `length` steps, each `delays` steps after it was asked, later ones `otherwise`; None: never.
+
+    `action(number, since)`: what all its steps do, by the number of the plan, and of those since one from rest.
+    `asked`: when, the state, whether from rest. `now` is the time in steps, for a test to advance.
+    """
+
+    def __init__(self, *delays, otherwise=1, action=lambda number, since: number / 100, length=4):
+        self.delays, self.otherwise, self.action, self.length = list(delays), otherwise, action, length
+        self.asked, self.now, self.due, self.since = [], 0, [], 0
+
+    def ask(self, state, fresh, frames, there):
+        self.asked.append((self.now, state, fresh))
+        number, self.since = len(self.asked), 0 if fresh else self.since + 1
+        delay = self.delays.pop(0) if self.delays else self.otherwise
+        if delay is not None:
+            actions = np.full((self.length, 6), self.action(number, self.since))
+            answer = SimpleNamespace(number=number, plan_ms=1.0, actions=actions, tokens=(), length=self.length)
+            self.due.append((self.now + delay, answer))
+        return number
+
+    def awaits(self, number):
+        return any(answer.number == number for _, answer in self.due)
+
+    def poll(self):
+        ready = [answer for at, answer in self.due if at <= self.now]
+        self.due = [(at, answer) for at, answer in self.due if at > self.now]
+        return ready
+
+    def gone(self):
+        return ""
 
 
 class Leader(Teleoperator):

@@ -12,3 +12,20 @@ class MachineFault(OSError):
 def warning_line(message: Warning | str, *_place, **_line) -> str:
     """Format a warning without its place in the code; replaces `warnings.formatwarning` in a command's processes."""
     return f"semagram: {message}\n"
+
+
+TRYING = "while trying to "
+"""Prefix of the note on an error that names the action that failed with it."""
+
+
+def in_one_line(error: BaseException) -> str:
+    """Return one line on what ended a loop, and what could not be done after that.
+
+    The latter is read from the notes on the error, or on the errors of a group.
+    """
+    errors = [error, *getattr(error, "exceptions", ())]
+    notes = [note for each in errors for note in getattr(each, "__notes__", ()) if note.startswith(TRYING)]
+    undone = dict.fromkeys(note.removeprefix(TRYING).partition(":")[0] for note in notes)
+    first = errors[isinstance(error, BaseExceptionGroup)]
+    line = " ".join(str(first).split()) or type(first).__name__
+    return f"{line}; not done: {', '.join(undone)}" if undone else line

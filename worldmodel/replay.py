@@ -167,9 +167,9 @@ class Replay:
         columns, self._shown = self._columns(), None
         sizes = {name: tuple(saved[name].shape[2:]) if name in saved else None for name in columns}
         own = {name: tuple(column.shape[2:]) for name, column in columns.items()}
-        seats = (len(saved["head"]), int(saved["rows"])), (len(self.head), self.rows)
-        if seats[0] != seats[1]:
-            raise ReplayMismatch(f"the saved replay has (environments, rows) {seats[0]}, this one {seats[1]}")
+        size, own_size = (len(saved["head"]), int(saved["rows"])), (len(self.head), self.rows)
+        if size != own_size:
+            raise ReplayMismatch(f"the saved replay has (environments, rows) {size}, this one {own_size}")
         if differing := [f"{name} {sizes[name]}, not {own[name]}" for name in own if sizes[name] != own[name]]:
             raise ReplayMismatch(f"the saved replay has {'; '.join(differing)}")
         self.final.fill_(True)  # of rows that were not saved, nothing is held

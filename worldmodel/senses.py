@@ -55,12 +55,12 @@ def check(senses: Shapes) -> None:
             raise UserError(f"{key}: a vector of numbers, not {tuple(shape)}")
 
 
-def check_sides(said: str, *sides: object, example: str = "") -> None:
-    """Raise ValueError, in one line that begins with `said`, unless all `sides` are whole pixel counts within SIZES.
+def check_sides(beginning: str, *sides: object, example: str = "") -> None:
+    """Raise ValueError, in one line that starts with `beginning`, unless all `sides` are whole pixels within SIZES.
 
     `example` is a valid setting to quote. For code that chooses the frame size; a model itself takes smaller frames.
     """
     least, most = SIZES
     if not all(type(side) is int and least <= side <= most for side in sides):
         such = f", e.g. {example}" if example else ""
-        raise UserError(f"{said}: a whole number of pixels from {least} to {most}{such}")
+        raise UserError(f"{beginning}: a whole number of pixels from {least} to {most}{such}")

@@ -46,7 +46,7 @@ REMOVED = {
     "planner.agreement": "every plan has all of planner.iterations",
     "vision": "model.vision.patch=4 model.vision.width=192 is what vision=large was",
     "secret": "a Unix socket, or a port of this machine, needs none",
-    "peer": "tests/bench/duel.py and tests/bench/peers.py run TD-MPC2",
+    "peer": "tests/bench/speed.py and tests/bench/peers.py run TD-MPC2",
 }
 """Keys of earlier versions, or groups of them, that are no more: why, or what to say instead."""
 RENAMED = {
@@ -82,6 +82,7 @@ RENAMED = {
     "sentence": "instruction or plan",
     "drop": "drop_senses",
     "drop_at": "drop_at_step",
+    "by": "driver",
 }
 """Keys of earlier versions by their new names, of which a command may have one only."""
 

@@ -14,12 +14,12 @@ from policies.planner_link.client import PlannerClient, reach
 from policies.planner_link.messages import Begin, Refusal, receive, send
 from policies.planner_link.service import PlannerService
 from policies.storage.checkpoint import AgentSpec
-from robot.running.settings import RunConfig, planner_address
+from robot.settings import RunConfig, planner_address
 from worldmodel.errors import UserError
 from worldmodel.senses import IMAGE_KEY_PREFIX, is_image
 
 
-def begin_of(spec: AgentSpec, task: TaskConfig, lead: int = 1, sentence: str = "") -> Begin:
+def begin_of(spec: AgentSpec, task: TaskConfig, lead: int = 1, instruction: str = "") -> Begin:
     """Return a robot's first message to a checkpoint's planner, asked `lead` control steps before each plan is due.
 
     The planning deadline is half of that time; the other half is for the round trip and for delays.
@@ -39,7 +39,7 @@ def begin_of(spec: AgentSpec, task: TaskConfig, lead: int = 1, sentence: str = "
         degree=token.degree,
         cameras=",".join(f"{camera}:{height}x{width}" for camera, (height, width, _) in shapes.items()),
         lags=",".join(map(str, spec.model.vision.frame_lags)) if shapes else "",
-        sentence=sentence,
+        sentence=instruction,
         deadline_ms=500.0 * min(lead, every) / task.control_hz if task.control_hz else 0.0,
     )
 

@@ -1,4 +1,4 @@
-"""Plays a sentence of tokens on an arm: motions through the gate at a control rate, events reported as they occur."""
+"""Plays a written plan on an arm: motions through the gate at a control rate, events reported as they occur."""
 
 import math
 import sys
@@ -10,19 +10,16 @@ from pathlib import Path
 
 import numpy as np
 
-from configs.arm.session import ENDS, arm_of, ended
+from configs.arm.session import ENDS, arm_of, ended, return_home
 from configs.reporting import say
 from policies.tokens.playback import Playback
 from policies.tokens.vocabulary import Ask, Move, Sentence, Token, read_sentence, text
 from robot.arms import connect, gated
 from robot.drivers import WrittenDriver
-from robot.loop import Loop
-from robot.running.settings import PlayConfig
-from robot.running.sinks import Smoothness
-from robot.safety.limits import GRIPPER, RANGES
-from robot.so101_sim import SimulatedTime
-from robot.ticks import Clock, Ticks
-from robot.units import ARM
+from robot.loop import Loop, Smoothness
+from robot.safety.limits import ARM, GRIPPER, RANGES
+from robot.settings import PlayConfig
+from robot.ticks import Clock, SimulatedTime, Ticks
 from worldmodel.errors import UserError
 
 SCENE = "so101-touch"
@@ -33,37 +30,35 @@ COLUMN = list(RANGES).index(GRIPPER)
 
 
 @dataclass
-class Playing:
-    """One sentence and its playback.
+class PlaySession:
+    """One plan and its playback.
 
     `events`: those so far, as text. `farthest`: the largest deviation of a joint from its curve. `left`: how far the
-    last command sent was from the sentence's. Both in degrees, over the joints except the gripper.
+    last command sent was from the plan's. Both in degrees, over the joints except the gripper.
     """
 
     config: PlayConfig
-    sentence: Sentence
+    plan: Sentence
     events: list[str] = field(default_factory=list)
     farthest: float = 0.0
     left: float = 0.0
 
     @classmethod
-    def begin(cls, config: PlayConfig) -> "Playing":
-        """Read the sentence and check it. Raises ValueError."""
-        sentence = read_sentence(Path(config.plan), places=True)
-        if not sentence:
-            raise UserError(f"plan={config.plan}: no token in it; a list of tokens, as in docs/arm.json")
-        if (lasts := sum(token.seconds for token in sentence if isinstance(token, Move))) > LONGEST_S:
-            raise UserError(f"plan={config.plan}: {lasts:.0f} s of motion; at most {LONGEST_S:.0f}")
-        for token in sentence:
-            if isinstance(token, Move) and token.points.shape[1] != len(RANGES):
-                raise UserError(
-                    f"plan={config.plan}: its motions have {token.points.shape[1]} columns; the SO-101 has "
-                    f"{len(RANGES)} joints, {', '.join(RANGES)}"
-                )
-        return cls(config, sentence)
+    def begin(cls, config: PlayConfig) -> "PlaySession":
+        """Read the plan and check it. Raises ValueError."""
+        plan, where = read_sentence(Path(config.plan), places=True), f"plan={config.plan}"
+        if not plan:
+            raise UserError(f"{where}: no token in it; a list of tokens, as in docs/arm.json")
+        moves = [token for token in plan if isinstance(token, Move)]
+        if (lasts := sum(move.seconds for move in moves)) > LONGEST_S:
+            raise UserError(f"{where}: {lasts:.0f} s of motion; at most {LONGEST_S:.0f}")
+        if wrong := [width for move in moves if (width := move.points.shape[1]) != len(RANGES)]:
+            joints = f"{len(RANGES)} joints, {', '.join(RANGES)}"
+            raise UserError(f"{where}: its motions have {wrong[0]} columns; the SO-101 has {joints}")
+        return cls(config, plan)
 
     def run(self) -> dict:
-        """Play the sentence. Returns what happened. Raises ValueError, OSError; Ended if a fault or signal stops it."""
+        """Play the plan. Returns what happened. Raises ValueError, OSError; Ended if a fault or signal stops it."""
         config = self.config
         with ExitStack() as stack:
             inner = arm_of(config, stack, SCENE, config.control_hz, {})
@@ -72,7 +67,7 @@ class Playing:
             smooth = Smoothness(config.control_hz, slice(COLUMN))
             loop = Loop(robot, ARM, Ticks(config.control_hz, clock), [smooth], say)
             connect(robot)
-            say(f"{robot}: {text(self.sentence)}, limits={config.preset}")
+            say(f"{robot}: {text(self.plan)}, limits={config.preset}")
             try:
                 with ExitStack() as connected:
                     connected.push(robot)
@@ -84,12 +79,12 @@ class Playing:
         robot, ticks = loop.robot, loop.ticks
         found = np.clip(ARM.shares(loop.read().joints), -1, 1)
         fastest = 2 * ARM.spans(robot.gate.limits.column("rate")) / (ARM.high - ARM.low)
-        items = list(Playback(self.sentence, found, ticks.hz, gripper=COLUMN, fastest=fastest))
+        items = list(Playback(self.plan, found, ticks.hz, gripper=COLUMN, fastest=fastest))
         finished, timing = self._follow(loop, items), ticks.summary()
         if self.left > HELD_BACK_DEG:
-            say(f"the limits held it back: a joint is {self.left:.0f} degrees from where the sentence had it")
+            say(f"the limits held it back: a joint is {self.left:.0f} degrees from where the plan had it")
         result = {
-            "plan": text(self.sentence),
+            "plan": text(self.plan),
             "events": self.events,
             "finished": finished,
             "seconds": round(ticks.passed / ticks.hz, 3),
@@ -101,17 +96,17 @@ class Playing:
             "robot": self.config.robot,
             "limits": self.config.preset,
         }
-        if not self.config.simulated and (why := loop.move_to(ARM.at(found))):
-            say(f"not quite where it was found: {why}")
+        if not self.config.simulated:
+            return_home(loop, ARM.at(found))
         return result
 
     def _follow(self, loop: Loop, items: list) -> bool:
         """Play all items of the playback, resting at each question. Returns whether it came to their end."""
         while items:
             end = next((i for i, (_, item) in enumerate(items) if isinstance(item, Ask)), len(items))
-            driver = WrittenDriver(items[:end], ARM.at, self._tell)
+            driver = WrittenDriver(items[:end], ARM.at, self._report)
             loop.episode(driver, driver.steps)
-            driver.tell_until(math.inf)
+            driver.report_until(math.inf)
             if driver.steps:
                 self.farthest, self.left = max(self.farthest, driver.farthest), driver.left
             if end < len(items) and not self._answered(loop, *items[end]):
@@ -122,7 +117,7 @@ class Playing:
     def _answered(self, loop: Loop, at: float, question: Ask) -> bool:
         """Bring the arm to rest and ask the user. Returns whether to go on."""
         loop.rest()
-        self._tell(at, question)
+        self._report(at, question)
         say("Enter goes on, anything else ends it here")
         if sys.stdin is None:
             return False
@@ -133,6 +128,6 @@ class Playing:
         except EOFError:
             return False
 
-    def _tell(self, at: float, event: Token) -> None:
+    def _report(self, at: float, event: Token) -> None:
         self.events.append(f"{at:.2f} s {event}")
         say(self.events[-1])

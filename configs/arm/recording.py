@@ -9,30 +9,93 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
-from configs.arm.priority import ORDINARY, hurried
 from configs.arm.session import ENDS, arm_of, ended
 from configs.reporting import Ended, say
+from configs.runs.loading import Loaded, load_agent
+from envs.arm import known, seen
+from envs.senses import Senses
+from policies.text_encoder import WORDS
 from robot.arms import connect, gated, teleoperator
+from robot.config_so101 import sim_cameras
 from robot.drivers import ScriptDriver, TeleopDriver
-from robot.loop import Driver, Loop, Step
-from robot.recording.parts import MEASURED, SUCCESS, EpisodeInfo, Parts
-from robot.recording.review import Review, picture
-from robot.recording.settings import EXPERT, POLICY, PREFIX, RecordConfig
+from robot.loop import Driver, Loop, Reading, Step
+from robot.recording import MEASURED, SUCCESS, EpisodeInfo, Parts, picture, summary
 from robot.safety.gated import SUFFIX, GatedRobot
-from robot.so101_sim import SimulatedTime
-from robot.ticks import Clock, Ticks
-from robot.units import ARM, Units
+from robot.safety.limits import ARM, Units
+from robot.settings import CAMERAS, EXPERT, POLICY, PREFIX, RecordConfig
+from robot.so101 import SimCamera, SO101Sim
+from robot.ticks import ORDINARY, Clock, SimulatedTime, Ticks, hurried
+from sim.renderer import RenderingUnavailable, shows
+from sim.so101 import scene as so101
 from sim.so101.experts import Unreachable
+from sim.so101.joints import Targets
 from worldmodel.errors import UserError
+from worldmodel.observation import Observation
+from worldmodel.senses import LANGUAGE_KEY, STATE_KEY, key
 
 SLOW = 0.98  # fraction of the requested rate below which a warning is printed
 FULL = (errno.ENOSPC, errno.EDQUOT)  # the disk, or the user's quota, is full
 TRIES = 50  # consecutive layouts that a script may reject
 
 
+class PolicyDriver(Driver):
+    """A checkpoint's agent in the simulated arm's task, whose scene it observes as in training.
+
+    `instruction`: for one with language; the task's own if empty.
+    """
+
+    def __init__(self, robot: SO101Sim, loaded: Loaded, instruction: str = ""):
+        """Open the agent's own cameras, besides the robot's. Raises ValueError if one is missing or cannot render."""
+        task, self._senses = loaded.task, loaded.spec.senses
+        self._robot, self._agent = robot, loaded.agent
+        self._targets = Targets.at(task.arm.control_hz, *so101.limits(robot.scene), task.arm.control)
+        self._parts = known(so101.components(robot.scene), task.arm.state)
+        has_language = LANGUAGE_KEY in self._senses
+        self._words = {LANGUAGE_KEY: WORDS.encode([instruction or task.words])} if has_language else {}
+        self._cameras: dict[str, SimCamera] = {}
+        sizes = Senses.of(self._senses).sizes
+        if other := [name for name in sizes if name not in CAMERAS]:
+            raise UserError(f"checkpoint=: its camera {other[0]} is none of the simulation's, {', '.join(CAMERAS)}")
+        for name, config in sim_cameras(sizes, round(task.arm.control_hz)).items():
+            camera = self._cameras[key(f"images.{name}")] = SimCamera(config)
+            camera.show(robot.scene)
+            try:
+                camera.connect()
+            except RenderingUnavailable as error:
+                raise UserError(f"checkpoint=: its camera {name}: {error}") from error
+
+    def begin(self, seed: int = 0) -> None:
+        """Seed the agent's generator and forget the last episode."""
+        self._agent.generator.manual_seed(seed)
+        self._agent.reset(torch.ones(1, dtype=torch.bool))
+
+    def goal(self, reading: Reading, last: np.ndarray) -> np.ndarray:
+        """Return the joint goals of the agent's next action."""
+        commanded = self._robot.scene.commanded
+        return self._targets.next(commanded, self._agent.act(self._observe(commanded))[0].numpy())
+
+    def _observe(self, target: np.ndarray) -> Observation:
+        """Return the observation of the one arm while the joint targets are `target` (6,), in rad."""
+        values, present = dict(self._words), {}
+        if STATE_KEY in self._senses:
+            named = seen(self._robot.scene.state(), self._parts, target)
+            state = np.concatenate([named[name] for name in sorted(named)]).astype(np.float32)
+            values[STATE_KEY] = torch.from_numpy(state[None])
+        for name, camera in self._cameras.items():
+            frame = camera.read()
+            values[name], present[name] = torch.from_numpy(frame.copy()[None]), torch.tensor([shows(frame)])
+        return Observation.of(self._senses, values, present)
+
+    def close(self) -> None:
+        """Close its cameras."""
+        for camera in self._cameras.values():
+            camera.disconnect()
+
+
 @dataclass
-class Recording:
+class RecordSession:
     """A recording session with the settings `config`.
 
     `scheduling`: the priority granted to the control loop. `skipped`: layouts left out because a script cannot reach
@@ -64,15 +127,13 @@ class Recording:
                         self._record(robot, clock, parts)
                 finally:
                     parts.merge()
-        review = Review.of(dataset)
-        summary = review.summary()
-        drawn = dataset.with_name(f"{dataset.name}.png")
-        picture(drawn, dataset, review.title)
-        each = "; ".join(f"{count} of {task!r}" for task, count in summary["tasks"].items())
-        several = f" ({each})" if len(summary["tasks"]) > 1 else ""
-        say(f"{summary['episodes']} episodes{several}, {summary['frames']} frames: {dataset}, {drawn}")
+        found, drawn = summary(dataset), dataset.with_name(f"{dataset.name}.png")
+        picture(drawn, dataset)
+        each = "; ".join(f"{count} of {task!r}" for task, count in found["tasks"].items())
+        several = f" ({each})" if len(found["tasks"]) > 1 else ""
+        say(f"{found['episodes']} episodes{several}, {found['frames']} frames: {dataset}, {drawn}")
         return {
-            **summary,
+            **found,
             "dataset": str(dataset),
             "picture": str(drawn),
             "robot": config.robot,
@@ -106,27 +167,43 @@ class Recording:
                     say(f"{config.reset_seconds:g} s to put things back: not recorded")
                     self._drive(Loop(robot, units, Ticks(config.control_hz, clock)), driver, config.reset_seconds)
 
+    def _driver(self, robot: GatedRobot, units: Units) -> Driver:
+        config = self.config
+        if config.driver == EXPERT:
+            return ScriptDriver(robot.robot)
+        if config.driver != POLICY:
+            return TeleopDriver(teleoperator(config.teleop), [name + SUFFIX for name in robot.gate.limits.names], units)
+        loaded = load_agent(config.checkpoint, config.seed, config.device, config.threads, config.planner)
+        task = loaded.task
+        if task.name != config.task_name or task.control_hz != config.control_hz:
+            rate = f" at {task.control_hz} Hz" if task.control_hz else ""
+            raise UserError(
+                f"checkpoint={config.checkpoint}: is for task={task.label}{rate}, not {config.task_name} at "
+                f"{config.control_hz} Hz"
+            )
+        return PolicyDriver(robot.robot, loaded, config.instruction)
+
     def _episode(self, robot: GatedRobot, units: Units, driver: Driver, clock: Clock, parts: Parts) -> None:
         config, number = self.config, parts.finished
         seed = self._begin(robot, driver, number)
-        ticks, sentence = Ticks(config.control_hz, clock), self._sentence(robot)
+        ticks, task = Ticks(config.control_hz, clock), self._task(robot)
         with ExitStack() as stack:
             with robot.held():  # no signal between opening a file and arranging its closing
                 draft = stack.enter_context(parts.episode())
 
             def keep(step: Step) -> None:
-                draft.add(step.reading.observation, step.action, sentence, step.at_s, step.success)
+                draft.add(step.reading.observation, step.action, task, step.at_s, step.success)
 
             done = self._drive(Loop(robot, units, ticks, [keep]), driver, config.longest_s)
             rate = ticks.mean_hz or float(config.control_hz)
-            told = {None: "", True: ", success", False: ", no success"}[done]
+            outcome = {None: "", True: ", success", False: ", no success"}[done]
             with robot.held():  # no signal may lose a finished episode, nor the line that says so
-                draft.save(EpisodeInfo(seed, done, rate, ticks.late, config.by))
-                say(f"episode {number + 1} of {config.episodes}: safe{told}, {draft.frames} frames, {rate:.1f} Hz")
+                draft.save(EpisodeInfo(seed, done, rate, ticks.late, config.driver))
+                say(f"episode {number + 1} of {config.episodes}: safe{outcome}, {draft.frames} frames, {rate:.1f} Hz")
         if rate < SLOW * config.control_hz:
             say(
                 f"too slow: {rate:.1f} Hz instead of {config.control_hz}, {ticks.late} of {draft.frames} frames late, "
-                f"{ticks.skipped} left out; {MEASURED} tells when each really was"
+                f"{ticks.skipped} left out; {MEASURED} has the time of each"
             )
 
     def _drive(self, loop: Loop, driver: Driver, seconds: float) -> bool | None:
@@ -158,27 +235,16 @@ class Recording:
             return seed
         raise UserError(f"task={self.config.task}: {TRIES} layouts in a row are out of the script's reach")
 
-    def _sentence(self, robot: GatedRobot) -> str:
-        if self.config.sentence:
-            return self.config.sentence
-        if self.config.simulated:
-            return robot.robot.scene.task_description
-        return self.config.task.removeprefix(PREFIX)
-
-    def _driver(self, robot: GatedRobot, units: Units) -> Driver:
-        if self.config.by == EXPERT:
-            return ScriptDriver(robot.robot)
-        if self.config.by == POLICY:
-            from configs.arm.piloting import pilot  # importing torch takes seconds
-
-            return pilot(self.config, robot.robot)
-        keys = [name + SUFFIX for name in robot.gate.limits.names]
-        return TeleopDriver(teleoperator(self.config.teleop), keys, units)
+    def _task(self, robot: GatedRobot) -> str:
+        """Return the task in words, as the dataset stores it."""
+        if self.config.instruction:
+            return self.config.instruction
+        return robot.robot.scene.task_description if self.config.simulated else self.config.task.removeprefix(PREFIX)
 
 
 @contextmanager
 def ending(dataset: Path, parts: Parts) -> Iterator[None]:
-    """Turn what ends a session early (signal, fault, full disk) into Ended, which tells how many episodes are safe."""
+    """Turn what ends a session early (signal, fault, full disk) into Ended, which says how many episodes are safe."""
     try:
         yield
     except (*ENDS, OSError) as end:

@@ -1,4 +1,4 @@
-"""A run of a checkpoint on an arm: its planner, its cameras, its view and its episodes."""
+"""A run of a checkpoint on an arm: whether it suits the arm; its planner, cameras, view and episodes."""
 
 import contextlib
 import signal
@@ -8,55 +8,70 @@ from pathlib import Path
 
 import numpy as np
 
-from configs.arm.compatibility import Fit
 from configs.arm.planning import begin_of, planner_client
-from configs.arm.priority import hurried
-from configs.arm.session import ENDS, arm_of
+from configs.arm.session import ENDS, arm_of, return_home
 from configs.reporting import say
 from configs.runs.loading import task_of
+from envs.instructions import check as check_sentence
+from envs.senses import Senses
 from envs.settings import TaskConfig
-from envs.state_estimator import Mirror, scene_bodies
+from envs.state_estimator import STILL, Mirror, scene_bodies
+from policies.planner_link.messages import LARGEST
 from policies.storage.checkpoint import AgentSpec, find_checkpoint, read_spec
 from policies.training.rollouts import evaluation_seeds
-from robot.arms import connect, gated
+from robot.arms import configured, connect, gated
 from robot.cameras import CameraBuffer, SteadyCamera, in_a_line
-from robot.loop import Loop
-from robot.running.plan_follower import PlanFollower
-from robot.running.rerun_view import Rerun
-from robot.running.settings import RunConfig
-from robot.running.sinks import Nothing, Smoothness, View
-from robot.safety.faults import in_one_line
-from robot.safety.signals import Stopped
-from robot.ticks import Ticks, no_collection
-from robot.units import Units
-from sim.so101.tasks import TASKS
+from robot.drivers import PlanFollower
+from robot.loop import Loop, Smoothness
+from robot.safety.limits import Units
+from robot.safety.stops import Stopped
+from robot.settings import CAMERAS, REAL, SIM, RunConfig
+from robot.ticks import Ticks, hurried, no_collection
+from robot.views import NoView, RerunView, TerminalView
+from sim.so101.tasks import FULL, TASKS
+from worldmodel.errors import in_one_line
 from worldmodel.strict import ConfigError
 
 TRIES = 3
 """The run ends after this many faults on the way to an episode's start."""
+ROOM_FOR_REST = 1 << 16  # bytes of a message reserved for all but its frames
 
 
 @dataclass
-class Running:
-    """One run of the checkpoint at `path`; `task` is what it was trained on."""
+class RunSession:
+    """One run, as `config` says, of the checkpoint of `spec` at `path`; `task` is what it was trained on."""
 
     config: RunConfig
     path: Path
-    identity: AgentSpec
+    spec: AgentSpec
     task: TaskConfig
-    fit: Fit
 
     @classmethod
-    def begin(cls, config: RunConfig) -> "Running":
+    def begin(cls, config: RunConfig) -> "RunSession":
         """Find the checkpoint and check that it suits the config. Raises ConfigError, FolderError, ValueError."""
         path = find_checkpoint(Path(config.checkpoint))
-        identity = read_spec(path)
-        task = task_of(identity)
+        spec = read_spec(path)
+        task = task_of(spec)
         if not task.is_arm:
             raise ConfigError(f"checkpoint={config.checkpoint}: for {task.label}, not for one of the SO-101's tasks")
-        fit = Fit(config, identity, task)
-        fit.check()
-        return cls(config, path, identity, task, fit)
+        session = cls(config, path, spec, task)
+        session.check()
+        return session
+
+    @property
+    def senses(self) -> Senses:
+        """The senses that the checkpoint perceives."""
+        return Senses.of(self.spec.senses)
+
+    @property
+    def needs_places(self) -> bool:
+        """Whether the checkpoint perceives where the task's objects are: the full state."""
+        return self.senses.state and self.task.state == FULL
+
+    @property
+    def instruction(self) -> str:
+        """The instruction for the checkpoint: the user's or the task's own; empty without language."""
+        return (self.config.instruction or self.task.words) if self.senses.language else ""
 
     @property
     def seconds(self) -> float:
@@ -66,13 +81,56 @@ class Running:
             return self.config.seconds or own
         return min(own, task.max_control_steps / task.arm.control_hz)
 
+    def check(self) -> None:
+        """Raise ConfigError, in one line, if the checkpoint cannot be run as `config` says."""
+        self._check_places()
+        self._check_cameras()
+        if self.config.instruction and not self.senses.language:
+            raise ConfigError(f"instruction={self.config.instruction}: the checkpoint was trained without language")
+        if self.senses.language:
+            check_sentence(self.instruction, "instruction")
+
+    def _check_places(self) -> None:
+        """Raise ConfigError if nothing gives or shows where the task's objects are, or `target` is outside training."""
+        config, name = self.config, self.task.name
+        if not self.needs_places and not self.senses.cameras:
+            raise ConfigError(f"checkpoint={config.checkpoint}: of task.state=joints without a camera: no sense of it")
+        if config.simulated or not self.needs_places:
+            return
+        if name not in STILL:
+            raise ConfigError(
+                f"robot={config.robot}: {name} needs to know how its objects move, which only {SIM} does; "
+                f"{', '.join(STILL)} do not, nor does a checkpoint of task.state=joints and cameras"
+            )
+        if config.robot == REAL and not config.target:
+            raise ConfigError("target=: where the task's object is, x, y, z in metres from the arm's base (x forward)")
+        if config.target and (why := TASKS[name].untrained(config.target)):
+            raise ConfigError(f"target={config.target}: {name} is {why}")
+
+    def _check_cameras(self) -> None:
+        """Raise ConfigError for wrong cameras, or for frames too large to send to the planner."""
+        config, names = self.config, self.senses.cameras
+        given = CAMERAS if config.simulated else config.robot_cameras
+        has = f"the checkpoint's cameras are {', '.join(names) or 'none'}"
+        if lacking := [name for name in names if name not in given]:
+            example = f"{{{lacking[0]}: {{type: opencv, index_or_path: 0, width: 640, height: 480, fps: 30}}}}"
+            here = f"{SIM} has {', '.join(CAMERAS)}" if config.simulated else f"e.g. 'robot_cameras={example}'"
+            raise ConfigError(f"{has}; {here}, not {lacking[0]}" if config.simulated else f"{has}; {here}")
+        if more := [name for name in config.robot_cameras if name not in names]:
+            raise ConfigError(f"robot_cameras.{more[0]}: {has}")
+        configured(config.robot_cameras)
+        pixels = sum(3 * height * width for height, width in self.senses.sizes.values())
+        size, most = len(self.spec.model.vision.frame_lags) * pixels, LARGEST - ROOM_FOR_REST
+        if size > most:
+            raise ConfigError(f"{has}: {size} bytes at a time; at most {most} reach a planner")
+
     def run(self) -> dict:
         """Run all episodes. Returns what happened. Raises ValueError, OSError if the run cannot begin."""
-        config, hz, senses = self.config, self.task.arm.control_hz, self.fit.senses
+        config, hz, senses = self.config, self.task.arm.control_hz, self.senses
         with contextlib.ExitStack() as stack:
             show = self._view()
             stack.callback(show.close)
-            begin = begin_of(self.identity, self.task, config.lead, self.fit.sentence)
+            begin = begin_of(self.spec, self.task, config.lead, self.instruction)
             link = planner_client(stack, config, self.path, begin, show.say)
             with ThreadPoolExecutor(1) as meanwhile:  # connecting and making the mirror both take seconds
                 connecting = meanwhile.submit(link.connect)
@@ -84,9 +142,9 @@ class Running:
                     stack.enter_context(in_a_line())
                 connecting.result()
             robot = gated(inner, config.preset)
-            eyes = CameraBuffer(senses.sizes, self.identity.model.vision.frame_lags, not senses.state, hz, show.say)
+            cameras = CameraBuffer(senses.sizes, self.spec.model.vision.frame_lags, not senses.state, hz, show.say)
             bodies = (lambda: scene_bodies(inner.scene)) if config.simulated else (lambda: None)
-            follower = PlanFollower(mirror, link, hz, min(config.lead, begin.every), eyes, bodies)
+            follower = PlanFollower(mirror, link, hz, min(config.lead, begin.every), cameras, bodies)
             smooth = Smoothness(hz)
             units = Units(mirror.targets.low, mirror.targets.high)
             loop = Loop(robot, units, Ticks(hz), [smooth, lambda step: show(step, follower)], show.say)
@@ -118,25 +176,21 @@ class Running:
 
         Returns "done", "fault" or the name of a signal.
         """
-        judged = self.config.simulated or self.fit.told or bool(self.config.target)
+        judged = self.config.simulated or self.needs_places or bool(self.config.target)
         steps, judge = round(self.seconds * loop.ticks.hz) + 1, mirror.success if judged else None  # 1: to see the last
         try:
             with contextlib.ExitStack() as stack, no_collection():
                 stack.push(loop.robot)
                 home = loop.read().joints
                 for episode in range(self.config.episodes):
-                    if not self._prepare(loop, follower, mirror, episode):
+                    if not self.prepare(loop, follower, mirror, episode):
                         return "fault"
                     results.append(loop.episode(follower, steps, judge))
-                    told = {True: "done", False: "not done", None: "over"}[results[-1]]
-                    loop.say(f"episode {episode + 1}: {told}")
+                    outcome = {True: "done", False: "not done", None: "over"}[results[-1]]
+                    loop.say(f"episode {episode + 1}: {outcome}")
                     if loop.robot.fault is not None and not loop.recover(follower):
                         return "fault"
-                if not self.config.simulated and (why := loop.move_to(home)):
-                    if loop.robot.fault is not None:
-                        return "fault"
-                    loop.say(f"not quite where it was found: {why}")
-                return "done"
+                return "done" if self.config.simulated or return_home(loop, home) else "fault"
         except ENDS as end:
             line = in_one_line(end)
             if isinstance(end, Stopped):
@@ -146,7 +200,7 @@ class Running:
             say(f"stopped: {line}")
             return "fault"
 
-    def _prepare(self, loop: Loop, follower: PlanFollower, mirror: Mirror, episode: int) -> bool:
+    def prepare(self, loop: Loop, follower: PlanFollower, mirror: Mirror, episode: int) -> bool:
         """Lay out an episode and bring the arm to its starting position. Returns whether it got there."""
         (seed,) = evaluation_seeds(self.config.seed, episode, 1)
         mirror.lay_out(seed)
@@ -169,8 +223,8 @@ class Running:
                 return False
         return False
 
-    def _view(self) -> Nothing:
-        config, token, hz = self.config, self.identity.model.token, self.task.arm.control_hz
+    def _view(self) -> NoView:
+        config, token, hz = self.config, self.spec.model.token, self.task.arm.control_hz
         if config.viewer == "rerun":
-            return Rerun(token, hz, config.viewer_file)
-        return Nothing() if config.viewer == "none" else View(token, hz, config.episodes)
+            return RerunView(token, hz, config.viewer_file)
+        return NoView() if config.viewer == "none" else TerminalView(token, hz, config.episodes)

@@ -1,19 +1,21 @@
-"""What all sessions on an arm share: which arm their keys name, and how they end."""
+"""What all sessions on an arm share: which arm their keys name, how it gets home, and how they end."""
 
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
+import numpy as np
 from lerobot.robots import Robot
 
 from configs.arm.twin_process import TwinProcess
 from configs.reporting import FAILED, SIGNALLED, Ended
-from robot.arm_options import REAL, ArmConfig
 from robot.arms import driven, simulated, twin
-from robot.config_so101_sim import sim_cameras
+from robot.config_so101 import sim_cameras
 from robot.drivers import DriverLost
-from robot.safety.faults import RobotFault, in_one_line
-from robot.safety.signals import Stopped
+from robot.loop import Loop
+from robot.safety.stops import RobotFault, Stopped
+from robot.settings import REAL, ArmConfig
+from worldmodel.errors import in_one_line
 
 ENDS = (RobotFault, DriverLost, Stopped, ExceptionGroup)
 """What ends a session early; the group: errors of the shutdown."""
@@ -36,6 +38,16 @@ def arm_of(
     process = TwinProcess()
     stack.callback(process.stop)
     return twin(process.port_file, cameras)
+
+
+def return_home(loop: Loop, home: np.ndarray) -> bool:
+    """Take a real arm back to where it was found, `home` (6,) in rad. Returns whether no fault prevented it."""
+    why = loop.move_to(home)
+    if loop.robot.fault is not None:
+        return False
+    if why:
+        loop.say(f"not quite where it was found: {why}")
+    return True
 
 
 def ended(end: BaseException, more: str = "") -> Ended:

@@ -47,7 +47,7 @@ def main() -> None:
     """Run a twin that ends when its parent does, even if that is killed with SIGKILL."""
 
     def outlive_nobody() -> None:
-        sys.stdin.buffer.read()  # returns only when the parent's end of the pipe is closed
+        os.read(0, 1)  # returns only when the parent's end of the pipe is closed (sys.stdin's lock would end in abort)
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=outlive_nobody, daemon=True).start()

@@ -27,7 +27,7 @@ def demo(config: TokensConfig, folder: Path) -> dict:
 
     Raises DatasetError if the folder already exists or cannot be written.
     """
-    from sim.joints import JOINTS
+    from sim.so101.joints import JOINTS
 
     out = Path(config.out)
     if out.exists():  # this and the next check come before the demonstrations, which take seconds to make
@@ -43,7 +43,7 @@ def demo(config: TokensConfig, folder: Path) -> dict:
 
 
 def demonstrations(seed: int, count: int) -> list[np.ndarray]:
-    """Return `count` episodes, each (T, 6) float32: targets in rad of the joints in `sim.joints`, at RATE_HZ.
+    """Return `count` episodes, each (T, 6) float32: targets in rad of the joints in `sim.so101.joints`, at RATE_HZ.
 
     The same seed gives the same episodes. Where the expert cannot reach the cube, or not lift it in MOST_S, another
     layout takes its place.

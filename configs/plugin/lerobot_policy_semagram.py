@@ -5,5 +5,5 @@ like, underscores included; `semagram` does not. So beside this file lies the me
 and this folder is on the path of the environment that Semagram is installed in (`lerobot_policy_semagram.pth`).
 """
 
-from envs import config_lerobot  # noqa: F401
-from robot import config_so101, config_so101_sim, configuration_semagram  # noqa: F401
+from envs import lerobot_env  # noqa: F401
+from robot import config_so101, configuration_semagram  # noqa: F401

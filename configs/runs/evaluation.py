@@ -14,11 +14,10 @@ from configs.runs.episodes import EvaluationEpisodes, Pace, measure, side_by_sid
 from configs.runs.loading import Loaded, Machine, load_agent, prepare
 from configs.runs.parts import senses_of
 from configs.schema import EvaluateConfig
-from envs import language
 from envs.benchmark.table import mean_interval
+from envs.instructions import instruct
 from envs.make import make
 from envs.senses import LANGUAGE_NAME, Senses
-from envs.wrappers import Dropping, watched
 from policies.agent import Agent
 from policies.nearest_frames import NearestFrames
 from policies.storage.checkpoint import PROGRESS, REPLAY
@@ -152,7 +151,7 @@ class Evaluation:
         """Play the episodes. Returns them and the mean number of calls of the model's step per decision."""
         together = side_by_side(self.planner.deadline_ms if planned else 0)
         agent, config = self._agent(planned, together == 1 and self.machine.compiled), self.config
-        settings = {"variation": config.randomise, "senses": self.senses, "wrap": self._failing}
+        settings = {"variation": config.randomise, "senses": self.senses, "drop": self._drop}
         episodes = EvaluationEpisodes(self.loaded.task, config.episodes, together, self._instruct, **settings)
         try:
             self._check_spaces(episodes.env)
@@ -187,22 +186,21 @@ class Evaluation:
             return None
         return {sense: round(value, 3) for sense, value in self.memories.agreement().items()}
 
-    def _failing(self, env: Env) -> Env:
-        """Wrap an environment so that the senses in `drop_senses` fail from control step `drop_at_step` on."""
-        failing = dict.fromkeys(self.config.drop_senses, self.config.drop_at_step)
-        return Dropping(watched(env), failing) if failing else watched(env)
+    @property
+    def _drop(self) -> dict[str, int]:
+        """The control step from which each of the senses in `drop_senses` is missing."""
+        return dict.fromkeys(self.config.drop_senses, self.config.drop_at_step)
 
     def filmed(self) -> Env:
         """Make an environment for the video: like those of the episodes, but with rendering."""
-        variation, senses = self.config.randomise, self.senses
-        env = self._failing(make(self.loaded.task, render=True, variation=variation, senses=senses))
+        env = make(self.loaded.task, True, self.config.randomise, self.senses, self._drop)
         self._instruct([env])
         return env
 
     def _instruct(self, envs: Sequence[Env], first: int = 0) -> None:
         """Replace the environments' instructions if the settings say so; `first`: the number of the first episode."""
         if self.config.instruction or self.config.paraphrases:
-            language.say(envs, self.loaded.task, self.config.instruction, first)
+            instruct(envs, self.loaded.task, self.config.instruction, first)
 
     def _check_spaces(self, env) -> None:
         """Raise FolderError if the observations or actions of `env` differ in shape from the checkpoint's."""

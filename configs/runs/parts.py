@@ -10,7 +10,6 @@ from gymnasium import spaces
 from configs.runs.loading import Machine, prepare
 from configs.schema import TrainConfig
 from envs.make import ENDLESS, episode_limit, make_vector
-from envs.wrappers import watched
 from policies.agent import Agent
 from policies.storage.checkpoint import AgentSpec
 from policies.text_encoder import Words
@@ -70,7 +69,7 @@ def build(config: TrainConfig) -> Parts:
     """Build the parts of a run, at its first step. Raises ValueError for an impossible task, device or size."""
     machine = prepare(config)
     variation, senses = config.randomise, config.perceived
-    env = make_vector(config.task, config.envs, variation=variation, senses=senses, wrap=watched)
+    env = make_vector(config.task, config.envs, variation=variation, senses=senses)
     try:
         return _built(config, machine, env)
     except BaseException:

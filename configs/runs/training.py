@@ -14,18 +14,16 @@ from configs.reporting import SIGNALLED, Ended, progress_bar, say
 from configs.runs import parts as building
 from configs.runs.episodes import EvaluationEpisodes, measure, side_by_side
 from configs.runs.parts import Parts
-from configs.runs.resuming import Progress, resumption
-from configs.runs.run_folder import RunFolder
+from configs.runs.run_folder import Progress, RunFolder, resumption
 from configs.schema import TrainConfig
-from envs.faults import EnvironmentFault, EnvironmentLost
 from envs.make import make
-from envs.wrappers import watched
+from envs.task_env import EnvironmentFault
+from envs.vector import EnvironmentLost
 from policies.agent import Agent
 from policies.storage.checkpoint import restore, save_checkpoint
 from policies.storage.versions import commit, versions
 from policies.training.rollouts import Rollout, outcome, success_rates
-from robot.safety.signals import Stopped, handled
-from worldmodel.flops import plan_gflop, update_gflop
+from robot.safety.stops import Stopped, handled
 from worldmodel.strict import ConfigError, build
 
 STOPPING = b"\nstopping at the end of this step, with a checkpoint; the same signal again stops at once, without one\n"
@@ -53,7 +51,7 @@ class Training:
 
     @classmethod
     def begin(cls, keys: dict, path: Path, given: Collection[str] = ()) -> "Training":
-        """Begin a new run in the folder `path`, or continue the run `keys["resume"]` (`configs.runs.resuming`).
+        """Begin a new run in the folder `path`, or continue the run `keys["resume"]` (`configs.runs.run_folder`).
 
         `given`: the dotted keys that the user set. Raises ConfigError, FolderError.
         """
@@ -89,7 +87,7 @@ class Training:
     def episodes(self) -> EvaluationEpisodes:
         """The evaluation's episodes, in environments of their own."""
         config, together = self.config, side_by_side(self.config.planner.deadline_ms)
-        settings: dict = {"variation": config.randomise, "senses": config.perceived, "wrap": watched}
+        settings: dict = {"variation": config.randomise, "senses": config.perceived}
         return EvaluationEpisodes(config.task, config.evaluation.episodes, together, **settings)
 
     def run(self) -> dict:
@@ -210,6 +208,8 @@ class Training:
         self.saved = trainer.env_steps
 
     def _finish(self) -> dict:
+        from worldmodel.flops import plan_gflop, update_gflop
+
         config, trainer, path = self.config, self.parts.trainer, self.folder.path
         learner = trainer.learner
         self._save()  # before the final evaluation, so that resuming from here duplicates no row
@@ -254,7 +254,7 @@ class Training:
 
             self._heed()
             agent, replay = self.parts.evaluator(True, 0), self.parts.trainer.replay
-            env = watched(make(config.task, render=True, variation=config.randomise, senses=config.perceived))
+            env = make(config.task, render=True, variation=config.randomise, senses=config.perceived)
             memories = NearestFrames.of(replay, agent.model) if config.perceived.cameras else None
             film(folder.path / "rollout.mp4", env, config.task, agent, say, memories=memories, tick=self._heed)
 

@@ -31,7 +31,7 @@ def observe(returned: Mapping[str, np.ndarray | tuple[str, ...]], senses: Shapes
     for key in senses.keys() & returned.keys():
         value = returned[key]
         if key == LANGUAGE_KEY:
-            values[key] = WORDS.encode(value, present[key].flatten().numpy() if key in present else None)
+            values[key] = WORDS.encode(list(value), present[key].flatten().numpy() if key in present else None)
         else:
             values[key] = torch.from_numpy(np.array(value, dtype=np.uint8 if is_image(key) else np.float32))
     return Observation.of(senses, values, present)

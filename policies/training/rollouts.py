@@ -59,11 +59,11 @@ def rollout(
 
 def joined(played: Sequence[Rollout]) -> Rollout:
     """Concatenate batches of episodes; successes are known only if they are known in every batch."""
-    told = [batch.successes for batch in played if batch.successes is not None]
+    known = [batch.successes for batch in played if batch.successes is not None]
     return Rollout(
         np.concatenate([batch.returns for batch in played]),
         np.concatenate([batch.lengths for batch in played]),
-        np.concatenate(told) if len(told) == len(played) else None,
+        np.concatenate(known) if len(known) == len(played) else None,
         tuple(name for batch in played for name in batch.tasks),
     )
 

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from robot.safety.braking import Arm, Workspace, braked, stoppable, stopping
-from robot.safety.faults import Fault, FaultKind, NotReleasable
 from robot.safety.input_check import CheckedInput, InputCheck, Stamped
 from robot.safety.limits import Limits
+from robot.safety.stops import Fault, FaultKind, NotReleasable
 
 RESERVE = 0.1
 """Fraction of the step limit held back, so that measurement noise alone cannot push a command over the limit."""

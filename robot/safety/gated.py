@@ -20,10 +20,9 @@ from lerobot.utils.errors import DeviceAlreadyConnectedError
 
 from robot.safety import shutdown
 from robot.safety.braking import time_to_rest
-from robot.safety.faults import Fault, FaultKind, RobotFault
 from robot.safety.gate import Command, Gate, Margins
 from robot.safety.input_check import Stamped
-from robot.safety.signals import Stopped, StopSignals
+from robot.safety.stops import Fault, FaultKind, RobotFault, Stopped, StopSignals
 from robot.ticks import Clock
 from worldmodel.errors import UserError
 

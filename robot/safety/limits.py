@@ -1,6 +1,6 @@
-"""Limits of a robot's commands: per joint, a box for the gripper's tip, and how old or late data may be.
+"""An arm's units, and limits of its commands: per joint, a box for the gripper's tip, how old or late data may be.
 
-All are in the robot's own units, as LeRobot reports them: degrees, and 0 to 100 for a gripper.
+Limits are in the robot's own units, as LeRobot reports them: degrees, and 0 to 100 for a gripper.
 """
 
 import math
@@ -118,7 +118,7 @@ RANGES = {  # the arm's own ranges, in degrees about the middle of its calibrati
 _PACES = {  # (rate, acceleration, step) of the joints and of the gripper, whose step bounds how hard it presses
     "careful": ((30.0, 120.0, 12.0), (50.0, 250.0, 20.0)),
     "normal": ((120.0, 600.0, 25.0), (200.0, 1000.0, 40.0)),
-    "trained": ((160.0, 9000.0, 45.0), (300.0, 18000.0, 70.0)),  # above anything that `sim.so101.targets` does at 30 Hz
+    "trained": ((160.0, 9000.0, 45.0), (300.0, 18000.0, 70.0)),  # above anything that `sim.so101.joints` does at 30 Hz
 }
 _STALL = 8.0  # degrees: more than a joint sags; a servo protects itself after 2 s. Not for grippers: they hold things
 _BOXES = {"careful": Box(x_low=0.0, z_low=0.02), "normal": Box(z_low=0.0), "trained": Box(z_low=0.0)}
@@ -160,3 +160,58 @@ def _half_range(name: str, calibration: Mapping) -> float:
     if not half > 2 * max(_EDGES.values()):
         raise UserError(f"calibration: {name} from {entry.range_min} to {entry.range_max}: no range; calibrate the arm")
     return half
+
+
+TICK_RAD = 2 * np.pi / COUNTS  # of an STS3215's encoder
+
+
+@dataclass(frozen=True)
+class Units:
+    """Converts between angles in rad and LeRobot's values (6,); the gripper is last.
+
+    `low` to `high` (6,): the joints' ranges in rad. The gripper goes from 0 (closed) to 100. The others are in degrees
+    from the middle of their range, where LeRobot's calibration puts zero; with `degrees=False`, from -100 to 100 over
+    it.
+    """
+
+    low: np.ndarray
+    high: np.ndarray
+    degrees: bool = True
+
+    def from_rad(self, angles: np.ndarray) -> np.ndarray:
+        """Convert angles (..., 6) in rad to LeRobot's values (..., 6)."""
+        return (angles - self._zero) / self._unit
+
+    def to_rad(self, values: np.ndarray) -> np.ndarray:
+        """Convert LeRobot's values (..., 6) to angles (..., 6) in rad."""
+        return values * self._unit + self._zero
+
+    def spans(self, values: np.ndarray) -> np.ndarray:
+        """Convert differences or rates (..., 6) in LeRobot's units to rad, or rad/s."""
+        return values * self._unit
+
+    def read(self, angles: np.ndarray) -> np.ndarray:
+        """Return LeRobot's values (6,) as the encoders report them, rounded to the nearest tick."""
+        return self.from_rad(self.low + np.round((angles - self.low) / TICK_RAD) * TICK_RAD)
+
+    def shares(self, angles: np.ndarray) -> np.ndarray:
+        """Convert angles (..., 6) in rad to shares of the joints' ranges, from -1 to 1."""
+        return 2 * (angles - self.low) / (self.high - self.low) - 1
+
+    def at(self, shares: np.ndarray) -> np.ndarray:
+        """Convert shares (..., 6) of the joints' ranges, from -1 to 1, to angles in rad."""
+        return self.low + (shares + 1) / 2 * (self.high - self.low)
+
+    @property
+    def _zero(self) -> np.ndarray:
+        return np.append((self.low + self.high)[:-1] / 2, self.low[-1])
+
+    @property
+    def _unit(self) -> np.ndarray:
+        """Radians per unit of LeRobot's values."""
+        spans = self.high - self.low
+        return np.append(np.full(5, np.pi / 180) if self.degrees else spans[:-1] / 200, spans[-1] / 100)
+
+
+ARM = Units(*np.radians([*list(RANGES.values())[:-1], (-10.0, 100.0)]).T)
+"""The SO-101's: the model's gripper opens from -10 to 100 degrees."""

@@ -11,7 +11,7 @@ from functools import partial
 from lerobot.motors.motors_bus import MotorsBusBase
 from lerobot.robots import Robot
 
-from robot.safety.faults import TRYING
+from worldmodel.errors import TRYING
 
 RETRIES = 2
 

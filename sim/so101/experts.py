@@ -11,9 +11,9 @@ from abc import ABC, abstractmethod
 import gymnasium
 import numpy as np
 
-from sim.errors import InvalidValue
+from sim import InvalidValue
 from sim.so101 import scene as so101
-from sim.so101.inverse_kinematics import ARM, DOWN, Pose, Reach, Reached
+from sim.so101.kinematics import ARM, DOWN, Pose, Reach, Reached
 from sim.so101.tasks import SCRIPTED
 
 RATES = np.array([2.0, 2.0, 2.0, 2.0, 2.0, 3.0])  # rad/s, rad/s^2: a little below the gate's normal limits

@@ -13,11 +13,10 @@ from so101_nexus import PhysicsConfig, RenderConfig, RenderingQuality
 from so101_nexus.camera_utils import compute_angled_camera_params, compute_overhead_camera_params
 from so101_nexus.mujoco.base_env import SO101NexusMuJoCoBaseEnv
 
-from sim.joints import JOINTS
-from sim.randomisation import Draw, Nominal
 from sim.renderer import View
+from sim.so101.joints import JOINTS
 from sim.so101.tasks import TASKS
-from sim.variation import Variation
+from sim.variation import Nominal, Variation, draw
 
 TIMESTEP_S = 0.005  # approximate physics step; the actual one divides the control period
 PLAIN = RenderingQuality(msaa_samples=0, shadows=False, shadow_map_size=64)  # the quality a Canvas renders at
@@ -36,7 +35,7 @@ class VariedArm(SO101NexusMuJoCoBaseEnv):
     """
 
     variation = Variation()
-    draw: Draw | None = None
+    draw: dict[str, np.ndarray] | None = None
     commanded: np.ndarray
     _on_the_way: deque[np.ndarray]
 
@@ -53,11 +52,12 @@ class VariedArm(SO101NexusMuJoCoBaseEnv):
         if not self.variation.off:
             if seed is not None:
                 self._rng = np.random.default_rng([seed, STREAM])
-            self.draw = Draw.of(self.variation, self.model.nbody, self._rng)
+            self.draw = draw(self.variation, self.model.nbody, self._rng)
             self._nominal.change(self.draw)
         observation, info = super().reset(seed=seed, options=options)
         self.commanded = self.data.ctrl.copy()
-        late = round(self.draw.latency_s / self.model.opt.timestep) if self.draw else 0
+        latency_s = self.draw["latency_ms"].item() / 1000 if self.draw else 0.0
+        late = round(latency_s / self.model.opt.timestep)
         self._on_the_way = deque([self.commanded] * late)
         return observation, info
 
@@ -76,7 +76,7 @@ class VariedArm(SO101NexusMuJoCoBaseEnv):
 
     def _compute_obs_components(self) -> np.ndarray:
         state = super()._compute_obs_components()
-        if self.draw is None or not self.draw.offset_rad.any():
+        if self.draw is None or not self.draw["offset_deg"].any():
             return state
         parts, pose = components(self), self._believed_pose()
         away = self._get_tcp_pose()[:3] - pose[:3]

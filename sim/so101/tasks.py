@@ -45,10 +45,11 @@ class Square:
 
 @dataclass(frozen=True)
 class ArmTask:
-    """A so101-nexus task: its Gymnasium id, the length of an episode in seconds, and where its object is placed."""
+    """A so101-nexus task: Gymnasium id, seconds of an episode, instruction, and where its object is placed."""
 
     id: str
     seconds: float
+    instruction: str
     places: Ring | Square | None = None
 
     def untrained(self, place: Sequence[float]) -> str:
@@ -63,22 +64,22 @@ class ArmTask:
 
 
 TASKS: dict[str, ArmTask] = {
-    "so101-touch": ArmTask("MuJoCoTouch-v1", 2.0, Ring(0.1, 0.3)),
-    "so101-look-at": ArmTask("MuJoCoLookAt-v1", 2.0, Square(0.05)),
-    "so101-move": ArmTask("MuJoCoMove-v1", 2.0),
-    "so101-pick-lift": ArmTask("MuJoCoPickLift-v1", 6.0),
-    "so101-pick-return": ArmTask("MuJoCoPickReturn-v1", 6.0),
-    "so101-pick-and-place": ArmTask("MuJoCoPickAndPlace-v1", 6.0),
-    "so101-stack-cube": ArmTask("MuJoCoStackCube-v1", 6.0),
+    "so101-touch": ArmTask("MuJoCoTouch-v1", 2.0, "touch the cube with the gripper", Ring(0.1, 0.3)),
+    "so101-look-at": ArmTask("MuJoCoLookAt-v1", 2.0, "turn the gripper to look at the cube", Square(0.05)),
+    "so101-move": ArmTask("MuJoCoMove-v1", 2.0, "move the gripper to the given place"),
+    "so101-pick-lift": ArmTask("MuJoCoPickLift-v1", 6.0, "pick up the cube and lift it"),
+    "so101-pick-return": ArmTask("MuJoCoPickReturn-v1", 6.0, "pick up the cube and come back to where you began"),
+    "so101-pick-and-place": ArmTask("MuJoCoPickAndPlace-v1", 6.0, "pick up the cube and put it on the target"),
+    "so101-stack-cube": ArmTask("MuJoCoStackCube-v1", 6.0, "stack one cube on the other"),
 }
 """The tasks, by the name that `task=` accepts. The times are what a brisk arm needs, with some margin."""
 
 SCRIPTED = ("so101-touch", "so101-pick-lift")
 """Tasks with a scripted expert in `sim.so101.experts`."""
 
-TIED, ABSOLUTE = "tied", "absolute"
-CONTROLS = (TIED, ABSOLUTE)
-"""How an action is interpreted: it moves the last joint target, or gives the next one (`sim.so101.targets`)."""
+DELTA, ABSOLUTE = "delta", "absolute"
+CONTROLS = (DELTA, ABSOLUTE)
+"""How an action is interpreted: it moves the last joint target, or gives the next one (`sim.so101.joints`)."""
 
 FULL, JOINTS = "full", "joints"
 STATES = (FULL, JOINTS)

@@ -1,21 +1,60 @@
 """The twin's arm: the SO-101 in MuJoCo, its six joints driven by simulated STS3215 servos in real time."""
 
 import math
+import textwrap
 from collections.abc import Mapping
 from copy import copy
+from pathlib import Path
 
 import mujoco
 import numpy as np
 
-from sim.errors import InvalidValue
-from sim.finite import finite
-from sim.joints import JOINTS
+from sim import InvalidValue
+from sim.so101.joints import JOINTS
+from sim.so101.kinematics import arm_file, bare_spec
 from sim.twin.calibration import JointCalibration, preload, scale
-from sim.twin.model import REST, limits
 from sim.twin.servo import Servo
 
+REST = (0.0, -1.57, 1.57, 0.66, 0.0, 0.0)  # rad; folded, as the arm lies with its motors off
 BACKLOG_S = 0.25  # time beyond this after a stall is dropped, not simulated
 BURST = 8  # maximum steps before the serial line is polled again
+
+
+def build(scene: Path | str | None = None) -> mujoco.MjModel:
+    """Compile the arm on a bare table, or the `scene` file, which must have the arm's joints and actuators by name.
+
+    Purely visual geometry is removed (masses remain, since only bodies with explicit inertia lose any). Actuators take
+    target angles, as servos do, even beyond the joint's stops. `hold <joint>` is an equality constraint, initially
+    inactive, that pins a joint as a hand would. Raises ValueError for an invalid scene or one without such an arm.
+    """
+    path = Path(scene) if scene else arm_file()
+    try:
+        return _spec(path, bare=not scene).compile()
+    except ValueError as error:
+        if isinstance(error, InvalidValue):
+            raise
+        raise InvalidValue(f"{path}: not a MuJoCo scene: {error}") from error
+
+
+def _spec(path: Path, bare: bool) -> mujoco.MjSpec:
+    spec = bare_spec(path)
+    for kind, names in (("joint", {j.name for j in spec.joints}), ("actuator", {a.name for a in spec.actuators})):
+        if missing := [joint for joint in JOINTS if joint not in names]:
+            raise InvalidValue(f"{path}: no {kind} {', '.join(missing)}; an SO-101 has {', '.join(JOINTS)}")
+    if bare:
+        spec.worldbody.add_geom(name="table", type=mujoco.mjtGeom.mjGEOM_PLANE, size=[0, 0, 0.05])
+    for actuator in spec.actuators:
+        actuator.ctrllimited = False
+    for joint in JOINTS:
+        kinds = {"type": mujoco.mjtEq.mjEQ_JOINT, "objtype": mujoco.mjtObj.mjOBJ_JOINT}
+        spec.add_equality(name=f"hold {joint}", name1=joint, active=False, **kinds)
+    return spec
+
+
+def limits(model: mujoco.MjModel) -> dict[str, tuple[float, float]]:
+    """Return each joint's mechanical stops in rad."""
+    ranges = {joint: model.joint(joint).range for joint in JOINTS}
+    return {joint: (float(low), float(high)) for joint, (low, high) in ranges.items()}
 
 
 class TwinArm:
@@ -25,7 +64,6 @@ class TwinArm:
         model = copy(model)  # the servos set its gains
         self.model, self.data = model, mujoco.MjData(model)
         self.dt_s = model.opt.timestep
-        self.ids = {joint: model.joint(joint).id for joint in JOINTS}
         self._at = {joint: (model.joint(joint).qposadr[0], model.joint(joint).dofadr[0]) for joint in JOINTS}
         self._motor = {joint: model.actuator(joint).id for joint in JOINTS}
         self._hand = {joint: model.equality(f"hold {joint}").id for joint in JOINTS}
@@ -155,3 +193,15 @@ def _checked(what: str, given: Mapping, known: tuple[str, ...], size: int) -> di
         if name not in known:
             raise InvalidValue(f"{name}: no such {what}; one of {', '.join(known) or 'none'}")
     return {name: finite(name, value, size) for name, value in given.items()}
+
+
+def finite(name: str, value: object, size: int = 1) -> np.ndarray:
+    """Return `value` as a float array (size,) of finite numbers. Raises InvalidValue for anything else, of any type."""
+    try:
+        given = np.asarray(value)
+    except ValueError:  # ragged lists
+        given = np.empty(0)
+    if given.dtype.kind in "iuf" and given.size == size and given.ndim <= 1 and np.isfinite(given).all():
+        return given.astype(float).reshape(size)
+    wanted = f"{size} finite numbers" if size > 1 else "a finite number"
+    raise InvalidValue(f"{name}={textwrap.shorten(str(value), 60)}: {wanted}")

@@ -5,8 +5,8 @@ import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from sim.errors import InvalidValue
-from sim.joints import GRIPPER, JOINTS
+from sim import InvalidValue
+from sim.so101.joints import GRIPPER, JOINTS
 from sim.twin.servo import STEPS, Servo
 
 STEPS_PER_RAD = STEPS / (2 * math.pi)

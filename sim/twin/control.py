@@ -10,9 +10,15 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
-from sim.errors import InvalidValue
+from sim import InvalidValue
 
 LONGEST_LINE = 65536
+LONGEST_SOCKET = 107  # bytes in the path of a Unix socket
+
+
+def control_of(port_file: Path) -> Path:
+    """Return the default path of the control channel for a port file."""
+    return Path(f"{port_file}.control")
 
 
 class ControlServer:

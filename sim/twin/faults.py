@@ -1,15 +1,50 @@
 """Faults that can be injected into the twin: a bad line, pulled cables, failing servos, a joint held by hand."""
 
+import math
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
-from sim.errors import InvalidValue
-from sim.finite import finite
-from sim.joints import JOINTS
-from sim.twin.arm import TwinArm
-from sim.twin.settings import CABLES, FaultConfig
+from sim import InvalidValue
+from sim.so101.joints import JOINTS
+from sim.twin.arm import TwinArm, finite
+
+CABLES = ("usb", "power", *JOINTS)
+
+
+@dataclass(frozen=True)
+class FaultConfig:
+    """Faults that begin `after_s` seconds after the first goal (0: at start) and last `for_s` seconds (0: for good).
+
+    `lost`, `corrupted`: fraction of packets, in either direction, that vanish or have a byte changed. `slow_ms`: delay
+    added to every reply. `dead`: a joint whose servo has failed. `overload`: a joint whose servo is in overload
+    protection. `held`: a joint held by hand. `cable`: what is pulled out: `usb`, `power`, or a joint's lead (which also
+    cuts off the joints behind it).
+    """
+
+    lost: float = 0.0
+    corrupted: float = 0.0
+    slow_ms: float = 0.0
+    dead: str = ""
+    overload: str = ""
+    held: str = ""
+    cable: str = ""
+    after_s: float = 0.0
+    for_s: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self):
+        """Raise ValueError for a value out of range."""
+        for name, value in vars(self).items():
+            known = CABLES if name == "cable" else JOINTS
+            if isinstance(value, str) and value not in ("", *known):
+                raise InvalidValue(f"faults.{name}={value}: one of {', '.join(known)}")
+            if name in ("lost", "corrupted") and not 0 <= value <= 1:
+                raise InvalidValue(f"faults.{name}={value}: a share, from 0 to 1")
+            if not isinstance(value, str) and not 0 <= value < math.inf:
+                raise InvalidValue(f"faults.{name}={value}: at least 0")
 
 
 class Line:

@@ -1,25 +1,98 @@
-"""The twin's main loop: it answers the serial line and control requests, then steps the physics up to now."""
+"""The twin: settings, serial port, and the loop that answers port and control requests and steps the physics."""
 
+import os
+import pty
 import selectors
 import signal
 import time
+import tty
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
 from inspect import signature
 from pathlib import Path
 
 import numpy as np
 
-from sim.errors import InvalidValue
+from sim import InvalidValue
 from sim.twin.arm import TwinArm
-from sim.twin.control import ControlServer
-from sim.twin.faults import Faults, Line
+from sim.twin.control import LONGEST_SOCKET, ControlServer, control_of
+from sim.twin.faults import FaultConfig, Faults, Line
 from sim.twin.feetech import Bus, Framer, cut
-from sim.twin.port import Port
-from sim.twin.settings import FaultConfig
 
 FAULTS = ("pull", "plug", "kill", "revive", "overload", "hold", "let_go", "mend")
+CHUNK = 4096
 KEPT = 100_000  # most recent times that percentiles are computed over
+
+
+@dataclass(frozen=True)
+class TwinConfig:
+    """The settings of semagram-twin."""
+
+    port_file: str = ""
+    calibration_file: str = ""
+    control_file: str = ""
+    scene: str = ""
+    faults: FaultConfig = field(default_factory=FaultConfig)
+
+    def __post_init__(self):
+        """Raise ValueError if there is no port file, or if the control channel's path is too long."""
+        if not self.port_file:
+            raise InvalidValue("port_file=: a file to write the port's name to, e.g. port_file=runs/twin/port")
+        if len(str(self.control_path).encode()) > LONGEST_SOCKET:
+            raise InvalidValue(f"control_file={self.control_path}: a path of at most {LONGEST_SOCKET} bytes")
+
+    @property
+    def control_path(self) -> Path:
+        """Path of the control channel's socket."""
+        return Path(self.control_file or control_of(Path(self.port_file)))
+
+    @property
+    def calibration_path(self) -> Path:
+        """Path of the calibration file; by default `twin.json` beside the port file."""
+        return Path(self.calibration_file or Path(self.port_file).with_name("twin.json"))
+
+
+class Port:
+    """The twin's end of a pseudo-terminal; `name` is the host's end, empty while unplugged."""
+
+    def __init__(self):
+        self.plug()
+
+    def plug(self) -> None:
+        """Create the terminal; the kernel chooses its name, as it does for a USB adapter."""
+        self._ours, self._theirs = pty.openpty()  # theirs stays open so that hosts may come and go
+        tty.setraw(self._theirs)
+        os.set_blocking(self._ours, False)
+        self.name = os.ttyname(self._theirs)
+
+    def unplug(self) -> None:
+        """Remove the terminal: a host that has it open gets an I/O error, as from a pulled USB cable."""
+        os.close(self._ours)
+        os.close(self._theirs)
+        self._ours = self._theirs = -1
+        self.name = ""
+
+    @property
+    def plugged(self) -> bool:
+        """Whether the terminal exists."""
+        return bool(self.name)
+
+    def fileno(self) -> int:
+        """Return the file descriptor of our end, for a selector; -1 while unplugged."""
+        return self._ours
+
+    def read(self) -> bytes:
+        """Return up to CHUNK bytes that the host has sent; empty if there are none or the port is unplugged."""
+        with suppress(BlockingIOError):
+            return os.read(self._ours, CHUNK) if self.plugged else b""
+        return b""
+
+    def write(self, data: bytes) -> None:
+        """Send to the host; if the host does not read, data that does not fit into the buffer is lost."""
+        with suppress(BlockingIOError):
+            os.write(self._ours, data)
 
 
 class Twin:

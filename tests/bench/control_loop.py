@@ -8,58 +8,35 @@ presses on something until a joint stalls, the next episode has another twin (as
 
 import json
 import os
+import runpy
 import sys
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 
 from configs.arm.planning import begin_of, planner_client
-from configs.arm.priority import hurry
 from configs.arm.twin_process import TwinProcess
 from configs.runs.loading import task_of
 from envs.state_estimator import Mirror
 from policies.storage.checkpoint import find_checkpoint, read_spec
 from robot.arms import connect, gated, twin
+from robot.drivers import PlanFollower, Plans
 from robot.loop import Loop
-from robot.running.plan_follower import PlanFollower, Plans
-from robot.running.settings import RunConfig
-from robot.ticks import Ticks, no_collection
-from robot.units import Units
+from robot.safety.limits import Units
+from robot.settings import RunConfig
+from robot.ticks import Ticks, hurry, no_collection
 
 EPISODE_S, LEAD = 2.0, 2
 KINDS = ("with planning", "without")
 
 
-class Thoughtless:
-    """Answers at once: a slow wave to and fro, so that it stays where it is."""
-
-    def __init__(self, length: int):
-        self._length, self._number, self._ready = length, 0, []
-
-    def ask(self, _state, _fresh, _frames, _there) -> int:
-        """The next part of the wave."""
-        self._number += 1
-        sign = 1 if self._number // 4 % 2 else -1
-        self._ready = [
-            SimpleNamespace(number=self._number, plan_ms=0.0, actions=np.full((self._length, 6), 0.1 * sign))
-        ]
-        return self._number
-
-    def awaits(self, _number: int) -> bool:
-        """Always."""
-        return True
-
-    def poll(self) -> list:
-        """It."""
-        ready, self._ready = self._ready, []
-        return ready
-
-    def gone(self) -> str:
-        """Never."""
-        return ""
+def wave(length: int):
+    """A planner that answers at once: a slow wave to and fro, so that the arm stays where it is."""
+    arms = runpy.run_path(str(Path(__file__).parents[1] / "wired_arm.py"))
+    action = lambda number, since: 0.1 if number // 4 % 2 else -0.1  # noqa: E731
+    return arms["FakePlanner"](otherwise=0, action=action, length=length)
 
 
 @dataclass
@@ -86,7 +63,7 @@ class Measured:
         }
 
 
-def played(episodes: list[int], mirror: Mirror, lead: int, thinkers: dict, measured: dict[str, Measured]) -> list[int]:
+def played(episodes: list[int], mirror: Mirror, lead: int, planners: dict, measured: dict[str, Measured]) -> list[int]:
     """Play episodes on a new twin until one ends in a fault; those that are left."""
     process = TwinProcess()
     with ExitStack() as stack:
@@ -94,15 +71,15 @@ def played(episodes: list[int], mirror: Mirror, lead: int, thinkers: dict, measu
         robot = gated(twin(process.port_file), "trained")
         connect(robot)
         stack.callback(robot.disconnect)
-        return _played(robot, episodes, mirror, lead, thinkers, measured)
+        return _played(robot, episodes, mirror, lead, planners, measured)
 
 
-def _played(robot, episodes: list[int], mirror: Mirror, lead: int, thinkers: dict, measured: dict) -> list[int]:
+def _played(robot, episodes: list[int], mirror: Mirror, lead: int, planners: dict, measured: dict) -> list[int]:
     units = Units(mirror.targets.low, mirror.targets.high)
 
     loops = {kind: Loop(robot, units, measured[kind].ticks) for kind in KINDS}
     hz = measured[KINDS[0]].ticks.hz
-    drivers = {kind: PlanFollower(mirror, thinkers[kind], hz, lead) for kind in KINDS}
+    drivers = {kind: PlanFollower(mirror, planners[kind], hz, lead) for kind in KINDS}
     walk = Loop(robot, units, Ticks(hz))
     try:
         while episodes and robot.fault is None:
@@ -128,16 +105,18 @@ def main() -> None:
     identity = read_spec(path)
     task = task_of(identity)
     stack, begin = ExitStack(), begin_of(identity, task, LEAD)
-    client = planner_client(stack, RunConfig(str(path), seed=0), path, begin, lambda line: print(line, file=sys.stderr))
+    client = planner_client(
+        stack, RunConfig(checkpoint=str(path), seed=0), path, begin, lambda line: print(line, file=sys.stderr)
+    )
     client.connect()
     mirror, scheduling = Mirror(task), hurry()
-    thinkers = dict(zip(KINDS, (client, Thoughtless(begin.every)), strict=True))
+    planners = dict(zip(KINDS, (client, wave(begin.every)), strict=True))
     measured = {kind: Measured(Ticks(task.control_hz)) for kind in KINDS}
     episodes = list(range(round(seconds / EPISODE_S)))
     try:
         with no_collection():
             while episodes:
-                episodes = played(episodes, mirror, min(LEAD, begin.every), thinkers, measured)
+                episodes = played(episodes, mirror, min(LEAD, begin.every), planners, measured)
     finally:
         for kind, one in measured.items():
             extra = {"scheduling": scheduling, "load": round(os.getloadavg()[0], 1)}

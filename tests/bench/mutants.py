@@ -112,6 +112,11 @@ class Trial:
 
     def pytest_runtestloop(self, session) -> bool:
         """Try the mutants, in place of running the tests."""
+        every = gc.get_objects()
+        self.caches = [each for each in every if type(each) is functools._lru_cache_wrapper]
+        own = [each for each in every if type(each) is types.FunctionType]
+        self.functions = [each for each in own if each.__code__.co_filename == str(self.path)]
+        gc.freeze()  # so that a fork need not copy what it collects
         with tempfile.NamedTemporaryFile() as file:
             if forked(lambda: Path(file.name).write_text(json.dumps(self.survey(session.items)))):
                 sys.exit("the tests fail without any change")
@@ -153,11 +158,11 @@ class Trial:
     def attack(self, function: str, code: types.CodeType, items: list) -> None:
         """Exchange a function's code wherever it is referred to, and run these tests."""
         resource.setrlimit(resource.RLIMIT_CPU, (self.limit, self.limit))
-        for each in gc.get_objects():
-            if type(each) is functools._lru_cache_wrapper:
-                each.cache_clear()
-            elif type(each) is types.FunctionType and (own := each.__code__).co_qualname == function:
-                each.__code__ = code if own.co_filename == str(self.path) else own
+        for each in self.caches:
+            each.cache_clear()
+        for each in self.functions:
+            if each.__code__.co_qualname == function:
+                each.__code__ = code
         for item in items:
             run(item)
 

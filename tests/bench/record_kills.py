@@ -6,6 +6,7 @@ The process records short episodes with LeRobot's own writer, merges every few, 
 After each kill -9 the dataset is read by LeRobot and compared with what was recorded. The last line is JSON.
 """
 
+import contextlib
 import json
 import logging
 import os
@@ -17,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from robot.recording.parts import MEASURED, EpisodeInfo, Parts
+from robot.recording import MEASURED, EpisodeInfo, Parts
 
 HZ, FRAMES, AT_ONCE, MOST = 30, 6, 2, 8  # episodes between merges, and in a dataset
 FEATURES = {
@@ -43,8 +44,8 @@ def record(dataset: Path, say) -> None:
                 number = store.finished
                 with store.episode() as draft:
                     for frame in range(FRAMES):
-                        seen = dict.fromkeys(("a.pos", "b.pos"), value(number, frame))
-                        draft.add(seen, seen, "wave", frame / HZ, None)
+                        joints = dict.fromkeys(("a.pos", "b.pos"), value(number, frame))
+                        draft.add(joints, joints, "wave", frame / HZ, None)
                     draft.save(EpisodeInfo(number, True, HZ, 0, "script"))
                 say(number)
             store.merge()
@@ -73,62 +74,67 @@ def wrong(dataset: Path, safe: int) -> str:
     return ""
 
 
-def kill(dataset: Path, seconds: float) -> tuple[int, bool]:
-    """Record in a process and kill it after so long. The episodes it called safe, and whether it was still at it.
+def parent() -> None:
+    """For each dataset named on stdin, fork a process that records it: its number, those safe, its exit code.
 
-    A process of its own, not a fork: one of a process with threads may wait for ever for a lock.
+    A process that has imported LeRobot and done nothing else: with threads, a fork may wait for ever for a lock.
     """
-    command = [sys.executable, "-c", f"import runpy; runpy.run_path({__file__!r})['child']({str(dataset)!r})"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
-        process.stdout.read(1)  # it has imported everything
-        time.sleep(seconds)
-        process.kill()
-        safe = max(process.stdout.read(), default=0)
-    if process.returncode > 0:
-        raise RuntimeError("the recording failed by itself")
-    return safe, process.returncode < 0
-
-
-def child(dataset: str) -> None:
-    """Record, and write a byte for each episode that is safe: how many there are."""
-    imported()
-    os.write(1, bytes(1))
-    record(Path(dataset), lambda number: os.write(1, bytes([number + 1])))
-
-
-def imported() -> None:
-    """Import what takes long."""
     logging.disable(logging.WARNING)
     import lerobot.datasets.aggregate
     import lerobot.datasets.lerobot_dataset  # noqa: F401
 
+    for dataset in sys.stdin:
+        child = os.fork()
+        if not child:
+            record(Path(dataset.strip()), lambda number: print("safe", number + 1, flush=True))
+            os._exit(0)
+        print("child", child, flush=True)
+        print("end", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 
-def main(folder: Path, kills: int) -> None:
-    imported()
+
+def kill(forks: subprocess.Popen, dataset: Path, seconds: float) -> tuple[int, bool]:
+    """Record in a process and kill it after so long. The episodes it called safe, and whether it was still at it."""
+    print(dataset, file=forks.stdin, flush=True)
+    word, number = forks.stdout.readline().split()
+    safe, child = 0, int(number)
+    assert word == "child", word
+    time.sleep(seconds)
+    with contextlib.suppress(ProcessLookupError):  # it was faster
+        os.kill(child, 9)
+    while word != "end":
+        word, number = forks.stdout.readline().split()
+        safe = int(number) if word == "safe" else safe
+    if int(number) > 0:
+        raise RuntimeError("the recording failed by itself")
+    return safe, int(number) < 0
+
+
+def killed(folder: Path, kills: int) -> dict:
+    """Kill so often; what was found after it."""
+    command = [sys.executable, "-c", f"import runpy; runpy.run_path({__file__!r})['parent']()"]
     rng, dataset, safe = np.random.default_rng(0), folder / "killed", 0
-    shutil.rmtree(folder, ignore_errors=True)
     began = time.monotonic()
     record(folder / "whole", lambda number: None)
     longest = time.monotonic() - began
-    lost, unreadable, hit = [], [], 0
-    for number in range(kills):
-        new, killed = kill(dataset, rng.uniform(0, longest))
-        hit += killed
-        safe = max(safe, new)
-        try:
-            if problem := wrong(dataset, safe):
-                lost.append(f"kill {number}: {problem}")
-        except Exception as error:  # whatever LeRobot says of a broken dataset
-            unreadable.append(f"kill {number}: {error!r}")
-        print(
-            f"kill {number + 1} of {kills}: {safe} safe, {len(lost)} lost, {len(unreadable)} unreadable",
-            file=sys.stderr,
-        )
-        if lost or unreadable or safe >= MOST - AT_ONCE:
-            shutil.rmtree(folder, ignore_errors=True)
-            safe = 0
-    print(json.dumps({"kills": kills, "while_recording": hit, "lost": lost, "unreadable": unreadable}))
+    found = {"kills": kills, "while_recording": 0, "lost": [], "unreadable": []}
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as forks:
+        for number in range(kills):
+            new, hit = kill(forks, dataset, rng.uniform(0, longest))
+            found["while_recording"] += hit
+            safe = max(safe, new)
+            try:
+                if problem := wrong(dataset, safe):
+                    found["lost"].append(f"kill {number}: {problem}")
+            except Exception as error:  # whatever LeRobot says of a broken dataset
+                found["unreadable"].append(f"kill {number}: {error!r}")
+            print(f"kill {number + 1} of {kills}: {safe} safe", file=sys.stderr)
+            if found["lost"] or found["unreadable"] or safe >= MOST - AT_ONCE:
+                shutil.rmtree(dataset, ignore_errors=True)
+                shutil.rmtree(parts(dataset).folder, ignore_errors=True)
+                safe = 0
+    return found
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 100)
+    logging.disable(logging.WARNING)
+    print(json.dumps(killed(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 100)))

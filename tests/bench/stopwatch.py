@@ -1,8 +1,9 @@
-"""Timing of our agent: updates, plans and whole decisions. Not a test."""
+"""Timing of an agent: updates, plans and whole decisions. Not a test."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 
 from configs.runs.parts import build
@@ -74,6 +75,13 @@ class Ours:
 
     def _decision(self) -> None:
         self.trainer.step()
+
+
+def milliseconds(seconds: Sequence[float]) -> dict[str, float]:
+    """Return mean, median and 99th percentile in milliseconds."""
+    values = 1000 * np.array(seconds)
+    middle, high = np.percentile(values, (50, 99))
+    return {"mean": round(float(values.mean()), 3), "p50": round(float(middle), 3), "p99": round(float(high), 3)}
 
 
 def _seconds(work: Callable[[], None]) -> float:

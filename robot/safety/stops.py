@@ -1,13 +1,60 @@
-"""SIGINT, SIGTERM and SIGHUP as one exception, which is never raised in the middle of communication with the robot."""
+"""What stops an arm: faults between a goal and a command, and the signals that ask a program to end."""
 
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 type Handler = Callable[[int, FrameType | None], object] | int | None
+
+
+class FaultKind(StrEnum):
+    """Every reason for which the gate stops the arm."""
+
+    CLOCK = "clock"  # the time given to a step is not a finite number, or is before the last one
+    LATE = "late-loop"  # too long since the last step
+    MISSING = "missing"  # no goal or no reading, or a joint is not in it
+    SHAPE = "shape"  # not one number for each joint
+    NOT_FINITE = "not-finite"
+    STALE = "stale"  # too old
+    ORDER = "out-of-order"  # older than the one before, or from the future
+    OUTSIDE = "outside"  # the arm is too far outside its limits to start
+    PUSHED = "pushed"  # the arm was moved away from its command faster than the command may follow
+    STALLED = "stalled"  # a joint does not follow its command: held, blocked, or its servo has given up
+    DRIVER = "driver"  # the robot's driver failed
+    PLANNER = "planner"  # the planner is gone
+    BLIND = "blind"  # no camera shows anything, and there is no other sense
+    STOP = "stop"  # a stop was requested
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One fault: its kind, a one-line message for people, and the time of the step that found it, in seconds."""
+
+    kind: FaultKind
+    message: str
+    at: float
+
+    def __str__(self):
+        """Return the kind and the message."""
+        return f"{self.kind}: {self.message}"
+
+
+class NotReleasable(ValueError):
+    """The gate cannot be released yet; the message says what is still wrong."""
+
+
+class RobotFault(RuntimeError):
+    """The gate has stopped the robot; `fault` says why."""
+
+    def __init__(self, fault: Fault):
+        """Store the fault and use its text as the message."""
+        super().__init__(str(fault))
+        self.fault = fault
 
 
 class Stopped(KeyboardInterrupt):
@@ -36,8 +83,8 @@ class StopSignals:
         """Install the signal handlers."""
         if threading.current_thread() is threading.main_thread() and not self._before:
             self._number, self._raised = None, False
-            heard = [n for n in SIGNALS if n != signal.SIGHUP or signal.getsignal(n) is not signal.SIG_IGN]
-            self._before = {number: signal.signal(number, self._heard) for number in heard}
+            numbers = [n for n in SIGNALS if n != signal.SIGHUP or signal.getsignal(n) is not signal.SIG_IGN]
+            self._before = {number: signal.signal(number, self._received) for number in numbers}
 
     def restore(self) -> int | None:
         """Restore the previous handlers. Return the signal still deferred, if any; it is no longer raised."""
@@ -57,7 +104,7 @@ class StopSignals:
             self._depth -= 1
             self._raise()
 
-    def _heard(self, number: int, _frame) -> None:
+    def _received(self, number: int, _frame) -> None:
         if self._number is None:
             self._number = number
         self._raise()
@@ -71,8 +118,8 @@ class StopSignals:
 @contextmanager
 def handled(handler: Handler, numbers: Sequence[int] = SIGNALS) -> Iterator[None]:
     """Send the given signals to `handler` inside the block, except those that are ignored (SIGHUP under nohup)."""
-    heard = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
-    before = {number: signal.signal(number, handler) for number in heard}
+    numbers = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, handler) for number in numbers}
     try:
         yield
     finally:

@@ -1,20 +1,27 @@
-"""Semagram's tasks as a LeRobot environment type: `--env.type=semagram --env.task=so101-touch`."""
+"""Semagram's tasks as a LeRobot environment type, `--env.type=semagram --env.task=so101-touch`, in LeRobot's format."""
 
 import functools
+import warnings
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, make_dataclass
 
+import gymnasium
+import numpy as np
 from gymnasium import spaces
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 from lerobot.configs import FeatureType, PolicyFeature
 from lerobot.envs.configs import EnvConfig
 from lerobot.utils.constants import ACTION, OBS_STATE
 
+from envs.cameras import frame
+from envs.make import ENDLESS, episode_limit, make
 from envs.senses import IMAGE_SIZE, STATE_NAME, Senses, check_image_size
 from envs.settings import TaskConfig
-from envs.spaces import by_key
-from sim.variation import PRESETS
+from envs.task_env import by_key
+from sim.renderer import RenderingUnavailable
+from sim.variation import PRESETS, Variation
 from worldmodel.errors import UserError
-from worldmodel.senses import key
+from worldmodel.senses import IMAGE_KEY_PREFIX, STATE_KEY, key
 
 AGENT_POS, PIXELS = "agent_pos", "pixels"
 
@@ -78,10 +85,8 @@ class SemagramEnv(TaskKeys, EnvConfig):  # type: ignore[valid-type, misc]  # a b
 
     def create_envs(self, n_envs: int, use_async_envs: bool = False) -> dict[str, dict[int, VectorEnv]]:
         """Create a vector of `n_envs` environments of the task, stepped serially or in one process each."""
-        from envs.lerobot_view import make
-
         film = (self.height, self.width)
-        one = functools.partial(make, self.settings, PRESETS[self.randomise], self.perceived, film)
+        one = functools.partial(make_view, self.settings, PRESETS[self.randomise], self.perceived, film)
         again = AutoresetMode.SAME_STEP
         vector: VectorEnv
         if use_async_envs and n_envs > 1:
@@ -94,11 +99,65 @@ class SemagramEnv(TaskKeys, EnvConfig):  # type: ignore[valid-type, misc]  # a b
 @functools.cache
 def _sizes(task: TaskConfig, senses: Senses) -> tuple[int, int, float]:
     """Return the state size (0 if it is not observed), the action size and the control steps per second."""
-    from envs.make import make
-
     env = make(task, senses=senses)
     try:
         states = spaces.flatdim(by_key(env)[OBS_STATE]) if senses.state else 0
         return states, spaces.flatdim(env.action_space), env.metadata["render_fps"]
     finally:
         env.close()
+
+
+class LeRobotView(gymnasium.Wrapper):
+    """Rename observations for LeRobot, and always set `info["is_success"]`.
+
+    Of the senses that `env` observes: `agent_pos` (S,), which LeRobot maps to `observation.state`, and `pixels`, a Dict
+    of the cameras' frames (H, W, 3) uint8, which it maps to `observation.images.<camera>`.
+
+    LeRobot reads the attributes `task`, `task_description` and `_max_episode_steps`.
+    """
+
+    def __init__(self, env: gymnasium.Env, task: str, words: str, size: tuple[int, int]):
+        super().__init__(env)
+        self.observation_space = spaces.Dict(self._renamed(by_key(env), spaces.Dict))
+        self.task, self.task_description, self._size = task, words, size
+        self.metadata = {**env.metadata, "render_fps": round(env.metadata["render_fps"])}  # PyAV rejects floats
+        self._max_episode_steps = episode_limit(env) or ENDLESS
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None):
+        """Begin an episode; `options` is ignored."""
+        observation, info = self.env.reset(seed=seed)
+        return self._renamed(observation), self._judge(info)
+
+    def step(self, action: np.ndarray):
+        """Advance one control step."""
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        return self._renamed(observation), reward, terminated, truncated, self._judge(info)
+
+    def render(self) -> np.ndarray:
+        """Render a frame (height, width, 3) uint8: black, with a warning, if nothing can be drawn."""
+        try:
+            return frame(self.env, *self._size)
+        except RenderingUnavailable as error:
+            warnings.warn(f"no video: {error}", stacklevel=2)
+            return np.zeros((*self._size, 3), np.uint8)
+
+    @staticmethod
+    def _renamed(observation: Mapping, together: Callable = dict) -> dict:
+        """Convert an observation, or an observation space, to LeRobot's names."""
+        parts = dict(observation.items())
+        images = {name: each for name, each in parts.items() if name.startswith(IMAGE_KEY_PREFIX)}
+        frames = {name.removeprefix(IMAGE_KEY_PREFIX): each for name, each in images.items()}
+        state = {"agent_pos": parts[STATE_KEY]} if STATE_KEY in parts else {}
+        return state | ({"pixels": together(frames)} if frames else {})
+
+    @staticmethod
+    def _judge(info: dict) -> dict[str, bool]:
+        return {"is_success": bool(info.get("is_success", False))}
+
+
+def make_view(task: TaskConfig, variation: Variation, senses: Senses, size: tuple[int, int]) -> gymnasium.Env:
+    """Create the environment of a task for LeRobot; `size` is the height and width of its video frames."""
+    nameless = task.name == "gym" and not task.instruction
+    words = task.label.replace("-", " ") if nameless else task.words
+    env = make(task, render=True, variation=variation, senses=senses)
+    return LeRobotView(env, task.label, words, size)

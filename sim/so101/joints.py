@@ -1,20 +1,25 @@
-"""Convert actions in [-1, 1] to absolute joint targets, which are what is sent in simulation and to the real arm."""
+"""The SO-101's joints, and the conversion of actions in [-1, 1] to the absolute joint targets that any arm is sent."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from sim.so101.tasks import ABSOLUTE, TIED
+from sim.so101.tasks import ABSOLUTE, DELTA
 
+GRIPPER = "gripper"
+TURNS = ("shoulder_pan", "shoulder_lift", "elbow_flex", "wrist_flex", "wrist_roll")
+"""The joints that move the arm; the gripper moves only a finger."""
+JOINTS = (*TURNS, GRIPPER)
+"""All joints, from the base outwards, as named by LeRobot and by every model of the arm."""
 SPEEDS = (2.5, 2.5, 2.5, 2.5, 2.5, 5.0)
-"""Maximum speeds of tied targets, in rad/s; the gripper is last. An STS3215 turns at 4.7 rad/s without load."""
+"""Maximum speeds of delta targets, in rad/s; the gripper is last. An STS3215 turns at 4.7 rad/s without load."""
 
 
 @dataclass(frozen=True)
 class Targets:
     """Conversion of actions (6,) to joint targets (6,) in rad, between `low` and `high`.
 
-    `tied`: the target moves from the last one by the action times `step` (6,), so that a curve begins where the last
+    `delta`: the target moves from the last one by the action times `step` (6,), so that a curve begins where the last
     one ended and no motion exceeds `step` per control step. `absolute`: -1 is a joint's lowest target and 1 its
     highest, regardless of the last one.
     """
@@ -22,11 +27,11 @@ class Targets:
     low: np.ndarray
     high: np.ndarray
     step: np.ndarray
-    control: str = TIED
+    control: str = DELTA
 
     @classmethod
-    def at(cls, control_hz: float, low: np.ndarray, high: np.ndarray, control: str = TIED) -> "Targets":
-        """Create the conversion for a loop at `control_hz`; tied targets are no faster than SPEEDS."""
+    def at(cls, control_hz: float, low: np.ndarray, high: np.ndarray, control: str = DELTA) -> "Targets":
+        """Create the conversion for a loop at `control_hz`; delta targets are no faster than SPEEDS."""
         return cls(low, high, np.array(SPEEDS) / control_hz, control)
 
     def next(self, last: np.ndarray, action: np.ndarray) -> np.ndarray:

@@ -1,0 +1,221 @@
+"""One environment of a task, whatever simulates it: the same senses, action range, end of an episode and checks."""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from gymnasium.wrappers.utils import rescale_box
+
+from envs.instructions import CHARACTERS, LONGEST, check
+from envs.senses import Senses
+from envs.settings import TaskConfig
+from worldmodel.errors import UserError
+from worldmodel.senses import LANGUAGE_KEY, STATE_KEY
+
+UNLIMITED = 1e10
+"""Bounds of this magnitude count as unlimited: dm_control uses it for actuators without limits (lqr)."""
+
+
+class EnvironmentFault(ArithmeticError):
+    """An environment returned a non-finite number, or its physics diverged.
+
+    `action` (A,) is the action it was given (None at a reset); `observation` and `reward` are what it returned (None
+    if it returned nothing).
+    """
+
+    def __init__(self, message: str, action=None, observation=None, reward=None):
+        """Store the data that caused the fault beside the message."""
+        super().__init__(message)
+        self.action, self.observation, self.reward = action, observation, reward
+
+
+class TaskEnv(gymnasium.Wrapper):
+    """The environment of `task`, from Gymnasium's `env` for it; `envs.make.make` says what it observes and does.
+
+    The attribute `instruction`, if not None, replaces the task's own from the next reset on. `divergence`: the
+    exceptions that the physics raises when it diverges. `metadata` holds `episode_limit` (`envs.make.episode_limit`)
+    and `render_fps`, in control steps per second.
+
+    Raises:
+        ValueError: for unsupported spaces or a sense that the task lacks or that cannot be rendered; one line.
+        EnvironmentFault: from `reset` or `step`, for a non-finite state or reward or diverging physics.
+    """
+
+    instruction: str | None = None
+
+    def __init__(
+        self, env: gymnasium.Env, task: TaskConfig, senses: Senses, divergence: tuple[type[Exception], ...] = ()
+    ):
+        super().__init__(env)
+        if not senses.state and not senses.cameras:
+            raise UserError("senses=[language]: words alone show nothing of what happens; add state or images.<camera>")
+        self._task, self._senses, self._divergence = task, senses, divergence
+        self._step = 0
+        limits = [steps for steps in (_own_limit(env, task.repeat), task.max_control_steps) if steps]
+        rate = 1 / (_seconds(env) * task.repeat)
+        self.metadata = {**env.metadata, "episode_limit": min(limits, default=None), "render_fps": rate}
+        own = action_box(task, env.action_space)
+        self.action_space = spaces.Box(-1.0, 1.0, own.shape, np.float32)
+        ends = -np.ones_like(own.low), np.ones_like(own.high)
+        same = np.array_equal((own.low, own.high), ends)
+        self._to_own = np.asarray if same else rescale_box(own, *ends)[2]
+        self._numbers = without_images(env.observation_space)
+        self._labels = [] if self._numbers is None else component_names(task, self._numbers)
+        if senses.state and not self._labels:
+            images = ",".join(f"images.{name}" for name in image_paths(env.observation_space))
+            raise UserError(f"senses=state: {task.label} observes pictures alone; senses=[{images}]")
+        parts: dict[str, spaces.Space] = {}
+        if senses.state:
+            parts[STATE_KEY] = spaces.Box(-np.inf, np.inf, (len(self._labels),), np.float32)
+        self._cameras = None
+        if senses.cameras:
+            from envs.cameras import Cameras
+
+            self._cameras = Cameras(env, task, senses)
+            parts |= self._cameras.spaces
+        if senses.language:
+            self._own_instruction = self._given = task.words
+            parts[LANGUAGE_KEY] = spaces.Text(LONGEST, charset=CHARACTERS)
+        self.observation_space = spaces.Dict(parts)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
+        """Begin an episode. Raises ValueError, one line, for an invalid instruction."""
+        self._step = 0
+        if self._senses.language:
+            given = self._own_instruction if self.instruction is None else self.instruction
+            self._given = check(given, LANGUAGE_KEY)
+        try:
+            raw, info = self.env.reset(seed=seed, options=options)
+        except self._divergence as error:
+            raise EnvironmentFault(f"{self._task.label}: the physics diverged at a reset: {error}") from error
+        return self._observe(raw, None, 0.0), info
+
+    def step(self, action: np.ndarray):
+        """Advance one control step, repeating the action and summing the rewards. Raises ValueError if not finite."""
+        self._step += 1
+        if not np.isfinite(action).all():
+            raise ValueError(f"{self._where()}: the action is not finite: {action}")
+        own, total = self._to_own(action), 0.0
+        try:
+            for _ in range(self._task.repeat):
+                raw, reward, terminated, truncated, info = self.env.step(own)
+                total += float(reward)
+                if terminated or truncated:
+                    break
+        except self._divergence as error:
+            raise EnvironmentFault(f"{self._where()}: the physics diverged: {error}", np.array(action)) from error
+        observation = self._observe(raw, action, total)
+        return observation, total, terminated, truncated or self._step == self._task.max_control_steps, info
+
+    def close(self) -> None:
+        """Close the environment and free its OpenGL resources."""
+        if self._cameras is not None:
+            self._cameras.close()
+        super().close()
+
+    def state(self, raw: Any) -> np.ndarray:
+        """Return the state (S,) float32 in an observation of Gymnasium's environment; overflow becomes infinite."""
+        if self._numbers is None:
+            return np.zeros(0, np.float32)
+        with np.errstate(over="ignore"):
+            return np.asarray(spaces.flatten(self._numbers, raw)).astype(np.float32)
+
+    def _observe(self, raw: Any, action: np.ndarray | None, reward: float) -> dict[str, Any]:
+        """Return what the agent observes of `raw`, checked."""
+        state = self.state(raw)
+        finite = np.isfinite(state)
+        if not finite.all() or not np.isfinite(reward):
+            at = int(np.argmin(finite))
+            what = f"observation.state[{at}] ({self._labels[at]}) is {state[at]}"
+            what = f"the reward is {reward}" if finite.all() else what
+            acted = None if action is None else np.array(action)
+            raise EnvironmentFault(f"{self._where()}: {what}", acted, {STATE_KEY: state}, reward)
+        observation: dict[str, Any] = {STATE_KEY: state} if self._senses.state else {}
+        if self._cameras is not None:
+            observation |= self._cameras.frames(raw)
+        return observation | ({LANGUAGE_KEY: self._given} if self._senses.language else {})
+
+    def _where(self) -> str:
+        return f"{self._task.label}, control step {self._step}"
+
+
+def _own_limit(env: gymnasium.Env, repeat: int) -> int | None:
+    """Return the environment's own time limit in control steps, or None if there is none."""
+    for found in (env.spec.max_episode_steps if env.spec else None, getattr(env, "_max_episode_steps", None)):
+        if found is not None:
+            return math.ceil(found / repeat)
+    steps = getattr(env.unwrapped, "_step_limit", math.inf)
+    return None if math.isinf(steps) else math.ceil(math.ceil(steps) / repeat)
+
+
+def _seconds(env: gymnasium.Env) -> float:
+    """Return the duration of an environment step in seconds: its `dt` if it has one, else from its `render_fps`."""
+    seconds = getattr(env.unwrapped, "dt", None)
+    return float(seconds) if seconds else 1 / (env.metadata.get("render_fps") or 30)
+
+
+def by_key(env: gymnasium.Env) -> spaces.Dict:
+    """Return the observation space of an environment that `envs.make` created, a Dict."""
+    assert isinstance(env.observation_space, spaces.Dict)
+    return env.observation_space
+
+
+def component_names(task: TaskConfig, space: spaces.Space, name: str = "") -> list[str]:
+    """Name each component of the flattened observation. Raises ValueError for an unsupported space."""
+    if isinstance(space, spaces.Dict):
+        return [label for key, part in space.items() for label in component_names(task, part, f"{name}{key}/")]
+    name = name.rstrip("/")
+    if not isinstance(space, spaces.Box):
+        where = f" {name}" if name else ""
+        raise UserError(
+            f"{task.label}: its observation{where} is {space}; supported: a Box of numbers, or a Dict of them"
+        )
+    return [name + "".join(f"[{i}]" for i in index) for index in np.ndindex(space.shape)]
+
+
+def action_box(task: TaskConfig, space: spaces.Space) -> spaces.Box:
+    """Return the action space, a Box (A,). Raises ValueError for an unsupported space.
+
+    Where the suite sets no limits (lqr), use [-1, 1]: its cost is quadratic in the action, so good actions are small.
+    """
+    supported = "supported: a Box of one dimension with finite bounds (continuous control)"
+    if not isinstance(space, spaces.Box) or space.dtype.kind != "f" or len(space.shape) != 1:
+        raise UserError(f"{task.label}: its actions are {space}; {supported}")
+    unlimited = not (np.abs([space.low, space.high]) < UNLIMITED).all()
+    if unlimited and task.name != "gym":
+        return spaces.Box(-1.0, 1.0, space.shape, space.dtype)
+    if unlimited or np.any(space.low >= space.high):
+        raise UserError(f"{task.label}: its actions are {space}; {supported}")
+    return space
+
+
+def _is_image(space: spaces.Space) -> bool:
+    return isinstance(space, spaces.Box) and space.dtype == np.uint8 and len(space.shape) == 3
+
+
+def image_paths(space: spaces.Space) -> dict[str, tuple[str, ...]]:
+    """Return the keys that lead to each image, (H, W, channels) uint8, in an observation space, by its name.
+
+    A name is the image's key, or its nested keys joined by `-` without LeRobot's group `pixels`; `image` if the image
+    is the whole observation.
+    """
+
+    def found(space: spaces.Space, keys: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+        if isinstance(space, spaces.Dict):
+            for key, part in space.items():
+                yield from found(part, (*keys, key))
+        elif _is_image(space):
+            yield keys
+
+    return {"-".join(keys).removeprefix("pixels-") or "image": keys for keys in found(space)}
+
+
+def without_images(space: spaces.Space) -> spaces.Space | None:
+    """Return the space without its images, or None if nothing is left."""
+    if not isinstance(space, spaces.Dict):
+        return None if _is_image(space) else space
+    parts = {key: rest for key, part in space.items() if (rest := without_images(part)) is not None}
+    return spaces.Dict(parts) if parts or not space.spaces else None

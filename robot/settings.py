@@ -1,0 +1,272 @@
+"""Settings of the commands about an arm: which arm it is, what is run, recorded, played or planned. Light to import."""
+
+import math
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import ClassVar
+
+from robot.safety.limits import PRESETS
+from sim.so101.tasks import SCRIPTED, TASKS
+from sim.twin.control import LONGEST_SOCKET, control_of, listens
+from worldmodel.errors import UserError
+from worldmodel.strict import check_ranges, ranged
+
+SIM, REAL, TWIN = "so101-sim", "so101", "so101-twin"
+ROBOTS = (SIM, REAL, TWIN)
+CAMERAS = {"main": "side", "front": "side", "side": "side", "wrist": "wrist", "overhead": "overhead"}
+"""The simulated arm's cameras: name to viewpoint (`robot.config_so101`)."""
+VIEWERS = ("terminal", "rerun", "none")
+EXPERT, POLICY, TELEOP = "expert", "policy", "teleop"
+DRIVERS = (EXPERT, POLICY, TELEOP)
+PREFIX = "so101-"
+CAMERA = {"width": 320, "height": 240}
+LEAST_OF_VIDEO = 32
+"""Least width and height in pixels: below it the video encoder (SVT-AV1) kills the process."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArmConfig:
+    """The options that every command about an arm has. `usual_limits`: the gate's, except on a real arm."""
+
+    usual_limits: ClassVar[str] = "normal"
+
+    robot: str = SIM
+    limits: str = ""
+    port: str = ""
+    id: str = ""
+    calibration_dir: str = ""
+    port_file: str = ""
+
+    def __post_init__(self):
+        """Raise ValueError for options that do not fit together, or for unknown `limits`."""
+        one_of(self, "limits", ("", *PRESETS))
+        one_of(self, "robot", ROBOTS)
+        for key, robot in (("port", REAL), ("id", REAL), ("calibration_dir", REAL), ("port_file", TWIN)):
+            if getattr(self, key) and self.robot != robot:
+                raise UserError(f"{key}={getattr(self, key)}: only with robot={robot}")
+        if self.robot == REAL and not (self.port and self.id):
+            raise UserError("port= and id=: the arm's, as LeRobot knows it, e.g. port=/dev/ttyACM0 id=my_arm")
+
+    @property
+    def simulated(self) -> bool:
+        """Whether the robot is the simulated one."""
+        return self.robot == SIM
+
+    @property
+    def preset(self) -> str:
+        """The preset of the gate's limits: the one asked for, else `careful` on a real arm."""
+        return self.limits or ("careful" if self.robot == REAL else self.usual_limits)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannerOptions:
+    """Which checkpoint plans, and with what. `planner` false: its policy alone decides."""
+
+    checkpoint: str = ""
+    seed: int = ranged(100, low=0, high=2**32 - 1)
+    device: str = "cpu"
+    threads: int = ranged(1, low=1)
+    planner: bool = True
+
+    def _check_checkpoint(self) -> None:
+        if not self.checkpoint:
+            raise UserError("checkpoint=: a run folder or a checkpoint, e.g. checkpoint=runs/so101-touch/<run>")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpisodeConfig(PlannerOptions, ArmConfig):
+    """The options of a session of episodes on an arm, run or recorded."""
+
+    episodes: int = ranged(10, low=1)
+    seconds: float = ranged(0.0, low=0, high=3600)
+    instruction: str = ""
+    robot_cameras: dict = field(default_factory=dict)
+    real_time: bool = False
+
+    def __post_init__(self):
+        """Raise ValueError for a value out of range, or one that the robot cannot use."""
+        check_ranges("", self)
+        super().__post_init__()
+        if self.robot_cameras and self.simulated:
+            raise UserError(f"robot_cameras=: not with robot={SIM}, whose cameras are any of {', '.join(CAMERAS)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig(EpisodeConfig):
+    """The options of semagram-run."""
+
+    usual_limits: ClassVar[str] = "trained"  # as fast as in training
+
+    target: list[float] = field(default_factory=list)
+    lead: int = ranged(2, low=1)
+    remote: str = ""
+    viewer: str = "terminal"
+    viewer_file: str = ""
+
+    def __post_init__(self):
+        """Raise ValueError for a value out of range, or one that the robot cannot use."""
+        self._check_checkpoint()
+        super().__post_init__()
+        one_of(self, "viewer", VIEWERS)
+        if self.viewer_file and self.viewer != "rerun":
+            raise UserError(f"viewer_file={self.viewer_file}: it is for viewer=rerun")
+        if self.target and (len(self.target) != 3 or not all(math.isfinite(x) and abs(x) <= 1 for x in self.target)):
+            raise UserError(f"target={self.target}: x, y and z in metres from the arm's base, e.g. [0.25,0.05,0.02]")
+        if self.target and self.simulated:
+            raise UserError(f"target=: only with robot={REAL} or {TWIN}; the simulated scene has objects of its own")
+        if self.remote:
+            planner_address(self.remote, "remote")
+            unused(self, "device threads planner", "not with remote=; semagram-serve has these keys")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordConfig(EpisodeConfig):
+    """The options of semagram-record."""
+
+    dataset: str = ""
+    task: str = "touch"
+    driver: str = EXPERT
+    episodes: int = ranged(20, low=1)
+    seed: int = ranged(0, low=0, high=2**32 - 1)
+    reset_seconds: float = ranged(0.0, low=0, high=3600)
+    control_hz: int = ranged(30, low=5, high=100)
+    paced: str = "auto"
+    cameras: list[str] = field(default_factory=list)
+    camera: dict = field(default_factory=lambda: dict(CAMERA))
+    video: bool = True
+    teleop: dict = field(default_factory=lambda: {"type": "", "port": "", "id": "", "calibration_dir": ""})
+
+    def __post_init__(self):
+        """Raise ValueError for a value out of range, or one that is incompatible with the others."""
+        if not self.dataset:
+            raise UserError("dataset=: the folder to record to, e.g. dataset=runs/touch-demos")
+        super().__post_init__()
+        one_of(self, "driver", DRIVERS)
+        one_of(self, "paced", ("auto", "true", "false"))
+        if self.seconds and round(self.seconds * self.control_hz) < 2:
+            raise UserError(f"seconds={self.seconds:g}: two steps at least, {2 / self.control_hz:.3g} s")
+        if self.simulated:
+            self._check_task(TASKS, "one of {}")
+        elif not self.instruction and self.task_name not in TASKS:
+            raise UserError("instruction=: what is done, in words, e.g. instruction='Put the cube in the bowl.'")
+        elif self.paced == "false":
+            raise UserError(f"paced=false: only with robot={SIM}")
+        self._check_cameras()
+        self._check_driver()
+
+    @property
+    def waits(self) -> bool:
+        """Whether recording runs in real time."""
+        return self.paced == "true" or (self.paced == "auto" and (not self.simulated or self.driver == TELEOP))
+
+    @property
+    def task_name(self) -> str:
+        """The full name of the simulated task."""
+        return self.task if self.task.startswith(PREFIX) else PREFIX + self.task
+
+    @property
+    def longest_s(self) -> float:
+        """The longest duration of an episode: `seconds`, else the task's (twice that for a script), else 30 s."""
+        if self.seconds:
+            return self.seconds
+        return TASKS[self.task_name].seconds * (2 if self.driver == EXPERT else 1) if self.simulated else 30.0
+
+    def _check_task(self, known, what: str) -> None:
+        if self.task_name not in known:
+            names = ", ".join(name.removeprefix(PREFIX) for name in known)
+            raise UserError(f"task={self.task}: {what.format(names)}")
+
+    def _check_cameras(self) -> None:
+        for name in self.cameras:
+            if not self.simulated or name not in CAMERAS:
+                raise UserError(
+                    f"cameras=[{name}]: with robot={SIM}, any of {', '.join(CAMERAS)}; a real arm's are robot_cameras"
+                )
+        least = LEAST_OF_VIDEO if self.video else 16
+        for key, value in self.camera.items():
+            if key not in CAMERA or not isinstance(value, int) or not least <= value <= 4096:
+                smaller = "; from 16 with video=false" if self.video else ""
+                raise UserError(f"camera.{key}={value}: width and height, from {least} to 4096 pixels{smaller}")
+            if not self.cameras and value != CAMERA[key]:
+                raise UserError(f"camera.{key}={value}: only with cameras=, in simulation")
+
+    def _check_driver(self) -> None:
+        if self.driver == TELEOP and not self.teleop.get("type"):
+            raise UserError("teleop.type=: any of LeRobot's teleoperators, e.g. teleop.type=so101_leader")
+        if self.driver != TELEOP and any(self.teleop.values()):
+            raise UserError(f"teleop.type={self.teleop.get('type')}: only with driver={TELEOP}")
+        if (self.driver == POLICY) != bool(self.checkpoint):
+            raise UserError(f"checkpoint={self.checkpoint}: a run folder or a checkpoint, with driver={POLICY}")
+        if self.driver != POLICY:
+            unused(self, "planner device threads", f"only with driver={POLICY}")
+        if self.driver != TELEOP and not self.simulated:
+            raise UserError(f"driver={self.driver}: only with robot={SIM}, which knows where objects are; {TELEOP}")
+        if self.driver == EXPERT:
+            self._check_task(SCRIPTED, f"scripts exist for {{}}; driver={POLICY} or driver={TELEOP} for the others")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlayConfig(ArmConfig):
+    """The options of semagram-play."""
+
+    plan: str = ""
+    control_hz: int = ranged(30, low=10, high=100)
+
+    def __post_init__(self):
+        """Raise ValueError for a missing plan, a value out of range, or one that the robot cannot use."""
+        if not self.plan:
+            raise UserError("plan=: a JSON file, a list of tokens, e.g. plan=docs/arm.json")
+        check_ranges("", self)
+        super().__post_init__()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeConfig(PlannerOptions):
+    """The options of semagram-serve."""
+
+    address: str = "~/.semagram/planner.sock"
+
+    def __post_init__(self):
+        """Raise ValueError for a missing value or one out of range."""
+        self._check_checkpoint()
+        check_ranges("", self)
+        planner_address(self.address, "address")
+
+
+def one_of(config, name: str, choices: tuple[str, ...]) -> None:
+    """Raise ValueError if the field `name` is none of the choices."""
+    if getattr(config, name) not in choices:
+        raise UserError(f"{name}={getattr(config, name)}: one of {', '.join(filter(None, choices))}")
+
+
+def unused(config, names: str, why: str) -> None:
+    """Raise ValueError if any of `names` is not at its default, since it would be ignored; `why`, in words."""
+    defaults = {field.name: field.default for field in fields(config)}
+    for name in names.split():
+        if (value := getattr(config, name)) != defaults[name]:
+            raise UserError(f"{name}={str(value).lower() if isinstance(value, bool) else value}: {why}")
+
+
+def planner_address(text: str, key: str) -> str | int:
+    """Return the address `text` of a planner: the path of a Unix socket, or the port in localhost:<port>.
+
+    Raises UserError, naming the key, for another machine: the connection is neither encrypted nor authenticated.
+    """
+    host, colon, port = text.rpartition(":")
+    if text and not colon:
+        return str(Path(text).expanduser())
+    if host not in ("localhost", "127.0.0.1") or not port.isdecimal() or int(port) > 65535:
+        raise UserError(f"{key}={text}: a Unix socket or localhost:<port>; ssh -L brings one here from another machine")
+    return int(port)
+
+
+def port_of_twin(port_file: Path) -> str:
+    """Return the serial port of the twin that wrote this file. Raises ValueError if no twin serves it."""
+    start = f"start `semagram-twin port_file={port_file}`"
+    if not port_file.exists():
+        raise UserError(f"port_file={port_file}: no such file; {start} first")
+    control = control_of(port_file)
+    if len(str(control).encode()) <= LONGEST_SOCKET and control.exists() and not listens(control):
+        # It was killed, and its port may belong to something else by now.
+        raise UserError(f"port_file={port_file}: its twin is gone; {start} again")
+    return port_file.read_text().strip()
