@@ -60,11 +60,6 @@ def strings(count=CONFIG.ids, vocabulary=2**CONFIG.bits):
     )
 
 
-def test_held_out_chunks_come_back(codec, held_out):
-    chunks, start = held_out
-    assert scaled_error(codec, codec.decode(codec.encode(chunks, start), start), chunks) < 0.05
-
-
 @pytest.mark.parametrize(
     ("keys", "slots", "errors"),
     [
@@ -83,6 +78,7 @@ def test_what_was_measured_once_is_measured_again(keys, slots, errors):
     codec = Codec.fit(movements(0, 12), CodecConfig(**{"bits": 8} | keys))
     windows = windows_of(movements(1, 10), codec.config.length + 1, 7)
     start, chunks = windows[:, 0], windows[:, 1:]
+    start = start if codec.config.relative else None
     ids = codec.encode(chunks, start)
     assert (codec.switching, codec.events.slots, codec.events.durations) == ((GRIP,), slots, (1, 2, 3))
     found = [codec.decode(ids[:, :n], start) for n in (0, 1, codec.config.ids // 2, codec.config.ids)]
@@ -158,12 +154,6 @@ def test_tensors_in_tensors_out(codec, held_out):
     assert np.array_equal(decoded.numpy(), codec.decode(ids.numpy(), start.numpy()))
     half = [t.bfloat16() for t in (chunk, start)]  # NumPy has no such numbers
     assert torch.equal(codec.encode(*half), codec.encode(*(t.float() for t in half)))
-
-
-def test_a_codec_that_is_not_relative_needs_no_start(held_out):
-    codec = Codec.fit(movements(0, 30), CodecConfig(length=LENGTH, ids=8, bits=8, relative=False))
-    ids = codec.encode(held_out[0])
-    assert scaled_error(codec, codec.decode(ids), held_out[0]) < 0.08
 
 
 def test_encoding_what_was_decoded_hardly_changes_it(codec, held_out):
@@ -278,11 +268,6 @@ def test_a_value_lies_in_its_cell(quantizer):
     for k in range(2):
         values = quantizer.values[k, 32:64]
         assert np.array_equal(np.searchsorted(edges[k], values, side="right"), np.arange(32))
-
-
-def test_numbers_that_are_all_the_same_are_exact():
-    quantizer = ScalarQuantizer.fit(np.full((50, 1), 3.0), 4)
-    assert (quantizer.values[0, 1:] == 3).all() and (quantizer.errors == 0).all()
 
 
 def test_the_largest_gain_comes_first_and_groups_stay_together():
