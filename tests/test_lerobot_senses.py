@@ -296,21 +296,6 @@ def test_it_learns_from_frames_what_to_do():
         assert (action - wanted).abs().max() < 0.4
 
 
-def test_frames_that_nothing_is_to_be_learned_from_do_not_count():
-    policy = fresh(tasks=("wave", "stop")).eval()
-    cut = windows(policy, 4)
-    cut["action_is_pad"][:, 2:] = True
-    beyond = [policy.config.observation_delta_indices.index(t) for t in (2, 4, 6)]
-    for key in (STATE_KEY, FRONT):
-        cut[f"{key}_is_pad"][:, beyond] = True
-    other = cut | {key: cut[key].clone() for key in (FRONT, STATE_KEY, "action")}
-    other[FRONT][:, beyond], other[STATE_KEY][:, beyond] = 0.3, 5  # the first token ends where the episode does
-    other["action"][:, 4:] = 0
-    assert torch.equal(policy.forward(cut)[0], policy.forward(other)[0])
-    other["task"] = ["stop"] * 4
-    assert not torch.equal(policy.forward(cut)[0], policy.forward(other)[0])
-
-
 def test_a_checkpoint_of_a_task_takes_no_robots_frames(checkpoint):
     """Its actions are not a robot's, and by its frames alone it could not know."""
     policy, size = load(checkpoint), read_spec(checkpoint).state_size

@@ -418,34 +418,6 @@ def test_a_slow_line_that_ends_within_an_answer_leaves_none_of_it_to_the_next_qu
         assert (answer.number, answer.plan_ms, client.losses) == (2, 9.0, 1)
 
 
-@pytest.mark.parametrize("stage", ["reaching", "greeting", "pausing"])
-def test_a_client_can_be_closed_while_it_connects_again(stage, monkeypatch):
-    """Soon, and without another connection left open."""
-    monkeypatch.setattr(client_module, "RETRY_S", WAIT_S if stage == "pausing" else 0.0)
-    reached, go, over = threading.Event(), threading.Event(), threading.Event()
-
-    def silent(sock):
-        while sock.recv(1 << 12):  # its Begin, if it was sent, and then the end
-            pass
-        over.set()
-
-    with scripted(lambda sock: (ready(sock), hang_up(sock)), silent) as client:
-        client.connect()
-        open_again = client._reach
-        client._reach = lambda: (reached.set(), stage != "reaching" or go.wait(WAIT_S), open_again())[-1]
-        client.ask(np.ones(3), True)
-        until(lambda: client.poll() == [] and client.losses)
-        client.ask(np.ones(3), True)
-        assert stage == "pausing" or reached.wait(WAIT_S)
-        closing = threading.Thread(target=client.close)
-        closing.start()
-        until(client._closed.is_set)
-        go.set()
-        closing.join(PROMPT_S)
-        assert not closing.is_alive() and reached.is_set() == (stage != "pausing")
-        assert stage == "pausing" or over.wait(WAIT_S)
-
-
 @at_a_socket
 @pytest.mark.parametrize(
     "wrong",

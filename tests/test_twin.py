@@ -133,19 +133,6 @@ def test_without_power_the_arm_is_silent_and_limp_and_wakes_limp(twin, connect):
     assert abs(robot.get_observation()["shoulder_pan.pos"] - seen["shoulder_pan.pos"]) < 5  # as it fell, no further
 
 
-def test_slow_replies_are_waited_for_up_to_a_limit(twin, connect):
-    robot = connect()
-    twin.ask("line", slow_ms=15)
-    before = time.monotonic()
-    assert len(robot.get_observation()) == 6
-    assert time.monotonic() - before >= 0.015
-    twin.ask("line", slow_ms=10_000)
-    with pytest.raises(ConnectionError, match="no status packet"):
-        robot.get_observation()
-    twin.ask("line")
-    assert len(robot.get_observation()) == 6
-
-
 def test_a_wrong_request_is_answered_in_words_and_the_channel_stays(twin, served):
     for do, given, message in (
         (["dance"], {}, "one of state"),

@@ -12,8 +12,6 @@ import pytest
 
 from configs.arm.twin_process import TwinProcess
 from robot.settings import port_of_twin
-from sim.twin.arm import TwinArm, build, limits
-from sim.twin.calibration import fitting
 from sim.twin.control import TwinControl, control_of
 from sim.twin.feetech import PING, encode
 
@@ -76,35 +74,3 @@ def test_a_port_file_whose_control_channel_would_have_too_long_a_path_is_taken_a
     port_file = tmp_path / ("long" * 30)
     port_file.write_text("/dev/pts/9\n")
     assert port_of_twin(port_file) == "/dev/pts/9"
-
-
-@pytest.fixture(scope="module")
-def arm():
-    """The twin's arm in this process, its torque on."""
-    model = build()
-    arm = TwinArm(model, fitting(limits(model)))
-    for servo in arm.servos.values():
-        servo.write(40, b"\x01")
-        servo["P_Coefficient"] = 16
-    return arm
-
-
-def run(arm, seconds: float) -> None:
-    for _ in range(round(seconds / arm.dt_s)):
-        arm.step()
-
-
-@pytest.mark.parametrize("angle", [1e300, -1e300])
-def test_a_joint_held_beyond_its_range_is_held_at_its_end(arm, angle):
-    arm.hold("elbow_flex", angle)
-    run(arm, 1.0)
-    low, high = arm.model.joint("elbow_flex").range
-    assert arm.angle("elbow_flex") == pytest.approx(high if angle > 0 else low, abs=0.05)
-    assert arm.held("elbow_flex")
-
-
-def test_a_goal_beyond_the_stop_presses_on_it(arm):
-    servo = arm.servos["shoulder_pan"]
-    servo["Min_Position_Limit"], servo["Max_Position_Limit"], servo["Goal_Position"] = 0, 0, 4000
-    run(arm, 1.5)
-    assert abs(arm.angle("shoulder_pan") - 1.92) < 0.05 and servo["Present_Load"] == 1000
