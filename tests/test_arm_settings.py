@@ -8,9 +8,9 @@ from types import SimpleNamespace
 import pytest
 
 from robot.arms import configured, driven
-from robot.config_so101 import SemagramSO101Config, SimCameraConfig, SO101SimConfig
+from robot.config_so101 import SemagramSO101Config, SO101SimConfig
 from robot.safety.limits import Box, JointLimits, Limits, so101
-from robot.settings import PlayConfig, RecordConfig, RunConfig, ServeConfig, planner_address
+from robot.settings import PlayConfig, RecordConfig, RunConfig, planner_address
 from sim.so101.joints import JOINTS
 from sim.twin.faults import FaultConfig
 from sim.twin.twin import TwinConfig
