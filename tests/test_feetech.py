@@ -89,13 +89,6 @@ def test_half_a_packet_is_forgotten_after_a_silence():
     assert len(calm.feed(ping, 9.0 + GAP_S * 2)) == 1
 
 
-def test_no_more_is_read_at_once_than_a_packet_holds():
-    line = bus()
-    for length, replies in ((248, 1), (249, 0)):
-        assert len(talk(line, encode(1, READ, bytes([0, length])))) == replies
-        assert len(talk(line, encode(BROADCAST, SYNC_READ, bytes([0, length, 1])))) == replies
-
-
 def test_a_write_is_answered_and_read_back_and_a_sync_write_is_silent():
     line = bus()
     assert talk(line, encode(2, WRITE, bytes([GOAL, 0x34, 0x02]))) == [encode(2, 0)]
@@ -138,10 +131,3 @@ def test_what_a_servo_measures_cannot_be_written(address, data):
     before = servo.read(PRESENT, 15)
     servo.write(address, data.replace(b"\x80", b"\x00"))
     assert servo.read(PRESENT, 15) == before and len(servo.memory) == len(Servo(1).memory)
-
-
-@given(st.sampled_from(["Homing_Offset", "Goal_Position", "Present_Load"]), st.integers(-1023, 1023))
-def test_signed_registers_give_back_what_they_were_given(name, value):
-    servo = Servo(1)
-    servo[name] = value
-    assert servo[name] == value

@@ -130,7 +130,7 @@ def test_it_goes_stiff_where_it_is_and_not_at_all_with_another_calibration(arm):
     assert abs(arm.robot.get_observation()["shoulder_pan.pos"] + 40) < 0.1
     arm.robot.disconnect()
     arm.chain.log.clear()
-    arm.chain.memory[3][31] = 7
+    arm.chain.servos[3]["Homing_Offset"] = 7
     with pytest.raises(ValueError, match=r"arm\.json: not the calibration that the arm's servos hold; lerobot-cal"):
         connect(arm.robot)
     assert not any("stiffen" in entry for entry in arm.chain.log) and arm.chain.log[-1] == "close"

@@ -87,29 +87,27 @@ def test_what_lerobot_saves_semagram_reads_and_the_other_way_round(checkpoint, t
         assert all(set(step) == {"registry_name", "config"} for step in ours["steps"])  # no class is named
 
 
-@pytest.mark.parametrize("signed", [True, False])
-@pytest.mark.parametrize("found", [FORMAT + 1, None])
-def test_a_checkpoint_of_another_format_is_refused_in_one_line(checkpoint, tmp_path, found, signed):
-    """Whether LeRobot reads its settings, or was given others, and has the weights alone from a hub."""
-    config, saved = load(checkpoint).config, json.loads((checkpoint / "config.json").read_text())
-    saved = {name: value for name, value in saved.items() if name != "format"} | ({"format": found} if found else {})
+def changed(checkpoint, folder, **changes):
+    """A copy of the checkpoint whose settings are changed."""
+    saved = json.loads((checkpoint / "config.json").read_text()) | changes
     files = {"model.safetensors": (checkpoint / "model.safetensors").read_bytes()}
-    write_folder(tmp_path / "x", files | {"config.json": json.dumps(saved).encode()}, {})
-    if not signed:
-        (tmp_path / "x" / "manifest.json").unlink()
-    line = f"of format {found or 0}, this Semagram reads {FORMAT}; train again, or use the commit that made it$"
+    write_folder(folder, files | {"config.json": json.dumps(saved).encode()}, {})
+
+
+def test_a_checkpoint_of_another_format_is_refused_in_one_line(checkpoint, tmp_path):
+    """Whether LeRobot reads its settings, or was given others, and has the weights alone from a hub."""
+    changed(checkpoint, tmp_path / "x", format=FORMAT + 1)
+    line = f"of format {FORMAT + 1}, this Semagram reads {FORMAT}; train again, or use the commit that made it$"
     with pytest.raises(FolderError, match=f"^(policy|{tmp_path / 'x'}): {line}"):
         load(tmp_path / "x")
     with pytest.raises(FolderError, match=f"^{tmp_path / 'x'}: {line}"):
-        get_policy_class("semagram").from_pretrained(tmp_path / "x", config=config)
+        get_policy_class("semagram").from_pretrained(tmp_path / "x", config=load(checkpoint).config)
 
 
 def test_settings_of_a_wrong_type_are_refused_by_their_key(checkpoint, tmp_path):
     """LeRobot itself would read a truth value as a number."""
-    saved = json.loads((checkpoint / "config.json").read_text())
-    saved["planner"]["td_check_steps"] = True
-    files = {"model.safetensors": (checkpoint / "model.safetensors").read_bytes()}
-    write_folder(tmp_path / "x", files | {"config.json": json.dumps(saved).encode()}, {})
+    planner = json.loads((checkpoint / "config.json").read_text())["planner"]
+    changed(checkpoint, tmp_path / "x", planner=planner | {"td_check_steps": True})
     with pytest.raises(FolderError, match=r"config\.json: planner\.td_check_steps=True: a whole number$"):
         load(tmp_path / "x")
 

@@ -118,7 +118,7 @@ def test_what_is_kept_is_what_reached_the_servos(arms, monkeypatch, tmp_path):
     monkeypatch.setattr(arm.robot, "send_action", lambda action, at: decided.append(at) or send(action, at))
     with arm.robot:
         assert Loop(arm.robot, ARM, Ticks(30, arm.clock), [keep]).episode(far, 30) is None
-        goal = int.from_bytes(arm.chain.memory[1][arms.GOAL : arms.GOAL + 2], "little")
+        goal = arm.chain.servos[1]["Goal_Position"]
     sent, at_s, success = map(np.array, zip(*kept, strict=True))
     assert len(sent) == 30 and set(success) == {None}
     assert np.allclose(np.diff(decided), np.diff(at_s))  # a goal is as old as what it was decided from

@@ -39,14 +39,6 @@ def test_present_position_is_the_shaft_less_the_offset_within_one_turn(shaft, of
     assert abs(turns - round(turns)) <= 0.5001 / STEPS
 
 
-@given(st.floats(-9000, 9000))
-def test_setting_the_middle_makes_the_present_place_2048(shaft):
-    servo = Servo(1, shaft)
-    servo.write(TORQUE, MIDDLE)
-    assert abs(servo["Present_Position"] - STEPS // 2) <= 1
-    assert servo["Torque_Enable"] == 0
-
-
 @settings(max_examples=40)
 @given(
     goal=st.integers(0, STEPS - 1),
