@@ -47,18 +47,11 @@ def test_all_of_it_is_on_the_disk_before_it_gets_its_name(tmp_path, monkeypatch)
         (folder / "data").mkdir(parents=True)
         (folder / "data" / "a").write_text("steps")
 
-    def synced(handle):
-        log.append(os.path.basename(os.readlink(f"/proc/self/fd/{handle}")))
-        fsync(handle)
-
-    def renamed(one, other):
-        log.append("rename")
-        rename(one, other)
-
+    named = lambda handle: os.path.basename(os.readlink(f"/proc/self/fd/{handle}"))  # noqa: E731
     monkeypatch.setattr("robot.datasets._write", written)
     monkeypatch.setattr("robot.datasets.quiet", contextlib.nullcontext)
-    monkeypatch.setattr(os, "fsync", synced)
-    monkeypatch.setattr(os, "rename", renamed)
+    monkeypatch.setattr(os, "fsync", lambda handle: log.append(named(handle)) or fsync(handle))
+    monkeypatch.setattr(os, "rename", lambda *paths: log.append("rename") or rename(*paths))
     write(tmp_path / "arm", recording(), "wave")
     assert sorted(log[: log.index("rename")]) == [f".arm.{os.getpid()}", "a", "data"]
     assert log[log.index("rename") :] == ["rename", tmp_path.name]
