@@ -1,6 +1,5 @@
 """Laws of the acting agent, its rollouts and its noise: when it plans, what it forgets, how strong the noise is."""
 
-import copy
 import dataclasses
 import itertools
 
@@ -11,7 +10,6 @@ import torch
 from policies.agent import Agent
 from policies.noise import COLOURS, Noise
 from policies.settings import NOISES
-from policies.storage.tensors import tensor_bytes
 from policies.tokens.curves import Curve
 from policies.training.episodes import episode_seed
 from policies.training.rollouts import rollout
@@ -167,24 +165,6 @@ def test_it_explores_as_widely_as_the_plan_is_unsure(make):
     # An elite drawn by its weight is away from the mean by the deviation, and the noise adds as much.
     assert 1.2 < (away / plans[0].std[0])[inside].std() < 1.6
     assert restless.std == pytest.approx(float(plans[0].std[0].mean()))
-
-
-@pytest.mark.parametrize(("length", "planned"), [(1, True), (4, True), (4, False)])
-@pytest.mark.parametrize("steps", [0, 3])
-def test_an_agent_read_back_goes_on_to_the_bit_and_what_was_read_is_left_as_it_was(make, length, steps, planned):
-    one, other = make(length, planned, "pink"), make(length, planned, "pink", seed=9)
-    for t in range(steps):
-        one.act(seen(2, t))
-    one.wide = True
-    saved = copy.deepcopy(one.state_dict())
-    kept = copy.deepcopy(saved)
-    other.load_state_dict(saved)
-    other.generator.set_state(one.generator.get_state())
-    for t in range(6):
-        assert torch.equal(one.act(seen(2, t)), other.act(seen(2, t)))
-    assert (one.std, one.totals, one.wide) == (other.std, other.totals, other.wide)
-    assert tensor_bytes(saved) == tensor_bytes(kept)
-    assert other.act(seen(3)).shape == (3, 2) and other.at.tolist() == [1, 1, 1]  # others begin anew
 
 
 def test_a_rollout_is_the_episodes_written_out(make, toys):

@@ -35,17 +35,6 @@ def test_the_mean_of_a_code_is_the_number_coded(toys, count):
     assert torch.allclose(twohot_mean(toys.two_hot_logits(x, count)), x, rtol=1e-4, atol=1e-4)
 
 
-@given(st.floats(-1e3, 1e3), st.integers(0, 2**31))
-def test_cross_entropy_is_smallest_at_the_code_itself(toys, x, seed):
-    x = torch.tensor([x])
-    own = toys.two_hot_logits(x, 11)
-    other = torch.randn(8, 11, generator=torch.Generator().manual_seed(seed))
-    least = twohot_cross_entropy(own, x)
-    assert (twohot_cross_entropy(other, x.expand(8)) >= least - 1e-5).all()
-    nudged = own + 0.1 * other
-    assert (twohot_cross_entropy(nudged, x.expand(8)) >= least - 1e-5).all()
-
-
 @pytest.mark.parametrize("x", [1e5, 1e30, torch.inf])
 def test_beyond_the_bound_a_number_counts_as_the_bound(x):
     logits = torch.randn(2, 11, generator=torch.Generator().manual_seed(0))

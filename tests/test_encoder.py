@@ -70,8 +70,6 @@ def test_masks_are_each_ones_own(model):
         ({}, "at least one"),
         ({"observation.smell": (3,)}, "no such sense"),
         ({FRONT: (16, 16)}, "frames"),
-        ({FRONT: (16, 16, 4)}, "frames"),
-        ({STATE_KEY: (3, 3)}, "a vector"),
         ({STATE_KEY: (0,)}, "a vector"),
     ],
 )

@@ -301,10 +301,10 @@ planned, learned = [], []
 for compiled in (False, True):
     model = toys.tiny_model(3, 4, token=TokenConfig(2, 2, 1, joined=True))
     config = PlannerConfig(samples=8, policy_samples=2, elites=4, iterations=2, horizon=2)
-    planner, data = Planner(model, 0.9, config, compiled), toys.batch(model)
+    planner, data = Planner(model, 0.9, config, compiled), toys.batch(model, horizon=2)
     plan = planner.plan(data.seen.map(lambda x: x[0]), None, torch.Generator().manual_seed(1))
     planned.append(torch.cat([plan.tokens.flatten(), *planner.predict(plan.latent, plan.tokens[0])]))
-    learner = Learner(model, 0.9, LearningConfig(batch_size=6), compiled)
+    learner = Learner(model, 0.9, LearningConfig(batch_size=6, horizon=2), compiled)
     learner.update(data, torch.Generator().manual_seed(2))
     learned.append(learner.flat.clone())
 torch.testing.assert_close(*planned, atol=1e-4, rtol=0)
