@@ -211,7 +211,6 @@ def test_pictures_that_an_environment_observes_are_cameras(registered):
             "^senses=images.nose: walker-walk has no such camera; .* back, main, side",
         ),
         (ARM, "images.nose", "it has front, main, overhead, side, wrist, wrist_cam$"),
-        (TaskConfig("gym", "Pendulum-v1"), "language", "^task.instruction=: what Pendulum-v1 is about"),
     ],
 )
 def test_a_sense_that_is_not_there_is_refused_with_those_that_are(drawing, task, sense, message):
