@@ -32,6 +32,8 @@ def test_nothing_leaks_from_under_a_mask():
     assert seen.values[STATE_KEY].tolist() == [[0, 0, 0], [1, 2, 3]]
     assert not seen.values[FRONT][0].any() and seen.values[FRONT][1].all()
     assert seen.presence.tolist() == [[0, 0, 1], [1, 1, 1]]
+    alone = Observation.of({STATE_KEY: (3,)}, {STATE_KEY: torch.ones(2, 3)}, {STATE_KEY: torch.tensor([0, 1])})
+    assert alone.presence.tolist() == [[0], [1]] and alone.values[STATE_KEY].all()  # a single sense keeps its value
 
 
 @pytest.mark.parametrize(
