@@ -47,18 +47,11 @@ def test_all_of_it_is_on_the_disk_before_it_gets_its_name(tmp_path, monkeypatch)
         (folder / "data").mkdir(parents=True)
         (folder / "data" / "a").write_text("steps")
 
-    def synced(handle):
-        log.append(os.path.basename(os.readlink(f"/proc/self/fd/{handle}")))
-        fsync(handle)
-
-    def renamed(one, other):
-        log.append("rename")
-        rename(one, other)
-
+    named = lambda handle: os.path.basename(os.readlink(f"/proc/self/fd/{handle}"))  # noqa: E731
     monkeypatch.setattr("robot.datasets._write", written)
     monkeypatch.setattr("robot.datasets.quiet", contextlib.nullcontext)
-    monkeypatch.setattr(os, "fsync", synced)
-    monkeypatch.setattr(os, "rename", renamed)
+    monkeypatch.setattr(os, "fsync", lambda handle: log.append(named(handle)) or fsync(handle))
+    monkeypatch.setattr(os, "rename", lambda *paths: log.append("rename") or rename(*paths))
     write(tmp_path / "arm", recording(), "wave")
     assert sorted(log[: log.index("rename")]) == [f".arm.{os.getpid()}", "a", "data"]
     assert log[log.index("rename") :] == ["rename", tmp_path.name]
@@ -92,12 +85,11 @@ def test_what_cannot_be_written_or_is_no_dataset_is_refused(written, tmp_path):
 
 
 def info(**changes):
-    """Change the description; None removes a key."""
+    """Change the description."""
 
     def apply(folder):
         path = folder / "meta" / "info.json"
-        found = json.loads(path.read_text()) | changes
-        path.write_text(json.dumps({key: value for key, value in found.items() if value is not None}))
+        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
     return apply
 
@@ -112,46 +104,31 @@ def table(change, name="file-000.parquet"):
     return apply
 
 
-def with_actions(change):
-    def apply(found):
-        rows = change(found["action"].to_pylist())
-        return found.set_column(found.schema.get_field_index("action"), "action", [rows])
-
-    return apply
-
-
-def actions(change):
-    return table(with_actions(change))
-
-
-def cast(name, kind):
-    return table(lambda found: found.set_column(at := found.schema.get_field_index(name), name, found[at].cast(kind)))
-
-
-def spoil(rows, at, value):
-    return [*rows[:at], value, *rows[at + 1 :]]
+def column(name, change):
+    """Change the values of a column."""
+    return table(
+        lambda found: found.set_column(
+            found.schema.get_field_index(name),
+            name,
+            [[change(at, value) for at, value in enumerate(found[name].to_pylist())]],
+        )
+    )
 
 
 DAMAGE = [
     (lambda folder: (folder / "meta" / "info.json").write_text("{"), "not the description of a LeRobotDataset"),
-    (info(fps=None), "not the description of a LeRobotDataset"),
     (info(fps=0), r"not the description of a LeRobotDataset \(fps=0\)"),
-    (info(features={"action": "x"}), r"LeRobotDataset \(action=x\)"),
     (info(codebase_version="v2.1"), r"codebase_version v2\.1, not v3\.x"),
     (info(features={"timestamp": {}}), "no 'action' among its features: timestamp"),
     (lambda folder: shutil.rmtree(folder / "data"), "no step was recorded"),
     (lambda folder: next(folder.rglob("data/*/*.parquet")).write_bytes(b"PAR1"), r"file-000\.parquet: not readable"),
-    (actions(lambda rows: spoil(rows, 1, None)), r"file-000\.parquet: steps that lack one of action"),
-    (actions(lambda rows: spoil(rows, 1, [0.0] * 3)), "actions of 2 and 3 numbers"),
-    (actions(lambda rows: [["a", "b"]] * len(rows)), "actions are numbers, not .*string"),
-    (actions(lambda rows: [{"a": 1.0}] * len(rows)), "actions are numbers, not struct"),
-    (actions(lambda rows: spoil(rows, 0, [1e300, 0.0])), "episode 0, frame 0: not finite as float32"),
-    (actions(lambda rows: spoil(rows, 6, [0.0, float("nan")])), "episode 1, frame 1: not finite as float32"),
-    (cast("episode_index", "string"), r"file-000\.parquet: episode_index is a whole number, not string"),
-    (cast("frame_index", "double"), r"file-000\.parquet: frame_index is a whole number, not double"),
+    (column("action", lambda at, row: None if at == 1 else row), r"file-000\.parquet: steps that lack one of action"),
+    (column("action", lambda at, row: [0.0] * 3 if at == 1 else row), "actions of 2 and 3 numbers"),
+    (column("action", lambda at, row: ["a", "b"]), "actions are numbers, not .*string"),
+    (column("action", lambda at, row: [0.0, float("nan")] if at == 6 else row), "episode 1, frame 1: not finite"),
+    (column("frame_index", lambda at, row: row + 0.5), r"file-000\.parquet: frame_index is a whole number, not double"),
     (table(lambda found: found.slice(0, 10)), r"arm/data: 10 steps, and 16 by meta/info\.json; is it all there\?"),
     (table(lambda found: found.slice(7, 2), "file-001.parquet"), "arm: episode 1, frame 2: there more than once"),
-    (table(with_actions(lambda rows: [[0.0]] * len(rows)), "file-001.parquet"), "actions of 1 and 2 numbers; all of"),
 ]
 
 
@@ -164,18 +141,12 @@ def test_a_broken_dataset_is_refused_in_one_line(written, tmp_path, damage, says
     assert "\n" not in str(refused.value)
 
 
-def test_a_file_without_steps_does_no_harm(written, tmp_path):
-    shutil.copytree(written, tmp_path / "arm")
-    table(lambda found: found.slice(0, 0), "file-001.parquet")(tmp_path / "arm")
-    assert [len(e) for e in read(tmp_path / "arm").episodes] == [5, 7, 4]
-
-
-@pytest.mark.parametrize("names", [["hand"], None, 5])
+@pytest.mark.parametrize("names", [["hand"], None])
 def test_an_action_of_one_number_is_read_as_lerobot_writes_it(written, tmp_path, names):
     """LeRobot stores a feature of shape (1,) as numbers, not as lists of one."""
     shutil.copytree(written, tmp_path / "arm")
-    actions(lambda rows: [row[0] for row in rows])(tmp_path / "arm")
+    column("action", lambda at, row: row[0])(tmp_path / "arm")
     info(features={"action": {"names": names}})(tmp_path / "arm")
     again = read(tmp_path / "arm")
     assert [e[:, 0].tolist() for e in again.episodes] == [e[:, 0].tolist() for e in recording().episodes]
-    assert again.names == (("hand",) if names == ["hand"] else ("action.0",))
+    assert again.names == (("hand",) if names else ("action.0",))

@@ -7,16 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from envs import arm
-from envs.make import make, make_vector
+from envs.make import make
 from envs.settings import TaskConfig
 from policies.settings import EXPERT
 from policies.training.episodes import episode_seed
-from sim.so101 import experts as so101_experts
 from sim.so101.tasks import SCRIPTED
 from worldmodel.replay import sample_windows
 
-ENVS = pytest.mark.parametrize("limits", [(9,), (5, 8, 6)])
+LIMITS = (5, 8, 6)  # steps of the episodes of three environments
 
 
 class Expert(gymnasium.Wrapper):
@@ -76,9 +74,8 @@ def watch(trainer) -> list:
     return steps
 
 
-@ENVS
-def test_the_first_episodes_are_the_experts_and_no_others(driven, limits):
-    trainer, planned, count = driven(*limits), [], len(limits)
+def test_the_first_episodes_are_the_experts_and_no_others(driven):
+    trainer, planned, count = driven(*LIMITS), [], len(LIMITS)
     steps, act = watch(trainer), trainer.agent.act
 
     def acting(observation, own):
@@ -106,14 +103,13 @@ def test_a_batch_holds_its_share_of_what_experts_did(driven):
     assert int(batch.demonstrated.sum()) >= round(share * len(batch.demonstrated))
 
 
-@ENVS
-def test_an_expert_that_takes_over_keeps_the_episode_to_its_end(driven, limits):
-    trainer = driven(*limits, first=0, takeover=0.15)
+def test_an_expert_that_takes_over_keeps_the_episode_to_its_end(driven):
+    trainer = driven(*LIMITS, first=0, takeover=0.15)
     steps = watch(trainer)
     ends = [end.demonstrated_steps for end in advance(trainer, 180)]
     episode, length, here = (np.array(column) for column in zip(*steps, strict=True))
     begun, counted = set(), []
-    for env in range(len(limits)):
+    for env in range(len(LIMITS)):
         first = {}
         for e, at, now in zip(episode[:, env], length[:, env], here[:, env], strict=True):
             if now:
@@ -124,7 +120,7 @@ def test_an_expert_that_takes_over_keeps_the_episode_to_its_end(driven, limits):
         counted += [int(here[episode[:, env] == n, env].sum()) for n in range(1, trainer.episodes.number[env])]
     assert len(begun) > 2  # at any step
     assert sorted(ends) == sorted(counted)  # each says how many of its steps were driven:
-    assert 0 in ends and {*limits} & {*ends} and len({*ends}) > 2  # none, all, some
+    assert 0 in ends and {*LIMITS} & {*ends} and len({*ends}) > 2  # none, all, some
 
 
 def test_when_an_expert_knows_no_further_the_agent_decides_anew(driven):
@@ -140,14 +136,13 @@ def test_when_an_expert_knows_no_further_the_agent_decides_anew(driven):
     assert replay.was_planned[0, rows].nonzero().flatten().tolist() == [0, 5, 9, 11]
 
 
-@ENVS
 @pytest.mark.parametrize("keys", [{"first": 0, "takeover": 0.3}, {"length": 4}])
-def test_a_run_resumed_among_them_is_the_run_itself(toys, driven, tmp_path, limits, keys):
-    whole, taken = driven(*limits, **keys), 0
-    for steps in (12, 24, 33, 60):
+def test_a_run_resumed_among_them_is_the_run_itself(toys, driven, tmp_path, keys):
+    whole, taken = driven(*LIMITS, **keys), 0
+    for steps in (12, 33, 60):
         advance(whole, steps)
         taken += whole.episodes.experts.taken.any()
-        resumed = toys.resume(toys.save(whole, tmp_path), driven(*limits, weights=1, **keys))
+        resumed = toys.resume(toys.save(whole, tmp_path), driven(*LIMITS, weights=1, **keys))
         advance(whole, steps + 9)
         advance(resumed, steps + 9)
         assert torch.equal(resumed.replay.action, whole.replay.action)
@@ -181,14 +176,3 @@ def test_an_episode_is_the_same_whether_its_expert_is_asked_or_not():
         shown.append([observation["observation.state"], env.step(np.full(6, 0.3, np.float32))[0]["observation.state"]])
         assert (EXPERT in info) == bool(options)
     np.testing.assert_array_equal(*shown)
-
-
-def test_where_the_expert_cannot_its_action_is_no_number(monkeypatch):
-    def cannot(*_):
-        raise so101_experts.Unreachable("far away")
-
-    monkeypatch.setattr(so101_experts, "expert", cannot)
-    env = make_vector(TaskConfig("so101-pick-lift"), 1)
-    _, info = env.reset(seed=[1], options={"reset_mask": np.ones(1, bool), EXPERT: True})
-    assert info[f"_{EXPERT}"].all() and np.isnan(info[EXPERT]).all()
-    assert arm.EXPERT == EXPERT

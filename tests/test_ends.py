@@ -153,12 +153,10 @@ def test_a_servo_that_gives_up_is_let_go_all_the_same(twin, served, running, end
     assert torque(twin) == OFF
 
 
-@pytest.mark.parametrize("where", ["twin", "simulation"])
 @pytest.mark.parametrize("number", SIGNALS)
-def test_a_signal_ends_a_run(twin, served, running, ends, number, where):
-    words = on_the_twin(served) if where == "twin" else ()
-    assert ends(commands.run, signalled(number), *running, *words) == (128 + number, f"stopped by {number.name}")
-    assert torque(twin) == OFF
+def test_a_signal_ends_a_run(running, ends, number):
+    """On the twin: the tests above."""
+    assert ends(commands.run, signalled(number), *running) == (128 + number, f"stopped by {number.name}")
 
 
 def test_a_planner_that_is_killed_ends_a_run(arm_checkpoint, ends, monkeypatch):
@@ -196,9 +194,8 @@ def test_a_joint_held_by_hand_ends_a_recording(twin, served, ends, person, tmp_p
     assert not person.is_connected and not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("fault", ["a dead servo", "the USB cable"])
-def test_a_fault_of_the_twin_ends_a_recording(twin, served, ends, person, tmp_path, fault):
-    (do, arguments), said, left = TWIN[fault]
+def test_a_fault_of_the_twin_ends_a_recording(twin, served, ends, person, tmp_path):
+    (do, arguments), said, left = TWIN["a dead servo"]
     code, line = ends(commands.record, lambda: twin.ask(do, **arguments), *RECORD, *on_the_twin(served))
     assert code == 1
     assert re.match(said.replace("stopped", "semagram") + ".*" + NONE_SAFE, line), line
@@ -225,21 +222,6 @@ def test_a_leader_that_is_lost_ends_a_recording(ends, person, tmp_path):
     assert code == 1
     assert line == "semagram: the teleoperator cannot be read: [Errno 5] Input/output error" + NONE_SAFE
     assert not person.is_connected and not list(tmp_path.iterdir())
-
-
-# A signal may come while Python itself lists a folder, or reads a module to import it, and leaves that open.
-@pytest.mark.filterwarnings(
-    r"ignore:Exception ignored in. <(posix.Scandir|_io.FileIO name='[^']*\.py):pytest.PytestUnraisableExceptionWarning"
-)
-@pytest.mark.parametrize("number", SIGNALS)
-def test_a_signal_ends_a_recording_whose_finished_episodes_stay(ends, person, tmp_path, number):
-    first, words = tmp_path / ".kept.parts" / "000000", [word for word in RECORD if "seconds" not in word]
-    code, line = ends(commands.record, signalled(number), *words, "seconds=0.3", "episodes=1000", begun=first.exists)
-    assert not person.is_connected and [path.name for path in tmp_path.iterdir()] == ["kept"]
-    safe = json.loads((tmp_path / "kept" / "meta" / "info.json").read_text())["total_episodes"]
-    assert safe >= 1
-    told = f"semagram: stopped by {number.name}; {safe} episodes are safe, the same command goes on"
-    assert (code, line) == (128 + number, told)
 
 
 def test_a_signal_while_an_episode_is_saved_does_not_lose_it(ends, person, tmp_path, monkeypatch):

@@ -6,8 +6,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from robot.safety.braking import Workspace
+from robot.safety.braking import Workspace, braked, stoppable, stopping, time_to_rest
 from robot.safety.gate import Gate
 from robot.safety.input_check import LONGEST_S, SOONEST_S, InputCheck, Stamped
 from robot.safety.limits import PRESETS, Box, JointLimits, Limits, so101
@@ -76,15 +78,6 @@ def test_margins_are_the_shares_of_the_limits_that_are_left():
     assert repeated["acceleration"] == ("j", 1.0)  # no time has passed
 
 
-def test_an_arm_held_fast_is_pulled_by_no_more_than_the_step():
-    run = Run(lag=0.0)
-    for _ in range(60):
-        command = run.step(50.0)
-    assert command.fault is None
-    assert 0.89 * 15 < command.values[0] <= 15
-    assert command.margins.least()["step"] == ("j", pytest.approx(0.1, abs=0.01))
-
-
 STALLS = dataclasses.replace(ONE, joints={"j": dataclasses.replace(ONE.joints["j"], stall=8.0)}, stall_s=1.0)
 
 
@@ -121,13 +114,6 @@ def test_only_a_joint_that_does_not_move_is_stalled(lag, goal, stalls):
     run = Run(STALLS, lag=lag)
     faults = [command.fault for command in (run.step(goal(k)) for k in range(300)) if command.fault]
     assert [fault.kind for fault in faults[:1]] == [FaultKind.STALLED] * stalls
-
-
-@pytest.mark.parametrize("preset", PRESETS)
-def test_a_gripper_may_hold_something_and_no_other_joint(preset):
-    limits = so101(preset)
-    assert {name for name, joint in limits.joints.items() if joint.stall > 1e5} == {"gripper"}
-    assert all(joint.stall < (1 - 0.1) * joint.step for name, joint in limits.joints.items() if name != "gripper")
 
 
 def test_an_arm_pushed_slowly_takes_its_command_along_and_one_torn_away_stops_the_gate():
@@ -173,12 +159,14 @@ def test_after_a_fault_it_brakes_to_rest_holds_and_goes_on_only_when_released(ba
         before = run.step(50.0)
     command = run.step(bad)
     assert command.fault.kind == FaultKind.NOT_FINITE
-    path = [before.values[0], command.values[0]]
+    path = [before.values[0], command.values[0], run.step(50.0).values[0]]
+    with pytest.raises(NotReleasable, match="still braking after not-finite: "):
+        run.gate.release()
     assert path[1] > path[0]  # no dead stop: that would be more than the acceleration
     while not command.resting:
         command = run.step(bad)
         path.append(command.values[0])
-    assert len(path) <= 2 + np.ceil(60 / 240 / DT)
+    assert len(path) <= 3 + np.ceil(60 / 240 / DT)
     with pytest.raises(NotReleasable, match=r"not released: not-finite: the goal of j is"):
         run.gate.release()
     held = run.step(0.0)
@@ -192,57 +180,6 @@ def test_after_a_fault_it_brakes_to_rest_holds_and_goes_on_only_when_released(ba
         command = run.step(0.0)
     assert command.fault is None
     assert abs(command.values[0]) < 1e-3
-
-
-def test_a_release_while_it_still_moves_is_refused():
-    run = Run()
-    for _ in range(20):
-        run.step(50.0)
-    run.gate.trip(Fault(FaultKind.STOP, "asked to", run.now))
-    run.step(50.0)
-    with pytest.raises(NotReleasable, match="still braking after stop: asked to"):
-        run.gate.release()
-
-
-def test_an_arm_that_begins_outside_comes_in_and_does_not_go_back():
-    run, reached = Run(start=100.0), 100.0
-    for _ in range(20):
-        command = run.step(200.0)
-        assert command.values[0] <= reached + 1e-9
-        reached = min(reached, command.values[0])
-    for _ in range(60):
-        command = run.step(200.0)
-    assert command.fault is None
-    assert command.values[0] <= 90.001
-    assert Run(start=106.0).step(0.0).fault.kind == FaultKind.OUTSIDE
-
-
-def test_nothing_is_sent_before_two_good_readings_agree():
-    gate = Gate(ONE)
-    for at, place, sent in ((0, np.nan, None), (1, 70.0, None), (1, 70.0, None), (2, 3.0, None), (3, 4.0, 4.0)):
-        now = at * DT
-        command = gate.step(Stamped(np.zeros(1), now), Stamped(np.array([place]), now), now)
-        assert command.values == sent
-    assert command.fault.kind == FaultKind.NOT_FINITE
-
-
-def test_a_late_loop_stops_it_but_a_pause_after_a_release_does_not():
-    run = Run()
-    run.step(10.0)
-    assert run.step(10.0, dt=1.0).fault.kind == FaultKind.LATE
-    run.step(10.0)
-    while not run.step(10.0).resting:
-        pass
-    run.gate.release()
-    assert run.step(10.0, dt=100.0).fault is None
-    assert run.step(10.0, dt=1.0).fault.kind == FaultKind.LATE
-
-
-def test_the_same_calls_give_the_same_commands():
-    runs = [Run(start=3.0), Run(start=3.0)]
-    for goal in np.random.default_rng(0).normal(size=200) * 100:
-        first, second = (run.step(goal).values for run in runs)
-        np.testing.assert_array_equal(first, second)
 
 
 BOX = Box(0.1, 0.35, -0.15, 0.2, 0.05, 0.3)
@@ -339,30 +276,19 @@ INPUTS = {  # goal, reading, the time of the step (the one before was at 9.9), w
     "all well": (Stamped({"j": 1, "k": 2.0}, 9.95), Stamped(np.array([1, 2], np.int8), NOW), NOW, None),
     "as old as a goal may be": (Stamped([1.0, 2.0], NOW - 0.5), Stamped([1.0, 2.0], NOW), NOW, None),
     "a goal too old": (Stamped([1.0, 2.0], NOW - 0.51), Stamped([1.0, 2.0], NOW), NOW, "stale"),
-    "as old as a reading may be": (Stamped([1.0, 2.0], NOW), Stamped([1.0, 2.0], NOW - 0.25), NOW, None),
     "a reading too old": (Stamped([1.0, 2.0], NOW), Stamped([1.0, 2.0], NOW - 0.26), NOW, "stale"),
-    "a goal older than the last": (Stamped([1.0, 2.0], 9.79), Stamped([1.0, 2.0], NOW), NOW, "out-of-order"),
     "a reading older than the last": (Stamped([1.0, 2.0], NOW), Stamped([1.0, 2.0], 9.79), NOW, "out-of-order"),
-    "of the same time as the last": (Stamped([1.0, 2.0], 9.8), Stamped([1.0, 2.0], 9.8), NOW, None),
     "a goal of the future": (Stamped([1.0, 2.0], NOW + 1e-3), Stamped([1.0, 2.0], NOW), NOW, "out-of-order"),
-    "a reading of the future": (Stamped([1.0, 2.0], NOW), Stamped([1.0, 2.0], NOW + 1e-3), NOW, "out-of-order"),
     "a goal of no time": (Stamped([1.0, 2.0], math.nan), Stamped([1.0, 2.0], NOW), NOW, "clock"),
-    "a reading whose time is a word": (Stamped([1.0, 2.0], NOW), Stamped([1.0, 2.0], "now"), NOW, "clock"),
     "a step of no time": (Stamped([1.0, 2.0], NOW), Stamped([1.0, 2.0], NOW), math.inf, "clock"),
     "a step before the last": (Stamped([1.0, 2.0], 9.85), Stamped([1.0, 2.0], 9.85), 9.89, "clock"),
     "as late as a loop may be": (Stamped([1.0, 2.0], 10.15), Stamped([1.0, 2.0], 10.15), 10.15, None),
     "a loop too late": (Stamped([1.0, 2.0], 10.16), Stamped([1.0, 2.0], 10.16), 10.16, "late-loop"),
     "no goal": (None, Stamped([1.0, 2.0], NOW), NOW, "missing"),
     "no reading": (Stamped([1.0, 2.0], NOW), None, NOW, "missing"),
-    "a goal without a joint": (Stamped({"j": 1.0}, NOW), Stamped([1.0, 2.0], NOW), NOW, "missing"),
     "a goal with another joint": (Stamped({"j": 1, "k": 2, "x": 3}, NOW), Stamped([1, 2], NOW), NOW, "shape"),
     "truths": (Stamped([True, False], NOW), Stamped([1.0, 2.0], NOW), NOW, "shape"),
-    "words": (Stamped(["1", "2"], NOW), Stamped([1.0, 2.0], NOW), NOW, "shape"),
-    "complex numbers": (Stamped([1j, 2.0], NOW), Stamped([1.0, 2.0], NOW), NOW, "shape"),
-    "nothing": (Stamped(None, NOW), Stamped([1.0, 2.0], NOW), NOW, "shape"),
     "a number too many": (Stamped([1.0, 2.0, 3.0], NOW), Stamped([1.0, 2.0], NOW), NOW, "shape"),
-    "a row": (Stamped([1.0, 2.0], NOW), Stamped([[1.0, 2.0]], NOW), NOW, "shape"),
-    "ragged": (Stamped([1.0, [2.0]], NOW), Stamped([1.0, 2.0], NOW), NOW, "shape"),
     "a number beyond all floats": (Stamped([10**400, 2], NOW), Stamped([1.0, 2.0], NOW), NOW, "shape"),
     "a goal that is not finite": (Stamped([1.0, math.inf], NOW), Stamped([1.0, 2.0], NOW), NOW, "not-finite"),
     "a reading that is not finite": (Stamped([1.0, 2.0], NOW), Stamped([math.nan, 2.0], NOW), NOW, "not-finite"),
@@ -411,6 +337,9 @@ def narrowed(**changes):
 def test_a_preset_has_the_arms_joints_and_a_calibration_only_narrows_it(preset):
     plain = so101(preset)
     assert plain.names == JOINTS
+    assert {name for name, joint in plain.joints.items() if joint.stall > (1 - 0.1) * joint.step} == {
+        "gripper"
+    }  # it holds
     calibrated = so101(preset, narrowed(elbow_flex=(1500, 2500), wrist_roll=(0, 4095)))
     assert (calibrated.column("low") >= plain.column("low")).all()
     assert (calibrated.column("high") <= plain.column("high")).all()
@@ -425,3 +354,56 @@ def test_careful_is_tighter_than_normal_in_everything():
         assert (careful.column(field) <= normal.column(field)).all()
     assert (careful.column("low") >= normal.column("low")).all()
     assert (careful.box.low >= normal.box.low).all()
+
+
+rates = st.floats(-1e3, 1e3)
+accelerations = st.floats(0.1, 1e4)
+steps = st.lists(st.floats(1e-4, 0.5), min_size=1, max_size=200)
+
+
+def brake(rate: float, acceleration: float, lengths: list[float]):
+    """How far, rate by rate."""
+    moved = 0.0
+    for dt in lengths:
+        after = float(braked(rate, acceleration, dt))
+        assert abs(after - rate) <= acceleration * dt * (1 + 1e-9) + 1e-9 * abs(rate)
+        assert abs(after) <= abs(rate)
+        assert after * rate >= 0
+        rate, moved = after, moved + after * dt
+    return moved, rate
+
+
+@given(rates, accelerations, steps)
+def test_braking_moves_at_most_the_stopping_distance_whatever_the_steps(rate, acceleration, lengths):
+    moved, _ = brake(rate, acceleration, lengths)
+    assert abs(moved) <= abs(float(stopping(rate, acceleration))) * (1 + 1e-9) + 1e-9
+    assert moved * rate >= 0
+
+
+@given(rates, accelerations, st.floats(1e-3, 0.5))
+def test_braking_ends_at_rest_in_the_time_it_takes(rate, acceleration, dt):
+    needed = int(np.ceil(time_to_rest(np.array([rate]), np.array([acceleration])) / dt)) + 1
+    for _ in range(min(needed, 20_000)):
+        rate = float(braked(rate, acceleration, dt))
+    assert rate == 0 or needed > 20_000
+
+
+@given(st.floats(0, 1e3), accelerations, st.floats(1e-4, 0.5), steps)
+def test_the_stoppable_rate_can_be_stopped_before_the_edge(room, acceleration, dt, lengths):
+    rate = float(stoppable(room, acceleration, dt))
+    moved, _ = brake(rate, acceleration, lengths)
+    assert rate * dt + moved <= room * (1 + 1e-9) + 1e-9
+
+
+@given(st.floats(0.1, 1e3), accelerations, st.floats(1e-3, 0.5))
+def test_no_faster_rate_could(room, acceleration, dt):
+    rate = 1.001 * float(stoppable(room, acceleration, dt))
+    assert rate * dt + float(stopping(rate, acceleration)) > room
+
+
+@given(rates, accelerations, st.floats(0, 1e3), st.floats(1e-4, 0.5))
+def test_a_stoppable_rate_stays_one_under_braking(rate, acceleration, slack, dt):
+    rate = abs(rate)
+    room = float(stopping(rate, acceleration)) + slack
+    after = float(braked(rate, acceleration, dt))
+    assert stopping(after, acceleration) <= (room - after * dt) * (1 + 1e-9) + 1e-9

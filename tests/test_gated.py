@@ -7,8 +7,6 @@ import signal
 from types import SimpleNamespace
 
 import pytest
-from lerobot.robots import Robot
-from lerobot.utils.errors import DeviceNotConnectedError
 
 from robot.arms import connect
 from robot.safety.gate import Gate
@@ -36,16 +34,7 @@ def move(arm, steps=30, degrees=30.0):
     return sent
 
 
-def test_it_is_the_robot_it_wraps(arm):
-    assert isinstance(arm.robot, Robot)
-    for name in ("name", "config", "config_class", "id", "robot_type", "action_features", "observation_features"):
-        assert getattr(arm.robot, name) == getattr(arm.inner, name)
-    assert arm.robot.calibration is arm.inner.calibration
-    with pytest.raises(DeviceNotConnectedError):
-        arm.robot.disconnect()
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), None, "up"])
+@pytest.mark.parametrize("value", [float("nan"), "up"])
 def test_what_kills_lerobots_loop_is_a_fault_that_brakes_and_holds(arm, value):
     with arm.robot as robot:
         move(arm, 30)
@@ -59,30 +48,21 @@ def test_what_kills_lerobots_loop_is_a_fault_that_brakes_and_holds(arm, value):
         assert abs(move(arm, 120)[-1] - 30) < 0.01
 
 
-@pytest.mark.parametrize("then", ["stays", "off", "well", "on"])
-def test_a_servo_in_trouble_is_released_and_reported(arm, monkeypatch, then):
+@pytest.mark.parametrize("on", [False, True])
+def test_a_servo_in_trouble_is_released_and_reported(arm, monkeypatch, on):
     """Where its torque reads as on, it is told once more: what was read may have been of before. Twice, it is on."""
     bus = arm.robot.robot.bus
-    read, torques = bus.sync_read, [1, then == "on"][: 1 + (then != "well")]
-
-    def sync_read(name, motors=None, **more):
-        if name != "Torque_Enable":
-            return read(name, motors, **more)
-        if then == "well":  # the first time mended it
-            arm.chain.strained = None
-        return {motors: torques.pop(0)}
-
+    read, torques = bus.sync_read, [1, int(on)]
+    noted = lambda name, *given, **more: {given[0]: torques.pop(0)} if name == "Torque_Enable" else read(name, *given)  # noqa: E731
     says = "elbow_flex is released, but its servo was in trouble: Overload"
     undone = pytest.RaisesGroup(pytest.RaisesExc(RuntimeError, match="Overload error"))
-    with undone if then == "on" else pytest.warns(UserWarning, match=says), arm.robot:
+    with undone if on else pytest.warns(UserWarning, match=says), arm.robot:
         move(arm, 3)
-        if then != "stays":
-            monkeypatch.setattr(bus, "sync_read", sync_read)
+        monkeypatch.setattr(bus, "sync_read", noted)
         arm.chain.strained = 3
         arm.chain.log.clear()
-    assert arm.chain.torques() == [0] * 6 and arm.chain.log[-1] == "close"
+    assert arm.chain.torques() == [0] * 6 and arm.chain.log[-1] == "close" and not torques
     assert [arm.chain.log.count(f"release {i}") for i in (1, 2, 4, 5, 6)] == [1] * 5
-    assert then == "stays" or not torques
 
 
 @pytest.mark.parametrize("how", ["the cable is out", "connected again", "a pause"])
@@ -132,17 +112,6 @@ def test_a_cable_pulled_for_good_ends_with_every_error_and_the_data_closed(arm):
     assert not arm.robot.is_connected
 
 
-def test_errors_of_the_end_are_noted_on_what_ended_the_loop(arm):
-    def fail():
-        raise OSError("disk full")
-
-    with pytest.raises(ZeroDivisionError) as caught, arm.robot as robot:
-        robot.close_with(fail)
-        raise ZeroDivisionError
-    assert caught.value.__notes__ == ["while trying to close the data: OSError('disk full')"]
-    assert arm.chain.torques() == [0] * 6
-
-
 def test_a_connection_that_fails_half_way_leaves_no_torque_and_no_open_port(arm, monkeypatch):
     def fail():
         arm.inner.bus.enable_torque()
@@ -161,7 +130,7 @@ def test_it_goes_stiff_where_it_is_and_not_at_all_with_another_calibration(arm):
     assert abs(arm.robot.get_observation()["shoulder_pan.pos"] + 40) < 0.1
     arm.robot.disconnect()
     arm.chain.log.clear()
-    arm.chain.memory[3][31] = 7
+    arm.chain.servos[3]["Homing_Offset"] = 7
     with pytest.raises(ValueError, match=r"arm\.json: not the calibration that the arm's servos hold; lerobot-cal"):
         connect(arm.robot)
     assert not any("stiffen" in entry for entry in arm.chain.log) and arm.chain.log[-1] == "close"

@@ -61,7 +61,7 @@ def test_it_acts_from_lerobots_environment_as_semagrams_own_agent_from_ours(chec
 
 
 @pytest.mark.parametrize("size", [(SIZE, SIZE), (24, 40)])
-@pytest.mark.parametrize("shape", [(48, 64), (64, 48), (SIZE, SIZE), (31, 33)])
+@pytest.mark.parametrize("shape", [(48, 64), (31, 33)])
 def test_a_frame_of_any_size_becomes_what_an_arm_at_semagram_run_shows(shape, size, generator):
     frames = torch.randint(256, (2, 3, *shape, 3), dtype=torch.uint8, generator=generator)
     small = framed(frames.movedim(-1, 2).float() / 255, *size)
@@ -150,25 +150,16 @@ def test_a_trained_policy_goes_on_where_a_camera_is_not_there(tmp_path, pretrain
         policy.select_action({STATE_KEY: torch.zeros(1, 6), FRONT: torch.rand(1, 3, 48, 64)})
 
 
-DEPTH = PolicyFeature(FeatureType.VISUAL, (1, 48, 64))
-
-
-def with_depth(senses):
-    """A new policy for a dataset whose second camera gives distances."""
-    policy = fresh((FRONT, SIDE))
-    config = replace(policy.config, senses=senses, action_size=0)
-    config.input_features = policy.config.input_features | {SIDE: DEPTH}
-    config.validate_features()
-    return config
-
-
 def test_what_a_dataset_has_and_a_policy_cannot_perceive_is_reported():
     with pytest.warns(UserWarning, match=r"^observation.image \(3, 48, 64\): not perceived; observation.images.<"):
         assert fresh(("observation.image",)).model.senses == {STATE_KEY: (6,)}
     with pytest.warns(UserWarning, match=r"^tasks 'the red block left of the blue' and 'the blue .* distinguished by"):
         fresh(tasks=("the red block left of the blue", "the blue block left of the red"))
-    with pytest.warns(UserWarning, match=rf"^{SIDE} \(1, 48, 64\): not perceived"):
-        assert with_depth({}).senses.keys() == {STATE_KEY, FRONT}
+    config = replace((policy := fresh((FRONT, SIDE))).config, senses={}, action_size=0)
+    config.input_features = policy.config.input_features | {SIDE: PolicyFeature(FeatureType.VISUAL, (1, 48, 64))}
+    with pytest.warns(UserWarning, match=rf"^{SIDE} \(1, 48, 64\): not perceived"):  # distances
+        config.validate_features()
+    assert config.senses.keys() == {STATE_KEY, FRONT}
 
 
 def shaped(senses):
@@ -179,28 +170,15 @@ SENSE = "policy.senses.observation"
 WRONG = [  # what is made, and the line
     (lambda: fresh((), state=0), r"policy: it acts by observation.state and .*; the features are nothing$"),
     (lambda: fresh(senses={LANGUAGE_KEY: [256]}), rf"{SENSE}.language: no task of the dataset has any text"),
-    (lambda: fresh(senses={LANGUAGE_KEY: [256]}, tasks=("", " ")), rf"{SENSE}.language: no task of the dataset"),
     (shaped({FRONT: [24, 40, 3], f"{FRONT}s": [24, 40, 3]}), rf"policy.senses.{FRONT}s: not there; .*{STATE_KEY}, "),
-    (lambda: fresh(state=0, senses={STATE_KEY: [6]}), rf"policy.senses.{STATE_KEY}: not there; .* perceive {FRONT}$"),
-    (lambda: with_depth({SIDE: [24, 40, 3]}), rf"policy.senses.{SIDE}: not there; .* perceive {STATE_KEY}, {FRONT}$"),
     (lambda: fresh(image_size=SIZE, senses={FRONT: [24, 40, 3]}), f"policy.image_size={SIZE}: policy.senses says"),
     (lambda: fresh((), image_size=SIZE), f"policy.image_size={SIZE}: no camera is there; leave it out$"),
-    (lambda: fresh(image_size=8), r"policy.image_size=8: a whole number of pixels from 16 to 512$"),
     (lambda: fresh(dropout=1.0), r"policy.dropout=1.0: from 0 to 0.9$"),
-    (lambda: fresh(shift=-1), r"policy.shift=-1: from 0 to 32$"),
-    (lambda: fresh(horizon=0), r"policy.horizon=0: at least 1$"),
-    (lambda: fresh(seed=-1), r"policy.seed=-1: from 0 to"),
     (lambda: fresh(planned=True), r"policy.planned=true: it learned from recordings"),
-    (shaped({FRONT: 96}), rf"{SENSE}.images.overhead=96: a shape, \[48, 64, 3\] of a camera "),
     (shaped({FRONT: [48, 64]}), r"policy.senses: observation.images.overhead: frames \(height, width, 3\), not"),
-    (shaped({FRONT: [48, 8, 3]}), rf"{SENSE}.images.overhead=\[48, 8, 3\]: a whole number of pixels from 16 to 512"),
     (shaped({STATE_KEY: [6], LANGUAGE_KEY: [3]}), rf"{SENSE}.language=\[3\]: \[256\], as long as its vectors$"),
-    (shaped({"front": [48, 64, 3]}), r"policy.senses: front: no such sense; observation.state, "),
-    (lambda: SemagramEnv("so101-touch", senses="state"), r"senses=state: a list, e.g. "),
     (lambda: SemagramEnv("so101-touch", senses=[f"{OVERHEAD}:"]), rf"senses=\[{OVERHEAD}:\]: {OVERHEAD}:: a whole"),
-    (lambda: SemagramEnv("so101-touch", senses=["state:64"]), r"senses=\[state:64\]: state:64: only a camera has"),
     (lambda: SemagramEnv("so101-touch", senses=["state"], image_size=SIZE), r"image_size: only with a camera among"),
-    (lambda: SemagramEnv("so101-touch", senses=[OVERHEAD], image_size=SIZE), r"image_size: each camera of senses="),
 ]
 
 
@@ -235,24 +213,22 @@ def first(batch):
     return {key: value[:, 0] for key, value in batch.items() if torch.is_tensor(value) and "pad" not in key}
 
 
-@pytest.mark.parametrize("wrong", [torch.nan, -torch.inf])
 @pytest.mark.parametrize("do", ["select_action", "predict_action_chunk", "forward"])
-def test_a_joint_that_is_not_a_number_moves_nothing_and_teaches_nothing(do, wrong):
+def test_a_joint_that_is_not_a_number_moves_nothing_and_teaches_nothing(do):
     policy = fresh()
     batch = windows(policy, 4)
     batch = batch if do == "forward" else first(batch)
-    batch[STATE_KEY][1, ..., 3] = wrong
-    with pytest.raises(ValueError, match=rf"^observation.state\[3\] is {wrong}: finite numbers only$"):
+    batch[STATE_KEY][1, ..., 3] = torch.nan
+    with pytest.raises(ValueError, match=r"^observation.state\[3\] is nan: finite numbers only$"):
         getattr(policy, do)(batch)
     blind = fresh(state=0)
     with pytest.raises(ValueError, match=r"^none of the senses observation.images.overhead is there; .*images.side"):
         getattr(blind, do)(windows(blind, 4, (SIDE,)))
 
 
-@pytest.mark.parametrize("name", ["mean", "std"])
-def test_a_dataset_with_a_joint_that_was_not_a_number_is_refused(name):
+def test_a_dataset_with_a_joint_that_was_not_a_number_is_refused():
     stats = {"mean": torch.zeros(6), "std": torch.ones(6), "count": torch.tensor([9])}
-    stats[name][2] = torch.nan
+    stats["std"][2] = torch.nan
     with pytest.raises(ValueError, match=r"^observation.state: the dataset's mean or deviation is not finite"):
         SemagramPolicy(fresh().config, dataset_stats={STATE_KEY: stats})
 
@@ -280,7 +256,7 @@ def test_it_learns_from_frames_what_to_do():
     policy = fresh((FRONT, SIDE), horizon=1, shift=2)
     optimiser = torch.optim.Adam(policy.get_optim_params(), 3e-3)
     policy.train()
-    for _ in range(150):
+    for _ in range(100):
         optimiser.zero_grad()
         loss, parts = policy.forward(windows(policy, 8, (FRONT, SIDE)))
         loss.backward()
@@ -294,21 +270,6 @@ def test_it_learns_from_frames_what_to_do():
         with pytest.warns(UserWarning, match=f"^{hidden}: not there; it counts as missing$"):
             action = policy.select_action({key: value for key, value in now.items() if key != hidden})
         assert (action - wanted).abs().max() < 0.4
-
-
-def test_frames_that_nothing_is_to_be_learned_from_do_not_count():
-    policy = fresh(tasks=("wave", "stop")).eval()
-    cut = windows(policy, 4)
-    cut["action_is_pad"][:, 2:] = True
-    beyond = [policy.config.observation_delta_indices.index(t) for t in (2, 4, 6)]
-    for key in (STATE_KEY, FRONT):
-        cut[f"{key}_is_pad"][:, beyond] = True
-    other = cut | {key: cut[key].clone() for key in (FRONT, STATE_KEY, "action")}
-    other[FRONT][:, beyond], other[STATE_KEY][:, beyond] = 0.3, 5  # the first token ends where the episode does
-    other["action"][:, 4:] = 0
-    assert torch.equal(policy.forward(cut)[0], policy.forward(other)[0])
-    other["task"] = ["stop"] * 4
-    assert not torch.equal(policy.forward(cut)[0], policy.forward(other)[0])
 
 
 def test_a_checkpoint_of_a_task_takes_no_robots_frames(checkpoint):

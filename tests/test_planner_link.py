@@ -7,7 +7,6 @@ import os
 import signal
 import socket
 import stat
-import sys
 import threading
 import time
 from dataclasses import fields, replace
@@ -152,18 +151,10 @@ def body(**changes) -> bytes:
 WRONG = {  # what is said of a body: the body
     "^not a message": body(type="Attack"),
     "^Answer: unknown field 'surprise'": body(surprise=1),
-    "^Answer: unknown field 'surplus'": body(surplus=np.ones(1)),
     r"^Answer\.length: int is needed": body(length=None),
-    r"^Answer\.number: int": body(number=True),
     r"^Answer\.length: from 0": body(length=-1),
-    r"^Answer\.plan_ms: from 0": body(plan_ms=float("inf")),
-    r"^Answer\.number: from 0": body(number=2**53),
-    r"^Answer\.tokens: 2 dimensions of float32": body(tokens=None),
     r"^Answer\.actions: 2 dimensions of float32": body(actions=np.ones((2, 2))),
-    r"^Answer\.actions: 2 dim": body(actions=np.ones(2, np.float32)),
     r"^Answer\.tokens: not finite": body(tokens=np.full((1, 4), np.nan, np.float32)),
-    "^not a mess": save({"a": ANSWER.actions}),
-    "Ready: unknown field 'code'": save({}, {"message": '{"type": "Ready"}', "code": "1"}),
     "one line": save({}, {"message": '{"type":"Refusal","reason":"a\\nb","final":false}'}),
     "^not a me": save({}, {"message": "[" * 100_000}),
 }
@@ -180,12 +171,8 @@ def test_what_is_not_exactly_a_message_is_refused_in_one_line_that_says_why(why)
     "message",
     [
         Question(1, True, np.array([np.nan])),
-        Question(-1, True, np.ones(1)),
-        Question(1, True, np.ones(3), (np.ones((2, 2)),)),
         Question(1, True, np.ones(LARGEST // 4)),
         replace(BEGIN, task="two\nlines"),
-        replace(BEGIN, task="a" * 501),
-        replace(BEGIN, control_hz=float("nan")),
     ],
 )
 def test_what_would_be_refused_is_not_sent(message):
@@ -277,14 +264,11 @@ def test_answers_come_in_order_each_for_its_question(connect):
     "opening",
     [
         b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
-        b"",
         HEAD.pack(MAGIC, 2**32 - 1),
-        encode(BEGIN)[:-1],
         encode(Question(1, True, np.ones(3))),
         encode(replace(BEGIN, task="walk")),
-        *(HEAD.pack(MAGIC, len(given)) + given for given in list(WRONG.values())[::5]),
+        *(HEAD.pack(MAGIC, len(given)) + given for given in list(WRONG.values())[::4]),
         encode(BEGIN) + encode(BEGIN),
-        encode(BEGIN) + b"noise of some length",
     ],
 )
 def test_whatever_a_peer_sends_is_refused_in_one_line_and_others_are_served(echo, address, connect, opening):
@@ -298,22 +282,12 @@ def test_whatever_a_peer_sends_is_refused_in_one_line_and_others_are_served(echo
 
 
 @at_a_socket
-def test_many_who_send_next_to_nothing_do_not_keep_a_robot_out_for_good(echo, address, connect, monkeypatch):
-    monkeypatch.setattr(service_module, "HANDSHAKE_S", 1.0)
+def test_many_who_send_nothing_do_not_keep_a_robot_out_for_good(echo, address, connect, monkeypatch):
+    monkeypatch.setattr(service_module, "HANDSHAKE_S", 0.3)
     with contextlib.ExitStack() as stack:
         slow = [stack.enter_context(reach(address)) for _ in range(MOST + 4)]
-        left = iter(encode(BEGIN))
-
-        def all_refused():
-            byte = bytes([next(left)])
-            for sock in slow:
-                with contextlib.suppress(OSError):  # it was refused
-                    sock.sendall(byte)
-            return echo.refused == len(slow)
-
-        until(all_refused)
-        refused = [sum(why in line for line in echo.lines) for why in ("timed out", f"{MOST} others are connected")]
-        assert refused[0] >= MOST and refused[1] > 0 and sum(refused) == len(slow)
+        until(lambda: echo.refused == len(slow))
+        assert sum(f"{MOST} others are connected" in line for line in echo.lines) == 4
         assert answered(connect())
 
 
@@ -418,41 +392,13 @@ def test_a_slow_line_that_ends_within_an_answer_leaves_none_of_it_to_the_next_qu
         assert (answer.number, answer.plan_ms, client.losses) == (2, 9.0, 1)
 
 
-@pytest.mark.parametrize("stage", ["reaching", "greeting", "pausing"])
-def test_a_client_can_be_closed_while_it_connects_again(stage, monkeypatch):
-    """Soon, and without another connection left open."""
-    monkeypatch.setattr(client_module, "RETRY_S", WAIT_S if stage == "pausing" else 0.0)
-    reached, go, over = threading.Event(), threading.Event(), threading.Event()
-
-    def silent(sock):
-        while sock.recv(1 << 12):  # its Begin, if it was sent, and then the end
-            pass
-        over.set()
-
-    with scripted(lambda sock: (ready(sock), hang_up(sock)), silent) as client:
-        client.connect()
-        open_again = client._reach
-        client._reach = lambda: (reached.set(), stage != "reaching" or go.wait(WAIT_S), open_again())[-1]
-        client.ask(np.ones(3), True)
-        until(lambda: client.poll() == [] and client.losses)
-        client.ask(np.ones(3), True)
-        assert stage == "pausing" or reached.wait(WAIT_S)
-        closing = threading.Thread(target=client.close)
-        closing.start()
-        until(client._closed.is_set)
-        go.set()
-        closing.join(PROMPT_S)
-        assert not closing.is_alive() and reached.is_set() == (stage != "pausing")
-        assert stage == "pausing" or over.wait(WAIT_S)
-
-
 @at_a_socket
 @pytest.mark.parametrize(
     "wrong",
     [
         *({"actions": np.zeros(shape)} for shape in [(2, 1), (0, 2), (3, 2)]),
-        *({"tokens": np.zeros(shape)} for shape in [(1, 3), (0, 4), (101, 4)]),
-        *({"length": length} for length in (0, 3)),
+        *({"tokens": np.zeros(shape)} for shape in [(1, 3), (101, 4)]),
+        {"length": 3},
         {"number": 9},
         None,
     ],
@@ -461,7 +407,7 @@ def test_a_plan_that_the_arm_cannot_follow_is_never_given_to_it(echo, connect, w
     """Nor is a planner believed that refuses whatever it is asked, for longer than `away_s`."""
     refusal, why = Refusal("no plan"), "no plan" if wrong is None else "its plan cannot be used: "
     echo.answer = lambda asked: refusal if wrong is None else replace(ANSWER, **{"number": asked.number} | wrong)
-    client = connect(away_s=0.5)
+    client = connect(away_s=0.2)
     assert answered(client) is None
     assert client.gone().startswith(f"the planner is gone: {why}")
 
@@ -516,19 +462,6 @@ def test_a_service_that_is_closed_while_it_plans_ends_after_the_plan(echo, conne
     go.set()
     serving.join(PROMPT_S)
     assert not serving.is_alive()
-
-
-def test_a_planner_that_cannot_be_says_why_and_nothing_else(tmp_path, monkeypatch, capfd):
-    ours, theirs = socket.socketpair()
-    arguments = [str(theirs.detach()), str(tmp_path / "none"), "0", "cpu", "1", "True"]
-    monkeypatch.setattr(sys, "argv", ["planning", *arguments])
-    process = threading.Thread(target=planning.main)
-    process.start()
-    client = PlannerClient(lambda: ours, BEGIN, print, None, reconnect=False)
-    with contextlib.closing(client), pytest.raises(Refused, match=r"none: no such folder$"):
-        client.connect()
-    process.join(WAIT_S)
-    assert capfd.readouterr() == ("", "")
 
 
 def test_the_command_plans_for_a_robot_and_ends_with_what_it_did(command, arm_checkpoint, tmp_path):

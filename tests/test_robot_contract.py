@@ -103,14 +103,13 @@ def test_it_goes_where_it_is_sent(case):
     assert [seen[key] for key in KEYS] == pytest.approx(list(goal.values()), abs=3.0)
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_a_goal_that_is_no_number_moves_nothing(case, value):
+def test_a_goal_that_is_no_number_moves_nothing(case):
     """Whether it is refused, or a fault that brakes and holds."""
     case.robot.connect()
     before = drive(case, case.robot.get_observation(), 20)
     for _ in range(5):
         with contextlib.suppress(ValueError, OverflowError, RobotFault):
-            case.robot.send_action({key: before[key] for key in KEYS} | {"shoulder_pan.pos": value})
+            case.robot.send_action({key: before[key] for key in KEYS} | {"shoulder_pan.pos": math.nan})
         case.wait()
     after = case.robot.get_observation()
     assert [after[key] for key in KEYS] == pytest.approx([before[key] for key in KEYS], abs=1.0)

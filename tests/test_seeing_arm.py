@@ -1,5 +1,6 @@
 """An arm with cameras and instructions shows the model what training showed; a cable falls out, and it goes on."""
 
+import re
 import threading
 import time
 from dataclasses import replace
@@ -14,8 +15,8 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from configs.arm.planning import begin_of, planner_service
-from configs.arm.recording import PolicyDriver, RecordSession
-from configs.arm.running import ROOM_FOR_REST, RunSession
+from configs.arm.recording import RecordSession
+from configs.arm.running import RunSession
 from configs.runs.loading import load_agent
 from envs.make import make, make_vector
 from envs.senses import Senses
@@ -31,7 +32,6 @@ from robot.config_so101 import SimCameraConfig
 from robot.loop import Loop
 from robot.settings import RecordConfig, RunConfig
 from robot.so101 import SimCamera
-from sim.renderer import RenderingUnavailable
 from worldmodel.observation import Observation
 from worldmodel.senses import IMAGE_KEY_PREFIX
 
@@ -128,9 +128,7 @@ def test_a_dark_camera_is_reported_once_and_only_an_arm_without_another_sense_is
     assert cameras.blind == alone and not CameraBuffer().blind
 
 
-@pytest.mark.parametrize(
-    ("shape", "size"), [((48, 64), (16, 16)), ((64, 48), (24, 32)), ((33, 33), (20, 16)), ((480, 640), (16, 64))]
-)
+@pytest.mark.parametrize(("shape", "size"), [((48, 64), (16, 16)), ((33, 33), (20, 16)), ((480, 640), (16, 64))])
 def test_a_real_cameras_frame_is_its_largest_middle_part_of_the_models_proportions(shape, size):
     scale = min(whole / side for whole, side in zip(shape, size, strict=True))
     down, right = (round(scale * side) for side in size)
@@ -187,24 +185,18 @@ def test_a_cable_that_falls_out_is_black_frames_until_it_is_in_again(monkeypatch
         camera.connect()
     assert not camera.is_connected
     camera.connect()
-    for turn in range(2):  # a cable that wobbles
-        Cable.tries = 0
-        assert camera.read_latest().mean() == 180
-        monkeypatch.setattr(Cable, "plugged", False)
-        until(lambda: not camera.read_latest().any())
-        assert camera.read_latest().shape == (48, 64, 3)
-        assert camera.is_connected
-        until(lambda: Cable.tries >= 2)  # it fails to connect again
-        assert said[2 * turn :] == [said[2 * turn]]
-        assert said[2 * turn].startswith("camera front: OpenCVCamera(0) ")
-        assert said[2 * turn].endswith("; connecting again")
-        monkeypatch.setattr(Cable, "plugged", True)
-        until(lambda: camera.read_latest().any())
-        assert said[2 * turn + 1 :] == ["camera front: connected again"]
+    assert camera.read_latest().mean() == 180
+    monkeypatch.setattr(Cable, "plugged", False)
+    until(lambda: not camera.read_latest().any())
+    assert camera.read_latest().shape == (48, 64, 3) and camera.is_connected
+    until(lambda: Cable.tries >= 3)  # it fails to connect again
+    assert len(said) == 1 and re.fullmatch(r"camera front: OpenCVCamera\(0\) .*; connecting again", said[0])
+    monkeypatch.setattr(Cable, "plugged", True)
+    until(lambda: camera.read_latest().any())
+    assert said[1:] == ["camera front: connected again"]
     monkeypatch.setattr(Cable, "plugged", False)
     until(lambda: not camera.read_latest().any())
     camera.disconnect()  # while it is being looked for
-    camera.disconnect()
     assert not camera.is_connected
 
 
@@ -266,15 +258,6 @@ def test_it_runs_on_the_simulated_arm_by_its_cameras_and_its_instruction(running
     assert result["plans"] >= 2 and 0 <= result["success_rate"] <= 1
 
 
-def test_frames_that_no_message_holds_are_refused(running, monkeypatch):
-    session, size = running(), 2 * 3 * (SIZE * SIZE + 24 * 40)
-    monkeypatch.setattr("configs.arm.running.LARGEST", ROOM_FOR_REST + size)
-    session.check()
-    monkeypatch.setattr("configs.arm.running.LARGEST", ROOM_FOR_REST + size - 1)
-    with pytest.raises(ValueError, match=rf"overhead, wrist: {size} bytes at a time; at most {size - 1} reach"):
-        session.check()
-
-
 def test_an_arm_that_can_see_nothing_and_knows_nothing_else_stops(tmp_path, capsys, untaught, monkeypatch, running):
     monkeypatch.setattr(Loop, "recover", partialmethod(Loop.recover, patience_s=0.2))
     blind = untaught(tmp_path, TASK, senses=("images.overhead",), image_size=SIZE)
@@ -305,20 +288,6 @@ def test_a_policy_with_cameras_can_be_recorded_and_begins_as_in_training(checkpo
     env.close()
 
 
-@pytest.mark.parametrize("sense", ["overhead", "elsewhere"])
-def test_a_policy_whose_camera_cannot_be_had_is_refused_in_one_line(checkpoint, monkeypatch, sense):
-    def fails(camera, warmup=True):
-        raise RenderingUnavailable("no EGL here")
-
-    monkeypatch.setattr(SimCamera, "connect", fails)
-    loaded, robot = load_agent(checkpoint), simulated("so101-touch", HZ)
-    robot.connect()
-    loaded = replace(loaded, spec=replace(loaded.spec, senses={f"{IMAGE_KEY_PREFIX}{sense}": (SIZE, SIZE, 3)}))
-    with pytest.raises(ValueError, match=rf"^checkpoint=: its camera {sense}( is none of|: no EGL here$)"):
-        PolicyDriver(robot, loaded)
-    robot.disconnect()
-
-
 def test_the_rerun_viewer_gets_every_tick_with_what_the_camera_shows_the_model(running, tmp_path, monkeypatch):
     from rerun.experimental import RrdReader
 
@@ -331,16 +300,12 @@ def test_the_rerun_viewer_gets_every_tick_with_what_the_camera_shows_the_model(r
     monkeypatch.setattr(views.RerunView, "__call__", noting)
     file = tmp_path / "run.rrd"
     running(episodes=1, seconds=0.5, viewer="rerun", viewer_file=str(file)).run()
-    rows, frames, measured = {}, [], []
+    frames, measured = [], []
     for chunk in RrdReader(file).store().stream():
-        if not chunk.is_static:
-            path, columns = chunk.entity_path, chunk.to_record_batch().to_pydict()
-            rows[path] = rows.get(path, 0) + chunk.num_rows
-            frames += columns.get("Image:buffer", []) if path == "/camera/overhead" else []
-            measured += columns["Scalars:scalars"] if path == "/joints/measured" else []
-    assert 10 < len(steps) == rows["/joints/sent"] == rows["/margins"] == rows["/tick"] == rows["/plan"]
-    assert measured == [values for values, _ in steps]
-    assert rows["/token"] >= 1 and rows["/log"] >= 1
+        columns = {} if chunk.is_static else chunk.to_record_batch().to_pydict()
+        frames += columns.get("Image:buffer", []) if chunk.entity_path == "/camera/overhead" else []
+        measured += columns.get("Scalars:scalars", []) if chunk.entity_path == "/joints/measured" else []
+    assert len(steps) > 10 and measured == [values for values, _ in steps]
     for (shown,), (_, frame) in zip(frames, steps, strict=True):
         np.testing.assert_array_equal(np.array(shown).reshape(SIZE, SIZE, 3), frame)
     with pytest.raises(FileExistsError):  # it is not written over
@@ -367,17 +332,6 @@ def test_a_viewer_that_hangs_or_fails_says_so_and_the_arm_goes_on(running, tmp_p
     assert (result["ended"], result["faults"]) == ("done", [])
     line = {"hangs": "the viewer did not take the last of it", "fails": "the viewer shows no more: no room\n"}[how]
     assert capsys.readouterr().err.count(line) == 1
-
-
-def test_a_viewer_that_does_not_come_up_is_refused_before_the_arm_moves(running, monkeypatch):
-    import rerun
-
-    def fails(*_, **__):
-        raise RuntimeError("no window")
-
-    monkeypatch.setattr(rerun.RecordingStream, "spawn", fails)
-    with pytest.raises(ValueError, match=r"^viewer=rerun: the viewer does not come up"):
-        running(episodes=1, viewer="rerun").run()
 
 
 ARM, ON_TWIN = {"robot": "so101", "port": "p", "id": "i"}, {"robot": "so101-twin"}

@@ -1,9 +1,7 @@
-"""Lines redrawn in place: on a terminal, elsewhere, where several threads draw, and where nobody reads any more."""
+"""Lines redrawn in place: on a terminal, elsewhere, and where nobody reads any more."""
 
 import errno
 import io
-import threading
-import time
 
 import pytest
 
@@ -36,12 +34,6 @@ def test_in_a_low_terminal_what_is_below_its_bottom_is_not_drawn(teletype):
     assert teletype.shown(written) == ["cd 0", "cd 1", "cd 2"]  # the cursor has the fourth
 
 
-def test_one_of_unknown_width_gets_whole_lines(teletype):
-    with teletype.terminal(columns=0) as (stream, close):
-        Terminal(stream).draw(["a" * 400])
-        assert close() == "a" * 400 + "\r\n"
-
-
 def test_elsewhere_everything_stays_as_it_was_written():
     stream = io.StringIO()
     terminal = Terminal(stream)
@@ -49,38 +41,6 @@ def test_elsewhere_everything_stays_as_it_was_written():
     terminal.draw(["b", "c"])
     terminal.say("d")
     assert stream.getvalue() == "a" * 400 + "\nb\nc\nd\n"
-
-
-class Slow(io.StringIO):
-    """A terminal that lets other threads on between any two letters."""
-
-    def isatty(self):
-        return True
-
-    def fileno(self):
-        raise OSError
-
-    def write(self, text):
-        for letter in text:
-            super().write(letter)
-            time.sleep(1e-5)
-
-
-def test_threads_share_it(teletype):
-    terminal = Terminal(Slow())
-
-    def speak(name):
-        for number in range(9):
-            terminal.draw([f"{name} draws", f"{name} {number}"])
-            terminal.say(f"{name} says {number}")
-
-    threads = [threading.Thread(target=speak, args=(name,)) for name in "ab"]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    lines = teletype.shown(terminal.stream.getvalue())
-    assert sorted(lines) == sorted(f"{name} says {number}" for name in "ab" for number in range(9))
 
 
 def test_where_nobody_reads_nothing_is_raised():

@@ -71,13 +71,8 @@ def test_a_calibration_is_read_as_it_was_written_and_a_wrong_one_refused_in_one_
     entries = json.loads(text(calibration))
     for joint, change, message in (
         ("elbow_flex", {"range_min": 9, "range_max": 9}, "min < max"),
-        ("elbow_flex", {"drive_mode": 1}, "drive_mode=1"),
         ("elbow_flex", {"homing_offset": 2048}, "2047"),
-        ("elbow_flex", {"range_max": STEPS}, "4095"),
-        ("elbow_flex", {"id": 254}, "253"),
-        ("elbow_flex", {"id": True}, "a whole number"),
         ("elbow_flex", {"id": 1}, "one id"),
-        ("elbow_flex", {"more": 1}, "elbow_flex"),
         ("elbow", {}, "an SO-101's joints are"),
     ):
         path.write_text(json.dumps(entries | {joint: entries.get(joint, {}) | change}))

@@ -9,87 +9,61 @@ import numpy as np
 import serial
 from lerobot.teleoperators import Teleoperator, TeleoperatorConfig
 
-PING, READ, WRITE, SYNC_READ, SYNC_WRITE, EVERYONE = 1, 2, 3, 0x82, 0x83, 0xFE
-MODEL, LOW, HIGH, OFFSET, TORQUE, GOAL, PRESENT = 3, 9, 11, 31, 40, 42, 56
-OVERLOADED = 0x20
-JOINTS = ("shoulder_pan", "shoulder_lift", "elbow_flex", "wrist_flex", "wrist_roll", "gripper")
+from sim.so101.joints import JOINTS
+from sim.twin.feetech import SYNC_READ, SYNC_WRITE, WRITE, Bus, Framer
+from sim.twin.servo import OVERLOADED, REGISTERS, Servo
 
 
 class Chain:
-    """Six servos on one wire. `dead` answers no more, each answer of `strained` says overload, `held` does not move,
-    `sags` stays short of its goal; `pulled` is the cable. `log`: what reached them.
+    """Six of the twin's servos on one wire; but switching their torque on leaves them their old goal.
+
+    `dead` answers no more, each answer of `strained` says overload, `held` does not move, `sags` stays short of its
+    goal; `pulled` is the cable. `log`: what reached them.
     """
 
     def __init__(self):
-        self.memory = {number: bytearray(128) for number in range(1, 7)}
-        for number, memory in self.memory.items():
-            memory[0], memory[1], memory[5] = 3, 10, number
-            for address, value in ((MODEL, 777), (LOW, 500), (HIGH, 3595), (GOAL, 2047), (PRESENT, 2047)):
-                memory[address : address + 2] = value.to_bytes(2, "little")
+        self.servos = {number: Servo(number, 2047.0) for number in range(1, 7)}
+        for servo in self.servos.values():
+            servo["Min_Position_Limit"], servo["Max_Position_Limit"], servo.stay = 500, 3595, lambda: None
         self.dead = self.strained = self.held = self.sags = None
         self.pulled, self.log, self.answers = False, [], bytearray()
+        self._bus, self._framer = Bus(self.servos.values()), Framer()
 
     def torques(self):
-        return [memory[TORQUE] for memory in self.memory.values()]
+        return [servo["Torque_Enable"] for servo in self.servos.values()]
 
     def move(self, number, degrees):
         """Put a servo there, by hand, so many degrees from its middle. One with torque is to stay there."""
-        memory, place = self.memory[number], (2047 + round(degrees * 4095 / 360)).to_bytes(2, "little")
-        for address in (PRESENT, GOAL)[: 1 + memory[TORQUE]]:
-            memory[address : address + 2] = place
+        servo = self.servos[number]
+        servo["Present_Position"] = 2047 + round(degrees * 4095 / 360)
+        if servo["Torque_Enable"]:
+            servo["Goal_Position"] = servo["Present_Position"]
 
     def tear(self, number, degrees):
         """Move a servo so far at once, against its torque."""
-        memory = self.memory[number]
-        place = int.from_bytes(memory[PRESENT : PRESENT + 2], "little") + round(degrees * 4095 / 360)
-        memory[PRESENT : PRESENT + 2] = place.to_bytes(2, "little")
+        self.servos[number]["Present_Position"] += round(degrees * 4095 / 360)
 
-    def handle(self, number, instruction, given):
-        if instruction == PING:
-            self.answer(number)
-        elif instruction == READ:
-            self.answer(number, self.memory[number][given[0] : given[0] + given[1]])
-        elif instruction == WRITE:
-            self.write(number, given[0], given[1:])
-            self.answer(number)
-        elif instruction == SYNC_READ:
-            for each in given[2:]:
-                self.follow(self.memory[each])
-                self.answer(each, self.memory[each][given[0] : given[0] + given[1]])
-        elif instruction == SYNC_WRITE:
+    def carry(self, data):
+        """The servos get a packet; what they answer is in `answers`."""
+        (packet,) = self._framer.feed(data, 0.0)
+        for number, servo in self.servos.items():
+            servo.powered, servo["Status"] = number != self.dead, OVERLOADED * (number == self.strained)
+            if packet.instruction == SYNC_READ and servo["Torque_Enable"] and number != self.held:
+                goal, place = servo["Goal_Position"], servo["Present_Position"]  # it goes half-way
+                servo["Present_Position"] = goal - 80 if number == self.sags else place + round((goal - place) / 2)
+        given = packet.parameters
+        if packet.instruction == SYNC_WRITE:
             self.log.append("goal")
-            for at in range(2, len(given), given[1] + 1):
-                self.write(given[at], given[0], given[at + 1 : at + 1 + given[1]])
-
-    def follow(self, memory):
-        """Half-way to the goal, while there is torque; `held` stays, `sags` by seven degrees."""
-        goal, place = (int.from_bytes(memory[a : a + 2], "little") for a in (GOAL, PRESENT))
-        if memory[TORQUE] and memory[5] != self.held:
-            place = goal - 80 if memory[5] == self.sags else place + round((goal - place) / 2)
-            memory[PRESENT : PRESENT + 2] = place.to_bytes(2, "little")
-
-    def write(self, number, address, data):
-        if number == self.dead:
-            return
-        self.memory[number][address : address + len(data)] = data
-        if address == TORQUE:
-            self.log.append(f"{'stiffen' if data[0] else 'release'} {number}")
-
-    def answer(self, number, data=b""):
-        if number not in (self.dead, EVERYONE):
-            body = bytes([number, len(data) + 2, OVERLOADED * (number == self.strained), *data])
-            self.answers += b"\xff\xff" + body + bytes([~sum(body) & 255])
-        elif number == EVERYONE:
-            for each in self.memory:
-                self.answer(each)
+        elif packet.instruction == WRITE and given[0] == REGISTERS["Torque_Enable"][0] and packet.id != self.dead:
+            self.log.append(f"{'stiffen' if given[1] else 'release'} {packet.id}")
+        self.answers += b"".join(self._bus.answer(packet))
 
 
 class Wire:
     """What serial.Serial gives: each packet is answered at once, or not at all."""
 
     def __init__(self, chain):
-        self.chain = chain
-        self._device = os.memfd_create("wire")
+        self.chain, self._device = chain, os.memfd_create("wire")
 
     def fileno(self):
         return self._device
@@ -104,10 +78,7 @@ class Wire:
 
     def write(self, packet):
         self._plugged()
-        packet = bytes(packet)
-        assert packet[:2] == b"\xff\xff"
-        assert packet[-1] == ~sum(packet[2:-1]) & 255
-        self.chain.handle(packet[2], packet[4], packet[5:-1])
+        self.chain.carry(bytes(packet))
         return len(packet)
 
     def read(self, count):

@@ -71,17 +71,13 @@ def played(episodes: list[int], mirror: Mirror, lead: int, planners: dict, measu
         robot = gated(twin(process.port_file), "trained")
         connect(robot)
         stack.callback(robot.disconnect)
-        return _played(robot, episodes, mirror, lead, planners, measured)
-
-
-def _played(robot, episodes: list[int], mirror: Mirror, lead: int, planners: dict, measured: dict) -> list[int]:
-    units = Units(mirror.targets.low, mirror.targets.high)
-
-    loops = {kind: Loop(robot, units, measured[kind].ticks) for kind in KINDS}
-    hz = measured[KINDS[0]].ticks.hz
-    drivers = {kind: PlanFollower(mirror, planners[kind], hz, lead) for kind in KINDS}
-    walk = Loop(robot, units, Ticks(hz))
-    try:
+        units, hz = Units(mirror.targets.low, mirror.targets.high), measured[KINDS[0]].ticks.hz
+        loops = {kind: Loop(robot, units, measured[kind].ticks) for kind in KINDS}
+        drivers = {kind: PlanFollower(mirror, planners[kind], hz, lead) for kind in KINDS}
+        walk = Loop(robot, units, Ticks(hz))
+        for kind in KINDS:
+            measured[kind].plans.append(drivers[kind].plans)
+            stack.callback(lambda kind=kind: measured[kind].faults.extend(loops[kind].faults))
         while episodes and robot.fault is None:
             kind = KINDS[episodes[0] % 2]
             mirror.lay_out(episodes[0])
@@ -92,10 +88,6 @@ def _played(robot, episodes: list[int], mirror: Mirror, lead: int, planners: dic
             episodes = episodes[1:]
         if robot.fault is None:
             walk.move_to(mirror.start)  # not let go of where it presses on something
-    finally:
-        for kind in KINDS:
-            measured[kind].plans.append(drivers[kind].plans)
-            measured[kind].faults.extend(loops[kind].faults)
     return episodes
 
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from robot.recording import MEASURED, EpisodeInfo, Parts
 
-HZ, FRAMES, AT_ONCE, MOST = 30, 6, 2, 8  # episodes between merges, and in a dataset
+HZ, FRAMES, AT_ONCE, MOST = 30, 6, 2, 4  # episodes between merges, and in a dataset
 FEATURES = {
     "observation.state": {"dtype": "float32", "shape": (2,), "names": ["a.pos", "b.pos"]},
     "action": {"dtype": "float32", "shape": (2,), "names": ["a.pos", "b.pos"]},

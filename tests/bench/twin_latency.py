@@ -9,14 +9,13 @@ import json
 import multiprocessing
 import os
 import select
-import subprocess
 import sys
-import tempfile
 import time
-from pathlib import Path
 
 import numpy as np
 
+from configs.arm.twin_process import TwinProcess
+from robot.ticks import hurried
 from sim.twin.feetech import BROADCAST, SYNC_READ, encode
 from sim.twin.servo import REGISTERS
 
@@ -32,49 +31,32 @@ def burn() -> None:
 
 
 def ask(port: int) -> float:
-    """Seconds until the whole answer has come; infinite if it does not."""
+    """Milliseconds until the whole answer has come; infinite if it does not."""
+    time.sleep(1 / RATE_HZ)
     began, length = time.perf_counter(), 0
     os.write(port, ASK)
     while length < ANSWER:
         if not select.select([port], [], [], PATIENCE_S)[0]:
             return np.inf
         length += len(os.read(port, ANSWER))
-    return time.perf_counter() - began
-
-
-def measure(name: str, seconds: float) -> np.ndarray:
-    """Answer times (count,) in ms, at RATE_HZ."""
-    port = os.open(name, os.O_RDWR | os.O_NOCTTY)
-    times = []
-    for _ in range(round(seconds * RATE_HZ)):
-        times.append(1000 * ask(port))
-        time.sleep(1 / RATE_HZ)
-    os.close(port)
-    return np.array(times)
+    return 1000 * (time.perf_counter() - began)
 
 
 def main() -> None:
     """Print one line of JSON for the client as it is, and one for it in real time."""
     seconds, busy = float((sys.argv[1:] or ["20"])[0]), int((sys.argv[2:] or [2 * (os.cpu_count() or 1)])[0])
-    burners = [multiprocessing.Process(target=burn, daemon=True) for _ in range(busy)]
-    with tempfile.TemporaryDirectory() as folder:
-        port_file = Path(folder) / "port"
-        command = [sys.executable, "-m", "configs.commands", "twin", f"port_file={port_file}"]
-        twin = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        while not port_file.exists():
-            time.sleep(0.05)
-        for burner in burners:
-            burner.start()
-        for client in ("ordinary", "real-time"):
-            if client == "real-time":
-                os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
-            times = measure(port_file.read_text().strip(), seconds)
-            quantiles = np.percentile(times, [50, 99, 100]).round(3).tolist()
-            row = {"client": client, "busy": busy, "answers": len(times), "p50_p99_max_ms": quantiles}
-            row["over_10_ms"] = int((times > 10).sum())
-            print(json.dumps(row | {"load": os.getloadavg()[0]}), flush=True)
-        twin.terminate()
-        print(twin.communicate()[0].strip())
+    twin = TwinProcess()
+    port = os.open(twin.port_file.read_text().strip(), os.O_RDWR | os.O_NOCTTY)
+    for _ in range(busy):
+        multiprocessing.Process(target=burn, daemon=True).start()
+    for asks in (False, True):
+        with hurried(asks) as client:
+            times = np.array([ask(port) for _ in range(round(seconds * RATE_HZ))])
+        quantiles = np.percentile(times, [50, 99, 100]).round(3).tolist()
+        row = {"client": client, "busy": busy, "answers": len(times), "p50_p99_max_ms": quantiles}
+        print(json.dumps(row | {"over_10_ms": int((times > 10).sum()), "load": os.getloadavg()[0]}), flush=True)
+    os.close(port)
+    twin.stop()
 
 
 if __name__ == "__main__":
