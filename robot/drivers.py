@@ -6,7 +6,7 @@ A policy's is in `configs.arm.recording`: it needs the environments' observation
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from lerobot.teleoperators import Teleoperator
@@ -133,20 +133,6 @@ def _degrees(off: np.ndarray) -> float:
     return float(np.degrees(np.abs(off[:-1]).max()))
 
 
-class StateEstimator(Protocol):
-    """Derives the task's state from the arm's joints (`envs.state_estimator`)."""
-
-    @property
-    def targets(self) -> Targets:
-        """The conversion from the task's actions to joint targets."""
-
-    def follow(self, reading: np.ndarray, sent: np.ndarray, bodies=None, steps: int = 1) -> None:
-        """Take in a reading (6,) in rad, `steps` control steps after the target `sent` (6,)."""
-
-    def state(self, ahead: np.ndarray) -> np.ndarray:
-        """Return the predicted state (S,) after the targets `ahead` (n, 6)."""
-
-
 @dataclass
 class Plans:
     """Planning statistics: `late` of `count` curves missed their start; times in ms, in the planner and round trip."""
@@ -215,14 +201,14 @@ class PlanFollower(Driver):
     """Follows curves from a planner that is asked `lead` control steps before each is due, one question at a time.
 
     A late curve begins when it arrives. One that is later than its own length is discarded and requested anew, unless
-    it was requested at rest: then the arm is still where the curve begins. `bodies` returns where the objects of a
-    simulated scene are, `cameras` what the robot's cameras show. `answer` is the plan being followed; `waiting`:
-    whether it ended before the next one came.
+    it was requested at rest: then the arm is still where the curve begins. `estimator` (`envs.state_estimator`) derives the
+    task's state from the arm's joints. `bodies` returns where the objects of a simulated scene are, `cameras` what the
+    robot's cameras show. `answer` is the plan being followed; `waiting`: whether it ended before the next one came.
     """
 
     def __init__(
         self,
-        estimator: StateEstimator,
+        estimator: Any,
         planner: PlannerClient,
         hz: float,
         lead: int,
