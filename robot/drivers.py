@@ -201,8 +201,8 @@ class PlanFollower(Driver):
     """Follows curves from a planner that is asked `lead` control steps before each is due, one question at a time.
 
     A late curve begins when it arrives. One that is later than its own length is discarded and requested anew, unless
-    it was requested at rest: then the arm is still where the curve begins. `estimator` (`envs.state_estimator`) derives the
-    task's state from the arm's joints. `bodies` returns where the objects of a simulated scene are, `cameras` what the
+    it was requested at rest: then the arm is still where the curve begins. `estimator` (`envs.state_estimator`) gives
+    the task's state from the arm's joints, `bodies` where the objects of a simulated scene are, `cameras` what the
     robot's cameras show. `answer` is the plan being followed; `waiting`: whether it ended before the next one came.
     """
 

@@ -14,9 +14,8 @@ from torch import Tensor
 
 from policies.agent import Agent
 from policies.storage.checkpoint import CONFIG, MODEL, load_into, read_spec
-from policies.storage.folders import MANIFEST, manifest, replace_file
+from policies.storage.folders import MANIFEST, made_by, manifest, replace_file
 from policies.storage.tensors import tensor_bytes
-from policies.storage.versions import made_by
 from policies.text_encoder import WORDS, recognised
 from policies.tokens.curves import Curve
 from robot.configuration_semagram import SemagramConfig
@@ -245,14 +244,13 @@ def framed(frames: Tensor, height: int, width: int) -> UInt8[Tensor, "*B height 
     """
     down, right = frames.shape[-2:]
     rows, columns = within(down, right, height, width)
-    parts = [_bytes(frame[:, rows, columns]) for frame in frames.cpu().reshape(-1, *frames.shape[-3:])]
-    small = np.stack([resized(part.movedim(0, -1).numpy(), height, width) for part in parts])
-    return torch.from_numpy(small).view(*frames.shape[:-3], *small.shape[1:])
-
-
-def _bytes(frame: Tensor) -> UInt8[Tensor, "C h w"]:
-    """Return a frame as bytes; floats are taken to be in [0, 1]."""
-    return frame if frame.dtype == torch.uint8 else frame.mul(255).round_().clamp_(0, 255).to(torch.uint8)
+    small = []
+    for frame in frames.cpu().reshape(-1, *frames.shape[-3:]):
+        part = frame[:, rows, columns]
+        if part.dtype != torch.uint8:
+            part = part.mul(255).round_().clamp_(0, 255).to(torch.uint8)
+        small.append(resized(part.movedim(0, -1).numpy(), height, width))
+    return torch.from_numpy(np.stack(small)).view(*frames.shape[:-3], *small[0].shape)
 
 
 def unlike(batch: Mapping, senses: Shapes) -> str:

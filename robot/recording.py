@@ -8,6 +8,7 @@ before a kill and is dropped.
 """
 
 import io
+import json
 import math
 import os
 import shutil
@@ -132,20 +133,16 @@ class Parts:
     def _check_features(self, dataset: Path, there: dict) -> None:
         from lerobot.utils.constants import DEFAULT_FEATURES
 
-        ours, other = self.features, "choose a new folder"
+        ours, other = json.loads(json.dumps(self.features)), "choose a new folder"  # lists, as in the file
         if missing := [name for name in ours if name not in there]:
             raise DatasetError(f"{dataset}: has no {', '.join(missing)}; {other}, or leave that out here, too")
         if more := [name for name in there if name not in ours and name not in DEFAULT_FEATURES]:
             raise DatasetError(f"{dataset}: has {', '.join(more)}, too; record that here as well, or {other}")
         for name, feature in ours.items():
             for key in ("dtype", "shape", "names"):
-                found, wanted = (_plain(each.get(key)) for each in (there[name], feature))
+                found, wanted = there[name].get(key), feature.get(key)
                 if found != wanted:
                     raise DatasetError(f"{dataset}: the {key} of its {name} is {found}, here {wanted}; {other}")
-
-
-def _plain(value):
-    return value if value is None or isinstance(value, str) else list(value)
 
 
 class Draft:
@@ -272,14 +269,10 @@ def picture(path: Path, dataset: Path) -> None:
         if done is not None:
             marks = [Line2D([], [], color=GOOD, marker="o", ms=4), Line2D([], [], color=BAD)]
             figure.legend(marks, ["succeeded, from the dot on", "did not"], loc="outside lower center", ncols=2)
-        figure.suptitle(_title(summary(dataset)))
+        found = summary(dataset)
+        what = next(iter(found["tasks"])) if len(found["tasks"]) == 1 else f"{len(found['tasks'])} tasks:"
+        rate = "" if found["success_rate"] is None else f", {found['success_rate']:.0%} succeeded"
+        figure.suptitle(f"{what}  {found['episodes']} episodes by {' and '.join(found['by'])}{rate}")
         drawn = io.BytesIO()
         figure.savefig(drawn, dpi=130)
     replace_file(path, drawn.getvalue())
-
-
-def _title(found: dict) -> str:
-    """Return a line on what was done, and by whom."""
-    what = next(iter(found["tasks"])) if len(found["tasks"]) == 1 else f"{len(found['tasks'])} tasks:"
-    rate = "" if found["success_rate"] is None else f", {found['success_rate']:.0%} succeeded"
-    return f"{what}  {found['episodes']} episodes by {' and '.join(found['by'])}{rate}"

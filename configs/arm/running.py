@@ -177,10 +177,8 @@ class RunSession:
         Returns "done", "fault" or the name of a signal.
         """
         judged = self.config.simulated or self.needs_places or bool(self.config.target)
-        steps, judge = (
-            round(self.seconds * loop.ticks.hz) + 1,
-            estimator.success if judged else None,
-        )  # 1: to see the last
+        judge = estimator.success if judged else None
+        steps = round(self.seconds * loop.ticks.hz) + 1  # 1: to see the last
         try:
             with contextlib.ExitStack() as stack, no_collection():
                 stack.push(loop.robot)

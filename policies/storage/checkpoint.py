@@ -15,9 +15,19 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from policies.storage.folders import MANIFEST, FolderError, aside_of, check_folder, clear_aside, put, write_folder
+from policies.storage.folders import (
+    FORMAT,
+    MANIFEST,
+    FolderError,
+    aside_of,
+    check_folder,
+    check_format,
+    clear_aside,
+    made_by,
+    put,
+    write_folder,
+)
 from policies.storage.tensors import Nested, read_tensors, write_tensors
-from policies.storage.versions import FORMAT, check_format, made_by
 from policies.tokens.curves import Curve
 from worldmodel.errors import UserError
 from worldmodel.model import WorldModel
