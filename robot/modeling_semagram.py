@@ -101,8 +101,8 @@ class SemagramPolicy(PreTrainedPolicy):
         """Return what the policy perceives of the current batch; `counted`: what a call is, "steps" or "chunks".
 
         Raises ValueError if a policy that was trained on a task gets other observations than the task's (LeRobot's
-        commands pass a robot's observations on unchanged, and take the actions for joint targets), and where
-        `_check_sight` does.
+        commands pass a robot's observations on unchanged, and take the actions for joint targets), or if a robot
+        without a task has seen nothing for more than BLIND steps: its actions would mean nothing.
         """
         task = self.config.task
         try:
@@ -112,8 +112,15 @@ class SemagramPolicy(PreTrainedPolicy):
         except UserError as error:
             raise UserError(f"{error}{f' ({task["name"]}; on an arm semagram-run runs it)' if task else ''}") from error
         self._note_missing(observation, batch)
-        if not task:
-            self._check_sight(observation, counted)
+        if task:
+            return observation
+        there = torch.stack([present for key, present in observation.present.items() if shows_scene(key)]).any(0)
+        before = self._blind.get(counted, torch.zeros(0))
+        before = before if len(before) == len(there) else torch.zeros(len(there))
+        blind = self._blind[counted] = torch.where(there, 0.0, before + 1)
+        if bool((blind > BLIND).any()):
+            shown = ", ".join(filter(shows_scene, observation.present))
+            raise ValueError(f"nothing to be seen for {BLIND} {counted} ({shown}), and there is no other sense")
         return observation
 
     def _note_missing(self, observation: Observation, batch: dict) -> None:
@@ -123,16 +130,6 @@ class SemagramPolicy(PreTrainedPolicy):
                 self._missed.add(key)
                 why = "shows nothing" if (TASK if key == LANGUAGE_KEY else key) in batch else "not there"
                 warnings.warn(f"{key}: {why}; it counts as missing", stacklevel=2)
-
-    def _check_sight(self, observation: Observation, counted: str) -> None:
-        """Raise ValueError if a robot has seen nothing for more than BLIND steps: its actions would mean nothing."""
-        there = torch.stack([present for key, present in observation.present.items() if shows_scene(key)]).any(0)
-        before = self._blind.get(counted, torch.zeros(0))
-        before = before if len(before) == len(there) else torch.zeros(len(there))
-        blind = self._blind[counted] = torch.where(there, 0.0, before + 1)
-        if bool((blind > BLIND).any()):
-            shown = ", ".join(filter(shows_scene, observation.present))
-            raise ValueError(f"nothing to be seen for {BLIND} {counted} ({shown}), and there is no other sense")
 
     def forward(self, batch: dict) -> tuple[Tensor, dict[str, float]]:
         """Return the loss of a batch of recorded windows, and its parts by name.
