@@ -13,9 +13,8 @@ from lerobot.utils.constants import ACTION, OBS_STATE
 from torch import Tensor
 
 from policies.agent import Agent
-from policies.storage.checkpoint import CONFIG, MODEL, load_into, read_spec
+from policies.storage.checkpoint import CONFIG, MODEL, load_into, read_spec, tensor_bytes
 from policies.storage.folders import MANIFEST, made_by, manifest, replace_file
-from policies.storage.tensors import tensor_bytes
 from policies.text_encoder import WORDS, recognised
 from policies.tokens.curves import Curve
 from robot.configuration_semagram import SemagramConfig

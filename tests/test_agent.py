@@ -11,7 +11,7 @@ import torch
 from policies.agent import Agent
 from policies.noise import COLOURS, Noise
 from policies.settings import NOISES
-from policies.storage.tensors import tensor_bytes
+from policies.storage.checkpoint import tensor_bytes
 from policies.tokens.curves import Curve
 from policies.training.episodes import episode_seed
 from policies.training.rollouts import rollout

@@ -27,9 +27,9 @@ from policies.storage.checkpoint import (
     newest,
     read_spec,
     save_checkpoint,
+    tensor_bytes,
 )
 from policies.storage.folders import FORMAT, FolderError, write_folder
-from policies.storage.tensors import tensor_bytes
 
 
 def save(toys, trainer, folder, keep=2, **progress):

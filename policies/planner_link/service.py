@@ -165,7 +165,8 @@ class PlannerService:
         """Return what the robot observes, its frames stacked. Raises UserError for a wrong shape or a NaN."""
         model, values, present = self.agent.model, {}, {}
         if not len(question.frames) == len(question.present) == len(self._frames):
-            raise UserError(f"frames of {len(question.frames)} cameras; needed: {len(self._frames)}")
+            needed = ", ".join(map(str, self._frames.values())) or "none"
+            raise UserError(f"frames of {len(question.frames)} cameras; needed: {needed}")
         if model.state_size:
             values[STATE_KEY] = torch.from_numpy(question.state)[None]
         for key, frames, there in zip(self._frames, question.frames, question.present, strict=True):
