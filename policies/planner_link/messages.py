@@ -11,6 +11,7 @@ import struct
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field, fields
+from typing import cast
 
 import numpy as np
 from safetensors import SafetensorError
@@ -215,18 +216,18 @@ def _check(cls: type, values: dict) -> None:
     left = dict(values)
     for each in fields(cls):
         for key in _frames(values) if each.name == "frames" else [each.name]:
-            value, where = left.pop(key, None), f"{cls.__name__}.{key}"
+            value, where, kind = left.pop(key, None), f"{cls.__name__}.{key}", cast(type, each.type)
             if each.metadata:
                 dtype, ndim = each.metadata["dtype"], each.metadata["ndim"]
                 if not isinstance(value, np.ndarray) or value.dtype != dtype or value.ndim != ndim:
                     raise WrongMessage(f"{where}: {ndim} dimensions of {dtype.__name__} are needed")
                 if dtype is np.float32 and not np.isfinite(value).all():
                     raise WrongMessage(f"{where}: not finite")
-            elif type(value) is not each.type:
-                raise WrongMessage(f"{where}: {each.type.__name__} is needed")
+            elif type(value) is not kind:
+                raise WrongMessage(f"{where}: {kind.__name__} is needed")
             elif isinstance(value, str) and (len(value) > LONGEST_TEXT or not value.isprintable()):
                 raise WrongMessage(f"{where}: one line of at most {LONGEST_TEXT} characters")
-            elif each.type in (int, float) and not 0 <= value < 2**53:
+            elif isinstance(value, int | float) and not 0 <= value < 2**53:
                 raise WrongMessage(f"{where}: from 0 to 2^53")
     if left:
         raise WrongMessage(f"{cls.__name__}: unknown field {ascii(next(iter(left)))[:40]}")
