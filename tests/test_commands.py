@@ -31,8 +31,7 @@ from configs.train import train
 from envs.task_env import EnvironmentFault
 from envs.vector import EnvironmentLost
 from policies.settings import CodecConfig
-from policies.storage.folders import FolderError
-from policies.storage.versions import commit
+from policies.storage.folders import FolderError, commit
 from robot.settings import PlayConfig, RecordConfig, RunConfig, ServeConfig
 from sim.twin.twin import TwinConfig
 from sim.variation import PRESETS, Variation

@@ -24,7 +24,18 @@ import torch
 from configs.runs.run_folder import RunFolder
 from policies.codec import Codec, CodecConfig
 from policies.storage import folders
-from policies.storage.checkpoint import LAST, check_resumable, load_model, newest, read_spec, save_checkpoint
+from policies.storage.checkpoint import (
+    LAST,
+    check_resumable,
+    flat,
+    load_model,
+    newest,
+    read_spec,
+    read_tensors,
+    save_checkpoint,
+    tensor_bytes,
+    write_tensors,
+)
 from policies.storage.folders import (
     MANIFEST,
     FolderError,
@@ -34,7 +45,6 @@ from policies.storage.folders import (
     replace_file,
     write_folder,
 )
-from policies.storage.tensors import flat, read_tensors, tensor_bytes, write_tensors
 from worldmodel.errors import UserError
 
 CHANGES = {"open", "os.mkdir", "os.rename", "os.symlink", "fsync", "ctypes.dlsym"}  # the last one: renameat2

@@ -5,7 +5,7 @@ import pytest
 
 from envs.make import make
 from envs.settings import TaskConfig
-from envs.state_estimator import CORRECTION, Mirror
+from envs.state_estimator import CORRECTION, StateEstimator
 from robot.safety.limits import TICK_RAD, Units
 from sim.so101 import scene as so101
 from worldmodel.senses import STATE_KEY
@@ -16,7 +16,7 @@ NOW = np.zeros((0, 6))
 
 @pytest.fixture(scope="module")
 def mirror():
-    mirror = Mirror(TASK)
+    mirror = StateEstimator(TASK)
     yield mirror
     mirror.close()
 

@@ -11,9 +11,8 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from policies.storage.checkpoint import load_model, read_spec
+from policies.storage.checkpoint import flat, load_model, read_spec, tensor_bytes
 from policies.storage.folders import FolderError, write_folder
-from policies.storage.tensors import flat, tensor_bytes
 from policies.text_encoder import Words
 from worldmodel.replay import sample_windows, window_at
 from worldmodel.senses import LANGUAGE_KEY, STATE_KEY

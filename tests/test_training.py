@@ -24,8 +24,7 @@ from configs.schema import TrainConfig
 from envs.make import make_vector
 from envs.task_env import EnvironmentFault
 from envs.vector import EnvironmentLost
-from policies.storage.folders import FolderError
-from policies.storage.versions import FORMAT
+from policies.storage.folders import FORMAT, FolderError
 from worldmodel import strict
 from worldmodel.strict import ConfigError
 
