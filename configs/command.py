@@ -43,7 +43,7 @@ def run(name: str, body: Body, code: Code = lambda result: 0) -> None:
         elif "--version" in sys.argv[1:]:
             from importlib.metadata import version
 
-            from policies.storage.versions import commit
+            from policies.storage.folders import commit
 
             _print(f"semagram {version('semagram')}, code {commit()}")
         else:

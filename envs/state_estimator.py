@@ -1,6 +1,6 @@
 """Compute a task's state from a real robot's readings with the same code that computes it in training.
 
-The mirror is an instance of the task's environment that is never acted in: its joints are set to the robot's, its
+The estimator holds an instance of the task's environment that is never acted in: its joints are set to the robot's, its
 object to where the real one is, and its state is read out, for now or for some control steps ahead.
 """
 
@@ -37,8 +37,8 @@ class Reading(NamedTuple):
     sent: np.ndarray
 
 
-class Mirror:
-    """Reproduce what `task` would observe for an arm that is read from outside. Angles in rad, places in metres.
+class StateEstimator:
+    """Reproduces what `task` would observe for an arm that is read from outside. Angles in rad, places in metres.
 
     If `told` is False, the state is not observed and `state` returns an empty array.
     """

@@ -94,7 +94,6 @@ class SO101SimConfig(RobotConfig):
     seed: int = 0
     control_hz: float = 30.0
     cameras: dict[str, CameraConfig] = field(default_factory=dict)
-    max_relative_target: float | dict[str, float] | None = None
     use_degrees: bool = True
 
     def __post_init__(self):

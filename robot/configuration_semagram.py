@@ -8,7 +8,7 @@ from lerobot.configs import NormalizationMode, PolicyFeature, PreTrainedConfig
 from lerobot.optim import AdamConfig
 from lerobot.utils.constants import ACTION, OBS_STATE
 
-from policies.storage.versions import FORMAT, check_format
+from policies.storage.folders import FORMAT, check_format
 from policies.text_encoder import WORDS
 from worldmodel import senses as naming
 from worldmodel.errors import UserError
@@ -42,7 +42,7 @@ class SemagramConfig(PreTrainedConfig):
     frames a new policy sees, whatever size its cameras have; or `senses` gives the shape of everything it
     perceives, a camera's as [height, width, 3].
     Otherwise the senses come from the features, like `action_size`; `sentences` from the dataset, if it has several
-    tasks; `task` and `env_steps` from semagram-train. `format`: of the checkpoint (`policies.storage.versions`).
+    tasks; `task` and `env_steps` from semagram-train. `format`: of the checkpoint (`policies.storage.folders`).
     """
 
     n_obs_steps: int = 1
@@ -124,11 +124,14 @@ class SemagramConfig(PreTrainedConfig):
         if action is None:
             raise UserError(f"policy: {ACTION} is missing among the features")
         check_sides(f"policy.image_size={self.image_size}", self.image_size)
-        shapes = {key: feature.shape for key, feature in features.items()}
-        self.senses = self.senses or sized(shapes, self.image_size)
+        there = {key: features[key].shape for key in features.keys() & {STATE_KEY}}
+        there |= {key: each.shape for key, each in features.items() if is_image(key) and each.shape[0] == 3}
+        self.senses = self.senses or self._senses_of(there, features)
         check_shapes(self.senses)
-        if not self.action_size:  # a new policy: a checkpoint's is known
-            check_there(self.senses, shapes)
+        if not self.action_size:  # a new policy: a trained one may meet a robot without a camera, which is then missing
+            if lacking := [key for key in self.senses if key not in (*there, LANGUAGE_KEY)]:
+                some = ", ".join(there) or "nothing"
+                raise UserError(f"policy.senses.{lacking[0]}: not there; of what is there it can perceive {some}")
             if self.image_size != SemagramConfig.image_size and (self._given or not any(map(is_image, self.senses))):
                 why = "policy.senses says each camera's size" if self._given else "no camera is there"
                 raise UserError(f"policy.image_size={self.image_size}: {why}; leave it out")
@@ -146,6 +149,21 @@ class SemagramConfig(PreTrainedConfig):
             raise UserError("policy.model.token.joined=true: recorded actions are places, and no episode begins at 0")
         if self.planned and not self.task:
             raise UserError("policy.planned=true: it learned from recordings, which do not tell what is good; false")
+
+    def _senses_of(self, there: Mapping, features: Mapping) -> dict[str, list[int]]:
+        """Return the senses that those of LeRobot's features which can be perceived, `there`, give a new policy.
+
+        Warns of a camera that cannot be used: a depth map, or one under another key. Raises ValueError if no sense is
+        left.
+        """
+        for key, feature in features.items():
+            if key not in there and key.startswith("observation.image"):
+                why = f"not perceived; {IMAGE_KEY_PREFIX}<camera> (3, h, w) is"
+                warnings.warn(f"{key} {tuple(feature.shape)}: {why}", stacklevel=2)
+        if not there:
+            some = ", ".join(features) or "nothing"
+            raise UserError(f"policy: it acts by {STATE_KEY} and {IMAGE_KEY_PREFIX}<camera>; the features are {some}")
+        return {key: [self.image_size] * 2 + [3] if is_image(key) else list(there[key]) for key in there}
 
     def take_sentences(self, sentences: Iterable[str]) -> None:
         """Take in a dataset's instructions: a new policy gets the language sense if there is more than one.
@@ -166,38 +184,6 @@ class SemagramConfig(PreTrainedConfig):
         for i, j in ((vectors @ vectors.T).triu(1) > ALIKE).nonzero().tolist():
             one, other = self.sentences[i], self.sentences[j]
             warnings.warn(f"tasks {one!r} and {other!r} can hardly be distinguished by their words", stacklevel=2)
-
-
-def sized(features: Mapping, image_size: int) -> dict[str, list[int]]:
-    """Return the senses that LeRobot's features (key to shape) give a new policy: the state and cameras (3, h, w).
-
-    Warns of a camera that cannot be used: a depth map, or one under another key. Raises ValueError if no sense is left.
-    """
-    found = _perceivable(features)
-    for key, shape in features.items():
-        if key not in found and key.startswith("observation.image"):
-            warnings.warn(f"{key} {tuple(shape)}: not perceived; {IMAGE_KEY_PREFIX}<camera> (3, h, w) is", stacklevel=2)
-    if not found:
-        some = ", ".join(features) or "nothing"
-        raise UserError(f"policy: it acts by {STATE_KEY} and {IMAGE_KEY_PREFIX}<camera>; the features are {some}")
-    return {key: [image_size, image_size, 3] if is_image(key) else list(features[key]) for key in found}
-
-
-def check_there(senses: Mapping, features: Mapping) -> None:
-    """Raise ValueError if a new policy is to perceive a sense that LeRobot's features (key to shape) lack.
-
-    A trained policy may meet a robot without a camera: that sense is then missing by design. Language is not a feature.
-    """
-    found = _perceivable(features)
-    if lacking := [key for key in senses if key not in (*found, LANGUAGE_KEY)]:
-        some = ", ".join(found) or "nothing"
-        raise UserError(f"policy.senses.{lacking[0]}: not there; of what is there it can perceive {some}")
-
-
-def _perceivable(features: Mapping) -> list[str]:
-    """Return the keys of LeRobot's features (key to shape) that are senses: the state, then cameras (3, h, w)."""
-    state = [STATE_KEY] if STATE_KEY in features else []
-    return state + [key for key, shape in features.items() if is_image(key) and shape[0] == 3]
 
 
 def check_shapes(senses: Mapping) -> None:

@@ -34,11 +34,11 @@ def read(folder: Path) -> Recording:
 
     They are read from its Parquet files directly: LeRobot takes seconds to import and would decode the cameras too.
     """
-    info = _info(folder)
+    info = info_of(folder)
     feature = info["features"].get(ACTION)
     if feature is None:
         raise DatasetError(f"{folder}: no {ACTION!r} among its features: {', '.join(info['features'])}")
-    files = sorted((folder / "data").glob("chunk-*/file-*.parquet"))
+    files = tables_in(folder, "data")
     if not files:
         raise DatasetError(f"{folder / 'data'}: no chunk-*/file-*.parquet, so no step was recorded")
     columns = [part for part in map(_columns, files) if len(part[0])]
@@ -61,13 +61,19 @@ def read(folder: Path) -> Recording:
     return Recording(np.split(steps[order], ends), _names(feature, steps.shape[1]), float(info["fps"]))
 
 
-def _info(folder: Path) -> dict:
+def tables_in(dataset: Path, folder: str) -> list[Path]:
+    """Return the Parquet files in a folder of a dataset, in order."""
+    return sorted((dataset / folder).glob("chunk-*/file-*.parquet"))
+
+
+def info_of(folder: Path) -> dict:
+    """Return the description of a LeRobotDataset, its meta/info.json. Raises DatasetError."""
     path = folder / "meta" / "info.json"
     if not folder.is_dir():
         raise DatasetError(f"{folder}: no such folder")
     try:
         info = json.loads(path.read_text())
-        version, rate_hz = info["codebase_version"], float(info["fps"])
+        version, rate_hz, _ = info["codebase_version"], float(info["fps"]), int(info["total_episodes"])
         if not 0 < rate_hz < np.inf:
             raise ValueError(f"fps={rate_hz:g}")
         if not isinstance(info["features"].get(ACTION, {}), dict):

@@ -6,7 +6,7 @@ A policy's is in `configs.arm.recording`: it needs the environments' observation
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from lerobot.teleoperators import Teleoperator
@@ -133,20 +133,6 @@ def _degrees(off: np.ndarray) -> float:
     return float(np.degrees(np.abs(off[:-1]).max()))
 
 
-class StateEstimator(Protocol):
-    """Derives the task's state from the arm's joints (`envs.state_estimator`)."""
-
-    @property
-    def targets(self) -> Targets:
-        """The conversion from the task's actions to joint targets."""
-
-    def follow(self, reading: np.ndarray, sent: np.ndarray, bodies=None, steps: int = 1) -> None:
-        """Take in a reading (6,) in rad, `steps` control steps after the target `sent` (6,)."""
-
-    def state(self, ahead: np.ndarray) -> np.ndarray:
-        """Return the predicted state (S,) after the targets `ahead` (n, 6)."""
-
-
 @dataclass
 class Plans:
     """Planning statistics: `late` of `count` curves missed their start; times in ms, in the planner and round trip."""
@@ -215,14 +201,14 @@ class PlanFollower(Driver):
     """Follows curves from a planner that is asked `lead` control steps before each is due, one question at a time.
 
     A late curve begins when it arrives. One that is later than its own length is discarded and requested anew, unless
-    it was requested at rest: then the arm is still where the curve begins. `bodies` returns where the objects of a
-    simulated scene are, `cameras` what the robot's cameras show. `answer` is the plan being followed; `waiting`:
-    whether it ended before the next one came.
+    it was requested at rest: then the arm is still where the curve begins. `estimator` (`envs.state_estimator`) gives
+    the task's state from the arm's joints, `bodies` where the objects of a simulated scene are, `cameras` what the
+    robot's cameras show. `answer` is the plan being followed; `waiting`: whether it ended before the next one came.
     """
 
     def __init__(
         self,
-        estimator: StateEstimator,
+        estimator: Any,
         planner: PlannerClient,
         hz: float,
         lead: int,
@@ -237,7 +223,7 @@ class PlanFollower(Driver):
         """Start an episode: the first plan is yet to be requested, from rest."""
         self._track = TokenTrack(self._estimator.targets, self._hz)
         self._late = -1  # control steps since the next curve was due; -1: not due
-        self._pending: tuple[int, float] | None = None  # the question's number, and when it was asked
+        self._asked: float | None = None  # when the pending question of this episode was
         self._from_rest = self._fresh = True
         self._next: Answer | None = None
         self.waiting = False
@@ -278,24 +264,23 @@ class PlanFollower(Driver):
 
     def sent(self, target: np.ndarray) -> None:
         """Request the next curve if it is time to, now that the target (6,) has been sent."""
-        if self._pending is not None and not self._planner.awaits(self._pending[0]):
-            self._pending = None  # the planner was lost
-        if self._pending is not None or self._next is not None or self._track.left > self._lead:
+        if not self._planner.waiting:
+            self._asked = None  # the planner was lost
+        if self._asked is not None or self._next is not None or self._track.left > self._lead:
             return
         state = self._estimator.state(self._track.ahead(target))
         stopped = not self._track.left  # no curve to continue from
-        number = self._planner.ask(state, self._fresh or stopped, *self.cameras.now())
-        if number is not None:
-            self._pending, self._late = (number, time.perf_counter()), -1
+        if self._planner.ask(state, self._fresh or stopped, *self.cameras.now()):
+            self._asked, self._late = time.perf_counter(), -1
             self._from_rest = self._track.still
 
     def _receive(self) -> None:
-        for answer in self._planner.poll():
-            if self._pending is None or answer.number != self._pending[0]:
-                continue
-            self.plans.count += 1
-            self.plans.plan_ms.append(answer.plan_ms)
-            self.plans.round_ms.append(1000 * (time.perf_counter() - self._pending[1]))
-            self._pending, self._fresh = None, False
-            if self._from_rest or self._late <= len(answer.actions):
-                self._next = answer
+        answer = self._planner.poll()
+        if answer is None or self._asked is None:  # none, or one of an earlier episode
+            return
+        self.plans.count += 1
+        self.plans.plan_ms.append(answer.plan_ms)
+        self.plans.round_ms.append(1000 * (time.perf_counter() - self._asked))
+        self._asked, self._fresh = None, False
+        if self._from_rest or self._late <= len(answer.actions):
+            self._next = answer

@@ -13,10 +13,8 @@ from lerobot.utils.constants import ACTION, OBS_STATE
 from torch import Tensor
 
 from policies.agent import Agent
-from policies.storage.checkpoint import CONFIG, MODEL, load_into, read_spec
-from policies.storage.folders import MANIFEST, manifest, replace_file
-from policies.storage.tensors import tensor_bytes
-from policies.storage.versions import made_by
+from policies.storage.checkpoint import CONFIG, MODEL, load_into, read_spec, tensor_bytes
+from policies.storage.folders import MANIFEST, made_by, manifest, replace_file
 from policies.text_encoder import WORDS, recognised
 from policies.tokens.curves import Curve
 from robot.configuration_semagram import SemagramConfig
@@ -102,8 +100,8 @@ class SemagramPolicy(PreTrainedPolicy):
         """Return what the policy perceives of the current batch; `counted`: what a call is, "steps" or "chunks".
 
         Raises ValueError if a policy that was trained on a task gets other observations than the task's (LeRobot's
-        commands pass a robot's observations on unchanged, and take the actions for joint targets), and where
-        `_check_sight` does.
+        commands pass a robot's observations on unchanged, and take the actions for joint targets), or if a robot
+        without a task has seen nothing for more than BLIND steps: its actions would mean nothing.
         """
         task = self.config.task
         try:
@@ -113,8 +111,15 @@ class SemagramPolicy(PreTrainedPolicy):
         except UserError as error:
             raise UserError(f"{error}{f' ({task["name"]}; on an arm semagram-run runs it)' if task else ''}") from error
         self._note_missing(observation, batch)
-        if not task:
-            self._check_sight(observation, counted)
+        if task:
+            return observation
+        there = torch.stack([present for key, present in observation.present.items() if shows_scene(key)]).any(0)
+        before = self._blind.get(counted, torch.zeros(0))
+        before = before if len(before) == len(there) else torch.zeros(len(there))
+        blind = self._blind[counted] = torch.where(there, 0.0, before + 1)
+        if bool((blind > BLIND).any()):
+            shown = ", ".join(filter(shows_scene, observation.present))
+            raise ValueError(f"nothing to be seen for {BLIND} {counted} ({shown}), and there is no other sense")
         return observation
 
     def _note_missing(self, observation: Observation, batch: dict) -> None:
@@ -124,16 +129,6 @@ class SemagramPolicy(PreTrainedPolicy):
                 self._missed.add(key)
                 why = "shows nothing" if (TASK if key == LANGUAGE_KEY else key) in batch else "not there"
                 warnings.warn(f"{key}: {why}; it counts as missing", stacklevel=2)
-
-    def _check_sight(self, observation: Observation, counted: str) -> None:
-        """Raise ValueError if a robot has seen nothing for more than BLIND steps: its actions would mean nothing."""
-        there = torch.stack([present for key, present in observation.present.items() if shows_scene(key)]).any(0)
-        before = self._blind.get(counted, torch.zeros(0))
-        before = before if len(before) == len(there) else torch.zeros(len(there))
-        blind = self._blind[counted] = torch.where(there, 0.0, before + 1)
-        if bool((blind > BLIND).any()):
-            shown = ", ".join(filter(shows_scene, observation.present))
-            raise ValueError(f"nothing to be seen for {BLIND} {counted} ({shown}), and there is no other sense")
 
     def forward(self, batch: dict) -> tuple[Tensor, dict[str, float]]:
         """Return the loss of a batch of recorded windows, and its parts by name.
@@ -245,14 +240,13 @@ def framed(frames: Tensor, height: int, width: int) -> UInt8[Tensor, "*B height 
     """
     down, right = frames.shape[-2:]
     rows, columns = within(down, right, height, width)
-    parts = [_bytes(frame[:, rows, columns]) for frame in frames.cpu().reshape(-1, *frames.shape[-3:])]
-    small = np.stack([resized(part.movedim(0, -1).numpy(), height, width) for part in parts])
-    return torch.from_numpy(small).view(*frames.shape[:-3], *small.shape[1:])
-
-
-def _bytes(frame: Tensor) -> UInt8[Tensor, "C h w"]:
-    """Return a frame as bytes; floats are taken to be in [0, 1]."""
-    return frame if frame.dtype == torch.uint8 else frame.mul(255).round_().clamp_(0, 255).to(torch.uint8)
+    small = []
+    for frame in frames.cpu().reshape(-1, *frames.shape[-3:]):
+        part = frame[:, rows, columns]
+        if part.dtype != torch.uint8:
+            part = part.mul(255).round_().clamp_(0, 255).to(torch.uint8)
+        small.append(resized(part.movedim(0, -1).numpy(), height, width))
+    return torch.from_numpy(np.stack(small)).view(*frames.shape[:-3], *small[0].shape)
 
 
 def unlike(batch: Mapping, senses: Shapes) -> str:

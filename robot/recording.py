@@ -21,12 +21,12 @@ from pathlib import Path
 import numpy as np
 
 from policies.storage.folders import aside_of, locked, put, replace_file
-from robot.datasets import DatasetError, quiet
+from robot.datasets import DatasetError, info_of, quiet, tables_in
 from robot.ticks import same_priority
 from worldmodel.senses import STATE_KEY
 
 MEASURED, SUCCESS = "measured_timestamp", "next.success"
-INFO, EPISODES, STEPS = "meta/info.json", "meta/episodes", "data"
+EPISODES, STEPS = "meta/episodes", "data"
 GOOD, BAD, UNKNOWN, INK = "#0072B2", "#D55E00", "#666666", "#333333"  # Okabe and Ito's colour-blind-safe palette
 DRAWN = 100
 """The most episodes that are drawn, evenly chosen: more would blur the picture."""
@@ -123,37 +123,26 @@ class Parts:
 
     def _episodes_in(self, dataset: Path) -> int:
         """Return how many episodes a dataset has. Raises DatasetError unless this one's can be merged with them."""
-        path, wanted = dataset / INFO, {"fps": self.fps, "robot_type": self.robot_type}
-        try:
-            info = json.loads(path.read_text())
-            found, features, count = {key: info[key] for key in wanted}, info["features"], int(info["total_episodes"])
-        except FileNotFoundError as error:
-            raise DatasetError(f"{path}: missing, so {dataset} is no LeRobotDataset; choose a new folder") from error
-        except (KeyError, TypeError, ValueError) as error:
-            raise DatasetError(f"{path}: not the description of a LeRobotDataset ({error})") from error
+        info, wanted = info_of(dataset), {"fps": self.fps, "robot_type": self.robot_type}
         for key, value in wanted.items():
-            if found[key] != value:
-                raise DatasetError(f"{dataset}: its {key} is {found[key]}, not {value}; choose a new folder")
-        self._check_features(dataset, features)
-        return count
+            if info.get(key) != value:
+                raise DatasetError(f"{dataset}: its {key} is {info.get(key)}, not {value}; choose a new folder")
+        self._check_features(dataset, info["features"])
+        return int(info["total_episodes"])
 
     def _check_features(self, dataset: Path, there: dict) -> None:
         from lerobot.utils.constants import DEFAULT_FEATURES
 
-        ours, other = self.features, "choose a new folder"
+        ours, other = json.loads(json.dumps(self.features)), "choose a new folder"  # lists, as in the file
         if missing := [name for name in ours if name not in there]:
             raise DatasetError(f"{dataset}: has no {', '.join(missing)}; {other}, or leave that out here, too")
         if more := [name for name in there if name not in ours and name not in DEFAULT_FEATURES]:
             raise DatasetError(f"{dataset}: has {', '.join(more)}, too; record that here as well, or {other}")
         for name, feature in ours.items():
             for key in ("dtype", "shape", "names"):
-                found, wanted = (_plain(each.get(key)) for each in (there[name], feature))
+                found, wanted = there[name].get(key), feature.get(key)
                 if found != wanted:
                     raise DatasetError(f"{dataset}: the {key} of its {name} is {found}, here {wanted}; {other}")
-
-
-def _plain(value):
-    return value if value is None or isinstance(value, str) else list(value)
 
 
 class Draft:
@@ -206,15 +195,11 @@ def _add_columns(folder: Path, columns: dict) -> None:
     import pyarrow
     import pyarrow.parquet
 
-    (path,) = _files(folder, EPISODES)
+    (path,) = tables_in(folder, EPISODES)
     table = pyarrow.parquet.read_table(path)
     for name, value in columns.items():
         table = table.append_column(name, pyarrow.array([value]))
     pyarrow.parquet.write_table(table, path)
-
-
-def _files(dataset: Path, folder: str) -> list[Path]:
-    return sorted((dataset / folder).glob("chunk-*/file-*.parquet"))
 
 
 def _table(dataset: Path, folder: str, wanted: tuple[str, ...] = ()) -> dict[str, list]:
@@ -226,7 +211,7 @@ def _table(dataset: Path, folder: str, wanted: tuple[str, ...] = ()) -> dict[str
     import pyarrow.parquet
 
     tables = []
-    for file in _files(dataset, folder):
+    for file in tables_in(dataset, folder):
         there = pyarrow.parquet.read_schema(file).names
         columns = [name for name in there if name in wanted or (not wanted and "/" not in name)]
         tables.append(pyarrow.parquet.read_table(file, columns=columns))
@@ -262,7 +247,7 @@ def picture(path: Path, dataset: Path) -> None:
     episode, seconds = np.array(columns["episode_index"]), np.array(columns[MEASURED]).reshape(-1)
     state = np.array(columns[STATE_KEY])
     done = np.array(columns[SUCCESS]).reshape(-1) if SUCCESS in columns else None
-    names = json.loads((dataset / INFO).read_text())["features"][STATE_KEY]["names"]
+    names = info_of(dataset)["features"][STATE_KEY]["names"]
     numbers = np.unique(episode)
     with rc_context({"font.size": 10, "text.color": INK, "axes.labelcolor": INK}):
         figure = Figure(figsize=(10, 5.6), layout="constrained")
@@ -284,14 +269,10 @@ def picture(path: Path, dataset: Path) -> None:
         if done is not None:
             marks = [Line2D([], [], color=GOOD, marker="o", ms=4), Line2D([], [], color=BAD)]
             figure.legend(marks, ["succeeded, from the dot on", "did not"], loc="outside lower center", ncols=2)
-        figure.suptitle(_title(summary(dataset)))
+        found = summary(dataset)
+        what = next(iter(found["tasks"])) if len(found["tasks"]) == 1 else f"{len(found['tasks'])} tasks:"
+        rate = "" if found["success_rate"] is None else f", {found['success_rate']:.0%} succeeded"
+        figure.suptitle(f"{what}  {found['episodes']} episodes by {' and '.join(found['by'])}{rate}")
         drawn = io.BytesIO()
         figure.savefig(drawn, dpi=130)
     replace_file(path, drawn.getvalue())
-
-
-def _title(found: dict) -> str:
-    """Return a line on what was done, and by whom."""
-    what = next(iter(found["tasks"])) if len(found["tasks"]) == 1 else f"{len(found['tasks'])} tasks:"
-    rate = "" if found["success_rate"] is None else f", {found['success_rate']:.0%} succeeded"
-    return f"{what}  {found['episodes']} episodes by {' and '.join(found['by'])}{rate}"

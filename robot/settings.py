@@ -38,7 +38,8 @@ class ArmConfig:
     port_file: str = ""
 
     def __post_init__(self):
-        """Raise ValueError for options that do not fit together, or for unknown `limits`."""
+        """Raise ValueError for a value out of range, or options that do not fit together."""
+        check_ranges("", self)
         one_of(self, "limits", ("", *PRESETS))
         one_of(self, "robot", ROBOTS)
         for key, robot in (("port", REAL), ("id", REAL), ("calibration_dir", REAL), ("port_file", TWIN)):
@@ -85,7 +86,6 @@ class EpisodeConfig(PlannerOptions, ArmConfig):
 
     def __post_init__(self):
         """Raise ValueError for a value out of range, or one that the robot cannot use."""
-        check_ranges("", self)
         super().__post_init__()
         if self.robot_cameras and self.simulated:
             raise UserError(f"robot_cameras=: not with robot={SIM}, whose cameras are any of {', '.join(CAMERAS)}")
@@ -216,7 +216,6 @@ class PlayConfig(ArmConfig):
         """Raise ValueError for a missing plan, a value out of range, or one that the robot cannot use."""
         if not self.plan:
             raise UserError("plan=: a JSON file, a list of tokens, e.g. plan=docs/arm.json")
-        check_ranges("", self)
         super().__post_init__()
 
 

@@ -16,7 +16,6 @@ from lerobot.cameras.utils import make_cameras_from_configs
 from lerobot.motors.feetech import FeetechMotorsBus
 from lerobot.robots.robot import Robot
 from lerobot.robots.so_follower import SO101Follower, SO101FollowerConfig
-from lerobot.robots.utils import ensure_safe_goal_position
 from lerobot.utils.decorators import check_if_already_connected, check_if_not_connected
 from lerobot.utils.errors import DeviceNotConnectedError
 
@@ -286,8 +285,7 @@ class SO101Sim(Robot):
     def send_action(self, action: dict[str, float]) -> dict[str, float]:
         """Move towards the targets for one control period; joints that are not named keep theirs.
 
-        Returns what was sent: the targets, limited to `max_relative_target` from the joints. As on the real arm, a
-        joint still stops at the end of its range.
+        Returns what was sent. As on the real arm, a joint still stops at the end of its range.
 
         Raises:
             ValueError: for a target that is not finite or belongs to no joint; nothing is sent then.
@@ -298,11 +296,6 @@ class SO101Sim(Robot):
                 raise ValueError(f"{joint}.pos: no such joint; they are {', '.join(JOINTS)}")
             if not np.isfinite(value):
                 raise ValueError(f"{joint}.pos={value}: not a finite target")
-        if self.config.max_relative_target is not None:
-            here = self.units.read(so101.positions(self.scene))
-            present = dict(zip(JOINTS, here.tolist(), strict=True))
-            pairs = {joint: (goal, present[joint]) for joint, goal in goals.items()}
-            goals = ensure_safe_goal_position(pairs, self.config.max_relative_target)
         targets = self.units.from_rad(self.scene.commanded)
         for joint, value in goals.items():
             targets[JOINTS.index(joint)] = value

@@ -231,18 +231,6 @@ def batch(model, size: int = 6, horizon: int = 3, seed: int = 0, dtype=torch.flo
     return Batch(seen, token, reward, continues, valid, token[0], torch.zeros(size, dtype=dtype))
 
 
-def two_hot_logits(x: torch.Tensor, count: int) -> torch.Tensor:
-    """Logits of the two-hot code of x (...,): what the cross-entropy to x pulls towards, read off its gradient.
-
-    At even logits that gradient is 1 / count - code.
-    """
-    from worldmodel.layers import twohot_cross_entropy
-
-    even = torch.zeros(x.numel(), count, requires_grad=True)
-    (gradient,) = torch.autograd.grad(twohot_cross_entropy(even, x.flatten()).sum(), even)
-    return (1 / count - gradient).clamp(min=1e-12).log().view(*x.shape, count)
-
-
 TINY_KEYS = (
     *("model.latent=16", "model.group=4", "model.width=16", "model.bins=11", "model.precision=fp32"),
     *("learning.batch_size=8", "learning.horizon=2", "compile=false", "video=false"),
@@ -266,7 +254,6 @@ TOYS = SimpleNamespace(
     resume=resume,
     observed=observed,
     batch=batch,
-    two_hot_logits=two_hot_logits,
 )
 
 

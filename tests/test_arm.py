@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from envs.make import episode_limit, make, make_vector
+from envs.make import episode_limit, make
 from envs.settings import TaskConfig
 from sim.so101.joints import SPEEDS, Targets
 from sim.so101.tasks import ABSOLUTE, CONTROLS, TASKS
@@ -74,23 +74,17 @@ def test_the_action_of_a_target_leads_to_it(last, action, control):
 
 
 @pytest.mark.parametrize("hz", [20.0, 50.0])
-def test_a_control_step_lasts_a_control_period_and_an_episode_its_seconds(hz):
+def test_a_control_step_lasts_its_period_an_episode_its_seconds_and_at_rest_the_arm_is_at_its_target(hz):
     env = make(TaskConfig("so101-touch", control_hz=hz))
     env.reset(seed=0)
-    start = env.unwrapped.data.time
+    data, target = env.unwrapped.data, env.unwrapped.data.ctrl.copy()
+    start = data.time
     truncated = [env.step(REST)[3] for _ in range(episode_limit(env))]
-    assert env.unwrapped.data.time - start == pytest.approx(TASKS["so101-touch"].seconds)
+    assert data.time - start == pytest.approx(TASKS["so101-touch"].seconds)
     assert env.metadata["render_fps"] == pytest.approx(hz)
     assert truncated == [False] * (len(truncated) - 1) + [True]
-
-
-def test_without_action_the_target_stays_and_the_arm_comes_to_it(touch):
-    touch.reset(seed=3)
-    target = touch.unwrapped.data.ctrl.copy()
-    for _ in range(30):
-        touch.step(REST)
-    np.testing.assert_allclose(touch.unwrapped.data.ctrl, target, atol=1e-6)
-    np.testing.assert_allclose(touch.unwrapped.data.qpos[:6], target, atol=0.05)
+    np.testing.assert_allclose(data.ctrl, target, atol=1e-6)
+    np.testing.assert_allclose(data.qpos[:6], target, atol=0.05)
 
 
 def test_an_absolute_action_is_the_target_wherever_the_arm_is():
@@ -108,16 +102,6 @@ def test_success_ends_an_episode_only_where_it_should(wander):
     when = [success for *_, success in steps].index(True)
     assert not any(terminated for terminated, *_ in steps) and steps[-1][1]
     assert [terminated for terminated, *_ in ends(stops, wander[: when + 1], 1)] == [False] * when + [True]
-
-
-def test_a_vector_says_who_succeeded(wander):
-    vector = make_vector(TaskConfig("so101-look-at"), 2, processes=False)
-    alone = make(TaskConfig("so101-look-at"))
-    expected = np.array([[success for *_, success in ends(alone, wander[:20], seed)] for seed in (1, 2)]).T
-    vector.reset(seed=[1, 2])
-    succeeded = np.array([vector.step(np.stack([action] * 2))[-1]["is_success"] for action in wander[:20]])
-    np.testing.assert_array_equal(succeeded, expected)
-    assert succeeded.any()
 
 
 def test_a_state_of_the_joints_alone_holds_nothing_of_the_scene_and_the_lag_is_behind_the_target(touch):

@@ -245,19 +245,6 @@ def test_a_summary_counts_what_reaches_the_published_return_and_rounds():
     assert (nothing["iqm"], nothing["iqm_interval"], nothing["at_least_published"]) == (None, None, [0, 0])
 
 
-def test_agents_on_tasks_without_a_scale_are_compared_without_a_ratio():
-    both = [result("Pendulum-v1", 0, mean, name) for name, mean in (("a", -1.0), ("b", -20.0))]
-    head, ruler, *found = table.comparison(both).split("\n")
-    assert (
-        head == "| agent | Pendulum-v1 | interquartile mean | against a |" and ruler == "| --- | ---: | ---: | ---: |"
-    )
-    assert found == ["| a | -1 | – | – |", "| b | -20 | – | – |"]
-
-
-def test_steps_are_written_for_people():
-    assert [*map(table.steps, (0, 500, 2500, 100_000, 1_500_000))] == ["0", "500", "2.5k", "100k", "1.5M"]
-
-
 @pytest.fixture
 def saved(tmp_path):
     """Writes a results file."""
@@ -345,13 +332,6 @@ def test_smoothing_keeps_constants_and_lines_and_stays_between_the_extremes(wind
     assert smooth.shape == values.shape and values.min() <= smooth.min() <= smooth.max() <= values.max()
     np.testing.assert_allclose(figures.smooth(values, 1), values)
     np.testing.assert_allclose(figures.smooth(np.arange(20.0), min(window, 5))[2:-2], np.arange(20.0)[2:-2])
-
-
-def test_a_run_without_evaluations_is_drawn_by_its_training():
-    full, nothing = curve(), np.zeros(0)
-    bare = LearningCurve(full.train_steps, full.train_return, *[nothing] * 4, full.end)
-    assert figures.trace(full)[0] is full.eval_steps
-    assert figures.trace(bare)[0] is full.train_steps
 
 
 def test_published_returns_within_the_run_are_points_and_beyond_it_a_level_that_names_its_steps():

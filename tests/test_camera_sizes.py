@@ -39,9 +39,8 @@ def test_two_cameras_of_different_sizes_from_training_to_the_film(drawing, comma
     for name, patches in ((FIXED, 2 * 3), (CART, 3 * 2)):  # 3 x 5 and 6 x 4 squares of 8 pixels, merged once
         assert eyes[name].whole.weight.shape[-1] == patches * identity.model.vision.width
 
-    lost = ("drop_senses=[images.lookatcart]", "drop_at_step=2")
-    keys = ("checkpoint=run", "episodes=1", "video=true", "compile=false")
-    code, out, err = command("evaluate", *keys, *lost, "hydra.run.dir=evaluated")
+    keys = ("checkpoint=run", "episodes=1", "drop_senses=[images.lookatcart]", "drop_at_step=2", "video=true")
+    code, out, err = command("evaluate", *keys, "compile=false", "hydra.run.dir=evaluated")
     assert code == 0, err
     assert set(json.loads(out.splitlines()[-1])["agreement"]) == {"state", "images.fixed", "images.lookatcart"}
     check_film(tmp_path / "evaluated" / "rollout.mp4")

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 from configs.runs.run_folder import COLUMNS
 from envs.settings import TaskConfig
-from policies.storage import versions
+from policies.storage import folders
 from policies.storage.checkpoint import (
     LAST,
     check_resumable,
@@ -27,10 +27,9 @@ from policies.storage.checkpoint import (
     newest,
     read_spec,
     save_checkpoint,
+    tensor_bytes,
 )
-from policies.storage.folders import FolderError, write_folder
-from policies.storage.tensors import tensor_bytes
-from policies.storage.versions import FORMAT
+from policies.storage.folders import FORMAT, FolderError, write_folder
 
 
 def save(toys, trainer, folder, keep=2, **progress):
@@ -95,7 +94,7 @@ def test_the_run_comes_back_to_the_bit(toys, trained, path):
     weights, wanted = load_model(path, spec).state_dict(), trained.learner.acting.state_dict()
     assert weights.keys() == wanted.keys() and all(torch.equal(t, wanted[name]) for name, t in weights.items())
     assert check_resumable(path) == {"seconds": 1.5, "metrics_bytes": 7}
-    assert json.loads((path / "manifest.json").read_text())["versions"]["commit"] == versions.commit()
+    assert json.loads((path / "manifest.json").read_text())["versions"]["commit"] == folders.commit()
     again = toys.resume(path, toys.trainer(toys.slides(7), weights=1))
     toys.run(again, 13)
     assert again.steps == 13 and toys.spec(again).env_steps == 26
@@ -239,10 +238,10 @@ def test_a_defect_in_taking_a_part_back_is_no_fault_of_the_file(toys, made, monk
 
 def test_code_that_is_installed_within_another_checkout_has_a_version_and_no_commit(tmp_path, monkeypatch):
     """A virtual environment mostly lies in the checkout of whoever uses it."""
-    assert not versions.commit.__wrapped__().startswith("v")
+    assert not folders.commit.__wrapped__().startswith("v")
     for words in (["init", "-q"], ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "a", "--allow-empty"]):
         subprocess.run(["git", "-C", str(tmp_path), *words], check=True)
     packages = tmp_path / "site-packages"
     packages.mkdir()
-    monkeypatch.setattr(versions, "CHECKOUT", packages)
-    assert versions.commit.__wrapped__() == f"v{version('semagram')}"
+    monkeypatch.setattr(folders, "CHECKOUT", packages)
+    assert folders.commit.__wrapped__() == f"v{version('semagram')}"

@@ -4,7 +4,6 @@ That a saved codec is whole, and the same, is in test_folders.py.
 """
 
 import json
-from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -66,11 +65,6 @@ def strings(count=CONFIG.ids, vocabulary=2**CONFIG.bits):
         ({"length": 20, "ids": 6}, 1, [0.590696, 0.137892, 0.022925, 0.011148]),
         ({"length": 40, "ids": 8}, 2, [0.818772, 0.250775, 0.046167, 0.01816]),
         ({"length": 20, "ids": 8, "relative": False}, 2, [0.632486, 0.230284, 0.026406, 0.008521]),
-        (
-            {"length": 30, "ids": 4, "bits": 12, "degree": 2, "control_points": 7},
-            2,
-            [0.720837, 0.128602, 0.057877, 0.041946],
-        ),
     ],
 )
 def test_what_was_measured_once_is_measured_again(keys, slots, errors):
@@ -83,14 +77,6 @@ def test_what_was_measured_once_is_measured_again(keys, slots, errors):
     assert (codec.switching, codec.events.slots, codec.events.durations) == ((GRIP,), slots, (1, 2, 3))
     found = [codec.decode(ids[:, :n], start) for n in (0, 1, codec.config.ids // 2, codec.config.ids)]
     assert [scaled_error(codec, chunk, chunks) for chunk in found] == pytest.approx(errors, rel=2e-3)
-
-
-def test_each_further_id_lowers_the_error(codec, held_out):
-    chunks, start = held_out
-    ids = codec.encode(chunks, start)
-    errors = [scaled_error(codec, codec.decode(ids[:, :n], start), chunks) for n in range(CONFIG.ids + 1)]
-    assert all(after < before for before, after in pairwise(errors)), errors
-    assert errors[1] < 0.7 * errors[0]
 
 
 @pytest.fixture(scope="module")
@@ -154,13 +140,6 @@ def test_tensors_in_tensors_out(codec, held_out):
     assert np.array_equal(decoded.numpy(), codec.decode(ids.numpy(), start.numpy()))
     half = [t.bfloat16() for t in (chunk, start)]  # NumPy has no such numbers
     assert torch.equal(codec.encode(*half), codec.encode(*(t.float() for t in half)))
-
-
-def test_encoding_what_was_decoded_hardly_changes_it(codec, held_out):
-    chunks, start = held_out
-    once = codec.decode(codec.encode(chunks, start), start)
-    twice = codec.decode(codec.encode(once, start), start)
-    assert scaled_error(codec, twice, once) < 0.5 * scaled_error(codec, once, chunks)
 
 
 def test_saving_takes_the_place_of_a_codec_or_of_nothing(codec, tmp_path):
@@ -286,12 +265,6 @@ def test_reading_a_prefix_gives_the_node_that_writing_went_through(quantizer, nu
     nodes = (2**full + cells[0]) >> (full - depths)
     assert packing.unpack(ids[:, :n])[0].tolist() == quantizer.values[np.arange(2), nodes].tolist()
     assert packing.unpack(ids)[0].tolist() == packing.values(cells)[0].tolist()
-
-
-def test_many_chunks_find_the_cells_that_few_do(quantizer):
-    packing = BitPacking(quantizer, np.array([0, 1] * 5), 2, 5)
-    numbers = np.random.default_rng(1).normal(size=(40, 2))
-    assert np.array_equal(packing.cells(numbers), np.concatenate([packing.cells(row[None]) for row in numbers]))
 
 
 @given(

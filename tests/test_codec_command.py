@@ -121,14 +121,6 @@ def test_a_codecs_sentence_is_its_decoded_chunks(episodes):
     assert np.allclose(times, [np.argmax(hand < 0.85), np.argmax((hand > -0.85) & (np.arange(100) > 60))], atol=2)
 
 
-def test_the_spread_is_what_the_ids_leave_out(episodes):
-    wide, narrow = (
-        np.mean([t.std for t in decoded_sentence(codec, episodes, HZ) if isinstance(t, Move)])
-        for codec in (Codec.fit(episodes, CodecConfig(length=25, ids=n)) for n in (2, 16))
-    )
-    assert wide > 2 * narrow > 0
-
-
 @pytest.mark.parametrize(
     ("words", "names"),
     [

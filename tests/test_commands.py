@@ -31,8 +31,7 @@ from configs.train import train
 from envs.task_env import EnvironmentFault
 from envs.vector import EnvironmentLost
 from policies.settings import CodecConfig
-from policies.storage.folders import FolderError
-from policies.storage.versions import commit
+from policies.storage.folders import FolderError, commit
 from robot.settings import PlayConfig, RecordConfig, RunConfig, ServeConfig
 from sim.twin.twin import TwinConfig
 from sim.variation import PRESETS, Variation
@@ -195,7 +194,6 @@ def test_who_makes_settings_in_code_is_refused_what_a_command_is_and_numpys_numb
     ("name", "arguments", "line"),
     [
         ("train", ["learning.bach_size=10"], "learning.bach_size: no such key; did you mean learning.batch_size?"),
-        ("train", ["task=walker-wlak"], "no such task; close to it: walker-walk"),
         ("train", ["task=[walker-run,walker-walk]"], "task.name=[walker-run,walker-walk]: no such task"),
         ("train", ["task.control_hz=5"], "task.control_hz: only for the SO-101's tasks"),
         ("train", ["recipe=foo"], "recipe=foo: one of drop-senses, hopper-stand, "),
@@ -227,22 +225,12 @@ def test_a_key_of_an_earlier_version_is_refused_with_the_new_one_or_the_reason()
         build(PlannerConfig, {"budget": "fixed"}, "planner.")
 
 
-def test_a_mistake_ends_a_process_the_same_way(tmp_path):
-    ended = program("train", "sede=3", cwd=tmp_path)
-    assert (ended.returncode, ended.stdout) == (2, "")
-    assert ended.stderr == "semagram: sede: no such key; did you mean seed or senses?\n"
-    assert not [*tmp_path.iterdir()]
-
-
 @pytest.mark.parametrize(
     ("argument", "line"),
     [
         ("stepz=100", r"^stepz: no such key; did you mean steps\?$"),
         ("task=cartpole-swingop", r"^task.name=cartpole-swingop: no such task; close to it: cartpole-swingup"),
-        ("token=lne4", r"^token=lne4: one of line2, line4, step$"),
         ("cartpole-swingup", r"^cartpole-swingup: keys are given as key=value$"),
-        ("steps=abc", r"^steps=abc: a whole number"),
-        ("model.vision.patch=4", r"^model.vision.patch: only with a camera"),
         ("image_size=32", r"image_size"),
     ],
 )
@@ -269,12 +257,12 @@ def test_a_token_a_variation_and_an_environment_by_name_are_those_of_their_keys(
         assert build(Variation, composed("train", [f"randomise={name}"])["randomise"]) == PRESETS[name]
 
 
-def test_a_recipe_of_ones_own_is_found(tmp_path):
+def test_a_recipe_of_ones_own_is_found(command, tmp_path):
     (tmp_path / "my" / "recipe").mkdir(parents=True)
     text = "# @package _global_\ndefaults:\n  - override /task: walker-run\nsteps: 77\n"
     (tmp_path / "my" / "recipe" / "mine.yaml").write_text(text)
-    shown = program("train", "recipe=mine", "--config-dir", "my", "--cfg", "job", cwd=tmp_path)
-    assert "steps: 77" in shown.stdout and "name: walker-run" in shown.stdout, shown.stderr
+    _, shown, err = command("train", "recipe=mine", "--config-dir", "my", "--cfg", "job")
+    assert "steps: 77" in shown and "name: walker-run" in shown, err
 
 
 def test_it_says_its_own_version_and_which_code_that_is(monkeypatch, capsys):
@@ -290,9 +278,8 @@ def test_an_argument_to_be_typed_is_read_by_shell_and_hydra_as_it_was_meant(path
     assert (override.key_or_group, override.value()) == ("resume", path)
 
 
-@pytest.mark.parametrize("arguments", [["train", "--help"], ["bench", "table=docs/results/dmc-100k.csv"]])
-def test_what_nobody_reads_to_its_end_ends_quietly(arguments):
-    words = [sys.executable, "-m", "configs.commands", *arguments]
+def test_what_nobody_reads_to_its_end_ends_quietly():
+    words = [sys.executable, "-m", "configs.commands", "train", "--help"]
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         process.stdout.close()
         assert b"Error" not in process.stderr.read()
@@ -307,24 +294,22 @@ def test_a_result_that_cannot_be_written_is_said():
     assert ended.stderr.endswith("semagram: stdout: No space left on device\n")
 
 
-@pytest.mark.parametrize(
-    ("name", "arguments", "code", "line"),
-    [
-        ("run", ["checkpoint=nowhere"], 2, "checkpoint=nowhere: no such folder"),
-        ("run", ["checkpoint=.", "robot=so101-twin", "port_file=p"], 2, "port_file=p: no such file; start `sema"),
-        ("run", ["checkpoint=.", "robot=so101", "port=/dev/no_such_port", "id=a"], 1, "port=/dev/no_such_port: no su"),
-    ],
-)
-def test_what_is_not_there_is_reported_before_anything_heavy_is_imported(tmp_path, name, arguments, code, line):
-    words = (
-        f"import sys; sys.argv = ['x', *{arguments}]\nimport configs.commands as c\n"
-        f"try: c.{name}()\nfinally: print({{'torch', 'mujoco', 'lerobot'}} & set(sys.modules))"
+def test_what_is_not_there_is_reported_before_anything_heavy_is_imported(tmp_path):
+    words = """import sys, configs.commands as commands
+for arguments in (["nowhere"], [".", "robot=so101-twin", "port_file=p"], [".", "robot=so101", "port=/dev/no", "id=a"]):
+    sys.argv = ["x", f"checkpoint={arguments[0]}", *arguments[1:]]
+    try: commands.run()
+    except SystemExit as end: print(end.code)
+print({"torch", "mujoco", "lerobot"} & set(sys.modules))"""
+    command = [sys.executable, "-P", "-c", words]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
+    lines = (
+        "checkpoint=nowhere: no such folder",
+        "port_file=p: no such file; start `sema",
+        "port=/dev/no: no such dev",
     )
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", words], cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False
-    )
-    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (code, "set()\n", 1), done.stderr
-    assert done.stderr.startswith(f"semagram: {line}")
+    assert (done.stdout, done.stderr.count("\n")) == ("2\n2\n1\nset()\n", 3), done.stderr
+    assert all(f"semagram: {line}" in done.stderr for line in lines)
     assert not list(tmp_path.iterdir())
 
 

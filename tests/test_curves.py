@@ -108,22 +108,6 @@ def test_encoding_is_least_squares_within_bounds(shape, seed):
     assert curve.encode(100 * actions).abs().max() <= 1
 
 
-def test_one_step_and_one_point_change_no_bit():
-    curve = Curve.of(1, 1, 0, 6)
-    token = uniform(3, 128, 6)
-    assert torch.equal(curve.decode(token), token.unsqueeze(-2))
-    assert torch.equal(curve.encode(token.unsqueeze(-2)), token)
-
-
-@given(shapes, st.integers(0, 4), st.integers(1, 4))
-def test_advancing_by_whole_tokens_is_exact_and_holds_the_last(shape, tokens, count):
-    curve = Curve.of(*shape, 2)
-    sentence = uniform(count, 3, curve.size)
-    later = curve.advance(sentence, tokens * shape[0])
-    for i in range(count):
-        assert torch.equal(later[i], sentence[min(i + tokens, count - 1)])
-
-
 @given(st.integers(2, 6), st.integers(0, 30), st.integers(1, 4))
 def test_where_each_step_has_a_point_advancing_shifts_the_actions(length, steps, count):
     """K = L interpolates, so nothing is lost in the middle of a token either."""
@@ -131,6 +115,9 @@ def test_where_each_step_has_a_point_advancing_shifts_the_actions(length, steps,
     sentence = uniform(count, 3, curve.size)
     actions = curve.decode(sentence).movedim(0, 1).flatten(1, 2)
     later = curve.decode(curve.advance(sentence, steps)).movedim(0, 1).flatten(1, 2)
+    each = torch.tensor([steps, 1, 2 * length])
+    for b, own in enumerate(each.tolist()):
+        assert torch.equal(curve.advance_each(sentence, each)[:, b], curve.advance(sentence[:, b], own))
     if steps % length:
         wanted = torch.cat([actions[:, steps:], actions[:, -1:].expand(-1, steps, -1)], 1)[:, : count * length]
     else:
@@ -147,14 +134,6 @@ def test_a_sentence_is_its_tokens_actions_and_then_its_last_one():
         actions = curve.actions(sentence, steps)
         assert torch.equal(actions[:, :12], torch.cat(each, 1)[:, :steps])
         assert torch.equal(actions[:, 12:], each[-1][:, -1:].expand(-1, max(steps - 12, 0), -1))
-
-
-def test_sentences_advance_each_by_its_own_steps():
-    curve = Curve.of(4, 2, 1, 2)
-    sentences, steps = torch.rand(3, 5, 4) * 2 - 1, torch.tensor([4, 2, 8, 2, 1])
-    later = curve.advance_each(sentences, steps)
-    for b, count in enumerate(steps.tolist()):
-        assert torch.equal(later[:, b], curve.advance(sentences[:, b], count))
 
 
 @given(shapes, st.integers(1, 20))

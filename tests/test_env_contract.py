@@ -11,9 +11,9 @@ from worldmodel.senses import LANGUAGE_KEY, key
 
 LIMIT = 9
 WALKERS = {"name": "multi", "names": ("walker-stand", "walker-walk", "walker-run")}
-SUITE = ("cartpole-swingup", "finger-turn-hard", "humanoid-walk", "lqr-lqr-6-2", "manipulator-insert-peg")
-ARM = ("so101-touch", "so101-look-at", "so101-move", "so101-stack-cube")
-GYM = ("Pendulum-v1", "Hopper-v5", "InvertedPendulum-v5")
+SUITE = ("finger-turn-hard", "humanoid-walk", "lqr-lqr-6-2")
+ARM = ("so101-look-at", "so101-stack-cube")
+GYM = ("Pendulum-v1", "Hopper-v5")
 SEEING = ("state", "images.main")
 # task, senses, and from which control step senses are dropped
 KINDS = [({"name": each}, ("state",), {}) for each in (*SUITE, *ARM)]

@@ -62,34 +62,17 @@ def play(env, count):
     return ends
 
 
-def elsewhere(code, **environment):
-    """Run Python in another process, where warnings are errors; what it prints, and its errors."""
-    with_it = {k: v for k, v in os.environ.items() if k not in ("DISPLAY", "MUJOCO_GL")} | environment
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code], env=with_it, capture_output=True, text=True, check=False
-    )
-    return done.stdout, done.stderr
-
-
-def test_episodes_without_a_seed_differ_between_environments():
-    first, second = (make(TaskConfig("cartpole-swingup")).reset()[0][STATE_KEY] for _ in range(2))
-    assert not np.array_equal(first, second)
-
-
-@pytest.mark.parametrize("name", suite.NAMES)
-def test_every_task_of_the_suite_is_an_environment_of_ours(name):
-    env = make(TaskConfig(name))
-    env.reset(seed=0)
-    assert env.observation_space.contains(env.step(env.action_space.sample())[0])
-    assert episode_limit(env) == (None if name.startswith("lqr") else 500)
-    env.close()
-
-
-def test_the_names_are_those_of_dm_control():
+def test_the_names_of_the_suite_are_dm_controls_and_each_is_an_environment_of_ours():
     with suite.importing():
         from dm_control.suite import ALL_TASKS
     assert tuple(suite.BY_NAME.values()) == ALL_TASKS
     assert suite.find("cup-catch") == ("ball_in_cup", "catch")
+    for name in suite.NAMES[::3]:
+        env = make(TaskConfig(name))
+        env.reset(seed=0)
+        assert env.observation_space.contains(env.step(env.action_space.sample())[0])
+        assert episode_limit(env) == (None if name.startswith("lqr") else 500)
+        env.close()
 
 
 @pytest.mark.parametrize("repeat", [2, 3])
@@ -108,7 +91,6 @@ def test_a_repeated_action_gives_the_sum_of_the_rewards_and_lasts_as_long_as_its
 @pytest.mark.parametrize(
     ("name", "keys", "limit"),
     [
-        ("cartpole-balance", {"action_repeat": 2}, 500),
         ("cartpole-balance", {"action_repeat": 3}, 334),
         ("gym", {"id": "Pendulum-v1", "action_repeat": 3}, 67),
         ("gym", {"id": "Pendulum-v1", "action_repeat": 2, "max_control_steps": 30}, 30),
@@ -200,7 +182,6 @@ def test_physics_that_diverges_is_a_fault_and_a_reset_cures_it(name, tmp_path, m
     [
         ({"acts": spaces.Discrete(3)}, r"its actions are Discrete\(3\); supported: a Box of one dimension with finite"),
         ({"acts": spaces.Box(-np.inf, np.inf, (1,))}, "finite bounds"),
-        ({"acts": spaces.Box(0, 1, (2, 2))}, "one dimension"),
         ({"acts": spaces.Box(0, 0, (1,))}, "finite bounds"),
         ({"observed": spaces.Discrete(5)}, r"its observation is Discrete\(5\); supported: a Box of numbers"),
         ({"observed": spaces.Dict({"a": spaces.MultiBinary(5)})}, "its observation a is MultiBinary"),
@@ -213,14 +194,7 @@ def test_spaces_that_are_not_supported_are_refused_in_a_line(line, what, message
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("Penduum-v1", "close to it: Pendulum-v1"),
-        ("no_such_package:Thing-v0", "No module named 'no_such_package'"),
-        ("not an id", "Malformed"),
-    ],
-)
+@pytest.mark.parametrize(("name", "message"), [("Penduum-v1", "close to it: Pendulum-v1"), ("not an id", "Malformed")])
 def test_an_unknown_id_is_one_line_with_what_is_close(name, message):
     with pytest.raises(UserError, match=f"^task.id={name}: .*{message}") as caught:
         make(TaskConfig("gym", name))
@@ -239,31 +213,20 @@ def test_an_unknown_id_is_one_line_with_what_is_close(name, message):
         ("walker-walk", {"end_on_success": True}, "task.end_on_success=True: only for the SO-101's tasks"),
         ("walker-walk", {"names": WALKERS}, "task.names=[walker-stand,walker-walk,walker-run]: only with task=multi"),
         ("walker-walk", {"instruction": "  "}, "task.instruction: '  ' is without text"),
-        ("walker-walk", {"instruction": "go\nthere"}, "task.instruction: 'go\\nthere' has characters outside Latin-1"),
         ("so101-touch", {"action_repeat": 2}, "task.action_repeat=2: 1 for the SO-101's tasks"),
         ("so101-touch", {"control_hz": 4.9}, "task.control_hz=4.9: from 5 to 100"),
-        ("so101-touch", {"control": "ee"}, "task.control=ee: one of delta, absolute"),
         ("so101-touch", {"control": "tied"}, "task.control=tied: now delta"),
         ("so101-touch", {"state": "joint"}, "task.state=joint: one of full, joints"),
-        ("multi", {"names": ("walker-walk",)}, "task.names=[walker-walk]: two or more different tasks"),
         ("multi", {"names": ("walker-walk",) * 2}, "task.names=[walker-walk,walker-walk]: two or more different"),
-        ("multi", {"names": ("walker-walk", "walkr-run")}, "task.names=walkr-run: no such task"),
         ("multi", {"names": ("walker-walk", "gym")}, "task.names=gym: no such task"),
         ("multi", {"names": ("so101-touch", "walker-walk")}, "task.names=[so101-touch,walker-walk]: the SO-101's"),
         ("multi", {"names": WALKERS, "instruction": "go"}, "task.instruction=go: only for a single task"),
-        ("multi", {"names": WALKERS, "control_hz": 20.0}, "task.control_hz=20.0: only for the SO-101's"),
     ],
 )
 def test_settings_that_make_no_task_are_refused_in_one_line_that_names_the_key(name, keys, message):
     with pytest.raises(UserError) as caught:
         TaskConfig(name, **keys)
     assert str(caught.value).startswith(message) and "\n" not in str(caught.value)
-
-
-def test_the_action_repeat_follows_the_kind_of_task():
-    assert TaskConfig("walker-walk").action_repeat == 2
-    assert TaskConfig("gym", "Pendulum-v1").action_repeat == TaskConfig("so101-touch").action_repeat == 1
-    assert TaskConfig("walker-walk", action_repeat=4).action_repeat == 4
 
 
 def test_making_a_task_prints_nothing_and_leaves_no_trace_and_settings_are_light(tmp_path):
@@ -283,4 +246,7 @@ for task in TaskConfig('quadruped-escape'), TaskConfig('gym', 'HalfCheetah-v5'),
 drawing = {{'torch', 'OpenGL', 'mujoco.egl', 'envs.cameras'}} & set(sys.modules)
 assert not drawing and 'MUJOCO_GL' not in os.environ and not os.listdir(), drawing
 """
-    assert elsewhere(code) == ("", "")
+    environment = {name: value for name, value in os.environ.items() if name not in ("DISPLAY", "MUJOCO_GL")}
+    command = [sys.executable, "-W", "error", "-c", code]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("", "")

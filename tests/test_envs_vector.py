@@ -63,26 +63,22 @@ def vector(request):
 def test_each_environment_is_what_it_would_be_alone_and_a_mask_resets_those_that_ended(vector):
     count = vector.num_envs
     alone, seeds, last = [make(TASK) for _ in range(count)], [7, 3][:count], np.arange(count) == count - 1
-    observations = vector.reset(seed=seeds)[0][STATE_KEY]
-    np.testing.assert_array_equal(
-        observations, [env.reset(seed=seed)[0][STATE_KEY] for env, seed in zip(alone, seeds, strict=True)]
-    )
+    begun = [env.reset(seed=seed)[0][STATE_KEY] for env, seed in zip(alone, seeds, strict=True)]
+    np.testing.assert_array_equal(vector.reset(seed=seeds)[0][STATE_KEY], begun)
     for number, action in enumerate(np.linspace(-1, 1, 5, dtype=np.float32)):
         if number == 1:
             observations = vector.reset(seed=[50] * count, options={"reset_mask": last})[0][STATE_KEY]
             np.testing.assert_array_equal(observations[-1], alone[-1].reset(seed=50)[0][STATE_KEY])
+        if number == 4 and count > 1:
+            vector.reset(seed=[0] * count, options={"reset_mask": ~last})
+            alone[0].reset(seed=0)
         actions = np.full(vector.action_space.shape, action)
         observations, rewards, terminated, truncated, _ = vector.step(actions)
         steps = [env.step(actions[0]) for env in alone]
         np.testing.assert_array_equal(observations[STATE_KEY], [step[0][STATE_KEY] for step in steps])
         np.testing.assert_array_equal(rewards, [step[1] for step in steps])
         np.testing.assert_array_equal([terminated, truncated], np.transpose([step[2:4] for step in steps]))
-        if number == 3:
-            np.testing.assert_array_equal(truncated, ~last)
-            if count > 1:
-                vector.reset(seed=[0] * count, options={"reset_mask": ~last})
-                alone[0].reset(seed=0)
-    assert truncated[-1]
+        np.testing.assert_array_equal(truncated, (~last if number == 3 else last) & (number > 2))
     assert episode_limit(vector) == episode_limit(alone[0]) == 4
 
 
@@ -93,15 +89,7 @@ def test_a_fault_comes_out_of_its_process_with_its_state(pair):
     assert caught.value.reward == np.inf
 
 
-def test_what_an_environment_warns_of_is_one_line(capfd):
-    vector = Processes(Broken, 2)
-    vector.reset(seed=[0, 1])
-    vector.step(np.float32([[1], [0]]))
-    vector.close()
-    assert capfd.readouterr().err == "semagram: the camera is dark\n"
-
-
-def test_processes_have_one_thread_heed_no_signal_to_all_and_leave_the_environment_variables(monkeypatch):
+def test_processes_have_one_thread_heed_no_signal_to_all_and_warn_in_a_line(monkeypatch, capfd):
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     monkeypatch.delenv("MKL_NUM_THREADS", raising=False)
     vector = Processes(Broken, 2)
@@ -111,14 +99,10 @@ def test_processes_have_one_thread_heed_no_signal_to_all_and_leave_the_environme
         for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):  # the parent's to handle
             os.kill(process.pid, number)
     vector.reset(seed=[0, 1])
-    vector.step(REST)
+    vector.step(np.float32([[1], [0]]))
     vector.close()
+    assert capfd.readouterr().err == "semagram: the camera is dark\n"
     assert [process.exitcode for process in vector.processes] == [0, 0]
-
-
-def test_no_environments_are_refused():
-    with pytest.raises(ValueError, match="envs=0: at least 1"):
-        make_vector(TASK, 0)
 
 
 OURS = os.getpid()
@@ -139,6 +123,8 @@ def test_a_process_lost_while_it_starts_is_one_line_and_one_that_cannot_start_sa
     monkeypatch.setattr(SpawnProcess, "start", refuse)
     with pytest.raises(BlockingIOError, match="temporarily unavailable"):
         Processes(Broken, 2)
+    with pytest.raises(ValueError, match="envs=0: at least 1"):
+        make_vector(TASK, 0)
 
 
 def test_a_lost_process_is_one_line_and_the_others_end(pair):

@@ -97,12 +97,3 @@ def test_reaching_is_the_inverse_of_where_the_hand_is(scenes):
         np.testing.assert_allclose(again, place, atol=5e-4)
         np.testing.assert_allclose(lies[:, 2], axes[:, 2], atol=0.02)
         assert found.miss_m == pytest.approx(np.linalg.norm(again - place))
-
-
-def test_only_what_is_below_the_table_is_sunk(scenes):
-    env = scenes["so101-touch"]
-    reach = Reach(env.model, *arm.limits(env))
-    rest = np.zeros(ARM)
-    assert reach.sunk(rest, 0.8) == 0
-    low = reach.solve(Pose(np.array([0.25, 0.0, -0.03]), np.array([0.0, 0.0, -1.0])), rest).joints
-    assert 0.02 < reach.sunk(low, 0.8) < 0.06

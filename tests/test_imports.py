@@ -34,11 +34,6 @@ def test_a_package_imports_only_those_below_it(package):
     assert {(path, name) for path, name in reached if name not in BELOW[package]} == set()
 
 
-def test_what_is_named_as_an_import_is_found(tmp_path):
-    (tmp_path / "one.py").write_text("import sim.a as b\ndef f():\n    from robot.c import d\n")
-    assert set(imported(tmp_path / "one.py")) == {"sim", "robot"}
-
-
 def test_the_pages_name_files_that_are_there():
     for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
         text = re.sub(r"`[^`]*` at [0-9a-f]{7}", "", page.read_text())  # files of an earlier commit

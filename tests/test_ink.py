@@ -51,20 +51,3 @@ def test_a_film_says_where_the_policy_acts_and_shows_its_token_alone(generator):
     assert red == [True, False]
     agent.decision = decided(tokens)
     assert np.array_equal(reel.show(scene, {})[:, 320:], planned)
-
-
-def test_a_film_shows_the_newest_plan_and_draws_it_once(generator, monkeypatch):
-    known = Curve.of_token(TokenConfig(), 2)
-    plans = [SimpleNamespace(tokens=torch.rand(3, 1, 2, generator=generator), std=torch.ones(3, 1, 2)) for _ in "ab"]
-    decisions = [decided(plan_.tokens) for plan_ in plans]
-    agent = SimpleNamespace(plan=None, decision=None, curve=known, planner=None, model=BLIND)
-    reel, scene = Reel(agent, 0.02), np.zeros((HEIGHT, 320, 3), np.uint8)
-    assert np.array_equal(reel.show(scene, {}), scene)
-    pages = []
-    for i in (0, 0, 1):
-        agent.plan, agent.decision = plans[i], decisions[i]
-        shown = reel.show(scene, {})
-        assert shown.shape == (HEIGHT, 320 + HEIGHT, 3) and not shown[:, :320].any()
-        pages.append(reel.page)
-    assert pages[0] is pages[1] and not np.array_equal(pages[1], pages[2])
-    assert (pages[0] < 128).any()

@@ -11,8 +11,7 @@ from lerobot.policies.factory import get_policy_class
 
 from policies.agent import Agent
 from policies.storage.checkpoint import load_model, read_spec, save_checkpoint
-from policies.storage.folders import FolderError, check_folder, write_folder
-from policies.storage.versions import FORMAT
+from policies.storage.folders import FORMAT, FolderError, check_folder, write_folder
 from policies.tokens.curves import Curve
 from robot import configuration_semagram  # noqa: F401  registers it
 from worldmodel.planner import Planner

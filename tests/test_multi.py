@@ -14,10 +14,10 @@ from envs.settings import TaskConfig
 from sim.variation import Variation
 from worldmodel.errors import UserError
 from worldmodel.senses import LANGUAGE_KEY, STATE_KEY
-from worldmodel.strict import build
 
 WALKERS = ("walker-stand", "walker-walk", "walker-run")
 SENSES = Senses(("state", "language"))
+GYM = TaskConfig("gym", "Pendulum-v1")
 TASK = TaskConfig("multi", names=WALKERS, max_control_steps=5)
 
 
@@ -55,16 +55,6 @@ def test_an_episode_is_what_its_task_alone_would_have_from_that_seed(env):
     assert met == set(WALKERS) and len(bases) == 3
 
 
-def test_without_a_seed_the_last_seeds_choices_go_on(env):
-    fresh, runs = make(TASK, senses=SENSES), []
-    for each in (env, fresh):
-        each.reset(seed=9)
-        begun = [each.reset() for _ in range(6)]
-        runs.append([(info["task"], *observation[STATE_KEY]) for observation, info in begun])
-    assert runs[0] == runs[1]
-    assert len(set(runs[0])) == 6
-
-
 class Die(gymnasium.Env):
     """Shows a number from 0 to 2, drawn at each reset."""
 
@@ -96,11 +86,6 @@ def test_every_task_comes_as_often_and_the_choice_says_nothing_about_what_the_ta
     assert all(part.closed for part in parts.values())
 
 
-def test_the_longest_episode_is_the_limit():
-    assert episode_limit(Multi({"a": Die(7), "b": Die(9), "c": Die(8)})) == 9
-    assert episode_limit(Multi({"a": Die(7), "b": Die(None)})) is None
-
-
 @pytest.mark.parametrize(
     ("other", "message"),
     [
@@ -108,39 +93,33 @@ def test_the_longest_episode_is_the_limit():
         ({"size": 2}, r"^task\.names: a and b have different a: Box\(.*\(1,\).*\), Box\(.*\(2,\).*\)$"),
     ],
 )
-def test_tasks_of_different_bodies_are_refused_in_one_line(other, message):
-    with pytest.raises(UserError, match=message) as caught:
+def test_only_tasks_of_one_body_go_together_and_the_longest_is_the_limit(other, message):
+    with pytest.raises(UserError, match=message):
         Multi({"a": Die(), "b": Die(**other)})
-    assert "\n" not in str(caught.value)
+    assert episode_limit(Multi({"a": Die(7), "b": Die(9), "c": Die(8)})) == 9
+    assert episode_limit(Multi({"a": Die(7), "b": Die(None)})) is None
 
 
-@pytest.fixture(scope="module", params=[1, 2], ids=["in this process", "in two processes"])
-def vector(request):
-    vector = make_vector(TASK, request.param, senses=SENSES)
-    yield vector
-    vector.close()
-
-
-def test_a_vector_carries_the_instructions_and_the_tasks(vector, env):
-    count = vector.num_envs
+def test_a_vector_of_processes_carries_the_instructions_and_the_tasks(env):
+    vector, seeds = make_vector(TASK, 2, senses=SENSES), [0, 3]
     assert vector.single_observation_space[LANGUAGE_KEY] == env.observation_space[LANGUAGE_KEY]
-    seeds = [0, 3][:count]
     observation, info = vector.reset(seed=seeds)
     expected = [env.reset(seed=seed) for seed in seeds]
-    assert observation[LANGUAGE_KEY] == tuple(one[LANGUAGE_KEY] for one, _ in expected)
-    assert list(info["task"]) == [one["task"] for _, one in expected]
+    later, *_, info_later = vector.step(np.zeros(vector.action_space.shape, np.float32))
+    for shown, told in ((observation, info), (later, info_later)):
+        assert shown[LANGUAGE_KEY] == tuple(one[LANGUAGE_KEY] for one, _ in expected)
+        assert list(told["task"]) == [one["task"] for _, one in expected]
     np.testing.assert_array_equal(observation[STATE_KEY], [one[STATE_KEY] for one, _ in expected])
-    later, *_, info = vector.step(np.zeros(vector.action_space.shape, np.float32))
-    assert later[LANGUAGE_KEY] == observation[LANGUAGE_KEY]
-    assert list(info["task"]) == [one["task"] for _, one in expected]
-    last = np.arange(count) == count - 1
-    again, _ = vector.reset(seed=[0] * count, options={"reset_mask": last})
-    assert again[LANGUAGE_KEY] == (*later[LANGUAGE_KEY][:-1], env.reset(seed=0)[0][LANGUAGE_KEY])
+    again, _ = vector.reset(seed=[0, 0], options={"reset_mask": np.array([False, True])})
+    assert again[LANGUAGE_KEY] == (later[LANGUAGE_KEY][0], env.reset(seed=0)[0][LANGUAGE_KEY])
+    vector.close()
 
 
 def test_the_users_instruction_replaces_the_tasks_own_from_the_next_reset_on():
     env = make(TaskConfig("cartpole-balance", instruction="hold it up"), senses=SENSES)
     assert env.reset(seed=0)[0][LANGUAGE_KEY] == "hold it up"
+    for task, instruction in ((TaskConfig("cup-catch"), INSTRUCTIONS["ball-in-cup-catch"]), (GYM, "Pendulum v1")):
+        assert make_view(task, Variation(), Senses(), (8, 8)).task_description == instruction
     env.set_wrapper_attr("instruction", "Gehe ~ über {Straße}!")
     assert env.step(np.zeros(1, np.float32))[0][LANGUAGE_KEY] == "hold it up"
     observation, _ = env.reset(seed=0)
@@ -150,32 +129,11 @@ def test_the_users_instruction_replaces_the_tasks_own_from_the_next_reset_on():
         env.reset(seed=0)
 
 
-@pytest.mark.parametrize(
-    ("task", "instruction"),
-    [
-        (TaskConfig("cup-catch"), INSTRUCTIONS["ball-in-cup-catch"]),
-        (TaskConfig("cartpole-balance", instruction="hold it up"), "hold it up"),
-        (TaskConfig("gym", "Pendulum-v1"), "Pendulum v1"),
-    ],
-)
-def test_lerobot_gets_the_tasks_instruction(task, instruction):
-    assert make_view(task, Variation(), Senses(), (8, 8)).task_description == instruction
-
-
 def test_an_instruction_alone_shows_nothing_and_a_gymnasium_task_has_none_of_its_own():
     with pytest.raises(UserError, match=r"^senses=\[language\]: words alone show nothing"):
         make(TaskConfig("cartpole-balance"), senses=Senses(("language",)))
     with pytest.raises(UserError, match=r"^task\.instruction=: what Pendulum-v1 is about"):
-        make(TaskConfig("gym", "Pendulum-v1"), senses=SENSES)
-
-
-def test_several_tasks_are_called_by_all_their_names_and_share_their_settings():
-    assert TASK.label == "walker-stand+walker-walk+walker-run"
-    assert TASK.parts == tuple(TaskConfig(name, max_control_steps=5) for name in WALKERS)
-    assert TaskConfig("walker-walk").parts == (TaskConfig("walker-walk"),)
-    arms = TaskConfig("multi", names=("so101-touch", "so101-move"), control_hz=20.0)
-    assert [part.control_hz for part in arms.parts] == [20.0, 20.0] and arms.action_repeat == 1
-    assert build(TaskConfig, {"name": "multi", "names": list(WALKERS)}) == TaskConfig("multi", names=WALKERS)
+        make(GYM, senses=SENSES)
 
 
 def test_in_an_evaluation_the_tasks_take_turns_and_each_goes_through_its_paraphrases():

@@ -90,12 +90,10 @@ def test_a_return_is_the_discounted_sum_of_rewards_and_the_value_at_the_end():
         assert float(returns[b, n]) == pytest.approx(want + factor * (10 + s[1]), rel=1e-5)
 
 
-@pytest.mark.parametrize("temperature", [0.3, 2.0])
-@pytest.mark.parametrize(("unit", "indifference"), [(1.0, 0.1), (0.01, 5.0)])
+@pytest.mark.parametrize(("temperature", "unit", "indifference"), [(0.3, 1.0, 0.1), (2.0, 0.01, 5.0)])
 def test_a_plan_is_the_mean_of_its_elites_by_the_exponential_of_their_returns(temperature, unit, indifference):
-    config = dataclasses.replace(
-        CONFIG, elites=5, temperature=temperature, return_scale_floor=indifference, min_std=0.3, std=0.9
-    )
+    widths = {"min_std": 0.3, "std": 0.9, "return_scale_floor": indifference}
+    config = dataclasses.replace(CONFIG, elites=5, temperature=temperature, **widths)
     candidates, returns = normal(2, 3, 12, 2), unit * normal(3, 12, seed=1)
     plan = fit(candidates, returns, torch.zeros(3, 0), config)
     for b in range(3):
@@ -231,15 +229,6 @@ def test_a_batch_is_planned_as_each_alone():
         assert torch.allclose(alone.returns[0], whole.returns[b], atol=1e-5)
 
 
-def test_warm_starts_mix_by_environment():
-    one = WarmStart.of(torch.zeros(2, 3, 1))
-    other = WarmStart(torch.ones(2, 3, 1), torch.tensor([True, False, False]))
-    mixed = one.where(torch.tensor([False, True, False]), other)
-    assert mixed.mean[0, :, 0].tolist() == [1, 0, 1]
-    assert mixed.valid.tolist() == [True, True, False]
-    assert one.where(torch.tensor([False, True, False]), None).valid.tolist() == [False, True, False]
-
-
 # The world model as the search knows it, and the planner around it.
 
 
@@ -291,22 +280,11 @@ def test_a_deadline_is_that_given_or_counts_from_the_call(model, monkeypatch, gi
     assert planner.plan(seen(1), None, seeded(), given).iterations == done
 
 
-def test_a_wide_search_has_a_deviation_of_at_least_one(model):
-    for std, used in ((0.5, 1.0), (3.0, 3.0)):
-        config = dataclasses.replace(CONFIG, std=std)
-        wide = Planner(model, 0.9, config).plan(seen(2), None, seeded(), wide=True)
-        assert same(wide, Planner(model, 0.9, dataclasses.replace(config, std=used)).plan(seen(2), None, seeded()))
-        assert same(wide, Planner(model, 0.9, config).plan(seen(2), None, seeded())) == (std == used)
-
-
 def test_arithmetic_is_counted_by_hand(model, generator):
     a, b = torch.randn(10, 20, generator=generator), torch.randn(20, 30, generator=generator)
     assert gflop(lambda: a @ b) == pytest.approx(2 * 10 * 20 * 30 / 1e9)
     one, two, four = (plan_gflop(model, 0.9, dataclasses.replace(CONFIG, iterations=n)) for n in (1, 2, 4))
-    assert 0 < one < two
-    assert four - two == pytest.approx(2 * (two - one))
-    calls = Planner(model, 0.9, CONFIG).plan(seen(1), None, seeded()).model_calls
-    assert plan_gflop(model, 0.9, CONFIG, calls / 2) == pytest.approx(plan_gflop(model, 0.9, CONFIG) / 2)
+    assert 0 < one < two and four - two == pytest.approx(2 * (two - one))
     small, large = (update_gflop(Learner(model, 0.9, LearningConfig(batch_size=n))) for n in (8, 24))
     assert large == pytest.approx(3 * small)
 
@@ -323,10 +301,10 @@ planned, learned = [], []
 for compiled in (False, True):
     model = toys.tiny_model(3, 4, token=TokenConfig(2, 2, 1, joined=True))
     config = PlannerConfig(samples=8, policy_samples=2, elites=4, iterations=2, horizon=2)
-    planner, data = Planner(model, 0.9, config, compiled), toys.batch(model)
+    planner, data = Planner(model, 0.9, config, compiled), toys.batch(model, horizon=2)
     plan = planner.plan(data.seen.map(lambda x: x[0]), None, torch.Generator().manual_seed(1))
     planned.append(torch.cat([plan.tokens.flatten(), *planner.predict(plan.latent, plan.tokens[0])]))
-    learner = Learner(model, 0.9, LearningConfig(batch_size=6), compiled)
+    learner = Learner(model, 0.9, LearningConfig(batch_size=6, horizon=2), compiled)
     learner.update(data, torch.Generator().manual_seed(2))
     learned.append(learner.flat.clone())
 torch.testing.assert_close(*planned, atol=1e-4, rtol=0)

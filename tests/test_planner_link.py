@@ -246,18 +246,17 @@ def answered(client, state=(0.25, -1, 3)):
     """The answer to a question, asked as often as necessary; None if the planner is gone first."""
     state = np.array(state, np.float32)
     found = until(lambda: (client.ask(state, True), client.gone() or client.poll())[1])
-    return None if isinstance(found, str) else found[0]
+    return None if isinstance(found, str) else found
 
 
 def test_answers_come_in_order_each_for_its_question(connect):
     client = connect()
     for i in range(5):
-        assert not client.awaits(i + 1)
-        asked = client.ask(np.full(3, i / 8), False)
-        assert asked == i + 1 and client.awaits(asked) and client.ask(np.ones(3), False) is None
-        (answer,) = until(client.poll)
-        assert (answer.number, answer.actions.tolist()) == (asked, [[i / 8] * 2] * 2)
-        assert not client.awaits(asked) and client.gone() == ""
+        assert not client.waiting
+        assert client.ask(np.full(3, i / 8), False) and client.waiting and not client.ask(np.ones(3), False)
+        answer = until(client.poll)
+        assert (answer.number, answer.actions.tolist()) == (i + 1, [[i / 8] * 2] * 2)
+        assert not client.waiting and client.gone() == ""
 
 
 @pytest.mark.parametrize(
@@ -361,7 +360,7 @@ def test_a_planner_that_hangs_delays_nothing_and_is_gone_in_the_end(behaviour):
         while not gone and time.monotonic() < end:
             before = time.monotonic()
             client.ask(np.ones(3), True, frames)
-            assert client.poll() == []
+            assert client.poll() is None
             gone = client.gone()
             longest = max(longest, time.monotonic() - before)
         assert (gone, longest < PROMPT_S) == ("the planner is gone: no answer for 0.3 s", True)
@@ -386,10 +385,38 @@ def test_a_slow_line_that_ends_within_an_answer_leaves_none_of_it_to_the_next_qu
 
     with scripted(slow, prompt) as client:
         client.connect()
-        assert client.ask(np.ones(3), True) == 1
-        until(lambda: client.poll() == [] and not client.awaits(1))
+        assert client.ask(np.ones(3), True)
+        until(lambda: client.poll() is None and not client.waiting)
         answer = answered(client)
         assert (answer.number, answer.plan_ms, client.losses) == (2, 9.0, 1)
+
+
+@pytest.mark.parametrize("stage", ["reaching", "greeting", "pausing"])
+def test_a_client_can_be_closed_while_it_connects_again(stage, monkeypatch):
+    """Soon, and without another connection left open."""
+    monkeypatch.setattr(client_module, "RETRY_S", WAIT_S if stage == "pausing" else 0.0)
+    reached, go, over = threading.Event(), threading.Event(), threading.Event()
+
+    def silent(sock):
+        while sock.recv(1 << 12):  # its Begin, if it was sent, and then the end
+            pass
+        over.set()
+
+    with scripted(lambda sock: (ready(sock), hang_up(sock)), silent) as client:
+        client.connect()
+        open_again = client._reach
+        client._reach = lambda: (reached.set(), stage != "reaching" or go.wait(WAIT_S), open_again())[-1]
+        client.ask(np.ones(3), True)
+        until(lambda: client.poll() is None and client.losses)
+        client.ask(np.ones(3), True)
+        assert stage == "pausing" or reached.wait(WAIT_S)
+        closing = threading.Thread(target=client.close)
+        closing.start()
+        until(client._closed.is_set)
+        go.set()
+        closing.join(PROMPT_S)
+        assert not closing.is_alive() and reached.is_set() == (stage != "pausing")
+        assert stage == "pausing" or over.wait(WAIT_S)
 
 
 @at_a_socket

@@ -154,7 +154,8 @@ FEATURES = {"action": {"dtype": "float32", "shape": (6,), "names": None}}
 def dataset(path, **changes):
     (path / "meta").mkdir(parents=True)
     own = {"index": {"dtype": "int64", "shape": [1], "names": None}}  # what LeRobot adds itself
-    info = {"fps": 30, "robot_type": "arm", "features": FEATURES | own, "total_episodes": 2} | changes
+    info = {"codebase_version": "v3.0", "fps": 30, "robot_type": "arm", "total_episodes": 2}
+    info |= {"features": FEATURES | own} | changes
     (path / "meta" / "info.json").write_text(json.dumps(info))
 
 

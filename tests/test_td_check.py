@@ -53,14 +53,9 @@ def test_plans_that_do_not_pay_are_left_for_as_long_as_patience_and_tried_again(
     assert broken[first + held + first - 1 : first + held + first + 2].count(True)  # as fast as the first time
 
 
-def test_plans_that_pay_most_are_kept():
-    check = TDCheck(30, indifference=0.1)
-    assert not any(told(check, [100.0] * 300, [0.6] * 300, 0.99))
-
-
-def test_what_is_worth_little_is_left_alone():
-    check = TDCheck(30, indifference=0.1)
-    assert not any(told(check, [0.05] * 300, [0.0] * 300, 0.99))
+@pytest.mark.parametrize(("worth", "reward"), [(100.0, 0.6), (0.05, 0.0)])
+def test_plans_that_pay_most_or_are_worth_little_are_kept(worth, reward):
+    assert not any(told(TDCheck(30, indifference=0.1), [worth] * 300, [reward] * 300, 0.99))
 
 
 def test_each_environment_has_its_own_account_and_waits_till_it_is_asked():
@@ -72,10 +67,3 @@ def test_each_environment_has_its_own_account_and_waits_till_it_is_asked():
     assert broken.tolist() == [True, False, False]
     check.reset(torch.tensor([True, False, False]))
     assert not bool(check.failed(worth, torch.ones(3, dtype=torch.bool)).any())
-
-
-def test_another_number_of_environments_begins_anew():
-    check = TDCheck(30, indifference=0.1)
-    assert told(check, [100.0] * 30, [0.0] * 30, 0.99)[-1]
-    assert not bool(check.failed(torch.full((2,), 100.0), torch.ones(2, dtype=torch.bool)).any())
-    assert not bool(check.failed(torch.full((1,), 100.0), ALL).any())

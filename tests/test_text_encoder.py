@@ -3,9 +3,7 @@
 import subprocess
 import sys
 from itertools import combinations
-from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -38,22 +36,14 @@ def test_a_sentence_has_one_vector_alone_or_among_others_now_or_later(words):
     torch.testing.assert_close(together.norm(dim=1), torch.ones(len(sentences)))
 
 
-def test_the_vectors_are_the_packages_own(words):
-    import wordllama
-
-    folder = Path(wordllama.__file__).parent
-    theirs = wordllama.WordLlama.load(cache_dir=folder, disable_download=True)
-    sentences = [*PARAPHRASES["walker-run"]]
-    np.testing.assert_allclose(words.encode(sentences).numpy(), theirs.embed(sentences, norm=True), atol=1e-6)
-
-
 def test_what_does_not_count_is_zeros_with_text_or_without(words):
     said = ("walk forward", "stand still", None)
     whole = words.encode(said[:2])
     seen = words.encode(said, [True, False, False])
     assert torch.equal(seen[0], whole[0]) and not seen[1:].any()
-    with pytest.raises(ValueError, match=r"sentence 2 is None, without text"):
-        words.encode(said)
+    for text in (None, "", "..."):
+        with pytest.raises(ValueError, match=r"^observation\.language: sentence 2 is [^\n]*, without text; [^\n]*$"):
+            words.encode(("walk", "stand", text))
 
 
 def test_a_sentence_of_the_training_is_recognised_as_itself_and_its_paraphrases_as_it(paraphrases):
@@ -66,12 +56,6 @@ def test_a_sentence_of_the_training_is_recognised_as_itself_and_its_paraphrases_
     assert (own > 0.9).float().mean() >= 0.9
     assert (alike.argmax(-1) == torch.arange(3)[:, None]).float().mean() >= 0.95
     assert not recognised(torch.zeros(2, 256), tasks).isnan().any()  # where nothing is said
-
-
-@pytest.mark.parametrize("text", ["", "  \n", "...", None])
-def test_a_sentence_without_text_is_refused_in_one_line(words, text):
-    with pytest.raises(ValueError, match=r"^observation\.language: sentence 1 is [^\n]*, without text; [^\n]*$"):
-        words.encode(("walk", text))
 
 
 def test_nothing_is_loaded_before_the_first_sentence_nor_set_up_by_it():
@@ -95,7 +79,7 @@ def test_every_task_has_a_sentence_and_no_two_of_a_body_the_same():
             assert INSTRUCTIONS[one] != INSTRUCTIONS[other]
 
 
-@pytest.mark.parametrize("text", ["", " ", "...", ". !", "go " * 60, "go\nthere", "走"])
+@pytest.mark.parametrize("text", ["", ". !", "go " * 60, "go\nthere", "走"])
 def test_a_text_that_no_sentence_can_be_is_refused_in_one_line(text):
     with pytest.raises(ValueError, match=r"^here: [^\n]+$"):
         check(text, "here")

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policies.tokens.curves import Curve, design
+from policies.tokens.curves import Curve
 from policies.tokens.gaussian import FLOOR, LowRankGaussian
 from worldmodel.layers import SquashedGaussian
 from worldmodel.observation import Observation
@@ -16,6 +16,7 @@ from worldmodel.settings import PlannerConfig
 
 CURVE = Curve.of(8, 5, 3, 2)
 SIZE = CURVE.size
+TIMES = np.linspace(0, 1, 9)
 MIDDLE, END = CURVE.readings(0.5), CURVE.readings(1.0)
 BEGINNING = torch.cat([CURVE.readings(0.0), CURVE.readings(0.0, 1)])
 
@@ -81,15 +82,9 @@ def test_conditioning_is_bayes_rule(seed, batch, deviation):
     gain = cross @ torch.linalg.inv(MIDDLE @ cross + deviation**2 * torch.eye(2, dtype=torch.double))
     close(pinned.mean, m.mean + (gain @ (value - m.mean @ MIDDLE.mT)[..., None])[..., 0])
     close(pinned.covariance, m.covariance - gain @ cross.mT)
+    assert (pinned.tube(CURVE, TIMES)[1] <= m.tube(CURVE, TIMES)[1] + 1e-6).all()  # nowhere wider
+    close(m.tube(CURVE, np.array([0.5]))[1][..., 0, :], (MIDDLE @ cross).diagonal(dim1=-2, dim2=-1).sqrt())
     same(m.condition(MIDDLE, value, 1e9), m)
-
-
-@given(seeds, st.floats(1e-3, 1.0))
-def test_conditioning_lowers_entropy_and_no_tube_widens(seed, deviation):
-    m, times = token(seed), np.linspace(0, 1, 9)
-    pinned = m.condition(MIDDLE, normal(2, seed=seed), deviation)
-    assert float(pinned.entropy) < float(m.entropy)
-    assert (pinned.tube(CURVE, times)[1] <= m.tube(CURVE, times)[1] + 1e-9).all()
 
 
 @given(seeds, batches)
@@ -123,25 +118,6 @@ def test_what_is_known_exactly_is_refused_where_it_cannot_be_used():
         with pytest.raises(ValueError, match="fix what is fixed already"):
             act()
     same(pinned.condition(END, value, 0.1), pinned)  # with a deviation it says nothing new
-
-
-@given(seeds, st.integers(0, 2))
-def test_readings_are_what_the_curve_does(seed, derivative):
-    w, times = normal(3, SIZE, seed=seed), np.linspace(0, 1, 4)
-    values = torch.from_numpy(design(times, CURVE.control_points, CURVE.degree, derivative)) @ w.unflatten(-1, (-1, 2))
-    close((w @ CURVE.readings(times, derivative).mT).unflatten(-1, (4, 2)), values)
-    close(w @ CURVE.readings(times, derivative, [1]).mT, values[..., 1])
-
-
-def test_single_precision_does():
-    m, value = token(2, (3,), 4), torch.full((2,), 0.25)
-    low = LowRankGaussian(m.mean.float(), m.factor.float())
-    pinned = low.condition(END.float(), value, 0.05).condition(MIDDLE.float(), -value, 0.05)
-    exact = m.condition(END, value.double(), 0.05).condition(MIDDLE, -value.double(), 0.05)
-    assert pinned.mean.dtype == torch.float32
-    close(pinned.mean.double(), exact.mean, 1e-4)
-    close(pinned.entropy.double(), exact.entropy, 1e-2)
-    close(pinned[1].covariance, pinned.covariance[1])
 
 
 @pytest.mark.parametrize("at", [0, 1])

@@ -24,8 +24,7 @@ from configs.schema import TrainConfig
 from envs.make import make_vector
 from envs.task_env import EnvironmentFault
 from envs.vector import EnvironmentLost
-from policies.storage.folders import FolderError
-from policies.storage.versions import FORMAT
+from policies.storage.folders import FORMAT, FolderError
 from worldmodel import strict
 from worldmodel.strict import ConfigError
 
@@ -139,10 +138,9 @@ def test_a_run_leaves_everything(whole):
     assert {row["episode_length"] for row in table if row["episode_return"]} == {"30"}
 
 
-@pytest.mark.parametrize("frames", [1, 3])
-def test_stopped_during_its_film_it_stops_at_the_next_frame_and_goes_on(toys, tmp_path, monkeypatch, here, frames):
+def test_stopped_during_its_film_it_stops_at_the_next_frame_and_goes_on(toys, tmp_path, monkeypatch, here):
     keys = composed("train", [*toys.tiny_keys, *PENDULUM, "task.max_control_steps=10", "steps=20", "video=true"])
-    drawn, run = [], tmp_path / "run"
+    drawn, run, frames = [], tmp_path / "run", 3
 
     def draw(env, height, width):
         drawn.append(env)
@@ -277,37 +275,25 @@ def refused(command, tmp_path):
     return check
 
 
-PARTS = [f"{name}.safetensors" for name in ("model", "learner", "replay", "loop")]
-
-
-@pytest.mark.parametrize("name", [*PARTS, "config.json", "progress.json"])
-def test_a_damaged_checkpoint_is_named(refused, run, name):
-    file = run / "checkpoints" / "last" / name
-    file.write_bytes(file.read_bytes()[:-1] + b"!")
-    refused(run, f"{name}: damaged")
-    if name in ("model.safetensors", "config.json"):
-        refused(run, f"{name}: damaged", name="evaluate")
-
-
-def test_a_checkpoint_that_is_missing_something_is_named(refused, run):
-    (run / "checkpoints" / "last" / "model.safetensors").unlink()
-    for name in ("train", "evaluate"):
-        refused(run, "model.safetensors: missing", name=name)
-    shutil.rmtree(run / "checkpoints")
-    (run / "checkpoints").mkdir()
-    for name in ("train", "evaluate"):
-        refused(run, "holds no checkpoint", name=name)
-
-
 @pytest.mark.parametrize("made", ["", "80c0e67"])
-def test_a_checkpoint_of_another_format_is_refused_with_the_commit_that_reads_it(refused, run, made):
+def test_a_checkpoint_that_is_damaged_not_there_or_of_another_format_is_refused_by_both_who_read_it(refused, run, made):
     checkpoint = (run / "checkpoints" / "last").resolve()
-    saved = json.loads((checkpoint / "config.json").read_text())
+    saved, weights = json.loads((checkpoint / "config.json").read_text()), checkpoint / "model.safetensors"
     saved["planner"]["haste"] = saved.pop("discount")  # which is not what ends it
-    resign(checkpoint, "config.json", json.dumps(saved | {"format": FORMAT + 3}).encode(), made)
     line = f"{checkpoint}: of format {FORMAT + 3}, this Semagram reads {FORMAT}; train again, or use the"
-    for name in ("train", "evaluate"):
-        refused(run, f"{line} commit that made it{f' ({made})' if made else ''}\n", name=name)
+    other = json.dumps(saved | {"format": FORMAT + 3}).encode()
+    for spoil, words in (
+        (lambda: weights.write_bytes(weights.read_bytes()[:-1] + b"!"), "model.safetensors: damaged"),
+        (weights.unlink, "model.safetensors: missing"),
+        (
+            lambda: resign(checkpoint, "config.json", other, made),
+            f"{line} commit that made it{f' ({made})' if made else ''}\n",
+        ),
+        (lambda: (shutil.rmtree(run / "checkpoints"), (run / "checkpoints").mkdir()), "holds no checkpoint"),
+    ):
+        spoil()
+        for name in ("train", "evaluate"):
+            refused(run, words, name=name)
 
 
 def test_a_config_that_is_not_the_checkpoints_is_refused(refused, run):

@@ -49,20 +49,11 @@ def test_plain_data_and_back_is_the_same_sentence(sentence):
     assert text(sentence).isprintable() and len(text(sentence).split(" · ")) == max(len(sentence), 1)
 
 
-@given(moves, moves)
-def test_tokens_are_equal_when_every_number_is(one, other):
-    assert one == Move(one.points.copy(), one.seconds, one.degree, one.std)
-    assert (one == other) == (to_plain([one]) == to_plain([other]))
-    with pytest.raises(ValueError, match="read-only"):
-        one.points[0] = 0
-
-
 @pytest.mark.parametrize(
     ("names", "make"),
     [
         ("move.seconds", lambda: Move(np.zeros((4, 2)), 0.0)),
         (r"move.points\[0, 0\]", lambda: Move(np.full((4, 2), 1.5), 1.0)),
-        (r"move.points\[0, 0\]", lambda: Move(np.full((4, 2), np.nan), 1.0)),
         ("move.points", lambda: Move(np.zeros((257, 2)), 1.0)),
         ("move.degree", lambda: Move(np.zeros((3, 2)), 1.0)),
         ("move.std", lambda: Move(np.zeros((4, 2)), 1.0, 3, np.zeros((4, 1)))),
@@ -71,37 +62,27 @@ def test_tokens_are_equal_when_every_number_is(one, other):
         ("grip.after", lambda: Grip(1, -1.0)),
         ("look.what", lambda: Look("a\nb")),
         ("look.where", lambda: Look("cup", (0.0, np.inf, 0.0))),
-        ("ask.question", lambda: Ask(" ")),
         ("stop.seconds", lambda: Stop(np.inf)),
         ("token 1 of 2", lambda: checked([Stop(), Grip(1)])),
         ("move.points", lambda: checked([Move(np.zeros((4, n)), 1.0) for n in (2, 3)])),
         ("position", lambda: Playback([], np.array([2.0, 0.0]), 50.0)),
         ("rate_hz", lambda: Playback([], np.zeros(2), 0.0)),
         ("gripper", lambda: Playback([], np.zeros(2), 50.0, gripper=2)),
-        ("move.points", lambda: Playback([Move(np.zeros((4, 3)), 1.0)], np.zeros(2), 50.0)),
         ("a sentence", lambda: from_plain({"kind": "stop"})),
         ("token 1 of 1: 3", lambda: from_plain([3])),
         ("token 2 of 2: kind='jump'", lambda: from_plain([{"kind": "stop"}, {"kind": "jump"}])),
-        ("token 1 of 1: kind", lambda: from_plain([{"kind": ["stop"]}])),
         ("token 1 of 1: grip.level: missing", lambda: from_plain([{"kind": "grip"}])),
-        ("token 1 of 1: grip.levels", lambda: from_plain([{"kind": "grip", "levels": 1}])),
         ("token 1 of 1: move.spread: now move.std", lambda: from_plain([{"kind": "move", "spread": None}])),
         *(
             (f"token 1 of 1: {wrong['kind']}.{key}", partial(from_plain, [wrong | {key: value}]))
             for wrong, key, values in (
                 ({"kind": "grip"}, "level", ("half", 10**400, True, float("nan"))),
-                (
-                    {"kind": "move", "seconds": 1},
-                    "points",
-                    ([[0, 1], [0]], [], "x", None, [["1"]], [[True]], [[10**400]]),
-                ),
-                ({"kind": "move", "seconds": 1, "points": [[0]]}, "degree", (0.5, 10**400, "0")),
-                ({"kind": "move", "seconds": 1, "points": [[0]], "degree": 0}, "std", (1, [[0, 0]])),
+                ({"kind": "move", "seconds": 1}, "points", ([[0, 1], [0]], [], None, [["1"]], [[10**400]])),
+                ({"kind": "move", "seconds": 1, "points": [[0]]}, "degree", (0.5, "0")),
+                ({"kind": "look"}, "what", (1,)),
             )
             for value in values
         ),
-        ("token 1 of 1: look.where", lambda: from_plain([{"kind": "look", "what": "cup", "where": [1]}])),
-        ("token 1 of 1: look.what", lambda: from_plain([{"kind": "look", "what": 1}])),
     ],
 )
 def test_what_no_token_can_be_is_refused_in_one_line_that_names_it(names, make):
@@ -117,16 +98,12 @@ def test_a_walk_is_bounded_in_order_and_keeps_its_clock(sentence, tie, hz):
     assert all(a <= b + 1e-9 for (a, _), (b, _) in pairwise(items))
     at = np.array([t for t, item in items if isinstance(item, np.ndarray)])
     np.testing.assert_allclose(at, (np.arange(len(at)) + 0.5) / hz)
-    whole = sum(t.seconds for t in sentence if isinstance(t, Move | Stop)) + 0.3 * sum(
-        isinstance(t, Ask) for t in sentence
-    )
+    whole = sum(0.3 if isinstance(t, Ask) else getattr(t, "seconds", 0) for t in sentence)
     assert abs(len(at) - whole * hz) <= 0.5 + 1e-6
     assert all(np.abs(item).max() <= 1 for _, item in items if isinstance(item, np.ndarray))
-    events = [item for _, item in items if not isinstance(item, np.ndarray)]
-    assert [e for e in events if not isinstance(e, Grip)] == [t for t in sentence if not isinstance(t, Move | Grip)]
-    assert sorted(str(e) for e in events if isinstance(e, Grip)) == sorted(
-        str(t) for t in sentence if isinstance(t, Grip)
-    )
+    events, wanted = [item for _, item in items if not isinstance(item, np.ndarray)], [*sentence]
+    for kinds, order in ((Look | Ask | Stop, list), (Grip, partial(sorted, key=str))):
+        assert order(e for e in events if isinstance(e, kinds)) == order(t for t in wanted if isinstance(t, kinds))
 
 
 @given(st.lists(curves, min_size=1, max_size=4), st.sampled_from(["position", "rate"]))
@@ -174,30 +151,14 @@ def test_a_stop_continues_and_ends_at_rest_within_bounds(motion, duration, seed)
     assert (gap[free] <= np.abs(moving.rate)[free] / hz / (duration * hz) + 1e-9).all()
 
 
-def test_a_stop_with_little_room_brakes_harder_but_does_not_hit_the_edge():
-    """Its rate falls to nothing as it nears the edge, and where there is room it is the same as ever."""
-    hz, start, rate = 1000.0, np.array([0.9, 0.0]), np.array([1.5, 1.5])
-    stopping = Playback([Stop(1.0)], start, hz, rate)
-    _, y = actions(stopping)
-    speed = np.diff(y, axis=0) * hz
-    np.testing.assert_allclose(stopping.position, [1.0, 0.5])
-    lasts = np.array([3 * 0.1 / 1.5, 1.0])  # seconds: the way v T / 3 is what room there is
-    at = (np.arange(len(speed))[:, None] + 1) / hz
-    np.testing.assert_allclose(speed, 1.5 * (1 - np.minimum(at / lasts, 1)) ** 2, atol=1e-3)
-
-
 @pytest.mark.parametrize("shape", [(1, 1, 0), (2, 2, 1), (4, 2, 1), (4, 3, 2), (8, 5, 3)])
 def test_the_world_models_token_is_a_move(shape):
     """Untied, at the control rate it was made for, it gives exactly the actions that the agent executes."""
     curve = Curve.of(*shape, SIZE)
     token = torch.rand(curve.size, generator=torch.Generator().manual_seed(3)) * 2 - 1
     step = 0.02
-    walk = Playback(
-        [Move.of(token.numpy(), curve.control_points, curve.degree, curve.length * step)] * 3,
-        np.zeros(SIZE),
-        1 / step,
-        tie="none",
-    )
+    move = Move.of(token.numpy(), curve.control_points, curve.degree, curve.length * step)
+    walk = Playback([move] * 3, np.zeros(SIZE), 1 / step, tie="none")
     _, y = actions(walk)
     np.testing.assert_allclose(y, np.tile(curve.decode(token).numpy(), (3, 1)), atol=1e-6)
 

@@ -122,7 +122,13 @@ class FakePlanner:
         self.delays, self.otherwise, self.action, self.length = list(delays), otherwise, action, length
         self.asked, self.now, self.due, self.since = [], 0, [], 0
 
+    @property
+    def waiting(self):
+        return bool(self.due)
+
     def ask(self, state, fresh, frames, there):
+        if self.waiting:
+            return False
         self.asked.append((self.now, state, fresh))
         number, self.since = len(self.asked), 0 if fresh else self.since + 1
         delay = self.delays.pop(0) if self.delays else self.otherwise
@@ -130,15 +136,10 @@ class FakePlanner:
             actions = np.full((self.length, 6), self.action(number, self.since))
             answer = SimpleNamespace(number=number, plan_ms=1.0, actions=actions, tokens=(), length=self.length)
             self.due.append((self.now + delay, answer))
-        return number
-
-    def awaits(self, number):
-        return any(answer.number == number for _, answer in self.due)
+        return True
 
     def poll(self):
-        ready = [answer for at, answer in self.due if at <= self.now]
-        self.due = [(at, answer) for at, answer in self.due if at > self.now]
-        return ready
+        return self.due.pop(0)[1] if self.due and self.due[0][0] <= self.now else None
 
     def gone(self):
         return ""

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from configs.runs.loading import load_agent
+from envs.senses import Senses
 from envs.settings import TaskConfig
 from policies.planner_link.client import PlannerClient, reach
 from policies.planner_link.messages import Begin, Refusal, receive, send
@@ -16,7 +17,6 @@ from policies.planner_link.service import PlannerService
 from policies.storage.checkpoint import AgentSpec
 from robot.settings import RunConfig, planner_address
 from worldmodel.errors import UserError
-from worldmodel.senses import IMAGE_KEY_PREFIX, is_image
 
 
 def begin_of(spec: AgentSpec, task: TaskConfig, lead: int = 1, instruction: str = "") -> Begin:
@@ -25,7 +25,7 @@ def begin_of(spec: AgentSpec, task: TaskConfig, lead: int = 1, instruction: str 
     The planning deadline is half of that time; the other half is for the round trip and for delays.
     """
     token = spec.model.token
-    shapes = {key.removeprefix(IMAGE_KEY_PREFIX): s for key, s in spec.senses.items() if is_image(key)}
+    sizes = Senses.of(spec.senses).sizes
     every = spec.planner.replan_every or token.length
     return Begin(
         task=task.label,
@@ -37,8 +37,8 @@ def begin_of(spec: AgentSpec, task: TaskConfig, lead: int = 1, instruction: str 
         length=token.length,
         control_points=token.control_points,
         degree=token.degree,
-        cameras=",".join(f"{camera}:{height}x{width}" for camera, (height, width, _) in shapes.items()),
-        lags=",".join(map(str, spec.model.vision.frame_lags)) if shapes else "",
+        cameras=",".join(f"{camera}:{height}x{width}" for camera, (height, width) in sizes.items()),
+        lags=",".join(map(str, spec.model.vision.frame_lags)) if sizes else "",
         sentence=instruction,
         deadline_ms=500.0 * min(lead, every) / task.control_hz if task.control_hz else 0.0,
     )

@@ -31,11 +31,7 @@ COLUMN = list(RANGES).index(GRIPPER)
 
 @dataclass
 class PlaySession:
-    """One plan and its playback.
-
-    `events`: those so far, as text. `farthest`: the largest deviation of a joint from its curve. `left`: how far the
-    last command sent was from the plan's. Both in degrees, over the joints except the gripper.
-    """
+    """One plan and its playback; `events`: those so far, as text. `farthest`, `left`: as `WrittenDriver`'s."""
 
     config: PlayConfig
     plan: Sentence

@@ -15,7 +15,7 @@ from configs.runs.loading import task_of
 from envs.instructions import check as check_sentence
 from envs.senses import Senses
 from envs.settings import TaskConfig
-from envs.state_estimator import STILL, Mirror, scene_bodies
+from envs.state_estimator import STILL, StateEstimator, scene_bodies
 from policies.planner_link.messages import LARGEST
 from policies.storage.checkpoint import AgentSpec, find_checkpoint, read_spec
 from policies.training.rollouts import evaluation_seeds
@@ -132,10 +132,10 @@ class RunSession:
             stack.callback(show.close)
             begin = begin_of(self.spec, self.task, config.lead, self.instruction)
             link = planner_client(stack, config, self.path, begin, show.say)
-            with ThreadPoolExecutor(1) as meanwhile:  # connecting and making the mirror both take seconds
+            with ThreadPoolExecutor(1) as meanwhile:  # connecting and making the scene both take seconds
                 connecting = meanwhile.submit(link.connect)
-                mirror = Mirror(self.task, senses.state)
-                stack.callback(mirror.close)
+                estimator = StateEstimator(self.task, senses.state)
+                stack.callback(estimator.close)
                 inner = arm_of(config, stack, self.task.name, hz, senses.sizes, config.seed)
                 if not config.simulated:
                     inner.cameras |= {name: SteadyCamera(name, each, show.say) for name, each in inner.cameras.items()}
@@ -144,15 +144,15 @@ class RunSession:
             robot = gated(inner, config.preset)
             cameras = CameraBuffer(senses.sizes, self.spec.model.vision.frame_lags, not senses.state, hz, show.say)
             bodies = (lambda: scene_bodies(inner.scene)) if config.simulated else (lambda: None)
-            follower = PlanFollower(mirror, link, hz, min(config.lead, begin.every), cameras, bodies)
+            follower = PlanFollower(estimator, link, hz, min(config.lead, begin.every), cameras, bodies)
             smooth = Smoothness(hz)
-            units = Units(mirror.targets.low, mirror.targets.high)
+            units = Units(estimator.targets.low, estimator.targets.high)
             loop = Loop(robot, units, Ticks(hz), [smooth, lambda step: show(step, follower)], show.say)
             scheduling = stack.enter_context(hurried(config.real_time))
             connect(robot)
             say(f"{robot}: {self.task.label}, limits={config.preset}, scheduling: {scheduling}")
             results: list[bool | None] = []
-            end = self._drive(loop, follower, mirror, results)
+            end = self._drive(loop, follower, estimator, results)
         known = [done for done in results if done is not None]
         return {
             "success_rate": float(np.mean(known)) if known else None,
@@ -171,19 +171,20 @@ class RunSession:
             "scheduling": scheduling,
         }
 
-    def _drive(self, loop: Loop, follower: PlanFollower, mirror: Mirror, results: list[bool | None]) -> str:
+    def _drive(self, loop: Loop, follower: PlanFollower, estimator: StateEstimator, results: list[bool | None]) -> str:
         """Run all episodes, and shut down whatever ends them; `results` gets whether each was done.
 
         Returns "done", "fault" or the name of a signal.
         """
         judged = self.config.simulated or self.needs_places or bool(self.config.target)
-        steps, judge = round(self.seconds * loop.ticks.hz) + 1, mirror.success if judged else None  # 1: to see the last
+        judge = estimator.success if judged else None
+        steps = round(self.seconds * loop.ticks.hz) + 1  # 1: to see the last
         try:
             with contextlib.ExitStack() as stack, no_collection():
                 stack.push(loop.robot)
                 home = loop.read().joints
                 for episode in range(self.config.episodes):
-                    if not self.prepare(loop, follower, mirror, episode):
+                    if not self.prepare(loop, follower, estimator, episode):
                         return "fault"
                     results.append(loop.episode(follower, steps, judge))
                     outcome = {True: "done", False: "not done", None: "over"}[results[-1]]
@@ -200,10 +201,10 @@ class RunSession:
             say(f"stopped: {line}")
             return "fault"
 
-    def prepare(self, loop: Loop, follower: PlanFollower, mirror: Mirror, episode: int) -> bool:
+    def prepare(self, loop: Loop, follower: PlanFollower, estimator: StateEstimator, episode: int) -> bool:
         """Lay out an episode and bring the arm to its starting position. Returns whether it got there."""
         (seed,) = evaluation_seeds(self.config.seed, episode, 1)
-        mirror.lay_out(seed)
+        estimator.lay_out(seed)
         follower.begin(seed)
         if self.config.simulated:
             loop.rest()
@@ -211,9 +212,9 @@ class RunSession:
             loop.moved()
             return True
         if self.config.target:
-            mirror.aim(np.array(self.config.target))
+            estimator.aim(np.array(self.config.target))
         for _ in range(TRIES):
-            if not (why := loop.move_to(mirror.start)):
+            if not (why := loop.move_to(estimator.start)):
                 return True
             if loop.robot.fault is None:
                 loop.faults.append(f"not at the episode's beginning: {why}")

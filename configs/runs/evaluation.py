@@ -20,10 +20,8 @@ from envs.make import make
 from envs.senses import LANGUAGE_NAME, Senses
 from policies.agent import Agent
 from policies.nearest_frames import NearestFrames
-from policies.storage.checkpoint import PROGRESS, REPLAY
-from policies.storage.folders import FolderError, check_folder, replace_file
-from policies.storage.tensors import read_tensors
-from policies.storage.versions import versions
+from policies.storage.checkpoint import PROGRESS, REPLAY, read_tensors
+from policies.storage.folders import FolderError, check_folder, replace_file, versions
 from policies.training.rollouts import Rollout, outcome, success_rates
 from worldmodel.flops import plan_gflop
 from worldmodel.replay import Replay, ReplayMismatch

@@ -21,7 +21,7 @@ from envs.task_env import EnvironmentFault
 from envs.vector import EnvironmentLost
 from policies.agent import Agent
 from policies.storage.checkpoint import restore, save_checkpoint
-from policies.storage.versions import commit, versions
+from policies.storage.folders import commit, versions
 from policies.training.rollouts import Rollout, outcome, success_rates
 from robot.safety.stops import Stopped, handled
 from worldmodel.strict import ConfigError, build

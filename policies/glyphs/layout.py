@@ -99,12 +99,11 @@ def _inside(token: Token) -> TypeGuard[Grip]:
 
 def _angle(when: float, first: int, times: np.ndarray, begins: np.ndarray) -> float:
     """Return the angle of a time inside a motion from token `first` on; past the last one, its end."""
-    for begin, end, angle, last in zip(
-        times[first:-1], times[first + 1 :], begins[first:-1], begins[first + 1 :], strict=True
-    ):
-        if begin < when <= end:
-            return float(angle + (when - begin) / (end - begin) * (last - angle))
-    return float(begins[-1])
+    end = first + int(np.searchsorted(times[first:], when))
+    if end == len(times):
+        return float(begins[-1])
+    share = (when - times[end - 1]) / (times[end] - times[end - 1])
+    return float(begins[end - 1] + share * (begins[end] - begins[end - 1]))
 
 
 def polar(angle: Float[np.ndarray, "*n"], radius: Float[np.ndarray, "*n"]) -> Float[np.ndarray, "*n 2"]:

@@ -4,9 +4,8 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -62,45 +61,40 @@ class PlannerClient:
         self._since: float | None = None  # when a question was asked, or then the connection lost, with no answer since
         self.losses, self.reason = 0, ""
 
-    def connect(self, resumes: bool = False) -> socket.socket:
+    def connect(self) -> None:
         """Connect, and wait until the planner is ready. Raises Refused with its reason, WrongMessage or OSError."""
-        self._socket = sock = self._reach()
-        with _closed_on_failure(sock):
-            if self._closed.is_set():
-                raise ConnectionError("closed")
-            sock.sendall(encode(replace(self._begin, resumes=resumes)))
-            _reply(sock, Ready, self._patience_s and time.monotonic() + self._patience_s)
-        return sock
+        self._open(resumes=False)
 
-    def ask(self, state, fresh: bool, frames: Sequence[np.ndarray] = (), present=()) -> int | None:
-        """Ask for a decision (`Question`); return its number, or None while another is pending.
+    @property
+    def waiting(self) -> bool:
+        """Whether the answer to the last question may still come."""
+        return self._pending is not None
+
+    def ask(self, state, fresh: bool, frames: Sequence[np.ndarray] = (), present=()) -> bool:
+        """Ask for a decision (`Question`) unless another is pending; return whether it was asked for.
 
         Raises WrongMessage for a question that cannot be sent.
         """
-        if self._pending is not None:
-            return None
+        if self.waiting:
+            return False
         question = encode(Question(self._number + 1, fresh, state, tuple(frames), np.asarray(present, bool)))
         self._number += 1
         self._pending = self._worker.submit(self._exchange, question)
         self._since = time.monotonic() if self._since is None else self._since
-        return self._number
+        return True
 
-    def awaits(self, number: int) -> bool:
-        """Return whether the answer to question `number` may still come."""
-        return self._pending is not None and self._number == number
-
-    def poll(self) -> list[Answer]:
-        """Return the decision, if one has arrived."""
+    def poll(self) -> Answer | None:
+        """Return the decision, if it has arrived."""
         if self._pending is None or not self._pending.done():
-            return []
+            return None
         pending, self._pending = self._pending, None
         try:
             answer = pending.result()
         except (OSError, UserError) as error:
             self._lose(error)
-            return []
+            return None
         self._since, self.reason = None, ""
-        return [answer]
+        return answer
 
     def gone(self) -> str:
         """Return why the planner is gone for good, or "" if it is there or may come back."""
@@ -128,17 +122,29 @@ class PlannerClient:
         if self._reconnect:
             self._say(f"the planner is lost: {self.reason}; connecting again")
 
+    def _open(self, resumes: bool) -> socket.socket:
+        sock = self._socket = self._reach()
+        if self._closed.is_set():
+            raise ConnectionError("closed")
+        sock.sendall(encode(replace(self._begin, resumes=resumes)))
+        _reply(sock, Ready, self._patience_s and time.monotonic() + self._patience_s)
+        return sock
+
     def _exchange(self, question: bytes) -> Answer:
         """Send a question, wait for the answer. Raises UserError or OSError, after which the connection is closed."""
-        if (sock := self._socket) is None or sock.fileno() < 0:
-            if self._closed.wait(RETRY_S):
-                raise ConnectionError("closed")
-            sock = self.connect(resumes=True)
-        with _closed_on_failure(sock):
+        try:
+            if (sock := self._socket) is None or sock.fileno() < 0:
+                if self._closed.wait(RETRY_S):
+                    raise ConnectionError("closed")
+                sock = self._open(resumes=True)
             sock.sendall(question)
             answer = _reply(sock, Answer)
             if why := self._unusable(answer):
                 raise Refused(f"its plan cannot be used: {why}", final=True)
+        except BaseException:
+            if self._socket is not None:
+                self._socket.close()
+            raise
         return answer
 
     def _unusable(self, answer: Answer) -> str:
@@ -154,15 +160,6 @@ class PlannerClient:
         return "" if answer.number == self._number else f"it is for question {answer.number}, not {self._number}"
 
 
-@contextmanager
-def _closed_on_failure(sock: socket.socket) -> Iterator[None]:
-    try:
-        yield
-    except BaseException:
-        sock.close()
-        raise
-
-
 def _reply[T: Message](sock: socket.socket, kind: type[T], deadline: float | None = None) -> T:
     """Wait for a message of that kind. Raises Refused for any other, WrongMessage or OSError."""
     reply = receive(sock, deadline)
@@ -176,11 +173,11 @@ def _reply[T: Message](sock: socket.socket, kind: type[T], deadline: float | Non
 def reach(address: str | int) -> socket.socket:
     """Connect to the path of a Unix socket, or to a port of 127.0.0.1. Raises ConnectionError."""
     sock = socket.socket(socket.AF_UNIX if isinstance(address, str) else socket.AF_INET)
-    with _closed_on_failure(sock):
+    try:
         if isinstance(address, int):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        try:
-            sock.connect(address if isinstance(address, str) else ("127.0.0.1", address))
-        except OSError as error:
-            raise ConnectionError(f"no planner at {address}: {error.strerror or error}") from error
+        sock.connect(address if isinstance(address, str) else ("127.0.0.1", address))
+    except OSError as error:
+        sock.close()
+        raise ConnectionError(f"no planner at {address}: {error.strerror or error}") from error
     return sock

@@ -11,6 +11,7 @@ import struct
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field, fields
+from typing import cast
 
 import numpy as np
 from safetensors import SafetensorError
@@ -137,19 +138,19 @@ def incompatible(planner: Begin, robot: Begin) -> str:
 
 def encode(message: Message) -> bytes:
     """Return a message's frame. Raises WrongMessage for what `receive` would refuse."""
-    name, plain, arrays = type(message).__name__, {}, {}
-    for each in fields(message):
+    cls, plain, arrays = type(message), {}, {}
+    for each in fields(cls):
         value = getattr(message, each.name)
         if not each.metadata:
-            plain[each.name] = _plain(value, each.type, f"{name}.{each.name}")
-            continue
-        parts = {f"frames.{i}": a for i, a in enumerate(value)} if each.name == "frames" else {each.name: value}
-        for key, part in parts.items():
-            array = np.ascontiguousarray(part, each.metadata["dtype"])
-            arrays[key] = _array(array, f"{name}.{key}", **each.metadata)
-    body = save(arrays, {"message": json.dumps({"type": name, **plain})})
+            plain[each.name] = value
+        elif each.name != "frames":
+            arrays[each.name] = np.ascontiguousarray(value, each.metadata["dtype"])
+        else:
+            arrays |= {f"frames.{i}": np.ascontiguousarray(part, np.uint8) for i, part in enumerate(value)}
+    _check(cls, plain | arrays)
+    body = save(arrays, {"message": json.dumps({"type": cls.__name__, **plain})})
     if len(body) > LARGEST:
-        raise WrongMessage(f"{name}: {len(body)} bytes; at most {LARGEST}")
+        raise WrongMessage(f"{cls.__name__}: {len(body)} bytes; at most {LARGEST}")
     return HEAD.pack(MAGIC, len(body)) + body
 
 
@@ -159,21 +160,12 @@ def decode(body: bytes) -> Message:
         metadata = json.loads(body[8 : 8 + int.from_bytes(body[:8], "little")])["__metadata__"]
         plain = json.loads(metadata.pop("message"))
         cls = TYPES[plain.pop("type")]
-        arrays = load(body)
+        values = metadata | plain | load(body)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
         raise WrongMessage("not a message") from error
-    values = {}
-    for each in fields(cls):
-        where = f"{cls.__name__}.{each.name}"
-        if not each.metadata:
-            values[each.name] = _plain(plain.pop(each.name, None), each.type, where)
-        elif each.name == "frames":
-            keys = [f"frames.{i}" for i in range(len(arrays)) if f"frames.{i}" in arrays]
-            values[each.name] = tuple(_array(arrays.pop(key), where, **each.metadata) for key in keys)
-        else:
-            values[each.name] = _array(arrays.pop(each.name, None), where, **each.metadata)
-    if unknown := [*metadata, *plain, *arrays]:
-        raise WrongMessage(f"{cls.__name__}: unknown field {ascii(unknown[0])[:40]}")
+    _check(cls, values)
+    if cls is Question:
+        values["frames"] = tuple(values.pop(key) for key in _frames(values))
     return cls(**values)
 
 
@@ -214,19 +206,28 @@ def _read(sock: socket.socket, count: int, deadline: float | None) -> bytes:
     return bytes(data)
 
 
-def _plain(value, kind, where: str):
-    if type(value) is not kind:
-        raise WrongMessage(f"{where}: {kind.__name__} is needed")
-    if kind is str and (len(value) > LONGEST_TEXT or not value.isprintable()):
-        raise WrongMessage(f"{where}: one line of at most {LONGEST_TEXT} characters")
-    if kind in (int, float) and not 0 <= value < 2**53:
-        raise WrongMessage(f"{where}: from 0 to 2^53")
-    return value
+def _frames(values: dict) -> list[str]:
+    """Return the keys of a Question's frames, in order."""
+    return [key for i in range(len(values)) if (key := f"frames.{i}") in values]
 
 
-def _array(value: np.ndarray | None, where: str, dtype: type, ndim: int) -> np.ndarray:
-    if value is None or value.dtype != dtype or value.ndim != ndim:
-        raise WrongMessage(f"{where}: {ndim} dimensions of {dtype.__name__} are needed")
-    if dtype is np.float32 and not np.isfinite(value).all():
-        raise WrongMessage(f"{where}: not finite")
-    return value
+def _check(cls: type, values: dict) -> None:
+    """Raise WrongMessage unless `values` are all that a message has: plain fields, arrays, each of the frames."""
+    left = dict(values)
+    for each in fields(cls):
+        for key in _frames(values) if each.name == "frames" else [each.name]:
+            value, where, kind = left.pop(key, None), f"{cls.__name__}.{key}", cast(type, each.type)
+            if each.metadata:
+                dtype, ndim = each.metadata["dtype"], each.metadata["ndim"]
+                if not isinstance(value, np.ndarray) or value.dtype != dtype or value.ndim != ndim:
+                    raise WrongMessage(f"{where}: {ndim} dimensions of {dtype.__name__} are needed")
+                if dtype is np.float32 and not np.isfinite(value).all():
+                    raise WrongMessage(f"{where}: not finite")
+            elif type(value) is not kind:
+                raise WrongMessage(f"{where}: {kind.__name__} is needed")
+            elif isinstance(value, str) and (len(value) > LONGEST_TEXT or not value.isprintable()):
+                raise WrongMessage(f"{where}: one line of at most {LONGEST_TEXT} characters")
+            elif isinstance(value, int | float) and not 0 <= value < 2**53:
+                raise WrongMessage(f"{where}: from 0 to 2^53")
+    if left:
+        raise WrongMessage(f"{cls.__name__}: unknown field {ascii(next(iter(left)))[:40]}")

@@ -56,7 +56,6 @@ class PlannerService:
         self._robot = ""
         self._listener: socket.socket | None = None
         self._closed, self.refused = False, 0
-        self._needed = _shapes(self.blank())
         for _ in range(2):
             self.answer(self.blank())
         agent.totals = Totals()
@@ -75,8 +74,6 @@ class PlannerService:
     def answer(self, question: Question) -> Answer | Refusal:
         """Decide. Return a Refusal if an array has the wrong shape, or if no plan has a finite return."""
         began = time.perf_counter()
-        if (given := _shapes(question)) != self._needed:
-            return Refusal(f"{given}; needed: {self._needed}")
         if question.fresh:
             self.agent.forget()
         deadline = began + self._deadline_ms / 1000 if self._deadline_ms else None
@@ -165,8 +162,11 @@ class PlannerService:
             raise Refused(str(error)) from error
 
     def _observation(self, question: Question) -> Observation:
-        """Return what the robot observes, its frames stacked. Raises ValueError if a number is not finite."""
+        """Return what the robot observes, its frames stacked. Raises UserError for a wrong shape or a NaN."""
         model, values, present = self.agent.model, {}, {}
+        if not len(question.frames) == len(question.present) == len(self._frames):
+            needed = ", ".join(map(str, self._frames.values())) or "none"
+            raise UserError(f"frames of {len(question.frames)} cameras; needed: {needed}")
         if model.state_size:
             values[STATE_KEY] = torch.from_numpy(question.state)[None]
         for key, frames, there in zip(self._frames, question.frames, question.present, strict=True):
@@ -202,8 +202,3 @@ def listening(address: str | int) -> Iterator[socket.socket]:
             yield listener
         finally:
             path.unlink(missing_ok=True)
-
-
-def _shapes(question: Question) -> str:
-    frames = ", ".join(str(frame.shape) for frame in question.frames)
-    return f"state {question.state.shape}, frames [{frames}], present {question.present.shape}"

@@ -4,20 +4,35 @@ A checkpoint is also a LeRobot policy folder, which LeRobot's own loader can rea
 are plain data, written here without importing LeRobot, which takes seconds.
 """
 
+import errno
 import json
+import os
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import partial
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save, save_file
 from torch import Tensor
 
-from policies.storage.folders import MANIFEST, FolderError, aside_of, check_folder, clear_aside, put, write_folder
-from policies.storage.tensors import Nested, read_tensors, write_tensors
-from policies.storage.versions import FORMAT, check_format, made_by
+from policies.storage.folders import (
+    FORMAT,
+    MANIFEST,
+    FolderError,
+    aside_of,
+    check_folder,
+    check_format,
+    clear_aside,
+    made_by,
+    put,
+    write_folder,
+)
 from policies.tokens.curves import Curve
 from worldmodel.errors import UserError
 from worldmodel.model import WorldModel
@@ -34,6 +49,8 @@ MODEL, REPLAY = "model.safetensors", "replay.safetensors"
 LAST = "last"
 UNCHANGED = {"STATE": "IDENTITY", "VISUAL": "IDENTITY", "ACTION": "IDENTITY"}
 """How LeRobot normalises each type of feature."""
+Nested = Mapping[str, Any]
+"""Tensors by name, and groups of them by name, to any depth; a file joins the names by slashes."""
 
 
 @dataclass(frozen=True)
@@ -230,3 +247,63 @@ def restore(path: Path, training, warn: Callable[[str], None]) -> None:
         training.load_state_dict(state, warn)
     except ReplayMismatch as error:
         raise FolderError(f"{path}: does not fit this run ({error})") from error
+
+
+def flat(nested: Nested, within: str = "") -> dict[str, Tensor]:
+    """Return all tensors by their path in the nest; empty groups are lost."""
+    result = {}
+    for name, value in nested.items():
+        if isinstance(value, Tensor):
+            result[within + name] = value.detach().cpu().contiguous()
+        else:
+            result |= flat(value, f"{within}{name}/")
+    return result
+
+
+def tensor_bytes(tensors: Nested) -> bytes:
+    """Serialise tensors in the safetensors format."""
+    return save(flat(tensors))
+
+
+def write_tensors(path: Path, tensors: Nested) -> None:
+    """Write tensors to a safetensors file without copying them in memory. Raises OSError."""
+    path.touch()
+    mode = path.stat().st_mode  # safetensors creates files that only the owner can read
+    try:
+        save_file(flat(tensors), path)
+    except SafetensorError as error:
+        found = re.search(r"os error (\d+)", str(error))
+        number = int(found[1]) if found else errno.EIO
+        raise OSError(number, os.strerror(number) if found else str(error), str(path)) from error
+    path.chmod(mode)
+
+
+class Tensors(dict):
+    """Tensors and groups of them by name, from the file at `path`, where they are in the group `within`.
+
+    Looking up what is missing raises FolderError, naming the file and the tensor, since the file is at fault: a
+    KeyError would mean a bug in the code.
+    """
+
+    def __init__(self, path: Path, within: str = ""):
+        super().__init__()
+        self.path, self.within = path, within
+
+    def __missing__(self, name: str) -> Tensor:
+        """Raise FolderError: the file has no such tensor."""
+        raise FolderError(f"{self.path}: {self.within}{name} is missing")
+
+
+def read_tensors(path: Path) -> Tensors:
+    """Read the tensors of a safetensors file, nested as they were when written. Raises FolderError."""
+    try:
+        saved = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise FolderError(f"{path}: not readable as safetensors ({error})") from error
+    whole = Tensors(path)
+    for name, tensor in saved.items():
+        group, (*groups, last) = whole, name.split("/")
+        for each in groups:
+            group = group.setdefault(each, Tensors(path, f"{group.within}{each}/"))
+        group[last] = tensor
+    return whole

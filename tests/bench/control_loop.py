@@ -19,7 +19,7 @@ import numpy as np
 from configs.arm.planning import begin_of, planner_client
 from configs.arm.twin_process import TwinProcess
 from configs.runs.loading import task_of
-from envs.state_estimator import Mirror
+from envs.state_estimator import StateEstimator
 from policies.storage.checkpoint import find_checkpoint, read_spec
 from robot.arms import connect, gated, twin
 from robot.drivers import PlanFollower, Plans
@@ -63,7 +63,9 @@ class Measured:
         }
 
 
-def played(episodes: list[int], mirror: Mirror, lead: int, planners: dict, measured: dict[str, Measured]) -> list[int]:
+def played(
+    episodes: list[int], mirror: StateEstimator, lead: int, planners: dict, measured: dict[str, Measured]
+) -> list[int]:
     """Play episodes on a new twin until one ends in a fault; those that are left."""
     process = TwinProcess()
     with ExitStack() as stack:
@@ -101,7 +103,7 @@ def main() -> None:
         stack, RunConfig(checkpoint=str(path), seed=0), path, begin, lambda line: print(line, file=sys.stderr)
     )
     client.connect()
-    mirror, scheduling = Mirror(task), hurry()
+    mirror, scheduling = StateEstimator(task), hurry()
     planners = dict(zip(KINDS, (client, wave(begin.every)), strict=True))
     measured = {kind: Measured(Ticks(task.control_hz)) for kind in KINDS}
     episodes = list(range(round(seconds / EPISODE_S)))
