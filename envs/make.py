@@ -11,8 +11,7 @@ from collections.abc import Mapping
 import gymnasium
 from gymnasium.wrappers import TimeLimit
 
-from envs import arm, suite
-from envs.multi import Multi
+from envs import suite
 from envs.senses import Senses
 from envs.settings import TaskConfig
 from envs.task_env import TaskEnv
@@ -50,6 +49,8 @@ def make(
             a task other than the arm's, or a sense that the task lacks or that cannot be rendered; one line.
     """
     if task.name == "multi":
+        from envs.multi import Multi
+
         return Multi({part.name: make(part, render, variation, senses, drop) for part in task.parts})
     own = _build(task, render or bool(senses.cameras), variation)
     try:
@@ -110,6 +111,8 @@ def episode_limit(env: gymnasium.Env | gymnasium.vector.VectorEnv) -> int | None
 def _build(task: TaskConfig, render: bool, variation: Variation | None) -> gymnasium.Env:
     """Create the task's unmodified environment, with its own time limit."""
     if task.is_arm:
+        from envs import arm
+
         return TimeLimit(arm.build(task, variation), arm.limit(task))
     if variation is not None and not variation.off:
         raise UserError(f"randomise=: only for the SO-101's tasks, not {task.label}; randomise=off")
@@ -144,6 +147,8 @@ def _line(error: Exception) -> str:
 def _divergence(task: TaskConfig) -> tuple[type[Exception], ...]:
     """Return the exception types that the task's environment raises when its physics diverges."""
     if task.is_arm:
+        from envs import arm
+
         return (arm.Diverged,)
     if task.name == "gym":
         return ()

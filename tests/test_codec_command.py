@@ -134,6 +134,7 @@ def test_a_codecs_sentence_is_its_decoded_chunks(episodes):
         (("fit", "dataset=arm", "seconds=60"), "seconds=60"),
         (("draw", "dataset=arm", "seconds=75", "control_points=9"), "seconds=75 control_points=9"),
         (("demo", "out=/dev/null/arm"), "out=/dev/null/arm"),
+        (("fit", "dataset=arm", "out=.."), "..: already there, and no codec"),
     ],
 )
 def test_a_mistake_is_one_line_that_names_the_key_and_nothing_is_written(
@@ -145,15 +146,3 @@ def test_a_mistake_is_one_line_that_names_the_key_and_nothing_is_written(
     err = capsys.readouterr().err
     assert stop.value.code == 2 and len(err.splitlines()) == 1 and names in err, err
     assert not list(tmp_path.iterdir())
-
-
-def test_a_codec_does_not_take_the_place_of_other_things_and_that_is_found_before_fitting(
-    tokens, monkeypatch, tmp_path
-):
-    (tmp_path / "arm").mkdir()
-    (tmp_path / "arm" / "thesis.txt").write_text("mine")
-    monkeypatch.setattr(codecs.datasets, "read", lambda folder: pytest.fail("it takes long"))
-    with pytest.raises(SystemExit) as stop:
-        tokens("fit", "dataset=data", "out=arm")
-    assert stop.value.code == 2
-    assert [path.name for path in tmp_path.rglob("*")] == ["arm", "thesis.txt"]

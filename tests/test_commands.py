@@ -306,7 +306,7 @@ print({"torch", "mujoco", "lerobot"} & set(sys.modules))"""
     lines = (
         "checkpoint=nowhere: no such folder",
         "port_file=p: no such file; start `sema",
-        "port=/dev/no: no such dev",
+        "port=/dev/no: no such",
     )
     assert (done.stdout, done.stderr.count("\n")) == ("2\n2\n1\nset()\n", 3), done.stderr
     assert all(f"semagram: {line}" in done.stderr for line in lines)

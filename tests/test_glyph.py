@@ -14,7 +14,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from policies.glyphs.glyph import UNKNOWN, Lanes, Shape, drop, glyph, ribbon
+from policies.glyphs.glyph import UNKNOWN, Lanes, Shape, drop, glyph
 from policies.glyphs.ink import SCALE, draw, picture, svg
 from policies.glyphs.layout import GAP, MANY, Timeline
 from policies.tokens.curves import design
@@ -212,16 +212,6 @@ def test_each_kind_of_event_has_its_mark():
     assert not of(glyph([move]), "mark")
 
 
-@given(st.floats(0, 1), st.floats(0, 1))
-def test_the_hole_of_a_grip_grows_with_its_level(one, other):
-    def hole(level):
-        mark = max(of(glyph([Grip(level)]), "mark"), key=lambda s: len(s.outlines))
-        return np.linalg.norm(np.ptp(mark.outlines[1], axis=0))
-
-    assert (hole(one) - hole(other)) * (one - other) >= 0
-    assert hole(0.0) == 0 < hole(1.0)
-
-
 @pytest.mark.parametrize("tokens", [(), (Stop(),), (Ask("so?"), Look("cup"), Grip(0.0, 1.0))])
 def test_a_sentence_without_motion_is_drawn_too(tokens):
     shapes = glyph(tokens)
@@ -236,13 +226,6 @@ def test_many_lanes_stay_apart_at_rest_and_few_do_not_meet():
         assert lanes.rest[0] - lanes.swing > 0.25 and lanes.rest[-1] + lanes.swing < 0.9
     assert len(of(glyph([Move(np.zeros((1, MANY)), 1.0, 0)]), "wash")) > MANY
     assert len(of(glyph([Move(np.zeros((1, MANY + 1)), 1.0, 0)]), "wash")) == MANY + 1
-
-
-@given(st.integers(2, 30), st.floats(0.001, 0.1))
-def test_a_ribbon_has_its_width(count, half):
-    line = np.stack([np.linspace(0, 1, count), np.linspace(0, 0.5, count)], -1)
-    centre, widths = middle(ribbon(line, np.full(count, half)))
-    assert np.allclose(centre, line) and np.allclose(widths, half)
 
 
 @pytest.mark.parametrize("size", [31, 100, 240])

@@ -281,12 +281,12 @@ def test_a_checkpoint_that_is_damaged_not_there_or_of_another_format_is_refused_
     saved, weights = json.loads((checkpoint / "config.json").read_text()), checkpoint / "model.safetensors"
     saved["planner"]["haste"] = saved.pop("discount")  # which is not what ends it
     line = f"{checkpoint}: of format {FORMAT + 3}, this Semagram reads {FORMAT}; train again, or use the"
-    other = json.dumps(saved | {"format": FORMAT + 3}).encode()
+    whole, other = weights.read_bytes(), json.dumps(saved | {"format": FORMAT + 3}).encode()
     for spoil, words in (
         (lambda: weights.write_bytes(weights.read_bytes()[:-1] + b"!"), "model.safetensors: damaged"),
         (weights.unlink, "model.safetensors: missing"),
         (
-            lambda: resign(checkpoint, "config.json", other, made),
+            lambda: (weights.write_bytes(whole), resign(checkpoint, "config.json", other, made)),
             f"{line} commit that made it{f' ({made})' if made else ''}\n",
         ),
         (lambda: (shutil.rmtree(run / "checkpoints"), (run / "checkpoints").mkdir()), "holds no checkpoint"),

@@ -10,7 +10,6 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from torch import Tensor
 
 from envs.make import ENDLESS, episode_limit, make_vector
-from envs.multi import take_turns
 from envs.senses import Senses
 from envs.settings import TaskConfig
 from policies.agent import Agent
@@ -60,6 +59,8 @@ class EvaluationEpisodes:
         for first in range(0, self.count, self.env.num_envs):
             env = _some(self.env, self.count - first)
             if self.task.name == "multi":
+                from envs.multi import take_turns
+
                 take_turns(env.envs, first)
             if self.ready is not None:
                 self.ready(env.envs, first)
