@@ -25,6 +25,7 @@ TINY = (
     *("learning.batch_size=8", "learning.horizon=2", "compile=false", "threads=1", "video=false"),
     *("planner.samples=8", "planner.policy_samples=2", "planner.elites=4", "planner.horizon=2"),
     *("seed_steps=60", "evaluation.episodes=2", "evaluation.every=400", "checkpoint.every=150"),
+    "task.max_control_steps=80",
 )
 RUNS = {
     "state": ("task=cartpole-swingup", "steps=1400"),
