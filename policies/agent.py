@@ -45,7 +45,8 @@ class Decision:
     tokens (T, B, P): the plans; T = 1 for the policy alone. actions (B, N, A): their first N actions (while exploring,
     those of the noisy elites instead). until (B,): for how many control steps the actions are followed, at most N.
     by_policy (B,): where the policy decided: without a planner everywhere, with one where the policy stands in for
-    plans that did not pay off (`worldmodel.td_check`). There only the first token of the plan is meaningful.
+    plans that did not pay off (`worldmodel.td_check`). There only the first token of the plan is meaningful. Where no
+    decision was due, `tokens` and `by_policy` are those of a plan that is not followed.
     """
 
     tokens: Float[Tensor, "T B P"]

@@ -57,8 +57,8 @@ class UpdateNoise:
 class Losses:
     """Losses and statistics of a batch, each (), by the names under which they are recorded (`METRICS`).
 
-    `loss_policy` is a weighted sum, the others are not weighted. `policy_entropy`: estimated from the policy's samples,
-    whose values are `values` (B,), of mean `value_mean`.
+    `loss_policy` is a weighted sum; the others lack their `*_coef`, but steps ahead are weighted by powers of `rho`.
+    `policy_entropy`: estimated from the policy's samples, whose values are `values` (B,), of mean `value_mean`.
     """
 
     loss_consistency: Tensor
@@ -251,8 +251,9 @@ def policy_loss(
 ) -> tuple[Tensor, Float[Tensor, " B"], Float[Tensor, " B"]]:
     """Return the policy's loss () at the first latents, and the log-densities and values (B,) of its samples there.
 
-    Where the agent acted: `soft_value`, and `imitation` times `distillation` of the planner's token. Where an expert
-    did: only `expert` times the L1 distance to the expert's token. `heads`: value logits of the executed tokens.
+    Where the agent acted: `soft_value`, and `planner_distillation_coef` times `distillation` of the planner's token.
+    Where an expert did: only `bc_coef` times the L1 distance to the expert's token. `heads`: value logits of the
+    executed tokens.
     """
     expert = batch.demonstrated
     policy = model.policy(torch.where(expert.bool().unsqueeze(1), start, start.detach()))

@@ -73,8 +73,8 @@ class Plan:
     """The distribution fitted to the elites of B searches; its mean is the plan.
 
     tokens, std (T, B, P): weighted mean and standard deviation of the elites (T, B, E, P). returns, weights (B, E):
-    of the elites, best first. latent (B, D): where the plan starts. iterations: how many were done. model_calls: model
-    steps imagined for each of the B.
+    of the elites, best first. latent (B, D): where the plan starts (of `mppi`: its root, (B, S)). iterations: how many
+    were done. model_calls: model steps imagined for each of the B.
     """
 
     tokens: Float[Tensor, "T B P"]
@@ -208,7 +208,7 @@ def fit(
     # Replace these plans: a weight of 0 does not suffice, since 0 * nan is nan.
     elites = torch.where(torch.isfinite(best)[None, :, :, None], elites, elites[:, :, :1])
     unit = config.temperature * (_deviation(best).square() + config.return_scale_floor**2).sqrt()
-    weights = torch.softmax((best - best[:, :1]) / unit, -1)
+    weights = torch.softmax((best - best[:, :1]) / unit, -1)  # nan if none is finite, which `mppi` reports
     mean, deviations = weighted_mean_and_deviations(elites, weights)
     std = deviations.square().sum(2).sqrt().clamp(config.min_std, config.std)
     return Plan(mean, std, best, weights, elites, root)
