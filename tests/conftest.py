@@ -4,6 +4,7 @@ import contextlib
 import functools
 import importlib
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -255,6 +256,23 @@ TOYS = SimpleNamespace(
     observed=observed,
     batch=batch,
 )
+
+
+def pytest_collection_modifyitems(items):
+    """Begin with the files that take longest, so that no worker is left alone with one of them at the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
+@pytest.fixture(autouse=True)
+def loggers():
+    """Undoes what Hydra does where a command runs in this process: it disables all loggers, and all but errors."""
+    level = logging.root.level
+    yield
+    logging.root.setLevel(level)
+    for logger in logging.root.manager.loggerDict.values():
+        if isinstance(logger, logging.Logger):
+            logger.disabled = False
 
 
 @pytest.fixture
