@@ -212,4 +212,7 @@ def _checked[T](cls: type[T], keys: dict) -> T:
 
 
 if __name__ == "__main__":
-    globals()[sys.argv.pop(1)]()
+    names = {each.__name__: each for each in (train, evaluate, bench, tokens, record, run, play, serve, twin)}
+    if sys.argv[1:2] == [] or sys.argv[1] not in names:
+        sys.exit(f"python -m configs.commands <name> ...: one of {', '.join(names)}")
+    names[sys.argv.pop(1)]()
