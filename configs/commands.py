@@ -17,10 +17,10 @@ def train() -> None:
 
 def _train(keys: dict, folder: Path) -> dict:
     from configs.arguments import given, moved
-    from configs.train import begin
+    from configs.train import begin, in_own_folder
     from worldmodel.strict import ConfigError
 
-    if keys["resume"] not in ("", "auto") and moved():
+    if in_own_folder(keys["resume"]) and moved():
         raise ConfigError(f"hydra.run.dir=: not with resume={keys['resume']}, which goes on in its own folder")
     return begin(keys, folder, given())
 

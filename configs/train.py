@@ -26,12 +26,17 @@ def train(arguments: Sequence[str], folder: str | Path | None = None) -> dict:
         keys = composed("train", list(arguments))
     except HydraException as error:
         raise ConfigError(explain(error, "train", arguments)) from error
-    own = keys["resume"] not in ("", AUTO)
+    own = in_own_folder(keys["resume"])
     if own and folder is not None:
         raise ConfigError(f"folder={folder}: not with resume={keys['resume']}, which goes on in its own folder")
     if not own and folder is None:
         raise ConfigError("folder: where to put the run, e.g. runs/mine")
     return begin(keys, Path(folder or keys["resume"]), named(arguments))
+
+
+def in_own_folder(resume: object) -> bool:
+    """Return whether `resume` names a run, which goes on in its own folder."""
+    return resume not in ("", AUTO)
 
 
 def begin(keys: dict, folder: Path, given: Collection[str]) -> dict:

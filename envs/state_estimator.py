@@ -40,15 +40,15 @@ class Reading(NamedTuple):
 class StateEstimator:
     """Reproduces what `task` would observe for an arm that is read from outside. Angles in rad, places in metres.
 
-    If `told` is False, the state is not observed and `state` returns an empty array.
+    Without `observed`, the state is not perceived and `state` returns an empty array.
     """
 
-    def __init__(self, task: TaskConfig, told: bool = True):
+    def __init__(self, task: TaskConfig, observed: bool = True):
         env = self._env = make(task)
         while not isinstance(env, JointTargets):
             assert isinstance(env, gymnasium.Wrapper)
             env = env.env
-        self._arm, self._inner, self._told = env, env.arm, told
+        self._arm, self._inner, self._observed = env, env.arm, observed
         self._last: Reading | None = None
         self._bodies = _bodies(self._inner.data)
 
@@ -106,7 +106,7 @@ class StateEstimator:
 
     def state(self, ahead: np.ndarray) -> np.ndarray:
         """Return the state (S,) float32 after targets `ahead` (n, 6), one per control step; n = 0 is the state now."""
-        if not self._told:
+        if not self._observed:
             return np.zeros(0, np.float32)
         target = self._place().sent
         for target in ahead:

@@ -195,11 +195,11 @@ def test_what_it_measures_is_in_its_registers_and_whether_it_has_ever_had_a_goal
     names = ("Present_Position", "Present_Velocity", "Present_Load", "Present_Current", "Present_Voltage", "Moving")
     assert [servo[name] for name in names] == [1000, -100, -500, 208, 119, 1]
     servo.sense(1000.4, 11.0, 0.0, DT_S)  # less than a degree a second
-    assert servo["Moving"] == 0 and not servo.told
+    assert servo["Moving"] == 0 and not servo.commanded
     servo.write(TORQUE, b"\x01")
-    assert not servo.told
+    assert not servo.commanded
     servo.write(TORQUE + 2, b"\x10\x01")
-    assert servo.told and servo["Goal_Position"] == 0x110
+    assert servo.commanded and servo["Goal_Position"] == 0x110
 
 
 def test_switching_torque_on_stays_where_the_shaft_is():

@@ -74,7 +74,7 @@ class Servo:
         self.saved = bytes(self.memory[:SAVED])
         self.shaft, self.setpoint, self.speed = shaft, shaft, 0.0
         self.celsius = AMBIENT_C
-        self.told = False  # whether the line has ever set a goal
+        self.commanded = False  # whether the line has ever set a goal
         self.power_on()
 
     def __getitem__(self, name: str) -> int:
@@ -118,7 +118,7 @@ class Servo:
                 self._switch(value)
                 continue
             self.memory[at] = value
-            self.told |= at == REGISTERS["Goal_Position"][0]
+            self.commanded |= at == REGISTERS["Goal_Position"][0]
             if at < SAVED and self["Lock"] == 0:
                 self.saved = self.saved[:at] + bytes([value]) + self.saved[at + 1 :]
 

@@ -181,7 +181,7 @@ class Twin:
         """Begin and end the configured faults when due."""
         wanted = self._wanted
         if self._first_goal_s is None:
-            if wanted.after_s and not any(servo.told for servo in self.arm.servos.values()):
+            if wanted.after_s and not any(servo.commanded for servo in self.arm.servos.values()):
                 return
             self._first_goal_s = now_s
         since = now_s - self._first_goal_s - wanted.after_s
