@@ -24,7 +24,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from configs import commands
 from configs.arguments import choices, entries, keys, typed
-from configs.command import Task, composed, run
+from configs.command import composed
 from configs.reporting import Ended
 from configs.schema import BenchConfig, EvaluateConfig, TokensConfig, TrainConfig
 from configs.train import train
@@ -139,7 +139,7 @@ def refused(tmp_path, monkeypatch, capfd):
 
     def check(name, found, key):
         with pytest.raises(SystemExit) as end:
-            Task(name, getattr(commands, f"_{name}")).perform(dict(found), tmp_path / "run")
+            getattr(commands, name).perform(dict(found), tmp_path / "run")
         out, err = capfd.readouterr()
         assert (end.value.code, out, err.count("\n")) == (2, "", 1), (key, err)
         assert err.startswith("semagram: ") and key in err, (key, err)
@@ -267,7 +267,7 @@ def test_a_recipe_of_ones_own_is_found(command, tmp_path):
 
 def test_it_says_its_own_version_and_which_code_that_is(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["train", "--version"])
-    run("train", None)
+    commands.train()
     assert capsys.readouterr().out == f"semagram {metadata.version('semagram')}, code {commit()}\n"
 
 
