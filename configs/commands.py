@@ -99,9 +99,9 @@ def play(keys: dict, _folder: Path) -> dict:
     from robot.settings import PlayConfig
 
     config = _checked(PlayConfig, keys)
-    from configs.arm.playing import PlaySession
+    from configs.arm.playing import play
 
-    return PlaySession.begin(config).run()
+    return play(config)
 
 
 @Command

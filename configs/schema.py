@@ -40,8 +40,8 @@ class MachineConfig:
 
 
 @dataclass(frozen=True)
-class AgentConfig(MachineConfig):
-    """Everything about a training run except its task, seed and length."""
+class TrainConfig(LoopConfig, MachineConfig):
+    """The keys of semagram-train."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
     learning: LearningConfig = field(default_factory=LearningConfig)
@@ -52,6 +52,10 @@ class AgentConfig(MachineConfig):
     envs: int = ranged(1, low=1, high=1024)
     senses: tuple[str, ...] = (STATE_NAME,)
     image_size: int = IMAGE_SIZE
+    task: TaskConfig = field(default_factory=lambda: TaskConfig(DEFAULT_TASK))
+    randomise: Variation = field(default_factory=Variation)
+    video: bool = True
+    resume: str = ""
 
     @property
     def perceived(self) -> Senses:
@@ -59,12 +63,30 @@ class AgentConfig(MachineConfig):
         return Senses(self.senses, self.image_size)
 
     def __post_init__(self):
-        """Raise ValueError for a value out of range."""
+        """Raise ValueError for a value out of range, or that does not fit the others."""
+        LoopConfig.__post_init__(self)
         MachineConfig.__post_init__(self)
-        self.perceived  # noqa: B018  evaluated for its checks
+        seen = self.perceived
+        for name in ("demonstrations", "expert_takeover_prob"):
+            if getattr(self, name) and self.task.name not in SCRIPTED:
+                raise UserError(f"{name}={getattr(self, name)}: only {', '.join(SCRIPTED)} have a script")
+        if self.task.state == JOINTS and not seen.cameras:
+            raise UserError(f"task.state={JOINTS}: nothing shows where things are; senses=[state,images.<camera>] does")
+        if self.model.token.joined and self.task.control == ABSOLUTE:
+            raise UserError(f"task.control={ABSOLUTE}: {DELTA} with model.token.joined=true, since a curve begins at 0")
+        kept = self.replay.room(bool(seen.cameras))
+        window = self.learning.horizon * self.model.token.length
+        if kept // self.envs <= window:
+            name = "capacity" if kept == self.replay.capacity else "frames"
+            least = f"at least {(window + 1) * self.envs}, {window + 1} for each of envs={self.envs}"
+            raise UserError(f"replay.{name}={kept}: {least}, a window of {window} steps and one more")
+        if self.task.instruction and not seen.language:
+            raise UserError(f"task.instruction={self.task.instruction}: only perceived with senses=[...,language]")
+        if self.task.name == "multi" and not seen.language:
+            raise UserError(f"senses=[{','.join(self.senses)}]: [...,language] with task=multi, to tell tasks apart")
 
 
-def check_camera_keys(config: AgentConfig, given: Collection[str]) -> None:
+def check_camera_keys(config: TrainConfig, given: Collection[str]) -> None:
     """Raise ValueError if the user set image_size or vision keys that apply to no camera of the config.
 
     `given`: the dotted keys that the user set.
@@ -74,38 +96,6 @@ def check_camera_keys(config: AgentConfig, given: Collection[str]) -> None:
     vision = [name for name in sorted(given) if name.startswith("model.vision.")]
     if vision and not config.perceived.cameras:
         raise UserError(f"{vision[0]}: only with a camera among the senses, e.g. senses=[state,images.main]")
-
-
-@dataclass(frozen=True)
-class TrainConfig(LoopConfig, AgentConfig):
-    """The keys of semagram-train."""
-
-    task: TaskConfig = field(default_factory=lambda: TaskConfig(DEFAULT_TASK))
-    randomise: Variation = field(default_factory=Variation)
-    video: bool = True
-    resume: str = ""
-
-    def __post_init__(self):
-        """Raise ValueError for a value out of range."""
-        LoopConfig.__post_init__(self)
-        AgentConfig.__post_init__(self)
-        for name in ("demonstrations", "expert_takeover_prob"):
-            if getattr(self, name) and self.task.name not in SCRIPTED:
-                raise UserError(f"{name}={getattr(self, name)}: only {', '.join(SCRIPTED)} have a script")
-        if self.task.state == JOINTS and not self.perceived.cameras:
-            raise UserError(f"task.state={JOINTS}: nothing shows where things are; senses=[state,images.<camera>] does")
-        if self.model.token.joined and self.task.control == ABSOLUTE:
-            raise UserError(f"task.control={ABSOLUTE}: {DELTA} with model.token.joined=true, since a curve begins at 0")
-        kept = self.replay.room(bool(self.perceived.cameras))
-        window = self.learning.horizon * self.model.token.length
-        if kept // self.envs <= window:
-            name = "capacity" if kept == self.replay.capacity else "frames"
-            least = f"at least {(window + 1) * self.envs}, {window + 1} for each of envs={self.envs}"
-            raise UserError(f"replay.{name}={kept}: {least}, a window of {window} steps and one more")
-        if self.task.instruction and not self.perceived.language:
-            raise UserError(f"task.instruction={self.task.instruction}: only perceived with senses=[...,language]")
-        if self.task.name == "multi" and not self.perceived.language:
-            raise UserError(f"senses=[{','.join(self.senses)}]: [...,language] with task=multi, to tell tasks apart")
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,6 @@
 """Train, from a command or from a script or notebook."""
 
 from collections.abc import Collection, Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 from configs.arguments import explain, named
@@ -52,9 +51,7 @@ def begin(keys: dict, folder: Path, given: Collection[str]) -> dict:
         if summary is not None:
             return summary
     if not keys["resume"] or not isinstance(keys["resume"], str):  # a resumed run takes most from its checkpoint
-        config = build(TrainConfig, keys)
-        check_camera_keys(config, given)
-        keys = asdict(config)
+        check_camera_keys(build(TrainConfig, keys), given)
     from configs.runs.training import Training
 
     return Training.begin(keys, folder, given).run()

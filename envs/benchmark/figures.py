@@ -1,8 +1,7 @@
 """Learning curves and returns as figures: one run, a grid of tasks, or the episodes of an evaluation."""
 
 import io
-from collections.abc import Callable, Mapping, Sequence
-from functools import wraps
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -32,22 +31,12 @@ def save(path: Path | str, figure: Figure) -> None:
     replace_file(Path(path), drawn.getvalue())
 
 
-def _styled[**P](size: int) -> Callable[[Callable[P, Figure]], Callable[P, Figure]]:
-    """Draw a figure with letters of this size."""
-
-    def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
-        @wraps(draw)
-        def drawn(*given: P.args, **named: P.kwargs) -> Figure:
-            look: dict = {"font.size": size, "axes.titlesize": size + 1, "text.color": INK, "axes.labelcolor": INK}
-            with rc_context(look):
-                return draw(*given, **named)
-
-        return drawn
-
-    return styled
+def _letters(size: int) -> dict:
+    """Return Matplotlib's settings for a figure with letters of this size."""
+    return {"font.size": size, "axes.titlesize": size + 1, "text.color": INK, "axes.labelcolor": INK}
 
 
-@_styled(11)
+@rc_context(_letters(11))
 def learning_curve(curve: LearningCurve, task: str) -> Figure:
     """Draw one run: training returns, their moving mean, evaluations, TD-MPC2's published points."""
     figure = Figure(figsize=SIZE, dpi=DPI, layout="constrained")
@@ -70,7 +59,7 @@ def learning_curve(curve: LearningCurve, task: str) -> Figure:
     return figure
 
 
-@_styled(11)
+@rc_context(_letters(11))
 def paired_strips(samples: Mapping[str, Float[ndarray, " n"]], title: str) -> Figure:
     """Draw a strip of dots per sample of returns, a line joining item i of each, with means and 95 % intervals.
 
@@ -100,7 +89,7 @@ def paired_strips(samples: Mapping[str, Float[ndarray, " n"]], title: str) -> Fi
     return figure
 
 
-@_styled(9)
+@rc_context(_letters(9))
 def small_multiples(runs: Mapping[str, Sequence[LearningCurve]]) -> Figure:
     """Draw a grid of tasks: a thin line per seed, their mean, their range as a band, and published returns.
 
