@@ -97,9 +97,10 @@ class RunFolder:
         with open(self.metrics, "a") as file:
             file.write(text.getvalue())
 
-    def summary(self, result: dict) -> None:
-        """Write summary.json."""
-        replace_file(self.path / "summary.json", (json.dumps(result, indent=1) + "\n").encode())
+
+def write_summary(folder: Path, result: dict) -> None:
+    """Write summary.json to the folder of a run or an evaluation."""
+    replace_file(folder / "summary.json", (json.dumps(result, indent=1) + "\n").encode())
 
 
 def _number(value: float | None) -> str:

@@ -14,7 +14,7 @@ from configs.reporting import SIGNALLED, Ended, progress_bar, say
 from configs.runs import parts as building
 from configs.runs.episodes import EvaluationEpisodes, measure, side_by_side
 from configs.runs.parts import Parts
-from configs.runs.run_folder import Progress, RunFolder, resumption
+from configs.runs.run_folder import Progress, RunFolder, resumption, write_summary
 from configs.schema import TrainConfig
 from envs.make import make
 from envs.task_env import EnvironmentFault
@@ -22,7 +22,7 @@ from envs.vector import EnvironmentLost
 from policies.agent import Agent
 from policies.storage.checkpoint import restore, save_checkpoint
 from policies.storage.folders import commit, versions
-from policies.training.rollouts import Rollout, outcome, success_rates
+from policies.training.rollouts import Rollout, in_words, outcome
 from robot.safety.stops import Stopped, handled
 from worldmodel.strict import ConfigError, build
 
@@ -150,15 +150,12 @@ class Training:
                     self._evaluate(f"{now} steps")
                 started = time.perf_counter()
                 for ended in trainer.step():
-                    self.folder.log(
-                        {
-                            **self._position(),
-                            "episode_return": ended.episode_return,
-                            "episode_length": ended.episode_length,
-                            "episode_success": ended.episode_success,
-                            "episode_driven": ended.demonstrated_steps,
-                            **ended.metrics,
-                        }
+                    self._log(
+                        episode_return=ended.episode_return,
+                        episode_length=ended.episode_length,
+                        episode_success=ended.episode_success,
+                        episode_driven=ended.demonstrated_steps,
+                        **ended.metrics,
                     )
                     who = " (an expert drove)" if ended.demonstrated_steps else ""
                     bar.set_postfix_str(f"return {ended.episode_return:.0f}{who}", refresh=False)
@@ -171,10 +168,11 @@ class Training:
         if trainer.env_steps < first:
             say(f"nothing was learned: the first {first} steps (seed_steps={config.seed_steps}) are random")
 
-    def _position(self) -> dict[str, int]:
+    def _log(self, **measured: float | None) -> None:
+        """Record what was measured at this step: a row of metrics.csv."""
         trainer = self.parts.trainer
         decisions, updates = trainer.agent.totals.decisions, trainer.learner.updates
-        return {"env_steps": trainer.env_steps, "decisions": decisions, "updates": updates}
+        self.folder.log({"env_steps": trainer.env_steps, "decisions": decisions, "updates": updates, **measured})
 
     def _evaluate(self, when: str) -> tuple[Rollout, Rollout, Agent]:
         """Evaluate with the planner and without it, and log both. Returns both rollouts and the agent that planned."""
@@ -183,21 +181,15 @@ class Training:
         agent = self.parts.evaluator(True, seed, timed and self.parts.machine.compiled)
         planned = self.episodes.play(agent, seed, self._heed)
         alone = self.episodes.play(self.parts.evaluator(False, seed), seed, self._heed)
-        self.folder.log(
-            {
-                **self._position(),
-                "eval_return": float(planned.returns.mean()),
-                "eval_std": float(planned.returns.std()),
-                "eval_policy_return": float(alone.returns.mean()),
-                "eval_success": planned.success_rate,
-                "eval_policy_success": alone.success_rate,
-            }
+        self._log(
+            eval_return=float(planned.returns.mean()),
+            eval_std=float(planned.returns.std()),
+            eval_policy_return=float(alone.returns.mean()),
+            eval_success=planned.success_rate,
+            eval_policy_success=alone.success_rate,
         )
         self.evaluated = self.parts.trainer.env_steps
-        say(
-            f"{when}: return {planned.returns.mean():.0f} ± {planned.returns.std():.0f}, "
-            f"policy alone {alone.returns.mean():.0f}{success_rates(planned, alone)}"
-        )
+        say(f"{when}: {in_words(planned, alone)}")
         return planned, alone, agent
 
     def _save(self) -> None:
@@ -236,7 +228,7 @@ class Training:
             "commit": self.commit,
             "run": str(path),
         }
-        self.folder.summary(result)
+        write_summary(path, result)
         self._draw()
         say(f"done: {path}")
         return result
