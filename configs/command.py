@@ -89,7 +89,7 @@ class Command:
             with stoppable(words), unread(quiet=not os.environ.get(TRACEBACK)):
                 hydra.main(version_base="1.3", config_path=str(HOME / "configs"), config_name=self.name)(self._begin)()
         except HydraException as error:
-            refuse(explain(error, self.name, words))
+            refuse(explain(error, self.name))
         except OmegaConfBaseException as error:  # from a value that interpolates others
             refuse(f"{error.full_key}: {str(error).splitlines()[0]}" if error.full_key else in_one_line(error))
         except Exception as error:  # of Hydra, which creates the run folder, or of a sweep's member

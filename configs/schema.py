@@ -157,7 +157,8 @@ class BenchConfig(TrainConfig):
             raise UserError("readme=: only with table=, the results that go into it")
 
 
-TOKEN_VERBS = ("fit", "draw", "demo")
+TOKEN_VERBS = {"fit": ("dataset", "out"), "draw": ("dataset", "plan"), "demo": ("out",)}
+"""The verbs of semagram-tokens, each with those of `dataset`, `plan` and `out` that are its own."""
 
 
 @dataclass(frozen=True)
@@ -181,17 +182,13 @@ class TokensConfig(CodecChoices):
         """Raise ValueError for a value out of range, a missing dataset or folder, or a key the verb does not use."""
         if self.verb not in TOKEN_VERBS:
             raise UserError(f"semagram-tokens{self.verb and ' '}{self.verb}: one of {', '.join(TOKEN_VERBS)}")
-        if self.verb == "demo":
-            if not self.out:
-                raise UserError("out=: a new folder for the demonstrations, e.g. out=runs/arm")
-        elif not self.dataset and not (self.verb == "draw" and self.plan):
+        for name in ("dataset", "plan", "out"):
+            if (value := getattr(self, name)) and name not in TOKEN_VERBS[self.verb]:
+                raise UserError(f"{name}={value}: not of {self.verb}, which has {', '.join(TOKEN_VERBS[self.verb])}")
+        if self.verb == "demo" and not self.out:
+            raise UserError("out=: a new folder for the demonstrations, e.g. out=runs/arm")
+        if self.verb != "demo" and not self.dataset and not self.plan:
             raise UserError("dataset=: a LeRobotDataset's folder; `semagram-tokens demo out=runs/arm` makes one")
-        if self.out and self.verb not in ("fit", "demo"):
-            raise UserError(f"out={self.out}: only of fit and demo; hydra.run.dir= says where {self.verb} leaves all")
-        if self.plan and self.verb != "draw":
-            raise UserError(f"plan={self.plan}: only of draw, not of {self.verb}")
-        if self.dataset and self.verb == "demo":
-            raise UserError(f"dataset={self.dataset}: not of demo, which makes one; out= says where")
         if self.dataset and self.plan:
             raise UserError("dataset=, plan=: one of them")
         CodecChoices.__post_init__(self)

@@ -24,7 +24,7 @@ def train(arguments: Sequence[str], folder: str | Path | None = None) -> dict:
     try:
         keys = composed("train", list(arguments))
     except HydraException as error:
-        raise ConfigError(explain(error, "train", arguments)) from error
+        raise ConfigError(explain(error, "train")) from error
     own = in_own_folder(keys["resume"])
     if own and folder is not None:
         raise ConfigError(f"folder={folder}: not with resume={keys['resume']}, which goes on in its own folder")

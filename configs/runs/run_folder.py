@@ -124,10 +124,13 @@ class Progress:
 
 
 def leaves(keys: dict, place: str = "") -> dict[str, object]:
-    """Return the values of a config that are not groups, by their dotted names."""
+    """Return the values of a config that are not groups, by their dotted names; tuples as lists, as in a file."""
     found: dict[str, object] = {}
     for name, value in keys.items():
-        found |= leaves(value, f"{place}{name}.") if isinstance(value, dict) else {f"{place}{name}": value}
+        if isinstance(value, dict):
+            found |= leaves(value, f"{place}{name}.")
+        else:
+            found[f"{place}{name}"] = [*value] if isinstance(value, tuple) else value
     return found
 
 
@@ -198,26 +201,17 @@ def _changed(saved: dict, keys: dict, given: Collection[str]) -> TrainConfig:
     was, wanted, changed = leaves(saved), leaves(keys), copy.deepcopy(saved)
     for name in sorted({*given} - {"resume"}):
         place = GROUPS.get(name, name)
-        if below := [key for key in wanted if key.startswith(f"{place}.")]:
-            if not fixed(name):
-                raise ConfigError(f"{name}: a group; on resuming, its keys are given one by one, {below[0]}=")
-            if any(_plain(wanted[key]) != _plain(was[key]) for key in below):
-                raise _kept(name)
-        elif fixed(name):
-            if place not in was or _plain(wanted[place]) != _plain(was[place]):
-                raise _kept(name)
+        below = [key for key in wanted if key == place or key.startswith(f"{place}.")]
+        if fixed(name):
+            if not below or any(key not in was or wanted[key] != was[key] for key in below):
+                can = f"on resuming, {', '.join(RESUMABLE)} can change"
+                raise ConfigError(f"{name}: fixed when this run began; {can}")
+        elif below != [name]:
+            raise ConfigError(f"{name}: a group; on resuming, its keys are given one by one, {below[0]}=")
         else:
             group, _, leaf = name.rpartition(".")
             (changed[group] if group else changed)[leaf] = wanted[name]
     return build(TrainConfig, changed | {"resume": ""})
-
-
-def _plain(value: object) -> object:
-    return [*value] if isinstance(value, tuple) else value
-
-
-def _kept(name: str) -> ConfigError:
-    return ConfigError(f"{name}: fixed when this run began; on resuming, {', '.join(RESUMABLE)} can change")
 
 
 def _summary(path: Path) -> dict | None:

@@ -61,13 +61,8 @@ def learning_curve(curve: LearningCurve, task: str) -> Figure:
 
 @rc_context(_letters(11))
 def paired_strips(samples: Mapping[str, Float[ndarray, " n"]], title: str) -> Figure:
-    """Draw a strip of dots per sample of returns, a line joining item i of each, with means and 95 % intervals.
-
-    Raises ValueError for no samples or samples of unequal size.
-    """
+    """Draw a strip of dots per sample of returns, a line joining item i of each, with means and 95 % intervals."""
     values = np.array(list(samples.values()), float)
-    if values.ndim != 2 or not values.size:
-        raise ValueError("no samples, or samples of unequal size, to draw")
     places = np.arange(len(values))
     figure = Figure(figsize=(1.5 + 1.8 * len(values), SIZE[1]), dpi=DPI, layout="constrained")
     axes = figure.add_subplot()
@@ -91,12 +86,7 @@ def paired_strips(samples: Mapping[str, Float[ndarray, " n"]], title: str) -> Fi
 
 @rc_context(_letters(9))
 def small_multiples(runs: Mapping[str, Sequence[LearningCurve]]) -> Figure:
-    """Draw a grid of tasks: a thin line per seed, their mean, their range as a band, and published returns.
-
-    Raises ValueError for no tasks.
-    """
-    if not runs:
-        raise ValueError("no tasks to draw")
+    """Draw a grid of tasks: a thin line per seed, their mean, their range as a band, and published returns."""
     columns = min(4, len(runs)) if len(runs) not in (5, 6, 9) else 3
     lines = -(-len(runs) // columns)
     figure = Figure(figsize=(TILE[0] * columns, TILE[1] * lines + 0.5), dpi=DPI, layout="constrained")
@@ -107,16 +97,8 @@ def small_multiples(runs: Mapping[str, Sequence[LearningCurve]]) -> Figure:
         _seeds(axes, curves)
         _published(axes, task, end)
         if (known := best(task)) is not None and 1.05 * end >= BEST_AT:
-            look: dict = {
-                "marker": "*",
-                "ms": 11,
-                "mfc": "white",
-                "mec": THEIRS,
-                "lw": 0,
-                "clip_on": False,
-                "zorder": 5,
-            }
-            axes.plot(BEST_AT, known, gid="best", label="best published", **look)
+            star = axes.plot(BEST_AT, known, lw=0, gid="best", label="best published")[0]
+            star.set(marker="*", ms=11, mfc="white", mec=THEIRS, clip_on=False, zorder=5)
         _axes(axes, end)
         axes.set_title(task, loc="left", fontweight="bold")
         key |= {label: line for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}

@@ -80,16 +80,16 @@ def chosen(paths: Sequence[str | Path]) -> list[Result]:
     Raises UserError if there are none, or the same run twice, or one task at different numbers of steps (a mean would
     mix them), and ResultsError, OSError.
     """
-    results = [result for path in paths for result in read(path)]
+    results, where = [result for path in paths for result in read(path)], f"table={', '.join(map(str, paths))}"
     if not results:
-        raise UserError("no results")
+        raise UserError(f"{where}: no results")
+    lengths: dict[tuple, int] = {}
     runs = Counter((r.agent, r.task, r.seed, r.env_steps) for r in results)
-    if twice := sorted(run for run, count in runs.items() if count > 1):
-        raise UserError("twice {} on {}, seed {}, after {} steps".format(*twice[0]))
-    for agent, task in sorted({(r.agent, r.task) for r in results}):
-        lengths = sorted({r.env_steps for r in results if (r.agent, r.task) == (agent, task)})
-        if len(lengths) > 1:
-            raise UserError(f"{agent} on {task} after {' and '.join(map(str, lengths))} steps; keep the rows of one")
+    for (agent, task, seed, steps), count in sorted(runs.items()):
+        if count > 1:
+            raise UserError(f"{where}: twice {agent} on {task}, seed {seed}, after {steps} steps")
+        if (other := lengths.setdefault((agent, task), steps)) != steps:
+            raise UserError(f"{where}: {agent} on {task} after {other} and {steps} steps; keep the rows of one")
     return results
 
 
@@ -174,7 +174,7 @@ def markdown(table: Sequence[Row]) -> str:
             _ratio(row.ratio),
             _return(best(row.task) if row.env_steps == BEST_AT else None),
         ]
-        lines.append([*cells, _plain(row.minutes), _plain(row.gflop)])
+        lines.append([*cells, _number(row.minutes), _number(row.gflop)])
     scored = [row for row in table if scale(row.task)]
     if (all_runs := pooled(table)) is not None:
         both = [row for row in scored if row.published is not None]
@@ -183,7 +183,8 @@ def markdown(table: Sequence[Row]) -> str:
         of = f" (of {len(both)})" if len(both) not in (0, len(scored)) else ""
         mean = [f"mean of {len(scored)}", "", _return(_mean(row.ours.estimate for row in scored)), ""]
         mean += [_return(_mean(row.policy for row in scored)), _return(theirs) + of, _ratio(ratio), ""]
-        lines.append([*mean, _plain(_mean(row.minutes for row in scored)), _plain(_mean(row.gflop for row in scored))])
+        minutes, gflop = _mean(row.minutes for row in scored), _mean(row.gflop for row in scored)
+        lines.append([*mean, _number(minutes), _number(gflop)])
         lines.append(["interquartile mean", "", all_runs.show("{:.3f}".format), *[""] * (len(head) - 3)])
     return _lines(lines)
 
@@ -294,12 +295,12 @@ def _mean(values) -> float | None:
 
 
 def _return(value: float | None) -> str:
-    return NONE if value is None else f"{value:.0f}" if abs(value) >= 10 else f"{value:.1f}"
+    return _number(value, ".1f", ".0f")
 
 
 def _ratio(value: float | None) -> str:
-    return NONE if value is None else f"{value:.2f}" if abs(value) < 10 else f"{value:.0f}"
+    return _number(value, ".2f", ".0f")
 
 
-def _plain(value: float | None) -> str:
-    return NONE if value is None else f"{value:.1f}"
+def _number(value: float | None, below_10: str = ".1f", else_: str = ".1f") -> str:
+    return NONE if value is None else format(value, below_10 if abs(value) < 10 else else_)
