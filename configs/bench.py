@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from envs.benchmark import results, table
 from policies.storage.folders import replace_file
 from worldmodel.strict import ConfigError, build
 
-OWN = {"suite", "tasks", "seeds", "steps", "video", "workers", "agent", "out", "table", "readme"}
+OWN = {field.name for field in fields(BenchConfig)} - {field.name for field in fields(TrainConfig)} | {"steps", "video"}
 """The keys that are not passed on to the runs as they are."""
 FOLDER = "hydra.sweep.subdir='${semagram.label:${task.name},${task.id},${task.names}}-seed${seed}'"
 
