@@ -9,6 +9,7 @@ from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from pkgutil import resolve_name
 
 GYMNASIUM = re.compile(r"(?:(?<=^)|(?<=^task=)|(?<=,))(?:[\w.]+:)?[A-Za-z]\w*-v\d+(?=,|$)")
 """Ids of Gymnasium environments, in the value of an argument `task=`, or alone."""
@@ -18,20 +19,19 @@ PACKAGES = {"configs", "envs", "policies", "robot", "sim", "worldmodel"}
 
 @dataclass(frozen=True)
 class Command:
-    """A command, whose keys are those of the YAML file that has the name of `body`. Call it to run it.
+    """A command, whose keys stand in configs/`name`.yaml. Call it to run it.
 
-    `body`: does the work with the keys and the run's folder, and returns the result. `code`: the exit code of a result.
-    `words`: changes the arguments before Hydra reads them.
+    `work`: the function (`module:name`) that does it, given the config and the run's folder, and returns the result;
+    imported once the keys are checked, since PyTorch takes seconds. `keys`: the dataclass of the config, likewise; if
+    empty, the work gets the plain keys and checks them itself. `code`: the exit code of a result. `words`: changes the
+    arguments before Hydra reads them.
     """
 
-    body: Callable[[dict, Path], dict]
+    name: str
+    work: str
+    keys: str = ""
     code: Callable[[dict], int] = lambda result: 0
     words: Callable[[list[str]], list[str]] = list
-
-    @property
-    def name(self) -> str:
-        """The name of its function and of its YAML file."""
-        return self.body.__name__
 
     def __call__(self) -> None:
         """Run it with the arguments in `sys.argv`, and print its result as one JSON line on stdout.
@@ -114,13 +114,16 @@ class Command:
         import logging
         import warnings
 
+        from configs.arguments import TYPED
         from configs.reporting import fail, tell
         from worldmodel.errors import warning_line
 
+        keys = {TYPED.get(name, name): value for name, value in keys.items()}
         warnings.formatwarning = warning_line
         logging.getLogger("robot.safety.gated").disabled = True  # the command reports faults itself
         try:
-            result = self.body(keys, folder)
+            config = checked(resolve_name(self.keys), keys) if self.keys else keys
+            result = resolve_name(self.work)(config, folder)
         except Exception as error:
             fail(error)
         finally:
@@ -128,6 +131,31 @@ class Command:
         tell(result)
         if number := self.code(result):
             raise SystemExit(number)
+
+
+def checked[T](cls: type[T], keys: dict) -> T:
+    """Build a command's config, and check that what it names is there.
+
+    Raises ConfigError, and UserError or ConnectionError if the checkpoint, twin or serial port does not exist.
+    """
+    from worldmodel.errors import UserError
+    from worldmodel.strict import build
+
+    config = build(cls, keys)
+    checkpoint = keys.get("checkpoint")
+    if isinstance(checkpoint, str) and checkpoint and not Path(checkpoint).is_dir():
+        raise UserError(f"checkpoint={checkpoint}: no such folder")
+    if "robot" in keys:
+        from robot.settings import REAL, port_of_twin
+
+        if keys["port_file"]:
+            port_of_twin(Path(keys["port_file"]))
+        port = Path(keys["port"] if keys["robot"] == REAL else "")
+        if port.is_absolute() and not port.exists():  # on other systems ports are not files
+            raise ConnectionError(
+                f"port={port}: no such device; is the arm plugged in? lerobot-find-port says which port it has"
+            )
+    return config
 
 
 def register(words: Iterable[str] = ()) -> None:

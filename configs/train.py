@@ -3,7 +3,7 @@
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from configs.arguments import explain, named
+from configs.arguments import explain, given, moved, named
 from configs.command import composed
 from configs.schema import TrainConfig, check_camera_keys
 from worldmodel.strict import ConfigError, build
@@ -31,6 +31,13 @@ def train(arguments: Sequence[str], folder: str | Path | None = None) -> dict:
     if not own and folder is None:
         raise ConfigError("folder: where to put the run, e.g. runs/mine")
     return begin(keys, Path(folder or keys["resume"]), named(arguments))
+
+
+def command(keys: dict, folder: Path) -> dict:
+    """Do the work of semagram-train; arguments and errors as of `begin`."""
+    if in_own_folder(keys["resume"]) and moved():
+        raise ConfigError(f"hydra.run.dir=: not with resume={keys['resume']}, which goes on in its own folder")
+    return begin(keys, folder, given())
 
 
 def in_own_folder(resume: object) -> bool:

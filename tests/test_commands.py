@@ -134,8 +134,8 @@ def wrong_types(kind):
 def refused(tmp_path, monkeypatch, capfd):
     """Checks that a command refuses keys: exit code 2, one line that begins with the key's name, nothing written."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("configs.arguments.given", set)
-    monkeypatch.setattr("configs.arguments.moved", lambda: False)
+    monkeypatch.setattr("configs.train.given", set)
+    monkeypatch.setattr("configs.train.moved", lambda: False)
 
     def check(name, found, key):
         with pytest.raises(SystemExit) as end:

@@ -41,7 +41,7 @@ def play(tmp_path):
     def run(*tokens, **keys) -> dict:
         path = tmp_path / "plan.json"
         path.write_text(tokens[0] if isinstance(tokens[0], str) else json.dumps(to_plain(tokens)))
-        return playing.play(PlayConfig(plan=str(path), **keys))
+        return playing.play(PlayConfig(plan=str(path), **keys), tmp_path)
 
     return run
 

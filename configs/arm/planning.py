@@ -59,7 +59,7 @@ def planner_service(
     return PlannerService(loaded.agent, begin_of(loaded.spec, loaded.task), say)
 
 
-def serve(config: ServeConfig) -> dict:
+def serve(config: ServeConfig, _folder: Path) -> dict:
     """Plan for robots at an address, until a signal ends it. Returns what was done. Raises ValueError, OSError."""
     own = config.seed, config.device, config.threads, config.planner
     with listening(planner_address(config.address, "address")) as listener:

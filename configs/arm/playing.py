@@ -28,7 +28,7 @@ HELD_BACK_DEG = 5.0
 COLUMN = list(RANGES).index(GRIPPER)
 
 
-def play(config: PlayConfig) -> dict:
+def play(config: PlayConfig, _folder: Path) -> dict:
     """Play the plan that `config` names. Returns what happened.
 
     Raises ValueError, OSError; Ended if a fault or a signal stops it.

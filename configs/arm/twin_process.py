@@ -23,7 +23,7 @@ from worldmodel.strict import ConfigError
 START_S = 120.0
 
 
-def serve(config: TwinConfig) -> dict:
+def serve(config: TwinConfig, _folder: Path) -> dict:
     """Serve a twin at a serial port until a signal ends it. Returns what was done. Raises ConfigError, OSError."""
     port_file, calibration_file = Path(config.port_file), config.calibration_path
 

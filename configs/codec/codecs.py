@@ -21,6 +21,11 @@ HOLD_S = 0.3
 """How long an episode continues after the script is done."""
 
 
+def tokens(config: TokensConfig, folder: Path) -> dict:
+    """Do what the verb of semagram-tokens says."""
+    return {"fit": fit, "draw": draw, "demo": demo}[config.verb](config, folder)
+
+
 def demo(config: TokensConfig, folder: Path) -> dict:
     """Write demonstrations of the simulated SO-101 as a LeRobotDataset.
 
@@ -149,7 +154,3 @@ def about(codec: Codec, names: tuple[str, ...]) -> dict:
     bits = codec.config.ids * codec.config.bits
     switching = [names[c] for c in codec.switching]
     return {"length": codec.config.length, "channels": list(names), "switching": switching, "string_bits": bits}
-
-
-VERBS = {"fit": fit, "draw": draw, "demo": demo}
-"""The function for each of `configs.schema.TOKEN_VERBS`."""

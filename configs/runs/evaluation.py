@@ -31,6 +31,11 @@ from worldmodel.settings import PlannerConfig
 from worldmodel.strict import ConfigError, build
 
 
+def evaluate(config: EvaluateConfig, folder: Path) -> dict:
+    """Evaluate the checkpoint that `config` names, as `Evaluation` does."""
+    return Evaluation.begin(config).run(folder)
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """A loaded checkpoint and how to evaluate it.
