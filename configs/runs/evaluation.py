@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import torch
 from gymnasium import Env
 
 from configs.reporting import progress_bar, say
@@ -139,7 +140,9 @@ class Evaluation:
             film(folder / "rollout.mp4", self.filmed(), task, self._agent(True), say, self.config.seed, memories)
 
     def _agent(self, planned: bool, compiled: bool = False) -> Agent:
-        return self.loaded.another(planned, self.config.seed, self.planner, compiled)
+        spec, generator = self.loaded.spec, torch.Generator().manual_seed(self.config.seed)
+        settings = self.planner, spec.discount, spec.sentences
+        return Agent.acting(self.loaded.agent.model, *settings, generator, planned, compiled)
 
     def _episodes(self) -> tuple[Rollout, Rollout, float]:
         """Play the episodes, with the planner and without.

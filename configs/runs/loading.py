@@ -16,7 +16,6 @@ from policies.agent import Agent
 from policies.storage.checkpoint import AgentSpec, find_checkpoint, load_model, read_spec
 from policies.storage.folders import FolderError
 from worldmodel.errors import UserError
-from worldmodel.settings import PlannerConfig
 from worldmodel.strict import ConfigError, build
 
 NO_COMPILER = "no C++ compiler here (Debian, Ubuntu: apt-get install g++)"
@@ -88,12 +87,6 @@ class Loaded:
     task: TaskConfig
     spec: AgentSpec
     path: Path
-
-    def another(self, planned: bool, seed: int, planner: PlannerConfig | None = None, compiled: bool = False) -> Agent:
-        """Return another agent of the same model. `planner`: replaces the checkpoint's planner settings."""
-        spec, generator = self.spec, torch.Generator().manual_seed(seed)
-        settings = planner or spec.planner
-        return Agent.acting(self.agent.model, settings, spec.discount, spec.sentences, generator, planned, compiled)
 
 
 def load_agent(path: str | Path, seed: int = 0, device: str = "cpu", threads: int = 1, planned: bool = True) -> Loaded:
