@@ -9,18 +9,18 @@ import sys
 from configs.command import Command
 
 
-def _named(words: list[str]) -> list[str]:
+def _verb_as_key(words: list[str]) -> list[str]:
     """Return the arguments of semagram-tokens, whose first may be the verb alone, with its key before it."""
     alone = words and "=" not in words[0] and not words[0].startswith("-")
     return [f"verb={words[0]}", *words[1:]] if alone else words
 
 
-def _untasked(words: list[str]) -> list[str]:
+def _task_as_job(words: list[str]) -> list[str]:
     """Return the arguments of semagram-record: Hydra would take `task` for the config group of that name."""
     return [f"job{word[4:]}" if word.startswith("task=") else word for word in words]
 
 
-def _how(result: dict) -> int:
+def _exit_code(result: dict) -> int:
     ended = result["ended"]
     return {"done": 0, "fault": 1}[ended] if ended in ("done", "fault") else 128 + signal.Signals[ended]
 
@@ -33,11 +33,11 @@ bench = Command(
     "bench", "configs.bench:bench", "configs.schema:BenchConfig", lambda result: int(bool(result["failed"]))
 )
 """semagram-bench: a sweep of semagram-train over the tasks and seeds of a suite, and its report."""
-tokens = Command("tokens", "configs.codec.codecs:tokens", "configs.schema:TokensConfig", words=_named)
+tokens = Command("tokens", "configs.codec.codecs:tokens", "configs.schema:TokensConfig", words=_verb_as_key)
 """semagram-tokens: fit a codec to a dataset, and draw what its ids mean. The first argument is the verb."""
-record = Command("record", "configs.arm.recording:record", "robot.settings:RecordConfig", words=_untasked)
+record = Command("record", "configs.arm.recording:record", "robot.settings:RecordConfig", words=_task_as_job)
 """semagram-record: record episodes of an arm as a LeRobotDataset; a finished one is safe on disk."""
-run = Command("run", "configs.arm.running:run", "robot.settings:RunConfig", _how)
+run = Command("run", "configs.arm.running:run", "robot.settings:RunConfig", _exit_code)
 """semagram-run: run a checkpoint on an arm; exit with 1 after a fault, with 128 + its number after a signal."""
 play = Command("play", "configs.arm.playing:play", "robot.settings:PlayConfig")
 """semagram-play: play a plan of tokens on an arm, simulated or real."""

@@ -17,6 +17,7 @@ import types
 import typing
 from importlib import metadata
 from pathlib import Path
+from pkgutil import resolve_name
 
 import numpy as np
 import pytest
@@ -121,6 +122,13 @@ def test_every_key_stands_in_the_yaml_with_its_default_and_a_comment(name):
     extra = {key for key in explained if key[:6] != "hydra." and key not in expected}
     extra = {key for key in extra if not any(known.startswith(f"{key}.") for known in expected)}
     assert extra <= groups | OPEN | {f"{group}.{k}" for group in OPEN for k in found.get(group, {})}
+
+
+def test_each_command_is_where_the_table_says():
+    for name, cls in CLASSES.items():
+        command = getattr(commands, name)
+        assert command.name == name and callable(resolve_name(command.work))
+        assert (resolve_name(command.keys) if command.keys else TrainConfig) is cls
 
 
 def wrong_types(kind):

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -46,11 +47,10 @@ def film(
     seed: int = 0,
     memories: NearestFrames | None = None,
     tick: Callable[[], None] | None = None,
-) -> bool:
-    """Write one episode of `env` to `path` as an mp4 and close `env`. Returns whether the video was written.
+) -> None:
+    """Write one episode of `env` to `path` as an mp4 and close `env`; `say` why, if nothing can be rendered.
 
-    If nothing can be rendered, `say` why and return False. If the agent has cameras, a strip below shows their frames
-    and, with `memories`, the frames that it expects.
+    If the agent has cameras, a strip below shows their frames and, with `memories`, the frames that it expects.
 
     If the agent plans, the plan of its first decision is always written beside the video: plan.svg, plan.png and
     plan.json. `tick` is called before each frame is written; if it raises, no video is left.
@@ -84,16 +84,14 @@ def film(
     try:
         vector = SyncVectorEnv([lambda: env], autoreset_mode=AutoresetMode.DISABLED)
         episodes = Episodes(vector, agent.model.senses, lambda i, number: episode_seed(seed, 2, i, number - 1))
-        with imageio.get_writer(aside, fps=round(1 / step_seconds), codec="libx264", quality=7) as video:
+        with closing(imageio.get_writer(aside, fps=round(1 / step_seconds), codec="libx264", quality=7)) as video:
             play(episodes, agent, episode_limit(env) or ENDLESS, after, act=act)
         os.replace(aside, path)
     except RenderingUnavailable as error:
         say(f"no video: {error}")
-        return False
     finally:
         aside.unlink(missing_ok=True)
         env.close()
-    return True
 
 
 class Reel:

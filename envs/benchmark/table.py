@@ -174,12 +174,12 @@ def markdown(table: Sequence[Row]) -> str:
         lines.append([row.task, steps(row.env_steps), *returns, _return(known), *costs])
     scored = [row for row in table if scale(row.task)]
     if (all_runs := pooled(table)) is not None:
-        both = [row for row in scored if row.published is not None]
+        both, mine = [row for row in scored if row.published is not None], _mean(row.ours.estimate for row in scored)
         theirs, over_both = _mean(row.published for row in both), _mean(row.ours.estimate for row in both)
         ratio = over_both / theirs if over_both is not None and theirs else None
         of = f" (of {len(both)})" if len(both) not in (0, len(scored)) else ""
-        ours, policy = _mean(row.ours.estimate for row in scored), _mean(row.policy for row in scored)
-        mean = [_return(ours), "", _return(policy), _return(theirs) + of, _ratio(ratio), ""]
+        policy = _mean(row.policy for row in scored)
+        mean = [_return(mine), "", _return(policy), _return(theirs) + of, _ratio(ratio), ""]
         costs = _number(_mean(row.minutes for row in scored)), _number(_mean(row.gflop for row in scored))
         lines.append([f"mean of {len(scored)}", "", *mean, *costs])
         lines.append(["interquartile mean", "", all_runs.show("{:.3f}".format), *[""] * (len(head) - 3)])
