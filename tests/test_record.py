@@ -101,7 +101,7 @@ def test_the_same_seed_records_the_same(recorded):
 
 @pytest.mark.slow
 def test_nothing_that_was_safe_is_lost_to_a_kill(tmp_path):
-    found = runpy.run_path(str(KILLS))["killed"](tmp_path, 4)
+    found = runpy.run_path(str(KILLS))["killed"](tmp_path, 3)
     assert found["lost"] == found["unreadable"] == [] and found["while_recording"] > 0
 
 
