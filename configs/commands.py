@@ -69,15 +69,12 @@ def _tokens(keys: dict, folder: Path) -> dict:
 
 def record() -> None:
     """semagram-record: record episodes of an arm as a LeRobotDataset; a finished one is safe on disk."""
-    # Hydra would take `task` for the config group of that name; here it is a plain key.
-    sys.argv = [f"job{word[4:]}" if word.startswith("task=") else word for word in sys.argv]
     command("record", _record)
 
 
 def _record(keys: dict, _folder: Path) -> dict:
     from robot.settings import RecordConfig
 
-    keys["task"] = keys.pop("job")
     config = _checked(RecordConfig, keys)
     from configs.arm.recording import RecordSession
 
@@ -213,6 +210,7 @@ def _checked[T](cls: type[T], keys: dict) -> T:
 
 if __name__ == "__main__":
     names = {each.__name__: each for each in (train, evaluate, bench, tokens, record, run, play, serve, twin)}
+    names["eval"] = evaluate  # as in semagram-eval
     if sys.argv[1:2] == [] or sys.argv[1] not in names:
         sys.exit(f"python -m configs.commands <name> ...: one of {', '.join(names)}")
     names[sys.argv.pop(1)]()

@@ -34,7 +34,7 @@ def recorded(tmp_path_factory):
         return RecordSession(config).run()
 
     results = [record("touch", episodes=number) for number in (2, 3)]
-    record("again", episodes=1, task="so101-touch")
+    record("again", episodes=1, sim_task="so101-touch")
     before = os.sched_getscheduler(0)
     record("seen", episodes=2, cameras=["overhead", "wrist"])
     assert os.sched_getscheduler(0) == before  # the video encoder takes real time for itself where it may
