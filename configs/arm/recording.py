@@ -239,7 +239,9 @@ class RecordSession:
         """Return the task in words, as the dataset stores it."""
         if self.config.instruction:
             return self.config.instruction
-        return robot.robot.scene.task_description if self.config.simulated else self.config.sim_task.removeprefix(PREFIX)
+        return (
+            robot.robot.scene.task_description if self.config.simulated else self.config.sim_task.removeprefix(PREFIX)
+        )
 
 
 @contextmanager
