@@ -268,6 +268,14 @@ def test_the_same_generator_state_gives_the_same_plan_and_leaves_no_gradient(mod
     assert torch.equal(one.latent, model.encode(seen(2)))
 
 
+@pytest.mark.parametrize(("std", "wide_std"), [(0.3, 1.0), (1.0, 1.0), (2.0, 2.0)])
+def test_a_wide_search_is_one_whose_deviation_is_at_least_one(model, std, wide_std):
+    narrow, wide = (Planner(model, 0.9, dataclasses.replace(CONFIG, std=each)) for each in (std, wide_std))
+    plan = narrow.plan(seen(2), None, seeded(), wide=True)
+    assert same(plan, wide.plan(seen(2), None, seeded()))
+    assert same(plan, narrow.plan(seen(2), None, seeded())) == (std >= 1)
+
+
 @pytest.mark.parametrize(("given", "done"), [(None, 2), (100.5, 1), (101.5, 2), (0.0, 1), (1e9, 6)])
 def test_a_deadline_is_that_given_or_counts_from_the_call(model, monkeypatch, given, done):
     """Each iteration takes a second of a clock that begins at 100; the settings give one and a half."""
