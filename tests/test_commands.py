@@ -80,7 +80,7 @@ def change(found, name, value):
     return found | {head: change(found[head], rest, value) if rest else value}
 
 
-def spent():
+def child_seconds():
     """Seconds of processor time that ended child processes used: of the clock's, others may take what they like."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
@@ -94,10 +94,10 @@ def program(*arguments, **keys):
 
 @pytest.mark.parametrize("name", CLASSES)
 def test_help_is_fast_imports_nothing_heavy_and_names_every_key(name):
-    before = spent()
+    before = child_seconds()
     code = f"import sys; sys.argv = ['x', '--help']; import configs.commands as c; c.{name}(); print([*sys.modules])"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert spent() - before < 1
+    assert child_seconds() - before < 1
     *lines, modules = shown.stdout.splitlines()
     assert not set(modules.strip("[]").replace("'", "").split(", ")) & {"torch", "numpy", "gymnasium", "hydra", "yaml"}
     words = {line.strip().partition("=")[0] for line in lines}

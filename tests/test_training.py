@@ -180,8 +180,8 @@ def test_stopped_during_its_film_it_stops_at_the_next_frame_and_goes_on(toys, tm
 def test_a_run_that_ends_among_its_random_steps_says_so(toys, tmp_path, capsys, here, steps, learned):
     keys = composed("train", [*toys.tiny_keys, *PENDULUM, f"steps={steps}", "task.max_control_steps=5"])
     result = Training.begin(keys, tmp_path / "run").run()
-    told = "nothing was learned: the first 60 steps (seed_steps=60) are random" in capsys.readouterr().err
-    assert (told, result["updates"] > 0) == (not learned, learned)
+    warned = "nothing was learned: the first 60 steps (seed_steps=60) are random" in capsys.readouterr().err
+    assert (warned, result["updates"] > 0) == (not learned, learned)
 
 
 class Power(BaseException):
