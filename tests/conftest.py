@@ -411,11 +411,11 @@ def twin(served):
 
 @pytest.fixture(scope="module")
 def patient_driver():
-    """LeRobot's driver polls for 50 ms; let them be 200 of its own time: on a loaded machine the twin gets no other."""
+    """LeRobot's driver polls for 50 ms; let them be 100 of its own time: on a loaded machine the twin gets no other."""
     import scservo_sdk
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scservo_sdk.PortHandler, "getCurrentTime", lambda _: time.thread_time() * 250)
+        patch.setattr(scservo_sdk.PortHandler, "getCurrentTime", lambda _: time.thread_time() * 500)
         yield
 
 

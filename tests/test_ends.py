@@ -21,7 +21,7 @@ from configs import commands
 from robot.recording import Draft
 from robot.safety.stops import SIGNALS
 
-pytestmark = pytest.mark.usefixtures("patient_driver", "patient_gate")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("patient_driver", "patient_gate")]
 WAIT_S = 120.0  # a loaded machine
 ON, OFF = [True] * 6, [False] * 6
 
