@@ -24,8 +24,6 @@ EXTRAS = {"joblib": "sweep", "submitit_local": "cluster", "submitit_slurm": "clu
 FOLDER = Path(__file__).parent
 GENERATED = "task"
 """The group most of whose choices are generated from a list of names (`configs.command.register`)."""
-TYPED = {"job": "task"}
-"""A key of semagram-record as its user types it: Hydra would take `task` for the config group of that name."""
 LEFT, WIDTH = 30, 120
 LINE = re.compile(
     r"(?P<indent> *)(?P<dash>- )?(?P<key>[\w/@ ]+?)(:| *$)(?P<value>(?: *(?:\"[^\"]*\"|\[[^\]]*\]|\{.*\}|[^# ][^#]*))?)"
@@ -74,7 +72,6 @@ def entries(name: str, place: str = "") -> tuple[Entry, ...]:
             elif key != "_self_":
                 included += [entry for entry in entries(key) if entry.kind != "text" and entry.name[:6] != "hydra."]
             continue
-        key = TYPED.get(key, key)
         path[head + len(part["indent"]) // 2 :] = [key]
         if path[0] not in ("defaults", "hydra"):
             found.append(Entry("key" if value else "text", ".".join(path), value, said))

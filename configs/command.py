@@ -114,11 +114,9 @@ class Command:
         import logging
         import warnings
 
-        from configs.arguments import TYPED
         from configs.reporting import fail, tell
         from worldmodel.errors import warning_line
 
-        keys = {TYPED.get(name, name): value for name, value in keys.items()}
         warnings.formatwarning = warning_line
         logging.getLogger("robot.safety.gated").disabled = True  # the command reports faults itself
         try:

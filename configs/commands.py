@@ -15,11 +15,6 @@ def _verb_as_key(words: list[str]) -> list[str]:
     return [f"verb={words[0]}", *words[1:]] if alone else words
 
 
-def _task_as_job(words: list[str]) -> list[str]:
-    """Return the arguments of semagram-record: Hydra would take `task` for the config group of that name."""
-    return [f"job{word[4:]}" if word.startswith("task=") else word for word in words]
-
-
 def _exit_code(result: dict) -> int:
     ended = result["ended"]
     return {"done": 0, "fault": 1}[ended] if ended in ("done", "fault") else 128 + signal.Signals[ended]
@@ -35,7 +30,7 @@ bench = Command(
 """semagram-bench: a sweep of semagram-train over the tasks and seeds of a suite, and its report."""
 tokens = Command("tokens", "configs.codec.codecs:tokens", "configs.schema:TokensConfig", words=_verb_as_key)
 """semagram-tokens: fit a codec to a dataset, and draw what its ids mean. The first argument is the verb."""
-record = Command("record", "configs.arm.recording:record", "robot.settings:RecordConfig", words=_task_as_job)
+record = Command("record", "configs.arm.recording:record", "robot.settings:RecordConfig")
 """semagram-record: record episodes of an arm as a LeRobotDataset; a finished one is safe on disk."""
 run = Command("run", "configs.arm.running:run", "robot.settings:RunConfig", _exit_code)
 """semagram-run: run a checkpoint on an arm; exit with 1 after a fault, with 128 + its number after a signal."""
@@ -48,6 +43,7 @@ twin = Command("twin", "configs.arm.twin_process:serve", "sim.twin.twin:TwinConf
 
 if __name__ == "__main__":
     names = {each.name: each for each in (train, evaluate, bench, tokens, record, run, play, serve, twin)}
+    names["eval"] = evaluate  # as in semagram-eval
     if sys.argv[1:2] == [] or sys.argv[1] not in names:
         sys.exit(f"python -m configs.commands <name> ...: one of {', '.join(names)}")
     names[sys.argv.pop(1)]()

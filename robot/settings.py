@@ -124,7 +124,7 @@ class RecordConfig(EpisodeConfig):
     """The options of semagram-record."""
 
     dataset: str = ""
-    task: str = "touch"
+    sim_task: str = "touch"
     driver: str = EXPERT
     episodes: int = ranged(20, low=1)
     seed: int = ranged(0, low=0, high=2**32 - 1)
@@ -162,7 +162,7 @@ class RecordConfig(EpisodeConfig):
     @property
     def task_name(self) -> str:
         """The full name of the simulated task."""
-        return self.task if self.task.startswith(PREFIX) else PREFIX + self.task
+        return self.sim_task if self.sim_task.startswith(PREFIX) else PREFIX + self.sim_task
 
     @property
     def longest_s(self) -> float:
@@ -174,7 +174,7 @@ class RecordConfig(EpisodeConfig):
     def _check_task(self, known, what: str) -> None:
         if self.task_name not in known:
             names = ", ".join(name.removeprefix(PREFIX) for name in known)
-            raise UserError(f"task={self.task}: {what.format(names)}")
+            raise UserError(f"sim_task={self.sim_task}: {what.format(names)}")
 
     def _check_cameras(self) -> None:
         for name in self.cameras:

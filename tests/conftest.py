@@ -293,6 +293,17 @@ def command(tmp_path, monkeypatch, capfd):
     return run
 
 
+@pytest.fixture(scope="module")
+def few_timed():
+    """A run times a few of its decisions at the end, not a hundred, for tests that want no figures of speed."""
+    from configs.runs import episodes, evaluation, training
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (evaluation, training):
+            patch.setattr(module, "measure", functools.partial(episodes.measure, decisions=5))
+        yield
+
+
 @pytest.fixture(scope="session")
 def toys():
     """The makers above, which a test cannot import (another installed package is also called `tests`)."""
@@ -400,11 +411,11 @@ def twin(served):
 
 @pytest.fixture(scope="module")
 def patient_driver():
-    """LeRobot's driver polls for 50 ms; let them be 200 of its own time: on a loaded machine the twin gets no other."""
+    """LeRobot's driver polls for 50 ms; let them be 100 of its own time: on a loaded machine the twin gets no other."""
     import scservo_sdk
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scservo_sdk.PortHandler, "getCurrentTime", lambda _: time.thread_time() * 250)
+        patch.setattr(scservo_sdk.PortHandler, "getCurrentTime", lambda _: time.thread_time() * 500)
         yield
 
 

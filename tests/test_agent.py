@@ -190,9 +190,9 @@ def test_a_rollout_decides_nothing_for_an_episode_that_is_over_and_the_others_go
     tireless.act = lambda observation, own: act(observation)
     assert np.array_equal(played.returns, rollout(toys.slides(15, 4, 9), tireless, 3, 100).returns)
     each = -(-played.lengths // 4)
-    spent, wasted = agent.totals, tireless.totals
-    assert (spent.decisions, wasted.decisions) == (each.sum(), 3 * each.max())
-    assert spent.model_calls_per_decision == wasted.model_calls_per_decision
+    masked, wasted = agent.totals, tireless.totals
+    assert (masked.decisions, wasted.decisions) == (each.sum(), 3 * each.max())
+    assert masked.model_calls_per_decision == wasted.model_calls_per_decision
 
 
 def test_a_rollout_without_an_end_stops_at_its_limit(make, toys):
@@ -208,7 +208,7 @@ def test_seeds_do_not_repeat():
 
 @pytest.mark.parametrize("length", [1, 2])
 def test_where_plans_pay_nothing_the_policy_acts_for_a_while(make, length):
-    """To a model that imagines no reward plans are worth the same at every decision, in the second environment only."""
+    """To a model that imagines no reward plans promise the same at every decision, in the second environment only."""
     agent, alone = make(length), make(length, planned=False)
     alone.model = agent.model
     patience, plan, own = agent.planner.config.td_check_steps, agent.planner.plan, []
@@ -217,8 +217,8 @@ def test_where_plans_pay_nothing_the_policy_acts_for_a_while(make, length):
 
     def promising(*args, **kwargs):
         found = plan(*args, **kwargs)
-        worth = torch.tensor([[0.0], [5.0]]).expand_as(found.returns)
-        return dataclasses.replace(found, tokens=torch.full_like(found.tokens, 0.123), returns=worth)
+        returns = torch.tensor([[0.0], [5.0]]).expand_as(found.returns)
+        return dataclasses.replace(found, tokens=torch.full_like(found.tokens, 0.123), returns=returns)
 
     agent.planner.plan = promising
     for t in range(3 * patience):

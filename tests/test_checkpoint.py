@@ -138,6 +138,15 @@ def test_the_newest_are_kept_and_last_is_the_newest(toys, trained, tmp_path, kee
     assert sorted(p.name for p in run.iterdir() if p.name != LAST) == sorted([path.name, *strangers[3 - keep :]])
 
 
+def test_a_run_its_folder_of_checkpoints_and_the_link_to_the_last_all_name_the_newest(toys, trained, tmp_path):
+    checkpoints = tmp_path / "runs" / "a" / "checkpoints"
+    path = save(toys, trained, checkpoints)
+    for named in (checkpoints.parent, checkpoints, checkpoints / LAST, path):
+        assert find_checkpoint(named) == path
+    refused(find_checkpoint, tmp_path / "runs", match=r"runs: holds no checkpoint$")
+    refused(find_checkpoint, tmp_path / "gone", match=r"gone: no such folder$")
+
+
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
 @pytest.mark.parametrize(("part", "name"), [("model", "encoder.parts.0.weight"), ("learner", "weights")])
 def test_a_weight_that_is_not_finite_is_never_saved(toys, trained, tmp_path, bad, part, name):

@@ -21,7 +21,7 @@ from configs import commands
 from robot.recording import Draft
 from robot.safety.stops import SIGNALS
 
-pytestmark = pytest.mark.usefixtures("patient_driver", "patient_gate")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("patient_driver", "patient_gate")]
 WAIT_S = 120.0  # a loaded machine
 ON, OFF = [True] * 6, [False] * 6
 
@@ -91,9 +91,9 @@ def ends(monkeypatch, capsys, tmp_path, robots):
         command = robots[-1].command  # None: between two episodes
         assert (command is None or command.resting) and not robots[-1].is_connected
         lines = capsys.readouterr().err.splitlines()
-        told = [line for line in lines if re.search("stopped|gone|cannot|driver: |stalled: ", line)]
-        assert len(told) == 1, lines
-        return end.value.code, told[0]
+        ending = [line for line in lines if re.search("stopped|gone|cannot|driver: |stalled: ", line)]
+        assert len(ending) == 1, lines
+        return end.value.code, ending[0]
 
     return ends
 

@@ -38,6 +38,8 @@ SHARED = {
     *("gflop_per_control_step", "decisions_per_second", "parameters", "device", "versions"),
 }
 
+pytestmark = pytest.mark.usefixtures("few_timed")
+
 
 @pytest.fixture(scope="module")
 def run(toys, tmp_path_factory):
@@ -132,6 +134,12 @@ def test_the_planner_can_be_changed_and_only_it(run, evaluated, tmp_path):
     assert summary["returns"] != evaluated[0]["returns"]
     assert summary["plan_gflop"] > 4 * evaluated[0]["plan_gflop"]
     assert summary["planner"]["samples"] == 32
+
+
+def test_decisions_end_at_a_deadline(run, evaluated, tmp_path):
+    hurried = evaluation(run, {"deadline_ms": 0.001}, episodes=1).run(tmp_path)
+    assert hurried["planner"]["deadline_ms"] == 0.001
+    assert 0 < hurried["imagined_per_plan"] < evaluated[0]["imagined_per_plan"]
 
 
 def test_one_episode_has_no_interval_a_lone_checkpoint_no_history_and_a_film_is_made_or_the_reason_given(

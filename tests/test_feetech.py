@@ -79,7 +79,7 @@ def test_a_packet_with_any_one_byte_changed_is_dropped(sent, data):
     change = data.draw(st.integers(1, 255))
     spoilt = sent[:at] + bytes([sent[at] ^ change]) + sent[at + 1 :]
     assert not any(encode(p.id, p.instruction, p.parameters) == sent for p in Framer().feed(spoilt, 0.0))
-    if at != 3:  # with its length intact, nothing at all is heard
+    if at != 3:  # with its length intact, nothing at all is answered
         assert Framer().feed(spoilt, 0.0) == [] or b"\xff\xff" in spoilt[1:]
 
 

@@ -205,7 +205,7 @@ def ordeal(rng, kinds: set) -> int:
 
 
 ELSEWHERE = {FaultKind.DRIVER, FaultKind.PLANNER, FaultKind.BLIND, FaultKind.STOP}
-"""What the gate is told of. An arm that follows is never stalled (tests/test_gate.py)."""
+"""What others report to the gate. An arm that follows is never stalled (tests/test_gate.py)."""
 
 
 def test_no_hostile_goal_makes_a_command_beyond_any_limit_and_every_fault_is_named():

@@ -24,22 +24,19 @@ TINY = (
     *("model.latent=16", "model.group=4", "model.width=16", "model.bins=11", "model.precision=fp32"),
     *("learning.batch_size=8", "learning.horizon=2", "compile=false", "threads=1", "video=false"),
     *("planner.samples=8", "planner.policy_samples=2", "planner.elites=4", "planner.horizon=2"),
-    *("seed_steps=60", "evaluation.episodes=2", "evaluation.every=400", "checkpoint.every=150"),
-    "task.max_control_steps=80",
+    *("seed_steps=60", "evaluation.episodes=2", "evaluation.every=300", "checkpoint.every=150"),
+    "task.max_control_steps=40",
 )
 RUNS = {
-    "state": ("task=cartpole-swingup", "steps=1400"),
-    "camera": ("task=cartpole-swingup", "senses=[state,images.main]", "image_size=16", "steps=600"),
-    "language": ("task=multi", "task.names=[walker-stand,walker-walk]", "senses=[state,language]", "steps=600"),
+    "state": ("task=cartpole-swingup", "steps=640"),
+    "camera": ("task=cartpole-swingup", "senses=[state,images.main]", "image_size=16", "steps=320"),
+    "language": ("task=multi", "task.names=[walker-stand,walker-walk]", "senses=[state,language]", "steps=320"),
     "demonstrations": (
-        "task=so101-touch",
-        "demonstrations=2",
-        "expert_takeover_prob=0.02",
-        "seed_steps=20",
-        "steps=400",
+        *("task=so101-touch", "demonstrations=2", "expert_takeover_prob=0.02"),
+        *("seed_steps=20", "steps=200"),
     ),
-    "environments": ("task=reacher-easy", "envs=4", "steps=800"),
-    "joined": ("task=cheetah-run", "token=line2", "steps=600"),
+    "environments": ("task=reacher-easy", "envs=4", "steps=640"),
+    "joined": ("task=cheetah-run", "token=line2", "steps=320"),
 }
 """The keys of each run beside TINY. The first stops at half its steps, and is resumed from there."""
 
@@ -83,8 +80,8 @@ def run(name: str, folder: Path) -> dict[str, str]:
     training.measure = partial(training.measure, decisions=2)
     path = folder / name
     if name == "state":
-        train([*TINY, *RUNS[name], "steps=700"], path)
-        summary = train([f"resume={path}", "steps=1400"])
+        train([*TINY, *RUNS[name], "steps=320"], path)
+        summary = train([f"resume={path}", "steps=640"])
     else:
         summary = train([*TINY, *RUNS[name]], path)
     rows = (path / "metrics.csv").read_bytes().partition(b"\n")[2]

@@ -106,9 +106,9 @@ def test_a_vector_of_processes_carries_the_instructions_and_the_tasks(env):
     observation, info = vector.reset(seed=seeds)
     expected = [env.reset(seed=seed) for seed in seeds]
     later, *_, info_later = vector.step(np.zeros(vector.action_space.shape, np.float32))
-    for shown, told in ((observation, info), (later, info_later)):
+    for shown, facts in ((observation, info), (later, info_later)):
         assert shown[LANGUAGE_KEY] == tuple(one[LANGUAGE_KEY] for one, _ in expected)
-        assert list(told["task"]) == [one["task"] for _, one in expected]
+        assert list(facts["task"]) == [one["task"] for _, one in expected]
     np.testing.assert_array_equal(observation[STATE_KEY], [one[STATE_KEY] for one, _ in expected])
     again, _ = vector.reset(seed=[0, 0], options={"reset_mask": np.array([False, True])})
     assert again[LANGUAGE_KEY] == (later[LANGUAGE_KEY][0], env.reset(seed=0)[0][LANGUAGE_KEY])

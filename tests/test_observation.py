@@ -37,7 +37,7 @@ def test_nothing_leaks_from_under_a_mask():
 
 
 @pytest.mark.parametrize(
-    ("values", "told"),
+    ("values", "line"),
     [
         ({}, r"none of the senses observation\.state, observation\.images\.front is there; there is nothing"),
         ({STATE_KEY: [1.0, 2.0, 3.0]}, r"observation\.state: a list; a tensor of shape \(B, 3\) is needed"),
@@ -48,8 +48,8 @@ def test_nothing_leaks_from_under_a_mask():
         ({STATE_KEY: torch.full((1, 3), torch.inf)}, r"observation\.state\[0\] is inf"),
     ],
 )
-def test_what_does_not_fit_is_refused_in_one_line_that_names_it(values, told):
-    with pytest.raises(ValueError, match=f"^{told}") as caught:
+def test_what_does_not_fit_is_refused_in_one_line_that_names_it(values, line):
+    with pytest.raises(ValueError, match=f"^{line}") as caught:
         Observation.of(SENSES, values)
     assert "\n" not in str(caught.value)
 

@@ -112,11 +112,11 @@ def test_a_plan_is_the_mean_of_its_elites_by_the_exponential_of_their_returns(te
         assert (plan.std == 0.3).any() or (plan.std > 0.3).all()
 
 
-@pytest.mark.parametrize("carry", [0.0, 0.3, 1.0])
-def test_the_first_candidates_are_the_policys_the_last_plan_and_noise_around_both(carry):
-    config = dataclasses.replace(CONFIG, samples=12, policy_samples=5, elites=4, warm_start_fraction=carry, std=0.8)
+@pytest.mark.parametrize("fraction", [0.0, 0.3, 1.0])
+def test_the_first_candidates_are_the_policys_the_last_plan_and_noise_around_both(fraction):
+    config = dataclasses.replace(CONFIG, samples=12, policy_samples=5, elites=4, warm_start_fraction=fraction, std=0.8)
     model, noise, last = bowl(mode=0.3), normal(2, 3, 12, 2), normal(2, 3, 2, seed=1).clamp(-1, 1)
-    root, warm = torch.zeros(3, 2), int(carry * 7)
+    root, warm = torch.zeros(3, 2), int(fraction * 7)
     found = initial_candidates(model, root, WarmStart(last, torch.tensor([True, True, False])), noise, config)
     assert torch.equal(found[:, :, 0], model.propose(root, torch.zeros(2, 3, 1, 2))[:, :, 0])
     assert torch.equal(found[:, :, 1:5], model.propose(root, noise)[:, :, 1:5])
@@ -266,6 +266,14 @@ def test_the_same_generator_state_gives_the_same_plan_and_leaves_no_gradient(mod
     assert not same(one, other)
     assert not one.tokens.requires_grad and all(p.grad is None for p in model.parameters())
     assert torch.equal(one.latent, model.encode(seen(2)))
+
+
+@pytest.mark.parametrize(("std", "wide_std"), [(0.3, 1.0), (1.0, 1.0), (2.0, 2.0)])
+def test_a_wide_search_is_one_whose_deviation_is_at_least_one(model, std, wide_std):
+    narrow, wide = (Planner(model, 0.9, dataclasses.replace(CONFIG, std=each)) for each in (std, wide_std))
+    plan = narrow.plan(seen(2), None, seeded(), wide=True)
+    assert same(plan, wide.plan(seen(2), None, seeded()))
+    assert same(plan, narrow.plan(seen(2), None, seeded())) == (std >= 1)
 
 
 @pytest.mark.parametrize(("given", "done"), [(None, 2), (100.5, 1), (101.5, 2), (0.0, 1), (1e9, 6)])

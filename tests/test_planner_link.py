@@ -491,6 +491,18 @@ def test_a_service_that_is_closed_while_it_plans_ends_after_the_plan(echo, conne
     assert not serving.is_alive()
 
 
+def test_a_planners_process_that_cannot_start_says_why_to_its_robot(monkeypatch, tmp_path):
+    ours, theirs = socket.socketpair()
+    words = [str(theirs.detach()), str(tmp_path / "gone"), "0", "cpu", "1", "True"]
+    monkeypatch.setattr("sys.argv", ["planning", *words])
+    process = threading.Thread(target=planning.main)
+    process.start()
+    client = PlannerClient(lambda: ours, BEGIN, print, patience_s=None, reconnect=False)
+    with contextlib.closing(client), pytest.raises(Refused, match=r"^[^\n]*gone: no such folder$"):
+        client.connect()
+    process.join(WAIT_S)
+
+
 def test_the_command_plans_for_a_robot_and_ends_with_what_it_did(command, arm_checkpoint, tmp_path):
     path, answers = str(tmp_path / "own" / "s"), []
     begin = planning.begin_of(spec := read_spec(arm_checkpoint), task_of(spec), 2)

@@ -34,7 +34,7 @@ def recorded(tmp_path_factory):
         return RecordSession(config).run()
 
     results = [record("touch", episodes=number) for number in (2, 3)]
-    record("again", episodes=1, task="so101-touch")
+    record("again", episodes=1, sim_task="so101-touch")
     before = os.sched_getscheduler(0)
     record("seen", episodes=2, cameras=["overhead", "wrist"])
     assert os.sched_getscheduler(0) == before  # the video encoder takes real time for itself where it may
@@ -101,7 +101,7 @@ def test_the_same_seed_records_the_same(recorded):
 
 @pytest.mark.slow
 def test_nothing_that_was_safe_is_lost_to_a_kill(tmp_path):
-    found = runpy.run_path(str(KILLS))["killed"](tmp_path, 4)
+    found = runpy.run_path(str(KILLS))["killed"](tmp_path, 3)
     assert found["lost"] == found["unreadable"] == [] and found["while_recording"] > 0
 
 

@@ -1,5 +1,6 @@
 """An arm with cameras and instructions shows the model what training showed; a cable falls out, and it goes on."""
 
+import contextlib
 import re
 import threading
 import time
@@ -32,8 +33,10 @@ from robot.config_so101 import SimCameraConfig
 from robot.loop import Loop
 from robot.settings import RecordConfig, RunConfig
 from robot.so101 import SimCamera
+from worldmodel.errors import UserError
 from worldmodel.observation import Observation
 from worldmodel.senses import IMAGE_KEY_PREFIX
+from worldmodel.strict import ConfigError
 
 TASK = TaskConfig("so101-touch", state="joints")
 WRIST = "wrist:24x40"
@@ -312,6 +315,17 @@ def test_the_rerun_viewer_gets_every_tick_with_what_the_camera_shows_the_model(r
         running(episodes=1, viewer="rerun", viewer_file=str(file)).run()
 
 
+def test_a_viewer_that_does_not_come_up_is_a_line_before_anything_is_begun(running, monkeypatch):
+    from rerun import RecordingStream
+
+    def spawn(_):
+        raise RuntimeError("no screen")
+
+    monkeypatch.setattr(RecordingStream, "spawn", spawn)
+    with pytest.raises(UserError, match=r"^viewer=rerun: the viewer does not come up.*; viewer_file=run\.rrd leaves"):
+        running(viewer="rerun").run()
+
+
 @pytest.mark.parametrize("how", ["hangs", "fails"])
 def test_a_viewer_that_hangs_or_fails_says_so_and_the_arm_goes_on(running, tmp_path, monkeypatch, capsys, how):
     hung = threading.Event()
@@ -332,6 +346,24 @@ def test_a_viewer_that_hangs_or_fails_says_so_and_the_arm_goes_on(running, tmp_p
     assert (result["ended"], result["faults"]) == ("done", [])
     line = {"hangs": "the viewer did not take the last of it", "fails": "the viewer shows no more: no room\n"}[how]
     assert capsys.readouterr().err.count(line) == 1
+
+
+def test_where_nothing_can_be_drawn_a_policy_that_sees_is_refused_in_a_line(running, monkeypatch):
+    session = running()
+    monkeypatch.setenv("MUJOCO_GL", "disabled")
+    with pytest.raises(ConnectionError, match=r"^[^\n]*nothing can be drawn: MUJOCO_GL=disabled$"):
+        session.run()
+
+
+@pytest.mark.parametrize(("count", "line"), [(10, None), (11, "bytes at a time; at most")])
+def test_frames_that_no_message_to_a_planner_holds_are_refused(checkpoint, count, line):
+    spec = load_agent(checkpoint).spec
+    vision = replace(spec.model.vision, frame_lags=tuple(range(count)))
+    senses = {"observation.images.overhead": (512, 512, 3)}
+    spec = replace(spec, senses=senses, model=replace(spec.model, vision=vision))
+    session = RunSession(RunConfig(checkpoint="c"), None, spec, TASK)
+    with pytest.raises(ConfigError, match=line) if line else contextlib.nullcontext():
+        session.check()
 
 
 ARM, ON_TWIN = {"robot": "so101", "port": "p", "id": "i"}, {"robot": "so101-twin"}

@@ -10,17 +10,17 @@ from worldmodel.td_check import TDCheck
 ALL = torch.ones(1, dtype=torch.bool)
 
 
-def told(check, worths, rewards, keep, steps=1):
-    """Whether each decision of one environment was left to the policy, of plans of such worth, paid so."""
+def left_to_policy(check, promised, rewards, keep, steps=1):
+    """Whether each decision of one environment was left to the policy, given what plans promised and rewards."""
     broken = []
-    for worth, reward in zip(worths, rewards, strict=True):
-        broken.append(bool(check.failed(torch.tensor([worth]), ALL)))
+    for expected, reward in zip(promised, rewards, strict=True):
+        broken.append(bool(check.failed(torch.tensor([expected]), ALL)))
         check.record(torch.tensor([reward]), torch.tensor([keep]), torch.tensor([float(steps)]), ALL)
     return broken
 
 
-def worths(rewards, keep, end):
-    """What each decision was worth, if all of it came: Bellman's equation backwards."""
+def returns(rewards, keep, end):
+    """What each decision returns, if all of it came: Bellman's equation backwards."""
     found = [end]
     for reward in reversed(rewards):
         found.append(reward + keep * found[-1])
@@ -37,15 +37,15 @@ def worths(rewards, keep, end):
 def test_plans_that_come_true_are_never_broken(rewards, keep, end, patience, steps):
     """Whenever the rewards come: at once, late after long growth, or costs before gains."""
     check = TDCheck(patience, indifference=0.1)
-    assert not any(told(check, worths(rewards, keep, end), rewards, keep, steps))
+    assert not any(left_to_policy(check, returns(rewards, keep, end), rewards, keep, steps))
 
 
 @pytest.mark.parametrize("steps", [1, 2, 5])
 @pytest.mark.parametrize("share", [0.0, 0.3])
 def test_plans_that_do_not_pay_are_left_for_as_long_as_patience_and_tried_again(steps, share):
-    worth, keep, patience = 100.0, 0.99, 30
+    expected, keep, patience = 100.0, 0.99, 30
     check = TDCheck(patience, indifference=0.1)
-    broken = told(check, [worth] * 200, [share * (1 - keep) * worth] * 200, keep, steps)
+    broken = left_to_policy(check, [expected] * 200, [share * (1 - keep) * expected] * 200, keep, steps)
     first = broken.index(True)
     assert patience / 2 / steps < first < 3 * patience / steps
     held = -(-patience // steps)
@@ -53,17 +53,17 @@ def test_plans_that_do_not_pay_are_left_for_as_long_as_patience_and_tried_again(
     assert broken[first + held + first - 1 : first + held + first + 2].count(True)  # as fast as the first time
 
 
-@pytest.mark.parametrize(("worth", "reward"), [(100.0, 0.6), (0.05, 0.0)])
-def test_plans_that_pay_most_or_are_worth_little_are_kept(worth, reward):
-    assert not any(told(TDCheck(30, indifference=0.1), [worth] * 300, [reward] * 300, 0.99))
+@pytest.mark.parametrize(("expected", "reward"), [(100.0, 0.6), (0.05, 0.0)])
+def test_plans_that_pay_most_or_promise_little_are_kept(expected, reward):
+    assert not any(left_to_policy(TDCheck(30, indifference=0.1), [expected] * 300, [reward] * 300, 0.99))
 
 
 def test_each_environment_has_its_own_account_and_waits_till_it_is_asked():
-    check, worth = TDCheck(30, indifference=0.1), torch.full((3,), 100.0)
+    check, expected = TDCheck(30, indifference=0.1), torch.full((3,), 100.0)
     asked, keep, one = torch.tensor([True, True, False]), torch.full((3,), 0.99), torch.ones(3)
     for _ in range(25):
-        broken = check.failed(worth, asked)
+        broken = check.failed(expected, asked)
         check.record(torch.tensor([0.0, 1.0, 0.0]), keep, one, asked)
     assert broken.tolist() == [True, False, False]
     check.reset(torch.tensor([True, False, False]))
-    assert not bool(check.failed(worth, torch.ones(3, dtype=torch.bool)).any())
+    assert not bool(check.failed(expected, torch.ones(3, dtype=torch.bool)).any())

@@ -2,6 +2,8 @@
 
 import errno
 import io
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -32,6 +34,31 @@ def test_in_a_low_terminal_what_is_below_its_bottom_is_not_drawn(teletype):
             terminal.draw([f"{drawing} {i}" for i in range(9)])
         written = close()
     assert teletype.shown(written) == ["cd 0", "cd 1", "cd 2"]  # the cursor has the fourth
+
+
+def test_what_threads_say_at_once_all_stays(teletype):
+    """One writes so slowly that others come between, if they can."""
+    written = []
+
+    class Slow(io.StringIO):
+        def isatty(self):
+            return True
+
+        def write(self, text):
+            time.sleep(1e-4)
+            written.append(text)
+
+    terminal = Terminal(Slow())
+
+    def work(name):
+        for i in range(20):
+            terminal.draw(["a drawing", "of two lines"])
+            terminal.say(f"{name} {i}")
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(work, "abcd"))
+    lines = teletype.shown("".join(written))
+    assert sorted(lines) == sorted(f"{name} {i}" for name in "abcd" for i in range(20))
 
 
 def test_elsewhere_everything_stays_as_it_was_written():

@@ -24,7 +24,7 @@ LIMITS = (7, 12, 9)
 
 
 class Shown(gymnasium.Wrapper):
-    """A Slide that is also drawn, as a bar at its place and as one that is as long as it is fast, and told what to do;
+    """A Slide that is also drawn, as a bar at its place and as one that is as long as it is fast, with an instruction;
     every third of the first frames is lost."""
 
     def __init__(self, env):
@@ -136,19 +136,19 @@ def test_what_cannot_be_resumed_is_said_and_begun_anew(toys, tmp_path, limits, m
 
 
 def test_the_replay_holds_what_the_environments_did(toys):
-    """Every step, its reward, and where the episode stopped; rewards add up to the returns told."""
+    """Every step, its reward, and where the episode stopped; rewards add up to the returns of its episodes."""
     trainer = toys.trainer(toys.slides(*LIMITS))
     ends = advance(toys, trainer, 90)
-    replay, told = trainer.replay, []
+    replay, ends_stored = trainer.replay, []
     for env in range(3):
         total, length, held = 0.0, 0, int(replay.filled[env])
         for row in range(held - 1):
             if not replay.final[env, row]:
                 total, length = total + float(replay.reward[env, row]), length + 1
             if replay.final[env, row + 1]:  # an episode's last observation, or the present
-                told += [(round(total, 4), length)] if length and row + 1 < held - 1 else []
+                ends_stored += [(round(total, 4), length)] if length and row + 1 < held - 1 else []
                 total, length = 0.0, 0
-    assert sorted(told) == sorted((round(value, 4), length) for value, length, _ in ends)
+    assert sorted(ends_stored) == sorted((round(value, 4), length) for value, length, _ in ends)
     assert int((~replay.final).sum()) == trainer.steps == 90
     assert replay.action.abs().max() <= 1
     off = replay.seen[STATE_KEY][:, 1:, 0].abs() == 1  # a Slide terminates where it goes off its line, and only there

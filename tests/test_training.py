@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from functools import partial
 
@@ -25,6 +26,7 @@ from envs.make import make_vector
 from envs.task_env import EnvironmentFault
 from envs.vector import EnvironmentLost
 from policies.storage.folders import FORMAT, FolderError
+from robot.safety.stops import handled
 from worldmodel import strict
 from worldmodel.strict import ConfigError
 
@@ -37,6 +39,8 @@ PATIENCE = 600  # seconds
 SHORT = ("task=pendulum-swingup", "task.max_control_steps=30", "steps=360", "evaluation.episodes=2", "seed_steps=40")
 SHORT += ("learning.updates_per_token=0.25", "evaluation.every=200", "checkpoint.every=100")
 PENDULUM = ("task=gym", "task.id=Pendulum-v1", "evaluation.every=0", "evaluation.episodes=1")
+
+pytestmark = pytest.mark.usefixtures("few_timed")
 
 
 @pytest.fixture(scope="module")
@@ -88,26 +92,36 @@ def steps_of(folder):
 
 
 @pytest.mark.slow
-def test_killed_and_stopped_at_any_moment_it_goes_on_to_the_same_numbers(keys, whole, tmp_path):
+def test_killed_and_stopped_at_any_moment_it_goes_on_to_the_same_numbers(keys, whole, command, tmp_path):
     folder, moments = tmp_path / "run", random.Random(1)
+    metrics, checkpoints = folder / "metrics.csv", folder / "checkpoints"
     process = start(tmp_path, *keys, "hydra.run.dir=run")
-    wait(process, lambda: any((folder / "checkpoints").glob("[0-9]*")))
+    wait(process, lambda: any(checkpoints.glob("[0-9]*")))
     time.sleep(moments.uniform(0, 0.2))
     process.kill()
     process.communicate()
-    process = start(tmp_path, "resume=run", "checkpoint.every=100000")
-    wait(process, lambda: "going on from" in (tmp_path / "log.txt").read_text())
-    time.sleep(moments.uniform(0, 0.2))
-    process.send_signal(signal.SIGTERM)
-    out, _ = process.communicate(timeout=PATIENCE)
-    log = (tmp_path / "log.txt").read_text()
-    if process.returncode:  # it had not finished already
-        assert (process.returncode, out) == (143, b"")
-        assert "\nstopping at the end of this step, with a checkpoint; " in log
-        assert "stopped by SIGTERM; go on with: semagram-train resume=" in log
-        out, _ = start(tmp_path, "resume=run").communicate(timeout=PATIENCE)
+    before, over = metrics.stat().st_mtime_ns, threading.Event()
+
+    def stop():
+        while metrics.stat().st_mtime_ns == before and not over.is_set():
+            time.sleep(0.01)
+        over.wait(moments.uniform(0, 0.2))
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    stopping = threading.Thread(target=stop)
+    with handled(lambda *_: None, [signal.SIGTERM]):  # by us, should it have ended before
+        stopping.start()
+        code, out, err = command("train", "resume=run", "checkpoint.every=100000")
+        over.set()
+        stopping.join()
+    if code:  # it had not finished already
+        assert (code, out) == (143, "") and "going on from" in err
+        assert "\nstopping at the end of this step, with a checkpoint; " in err
+        assert "stopped by SIGTERM; go on with: semagram-train resume=" in err
+    code, out, err = command("train", "resume=run")
+    assert code == 0, err
     result, expected = json.loads(out.splitlines()[-1]), json.loads((whole / "summary.json").read_text())
-    assert (folder / "metrics.csv").read_bytes() == (whole / "metrics.csv").read_bytes()
+    assert metrics.read_bytes() == (whole / "metrics.csv").read_bytes()
     assert {k: v for k, v in result.items() if k not in CLOCK} == {k: v for k, v in expected.items() if k not in CLOCK}
 
 
@@ -166,8 +180,8 @@ def test_stopped_during_its_film_it_stops_at_the_next_frame_and_goes_on(toys, tm
 def test_a_run_that_ends_among_its_random_steps_says_so(toys, tmp_path, capsys, here, steps, learned):
     keys = composed("train", [*toys.tiny_keys, *PENDULUM, f"steps={steps}", "task.max_control_steps=5"])
     result = Training.begin(keys, tmp_path / "run").run()
-    told = "nothing was learned: the first 60 steps (seed_steps=60) are random" in capsys.readouterr().err
-    assert (told, result["updates"] > 0) == (not learned, learned)
+    warned = "nothing was learned: the first 60 steps (seed_steps=60) are random" in capsys.readouterr().err
+    assert (warned, result["updates"] > 0) == (not learned, learned)
 
 
 class Power(BaseException):

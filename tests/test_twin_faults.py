@@ -22,7 +22,7 @@ def arm():
 
 @pytest.fixture
 def plugs():
-    """What the host's port was told, in order."""
+    """What the host's port was commanded, in order."""
     return []
 
 
@@ -38,14 +38,14 @@ def powered(arm: TwinArm) -> list[bool]:
 
 
 @given(st.binary(min_size=1, max_size=60), st.integers(0, 99))
-def test_a_line_loses_all_changes_one_byte_or_carries_as_it_was(data, seed):
+def test_a_line_loses_all_changes_one_byte_or_delivers_as_it_was(data, seed):
     line = Line(seed)
-    assert line.carry(data) == data
+    assert line.transmit(data) == data
     line.corrupted = 1.0
-    arrived = line.carry(data)
+    arrived = line.transmit(data)
     assert len(arrived) == len(data) and sum(a != b for a, b in zip(arrived, data, strict=True)) == 1
     line.lost = 1.0
-    assert line.carry(data) == b""
+    assert line.transmit(data) == b""
     assert line.counts == {"corrupted": 1, "lost": 1}
 
 

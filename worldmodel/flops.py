@@ -4,7 +4,8 @@ import math
 from collections.abc import Callable
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from worldmodel.learner import Learner
 from worldmodel.losses import Batch, losses
@@ -12,11 +13,30 @@ from worldmodel.planner import Planner
 from worldmodel.settings import PlannerConfig
 
 
+class _Dispatch:
+    """Counts the operations of the matrix products that PyTorch dispatches, as its own FlopCounterMode does.
+
+    Not itself a mode: PyTorch wraps `__torch_dispatch__` of those in what takes seconds to import (Dynamo).
+    """
+
+    flop = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **kwargs or {})
+        if count := flop_registry.get(function.overloadpacket):
+            self.flop += count(*args, **kwargs or {}, out_val=result)
+        return result
+
+
+class _Counter(_Dispatch, TorchDispatchMode):
+    pass
+
+
 def gflop(work: Callable[[], object]) -> float:
     """Count the GFLOP of the matrix products that `work` runs (a multiply-add is 2 FLOP)."""
-    with FlopCounterMode(display=False) as counter:
+    with _Counter() as counter:
         work()
-    return counter.get_total_flops() / 1e9
+    return counter.flop / 1e9
 
 
 def update_gflop(learner: Learner) -> float:

@@ -238,13 +238,15 @@ class RecordSession:
                 say(f"left out a layout: {error}")
                 continue
             return seed
-        raise UserError(f"task={self.config.task}: {TRIES} layouts in a row are out of the script's reach")
+        raise UserError(f"sim_task={self.config.sim_task}: {TRIES} layouts in a row are out of the script's reach")
 
     def _task(self, robot: GatedRobot) -> str:
         """Return the task in words, as the dataset stores it."""
         if self.config.instruction:
             return self.config.instruction
-        return robot.robot.scene.task_description if self.config.simulated else self.config.task.removeprefix(PREFIX)
+        return (
+            robot.robot.scene.task_description if self.config.simulated else self.config.sim_task.removeprefix(PREFIX)
+        )
 
 
 @contextmanager

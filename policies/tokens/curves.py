@@ -3,7 +3,7 @@
 A curve is given by control points c (K, ...) and a degree p < K: y(t) = sum_i N_i(t) c_i, t in [0, 1]. It begins at
 c_0, ends at c_{K-1} and lies in the convex hull of its control points. Its r-th derivative is a curve of degree p - r,
 whose control points are differences of c. Bounds on control points thus bound position, and bounds on differences the
-rate. Source: de Boor 1978, A Practical Guide to Splines; scipy.interpolate.BSpline evaluates them.
+rate. Source: de Boor 1978, A Practical Guide to Splines.
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,6 @@ from functools import cache
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from scipy.interpolate import BSpline
 from torch import Tensor
 
 from worldmodel.settings import TokenConfig
@@ -48,12 +47,26 @@ def ends(length: int) -> np.ndarray:
 def design(at: np.ndarray, count: int, degree: int, derivative: int = 0) -> np.ndarray:
     """Return the matrix (len(at), count) from control points to the `derivative`-th derivative at times `at`.
 
-    With `derivative` 0 its rows are non-negative and sum to 1. Time is in units of the whole token; times outside
-    [0, 1] are clipped.
+    With `derivative` 0 its rows are non-negative and sum to 1: degree by degree, each function gives its value to
+    itself and the one before in the shares of the time left and right in its span (de Boor 1978, ch. X). Time is in
+    units of the whole token; times outside [0, 1] are clipped.
     """
     places = np.clip(np.asarray(at, dtype=float), 0, 1)
     if derivative == 0:
-        return BSpline.design_matrix(places, knots(count, degree), degree).toarray()
+        k, result = knots(count, degree), np.zeros((len(places), count))
+        span = np.searchsorted(k[degree + 1 : count], places, "right") + degree  # k_span <= t < k_{span+1}
+        columns = span + np.arange(-degree, 1)[:, None]  # all but these are 0 there
+        values = np.zeros(columns.shape)
+        values[0] = 1
+        for p in range(1, degree + 1):
+            lower, values[0] = values[:p].copy(), 0
+            for n in range(p):
+                left, right = k[span + n + 1 - p], k[span + n + 1]
+                share = lower[n] / (right - left)
+                values[n] += share * (right - places)
+                values[n + 1] = share * (places - left)
+        result[np.arange(len(places)), columns] = values
+        return result
     if derivative > degree:
         return np.zeros((len(places), count))
     lower = design(places, count - derivative, degree - derivative)

@@ -58,7 +58,7 @@ class Line:
         self.lost = self.corrupted = self.slow_ms = 0.0
         self.counts: Counter[str] = Counter()
 
-    def carry(self, data: bytes) -> bytes:
+    def transmit(self, data: bytes) -> bytes:
         """Return what arrives of a packet: at the set rates, nothing, or the packet with one byte changed."""
         if self.lost and self._rng.random() < self.lost:
             self.counts["lost"] += 1

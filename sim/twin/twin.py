@@ -155,12 +155,12 @@ class Twin:
         heard, data = time.monotonic(), self._port.read()
         if not data:
             return
-        arrived = b"".join(map(self._line.carry, cut(data)))  # several packets if the machine is busy
+        arrived = b"".join(map(self._line.transmit, cut(data)))  # several packets if the machine is busy
         for packet in self._framer.feed(arrived, heard):
             replies = self._bus.answer(packet)
             self._packets += 1
             self._replies += len(replies)
-            arriving = b"".join(self._line.carry(reply) for reply in replies)
+            arriving = b"".join(self._line.transmit(reply) for reply in replies)
             if self._line.slow_ms:
                 self._line.counts["slow"] += len(replies)
                 self._late.append((heard + self._line.slow_ms / 1000, arriving))
