@@ -1,5 +1,6 @@
 """Laws of the safety gate on an ordinary day: what it lets through, how it stops, how it is released."""
 
+import contextlib
 import dataclasses
 import math
 from types import SimpleNamespace
@@ -82,21 +83,23 @@ STALLS = dataclasses.replace(ONE, joints={"j": dataclasses.replace(ONE.joints["j
 
 
 def test_a_joint_that_stays_where_it_is_while_its_command_is_far_off_is_a_fault():
-    run, steps = Run(STALLS, lag=0.0), 0
-    while (command := run.step(50.0)).fault is None:
-        steps += 1
-        off = command.values[0] > 8
-        assert steps < 60
-    assert off
-    assert 1.0 <= steps * DT <= 1.0 + 0.5  # and as long as it takes the command to get there
-    assert command.fault.kind == FaultKind.STALLED
-    assert command.fault.message.startswith("j does not follow: it stays at 0.0, its command is at 13.")
-    pulled, path = command.values[0], []
-    while not (command := run.step(50.0)).resting:
-        path.append(command.values[0])
-    assert (np.diff([pulled, *path]) <= 0).all()  # it lets go of the joint,
-    assert 0 <= path[-1] < 0.03 * 15  # and never pushes it the other way
-    run.gate.release()
+    run = Run(STALLS, lag=0.0)
+    for _ in range(2):  # released while it is still held, it is given as long again
+        steps = 0
+        while (command := run.step(50.0)).fault is None:
+            steps += 1
+            off = command.values is not None and command.values[0] > 8
+            assert steps < 60
+        assert off
+        assert 1.0 <= steps * DT <= 1.0 + 0.5  # and as long as it takes the command to get there
+        assert command.fault.kind == FaultKind.STALLED
+        assert command.fault.message.startswith("j does not follow: it stays at 0.0, its command is at 13.")
+        pulled, path = command.values[0], []
+        while not (command := run.step(50.0)).resting:
+            path.append(command.values[0])
+        assert (np.diff([pulled, *path]) <= 0).all()  # it lets go of the joint,
+        assert 0 <= path[-1] < 0.03 * 15  # and never pushes it the other way
+        run.gate.release()
     run.lag = 1.0
     assert all(run.step(50.0).fault is None for _ in range(90))
 
@@ -180,6 +183,107 @@ def test_after_a_fault_it_brakes_to_rest_holds_and_goes_on_only_when_released(ba
         command = run.step(0.0)
     assert command.fault is None
     assert abs(command.values[0]) < 1e-3
+
+
+THREE = Limits(
+    {
+        "a": JointLimits(-90, 90, 60, 240, 15, 8),
+        "b": JointLimits(-20, 70, 90, 300, 10, 6),
+        "c": JointLimits(0, 100, 120, 900, 25, 12),
+    },
+    stall_s=1.0,
+)
+
+
+@pytest.mark.parametrize("joint", [0, 1, 2])
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_a_fault_names_the_joint_that_has_it_however_far_the_others_are_within_their_own_limits(joint, sign):
+    centre, step, stall = (THREE.column("low") + THREE.column("high")) / 2, THREE.column("step"), THREE.column("stall")
+    name, only = THREE.names[joint], sign * np.eye(3)[joint]
+    near = sign * np.where(only, 0, 0.8 * step)
+    run = Run(THREE, start=centre, lag=0.0)
+    run.step(centre)
+    fault = run.step(centre, reading=centre + near + 1.1 * step * only).fault
+    assert fault.kind == FaultKind.PUSHED and fault.message.startswith(f"{name} was moved to ")
+    run = Run(THREE, start=centre, lag=np.where(only, 0.0, 1.0))
+    fault = next(c.fault for c in (run.step(centre + 1.2 * stall * only + 20 * near) for _ in range(99)) if c.fault)
+    assert fault.kind == FaultKind.STALLED and fault.message.startswith(f"{name} does not follow")
+    edge = np.where(sign > 0, THREE.column("high"), THREE.column("low"))
+    fault = Run(THREE, start=edge + near + 1.1 * step * only).step(centre).fault
+    assert fault.kind == FaultKind.OUTSIDE and fault.message.startswith(f"{name} is at ")
+
+
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_it_begins_where_two_readings_agree_within_a_step_no_further_than_a_step_outside(sign):
+    for gap, begins in ((15.0, True), (15.01, False)):
+        run = Run()
+        command = run.step(0.0, reading=np.array([sign * gap]))
+        assert command.fault is None and (command.values is not None) == begins
+        command = Run(start=sign * (90 + gap)).step(0.0)
+        assert (command.fault is None) == (command.values is not None) == begins
+        assert begins or command.fault.kind == FaultKind.OUTSIDE
+
+
+class InUnits:
+    """A fingertip's kinematics with so many units to the degree."""
+
+    def __init__(self, scale):
+        self.tip, self.scale = Fingertip(), scale
+        self.reach, self.radians = self.tip.reach, self.tip.radians / scale
+
+    def place(self, joints):
+        return self.tip.place(joints / self.scale)
+
+
+def in_units(limits, scale):
+    """The limits in other units; mirrored, if those are negative."""
+    joints = {}
+    for name, j in limits.joints.items():
+        low, high = sorted((j.low * scale, j.high * scale))
+        joints[name] = JointLimits(low, high, *(abs(scale) * v for v in (j.rate, j.acceleration, j.step, j.stall)))
+    return dataclasses.replace(limits, joints=joints)
+
+
+@pytest.mark.parametrize(("box", "scale"), [(False, -1), (False, 2**-6), (True, 1), (True, 2**-6)])
+def test_the_same_calls_at_the_same_times_give_the_same_commands_in_any_unit_and_mirrored(box, scale):
+    """Nor does it matter what becomes of the arrays that were given and returned."""
+    limits = dataclasses.replace(so101("normal"), box=BOX, stall_s=1.0) if box else THREE
+    near = (
+        1e-6 if box and scale != 1 else 0
+    )  # the slide along its faces has a constant with a unit, against singularity
+    rng, kinds, now = np.random.default_rng(0), [], 0.0
+    low, high = limits.column("low"), limits.column("high")
+    pairs = [(Gate(in_units(limits, s), InUnits(s) if box else None), s) for s in (1, scale)]
+    size = len(low)
+    arm = goal = lag = np.clip(np.zeros(size), low, high)
+    for k in range(800):
+        now += rng.uniform(0.2, 2) * DT
+        goal = goal if k % 15 else rng.uniform(low, high) * 1.2
+        lag = lag if k % 60 else np.where(rng.random(size) < 0.15, 0.0, 0.6)
+        if k % 200 == 199:
+            arm = arm + rng.choice([-1.5, 1.5], size) * limits.column("step")
+        commands = []
+        for gate, s in pairs:
+            given = Stamped(s * goal, now), Stamped(s * arm, now)
+            commands.append(gate.step(*given, now))
+            for each in given:
+                each.values[:] = np.nan
+        first, second = commands
+        assert (first.values is None, first.resting) == (second.values is None, second.resting)
+        assert (first.fault and first.fault.kind) == (second.fault and second.fault.kind)
+        np.testing.assert_allclose(scale * first.rate, second.rate, rtol=near, atol=near * abs(scale))
+        if first.values is not None:
+            np.testing.assert_allclose(scale * first.values, second.values, rtol=near, atol=near * abs(scale))
+            arm = arm + lag * (first.values - arm)
+        if first.fault is not None and first.resting:
+            kinds.append(first.fault.kind)
+            for gate, _ in pairs:
+                with contextlib.suppress(NotReleasable):
+                    gate.release()
+            arm = np.clip(arm, low, high)
+        for command in commands if first.values is not None else ():
+            command.values[:], command.rate[:] = np.nan, np.nan
+    assert {FaultKind.PUSHED, FaultKind.STALLED} <= set(kinds) and kinds.count(FaultKind.PUSHED) > 2
 
 
 BOX = Box(0.1, 0.35, -0.15, 0.2, 0.05, 0.3)
