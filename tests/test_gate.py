@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from robot.safety.braking import Workspace, braked, stoppable, stopping, time_to_rest
 from robot.safety.gate import Gate
 from robot.safety.input_check import LONGEST_S, SOONEST_S, InputCheck, Stamped
-from robot.safety.limits import PRESETS, Box, JointLimits, Limits, so101
+from robot.safety.limits import GRIPPER, PRESETS, RANGES, Box, JointLimits, Limits, so101
 from robot.safety.stops import Fault, FaultKind, NotReleasable
 from sim.so101.joints import JOINTS
 from sim.so101.kinematics import Fingertip
@@ -377,25 +377,52 @@ def test_after_a_release_it_sends_nothing_of_before(forgets):
 
 NOW = 10.0
 INPUTS = {  # goal, reading, the time of the step (the one before was at 9.9), what is wrong with it
-    "all well": (Stamped({"j": 1, "k": 2.0}, 9.95), Stamped(np.array([1, 2], np.int8), NOW), NOW, None),
-    "as old as a goal may be": (Stamped([1.0, 2.0], NOW - 0.5), Stamped([1.0, 2.0], NOW), NOW, None),
-    "a goal too old": (Stamped([1.0, 2.0], NOW - 0.51), Stamped([1.0, 2.0], NOW), NOW, "stale"),
-    "a reading too old": (Stamped([1.0, 2.0], NOW), Stamped([1.0, 2.0], NOW - 0.26), NOW, "stale"),
-    "a reading older than the last": (Stamped([1.0, 2.0], NOW), Stamped([1.0, 2.0], 9.79), NOW, "out-of-order"),
-    "a goal of the future": (Stamped([1.0, 2.0], NOW + 1e-3), Stamped([1.0, 2.0], NOW), NOW, "out-of-order"),
-    "a goal of no time": (Stamped([1.0, 2.0], math.nan), Stamped([1.0, 2.0], NOW), NOW, "clock"),
-    "a step of no time": (Stamped([1.0, 2.0], NOW), Stamped([1.0, 2.0], NOW), math.inf, "clock"),
-    "a step before the last": (Stamped([1.0, 2.0], 9.85), Stamped([1.0, 2.0], 9.85), 9.89, "clock"),
-    "as late as a loop may be": (Stamped([1.0, 2.0], 10.15), Stamped([1.0, 2.0], 10.15), 10.15, None),
-    "a loop too late": (Stamped([1.0, 2.0], 10.16), Stamped([1.0, 2.0], 10.16), 10.16, "late-loop"),
-    "no goal": (None, Stamped([1.0, 2.0], NOW), NOW, "missing"),
-    "no reading": (Stamped([1.0, 2.0], NOW), None, NOW, "missing"),
-    "a goal with another joint": (Stamped({"j": 1, "k": 2, "x": 3}, NOW), Stamped([1, 2], NOW), NOW, "shape"),
-    "truths": (Stamped([True, False], NOW), Stamped([1.0, 2.0], NOW), NOW, "shape"),
-    "a number too many": (Stamped([1.0, 2.0, 3.0], NOW), Stamped([1.0, 2.0], NOW), NOW, "shape"),
-    "a number beyond all floats": (Stamped([10**400, 2], NOW), Stamped([1.0, 2.0], NOW), NOW, "shape"),
-    "a goal that is not finite": (Stamped([1.0, math.inf], NOW), Stamped([1.0, 2.0], NOW), NOW, "not-finite"),
-    "a reading that is not finite": (Stamped([1.0, 2.0], NOW), Stamped([math.nan, 2.0], NOW), NOW, "not-finite"),
+    "all well": (Stamped({"j": 1, "k": 2.0}, 9.95), Stamped(np.array([1, 2], np.int8), NOW), NOW, ""),
+    "the same again": (Stamped([1.0, 2.0], 9.8), Stamped([1.0, 2.0], 9.8), NOW, ""),
+    "as old as a goal may be": (Stamped([1.0, 2.0], NOW - 0.5), Stamped([1.0, 2.0], NOW - 0.25), NOW, ""),
+    "a goal too old": (Stamped([1, 2], NOW - 0.51), Stamped([1, 2], NOW), NOW, "stale: the goal is 0.510 s old"),
+    "a reading too old": (Stamped([1, 2], NOW), Stamped([1, 2], NOW - 0.26), NOW, "stale: the reading is 0.260 s old"),
+    "an older reading": (
+        Stamped([1, 2], NOW),
+        Stamped([1, 2], 9.79),
+        NOW,
+        "out-of-order: the reading is 0.010 s older",
+    ),
+    "a future goal": (Stamped([1, 2], 10.001), Stamped([1, 2], NOW), NOW, "out-of-order: the goal is from 0.001 s in"),
+    "a goal of no time": (Stamped([1, 2], math.nan), Stamped([1, 2], NOW), NOW, "clock: the goal's time is nan"),
+    "a step of no time": (Stamped([1, 2], NOW), Stamped([1, 2], NOW), math.inf, "clock: the step's time is inf"),
+    "a step before the last": (
+        Stamped([1, 2], 9.85),
+        Stamped([1, 2], 9.85),
+        9.89,
+        "clock: the step's time, 9.890000 s",
+    ),
+    "as late as a loop may be": (Stamped([1.0, 2.0], 10.15), Stamped([1.0, 2.0], 10.15), 10.15, ""),
+    "a loop too late": (
+        Stamped([1, 2], 10.16),
+        Stamped([1, 2], 10.16),
+        10.16,
+        "late-loop: 0.260 s since the last step",
+    ),
+    "no goal": (None, Stamped([1.0, 2.0], NOW), NOW, "missing: no goal"),
+    "no reading": (Stamped([1.0, 2.0], NOW), None, NOW, "missing: no reading"),
+    "a goal without a joint": (
+        Stamped({"j": 1}, NOW),
+        Stamped([1, 2], NOW),
+        NOW,
+        "missing: the goal lacks the joint 'k'",
+    ),
+    "another joint": (Stamped({"j": 1, "k": 2, "x": 3}, NOW), Stamped([1, 2], NOW), NOW, "shape: the goal has 'x'"),
+    "truths": (Stamped([True, False], NOW), Stamped([1.0, 2.0], NOW), NOW, "shape: the goal is bool"),
+    "a number too many": (
+        Stamped([1.0, 2.0, 3.0], NOW),
+        Stamped([1.0, 2.0], NOW),
+        NOW,
+        "shape: the goal is float64 (3,)",
+    ),
+    "a number beyond all floats": (Stamped([10**400, 2], NOW), Stamped([1.0, 2.0], NOW), NOW, "shape: the goal is "),
+    "an infinite goal": (Stamped([1, math.inf], NOW), Stamped([1, 2], NOW), NOW, "not-finite: the goal of k is inf"),
+    "no number": (Stamped([1, 2], NOW), Stamped([math.nan, 2], NOW), NOW, "not-finite: the reading of j is nan"),
 }
 
 
@@ -408,12 +435,14 @@ def test_what_cannot_be_trusted_is_named_and_not_used(what):
     if "too old" in what or "as old as" in what:
         check.restart()  # so that it is not older than the last
     found = check.check(goal, reading, now)
-    assert (found.fault and found.fault.kind) == wrong
-    if wrong is None:
+    assert str(found.fault).startswith(wrong) and (found.fault is None) == (wrong == "")
+    timed = "the step's time" not in wrong
+    assert found.dt == (pytest.approx(now - 9.9) if timed else 0)
+    if not wrong:
         np.testing.assert_array_equal([found.goal, found.reading], [[1.0, 2.0], [1.0, 2.0]])
-        assert found.dt == pytest.approx(now - 9.9)
-    elif wrong in ("missing", "shape", "not-finite", "stale", "out-of-order"):
-        assert (found.goal is None) != (found.reading is None)
+    elif "late-loop" not in wrong:
+        assert (found.goal is None) == ("goal" in wrong or not timed)
+        assert (found.reading is None) == ("reading" in wrong or not timed)
     after = check.check(Stamped([1.0, 2.0], 99.0), Stamped([1.0, 2.0], 99.0), 99.0)
     assert after.fault.kind == "late-loop"
     check.restart()
@@ -437,19 +466,20 @@ def narrowed(**changes):
     return FULL | {name: SimpleNamespace(range_min=low, range_max=high) for name, (low, high) in changes.items()}
 
 
-@pytest.mark.parametrize("preset", PRESETS)
-def test_a_preset_has_the_arms_joints_and_a_calibration_only_narrows_it(preset):
-    plain = so101(preset)
-    assert plain.names == JOINTS
-    assert {name for name, joint in plain.joints.items() if joint.stall > (1 - 0.1) * joint.step} == {
-        "gripper"
-    }  # it holds
-    calibrated = so101(preset, narrowed(elbow_flex=(1500, 2500), wrist_roll=(0, 4095)))
-    assert (calibrated.column("low") >= plain.column("low")).all()
-    assert (calibrated.column("high") <= plain.column("high")).all()
-    half = 500 * 360 / 4095
-    assert -half < calibrated.joints["elbow_flex"].low < -half + 6
-    assert calibrated.joints["wrist_roll"] == plain.joints["wrist_roll"]
+@pytest.mark.parametrize(("preset", "edge"), [("careful", 5.0), ("normal", 1.0), ("trained", 0.5)])
+@pytest.mark.parametrize("calibration", [None, narrowed(elbow_flex=(1500, 2500), wrist_flex=(2000, 2228))])
+def test_a_preset_has_the_arms_joints_less_a_margin_and_a_calibration_only_narrows_it(preset, edge, calibration):
+    limits, halves = so101(preset, calibration), {"elbow_flex": 500, "wrist_flex": 114, GRIPPER: 9999}
+    assert limits.names == JOINTS and preset in PRESETS
+    for name, (low, high) in RANGES.items():
+        half = halves.get(name, 1350) * 360 / 4095 if calibration else np.inf
+        within = edge * (name != GRIPPER)
+        joint = limits.joints[name]
+        assert (joint.low, joint.high) == (max(low, -half) + within, min(high, half) - within)
+    *joints, gripper = (dataclasses.astuple(joint) for joint in limits.joints.values())
+    for field in (2, 3, 4):  # the gripper is the faster, and its step bounds how hard it presses
+        assert len({joint[field] for joint in joints}) == 1 and gripper[field] > joints[0][field]
+    assert all(joint[5] < 0.9 * joint[4] for joint in joints) and gripper[5] > gripper[4]  # it holds
 
 
 def test_careful_is_tighter_than_normal_in_everything():
