@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import os
 import signal
+import threading
 from types import SimpleNamespace
 
 import pytest
@@ -12,7 +13,7 @@ from robot.arms import connect
 from robot.safety.gate import Gate
 from robot.safety.gated import GatedRobot
 from robot.safety.limits import JointLimits, Limits
-from robot.safety.stops import SIGNALS, NotReleasable, RobotFault, Stopped
+from robot.safety.stops import SIGNALS, NotReleasable, RobotFault, Stopped, StopSignals, handled
 
 
 @pytest.fixture
@@ -180,6 +181,35 @@ def test_under_nohup_a_hang_up_stops_nothing(arm, hangs_up):
         os.kill(os.getpid(), signal.SIGHUP)
         assert move(arm, 120)[-1] > 29
     assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+
+
+@pytest.mark.usefixtures("hangs_up")
+def test_the_first_signal_is_raised_once_and_while_held_it_waits():
+    signals, before, got = StopSignals(), [signal.getsignal(number) for number in SIGNALS], []
+    with pytest.raises(Stopped, match="stopped by SIGTERM") as stopped:
+        signals.listen()
+        signals.listen()
+        with signals.held():
+            with signals.held():
+                os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGINT)
+            got.append("held")
+    os.kill(os.getpid(), signal.SIGHUP)  # it is ending already
+    assert (stopped.value.number, got, signals.restore()) == (signal.SIGTERM, ["held"], None)
+    signals.listen()
+    with signals.held():
+        os.kill(os.getpid(), signal.SIGINT)
+        assert signals.restore() == signal.SIGINT  # and it is no longer raised
+    thread = threading.Thread(target=signals.listen)
+    thread.start()
+    thread.join()
+    assert [signal.getsignal(number) for number in SIGNALS] == before
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with handled(lambda number, _: got.append(number)):
+        for number in SIGNALS:
+            os.kill(os.getpid(), number)
+    assert got == ["held", signal.SIGINT, signal.SIGTERM]
+    assert [signal.getsignal(number) for number in SIGNALS] == [*before[:2], signal.SIG_IGN]
 
 
 @pytest.mark.usefixtures("hangs_up")
