@@ -453,6 +453,8 @@ def test_steps_too_close_count_as_one_and_a_long_pause_as_the_longest():
     check, at = InputCheck(ONE), lambda now: (Stamped([0.0], now), Stamped([0.0], now), now)
     assert check.check(*at(0.0)).dt == 0
     assert check.check(*at(SOONEST_S)).dt == SOONEST_S
+    again = check.check(*at(SOONEST_S))
+    assert again.dt == 0 and again.fault is None
     assert check.check(*at(1.9 * SOONEST_S)).dt == 0
     assert check.check(*at(2.5 * SOONEST_S)).dt == pytest.approx(1.5 * SOONEST_S)
     check.restart()

@@ -110,6 +110,14 @@ class Trial:
     def __init__(self, path: Path, sample: int, seed: int, limit: int):
         self.path, self.sample, self.seed, self.limit = path, sample, seed, limit
 
+    def pytest_collection(self) -> None:
+        """Let any failing example do: looking for the smallest one takes most of the time."""
+        import hypothesis  # pytest warns if that is imported before it
+
+        phases = [hypothesis.Phase.explicit, hypothesis.Phase.generate]
+        hypothesis.settings.register_profile("unshrunk", hypothesis.settings.default, phases=phases)
+        hypothesis.settings.load_profile("unshrunk")
+
     def pytest_runtestloop(self, session) -> bool:
         """Try the mutants, in place of running the tests."""
         every = gc.get_objects()
