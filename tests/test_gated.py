@@ -7,10 +7,13 @@ import signal
 import threading
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import serial
 from lerobot.utils.errors import DeviceAlreadyConnectedError, DeviceNotConnectedError
 
 from robot.arms import connect
+from robot.safety import shutdown
 from robot.safety.gate import Gate
 from robot.safety.gated import GIVE_UP, GatedRobot
 from robot.safety.limits import JointLimits, Limits
@@ -130,6 +133,53 @@ def test_a_pause_that_cannot_be_braked_for_leaves_the_arm_stopped(arm):
             robot.connect()
 
 
+def test_a_packet_that_fails_half_way_keeps_no_other_motor_from_being_released(arm):
+    carry = arm.chain.carry
+
+    def half(data):
+        if data[2] == 2:
+            raise serial.SerialException("half a packet")
+        carry(data)
+
+    with pytest.raises(ExceptionGroup, match="1 errors") as caught, arm.robot:
+        move(arm, 3)
+        arm.chain.carry = half
+    assert caught.value.exceptions[0].__notes__ == ["while trying to release shoulder_lift"]
+    assert arm.chain.torques() == [0, 1, 0, 0, 0, 0] and arm.chain.log[-1] == "close"
+
+
+class Camera(SimpleNamespace):
+    """One that sees nothing; `stuck`: it cannot be closed."""
+
+    is_connected, stuck = False, False
+
+    def connect(self):
+        self.is_connected = True
+
+    def read_latest(self):
+        return np.zeros((2, 2, 3), np.uint8)
+
+    def disconnect(self):
+        if self.stuck:
+            raise OSError("stuck")
+        assert self.is_connected
+        self.is_connected = False
+
+
+def test_every_camera_is_closed_though_one_is_stuck_and_one_is_lost(arm):
+    cameras = arm.inner.cameras = {"a": Camera(stuck=True), "b": Camera(), "c": Camera()}
+    with pytest.raises(ExceptionGroup) as caught, arm.robot:
+        move(arm, 3)
+        cameras["c"].is_connected = False
+        assert arm.robot.is_connected  # though LeRobot says no, and sends no command
+    assert caught.value.exceptions[-1].__notes__ == ["while trying to close the camera a"]
+    assert [camera.is_connected for camera in cameras.values()] == [True, False, False]
+    assert arm.chain.torques() == [0] * 6 and arm.chain.log[-1] == "close"
+    closed = []
+    bare = SimpleNamespace(is_connected=True, disconnect=lambda: closed.append("robot"))  # without a motors' bus
+    assert shutdown.close(bare) == [] and closed == ["robot"]
+
+
 def test_a_connection_that_fails_half_way_leaves_no_torque_and_no_open_port(arm, monkeypatch):
     def fail():
         arm.inner.bus.enable_torque()
@@ -157,8 +207,9 @@ def test_it_goes_stiff_where_it_is_and_not_at_all_with_another_calibration(arm):
 @pytest.mark.parametrize("off", [False, True, None])
 def test_torque_stays_on_only_where_the_config_says_so(arm, off):
     """A robot whose config has no such key is released."""
-    keys = vars(arm.inner.config) | {"disable_torque_on_disconnect": off}
-    arm.inner.config = SimpleNamespace(**{key: value for key, value in keys.items() if value is not None})
+    given = {} if off is None else {"disable_torque_on_disconnect": off}
+    without = {key: value for key, value in vars(arm.inner.config).items() if "torque" not in key}
+    arm.inner.config = SimpleNamespace(**without | given)
     with arm.robot:
         move(arm, 3)
     assert arm.chain.torques() == [int(off is False)] * 6
