@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from robot.safety.braking import Workspace, braked, stoppable, stopping, time_to_rest
+from robot.safety.braking import Swept, Workspace, braked, stoppable, stopping, time_to_rest
 from robot.safety.gate import Gate
 from robot.safety.input_check import LONGEST_S, SOONEST_S, InputCheck, Stamped
 from robot.safety.limits import GRIPPER, PRESETS, RANGES, Box, JointLimits, Limits, so101
@@ -325,7 +325,7 @@ def test_a_goal_below_the_floor_slides_along_it():
 
 def test_what_braking_sweeps_is_in_the_bounds_and_they_shrink_to_the_place_at_rest():
     tip, rng = Fingertip(), np.random.default_rng(0)
-    workspace = Workspace(Box(), tip)
+    workspace = Workspace(BOX, tip)
     for _ in range(50):
         joints, stopping = rng.uniform(-90, 90, 6), rng.normal(size=6) * 15
         swept = workspace.swept(joints, stopping)
@@ -333,8 +333,13 @@ def test_what_braking_sweeps_is_in_the_bounds_and_they_shrink_to_the_place_at_re
             place, _ = tip.place(joints + rng.uniform(0, 1, 6) * stopping)
             assert (place >= swept.low - 1e-9).all()
             assert (place <= swept.high + 1e-9).all()
-        still = workspace.swept(joints, np.zeros(6))
-        np.testing.assert_array_equal(still.low, still.high)
+        still, (place, _) = workspace.swept(joints, np.zeros(6)), tip.place(joints)
+        np.testing.assert_array_equal([still.low, still.high], [place, place])
+        assert workspace.margin(joints) == min(*(place - BOX.low), *(BOX.high - place))
+        workspace.begin(joints)
+        assert workspace.holds(still)  # it may stay where it was found
+    stuck = Swept(BOX.low - 1, BOX.high, np.zeros((3, 6)))
+    assert not workspace.slid(stuck, np.ones(6)).any()  # no joint moves the tip: nothing to be done
 
 
 def test_the_tips_change_is_the_slope_of_its_place_and_its_reach_bounds_its_bend():
@@ -468,28 +473,24 @@ def narrowed(**changes):
     return FULL | {name: SimpleNamespace(range_min=low, range_max=high) for name, (low, high) in changes.items()}
 
 
-@pytest.mark.parametrize(("preset", "edge"), [("careful", 5.0), ("normal", 1.0), ("trained", 0.5)])
+PACES = {  # of docs/gate.md: margin of position; rate, acceleration, step of a joint, and of the gripper; tip's box
+    "careful": (5.0, (30, 120, 12), (50, 250, 20), Box(x_low=0, z_low=0.02)),
+    "normal": (1.0, (120, 600, 25), (200, 1000, 40), Box()),
+    "trained": (0.5, (160, 9000, 45), (300, 18000, 70), Box()),
+}
+
+
+@pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize("calibration", [None, narrowed(elbow_flex=(1500, 2500), wrist_flex=(2000, 2228))])
-def test_a_preset_has_the_arms_joints_less_a_margin_and_a_calibration_only_narrows_it(preset, edge, calibration):
-    limits, halves = so101(preset, calibration), {"elbow_flex": 500, "wrist_flex": 114, GRIPPER: 9999}
-    assert limits.names == JOINTS and preset in PRESETS
+def test_a_preset_is_as_documented_and_a_calibration_only_narrows_it(preset, calibration):
+    edge, joint_pace, gripper_pace, box = PACES[preset]
+    limits, halves = so101(preset, calibration), {"elbow_flex": 500, "wrist_flex": 114}
+    assert limits.names == JOINTS and limits.box == box
     for name, (low, high) in RANGES.items():
         half = halves.get(name, 1350) * 360 / 4095 if calibration else np.inf
-        within = edge * (name != GRIPPER)
-        joint = limits.joints[name]
-        assert (joint.low, joint.high) == (max(low, -half) + within, min(high, half) - within)
-    *joints, gripper = (dataclasses.astuple(joint) for joint in limits.joints.values())
-    for field in (2, 3, 4):  # the gripper is the faster, and its step bounds how hard it presses
-        assert len({joint[field] for joint in joints}) == 1 and gripper[field] > joints[0][field]
-    assert all(joint[5] < 0.9 * joint[4] for joint in joints) and gripper[5] > gripper[4]  # it holds
-
-
-def test_careful_is_tighter_than_normal_in_everything():
-    careful, normal = so101("careful"), so101("normal")
-    for field in ("rate", "acceleration", "step", "high"):
-        assert (careful.column(field) <= normal.column(field)).all()
-    assert (careful.column("low") >= normal.column("low")).all()
-    assert (careful.box.low >= normal.box.low).all()
+        joint = JointLimits(max(low, -half) + edge, min(high, half) - edge, *joint_pace, 8)
+        holds = JointLimits(low, high, *gripper_pace)  # things: so it is never stalled
+        assert limits.joints[name] == (holds if name == GRIPPER else joint)
 
 
 rates = st.floats(-1e3, 1e3)

@@ -245,17 +245,8 @@ def hangs_up():
     signal.signal(signal.SIGHUP, before)
 
 
-def test_under_nohup_a_hang_up_stops_nothing(arm, hangs_up):
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    with arm.robot:
-        move(arm)
-        os.kill(os.getpid(), signal.SIGHUP)
-        assert move(arm, 120)[-1] > 29
-    assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
-
-
 @pytest.mark.usefixtures("hangs_up")
-def test_the_first_signal_is_raised_once_and_while_held_it_waits():
+def test_the_first_signal_is_raised_once_and_while_held_it_waits_and_an_ignored_hang_up_stays_so():
     signals, before, got = StopSignals(), [signal.getsignal(number) for number in SIGNALS], []
     with pytest.raises(Stopped, match="stopped by SIGTERM") as stopped:
         signals.listen()
@@ -275,7 +266,10 @@ def test_the_first_signal_is_raised_once_and_while_held_it_waits():
     thread.start()
     thread.join()
     assert [signal.getsignal(number) for number in SIGNALS] == before
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as under nohup
+    signals.listen()
+    os.kill(os.getpid(), signal.SIGHUP)
+    signals.restore()
     with handled(lambda number, _: got.append(number)):
         for number in SIGNALS:
             os.kill(os.getpid(), number)
