@@ -29,6 +29,7 @@ from policies.planner_link.client import PlannerClient, reach
 from policies.planner_link.messages import (
     HEAD,
     LARGEST,
+    LONGEST_TEXT,
     MAGIC,
     OWN,
     Answer,
@@ -47,9 +48,11 @@ from policies.planner_link.messages import (
 )
 from policies.planner_link.service import MOST, PlannerService, listening
 from policies.storage.checkpoint import read_spec
+from policies.text_encoder import WORDS, Words
 from policies.tokens.curves import Curve
 from worldmodel.errors import UserError
 from worldmodel.planner import Planner
+from worldmodel.senses import LANGUAGE_KEY, STATE_KEY
 from worldmodel.settings import PlannerConfig
 
 BEGIN = Begin("reach", 3, 2, "delta", 30.0, 2, 2, 2, 1)
@@ -118,7 +121,16 @@ def test_a_frame_that_was_cut_is_of_another_version_or_too_long_is_not_received(
         over_a_socket(HEAD.pack(MAGIC, LARGEST + 1), time.monotonic() + WAIT_S)  # before anything of it is read
     with pytest.raises(TimeoutError, match="timed out"):
         over_a_socket(HEAD.pack(MAGIC, LARGEST) + b"a", soon)
-    assert time.monotonic() < soon + PROMPT_S
+    assert soon <= time.monotonic() < soon + PROMPT_S
+
+
+def test_messages_that_come_together_are_received_one_by_one():
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.sendall(encode(long := Question(1, True, np.ones(17_000, np.float32))) + encode(BEGIN))
+        assert plain(receive(ours, time.monotonic() + WAIT_S)) == plain(long)
+        assert ours.gettimeout() is None  # the deadline was for that one
+        assert plain(receive(ours)) == plain(BEGIN)
 
 
 @given(st.text(max_size=600))
@@ -153,6 +165,8 @@ WRONG = {  # what is said of a body: the body
     "^Answer: unknown field 'surprise'": body(surprise=1),
     r"^Answer\.length: int is needed": body(length=None),
     r"^Answer\.length: from 0": body(length=-1),
+    r"^Answer\.number: from 0 to 2\^53": body(number=2**53),
+    r"^Answer\.number: int is needed": body(number=True),
     r"^Answer\.actions: 2 dimensions of float32": body(actions=np.ones((2, 2))),
     r"^Answer\.tokens: not finite": body(tokens=np.full((1, 4), np.nan, np.float32)),
     "one line": save({}, {"message": '{"type":"Refusal","reason":"a\\nb","final":false}'}),
@@ -173,6 +187,7 @@ def test_what_is_not_exactly_a_message_is_refused_in_one_line_that_says_why(why)
         Question(1, True, np.array([np.nan])),
         Question(1, True, np.ones(LARGEST // 4)),
         replace(BEGIN, task="two\nlines"),
+        replace(BEGIN, task="a" * (LONGEST_TEXT + 1)),
     ],
 )
 def test_what_would_be_refused_is_not_sent(message):
@@ -416,6 +431,7 @@ def test_a_client_can_be_closed_while_it_connects_again(stage, monkeypatch):
         go.set()
         closing.join(PROMPT_S)
         assert not closing.is_alive() and reached.is_set() == (stage != "pausing")
+        assert not [each for each in threading.enumerate() if each.name.startswith("planner client")]
         assert stage == "pausing" or over.wait(WAIT_S)
 
 
@@ -439,6 +455,58 @@ def test_a_plan_that_the_arm_cannot_follow_is_never_given_to_it(echo, connect, w
     assert client.gone().startswith(f"the planner is gone: {why}")
 
 
+@at_a_socket
+@pytest.mark.parametrize(
+    "right", [{"actions": np.ones((1, 2))}, {"tokens": np.ones((100, 4))}, {"length": 1}, {"length": BEGIN.length}]
+)
+def test_the_shortest_and_the_longest_plan_are_followed(echo, connect, right):
+    echo.answer = lambda asked: replace(ANSWER, **{"number": asked.number} | right)
+    answer = answered(connect())
+    assert all(np.array_equal(getattr(answer, name), value) for name, value in right.items())
+
+
+class Watched(Agent):
+    """An agent that notes what it is told to decide, and takes 20 ms more."""
+
+    def forget(self):
+        self.told = ["forget"]
+        super().forget()
+
+    def decide(self, observation, deadline=None):
+        self.told += [observation, None if deadline is None else deadline - time.perf_counter()]
+        time.sleep(0.02)
+        return super().decide(observation, deadline=deadline)
+
+
+@pytest.mark.parametrize("deadline_ms", [0.0, 5000.0])
+def test_a_service_decides_for_the_robot_that_began_from_what_it_asks(toys, deadline_ms):
+    """With the frames that are there, its sentence, and until its deadline; of whoever was before, nothing is left."""
+    shapes = {STATE_KEY: (3,), "observation.images.a": (32, 32, 3), "observation.images.b": (32, 48, 3)}
+    curve = Curve.of_token(token := toys.token_settings(2), 2)
+    model = toys.tiny_model(shapes | {LANGUAGE_KEY: (Words.size,)}, curve.size, token=token)
+    planner = Planner(model, 0.9, PlannerConfig(samples=8, policy_samples=4, elites=4))
+    agent = Watched(model, curve, planner, torch.Generator())
+    service = PlannerService(agent, BEGIN)
+    assert agent.totals.decisions == 0  # those of a beginning do not count
+    service.begin(replace(BEGIN, sentence="go on", deadline_ms=deadline_ms))
+    assert agent.told == ["forget"]
+    blank = service.blank()
+    frames = tuple(frame + np.uint8(7) for frame in blank.frames)
+    asked = replace(blank, number=3, fresh=False, frames=frames, present=np.array([True, False]))
+    answer = service.answer(asked)
+    _, observation, left = agent.told
+    assert left is None if not deadline_ms else 4.5 < left <= 5
+    assert answer.number == 3 and 20 <= answer.plan_ms < 1000 * WAIT_S
+    assert torch.equal(observation.values[LANGUAGE_KEY], WORDS.encode(["go on"]))
+    for key, there in (("observation.images.a", True), ("observation.images.b", False)):
+        assert observation.present[key].tolist() == [there]
+    assert (observation.values["observation.images.a"] == 7).all()
+    service.answer(replace(asked, fresh=True))
+    assert agent.told[0] == "forget" and len(agent.told) == 3
+    for wrong in ({"frames": frames[:1]}, {"present": np.ones(1, bool)}, {"frames": frames[::-1]}):
+        assert isinstance(service.answer(replace(asked, **wrong)), Refusal)
+
+
 def test_what_leaves_no_plan_is_refused_in_a_line(toys):
     agent = planning_agent(toys, 4)
     service = PlannerService(agent, BEGIN)
@@ -456,7 +524,7 @@ def test_what_leaves_no_plan_is_refused_in_a_line(toys):
 
 
 def test_only_its_owner_reaches_a_socket_and_only_one_planner_has_it(tmp_path):
-    path = tmp_path / "folder" / "planner.sock"
+    path = tmp_path / "in" / "folder" / "planner.sock"
     for _ in range(2):
         with listening(str(path)):
             modes = [stat.S_IMODE(each.stat().st_mode) for each in (path.parent, path)]
