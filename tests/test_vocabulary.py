@@ -10,7 +10,7 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from policies.tokens.curves import Curve, design
+from policies.tokens.curves import Curve, beginning, design
 from policies.tokens.playback import Playback
 from policies.tokens.vocabulary import Ask, Grip, Look, Move, Stop, checked, from_plain, text, to_plain
 
@@ -128,6 +128,25 @@ def test_a_tied_motion_begins_with_position_and_rate(motion, seed):
     first, second = next(walk)[1], next(walk)[1]
     np.testing.assert_allclose(first, start + 0.5 * rate / hz, atol=1e-5)
     np.testing.assert_allclose((second - first) * hz, rate, atol=2e-2 / motion.seconds)
+
+
+@pytest.mark.parametrize("tie", ["none", "position", "rate"])
+def test_a_motion_follows_its_own_points_but_those_that_are_tied(tie):
+    start, rate, points = (
+        np.array([0.2, -0.1]),
+        np.array([0.5, 0.3]),
+        np.random.default_rng(0).uniform(-1, 1, (5, SIZE)),
+    )
+    at, y = actions(Playback([Move(points, 0.8)], start, 50.0, rate, tie))
+    tied = [] if tie == "none" else beginning(start, rate * 0.8 if tie == "rate" else None, 5, 3)
+    assert len(tied) == ["none", "position", "rate"].index(tie)
+    np.testing.assert_allclose(y, design(at / 0.8, 5, 3) @ [*tied, *points[len(tied) :]])
+
+
+def test_an_action_that_is_due_as_a_motion_ends_is_the_next_ones():
+    """However the sum of their times is rounded."""
+    _, y = actions(Playback([Move(np.full((1, SIZE), n / 10), 0.1, 0) for n in range(8)], np.zeros(SIZE), 5.0))
+    np.testing.assert_allclose(y, np.outer([0.1, 0.3, 0.5, 0.7], np.ones(SIZE)))
 
 
 @given(curves, seconds, st.integers(0, 99))
