@@ -224,17 +224,6 @@ def test_it_begins_where_two_readings_agree_within_a_step_no_further_than_a_step
         assert begins or command.fault.kind == FaultKind.OUTSIDE
 
 
-class InUnits:
-    """A fingertip's kinematics with so many units to the degree."""
-
-    def __init__(self, scale):
-        self.tip, self.scale = Fingertip(), scale
-        self.reach, self.radians = self.tip.reach, self.tip.radians / scale
-
-    def place(self, joints):
-        return self.tip.place(joints / self.scale)
-
-
 def in_units(limits, scale):
     """The limits in other units; mirrored, if those are negative."""
     joints = {}
@@ -244,16 +233,13 @@ def in_units(limits, scale):
     return dataclasses.replace(limits, joints=joints)
 
 
-@pytest.mark.parametrize(("box", "scale"), [(False, -1), (False, 2**-6), (True, 1), (True, 2**-6)])
+@pytest.mark.parametrize(("box", "scale"), [(False, -1), (False, 2**-6), (True, 1)])
 def test_the_same_calls_at_the_same_times_give_the_same_commands_in_any_unit_and_mirrored(box, scale):
     """Nor does it matter what becomes of the arrays that were given and returned."""
     limits = dataclasses.replace(so101("normal"), box=BOX, stall_s=1.0) if box else THREE
-    near = (
-        1e-6 if box and scale != 1 else 0
-    )  # the slide along its faces has a constant with a unit, against singularity
     rng, kinds, now = np.random.default_rng(0), [], 0.0
     low, high = limits.column("low"), limits.column("high")
-    pairs = [(Gate(in_units(limits, s), InUnits(s) if box else None), s) for s in (1, scale)]
+    pairs = [(Gate(in_units(limits, s), Fingertip() if box else None), s) for s in (1, scale)]
     size = len(low)
     arm = goal = lag = np.clip(np.zeros(size), low, high)
     for k in range(800):
@@ -271,9 +257,9 @@ def test_the_same_calls_at_the_same_times_give_the_same_commands_in_any_unit_and
         first, second = commands
         assert (first.values is None, first.resting) == (second.values is None, second.resting)
         assert (first.fault and first.fault.kind) == (second.fault and second.fault.kind)
-        np.testing.assert_allclose(scale * first.rate, second.rate, rtol=near, atol=near * abs(scale))
+        np.testing.assert_array_equal(scale * first.rate, second.rate)
         if first.values is not None:
-            np.testing.assert_allclose(scale * first.values, second.values, rtol=near, atol=near * abs(scale))
+            np.testing.assert_array_equal(scale * first.values, second.values)
             arm = arm + lag * (first.values - arm)
         if first.fault is not None and first.resting:
             kinds.append(first.fault.kind)
