@@ -435,34 +435,21 @@ def test_a_client_can_be_closed_while_it_connects_again(stage, monkeypatch):
         assert stage == "pausing" or over.wait(WAIT_S)
 
 
+TOO_MUCH = [{"actions": np.zeros(shape)} for shape in [(2, 1), (0, 2), (3, 2)]] + [{"length": 0}, {"length": 3}]
+TOO_MUCH += [{"tokens": np.zeros(shape)} for shape in [(1, 3), (0, 4), (101, 4)]] + [{"number": 9}, None]
+AT_BOUNDS = [{"actions": np.zeros((1, 2))}, {"tokens": np.zeros((100, 4))}, {"length": 1}, {"length": BEGIN.length}]
+
+
 @at_a_socket
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        *({"actions": np.zeros(shape)} for shape in [(2, 1), (0, 2), (3, 2)]),
-        *({"tokens": np.zeros(shape)} for shape in [(1, 3), (101, 4)]),
-        {"length": 3},
-        {"number": 9},
-        None,
-    ],
-)
-def test_a_plan_that_the_arm_cannot_follow_is_never_given_to_it(echo, connect, wrong):
+@pytest.mark.parametrize("changes", TOO_MUCH + AT_BOUNDS)
+def test_only_a_plan_that_the_arm_can_follow_is_given_to_it(echo, connect, changes):
     """Nor is a planner believed that refuses whatever it is asked, for longer than `away_s`."""
-    refusal, why = Refusal("no plan"), "no plan" if wrong is None else "its plan cannot be used: "
-    echo.answer = lambda asked: refusal if wrong is None else replace(ANSWER, **{"number": asked.number} | wrong)
+    refusal, why = Refusal("no plan"), "no plan" if changes is None else "its plan cannot be used: "
+    echo.answer = lambda asked: refusal if changes is None else replace(ANSWER, **{"number": asked.number} | changes)
     client = connect(away_s=0.2)
-    assert answered(client) is None
-    assert client.gone().startswith(f"the planner is gone: {why}")
-
-
-@at_a_socket
-@pytest.mark.parametrize(
-    "right", [{"actions": np.ones((1, 2))}, {"tokens": np.ones((100, 4))}, {"length": 1}, {"length": BEGIN.length}]
-)
-def test_the_shortest_and_the_longest_plan_are_followed(echo, connect, right):
-    echo.answer = lambda asked: replace(ANSWER, **{"number": asked.number} | right)
-    answer = answered(connect())
-    assert all(np.array_equal(getattr(answer, name), value) for name, value in right.items())
+    usable = any(changes is each for each in AT_BOUNDS)
+    assert (answered(client) is not None) == usable
+    assert usable or client.gone().startswith(f"the planner is gone: {why}")
 
 
 class Watched(Agent):
