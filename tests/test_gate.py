@@ -185,14 +185,8 @@ def test_after_a_fault_it_brakes_to_rest_holds_and_goes_on_only_when_released(ba
     assert abs(command.values[0]) < 1e-3
 
 
-THREE = Limits(
-    {
-        "a": JointLimits(-90, 90, 60, 240, 15, 8),
-        "b": JointLimits(-20, 70, 90, 300, 10, 6),
-        "c": JointLimits(0, 100, 120, 900, 25, 12),
-    },
-    stall_s=1.0,
-)
+JOINT_LIMITS = (-90, 90, 60, 240, 15, 8), (-20, 70, 90, 300, 10, 6), (0, 100, 120, 900, 25, 12)
+THREE = Limits({name: JointLimits(*each) for name, each in zip("abc", JOINT_LIMITS, strict=True)}, stall_s=1.0)
 
 
 @pytest.mark.parametrize("sign", [-1, 1])
@@ -352,63 +346,43 @@ def test_after_a_release_it_sends_nothing_of_before(forgets):
 
 
 NOW = 10.0
-INPUTS = {  # goal, reading, the time of the step (the one before was at 9.9), what is wrong with it
-    "all well": (Stamped({"j": 1, "k": 2.0}, 9.95), Stamped(np.array([1, 2], np.int8), NOW), NOW, ""),
-    "the same again": (Stamped([1.0, 2.0], 9.8), Stamped([1.0, 2.0], 9.8), NOW, ""),
-    "as old as a goal may be": (Stamped([1.0, 2.0], NOW - 0.5), Stamped([1.0, 2.0], NOW - 0.25), NOW, ""),
-    "a goal too old": (Stamped([1, 2], NOW - 0.51), Stamped([1, 2], NOW), NOW, "stale: the goal is 0.510 s old"),
-    "a reading too old": (Stamped([1, 2], NOW), Stamped([1, 2], NOW - 0.26), NOW, "stale: the reading is 0.260 s old"),
-    "an older reading": (
-        Stamped([1, 2], NOW),
-        Stamped([1, 2], 9.79),
-        NOW,
-        "out-of-order: the reading is 0.010 s older",
-    ),
-    "a future goal": (Stamped([1, 2], 10.001), Stamped([1, 2], NOW), NOW, "out-of-order: the goal is from 0.001 s in"),
-    "a goal of no time": (Stamped([1, 2], math.nan), Stamped([1, 2], NOW), NOW, "clock: the goal's time is nan"),
-    "a step of no time": (Stamped([1, 2], NOW), Stamped([1, 2], NOW), math.inf, "clock: the step's time is inf"),
-    "a step before the last": (
-        Stamped([1, 2], 9.85),
-        Stamped([1, 2], 9.85),
-        9.89,
-        "clock: the step's time, 9.890000 s",
-    ),
-    "as late as a loop may be": (Stamped([1.0, 2.0], 10.15), Stamped([1.0, 2.0], 10.15), 10.15, ""),
-    "a loop too late": (
-        Stamped([1, 2], 10.16),
-        Stamped([1, 2], 10.16),
-        10.16,
-        "late-loop: 0.260 s since the last step",
-    ),
-    "no goal": (None, Stamped([1.0, 2.0], NOW), NOW, "missing: no goal"),
-    "no reading": (Stamped([1.0, 2.0], NOW), None, NOW, "missing: no reading"),
-    "a goal without a joint": (
-        Stamped({"j": 1}, NOW),
-        Stamped([1, 2], NOW),
-        NOW,
-        "missing: the goal lacks the joint 'k'",
-    ),
-    "another joint": (Stamped({"j": 1, "k": 2, "x": 3}, NOW), Stamped([1, 2], NOW), NOW, "shape: the goal has 'x'"),
-    "truths": (Stamped([True, False], NOW), Stamped([1.0, 2.0], NOW), NOW, "shape: the goal is bool"),
-    "a number too many": (
-        Stamped([1.0, 2.0, 3.0], NOW),
-        Stamped([1.0, 2.0], NOW),
-        NOW,
-        "shape: the goal is float64 (3,)",
-    ),
-    "a number beyond all floats": (Stamped([10**400, 2], NOW), Stamped([1.0, 2.0], NOW), NOW, "shape: the goal is "),
-    "an infinite goal": (Stamped([1, math.inf], NOW), Stamped([1, 2], NOW), NOW, "not-finite: the goal of k is inf"),
-    "no number": (Stamped([1, 2], NOW), Stamped([math.nan, 2], NOW), NOW, "not-finite: the reading of j is nan"),
-}
 
 
-@pytest.mark.parametrize("what", INPUTS)
-def test_what_cannot_be_trusted_is_named_and_not_used(what):
-    goal, reading, now, wrong = INPUTS[what]
+def made(at, values=(1.0, 2.0)):
+    return Stamped(values, at)
+
+
+INPUTS = [  # what is wrong with a step; its goal, reading, time (the step before: at 9.9, from 9.8)
+    ("", made(9.95, {"j": 1, "k": 2.0}), made(NOW, np.array([1, 2], np.int8)), NOW),
+    ("", made(9.8), made(9.8), NOW),  # the same again
+    ("", made(NOW - 0.5), made(NOW - 0.25), NOW),  # as old as they may be
+    ("", made(10.15), made(10.15), 10.15),  # as late as a loop may be
+    ("late-loop: 0.260 s since the last step", made(10.16), made(10.16), 10.16),
+    ("stale: the goal is 0.510 s old", made(NOW - 0.51), made(NOW), NOW),
+    ("stale: the reading is 0.260 s old", made(NOW), made(NOW - 0.26), NOW),
+    ("out-of-order: the reading is 0.010 s older", made(NOW), made(9.79), NOW),
+    ("out-of-order: the goal is from 0.001 s in the future", made(10.001), made(NOW), NOW),
+    ("clock: the goal's time is nan", made(math.nan), made(NOW), NOW),
+    ("clock: the step's time is inf", made(NOW), made(NOW), math.inf),
+    ("clock: the step's time, 9.890000 s, is before", made(9.85), made(9.85), 9.89),
+    ("missing: no goal", None, made(NOW), NOW),
+    ("missing: no reading", made(NOW), None, NOW),
+    ("missing: the goal lacks the joint 'k'", made(NOW, {"j": 1}), made(NOW), NOW),
+    ("shape: the goal has 'x'", made(NOW, {"j": 1, "k": 2, "x": 3}), made(NOW), NOW),
+    ("shape: the goal is bool", made(NOW, [True, False]), made(NOW), NOW),
+    ("shape: the goal is float64 (3,)", made(NOW, [1.0, 2.0, 3.0]), made(NOW), NOW),
+    ("shape: the goal is ", made(NOW, [10**400, 2]), made(NOW), NOW),
+    ("not-finite: the goal of k is inf", made(NOW, [1.0, math.inf]), made(NOW), NOW),
+    ("not-finite: the reading of j is nan", made(NOW), made(NOW, [math.nan, 2.0]), NOW),
+]
+
+
+@pytest.mark.parametrize(("wrong", "goal", "reading", "now"), INPUTS)
+def test_what_cannot_be_trusted_is_named_and_not_used(wrong, goal, reading, now):
     joint = JointLimits(-9, 9, 1, 1, 1)
     check = InputCheck(Limits({"j": joint, "k": joint}, observation_age_s=0.25, goal_age_s=0.5, loop_s=0.25))
-    check.check(Stamped([0.0, 0.0], 9.8), Stamped([0.0, 0.0], 9.8), 9.9)
-    if "too old" in what or "as old as" in what:
+    check.check(made(9.8), made(9.8), 9.9)
+    if "stale" in wrong or (goal and goal.at < 9.8):
         check.restart()  # so that it is not older than the last
     found = check.check(goal, reading, now)
     assert str(found.fault).startswith(wrong) and (found.fault is None) == (wrong == "")
@@ -419,10 +393,9 @@ def test_what_cannot_be_trusted_is_named_and_not_used(what):
     elif "late-loop" not in wrong:
         assert (found.goal is None) == ("goal" in wrong or not timed)
         assert (found.reading is None) == ("reading" in wrong or not timed)
-    after = check.check(Stamped([1.0, 2.0], 99.0), Stamped([1.0, 2.0], 99.0), 99.0)
-    assert after.fault.kind == "late-loop"
+    assert check.check(made(99.0), made(99.0), 99.0).fault.kind == "late-loop"
     check.restart()
-    assert check.check(Stamped([1.0, 2.0], 199.0), Stamped([1.0, 2.0], 199.0), 199.0).fault is None
+    assert check.check(made(199.0), made(199.0), 199.0).fault is None
 
 
 def test_steps_too_close_count_as_one_and_a_long_pause_as_the_longest():

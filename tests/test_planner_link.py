@@ -453,45 +453,42 @@ def test_only_a_plan_that_the_arm_can_follow_is_given_to_it(echo, connect, chang
 
 
 class Watched(Agent):
-    """An agent that notes what it is told to decide, and takes 20 ms more."""
+    """An agent that notes its calls, and takes 20 ms more."""
 
     def forget(self):
-        self.told = ["forget"]
+        self.calls = ["forget"]
         super().forget()
 
     def decide(self, observation, deadline=None):
-        self.told += [observation, None if deadline is None else deadline - time.perf_counter()]
+        self.calls += [observation, deadline and deadline - time.perf_counter()]
         time.sleep(0.02)
         return super().decide(observation, deadline=deadline)
 
 
 @pytest.mark.parametrize("deadline_ms", [0.0, 5000.0])
-def test_a_service_decides_for_the_robot_that_began_from_what_it_asks(toys, deadline_ms):
+def test_a_service_decides_for_the_robot_that_began_from_what_it_sends(toys, deadline_ms):
     """With the frames that are there, its sentence, and until its deadline; of whoever was before, nothing is left."""
-    shapes = {STATE_KEY: (3,), "observation.images.a": (32, 32, 3), "observation.images.b": (32, 48, 3)}
-    curve = Curve.of_token(token := toys.token_settings(2), 2)
-    model = toys.tiny_model(shapes | {LANGUAGE_KEY: (Words.size,)}, curve.size, token=token)
+    a, b, token = "observation.images.a", "observation.images.b", toys.token_settings(2)
+    shapes = {STATE_KEY: (3,), a: (32, 32, 3), b: (32, 48, 3), LANGUAGE_KEY: (Words.size,)}
+    model = toys.tiny_model(shapes, 4, token=token)
     planner = Planner(model, 0.9, PlannerConfig(samples=8, policy_samples=4, elites=4))
-    agent = Watched(model, curve, planner, torch.Generator())
+    agent = Watched(model, Curve.of_token(token, 2), planner, torch.Generator())
     service = PlannerService(agent, BEGIN)
     assert agent.totals.decisions == 0  # those of a beginning do not count
     service.begin(replace(BEGIN, sentence="go on", deadline_ms=deadline_ms))
-    assert agent.told == ["forget"]
-    blank = service.blank()
-    frames = tuple(frame + np.uint8(7) for frame in blank.frames)
-    asked = replace(blank, number=3, fresh=False, frames=frames, present=np.array([True, False]))
-    answer = service.answer(asked)
-    _, observation, left = agent.told
+    assert agent.calls == ["forget"]
+    frames = tuple(frame + np.uint8(7) for frame in service.blank().frames)
+    question = Question(3, False, np.zeros(3, np.float32), frames, np.array([True, False]))
+    answer = service.answer(question)
+    _, observation, left = agent.calls
     assert left is None if not deadline_ms else 4.5 < left <= 5
     assert answer.number == 3 and 20 <= answer.plan_ms < 1000 * WAIT_S
     assert torch.equal(observation.values[LANGUAGE_KEY], WORDS.encode(["go on"]))
-    for key, there in (("observation.images.a", True), ("observation.images.b", False)):
-        assert observation.present[key].tolist() == [there]
-    assert (observation.values["observation.images.a"] == 7).all()
-    service.answer(replace(asked, fresh=True))
-    assert agent.told[0] == "forget" and len(agent.told) == 3
+    assert (observation.values[a] == 7).all() and observation.present[a].item() and not observation.present[b].item()
+    service.answer(replace(question, fresh=True))
+    assert agent.calls[0] == "forget" and len(agent.calls) == 3
     for wrong in ({"frames": frames[:1]}, {"present": np.ones(1, bool)}, {"frames": frames[::-1]}):
-        assert isinstance(service.answer(replace(asked, **wrong)), Refusal)
+        assert isinstance(service.answer(replace(question, **wrong)), Refusal)
 
 
 def test_what_leaves_no_plan_is_refused_in_a_line(toys):

@@ -132,11 +132,7 @@ def test_a_tied_motion_begins_with_position_and_rate(motion, seed):
 
 @pytest.mark.parametrize("tie", ["none", "position", "rate"])
 def test_a_motion_follows_its_own_points_but_those_that_are_tied(tie):
-    start, rate, points = (
-        np.array([0.2, -0.1]),
-        np.array([0.5, 0.3]),
-        np.random.default_rng(0).uniform(-1, 1, (5, SIZE)),
-    )
+    points, start, rate = np.random.default_rng(0).uniform(-1, 1, (5, SIZE)), np.array([0.2, -0.1]), np.full(SIZE, 0.5)
     at, y = actions(Playback([Move(points, 0.8)], start, 50.0, rate, tie))
     tied = [] if tie == "none" else beginning(start, rate * 0.8 if tie == "rate" else None, 5, 3)
     assert len(tied) == ["none", "position", "rate"].index(tie)
