@@ -139,9 +139,10 @@ def test_a_motion_follows_its_own_points_but_those_that_are_tied(tie):
     np.testing.assert_allclose(y, design(at / 0.8, 5, 3) @ [*tied, *points[len(tied) :]])
 
 
-def test_an_action_that_is_due_as_a_motion_ends_is_the_next_ones():
+@pytest.mark.parametrize(("each_s", "hz"), [(0.1, 5.0), (1.0, 0.5)])
+def test_an_action_that_is_due_as_a_motion_ends_is_the_next_ones(each_s, hz):
     """However the sum of their times is rounded."""
-    _, y = actions(Playback([Move(np.full((1, SIZE), n / 10), 0.1, 0) for n in range(8)], np.zeros(SIZE), 5.0))
+    _, y = actions(Playback([Move(np.full((1, SIZE), n / 10), each_s, 0) for n in range(8)], np.zeros(SIZE), hz))
     np.testing.assert_allclose(y, np.outer([0.1, 0.3, 0.5, 0.7], np.ones(SIZE)))
 
 
@@ -164,6 +165,14 @@ def test_a_stop_continues_and_ends_at_rest_within_bounds(motion, duration, seed)
     free = np.abs(moving.position + moving.rate * duration / 3) <= 1  # nothing in the way: the rate is met
     gap = np.abs(y[0] - moving.position - moving.rate / hz / 2)
     assert (gap[free] <= np.abs(moving.rate)[free] / hz / (duration * hz) + 1e-9).all()
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_joint_that_would_leave_its_range_stops_at_its_end_sooner_than_one_that_would_not(sign):
+    start, way, lasts = np.array([0.9, -0.9]), np.array([0.1, 0.2]), np.array([0.3, 0.6])  # 3 x way / rate
+    at, y = actions(Playback([Stop(0.6)], sign * start, 50.0, np.full(SIZE, sign)))
+    left = 1 - np.minimum(at[:, None] / lasts, 1)
+    np.testing.assert_allclose(y, sign * (start + way * (1 - left**3)))
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 0), (2, 2, 1), (4, 2, 1), (4, 3, 2), (8, 5, 3)])

@@ -136,11 +136,10 @@ class Trial:
         for line, change, function, code in sorted(found, key=lambda mutant: mutant[0]):
             chosen = [session.items[at] for _, at, called in tests if function in called]
             status = forked(lambda: self.attack(function, code, chosen))  # noqa: B023  called at once
-            if status == BROKEN:
-                sys.exit(f"{name}:{line}: {change}: cannot be tried")
-            if not status:
+            if status in (0, BROKEN):
                 survivors += 1
-                print(f"{name}:{line}: {change}{'' if chosen else '  (no test)'}", flush=True)
+                why = "  (cannot be tried)" if status else "" if chosen else "  (no test)"
+                print(f"{name}:{line}: {change}{why}", flush=True)
         print(json.dumps({"file": name, "mutants": len(found), "noticed": len(found) - survivors}), flush=True)
         return True
 
