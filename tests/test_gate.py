@@ -202,10 +202,8 @@ def test_it_begins_where_two_readings_agree_within_a_step_no_further_than_a_step
 
 def in_units(limits, scale):
     """The limits in other units; mirrored, if those are negative."""
-    joints = {}
-    for name, j in limits.joints.items():
-        low, high = sorted((j.low * scale, j.high * scale))
-        joints[name] = JointLimits(low, high, *(abs(scale) * v for v in (j.rate, j.acceleration, j.step, j.stall)))
+    scaled = {name: scale * np.array(dataclasses.astuple(joint)) for name, joint in limits.joints.items()}
+    joints = {name: JointLimits(*np.sort(each[:2]), *np.abs(each[2:])) for name, each in scaled.items()}
     return dataclasses.replace(limits, joints=joints)
 
 
@@ -470,16 +468,11 @@ def test_braking_ends_at_rest_in_the_time_it_takes(rate, acceleration, dt):
 
 
 @given(st.floats(0, 1e3), accelerations, st.floats(1e-4, 0.5), steps)
-def test_the_stoppable_rate_can_be_stopped_before_the_edge(room, acceleration, dt, lengths):
+def test_the_stoppable_rate_can_be_stopped_before_the_edge_and_no_faster_one(room, acceleration, dt, lengths):
     rate = float(stoppable(room, acceleration, dt))
     moved, _ = brake(rate, acceleration, lengths)
     assert rate * dt + moved <= room * (1 + 1e-9) + 1e-9
-
-
-@given(st.floats(0.1, 1e3), accelerations, st.floats(1e-3, 0.5))
-def test_no_faster_rate_could(room, acceleration, dt):
-    rate = 1.001 * float(stoppable(room, acceleration, dt))
-    assert rate * dt + float(stopping(rate, acceleration)) > room
+    assert room < 0.1 or 1.001 * rate * dt + float(stopping(1.001 * rate, acceleration)) > room
 
 
 @given(rates, accelerations, st.floats(0, 1e3), st.floats(1e-4, 0.5))
