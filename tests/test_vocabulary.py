@@ -146,7 +146,7 @@ def test_a_stop_continues_and_ends_at_rest_within_bounds(motion, duration, seed)
 @pytest.mark.parametrize("sign", [1, -1])
 def test_a_joint_that_would_leave_its_range_stops_at_its_end_sooner_than_one_that_would_not(sign):
     start, way, lasts = np.array([0.9, -0.9]), np.array([0.1, 0.2]), np.array([0.3, 0.6])  # 3 x way / rate
-    at, y = actions(Playback([Stop(0.6)], sign * start, 50.0, np.full(SIZE, sign)))
+    at, y = actions(Playback([Stop(0.6)], sign * start, 50.0, sign * np.ones(SIZE)))
     left = 1 - np.minimum(at[:, None] / lasts, 1)
     np.testing.assert_allclose(y, sign * (start + way * (1 - left**3)))
 
