@@ -239,6 +239,11 @@ def test_the_first_signal_is_raised_once_and_while_held_it_waits_and_an_ignored_
     os.kill(os.getpid(), signal.SIGHUP)  # it is ending already
     assert (stopped.value.number, got, signals.restore()) == (signal.SIGTERM, ["held"], None)
     signals.listen()
+    with pytest.raises(Stopped, match="SIGHUP"):
+        os.kill(os.getpid(), signal.SIGHUP)
+        got.append("not at once")
+    assert signals.restore() is None
+    signals.listen()
     with signals.held():
         os.kill(os.getpid(), signal.SIGINT)
         assert signals.restore() == signal.SIGINT  # and it is no longer raised
