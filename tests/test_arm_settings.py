@@ -17,7 +17,7 @@ from sim.twin.twin import TwinConfig
 
 REAL, TWIN = {"robot": "so101", "port": "p", "id": "i"}, {"robot": "so101-twin"}
 FULL = {name: SimpleNamespace(range_min=700, range_max=3400) for name in JOINTS}
-POINT = FULL | {"elbow_flex": SimpleNamespace(range_min=2000, range_max=2001)}
+POINT = FULL | {"elbow_flex": SimpleNamespace(range_min=2000, range_max=2227)}
 ELSEWHERE = ("", "arm.local:7766", "0.0.0.0:7766", "localhost:", "localhost:x", "localhost:65536", ":1")
 
 
@@ -73,11 +73,11 @@ WRONG = [  # what is made, of what, how the line begins
     (arm, {"joints": {"gripper": {"speed": 1.0}}}, "robot.gripper: .*speed"),
     (arm, {"box": {"z_low": 2.0}}, "box.z_low=2.0"),
     (so101, {"calibration": {"gripper": FULL["gripper"]}}, "calibration: no joint 'shoulder_pan', only gripper"),
-    (so101, {"calibration": POINT}, "calibration: elbow_flex from 2000 to 2001: no range"),
+    (so101, {"calibration": POINT}, "calibration: elbow_flex from 2000 to 2227: no range"),  # 228 are 20 degrees
     (joint, {"high": float("nan")}, "high=nan: from "),
     (joint, {"rate": 0.0}, "rate=0.0: from 0.001"),
-    (joint, {"rate": 10.1}, "rate=10.1: at most 10 s of acceleration, 1.0"),
-    (Box, {"z_low": 0.5, "z_high": 0.5}, "box.z_low=0.5: below box.z_high, 0.5"),
+    (Limits, {"joints": {}}, "joints: at least one"),
+    (Limits, {"joints": {"j": 3}}, "joints.j=3: JointLimits"),
     (Limits, {"joints": {"j": joint()}, "loop_s": 0.0}, "loop_s=0.0: above 0"),
 ]
 
@@ -87,6 +87,27 @@ def test_a_mistake_is_one_line_that_names_the_key(make, keys, line):
     with pytest.raises(ValueError, match=f"^{line}") as refused:
         make(**keys)
     assert "\n" not in str(refused.value)
+
+
+BOUNDS = [  # what is made, of what: the last value that may be, the first that may not
+    (joint, {}, "rate", 10.0, 10.001, "at most 10 s of acceleration, 1.0"),
+    (joint, {}, "low", 0.999, 1.0, "below high, 1.0"),
+    (joint, {}, "low", -1e6, -1e6 - 0.5, "from -1000000"),
+    (joint, {}, "high", 1e6, 1e6 + 0.5, "from -1000000"),
+    *((joint, {"rate": 1e-3}, key, 1e-3, 9e-4, "from 0.001") for key in ("rate", "acceleration", "step", "stall")),
+    *((joint, {}, key, 1e6, 1e6 + 0.5, "from 0.001") for key in ("acceleration", "step", "stall")),
+    *((Box, {}, f"{axis}_low", 0.999, 1.0, f"below box.{axis}_high, 1.0") for axis in "xyz"),
+    (Box, {}, "x_low", -100.0, -100.5, "from -100 to 100"),
+    (Box, {}, "y_high", 100.0, 100.5, "from -100 to 100"),
+    *((Limits, {"joints": {"j": joint()}}, f"{key}_s", 60.0, 60.5, "above 0") for key in ("loop", "stall", "goal_age")),
+]
+
+
+@pytest.mark.parametrize(("make", "keys", "key", "last", "beyond", "why"), BOUNDS)
+def test_a_limit_may_be_at_its_bound_and_not_beyond(make, keys, key, last, beyond, why):
+    assert getattr(make(**keys | {key: last}), key) == last
+    with pytest.raises(ValueError, match=rf"{key}={beyond}: .*{why}"):
+        make(**keys | {key: beyond})
 
 
 @pytest.mark.parametrize("text", [None, "{", "[1]", '{"gripper": {"id": "x"}}'])

@@ -23,6 +23,7 @@ from policies.storage.checkpoint import (
     LAST,
     check_resumable,
     find_checkpoint,
+    lerobot_settings,
     load_model,
     newest,
     read_spec,
@@ -110,6 +111,13 @@ def test_another_format_is_refused_by_whatever_reads_a_checkpoint(toys, path, fo
     refused(read_spec, path, match=re.escape(f"{said} (80c0e67+)"))
 
 
+def test_only_what_was_downloaded_may_lack_its_manifest(path):
+    spec = read_spec(path, downloaded=True)
+    (path / "manifest.json").unlink()
+    refused(read_spec, path, match=r"manifest\.json: missing")
+    assert read_spec(path, downloaded=True) == spec
+
+
 def test_what_a_checkpoint_holds_is_what_its_format_says(path):
     """Who adds, drops or renames a key or a tensor takes the next FORMAT, and writes its sum here."""
     held = {f"task.{field.name}" for field in dataclasses.fields(TaskConfig)} | {f"metrics.{name}" for name in COLUMNS}
@@ -118,6 +126,11 @@ def test_what_a_checkpoint_holds_is_what_its_format_says(path):
         held |= {f"{file.name}: {name}" for name in load_file(file)}
     digest = hashlib.sha256("\n".join(sorted(held)).encode()).hexdigest()[:12]
     assert (FORMAT, digest) == (7, "1359652aeb59")
+
+
+def test_frames_have_their_channels_first_in_lerobots_settings():
+    found = lerobot_settings({"observation.images.a": (32, 48, 3)}, 2)["input_features"]
+    assert found == {"observation.images.a": {"type": "VISUAL", "shape": [3, 32, 48]}}
 
 
 @pytest.mark.parametrize("keep", [1, 2])

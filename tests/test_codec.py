@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 from safetensors.numpy import save as arrays_as_bytes
 
 from policies.codec import Codec, CodecConfig
-from policies.codec.events import MIN_GAIN, Events, all_ramps, changes, fit_events, resting_levels
+from policies.codec.events import LEVEL_BITS, MIN_GAIN, Events, all_ramps, changes, fit_events, resting_levels
 from policies.codec.fitting import windows_of
 from policies.codec.quantizer import BitPacking, ScalarQuantizer, best_split, order
 from policies.codec.spline_pca import SplinePCA
@@ -284,7 +284,12 @@ def test_an_event_only_moves_its_own_channel():
 def test_levels_are_where_a_signal_rests():
     square = np.repeat([[0.0, 1.0, 0.0, 0.5], [1.0, 0.5, 1.0, 0.0]], 10, axis=1)
     assert resting_levels(square) == pytest.approx([0, 0.5, 1])
+    many = np.linspace(0, 1, 2**LEVEL_BITS)
+    assert resting_levels(np.tile(np.repeat(many, 500), (13, 1))) == pytest.approx(many)
+    assert resting_levels(np.repeat(np.linspace(0, 1, 2 ** (LEVEL_BITS + 1)), 50)[None]) is None  # too many
     assert resting_levels(np.cumsum(np.full((2, 40), 0.1), axis=1)) is None
+    triangle = np.tile(np.r_[0.0, np.linspace(0, 1, 11), np.linspace(1, 0, 11)], 5)  # hardly ever at rest
+    assert resting_levels(triangle[None]) is None
 
 
 @pytest.mark.parametrize("relative", [True, False])

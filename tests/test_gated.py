@@ -4,15 +4,20 @@ import contextlib
 import itertools
 import os
 import signal
+import threading
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
+import serial
+from lerobot.utils.errors import DeviceNotConnectedError
 
 from robot.arms import connect
+from robot.safety import shutdown
 from robot.safety.gate import Gate
-from robot.safety.gated import GatedRobot
+from robot.safety.gated import GIVE_UP, GatedRobot
 from robot.safety.limits import JointLimits, Limits
-from robot.safety.stops import SIGNALS, NotReleasable, RobotFault, Stopped
+from robot.safety.stops import SIGNALS, NotReleasable, RobotFault, Stopped, StopSignals, handled
 
 
 @pytest.fixture
@@ -35,13 +40,14 @@ def move(arm, steps=30, degrees=30.0):
 
 
 @pytest.mark.parametrize("value", [float("nan"), "up"])
-def test_what_kills_lerobots_loop_is_a_fault_that_brakes_and_holds(arm, value):
+def test_what_kills_lerobots_loop_is_a_fault_that_brakes_and_holds(arm, value, caplog):
     with arm.robot as robot:
         move(arm, 30)
         for _ in range(30):
             held = robot.send_action(to(robot, 30.0) | {"elbow_flex.pos": value})
             arm.clock.sleep(1 / 30)
         assert robot.fault.kind in ("not-finite", "shape")
+        assert caplog.messages == [f"arm stopped: {robot.fault}"]
         assert robot.command.resting
         assert robot.send_action(to(robot, 30.0)) == held
         robot.release()
@@ -66,7 +72,7 @@ def test_a_servo_in_trouble_is_released_and_reported(arm, monkeypatch, on):
 
 
 @pytest.mark.parametrize("how", ["the cable is out", "connected again", "a pause"])
-def test_an_arm_that_was_moved_meanwhile_goes_on_from_where_it_is(arm, how):
+def test_an_arm_that_was_moved_meanwhile_goes_on_from_where_it_is(arm, how, caplog):
     robot = arm.robot
     robot.connect()
     assert move(arm, 120)[-1] > 29
@@ -74,6 +80,7 @@ def test_an_arm_that_was_moved_meanwhile_goes_on_from_where_it_is(arm, how):
         arm.chain.pulled = True
         with pytest.raises(RobotFault, match=r"driver: the robot cannot be read: .*unplugged"):
             robot.get_observation()
+        assert caplog.messages == [f"arm stopped: {robot.fault}"]
         with pytest.raises(NotReleasable, match="not released"):
             robot.release()
     elif how == "connected again":
@@ -106,10 +113,51 @@ def test_a_cable_pulled_for_good_ends_with_every_error_and_the_data_closed(arm):
     arm.chain.pulled = True
     with pytest.raises(ExceptionGroup) as caught:
         arm.robot.disconnect()
-    tried = {note for error in caught.value.exceptions for note in error.__notes__}
-    assert {"while trying to brake", "while trying to release gripper"} <= tried
+    tried = [note for error in caught.value.exceptions for note in error.__notes__]
+    assert tried.count("while trying to brake") == GIVE_UP and "while trying to release gripper" in tried
     assert arm.chain.log[-2:] == ["close", "data"]
     assert not arm.robot.is_connected
+    with pytest.raises(DeviceNotConnectedError):
+        arm.robot.disconnect()
+
+
+def test_a_pause_that_cannot_be_braked_for_leaves_the_arm_stopped(arm):
+    with arm.robot as robot:
+        move(arm, 11, 90.0)
+        arm.chain.pulled = True
+        with pytest.raises(ExceptionGroup, match="arm could not be brought to rest"):
+            robot.rest()
+        arm.chain.pulled = False
+        assert str(robot.fault) == "stop: paused"
+
+
+def test_a_packet_that_fails_half_way_keeps_no_other_motor_from_being_released(arm):
+    carry = arm.chain.carry
+
+    def half(data):
+        if data[2] == 2:
+            raise serial.SerialException("half a packet")
+        carry(data)
+
+    with pytest.raises(ExceptionGroup, match="1 errors") as caught, arm.robot:
+        move(arm, 3)
+        arm.chain.carry = half
+    assert caught.value.exceptions[0].__notes__ == ["while trying to release shoulder_lift"]
+    assert arm.chain.torques() == [0, 1, 0, 0, 0, 0] and arm.chain.log[-1] == "close"
+
+
+def test_every_camera_is_closed_though_one_is_stuck_and_one_is_lost(arm):
+    cameras = {name: Mock(is_connected=name != "lost") for name in ("stuck", "lost", "well")}
+    cameras["stuck"].disconnect.side_effect = OSError
+    with pytest.raises(ExceptionGroup) as caught, arm.robot:
+        move(arm, 3)
+        arm.inner.cameras = cameras
+        assert arm.robot.is_connected  # though LeRobot says no, and sends no command
+    assert caught.value.exceptions[-1].__notes__ == ["while trying to close the camera stuck"]
+    assert [camera.disconnect.call_count for camera in cameras.values()] == [1, 0, 1]
+    assert arm.chain.torques() == [0] * 6 and arm.chain.log[-1] == "close"
+    bare = Mock(is_connected=True, cameras={})  # without a motors' bus
+    assert shutdown.close(bare) == [] and bare.disconnect.call_count == 1
 
 
 def test_a_connection_that_fails_half_way_leaves_no_torque_and_no_open_port(arm, monkeypatch):
@@ -136,11 +184,15 @@ def test_it_goes_stiff_where_it_is_and_not_at_all_with_another_calibration(arm):
     assert not any("stiffen" in entry for entry in arm.chain.log) and arm.chain.log[-1] == "close"
 
 
-def test_torque_stays_on_where_the_config_says_so(arm):
-    arm.inner.config.disable_torque_on_disconnect = False
+@pytest.mark.parametrize("off", [False, True, None])
+def test_torque_stays_on_only_where_the_config_says_so(arm, off):
+    """A robot whose config has no such key is released."""
+    given = {} if off is None else {"disable_torque_on_disconnect": off}
+    without = {key: value for key, value in vars(arm.inner.config).items() if "torque" not in key}
+    arm.inner.config = SimpleNamespace(**without | given)
     with arm.robot:
         move(arm, 3)
-    assert arm.chain.torques() == [1] * 6
+    assert arm.chain.torques() == [int(off is False)] * 6
 
 
 def test_a_robot_of_other_joints_or_units_or_with_its_own_step_limit_is_refused(arm):
@@ -173,13 +225,41 @@ def hangs_up():
     signal.signal(signal.SIGHUP, before)
 
 
-def test_under_nohup_a_hang_up_stops_nothing(arm, hangs_up):
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    with arm.robot:
-        move(arm)
+@pytest.mark.usefixtures("hangs_up")
+def test_the_first_signal_is_raised_once_and_while_held_it_waits_and_an_ignored_hang_up_stays_so():
+    signals, before, got = StopSignals(), [signal.getsignal(number) for number in SIGNALS], []
+    with pytest.raises(Stopped, match="stopped by SIGTERM") as stopped:
+        signals.listen()
+        signals.listen()
+        with signals.held():
+            with signals.held():
+                os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGINT)
+            got.append("held")
+    os.kill(os.getpid(), signal.SIGHUP)  # it is ending already
+    assert (stopped.value.number, got, signals.restore()) == (signal.SIGTERM, ["held"], None)
+    signals.listen()
+    with pytest.raises(Stopped, match="SIGHUP"):
         os.kill(os.getpid(), signal.SIGHUP)
-        assert move(arm, 120)[-1] > 29
-    assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        got.append("not at once")
+    assert signals.restore() is None
+    signals.listen()
+    with signals.held():
+        os.kill(os.getpid(), signal.SIGINT)
+        assert signals.restore() == signal.SIGINT  # and it is no longer raised
+    thread = threading.Thread(target=signals.listen)
+    thread.start()
+    thread.join()
+    assert [signal.getsignal(number) for number in SIGNALS] == before
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as under nohup
+    signals.listen()
+    os.kill(os.getpid(), signal.SIGHUP)
+    signals.restore()
+    with handled(lambda number, _: got.append(number)):
+        for number in SIGNALS:
+            os.kill(os.getpid(), number)
+    assert got == ["held", signal.SIGINT, signal.SIGTERM]
+    assert [signal.getsignal(number) for number in SIGNALS] == [*before[:2], signal.SIG_IGN]
 
 
 @pytest.mark.usefixtures("hangs_up")

@@ -29,6 +29,7 @@ from policies.planner_link.client import PlannerClient, reach
 from policies.planner_link.messages import (
     HEAD,
     LARGEST,
+    LONGEST_TEXT,
     MAGIC,
     OWN,
     Answer,
@@ -47,9 +48,11 @@ from policies.planner_link.messages import (
 )
 from policies.planner_link.service import MOST, PlannerService, listening
 from policies.storage.checkpoint import read_spec
+from policies.text_encoder import WORDS, Words
 from policies.tokens.curves import Curve
 from worldmodel.errors import UserError
 from worldmodel.planner import Planner
+from worldmodel.senses import LANGUAGE_KEY, STATE_KEY
 from worldmodel.settings import PlannerConfig
 
 BEGIN = Begin("reach", 3, 2, "delta", 30.0, 2, 2, 2, 1)
@@ -118,7 +121,16 @@ def test_a_frame_that_was_cut_is_of_another_version_or_too_long_is_not_received(
         over_a_socket(HEAD.pack(MAGIC, LARGEST + 1), time.monotonic() + WAIT_S)  # before anything of it is read
     with pytest.raises(TimeoutError, match="timed out"):
         over_a_socket(HEAD.pack(MAGIC, LARGEST) + b"a", soon)
-    assert time.monotonic() < soon + PROMPT_S
+    assert soon <= time.monotonic() < soon + PROMPT_S
+
+
+def test_messages_that_come_together_are_received_one_by_one():
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.sendall(encode(long := Question(1, True, np.ones(17_000, np.float32))) + encode(BEGIN))
+        assert plain(receive(ours, time.monotonic() + WAIT_S)) == plain(long)
+        assert ours.gettimeout() is None  # the deadline was for that one
+        assert plain(receive(ours)) == plain(BEGIN)
 
 
 @given(st.text(max_size=600))
@@ -153,6 +165,8 @@ WRONG = {  # what is said of a body: the body
     "^Answer: unknown field 'surprise'": body(surprise=1),
     r"^Answer\.length: int is needed": body(length=None),
     r"^Answer\.length: from 0": body(length=-1),
+    r"^Answer\.number: from 0 to 2\^53": body(number=2**53),
+    r"^Answer\.number: int is needed": body(number=True),
     r"^Answer\.actions: 2 dimensions of float32": body(actions=np.ones((2, 2))),
     r"^Answer\.tokens: not finite": body(tokens=np.full((1, 4), np.nan, np.float32)),
     "one line": save({}, {"message": '{"type":"Refusal","reason":"a\\nb","final":false}'}),
@@ -173,6 +187,7 @@ def test_what_is_not_exactly_a_message_is_refused_in_one_line_that_says_why(why)
         Question(1, True, np.array([np.nan])),
         Question(1, True, np.ones(LARGEST // 4)),
         replace(BEGIN, task="two\nlines"),
+        replace(BEGIN, task="a" * (LONGEST_TEXT + 1)),
     ],
 )
 def test_what_would_be_refused_is_not_sent(message):
@@ -188,13 +203,26 @@ def test_each_setting_that_gives_an_action_another_meaning_must_agree(field):
     assert f"{field} is " in incompatible(BEGIN, other) and "\n" not in incompatible(BEGIN, other)
 
 
+class Watched(Agent):
+    """An agent that notes its calls, and takes 20 ms more."""
+
+    def forget(self):
+        self.calls = ["forget"]
+        super().forget()
+
+    def decide(self, observation, deadline=None):
+        self.calls += [observation, deadline and deadline - time.perf_counter()]
+        time.sleep(0.02)
+        return super().decide(observation, deadline=deadline)
+
+
 def planning_agent(toys, length: int) -> Agent:
     """An agent with a planner, of states (3,) and actions (2,)."""
     token = toys.token_settings(length)
     curve = Curve.of_token(token, 2)
     model = toys.tiny_model(3, curve.size, token=token)
     planner = Planner(model, 0.9, PlannerConfig(samples=8, policy_samples=4, elites=4))
-    return Agent(model, curve, planner, torch.Generator())
+    return Watched(model, curve, planner, torch.Generator())
 
 
 @pytest.fixture
@@ -249,8 +277,10 @@ def answered(client, state=(0.25, -1, 3)):
     return None if isinstance(found, str) else found
 
 
-def test_answers_come_in_order_each_for_its_question(connect):
+def test_answers_come_in_order_each_for_its_question(echo, connect):
+    echo.agent.calls.clear()
     client = connect()
+    assert echo.agent.calls == ["forget"]
     for i in range(5):
         assert not client.waiting
         assert client.ask(np.full(3, i / 8), False) and client.waiting and not client.ask(np.ones(3), False)
@@ -416,27 +446,51 @@ def test_a_client_can_be_closed_while_it_connects_again(stage, monkeypatch):
         go.set()
         closing.join(PROMPT_S)
         assert not closing.is_alive() and reached.is_set() == (stage != "pausing")
+        assert not [each for each in threading.enumerate() if each.name.startswith("planner client")]
         assert stage == "pausing" or over.wait(WAIT_S)
 
 
+TOO_MUCH = [{"actions": np.zeros(shape)} for shape in [(2, 1), (0, 2), (3, 2)]] + [{"length": 0}, {"length": 3}]
+TOO_MUCH += [{"tokens": np.zeros(shape)} for shape in [(1, 3), (0, 4), (101, 4)]] + [{"number": 9}, None]
+AT_BOUNDS = [{"actions": np.zeros((1, 2))}, {"tokens": np.zeros((100, 4))}, {"length": 1}, {"length": BEGIN.length}]
+
+
 @at_a_socket
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        *({"actions": np.zeros(shape)} for shape in [(2, 1), (0, 2), (3, 2)]),
-        *({"tokens": np.zeros(shape)} for shape in [(1, 3), (101, 4)]),
-        {"length": 3},
-        {"number": 9},
-        None,
-    ],
-)
-def test_a_plan_that_the_arm_cannot_follow_is_never_given_to_it(echo, connect, wrong):
+@pytest.mark.parametrize("changes", TOO_MUCH + AT_BOUNDS)
+def test_only_a_plan_that_the_arm_can_follow_is_given_to_it(echo, connect, changes):
     """Nor is a planner believed that refuses whatever it is asked, for longer than `away_s`."""
-    refusal, why = Refusal("no plan"), "no plan" if wrong is None else "its plan cannot be used: "
-    echo.answer = lambda asked: refusal if wrong is None else replace(ANSWER, **{"number": asked.number} | wrong)
+    refusal, why = Refusal("no plan"), "no plan" if changes is None else "its plan cannot be used: "
+    echo.answer = lambda asked: refusal if changes is None else replace(ANSWER, **{"number": asked.number} | changes)
     client = connect(away_s=0.2)
-    assert answered(client) is None
-    assert client.gone().startswith(f"the planner is gone: {why}")
+    usable = any(changes is each for each in AT_BOUNDS)
+    assert (answered(client) is not None) == usable
+    assert usable or client.gone().startswith(f"the planner is gone: {why}")
+
+
+@pytest.mark.parametrize("deadline_ms", [0.0, 5000.0])
+def test_a_service_decides_for_the_robot_that_began_from_what_it_sends(toys, deadline_ms):
+    """With the frames that are there, its sentence, and until its deadline; of whoever was before, nothing is left."""
+    a, b, token = "observation.images.a", "observation.images.b", toys.token_settings(2)
+    shapes = {STATE_KEY: (3,), a: (32, 32, 3), b: (32, 48, 3), LANGUAGE_KEY: (Words.size,)}
+    model = toys.tiny_model(shapes, 4, token=token)
+    planner = Planner(model, 0.9, PlannerConfig(samples=8, policy_samples=4, elites=4))
+    agent = Watched(model, Curve.of_token(token, 2), planner, torch.Generator())
+    service = PlannerService(agent, BEGIN)
+    assert agent.totals.decisions == 0  # those of a beginning do not count
+    service.begin(replace(BEGIN, sentence="go on", deadline_ms=deadline_ms))
+    assert agent.calls == ["forget"]
+    frames = tuple(frame + np.uint8(7) for frame in service.blank().frames)
+    question = Question(3, False, np.zeros(3, np.float32), frames, np.array([True, False]))
+    answer = service.answer(question)
+    _, observation, left = agent.calls
+    assert left is None if not deadline_ms else 4.5 < left <= 5
+    assert answer.number == 3 and 20 <= answer.plan_ms < 1000 * WAIT_S
+    assert torch.equal(observation.values[LANGUAGE_KEY], WORDS.encode(["go on"]))
+    assert (observation.values[a] == 7).all() and observation.present[a].item() and not observation.present[b].item()
+    service.answer(replace(question, fresh=True))
+    assert agent.calls[0] == "forget" and len(agent.calls) == 3
+    for wrong in ({"frames": frames[:1]}, {"present": np.ones(1, bool)}, {"state": np.zeros(4, np.float32)}):
+        assert isinstance(service.answer(replace(question, **wrong)), Refusal)
 
 
 def test_what_leaves_no_plan_is_refused_in_a_line(toys):
@@ -446,17 +500,16 @@ def test_what_leaves_no_plan_is_refused_in_a_line(toys):
     assert answer.actions.shape == (4, 2) and (answer.number, answer.length) == (2, 4)
     not_finite = service.answer(Question(1, True, np.full(3, np.nan, np.float32)))
     assert not_finite.reason == "observation.state[0] is nan: finite numbers only"
-    too_long = service.answer(Question(1, True, np.zeros(4, np.float32)))
     with torch.no_grad():
         agent.model.outcome.bias.fill_(torch.nan)  # a model that has diverged
     no_plan = service.answer(Question(3, False, np.zeros(3, np.float32)))
     assert "finite" in no_plan.reason
-    for refusal in (not_finite, too_long, no_plan):
+    for refusal in (not_finite, no_plan):
         assert not refusal.final and plain(decode(encode(refusal)[HEAD.size :])) == plain(refusal)
 
 
 def test_only_its_owner_reaches_a_socket_and_only_one_planner_has_it(tmp_path):
-    path = tmp_path / "folder" / "planner.sock"
+    path = tmp_path / "in" / "folder" / "planner.sock"
     for _ in range(2):
         with listening(str(path)):
             modes = [stat.S_IMODE(each.stat().st_mode) for each in (path.parent, path)]
@@ -489,6 +542,7 @@ def test_a_service_that_is_closed_while_it_plans_ends_after_the_plan(echo, conne
     go.set()
     serving.join(PROMPT_S)
     assert not serving.is_alive()
+    assert not [each for each in threading.enumerate() if getattr(each, "_target", None) == echo.converse]
 
 
 def test_a_planners_process_that_cannot_start_says_why_to_its_robot(monkeypatch, tmp_path):

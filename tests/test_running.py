@@ -202,17 +202,18 @@ def wired(arms, tmp_path, monkeypatch):
 
     `at[n]()` happens at the nth step of an episode; `said`: what people are told.
     """
-    arm, at, said = arms.WiredArm(tmp_path, monkeypatch.setattr), {}, []
+    arm, at, said, steps = arms.WiredArm(tmp_path, monkeypatch.setattr), {}, [], []
     planner = arms.FakePlanner(otherwise=0, action=lambda number, since: 0.2)
     driver = PlanFollower(Estimator(), planner, HZ, 2)
 
     def sink(step):
+        steps.append(step)
         planner.now += 1
         at.get(planner.now, int)()
 
     loop = Loop(arm.robot, Units(LOW, HIGH), Ticks(HZ, arm.clock), [sink], said.append)
     with arm.robot:
-        yield SimpleNamespace(arm=arm, loop=loop, at=at, said=said, driver=driver, planner=planner)
+        yield SimpleNamespace(arm=arm, loop=loop, at=at, said=said, driver=driver, planner=planner, steps=steps)
 
 
 @pytest.mark.parametrize(
@@ -248,6 +249,16 @@ def test_an_episode_of_a_planner_begins_with_its_first_plan_and_says_what_was_do
     wired.planner.delays, judged = [10], []
     assert wired.loop.episode(wired.driver, 30, lambda: judged.append(1) or len(judged) == 3) is True
     assert len(judged) == 30 and len(wired.loop.ticks.late_s) == 41
+
+
+def test_a_sink_gets_each_step_with_its_times_and_an_episode_without_a_step_is_not_done(wired):
+    assert wired.loop.episode(wired.driver, 5) is None
+    wired.driver.goal = lambda reading, last: None
+    assert wired.loop.episode(wired.driver, 5) is None
+    assert wired.loop.episode(wired.driver, 5, lambda: True) is False
+    assert [(step.episode, step.number, step.success) for step in wired.steps] == [(1, k, None) for k in range(6)]
+    for step in wired.steps:
+        assert step.at_s == pytest.approx(step.number / HZ, abs=0.01) and 0 <= step.late_s < step.work_s < 0.5 / HZ
 
 
 def test_ticks_that_are_left_out_reach_the_driver(wired):

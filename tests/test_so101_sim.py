@@ -20,7 +20,7 @@ from sim.so101.joints import JOINTS
 from sim.so101.kinematics import SITE, Fingertip
 from sim.twin.arm import build
 
-LOW, HIGH = np.array([-1.9, -1.7, -1.6, -1.6, -2.7, -0.17]), np.array([1.9, 1.7, 1.6, 1.6, 2.7, 1.74])
+LOW, HIGH = np.array([-1.2, -1.7, -1.6, -1.6, -2.7, -0.17]), np.array([1.9, 1.7, 1.6, 1.6, 2.7, 1.74])
 SHARES = arrays(np.float64, 6, elements=st.floats(0, 1))
 
 
@@ -76,6 +76,8 @@ def test_units_are_those_of_the_real_driver_and_there_and_back(share, degrees):
     np.testing.assert_allclose(units.read(angles), np.array(list(bus._normalize(ticks).values())), atol=0.15)
     np.testing.assert_allclose(units.to_rad(units.from_rad(angles)), angles, atol=1e-12)
     assert np.all(np.abs(units.to_rad(units.read(angles)) - angles) <= TICK_RAD / 2 + 1e-12)
+    np.testing.assert_allclose(units.shares(angles), 2 * share - 1, atol=1e-12)
+    np.testing.assert_allclose(units.at(2 * share - 1), angles, atol=1e-12)
 
 
 def test_no_target_leaves_a_joints_range_and_one_that_is_not_finite_is_refused_and_nothing_moves(simulated):

@@ -7,10 +7,10 @@ from itertools import islice, pairwise
 import numpy as np
 import pytest
 import torch
-from hypothesis import assume, given
+from hypothesis import given
 from hypothesis import strategies as st
 
-from policies.tokens.curves import Curve, design
+from policies.tokens.curves import Curve, beginning, design
 from policies.tokens.playback import Playback
 from policies.tokens.vocabulary import Ask, Grip, Look, Move, Stop, checked, from_plain, text, to_plain
 
@@ -106,28 +106,20 @@ def test_a_walk_is_bounded_in_order_and_keeps_its_clock(sentence, tie, hz):
         assert order(e for e in events if isinstance(e, kinds)) == order(t for t in wanted if isinstance(t, kinds))
 
 
-@given(st.lists(curves, min_size=1, max_size=4), st.sampled_from(["position", "rate"]))
-def test_a_walk_goes_on_where_each_token_ended(motions, tie):
-    """No step is longer than the rate that the control points allow times the control step, across joints too."""
-    assume(all(m.degree > 0 for m in motions))
-    start, hz = np.array([0.25, -0.5]), 400.0
-    short = [Move(m.points, 0.1, m.degree) for m in motions]
-    _, y = actions(Playback(short, start, hz, tie=tie))
-    fastest = max(2 * len(m.points) * m.degree / 0.1 for m in short)  # p (c' - c) / (knots' distance), |c' - c| <= 2
-    assert np.abs(np.diff(np.vstack([start, y]), axis=0)).max() <= fastest / hz
+@pytest.mark.parametrize("tie", ["none", "position", "rate"])
+def test_a_motion_follows_its_own_points_but_those_that_are_tied(tie):
+    points, start, rate = np.random.default_rng(0).uniform(-1, 1, (5, SIZE)), np.array([0.2, -0.1]), np.full(SIZE, 0.5)
+    at, y = actions(Playback([Move(points, 0.8)], start, 50.0, rate, tie))
+    tied = [] if tie == "none" else beginning(start, rate * 0.8 if tie == "rate" else None, 5, 3)
+    assert len(tied) == ["none", "position", "rate"].index(tie)
+    np.testing.assert_allclose(y, design(at / 0.8, 5, 3) @ [*tied, *points[len(tied) :]])
 
 
-@given(curves, st.integers(0, 99))
-def test_a_tied_motion_begins_with_position_and_rate(motion, seed):
-    assume(motion.degree >= 1 and len(motion.points) > 2)
-    generator = np.random.default_rng(seed)
-    start, rate = generator.uniform(-0.5, 0.5, (2, SIZE))
-    rate *= 0.1 / motion.seconds
-    hz = 1e4 / motion.seconds
-    walk = iter(Playback([motion], start, hz, rate, "rate"))
-    first, second = next(walk)[1], next(walk)[1]
-    np.testing.assert_allclose(first, start + 0.5 * rate / hz, atol=1e-5)
-    np.testing.assert_allclose((second - first) * hz, rate, atol=2e-2 / motion.seconds)
+@pytest.mark.parametrize(("each_s", "hz"), [(0.1, 5.0), (1.0, 0.5)])
+def test_an_action_that_is_due_as_a_motion_ends_is_the_next_ones(each_s, hz):
+    """However the sum of their times is rounded."""
+    _, y = actions(Playback([Move(np.full((1, SIZE), n / 10), each_s, 0) for n in range(8)], np.zeros(SIZE), hz))
+    np.testing.assert_allclose(y, np.outer([0.1, 0.3, 0.5, 0.7], np.ones(SIZE)))
 
 
 @given(curves, seconds, st.integers(0, 99))
@@ -149,6 +141,14 @@ def test_a_stop_continues_and_ends_at_rest_within_bounds(motion, duration, seed)
     free = np.abs(moving.position + moving.rate * duration / 3) <= 1  # nothing in the way: the rate is met
     gap = np.abs(y[0] - moving.position - moving.rate / hz / 2)
     assert (gap[free] <= np.abs(moving.rate)[free] / hz / (duration * hz) + 1e-9).all()
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_joint_that_would_leave_its_range_stops_at_its_end_sooner_than_one_that_would_not(sign):
+    start, way, lasts = np.array([0.9, -0.9]), np.array([0.1, 0.2]), np.array([0.3, 0.6])  # 3 x way / rate
+    at, y = actions(Playback([Stop(0.6)], sign * start, 50.0, sign * np.ones(SIZE)))
+    left = 1 - np.minimum(at[:, None] / lasts, 1)
+    np.testing.assert_allclose(y, sign * (start + way * (1 - left**3)))
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 0), (2, 2, 1), (4, 2, 1), (4, 3, 2), (8, 5, 3)])

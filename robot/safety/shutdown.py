@@ -49,13 +49,8 @@ def is_open(robot: Robot) -> bool:
 def unlock(robot: Robot) -> None:
     """Make the motors' buses usable again after a packet that failed half-way, which LeRobot leaves marked as busy."""
     for bus, _ in parts(robot):
-        unlock_bus(bus)
-
-
-def unlock_bus(bus: MotorsBusBase) -> None:
-    """Make one bus usable again; see `unlock`."""
-    if hasattr(bus, "port_handler"):
-        bus.port_handler.is_using = False
+        if hasattr(bus, "port_handler"):
+            bus.port_handler.is_using = False
 
 
 def release_motors(robot: Robot) -> list[Exception]:
@@ -87,7 +82,6 @@ def _release(bus: MotorsBusBase, motor: str) -> None:
             break
         except RuntimeError as error:
             trouble = str(error).rpartition("[RxPacketError] ")[2]
-            unlock_bus(bus)
             if not bus.sync_read("Torque_Enable", motor, num_retry=RETRIES)[motor]:
                 break
             if last:
