@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from policies.agent import Agent
+from policies.agent import Agent, Totals
 from policies.noise import COLOURS, Noise
 from policies.settings import NOISES
 from policies.tokens.curves import Curve
@@ -68,7 +68,39 @@ def test_it_follows_its_plan_for_as_long_as_is_set(make, length, every):
         whole = agent.curve.actions(plan.tokens, 2 * length)
         assert torch.equal(actions[:, n * every : (n + 1) * every], whole[:, :every])
     assert torch.equal(agent.warm_start.mean, agent.curve.advance(plans[-1].tokens, every))
-    assert agent.totals.model_calls == sum(2 * plan.model_calls for plan in plans)
+    assert agent.totals == Totals(6, 6 * every, sum(2 * plan.model_calls for plan in plans))
+    assert agent.totals.model_calls_per_decision == plans[0].model_calls
+    reward, keep = agent.planner.predict(plans[-1].latent, plans[-1].tokens[0])
+    share = every / length  # of what is imagined of a token, the part for which it is followed
+    recorded = torch.stack([keep**share, reward * share, torch.full((2,), float(every))])
+    torch.testing.assert_close(agent.td_check.state[4:7], recorded)
+
+
+@pytest.mark.parametrize(("planned", "explore"), [(True, "mixed"), (True, ""), (False, "")])
+def test_an_agent_restored_goes_on_as_the_one_saved(make, planned, explore):
+    one, other = make(4, planned, explore), make(4, planned, explore, seed=1)
+    one.wide = planned
+    for t in range(6):
+        one.act(seen(3, t))
+        other.act(seen(2, t))
+        if t == 2:
+            one.reset(torch.tensor([False, True, False]))
+    other.load_state_dict(one.state_dict())
+    other.generator.set_state(one.generator.get_state())
+    assert (other.std, other.totals, other.steps_per_decision) == (one.std, one.totals, one.steps_per_decision)
+    for t in range(6, 15):
+        assert torch.equal(one.act(seen(3, t)), other.act(seen(3, t)))
+    assert make(4, planned, explore).state_dict().keys() <= {"frames", "wide", "noise"}  # nothing was decided yet
+
+
+@pytest.mark.parametrize("planned", [True, False])
+def test_an_agent_that_acts_is_one_that_does_not_explore(make, planned):
+    plain, settings = make(4, planned, every=2), dataclasses.replace(PLANNING, replan_every=2)
+    draws = lambda: torch.Generator().manual_seed(0)  # noqa: E731
+    agent = Agent.acting(plain.model, settings, 0.9, (), draws(), planned)
+    assert all(torch.equal(agent.act(seen(2, t)), plain.act(seen(2, t))) for t in range(6))
+    assert agent.sentences is None and (agent.td_check is not None) == planned
+    assert len(Agent.acting(plain.model, settings, 0.9, ("go on",), draws()).sentences) == 1
 
 
 def test_a_plan_is_followed_to_its_end_at_most_and_the_policys_token_too(make):

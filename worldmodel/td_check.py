@@ -42,7 +42,7 @@ class TDCheck:
         policy_steps = (policy_steps - steps).clamp(min=0)
 
         missing = predicted - realised - (expected_return - mean).clamp(min=0)
-        rate = (1 - discount) / steps.clamp(min=1)
+        rate = (1 - discount) / steps
         window = rate * self.patience * (expected_return.abs() + self.indifference)  # predicted over `patience` steps
         failed = (steps > 0) & (policy_steps == 0) & (missing > (1 - SHARE) * window)
         policy_steps = torch.where(failed, float(self.patience), policy_steps)
