@@ -69,7 +69,7 @@ def test_it_follows_its_plan_for_as_long_as_is_set(make, length, every):
         assert torch.equal(actions[:, n * every : (n + 1) * every], whole[:, :every])
     assert torch.equal(agent.warm_start.mean, agent.curve.advance(plans[-1].tokens, every))
     assert agent.totals == Totals(6, 6 * every, sum(2 * plan.model_calls for plan in plans))
-    assert agent.totals.model_calls_per_decision == plans[0].model_calls
+    assert Totals(2, 2, 3).model_calls_per_decision == 1.5
     reward, keep = agent.planner.predict(plans[-1].latent, plans[-1].tokens[0])
     share = every / length  # of what is imagined of a token, the part for which it is followed
     recorded = torch.stack([keep**share, reward * share, torch.full((2,), float(every))])
@@ -125,12 +125,13 @@ def test_it_says_what_the_planner_chose_and_when(make):
 
 
 @pytest.mark.parametrize(("planned", "explore"), [(True, "pink"), (True, ""), (False, "")])
-def test_actions_are_in_range(make, planned, explore, length=4):
+def test_actions_are_of_a_curve_and_in_range(make, planned, explore, length=4):
     agent = make(length, planned, explore)
     with torch.no_grad():
         agent.model.actor[-1].bias[: agent.curve.size] = 50  # a policy that wants more than there is
     for t in range(2 * length):
         assert agent.act(seen(200, t)).abs().max() <= 1
+        assert torch.allclose(agent.curve.decode(agent.curve.encode(agent.actions)), agent.actions, atol=1e-3)
 
 
 @pytest.mark.parametrize("length", [1, 4])
