@@ -297,8 +297,8 @@ def test_its_power_falls_as_its_colour_says_whatever_is_drawn_for_others(generat
 
 def test_mixed_is_pink_in_one_episode_of_an_environment_and_white_in_the_next(generator):
     noise, lasts = Noise("mixed", generator), []
-    for ended in ([False, False], [True, False], [False, True], [True, True]):
-        noise.reset(torch.tensor(ended))
-        draws = torch.stack([noise.draw(2, 500) for _ in range(30)])
-        lasts.append(((draws[:-1] * draws[1:]).mean((0, 2)) > 0.3).tolist())
-    assert lasts == [[True, False], [False, False], [False, True], [True, False]]
+    for ended in ([0, 0, 0, 0], [1, 0, 0, 0], [0, 1, 0, 0], [1, 1, 1, 1]):
+        noise.reset(torch.tensor(ended) > 0)
+        draws = torch.stack([noise.draw(4, 500) for _ in range(30)])
+        lasts.append(((draws[:-1] * draws[1:]).mean((0, 2)) > 0.3).int().tolist())
+    assert lasts == [[1, 0, 1, 0], [0, 0, 1, 0], [0, 1, 1, 0], [1, 0, 0, 1]]

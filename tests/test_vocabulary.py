@@ -102,6 +102,7 @@ def test_a_list_or_an_agents_plan_is_read_from_its_file(tmp_path):
     [
         ("move.seconds", lambda: Move(np.zeros((4, 2)), 0.0)),
         (r"move.points\[0, 0\]", lambda: Move(np.full((4, 2), 1.5), 1.0)),
+        (r"move.points\[3, 1\]", lambda: Move(np.diag([0, 0, 0, -1.5])[:, 2:], 1.0)),
         ("move.points", lambda: Move(np.zeros((257, 2)), 1.0)),
         ("move.degree", lambda: Move(np.zeros((3, 2)), 1.0)),
         ("move.std", lambda: Move(np.zeros((4, 2)), 1.0, 3, np.zeros((4, 1)))),
@@ -128,6 +129,7 @@ def test_a_list_or_an_agents_plan_is_read_from_its_file(tmp_path):
                 ({"kind": "move", "seconds": 1}, "points", ([[0, 1], [0]], [], None, [["1"]], [[10**400]])),
                 ({"kind": "move", "seconds": 1, "points": [[0]]}, "degree", (0.5, "0")),
                 ({"kind": "look"}, "what", (1,)),
+                ({"kind": "look", "what": "cup"}, "where", ([0, 1], [0, "1", 2], 5)),
             )
             for value in values
         ),
