@@ -23,15 +23,17 @@ def test_every_sense_is_in_it_whatever_was_given_in_the_models_order():
         seen = Observation.of(SENSES, values)
         assert list(seen.values) == list(seen.present) == list(SENSES)
         assert seen.presence.tolist() == [[float(key in values) for key in SENSES]] * 2
+        assert all(bool(seen.values[key].any()) == (key in values) for key in SENSES)
         assert {key: tuple(value.shape[1:]) for key, value in seen.values.items()} == SENSES
 
 
-def test_nothing_leaks_from_under_a_mask():
+@pytest.mark.parametrize("count", [2, 3])
+def test_nothing_leaks_from_under_a_mask(count):
     masks = {STATE_KEY: torch.tensor([False, True]), FRONT: torch.tensor([[0.0], [1.0]])}
-    seen = Observation.of(SENSES, whole(**{STATE_KEY: NAN}), masks)
+    seen = Observation.of(dict([*SENSES.items()][:count]), whole(**{STATE_KEY: NAN}), masks)
     assert seen.values[STATE_KEY].tolist() == [[0, 0, 0], [1, 2, 3]]
     assert not seen.values[FRONT][0].any() and seen.values[FRONT][1].all()
-    assert seen.presence.tolist() == [[0, 0, 1], [1, 1, 1]]
+    assert seen.presence.tolist() == [[0, 0, 1][:count], [1, 1, 1][:count]]
     alone = Observation.of({STATE_KEY: (3,)}, {STATE_KEY: torch.ones(2, 3)}, {STATE_KEY: torch.tensor([0, 1])})
     assert alone.presence.tolist() == [[0], [1]] and alone.values[STATE_KEY].all()  # a single sense keeps its value
 
@@ -40,6 +42,7 @@ def test_nothing_leaks_from_under_a_mask():
     ("values", "told"),
     [
         ({}, r"none of the senses observation\.state, observation\.images\.front is there; there is nothing"),
+        ({LANGUAGE_KEY: torch.ones(2, 2)}, r"none of the senses .* is there; there is observation\.language$"),
         ({STATE_KEY: [1.0, 2.0, 3.0]}, r"observation\.state: a list; a tensor of shape \(B, 3\) is needed"),
         ({STATE_KEY: torch.zeros(3)}, r"observation\.state: shape \(3,\); \(B, 3\) is needed"),
         ({FRONT: FRAMES.float()}, r"observation\.images\.front: frames of torch\.float32"),

@@ -194,7 +194,7 @@ def test_as_many_windows_as_were_wished_begin_where_an_expert_drove(generator):
         diary.step()
     assert diary.replay.demonstrated[0, : diary.replay.rows].sum() < 30
     window = sample_windows(diary.replay, 40, 1, 1, generator, 0.75)
-    assert window.demonstrated[:30].all() and not window.demonstrated[30:].all()
+    assert window.demonstrated[:30].all() and not window.demonstrated[30:].all() and len(window.demonstrated) == 40
 
 
 @pytest.mark.parametrize("other", [Replay(21, 1, SEEN, A, P), Replay(40, 2, SEEN, A, P), Replay(20, 1, SEEN, A)])
