@@ -34,7 +34,7 @@ def equal(one, other):
 def test_a_flat_buffer_is_the_parameters_themselves(model):
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     flat = flatten(model)
-    assert flat.numel() == sum(p.numel() for p in before.values())
+    assert flat.numel() == sum(p.numel() for p in before.values()) and not flat.requires_grad
     for name, p in model.named_parameters():
         assert torch.equal(p, before[name])
     flat += 1
