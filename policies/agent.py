@@ -263,7 +263,7 @@ class Agent:
         drawn = torch.multinomial(plan.weights.cpu(), 1, generator=self.generator)[:, 0]
         elite = plan.elites[: self.ahead].cpu()[:, torch.arange(len(drawn)), drawn]
         std = plan.std[: self.ahead].cpu()
-        points = (elite + std * torch.stack([noise.draw(*each.shape, due=due) for each in std])).clamp(-1, 1)
+        points = (elite + std * torch.stack([noise.draw(len(drawn), self.curve.size, due) for _ in std])).clamp(-1, 1)
         return self.model.token(points, self.model.before(points, self.reached))
 
     def state_dict(self) -> dict:
