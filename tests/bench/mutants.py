@@ -12,6 +12,7 @@ import ast
 import copy
 import functools
 import gc
+import importlib
 import json
 import os
 import random
@@ -112,6 +113,7 @@ class Trial:
 
     def pytest_runtestloop(self, session) -> bool:
         """Try the mutants, in place of running the tests."""
+        importlib.import_module(".".join(self.path.relative_to(ROOT).with_suffix("").parts))  # some tests import late
         every = gc.get_objects()
         self.caches = [each for each in every if type(each) is functools._lru_cache_wrapper]
         own = [each for each in every if type(each) is types.FunctionType]
