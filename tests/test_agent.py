@@ -304,3 +304,5 @@ def test_mixed_is_pink_in_one_episode_of_an_environment_and_white_in_the_next(ge
         draws = torch.stack([noise.draw(4, 500) for _ in range(30)])
         lasts.append(((draws[:-1] * draws[1:]).mean((0, 2)) > 0.3).int().tolist())
     assert lasts == [[1, 0, 1, 0], [0, 0, 1, 0], [0, 1, 1, 0], [1, 0, 0, 1]]
+    alone = Noise("mixed", generator)
+    assert sum(float((alone.draw(1, 500) * alone.draw(1, 500)).mean()) for _ in range(15)) > 0.3 * 15

@@ -23,6 +23,7 @@ def test_every_sense_is_in_it_whatever_was_given_in_the_models_order():
         seen = Observation.of(SENSES, values)
         assert list(seen.values) == list(seen.present) == list(SENSES)
         assert seen.presence.tolist() == [[float(key in values) for key in SENSES]] * 2
+        assert torch.equal(seen.map(lambda x: torch.stack([x, x])).presence[1], seen.presence)
         assert all(bool(seen.values[key].any()) == (key in values) for key in SENSES)
         assert {key: tuple(value.shape[1:]) for key, value in seen.values.items()} == SENSES
 
