@@ -131,6 +131,15 @@ def test_the_first_candidates_are_the_policys_the_last_plan_and_noise_around_bot
     assert torch.equal(cold[:, 2], found[:, 2])
 
 
+def test_each_environment_has_its_own_warm_start():
+    one, other = WarmStart.of(normal(2, 3, 2)), WarmStart(normal(2, 3, 2, seed=1), torch.tensor([True, False, False]))
+    chosen = torch.tensor([False, False, True])
+    mixed, alone = one.where(chosen, other), one.where(chosen, None)
+    assert torch.equal(mixed.mean, torch.cat([other.mean[:, :2], one.mean[:, 2:]], 1))
+    assert (mixed.valid.tolist(), alone.valid.tolist()) == ([True, False, True], [False, False, True])
+    assert torch.equal(alone.mean, one.mean)
+
+
 def test_later_candidates_are_drawn_from_the_gaussian_of_the_elites():
     plan = search(bowl(), dataclasses.replace(CONFIG, iterations=1), 2)
     noise = normal(2, 2, 32, 2, seed=3)
