@@ -64,6 +64,8 @@ def test_a_new_model_expects_nothing_and_a_blank_observation_shows_nothing(toys)
     assert z.shape == (5, 16) and model.value(z, w).shape == (2, 5, 11) and not model.value(z, w).any()
     outcome = model.outcome(model.transition_features(z, w))
     assert outcome.shape == (5, 12) and not outcome.any()
+    saved = {name for name in model.state_dict() if not name.startswith("normaliser.")}
+    assert saved == {name for name, _ in model.named_parameters()}  # so that older checkpoints fit
 
 
 def test_only_states_that_are_there_are_counted(model, toys):

@@ -65,7 +65,7 @@ def test_every_plan_begins_at_the_last_action_and_goes_on_where_it_was(model, re
 
 
 @pytest.mark.parametrize("planned", [False, True])
-@pytest.mark.parametrize("every", [0, 2])
+@pytest.mark.parametrize("every", [0, 2, 8])
 @pytest.mark.parametrize("explore", ["", "white"])
 def test_actions_never_jump_from_one_token_to_the_next(model, planned, every, explore):
     planner = Planner(model, 0.9, CONFIG) if planned else None

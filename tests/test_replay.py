@@ -209,8 +209,8 @@ def test_a_replay_of_another_size_is_refused(other):
 def test_what_no_memory_holds_and_no_room_are_refused_in_one_line():
     with pytest.raises(ValueError, match=r"replay\.capacity=2"):
         Replay(2, 3, SEEN, A)
-    with pytest.raises(ValueError, match=r"^replay of observation\.images\.front: no room for 786432000 GB") as caught:
-        Replay(10**12, 1, {"observation.images.front": (512, 512, 3)}, A)
+    with pytest.raises(ValueError, match=r"^replay of observation\.state: no room for 3145728000 GB") as caught:
+        Replay(10**12, 1, {STATE_KEY: (786432,)}, A)
     assert "\n" not in str(caught.value)
 
 
