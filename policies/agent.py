@@ -126,9 +126,6 @@ class Agent:
         self.plan: Plan | None = None  # the newest plan
         self.decision: Decision | None = None  # the newest decision; the policy may have overruled the plan
         self.frames = FrameHistory(self.model.config.vision.frame_lags)
-        self.td_check: TDCheck | None = None
-        if self.planner is not None and self.planner.config.td_check_steps and self.noise is None:
-            self.td_check = TDCheck(self.planner.config.td_check_steps, self.planner.config.return_scale_floor)
         self._open(0)
 
     def _open(self, count: int) -> None:
@@ -137,8 +134,9 @@ class Agent:
         self.at, self.until = torch.zeros(2, count, dtype=torch.long)
         self.actions = torch.zeros(count, self.most, self.curve.action_size)
         self.reached = torch.zeros(count, self.model.shared)  # where the current curves end, if tokens are joined
-        if self.td_check is not None:
-            self.td_check.reset(torch.ones(count, dtype=torch.bool))
+        self.td_check: TDCheck | None = None
+        if self.planner is not None and self.planner.config.td_check_steps and self.noise is None:
+            self.td_check = TDCheck(self.planner.config.td_check_steps, self.planner.config.return_scale_floor)
 
     @property
     def steps_per_decision(self) -> float:
@@ -265,7 +263,7 @@ class Agent:
         drawn = torch.multinomial(plan.weights.cpu(), 1, generator=self.generator)[:, 0]
         elite = plan.elites[: self.ahead].cpu()[:, torch.arange(len(drawn)), drawn]
         std = plan.std[: self.ahead].cpu()
-        points = (elite + std * torch.stack([noise.draw(*each.shape, due=due) for each in std])).clamp(-1, 1)
+        points = (elite + std * torch.stack([noise.draw(len(drawn), self.curve.size, due) for _ in std])).clamp(-1, 1)
         return self.model.token(points, self.model.before(points, self.reached))
 
     def state_dict(self) -> dict:

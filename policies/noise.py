@@ -18,14 +18,14 @@ class Noise:
 
     Pink noise is a sum of first-order autoregressive processes of equal variance whose time constants are a factor of 4
     apart: their spectra add up to nearly 1/f between the shortest and the longest (Keshner 1982, Proc. IEEE 70(3)).
-    Mixed: the first dimension of a draw indexes environments, each of which alternates between pink and white episodes.
+    Mixed: the rows of a draw are environments, each of which alternates between pink and white episodes.
     """
 
     def __init__(self, colour: str, generator: torch.Generator):
         self.generator = generator
         lasting = torch.tensor(COLOURS[colour], dtype=torch.float32)
         self.keep = torch.where(lasting > 1, torch.exp(-1 / lasting), 0.0)
-        self.parts = torch.zeros(len(lasting), 0)  # (components, *shape): the state of each component
+        self.parts = torch.zeros(len(lasting), 0)  # (components, B, P): the state of each component
         self.mixed, self.pink = colour == "mixed", torch.zeros(0, dtype=torch.bool)  # (B,): is this episode pink?
 
     def reset(self, ended: Bool[Tensor, " B"]) -> None:
@@ -41,22 +41,21 @@ class Noise:
         """Restore what `state_dict` returned."""
         self.parts, self.pink = saved["parts"], saved["pink"]
 
-    def draw(self, *shape: int, due: Bool[Tensor, " B"] | None = None) -> Float[Tensor, "..."]:
-        """Draw the next noise of this shape; if the shape differs from the last draw's, the noise starts anew.
+    def draw(self, count: int, size: int, due: Bool[Tensor, " B"] | None = None) -> Float[Tensor, "B P"]:
+        """Draw the next noise (B, P), B = `count`, P = `size`; if these are not the last draw's, the noise starts anew.
 
-        `due` (B,): the rows of the first dimension that are needed, by default all; the others are arbitrary, and their
-        state does not advance.
+        `due` (B,): the rows that are needed, by default all; the others are arbitrary, and do not advance.
         """
-        fresh = white = torch.randn(len(self.keep), *shape, generator=self.generator)
+        fresh = white = torch.randn(len(self.keep), count, size, generator=self.generator)
         if self.parts.shape == fresh.shape:
-            keep = self.keep.view(-1, *[1] * len(shape))
+            keep = self.keep.view(-1, 1, 1)
             fresh = keep * self.parts + (1 - keep.square()).sqrt() * fresh
             if due is not None:
-                fresh = torch.where(due.view(-1, *[1] * (len(shape) - 1)), fresh, self.parts)
+                fresh = torch.where(due.unsqueeze(1), fresh, self.parts)
         self.parts = fresh
         drawn = fresh.sum(0) / len(fresh) ** 0.5
         if not self.mixed:
             return drawn
-        if len(self.pink) != shape[0]:
-            self.pink = torch.arange(shape[0]) % 2 == 0
-        return torch.where(self.pink.view(-1, *[1] * (len(shape) - 1)), drawn, white.sum(0) / len(white) ** 0.5)
+        if len(self.pink) != count:
+            self.pink = torch.arange(count) % 2 == 0
+        return torch.where(self.pink.unsqueeze(1), drawn, white.sum(0) / len(white) ** 0.5)

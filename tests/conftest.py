@@ -60,20 +60,21 @@ class Slide(gymnasium.Env):
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
-        self.place, self.speed, self.clock = self.np_random.uniform(-0.3, 0.3), 0.0, 0
+        self.place, self.speed, self.clock, self.over = self.np_random.uniform(-0.3, 0.3), 0.0, 0, False
         if self.memory:
             Slide.resets += 1
             self.speed = 0.01 * Slide.resets
         return self._see(), {}
 
     def step(self, action):
-        assert self.action_space.contains(action), action
+        assert self.action_space.contains(action) and not self.over, action
         self.clock += 1
         self.speed = 0.8 * self.speed + 0.2 * float(action[1])
         self.place += 0.4 * float(action[0]) + 0.1 * self.speed + 0.05 * self.np_random.normal()
         terminated = self.limit is not None and abs(self.place) > 1
         self.place = float(np.clip(self.place, -1, 1))
         reward = 1 - self.place**2 - 0.1 * self.speed**2
+        self.over = terminated or self.clock == self.limit
         return self._see(), reward, terminated, self.clock == self.limit, {}
 
     def _see(self):

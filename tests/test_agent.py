@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from policies.agent import Agent
+from policies.agent import Agent, Totals
 from policies.noise import COLOURS, Noise
 from policies.settings import NOISES
 from policies.tokens.curves import Curve
@@ -68,7 +68,40 @@ def test_it_follows_its_plan_for_as_long_as_is_set(make, length, every):
         whole = agent.curve.actions(plan.tokens, 2 * length)
         assert torch.equal(actions[:, n * every : (n + 1) * every], whole[:, :every])
     assert torch.equal(agent.warm_start.mean, agent.curve.advance(plans[-1].tokens, every))
-    assert agent.totals.model_calls == sum(2 * plan.model_calls for plan in plans)
+    assert agent.totals == Totals(6, 6 * every, sum(2 * plan.model_calls for plan in plans))
+    reward, keep = agent.planner.predict(plans[-1].latent, plans[-1].tokens[0])
+    share = every / length  # of what is imagined of a token, the part for which it is followed
+    recorded = torch.stack([keep**share, reward * share, torch.full((2,), float(every))])
+    torch.testing.assert_close(agent.td_check.state[4:7], recorded)
+    agent.totals = Totals(2, 3, 5)
+    assert (agent.steps_per_decision, agent.totals.model_calls_per_decision) == (1.5, 2.5)
+
+
+@pytest.mark.parametrize(("planned", "explore"), [(True, "mixed"), (True, ""), (False, "")])
+def test_an_agent_restored_goes_on_as_the_one_saved(make, planned, explore):
+    one, other = make(4, planned, explore), make(4, planned, explore, seed=1)
+    one.wide = planned
+    for t in range(6):
+        one.act(seen(3, t))
+        other.act(seen(2, t))
+        if t == 2:
+            one.reset(torch.tensor([False, True, False]))
+    other.load_state_dict(one.state_dict())
+    other.generator.set_state(one.generator.get_state())
+    assert (other.std, other.totals, other.steps_per_decision) == (one.std, one.totals, one.steps_per_decision)
+    for t in range(6, 15):
+        assert torch.equal(one.act(seen(3, t)), other.act(seen(3, t)))
+    assert make(4, planned, explore).state_dict().keys() <= {"frames", "wide", "noise"}  # nothing was decided yet
+
+
+@pytest.mark.parametrize("planned", [True, False])
+def test_an_agent_that_acts_is_one_that_does_not_explore(make, planned):
+    plain, settings = make(4, planned, every=2), dataclasses.replace(PLANNING, replan_every=2)
+    draws = lambda: torch.Generator().manual_seed(0)  # noqa: E731
+    agent = Agent.acting(plain.model, settings, 0.9, (), draws(), planned)
+    assert all(torch.equal(agent.act(seen(2, t)), plain.act(seen(2, t))) for t in range(6))
+    assert agent.sentences is None and (agent.td_check is not None) == planned
+    assert len(Agent.acting(plain.model, settings, 0.9, ("go on",), draws()).sentences) == 1
 
 
 def test_a_plan_is_followed_to_its_end_at_most_and_the_policys_token_too(make):
@@ -93,12 +126,13 @@ def test_it_says_what_the_planner_chose_and_when(make):
 
 
 @pytest.mark.parametrize(("planned", "explore"), [(True, "pink"), (True, ""), (False, "")])
-def test_actions_are_in_range(make, planned, explore, length=4):
+def test_actions_are_of_a_curve_and_in_range(make, planned, explore, length=4):
     agent = make(length, planned, explore)
     with torch.no_grad():
         agent.model.actor[-1].bias[: agent.curve.size] = 50  # a policy that wants more than there is
     for t in range(2 * length):
         assert agent.act(seen(200, t)).abs().max() <= 1
+        assert torch.allclose(agent.curve.decode(agent.curve.encode(agent.actions)), agent.actions, atol=1e-3)
 
 
 @pytest.mark.parametrize("length", [1, 4])
@@ -169,6 +203,7 @@ def test_it_explores_as_widely_as_the_plan_is_unsure(make):
 
 def test_a_rollout_is_the_episodes_written_out(make, toys):
     env, agent = toys.slides(15, 4, 9), make(4, planned=False)
+    agent.act(seen(3))  # what it did before does not matter
     ticks = []
     result = rollout(env, agent, 3, 100, lambda: ticks.append(1))
     assert len(ticks) == result.lengths.max() <= 15
@@ -264,8 +299,10 @@ def test_its_power_falls_as_its_colour_says_whatever_is_drawn_for_others(generat
 
 def test_mixed_is_pink_in_one_episode_of_an_environment_and_white_in_the_next(generator):
     noise, lasts = Noise("mixed", generator), []
-    for ended in ([False, False], [True, False], [False, True], [True, True]):
-        noise.reset(torch.tensor(ended))
-        draws = torch.stack([noise.draw(2, 500) for _ in range(30)])
-        lasts.append(((draws[:-1] * draws[1:]).mean((0, 2)) > 0.3).tolist())
-    assert lasts == [[True, False], [False, False], [False, True], [True, False]]
+    for ended in ([0, 0, 0, 0], [1, 0, 0, 0], [0, 1, 0, 0], [1, 1, 1, 1]):
+        noise.reset(torch.tensor(ended) > 0)
+        draws = torch.stack([noise.draw(4, 500) for _ in range(30)])
+        lasts.append(((draws[:-1] * draws[1:]).mean((0, 2)) > 0.3).int().tolist())
+    assert lasts == [[1, 0, 1, 0], [0, 0, 1, 0], [0, 1, 1, 0], [1, 0, 0, 1]]
+    alone = Noise("mixed", generator)
+    assert sum(float((alone.draw(1, 500) * alone.draw(1, 500)).mean()) for _ in range(15)) > 0.3 * 15

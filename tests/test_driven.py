@@ -29,7 +29,7 @@ class Expert(gymnasium.Wrapper):
     def step(self, action):
         self.sum = (self.sum + abs(float(action[0])) + 0.3) % 1.0
         observation, reward, terminated, truncated, info = self.env.step(action)
-        return observation, reward, terminated, truncated, info | self._action()
+        return observation, reward, terminated, truncated, info | self._action() | {"is_success": self.sum > 0.85}
 
     def _action(self):
         if not self.wanted:
@@ -89,6 +89,24 @@ def test_the_first_episodes_are_the_experts_and_no_others(driven):
     seeds = [episode_seed(trainer.config.seed, 0, n % count, n // count + 1) for n in range(6)]
     assert set(episodes) == {n for n, seed in enumerate(seeds) if seed % 3}  # in the others it does not know how to
     assert len(episodes) and planned and trainer.episodes.number.min() > 3
+
+
+def test_an_episode_is_the_sum_of_its_rewards_and_succeeded_if_it_did_at_any_step(driven):
+    trainer, ended, sums = driven(*LIMITS), [], np.zeros((3, len(LIMITS)))
+    step = trainer.episodes.env.step
+
+    def stepping(action):
+        result = _, reward, terminated, truncated, info = step(action)
+        sums[:] += [reward, np.ones(3), info["is_success"]]
+        for env in (terminated | truncated).nonzero()[0]:
+            ended.append([*sums[:2, env], min(sums[2, env], 1)])
+            sums[:, env] = 0
+        return result
+
+    trainer.episodes.env.step = stepping
+    ends = [[end.episode_return, end.episode_length, end.episode_success] for end in advance(trainer, 120)]
+    np.testing.assert_allclose(ends, ended)
+    assert {success for *_, success in ends} == {0, 1}
 
 
 def test_a_batch_holds_its_share_of_what_experts_did(driven):

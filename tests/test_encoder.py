@@ -12,7 +12,7 @@ from worldmodel.encoder import Encoder, Normaliser, PatchEncoder, patches, sense
 from worldmodel.layers import Linear, NormedLinear, mlp, simnorm
 from worldmodel.learner import Learner
 from worldmodel.losses import encode_with_dropout
-from worldmodel.model import matmul_dtype
+from worldmodel.model import WorldModel, matmul_dtype
 from worldmodel.observation import NO_MASKS, Observation
 from worldmodel.senses import LANGUAGE_KEY, STATE_KEY, check, stacked
 from worldmodel.settings import LearningConfig, VisionConfig
@@ -54,6 +54,28 @@ def test_a_sense_that_is_masked_is_one_that_has_no_key(model, key):
         assert torch.equal(model.encode(hidden), without)
     assert not torch.equal(without, whole)
     assert torch.equal(model.encode(observed(model, seen, {key: torch.ones(4)})), whole)
+
+
+def test_a_new_model_expects_nothing_and_a_blank_observation_shows_nothing(toys):
+    model = WorldModel(SENSES, 2, toys.tiny_config(vision=VISION))
+    blank, w = model.blank(5), torch.rand(5, 2)
+    assert blank.presence.all() and not any(value.any() for value in blank.values.values())
+    z = model.encode(model.preprocess(blank))
+    assert z.shape == (5, 16) and model.value(z, w).shape == (2, 5, 11) and not model.value(z, w).any()
+    outcome = model.outcome(model.transition_features(z, w))
+    assert outcome.shape == (5, 12) and not outcome.any()
+    saved = {name for name in model.state_dict() if not name.startswith("normaliser.")}
+    assert saved == {name for name, _ in model.named_parameters()}  # so that older checkpoints fit
+
+
+def test_only_states_that_are_there_are_counted(model, toys):
+    before = float(model.normaliser.count)
+    for here in ([True, False, True, True], [False] * 4):
+        model.observe(Observation.of(stacked(SENSES, 2), moments(), {STATE_KEY: torch.tensor(here)}))
+    assert float(model.normaliser.count) == before + 3
+    blind = toys.tiny_model({FRONT: (16, 16, 3)}, vision=VISION)
+    blind.observe(blind.blank(4))
+    assert blind.state_size == 0 == blind.normaliser.count - 20
 
 
 def test_masks_are_each_ones_own(model):

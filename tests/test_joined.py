@@ -16,6 +16,7 @@ from worldmodel.observation import Observation
 from worldmodel.planner import Planner, join, search_in
 from worldmodel.senses import STATE_KEY
 from worldmodel.settings import LearningConfig, PlannerConfig, TokenConfig
+from worldmodel.td_check import TDCheck
 
 TOKEN = TokenConfig(4, 3, 2, joined=True)
 CURVE = Curve.of_token(TOKEN, 2)
@@ -64,7 +65,7 @@ def test_every_plan_begins_at_the_last_action_and_goes_on_where_it_was(model, re
 
 
 @pytest.mark.parametrize("planned", [False, True])
-@pytest.mark.parametrize("every", [0, 2])
+@pytest.mark.parametrize("every", [0, 2, 8])
 @pytest.mark.parametrize("explore", ["", "white"])
 def test_actions_never_jump_from_one_token_to_the_next(model, planned, every, explore):
     planner = Planner(model, 0.9, CONFIG) if planned else None
@@ -85,8 +86,8 @@ def test_nothing_jumps_where_the_policy_stands_in_for_some_environments_only_and
 ):
     """A plan is followed for two tokens, the policy's token for one; each goes on from where its own curve ended."""
     agent = Agent(model, CURVE, Planner(model, 0.9, CONFIG), torch.Generator().manual_seed(0), every=8)
-    failed, held = agent.td_check.failed, torch.tensor([False, True])
-    monkeypatch.setattr(agent.td_check, "failed", lambda *given: failed(*given) | given[1] & held)
+    failed, held = TDCheck.failed, torch.tensor([False, True])
+    monkeypatch.setattr(TDCheck, "failed", lambda check, returns, due: failed(check, returns, due) | due & held)
     first = agent.decide(seen(2))
     assert first.until.tolist() == [8, 4]
     ends = [first.tokens[1, 0, -2:], first.tokens[0, 1, -2:]]
@@ -95,6 +96,14 @@ def test_nothing_jumps_where_the_policy_stands_in_for_some_environments_only_and
         assert torch.allclose(following.tokens[0, i, :2], ends[i].clamp(-1, 1), atol=1e-5)
     agent.reset(torch.tensor([True, False]))
     assert torch.allclose(agent.decide(seen(2)).tokens[0, 0, :2], torch.zeros(2), atol=1e-5)
+
+
+@pytest.mark.parametrize("side", [-1, 1])
+def test_where_a_curve_ended_is_in_range_though_a_mean_may_be_out_of_it_by_an_ulp(model, side):
+    with torch.no_grad():
+        model.actor[-1].bias[:6] = 50.0 * side
+    agent = Agent(model, CURVE, Planner(model, 0.9, CONFIG), torch.Generator().manual_seed(0))
+    assert (side * agent.decide(seen(300)).tokens[0, :, -2:]).max() > 1 and agent.reached.abs().max() <= 1
 
 
 def test_what_is_not_chosen_is_not_learned(toys, model):

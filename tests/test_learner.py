@@ -34,7 +34,7 @@ def equal(one, other):
 def test_a_flat_buffer_is_the_parameters_themselves(model):
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     flat = flatten(model)
-    assert flat.numel() == sum(p.numel() for p in before.values())
+    assert flat.numel() == sum(p.numel() for p in before.values()) and not flat.requires_grad
     for name, p in model.named_parameters():
         assert torch.equal(p, before[name])
     flat += 1
@@ -48,7 +48,10 @@ def test_a_flat_buffer_is_the_parameters_themselves(model):
 
 @pytest.mark.parametrize("clip", [1e-2, 1e3])
 def test_updates_are_adams_with_each_groups_norm_clipped(model, batch, clip):
-    """Step by step against torch.optim.Adam, clip_grad_norm_ and an average written out."""
+    """Step by step against torch.optim.Adam, clip_grad_norm_ and averages written out, of the values' width, too."""
+    with torch.no_grad():
+        model.value.net[-1].bias[:] = torch.linspace(-3, 3, 11)
+        model.value.net[-1].weight *= 9  # so that values spread over more than 1
     config = dataclasses.replace(CONFIG, grad_clip_norm=clip, learning_rate=1e-2, encoder_lr_scale=0.5, tau=0.1)
     copied, target = copy.deepcopy(model), copy.deepcopy(model.value)
     learner = Learner(model, 0.9, config)
@@ -58,6 +61,7 @@ def test_updates_are_adams_with_each_groups_norm_clipped(model, batch, clip):
     world = [p for name, p in copied.named_parameters() if not name.startswith("actor.")]
     others = [p for p in copied.parameters() if all(p is not e for e in encoder)]
     adam = torch.optim.Adam([{"params": encoder, "lr": 0.5e-2}, {"params": others, "lr": 1e-2}])
+    scale = torch.ones(())
     for n in range(5):
         noise = learner.noise(batch(n), torch.Generator().manual_seed(n))
         found = losses(copied, target, batch(n), noise, learner.scale.clone(), learner.discount, config)
@@ -74,7 +78,42 @@ def test_updates_are_adams_with_each_groups_norm_clipped(model, batch, clip):
         assert torch.allclose(learner.flat, expected, atol=1e-5)
         average = torch.cat([p.detach().flatten() for p in target.parameters()])
         assert torch.allclose(learner.target_flat, average, atol=1e-5)
-    assert learner.updates == 5
+        wide = torch.quantile(found.values, 0.95) - torch.quantile(found.values, 0.05)
+        scale = 0.99 * scale + 0.01 * wide.clamp(min=1)
+        torch.testing.assert_close(learner.scale, scale)
+    assert learner.updates == 5 and scale > 1.01
+
+
+def test_a_learner_restored_goes_on_as_the_one_saved(toys, batch):
+    one, other = (Learner(toys.tiny_model(seed=seed), 0.9, CONFIG) for seed in (0, 1))
+    for n in range(3):
+        one.update(batch(n), torch.Generator().manual_seed(n))
+    other.load_state_dict(one.state_dict())
+    other.acting.load_state_dict(one.acting.state_dict())
+    for learner in (one, other):
+        learner.update(batch(3), torch.Generator().manual_seed(3))
+    assert equal(everything(one), everything(other))
+
+
+def test_senses_are_hidden_where_there_are_several(toys, generator):
+    for senses in ({STATE_KEY: (3,)}, {STATE_KEY: (3,), "observation.images.front": (16, 16, 3)}):
+        learner = Learner(toys.tiny_model(senses), 0.9, CONFIG)
+        data = toys.batch(learner.model, 2000)
+        data.seen.present[STATE_KEY][:, 1000:] = len(senses) == 1
+        keep = learner.noise(data, generator.manual_seed(0)).sense_mask
+        assert keep[1000:, -1].all()  # the only one that is there
+        assert float((keep[:1000] == 0).float().mean()) == pytest.approx((0.3 - 0.3**2) * (len(senses) > 1), abs=0.03)
+        plain = torch.Generator().manual_seed(0)
+        torch.randn(2, 2000, 2, generator=plain)
+        assert torch.equal(generator.get_state(), plain.get_state()) == (len(senses) == 1)  # no draw that is not needed
+
+
+def test_parameters_that_do_not_stand_together_are_no_segment():
+    parts = torch.nn.ModuleDict({name: torch.nn.Linear(2, 3) for name in ("a1", "a2", "b", "a3")})
+    assert (segment(parts, "a1"), segment(parts, "b")) == (slice(0, 9), slice(18, 27))
+    for prefix in ("a", "c"):
+        with pytest.raises(ValueError, match=rf"^parameters named {prefix}\* do not stand together$"):
+            segment(parts, prefix)
 
 
 @pytest.mark.parametrize("field", ["state", "token", "reward"])

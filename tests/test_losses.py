@@ -110,7 +110,9 @@ def test_the_world_losses_are_their_equations(case):
     symbols = start.shape[1] // case.model.config.group
     for t in range(3):
         outcome = numbers(case.model.outcome(case.model.transition_features(z, case.data.token[t])))
-        z = case.model.step(z, case.data.token[t])[0]
+        z, earned, goes_on = case.model.step(z, case.data.token[t])
+        np.testing.assert_allclose(numbers(earned), decoded(outcome[:, :-1]), rtol=1e-3, atol=1e-5)
+        np.testing.assert_allclose(numbers(goes_on), 1 / (1 + np.exp(-outcome[:, -1])), rtol=1e-5)
         here = numbers(z)
         alike = here @ whole[t + 1].T
         for b in range(6):

@@ -23,15 +23,18 @@ def test_every_sense_is_in_it_whatever_was_given_in_the_models_order():
         seen = Observation.of(SENSES, values)
         assert list(seen.values) == list(seen.present) == list(SENSES)
         assert seen.presence.tolist() == [[float(key in values) for key in SENSES]] * 2
+        assert torch.equal(seen.map(lambda x: torch.stack([x, x])).presence[1], seen.presence)
+        assert all(bool(seen.values[key].any()) == (key in values) for key in SENSES)
         assert {key: tuple(value.shape[1:]) for key, value in seen.values.items()} == SENSES
 
 
-def test_nothing_leaks_from_under_a_mask():
+@pytest.mark.parametrize("count", [2, 3])
+def test_nothing_leaks_from_under_a_mask(count):
     masks = {STATE_KEY: torch.tensor([False, True]), FRONT: torch.tensor([[0.0], [1.0]])}
-    seen = Observation.of(SENSES, whole(**{STATE_KEY: NAN}), masks)
+    seen = Observation.of(dict([*SENSES.items()][:count]), whole(**{STATE_KEY: NAN}), masks)
     assert seen.values[STATE_KEY].tolist() == [[0, 0, 0], [1, 2, 3]]
     assert not seen.values[FRONT][0].any() and seen.values[FRONT][1].all()
-    assert seen.presence.tolist() == [[0, 0, 1], [1, 1, 1]]
+    assert seen.presence.tolist() == [[0, 0, 1][:count], [1, 1, 1][:count]]
     alone = Observation.of({STATE_KEY: (3,)}, {STATE_KEY: torch.ones(2, 3)}, {STATE_KEY: torch.tensor([0, 1])})
     assert alone.presence.tolist() == [[0], [1]] and alone.values[STATE_KEY].all()  # a single sense keeps its value
 
@@ -40,6 +43,7 @@ def test_nothing_leaks_from_under_a_mask():
     ("values", "line"),
     [
         ({}, r"none of the senses observation\.state, observation\.images\.front is there; there is nothing"),
+        ({LANGUAGE_KEY: torch.ones(2, 2)}, r"none of the senses .* is there; there is observation\.language$"),
         ({STATE_KEY: [1.0, 2.0, 3.0]}, r"observation\.state: a list; a tensor of shape \(B, 3\) is needed"),
         ({STATE_KEY: torch.zeros(3)}, r"observation\.state: shape \(3,\); \(B, 3\) is needed"),
         ({FRONT: FRAMES.float()}, r"observation\.images\.front: frames of torch\.float32"),
@@ -54,23 +58,23 @@ def test_what_does_not_fit_is_refused_in_one_line_that_names_it(values, line):
     assert "\n" not in str(caught.value)
 
 
-SHOWN = {STATE_KEY: (2,), FRONT: (4, 5, 3), LANGUAGE_KEY: (3,)}
+SHOWN = {STATE_KEY: (2,), FRONT: (7, 5, 3), LANGUAGE_KEY: (3,)}
 LAGS = (0, 1, 3)
 ON = torch.tensor([False])
 
 
 def observation(number, envs=1, lost=(), absent=()):
     """Frames that all differ; `lost` senses are masked in the first environment, `absent` ones have no key."""
-    frames = torch.full((envs, 4, 5, 3), number % 256, dtype=torch.uint8) + torch.arange(envs).view(-1, 1, 1, 1)
+    frames = torch.full((envs, 7, 5, 3), number % 256, dtype=torch.uint8) + torch.arange(envs).view(-1, 1, 1, 1)
     words = torch.eye(3)[[number // 7 % 3] * envs]
     values = {STATE_KEY: torch.full((envs, 2), float(number)), FRONT: frames.byte(), LANGUAGE_KEY: words}
     masks = {key: torch.arange(envs) > 0 for key in lost}
     return Observation.of(SHOWN, {key: value for key, value in values.items() if key not in absent}, masks)
 
 
-def lossy(number):
+def lossy(number, envs=1):
     """The same, of which every fifth frame is masked, and every seventh is not there."""
-    return observation(number, lost=[FRONT] * (number % 5 == 3), absent=[FRONT] * (number % 7 == 6))
+    return observation(number, envs, lost=[FRONT] * (number % 5 == 3), absent=[FRONT] * (number % 7 == 6))
 
 
 def ages(stacks, env=0):
@@ -89,27 +93,27 @@ def filled(observations, rows=50):
 
 
 @pytest.mark.parametrize("observation", [observation, lossy])
-@pytest.mark.parametrize("capacity", [100, 9])
+@pytest.mark.parametrize("capacity", [200, 18])
 def test_the_agent_sees_what_the_replay_shows(capacity, observation):
-    history, replay, number, shown = FrameHistory(LAGS), Replay(capacity, 1, SHOWN, 1, lags=LAGS), 0, {}
+    history, replay, number, shown = FrameHistory(LAGS), Replay(capacity, 2, SHOWN, 1, lags=LAGS), 0, {}
     for episode in (1, 2, 6, 5):
-        history.reset(torch.tensor([True]))
-        replay.start(torch.tensor([True]), observation(number))
-        shown[int(replay.head[0])] = history.see(observation(number))
+        history.reset(~ON.expand(2))
+        replay.start(~ON.expand(2), observation(number, 2))
+        shown[int(replay.head[0])] = history.see(observation(number, 2))
         for _ in range(episode):
             number += 1
-            replay.add(observation(number), torch.zeros(1, 1), torch.zeros(1), ON)
-            shown[int(replay.head[0])] = history.see(observation(number))
+            replay.add(observation(number, 2), torch.zeros(2, 1), torch.zeros(2), ON.expand(2))
+            shown[int(replay.head[0])] = history.see(observation(number, 2))
         number += 1
-    held = [row for row in range(int(replay.filled[0])) if not replay.final[0, row]]
     oldest = (int(replay.head[0]) + 1) % replay.rows if int(replay.filled[0]) == replay.rows else 0
-    for row in held:
-        if (row - oldest) % replay.rows < max(LAGS):
-            continue  # some of its past may have been written over
-        window = window_at(replay, torch.tensor([0]), torch.tensor([row]), 1, 1).seen
+    # Some of the past of the oldest rows may have been written over.
+    whole = [row for row in shown if not replay.final[0, row] and (row - oldest) % replay.rows >= max(LAGS)]
+    env, rows = torch.arange(2).repeat_interleave(len(whole)), torch.tensor(whole).repeat(2)
+    window = window_at(replay, env, rows, 1, 1).seen
+    for b, (e, row) in enumerate(zip(env.tolist(), rows.tolist(), strict=True)):
         for key in SHOWN:
-            assert torch.equal(window.present[key][0], shown[row].present[key])
-            assert torch.equal(window.values[key][0], shown[row].values[key]), (key, row)
+            assert torch.equal(window.present[key][0, b], shown[row].present[key][e])
+            assert torch.equal(window.values[key][0, b], shown[row].values[key][e]), (key, row)
 
 
 @pytest.mark.parametrize("gone", [{"lost": [FRONT]}, {"absent": [FRONT]}])
@@ -146,7 +150,7 @@ def test_a_sentence_is_kept_once_and_frames_once():
     replay = filled([observation(number) for number in range(40)])
     saved = replay.state_dict()
     assert saved["sentences"].shape == (3, 3)
-    assert saved[FRONT].shape == (1, 40, 4, 5, 3)
+    assert saved[FRONT].shape == (1, 40, 7, 5, 3)
     other = Replay(50, 1, SHOWN, 1, lags=LAGS)
     other.load_state_dict({name: t.clone() for name, t in saved.items()})
     one, two = (window_at(r, torch.tensor([0]), torch.tensor([20]), 4, 2).seen for r in (replay, other))

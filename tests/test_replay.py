@@ -194,7 +194,7 @@ def test_as_many_windows_as_were_wished_begin_where_an_expert_drove(generator):
         diary.step()
     assert diary.replay.demonstrated[0, : diary.replay.rows].sum() < 30
     window = sample_windows(diary.replay, 40, 1, 1, generator, 0.75)
-    assert window.demonstrated[:30].all() and not window.demonstrated[30:].all()
+    assert window.demonstrated[:30].all() and not window.demonstrated[30:].all() and len(window.demonstrated) == 40
 
 
 @pytest.mark.parametrize("other", [Replay(21, 1, SEEN, A, P), Replay(40, 2, SEEN, A, P), Replay(20, 1, SEEN, A)])
@@ -209,8 +209,8 @@ def test_a_replay_of_another_size_is_refused(other):
 def test_what_no_memory_holds_and_no_room_are_refused_in_one_line():
     with pytest.raises(ValueError, match=r"replay\.capacity=2"):
         Replay(2, 3, SEEN, A)
-    with pytest.raises(ValueError, match=r"^replay of observation\.images\.front: no room for 786432000 GB") as caught:
-        Replay(10**12, 1, {"observation.images.front": (512, 512, 3)}, A)
+    with pytest.raises(ValueError, match=r"^replay of observation\.state: no room for 3145728000 GB") as caught:
+        Replay(10**12, 1, {STATE_KEY: (786432,)}, A)
     assert "\n" not in str(caught.value)
 
 

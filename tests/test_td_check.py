@@ -49,13 +49,19 @@ def test_plans_that_do_not_pay_are_left_for_as_long_as_patience_and_tried_again(
     first = broken.index(True)
     assert patience / 2 / steps < first < 3 * patience / steps
     held = -(-patience // steps)
-    assert all(broken[first : first + held]) and not broken[first + held]
-    assert broken[first + held + first - 1 : first + held + first + 2].count(True)  # as fast as the first time
+    assert broken[first : 2 * first + held + 1] == [True] * held + [False] * first + [True]  # as fast as at first
 
 
-@pytest.mark.parametrize(("expected", "reward"), [(100.0, 0.6), (0.05, 0.0)])
-def test_plans_that_pay_most_or_promise_little_are_kept(expected, reward):
-    assert not any(left_to_policy(TDCheck(30, indifference=0.1), [expected] * 300, [reward] * 300, 0.99))
+def test_what_was_paid_beyond_the_promise_long_ago_excuses_nothing():
+    expected, keep = 100.0, 0.99
+    rewards = [3.0] * 200 + [0.0] * 100
+    broken = left_to_policy(TDCheck(30, indifference=0.1), [expected] * 300, rewards, keep)
+    assert 200 < broken.index(True) < 200 + 3 * 30
+
+
+@pytest.mark.parametrize(("expected", "reward", "keep"), [(100.0, 0.6, 0.99), (0.05, 0.0, 0.99), (100.0, 0.0, 1.0)])
+def test_plans_that_pay_most_or_are_worth_little_or_have_all_time_are_kept(expected, reward, keep):
+    assert not any(left_to_policy(TDCheck(30, indifference=0.1), [expected] * 300, [reward] * 300, keep))
 
 
 def test_each_environment_has_its_own_account_and_waits_till_it_is_asked():

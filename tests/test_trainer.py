@@ -119,6 +119,19 @@ def test_a_run_resumed_anywhere_is_the_run_itself(toys, tmp_path, name):
         assert digest(resumed) == digest(whole)
 
 
+def test_a_run_saved_before_a_metric_was_added_goes_on_and_that_is_empty_until_the_next_update(toys, tmp_path):
+    whole = toys.trainer(toys.slides(7), updates_per_token=0.1)
+    advance(toys, whole, 24)
+    saved = whole.state_dict()
+    saved["loop"]["metrics"] = saved["loop"]["metrics"][1:]
+    resumed = toys.trainer(toys.slides(7), updates_per_token=0.1)
+    resumed.load_state_dict(saved, pytest.fail)
+    ends = [end.metrics["loss_value"] for end in toys.run(resumed, 45)]
+    assert np.isnan(ends[0]) and np.isfinite(ends[-1])
+    advance(toys, whole, 45)
+    assert digest(resumed) == digest(whole)
+
+
 @pytest.mark.parametrize(("limits", "memory"), [((7, 12), True), ((None, None), False)])
 def test_what_cannot_be_resumed_is_said_and_begun_anew(toys, tmp_path, limits, memory):
     """An environment that does not come back to where it was; an episode of which the replay holds too little."""

@@ -12,7 +12,20 @@ from hypothesis import strategies as st
 
 from policies.tokens.curves import Curve, beginning, design
 from policies.tokens.playback import Playback
-from policies.tokens.vocabulary import Ask, Grip, Look, Move, Stop, checked, from_plain, text, to_plain
+from policies.tokens.vocabulary import (
+    Ask,
+    Grip,
+    Look,
+    Move,
+    Stop,
+    checked,
+    from_plain,
+    plan_bytes,
+    read_sentence,
+    text,
+    to_plain,
+    unfit,
+)
 
 SIZE = 2
 
@@ -49,18 +62,56 @@ def test_plain_data_and_back_is_the_same_sentence(sentence):
     assert text(sentence).isprintable() and len(text(sentence).split(" · ")) == max(len(sentence), 1)
 
 
+def test_a_sentence_reads_as_its_tokens_do():
+    said = (Grip(0), Grip(1, 0.25), Grip(0.5), Look("cup"), Look("cup", (0.2, 0.0, 0.05)), Ask("which?"), Stop(2))
+    line = "grip(close) · grip(open, +0.25 s) · grip(0.5) · look(cup) · look(cup at 0.2, 0, 0.05) · ask(which?) · stop"
+    assert text((Move(np.zeros((4, 2)), 0.4), *said)) == f"move(0.4 s) · {line}"
+
+
+@pytest.mark.parametrize("change", [("seconds", 2.0), ("degree", 2), ("std", None), ("std", 2), ("points", -1)])
+def test_motions_are_the_same_if_every_number_is(change):
+    name, value = change
+    numbers = {"points": np.eye(4, 2), "seconds": 1.0, "degree": 3, "std": np.ones((4, 2))}
+    changed = numbers | {name: value * numbers[name] if name in ("std", "points") and value else value}
+    assert Move(**numbers) == Move(**numbers) != Move(**changed) and Move(**numbers) != Grip(1)
+    assert hash(Move(**numbers)) == hash(Move(**numbers))
+
+
+def test_a_motion_has_up_to_256_points_and_lasts_from_a_millisecond_to_a_minute():
+    for count, seconds, fits in ((256, 60.0, True), (1, 0.001, True), (257, 1, False), (4, 61, False), (4, 0, False)):
+        assert bool(unfit(count, seconds)) != fits
+        if fits:
+            assert Move(np.ones((count, 2)), seconds, 0).points.shape == (count, 2)
+    assert np.abs(Move.of(np.array([1 + 1e-7, -1 - 1e-7]), 2, 1, 1.0).points).max() == 1
+
+
+def test_a_list_or_an_agents_plan_is_read_from_its_file(tmp_path):
+    path, sentence = tmp_path / "plan.json", (Move(np.eye(2), 1.0, 1), Look("cup", (0.0, 0.1, 0.2)), Stop())
+    plans = [json.dumps(to_plain(sentence)).encode(), *(plan_bytes(sentence, "task", arm) for arm in (True, False))]
+    for data in plans:
+        path.write_bytes(data)
+        assert read_sentence(path) == sentence
+        if data is not plans[2]:
+            assert read_sentence(path, places=True) == sentence
+    with pytest.raises(ValueError, match=r"plan\.json: a plan for 'task', whose actions are not places"):
+        read_sentence(path, places=True)
+
+
 @pytest.mark.parametrize(
     ("names", "make"),
     [
         ("move.seconds", lambda: Move(np.zeros((4, 2)), 0.0)),
         (r"move.points\[0, 0\]", lambda: Move(np.full((4, 2), 1.5), 1.0)),
+        (r"move.points\[3, 1\]", lambda: Move(np.diag([0, 0, 0, -1.5])[:, 2:], 1.0)),
         ("move.points", lambda: Move(np.zeros((257, 2)), 1.0)),
+        ("move.points: shape", lambda: Move(np.zeros((0, 2)), 1.0)),
         ("move.degree", lambda: Move(np.zeros((3, 2)), 1.0)),
         ("move.std", lambda: Move(np.zeros((4, 2)), 1.0, 3, np.zeros((4, 1)))),
         (r"move.std\[0, 0\]", lambda: Move(np.zeros((4, 2)), 1.0, 3, np.full((4, 2), -1.0))),
         ("grip.level", lambda: Grip(1.2)),
         ("grip.after", lambda: Grip(1, -1.0)),
         ("look.what", lambda: Look("a\nb")),
+        ("ask.question", lambda: Ask(" ")),
         ("look.where", lambda: Look("cup", (0.0, np.inf, 0.0))),
         ("stop.seconds", lambda: Stop(np.inf)),
         ("token 1 of 2", lambda: checked([Stop(), Grip(1)])),
@@ -80,6 +131,7 @@ def test_plain_data_and_back_is_the_same_sentence(sentence):
                 ({"kind": "move", "seconds": 1}, "points", ([[0, 1], [0]], [], None, [["1"]], [[10**400]])),
                 ({"kind": "move", "seconds": 1, "points": [[0]]}, "degree", (0.5, "0")),
                 ({"kind": "look"}, "what", (1,)),
+                ({"kind": "look", "what": "cup"}, "where", ([0, 1], [0, "1", 2], 5)),
             )
             for value in values
         ),

@@ -1,4 +1,7 @@
-"""The losses: of the world model, value and policy on a batch of token windows; and of imitation, on recordings."""
+"""The losses: of the world model, value and policy on a batch of token windows; and of imitation, on recordings.
+
+Letters in shapes: H tokens in each of B windows, P numbers in a token, D in a latent, n senses, E heads of N bins.
+"""
 
 from dataclasses import dataclass, fields
 
@@ -16,7 +19,7 @@ from worldmodel.settings import LearningConfig
 
 @dataclass(frozen=True)
 class Batch:
-    """H tokens for B starts.
+    """B windows of H tokens.
 
     seen (H+1, B): output of `WorldModel.preprocess`. token (H, B, P). reward (H, B): of each token, discounted within
     it. continues (H, B): 0 where the episode terminated within the token or before. valid (H, B): 0 where the token
@@ -165,9 +168,9 @@ def window_return(
 
 
 def encode_with_dropout(
-    model: WorldModel, seen: Observation, keep: Float[Tensor, "B n"]
-) -> tuple[Float[Tensor, "B D"], Float[Tensor, "B D"]]:
-    """Encode without the senses for which `keep` is 0, and with all of them; the latter is detached, as a target."""
+    model: WorldModel, seen: Observation, keep: Float[Tensor, "M n"]
+) -> tuple[Float[Tensor, "M D"], Float[Tensor, "M D"]]:
+    """Encode M moments without the senses for which `keep` is 0, and with all; the latter is detached, as a target."""
     parts, presence = model.encode_each(seen), seen.presence
     kept = model.encoder.fuse(parts, presence * keep)
     whole = kept if len(model.senses) == 1 else model.encoder.fuse(parts, presence)  # a single sense is never dropped
@@ -295,7 +298,7 @@ def distillation(
 
 @dataclass(frozen=True)
 class ImitationBatch:
-    """H tokens for B starts of recordings.
+    """B windows of recordings, of H tokens.
 
     seen: observations (H+1, B). token (H, B, P). keep (B, n): 1 for senses that are not hidden. whole (H, B): 1 where
     every step of the token was recorded. followed (H, B): 1 where the observation after it was recorded, too.
@@ -340,5 +343,5 @@ def _mean(values: Float[Tensor, "H B"], weight: Float[Tensor, "H B"]) -> Tensor:
     return (values * weight).sum() / weight.sum().clamp(min=1)
 
 
-def _at(values: Float[Tensor, "H B N"], place: Int[Tensor, " B"]) -> Float[Tensor, "B N"]:
+def _at(values: Float[Tensor, "H B _"], place: Int[Tensor, " B"]) -> Float[Tensor, "B _"]:
     return values.gather(0, place.view(1, -1, 1).expand(1, -1, values.shape[-1]))[0]

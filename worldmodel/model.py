@@ -123,11 +123,9 @@ class WorldModel(nn.Module):
 
     def blank(self, count: int) -> Observation:
         """Return `count` all-zero observations, in the form that `preprocess` takes, for counting or timing work."""
-        values = {
-            key: torch.zeros(count, *shape, dtype=torch.uint8 if naming.is_image(key) else torch.float32)
-            for key, shape in naming.stacked(self.senses, len(self.config.vision.frame_lags)).items()
-        }
-        return Observation(values, {key: torch.ones(count, dtype=torch.bool) for key in values})
+        shapes = naming.stacked(self.senses, len(self.config.vision.frame_lags))
+        kinds = {key: torch.uint8 if naming.is_image(key) else torch.float32 for key in shapes}
+        return Observation.of(shapes, {key: torch.zeros(count, *shapes[key], dtype=kinds[key]) for key in shapes})
 
     def step(
         self, z: Float[Tensor, "B D"], w: Float[Tensor, "B P"]

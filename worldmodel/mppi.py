@@ -73,8 +73,8 @@ class Plan:
     """The distribution fitted to the elites of B searches; its mean is the plan.
 
     tokens, std (T, B, P): weighted mean and standard deviation of the elites (T, B, E, P). returns, weights (B, E):
-    of the elites, best first. latent (B, D): where the plan starts (of `mppi`: its root, (B, S)). iterations: how many
-    were done. model_calls: model steps imagined for each of the B.
+    of the elites, best score first (`fit`). latent (B, D): where the plan starts (of `mppi`: its root, (B, S)).
+    iterations: how many were done. model_calls: model steps imagined for each of the B.
     """
 
     tokens: Float[Tensor, "T B P"]
@@ -168,9 +168,9 @@ def refine(
     `mode`: the policy's own plan; `anchor` penalises the squared distance to it.
     """
     tokens, returns = rollout(search, root, fresh)
-    if config.anchor:
-        returns = returns - config.anchor * (tokens - mode).square().sum((0, 3))
-    return fit(torch.cat([kept, tokens], 2), torch.cat([kept_returns, returns], 1), root, config)
+    candidates, returns = torch.cat([kept, tokens], 2), torch.cat([kept_returns, returns], 1)
+    penalty = config.anchor * (candidates - mode).square().sum((0, 3)) if config.anchor else None
+    return fit(candidates, returns, root, config, penalty)
 
 
 def rollout(
@@ -194,24 +194,28 @@ def fit(
     returns: Float[Tensor, "B N"],
     root: Float[Tensor, "B S"],
     config: PlannerConfig,
+    penalty: Float[Tensor, "B N"] | None = None,
 ) -> Plan:
     """Select the elites among N >= E candidates, and fit a weighted mean and standard deviation to them.
 
-    A candidate with a non-finite return is ranked last and has no influence, even if its own entries are not finite.
-    Weights: exp(return / unit), as in MPPI (Williams et al. 2017, arXiv 1707.02342), over elites as in TD-MPC2; `unit`
-    is `temperature` times the standard deviation of the elites' returns, rounded up to about `return_scale_floor`.
+    A candidate's score is its return less `penalty`. If that is not finite, it is ranked last and has no influence,
+    even if its own entries are not finite. Weights: exp(score / unit), as in MPPI (Williams et al. 2017, arXiv
+    1707.02342), over elites as in TD-MPC2; `unit` is `temperature` times the standard deviation of the elites' scores,
+    rounded up to about `return_scale_floor`.
     """
-    returns = torch.where(torch.isfinite(returns), returns, -torch.inf)
-    best, index = returns.topk(config.elites, -1)
+    scores = returns if penalty is None else returns - penalty
+    best, index = torch.where(torch.isfinite(scores), scores, -torch.inf).topk(config.elites, -1)
+    finite = torch.isfinite(best)
+    returns = torch.where(finite, returns.gather(1, index), -torch.inf)
     index = index[None, :, :, None].expand(len(candidates), -1, -1, candidates.shape[-1])
     elites = candidates.gather(2, index)
     # Replace these plans: a weight of 0 does not suffice, since 0 * nan is nan.
-    elites = torch.where(torch.isfinite(best)[None, :, :, None], elites, elites[:, :, :1])
+    elites = torch.where(finite[None, :, :, None], elites, elites[:, :, :1])
     unit = config.temperature * (_deviation(best).square() + config.return_scale_floor**2).sqrt()
     weights = torch.softmax((best - best[:, :1]) / unit, -1)  # nan if none is finite, which `mppi` reports
     mean, deviations = weighted_mean_and_deviations(elites, weights)
     std = deviations.square().sum(2).sqrt().clamp(config.min_std, config.std)
-    return Plan(mean, std, best, weights, elites, root)
+    return Plan(mean, std, returns, weights, elites, root)
 
 
 def weighted_mean_and_deviations(
@@ -225,10 +229,10 @@ def weighted_mean_and_deviations(
     return mean, weights.sqrt()[None, :, :, None] * (elites - mean.unsqueeze(2))
 
 
-def _deviation(returns: Float[Tensor, "B E"]) -> Float[Tensor, "B 1"]:
-    """Return the standard deviation of the finite returns; 0 where none is finite."""
-    finite = torch.isfinite(returns)
-    known = torch.where(finite, returns, 0.0)
-    count = finite.sum(-1, keepdim=True).clamp(min=1)
+def _deviation(scores: Float[Tensor, "B E"]) -> Float[Tensor, "B 1"]:
+    """Return the standard deviation of the finite scores; NaN where none is finite."""
+    finite = torch.isfinite(scores)
+    known = torch.where(finite, scores, 0.0)
+    count = finite.sum(-1, keepdim=True)
     middle = known.sum(-1, keepdim=True) / count
     return (torch.where(finite, known - middle, 0.0).square().sum(-1, keepdim=True) / count).sqrt()

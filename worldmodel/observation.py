@@ -153,7 +153,7 @@ class FrameHistory:
             else:
                 missed = kept[:, -1:].expand(-1, min(steps - 1, self.depth), *value.shape[1:])
                 kept = torch.cat([kept, missed, value.unsqueeze(1)], 1)[:, -self.depth :]
-                past = torch.where(self.steps[key] < 0, 0, self.steps[key] + steps).clamp(max=self.depth - 1)
+                past = torch.where(self.steps[key] < 0, 0, self.steps[key] + steps)
             at = self.depth - 1 - ages(past, self.lags)
             stacks[key] = kept[torch.arange(len(value)).unsqueeze(1), at]
             self.kept[key], self.steps[key] = kept, torch.where(observation.present[key], past, -1)

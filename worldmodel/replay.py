@@ -135,7 +135,7 @@ class Replay:
             column[at] = torch.tensor(list(map(self._sentence, value))).int() if key == LANGUAGE_KEY else value
             self.present[(*at, i)] = here
         self.steps -= int((~self.final[at]).sum())  # the ring's oldest steps, if this overwrites them
-        self.final[at], self.terminated[at] = True, False
+        self.final[at] = True
         if bool(self.demonstrated[at].any()):
             self.demonstrated[at], self._shown = False, None
         self.head[envs] = rows

@@ -42,9 +42,9 @@ class TDCheck:
         policy_steps = (policy_steps - steps).clamp(min=0)
 
         missing = predicted - realised - (expected_return - mean).clamp(min=0)
-        rate = (1 - discount) / steps.clamp(min=1)
+        rate = (1 - discount) / steps
         window = rate * self.patience * (expected_return.abs() + self.indifference)  # predicted over `patience` steps
-        failed = (steps > 0) & (policy_steps == 0) & (missing > (1 - SHARE) * window)
+        failed = missing > (1 - SHARE) * window  # nothing is missing at a first decision, nor while the policy acts
         policy_steps = torch.where(failed, float(self.patience), policy_steps)
         new = [predicted, realised, mean, expected_return, discount, reward, steps, policy_steps]
         self.state = torch.where(due, torch.stack(new), self.state)

@@ -2,7 +2,6 @@
 
 import copy
 import csv
-import io
 import json
 import os
 import time
@@ -88,14 +87,16 @@ class RunFolder:
         os.truncate(self.metrics, size)
 
     def log(self, row: dict[str, float | None]) -> None:
-        """Append a row to metrics.csv; missing, None and NaN values stay empty. Raises ValueError for unknown keys."""
+        """Append a row to metrics.csv; missing, None and NaN values stay empty. Raises ValueError for unknown keys.
+
+        The file's first line says which columns: a run begun before a metric was added goes on without it.
+        """
         if extra := set(row) - set(COLUMNS):
             raise ValueError(f"no such columns: {', '.join(sorted(extra))}")
-        text = io.StringIO()
-        cells = [_number(row.get(name)) for name in COLUMNS]
-        csv.writer(text, lineterminator="\n").writerow(cells)
-        with open(self.metrics, "a") as file:
-            file.write(text.getvalue())
+        with open(self.metrics, "a+") as file:
+            file.seek(0)
+            cells = [_number(row.get(name)) for name in file.readline().strip().split(",")]
+            csv.writer(file, lineterminator="\n").writerow(cells)
 
 
 def write_summary(folder: Path, result: dict) -> None:

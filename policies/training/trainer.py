@@ -152,7 +152,7 @@ class Trainer:
         )
 
     def _shifted(self, frames: Tensor) -> Tensor:
-        """Shift frame stacks (H+1, B, F, H, W, 3) at random."""
+        """Shift frame stacks (H+1, B, F, height, width, 3) at random."""
         return shift(frames.flatten(0, 1), self.learner.config.random_shift_px, self.generator).view_as(frames)
 
     def state_dict(self) -> dict:
@@ -182,7 +182,8 @@ class Trainer:
         self.replay.load_state_dict(saved["replay"])
         loop = saved["loop"]
         self.steps = int(loop["steps"])
-        self.metrics = loop["metrics"].clone()
+        if loop["metrics"].shape == self.metrics.shape:  # else empty until the next update: metrics have been added
+            self.metrics = loop["metrics"].clone()
         self.episodes.load_state_dict(loop["episodes"])
         self.agent.load_state_dict(loop["agent"])
         if fault := self.episodes.retrace(self.replay):
