@@ -26,6 +26,8 @@ GENERATED = "task"
 """The group most of whose choices are generated from a list of names (`configs.command.register`)."""
 TYPED = {"job": "task"}
 """A key of semagram-record as its user types it: Hydra would take `task` for the config group of that name."""
+OPEN = ("learning.losses",)
+"""Groups without keys of their own: what they hold is named by the user."""
 LEFT, WIDTH = 30, 120
 LINE = re.compile(
     r"(?P<indent> *)(?P<dash>- )?(?P<key>[\w/@ ]+?)(:| *$)(?P<value>(?: *(?:\"[^\"]*\"|\[[^\]]*\]|\{.*\}|[^# ][^#]*))?)"
@@ -157,6 +159,11 @@ def typed(key: str, value: object) -> str:
         return f"{key}={value}"
     word = f"{key}={quoted(value)}"
     return shlex.quote(word) if set(word) & set('"$`\\!') else f'"{word}"'  # the latter as a person would type
+
+
+def opened(arguments: Iterable[str]) -> list[str]:
+    """Return the arguments such that Hydra takes new keys in the groups whose keys a user names (`OPEN`)."""
+    return [f"++{text}" if re.match(rf"({'|'.join(OPEN)})[.=]", text) else text for text in arguments]
 
 
 def given() -> set[str]:

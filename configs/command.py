@@ -63,7 +63,7 @@ def _main(name: str, body: Body, code: Code) -> None:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from configs.arguments import check_groups, explain
+    from configs.arguments import check_groups, explain, opened
     from configs.reporting import code_of, foreseen, refuse, unread
     from worldmodel.errors import in_one_line
 
@@ -72,6 +72,7 @@ def _main(name: str, body: Body, code: Code) -> None:
     try:
         check_groups(name, sys.argv[1:])
         register(sys.argv[1:])
+        sys.argv[1:] = opened(sys.argv[1:])
         with _stoppable(), unread(quiet=not traced):
             task = Task(name, body, code, traced)
             hydra.main(version_base="1.3", config_path=str(HOME / "configs"), config_name=name)(task)()
@@ -136,11 +137,13 @@ class Task:
         import warnings
 
         from configs.reporting import foreseen, tell
+        from worldmodel import registry
         from worldmodel.errors import warning_line
 
         warnings.formatwarning = warning_line
         logging.getLogger("robot.safety.gated").disabled = True  # the command reports faults itself
         try:
+            registry.load(keys.get("plugins", ()))
             result: dict | Exception = self.body(keys, folder)
         except Exception as error:
             if self.traced or (end := foreseen(error)) is None:
@@ -178,10 +181,12 @@ def composed(name: str, arguments: list[str]) -> dict:
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
+    from configs.arguments import opened
+
     register()
     within = GlobalHydra.instance().is_initialized()  # called from within another command
     with nullcontext() if within else initialize_config_dir(str(HOME / "configs"), version_base="1.3"):
-        return plain(compose(name, arguments))
+        return plain(compose(name, opened(arguments)))
 
 
 def plain(config) -> dict:

@@ -18,17 +18,18 @@ from worldmodel.settings import LearningConfig, ModelConfig, PlannerConfig
 from worldmodel.strict import check_ranges, ranged
 
 DEFAULT_TASK = "cartpole-swingup"
-RESUMABLE = ("steps", "threads", "video", "compile", "evaluation", "checkpoint", "device")
+RESUMABLE = ("steps", "threads", "video", "compile", "evaluation", "checkpoint", "device", "plugins")
 """The keys of a training run that may change when it is resumed."""
 
 
 @dataclass(frozen=True)
 class MachineConfig:
-    """The device, the number of CPU threads, and whether to compile."""
+    """The device, the number of CPU threads, whether to compile; modules to import first (`worldmodel.registry`)."""
 
     device: str = "cpu"
     threads: int = ranged(1, low=1)
     compile: str = "auto"
+    plugins: tuple[str, ...] = ()
 
     def __post_init__(self):
         """Raise ValueError for a value out of range."""

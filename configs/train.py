@@ -7,6 +7,7 @@ from pathlib import Path
 from configs.arguments import explain, named
 from configs.command import composed
 from configs.schema import TrainConfig, check_camera_keys
+from worldmodel import registry
 from worldmodel.strict import ConfigError, build
 
 AUTO = "auto"
@@ -31,6 +32,7 @@ def train(arguments: Sequence[str], folder: str | Path | None = None) -> dict:
         raise ConfigError(f"folder={folder}: not with resume={keys['resume']}, which goes on in its own folder")
     if not own and folder is None:
         raise ConfigError("folder: where to put the run, e.g. runs/mine")
+    registry.load(keys["plugins"])
     return begin(keys, Path(folder or keys["resume"]), named(arguments))
 
 

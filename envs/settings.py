@@ -7,6 +7,7 @@ from envs import suite
 from envs.instructions import INSTRUCTIONS, check
 from sim.so101.tasks import CONTROLS, DELTA, FULL, STATES
 from sim.so101.tasks import TASKS as ARM_TASKS
+from worldmodel import registry
 from worldmodel.errors import UserError
 
 NAMES: tuple[str, ...] = (*suite.NAMES, *ARM_TASKS)
@@ -30,7 +31,8 @@ class TaskConfig:
     """A task: a dm_control suite or SO-101 task by name, or `gym` with the `id` of a Gymnasium environment.
 
     Or `multi` with the `names` of several tasks of one body, one of which is chosen per episode (`envs.multi`); all
-    share the same settings. `instruction` overrides that of a single task, where language is observed.
+    share the same settings. `instruction` overrides that of a single task, where language is observed. `wrappers`: of
+    the unmodified environment, innermost first, by their names in `worldmodel.registry`.
 
     An action is held for `action_repeat` environment steps, which make up one control step (default: 2 for the suite,
     else 1). `max_control_steps` truncates an episode after that many control steps; 0 keeps the environment's own
@@ -50,10 +52,13 @@ class TaskConfig:
     state: str | None = None
     names: tuple[str, ...] = ()
     instruction: str = ""
+    wrappers: tuple[str, ...] = ()
 
     def __post_init__(self):
         """Fill in defaults. Raises ValueError, naming the key, for a task that cannot be made."""
         self._check_kind()
+        for name in self.wrappers:
+            registry.check("wrapper", name, "task.wrappers")
         object.__setattr__(self, "action_repeat", self.repeat)
         if self.repeat < 1:
             raise UserError(f"task.action_repeat={self.action_repeat}: at least 1")

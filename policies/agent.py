@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from policies.noise import Noise
+from policies.noise import make as own_noise
 from policies.text_encoder import WORDS, recognised
 from policies.tokens.curves import Curve
 from worldmodel.errors import UserError
@@ -88,7 +89,7 @@ class Agent:
         with a planner, `every` exceeds the control steps of a plan.
         """
         self.model, self.curve, self.planner = model, curve, planner
-        self.generator, self.noise = generator, Noise(explore, generator) if explore else None
+        self.generator, self.noise = generator, own_noise(explore, generator) if explore else None
         known = curve.length * (planner.config.horizon if planner else 1)
         if every > known and planner:
             raise UserError(f"planner.replan_every={every}: at most {known}, the control steps of a plan")

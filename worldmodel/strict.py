@@ -15,11 +15,11 @@ class ConfigError(UserError):
     """Raised for an invalid key or value; the message is one line and says what would be valid."""
 
 
-def build[T](cls: type[T], data: dict, where: str = "", whole: bool = False) -> T:
+def build[T](cls: type[T], data: dict, where: str = "") -> T:
     """Build the dataclass `cls` from nested plain data, with strict types: 1 is not a bool and 5.0 is not an int.
 
-    A missing key takes its default; with `whole`, used for saved settings, every key must be present at every level.
-    Raises ConfigError naming the full key, which begins with `where`.
+    A missing key takes its default, so that settings saved before a key was added stay readable. Raises ConfigError
+    naming the full key, which begins with `where`.
     """
     assert is_dataclass(cls)
     known = {f.name: f for f in fields(cls)}
@@ -30,8 +30,8 @@ def build[T](cls: type[T], data: dict, where: str = "", whole: bool = False) -> 
     values = {}
     for name, f in known.items():
         if name in data:
-            values[name] = _value(kinds[name], data[name], f"{where}{name}", whole)
-        elif whole or (f.default is MISSING and f.default_factory is MISSING):
+            values[name] = _value(kinds[name], data[name], f"{where}{name}")
+        elif f.default is MISSING and f.default_factory is MISSING:
             raise ConfigError(f"{where}{name}: missing")
     try:
         return cls(**values)
@@ -108,22 +108,22 @@ def _alike(leaf: str, keys: list[str], cutoff: float) -> list[str]:
     return [key for key, part in zip(keys, parts, strict=True) if part in names][:3]
 
 
-def _value(kind, value, where: str, whole: bool):
+def _value(kind, value, where: str):
     if isinstance(kind, type) and is_dataclass(kind):
         if not isinstance(value, dict):
             raise ConfigError(f"{where}={value}: a group of keys ({', '.join(f.name for f in fields(kind))})")
-        return build(kind, value, f"{where}.", whole)
+        return build(kind, value, f"{where}.")
     if isinstance(kind, types.UnionType):
-        return _either(typing.get_args(kind), value, where, whole)
+        return _either(typing.get_args(kind), value, where)
     if typing.get_origin(kind) is dict:
-        group = _value(dict, value, where, whole)
-        return {key: _value(typing.get_args(kind)[1], item, f"{where}.{key}", whole) for key, item in group.items()}
+        group = _value(dict, value, where)
+        return {key: _value(typing.get_args(kind)[1], item, f"{where}.{key}") for key, item in group.items()}
     if (sequence := typing.get_origin(kind)) in (list, tuple):
         if not isinstance(value, list | tuple):
             one = typing.get_args(kind)[0]
             example = value if isinstance(value, one) else _EXAMPLES[one]
             raise ConfigError(f"{where}={value}: a list, e.g. {where}=[{example}]")
-        return sequence(_value(typing.get_args(kind)[0], item, where, whole) for item in value)
+        return sequence(_value(typing.get_args(kind)[0], item, where) for item in value)
     if kind is str and isinstance(value, bool):
         value = str(value).lower()  # compile=true arrives as a bool
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
@@ -136,17 +136,17 @@ def _value(kind, value, where: str, whole: bool):
     return value
 
 
-def _either(kinds: tuple, value, where: str, whole: bool):
+def _either(kinds: tuple, value, where: str):
     """Convert the value to the first of several types that accepts it; the error is that of the last."""
     if value is None and type(None) in kinds:
         return None
     *others, last = (kind for kind in kinds if kind is not type(None))
     for kind in others:
         try:
-            return _value(kind, value, where, whole)
+            return _value(kind, value, where)
         except ConfigError:
             continue
-    return _value(last, value, where, whole)
+    return _value(last, value, where)
 
 
 _EXAMPLES = {str: "a,b", int: "1,2", float: "0.1,0.2"}

@@ -60,7 +60,8 @@ class RunFolder:
         """Write the config and an empty metrics file, replacing those of an earlier run that saved no checkpoint."""
         (self.path / "summary.json").unlink(missing_ok=True)
         replace_file(self.path / "config.yaml", OmegaConf.to_yaml(config).encode())
-        replace_file(self.metrics, (",".join(COLUMNS) + "\n").encode())
+        own = [f"loss_{name}" for name in config["learning"]["losses"]]
+        replace_file(self.metrics, (",".join([*COLUMNS, *own]) + "\n").encode())
 
     def config(self) -> dict:
         """Return the config in config.yaml. Raises FolderError if it is missing or damaged."""
@@ -88,11 +89,14 @@ class RunFolder:
         os.truncate(self.metrics, size)
 
     def log(self, row: dict[str, float | None]) -> None:
-        """Append a row to metrics.csv; missing, None and NaN values stay empty. Raises ValueError for unknown keys."""
-        if extra := set(row) - set(COLUMNS):
-            raise ValueError(f"no such columns: {', '.join(sorted(extra))}")
+        """Append a row to metrics.csv; missing, None and NaN values stay empty.
+
+        What the file has no column for is left out: metrics that were added since the run began.
+        """
+        with open(self.metrics) as file:
+            columns = file.readline().strip().split(",")
         text = io.StringIO()
-        cells = [_number(row.get(name)) for name in COLUMNS]
+        cells = [_number(row.get(name)) for name in columns]
         csv.writer(text, lineterminator="\n").writerow(cells)
         with open(self.metrics, "a") as file:
             file.write(text.getvalue())
@@ -153,8 +157,8 @@ def found(keys: dict, folder: Path) -> tuple[dict | None, dict, Collection[str]]
     _wait(folder)
     now, begun = leaves(keys), leaves(whole(RunFolder(folder).config()))
     for name, value in now.items():
-        if fixed(name) and value != begun[name]:
-            raise ConfigError(f"{name}={value}: {folder} was begun with {begun[name]}; take another folder")
+        if fixed(name) and value != begun.get(name):
+            raise ConfigError(f"{name}={value}: {folder} was begun with {begun.get(name)}; take another folder")
     summary = _summary(folder / "summary.json")
     if summary is not None and summary["env_steps"] >= keys["steps"]:
         if summary["env_steps"] >= keys["steps"] + keys["task"]["action_repeat"] * keys["envs"]:
@@ -170,21 +174,17 @@ def resumption(folder: RunFolder, keys: dict, given: Collection[str]) -> tuple[P
 
     Of the keys that the user set (`given`, with their values in `keys`), only RESUMABLE ones may differ from the run's.
     Raises ConfigError if another differs. Raises FolderError if the folder is damaged or of another format, if its
-    config.yaml does not match the checkpoint, or if the checkpoint lacks a setting, whose value in that run may have
-    differed from today's default.
+    config.yaml does not match the checkpoint, or if a setting is not valid.
     """
     written, path = folder.config(), newest(folder.checkpoints)
     try:
-        progress = build(Progress, check_resumable(path), whole=True)
-        saved, there = leaves(whole(progress.config)), leaves(progress.config)
-        # None is for other kinds of task.
-        if lacking := [name for name, value in saved.items() if name not in there and value is not None]:
-            raise ConfigError(f"{', '.join(lacking)}: missing; train again, or use the commit that made it")
+        progress = build(Progress, check_resumable(path))
+        saved = leaves(whole(progress.config))
     except ConfigError as error:
         raise FolderError(f"{path / PROGRESS}: {error}") from error
     begun = leaves(whole(written))
-    differing = [name for name in leaves(written) if fixed(name) and begun[name] != saved[name]]
-    if other := "; ".join(f"{name}={saved[name]}, not {begun[name]}" for name in differing):
+    differing = [name for name in leaves(written) if fixed(name) and begun[name] != saved.get(name)]
+    if other := "; ".join(f"{name}={saved.get(name)}, not {begun[name]}" for name in differing):
         raise FolderError(f"{folder.path / 'config.yaml'}: not what {path} was made with ({other})")
     return path, _changed(progress.config, keys, given), progress
 
