@@ -88,13 +88,9 @@ def entries(name: str, place: str = "") -> tuple[Entry, ...]:
 
 def choices(group: str) -> dict[str, str]:
     """Return the files of a config group, in order: the name of each, and its first line, which says what it is."""
-    return {path.stem: title(f"{group}/{path.stem}") for path in sorted((FOLDER / group).glob("*.yaml"))}
-
-
-def title(name: str) -> str:
-    """Return the first comment of a YAML file."""
-    lines = (FOLDER / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
-    return next((line[2:] for line in lines if line.startswith("# ") and "@package" not in line), "")
+    said = re.compile(r"^# (?!@package)(.*)", re.MULTILINE)
+    texts = {path.stem: path.read_text(encoding="utf-8") for path in sorted((FOLDER / group).glob("*.yaml"))}
+    return {name: found[1] if (found := said.search(text)) else "" for name, text in texts.items()}
 
 
 def keys(name: str) -> dict[str, str]:
@@ -198,11 +194,8 @@ def check_groups(name: str, arguments: Sequence[str]) -> None:
             raise ConfigError(_no_choice(group, value))
 
 
-def explain(error: Exception, name: str, arguments: Sequence[str]) -> str:
-    """Condense an error of Hydra's into one line, with the valid choices.
-
-    `name`: the command's config; `arguments`: what Hydra was given.
-    """
+def explain(error: Exception, name: str) -> str:
+    """Condense an error of Hydra's about the command `name` into one line, with the valid choices."""
     text = str(error)
     if found := re.search(r"Could not override '([^']+)'", text):
         if found[1] in {f"task.{key}" for key in ARM_DEFAULTS}:
@@ -210,9 +203,8 @@ def explain(error: Exception, name: str, arguments: Sequence[str]) -> str:
         return unknown(found[1], list(keys(name)))
     if found := re.search(r"Could not find '(.+)/([^'/]*)'", text):
         return _no_choice(*found.groups())
-    if "override_grammar" in text or text.startswith("Ambiguous value"):
-        return _unreadable(arguments)
-    return in_one_line(error)
+    line, argument = in_one_line(error).partition(" See https://")[0], getattr(error, "override", None) or ""
+    return line if argument in line else f"{argument}: {line}"
 
 
 def _no_choice(group: str, value: str) -> str:
@@ -225,26 +217,3 @@ def _no_choice(group: str, value: str) -> str:
     if group == "hydra/launcher" and value in EXTRAS:
         return f"{group}={value}: pip install 'semagram[{EXTRAS[value]}]' brings it"
     return f"{group}={value}: one of {', '.join(choices(group))}"
-
-
-def _unreadable(arguments: Sequence[str]) -> str:
-    """Return a one-line message about the one of the arguments that Hydra cannot parse."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import HydraException
-
-    for argument in arguments:
-        if argument.startswith("-"):
-            continue
-        if "=" not in argument:
-            return f"{argument}: keys are given as key=value"
-        try:
-            if not OverridesParser.create().parse_override(argument).is_sweep_override():
-                continue
-            if " " not in argument:
-                return f"{argument}: several values are for a sweep, with -m; a list is [a,b]"
-        except HydraException:
-            pass
-        if ",]" in argument:
-            return f"{argument}: a list does not end with a comma"
-        return f"{argument}: a value with signs such as , ! ' = needs quotes in quotes, e.g. \"instruction='a, b'\""
-    return f"{' '.join(arguments)}: keys are given as key=value"

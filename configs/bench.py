@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -16,10 +16,9 @@ from configs.schema import BenchConfig, TrainConfig, check_camera_keys
 from configs.sweep import last_line, own_configs, started
 from envs.benchmark import results, table
 from policies.storage.folders import replace_file
-from worldmodel.errors import UserError
 from worldmodel.strict import ConfigError, build
 
-OWN = {"suite", "tasks", "seeds", "steps", "video", "workers", "agent", "out", "table", "readme"}
+OWN = {field.name for field in fields(BenchConfig)} - {field.name for field in fields(TrainConfig)} | {"steps", "video"}
 """The keys that are not passed on to the runs as they are."""
 FOLDER = "hydra.sweep.subdir='${semagram.label:${task.name},${task.id},${task.names}}-seed${seed}'"
 
@@ -119,15 +118,10 @@ def _report(config: BenchConfig, runs: dict[Path, str], folder: Path) -> dict:
 def tabulate(config: BenchConfig) -> dict:
     """Make the table of runs; write it into `readme` or, without one, to stderr. Returns the summary of `agent`.
 
-    Raises ConfigError as `table.chosen` does UserError, or if there is no result of the chosen agent.
+    Raises UserError as `table.chosen` does, or if there is no result of the chosen agent.
     """
     paths = [config.table] if isinstance(config.table, str) else config.table
-    try:
-        rows = table.chosen(paths)
-    except results.ResultsError:
-        raise
-    except UserError as error:
-        raise ConfigError(f"table={', '.join(paths)}: {error}") from error
+    rows = table.chosen(paths)
     names, agent = table.agents(rows), config.agent
     if agent not in names:
         if agent != BenchConfig.agent:

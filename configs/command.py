@@ -1,124 +1,103 @@
-"""The life of a command: --help and --version, composing its config with Hydra, the work, the exit code."""
+"""A command: its help and version, its config as Hydra composes it, its work, its exit code."""
 
 import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from pkgutil import resolve_name
 
-TRACEBACK = "SEMAGRAM_TRACEBACK"
-"""Environment variable: if set, any error that ends a command is shown with its traceback."""
 GYMNASIUM = re.compile(r"(?:(?<=^)|(?<=^task=)|(?<=,))(?:[\w.]+:)?[A-Za-z]\w*-v\d+(?=,|$)")
 """Ids of Gymnasium environments, in the value of an argument `task=`, or alone."""
 HOME = Path(__file__).parents[1]
 PACKAGES = {"configs", "envs", "policies", "robot", "sim", "worldmodel"}
 
-type Body = Callable[[dict, Path], dict]
-type Code = Callable[[dict], int]
-
-
-def run(name: str, body: Body, code: Code = lambda result: 0) -> None:
-    """Compose configs/`name`.yaml, call `body(keys, run_folder)` and print its result as one JSON line on stdout.
-
-    A sweep (`-m`) runs each of its members in a process of its own (`configs.sweep`). These end the program with one
-    line on stderr and an exit code:
-
-    - 2: a mistake of the user's (UserError, or an OSError about a path or address they gave), or a non-finite number;
-    - 1: a condition that may pass (a full disk, a port that has gone, too little memory);
-    - `Ended.code`: Ended; `code(result)`, if it is not 0, without a line;
-    - 128 + the signal's number: Ctrl-C, or another stop signal (`robot.safety.stops`).
-
-    Any other exception is a bug: a traceback, and exit code 1. Folders made for the run that are still empty at its
-    end are removed.
-    """
-    try:
-        if {"-h", "--help"} & set(sys.argv[1:]):
-            from configs.arguments import page
-
-            _print(page(name))
-        elif "--version" in sys.argv[1:]:
-            from importlib.metadata import version
-
-            from policies.storage.folders import commit
-
-            _print(f"semagram {version('semagram')}, code {commit()}")
-        else:
-            _main(name, body, code)
-    except KeyboardInterrupt as stop:
-        print(f"semagram: {' '.join(str(stop).split()) or 'interrupted'}", file=sys.stderr)
-        raise SystemExit(128 + getattr(stop, "number", signal.SIGINT)) from None
-    except ImportError as error:
-        if not (hidden := _hiding(error)):
-            raise
-        print(f"semagram: {hidden}", file=sys.stderr)
-        raise SystemExit(2) from None
-
-
-def _main(name: str, body: Body, code: Code) -> None:
-    import hydra
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
-
-    from configs.arguments import check_groups, explain, opened
-    from configs.reporting import code_of, foreseen, refuse, unread
-    from worldmodel.errors import in_one_line
-
-    traced = bool(os.environ.get(TRACEBACK))
-    os.environ["HYDRA_FULL_ERROR"] = "1"
-    try:
-        check_groups(name, sys.argv[1:])
-        register(sys.argv[1:])
-        sys.argv[1:] = opened(sys.argv[1:])
-        with _stoppable(), unread(quiet=not traced):
-            task = Task(name, body, code, traced)
-            hydra.main(version_base="1.3", config_path=str(HOME / "configs"), config_name=name)(task)()
-    except HydraException as error:
-        refuse(explain(error, name, sys.argv[1:]))
-    except OmegaConfBaseException as error:  # from a value that interpolates others
-        refuse(f"{error.full_key}: {str(error).splitlines()[0]}" if error.full_key else in_one_line(error))
-    except Exception as error:  # of Hydra, which creates the run folder, or of a sweep's member
-        if traced or (end := foreseen(error)) is None:
-            raise
-        refuse(in_one_line(end), code_of(end))
-
-
-@contextmanager
-def _stoppable() -> Iterator[None]:
-    """Have SIGTERM and SIGHUP (a closed terminal) end the program as Ctrl-C does, with everything it has started."""
-    from robot.safety.stops import SIGNALS, Stopped, handled
-
-    def stop(number: int, _frame) -> None:
-        raise Stopped(number)
-
-    if any(word.startswith("hydra/launcher=joblib") for word in sys.argv):
-        from configs.sweep import members
-
-        def stop_all(number: int, frame) -> None:
-            end_all()
-            stop(number, frame)
-
-        with members() as end_all, handled(stop_all, SIGNALS):
-            yield
-    else:
-        with handled(stop, (signal.SIGTERM, signal.SIGHUP)):
-            yield
-
 
 @dataclass(frozen=True)
-class Task:
-    """What Hydra calls with each config that it composes."""
+class Command:
+    """A command, whose keys stand in configs/`name`.yaml. Call it to run it.
+
+    `work`: the function (`module:name`) that does it, given the config and the run's folder, and returns the result;
+    imported once the keys are checked, since PyTorch takes seconds. `keys`: the dataclass of the config, likewise; if
+    empty, the work gets the plain keys and checks them itself. `code`: the exit code of a result. `words`: changes the
+    arguments before Hydra reads them.
+    """
 
     name: str
-    body: Body
-    code: Code = lambda result: 0
-    traced: bool = False
+    work: str
+    keys: str = ""
+    code: Callable[[dict], int] = lambda result: 0
+    words: Callable[[list[str]], list[str]] = list
 
-    def __call__(self, config) -> None:
-        """Run the command, or a member of a sweep in a process of its own."""
+    def __call__(self) -> None:
+        """Run it with the arguments in `sys.argv`, and print its result as one JSON line on stdout.
+
+        A sweep (`-m`) runs each of its members in a process of its own (`configs.sweep`). These end the program with
+        one line on stderr and an exit code:
+
+        - 2: a mistake of the user's (UserError, or an OSError about a path or address they gave), or a non-finite
+          number;
+        - 1: a condition that may pass (a full disk, a port that has gone, too little memory);
+        - `Ended.code`: Ended; `code(result)`, if it is not 0, without a line;
+        - 128 + the signal's number: Ctrl-C, or another stop signal (`robot.safety.stops`).
+
+        Any other exception is a bug: a traceback, and exit code 1. Folders made for the run that are still empty at its
+        end are removed.
+        """
+        words = sys.argv[1:] = self.words(sys.argv[1:])
+        try:
+            if {"-h", "--help"} & set(words):
+                from configs.arguments import page
+
+                _print(page(self.name))
+            elif "--version" in words:
+                from importlib.metadata import version
+
+                from policies.storage.folders import commit
+
+                _print(f"semagram {version('semagram')}, code {commit()}")
+            else:
+                self._compose(words)
+        except KeyboardInterrupt as stop:
+            print(f"semagram: {' '.join(str(stop).split()) or 'interrupted'}", file=sys.stderr)
+            raise SystemExit(128 + getattr(stop, "number", signal.SIGINT)) from None
+        except ImportError as error:
+            if not (hidden := _hiding(error)):
+                raise
+            print(f"semagram: {hidden}", file=sys.stderr)
+            raise SystemExit(2) from None
+
+    def _compose(self, words: list[str]) -> None:
+        """Have Hydra compose the config, or those of a sweep, and run each."""
+        import hydra
+        from hydra.errors import HydraException
+        from omegaconf.errors import OmegaConfBaseException
+
+        from configs.arguments import check_groups, explain, opened
+        from configs.reporting import TRACEBACK, fail, refuse, unread
+        from configs.sweep import stoppable
+        from worldmodel.errors import in_one_line
+
+        os.environ["HYDRA_FULL_ERROR"] = "1"
+        try:
+            check_groups(self.name, words)
+            register(words)
+            sys.argv[1:] = opened(words)
+            with stoppable(words), unread(quiet=not os.environ.get(TRACEBACK)):
+                hydra.main(version_base="1.3", config_path=str(HOME / "configs"), config_name=self.name)(self._begin)()
+        except HydraException as error:
+            refuse(explain(error, self.name))
+        except OmegaConfBaseException as error:  # from a value that interpolates others
+            refuse(f"{error.full_key}: {str(error).splitlines()[0]}" if error.full_key else in_one_line(error))
+        except Exception as error:  # of Hydra, which creates the run folder, or of a sweep's member
+            fail(error)
+
+    def _begin(self, config) -> None:
+        """Run it with a config of Hydra's, in this process or, as a member of a sweep, in one of its own."""
         from hydra.core.hydra_config import HydraConfig
         from hydra.types import RunMode
 
@@ -132,28 +111,54 @@ class Task:
             self.perform(plain(config), folder)
 
     def perform(self, keys: dict, folder: Path) -> None:
-        """Run the command with these keys and print its result. Raises SystemExit unless all went well."""
+        """Do the work with these keys and print its result. Raises SystemExit unless all went well."""
         import logging
         import warnings
 
-        from configs.reporting import foreseen, tell
+        from configs.arguments import TYPED
+        from configs.reporting import fail, tell
         from worldmodel import registry
         from worldmodel.errors import warning_line
 
+        keys = {TYPED.get(name, name): value for name, value in keys.items()}
         warnings.formatwarning = warning_line
         logging.getLogger("robot.safety.gated").disabled = True  # the command reports faults itself
         try:
             registry.load(keys.get("plugins", ()))
-            result: dict | Exception = self.body(keys, folder)
+            config = checked(resolve_name(self.keys), keys) if self.keys else keys
+            result = resolve_name(self.work)(config, folder)
         except Exception as error:
-            if self.traced or (end := foreseen(error)) is None:
-                raise
-            result = end
+            fail(error)
         finally:
             _prune()
         tell(result)
-        if isinstance(result, dict) and (number := self.code(result)):
+        if number := self.code(result):
             raise SystemExit(number)
+
+
+def checked[T](cls: type[T], keys: dict) -> T:
+    """Build a command's config, and check that what it names is there.
+
+    Raises ConfigError, and UserError or ConnectionError if the checkpoint, twin or serial port does not exist.
+    """
+    from worldmodel.errors import UserError
+    from worldmodel.strict import build
+
+    config = build(cls, keys)
+    checkpoint = keys.get("checkpoint")
+    if isinstance(checkpoint, str) and checkpoint and not Path(checkpoint).is_dir():
+        raise UserError(f"checkpoint={checkpoint}: no such folder")
+    if "robot" in keys:
+        from robot.settings import REAL, port_of_twin
+
+        if keys["port_file"]:
+            port_of_twin(Path(keys["port_file"]))
+        port = Path(keys["port"] if keys["robot"] == REAL else "")
+        if port.is_absolute() and not port.exists():  # on other systems ports are not files
+            raise ConnectionError(
+                f"port={port}: no such device; is the arm plugged in? lerobot-find-port says which port it has"
+            )
+    return config
 
 
 def register(words: Iterable[str] = ()) -> None:

@@ -7,11 +7,14 @@ import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NoReturn
 
 from tqdm import tqdm
 
 from worldmodel.errors import MachineFault, UserError, in_one_line
 
+TRACEBACK = "SEMAGRAM_TRACEBACK"
+"""Environment variable: if set, any error that ends a command is shown with its traceback."""
 FAILED, MISTAKE = 1, 2
 SIGNALLED = 128
 """Base of the exit code for a signal, to which its number is added."""
@@ -38,37 +41,41 @@ class Ended(Exception):
         self.code = code
 
 
-def tell(end: dict | Exception) -> None:
-    """Print the last line: a result as JSON on stdout, or an error on stderr, which also ends the program."""
-    if isinstance(end, Exception):
-        refuse(in_one_line(end), code_of(end))
+def tell(result: dict) -> None:
+    """Print a result as JSON, the last line of stdout."""
     try:
         with unread():
-            print(json.dumps(end))
+            print(json.dumps(result))
     except OSError as error:  # a full disk
         _drop()
         refuse(f"stdout: {error.strerror}", FAILED)
 
 
-def code_of(error: Exception) -> int:
-    """Return the exit code of an error reported in one line: MISTAKE if a retry would fail alike, else FAILED."""
+def fail(error: Exception) -> NoReturn:
+    """End the program with one line about an error; raise it again if it is a bug, or TRACEBACK is set."""
+    if os.environ.get(TRACEBACK) or (end := ending(error)) is None:
+        raise error
+    refuse(in_one_line(end), end.code)
+
+
+def ending(error: Exception) -> Ended | None:
+    """Return how a command ends on an error: its code is MISTAKE if a retry would fail alike, else FAILED.
+
+    None for a bug, which deserves a traceback.
+    """
+    line = in_one_line(error)
     if isinstance(error, Ended):
-        return error.code
-    if isinstance(error, UserError) or not isinstance(error, OSError):
-        return MISTAKE
-    given = isinstance(error, GIVEN) or error.errno in GIVEN_NUMBERS
-    return MISTAKE if given and not isinstance(error, PASSING) else FAILED
-
-
-def foreseen(error: Exception) -> Exception | None:
-    """Return the error to report in one line, or None if it is a bug, which deserves a traceback."""
+        return error
     if isinstance(error, ZeroDivisionError | OverflowError):  # raised by Python; our own ArithmeticErrors are about NaN
         return None
-    if isinstance(error, UserError | OSError | ArithmeticError | Ended):
-        return error
+    if isinstance(error, UserError | ArithmeticError):
+        return Ended(line, MISTAKE)
+    if isinstance(error, OSError):
+        given = isinstance(error, GIVEN) or error.errno in GIVEN_NUMBERS
+        return Ended(line, MISTAKE if given and not isinstance(error, PASSING) else FAILED)
     ran_out = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"  # PyTorch's, on a GPU
     if ran_out or "can't allocate memory" in str(error):  # PyTorch's, on a CPU
-        return MachineFault(f"no room in memory: {in_one_line(error)}")  # other processes may be using it
+        return Ended(f"no room in memory: {line}")  # other processes may be using it
     return None
 
 
@@ -100,7 +107,7 @@ def progress_bar(steps: int, **more) -> tqdm:
     return tqdm(total=steps, unit="step", file=sys.stderr, dynamic_ncols=True, mininterval=often, **more)
 
 
-def refuse(message: str, code: int = MISTAKE) -> None:
+def refuse(message: str, code: int = MISTAKE) -> NoReturn:
     """Print one line on stderr and exit with `code`."""
     print(f"semagram: {message}", file=sys.stderr)
     raise SystemExit(code)

@@ -18,7 +18,8 @@ from worldmodel.settings import LearningConfig, ModelConfig, PlannerConfig
 from worldmodel.strict import check_ranges, ranged
 
 DEFAULT_TASK = "cartpole-swingup"
-RESUMABLE = ("steps", "threads", "video", "compile", "evaluation", "checkpoint", "device", "plugins")
+TRACKERS = ("tensorboard", "wandb", "trackio")
+RESUMABLE = ("steps", "threads", "video", "compile", "evaluation", "checkpoint", "device", "plugins", "track")
 """The keys of a training run that may change when it is resumed."""
 
 
@@ -41,8 +42,8 @@ class MachineConfig:
 
 
 @dataclass(frozen=True)
-class AgentConfig(MachineConfig):
-    """Everything about a training run except its task, seed and length."""
+class TrainConfig(LoopConfig, MachineConfig):
+    """The keys of semagram-train."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
     learning: LearningConfig = field(default_factory=LearningConfig)
@@ -53,6 +54,11 @@ class AgentConfig(MachineConfig):
     envs: int = ranged(1, low=1, high=1024)
     senses: tuple[str, ...] = (STATE_NAME,)
     image_size: int = IMAGE_SIZE
+    task: TaskConfig = field(default_factory=lambda: TaskConfig(DEFAULT_TASK))
+    randomise: Variation = field(default_factory=Variation)
+    video: bool = True
+    track: tuple[str, ...] = ()
+    resume: str = ""
 
     @property
     def perceived(self) -> Senses:
@@ -60,12 +66,33 @@ class AgentConfig(MachineConfig):
         return Senses(self.senses, self.image_size)
 
     def __post_init__(self):
-        """Raise ValueError for a value out of range."""
+        """Raise ValueError for a value out of range, or that does not fit the others."""
+        LoopConfig.__post_init__(self)
+        for name in self.track:
+            if name not in TRACKERS:
+                raise UserError(f"track=[{','.join(self.track)}]: some of {', '.join(TRACKERS)}")
         MachineConfig.__post_init__(self)
-        self.perceived  # noqa: B018  evaluated for its checks
+        seen = self.perceived
+        for name in ("demonstrations", "expert_takeover_prob"):
+            if getattr(self, name) and self.task.name not in SCRIPTED:
+                raise UserError(f"{name}={getattr(self, name)}: only {', '.join(SCRIPTED)} have a script")
+        if self.task.state == JOINTS and not seen.cameras:
+            raise UserError(f"task.state={JOINTS}: nothing shows where things are; senses=[state,images.<camera>] does")
+        if self.model.token.joined and self.task.control == ABSOLUTE:
+            raise UserError(f"task.control={ABSOLUTE}: {DELTA} with model.token.joined=true, since a curve begins at 0")
+        kept = self.replay.room(bool(seen.cameras))
+        window = self.learning.horizon * self.model.token.length
+        if kept // self.envs <= window:
+            name = "capacity" if kept == self.replay.capacity else "frames"
+            least = f"at least {(window + 1) * self.envs}, {window + 1} for each of envs={self.envs}"
+            raise UserError(f"replay.{name}={kept}: {least}, a window of {window} steps and one more")
+        if self.task.instruction and not seen.language:
+            raise UserError(f"task.instruction={self.task.instruction}: only perceived with senses=[...,language]")
+        if self.task.name == "multi" and not seen.language:
+            raise UserError(f"senses=[{','.join(self.senses)}]: [...,language] with task=multi, to tell tasks apart")
 
 
-def check_camera_keys(config: AgentConfig, given: Collection[str]) -> None:
+def check_camera_keys(config: TrainConfig, given: Collection[str]) -> None:
     """Raise ValueError if the user set image_size or vision keys that apply to no camera of the config.
 
     `given`: the dotted keys that the user set.
@@ -75,38 +102,6 @@ def check_camera_keys(config: AgentConfig, given: Collection[str]) -> None:
     vision = [name for name in sorted(given) if name.startswith("model.vision.")]
     if vision and not config.perceived.cameras:
         raise UserError(f"{vision[0]}: only with a camera among the senses, e.g. senses=[state,images.main]")
-
-
-@dataclass(frozen=True)
-class TrainConfig(LoopConfig, AgentConfig):
-    """The keys of semagram-train."""
-
-    task: TaskConfig = field(default_factory=lambda: TaskConfig(DEFAULT_TASK))
-    randomise: Variation = field(default_factory=Variation)
-    video: bool = True
-    resume: str = ""
-
-    def __post_init__(self):
-        """Raise ValueError for a value out of range."""
-        LoopConfig.__post_init__(self)
-        AgentConfig.__post_init__(self)
-        for name in ("demonstrations", "expert_takeover_prob"):
-            if getattr(self, name) and self.task.name not in SCRIPTED:
-                raise UserError(f"{name}={getattr(self, name)}: only {', '.join(SCRIPTED)} have a script")
-        if self.task.state == JOINTS and not self.perceived.cameras:
-            raise UserError(f"task.state={JOINTS}: nothing shows where things are; senses=[state,images.<camera>] does")
-        if self.model.token.joined and self.task.control == ABSOLUTE:
-            raise UserError(f"task.control={ABSOLUTE}: {DELTA} with model.token.joined=true, since a curve begins at 0")
-        kept = self.replay.room(bool(self.perceived.cameras))
-        window = self.learning.horizon * self.model.token.length
-        if kept // self.envs <= window:
-            name = "capacity" if kept == self.replay.capacity else "frames"
-            least = f"at least {(window + 1) * self.envs}, {window + 1} for each of envs={self.envs}"
-            raise UserError(f"replay.{name}={kept}: {least}, a window of {window} steps and one more")
-        if self.task.instruction and not self.perceived.language:
-            raise UserError(f"task.instruction={self.task.instruction}: only perceived with senses=[...,language]")
-        if self.task.name == "multi" and not self.perceived.language:
-            raise UserError(f"senses=[{','.join(self.senses)}]: [...,language] with task=multi, to tell tasks apart")
 
 
 @dataclass(frozen=True)
@@ -122,6 +117,7 @@ class EvaluateConfig(MachineConfig):
     episodes: int = ranged(10, low=1)
     seed: int = ranged(100, low=0, high=2**32 - 1)
     video: bool = False
+    timing: bool = False
     drop_senses: tuple[str, ...] = ()
     drop_at_step: int = ranged(0, low=0)
     instruction: str = ""
@@ -168,7 +164,8 @@ class BenchConfig(TrainConfig):
             raise UserError("readme=: only with table=, the results that go into it")
 
 
-TOKEN_VERBS = ("fit", "draw", "demo")
+TOKEN_VERBS = {"fit": ("dataset", "out"), "draw": ("dataset", "plan"), "demo": ("out",)}
+"""The verbs of semagram-tokens, each with those of `dataset`, `plan` and `out` that are its own."""
 
 
 @dataclass(frozen=True)
@@ -192,17 +189,13 @@ class TokensConfig(CodecChoices):
         """Raise ValueError for a value out of range, a missing dataset or folder, or a key the verb does not use."""
         if self.verb not in TOKEN_VERBS:
             raise UserError(f"semagram-tokens{self.verb and ' '}{self.verb}: one of {', '.join(TOKEN_VERBS)}")
-        if self.verb == "demo":
-            if not self.out:
-                raise UserError("out=: a new folder for the demonstrations, e.g. out=runs/arm")
-        elif not self.dataset and not (self.verb == "draw" and self.plan):
+        for name in ("dataset", "plan", "out"):
+            if (value := getattr(self, name)) and name not in TOKEN_VERBS[self.verb]:
+                raise UserError(f"{name}={value}: not of {self.verb}, which has {', '.join(TOKEN_VERBS[self.verb])}")
+        if self.verb == "demo" and not self.out:
+            raise UserError("out=: a new folder for the demonstrations, e.g. out=runs/arm")
+        if self.verb != "demo" and not self.dataset and not self.plan:
             raise UserError("dataset=: a LeRobotDataset's folder; `semagram-tokens demo out=runs/arm` makes one")
-        if self.out and self.verb not in ("fit", "demo"):
-            raise UserError(f"out={self.out}: only of fit and demo; hydra.run.dir= says where {self.verb} leaves all")
-        if self.plan and self.verb != "draw":
-            raise UserError(f"plan={self.plan}: only of draw, not of {self.verb}")
-        if self.dataset and self.verb == "demo":
-            raise UserError(f"dataset={self.dataset}: not of demo, which makes one; out= says where")
         if self.dataset and self.plan:
             raise UserError("dataset=, plan=: one of them")
         CodecChoices.__post_init__(self)

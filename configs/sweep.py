@@ -10,13 +10,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from configs.arguments import quoted
 from configs.reporting import Ended, say
+from robot.safety.stops import SIGNALS, Stopped, handled
 
 MEMBERS = "SEMAGRAM_MEMBERS"
 """Environment variable: a folder with a file for each member that runs on this machine, named by its process id."""
@@ -68,24 +69,35 @@ def play(name: str, folder: Path) -> dict:
 
 
 @contextmanager
-def members() -> Iterator[Callable[[], None]]:
-    """Note the members of a parallel sweep in a folder that the environment names.
+def stoppable(words: Sequence[str]) -> Iterator[None]:
+    """Have SIGTERM and SIGHUP (a closed terminal) end the program as Ctrl-C does, with everything it has started.
 
-    Yields a function that has all of them save a checkpoint and end; joblib would kill them as it ends its workers.
+    `words`: the command's arguments. If joblib runs the members of its sweep, which would kill them as it ends its
+    workers, they are noted in a folder, and first save a checkpoint and end.
     """
+    parallel = any(word.startswith("hydra/launcher=joblib") for word in words)
+    with TemporaryDirectory() if parallel else nullcontext("") as folder:
 
-    def end_all() -> None:
-        ending = [int(mark.name) for mark in Path(folder).iterdir() if _claimed(mark)]
-        for pid in ending:
-            os.kill(pid, signal.SIGTERM)
-        until = time.monotonic() + PATIENCE_S
-        while any(Path(f"/proc/{pid}").exists() for pid in ending) and time.monotonic() < until:
-            time.sleep(0.1)
+        def stop(number: int, _frame) -> None:
+            if parallel:
+                _end(Path(folder))
+            raise Stopped(number)
 
-    with TemporaryDirectory() as folder:
-        os.environ[MEMBERS] = folder
-        yield end_all
-        del os.environ[MEMBERS]
+        if parallel:
+            os.environ[MEMBERS] = folder
+        with handled(stop, SIGNALS if parallel else (signal.SIGTERM, signal.SIGHUP)):
+            yield
+        os.environ.pop(MEMBERS, None)
+
+
+def _end(folder: Path) -> None:
+    """End the members noted in a folder, and wait until they have, for PATIENCE_S at most."""
+    ending = [int(mark.name) for mark in folder.iterdir() if _claimed(mark)]
+    for pid in ending:
+        os.kill(pid, signal.SIGTERM)
+    until = time.monotonic() + PATIENCE_S
+    while any(Path(f"/proc/{pid}").exists() for pid in ending) and time.monotonic() < until:
+        time.sleep(0.1)
 
 
 def _claimed(mark: Path) -> bool:

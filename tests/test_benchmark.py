@@ -17,6 +17,7 @@ from envs import suite
 from envs.benchmark import anchors, figures, table
 from envs.benchmark.results import LearningCurve, Result, ResultsError, read, read_curve, run_of, write
 from envs.benchmark.table import document, interquartile_mean, mean_interval, rows, stratified_interval
+from worldmodel.errors import UserError
 from worldmodel.strict import ConfigError
 
 HOME = Path(__file__).resolve().parent.parent
@@ -282,7 +283,7 @@ def test_a_table_is_of_several_files_but_of_each_run_once_and_of_one_number_of_s
     mixed = "semagram on walker-walk after 20000 and 100000 steps; keep the rows of one"
     twice = "twice semagram on walker-walk, seed 1, after 100000 steps"
     for paths, why in (([saved("none.csv")], "no results"), ([ours, short], mixed), ([ours, theirs, ours], twice)):
-        with pytest.raises(ConfigError, match=f"^{re.escape(f'table={", ".join(paths)}: {why}')}$"):
+        with pytest.raises(UserError, match=f"^{re.escape(f'table={", ".join(paths)}: {why}')}$"):
             tabulate(BenchConfig(table=paths))
 
 
@@ -353,17 +354,12 @@ def test_a_grid_draws_each_seed_and_their_mean_and_range_over_the_steps_that_all
     (axes,) = figures.small_multiples({"walker-walk": [curve(100_000), curve(40_000)]}).axes
     (mean,) = named(axes, "mean")
     assert mean.get_xdata()[-1] == 40_000
-    with pytest.raises(ValueError, match="no tasks"):
-        figures.small_multiples({})
 
 
 def test_strips_show_every_episode_and_their_means():
     (axes,) = figures.paired_strips({"a": np.array([1.0, 2.0, 6.0]), "b": np.array([4.0, 4.0, 4.0])}, "title").axes
     assert [line.get_ydata().tolist() for line in named(axes, "episodes")] == [[1, 2, 6], [4, 4, 4]]
     assert [float(np.squeeze(line.get_ydata())) for line in named(axes, "mean")] == [3, 4]
-    for samples in ({}, {"a": np.array([])}):
-        with pytest.raises(ValueError, match="no samples"):
-            figures.paired_strips(samples, "title")
 
 
 def test_a_picture_is_a_png_of_the_stated_size_whole_or_not_at_all(tmp_path, monkeypatch):

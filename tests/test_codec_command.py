@@ -133,7 +133,6 @@ def test_a_codecs_sentence_is_its_decoded_chunks(episodes):
         (("fit", "dataset=arm", "seconds=0.01"), "seconds=0.01"),
         (("fit", "dataset=arm", "seconds=60"), "seconds=60"),
         (("draw", "dataset=arm", "seconds=75", "control_points=9"), "seconds=75 control_points=9"),
-        (("demo", "out=/dev/null/arm"), "out=/dev/null/arm"),
         (("fit", "dataset=arm", "out=.."), "..: already there, and no codec"),
     ],
 )

@@ -24,7 +24,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from configs import commands
 from configs.arguments import choices, entries, keys, typed
-from configs.command import Task, composed, run
+from configs.command import composed
 from configs.reporting import Ended
 from configs.schema import BenchConfig, EvaluateConfig, TokensConfig, TrainConfig
 from configs.train import train
@@ -134,12 +134,12 @@ def wrong_types(kind):
 def refused(tmp_path, monkeypatch, capfd):
     """Checks that a command refuses keys: exit code 2, one line that begins with the key's name, nothing written."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("configs.arguments.given", set)
-    monkeypatch.setattr("configs.arguments.moved", lambda: False)
+    monkeypatch.setattr("configs.train.given", set)
+    monkeypatch.setattr("configs.train.moved", lambda: False)
 
     def check(name, found, key):
         with pytest.raises(SystemExit) as end:
-            Task(name, getattr(commands, f"_{name}")).perform(dict(found), tmp_path / "run")
+            getattr(commands, name).perform(dict(found), tmp_path / "run")
         out, err = capfd.readouterr()
         assert (end.value.code, out, err.count("\n")) == (2, "", 1), (key, err)
         assert err.startswith("semagram: ") and key in err, (key, err)
@@ -197,10 +197,11 @@ def test_who_makes_settings_in_code_is_refused_what_a_command_is_and_numpys_numb
         ("train", ["task=[walker-run,walker-walk]"], "task.name=[walker-run,walker-walk]: no such task"),
         ("train", ["task.control_hz=5"], "task.control_hz: only for the SO-101's tasks"),
         ("train", ["recipe=foo"], "recipe=foo: one of drop-senses, hopper-stand, "),
-        ("train", ["seed=1,2"], "seed=1,2: several values are for a sweep, with -m; a list is [a,b]"),
+        ("train", ["seed=1,2"], "To sweep over it, add --multirun"),
         ("train", ["device=cuda:9"], "device=cuda:9: CUDA devices here: 0"),
         ("train", ["seed=${missing}"], "Interpolation key 'missing' not found"),
-        ("evaluate", ["checkpoint=a", "instruction=walk, then stop"], "needs quotes in quotes"),
+        ("train", ["senses=[state,"], "senses=[state,: no viable alternative at input"),
+        ("evaluate", ["checkpoint=a", "instruction=walk, then stop"], "To use it as string, quote the value"),
         ("bench", ["tasks=[Pendulum-v1,Pendulam-v1]"], "task.id=Pendulam-v1: no such environment is installed"),
     ],
 )
@@ -230,7 +231,7 @@ def test_a_key_of_an_earlier_version_is_refused_with_the_new_one_or_the_reason()
     [
         ("stepz=100", r"^stepz: no such key; did you mean steps\?$"),
         ("task=cartpole-swingop", r"^task.name=cartpole-swingop: no such task; close to it: cartpole-swingup"),
-        ("cartpole-swingup", r"^cartpole-swingup: keys are given as key=value$"),
+        ("cartpole-swingup", r"^Error parsing override 'cartpole-swingup' missing EQUAL"),
         ("image_size=32", r"image_size"),
     ],
 )
@@ -267,7 +268,7 @@ def test_a_recipe_of_ones_own_is_found(command, tmp_path):
 
 def test_it_says_its_own_version_and_which_code_that_is(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["train", "--version"])
-    run("train", None)
+    commands.train()
     assert capsys.readouterr().out == f"semagram {metadata.version('semagram')}, code {commit()}\n"
 
 

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from configs.arm.playing import PlaySession
+from configs.arm import playing
 from configs.reporting import FAILED, Ended
 from policies.tokens.vocabulary import Ask, Grip, Look, Move, Stop, plan_bytes, to_plain
 from robot.arms import gated, simulated
@@ -41,7 +41,7 @@ def play(tmp_path):
     def run(*tokens, **keys) -> dict:
         path = tmp_path / "plan.json"
         path.write_text(tokens[0] if isinstance(tokens[0], str) else json.dumps(to_plain(tokens)))
-        return PlaySession.begin(PlayConfig(plan=str(path), **keys)).run()
+        return playing.play(PlayConfig(plan=str(path), **keys), tmp_path)
 
     return run
 

@@ -8,14 +8,16 @@ from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
+from configs.reporting import say
 from configs.runs.loading import load_agent
 from envs.senses import Senses
 from envs.settings import TaskConfig
 from policies.planner_link.client import PlannerClient, reach
 from policies.planner_link.messages import Begin, Refusal, receive, send
-from policies.planner_link.service import PlannerService
+from policies.planner_link.service import PlannerService, listening
 from policies.storage.checkpoint import AgentSpec
-from robot.settings import RunConfig, planner_address
+from robot.safety.stops import handled
+from robot.settings import RunConfig, ServeConfig, planner_address
 from worldmodel.errors import UserError
 
 
@@ -55,6 +57,18 @@ def planner_service(
     """Return a service with a checkpoint's agent; arguments and errors as for `load_agent`."""
     loaded = load_agent(checkpoint, seed, device, threads, planned)
     return PlannerService(loaded.agent, begin_of(loaded.spec, loaded.task), say)
+
+
+def serve(config: ServeConfig, _folder: Path) -> dict:
+    """Plan for robots at an address, until a signal ends it. Returns what was done. Raises ValueError, OSError."""
+    own = config.seed, config.device, config.threads, config.planner
+    with listening(planner_address(config.address, "address")) as listener:
+        service = planner_service(Path(config.checkpoint), *own, say)
+        name = listener.getsockname()
+        with handled(lambda *_: service.close()):
+            say(f"planning for {service.settings.task} at {name if isinstance(name, str) else f'localhost:{name[1]}'}")
+            service.serve(listener)
+    return {"decisions": service.agent.totals.decisions, "refused": service.refused}
 
 
 def planner_client(

@@ -94,6 +94,11 @@ class PolicyDriver(Driver):
             camera.disconnect()
 
 
+def record(config: RecordConfig, _folder: Path) -> dict:
+    """Record as `RecordSession` does; the folder is the dataset's own."""
+    return RecordSession(config).run()
+
+
 @dataclass
 class RecordSession:
     """A recording session with the settings `config`.

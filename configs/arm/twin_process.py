@@ -1,5 +1,6 @@
-"""A hardware twin for one run, in its own process, which ends with the run even if the run is killed."""
+"""The hardware twin: served as a command, and for one run in a process that ends with it even if it is killed."""
 
+import gc
 import os
 import signal
 import subprocess
@@ -9,7 +10,45 @@ import threading
 import time
 from pathlib import Path
 
+from configs.reporting import say
+from policies.storage.folders import replace_file
+from robot.ticks import hurry
+from sim import InvalidValue
+from sim.twin import calibration as calibrations
+from sim.twin.arm import TwinArm, build, limits
+from sim.twin.control import control_of, discard
+from sim.twin.twin import Twin, TwinConfig
+from worldmodel.strict import ConfigError
+
 START_S = 120.0
+
+
+def serve(config: TwinConfig, _folder: Path) -> dict:
+    """Serve a twin at a serial port until a signal ends it. Returns what was done. Raises ConfigError, OSError."""
+    port_file, calibration_file = Path(config.port_file), config.calibration_path
+
+    def announce(name: str) -> None:  # atomically: no name, no port
+        if name:
+            replace_file(port_file, f"{name}\n".encode())
+        else:
+            port_file.unlink(missing_ok=True)
+        say(f"port: {name} ({port_file})" if name else "port: unplugged")
+
+    try:
+        model = build(config.scene)
+        known = calibration_file.exists()
+        calibration = calibrations.read(calibration_file) if known else calibrations.fitting(limits(model))
+    except InvalidValue as error:
+        raise ConfigError(str(error)) from error
+    port_file.parent.mkdir(parents=True, exist_ok=True)
+    discard(control_of(port_file))  # a stale channel here would make this twin, if its own is elsewhere, look dead
+    with Twin(TwinArm(model, calibration), config.faults, config.control_path, announce) as server:
+        if not known:
+            replace_file(calibration_file, calibrations.text(calibration).encode())
+        gc.collect()
+        gc.freeze()  # never collect what exists now, to avoid long pauses later
+        say(f"calibration: {calibration_file}; scheduling: {hurry()}")
+        return {"calibration_file": str(calibration_file), **server.run()}
 
 
 class TwinProcess:

@@ -11,7 +11,6 @@ from policies.codec import Codec, CodecConfig
 from policies.codec.codec import check_place
 from policies.codec.fitting import Scaling, windows_of
 from policies.settings import CodecChoices
-from policies.storage.folders import aside_of
 from policies.tokens.vocabulary import read_sentence, unfit
 from robot import datasets
 from worldmodel.errors import UserError
@@ -22,6 +21,11 @@ HOLD_S = 0.3
 """How long an episode continues after the script is done."""
 
 
+def tokens(config: TokensConfig, folder: Path) -> dict:
+    """Do what the verb of semagram-tokens says."""
+    return {"fit": fit, "draw": draw, "demo": demo}[config.verb](config, folder)
+
+
 def demo(config: TokensConfig, folder: Path) -> dict:
     """Write demonstrations of the simulated SO-101 as a LeRobotDataset.
 
@@ -30,13 +34,8 @@ def demo(config: TokensConfig, folder: Path) -> dict:
     from sim.so101.joints import JOINTS
 
     out = Path(config.out)
-    if out.exists():  # this and the next check come before the demonstrations, which take seconds to make
+    if out.exists():  # before the demonstrations, which take seconds to make
         raise datasets.DatasetError(f"{out}: already there; a dataset is written to a new folder")
-    try:
-        with aside_of(out) as aside:
-            aside.mkdir()
-    except OSError as error:
-        raise datasets.DatasetError(f"out={out}: cannot be written ({error.strerror}); e.g. out=runs/arm") from error
     episodes = demonstrations(config.seed, config.episodes)
     datasets.write(out, datasets.Recording(episodes, JOINTS, RATE_HZ), "Pick up the red cube.")
     return {"dataset": str(out), "episodes": len(episodes), "steps": sum(map(len, episodes)), "rate_hz": RATE_HZ}
@@ -155,7 +154,3 @@ def about(codec: Codec, names: tuple[str, ...]) -> dict:
     bits = codec.config.ids * codec.config.bits
     switching = [names[c] for c in codec.switching]
     return {"length": codec.config.length, "channels": list(names), "switching": switching, "string_bits": bits}
-
-
-VERBS = {"fit": fit, "draw": draw, "demo": demo}
-"""The function for each of `configs.schema.TOKEN_VERBS`."""

@@ -100,8 +100,8 @@ class Agent:
     def act(self, observation):
         """Return the next action (A,) in [-1, 1], or (B, A) for B observations; a tensor for tensors, else an array.
 
-        `observation`: the state alone, or a dict of senses by LeRobot's keys, as `make_env` returns it. Call it at every
-        control step, and `reset` before each episode. Raises ValueError for a wrong key, shape or number.
+        `observation`: the state alone, or a dict of senses by LeRobot's keys, as `make_env` returns it. Call it at
+        every control step, and `reset` before each episode. Raises ValueError for a wrong key, shape or number.
         """
         seen, single = self._observed(observation)
         action = self.loaded.agent.act(seen)
@@ -145,7 +145,7 @@ def load(
 def make_env(
     task: str | TaskConfig, senses: tuple[str, ...] = ("state",), render: bool = False, **keys
 ) -> gymnasium.Env:
-    """Make an environment of a task by its name or Gymnasium id, with further keys of `task.`; observations are dicts."""
+    """Make an environment of a task by its name or Gymnasium id, with keys of `task.`; observations are dicts."""
     if isinstance(task, str):
         task = TaskConfig(task, **keys) if task in NAMES else TaskConfig("gym", task, **keys)
     return make(task, render, senses=Senses(senses))

@@ -2,7 +2,8 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from contextlib import closing
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -10,9 +11,10 @@ import numpy as np
 from gymnasium import Env
 
 from configs.reporting import progress_bar, say
-from configs.runs.episodes import EvaluationEpisodes, Pace, measure, side_by_side
+from configs.runs.episodes import EvaluationEpisodes, measure, side_by_side
 from configs.runs.loading import Loaded, Machine, load_agent, prepare
 from configs.runs.parts import senses_of
+from configs.runs.run_folder import write_summary
 from configs.schema import EvaluateConfig
 from envs.benchmark.table import mean_interval
 from envs.instructions import instruct
@@ -21,12 +23,17 @@ from envs.senses import LANGUAGE_NAME, Senses
 from policies.agent import Agent
 from policies.nearest_frames import NearestFrames
 from policies.storage.checkpoint import PROGRESS, REPLAY, read_tensors
-from policies.storage.folders import FolderError, check_folder, replace_file, versions
-from policies.training.rollouts import Rollout, outcome, success_rates
+from policies.storage.folders import FolderError, check_folder, versions
+from policies.training.rollouts import Rollout, in_words, outcome
 from worldmodel.flops import plan_gflop
 from worldmodel.replay import Replay, ReplayMismatch
 from worldmodel.settings import PlannerConfig
 from worldmodel.strict import ConfigError, build
+
+
+def evaluate(config: EvaluateConfig, folder: Path) -> dict:
+    """Evaluate the checkpoint that `config` names, as `Evaluation` does."""
+    return Evaluation.begin(config).run(folder)
 
 
 @dataclass(frozen=True)
@@ -46,11 +53,12 @@ class Evaluation:
         """Load the checkpoint that `config` names. Raises ConfigError, FolderError."""
         if not config.checkpoint:
             raise ConfigError("checkpoint=: a run folder or a checkpoint, e.g. checkpoint=runs/walker-walk/<run>")
-        machine = prepare(config)
         loaded = load_agent(config.checkpoint, config.seed, config.device, config.threads)
         changed = {name: value for name, value in config.planner.items() if value is not None}
         planner = build(PlannerConfig, asdict(loaded.spec.planner) | changed, "planner.")
         _check_senses(config, Senses.of(loaded.spec.senses).names)
+        clocked = config.timing or bool(planner.deadline_ms)  # else nothing depends on speed
+        machine = prepare(config if clocked else replace(config, compile="false"))
         return cls(config, machine, loaded, planner)
 
     @property
@@ -66,13 +74,23 @@ class Evaluation:
         if (folder / "config.yaml").exists():
             raise FolderError(f"hydra.run.dir={folder}: a run's own folder, whose summary.json would be lost")
         agreement = self._agreement()  # first, so that a damaged replay fails before the episodes are played
-        planned, imagined = self._episodes(True)
-        alone, _ = self._episodes(False)
-        agent = self._agent(True, self.machine.compiled)
-        pace = measure(self.loaded.task, self.senses, agent)
+        planned, alone, agent = self._episodes()
+        config, spec = self.config, self.loaded.spec
         result = {
-            **self._outcome(planned, alone),
-            **self._costs(imagined, pace, agent.steps_per_decision),
+            "task": self.loaded.task.label,
+            "seed": config.seed,
+            "drop_senses": list(config.drop_senses),
+            "drop_at_step": config.drop_at_step,
+            "instruction": config.instruction,
+            "paraphrases": config.paraphrases,
+            "env_steps": spec.env_steps,
+            **outcome(planned, alone),
+            "return_interval": _interval(planned),
+            "policy_return_std": round(float(alone.returns.std()), 3),
+            "policy_return_interval": _interval(alone),
+            "policy_returns": _rounded(alone.returns),
+            "task_of_each": list(planned.tasks) or None,
+            **self._costs(agent),
             "device": str(self.machine.device),
             "versions": versions(),
             "agreement": agreement,
@@ -80,52 +98,31 @@ class Evaluation:
             "checkpoint": str(self.loaded.path),
         }
         folder.mkdir(parents=True, exist_ok=True)
-        replace_file(folder / "summary.json", (json.dumps(result, indent=1) + "\n").encode())
+        write_summary(folder, result)
         self._draw(folder, planned, alone)
-        say(
-            f"return {result['return_mean']:.0f} ± {result['return_std']:.0f}, policy alone "
-            f"{result['policy_return_mean']:.0f}{success_rates(planned, alone)}, "
-            f"{result['plan_ms_p50']:.1f} ms a plan: {folder}"
-        )
+        timed = f", {result['plan_ms_p50']:.1f} ms a plan" if self.config.timing else ""
+        say(f"{in_words(planned, alone)}{timed}: {folder}")
         return result
 
-    def _outcome(self, planned: Rollout, alone: Rollout) -> dict:
-        """Return the summary's part about what was asked for and the episodes' returns."""
-        config = self.config
-        return {
-            "task": self.loaded.task.label,
-            "seed": config.seed,
-            "drop_senses": list(config.drop_senses),
-            "drop_at_step": config.drop_at_step,
-            "instruction": config.instruction,
-            "paraphrases": config.paraphrases,
-            "env_steps": self.loaded.spec.env_steps,
-            **outcome(planned, alone),
-            "return_interval": _interval(planned),
-            "policy_return_std": round(float(alone.returns.std()), 3),
-            "policy_return_interval": _interval(alone),
-            "policy_returns": _rounded(alone.returns),
-            "task_of_each": list(planned.tasks) or None,
-        }
-
-    def _costs(self, imagined: float, pace: Pace, every: float) -> dict:
-        """Return time and arithmetic of the training and of a decision.
-
-        `imagined`: mean calls of the model's step per decision. `every`: mean control steps per decision.
-        """
+    def _costs(self, agent: Agent) -> dict:
+        """Return time and arithmetic of the training and of a decision; `agent`: the one that planned the episodes."""
         spec, path, model = self.loaded.spec, self.loaded.path, self.loaded.agent.model
+        pace = None
+        if self.config.timing:
+            pace = measure(self.loaded.task, self.senses, self._agent(True, self.machine.compiled))
+        imagined = agent.totals.model_calls_per_decision
         plan = plan_gflop(model, spec.model.token.discount(spec.discount), self.planner, imagined)
         update = _recorded(path.parent.parent / "summary.json", "update_gflop")
         trained = round(_recorded(path / PROGRESS, "seconds") or 0, 1) or None
         return {
             "train_seconds": trained,
             "env_steps_per_second": trained and round(spec.env_steps / trained, 2),
-            "gflop_per_control_step": None if update is None else round(update + plan / every, 3),
+            "gflop_per_control_step": None if update is None else round(update + plan / agent.steps_per_decision, 3),
             "plan_gflop": round(plan, 6),
             "imagined_per_plan": round(imagined, 1),
-            "decisions_per_second": round(pace.per_second, 1),
-            "plan_ms_p50": round(pace.percentile(50), 3),
-            "plan_ms_p99": round(pace.percentile(99), 3),
+            "decisions_per_second": pace and round(pace.per_second, 1),
+            "plan_ms_p50": pace and round(pace.percentile(50), 3),
+            "plan_ms_p99": pace and round(pace.percentile(99), 3),
             "parameters": sum(p.numel() for p in model.parameters()),
         }
 
@@ -145,21 +142,22 @@ class Evaluation:
     def _agent(self, planned: bool, compiled: bool = False) -> Agent:
         return self.loaded.another(planned, self.config.seed, self.planner, compiled)
 
-    def _episodes(self, planned: bool) -> tuple[Rollout, float]:
-        """Play the episodes. Returns them and the mean number of calls of the model's step per decision."""
-        together = side_by_side(self.planner.deadline_ms if planned else 0)
-        agent, config = self._agent(planned, together == 1 and self.machine.compiled), self.config
+    def _episodes(self) -> tuple[Rollout, Rollout, Agent]:
+        """Play the episodes, with the planner and without. Returns both, and the agent that planned."""
+        config, together = self.config, side_by_side(self.planner.deadline_ms)
         settings = {"variation": config.randomise, "senses": self.senses, "drop": self._drop}
         episodes = EvaluationEpisodes(self.loaded.task, config.episodes, together, self._instruct, **settings)
-        try:
+        agent, policy = self._agent(True, together == 1 and self.machine.compiled), self._agent(False)
+        with closing(episodes):
             self._check_spaces(episodes.env)
             if config.drop_at_step >= episodes.limit:
                 least = f"below {episodes.limit}, an episode's control steps"
                 raise ConfigError(f"drop_at_step={config.drop_at_step}: {least}")
-            with progress_bar(episodes.steps, desc="with the planner" if planned else "policy alone") as bar:
-                return episodes.play(agent, config.seed, bar.update), agent.totals.model_calls_per_decision
-        finally:
-            episodes.close()
+            with progress_bar(episodes.steps, desc="with the planner") as bar:
+                planned = episodes.play(agent, config.seed, bar.update)
+            with progress_bar(episodes.steps, desc="policy alone") as bar:
+                alone = episodes.play(policy, config.seed, bar.update)
+        return planned, alone, agent
 
     @cached_property
     def memories(self) -> NearestFrames | None:

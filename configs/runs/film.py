@@ -1,6 +1,5 @@
 """rollout.mp4: a video of one episode, beside it the glyph of the current plan, below it what the cameras show."""
 
-import contextlib
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -58,21 +57,11 @@ def film(
     """
     aside = path.with_name(f".{path.name}.{os.getpid()}.mp4")
     step_seconds = 1 / env.metadata["render_fps"]
-    reel, video = Reel(agent, step_seconds, memories), contextlib.ExitStack()
-    begun: list = []  # the video, once there is a frame
-
-    def shoot(observation: Observation) -> None:
-        page = reel.show(frame(env, HEIGHT, WIDTH), observation)
-        if not begun:
-            writer = imageio.get_writer(aside, fps=round(1 / step_seconds), codec="libx264", quality=7)
-            begun.append(video.enter_context(writer))
-        if tick:
-            tick()
-        begun[0].append_data(page)
+    reel = Reel(agent, step_seconds, memories)
 
     def act(observation: Observation, own: Tensor) -> Tensor:
         action = agent.act(observation, own)
-        if not begun and agent.plan is not None:
+        if agent.plan is not None and reel.decision is None:
             first = sentence(agent.plan, agent.curve, step_seconds)
             for name in PLANS:
                 draw(first, path.with_name(name))
@@ -86,10 +75,16 @@ def film(
             shoot(step.observation)
         return ended
 
+    def shoot(observation: Observation) -> None:
+        page = reel.show(frame(env, HEIGHT, WIDTH), observation)
+        if tick:
+            tick()
+        video.append_data(page)
+
     try:
         vector = SyncVectorEnv([lambda: env], autoreset_mode=AutoresetMode.DISABLED)
         episodes = Episodes(vector, agent.model.senses, lambda i, number: episode_seed(seed, 2, i, number - 1))
-        with video:
+        with imageio.get_writer(aside, fps=round(1 / step_seconds), codec="libx264", quality=7) as video:
             play(episodes, agent, episode_limit(env) or ENDLESS, after, act=act)
         os.replace(aside, path)
     except RenderingUnavailable as error:

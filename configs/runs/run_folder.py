@@ -6,7 +6,7 @@ import io
 import json
 import os
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -16,8 +16,8 @@ from omegaconf import OmegaConf
 from configs.arguments import GROUPS
 from configs.reporting import say
 from configs.schema import RESUMABLE, TrainConfig
-from policies.storage.checkpoint import PROGRESS, check_resumable, newest, saved_in
-from policies.storage.folders import FolderError, locked, replace_file
+from policies.storage.checkpoint import LAST, PROGRESS, check_resumable, newest, saved_in
+from policies.storage.folders import FolderError, aside_of, locked, put, replace_file
 from worldmodel.learner import UPDATE_METRICS
 from worldmodel.strict import ConfigError, build
 
@@ -26,20 +26,33 @@ COLUMNS = (
     *("eval_return", "eval_std", "eval_policy_return", "eval_success", "eval_policy_success", *UPDATE_METRICS),
     "plan_std",
 )
+TIMES = ("env_steps", "seconds", "env_steps_per_second", "plan_ms")
+"""Columns of timing.csv: environment steps; seconds of training (without evaluations) so far, and steps per second;
+the mean milliseconds of the newest thousand plans."""
 PATIENCE_S = 60
 """How long to wait for a folder whose last run is still saving a checkpoint."""
+
+
+def point_last(path: Path) -> None:
+    """Point the link runs/last at a run's folder, if that is below runs/. Raises OSError."""
+    root = Path("runs").resolve()
+    if path.resolve().is_relative_to(root) and path.resolve() != root:
+        with aside_of(root / LAST) as link:
+            link.symlink_to(path.resolve().relative_to(root))
+            put(link, root / LAST)
 
 
 class RunFolder:
     """Paths and writers of one run folder.
 
-    Nothing in metrics.csv depends on wall-clock time, so identical runs write identical files.
+    Nothing in metrics.csv depends on wall-clock time, so identical runs write identical files; timing.csv has the times
+    for each of its rows.
     """
 
     def __init__(self, path: Path):
         self.path = path
         self.checkpoints = path / "checkpoints"
-        self.metrics = path / "metrics.csv"
+        self.metrics, self.timing = path / "metrics.csv", path / "timing.csv"
 
     @property
     def used(self) -> bool:
@@ -58,7 +71,8 @@ class RunFolder:
 
     def begin(self, config: dict) -> None:
         """Write the config and an empty metrics file, replacing those of an earlier run that saved no checkpoint."""
-        (self.path / "summary.json").unlink(missing_ok=True)
+        for name in ("summary.json", "timing.csv"):
+            (self.path / name).unlink(missing_ok=True)
         replace_file(self.path / "config.yaml", OmegaConf.to_yaml(config).encode())
         own = [f"loss_{name}" for name in config["learning"]["losses"]]
         replace_file(self.metrics, (",".join([*COLUMNS, *own]) + "\n").encode())
@@ -83,10 +97,16 @@ class RunFolder:
         return self.metrics.stat().st_size
 
     def rewind(self, size: int) -> None:
-        """Truncate metrics.csv to its `size` in bytes at a checkpoint. Raises FolderError if it is shorter."""
+        """Truncate metrics.csv to its `size` in bytes at a checkpoint, and timing.csv to as many rows.
+
+        Raises FolderError if metrics.csv is shorter.
+        """
         if not self.metrics.is_file() or self.metrics.stat().st_size < size:
             raise FolderError(f"{self.metrics}: shorter than at the checkpoint, which had {size} bytes")
         os.truncate(self.metrics, size)
+        if self.timing.is_file():
+            rows = self.timing.read_bytes().splitlines(keepends=True)
+            replace_file(self.timing, b"".join(rows[: self.metrics.read_bytes().count(b"\n")]))
 
     def log(self, row: dict[str, float | None]) -> None:
         """Append a row to metrics.csv; missing, None and NaN values stay empty.
@@ -95,15 +115,25 @@ class RunFolder:
         """
         with open(self.metrics) as file:
             columns = file.readline().strip().split(",")
-        text = io.StringIO()
-        cells = [_number(row.get(name)) for name in columns]
-        csv.writer(text, lineterminator="\n").writerow(cells)
-        with open(self.metrics, "a") as file:
-            file.write(text.getvalue())
+        _append(self.metrics, [_number(row.get(name)) for name in columns])
 
-    def summary(self, result: dict) -> None:
-        """Write summary.json."""
-        replace_file(self.path / "summary.json", (json.dumps(result, indent=1) + "\n").encode())
+    def log_times(self, times: dict[str, float | None]) -> None:
+        """Append a row to timing.csv, by the names of `TIMES`."""
+        if not self.timing.is_file():
+            _append(self.timing, TIMES)
+        _append(self.timing, [_number(times.get(name)) for name in TIMES])
+
+
+def _append(path: Path, cells: Sequence[str]) -> None:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerow(cells)
+    with open(path, "a") as file:
+        file.write(text.getvalue())
+
+
+def write_summary(folder: Path, result: dict) -> None:
+    """Write summary.json to the folder of a run or an evaluation."""
+    replace_file(folder / "summary.json", (json.dumps(result, indent=1) + "\n").encode())
 
 
 def _number(value: float | None) -> str:
@@ -127,10 +157,13 @@ class Progress:
 
 
 def leaves(keys: dict, place: str = "") -> dict[str, object]:
-    """Return the values of a config that are not groups, by their dotted names."""
+    """Return the values of a config that are not groups, by their dotted names; tuples as lists, as in a file."""
     found: dict[str, object] = {}
     for name, value in keys.items():
-        found |= leaves(value, f"{place}{name}.") if isinstance(value, dict) else {f"{place}{name}": value}
+        if isinstance(value, dict):
+            found |= leaves(value, f"{place}{name}.")
+        else:
+            found[f"{place}{name}"] = [*value] if isinstance(value, tuple) else value
     return found
 
 
@@ -197,26 +230,17 @@ def _changed(saved: dict, keys: dict, given: Collection[str]) -> TrainConfig:
     was, wanted, changed = leaves(saved), leaves(keys), copy.deepcopy(saved)
     for name in sorted({*given} - {"resume"}):
         place = GROUPS.get(name, name)
-        if below := [key for key in wanted if key.startswith(f"{place}.")]:
-            if not fixed(name):
-                raise ConfigError(f"{name}: a group; on resuming, its keys are given one by one, {below[0]}=")
-            if any(_plain(wanted[key]) != _plain(was[key]) for key in below):
-                raise _kept(name)
-        elif fixed(name):
-            if place not in was or _plain(wanted[place]) != _plain(was[place]):
-                raise _kept(name)
+        below = [key for key in wanted if key == place or key.startswith(f"{place}.")]
+        if fixed(name):
+            if not below or any(key not in was or wanted[key] != was[key] for key in below):
+                can = f"on resuming, {', '.join(RESUMABLE)} can change"
+                raise ConfigError(f"{name}: fixed when this run began; {can}")
+        elif below != [name]:
+            raise ConfigError(f"{name}: a group; on resuming, its keys are given one by one, {below[0]}=")
         else:
             group, _, leaf = name.rpartition(".")
             (changed[group] if group else changed)[leaf] = wanted[name]
     return build(TrainConfig, changed | {"resume": ""})
-
-
-def _plain(value: object) -> object:
-    return [*value] if isinstance(value, tuple) else value
-
-
-def _kept(name: str) -> ConfigError:
-    return ConfigError(f"{name}: fixed when this run began; on resuming, {', '.join(RESUMABLE)} can change")
 
 
 def _summary(path: Path) -> dict | None:

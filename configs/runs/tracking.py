@@ -7,12 +7,11 @@ run goes on without it. Nothing leaves this machine unless the tracker's own env
 import os
 from collections.abc import Callable, Mapping
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
 from worldmodel.errors import UserError, in_one_line
-
-NAMES = ("tensorboard", "wandb", "trackio")
 
 
 class Tracker(Protocol):
@@ -68,6 +67,7 @@ class Runs:
         if name == "wandb":
             own = {
                 "dir": str(folder),
+                "settings": self.library.Settings(disable_git=True, disable_code=True, console="off", silent=True),
                 "mode": os.environ.get("WANDB_MODE", "offline"),
                 "id": _id(folder),
                 "resume": "allow",
@@ -90,17 +90,19 @@ class Runs:
         self.run.finish()
 
 
+def check_installed(names: tuple[str, ...]) -> None:
+    """Raise UserError if a tracker is not installed."""
+    for name in names:
+        if find_spec(name) is None:
+            raise UserError(f"track=[{name}]: pip install 'semagram[{name}]' brings it")
+
+
 class Trackers:
     """All trackers of a run, of which each is dropped at its first error, in a line."""
 
     def __init__(self, names: tuple[str, ...], folder: Path, config: dict, label: str, say: Callable[[str], None]):
-        """Start the trackers `names`. Raises UserError if one is not installed."""
+        """Start the trackers `names`."""
         self.say, self.each = say, dict[str, Tracker]()
-        for name in names:
-            try:
-                import_module(name)
-            except ImportError as error:
-                raise UserError(f"track=[{name}]: pip install 'semagram[{name}]' brings it ({error})") from error
         for name in names:
             make = TensorBoard if name == "tensorboard" else lambda *a, name=name: Runs(name, *a)
             self._safely(name, lambda: self.each.__setitem__(name, make(folder, config, label)))  # noqa: B023  at once

@@ -44,11 +44,8 @@ def best(task: str) -> float | None:
 
 
 def scale(task: str) -> float | None:
-    """Return the return that normalises to 1: 1000 for DMControl, 1 for success rates, None if there is no scale."""
-    name = canonical(task)
-    if name in _published("tdmpc2"):
-        return 1.0 if re.match(r"mw-|myo-|(lift|pick|stack)-|turn-faucet", name) else 1000.0
-    return 1000.0 if re.fullmatch(r"[a-z]+(-[A-Za-z0-9]+)+", name) and not re.search(r"-v\d+$", name) else None
+    """Return the return that normalises to 1: 1000 for the tasks of dm_control's suite; None if there is no scale."""
+    return 1000.0 if canonical(task) in map(canonical, suite.NAMES) else None
 
 
 @cache

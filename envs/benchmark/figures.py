@@ -1,8 +1,7 @@
 """Learning curves and returns as figures: one run, a grid of tasks, or the episodes of an evaluation."""
 
 import io
-from collections.abc import Callable, Mapping, Sequence
-from functools import wraps
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -32,22 +31,12 @@ def save(path: Path | str, figure: Figure) -> None:
     replace_file(Path(path), drawn.getvalue())
 
 
-def _styled[**P](size: int) -> Callable[[Callable[P, Figure]], Callable[P, Figure]]:
-    """Draw a figure with letters of this size."""
-
-    def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
-        @wraps(draw)
-        def drawn(*given: P.args, **named: P.kwargs) -> Figure:
-            look: dict = {"font.size": size, "axes.titlesize": size + 1, "text.color": INK, "axes.labelcolor": INK}
-            with rc_context(look):
-                return draw(*given, **named)
-
-        return drawn
-
-    return styled
+def _letters(size: int) -> dict:
+    """Return Matplotlib's settings for a figure with letters of this size."""
+    return {"font.size": size, "axes.titlesize": size + 1, "text.color": INK, "axes.labelcolor": INK}
 
 
-@_styled(11)
+@rc_context(_letters(11))
 def learning_curve(curve: LearningCurve, task: str) -> Figure:
     """Draw one run: training returns, their moving mean, evaluations, TD-MPC2's published points."""
     figure = Figure(figsize=SIZE, dpi=DPI, layout="constrained")
@@ -70,15 +59,10 @@ def learning_curve(curve: LearningCurve, task: str) -> Figure:
     return figure
 
 
-@_styled(11)
+@rc_context(_letters(11))
 def paired_strips(samples: Mapping[str, Float[ndarray, " n"]], title: str) -> Figure:
-    """Draw a strip of dots per sample of returns, a line joining item i of each, with means and 95 % intervals.
-
-    Raises ValueError for no samples or samples of unequal size.
-    """
+    """Draw a strip of dots per sample of returns, a line joining item i of each, with means and 95 % intervals."""
     values = np.array(list(samples.values()), float)
-    if values.ndim != 2 or not values.size:
-        raise ValueError("no samples, or samples of unequal size, to draw")
     places = np.arange(len(values))
     figure = Figure(figsize=(1.5 + 1.8 * len(values), SIZE[1]), dpi=DPI, layout="constrained")
     axes = figure.add_subplot()
@@ -100,14 +84,9 @@ def paired_strips(samples: Mapping[str, Float[ndarray, " n"]], title: str) -> Fi
     return figure
 
 
-@_styled(9)
+@rc_context(_letters(9))
 def small_multiples(runs: Mapping[str, Sequence[LearningCurve]]) -> Figure:
-    """Draw a grid of tasks: a thin line per seed, their mean, their range as a band, and published returns.
-
-    Raises ValueError for no tasks.
-    """
-    if not runs:
-        raise ValueError("no tasks to draw")
+    """Draw a grid of tasks: a thin line per seed, their mean, their range as a band, and published returns."""
     columns = min(4, len(runs)) if len(runs) not in (5, 6, 9) else 3
     lines = -(-len(runs) // columns)
     figure = Figure(figsize=(TILE[0] * columns, TILE[1] * lines + 0.5), dpi=DPI, layout="constrained")
@@ -118,16 +97,8 @@ def small_multiples(runs: Mapping[str, Sequence[LearningCurve]]) -> Figure:
         _seeds(axes, curves)
         _published(axes, task, end)
         if (known := best(task)) is not None and 1.05 * end >= BEST_AT:
-            look: dict = {
-                "marker": "*",
-                "ms": 11,
-                "mfc": "white",
-                "mec": THEIRS,
-                "lw": 0,
-                "clip_on": False,
-                "zorder": 5,
-            }
-            axes.plot(BEST_AT, known, gid="best", label="best published", **look)
+            star = axes.plot(BEST_AT, known, lw=0, gid="best", label="best published")[0]
+            star.set(marker="*", ms=11, mfc="white", mec=THEIRS, clip_on=False, zorder=5)
         _axes(axes, end)
         axes.set_title(task, loc="left", fontweight="bold")
         key |= {label: line for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}

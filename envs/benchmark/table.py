@@ -80,16 +80,16 @@ def chosen(paths: Sequence[str | Path]) -> list[Result]:
     Raises UserError if there are none, or the same run twice, or one task at different numbers of steps (a mean would
     mix them), and ResultsError, OSError.
     """
-    results = [result for path in paths for result in read(path)]
+    results, where = [result for path in paths for result in read(path)], f"table={', '.join(map(str, paths))}"
     if not results:
-        raise UserError("no results")
+        raise UserError(f"{where}: no results")
+    lengths: dict[tuple, int] = {}
     runs = Counter((r.agent, r.task, r.seed, r.env_steps) for r in results)
-    if twice := sorted(run for run, count in runs.items() if count > 1):
-        raise UserError("twice {} on {}, seed {}, after {} steps".format(*twice[0]))
-    for agent, task in sorted({(r.agent, r.task) for r in results}):
-        lengths = sorted({r.env_steps for r in results if (r.agent, r.task) == (agent, task)})
-        if len(lengths) > 1:
-            raise UserError(f"{agent} on {task} after {' and '.join(map(str, lengths))} steps; keep the rows of one")
+    for (agent, task, seed, steps), count in sorted(runs.items()):
+        if count > 1:
+            raise UserError(f"{where}: twice {agent} on {task}, seed {seed}, after {steps} steps")
+        if (other := lengths.setdefault((agent, task), steps)) != steps:
+            raise UserError(f"{where}: {agent} on {task} after {other} and {steps} steps; keep the rows of one")
     return results
 
 
@@ -163,29 +163,27 @@ def markdown(table: Sequence[Row]) -> str:
     """
     head = ["task", "steps", "ours [95 %]", "per seed", "policy alone", "TD-MPC2", "ratio", "best published"]
     head += ["minutes", "GFLOP/step"]
-    lines = [head, ["---"] + ["---:"] * (len(head) - 1)]
+    lines = []
     for row in table:
-        ours, seeds = row.ours.show(_return), " ".join(map(_return, row.seeds))
+        ours = row.ours.show(_return)
         if row.ratio is not None and row.ratio >= 1:
             ours = re.sub(r"^\S+", r"**\g<0>**", ours)
-        cells = [row.task, steps(row.env_steps), ours, f"<sub>{seeds}</sub>", _return(row.policy)]
-        cells += [
-            _return(row.published),
-            _ratio(row.ratio),
-            _return(best(row.task) if row.env_steps == BEST_AT else None),
-        ]
-        lines.append([*cells, _plain(row.minutes), _plain(row.gflop)])
+        seeds, known = " ".join(map(_return, row.seeds)), best(row.task) if row.env_steps == BEST_AT else None
+        returns = [ours, f"<sub>{seeds}</sub>", _return(row.policy), _return(row.published), _ratio(row.ratio)]
+        costs = _number(row.minutes), _number(row.gflop)
+        lines.append([row.task, steps(row.env_steps), *returns, _return(known), *costs])
     scored = [row for row in table if scale(row.task)]
     if (all_runs := pooled(table)) is not None:
         both = [row for row in scored if row.published is not None]
         theirs, over_both = _mean(row.published for row in both), _mean(row.ours.estimate for row in both)
         ratio = over_both / theirs if over_both is not None and theirs else None
         of = f" (of {len(both)})" if len(both) not in (0, len(scored)) else ""
-        mean = [f"mean of {len(scored)}", "", _return(_mean(row.ours.estimate for row in scored)), ""]
-        mean += [_return(_mean(row.policy for row in scored)), _return(theirs) + of, _ratio(ratio), ""]
-        lines.append([*mean, _plain(_mean(row.minutes for row in scored)), _plain(_mean(row.gflop for row in scored))])
+        ours, policy = _mean(row.ours.estimate for row in scored), _mean(row.policy for row in scored)
+        mean = [_return(ours), "", _return(policy), _return(theirs) + of, _ratio(ratio), ""]
+        costs = _number(_mean(row.minutes for row in scored)), _number(_mean(row.gflop for row in scored))
+        lines.append([f"mean of {len(scored)}", "", *mean, *costs])
         lines.append(["interquartile mean", "", all_runs.show("{:.3f}".format), *[""] * (len(head) - 3)])
-    return _lines(lines)
+    return _table(head, lines)
 
 
 def common(results: Sequence[Result]) -> list[Result]:
@@ -201,20 +199,16 @@ def comparison(results: Sequence[Result]) -> str:
 
     The last column is the ratio of each agent's interquartile mean to the first agent's.
     """
-    names = agents(results)
-    tasks = [row.task for row in rows(results, names[0])]
-    lines = [["agent", *tasks, "interquartile mean", f"against {names[0]}"], ["---"] + ["---:"] * (len(tasks) + 2)]
-    reference = pooled(rows(results, names[0]))
-    for agent in names:
-        table = rows(results, agent)
-        cells, score = [row.ours.show("{:.0f}".format) for row in table], pooled(table)
-        if score is None or reference is None:
-            cells += [NONE, NONE]
-        else:
-            ratio = f"{score.estimate / reference.estimate:.2f}" if reference.estimate else NONE
-            cells += [score.show("{:.3f}".format), ratio]
-        lines.append([agent, *cells])
-    return _lines(lines)
+    tables = {agent: rows(results, agent) for agent in agents(results)}
+    first, *_ = tables
+    tasks, reference = [row.task for row in tables[first]], pooled(tables[first])
+    lines = []
+    for agent, table in tables.items():
+        score = pooled(table)
+        ratio = score.estimate / reference.estimate if score and reference and reference.estimate else None
+        pool = score.show("{:.3f}".format) if score else NONE
+        lines.append([agent, *(row.ours.show("{:.0f}".format) for row in table), pool, _ratio(ratio)])
+    return _table(["agent", *tasks, "interquartile mean", f"against {first}"], lines)
 
 
 def summary(results: Sequence[Result], agent: str) -> dict:
@@ -267,15 +261,11 @@ def steps(count: float) -> str:
 def _caption(results: Sequence[Result], agent: str) -> str:
     """Return one line on how the numbers were obtained: seeds, episodes, device, commit, meaning of the brackets."""
     runs = [r for r in results if r.agent == agent]
-    facts = {
-        "Seeds a task": _span(Counter((r.task, r.env_steps) for r in runs).values()),
-        "episodes a seed": _span([r.episodes for r in runs]),
-        "device": ", ".join(sorted({r.device for r in runs})),
-        "commit": ", ".join(sorted({r.commit for r in runs})),
-    }
+    seeds, episodes = _span(Counter((r.task, r.env_steps) for r in runs).values()), _span([r.episodes for r in runs])
+    devices, commits = (", ".join(sorted({getattr(r, name) for r in runs})) for name in ("device", "commit"))
     return (
-        "; ".join(f"{name}: {fact}" for name, fact in facts.items())
-        + ". Brackets: 95 % bootstrap interval over seeds (of three seeds, their range). "
+        f"Seeds a task: {seeds}; episodes a seed: {episodes}; device: {devices}; commit: {commits}. "
+        "Brackets: 95 % bootstrap interval over seeds (of three seeds, their range). "
         "Interquartile mean: of all runs as fractions of the task's ceiling, its interval stratified by task."
     )
 
@@ -284,8 +274,9 @@ def _span(counts: Collection[int]) -> str:
     return "–".join(map(str, sorted({min(counts), max(counts)})))
 
 
-def _lines(table: Sequence[Sequence[str]]) -> str:
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in table)
+def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    rule = ["---"] + ["---:"] * (len(head) - 1)
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, rule, *lines))
 
 
 def _mean(values) -> float | None:
@@ -294,12 +285,12 @@ def _mean(values) -> float | None:
 
 
 def _return(value: float | None) -> str:
-    return NONE if value is None else f"{value:.0f}" if abs(value) >= 10 else f"{value:.1f}"
+    return _number(value, ".1f", ".0f")
 
 
 def _ratio(value: float | None) -> str:
-    return NONE if value is None else f"{value:.2f}" if abs(value) < 10 else f"{value:.0f}"
+    return _number(value, ".2f", ".0f")
 
 
-def _plain(value: float | None) -> str:
-    return NONE if value is None else f"{value:.1f}"
+def _number(value: float | None, below_10: str = ".1f", else_: str = ".1f") -> str:
+    return NONE if value is None else format(value, below_10 if abs(value) < 10 else else_)

@@ -93,3 +93,9 @@ def success_rates(planned: Rollout, alone: Rollout) -> str:
     if planned.success_rate is None or alone.success_rate is None:
         return ""
     return f", success {planned.success_rate:.0%}, policy alone {alone.success_rate:.0%}"
+
+
+def in_words(planned: Rollout, alone: Rollout) -> str:
+    """Return the mean returns, with the planner and without, for people."""
+    mean, std = planned.returns.mean(), planned.returns.std()
+    return f"return {mean:.0f} ± {std:.0f}, policy alone {alone.returns.mean():.0f}{success_rates(planned, alone)}"
