@@ -26,7 +26,7 @@ GENERATED = "task"
 """The group most of whose choices are generated from a list of names (`configs.command.register`)."""
 TYPED = {"job": "task"}
 """A key of semagram-record as its user types it: Hydra would take `task` for the config group of that name."""
-OPEN = ("learning.losses",)
+OPEN = ("learning.losses", "task.kwargs")
 """Groups without keys of their own: what they hold is named by the user."""
 LEFT, WIDTH = 30, 120
 LINE = re.compile(
@@ -188,6 +188,9 @@ def check_groups(name: str, arguments: Sequence[str]) -> None:
     """
     groups = [entry.name for entry in entries(name) if entry.kind == "group"]
     for argument in arguments:
+        if argument.startswith("~") and (key := argument[1:].partition("=")[0]) in keys(name):
+            off = "false" if key == "video" else "<value>"
+            raise ConfigError(f"{argument}: a key cannot be left out; {key}={off}")
         group, _, value = argument.partition("=")
         names = value.split(",")
         if group in groups and not all(re.fullmatch(r"(?!null$)[A-Za-z_][\w.:-]*", name) for name in names):

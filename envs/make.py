@@ -129,10 +129,10 @@ def _gym(task: TaskConfig, render: bool) -> gymnasium.Env:
     """Create an installed Gymnasium environment. Raises ValueError if it is unknown or lacks a dependency."""
     try:
         with suite.quiet():
-            env = gymnasium.make(task.id, disable_env_checker=True)
+            env = gymnasium.make(task.id, disable_env_checker=True, **task.kwargs)
             if render and "rgb_array" in (env.metadata.get("render_modes") or ()):  # only known after construction
                 env.close()
-                env = gymnasium.make(task.id, disable_env_checker=True, render_mode="rgb_array")
+                env = gymnasium.make(task.id, disable_env_checker=True, **{"render_mode": "rgb_array", **task.kwargs})
             return env
     except (gymnasium.error.UnregisteredEnv, ModuleNotFoundError) as error:
         close = difflib.get_close_matches(task.id, gymnasium.registry, n=3) or [
@@ -144,6 +144,11 @@ def _gym(task: TaskConfig, render: bool) -> gymnasium.Env:
         ) from error
     except (gymnasium.error.Error, ImportError, ValueError) as error:
         raise UserError(f"task.id={task.id}: {_line(error)}") from error
+    except (TypeError, AssertionError) as error:
+        if not task.kwargs:
+            raise
+        given = ", ".join(f"{name}={value}" for name, value in task.kwargs.items())
+        raise UserError(f"task.kwargs: {task.id} does not take {given} ({_line(error)})") from error
 
 
 def _line(error: Exception) -> str:

@@ -85,6 +85,19 @@ RENAMED = {
     "by": "driver",
 }
 """Keys of earlier versions by their new names, of which a command may have one only."""
+ELSEWHERE = {
+    **dict.fromkeys(("env", "env_name", "environment"), "task"),
+    **dict.fromkeys(("env_id", "gym_id"), "task.id"),
+    **dict.fromkeys(("total_timesteps", "total_steps", "max_steps", "num_steps", "timesteps"), "steps"),
+    **dict.fromkeys(("lr", "learning_rate"), "learning.learning_rate"),
+    **dict.fromkeys(("num_envs", "n_envs"), "envs"),
+    **dict.fromkeys(("wandb", "tensorboard", "logger", "use_wandb"), "track"),
+    **dict.fromkeys(("save_video", "capture_video", "render"), "video"),
+    **dict.fromkeys(("exp_name", "run_name", "work_dir", "output_dir", "logdir"), "hydra.run.dir"),
+    **dict.fromkeys(("plugin", "import"), "plugins"),
+    "seeds": "seed",
+}
+"""What other frameworks call our keys."""
 
 
 def unknown(key: str, known: list[str]) -> str:
@@ -94,6 +107,8 @@ def unknown(key: str, known: list[str]) -> str:
         return f"{key}: now {' or '.join([name for name in names if name in known] or names)}"
     if why := REMOVED.get(key) or REMOVED.get(key.partition(".")[0]):
         return f"{key}: removed: {why}"
+    if (own := ELSEWHERE.get(key)) and (own in known or own.startswith("hydra.")):
+        return f"{key}: no such key; here it is {own}="
     group, _, leaf = key.rpartition(".")
     siblings = [k for k in known if k.rpartition(".")[0] == group] or [k for k in known if "." not in k] or known
     close = _alike(leaf, known, 1.0) or _alike(leaf, siblings, 0.6) or _alike(leaf, known, 0.8)
@@ -109,6 +124,8 @@ def _alike(leaf: str, keys: list[str], cutoff: float) -> list[str]:
 
 
 def _value(kind, value, where: str):
+    if kind is typing.Any:
+        return value
     if isinstance(kind, type) and is_dataclass(kind):
         if not isinstance(value, dict):
             raise ConfigError(f"{where}={value}: a group of keys ({', '.join(f.name for f in fields(kind))})")
@@ -130,7 +147,8 @@ def _value(kind, value, where: str):
         with suppress(OverflowError):  # if too large for a float: rejected below
             value = float(value)
     if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
-        raise ConfigError(f"{where}={value}: {_NAMES[kind]}")
+        whole = f", {value:.0f}" if kind is int and isinstance(value, float) and value.is_integer() else ""
+        raise ConfigError(f"{where}={value}: {_NAMES[kind]}{whole}")
     if kind is float and value != value:
         raise ConfigError(f"{where}={value}: a number, not NaN")
     return value
