@@ -24,6 +24,8 @@ EXTRAS = {"joblib": "sweep", "submitit_local": "cluster", "submitit_slurm": "clu
 FOLDER = Path(__file__).parent
 GENERATED = "task"
 """The group most of whose choices are generated from a list of names (`configs.command.register`)."""
+OPEN = ("learning.losses", "task.kwargs")
+"""Groups without keys of their own: what they hold is named by the user."""
 LEFT, WIDTH = 30, 120
 LINE = re.compile(
     r"(?P<indent> *)(?P<dash>- )?(?P<key>[\w/@ ]+?)(:| *$)(?P<value>(?: *(?:\"[^\"]*\"|\[[^\]]*\]|\{.*\}|[^# ][^#]*))?)"
@@ -152,6 +154,11 @@ def typed(key: str, value: object) -> str:
     return shlex.quote(word) if set(word) & set('"$`\\!') else f'"{word}"'  # the latter as a person would type
 
 
+def opened(arguments: Iterable[str]) -> list[str]:
+    """Return the arguments such that Hydra takes new keys in the groups whose keys a user names (`OPEN`)."""
+    return [f"++{text}" if re.match(rf"({'|'.join(OPEN)})[.=]", text) else text for text in arguments]
+
+
 def given() -> set[str]:
     """Return the dotted keys that the user set on the command line."""
     from hydra.core.hydra_config import HydraConfig
@@ -178,6 +185,9 @@ def check_groups(name: str, arguments: Sequence[str]) -> None:
     """
     groups = [entry.name for entry in entries(name) if entry.kind == "group"]
     for argument in arguments:
+        if argument.startswith("~") and (key := argument[1:].partition("=")[0]) in keys(name):
+            off = "false" if key == "video" else "<value>"
+            raise ConfigError(f"{argument}: a key cannot be left out; {key}={off}")
         group, _, value = argument.partition("=")
         names = value.split(",")
         if group in groups and not all(re.fullmatch(r"(?!null$)[A-Za-z_][\w.:-]*", name) for name in names):

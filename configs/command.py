@@ -77,7 +77,7 @@ class Command:
         from hydra.errors import HydraException
         from omegaconf.errors import OmegaConfBaseException
 
-        from configs.arguments import check_groups, explain
+        from configs.arguments import check_groups, explain, opened
         from configs.reporting import TRACEBACK, fail, refuse, unread
         from configs.sweep import stoppable
         from worldmodel.errors import in_one_line
@@ -86,6 +86,7 @@ class Command:
         try:
             check_groups(self.name, words)
             register(words)
+            sys.argv[1:] = opened(words)
             with stoppable(words), unread(quiet=not os.environ.get(TRACEBACK)):
                 hydra.main(version_base="1.3", config_path=str(HOME / "configs"), config_name=self.name)(self._begin)()
         except HydraException as error:
@@ -115,11 +116,13 @@ class Command:
         import warnings
 
         from configs.reporting import fail, tell
+        from worldmodel import registry
         from worldmodel.errors import warning_line
 
         warnings.formatwarning = warning_line
         logging.getLogger("robot.safety.gated").disabled = True  # the command reports faults itself
         try:
+            registry.load(keys.get("plugins", ()))
             config = checked(resolve_name(self.keys), keys) if self.keys else keys
             result = resolve_name(self.work)(config, folder)
         except Exception as error:
@@ -181,10 +184,12 @@ def composed(name: str, arguments: list[str]) -> dict:
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
+    from configs.arguments import opened
+
     register()
     within = GlobalHydra.instance().is_initialized()  # called from within another command
     with nullcontext() if within else initialize_config_dir(str(HOME / "configs"), version_base="1.3"):
-        return plain(compose(name, arguments))
+        return plain(compose(name, opened(arguments)))
 
 
 def plain(config) -> dict:

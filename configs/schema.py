@@ -18,17 +18,19 @@ from worldmodel.settings import LearningConfig, ModelConfig, PlannerConfig
 from worldmodel.strict import check_ranges, ranged
 
 DEFAULT_TASK = "cartpole-swingup"
-RESUMABLE = ("steps", "threads", "video", "compile", "evaluation", "checkpoint", "device")
+TRACKERS = ("tensorboard", "wandb", "trackio")
+RESUMABLE = ("steps", "threads", "video", "compile", "evaluation", "checkpoint", "device", "plugins", "track")
 """The keys of a training run that may change when it is resumed."""
 
 
 @dataclass(frozen=True)
 class MachineConfig:
-    """The device, the number of CPU threads, and whether to compile."""
+    """The device, the number of CPU threads, whether to compile; modules to import first (`worldmodel.registry`)."""
 
     device: str = "cpu"
     threads: int = ranged(1, low=1)
     compile: str = "auto"
+    plugins: tuple[str, ...] = ()
 
     def __post_init__(self):
         """Raise ValueError for a value out of range."""
@@ -55,6 +57,7 @@ class TrainConfig(LoopConfig, MachineConfig):
     task: TaskConfig = field(default_factory=lambda: TaskConfig(DEFAULT_TASK))
     randomise: Variation = field(default_factory=Variation)
     video: bool = True
+    track: tuple[str, ...] = ()
     resume: str = ""
 
     @property
@@ -65,6 +68,9 @@ class TrainConfig(LoopConfig, MachineConfig):
     def __post_init__(self):
         """Raise ValueError for a value out of range, or that does not fit the others."""
         LoopConfig.__post_init__(self)
+        for name in self.track:
+            if name not in TRACKERS:
+                raise UserError(f"track=[{','.join(self.track)}]: some of {', '.join(TRACKERS)}")
         MachineConfig.__post_init__(self)
         seen = self.perceived
         for name in ("demonstrations", "expert_takeover_prob"):
@@ -111,6 +117,7 @@ class EvaluateConfig(MachineConfig):
     episodes: int = ranged(10, low=1)
     seed: int = ranged(100, low=0, high=2**32 - 1)
     video: bool = False
+    timing: bool = False
     drop_senses: tuple[str, ...] = ()
     drop_at_step: int = ranged(0, low=0)
     instruction: str = ""

@@ -6,7 +6,7 @@ bit-identical observations and rewards, whatever the environment or the process 
 
 import difflib
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import gymnasium
 from gymnasium.wrappers import TimeLimit
@@ -17,6 +17,7 @@ from envs.settings import TaskConfig
 from envs.task_env import TaskEnv
 from envs.vector import Processes
 from sim.variation import Variation
+from worldmodel import registry
 from worldmodel.errors import UserError
 
 STATE_ALONE = Senses()
@@ -30,11 +31,13 @@ def make(
     variation: Variation | None = None,
     senses: Senses = STATE_ALONE,
     drop: Mapping[str, int] | None = None,
+    plugins: Sequence[str] = (),
 ) -> gymnasium.Env:
     """Create the environment of a task; with `render=True`, one that `envs.cameras.frame` can draw.
 
     `variation` says how the simulated SO-101 differs from its model from one episode to the next; only the arm's
     tasks support it. `drop`: the control step from which a sense is missing in each episode (`envs.missing`).
+    `plugins`: modules to import first, which another process may lack (`worldmodel.registry`).
 
     Observations: a Dict of the chosen `senses`. `observation.state`, Box (S,) float32: the environment's own keys in
     alphabetical order, flattened. `observation.images.<camera>`, Box (H, W, 3) uint8 (`envs.cameras`), with
@@ -48,12 +51,15 @@ def make(
         ValueError: for an unknown Gymnasium id, unsupported spaces, several tasks whose spaces differ, a variation of
             a task other than the arm's, or a sense that the task lacks or that cannot be rendered; one line.
     """
+    registry.load(plugins)
     if task.name == "multi":
         from envs.multi import Multi
 
         return Multi({part.name: make(part, render, variation, senses, drop) for part in task.parts})
     own = _build(task, render or bool(senses.cameras), variation)
     try:
+        for name in task.wrappers:
+            own = registry.find("wrapper", name)(own)
         env = TaskEnv(own, task, senses, _divergence(task))
         if not senses.cameras and not drop:
             return env
@@ -96,7 +102,7 @@ def make_vector(
     """
     if count < 1:
         raise UserError(f"envs={count}: at least 1")
-    one = functools.partial(make, task, variation=variation, senses=senses, drop=drop)
+    one = functools.partial(make, task, variation=variation, senses=senses, drop=drop, plugins=tuple(registry.loaded))
     if count > 1 and processes:
         return Processes(one, count)
     disabled = gymnasium.vector.AutoresetMode.DISABLED
@@ -123,10 +129,10 @@ def _gym(task: TaskConfig, render: bool) -> gymnasium.Env:
     """Create an installed Gymnasium environment. Raises ValueError if it is unknown or lacks a dependency."""
     try:
         with suite.quiet():
-            env = gymnasium.make(task.id, disable_env_checker=True)
+            env = gymnasium.make(task.id, disable_env_checker=True, **task.kwargs)
             if render and "rgb_array" in (env.metadata.get("render_modes") or ()):  # only known after construction
                 env.close()
-                env = gymnasium.make(task.id, disable_env_checker=True, render_mode="rgb_array")
+                env = gymnasium.make(task.id, disable_env_checker=True, **{"render_mode": "rgb_array", **task.kwargs})
             return env
     except (gymnasium.error.UnregisteredEnv, ModuleNotFoundError) as error:
         close = difflib.get_close_matches(task.id, gymnasium.registry, n=3) or [
@@ -138,6 +144,11 @@ def _gym(task: TaskConfig, render: bool) -> gymnasium.Env:
         ) from error
     except (gymnasium.error.Error, ImportError, ValueError) as error:
         raise UserError(f"task.id={task.id}: {_line(error)}") from error
+    except (TypeError, AssertionError) as error:
+        if not task.kwargs:
+            raise
+        given = ", ".join(f"{name}={value}" for name, value in task.kwargs.items())
+        raise UserError(f"task.kwargs: {task.id} does not take {given} ({_line(error)})") from error
 
 
 def _line(error: Exception) -> str:

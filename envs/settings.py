@@ -1,12 +1,14 @@
 """Task settings. Must not import torch or Gymnasium: commands read it to print help."""
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 from envs import suite
 from envs.instructions import INSTRUCTIONS, check
 from sim.so101.tasks import CONTROLS, DELTA, FULL, STATES
 from sim.so101.tasks import TASKS as ARM_TASKS
+from worldmodel import registry
 from worldmodel.errors import UserError
 
 NAMES: tuple[str, ...] = (*suite.NAMES, *ARM_TASKS)
@@ -30,7 +32,9 @@ class TaskConfig:
     """A task: a dm_control suite or SO-101 task by name, or `gym` with the `id` of a Gymnasium environment.
 
     Or `multi` with the `names` of several tasks of one body, one of which is chosen per episode (`envs.multi`); all
-    share the same settings. `instruction` overrides that of a single task, where language is observed.
+    share the same settings. `instruction` overrides that of a single task, where language is observed. `wrappers`: of
+    the unmodified environment, innermost first, by their names in `worldmodel.registry`. `kwargs`: arguments of a
+    Gymnasium environment.
 
     An action is held for `action_repeat` environment steps, which make up one control step (default: 2 for the suite,
     else 1). `max_control_steps` truncates an episode after that many control steps; 0 keeps the environment's own
@@ -50,10 +54,14 @@ class TaskConfig:
     state: str | None = None
     names: tuple[str, ...] = ()
     instruction: str = ""
+    wrappers: tuple[str, ...] = ()
+    kwargs: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self):
         """Fill in defaults. Raises ValueError, naming the key, for a task that cannot be made."""
         self._check_kind()
+        for name in self.wrappers:
+            registry.check("wrapper", name, "task.wrappers")
         object.__setattr__(self, "action_repeat", self.repeat)
         if self.repeat < 1:
             raise UserError(f"task.action_repeat={self.action_repeat}: at least 1")
@@ -108,6 +116,10 @@ class TaskConfig:
             find(self.name)
         if self.id and self.name != "gym":
             raise UserError(f"task.id={self.id}: only with task.name=gym, not with task.name={self.name}")
+        if self.kwargs and self.name != "gym":
+            raise UserError(
+                f"task.kwargs.{next(iter(self.kwargs))}=: only for Gymnasium environments, not {self.label}"
+            )
         if self.names and self.name != "multi":
             raise UserError(f"task.names=[{','.join(self.names)}]: only with task=multi, not with task={self.name}")
         if self.instruction:

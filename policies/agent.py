@@ -1,6 +1,8 @@
 """The acting agent: maps observations to actions, one token at a time."""
 
 import math
+import time
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 
@@ -9,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from policies.noise import Noise
+from policies.noise import make as own_noise
 from policies.text_encoder import WORDS, recognised
 from policies.tokens.curves import Curve
 from worldmodel.errors import UserError
@@ -88,7 +91,7 @@ class Agent:
         with a planner, `every` exceeds the control steps of a plan.
         """
         self.model, self.curve, self.planner = model, curve, planner
-        self.generator, self.noise = generator, Noise(explore, generator) if explore else None
+        self.generator, self.noise = generator, own_noise(explore, generator) if explore else None
         known = curve.length * (planner.config.horizon if planner else 1)
         if every > known and planner:
             raise UserError(f"planner.replan_every={every}: at most {known}, the control steps of a plan")
@@ -98,6 +101,7 @@ class Agent:
         self.std, self.wide = 0.0, False
         self.totals = Totals()
         self.planned = torch.zeros(0, dtype=torch.bool)  # (B,): where the planner made the decision in the last `act`
+        self.plan_ms: deque[float] = deque(maxlen=1000)  # milliseconds that each of the newest plans took
         self.forget()
 
     @classmethod
@@ -216,9 +220,11 @@ class Agent:
             whole = followed = tokens.cpu().unsqueeze(0)
             until, by_policy = torch.full((count,), one_token), torch.ones_like(due)
         else:
+            began = time.perf_counter()
             plan = self.planner.plan(
                 observation, self.warm_start, self.generator, deadline, self.reached, wide=self.wide
             )
+            self.plan_ms.append(1000 * (time.perf_counter() - began))
             self.plan, self.std = plan, float(plan.std[0].mean())
             self.totals.model_calls += plan.model_calls * int(due.sum())
             whole, by_policy = self._checked(plan, due)

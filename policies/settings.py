@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
+from worldmodel import registry
 from worldmodel.errors import UserError
 from worldmodel.strict import check, check_ranges, ranged
 
-NOISES = ("white", "pink", "mixed")
 EXPERT = "expert_action"
 """The key of an expert's next action in an environment's `info`, and of the request for it in reset options."""
 
@@ -14,15 +14,17 @@ EXPERT = "expert_action"
 class ReplayConfig:
     """Capacity of the replay in control steps, over all environments; with cameras at most `frames` steps.
 
-    A 64 x 64 frame takes 12 kB.
+    A 64 x 64 frame takes 12 kB. `sampler`: uniform, or one by its name in `worldmodel.registry`.
     """
 
     capacity: int = ranged(1_000_000, low=1, high=10**9)
     frames: int = ranged(100_000, low=1, high=10**9)
+    sampler: str = "uniform"
 
     def __post_init__(self):
         """Raise ValueError for a capacity out of range."""
         check_ranges("replay.", self)
+        registry.check("sampler", self.sampler, "replay.sampler")
 
     def room(self, cameras: bool) -> int:
         """Return how many steps are kept, with or without cameras."""
@@ -74,8 +76,7 @@ class LoopConfig:
     def __post_init__(self):
         """Raise ValueError for a value out of range."""
         check_ranges("", self)
-        if self.noise not in NOISES:
-            raise UserError(f"noise={self.noise}: one of {', '.join(NOISES)}")
+        registry.check("noise", self.noise, "noise")
 
 
 @dataclass(frozen=True)

@@ -61,13 +61,14 @@ class ArmConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class PlannerOptions:
-    """Which checkpoint plans, and with what. `planner` false: its policy alone decides."""
+    """Which checkpoint plans, and with what. `planner` false: its policy alone decides. `plugins`: imported first."""
 
     checkpoint: str = ""
     seed: int = ranged(100, low=0, high=2**32 - 1)
     device: str = "cpu"
     threads: int = ranged(1, low=1)
     planner: bool = True
+    plugins: tuple[str, ...] = ()
 
     def _check_checkpoint(self) -> None:
         if not self.checkpoint:

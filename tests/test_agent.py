@@ -9,12 +9,12 @@ import torch
 
 from policies.agent import Agent, Totals
 from policies.noise import COLOURS, Noise
-from policies.settings import NOISES
 from policies.tokens.curves import Curve
 from policies.training.episodes import episode_seed
 from policies.training.rollouts import rollout
 from worldmodel.observation import Observation
 from worldmodel.planner import Planner
+from worldmodel.registry import BUILT_IN
 from worldmodel.senses import STATE_KEY
 from worldmodel.settings import PlannerConfig
 
@@ -276,9 +276,9 @@ def test_an_exploring_agent_follows_its_plans_whatever_comes_of_them(make):
 # Exploration noise.
 
 
-@pytest.mark.parametrize("colour", NOISES)
+@pytest.mark.parametrize("colour", BUILT_IN["noise"])
 def test_each_draw_is_standard_normal(generator, colour):
-    assert set(COLOURS) == set(NOISES)
+    assert set(COLOURS) == set(BUILT_IN["noise"])
     noise = Noise(colour, generator)
     for _ in range(20):
         drawn = noise.draw(50, 400)

@@ -13,6 +13,7 @@ from jaxtyping import Float, UInt8
 from numpy.lib.stride_tricks import sliding_window_view
 from torch import Tensor, nn
 
+from worldmodel import registry
 from worldmodel import senses as naming
 from worldmodel.errors import UserError
 from worldmodel.layers import NormedLinear
@@ -163,6 +164,7 @@ class Encoder(nn.Module):
         naming.check(senses)
         self.keys = tuple(senses)
         self.parts = nn.ModuleList(_part(key, shape, config, dtype) for key, shape in senses.items())
+        self.in_patches = [key for key, part in zip(senses, self.parts, strict=True) if isinstance(part, PatchEncoder)]
         self.last = NormedLinear(config.width, config.latent, dtype=dtype, group=config.group)
         absent = torch.zeros(len(senses), config.width) if len(senses) > 1 else None
         self.register_parameter("absent", None if absent is None else nn.Parameter(absent))
@@ -194,6 +196,10 @@ def sense_dropout_mask(
 
 
 def _part(key: str, shape: tuple[int, ...], config: ModelConfig, dtype: torch.dtype) -> nn.Module:
+    """Make the encoder of one sense: a registered one, or ours where that has none for this sense."""
+    own = registry.find("encoder", config.encoder)
+    if own is not None and (part := own(key, shape, config, dtype)) is not None:
+        return part
     if naming.is_image(key):
         return PatchEncoder(shape[0], shape[1], config.vision, config.width, dtype)
     return NormedLinear(shape[0], config.width, dtype=dtype)

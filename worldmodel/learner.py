@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from worldmodel import registry
 from worldmodel.encoder import sense_dropout_mask
 from worldmodel.losses import METRICS, Batch, UpdateNoise, losses
 from worldmodel.model import WorldModel
@@ -54,11 +55,13 @@ class Learner:
         self.scale = torch.ones((), device=self.flat.device)
         self.gradient = torch.zeros_like(self.flat)
         self.grads = views(self.gradient, self.parameters)
+        self.own = {name: registry.find("loss", name) for name in config.losses}
+        self.metric_names = (*UPDATE_METRICS, *(f"loss_{name}" for name in self.own))
         self._losses = torch.compile(losses, dynamic=False) if compiled else losses
         self._adam = torch.compile(adam, dynamic=False) if compiled else adam
 
     def update(self, batch: Batch, generator: torch.Generator) -> Tensor:
-        """Take one step; return UPDATE_METRICS as a tensor (11,). Raises LearningFault before any weight changes."""
+        """Take one step; return what `metric_names` lists. Raises LearningFault before any weight changes."""
         self.learn(batch, self.noise(batch, generator))
         return self.metrics
 
@@ -74,13 +77,13 @@ class Learner:
 
     def learn(self, batch: Batch, noise: UpdateNoise) -> None:
         """Take one step with given noise; store the metrics in `metrics`. Raises LearningFault as `update` does."""
-        found = self._losses(self.model, self.target, batch, noise, self.scale, self.discount, self.config)
+        found = self._losses(self.model, self.target, batch, noise, self.scale, self.discount, self.config, self.own)
         gradients = torch.autograd.grad(found.total(self.config), self.parameters)
-        for grad, new in zip(self.grads, gradients, strict=True):
-            grad.copy_(new)
+        torch._foreach_copy_(self.grads, gradients)
+        shown = {name: getattr(found, name) for name in METRICS} | found.own
         norms = torch.stack([torch.linalg.vector_norm(self.gradient[group]) for group in self.groups])
         if not math.isfinite(float(norms.sum())):
-            bad = [name for name in METRICS if not torch.isfinite(getattr(found, name))]
+            bad = [name for name, value in shown.items() if not torch.isfinite(value)]
             raise LearningFault(f"update {self.updates}: {', '.join(bad) or 'the gradient'} is not finite")
         self.updates += 1
         powers = [1 - self.BETA1**self.updates, 1 - self.BETA2**self.updates]
@@ -93,8 +96,8 @@ class Learner:
             self.target_flat.lerp_(self.flat[self.value_segment], self.config.tau)
             self.average.lerp_(self.flat, max(1 / self.updates, 1 / self.config.ema_updates))
             self.scale.lerp_(width(found.values).clamp(min=1.0), 0.01)
-        parts = torch.stack([getattr(found, name).detach() for name in METRICS])
-        self.metrics = torch.cat([parts, norms[:1], self.scale.view(1)])
+        parts = [torch.stack([shown[name].detach() for name in METRICS]), norms[:1], self.scale.view(1)]
+        self.metrics = torch.cat([*parts, *(value.detach().view(1) for value in found.own.values())])
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return what a bit-identical resume needs in addition to the acting model's state."""

@@ -3,7 +3,9 @@
 Letters in shapes: H tokens in each of B windows, P numbers in a token, D in a latent, n senses, E heads of N bins.
 """
 
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from types import MappingProxyType
 
 import torch
 import torch.nn.functional as F
@@ -57,11 +59,31 @@ class UpdateNoise:
 
 
 @dataclass(frozen=True)
+class LossInputs:
+    """What a registered loss is computed from, besides the model and the batch.
+
+    latents (H+1, B, D): encoded from the first observation, then imagined after each token. targets (H+1, B, D):
+    encoded from each observation, without gradients.
+    """
+
+    model: WorldModel
+    batch: Batch
+    latents: Float[Tensor, "K B D"]
+    targets: Float[Tensor, "K B D"]
+
+
+OwnLosses = Mapping[str, Callable[[LossInputs], Tensor]]
+"""Registered losses by name."""
+NONE: OwnLosses = MappingProxyType({})
+
+
+@dataclass(frozen=True)
 class Losses:
     """Losses and statistics of a batch, each (), by the names under which they are recorded (`METRICS`).
 
     `loss_policy` is a weighted sum; the others lack their `*_coef`, but steps ahead are weighted by powers of `rho`.
-    `policy_entropy`: estimated from the policy's samples, whose values are `values` (B,), of mean `value_mean`.
+    `policy_entropy`: estimated from the policy's samples, whose values are `values` (B,), of mean `value_mean`. `own`:
+    the registered losses by name.
     """
 
     loss_consistency: Tensor
@@ -74,10 +96,11 @@ class Losses:
     loss_agreement: Tensor
     loss_contrast: Tensor
     values: Float[Tensor, " B"]
+    own: dict[str, Tensor] = field(default_factory=dict)
 
     def total(self, config: LearningConfig) -> Tensor:
         """Return the weighted sum () to minimise."""
-        return (
+        total = (
             config.consistency_coef * self.loss_consistency
             + config.reward_coef * self.loss_reward
             + config.value_coef * self.loss_value
@@ -86,9 +109,12 @@ class Losses:
             + config.contrastive_coef * self.loss_contrast
             + config.modality_consistency_coef * self.loss_agreement
         )
+        for name, loss in self.own.items():
+            total = total + config.losses[name] * loss
+        return total
 
 
-METRICS = tuple(field.name for field in fields(Losses) if field.name != "values")
+METRICS = tuple(field.name for field in fields(Losses) if field.name not in ("values", "own"))
 
 
 def losses(
@@ -99,24 +125,30 @@ def losses(
     scale: Tensor,
     discount: float,
     config: LearningConfig,
+    own: OwnLosses = NONE,
 ) -> Losses:
     """Compute the losses of a batch.
 
     `scale`: the current range of returns, which makes the policy's step independent of the reward's unit. `discount`:
-    over a whole token. World-model and value losses train the encoder; the policy loss trains only the policy, except
-    on demonstrations: there it only imitates, and also trains the encoder. Structure: Hansen et al. 2024 (arXiv
-    2310.16828), eq. 3-5, with returns over the whole window, a continue head, value and policy losses on the first
-    latent only.
+    over a whole token. `own`: registered losses to compute, too. World-model and value losses train the encoder; the
+    policy loss trains only the policy, except on demonstrations: there it only imitates, and also trains the encoder.
+    Structure: Hansen et al. 2024 (arXiv 2310.16828), eq. 3-5, with returns over the whole window, a continue head,
+    value and policy losses on the first latent only.
     """
     with torch.no_grad():
         ahead, returns = targets(model, target, batch, noise.value_noise, discount)
     first = batch.seen.map(lambda x: x[0])
     start, whole = encode_with_dropout(model, first, noise.sense_mask)
     agreement = (start - whole).square().mean()
-    consistency, contrast, reward, continuation = world_losses(model, start, whole, ahead, batch, config)
+    consistency, contrast, reward, continuation, imagined = world_losses(model, start, whole, ahead, batch, config)
     heads = model.value(start, batch.token[0])
     value = (batch.valid[0] * twohot_cross_entropy(heads, returns)).mean()
     policy, log_density, values = policy_loss(model, start, heads, batch, noise.policy_noise, scale, config)
+    extra = {}
+    if own:
+        latents, encoded = torch.stack([start, *imagined]), torch.cat([whole.unsqueeze(0), ahead])
+        inputs = LossInputs(model, batch, latents, encoded)
+        extra = {name: loss(inputs) for name, loss in own.items()}
     return Losses(
         loss_consistency=consistency,
         loss_reward=reward,
@@ -128,6 +160,7 @@ def losses(
         loss_agreement=agreement,
         loss_contrast=contrast,
         values=values.detach(),
+        own=extra,
     )
 
 
@@ -184,8 +217,8 @@ def world_losses(
     ahead: Float[Tensor, "H B D"],
     batch: Batch,
     config: LearningConfig,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Roll out from the first latents z and return four losses (): consistency, contrast, reward, continuation.
+) -> tuple[Tensor, Tensor, Tensor, Tensor, list[Tensor]]:
+    """Roll out from the first latents z: return four losses (): consistency, contrast, reward, continuation; latents.
 
     `whole`: the same latents encoded from all senses; `ahead`: the target latents after each token. Token t counts
     rho^t. The contrast is 0 if the model has no camera or the loss has weight 0.
@@ -194,11 +227,13 @@ def world_losses(
     contrasted = config.contrastive_coef > 0 and model.sees
     weight = batch.valid * config.rho ** torch.arange(steps, device=z.device).unsqueeze(1)
     consistency, contrast, features = torch.zeros((), device=z.device), torch.zeros((), device=z.device), []
+    imagined = []
     if contrasted:
         contrast, moments = UNLIKE * variance_loss(z), torch.cat([whole.unsqueeze(0), ahead])
         there = torch.cat([torch.ones_like(batch.valid[:1]), batch.valid])
     for t, (latent, feature) in enumerate(model.unroll(z, batch.token)):
         features.append(feature)
+        imagined.append(latent)
         # No latent follows a termination, so there is nothing to predict beyond it.
         known = weight[t] * batch.continues[t]
         consistency = consistency + (known * (latent - ahead[t]).square().mean(-1)).mean() / steps
@@ -210,7 +245,7 @@ def world_losses(
     outcome = model.outcome(torch.cat(features))
     reward = (weight * twohot_cross_entropy(outcome[:, :-1], batch.reward.flatten())).mean()
     ends = F.binary_cross_entropy_with_logits(outcome[:, -1], continues, reduction="none")
-    return consistency, contrast, reward, (weight * ends).mean()
+    return consistency, contrast, reward, (weight * ends).mean(), imagined
 
 
 def contrastive_loss(

@@ -97,10 +97,10 @@ class WorldModel(nn.Module):
     def preprocess(self, observation: Observation) -> Observation:
         """Prepare an observation for `encode`: cut frames into patches and move to the device. Uses no weights.
 
-        Cameras: (B, F, H, W, 3) uint8, with the F frames of `vision.frame_lags`.
+        Cameras: (B, F, H, W, 3) uint8, with the F frames of `vision.frame_lags`; a registered encoder gets them whole.
         """
         side = self.config.vision.patch
-        cut = {key: patches(value, side) for key, value in observation.values.items() if naming.is_image(key)}
+        cut = {key: patches(observation.values[key], side) for key in self.encoder.in_patches}
         return observation.with_values(cut).to(self.device)
 
     def encode(self, observation: Observation) -> Float[Tensor, "B D"]:

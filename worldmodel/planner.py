@@ -1,20 +1,25 @@
 """The planner: `mppi` on the world model, within a budget of iterations, of time, or both."""
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from worldmodel import registry
 from worldmodel.model import WorldModel
 from worldmodel.mppi import Plan, Search, Step, WarmStart, mppi, refine
 from worldmodel.observation import Observation
 from worldmodel.settings import PlannerConfig
 
+Score = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""f(z (B, D), w (B, P), z' (B, D)) -> (B,): what a token is worth besides its reward, in the reward's unit."""
 
-def search_in(model: WorldModel, discount: float) -> Search:
-    """Return the model as the search knows it; `discount` is over one whole token.
+
+def search_in(model: WorldModel, discount: float, score: Score | None = None) -> Search:
+    """Return the model as the search knows it; `discount` is over one whole token, `score` is added to each reward.
 
     The state (B, D + A) is a latent and where the previous token ended, from which a joined token continues; without
     joined tokens A is 0.
@@ -35,8 +40,10 @@ def search_in(model: WorldModel, discount: float) -> Search:
     def step(state: Float[Tensor, "B S"], points: Float[Tensor, "B P"]) -> Step:
         z, end = state.split([size, model.shared], -1)
         w = model.token(points, end)
-        z, reward, continues = model.step(z, w)
-        return Step(w, join(z, model.ends(w)), reward, continues)
+        following, reward, continues = model.step(z, w)
+        if score is not None:
+            reward = reward + score(z, w, following)
+        return Step(w, join(following, model.ends(w)), reward, continues)
 
     def value(state: Float[Tensor, "B S"]) -> Float[Tensor, " B"]:
         z, end = state.split([size, model.shared], -1)
@@ -53,11 +60,22 @@ def join(z: Float[Tensor, "B D"], end: Float[Tensor, "B A"]) -> Float[Tensor, "B
 class Planner:
     """Plans from B observations at once; each stage is compiled by itself."""
 
-    def __init__(self, model: WorldModel, discount: float, config: PlannerConfig, compiled: bool = False):
-        """Wrap a model for planning. `discount` is over one whole token; `compiled` uses torch.compile."""
-        self.model, self.discount, self.config = model, discount, config
+    def __init__(
+        self,
+        model: WorldModel,
+        discount: float,
+        config: PlannerConfig,
+        compiled: bool = False,
+        score: Score | None = None,
+    ):
+        """Wrap a model for planning. `discount` is over one whole token; `compiled` uses torch.compile.
+
+        `score`: added to the imagined reward of each token.
+        """
+        self.model, self.discount, self.config, self.score = model, discount, config, score
         wrap = (lambda f: torch.compile(f, dynamic=False)) if compiled else (lambda f: f)
-        search = search_in(model, discount)
+        self.algorithm = registry.find("planner", config.algorithm)
+        search = search_in(model, discount, score)
         self.search = replace(search, propose=wrap(search.propose))
         self._encode, self._step, self._refine = wrap(model.encode), wrap(model.step), wrap(refine)
 
@@ -65,11 +83,13 @@ class Planner:
     def predict(
         self, z: Float[Tensor, "B D"], w: Float[Tensor, "B P"]
     ) -> tuple[Float[Tensor, " B"], Float[Tensor, " B"]]:
-        """Return the imagined reward of one token, and the effective discount of what follows it.
+        """Return the imagined reward (with the score) of one token, and the effective discount of what follows it.
 
         The latter is the discount over one whole token times the probability that the episode continues.
         """
-        _, reward, continues = self._step(z, w)
+        following, reward, continues = self._step(z, w)
+        if self.score is not None:
+            reward = reward + self.score(z, w, following)
         return reward, self.discount * continues
 
     @torch.no_grad()
@@ -98,4 +118,6 @@ class Planner:
         noise = torch.randn(shape, generator=generator).to(z.device)
         root = join(z, z.new_zeros(len(z), self.model.shared) if start is None else start.to(z.device))
         late = lambda: deadline is not None and time.perf_counter() >= deadline  # noqa: E731
+        if self.algorithm is not None:
+            return replace(self.algorithm(self.search, root, warm_start, noise, config, late), latent=z)
         return replace(mppi(self.search, root, warm_start, noise, config, late, self._refine), latent=z)

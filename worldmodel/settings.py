@@ -1,7 +1,9 @@
 """Settings of the world model, its learning and its planner. Free of torch: commands import it to print help."""
 
+import math
 from dataclasses import dataclass, field
 
+from worldmodel import registry
 from worldmodel.errors import UserError
 from worldmodel.strict import check, check_ranges, ranged
 
@@ -51,7 +53,10 @@ class VisionConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Sizes of the nets, and the precision of their matrix products (`precision`: auto, bf16 or fp32)."""
+    """Sizes of the nets, and the precision of their matrix products (`precision`: auto, bf16 or fp32).
+
+    `encoder`: what encodes each sense, by its name in `worldmodel.registry`.
+    """
 
     latent: int = ranged(128, low=1, high=2**14)
     group: int = ranged(8, low=1, high=2**14)
@@ -59,12 +64,14 @@ class ModelConfig:
     bins: int = ranged(101, low=3, high=2**10)
     value_heads: int = ranged(2, low=1, high=64)
     precision: str = "auto"
+    encoder: str = "default"
     token: TokenConfig = field(default_factory=TokenConfig)
     vision: VisionConfig = field(default_factory=VisionConfig)
 
     def __post_init__(self):
         """Raise ValueError for a size out of range, an unknown precision, or if `latent` is no multiple of `group`."""
         check_ranges("model.", self)
+        registry.check("encoder", self.encoder, "model.encoder")
         if self.latent % self.group:
             raise UserError(f"model.latent={self.latent}: a multiple of model.group={self.group}")
         if self.precision not in ("auto", "bf16", "fp32"):
@@ -77,6 +84,7 @@ class LearningConfig:
 
     `horizon` counts tokens. Weights of losses end in `_coef`; `*_lr_scale` multiply `learning_rate`. With cameras
     `vision_lr_scale` replaces `encoder_lr_scale`. `tau` is the step of the target network towards the newest weights.
+    `losses`: weights of registered losses, by their names in `worldmodel.registry`.
     """
 
     batch_size: int = ranged(128, low=1, high=2**16)
@@ -101,15 +109,22 @@ class LearningConfig:
     modality_consistency_coef: float = ranged(20.0, low=0)
     random_shift_px: int = ranged(4, low=0, high=32)
     contrastive_coef: float = ranged(0.5, low=0)
+    losses: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self):
         """Raise ValueError for a value outside its range."""
         check_ranges("learning.", self)
+        for name, weight in self.losses.items():
+            registry.check("loss", name, "learning.losses")
+            if not math.isfinite(weight):
+                raise UserError(f"learning.losses.{name}={weight}: a finite number")
 
 
 @dataclass(frozen=True)
 class PlannerConfig:
-    """MPPI over plans of tokens, guided by the policy: the keys `planner.*`, explained in configs/train.yaml.
+    """The search over plans of tokens, guided by the policy: the keys `planner.*`, explained in configs/train.yaml.
+
+    `algorithm`: mppi, or one by its name in `worldmodel.registry`.
 
     Training ignores `anchor`, `deadline_ms` and `td_check_steps`: an agent that stays near its policy, or that gives up
     a plan that fails, discovers nothing new.
@@ -129,9 +144,11 @@ class PlannerConfig:
     deadline_ms: float = ranged(0.0, low=0)
     replan_every: int = ranged(0, low=0)
     td_check_steps: int = ranged(30, low=0)
+    algorithm: str = "mppi"
 
     def __post_init__(self):
         """Raise ValueError for a value out of range."""
         check_ranges("planner.", self)
+        registry.check("planner", self.algorithm, "planner.algorithm")
         check("planner.", self, "policy_samples elites", 1, high=self.samples - 1, why=" (planner.samples - 1)")
         check("planner.", self, "min_std", above=0, high=self.std, why=" (planner.std)")

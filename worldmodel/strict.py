@@ -15,11 +15,11 @@ class ConfigError(UserError):
     """Raised for an invalid key or value; the message is one line and says what would be valid."""
 
 
-def build[T](cls: type[T], data: dict, where: str = "", whole: bool = False) -> T:
+def build[T](cls: type[T], data: dict, where: str = "") -> T:
     """Build the dataclass `cls` from nested plain data, with strict types: 1 is not a bool and 5.0 is not an int.
 
-    A missing key takes its default; with `whole`, used for saved settings, every key must be present at every level.
-    Raises ConfigError naming the full key, which begins with `where`.
+    A missing key takes its default, so that settings saved before a key was added stay readable. Raises ConfigError
+    naming the full key, which begins with `where`.
     """
     assert is_dataclass(cls)
     known = {f.name: f for f in fields(cls)}
@@ -30,8 +30,8 @@ def build[T](cls: type[T], data: dict, where: str = "", whole: bool = False) -> 
     values = {}
     for name, f in known.items():
         if name in data:
-            values[name] = _value(kinds[name], data[name], f"{where}{name}", whole)
-        elif whole or (f.default is MISSING and f.default_factory is MISSING):
+            values[name] = _value(kinds[name], data[name], f"{where}{name}")
+        elif f.default is MISSING and f.default_factory is MISSING:
             raise ConfigError(f"{where}{name}: missing")
     try:
         return cls(**values)
@@ -85,6 +85,19 @@ RENAMED = {
     "by": "driver",
 }
 """Keys of earlier versions by their new names, of which a command may have one only."""
+ELSEWHERE = {
+    **dict.fromkeys(("env", "env_name", "environment"), "task"),
+    **dict.fromkeys(("env_id", "gym_id"), "task.id"),
+    **dict.fromkeys(("total_timesteps", "total_steps", "max_steps", "num_steps", "timesteps"), "steps"),
+    **dict.fromkeys(("lr", "learning_rate"), "learning.learning_rate"),
+    **dict.fromkeys(("num_envs", "n_envs"), "envs"),
+    **dict.fromkeys(("wandb", "tensorboard", "logger", "use_wandb"), "track"),
+    **dict.fromkeys(("save_video", "capture_video", "render"), "video"),
+    **dict.fromkeys(("exp_name", "run_name", "work_dir", "output_dir", "logdir"), "hydra.run.dir"),
+    **dict.fromkeys(("plugin", "import"), "plugins"),
+    "seeds": "seed",
+}
+"""What other frameworks call our keys."""
 
 
 def unknown(key: str, known: list[str]) -> str:
@@ -94,6 +107,8 @@ def unknown(key: str, known: list[str]) -> str:
         return f"{key}: now {' or '.join([name for name in names if name in known] or names)}"
     if why := REMOVED.get(key) or REMOVED.get(key.partition(".")[0]):
         return f"{key}: removed: {why}"
+    if (own := ELSEWHERE.get(key)) and (own in known or own.startswith("hydra.")):
+        return f"{key}: no such key; here it is {own}="
     group, _, leaf = key.rpartition(".")
     siblings = [k for k in known if k.rpartition(".")[0] == group] or [k for k in known if "." not in k] or known
     close = _alike(leaf, known, 1.0) or _alike(leaf, siblings, 0.6) or _alike(leaf, known, 0.8)
@@ -108,45 +123,48 @@ def _alike(leaf: str, keys: list[str], cutoff: float) -> list[str]:
     return [key for key, part in zip(keys, parts, strict=True) if part in names][:3]
 
 
-def _value(kind, value, where: str, whole: bool):
+def _value(kind, value, where: str):
+    if kind is typing.Any:
+        return value
     if isinstance(kind, type) and is_dataclass(kind):
         if not isinstance(value, dict):
             raise ConfigError(f"{where}={value}: a group of keys ({', '.join(f.name for f in fields(kind))})")
-        return build(kind, value, f"{where}.", whole)
+        return build(kind, value, f"{where}.")
     if isinstance(kind, types.UnionType):
-        return _either(typing.get_args(kind), value, where, whole)
+        return _either(typing.get_args(kind), value, where)
     if typing.get_origin(kind) is dict:
-        group = _value(dict, value, where, whole)
-        return {key: _value(typing.get_args(kind)[1], item, f"{where}.{key}", whole) for key, item in group.items()}
+        group = _value(dict, value, where)
+        return {key: _value(typing.get_args(kind)[1], item, f"{where}.{key}") for key, item in group.items()}
     if (sequence := typing.get_origin(kind)) in (list, tuple):
         if not isinstance(value, list | tuple):
             one = typing.get_args(kind)[0]
             example = value if isinstance(value, one) else _EXAMPLES[one]
             raise ConfigError(f"{where}={value}: a list, e.g. {where}=[{example}]")
-        return sequence(_value(typing.get_args(kind)[0], item, where, whole) for item in value)
+        return sequence(_value(typing.get_args(kind)[0], item, where) for item in value)
     if kind is str and isinstance(value, bool):
         value = str(value).lower()  # compile=true arrives as a bool
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         with suppress(OverflowError):  # if too large for a float: rejected below
             value = float(value)
     if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
-        raise ConfigError(f"{where}={value}: {_NAMES[kind]}")
+        whole = f", {value:.0f}" if kind is int and isinstance(value, float) and value.is_integer() else ""
+        raise ConfigError(f"{where}={value}: {_NAMES[kind]}{whole}")
     if kind is float and value != value:
         raise ConfigError(f"{where}={value}: a number, not NaN")
     return value
 
 
-def _either(kinds: tuple, value, where: str, whole: bool):
+def _either(kinds: tuple, value, where: str):
     """Convert the value to the first of several types that accepts it; the error is that of the last."""
     if value is None and type(None) in kinds:
         return None
     *others, last = (kind for kind in kinds if kind is not type(None))
     for kind in others:
         try:
-            return _value(kind, value, where, whole)
+            return _value(kind, value, where)
         except ConfigError:
             continue
-    return _value(last, value, where, whole)
+    return _value(last, value, where)
 
 
 _EXAMPLES = {str: "a,b", int: "1,2", float: "0.1,0.2"}

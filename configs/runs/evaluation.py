@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -54,11 +54,12 @@ class Evaluation:
         """Load the checkpoint that `config` names. Raises ConfigError, FolderError."""
         if not config.checkpoint:
             raise ConfigError("checkpoint=: a run folder or a checkpoint, e.g. checkpoint=runs/walker-walk/<run>")
-        machine = prepare(config)
         loaded = load_agent(config.checkpoint, config.seed, config.device, config.threads)
         changed = {name: value for name, value in config.planner.items() if value is not None}
         planner = build(PlannerConfig, asdict(loaded.spec.planner) | changed, "planner.")
         _check_senses(config, Senses.of(loaded.spec.senses).names)
+        clocked = config.timing or bool(planner.deadline_ms)  # else nothing depends on speed
+        machine = prepare(config if clocked else replace(config, compile="false"))
         return cls(config, machine, loaded, planner)
 
     @property
@@ -74,7 +75,7 @@ class Evaluation:
         if (folder / "config.yaml").exists():
             raise FolderError(f"hydra.run.dir={folder}: a run's own folder, whose summary.json would be lost")
         agreement = self._agreement()  # first, so that a damaged replay fails before the episodes are played
-        planned, alone, imagined = self._episodes()
+        planned, alone, agent = self._episodes()
         config, spec = self.config, self.loaded.spec
         result = {
             "task": self.loaded.task.label,
@@ -90,7 +91,7 @@ class Evaluation:
             "policy_return_interval": _interval(alone),
             "policy_returns": _rounded(alone.returns),
             "task_of_each": list(planned.tasks) or None,
-            **self._costs(imagined),
+            **self._costs(agent),
             "device": str(self.machine.device),
             "versions": versions(),
             "agreement": agreement,
@@ -100,17 +101,17 @@ class Evaluation:
         folder.mkdir(parents=True, exist_ok=True)
         write_summary(folder, result)
         self._draw(folder, planned, alone)
-        say(f"{in_words(planned, alone)}, {result['plan_ms_p50']:.1f} ms a plan: {folder}")
+        timed = f", {result['plan_ms_p50']:.1f} ms a plan" if self.config.timing else ""
+        say(f"{in_words(planned, alone)}{timed}: {folder}")
         return result
 
-    def _costs(self, imagined: float) -> dict:
-        """Return time and arithmetic of the training and of a decision.
-
-        `imagined`: mean calls of the model's step per decision.
-        """
+    def _costs(self, agent: Agent) -> dict:
+        """Return time and arithmetic of the training and of a decision; `agent`: the one that planned the episodes."""
         spec, path, model = self.loaded.spec, self.loaded.path, self.loaded.agent.model
-        agent = self._agent(True, self.machine.compiled)
-        pace = measure(self.loaded.task, self.senses, agent)
+        pace = None
+        if self.config.timing:
+            pace = measure(self.loaded.task, self.senses, self._agent(True, self.machine.compiled))
+        imagined = agent.totals.model_calls_per_decision
         plan = plan_gflop(model, spec.model.token.discount(spec.discount), self.planner, imagined)
         update = _recorded(path.parent.parent / "summary.json", "update_gflop")
         trained = round(_recorded(path / PROGRESS, "seconds") or 0, 1) or None
@@ -120,9 +121,9 @@ class Evaluation:
             "gflop_per_control_step": None if update is None else round(update + plan / agent.steps_per_decision, 3),
             "plan_gflop": round(plan, 6),
             "imagined_per_plan": round(imagined, 1),
-            "decisions_per_second": round(pace.per_second, 1),
-            "plan_ms_p50": round(pace.percentile(50), 3),
-            "plan_ms_p99": round(pace.percentile(99), 3),
+            "decisions_per_second": pace and round(pace.per_second, 1),
+            "plan_ms_p50": pace and round(pace.percentile(50), 3),
+            "plan_ms_p99": pace and round(pace.percentile(99), 3),
             "parameters": sum(p.numel() for p in model.parameters()),
         }
 
@@ -144,11 +145,8 @@ class Evaluation:
         settings = self.planner, spec.discount, spec.sentences
         return Agent.acting(self.loaded.agent.model, *settings, generator, planned, compiled)
 
-    def _episodes(self) -> tuple[Rollout, Rollout, float]:
-        """Play the episodes, with the planner and without.
-
-        Returns both, and the mean number of calls of the model's step per planned decision.
-        """
+    def _episodes(self) -> tuple[Rollout, Rollout, Agent]:
+        """Play the episodes, with the planner and without. Returns both, and the agent that planned."""
         config, together = self.config, side_by_side(self.planner.deadline_ms)
         settings = {"variation": config.randomise, "senses": self.senses, "drop": self._drop}
         episodes = EvaluationEpisodes(self.loaded.task, config.episodes, together, self._instruct, **settings)
@@ -162,7 +160,7 @@ class Evaluation:
                 planned = episodes.play(agent, config.seed, bar.update)
             with progress_bar(episodes.steps, desc="policy alone") as bar:
                 alone = episodes.play(policy, config.seed, bar.update)
-        return planned, alone, agent.totals.model_calls_per_decision
+        return planned, alone, agent
 
     @cached_property
     def memories(self) -> NearestFrames | None:

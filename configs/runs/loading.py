@@ -112,6 +112,6 @@ def task_of(spec: AgentSpec) -> TaskConfig:
     if not spec.task:
         raise FolderError("checkpoint=: it learned from recordings and has no task; lerobot-rollout runs it on a robot")
     try:
-        return build(TaskConfig, spec.task, "task.", whole=True)
+        return build(TaskConfig, spec.task, "task.")
     except ConfigError as error:
         raise FolderError(f"checkpoint=: {error}") from error

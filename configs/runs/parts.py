@@ -95,7 +95,7 @@ def _built(config: TrainConfig, machine: Machine, env) -> Parts:
     agent = Agent(learner.model, curve, planner, generator, config.noise, search.replan_every)
     capacity, lags = config.replay.room(any(map(is_image, senses))), config.model.vision.frame_lags
     replay = Replay(capacity, config.envs, senses, curve.action_size, curve.size, lags)
-    trainer = Trainer(env, learner, agent, replay, config, config.task.repeat, step_discount)
+    trainer = Trainer(env, learner, agent, replay, config, config.task.repeat, step_discount, config.replay.sampler)
     instructions = tuple(part.words for part in config.task.parts) if LANGUAGE_KEY in senses else ()
     return Parts(config, machine, env, trainer, instructions)
 

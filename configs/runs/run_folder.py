@@ -5,7 +5,7 @@ import csv
 import json
 import os
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -15,8 +15,8 @@ from omegaconf import OmegaConf
 from configs.arguments import GROUPS
 from configs.reporting import say
 from configs.schema import RESUMABLE, TrainConfig
-from policies.storage.checkpoint import PROGRESS, check_resumable, newest, saved_in
-from policies.storage.folders import FolderError, locked, replace_file
+from policies.storage.checkpoint import LAST, PROGRESS, check_resumable, newest, saved_in
+from policies.storage.folders import FolderError, aside_of, locked, put, replace_file
 from worldmodel.learner import UPDATE_METRICS
 from worldmodel.strict import ConfigError, build
 
@@ -25,20 +25,33 @@ COLUMNS = (
     *("eval_return", "eval_std", "eval_policy_return", "eval_success", "eval_policy_success", *UPDATE_METRICS),
     "plan_std",
 )
+TIMES = ("env_steps", "seconds", "env_steps_per_second", "plan_ms")
+"""Columns of timing.csv: environment steps; seconds of training (without evaluations) so far, and steps per second;
+the mean milliseconds of the newest thousand plans."""
 PATIENCE_S = 60
 """How long to wait for a folder whose last run is still saving a checkpoint."""
+
+
+def point_last(path: Path) -> None:
+    """Point the link runs/last at a run's folder, if that is below runs/. Raises OSError."""
+    root = Path("runs").resolve()
+    if path.resolve().is_relative_to(root) and path.resolve() != root:
+        with aside_of(root / LAST) as link:
+            link.symlink_to(path.resolve().relative_to(root))
+            put(link, root / LAST)
 
 
 class RunFolder:
     """Paths and writers of one run folder.
 
-    Nothing in metrics.csv depends on wall-clock time, so identical runs write identical files.
+    Nothing in metrics.csv depends on wall-clock time, so identical runs write identical files; timing.csv has the times
+    for each of its rows.
     """
 
     def __init__(self, path: Path):
         self.path = path
         self.checkpoints = path / "checkpoints"
-        self.metrics = path / "metrics.csv"
+        self.metrics, self.timing = path / "metrics.csv", path / "timing.csv"
 
     @property
     def used(self) -> bool:
@@ -57,9 +70,11 @@ class RunFolder:
 
     def begin(self, config: dict) -> None:
         """Write the config and an empty metrics file, replacing those of an earlier run that saved no checkpoint."""
-        (self.path / "summary.json").unlink(missing_ok=True)
+        for name in ("summary.json", "timing.csv"):
+            (self.path / name).unlink(missing_ok=True)
         replace_file(self.path / "config.yaml", OmegaConf.to_yaml(config).encode())
-        replace_file(self.metrics, (",".join(COLUMNS) + "\n").encode())
+        own = [f"loss_{name}" for name in config["learning"]["losses"]]
+        replace_file(self.metrics, (",".join([*COLUMNS, *own]) + "\n").encode())
 
     def config(self) -> dict:
         """Return the config in config.yaml. Raises FolderError if it is missing or damaged."""
@@ -81,22 +96,36 @@ class RunFolder:
         return self.metrics.stat().st_size
 
     def rewind(self, size: int) -> None:
-        """Truncate metrics.csv to its `size` in bytes at a checkpoint. Raises FolderError if it is shorter."""
+        """Truncate metrics.csv to its `size` in bytes at a checkpoint, and timing.csv to as many rows.
+
+        Raises FolderError if metrics.csv is shorter.
+        """
         if not self.metrics.is_file() or self.metrics.stat().st_size < size:
             raise FolderError(f"{self.metrics}: shorter than at the checkpoint, which had {size} bytes")
         os.truncate(self.metrics, size)
+        if self.timing.is_file():
+            rows = self.timing.read_bytes().splitlines(keepends=True)
+            replace_file(self.timing, b"".join(rows[: self.metrics.read_bytes().count(b"\n")]))
 
     def log(self, row: dict[str, float | None]) -> None:
-        """Append a row to metrics.csv; missing, None and NaN values stay empty. Raises ValueError for unknown keys.
+        """Append a row to metrics.csv; missing, None and NaN values stay empty.
 
-        The file's first line says which columns: a run begun before a metric was added goes on without it.
+        What the file has no column for is left out: metrics that were added since the run began.
         """
-        if extra := set(row) - set(COLUMNS):
-            raise ValueError(f"no such columns: {', '.join(sorted(extra))}")
-        with open(self.metrics, "a+") as file:
-            file.seek(0)
-            cells = [_number(row.get(name)) for name in file.readline().strip().split(",")]
-            csv.writer(file, lineterminator="\n").writerow(cells)
+        with open(self.metrics) as file:
+            columns = file.readline().strip().split(",")
+        _append(self.metrics, [_number(row.get(name)) for name in columns])
+
+    def log_times(self, times: dict[str, float | None]) -> None:
+        """Append a row to timing.csv, by the names of `TIMES`."""
+        if not self.timing.is_file():
+            _append(self.timing, TIMES)
+        _append(self.timing, [_number(times.get(name)) for name in TIMES])
+
+
+def _append(path: Path, cells: Sequence[str]) -> None:
+    with open(path, "a") as file:
+        csv.writer(file, lineterminator="\n").writerow(cells)
 
 
 def write_summary(folder: Path, result: dict) -> None:
@@ -158,8 +187,8 @@ def found(keys: dict, folder: Path) -> tuple[dict | None, dict, Collection[str]]
     _wait(folder)
     now, begun = leaves(keys), leaves(whole(RunFolder(folder).config()))
     for name, value in now.items():
-        if fixed(name) and value != begun[name]:
-            raise ConfigError(f"{name}={value}: {folder} was begun with {begun[name]}; take another folder")
+        if fixed(name) and value != begun.get(name):
+            raise ConfigError(f"{name}={value}: {folder} was begun with {begun.get(name)}; take another folder")
     summary = _summary(folder / "summary.json")
     if summary is not None and summary["env_steps"] >= keys["steps"]:
         if summary["env_steps"] >= keys["steps"] + keys["task"]["action_repeat"] * keys["envs"]:
@@ -175,21 +204,17 @@ def resumption(folder: RunFolder, keys: dict, given: Collection[str]) -> tuple[P
 
     Of the keys that the user set (`given`, with their values in `keys`), only RESUMABLE ones may differ from the run's.
     Raises ConfigError if another differs. Raises FolderError if the folder is damaged or of another format, if its
-    config.yaml does not match the checkpoint, or if the checkpoint lacks a setting, whose value in that run may have
-    differed from today's default.
+    config.yaml does not match the checkpoint, or if a setting is not valid.
     """
     written, path = folder.config(), newest(folder.checkpoints)
     try:
-        progress = build(Progress, check_resumable(path), whole=True)
-        saved, there = leaves(whole(progress.config)), leaves(progress.config)
-        # None is for other kinds of task.
-        if lacking := [name for name, value in saved.items() if name not in there and value is not None]:
-            raise ConfigError(f"{', '.join(lacking)}: missing; train again, or use the commit that made it")
+        progress = build(Progress, check_resumable(path))
+        saved = leaves(whole(progress.config))
     except ConfigError as error:
         raise FolderError(f"{path / PROGRESS}: {error}") from error
     begun = leaves(whole(written))
-    differing = [name for name in leaves(written) if fixed(name) and begun[name] != saved[name]]
-    if other := "; ".join(f"{name}={saved[name]}, not {begun[name]}" for name in differing):
+    differing = [name for name in leaves(written) if fixed(name) and begun[name] != saved.get(name)]
+    if other := "; ".join(f"{name}={saved.get(name)}, not {begun[name]}" for name in differing):
         raise FolderError(f"{folder.path / 'config.yaml'}: not what {path} was made with ({other})")
     return path, _changed(progress.config, keys, given), progress
 

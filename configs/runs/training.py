@@ -3,18 +3,19 @@
 import os
 import signal
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
 from configs.arguments import typed
 from configs.reporting import SIGNALLED, Ended, progress_bar, say
 from configs.runs import parts as building
-from configs.runs.episodes import EvaluationEpisodes, measure, side_by_side
+from configs.runs.episodes import EvaluationEpisodes, side_by_side
 from configs.runs.parts import Parts
-from configs.runs.run_folder import Progress, RunFolder, resumption, write_summary
+from configs.runs.run_folder import Progress, RunFolder, leaves, point_last, resumption, write_summary
+from configs.runs.tracking import Trackers
 from configs.schema import TrainConfig
 from envs.make import make
 from envs.task_env import EnvironmentFault
@@ -27,6 +28,11 @@ from robot.safety.stops import Stopped, handled
 from worldmodel.strict import ConfigError, build
 
 STOPPING = b"\nstopping at the end of this step, with a checkpoint; the same signal again stops at once, without one\n"
+
+
+Callback = Callable[[dict[str, float | None]], None]
+PAYS = 10_000
+"""Updates and plans after which compiling them has paid (docs/results.md)."""
 
 
 @dataclass
@@ -48,21 +54,38 @@ class Training:
     saved: int = -1
     signal: int = 0
     commit: str = field(default_factory=commit)
+    callback: Callback | None = None
+    trackers: Trackers | None = None
 
     @classmethod
-    def begin(cls, keys: dict, path: Path, given: Collection[str] = ()) -> "Training":
+    def begin(cls, keys: dict, path: Path, given: Collection[str] = (), callback: Callback | None = None) -> "Training":
         """Begin a new run in the folder `path`, or continue the run `keys["resume"]` (`configs.runs.run_folder`).
 
-        `given`: the dotted keys that the user set. Raises ConfigError, FolderError.
+        `given`: the dotted keys that the user set. `callback` is called with each row of metrics.csv. Raises
+        ConfigError, FolderError.
         """
-        if keys["resume"]:
-            return cls._resume(keys, given)
+        run = cls._resume(keys, given) if keys["resume"] else cls._new(keys, path)
+        config = run.config
+        try:
+            run.trackers = Trackers(config.track, run.folder.path, leaves(asdict(config)), config.task.label, say)
+        except BaseException:
+            os.close(run.lock)
+            raise
+        run.callback = callback
+        return run
+
+    @classmethod
+    def _new(cls, keys: dict, path: Path) -> "Training":
         config, folder = build(TrainConfig, keys), RunFolder(path)
+        calls = (config.steps / config.task.repeat - config.seed_steps) * config.learning.updates_per_token
+        if config.compile == "auto" and calls < PAYS * config.model.token.length:
+            config = replace(config, compile="false")
         if folder.used:
             raise ConfigError(f"hydra.run.dir={path}: holds a run already; {typed('resume', path)} goes on with it")
         parts = building.build(config)  # raises for invalid settings before anything is written
         run = cls(config, parts, folder, folder.take())
         run.folder.begin(asdict(config))
+        point_last(path)
         return run
 
     @classmethod
@@ -119,6 +142,8 @@ class Training:
             ) from error
         finally:
             try:
+                if self.trackers:
+                    self.trackers.close()
                 self.parts.close()
                 if "episodes" in self.__dict__:
                     self.episodes.close()
@@ -143,6 +168,8 @@ class Training:
 
     def _loop(self) -> None:
         trainer, config = self.parts.trainer, self.config
+        if self.parts.machine.compiled:
+            say("compiling the plan and the update at the first of each: a minute or so, once per machine and sizes")
         with progress_bar(config.steps, initial=trainer.env_steps) as bar:
             while trainer.env_steps < config.steps:
                 now = trainer.env_steps
@@ -172,7 +199,15 @@ class Training:
         """Record what was measured at this step: a row of metrics.csv."""
         trainer = self.parts.trainer
         decisions, updates = trainer.agent.totals.decisions, trainer.learner.updates
-        self.folder.log({"env_steps": trainer.env_steps, "decisions": decisions, "updates": updates, **measured})
+        row = {"env_steps": trainer.env_steps, "decisions": decisions, "updates": updates, **measured}
+        self.folder.log(row)
+        pace = trainer.env_steps / max(self.seconds, 1e-9)
+        times = {"seconds": self.seconds, "env_steps_per_second": pace, "plan_ms": _mean(trainer.agent.plan_ms)}
+        self.folder.log_times(row | times)
+        if self.callback:
+            self.callback(row | times)
+        if self.trackers:
+            self.trackers.scalars(row | times, trainer.env_steps)
 
     def _evaluate(self, when: str) -> tuple[Rollout, Rollout, Agent]:
         """Evaluate with the planner and without it, and log both. Returns both rollouts and the agent that planned."""
@@ -206,7 +241,6 @@ class Training:
         learner = trainer.learner
         self._save()  # before the final evaluation, so that resuming from here duplicates no row
         planned, alone, evaluated = self._evaluate("at the end")
-        pace = measure(config.task, config.perceived, self.parts.evaluator(True, 0, self.parts.machine.compiled))
         # Both per control step, so that runs with different token lengths are comparable.
         update = update_gflop(learner) * config.learning.updates_per_token / config.model.token.length
         plan = plan_gflop(learner.model, learner.discount, config.planner) / trainer.agent.steps_per_decision
@@ -221,7 +255,7 @@ class Training:
             "gflop_per_control_step": round(update + plan, 3),
             "update_gflop": round(update, 4),
             "imagined_per_plan": round(evaluated.totals.model_calls_per_decision, 1),
-            "decisions_per_second": round(pace.per_second, 1),
+            "decisions_per_second": (mean := _mean(trainer.agent.plan_ms)) and round(1000 / mean, 1),
             "parameters": int(learner.flat.numel()),
             "device": str(self.parts.machine.device),
             "versions": versions(),
@@ -230,6 +264,9 @@ class Training:
         }
         write_summary(path, result)
         self._draw()
+        if self.trackers:
+            pictures = [path / name for name in ("curve.png", "plan.png")]
+            self.trackers.files(pictures, path / "rollout.mp4", trainer.env_steps)
         say(f"done: {path}")
         return result
 
@@ -249,6 +286,10 @@ class Training:
             env = make(config.task, render=True, variation=config.randomise, senses=config.perceived)
             memories = NearestFrames.of(replay, agent.model) if config.perceived.cameras else None
             film(folder.path / "rollout.mp4", env, config.task, agent, say, memories=memories, tick=self._heed)
+
+
+def _mean(values: Collection[float]) -> float | None:
+    return sum(values) / len(values) if values else None
 
 
 def _due(every: int, before: int, now: int) -> bool:

@@ -176,7 +176,7 @@ class Codec:
             about = json.loads((folder / CONFIG).read_text())
             if about["type"] != KIND:
                 raise ValueError(f"{CONFIG} is of a {about['type']}")
-            codec = cls._of(build(CodecConfig, about["codec"], "codec.", whole=True), folder / ARRAYS)
+            codec = cls._of(build(CodecConfig, about["codec"], "codec."), folder / ARRAYS)
             start = np.zeros(codec.channels)
             with np.errstate(all="ignore"):
                 ids = codec.encode(np.zeros((codec.config.length, codec.channels)), start)

@@ -177,7 +177,7 @@ def read_spec(path: Path, downloaded: bool = False) -> AgentSpec:
     saved = _settings(path, check_folder(path, (CONFIG, MODEL)) if signed else {})
     own = {field.name: saved[field.name] for field in fields(AgentSpec) if field.name in saved}  # the rest is LeRobot's
     try:
-        spec = build(AgentSpec, own, whole=True)
+        spec = build(AgentSpec, own)
         check_senses(spec.senses)
         if spec.action_size < 1:
             raise UserError(f"action_size={spec.action_size}: at least 1")

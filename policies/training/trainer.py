@@ -11,8 +11,9 @@ from torch import Tensor
 from policies.agent import Agent
 from policies.settings import LoopConfig
 from policies.training.episodes import Episodes, Experts, episode_seed
+from worldmodel import registry
 from worldmodel.encoder import shift
-from worldmodel.learner import UPDATE_METRICS, Learner
+from worldmodel.learner import Learner
 from worldmodel.losses import Batch
 from worldmodel.observation import Observation
 from worldmodel.replay import Replay, Window, sample_windows
@@ -52,16 +53,21 @@ class Trainer:
         config: LoopConfig,
         action_repeat: int,
         step_discount: float,
+        sampler: str = "uniform",
     ):
-        """Make a trainer; the agent explores, and its generator is the source of all randomness but the episodes'."""
+        """Make a trainer; the agent explores, and its generator is the source of all randomness but the episodes'.
+
+        `sampler`: what draws windows from the replay, by its name in `worldmodel.registry`.
+        """
         self.learner, self.agent, self.replay, self.config = learner, agent, replay, config
         self.curve, self.generator = agent.curve, agent.generator
+        self.sample = registry.find("sampler", sampler) or sample_windows
         self.action_repeat, self.step_discount = action_repeat, step_discount
         self.experts = Experts(env.num_envs, self.curve.action_size, config)
         seed = functools.partial(episode_seed, config.seed, 0)
         self.episodes = Episodes(env, learner.model.senses, seed, self.experts)
         self.steps = 0  # control steps, over all environments
-        self.metrics = torch.full((len(UPDATE_METRICS),), torch.nan)
+        self.metrics = torch.full((len(learner.metric_names),), torch.nan)
 
     @property
     def env_steps(self) -> int:
@@ -110,7 +116,8 @@ class Trainer:
     def _ends(self, ended: Bool[Tensor, " E"]) -> list[EpisodeEnd]:
         """Describe the episodes that ended."""
         episodes = self.episodes
-        metrics = dict(zip(UPDATE_METRICS, self.metrics.tolist(), strict=True)) | {"plan_std": self.agent.std}
+        metrics = dict(zip(self.learner.metric_names, self.metrics.tolist(), strict=True))
+        metrics["plan_std"] = self.agent.std
         return [
             EpisodeEnd(
                 float(episodes.returns[i]),
@@ -134,7 +141,7 @@ class Trainer:
         """Sample a batch of windows from the replay."""
         config = self.learner.config
         windows = config.batch_size, config.horizon, self.curve.length
-        return self._batch(sample_windows(self.replay, *windows, self.generator, config.demonstration_fraction))
+        return self._batch(self.sample(self.replay, *windows, self.generator, config.demonstration_fraction))
 
     def _batch(self, window: Window) -> Batch:
         """Convert control steps to tokens: control points, discounted rewards, whether the episode continues."""

@@ -1,0 +1,176 @@
+"""Semagram in one flat module.
+
+import semagram
+
+semagram.train(task="walker-walk", steps=100_000, planner={"samples": 128})
+agent = semagram.load("runs/last")
+env = semagram.make_env(agent.task)
+observation, _ = env.reset(seed=0)
+action = agent.act(observation)
+semagram.film(agent, "walk.mp4")
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+HOME = Path(__file__).resolve().parents[2]
+for package in ("worldmodel", "policies", "envs", "robot", "sim", "configs"):
+    found = find_spec(package)
+    if found is None or not found.origin or Path(found.origin).resolve().parents[1] != HOME:
+        where = Path(found.origin).parent if found and found.origin else f"a folder {package} without __init__.py"
+        raise ImportError(f"{where} hides Semagram's own package {package}; name it otherwise", name=package)
+
+import gymnasium
+import numpy as np
+import torch
+
+from configs.arguments import quoted
+from configs.reporting import say
+from configs.runs import film as films
+from configs.runs.loading import Loaded, load_agent
+from envs.make import make
+from envs.senses import Senses
+from envs.settings import NAMES, TaskConfig, label
+from policies.noise import Noise
+from policies.training.episodes import observe
+from worldmodel.losses import LossInputs
+from worldmodel.mppi import Plan, fit, mppi, rollout
+from worldmodel.observation import FrameHistory, Observation
+from worldmodel.registry import register
+from worldmodel.replay import Replay, sample_starts, sample_windows, window_at
+from worldmodel.senses import LANGUAGE_KEY, STATE_KEY, is_image
+
+__all__ = [
+    "Agent",
+    "LossInputs",
+    "Noise",
+    "Plan",
+    "Replay",
+    "evaluate",
+    "film",
+    "fit",
+    "load",
+    "make_env",
+    "mppi",
+    "register",
+]
+__all__ += ["rollout", "sample_starts", "sample_windows", "train", "window_at"]
+
+Callback = Callable[[dict[str, float]], None]
+
+
+def train(
+    keys: Mapping[str, Any] | None = None, *, folder: str | Path | None = None, callback: Callback | None = None, **more
+) -> dict:
+    """Train as `semagram-train` does; return the summary, whose `run` is the run folder.
+
+    The keys are those of the command, by their dotted names in `keys`, or as arguments with groups as dicts. `folder`:
+    the new run's; by default runs/<task>/<time>-seed<seed>, unless `resume` names a run. `callback` is called with each
+    row of metrics.csv. Raises ValueError for a wrong key or value, OSError, SystemExit after a signal.
+    """
+    from configs.train import train as begin
+
+    given = dict(_dotted((keys or {}) | more))
+    if folder is None and given.get("resume", "") in ("", "auto"):
+        name = label(given.get("task", "cartpole-swingup"), given.get("task.id", ""), given.get("task.names", ()))
+        folder = Path("runs", name, f"{time.strftime('%Y-%m-%d_%H-%M-%S')}-seed{given.get('seed', 1)}")
+    return begin([f"{key}={_written(value)}" for key, value in given.items()], folder, callback)
+
+
+def evaluate(checkpoint: "str | Path", folder: str | Path, **keys) -> dict:
+    """Evaluate as `semagram-eval` does, with its keys; return the summary, which is written to `folder`, too."""
+    from configs.command import composed
+    from configs.runs.evaluation import Evaluation
+    from configs.schema import EvaluateConfig
+    from worldmodel.strict import build
+
+    words = [f"{key}={_written(value)}" for key, value in _dotted(keys | {"checkpoint": str(checkpoint)})]
+    return Evaluation.begin(build(EvaluateConfig, composed("evaluate", words))).run(Path(folder))
+
+
+class Agent:
+    """A trained agent for one environment or for B of them. `task`: what it was trained on. `loaded`: all about it."""
+
+    def __init__(self, loaded: Loaded):
+        self.loaded, self.task, self.model = loaded, loaded.task, loaded.agent.model
+
+    def act(self, observation):
+        """Return the next action (A,) in [-1, 1], or (B, A) for B observations; a tensor for tensors, else an array.
+
+        `observation`: the state alone, or a dict of senses by LeRobot's keys, as `make_env` returns it. Call it at
+        every control step, and `reset` before each episode. Raises ValueError for a wrong key, shape or number.
+        """
+        seen, single = self._observed(observation)
+        action = self.loaded.agent.act(seen)
+        values = [*observation.values()] if isinstance(observation, Mapping) else [observation]
+        action = action[0] if single else action
+        return action if any(isinstance(value, torch.Tensor) for value in values) else action.numpy()
+
+    def plan(self, observation) -> Plan:
+        """Return what it would do from here on, and expect; `observation` as for `act`, whose state does not change."""
+        if self.loaded.agent.planner is None:
+            raise ValueError("plan: this agent was loaded with planned=False")
+        seen = FrameHistory(self.model.config.vision.frame_lags).see(self._observed(observation)[0])
+        return self.loaded.agent.planner.plan(seen, None, torch.Generator().manual_seed(0))
+
+    def reset(self) -> None:
+        """Forget the current plan and frames: a new episode begins."""
+        self.loaded.agent.forget()
+
+    def _observed(self, observation) -> tuple[Observation, bool]:
+        """Return the observation of B environments, and whether it was a single one."""
+        senses = self.model.senses
+        values = dict(observation) if isinstance(observation, Mapping) else {STATE_KEY: observation}
+        dims = {key: 0 if key == LANGUAGE_KEY else 3 if is_image(key) else 1 for key in senses}
+        arrays = {key: value if isinstance(value, str) else np.asarray(value) for key, value in values.items()}
+        single = all(np.ndim(arrays[key]) == dims[key] for key in senses if key in arrays)
+        if single:
+            arrays = {key: [value] if isinstance(value, str) else value[None] for key, value in arrays.items()}
+        return observe(arrays, senses), single
+
+
+def load(
+    path: str | Path = "runs/last", planned: bool = True, seed: int = 0, device: str = "cpu", threads: int = 1
+) -> Agent:
+    """Load the agent of a run folder's newest checkpoint, or of a checkpoint; it does not explore.
+
+    `planned`: act with the planner, else with the policy alone. Raises ValueError, one line, for what is not there.
+    """
+    return Agent(load_agent(path, seed, device, threads, planned))
+
+
+def make_env(
+    task: str | TaskConfig, senses: tuple[str, ...] = ("state",), render: bool = False, **keys
+) -> gymnasium.Env:
+    """Make an environment of a task by its name or Gymnasium id, with keys of `task.`; observations are dicts."""
+    if isinstance(task, str):
+        task = TaskConfig(task, **keys) if task in NAMES else TaskConfig("gym", task, **keys)
+    return make(task, render, senses=Senses(senses))
+
+
+def film(agent: Agent, path: str | Path = "rollout.mp4", seed: int = 0) -> bool:
+    """Write a video of one episode, and its first plan beside it. Returns whether anything could be rendered."""
+    env = make(agent.task, True, senses=Senses.of(agent.model.senses))
+    agent.reset()
+    return films.film(Path(path), env, agent.task, agent.loaded.agent, say, seed)
+
+
+def _dotted(keys: Mapping[str, Any], place: str = ""):
+    """Yield every key by its dotted name, with its value."""
+    for key, value in keys.items():
+        if isinstance(value, Mapping) and value:
+            yield from _dotted(value, f"{place}{key}.")
+        else:
+            yield f"{place}{key}", value
+
+
+def _written(value: object) -> str:
+    """Return a value as Hydra reads it."""
+    if isinstance(value, bool) or value is None:
+        return {True: "true", False: "false", None: "null"}[value]
+    if isinstance(value, list | tuple):
+        return f"[{','.join(map(_written, value))}]"
+    return quoted(value) if isinstance(value, str | Path) else str(value)

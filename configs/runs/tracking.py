@@ -1,0 +1,142 @@
+"""Experiment trackers: what a run measures and leaves, sent to TensorBoard, Weights & Biases or Trackio as well.
+
+Each is an extra, imported when it is asked for. None can stop a run: the first error of one is said in a line, and the
+run goes on without it. Nothing leaves this machine unless the tracker's own environment variables ask for it.
+"""
+
+import os
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Protocol
+
+from worldmodel.errors import UserError, in_one_line
+
+
+class Tracker(Protocol):
+    """Receives a run's numbers, pictures and films."""
+
+    def scalars(self, values: Mapping[str, float], step: int) -> None:
+        """Take named numbers at an environment step."""
+
+    def files(self, pictures: list[Path], film: Path | None, step: int) -> None:
+        """Take the pictures (PNG) and the film (MP4) that a run left."""
+
+    def close(self) -> None:
+        """Write what is pending."""
+
+
+class TensorBoard:
+    """Event files in the run folder's `tensorboard/`, for `tensorboard --logdir runs`. A film is shown by its path."""
+
+    def __init__(self, folder: Path, config: dict, label: str):
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.writer = SummaryWriter(str(folder / "tensorboard"))
+        self.writer.add_text("config", "\n".join(f"    {key}: {value}" for key, value in config.items()))
+
+    def scalars(self, values: Mapping[str, float], step: int) -> None:
+        """Add each number to its curve."""
+        for name, value in values.items():
+            self.writer.add_scalar(name, value, step)
+
+    def files(self, pictures: list[Path], film: Path | None, step: int) -> None:
+        """Add the pictures, and where the film is."""
+        import imageio.v2 as imageio
+
+        for path in pictures:
+            self.writer.add_image(path.stem, imageio.imread(path)[..., :3], step, dataformats="HWC")
+        if film:
+            self.writer.add_text("film", str(film), step)
+
+    def close(self) -> None:
+        """Close the event file."""
+        self.writer.close()
+
+
+class Runs:
+    """A run of Weights & Biases or of Trackio, whose functions have the same names.
+
+    Weights & Biases writes to the run folder's `wandb/`, offline unless WANDB_MODE says otherwise; Trackio to its own
+    database on this machine (TRACKIO_DIR).
+    """
+
+    def __init__(self, name: str, folder: Path, config: dict, label: str):
+        self.library, own = import_module(name), {}
+        if name == "wandb":
+            own = {
+                "dir": str(folder),
+                "settings": self.library.Settings(disable_git=True, disable_code=True, console="off", silent=True),
+                "mode": os.environ.get("WANDB_MODE", "offline"),
+                "id": _id(folder),
+                "resume": "allow",
+            }
+        self.run = self.library.init(project="semagram", name=f"{label} {folder.name}", config=config, **own)
+
+    def scalars(self, values: Mapping[str, float], step: int) -> None:
+        """Log the numbers."""
+        self.run.log({**values, "env_steps": step})
+
+    def files(self, pictures: list[Path], film: Path | None, step: int) -> None:
+        """Log the pictures and the film."""
+        media: dict[str, Any] = {path.stem: self.library.Image(str(path)) for path in pictures}
+        if film:
+            media[film.stem] = self.library.Video(str(film), format="mp4")
+        self.run.log({**media, "env_steps": step})
+
+    def close(self) -> None:
+        """End the run."""
+        self.run.finish()
+
+
+def check_installed(names: tuple[str, ...]) -> None:
+    """Raise UserError if a tracker is not installed."""
+    for name in names:
+        if find_spec(name) is None:
+            raise UserError(f"track=[{name}]: pip install 'semagram[{name}]' brings it")
+
+
+class Trackers:
+    """All trackers of a run, of which each is dropped at its first error, in a line."""
+
+    def __init__(self, names: tuple[str, ...], folder: Path, config: dict, label: str, say: Callable[[str], None]):
+        """Start the trackers `names`."""
+        self.say, self.each = say, dict[str, Tracker]()
+        for name in names:
+            make = TensorBoard if name == "tensorboard" else lambda *a, name=name: Runs(name, *a)
+            self._safely(name, lambda: self.each.__setitem__(name, make(folder, config, label)))  # noqa: B023  at once
+
+    def scalars(self, values: Mapping[str, float | None], step: int) -> None:
+        """Give all trackers the numbers that are there at this environment step."""
+        known = {name: value for name, value in values.items() if value is not None and value == value}
+        self._all(lambda tracker: tracker.scalars(known, step))
+
+    def files(self, pictures: list[Path], film: Path | None, step: int) -> None:
+        """Give all trackers those pictures and the film that exist."""
+        there = film if film and film.exists() else None
+        self._all(lambda tracker: tracker.files([path for path in pictures if path.exists()], there, step))
+
+    def close(self) -> None:
+        """Close all trackers."""
+        self._all(lambda tracker: tracker.close())
+        self.each.clear()
+
+    def _all(self, work: Callable[[Tracker], None]) -> None:
+        for name, tracker in [*self.each.items()]:
+            self._safely(name, lambda: work(tracker))  # noqa: B023  called at once
+
+    def _safely(self, name: str, work: Callable[[], None]) -> None:
+        """Do some work of a tracker's; at an error of whatever kind, drop the tracker and say so."""
+        try:
+            work()
+        except Exception as error:
+            self.each.pop(name, None)
+            self.say(f"track=[{name}]: the run goes on without it ({type(error).__name__}: {in_one_line(error)})")
+
+
+def _id(folder: Path) -> str:
+    """Return an id that a resumed run in the same folder has, too."""
+    import hashlib
+
+    return hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]

@@ -1,0 +1,100 @@
+"""Laws of what a user adds by name: each example of the pages runs as it stands; nothing else becomes code."""
+
+import csv
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from configs.command import composed
+from configs.runs.run_folder import RunFolder
+from configs.train import train
+from worldmodel import registry
+from worldmodel.errors import UserError
+from worldmodel.mppi import rollout
+from worldmodel.planner import Planner
+from worldmodel.settings import PlannerConfig
+
+EXAMPLES = Path(__file__).parents[1] / "docs/examples"
+PENDULUM = ("task=gym", "task.id=Pendulum-v1")
+SHORT = ("task.max_control_steps=30", "steps=120", "seed_steps=40", "evaluation.episodes=1", "checkpoint.every=60")
+OWN = {
+    "loss": (*PENDULUM, "learning.losses={apart: 0.5}"),
+    "planner": (*PENDULUM, "planner.algorithm=shooting"),
+    "encoder": ("task=pendulum-swingup", "senses=[images.main]", "image_size=16", "model.encoder=cnn"),
+    "exploration": (*PENDULUM, "noise=fading"),
+    "replay": (*PENDULUM, "replay.sampler=recent"),
+    "environment": ("task=gym", "task.id=Rail-v0", "task.wrappers=[frugal]"),
+}
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_an_example_of_the_pages_trains_changes_the_numbers_and_resumes_to_the_bit(toys, tmp_path, name):
+    file = EXAMPLES / f"own_{name}.py"
+    assert len(file.read_text().splitlines()) <= 40
+    own = [*toys.tiny_keys, *SHORT, f"plugins=[{file}]", *OWN[name]]
+    train(own, tmp_path / "own")
+    metrics = (tmp_path / "own/metrics.csv").read_text()
+    train([key.replace("steps=120", "steps=60") for key in own], tmp_path / "half")
+    train([f"resume={tmp_path / 'half'}", "steps=120", f"plugins=[{file}]"])
+    assert (tmp_path / "half/metrics.csv").read_text().splitlines()[-1] == metrics.splitlines()[-1]
+    plain = [key for key in own if key.partition("=")[0] not in SETTINGS]
+    train(plain, tmp_path / "plain")
+    assert (tmp_path / "plain/metrics.csv").read_text() != metrics
+    if name == "loss":
+        rows = [row for row in csv.DictReader(metrics.splitlines()) if row["loss_apart"]]
+        assert rows and all(0 < float(row["loss_apart"]) <= 4 for row in rows)  # 4 groups: at most 4 symbols agree
+
+
+SETTINGS = {"learning.losses", "planner.algorithm", "model.encoder", "noise", "replay.sampler", "task.wrappers"}
+
+
+@pytest.mark.parametrize("setting", [*SETTINGS - {"learning.losses", "task.wrappers"}])
+def test_an_unknown_name_is_refused_in_one_line_and_nothing_is_written(tmp_path, setting):
+    words = [sys.executable, "-m", "configs.commands", "train", f"{setting}=nobody", f"hydra.run.dir={tmp_path}/run"]
+    ended = subprocess.run(words, check=False, capture_output=True, text=True, cwd=tmp_path)
+    assert ended.returncode == 2 and len(ended.stderr.splitlines()) == 1 and f"{setting}=nobody" in ended.stderr
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_checkpoint_that_names_what_is_not_registered_is_refused(toys, tmp_path):
+    registry.register("planner", "gone", lambda *a: None)
+    config = PlannerConfig(algorithm="gone")
+    registry._registered["planner"].pop("gone")
+    with pytest.raises(UserError, match="planner=gone: one of mppi"):
+        Planner(toys.tiny_model(), 0.9, config)
+
+
+def test_only_a_kind_and_a_new_identifier_can_be_registered():
+    for kind, name in (("magic", "x"), ("planner", "mppi"), ("noise", "not a name")):
+        with pytest.raises(UserError):
+            registry.register(kind, name, print)
+    with pytest.raises(UserError, match="no such file"):
+        registry.load(["nowhere.py"])
+    with pytest.raises(UserError, match="no such module"):
+        registry.load(["nowhere_at_all"])
+
+
+def test_a_score_is_added_to_each_imagined_reward(toys):
+    model, config = toys.tiny_model(), PlannerConfig(horizon=3, samples=8, policy_samples=2, elites=4)
+    plain, scored = (Planner(model, 0.9, config, score=score) for score in (None, lambda z, w, after: 2 * after[:, 0]))
+    root, plans = torch.rand(2, 16), torch.rand(3, 2, 5, model.points) * 2 - 1
+    (_, was), (_, now) = (rollout(planner.search, root, plans) for planner in (plain, scored))
+    z, factor, gained = root.repeat_interleave(5, 0), torch.ones(10), torch.zeros(10)
+    for w in plans.flatten(1, 2):
+        z, _, continues = model.step(z, w)
+        gained, factor = gained + factor * 2 * z[:, 0], factor * 0.9 * continues
+    assert torch.allclose(now - was, gained.view(2, 5), atol=1e-5)
+    after = model.step(root, plans[0, :, 0])[0]
+    rewards = [planner.predict(root, plans[0, :, 0])[0] for planner in (plain, scored)]
+    assert torch.allclose(rewards[1] - rewards[0], 2 * after[:, 0], atol=1e-6)
+
+
+def test_a_run_of_before_a_metric_was_added_keeps_its_columns(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.begin(composed("train", []))
+    folder.metrics.write_text("env_steps,episode_return\n")
+    folder.log({"env_steps": 3, "episode_return": 1.5, "loss_new": 0.1})
+    assert folder.metrics.read_text() == "env_steps,episode_return\n3,1.5\n"

@@ -1,0 +1,97 @@
+"""Laws of the flat module: the same numbers as the commands, one action for one observation, errors in one line."""
+
+import csv
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import semagram
+import torch
+import yaml
+
+from configs.runs.run_folder import TIMES
+from configs.runs.tracking import Trackers
+from configs.train import train
+from worldmodel.errors import UserError
+
+PENDULUM = {"task": "gym", "task.id": "Pendulum-v1", "task.max_control_steps": 20}
+
+
+@pytest.fixture(scope="module")
+def run(toys, tmp_path_factory):
+    """A run begun from the module, in the folder that it chose, and its rows as the callback got them."""
+    home, rows = tmp_path_factory.mktemp("semagram"), []
+    keys = {key: yaml.safe_load(value) for key, value in (pair.split("=") for pair in toys.tiny_keys)} | PENDULUM
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(home)
+        patch.setenv("WANDB_MODE", "offline")
+        summary = semagram.train(keys, steps=100, planner={"horizon": 3}, track=["wandb"], callback=rows.append)
+    return home / summary["run"], summary, rows
+
+
+def test_it_trains_as_the_command_does(toys, run, tmp_path):
+    folder, summary, rows = run
+    again = train(
+        [*toys.tiny_keys, *(f"{k}={v}" for k, v in PENDULUM.items()), "steps=100", "planner.horizon=3"], tmp_path
+    )
+    assert again["returns"] == summary["returns"]
+    assert (tmp_path / "metrics.csv").read_bytes() == (folder / "metrics.csv").read_bytes()
+    assert (folder.parents[1] / "last").resolve() == folder.resolve()
+    times = [*csv.DictReader((folder / "timing.csv").read_text().splitlines())]
+    assert [float(row["env_steps"]) for row in times] == [row["env_steps"] for row in rows] and times[0].keys() == {
+        *TIMES
+    }
+    seconds = [float(row["seconds"]) for row in times]
+    assert seconds == sorted(seconds) and seconds[0] > 0
+    assert any((folder / "wandb").glob("offline-run-*/run-*.wandb"))
+
+
+def test_what_goes_in_as_an_array_or_tensor_alone_or_many_comes_out_so(run):
+    agent = semagram.load(run[0], planned=False)
+    env = semagram.make_env(agent.task)
+    seen, _ = env.reset(seed=0)
+    state = seen["observation.state"]
+    alone, tensor = agent.act(seen), agent.act(torch.from_numpy(state))
+    assert isinstance(alone, np.ndarray) and alone.shape == env.action_space.shape
+    assert isinstance(tensor, torch.Tensor) and np.array_equal(tensor.numpy(), alone)
+    agent.reset()
+    assert np.allclose(agent.act(np.stack([state, 0 * state]))[0], alone, atol=1e-6)
+    with pytest.raises(ValueError, match=r"observation.state: shape \(1, 2\)"):
+        agent.act(np.zeros(2, np.float32))
+    with pytest.raises(ValueError, match="planned=False"):
+        agent.plan(seen)
+
+
+def test_a_plan_does_not_disturb_the_acting(run):
+    env = semagram.make_env(run[1]["task"], max_control_steps=20)
+    seen, _ = env.reset(seed=3)
+    agents = semagram.load(run[0]), semagram.load(run[0])
+    plans = [agents[0].plan(seen) for _ in range(2)]
+    assert torch.equal(plans[0].tokens, plans[1].tokens) and plans[0].tokens.shape == (3, 1, 1)
+    assert np.array_equal(agents[0].act(seen), agents[1].act(seen))
+
+
+def test_a_tracker_that_fails_is_dropped_in_a_line_and_the_run_goes_on(tmp_path, monkeypatch):
+    lines = []
+    monkeypatch.setenv("WANDB_MODE", "no such mode")
+    trackers = Trackers(("wandb",), tmp_path, {}, "task", lines.append)
+    trackers.scalars({"loss": 1.0, "none": None}, 3)
+    trackers.close()
+    assert len(lines) == 1 and lines[0].startswith("track=[wandb]: the run goes on without it")
+
+
+def test_a_tracker_that_is_not_installed_is_refused_before_anything_is_written(tmp_path, monkeypatch):
+    monkeypatch.setattr("configs.runs.tracking.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"track=\[trackio\]: pip install 'semagram\[trackio\]'"):
+        semagram.train(task="walker-walk", steps=10, track=["trackio"], folder=tmp_path / "run")
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["configs", "policies"])
+def test_a_folder_that_hides_ours_is_named(tmp_path, name):
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "__init__.py").write_text("")
+    (tmp_path / "mine.py").write_text("import semagram")
+    ended = subprocess.run([sys.executable, "mine.py"], cwd=tmp_path, check=False, capture_output=True, text=True)
+    assert ended.returncode and f"hides Semagram's own package {name}" in ended.stderr.splitlines()[-1]
