@@ -1,4 +1,4 @@
-"""The commands: for each, the function that does its work and the dataclass of its keys (both called later, by name).
+"""The commands: for each, the function that does its work and the dataclass of its keys, imported once needed.
 
 `python -m configs.commands train steps=1000` is `semagram-train steps=1000`.
 """
