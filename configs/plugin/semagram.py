@@ -59,7 +59,7 @@ __all__ = [
 ]
 __all__ += ["rollout", "sample_starts", "sample_windows", "train", "window_at"]
 
-Callback = Callable[[dict[str, float]], None]
+Callback = Callable[[dict[str, float | None]], None]
 
 
 def train(
@@ -73,7 +73,7 @@ def train(
     """
     from configs.train import train as begin
 
-    given = dict(_dotted((keys or {}) | more))
+    given = dict(_dotted({**(keys or {}), **more}))
     if folder is None and given.get("resume", "") in ("", "auto"):
         name = label(given.get("task", "cartpole-swingup"), given.get("task.id", ""), given.get("task.names", ()))
         folder = Path("runs", name, f"{time.strftime('%Y-%m-%d_%H-%M-%S')}-seed{given.get('seed', 1)}")
@@ -125,7 +125,9 @@ class Agent:
         senses = self.model.senses
         values = dict(observation) if isinstance(observation, Mapping) else {STATE_KEY: observation}
         dims = {key: 0 if key == LANGUAGE_KEY else 3 if is_image(key) else 1 for key in senses}
-        arrays = {key: value if isinstance(value, str) else np.asarray(value) for key, value in values.items()}
+        arrays: dict[str, Any] = {
+            key: value if isinstance(value, str) else np.asarray(value) for key, value in values.items()
+        }
         single = all(np.ndim(arrays[key]) == dims[key] for key in senses if key in arrays)
         if single:
             arrays = {key: [value] if isinstance(value, str) else value[None] for key, value in arrays.items()}
@@ -152,10 +154,12 @@ def make_env(
 
 
 def film(agent: Agent, path: str | Path = "rollout.mp4", seed: int = 0) -> bool:
-    """Write a video of one episode, and its first plan beside it. Returns whether anything could be rendered."""
+    """Write a video of one episode, and its first plan beside it. Returns whether it could be rendered."""
+    Path(path).unlink(missing_ok=True)
     env = make(agent.task, True, senses=Senses.of(agent.model.senses))
     agent.reset()
-    return films.film(Path(path), env, agent.task, agent.loaded.agent, say, seed)
+    films.film(Path(path), env, agent.task, agent.loaded.agent, say, seed)
+    return Path(path).is_file()
 
 
 def _dotted(keys: Mapping[str, Any], place: str = ""):
