@@ -294,17 +294,6 @@ def command(tmp_path, monkeypatch, capfd):
     return run
 
 
-@pytest.fixture(scope="module")
-def few_timed():
-    """A run times a few of its decisions at the end, not a hundred, for tests that want no figures of speed."""
-    from configs.runs import episodes, evaluation, training
-
-    with pytest.MonkeyPatch.context() as patch:
-        for module in (evaluation, training):
-            patch.setattr(module, "measure", functools.partial(episodes.measure, decisions=5))
-        yield
-
-
 @pytest.fixture(scope="session")
 def toys():
     """The makers above, which a test cannot import (another installed package is also called `tests`)."""

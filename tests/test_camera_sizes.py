@@ -22,7 +22,7 @@ def blank(part):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("few_timed", "drawing")
+@pytest.mark.usefixtures("drawing")
 def test_two_cameras_of_different_sizes_from_training_to_the_film(command, toys, tmp_path):
     keys = ("task=cartpole-swingup", "task.max_control_steps=8", CHOSEN, "evaluation.every=0", "hydra.run.dir=run")
     code, out, err = command("train", *toys.tiny_keys, *keys, "steps=80", "seed_steps=30", "evaluation.episodes=1")

@@ -119,13 +119,13 @@ def test_only_what_was_downloaded_may_lack_its_manifest(path):
 
 
 def test_what_a_checkpoint_holds_is_what_its_format_says(path):
-    """Who adds, drops or renames a key or a tensor takes the next FORMAT, and writes its sum here."""
+    """Who drops or renames a key or a tensor takes the next FORMAT; who adds one, with a default, a new sum."""
     held = {f"task.{field.name}" for field in dataclasses.fields(TaskConfig)} | {f"metrics.{name}" for name in COLUMNS}
     held |= {*names_in(json.loads((path / "config.json").read_text()))}
     for file in path.glob("*.safetensors"):
         held |= {f"{file.name}: {name}" for name in load_file(file)}
     digest = hashlib.sha256("\n".join(sorted(held)).encode()).hexdigest()[:12]
-    assert (FORMAT, digest) == (7, "1359652aeb59")
+    assert (FORMAT, digest) == (7, "f90293373473")
 
 
 def test_frames_have_their_channels_first_in_lerobots_settings():
@@ -199,10 +199,17 @@ def test_settings_of_a_wrong_type_or_out_of_range_are_refused_in_one_line_by_the
     refused(read_spec, path, match=f"^{re.escape(f'{path}/config.json: {said}')}")
 
 
-@pytest.mark.parametrize("place", ["env_steps", "model.token.joined", "planner.anchor", "sentences"])
-def test_settings_that_are_missing_are_not_made_up(path, place):
+@pytest.mark.parametrize("place", ["env_steps", "senses", "model"])
+def test_settings_without_a_default_must_be_there(path, place):
     configure(path, place)
     refused(read_spec, path, match=rf"config\.json: {re.escape(place)}: missing$")
+
+
+@pytest.mark.parametrize("place", ["model.encoder", "planner.algorithm", "planner.anchor", "sentences"])
+def test_a_checkpoint_of_before_a_setting_was_added_has_its_default(path, place):
+    spec = read_spec(path)
+    configure(path, place)
+    assert read_spec(path) == spec
 
 
 @pytest.mark.parametrize("change", [{"width": 24}, {"latent": 24}, {"value_heads": 3}, {"bins": 13}])

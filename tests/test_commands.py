@@ -390,7 +390,6 @@ SMALL = ["video=false", "compile=false", "evaluation.episodes=1", "task.max_cont
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("few_timed")
 def test_the_page_about_python_is_a_script_that_runs_from_top_to_bottom(tmp_path, monkeypatch, capsys):
     blocks = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(), re.DOTALL | re.MULTILINE)
     assert len(blocks) == 6

@@ -38,8 +38,6 @@ SHARED = {
     *("gflop_per_control_step", "decisions_per_second", "parameters", "device", "versions"),
 }
 
-pytestmark = pytest.mark.usefixtures("few_timed")
-
 
 @pytest.fixture(scope="module")
 def run(toys, tmp_path_factory):

@@ -71,13 +71,12 @@ def frame() -> str:
 
 def run(name: str, folder: Path) -> dict[str, str]:
     """Train as `RUNS[name]` says; return the hashes of the rows of metrics.csv and of the evaluated returns."""
-    from configs.runs import parts, training
+    from configs.runs import parts
     from configs.train import train
     from envs.make import make_vector
 
     # Neither decides a number: processes for environments, and how long a decision takes.
     parts.make_vector = partial(make_vector, processes=False)
-    training.measure = partial(training.measure, decisions=2)
     path = folder / name
     if name == "state":
         train([*TINY, *RUNS[name], "steps=320"], path)

@@ -40,8 +40,6 @@ SHORT = ("task=pendulum-swingup", "task.max_control_steps=30", "steps=360", "eva
 SHORT += ("learning.updates_per_token=0.25", "evaluation.every=200", "checkpoint.every=100")
 PENDULUM = ("task=gym", "task.id=Pendulum-v1", "evaluation.every=0", "evaluation.episodes=1")
 
-pytestmark = pytest.mark.usefixtures("few_timed")
-
 
 @pytest.fixture(scope="module")
 def keys(toys):

@@ -15,7 +15,7 @@ checkpoint or a dataset. Must not import torch: settings are checked against it.
 import importlib
 import importlib.util
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -65,9 +65,14 @@ def find(kind: str, name: str) -> Any:
     return _registered[kind].get(name)
 
 
-def load(plugins: Sequence[str]) -> None:
-    """Import modules, each by its name or by the path of its file, once. Raises UserError for one that is not there."""
-    for plugin in plugins:
+def load(plugins: object) -> None:
+    """Import modules, each by its name or by the path of its file, once. Raises UserError for one that is not there.
+
+    Anything but a list of texts is left for the check of the settings to refuse.
+    """
+    for plugin in plugins if isinstance(plugins, list | tuple) else ():
+        if not isinstance(plugin, str):
+            return
         file = Path(plugin).resolve() if plugin.endswith(".py") else None
         name = plugin if file is None else str(file)
         if name in loaded:
