@@ -197,6 +197,7 @@ def test_who_makes_settings_in_code_is_refused_what_a_command_is_and_numpys_numb
         ("train", ["seed=1,2"], "seed=1,2: several values are for a sweep, with -m; a list is [a,b]"),
         ("train", ["device=cuda:9"], "device=cuda:9: CUDA devices here: 0"),
         ("train", ["seed=${missing}"], "Interpolation key 'missing' not found"),
+        ("record", ["dataset=d", "task=touch"], "task: no such key; did you mean sim_task?"),
         ("evaluate", ["checkpoint=a", "instruction=walk, then stop"], "needs quotes in quotes"),
         ("bench", ["tasks=[Pendulum-v1,Pendulam-v1]"], "task.id=Pendulam-v1: no such environment is installed"),
     ],
