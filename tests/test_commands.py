@@ -207,6 +207,7 @@ def test_who_makes_settings_in_code_is_refused_what_a_command_is_and_numpys_numb
         ("train", ["seed=${missing}"], "Interpolation key 'missing' not found"),
         ("train", ["senses=[state,"], "senses=[state,: no viable alternative at input"),
         ("evaluate", ["checkpoint=a", "instruction=walk, then stop"], "To use it as string, quote the value"),
+        ("record", ["dataset=d", "task=touch"], "task: no such key; did you mean sim_task?"),
         ("bench", ["tasks=[Pendulum-v1,Pendulam-v1]"], "task.id=Pendulam-v1: no such environment is installed"),
     ],
 )

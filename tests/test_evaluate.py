@@ -75,13 +75,19 @@ def test_it_reports_what_training_does_and_more(run, evaluated):
         assert min(returns) <= low <= summary[f"{name}_mean"] <= high <= max(returns)
         assert summary[f"{name}_mean"] == pytest.approx(np.mean(returns), abs=2e-3)
         assert summary[f"{name}_std"] == pytest.approx(np.std(returns), abs=2e-3)
-    assert 0 < summary["plan_ms_p50"] <= summary["plan_ms_p99"]
+    assert summary["plan_ms_p50"] is summary["plan_ms_p99"] is summary["decisions_per_second"] is None
     assert 0 < summary["plan_gflop"] < 1
     trained = json.loads((run / "summary.json").read_text())
     for name in ("train_seconds", "parameters", "device", "versions"):
         assert summary[name] == trained[name]
     # Rounded twice: the update on its own first.
     assert summary["gflop_per_control_step"] == pytest.approx(trained["gflop_per_control_step"], abs=1.1e-3)
+
+
+def test_timing_measures_decisions_and_changes_no_return(run, evaluated, tmp_path):
+    summary = evaluation(run, timing=True).run(tmp_path)
+    assert 0 < summary["plan_ms_p50"] <= summary["plan_ms_p99"] and summary["decisions_per_second"] > 0
+    assert summary["returns"] == evaluated[0]["returns"]
 
 
 @pytest.mark.parametrize(
