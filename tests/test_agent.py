@@ -125,11 +125,12 @@ def test_it_says_what_the_planner_chose_and_when(make):
         assert torch.equal(agent.decision.tokens[0][agent.planned], plans[-1].tokens[0][agent.planned])
 
 
+@pytest.mark.parametrize("side", [-1, 1])
 @pytest.mark.parametrize(("planned", "explore"), [(True, "pink"), (True, ""), (False, "")])
-def test_actions_are_of_a_curve_and_in_range(make, planned, explore, length=4):
+def test_actions_are_of_a_curve_and_in_range(make, planned, explore, side, length=4):
     agent = make(length, planned, explore)
     with torch.no_grad():
-        agent.model.actor[-1].bias[: agent.curve.size] = 50  # a policy that wants more than there is
+        agent.model.actor[-1].bias[: agent.curve.size] = 50 * side  # a policy that wants more than there is
     for t in range(2 * length):
         assert agent.act(seen(200, t)).abs().max() <= 1
         assert torch.allclose(agent.curve.decode(agent.curve.encode(agent.actions)), agent.actions, atol=1e-3)

@@ -87,14 +87,11 @@ class RunFolder:
         os.truncate(self.metrics, size)
 
     def log(self, row: dict[str, float | None]) -> None:
-        """Append a row to metrics.csv; missing, None and NaN values stay empty. Raises ValueError for unknown keys.
-
-        The file's first line says which columns: a run begun before a metric was added goes on without it.
-        """
+        """Append a row to metrics.csv; missing, None and NaN values stay empty. Raises ValueError for unknown keys."""
         if extra := set(row) - set(COLUMNS):
             raise ValueError(f"no such columns: {', '.join(sorted(extra))}")
         with open(self.metrics, "a+") as file:
-            file.seek(0)
+            file.seek(0)  # its first line says which columns: a run begun before a metric was added goes on without it
             cells = [_number(row.get(name)) for name in file.readline().strip().split(",")]
             csv.writer(file, lineterminator="\n").writerow(cells)
 
