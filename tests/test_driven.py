@@ -89,6 +89,7 @@ def test_the_first_episodes_are_the_experts_and_no_others(driven):
     seeds = [episode_seed(trainer.config.seed, 0, n % count, n // count + 1) for n in range(6)]
     assert set(episodes) == {n for n, seed in enumerate(seeds) if seed % 3}  # in the others it does not know how to
     assert len(episodes) and planned and trainer.episodes.number.min() > 3
+    assert not any(env.wanted for env in trainer.episodes.env.envs)  # none is asked once none is needed
 
 
 def test_an_episode_is_the_sum_of_its_rewards_and_succeeded_if_it_did_at_any_step(driven):

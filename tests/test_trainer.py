@@ -95,7 +95,7 @@ def makers(toys):
     """Makes trainers, by name, from the seed of their weights."""
     slides = toys.slides
     return {
-        "several": lambda weights=0: toys.trainer(slides(*LIMITS), 4, weights, precision="bf16"),
+        "several": lambda weights=0: toys.trainer(slides(3, 12, 9), 4, weights, precision="bf16"),
         "endless": lambda weights=0: toys.trainer(slides(None, None), 1, weights),
         "full ring": lambda weights=0: toys.trainer(slides(9), 1, weights, capacity=12),
         "senses": lambda weights=0: shown(toys, 7, 12)(weights),

@@ -135,7 +135,7 @@ def test_going_on_with_more_steps_is_as_if_they_had_been_asked_for_at_once(keys,
 
 def test_a_run_leaves_everything(whole):
     assert {p.name for p in whole.iterdir()} == {
-        *("config.yaml", "metrics.csv", "summary.json", "curve.png", "checkpoints")
+        *("config.yaml", "metrics.csv", "timing.csv", "summary.json", "curve.png", "checkpoints")
     }
     result = json.loads((whole / "summary.json").read_text())
     assert not SHARED - set(result)
@@ -164,7 +164,7 @@ def test_stopped_during_its_film_it_stops_at_the_next_frame_and_goes_on(toys, tm
     with pytest.raises(SystemExit) as end:
         Training.begin(keys, run).run()
     assert (end.value.code, len(drawn)) == (143, frames)
-    left = {"config.yaml", "metrics.csv", "summary.json", "curve.png", "checkpoints"}
+    left = {"config.yaml", "metrics.csv", "timing.csv", "summary.json", "curve.png", "checkpoints"}
     left |= {"plan.svg", "plan.png", "plan.json"}
     assert {p.name for p in run.iterdir()} == left
     metrics = (run / "metrics.csv").read_bytes()
@@ -331,19 +331,15 @@ def test_what_was_fixed_at_the_beginning_cannot_change_on_resuming(refused, run)
     refused(run, "hydra.run.dir=: not with resume=", arguments=["hydra.run.dir=elsewhere"])
 
 
-@pytest.mark.parametrize(
-    ("place", "line"),
-    [
-        (("seconds",), "seconds: missing"),
-        (("config", "noise"), "noise: missing; train again, or use the commit that made it"),
-        (("config", "learning", "rho"), "learning.rho: missing; train again"),
-        (("config", "planner"), "planner.samples, planner.policy_samples, "),
-    ],
-)
-def test_a_run_that_lacks_a_setting_goes_on_with_no_default(refused, run, place, line):
+def test_a_run_of_before_a_setting_was_added_goes_on_and_one_that_disagrees_with_itself_does_not(refused, run):
     checkpoint = (run / "checkpoints" / "last").resolve()
-    change(checkpoint, "progress.json", place)
-    refused(run, f"semagram: {checkpoint / 'progress.json'}: {line}")
+    change(checkpoint, "progress.json", ("config", "plugins"))
+    change(checkpoint, "progress.json", ("config", "planner", "algorithm"))
+    assert Training.begin({"resume": str(run)}, run).run()["returns"]
+    change(checkpoint, "progress.json", ("config", "planner"))
+    refused(run, f"{run / 'config.yaml'}: not what {checkpoint} was made with (planner.samples=64, not 8; ")
+    change(checkpoint, "progress.json", ("seconds",))
+    refused(run, f"semagram: {checkpoint / 'progress.json'}: seconds: missing")
 
 
 def test_what_this_machine_or_task_is_not_is_refused(refused, run, command):
