@@ -193,8 +193,7 @@ THREE = Limits({name: JointLimits(*each) for name, each in zip("abc", JOINT_LIMI
 @pytest.mark.parametrize("sign", [-1, 1])
 def test_it_begins_where_two_readings_agree_within_a_step_no_further_than_a_step_outside(sign):
     for gap, begins in ((15.0, True), (15.01, False)):
-        run = Run()
-        command = run.step(0.0, reading=np.array([sign * gap]))
+        command = Run().step(0.0, reading=np.array([sign * gap]))
         assert command.fault is None and (command.values is not None) == begins
         command = Run(start=sign * (90 + gap)).step(0.0)
         assert (command.fault is None) == (command.values is not None) == begins
@@ -403,8 +402,7 @@ def test_steps_too_close_count_as_one_and_a_long_pause_as_the_longest():
     check, at = InputCheck(ONE), lambda now: (Stamped([0.0], now), Stamped([0.0], now), now)
     assert check.check(*at(0.0)).dt == 0
     assert check.check(*at(SOONEST_S)).dt == SOONEST_S
-    again = check.check(*at(SOONEST_S))
-    assert again.dt == 0 and again.fault is None
+    assert (again := check.check(*at(SOONEST_S))).dt == 0 and again.fault is None
     assert check.check(*at(1.9 * SOONEST_S)).dt == 0
     assert check.check(*at(2.5 * SOONEST_S)).dt == pytest.approx(1.5 * SOONEST_S)
     check.restart()
