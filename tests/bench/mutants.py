@@ -4,7 +4,7 @@
 
 Each mutant is one change of the syntax tree inside a function. The tests are collected and timed once. Each mutant then
 gets a fork of this process, in which the function's code is exchanged, and of the tests (but slow ones) that call it
-the fastest run first, until one fails or, noticed too, the process has used `limit` seconds of CPU, or four times as many.
+the fastest run first, until one fails or, noticed too, the process has used `limit` s of CPU, or 4 x `limit` s in all.
 `sample`: try so many, drawn by `seed`. Not a test.
 """
 
