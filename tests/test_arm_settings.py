@@ -92,13 +92,11 @@ def test_a_mistake_is_one_line_that_names_the_key(make, keys, line):
 BOUNDS = [  # what is made, of what: the last value that may be, the first that may not
     (joint, {}, "rate", 10.0, 10.001, "at most 10 s of acceleration, 1.0"),
     (joint, {}, "low", 0.999, 1.0, "below high, 1.0"),
-    (joint, {}, "low", -1e6, -1e6 - 0.5, "from -1000000"),
-    (joint, {}, "high", 1e6, 1e6 + 0.5, "from -1000000"),
+    *((joint, {}, key, sign * 1e6, sign * 1000000.5, "from -1000000") for key, sign in (("low", -1), ("high", 1))),
     *((joint, {"rate": 1e-3}, key, 1e-3, 9e-4, "from 0.001") for key in ("rate", "acceleration", "step", "stall")),
     *((joint, {}, key, 1e6, 1e6 + 0.5, "from 0.001") for key in ("acceleration", "step", "stall")),
     *((Box, {}, f"{axis}_low", 0.999, 1.0, f"below box.{axis}_high, 1.0") for axis in "xyz"),
-    (Box, {}, "x_low", -100.0, -100.5, "from -100 to 100"),
-    (Box, {}, "y_high", 100.0, 100.5, "from -100 to 100"),
+    *((Box, {}, key, sign * 100.0, sign * 100.5, "from -100 to 100") for key, sign in (("x_low", -1), ("y_high", 1))),
     *((Limits, {"joints": {"j": joint()}}, f"{key}_s", 60.0, 60.5, "above 0") for key in ("loop", "stall", "goal_age")),
 ]
 

@@ -254,7 +254,6 @@ def test_an_episode_of_a_planner_begins_with_its_first_plan_and_says_what_was_do
 def test_a_sink_gets_each_step_with_its_times_and_an_episode_without_a_step_is_not_done(wired):
     assert wired.loop.episode(wired.driver, 5) is None
     wired.driver.goal = lambda reading, last: None
-    assert wired.loop.episode(wired.driver, 5) is None
     assert wired.loop.episode(wired.driver, 5, lambda: True) is False
     assert [(step.episode, step.number, step.success) for step in wired.steps] == [(1, k, None) for k in range(6)]
     for step in wired.steps:

@@ -4,7 +4,7 @@
 
 Each mutant is one change of the syntax tree inside a function. The tests are collected and timed once. Each mutant then
 gets a fork of this process, in which the function's code is exchanged, and of the tests (but slow ones) that call it
-the fastest run first, until one fails or, noticed too, the process has used `limit` seconds of CPU.
+the fastest run first, until one fails or, noticed too, the process has used `limit` s of CPU, or 4 x `limit` s in all.
 `sample`: try so many, drawn by `seed`. Not a test.
 """
 
@@ -17,6 +17,7 @@ import json
 import os
 import random
 import resource
+import signal
 import sys
 import tempfile
 import time
@@ -165,6 +166,7 @@ class Trial:
     def attack(self, function: str, code: types.CodeType, items: list) -> None:
         """Exchange a function's code wherever it is referred to, and run these tests."""
         resource.setrlimit(resource.RLIMIT_CPU, (self.limit, self.limit))
+        signal.alarm(4 * self.limit)  # it may wait for ever
         for each in self.caches:
             each.cache_clear()
         for each in self.functions:
