@@ -20,6 +20,7 @@ from worldmodel.settings import PlannerConfig
 EXAMPLES = Path(__file__).parents[1] / "docs/examples"
 PENDULUM = ("task=gym", "task.id=Pendulum-v1")
 SHORT = ("task.max_control_steps=30", "steps=120", "seed_steps=40", "evaluation.episodes=1", "checkpoint.every=60")
+SHORT += ("learning.updates_per_token=0.25",)
 OWN = {
     "loss": (*PENDULUM, "learning.losses={apart: 0.5}"),
     "planner": (*PENDULUM, "planner.algorithm=shooting"),
