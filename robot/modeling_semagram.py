@@ -21,7 +21,7 @@ from robot.configuration_semagram import SemagramConfig
 from sim.renderer import resized, shows, within
 from worldmodel.encoder import sense_dropout_mask, shift
 from worldmodel.errors import UserError
-from worldmodel.losses import ImitationBatch, imitation_loss
+from worldmodel.imitation import ImitationBatch, imitation_loss
 from worldmodel.model import WorldModel
 from worldmodel.observation import Observation, ages, unbroken
 from worldmodel.senses import LANGUAGE_KEY, Shapes, is_image, shows_scene

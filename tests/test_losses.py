@@ -7,12 +7,11 @@ import numpy as np
 import pytest
 import torch
 
+from worldmodel.imitation import ImitationBatch, imitation_loss
 from worldmodel.losses import (
     METRICS,
-    ImitationBatch,
     Losses,
     UpdateNoise,
-    imitation_loss,
     losses,
 )
 from worldmodel.model import WorldModel
