@@ -26,7 +26,8 @@ from worldmodel.senses import IMAGE_KEY_PREFIX, STATE_KEY, key
 AGENT_POS, PIXELS = "agent_pos", "pixels"
 
 OWN = [each for each in fields(TaskConfig) if each.name != "name"]  # LeRobot calls the name `task`
-TaskKeys = make_dataclass("TaskKeys", [(each.name, each.type, field(default=each.default)) for each in OWN])
+DEFAULTS = [field(default=each.default, default_factory=each.default_factory) for each in OWN]
+TaskKeys = make_dataclass("TaskKeys", [(each.name, each.type, own) for each, own in zip(OWN, DEFAULTS, strict=True)])
 
 
 @EnvConfig.register_subclass("semagram")

@@ -55,7 +55,7 @@ class TaskConfig:
     names: tuple[str, ...] = ()
     instruction: str = ""
     wrappers: tuple[str, ...] = ()
-    kwargs: dict[str, Any] = field(default_factory=dict)
+    kwargs: dict[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self):
         """Fill in defaults. Raises ValueError, naming the key, for a task that cannot be made."""

@@ -52,7 +52,7 @@ def test_an_example_of_the_pages_trains_changes_the_numbers_and_resumes_to_the_b
 SETTINGS = {"learning.losses", "planner.algorithm", "model.encoder", "noise", "replay.sampler", "task.wrappers"}
 
 
-@pytest.mark.parametrize("setting", [*SETTINGS - {"learning.losses", "task.wrappers"}])
+@pytest.mark.parametrize("setting", sorted(SETTINGS - {"learning.losses", "task.wrappers"}))
 def test_an_unknown_name_is_refused_in_one_line_and_nothing_is_written(tmp_path, setting):
     words = [sys.executable, "-m", "configs.commands", "train", f"{setting}=nobody", f"hydra.run.dir={tmp_path}/run"]
     ended = subprocess.run(words, check=False, capture_output=True, text=True, cwd=tmp_path)
