@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+import pytest
 
 from robot.safety.gate import Gate
 from robot.safety.input_check import SOONEST_S, Stamped
@@ -212,3 +213,15 @@ def test_no_hostile_goal_makes_a_command_beyond_any_limit_and_every_fault_is_nam
     released = sum(ordeal(rng, kinds) for _ in range(GOALS // EPISODE))
     assert kinds == set(FaultKind) - ELSEWHERE - {FaultKind.STALLED}
     assert released > 100
+
+
+def test_the_auditor_sees_a_command_that_is_not_allowed():
+    limits = Limits({"j": JointLimits(-10, 10, 5, 20, 3)})
+    gate, audit = Gate(limits), Audit(limits)
+    at = np.zeros(1)
+    gate.step(Stamped(at, -0.1), Stamped(at, -0.1), -0.1)
+    audit.began(gate.step(Stamped(at, 0.0), Stamped(at, 0.0), 0.0), at, 0.0)
+    command = gate.step(Stamped(at, 0.1), Stamped(at, 0.1), 0.1)
+    command.values[:] = 0.3  # 3 units/s after 0.1 s: more than 20 units/s^2
+    with pytest.raises(AssertionError, match="acceleration"):
+        audit.check(command, at, 0.1)

@@ -8,8 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from configs.command import composed
-from configs.runs.run_folder import RunFolder
 from configs.train import train
 from worldmodel import registry
 from worldmodel.errors import UserError
@@ -91,11 +89,3 @@ def test_a_score_is_added_to_each_imagined_reward(toys):
     after = model.step(root, plans[0, :, 0])[0]
     rewards = [planner.predict(root, plans[0, :, 0])[0] for planner in (plain, scored)]
     assert torch.allclose(rewards[1] - rewards[0], 2 * after[:, 0], atol=1e-6)
-
-
-def test_a_run_of_before_a_metric_was_added_keeps_its_columns(tmp_path):
-    folder = RunFolder(tmp_path)
-    folder.begin(composed("train", []))
-    folder.metrics.write_text("env_steps,episode_return\n")
-    folder.log({"env_steps": 3, "episode_return": 1.5, "loss_new": 0.1})
-    assert folder.metrics.read_text() == "env_steps,episode_return\n3,1.5\n"

@@ -73,7 +73,7 @@ class RunFolder:
         for name in ("summary.json", "timing.csv"):
             (self.path / name).unlink(missing_ok=True)
         replace_file(self.path / "config.yaml", OmegaConf.to_yaml(config).encode())
-        own = [f"loss_{name}" for name in config["learning"]["losses"]]
+        own = [f"loss_{name}" for name in config.get("learning", {}).get("losses", ())]
         replace_file(self.metrics, (",".join([*COLUMNS, *own]) + "\n").encode())
 
     def config(self) -> dict:
