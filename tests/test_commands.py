@@ -28,6 +28,7 @@ from configs import commands
 from configs.arguments import choices, entries, keys, typed
 from configs.command import composed
 from configs.reporting import Ended
+from configs.runs.run_folder import COLUMNS, TIMES
 from configs.schema import BenchConfig, EvaluateConfig, TokensConfig, TrainConfig
 from configs.train import train
 from envs.task_env import EnvironmentFault
@@ -122,6 +123,13 @@ def test_every_key_stands_in_the_yaml_with_its_default_and_a_comment(name):
     extra = {key for key in explained if key[:6] != "hydra." and key not in expected}
     extra = {key for key in extra if not any(known.startswith(f"{key}.") for known in expected)}
     assert extra <= groups | OPEN | {f"{group}.{k}" for group in OPEN for k in found.get(group, {})}
+
+
+def test_help_explains_every_column_that_a_run_writes(command):
+    _, out, _ = command("train", "--help")
+    shown = {word.strip(",.") for word in out.split()}
+    losses = {"loss_*" if name.startswith("loss_") else name for name in (*COLUMNS, *TIMES)}
+    assert losses <= shown, losses - shown
 
 
 def test_each_command_is_where_the_table_says():

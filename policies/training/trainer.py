@@ -22,10 +22,11 @@ from worldmodel.senses import is_image
 
 @dataclass(frozen=True)
 class EpisodeEnd:
-    """A finished training episode: its return, its length in control steps, and the metrics of the latest update.
+    """A finished training episode: its return and its length in control steps.
 
-    `demonstrated_steps`: how many of its steps an expert took.
-    `episode_success`: 1 if it succeeded at any step, else 0; None if the environment does not report success.
+    `metrics`: `Learner.metric_names` and the plans' standard deviation `plan_std`, as means over the updates since an
+    episode ended last; NaN without any. `demonstrated_steps`: how many of its steps an expert took. `episode_success`:
+    1 if it succeeded at any step, else 0; None if the environment does not report success.
     """
 
     episode_return: float
@@ -67,7 +68,7 @@ class Trainer:
         seed = functools.partial(episode_seed, config.seed, 0)
         self.episodes = Episodes(env, learner.model.senses, seed, self.experts)
         self.steps = 0  # control steps, over all environments
-        self.metrics = torch.full((len(learner.metric_names),), torch.nan)
+        self.sums = torch.zeros(len(learner.metric_names) + 2)  # of metrics, plan_std and 1, since an episode ended
 
     @property
     def env_steps(self) -> int:
@@ -116,8 +117,11 @@ class Trainer:
     def _ends(self, ended: Bool[Tensor, " E"]) -> list[EpisodeEnd]:
         """Describe the episodes that ended."""
         episodes = self.episodes
-        metrics = dict(zip(self.learner.metric_names, self.metrics.tolist(), strict=True))
-        metrics["plan_std"] = self.agent.std
+        if not bool(ended.any()):
+            return []
+        means = (self.sums[:-1] / self.sums[-1]).tolist()
+        metrics = dict(zip((*self.learner.metric_names, "plan_std"), means, strict=True))
+        self.sums.zero_()
         return [
             EpisodeEnd(
                 float(episodes.returns[i]),
@@ -135,7 +139,8 @@ class Trainer:
             return
         per_step = self.learner.config.updates_per_token / self.curve.length
         for _ in range(int(self.steps * per_step) - self.learner.updates):
-            self.metrics = self.learner.update(self._draw().to(self.learner.model.device), self.generator)
+            metrics = self.learner.update(self._draw().to(self.learner.model.device), self.generator)
+            self.sums += torch.cat([metrics.cpu(), torch.tensor([self.agent.std, 1.0])])
 
     def _draw(self) -> Batch:
         """Sample a batch of windows from the replay."""
@@ -170,7 +175,7 @@ class Trainer:
             "replay": self.replay.state_dict(),
             "loop": {
                 "steps": torch.tensor(self.steps),
-                "metrics": self.metrics.clone(),
+                "metrics": self.sums.clone(),
                 "generator": self.generator.get_state(),
                 "episodes": self.episodes.state_dict(),
                 "agent": self.agent.state_dict(),
@@ -189,8 +194,8 @@ class Trainer:
         self.replay.load_state_dict(saved["replay"])
         loop = saved["loop"]
         self.steps = int(loop["steps"])
-        if loop["metrics"].shape == self.metrics.shape:  # else empty until the next update: metrics have been added
-            self.metrics = loop["metrics"].clone()
+        if loop["metrics"].shape == self.sums.shape:  # else empty until the next update: metrics have been added
+            self.sums = loop["metrics"].clone()
         self.episodes.load_state_dict(loop["episodes"])
         self.agent.load_state_dict(loop["agent"])
         if fault := self.episodes.retrace(self.replay):
