@@ -148,7 +148,7 @@ class RecordConfig(EpisodeConfig):
             raise UserError(f"seconds={self.seconds:g}: two steps at least, {2 / self.control_hz:.3g} s")
         if self.simulated:
             self._check_task(TASKS, "one of {}")
-        elif not self.instruction and self.task_name not in TASKS:
+        elif not self.instruction:
             raise UserError("instruction=: what is done, in words, e.g. instruction='Put the cube in the bowl.'")
         elif self.paced == "false":
             raise UserError(f"paced=false: only with robot={SIM}")

@@ -24,7 +24,7 @@ from robot.loop import Driver, Loop, Reading, Step
 from robot.recording import MEASURED, SUCCESS, EpisodeInfo, Parts, picture, summary
 from robot.safety.gated import SUFFIX, GatedRobot
 from robot.safety.limits import ARM, Units
-from robot.settings import CAMERAS, EXPERT, POLICY, PREFIX, RecordConfig
+from robot.settings import CAMERAS, EXPERT, POLICY, RecordConfig
 from robot.so101 import SimCamera, SO101Sim
 from robot.ticks import ORDINARY, Clock, SimulatedTime, Ticks, hurried
 from sim.renderer import RenderingUnavailable, shows
@@ -242,11 +242,7 @@ class RecordSession:
 
     def _task(self, robot: GatedRobot) -> str:
         """Return the task in words, as the dataset stores it."""
-        if self.config.instruction:
-            return self.config.instruction
-        return (
-            robot.robot.scene.task_description if self.config.simulated else self.config.sim_task.removeprefix(PREFIX)
-        )
+        return self.config.instruction or robot.robot.scene.task_description
 
 
 @contextmanager
