@@ -19,7 +19,10 @@ from worldmodel.strict import check_ranges, ranged
 
 DEFAULT_TASK = "cartpole-swingup"
 TRACKERS = ("tensorboard", "wandb", "trackio")
-RESUMABLE = ("steps", "threads", "video", "compile", "evaluation", "checkpoint", "device", "plugins", "track")
+ON_FAULT = ("stop", DROP := "drop_episode")
+RESUMABLE = (
+    *("steps", "threads", "video", "compile", "on_fault", "evaluation", "checkpoint", "device", "plugins", "track"),
+)
 """The keys of a training run that may change when it is resumed."""
 
 
@@ -58,6 +61,7 @@ class TrainConfig(LoopConfig, MachineConfig):
     randomise: Variation = field(default_factory=Variation)
     video: bool = True
     track: tuple[str, ...] = ()
+    on_fault: str = "stop"
     resume: str = ""
 
     @property
@@ -71,6 +75,8 @@ class TrainConfig(LoopConfig, MachineConfig):
         for name in self.track:
             if name not in TRACKERS:
                 raise UserError(f"track=[{','.join(self.track)}]: some of {', '.join(TRACKERS)}")
+        if self.on_fault not in ON_FAULT:
+            raise UserError(f"on_fault={self.on_fault}: one of {', '.join(ON_FAULT)}")
         MachineConfig.__post_init__(self)
         seen = self.perceived
         for name in ("demonstrations", "expert_takeover_prob"):

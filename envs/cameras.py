@@ -103,7 +103,8 @@ class Cameras:
 
     Each frame is drawn once per control step and shows the state at its end. MuJoCo scenes are drawn here, with one
     rendering context per frame size; other environments render themselves. The images that the environment itself
-    observes are cameras too; the first also serves as `main` if nothing else can be rendered.
+    observes are cameras too; the first also serves as `main` if nothing else can be rendered. `unperceived`: the names
+    of those that are not among the senses.
 
     Raises:
         ValueError: for a camera that does not exist, or if nothing can be rendered; one line.
@@ -115,9 +116,11 @@ class Cameras:
         for name, keys in self._paths.items():
             if (shape := _at(env.observation_space, keys).shape)[2] not in CHANNELS:
                 raise UserError(f"{task.label}: its picture {name} is {shape}; supported: (height, width, 1 or 3)")
-        own = physics(env)[0] is None
+        own, observed = physics(env)[0] is None, dict(self._paths)
         if self._paths and own and env.render_mode != "rgb_array":
             self._paths.setdefault(MAIN, next(iter(self._paths.values())))
+        seen = [self._paths.get(name) for name in senses.sizes]
+        self.unperceived = [name for name, keys in observed.items() if keys not in seen]
         self._views = views(task, env) | dict.fromkeys(self._paths)
         self._shapes: dict[str, tuple[int, ...]] = {
             name: _at(env.observation_space, keys).shape for name, keys in self._paths.items()

@@ -14,7 +14,7 @@ from gymnasium.wrappers import TimeLimit
 from envs import suite
 from envs.senses import Senses
 from envs.settings import TaskConfig
-from envs.task_env import TaskEnv
+from envs.task_env import Reporting, TaskEnv
 from envs.vector import Processes
 from sim.variation import Variation
 from worldmodel import registry
@@ -32,12 +32,14 @@ def make(
     senses: Senses = STATE_ALONE,
     drop: Mapping[str, int] | None = None,
     plugins: Sequence[str] = (),
+    report_faults: bool = False,
 ) -> gymnasium.Env:
     """Create the environment of a task; with `render=True`, one that `envs.cameras.frame` can draw.
 
     `variation` says how the simulated SO-101 differs from its model from one episode to the next; only the arm's
     tasks support it. `drop`: the control step from which a sense is missing in each episode (`envs.missing`).
-    `plugins`: modules to import first, which another process may lack (`worldmodel.registry`).
+    `plugins`: modules to import first, which another process may lack (`worldmodel.registry`). `report_faults`: do not
+    raise a fault, but end the episode (`Reporting`).
 
     Observations: a Dict of the chosen `senses`. `observation.state`, Box (S,) float32: the environment's own keys in
     alphabetical order, flattened. `observation.images.<camera>`, Box (H, W, 3) uint8 (`envs.cameras`), with
@@ -52,6 +54,8 @@ def make(
             a task other than the arm's, or a sense that the task lacks or that cannot be rendered; one line.
     """
     registry.load(plugins)
+    if report_faults:
+        return Reporting(make(task, render, variation, senses, drop))
     if task.name == "multi":
         from envs.multi import Multi
 
@@ -60,7 +64,7 @@ def make(
     try:
         for name in task.wrappers:
             own = registry.find("wrapper", name)(own)
-        env = TaskEnv(own, task, senses, _divergence(task))
+        env = TaskEnv(own, task, senses)
         if not senses.cameras and not drop:
             return env
         from envs.missing import Masked
@@ -78,6 +82,7 @@ def make_vector(
     variation: Variation | None = None,
     senses: Senses = STATE_ALONE,
     drop: Mapping[str, int] | None = None,
+    report_faults: bool = False,
 ) -> gymnasium.vector.VectorEnv:
     """Create `count` environments of a task that step together; the other arguments are those of `make`.
 
@@ -102,9 +107,10 @@ def make_vector(
     """
     if count < 1:
         raise UserError(f"envs={count}: at least 1")
-    one = functools.partial(make, task, variation=variation, senses=senses, drop=drop, plugins=tuple(registry.loaded))
+    settings: dict = {"variation": variation, "senses": senses, "drop": drop, "report_faults": report_faults}
+    one = functools.partial(make, task, plugins=tuple(registry.loaded), **settings)
     if count > 1 and processes:
-        return Processes(one, count)
+        return Processes(one, count, task.label)
     disabled = gymnasium.vector.AutoresetMode.DISABLED
     return gymnasium.vector.SyncVectorEnv([one] * count, autoreset_mode=disabled)
 
@@ -153,16 +159,3 @@ def _gym(task: TaskConfig, render: bool) -> gymnasium.Env:
 
 def _line(error: Exception) -> str:
     return " ".join(str(error).split())
-
-
-def _divergence(task: TaskConfig) -> tuple[type[Exception], ...]:
-    """Return the exception types that the task's environment raises when its physics diverges."""
-    if task.is_arm:
-        from envs import arm
-
-        return (arm.Diverged,)
-    if task.name == "gym":
-        return ()
-    from dm_control.rl.control import PhysicsError
-
-    return (PhysicsError,)

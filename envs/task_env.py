@@ -1,8 +1,12 @@
 """One environment of a task, whatever simulates it: the same senses, action range, end of an episode and checks."""
 
 import math
+import time
+import traceback
 from collections.abc import Iterator
-from typing import Any
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar
 
 import gymnasium
 import numpy as np
@@ -12,15 +16,18 @@ from gymnasium.wrappers.utils import rescale_box
 from envs.instructions import CHARACTERS, LONGEST, check
 from envs.senses import Senses
 from envs.settings import TaskConfig
+from policies.settings import FAULT
 from worldmodel.errors import UserError
 from worldmodel.senses import LANGUAGE_KEY, STATE_KEY
 
 UNLIMITED = 1e10
 """Bounds of this magnitude count as unlimited: dm_control uses it for actuators without limits (lqr)."""
+LARGEST = float(np.finfo(np.float32).max)
+"""What rewards are stored in holds none larger."""
 
 
 class EnvironmentFault(ArithmeticError):
-    """An environment returned a non-finite number, or its physics diverged.
+    """An environment raised an exception, which is the cause of this one, or returned a non-finite number.
 
     `action` (A,) is the action it was given (None at a reset); `observation` and `reward` are what it returned (None
     if it returned nothing).
@@ -35,24 +42,24 @@ class EnvironmentFault(ArithmeticError):
 class TaskEnv(gymnasium.Wrapper):
     """The environment of `task`, from Gymnasium's `env` for it; `envs.make.make` says what it observes and does.
 
-    The attribute `instruction`, if not None, replaces the task's own from the next reset on. `divergence`: the
-    exceptions that the physics raises when it diverges. `metadata` holds `episode_limit` (`envs.make.episode_limit`)
-    and `render_fps`, in control steps per second.
+    The attribute `instruction`, if not None, replaces the task's own from the next reset on. `metadata` holds
+    `episode_limit` (`envs.make.episode_limit`), `render_fps`, in control steps per second, and `unperceived`, the
+    cameras in the environment's observation that are not among the senses. `running`: which environment of this process
+    is at work (task and control step), and since when (`time.monotonic`); None if none is.
 
     Raises:
         ValueError: for unsupported spaces or a sense that the task lacks or that cannot be rendered; one line.
-        EnvironmentFault: from `reset` or `step`, for a non-finite state or reward or diverging physics.
+        EnvironmentFault: from `reset` or `step`, for any exception of the environment, or a non-finite state or reward.
     """
 
     instruction: str | None = None
+    running: ClassVar[tuple[str, float] | None] = None
 
-    def __init__(
-        self, env: gymnasium.Env, task: TaskConfig, senses: Senses, divergence: tuple[type[Exception], ...] = ()
-    ):
+    def __init__(self, env: gymnasium.Env, task: TaskConfig, senses: Senses):
         super().__init__(env)
         if not senses.state and not senses.cameras:
             raise UserError("senses=[language]: words alone show nothing of what happens; add state or images.<camera>")
-        self._task, self._senses, self._divergence = task, senses, divergence
+        self._task, self._senses = task, senses
         self._step = 0
         limits = [steps for steps in (_own_limit(env, task.repeat), task.max_control_steps) if steps]
         rate = 1 / (_seconds(env) * task.repeat)
@@ -70,12 +77,14 @@ class TaskEnv(gymnasium.Wrapper):
         parts: dict[str, spaces.Space] = {}
         if senses.state:
             parts[STATE_KEY] = spaces.Box(-np.inf, np.inf, (len(self._labels),), np.float32)
-        self._cameras = None
+        self._cameras, unperceived = None, [*image_paths(env.observation_space)]
         if senses.cameras:
             from envs.cameras import Cameras
 
             self._cameras = Cameras(env, task, senses)
             parts |= self._cameras.spaces
+            unperceived = self._cameras.unperceived
+        self.metadata["unperceived"] = unperceived
         if senses.language:
             self._own_instruction = self._given = task.words
             parts[LANGUAGE_KEY] = spaces.Text(LONGEST, charset=CHARACTERS)
@@ -87,11 +96,9 @@ class TaskEnv(gymnasium.Wrapper):
         if self._senses.language:
             given = self._own_instruction if self.instruction is None else self.instruction
             self._given = check(given, LANGUAGE_KEY)
-        try:
+        with self._faults(None):
             raw, info = self.env.reset(seed=seed, options=options)
-        except self._divergence as error:
-            raise EnvironmentFault(f"{self._task.label}: the physics diverged at a reset: {error}") from error
-        return self._observe(raw, None, 0.0), info
+            return self._observe(raw, None, 0.0), info
 
     def step(self, action: np.ndarray):
         """Advance one control step, repeating the action and summing the rewards. Raises ValueError if not finite."""
@@ -99,15 +106,13 @@ class TaskEnv(gymnasium.Wrapper):
         if not np.isfinite(action).all():
             raise ValueError(f"{self._where()}: the action is not finite: {action}")
         own, total = self._to_own(action), 0.0
-        try:
+        with self._faults(action):
             for _ in range(self._task.repeat):
                 raw, reward, terminated, truncated, info = self.env.step(own)
                 total += float(reward)
                 if terminated or truncated:
                     break
-        except self._divergence as error:
-            raise EnvironmentFault(f"{self._where()}: the physics diverged: {error}", np.array(action)) from error
-        observation = self._observe(raw, action, total)
+            observation = self._observe(raw, action, total)
         return observation, total, terminated, truncated or self._step == self._task.max_control_steps, info
 
     def close(self) -> None:
@@ -127,7 +132,7 @@ class TaskEnv(gymnasium.Wrapper):
         """Return what the agent observes of `raw`, checked."""
         state = self.state(raw)
         finite = np.isfinite(state)
-        if not finite.all() or not np.isfinite(reward):
+        if not finite.all() or not abs(reward) <= LARGEST:
             at = int(np.argmin(finite))
             what = f"observation.state[{at}] ({self._labels[at]}) is {state[at]}"
             what = f"the reward is {reward}" if finite.all() else what
@@ -138,8 +143,52 @@ class TaskEnv(gymnasium.Wrapper):
             observation |= self._cameras.frames(raw)
         return observation | ({LANGUAGE_KEY: self._given} if self._senses.language else {})
 
+    @contextmanager
+    def _faults(self, action: np.ndarray | None) -> Iterator[None]:
+        """Turn what the environment's own code raises into a fault, and say meanwhile that it runs."""
+        TaskEnv.running = self._where(), time.monotonic()
+        try:
+            yield
+        except (EnvironmentFault, UserError):
+            raise
+        except Exception as error:
+            place, what = traceback.extract_tb(error.__traceback__)[-1], " ".join(str(error).split())
+            line = f"{self._where()}: {type(error).__name__}: {what} ({Path(place.filename).name}, line {place.lineno})"
+            raise EnvironmentFault(line, None if action is None else np.array(action)) from error
+        finally:
+            TaskEnv.running = None
+
     def _where(self) -> str:
         return f"{self._task.label}, control step {self._step}"
+
+
+class Reporting(gymnasium.Wrapper):
+    """Report a fault as `info[FAULT]` instead of raising it: the episode is truncated at its last good observation.
+
+    Raises EnvironmentFault from the first `reset` only, when there is no observation yet.
+    """
+
+    def __init__(self, env: gymnasium.Env):
+        super().__init__(env)
+        self._last: dict[str, Any] | None = None
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
+        """Begin an episode; after a fault it has not begun, and the next call is to be another reset."""
+        try:
+            self._last, info = self.env.reset(seed=seed, options=options)
+        except EnvironmentFault as fault:
+            if self._last is None:
+                raise
+            return self._last, {FAULT: fault}
+        return self._last, info
+
+    def step(self, action: np.ndarray):
+        """Advance one control step."""
+        try:
+            self._last, *rest = self.env.step(action)
+        except EnvironmentFault as fault:
+            return self._last, 0.0, False, True, {FAULT: fault}
+        return self._last, *rest
 
 
 def _own_limit(env: gymnasium.Env, repeat: int) -> int | None:
@@ -181,6 +230,11 @@ def action_box(task: TaskConfig, space: spaces.Space) -> spaces.Box:
 
     Where the suite sets no limits (lqr), use [-1, 1]: its cost is quadratic in the action, so good actions are small.
     """
+    if isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
+        raise UserError(
+            f"{task.label}: its actions are {space}, but plans are curves through continuous control points; a wrapper "
+            "of yours that offers a Box of as many scores and takes the highest would do (task.wrappers=)"
+        )
     supported = "supported: a Box of one dimension with finite bounds (continuous control)"
     if not isinstance(space, spaces.Box) or space.dtype.kind != "f" or len(space.shape) != 1:
         raise UserError(f"{task.label}: its actions are {space}; {supported}")

@@ -18,11 +18,13 @@ from envs.task_env import EnvironmentFault
 from worldmodel.errors import MachineFault, warning_line
 
 PR_SET_PDEATHSIG = 1
+TOLD_S, LOST_S = 60.0, 300.0
+"""Seconds for which an environment may be at work on a step before that is told, and before it is given up."""
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 class EnvironmentLost(MachineFault):
-    """An environment's process exited or was killed; the rest of its vector is no longer usable."""
+    """An environment's process exited, was killed or hangs; the rest of its vector is no longer usable."""
 
 
 def follow(parent: int, number: int) -> None:
@@ -58,14 +60,15 @@ class Processes(gymnasium.vector.AsyncVectorEnv):
 
     Processes are spawned, since forking a process with running threads (PyTorch's, a compiler's) can deadlock; a script
     that uses this therefore needs `if __name__ == "__main__":`. `reset` and `step` raise EnvironmentLost if a process
-    has died.
+    has died or has not answered for LOST_S.
     """
 
-    def __init__(self, make: Callable[[], gymnasium.Env], count: int):
-        """Start the processes, which takes seconds since each imports its own dependencies.
+    def __init__(self, make: Callable[[], gymnasium.Env], count: int, task: str = "an environment"):
+        """Start the processes, which takes seconds since each imports its own dependencies. `task`: what they play.
 
         Raises EnvironmentLost if one dies while starting.
         """
+        self._task = task
         before = {name: os.environ.pop(name) for name in THREADS if name in os.environ}
         os.environ.update(dict.fromkeys(THREADS, "1"))
         try:
@@ -91,19 +94,28 @@ class Processes(gymnasium.vector.AsyncVectorEnv):
         util.Finalize(self, _kill, (self.processes,), exitpriority=0)
 
     def reset(self, *, seed=None, options=None):
-        """Reset the environments, as in Gymnasium. Raises EnvironmentLost if a process has died."""
-        return self._answer(super().reset, seed=seed, options=options)
+        """Reset the environments, as in Gymnasium. Raises EnvironmentLost if a process has died or hangs."""
+        return self._answer(lambda: self.reset_async(seed, options), self.reset_wait)
 
     def step(self, actions):
-        """Step the environments, as in Gymnasium. Raises EnvironmentLost if a process has died."""
-        return self._answer(super().step, actions)
+        """Step the environments, as in Gymnasium. Raises EnvironmentLost if a process has died or hangs."""
+        return self._answer(lambda: self.step_async(actions), self.step_wait)
 
-    def _answer(self, ask: Callable, *what, **more):
+    def _answer(self, ask: Callable[[], None], wait: Callable[[], tuple]) -> tuple:
         try:
-            return ask(*what, **more)
+            ask()
+            if not self._poll_pipe_envs(TOLD_S):
+                warnings.warn(f"{self._hanging(TOLD_S)}; at {LOST_S:.0f} s it is given up", stacklevel=3)
+                if not self._poll_pipe_envs(LOST_S - TOLD_S):
+                    raise EnvironmentLost(self._hanging(LOST_S))  # and stay in this state, so that `close` only kills
+            return wait()
         except (EOFError, ConnectionError) as error:
             self._state = AsyncState.DEFAULT
             raise EnvironmentLost(_loss(self.processes)) from error
+
+    def _hanging(self, seconds: float) -> str:
+        silent = [p.pid for p, pipe in zip(self.processes, self.parent_pipes, strict=True) if not pipe.poll(0)]
+        return f"{self._task} hangs: no step for {seconds:.0f} s in process {', '.join(map(str, silent))}"
 
     def close_extras(self, timeout: float | None = None, terminate: bool = False) -> None:
         """Close the environments if all are alive and idle; then kill the processes in any case."""

@@ -27,7 +27,7 @@ cloudpickle.register_pickle_by_value(sys.modules[__name__])  # a process can't i
 
 
 class Broken(gymnasium.Env):
-    """Warns if it is pushed up, is at fault if it is pushed down."""
+    """Warns if it is pushed up, is at fault if it is pushed down, hangs if it is pushed a quarter up."""
 
     observation_space = spaces.Dict({STATE_KEY: spaces.Box(-1, 1, (1,), np.float32)})
     action_space = spaces.Box(-1, 1, (1,), np.float32)
@@ -36,6 +36,8 @@ class Broken(gymnasium.Env):
         return {STATE_KEY: np.zeros(1, np.float32)}, {}
 
     def step(self, action):
+        if action[0] == 0.25:
+            time.sleep(60)
         if action[0] > 0:
             warnings.warn("the camera is dark", stacklevel=2)
         if action[0] < 0:
@@ -132,6 +134,19 @@ def test_a_lost_process_is_one_line_and_the_others_end(pair):
     for act in (lambda: pair.step(REST), lambda: pair.reset(seed=[0, 1])):
         with pytest.raises(EnvironmentLost, match=rf"\({pair.processes[1].pid}\) was killed by SIGKILL$"):
             act()
+    pair.close()
+    assert not any(process.is_alive() for process in pair.processes)
+
+
+def test_a_process_that_hangs_is_told_then_given_up_and_all_end(pair, monkeypatch):
+    monkeypatch.setattr("envs.vector.TOLD_S", 0.5)
+    monkeypatch.setattr("envs.vector.LOST_S", 1.0)
+    pid = pair.processes[1].pid
+    with (
+        pytest.warns(UserWarning, match=rf"^an environment hangs: .* process {pid}; at 1 s it is given up$"),
+        pytest.raises(EnvironmentLost, match=rf"^an environment hangs: no step for 1 s in process {pid}$"),
+    ):
+        pair.step(np.float32([[0], [0.25]]))
     pair.close()
     assert not any(process.is_alive() for process in pair.processes)
 

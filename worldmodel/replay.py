@@ -95,25 +95,30 @@ class Replay:
         planned_token: Float[Tensor, "E P"] | None = None,
         planned: Bool[Tensor, " E"] | None = None,
         demonstrated: Bool[Tensor, " E"] | None = None,
+        known: Bool[Tensor, " E"] | None = None,
     ) -> None:
         """Add one step of every environment: the action taken from its newest observation, and what followed.
 
         `observation`: the next one. `planned_token`: the token that the planner chose at this step, where `planned`.
-        `demonstrated`: whether an expert took the step. Raises ValueError if an environment has begun no episode.
+        `demonstrated`: whether an expert took the step. `known`: where there was a step at all, if not everywhere;
+        elsewhere the newest observation stays the last of its episode, as at a time limit. Raises ValueError if an
+        environment has begun no episode.
         """
         if bool((self.head < 0).any()):
             env = int((self.head < 0).nonzero()[0])
             raise ValueError(f"environment {env}: no episode has begun; its first observation is needed before a step")
-        at = self._all, self.head
-        self.action[at], self.reward[at], self.terminated[at] = action, reward, terminated
-        self.was_planned[at] = False if planned is None else planned
+        envs = self._all if known is None else known.nonzero()[:, 0]
+        at = envs, self.head[envs]
+        self.action[at], self.reward[at], self.terminated[at] = action[envs], reward[envs], terminated[envs]
+        self.was_planned[at] = False if planned is None else planned[envs]
         if planned_token is not None and planned is not None and bool(planned.any()):
-            self.planned_token[at] = torch.where(planned.unsqueeze(1), planned_token, self.planned_token[at])
+            own = self.planned_token[at]
+            self.planned_token[at] = torch.where(planned[envs].unsqueeze(1), planned_token[envs], own)
         if demonstrated is not None and bool(demonstrated.any()):
-            self.demonstrated[at], self._shown = demonstrated, None
+            self.demonstrated[at], self._shown = demonstrated[envs], None
         self.final[at] = False
-        self.steps += len(self.head)
-        self._push(self._all, observation)
+        self.steps += len(envs)
+        self._push(envs, observation)
 
     def rewarded(self) -> float:
         """Return the share of steps whose reward is not the median, i.e. how often a rare one comes; NaN if empty."""

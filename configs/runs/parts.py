@@ -69,7 +69,7 @@ def build(config: TrainConfig) -> Parts:
     """Build the parts of a run, at its first step. Raises ValueError for an impossible task, device or size."""
     machine = prepare(config)
     variation, senses = config.randomise, config.perceived
-    env = make_vector(config.task, config.envs, variation=variation, senses=senses)
+    env = make_vector(config.task, config.envs, variation=variation, senses=senses, report_faults=True)
     try:
         return _built(config, machine, env)
     except BaseException:

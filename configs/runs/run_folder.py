@@ -144,13 +144,14 @@ class Progress:
     """What a run saves with each checkpoint.
 
     `config`: its config. `metrics_bytes`: the size of metrics.csv. `seconds`: time spent training. `evaluated`:
-    environment steps at the last evaluation.
+    environment steps at the last evaluation. `faults`: how often an environment was at fault.
     """
 
     config: dict
     metrics_bytes: int
     seconds: float
     evaluated: int
+    faults: int = 0
 
 
 def leaves(keys: dict, place: str = "") -> dict[str, object]:

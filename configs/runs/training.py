@@ -16,13 +16,15 @@ from configs.runs.episodes import EvaluationEpisodes, side_by_side
 from configs.runs.parts import Parts
 from configs.runs.run_folder import Progress, RunFolder, leaves, point_last, resumption, write_summary
 from configs.runs.tracking import Trackers
-from configs.schema import TrainConfig
+from configs.runs.watching import hanging, watched
+from configs.schema import DROP, TrainConfig
 from envs.make import make
 from envs.task_env import EnvironmentFault
 from envs.vector import EnvironmentLost
 from policies.agent import Agent
 from policies.storage.checkpoint import restore, save_checkpoint
 from policies.storage.folders import commit, versions
+from policies.training.episodes import PATIENCE
 from policies.training.rollouts import Rollout, in_words, outcome
 from robot.safety.stops import Stopped, handled
 from worldmodel.strict import ConfigError, build
@@ -42,7 +44,7 @@ class Training:
     `lock`: a file descriptor that holds the run folder's lock while open. `seconds`: time spent training, without
     evaluations, summed over all resumptions. `evaluated`: environment steps at the last evaluation. `saved`:
     environment steps at the last checkpoint of this process, or -1. `signal`: the signal that asked the run to stop, or
-    0. `commit`: the commit of the running code.
+    0. `faults`: how often an environment was at fault. `commit`: the commit of the running code.
     """
 
     config: TrainConfig
@@ -53,6 +55,8 @@ class Training:
     evaluated: int = 0
     saved: int = -1
     signal: int = 0
+    faults: int = 0
+    fault: Exception | None = None
     commit: str = field(default_factory=commit)
     callback: Callback | None = None
     trackers: Trackers | None = None
@@ -84,6 +88,9 @@ class Training:
             raise ConfigError(f"hydra.run.dir={path}: holds a run already; {typed('resume', path)} goes on with it")
         parts = building.build(config)  # raises for invalid settings before anything is written
         run = cls(config, parts, folder, folder.take())
+        if unseen := [f"images.{name}" for name in parts.env.metadata["unperceived"]]:
+            senses = ",".join([*config.senses, *unseen])
+            say(f"{', '.join(unseen)} {'are' if len(unseen) > 1 else 'is'} there and not perceived; senses=[{senses}]")
         run.folder.begin(asdict(config))
         point_last(path)
         return run
@@ -104,7 +111,7 @@ class Training:
         say(f"going on from {path}")
         if parts.trainer.env_steps >= config.steps:
             say(f"steps={config.steps}: it has {parts.trainer.env_steps} already, and is only evaluated again")
-        return cls(config, parts, folder, lock, progress.seconds, progress.evaluated)
+        return cls(config, parts, folder, lock, progress.seconds, progress.evaluated, faults=progress.faults)
 
     @cached_property
     def episodes(self) -> EvaluationEpisodes:
@@ -118,11 +125,13 @@ class Training:
 
         On a stop signal, save a checkpoint and raise SystemExit with 128 + its number. Raises Ended if an environment's
         process is lost, without a checkpoint: the agent has already acted by then, so there is no consistent state
-        between two steps to save. Raises EnvironmentFault as the environment does.
+        between two steps to save. Raises Ended for a fault of an environment that learns, with a checkpoint after it,
+        and EnvironmentFault for one in an evaluation or at the first reset.
         """
         go_on = f"go on with: semagram-train {typed('resume', self.folder.path)}"
+        self.parts.trainer.episodes.told = self._tell
         try:
-            with handled(self._ask):
+            with handled(self._ask), watched(go_on):
                 try:
                     self._loop()
                     return self._finish()
@@ -135,6 +144,11 @@ class Training:
         except EnvironmentLost as error:
             raise Ended(f"{error}; {go_on}" if self.folder.used else str(error)) from error
         except EnvironmentFault as error:
+            if error is self.fault:
+                self._save()
+                dropping = self.config.on_fault == DROP
+                how = f"{PATIENCE} episodes in a row had no step" if dropping else f"on_fault={DROP} goes on by itself"
+                raise Ended(f"{error}; {how}; {go_on}") from error
             raise EnvironmentFault(
                 f"{error}; going on comes to the same point: take another seed=, or go on with another compile= or "
                 "threads=, which round differently",
@@ -150,12 +164,20 @@ class Training:
             finally:
                 os.close(self.lock)
 
+    def _tell(self, fault: Exception) -> None:
+        """Count a fault of an environment that learns, and tell it unless it ends the run."""
+        self.faults, self.fault = self.faults + 1, fault
+        if self.config.on_fault == DROP:
+            say(f"{fault}; the episode ends there")
+
     def _ask(self, number, frame) -> None:
         """Request a stop after the current step, where the state is consistent; the same signal again kills at once.
 
         Except SIGHUP, which both the shell and the kernel send when a terminal is closed: its repeats are ignored.
         """
         self.signal = number
+        if hanging():
+            return  # `watched` ends the run
         if number != signal.SIGHUP:
             with suppress(OSError):  # nobody may be reading; not `say`, which the signal may have interrupted
                 os.write(2, STOPPING)
@@ -187,6 +209,8 @@ class Training:
                     who = " (an expert drove)" if ended.demonstrated_steps else ""
                     bar.set_postfix_str(f"return {ended.episode_return:.0f}{who}", refresh=False)
                 self.seconds += time.perf_counter() - started
+                if self.fault and config.on_fault != DROP:
+                    raise self.fault
                 bar.update(trainer.env_steps - now)
                 if _due(config.checkpoint.every, now, trainer.env_steps) and trainer.env_steps < config.steps:
                     self._save()
@@ -229,7 +253,7 @@ class Training:
 
     def _save(self) -> None:
         trainer, folder = self.parts.trainer, self.folder
-        progress = Progress(asdict(self.config), folder.metrics_size(), self.seconds, self.evaluated)
+        progress = Progress(asdict(self.config), folder.metrics_size(), self.seconds, self.evaluated, self.faults)
         state, keep = trainer.state_dict(), self.config.checkpoint.keep
         save_checkpoint(folder.checkpoints, self.parts.spec(), state, asdict(progress), keep)
         self.saved = trainer.env_steps
@@ -249,6 +273,7 @@ class Training:
             "seed": config.seed,
             "env_steps": trainer.env_steps,
             "updates": learner.updates,
+            "faults": self.faults,
             **outcome(planned, alone),
             "train_seconds": round(self.seconds, 1),
             "env_steps_per_second": round(trainer.env_steps / max(self.seconds, 1e-9), 2),

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from policies.agent import Agent
-from policies.settings import EXPERT, LoopConfig
+from policies.settings import EXPERT, FAULT, LoopConfig
 from policies.text_encoder import WORDS
 from worldmodel.observation import Observation
 from worldmodel.replay import Replay
@@ -47,12 +47,16 @@ def episode_seed(seed: int, stream: int, env: int, episode: int) -> int:
 
 @dataclass(frozen=True)
 class Step:
-    """One control step of E environments: the observation that it led to, and what it brought, each (E,)."""
+    """One control step of E environments: the observation that it led to, and what it brought, each (E,).
+
+    Where it was `faulty`, there was no such step: the episode is truncated, and the observation is that before it.
+    """
 
     observation: Observation
     reward: Float[Tensor, " E"]
     terminated: Bool[Tensor, " E"]
     truncated: Bool[Tensor, " E"]
+    faulty: Bool[Tensor, " E"]
 
     @property
     def ended(self) -> Bool[Tensor, " E"]:
@@ -131,8 +135,11 @@ class Episodes:
 
     `env`: a vector of environments that reset only when told to (`envs.make.make_vector`). `observation`: the newest
     one of all of them, None before `begin`. `judged`: whether they report success (`is_success` in their info).
-    `tasks`: the task of each, if they have several; else empty.
+    `tasks`: the task of each, if they have several; else empty. `failed` (E,): how many episodes in a row were at fault
+    at their reset or first step; `told` is called with each fault that an environment reports (FAULT in its info).
     """
+
+    told: Callable[[Exception], None] = staticmethod(lambda fault: None)
 
     def __init__(self, env, senses: Shapes, seed: Callable[[int, int], int], experts: Experts | None = None):
         """Track the episodes of `env`, of which a model perceives `senses`.
@@ -147,6 +154,8 @@ class Episodes:
         self.successes, self.judged = np.zeros(count, dtype=bool), False
         self.observation: Observation | None = None
         self.tasks: tuple[str, ...] = ()
+        self.failed, self._fault = np.zeros(count, dtype=int), Exception()
+        self._info: dict = {}  # what the environments last reported
 
     @property
     def everywhere(self) -> Bool[Tensor, " E"]:
@@ -160,13 +169,22 @@ class Episodes:
         return self.observation
 
     def begin(self, begun: Bool[Tensor, " E"]) -> None:
-        """Begin a new episode in the environments marked."""
+        """Begin a new episode in the environments marked, and another where its reset is at fault.
+
+        Raises the fault after PATIENCE such episodes in a row; all environments are then to begin anew.
+        """
         mask = begun.numpy()
-        self.number[mask] += 1
-        self.observation = self._reset(mask)
-        self.returns[mask], self.lengths[mask], self.successes[mask] = 0, 0, False
-        if self.experts is not None:
-            self.experts.begin(mask)
+        while mask.any():
+            if self.failed.max() >= PATIENCE:
+                self.observation, self.lengths[:] = None, 0
+                raise self._fault
+            self.number[mask] += 1
+            self.observation = self._reset(mask)
+            self.returns[mask], self.lengths[mask], self.successes[mask] = 0, 0, False
+            if self.experts is not None:
+                self.experts.begin(mask)
+            mask = self._faults()
+            self.failed += mask
 
     def step(self, action: Float[Tensor, "E A"]) -> Step:
         """Step all environments."""
@@ -174,11 +192,22 @@ class Episodes:
         self.observation = self._observed(returned, info)
         self.returns += reward
         self.lengths += 1
+        faulty = self._faults()
+        self.failed = np.where(faulty, self.failed + (self.lengths == 1), 0)
         self.judged = "is_success" in info
         if self.judged:
             self.successes |= info["is_success"].astype(bool)
         ends = torch.from_numpy(np.array(terminated)), torch.from_numpy(np.array(truncated))
-        return Step(self.observation, torch.from_numpy(np.array(reward, dtype=np.float32)), *ends)
+        rewards = torch.from_numpy(np.array(reward, dtype=np.float32))
+        return Step(self.observation, rewards, *ends, torch.from_numpy(faulty))
+
+    def _faults(self) -> np.ndarray:
+        """Return which environments (E,) have just reported a fault, and tell each."""
+        for fault in self._info.get(FAULT, ()):
+            if fault is not None:
+                self._fault = fault
+                self.told(fault)
+        return self._info.get(f"_{FAULT}", np.zeros(len(self.failed), dtype=bool))
 
     def _reset(self, mask: np.ndarray) -> Observation:
         """Reset the environments (E,) marked to the start of their episodes; return the observation of all."""
@@ -191,6 +220,7 @@ class Episodes:
         return self._observed(returned, info)
 
     def _observed(self, returned: Mapping, info: dict) -> Observation:
+        self._info = info
         if self.experts is not None:
             self.experts.note(info)
         return observe(returned, self.senses)
@@ -215,6 +245,8 @@ class Episodes:
 
         The actions are those in `replay`, and the seeds the original ones. Returns "" or, if it failed, the reason.
         """
+        if self.observation is None:  # no episode has begun
+            return ""
         most, held = int(self.lengths.max()), replay.rows - 1
         if most > held:
             return f"the running episode is {most} steps long, of which the replay holds {held}"
@@ -239,6 +271,8 @@ class Episodes:
         return "" if same else astray
 
 
+PATIENCE = 3
+"""Episodes in a row that may be at fault before they have a step."""
 PROGRESS = ("number", "returns", "lengths", "successes")
 
 

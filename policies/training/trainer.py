@@ -76,18 +76,22 @@ class Trainer:
         return self.steps * self.action_repeat
 
     def step(self) -> list[EpisodeEnd]:
-        """Act once in every environment, store what followed and learn; return the episodes that ended."""
+        """Act once in every environment, store what followed and learn; return the episodes that ended.
+
+        A step at which an environment was at fault is not stored, nor is its episode returned: another begins.
+        """
         episodes = self.episodes
         if episodes.observation is None:
             self._begin(episodes.everywhere)
         action, planned, demonstrated = self._act(episodes.now)
         token = None if self.agent.decision is None else self.agent.decision.tokens[0]
         step = episodes.step(action)
-        self.replay.add(step.observation, action, step.reward, step.terminated, token, planned, demonstrated)
-        self.learner.model.observe(step.observation)
+        known = ~step.faulty
+        self.replay.add(step.observation, action, step.reward, step.terminated, token, planned, demonstrated, known)
+        self.learner.model.observe(step.observation.map(lambda x: x[known]))
         self.steps += len(action)
-        ends = self._ends(step.ended)
-        if ends:
+        ends = self._ends(step.ended & known)
+        if bool(step.ended.any()):
             self._begin(step.ended)
         self._learn()
         return ends
@@ -135,7 +139,7 @@ class Trainer:
 
     def _learn(self) -> None:
         """Run the updates now due: none during the seed steps, then all that those have accumulated."""
-        if self.steps < self.config.seed_steps:
+        if self.steps < self.config.seed_steps or not self.replay.steps:
             return
         per_step = self.learner.config.updates_per_token / self.curve.length
         for _ in range(int(self.steps * per_step) - self.learner.updates):
