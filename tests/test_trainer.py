@@ -119,6 +119,19 @@ def test_a_run_resumed_anywhere_is_the_run_itself(toys, tmp_path, name):
         assert digest(resumed) == digest(whole)
 
 
+def test_a_run_stopped_between_two_updates_and_resumed_is_the_run_itself(toys, tmp_path):
+    whole, stopped = (toys.trainer(toys.slides(7), updates_per_token=4.0) for _ in range(2))
+    seen, calls = advance(toys, whole, 30), iter(range(1000))
+    stopped.stopping = lambda: next(calls) >= 5
+    before = []
+    while stopped.learner.updates < 5:
+        before += advance(toys, stopped, stopped.steps + 1)
+    assert stopped.learner.updates == 5 < int(4 * stopped.steps)
+    resumed = toys.resume(toys.save(stopped, tmp_path), toys.trainer(toys.slides(7), weights=1, updates_per_token=4.0))
+    resumed.learn()
+    assert before + advance(toys, resumed, 30) == seen and digest(resumed) == digest(whole)
+
+
 def test_a_run_saved_before_a_metric_was_added_goes_on_and_that_is_empty_until_the_next_update(toys, tmp_path):
     whole = toys.trainer(toys.slides(7), updates_per_token=0.1)
     advance(toys, whole, 24)

@@ -192,6 +192,9 @@ class Training:
         trainer, config = self.parts.trainer, self.config
         if self.parts.machine.compiled:
             say("compiling the plan and the update at the first of each: a minute or so, once per machine and sizes")
+        trainer.stopping = lambda: bool(self.signal)
+        trainer.learn()  # what a signal may have cut short
+        self._heed()
         with progress_bar(config.steps, initial=trainer.env_steps) as bar:
             while trainer.env_steps < config.steps:
                 now = trainer.env_steps

@@ -68,6 +68,7 @@ class Trainer:
         seed = functools.partial(episode_seed, config.seed, 0)
         self.episodes = Episodes(env, learner.model.senses, seed, self.experts)
         self.steps = 0  # control steps, over all environments
+        self.stopping: Callable[[], bool] = lambda: False
         self.sums = torch.zeros(len(learner.metric_names) + 2)  # of metrics, plan_std and 1, since an episode ended
 
     @property
@@ -93,7 +94,7 @@ class Trainer:
         ends = self._ends(step.ended & known)
         if bool(step.ended.any()):
             self._begin(step.ended)
-        self._learn()
+        self.learn()
         return ends
 
     def _act(self, observation: Observation) -> tuple[Tensor, Tensor, Tensor]:
@@ -137,12 +138,17 @@ class Trainer:
             for i in ended.nonzero()[:, 0].tolist()
         ]
 
-    def _learn(self) -> None:
-        """Run the updates now due: none during the seed steps, then all that those have accumulated."""
+    def learn(self) -> None:
+        """Run the updates now due: none during the seed steps, then all that those have accumulated.
+
+        Between two of them, stop if `stopping()`. Whoever goes on from there calls this first.
+        """
         if self.steps < self.config.seed_steps or not self.replay.steps:
             return
         per_step = self.learner.config.updates_per_token / self.curve.length
         for _ in range(int(self.steps * per_step) - self.learner.updates):
+            if self.stopping():
+                return
             metrics = self.learner.update(self._draw().to(self.learner.model.device), self.generator)
             self.sums += torch.cat([metrics.cpu(), torch.tensor([self.agent.std, 1.0])])
 
