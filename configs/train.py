@@ -1,5 +1,6 @@
 """Train, from a command or from a script or notebook."""
 
+import time
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
@@ -64,6 +65,7 @@ def begin(
     `given`: the dotted keys that the user set. Mistakes are reported before the slow import of PyTorch. Returns the
     summary. Raises ValueError, OSError.
     """
+    began = time.perf_counter()
     if keys["resume"] == AUTO:
         from configs.runs.run_folder import found
 
@@ -76,4 +78,6 @@ def begin(
         check_installed(config.track)
     from configs.runs.training import Training
 
-    return Training.begin(keys, folder, given, callback).run()
+    run = Training.begin(keys, folder, given, callback)
+    run.clock["starting"] = time.perf_counter() - began
+    return run.run()

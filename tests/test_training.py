@@ -34,7 +34,7 @@ SHARED = {
     *("task", "seed", "env_steps", "return_mean", "return_std", "episodes", "train_seconds", "env_steps_per_second"),
     *("gflop_per_control_step", "decisions_per_second", "parameters", "device", "versions"),
 }
-CLOCK = {"train_seconds", "env_steps_per_second", "decisions_per_second", "run"}
+CLOCK = {"clock", "train_seconds", "env_steps_per_second", "decisions_per_second", "run"}
 PATIENCE = 600  # seconds
 SHORT = ("task=pendulum-swingup", "task.max_control_steps=30", "steps=360", "evaluation.episodes=2", "seed_steps=40")
 SHORT += ("learning.updates_per_token=0.25", "evaluation.every=200", "checkpoint.every=100")

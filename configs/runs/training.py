@@ -3,8 +3,8 @@
 import os
 import signal
 import time
-from collections.abc import Callable, Collection
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -45,6 +45,7 @@ class Training:
     evaluations, summed over all resumptions. `evaluated`: environment steps at the last evaluation. `saved`:
     environment steps at the last checkpoint of this process, or -1. `signal`: the signal that asked the run to stop, or
     0. `faults`: how often an environment was at fault. `commit`: the commit of the running code.
+    `clock`: seconds that this process has spent so far, by what on.
     """
 
     config: TrainConfig
@@ -60,6 +61,7 @@ class Training:
     commit: str = field(default_factory=commit)
     callback: Callback | None = None
     trackers: Trackers | None = None
+    clock: dict[str, float] = field(default_factory=dict)
 
     @classmethod
     def begin(cls, keys: dict, path: Path, given: Collection[str] = (), callback: Callback | None = None) -> "Training":
@@ -112,6 +114,15 @@ class Training:
         if parts.trainer.env_steps >= config.steps:
             say(f"steps={config.steps}: it has {parts.trainer.env_steps} already, and is only evaluated again")
         return cls(config, parts, folder, lock, progress.seconds, progress.evaluated, faults=progress.faults)
+
+    @contextmanager
+    def _timed(self, what: str) -> Iterator[None]:
+        """Add the time that the block takes to the clock."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.clock[what] = self.clock.get(what, 0.0) + time.perf_counter() - began
 
     @cached_property
     def episodes(self) -> EvaluationEpisodes:
@@ -192,6 +203,7 @@ class Training:
         trainer, config = self.parts.trainer, self.config
         if self.parts.machine.compiled:
             say("compiling the plan and the update at the first of each: a minute or so, once per machine and sizes")
+        updates = trainer.learner.updates
         trainer.stopping = lambda: bool(self.signal)
         trainer.learn()  # what a signal may have cut short
         self._heed()
@@ -200,6 +212,7 @@ class Training:
                 now = trainer.env_steps
                 if _due(config.evaluation.every, self.evaluated, now):
                     self._evaluate(f"{now} steps")
+                compiling = self.parts.machine.compiled and trainer.learner.updates == updates
                 started = time.perf_counter()
                 for ended in trainer.step():
                     self._log(
@@ -211,7 +224,10 @@ class Training:
                     )
                     who = " (an expert drove)" if ended.demonstrated_steps else ""
                     bar.set_postfix_str(f"return {ended.episode_return:.0f}{who}", refresh=False)
-                self.seconds += time.perf_counter() - started
+                took = time.perf_counter() - started
+                self.seconds += took
+                what = "compiling" if compiling and trainer.learner.updates > updates else "training"
+                self.clock[what] = self.clock.get(what, 0.0) + took
                 if self.fault and config.on_fault != DROP:
                     raise self.fault
                 bar.update(trainer.env_steps - now)
@@ -241,8 +257,9 @@ class Training:
         seed = self.config.evaluation.seed
         timed = bool(self.config.planner.deadline_ms)  # then the return depends on speed: compile
         agent = self.parts.evaluator(True, seed, timed and self.parts.machine.compiled)
-        planned = self.episodes.play(agent, seed, self._heed)
-        alone = self.episodes.play(self.parts.evaluator(False, seed), seed, self._heed)
+        with self._timed("evaluating"):
+            planned = self.episodes.play(agent, seed, self._heed)
+            alone = self.episodes.play(self.parts.evaluator(False, seed), seed, self._heed)
         self._log(
             eval_return=float(planned.returns.mean()),
             eval_std=float(planned.returns.std()),
@@ -258,7 +275,8 @@ class Training:
         trainer, folder = self.parts.trainer, self.folder
         progress = Progress(asdict(self.config), folder.metrics_size(), self.seconds, self.evaluated, self.faults)
         state, keep = trainer.state_dict(), self.config.checkpoint.keep
-        save_checkpoint(folder.checkpoints, self.parts.spec(), state, asdict(progress), keep)
+        with self._timed("saving"):
+            save_checkpoint(folder.checkpoints, self.parts.spec(), state, asdict(progress), keep)
         self.saved = trainer.env_steps
 
     def _finish(self) -> dict:
@@ -278,6 +296,7 @@ class Training:
             "updates": learner.updates,
             "faults": self.faults,
             **outcome(planned, alone),
+            "clock": {what: round(seconds, 1) for what, seconds in self.clock.items()},
             "train_seconds": round(self.seconds, 1),
             "env_steps_per_second": round(trainer.env_steps / max(self.seconds, 1e-9), 2),
             "gflop_per_control_step": round(update + plan, 3),
@@ -291,11 +310,13 @@ class Training:
             "run": str(path),
         }
         write_summary(path, result)
-        self._draw()
+        with self._timed("drawing"):
+            self._draw()
         if self.trackers:
             pictures = [path / name for name in ("curve.png", "plan.png")]
             self.trackers.files(pictures, path / "rollout.mp4", trainer.env_steps)
-        say(f"done: {path}")
+        spent = ", ".join(f"{what} {seconds:.0f} s" for what, seconds in self.clock.items())
+        say(f"done: {path} ({spent})")
         return result
 
     def _draw(self) -> None:
