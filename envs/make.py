@@ -78,6 +78,7 @@ def make_vector(
     variation: Variation | None = None,
     senses: Senses = STATE_ALONE,
     drop: Mapping[str, int] | None = None,
+    render: bool = False,
 ) -> gymnasium.vector.VectorEnv:
     """Create `count` environments of a task that step together; the other arguments are those of `make`.
 
@@ -102,7 +103,8 @@ def make_vector(
     """
     if count < 1:
         raise UserError(f"envs={count}: at least 1")
-    one = functools.partial(make, task, variation=variation, senses=senses, drop=drop, plugins=tuple(registry.loaded))
+    settings = {"variation": variation, "senses": senses, "drop": drop}
+    one = functools.partial(make, task, render, **settings, plugins=tuple(registry.loaded))
     if count > 1 and processes:
         return Processes(one, count)
     disabled = gymnasium.vector.AutoresetMode.DISABLED

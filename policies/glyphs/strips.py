@@ -1,5 +1,7 @@
 """Strips over time: the control steps, each dimension of the action, the value and the imagined reward of a film."""
 
+from functools import lru_cache
+
 import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw
@@ -32,10 +34,7 @@ class Strips:
         actions, imagined = np.array(self.actions), np.array(self.imagined)
         lane = max(LANE, ACTIONS // actions.shape[1])
         tall = lane * actions.shape[1]
-        page = np.full((-(-(STEPS + tall + 2 * ROW) // 16) * 16, width, 3), 255.0)
-        seconds = np.floor(np.arange(first, len(actions)) * self.step_seconds + 1e-6).astype(int)
-        ticks = np.flatnonzero(np.diff(seconds, prepend=seconds[0]))
-        page[:, LABELS + COLUMN * ticks] = PALE
+        page = np.full((-(-(STEPS + tall + 2 * ROW) // 16) * 16, width, 3), 255, np.uint8)
         words = "action" if actions.shape[1] == 1 else f"actions 1 to {actions.shape[1]}"
         lanes = [(values, 1.0, BLUE, STEPS + lane * n, lane, "" if n else words) for n, values in enumerate(actions.T)]
         for n, (colour, words) in enumerate(((GREEN, "value"), (ORANGE, "imagined\nreward"))):
@@ -44,18 +43,31 @@ class Strips:
         for values, least, colour, top, height, _ in lanes:
             known = values[np.isfinite(values)]
             low, high = min(-least, known.min(initial=0.0)), max(least, known.max(initial=0.0), 1e-6)
-            covered = np.repeat(bars(values[first:], low, high, height - 1), COLUMN, 1)
-            place = page[top : top + height - 1, LABELS : LABELS + covered.shape[1]]
-            place += covered[..., None] * (np.array(colour) - place)
+            covered = bars(values[first:], low, high, height - 1)[..., None]
+            drawn = np.rint(255 - covered * (255 - np.array(colour))).astype(np.uint8)
+            page[top : top + height - 1, LABELS : LABELS + COLUMN * covered.shape[1]] = drawn.repeat(COLUMN, 1)
             page[top + height - 1, LABELS:] = PALE
-        strips = Image.fromarray(np.rint(page).astype(np.uint8))
-        ink = ImageDraw.Draw(strips)
-        ink.text((4, 2), f"step {len(actions)}", fill=GREY)
-        for tick in ticks:
-            ink.text((LABELS + COLUMN * tick + 3, 2), f"{seconds[tick]} s", fill=GREY)
+        seconds = np.floor(np.arange(first, len(actions)) * self.step_seconds + 1e-6).astype(int)
+        ticks = np.flatnonzero(np.diff(seconds, prepend=seconds[0]))
+        at = LABELS + COLUMN * ticks
+        page[:, at] = np.minimum(page[:, at], PALE)
+        strips = Image.fromarray(page)
+        strips.paste(GREY, (4, 2), _written(f"step {len(actions)}"))
+        for left, second in zip(at, seconds[ticks], strict=True):
+            strips.paste(GREY, (int(left) + 3, 2), _written(f"{second} s"))
         for *_, colour, top, _, words in lanes:
-            ink.text((4, top), words, colour, spacing=0)
+            if words:
+                strips.paste(colour, (4, top), _written(words))
         return np.asarray(strips)
+
+
+@lru_cache(512)
+def _written(words: str) -> Image.Image:
+    """Return words as a mask of ink; drawing letters takes longer than all the bars."""
+    _, _, right, bottom = ImageDraw.Draw(Image.new("L", (1, 1))).textbbox((0, 0), words, spacing=0)
+    mask = Image.new("L", (int(right) + 1, int(bottom) + 1))
+    ImageDraw.Draw(mask).text((0, 0), words, 255, spacing=0)
+    return mask
 
 
 def bars(values: Float[np.ndarray, " n"], low: float, high: float, height: int) -> Float[np.ndarray, "height n"]:
