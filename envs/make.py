@@ -103,8 +103,7 @@ def make_vector(
     """
     if count < 1:
         raise UserError(f"envs={count}: at least 1")
-    settings = {"variation": variation, "senses": senses, "drop": drop}
-    one = functools.partial(make, task, render, **settings, plugins=tuple(registry.loaded))
+    one = functools.partial(make, task, render, variation, senses, drop, tuple(registry.loaded))
     if count > 1 and processes:
         return Processes(one, count)
     disabled = gymnasium.vector.AutoresetMode.DISABLED

@@ -1,4 +1,4 @@
-"""A film of one episode: beside it the glyph of the current plan, below it what the cameras show, and strips over time."""
+"""A film of an episode: beside it the glyph of the current plan, below it what cameras show and strips over time."""
 
 import os
 from collections.abc import Callable
@@ -131,7 +131,8 @@ class MovingPicture:
     def __init__(self, path: Path, fps: float):
         self.path, self.every = path, -(-fps // GIF_FPS)
         self.most, self.milliseconds = round(GIF_SECONDS * fps), 1000 * self.every / fps
-        self.count, self.frames = 0, []
+        self.count = 0
+        self.frames: list[Image.Image] = []
 
     def append_data(self, page: np.ndarray) -> None:
         """Take the next frame."""
