@@ -110,11 +110,16 @@ def check_camera_keys(config: TrainConfig, given: Collection[str]) -> None:
         raise UserError(f"{vision[0]}: only with a camera among the senses, e.g. senses=[state,images.main]")
 
 
+EXTREMES = "best", "median", "worst"
+"""The episodes that an evaluation can film, by their return."""
+
+
 @dataclass(frozen=True)
 class EvaluateConfig(MachineConfig):
     """The keys of semagram-eval.
 
-    `planner`: the planner settings to override; those that are None keep the checkpoint's value. `drop_senses`:
+    `video_episodes`: of EXTREMES, what the video is to show. `planner`: the planner settings to override; those that
+    are None keep the checkpoint's value. `drop_senses`:
     senses that fail from control step `drop_at_step` of each episode on. `instruction`: replaces the task's own.
     `paraphrases`: each episode words its task differently, in paraphrases never used in training.
     """
@@ -123,6 +128,7 @@ class EvaluateConfig(MachineConfig):
     episodes: int = ranged(10, low=1)
     seed: int = ranged(100, low=0, high=2**32 - 1)
     video: bool = False
+    video_episodes: tuple[str, ...] = ()
     timing: bool = False
     drop_senses: tuple[str, ...] = ()
     drop_at_step: int = ranged(0, low=0)
@@ -134,6 +140,12 @@ class EvaluateConfig(MachineConfig):
     def __post_init__(self):
         """Raise ValueError for a value out of range."""
         MachineConfig.__post_init__(self)
+        if len(set(self.video_episodes) & set(EXTREMES)) < len(self.video_episodes):
+            raise UserError(
+                f"video_episodes=[{','.join(self.video_episodes)}]: some of {', '.join(EXTREMES)}, each once"
+            )
+        if self.video_episodes and not self.video:
+            raise UserError(f"video_episodes=[{','.join(self.video_episodes)}]: only with video=true")
         if self.drop_at_step and not self.drop_senses:
             raise UserError(f"drop_at_step={self.drop_at_step}: only with drop_senses=, those that fail then")
         if self.instruction:

@@ -83,6 +83,7 @@ def make_vector(
     senses: Senses = STATE_ALONE,
     drop: Mapping[str, int] | None = None,
     report_faults: bool = False,
+    render: bool = False,
 ) -> gymnasium.vector.VectorEnv:
     """Create `count` environments of a task that step together; the other arguments are those of `make`.
 
@@ -108,7 +109,7 @@ def make_vector(
     if count < 1:
         raise UserError(f"envs={count}: at least 1")
     settings: dict = {"variation": variation, "senses": senses, "drop": drop, "report_faults": report_faults}
-    one = functools.partial(make, task, plugins=tuple(registry.loaded), **settings)
+    one = functools.partial(make, task, render, plugins=tuple(registry.loaded), **settings)
     if count > 1 and processes:
         return Processes(one, count, task.label)
     disabled = gymnasium.vector.AutoresetMode.DISABLED

@@ -341,6 +341,29 @@ def test_published_returns_within_the_run_are_points_and_beyond_it_a_level_that_
     assert named(axes, "published") == []
 
 
+def few(returns, evaluations=()):
+    """The drawn curve of a run of few episodes, as axes and what the legend names."""
+    steps, none = np.arange(1000.0, 1000 * len(returns) + 1, 1000), np.zeros(len(evaluations))
+    given = steps, np.array(returns), steps[: len(none)], np.array(evaluations), none, none * np.nan, steps[-1]
+    figure = figures.learning_curve(LearningCurve(*given), "Pendulum-v1")
+    (legend,) = figure.legends
+    return figure.axes[0], [words.get_text() for words in legend.get_texts()]
+
+
+@pytest.mark.parametrize("returns", [[-40.0, 700.0], [-1400.0, -200.0], [0.0, 700.0], [-5.0]])
+def test_every_return_lies_within_the_picture_as_a_dot(returns):
+    axes, words = few(returns)
+    low, high = axes.get_ylim()
+    assert low <= min(returns) and max(returns) < high and words == ["training episode"]
+    assert axes.lines[0].get_marker() == "o"
+    (axes,) = figures.small_multiples({"a": [LearningCurve(*[np.array(returns[:1])] * 6, 1000.0)]}).axes
+    assert {line.get_marker() for name in ("seed", "mean") for line in named(axes, name)} == {"o"}
+
+
+def test_the_legend_names_what_is_drawn():
+    assert few([1.0] * 20, [3.0])[1] == ["training episode", "moving mean", "evaluation"]
+
+
 def test_a_grid_draws_each_seed_and_their_mean_and_range_over_the_steps_that_all_cover():
     curves = [curve(seed=seed, top=top) for seed, top in enumerate((600.0, 700.0, 950.0))]
     figure = figures.small_multiples({"walker-walk": curves[:1], "cheetah-run": curves})

@@ -52,7 +52,7 @@ def check_film(path):
     with av.open(path) as film:
         first, *_, last = (frame.to_ndarray(format="rgb24").astype(int) for frame in film.decode(video=0))
     for whole, lost in ((first, False), (last, True)):
-        rows = whole[SCENE:].reshape(2, CAPTION + SIDE, -1, 3)[:, CAPTION:]
+        rows = whole[SCENE : SCENE + 2 * (CAPTION + SIDE)].reshape(2, CAPTION + SIDE, -1, 3)[:, CAPTION:]
         fixed, cart = rows[:, :, GAP : GAP + SIDE]
         assert blank(fixed[50:])  # below its frame, 24 x 40 pixels, 48 x 80 here
         assert np.ptp(fixed[:48]) > 50

@@ -24,7 +24,9 @@ from envs.senses import Senses
 from envs.settings import TaskConfig
 from policies.agent import Agent
 from policies.tokens.curves import Curve
+from policies.training.episodes import play
 from policies.training.rollouts import Rollout, rollout, success_rates
+from worldmodel.errors import UserError
 from worldmodel.planner import Planner
 from worldmodel.senses import LANGUAGE_KEY, STATE_KEY
 from worldmodel.settings import PlannerConfig, TokenConfig
@@ -160,6 +162,31 @@ def test_one_episode_has_no_interval_a_lone_checkpoint_no_history_and_a_film_is_
         assert summary[name] is None
     assert (tmp_path / "out" / "rollout.mp4").exists() != ("no video: " in capsys.readouterr().err)
     assert all((tmp_path / "out" / name).stat().st_size for name in ("plan.svg", "plan.png", "plan.json"))
+
+
+def test_films_of_the_best_median_and_worst_episode_repeat_them_to_the_bit(run, tmp_path, monkeypatch):
+    drawn, played = [], []
+
+    def played_too(episodes, *rest, **more):
+        play(episodes, *rest, **more)
+        played.append(episodes.returns)
+
+    monkeypatch.setattr("configs.runs.film.frame", lambda *_: drawn.append(np.zeros((240, 320, 3), "u1")) or drawn[-1])
+    monkeypatch.setattr("configs.runs.film.play", played_too)
+    monkeypatch.setattr("configs.runs.evaluation.side_by_side", lambda deadline: 2)
+    wanted = {"video": True, "video_episodes": ["worst", "best", "median"]}
+    returns = np.array(evaluation(run, episodes=5, **wanted).run(tmp_path / "out")["returns"])
+    numbers = np.argsort(returns)[[0, -1, 2]]
+    films = {path.parent.name for path in (tmp_path / "out").glob("*/rollout.mp4")}
+    named = zip(wanted["video_episodes"], numbers, strict=True)
+    assert films == {f"{which}-episode{n}-return{returns[n]:.0f}" for which, n in named}
+    assert (numbers >= 2).any()  # of a batch other than the first
+    again = [each[n % 2] for each, n in zip(played, numbers, strict=True)]
+    assert again == [pytest.approx(returns[n], abs=1e-3) for n in numbers] and len(drawn) == 3 * 21
+    with pytest.raises(ConfigError, match=r"^video_episodes=: not with planner.deadline_ms="):
+        evaluation(run, {"deadline_ms": 1}, **wanted)
+    with pytest.raises(UserError, match=r"^video_episodes=\[best\]: only with video=true$"):
+        evaluation(run, video_episodes=["best"])
 
 
 @pytest.mark.parametrize(

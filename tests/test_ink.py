@@ -36,7 +36,7 @@ def decided(tokens, by_policy=False):
 def test_a_film_says_where_the_policy_acts_and_shows_its_token_alone(generator):
     known, tokens = Curve.of_token(TokenConfig(), 2), torch.rand(3, 1, 2, generator=generator)
     plan = SimpleNamespace(tokens=tokens, std=torch.ones(3, 1, 2))
-    agent = SimpleNamespace(plan=plan, curve=known, planner=None, model=BLIND)
+    agent = SimpleNamespace(plan=plan, curve=known, planner=None, model=BLIND, planned=[True])
     reel, scene = Reel(agent, 0.02), np.zeros((HEIGHT, 320, 3), np.uint8)
     agent.decision = decided(tokens)
     planned = reel.show(scene, {})[:, 320:]

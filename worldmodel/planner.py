@@ -93,6 +93,14 @@ class Planner:
         return reward, self.discount * continues
 
     @torch.no_grad()
+    def worth(
+        self, z: Float[Tensor, "B D"], w: Float[Tensor, "B P"]
+    ) -> tuple[Float[Tensor, " B"], Float[Tensor, " B"]]:
+        """Return the imagined reward (with the score) of one token, and that plus the discounted value after it."""
+        _, state, reward, continues = self.search.step(join(z, self.model.starts(w)), w)
+        return reward, reward + self.discount * continues * self.search.value(state)
+
+    @torch.no_grad()
     def plan(
         self,
         observation: Observation,

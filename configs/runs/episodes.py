@@ -47,6 +47,7 @@ class EvaluationEpisodes:
         assert isinstance(env, SyncVectorEnv)
         self.env = env
         self.limit = episode_limit(self.env) or ENDLESS
+        self.states: list[Tensor] = []  # of the agent's generator before each batch of the last `play`
 
     @property
     def steps(self) -> int:
@@ -55,17 +56,22 @@ class EvaluationEpisodes:
 
     def play(self, agent: Agent, seed: int, tick: Callable[[], None] | None = None) -> Rollout:
         """Play all episodes; `tick` is called at each step of each batch. Raises whatever `ready` raises."""
-        played = []
+        played, self.states = [], []
         for first in range(0, self.count, self.env.num_envs):
-            env = _some(self.env, self.count - first)
-            if self.task.name == "multi":
-                from envs.multi import take_turns
-
-                take_turns(env.envs, first)
-            if self.ready is not None:
-                self.ready(env.envs, first)
-            played.append(rollout(env, agent, seed, self.limit, tick, first))
+            self.states.append(agent.generator.get_state())
+            played.append(rollout(self.batch(first), agent, seed, self.limit, tick, first))
         return joined(played)
+
+    def batch(self, first: int) -> SyncVectorEnv:
+        """Return the environments of the batch that begins with episode `first`, ready for it; they are still owned."""
+        env = _some(self.env, self.count - first)
+        if self.task.name == "multi":
+            from envs.multi import take_turns
+
+            take_turns(env.envs, first)
+        if self.ready is not None:
+            self.ready(env.envs, first)
+        return env
 
     def close(self) -> None:
         """Close the environments."""

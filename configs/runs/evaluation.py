@@ -25,7 +25,7 @@ from policies.agent import Agent
 from policies.nearest_frames import NearestFrames
 from policies.storage.checkpoint import PROGRESS, REPLAY, read_tensors
 from policies.storage.folders import FolderError, check_folder, versions
-from policies.training.rollouts import Rollout, in_words, outcome
+from policies.training.rollouts import Rollout, evaluated, in_words, outcome
 from worldmodel.flops import plan_gflop
 from worldmodel.replay import Replay, ReplayMismatch
 from worldmodel.settings import PlannerConfig
@@ -58,6 +58,8 @@ class Evaluation:
         changed = {name: value for name, value in config.planner.items() if value is not None}
         planner = build(PlannerConfig, asdict(loaded.spec.planner) | changed, "planner.")
         _check_senses(config, Senses.of(loaded.spec.senses).names)
+        if config.video_episodes and planner.deadline_ms:
+            raise ConfigError("video_episodes=: not with planner.deadline_ms=, as such episodes differ when repeated")
         clocked = config.timing or bool(planner.deadline_ms)  # else nothing depends on speed
         machine = prepare(config if clocked else replace(config, compile="false"))
         return cls(config, machine, loaded, planner)
@@ -75,7 +77,7 @@ class Evaluation:
         if (folder / "config.yaml").exists():
             raise FolderError(f"hydra.run.dir={folder}: a run's own folder, whose summary.json would be lost")
         agreement = self._agreement()  # first, so that a damaged replay fails before the episodes are played
-        planned, alone, agent = self._episodes()
+        planned, alone, agent, states = self._episodes()
         config, spec = self.config, self.loaded.spec
         result = {
             "task": self.loaded.task.label,
@@ -101,6 +103,7 @@ class Evaluation:
         folder.mkdir(parents=True, exist_ok=True)
         write_summary(folder, result)
         self._draw(folder, planned, alone)
+        self._film(folder, planned.returns, states)
         timed = f", {result['plan_ms_p50']:.1f} ms a plan" if self.config.timing else ""
         say(f"{in_words(planned, alone)}{timed}: {folder}")
         return result
@@ -128,29 +131,50 @@ class Evaluation:
         }
 
     def _draw(self, folder: Path, planned: Rollout, alone: Rollout) -> None:
-        """Write the plot of the returns and, if asked for, the video."""
+        """Write the plot of the returns."""
         from envs.benchmark.figures import paired_strips, save
 
         task, samples = self.loaded.task, {"with the planner": planned.returns, "policy alone": alone.returns}
         title = f"{task.label}, {self.loaded.spec.env_steps:,} steps"
         save(folder / "returns.png", paired_strips(samples, title))
-        if self.config.video:
-            from configs.runs.film import film
 
-            memories = self.memories if self.senses.cameras else None
-            film(folder / "rollout.mp4", self.filmed(), task, self._agent(True), say, self.config.seed, memories)
+    def _film(self, folder: Path, returns: np.ndarray, states: list[torch.Tensor]) -> None:
+        """Write the video or, of the episodes asked for, one each, if wanted; `states`: `EvaluationEpisodes.states`."""
+        if not self.config.video:
+            return
+        from configs.runs.film import film, film_one
+
+        task, memories, seed = self.loaded.task, self.memories if self.senses.cameras else None, self.config.seed
+        if not self.config.video_episodes:
+            film(folder / "rollout.mp4", self.filmed(), task, self._agent(True), say, seed, memories)
+            return
+        order = np.argsort(returns, kind="stable").tolist()
+        number_of = {"best": order[-1], "median": order[(len(order) - 1) // 2], "worst": order[0]}
+        with closing(self._evaluation_episodes(render=True)) as episodes:
+            for number in dict.fromkeys(number_of[each] for each in self.config.video_episodes):
+                which = "-".join(each for each in self.config.video_episodes if number_of[each] == number)
+                place = folder / f"{which}-episode{number}-return{returns[number]:.0f}"
+                place.mkdir()
+                batch, of = divmod(number, episodes.env.num_envs)
+                agent = self._agent(True)
+                agent.generator.set_state(states[batch])
+                running = evaluated(episodes.batch(number - of), agent, seed, number - of)
+                film_one(place / "rollout.mp4", running, task, agent, say, memories, of=of)
 
     def _agent(self, planned: bool, compiled: bool = False) -> Agent:
         spec, generator = self.loaded.spec, torch.Generator().manual_seed(self.config.seed)
         settings = self.planner, spec.discount, spec.sentences
         return Agent.acting(self.loaded.agent.model, *settings, generator, planned, compiled)
 
-    def _episodes(self) -> tuple[Rollout, Rollout, Agent]:
-        """Play the episodes, with the planner and without. Returns both, and the agent that planned."""
-        config, together = self.config, side_by_side(self.planner.deadline_ms)
-        settings = {"variation": config.randomise, "senses": self.senses, "drop": self._drop}
-        episodes = EvaluationEpisodes(self.loaded.task, config.episodes, together, self._instruct, **settings)
-        agent, policy = self._agent(True, together == 1 and self.machine.compiled), self._agent(False)
+    def _evaluation_episodes(self, render: bool = False) -> EvaluationEpisodes:
+        together = side_by_side(self.planner.deadline_ms)
+        settings = {"variation": self.config.randomise, "senses": self.senses, "drop": self._drop, "render": render}
+        return EvaluationEpisodes(self.loaded.task, self.config.episodes, together, self._instruct, **settings)
+
+    def _episodes(self) -> tuple[Rollout, Rollout, Agent, list[torch.Tensor]]:
+        """Play the episodes, with the planner and without. Returns both, the agent that planned and its `states`."""
+        config, episodes = self.config, self._evaluation_episodes()
+        agent, policy = self._agent(True, bool(self.planner.deadline_ms) and self.machine.compiled), self._agent(False)
         with closing(episodes):
             self._check_spaces(episodes.env)
             if config.drop_at_step >= episodes.limit:
@@ -158,9 +182,10 @@ class Evaluation:
                 raise ConfigError(f"drop_at_step={config.drop_at_step}: {least}")
             with progress_bar(episodes.steps, desc="with the planner") as bar:
                 planned = episodes.play(agent, config.seed, bar.update)
+            states = episodes.states
             with progress_bar(episodes.steps, desc="policy alone") as bar:
                 alone = episodes.play(policy, config.seed, bar.update)
-        return planned, alone, agent
+        return planned, alone, agent, states
 
     @cached_property
     def memories(self) -> NearestFrames | None:

@@ -1,4 +1,4 @@
-"""rollout.mp4: a video of one episode, beside it the glyph of the current plan, below it what the cameras show."""
+"""A film of an episode: beside it the glyph of the current plan, below it what cameras show and strips over time."""
 
 import os
 from collections.abc import Callable
@@ -20,6 +20,7 @@ from envs.settings import TaskConfig
 from policies.agent import Agent, Decision
 from policies.glyphs.glyph import glyph
 from policies.glyphs.ink import draw, picture
+from policies.glyphs.strips import Strips
 from policies.nearest_frames import NearestFrames, imagined
 from policies.storage.folders import replace_file
 from policies.tokens.curves import Curve
@@ -36,6 +37,7 @@ TILE, CAPTION, GAP = 80, 16, 4  # pixels; a camera frame's longer side is scaled
 MISSING, INK, PAPER = (200, 40, 40), (60, 60, 60), (255, 255, 255)
 POLICY_ACTS = "the policy acts"
 PLANS = ("plan.svg", "plan.png")
+GIF, GIF_SECONDS, GIF_FPS, GIF_COLOURS = ".gif", 8, 12.5, 64
 
 
 def film(
@@ -48,50 +50,101 @@ def film(
     memories: NearestFrames | None = None,
     tick: Callable[[], None] | None = None,
 ) -> None:
-    """Write one episode of `env` to `path` as an mp4 and close `env`; `say` why, if nothing can be rendered.
+    """Write one episode of `env` to `path` and close `env`; the other arguments are those of `film_one`."""
+    try:
+        vector = SyncVectorEnv([lambda: env], autoreset_mode=AutoresetMode.DISABLED)
+        episodes = Episodes(vector, agent.model.senses, lambda i, number: episode_seed(seed, 2, i, number - 1))
+        film_one(path, episodes, task, agent, say, memories, tick)
+    finally:
+        env.close()
 
-    If the agent has cameras, a strip below shows their frames and, with `memories`, the frames that it expects.
+
+def film_one(
+    path: Path,
+    episodes: Episodes,
+    task: TaskConfig,
+    agent: Agent,
+    say: Callable[[str], None],
+    memories: NearestFrames | None = None,
+    tick: Callable[[], None] | None = None,
+    of: int = 0,
+) -> None:
+    """Write the first episode of environment number `of`, in this process, to `path`; all are played.
+
+    It is an mp4 or, where `path` ends in .gif, the first `GIF_SECONDS` as a moving picture. `say` why, if nothing can
+    be rendered. If the agent has cameras, a strip below shows their frames and, with `memories`, the frames that it
+    expects.
 
     If the agent plans, the plan of its first decision is always written beside the video: plan.svg, plan.png and
     plan.json. `tick` is called before each frame is written; if it raises, no video is left.
     """
-    aside = path.with_name(f".{path.name}.{os.getpid()}.mp4")
+    aside = path.with_name(f".{path.name}.{os.getpid()}{GIF if path.suffix == GIF else '.mp4'}")
+    env = episodes.env.envs[of]
     step_seconds = 1 / env.metadata["render_fps"]
-    reel = Reel(agent, step_seconds, memories)
+    reel, strips = Reel(agent, step_seconds, memories, of), Strips(step_seconds)
 
     def act(observation: Observation, own: Tensor) -> Tensor:
         action = agent.act(observation, own)
         if agent.plan is not None and reel.decision is None:
-            first = sentence(agent.plan, agent.curve, step_seconds)
+            first = sentence(agent.plan, agent.curve, step_seconds, of)
             for name in PLANS:
                 draw(first, path.with_name(name))
             plan = plan_bytes(first, task.label, places=task.control == ABSOLUTE)
             replace_file(path.with_name("plan.json"), plan)
+        reel.follow()
+        strips.add(action[of].numpy(), *reel.imagined)
         shoot(observation)
         return action
 
     def after(step: Step) -> bool:
-        if ended := bool(step.ended.any()):
+        if ended := bool(step.ended[of]):
             shoot(step.observation)
         return ended
 
     def shoot(observation: Observation) -> None:
         page = reel.show(frame(env, HEIGHT, WIDTH), observation)
+        page = np.concatenate([page, strips.draw(page.shape[1])])
         if tick:
             tick()
         video.append_data(page)
 
     try:
-        vector = SyncVectorEnv([lambda: env], autoreset_mode=AutoresetMode.DISABLED)
-        episodes = Episodes(vector, agent.model.senses, lambda i, number: episode_seed(seed, 2, i, number - 1))
-        with closing(imageio.get_writer(aside, fps=round(1 / step_seconds), codec="libx264", quality=7)) as video:
-            play(episodes, agent, episode_limit(env) or ENDLESS, after, act=act)
+        with closing(_writer(aside, 1 / step_seconds)) as video:
+            play(episodes, agent, episode_limit(env) or ENDLESS, after, once=True, act=act)
         os.replace(aside, path)
     except RenderingUnavailable as error:
         say(f"no video: {error}")
     finally:
         aside.unlink(missing_ok=True)
-        env.close()
+
+
+def _writer(path: Path, fps: float):
+    """Return what writes frames to an mp4, or to a moving picture."""
+    if path.suffix == GIF:
+        return MovingPicture(path, fps)
+    return imageio.get_writer(path, fps=round(fps), codec="libx264", quality=7)
+
+
+class MovingPicture:
+    """Writes every n-th frame of the first `GIF_SECONDS`, at `GIF_FPS` at most, as a picture that moves in a loop."""
+
+    def __init__(self, path: Path, fps: float):
+        self.path, self.every = path, -(-fps // GIF_FPS)
+        self.most, self.milliseconds = round(GIF_SECONDS * fps), 1000 * self.every / fps
+        self.count = 0
+        self.frames: list[Image.Image] = []
+
+    def append_data(self, page: np.ndarray) -> None:
+        """Take the next frame."""
+        if self.count < self.most and self.count % self.every == 0:
+            self.frames.append(Image.fromarray(page).quantize(GIF_COLOURS, dither=Image.Dither.NONE))
+        self.count += 1
+
+    def close(self) -> None:
+        """Write the picture, if there are frames."""
+        if self.frames:
+            first, *rest = self.frames
+            first.save(self.path, save_all=True, append_images=rest, duration=self.milliseconds, loop=0)
 
 
 class Reel:
@@ -105,29 +158,44 @@ class Reel:
     imagined; without `memories` there is none. Glyph and expectation are made anew only for a new decision.
     """
 
-    def __init__(self, agent: Agent, step_seconds: float, memories: NearestFrames | None = None):
-        self.agent, self.step_seconds, self.memories = agent, step_seconds, memories
+    def __init__(self, agent: Agent, step_seconds: float, memories: NearestFrames | None = None, of: int = 0):
+        """Film environment number `of` of the agent's."""
+        self.agent, self.step_seconds, self.memories, self.of = agent, step_seconds, memories, of
         self.cameras = [key for key in agent.model.senses if naming.is_image(key)]
         self.decision: Decision | None = None
         self.page = np.zeros((HEIGHT, 0, 3), np.uint8)
         self.expected: dict[str, list[tuple[np.ndarray, float]]] = {}
+        self.imagined: tuple[float | None, float | None] = None, None
+
+    def follow(self) -> None:
+        """Take in the newest decision, if it is a new one of this environment.
+
+        `imagined` is then its value, the imagined reward of its first token and the discounted value after it, and that
+        reward per control step; (None, None) without a planner.
+        """
+        plan, decision = self.agent.plan, self.agent.decision
+        if plan is None or decision is None or decision is self.decision or not self.agent.planned[self.of]:
+            return
+        self.decision, self.page = decision, self._glyph(plan, decision)
+        self.expected = self._expect(plan, decision)
+        if self.agent.planner is not None:
+            here = slice(self.of, self.of + 1)
+            reward, value = self.agent.planner.worth(plan.latent[here], decision.tokens[0, here].to(plan.latent.device))
+            self.imagined = float(value), float(reward) / self.agent.curve.length
 
     def show(self, scene: np.ndarray, observation: Observation) -> np.ndarray:
         """Return the frame for a scene (H, W, 3) and the observation it belongs to."""
-        plan, decision = self.agent.plan, self.agent.decision
-        if plan is not None and decision is not None and decision is not self.decision:
-            self.decision, self.page = decision, self._glyph(plan, decision)
-            self.expected = self._expect(plan, decision)
+        self.follow()
         page = np.ascontiguousarray(np.concatenate([scene, self.page], 1))
         return np.concatenate([page, self._strip(observation, page.shape[1])]) if self.cameras else page
 
     def _glyph(self, plan: Plan, decision: Decision) -> np.ndarray:
         """Draw a decision as a glyph, (H, H, 3): the plan, or the policy's token in its place."""
-        agent, alone = self.agent, bool(decision.by_policy[0])
+        agent, alone = self.agent, bool(decision.by_policy[self.of])
         if alone:
-            followed = motions(decision.plan(0), agent.curve, self.step_seconds)
+            followed = motions(decision.plan(self.of), agent.curve, self.step_seconds)
         else:
-            followed = sentence(plan, agent.curve, self.step_seconds)
+            followed = sentence(plan, agent.curve, self.step_seconds, self.of)
         page = Image.fromarray(picture(glyph(followed), HEIGHT, paper="white")[..., :3])
         if alone:
             ImageDraw.Draw(page).text((GAP, GAP), POLICY_ACTS, fill=MISSING)
@@ -140,8 +208,8 @@ class Reel:
         """
         if self.memories is None or not self.cameras:
             return {}
-        tokens = decision.plan(0)
-        latents = imagined(self.agent.model, plan.latent[0], tokens)
+        tokens = decision.plan(self.of)
+        latents = imagined(self.agent.model, plan.latent[self.of], tokens)
         ends = [(t + 1) * self.agent.curve.length * self.step_seconds for t in range(len(tokens))]
         frames = {key: self.memories.expected(key, latents).numpy() for key in self.cameras}
         # A camera that never saw anything has no frames; any other has one per token end.
@@ -151,8 +219,8 @@ class Reel:
         """Return the strip (H, `width`, 3) for the current observation of one environment."""
         strip = Image.new("RGB", (width, len(self.cameras) * (TILE + CAPTION)), PAPER)
         for row, key in enumerate(self.cameras):
-            there, top = bool(observation.present[key]), row * (TILE + CAPTION)
-            name, now = key.removeprefix(naming.IMAGE_KEY_PREFIX), observation.values[key][0].numpy()
+            there, top = bool(observation.present[key][self.of]), row * (TILE + CAPTION)
+            name, now = key.removeprefix(naming.IMAGE_KEY_PREFIX), observation.values[key][self.of].numpy()
             _tile(strip, (GAP, top), now, name, there)
             for n, (expected, seconds) in enumerate(self.expected.get(key, ()), 1):
                 left = GAP + n * (TILE + GAP)

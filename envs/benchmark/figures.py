@@ -17,10 +17,11 @@ from envs.benchmark.table import mean_interval, steps
 from policies.storage.folders import replace_file
 
 # Okabe and Ito's colour-blind-safe palette. The published returns differ in shape too.
-OURS, POLICY, THEIRS, INK, PALE = "#0072B2", "#009E73", "#D55E00", "#333333", "#D9D9D9"
+OURS, POLICY, THEIRS, INK, TRAINED, PALE = "#0072B2", "#009E73", "#D55E00", "#333333", "#BBBBBB", "#D9D9D9"
 DASHES = (0, (4, 2))
 DPI = 150
-SIZE = (8.0, 5.0)  # inches: 1200 x 750 pixels, made to be read at 800 x 500
+FEW = 40  # points
+SIZE = (8.0, 5.0)  # inches: 1200 x 750 pixels, made to be read at 600 x 375
 TILE = (3.2, 2.5)  # inches of one task in a grid
 
 
@@ -36,27 +37,35 @@ def _letters(size: int) -> dict:
     return {"font.size": size, "axes.titlesize": size + 1, "text.color": INK, "axes.labelcolor": INK}
 
 
-@rc_context(_letters(11))
+@rc_context(_letters(12))
 def learning_curve(curve: LearningCurve, task: str) -> Figure:
     """Draw one run: training returns, their moving mean, evaluations, TD-MPC2's published points."""
     figure = Figure(figsize=SIZE, dpi=DPI, layout="constrained")
     axes = figure.add_subplot()
-    axes.plot(curve.train_steps, curve.train_return, color=PALE, lw=1, label="training episode")
-    if len(curve.train_return) >= 5:
-        mean = smooth(curve.train_return, len(curve.train_return) // 10)
-        axes.plot(curve.train_steps, mean, color=OURS, lw=2, alpha=0.45, label="moving mean")
-    at, alone = curve.eval_steps, curve.eval_policy_return
+    at, trained = curve.train_steps, curve.train_return
     if len(at):
-        axes.plot(at, alone, color=POLICY, lw=0, marker="s", ms=5, mfc="white", mew=1.3, label="policy alone")
-        look: dict = {"elinewidth": 1.2, "capsize": 3, "color": OURS, "marker": "o", "ms": 6, "lw": 0}
-        axes.errorbar(at, curve.eval_return, curve.eval_std, label="evaluation ± std", **look)
+        axes.plot(at, trained, color=TRAINED, lw=1, label="training episode", **_dots(at, 3))
+    if len(at) >= 20:  # of fewer, it would be the same line
+        axes.plot(at, smooth(trained, len(at) // 10), color=OURS, lw=2, alpha=0.45, label="moving mean")
+    at, alone = curve.eval_steps, curve.eval_policy_return
+    if np.isfinite(alone).any():
+        axes.plot(at, alone, color=POLICY, lw=0, marker="s", ms=6, mfc="white", mew=1.5, label="policy alone")
+    if len(at):
+        look: dict = {"elinewidth": 1.5, "capsize": 3, "color": OURS, "marker": "o", "ms": 7, "lw": 0}
+        spread = curve.eval_std if np.any(curve.eval_std > 0) else None  # there is none of single episodes
+        axes.errorbar(at, curve.eval_return, spread, label="evaluation" + " ± std" * (spread is not None), **look)
     _published(axes, task, curve.end)
     _axes(axes, curve.end)
-    axes.set(xlabel="environment steps", ylabel="return")
+    axes.set(xlabel="environment steps", ylabel="return (rewards of an episode, summed)")
     _headed(figure, task)
     key = axes.get_legend_handles_labels()
-    figure.legend(*key, loc="outside lower left", ncols=5, frameon=False, fontsize=9, columnspacing=1.4)
+    figure.legend(*key, loc="outside lower left", ncols=3, frameon=False, fontsize=11, columnspacing=1.4)
     return figure
+
+
+def _dots(at: Float[ndarray, " n"], size: int) -> dict:
+    """Return the look of a line's points: dots where they are few, since a single one has no line."""
+    return {"marker": "o", "ms": size * (1 + (len(at) < 3))} if len(at) <= FEW else {}
 
 
 @rc_context(_letters(11))
@@ -128,14 +137,15 @@ def _seeds(axes: Axes, curves: Sequence[LearningCurve]) -> None:
     """Draw a thin line per seed, and the mean and range over the steps that all seeds cover."""
     traces = [(x, y) for x, y in map(trace, curves) if len(x)]
     for x, y in traces:
-        axes.plot(x, y, color=OURS, lw=0.8, alpha=0.5, gid="seed")
+        axes.plot(x, y, color=OURS, lw=0.8, alpha=0.5, gid="seed", **_dots(x, 2))
     if not traces:
         return
     first, last = max(x[0] for x, _ in traces), min(x[-1] for x, _ in traces)
     grid = np.unique(np.concatenate([x for x, _ in traces]))
     grid = grid[(first <= grid) & (grid <= last)]
     returns = np.array([np.interp(grid, x, y) for x, y in traces])
-    axes.plot(grid, returns.mean(0), color=OURS, lw=2.2, gid="mean", label="Semagram: mean and range of the seeds")
+    label = "Semagram: mean and range of the seeds"
+    axes.plot(grid, returns.mean(0), color=OURS, lw=2.2, gid="mean", label=label, **_dots(grid, 4))
     axes.fill_between(grid, returns.min(0), returns.max(0), color=OURS, alpha=0.15, lw=0, gid="range")
 
 
@@ -170,8 +180,8 @@ def _axes(axes: Axes, end: float) -> None:
     axes.set_xlim(0, 1.02 * end or 1)
     low, high = axes.get_ylim()
     if low > -100 and 300 < high < 1150:
-        axes.set_ylim(0, 1030)
         axes.set_yticks(range(0, 1001, 250))
+        axes.set_ylim(min(0, low) if axes.dataLim.y0 < 0 else 0, 1030)
 
 
 def _headed(figure: Figure, title: str) -> None:

@@ -33,6 +33,11 @@ def evaluation_seeds(seed: int, first: int, count: int) -> list[int]:
     return [episode_seed(seed, 1, number, 0) for number in range(first, first + count)]
 
 
+def evaluated(env, agent: Agent, seed: int, first: int = 0) -> Episodes:
+    """Return the evaluation episodes of `seed` from number `first` on, one for each environment of `env`."""
+    return Episodes(env, agent.model.senses, lambda i, number: episode_seed(seed, 1, first + i, number - 1))
+
+
 def rollout(
     env, agent: Agent, seed: int, limit: int, tick: Callable[[], None] | None = None, first: int = 0
 ) -> Rollout:
@@ -40,7 +45,7 @@ def rollout(
 
     `tick` is called at each step. `first`: the number of the first episode among all evaluation episodes of `seed`.
     """
-    episodes = Episodes(env, agent.model.senses, lambda i, number: episode_seed(seed, 1, first + i, number - 1))
+    episodes = evaluated(env, agent, seed, first)
     returns, lengths, successes = np.zeros(env.num_envs), np.zeros(env.num_envs, int), np.zeros(env.num_envs, bool)
     tasks: tuple[str, ...] = ()
 
