@@ -5,6 +5,7 @@ from pathlib import Path
 
 from configs.arguments import explain, given, moved, named
 from configs.command import composed
+from configs.machine import check_threads
 from configs.runs.tracking import check_installed
 from configs.schema import TrainConfig, check_camera_keys
 from worldmodel import registry
@@ -64,6 +65,8 @@ def begin(
     `given`: the dotted keys that the user set. Mistakes are reported before the slow import of PyTorch. Returns the
     summary. Raises ValueError, OSError.
     """
+    if isinstance(keys["threads"], int):  # else `build` says what is wrong
+        check_threads(keys["threads"])
     if keys["resume"] == AUTO:
         from configs.runs.run_folder import found
 
