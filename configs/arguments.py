@@ -19,8 +19,8 @@ from worldmodel.strict import ConfigError, unknown
 
 GROUPS = {"token": "model.token"}
 """The place in a config of those groups whose keys are not below the group's own name."""
-EXTRAS = {"joblib": "sweep", "submitit_local": "cluster", "submitit_slurm": "cluster"}
-"""Hydra's launchers, and the extra that brings each."""
+EXTRAS = {"joblib": "sweep", "submitit_local": "cluster", "submitit_slurm": "cluster", "ray": "ray", "optuna": "optuna"}
+"""Hydra's launchers and sweepers, and the extra that brings each."""
 FOLDER = Path(__file__).parent
 GENERATED = "task"
 """The group most of whose choices are generated from a list of names (`configs.command.register`)."""
@@ -214,6 +214,6 @@ def _no_choice(group: str, value: str) -> str:
             find(value)
         except UserError as missing:
             return in_one_line(missing)
-    if group == "hydra/launcher" and value in EXTRAS:
+    if group in ("hydra/launcher", "hydra/sweeper") and value in EXTRAS:
         return f"{group}={value}: pip install 'semagram[{EXTRAS[value]}]' brings it"
     return f"{group}={value}: one of {', '.join(choices(group))}"

@@ -1,6 +1,6 @@
 """A benchmark: a sweep of semagram-train over the tasks and seeds of a suite, and its report."""
 
-import os
+import re
 import subprocess
 import sys
 from dataclasses import asdict, fields, replace
@@ -11,6 +11,7 @@ from hydra.core.hydra_config import HydraConfig
 
 from configs.arguments import given, named, quoted
 from configs.command import composed, register
+from configs.machine import cores
 from configs.reporting import say
 from configs.schema import BenchConfig, TrainConfig, check_camera_keys
 from configs.sweep import last_line, own_configs, started
@@ -35,7 +36,11 @@ def bench(config: BenchConfig, folder: Path) -> dict:
     words = [word for word in chosen.task if not named([word]) & OWN]
     words += [f"steps={config.steps}", f"video={str(config.video).lower()}"]
     runs = _checked(config, words, folder)
-    _sweep(config, [*words, *own_configs(), *(word for word in chosen.hydra if word[:14] == "hydra/launcher")], folder)
+    _sweep(
+        config,
+        [*words, *own_configs(), *(word for word in chosen.hydra if re.match("hydra[/.]launcher", word))],
+        folder,
+    )
     return _report(config, runs, folder)
 
 
@@ -52,7 +57,7 @@ def _checked(config: BenchConfig, words: list[str], folder: Path) -> dict[Path, 
     for task in config.tasks:
         checked = build(TrainConfig, composed("train", [*words, f"task={task}"]))
         build_parts(replace(checked, compile="false")).close()
-        for seed in range(1, config.seeds + 1):
+        for seed in config.each_seed:
             path = folder / f"{checked.task.label}-seed{seed}"
             found(asdict(replace(checked, seed=seed)), path)
             runs[path] = checked.task.label
@@ -64,7 +69,7 @@ def _sweep(config: BenchConfig, words: list[str], folder: Path) -> None:
     workers = _workers(config)
     if not any(word.startswith("hydra/launcher=") for word in words) and workers > 1:
         words = [*words, "hydra/launcher=joblib", f"hydra.launcher.n_jobs={workers}"]
-    seeds = ",".join(str(seed) for seed in range(1, config.seeds + 1))
+    seeds = ",".join(map(str, config.each_seed))
     sweep = [f"seed={seeds}", f"task={','.join(config.tasks)}", "resume=auto"]
     words = ["-m", *words, *sweep, f"hydra.sweep.dir={quoted(folder)}", FOLDER]
     say(f"semagram-train {' '.join(words)}")
@@ -84,7 +89,7 @@ def _workers(config: BenchConfig) -> int:
         if config.workers > 1 and not there:
             raise ConfigError(f"workers={config.workers}: pip install 'semagram[sweep]' lets several run at a time")
         return config.workers
-    return (os.cpu_count() or 1) if there else 1
+    return cores() if there else 1
 
 
 def _report(config: BenchConfig, runs: dict[Path, str], folder: Path) -> dict:
@@ -115,12 +120,32 @@ def _report(config: BenchConfig, runs: dict[Path, str], folder: Path) -> dict:
     return {"suite": config.suite, **table.summary(rows, folder.name), "failed": failed, "out": str(folder)}
 
 
+def _check_alike(runs: list[Path]) -> None:
+    """Raise ConfigError if a run's settings differ from the first's in more than task, seed, and what may change later.
+
+    Raises FolderError for a damaged config.yaml.
+    """
+    from configs.runs.run_folder import RunFolder, fixed, leaves, whole
+
+    first: dict[str, object] = {}
+    for run in runs:
+        now = {name: value for name, value in leaves(whole(RunFolder(run).config())).items() if fixed(name)}
+        first = first or now
+        for name in sorted({*now, *first}):
+            if name.partition(".")[0] not in ("task", "seed") and now.get(name) != first.get(name):
+                other = f"{first.get(name)} in {runs[0]}; a column is of one setting"
+                raise ConfigError(f"{run / 'config.yaml'}: {name}={now.get(name)}, but {other}")
+
+
 def tabulate(config: BenchConfig) -> dict:
     """Make the table of runs; write it into `readme` or, without one, to stderr. Returns the summary of `agent`.
 
-    Raises UserError as `table.chosen` does, or if there is no result of the chosen agent.
+    Raises UserError as `table.chosen` and `_check_alike` do, or if there is no result of the chosen agent.
     """
     paths = [config.table] if isinstance(config.table, str) else config.table
+    for path in map(Path, paths):
+        if path.is_dir():
+            _check_alike(sorted(summary.parent for summary in path.glob("*/summary.json")))
     rows = table.chosen(paths)
     names, agent = table.agents(rows), config.agent
     if agent not in names:

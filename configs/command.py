@@ -96,8 +96,11 @@ class Command:
         except Exception as error:  # of Hydra, which creates the run folder, or of a sweep's member
             fail(error)
 
-    def _begin(self, config) -> None:
-        """Run it with a config of Hydra's, in this process or, as a member of a sweep, in one of its own."""
+    def _begin(self, config) -> float | None:
+        """Run it with a config of Hydra's, in this process or, as a member of a sweep, in one of its own.
+
+        Returns a member's mean return, which a sweeper such as Optuna's seeks the largest of.
+        """
         from hydra.core.hydra_config import HydraConfig
         from hydra.types import RunMode
 
@@ -106,9 +109,10 @@ class Command:
             from configs.reporting import tell
             from configs.sweep import play
 
-            tell(play(self.name, folder))
-        else:
-            self.perform(plain(config), folder)
+            tell(result := play(self.name, folder, config.get("device")))
+            return result.get("return_mean")
+        self.perform(plain(config), folder)
+        return None
 
     def perform(self, keys: dict, folder: Path) -> None:
         """Do the work with these keys and print its result. Raises SystemExit unless all went well."""
@@ -137,12 +141,15 @@ class Command:
 def checked[T](cls: type[T], keys: dict) -> T:
     """Build a command's config, and check that what it names is there.
 
-    Raises ConfigError, and UserError or ConnectionError if the checkpoint, twin or serial port does not exist.
+    Raises ConfigError, and UserError or ConnectionError if the checkpoint, twin, cores or serial port do not exist.
     """
+    from configs.machine import check_threads
     from worldmodel.errors import UserError
     from worldmodel.strict import build
 
     config = build(cls, keys)
+    if "threads" in keys:
+        check_threads(keys["threads"])
     checkpoint = keys.get("checkpoint")
     if isinstance(checkpoint, str) and checkpoint and not Path(checkpoint).is_dir():
         raise UserError(f"checkpoint={checkpoint}: no such folder")

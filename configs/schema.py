@@ -160,7 +160,7 @@ class BenchConfig(TrainConfig):
 
     suite: str = "dmc-quick"
     tasks: tuple[str, ...] = ("cartpole-swingup", "cheetah-run", "walker-walk")
-    seeds: int = ranged(1, low=1)
+    seeds: list[int] | int = 1
     steps: int = ranged(20_000, low=1)
     workers: int | str = "auto"
     agent: str = "semagram"
@@ -169,9 +169,16 @@ class BenchConfig(TrainConfig):
     readme: str = ""
     video: bool = False
 
+    @property
+    def each_seed(self) -> list[int]:
+        """The seeds of each task."""
+        return self.seeds if isinstance(self.seeds, list) else [*range(1, self.seeds + 1)]
+
     def __post_init__(self):
         """Raise ValueError for a value out of range."""
         TrainConfig.__post_init__(self)
+        if not self.each_seed or min(self.each_seed) < 0 or len(set(self.each_seed)) < len(self.each_seed):
+            raise UserError(f"seeds={self.seeds}: how many, at least 1, or a list of different ones, none below 0")
         if not self.tasks or len(set(self.tasks)) < len(self.tasks):
             raise UserError(f"tasks=[{','.join(self.tasks)}]: one or several different tasks")
         if self.workers != "auto" and not (isinstance(self.workers, int) and self.workers >= 1):

@@ -16,6 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from configs.arguments import quoted
+from configs.machine import own_card
 from configs.reporting import Ended, say
 from robot.safety.stops import SIGNALS, Stopped, handled
 
@@ -40,17 +41,19 @@ def own_configs() -> list[str]:
     return [f"--config-dir={part.path}" for part in sources if part.provider == "command-line"]
 
 
-def play(name: str, folder: Path) -> dict:
+def play(name: str, folder: Path, device: object = None) -> dict:
     """Run the member that Hydra has just composed, with what it says in log.txt in its folder. Returns its result.
 
+    `device`: its key; of several cards, members take turns (`configs.machine.own_card`).
     Raises Ended if it fails. On a stop signal it is ended first.
     """
     from hydra.core.hydra_config import HydraConfig
 
     words = [*own_configs(), *HydraConfig.get().overrides.task, f"hydra.run.dir={quoted(folder)}"]
+    room = os.environ | own_card(device, HydraConfig.get().job.num)
     began = time.monotonic()
     with open(folder / "log.txt", "ab") as log:
-        process = started(name, words, stdout=subprocess.PIPE, stderr=log)
+        process = started(name, words, stdout=subprocess.PIPE, stderr=log, env=room)
         mark = Path(os.environ.get(MEMBERS, folder)) / str(process.pid)
         try:
             mark.touch()
@@ -72,10 +75,10 @@ def play(name: str, folder: Path) -> dict:
 def stoppable(words: Sequence[str]) -> Iterator[None]:
     """Have SIGTERM and SIGHUP (a closed terminal) end the program as Ctrl-C does, with everything it has started.
 
-    `words`: the command's arguments. If joblib runs the members of its sweep, which would kill them as it ends its
-    workers, they are noted in a folder, and first save a checkpoint and end.
+    `words`: the command's arguments. If joblib or Ray runs the members of its sweep, which would kill them as it ends
+    its workers, those on this machine are noted in a folder, and first save a checkpoint and end.
     """
-    parallel = any(word.startswith("hydra/launcher=joblib") for word in words)
+    parallel = any(word in ("hydra/launcher=joblib", "hydra/launcher=ray") for word in words)
     with TemporaryDirectory() if parallel else nullcontext("") as folder:
 
         def stop(number: int, _frame) -> None:

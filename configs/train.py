@@ -6,6 +6,7 @@ from pathlib import Path
 
 from configs.arguments import explain, given, moved, named
 from configs.command import composed
+from configs.machine import check_threads
 from configs.runs.tracking import check_installed
 from configs.schema import TrainConfig, check_camera_keys
 from worldmodel import registry
@@ -66,6 +67,8 @@ def begin(
     summary. Raises ValueError, OSError.
     """
     began = time.perf_counter()
+    if isinstance(keys["threads"], int):  # else `build` says what is wrong
+        check_threads(keys["threads"])
     if keys["resume"] == AUTO:
         from configs.runs.run_folder import found
 

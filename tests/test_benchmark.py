@@ -287,6 +287,30 @@ def test_a_table_is_of_several_files_but_of_each_run_once_and_of_one_number_of_s
             tabulate(BenchConfig(table=paths))
 
 
+def test_a_folder_of_runs_is_a_column_only_if_they_have_the_same_settings_but_task_and_seed(tmp_path, capsys):
+    def run(task, seed, batch, threads):
+        place = tmp_path / "mine" / f"{task}-seed{seed}"
+        place.mkdir(parents=True, exist_ok=True)
+        keys = f"learning: {{batch_size: {batch}}}\nsteps: 100000\nseed: {seed}\nthreads: {threads}\n"
+        (place / "config.yaml").write_text(f"task: {{name: {task}, action_repeat: {seed}}}\n{keys}")
+        (place / "summary.json").write_text(json.dumps(asdict(result(task, seed, 5.0))))
+        return place
+
+    first, other = run("hopper-stand", 1, 8, 1), run("walker-walk", 2, 8, 999)
+    assert tabulate(BenchConfig(table=str(tmp_path / "mine")))["return_mean"] == {"hopper-stand": 5, "walker-walk": 5}
+    run("walker-walk", 2, 9, 1)
+    line = f"{other}/config.yaml: learning.batch_size=9, but 8 in {first}; a column is of one setting"
+    with pytest.raises(ConfigError, match=f"^{re.escape(line)}$"):
+        tabulate(BenchConfig(table=str(tmp_path / "mine")))
+
+
+def test_seeds_are_so_many_or_those_named():
+    assert [BenchConfig(seeds=seeds).each_seed for seeds in (2, [7, 3])] == [[1, 2], [7, 3]]
+    for seeds in (0, [], [1, 1], [-1]):
+        with pytest.raises(UserError, match=f"^seeds={re.escape(str(seeds))}: how many"):
+            BenchConfig(seeds=seeds)
+
+
 def test_the_readme_shows_the_committed_results(tmp_path):
     """Fails when docs/results/dmc-100k.csv has changed and the README's table has not."""
     readme = tmp_path / "README.md"

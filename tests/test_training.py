@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from configs.command import composed
+from configs.machine import cores
 from configs.reporting import Ended
 from configs.runs.parts import build
 from configs.runs.run_folder import COLUMNS, PATIENCE_S, RunFolder, found
@@ -345,7 +346,7 @@ def test_a_run_of_before_a_setting_was_added_goes_on_and_one_that_disagrees_with
 def test_what_this_machine_or_task_is_not_is_refused(refused, run, command):
     checkpoint = run / "checkpoints" / "last"
     change(checkpoint, "progress.json", ("config", "threads"), 100_000)
-    refused(run, f"threads=100000: at most {os.cpu_count()}, the cores of this machine")
+    refused(run, f"threads=100000: at most {cores()}, the cores granted here")
     change(checkpoint, "config.json", ("task", "name"), "cartpole-balance")
     code, _, err = command("evaluate", f"checkpoint={run}")
     assert (code, err.count("\n")) == (2, 1) and "observation.state has 3 numbers, the task's has 5" in err

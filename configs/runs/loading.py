@@ -2,7 +2,6 @@
 
 import ctypes
 import logging
-import os
 import sys
 import warnings
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from configs.machine import check_threads
 from configs.schema import MachineConfig
 from envs.settings import TaskConfig
 from policies.agent import Agent
@@ -36,9 +36,7 @@ def prepare(config: MachineConfig) -> Machine:
     Raises ValueError for a missing device or compiler, or more threads than cores. Warns if `compile=auto` finds no
     compiler.
     """
-    cores = os.cpu_count() or 1
-    if config.threads > cores:
-        raise UserError(f"threads={config.threads}: at most {cores}, the cores of this machine")
+    check_threads(config.threads)  # again, of a run that is resumed
     torch.set_num_threads(config.threads)
     keep_memory()
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # else it warns at every start without CUDA

@@ -1,0 +1,62 @@
+"""The processor cores and graphics cards that this process may use. Imports nothing slow."""
+
+import math
+import os
+import re
+from pathlib import Path
+
+from worldmodel.errors import UserError
+
+CGROUPS = Path("/sys/fs/cgroup")
+
+
+def cores() -> int:
+    """Return how many cores this process was granted: by its affinity and by the quotas of its control groups."""
+    there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    own = Path("/proc/self/cgroup")
+    return math.ceil(min(there, quota(own.read_text(), CGROUPS))) if own.is_file() else there
+
+
+def quota(groups: str, root: Path) -> float:
+    """Return the smallest quota of these control groups and of those above them, in cores; infinite without one.
+
+    `groups`: as in /proc/<process>/cgroup. `root`: where they are mounted, of version 1 or 2. In a container that shows
+    its own group only, this is at the root.
+    """
+    found = math.inf
+    for line in groups.splitlines():
+        _, controllers, name = line.split(":", 2)
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        top = root / "cpu" if controllers else root
+        for folder in (top / name.lstrip("/"), *[top / part for part in Path(name.lstrip("/")).parents], top):
+            new, old = folder / "cpu.max", folder / "cpu.cfs_quota_us"
+            if new.is_file():
+                allowed, period = new.read_text().split()
+            elif old.is_file():
+                allowed, period = old.read_text(), (folder / "cpu.cfs_period_us").read_text()
+            else:
+                continue
+            if allowed != "max" and int(allowed) > 0:
+                found = min(found, int(allowed) / int(period))
+    return found
+
+
+def check_threads(threads: int) -> None:
+    """Raise UserError for more threads than cores."""
+    if threads > (there := cores()):
+        raise UserError(f"threads={threads}: at most {there}, the cores granted here")
+
+
+def cards() -> list[str]:
+    """Return the NVIDIA cards that this process may use, as CUDA_VISIBLE_DEVICES names them (Linux)."""
+    if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
+        return [name for name in visible.split(",") if name]
+    found = [re.fullmatch(r"nvidia(\d+)", path.name) for path in Path("/dev").glob("nvidia*")]
+    return [str(number) for number in range(sum(map(bool, found)))]
+
+
+def own_card(device: object, number: int) -> dict[str, str]:
+    """Return what member `number` of a sweep has in its environment, so that each has one card of its own in turn."""
+    there = cards() if device in ("auto", "cuda") else []
+    return {"CUDA_VISIBLE_DEVICES": there[number % len(there)]} if len(there) > 1 else {}

@@ -1,0 +1,43 @@
+"""Laws of what a process was granted: no quota above it is passed, and members of a sweep have a card each."""
+
+import math
+
+import pytest
+
+from configs import machine
+
+
+def write(folder, **files):
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        (folder / name.replace("__", ".")).write_text(text)
+
+
+def test_the_smallest_quota_on_the_way_to_the_root_counts_in_both_versions(tmp_path):
+    new, old = tmp_path / "new", tmp_path / "old"
+    write(new / "job" / "step", cpu__max="max 100000\n")
+    write(new / "job", cpu__max="150000 100000\n")
+    write(new, cpu__max="400000 100000\n")
+    assert [machine.quota(f"0::{name}\n", new) for name in ("/job/step", "/job", "/elsewhere")] == [1.5, 1.5, 4]
+    write(old / "cpu" / "job", cpu__cfs_quota_us="200000\n", cpu__cfs_period_us="50000\n")
+    write(old / "cpu", cpu__cfs_quota_us="-1\n", cpu__cfs_period_us="100000\n")
+    assert machine.quota("5:memory:/other\n4:cpuacct,cpu:/job\n0::/\n", old) == 4
+    assert machine.quota("4:cpu:/\n", old) == math.inf
+
+
+def test_threads_are_of_the_cores_granted(monkeypatch):
+    monkeypatch.setattr(machine.os, "sched_getaffinity", lambda _: range(8), raising=False)
+    monkeypatch.setattr(machine, "quota", lambda *_: 1.5)
+    assert machine.cores() == 2
+    with pytest.raises(ValueError, match=r"^threads=3: at most 2, the cores granted here$"):
+        machine.check_threads(3)
+
+
+def test_members_take_turns_on_the_cards_that_are_there_unless_they_name_one(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5,7")
+    turns = [machine.own_card("auto", number).get("CUDA_VISIBLE_DEVICES") for number in range(4)]
+    assert turns == ["2", "5", "7", "2"] and machine.own_card("cuda", 1) == {"CUDA_VISIBLE_DEVICES": "5"}
+    assert machine.own_card("cpu", 1) == machine.own_card("cuda:1", 1) == machine.own_card(None, 1) == {}
+    for alone in ("", "3"):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", alone)
+        assert machine.own_card("cuda", 1) == {}
