@@ -19,7 +19,7 @@ from worldmodel.strict import check_ranges, ranged
 
 DEFAULT_TASK = "cartpole-swingup"
 TRACKERS = ("tensorboard", "wandb", "trackio")
-ON_FAULT = ("stop", DROP := "drop_episode")
+ON_FAULT = STOP, DROP = "stop", "drop_episode"
 RESUMABLE = (
     *("steps", "threads", "video", "compile", "on_fault", "evaluation", "checkpoint", "device", "plugins", "track"),
 )
@@ -61,7 +61,7 @@ class TrainConfig(LoopConfig, MachineConfig):
     randomise: Variation = field(default_factory=Variation)
     video: bool = True
     track: tuple[str, ...] = ()
-    on_fault: str = "stop"
+    on_fault: str = STOP
     resume: str = ""
 
     @property

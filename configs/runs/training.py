@@ -155,14 +155,15 @@ class Training:
         except EnvironmentLost as error:
             raise Ended(f"{error}; {go_on}" if self.folder.used else str(error)) from error
         except EnvironmentFault as error:
-            if error is self.fault:
+            if self.parts.trainer.steps and self.saved != self.parts.trainer.env_steps:
                 self._save()
+            if error is self.fault:
                 dropping = self.config.on_fault == DROP
                 how = f"{PATIENCE} episodes in a row had no step" if dropping else f"on_fault={DROP} goes on by itself"
                 raise Ended(f"{error}; {how}; {go_on}") from error
             raise EnvironmentFault(
-                f"{error}; going on comes to the same point: take another seed=, or go on with another compile= or "
-                "threads=, which round differently",
+                f"{error}; going on comes to the same point: take another seed=, or go on with another "
+                "evaluation.seed= or video=false",
                 *(error.action, error.observation, error.reward),
             ) from error
         finally:
