@@ -1,15 +1,17 @@
-"""Laws of the plan that is drawn beside a film."""
+"""Laws of a film: of the plan drawn beside it, the strips below it, and its form as a moving picture."""
 
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from configs.runs.film import HEIGHT, Reel, motions, sentence
+from configs.runs.film import HEIGHT, MovingPicture, Reel, motions, sentence
 from policies.agent import Decision
 from policies.glyphs.glyph import glyph
 from policies.glyphs.ink import picture
+from policies.glyphs.strips import BLUE, LABELS, ORANGE, ROW, STEPS, Strips, bars
 from policies.tokens.curves import Curve
 from worldmodel.settings import TokenConfig
 
@@ -51,3 +53,34 @@ def test_a_film_says_where_the_policy_acts_and_shows_its_token_alone(generator):
     assert red == [True, False]
     agent.decision = decided(tokens)
     assert np.array_equal(reel.show(scene, {})[:, 320:], planned)
+
+
+def test_bars_cover_what_they_measure_to_either_side_of_zero():
+    values = np.array([0.0, 0.31, -0.77, 1.0, np.nan])
+    covered = bars(values, -1.0, 1.0, 9)
+    assert covered.sum(0) == pytest.approx([0, 0.31 * 4.5, 0.77 * 4.5, 4.5, 0])
+    assert covered[:4, 3].all() and not covered[5:, :2].any() and not covered[:4, 2].any()
+
+
+@pytest.mark.parametrize("size", [1, 6, 21])
+def test_strips_show_the_newest_steps_each_dimension_in_its_lane_on_a_page_of_one_size(size):
+    strips, lane, count = Strips(0.02), max(4, 32 // size), 240
+    for n in range(count + 9):
+        strips.add(np.eye(size)[n % size], 1.0, 0.5 if n % 2 else None)
+        page = strips.draw(LABELS + 2 * count)
+        assert page.shape[0] % 16 == 0 and page.shape == strips.draw(LABELS + 2 * count).shape
+    blue = (page[:, LABELS::2] == BLUE).all(-1)
+    for column in (0, 100, count - 1):
+        top = STEPS + lane * ((9 + column) % size)
+        assert set(np.flatnonzero(blue[: STEPS + lane * size, column])) == set(range(top, top + (lane - 1) // 2))
+    reward = (page[STEPS + lane * size + ROW :, LABELS::2] == ORANGE).all(-1).any(0)
+    assert (reward == (np.arange(9, count + 9) % 2 == 1)).all()
+
+
+def test_a_moving_picture_lasts_eight_seconds_at_most_and_loops(tmp_path):
+    picture = MovingPicture(tmp_path / "a.gif", 50)
+    for n in range(450):
+        picture.append_data(255 * np.repeat(np.arange(64).reshape(8, 8, 1) == n // 4 % 64, 3, -1).astype(np.uint8))
+    picture.close()
+    with Image.open(tmp_path / "a.gif") as shown:
+        assert (shown.n_frames, shown.info["duration"], shown.info["loop"]) == (100, 80, 0)

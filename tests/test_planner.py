@@ -261,6 +261,8 @@ def test_the_model_proposes_steps_and_values_as_itself(model):
     assert torch.allclose(known.value(z).double(), (place.sign() * (place.abs().exp() - 1)).mean(0), rtol=1e-4)
     reward, keep = Planner(model, 0.8, CONFIG).predict(z, plans[1])
     assert torch.equal(reward, step.reward) and torch.allclose(keep, 0.8 * step.continues)
+    reward, worth = Planner(model, 0.8, CONFIG).worth(z, plans[1])
+    assert torch.equal(reward, step.reward) and torch.allclose(worth, reward + keep * known.value(step.state))
 
 
 def test_model_calls_are_the_rows_that_go_through_the_model(model, monkeypatch):

@@ -154,7 +154,7 @@ def make_env(
 
 
 def film(agent: Agent, path: str | Path = "rollout.mp4", seed: int = 0) -> bool:
-    """Write a video of one episode, and its first plan beside it. Returns whether it could be rendered."""
+    """Write a video (.mp4, or a short .gif) of an episode, its first plan beside it; return if it could be rendered."""
     Path(path).unlink(missing_ok=True)
     env = make(agent.task, True, senses=Senses.of(agent.model.senses))
     agent.reset()

@@ -37,7 +37,8 @@ TILE, CAPTION, GAP = 80, 16, 4  # pixels; a camera frame's longer side is scaled
 MISSING, INK, PAPER = (200, 40, 40), (60, 60, 60), (255, 255, 255)
 POLICY_ACTS = "the policy acts"
 PLANS = ("plan.svg", "plan.png")
-GIF, GIF_SECONDS, GIF_FPS, GIF_COLOURS = ".gif", 8, 12.5, 64
+GIF, GIF_SECONDS, GIF_FPS, GIF_COLOURS = ".gif", 8, 12.5, 128
+GIF_SAMPLED = 10  # frames from one whose colours count to the next
 
 
 def film(
@@ -132,19 +133,21 @@ class MovingPicture:
         self.path, self.every = path, -(-fps // GIF_FPS)
         self.most, self.milliseconds = round(GIF_SECONDS * fps), 1000 * self.every / fps
         self.count = 0
-        self.frames: list[Image.Image] = []
+        self.frames: list[np.ndarray] = []
 
     def append_data(self, page: np.ndarray) -> None:
         """Take the next frame."""
         if self.count < self.most and self.count % self.every == 0:
-            self.frames.append(Image.fromarray(page).quantize(GIF_COLOURS, dither=Image.Dither.NONE))
+            self.frames.append(page)
         self.count += 1
 
     def close(self) -> None:
         """Write the picture, if there are frames."""
-        if self.frames:
-            first, *rest = self.frames
-            first.save(self.path, save_all=True, append_images=rest, duration=self.milliseconds, loop=0)
+        if self.frames:  # colours of their own would make each frame flicker
+            colours = Image.fromarray(np.concatenate(self.frames[::GIF_SAMPLED])).quantize(GIF_COLOURS)
+            pages = [Image.fromarray(each).quantize(palette=colours, dither=Image.Dither.NONE) for each in self.frames]
+            look: dict = {"duration": self.milliseconds, "loop": 0}
+            pages[0].save(self.path, save_all=True, append_images=pages[1:], **look)
 
 
 class Reel:
