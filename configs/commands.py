@@ -25,7 +25,7 @@ train = Command("train", "configs.train:command")
 evaluate = Command("evaluate", "configs.runs.evaluation:evaluate", "configs.schema:EvaluateConfig")
 """semagram-eval: evaluate a checkpoint with its planner and without, and measure what a decision costs."""
 bench = Command(
-    "bench", "configs.bench:bench", "configs.schema:BenchConfig", lambda result: int(bool(result["failed"]))
+    "bench", "configs.bench:bench", "configs.schema:BenchConfig", lambda result: int(bool(result.get("failed")))
 )
 """semagram-bench: a sweep of semagram-train over the tasks and seeds of a suite, and its report."""
 tokens = Command("tokens", "configs.codec.codecs:tokens", "configs.schema:TokensConfig", words=_verb_as_key)

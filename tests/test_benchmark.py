@@ -287,7 +287,7 @@ def test_a_table_is_of_several_files_but_of_each_run_once_and_of_one_number_of_s
             tabulate(BenchConfig(table=paths))
 
 
-def test_a_folder_of_runs_is_a_column_only_if_they_have_the_same_settings_but_task_and_seed(tmp_path, capsys):
+def test_a_folder_of_runs_is_a_column_only_if_they_have_the_same_settings_but_task_and_seed(tmp_path, command):
     def run(task, seed, batch, threads):
         place = tmp_path / "mine" / f"{task}-seed{seed}"
         place.mkdir(parents=True, exist_ok=True)
@@ -297,7 +297,8 @@ def test_a_folder_of_runs_is_a_column_only_if_they_have_the_same_settings_but_ta
         return place
 
     first, other = run("hopper-stand", 1, 8, 1), run("walker-walk", 2, 8, 999)
-    assert tabulate(BenchConfig(table=str(tmp_path / "mine")))["return_mean"] == {"hopper-stand": 5, "walker-walk": 5}
+    code, out, _ = command("bench", f"table={tmp_path / 'mine'}")
+    assert code == 0 and json.loads(out)["return_mean"] == {"hopper-stand": 5, "walker-walk": 5}
     run("walker-walk", 2, 9, 1)
     line = f"{other}/config.yaml: learning.batch_size=9, but 8 in {first}; a column is of one setting"
     with pytest.raises(ConfigError, match=f"^{re.escape(line)}$"):

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -108,3 +108,49 @@ def test_a_member_has_a_folder_of_its_own_and_one_that_fails_leaves_the_others_a
     assert [json.loads(line)["seed"] for line in out.splitlines()] == [3]
     assert sorted(path.name[-2:] for path in (tmp_path / "runs" / "Pendulum-v1").iterdir()) == ["-0", "-1"]
     assert "seed=-2: from 0 to" in err and "Traceback" not in err
+
+
+LAUNCHERS = {"joblib": ("joblib", "hydra.launcher.n_jobs=2"), "submitit_local": ("submitit",), "ray": ("ray",)}
+"""Hydra's launchers, each with the package that it needs and its arguments."""
+CLOCK = {"run", "train_seconds", "env_steps_per_second", "decisions_per_second"}
+
+
+@pytest.fixture(scope="module")
+def sweep(toys, tmp_path_factory):
+    """Sweeps over two tiny runs in a folder of that name; gives their summaries. `act` is done as one has saved."""
+    home = tmp_path_factory.mktemp("sweeps")
+
+    def sweep(name, *more, act=lambda: None):
+        words = [*toys.tiny_keys, *QUICK, STEPS, "task=Pendulum-v1", "seed=1,2", "resume=auto", *more]
+        words += [f"hydra.sweep.dir={home / name}", "hydra.sweep.subdir=${seed}"]
+        with meanwhile(lambda: any((home / name / "2").glob("checkpoints/0*")), act):
+            subprocess.run([sys.executable, "-P", "-m", "configs.commands", "train", "-m", *words], check=True)
+        made = [json.loads((home / name / seed / "summary.json").read_text()) for seed in "12"]
+        return [{key: value for key, value in each.items() if key not in CLOCK} for each in made]
+
+    return sweep
+
+
+@pytest.fixture(scope="module")
+def alone(sweep):
+    """The summaries of runs that were made one after another."""
+    return sweep("alone")
+
+
+def kill_worker():
+    """Kill the process that waits for the second run."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if found := re.search(rb"configs\.sweep\0(\d+)\0.*seed=2\0.*ray/2'", (folder / "cmdline").read_bytes()):
+                os.kill(int(found[1]), signal.SIGKILL)
+                return
+    pytest.fail("the second run is not there")
+
+
+@pytest.mark.parametrize("name", LAUNCHERS)
+def test_a_sweep_gives_the_same_numbers_wherever_it_runs_even_if_a_worker_is_killed(sweep, alone, name):
+    package, *more = LAUNCHERS[name]
+    pytest.importorskip(package)
+    act = kill_worker if name == "ray" else lambda: None
+    assert sweep(name, f"hydra/launcher={name}", *more, act=act) == alone
+    assert alone[0]["returns"] != alone[1]["returns"]

@@ -6,11 +6,12 @@ Hydra takes launchers from the namespace `hydra_plugins` only, and imports this 
 import logging
 import os
 import signal
+import sys
 from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from importlib.util import find_spec
 from io import StringIO
-from typing import Any
+from typing import Any, TextIO
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.singleton import Singleton
@@ -42,6 +43,11 @@ class RayLauncher(Launcher):
 
         Raises UserError if no machine of the cluster is large enough, and ConnectionError for a wrong address.
         """
+        answers = sys.stdout
+        with redirect_stdout(sys.stderr):  # of what Ray itself prints
+            return self._launched(job_overrides, initial_job_idx, answers)
+
+    def _launched(self, job_overrides: Sequence[Sequence[str]], first: int, answers: TextIO) -> list[JobReturn]:
         import ray
 
         from configs.arguments import quoted
@@ -49,7 +55,7 @@ class RayLauncher(Launcher):
 
         self._connect()
         tasks = {}
-        for number, words in enumerate(job_overrides, initial_job_idx):
+        for number, words in enumerate(job_overrides, first):
             job = _composed(*self.shared[:2], words, number)
             subdir = quoted(job.hydra.sweep.subdir)  # before the first try, since it may hold the time
             again = [f"hydra.sweep.subdir={subdir}", *["resume=auto"] * (job.get("resume") == "")]
@@ -67,7 +73,7 @@ class RayLauncher(Launcher):
                 said = str(result._return_value)
             results[tasks[task]] = result
             say(said.strip())
-            print(out, end="", flush=True)
+            print(out, end="", file=answers, flush=True)
         return [results[number] for number in sorted(results)]
 
     def _connect(self) -> None:
@@ -82,8 +88,6 @@ class RayLauncher(Launcher):
         quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
         if self.address is None:
             quiet |= {"num_cpus": cores(), "include_dashboard": False, "object_store_memory": 100 << 20}
-            # A member sees itself that its worker has gone, and saves a checkpoint.
-            quiet["_system_config"] = {"kill_child_processes_on_worker_exit": False}
         ray.init(self.address or "local", **quiet)
         signal.signal(signal.SIGTERM, heard)
 
