@@ -188,6 +188,8 @@ def check_groups(name: str, arguments: Sequence[str]) -> None:
         if argument.startswith("~") and (key := argument[1:].partition("=")[0]) in keys(name):
             off = "false" if key == "video" else "<value>"
             raise ConfigError(f"{argument}: a key cannot be left out; {key}={off}")
+        if argument == "hydra.run.dir=":
+            raise ConfigError(f"{argument}: a folder for the results, e.g. hydra.run.dir=runs/mine")
         group, _, value = argument.partition("=")
         names = value.split(",")
         if group in groups and not all(re.fullmatch(r"(?!null$)[A-Za-z_][\w.:-]*", name) for name in names):

@@ -73,8 +73,8 @@ class TrainConfig(LoopConfig, MachineConfig):
         """Raise ValueError for a value out of range, or that does not fit the others."""
         LoopConfig.__post_init__(self)
         for name in self.track:
-            if name not in TRACKERS:
-                raise UserError(f"track=[{','.join(self.track)}]: some of {', '.join(TRACKERS)}")
+            if name not in TRACKERS or self.track.count(name) > 1:
+                raise UserError(f"track=[{','.join(self.track)}]: some of {', '.join(TRACKERS)}, each once")
         if self.on_fault not in ON_FAULT:
             raise UserError(f"on_fault={self.on_fault}: one of {', '.join(ON_FAULT)}")
         MachineConfig.__post_init__(self)

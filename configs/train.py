@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Collection, Sequence
+from datetime import datetime
 from pathlib import Path
 
 from configs.arguments import explain, given, moved, named
@@ -9,7 +10,9 @@ from configs.command import composed
 from configs.machine import check_threads
 from configs.runs.tracking import check_installed
 from configs.schema import TrainConfig, check_camera_keys
+from envs.settings import label
 from worldmodel import registry
+from worldmodel.errors import UserError
 from worldmodel.strict import ConfigError, build
 
 AUTO = "auto"
@@ -23,24 +26,38 @@ def train(
 ) -> dict:
     """Train as `semagram-train` does with these `arguments`, each a `key=value`, and return the summary.
 
-    `folder`: the new run's folder; None with `resume=<run>` among the arguments, which goes on in its own. `callback`
-    is called with each row of metrics.csv as it is written. The same errors as the command's are raised instead of
-    printed: ConfigError for a wrong key or value, FolderError for a run that cannot be resumed. Ctrl-C saves a
-    checkpoint and raises SystemExit.
+    `folder`: the new run's; by default runs/<task>/<time>-seed<seed>, or that of `resume=<run>`. `callback` is called
+    with each row of metrics.csv as it is written. The same errors as the command's are raised instead of printed:
+    ConfigError for a wrong key or value, FolderError for a run that cannot be resumed. Ctrl-C saves a checkpoint and
+    raises SystemExit.
     """
-    from hydra.errors import HydraException
-
-    try:
-        keys = composed("train", list(arguments))
-    except HydraException as error:
-        raise ConfigError(explain(error, "train")) from error
+    if callback is not None and not callable(callback):
+        raise UserError(f"callback={callback!r}: a function of a row, a dict")
+    keys = composed_or_refused("train", arguments)
     own = in_own_folder(keys["resume"])
     if own and folder is not None:
         raise ConfigError(f"folder={folder}: not with resume={keys['resume']}, which goes on in its own folder")
     if not own and folder is None:
-        raise ConfigError("folder: where to put the run, e.g. runs/mine")
+        if keys["resume"] == AUTO:
+            raise ConfigError("folder: with resume=auto, where the run is or will be, e.g. runs/mine")
+        task = keys["task"]
+        stamp = f"{datetime.now():%Y-%m-%d_%H-%M-%S}-seed{keys['seed']}"
+        folder = Path("runs", label(task["name"], task["id"], task["names"]), stamp)
     registry.load(keys["plugins"])
     return begin(keys, Path(folder or keys["resume"]), named(arguments), callback)
+
+
+def composed_or_refused(name: str, arguments: Sequence[str]) -> dict:
+    """Return the config of the command `name` with these arguments. Raises ConfigError for a wrong key or value."""
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        return composed(name, list(arguments))
+    except HydraException as error:
+        raise ConfigError(explain(error, name)) from error
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{error.full_key}: {str(error).splitlines()[0]}") from error
 
 
 def command(keys: dict, folder: Path) -> dict:

@@ -60,4 +60,4 @@ def plan_gflop(model, discount: float, config: PlannerConfig, model_calls: float
     planner, plans = Planner(model, discount, config), []
     observation, generator = model.blank(1), torch.Generator().manual_seed(0)
     whole = gflop(lambda: plans.append(planner.plan(observation, None, generator, deadline=math.inf)))
-    return whole if model_calls is None else whole * model_calls / plans[0].model_calls
+    return whole if model_calls is None else whole * model_calls / max(plans[0].model_calls, 1)

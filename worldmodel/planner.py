@@ -9,8 +9,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from worldmodel import registry
+from worldmodel.errors import UserError
 from worldmodel.model import WorldModel
-from worldmodel.mppi import Plan, Search, Step, WarmStart, mppi, refine
+from worldmodel.mppi import Plan, PlanFault, Search, Step, WarmStart, mppi, refine
 from worldmodel.observation import Observation
 from worldmodel.settings import PlannerConfig
 
@@ -127,5 +128,27 @@ class Planner:
         root = join(z, z.new_zeros(len(z), self.model.shared) if start is None else start.to(z.device))
         late = lambda: deadline is not None and time.perf_counter() >= deadline  # noqa: E731
         if self.algorithm is not None:
-            return replace(self.algorithm(self.search, root, warm_start, noise, config, late), latent=z)
+            return replace(self._own(root, warm_start, noise, config, late), latent=z)
         return replace(mppi(self.search, root, warm_start, noise, config, late, self._refine), latent=z)
+
+    def _own(self, root: Tensor, warm_start: WarmStart | None, noise: Tensor, config: PlannerConfig, late) -> Plan:
+        """Plan by a registered algorithm, whose model steps are counted, and whose plan is checked.
+
+        Raises UserError for what is no plan of these searches, and PlanFault for one that is not finite.
+        """
+        assert self.algorithm is not None
+        calls = 0
+
+        def step(state: Float[Tensor, "B S"], points: Float[Tensor, "B P"]) -> Step:
+            nonlocal calls
+            calls += len(state)
+            return self.search.step(state, points)
+
+        plan = self.algorithm(replace(self.search, step=step), root, warm_start, noise, config, late)
+        count, size = len(root), self.model.points
+        if not isinstance(plan, Plan) or plan.tokens.shape[1:] != (count, size) or plan.std.shape != plan.tokens.shape:
+            found = tuple(plan.tokens.shape) if isinstance(plan, Plan) else type(plan).__name__
+            raise UserError(f"planner.algorithm={config.algorithm}: {found}; a Plan of tokens (T, {count}, {size})")
+        if not bool(torch.isfinite(plan.tokens).all() and torch.isfinite(plan.std).all()):
+            raise PlanFault(f"planner.algorithm={config.algorithm}: its plan is not finite")
+        return replace(plan, model_calls=calls // count)

@@ -12,14 +12,16 @@ checkpoint or a dataset. Must not import torch: settings are checked against it.
     wrapper     task.wrappers                 f(gymnasium.Env) -> gymnasium.Env
 """
 
+import hashlib
 import importlib
 import importlib.util
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from worldmodel.errors import UserError
+from worldmodel.errors import UserError, in_one_line
 
 BUILT_IN: dict[str, tuple[str, ...]] = {
     "loss": (),
@@ -30,6 +32,8 @@ BUILT_IN: dict[str, tuple[str, ...]] = {
     "wrapper": (),
 }
 """For each kind, the names that need no registration."""
+TAKEN = {"loss": ("agreement", "consistency", "continue", "contrast", "nan", "policy", "reward", "value")}
+"""Names that would be taken for something else: a loss has the column `loss_<name>` in metrics.csv."""
 loaded: list[str] = []
 """The modules that `load` imported, which a process that makes environments imports, too."""
 _registered: dict[str, dict[str, Any]] = {kind: {} for kind in BUILT_IN}
@@ -42,8 +46,11 @@ def register[T: Callable](kind: str, name: str, own: T | None = None) -> Any:
     """
     if kind not in BUILT_IN:
         raise UserError(f"register({kind!r}, ...): one of {', '.join(BUILT_IN)}")
-    if not name.isidentifier() or name in BUILT_IN[kind]:
-        raise UserError(f"register({kind!r}, {name!r}): an identifier other than {', '.join(BUILT_IN[kind]) or 'none'}")
+    if not name.isidentifier() or name in (*BUILT_IN[kind], *TAKEN.get(kind, ())):
+        taken = (*BUILT_IN[kind], *TAKEN.get(kind, ()))
+        raise UserError(f"register({kind!r}, {name!r}): an identifier{' other than ' * bool(taken)}{', '.join(taken)}")
+    if own is not None and not callable(own):
+        raise UserError(f"register({kind!r}, {name!r}): {own!r} cannot be called")
 
     def known(function: T) -> T:
         _registered[kind][name] = function
@@ -56,7 +63,9 @@ def check(kind: str, name: str, key: str) -> None:
     """Raise UserError, naming the setting `key`, unless `name` is built in or registered."""
     names = [*BUILT_IN[kind], *_registered[kind]]
     if name not in names:
-        raise UserError(f"{key}={name}: one of {', '.join(names) or 'none yet'}; plugins=[my.py] adds those of my.py")
+        raise UserError(
+            f"{key}={name}: {'one of ' if names else 'none is registered'}{', '.join(names)}; plugins=[my.py] adds those of my.py"
+        )
 
 
 def find(kind: str, name: str) -> Any:
@@ -66,9 +75,10 @@ def find(kind: str, name: str) -> Any:
 
 
 def load(plugins: object) -> None:
-    """Import modules, each by its name or by the path of its file, once. Raises UserError for one that is not there.
+    """Import modules, each by its name or by the path of its file, once.
 
-    Anything but a list of texts is left for the check of the settings to refuse.
+    Raises UserError for one that is not there or fails. Anything but a list of texts is left for the check of the
+    settings to refuse.
     """
     for plugin in plugins if isinstance(plugins, list | tuple) else ():
         if not isinstance(plugin, str):
@@ -77,18 +87,37 @@ def load(plugins: object) -> None:
         name = plugin if file is None else str(file)
         if name in loaded:
             continue
-        if file is None:
-            try:
-                importlib.import_module(plugin)
-            except ModuleNotFoundError as error:
-                if not f"{plugin}.".startswith(f"{error.name}."):
-                    raise
-                raise UserError(f"plugins=[{plugin}]: no such module; the path of a file ends in .py") from error
-        elif file.is_file():
-            spec = importlib.util.spec_from_file_location(f"semagram_plugin_{file.stem}", file)
-            assert spec and spec.loader
-            module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-            spec.loader.exec_module(module)
-        else:
+        if file is not None and not file.is_file():
             raise UserError(f"plugins=[{plugin}]: no such file")
+        try:
+            if file is None:
+                importlib.import_module(plugin)
+            else:
+                _import(file)
+        except ModuleNotFoundError as error:
+            if file is not None or not f"{plugin}.".startswith(f"{error.name}."):
+                raise UserError(f"plugins=[{plugin}]: {_where(error)}{in_one_line(error)}") from error
+            raise UserError(f"plugins=[{plugin}]: no such module; the path of a file ends in .py") from error
+        except (Exception, SystemExit) as error:  # of whatever the module does
+            what = f"{_where(error)}{type(error).__name__}: {in_one_line(error)}"
+            raise UserError(f"plugins=[{plugin}]: {what}") from error
         loaded.append(name)
+
+
+def _import(file: Path) -> None:
+    """Import a module by its file."""
+    tag = hashlib.sha256(str(file).encode()).hexdigest()[:8]  # another file may have the same name
+    spec = importlib.util.spec_from_file_location(f"semagram_plugin_{file.stem}_{tag}", file)
+    assert spec and spec.loader
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[spec.name]
+        raise
+
+
+def _where(error: BaseException) -> str:
+    """Return where an error was raised."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{Path(last.filename).name}, line {last.lineno}: "

@@ -10,8 +10,7 @@ action = agent.act(observation)
 semagram.film(agent, "walk.mp4")
 """
 
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -33,12 +32,14 @@ from configs.runs import film as films
 from configs.runs.loading import Loaded, load_agent
 from envs.make import make
 from envs.senses import Senses
-from envs.settings import NAMES, TaskConfig, label
+from envs.settings import NAMES, TaskConfig
 from policies.noise import Noise
 from policies.training.episodes import observe
+from worldmodel.errors import UserError
 from worldmodel.losses import LossInputs
 from worldmodel.mppi import Plan, fit, mppi, rollout
 from worldmodel.observation import FrameHistory, Observation
+from worldmodel.registry import load as register_all
 from worldmodel.registry import register
 from worldmodel.replay import Replay, sample_starts, sample_windows, window_at
 from worldmodel.senses import LANGUAGE_KEY, STATE_KEY, is_image
@@ -73,22 +74,24 @@ def train(
     """
     from configs.train import train as begin
 
-    given = dict(_dotted({**(keys or {}), **more}))
-    if folder is None and given.get("resume", "") in ("", "auto"):
-        name = label(given.get("task", "cartpole-swingup"), given.get("task.id", ""), given.get("task.names", ()))
-        folder = Path("runs", name, f"{time.strftime('%Y-%m-%d_%H-%M-%S')}-seed{given.get('seed', 1)}")
-    return begin([f"{key}={_written(value)}" for key, value in given.items()], folder, callback)
+    if not isinstance(keys, Mapping | None):
+        raise UserError(f"train({keys!r}): a dict of keys; task={keys!r} is a task")
+    return begin(_words({**(keys or {}), **more}), folder, callback)
 
 
 def evaluate(checkpoint: "str | Path", folder: str | Path, **keys) -> dict:
-    """Evaluate as `semagram-eval` does, with its keys; return the summary, which is written to `folder`, too."""
-    from configs.command import composed
+    """Evaluate as `semagram-eval` does, with its keys; return the summary, which is written to `folder`, too.
+
+    Raises ValueError for a wrong key or value, OSError.
+    """
     from configs.runs.evaluation import Evaluation
     from configs.schema import EvaluateConfig
+    from configs.train import composed_or_refused
     from worldmodel.strict import build
 
-    words = [f"{key}={_written(value)}" for key, value in _dotted(keys | {"checkpoint": str(checkpoint)})]
-    return Evaluation.begin(build(EvaluateConfig, composed("evaluate", words))).run(Path(folder))
+    found = composed_or_refused("evaluate", _words(keys | {"checkpoint": str(checkpoint)}))
+    register_all(found["plugins"])
+    return Evaluation.begin(build(EvaluateConfig, found)).run(Path(folder))
 
 
 class Agent:
@@ -135,12 +138,19 @@ class Agent:
 
 
 def load(
-    path: str | Path = "runs/last", planned: bool = True, seed: int = 0, device: str = "cpu", threads: int = 1
+    path: str | Path = "runs/last",
+    planned: bool = True,
+    seed: int = 0,
+    device: str = "cpu",
+    threads: int = 1,
+    plugins: Sequence[str] = (),
 ) -> Agent:
     """Load the agent of a run folder's newest checkpoint, or of a checkpoint; it does not explore.
 
-    `planned`: act with the planner, else with the policy alone. Raises ValueError, one line, for what is not there.
+    `planned`: act with the planner, else with the policy alone. `plugins`: files or modules to import first, if it uses
+    registered parts. Raises ValueError, one line, for what is not there.
     """
+    register_all([*plugins])
     return Agent(load_agent(path, seed, device, threads, planned))
 
 
@@ -154,12 +164,15 @@ def make_env(
 
 
 def film(agent: Agent, path: str | Path = "rollout.mp4", seed: int = 0) -> bool:
-    """Write a video (.mp4, or a short .gif) of an episode, its first plan beside it; return if it could be rendered."""
-    Path(path).unlink(missing_ok=True)
+    """Write a video (.mp4, or a short .gif) of an episode, its first plan beside it; return if it could be rendered.
+
+    Raises UserError for another ending, or a folder that is not there.
+    """
+    if Path(path).suffix not in (".mp4", films.GIF) or not Path(path).parent.is_dir():
+        raise UserError(f"film: {path}: a file ending in .mp4 or {films.GIF}, in a folder that is there")
     env = make(agent.task, True, senses=Senses.of(agent.model.senses))
     agent.reset()
-    films.film(Path(path), env, agent.task, agent.loaded.agent, say, seed)
-    return Path(path).is_file()
+    return films.film(Path(path), env, agent.task, agent.loaded.agent, say, seed)
 
 
 def _dotted(keys: Mapping[str, Any], place: str = ""):
@@ -171,10 +184,15 @@ def _dotted(keys: Mapping[str, Any], place: str = ""):
             yield f"{place}{key}", value
 
 
+def _words(keys: Mapping[str, Any]) -> list[str]:
+    """Return keys as a command's arguments."""
+    return [f"{key}={_written(value)}" for key, value in _dotted(keys)]
+
+
 def _written(value: object) -> str:
     """Return a value as Hydra reads it."""
     if isinstance(value, bool) or value is None:
         return {True: "true", False: "false", None: "null"}[value]
     if isinstance(value, list | tuple):
         return f"[{','.join(map(_written, value))}]"
-    return quoted(value) if isinstance(value, str | Path) else str(value)
+    return quoted(value).replace("${", "\\${") if isinstance(value, str | Path) else str(value)

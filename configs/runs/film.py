@@ -50,12 +50,12 @@ def film(
     seed: int = 0,
     memories: NearestFrames | None = None,
     tick: Callable[[], None] | None = None,
-) -> None:
-    """Write one episode of `env` to `path` and close `env`; the other arguments are those of `film_one`."""
+) -> bool:
+    """Write one episode of `env` to `path` and close `env`; the rest as of `film_one`."""
     try:
         vector = SyncVectorEnv([lambda: env], autoreset_mode=AutoresetMode.DISABLED)
         episodes = Episodes(vector, agent.model.senses, lambda i, number: episode_seed(seed, 2, i, number - 1))
-        film_one(path, episodes, task, agent, say, memories, tick)
+        return film_one(path, episodes, task, agent, say, memories, tick)
     finally:
         env.close()
 
@@ -69,8 +69,8 @@ def film_one(
     memories: NearestFrames | None = None,
     tick: Callable[[], None] | None = None,
     of: int = 0,
-) -> None:
-    """Write the first episode of environment number `of`, in this process, to `path`; all are played.
+) -> bool:
+    """Write the first episode of environment number `of`, in this process, to `path`; all are played. Return if it was.
 
     It is an mp4 or, where `path` ends in .gif, the first `GIF_SECONDS` as a moving picture. `say` why, if nothing can
     be rendered. If the agent has cameras, a strip below shows their frames and, with `memories`, the frames that it
@@ -113,8 +113,10 @@ def film_one(
         with closing(_writer(aside, 1 / step_seconds)) as video:
             play(episodes, agent, episode_limit(env) or ENDLESS, after, once=True, act=act)
         os.replace(aside, path)
+        return True
     except RenderingUnavailable as error:
         say(f"no video: {error}")
+        return False
     finally:
         aside.unlink(missing_ok=True)
 

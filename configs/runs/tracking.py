@@ -30,10 +30,10 @@ class Tracker(Protocol):
 class TensorBoard:
     """Event files in the run folder's `tensorboard/`, for `tensorboard --logdir runs`. A film is shown by its path."""
 
-    def __init__(self, folder: Path, config: dict, label: str):
+    def __init__(self, folder: Path, config: dict, label: str, step: int):
         from torch.utils.tensorboard import SummaryWriter
 
-        self.writer = SummaryWriter(str(folder / "tensorboard"))
+        self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=step)
         self.writer.add_text("config", "\n".join(f"    {key}: {value}" for key, value in config.items()))
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
@@ -62,7 +62,7 @@ class Runs:
     database on this machine (TRACKIO_DIR).
     """
 
-    def __init__(self, name: str, folder: Path, config: dict, label: str):
+    def __init__(self, name: str, folder: Path, config: dict, label: str, step: int):
         self.library, own = import_module(name), {}
         if name == "wandb":
             own = {
@@ -73,6 +73,8 @@ class Runs:
                 "resume": "allow",
             }
         self.run = self.library.init(project="semagram", name=f"{label} {folder.name}", config=config, **own)
+        if name == "wandb":
+            self.run.define_metric("*", step_metric="env_steps")
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         """Log the numbers."""
@@ -100,12 +102,20 @@ def check_installed(names: tuple[str, ...]) -> None:
 class Trackers:
     """All trackers of a run, of which each is dropped at its first error, in a line."""
 
-    def __init__(self, names: tuple[str, ...], folder: Path, config: dict, label: str, say: Callable[[str], None]):
-        """Start the trackers `names`."""
+    def __init__(
+        self,
+        names: tuple[str, ...],
+        folder: Path,
+        config: dict,
+        label: str,
+        say: Callable[[str], None],
+        step: int = 0,
+    ):
+        """Start the trackers `names` at an environment step."""
         self.say, self.each = say, dict[str, Tracker]()
         for name in names:
             make = TensorBoard if name == "tensorboard" else lambda *a, name=name: Runs(name, *a)
-            self._safely(name, lambda: self.each.__setitem__(name, make(folder, config, label)))  # noqa: B023  at once
+            self._safely(name, lambda: self.each.__setitem__(name, make(folder, config, label, step)))  # noqa: B023  at once
 
     def scalars(self, values: Mapping[str, float | None], step: int) -> None:
         """Give all trackers the numbers that are there at this environment step."""

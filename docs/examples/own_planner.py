@@ -16,4 +16,4 @@ def shooting(search, root, warm_start, noise, config, late) -> Plan:
     elites = candidates.gather(2, order[None, :, :, None].expand(len(candidates), -1, -1, candidates.shape[-1]))
     weights = torch.zeros_like(returns)
     weights[:, 0] = 1
-    return Plan(elites[:, :, 0], elites.std(2), returns, weights, elites, root)
+    return Plan(elites[:, :, 0], elites.std(2, correction=0), returns, weights, elites, root)
