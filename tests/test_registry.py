@@ -3,15 +3,18 @@
 import csv
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import semagram
 import torch
 
 from configs.train import train
 from worldmodel import registry
 from worldmodel.errors import UserError
-from worldmodel.mppi import rollout
+from worldmodel.losses import METRICS
+from worldmodel.mppi import PlanFault, mppi, rollout
 from worldmodel.planner import Planner
 from worldmodel.settings import PlannerConfig
 
@@ -38,6 +41,9 @@ def test_an_example_of_the_pages_trains_changes_the_numbers_and_resumes_to_the_b
     metrics = (tmp_path / "own/metrics.csv").read_text()
     train([key.replace("steps=120", "steps=60") for key in own], tmp_path / "half")
     train([f"resume={tmp_path / 'half'}", "steps=120", f"plugins=[{file}]"])
+    if name == "planner":
+        evaluated = semagram.evaluate(tmp_path / "half", tmp_path / "evaluated", episodes=1, plugins=[file])
+        assert evaluated["imagined_per_plan"] == 2 * 8
     assert (tmp_path / "half/metrics.csv").read_text().splitlines()[-1] == metrics.splitlines()[-1]
     plain = [key for key in own if key.partition("=")[0] not in SETTINGS]
     train(plain, tmp_path / "plain")
@@ -67,9 +73,12 @@ def test_a_checkpoint_that_names_what_is_not_registered_is_refused(toys, tmp_pat
 
 
 def test_only_a_kind_and_a_new_identifier_can_be_registered():
-    for kind, name in (("magic", "x"), ("planner", "mppi"), ("noise", "not a name")):
+    for kind, name, own in (
+        *[("magic", "x", print), ("planner", "mppi", print), ("noise", "not a name", print)],
+        *[("loss", name.removeprefix("loss_"), print) for name in METRICS if name.startswith("loss_")],
+    ):
         with pytest.raises(UserError):
-            registry.register(kind, name, print)
+            registry.register(kind, name, own)
     with pytest.raises(UserError, match="no such file"):
         registry.load(["nowhere.py"])
     with pytest.raises(UserError, match="no such module"):
@@ -89,3 +98,36 @@ def test_a_score_is_added_to_each_imagined_reward(toys):
     after = model.step(root, plans[0, :, 0])[0]
     rewards = [planner.predict(root, plans[0, :, 0])[0] for planner in (plain, scored)]
     assert torch.allclose(rewards[1] - rewards[0], 2 * after[:, 0], atol=1e-6)
+
+
+@pytest.mark.parametrize("text", ["def (", "import nothing_of_the_name", "1 / 0", "import sys; sys.exit(3)"])
+def test_a_module_that_cannot_be_imported_is_one_line_with_its_place_and_can_be_mended(tmp_path, text):
+    file = tmp_path / "mine.py"
+    file.write_text(f"x = 1\n{text}\n")
+    with pytest.raises(UserError, match=rf"^plugins=\[{file}\]: .*line \d+") as caught:
+        registry.load([str(file)])
+    assert "\n" not in str(caught.value)
+    file.write_text("import sys\n")
+    registry.load([str(file)])
+
+
+@pytest.mark.parametrize(
+    ("made", "error"),
+    [
+        (lambda plan: None, "NoneType; a Plan of tokens"),
+        (
+            lambda plan: replace(plan, **{x: getattr(plan, x)[..., :1] for x in ("tokens", "std", "elites")}),
+            r"\(3, 2, 1\); a Plan of tokens \(T, 2, 2\)",
+        ),
+        (lambda plan: replace(plan, std=plan.std * torch.nan), "its plan is not finite"),
+    ],
+)
+def test_a_plan_of_ones_own_is_checked_and_its_model_steps_are_counted(toys, made, error):
+    model, config = toys.tiny_model(), PlannerConfig(horizon=3, samples=8, policy_samples=2, elites=4, iterations=1)
+    registry.register("planner", "own", mppi)
+    config = replace(config, algorithm="own")
+    plan = Planner(model, 0.9, config).plan(model.blank(2), None, torch.Generator().manual_seed(0))
+    assert plan.model_calls == 3 * 8  # of one search: the candidates' steps
+    registry.register("planner", "own", lambda *a: made(mppi(*a)))
+    with pytest.raises((UserError, PlanFault), match=error):
+        Planner(model, 0.9, config).plan(model.blank(2), None, torch.Generator().manual_seed(0))

@@ -63,9 +63,8 @@ def check(kind: str, name: str, key: str) -> None:
     """Raise UserError, naming the setting `key`, unless `name` is built in or registered."""
     names = [*BUILT_IN[kind], *_registered[kind]]
     if name not in names:
-        raise UserError(
-            f"{key}={name}: {'one of ' if names else 'none is registered'}{', '.join(names)}; plugins=[my.py] adds those of my.py"
-        )
+        known = f"one of {', '.join(names)}" if names else "none is registered"
+        raise UserError(f"{key}={name}: {known}; plugins=[my.py] adds those of my.py")
 
 
 def find(kind: str, name: str) -> Any:

@@ -73,14 +73,8 @@ class Training:
         run = cls._resume(keys, given) if keys["resume"] else cls._new(keys, path)
         config = run.config
         try:
-            run.trackers = Trackers(
-                config.track,
-                run.folder.path,
-                leaves(asdict(config)),
-                config.task.label,
-                say,
-                run.parts.trainer.env_steps,
-            )
+            about = run.folder.path, leaves(asdict(config)), config.task.label
+            run.trackers = Trackers(config.track, *about, say, run.parts.trainer.env_steps)
         except BaseException:
             os.close(run.lock)
             raise
