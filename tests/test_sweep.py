@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from contextlib import contextmanager, suppress
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -112,7 +113,8 @@ def test_a_member_has_a_folder_of_its_own_and_one_that_fails_leaves_the_others_a
 
 LAUNCHERS = {"joblib": ("joblib", "hydra.launcher.n_jobs=2"), "submitit_local": ("submitit",), "ray": ("ray",)}
 """Hydra's launchers, each with the package that it needs and its arguments."""
-CLOCK = {"run", "train_seconds", "env_steps_per_second", "decisions_per_second"}
+LENGTH = STEPS if find_spec("ray") else "steps=300"  # time enough to kill one of them
+CLOCK = {"clock", "run", "train_seconds", "env_steps_per_second", "decisions_per_second"}
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +123,7 @@ def sweep(toys, tmp_path_factory):
     home = tmp_path_factory.mktemp("sweeps")
 
     def sweep(name, *more, act=lambda: None):
-        words = [*toys.tiny_keys, *QUICK, STEPS, "task=Pendulum-v1", "seed=1,2", "resume=auto", *more]
+        words = [*toys.tiny_keys, *QUICK, LENGTH, "task=Pendulum-v1", "seed=1,2", "resume=auto", *more]
         words += [f"hydra.sweep.dir={home / name}", "hydra.sweep.subdir=${seed}"]
         with meanwhile(lambda: any((home / name / "2").glob("checkpoints/0*")), act):
             subprocess.run([sys.executable, "-P", "-m", "configs.commands", "train", "-m", *words], check=True)

@@ -243,7 +243,7 @@ class Training:
     def _log(self, **measured: float | None) -> None:
         """Record what was measured at this step: a row of metrics.csv."""
         trainer = self.parts.trainer
-        decisions, updates = trainer.agent.totals.decisions, trainer.learner.updates
+        decisions, updates = trainer.agent.totals.decisions, trainer.due  # if a signal cut them short, they follow
         row = {"env_steps": trainer.env_steps, "decisions": decisions, "updates": updates, **measured}
         self.folder.log(row)
         pace = trainer.env_steps / max(self.seconds, 1e-9)

@@ -76,6 +76,13 @@ class Trainer:
         """Environment steps so far: control steps times the action repeat."""
         return self.steps * self.action_repeat
 
+    @property
+    def due(self) -> int:
+        """Updates that the steps so far ask for."""
+        if self.steps < self.config.seed_steps or not self.replay.steps:
+            return self.learner.updates
+        return max(self.learner.updates, int(self.steps * (self.learner.config.updates_per_token / self.curve.length)))
+
     def step(self) -> list[EpisodeEnd]:
         """Act once in every environment, store what followed and learn; return the episodes that ended.
 
@@ -143,10 +150,7 @@ class Trainer:
 
         Between two of them, stop if `stopping()`. Whoever goes on from there calls this first.
         """
-        if self.steps < self.config.seed_steps or not self.replay.steps:
-            return
-        per_step = self.learner.config.updates_per_token / self.curve.length
-        for _ in range(int(self.steps * per_step) - self.learner.updates):
+        while self.learner.updates < self.due:
             if self.stopping():
                 return
             metrics = self.learner.update(self._draw().to(self.learner.model.device), self.generator)
