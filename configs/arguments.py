@@ -197,7 +197,9 @@ def check_groups(name: str, arguments: Sequence[str]) -> None:
 
 
 def explain(error: Exception, name: str) -> str:
-    """Condense an error of Hydra's about the command `name` into one line, with the valid choices."""
+    """Condense an error of Hydra's or OmegaConf's about the command `name` into one line, with the valid choices."""
+    if key := getattr(error, "full_key", None):  # from a value that interpolates others
+        return f"{key}: {str(error).splitlines()[0]}"
     text = str(error)
     if found := re.search(r"Could not override '([^']+)'", text):
         if found[1] in {f"task.{key}" for key in ARM_DEFAULTS}:

@@ -80,7 +80,6 @@ class Command:
         from configs.arguments import check_groups, explain, opened
         from configs.reporting import TRACEBACK, fail, refuse, unread
         from configs.sweep import stoppable
-        from worldmodel.errors import in_one_line
 
         os.environ["HYDRA_FULL_ERROR"] = "1"
         try:
@@ -89,10 +88,8 @@ class Command:
             sys.argv[1:] = opened(words)
             with stoppable(words), unread(quiet=not os.environ.get(TRACEBACK)):
                 hydra.main(version_base="1.3", config_path=str(HOME / "configs"), config_name=self.name)(self._begin)()
-        except HydraException as error:
+        except (HydraException, OmegaConfBaseException) as error:
             refuse(explain(error, self.name))
-        except OmegaConfBaseException as error:  # from a value that interpolates others
-            refuse(f"{error.full_key}: {str(error).splitlines()[0]}" if error.full_key else in_one_line(error))
         except Exception as error:  # of Hydra, which creates the run folder, or of a sweep's member
             fail(error)
 

@@ -1,14 +1,14 @@
 """Train, from a command or from a script or notebook."""
 
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from pathlib import Path
 
 from configs.arguments import explain, given, moved, named
 from configs.command import composed
 from configs.machine import check_threads
-from configs.runs.tracking import check_installed
+from configs.runs.tracking import Callback, check_installed
 from configs.schema import TrainConfig, check_camera_keys
 from envs.settings import label
 from worldmodel import registry
@@ -22,7 +22,7 @@ AUTO = "auto"
 def train(
     arguments: Sequence[str],
     folder: str | Path | None = None,
-    callback: Callable[[dict[str, float | None]], None] | None = None,
+    callback: Callback | None = None,
 ) -> dict:
     """Train as `semagram-train` does with these `arguments`, each a `key=value`, and return the summary.
 
@@ -54,10 +54,8 @@ def composed_or_refused(name: str, arguments: Sequence[str]) -> dict:
 
     try:
         return composed(name, list(arguments))
-    except HydraException as error:
+    except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(explain(error, name)) from error
-    except OmegaConfBaseException as error:
-        raise ConfigError(f"{error.full_key}: {str(error).splitlines()[0]}") from error
 
 
 def command(keys: dict, folder: Path) -> dict:
@@ -76,7 +74,7 @@ def begin(
     keys: dict,
     folder: Path,
     given: Collection[str],
-    callback: Callable[[dict[str, float | None]], None] | None = None,
+    callback: Callback | None = None,
 ) -> dict:
     """Train with the settings `keys` and write everything to `folder`, or to the run folder that `resume` names.
 

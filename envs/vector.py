@@ -18,7 +18,7 @@ from envs.task_env import EnvironmentFault
 from worldmodel.errors import MachineFault, warning_line
 
 PR_SET_PDEATHSIG = 1
-TOLD_S, LOST_S = 60.0, 300.0
+WARN_S, LOST_S = 60.0, 300.0
 """Seconds for which an environment may be at work on a step before that is told, and before it is given up."""
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -104,9 +104,9 @@ class Processes(gymnasium.vector.AsyncVectorEnv):
     def _answer(self, ask: Callable[[], None], wait: Callable[[], tuple]) -> tuple:
         try:
             ask()
-            if not self._poll_pipe_envs(TOLD_S):
-                warnings.warn(f"{self._hanging(TOLD_S)}; at {LOST_S:.0f} s it is given up", stacklevel=3)
-                if not self._poll_pipe_envs(LOST_S - TOLD_S):
+            if not self._poll_pipe_envs(WARN_S):
+                warnings.warn(f"{self._hanging(WARN_S)}; at {LOST_S:.0f} s it is given up", stacklevel=3)
+                if not self._poll_pipe_envs(LOST_S - WARN_S):
                     raise EnvironmentLost(self._hanging(LOST_S))  # and stay in this state, so that `close` only kills
             return wait()
         except (EOFError, ConnectionError) as error:

@@ -139,7 +139,7 @@ def test_a_lost_process_is_one_line_and_the_others_end(pair):
 
 
 def test_a_process_that_hangs_is_told_then_given_up_and_all_end(pair, monkeypatch):
-    monkeypatch.setattr("envs.vector.TOLD_S", 0.5)
+    monkeypatch.setattr("envs.vector.WARN_S", 0.5)
     monkeypatch.setattr("envs.vector.LOST_S", 1.0)
     pid = pair.processes[1].pid
     with (

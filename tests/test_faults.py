@@ -127,7 +127,7 @@ def test_a_camera_that_is_not_perceived_is_told_once(keys, tmp_path, capfd):
     assert "perceived" not in capfd.readouterr().err
 
 
-HANGS = "import envs.vector; envs.vector.TOLD_S = 0.5; from configs.commands import train; train()"
+HANGS = "import envs.vector; envs.vector.WARN_S = 0.5; from configs.commands import train; train()"
 
 
 def test_an_environment_of_this_process_that_hangs_is_told_and_ended_by_the_first_signal(keys, tmp_path):

@@ -1,16 +1,18 @@
 """Semagram in one flat module.
 
-import semagram
+A run, and what came of it:
 
-semagram.train(task="walker-walk", steps=100_000, planner={"samples": 128})
-agent = semagram.load("runs/last")
-env = semagram.make_env(agent.task)
-observation, _ = env.reset(seed=0)
-action = agent.act(observation)
-semagram.film(agent, "walk.mp4")
+    import semagram
+
+    semagram.train(task="walker-walk", steps=100_000, planner={"samples": 128})
+    agent = semagram.load("runs/last")
+    env = semagram.make_env(agent.task)
+    observation, _ = env.reset(seed=0)
+    action = agent.act(observation)
+    semagram.film(agent, "walk.mp4")
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,7 @@ from configs.arguments import quoted
 from configs.reporting import say
 from configs.runs import film as films
 from configs.runs.loading import Loaded, load_agent
+from configs.runs.tracking import Callback
 from envs.make import make
 from envs.senses import Senses
 from envs.settings import NAMES, TaskConfig
@@ -59,8 +62,6 @@ __all__ = [
     "register",
 ]
 __all__ += ["rollout", "sample_starts", "sample_windows", "train", "window_at"]
-
-Callback = Callable[[dict[str, float | None]], None]
 
 
 def train(

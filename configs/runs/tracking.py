@@ -13,6 +13,9 @@ from typing import Any, Protocol
 
 from worldmodel.errors import UserError, in_one_line
 
+Callback = Callable[[dict[str, float | None]], None]
+"""What a script gives to be called with each row of metrics.csv and its times."""
+
 
 class Tracker(Protocol):
     """Receives a run's numbers, pictures and films."""

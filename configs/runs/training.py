@@ -3,7 +3,7 @@
 import os
 import signal
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -15,7 +15,7 @@ from configs.runs import parts as building
 from configs.runs.episodes import EvaluationEpisodes, side_by_side
 from configs.runs.parts import Parts
 from configs.runs.run_folder import Progress, RunFolder, leaves, point_last, resumption, write_summary
-from configs.runs.tracking import Trackers
+from configs.runs.tracking import Callback, Trackers
 from configs.runs.watching import hanging, watched
 from configs.schema import DROP, TrainConfig
 from envs.make import make
@@ -32,7 +32,6 @@ from worldmodel.strict import ConfigError, build
 STOPPING = b"\nstopping at the end of this step, with a checkpoint; the same signal again stops at once, without one\n"
 
 
-Callback = Callable[[dict[str, float | None]], None]
 PAYS = 10_000
 """Updates and plans after which compiling them has paid (docs/results.md)."""
 
@@ -141,7 +140,7 @@ class Training:
         and EnvironmentFault for one in an evaluation or at the first reset.
         """
         go_on = f"go on with: semagram-train {typed('resume', self.folder.path)}"
-        self.parts.trainer.episodes.told = self._tell
+        self.parts.trainer.episodes.report = self._tell
         try:
             with handled(self._ask), watched(go_on):
                 try:

@@ -1,4 +1,4 @@
-"""An environment of this process that hangs: it is told, and the first signal then ends the program at once."""
+"""An environment of this process that hangs: it is warned, and the first signal then ends the program at once."""
 
 import os
 import signal
@@ -17,9 +17,9 @@ POLL_S = 0.5
 
 
 def hanging() -> str:
-    """Return which environment (task, control step) has been at work for more than TOLD_S, or ""."""
+    """Return which environment (task, control step) has been at work for more than WARN_S, or ""."""
     place, since = TaskEnv.running or ("", time.monotonic())
-    return place if time.monotonic() - since > vector.TOLD_S else ""
+    return place if time.monotonic() - since > vector.WARN_S else ""
 
 
 @contextmanager
@@ -42,7 +42,7 @@ def watched(go_on: str) -> Iterator[None]:
 
 
 def _watch(reader: int, go_on: str) -> None:
-    number, told = 0, None
+    number, warned = 0, None
     while True:
         if select([reader], [], [], POLL_S)[0]:
             if not (received := os.read(reader, 1)):
@@ -50,9 +50,9 @@ def _watch(reader: int, go_on: str) -> None:
             number = received[0] if received[0] in SIGNALS else number
         if not (place := hanging()):
             continue
-        if told != place:
-            told = place
-            say(f"{place}: hangs, no answer for {vector.TOLD_S:.0f} s; Ctrl-C or another signal ends the run at once")
+        if warned != place:
+            warned = place
+            say(f"{place}: hangs, no answer for {vector.WARN_S:.0f} s; Ctrl-C or another signal ends the run at once")
         if number:
             say(f"stopped by {signal.Signals(number).name} in a step that hangs; {go_on}")
             os._exit(SIGNALLED + number)

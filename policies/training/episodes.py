@@ -136,10 +136,10 @@ class Episodes:
     `env`: a vector of environments that reset only when told to (`envs.make.make_vector`). `observation`: the newest
     one of all of them, None before `begin`. `judged`: whether they report success (`is_success` in their info).
     `tasks`: the task of each, if they have several; else empty. `failed` (E,): how many episodes in a row were at fault
-    at their reset or first step; `told` is called with each fault that an environment reports (FAULT in its info).
+    at their reset or first step; `report` is called with each fault that an environment reports (FAULT in its info).
     """
 
-    told: Callable[[Exception], None] = staticmethod(lambda fault: None)
+    report: Callable[[Exception], None] = staticmethod(lambda fault: None)
 
     def __init__(self, env, senses: Shapes, seed: Callable[[int, int], int], experts: Experts | None = None):
         """Track the episodes of `env`, of which a model perceives `senses`.
@@ -206,7 +206,7 @@ class Episodes:
         for fault in self._info.get(FAULT, ()):
             if fault is not None:
                 self._fault = fault
-                self.told(fault)
+                self.report(fault)
         return self._info.get(f"_{FAULT}", np.zeros(len(self.failed), dtype=bool))
 
     def _reset(self, mask: np.ndarray) -> Observation:

@@ -84,12 +84,12 @@ class RayLauncher(Launcher):
         if ray.is_initialized():
             return
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        heard = signal.getsignal(signal.SIGTERM)
+        handler = signal.getsignal(signal.SIGTERM)
         quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
         if self.address is None:
             quiet |= {"num_cpus": cores(), "include_dashboard": False, "object_store_memory": 100 << 20}
         ray.init(self.address or "local", **quiet)
-        signal.signal(signal.SIGTERM, heard)
+        signal.signal(signal.SIGTERM, handler)
 
 
 def _needed(job) -> dict[str, float]:
