@@ -50,6 +50,7 @@ class JointTargets(gymnasium.Wrapper):
         super().__init__(env)
         self.arm, self.task, self.targets = env, task, targets
         self.target = np.zeros(6)  # rad
+        self._success = False
         self._asked = False
         self._expert: Expert | None = None
         self._parts = known(components(env), state)
@@ -76,7 +77,8 @@ class JointTargets(gymnasium.Wrapper):
         return self.observe(observation), float(reward), terminated, truncated, self._info(info)
 
     def _info(self, info: dict) -> dict:
-        success = {"is_success": bool(info["success"])}
+        self._success = bool(info["success"])
+        success = {"is_success": self._success}
         if not self._asked:
             return success
         from sim.so101.experts import Unreachable
@@ -95,6 +97,10 @@ class JointTargets(gymnasium.Wrapper):
             return expert(self.arm, self.task, np.random.default_rng(seed))
         except Unreachable:
             return None
+
+    def quantities(self) -> dict[str, float]:
+        """Return the named quantities that are not in MuJoCo's model: whether the task is solved."""
+        return {"success": float(self._success)}
 
     def observe(self, observation: np.ndarray) -> dict[str, np.ndarray]:
         """Name the components of so101-nexus's observation (S,). Raises Diverged."""

@@ -6,6 +6,7 @@ import gymnasium
 import numpy as np
 
 from envs.task_env import by_key
+from policies.settings import QUANTITIES
 from worldmodel.errors import UserError
 
 CHOICE = 0x7A5C
@@ -37,6 +38,10 @@ class Multi(gymnasium.Wrapper):
                     raise UserError(f"task.names: {self._task} and {name} have different {what}: {one}, {other}")
         limits = [env.metadata["episode_limit"] for env in parts.values()]
         self.metadata = {**self.env.metadata, "episode_limit": None if None in limits else max(limits)}
+        units = [env.metadata[QUANTITIES] for env in parts.values()]
+        common = {name: unit for name, unit in units[0].items() if all(name in each for each in units)}
+        self.metadata[QUANTITIES] = common
+        self._known = {name: [[*each].index(q) for q in common] for name, each in zip(parts, units, strict=True)}
         self._generator = np.random.default_rng()
         self._fixed: int | None = None
 
@@ -56,12 +61,16 @@ class Multi(gymnasium.Wrapper):
         self._task = self._names[chosen]
         self.env = self.parts[self._task]
         observation, info = self.env.reset(seed=seed, options=options)
-        return observation, info | {"task": self._task}
+        return observation, self._told(info)
 
     def step(self, action: np.ndarray):
         """Advance the episode's task by one control step."""
         observation, reward, terminated, truncated, info = self.env.step(action)
-        return observation, reward, terminated, truncated, info | {"task": self._task}
+        return observation, reward, terminated, truncated, self._told(info)
+
+    def _told(self, info: dict) -> dict:
+        """Add the task's name, and leave only the quantities that all tasks have."""
+        return info | {"task": self._task, QUANTITIES: info[QUANTITIES][self._known[self._task]]}
 
     def close(self) -> None:
         """Close all environments."""

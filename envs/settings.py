@@ -14,6 +14,7 @@ from worldmodel.errors import UserError
 NAMES: tuple[str, ...] = (*suite.NAMES, *ARM_TASKS)
 """Every task name: the suite's and the arm's."""
 
+REWARDS = ("own", "none")
 ARM_DEFAULTS = {"control_hz": 30.0, "control": DELTA, "end_on_success": False, "state": FULL}
 
 
@@ -41,7 +42,9 @@ class TaskConfig:
     limit. Four keys apply to the arm only: `control_hz` (default 30), the joint targets per second; `control`, how
     they are derived from actions (`sim.so101.joints`); `end_on_success`, which ends the episode on success (where
     closeness is rewarded, that teaches the agent to stop just short of it); and `state`: `full`, or `joints` for an
-    arm that has cameras but no source of object positions.
+    arm that has cameras but no source of object positions. `exclude`: components of the environment's observation,
+    such as `to_target`, that are left out of the state. `reward`: `own`, or `none`, which is 0 at every step; what the
+    model does not know yet is then explored (`policies.training.trainer`).
     """
 
     name: str
@@ -56,6 +59,8 @@ class TaskConfig:
     instruction: str = ""
     wrappers: tuple[str, ...] = ()
     kwargs: dict[str, Any] = field(default_factory=dict, hash=False)
+    exclude: tuple[str, ...] = ()
+    reward: str = "own"
 
     def __post_init__(self):
         """Fill in defaults. Raises ValueError, naming the key, for a task that cannot be made."""
@@ -63,6 +68,8 @@ class TaskConfig:
         for name in self.wrappers:
             registry.check("wrapper", name, "task.wrappers")
         object.__setattr__(self, "action_repeat", self.repeat)
+        if self.reward not in REWARDS:
+            raise UserError(f"task.reward={self.reward}: one of {', '.join(REWARDS)}")
         if self.repeat < 1:
             raise UserError(f"task.action_repeat={self.action_repeat}: at least 1")
         if self.max_control_steps < 0:

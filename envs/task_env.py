@@ -14,9 +14,10 @@ from gymnasium import spaces
 from gymnasium.wrappers.utils import rescale_box
 
 from envs.instructions import CHARACTERS, LONGEST, check
+from envs.quantities import Quantities
 from envs.senses import Senses
 from envs.settings import TaskConfig
-from policies.settings import FAULT
+from policies.settings import FAULT, QUANTITIES
 from worldmodel.errors import UserError
 from worldmodel.senses import LANGUAGE_KEY, STATE_KEY
 
@@ -43,8 +44,9 @@ class TaskEnv(gymnasium.Wrapper):
     """The environment of `task`, from Gymnasium's `env` for it; `envs.make.make` says what it observes and does.
 
     The attribute `instruction`, if not None, replaces the task's own from the next reset on. `metadata` holds
-    `episode_limit` (`envs.make.episode_limit`), `render_fps`, in control steps per second, and `unperceived`, the
-    cameras in the environment's observation that are not among the senses. `running`: which environment of this process
+    `episode_limit` (`envs.make.episode_limit`), `render_fps`, in control steps per second, `unperceived`, the cameras
+    in the environment's observation that are not among the senses, and `quantities`, the units of the named quantities
+    (`envs.quantities`), whose values are in every `info`. `running`: which environment of this process
     is at work (task and control step), and since when (`time.monotonic`); None if none is.
 
     Raises:
@@ -69,7 +71,7 @@ class TaskEnv(gymnasium.Wrapper):
         ends = -np.ones_like(own.low), np.ones_like(own.high)
         same = np.array_equal((own.low, own.high), ends)
         self._to_own = np.asarray if same else rescale_box(own, *ends)[2]
-        self._numbers = without_images(env.observation_space)
+        self._numbers = _remaining(task, without_images(env.observation_space))
         self._labels = [] if self._numbers is None else component_names(task, self._numbers)
         if senses.state and not self._labels:
             images = ",".join(f"images.{name}" for name in image_paths(env.observation_space))
@@ -85,6 +87,8 @@ class TaskEnv(gymnasium.Wrapper):
             parts |= self._cameras.spaces
             unperceived = self._cameras.unperceived
         self.metadata["unperceived"] = unperceived
+        self._quantities = Quantities(env, self._labels)
+        self.metadata[QUANTITIES] = self._quantities.units
         if senses.language:
             self._own_instruction = self._given = task.words
             parts[LANGUAGE_KEY] = spaces.Text(LONGEST, charset=CHARACTERS)
@@ -98,7 +102,7 @@ class TaskEnv(gymnasium.Wrapper):
             self._given = check(given, LANGUAGE_KEY)
         with self._faults(None):
             raw, info = self.env.reset(seed=seed, options=options)
-            return self._observe(raw, None, 0.0), info
+            return self._observe(raw, None, 0.0), info | {QUANTITIES: self._quantities.read(self.state(raw))}
 
     def step(self, action: np.ndarray):
         """Advance one control step, repeating the action and summing the rewards. Raises ValueError if not finite."""
@@ -109,10 +113,11 @@ class TaskEnv(gymnasium.Wrapper):
         with self._faults(action):
             for _ in range(self._task.repeat):
                 raw, reward, terminated, truncated, info = self.env.step(own)
-                total += float(reward)
+                total += float(reward) if self._task.reward == "own" else 0.0
                 if terminated or truncated:
                     break
             observation = self._observe(raw, action, total)
+            info = info | {QUANTITIES: self._quantities.read(self.state(raw))}
         return observation, total, terminated, truncated or self._step == self._task.max_control_steps, info
 
     def close(self) -> None:
@@ -265,6 +270,18 @@ def image_paths(space: spaces.Space) -> dict[str, tuple[str, ...]]:
             yield keys
 
     return {"-".join(keys).removeprefix("pixels-") or "image": keys for keys in found(space)}
+
+
+def _remaining(task: TaskConfig, space: spaces.Space | None) -> spaces.Space | None:
+    """Return the space without the components in `task.exclude`. Raises ValueError for one that it lacks."""
+    if not task.exclude:
+        return space
+    known = list(space.spaces) if isinstance(space, spaces.Dict) else []
+    if unknown := [name for name in task.exclude if name not in known]:
+        choices = f"one of {', '.join(known)}" if known else "its observation has no named components"
+        raise UserError(f"task.exclude=[{','.join(task.exclude)}]: {unknown[0]}: {choices}")
+    rest = {name: part for name, part in space.spaces.items() if name not in task.exclude}  # type: ignore[union-attr]
+    return spaces.Dict(rest) if rest else None
 
 
 def without_images(space: spaces.Space) -> spaces.Space | None:

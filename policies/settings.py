@@ -10,6 +10,8 @@ EXPERT = "expert_action"
 """The key of an expert's next action in an environment's `info`, and of the request for it in reset options."""
 FAULT = "environment_fault"
 """The key, in an environment's `info`, of the exception that ended an episode or kept it from beginning."""
+QUANTITIES = "quantities"
+"""The key of the named quantities (Q,) in an environment's `info`, and of their units by name in its `metadata`."""
 
 
 @dataclass(frozen=True)

@@ -40,13 +40,15 @@ class Replay:
         action_size: int,
         token_size: int | None = None,
         lags: Sequence[int] = (0,),
+        quantities: int = 0,
     ):
         """Allocate room for about `capacity` steps in total, of which the newest are kept.
 
         `token_size` P defaults to the action's size. Each frame is stored once, as bytes; `lags` are the ages, in
         control steps, of the frames that a window stacks. Frames from before the episode began are replaced with its
         first; those from before a gap in the sense, with the first after it. For language, rows hold the index of a
-        sentence. Raises ValueError if `capacity` is below one step per environment or does not fit in memory.
+        sentence. `quantities`: how many named quantities, which nothing perceives, are kept with each observation.
+        Raises ValueError if `capacity` is below one step per environment or does not fit in memory.
         """
         self.rows = capacity // envs + 1
         if self.rows < 2:
@@ -60,6 +62,7 @@ class Replay:
         self.action = _room("actions", (*sizes, action_size))
         self.reward = _room("rewards", sizes)
         self.planned_token = _room("plans", (*sizes, token_size or action_size))
+        self.quantities = _room("quantities", (*sizes, quantities))
         self.was_planned, self.demonstrated = (_room("marks", sizes, bool) for _ in range(2))
         self.terminated, self.final = (_room("marks", sizes, bool) for _ in range(2))
         self.final.fill_(True)
@@ -74,7 +77,8 @@ class Replay:
         """Build a replay of the saved size and load `saved`. Raises ReplayMismatch if it holds other senses."""
         envs, rows = len(saved["head"]), int(saved["rows"])
         sizes = saved["action"].shape[-1], saved["planned_token"].shape[-1]
-        replay = cls((rows - 1) * envs, envs, senses, *sizes, lags)
+        quantities = saved["quantities"].shape[-1] if "quantities" in saved else 0
+        replay = cls((rows - 1) * envs, envs, senses, *sizes, lags, quantities)
         replay.load_state_dict(saved)
         return replay
 
@@ -82,9 +86,11 @@ class Replay:
         """Count the rows that hold an observation, over all environments."""
         return int(self.filled.sum())
 
-    def start(self, begun: Bool[Tensor, " E"], observation: Observation) -> None:
+    def start(
+        self, begun: Bool[Tensor, " E"], observation: Observation, quantities: Float[Tensor, "E Q"] | None = None
+    ) -> None:
         """Begin an episode in the environments marked, with its first observation; frames are single, not stacked."""
-        self._push(begun.nonzero()[:, 0], observation)
+        self._push(begun.nonzero()[:, 0], observation, quantities)
 
     def add(
         self,
@@ -96,12 +102,14 @@ class Replay:
         planned: Bool[Tensor, " E"] | None = None,
         demonstrated: Bool[Tensor, " E"] | None = None,
         known: Bool[Tensor, " E"] | None = None,
+        quantities: Float[Tensor, "E Q"] | None = None,
     ) -> None:
         """Add one step of every environment: the action taken from its newest observation, and what followed.
 
         `observation`: the next one. `planned_token`: the token that the planner chose at this step, where `planned`.
         `demonstrated`: whether an expert took the step. `known`: where there was a step at all, if not everywhere;
-        elsewhere the newest observation stays the last of its episode, as at a time limit. Raises ValueError if an
+        elsewhere the newest observation stays the last of its episode, as at a time limit. `quantities`: those of
+        `observation`. Raises ValueError if an
         environment has begun no episode.
         """
         if bool((self.head < 0).any()):
@@ -118,7 +126,7 @@ class Replay:
             self.demonstrated[at], self._shown = demonstrated[envs], None
         self.final[at] = False
         self.steps += len(envs)
-        self._push(envs, observation)
+        self._push(envs, observation, quantities)
 
     def rewarded(self) -> float:
         """Return the share of steps whose reward is not the median, i.e. how often a rare one comes; NaN if empty."""
@@ -131,7 +139,7 @@ class Replay:
             self._shown = self.demonstrated[:, : int(self.filled.max())].nonzero().T.contiguous()
         return self._shown
 
-    def _push(self, envs: Int[Tensor, " N"], observation: Observation) -> None:
+    def _push(self, envs: Int[Tensor, " N"], observation: Observation, quantities: Tensor | None) -> None:
         """Write the newest observation of these environments to the next row of each."""
         rows = (self.head[envs] + 1) % self.rows
         at = envs, rows
@@ -139,6 +147,7 @@ class Replay:
             value, here = observation.values[key][envs], observation.present[key][envs]
             column[at] = torch.tensor(list(map(self._sentence, value))).int() if key == LANGUAGE_KEY else value
             self.present[(*at, i)] = here
+        self.quantities[at] = math.nan if quantities is None else quantities[envs]
         self.steps -= int((~self.final[at]).sum())  # the ring's oldest steps, if this overwrites them
         self.final[at] = True
         if bool(self.demonstrated[at].any()):
@@ -165,7 +174,8 @@ class Replay:
 
     def _columns(self) -> dict[str, Tensor]:
         """Return every column by the name it is saved under."""
-        return self.seen | {name: getattr(self, name) for name in _ROWS}
+        named = {"quantities": self.quantities} if self.quantities.shape[-1] else {}
+        return self.seen | {name: getattr(self, name) for name in _ROWS} | named
 
     def load_state_dict(self, saved: dict[str, Tensor]) -> None:
         """Restore what `state_dict` returned. Raises ReplayMismatch if sizes or columns differ."""

@@ -11,6 +11,7 @@ from configs.runs.loading import Machine, prepare
 from configs.schema import TrainConfig
 from envs.make import ENDLESS, episode_limit, make_vector
 from policies.agent import Agent
+from policies.settings import QUANTITIES
 from policies.storage.checkpoint import AgentSpec
 from policies.text_encoder import Words
 from policies.tokens.curves import Curve
@@ -58,6 +59,7 @@ class Parts:
             config.model,
             config.planner,
             self.instructions,
+            trainer.episodes.units,
         )
 
     def close(self) -> None:
@@ -94,8 +96,10 @@ def _built(config: TrainConfig, machine: Machine, env) -> Parts:
     generator = torch.Generator().manual_seed(config.seed)
     agent = Agent(learner.model, curve, planner, generator, config.noise, search.replan_every)
     capacity, lags = config.replay.room(any(map(is_image, senses))), config.model.vision.frame_lags
-    replay = Replay(capacity, config.envs, senses, curve.action_size, curve.size, lags)
-    trainer = Trainer(env, learner, agent, replay, config, config.task.repeat, step_discount, config.replay.sampler)
+    named = len(env.metadata[QUANTITIES])
+    replay = Replay(capacity, config.envs, senses, curve.action_size, curve.size, lags, named)
+    rates, reward_free = (config.task.repeat, step_discount), config.task.reward == "none"
+    trainer = Trainer(env, learner, agent, replay, config, *rates, config.replay.sampler, reward_free)
     instructions = tuple(part.words for part in config.task.parts) if LANGUAGE_KEY in senses else ()
     return Parts(config, machine, env, trainer, instructions)
 

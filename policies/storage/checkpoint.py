@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -58,7 +58,7 @@ class AgentSpec:
     """What a checkpoint is for: the task, the senses (`worldmodel.senses`) with their shapes, and settings for acting.
 
     `discount`: per control step. `env_steps`: environment steps trained. `sentences`: those heard in training, if
-    language is one of the senses.
+    language is one of the senses. `quantities`: the units of the named quantities recorded with each step, by name.
     """
 
     task: dict
@@ -69,6 +69,7 @@ class AgentSpec:
     model: ModelConfig
     planner: PlannerConfig
     sentences: tuple[str, ...] = ()
+    quantities: dict[str, str] = field(default_factory=dict)
 
     @property
     def state_size(self) -> int:
@@ -175,7 +176,7 @@ def read_spec(path: Path, downloaded: bool = False) -> AgentSpec:
     """
     signed = not downloaded or (path / MANIFEST).exists()
     saved = _settings(path, check_folder(path, (CONFIG, MODEL)) if signed else {})
-    own = {field.name: saved[field.name] for field in fields(AgentSpec) if field.name in saved}  # the rest is LeRobot's
+    own = {each.name: saved[each.name] for each in fields(AgentSpec) if each.name in saved}  # the rest is LeRobot's
     try:
         spec = build(AgentSpec, own)
         check_senses(spec.senses)

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from policies.agent import Agent
-from policies.settings import EXPERT, FAULT, LoopConfig
+from policies.settings import EXPERT, FAULT, QUANTITIES, LoopConfig
 from policies.text_encoder import WORDS
 from worldmodel.observation import Observation
 from worldmodel.replay import Replay
@@ -135,7 +135,8 @@ class Episodes:
 
     `env`: a vector of environments that reset only when told to (`envs.make.make_vector`). `observation`: the newest
     one of all of them, None before `begin`. `judged`: whether they report success (`is_success` in their info).
-    `tasks`: the task of each, if they have several; else empty. `failed` (E,): how many episodes in a row were at fault
+    `tasks`: the task of each, if they have several; else empty. `units`: of the named quantities that they report; the
+    newest values are `quantities` (E, Q), NaN if unknown. `failed` (E,): how many episodes in a row were at fault
     at their reset or first step; `report` is called with each fault that an environment reports (FAULT in its info).
     """
 
@@ -156,6 +157,8 @@ class Episodes:
         self.tasks: tuple[str, ...] = ()
         self.failed, self._fault = np.zeros(count, dtype=int), Exception()
         self._info: dict = {}  # what the environments last reported
+        self.units: dict[str, str] = env.metadata.get(QUANTITIES, {})
+        self.quantities = torch.full((count, len(self.units)), torch.nan)
 
     @property
     def everywhere(self) -> Bool[Tensor, " E"]:
@@ -223,6 +226,10 @@ class Episodes:
         self._info = info
         if self.experts is not None:
             self.experts.note(info)
+        if QUANTITIES in info:
+            told = info[f"_{QUANTITIES}"]
+            self.quantities = self.quantities.clone()  # the last ones may be kept
+            self.quantities[torch.from_numpy(told)] = torch.from_numpy(np.asarray(info[QUANTITIES], np.float32)[told])
         return observe(returned, self.senses)
 
     def state_dict(self) -> dict:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from policies.agent import Agent
@@ -15,6 +15,7 @@ from worldmodel import registry
 from worldmodel.encoder import shift
 from worldmodel.learner import Learner
 from worldmodel.losses import Batch
+from worldmodel.model import WorldModel
 from worldmodel.observation import Observation
 from worldmodel.replay import Replay, Window, sample_windows
 from worldmodel.senses import is_image
@@ -55,15 +56,17 @@ class Trainer:
         action_repeat: int,
         step_discount: float,
         sampler: str = "uniform",
+        reward_free: bool = False,
     ):
         """Make a trainer; the agent explores, and its generator is the source of all randomness but the episodes'.
 
-        `sampler`: what draws windows from the replay, by its name in `worldmodel.registry`.
+        `reward_free`: the environments give no reward; learn from `novelty` instead. `sampler`: what draws windows from
+        the replay, by its name in `worldmodel.registry`.
         """
         self.learner, self.agent, self.replay, self.config = learner, agent, replay, config
         self.curve, self.generator = agent.curve, agent.generator
         self.sample = registry.find("sampler", sampler) or sample_windows
-        self.action_repeat, self.step_discount = action_repeat, step_discount
+        self.action_repeat, self.step_discount, self.reward_free = action_repeat, step_discount, reward_free
         self.experts = Experts(env.num_envs, self.curve.action_size, config)
         seed = functools.partial(episode_seed, config.seed, 0)
         self.episodes = Episodes(env, learner.model.senses, seed, self.experts)
@@ -95,7 +98,9 @@ class Trainer:
         token = None if self.agent.decision is None else self.agent.decision.tokens[0]
         step = episodes.step(action)
         known = ~step.faulty
-        self.replay.add(step.observation, action, step.reward, step.terminated, token, planned, demonstrated, known)
+        named = episodes.quantities if episodes.units else None
+        took = action, step.reward, step.terminated, token, planned, demonstrated, known, named
+        self.replay.add(step.observation, *took)
         self.learner.model.observe(step.observation.map(lambda x: x[known]))
         self.steps += len(action)
         ends = self._ends(step.ended & known)
@@ -122,7 +127,7 @@ class Trainer:
         self.agent.wide = (
             self.config.sparse_reward_threshold > 0 and self.replay.rewarded() < self.config.sparse_reward_threshold
         )
-        self.replay.start(begun, self.episodes.now)
+        self.replay.start(begun, self.episodes.now, self.episodes.quantities if self.episodes.units else None)
         self.learner.model.observe(self.episodes.now.map(lambda x: x[begun]))
         self.agent.reset(begun)
 
@@ -167,10 +172,12 @@ class Trainer:
         discount = self.step_discount ** torch.arange(self.curve.length)
         token = self.curve.encode(window.action)
         moved = {key: self._shifted(value) for key, value in window.seen.values.items() if is_image(key)}
+        seen, device = self.learner.model.preprocess(window.seen.with_values(moved)), self.learner.model.device
+        reward = (window.reward * discount).sum(-1)
         return Batch(
-            seen=self.learner.model.preprocess(window.seen.with_values(moved)),
+            seen=seen,
             token=token,
-            reward=(window.reward * discount).sum(-1),
+            reward=novelty(self.learner.model, seen, token.to(device)) if self.reward_free else reward,
             continues=1 - window.terminated.float(),
             valid=window.valid.float(),
             planned_token=torch.where(window.was_planned.unsqueeze(1), window.planned_token, token[0]),
@@ -216,3 +223,19 @@ class Trainer:
             warn(f"{fault}; new episodes begin")
             self._begin(self.episodes.everywhere)
         self.generator.set_state(loop["generator"])
+
+
+LARGEST_NOVELTY = 5.0
+
+
+@torch.no_grad()
+def novelty(model: WorldModel, seen: Observation, token: Float[Tensor, "H B P"]) -> Float[Tensor, "H B"]:
+    """Return how badly the model predicts each token's outcome: the squared error of the next latent over its mean.
+
+    A reward for what the model does not know yet, as in Pathak et al. 2017 (arXiv 1705.05363), eq. 6, at most
+    LARGEST_NOVELTY. `seen` (H+1, B): as `WorldModel.preprocess` returns it.
+    """
+    z = model.encode(seen.map(lambda x: x.flatten(0, 1))).unflatten(0, (len(token) + 1, -1))
+    following = model.next(model.transition_features(z[:-1].flatten(0, 1), token.flatten(0, 1)))
+    error = (following.view_as(z[1:]) - z[1:]).square().mean(-1)
+    return (error / error.mean().clamp(min=1e-12)).clamp(max=LARGEST_NOVELTY)
