@@ -1,0 +1,199 @@
+"""Guidance: what a trained agent is to do instead of, or beside, what its rewards taught it; compiled into tensors.
+
+A guidance is a few level sets of named quantities, which linear probes read from the latent, and may hold a value and a
+policy fitted to them. `Guided` is the world model under it: the planner and the policy use it as they use any model.
+
+Letters in shapes: Q quantities, T terms, D numbers in a latent, P in a token.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from worldmodel.layers import SquashedGaussian, twohot_mean
+from worldmodel.model import ValueHeads, WorldModel
+
+RIDGE = 1e-3
+"""Weight of the penalty of a probe's squared weights, per moment."""
+HELD_OUT = 5
+"""One episode in so many measures how well the probes read; the others fit them."""
+SHARP = 0.05
+"""Share of a quantity's range within which a one-sided term rises to its full reward."""
+
+
+@dataclass(frozen=True)
+class Probes:
+    """Linear readings q = W z + b of Q named quantities from a latent, and how far each can be trusted.
+
+    r2 (Q,): coefficient of determination on held-out episodes. low, high (Q,): the range seen (1 and 99 %).
+    """
+
+    names: tuple[str, ...]
+    weight: Float[Tensor, "Q D"]
+    bias: Float[Tensor, " Q"]
+    r2: Float[Tensor, " Q"]
+    low: Float[Tensor, " Q"]
+    high: Float[Tensor, " Q"]
+
+    def __call__(self, z: Float[Tensor, "*B D"]) -> Float[Tensor, "*B Q"]:
+        """Read the quantities from latents."""
+        return z @ self.weight.T + self.bias
+
+    def chosen(self, names: Sequence[str]) -> "Probes":
+        """Return the probes of these quantities, in this order."""
+        at = [self.names.index(name) for name in names]
+        return Probes(tuple(names), *(each[at] for each in (self.weight, self.bias, self.r2, self.low, self.high)))
+
+    @classmethod
+    def fit(
+        cls,
+        names: Sequence[str],
+        latents: Float[Tensor, "N D"],
+        values: Float[Tensor, "N Q"],
+        episode: Int[Tensor, " N"],
+    ) -> "Probes":
+        """Fit probes by ridge regression to `values` at N moments; NaN where unknown. `episode` (N,): each one's.
+
+        A quantity that never changes, or is known at no held-out moment, has an r2 of 0.
+        """
+        test = episode % HELD_OUT == 0
+        count, size = len(names), latents.shape[1]
+        weight, bias = torch.zeros(count, size), torch.zeros(count)
+        r2, low, high = torch.zeros(count), torch.full((count,), torch.nan), torch.full((count,), torch.nan)
+        for i in range(count):
+            known = values[:, i].isfinite()
+            if not bool(known.any()):
+                continue
+            seen = values[known, i]
+            low[i], high[i] = _quantile(seen, 0.01), _quantile(seen, 0.99)
+            train, held = known & ~test, known & test
+            if int(train.sum()) < 2 or int(held.sum()) < 2 or not bool(seen.max() > seen.min()):
+                continue
+            x, y = latents[train].double(), values[train, i].double()
+            middle, mean = x.mean(0), y.mean()
+            centred = x - middle
+            gram = centred.T @ centred / len(x) + RIDGE * centred.square().mean() * torch.eye(size, dtype=x.dtype)
+            solution = torch.linalg.solve(gram, centred.T @ (y - mean) / len(x))
+            weight[i], bias[i] = solution.float(), float(mean - middle @ solution)
+            found, true = latents[held] @ weight[i] + bias[i], values[held, i]
+            spread = (true - true.mean()).square().sum().clamp(min=1e-12)
+            r2[i] = 1 - (found - true).square().sum() / spread
+        return cls(tuple(names), weight, bias, r2, low, high)
+
+
+def _quantile(values: Tensor, share: float) -> float:
+    ordered = values.sort().values
+    return float(ordered[round(share * (len(ordered) - 1))])
+
+
+@dataclass(frozen=True)
+class Term:
+    """A wish: `quantity` from `low` to `high`, either of which may be infinite."""
+
+    quantity: str
+    low: float = -math.inf
+    high: float = math.inf
+
+    def holds(self, value: Float[Tensor, "*B"]) -> Tensor:
+        """Return where a value of the quantity fulfils the wish."""
+        return (value >= self.low) & (value <= self.high)
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A value and a policy learned for a guidance, of the shapes of the model's own."""
+
+    value: ValueHeads
+    actor: nn.Sequential
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """Terms over probes, one for each term in their order, and perhaps what was fitted to them."""
+
+    terms: tuple[Term, ...]
+    probes: Probes
+    fitted: Fitted | None = None
+
+    def reward(self, z: Float[Tensor, "*B D"]) -> Float[Tensor, "*B"]:
+        """Return how well latents fulfil the guidance, from 0 to 1: the product over its terms (`closeness`)."""
+        return closeness(self.terms, self.probes(z), self.probes.high - self.probes.low)
+
+
+def closeness(terms: Sequence[Term], values: Float[Tensor, "*B T"], spread: Float[Tensor, " T"]) -> Float[Tensor, "*B"]:
+    """Return the product over terms of 1/2 (1 - d/R) + 1/2 / (1 + (d/s)^2), for a distance d; `spread` (T,) is R.
+
+    The distance of a term with two ends is that from its middle, and s half its width; with one end, it is that from a
+    point beyond the end by s = SHARP R. The first half leads from afar (it is 0 beyond R), the second holds it there.
+    """
+    low, high = (torch.tensor([getattr(term, end) for term in terms], device=values.device) for end in ("low", "high"))
+    spread = spread.to(values.device).clamp(min=1e-6)
+    both = low.isfinite() & high.isfinite()
+    sharp = torch.where(both, (high - low) / 2, SHARP * spread).clamp(min=1e-6)
+    below = torch.where(both, (low + high) / 2, low + sharp) - values
+    above = values - torch.where(both, (low + high) / 2, high - sharp)
+    away = torch.maximum(below, above).clamp(min=0)
+    return (0.5 * (1 - away / spread).clamp(min=0) + 0.5 / (1 + (away / sharp).square())).prod(-1)
+
+
+class Guided(WorldModel):
+    """A world model under guidance: it shares the nets of `model`, but rewards, value and policy follow the guidance.
+
+    Each is a mean of the model's own and the guidances', of which all weigh `weight` (0 to 1) together. Without a
+    fitted value, a latent at the end of a plan counts as if the guidance were as well fulfilled from there on.
+    """
+
+    def __init__(self, model: WorldModel, guidances: Sequence[tuple[Guidance, float]], weight: float, discount: float):
+        """Guide `model` by guidances with positive weights among each other. `discount`: over one control step."""
+        nn.Module.__init__(self)
+        self.config, self.points, self.senses = model.config, model.points, model.senses
+        for name, part in model.named_children():
+            setattr(self, name, part)
+        for name, buffer in model.named_buffers(recurse=False):
+            self.register_buffer(name, buffer, persistent=False)
+        total = sum(each for _, each in guidances)
+        self.guidances = [(guidance, weight * each / total) for guidance, each in guidances]
+        self.own = 1 - weight
+        length = model.config.token.length
+        self.steps = sum(discount**step for step in range(length))  # control steps of a token, discounted
+        self.lasting = 1 / (1 - discount)
+        self.fitted = nn.ModuleList(
+            [part for g, _ in guidances if g.fitted for part in (g.fitted.value, g.fitted.actor)]
+        )
+
+    def guided_reward(self, z: Float[Tensor, "*B D"]) -> Float[Tensor, "*B"]:
+        """Return the guidances' weighted reward of one control step in latents, without the model's own."""
+        return sum((share * guidance.reward(z) for guidance, share in self.guidances), torch.zeros_like(z[..., 0]))
+
+    def step(
+        self, z: Float[Tensor, "B D"], w: Float[Tensor, "B P"]
+    ) -> tuple[Float[Tensor, "B D"], Float[Tensor, " B"], Float[Tensor, " B"]]:
+        """Imagine one token, as `WorldModel.step` does; its reward is what the guidance makes of the latent reached."""
+        following, reward, continues = super().step(z, w)
+        return following, self.own * reward + self.steps * self.guided_reward(following), continues
+
+    def policy(self, z: Float[Tensor, "B D"]) -> SquashedGaussian:
+        """Return the distribution over token points: logits are a weighted mean of the own policy's and the fitted."""
+        shares = [(guidance.fitted.actor, share) for guidance, share in self.guidances if guidance.fitted]
+        shares = [(self.actor, 1 - sum(share for _, share in shares)), *shares]
+        logits = sum((share * actor(z) for actor, share in shares if share), torch.zeros(()))
+        return SquashedGaussian.from_logits(logits * self.chosen if self.shared else logits)
+
+    def greedy_token(
+        self, z: Float[Tensor, "B D"], start: Float[Tensor, "B A"] | None = None
+    ) -> tuple[Float[Tensor, "B P"], Float[Tensor, " B"]]:
+        """Return the policy's mode as a token, and its value: a weighted mean of the own and the guidances'."""
+        w = self.token(self.policy(z).mode, start)
+        value = torch.zeros_like(z[..., 0])
+        if self.own:
+            value = self.own * twohot_mean(self.value(z, w)).mean(0)
+        for guidance, share in self.guidances:
+            if guidance.fitted:
+                value = value + share * twohot_mean(guidance.fitted.value(z, w)).amin(0)
+            else:
+                value = value + share * self.lasting * guidance.reward(z)
+        return w, value
