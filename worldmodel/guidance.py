@@ -125,19 +125,21 @@ class Guidance:
 
 
 def closeness(terms: Sequence[Term], values: Float[Tensor, "*B T"], spread: Float[Tensor, " T"]) -> Float[Tensor, "*B"]:
-    """Return the product over terms of 1/2 (1 - d/R) + 1/2 / (1 + (d/s)^2), for a distance d; `spread` (T,) is R.
+    """Return the product over terms of 1 - log(1 + d/s) / log(1 + R/s), at least 0, for a distance d; `spread` is R.
 
-    The distance of a term with two ends is that from its middle, and s half its width; with one end, it is that from a
-    point beyond the end by s = SHARP R. The first half leads from afar (it is 0 beyond R), the second holds it there.
+    Each halving of a large distance counts the same, so that it leads from afar as well as it holds nearby. The
+    distance of a term with two ends is that from its middle, and s half its width; with one end, it is that from a
+    point beyond the end by s = SHARP R.
     """
-    low, high = (torch.tensor([getattr(term, end) for term in terms], device=values.device) for end in ("low", "high"))
+    ends = [[float(getattr(term, end)) for term in terms] for end in ("low", "high")]
+    low, high = torch.tensor(ends, dtype=values.dtype, device=values.device)
     spread = spread.to(values.device).clamp(min=1e-6)
     both = low.isfinite() & high.isfinite()
     sharp = torch.where(both, (high - low) / 2, SHARP * spread).clamp(min=1e-6)
     below = torch.where(both, (low + high) / 2, low + sharp) - values
     above = values - torch.where(both, (low + high) / 2, high - sharp)
     away = torch.maximum(below, above).clamp(min=0)
-    return (0.5 * (1 - away / spread).clamp(min=0) + 0.5 / (1 + (away / sharp).square())).prod(-1)
+    return (1 - torch.log1p(away / sharp) / torch.log1p(spread / sharp)).clamp(min=0).prod(-1)
 
 
 class Guided(WorldModel):
