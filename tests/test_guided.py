@@ -2,14 +2,23 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
+from configs.command import composed
+from configs.runs.evaluation import Evaluation
+from configs.runs.training import Training
+from configs.schema import EvaluateConfig
 from policies.agent import Agent
+from policies.guidance.judge import Judge
+from policies.guidance.storage import GuidanceSpec, Reading, save_guidance, sum_of_model
+from policies.settings import GuidanceKeys, Wish, WishTerm
 from worldmodel.errors import UserError
 from worldmodel.guidance import Guidance, Probes, Term
 from worldmodel.senses import STATE_KEY
 from worldmodel.settings import PlannerConfig
+from worldmodel.strict import build
 
 PLANNING = PlannerConfig(samples=8, policy_samples=2, elites=4, iterations=2, horizon=2, td_check_steps=24)
 
@@ -90,3 +99,87 @@ def test_weights_out_of_range_are_refused(acting, wish):
             acting().guide([(wish, 1.0)], weight)
     with pytest.raises(UserError, match="weights above 0"):
         acting().guide([(wish, 0.0)], 1.0)
+
+
+@pytest.fixture(scope="module")
+def run(toys, tmp_path_factory):
+    """A finished run's folder; its quantities are the components of the state."""
+    own = "task=gym", "task.id=Pendulum-v1", "task.max_control_steps=20", "steps=200", "evaluation.every=0"
+    folder = tmp_path_factory.mktemp("guided") / "run"
+    keys = [*toys.tiny_keys, *own, "learning.updates_per_token=0.2", "evaluation.episodes=1"]
+    Training.begin(composed("train", keys), folder).run()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def compiled(run, tmp_path_factory):
+    """Makes folders of guidances for the run: a quantity from `low` to `high`."""
+
+    def make(low, high, quantity="state[0]", checkpoint=None):
+        folder = tmp_path_factory.mktemp("guidance") / "made"
+        term = Term(quantity, low, high)
+        weight = torch.randn(1, 16, generator=torch.Generator().manual_seed(0))
+        numbers = weight, torch.zeros(1), torch.ones(1), -torch.ones(1), torch.ones(1)
+        about = {quantity: Reading(1.0, -1.0, 1.0, "")}
+        made = checkpoint or sum_of_model(run / "checkpoints" / "last")
+        spec = GuidanceSpec(f"{quantity} from {low:g}", (term,), 0.8, {}, made, about)
+        save_guidance(folder, Guidance((term,), Probes((quantity,), *numbers)), spec)
+        return folder
+
+    return make
+
+
+def evaluated(run, tmp_path, *words):
+    """The summary of an evaluation with these keys."""
+    keys = [f"checkpoint={run}", "compile=false", "episodes=2", *words]
+    return Evaluation.begin(build(EvaluateConfig, composed("evaluate", keys))).run(tmp_path / "evaluation")
+
+
+def test_a_guidance_is_judged_by_what_was_true_in_the_last_tenth_of_each_episode():
+    wishes = Wish("a", (WishTerm("x", 0, 1, 2.0), WishTerm("y", 0.5)), 0.75), Wish("b", (WishTerm("y", high=2),), 0.25)
+    judge = Judge(wishes, ("y", "x"))
+    inside, outside, unknown = [1.0, 0.5], [3.0, 0.5], [np.nan, 0.5]
+    episode = np.array([outside] * 18 + [inside, outside], np.float32)
+    other = np.array([inside] * 9 + [unknown], np.float32)
+    assert judge.satisfied([episode, other]) == (0.25, [0.5, 0.25])
+    close = judge.closeness(torch.tensor([inside, outside, unknown]))
+    assert close[0, 0] == 1 and close[2].eq(0).all() and 0 < close[1, 1] < 1
+    total, each = judge.returns([other])
+    assert total == pytest.approx(0.75 * each[0] + 0.25 * each[1]) and each[0] == pytest.approx(9.0)
+    with pytest.raises(UserError, match="guidance: z: no quantity here; there are y, x"):
+        Judge([Wish("", (WishTerm("z", 0),))], ("y", "x"))
+
+
+def test_an_evaluation_tells_how_well_it_was_fulfilled_and_without_weight_plays_as_ever(run, compiled, tmp_path):
+    easy, never = compiled(-math.inf, 2), compiled(1.5, math.inf)
+    plain = evaluated(run, tmp_path, "quantities=['state[2]','state[0]']")
+    assert "guidance_satisfied" not in plain and list(plain["quantities"]) == ["state[2]", "state[0]"]
+    assert all(len(plain["quantities"]["state[0]"][what]) == 2 for what in ("mean", "last"))
+    zero = evaluated(run, tmp_path, f"guidance={easy}", "guidance.weight=0")
+    assert zero["returns"] == plain["returns"] and zero["policy_returns"] == plain["policy_returns"]
+    assert zero["guidance_satisfied"] == zero["policy_guidance_satisfied"] == 1
+    both = evaluated(run, tmp_path, f"guidance=[{easy}*0.5,{never}]")
+    assert both["returns"] != plain["returns"] and both["guidance_weight"] == pytest.approx(0.8)
+    assert both["guidance_satisfied"] == 0 and [each["satisfied"] for each in both["guidances"]] == [1, 0]
+    parts = [each["return_mean"] for each in both["guidances"]]
+    assert both["guidance_return_mean"] == pytest.approx(parts[0] / 3 + 2 * parts[1] / 3, abs=1e-3)
+
+
+def test_a_guidance_that_does_not_fit_is_refused_in_one_line(run, compiled, tmp_path):
+    for words, why in (
+        (f"guidance={compiled(0, 1, checkpoint='0' * 64)}", "made for another checkpoint"),
+        (f"guidance={tmp_path}", "missing"),
+        (f"guidance={tmp_path / 'none'}", "no such folder"),
+        (f"guidance={compiled(0, 1, 'height')}", r"guidance: height: no quantity of this task; it has state\[0\]"),
+        ("quantities=[height]", r"quantities=\[height\]: height: no quantity of this task"),
+        ("guidance.weight=1.5", r"guidance\.weight=1\.5: from 0 to 1"),
+        ("guidance=[a*0]", "weights above 0"),
+    ):
+        with pytest.raises(UserError, match=why) as caught:
+            evaluated(run, tmp_path, words)
+        assert "\n" not in str(caught.value)
+
+
+def test_the_weights_of_several_stand_behind_their_folders():
+    each = GuidanceKeys(("runs/a*0.5", "runs/b * 2", "runs/c*d")).each
+    assert [(str(path), weight) for path, weight in each] == [("runs/a", 0.5), ("runs/b", 2.0), ("runs/c*d", 1.0)]

@@ -43,6 +43,10 @@ class Judge:
         """Return the weighted sum of the closeness of all wishes."""
         return self.closeness(values) @ self._weights
 
+    def now(self, values: Float[np.ndarray, " Q"]) -> float:
+        """Return the same of one moment."""
+        return float(self.reward(torch.from_numpy(values)))
+
     def holds(self, values: Float[Tensor, "*B Q"]) -> Bool[Tensor, "*B G"]:
         """Return where every term of each wish holds."""
         each = [
@@ -63,4 +67,4 @@ class Judge:
     def returns(self, episodes: Sequence[Float[np.ndarray, "L Q"]]) -> tuple[float, list[float]]:
         """Return the sum of closeness over steps, in the mean of E episodes: the wishes' weighted mean, and each's."""
         each = torch.stack([self.closeness(torch.from_numpy(values)).sum(0) for values in episodes]).mean(0)
-        return float(each @ self._weights / self._weights.sum()), each.tolist()
+        return float(each @ self._weights / self._weights.sum().clamp(min=1e-12)), each.tolist()
