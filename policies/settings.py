@@ -106,7 +106,10 @@ class GuidanceKeys:
     @property
     def given(self) -> tuple[str, ...]:
         """What stands for each of them."""
-        return tuple(filter(None, [self.folders])) if isinstance(self.folders, str) else self.folders
+        if not isinstance(self.folders, str):
+            return self.folders
+        listed = self.folders[1:-1].split(",") if self.folders.startswith("[") else [self.folders]  # as LeRobot has it
+        return tuple(text.strip() for text in listed if text)
 
     @property
     def each(self) -> list[tuple[Path, float]]:

@@ -1,19 +1,29 @@
 """Laws of acting under guidance: weight 0 changes nothing, with more the plans follow it from the next decision on."""
 
+import contextlib
 import math
 
 import numpy as np
 import pytest
+import semagram
 import torch
+from lerobot.configs import PreTrainedConfig
+from lerobot.policies.factory import get_policy_class
 
+from configs.arm.planning import begin_of, planner_client, planner_service
 from configs.command import composed
 from configs.runs.evaluation import Evaluation
 from configs.runs.training import Training
 from configs.schema import EvaluateConfig
+from envs.settings import TaskConfig
 from policies.agent import Agent
 from policies.guidance.judge import Judge
 from policies.guidance.storage import GuidanceSpec, Reading, save_guidance, sum_of_model
+from policies.planner_link.messages import Refused
 from policies.settings import GuidanceKeys, Wish, WishTerm
+from policies.storage.checkpoint import read_spec
+from robot import configuration_semagram  # noqa: F401  registers it
+from robot.settings import RunConfig
 from worldmodel.errors import UserError
 from worldmodel.guidance import Guidance, Probes, Term
 from worldmodel.senses import STATE_KEY
@@ -183,3 +193,39 @@ def test_a_guidance_that_does_not_fit_is_refused_in_one_line(run, compiled, tmp_
 def test_the_weights_of_several_stand_behind_their_folders():
     each = GuidanceKeys(("runs/a*0.5", "runs/b * 2", "runs/c*d")).each
     assert [(str(path), weight) for path, weight in each] == [("runs/a", 0.5), ("runs/b", 2.0), ("runs/c*d", 1.0)]
+
+
+def test_python_and_lerobot_follow_it_as_an_agent_of_ours_does(run, compiled):
+    folder = compiled(0.2, 0.4)
+    loaded, plain, steps = semagram.load(run, seed=100), semagram.load(run, seed=100), torch.randn(8, 3)
+    own = [plain.act(state) for state in steps]
+    loaded.guide(folder, 0.9)
+    followed = [loaded.act(state) for state in steps]
+    assert not torch.equal(torch.stack(followed), torch.stack(own))
+    path = run / "checkpoints" / "last"
+    config = PreTrainedConfig.from_pretrained(path, cli_overrides=[f"--guidance={folder}", "--guidance_weight=0.9"])
+    policy = get_policy_class("semagram").from_pretrained(path, config=config)
+    policy.reset()
+    assert torch.equal(
+        torch.stack([policy.select_action({STATE_KEY: each[None]})[0] for each in steps]), torch.stack(followed)
+    )
+    loaded.reset()
+    loaded.loaded.agent.generator.manual_seed(100)
+    loaded.guide()
+    assert torch.equal(torch.stack([loaded.act(state) for state in steps]), torch.stack(own))
+
+
+def test_an_arms_planner_follows_it_and_refuses_what_is_not_its_own(arm_checkpoint, compiled, toys):
+    folder = compiled(0.2, 0.4, checkpoint=sum_of_model(arm_checkpoint))
+    answers = []
+    for keys in (GuidanceKeys(), GuidanceKeys(str(folder), 0.9), GuidanceKeys(str(folder), 0)):
+        service = planner_service(arm_checkpoint, 3, "cpu", 1, True, keys)
+        service.agent.generator.manual_seed(0)
+        answers.append(service.answer(service.blank()).actions)
+    assert np.array_equal(answers[0], answers[2]) and not np.array_equal(answers[0], answers[1])
+    config = RunConfig(checkpoint=str(arm_checkpoint), guidance=GuidanceKeys(str(compiled(0, 1))))
+    with contextlib.ExitStack() as stack:
+        spec = read_spec(arm_checkpoint)
+        client = planner_client(stack, config, arm_checkpoint, begin_of(spec, TaskConfig("so101-touch")), print)
+        with pytest.raises(Refused, match="made for another checkpoint"):
+            client.connect()

@@ -66,7 +66,7 @@ class Evaluation:
             raise ConfigError("video_episodes=: not with planner.deadline_ms=, as such episodes differ when repeated")
         clocked = config.timing or bool(planner.deadline_ms)  # else nothing depends on speed
         machine = prepare(config if clocked else replace(config, compile="false"))
-        chosen = Chosen.load(config.guidance, loaded.path, loaded.agent) if config.guidance.given else None
+        chosen = Chosen.load(config.guidance, loaded.path, loaded.agent.model) if config.guidance.given else None
         return cls(config, machine, loaded, planner, chosen)
 
     @property

@@ -8,6 +8,7 @@ from policies.agent import Agent
 from policies.guidance.storage import GuidanceSpec, load_guidance, read_spec
 from policies.settings import GuidanceKeys, Wish, WishTerm
 from worldmodel.guidance import Guidance
+from worldmodel.model import WorldModel
 
 
 @dataclass(frozen=True)
@@ -19,12 +20,12 @@ class Chosen:
     weight: float
 
     @classmethod
-    def load(cls, keys: GuidanceKeys, checkpoint: Path, agent: Agent) -> "Chosen":
-        """Load what the keys name for an agent, which is that of `checkpoint`. Raises FolderError as `load_guidance`.
+    def load(cls, keys: GuidanceKeys, checkpoint: Path, model: WorldModel) -> "Chosen":
+        """Load what the keys name for a model, which is that of `checkpoint`. Raises FolderError as `load_guidance`.
 
         Nothing is read any more while the agent acts.
         """
-        loaded = [load_guidance(path, checkpoint, agent.model) for path, _ in keys.each]
+        loaded = [load_guidance(path, checkpoint, model) for path, _ in keys.each]
         guidances = tuple((guidance, share) for (guidance, _), (_, share) in zip(loaded, keys.each, strict=True))
         return cls(guidances, *_wishes(keys, [spec for _, spec in loaded]))
 

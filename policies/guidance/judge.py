@@ -19,7 +19,7 @@ LAST = 10
 class Judge:
     """Judges G wishes by named quantities, in the order of `names`. `own`: the share of another reward beside theirs.
 
-    Letters: E episodes, L control steps, Q quantities.
+    Letters: E episodes, Q quantities.
     """
 
     def __init__(self, wishes: Sequence[Wish], names: Sequence[str]):
@@ -55,7 +55,7 @@ class Judge:
         ]
         return torch.stack(each, -1)
 
-    def satisfied(self, episodes: Sequence[Float[np.ndarray, "L Q"]]) -> tuple[float, list[float]]:
+    def satisfied(self, episodes: Sequence[Float[np.ndarray, "_ Q"]]) -> tuple[float, list[float]]:
         """Return the share of the last tenth of the steps at which all wishes hold, in the mean of E episodes.
 
         And that of each by itself.
@@ -64,7 +64,7 @@ class Judge:
         alone = torch.stack([end.float().mean(0) for end in ends]).mean(0).tolist()
         return float(np.mean([float(end.all(-1).float().mean()) for end in ends])), alone
 
-    def returns(self, episodes: Sequence[Float[np.ndarray, "L Q"]]) -> tuple[float, list[float]]:
+    def returns(self, episodes: Sequence[Float[np.ndarray, "_ Q"]]) -> tuple[float, list[float]]:
         """Return the sum of closeness over steps, in the mean of E episodes: the wishes' weighted mean, and each's."""
         each = torch.stack([self.closeness(torch.from_numpy(values)).sum(0) for values in episodes]).mean(0)
         return float(each @ self._weights / self._weights.sum().clamp(min=1e-12)), each.tolist()
