@@ -53,7 +53,7 @@ class MachineConfig:
 
 @dataclass(frozen=True)
 class TrainConfig(LoopConfig, MachineConfig):
-    """The keys of semagram-train."""
+    """The keys of semagram-train. `guidance` fills in `task.guidance`, when a run begins (`configs.train`)."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
     learning: LearningConfig = field(default_factory=LearningConfig)
@@ -70,6 +70,8 @@ class TrainConfig(LoopConfig, MachineConfig):
     track: tuple[str, ...] = ()
     on_fault: str = STOP
     resume: str = ""
+    guidance: GuidanceKeys = field(default_factory=GuidanceKeys)
+    init: str = ""
 
     @property
     def perceived(self) -> Senses:

@@ -1,7 +1,9 @@
 """Laws of acting under guidance: weight 0 changes nothing, with more the plans follow it from the next decision on."""
 
 import contextlib
+import csv
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -15,17 +17,19 @@ from configs.command import composed
 from configs.runs.evaluation import Evaluation
 from configs.runs.training import Training
 from configs.schema import EvaluateConfig
+from configs.train import train
 from envs.settings import TaskConfig
 from policies.agent import Agent
 from policies.guidance.judge import Judge
 from policies.guidance.storage import GuidanceSpec, Reading, save_guidance, sum_of_model
 from policies.planner_link.messages import Refused
 from policies.settings import GuidanceKeys, Wish, WishTerm
-from policies.storage.checkpoint import read_spec
+from policies.storage.checkpoint import REPLAY, read_spec, read_tensors
 from robot import configuration_semagram  # noqa: F401  registers it
 from robot.settings import RunConfig
 from worldmodel.errors import UserError
-from worldmodel.guidance import Guidance, Probes, Term
+from worldmodel.guidance import Guidance, Probes, Term, closeness
+from worldmodel.replay import Replay
 from worldmodel.senses import STATE_KEY
 from worldmodel.settings import PlannerConfig
 from worldmodel.strict import build
@@ -229,3 +233,47 @@ def test_an_arms_planner_follows_it_and_refuses_what_is_not_its_own(arm_checkpoi
         client = planner_client(stack, config, arm_checkpoint, begin_of(spec, TaskConfig("so101-touch")), print)
         with pytest.raises(Refused, match="made for another checkpoint"):
             client.connect()
+
+
+def trained(folder, toys, *words):
+    """A tiny run with these keys."""
+    own = "task=gym", "task.id=Pendulum-v1", "task.max_control_steps=20", "steps=240", "evaluation.every=0"
+    words = [*toys.tiny_keys, *own, "learning.updates_per_token=0.2", "evaluation.episodes=1", *words]
+    return train(words, folder)
+
+
+def test_a_guidance_is_a_task_whose_reward_is_how_close_the_true_quantities_are(run, compiled, toys, tmp_path):
+    """Of another run's guidance, with its weights and steps; and the run needs the folder no more."""
+    folder = compiled(0.2, 0.4)
+    words = f"guidance={folder}", "guidance.weight=1", f"init={run}", "task.action_repeat=1"
+    result = trained(tmp_path / "run", toys, *words)
+    assert 0 <= result["guidance_satisfied"] <= 1
+    saved = tmp_path / "run" / "checkpoints" / "000000240"
+    replay = Replay.read(read_tensors(saved / REPLAY), {STATE_KEY: (3,)}, (0, 1))
+    assert replay.steps == 200 + 240
+    rows = ~replay.final[0, : int(replay.filled[0]) - 1]
+    cosine = replay.quantities[0, 1 : int(replay.filled[0]), 0]
+    close = closeness([Term("state[0]", 0.2, 0.4)], cosine[:, None], torch.tensor([2.0]))
+    assert torch.allclose(replay.reward[0, : len(rows)][rows], close[rows], atol=1e-5)
+    with open(tmp_path / "run" / "metrics.csv") as file:
+        last = [*csv.DictReader(file)][-1]
+    assert float(last["guidance_satisfied"]) == pytest.approx(result["guidance_satisfied"], abs=1e-4)
+    shutil.rmtree(folder)
+    again = trained(tmp_path / "run", toys, *words, "resume=auto")
+    assert again["returns"] == result["returns"]
+    longer = train(["steps=260", f"resume={tmp_path / 'run'}"])
+    assert longer["env_steps"] == 260 and "guidance_satisfied" in longer
+    found = evaluated(tmp_path / "run", tmp_path)
+    assert found["guidance_return_mean"] == pytest.approx(found["return_mean"], abs=1e-3)
+
+
+def test_what_cannot_be_trained_under_is_refused_before_anything_is_written(run, compiled, toys, tmp_path):
+    for words, why in (
+        ((f"guidance={compiled(0, 1, 'height')}",), r"guidance: height: no quantity here; there are state\[0\]"),
+        ((f"guidance={tmp_path / 'none'}",), "no such folder"),
+        ((f"init={run}", "model.latent=32"), r"init=.*: its model is "),
+        ((f"init={tmp_path / 'none'}",), "no such folder"),
+    ):
+        with pytest.raises(UserError, match=why):
+            trained(tmp_path / "run", toys, *words)
+        assert not (tmp_path / "run").exists()

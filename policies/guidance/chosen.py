@@ -7,6 +7,7 @@ from pathlib import Path
 from policies.agent import Agent
 from policies.guidance.storage import GuidanceSpec, load_guidance, read_spec
 from policies.settings import GuidanceKeys, Wish, WishTerm
+from worldmodel.errors import UserError
 from worldmodel.guidance import Guidance
 from worldmodel.model import WorldModel
 
@@ -38,9 +39,12 @@ class Chosen:
 def wishes_of(keys: GuidanceKeys) -> tuple[Wish, ...]:
     """Return what the guidances that the keys name, of whatever checkpoint, ask for; weights are shares of the reward.
 
-    Raises FolderError.
+    Raises FolderError, and UserError for one without terms.
     """
-    wishes, weight = _wishes(keys, [read_spec(path) for path, _ in keys.each])
+    specs = [read_spec(path) for path, _ in keys.each]
+    if bare := [path for (path, _), spec in zip(keys.each, specs, strict=True) if not spec.terms]:
+        raise UserError(f"guidance={bare[0]}: it has no terms over quantities, so it cannot be a task's reward")
+    wishes, weight = _wishes(keys, specs)
     return tuple(replace(wish, weight=weight * wish.weight) for wish in wishes)
 
 
