@@ -56,5 +56,5 @@ def _remember(parts: Parts, spec: AgentSpec, own: AgentSpec, path: Path) -> str:
 
 
 def _rest(task: dict, free: set[str]) -> dict:
-    """Return a task without these keys, nor those that a file may lack at their defaults; lists as tuples."""
+    """Return a task without these keys and without empty values, which a file may lack; lists as tuples."""
     return {key: tuple(v) if isinstance(v, list) else v for key, v in task.items() if key not in free and v}
