@@ -155,7 +155,11 @@ def typed(key: str, value: object) -> str:
 
 
 def opened(arguments: Iterable[str]) -> list[str]:
-    """Return the arguments such that Hydra takes new keys in the groups whose keys a user names (`OPEN`)."""
+    """Return the arguments such that Hydra takes new keys in the groups whose keys a user names (`OPEN`).
+
+    And `guidance=<folders>` as what it is short for, since it is a group with a weight, too.
+    """
+    arguments = [re.sub(r"^guidance=", "guidance.folders=", text) for text in arguments]
     return [f"++{text}" if re.match(rf"({'|'.join(OPEN)})[.=]", text) else text for text in arguments]
 
 

@@ -10,7 +10,14 @@ from dataclasses import dataclass, field, fields
 from envs.instructions import check as check_sentence
 from envs.senses import IMAGE_SIZE, STATE_NAME, Senses, check_image_size
 from envs.settings import TaskConfig
-from policies.settings import CheckpointConfig, CodecChoices, EvaluationConfig, LoopConfig, ReplayConfig
+from policies.settings import (
+    CheckpointConfig,
+    CodecChoices,
+    EvaluationConfig,
+    GuidanceKeys,
+    LoopConfig,
+    ReplayConfig,
+)
 from sim.so101.tasks import ABSOLUTE, DELTA, JOINTS, SCRIPTED
 from sim.variation import Variation
 from worldmodel.errors import UserError
@@ -46,7 +53,7 @@ class MachineConfig:
 
 @dataclass(frozen=True)
 class TrainConfig(LoopConfig, MachineConfig):
-    """The keys of semagram-train."""
+    """The keys of semagram-train. `guidance` fills in `task.guidance`, when a run begins (`configs.train`)."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
     learning: LearningConfig = field(default_factory=LearningConfig)
@@ -63,6 +70,8 @@ class TrainConfig(LoopConfig, MachineConfig):
     track: tuple[str, ...] = ()
     on_fault: str = STOP
     resume: str = ""
+    guidance: GuidanceKeys = field(default_factory=GuidanceKeys)
+    init: str = ""
 
     @property
     def perceived(self) -> Senses:
@@ -121,7 +130,8 @@ class EvaluateConfig(MachineConfig):
     `video_episodes`: of EXTREMES, what the video is to show. `planner`: the planner settings to override; those that
     are None keep the checkpoint's value. `drop_senses`:
     senses that fail from control step `drop_at_step` of each episode on. `instruction`: replaces the task's own.
-    `paraphrases`: each episode words its task differently, in paraphrases never used in training.
+    `paraphrases`: each episode words its task differently, in paraphrases never used in training. `quantities`: those
+    to report.
     """
 
     checkpoint: str = ""
@@ -136,6 +146,8 @@ class EvaluateConfig(MachineConfig):
     paraphrases: bool = False
     randomise: Variation = field(default_factory=Variation)
     planner: dict = field(default_factory=lambda: {f.name: None for f in fields(PlannerConfig)})
+    guidance: GuidanceKeys = field(default_factory=GuidanceKeys)
+    quantities: tuple[str, ...] = ()
 
     def __post_init__(self):
         """Raise ValueError for a value out of range."""

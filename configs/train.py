@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Collection, Sequence
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from configs.machine import check_threads
 from configs.runs.tracking import Callback, check_installed
 from configs.schema import TrainConfig, check_camera_keys
 from envs.settings import label
+from policies.settings import GuidanceKeys
 from worldmodel import registry
 from worldmodel.errors import UserError
 from worldmodel.strict import ConfigError, build
@@ -90,6 +92,11 @@ def begin(
         summary, keys, given = found(keys, folder)
         if summary is not None:
             return summary
+    if keys["resume"] == "" and (guidance := build(GuidanceKeys, keys["guidance"], "guidance.")).given:
+        from policies.guidance.chosen import wishes_of
+
+        if not keys["task"]["guidance"]:  # else found with the run
+            keys["task"]["guidance"] = [asdict(wish) for wish in wishes_of(guidance)]
     if not keys["resume"] or not isinstance(keys["resume"], str):  # a resumed run takes most from its checkpoint
         config = build(TrainConfig, keys)
         check_camera_keys(config, given)

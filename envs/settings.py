@@ -6,6 +6,7 @@ from typing import Any
 
 from envs import suite
 from envs.instructions import INSTRUCTIONS, check
+from policies.settings import Wish
 from sim.so101.tasks import CONTROLS, DELTA, FULL, STATES
 from sim.so101.tasks import TASKS as ARM_TASKS
 from worldmodel import registry
@@ -44,7 +45,8 @@ class TaskConfig:
     closeness is rewarded, that teaches the agent to stop just short of it); and `state`: `full`, or `joints` for an
     arm that has cameras but no source of object positions. `exclude`: components of the environment's observation,
     such as `to_target`, that are left out of the state. `reward`: `own`, or `none`, which is 0 at every step; what the
-    model does not know yet is then explored (`policies.training.trainer`).
+    model does not know yet is then explored (`policies.training.trainer`). `guidance`: wishes whose fulfilment is the
+    reward, by their weights; the rest of the weight is the environment's own reward.
     """
 
     name: str
@@ -61,6 +63,7 @@ class TaskConfig:
     kwargs: dict[str, Any] = field(default_factory=dict, hash=False)
     exclude: tuple[str, ...] = ()
     reward: str = "own"
+    guidance: tuple[Wish, ...] = ()
 
     def __post_init__(self):
         """Fill in defaults. Raises ValueError, naming the key, for a task that cannot be made."""

@@ -89,6 +89,11 @@ class TaskEnv(gymnasium.Wrapper):
         self.metadata["unperceived"] = unperceived
         self._quantities = Quantities(env, self._labels)
         self.metadata[QUANTITIES] = self._quantities.units
+        self._judge = None
+        if task.guidance:
+            from policies.guidance.judge import Judge
+
+            self._judge = Judge(task.guidance, [*self._quantities.units])
         if senses.language:
             self._own_instruction = self._given = task.words
             parts[LANGUAGE_KEY] = spaces.Text(LONGEST, charset=CHARACTERS)
@@ -109,15 +114,19 @@ class TaskEnv(gymnasium.Wrapper):
         self._step += 1
         if not np.isfinite(action).all():
             raise ValueError(f"{self._where()}: the action is not finite: {action}")
-        own, total = self._to_own(action), 0.0
+        own, total, held = self._to_own(action), 0.0, 0
         with self._faults(action):
             for _ in range(self._task.repeat):
+                held += 1
                 raw, reward, terminated, truncated, info = self.env.step(own)
                 total += float(reward) if self._task.reward == "own" else 0.0
                 if terminated or truncated:
                     break
             observation = self._observe(raw, action, total)
-            info = info | {QUANTITIES: self._quantities.read(self.state(raw))}
+            told = self._quantities.read(self.state(raw))
+            if self._judge is not None:
+                total = self._judge.own * total + held * self._judge.now(told)
+        info = info | {QUANTITIES: told}
         return observation, total, terminated, truncated or self._step == self._task.max_control_steps, info
 
     def close(self) -> None:

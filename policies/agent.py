@@ -15,6 +15,7 @@ from policies.noise import make as own_noise
 from policies.text_encoder import WORDS, recognised
 from policies.tokens.curves import Curve
 from worldmodel.errors import UserError
+from worldmodel.guidance import Guidance, Guided
 from worldmodel.model import WorldModel
 from worldmodel.mppi import Plan, WarmStart
 from worldmodel.observation import FrameHistory, Observation
@@ -78,6 +79,7 @@ class Agent:
         explore: str = "",
         every: int = 0,
         sentences: Tensor | None = None,
+        step_discount: float = 0.0,
     ):
         """Execute the mean of the planner's elites or, without a planner, the policy's mode.
 
@@ -87,8 +89,8 @@ class Agent:
 
         `every`: control steps between decisions; 0: the length of a token. If shorter, the rest of the token is
         dropped; if longer, the plan's next tokens follow open loop (the policy alone yields one token). `sentences`
-        (K, T): vectors of the training sentences, to which those met when acting are matched. Raises ValueError if,
-        with a planner, `every` exceeds the control steps of a plan.
+        (K, T): vectors of the training sentences, to which those met when acting are matched. `step_discount`: per
+        control step, for `guide`. Raises ValueError if, with a planner, `every` exceeds the control steps of a plan.
         """
         self.model, self.curve, self.planner = model, curve, planner
         self.generator, self.noise = generator, own_noise(explore, generator) if explore else None
@@ -96,6 +98,7 @@ class Agent:
         if every > known and planner:
             raise UserError(f"planner.replan_every={every}: at most {known}, the control steps of a plan")
         self.sentences = sentences
+        self._own, self._step_discount = (model, planner), step_discount  # what acts without guidance
         self.most = every or curve.length  # maximum control steps between decisions
         self.ahead = -(-self.most // curve.length)  # maximum tokens executed between decisions
         self.std, self.wide = 0.0, False
@@ -123,7 +126,24 @@ class Agent:
         curve = Curve.of_token(token, model.action_size)
         planner = Planner(model, token.discount(step_discount), config, compiled) if planned else None
         known = WORDS.encode(sentences) if sentences else None
-        return cls(model, curve, planner, generator, every=config.replan_every, sentences=known)
+        every = config.replan_every
+        return cls(model, curve, planner, generator, "", every, known, step_discount)
+
+    def guide(self, guidances: Sequence[tuple[Guidance, float]], weight: float = 1.0) -> None:
+        """Follow these guidances, weighted among each other, from the next decision on; the current plans go on.
+
+        `weight`: of all of them beside what the agent learned, from 0 to 1; with 0, or without any, it is the agent as
+        it was. Raises UserError for a weight out of range.
+        """
+        if not 0 <= weight <= 1:
+            raise UserError(f"guidance.weight={weight}: from 0 to 1")
+        if wrong := [share for _, share in guidances if not 0 < share < math.inf]:
+            raise UserError(f"guidance=[...*{wrong[0]}]: weights above 0")
+        self.model, self.planner = self._own
+        if weight and guidances:
+            self.model = Guided(self.model, guidances, weight, self._step_discount)
+            self.planner = self.planner and self.planner.of(self.model)
+        self.td_check = self._fresh_check()
 
     def forget(self) -> None:
         """Drop all plans, decisions and frame stacks; the number of environments may then change."""
@@ -138,9 +158,12 @@ class Agent:
         self.at, self.until = torch.zeros(2, count, dtype=torch.long)
         self.actions = torch.zeros(count, self.most, self.curve.action_size)
         self.reached = torch.zeros(count, self.model.shared)  # where the current curves end, if tokens are joined
-        self.td_check: TDCheck | None = None
-        if self.planner is not None and self.planner.config.td_check_steps and self.noise is None:
-            self.td_check = TDCheck(self.planner.config.td_check_steps, self.planner.config.return_scale_floor)
+        self.td_check = self._fresh_check()
+
+    def _fresh_check(self) -> TDCheck | None:
+        if self.planner is None or not self.planner.config.td_check_steps or self.noise is not None:
+            return None
+        return TDCheck(self.planner.config.td_check_steps, self.planner.config.return_scale_floor)
 
     @property
     def steps_per_decision(self) -> float:

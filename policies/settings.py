@@ -1,6 +1,9 @@
 """Settings of a training run and of a codec. No torch is imported here: commands read this module to print help."""
 
+import math
+import re
 from dataclasses import dataclass
+from pathlib import Path
 
 from worldmodel import registry
 from worldmodel.errors import UserError
@@ -81,6 +84,61 @@ class LoopConfig:
         """Raise ValueError for a value out of range."""
         check_ranges("", self)
         registry.check("noise", self.noise, "noise")
+
+
+@dataclass(frozen=True)
+class GuidanceKeys:
+    """Guidances to follow: a folder or several, each perhaps with its weight among them, as in `<folder>*0.5`.
+
+    `weight`: of all of them beside what the agent learned, from 0 to 1; None: what they say themselves.
+    """
+
+    folders: tuple[str, ...] | str = ""
+    weight: float | None = None
+
+    def __post_init__(self):
+        """Raise ValueError for a weight out of range."""
+        if self.weight is not None:
+            check("guidance.", self, "weight", low=0, high=1)
+        if wrong := [text for text in self.given if not 0 < _weighted(text)[1] < math.inf]:
+            raise UserError(f"guidance=[{wrong[0]}]: weights above 0")
+
+    @property
+    def given(self) -> tuple[str, ...]:
+        """What stands for each of them."""
+        if not isinstance(self.folders, str):
+            return self.folders
+        listed = self.folders[1:-1].split(",") if self.folders.startswith("[") else [self.folders]  # as LeRobot has it
+        return tuple(text.strip() for text in listed if text)
+
+    @property
+    def each(self) -> list[tuple[Path, float]]:
+        """The folder of each, and its weight among them."""
+        return [_weighted(text) for text in self.given]
+
+
+def _weighted(text: str) -> tuple[Path, float]:
+    found = re.fullmatch(r"(.+?) *\* *([\d.]+(?:e-?\d+)?)", text)
+    return (Path(found[1]), float(found[2])) if found else (Path(text), 1.0)
+
+
+@dataclass(frozen=True)
+class WishTerm:
+    """A named quantity that is to be from `low` to `high`; `spread`: how far it ranged where it was learned."""
+
+    quantity: str
+    low: float = -math.inf
+    high: float = math.inf
+    spread: float = 1.0
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What a guidance asks for, apart from how it is read from a latent; `weight`: its share of the reward."""
+
+    sentence: str
+    terms: tuple[WishTerm, ...]
+    weight: float = 1.0
 
 
 @dataclass(frozen=True)

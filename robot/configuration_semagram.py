@@ -42,7 +42,9 @@ class SemagramConfig(PreTrainedConfig):
     frames a new policy sees, whatever size its cameras have; or `senses` gives the shape of everything it
     perceives, a camera's as [height, width, 3].
     Otherwise the senses come from the features, like `action_size`; `sentences` from the dataset, if it has several
-    tasks; `task` and `env_steps` from semagram-train. `format`: of the checkpoint (`policies.storage.folders`).
+    tasks; `task` and `env_steps` from semagram-train. `quantities`: units
+    of those recorded. `guidance`: what to follow, and `guidance_weight`: how much (`policies.settings.GuidanceKeys`).
+    `format`: of the checkpoint (`policies.storage.folders`).
     """
 
     n_obs_steps: int = 1
@@ -68,6 +70,9 @@ class SemagramConfig(PreTrainedConfig):
     senses: dict = field(default_factory=dict)
     action_size: int = 0
     discount: float = 0.95
+    quantities: dict = field(default_factory=dict)
+    guidance: str = ""
+    guidance_weight: float | None = None
     env_steps: int = 0
     sentences: list[str] = field(default_factory=list)
     format: int = FORMAT

@@ -1,5 +1,6 @@
 """A Semagram checkpoint as a LeRobot policy: the same agent, acting and learning under LeRobot's commands."""
 
+import copy
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
@@ -13,6 +14,8 @@ from lerobot.utils.constants import ACTION, OBS_STATE
 from torch import Tensor
 
 from policies.agent import Agent
+from policies.guidance.chosen import Chosen
+from policies.settings import GuidanceKeys
 from policies.storage.checkpoint import CONFIG, MODEL, load_into, read_spec, tensor_bytes
 from policies.storage.folders import MANIFEST, made_by, manifest, replace_file
 from policies.text_encoder import WORDS, recognised
@@ -61,15 +64,30 @@ class SemagramPolicy(PreTrainedPolicy):
                 raise UserError(f"{OBS_STATE}: the dataset's mean or deviation is not finite; a joint was no number")
             self.model.normaliser.take(mean, std, int(count.max()))
         self.generator = torch.Generator().manual_seed(config.seed)
+        self._folder: Path | None = None  # that the weights came from
+        self._chosen: Chosen | None = None
         self.agent = self._agent()
 
     def _agent(self, generator: torch.Generator | None = None) -> Agent:
         config, generator = self.config, generator or self.generator
-        return Agent.acting(self.model, config.planner, config.discount, config.sentences, generator, config.planned)
+        settings = config.planner, config.discount, config.sentences
+        agent = Agent.acting(self.model, *settings, generator, config.planned)
+        return self._chosen.guide(agent) if self._chosen else agent
+
+    def _guide(self) -> None:
+        """Follow the guidances of the config, if any, on the device of the model. Raises UserError, FolderError."""
+        keys = GuidanceKeys(self.config.guidance, self.config.guidance_weight)
+        if not keys.given:
+            return
+        if self._folder is None:
+            raise UserError(f"policy.guidance={self.config.guidance}: only for a policy that was trained")
+        self._chosen = Chosen.load(keys, self._folder, self.model)
+        self._chosen.guide(self.agent)
 
     def reset(self) -> None:
         """Forget the current tokens and plans: new episodes begin."""
         self._blind = {}
+        self._guide()  # the model may be on another device now
         self.agent.forget()
 
     def select_action(self, batch: dict, **kwargs) -> Float[Tensor, "B A"]:
@@ -141,6 +159,7 @@ class SemagramPolicy(PreTrainedPolicy):
         config = self.config
         if self.training and (config.planned or config.task):
             config.planned, config.task = False, {}
+            config.guidance, self._chosen = "", None
             config.model = replace(config.model, token=replace(config.model.token, joined=False))
             self.model.config = config.model  # recorded actions are absolute positions
             self.agent = self._agent()
@@ -190,8 +209,10 @@ class SemagramPolicy(PreTrainedPolicy):
         return list(self.parameters())
 
     def _save_pretrained(self, save_directory: Path, state_dict: dict[str, Tensor] | None = None) -> None:
-        """Write the checkpoint's own files and their manifest, as semagram-train does."""
-        self.config._save_pretrained(save_directory)
+        """Write the checkpoint's own files and their manifest, as semagram-train does; guidance does not go along."""
+        config = copy.copy(self.config)
+        config.guidance, config.guidance_weight = "", None
+        config._save_pretrained(save_directory)
         weights = self.model.state_dict()
         if state_dict is not None:
             weights = {name.removeprefix("model."): value for name, value in state_dict.items()}
@@ -204,6 +225,8 @@ class SemagramPolicy(PreTrainedPolicy):
         folder = Path(model_file).parent
         read_spec(folder, downloaded=True)
         load_into(model.model, folder)
+        model._folder = folder
+        model._guide()
         return model
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import ClassVar
 
+from policies.settings import GuidanceKeys
 from robot.safety.limits import PRESETS
 from sim.so101.tasks import SCRIPTED, TASKS
 from sim.twin.control import LONGEST_SOCKET, control_of, listens
@@ -103,6 +104,7 @@ class RunConfig(EpisodeConfig):
     remote: str = ""
     viewer: str = "terminal"
     viewer_file: str = ""
+    guidance: GuidanceKeys = field(default_factory=GuidanceKeys)
 
     def __post_init__(self):
         """Raise ValueError for a value out of range, or one that the robot cannot use."""
@@ -118,6 +120,8 @@ class RunConfig(EpisodeConfig):
         if self.remote:
             planner_address(self.remote, "remote")
             unused(self, "device threads planner", "not with remote=; semagram-serve has these keys")
+            if self.guidance.given:
+                raise UserError("guidance=: not with remote=; semagram-serve has this key")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,6 +229,7 @@ class ServeConfig(PlannerOptions):
     """The options of semagram-serve."""
 
     address: str = "~/.semagram/planner.sock"
+    guidance: GuidanceKeys = field(default_factory=GuidanceKeys)
 
     def __post_init__(self):
         """Raise ValueError for a missing value or one out of range."""

@@ -24,6 +24,7 @@ from envs.senses import Senses
 from envs.settings import TaskConfig
 from policies.agent import Agent
 from policies.planner_link.messages import Question, Refusal, Refused
+from policies.settings import GuidanceKeys
 from policies.text_encoder import WORDS
 from policies.training.episodes import observe
 from robot import views
@@ -205,7 +206,7 @@ def test_a_cable_that_falls_out_is_black_frames_until_it_is_in_again(monkeypatch
 
 def test_a_plan_is_due_when_the_robot_it_is_for_says(checkpoint, monkeypatch):
     """One robot's deadline is not the next's; one that says none gets the planner's own."""
-    answering, loaded = planner_service(checkpoint, 3, "cpu", 1, True), load_agent(checkpoint, 3)
+    answering, loaded = planner_service(checkpoint, 3, "cpu", 1, True, GuidanceKeys()), load_agent(checkpoint, 3)
     begin = begin_of(loaded.spec, loaded.task, 2, "Touch the red cube.")
     plan, deadlines = answering.agent.planner.plan, []
 
@@ -225,7 +226,10 @@ def test_a_plan_is_due_when_the_robot_it_is_for_says(checkpoint, monkeypatch):
 
 @pytest.mark.parametrize("planned", [True, False])
 def test_a_planners_process_decides_as_the_agent_does_from_the_same_senses(checkpoint, planned):
-    answering, loaded = planner_service(checkpoint, 3, "cpu", 1, planned), load_agent(checkpoint, 3, planned=planned)
+    answering, loaded = (
+        planner_service(checkpoint, 3, "cpu", 1, planned, GuidanceKeys()),
+        load_agent(checkpoint, 3, planned=planned),
+    )
     agent, cameras = loaded.agent, ("overhead", "wrist")
     begin = replace(begin_of(loaded.spec, loaded.task, 2, "Touch the red cube."), deadline_ms=0.0)
     answering.begin(begin)

@@ -112,16 +112,31 @@ class Fitted:
 
 
 @dataclass(frozen=True)
+class Head:
+    """A linear reading of a reward from a latent, cut to 0..1; `r2` as in `Probes`."""
+
+    weight: Float[Tensor, " D"]
+    bias: float
+    r2: float
+
+    def __call__(self, z: Float[Tensor, "*B D"]) -> Float[Tensor, "*B"]:
+        """Return the reward in latents."""
+        return (z @ self.weight + self.bias).clamp(0, 1)
+
+
+@dataclass(frozen=True)
 class Guidance:
-    """Terms over probes, one for each term in their order, and perhaps what was fitted to them."""
+    """Terms over probes, one for each term in their order, perhaps a reward of its own, and what was fitted to them."""
 
     terms: tuple[Term, ...]
     probes: Probes
     fitted: Fitted | None = None
+    head: Head | None = None
 
     def reward(self, z: Float[Tensor, "*B D"]) -> Float[Tensor, "*B"]:
-        """Return how well latents fulfil the guidance, from 0 to 1: the product over its terms (`closeness`)."""
-        return closeness(self.terms, self.probes(z), self.probes.high - self.probes.low)
+        """Return how well latents fulfil the guidance, 0 to 1: the product over its terms (`closeness`) and head."""
+        met = closeness(self.terms, self.probes(z), self.probes.high - self.probes.low)
+        return met if self.head is None else met * self.head(z)
 
 
 def closeness(terms: Sequence[Term], values: Float[Tensor, "*B T"], spread: Float[Tensor, " T"]) -> Float[Tensor, "*B"]:

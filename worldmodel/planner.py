@@ -74,11 +74,16 @@ class Planner:
         `score`: added to the imagined reward of each token.
         """
         self.model, self.discount, self.config, self.score = model, discount, config, score
+        self.compiled = compiled
         wrap = (lambda f: torch.compile(f, dynamic=False)) if compiled else (lambda f: f)
         self.algorithm = registry.find("planner", config.algorithm)
         search = search_in(model, discount, score)
         self.search = replace(search, propose=wrap(search.propose))
         self._encode, self._step, self._refine = wrap(model.encode), wrap(model.step), wrap(refine)
+
+    def of(self, model: WorldModel) -> "Planner":
+        """Return a planner of the same settings for another model."""
+        return Planner(model, self.discount, self.config, self.compiled, self.score)
 
     @torch.no_grad()
     def predict(

@@ -138,7 +138,7 @@ def _value(kind, value, where: str):
     if (sequence := typing.get_origin(kind)) in (list, tuple):
         if not isinstance(value, list | tuple):
             one = typing.get_args(kind)[0]
-            example = value if isinstance(value, one) else _EXAMPLES[one]
+            example = value if isinstance(value, one) else _EXAMPLES.get(one, "{...}")
             raise ConfigError(f"{where}={value}: a list, e.g. {where}=[{example}]")
         return sequence(_value(typing.get_args(kind)[0], item, where) for item in value)
     if kind is str and isinstance(value, bool):

@@ -1,10 +1,12 @@
 """A checkpoint's planner: as a service, in a process of its own on this machine, and what a robot begins it with."""
 
+import json
 import socket
 import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -12,13 +14,16 @@ from configs.reporting import say
 from configs.runs.loading import load_agent
 from envs.senses import Senses
 from envs.settings import TaskConfig
+from policies.guidance.chosen import Chosen
 from policies.planner_link.client import PlannerClient, reach
 from policies.planner_link.messages import Begin, Refusal, receive, send
 from policies.planner_link.service import PlannerService, listening
+from policies.settings import GuidanceKeys
 from policies.storage.checkpoint import AgentSpec
 from robot.safety.stops import handled
 from robot.settings import RunConfig, ServeConfig, planner_address
 from worldmodel.errors import UserError
+from worldmodel.strict import build
 
 
 def begin_of(spec: AgentSpec, task: TaskConfig, lead: int = 1, instruction: str = "") -> Begin:
@@ -52,16 +57,19 @@ def planner_service(
     device: str,
     threads: int,
     planned: bool,
+    guidance: GuidanceKeys,
     say: Callable[[str], None] = lambda line: None,
 ) -> PlannerService:
-    """Return a service with a checkpoint's agent; arguments and errors as for `load_agent`."""
+    """Return a service with a checkpoint's agent; arguments and errors as for `load_agent` and `Chosen.load`."""
     loaded = load_agent(checkpoint, seed, device, threads, planned)
+    if guidance.given:
+        Chosen.load(guidance, loaded.path, loaded.agent.model).guide(loaded.agent)
     return PlannerService(loaded.agent, begin_of(loaded.spec, loaded.task), say)
 
 
 def serve(config: ServeConfig, _folder: Path) -> dict:
     """Plan for robots at an address, until a signal ends it. Returns what was done. Raises ValueError, OSError."""
-    own = config.seed, config.device, config.threads, config.planner
+    own = config.seed, config.device, config.threads, config.planner, config.guidance
     with listening(planner_address(config.address, "address")) as listener:
         service = planner_service(Path(config.checkpoint), *own, say)
         name = listener.getsockname()
@@ -78,7 +86,8 @@ def planner_client(
     if config.remote:
         client = PlannerClient(partial(reach, planner_address(config.remote, "remote")), begin, say)
     else:
-        sock = start_planner(stack, checkpoint, config.seed, config.device, config.threads, config.planner)
+        own = config.seed, config.device, config.threads, config.planner, json.dumps(asdict(config.guidance))
+        sock = start_planner(stack, checkpoint, *own)
         client = PlannerClient(lambda: sock, begin, say, patience_s=None, reconnect=False)
     stack.callback(client.close)
     return client
@@ -103,10 +112,11 @@ def start_planner(stack: ExitStack, *arguments) -> socket.socket:
 
 def main() -> None:
     """Run the planner's process: answer until the robot hangs up, or refuse it with a reason."""
-    descriptor, checkpoint, seed, device, threads, planned = sys.argv[1:]
+    descriptor, checkpoint, seed, device, threads, planned, guidance = sys.argv[1:]
     with socket.socket(fileno=int(descriptor)) as sock:
         try:
-            service = planner_service(Path(checkpoint), int(seed), device, int(threads), planned == str(True))
+            keys = build(GuidanceKeys, json.loads(guidance), "guidance.")
+            service = planner_service(Path(checkpoint), int(seed), device, int(threads), planned == str(True), keys)
         except (UserError, OSError) as error:
             receive(sock)
             send(sock, Refusal.of(error))

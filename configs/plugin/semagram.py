@@ -36,7 +36,9 @@ from configs.runs.tracking import Callback
 from envs.make import make
 from envs.senses import Senses
 from envs.settings import NAMES, TaskConfig
+from policies.guidance.chosen import Chosen
 from policies.noise import Noise
+from policies.settings import GuidanceKeys
 from policies.training.episodes import observe
 from worldmodel.errors import UserError
 from worldmodel.losses import LossInputs
@@ -119,6 +121,18 @@ class Agent:
             raise ValueError("plan: this agent was loaded with planned=False")
         seen = FrameHistory(self.model.config.vision.frame_lags).see(self._observed(observation)[0])
         return self.loaded.agent.planner.plan(seen, None, torch.Generator().manual_seed(0))
+
+    def guide(self, guidance: str | Path | Sequence[str] = (), weight: float | None = None) -> None:
+        """Follow guidances from the next decision on: folders of `semagram-guide`, or `<folder>*0.5` with weights.
+
+        `weight`: of all of them beside what it learned, from 0 (as it was) to 1; None: as they say. Without any it is
+        as it was. Raises ValueError, one line, for a folder that is none, or is of another checkpoint.
+        """
+        keys = GuidanceKeys(str(guidance) if isinstance(guidance, str | Path) else (*guidance,), weight)
+        if keys.given:
+            Chosen.load(keys, self.loaded.path, self.model).guide(self.loaded.agent)
+        else:
+            self.loaded.agent.guide(())
 
     def reset(self) -> None:
         """Forget the current plan and frames: a new episode begins."""

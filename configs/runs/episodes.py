@@ -54,12 +54,17 @@ class EvaluationEpisodes:
         """The most steps of the vector environment that all batches can take."""
         return self.limit * -(-self.count // self.env.num_envs)
 
-    def play(self, agent: Agent, seed: int, tick: Callable[[], None] | None = None) -> Rollout:
-        """Play all episodes; `tick` is called at each step of each batch. Raises whatever `ready` raises."""
+    def play(
+        self, agent: Agent, seed: int, tick: Callable[[], None] | None = None, named: Sequence[str] = ()
+    ) -> Rollout:
+        """Play all episodes, and keep the quantities `named`; `tick` is called at each step of each batch.
+
+        Raises whatever `ready` raises.
+        """
         played, self.states = [], []
         for first in range(0, self.count, self.env.num_envs):
             self.states.append(agent.generator.get_state())
-            played.append(rollout(self.batch(first), agent, seed, self.limit, tick, first))
+            played.append(rollout(self.batch(first), agent, seed, self.limit, tick, first, named))
         return joined(played)
 
     def batch(self, first: int) -> SyncVectorEnv:

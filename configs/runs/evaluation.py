@@ -16,13 +16,16 @@ from configs.runs.episodes import EvaluationEpisodes, measure, side_by_side
 from configs.runs.loading import Loaded, Machine, load_agent, prepare
 from configs.runs.parts import senses_of
 from configs.runs.run_folder import write_summary
+from configs.runs.told import Told
 from configs.schema import EvaluateConfig
 from envs.benchmark.table import mean_interval
 from envs.instructions import instruct
 from envs.make import make
 from envs.senses import LANGUAGE_NAME, Senses
 from policies.agent import Agent
+from policies.guidance.chosen import Chosen
 from policies.nearest_frames import NearestFrames
+from policies.settings import QUANTITIES
 from policies.storage.checkpoint import PROGRESS, REPLAY, read_tensors
 from policies.storage.folders import FolderError, check_folder, versions
 from policies.training.rollouts import Rollout, evaluated, in_words, outcome
@@ -41,13 +44,14 @@ def evaluate(config: EvaluateConfig, folder: Path) -> dict:
 class Evaluation:
     """A loaded checkpoint and how to evaluate it.
 
-    `planner`: the checkpoint's planner settings with the config's overrides applied.
+    `planner`: the checkpoint's planner settings with the config's overrides applied. `chosen`: the guidances, if any.
     """
 
     config: EvaluateConfig
     machine: Machine
     loaded: Loaded
     planner: PlannerConfig
+    chosen: Chosen | None = None
 
     @classmethod
     def begin(cls, config: EvaluateConfig) -> "Evaluation":
@@ -62,12 +66,18 @@ class Evaluation:
             raise ConfigError("video_episodes=: not with planner.deadline_ms=, as such episodes differ when repeated")
         clocked = config.timing or bool(planner.deadline_ms)  # else nothing depends on speed
         machine = prepare(config if clocked else replace(config, compile="false"))
-        return cls(config, machine, loaded, planner)
+        chosen = Chosen.load(config.guidance, loaded.path, loaded.agent.model) if config.guidance.given else None
+        return cls(config, machine, loaded, planner, chosen)
 
     @property
     def senses(self) -> Senses:
         """The senses that the checkpoint's model perceives."""
         return Senses.of(self.loaded.spec.senses)
+
+    @property
+    def told(self) -> Told:
+        """What is told of named quantities."""
+        return Told(self.chosen.wishes if self.chosen else self.loaded.task.guidance, self.config.quantities)
 
     def run(self, folder: Path) -> dict:
         """Evaluate, and write summary.json, returns.png and, if asked for, a video to `folder`. Returns the summary.
@@ -93,6 +103,9 @@ class Evaluation:
             "policy_return_interval": _interval(alone),
             "policy_returns": _rounded(alone.returns),
             "task_of_each": list(planned.tasks) or None,
+            "guidance_weight": self.chosen and self.chosen.weight,
+            **self.told.fulfilled(planned, alone),
+            "quantities": self.told.values(planned, spec.quantities),
             **self._costs(agent),
             "device": str(self.machine.device),
             "versions": versions(),
@@ -146,7 +159,7 @@ class Evaluation:
 
         task, memories, seed = self.loaded.task, self.memories if self.senses.cameras else None, self.config.seed
         if not self.config.video_episodes:
-            film(folder / "rollout.mp4", self.filmed(), task, self._agent(True), say, seed, memories)
+            film(folder / "rollout.mp4", self.filmed(), task, self._agent(True), say, seed, memories, told=self.told)
             return
         order = np.argsort(returns, kind="stable").tolist()
         number_of = {"best": order[-1], "median": order[(len(order) - 1) // 2], "worst": order[0]}
@@ -159,12 +172,13 @@ class Evaluation:
                 agent = self._agent(True)
                 agent.generator.set_state(states[batch])
                 running = evaluated(episodes.batch(number - of), agent, seed, number - of)
-                film_one(place / "rollout.mp4", running, task, agent, say, memories, of=of)
+                film_one(place / "rollout.mp4", running, task, agent, say, memories, of=of, told=self.told)
 
     def _agent(self, planned: bool, compiled: bool = False) -> Agent:
         spec, generator = self.loaded.spec, torch.Generator().manual_seed(self.config.seed)
         settings = self.planner, spec.discount, spec.sentences
-        return Agent.acting(self.loaded.agent.model, *settings, generator, planned, compiled)
+        agent = Agent.acting(self.loaded.agent.model, *settings, generator, planned, compiled)
+        return self.chosen.guide(agent) if self.chosen else agent
 
     def _evaluation_episodes(self, render: bool = False) -> EvaluationEpisodes:
         together = side_by_side(self.planner.deadline_ms)
@@ -177,14 +191,15 @@ class Evaluation:
         agent, policy = self._agent(True, bool(self.planner.deadline_ms) and self.machine.compiled), self._agent(False)
         with closing(episodes):
             self._check_spaces(episodes.env)
+            self.told.check(episodes.env.metadata[QUANTITIES])
             if config.drop_at_step >= episodes.limit:
                 least = f"below {episodes.limit}, an episode's control steps"
                 raise ConfigError(f"drop_at_step={config.drop_at_step}: {least}")
             with progress_bar(episodes.steps, desc="with the planner") as bar:
-                planned = episodes.play(agent, config.seed, bar.update)
+                planned = episodes.play(agent, config.seed, bar.update, self.told.names)
             states = episodes.states
             with progress_bar(episodes.steps, desc="policy alone") as bar:
-                alone = episodes.play(policy, config.seed, bar.update)
+                alone = episodes.play(policy, config.seed, bar.update, self.told.names)
         return planned, alone, agent, states
 
     @cached_property

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from configs.runs.told import NOTHING, Told
 from envs.cameras import frame
 from envs.make import ENDLESS, episode_limit
 from envs.settings import TaskConfig
@@ -50,12 +51,13 @@ def film(
     seed: int = 0,
     memories: NearestFrames | None = None,
     tick: Callable[[], None] | None = None,
+    told: Told = NOTHING,
 ) -> bool:
     """Write one episode of `env` to `path` and close `env`; the rest as of `film_one`."""
     try:
         vector = SyncVectorEnv([lambda: env], autoreset_mode=AutoresetMode.DISABLED)
         episodes = Episodes(vector, agent.model.senses, lambda i, number: episode_seed(seed, 2, i, number - 1))
-        return film_one(path, episodes, task, agent, say, memories, tick)
+        return film_one(path, episodes, task, agent, say, memories, tick, told=told)
     finally:
         env.close()
 
@@ -69,12 +71,13 @@ def film_one(
     memories: NearestFrames | None = None,
     tick: Callable[[], None] | None = None,
     of: int = 0,
+    told: Told = NOTHING,
 ) -> bool:
     """Write the first episode of environment number `of`, in this process, to `path`; all are played. Return if it was.
 
     It is an mp4 or, where `path` ends in .gif, the first `GIF_SECONDS` as a moving picture. `say` why, if nothing can
     be rendered. If the agent has cameras, a strip below shows their frames and, with `memories`, the frames that it
-    expects.
+    expects. `told`: what to draw of named quantities, and the guidance whose words stand below the scene.
 
     If the agent plans, the plan of its first decision is always written beside the video: plan.svg, plan.png and
     plan.json. `tick` is called before each frame is written; if it raises, no video is left.
@@ -82,7 +85,9 @@ def film_one(
     aside = path.with_name(f".{path.name}.{os.getpid()}{GIF if path.suffix == GIF else '.mp4'}")
     env = episodes.env.envs[of]
     step_seconds = 1 / env.metadata["render_fps"]
-    reel, strips = Reel(agent, step_seconds, memories, of), Strips(step_seconds)
+    gauges = told.gauges(episodes.units)
+    reel, strips = Reel(agent, step_seconds, memories, of), Strips(step_seconds, gauges)
+    columns = [[*episodes.units].index(gauge.name) for gauge in gauges]
 
     def act(observation: Observation, own: Tensor) -> Tensor:
         action = agent.act(observation, own)
@@ -93,7 +98,7 @@ def film_one(
             plan = plan_bytes(first, task.label, places=task.control == ABSOLUTE)
             replace_file(path.with_name("plan.json"), plan)
         reel.follow()
-        strips.add(action[of].numpy(), *reel.imagined)
+        strips.add(action[of].numpy(), *reel.imagined, episodes.quantities[of, columns].tolist())
         shoot(observation)
         return action
 
@@ -104,7 +109,8 @@ def film_one(
 
     def shoot(observation: Observation) -> None:
         page = reel.show(frame(env, HEIGHT, WIDTH), observation)
-        page = np.concatenate([page, strips.draw(page.shape[1])])
+        words = [_line(told.sentence, page.shape[1])] if told.sentence else []
+        page = np.concatenate([page, *words, strips.draw(page.shape[1])])
         if tick:
             tick()
         video.append_data(page)
@@ -233,6 +239,13 @@ class Reel:
                     break
                 _tile(strip, (left, top), expected, f"in {seconds:.2g} s?", True)
         return np.asarray(strip)
+
+
+def _line(text: str, width: int) -> np.ndarray:
+    """Return a line of text (CAPTION, `width`, 3), cut off where it is too long."""
+    line = Image.new("RGB", (width, CAPTION), PAPER)
+    ImageDraw.Draw(line).text((GAP, 2), text, fill=INK)
+    return np.asarray(line)
 
 
 def _tile(page: Image.Image, at: tuple[int, int], shown: np.ndarray, text: str, there: bool) -> None:

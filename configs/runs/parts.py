@@ -98,7 +98,7 @@ def _built(config: TrainConfig, machine: Machine, env) -> Parts:
     capacity, lags = config.replay.room(any(map(is_image, senses))), config.model.vision.frame_lags
     named = len(env.metadata[QUANTITIES])
     replay = Replay(capacity, config.envs, senses, curve.action_size, curve.size, lags, named)
-    rates, reward_free = (config.task.repeat, step_discount), config.task.reward == "none"
+    rates, reward_free = (config.task.repeat, step_discount), config.task.reward == "none" and not config.task.guidance
     trainer = Trainer(env, learner, agent, replay, config, *rates, config.replay.sampler, reward_free)
     instructions = tuple(part.words for part in config.task.parts) if LANGUAGE_KEY in senses else ()
     return Parts(config, machine, env, trainer, instructions)

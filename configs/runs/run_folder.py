@@ -25,6 +25,8 @@ COLUMNS = (
     *("eval_return", "eval_std", "eval_policy_return", "eval_success", "eval_policy_success", *UPDATE_METRICS),
     "plan_std",
 )
+GUIDED = ("guidance_satisfied", "policy_guidance_satisfied")
+"""Further columns of a run under guidance."""
 TIMES = ("env_steps", "seconds", "env_steps_per_second", "plan_ms")
 """Columns of timing.csv: environment steps; seconds of training (without evaluations) so far, and steps per second;
 the mean milliseconds of the newest thousand plans."""
@@ -74,6 +76,7 @@ class RunFolder:
             (self.path / name).unlink(missing_ok=True)
         replace_file(self.path / "config.yaml", OmegaConf.to_yaml(config).encode())
         own = [f"loss_{name}" for name in config.get("learning", {}).get("losses", ())]
+        own += GUIDED if config.get("task", {}).get("guidance") else ()
         replace_file(self.metrics, (",".join([*COLUMNS, *own]) + "\n").encode())
 
     def config(self) -> dict:
@@ -186,7 +189,10 @@ def found(keys: dict, folder: Path) -> tuple[dict | None, dict, Collection[str]]
     if not (folder / "config.yaml").is_file():
         return None, keys, ()
     _wait(folder)
-    now, begun = leaves(keys), leaves(whole(RunFolder(folder).config()))
+    written = whole(RunFolder(folder).config())
+    if keys["guidance"] == written["guidance"]:  # whose folders may be gone
+        keys["task"]["guidance"] = written["task"]["guidance"]
+    now, begun = leaves(keys), leaves(written)
     for name, value in now.items():
         if fixed(name) and value != begun.get(name):
             raise ConfigError(f"{name}={value}: {folder} was begun with {begun.get(name)}; take another folder")

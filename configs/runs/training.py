@@ -12,13 +12,15 @@ from pathlib import Path
 from configs.arguments import typed
 from configs.reporting import SIGNALLED, Ended, progress_bar, say
 from configs.runs import parts as building
+from configs.runs.drawing import draw
 from configs.runs.episodes import EvaluationEpisodes, side_by_side
 from configs.runs.parts import Parts
-from configs.runs.run_folder import Progress, RunFolder, leaves, point_last, resumption, write_summary
+from configs.runs.run_folder import GUIDED, Progress, RunFolder, leaves, point_last, resumption, write_summary
+from configs.runs.starting import begin_with
+from configs.runs.told import Told
 from configs.runs.tracking import Callback, Trackers
 from configs.runs.watching import hanging, watched
 from configs.schema import DROP, TrainConfig
-from envs.make import make
 from envs.task_env import EnvironmentFault
 from envs.vector import EnvironmentLost
 from policies.agent import Agent
@@ -89,6 +91,8 @@ class Training:
         if folder.used:
             raise ConfigError(f"hydra.run.dir={path}: holds a run already; {typed('resume', path)} goes on with it")
         parts = building.build(config)  # raises for invalid settings before anything is written
+        if config.init:
+            begin_with(parts, config.init)
         run = cls(config, parts, folder, folder.take())
         if unseen := [f"images.{name}" for name in parts.env.metadata["unperceived"]]:
             senses = ",".join([*config.senses, *unseen])
@@ -114,6 +118,11 @@ class Training:
         if parts.trainer.env_steps >= config.steps:
             say(f"steps={config.steps}: it has {parts.trainer.env_steps} already, and is only evaluated again")
         return cls(config, parts, folder, lock, progress.seconds, progress.evaluated, faults=progress.faults)
+
+    @property
+    def told(self) -> Told:
+        """What evaluations and films tell of named quantities."""
+        return Told(self.config.task.guidance)
 
     @contextmanager
     def _timed(self, what: str) -> Iterator[None]:
@@ -259,9 +268,11 @@ class Training:
         timed = bool(self.config.planner.deadline_ms)  # then the return depends on speed: compile
         agent = self.parts.evaluator(True, seed, timed and self.parts.machine.compiled)
         with self._timed("evaluating"):
-            planned = self.episodes.play(agent, seed, self._heed)
-            alone = self.episodes.play(self.parts.evaluator(False, seed), seed, self._heed)
+            planned = self.episodes.play(agent, seed, self._heed, self.told.names)
+            alone = self.episodes.play(self.parts.evaluator(False, seed), seed, self._heed, self.told.names)
+        fulfilled = self.told.fulfilled(planned, alone)
         self._log(
+            **{name: fulfilled.get(name) for name in GUIDED},
             eval_return=float(planned.returns.mean()),
             eval_std=float(planned.returns.std()),
             eval_policy_return=float(alone.returns.mean()),
@@ -269,7 +280,8 @@ class Training:
             eval_policy_success=alone.success_rate,
         )
         self.evaluated = self.parts.trainer.env_steps
-        say(f"{when}: {in_words(planned, alone)}")
+        satisfied = f", guidance satisfied {fulfilled[GUIDED[0]]:.0%}" if fulfilled else ""
+        say(f"{when}: {in_words(planned, alone)}{satisfied}")
         return planned, alone, agent
 
     def _save(self) -> None:
@@ -297,6 +309,7 @@ class Training:
             "updates": learner.updates,
             "faults": self.faults,
             **outcome(planned, alone),
+            **self.told.fulfilled(planned, alone),
             "clock": {what: round(seconds, 1) for what, seconds in self.clock.items()},
             "train_seconds": round(self.seconds, 1),
             "env_steps_per_second": round(trainer.env_steps / max(self.seconds, 1e-9), 2),
@@ -312,30 +325,13 @@ class Training:
         }
         write_summary(path, result)
         with self._timed("drawing"):
-            self._draw()
+            draw(self.parts, self.folder, self.told, self._heed)
         if self.trackers:
             pictures = [path / name for name in ("curve.png", "plan.png")]
             self.trackers.files(pictures, path / "rollout.mp4", trainer.env_steps)
         spent = ", ".join(f"{what} {seconds:.0f} s" for what, seconds in self.clock.items())
         say(f"done: {path} ({spent})")
         return result
-
-    def _draw(self) -> None:
-        """Write the plot and, if asked for, the video."""
-        from envs.benchmark.figures import learning_curve, save
-        from envs.benchmark.results import read_curve
-
-        config, folder = self.config, self.folder
-        save(folder.path / "curve.png", learning_curve(read_curve(folder.metrics), config.task.label))
-        if config.video:
-            from configs.runs.film import film
-            from policies.nearest_frames import NearestFrames
-
-            self._heed()
-            agent, replay = self.parts.evaluator(True, 0), self.parts.trainer.replay
-            env = make(config.task, render=True, variation=config.randomise, senses=config.perceived)
-            memories = NearestFrames.of(replay, agent.model) if config.perceived.cameras else None
-            film(folder.path / "rollout.mp4", env, config.task, agent, say, memories=memories, tick=self._heed)
 
 
 def _mean(values: Collection[float]) -> float | None:

@@ -62,12 +62,12 @@ def write_folder(path: Path, files: Mapping[str, bytes | Callable[[Path], None]]
 
 def manifest(folder: Path, names: Iterable[str], versions: dict[str, str]) -> bytes:
     """Return the contents of manifest.json for the files `names` of a folder."""
-    sums = {name: dict(zip(("bytes", "sha256"), _sum(folder / name), strict=True)) for name in names}
+    sums = {name: dict(zip(("bytes", "sha256"), sum_of(folder / name), strict=True)) for name in names}
     return json.dumps({"versions": versions, "files": sums}, indent=1).encode()
 
 
-def _sum(path: Path) -> tuple[int, str]:
-    """Return the size and SHA-256 sum of a file without reading it into memory as a whole."""
+def sum_of(path: Path) -> tuple[int, str]:
+    """Return the size and SHA-256 sum of a file, without reading it into memory as a whole."""
     with open(path, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
         return file.tell(), digest
@@ -81,7 +81,7 @@ def check_folder(path: Path, needed: tuple[str, ...]) -> dict:
         found = json.loads((path / MANIFEST).read_text())
         for name in needed:
             entry = found["files"][name]
-            if _sum(path / name) != (entry["bytes"], entry["sha256"]):
+            if sum_of(path / name) != (entry["bytes"], entry["sha256"]):
                 raise FolderError(f"{path / name}: damaged (its SHA-256 is not the one in {MANIFEST})")
         return found["versions"] | {}
     except FileNotFoundError as error:

@@ -14,13 +14,15 @@ class Rollout:
     """The returns (N,), lengths (N,) in control steps and successes (N,) of N episodes.
 
     `successes`: whether each episode succeeded at any step; None if the environment does not report it (`is_success`
-    in its info). `tasks`: the task of each episode, if the environment has several; else empty.
+    in its info). `tasks`: the task of each episode, if the environment has several; else empty. `quantities`: of each
+    episode the named quantities asked for, (L, Q), after each step.
     """
 
     returns: np.ndarray
     lengths: np.ndarray
     successes: np.ndarray | None = None
     tasks: tuple[str, ...] = ()
+    quantities: tuple[np.ndarray, ...] = ()
 
     @property
     def success_rate(self) -> float | None:
@@ -39,15 +41,24 @@ def evaluated(env, agent: Agent, seed: int, first: int = 0) -> Episodes:
 
 
 def rollout(
-    env, agent: Agent, seed: int, limit: int, tick: Callable[[], None] | None = None, first: int = 0
+    env,
+    agent: Agent,
+    seed: int,
+    limit: int,
+    tick: Callable[[], None] | None = None,
+    first: int = 0,
+    named: Sequence[str] = (),
 ) -> Rollout:
     """Run one episode in each of the N environments of `env`, until all have ended or for `limit` control steps.
 
     `tick` is called at each step. `first`: the number of the first episode among all evaluation episodes of `seed`.
+    `named`: the quantities to keep.
     """
     episodes = evaluated(env, agent, seed, first)
     returns, lengths, successes = np.zeros(env.num_envs), np.zeros(env.num_envs, int), np.zeros(env.num_envs, bool)
     tasks: tuple[str, ...] = ()
+    columns = [[*episodes.units].index(name) for name in named]
+    kept: list[list[np.ndarray]] = [[] for _ in returns]
 
     def note(step: Step) -> None:
         nonlocal tasks
@@ -55,11 +66,14 @@ def rollout(
         returns[running], lengths[running] = episodes.returns[running], episodes.lengths[running]
         successes[running] = episodes.successes[running]
         tasks = tasks or episodes.tasks
+        for i in running.nonzero()[0] if named else ():
+            kept[i].append(episodes.quantities[i, columns].numpy())
         if tick:
             tick()
 
     play(episodes, agent, limit, note, once=True)
-    return Rollout(returns, lengths, successes if episodes.judged else None, tasks)
+    told = tuple(map(np.stack, kept)) if named else ()
+    return Rollout(returns, lengths, successes if episodes.judged else None, tasks, told)
 
 
 def joined(played: Sequence[Rollout]) -> Rollout:
@@ -70,6 +84,7 @@ def joined(played: Sequence[Rollout]) -> Rollout:
         np.concatenate([batch.lengths for batch in played]),
         np.concatenate(known) if len(known) == len(played) else None,
         tuple(name for batch in played for name in batch.tasks),
+        tuple(each for batch in played for each in batch.quantities),
     )
 
 

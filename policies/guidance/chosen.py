@@ -1,0 +1,63 @@
+"""The guidances that a command's keys name: loaded to act under, and as wishes that can be judged or be a task."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from policies.agent import Agent
+from policies.guidance.storage import GuidanceSpec, load_guidance, read_spec
+from policies.settings import GuidanceKeys, Wish, WishTerm
+from worldmodel.errors import UserError
+from worldmodel.guidance import Guidance
+from worldmodel.model import WorldModel
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Guidances of one checkpoint, each with its weight among them; `weight`: of all beside the agent's own reward."""
+
+    guidances: tuple[tuple[Guidance, float], ...]
+    wishes: tuple[Wish, ...]
+    weight: float
+
+    @classmethod
+    def load(cls, keys: GuidanceKeys, checkpoint: Path, model: WorldModel) -> "Chosen":
+        """Load what the keys name for a model, which is that of `checkpoint`. Raises FolderError as `load_guidance`.
+
+        Nothing is read any more while the agent acts.
+        """
+        loaded = [load_guidance(path, checkpoint, model) for path, _ in keys.each]
+        guidances = tuple((guidance, share) for (guidance, _), (_, share) in zip(loaded, keys.each, strict=True))
+        return cls(guidances, *_wishes(keys, [spec for _, spec in loaded]))
+
+    def guide(self, agent: Agent) -> Agent:
+        """Guide an agent by them, and return it."""
+        agent.guide(self.guidances, self.weight)
+        return agent
+
+
+def wishes_of(keys: GuidanceKeys) -> tuple[Wish, ...]:
+    """Return what the guidances that the keys name, of whatever checkpoint, ask for; weights are shares of the reward.
+
+    Raises FolderError, and UserError for one without terms.
+    """
+    specs = [read_spec(path) for path, _ in keys.each]
+    if bare := [path for (path, _), spec in zip(keys.each, specs, strict=True) if not spec.terms]:
+        raise UserError(f"guidance={bare[0]}: it has no terms over quantities, so it cannot be a task's reward")
+    wishes, weight = _wishes(keys, specs)
+    return tuple(replace(wish, weight=weight * wish.weight) for wish in wishes)
+
+
+def _wishes(keys: GuidanceKeys, specs: Sequence[GuidanceSpec]) -> tuple[tuple[Wish, ...], float]:
+    """Return wishes whose weights add up to 1, and the weight of all of them beside the agent's own reward."""
+    total = sum(share for _, share in keys.each)
+    wishes = [
+        Wish(spec.sentence, _terms(spec), share / total) for spec, (_, share) in zip(specs, keys.each, strict=True)
+    ]
+    said = sum(wish.weight * spec.weight for wish, spec in zip(wishes, specs, strict=True))
+    return tuple(wishes), min(said, 1.0) if keys.weight is None else keys.weight
+
+
+def _terms(spec: GuidanceSpec) -> tuple[WishTerm, ...]:
+    ranges = {name: reading.high - reading.low for name, reading in spec.probes.items()}
+    return tuple(WishTerm(term.quantity, term.low, term.high, ranges[term.quantity]) for term in spec.terms)

@@ -1,0 +1,279 @@
+"""Laws of acting under guidance: weight 0 changes nothing, with more the plans follow it from the next decision on."""
+
+import contextlib
+import csv
+import math
+import shutil
+
+import numpy as np
+import pytest
+import semagram
+import torch
+from lerobot.configs import PreTrainedConfig
+from lerobot.policies.factory import get_policy_class
+
+from configs.arm.planning import begin_of, planner_client, planner_service
+from configs.command import composed
+from configs.runs.evaluation import Evaluation
+from configs.runs.training import Training
+from configs.schema import EvaluateConfig
+from configs.train import train
+from envs.settings import TaskConfig
+from policies.agent import Agent
+from policies.guidance.judge import Judge
+from policies.guidance.storage import GuidanceSpec, Reading, save_guidance, sum_of_model
+from policies.planner_link.messages import Refused
+from policies.settings import GuidanceKeys, Wish, WishTerm
+from policies.storage.checkpoint import REPLAY, read_spec, read_tensors
+from robot import configuration_semagram  # noqa: F401  registers it
+from robot.settings import RunConfig
+from worldmodel.errors import UserError
+from worldmodel.guidance import Guidance, Probes, Term, closeness
+from worldmodel.replay import Replay
+from worldmodel.senses import STATE_KEY
+from worldmodel.settings import PlannerConfig
+from worldmodel.strict import build
+
+PLANNING = PlannerConfig(samples=8, policy_samples=2, elites=4, iterations=2, horizon=2, td_check_steps=24)
+
+
+@pytest.fixture
+def acting(toys):
+    """Makes agents that do not explore, all alike."""
+
+    def agent(planned=True):
+        model = toys.tiny_model(3, 4, token=toys.token_settings(2))
+        return Agent.acting(model, PLANNING, 0.9, (), torch.Generator().manual_seed(0), planned)
+
+    return agent
+
+
+@pytest.fixture
+def wish():
+    """A guidance to have the latent's first number above a half."""
+    weight = torch.zeros(1, 16)
+    weight[0, 0] = 1.0
+    numbers = weight, torch.zeros(1), torch.ones(1), torch.zeros(1), torch.ones(1)
+    return Guidance((Term("first", 0.5, math.inf),), Probes(("first",), *numbers))
+
+
+def acted(agent, toys, steps=12, between=lambda step: None):
+    """The actions in two environments; `between` is called before each."""
+    actions, g = [], torch.Generator().manual_seed(1)
+    for step in range(steps):
+        between(step)
+        actions.append(agent.act(toys.observed({STATE_KEY: torch.randn(2, 3, generator=g)})))
+    return torch.stack(actions)
+
+
+@pytest.mark.parametrize("planned", [True, False])
+def test_without_weight_it_is_the_agent_as_it_was_to_the_bit(acting, wish, toys, planned):
+    plain, agent = acting(planned), acting(planned)
+    own = agent.model, agent.planner
+    agent.guide([(wish, 1.0)], 0.7)
+    assert agent.model is not own[0]
+    for guidances, weight in ([(wish, 1.0)], 0.0), ([], 1.0):
+        agent.guide(guidances, weight)
+        assert agent.model is own[0] and agent.planner is own[1]
+    assert torch.equal(acted(agent, toys), acted(plain, toys))
+
+
+def test_a_guidance_holds_from_the_next_decision_on_and_plans_begin_where_they_were(acting, wish, toys):
+    plain, agent = acting(), acting()
+    starts = []
+
+    def guide(step):
+        if step == 5:  # in the middle of a token of two
+            starts.append(agent.warm_start)
+            agent.td_check.state = torch.ones(8, 2)
+            agent.guide([(wish, 1.0)], 1.0)
+            assert agent.warm_start is starts[0] and not agent.td_check.state.any()
+
+    actions, own = acted(agent, toys, between=guide), acted(plain, toys)
+    assert torch.equal(actions[:6], own[:6]) and not torch.equal(actions[6], own[6])
+
+
+def test_under_full_weight_plans_seek_what_the_guidance_says(acting, wish, toys):
+    """Their imagined latents fulfil it better than those of the agent's own plans, in the mean."""
+    seen, found = toys.observed({STATE_KEY: torch.randn(32, 3)}), []
+    for weight in (0.0, 1.0):
+        agent = acting()
+        agent.guide([(wish, 1.0)], weight)
+        plan = agent.planner.plan(seen, None, agent.generator)
+        states = [plan.latent]
+        for token in plan.tokens:
+            states.append(agent.model.step(states[-1], token)[0])
+        found.append(wish.reward(torch.stack(states[1:])).mean())
+    assert found[1] > found[0] + 0.05
+
+
+def test_weights_out_of_range_are_refused(acting, wish):
+    for weight in (-0.1, 1.1, math.nan):
+        with pytest.raises(UserError, match=r"guidance\.weight=.*: from 0 to 1"):
+            acting().guide([(wish, 1.0)], weight)
+    with pytest.raises(UserError, match="weights above 0"):
+        acting().guide([(wish, 0.0)], 1.0)
+
+
+@pytest.fixture(scope="module")
+def run(toys, tmp_path_factory):
+    """A finished run's folder; its quantities are the components of the state."""
+    own = "task=gym", "task.id=Pendulum-v1", "task.max_control_steps=20", "steps=200", "evaluation.every=0"
+    folder = tmp_path_factory.mktemp("guided") / "run"
+    keys = [*toys.tiny_keys, *own, "learning.updates_per_token=0.2", "evaluation.episodes=1"]
+    Training.begin(composed("train", keys), folder).run()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def compiled(run, tmp_path_factory):
+    """Makes folders of guidances for the run: a quantity from `low` to `high`."""
+
+    def make(low, high, quantity="state[0]", checkpoint=None):
+        folder = tmp_path_factory.mktemp("guidance") / "made"
+        term = Term(quantity, low, high)
+        weight = torch.randn(1, 16, generator=torch.Generator().manual_seed(0))
+        numbers = weight, torch.zeros(1), torch.ones(1), -torch.ones(1), torch.ones(1)
+        about = {quantity: Reading(1.0, -1.0, 1.0, "")}
+        made = checkpoint or sum_of_model(run / "checkpoints" / "last")
+        spec = GuidanceSpec(f"{quantity} from {low:g}", (term,), 0.8, {}, made, about)
+        save_guidance(folder, Guidance((term,), Probes((quantity,), *numbers)), spec)
+        return folder
+
+    return make
+
+
+def evaluated(run, tmp_path, *words):
+    """The summary of an evaluation with these keys."""
+    keys = [f"checkpoint={run}", "compile=false", "episodes=2", *words]
+    return Evaluation.begin(build(EvaluateConfig, composed("evaluate", keys))).run(tmp_path / "evaluation")
+
+
+def test_a_guidance_is_judged_by_what_was_true_in_the_last_tenth_of_each_episode():
+    wishes = Wish("a", (WishTerm("x", 0, 1, 2.0), WishTerm("y", 0.5)), 0.75), Wish("b", (WishTerm("y", high=2),), 0.25)
+    judge = Judge(wishes, ("y", "x"))
+    inside, outside, unknown = [1.0, 0.5], [3.0, 0.5], [np.nan, 0.5]
+    episode = np.array([outside] * 18 + [inside, outside], np.float32)
+    other = np.array([inside] * 9 + [unknown], np.float32)
+    assert judge.satisfied([episode, other]) == (0.25, [0.5, 0.25])
+    close = judge.closeness(torch.tensor([inside, outside, unknown]))
+    assert close[0, 0] == 1 and close[2].eq(0).all() and 0 < close[1, 1] < 1
+    total, each = judge.returns([other])
+    assert total == pytest.approx(0.75 * each[0] + 0.25 * each[1]) and each[0] == pytest.approx(9.0)
+    with pytest.raises(UserError, match="guidance: z: no quantity here; there are y, x"):
+        Judge([Wish("", (WishTerm("z", 0),))], ("y", "x"))
+
+
+def test_an_evaluation_tells_how_well_it_was_fulfilled_and_without_weight_plays_as_ever(run, compiled, tmp_path):
+    easy, never = compiled(-math.inf, 2), compiled(1.5, math.inf)
+    plain = evaluated(run, tmp_path, "quantities=['state[2]','state[0]']")
+    assert "guidance_satisfied" not in plain and list(plain["quantities"]) == ["state[2]", "state[0]"]
+    assert all(len(plain["quantities"]["state[0]"][what]) == 2 for what in ("mean", "last"))
+    zero = evaluated(run, tmp_path, f"guidance={easy}", "guidance.weight=0")
+    assert zero["returns"] == plain["returns"] and zero["policy_returns"] == plain["policy_returns"]
+    assert zero["guidance_satisfied"] == zero["policy_guidance_satisfied"] == 1
+    both = evaluated(run, tmp_path, f"guidance=[{easy}*0.5,{never}]")
+    assert both["returns"] != plain["returns"] and both["guidance_weight"] == pytest.approx(0.8)
+    assert both["guidance_satisfied"] == 0 and [each["satisfied"] for each in both["guidances"]] == [1, 0]
+    parts = [each["return_mean"] for each in both["guidances"]]
+    assert both["guidance_return_mean"] == pytest.approx(parts[0] / 3 + 2 * parts[1] / 3, abs=1e-3)
+
+
+def test_a_guidance_that_does_not_fit_is_refused_in_one_line(run, compiled, tmp_path):
+    for words, why in (
+        (f"guidance={compiled(0, 1, checkpoint='0' * 64)}", "made for another checkpoint"),
+        (f"guidance={tmp_path}", "missing"),
+        (f"guidance={tmp_path / 'none'}", "no such folder"),
+        (f"guidance={compiled(0, 1, 'height')}", r"guidance: height: no quantity of this task; it has state\[0\]"),
+        ("quantities=[height]", r"quantities=\[height\]: height: no quantity of this task"),
+        ("guidance.weight=1.5", r"guidance\.weight=1\.5: from 0 to 1"),
+        ("guidance=[a*0]", "weights above 0"),
+    ):
+        with pytest.raises(UserError, match=why) as caught:
+            evaluated(run, tmp_path, words)
+        assert "\n" not in str(caught.value)
+
+
+def test_the_weights_of_several_stand_behind_their_folders():
+    each = GuidanceKeys(("runs/a*0.5", "runs/b * 2", "runs/c*d")).each
+    assert [(str(path), weight) for path, weight in each] == [("runs/a", 0.5), ("runs/b", 2.0), ("runs/c*d", 1.0)]
+
+
+def test_python_and_lerobot_follow_it_as_an_agent_of_ours_does(run, compiled):
+    folder = compiled(0.2, 0.4)
+    loaded, plain, steps = semagram.load(run, seed=100), semagram.load(run, seed=100), torch.randn(8, 3)
+    own = [plain.act(state) for state in steps]
+    loaded.guide(folder, 0.9)
+    followed = [loaded.act(state) for state in steps]
+    assert not torch.equal(torch.stack(followed), torch.stack(own))
+    path = run / "checkpoints" / "last"
+    config = PreTrainedConfig.from_pretrained(path, cli_overrides=[f"--guidance={folder}", "--guidance_weight=0.9"])
+    policy = get_policy_class("semagram").from_pretrained(path, config=config)
+    policy.reset()
+    assert torch.equal(
+        torch.stack([policy.select_action({STATE_KEY: each[None]})[0] for each in steps]), torch.stack(followed)
+    )
+    loaded.reset()
+    loaded.loaded.agent.generator.manual_seed(100)
+    loaded.guide()
+    assert torch.equal(torch.stack([loaded.act(state) for state in steps]), torch.stack(own))
+
+
+def test_an_arms_planner_follows_it_and_refuses_what_is_not_its_own(arm_checkpoint, compiled, toys):
+    folder = compiled(0.2, 0.4, checkpoint=sum_of_model(arm_checkpoint))
+    answers = []
+    for keys in (GuidanceKeys(), GuidanceKeys(str(folder), 0.9), GuidanceKeys(str(folder), 0)):
+        service = planner_service(arm_checkpoint, 3, "cpu", 1, True, keys)
+        service.agent.generator.manual_seed(0)
+        answers.append(service.answer(service.blank()).actions)
+    assert np.array_equal(answers[0], answers[2]) and not np.array_equal(answers[0], answers[1])
+    config = RunConfig(checkpoint=str(arm_checkpoint), guidance=GuidanceKeys(str(compiled(0, 1))))
+    with contextlib.ExitStack() as stack:
+        spec = read_spec(arm_checkpoint)
+        client = planner_client(stack, config, arm_checkpoint, begin_of(spec, TaskConfig("so101-touch")), print)
+        with pytest.raises(Refused, match="made for another checkpoint"):
+            client.connect()
+
+
+def trained(folder, toys, *words):
+    """A tiny run with these keys."""
+    own = "task=gym", "task.id=Pendulum-v1", "task.max_control_steps=20", "steps=240", "evaluation.every=0"
+    words = [*toys.tiny_keys, *own, "learning.updates_per_token=0.2", "evaluation.episodes=1", *words]
+    return train(words, folder)
+
+
+def test_a_guidance_is_a_task_whose_reward_is_how_close_the_true_quantities_are(run, compiled, toys, tmp_path):
+    """Of another run's guidance, with its weights and steps; and the run needs the folder no more."""
+    folder = compiled(0.2, 0.4)
+    words = f"guidance={folder}", "guidance.weight=1", f"init={run}", "task.action_repeat=1"
+    result = trained(tmp_path / "run", toys, *words)
+    assert 0 <= result["guidance_satisfied"] <= 1
+    saved = tmp_path / "run" / "checkpoints" / "000000240"
+    replay = Replay.read(read_tensors(saved / REPLAY), {STATE_KEY: (3,)}, (0, 1))
+    assert replay.steps == 200 + 240
+    rows = ~replay.final[0, : int(replay.filled[0]) - 1]
+    cosine = replay.quantities[0, 1 : int(replay.filled[0]), 0]
+    close = closeness([Term("state[0]", 0.2, 0.4)], cosine[:, None], torch.tensor([2.0]))
+    assert torch.allclose(replay.reward[0, : len(rows)][rows], close[rows], atol=1e-5)
+    with open(tmp_path / "run" / "metrics.csv") as file:
+        last = [*csv.DictReader(file)][-1]
+    assert float(last["guidance_satisfied"]) == pytest.approx(result["guidance_satisfied"], abs=1e-4)
+    shutil.rmtree(folder)
+    again = trained(tmp_path / "run", toys, *words, "resume=auto")
+    assert again["returns"] == result["returns"]
+    longer = train(["steps=260", f"resume={tmp_path / 'run'}"])
+    assert longer["env_steps"] == 260 and "guidance_satisfied" in longer
+    found = evaluated(tmp_path / "run", tmp_path)
+    assert found["guidance_return_mean"] == pytest.approx(found["return_mean"], abs=1e-3)
+
+
+def test_what_cannot_be_trained_under_is_refused_before_anything_is_written(run, compiled, toys, tmp_path):
+    for words, why in (
+        ((f"guidance={compiled(0, 1, 'height')}",), r"guidance: height: no quantity here; there are state\[0\]"),
+        ((f"guidance={tmp_path / 'none'}",), "no such folder"),
+        ((f"init={run}", "model.latent=32"), r"init=.*: its model is "),
+        ((f"init={tmp_path / 'none'}",), "no such folder"),
+    ):
+        with pytest.raises(UserError, match=why):
+            trained(tmp_path / "run", toys, *words)
+        assert not (tmp_path / "run").exists()
