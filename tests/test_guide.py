@@ -5,7 +5,10 @@ import math
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
+from policies.guidance import wishes
 from policies.guidance.storage import (
     SPEC,
     TENSORS,
@@ -17,6 +20,7 @@ from policies.guidance.storage import (
 )
 from policies.storage.checkpoint import write_tensors
 from policies.storage.folders import FolderError
+from worldmodel.errors import UserError
 from worldmodel.guidance import Fitted, Guidance, Head, Probes, Term
 
 WISH = Term("tip.x", 0.08, 0.12), Term("speed", 2.0)
@@ -85,3 +89,78 @@ def test_an_artefact_of_another_checkpoint_damaged_or_foreign_is_refused_in_one_
     (tmp_path / "mine" / "thesis.txt").touch()
     with pytest.raises(FileExistsError, match="no guidance"):
         save_guidance(tmp_path / "mine", guidance, spec)
+
+
+UNITS = {"tip.x": "m", "tip.y": "m", "speed": "m/s", "cos[0]": "", "torso_height": "m"}
+
+
+def terms_of(text):
+    return wishes.parse(text.split(","), UNITS)
+
+
+NUMBERS = st.floats(-1e9, 1e9, allow_nan=False)
+
+
+@given(st.lists(st.tuples(st.sampled_from([*UNITS]), NUMBERS, NUMBERS, st.sampled_from("<>=")), min_size=1, max_size=4))
+def test_what_a_wish_is_written_as_parses_to_the_same_terms(said):
+    made = []
+    for name, a, b, sign in {each[0]: each for each in said}.values():
+        low, high = {"<": (-math.inf, a), ">": (a, math.inf), "=": (min(a, b), max(a, b) + abs(a) + 1)}[sign]
+        made.append(Term(name, low, high))
+    assert terms_of(wishes.written(made)) == tuple(made)
+    assert all(term.quantity in wishes.sentence(made, UNITS) for term in made)
+
+
+def test_a_wish_means_what_it_says():
+    assert terms_of("tip.x = 0.10 +- 0.02, tip.y=-.05 m±.02 m") == (
+        Term("tip.x", 0.08, 0.12),
+        Term("tip.y", -0.07, -0.03),
+    )
+    assert terms_of("speed > 1.5, 1>=cos[0]") == (Term("speed", 1.5), Term("cos[0]", high=1.0))
+    assert terms_of("1 m/s < speed <= 2m/s") == terms_of("2 > speed > 1") == terms_of("speed > 1, speed < 2")
+    assert wishes.sentence(terms_of("speed = 2.0 +- 0.3, torso_height > 1.1"), UNITS) == (
+        "keep speed at 2 ± 0.3 m/s and torso_height above 1.1 m"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("speed = 2", r"'speed = 2': how far may it be off\? speed = 2 \+- 0\.1"),
+        ("tip.x > 1, fast", r"term 2 of 2, 'fast': not of the form name = 1 \+- 0\.1"),
+        ("speed > 1,", "term 2 of 2, '': empty"),
+        ("sped > 1", "sped: no such quantity; near it: speed.*show=quantities"),
+        ("speed > 1 km/h", "speed is in m/s, not km/h"),
+        ("cos[0] > 1 m", r"cos\[0\] has no unit m"),
+        ("speed = 1 +- 0", "a number above 0"),
+        ("speed > 2, speed < 1", "contradict each other"),
+        ("3 < speed < 2", "nothing is above 3 and below 2"),
+        ("1 < speed > 2", "point at each other"),
+        ("speed > 1e999", "a finite number"),
+    ],
+)
+def test_a_malformed_wish_is_refused_in_one_line_that_says_where(text, says):
+    with pytest.raises(UserError, match=says) as refused:
+        terms_of(text)
+    assert "\n" not in str(refused.value) and str(refused.value).startswith("want=: ")
+
+
+def test_what_the_latent_does_not_hold_or_nobody_saw_is_refused():
+    readings = {"speed": Reading(0.9, 0.0, 3.0, "m/s"), "tip.x": Reading(0.49, 0.0, 1.0, "m")}
+    wishes.check(terms_of("speed > 2.9"), readings, False)
+    wishes.check(terms_of("speed > 4"), readings, True)
+    with pytest.raises(UserError, match=r"speed: never seen; the nearest seen is 3 m/s; beyond=true"):
+        wishes.check(terms_of("speed > 4"), readings, False)
+    with pytest.raises(UserError, match=r"tip\.x: the latent does not hold it \(R2 0\.49"):
+        wishes.check(terms_of("tip.x > 0.5"), readings, True)
+
+
+def test_a_long_wish_comes_from_a_file(tmp_path):
+    (tmp_path / "long.yaml").write_text("sentence: run\nweight: 0.5\nwant:\n  - speed > 2\n  - tip.x < 1, tip.y < 1\n")
+    wish = wishes.read(str(tmp_path / "long.yaml"))
+    assert wish == wishes.Wish(("speed > 2", "tip.x < 1", " tip.y < 1"), "run", 0.5)
+    for text in ("want: speed", "- 1", "want: [a]\nmore: 1", "want: [a]\nweight: 2", "{"):
+        (tmp_path / "bad.yaml").write_text(text)
+        with pytest.raises(UserError, match=r"^want=.*bad\.yaml: ") as refused:
+            wishes.read(str(tmp_path / "bad.yaml"))
+        assert "\n" not in str(refused.value)
