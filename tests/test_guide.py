@@ -131,7 +131,7 @@ def test_a_wish_means_what_it_says():
         ("speed > 1,", "term 2 of 2, '': empty"),
         ("sped > 1", "sped: no such quantity; near it: speed.*show=quantities"),
         ("speed > 1 km/h", "speed is in m/s, not km/h"),
-        ("cos[0] > 1 m", r"cos\[0\] has no unit m"),
+        ("cos[0] > 1 m", r"the unit of cos\[0\] is unknown; without m"),
         ("speed = 1 +- 0", "a number above 0"),
         ("speed > 2, speed < 1", "contradict each other"),
         ("3 < speed < 2", "nothing is above 3 and below 2"),

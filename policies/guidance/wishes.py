@@ -117,7 +117,11 @@ def _number(found: re.Match, which: str, units: Mapping[str, str]) -> float:
     if name not in units:
         raise UserError(unknown(name, units))
     if unit and unit != units[name]:
-        raise UserError(f"{name} is in {units[name]}, not {unit}" if units[name] else f"{name} has no unit {unit}")
+        raise UserError(
+            f"{name} is in {units[name]}, not {unit}"
+            if units[name]
+            else f"the unit of {name} is unknown; without {unit}"
+        )
     if not math.isfinite(value):
         raise UserError(f"{found[which]}: a finite number")
     return value
