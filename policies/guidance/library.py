@@ -64,7 +64,7 @@ def meant(words: str, library: Sequence[Entry]) -> list[Entry]:
     lower = (held.amax(1) - held[torch.arange(len(known)), owner]).sort().values
     allowed = lower[min(len(known), math.ceil((len(known) + 1) * COVERED)) - 1]
     apart = gram - 2 * torch.eye(len(known))
-    if float((new @ known.T).max()) < float(apart.amax(1).min()):
+    if float((new @ known.T).max()) < float(apart.amax(1).sort().values[len(known) // 20]):
         raise UserError(f"words='{words}': like nothing in the library: {'; '.join(e.sentence for e in library)}")
     score = (new @ known.T @ inverse @ label)[0]
     return [library[i] for i in score.argsort(descending=True).tolist() if score.max() - score[i] <= allowed]
