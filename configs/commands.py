@@ -15,6 +15,16 @@ def _verb_as_key(words: list[str]) -> list[str]:
     return [f"verb={words[0]}", *words[1:]] if alone else words
 
 
+def _as_said(words: list[str]) -> list[str]:
+    """Return the arguments of semagram-guide such that Hydra takes what a person says as text."""
+    from configs.arguments import quoted
+
+    split = [(key, value) for key, _, value in (word.partition("=") for word in words)]
+    said = {"want", "goal", "examples", "reward", "words"}
+    texts = [key in said and value[:1] not in ("", "'", '"') for key, value in split]
+    return [f"{k}={quoted(v)}" if text else word for word, (k, v), text in zip(words, split, texts, strict=True)]
+
+
 def _exit_code(result: dict) -> int:
     ended = result["ended"]
     return {"done": 0, "fault": 1}[ended] if ended in ("done", "fault") else 128 + signal.Signals[ended]
@@ -30,6 +40,8 @@ bench = Command(
 """semagram-bench: a sweep of semagram-train over the tasks and seeds of a suite, and its report."""
 tokens = Command("tokens", "configs.codec.codecs:tokens", "configs.schema:TokensConfig", words=_verb_as_key)
 """semagram-tokens: fit a codec to a dataset, and draw what its ids mean. The first argument is the verb."""
+guide = Command("guide", "configs.runs.guiding:guide", "configs.schema:GuideConfig", words=_as_said)
+"""semagram-guide: compile what a person says into a guidance, which a trained agent follows."""
 record = Command("record", "configs.arm.recording:record", "robot.settings:RecordConfig")
 """semagram-record: record episodes of an arm as a LeRobotDataset; a finished one is safe on disk."""
 run = Command("run", "configs.arm.running:run", "robot.settings:RunConfig", _exit_code)
@@ -42,7 +54,7 @@ twin = Command("twin", "configs.arm.twin_process:serve", "sim.twin.twin:TwinConf
 """semagram-twin: a simulated SO-101 on a serial port of its own, for LeRobot's real driver."""
 
 if __name__ == "__main__":
-    names = {each.name: each for each in (train, evaluate, bench, tokens, record, run, play, serve, twin)}
+    names = {each.name: each for each in (train, evaluate, bench, tokens, guide, record, run, play, serve, twin)}
     names["eval"] = evaluate  # as in semagram-eval
     if sys.argv[1:2] == [] or sys.argv[1] not in names:
         sys.exit(f"python -m configs.commands <name> ...: one of {', '.join(names)}")

@@ -22,7 +22,7 @@ from sim.so101.tasks import ABSOLUTE, DELTA, JOINTS, SCRIPTED
 from sim.variation import Variation
 from worldmodel.errors import UserError
 from worldmodel.settings import LearningConfig, ModelConfig, PlannerConfig
-from worldmodel.strict import check_ranges, ranged
+from worldmodel.strict import check, check_ranges, ranged
 
 DEFAULT_TASK = "cartpole-swingup"
 TRACKERS = ("tensorboard", "wandb", "trackio")
@@ -236,3 +236,43 @@ class TokensConfig(CodecChoices):
         if self.dataset and self.plan:
             raise UserError("dataset=, plan=: one of them")
         CodecChoices.__post_init__(self)
+
+
+WAYS = "want", "goal", "examples", "reward", "words"
+"""The keys of semagram-guide that each say, in a way of its own, what to do."""
+
+
+@dataclass(frozen=True)
+class GuideConfig:
+    """The keys of semagram-guide: one of WAYS, or `show`. `library`: of `words`."""
+
+    checkpoint: str = ""
+    out: str = ""
+    want: str = ""
+    goal: str = ""
+    examples: str = ""
+    reward: str = ""
+    words: str = ""
+    library: str = ""
+    fit: bool = True
+    updates: int = ranged(1500, low=1)
+    weight: float | None = None
+    beyond: bool = False
+    show: str = ""
+    seed: int = ranged(0, low=0, high=2**32 - 1)
+    threads: int = ranged(1, low=1)
+    plugins: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        """Raise ValueError for a value out of range, or unless it says one thing in one way."""
+        check_ranges("", self)
+        if self.weight is not None:
+            check("", self, "weight", low=0, high=1)
+        if not self.checkpoint:
+            raise UserError("checkpoint=: a run folder or a checkpoint, e.g. checkpoint=runs/walker-walk/<run>")
+        said = [name for name in (*WAYS, "show") if getattr(self, name)]
+        if len(said) != 1:
+            given = f"not {' and '.join(said)}" if said else "none is given"
+            raise UserError(f"{said[0] if said else 'want'}=: one of {', '.join(WAYS)} or show; {given}")
+        if self.library and not self.words:
+            raise UserError(f"library={self.library}: only with words=")

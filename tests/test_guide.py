@@ -5,7 +5,13 @@ import math
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
+from configs.runs.guiding import LIBRARIES
+from envs.settings import TaskConfig
+from policies.guidance import compiling, library, wishes
+from policies.guidance.memory import Memory
 from policies.guidance.storage import (
     SPEC,
     TENSORS,
@@ -17,7 +23,9 @@ from policies.guidance.storage import (
 )
 from policies.storage.checkpoint import write_tensors
 from policies.storage.folders import FolderError
+from worldmodel.errors import UserError
 from worldmodel.guidance import Fitted, Guidance, Head, Probes, Term
+from worldmodel.guidance_fit import Remembered
 
 WISH = Term("tip.x", 0.08, 0.12), Term("speed", 2.0)
 
@@ -85,3 +93,211 @@ def test_an_artefact_of_another_checkpoint_damaged_or_foreign_is_refused_in_one_
     (tmp_path / "mine" / "thesis.txt").touch()
     with pytest.raises(FileExistsError, match="no guidance"):
         save_guidance(tmp_path / "mine", guidance, spec)
+
+
+UNITS = {"tip.x": "m", "tip.y": "m", "speed": "m/s", "cos[0]": "", "torso_height": "m"}
+
+
+def terms_of(text):
+    return wishes.parse(text.split(","), UNITS)
+
+
+NUMBERS = st.floats(-1e9, 1e9, allow_nan=False)
+
+
+@given(st.lists(st.tuples(st.sampled_from([*UNITS]), NUMBERS, NUMBERS, st.sampled_from("<>=")), min_size=1, max_size=4))
+def test_what_a_wish_is_written_as_parses_to_the_same_terms(said):
+    made = []
+    for name, a, b, sign in {each[0]: each for each in said}.values():
+        low, high = {"<": (-math.inf, a), ">": (a, math.inf), "=": (min(a, b), max(a, b) + abs(a) + 1)}[sign]
+        made.append(Term(name, low, high))
+    assert terms_of(wishes.written(made)) == tuple(made)
+    assert all(term.quantity in wishes.sentence(made, UNITS) for term in made)
+
+
+def test_a_wish_means_what_it_says():
+    assert terms_of("tip.x = 0.10 +- 0.02, tip.y=-.05 m±.02 m") == (
+        Term("tip.x", 0.08, 0.12),
+        Term("tip.y", -0.07, -0.03),
+    )
+    assert terms_of("speed > 1.5, 1>=cos[0]") == (Term("speed", 1.5), Term("cos[0]", high=1.0))
+    assert terms_of("1 m/s < speed <= 2m/s") == terms_of("2 > speed > 1") == terms_of("speed > 1, speed < 2")
+    assert wishes.sentence(terms_of("speed = 2.0 +- 0.3, torso_height > 1.1"), UNITS) == (
+        "keep speed at 2 ± 0.3 m/s and torso_height above 1.1 m"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("speed = 2", r"'speed = 2': how far may it be off\? speed = 2 \+- 0\.1"),
+        ("tip.x > 1, fast", r"term 2 of 2, 'fast': not of the form name = 1 \+- 0\.1"),
+        ("speed > 1,", "term 2 of 2, '': empty"),
+        ("sped > 1", "sped: no such quantity; near it: speed.*show=quantities"),
+        ("speed > 1 km/h", "speed is in m/s, not km/h"),
+        ("cos[0] > 1 m", r"the unit of cos\[0\] is unknown; without m"),
+        ("speed = 1 +- 0", "a number above 0"),
+        ("speed > 2, speed < 1", "contradict each other"),
+        ("3 < speed < 2", "nothing is above 3 and below 2"),
+        ("1 < speed > 2", "point at each other"),
+        ("speed > 1e999", "a finite number"),
+    ],
+)
+def test_a_malformed_wish_is_refused_in_one_line_that_says_where(text, says):
+    with pytest.raises(UserError, match=says) as refused:
+        terms_of(text)
+    assert "\n" not in str(refused.value) and str(refused.value).startswith("want=: ")
+
+
+def test_what_the_latent_does_not_hold_or_nobody_saw_is_refused():
+    readings = {"speed": Reading(0.9, 0.0, 3.0, "m/s"), "tip.x": Reading(0.49, 0.0, 1.0, "m")}
+    wishes.check(terms_of("speed > 2.9"), readings, False)
+    wishes.check(terms_of("speed > 4"), readings, True)
+    with pytest.raises(UserError, match=r"speed: never seen; the nearest seen is 3 m/s; beyond=true"):
+        wishes.check(terms_of("speed > 4"), readings, False)
+    with pytest.raises(UserError, match=r"tip\.x: the latent does not hold it \(R2 0\.49"):
+        wishes.check(terms_of("tip.x > 0.5"), readings, True)
+
+
+def test_a_long_wish_comes_from_a_file(tmp_path):
+    (tmp_path / "long.yaml").write_text("sentence: run\nweight: 0.5\nwant:\n  - speed > 2\n  - tip.x < 1, tip.y < 1\n")
+    wish = wishes.read(str(tmp_path / "long.yaml"))
+    assert wish == wishes.Wish(("speed > 2", "tip.x < 1", " tip.y < 1"), "run", 0.5)
+    for text in ("want: speed", "- 1", "want: [a]\nmore: 1", "want: [a]\nweight: 2", "{"):
+        (tmp_path / "bad.yaml").write_text(text)
+        with pytest.raises(UserError, match=r"^want=.*bad\.yaml: ") as refused:
+            wishes.read(str(tmp_path / "bad.yaml"))
+        assert "\n" not in str(refused.value)
+
+
+NAMES = "place", "twice", "wall", "place.velocity", "noise"
+
+
+@pytest.fixture
+def memory():
+    """What an agent remembers: 10 episodes of 60 steps; all but the noise is linear in the latent."""
+    z = torch.randn(600, 16, generator=torch.Generator().manual_seed(3))
+    place, rate, noise = z[:, 0], z[:, 1], torch.randn(600, generator=torch.Generator().manual_seed(4))
+    values = torch.stack([place, 2 * place + 1, torch.ones(600), rate, noise], 1)
+    remembered = Remembered(z, z[:, :2], z.roll(-1, 0), torch.ones(600))
+    count = torch.arange(600)
+    return Memory(remembered, values, NAMES, count // 60, count % 60)
+
+
+def test_a_goal_becomes_few_terms_that_hold_there(memory):
+    probes, row = memory.probes(), compiling.moment(memory, 4, 20, "goal=")
+    (term,) = compiling.near(memory.remembered.z[row], probes, memory)
+    assert term.quantity == "place" and row == 260  # twice follows from it; the wall stands, the velocity is motion
+    assert term.holds(memory.quantities[row, 0]) and 0.01 < float(compiling.met((term,), memory).float().mean()) < 0.2
+    with pytest.raises(UserError, match="goal=: step 60 of episode 4: it has steps 0 to 59"):
+        compiling.moment(memory, 4, 60, "goal=")
+
+
+def test_examples_become_what_the_good_ones_agree_on(memory, tmp_path):
+    good = ((memory.quantities[:, 0] - 1).abs() < 0.1).nonzero()[:, 0]
+    bad = (memory.quantities[:, 0] < 0.5).nonzero()[:20, 0]
+    lines = [f"{i // 60}, {i % 60}, {kind}" for kind, rows in (("good", good), ("bad", bad)) for i in rows.tolist()]
+    (tmp_path / "a.csv").write_text("\n".join(["episode, step, label", *lines]))
+    (tmp_path / "a.yaml").write_text("\n".join(f"- [{line}]" for line in lines))
+    for name in ("a.csv", "a.yaml"):
+        read = compiling.read_examples(str(tmp_path / name), memory)
+        assert torch.equal(read[0], good) and torch.equal(read[1], bad)
+    (term,) = compiling.alike(good, memory.probes(), memory)
+    assert term.quantity in ("place", "twice")
+    guidance = Guidance((term,), memory.probes().chosen([term.quantity]))
+    assert compiling.auc(guidance, memory.remembered.z[good], memory.remembered.z[bad]) > 0.99
+    with pytest.raises(UserError, match="3 good ones; at least 4"):
+        compiling.alike(good[:3], memory.probes(), memory)
+    with pytest.raises(UserError, match="agree on no quantity"):
+        compiling.alike(torch.arange(0, 600, 7), memory.probes(), memory)
+    for text, says in (("1, 2, fine", "episode, step, good or bad"), ("99, 2, good", "episodes 0 to 9")):
+        (tmp_path / "bad.csv").write_text(text)
+        with pytest.raises(UserError, match=rf"bad\.csv: line 1.*{says}"):
+            compiling.read_examples(str(tmp_path / "bad.csv"), memory)
+    with pytest.raises(UserError, match="no such quantity was recorded"):
+        compiling.read_examples("success", memory)
+
+
+def test_a_reward_is_read_from_the_latent_and_ordered_as_it_was(memory):
+    head = compiling.rewarding(lambda q: 5 * q["place"] - q["place.velocity"], memory, "reward=m:f")
+    z = memory.remembered.z
+    found, true = head(z), 5 * z[:, 0] - z[:, 1]
+    assert head.r2 > 0.95 and 0 <= float(found.min()) < 0.05 and 0.95 < float(found.max()) <= 1
+    middle = (found > 0.1) & (found < 0.9)
+    assert torch.corrcoef(torch.stack([found[middle], true[middle]]))[0, 1] > 0.98
+    for function, says in (
+        (lambda q: q["noise"], "the latent does not hold it"),
+        (lambda q: q["speed"], "no quantity 'speed'; there are place"),
+        (lambda q: q["place"][:3], r"returned \(3,\); \(600,\)"),
+        (lambda q: 0 * q["place"], "the same reward"),
+        (lambda q: 1 / 0, "ZeroDivisionError"),
+    ):
+        with pytest.raises(UserError, match=f"^reward=m:f: {says}"):
+            compiling.rewarding(function, memory, "reward=m:f")
+
+
+UNSEEN = {
+    "walker": (
+        "please stand up and hold still; walk along slowly; run like the wind; walk backwards slowly; fall down"
+    ),
+    "reacher": ("hand to the right; arm to the left; tip up to the top; down at the bottom; into the middle"),
+    "cartpole": (
+        "pole up in the centre; upright over on the right; upright over on the left; let it hang down; spin it round"
+    ),
+    "so101": (
+        "move your hand to the left; move your hand to the right; reach out forward; lift it up high; "
+        "put it down on the table; open it wide; close it tight"
+    ),
+}
+"""A paraphrase for each guidance of a library, in its order, which the library does not have."""
+
+
+@pytest.mark.parametrize("domain", UNSEEN)
+def test_words_mean_the_librarys_nearest_as_a_set(domain):
+    entries = library.read_library(LIBRARIES / f"{domain}.yaml")
+    said = UNSEEN[domain].split("; ")
+    found = [library.meant(text, entries) for text in said]
+    assert len(said) == len(entries) and not {*said} & {text for entry in entries for text in entry.texts}
+    assert sum(entry in each for entry, each in zip(entries, found, strict=True)) >= len(entries) - 1
+    assert sum(map(len, found)) <= 1.5 * len(entries)
+    assert all(library.meant(text.upper() + ".", entries) == [entry] for entry in entries for text in entry.texts)
+    with pytest.raises(UserError, match="like nothing in the library"):
+        library.meant("quarterly revenue spreadsheet", entries)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(untaught, tmp_path_factory):
+    return untaught(
+        tmp_path_factory.mktemp("run") / "checkpoints", TaskConfig("cartpole-swingup", max_control_steps=5), envs=1
+    )
+
+
+def test_the_command_compiles_shows_and_refuses(checkpoint, command, tmp_path):
+    run = f"checkpoint={checkpoint}"
+    code, out, _ = command("guide", run, "show=quantities")
+    table = json.loads(out.splitlines()[-1])
+    assert code == 0 and table["slider"].keys() == {"r2", "low", "high", "unit"} and table["slider"]["unit"] == "m"
+    (tmp_path / "mine.py").write_text("def right(q):\n    return q['angular_vel']\n")
+    code, out, _ = command("guide", run, "want=angular_vel > 0, angular_vel < 9", "updates=2", "out=g", "weight=0.5")
+    result = json.loads(out.splitlines()[-1])
+    assert code == 0 and result["bytes"] > 1024 and list(result["quantities"]) == ["angular_vel"]
+    assert (tmp_path / "g" / SPEC).is_file() and command("guide", run, "reward=mine:right", "fit=false", "out=h")[
+        0
+    ] == 0
+    code, out, _ = command("guide", run, "show=g")
+    assert code == 0 and "weighs 0.5" in out.splitlines()[-2] and (tmp_path / "g" / "guidance.png").exists()
+    for words, says in (
+        (["want=speed > 1"], "speed: no such quantity"),
+        (["want=cart_position > 0"], "the latent does not hold it"),
+        (["want=angular_vel > 99"], "never seen"),
+        (["want=cart_position > 1", "goal=x"], "not want and goal"),
+        (["goal=x.npz"], "no such .npz"),
+        (["goal=.:0:0"], "holds no checkpoint"),
+        (["words=qwerty asdf"], "like nothing"),
+        (["reward=mine:left"], "module:function is needed"),
+        (["show=nothing"], "no such folder"),
+    ):
+        code, out, err = command("guide", run, "fit=false", "out=no", *words)
+        last = err.splitlines()[-1]
+        assert code == 2 and not out and says in last, (words, err)
+        assert not (tmp_path / "no").exists()

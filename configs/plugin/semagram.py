@@ -58,6 +58,7 @@ __all__ = [
     "evaluate",
     "film",
     "fit",
+    "guide",
     "load",
     "make_env",
     "mppi",
@@ -95,6 +96,21 @@ def evaluate(checkpoint: "str | Path", folder: str | Path, **keys) -> dict:
     found = composed_or_refused("evaluate", _words(keys | {"checkpoint": str(checkpoint)}))
     register_all(found["plugins"])
     return Evaluation.begin(build(EvaluateConfig, found)).run(Path(folder))
+
+
+def guide(checkpoint: str | Path, folder: str | Path, **keys) -> dict:
+    """Write a guidance to `folder` as `semagram-guide` does, with its keys (`want="speed > 1"`); return its last line.
+
+    Raises ValueError for a wrong key or value, OSError.
+    """
+    from configs.runs.guiding import guide as compiled
+    from configs.schema import GuideConfig
+    from configs.train import composed_or_refused
+    from worldmodel.strict import build
+
+    found = composed_or_refused("guide", _words(keys | {"checkpoint": str(checkpoint), "out": str(folder)}))
+    register_all(found["plugins"])
+    return compiled(build(GuideConfig, found), Path(folder))
 
 
 class Agent:

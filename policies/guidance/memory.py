@@ -35,7 +35,8 @@ class Memory:
     def of(cls, replay: Replay, model: WorldModel, names: Sequence[str], most: int = 100_000) -> "Memory":
         """Encode the newest `most` moments of a replay whose tokens happened. Raises ValueError if it holds none."""
         env, row = in_order(replay)
-        env, row = env[-most:], row[-most:]
+        episode, step = numbered(replay, env, row)
+        env, row, episode, step = (each[-most:] for each in (env, row, episode, step))
         curve = Curve.of_token(model.config.token, model.action_size)
         parts = []
         for e, r in zip(env.split(AT_ONCE), row.split(AT_ONCE), strict=True):
@@ -46,7 +47,6 @@ class Memory:
                 (z[0], curve.encode(window.action)[0], z[1], 1 - window.terminated[0].float(), window.valid[0])
             )
         z, token, following, continues, valid = (torch.cat(each) for each in zip(*parts, strict=True))
-        episode, step = numbered(replay, env, row)
         kept = valid.bool()
         remembered = Remembered(z[kept], token[kept], following[kept], continues[kept])
         return cls(remembered, replay.quantities[env, row][kept], tuple(names), episode[kept], step[kept])

@@ -79,12 +79,18 @@ def save_guidance(folder: Path, guidance: Guidance, spec: GuidanceSpec) -> None:
     seen; a fitted value and actor as they are.
     """
     check_place(folder)
-    saved = asdict(spec) | {
-        "terms": [[t.quantity, *(_plain(end) for end in (t.low, t.high))] for t in spec.terms],
-        "probes": {name: [round(r.r2, 4), _short(r.low), _short(r.high), r.unit] for name, r in spec.probes.items()},
-    }
-    lines = [f"{json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}" for key, value in saved.items()]
-    text = "{" + ",\n".join([f'"type": "guidance", "format": {FORMAT}', *lines]) + "}\n"
+    saved = (
+        {"format": FORMAT}
+        | asdict(spec)
+        | {
+            "terms": [[t.quantity, *(_plain(end) for end in (t.low, t.high))] for t in spec.terms],
+            "probes": {
+                name: [round(r.r2, 4), _short(r.low), _short(r.high), r.unit] for name, r in spec.probes.items()
+            },
+        }
+    )
+    lines = [f'"{k}": {json.dumps(v, ensure_ascii=False, separators=(",", ": "))}' for k, v in saved.items()]
+    text = "{" + ",\n".join(lines) + "}\n"
     low, span = _range(spec)
     probes, head = guidance.probes, guidance.head
     rows = (
@@ -130,8 +136,6 @@ def read_spec(path: Path) -> GuidanceSpec:
     file = path / SPEC
     try:
         saved = json.loads(file.read_text(encoding="utf-8"))
-        if not isinstance(saved, dict) or saved.pop("type", "") != "guidance":
-            raise UserError("its type is not guidance")
         check_format(file, saved.pop("format", 0))
         terms = [
             {"quantity": name, "low": -math.inf if low is None else low, "high": math.inf if high is None else high}

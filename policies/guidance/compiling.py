@@ -1,0 +1,194 @@
+"""Ways to say what an agent is to do instead of naming it: a moment to be at, examples, a function of the quantities.
+
+Each compiles into terms over named quantities, or into a linear head, from what the agent remembers.
+"""
+
+import math
+import re
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from policies.guidance.memory import Memory
+from policies.guidance.storage import Reading
+from policies.guidance.wishes import READABLE, read_yaml
+from worldmodel.errors import UserError, in_one_line
+from worldmodel.guidance import Guidance, Head, Probes, Term
+
+WELL_READ = 0.9
+"""The least R2 of a probe that says where a moment is."""
+MOTION = re.compile(r"(velocity|speed|_vel)(\[\d+\])?$")
+"""Names of quantities that say how it moves, not where it is."""
+NEAR, LEAST = 0.05, 0.02
+"""Shares of a quantity's range: how near a moment is near enough; the least half width of what examples agree on."""
+AGREED = 1 / 3
+"""Examples agree on a quantity whose spread among them is at most this share of its spread in the memory."""
+DETERMINED = 0.99
+"""A quantity whose R2 from others, linearly, is at least this much, says nothing beside them."""
+EXAMPLES = 4
+"""The least number of good examples."""
+LINE = re.compile(r"(\d+)\s*,\s*(\d+)\s*,\s*(good|bad)")
+
+
+def readings(probes: Probes, units: dict[str, str]) -> dict[str, Reading]:
+    """Return how each quantity is read, by name."""
+    r2, low, high = (each.tolist() for each in (probes.r2, probes.low, probes.high))
+    return {name: Reading(r2[i], low[i], high[i], units.get(name, "")) for i, name in enumerate(probes.names)}
+
+
+def moment(memory: Memory, episode: int, step: int, key: str) -> int:
+    """Return the row of a control step in the memory. Raises UserError, naming the setting `key`, if it is not there.
+
+    Steps at whose end nothing is known, such as the last ones of an episode, are not remembered.
+    """
+    here = memory.episode == episode
+    if bool((found := here & (memory.step == step)).any()):
+        return int(found.nonzero()[0])
+    there = f"{int(memory.episode.min())} to {int(memory.episode.max())}"
+    if bool(here.any()):
+        last = int(memory.step[here].max())
+        raise UserError(
+            f"{key}: step {step} of episode {episode}: it has steps {int(memory.step[here].min())} to {last}"
+        )
+    raise UserError(f"{key}: episode {episode}: remembered are episodes {there}")
+
+
+def near(z: Float[Tensor, " D"], probes: Probes, memory: Memory) -> tuple[Term, ...]:
+    """Return terms that hold near the moment of the latent: what probes read well there, and as few as say it all.
+
+    Quantities of motion are left out unless there are no others. Raises UserError if nothing is read well.
+    """
+    wide = probes.high > probes.low
+    well = [probes.names[i] for i in ((probes.r2 >= WELL_READ) & wide).nonzero()[:, 0].tolist()]
+    if not well:
+        raise UserError(f"goal=: no quantity is read well (R2 of {WELL_READ}); show=quantities prints the table")
+    names = independent(memory, [name for name in well if not MOTION.search(name)] or well)
+    chosen = probes.chosen(names)
+    half = NEAR * (chosen.high - chosen.low)
+    return _terms(names, chosen(z).clamp(chosen.low, chosen.high), half)
+
+
+def independent(memory: Memory, names: Sequence[str]) -> list[str]:
+    """Return those of the quantities, in order, that the ones before do not determine linearly."""
+    kept: list[str] = []
+    for name in names:
+        values = memory.quantities[:, [memory.names.index(each) for each in (*kept, name)]]
+        values = values[values.isfinite().all(1)].double()
+        values = values[:: len(values) // 2000 + 1]  # enough
+        values = values - values.mean(0)
+        x, y = values[:, :-1], values[:, -1:]
+        left = y - x @ torch.linalg.lstsq(x, y).solution if kept else y
+        if left.square().sum() > (1 - DETERMINED) * y.square().sum():
+            kept.append(name)
+    return kept
+
+
+def _terms(names: Sequence[str], middle: Float[Tensor, " T"], half: Float[Tensor, " T"]) -> tuple[Term, ...]:
+    """Return a term for each name, from `middle` - `half` to `middle` + `half`, to four digits of the latter."""
+    result = []
+    for name, at, width in zip(names, middle.tolist(), half.tolist(), strict=True):
+        digits = 3 - math.floor(math.log10(width))
+        result.append(Term(name, round(at - width, digits), round(at + width, digits)))
+    return tuple(result)
+
+
+def read_examples(examples: str, memory: Memory) -> tuple[Int[Tensor, " G"], Int[Tensor, " B"]]:
+    """Return the rows of the memory that are good and those that are bad.
+
+    `examples`: a CSV or YAML file of lines `episode, step, good` (or bad), or `success`, a quantity that is then 1 or
+    0. Raises UserError.
+    """
+    key = f"examples={examples}"
+    if examples == "success":
+        if "success" not in memory.names:
+            raise UserError(f"{key}: no such quantity was recorded; a file of lines `episode, step, good` (or bad)")
+        success = memory.quantities[:, memory.names.index("success")]
+        return (success > 0.5).nonzero()[:, 0], (success <= 0.5).nonzero()[:, 0]
+    rows: dict[str, list[int]] = {"good": [], "bad": []}
+    for at, line in enumerate(_lines(Path(examples))):
+        if found := LINE.fullmatch(line.strip().lower()):
+            place = f"{key}: line {at + 1}"
+            rows[found[3]].append(moment(memory, int(found[1]), int(found[2]), place))
+        elif at or re.search(r"\d", line):  # the first may be a heading
+            raise UserError(f"{key}: line {at + 1}, '{line.strip()}': episode, step, good or bad, e.g. 3, 120, good")
+    good, bad = (torch.tensor(rows[kind], dtype=torch.long) for kind in ("good", "bad"))
+    return good, bad
+
+
+def _lines(path: Path) -> Iterable[str]:
+    if path.suffix in (".yaml", ".yml"):
+        listed = read_yaml(path, "examples")
+        listed = listed if isinstance(listed, list) else [listed]
+        return [", ".join(map(str, each)) if isinstance(each, list) else str(each) for each in listed]
+    try:
+        return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"examples={path}: not readable ({error})") from error
+
+
+def alike(good: Int[Tensor, " G"], probes: Probes, memory: Memory) -> tuple[Term, ...]:
+    """Return terms of what the good moments have in common, against all that is remembered.
+
+    Of T quantities on which they agree, each is to lie within the mean ± 2 standard deviations / sqrt(T): a box within
+    the ellipsoid of the good ones. Raises UserError for too few, or if they agree on nothing.
+    """
+    if len(good) < EXAMPLES:
+        raise UserError(f"examples=: {len(good)} good ones; at least {EXAMPLES}")
+    values = memory.quantities
+    found: dict[str, tuple[float, float, float]] = {}
+    for i in ((probes.r2 >= READABLE) & (probes.high > probes.low)).nonzero()[:, 0].tolist():
+        seen, whole = values[good, i], values[:, i]
+        seen, whole = seen[seen.isfinite()], whole[whole.isfinite()]
+        if len(seen) >= EXAMPLES and (share := float(seen.std() / whole.std().clamp(min=1e-12))) < AGREED:
+            found[probes.names[i]] = share, float(seen.mean()), float(seen.std())
+    found.pop("success", None)
+    names = independent(memory, sorted(found, key=lambda name: found[name][0]))
+    if not names:
+        raise UserError(f"examples=: the {len(good)} good ones agree on no quantity that the latent holds")
+    chosen = probes.chosen(names)
+    middle, spread = (torch.tensor([found[name][k] for name in names]) for k in (1, 2))
+    return _terms(names, middle, torch.maximum(2 * spread / math.sqrt(len(names)), LEAST * (chosen.high - chosen.low)))
+
+
+def auc(guidance: Guidance, good: Float[Tensor, "G D"], bad: Float[Tensor, "B D"]) -> float | None:
+    """Return how often a good moment's reward is above a bad one's (ties count half); None without bad ones."""
+    if not len(bad):
+        return None
+    a, b = guidance.reward(good)[:, None], guidance.reward(bad)[None]
+    return float((a > b).float().mean() + (a == b).float().mean() / 2)
+
+
+def rewarding(function: Callable, memory: Memory, key: str) -> Head:
+    """Return a head that reads a reward from the latent: `function` of all quantities by name, each (N,), gives it.
+
+    It is scaled such that its 1 and 99 % quantiles become 0 and 1. Raises UserError, naming the setting `key`, if the
+    function fails or returns no (N,) numbers that vary, or if the latent does not hold it.
+    """
+    columns = {name: memory.quantities[:, i].clone() for i, name in enumerate(memory.names)}
+    try:
+        labels = torch.as_tensor(function(columns))
+    except KeyError as error:
+        raise UserError(f"{key}: no quantity {error}; there are {', '.join(memory.names)}") from error
+    except Exception as error:  # of whatever the function does
+        raise UserError(f"{key}: {type(error).__name__}: {in_one_line(error)}") from error
+    if labels.shape != (len(memory.episode),) or labels.is_complex():
+        raise UserError(f"{key}: returned {tuple(labels.shape)}; ({len(memory.episode)},), a reward for each moment")
+    labels = labels.float()
+    known = labels[labels.isfinite()].sort().values
+    low, high = (float(known[round(share * (len(known) - 1))]) if len(known) else 0.0 for share in (0.01, 0.99))
+    if not high > low:
+        raise UserError(f"{key}: the same reward at (almost) every moment that is remembered")
+    scaled = ((labels - low) / (high - low)).clamp(0, 1)
+    fitted = Probes.fit(("reward",), memory.remembered.z, scaled[:, None], memory.episode)
+    if not (r2 := float(fitted.r2[0])) >= READABLE:
+        raise UserError(f"{key}: the latent does not hold it (R2 {r2:.2f} on held-out episodes, at least {READABLE})")
+    return Head(fitted.weight[0], float(fitted.bias[0]), r2)
+
+
+def met(terms: Sequence[Term], memory: Memory) -> Bool[Tensor, " N"]:
+    """Return where in the memory every term holds, by the recorded values."""
+    held = [term.holds(memory.quantities[:, memory.names.index(term.quantity)]) for term in terms]
+    return torch.stack([torch.ones(len(memory.episode), dtype=torch.bool), *held]).all(0)
