@@ -49,7 +49,7 @@ class TaskEnv(gymnasium.Wrapper):
 
     Raises:
         ValueError: for unsupported spaces or a sense that the task lacks or that cannot be rendered; one line.
-        EnvironmentFault: from `reset` or `step`, for any exception of the environment, or a non-finite state or reward.
+        EnvironmentFault: for any exception of the environment, or a non-finite state or reward.
     """
 
     instruction: str | None = None
@@ -96,7 +96,7 @@ class TaskEnv(gymnasium.Wrapper):
         if self._senses.language:
             given = self._own_instruction if self.instruction is None else self.instruction
             self._given = check(given, LANGUAGE_KEY)
-        with self._faults(None):
+        with faults(self._where()):
             raw, info = self.env.reset(seed=seed, options=options)
             return self._observe(raw, None, 0.0), info
 
@@ -106,7 +106,7 @@ class TaskEnv(gymnasium.Wrapper):
         if not np.isfinite(action).all():
             raise ValueError(f"{self._where()}: the action is not finite: {action}")
         own, total = self._to_own(action), 0.0
-        with self._faults(action):
+        with faults(self._where(), action):
             for _ in range(self._task.repeat):
                 raw, reward, terminated, truncated, info = self.env.step(own)
                 total += float(reward)
@@ -115,11 +115,17 @@ class TaskEnv(gymnasium.Wrapper):
             observation = self._observe(raw, action, total)
         return observation, total, terminated, truncated or self._step == self._task.max_control_steps, info
 
+    def render(self):
+        """Return the environment's own picture."""
+        with faults(self._where()):
+            return super().render()
+
     def close(self) -> None:
         """Close the environment and free its OpenGL resources."""
         if self._cameras is not None:
             self._cameras.close()
-        super().close()
+        with faults(self._where()):
+            super().close()
 
     def state(self, raw: Any) -> np.ndarray:
         """Return the state (S,) float32 in an observation of Gymnasium's environment; overflow becomes infinite."""
@@ -143,23 +149,24 @@ class TaskEnv(gymnasium.Wrapper):
             observation |= self._cameras.frames(raw)
         return observation | ({LANGUAGE_KEY: self._given} if self._senses.language else {})
 
-    @contextmanager
-    def _faults(self, action: np.ndarray | None) -> Iterator[None]:
-        """Turn what the environment's own code raises into a fault, and say meanwhile that it runs."""
-        TaskEnv.running = self._where(), time.monotonic()
-        try:
-            yield
-        except (EnvironmentFault, UserError):
-            raise
-        except Exception as error:
-            place, what = traceback.extract_tb(error.__traceback__)[-1], " ".join(str(error).split())
-            line = f"{self._where()}: {type(error).__name__}: {what} ({Path(place.filename).name}, line {place.lineno})"
-            raise EnvironmentFault(line, None if action is None else np.array(action)) from error
-        finally:
-            TaskEnv.running = None
-
     def _where(self) -> str:
         return f"{self._task.label}, control step {self._step}"
+
+
+@contextmanager
+def faults(where: str, action: np.ndarray | None = None) -> Iterator[None]:
+    """Turn what an environment's own code raises into a fault, and say meanwhile that it runs."""
+    TaskEnv.running = where, time.monotonic()
+    try:
+        yield
+    except (EnvironmentFault, UserError):
+        raise
+    except Exception as error:
+        place, what = traceback.extract_tb(error.__traceback__)[-1], " ".join(str(error).split())
+        line = f"{where}: {type(error).__name__}: {what} ({Path(place.filename).name}, line {place.lineno})"
+        raise EnvironmentFault(line, None if action is None else np.array(action)) from error
+    finally:
+        TaskEnv.running = None
 
 
 class Reporting(gymnasium.Wrapper):

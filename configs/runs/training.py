@@ -16,11 +16,10 @@ from configs.runs.episodes import EvaluationEpisodes, side_by_side
 from configs.runs.parts import Parts
 from configs.runs.run_folder import Progress, RunFolder, leaves, point_last, resumption, write_summary
 from configs.runs.tracking import Callback, Trackers
-from configs.runs.watching import hanging, watched
 from configs.schema import DROP, TrainConfig
 from envs.make import make
 from envs.task_env import EnvironmentFault
-from envs.vector import EnvironmentLost
+from envs.vector import EnvironmentLost, hanging, watched
 from policies.agent import Agent
 from policies.storage.checkpoint import restore, save_checkpoint
 from policies.storage.folders import commit, versions
@@ -142,7 +141,7 @@ class Training:
         go_on = f"go on with: semagram-train {typed('resume', self.folder.path)}"
         self.parts.trainer.episodes.report = self._tell
         try:
-            with handled(self._ask), watched(go_on):
+            with handled(self._ask), watched(say, go_on):
                 try:
                     self._loop()
                     return self._finish()
@@ -161,11 +160,10 @@ class Training:
                 dropping = self.config.on_fault == DROP
                 how = f"{PATIENCE} episodes in a row had no step" if dropping else f"on_fault={DROP} goes on by itself"
                 raise Ended(f"{error}; {how}; {go_on}") from error
-            raise EnvironmentFault(
-                f"{error}; going on comes to the same point: take another seed=, or go on with another "
-                "evaluation.seed= or video=false",
-                *(error.action, error.observation, error.reward),
-            ) from error
+            how = "going on comes to the same point: take another seed=, or go on with another evaluation.seed="
+            if "drawing" in self.clock:
+                how = f"so there is no film; all the rest is in {self.folder.path}"
+            raise EnvironmentFault(f"{error}; {how}", error.action, error.observation, error.reward) from error
         finally:
             try:
                 if self.trackers:
