@@ -5,14 +5,14 @@ from collections.abc import Collection, Sequence
 from datetime import datetime
 from pathlib import Path
 
-from configs.arguments import explain, given, moved, named
+from configs.arguments import explain, given, moved, named, typed
 from configs.command import composed
 from configs.machine import check_threads
 from configs.runs.tracking import Callback, check_installed
 from configs.schema import TrainConfig, check_camera_keys
 from envs.settings import label
 from worldmodel import registry
-from worldmodel.errors import UserError
+from worldmodel.errors import OWN, UserError
 from worldmodel.strict import ConfigError, build
 
 AUTO = "auto"
@@ -79,7 +79,7 @@ def begin(
     """Train with the settings `keys` and write everything to `folder`, or to the run folder that `resume` names.
 
     `given`: the dotted keys that the user set. Mistakes are reported before the slow import of PyTorch. Returns the
-    summary. Raises ValueError, OSError.
+    summary. Raises ValueError, OSError, and what a part of the user's own raises, with a note (OWN) that names it.
     """
     began = time.perf_counter()
     if isinstance(keys["threads"], int):  # else `build` says what is wrong
@@ -94,8 +94,17 @@ def begin(
         config = build(TrainConfig, keys)
         check_camera_keys(config, given)
         check_installed(config.track)
+    from configs.runs.run_folder import RunFolder
     from configs.runs.training import Training
 
-    run = Training.begin(keys, folder, given, callback)
-    run.clock["starting"] = time.perf_counter() - began
-    return run.run()
+    try:
+        run = Training.begin(keys, folder, given, callback)
+        run.clock["starting"] = time.perf_counter() - began
+        return run.run()
+    except Exception as error:
+        if part := registry.blamed(error, callback=callback):
+            path = Path(keys["resume"] or folder)
+            go_on = f"go on from the last checkpoint with: semagram-train {typed('resume', path)}"
+            saved = RunFolder(path).used
+            error.add_note(f"{OWN}{part} raised this; {go_on if saved else 'nothing was saved yet: begin again'}")
+        raise
