@@ -10,7 +10,7 @@ from configs.command import composed
 from configs.machine import check_threads
 from configs.runs.tracking import Callback, check_installed
 from configs.schema import TrainConfig, check_camera_keys
-from envs.settings import label
+from envs.settings import folder_name, label
 from worldmodel import registry
 from worldmodel.errors import OWN, UserError
 from worldmodel.strict import ConfigError, build
@@ -42,7 +42,7 @@ def train(
             raise ConfigError("folder: with resume=auto, where the run is or will be, e.g. runs/mine")
         task = keys["task"]
         stamp = f"{datetime.now():%Y-%m-%d_%H-%M-%S}-seed{keys['seed']}"
-        folder = Path("runs", label(task["name"], task["id"], task["names"]), stamp)
+        folder = Path("runs", folder_name(label(task["name"], task["id"], task["names"])), stamp)
     registry.load(keys["plugins"])
     return begin(keys, Path(folder or keys["resume"]), named(arguments), callback)
 

@@ -16,7 +16,7 @@ from gymnasium.wrappers.utils import rescale_box
 from envs.instructions import CHARACTERS, LONGEST, check
 from envs.senses import Senses
 from envs.settings import TaskConfig
-from policies.settings import FAULT
+from policies.settings import FAULT, SUCCESS
 from worldmodel.errors import UserError
 from worldmodel.senses import LANGUAGE_KEY, STATE_KEY
 
@@ -45,7 +45,8 @@ class TaskEnv(gymnasium.Wrapper):
     The attribute `instruction`, if not None, replaces the task's own from the next reset on. `metadata` holds
     `episode_limit` (`envs.make.episode_limit`), `render_fps`, in control steps per second, and `unperceived`, the
     cameras in the environment's observation that are not among the senses. `running`: which environment of this process
-    is at work (task and control step), and since when (`time.monotonic`); None if none is.
+    is at work (task and control step), and since when (`time.monotonic`); None if none is. `info["success"]` counts as
+    `is_success`.
 
     Raises:
         ValueError: for unsupported spaces or a sense that the task lacks or that cannot be rendered; one line.
@@ -113,6 +114,8 @@ class TaskEnv(gymnasium.Wrapper):
                 if terminated or truncated:
                     break
             observation = self._observe(raw, action, total)
+            if SUCCESS not in info and "success" in info:
+                info = {**info, SUCCESS: bool(info["success"])}
         return observation, total, terminated, truncated or self._step == self._task.max_control_steps, info
 
     def render(self):
