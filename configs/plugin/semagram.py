@@ -41,7 +41,7 @@ from policies.training.episodes import observe
 from worldmodel.errors import UserError
 from worldmodel.losses import LossInputs
 from worldmodel.mppi import Plan, fit, mppi, rollout
-from worldmodel.observation import FrameHistory, Observation
+from worldmodel.observation import Observation
 from worldmodel.registry import load as register_all
 from worldmodel.registry import register
 from worldmodel.replay import Replay, sample_starts, sample_windows, window_at
@@ -115,10 +115,7 @@ class Agent:
 
     def plan(self, observation) -> Plan:
         """Return what it would do from here on, and expect; `observation` as for `act`, whose state does not change."""
-        if self.loaded.agent.planner is None:
-            raise ValueError("plan: this agent was loaded with planned=False")
-        seen = FrameHistory(self.model.config.vision.frame_lags).see(self._observed(observation)[0])
-        return self.loaded.agent.planner.plan(seen, None, torch.Generator().manual_seed(0))
+        return self.loaded.agent.preview(self._observed(observation)[0])
 
     def reset(self) -> None:
         """Forget the current plan and frames: a new episode begins."""
