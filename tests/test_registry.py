@@ -15,10 +15,12 @@ from configs.reporting import fail
 from configs.train import train
 from worldmodel import registry
 from worldmodel.errors import UserError
+from worldmodel.flops import update_gflop
+from worldmodel.learner import Learner
 from worldmodel.losses import METRICS
 from worldmodel.mppi import PlanFault, mppi, rollout
 from worldmodel.planner import Planner
-from worldmodel.settings import PlannerConfig
+from worldmodel.settings import LearningConfig, PlannerConfig
 
 EXAMPLES = Path(__file__).parents[1] / "docs/examples"
 PENDULUM = ("task=gym", "task.id=Pendulum-v1")
@@ -100,6 +102,15 @@ def test_a_score_is_added_to_each_imagined_reward(toys):
     after = model.step(root, plans[0, :, 0])[0]
     rewards = [planner.predict(root, plans[0, :, 0])[0] for planner in (plain, scored)]
     assert torch.allclose(rewards[1] - rewards[0], 2 * after[:, 0], atol=1e-6)
+
+
+def test_the_cost_of_an_update_includes_registered_losses(toys):
+    registry.register("loss", "product", lambda inputs: (inputs.latents @ inputs.latents.mT).mean())
+    plain = LearningConfig(batch_size=8, horizon=2)
+    learners = [Learner(toys.tiny_model(), 0.9, config) for config in (plain, replace(plain, losses={"product": 1.0}))]
+    cost = [update_gflop(learner) for learner in learners]
+    forward = 2 * 3 * 8 * 16 * 8 / 1e9  # of latents (3, 8, 16) with each other; backward, as much for either side
+    assert cost[1] - cost[0] == pytest.approx(3 * forward)
 
 
 @pytest.mark.parametrize("text", ["def (", "import nothing_of_the_name", "1 / 0", "import sys; sys.exit(3)"])

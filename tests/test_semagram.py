@@ -88,6 +88,21 @@ def test_a_tracker_that_is_not_installed_is_refused_before_anything_is_written(t
     assert not any(tmp_path.iterdir())
 
 
+def test_a_wrong_argument_is_one_line(run, tmp_path):
+    agent = semagram.load(run[0])
+    for wrong, line in (
+        (lambda: semagram.load(run[0], seed=-1), r"^load: seed=-1: a whole number from 0"),
+        (lambda: semagram.film(agent, tmp_path / "a.mp4", seed=-1), r"^film: seed=-1: a whole number from 0"),
+        (lambda: semagram.make_env("walker-walk", action_repeats=2), r"^task.action_repeats: no such key; did you"),
+        (lambda: semagram.make_env(agent.task, action_repeat=2), r"^make_env: action_repeat= goes with a task's name"),
+        (lambda: agent.act(np.zeros(3, complex)), r"^observation.state: complex numbers; real ones only"),
+        (lambda: agent.act(torch.zeros(3, dtype=torch.complex64)), r"^observation.state: complex numbers"),
+    ):
+        with pytest.raises(UserError, match=line) as caught:
+            wrong()
+        assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize("name", ["configs", "policies"])
 def test_a_folder_that_hides_ours_is_named(tmp_path, name):
     (tmp_path / name).mkdir()

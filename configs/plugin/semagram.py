@@ -46,6 +46,7 @@ from worldmodel.registry import load as register_all
 from worldmodel.registry import register
 from worldmodel.replay import Replay, sample_starts, sample_windows, window_at
 from worldmodel.senses import LANGUAGE_KEY, STATE_KEY, is_image
+from worldmodel.strict import build
 
 __all__ = [
     "Agent",
@@ -88,7 +89,6 @@ def evaluate(checkpoint: "str | Path", folder: str | Path, **keys) -> dict:
     from configs.runs.evaluation import Evaluation
     from configs.schema import EvaluateConfig
     from configs.train import composed_or_refused
-    from worldmodel.strict import build
 
     found = composed_or_refused("evaluate", _words(keys | {"checkpoint": str(checkpoint)}))
     register_all(found["plugins"])
@@ -129,6 +129,8 @@ class Agent:
         arrays: dict[str, Any] = {
             key: value if isinstance(value, str) else np.asarray(value) for key, value in values.items()
         }
+        if wrong := [key for key, value in arrays.items() if np.iscomplexobj(value)]:
+            raise UserError(f"{wrong[0]}: complex numbers; real ones only")
         single = all(np.ndim(arrays[key]) == dims[key] for key in senses if key in arrays)
         if single:
             arrays = {key: [value] if isinstance(value, str) else value[None] for key, value in arrays.items()}
@@ -146,8 +148,9 @@ def load(
     """Load the agent of a run folder's newest checkpoint, or of a checkpoint; it does not explore.
 
     `planned`: act with the planner, else with the policy alone. `plugins`: files or modules to import first, if it uses
-    registered parts. Raises ValueError, one line, for what is not there.
+    registered parts. Raises ValueError, one line, for what is not there or a seed below 0.
     """
+    _check_seed("load", seed)
     register_all([*plugins])
     return Agent(load_agent(path, seed, device, threads, planned))
 
@@ -155,22 +158,34 @@ def load(
 def make_env(
     task: str | TaskConfig, senses: tuple[str, ...] = ("state",), render: bool = False, **keys
 ) -> gymnasium.Env:
-    """Make an environment of a task by its name or Gymnasium id, with keys of `task.`; observations are dicts."""
+    """Make an environment of a task by its name or Gymnasium id, with keys of `task.`; observations are dicts.
+
+    Raises ValueError, one line, for a wrong key or value.
+    """
     if isinstance(task, str):
-        task = TaskConfig(task, **keys) if task in NAMES else TaskConfig("gym", task, **keys)
+        named = {"name": task} if task in NAMES else {"name": "gym", "id": task}
+        task = build(TaskConfig, named | keys, "task.")
+    elif keys:
+        raise UserError(f"make_env: {next(iter(keys))}= goes with a task's name, not with a TaskConfig")
     return make(task, render, senses=Senses(senses))
 
 
 def film(agent: Agent, path: str | Path = "rollout.mp4", seed: int = 0) -> bool:
     """Write a video (.mp4, or a short .gif) of an episode, its first plan beside it; return if it could be rendered.
 
-    Raises UserError for another ending, or a folder that is not there.
+    Raises UserError for another ending, a folder that is not there or a seed below 0.
     """
+    _check_seed("film", seed)
     if Path(path).suffix not in (".mp4", films.GIF) or not Path(path).parent.is_dir():
         raise UserError(f"film: {path}: a file ending in .mp4 or {films.GIF}, in a folder that is there")
     env = make(agent.task, True, senses=Senses.of(agent.model.senses))
     agent.reset()
     return films.film(Path(path), env, agent.task, agent.loaded.agent, say, seed)
+
+
+def _check_seed(where: str, seed: object) -> None:
+    if not isinstance(seed, int | np.integer) or not 0 <= seed < 2**32:
+        raise UserError(f"{where}: seed={seed}: a whole number from 0 to {2**32 - 1}")
 
 
 def _dotted(keys: Mapping[str, Any], place: str = ""):
