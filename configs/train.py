@@ -27,7 +27,8 @@ def train(
     """Train as `semagram-train` does with these `arguments`, each a `key=value`, and return the summary.
 
     `folder`: the new run's; by default runs/<task>/<time>-seed<seed>, or that of `resume=<run>`. `callback` is called
-    with each row of metrics.csv as it is written. The same errors as the command's are raised instead of printed:
+    with each row of metrics.csv as it is written; if it returns True, the run ends there, as at its last step, and can
+    be gone on with. The same errors as the command's are raised instead of printed:
     ConfigError for a wrong key or value, FolderError for a run that cannot be resumed. Ctrl-C saves a checkpoint and
     raises SystemExit.
     """

@@ -72,7 +72,8 @@ def train(
 
     The keys are those of the command, by their dotted names in `keys`, or as arguments with groups as dicts. `folder`:
     the new run's; by default runs/<task>/<time>-seed<seed>, unless `resume` names a run. `callback` is called with each
-    row of metrics.csv. Raises ValueError for a wrong key or value, OSError, SystemExit after a signal.
+    row of metrics.csv; if it returns True, training ends there. Raises ValueError for a wrong key or value, OSError,
+    SystemExit after a signal.
     """
     from configs.train import train as begin
 

@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
+
 from configs.arguments import typed
 from configs.reporting import SIGNALLED, Ended, progress_bar, say
 from configs.runs import parts as building
@@ -42,7 +44,8 @@ class Training:
     `lock`: a file descriptor that holds the run folder's lock while open. `seconds`: time spent training, without
     evaluations, summed over all resumptions. `evaluated`: environment steps at the last evaluation. `saved`:
     environment steps at the last checkpoint of this process, or -1. `signal`: the signal that asked the run to stop, or
-    0. `faults`: how often an environment was at fault. `commit`: the commit of the running code.
+    0. `faults`: how often an environment was at fault. `commit`: the commit of the running code. `enough`: whether the
+    callback has asked to end it.
     `clock`: seconds that this process has spent so far, by what on.
     """
 
@@ -59,6 +62,7 @@ class Training:
     commit: str = field(default_factory=commit)
     callback: Callback | None = None
     trackers: Trackers | None = None
+    enough: bool = False
     clock: dict[str, float] = field(default_factory=dict)
 
     @classmethod
@@ -207,7 +211,7 @@ class Training:
         trainer.learn()  # what a signal may have cut short
         self._heed()
         with progress_bar(config.steps, initial=trainer.env_steps) as bar:
-            while trainer.env_steps < config.steps:
+            while trainer.env_steps < config.steps and not self.enough:
                 now = trainer.env_steps
                 if _due(config.evaluation.every, self.evaluated, now):
                     self._evaluate(f"{now} steps")
@@ -247,7 +251,8 @@ class Training:
         times = {"seconds": self.seconds, "env_steps_per_second": pace, "plan_ms": _mean(trainer.agent.plan_ms)}
         self.folder.log_times(row | times)
         if self.callback:
-            self.callback(row | times)
+            said = self.callback(row | times)
+            self.enough |= isinstance(said, bool | np.bool_) and bool(said)
         if self.trackers:
             self.trackers.scalars(row | times, trainer.env_steps)
 
