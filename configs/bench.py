@@ -16,6 +16,7 @@ from configs.reporting import say
 from configs.schema import BenchConfig, TrainConfig, check_camera_keys
 from configs.sweep import last_line, own_configs, started
 from envs.benchmark import results, table
+from envs.settings import folder_name
 from policies.storage.folders import replace_file
 from worldmodel.strict import ConfigError, build
 
@@ -58,7 +59,7 @@ def _checked(config: BenchConfig, words: list[str], folder: Path) -> dict[Path, 
         checked = build(TrainConfig, composed("train", [*words, f"task={task}"]))
         build_parts(replace(checked, compile="false")).close()
         for seed in config.each_seed:
-            path = folder / f"{checked.task.label}-seed{seed}"
+            path = folder / f"{folder_name(checked.task.label)}-seed{seed}"
             found(asdict(replace(checked, seed=seed)), path)
             runs[path] = checked.task.label
     return runs

@@ -171,9 +171,9 @@ def register(words: Iterable[str] = ()) -> None:
     from hydra.core.config_store import ConfigStore
     from omegaconf import OmegaConf
 
-    from envs.settings import ARM_TASKS, NAMES, label
+    from envs.settings import ARM_TASKS, NAMES, folder_name, label
 
-    OmegaConf.register_new_resolver("semagram.label", label, replace=True)
+    OmegaConf.register_new_resolver("semagram.label", lambda *task: folder_name(label(*task)), replace=True)
     OmegaConf.register_new_resolver("semagram.process", os.getpid, replace=True)
     store = ConfigStore.instance()
     for name in () if "task" in store.repo else NAMES:

@@ -11,7 +11,7 @@ from typing import NoReturn
 
 from tqdm import tqdm
 
-from worldmodel.errors import MachineFault, UserError, in_one_line
+from worldmodel.errors import OWN, MachineFault, UserError, in_one_line
 
 TRACEBACK = "SEMAGRAM_TRACEBACK"
 """Environment variable: if set, any error that ends a command is shown with its traceback."""
@@ -53,6 +53,8 @@ def tell(result: dict) -> None:
 
 def fail(error: Exception) -> NoReturn:
     """End the program with one line about an error; raise it again if it is a bug, or TRACEBACK is set."""
+    if any(note.startswith(OWN) for note in getattr(error, "__notes__", ())):
+        raise error
     if os.environ.get(TRACEBACK) or (end := ending(error)) is None:
         raise error
     refuse(in_one_line(end), end.code)

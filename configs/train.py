@@ -6,15 +6,15 @@ from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 
-from configs.arguments import explain, given, moved, named
+from configs.arguments import explain, given, moved, named, typed
 from configs.command import composed
 from configs.machine import check_threads
 from configs.runs.tracking import Callback, check_installed
 from configs.schema import TrainConfig, check_camera_keys
-from envs.settings import label
+from envs.settings import folder_name, label
 from policies.settings import GuidanceKeys
 from worldmodel import registry
-from worldmodel.errors import UserError
+from worldmodel.errors import OWN, UserError
 from worldmodel.strict import ConfigError, build
 
 AUTO = "auto"
@@ -29,7 +29,8 @@ def train(
     """Train as `semagram-train` does with these `arguments`, each a `key=value`, and return the summary.
 
     `folder`: the new run's; by default runs/<task>/<time>-seed<seed>, or that of `resume=<run>`. `callback` is called
-    with each row of metrics.csv as it is written. The same errors as the command's are raised instead of printed:
+    with each row of metrics.csv as it is written; if it returns True, the run ends there, as at its last step, and can
+    be gone on with. The same errors as the command's are raised instead of printed:
     ConfigError for a wrong key or value, FolderError for a run that cannot be resumed. Ctrl-C saves a checkpoint and
     raises SystemExit.
     """
@@ -44,7 +45,7 @@ def train(
             raise ConfigError("folder: with resume=auto, where the run is or will be, e.g. runs/mine")
         task = keys["task"]
         stamp = f"{datetime.now():%Y-%m-%d_%H-%M-%S}-seed{keys['seed']}"
-        folder = Path("runs", label(task["name"], task["id"], task["names"]), stamp)
+        folder = Path("runs", folder_name(label(task["name"], task["id"], task["names"])), stamp)
     registry.load(keys["plugins"])
     return begin(keys, Path(folder or keys["resume"]), named(arguments), callback)
 
@@ -81,7 +82,7 @@ def begin(
     """Train with the settings `keys` and write everything to `folder`, or to the run folder that `resume` names.
 
     `given`: the dotted keys that the user set. Mistakes are reported before the slow import of PyTorch. Returns the
-    summary. Raises ValueError, OSError.
+    summary. Raises ValueError, OSError, and what a part of the user's own raises, with a note (OWN) that names it.
     """
     began = time.perf_counter()
     if isinstance(keys["threads"], int):  # else `build` says what is wrong
@@ -101,8 +102,17 @@ def begin(
         config = build(TrainConfig, keys)
         check_camera_keys(config, given)
         check_installed(config.track)
+    from configs.runs.run_folder import RunFolder
     from configs.runs.training import Training
 
-    run = Training.begin(keys, folder, given, callback)
-    run.clock["starting"] = time.perf_counter() - began
-    return run.run()
+    try:
+        run = Training.begin(keys, folder, given, callback)
+        run.clock["starting"] = time.perf_counter() - began
+        return run.run()
+    except Exception as error:
+        if part := registry.blamed(error, callback=callback):
+            path = Path(keys["resume"] or folder)
+            go_on = f"go on from the last checkpoint with: semagram-train {typed('resume', path)}"
+            saved = RunFolder(path).used
+            error.add_note(f"{OWN}{part} raised this; {go_on if saved else 'nothing was saved yet: begin again'}")
+        raise

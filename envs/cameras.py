@@ -19,6 +19,8 @@ from worldmodel.errors import UserError
 from worldmodel.senses import key
 
 CHANNELS = (1, 3)
+UNAVAILABLE = (gymnasium.error.Error, ImportError, RuntimeError, NotImplementedError)
+"""What an environment raises that cannot draw here."""
 SECOND = {"quadruped": 2}
 """Suite domains that, following Dreamer, are learned from pixels through a camera other than their first."""
 
@@ -69,9 +71,15 @@ def _rendered(env: gymnasium.Env) -> np.ndarray:
     if env.render_mode != "rgb_array":
         raise RenderingUnavailable(f"{name} draws nothing (it has no render mode rgb_array)")
     try:
-        return np.asarray(env.render())
-    except (gymnasium.error.Error, ImportError, RuntimeError, NotImplementedError) as error:
+        pixels = np.asarray(env.render())
+    except (*UNAVAILABLE, EnvironmentFault) as fault:
+        error = fault.__cause__ if isinstance(fault, EnvironmentFault) else fault
+        if not isinstance(error, UNAVAILABLE):
+            raise
         raise RenderingUnavailable(f"{name} draws nothing: {' '.join(str(error).split())}") from error
+    if pixels.ndim != 3 or pixels.dtype != np.uint8:
+        raise RenderingUnavailable(f"{name} draws nothing: its render() returned {pixels.dtype} {pixels.shape}")
+    return pixels
 
 
 def views(task: TaskConfig, env: gymnasium.Env) -> dict[str, View | None]:

@@ -14,7 +14,7 @@ from gymnasium.wrappers import TimeLimit
 from envs import suite
 from envs.senses import Senses
 from envs.settings import TaskConfig
-from envs.task_env import Reporting, TaskEnv
+from envs.task_env import Reporting, TaskEnv, faults
 from envs.vector import Processes
 from sim.variation import Variation
 from worldmodel import registry
@@ -52,6 +52,7 @@ def make(
     Raises:
         ValueError: for an unknown Gymnasium id, unsupported spaces, several tasks whose spaces differ, a variation of
             a task other than the arm's, or a sense that the task lacks or that cannot be rendered; one line.
+        EnvironmentFault: if it cannot be made.
     """
     registry.load(plugins)
     if report_faults:
@@ -60,10 +61,11 @@ def make(
         from envs.multi import Multi
 
         return Multi({part.name: make(part, render, variation, senses, drop) for part in task.parts})
-    own = _build(task, render or bool(senses.cameras), variation)
-    try:
+    with faults(f"{task.label}, being made"):
+        own = _build(task, render or bool(senses.cameras), variation)
         for name in task.wrappers:
             own = registry.find("wrapper", name)(own)
+    try:
         env = TaskEnv(own, task, senses)
         if not senses.cameras and not drop:
             return env

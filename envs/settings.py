@@ -169,7 +169,7 @@ class TaskConfig:
 
     @property
     def label(self) -> str:
-        """Name of the task for messages and folders: its name or names, or its Gymnasium id."""
+        """Name of the task for messages: its name or names, or its Gymnasium id."""
         return label(self.name, self.id, self.names)
 
     def keys(self) -> dict:
@@ -181,6 +181,11 @@ def label(name: object, gym_id: object, names: object) -> str:
     """Return the label of a task with these settings, which need not be valid."""
     several = "+".join(map(str, names)) if isinstance(names, Iterable) else names
     return str({"gym": gym_id, "multi": several}.get(str(name), name))
+
+
+def folder_name(task: str) -> str:
+    """Return a task's label as the name of a folder: without a colon, which has a meaning in paths."""
+    return task.replace(":", "-")
 
 
 def find(name: str, key: str = "task.name") -> None:

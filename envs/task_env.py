@@ -17,7 +17,7 @@ from envs.instructions import CHARACTERS, LONGEST, check
 from envs.quantities import Quantities
 from envs.senses import Senses
 from envs.settings import TaskConfig
-from policies.settings import FAULT, QUANTITIES
+from policies.settings import FAULT, QUANTITIES, SUCCESS
 from worldmodel.errors import UserError
 from worldmodel.senses import LANGUAGE_KEY, STATE_KEY
 
@@ -46,12 +46,12 @@ class TaskEnv(gymnasium.Wrapper):
     The attribute `instruction`, if not None, replaces the task's own from the next reset on. `metadata` holds
     `episode_limit` (`envs.make.episode_limit`), `render_fps`, in control steps per second, `unperceived`, the cameras
     in the environment's observation that are not among the senses, and `quantities`, the units of the named quantities
-    (`envs.quantities`), whose values are in every `info`. `running`: which environment of this process
-    is at work (task and control step), and since when (`time.monotonic`); None if none is.
+    (`envs.quantities`), whose values are in every `info`. `running`: which environment of this process is at work (task
+    and control step), and since when (`time.monotonic`); None if none is. `info["success"]` counts as `is_success`.
 
     Raises:
         ValueError: for unsupported spaces or a sense that the task lacks or that cannot be rendered; one line.
-        EnvironmentFault: from `reset` or `step`, for any exception of the environment, or a non-finite state or reward.
+        EnvironmentFault: for any exception of the environment, or a non-finite state or reward.
     """
 
     instruction: str | None = None
@@ -105,7 +105,7 @@ class TaskEnv(gymnasium.Wrapper):
         if self._senses.language:
             given = self._own_instruction if self.instruction is None else self.instruction
             self._given = check(given, LANGUAGE_KEY)
-        with self._faults(None):
+        with faults(self._where()):
             raw, info = self.env.reset(seed=seed, options=options)
             return self._observe(raw, None, 0.0), info | {QUANTITIES: self._quantities.read(self.state(raw))}
 
@@ -115,7 +115,7 @@ class TaskEnv(gymnasium.Wrapper):
         if not np.isfinite(action).all():
             raise ValueError(f"{self._where()}: the action is not finite: {action}")
         own, total, held = self._to_own(action), 0.0, 0
-        with self._faults(action):
+        with faults(self._where(), action):
             for _ in range(self._task.repeat):
                 held += 1
                 raw, reward, terminated, truncated, info = self.env.step(own)
@@ -126,14 +126,22 @@ class TaskEnv(gymnasium.Wrapper):
             told = self._quantities.read(self.state(raw))
             if self._judge is not None:
                 total = self._judge.own * total + held * self._judge.now(told)
+            if SUCCESS not in info and "success" in info:
+                info = {**info, SUCCESS: bool(info["success"])}
         info = info | {QUANTITIES: told}
         return observation, total, terminated, truncated or self._step == self._task.max_control_steps, info
+
+    def render(self):
+        """Return the environment's own picture."""
+        with faults(self._where()):
+            return super().render()
 
     def close(self) -> None:
         """Close the environment and free its OpenGL resources."""
         if self._cameras is not None:
             self._cameras.close()
-        super().close()
+        with faults(self._where()):
+            super().close()
 
     def state(self, raw: Any) -> np.ndarray:
         """Return the state (S,) float32 in an observation of Gymnasium's environment; overflow becomes infinite."""
@@ -157,23 +165,24 @@ class TaskEnv(gymnasium.Wrapper):
             observation |= self._cameras.frames(raw)
         return observation | ({LANGUAGE_KEY: self._given} if self._senses.language else {})
 
-    @contextmanager
-    def _faults(self, action: np.ndarray | None) -> Iterator[None]:
-        """Turn what the environment's own code raises into a fault, and say meanwhile that it runs."""
-        TaskEnv.running = self._where(), time.monotonic()
-        try:
-            yield
-        except (EnvironmentFault, UserError):
-            raise
-        except Exception as error:
-            place, what = traceback.extract_tb(error.__traceback__)[-1], " ".join(str(error).split())
-            line = f"{self._where()}: {type(error).__name__}: {what} ({Path(place.filename).name}, line {place.lineno})"
-            raise EnvironmentFault(line, None if action is None else np.array(action)) from error
-        finally:
-            TaskEnv.running = None
-
     def _where(self) -> str:
         return f"{self._task.label}, control step {self._step}"
+
+
+@contextmanager
+def faults(where: str, action: np.ndarray | None = None) -> Iterator[None]:
+    """Turn what an environment's own code raises into a fault, and say meanwhile that it runs."""
+    TaskEnv.running = where, time.monotonic()
+    try:
+        yield
+    except (EnvironmentFault, UserError):
+        raise
+    except Exception as error:
+        place, what = traceback.extract_tb(error.__traceback__)[-1], " ".join(str(error).split())
+        line = f"{where}: {type(error).__name__}: {what} ({Path(place.filename).name}, line {place.lineno})"
+        raise EnvironmentFault(line, None if action is None else np.array(action)) from error
+    finally:
+        TaskEnv.running = None
 
 
 class Reporting(gymnasium.Wrapper):

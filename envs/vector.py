@@ -1,25 +1,30 @@
-"""Environments in one process each; the processes end with the one that started them."""
+"""Environments in one process each, which end with the one that started them; and those that hang."""
 
 import ctypes
 import os
 import signal
 import sys
+import threading
+import time
 import warnings
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import connection, parent_process, util
 from multiprocessing.process import BaseProcess
+from select import select
 
 import gymnasium
 from gymnasium.vector.async_vector_env import AsyncState, _async_worker
 
-from envs.task_env import EnvironmentFault
+from envs.task_env import EnvironmentFault, TaskEnv
 from worldmodel.errors import MachineFault, warning_line
 
 PR_SET_PDEATHSIG = 1
 WARN_S, LOST_S = 60.0, 300.0
 """Seconds for which an environment may be at work on a step before that is told, and before it is given up."""
+POLL_S = 0.5
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -49,7 +54,7 @@ class Started:
     def __call__(self) -> gymnasium.Env:
         """Make the environment."""
         if os.getpid() != self.parent:
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            for number in SIGNALS:
                 signal.signal(number, signal.SIG_IGN)
             follow(self.parent, signal.SIGKILL)
         return self.make()
@@ -164,3 +169,50 @@ def _loss(processes: Sequence[BaseProcess]) -> str:
             why = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
             return f"the process of an environment ({process.pid}) {why}"
     return "an environment's process does not answer"
+
+
+def hanging() -> str:
+    """Return which environment of this process (task, control step) has been at work for more than WARN_S, or ""."""
+    place, since = TaskEnv.running or ("", time.monotonic())
+    return place if time.monotonic() - since > WARN_S else ""
+
+
+@contextmanager
+def watched(say: Callable[[str], None], rest: str) -> Iterator[None]:
+    """Inside the block, `say` if an environment of this process hangs; the first signal then ends the program at once.
+
+    `rest`: what is to be said then. From a thread: a signal's handler must wait for the main one, which may never come
+    back from the environment. Outside the main thread, which alone hears signals, nothing is watched.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    before = signal.set_wakeup_fd(writer)
+    thread = threading.Thread(target=_watch, args=(reader, say, rest), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        os.close(writer)
+        thread.join()
+        os.close(reader)
+
+
+def _watch(reader: int, say: Callable[[str], None], rest: str) -> None:
+    number, warned = 0, None
+    while True:
+        if select([reader], [], [], POLL_S)[0]:
+            if not (received := os.read(reader, 1)):
+                return
+            number = received[0] if received[0] in SIGNALS else number
+        if not (place := hanging()):
+            continue
+        if warned != place:
+            warned = place
+            say(f"{place}: hangs, no answer for {WARN_S:.0f} s; Ctrl-C or another signal ends the program at once")
+        if number:
+            say(f"stopped by {signal.Signals(number).name} in a step that hangs; {rest}")
+            os._exit(128 + number)

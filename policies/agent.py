@@ -1,5 +1,6 @@
 """The acting agent: maps observations to actions, one token at a time."""
 
+import copy
 import math
 import time
 from collections import deque
@@ -221,6 +222,39 @@ class Agent:
         return torch.erf(normal / math.sqrt(2))
 
     @torch.no_grad()
+    def preview(self, observation: Observation) -> Plan:
+        """Return the plan of the decision that it would make now, which it neither makes nor remembers.
+
+        `observation`: as for `act`. Where the current token has not ended, as if it ended here. Raises ValueError
+        without a planner, and PlanFault as `Planner.plan`.
+        """
+        if self.planner is None:
+            raise UserError("plan: this agent acts by its policy alone (planned=False)")
+        other = copy.copy(self)  # the tensors are shared, and only replaced
+        if len(self.at) != len(observation):
+            other._open(len(observation))
+        elif bool((running := other.at < other.until).any()):
+            rows = torch.arange(len(running))  # a curve is halfway between the last action and the next
+            near = [self.actions[rows, at.clamp(0, self.most - 1)] for at in (self.at - 1, self.at)]
+            now = torch.stack(near).mean(0)[:, : self.model.shared]
+            other.reached = torch.where(running[:, None], now, self.reached)
+            other.warm_start = self.warm_start and self.warm_start.where(~running, None)
+        other.generator = torch.Generator().set_state(self.generator.get_state())
+        return other._plan(self.planner, copy.deepcopy(self.frames).see(observation))
+
+    def _recognised(self, observation: Observation) -> Observation:
+        """Replace an instruction by the one of the training that it is closest to."""
+        if self.sentences is None:
+            return observation
+        known = recognised(observation.values[LANGUAGE_KEY], self.sentences)
+        return observation.with_values({LANGUAGE_KEY: known})
+
+    def _plan(self, planner: Planner, observation: Observation, deadline: float | None = None) -> Plan:
+        """Plan from where the current curves end, with cameras' frames stacked."""
+        seen = self._recognised(observation)
+        return planner.plan(seen, self.warm_start, self.generator, deadline, self.reached, wide=self.wide)
+
+    @torch.no_grad()
     def decide(
         self, observation: Observation, due: Bool[Tensor, " B"] | None = None, deadline: float | None = None
     ) -> Decision:
@@ -231,22 +265,17 @@ class Agent:
         """
         count = len(observation)
         due = torch.ones(count, dtype=torch.bool) if due is None else due
-        if self.sentences is not None:
-            known = recognised(observation.values[LANGUAGE_KEY], self.sentences)
-            observation = observation.with_values({LANGUAGE_KEY: known})
         if len(self.at) != count:
             self._open(count)
         one_token = min(self.most, self.curve.length)
         if self.planner is None:
-            z = self.model.encode(self.model.preprocess(observation))
+            z = self.model.encode(self.model.preprocess(self._recognised(observation)))
             tokens, _ = self.model.greedy_token(z, self.reached.to(self.model.device))
             whole = followed = tokens.cpu().unsqueeze(0)
             until, by_policy = torch.full((count,), one_token), torch.ones_like(due)
         else:
             began = time.perf_counter()
-            plan = self.planner.plan(
-                observation, self.warm_start, self.generator, deadline, self.reached, wide=self.wide
-            )
+            plan = self._plan(self.planner, observation, deadline)
             self.plan_ms.append(1000 * (time.perf_counter() - began))
             self.plan, self.std = plan, float(plan.std[0].mean())
             self.totals.model_calls += plan.model_calls * int(due.sum())

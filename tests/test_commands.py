@@ -274,6 +274,34 @@ def test_a_token_a_variation_and_an_environment_by_name_are_those_of_their_keys(
         assert build(Variation, composed("train", [f"randomise={name}"])["randomise"]) == PRESETS[name]
 
 
+def test_an_environment_of_a_package_has_a_folder_without_a_colon_and_its_success_counts(
+    toys, command, tmp_path, monkeypatch
+):
+    (tmp_path / "mine.py").write_text(MINE)
+    monkeypatch.syspath_prepend(tmp_path)
+    _, out, _ = command("train", *toys.tiny_keys, "task=mine:Mine-v0", "steps=40", "seed_steps=30")
+    made = json.loads(out)
+    assert made["task"] == "mine:Mine-v0" and made["run"].startswith(f"{tmp_path}/runs/mine-Mine-v0/")
+    assert made["success_rate"] == made["policy_success_rate"] == 1
+    rows = (Path(made["run"]) / "metrics.csv").read_text().splitlines()
+    assert [dict(zip(rows[0].split(","), row.split(","), strict=True))["episode_success"] for row in rows[1:3]] == [
+        "1"
+    ] * 2
+
+
+MINE = """
+import gymnasium
+from gymnasium.envs.classic_control import PendulumEnv
+
+class Mine(PendulumEnv):
+    def step(self, action):
+        *rest, _ = super().step(action)
+        return *rest, {"success": True}
+
+gymnasium.register("Mine-v0", Mine, max_episode_steps=20)
+"""
+
+
 def test_a_recipe_of_ones_own_is_found(command, tmp_path):
     (tmp_path / "my" / "recipe").mkdir(parents=True)
     text = "# @package _global_\ndefaults:\n  - override /task: walker-run\nsteps: 77\n"

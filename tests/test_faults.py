@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from typing import ClassVar
 
 import gymnasium
 import numpy as np
@@ -20,6 +21,7 @@ from envs.settings import TaskConfig
 from policies.training.episodes import episode_seed
 
 BAD = {episode_seed(1, 0, env, episode) for env in range(2) for episode in (2, 3, 5)}
+JUDGED, FILMED = ({episode_seed(seed, stream, 0, 0) for seed in (0, 100, 1000)} for stream in (1, 2))
 LIMIT = 12
 
 
@@ -28,14 +30,19 @@ class Frail(gymnasium.Env):
 
     action_space = spaces.Box(-1, 1, (1,), np.float32)
     observation_space = spaces.Dict({"at": spaces.Box(-9, 9, (2,)), "eye": spaces.Box(0, 255, (16, 16, 3), np.uint8)})
-    mended = False
+    metadata: ClassVar = {"render_modes": ["rgb_array"]}
+    mended, made = False, 0
 
-    def __init__(self, kind="none"):
-        self.kind = kind
+    def __init__(self, kind="none", render_mode=None):
+        self.kind, self.render_mode = kind, render_mode
+        Frail.made += 1
+        if kind == "second" and Frail.made > 1:
+            raise KeyError("port")
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
-        self.bad, self.place, self.clock = seed in BAD, self.np_random.uniform(-1, 1), 0
+        bad = {"judged": JUDGED, "hang-judged": JUDGED, "filmed": FILMED}.get(self.kind, BAD)
+        self.bad, self.place, self.clock = seed in bad, self.np_random.uniform(-1, 1), 0
         if self.bad and self.kind == "reset":
             raise ConnectionError("the server is gone")
         return self.see(), {}
@@ -47,13 +54,18 @@ class Frail(gymnasium.Env):
             raise OSError("no\nserver")
         reward = 1 - abs(self.place)
         if self.bad and self.clock == 5:
-            if self.kind == "raise":
+            if self.kind in ("raise", "judged", "filmed"):
                 raise KeyError("wheel")
-            if self.kind == "hang":
+            if self.kind.startswith("hang"):
                 hashlib.pbkdf2_hmac("sha256", b"", b"", 10**8)  # never back in Python, where signals are handled
             self.place = np.nan if self.kind == "unknown" else self.place
             reward = 1e300 if self.kind == "vast" else reward
         return self.see(), reward, False, False, {}
+
+    def render(self):
+        if self.kind == "drawn":
+            raise KeyError("canvas")
+        return "a picture" if self.kind == "text" else np.zeros((20, 30, 3), np.uint8)
 
     def see(self):
         at = np.array([self.place, self.clock / 10], np.float32)
@@ -127,13 +139,57 @@ def test_a_camera_that_is_not_perceived_is_told_once(keys, tmp_path, capfd):
     assert "perceived" not in capfd.readouterr().err
 
 
-HANGS = "import envs.vector; envs.vector.WARN_S = 0.5; from configs.commands import train; train()"
+AT_END = {
+    "judged": (False, "Frail-v0, control step 5: KeyError: 'wheel' (test_faults.py, line "),
+    "second": (False, "Frail-v0, being made: KeyError: 'port' (test_faults.py, line "),
+    "filmed": (True, "Frail-v0, control step 5: KeyError: 'wheel' (test_faults.py, line "),
+    "drawn": (True, "Frail-v0, control step 0: KeyError: 'canvas' (test_faults.py, line "),
+}
+
+
+@pytest.mark.parametrize("kind", AT_END)
+def test_a_fault_in_an_evaluation_or_a_film_is_one_line_and_keeps_what_was_finished(
+    keys, command, tmp_path, monkeypatch, kind
+):
+    filmed, line = AT_END[kind]
+    own = [f"plugins=['{__file__}']", f"video={str(filmed).lower()}"]
+    for words in (
+        ["train", *keys, f"+task.kwargs.kind={kind}", *own, "hydra.run.dir=run"],
+        ["train", "resume=run", *own, "steps=50"],
+        ["evaluate", "checkpoint=run", "episodes=1", *own, "hydra.run.dir=eval"],
+    ):
+        monkeypatch.setattr(Frail, "made", int(words[0] == "evaluate"))
+        code, out, said = command(*words)
+        assert (code, out) == (2, "") and said.splitlines()[-1].startswith(f"semagram: {line}")
+        assert "Traceback" not in said
+    assert sorted(path.name for path in (tmp_path / "run/checkpoints").iterdir()) == ["000000048", "000000050", "last"]
+    assert [(tmp_path / place / "summary.json").exists() for place in ("run", "eval")] == [filmed, filmed]
+    assert not [*tmp_path.rglob("*rollout*")]
+
+
+def test_what_a_render_returns_that_is_no_picture_is_told(keys, command):
+    code, _, said = command("train", *keys, "+task.kwargs.kind=text", "video=true")
+    assert code == 0 and "no video: Frail-v0 draws nothing: its render() returned" in said
+
+
+HANGS = "import envs.vector; envs.vector.WARN_S = 0.5; from configs.commands import {0}; {0}()"
+
+
+def test_an_evaluation_that_hangs_is_told_and_ended_by_the_first_signal(keys, tmp_path):
+    begun([*keys, "+task.kwargs.kind=hang-judged", "evaluation.seed=7"], tmp_path / "run").run()
+    words = [sys.executable, "-c", HANGS.format("evaluate"), "checkpoint=run", "episodes=1", f"plugins=['{__file__}']"]
+    with subprocess.Popen(words, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
+        told = next(line for line in process.stderr if "hangs, " in line)
+        process.send_signal(signal.SIGINT)
+        rest = process.communicate()[1]
+    assert told.startswith("Frail-v0, control step 5: hangs, no answer for ")
+    assert process.returncode == 128 + signal.SIGINT and "stopped by SIGINT in a step that hangs" in rest
 
 
 def test_an_environment_of_this_process_that_hangs_is_told_and_ended_by_the_first_signal(keys, tmp_path):
-    words = [sys.executable, "-c", HANGS, *keys, "+task.kwargs.kind=hang", "hydra.run.dir=run"]
+    words = [sys.executable, "-c", HANGS.format("train"), *keys, "+task.kwargs.kind=hang", "hydra.run.dir=run"]
     with subprocess.Popen(words, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
-        told = next(line for line in process.stderr if "hangs" in line)
+        told = next(line for line in process.stderr if "hangs, " in line)
         sent = time.monotonic()
         process.send_signal(signal.SIGTERM)
         rest = process.communicate()[1]

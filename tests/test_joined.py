@@ -8,13 +8,14 @@ import torch
 from policies.agent import Agent
 from policies.planner_link.messages import Begin, Question
 from policies.planner_link.service import PlannerService
+from policies.text_encoder import WORDS
 from policies.tokens.curves import Curve
 from worldmodel.layers import twohot_mean
 from worldmodel.losses import UpdateNoise, losses, targets
 from worldmodel.mppi import WarmStart, rollout
 from worldmodel.observation import Observation
 from worldmodel.planner import Planner, join, search_in
-from worldmodel.senses import STATE_KEY
+from worldmodel.senses import LANGUAGE_KEY, STATE_KEY
 from worldmodel.settings import LearningConfig, PlannerConfig, TokenConfig
 from worldmodel.td_check import TDCheck
 
@@ -62,6 +63,23 @@ def test_every_plan_begins_at_the_last_action_and_goes_on_where_it_was(model, re
     assert joined(search_in(model, 0.9).propose(join(plan.latent, start), torch.randn(3, 5, 4, 6)), start)
     from_rest = planner.plan(seen(5), memory, torch.Generator().manual_seed(0))
     assert joined(from_rest.tokens, torch.zeros(5, 2))
+
+
+@pytest.mark.parametrize("sentences", [(), ("stand up", "walk forward")])
+def test_a_preview_is_the_next_decision_from_where_the_curve_is_now_and_changes_nothing(toys, sentences):
+    senses = {STATE_KEY: (3,)} | ({LANGUAGE_KEY: (WORDS.size,)} if sentences else {})
+    line = TokenConfig(4, 2, 1, joined=True)
+    model, start = toys.tiny_model(senses, 4, token=line), torch.zeros(2, 2)
+    agent = Agent.acting(model, CONFIG, 0.9, sentences, torch.Generator().manual_seed(0))
+    for step in range(10):
+        now = seen(2, seed=step)
+        if sentences:
+            now = Observation.of(senses, {**now.values, LANGUAGE_KEY: WORDS.encode(["please walk on", "up"])})
+        plan = agent.preview(now)
+        assert torch.allclose(plan.tokens[0, :, :2], start, atol=1e-6)
+        agent.act(now)
+        assert bool(agent.planned.all()) == (step % 4 == 0) == torch.equal(plan.tokens, agent.plan.tokens)
+        start = agent.curve.at(agent.decision.tokens, step % 4 + 1)
 
 
 @pytest.mark.parametrize("planned", [False, True])

@@ -1,6 +1,7 @@
 """Laws of what a user adds by name: each example of the pages runs as it stands; nothing else becomes code."""
 
 import csv
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -10,13 +11,16 @@ import pytest
 import semagram
 import torch
 
+from configs.reporting import fail
 from configs.train import train
 from worldmodel import registry
 from worldmodel.errors import UserError
+from worldmodel.flops import update_gflop
+from worldmodel.learner import Learner
 from worldmodel.losses import METRICS
 from worldmodel.mppi import PlanFault, mppi, rollout
 from worldmodel.planner import Planner
-from worldmodel.settings import PlannerConfig
+from worldmodel.settings import LearningConfig, PlannerConfig
 
 EXAMPLES = Path(__file__).parents[1] / "docs/examples"
 PENDULUM = ("task=gym", "task.id=Pendulum-v1")
@@ -100,6 +104,15 @@ def test_a_score_is_added_to_each_imagined_reward(toys):
     assert torch.allclose(rewards[1] - rewards[0], 2 * after[:, 0], atol=1e-6)
 
 
+def test_the_cost_of_an_update_includes_registered_losses(toys):
+    registry.register("loss", "product", lambda inputs: (inputs.latents @ inputs.latents.mT).mean())
+    plain = LearningConfig(batch_size=8, horizon=2)
+    learners = [Learner(toys.tiny_model(), 0.9, config) for config in (plain, replace(plain, losses={"product": 1.0}))]
+    cost = [update_gflop(learner) for learner in learners]
+    forward = 2 * 3 * 8 * 16 * 8 / 1e9  # of latents (3, 8, 16) with each other; backward, as much for either side
+    assert cost[1] - cost[0] == pytest.approx(3 * forward)
+
+
 @pytest.mark.parametrize("text", ["def (", "import nothing_of_the_name", "1 / 0", "import sys; sys.exit(3)"])
 def test_a_module_that_cannot_be_imported_is_one_line_with_its_place_and_can_be_mended(tmp_path, text):
     file = tmp_path / "mine.py"
@@ -131,3 +144,91 @@ def test_a_plan_of_ones_own_is_checked_and_its_model_steps_are_counted(toys, mad
     registry.register("planner", "own", lambda *a: made(mppi(*a)))
     with pytest.raises((UserError, PlanFault), match=error):
         Planner(model, 0.9, config).plan(model.blank(2), None, torch.Generator().manual_seed(0))
+
+
+FRAIL = """
+from semagram import *
+from torch import nn
+
+left = {}
+
+def spend(kind):
+    left[kind] = left.get(kind, 10**9) - 1
+    if not left[kind]:
+        raise KeyError("mine")
+
+@register("loss", "frail")
+def loss(inputs):
+    spend("loss")
+    return inputs.latents.mean()
+
+@register("planner", "frail")
+def planner(*given):
+    spend("planner")
+    return mppi(*given)
+
+@register("sampler", "frail")
+def sampler(*given):
+    spend("sampler")
+    return sample_windows(*given)
+
+@register("noise", "frail")
+class Draws(Noise):
+    def __init__(self, generator):
+        super().__init__("mixed", generator)
+
+    def draw(self, *given, **more):
+        spend("noise")
+        return super().draw(*given, **more)
+
+def callback(row):
+    spend("callback")
+"""
+NET = """
+from semagram import register
+from torch import nn
+import sys
+
+class Net(nn.Linear):
+    def forward(self, x):
+        next(m for name, m in sys.modules.items() if "plugin_frail" in name).spend("encoder")
+        return super().forward(x)
+
+@register("encoder", "frail")
+def encoder(key, shape, config, dtype):
+    return Net(shape[0], config.width)
+"""
+
+
+@pytest.fixture(scope="module")
+def frail(toys, tmp_path_factory):
+    """The keys of a run whose parts are all its user's, their module, and the metrics of the whole run."""
+    home = tmp_path_factory.mktemp("frail")
+    for name, text in (("frail", FRAIL), ("net", NET)):
+        (home / f"{name}.py").write_text(text)
+    keys = [*toys.tiny_keys, *PENDULUM, *SHORT, f"plugins=[{home}/frail.py,{home}/net.py]", "evaluation.every=80"]
+    keys += [f"{key}=frail" for key in ("planner.algorithm", "model.encoder", "noise", "replay.sampler")]
+    train([*keys, "learning.losses={frail: 0.1}"], home / "whole")
+    module = next(module for name, module in sys.modules.items() if "plugin_frail" in name)
+    return [*keys, "learning.losses={frail: 0.1}"], module, (home / "whole/metrics.csv").read_bytes()
+
+
+N_TH = {"loss": 18, "noise": 70, "encoder": 80, "callback": 3}
+"""The call of each part at which a run of 120 steps has a checkpoint, at 60."""
+
+
+@pytest.mark.parametrize("kind", N_TH)
+def test_a_part_that_raises_is_named_last_and_the_run_goes_on_once_it_is_mended(frail, tmp_path, kind):
+    keys, module, metrics = frail
+    named = {kind: f"{kind} frail", "callback": "callback"}[kind]
+    for after, rest in (1, "nothing was saved yet"), (N_TH[kind], f"go on .* semagram-train resume={tmp_path}/run$"):
+        module.left[kind] = after
+        with pytest.raises(KeyError, match="mine") as caught:
+            train(keys, tmp_path / "run", module.callback)
+        assert re.search(f"^semagram: your {named} raised this; {rest}", caught.value.__notes__[-1])
+        with pytest.raises(KeyError):
+            fail(caught.value)
+    module.left.clear()
+    train([f"resume={tmp_path}/run"], callback=module.callback)
+    assert (tmp_path / "run/metrics.csv").read_bytes() == metrics
+    assert not [*(tmp_path / "run").rglob(".*")]

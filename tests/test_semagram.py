@@ -3,6 +3,7 @@
 import csv
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -81,11 +82,66 @@ def test_a_tracker_that_fails_is_dropped_in_a_line_and_the_run_goes_on(tmp_path,
     assert len(lines) == 1 and lines[0].startswith("track=[wandb]: the run goes on without it")
 
 
+class Recorder:
+    """Stands in for the library of a tracker, whose runs are known by their ids."""
+
+    Settings = staticmethod(lambda **keys: None)
+
+    def __init__(self):
+        self.rows = {}
+
+    def init(self, id="", name="", **keys):
+        rows = self.rows.setdefault(id or name, [])
+        return SimpleNamespace(log=rows.append, finish=lambda: None, define_metric=lambda *a, **k: None)
+
+
+@pytest.mark.parametrize("tracker", ["wandb", "trackio"])
+def test_a_tracker_gets_each_row_once_however_often_the_run_is_cut_off_and_a_callback_ends_it(
+    toys, tmp_path, monkeypatch, tracker
+):
+    library, folder, seen = Recorder(), tmp_path / "run", []
+    monkeypatch.setattr("configs.runs.tracking.import_module", lambda name: library)
+    monkeypatch.setattr("configs.runs.tracking.find_spec", lambda name: name)
+    keys = [*toys.tiny_keys, *(f"{k}={v}" for k, v in PENDULUM.items()), "seed_steps=30", "evaluation.every=0"]
+    keys += ["steps=200", "checkpoint.every=50", f"track=[{tracker}]"]
+
+    def cut(row):
+        seen.append(row)
+        if row["env_steps"] == until:
+            raise KeyError
+
+    for until, words in (140, keys), (120, [f"resume={folder}"]), (160, [f"resume={folder}"]):  # noqa: B007  `cut` reads it
+        with pytest.raises(KeyError):
+            train(words, None if words[0].startswith("resume") else folder, cut)
+    ended = train([f"resume={folder}"], callback=lambda row: np.bool_(row["env_steps"] >= 180))
+    assert ended["env_steps"] == 180 and (folder / "checkpoints/000000180").exists()
+    until = -1
+    assert train([f"resume={folder}"], callback=cut)["env_steps"] == 200
+    (rows,) = library.rows.values()
+    steps = [row["env_steps"] for row in rows]
+    assert steps == [*range(20, 181, 20), 180, 200, 200] and sum("eval_return" in row for row in rows) == 2
+
+
 def test_a_tracker_that_is_not_installed_is_refused_before_anything_is_written(tmp_path, monkeypatch):
     monkeypatch.setattr("configs.runs.tracking.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"track=\[trackio\]: pip install 'semagram\[trackio\]'"):
         semagram.train(task="walker-walk", steps=10, track=["trackio"], folder=tmp_path / "run")
     assert not any(tmp_path.iterdir())
+
+
+def test_a_wrong_argument_is_one_line(run, tmp_path):
+    agent = semagram.load(run[0])
+    for wrong, line in (
+        (lambda: semagram.load(run[0], seed=-1), r"^load: seed=-1: a whole number from 0"),
+        (lambda: semagram.film(agent, tmp_path / "a.mp4", seed=-1), r"^film: seed=-1: a whole number from 0"),
+        (lambda: semagram.make_env("walker-walk", action_repeats=2), r"^task.action_repeats: no such key; did you"),
+        (lambda: semagram.make_env(agent.task, action_repeat=2), r"^make_env: action_repeat= goes with a task's name"),
+        (lambda: agent.act(np.zeros(3, complex)), r"^observation.state: complex numbers; real ones only"),
+        (lambda: agent.act(torch.zeros(3, dtype=torch.complex64)), r"^observation.state: complex numbers"),
+    ):
+        with pytest.raises(UserError, match=line) as caught:
+            wrong()
+        assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["configs", "policies"])

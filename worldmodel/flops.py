@@ -40,7 +40,7 @@ def gflop(work: Callable[[], object]) -> float:
 
 
 def update_gflop(learner: Learner) -> float:
-    """Count the GFLOP of one update, forward and backward."""
+    """Count the GFLOP of one update, forward and backward, with its registered losses."""
     model, config = learner.model, learner.config
     h, b, p = config.horizon, config.batch_size, model.points
     ones, token = torch.ones(h, b, device=learner.flat.device), torch.zeros(h, b, p, device=learner.flat.device)
@@ -49,7 +49,7 @@ def update_gflop(learner: Learner) -> float:
     noise = learner.noise(batch, torch.Generator().manual_seed(0))
 
     def work():
-        found = losses(model, learner.target, batch, noise, learner.scale, learner.discount, config)
+        found = losses(model, learner.target, batch, noise, learner.scale, learner.discount, config, learner.own)
         torch.autograd.grad(found.total(config), learner.parameters)
 
     return gflop(work)

@@ -56,6 +56,7 @@ def fit(
         p.requires_grad_(True)
     if fresh:
         from worldmodel.layers import BOUND, bins, symlog
+
         value.net[-1].weight.data.zero_()
         level = symlog(guidance.reward(memory.z).mean() * steps / (1 - over))
         count = model.config.bins
@@ -103,7 +104,11 @@ def fit(
                 continues.append(over * torch.sigmoid(model.outcome(features)[..., -1]))
             after, taken = torch.stack(states[1:]).flatten(0, 1), torch.stack(tokens)
             points, _ = policy(after).sample(draw(len(after), size))
-            worth = twohot_mean(target(after, model.token(points, model.ends(taken.flatten(0, 1))))).amin(0).view(horizon, -1)
+            worth = (
+                twohot_mean(target(after, model.token(points, model.ends(taken.flatten(0, 1)))))
+                .amin(0)
+                .view(horizon, -1)
+            )
             total, totals = worth[-1], []
             for t in reversed(range(horizon)):
                 total = rewards[t] + continues[t] * ((1 - lam) * worth[t] + lam * total)
@@ -119,7 +124,7 @@ def fit(
         if update < warm:
             loss = loss_value
         elif grad:
-            za, sa = before[: batch], model.starts(taken[:batch])
+            za, sa = before[:batch], model.starts(taken[:batch])
             ret, fac = 0.0, torch.ones(())
             for t in range(int(grad)):
                 pts, _ = policy(za).sample(draw(batch, size))
@@ -147,7 +152,15 @@ def fit(
             mean_actor.lerp_(flat_actor, pull)
             scale.lerp_(width(values.detach()).clamp(min=1.0), 0.02)
         if update % 250 == 249:
-            tick({"update": update + 1, "loss_value": float(loss_value.detach()), "values": float(values.detach().mean()), "scale": float(scale), "r": float(torch.stack(rewards).mean())})
+            tick(
+                {
+                    "update": update + 1,
+                    "loss_value": float(loss_value.detach()),
+                    "values": float(values.detach().mean()),
+                    "scale": float(scale),
+                    "r": float(torch.stack(rewards).mean()),
+                }
+            )
     flat_value.copy_(mean_value)
     flat_actor.copy_(mean_actor)
     for p in [*value.parameters(), *actor.parameters()]:

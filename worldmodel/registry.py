@@ -15,6 +15,7 @@ checkpoint or a dataset. Must not import torch: settings are checked against it.
 import hashlib
 import importlib
 import importlib.util
+import re
 import sys
 import traceback
 from collections.abc import Callable
@@ -71,6 +72,26 @@ def find(kind: str, name: str) -> Any:
     """Return what is registered as `name`, or None if that is built in. Raises UserError for an unknown name."""
     check(kind, name, kind)
     return _registered[kind].get(name)
+
+
+def blamed(error: BaseException, **more: object) -> str:
+    """Return the kind and name of the registered part, or the name of another in `more`, whose code raised an error.
+
+    Where it was compiled, PyTorch's message names the place. Returns "" if none did.
+    """
+    frames = [(frame.filename, frame.name) for frame in traceback.extract_tb(error.__traceback__)]
+    frames += re.findall(r'File "(.+?)", line \d+, in (\w+)', str(error))
+    parts = {f"{kind} {name}": part for kind, named in _registered.items() for name, part in named.items()} | more
+    places = {}
+    for name, part in parts.items():
+        own = [part, *vars(part if isinstance(part, type) else type(part)).values()]
+        codes = [each.__code__ for each in own if hasattr(each, "__code__")]
+        places[name] = [(code.co_filename, code.co_name) for code in codes]
+    for frame in frames:  # the outermost of the user's decides; where it is a net that a part made, by its file alone
+        near = [name for name, own in places.items() if any(file == frame[0] for file, _ in own)]
+        if near:
+            return " or ".join([name for name in near if frame in places[name]] or near)
+    return ""
 
 
 def load(plugins: object) -> None:

@@ -43,11 +43,12 @@ from policies.training.episodes import observe
 from worldmodel.errors import UserError
 from worldmodel.losses import LossInputs
 from worldmodel.mppi import Plan, fit, mppi, rollout
-from worldmodel.observation import FrameHistory, Observation
+from worldmodel.observation import Observation
 from worldmodel.registry import load as register_all
 from worldmodel.registry import register
 from worldmodel.replay import Replay, sample_starts, sample_windows, window_at
 from worldmodel.senses import LANGUAGE_KEY, STATE_KEY, is_image
+from worldmodel.strict import build
 
 __all__ = [
     "Agent",
@@ -74,7 +75,8 @@ def train(
 
     The keys are those of the command, by their dotted names in `keys`, or as arguments with groups as dicts. `folder`:
     the new run's; by default runs/<task>/<time>-seed<seed>, unless `resume` names a run. `callback` is called with each
-    row of metrics.csv. Raises ValueError for a wrong key or value, OSError, SystemExit after a signal.
+    row of metrics.csv; if it returns True, training ends there. Raises ValueError for a wrong key or value, OSError,
+    SystemExit after a signal.
     """
     from configs.train import train as begin
 
@@ -91,7 +93,6 @@ def evaluate(checkpoint: "str | Path", folder: str | Path, **keys) -> dict:
     from configs.runs.evaluation import Evaluation
     from configs.schema import EvaluateConfig
     from configs.train import composed_or_refused
-    from worldmodel.strict import build
 
     found = composed_or_refused("evaluate", _words(keys | {"checkpoint": str(checkpoint)}))
     register_all(found["plugins"])
@@ -133,10 +134,7 @@ class Agent:
 
     def plan(self, observation) -> Plan:
         """Return what it would do from here on, and expect; `observation` as for `act`, whose state does not change."""
-        if self.loaded.agent.planner is None:
-            raise ValueError("plan: this agent was loaded with planned=False")
-        seen = FrameHistory(self.model.config.vision.frame_lags).see(self._observed(observation)[0])
-        return self.loaded.agent.planner.plan(seen, None, torch.Generator().manual_seed(0))
+        return self.loaded.agent.preview(self._observed(observation)[0])
 
     def guide(self, guidance: str | Path | Sequence[str] = (), weight: float | None = None) -> None:
         """Follow guidances from the next decision on: folders of `semagram-guide`, or `<folder>*0.5` with weights.
@@ -162,6 +160,8 @@ class Agent:
         arrays: dict[str, Any] = {
             key: value if isinstance(value, str) else np.asarray(value) for key, value in values.items()
         }
+        if wrong := [key for key, value in arrays.items() if np.iscomplexobj(value)]:
+            raise UserError(f"{wrong[0]}: complex numbers; real ones only")
         single = all(np.ndim(arrays[key]) == dims[key] for key in senses if key in arrays)
         if single:
             arrays = {key: [value] if isinstance(value, str) else value[None] for key, value in arrays.items()}
@@ -179,8 +179,9 @@ def load(
     """Load the agent of a run folder's newest checkpoint, or of a checkpoint; it does not explore.
 
     `planned`: act with the planner, else with the policy alone. `plugins`: files or modules to import first, if it uses
-    registered parts. Raises ValueError, one line, for what is not there.
+    registered parts. Raises ValueError, one line, for what is not there or a seed below 0.
     """
+    _check_seed("load", seed)
     register_all([*plugins])
     return Agent(load_agent(path, seed, device, threads, planned))
 
@@ -188,22 +189,34 @@ def load(
 def make_env(
     task: str | TaskConfig, senses: tuple[str, ...] = ("state",), render: bool = False, **keys
 ) -> gymnasium.Env:
-    """Make an environment of a task by its name or Gymnasium id, with keys of `task.`; observations are dicts."""
+    """Make an environment of a task by its name or Gymnasium id, with keys of `task.`; observations are dicts.
+
+    Raises ValueError, one line, for a wrong key or value.
+    """
     if isinstance(task, str):
-        task = TaskConfig(task, **keys) if task in NAMES else TaskConfig("gym", task, **keys)
+        named = {"name": task} if task in NAMES else {"name": "gym", "id": task}
+        task = build(TaskConfig, named | keys, "task.")
+    elif keys:
+        raise UserError(f"make_env: {next(iter(keys))}= goes with a task's name, not with a TaskConfig")
     return make(task, render, senses=Senses(senses))
 
 
 def film(agent: Agent, path: str | Path = "rollout.mp4", seed: int = 0) -> bool:
     """Write a video (.mp4, or a short .gif) of an episode, its first plan beside it; return if it could be rendered.
 
-    Raises UserError for another ending, or a folder that is not there.
+    Raises UserError for another ending, a folder that is not there or a seed below 0.
     """
+    _check_seed("film", seed)
     if Path(path).suffix not in (".mp4", films.GIF) or not Path(path).parent.is_dir():
         raise UserError(f"film: {path}: a file ending in .mp4 or {films.GIF}, in a folder that is there")
     env = make(agent.task, True, senses=Senses.of(agent.model.senses))
     agent.reset()
     return films.film(Path(path), env, agent.task, agent.loaded.agent, say, seed)
+
+
+def _check_seed(where: str, seed: object) -> None:
+    if not isinstance(seed, int | np.integer) or not 0 <= seed < 2**32:
+        raise UserError(f"{where}: seed={seed}: a whole number from 0 to {2**32 - 1}")
 
 
 def _dotted(keys: Mapping[str, Any], place: str = ""):

@@ -22,6 +22,7 @@ from envs.benchmark.table import mean_interval
 from envs.instructions import instruct
 from envs.make import make
 from envs.senses import LANGUAGE_NAME, Senses
+from envs.vector import watched
 from policies.agent import Agent
 from policies.guidance.chosen import Chosen
 from policies.nearest_frames import NearestFrames
@@ -86,6 +87,10 @@ class Evaluation:
         """
         if (folder / "config.yaml").exists():
             raise FolderError(f"hydra.run.dir={folder}: a run's own folder, whose summary.json would be lost")
+        with watched(say, f"what was finished is in {folder}"):
+            return self._run(folder)
+
+    def _run(self, folder: Path) -> dict:
         agreement = self._agreement()  # first, so that a damaged replay fails before the episodes are played
         planned, alone, agent, states = self._episodes()
         config, spec = self.config, self.loaded.spec

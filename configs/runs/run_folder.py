@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 
 from configs.arguments import GROUPS
 from configs.reporting import say
-from configs.schema import RESUMABLE, TrainConfig
+from configs.schema import RESUMABLE, TRACKERS, TrainConfig
 from policies.storage.checkpoint import LAST, PROGRESS, check_resumable, newest, saved_in
 from policies.storage.folders import FolderError, aside_of, locked, put, replace_file
 from worldmodel.learner import UPDATE_METRICS
@@ -72,7 +72,7 @@ class RunFolder:
 
     def begin(self, config: dict) -> None:
         """Write the config and an empty metrics file, replacing those of an earlier run that saved no checkpoint."""
-        for name in ("summary.json", "timing.csv"):
+        for name in ("summary.json", "timing.csv", *(f"{name}.json" for name in TRACKERS)):
             (self.path / name).unlink(missing_ok=True)
         replace_file(self.path / "config.yaml", OmegaConf.to_yaml(config).encode())
         own = [f"loss_{name}" for name in config.get("learning", {}).get("losses", ())]

@@ -4,17 +4,20 @@ Each is an extra, imported when it is asked for. None can stop a run: the first 
 run goes on without it. Nothing leaves this machine unless the tracker's own environment variables ask for it.
 """
 
+import json
 import os
+import secrets
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
+from policies.storage.folders import replace_file
 from worldmodel.errors import UserError, in_one_line
 
-Callback = Callable[[dict[str, float | None]], None]
-"""What a script gives to be called with each row of metrics.csv and its times."""
+Callback = Callable[[dict[str, float | None]], object]
+"""What a script gives to be called with each row of metrics.csv and its times; if it returns True, training ends."""
 
 
 class Tracker(Protocol):
@@ -36,7 +39,7 @@ class TensorBoard:
     def __init__(self, folder: Path, config: dict, label: str, step: int):
         from torch.utils.tensorboard import SummaryWriter
 
-        self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=step)
+        self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)  # what follows comes again
         self.writer.add_text("config", "\n".join(f"    {key}: {value}" for key, value in config.items()))
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
@@ -62,26 +65,39 @@ class Runs:
     """A run of Weights & Biases or of Trackio, whose functions have the same names.
 
     Weights & Biases writes to the run folder's `wandb/`, offline unless WANDB_MODE says otherwise; Trackio to its own
-    database on this machine (TRACKIO_DIR).
+    database on this machine (TRACKIO_DIR). The run folder's `wandb.json` or `trackio.json` holds the id that a resumed
+    run goes on with, and the last step logged with its names, up to which that logs nothing again.
     """
 
     def __init__(self, name: str, folder: Path, config: dict, label: str, step: int):
-        self.library, own = import_module(name), {}
+        self.library, self.file = import_module(name), folder / f"{name}.json"
+        self.known: dict[str, Any] = {"id": secrets.token_hex(8), "step": -1, "names": []}
+        if self.file.exists():
+            self.known = json.loads(self.file.read_text())
+        self.before, title, own = self.known, f"{label} {folder.name}", {}
         if name == "wandb":
             own = {
                 "dir": str(folder),
                 "settings": self.library.Settings(disable_git=True, disable_code=True, console="off", silent=True),
                 "mode": os.environ.get("WANDB_MODE", "offline"),
-                "id": _id(folder),
-                "resume": "allow",
+                "id": self.known["id"],
             }
-        self.run = self.library.init(project="semagram", name=f"{label} {folder.name}", config=config, **own)
+        else:  # goes on with a run by its name
+            title += f" {self.known['id'][:4]}"
+        self.run = self.library.init(project="semagram", name=title, config=config, resume="allow", **own)
         if name == "wandb":
             self.run.define_metric("*", step_metric="env_steps")
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
-        """Log the numbers."""
+        """Log the numbers, unless they were logged before the run was resumed."""
+        last, names = self.before["step"], {*values}
+        if step < last or (step == last and names <= {*self.before["names"]}):
+            return
         self.run.log({**values, "env_steps": step})
+        if step == self.known["step"]:
+            names |= {*self.known["names"]}
+        self.known = {"id": self.known["id"], "step": step, "names": sorted(names)}
+        replace_file(self.file, json.dumps(self.known).encode())
 
     def files(self, pictures: list[Path], film: Path | None, step: int) -> None:
         """Log the pictures and the film."""
@@ -146,10 +162,3 @@ class Trackers:
         except Exception as error:
             self.each.pop(name, None)
             self.say(f"track=[{name}]: the run goes on without it ({type(error).__name__}: {in_one_line(error)})")
-
-
-def _id(folder: Path) -> str:
-    """Return an id that a resumed run in the same folder has, too."""
-    import hashlib
-
-    return hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]

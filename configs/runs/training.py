@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
+
 from configs.arguments import typed
 from configs.reporting import SIGNALLED, Ended, progress_bar, say
 from configs.runs import parts as building
@@ -19,10 +21,9 @@ from configs.runs.run_folder import GUIDED, Progress, RunFolder, leaves, point_l
 from configs.runs.starting import begin_with
 from configs.runs.told import Told
 from configs.runs.tracking import Callback, Trackers
-from configs.runs.watching import hanging, watched
 from configs.schema import DROP, TrainConfig
 from envs.task_env import EnvironmentFault
-from envs.vector import EnvironmentLost
+from envs.vector import EnvironmentLost, hanging, watched
 from policies.agent import Agent
 from policies.storage.checkpoint import restore, save_checkpoint
 from policies.storage.folders import commit, versions
@@ -45,7 +46,8 @@ class Training:
     `lock`: a file descriptor that holds the run folder's lock while open. `seconds`: time spent training, without
     evaluations, summed over all resumptions. `evaluated`: environment steps at the last evaluation. `saved`:
     environment steps at the last checkpoint of this process, or -1. `signal`: the signal that asked the run to stop, or
-    0. `faults`: how often an environment was at fault. `commit`: the commit of the running code.
+    0. `faults`: how often an environment was at fault. `commit`: the commit of the running code. `enough`: whether the
+    callback has asked to end it.
     `clock`: seconds that this process has spent so far, by what on.
     """
 
@@ -62,6 +64,7 @@ class Training:
     commit: str = field(default_factory=commit)
     callback: Callback | None = None
     trackers: Trackers | None = None
+    enough: bool = False
     clock: dict[str, float] = field(default_factory=dict)
 
     @classmethod
@@ -151,7 +154,7 @@ class Training:
         go_on = f"go on with: semagram-train {typed('resume', self.folder.path)}"
         self.parts.trainer.episodes.report = self._tell
         try:
-            with handled(self._ask), watched(go_on):
+            with handled(self._ask), watched(say, go_on):
                 try:
                     self._loop()
                     return self._finish()
@@ -170,11 +173,10 @@ class Training:
                 dropping = self.config.on_fault == DROP
                 how = f"{PATIENCE} episodes in a row had no step" if dropping else f"on_fault={DROP} goes on by itself"
                 raise Ended(f"{error}; {how}; {go_on}") from error
-            raise EnvironmentFault(
-                f"{error}; going on comes to the same point: take another seed=, or go on with another "
-                "evaluation.seed= or video=false",
-                *(error.action, error.observation, error.reward),
-            ) from error
+            how = "going on comes to the same point: take another seed=, or go on with another evaluation.seed="
+            if "drawing" in self.clock:
+                how = f"so there is no film; all the rest is in {self.folder.path}"
+            raise EnvironmentFault(f"{error}; {how}", error.action, error.observation, error.reward) from error
         finally:
             try:
                 if self.trackers:
@@ -218,7 +220,7 @@ class Training:
         trainer.learn()  # what a signal may have cut short
         self._heed()
         with progress_bar(config.steps, initial=trainer.env_steps) as bar:
-            while trainer.env_steps < config.steps:
+            while trainer.env_steps < config.steps and not self.enough:
                 now = trainer.env_steps
                 if _due(config.evaluation.every, self.evaluated, now):
                     self._evaluate(f"{now} steps")
@@ -258,7 +260,8 @@ class Training:
         times = {"seconds": self.seconds, "env_steps_per_second": pace, "plan_ms": _mean(trainer.agent.plan_ms)}
         self.folder.log_times(row | times)
         if self.callback:
-            self.callback(row | times)
+            said = self.callback(row | times)
+            self.enough |= isinstance(said, bool | np.bool_) and bool(said)
         if self.trackers:
             self.trackers.scalars(row | times, trainer.env_steps)
 

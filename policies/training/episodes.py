@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from policies.agent import Agent
-from policies.settings import EXPERT, FAULT, QUANTITIES, LoopConfig
+from policies.settings import EXPERT, FAULT, QUANTITIES, SUCCESS, LoopConfig
 from policies.text_encoder import WORDS
 from worldmodel.observation import Observation
 from worldmodel.replay import Replay
@@ -197,9 +197,9 @@ class Episodes:
         self.lengths += 1
         faulty = self._faults()
         self.failed = np.where(faulty, self.failed + (self.lengths == 1), 0)
-        self.judged = "is_success" in info
+        self.judged = SUCCESS in info
         if self.judged:
-            self.successes |= info["is_success"].astype(bool)
+            self.successes |= info[SUCCESS].astype(bool)
         ends = torch.from_numpy(np.array(terminated)), torch.from_numpy(np.array(truncated))
         rewards = torch.from_numpy(np.array(reward, dtype=np.float32))
         return Step(self.observation, rewards, *ends, torch.from_numpy(faulty))
