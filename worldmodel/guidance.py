@@ -6,11 +6,13 @@ policy fitted to them. `Guided` is the world model under it: the planner and the
 Letters in shapes: Q quantities, T terms, D numbers in a latent, P in a token.
 """
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -21,19 +23,24 @@ RIDGE = 1e-3
 """Weight of the penalty of a probe's squared weights, per moment."""
 HELD_OUT = 5
 """One episode in so many measures how well the probes read; the others fit them."""
+LINEAR = 0.98
+"""The r2 below which a probe reads features of the latent, too."""
+WIDE, RIDGE_WIDE, MOST = 1024, 1e-4, 20_000
+"""How many features, the penalty of their probes, and the most moments that fit them."""
 SHARP = 0.05
 """Share of a quantity's range within which a one-sided term rises to its full reward."""
 
 
 @dataclass(frozen=True)
 class Probes:
-    """Linear readings q = W z + b of Q named quantities from a latent, and how far each can be trusted.
+    """Readings q = W f(z) + b of Q named quantities from a latent, and how far each can be trusted.
 
-    r2 (Q,): coefficient of determination on held-out episodes. low, high (Q,): the range seen (1 and 99 %).
+    weight (Q, F): F = D if all read the latent itself, else D + WIDE (`lifted`). r2 (Q,): coefficient of determination
+    on held-out episodes. low, high (Q,): the range seen (1 and 99 %).
     """
 
     names: tuple[str, ...]
-    weight: Float[Tensor, "Q D"]
+    weight: Float[Tensor, "Q F"]
     bias: Float[Tensor, " Q"]
     r2: Float[Tensor, " Q"]
     low: Float[Tensor, " Q"]
@@ -41,12 +48,16 @@ class Probes:
 
     def __call__(self, z: Float[Tensor, "*B D"]) -> Float[Tensor, "*B Q"]:
         """Read the quantities from latents."""
-        return z @ self.weight.T + self.bias
+        return (z if self.weight.shape[1] == z.shape[-1] else lifted(z)) @ self.weight.T + self.bias
 
     def chosen(self, names: Sequence[str]) -> "Probes":
-        """Return the probes of these quantities, in this order."""
+        """Return the probes of these quantities, in this order; linear ones if none of them needs more."""
         at = [self.names.index(name) for name in names]
-        return Probes(tuple(names), *(each[at] for each in (self.weight, self.bias, self.r2, self.low, self.high)))
+        weight, rest = self.weight[at], (each[at] for each in (self.bias, self.r2, self.low, self.high))
+        size = weight.shape[1] - WIDE
+        if size > 0 and not bool(weight[:, size:].any()):
+            weight = weight[:, :size].contiguous()
+        return Probes(tuple(names), weight, *rest)
 
     @classmethod
     def fit(
@@ -55,37 +66,73 @@ class Probes:
         latents: Float[Tensor, "N D"],
         values: Float[Tensor, "N Q"],
         episode: Int[Tensor, " N"],
+        linear: bool = False,
     ) -> "Probes":
         """Fit probes by ridge regression to `values` at N moments; NaN where unknown. `episode` (N,): each one's.
 
-        A quantity that never changes, or is known at no held-out moment, has an r2 of 0.
+        Where the latent alone gives an r2 below LINEAR, features of it are added (`lifted`), unless `linear`. A
+        quantity that never changes, or is known at no held-out moment, has an r2 of 0.
         """
-        test = episode % HELD_OUT == 0
-        count, size = len(names), latents.shape[1]
-        weight, bias = torch.zeros(count, size), torch.zeros(count)
-        r2, low, high = torch.zeros(count), torch.full((count,), torch.nan), torch.full((count,), torch.nan)
+        test, known = episode % HELD_OUT == 0, values.isfinite()
+        count, size = values.shape[1], latents.shape[1]
+        low, high = (
+            torch.tensor([_quantile(values[known[:, i], i], share) for i in range(count)]) for share in (0.01, 0.99)
+        )
+        fits = [
+            high[i] > low[i] and min(int((known[:, i] & part).sum()) for part in (test, ~test)) > 1
+            for i in range(count)
+        ]
+        found = torch.zeros(count, size + 2)
         for i in range(count):
-            known = values[:, i].isfinite()
-            if not bool(known.any()):
-                continue
-            seen = values[known, i]
-            low[i], high[i] = _quantile(seen, 0.01), _quantile(seen, 0.99)
-            train, held = known & ~test, known & test
-            if int(train.sum()) < 2 or int(held.sum()) < 2 or not bool(seen.max() > seen.min()):
-                continue
-            x, y = latents[train].double(), values[train, i].double()
-            middle, mean = x.mean(0), y.mean()
-            centred = x - middle
-            gram = centred.T @ centred / len(x) + RIDGE * centred.square().mean() * torch.eye(size, dtype=x.dtype)
-            solution = torch.linalg.solve(gram, centred.T @ (y - mean) / len(x))
-            weight[i], bias[i] = solution.float(), float(mean - middle @ solution)
-            found, true = latents[held] @ weight[i] + bias[i], values[held, i]
-            spread = (true - true.mean()).square().sum().clamp(min=1e-12)
-            r2[i] = 1 - (found - true).square().sum() / spread
-        return cls(tuple(names), weight, bias, r2, low, high)
+            if fits[i]:
+                found[i] = _ridge(latents, values[:, i], known[:, i], test, RIDGE)
+        poor = [i for i in range(count) if fits[i] and found[i, -1] < LINEAR]
+        if poor and not linear:
+            kept = torch.arange(len(latents))[:: -(-len(latents) // MOST)]
+            features, wide = lifted(latents[kept]), torch.zeros(count, size + WIDE + 2)
+            wide[:, :size], wide[:, -2:] = found[:, :size], found[:, -2:]
+            for i in poor:
+                more = _ridge(features, values[kept, i], known[kept, i], test[kept], RIDGE_WIDE)
+                wide[i] = more if more[-1] > found[i, -1] else wide[i]
+            found = wide
+        return cls(tuple(names), found[:, :-2].contiguous(), found[:, -2], found[:, -1], low, high)
+
+
+def lifted(z: Float[Tensor, "*B D"]) -> Float[Tensor, "*B F"]:
+    """Append WIDE fixed random features to latents, from which a linear map reads curved quantities, too.
+
+    Source: random features, Rahimi & Recht 2007 (NeurIPS), here SiLU units. A latent's entries have mean 1/8 or so.
+    """
+    directions, offsets = _directions(z.shape[-1], z.device)
+    return torch.cat([z, F.silu((8 * z - 1) @ directions + offsets)], -1)
+
+
+@functools.cache
+def _directions(size: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.randn(size, WIDE, generator=generator) / size**0.5, torch.randn(WIDE, generator=generator)
+    return drawn[0].to(device), drawn[1].to(device)
+
+
+def _ridge(x: Tensor, y: Tensor, known: Tensor, test: Tensor, penalty: float) -> Tensor:
+    """Return weights, bias and r2 (F + 2,) of the regression of y (N,) on x (N, F), not fitted where `test`."""
+    train, held = known & ~test, known & test
+    inputs, mean = x[train].double(), y[train].double().mean()
+    middle = inputs.mean(0)
+    centred = inputs - middle
+    gram = centred.T @ centred / len(inputs)
+    gram += penalty * gram.diagonal().mean() * torch.eye(gram.shape[0], dtype=gram.dtype)
+    weight = torch.linalg.solve(gram, centred.T @ (y[train].double() - mean) / len(inputs))
+    bias, true = mean - middle @ weight, y[held].double()
+    left = (x[held].double() @ weight + bias - true).square().sum() / (true - true.mean()).square().sum().clamp(
+        min=1e-12
+    )
+    return torch.cat([weight, torch.stack([bias, 1 - left])]).float()
 
 
 def _quantile(values: Tensor, share: float) -> float:
+    if not len(values):
+        return math.nan
     ordered = values.sort().values
     return float(ordered[round(share * (len(ordered) - 1))])
 
@@ -113,15 +160,15 @@ class Fitted:
 
 @dataclass(frozen=True)
 class Head:
-    """A linear reading of a reward from a latent, cut to 0..1; `r2` as in `Probes`."""
+    """A reading of a reward from a latent, cut to 0..1; `weight` (F,) and `r2` as in `Probes`."""
 
-    weight: Float[Tensor, " D"]
+    weight: Float[Tensor, " F"]
     bias: float
     r2: float
 
     def __call__(self, z: Float[Tensor, "*B D"]) -> Float[Tensor, "*B"]:
         """Return the reward in latents."""
-        return (z @ self.weight + self.bias).clamp(0, 1)
+        return ((z if len(self.weight) == z.shape[-1] else lifted(z)) @ self.weight + self.bias).clamp(0, 1)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,12 @@
-"""Fit a value and a policy to a guidance on what an agent remembers, with the world model held."""
+"""Fit a value and a policy to a guidance on what an agent remembers, with the world model held.
+
+So a guided search sees beyond its horizon. Half of each batch begins where the agent was, with the token it executed;
+the other half begins where imagined plans led, with tokens such as a search tries, so that the value is corrected where
+a search would exploit it. All targets follow the newest policy in imagination (as Hafner et al. 2020, arXiv 1912.01603,
+section 3), with the guidance's reward.
+"""
 
 import copy
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -11,9 +16,19 @@ from torch import Tensor
 from torch.func import functional_call
 
 from worldmodel.guidance import Fitted, Guidance
-from worldmodel.learner import flatten, width
 from worldmodel.layers import SquashedGaussian, twohot_cross_entropy, twohot_mean
-from worldmodel.model import WorldModel
+from worldmodel.learner import flatten, width
+from worldmodel.losses import soft_value
+from worldmodel.model import ValueHeads, WorldModel
+
+BATCH, HORIZON, TRIED_STD = 128, 5, 0.5
+"""Tokens a batch, tokens a target looks ahead, and the largest noise of a token that is tried."""
+LEARNING_RATE, TAU, ENTROPY, CLIP, AVERAGED = 1e-3, 0.05, 1e-4, 20.0, 300
+"""Of Adam; of the target net; of the policy's entropy; of the gradient's norm; updates that the result averages."""
+POOL = 4 * BATCH
+"""How many imagined latents new batches may begin at."""
+TOLD = 25
+"""Updates between two calls of `tick`."""
 
 
 @dataclass(frozen=True)
@@ -33,136 +48,97 @@ def fit(
     discount: float,
     updates: int,
     generator: torch.Generator,
-    batch: int = 96,
-    horizon: int = 10,
-    std: float = 0.5,
-    lr: float = 1e-3,
-    tau: float = 0.02,
-    entropy: float = 1e-4,
-    fresh: bool = False,
-    lam: float = 0.95,
-    pooled: float = 0.33,
-    executed: float = 0.33,
-    grad: float = 0.0,
-    warm: int = 0,
-    actor_lr: float = 1e-3,
-    tick: Callable = lambda info: None,
+    tick: Callable[[int], None] = lambda update: None,
 ) -> Fitted:
-    """Learn for `updates`; `discount` per control step."""
-    steps = sum(discount**i for i in range(model.config.token.length))
-    over = model.config.token.discount(discount)
-    value, actor = copy.deepcopy(model.value), copy.deepcopy(model.actor)
-    for p in [*value.parameters(), *actor.parameters()]:
-        p.requires_grad_(True)
-    if fresh:
-        from worldmodel.layers import BOUND, bins, symlog
+    """Learn a value and a policy for `updates`, beginning with the model's own; `discount` per control step.
 
-        value.net[-1].weight.data.zero_()
-        level = symlog(guidance.reward(memory.z).mean() * steps / (1 - over))
-        count = model.config.bins
-        hot = (1 - (bins(count) - level).abs() / (2 * BOUND / (count - 1))).clamp(min=1e-3)
-        value.net[-1].bias.data.copy_((hot / hot.sum()).log().expand_as(value.net[-1].bias))
-    target = copy.deepcopy(value).requires_grad_(False)
-    flat_value, flat_actor, flat_target = flatten(value), flatten(actor), flatten(target)
-    mean_value, mean_actor = flat_value.clone(), flat_actor.clone()
-    adam = torch.optim.Adam(value.parameters(), lr=lr, foreach=True)
-    adam_actor = torch.optim.Adam(actor.parameters(), lr=actor_lr, foreach=True)
-    scale = torch.ones(())
-    frozen_model = copy.deepcopy(model).requires_grad_(False)
-    functional_call_features = lambda m, z, w: m.transition_features(z, w)
-    pool = memory.z[:batch]
-    again, kept = round(pooled * batch), round(executed * batch)
-    size = model.points
-
-    def policy(z):
-        logits = actor(z)
-        return SquashedGaussian.from_logits(logits * model.chosen if model.shared else logits)
-
-    def draw(*shape):
-        return torch.randn(*shape, generator=generator)
-
+    `tick` is called with the number of updates done, now and then. Raises ArithmeticError if a loss is not finite.
+    """
+    value, actor = copy.deepcopy(model.value).requires_grad_(True), copy.deepcopy(model.actor).requires_grad_(True)
+    imagining = _Imagining(model, guidance, actor, copy.deepcopy(value).requires_grad_(False), discount, generator)
+    newest, target = (flatten(value), flatten(actor)), flatten(imagining.target)
+    means = [each.clone() for each in newest]
+    adam = torch.optim.Adam([*value.parameters(), *actor.parameters()], lr=LEARNING_RATE, foreach=True)
+    scale, pool = torch.ones((), device=target.device), memory.z
     for update in range(updates):
-        rows = torch.randint(len(memory.z), (batch,), generator=generator)
-        z, start = memory.z[rows], model.starts(memory.token[rows])
-        places = torch.randint(len(pool), (again,), generator=generator)
-        z = torch.cat([z[: batch - again], pool[places]])
-        states, tokens, rewards, continues = [z], [], [], []
-        with torch.no_grad():
-            for t in range(horizon):
-                found = policy(z)
-                points, _ = found.sample(draw(batch, size))
-                if t == 0:
-                    noisy = found.mode + std * torch.rand(batch, 1, generator=generator) * draw(batch, size)
-                    points = torch.where(torch.arange(batch).unsqueeze(1) % 2 == 0, noisy.clamp(-1, 1), points)
-                    points[:kept] = memory.token[rows[:kept]]
-                w = model.token(points, start)
-                features = model.transition_features(z, w)
-                z, start = model.next(features), model.ends(w)
-                tokens.append(w)
-                states.append(z)
-                rewards.append(steps * guidance.reward(z))
-                continues.append(over * torch.sigmoid(model.outcome(features)[..., -1]))
-            after, taken = torch.stack(states[1:]).flatten(0, 1), torch.stack(tokens)
-            points, _ = policy(after).sample(draw(len(after), size))
-            worth = (
-                twohot_mean(target(after, model.token(points, model.ends(taken.flatten(0, 1)))))
-                .amin(0)
-                .view(horizon, -1)
-            )
-            total, totals = worth[-1], []
-            for t in reversed(range(horizon)):
-                total = rewards[t] + continues[t] * ((1 - lam) * worth[t] + lam * total)
-                totals.append(total)
-            totals = torch.stack(totals[::-1]).flatten()
-            places = torch.randint(len(after), (batch,), generator=generator)
-            pool = torch.cat([pool, after[places]])[-8 * batch :]
-        before, taken = torch.stack(states[:-1]).flatten(0, 1), taken.flatten(0, 1)
-        loss_value = twohot_cross_entropy(value(before, taken), totals).mean()
-        points, density = policy(before).sample(draw(len(before), size))
+        z, w, returns, pool = imagining.batch(memory, pool)
+        loss_value = twohot_cross_entropy(value(z, w), returns).mean()
+        points, density = imagining.policy(z).sample(imagining.noise(len(z)))
         frozen = {name: p.detach() for name, p in value.named_parameters()}
-        values = twohot_mean(functional_call(value, frozen, (before, model.token(points, model.starts(taken))))).mean(0)
-        if update < warm:
-            loss = loss_value
-        elif grad:
-            za, sa = before[:batch], model.starts(taken[:batch])
-            ret, fac = 0.0, torch.ones(())
-            for t in range(int(grad)):
-                pts, _ = policy(za).sample(draw(batch, size))
-                wa = model.token(pts, sa)
-                feats = functional_call_features(frozen_model, za, wa)
-                za, sa = frozen_model.next(feats), model.ends(wa)
-                ret = ret + fac * steps * guidance.reward(za)
-                fac = fac * over * torch.sigmoid(frozen_model.outcome(feats)[..., -1])
-            pts = model.token(policy(za).mode, sa)
-            ret = ret + fac * twohot_mean(functional_call(value, frozen, (za, pts))).mean(0)
-            loss = loss_value + (entropy * density).mean() - (ret / scale).mean()
-        else:
-            loss = loss_value + (entropy * density - values / scale).mean()
+        token = model.token(points, model.starts(w))
+        values = twohot_mean(functional_call(value, frozen, (z, token))).mean(0)
+        loss = loss_value + soft_value(density, values, scale, ENTROPY).mean()
+        if not bool(torch.isfinite(loss)):
+            raise ArithmeticError(f"update {update} of the fit: the loss is not finite")
         adam.zero_grad()
-        adam_actor.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_([*value.parameters(), *actor.parameters()], 20.0)
+        torch.nn.utils.clip_grad_norm_([*value.parameters(), *actor.parameters()], CLIP)
         adam.step()
-        if update >= warm:
-            adam_actor.step()
         with torch.no_grad():
-            flat_target.lerp_(flat_value, tau)
-            pull = max(1 / (update + 1), 1 / 200)
-            mean_value.lerp_(flat_value, pull)
-            mean_actor.lerp_(flat_actor, pull)
-            scale.lerp_(width(values.detach()).clamp(min=1.0), 0.02)
-        if update % 250 == 249:
-            tick(
-                {
-                    "update": update + 1,
-                    "loss_value": float(loss_value.detach()),
-                    "values": float(values.detach().mean()),
-                    "scale": float(scale),
-                    "r": float(torch.stack(rewards).mean()),
-                }
-            )
-    flat_value.copy_(mean_value)
-    flat_actor.copy_(mean_actor)
-    for p in [*value.parameters(), *actor.parameters()]:
-        p.requires_grad_(False)
-    return Fitted(value, actor)
+            target.lerp_(newest[0], TAU)
+            for mean, net in zip(means, newest, strict=True):
+                mean.lerp_(net, max(1 / (update + 1), 1 / AVERAGED))
+            scale.lerp_(width(values.detach()).clamp(min=1.0), 0.01)
+        if (update + 1) % TOLD == 0 or update + 1 == updates:
+            tick(update + 1)
+    for mean, net in zip(means, newest, strict=True):
+        net.copy_(mean)
+    return Fitted(value.requires_grad_(False), actor.requires_grad_(False))
+
+
+@dataclass(frozen=True)
+class _Imagining:
+    """Imagines batches with the held model, under the policy that is being learned; `target`: the target value."""
+
+    model: WorldModel
+    guidance: Guidance
+    actor: torch.nn.Module
+    target: ValueHeads
+    discount: float
+    generator: torch.Generator
+
+    def policy(self, z: Float[Tensor, "B D"]) -> SquashedGaussian:
+        logits = self.actor(z)
+        return SquashedGaussian.from_logits(logits * self.model.chosen if self.model.shared else logits)
+
+    def noise(self, count: int) -> Float[Tensor, "B P"]:
+        return torch.randn(count, self.model.points, generator=self.generator).to(self.model.device)
+
+    @torch.no_grad()
+    def batch(self, memory: Remembered, pool: Float[Tensor, "M D"]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return latents (B, D), tokens (B, P), their returns (B,), and the next pool (M, D) of imagined latents."""
+        model, half = self.model, BATCH // 2
+        rows = torch.randint(len(memory.z), (BATCH,), generator=self.generator)
+        again = torch.randint(len(pool), (half // 2,), generator=self.generator)
+        z, w = memory.z[rows], memory.token[rows]
+        z[: half // 2] = pool[again]
+        size = TRIED_STD * torch.rand(half, 1, generator=self.generator).to(z.device)
+        tried = (self.policy(z[:half]).mode + size * self.noise(half)).clamp(-1, 1)
+        w[:half] = model.token(tried, model.starts(w[:half]))
+        imagined, continues = self._step(z[:half], w[:half])
+        state = torch.cat([imagined, memory.following[rows[half:]]])
+        kept = self.over * torch.cat([continues, memory.continues[rows[half:]]])
+        total, end, visited = self.reward(state), model.ends(w), [state]
+        for _ in range(HORIZON - 1):
+            token = model.token(self.policy(state).sample(self.noise(BATCH))[0], end)
+            state, continues = self._step(state, token)
+            end = model.ends(token)
+            total, kept = total + kept * self.reward(state), kept * self.over * continues
+            visited.append(state)
+        token = model.token(self.policy(state).sample(self.noise(BATCH))[0], end)
+        total = total + kept * twohot_mean(self.target(state, token)).amin(0)
+        order = torch.randperm(len(visited) * BATCH, generator=self.generator)[:POOL]
+        return z, w, total, torch.cat(visited)[order]
+
+    def reward(self, z: Float[Tensor, "B D"]) -> Float[Tensor, " B"]:
+        """Return the guidance's reward of a token that ends in these latents."""
+        return sum(self.discount**step for step in range(self.model.config.token.length)) * self.guidance.reward(z)
+
+    @property
+    def over(self) -> float:
+        """The discount over one token."""
+        return self.model.config.token.discount(self.discount)
+
+    def _step(self, z: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
+        features = self.model.transition_features(z, w)
+        return self.model.next(features), torch.sigmoid(self.model.outcome(features)[..., -1])

@@ -150,7 +150,7 @@ def _fitted(guidance: Guidance, known: Known, config: GuideConfig) -> Guidance:
     with progress_bar(config.updates, desc="fit") as bar:
         learned = fit(
             *(known.model, guidance, known.memory.remembered, known.spec.discount, config.updates, generator),
-            tick=lambda info: bar.update(info["update"] - bar.n),
+            tick=lambda update: bar.update(update - bar.n),
         )
     return Guidance(guidance.terms, guidance.probes, learned, guidance.head)
 

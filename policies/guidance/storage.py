@@ -22,7 +22,7 @@ from policies.storage.folders import (
     write_folder,
 )
 from worldmodel.errors import UserError
-from worldmodel.guidance import Fitted, Guidance, Head, Probes, Term
+from worldmodel.guidance import WIDE, Fitted, Guidance, Head, Probes, Term
 from worldmodel.model import WorldModel
 from worldmodel.strict import build
 
@@ -116,14 +116,17 @@ def load_guidance(path: Path, checkpoint: Path, model: WorldModel) -> tuple[Guid
     saved, like = read_tensors(path / TENSORS), model.shows
     size, count = model.config.latent, len(spec.terms)
     low, span = (each.to(like.device) for each in _range(spec))
-    rows = _tensor(path, saved, "probes", (count, size + 1), like) if count else like.new_zeros(0, size + 1)
+    found = saved.get("probes")
+    width = size + WIDE if isinstance(found, Tensor) and found.shape[-1:] == (size + WIDE + 1,) else size
+    rows = _tensor(path, saved, "probes", (count, width + 1), like) if count else like.new_zeros(0, size + 1)
     r2 = like.new_tensor([spec.probes[term.quantity].r2 for term in spec.terms])
     rows = rows * span[:, None]
     names = tuple(term.quantity for term in spec.terms)
     probes = Probes(names, rows[:, :-1].contiguous(), rows[:, -1] + low, r2, low, low + span)
     head, fitted = None, None
     if "head" in saved:
-        *_, bias, trust = values = _tensor(path, saved, "head", (size + 2,), like)
+        width = size + WIDE if isinstance(saved["head"], Tensor) and len(saved["head"]) == size + WIDE + 2 else size
+        *_, bias, trust = values = _tensor(path, saved, "head", (width + 2,), like)
         head = Head(values[:-2].contiguous(), float(bias), float(trust))
     if "value" in saved or "actor" in saved:
         fitted = Fitted(_net(path, saved, "value", model.value), _net(path, saved, "actor", model.actor))
