@@ -71,6 +71,16 @@ def play(name: str, folder: Path, device: object = None) -> dict:
     return json.loads(out.splitlines()[-1])
 
 
+def averages(done: Sequence[tuple[Sequence[str], float]]) -> list[str]:
+    """Return a line for each setting of a sweep: what differs in its arguments but for the seed, its mean return, n."""
+    settings = [[word for word in words if not word.startswith("seed=")] for words, _ in done]
+    shared = set.intersection(*map(set, settings)) if settings else set()
+    means: dict[str, list[float]] = {}
+    for words, (_, mean) in zip(settings, done, strict=True):
+        means.setdefault(" ".join(word for word in words if word not in shared) or "all runs", []).append(mean)
+    return [f"{name}: mean return {sum(each) / len(each):.1f} (n={len(each)})" for name, each in means.items()]
+
+
 @contextmanager
 def stoppable(words: Sequence[str]) -> Iterator[None]:
     """Have SIGTERM and SIGHUP (a closed terminal) end the program as Ctrl-C does, with everything it has started.

@@ -14,6 +14,8 @@ from typing import Any
 import gymnasium
 import numpy as np
 
+from worldmodel.errors import UserError
+
 MOST = 8
 """Entries of the largest array that a helper of a dm_control task may return to be taken."""
 RENAMED = {"horizontal_velocity": "speed", "gripperframe": "tip", "pick_slot_0": "cube"}
@@ -28,12 +30,20 @@ class Quantities:
     """Reads the named quantities of one environment. `units`: the unit of each by name, "" if unknown."""
 
     def __init__(self, env: gymnasium.Env, labels: Sequence[str]):
-        """Find what `env` can tell; `labels`: names of the components of its state, used if it has no MuJoCo model."""
+        """Find what `env` can tell; `labels`: names of the components of its state, used if it has no MuJoCo model.
+
+        Raises UserError if the environment's own `quantities()` raises anything.
+        """
         self.units: dict[str, str] = {}
         self._env = env
         self._readers: list[Callable[[np.ndarray], np.ndarray]] = []
         if own := _attribute(env, "quantities"):
-            self._take(dict.fromkeys(own(), ""), lambda state: _numbers(own()))
+            try:
+                names = [*own()]
+            except Exception as error:
+                line = "it is called before the first reset, to learn the names"
+                raise UserError(f"quantities(): {type(error).__name__}: {error}; {line}") from error
+            self._take(dict.fromkeys(names, ""), lambda state: _numbers(own()))
         physics = _attribute(env, "physics")
         if physics is not None:
             self._helpers(physics)

@@ -131,14 +131,12 @@ class Agent:
         curve = Curve.of_token(token, model.action_size)
         planner = Planner(model, token.discount(step_discount), config, compiled) if planned else None
         known = WORDS.encode(sentences) if sentences else None
-        every = config.replan_every
-        return cls(model, curve, planner, generator, "", every, known, step_discount)
+        return cls(model, curve, planner, generator, "", config.replan_every, known, step_discount)
 
     def guide(self, guidances: Sequence[tuple[Guidance, float]], weight: float = 1.0) -> None:
         """Follow these guidances, weighted among each other, from the next decision on; the current plans go on.
 
-        `weight`: of all of them beside what the agent learned, from 0 to 1; with 0, or without any, it is the agent as
-        it was. Raises UserError for a weight out of range.
+        `weight`: of all of them, from 0 (the agent as it was) to 1. Raises UserError for a weight out of range.
         """
         if not 0 <= weight <= 1:
             raise UserError(f"guidance.weight={weight}: from 0 to 1")
@@ -330,10 +328,7 @@ class Agent:
         return self.model.token(points, self.model.before(points, self.reached))
 
     def state_dict(self) -> dict:
-        """Return what the next action depends on besides the model and the generator.
-
-        The check of plans, which only agents that do not explore have, is not included.
-        """
+        """Return what the next action of an agent that explores depends on, besides the model and the generator."""
         saved: dict = {"frames": self.frames.state_dict(), "wide": torch.tensor(self.wide)}
         if self.noise is not None:
             saved["noise"] = self.noise.state_dict()

@@ -157,7 +157,8 @@ def trainer(
     planner = Planner(model, discount, planning)
     agent = Agent(model, curve, planner, generator, explore="pink")
     lags = model.config.vision.frame_lags
-    replay = Replay(capacity, env.num_envs, senses, env.single_action_space.shape[0], curve.size, lags)
+    named = len(env.metadata.get("quantities", ()))
+    replay = Replay(capacity, env.num_envs, senses, env.single_action_space.shape[0], curve.size, lags, named)
     settings = LoopConfig(**{"steps": 1000, "seed_steps": 8, "seed": 1} | (loop or {}))
     learner = Learner(model, discount, learning)
     return Trainer(env, learner, agent, replay, settings, 2, 0.9)

@@ -277,13 +277,12 @@ def test_the_command_compiles_shows_and_refuses(checkpoint, command, tmp_path):
     code, out, _ = command("guide", run, "show=quantities")
     table = json.loads(out.splitlines()[-1])
     assert code == 0 and table["slider"].keys() == {"r2", "low", "high", "unit"} and table["slider"]["unit"] == "m"
-    (tmp_path / "mine.py").write_text("def right(q):\n    return q['angular_vel']\n")
+    (tmp_path / "rightward.py").write_text("def right(q):\n    return q['angular_vel']\n")
     code, out, _ = command("guide", run, "want=angular_vel > 0, angular_vel < 9", "updates=2", "out=g", "weight=0.5")
     result = json.loads(out.splitlines()[-1])
     assert code == 0 and result["bytes"] > 1024 and list(result["quantities"]) == ["angular_vel"]
-    assert (tmp_path / "g" / SPEC).is_file() and command("guide", run, "reward=mine:right", "fit=false", "out=h")[
-        0
-    ] == 0
+    assert (tmp_path / "g" / SPEC).is_file()
+    assert command("guide", run, "reward=rightward:right", "fit=false", "out=h")[0] == 0
     code, out, _ = command("guide", run, "show=g")
     assert code == 0 and "weighs 0.5" in out.splitlines()[-2] and (tmp_path / "g" / "guidance.png").exists()
     for words, says in (
@@ -294,7 +293,7 @@ def test_the_command_compiles_shows_and_refuses(checkpoint, command, tmp_path):
         (["goal=x.npz"], "no such .npz"),
         (["goal=.:0:0"], "holds no checkpoint"),
         (["words=qwerty asdf"], "like nothing"),
-        (["reward=mine:left"], "module:function is needed"),
+        (["reward=rightward:left"], "module:function is needed"),
         (["show=nothing"], "no such folder"),
     ):
         code, out, err = command("guide", run, "fit=false", "out=no", *words)

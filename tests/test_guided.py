@@ -152,7 +152,7 @@ def evaluated(run, tmp_path, *words):
 def test_a_guidance_is_judged_by_what_was_true_in_the_last_tenth_of_each_episode():
     wishes = Wish("a", (WishTerm("x", 0, 1, 2.0), WishTerm("y", 0.5)), 0.75), Wish("b", (WishTerm("y", high=2),), 0.25)
     judge = Judge(wishes, ("y", "x"))
-    inside, outside, unknown = [1.0, 0.5], [3.0, 0.5], [np.nan, 0.5]
+    inside, outside, unknown = [1.0, 0.5], [2.5, 0.5], [np.nan, 0.5]
     episode = np.array([outside] * 18 + [inside, outside], np.float32)
     other = np.array([inside] * 9 + [unknown], np.float32)
     assert judge.satisfied([episode, other]) == (0.25, [0.5, 0.25])

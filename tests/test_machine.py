@@ -1,10 +1,14 @@
-"""Laws of what a process was granted: no quota above it is passed, and members of a sweep have a card each."""
+"""Laws of what a process was granted: no quota above it is passed, cards are shared out; and of its compiler."""
 
 import math
+import os
 
 import pytest
+import torch._inductor.exc
 
 from configs import machine
+from configs.reporting import Ended
+from configs.runs import loading
 
 
 def write(folder, **files):
@@ -41,3 +45,21 @@ def test_members_take_turns_on_the_cards_that_are_there_unless_they_name_one(mon
     for alone in ("", "3"):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", alone)
         assert machine.own_card("cuda", 1) == {}
+
+
+def test_an_empty_library_in_the_compilers_cache_is_removed_unless_it_is_being_written(tmp_path):
+    write(tmp_path / "ab", left__so="", whole__so="x", new__so="", left__cpp="")
+    for name in ("left.so", "whole.so", "left.cpp"):
+        os.utime(tmp_path / "ab" / name, (0, 0))
+    loading.mend(tmp_path)
+    assert {path.name for path in (tmp_path / "ab").iterdir()} == {"whole.so", "new.so", "left.cpp"}
+
+
+def test_what_does_not_compile_ends_in_one_line_that_names_the_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    error = torch._inductor.exc.InductorError(ImportError("x.so: file too short\nmore"), None)
+    says = f"^compiling .*: x.so: file too short; delete {tmp_path} .*go on with: y$"
+    with pytest.raises(Ended, match=says), loading.compiler_faults("go on with: y"):
+        raise error
+    with pytest.raises(RuntimeError, match="a bug"), loading.compiler_faults(""):
+        raise RuntimeError("a bug")

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from configs.sweep import averages
 from envs.benchmark.results import read
 
 TASKS = ("Pendulum-v1", "InvertedPendulum-v5")
@@ -109,6 +110,17 @@ def test_a_member_has_a_folder_of_its_own_and_one_that_fails_leaves_the_others_a
     assert [json.loads(line)["seed"] for line in out.splitlines()] == [3]
     assert sorted(path.name[-2:] for path in (tmp_path / "runs" / "Pendulum-v1").iterdir()) == ["-0", "-1"]
     assert "seed=-2: from 0 to" in err and "Traceback" not in err
+    assert f"all runs: mean return {json.loads(out)['return_mean']:.1f} (n=1)\n" in err
+
+
+def test_a_sweep_tells_the_mean_return_of_each_setting_over_its_seeds():
+    done = [
+        (["steps=9", f"noise={noise}", f"seed={seed}"], 10 * seed + (noise == "pink"))
+        for noise in ("pink", "white")
+        for seed in (1, 2)
+    ]
+    assert averages(done) == ["noise=pink: mean return 16.0 (n=2)", "noise=white: mean return 15.0 (n=2)"]
+    assert averages(done[:2]) == ["all runs: mean return 16.0 (n=2)"] and averages([]) == []
 
 
 LAUNCHERS = {"joblib": ("joblib", "hydra.launcher.n_jobs=2"), "submitit_local": ("submitit",), "ray": ("ray",)}
@@ -126,7 +138,9 @@ def sweep(toys, tmp_path_factory):
         words = [*toys.tiny_keys, *QUICK, LENGTH, "task=Pendulum-v1", "seed=1,2", "resume=auto", *more]
         words += [f"hydra.sweep.dir={home / name}", "hydra.sweep.subdir=${seed}"]
         with meanwhile(lambda: any((home / name / "2").glob("checkpoints/0*")), act):
-            subprocess.run([sys.executable, "-P", "-m", "configs.commands", "train", "-m", *words], check=True)
+            command = [sys.executable, "-P", "-m", "configs.commands", "train", "-m", *words]
+            said = subprocess.run(command, check=True, stderr=subprocess.PIPE, text=True).stderr
+        assert re.search(r"^all runs: mean return .* \(n=2\)$", said, re.M)
         made = [json.loads((home / name / seed / "summary.json").read_text()) for seed in "12"]
         return [{key: value for key, value in each.items() if key not in CLOCK} for each in made]
 

@@ -109,8 +109,7 @@ class Replay:
         `observation`: the next one. `planned_token`: the token that the planner chose at this step, where `planned`.
         `demonstrated`: whether an expert took the step. `known`: where there was a step at all, if not everywhere;
         elsewhere the newest observation stays the last of its episode, as at a time limit. `quantities`: those of
-        `observation`. Raises ValueError if an
-        environment has begun no episode.
+        `observation`. Raises ValueError if an environment has begun no episode.
         """
         if bool((self.head < 0).any()):
             env = int((self.head < 0).nonzero()[0])

@@ -3,13 +3,17 @@
 import ctypes
 import logging
 import sys
+import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from configs.machine import check_threads
+from configs.reporting import Ended
 from configs.schema import MachineConfig
 from envs.settings import TaskConfig
 from policies.agent import Agent
@@ -51,6 +55,8 @@ def prepare(config: MachineConfig) -> Machine:
         raise UserError(f"compile=true: {NO_COMPILER}")
     if not compiled and config.compile == "auto":
         warnings.warn(f"{NO_COMPILER}: running at about half the speed", stacklevel=2)
+    if compiled:
+        mend(compiled_here())
     return Machine(torch.device(name), compiled)
 
 
@@ -75,6 +81,33 @@ def compiler_works() -> bool:
     except InvalidCxxCompiler:
         return False
     return True
+
+
+def compiled_here() -> Path:
+    """Return the folder in which PyTorch keeps what it has compiled."""
+    from torch._inductor.runtime.cache_dir_utils import cache_dir
+
+    return Path(cache_dir())
+
+
+def mend(cache: Path) -> None:
+    """Remove the empty libraries that a machine which was cut off has left; the last minute's may be being written."""
+    for library in cache.glob("*/*.so"):
+        with suppress(FileNotFoundError):  # another process does the same
+            if not (now := library.stat()).st_size and time.time() - now.st_mtime > 60:
+                library.unlink()
+
+
+@contextmanager
+def compiler_faults(then: str) -> Iterator[None]:
+    """Raise Ended if PyTorch cannot compile something in the block. `then`: how to go on."""
+    try:
+        yield
+    except RuntimeError as error:
+        if type(error).__name__ != "InductorError":
+            raise
+        line = f"compiling failed: {str(error).splitlines()[0]}; delete {compiled_here()} or set compile=false"
+        raise Ended(f"{line}, then {then}") from error
 
 
 @dataclass(frozen=True)

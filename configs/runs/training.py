@@ -16,6 +16,7 @@ from configs.reporting import SIGNALLED, Ended, progress_bar, say
 from configs.runs import parts as building
 from configs.runs.drawing import draw
 from configs.runs.episodes import EvaluationEpisodes, side_by_side
+from configs.runs.loading import compiler_faults
 from configs.runs.parts import Parts
 from configs.runs.run_folder import GUIDED, Progress, RunFolder, leaves, point_last, resumption, write_summary
 from configs.runs.starting import begin_with
@@ -154,7 +155,7 @@ class Training:
         go_on = f"go on with: semagram-train {typed('resume', self.folder.path)}"
         self.parts.trainer.episodes.report = self._tell
         try:
-            with handled(self._ask), watched(say, go_on):
+            with compiler_faults(go_on), handled(self._ask), watched(say, go_on):
                 try:
                     self._loop()
                     return self._finish()
