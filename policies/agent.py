@@ -26,10 +26,6 @@ from worldmodel.settings import PlannerConfig
 from worldmodel.td_check import TDCheck
 
 
-ANCHOR = 1.0
-"""The least `planner.anchor` with a fitted value, which was never corrected by trying: in control steps of full reward."""
-
-
 @dataclass
 class Totals:
     """Totals so far over all environments: `decisions`, the control `steps` they covered, and their `model_calls`.
@@ -145,8 +141,7 @@ class Agent:
         self.model, self.planner = self._own
         if weight and guidances:
             self.model = Guided(self.model, guidances, weight, self._step_discount)
-            anchor = ANCHOR if any(guidance.fitted for guidance, _ in guidances) else 0.0
-            self.planner = self.planner and self.planner.of(self.model, anchor)
+            self.planner = self.planner and self.planner.of(self.model)
         self.td_check = self._fresh_check()
 
     def forget(self) -> None:
