@@ -1,5 +1,6 @@
 """Laws of what a process was granted: no quota above it is passed, cards are shared out; and of its compiler."""
 
+import functools
 import math
 import os
 
@@ -57,9 +58,11 @@ def test_an_empty_library_in_the_compilers_cache_is_removed_unless_it_is_being_w
 
 def test_what_does_not_compile_ends_in_one_line_that_names_the_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
-    error = torch._inductor.exc.InductorError(ImportError("x.so: file too short\nmore"), None)
-    says = f"^compiling .*: x.so: file too short; delete {tmp_path} .*go on with: y$"
-    with pytest.raises(Ended, match=says), loading.compiler_faults("go on with: y"):
-        raise error
+    cause = ImportError("x.so: file too short\nmore")
+    says = f"^compiling failed: ImportError: x.so: file too short; delete {tmp_path} .*go on with: y$"
+    failed = torch._inductor.exc.InductorError, functools.partial(torch._dynamo.exc.BackendCompilerFailed, "inductor")
+    for error in failed:
+        with pytest.raises(Ended, match=says), loading.compiler_faults("go on with: y"):
+            raise error(cause, None)
     with pytest.raises(RuntimeError, match="a bug"), loading.compiler_faults(""):
         raise RuntimeError("a bug")

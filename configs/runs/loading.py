@@ -104,9 +104,12 @@ def compiler_faults(then: str) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if type(error).__name__ != "InductorError":
+        compiler = sys.modules.get("torch._dynamo.exc")
+        if compiler is None or not isinstance(error, compiler.BackendCompilerFailed):
             raise
-        line = f"compiling failed: {str(error).splitlines()[0]}; delete {compiled_here()} or set compile=false"
+        cause = error.inner_exception
+        why = f"{type(cause).__name__}: {str(cause).partition('\n')[0]}"
+        line = f"compiling failed: {why}; delete {compiled_here()} or set compile=false"
         raise Ended(f"{line}, then {then}") from error
 
 
