@@ -82,18 +82,16 @@ class Probes:
             high[i] > low[i] and min(int((known[:, i] & part).sum()) for part in (test, ~test)) > 1
             for i in range(count)
         ]
+        able = [i for i in range(count) if fits[i]]
         found = torch.zeros(count, size + 2)
-        for i in range(count):
-            if fits[i]:
-                found[i] = _ridge(latents, values[:, i], known[:, i], test, RIDGE)
-        poor = [i for i in range(count) if fits[i] and found[i, -1] < LINEAR]
+        found[able] = _ridge(latents, values[:, able], test, RIDGE)
+        poor = [i for i in able if found[i, -1] < LINEAR]
         if poor and not linear:
             kept = torch.arange(len(latents))[:: -(-len(latents) // MOST)]
-            features, wide = lifted(latents[kept]), torch.zeros(count, size + WIDE + 2)
+            more = _ridge(lifted(latents[kept]), values[kept][:, poor], test[kept], RIDGE_WIDE)
+            wide = torch.zeros(count, size + WIDE + 2)
             wide[:, :size], wide[:, -2:] = found[:, :size], found[:, -2:]
-            for i in poor:
-                more = _ridge(features, values[kept, i], known[kept, i], test[kept], RIDGE_WIDE)
-                wide[i] = more if more[-1] > found[i, -1] else wide[i]
+            wide[poor] = torch.where(more[:, -1:] > found[poor, -1:], more, wide[poor])
             found = wide
         return cls(tuple(names), found[:, :-2].contiguous(), found[:, -2], found[:, -1], low, high)
 
@@ -114,20 +112,28 @@ def _directions(size: int, device: torch.device) -> tuple[Tensor, Tensor]:
     return drawn[0].to(device), drawn[1].to(device)
 
 
-def _ridge(x: Tensor, y: Tensor, known: Tensor, test: Tensor, penalty: float) -> Tensor:
-    """Return weights, bias and r2 (F + 2,) of the regression of y (N,) on x (N, F), not fitted where `test`."""
-    train, held = known & ~test, known & test
-    inputs, mean = x[train].double(), y[train].double().mean()
-    middle = inputs.mean(0)
-    centred = inputs - middle
-    gram = centred.T @ centred / len(inputs)
-    gram += penalty * gram.diagonal().mean() * torch.eye(gram.shape[0], dtype=gram.dtype)
-    weight = torch.linalg.solve(gram, centred.T @ (y[train].double() - mean) / len(inputs))
-    bias, true = mean - middle @ weight, y[held].double()
-    left = (x[held].double() @ weight + bias - true).square().sum() / (true - true.mean()).square().sum().clamp(
-        min=1e-12
-    )
-    return torch.cat([weight, torch.stack([bias, 1 - left])]).float()
+def _ridge(x: Float[Tensor, "N F"], y: Float[Tensor, "N Q"], test: Tensor, penalty: float) -> Float[Tensor, "Q G"]:
+    """Return weights, bias and r2 (F + 2 numbers) of each regression of y on x, not fitted where `test`.
+
+    Columns of y that are known at the same moments are solved together.
+    """
+    known, result = y.isfinite(), torch.zeros(y.shape[1], x.shape[1] + 2)
+    together: dict[bytes, list[int]] = {}
+    for i in range(y.shape[1]):
+        together.setdefault(known[:, i].numpy().tobytes(), []).append(i)
+    for columns in together.values():
+        train, held = known[:, columns[0]] & ~test, known[:, columns[0]] & test
+        inputs, outputs = x[train].double(), y[train][:, columns].double()
+        middle, mean = inputs.mean(0), outputs.mean(0)
+        centred = inputs - middle
+        gram = centred.T @ centred / len(inputs)
+        gram += penalty * gram.diagonal().mean() * torch.eye(gram.shape[0], dtype=gram.dtype)
+        weight = torch.linalg.solve(gram, centred.T @ (outputs - mean) / len(inputs))
+        bias, true = mean - middle @ weight, y[held][:, columns].double()
+        left = (x[held].double() @ weight + bias - true).square().sum(0)
+        r2 = 1 - left / (true - true.mean(0)).square().sum(0).clamp(min=1e-12)
+        result[columns] = torch.cat([weight.T, bias[:, None], r2[:, None]], 1).float()
+    return result
 
 
 def _quantile(values: Tensor, share: float) -> float:
