@@ -79,7 +79,10 @@ class Quantities:
                     continue
                 if list(inspect.signature(helper).parameters) != ["self"]:
                     continue
-                size, name = np.size(helper(physics)), RENAMED.get(method, method)
+                try:
+                    size, name = np.size(helper(physics)), RENAMED.get(method, method)
+                except LookupError:  # about a body that this task lacks, such as the ball of quadruped
+                    continue
                 if size <= MOST:
                     names = [name] if size == 1 else [f"{name}[{i}]" for i in range(size)]
                     self._take(dict.fromkeys(names, ""), self._asked(helper))

@@ -11,6 +11,7 @@ from envs.make import episode_limit, make, make_vector
 from envs.multi import Multi, take_turns
 from envs.senses import Senses
 from envs.settings import TaskConfig
+from policies.settings import QUANTITIES
 from sim.variation import Variation
 from worldmodel.errors import UserError
 from worldmodel.senses import LANGUAGE_KEY, STATE_KEY
@@ -62,13 +63,13 @@ class Die(gymnasium.Env):
     observation_space = spaces.Dict({"a": action_space})
 
     def __init__(self, limit=1, rate=1.0, size=1):
-        self.metadata = {"episode_limit": limit, "render_fps": rate}
+        self.metadata = {"episode_limit": limit, "render_fps": rate, QUANTITIES: {}}
         self.observation_space = spaces.Dict({"a": spaces.Box(-1, 1, (size,))})
         self.closed = False
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
-        return int(self.np_random.integers(3)), {}
+        return int(self.np_random.integers(3)), {QUANTITIES: np.zeros(0)}
 
     def close(self):
         self.closed = True
