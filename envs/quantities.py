@@ -29,21 +29,23 @@ UNITS = {"hinge": ("rad", "rad/s"), "slide": ("m", "m/s")}
 class Quantities:
     """Reads the named quantities of one environment. `units`: the unit of each by name, "" if unknown."""
 
-    def __init__(self, env: gymnasium.Env, labels: Sequence[str]):
-        """Find what `env` can tell; `labels`: names of the components of its state, used if it has no MuJoCo model.
+    def __init__(self, env: gymnasium.Env, labels: Sequence[str], state: Callable[[Any], np.ndarray]):
+        """Find what `env` can tell.
+
+        `labels`: names of the components of its `state` (S,), a function of what it observes, used without MuJoCo.
 
         Raises UserError if the environment's own `quantities()` raises anything.
         """
         self.units: dict[str, str] = {}
         self._env = env
-        self._readers: list[Callable[[np.ndarray], np.ndarray]] = []
+        self._readers: list[Callable[[Any], np.ndarray]] = []
         if own := _attribute(env, "quantities"):
             try:
                 names = [*own()]
             except Exception as error:
                 line = "it is called before the first reset, to learn the names"
                 raise UserError(f"quantities(): {type(error).__name__}: {error}; {line}") from error
-            self._take(dict.fromkeys(names, ""), lambda state: _numbers(own()))
+            self._take(dict.fromkeys(names, ""), lambda raw: _numbers(own()))
         physics = _attribute(env, "physics")
         if physics is not None:
             self._helpers(physics)
@@ -53,21 +55,21 @@ class Quantities:
             self._sensors()
         elif not self.units:
             names = [label if not label.startswith("[") else f"state{label}" for label in labels]
-            self._take(dict.fromkeys(names, ""), lambda state: state)
+            self._take(dict.fromkeys(names, ""), state)
 
-    def read(self, state: np.ndarray) -> np.ndarray:
-        """Return the quantities (Q,) float32 now, in the order of `units`; NaN where not finite. `state` (S,)."""
+    def read(self, raw: Any) -> np.ndarray:
+        """Return the quantities (Q,) float32 now, in the order of `units`; NaN where not finite. `raw`: observed."""
         with np.errstate(over="ignore"):
-            values = np.concatenate([np.zeros(0), *(reader(state) for reader in self._readers)]).astype(np.float32)
+            values = np.concatenate([np.zeros(0), *(reader(raw) for reader in self._readers)]).astype(np.float32)
         values[~np.isfinite(values)] = math.nan
         return values
 
-    def _take(self, units: Mapping[str, str], read: Callable[[np.ndarray], Any]) -> None:
+    def _take(self, units: Mapping[str, str], read: Callable[[Any], Any]) -> None:
         """Add quantities that `read` returns in this order, but for those whose name is taken."""
         new = np.array([name not in self.units for name in units], bool)
         if new.any():
             self.units |= {name: unit for name, unit in units.items() if name not in self.units}
-            self._readers.append(lambda state: np.asarray(read(state), np.float64)[new])
+            self._readers.append(lambda raw: np.asarray(read(raw), np.float64)[new])
 
     def _helpers(self, physics) -> None:
         """Add the methods that dm_control's task gives its physics, those without arguments that return few numbers."""
@@ -87,8 +89,8 @@ class Quantities:
                     names = [name] if size == 1 else [f"{name}[{i}]" for i in range(size)]
                     self._take(dict.fromkeys(names, ""), self._asked(helper))
 
-    def _asked(self, helper: Callable) -> Callable[[np.ndarray], np.ndarray]:
-        return lambda state: np.ravel(helper(_attribute(self._env, "physics")))
+    def _asked(self, helper: Callable) -> Callable[[Any], np.ndarray]:
+        return lambda raw: np.ravel(helper(_attribute(self._env, "physics")))
 
     def _joints(self) -> None:
         import mujoco
@@ -100,9 +102,9 @@ class Quantities:
         places, speeds = ([int(getattr(joint, at)[0]) for joint in joints] for at in ("qposadr", "dofadr"))
         units = [UNITS[kinds[int(joint.type[0])]] for joint in joints]
         named = [joint.name for joint in joints]
-        self._take(dict(zip(named, (u[0] for u in units), strict=True)), lambda state: self._data.qpos[places])
+        self._take(dict(zip(named, (u[0] for u in units), strict=True)), lambda raw: self._data.qpos[places])
         rates = {f"{name}.velocity": u[1] for name, u in zip(named, units, strict=True)}
-        self._take(rates, lambda state: self._data.qvel[speeds])
+        self._take(rates, lambda raw: self._data.qvel[speeds])
 
     def _places(self) -> None:
         model, _ = self._simulation
@@ -115,8 +117,8 @@ class Quantities:
             units = {f"{renamed.get(each.name, each.name)}.{axis}": "m" for each in found for axis in "xyz"}
             self._take(units, self._placed(at, ids))
 
-    def _placed(self, at: str, ids: list[int]) -> Callable[[np.ndarray], np.ndarray]:
-        return lambda state: getattr(self._data, at)[ids].ravel()
+    def _placed(self, at: str, ids: list[int]) -> Callable[[Any], np.ndarray]:
+        return lambda raw: getattr(self._data, at)[ids].ravel()
 
     def _sensors(self) -> None:
         model, _ = self._simulation
@@ -127,7 +129,7 @@ class Quantities:
             for sensor in sensors
             for i in range(int(sensor.dim[0]))
         ]
-        self._take(dict.fromkeys(names, ""), lambda state: self._data.sensordata[entries])
+        self._take(dict.fromkeys(names, ""), lambda raw: self._data.sensordata[entries])
 
     @property
     def _simulation(self):

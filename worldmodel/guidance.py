@@ -228,8 +228,7 @@ class Guided(WorldModel):
         total = sum(each for _, each in guidances)
         self.guidances = [(guidance, weight * each / total) for guidance, each in guidances]
         self.own = 1 - weight
-        length = model.config.token.length
-        self.steps = sum(discount**step for step in range(length))  # control steps of a token, discounted
+        self.steps = model.config.token.steps(discount)
         self.lasting = 1 / (1 - discount)
         self.fitted = nn.ModuleList(
             [part for g, _ in guidances if g.fitted for part in (g.fitted.value, g.fitted.actor)]
@@ -251,7 +250,7 @@ class Guided(WorldModel):
         shares = [(guidance.fitted.actor, share) for guidance, share in self.guidances if guidance.fitted]
         shares = [(self.actor, 1 - sum(share for _, share in shares)), *shares]
         logits = sum((share * actor(z) for actor, share in shares if share), torch.zeros(()))
-        return SquashedGaussian.from_logits(logits * self.chosen if self.shared else logits)
+        return self.distribution(logits)
 
     def greedy_token(
         self, z: Float[Tensor, "B D"], start: Float[Tensor, "B A"] | None = None

@@ -98,8 +98,7 @@ class _Imagining:
     generator: torch.Generator
 
     def policy(self, z: Float[Tensor, "B D"]) -> SquashedGaussian:
-        logits = self.actor(z)
-        return SquashedGaussian.from_logits(logits * self.model.chosen if self.model.shared else logits)
+        return self.model.distribution(self.actor(z))
 
     def noise(self, count: int) -> Float[Tensor, "B P"]:
         return torch.randn(count, self.model.points, generator=self.generator).to(self.model.device)
@@ -132,7 +131,7 @@ class _Imagining:
 
     def reward(self, z: Float[Tensor, "B D"]) -> Float[Tensor, " B"]:
         """Return the guidance's reward of a token that ends in these latents."""
-        return sum(self.discount**step for step in range(self.model.config.token.length)) * self.guidance.reward(z)
+        return self.model.config.token.steps(self.discount) * self.guidance.reward(z)
 
     @property
     def over(self) -> float:

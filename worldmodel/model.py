@@ -151,7 +151,10 @@ class WorldModel(nn.Module):
 
     def policy(self, z: Float[Tensor, "B D"]) -> SquashedGaussian:
         """Return the distribution over token points in latent z; logits of a shared control point are zeroed."""
-        logits = self.actor(z)
+        return self.distribution(self.actor(z))
+
+    def distribution(self, logits: Float[Tensor, "B M"]) -> SquashedGaussian:
+        """Return the distribution over token points that an actor's logits stand for."""
         return SquashedGaussian.from_logits(logits * self.chosen if self.shared else logits)
 
     def token(self, points: Float[Tensor, "*B P"], start: Float[Tensor, "*B A"] | None = None) -> Float[Tensor, "*B P"]:

@@ -25,6 +25,10 @@ class TokenConfig:
         """Return the discount over one whole token, given the discount of one control `step`."""
         return step**self.length
 
+    def steps(self, step: float) -> float:
+        """Return the control steps of one whole token, each discounted by `step` for every one before it."""
+        return sum(step**before for before in range(self.length))
+
     def __post_init__(self):
         """Raise ValueError unless 1 <= control_points <= length <= 1000 and degree < control_points (> 0 if joined)."""
         check_ranges("model.token.", self)

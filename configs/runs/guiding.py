@@ -5,7 +5,7 @@ import re
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from pkgutil import resolve_name
@@ -152,7 +152,7 @@ def _fitted(guidance: Guidance, known: Known, config: GuideConfig) -> Guidance:
             *(known.model, guidance, known.memory.remembered, known.spec.discount, config.updates, generator),
             tick=lambda update: bar.update(update - bar.n),
         )
-    return Guidance(guidance.terms, guidance.probes, learned, guidance.head)
+    return replace(guidance, fitted=learned)
 
 
 def wanted(want: str, config: GuideConfig, known: Known) -> Said:
