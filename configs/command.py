@@ -140,13 +140,14 @@ def checked[T](cls: type[T], keys: dict) -> T:
 
     Raises ConfigError, and UserError or ConnectionError if the checkpoint, twin, cores or serial port do not exist.
     """
-    from configs.machine import check_threads
+    from configs.machine import check_device, check_threads
     from worldmodel.errors import UserError
     from worldmodel.strict import build
 
     config = build(cls, keys)
     if "threads" in keys:
         check_threads(keys["threads"])
+    check_device(keys.get("device"))
     checkpoint = keys.get("checkpoint")
     if isinstance(checkpoint, str) and checkpoint and not Path(checkpoint).is_dir():
         raise UserError(f"checkpoint={checkpoint}: no such folder")

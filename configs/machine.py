@@ -3,11 +3,14 @@
 import math
 import os
 import re
+import sys
 from pathlib import Path
 
 from worldmodel.errors import UserError
 
 CGROUPS = Path("/sys/fs/cgroup")
+OTHER_DRIVERS = ("dxg", "kfd", "nvmap")
+"""In /dev: of WSL, of AMD's cards, of a Jetson; there only PyTorch knows the devices."""
 
 
 def cores() -> int:
@@ -46,6 +49,15 @@ def check_threads(threads: int) -> None:
     """Raise UserError for more threads than cores."""
     if threads > (there := cores()):
         raise UserError(f"threads={threads}: at most {there}, the cores granted here")
+
+
+def check_device(device: object) -> None:
+    """Raise UserError for a CUDA device that is not here, as far as Linux tells without PyTorch."""
+    found = re.fullmatch(r"cuda(?::(\d+))?", str(device))
+    if not found or sys.platform != "linux" or any(Path("/dev", name).exists() for name in OTHER_DRIVERS):
+        return
+    if int(found[1] or 0) >= (there := len(cards())):
+        raise UserError(f"device={device}: CUDA devices here: {there}; device=cpu works")
 
 
 def cards() -> list[str]:

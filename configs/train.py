@@ -8,7 +8,7 @@ from pathlib import Path
 
 from configs.arguments import explain, given, moved, named, typed
 from configs.command import composed
-from configs.machine import check_threads
+from configs.machine import check_device, check_threads
 from configs.runs.tracking import Callback, check_installed
 from configs.schema import TrainConfig, check_camera_keys
 from envs.settings import folder_name, label
@@ -87,6 +87,7 @@ def begin(
     began = time.perf_counter()
     if isinstance(keys["threads"], int):  # else `build` says what is wrong
         check_threads(keys["threads"])
+    check_device(keys["device"])
     if keys["resume"] == AUTO:
         from configs.runs.run_folder import found
 

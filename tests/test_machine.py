@@ -48,6 +48,18 @@ def test_members_take_turns_on_the_cards_that_are_there_unless_they_name_one(mon
         assert machine.own_card("cuda", 1) == {}
 
 
+def test_a_device_that_is_not_here_is_refused_before_pytorch_where_linux_knows_it(monkeypatch):
+    monkeypatch.setattr(machine, "OTHER_DRIVERS", ())
+    monkeypatch.setattr(machine.sys, "platform", "linux")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5")
+    for there in ("cuda", "cuda:1", "cpu", "auto", "cuda:x", None):
+        machine.check_device(there)
+    with pytest.raises(ValueError, match=r"^device=cuda:2: CUDA devices here: 2; device=cpu works$"):
+        machine.check_device("cuda:2")
+    monkeypatch.setattr(machine, "OTHER_DRIVERS", ("null",))
+    machine.check_device("cuda:2")
+
+
 def test_an_empty_library_in_the_compilers_cache_is_removed_unless_it_is_being_written(tmp_path):
     write(tmp_path / "ab", left__so="", whole__so="x", new__so="", left__cpp="")
     for name in ("left.so", "whole.so", "left.cpp"):
