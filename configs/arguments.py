@@ -154,6 +154,12 @@ def typed(key: str, value: object) -> str:
     return shlex.quote(word) if set(word) & set('"$`\\!') else f'"{word}"'  # the latter as a person would type
 
 
+def going_on(path: Path, plugins: Sequence[str] = ()) -> str:
+    """Return the command that goes on with the run in a folder, which names its plugins again."""
+    own = f" {shlex.quote(f'plugins=[{",".join(map(quoted, plugins))}]')}" if plugins else ""
+    return f"semagram-train {typed('resume', path)}{own}"
+
+
 def opened(arguments: Iterable[str]) -> list[str]:
     """Return the arguments such that Hydra takes new keys in the groups whose keys a user names (`OPEN`).
 
@@ -185,10 +191,15 @@ def moved() -> bool:
 def check_groups(name: str, arguments: Sequence[str]) -> None:
     """Raise ConfigError for a config group of the command `name` that is not given a name, or several for a sweep.
 
-    Hydra would merge a list's, and end with a traceback for other values.
+    Hydra would merge a list's, and end with a traceback for other values. Also for a key without `=` or with dashes.
     """
     groups = [entry.name for entry in entries(name) if entry.kind == "group"]
     for argument in arguments:
+        bare = argument.lstrip("-")
+        if argument.startswith("--") and bare.partition("=")[0] in keys(name):
+            raise ConfigError(f"{argument}: keys are set without dashes: {bare}")
+        if argument in keys(name):
+            raise ConfigError(f"{argument}: a key and its value are one word: {argument}=<value>")
         if argument.startswith("~") and (key := argument[1:].partition("=")[0]) in keys(name):
             off = "false" if key == "video" else "<value>"
             raise ConfigError(f"{argument}: a key cannot be left out; {key}={off}")

@@ -146,7 +146,7 @@ def tabulate(config: BenchConfig) -> dict:
     paths = [config.table] if isinstance(config.table, str) else config.table
     for path in map(Path, paths):
         if path.is_dir():
-            _check_alike(sorted(summary.parent for summary in path.glob("*/summary.json")))
+            _check_alike([summary.parent for summary in results.summaries(path)])
     rows = table.chosen(paths)
     names, agent = table.agents(rows), config.agent
     if agent not in names:

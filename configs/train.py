@@ -6,7 +6,7 @@ from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 
-from configs.arguments import explain, given, moved, named, typed
+from configs.arguments import explain, given, going_on, moved, named
 from configs.command import composed
 from configs.machine import check_device, check_threads
 from configs.runs.tracking import Callback, check_installed
@@ -113,7 +113,7 @@ def begin(
     except Exception as error:
         if part := registry.blamed(error, callback=callback):
             path = Path(keys["resume"] or folder)
-            go_on = f"go on from the last checkpoint with: semagram-train {typed('resume', path)}"
+            go_on = f"go on from the last checkpoint with: {going_on(path, keys['plugins'])}"
             saved = RunFolder(path).used
             error.add_note(f"{OWN}{part} raised this; {go_on if saved else 'nothing was saved yet: begin again'}")
         raise

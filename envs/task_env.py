@@ -150,9 +150,15 @@ class TaskEnv(gymnasium.Wrapper):
         with np.errstate(over="ignore"):
             return np.asarray(spaces.flatten(self._numbers, raw)).astype(np.float32)
 
+    def _sized(self, state: np.ndarray) -> np.ndarray:
+        """Return the state; raise EnvironmentFault if it has another size than the space says."""
+        if len(state) != len(self._labels):
+            raise EnvironmentFault(f"{self._where()}: it observes {len(state)} numbers, not {len(self._labels)}")
+        return state
+
     def _observe(self, raw: Any, action: np.ndarray | None, reward: float) -> dict[str, Any]:
         """Return what the agent observes of `raw`, checked."""
-        state = self.state(raw)
+        state = self._sized(self.state(raw))
         finite = np.isfinite(state)
         if not finite.all() or not abs(reward) <= LARGEST:
             at = int(np.argmin(finite))

@@ -299,6 +299,7 @@ def test_a_folder_of_runs_is_a_column_only_if_they_have_the_same_settings_but_ta
     first, other = run("hopper-stand", 1, 8, 1), run("walker-walk", 2, 8, 999)
     code, out, _ = command("bench", f"table={tmp_path / 'mine'}")
     assert code == 0 and json.loads(out)["return_mean"] == {"hopper-stand": 5, "walker-walk": 5}
+    assert [each.task for each in read(tmp_path)] == ["hopper-stand", "walker-walk"]  # a folder above them
     run("walker-walk", 2, 9, 1)
     line = f"{other}/config.yaml: learning.batch_size=9, but 8 in {first}; a column is of one setting"
     with pytest.raises(ConfigError, match=f"^{re.escape(line)}$"):

@@ -210,6 +210,8 @@ def test_who_makes_settings_in_code_is_refused_what_a_command_is_and_numpys_numb
     [
         ("train", ["learning.bach_size=10"], "learning.bach_size: no such key; did you mean learning.batch_size?"),
         ("train", ["task=[walker-run,walker-walk]"], "task.name=[walker-run,walker-walk]: no such task"),
+        ("train", ["--task=walker-walk"], "--task=walker-walk: keys are set without dashes: task=walker-walk"),
+        ("train", ["task", "walker-walk"], "task: a key and its value are one word: task=<value>"),
         ("train", ["task.control_hz=5"], "task.control_hz: only for the SO-101's tasks"),
         ("train", ["recipe=foo"], "recipe=foo: one of drop-senses, hopper-stand, "),
         ("train", ["seed=1,2"], "To sweep over it, add --multirun"),

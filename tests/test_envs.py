@@ -143,6 +143,14 @@ def test_a_dict_of_observations_is_flattened_in_the_order_of_its_keys(line):
         env.step(np.zeros(1, np.float32))
 
 
+def test_an_observation_that_changes_its_size_is_a_fault_that_says_so(line):
+    env = line(observation=lambda step: [0, 1, 2][: 3 if step == 2 else 2])
+    env.reset(seed=0)
+    env.step(np.zeros(1, np.float32))
+    with pytest.raises(EnvironmentFault, match=r"control step 2: it observes 3 numbers, not 2$"):
+        env.step(np.zeros(1, np.float32))
+
+
 @pytest.mark.parametrize(
     ("what", "step", "message"),
     [

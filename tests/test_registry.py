@@ -113,6 +113,16 @@ def test_the_cost_of_an_update_includes_registered_losses(toys):
     assert cost[1] - cost[0] == pytest.approx(3 * forward)
 
 
+def test_a_run_whose_plugins_are_not_named_again_is_refused_with_the_command_that_does(toys, tmp_path, monkeypatch):
+    file = EXAMPLES / "own_planner.py"
+    own = [*toys.tiny_keys, *SHORT, *OWN["planner"], f"plugins=[{file}]", "steps=60"]
+    train(own, tmp_path / "run")
+    monkeypatch.setitem(registry._registered, "planner", {})
+    command = re.escape(f"semagram-train resume={tmp_path}/run ") + f".*plugins=.*{file}"
+    with pytest.raises(UserError, match=f"planner.algorithm=shooting: .*it began with plugins: {command}"):
+        train([f"resume={tmp_path / 'run'}"])
+
+
 @pytest.mark.parametrize("text", ["def (", "import nothing_of_the_name", "1 / 0", "import sys; sys.exit(3)"])
 def test_a_module_that_cannot_be_imported_is_one_line_with_its_place_and_can_be_mended(tmp_path, text):
     file = tmp_path / "mine.py"
@@ -221,7 +231,10 @@ N_TH = {"loss": 18, "noise": 70, "encoder": 80, "callback": 3}
 def test_a_part_that_raises_is_named_last_and_the_run_goes_on_once_it_is_mended(frail, tmp_path, kind):
     keys, module, metrics = frail
     named = {kind: f"{kind} frail", "callback": "callback"}[kind]
-    for after, rest in (1, "nothing was saved yet"), (N_TH[kind], f"go on .* semagram-train resume={tmp_path}/run$"):
+    for after, rest in (
+        (1, "nothing was saved yet"),
+        (N_TH[kind], f"go on .* semagram-train resume={tmp_path}/run .plugins=.*frail.py"),
+    ):
         module.left[kind] = after
         with pytest.raises(KeyError, match="mine") as caught:
             train(keys, tmp_path / "run", module.callback)

@@ -115,7 +115,7 @@ def test_killed_and_stopped_at_any_moment_it_goes_on_to_the_same_numbers(keys, w
         stopping.join()
     if code:  # it had not finished already
         assert (code, out) == (143, "") and "going on from" in err
-        assert "\nstopping at the end of this step, with a checkpoint; " in err
+        assert "\nstopping as soon as all is saved; " in err
         assert "stopped by SIGTERM; go on with: semagram-train resume=" in err
     code, out, err = command("train", "resume=run")
     assert code == 0, err

@@ -139,5 +139,7 @@ def _import(file: Path) -> None:
 
 def _where(error: BaseException) -> str:
     """Return where an error was raised."""
+    if isinstance(error, SyntaxError):  # says itself where
+        return ""
     last = traceback.extract_tb(error.__traceback__)[-1]
     return f"{Path(last.filename).name}, line {last.lineno}: "

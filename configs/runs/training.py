@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from configs.arguments import typed
+from configs.arguments import going_on, typed
 from configs.reporting import SIGNALLED, Ended, progress_bar, say
 from configs.runs import parts as building
 from configs.runs.drawing import draw
@@ -31,9 +31,10 @@ from policies.storage.folders import commit, versions
 from policies.training.episodes import PATIENCE
 from policies.training.rollouts import Rollout, in_words, outcome
 from robot.safety.stops import Stopped, handled
+from worldmodel.errors import UserError
 from worldmodel.strict import ConfigError, build
 
-STOPPING = b"\nstopping at the end of this step, with a checkpoint; the same signal again stops at once, without one\n"
+STOPPING = b"\nstopping as soon as all is saved; the same signal again stops at once, without a checkpoint\n"
 
 
 PAYS = 10_000
@@ -107,16 +108,20 @@ class Training:
 
     @classmethod
     def _resume(cls, keys: dict, given: Collection[str]) -> "Training":
-        folder = RunFolder(Path(keys["resume"]))
-        folder.config()  # raises if it is not a run folder, before anything is written to it
+        folder = RunFolder(Path(keys["resume"]).absolute())
+        began = folder.config()  # raises if it is not a run folder, before anything is written to it
         lock = folder.take()  # before looking for the newest checkpoint: the lock's holder may save another
         try:
             path, config, progress = resumption(folder, keys, given)
             parts = building.build(config)
             restore(path, parts.trainer, say)
             folder.rewind(progress.metrics_bytes)
-        except BaseException:
+        except BaseException as error:
             os.close(lock)
+            if isinstance(error, UserError) and began.get("plugins") and not keys["plugins"]:
+                raise ConfigError(
+                    f"{error}; it began with plugins: {going_on(folder.path, began['plugins'])}"
+                ) from error
             raise
         say(f"going on from {path}")
         if parts.trainer.env_steps >= config.steps:
@@ -152,7 +157,7 @@ class Training:
         between two steps to save. Raises Ended for a fault of an environment that learns, with a checkpoint after it,
         and EnvironmentFault for one in an evaluation or at the first reset.
         """
-        go_on = f"go on with: semagram-train {typed('resume', self.folder.path)}"
+        go_on = f"go on with: {going_on(self.folder.path, self.config.plugins)}"
         self.parts.trainer.episodes.report = self._tell
         try:
             with compiler_faults(go_on), handled(self._ask), watched(say, go_on):

@@ -63,12 +63,20 @@ COLUMNS = tuple(field.name for field in fields(Result))
 
 
 def read(path: Path | str) -> list[Result]:
-    """Read a folder of runs, whose name is the agent's, or a CSV file. Raises ResultsError, OSError."""
+    """Read a folder of runs or of such folders, whose name is the agent's, or a CSV file.
+
+    Raises ResultsError, OSError.
+    """
     path = Path(path)
     if path.is_dir():
-        found = (run_of(summary.parent, path.resolve().name) for summary in sorted(path.glob("*/summary.json")))
+        found = (run_of(summary.parent, path.resolve().name) for summary in summaries(path))
         return [result for result in found if result is not None]
     return [_parsed(path, number, row) for number, row in enumerate(_csv(path, COLUMNS), start=2)]
+
+
+def summaries(path: Path) -> list[Path]:
+    """Return the summaries of the runs in a folder or, if it has none, one folder deeper."""
+    return sorted(path.glob("*/summary.json")) or sorted(path.glob("*/*/summary.json"))
 
 
 def write(path: Path, results: Sequence[Result]) -> None:
