@@ -7,10 +7,9 @@ import re
 from collections.abc import Collection
 from dataclasses import dataclass, field, fields
 
-from envs.faults import FaultConfig
 from envs.instructions import check as check_sentence
 from envs.senses import IMAGE_SIZE, STATE_NAME, Senses, check_image_size
-from envs.settings import TaskConfig
+from envs.settings import FaultConfig, TaskConfig
 from policies.settings import (
     CheckpointConfig,
     CodecChoices,

@@ -3,45 +3,17 @@
 Unlike domain randomisation (`sim.variation`), which an agent trains under, these begin at a step and hold to the end.
 """
 
-from dataclasses import dataclass
-
 import gymnasium
 import numpy as np
 
 from envs.quantities import simulation
+from envs.settings import FLIP, JAM, WEAK, FaultConfig
 from worldmodel.errors import UserError
-from worldmodel.strict import check_ranges, ranged
 
-JAM, FLIP, WEAK, LOAD = "jam", "flip", "weak", "load"
-KINDS = {
-    JAM: "a joint with a motor does not move any more",
-    FLIP: "a motor turns the other way",
-    WEAK: "all motors have a third of their force",
-    LOAD: "each body is half as heavy again",
-}
 CHANGED = ("dof_armature", "actuator_gear", "body_mass", "body_inertia")
 """What a fault changes of a MuJoCo model."""
 STUCK = 1e5
 """The inertia of a jammed joint, in kg m2 or kg: stable under each integrator, unlike friction."""
-
-
-@dataclass(frozen=True)
-class FaultConfig:
-    """What breaks (one of KINDS; \"\": nothing), from control step `at_step` of each episode on.
-
-    The joint or motor is drawn by the episode's seed.
-    """
-
-    kind: str = ""
-    at_step: int = ranged(0, low=0)
-
-    def __post_init__(self):
-        """Raise ValueError for an unknown kind or a value out of range."""
-        check_ranges("fault.", self)
-        if self.kind and self.kind not in KINDS:
-            raise UserError(f"fault.kind={self.kind}: one of {', '.join(KINDS)}")
-        if self.at_step and not self.kind:
-            raise UserError(f"fault.at_step={self.at_step}: only with fault.kind=, what breaks then")
 
 
 class Faulty(gymnasium.Wrapper):

@@ -12,9 +12,9 @@ import gymnasium
 from gymnasium.wrappers import TimeLimit
 
 from envs import suite
-from envs.faults import FaultConfig, Faulty
+from envs.faults import Faulty
 from envs.senses import Senses
-from envs.settings import TaskConfig
+from envs.settings import FaultConfig, TaskConfig
 from envs.task_env import Reporting, TaskEnv, faults
 from envs.vector import Processes
 from sim.variation import Variation

@@ -11,10 +11,9 @@ import torch
 from configs.command import composed
 from configs.runs.evaluation import Evaluation
 from configs.schema import EvaluateConfig
-from envs.faults import KINDS, FaultConfig
 from envs.make import make
 from envs.quantities import simulation
-from envs.settings import TaskConfig
+from envs.settings import KINDS, FaultConfig, TaskConfig
 from policies.agent import Agent
 from policies.alarms import FILE, GAUGES, TINY, WINDOW, Alarms, Band, Watch, least_episodes
 from policies.storage.folders import FolderError
