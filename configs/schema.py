@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, fields
 
 from envs.instructions import check as check_sentence
 from envs.senses import IMAGE_SIZE, STATE_NAME, Senses, check_image_size
-from envs.settings import TaskConfig
+from envs.settings import FaultConfig, TaskConfig
 from policies.settings import (
     CheckpointConfig,
     CodecChoices,
@@ -131,7 +131,8 @@ class EvaluateConfig(MachineConfig):
     are None keep the checkpoint's value. `drop_senses`:
     senses that fail from control step `drop_at_step` of each episode on. `instruction`: replaces the task's own.
     `paraphrases`: each episode words its task differently, in paraphrases never used in training. `quantities`: those
-    to report.
+    to report. `fault`: what breaks in each episode. `calibrate`: episodes from which to make its alarms, so that
+    a share `false_alarms` of good ones raises one; else 0.
     """
 
     checkpoint: str = ""
@@ -148,10 +149,16 @@ class EvaluateConfig(MachineConfig):
     planner: dict = field(default_factory=lambda: {f.name: None for f in fields(PlannerConfig)})
     guidance: GuidanceKeys = field(default_factory=GuidanceKeys)
     quantities: tuple[str, ...] = ()
+    fault: FaultConfig = field(default_factory=FaultConfig)
+    calibrate: int = ranged(0, low=0, high=100_000)
+    false_alarms: float = ranged(0.05, above=0, high=0.5)
 
     def __post_init__(self):
         """Raise ValueError for a value out of range."""
         MachineConfig.__post_init__(self)
+        check_ranges("", self)
+        if self.calibrate and (self.fault.kind or self.drop_senses):
+            raise UserError(f"calibrate={self.calibrate}: by good episodes, so without fault.kind= and drop_senses=")
         if len(set(self.video_episodes) & set(EXTREMES)) < len(self.video_episodes):
             raise UserError(
                 f"video_episodes=[{','.join(self.video_episodes)}]: some of {', '.join(EXTREMES)}, each once"

@@ -12,8 +12,9 @@ import gymnasium
 from gymnasium.wrappers import TimeLimit
 
 from envs import suite
+from envs.faults import Faulty
 from envs.senses import Senses
-from envs.settings import TaskConfig
+from envs.settings import FaultConfig, TaskConfig
 from envs.task_env import Reporting, TaskEnv, faults
 from envs.vector import Processes
 from sim.variation import Variation
@@ -33,13 +34,14 @@ def make(
     drop: Mapping[str, int] | None = None,
     plugins: Sequence[str] = (),
     report_faults: bool = False,
+    fault: FaultConfig | None = None,
 ) -> gymnasium.Env:
     """Create the environment of a task; with `render=True`, one that `envs.cameras.frame` can draw.
 
     `variation` says how the simulated SO-101 differs from its model from one episode to the next; only the arm's
     tasks support it. `drop`: the control step from which a sense is missing in each episode (`envs.missing`).
     `plugins`: modules to import first, which another process may lack (`worldmodel.registry`). `report_faults`: do not
-    raise a fault, but end the episode (`Reporting`).
+    raise a fault, but end the episode (`Reporting`). `fault`: what breaks in each episode.
 
     Observations: a Dict of the chosen `senses`. `observation.state`, Box (S,) float32: the environment's own keys in
     alphabetical order, flattened. `observation.images.<camera>`, Box (H, W, 3) uint8 (`envs.cameras`), with
@@ -56,17 +58,19 @@ def make(
     """
     registry.load(plugins)
     if report_faults:
-        return Reporting(make(task, render, variation, senses, drop))
+        return Reporting(make(task, render, variation, senses, drop, fault=fault))
     if task.name == "multi":
         from envs.multi import Multi
 
-        return Multi({part.name: make(part, render, variation, senses, drop) for part in task.parts})
+        return Multi({part.name: make(part, render, variation, senses, drop, fault=fault) for part in task.parts})
     with faults(f"{task.label}, being made"):
         own = _build(task, render or bool(senses.cameras), variation)
         for name in task.wrappers:
             own = registry.find("wrapper", name)(own)
     try:
-        env = TaskEnv(own, task, senses)
+        env: gymnasium.Env = TaskEnv(own, task, senses)
+        if fault is not None and fault.kind:
+            env = Faulty(env, fault)
         if not senses.cameras and not drop:
             return env
         from envs.missing import Masked
@@ -86,6 +90,7 @@ def make_vector(
     drop: Mapping[str, int] | None = None,
     report_faults: bool = False,
     render: bool = False,
+    fault: FaultConfig | None = None,
 ) -> gymnasium.vector.VectorEnv:
     """Create `count` environments of a task that step together; the other arguments are those of `make`.
 
@@ -111,6 +116,7 @@ def make_vector(
     if count < 1:
         raise UserError(f"envs={count}: at least 1")
     settings: dict = {"variation": variation, "senses": senses, "drop": drop, "report_faults": report_faults}
+    settings["fault"] = fault
     one = functools.partial(make, task, render, plugins=tuple(registry.loaded), **settings)
     if count > 1 and processes:
         return Processes(one, count, task.label)

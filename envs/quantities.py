@@ -49,7 +49,7 @@ class Quantities:
         physics = _attribute(env, "physics")
         if physics is not None:
             self._helpers(physics)
-        if _model(env) is not None:
+        if simulation(env) is not None:
             self._joints()
             self._places()
             self._sensors()
@@ -133,7 +133,7 @@ class Quantities:
 
     @property
     def _simulation(self):
-        found = _model(self._env)
+        found = simulation(self._env)
         assert found is not None
         return found
 
@@ -150,7 +150,7 @@ def _attribute(env: gymnasium.Env, name: str):
         return None
 
 
-def _model(env: gymnasium.Env):
+def simulation(env: gymnasium.Env):
     """Return the MuJoCo model and data of an environment's simulation, which a reset may replace; None without one."""
     physics = _attribute(env, "physics")
     if physics is not None and hasattr(physics, "model") and hasattr(physics.model, "ptr"):

@@ -11,11 +11,19 @@ from sim.so101.tasks import CONTROLS, DELTA, FULL, STATES
 from sim.so101.tasks import TASKS as ARM_TASKS
 from worldmodel import registry
 from worldmodel.errors import UserError
+from worldmodel.strict import check_ranges, ranged
 
 NAMES: tuple[str, ...] = (*suite.NAMES, *ARM_TASKS)
 """Every task name: the suite's and the arm's."""
 
 REWARDS = ("own", "none")
+JAM, FLIP, WEAK, LOAD = "jam", "flip", "weak", "load"
+KINDS = {
+    JAM: "a joint with a motor does not move any more",
+    FLIP: "a motor turns the other way",
+    WEAK: "all motors have a third of their force",
+    LOAD: "each body is half as heavy again",
+}
 ARM_DEFAULTS = {"control_hz": 30.0, "control": DELTA, "end_on_success": False, "state": FULL}
 
 
@@ -195,3 +203,22 @@ def find(name: str, key: str = "task.name") -> None:
             raise UserError(f"{key}={name}: no such task; the SO-101's are {', '.join(ARM_TASKS)}")
     else:
         suite.find(name, key)
+
+
+@dataclass(frozen=True)
+class FaultConfig:
+    """What breaks (one of KINDS; \"\": nothing), from control step `at_step` of each episode on.
+
+    The joint or motor is drawn by the episode's seed.
+    """
+
+    kind: str = ""
+    at_step: int = ranged(0, low=0)
+
+    def __post_init__(self):
+        """Raise ValueError for an unknown kind or a value out of range."""
+        check_ranges("fault.", self)
+        if self.kind and self.kind not in KINDS:
+            raise UserError(f"fault.kind={self.kind}: one of {', '.join(KINDS)}")
+        if self.at_step and not self.kind:
+            raise UserError(f"fault.at_step={self.at_step}: only with fault.kind=, what breaks then")

@@ -13,6 +13,7 @@ from envs.make import ENDLESS, episode_limit, make_vector
 from envs.senses import Senses
 from envs.settings import TaskConfig
 from policies.agent import Agent
+from policies.alarms import Watch
 from policies.training.episodes import Episodes, episode_seed, play
 from policies.training.rollouts import Rollout, joined, rollout
 from worldmodel.observation import Observation
@@ -55,16 +56,23 @@ class EvaluationEpisodes:
         return self.limit * -(-self.count // self.env.num_envs)
 
     def play(
-        self, agent: Agent, seed: int, tick: Callable[[], None] | None = None, named: Sequence[str] = ()
+        self,
+        agent: Agent,
+        seed: int,
+        tick: Callable[[], None] | None = None,
+        named: Sequence[str] = (),
+        watch: Watch | None = None,
     ) -> Rollout:
         """Play all episodes, and keep the quantities `named`; `tick` is called at each step of each batch.
+
+        `watch` reads the agent's gauges.
 
         Raises whatever `ready` raises.
         """
         played, self.states = [], []
         for first in range(0, self.count, self.env.num_envs):
             self.states.append(agent.generator.get_state())
-            played.append(rollout(self.batch(first), agent, seed, self.limit, tick, first, named))
+            played.append(rollout(self.batch(first), agent, seed, self.limit, tick, first, named, watch))
         return joined(played)
 
     def batch(self, first: int) -> SyncVectorEnv:

@@ -24,11 +24,12 @@ from envs.make import make
 from envs.senses import LANGUAGE_NAME, Senses
 from envs.vector import watched
 from policies.agent import Agent
+from policies.alarms import FILE, Alarms, Watch
 from policies.guidance.chosen import Chosen
 from policies.nearest_frames import NearestFrames
 from policies.settings import QUANTITIES
-from policies.storage.checkpoint import PROGRESS, REPLAY, read_tensors
-from policies.storage.folders import FolderError, check_folder, versions
+from policies.storage.checkpoint import MODEL, PROGRESS, REPLAY, read_tensors
+from policies.storage.folders import FolderError, check_folder, sum_of, versions
 from policies.training.rollouts import Rollout, evaluated, in_words, outcome
 from worldmodel.flops import plan_gflop
 from worldmodel.replay import Replay, ReplayMismatch
@@ -92,7 +93,8 @@ class Evaluation:
 
     def _run(self, folder: Path) -> dict:
         agreement = self._agreement()  # first, so that a damaged replay fails before the episodes are played
-        planned, alone, agent, states = self._episodes()
+        watch = Watch()
+        planned, alone, agent, states = self._episodes(watch)
         config, spec = self.config, self.loaded.spec
         result = {
             "task": self.loaded.task.label,
@@ -111,6 +113,8 @@ class Evaluation:
             "guidance_weight": self.chosen and self.chosen.weight,
             **self.told.fulfilled(planned, alone),
             "quantities": self.told.values(planned, spec.quantities),
+            "fault": asdict(config.fault) if config.fault.kind else None,
+            "alarms": self._alarms(watch, planned),
             **self._costs(agent),
             "device": str(self.machine.device),
             "versions": versions(),
@@ -147,6 +151,28 @@ class Evaluation:
             "plan_ms_p99": pace and round(pace.percentile(99), 3),
             "parameters": sum(p.numel() for p in model.parameters()),
         }
+
+    def _alarms(self, watch: Watch, planned: Rollout) -> dict | None:
+        """Make the alarms if asked for; return which were raised in the episodes; None if the checkpoint has none.
+
+        Raises UserError for too few good episodes, FolderError for alarms made under another guidance or task.
+        """
+        path, task, said = self.loaded.path / FILE, self.loaded.task.label, self.told.sentence if self.chosen else ""
+        weights = sum_of(self.loaded.path / MODEL)[1]
+        if self.config.calibrate:
+            good = np.ones(len(planned.returns), bool) if planned.successes is None else planned.successes
+            made = {"checkpoint": weights, "task": task, "guidance": said}
+            Alarms.of(watch, good, self.config.false_alarms, **made).write(path)
+            say(f"alarms of {good.sum()} good episodes: {path}")
+        elif not path.exists():
+            return None
+        alarms = Alarms.read(path)
+        if alarms.checkpoint != weights:
+            raise FolderError(f"{path}: of another checkpoint; semagram-eval calibrate=<episodes> makes this one's")
+        if alarms.guidance != said:
+            say(f"{path}: made {f'under {alarms.guidance}' if alarms.guidance else 'without guidance'}: not used here")
+            return None
+        return alarms.raised(watch)
 
     def _draw(self, folder: Path, planned: Rollout, alone: Rollout) -> None:
         """Write the plot of the returns."""
@@ -188,10 +214,16 @@ class Evaluation:
     def _evaluation_episodes(self, render: bool = False) -> EvaluationEpisodes:
         together = side_by_side(self.planner.deadline_ms)
         settings = {"variation": self.config.randomise, "senses": self.senses, "drop": self._drop, "render": render}
-        return EvaluationEpisodes(self.loaded.task, self.config.episodes, together, self._instruct, **settings)
+        settings["fault"] = self.config.fault
+        return EvaluationEpisodes(
+            self.loaded.task, self.config.calibrate or self.config.episodes, together, self._instruct, **settings
+        )
 
-    def _episodes(self) -> tuple[Rollout, Rollout, Agent, list[torch.Tensor]]:
-        """Play the episodes, with the planner and without. Returns both, the agent that planned and its `states`."""
+    def _episodes(self, watch: Watch) -> tuple[Rollout, Rollout, Agent, list[torch.Tensor]]:
+        """Play the episodes, with the planner and without. Returns both, the agent that planned and its `states`.
+
+        `watch` reads the gauges of the agent that plans.
+        """
         config, episodes = self.config, self._evaluation_episodes()
         agent, policy = self._agent(True, bool(self.planner.deadline_ms) and self.machine.compiled), self._agent(False)
         with closing(episodes):
@@ -200,8 +232,12 @@ class Evaluation:
             if config.drop_at_step >= episodes.limit:
                 least = f"below {episodes.limit}, an episode's control steps"
                 raise ConfigError(f"drop_at_step={config.drop_at_step}: {least}")
+            if config.fault.at_step >= episodes.limit:
+                raise ConfigError(
+                    f"fault.at_step={config.fault.at_step}: below {episodes.limit}, an episode's control steps"
+                )
             with progress_bar(episodes.steps, desc="with the planner") as bar:
-                planned = episodes.play(agent, config.seed, bar.update, self.told.names)
+                planned = episodes.play(agent, config.seed, bar.update, self.told.names, watch)
             states = episodes.states
             with progress_bar(episodes.steps, desc="policy alone") as bar:
                 alone = episodes.play(policy, config.seed, bar.update, self.told.names)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from policies.agent import Agent
+from policies.alarms import Watch
 from policies.training.episodes import Episodes, Step, episode_seed, play
 
 
@@ -48,23 +49,28 @@ def rollout(
     tick: Callable[[], None] | None = None,
     first: int = 0,
     named: Sequence[str] = (),
+    watch: Watch | None = None,
 ) -> Rollout:
     """Run one episode in each of the N environments of `env`, until all have ended or for `limit` control steps.
 
     `tick` is called at each step. `first`: the number of the first episode among all evaluation episodes of `seed`.
-    `named`: the quantities to keep.
+    `named`: the quantities to keep. `watch` reads the agent's gauges.
     """
     episodes = evaluated(env, agent, seed, first)
     returns, lengths, successes = np.zeros(env.num_envs), np.zeros(env.num_envs, int), np.zeros(env.num_envs, bool)
     tasks: tuple[str, ...] = ()
     columns = [[*episodes.units].index(name) for name in named]
     kept: list[list[np.ndarray]] = [[] for _ in returns]
+    if watch:
+        watch.begin(env.num_envs)
 
     def note(step: Step) -> None:
         nonlocal tasks
         running = episodes.number == 1
         returns[running], lengths[running] = episodes.returns[running], episodes.lengths[running]
         successes[running] = episodes.successes[running]
+        if watch:
+            watch.look(agent, running)
         tasks = tasks or episodes.tasks
         for i in running.nonzero()[0] if named else ():
             kept[i].append(episodes.quantities[i, columns].numpy())

@@ -1,0 +1,206 @@
+"""Alarms of an acting agent: does the world answer as it imagined, and does the episode go as good ones did?
+
+Two gauges are read at each decision. *surprise*: the logarithm of the mean squared error of the latent that was
+imagined for the last token, averaged over about WINDOW decisions. *schedule*: the negative imagined reward of its
+tokens, averaged over as many. An episode may fail in the one way or the other: a jammed joint surprises, a goal out of
+reach does not (as Agia et al. 2024, arXiv 2410.04640, split them).
+
+Each gauge has a band over the time of an episode, from good episodes alone (functional conformal prediction: Xu et al.
+2025, arXiv 2503.08558): its mean and width over one half of them, and as threshold the order statistic of the largest
+excess in each episode of the other half: a fresh good episode exceeds it with at most the probability asked for.
+"""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+
+from policies.agent import Agent
+from policies.storage.folders import FolderError, replace_file
+from worldmodel.errors import UserError
+from worldmodel.strict import ConfigError, build
+
+FILE = "alarms.json"
+GAUGES = ("surprise", "schedule")
+WINDOW = 4
+SMOOTH = 5
+"""Decisions over which a band's mean and width are averaged."""
+NARROWEST = 0.1
+"""Least width of a band, in standard deviations of all its values."""
+TINY = 1e-6
+"""Least squared error."""
+
+
+@dataclass(frozen=True)
+class Band:
+    """Where a gauge lies in good episodes: `mean` and `width` at each decision (the last one from there on).
+
+    A gauge alarms where it exceeds `mean + threshold * width`.
+    """
+
+    mean: tuple[float, ...]
+    width: tuple[float, ...]
+    threshold: float
+
+    @classmethod
+    def of(cls, episodes: Sequence[Float[np.ndarray, " _"]], rate: float) -> "Band":
+        """Make the band of a gauge in N good episodes, for false alarms in a share `rate` of fresh ones.
+
+        Values that are NaN count as unknown. Raises UserError if N is too small for the rate.
+        """
+        first, second = episodes[::2], episodes[1::2]
+        rank = math.ceil((len(second) + 1) * (1 - rate))
+        if rank > len(second):
+            raise UserError(f"{len(episodes)} good episodes: at least {least_episodes(rate)} for a rate of {rate:g}")
+        table = np.full((len(first), max(map(len, first))), np.nan)
+        for row, episode in zip(table, first, strict=True):
+            row[: len(episode)] = episode
+        known = np.isfinite(table)
+        counts, values = known.sum(0), np.where(known, table, 0)
+        mean = values.sum(0) / np.maximum(counts, 1)
+        spread = np.sqrt((np.where(known, table - mean, 0) ** 2).sum(0) / np.maximum(counts, 1))
+        least = NARROWEST * float(np.std(table[known])) + TINY
+        width = np.maximum(_smoothed(spread, counts), least)
+        band = cls(tuple(_smoothed(mean, counts).tolist()), tuple(width.tolist()), 0.0)
+        excess = sorted(float(np.nanmax(band.excess(episode), initial=0.0)) for episode in second)
+        return cls(band.mean, band.width, max(excess[rank - 1], TINY))
+
+    def excess(self, values: Float[np.ndarray, " T"]) -> Float[np.ndarray, " T"]:
+        """Return by how many widths each value of an episode lies above the mean."""
+        at = np.minimum(np.arange(len(values)), len(self.mean) - 1)
+        return (values - np.array(self.mean)[at]) / np.array(self.width)[at]
+
+    def near(self, values: Float[np.ndarray, " T"]) -> float:
+        """Return the largest excess of an episode, in thresholds: above 1 the gauge alarms."""
+        return float(np.nanmax(self.excess(values), initial=-math.inf)) / self.threshold
+
+    def first(self, values: Float[np.ndarray, " T"]) -> float:
+        """Return the decision of an episode at which the gauge first alarms, or infinity."""
+        above = np.flatnonzero(self.excess(values) > self.threshold)
+        return float(above[0]) if len(above) else math.inf
+
+
+def least_episodes(rate: float) -> int:
+    """Return how many good episodes a band for this rate of false alarms needs."""
+    return 2 * math.ceil(1 / rate - 1 - 1e-9)
+
+
+def _smoothed(values: Float[np.ndarray, " T"], counts: Int[np.ndarray, " T"]) -> Float[np.ndarray, " T"]:
+    """Average each over SMOOTH decisions, weighted by the counts."""
+    total, weight = (np.convolve(x, np.ones(SMOOTH), "full") for x in (values * counts, counts))
+    middle = slice(SMOOTH // 2, SMOOTH // 2 + len(values))
+    return total[middle] / np.maximum(weight[middle], 1)
+
+
+@dataclass(frozen=True)
+class Alarms:
+    """The bands of an agent's gauges, and what they were made from.
+
+    `checkpoint`: the SHA-256 of its weights. `task`: on which. `guidance`: what it was told, "" without. `rate`: the
+    share of good episodes in which one or another of them alarms. `episodes`: how many good ones, of `played`.
+    """
+
+    bands: dict[str, Band]
+    checkpoint: str
+    task: str
+    guidance: str
+    rate: float
+    episodes: int
+    played: int
+
+    @classmethod
+    def of(cls, watch: "Watch", good: Bool[np.ndarray, " N"], rate: float, **made_from) -> "Alarms":
+        """Make the alarms from N episodes, of which some are good. Raises UserError if those are too few."""
+        share = rate / len(GAUGES)
+        if (count := int(good.sum())) < least_episodes(share):
+            raise UserError(
+                f"{count} good episodes of {len(good)}: at least {least_episodes(share)} for a rate of {rate:g}"
+            )
+        bands = {
+            name: Band.of([each for each, use in zip(watch.episodes(name), good, strict=True) if use], share)
+            for name in GAUGES
+        }
+        return cls(bands, **made_from, rate=rate, episodes=count, played=len(good))
+
+    def raised(self, watch: "Watch") -> dict:
+        """Return, for each gauge and for any, the share of episodes with an alarm, its decision, how near it came."""
+        found, names = {}, [*GAUGES]
+        firsts = np.array([[self.bands[n].first(each) for each in watch.episodes(n)] for n in names])
+        nears = np.array([[self.bands[n].near(each) for each in watch.episodes(n)] for n in names])
+        for name, first, near in zip((*names, "any"), (*firsts, firsts.min(0)), (*nears, nears.max(0)), strict=True):
+            found[name] = {
+                "raised": round(float(np.isfinite(first).mean()), 4),
+                "first": [int(each) if math.isfinite(each) else None for each in first],
+                "near": [round(float(each), 3) for each in near],
+            }
+        return found
+
+    def write(self, path: Path) -> None:
+        """Write them to a file, which appears at once."""
+        replace_file(path, json.dumps(asdict(self), indent=1).encode())
+
+    @classmethod
+    def read(cls, path: Path) -> "Alarms":
+        """Read what `write` wrote. Raises FolderError, one line, if it is not that."""
+        try:
+            found = json.loads(path.read_bytes())
+            alarms = build(cls, found | {"bands": {}}, f"{path}: ")
+            bands = {name: build(Band, found["bands"][name], f"{path}: bands.{name}.") for name in GAUGES}
+        except (OSError, ValueError, KeyError, TypeError, ConfigError) as error:
+            raise FolderError(f"{path}: not alarms: {error}; semagram-eval calibrate=<episodes> makes them") from error
+        return replace(alarms, bands=bands)
+
+
+class Watch:
+    """Reads the gauges of B environments in which an agent acts.
+
+    `rows`: of each episode, in the order of `begin`, the gauges (G,) at each decision.
+    """
+
+    def __init__(self):
+        self.rows: list[list[tuple[float, ...]]] = []
+        self._running: list[list[tuple[float, ...]]] = []
+        self._imagined = self._state = torch.zeros(0)
+
+    def begin(self, count: int) -> None:
+        """Begin the next episodes, in `count` environments."""
+        self._running = [[] for _ in range(count)]
+        self.rows += self._running
+        self._imagined = self._state = torch.zeros(0)
+
+    @torch.no_grad()
+    def look(self, agent: Agent, running: Bool[np.ndarray, " B"]) -> None:
+        """Read what the agent, which plans, has just decided in the environments that are `running`.
+
+        Call it after each `act`; where no decision was due nothing is read.
+        """
+        plan, decision = agent.plan, agent.decision
+        if plan is None or decision is None or agent.planner is None:
+            return
+        if not len(self._state):
+            self._imagined = torch.full_like(plan.latent, torch.nan)
+            self._state = torch.full((len(running), len(GAUGES)), torch.nan)
+        due = torch.from_numpy(running) & (agent.at == 1)
+        if not bool(due.any()):
+            return
+        token = decision.tokens[0].to(plan.latent.device)
+        following, reward, _ = agent.planner.model.step(plan.latent, token)
+        error = (plan.latent - self._imagined).square().mean(-1).clamp(min=TINY)
+        now = torch.stack([error, -reward], -1).cpu()
+        state = torch.where(self._state.isfinite(), self._state.lerp(now, 1 / WINDOW), now)
+        self._state = torch.where(due[:, None] & now.isfinite(), state, self._state)
+        whole = agent.until == agent.curve.length  # else what was imagined is not what comes next
+        imagined = torch.where(whole[:, None].to(following.device), following, torch.nan)
+        self._imagined = torch.where(due[:, None].to(following.device), imagined, self._imagined)
+        for number in due.nonzero()[:, 0].tolist():
+            surprise, schedule = self._state[number].tolist()
+            self._running[number].append((math.log(surprise), schedule))
+
+    def episodes(self, gauge: str) -> list[Float[np.ndarray, " _"]]:
+        """Return the values of one gauge, one array for each episode."""
+        return [np.array([row[GAUGES.index(gauge)] for row in rows]) for rows in self.rows]
