@@ -69,8 +69,10 @@ class Agent:
     """Acts in B environments: decodes each one's current plan at the control rate, and replans when it is due.
 
     B may change from one call to the next; all plans are then forgotten. With `wide`, it plans and explores over the
-    whole range of actions, rather than as far as the planner's settings say.
+    whole range of actions, rather than as far as the planner's settings say. `trace` gets each plan.
     """
+
+    trace: Trace | None = None
 
     def __init__(
         self,
@@ -104,7 +106,6 @@ class Agent:
         self.most = every or curve.length  # maximum control steps between decisions
         self.ahead = -(-self.most // curve.length)  # maximum tokens executed between decisions
         self.std, self.wide = 0.0, False
-        self.trace: Trace | None = None  # gets each decision
         self.totals = Totals()
         self.planned = torch.zeros(0, dtype=torch.bool)  # (B,): where the planner made the decision in the last `act`
         self.plan_ms: deque[float] = deque(maxlen=1000)  # milliseconds that each of the newest plans took
@@ -193,9 +194,8 @@ class Agent:
     def act(self, observation: Observation, own: Bool[Tensor, " B"] | None = None) -> Float[Tensor, "B A"]:
         """Return the next action (B, A) in [-1, 1] for the current observation of each environment; frames are single.
 
-        Call this at every control step. `own` (B,): the environments in which this agent acts, by default all;
-        elsewhere nothing is decided, the returned action is arbitrary, and the current plan is forgotten. Raises
-        PlanFault as `Planner.plan`.
+        Call this at every control step. `own` (B,): the environments where this agent acts, by default all; elsewhere
+        nothing is decided, the action is arbitrary, and the plan is forgotten. Raises PlanFault as `Planner.plan`.
         """
         count = len(observation)
         if len(self.at) != count:

@@ -128,7 +128,9 @@ def _of(plan: Plan, of: int) -> Plan:
     """Return the plan of one environment."""
     row = slice(of, of + 1)
     rest = {name: getattr(plan, name)[row] for name in ("returns", "weights", "latent")}
-    return replace(plan, **{name: getattr(plan, name)[:, row] for name in ("tokens", "std", "elites")}, **rest)
+    return replace(
+        plan, **{name: getattr(plan, name)[:, row] for name in ("tokens", "std", "elites")}, scores=None, **rest
+    )
 
 
 def _picture(env) -> np.ndarray | None:

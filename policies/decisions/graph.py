@@ -99,9 +99,8 @@ class Explained:
 
     @property
     def scores(self) -> tuple[float, float]:
-        """Replacement and completeness of the pruned graph (`worldmodel.attribution.scores`)."""
-        weight = torch.where(self.lines, self.weight, 0)
-        return scores(weight, self.ends, self.of_kind("input", "token"), self.of_kind("error"))
+        """Replacement and completeness of the whole graph, before it is pruned (`worldmodel.attribution.scores`)."""
+        return scores(self.weight, self.ends, self.of_kind("input", "token"), self.of_kind("error"))
 
     @property
     def measures(self) -> dict[str, float]:
@@ -165,6 +164,8 @@ class Explainer:
         always = torch.tensor([node.kind in ("error", "outcome") for node in nodes])
         first = torch.tensor([node.kind in ("input", "token", "error") for node in nodes])
         kept, lines = prune(weight, ends, always, first)
+        errors = torch.tensor([node.kind == "error" for node in nodes])
+        lines = lines | (kept[:, None] & errors & (weight != 0))  # what is not explained is never left out
         kept = kept & (lines.any(0) | lines.any(1))
         clamps = self._clamps(path, tokens, found, seed)
         return Explained(path, tokens, found, nodes, weight, ends, kept, lines, *clamps)

@@ -42,6 +42,9 @@ class Trace:
 
     def __init__(self, folder: Path, about: dict, place: Place = lambda: ([0], [0])):
         """Begin in a folder, after the files that are there. Raises OSError."""
+        import pyarrow.parquet
+
+        pyarrow.Table.from_pylist([{"": 0}])  # now, as what it imports at first takes seconds
         self.folder, self.place = folder, place
         folder.mkdir(parents=True, exist_ok=True)
         self._number = max((int(path.stem) for path in files(folder)), default=-1) + 1
@@ -165,7 +168,7 @@ def rejected(
     One after another, of the better half that which is farthest from the chosen plan and from those taken before.
     """
     usable = [e for e in range(len(returns)) if np.isfinite(returns[e])]
-    best = usable[: max(REJECTED, len(usable) // 2)]
+    best = usable[: max(REJECTED + 1, len(usable) // 2)]
     taken: list[int] = []
     near = np.square(elites - chosen[:, None]).sum((0, 2))
     for _ in range(min(REJECTED, len(best))):
