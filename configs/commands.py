@@ -42,6 +42,8 @@ tokens = Command("tokens", "configs.codec.codecs:tokens", "configs.schema:Tokens
 """semagram-tokens: fit a codec to a dataset, and draw what its ids mean. The first argument is the verb."""
 guide = Command("guide", "configs.runs.guiding:guide", "configs.schema:GuideConfig", words=_as_said)
 """semagram-guide: compile what a person says into a guidance, which a trained agent follows."""
+why = Command("why", "configs.runs.explaining:why", "configs.schema:WhyConfig")
+"""semagram-why: a decision of an agent as a page, with its graph as JSON."""
 record = Command("record", "configs.arm.recording:record", "robot.settings:RecordConfig")
 """semagram-record: record episodes of an arm as a LeRobotDataset; a finished one is safe on disk."""
 run = Command("run", "configs.arm.running:run", "robot.settings:RunConfig", _exit_code)
@@ -54,7 +56,7 @@ twin = Command("twin", "configs.arm.twin_process:serve", "sim.twin.twin:TwinConf
 """semagram-twin: a simulated SO-101 on a serial port of its own, for LeRobot's real driver."""
 
 if __name__ == "__main__":
-    names = {each.name: each for each in (train, evaluate, bench, tokens, guide, record, run, play, serve, twin)}
+    names = {each.name: each for each in (train, evaluate, bench, tokens, guide, why, record, run, play, serve, twin)}
     names["eval"] = evaluate  # as in semagram-eval
     if sys.argv[1:2] == [] or sys.argv[1] not in names:
         sys.exit(f"python -m configs.commands <name> ...: one of {', '.join(names)}")

@@ -152,6 +152,7 @@ class EvaluateConfig(MachineConfig):
     fault: FaultConfig = field(default_factory=FaultConfig)
     calibrate: int = ranged(0, low=0, high=100_000)
     false_alarms: float = ranged(0.05, above=0, high=0.5)
+    trace: bool = False
 
     def __post_init__(self):
         """Raise ValueError for a value out of range."""
@@ -283,3 +284,25 @@ class GuideConfig:
             raise UserError(f"{said[0] if said else 'want'}=: one of {', '.join(WAYS)} or show; {given}")
         if self.library and not self.words:
             raise UserError(f"library={self.library}: only with words=")
+
+
+@dataclass(frozen=True)
+class WhyConfig:
+    """The keys of semagram-why: a decision of an evaluation. `around`: decisions before and after it."""
+
+    run: str = ""
+    episode: int = ranged(0, low=0, high=9999)
+    step: int = ranged(0, low=0)
+    around: int = ranged(2, low=0, high=10)
+    out: str = ""
+    episodes: int = ranged(10, low=1)
+    seed: int = ranged(100, low=0, high=2**32 - 1)
+    threads: int = ranged(1, low=1)
+    plugins: tuple[str, ...] = ()
+    guidance: GuidanceKeys = field(default_factory=GuidanceKeys)
+
+    def __post_init__(self):
+        """Raise ValueError for a value out of range, or without a run."""
+        check_ranges("", self)
+        if not self.run:
+            raise UserError("run=: a run folder or a checkpoint, e.g. run=runs/walker-walk/<run>")

@@ -86,7 +86,7 @@ class TaskEnv(gymnasium.Wrapper):
             self._cameras = Cameras(env, task, senses)
             parts |= self._cameras.spaces
             unperceived = self._cameras.unperceived
-        self.metadata["unperceived"] = unperceived
+        self.metadata |= {"unperceived": unperceived, "labels": tuple(self._labels)}
         self._quantities = Quantities(env, self._labels, self.state)
         self.metadata[QUANTITIES] = self._quantities.units
         self._judge = None

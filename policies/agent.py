@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from policies.decisions.trace import Trace
 from policies.noise import Noise
 from policies.noise import make as own_noise
 from policies.text_encoder import WORDS, recognised
@@ -68,8 +69,10 @@ class Agent:
     """Acts in B environments: decodes each one's current plan at the control rate, and replans when it is due.
 
     B may change from one call to the next; all plans are then forgotten. With `wide`, it plans and explores over the
-    whole range of actions, rather than as far as the planner's settings say.
+    whole range of actions, rather than as far as the planner's settings say. `trace` gets each plan.
     """
+
+    trace: Trace | None = None
 
     def __init__(
         self,
@@ -191,9 +194,8 @@ class Agent:
     def act(self, observation: Observation, own: Bool[Tensor, " B"] | None = None) -> Float[Tensor, "B A"]:
         """Return the next action (B, A) in [-1, 1] for the current observation of each environment; frames are single.
 
-        Call this at every control step. `own` (B,): the environments in which this agent acts, by default all;
-        elsewhere nothing is decided, the returned action is arbitrary, and the current plan is forgotten. Raises
-        PlanFault as `Planner.plan`.
+        Call this at every control step. `own` (B,): the environments where this agent acts, by default all; elsewhere
+        nothing is decided, the action is arbitrary, and the plan is forgotten. Raises PlanFault as `Planner.plan`.
         """
         count = len(observation)
         if len(self.at) != count:
@@ -216,8 +218,7 @@ class Agent:
         if self.noise is None:
             raise ValueError("only an agent that explores acts at random")
         self.act(observation, torch.zeros(len(observation), dtype=torch.bool))
-        normal = self.noise.draw(len(observation), self.curve.action_size)
-        return torch.erf(normal / math.sqrt(2))
+        return torch.erf(self.noise.draw(len(observation), self.curve.action_size) / math.sqrt(2))
 
     @torch.no_grad()
     def preview(self, observation: Observation) -> Plan:
@@ -234,23 +235,23 @@ class Agent:
         elif bool((running := other.at < other.until).any()):
             rows = torch.arange(len(running))  # a curve is halfway between the last action and the next
             near = [self.actions[rows, at.clamp(0, self.most - 1)] for at in (self.at - 1, self.at)]
-            now = torch.stack(near).mean(0)[:, : self.model.shared]
-            other.reached = torch.where(running[:, None], now, self.reached)
+            other.reached = torch.where(
+                running[:, None], torch.stack(near).mean(0)[:, : self.model.shared], self.reached
+            )
             other.warm_start = self.warm_start and self.warm_start.where(~running, None)
         other.generator = torch.Generator().set_state(self.generator.get_state())
         return other._plan(self.planner, copy.deepcopy(self.frames).see(observation))
 
-    def _recognised(self, observation: Observation) -> Observation:
+    def recognised_in(self, observation: Observation) -> Observation:
         """Replace an instruction by the one of the training that it is closest to."""
         if self.sentences is None:
             return observation
-        known = recognised(observation.values[LANGUAGE_KEY], self.sentences)
-        return observation.with_values({LANGUAGE_KEY: known})
+        return observation.with_values({LANGUAGE_KEY: recognised(observation.values[LANGUAGE_KEY], self.sentences)})
 
     def _plan(self, planner: Planner, observation: Observation, deadline: float | None = None) -> Plan:
         """Plan from where the current curves end, with cameras' frames stacked."""
-        seen = self._recognised(observation)
-        return planner.plan(seen, self.warm_start, self.generator, deadline, self.reached, wide=self.wide)
+        seen, own = self.recognised_in(observation), (self.warm_start, self.generator, deadline, self.reached)
+        return planner.plan(seen, *own, wide=self.wide)
 
     @torch.no_grad()
     def decide(
@@ -267,7 +268,7 @@ class Agent:
             self._open(count)
         one_token = min(self.most, self.curve.length)
         if self.planner is None:
-            z = self.model.encode(self.model.preprocess(self._recognised(observation)))
+            z = self.model.encode(self.model.preprocess(self.recognised_in(observation)))
             tokens, _ = self.model.greedy_token(z, self.reached.to(self.model.device))
             whole = followed = tokens.cpu().unsqueeze(0)
             until, by_policy = torch.full((count,), one_token), torch.ones_like(due)
@@ -280,15 +281,15 @@ class Agent:
             whole, by_policy = self._checked(plan, due)
             followed = whole[: self.ahead] if self.noise is None else self._explored(plan, self.noise, due)
             until = torch.where(by_policy, one_token, self.most)
+            if self.trace is not None:
+                self.trace.add(self.model, plan, whole, until, by_policy, due, self.plan_ms[-1])
             later = self.curve.advance_each(whole, until).to(plan.tokens.device)
             self.warm_start = WarmStart(later, ~by_policy.to(later.device)).where(due, self.warm_start)
             if self.td_check is not None:
-                # What is imagined of a token, scaled to the steps that it is followed for.
-                share = until / self.curve.length
+                share = until / self.curve.length  # of a token is followed
                 reward, discount = self.planner.predict(plan.latent, whole[0].to(plan.latent.device))
                 self.td_check.record(reward.cpu() * share, discount.cpu() ** share, until.float(), due)
-        # The mean of bounded tokens, or of control points, can exceed the bounds by an ulp.
-        actions = self.curve.actions(followed, self.most).clamp(-1, 1)
+        actions = self.curve.actions(followed, self.most).clamp(-1, 1)  # a mean can exceed the bounds by an ulp
         self.actions = torch.where(due[:, None, None], actions, self.actions)
         self.until = torch.where(due, until, self.until)
         if self.model.shared:  # environments may follow their tokens for different numbers of steps
@@ -346,5 +347,4 @@ class Agent:
             self.at, self.until, self.std = saved["at"].clone(), saved["until"].clone(), float(saved["std"])
             self.totals = Totals(*saved["counts"].tolist())
         if "memory" in saved:
-            device = self.model.device
-            self.warm_start = WarmStart(saved["memory"]["mean"].to(device), saved["memory"]["valid"].to(device))
+            self.warm_start = WarmStart(*(saved["memory"][name].to(self.model.device) for name in ("mean", "valid")))

@@ -217,11 +217,13 @@ class PlanFollower(Driver):
     ):
         self._estimator, self._planner, self._hz, self._lead = estimator, planner, hz, lead
         self.cameras, self._bodies, self.plans = cameras or CameraBuffer(), bodies, Plans()
+        self._episode = -2
         self.begin()
 
     def begin(self, seed: int = 0) -> None:
         """Start an episode: the first plan is yet to be requested, from rest."""
         self._track = TokenTrack(self._estimator.targets, self._hz)
+        self._episode, self._frame = self._episode + 1, 0  # of the next control step
         self._late = -1  # control steps since the next curve was due; -1: not due
         self._asked: float | None = None  # when the pending question of this episode was
         self._from_rest = self._fresh = True
@@ -240,6 +242,7 @@ class PlanFollower(Driver):
         if np.isfinite(reading.joints).all():  # otherwise the gate stops the arm
             self._estimator.follow(reading.joints, last, self._bodies(), reading.steps)
         self._late += reading.steps
+        self._frame += reading.steps
         self._receive()
         if not self._track.left:
             if self._next is not None:
@@ -270,7 +273,8 @@ class PlanFollower(Driver):
             return
         state = self._estimator.state(self._track.ahead(target))
         stopped = not self._track.left  # no curve to continue from
-        if self._planner.ask(state, self._fresh or stopped, *self.cameras.now()):
+        place = self._episode, self._frame + self._track.left
+        if self._planner.ask(state, self._fresh or stopped, *self.cameras.now(), *place):
             self._asked, self._late = time.perf_counter(), -1
             self._from_rest = self._track.still
 

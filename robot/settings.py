@@ -104,6 +104,7 @@ class RunConfig(EpisodeConfig):
     remote: str = ""
     viewer: str = "terminal"
     viewer_file: str = ""
+    trace: bool = False
     guidance: GuidanceKeys = field(default_factory=GuidanceKeys)
 
     def __post_init__(self):
@@ -122,6 +123,7 @@ class RunConfig(EpisodeConfig):
             unused(self, "device threads planner", "not with remote=; semagram-serve has these keys")
             if self.guidance.given:
                 raise UserError("guidance=: not with remote=; semagram-serve has this key")
+            unused(self, "trace", "not with remote=, whose planner is another machine's")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,7 +29,7 @@ from configs.arguments import choices, entries, keys, typed
 from configs.command import composed
 from configs.reporting import Ended
 from configs.runs.run_folder import COLUMNS, TIMES
-from configs.schema import BenchConfig, EvaluateConfig, GuideConfig, TokensConfig, TrainConfig
+from configs.schema import BenchConfig, EvaluateConfig, GuideConfig, TokensConfig, TrainConfig, WhyConfig
 from configs.train import train
 from envs.task_env import EnvironmentFault
 from envs.vector import EnvironmentLost
@@ -45,12 +45,12 @@ from worldmodel.strict import REMOVED, RENAMED, ConfigError, build
 CLASSES = {
     **{"train": TrainConfig, "evaluate": EvaluateConfig, "bench": BenchConfig, "tokens": TokensConfig},
     **{"record": RecordConfig, "run": RunConfig, "play": PlayConfig, "serve": ServeConfig, "twin": TwinConfig},
-    "guide": GuideConfig,
+    **{"guide": GuideConfig, "why": WhyConfig},
 }
 NEEDED = {
     **{"tokens": {"verb": "demo", "out": "o"}, "record": {"dataset": "d"}, "run": {"checkpoint": "c"}},
     **{"play": {"plan": "s"}, "serve": {"checkpoint": "c"}, "twin": {"port_file": "p"}},
-    "guide": {"checkpoint": "c", "show": "quantities"},
+    **{"guide": {"checkpoint": "c", "show": "quantities"}, "why": {"run": "r"}},
 }
 """The keys that a command cannot do without."""
 OPEN = {"camera", "teleop"}

@@ -74,7 +74,8 @@ class Plan:
 
     tokens, std (T, B, P): weighted mean and standard deviation of the elites (T, B, E, P). returns, weights (B, E):
     of the elites, best score first (`fit`). latent (B, D): where the plan starts (of `mppi`: its root, (B, S)).
-    iterations: how many were done. model_calls: model steps imagined for each of the B.
+    iterations: how many were done. model_calls: model steps imagined for each of the B. scores (B, N): of the last
+    iteration's candidates (of `mppi`).
     """
 
     tokens: Float[Tensor, "T B P"]
@@ -85,6 +86,7 @@ class Plan:
     latent: Float[Tensor, "B D"]
     iterations: int = 1
     model_calls: int = 0
+    scores: Float[Tensor, "B N"] | None = None
 
     @property
     def expected_return(self) -> Float[Tensor, " B"]:
@@ -215,7 +217,7 @@ def fit(
     weights = torch.softmax((best - best[:, :1]) / unit, -1)  # nan if none is finite, which `mppi` reports
     mean, deviations = weighted_mean_and_deviations(elites, weights)
     std = deviations.square().sum(2).sqrt().clamp(config.min_std, config.std)
-    return Plan(mean, std, returns, weights, elites, root)
+    return Plan(mean, std, returns, weights, elites, root, scores=scores)
 
 
 def weighted_mean_and_deviations(

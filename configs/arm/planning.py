@@ -5,7 +5,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, closing, suppress
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -14,6 +14,7 @@ from configs.reporting import say
 from configs.runs.loading import load_agent
 from envs.senses import Senses
 from envs.settings import TaskConfig
+from policies.decisions.trace import Trace
 from policies.guidance.chosen import Chosen
 from policies.planner_link.client import PlannerClient, reach
 from policies.planner_link.messages import Begin, Refusal, receive, send
@@ -24,6 +25,8 @@ from robot.safety.stops import handled
 from robot.settings import RunConfig, ServeConfig, planner_address
 from worldmodel.errors import UserError
 from worldmodel.strict import build
+
+ENDING_S = 3.0
 
 
 def begin_of(spec: AgentSpec, task: TaskConfig, lead: int = 1, instruction: str = "") -> Begin:
@@ -80,14 +83,17 @@ def serve(config: ServeConfig, _folder: Path) -> dict:
 
 
 def planner_client(
-    stack: ExitStack, config: RunConfig, checkpoint: Path, begin: Begin, say: Callable[[str], None]
+    stack: ExitStack, config: RunConfig, checkpoint: Path, begin: Begin, say: Callable[[str], None], trace: str = ""
 ) -> PlannerClient:
-    """Return a client, not yet connected, of the planner that `config` names; closed with the stack."""
+    """Return a client, not yet connected, of the planner that `config` names; closed with the stack.
+
+    `trace`: the folder for the trace of its decisions, if there is to be one.
+    """
     if config.remote:
         client = PlannerClient(partial(reach, planner_address(config.remote, "remote")), begin, say)
     else:
         own = config.seed, config.device, config.threads, config.planner, json.dumps(asdict(config.guidance))
-        sock = start_planner(stack, checkpoint, *own)
+        sock = start_planner(stack, checkpoint, *own, trace)
         client = PlannerClient(lambda: sock, begin, say, patience_s=None, reconnect=False)
     stack.callback(client.close)
     return client
@@ -106,13 +112,20 @@ def start_planner(stack: ExitStack, *arguments) -> socket.socket:
         null, passed = subprocess.DEVNULL, [theirs.fileno()]
         process = subprocess.Popen(command, stdin=null, stdout=null, pass_fds=passed, process_group=0)
     stack.enter_context(process)
-    stack.callback(process.terminate)
+    stack.callback(_end, process)
     return ours
+
+
+def _end(process: subprocess.Popen) -> None:
+    """End a planner, which has been hung up on, at once or as soon as its trace is written."""
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(ENDING_S)
+    process.terminate()
 
 
 def main() -> None:
     """Run the planner's process: answer until the robot hangs up, or refuse it with a reason."""
-    descriptor, checkpoint, seed, device, threads, planned, guidance = sys.argv[1:]
+    descriptor, checkpoint, seed, device, threads, planned, guidance, trace = sys.argv[1:]
     with socket.socket(fileno=int(descriptor)) as sock:
         try:
             keys = build(GuidanceKeys, json.loads(guidance), "guidance.")
@@ -121,7 +134,12 @@ def main() -> None:
             receive(sock)
             send(sock, Refusal.of(error))
         else:
-            service.converse(sock)
+            if not trace:
+                service.converse(sock)
+                return
+            with closing(Trace(Path(trace), {"checkpoint": checkpoint, "task": service.settings.task})) as kept:
+                service.agent.trace = kept
+                service.converse(sock)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
 """A run of a checkpoint on an arm: whether it suits the arm; its planner, cameras, view and episodes."""
 
 import contextlib
+import os
 import signal
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -136,7 +138,8 @@ class RunSession:
             show = self._view()
             stack.callback(show.close)
             begin = begin_of(self.spec, self.task, config.lead, self.instruction)
-            link = planner_client(stack, config, self.path, begin, show.say)
+            trace = f"runs/traces/{datetime.now():%Y-%m-%d_%H-%M-%S}-{os.getpid()}" if config.trace else ""
+            link = planner_client(stack, config, self.path, begin, show.say, trace)
             with ThreadPoolExecutor(1) as meanwhile:  # connecting and making the scene both take seconds
                 connecting = meanwhile.submit(link.connect)
                 estimator = StateEstimator(self.task, senses.state)
@@ -166,6 +169,7 @@ class RunSession:
             **follower.plans.summary(),
             **loop.ticks.summary(),
             "planner_losses": link.losses,
+            "trace": trace or None,
             "faults": loop.faults,
             "driver": loop.robot.name,
             "robot": config.robot,

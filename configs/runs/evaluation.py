@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -25,6 +25,7 @@ from envs.senses import LANGUAGE_NAME, Senses
 from envs.vector import watched
 from policies.agent import Agent
 from policies.alarms import FILE, Alarms, Watch
+from policies.decisions.trace import TRACE, Trace
 from policies.guidance.chosen import Chosen
 from policies.nearest_frames import NearestFrames
 from policies.settings import QUANTITIES
@@ -94,7 +95,7 @@ class Evaluation:
     def _run(self, folder: Path) -> dict:
         agreement = self._agreement()  # first, so that a damaged replay fails before the episodes are played
         watch = Watch()
-        planned, alone, agent, states = self._episodes(watch)
+        planned, alone, agent, states = self._episodes(folder, watch)
         config, spec = self.config, self.loaded.spec
         result = {
             "task": self.loaded.task.label,
@@ -135,7 +136,7 @@ class Evaluation:
         spec, path, model = self.loaded.spec, self.loaded.path, self.loaded.agent.model
         pace = None
         if self.config.timing:
-            pace = measure(self.loaded.task, self.senses, self._agent(True, self.machine.compiled))
+            pace = measure(self.loaded.task, self.senses, self.agent(True, self.machine.compiled))
         imagined = agent.totals.model_calls_per_decision
         plan = plan_gflop(model, spec.model.token.discount(spec.discount), self.planner, imagined)
         update = _recorded(path.parent.parent / "summary.json", "update_gflop")
@@ -190,43 +191,45 @@ class Evaluation:
 
         task, memories, seed = self.loaded.task, self.memories if self.senses.cameras else None, self.config.seed
         if not self.config.video_episodes:
-            film(folder / "rollout.mp4", self.filmed(), task, self._agent(True), say, seed, memories, told=self.told)
+            film(folder / "rollout.mp4", self.filmed(), task, self.agent(True), say, seed, memories, told=self.told)
             return
         order = np.argsort(returns, kind="stable").tolist()
         number_of = {"best": order[-1], "median": order[(len(order) - 1) // 2], "worst": order[0]}
-        with closing(self._evaluation_episodes(render=True)) as episodes:
+        with closing(self.episodes(render=True)) as episodes:
             for number in dict.fromkeys(number_of[each] for each in self.config.video_episodes):
                 which = "-".join(each for each in self.config.video_episodes if number_of[each] == number)
                 place = folder / f"{which}-episode{number}-return{returns[number]:.0f}"
                 place.mkdir()
                 batch, of = divmod(number, episodes.env.num_envs)
-                agent = self._agent(True)
+                agent = self.agent(True)
                 agent.generator.set_state(states[batch])
                 running = evaluated(episodes.batch(number - of), agent, seed, number - of)
                 film_one(place / "rollout.mp4", running, task, agent, say, memories, of=of, told=self.told)
 
-    def _agent(self, planned: bool, compiled: bool = False) -> Agent:
+    def agent(self, planned: bool, compiled: bool = False) -> Agent:
+        """Make an agent that acts as in the evaluation."""
         spec, generator = self.loaded.spec, torch.Generator().manual_seed(self.config.seed)
         settings = self.planner, spec.discount, spec.sentences
         agent = Agent.acting(self.loaded.agent.model, *settings, generator, planned, compiled)
         return self.chosen.guide(agent) if self.chosen else agent
 
-    def _evaluation_episodes(self, render: bool = False) -> EvaluationEpisodes:
-        together = side_by_side(self.planner.deadline_ms)
+    def episodes(self, render: bool = False, together: int = 0) -> EvaluationEpisodes:
+        """Make the evaluation's episodes; `together`: how many at once, by default as many as in the evaluation."""
+        together = together or side_by_side(self.planner.deadline_ms)
         settings = {"variation": self.config.randomise, "senses": self.senses, "drop": self._drop, "render": render}
         settings["fault"] = self.config.fault
         return EvaluationEpisodes(
             self.loaded.task, self.config.calibrate or self.config.episodes, together, self._instruct, **settings
         )
 
-    def _episodes(self, watch: Watch) -> tuple[Rollout, Rollout, Agent, list[torch.Tensor]]:
+    def _episodes(self, folder: Path, watch: Watch) -> tuple[Rollout, Rollout, Agent, list[torch.Tensor]]:
         """Play the episodes, with the planner and without. Returns both, the agent that planned and its `states`.
 
         `watch` reads the gauges of the agent that plans.
         """
-        config, episodes = self.config, self._evaluation_episodes()
-        agent, policy = self._agent(True, bool(self.planner.deadline_ms) and self.machine.compiled), self._agent(False)
-        with closing(episodes):
+        config, episodes = self.config, self.episodes()
+        agent, policy = self.agent(True, bool(self.planner.deadline_ms) and self.machine.compiled), self.agent(False)
+        with closing(episodes), ExitStack() as stack:
             self._check_spaces(episodes.env)
             self.told.check(episodes.env.metadata[QUANTITIES])
             if config.drop_at_step >= episodes.limit:
@@ -236,6 +239,9 @@ class Evaluation:
                 raise ConfigError(
                     f"fault.at_step={config.fault.at_step}: below {episodes.limit}, an episode's control steps"
                 )
+            if config.trace:
+                about = {"task": self.loaded.task.label, "checkpoint": str(self.loaded.path), "seed": config.seed}
+                agent.trace = stack.enter_context(closing(Trace(folder / TRACE, about)))
             with progress_bar(episodes.steps, desc="with the planner") as bar:
                 planned = episodes.play(agent, config.seed, bar.update, self.told.names, watch)
             states = episodes.states

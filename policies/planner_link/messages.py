@@ -19,7 +19,7 @@ from safetensors.numpy import load, save
 
 from worldmodel.errors import UserError
 
-MAGIC = b"SGM9"
+MAGIC = b"SGMA"
 HEAD = struct.Struct(">4sI")
 LARGEST = 1 << 23
 """Maximum size of a body in bytes."""
@@ -87,7 +87,7 @@ class Question:
 
     `number` counts up. `fresh`: forget the last plan, since an episode begins, or the arm ran out of plan and stopped.
     `frames`: those of each camera, (F, H, W, 3) uint8, in the order of Begin's cameras. `present` (C,): whether each
-    camera provides images now.
+    camera provides images now. `episode`, `frame`: those of the control step at which the plan is to begin.
     """
 
     number: int
@@ -95,6 +95,8 @@ class Question:
     state: np.ndarray = field(metadata=VECTOR)
     frames: tuple[np.ndarray, ...] = field(default=(), metadata=FRAMES)
     present: np.ndarray = field(default_factory=lambda: np.zeros(0, bool), metadata=MASK)
+    episode: int = 0
+    frame: int = 0
 
 
 @dataclass(frozen=True)

@@ -77,6 +77,8 @@ class PlannerService:
         if question.fresh:
             self.agent.forget()
         deadline = began + self._deadline_ms / 1000 if self._deadline_ms else None
+        if self.agent.trace is not None:
+            self.agent.trace.place = lambda: ([question.episode], [question.frame])
         try:
             decision = self.agent.decide(self._observation(question), deadline=deadline)
         except (UserError, PlanFault) as fault:

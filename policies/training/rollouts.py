@@ -57,6 +57,8 @@ def rollout(
     `named`: the quantities to keep. `watch` reads the agent's gauges.
     """
     episodes = evaluated(env, agent, seed, first)
+    if agent.trace is not None:
+        agent.trace.place = lambda: (range(first, first + env.num_envs), episodes.lengths)
     returns, lengths, successes = np.zeros(env.num_envs), np.zeros(env.num_envs, int), np.zeros(env.num_envs, bool)
     tasks: tuple[str, ...] = ()
     columns = [[*episodes.units].index(name) for name in named]

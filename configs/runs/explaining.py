@@ -1,0 +1,264 @@
+"""semagram-why: one decision of an evaluation as a page that opens offline, with its graph as JSON beside it."""
+
+import base64
+import copy
+import io
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from configs.reporting import say
+from configs.runs.evaluation import Evaluation
+from configs.runs.film import motions, sentence
+from configs.runs.moments import Moment, followed, played_again
+from configs.schema import EvaluateConfig, WhyConfig
+from policies.agent import Agent
+from policies.decisions.graph import READABLE, Explained, Explainer, Usual
+from policies.decisions.schema import as_json
+from policies.decisions.trace import rejected
+from policies.glyphs.glyph import glyph
+from policies.glyphs.ink import svg
+from policies.guidance.compiling import independent
+from policies.guidance.memory import Memory
+from policies.storage.checkpoint import REPLAY, read_tensors
+from policies.storage.folders import FolderError, check_folder, replace_file
+from worldmodel.attribution import follow
+from worldmodel.errors import UserError
+from worldmodel.guidance import Probes
+from worldmodel.mppi import mppi
+from worldmodel.planner import join
+from worldmodel.replay import Replay, ReplayMismatch, sample_starts, window_at
+from worldmodel.senses import STATE_KEY
+
+TEMPLATE, SLOT = Path(__file__).parents[1] / "page" / "decision.html", "/*data*/"
+MOMENTS, SAMPLED = 10_000, 64
+"""How many of the newest remembered moments say what is usual, and how many give the usual features of a sense."""
+SHOWN, PAIRED = 8, 4
+"""How many interventions on single groups, and on pairs and half of the way, the page's table shows."""
+HEIGHT, WIDTH = 240, 320
+
+
+def why(config: WhyConfig, _folder: Path) -> dict:
+    """Explain the decision that was current at `step` of `episode`, and some before and after it; write the page."""
+    return Why(config).run()
+
+
+class Why:
+    """One call of semagram-why. Raises ConfigError, FolderError, UserError."""
+
+    def __init__(self, config: WhyConfig):
+        self.config, count = config, max(config.episodes, config.episode + 1)
+        keys = EvaluateConfig(
+            threads=config.threads, compile="false", checkpoint=config.run, episodes=count, seed=config.seed
+        )
+        self.evaluation = Evaluation.begin(replace(keys, guidance=config.guidance))
+        self.loaded = self.evaluation.loaded
+        self.out = Path(config.out or f"why-episode{config.episode}-step{config.step}.html")
+        if self.out.suffix != ".html" or not self.out.parent.is_dir():
+            raise UserError(f"out={self.out}: a file ending in .html, in a folder that is there")
+
+    def run(self) -> dict:
+        """Do it. Returns the last line."""
+        config, usual = self.config, self._usual()
+        moments, asked, env = played_again(self.evaluation, config.episode, config.step, config.around)
+        labels, self.rate, self.units = env["labels"], env["render_fps"], env["quantities"]
+        agent, token = self.evaluation.agent(True), self.loaded.spec.model.token
+        model = copy.deepcopy(agent.model)
+        self.explainer = Explainer(model, token.discount(self.loaded.spec.discount), usual, labels)
+        told, graphs = [], []
+        for n, moment in enumerate(moments):
+            really, began = followed(self.evaluation, config.episode, moment, self.explainer), time.perf_counter()
+            explained = self.explainer.explain(moment.seen, moment.reached, moment.tokens, really)
+            seconds = time.perf_counter() - began
+            graphs.append((explained, self._graph(moment, explained), seconds))
+            told.append(self._told(agent, moment, *graphs[-1]))
+            say(f"step {moment.step}: {int(explained.kept.sum())} nodes{' (asked)' if n == asked else ''}")
+        task, path = self.loaded.task.label, str(self.loaded.path)
+        about = {"task": task, "checkpoint": path, "episode": config.episode, "asked": asked}
+        text = json.dumps(about | {"moments": told}, separators=(",", ":"), allow_nan=False)
+        page = TEMPLATE.read_text(encoding="utf-8").replace(SLOT, text.replace("<", "\\u003c"), 1)
+        explained, graph, seconds = graphs[asked]
+        beside = self.out.with_suffix(".json")
+        replace_file(beside, json.dumps(graph, allow_nan=False).encode())
+        replace_file(self.out, page.encode())
+        measures = {name: round(value, 4) for name, value in explained.measures.items()}
+        result = {"page": str(self.out), "graph": str(beside), "step": moments[asked].step}
+        return result | {"nodes": len(graph["nodes"]), "seconds": round(seconds, 3), **measures}
+
+    def _usual(self) -> Usual:
+        """Return what is usual, by the checkpoint's replay. Raises FolderError without one."""
+        path, spec, model = self.loaded.path, self.loaded.spec, self.loaded.agent.model
+        check_folder(path, (REPLAY,))
+        try:
+            replay = Replay.read(read_tensors(path / REPLAY), spec.senses, spec.model.vision.frame_lags)
+        except ReplayMismatch as error:
+            raise FolderError(f"{path / REPLAY}: not what its model saw ({error})") from error
+        memory = Memory.of(replay, model, tuple(spec.quantities), MOMENTS)
+        env, row = sample_starts(replay, SAMPLED, torch.Generator().manual_seed(0))
+        seen = model.preprocess(window_at(replay, env, row, 1, 1).seen.map(lambda x: x[0]))
+        with torch.no_grad():
+            features = model.encode_each(seen).mean(0)
+        z, token = memory.remembered.z, memory.remembered.token
+        probes = Probes.fit(memory.names, z, memory.quantities, memory.episode, linear=True)
+        ranked = sorted(range(len(memory.names)), key=lambda q: ("[" in memory.names[q], -float(probes.r2[q])))
+        said = independent(memory, [memory.names[q] for q in ranked if probes.r2[q] >= READABLE])
+        return Usual(z.mean(0), token.mean(0), features, probes.chosen(said))
+
+    def _graph(self, moment: Moment, explained: Explained) -> dict:
+        episode, step, task = self.config.episode, moment.step, self.loaded.task.label
+        total = f"{float(explained.path.total):.3g}"
+        prompt = f"{task}, episode {episode}, step {step}: what the plan's return of {total} is made of"
+        slug = f"{task.replace('/', '-')}-{episode}-{step}"
+        return as_json(explained, self.explainer.inputs, slug, f"semagram-{task}", prompt, {})
+
+    def _told(self, agent: Agent, moment: Moment, explained: Explained, graph: dict, seconds: float) -> dict:
+        """Return what the page shows of one decision, as plain data."""
+        kept = [explained.nodes[n] for n in explained.kept.nonzero()[:, 0].tolist()]
+        tried = {clamp.held: [_short(clamp.predicted), _short(clamp.measured)] for clamp in explained.single}
+        nodes = {
+            at["node_id"]: {
+                **{"kind": node.kind, "step": node.step, "number": node.number, "label": node.label},
+                "holds": [[name, round(share, 3), self.units.get(name, "")] for name, share in node.holds],
+                "clamp": tried[((node.step, node.number),)] if node.kind == "group" else None,
+            }
+            for node, at in zip(kept, graph["nodes"], strict=True)
+        }
+        single = sorted(explained.single, key=lambda clamp: -abs(clamp.predicted))[:SHOWN]
+        halves = {clamp.held: clamp for clamp in explained.half}
+        half = [halves[each.held] for each in single[:PAIRED]]
+        names = {(node.step, node.number): node.label for node in explained.nodes if node.kind == "group"}
+        clamps = [
+            {
+                "held": [[h, names[h, g], g] for h, g in clamp.held],
+                "share": clamp.share,
+                "predicted": _short(clamp.predicted),
+                "measured": _short(clamp.measured),
+            }
+            for clamp in (*single, *half, *explained.pairs[:PAIRED], explained.together[0])
+        ]
+        path = explained.path
+        return {
+            "step": moment.step,
+            "seconds": round(moment.step / self.rate, 3),
+            "picture": None if moment.picture is None else _jpeg(moment.picture),
+            "by_policy": moment.by_policy,
+            "total": _short(float(path.total)),
+            "rewards": [_short(x) for x in (path.of_reward * path.reward)[0].tolist()],
+            "value": _short(float(path.of_value * path.value)),
+            "tokens": [[_short(x) for x in token] for token in moment.tokens.tolist()],
+            "inputs": self._inputs(moment, explained),
+            "quantities": self._quantities(moment),
+            "plans": self._plans(agent, moment),
+            "clamps": clamps,
+            "nodes": nodes,
+            "graph": graph,
+            "measures": {name: round(value, 4) for name, value in explained.measures.items()},
+            "explained_in": round(seconds, 3),
+        }
+
+    def _inputs(self, moment: Moment, explained: Explained) -> list[dict]:
+        """Return each input of the encoder: its value, the usual one, its effect, and what would be done without it."""
+        explainer, planner = self.explainer, self.evaluation.agent(True).planner
+        given = explainer.encoder(moment.seen, moment.reached)
+        roots = given.encode(torch.cat([given.given[None], torch.where(given.member, given.usual, given.given)]))
+        actions: list = [None] * len(roots)
+        if planner is not None and planner.algorithm is None:
+            config, shape = planner.config, (self.explainer.model.points,)
+            lead = config.iterations, config.horizon, 1, config.samples
+            noise = torch.randn(lead + shape, generator=torch.Generator().manual_seed(0))
+            with torch.no_grad():
+                anew = mppi(explainer.search, roots.detach(), None, noise.expand(-1, -1, len(roots), -1, -1), config)
+            actions = [[_short(x) for x in row] for row in anew.tokens[0].tolist()]
+        state = moment.seen.values[STATE_KEY][0].tolist() if STATE_KEY in moment.seen.values else []
+        usual = explainer.model.normaliser.mean.tolist()
+        return [
+            {
+                "name": name,
+                "value": _short(state[i]) if i < len(state) else None,
+                "usual": _short(usual[i]) if i < len(state) else None,
+                "effect": _short(explained.nodes[i].effect),
+                "action": actions[0],
+                "instead": actions[i + 1],
+            }
+            for i, name in enumerate(explainer.inputs)
+        ]
+
+    def _quantities(self, moment: Moment) -> list[dict]:
+        """Return the quantities that the latent holds: the true value, what a probe reads, and the range seen."""
+        probes, known = self.explainer.probes, dict(zip(self.units, moment.quantities.tolist(), strict=False))
+        read = probes(self.explainer.encode(moment.seen))[0].tolist()
+        rows = zip(probes.names, read, probes.low.tolist(), probes.high.tolist(), probes.r2.tolist(), strict=True)
+        return [
+            {
+                **{"name": name, "unit": self.units.get(name, ""), "read": _short(value), "r2": _short(r2)},
+                **{"low": _short(low), "high": _short(high), "true": _short(known.get(name, np.nan))},
+            }
+            for name, value, low, high, r2 in rows
+        ]
+
+    def _plans(self, agent: Agent, moment: Moment) -> list[dict]:
+        """Return the chosen plan, rejected ones and the policy's, each with its glyph, its return and why it lost."""
+        explainer, plan = self.explainer, moment.plan
+        elites, returns = plan.elites[:, 0], plan.returns[0]
+        lost = rejected(elites.numpy(), returns.numpy(), plan.tokens[:, 0].numpy())
+        root = join(explainer.encode(moment.seen), moment.reached[None])
+        with torch.no_grad():
+            mode = explainer.search.propose(root, torch.zeros(len(elites), 1, 1, elites.shape[-1]))[:, 0, 0]
+        tokens = torch.stack([moment.tokens, *(elites[:, e] for e in lost), mode], 1)
+        path = follow(explainer.search, root.expand(tokens.shape[1], -1), tokens)
+        rewards, values = (path.of_reward * path.reward).sum(1), path.of_value * path.value
+        step = 1 / self.rate
+        names = ["the plan", *(f"rejected {n + 1}" for n in range(len(lost))), "the policy's own"]
+        weights = [None, *plan.weights[0, lost].tolist(), None]
+        found = []
+        for k, name in enumerate(names):
+            drawn = sentence(plan, agent.curve, step) if k == 0 and not moment.by_policy else None
+            drawn = drawn or motions(tokens[:, k], agent.curve, step)
+            found.append(
+                {
+                    **{"name": name, "svg": _inline(svg(glyph(drawn), name)), "total": _short(float(path.total[k]))},
+                    **{"reward": _short(float(rewards[k])), "value": _short(float(values[k]))},
+                    "weight": None if weights[k] is None else _short(float(weights[k])),
+                    "why": self._lost(path.total - path.total[0], rewards - rewards[0], path.states[:, -1], k),
+                }
+            )
+        return found
+
+    def _lost(self, total: Tensor, reward: Tensor, last: Tensor, k: int) -> str:
+        """Say in a line what sets a plan apart from the chosen one."""
+        if k == 0:
+            return ""
+        value = total[k] - reward[k]
+        parts = (
+            f"{float(total[k]):+.3g}: {float(reward[k]):+.3g} by rewards, {float(value):+.3g} by the value at its end"
+        )
+        if not (probes := self.explainer.probes).names:
+            return parts
+        read = probes(last[:, : self.explainer.model.config.latent])
+        apart = (read[k] - read[0]) / (probes.high - probes.low).clamp(min=1e-9)
+        most = int(apart.abs().argmax())
+        name, off = probes.names[most], float(read[k, most] - read[0, most])
+        return f"{parts}, where {name} is {abs(off):.2g} {self.units.get(name, '')} {'higher' if off > 0 else 'lower'}"
+
+
+def _jpeg(picture: np.ndarray) -> str:
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, "JPEG", quality=88)
+    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def _inline(text: str) -> str:
+    """Return an SVG without a style of its own, such that it takes the page's colour."""
+    head, _, rest = text.partition("<style>")
+    return (head + rest.partition("</style>\n")[2]).replace("\n", "")
+
+
+def _short(value: float) -> float | None:
+    return float(f"{value:.4g}") if np.isfinite(value) else None

@@ -1,0 +1,141 @@
+"""An evaluation's episode, played again up to a decision: what the agent had before it, and what came after it."""
+
+import copy
+from collections import deque
+from contextlib import closing
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from configs.reporting import progress_bar, say
+from configs.runs.evaluation import Evaluation
+from envs.cameras import frame
+from policies.decisions.graph import Explainer
+from policies.training.episodes import Step, play
+from policies.training.rollouts import evaluated
+from sim.renderer import RenderingUnavailable
+from worldmodel.errors import UserError
+from worldmodel.mppi import Plan
+from worldmodel.observation import FrameHistory, Observation
+from worldmodel.senses import STATE_KEY
+
+HEIGHT, WIDTH = 240, 320
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A decision as it was made. `reached` (A,): where its first curve begins. `actions`: all before it in the episode.
+
+    `quantities` (Q,): the true ones. `picture`: of the scene, if it can be rendered. `std`: of the plan.
+    """
+
+    step: int
+    seen: Observation
+    reached: Tensor
+    plan: Plan
+    tokens: Float[Tensor, "T P"]
+    by_policy: bool
+    actions: tuple[Tensor, ...]
+    quantities: Tensor
+    picture: np.ndarray | None
+
+
+def played_again(evaluation: Evaluation, episode: int, step: int, around: int) -> tuple[list[Moment], int, dict]:
+    """Play the evaluation's episode again, beside those that were planned for with it, up to what is asked for.
+
+    Returns decisions, which of them is asked for, and the environments' metadata.
+    """
+    agent, seed = evaluation.agent(True), evaluation.config.seed
+    with closing(evaluation.episodes(render=True)) as episodes:
+        batch, of = divmod(episode, episodes.env.num_envs)
+        most = episodes.env.num_envs
+        for before in range(batch):  # what is drawn for a plan depends on all plans before
+            running = evaluated(episodes.batch(before * most), agent, seed, before * most)
+            play(running, agent, episodes.limit, once=True)
+        running = evaluated(episodes.batch(batch * most), agent, seed, batch * most)
+        found: deque[Moment] = deque(maxlen=around + 1)
+        later: list[Moment] = []
+        actions: list[Tensor] = []
+        first = step - (around + 1) * agent.most
+
+        def act(observation: Observation, own: Tensor) -> Tensor:
+            now = int(running.lengths[of])
+            near = now >= first
+            seen, reached = observation, agent.reached
+            if near:
+                seen, reached = copy.deepcopy(agent.frames).see(observation), agent.reached.clone()
+            action = agent.act(observation, own)
+            if near and bool(agent.planned[of]):
+                row, plan = slice(of, of + 1), agent.plan
+                assert plan is not None and agent.decision is not None
+                own_reached = reached[of] if len(reached) else torch.zeros(agent.model.shared)
+                seen = agent.recognised_in(seen).map(lambda x: x[row])
+                (later if now > step else found).append(
+                    Moment(
+                        *(now, seen, own_reached, _of(plan, of), agent.decision.tokens[:, of]),
+                        *(bool(agent.decision.by_policy[of]), tuple(actions), running.quantities[of]),
+                        _picture(running.env.envs[of]),
+                    )
+                )
+            actions.append(action[of])
+            bar.update()
+            return action
+
+        def after(made: Step) -> bool:
+            enough = len(later) >= around and int(running.lengths[of]) > step
+            return enough or bool(made.ended[of])
+
+        with progress_bar(step, desc=f"episode {episode}") as bar:
+            play(running, agent, episodes.limit, after, once=True, act=act)
+        if not found or int(running.lengths[of]) <= step:
+            raise UserError(f"step={step}: episode {episode} has {int(running.lengths[of])} steps")
+        return [*found, *later], len(found) - 1, dict(running.env.metadata)
+
+
+def followed(evaluation: Evaluation, episode: int, moment: Moment, explainer: Explainer) -> Float[Tensor, "T D"] | None:
+    """Carry the plan out from where it was made, without another look; return the latents that really followed.
+
+    None, with a line, if the environment does not come back to where it was, or the episode ends before the plan.
+    """
+    agent, model = evaluation.agent(True), explainer.model
+    history, latents = FrameHistory(model.config.vision.frame_lags), []
+    with closing(evaluation.episodes(together=1)) as episodes:
+        running = evaluated(episodes.batch(episode), agent, evaluation.config.seed, episode)
+        running.begin(running.everywhere)
+        seen = history.see(running.now)
+        for action in moment.actions:
+            running.step(action[None])
+            seen = history.see(running.now)
+        if STATE_KEY in seen.values and not torch.equal(seen.values[STATE_KEY], moment.seen.values[STATE_KEY]):
+            say(f"step {moment.step}: the environment is not deterministic, so what really followed is unknown")
+            return None
+        length = agent.curve.length
+        planned = agent.curve.actions(moment.tokens[:, None], length * len(moment.tokens))[0].clamp(-1, 1)
+        for n, action in enumerate(planned, 1):
+            if bool(running.step(action[None]).ended):
+                say(f"step {moment.step}: the episode ends within the plan, so what really followed is unknown")
+                return None
+            seen = history.see(running.now)
+            if n % length == 0:
+                latents.append(explainer.encode(agent.recognised_in(seen))[0])
+    return torch.stack(latents)
+
+
+def _of(plan: Plan, of: int) -> Plan:
+    """Return the plan of one environment."""
+    row = slice(of, of + 1)
+    rest = {name: getattr(plan, name)[row] for name in ("returns", "weights", "latent")}
+    return replace(
+        plan, **{name: getattr(plan, name)[:, row] for name in ("tokens", "std", "elites")}, scores=None, **rest
+    )
+
+
+def _picture(env) -> np.ndarray | None:
+    try:
+        return frame(env, HEIGHT, WIDTH)
+    except RenderingUnavailable as error:
+        say(f"no picture: {error}")
+        return None
