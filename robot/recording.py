@@ -25,7 +25,7 @@ from robot.datasets import DatasetError, info_of, quiet, tables_in
 from robot.ticks import same_priority
 from worldmodel.senses import STATE_KEY
 
-MEASURED, SUCCESS = "measured_timestamp", "next.success"
+MEASURED, SUCCESS, SCENE = "measured_timestamp", "next.success", "observation.environment_state"
 EPISODES, STEPS = "meta/episodes", "data"
 GOOD, BAD, UNKNOWN, INK = "#0072B2", "#D55E00", "#666666", "#333333"  # Okabe and Ito's colour-blind-safe palette
 DRAWN = 100
@@ -37,7 +37,7 @@ class EpisodeInfo:
     """What is stored per episode beside its steps, as columns of LeRobot's table of episodes.
 
     `success`: at any step; None if unknown. `control_hz`: the measured rate. `late_frames`: steps more than 5 ms late.
-    `by`: who drove.
+    `by`: who drove. `sim_task`: of the simulated arm.
     """
 
     seed: int
@@ -45,6 +45,7 @@ class EpisodeInfo:
     control_hz: float
     late_frames: int
     by: str
+    sim_task: str | None = None
 
 
 class Parts:

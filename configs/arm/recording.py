@@ -14,14 +14,14 @@ import torch
 from configs.arm.session import ENDS, arm_of, ended
 from configs.reporting import Ended, say
 from configs.runs.loading import Loaded, load_agent
-from envs.arm import known, seen
+from envs.arm import known, labels, vector
 from envs.senses import Senses
 from policies.text_encoder import WORDS
 from robot.arms import connect, gated, teleoperator
 from robot.config_so101 import sim_cameras
 from robot.drivers import ScriptDriver, TeleopDriver
 from robot.loop import Driver, Loop, Reading, Step
-from robot.recording import MEASURED, SUCCESS, EpisodeInfo, Parts, picture, summary
+from robot.recording import MEASURED, SCENE, SUCCESS, EpisodeInfo, Parts, picture, summary
 from robot.safety.gated import SUFFIX, GatedRobot
 from robot.safety.limits import ARM, Units
 from robot.settings import CAMERAS, EXPERT, POLICY, RecordConfig
@@ -80,8 +80,7 @@ class PolicyDriver(Driver):
         """Return the observation of the one arm while the joint targets are `target` (6,), in rad."""
         values, present = dict(self._words), {}
         if STATE_KEY in self._senses:
-            named = seen(self._robot.scene.state(), self._parts, target)
-            state = np.concatenate([named[name] for name in sorted(named)]).astype(np.float32)
+            state = vector(self._robot.scene.state(), self._parts, target)
             values[STATE_KEY] = torch.from_numpy(state[None])
         for name, camera in self._cameras.items():
             frame = camera.read()
@@ -156,6 +155,8 @@ class RecordSession:
         features[MEASURED] = {"dtype": "float64", **one}
         if self.config.simulated:
             features[SUCCESS] = {"dtype": "bool", **one}
+            names = labels(so101.components(self.config.task_name))
+            features[SCENE] = {"dtype": "float32", "shape": (len(names),), "names": names}
         return features
 
     def _record(self, robot: GatedRobot, clock: Clock, parts: Parts) -> None:
@@ -197,13 +198,15 @@ class RecordSession:
                 draft = stack.enter_context(parts.episode())
 
             def keep(step: Step) -> None:
-                draft.add(step.reading.observation, step.action, task, step.at_s, step.success)
+                scene = self._scene(robot.robot) if config.simulated else {}
+                draft.add(step.reading.observation | scene, step.action, task, step.at_s, step.success)
 
             done = self._drive(Loop(robot, units, ticks, [keep]), driver, config.longest_s)
             rate = ticks.mean_hz or float(config.control_hz)
             outcome = {None: "", True: ", success", False: ", no success"}[done]
             with robot.held():  # no signal may lose a finished episode, nor the line that says so
-                draft.save(EpisodeInfo(seed, done, rate, ticks.late, config.driver))
+                sim_task = config.task_name if config.simulated else None
+                draft.save(EpisodeInfo(seed, done, rate, ticks.late, config.driver, sim_task))
                 say(f"episode {number + 1} of {config.episodes}: safe{outcome}, {draft.frames} frames, {rate:.1f} Hz")
         if rate < SLOW * config.control_hz:
             say(
@@ -239,6 +242,11 @@ class RecordSession:
                 continue
             return seed
         raise UserError(f"sim_task={self.config.sim_task}: {TRIES} layouts in a row are out of the script's reach")
+
+    def _scene(self, robot: SO101Sim) -> dict[str, float]:
+        """Return the numbers of the simulated task's state at the last reading, by name."""
+        (observation, target), parts = robot.seen, so101.components(robot.scene)
+        return dict(zip(labels(parts), vector(observation, parts, target).tolist(), strict=True))
 
     def _task(self, robot: GatedRobot) -> str:
         """Return the task in words, as the dataset stores it."""
