@@ -66,7 +66,8 @@ class Keys:
 class Person(Driver):
     """A person at the leader arm that `leader` reads. They drive once they move it by `moved_rad`, or press a key.
 
-    They give back by a key, or, if `still_s` is not 0, by holding it still for so long.
+    They give back by a key, or, if `still_s` is not 0, by holding it still for so long. Only a leader that has been
+    still since then takes over when it is moved: whoever gives back by a key still has a hand on it.
     """
 
     def __init__(self, leader: Driver, keys: Keys, hz: float, moved_rad: float, still_s: float = 0.0):
@@ -77,7 +78,7 @@ class Person(Driver):
     def begin(self, seed: int = 0) -> None:
         """Start an episode."""
         self._poses.clear()
-        self._still = 1  # control steps since the leader was moved
+        self._still, self._waits = 1, False  # control steps since the leader was moved; whether it may take over
 
     def goal(self, reading: Reading, last: np.ndarray) -> np.ndarray | None:
         """Return where the leader is (6,), in rad. Raises DriverLost."""
@@ -86,14 +87,15 @@ class Person(Driver):
         self._poses.append(pose)
         moved = np.ptp(self._poses, axis=0).max() > self._moved_rad
         self._still = 0 if moved else self._still + reading.steps
+        self._waits |= self._still >= (self._poses.maxlen or 0)
         return pose
 
     def wants(self, driving: bool) -> bool:
         """Return whether the person wants to drive; `driving`: whether they do."""
         if self._keys.swapped():
-            self._poses.clear()
+            self._waits = False
             return not driving
-        return not 0 < self._still_steps <= self._still if driving else not self._still
+        return not 0 < self._still_steps <= self._still if driving else self._waits and not self._still
 
 
 class Rescue(ScriptDriver):

@@ -158,6 +158,18 @@ def test_an_encoders_noise_is_no_touch_and_a_leader_held_still_gives_back(arms, 
     assert sent[-1][0] > sent[-20][0]  # the policy goes on
 
 
+def test_a_hand_that_gave_back_by_a_key_takes_over_again_only_once_it_was_still(arms, monkeypatch, tmp_path):
+    rig = Arms(arms, tmp_path, monkeypatch)
+
+    def hand(number):
+        rig.leader.move(2, min(number, 60) + max(0, number - 80))
+        rig.keys.press("space" if number in (20, 40) else "x")
+
+    _, theirs, sent, *_ = rig.run(4, hand)
+    assert list(np.flatnonzero(np.diff(theirs.astype(int)))) == [20, 40, 81]
+    assert np.abs(np.diff(sent, axis=0)).max() <= JUMP
+
+
 @pytest.mark.slow
 def test_a_script_rescues_a_policy_and_lerobot_reads_who_drove(arm_checkpoint, tmp_path):
     from lerobot.datasets.lerobot_dataset import LeRobotDataset

@@ -306,8 +306,10 @@ class RecordSession:
         them in a row, Ended if the arm does not get to its start.
         """
         robot, planned = loop.robot, self._planned
-        if planned is not None and not planned.run.prepare(loop, planned.follower, planned.estimator, number):
-            raise Ended(f"stopped: {loop.faults[-1]}")
+        if planned is not None:
+            if not planned.run.prepare(loop, planned.follower, planned.estimator, number):
+                raise Ended(f"stopped: {loop.faults[-1]}")
+            loop.rest()  # opening the episode's files takes a while
         for attempt in range(TRIES):
             seed = int(np.random.SeedSequence([self.config.seed, number, attempt]).generate_state(1)[0])
             if self.config.simulated:
