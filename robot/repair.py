@@ -11,7 +11,7 @@ import os
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -39,11 +39,12 @@ class Clip:
 
 @dataclass(frozen=True)
 class Episode:
-    """An episode's number, its steps as a table, and the clip of each camera."""
+    """A complete episode: its number, its steps as a table, the clip of each camera, LeRobot's statistics."""
 
     number: int
     steps: Any
     clips: dict[str, Clip]
+    statistics: dict
 
 
 def repair(dataset: Path, out: Path) -> dict:
@@ -51,23 +52,24 @@ def repair(dataset: Path, out: Path) -> dict:
 
     `dropped` names the episodes that are not complete, and why. Raises DatasetError if there is none, and OSError.
     """
+    from lerobot.datasets.lerobot_dataset import LeRobotDataset
+
     if out.exists():
         raise DatasetError(f"{out}: already there; what is repaired is written to a new folder")
     parts = sorted(path for path in (dataset.parent / f".{dataset.name}.parts").glob("*") if path.name.isdigit())
-    with aside_of(out) as aside, ExitStack() as stack, quiet():
+    dropped: dict[int, str] = {}
+    with aside_of(out) as aside, aside_of(out.with_name(f"{out.name}.clips")) as scratch, quiet():
         if parts:
-            dropped: dict[int, str] = {}
             _join(dataset, parts, aside, out.name)
         else:
             info = info_of(dataset)
-            scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.")))
-            episodes, dropped = _found(dataset, info, scratch)
-            if not episodes:
+            if not (episodes := list(_complete(dataset, info, scratch, dropped))):
                 raise DatasetError(f"{dataset}: no episode is complete; {dropped or 'no step reached the disk'}")
             _write(aside, info, episodes, _tasks(dataset), _own_columns(dataset))
-        frames = _readable(aside)
+        read = LeRobotDataset(f"local/{out.name}", root=aside)
+        assert read[len(read) - 1]["episode_index"] == read.num_episodes - 1
         put(aside, out)
-    return {"episodes": len(frames), "frames": sum(frames), "dropped": dropped, "dataset": str(out)}
+    return {"episodes": read.num_episodes, "frames": len(read), "dropped": dropped, "dataset": str(out)}
 
 
 def _join(dataset: Path, parts: list[Path], aside: Path, name: str) -> None:
@@ -84,26 +86,23 @@ def _join(dataset: Path, parts: list[Path], aside: Path, name: str) -> None:
         os.close(lock)
 
 
-def _found(dataset: Path, info: dict, scratch: Path) -> tuple[list[Episode], dict[int, str]]:
-    """Return the complete episodes, and of each other one why it is not."""
-    found = list(_steps(dataset, info["features"]))
-    cameras = [key for key, feature in info["features"].items() if feature["dtype"] == "video"]
+def _complete(dataset: Path, info: dict, scratch: Path, dropped: dict[int, str]) -> Iterator[Episode]:
+    """Yield the complete episodes; `dropped` gets why another is not."""
+    features, found = info["features"], list(_steps(dataset, info["features"]))
     lengths = {number: len(steps) for number, steps in found}
+    cameras = [key for key, feature in features.items() if feature["dtype"] == "video"]
     clips = {key: _clips(dataset, key, lengths, info["fps"], scratch) for key in cameras}
-    episodes, dropped = [], {}
     for number, steps in found:
-        if why := _wrong(steps, [key for key in cameras if number not in clips[key]]):
-            dropped[number] = why
+        own = {key: clips[key][number] for key in cameras if number in clips[key]}
+        if not np.array_equal(steps["frame_index"], np.arange(len(steps))):
+            dropped[number] = f"some of its steps are not among the {len(steps)} that are there"
+        elif without := [key for key in cameras if key not in own]:
+            dropped[number] = f"not all frames of {', '.join(without)} are there"
         else:
-            episodes.append(Episode(number, steps, {key: clips[key][number] for key in cameras}))
-    return episodes, dropped
-
-
-def _wrong(steps, without: list[str]) -> str:
-    frames = np.asarray(steps["frame_index"])
-    if not np.array_equal(frames, np.arange(len(steps))):
-        return f"{len(steps)} steps, the last is {frames[-1]}"
-    return f"no whole video of {', '.join(without)}" if without else ""
+            try:
+                yield Episode(number, steps, own, _statistics(features, steps, own, info["fps"]))
+            except DatasetError as error:
+                dropped[number] = str(error)
 
 
 def _steps(dataset: Path, features: dict) -> Iterator[tuple[int, Any]]:
@@ -112,11 +111,9 @@ def _steps(dataset: Path, features: dict) -> Iterator[tuple[int, Any]]:
     import pyarrow.parquet
     from lerobot.datasets.feature_utils import get_hf_features_from_features
 
-    shapes = {key: tuple(feature["shape"]) for key, feature in features.items()}
-    schema = get_hf_features_from_features(
-        {key: features[key] | {"shape": shapes[key]} for key in features}
-    ).arrow_schema
-    widths = {key: prod(shape) for key, shape in shapes.items() if features[key]["dtype"] not in ("image", "string")}
+    shaped = {key: feature | {"shape": tuple(feature["shape"])} for key, feature in features.items()}
+    schema = get_hf_features_from_features(shaped).arrow_schema
+    widths = {key: prod(each["shape"]) for key, each in shaped.items() if each["dtype"] not in ("image", "string")}
     for path in tables_in(dataset, STEPS):
         try:
             tables = [pyarrow.parquet.read_table(path)]
@@ -220,14 +217,8 @@ def _write(folder: Path, info: dict, episodes: list[Episode], tasks: list[str], 
     from lerobot.utils.constants import DEFAULT_FEATURES
 
     features = {key: feature for key, feature in info["features"].items() if key not in DEFAULT_FEATURES}
-    meta = LeRobotDatasetMetadata.create(
-        f"local/{folder.name}",
-        int(info["fps"]),
-        features,
-        info.get("robot_type"),
-        folder,
-        info.get("video_path") is not None,
-    )
+    about = {"fps": int(info["fps"]), "robot_type": info.get("robot_type"), "use_videos": bool(info.get("video_path"))}
+    meta = LeRobotDatasetMetadata.create(f"local/{folder.name}", features=features, root=folder, **about)
     meta.save_episode_tasks(tasks)
     whole = all(episode.number in columns for episode in episodes)
     videos: dict[str, list[Path]] = defaultdict(list)
@@ -252,7 +243,7 @@ def _write(folder: Path, info: dict, episodes: list[Episode], tasks: list[str], 
                 about |= {f"videos/{key}/from_timestamp": clip.start_s}
                 about |= {f"videos/{key}/to_timestamp": clip.start_s + count / info["fps"]}
             done = sorted({tasks[i] for i in np.unique(steps["task_index"])})
-            meta.save_episode(number, count, done, _statistics(meta.features, steps, episode.clips, meta.fps), about)
+            meta.save_episode(number, count, done, episode.statistics, about)
             index += count
     for key, paths in videos.items():
         for number, source in enumerate(paths):
@@ -266,22 +257,15 @@ def _write(folder: Path, info: dict, episodes: list[Episode], tasks: list[str], 
 
 def _statistics(features: dict, steps, clips: dict[str, Clip], fps: int) -> dict:
     """Return LeRobot's statistics of an episode. Raises DatasetError for a video of which a frame does not decode."""
-    from lerobot.datasets.compute_stats import (
-        auto_downsample_height_width,
-        compute_episode_stats,
-        get_feature_stats,
-        sample_indices,
-    )
+    from lerobot.datasets import compute_stats as lerobot
 
     numbers = {k: f for k, f in features.items() if f["dtype"] not in ("image", "video", "string", "language")}
-    found = compute_episode_stats(
-        {key: np.array(steps[key].to_pylist(), f["dtype"]) for key, f in numbers.items()}, numbers
-    )
-    for key, feature in features.items():
-        if feature["dtype"] not in ("image", "video"):
-            continue
-        seen = list(frames(steps, key, clips.get(key), sample_indices(len(steps)), fps))
-        each = get_feature_stats(np.stack([auto_downsample_height_width(f) for f in seen]), (0, 2, 3), keepdims=True)
+    values = {key: np.array(steps[key].to_pylist(), feature["dtype"]) for key, feature in numbers.items()}
+    found = lerobot.compute_episode_stats(values, numbers)
+    for key in [key for key, feature in features.items() if feature["dtype"] in ("image", "video")]:
+        seen = frames(steps, key, clips.get(key), lerobot.sample_indices(len(steps)), fps)
+        small = np.stack([lerobot.auto_downsample_height_width(frame) for frame in seen])
+        each = lerobot.get_feature_stats(small, (0, 2, 3), keepdims=True)
         found[key] = {name: v if name == "count" else np.squeeze(v / 255, axis=0) for name, v in each.items()}
     return found
 
@@ -306,12 +290,3 @@ def frames(steps, key: str, clip: Clip | None, at: list[int], fps: int) -> Itera
         except (av.FFmpegError, FrameTimestampError, UnidentifiedImageError, IndexError) as error:
             where = clip.path if clip else key
             raise DatasetError(f"{where}: frame {number} of an episode does not decode") from error
-
-
-def _readable(folder: Path) -> list[int]:
-    """Return the length of each episode as LeRobot reads them, its last frame with it."""
-    from lerobot.datasets.lerobot_dataset import LeRobotDataset
-
-    read = LeRobotDataset(f"local/{folder.name}", root=folder)
-    assert read[len(read) - 1]["episode_index"] == read.num_episodes - 1
-    return [int(length) for length in read.meta.episodes["length"]]

@@ -7,6 +7,7 @@ format: https://parquet.apache.org/docs/file-format; its headers are in Thrift's
 
 import io
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,18 +15,15 @@ import pyarrow
 import pyarrow.parquet
 
 MAGIC = b"PAR1"
-TRUE, FALSE, BYTE, DOUBLE, BINARY, LIST, STRUCT = 1, 2, 3, 7, 8, 9, 12  # Thrift's compact types; integers are 4 to 6
-DATA, DICTIONARY, DATA_V2 = 0, 2, 3  # Parquet's types of pages
-MOST_PAGES = 1 << 20
+TRUE, FALSE, BYTE, I64, BINARY, LIST, STRUCT = 1, 2, 3, 6, 8, 9, 12  # Thrift's compact types; 4 and 5 are as 6
+DICTIONARY, VALUES = 2, {0: 5, 3: 8}  # Parquet's types of pages: for each of data, the field of its own header
 
 
 @dataclass(frozen=True)
 class Page:
-    """A page at `start`: its type, its bytes with its header, both packed and as they were, and how many values."""
+    """A page at `start`: its bytes with its header, its values; a dictionary has none."""
 
     start: int
-    kind: int
-    packed: int
     size: int
     values: int
 
@@ -36,29 +34,25 @@ def row_groups(data: bytes, schema: pyarrow.Schema, widths: Mapping[str, int]) -
     `widths`: the values in a row of each column, 1 if not given.
     """
     metadata, chunks = _example(schema)
-    leaves = [widths.get(chunk[3][1][3][1][1][0].decode(), 1) for chunk in chunks]
-    pages, at, end = list(_pages(data)), 0, len(MAGIC)
-    groups: list[dict] = []
-    while found := _group(pages[at:], leaves):
+    leaves = [widths.get(chunk[3][1][3][1][1][0].decode(), 1) for chunk in chunks]  # by the first part of its path
+    pages, end, groups = list(_pages(data)), len(MAGIC), list[dict]()
+    while found := _group(pages, leaves):
         rows, counts = found
         columns = []
         for chunk, count, width in zip(chunks, counts, leaves, strict=True):
-            columns.append(_described(chunk, pages[at : at + count], rows * width))
-            at += count
-        end = pages[at - 1].start + pages[at - 1].packed
-        size = sum(column[3][1][6][1] for column in columns)
-        groups.append({1: (LIST, (STRUCT, columns)), 2: (6, size), 3: (6, rows)})
-    metadata |= {3: (6, sum(group[3][1] for group in groups)), 4: (LIST, (STRUCT, groups))}
-    footer = _packed(STRUCT, metadata)
+            columns.append(_described(chunk, pages[:count], rows * width))
+            end, pages = pages[count - 1].start + pages[count - 1].size, pages[count:]
+        size = sum(column[3][1][7][1] for column in columns)
+        groups.append({1: (LIST, (STRUCT, columns)), 2: (I64, size), 3: (I64, rows)})
+    rows = sum(group[3][1] for group in groups)
+    footer = _packed(STRUCT, metadata | {3: (I64, rows), 4: (LIST, (STRUCT, groups))})
     whole = b"".join([data[:end], footer, len(footer).to_bytes(4, "little"), MAGIC])
     if not groups:
         return
     file = pyarrow.parquet.ParquetFile(pyarrow.BufferReader(whole))
-    for number in range(len(groups)):
-        try:
+    with suppress(pyarrow.ArrowException, OSError):  # from the first damage on, e.g. zeros after a power cut
+        for number in range(len(groups)):
             yield file.read_row_group(number)
-        except (pyarrow.ArrowException, OSError):  # e.g. zeros, after a power cut
-            return
 
 
 def _example(schema: pyarrow.Schema) -> tuple[dict, list[dict]]:
@@ -75,17 +69,16 @@ def _example(schema: pyarrow.Schema) -> tuple[dict, list[dict]]:
 def _pages(data: bytes) -> Iterator[Page]:
     """Yield the pages that are in the file as a whole."""
     at = len(MAGIC)
-    for _ in range(MOST_PAGES):
+    while True:
         try:
             header, body = _unpacked(data, at, STRUCT)
-            kind, size, packed = (header[field][1] for field in (1, 2, 3))
-            values = header[{DATA: 5, DICTIONARY: 7, DATA_V2: 8}[kind]][1][1][1]
+            kind, end = header[1][1], body + header[3][1]
+            values = 0 if kind == DICTIONARY else header[VALUES[kind]][1][1][1]
         except (IndexError, KeyError, TypeError, ValueError):
             return
-        end = body + packed
-        if packed < 0 or size < 0 or values < 0 or end > len(data):
+        if not body <= end <= len(data) or values < 0:
             return
-        yield Page(at, kind, end - at, body - at + size, values)
+        yield Page(at, end - at, values)
         at = end
 
 
@@ -96,11 +89,10 @@ def _group(pages: list[Page], leaves: list[int]) -> tuple[int, list[int]] | None
     """
     values = 0
     for page in pages:
-        if page.kind != DICTIONARY:
-            values += page.values
-            rows = values // leaves[0]
-            if values and not values % leaves[0] and (counts := _counts(pages, [rows * width for width in leaves])):
-                return rows, counts
+        values += page.values
+        rows, rest = divmod(values, leaves[0])
+        if page.values and not rest and (counts := _counts(pages, [rows * width for width in leaves])):
+            return rows, counts
     return None
 
 
@@ -110,9 +102,9 @@ def _counts(pages: list[Page], wanted: list[int]) -> list[int] | None:
     for values in wanted:
         first, left = at, values
         while left > 0:
-            if at == len(pages) or (pages[at].kind == DICTIONARY and at > first):
+            if at == len(pages) or (not pages[at].values and at > first):
                 return None
-            left -= pages[at].values if pages[at].kind != DICTIONARY else 0
+            left -= pages[at].values
             at += 1
         if left:
             return None
@@ -122,11 +114,11 @@ def _counts(pages: list[Page], wanted: list[int]) -> list[int] | None:
 
 def _described(chunk: dict, pages: list[Page], values: int) -> dict:
     """Return the description of a column chunk with these pages, after an example."""
-    data = next(page for page in pages if page.kind != DICTIONARY)
     about = {field: chunk[3][1][field] for field in (1, 2, 3, 4)}  # type, encodings, path, codec
-    about |= {5: (6, values), 6: (6, sum(page.size for page in pages)), 7: (6, sum(page.packed for page in pages))}
-    about |= {9: (6, data.start)} | ({11: (6, pages[0].start)} if pages[0].kind == DICTIONARY else {})
-    return {2: (6, 0), 3: (STRUCT, about)}
+    size, data = sum(page.size for page in pages), next(page.start for page in pages if page.values)
+    about |= {5: (I64, values), 6: (I64, size), 7: (I64, size), 9: (I64, data)}
+    about |= {} if pages[0].values else {11: (I64, pages[0].start)}
+    return {2: (I64, 0), 3: (STRUCT, about)}
 
 
 def _unpacked(data: bytes, at: int, kind: int) -> tuple[Any, int]:
@@ -136,9 +128,8 @@ def _unpacked(data: bytes, at: int, kind: int) -> tuple[Any, int]:
     """
     if kind in (TRUE, FALSE):
         return kind == TRUE, at
-    if kind in (BYTE, DOUBLE):
-        end = at + (1 if kind == BYTE else 8)
-        return data[at:end], end
+    if kind == BYTE:
+        return data[at : at + 1], at + 1
     if kind == STRUCT:
         fields: dict[int, tuple[int, Any]] = {}
         number = 0
@@ -163,7 +154,7 @@ def _unpacked(data: bytes, at: int, kind: int) -> tuple[Any, int]:
     number, at = _varint(data, at)
     if kind == BINARY:
         return data[at : at + number], at + number
-    if kind not in (4, 5, 6):
+    if kind not in (4, 5, I64):
         raise ValueError(f"type {kind}")
     return (number >> 1) ^ -(number & 1), at
 
@@ -172,7 +163,7 @@ def _packed(kind: int, value: Any) -> bytes:
     """Encode what `_unpacked` returns."""
     if kind in (TRUE, FALSE):
         return b""
-    if kind in (BYTE, DOUBLE):
+    if kind == BYTE:
         return value
     if kind == STRUCT:
         out, last = [], 0
