@@ -5,12 +5,13 @@ A mark is the column `success` of the table of episodes, which semagram-record w
 
 import io
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from policies.storage.folders import replace_file
-from robot.datasets import ACTION, DatasetError, info_of, quiet, tables_in
+from robot.datasets import ACTION, DatasetError, info_of, names_of, quiet, tables_in
 from robot.recording import EPISODES, INTERVENTION, MEASURED, STEPS, SUCCESS, columns
 from robot.repair import Clip, frames
 from robot.safety.limits import RANGES
@@ -31,7 +32,8 @@ def check(dataset: Path) -> dict:
     about = columns(dataset, EPISODES)
     wanted = ("episode_index", ACTION, STATE_KEY, MEASURED, SUCCESS, INTERVENTION)
     rows = {name: np.array(values) for name, values in columns(dataset, STEPS, wanted).items()}
-    fps, names = float(info["fps"]), list(info["features"].get(ACTION, {}).get("names") or [])
+    fps, width = float(info["fps"]), rows[ACTION].shape[-1] if ACTION in rows and rows[ACTION].ndim > 1 else 0
+    names = names_of(info["features"][ACTION], width) if width else ()
     wrong: dict[int, list[str]] = defaultdict(list)
     counts: Counter[str] = Counter()
     for place, number in enumerate(about["episode_index"]):
@@ -72,7 +74,7 @@ def success(about: dict[str, list], rows: dict[str, np.ndarray]) -> list[bool | 
     return [done[number] if mark is None else mark for number, mark in zip(about["episode_index"], marked, strict=True)]
 
 
-def _of_steps(steps: dict[str, np.ndarray], fps: float, names: list[str]) -> dict[str, int]:
+def _of_steps(steps: dict[str, np.ndarray], fps: float, names: Sequence[str]) -> dict[str, int]:
     """Return how often each thing is wrong with the steps of an episode."""
     found: dict[str, int] = {}
     for name in {ACTION, STATE_KEY} & steps.keys():

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from policies.storage.folders import aside_of, locked, put, replace_file
-from robot.datasets import DatasetError, info_of, quiet, tables_in
+from robot.datasets import DatasetError, info_of, names_of, quiet, tables_in
 from robot.ticks import same_priority
 from worldmodel.senses import STATE_KEY
 
@@ -271,7 +271,7 @@ def picture(path: Path, dataset: Path, title: str) -> None:
     rows = {name: np.array(values) for name, values in columns(dataset, STEPS, wanted).items()}
     episode, seconds, state = rows["episode_index"], rows.get(MEASURED, rows["timestamp"]).reshape(-1), rows[STATE_KEY]
     done, theirs = rows.get(SUCCESS), rows.get(INTERVENTION, np.zeros(len(episode), bool))
-    names = info_of(dataset)["features"][STATE_KEY]["names"]
+    names = names_of(info_of(dataset)["features"][STATE_KEY], state.shape[1])
     numbers = np.unique(episode)
     with rc_context({"font.size": 10, "text.color": INK, "axes.labelcolor": INK}):
         figure = Figure(figsize=(10, 5.6), layout="constrained")

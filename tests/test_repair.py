@@ -142,6 +142,27 @@ def test_a_video_that_was_cut_costs_its_episodes_unless_the_file_it_was_copied_f
     np.testing.assert_array_equal(np.stack(there["action"]), np.stack(rows["action"])[: len(there)])
 
 
+@pytest.mark.parametrize(
+    ("frames", "wanted"),
+    [
+        ((20, 10), {0: (0, 0), 1: (0, 8), 2: (1, 0)}),
+        ((20, 4), {0: (0, 0), 1: (0, 8)}),
+        ((30,), {0: (0, 0), 1: (0, 8), 2: (0, 20)}),
+        ((15,), {0: (0, 0)}),
+        ((), {}),
+    ],
+)
+def test_episodes_follow_each_other_from_video_to_video(tmp_path, monkeypatch, frames, wanted):
+    folder = tmp_path / "videos" / "front" / "chunk-000"
+    folder.mkdir(parents=True)
+    files = [folder / f"file-{number:03d}.mp4" for number in range(len(frames))]
+    for path in files:
+        path.write_bytes(b"x")
+    monkeypatch.setattr(repair, "_times", lambda path: list(range(frames[files.index(path)])))
+    found = repair._clips(tmp_path, "front", {0: 8, 1: 12, 2: 10}, 30, tmp_path)
+    assert {number: (files.index(clip.path), clip.start_s) for number, clip in found.items()} == wanted
+
+
 def test_a_check_finds_what_is_wrong_and_marks_stay(whole, tmp_path):
     shutil.copytree(whole, tmp_path / "d")
     found = data(DataConfig(check=str(tmp_path / "d"), mark=["0:good", "2:bad"]), tmp_path)

@@ -162,11 +162,11 @@ def test_a_hand_that_gave_back_by_a_key_takes_over_again_only_once_it_was_still(
     rig = Arms(arms, tmp_path, monkeypatch)
 
     def hand(number):
-        rig.leader.move(2, min(number, 60) + max(0, number - 80))
-        rig.keys.press("space" if number in (20, 40) else "x")
+        rig.leader.move(2, max(0, min(number, 50) - 10) + max(0, number - 80))
+        rig.keys.press("space" if number == 20 else "x")
 
     _, theirs, sent, *_ = rig.run(4, hand)
-    assert list(np.flatnonzero(np.diff(theirs.astype(int)))) == [20, 40, 81]
+    assert list(np.flatnonzero(np.diff(theirs.astype(int)))) == [11, 20, 81]
     assert np.abs(np.diff(sent, axis=0)).max() <= JUMP
 
 

@@ -4,9 +4,11 @@ from pathlib import Path
 
 from configs.reporting import say
 from robot.checking import MARKS, check, mark
+from robot.datasets import info_of
 from robot.recording import picture
 from robot.repair import repair
 from robot.settings import DataConfig
+from worldmodel.senses import STATE_KEY
 
 
 def data(config: DataConfig, _folder: Path) -> dict:
@@ -24,5 +26,7 @@ def data(config: DataConfig, _folder: Path) -> dict:
     for number, each in result["wrong"].items():
         say(f"episode {number}: {'; '.join(each)}")
     rate = "" if result["success_rate"] is None else f", {result['success_rate']:.0%} succeeded"
-    picture(drawn, dataset, f"{dataset.name}: {result['episodes']} episodes{rate}")
-    return result | {"picture": str(drawn)}
+    shape = info_of(dataset)["features"].get(STATE_KEY, {}).get("shape", [1])
+    if shape != [1]:  # LeRobot stores a single number as a scalar
+        picture(drawn, dataset, f"{dataset.name}: {result['episodes']} episodes{rate}")
+    return result | {"picture": str(drawn) if shape != [1] else None}
