@@ -25,6 +25,11 @@ def _as_said(words: list[str]) -> list[str]:
     return [f"{k}={quoted(v)}" if text else word for word, (k, v), text in zip(words, split, texts, strict=True)]
 
 
+def _one_mark(words: list[str]) -> list[str]:
+    """Return the arguments of semagram-data, a single mark as a list."""
+    return [f"mark=[{word[5:]}]" if word[:5] == "mark=" and word[5:6] != "[" else word for word in words]
+
+
 def _exit_code(result: dict) -> int:
     ended = result["ended"]
     return {"done": 0, "fault": 1}[ended] if ended in ("done", "fault") else 128 + signal.Signals[ended]
@@ -46,6 +51,8 @@ why = Command("why", "configs.runs.explaining:why", "configs.schema:WhyConfig")
 """semagram-why: a decision of an agent as a page, with its graph as JSON."""
 record = Command("record", "configs.arm.recording:record", "robot.settings:RecordConfig")
 """semagram-record: record episodes of an arm as a LeRobotDataset; a finished one is safe on disk."""
+data = Command("data", "configs.arm.dataset:data", "robot.settings:DataConfig", words=_one_mark)
+"""semagram-data: check a LeRobotDataset, mark its episodes, or repair what a killed recording left."""
 run = Command("run", "configs.arm.running:run", "robot.settings:RunConfig", _exit_code)
 """semagram-run: run a checkpoint on an arm; exit with 1 after a fault, with 128 + its number after a signal."""
 play = Command("play", "configs.arm.playing:play", "robot.settings:PlayConfig")
@@ -56,7 +63,8 @@ twin = Command("twin", "configs.arm.twin_process:serve", "sim.twin.twin:TwinConf
 """semagram-twin: a simulated SO-101 on a serial port of its own, for LeRobot's real driver."""
 
 if __name__ == "__main__":
-    names = {each.name: each for each in (train, evaluate, bench, tokens, guide, why, record, run, play, serve, twin)}
+    known = (train, evaluate, bench, tokens, guide, why, record, data, run, play, serve, twin)
+    names = {each.name: each for each in known}
     names["eval"] = evaluate  # as in semagram-eval
     if sys.argv[1:2] == [] or sys.argv[1] not in names:
         sys.exit(f"python -m configs.commands <name> ...: one of {', '.join(names)}")

@@ -122,6 +122,18 @@ def seen(observation: np.ndarray, parts: dict[str, slice], target: np.ndarray) -
     return named | {LAG: (target - named["joint_positions"]).astype(np.float32)}
 
 
+def labels(parts: dict[str, slice]) -> list[str]:
+    """Name each number of the state (S,) that `vector` returns."""
+    sizes = {name: part.stop - part.start for name, part in parts.items()} | {LAG: 6}
+    return [f"{name}[{i}]" for name in sorted(sizes) for i in range(sizes[name])]
+
+
+def vector(observation: np.ndarray, parts: dict[str, slice], target: np.ndarray) -> np.ndarray:
+    """Return the state (S,) float32 as a learning environment flattens it; arguments as for `seen`."""
+    named = seen(observation, parts, target)
+    return np.concatenate([named[name] for name in sorted(named)]).astype(np.float32)
+
+
 def build(task: "TaskConfig", variation: "Variation | None" = None) -> gymnasium.Env:
     """Create the environment of one of the arm's tasks, without a time limit; `variation` randomises each episode."""
     with suite.importing():

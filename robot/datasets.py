@@ -58,7 +58,7 @@ def read(folder: Path) -> Recording:
     if isinstance(stated := info.get("total_frames"), int) and stated != len(steps):
         raise DatasetError(f"{folder / 'data'}: {len(steps)} steps, and {stated} by meta/info.json; is it all there?")
     ends = np.flatnonzero(np.diff(episode[order])) + 1
-    return Recording(np.split(steps[order], ends), _names(feature, steps.shape[1]), float(info["fps"]))
+    return Recording(np.split(steps[order], ends), names_of(feature, steps.shape[1]), float(info["fps"]))
 
 
 def tables_in(dataset: Path, folder: str) -> list[Path]:
@@ -124,7 +124,8 @@ def _columns(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     )
 
 
-def _names(feature: dict, count: int) -> tuple[str, ...]:
+def names_of(feature: dict, count: int) -> tuple[str, ...]:
+    """Return the names of a feature's channels, numbered if it has none."""
     names = feature.get("names")
     if isinstance(names, dict):  # older writers group them
         names = [name for group in names.values() for name in (group if isinstance(group, list) else [group])]

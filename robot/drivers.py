@@ -215,7 +215,7 @@ class PlanFollower(Driver):
         cameras: CameraBuffer | None = None,
         bodies: Callable[[], object] = lambda: None,
     ):
-        self._estimator, self._planner, self._hz, self._lead = estimator, planner, hz, lead
+        self._estimator, self.planner, self._hz, self._lead = estimator, planner, hz, lead
         self.cameras, self._bodies, self.plans = cameras or CameraBuffer(), bodies, Plans()
         self._episode = -2
         self.begin()
@@ -239,8 +239,7 @@ class PlanFollower(Driver):
 
     def goal(self, reading: Reading, last: np.ndarray) -> np.ndarray:
         """Return the target (6,) in rad to send now; `last` (6,) was sent `reading.steps` control steps before."""
-        if np.isfinite(reading.joints).all():  # otherwise the gate stops the arm
-            self._estimator.follow(reading.joints, last, self._bodies(), reading.steps)
+        self.follow(reading, last)
         self._late += reading.steps
         self._frame += reading.steps
         self._receive()
@@ -255,10 +254,15 @@ class PlanFollower(Driver):
             self._late = -1
         return self._track.next(last)
 
+    def follow(self, reading: Reading, last: np.ndarray) -> None:
+        """Take in where the arm is; arguments as for `goal`."""
+        if np.isfinite(reading.joints).all():  # otherwise the gate stops the arm
+            self._estimator.follow(reading.joints, last, self._bodies(), reading.steps)
+
     def watch(self, reading: Reading) -> tuple[FaultKind, str] | None:
         """Take in the cameras' frames; a fault if the planner is gone, or nothing was visible for too long."""
         self.cameras.see(reading.observation, reading.steps)
-        if why := self._planner.gone():
+        if why := self.planner.gone():
             return FaultKind.PLANNER, why
         if self.cameras.blind:
             through = ", ".join(self.cameras.names)
@@ -267,19 +271,19 @@ class PlanFollower(Driver):
 
     def sent(self, target: np.ndarray) -> None:
         """Request the next curve if it is time to, now that the target (6,) has been sent."""
-        if not self._planner.waiting:
+        if not self.planner.waiting:
             self._asked = None  # the planner was lost
         if self._asked is not None or self._next is not None or self._track.left > self._lead:
             return
         state = self._estimator.state(self._track.ahead(target))
         stopped = not self._track.left  # no curve to continue from
         place = self._episode, self._frame + self._track.left
-        if self._planner.ask(state, self._fresh or stopped, *self.cameras.now(), *place):
+        if self.planner.ask(state, self._fresh or stopped, *self.cameras.now(), *place):
             self._asked, self._late = time.perf_counter(), -1
             self._from_rest = self._track.still
 
     def _receive(self) -> None:
-        answer = self._planner.poll()
+        answer = self.planner.poll()
         if answer is None or self._asked is None:  # none, or one of an earlier episode
             return
         self.plans.count += 1

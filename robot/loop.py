@@ -53,6 +53,9 @@ class Driver:
         """
         raise NotImplementedError
 
+    def follow(self, reading: Reading, last: np.ndarray) -> None:
+        """Take in a reading in place of `goal` while another driver decides."""
+
     def watch(self, reading: Reading) -> tuple[FaultKind, str] | None:
         """Take in what need not delay the goal; return the fault for which the arm must stop, if there is one."""
 

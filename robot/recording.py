@@ -21,11 +21,12 @@ from pathlib import Path
 import numpy as np
 
 from policies.storage.folders import aside_of, locked, put, replace_file
-from robot.datasets import DatasetError, info_of, quiet, tables_in
+from robot.datasets import DatasetError, info_of, names_of, quiet, tables_in
 from robot.ticks import same_priority
 from worldmodel.senses import STATE_KEY
 
-MEASURED, SUCCESS = "measured_timestamp", "next.success"
+MEASURED, SUCCESS, SCENE = "measured_timestamp", "next.success", "observation.environment_state"
+INTERVENTION = "intervention"  # as lerobot-rollout has it
 EPISODES, STEPS = "meta/episodes", "data"
 GOOD, BAD, UNKNOWN, INK = "#0072B2", "#D55E00", "#666666", "#333333"  # Okabe and Ito's colour-blind-safe palette
 DRAWN = 100
@@ -37,7 +38,8 @@ class EpisodeInfo:
     """What is stored per episode beside its steps, as columns of LeRobot's table of episodes.
 
     `success`: at any step; None if unknown. `control_hz`: the measured rate. `late_frames`: steps more than 5 ms late.
-    `by`: who drove.
+    `by`: who drove. `sim_task`: of the simulated arm. `intervention_rate`: the share of steps in which somebody else
+    drove; None if nobody could.
     """
 
     seed: int
@@ -45,6 +47,8 @@ class EpisodeInfo:
     control_hz: float
     late_frames: int
     by: str
+    sim_task: str | None = None
+    intervention_rate: float | None = None
 
 
 class Parts:
@@ -164,15 +168,26 @@ class Draft:
         )
         self.frames = 0
 
-    def add(self, observation: dict, action: dict, task: str, at_s: float, success: bool | None) -> None:
-        """Add a step: what the robot observed `at_s` seconds after the first step, and what was then sent."""
+    def add(
+        self,
+        observation: dict,
+        action: dict,
+        task: str,
+        at_s: float,
+        success: bool | None,
+        intervention: bool | None = None,
+    ) -> None:
+        """Add a step: what the robot observed `at_s` seconds after the first step, and what was then sent.
+
+        `success`, `intervention`: whether the task was done after it, and whether a person drove; None if not recorded.
+        """
         from lerobot.utils.feature_utils import build_dataset_frame
 
         features = self._parts.features
         frame = build_dataset_frame(features, observation, "observation")
         frame |= build_dataset_frame(features, action, "action") | {MEASURED: np.array([at_s]), "task": task}
-        if success is not None:
-            frame[SUCCESS] = np.array([success])
+        marks = {SUCCESS: success, INTERVENTION: intervention}
+        frame |= {name: np.array([mark]) for name, mark in marks.items() if mark is not None}
         self._dataset.add_frame(frame)
         self.frames += 1
 
@@ -202,19 +217,24 @@ def _add_columns(folder: Path, columns: dict) -> None:
     pyarrow.parquet.write_table(table, path)
 
 
-def _table(dataset: Path, folder: str, wanted: tuple[str, ...] = ()) -> dict[str, list]:
+def columns(dataset: Path, folder: str, wanted: tuple[str, ...] = ()) -> dict[str, list]:
     """Return columns of a folder's Parquet files: those in `wanted` that exist, or else all but statistics.
 
-    LeRobot's statistics are the columns with "/" in their name.
+    Raises DatasetError if there is none, or one cannot be read.
     """
     import pyarrow
     import pyarrow.parquet
 
     tables = []
     for file in tables_in(dataset, folder):
-        there = pyarrow.parquet.read_schema(file).names
-        columns = [name for name in there if name in wanted or (not wanted and "/" not in name)]
-        tables.append(pyarrow.parquet.read_table(file, columns=columns))
+        try:
+            there = pyarrow.parquet.read_schema(file).names
+            names = [name for name in there if name in wanted or (not wanted and not name.startswith("stats/"))]
+            tables.append(pyarrow.parquet.read_table(file, columns=names))
+        except (pyarrow.ArrowException, OSError) as error:
+            raise DatasetError(f"{file}: not readable; semagram-data repair={dataset} out=<copy>") from error
+    if not tables:
+        raise DatasetError(f"{dataset / folder}: nothing there; semagram-data repair={dataset} out=<copy>")
     return pyarrow.concat_tables(tables, promote_options="permissive").to_pydict()
 
 
@@ -223,13 +243,14 @@ def summary(dataset: Path) -> dict:
 
     `control_hz` is the rate over all steps together; it and `success_rate` are None if unknown.
     """
-    table = _table(dataset, EPISODES)
+    table = columns(dataset, EPISODES)
+    marked = [done for done in table.get("success", ()) if done is not None]
     intervals = np.array(table["length"]) - 1
     seconds = float(np.sum(intervals / np.array(table["control_hz"])))
     return {
         "episodes": len(intervals),
         "frames": sum(table["length"]),
-        "success_rate": round(float(np.mean(table["success"])), 4) if "success" in table else None,
+        "success_rate": round(float(np.mean(marked)), 4) if marked else None,
         "control_hz": round(float(intervals.sum()) / seconds, 3) if seconds else None,
         "late_frames": sum(table["late_frames"]),
         "tasks": dict(Counter(task for tasks in table["tasks"] for task in tasks)),
@@ -237,17 +258,20 @@ def summary(dataset: Path) -> dict:
     }
 
 
-def picture(path: Path, dataset: Path) -> None:
-    """Plot each joint over time, one curve per episode: blue if it succeeded, with a dot where it first did."""
+def picture(path: Path, dataset: Path, title: str) -> None:
+    """Plot each joint over time, one curve per episode: blue if it succeeded, with a dot where it first did.
+
+    Where somebody took over, the curve is thick.
+    """
     from matplotlib import rc_context
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-    columns = _table(dataset, STEPS, ("episode_index", MEASURED, SUCCESS, STATE_KEY))
-    episode, seconds = np.array(columns["episode_index"]), np.array(columns[MEASURED]).reshape(-1)
-    state = np.array(columns[STATE_KEY])
-    done = np.array(columns[SUCCESS]).reshape(-1) if SUCCESS in columns else None
-    names = info_of(dataset)["features"][STATE_KEY]["names"]
+    wanted = ("episode_index", "timestamp", MEASURED, SUCCESS, INTERVENTION, STATE_KEY)
+    rows = {name: np.array(values) for name, values in columns(dataset, STEPS, wanted).items()}
+    episode, seconds, state = rows["episode_index"], rows.get(MEASURED, rows["timestamp"]).reshape(-1), rows[STATE_KEY]
+    done, theirs = rows.get(SUCCESS), rows.get(INTERVENTION, np.zeros(len(episode), bool))
+    names = names_of(info_of(dataset)["features"][STATE_KEY], state.shape[1])
     numbers = np.unique(episode)
     with rc_context({"font.size": 10, "text.color": INK, "axes.labelcolor": INK}):
         figure = Figure(figsize=(10, 5.6), layout="constrained")
@@ -258,6 +282,8 @@ def picture(path: Path, dataset: Path) -> None:
             colour = UNKNOWN if done is None else BAD if first is None else GOOD
             for axis, values in zip(grid.flat, state.T, strict=False):
                 axis.plot(seconds[steps], values[steps], color=colour, lw=0.8, alpha=0.5)
+                thick = np.where(theirs[steps], values[steps], np.nan)
+                axis.plot(seconds[steps], thick, color=colour, lw=2.4, alpha=0.5)
                 if first is not None:
                     axis.plot(seconds[first], values[first], "o", color=colour, ms=3.5)
         for axis, name in zip(grid.flat, names, strict=False):
@@ -269,10 +295,7 @@ def picture(path: Path, dataset: Path) -> None:
         if done is not None:
             marks = [Line2D([], [], color=GOOD, marker="o", ms=4), Line2D([], [], color=BAD)]
             figure.legend(marks, ["succeeded, from the dot on", "did not"], loc="outside lower center", ncols=2)
-        found = summary(dataset)
-        what = next(iter(found["tasks"])) if len(found["tasks"]) == 1 else f"{len(found['tasks'])} tasks:"
-        rate = "" if found["success_rate"] is None else f", {found['success_rate']:.0%} succeeded"
-        figure.suptitle(f"{what}  {found['episodes']} episodes by {' and '.join(found['by'])}{rate}")
+        figure.suptitle(title)
         drawn = io.BytesIO()
         figure.savefig(drawn, dpi=130)
     replace_file(path, drawn.getvalue())

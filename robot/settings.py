@@ -1,6 +1,7 @@
 """Settings of the commands about an arm: which arm it is, what is run, recorded, played or planned. Light to import."""
 
 import math
+import re
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import ClassVar
@@ -17,7 +18,7 @@ ROBOTS = (SIM, REAL, TWIN)
 CAMERAS = {"main": "side", "front": "side", "side": "side", "wrist": "wrist", "overhead": "overhead"}
 """The simulated arm's cameras: name to viewpoint (`robot.config_so101`)."""
 VIEWERS = ("terminal", "rerun", "none")
-EXPERT, POLICY, TELEOP = "expert", "policy", "teleop"
+EXPERT, POLICY, TELEOP, SCRIPT = "expert", "policy", "teleop", "script"
 DRIVERS = (EXPERT, POLICY, TELEOP)
 PREFIX = "so101-"
 CAMERA = {"width": 320, "height": 240}
@@ -136,6 +137,12 @@ class RecordConfig(EpisodeConfig):
     episodes: int = ranged(20, low=1)
     seed: int = ranged(0, low=0, high=2**32 - 1)
     reset_seconds: float = ranged(0.0, low=0, high=3600)
+    takeover: str = ""
+    takeover_degrees: float = ranged(0.5, low=0.2, high=30)
+    takeover_s: float = ranged(4.0, low=0, high=3600)
+    give_back_s: float = ranged(0.0, low=0, high=60)
+    pedal: str = ""
+    target: list[float] = field(default_factory=list)
     control_hz: int = ranged(30, low=5, high=100)
     paced: str = "auto"
     cameras: list[str] = field(default_factory=list)
@@ -150,6 +157,7 @@ class RecordConfig(EpisodeConfig):
         super().__post_init__()
         one_of(self, "driver", DRIVERS)
         one_of(self, "paced", ("auto", "true", "false"))
+        one_of(self, "takeover", ("", TELEOP, SCRIPT))
         if self.seconds and round(self.seconds * self.control_hz) < 2:
             raise UserError(f"seconds={self.seconds:g}: two steps at least, {2 / self.control_hz:.3g} s")
         if self.simulated:
@@ -164,7 +172,9 @@ class RecordConfig(EpisodeConfig):
     @property
     def waits(self) -> bool:
         """Whether recording runs in real time."""
-        return self.paced == "true" or (self.paced == "auto" and (not self.simulated or self.driver == TELEOP))
+        return self.paced == "true" or (
+            self.paced == "auto" and (not self.simulated or TELEOP in (self.driver, self.takeover))
+        )
 
     @property
     def task_name(self) -> str:
@@ -198,18 +208,50 @@ class RecordConfig(EpisodeConfig):
                 raise UserError(f"camera.{key}={value}: only with cameras=, in simulation")
 
     def _check_driver(self) -> None:
-        if self.driver == TELEOP and not self.teleop.get("type"):
+        led = TELEOP in (self.driver, self.takeover)
+        if led and not self.teleop.get("type"):
             raise UserError("teleop.type=: any of LeRobot's teleoperators, e.g. teleop.type=so101_leader")
-        if self.driver != TELEOP and any(self.teleop.values()):
-            raise UserError(f"teleop.type={self.teleop.get('type')}: only with driver={TELEOP}")
+        if not led and any(self.teleop.values()):
+            raise UserError(f"teleop.type={self.teleop.get('type')}: only with driver={TELEOP} or takeover={TELEOP}")
         if (self.driver == POLICY) != bool(self.checkpoint):
             raise UserError(f"checkpoint={self.checkpoint}: a run folder or a checkpoint, with driver={POLICY}")
         if self.driver != POLICY:
-            unused(self, "planner device threads", f"only with driver={POLICY}")
-        if self.driver != TELEOP and not self.simulated:
+            unused(self, "planner device threads takeover", f"only with driver={POLICY}")
+        if self.takeover != TELEOP:
+            unused(self, "takeover_degrees give_back_s pedal", f"only with takeover={TELEOP}")
+        if self.takeover != SCRIPT:
+            unused(self, "takeover_s", f"only with takeover={SCRIPT}")
+        elif not self.simulated:
+            raise UserError(f"takeover={SCRIPT}: only with robot={SIM}, which knows where objects are; {TELEOP}")
+        else:
+            self._check_task(SCRIPTED, f"scripts exist for {{}}; takeover={TELEOP} for the others")
+        if self.target and (self.simulated or self.driver != POLICY):
+            raise UserError(f"target={self.target}: only with driver={POLICY}, on an arm that is not simulated")
+        if self.driver == EXPERT and not self.simulated:
             raise UserError(f"driver={self.driver}: only with robot={SIM}, which knows where objects are; {TELEOP}")
         if self.driver == EXPERT:
             self._check_task(SCRIPTED, f"scripts exist for {{}}; driver={POLICY} or driver={TELEOP} for the others")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """The options of semagram-data."""
+
+    check: str = ""
+    mark: list[str] = field(default_factory=list)
+    repair: str = ""
+    out: str = ""
+
+    def __post_init__(self):
+        """Raise ValueError unless there is one thing to do, with what it needs."""
+        if bool(self.check) == bool(self.repair):
+            raise UserError("check=: a dataset's folder, or repair=<dataset> out=<copy>; one of them")
+        if bool(self.repair) != bool(self.out):
+            raise UserError(f"out={self.out}: a new folder for the copy, with repair=<dataset>")
+        if self.mark and self.repair:
+            raise UserError("mark=: with check=; repair= leaves the dataset as it is")
+        if wrong := [each for each in self.mark if not re.fullmatch(r"[0-9]+:(good|bad)", each)]:
+            raise UserError(f"mark={wrong[0]}: <episode>:good or <episode>:bad, e.g. mark=[3:bad,7:good]")
 
 
 @dataclass(frozen=True, kw_only=True)

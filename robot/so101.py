@@ -203,7 +203,7 @@ class SO101Sim(Robot):
     """A robot with the keys, units and features of LeRobot's `so101_follower`.
 
     Time passes only when a command is sent. `success`: whether the task is done now; `time_s`: the simulated time so
-    far.
+    far; `seen`: so101-nexus's observation (S,) and the joint targets (6,) in rad when it was last read.
     """
 
     config_class = SO101SimConfig
@@ -214,6 +214,7 @@ class SO101Sim(Robot):
         self.config = config
         self.cameras = make_cameras_from_configs(config.cameras)
         self._scene: so101.VariedArm | None = None
+        self.seen = np.zeros(0), np.zeros(6)
         self.success = False
         self.time_s = 0.0
 
@@ -277,6 +278,7 @@ class SO101Sim(Robot):
     @check_if_not_connected
     def get_observation(self) -> dict[str, float | np.ndarray]:
         """Return the joints' positions, at the encoders' resolution, and the cameras' frames."""
+        self.seen = self.scene.state(), self.scene.commanded
         values = self.units.read(so101.positions(self.scene))
         joints = dict(zip(self._motors, values.tolist(), strict=True))
         return joints | {name: camera.read_latest() for name, camera in self.cameras.items()}

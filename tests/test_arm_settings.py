@@ -16,6 +16,7 @@ from sim.twin.faults import FaultConfig
 from sim.twin.twin import TwinConfig
 
 REAL, TWIN = {"robot": "so101", "port": "p", "id": "i"}, {"robot": "so101-twin"}
+POLICY = {"driver": "policy", "checkpoint": "c"}
 FULL = {name: SimpleNamespace(range_min=700, range_max=3400) for name in JOINTS}
 POINT = FULL | {"elbow_flex": SimpleNamespace(range_min=2000, range_max=2227)}
 ELSEWHERE = ("", "arm.local:7766", "0.0.0.0:7766", "localhost:", "localhost:x", "localhost:65536", ":1")
@@ -54,7 +55,17 @@ WRONG = [  # what is made, of what, how the line begins
     (record, {"sim_task": "tuch"}, "sim_task=tuch: one of touch, look-at, "),
     (record, {"sim_task": "look-at"}, "sim_task=look-at: scripts exist for touch, pick-lift; driver=policy or"),
     (record, {"driver": "teleop"}, r"teleop\.type=: any of LeRobot's teleoperators"),
-    (record, {"teleop": {"type": "so101_leader"}}, r"teleop\.type=so101_leader: only with driver=teleop"),
+    (
+        record,
+        {"teleop": {"type": "so101_leader"}},
+        r"teleop\.type=so101_leader: only with driver=teleop or takeover=tel",
+    ),
+    (record, {"takeover": "leader"}, r"takeover=leader: one of teleop, script"),
+    (record, {"takeover": "script"}, r"takeover=script: only with driver=policy"),
+    (record, POLICY | {"takeover": "teleop"}, r"teleop\.type=: any of LeRobot's teleoperators"),
+    (record, POLICY | TWIN | {"takeover": "script", "instruction": "x"}, r"takeover=script: only with robot=so101-sim"),
+    (record, POLICY | {"give_back_s": 2.0}, r"give_back_s=2\.0: only with takeover=teleop"),
+    (record, POLICY | {"target": [0.2, 0.0, 0.0]}, r"target=\[0\.2, 0\.0, 0\.0\]: only with driver=policy, on an arm"),
     (record, {"cameras": ["under"]}, r"cameras=\[under\]: with robot=so101-sim, any of main, front, side"),
     (record, {"cameras": ["wrist"], "camera": {"width": 31}}, "camera.width=31: .* from 32 .*video=fa"),
     (record, {"seconds": 0.01}, "seconds=0.01: two steps at least, 0.0667 s"),

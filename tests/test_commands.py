@@ -35,7 +35,7 @@ from envs.task_env import EnvironmentFault
 from envs.vector import EnvironmentLost
 from policies.settings import CodecConfig
 from policies.storage.folders import FolderError, commit
-from robot.settings import PlayConfig, RecordConfig, RunConfig, ServeConfig
+from robot.settings import DataConfig, PlayConfig, RecordConfig, RunConfig, ServeConfig
 from sim.twin.twin import TwinConfig
 from sim.variation import PRESETS, Variation
 from worldmodel.errors import UserError
@@ -45,12 +45,12 @@ from worldmodel.strict import REMOVED, RENAMED, ConfigError, build
 CLASSES = {
     **{"train": TrainConfig, "evaluate": EvaluateConfig, "bench": BenchConfig, "tokens": TokensConfig},
     **{"record": RecordConfig, "run": RunConfig, "play": PlayConfig, "serve": ServeConfig, "twin": TwinConfig},
-    **{"guide": GuideConfig, "why": WhyConfig},
+    **{"guide": GuideConfig, "why": WhyConfig, "data": DataConfig},
 }
 NEEDED = {
     **{"tokens": {"verb": "demo", "out": "o"}, "record": {"dataset": "d"}, "run": {"checkpoint": "c"}},
     **{"play": {"plan": "s"}, "serve": {"checkpoint": "c"}, "twin": {"port_file": "p"}},
-    **{"guide": {"checkpoint": "c", "show": "quantities"}, "why": {"run": "r"}},
+    **{"guide": {"checkpoint": "c", "show": "quantities"}, "why": {"run": "r"}, "data": {"check": "d"}},
 }
 """The keys that a command cannot do without."""
 OPEN = {"camera", "teleop"}

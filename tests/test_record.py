@@ -15,7 +15,7 @@ from configs.arm.recording import RecordSession, ending
 from configs.reporting import Ended
 from robot.datasets import DatasetError
 from robot.loop import Driver, Loop
-from robot.recording import MEASURED, SUCCESS, Parts
+from robot.recording import MEASURED, SCENE, SUCCESS, Parts
 from robot.safety.limits import ARM
 from robot.settings import RecordConfig
 from robot.ticks import Ticks
@@ -202,3 +202,13 @@ def test_a_full_disk_ends_it_with_what_is_safe_and_another_error_stays_what_it_i
     assert ended.value.code == 1
     with pytest.raises(PermissionError), ending(tmp_path, store):
         raise PermissionError(errno.EACCES, "Permission denied", "d")
+
+
+def test_a_simulated_recording_tells_the_state_of_its_scene(recorded):
+    """What the task's environment would have shown: the joints are those read, to the encoders' tick."""
+    info = json.loads((recorded[0] / "touch" / "meta" / "info.json").read_text())["features"][SCENE]
+    _, scene = column(recorded[0] / "touch", SCENE)
+    _, read = column(recorded[0] / "touch", "observation.state")
+    at = [info["names"].index(f"joint_positions[{i}]") for i in range(6)]
+    np.testing.assert_allclose(np.degrees(scene[:, at[0]]), read[:, 0], atol=0.1)
+    assert info["shape"] == [scene.shape[1]] and np.isfinite(scene).all() and len(set(info["names"])) == len(scene[0])

@@ -3,29 +3,35 @@
 import errno
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from configs.arm.running import RunSession
 from configs.arm.session import ENDS, arm_of, ended
 from configs.reporting import Ended, say
 from configs.runs.loading import Loaded, load_agent
-from envs.arm import known, seen
+from envs.arm import known, labels, vector
 from envs.senses import Senses
+from envs.settings import TaskConfig
+from envs.state_estimator import StateEstimator
+from policies.storage.checkpoint import find_checkpoint, read_spec
 from policies.text_encoder import WORDS
 from robot.arms import connect, gated, teleoperator
 from robot.config_so101 import sim_cameras
-from robot.drivers import ScriptDriver, TeleopDriver
+from robot.datasets import quiet
+from robot.drivers import PlanFollower, ScriptDriver, TeleopDriver
 from robot.loop import Driver, Loop, Reading, Step
-from robot.recording import MEASURED, SUCCESS, EpisodeInfo, Parts, picture, summary
+from robot.recording import INTERVENTION, MEASURED, SCENE, SUCCESS, EpisodeInfo, Parts, picture, summary
 from robot.safety.gated import SUFFIX, GatedRobot
 from robot.safety.limits import ARM, Units
-from robot.settings import CAMERAS, EXPERT, POLICY, RecordConfig
+from robot.settings import CAMERAS, EXPERT, POLICY, SCRIPT, TELEOP, EpisodeConfig, RecordConfig, RunConfig
 from robot.so101 import SimCamera, SO101Sim
+from robot.takeover import HELP, Keys, Person, Rescue, Rest, Takeover
 from robot.ticks import ORDINARY, Clock, SimulatedTime, Ticks, hurried
 from sim.renderer import RenderingUnavailable, shows
 from sim.so101 import scene as so101
@@ -80,8 +86,7 @@ class PolicyDriver(Driver):
         """Return the observation of the one arm while the joint targets are `target` (6,), in rad."""
         values, present = dict(self._words), {}
         if STATE_KEY in self._senses:
-            named = seen(self._robot.scene.state(), self._parts, target)
-            state = np.concatenate([named[name] for name in sorted(named)]).astype(np.float32)
+            state = vector(self._robot.scene.state(), self._parts, target)
             values[STATE_KEY] = torch.from_numpy(state[None])
         for name, camera in self._cameras.items():
             frame = camera.read()
@@ -92,6 +97,15 @@ class PolicyDriver(Driver):
         """Close its cameras."""
         for camera in self._cameras.values():
             camera.disconnect()
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A checkpoint that drives an arm which is not simulated: its run, and what follows its plans."""
+
+    run: RunSession
+    follower: PlanFollower
+    estimator: StateEstimator
 
 
 def record(config: RecordConfig, _folder: Path) -> dict:
@@ -110,6 +124,8 @@ class RecordSession:
     config: RecordConfig
     scheduling: str = ORDINARY
     skipped: int = 0
+    _keys: Keys | None = None
+    _planned: Planned | None = None
 
     def run(self) -> dict:
         """Record the missing episodes, merge them into the dataset and draw its picture. Returns the summary.
@@ -120,7 +136,18 @@ class RecordSession:
         os.environ.setdefault("SVT_LOG", "1")  # the video encoder: errors only
         with ExitStack() as stack:
             size = config.camera["height"], config.camera["width"]
-            inner = arm_of(config, stack, config.task_name, config.control_hz, dict.fromkeys(config.cameras, size))
+            if config.driver == POLICY and not config.simulated:
+                run = self._run()
+                follower, estimator, inner = run.follower(stack, say)
+                self._planned = Planned(run, follower, estimator)
+            else:
+                inner = arm_of(config, stack, config.task_name, config.control_hz, dict.fromkeys(config.cameras, size))
+            if config.takeover == TELEOP:
+                self._keys = Keys()
+                stack.callback(self._keys.close)
+                with quiet():
+                    self._keys.listen(config.pedal)
+                say(HELP if self._keys.there else "no keyboard here: only the leader takes over, nobody tells success")
             clock: Clock = time if config.waits else SimulatedTime(inner)
             robot = gated(inner, config.preset, stop_on_fault=True, clock=clock)
             kind = robot.robot_type or robot.name
@@ -133,7 +160,9 @@ class RecordSession:
                 finally:
                     parts.merge()
         found, drawn = summary(dataset), dataset.with_name(f"{dataset.name}.png")
-        picture(drawn, dataset)
+        what = next(iter(found["tasks"])) if len(found["tasks"]) == 1 else f"{len(found['tasks'])} tasks:"
+        rate = "" if found["success_rate"] is None else f", {found['success_rate']:.0%} succeeded"
+        picture(drawn, dataset, f"{what}  {found['episodes']} episodes by {' and '.join(found['by'])}{rate}")
         each = "; ".join(f"{count} of {task!r}" for task, count in found["tasks"].items())
         several = f" ({each})" if len(found["tasks"]) > 1 else ""
         say(f"{found['episodes']} episodes{several}, {found['frames']} frames: {dataset}, {drawn}")
@@ -154,8 +183,13 @@ class RecordSession:
         features = hw_to_dataset_features(robot.observation_features, "observation", self.config.video)
         features |= hw_to_dataset_features(robot.action_features, "action")
         features[MEASURED] = {"dtype": "float64", **one}
-        if self.config.simulated:
+        if self.config.takeover:
+            features[INTERVENTION] = {"dtype": "bool", **one}
+        if self._judge(robot):
             features[SUCCESS] = {"dtype": "bool", **one}
+        if self.config.simulated:
+            names = labels(so101.components(self.config.task_name))
+            features[SCENE] = {"dtype": "float32", "shape": (len(names),), "names": names}
         return features
 
     def _record(self, robot: GatedRobot, clock: Clock, parts: Parts) -> None:
@@ -164,46 +198,84 @@ class RecordSession:
         with ExitStack() as stack:
             stack.push(robot)
             units = robot.robot.units if config.simulated else ARM
+            if self._planned is not None:
+                targets = self._planned.estimator.targets
+                units = Units(targets.low, targets.high)
             driver = self._driver(robot, units)
             robot.close_with(driver.close)  # after the arm has come to rest
             while parts.finished < config.episodes:
                 self._episode(robot, units, driver, clock, parts)
                 if config.reset_seconds and parts.finished < config.episodes:
                     say(f"{config.reset_seconds:g} s to put things back: not recorded")
-                    self._drive(Loop(robot, units, Ticks(config.control_hz, clock)), driver, config.reset_seconds)
+                    resting = Rest() if config.takeover else driver
+                    self._drive(Loop(robot, units, Ticks(config.control_hz, clock)), resting, config.reset_seconds)
 
     def _driver(self, robot: GatedRobot, units: Units) -> Driver:
-        config = self.config
+        config, hz = self.config, self.config.control_hz
         if config.driver == EXPERT:
             return ScriptDriver(robot.robot)
-        if config.driver != POLICY:
-            return TeleopDriver(teleoperator(config.teleop), [name + SUFFIX for name in robot.gate.limits.names], units)
+        if config.driver == TELEOP:
+            return self._leader(robot, units)
+        policy = self._policy(robot.robot) if self._planned is None else self._planned.follower
+        if config.takeover == SCRIPT:
+            return Takeover(policy, Rescue(robot.robot, config.takeover_s), hz)
+        if self._keys is None:
+            return policy
+        moved = np.radians(config.takeover_degrees)
+        person = Person(self._leader(robot, units), self._keys, hz, moved, config.give_back_s)
+        return Takeover(policy, person, hz, self._keys)
+
+    def _leader(self, robot: GatedRobot, units: Units) -> TeleopDriver:
+        return TeleopDriver(teleoperator(self.config.teleop), [n + SUFFIX for n in robot.gate.limits.names], units)
+
+    def _policy(self, robot: SO101Sim) -> PolicyDriver:
+        config = self.config
         loaded = load_agent(config.checkpoint, config.seed, config.device, config.threads, config.planner)
-        task = loaded.task
-        if task.name != config.task_name or task.control_hz != config.control_hz:
+        self._check_task(loaded.task)
+        return PolicyDriver(robot, loaded, config.instruction)
+
+    def _run(self) -> RunSession:
+        """Return the run of the checkpoint on an arm that is not simulated. Raises ConfigError, UserError."""
+        config, senses = self.config, Senses.of(read_spec(find_checkpoint(Path(self.config.checkpoint))).senses)
+        keys = {each.name: getattr(config, each.name) for each in fields(EpisodeConfig)}
+        keys |= {"instruction": config.instruction if senses.language else "", "target": config.target}
+        run = RunSession.begin(RunConfig(**keys))
+        self._check_task(run.task)
+        return run
+
+    def _check_task(self, task: TaskConfig) -> None:
+        config = self.config
+        name = config.task_name if config.simulated else task.name
+        if task.name != name or task.control_hz != config.control_hz:
             rate = f" at {task.control_hz} Hz" if task.control_hz else ""
             raise UserError(
-                f"checkpoint={config.checkpoint}: is for task={task.label}{rate}, not {config.task_name} at "
-                f"{config.control_hz} Hz"
+                f"checkpoint={config.checkpoint}: is for task={task.label}{rate}, not {name} at {config.control_hz} Hz"
             )
-        return PolicyDriver(robot.robot, loaded, config.instruction)
 
     def _episode(self, robot: GatedRobot, units: Units, driver: Driver, clock: Clock, parts: Parts) -> None:
         config, number = self.config, parts.finished
-        seed = self._begin(robot, driver, number)
-        ticks, task = Ticks(config.control_hz, clock), self._task(robot)
+        seed = self._begin(Loop(robot, units, Ticks(config.control_hz, clock), say=say), driver, number)
+        ticks, task, helped = Ticks(config.control_hz, clock), self._task(robot), list[bool]()
         with ExitStack() as stack:
             with robot.held():  # no signal between opening a file and arranging its closing
                 draft = stack.enter_context(parts.episode())
 
             def keep(step: Step) -> None:
-                draft.add(step.reading.observation, step.action, task, step.at_s, step.success)
+                scene = self._scene(robot.robot) if config.simulated else {}
+                theirs = driver.intervention if isinstance(driver, Takeover) else None
+                helped.extend([] if theirs is None else [theirs])
+                draft.add(step.reading.observation | scene, step.action, task, step.at_s, step.success, theirs)
 
             done = self._drive(Loop(robot, units, ticks, [keep]), driver, config.longest_s)
+            if self._keys is not None and self._keys.said == "r":
+                say(f"episode {number + 1} of {config.episodes}: again")
+                return
             rate = ticks.mean_hz or float(config.control_hz)
             outcome = {None: "", True: ", success", False: ", no success"}[done]
             with robot.held():  # no signal may lose a finished episode, nor the line that says so
-                draft.save(EpisodeInfo(seed, done, rate, ticks.late, config.driver))
+                sim_task = config.task_name if config.simulated else None
+                share = float(np.mean(helped)) if helped else None
+                draft.save(EpisodeInfo(seed, done, rate, ticks.late, config.driver, sim_task, share))
                 say(f"episode {number + 1} of {config.episodes}: safe{outcome}, {draft.frames} frames, {rate:.1f} Hz")
         if rate < SLOW * config.control_hz:
             say(
@@ -213,19 +285,31 @@ class RecordSession:
 
     def _drive(self, loop: Loop, driver: Driver, seconds: float) -> bool | None:
         """Run an episode; however it ends, the arm comes to rest before anything else happens (e.g. saving)."""
-        robot = loop.robot
-        judge = (lambda: robot.robot.success) if self.config.simulated else None
+        judge = self._judge(loop.robot)
         with hurried(self.config.real_time) as self.scheduling:
             try:
                 return loop.episode(driver, round(seconds * loop.ticks.hz), judge)
             finally:
                 loop.rest()
 
-    def _begin(self, robot: GatedRobot, driver: Driver, number: int) -> int:
-        """Lay out the scene (in simulation) and begin episode `number`. Returns the layout's seed.
+    def _judge(self, robot: GatedRobot) -> Callable[[], bool] | None:
+        """Return what tells whether the task is done: the simulation, or a person by their keys; None without both."""
+        keys = self._keys if self._keys is not None and self._keys.there else None
+        if self.config.simulated:
+            return lambda: robot.robot.success or (keys is not None and keys.said == "s")
+        return None if keys is None else lambda: keys.said == "s"
 
-        Layouts that the script cannot reach are left out. Raises ValueError after TRIES of them in a row.
+    def _begin(self, loop: Loop, driver: Driver, number: int) -> int:
+        """Lay out the scene (in simulation), or take the arm to a policy's start, and begin episode `number`.
+
+        Returns the layout's seed. Layouts that the script cannot reach are left out. Raises ValueError after TRIES of
+        them in a row, Ended if the arm does not get to its start.
         """
+        robot, planned = loop.robot, self._planned
+        if planned is not None:
+            if not planned.run.prepare(loop, planned.follower, planned.estimator, number):
+                raise Ended(f"stopped: {loop.faults[-1]}")
+            loop.rest()  # opening the episode's files takes a while
         for attempt in range(TRIES):
             seed = int(np.random.SeedSequence([self.config.seed, number, attempt]).generate_state(1)[0])
             if self.config.simulated:
@@ -239,6 +323,11 @@ class RecordSession:
                 continue
             return seed
         raise UserError(f"sim_task={self.config.sim_task}: {TRIES} layouts in a row are out of the script's reach")
+
+    def _scene(self, robot: SO101Sim) -> dict[str, float]:
+        """Return the numbers of the simulated task's state at the last reading, by name."""
+        (observation, target), parts = robot.seen, so101.components(robot.scene)
+        return dict(zip(labels(parts), vector(observation, parts, target).tolist(), strict=True))
 
     def _task(self, robot: GatedRobot) -> str:
         """Return the task in words, as the dataset stores it."""

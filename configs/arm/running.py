@@ -3,12 +3,14 @@
 import contextlib
 import os
 import signal
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 import numpy as np
+from lerobot.robots import Robot
 
 from configs.arm.planning import begin_of, planner_client
 from configs.arm.session import ENDS, arm_of, return_home
@@ -133,26 +135,13 @@ class RunSession:
 
     def run(self) -> dict:
         """Run all episodes. Returns what happened. Raises ValueError, OSError if the run cannot begin."""
-        config, hz, senses = self.config, self.task.arm.control_hz, self.senses
+        config, hz = self.config, self.task.arm.control_hz
         with contextlib.ExitStack() as stack:
             show = self._view()
             stack.callback(show.close)
-            begin = begin_of(self.spec, self.task, config.lead, self.instruction)
             trace = f"runs/traces/{datetime.now():%Y-%m-%d_%H-%M-%S}-{os.getpid()}" if config.trace else ""
-            link = planner_client(stack, config, self.path, begin, show.say, trace)
-            with ThreadPoolExecutor(1) as meanwhile:  # connecting and making the scene both take seconds
-                connecting = meanwhile.submit(link.connect)
-                estimator = StateEstimator(self.task, senses.state)
-                stack.callback(estimator.close)
-                inner = arm_of(config, stack, self.task.name, hz, senses.sizes, config.seed)
-                if not config.simulated:
-                    inner.cameras |= {name: SteadyCamera(name, each, show.say) for name, each in inner.cameras.items()}
-                    stack.enter_context(in_a_line())
-                connecting.result()
+            follower, estimator, inner = self.follower(stack, show.say, trace)
             robot = gated(inner, config.preset)
-            cameras = CameraBuffer(senses.sizes, self.spec.model.vision.frame_lags, not senses.state, hz, show.say)
-            bodies = (lambda: scene_bodies(inner.scene)) if config.simulated else (lambda: None)
-            follower = PlanFollower(estimator, link, hz, min(config.lead, begin.every), cameras, bodies)
             smooth = Smoothness(hz)
             units = Units(estimator.targets.low, estimator.targets.high)
             loop = Loop(robot, units, Ticks(hz), [smooth, lambda step: show(step, follower)], show.say)
@@ -168,7 +157,7 @@ class RunSession:
             "control_hz": loop.ticks.mean_hz,
             **follower.plans.summary(),
             **loop.ticks.summary(),
-            "planner_losses": link.losses,
+            "planner_losses": follower.planner.losses,
             "trace": trace or None,
             "faults": loop.faults,
             "driver": loop.robot.name,
@@ -179,6 +168,30 @@ class RunSession:
             **smooth.summary(),
             "scheduling": scheduling,
         }
+
+    def follower(
+        self, stack: contextlib.ExitStack, say: Callable[[str], None], trace: str = ""
+    ) -> tuple[PlanFollower, StateEstimator, Robot]:
+        """Return what follows the checkpoint's plans, what tells it the task's state, and the arm, not connected.
+
+        `trace`: the folder for the trace of the planner's decisions, if there is to be one. Closing `stack` ends their
+        processes. Raises ValueError, OSError.
+        """
+        config, hz, senses = self.config, self.task.arm.control_hz, self.senses
+        begin = begin_of(self.spec, self.task, config.lead, self.instruction)
+        link = planner_client(stack, config, self.path, begin, say, trace)
+        with ThreadPoolExecutor(1) as meanwhile:  # connecting and making the scene both take seconds
+            connecting = meanwhile.submit(link.connect)
+            estimator = StateEstimator(self.task, senses.state)
+            stack.callback(estimator.close)
+            inner = arm_of(config, stack, self.task.name, hz, senses.sizes, config.seed)
+            if not config.simulated:
+                inner.cameras |= {name: SteadyCamera(name, each, say) for name, each in inner.cameras.items()}
+                stack.enter_context(in_a_line())
+            connecting.result()
+        cameras = CameraBuffer(senses.sizes, self.spec.model.vision.frame_lags, not senses.state, hz, say)
+        bodies = (lambda: scene_bodies(inner.scene)) if config.simulated else (lambda: None)
+        return PlanFollower(estimator, link, hz, min(config.lead, begin.every), cameras, bodies), estimator, inner
 
     def _drive(self, loop: Loop, follower: PlanFollower, estimator: StateEstimator, results: list[bool | None]) -> str:
         """Run all episodes, and shut down whatever ends them; `results` gets whether each was done.

@@ -122,6 +122,10 @@ class VariedArm(SO101NexusMuJoCoBaseEnv):
         }
 
 
+def _creator(task: str) -> type:
+    return resolve_name(str(gymnasium.spec(TASKS[task].id).entry_point))
+
+
 @cache
 def _varied(creator: type) -> Callable[..., VariedArm]:
     return type(f"Varied{creator.__name__}", (VariedArm, creator), {})
@@ -133,7 +137,7 @@ def build(name: str, control_hz: float, end_on_success: bool, variation: Variati
     Observations are so101-nexus's own state (S,) and `info["success"]` its own criterion; `end_on_success` terminates
     the episode on success. A control period is a whole number of physics steps of about TIMESTEP_S.
     """
-    creator = resolve_name(str(gymnasium.spec(TASKS[name].id).entry_point))
+    creator = _creator(name)
     substeps = max(1, round(1 / control_hz / TIMESTEP_S))
     physics = PhysicsConfig(
         timestep_s=1 / control_hz / substeps,
@@ -167,10 +171,14 @@ def diverged(env: VariedArm) -> bool:
     return any(counts[kind.value] for kind in bad)
 
 
-def components(env: gymnasium.Env) -> dict[str, slice]:
-    """Return the slice of each component of the observation (S,), by so101-nexus's name for it."""
+def components(env: gymnasium.Env | str) -> dict[str, slice]:
+    """Return the slice of each component of the observation (S,), by so101-nexus's name for it.
+
+    `env`: an environment that `build` created, or the name of its task.
+    """
     parts, start = {}, 0
-    for part in bare(env).config.observations or ():
+    config = _creator(env).default_config_cls() if isinstance(env, str) else bare(env).config
+    for part in config.observations or ():
         parts[part.name] = slice(start, start + part.size)
         start += part.size
     return parts

@@ -1,0 +1,133 @@
+"""What is in a LeRobotDataset, what is wrong with each episode, and the marks `good` and `bad` of a person.
+
+A mark is the column `success` of the table of episodes, which semagram-record writes as well.
+"""
+
+import io
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from policies.storage.folders import replace_file
+from robot.datasets import ACTION, DatasetError, info_of, names_of, quiet, tables_in
+from robot.recording import EPISODES, INTERVENTION, MEASURED, STEPS, SUCCESS, columns
+from robot.repair import Clip, frames
+from robot.safety.limits import RANGES
+from sim.renderer import shows
+from worldmodel.senses import STATE_KEY
+
+MARKS = {"good": True, "bad": False}
+LOOKS = 5
+"""Frames of each episode and camera that are looked at."""
+ASKED, MOVED = 5.0, 0.5
+"""A joint is stuck if its actions differ by more than the first in an episode, its readings by less than the second."""
+LATE, BEYOND = 1.5, 0.5  # a frame is late after so many periods; an action is beyond a joint's range by so much
+
+
+def check(dataset: Path) -> dict:
+    """Return what a dataset holds, and by episode what is wrong with it. Raises DatasetError."""
+    info = info_of(dataset)
+    about = columns(dataset, EPISODES)
+    wanted = ("episode_index", ACTION, STATE_KEY, MEASURED, SUCCESS, INTERVENTION)
+    rows = {name: np.array(values) for name, values in columns(dataset, STEPS, wanted).items()}
+    fps, width = float(info["fps"]), rows[ACTION].shape[-1] if ACTION in rows and rows[ACTION].ndim > 1 else 0
+    names = names_of(info["features"][ACTION], width) if width else ()
+    wrong: dict[int, list[str]] = defaultdict(list)
+    counts: Counter[str] = Counter()
+    for place, number in enumerate(about["episode_index"]):
+        steps = {name: values[rows["episode_index"] == number] for name, values in rows.items()}
+        found = _of_steps(steps, fps, names) | _of_cameras(dataset, info, about, place)
+        if len(steps["episode_index"]) != about["length"][place]:
+            found[f"steps missing of {about['length'][place]}"] = about["length"][place] - len(steps["episode_index"])
+        wrong[number] += [f"{what}: {count}" if count > 1 else what for what, count in found.items() if count]
+        counts.update(found)
+    lengths, done = np.array(about["length"]), success(about, rows)
+    known = [each for each in done if each is not None]
+    spans = rows[MEASURED].reshape(-1) if MEASURED in rows else np.zeros(0)
+    times = [spans[rows["episode_index"] == number] for number in about["episode_index"]] if len(spans) else []
+    seconds = sum(float(each[-1] - each[0]) for each in times if len(each))
+    return {
+        "episodes": len(lengths),
+        "frames": int(lengths.sum()),
+        "fps": fps,
+        "control_hz": round(float((lengths - 1).sum()) / seconds, 3) if seconds else None,
+        "shortest_s": round(float(lengths.min()) / fps, 3),
+        "longest_s": round(float(lengths.max()) / fps, 3),
+        "success_rate": round(float(np.mean(known)), 4) if known else None,
+        "unmarked": len(done) - len(known),
+        "intervention_rate": round(float(rows[INTERVENTION].mean()), 4) if INTERVENTION in rows else None,
+        "found": {what: int(count) for what, count in counts.items() if count},
+        "wrong": {str(number): each for number, each in wrong.items() if each},
+        "tasks": dict(Counter(task for tasks in about["tasks"] for task in tasks)),
+        "dataset": str(dataset),
+    }
+
+
+def success(about: dict[str, list], rows: dict[str, np.ndarray]) -> list[bool | None]:
+    """Return whether each episode succeeded: as marked, or else as its steps say; None if neither does."""
+    marked = about.get("success") or [None] * len(about["episode_index"])
+    if SUCCESS not in rows:
+        return marked
+    done = {number: bool(rows[SUCCESS][rows["episode_index"] == number].any()) for number in about["episode_index"]}
+    return [done[number] if mark is None else mark for number, mark in zip(about["episode_index"], marked, strict=True)]
+
+
+def _of_steps(steps: dict[str, np.ndarray], fps: float, names: Sequence[str]) -> dict[str, int]:
+    """Return how often each thing is wrong with the steps of an episode."""
+    found: dict[str, int] = {}
+    for name in {ACTION, STATE_KEY} & steps.keys():
+        found[f"{name} not finite"] = int((~np.isfinite(steps[name])).any(axis=-1).sum())
+    if MEASURED in steps:
+        found["late frames"] = int((np.diff(steps[MEASURED].reshape(-1)) > LATE / fps).sum())
+    action, state = steps.get(ACTION, np.zeros((0, 0))), steps.get(STATE_KEY, np.zeros((0, 0)))
+    for at, name in enumerate(names if len(action) else ()):
+        joint = name.removesuffix(".pos")
+        if joint in RANGES:
+            low, high = RANGES[joint][0] - BEYOND, RANGES[joint][1] + BEYOND
+            found[f"{joint} beyond its range"] = int(((action[:, at] < low) | (action[:, at] > high)).sum())
+        if state.shape == action.shape:
+            found[f"{joint} stuck"] = int(np.ptp(action[:, at]) > ASKED and np.ptp(state[:, at]) < MOVED)
+    return found
+
+
+def _of_cameras(dataset: Path, info: dict, about: dict[str, list], place: int) -> dict[str, int]:
+    """Return how many of LOOKS frames of an episode's cameras are of one colour, or do not decode."""
+    found, count = {}, about["length"][place]
+    for key in [key for key, feature in info["features"].items() if feature["dtype"] == "video"]:
+        chunk, file, start = (
+            about[f"videos/{key}/{n}"][place] for n in ("chunk_index", "file_index", "from_timestamp")
+        )
+        path = dataset / info["video_path"].format(video_key=key, chunk_index=chunk, file_index=file)
+        at = np.linspace(0, count - 1, LOOKS).round().astype(int).tolist()
+        name = key.rpartition(".")[2]
+        try:
+            with quiet():
+                seen = list(frames({}, key, Clip(path, start), at, info["fps"]))
+            found[f"{name} shows one colour"] = sum(not shows(frame) for frame in seen)
+        except DatasetError:
+            found[f"{name} does not decode"] = 1
+    return found
+
+
+def mark(dataset: Path, marks: dict[int, bool]) -> None:
+    """Mark episodes as successful or not. Raises DatasetError for one that is not there; then nothing is marked."""
+    import pyarrow
+    import pyarrow.parquet
+
+    files = tables_in(dataset, EPISODES)
+    if missing := sorted(marks.keys() - set(columns(dataset, EPISODES)["episode_index"])):
+        raise DatasetError(f"{dataset}: no episode {missing[0]} to mark")
+    for path in files:
+        table = pyarrow.parquet.read_table(path)
+        numbers = table["episode_index"].to_pylist()
+        there = table["success"].to_pylist() if "success" in table.column_names else [None] * len(numbers)
+        new = pyarrow.array(
+            [marks.get(number, old) for number, old in zip(numbers, there, strict=True)], pyarrow.bool_()
+        )
+        at = table.schema.get_field_index("success")
+        table = table.append_column("success", new) if at < 0 else table.set_column(at, "success", new)
+        sink = io.BytesIO()
+        pyarrow.parquet.write_table(table, sink)
+        replace_file(path, sink.getvalue())
