@@ -24,8 +24,9 @@ from policies.guidance.storage import (
 from policies.storage.checkpoint import write_tensors
 from policies.storage.folders import FolderError
 from worldmodel.errors import UserError
-from worldmodel.guidance import Fitted, Guidance, Head, Probes, Term
+from worldmodel.guidance import Fitted, Guidance, Head, Probes
 from worldmodel.guidance_fit import Remembered
+from worldmodel.settings import Term
 
 WISH = Term("tip.x", 0.08, 0.12), Term("speed", 2.0)
 
@@ -185,12 +186,13 @@ def memory():
 
 
 def test_a_goal_becomes_few_terms_that_hold_there(memory):
-    probes, row = memory.probes(), compiling.moment(memory, 4, 20, "goal=")
+    probes, row = memory.probes(), compiling.moment(memory, 4, 20)
     (term,) = compiling.near(memory.remembered.z[row], probes, memory)
     assert term.quantity == "place" and row == 260  # twice follows from it; the wall stands, the velocity is motion
-    assert term.holds(memory.quantities[row, 0]) and 0.01 < float(compiling.met((term,), memory).float().mean()) < 0.2
-    with pytest.raises(UserError, match="goal=: step 60 of episode 4: it has steps 0 to 59"):
-        compiling.moment(memory, 4, 60, "goal=")
+    held = compiling.fulfilled((term,), memory)
+    assert held[row] and 0.01 < float(held.float().mean()) < 0.2
+    with pytest.raises(UserError, match=r"^step 60 of episode 4: it has steps 0 to 59"):
+        compiling.moment(memory, 4, 60)
 
 
 def test_examples_become_what_the_good_ones_agree_on(memory, tmp_path):
@@ -202,14 +204,14 @@ def test_examples_become_what_the_good_ones_agree_on(memory, tmp_path):
     for name in ("a.csv", "a.yaml"):
         read = compiling.read_examples(str(tmp_path / name), memory)
         assert torch.equal(read[0], good) and torch.equal(read[1], bad)
-    (term,) = compiling.alike(good, memory.probes(), memory)
+    (term,) = compiling.alike(memory.quantities[good], memory.probes(), memory)
     assert term.quantity in ("place", "twice")
     guidance = Guidance((term,), memory.probes().chosen([term.quantity]))
     assert compiling.auc(guidance, memory.remembered.z[good], memory.remembered.z[bad]) > 0.99
     with pytest.raises(UserError, match="3 good ones; at least 4"):
-        compiling.alike(good[:3], memory.probes(), memory)
+        compiling.alike(memory.quantities[good[:3]], memory.probes(), memory)
     with pytest.raises(UserError, match="agree on no quantity"):
-        compiling.alike(torch.arange(0, 600, 7), memory.probes(), memory)
+        compiling.alike(memory.quantities[::7], memory.probes(), memory)
     for text, says in (("1, 2, fine", "episode, step, good or bad"), ("99, 2, good", "episodes 0 to 9")):
         (tmp_path / "bad.csv").write_text(text)
         with pytest.raises(UserError, match=rf"bad\.csv: line 1.*{says}"):

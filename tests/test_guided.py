@@ -23,15 +23,15 @@ from policies.agent import Agent
 from policies.guidance.judge import Judge
 from policies.guidance.storage import GuidanceSpec, Reading, save_guidance, sum_of_model
 from policies.planner_link.messages import Refused
-from policies.settings import GuidanceKeys, Wish, WishTerm
+from policies.settings import GuidanceKeys, Wish
 from policies.storage.checkpoint import REPLAY, read_spec, read_tensors
 from robot import configuration_semagram  # noqa: F401  registers it
 from robot.settings import RunConfig
 from worldmodel.errors import UserError
-from worldmodel.guidance import Guidance, Probes, Term, closeness
+from worldmodel.guidance import Guidance, Probes, closeness
 from worldmodel.replay import Replay
 from worldmodel.senses import STATE_KEY
-from worldmodel.settings import PlannerConfig
+from worldmodel.settings import PlannerConfig, Term
 from worldmodel.strict import build
 
 PLANNING = PlannerConfig(samples=8, policy_samples=2, elites=4, iterations=2, horizon=2, td_check_steps=24)
@@ -150,7 +150,7 @@ def evaluated(run, tmp_path, *words):
 
 
 def test_a_guidance_is_judged_by_what_was_true_in_the_last_tenth_of_each_episode():
-    wishes = Wish("a", (WishTerm("x", 0, 1, 2.0), WishTerm("y", 0.5)), 0.75), Wish("b", (WishTerm("y", high=2),), 0.25)
+    wishes = Wish("a", (Term("x", 0, 1, 2.0), Term("y", 0.5)), 0.75), Wish("b", (Term("y", high=2),), 0.25)
     judge = Judge(wishes, ("y", "x"))
     inside, outside, unknown = [1.0, 0.5], [2.5, 0.5], [np.nan, 0.5]
     episode = np.array([outside] * 18 + [inside, outside], np.float32)
@@ -161,7 +161,7 @@ def test_a_guidance_is_judged_by_what_was_true_in_the_last_tenth_of_each_episode
     total, each = judge.returns([other])
     assert total == pytest.approx(0.75 * each[0] + 0.25 * each[1]) and each[0] == pytest.approx(9.0)
     with pytest.raises(UserError, match="guidance: z: no quantity here; there are y, x"):
-        Judge([Wish("", (WishTerm("z", 0),))], ("y", "x"))
+        Judge([Wish("", (Term("z", 0),))], ("y", "x"))
 
 
 def test_an_evaluation_tells_how_well_it_was_fulfilled_and_without_weight_plays_as_ever(run, compiled, tmp_path):

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from worldmodel.layers import SquashedGaussian, twohot_mean
 from worldmodel.model import ValueHeads, WorldModel
+from worldmodel.settings import Term
 
 RIDGE = 1e-3
 """Weight of the penalty of a probe's squared weights, per moment."""
@@ -141,19 +142,6 @@ def _quantile(values: Tensor, share: float) -> float:
         return math.nan
     ordered = values.sort().values
     return float(ordered[round(share * (len(ordered) - 1))])
-
-
-@dataclass(frozen=True)
-class Term:
-    """A wish: `quantity` from `low` to `high`, either of which may be infinite."""
-
-    quantity: str
-    low: float = -math.inf
-    high: float = math.inf
-
-    def holds(self, value: Float[Tensor, "*B"]) -> Tensor:
-        """Return where a value of the quantity fulfils the wish."""
-        return (value >= self.low) & (value <= self.high)
 
 
 @dataclass(frozen=True)

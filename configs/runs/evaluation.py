@@ -15,8 +15,8 @@ from configs.reporting import progress_bar, say
 from configs.runs.episodes import EvaluationEpisodes, measure, side_by_side
 from configs.runs.loading import Loaded, Machine, load_agent, prepare
 from configs.runs.parts import senses_of
+from configs.runs.report import Report
 from configs.runs.run_folder import write_summary
-from configs.runs.told import Told
 from configs.schema import EvaluateConfig
 from envs.benchmark.table import mean_interval
 from envs.instructions import instruct
@@ -27,11 +27,10 @@ from policies.agent import Agent
 from policies.guidance.chosen import Chosen
 from policies.nearest_frames import NearestFrames
 from policies.settings import QUANTITIES
-from policies.storage.checkpoint import PROGRESS, REPLAY, read_tensors
-from policies.storage.folders import FolderError, check_folder, versions
+from policies.storage.checkpoint import PROGRESS, REPLAY, read_replay
+from policies.storage.folders import FolderError, versions
 from policies.training.rollouts import Rollout, evaluated, in_words, outcome
 from worldmodel.flops import plan_gflop
-from worldmodel.replay import Replay, ReplayMismatch
 from worldmodel.settings import PlannerConfig
 from worldmodel.strict import ConfigError, build
 
@@ -76,9 +75,9 @@ class Evaluation:
         return Senses.of(self.loaded.spec.senses)
 
     @property
-    def told(self) -> Told:
-        """What is told of named quantities."""
-        return Told(self.chosen.wishes if self.chosen else self.loaded.task.guidance, self.config.quantities)
+    def report(self) -> Report:
+        """What is reported of named quantities."""
+        return Report(self.chosen.wishes if self.chosen else self.loaded.task.guidance, self.config.quantities)
 
     def run(self, folder: Path) -> dict:
         """Evaluate, and write summary.json, returns.png and, if asked for, a video to `folder`. Returns the summary.
@@ -109,8 +108,8 @@ class Evaluation:
             "policy_returns": _rounded(alone.returns),
             "task_of_each": list(planned.tasks) or None,
             "guidance_weight": self.chosen and self.chosen.weight,
-            **self.told.fulfilled(planned, alone),
-            "quantities": self.told.values(planned, spec.quantities),
+            **self.report.fulfilled(planned, alone),
+            "quantities": self.report.values(planned, spec.quantities),
             **self._costs(agent),
             "device": str(self.machine.device),
             "versions": versions(),
@@ -164,7 +163,8 @@ class Evaluation:
 
         task, memories, seed = self.loaded.task, self.memories if self.senses.cameras else None, self.config.seed
         if not self.config.video_episodes:
-            film(folder / "rollout.mp4", self.filmed(), task, self._agent(True), say, seed, memories, told=self.told)
+            agent = self._agent(True)
+            film(folder / "rollout.mp4", self.filmed(), task, agent, say, seed, memories, report=self.report)
             return
         order = np.argsort(returns, kind="stable").tolist()
         number_of = {"best": order[-1], "median": order[(len(order) - 1) // 2], "worst": order[0]}
@@ -177,7 +177,7 @@ class Evaluation:
                 agent = self._agent(True)
                 agent.generator.set_state(states[batch])
                 running = evaluated(episodes.batch(number - of), agent, seed, number - of)
-                film_one(place / "rollout.mp4", running, task, agent, say, memories, of=of, told=self.told)
+                film_one(place / "rollout.mp4", running, task, agent, say, memories, of=of, report=self.report)
 
     def _agent(self, planned: bool, compiled: bool = False) -> Agent:
         spec, generator = self.loaded.spec, torch.Generator().manual_seed(self.config.seed)
@@ -196,15 +196,15 @@ class Evaluation:
         agent, policy = self._agent(True, bool(self.planner.deadline_ms) and self.machine.compiled), self._agent(False)
         with closing(episodes):
             self._check_spaces(episodes.env)
-            self.told.check(episodes.env.metadata[QUANTITIES])
+            self.report.check(episodes.env.metadata[QUANTITIES])
             if config.drop_at_step >= episodes.limit:
                 least = f"below {episodes.limit}, an episode's control steps"
                 raise ConfigError(f"drop_at_step={config.drop_at_step}: {least}")
             with progress_bar(episodes.steps, desc="with the planner") as bar:
-                planned = episodes.play(agent, config.seed, bar.update, self.told.names)
+                planned = episodes.play(agent, config.seed, bar.update, self.report.names)
             states = episodes.states
             with progress_bar(episodes.steps, desc="policy alone") as bar:
-                alone = episodes.play(policy, config.seed, bar.update, self.told.names)
+                alone = episodes.play(policy, config.seed, bar.update, self.report.names)
         return planned, alone, agent, states
 
     @cached_property
@@ -214,11 +214,7 @@ class Evaluation:
         if not (path / REPLAY).exists():
             say(f"{path / REPLAY}: not there, so neither the senses' agreement nor what is expected is known")
             return None
-        check_folder(path, (REPLAY,))
-        try:
-            replay = Replay.read(read_tensors(path / REPLAY), spec.senses, spec.model.vision.frame_lags)
-        except ReplayMismatch as error:
-            raise FolderError(f"{path / REPLAY}: not what this checkpoint's model saw ({error})") from error
+        replay = read_replay(path, spec.senses, spec.model.vision.frame_lags)
         return NearestFrames.of(replay, self.loaded.agent.model)
 
     def _agreement(self) -> dict[str, float] | None:

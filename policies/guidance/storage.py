@@ -22,8 +22,9 @@ from policies.storage.folders import (
     write_folder,
 )
 from worldmodel.errors import UserError
-from worldmodel.guidance import WIDE, Fitted, Guidance, Head, Probes, Term
+from worldmodel.guidance import WIDE, Fitted, Guidance, Head, Probes
 from worldmodel.model import WorldModel
+from worldmodel.settings import Term
 from worldmodel.strict import build
 
 SPEC, TENSORS = "guidance.json", "guidance.safetensors"
