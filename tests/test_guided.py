@@ -4,6 +4,8 @@ import contextlib
 import csv
 import math
 import shutil
+import sys
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -20,11 +22,13 @@ from configs.schema import EvaluateConfig
 from configs.train import train
 from envs.settings import TaskConfig
 from policies.agent import Agent
+from policies.guidance import storage, wishes
 from policies.guidance.judge import Judge
 from policies.guidance.storage import GuidanceSpec, Reading, save_guidance, sum_of_model
 from policies.planner_link.messages import Refused
 from policies.settings import GuidanceKeys, Wish
 from policies.storage.checkpoint import REPLAY, read_spec, read_tensors
+from policies.text_encoder import Words
 from robot import configuration_semagram  # noqa: F401  registers it
 from robot.settings import RunConfig
 from worldmodel.errors import UserError
@@ -217,6 +221,27 @@ def test_python_and_lerobot_follow_it_as_an_agent_of_ours_does(run, compiled):
     loaded.loaded.agent.generator.manual_seed(100)
     loaded.guide()
     assert torch.equal(torch.stack([loaded.act(state) for state in steps]), torch.stack(own))
+
+
+def test_nothing_of_a_guidance_is_read_again_while_acting(run, compiled, monkeypatch):
+    """No file is opened, no wish parsed and no sentence encoded from `guide` on; before it ends, each of them is."""
+    counted, folder = Counter(), compiled(0.2, 0.4)
+    sys.addaudithook(lambda event, _: counted.update([event]) if event == "open" and not counted["off"] else None)
+
+    def counting(own, name):
+        return lambda *given: counted.update([name]) or own(*given)
+
+    for owner, name in ((storage, "read_spec"), (storage, "read_tensors"), (wishes, "parse"), (Words, "encode")):
+        monkeypatch.setattr(owner, name, counting(getattr(owner, name), name))
+    agent, steps = semagram.load(run), torch.randn(12, 3)
+    agent.guide(folder, 0.9)
+    assert counted["open"] and counted["read_spec"] and counted["read_tensors"]
+    agent.act(steps[0])  # imports what planning needs
+    counted.clear()
+    for state in steps:
+        agent.act(state)
+    assert not counted, counted
+    counted["off"] = 1
 
 
 def test_an_arms_planner_follows_it_and_refuses_what_is_not_its_own(arm_checkpoint, compiled, toys):
