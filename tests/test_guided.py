@@ -111,6 +111,14 @@ def test_under_full_weight_plans_seek_what_the_guidance_says(acting, wish, toys)
     assert found[1] > found[0] + 0.05
 
 
+def test_without_a_fitted_value_the_end_of_a_plan_counts_as_one_token_more(acting, wish):
+    """Not as all that follows: else plans would only pass there."""
+    agent, z = acting(), torch.rand(7, 16)
+    agent.guide([(wish, 1.0)], 1.0)
+    following, reward, _ = agent.model.step(z, torch.zeros(7, agent.model.points))
+    assert torch.allclose(agent.model.greedy_token(following)[1], reward) and bool(reward.any())
+
+
 def test_weights_out_of_range_are_refused(acting, wish):
     for weight in (-0.1, 1.1, math.nan):
         with pytest.raises(UserError, match=r"guidance\.weight=.*: from 0 to 1"):
