@@ -52,9 +52,11 @@ class TaskConfig:
     they are derived from actions (`sim.so101.joints`); `end_on_success`, which ends the episode on success (where
     closeness is rewarded, that teaches the agent to stop just short of it); and `state`: `full`, or `joints` for an
     arm that has cameras but no source of object positions. `exclude`: components of the environment's observation,
-    such as `to_target`, that are left out of the state. `reward`: `own`, or `none`, which is 0 at every step; what the
-    model does not know yet is then explored (`policies.training.trainer`). `guidance`: wishes whose fulfilment is the
-    reward, by their weights; the rest of the weight is the environment's own reward.
+    such as `to_target`, that are left out of the state. `cos_sin`: components that are angles in radians, each of which
+    becomes its cosine and, behind all else, its sine, as one that turns without limit is hard to learn from. `reward`:
+    `own`, or `none`, which is 0 at every step; what the model does not know yet is then explored
+    (`policies.training.trainer`). `guidance`: wishes whose fulfilment is the reward, by their weights; the rest of the
+    weight is the environment's own reward.
     """
 
     name: str
@@ -70,6 +72,7 @@ class TaskConfig:
     wrappers: tuple[str, ...] = ()
     kwargs: dict[str, Any] = field(default_factory=dict, hash=False)
     exclude: tuple[str, ...] = ()
+    cos_sin: tuple[str, ...] = ()
     reward: str = "own"
     guidance: tuple[Wish, ...] = ()
 

@@ -73,6 +73,10 @@ class TaskEnv(gymnasium.Wrapper):
         self._to_own = np.asarray if same else rescale_box(own, *ends)[2]
         self._numbers = _remaining(task, without_images(env.observation_space))
         self._labels = [] if self._numbers is None else component_names(task, self._numbers)
+        self._angular = _angular(task, self._numbers)
+        angles = [label for label, angular in zip(self._labels, self._angular, strict=True) if angular]
+        self._labels = [f"cos/{label}" if label in angles else label for label in self._labels]
+        self._labels += [f"sin/{label}" for label in angles]
         if senses.state and not self._labels:
             images = ",".join(f"images.{name}" for name in image_paths(env.observation_space))
             raise UserError(f"senses=state: {task.label} observes pictures alone; senses=[{images}]")
@@ -147,8 +151,11 @@ class TaskEnv(gymnasium.Wrapper):
         """Return the state (S,) float32 in an observation of Gymnasium's environment; overflow becomes infinite."""
         if self._numbers is None:
             return np.zeros(0, np.float32)
-        with np.errstate(over="ignore"):
-            return np.asarray(spaces.flatten(self._numbers, raw)).astype(np.float32)
+        with np.errstate(over="ignore", invalid="ignore"):
+            state = np.asarray(spaces.flatten(self._numbers, raw))
+            if self._angular.any():
+                state = np.concatenate([np.where(self._angular, np.cos(state), state), np.sin(state[self._angular])])
+            return state.astype(np.float32)
 
     def _sized(self, state: np.ndarray) -> np.ndarray:
         """Return the state; raise EnvironmentFault if it has another size than the space says."""
@@ -297,15 +304,23 @@ def image_paths(space: spaces.Space) -> dict[str, tuple[str, ...]]:
 
 
 def _remaining(task: TaskConfig, space: spaces.Space | None) -> spaces.Space | None:
-    """Return the space without the components in `task.exclude`. Raises ValueError for one that it lacks."""
-    if not task.exclude:
-        return space
-    known = list(space.spaces) if isinstance(space, spaces.Dict) else []
-    if unknown := [name for name in task.exclude if name not in known]:
-        choices = f"one of {', '.join(known)}" if known else "its observation has no named components"
-        raise UserError(f"task.exclude=[{','.join(task.exclude)}]: {unknown[0]}: {choices}")
-    rest = {name: part for name, part in space.spaces.items() if name not in task.exclude}  # type: ignore[union-attr]
-    return spaces.Dict(rest) if rest else None
+    """Return the space without the components in `task.exclude`.
+
+    Raises ValueError for one that it lacks, or for one in `task.cos_sin` that what is left lacks.
+    """
+    parts = dict(space.spaces) if isinstance(space, spaces.Dict) else {}
+    for key, names in (("exclude", task.exclude), ("cos_sin", task.cos_sin)):
+        if unknown := [name for name in names if name not in parts]:
+            choices = f"one of {', '.join(parts)}" if parts else "its observation has no named components"
+            raise UserError(f"task.{key}=[{','.join(names)}]: {unknown[0]}: {choices}")
+        parts = {name: part for name, part in parts.items() if name not in task.exclude}
+    return (spaces.Dict(parts) if parts else None) if task.exclude else space
+
+
+def _angular(task: TaskConfig, space: spaces.Space | None) -> np.ndarray:
+    """Return which numbers of a flattened observation, a mask (S,), are angles, by `task.cos_sin`."""
+    parts = space.spaces.items() if isinstance(space, spaces.Dict) else [("", space)] if space else []
+    return np.concatenate([np.zeros(0, bool), *(np.full(spaces.flatdim(p), n in task.cos_sin) for n, p in parts)])
 
 
 def without_images(space: spaces.Space) -> spaces.Space | None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from worldmodel import registry
 from worldmodel.errors import UserError
+from worldmodel.settings import Term
 from worldmodel.strict import check, check_ranges, ranged
 
 EXPERT = "expert_action"
@@ -125,21 +126,11 @@ def _weighted(text: str) -> tuple[Path, float]:
 
 
 @dataclass(frozen=True)
-class WishTerm:
-    """A named quantity that is to be from `low` to `high`; `spread`: how far it ranged where it was learned."""
-
-    quantity: str
-    low: float = -math.inf
-    high: float = math.inf
-    spread: float = 1.0
-
-
-@dataclass(frozen=True)
 class Wish:
     """What a guidance asks for, apart from how it is read from a latent; `weight`: its share of the reward."""
 
     sentence: str
-    terms: tuple[WishTerm, ...]
+    terms: tuple[Term, ...]
     weight: float = 1.0
 
 

@@ -24,8 +24,9 @@ from policies.guidance.storage import (
 from policies.storage.checkpoint import write_tensors
 from policies.storage.folders import FolderError
 from worldmodel.errors import UserError
-from worldmodel.guidance import Fitted, Guidance, Head, Probes, Term
+from worldmodel.guidance import Fitted, Guidance, Head, Probes
 from worldmodel.guidance_fit import Remembered
+from worldmodel.settings import Term
 
 WISH = Term("tip.x", 0.08, 0.12), Term("speed", 2.0)
 
@@ -185,12 +186,13 @@ def memory():
 
 
 def test_a_goal_becomes_few_terms_that_hold_there(memory):
-    probes, row = memory.probes(), compiling.moment(memory, 4, 20, "goal=")
+    probes, row = memory.probes(), compiling.moment(memory, 4, 20)
     (term,) = compiling.near(memory.remembered.z[row], probes, memory)
     assert term.quantity == "place" and row == 260  # twice follows from it; the wall stands, the velocity is motion
-    assert term.holds(memory.quantities[row, 0]) and 0.01 < float(compiling.met((term,), memory).float().mean()) < 0.2
-    with pytest.raises(UserError, match="goal=: step 60 of episode 4: it has steps 0 to 59"):
-        compiling.moment(memory, 4, 60, "goal=")
+    held = compiling.fulfilled((term,), memory)
+    assert held[row] and 0.01 < float(held.float().mean()) < 0.2
+    with pytest.raises(UserError, match=r"^step 60 of episode 4: it has steps 0 to 59"):
+        compiling.moment(memory, 4, 60)
 
 
 def test_examples_become_what_the_good_ones_agree_on(memory, tmp_path):
@@ -202,14 +204,14 @@ def test_examples_become_what_the_good_ones_agree_on(memory, tmp_path):
     for name in ("a.csv", "a.yaml"):
         read = compiling.read_examples(str(tmp_path / name), memory)
         assert torch.equal(read[0], good) and torch.equal(read[1], bad)
-    (term,) = compiling.alike(good, memory.probes(), memory)
+    (term,) = compiling.alike(memory.quantities[good], memory.probes(), memory)
     assert term.quantity in ("place", "twice")
     guidance = Guidance((term,), memory.probes().chosen([term.quantity]))
     assert compiling.auc(guidance, memory.remembered.z[good], memory.remembered.z[bad]) > 0.99
     with pytest.raises(UserError, match="3 good ones; at least 4"):
-        compiling.alike(good[:3], memory.probes(), memory)
+        compiling.alike(memory.quantities[good[:3]], memory.probes(), memory)
     with pytest.raises(UserError, match="agree on no quantity"):
-        compiling.alike(torch.arange(0, 600, 7), memory.probes(), memory)
+        compiling.alike(memory.quantities[::7], memory.probes(), memory)
     for text, says in (("1, 2, fine", "episode, step, good or bad"), ("99, 2, good", "episodes 0 to 9")):
         (tmp_path / "bad.csv").write_text(text)
         with pytest.raises(UserError, match=rf"bad\.csv: line 1.*{says}"):
@@ -237,32 +239,49 @@ def test_a_reward_is_read_from_the_latent_and_ordered_as_it_was(memory):
 
 
 UNSEEN = {
-    "walker": (
-        "please stand up and hold still; walk along slowly; run like the wind; walk backwards slowly; fall down"
-    ),
-    "reacher": ("hand to the right; arm to the left; tip up to the top; down at the bottom; into the middle"),
-    "cartpole": (
-        "pole up in the centre; upright over on the right; upright over on the left; let it hang down; spin it round"
-    ),
-    "so101": (
-        "move your hand to the left; move your hand to the right; reach out forward; lift it up high; "
-        "put it down on the table; open it wide; close it tight"
-    ),
+    "walker": "please stand and hold still | walk along slowly | run like the wind | walk backwards slowly | fall down",
+    "reacher": "hand to the right | arm to the left | tip up to the top | down at the bottom | into the middle",
+    "cartpole": """
+        stay balanced in the middle of the rail; upright and centred, please; pole on top, middle position;
+        don't move away from the centre while balancing
+        | balance with the cart moved to the right; hold the pole vertical right of centre; right side, pole up;
+        travel rightwards, then balance there
+        | balance with the cart moved to the left; hold the pole vertical left of centre; left side, pole up;
+        travel leftwards, then balance there
+        | keep the pole at the bottom without swinging; the pole should hang motionless
+        | spin around fast; make the pole do cartwheels; rotate, rotate, rotate; keep the pole whirling
+    """,
+    "so101": """
+        hand to the left hand side; stretch left; turn towards the left
+        | hand to the right hand side; stretch right; turn towards the right
+        | stretch to the front; arm out in front; reach as far ahead as possible; forwards with the arm
+        | raise your hand into the air; higher; arm to the sky
+        | lay the arm down on the table; sink down; put the tip on the table
+        | spread your fingers; unclasp
+        | clutch it
+    """,
 }
-"""A paraphrase for each guidance of a library, in its order, which the library does not have."""
+"""Paraphrases for each guidance of a library, in its order, which it does not have.
+
+Those for the cartpole and the SO-101 were written by somebody who had not read the library's, but only its sentences.
+"""
 
 
-@pytest.mark.parametrize("domain", UNSEEN)
-def test_words_mean_the_librarys_nearest_as_a_set(domain):
-    entries = library.read_library(LIBRARIES / f"{domain}.yaml")
-    said = UNSEEN[domain].split("; ")
-    found = [library.meant(text, entries) for text in said]
-    assert len(said) == len(entries) and not {*said} & {text for entry in entries for text in entry.texts}
-    assert sum(entry in each for entry, each in zip(entries, found, strict=True)) >= len(entries) - 1
-    assert sum(map(len, found)) <= 1.5 * len(entries)
-    assert all(library.meant(text.upper() + ".", entries) == [entry] for entry in entries for text in entry.texts)
-    with pytest.raises(UserError, match="like nothing in the library"):
-        library.meant("quarterly revenue spreadsheet", entries)
+def test_words_mean_the_librarys_nearest_as_a_set():
+    first = covered = size = count = 0
+    for domain, said in UNSEEN.items():
+        entries = library.read_library(LIBRARIES / f"{domain}.yaml")
+        groups = [[" ".join(text.split()) for text in group.split(";")] for group in said.split("|")]
+        each = [(entry, text) for entry, group in zip(entries, groups, strict=True) for text in group]
+        assert not {text for _, text in each} & {text for entry in entries for text in entry.texts}
+        for entry, text in each:
+            found = library.meant(text, entries)
+            first, covered, size = first + (found[0] == entry), covered + (entry in found), size + len(found)
+            count += 1
+        assert all(library.meant(text.upper() + ".", entries) == [e] for e in entries for text in e.texts)
+        with pytest.raises(UserError, match="like nothing in the library"):
+            library.meant("quarterly revenue spreadsheet", entries)
+    assert first >= 0.9 * count and covered >= 0.9 * count and size <= 1.5 * count
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,8 @@ import contextlib
 import csv
 import math
 import shutil
+import sys
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -20,18 +22,20 @@ from configs.schema import EvaluateConfig
 from configs.train import train
 from envs.settings import TaskConfig
 from policies.agent import Agent
+from policies.guidance import storage, wishes
 from policies.guidance.judge import Judge
 from policies.guidance.storage import GuidanceSpec, Reading, save_guidance, sum_of_model
 from policies.planner_link.messages import Refused
-from policies.settings import GuidanceKeys, Wish, WishTerm
+from policies.settings import GuidanceKeys, Wish
 from policies.storage.checkpoint import REPLAY, read_spec, read_tensors
+from policies.text_encoder import Words
 from robot import configuration_semagram  # noqa: F401  registers it
 from robot.settings import RunConfig
 from worldmodel.errors import UserError
-from worldmodel.guidance import Guidance, Probes, Term, closeness
+from worldmodel.guidance import Guidance, Probes, closeness
 from worldmodel.replay import Replay
 from worldmodel.senses import STATE_KEY
-from worldmodel.settings import PlannerConfig
+from worldmodel.settings import PlannerConfig, Term
 from worldmodel.strict import build
 
 PLANNING = PlannerConfig(samples=8, policy_samples=2, elites=4, iterations=2, horizon=2, td_check_steps=24)
@@ -107,6 +111,14 @@ def test_under_full_weight_plans_seek_what_the_guidance_says(acting, wish, toys)
     assert found[1] > found[0] + 0.05
 
 
+def test_without_a_fitted_value_the_end_of_a_plan_counts_as_one_token_more(acting, wish):
+    """Not as all that follows: else plans would only pass there."""
+    agent, z = acting(), torch.rand(7, 16)
+    agent.guide([(wish, 1.0)], 1.0)
+    following, reward, _ = agent.model.step(z, torch.zeros(7, agent.model.points))
+    assert torch.allclose(agent.model.greedy_token(following)[1], reward) and bool(reward.any())
+
+
 def test_weights_out_of_range_are_refused(acting, wish):
     for weight in (-0.1, 1.1, math.nan):
         with pytest.raises(UserError, match=r"guidance\.weight=.*: from 0 to 1"):
@@ -150,7 +162,7 @@ def evaluated(run, tmp_path, *words):
 
 
 def test_a_guidance_is_judged_by_what_was_true_in_the_last_tenth_of_each_episode():
-    wishes = Wish("a", (WishTerm("x", 0, 1, 2.0), WishTerm("y", 0.5)), 0.75), Wish("b", (WishTerm("y", high=2),), 0.25)
+    wishes = Wish("a", (Term("x", 0, 1, 2.0), Term("y", 0.5)), 0.75), Wish("b", (Term("y", high=2),), 0.25)
     judge = Judge(wishes, ("y", "x"))
     inside, outside, unknown = [1.0, 0.5], [2.5, 0.5], [np.nan, 0.5]
     episode = np.array([outside] * 18 + [inside, outside], np.float32)
@@ -161,7 +173,7 @@ def test_a_guidance_is_judged_by_what_was_true_in_the_last_tenth_of_each_episode
     total, each = judge.returns([other])
     assert total == pytest.approx(0.75 * each[0] + 0.25 * each[1]) and each[0] == pytest.approx(9.0)
     with pytest.raises(UserError, match="guidance: z: no quantity here; there are y, x"):
-        Judge([Wish("", (WishTerm("z", 0),))], ("y", "x"))
+        Judge([Wish("", (Term("z", 0),))], ("y", "x"))
 
 
 def test_an_evaluation_tells_how_well_it_was_fulfilled_and_without_weight_plays_as_ever(run, compiled, tmp_path):
@@ -217,6 +229,27 @@ def test_python_and_lerobot_follow_it_as_an_agent_of_ours_does(run, compiled):
     loaded.loaded.agent.generator.manual_seed(100)
     loaded.guide()
     assert torch.equal(torch.stack([loaded.act(state) for state in steps]), torch.stack(own))
+
+
+def test_nothing_of_a_guidance_is_read_again_while_acting(run, compiled, monkeypatch):
+    """No file is opened, no wish parsed and no sentence encoded from `guide` on; before it ends, each of them is."""
+    counted, folder = Counter(), compiled(0.2, 0.4)
+    sys.addaudithook(lambda event, _: counted.update([event]) if event == "open" and not counted["off"] else None)
+
+    def counting(own, name):
+        return lambda *given: counted.update([name]) or own(*given)
+
+    for owner, name in ((storage, "read_spec"), (storage, "read_tensors"), (wishes, "parse"), (Words, "encode")):
+        monkeypatch.setattr(owner, name, counting(getattr(owner, name), name))
+    agent, steps = semagram.load(run), torch.randn(12, 3)
+    agent.guide(folder, 0.9)
+    assert counted["open"] and counted["read_spec"] and counted["read_tensors"]
+    agent.act(steps[0])  # imports what planning needs
+    counted.clear()
+    for state in steps:
+        agent.act(state)
+    assert not counted, counted
+    counted["off"] = 1
 
 
 def test_an_arms_planner_follows_it_and_refuses_what_is_not_its_own(arm_checkpoint, compiled, toys):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from envs.make import make
 from envs.senses import Senses
 from envs.settings import TaskConfig
-from envs.task_env import Reporting, TaskEnv
+from envs.task_env import EnvironmentFault, Reporting, TaskEnv
 from policies.guidance.memory import in_order, numbered
 from policies.settings import QUANTITIES
 from policies.training.trainer import novelty
@@ -97,6 +97,28 @@ def test_a_component_is_left_out_and_an_unknown_one_refused_and_no_reward_is_non
     assert env.observation_space[STATE_KEY].shape == (2,) and env.step(np.zeros(1, np.float32))[1] == 0
     with pytest.raises(UserError, match=r"^task\.exclude=\[to,too\]: too: one of at, to$"):
         told(exclude=("to", "too"))
+
+
+@given(st.lists(st.floats(-1e3, 1e3, width=32), min_size=3, max_size=3))
+def test_angles_become_cosines_and_sines_alike_after_a_turn_and_nothing_else_does(numbers):
+    env, raw = told(cos_sin=("at",)), {"at": np.array(numbers[:2]), "to": np.array(numbers[2:])}
+    turned = raw | {"at": raw["at"] + np.array([2, -20]) * np.pi}
+    state = env.state(raw)
+    assert env.observation_space[STATE_KEY].shape == (5,) and np.allclose(state, env.state(turned), atol=1e-3)
+    assert np.allclose(np.arctan2(state[3:], state[:2]), np.arctan2(np.sin(raw["at"]), np.cos(raw["at"])), atol=1e-5)
+    assert state[2] == raw["to"]
+
+
+def test_angles_that_are_not_there_are_refused_and_one_that_is_not_finite_is_named():
+    for keys, says in (({"cos_sin": ("at", "up")}, "up: one of at, to"), ({"exclude": ("at",)}, "at: one of to")):
+        with pytest.raises(UserError, match=rf"^task\.cos_sin=\[at.*\]: {says}$"):
+            told(**{"cos_sin": ("at",)} | keys)
+    with pytest.raises(UserError, match=r"^task\.cos_sin=\[at\]: at: its observation has no named components$"):
+        make(TaskConfig("gym", "Pendulum-v1", cos_sin=("at",)))
+    env = told(cos_sin=("at",))
+    env.env.see = lambda: {"at": np.array([0, np.inf], np.float32), "to": np.zeros(1, np.float32)}
+    with pytest.raises(EnvironmentFault, match=r"observation\.state\[1\] \(cos/at\[1\]\) is nan"):
+        env.reset()
 
 
 def test_novelty_is_larger_where_the_model_predicts_worse_and_one_on_average(toys):

@@ -9,16 +9,21 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from pyarrow import parquet
 
 from configs.arm.recording import RecordSession, ending
 from configs.reporting import Ended
+from configs.runs.frames import Frames
 from robot.datasets import DatasetError
 from robot.loop import Driver, Loop
+from robot.modeling_semagram import framed
 from robot.recording import MEASURED, SCENE, SUCCESS, Parts
 from robot.safety.limits import ARM
 from robot.settings import RecordConfig
 from robot.ticks import Ticks
+from worldmodel.errors import UserError
+from worldmodel.observation import Observation
 
 KILLS = Path(__file__).parent / "bench" / "record_kills.py"
 CAREFUL_RATE = 30.0  # degrees a second: the gate's careful limit, a quarter of what the script asks for
@@ -71,6 +76,28 @@ def test_what_the_cameras_showed_is_there(recorded):
         for at in (0, len(read) - 1):
             frame = read[at][f"observation.images.{name}"]
             assert frame.shape[0] == 3 and float(frame.std()) > 0.05
+
+
+def test_an_agent_perceives_its_frames_as_goals_and_those_of_success_as_examples(recorded, toys):
+    """By its cameras alone, as the arm's readings are not the state of a task; a frame stands for a still moment."""
+    eye = "observation.images.wrist"
+    model = toys.tiny_model({"observation.state": (3,), eye: (32, 32, 3)}, 4)
+    frames = Frames.read(recorded[0] / "seen")
+    row = frames.row(1, 4)
+    z = frames.latents([row, row + 1], model)
+    picture = framed(frames.dataset[row][eye][None], 32, 32)
+    seen = Observation.of(model.senses, {eye: picture}).with_values({eye: torch.stack([picture, picture], 1)})
+    assert torch.equal(z[:1], model.encode(model.preprocess(seen))) and not torch.equal(z[0], z[1])
+    numbers, done = column(recorded[0] / "seen", SUCCESS)
+    assert row == np.flatnonzero(numbers == 1)[4]
+    assert [len(frames.of_success(each, model)) for each in (True, False)] == [done.sum(), (~done).sum()]
+    for episode, step, says in ((1, 99, "step 99 of episode 1: it has 30 steps"), (7, 0, "there are episodes 0 to 1")):
+        with pytest.raises(UserError, match=says):
+            frames.row(episode, step)
+    with pytest.raises(UserError, match=r"observation\.state has 6 numbers here, 3 where"):
+        Frames.read(recorded[0] / "touch").latents([0], model)
+    with pytest.raises(UserError, match="missing"):
+        Frames.read(recorded[0])
 
 
 def test_the_action_is_what_the_gate_let_through(recorded):

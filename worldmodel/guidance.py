@@ -18,12 +18,13 @@ from torch import Tensor, nn
 
 from worldmodel.layers import SquashedGaussian, twohot_mean
 from worldmodel.model import ValueHeads, WorldModel
+from worldmodel.settings import Term
 
 RIDGE = 1e-3
 """Weight of the penalty of a probe's squared weights, per moment."""
 HELD_OUT = 5
 """One episode in so many measures how well the probes read; the others fit them."""
-LINEAR = 0.98
+LINEAR = 0.995
 """The r2 below which a probe reads features of the latent, too."""
 WIDE, RIDGE_WIDE, MOST = 1024, 1e-4, 20_000
 """How many features, the penalty of their probes, and the most moments that fit them."""
@@ -144,19 +145,6 @@ def _quantile(values: Tensor, share: float) -> float:
 
 
 @dataclass(frozen=True)
-class Term:
-    """A wish: `quantity` from `low` to `high`, either of which may be infinite."""
-
-    quantity: str
-    low: float = -math.inf
-    high: float = math.inf
-
-    def holds(self, value: Float[Tensor, "*B"]) -> Tensor:
-        """Return where a value of the quantity fulfils the wish."""
-        return (value >= self.low) & (value <= self.high)
-
-
-@dataclass(frozen=True)
 class Fitted:
     """A value and a policy learned for a guidance, of the shapes of the model's own."""
 
@@ -214,7 +202,8 @@ class Guided(WorldModel):
     """A world model under guidance: it shares the nets of `model`, but rewards, value and policy follow the guidance.
 
     Each is a mean of the model's own and the guidances', of which all weigh `weight` (0 to 1) together. Without a
-    fitted value, a latent at the end of a plan counts as if the guidance were as well fulfilled from there on.
+    fitted value, the latent at the end of a plan counts for one token more: if it counted for all that follows, plans
+    would only pass there, at any speed, rather than stay.
     """
 
     def __init__(self, model: WorldModel, guidances: Sequence[tuple[Guidance, float]], weight: float, discount: float):
@@ -229,7 +218,6 @@ class Guided(WorldModel):
         self.guidances = [(guidance, weight * each / total) for guidance, each in guidances]
         self.own = 1 - weight
         self.steps = model.config.token.steps(discount)
-        self.lasting = 1 / (1 - discount)
         self.fitted = nn.ModuleList(
             [part for g, _ in guidances if g.fitted for part in (g.fitted.value, g.fitted.actor)]
         )
@@ -264,5 +252,5 @@ class Guided(WorldModel):
             if guidance.fitted:
                 value = value + share * twohot_mean(guidance.fitted.value(z, w)).amin(0)
             else:
-                value = value + share * self.lasting * guidance.reward(z)
+                value = value + share * self.steps * guidance.reward(z)
         return w, value

@@ -83,6 +83,23 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
+class Term:
+    """A wish: a named quantity from `low` to `high`, either of which may be infinite.
+
+    `spread`: how far the quantity ranged where it was learned, for those who have no probe of it.
+    """
+
+    quantity: str
+    low: float = -math.inf
+    high: float = math.inf
+    spread: float = 1.0
+
+    def holds(self, value):
+        """Return where a value of the quantity, a number or a tensor of any shape, fulfils the wish."""
+        return (value >= self.low) & (value <= self.high)
+
+
+@dataclass(frozen=True)
 class LearningConfig:
     """The losses, the optimiser and the target network: the keys `learning.*`, explained in configs/train.yaml.
 

@@ -15,8 +15,8 @@ from configs.reporting import progress_bar, say
 from configs.runs.episodes import EvaluationEpisodes, measure, side_by_side
 from configs.runs.loading import Loaded, Machine, load_agent, prepare
 from configs.runs.parts import senses_of
+from configs.runs.report import Report
 from configs.runs.run_folder import write_summary
-from configs.runs.told import Told
 from configs.schema import EvaluateConfig
 from envs.benchmark.table import mean_interval
 from envs.instructions import instruct
@@ -29,11 +29,10 @@ from policies.decisions.trace import TRACE, Trace
 from policies.guidance.chosen import Chosen
 from policies.nearest_frames import NearestFrames
 from policies.settings import QUANTITIES
-from policies.storage.checkpoint import MODEL, PROGRESS, REPLAY, read_tensors
-from policies.storage.folders import FolderError, check_folder, sum_of, versions
+from policies.storage.checkpoint import MODEL, PROGRESS, REPLAY, read_replay
+from policies.storage.folders import FolderError, sum_of, versions
 from policies.training.rollouts import Rollout, evaluated, in_words, outcome
 from worldmodel.flops import plan_gflop
-from worldmodel.replay import Replay, ReplayMismatch
 from worldmodel.settings import PlannerConfig
 from worldmodel.strict import ConfigError, build
 
@@ -78,9 +77,9 @@ class Evaluation:
         return Senses.of(self.loaded.spec.senses)
 
     @property
-    def told(self) -> Told:
-        """What is told of named quantities."""
-        return Told(self.chosen.wishes if self.chosen else self.loaded.task.guidance, self.config.quantities)
+    def report(self) -> Report:
+        """What is reported of named quantities."""
+        return Report(self.chosen.wishes if self.chosen else self.loaded.task.guidance, self.config.quantities)
 
     def run(self, folder: Path) -> dict:
         """Evaluate, and write summary.json, returns.png and, if asked for, a video to `folder`. Returns the summary.
@@ -112,8 +111,8 @@ class Evaluation:
             "policy_returns": _rounded(alone.returns),
             "task_of_each": list(planned.tasks) or None,
             "guidance_weight": self.chosen and self.chosen.weight,
-            **self.told.fulfilled(planned, alone),
-            "quantities": self.told.values(planned, spec.quantities),
+            **self.report.fulfilled(planned, alone),
+            "quantities": self.report.values(planned, spec.quantities),
             "fault": asdict(config.fault) if config.fault.kind else None,
             "alarms": self._alarms(watch, planned),
             **self._costs(agent),
@@ -158,7 +157,7 @@ class Evaluation:
 
         Raises UserError for too few good episodes, FolderError for alarms made under another guidance or task.
         """
-        path, task, said = self.loaded.path / FILE, self.loaded.task.label, self.told.sentence if self.chosen else ""
+        path, task, said = self.loaded.path / FILE, self.loaded.task.label, self.report.sentence if self.chosen else ""
         weights = sum_of(self.loaded.path / MODEL)[1]
         if self.config.calibrate:
             good = np.ones(len(planned.returns), bool) if planned.successes is None else planned.successes
@@ -191,7 +190,8 @@ class Evaluation:
 
         task, memories, seed = self.loaded.task, self.memories if self.senses.cameras else None, self.config.seed
         if not self.config.video_episodes:
-            film(folder / "rollout.mp4", self.filmed(), task, self.agent(True), say, seed, memories, told=self.told)
+            agent = self.agent(True)
+            film(folder / "rollout.mp4", self.filmed(), task, agent, say, seed, memories, report=self.report)
             return
         order = np.argsort(returns, kind="stable").tolist()
         number_of = {"best": order[-1], "median": order[(len(order) - 1) // 2], "worst": order[0]}
@@ -204,7 +204,7 @@ class Evaluation:
                 agent = self.agent(True)
                 agent.generator.set_state(states[batch])
                 running = evaluated(episodes.batch(number - of), agent, seed, number - of)
-                film_one(place / "rollout.mp4", running, task, agent, say, memories, of=of, told=self.told)
+                film_one(place / "rollout.mp4", running, task, agent, say, memories, of=of, report=self.report)
 
     def agent(self, planned: bool, compiled: bool = False) -> Agent:
         """Make an agent that acts as in the evaluation."""
@@ -231,7 +231,7 @@ class Evaluation:
         agent, policy = self.agent(True, bool(self.planner.deadline_ms) and self.machine.compiled), self.agent(False)
         with closing(episodes), ExitStack() as stack:
             self._check_spaces(episodes.env)
-            self.told.check(episodes.env.metadata[QUANTITIES])
+            self.report.check(episodes.env.metadata[QUANTITIES])
             if config.drop_at_step >= episodes.limit:
                 least = f"below {episodes.limit}, an episode's control steps"
                 raise ConfigError(f"drop_at_step={config.drop_at_step}: {least}")
@@ -243,10 +243,10 @@ class Evaluation:
                 about = {"task": self.loaded.task.label, "checkpoint": str(self.loaded.path), "seed": config.seed}
                 agent.trace = stack.enter_context(closing(Trace(folder / TRACE, about)))
             with progress_bar(episodes.steps, desc="with the planner") as bar:
-                planned = episodes.play(agent, config.seed, bar.update, self.told.names, watch)
+                planned = episodes.play(agent, config.seed, bar.update, self.report.names, watch)
             states = episodes.states
             with progress_bar(episodes.steps, desc="policy alone") as bar:
-                alone = episodes.play(policy, config.seed, bar.update, self.told.names)
+                alone = episodes.play(policy, config.seed, bar.update, self.report.names)
         return planned, alone, agent, states
 
     @cached_property
@@ -256,11 +256,7 @@ class Evaluation:
         if not (path / REPLAY).exists():
             say(f"{path / REPLAY}: not there, so neither the senses' agreement nor what is expected is known")
             return None
-        check_folder(path, (REPLAY,))
-        try:
-            replay = Replay.read(read_tensors(path / REPLAY), spec.senses, spec.model.vision.frame_lags)
-        except ReplayMismatch as error:
-            raise FolderError(f"{path / REPLAY}: not what this checkpoint's model saw ({error})") from error
+        replay = read_replay(path, spec.senses, spec.model.vision.frame_lags)
         return NearestFrames.of(replay, self.loaded.agent.model)
 
     def _agreement(self) -> dict[str, float] | None:

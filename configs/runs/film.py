@@ -14,7 +14,7 @@ from jaxtyping import Float
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from configs.runs.told import NOTHING, Told
+from configs.runs.report import NOTHING, Report
 from envs.cameras import frame
 from envs.make import ENDLESS, episode_limit
 from envs.settings import TaskConfig
@@ -51,13 +51,13 @@ def film(
     seed: int = 0,
     memories: NearestFrames | None = None,
     tick: Callable[[], None] | None = None,
-    told: Told = NOTHING,
+    report: Report = NOTHING,
 ) -> bool:
     """Write one episode of `env` to `path` and close `env`; the rest as of `film_one`."""
     try:
         vector = SyncVectorEnv([lambda: env], autoreset_mode=AutoresetMode.DISABLED)
         episodes = Episodes(vector, agent.model.senses, lambda i, number: episode_seed(seed, 2, i, number - 1))
-        return film_one(path, episodes, task, agent, say, memories, tick, told=told)
+        return film_one(path, episodes, task, agent, say, memories, tick, report=report)
     finally:
         env.close()
 
@@ -71,13 +71,13 @@ def film_one(
     memories: NearestFrames | None = None,
     tick: Callable[[], None] | None = None,
     of: int = 0,
-    told: Told = NOTHING,
+    report: Report = NOTHING,
 ) -> bool:
     """Write the first episode of environment number `of`, in this process, to `path`; all are played. Return if it was.
 
     It is an mp4 or, where `path` ends in .gif, the first `GIF_SECONDS` as a moving picture. `say` why, if nothing can
     be rendered. If the agent has cameras, a strip below shows their frames and, with `memories`, the frames that it
-    expects. `told`: what to draw of named quantities, and the guidance whose words stand below the scene.
+    expects. `report`: what to draw of named quantities, and the guidance whose words stand below the scene.
 
     If the agent plans, the plan of its first decision is always written beside the video: plan.svg, plan.png and
     plan.json. `tick` is called before each frame is written; if it raises, no video is left.
@@ -85,7 +85,7 @@ def film_one(
     aside = path.with_name(f".{path.name}.{os.getpid()}{GIF if path.suffix == GIF else '.mp4'}")
     env = episodes.env.envs[of]
     step_seconds = 1 / env.metadata["render_fps"]
-    gauges = told.gauges(episodes.units)
+    gauges = report.gauges(episodes.units)
     reel, strips = Reel(agent, step_seconds, memories, of), Strips(step_seconds, gauges)
     columns = [[*episodes.units].index(gauge.name) for gauge in gauges]
 
@@ -109,7 +109,7 @@ def film_one(
 
     def shoot(observation: Observation) -> None:
         page = reel.show(frame(env, HEIGHT, WIDTH), observation)
-        words = [_line(told.sentence, page.shape[1])] if told.sentence else []
+        words = [_line(report.sentence, page.shape[1])] if report.sentence else []
         page = np.concatenate([page, *words, strips.draw(page.shape[1])])
         if tick:
             tick()

@@ -4,7 +4,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from configs.reporting import progress_bar, say, unread
+from configs.runs.frames import Frames, encoded
 from configs.runs.loading import prepare
 from configs.schema import WAYS, GuideConfig, MachineConfig
 from policies.guidance import compiling, library, wishes
@@ -30,15 +31,23 @@ from policies.guidance.storage import (
     save_guidance,
     sum_of_model,
 )
-from policies.storage.checkpoint import REPLAY, AgentSpec, find_checkpoint, load_model, read_spec, read_tensors
-from policies.storage.folders import FolderError, check_folder
+from policies.storage.checkpoint import (
+    REPLAY,
+    AgentSpec,
+    find_checkpoint,
+    load_model,
+    read_replay,
+    read_spec,
+    read_tensors,
+)
+from policies.storage.folders import FolderError
 from worldmodel.errors import UserError, in_one_line
-from worldmodel.guidance import Guidance, Head, Probes, Term
+from worldmodel.guidance import Guidance, Head, Probes
 from worldmodel.guidance_fit import fit
 from worldmodel.model import WorldModel
-from worldmodel.observation import FrameHistory, Observation
-from worldmodel.replay import Replay, ReplayMismatch
+from worldmodel.observation import Observation
 from worldmodel.senses import is_image
+from worldmodel.settings import Term
 
 LIBRARIES = Path(__file__).parents[1] / "guidance"
 DRAWN = 4000
@@ -77,28 +86,24 @@ def remembered(path: Path, model: WorldModel) -> Memory:
     spec = read_spec(path)
     if not spec.quantities:
         raise FolderError(f"{path}: no quantities were recorded when it was trained; train again to guide it")
-    check_folder(path, (REPLAY,))
     if differing := [key for key in model.senses if spec.senses.get(key) != model.senses[key]]:
         raise FolderError(f"{path}: its {differing[0]} is not the agent's, {model.senses[differing[0]]}")
-    try:
-        replay = Replay.read(read_tensors(path / REPLAY), spec.senses, model.config.vision.frame_lags)
-    except ReplayMismatch as error:
-        raise FolderError(f"{path / REPLAY}: not what its model saw ({error})") from error
+    replay = read_replay(path, spec.senses, model.config.vision.frame_lags)
     if not replay.steps:
         raise FolderError(f"{path / REPLAY}: holds no step")
     return Memory.of(replay, model, tuple(spec.quantities))
 
 
 @dataclass(frozen=True)
-class Said:
-    """What was said, compiled. `of`: what it was made from. `told`: what else to tell about it."""
+class Compiled:
+    """What somebody said, compiled. `made_from`: what was said. `facts`: what else the last line reports of it."""
 
     terms: tuple[Term, ...]
     sentence: str = ""
     weight: float | None = None
     head: Head | None = None
-    of: dict = field(default_factory=dict)
-    told: dict = field(default_factory=dict)
+    made_from: dict = field(default_factory=dict)
+    facts: dict = field(default_factory=dict)
 
 
 def guide(config: GuideConfig, folder: Path) -> dict:
@@ -114,34 +119,38 @@ def guide(config: GuideConfig, folder: Path) -> dict:
     known = Known.of(config)
     begun = time.perf_counter()
     way = next(way for way in WAYS if getattr(config, way))
-    said = SAYING[way](getattr(config, way), config, known)
-    readings = known.readings
-    wishes.check(said.terms, readings, config.beyond or way in ("goal", "examples"))
-    chosen = [term.quantity for term in said.terms]
-    guidance = Guidance(said.terms, known.probes.chosen(chosen), None, said.head)
-    sentence = said.sentence or wishes.sentence(said.terms, known.spec.quantities)
-    weight = next(each for each in (config.weight, said.weight, 1.0) if each is not None)
+    compiled = COMPILERS[way](getattr(config, way), config, known)
+    terms, readings = compiled.terms, known.readings
+    wishes.check(terms, readings, config.beyond or way in ("goal", "examples"))
+    guidance = Guidance(terms, known.probes.chosen([term.quantity for term in terms]), None, compiled.head)
+    sentence = compiled.sentence or wishes.sentence(terms, known.spec.quantities)
+    weight = next(each for each in (config.weight, compiled.weight, 1.0) if each is not None)
     spec = GuidanceSpec(
-        *(sentence, said.terms, weight, {"way": way, **said.of}, sum_of_model(known.path)),
-        {name: readings[name] for name in chosen},
+        *(sentence, terms, weight, {"way": way, **compiled.made_from}, sum_of_model(known.path)),
+        {term.quantity: readings[term.quantity] for term in terms},
     )
-    compiled = time.perf_counter()
+    times = [begun, time.perf_counter()]
     say(f"{sentence}{'' if not config.fit else '; learning a value and a policy for it'}")
     if config.fit:
         guidance = _fitted(guidance, known, config)
-    fitted = time.perf_counter()
+    times.append(time.perf_counter())
     save_guidance(out, guidance, spec)
     return {
         "guidance": str(out),
         "sentence": sentence,
-        "quantities": {name: round(readings[name].r2, 4) for name in chosen},
-        "met": round(float(compiling.met(said.terms, known.memory).float().mean()), 4),
-        **said.told,
+        "quantities": {name: round(reading.r2, 4) for name, reading in spec.probes.items()},
+        "fulfilled_in_memory": _share(terms, known),
+        **compiled.facts,
         "bytes": sum((out / name).stat().st_size for name in (SPEC, TENSORS)),
         "memory_seconds": round(known.seconds, 3),
-        "compile_seconds": round(compiled - begun, 4),
-        "fit_seconds": round(fitted - compiled, 2) if config.fit else None,
+        "compile_seconds": round(times[1] - times[0], 4),
+        "fit_seconds": round(times[2] - times[1], 2) if config.fit else None,
     }
+
+
+def _share(terms: Sequence[Term], known: Known) -> float:
+    """Return the share of what is remembered at which every term holds."""
+    return round(float(compiling.fulfilled(terms, known.memory).float().mean()), 4)
 
 
 def _fitted(guidance: Guidance, known: Known, config: GuideConfig) -> Guidance:
@@ -155,38 +164,33 @@ def _fitted(guidance: Guidance, known: Known, config: GuideConfig) -> Guidance:
     return replace(guidance, fitted=learned)
 
 
-def wanted(want: str, config: GuideConfig, known: Known) -> Said:
+def want(said: str, config: GuideConfig, known: Known) -> Compiled:
     """Compile a wish."""
-    wish = wishes.read(want)
-    return Said(wishes.parse(wish.want, known.spec.quantities), wish.sentence, wish.weight)
+    wish = wishes.read(said)
+    return Compiled(wishes.parse(wish.want, known.spec.quantities), wish.sentence, wish.weight)
 
 
-def goal(said: str, config: GuideConfig, known: Known) -> Said:
+def goal(said: str, config: GuideConfig, known: Known) -> Compiled:
     """Compile a moment to be at."""
     try:
-        z = _latent(said, known)
+        terms = compiling.near(_latent(said, known), known.probes, known.memory)
     except UserError as error:
-        raise UserError(f"goal={said}: {error}".replace(f"goal={said}: goal={said}: ", f"goal={said}: ")) from error
-    return Said(compiling.near(z, known.probes, known.memory), of={"goal": said})
+        raise UserError(f"goal={said}: {error}") from error
+    return Compiled(terms, made_from={"goal": said})
 
 
 def _latent(said: str, known: Known) -> Float[Tensor, " D"]:
     """Return the latent of the moment that `goal=` names. Raises UserError."""
     found = re.fullmatch(r"(.+):(\d+):(\d+)", said)
-    place = Path(found[1] if found else said)
     if not found:
-        observation = _observation(place, known.model)
-    elif not place.is_dir():
-        raise UserError("no such folder; <run or dataset>:<episode>:<step>, or a file of an observation")
-    elif (place / "meta" / "info.json").exists():
-        observation = _frame(place, int(found[2]), int(found[3]), known.model)
-    else:
-        other = find_checkpoint(place)
-        memory = known.memory if other.resolve() == known.path.resolve() else remembered(other, known.model)
-        return memory.remembered.z[compiling.moment(memory, int(found[2]), int(found[3]), f"goal={said}")]
-    with torch.no_grad():
-        seen = FrameHistory(known.model.config.vision.frame_lags).see(observation)
-        return known.model.encode(known.model.preprocess(seen))[0]
+        return encoded(_observation(Path(said), known.model), known.model)[0]
+    place, episode, step = Path(found[1]), int(found[2]), int(found[3])
+    if (place / "meta").is_dir():
+        frames = Frames.read(place)
+        return frames.latents([frames.row(episode, step)], known.model)[0]
+    other = find_checkpoint(place)
+    memory = known.memory if other.resolve() == known.path.resolve() else remembered(other, known.model)
+    return memory.remembered.z[compiling.moment(memory, episode, step)]
 
 
 def _observation(file: Path, model: WorldModel) -> Observation:
@@ -205,37 +209,22 @@ def _observation(file: Path, model: WorldModel) -> Observation:
     return Observation.of(model.senses, {key: values[key][None].to(kind) for key, kind in kinds.items()})
 
 
-def _frame(folder: Path, episode: int, step: int, model: WorldModel) -> Observation:
-    """Read a frame of a LeRobotDataset, as far as the model has senses for it. Raises UserError."""
-    from robot import datasets
-
-    recording = datasets.read(folder)
-    if episode >= len(recording.episodes):
-        raise UserError(f"episode {episode}: it has {len(recording.episodes)}, from 0")
-    if step >= len(recording.episodes[episode]):
-        raise UserError(f"step {step}: episode {episode} has {len(recording.episodes[episode])}, from 0")
-    from lerobot.datasets.lerobot_dataset import LeRobotDataset
-
-    from robot.modeling_semagram import perceived
-
-    with datasets.quiet():
-        row = sum(map(len, recording.episodes[:episode])) + step
-        frame = LeRobotDataset(f"local/{folder.name}", root=folder)[row]
-    batch = {key: value[None] for key, value in frame.items() if isinstance(value, Tensor)} | {"task": [frame["task"]]}
-    return perceived(batch, model.senses, wordless=True)
-
-
-def examples(said: str, config: GuideConfig, known: Known) -> Said:
-    """Compile what good examples have in common."""
-    good, bad = compiling.read_examples(said, known.memory)
-    terms = compiling.alike(good, known.probes, known.memory)
-    z, made = known.memory.remembered.z, Guidance(terms, known.probes.chosen([term.quantity for term in terms]))
-    apart = compiling.auc(made, z[good], z[bad])
+def examples(said: str, config: GuideConfig, known: Known) -> Compiled:
+    """Compile what good examples have in common: moments of the memory, or a dataset's frames of success."""
+    if Path(said).is_dir():
+        good, bad = (Frames.read(Path(said)).of_success(each, known.model) for each in (True, False))
+        values = known.probes(good)
+    else:
+        rows = compiling.read_examples(said, known.memory)
+        (good, bad), values = (known.memory.remembered.z[each] for each in rows), known.memory.quantities[rows[0]]
+    terms = compiling.alike(values, known.probes, known.memory)
+    made = Guidance(terms, known.probes.chosen([term.quantity for term in terms]))
+    apart = compiling.auc(made, good, bad)
     say(f"{len(good)} good, {len(bad)} bad{'' if apart is None else f', told apart with an AUC of {apart:.3f}'}")
-    return Said(terms, of={"examples": said}, told={"auc": apart and round(apart, 4)})
+    return Compiled(terms, made_from={"examples": said}, facts={"auc": apart and round(apart, 4)})
 
 
-def reward(said: str, config: GuideConfig, known: Known) -> Said:
+def reward(said: str, config: GuideConfig, known: Known) -> Compiled:
     """Compile a function of the quantities."""
     sys.path.append(os.getcwd())  # where its module may be
     try:
@@ -246,10 +235,10 @@ def reward(said: str, config: GuideConfig, known: Known) -> Said:
         raise UserError(f"reward={said}: no function; module:function is needed")
     head = compiling.rewarding(function, known.memory, f"reward={said}")
     r2 = round(head.r2, 4)
-    return Said((), f"make {said} high", None, head, {"reward": said, "r2": r2}, {"reward_r2": r2})
+    return Compiled((), f"make {said} high", None, head, {"reward": said, "r2": r2}, {"reward_r2": r2})
 
 
-def words(said: str, config: GuideConfig, known: Known) -> Said:
+def words(said: str, config: GuideConfig, known: Known) -> Compiled:
     """Compile what the library's nearest sentence stands for. Raises UserError if several may be meant."""
     domain = str(known.spec.task.get("name", "")).partition("-")[0]
     path = Path(config.library) if config.library else LIBRARIES / f"{domain}.yaml"
@@ -261,10 +250,10 @@ def words(said: str, config: GuideConfig, known: Known) -> Said:
         _print([f"words='{entry.sentence}'" for entry in entries])
         raise UserError(f"words='{said}': may mean any of these {len(entries)}; say one of them")
     (entry,) = entries
-    return Said(wishes.parse(entry.want, known.spec.quantities), entry.sentence, of={"words": said})
+    return Compiled(wishes.parse(entry.want, known.spec.quantities), entry.sentence, made_from={"words": said})
 
 
-SAYING = {"want": wanted, "goal": goal, "examples": examples, "reward": reward, "words": words}
+COMPILERS = {"want": want, "goal": goal, "examples": examples, "reward": reward, "words": words}
 
 
 def _print(lines: list[str]) -> None:
@@ -292,7 +281,7 @@ def describe(folder: Path, known: Known) -> dict:
     """Print a guidance as a paragraph, and draw where in the memory it is high and low; return what it printed."""
     guidance, spec = load_guidance(folder, known.path, known.model)
     rewards = guidance.reward(known.memory.remembered.z)
-    share = float(compiling.met(spec.terms, known.memory).float().mean())
+    share = _share(spec.terms, known)
     probes = ", ".join(f"{name} (R2 {r.r2:.3f})" for name, r in spec.probes.items()) or "no quantity by itself"
     made = ", ".join(str(value) for value in spec.made_from.values())
     text = (
@@ -306,7 +295,7 @@ def describe(folder: Path, known: Known) -> dict:
     return {
         "guidance": str(folder),
         "sentence": spec.sentence,
-        "met": round(share, 4),
+        "fulfilled_in_memory": share,
         "picture": f"{folder}/guidance.png",
     }
 

@@ -18,9 +18,9 @@ from configs.runs.drawing import draw
 from configs.runs.episodes import EvaluationEpisodes, side_by_side
 from configs.runs.loading import compiler_faults
 from configs.runs.parts import Parts
+from configs.runs.report import Report
 from configs.runs.run_folder import GUIDED, Progress, RunFolder, leaves, point_last, resumption, write_summary
 from configs.runs.starting import begin_with
-from configs.runs.told import Told
 from configs.runs.tracking import Callback, Trackers
 from configs.schema import DROP, TrainConfig
 from envs.task_env import EnvironmentFault
@@ -129,9 +129,9 @@ class Training:
         return cls(config, parts, folder, lock, progress.seconds, progress.evaluated, faults=progress.faults)
 
     @property
-    def told(self) -> Told:
+    def report(self) -> Report:
         """What evaluations and films tell of named quantities."""
-        return Told(self.config.task.guidance)
+        return Report(self.config.task.guidance)
 
     @contextmanager
     def _timed(self, what: str) -> Iterator[None]:
@@ -277,9 +277,9 @@ class Training:
         timed = bool(self.config.planner.deadline_ms)  # then the return depends on speed: compile
         agent = self.parts.evaluator(True, seed, timed and self.parts.machine.compiled)
         with self._timed("evaluating"):
-            planned = self.episodes.play(agent, seed, self._heed, self.told.names)
-            alone = self.episodes.play(self.parts.evaluator(False, seed), seed, self._heed, self.told.names)
-        fulfilled = self.told.fulfilled(planned, alone)
+            planned = self.episodes.play(agent, seed, self._heed, self.report.names)
+            alone = self.episodes.play(self.parts.evaluator(False, seed), seed, self._heed, self.report.names)
+        fulfilled = self.report.fulfilled(planned, alone)
         self._log(
             **{name: fulfilled.get(name) for name in GUIDED},
             eval_return=float(planned.returns.mean()),
@@ -318,7 +318,7 @@ class Training:
             "updates": learner.updates,
             "faults": self.faults,
             **outcome(planned, alone),
-            **self.told.fulfilled(planned, alone),
+            **self.report.fulfilled(planned, alone),
             "clock": {what: round(seconds, 1) for what, seconds in self.clock.items()},
             "train_seconds": round(self.seconds, 1),
             "env_steps_per_second": round(trainer.env_steps / max(self.seconds, 1e-9), 2),
@@ -334,7 +334,7 @@ class Training:
         }
         write_summary(path, result)
         with self._timed("drawing"):
-            draw(self.parts, self.folder, self.told, self._heed)
+            draw(self.parts, self.folder, self.report, self._heed)
         if self.trackers:
             pictures = [path / name for name in ("curve.png", "plan.png")]
             self.trackers.files(pictures, path / "rollout.mp4", trainer.env_steps)

@@ -6,10 +6,11 @@ from pathlib import Path
 
 from policies.agent import Agent
 from policies.guidance.storage import GuidanceSpec, load_guidance, read_spec
-from policies.settings import GuidanceKeys, Wish, WishTerm
+from policies.settings import GuidanceKeys, Wish
 from worldmodel.errors import UserError
 from worldmodel.guidance import Guidance
 from worldmodel.model import WorldModel
+from worldmodel.settings import Term
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,6 @@ def _wishes(keys: GuidanceKeys, specs: Sequence[GuidanceSpec]) -> tuple[tuple[Wi
     return tuple(wishes), min(said, 1.0) if keys.weight is None else keys.weight
 
 
-def _terms(spec: GuidanceSpec) -> tuple[WishTerm, ...]:
-    ranges = {name: reading.high - reading.low for name, reading in spec.probes.items()}
-    return tuple(WishTerm(term.quantity, term.low, term.high, ranges[term.quantity]) for term in spec.terms)
+def _terms(spec: GuidanceSpec) -> tuple[Term, ...]:
+    seen = {name: reading.high - reading.low for name, reading in spec.probes.items()}
+    return tuple(replace(term, spread=seen[term.quantity]) for term in spec.terms)

@@ -16,7 +16,8 @@ from policies.guidance.memory import Memory
 from policies.guidance.storage import Reading
 from policies.guidance.wishes import READABLE, read_yaml
 from worldmodel.errors import UserError, in_one_line
-from worldmodel.guidance import Guidance, Head, Probes, Term
+from worldmodel.guidance import Guidance, Head, Probes
+from worldmodel.settings import Term
 
 WELL_READ = 0.9
 """The least R2 of a probe that says where a moment is."""
@@ -39,21 +40,19 @@ def readings(probes: Probes, units: dict[str, str]) -> dict[str, Reading]:
     return {name: Reading(r2[i], low[i], high[i], units.get(name, "")) for i, name in enumerate(probes.names)}
 
 
-def moment(memory: Memory, episode: int, step: int, key: str) -> int:
-    """Return the row of a control step in the memory. Raises UserError, naming the setting `key`, if it is not there.
+def moment(memory: Memory, episode: int, step: int) -> int:
+    """Return the row of a control step in the memory. Raises UserError if it is not there.
 
     Steps at whose end nothing is known, such as the last ones of an episode, are not remembered.
     """
     here = memory.episode == episode
     if bool((found := here & (memory.step == step)).any()):
         return int(found.nonzero()[0])
-    there = f"{int(memory.episode.min())} to {int(memory.episode.max())}"
     if bool(here.any()):
-        last = int(memory.step[here].max())
-        raise UserError(
-            f"{key}: step {step} of episode {episode}: it has steps {int(memory.step[here].min())} to {last}"
-        )
-    raise UserError(f"{key}: episode {episode}: remembered are episodes {there}")
+        steps = memory.step[here]
+        raise UserError(f"step {step} of episode {episode}: it has steps {int(steps.min())} to {int(steps.max())}")
+    there = f"{int(memory.episode.min())} to {int(memory.episode.max())}"
+    raise UserError(f"episode {episode}: remembered are episodes {there}")
 
 
 def near(z: Float[Tensor, " D"], probes: Probes, memory: Memory) -> tuple[Term, ...]:
@@ -64,7 +63,7 @@ def near(z: Float[Tensor, " D"], probes: Probes, memory: Memory) -> tuple[Term, 
     wide = probes.high > probes.low
     well = [probes.names[i] for i in ((probes.r2 >= WELL_READ) & wide).nonzero()[:, 0].tolist()]
     if not well:
-        raise UserError(f"goal=: no quantity is read well (R2 of {WELL_READ}); show=quantities prints the table")
+        raise UserError(f"no quantity is read well (R2 of {WELL_READ}); show=quantities prints the table")
     names = independent(memory, [name for name in well if not MOTION.search(name)] or well)
     chosen = probes.chosen(names)
     half = NEAR * (chosen.high - chosen.low)
@@ -108,12 +107,15 @@ def read_examples(examples: str, memory: Memory) -> tuple[Int[Tensor, " G"], Int
         success = memory.quantities[:, memory.names.index("success")]
         return (success > 0.5).nonzero()[:, 0], (success <= 0.5).nonzero()[:, 0]
     rows: dict[str, list[int]] = {"good": [], "bad": []}
-    for at, line in enumerate(_lines(Path(examples))):
-        if found := LINE.fullmatch(line.strip().lower()):
-            place = f"{key}: line {at + 1}"
-            rows[found[3]].append(moment(memory, int(found[1]), int(found[2]), place))
-        elif at or re.search(r"\d", line):  # the first may be a heading
-            raise UserError(f"{key}: line {at + 1}, '{line.strip()}': episode, step, good or bad, e.g. 3, 120, good")
+    for at, line in enumerate(_lines(Path(examples)), 1):
+        found = LINE.fullmatch(line.strip().lower())
+        try:
+            if found:
+                rows[found[3]].append(moment(memory, int(found[1]), int(found[2])))
+            elif at > 1 or re.search(r"\d", line):  # the first may be a heading
+                raise UserError(f"'{line.strip()}': episode, step, good or bad, e.g. 3, 120, good")
+        except UserError as error:
+            raise UserError(f"{key}: line {at}: {error}") from error
     good, bad = (torch.tensor(rows[kind], dtype=torch.long) for kind in ("good", "bad"))
     return good, bad
 
@@ -129,25 +131,24 @@ def _lines(path: Path) -> Iterable[str]:
         raise UserError(f"examples={path}: not readable ({error})") from error
 
 
-def alike(good: Int[Tensor, " G"], probes: Probes, memory: Memory) -> tuple[Term, ...]:
-    """Return terms of what the good moments have in common, against all that is remembered.
+def alike(values: Float[Tensor, "G Q"], probes: Probes, memory: Memory) -> tuple[Term, ...]:
+    """Return terms of what good moments have in common, by their quantities, against all that is remembered.
 
     Of T quantities on which they agree, each is to lie within the mean ± 2 standard deviations / sqrt(T): a box within
     the ellipsoid of the good ones. Raises UserError for too few, or if they agree on nothing.
     """
-    if len(good) < EXAMPLES:
-        raise UserError(f"examples=: {len(good)} good ones; at least {EXAMPLES}")
-    values = memory.quantities
+    if len(values) < EXAMPLES:
+        raise UserError(f"examples=: {len(values)} good ones; at least {EXAMPLES}")
     found: dict[str, tuple[float, float, float]] = {}
     for i in ((probes.r2 >= READABLE) & (probes.high > probes.low)).nonzero()[:, 0].tolist():
-        seen, whole = values[good, i], values[:, i]
+        seen, whole = values[:, i], memory.quantities[:, i]
         seen, whole = seen[seen.isfinite()], whole[whole.isfinite()]
         if len(seen) >= EXAMPLES and (share := float(seen.std() / whole.std().clamp(min=1e-12))) < AGREED:
             found[probes.names[i]] = share, float(seen.mean()), float(seen.std())
     found.pop("success", None)
     names = independent(memory, sorted(found, key=lambda name: found[name][0]))
     if not names:
-        raise UserError(f"examples=: the {len(good)} good ones agree on no quantity that the latent holds")
+        raise UserError(f"examples=: the {len(values)} good ones agree on no quantity that the latent holds")
     chosen = probes.chosen(names)
     middle, spread = (torch.tensor([found[name][k] for name in names]) for k in (1, 2))
     return _terms(names, middle, torch.maximum(2 * spread / math.sqrt(len(names)), LEAST * (chosen.high - chosen.low)))
@@ -188,7 +189,7 @@ def rewarding(function: Callable, memory: Memory, key: str) -> Head:
     return Head(fitted.weight[0], float(fitted.bias[0]), r2)
 
 
-def met(terms: Sequence[Term], memory: Memory) -> Bool[Tensor, " N"]:
+def fulfilled(terms: Sequence[Term], memory: Memory) -> Bool[Tensor, " N"]:
     """Return where in the memory every term holds, by the recorded values."""
     held = [term.holds(memory.quantities[:, memory.names.index(term.quantity)]) for term in terms]
     return torch.stack([torch.ones(len(memory.episode), dtype=torch.bool), *held]).all(0)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from policies.settings import Wish
 from worldmodel.errors import UserError
-from worldmodel.guidance import Term, closeness
+from worldmodel.guidance import closeness
 
 LAST = 10
 """A guidance counts as fulfilled as in the last of so many parts of an episode."""
@@ -28,7 +28,6 @@ class Judge:
             if term.quantity not in names:
                 raise UserError(f"guidance: {term.quantity}: no quantity here; there are {', '.join(names) or 'none'}")
         self.wishes = wishes
-        self._terms = [[Term(term.quantity, term.low, term.high) for term in wish.terms] for wish in wishes]
         self._spread = [torch.tensor([term.spread for term in wish.terms]) for wish in wishes]
         self._at = [[[*names].index(term.quantity) for term in wish.terms] for wish in wishes]
         self._weights = torch.tensor([wish.weight for wish in wishes])
@@ -36,8 +35,9 @@ class Judge:
 
     def closeness(self, values: Float[Tensor, "*B Q"]) -> Float[Tensor, "*B G"]:
         """Return how close each wish is to being fulfilled, from 0 to 1; 0 where a quantity is unknown."""
-        parts = zip(self._terms, self._at, self._spread, strict=True)
-        return torch.stack([closeness(t, values[..., at], spread) for t, at, spread in parts], -1).nan_to_num(0.0)
+        parts = zip(self.wishes, self._at, self._spread, strict=True)
+        each = [closeness(wish.terms, values[..., at], spread) for wish, at, spread in parts]
+        return torch.stack(each, -1).nan_to_num(0.0)
 
     def reward(self, values: Float[Tensor, "*B Q"]) -> Float[Tensor, "*B"]:
         """Return the weighted sum of the closeness of all wishes."""
@@ -50,8 +50,8 @@ class Judge:
     def holds(self, values: Float[Tensor, "*B Q"]) -> Bool[Tensor, "*B G"]:
         """Return where every term of each wish holds."""
         each = [
-            torch.stack([term.holds(values[..., i]) for term, i in zip(terms, at, strict=True)], -1).all(-1)
-            for terms, at in zip(self._terms, self._at, strict=True)
+            torch.stack([term.holds(values[..., i]) for term, i in zip(wish.terms, at, strict=True)], -1).all(-1)
+            for wish, at in zip(self.wishes, self._at, strict=True)
         ]
         return torch.stack(each, -1)
 

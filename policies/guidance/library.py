@@ -17,8 +17,11 @@ from policies.text_encoder import WORDS
 from worldmodel.errors import UserError
 from worldmodel.strict import build
 
-RIDGE = 0.1
-COVERED = 0.9
+RIDGE = 0.3
+COVERED = 0.93
+"""How often the set holds the right entry, for texts such as the library's; for other people's a little less often."""
+ALIKE = 0.2
+"""The least similarity (cosine) of a sentence to one of the library's for it to mean anything there."""
 
 
 @dataclass(frozen=True)
@@ -63,8 +66,7 @@ def meant(words: str, library: Sequence[Entry]) -> list[Entry]:
     held = (hat @ label - hat.diagonal()[:, None] * label) / (1 - hat.diagonal()[:, None])  # each without itself
     lower = (held.amax(1) - held[torch.arange(len(known)), owner]).sort().values
     allowed = lower[min(len(known), math.ceil((len(known) + 1) * COVERED)) - 1]
-    apart = gram - 2 * torch.eye(len(known))
-    if float((new @ known.T).max()) < float(apart.amax(1).sort().values[len(known) // 20]):
+    if float((new @ known.T).max()) < ALIKE:
         raise UserError(f"words='{words}': like nothing in the library: {'; '.join(e.sentence for e in library)}")
     score = (new @ known.T @ inverse @ label)[0]
     return [library[i] for i in score.argsort(descending=True).tolist() if score.max() - score[i] <= allowed]

@@ -22,8 +22,9 @@ from policies.storage.folders import (
     write_folder,
 )
 from worldmodel.errors import UserError
-from worldmodel.guidance import WIDE, Fitted, Guidance, Head, Probes, Term
+from worldmodel.guidance import WIDE, Fitted, Guidance, Head, Probes
 from worldmodel.model import WorldModel
+from worldmodel.settings import Term
 from worldmodel.strict import build
 
 SPEC, TENSORS = "guidance.json", "guidance.safetensors"
@@ -116,17 +117,14 @@ def load_guidance(path: Path, checkpoint: Path, model: WorldModel) -> tuple[Guid
     saved, like = read_tensors(path / TENSORS), model.shows
     size, count = model.config.latent, len(spec.terms)
     low, span = (each.to(like.device) for each in _range(spec))
-    found = saved.get("probes")
-    width = size + WIDE if isinstance(found, Tensor) and found.shape[-1:] == (size + WIDE + 1,) else size
-    rows = _tensor(path, saved, "probes", (count, width + 1), like) if count else like.new_zeros(0, size + 1)
+    rows = _tensor(path, saved, "probes", (count, size + 1), like, WIDE) if count else like.new_zeros(0, size + 1)
     r2 = like.new_tensor([spec.probes[term.quantity].r2 for term in spec.terms])
     rows = rows * span[:, None]
     names = tuple(term.quantity for term in spec.terms)
     probes = Probes(names, rows[:, :-1].contiguous(), rows[:, -1] + low, r2, low, low + span)
     head, fitted = None, None
     if "head" in saved:
-        width = size + WIDE if isinstance(saved["head"], Tensor) and len(saved["head"]) == size + WIDE + 2 else size
-        *_, bias, trust = values = _tensor(path, saved, "head", (width + 2,), like)
+        *_, bias, trust = values = _tensor(path, saved, "head", (size + 2,), like, WIDE)
         head = Head(values[:-2].contiguous(), float(bias), float(trust))
     if "value" in saved or "actor" in saved:
         fitted = Fitted(_net(path, saved, "value", model.value), _net(path, saved, "actor", model.actor))
@@ -172,9 +170,11 @@ def _plain(end: float) -> float | None:
     return float(f"{end:.6g}") if math.isfinite(end) else None
 
 
-def _tensor(path: Path, saved: dict, name: str, shape: tuple[int, ...], like: Tensor) -> Tensor:
+def _tensor(path: Path, saved: dict, name: str, shape: tuple[int, ...], like: Tensor, wider: int = 0) -> Tensor:
+    """Return a saved tensor of this shape, or with a last axis by `wider` longer. Raises FolderError."""
     found = saved[name]
-    if not isinstance(found, Tensor) or found.shape != shape or not bool(found.isfinite().all()):
+    shapes = shape, (*shape[:-1], *(size + wider for size in shape[-1:]))
+    if not isinstance(found, Tensor) or tuple(found.shape) not in shapes or not bool(found.isfinite().all()):
         got = tuple(found.shape) if isinstance(found, Tensor) else "a group"
         raise FolderError(f"{path / TENSORS}: {name} is {got}; {shape} and finite is needed")
     return found.to(like)

@@ -15,7 +15,7 @@ import yaml
 
 from policies.guidance.storage import Reading
 from worldmodel.errors import UserError
-from worldmodel.guidance import Term
+from worldmodel.settings import Term
 
 READABLE = 0.5
 """The least R2 of a probe whose quantity can be wished for."""

@@ -9,7 +9,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import partial
 from itertools import chain
@@ -36,7 +36,7 @@ from policies.storage.folders import (
 from policies.tokens.curves import Curve
 from worldmodel.errors import UserError
 from worldmodel.model import WorldModel
-from worldmodel.replay import ReplayMismatch
+from worldmodel.replay import Replay, ReplayMismatch
 from worldmodel.senses import STATE_KEY, Shapes, is_image
 from worldmodel.senses import check as check_senses
 from worldmodel.settings import ModelConfig, PlannerConfig
@@ -228,6 +228,15 @@ def _fitting(wanted: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
     for name in saved.keys() - wanted.keys():
         raise FolderError(f"{path}: {name} is {tuple(saved[name].shape)}, none is needed")
     return saved
+
+
+def read_replay(path: Path, senses: Shapes, frame_lags: Sequence[int]) -> Replay:
+    """Read what a checkpoint's agent remembers. Raises FolderError if it is missing, damaged or of other senses."""
+    check_folder(path, (REPLAY,))
+    try:
+        return Replay.read(read_tensors(path / REPLAY), senses, frame_lags)
+    except ReplayMismatch as error:
+        raise FolderError(f"{path / REPLAY}: not what this checkpoint's model saw ({error})") from error
 
 
 def check_resumable(path: Path) -> dict:

@@ -1,4 +1,4 @@
-"""What an evaluation tells of named quantities: their values, and how well a guidance is fulfilled by them."""
+"""What an evaluation reports of named quantities: their values, and how well a guidance is fulfilled by them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,13 +7,14 @@ import numpy as np
 
 from policies.glyphs.strips import Gauge
 from policies.guidance.judge import Judge
-from policies.settings import Wish, WishTerm
+from policies.settings import Wish
 from policies.training.rollouts import Rollout
+from worldmodel.settings import Term
 from worldmodel.strict import ConfigError
 
 
 @dataclass(frozen=True)
-class Told:
+class Report:
     """The wishes to judge, and the quantities asked for by name."""
 
     wishes: tuple[Wish, ...] = ()
@@ -35,7 +36,7 @@ class Told:
     def gauges(self, units: Mapping[str, str]) -> list[Gauge]:
         """Return how a film draws the quantities: those of the wishes with their intervals, then those asked for."""
         terms = [term for wish in self.wishes for term in wish.terms]
-        rest = [WishTerm(name) for name in self.asked if name not in [term.quantity for term in terms]]
+        rest = [Term(name) for name in self.asked if name not in [term.quantity for term in terms]]
         return [Gauge(each.quantity, units[each.quantity], each.low, each.high) for each in [*terms, *rest]]
 
     @property
@@ -68,4 +69,4 @@ class Told:
         return found or None
 
 
-NOTHING = Told()
+NOTHING = Report()
