@@ -32,7 +32,7 @@ SMOOTH = 5
 """Decisions over which a band's mean and width are averaged."""
 NARROWEST = 0.1
 """Least width of a band, in standard deviations of all its values."""
-TINY = 1e-6
+TINY = 1e-9
 """Least squared error."""
 
 
