@@ -80,7 +80,7 @@ class LoopConfig:
     sparse_reward_threshold: float = ranged(0.0, low=0, high=1)
     demonstrations: int = ranged(0, low=0)
     expert_takeover_prob: float = ranged(0.0, low=0, high=1)
-    steps: int = ranged(25_000, low=1)
+    steps: int = ranged(22_000, low=1)
     seed: int = ranged(1, low=0, high=2**32 - 1)
 
     def __post_init__(self):
