@@ -15,7 +15,7 @@ from worldmodel.errors import UserError
 NAMES: tuple[str, ...] = (*suite.NAMES, *ARM_TASKS)
 """Every task name: the suite's and the arm's."""
 
-REWARDS = ("own", "none")
+REWARDS = OWN, SOLVED, NONE = "own", "success", "none"
 ARM_DEFAULTS = {"control_hz": 30.0, "control": DELTA, "end_on_success": False, "state": FULL}
 
 
@@ -44,8 +44,9 @@ class TaskConfig:
     they are derived from actions (`sim.so101.joints`); `end_on_success`, which ends the episode on success (where
     closeness is rewarded, that teaches the agent to stop just short of it); and `state`: `full`, or `joints` for an
     arm that has cameras but no source of object positions. `exclude`: components of the environment's observation,
-    such as `to_target`, that are left out of the state. `reward`: `own`, or `none`, which is 0 at every step; what the
-    model does not know yet is then explored (`policies.training.trainer`). `guidance`: wishes whose fulfilment is the
+    such as `to_target`, that are left out of the state. `reward`: `own`; `success`, which is 1 at each
+    environment step after which the task is done, else 0; or `none`, which is 0 at every step; what the model does not
+    know yet is then explored (`policies.training.trainer`). `guidance`: wishes whose fulfilment is the
     reward, by their weights; the rest of the weight is the environment's own reward.
     """
 
@@ -62,7 +63,7 @@ class TaskConfig:
     wrappers: tuple[str, ...] = ()
     kwargs: dict[str, Any] = field(default_factory=dict, hash=False)
     exclude: tuple[str, ...] = ()
-    reward: str = "own"
+    reward: str = OWN
     guidance: tuple[Wish, ...] = ()
 
     def __post_init__(self):
