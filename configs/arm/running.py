@@ -11,7 +11,7 @@ import numpy as np
 from configs.arm.planning import begin_of, planner_client
 from configs.arm.session import ENDS, arm_of, return_home
 from configs.reporting import say
-from configs.runs.loading import task_of
+from configs.runs.loading import renamed, task_of
 from envs.instructions import check as check_sentence
 from envs.senses import Senses
 from envs.settings import TaskConfig
@@ -56,7 +56,7 @@ class RunSession:
         """Find the checkpoint and check that it suits the config. Raises ConfigError, FolderError, ValueError."""
         path = find_checkpoint(Path(config.checkpoint))
         spec = read_spec(path)
-        task = task_of(spec)
+        task = renamed(task_of(spec), config.on_task)
         if not task.is_arm:
             raise ConfigError(f"checkpoint={config.checkpoint}: for {task.label}, not for one of the SO-101's tasks")
         session = cls(config, path, spec, task)
@@ -135,7 +135,7 @@ class RunSession:
         with contextlib.ExitStack() as stack:
             show = self._view()
             stack.callback(show.close)
-            begin = begin_of(self.spec, self.task, config.lead, self.instruction)
+            begin = begin_of(self.spec, task_of(self.spec), config.lead, self.instruction)
             link = planner_client(stack, config, self.path, begin, show.say)
             with ThreadPoolExecutor(1) as meanwhile:  # connecting and making the scene both take seconds
                 connecting = meanwhile.submit(link.connect)
